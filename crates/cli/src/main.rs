@@ -1,0 +1,3 @@
+//! The `thalweg` program: arguments in, messages and exit code out.
+
+fn main() {}

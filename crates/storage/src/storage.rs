@@ -1,0 +1,209 @@
+//! The `Storage` trait: what the rest of thalweg may ask of a disk (later: of an object store).
+//!
+//! Nothing here assumes that a rename exists: `commit_style` says how an output becomes visible, and
+//! `publish` is the only code that acts on it.
+
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::Error;
+
+/// What stands at a path, after following links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A folder.
+    Folder,
+    /// A pipe, device or socket: never opened.
+    Other,
+}
+
+/// Size and identity of a file. Two equal values mean that nobody changed it in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileInfo {
+    /// What it is.
+    pub kind: FileKind,
+    /// Length in bytes.
+    pub len_bytes: u64,
+    /// Time of the last change, nanoseconds since 1970; 0 where the storage has none.
+    pub modified_ns: i128,
+    /// Device and inode, or another identity; (0, 0) where there is none.
+    pub id: (u64, u64),
+}
+
+/// One name in a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FolderEntry {
+    /// File name, without its folder. Names that are not UTF-8 are left out of listings.
+    pub name: String,
+    /// What it is, after following links; `Other` for a dangling link.
+    pub kind: FileKind,
+    /// Length in bytes (0 for folders).
+    pub len_bytes: u64,
+}
+
+/// How an output becomes visible at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitStyle {
+    /// Staged beside the target, then renamed onto it.
+    RenameFolder,
+    /// Written in place, with the manifest as the last file: object stores.
+    ManifestLast,
+}
+
+/// A file opened for positioned reads. A truncated or changed file is an error, never a signal.
+pub trait ReadAt: Send + Sync + Debug {
+    /// Size and identity when it was opened.
+    fn info(&self) -> FileInfo;
+
+    /// Fills `out` from `offset` on.
+    ///
+    /// # Errors
+    /// `Truncated` if the file ends before; `Changed` if it is no longer the file that was opened.
+    fn read_exact_at(&self, offset: u64, out: &mut [u8]) -> Result<(), Error>;
+
+    /// Compares the file with what it was when it was opened.
+    ///
+    /// # Errors
+    /// `Changed`.
+    fn check_unchanged(&self) -> Result<(), Error>;
+
+    /// Asks for these bytes to be fetched ahead.
+    fn will_need(&self, _offset: u64, _len_bytes: u64) {}
+
+    /// Says that these bytes are not wanted again, so that the page cache need not keep them.
+    fn drop_cache(&self, _offset: u64, _len_bytes: u64) {}
+}
+
+/// A file opened for positioned writes.
+pub trait WriteAt: Send + Sync + Debug {
+    /// Writes all of `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// `Io`, also when the disk is full.
+    fn write_all_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Error>;
+
+    /// Fills `out` from `offset` on: a stage reads back what it wrote before it trusts it.
+    ///
+    /// # Errors
+    /// `Truncated`, `Io`.
+    fn read_exact_at(&self, offset: u64, out: &mut [u8]) -> Result<(), Error>;
+
+    /// Length in bytes.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn len_bytes(&self) -> Result<u64, Error>;
+
+    /// Asks the system to begin writing these bytes to the medium, without waiting.
+    fn start_writeback(&self, _offset: u64, _len_bytes: u64) {}
+
+    /// Returns once the content is on the medium.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn sync(&self) -> Result<(), Error>;
+}
+
+/// A disk, a memory, later an object store.
+pub trait Storage: Send + Sync + Debug {
+    /// What stands at `path`, following links.
+    ///
+    /// # Errors
+    /// `Io` (see [`Error::is_not_found`]).
+    fn file_info(&self, path: &Path) -> Result<FileInfo, Error>;
+
+    /// The names in a folder, sorted.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn list_folder(&self, path: &Path) -> Result<Vec<FolderEntry>, Error>;
+
+    /// Opens a regular file for reading.
+    ///
+    /// # Errors
+    /// `Io`; `NotAFile` for a folder, pipe or device (which is never opened).
+    fn open_file(&self, path: &Path) -> Result<Arc<dyn ReadAt>, Error>;
+
+    /// The whole content of a small file.
+    ///
+    /// # Errors
+    /// `TooLarge` above `limit_bytes`, before anything is allocated; else as `open_file`.
+    fn read_file(&self, path: &Path, limit_bytes: u64) -> Result<Vec<u8>, Error> {
+        let file = self.open_file(path)?;
+        let found_bytes = file.info().len_bytes;
+        if found_bytes > limit_bytes {
+            return Err(Error::TooLarge { path: path.to_owned(), limit_bytes, found_bytes });
+        }
+        let mut bytes = vec![0; usize::try_from(found_bytes).unwrap_or(usize::MAX)];
+        file.read_exact_at(0, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Creates a file of `len_bytes` bytes with its space reserved; the file must not exist yet.
+    ///
+    /// # Errors
+    /// `Io`, also when the disk cannot hold it.
+    fn create_file(&self, path: &Path, len_bytes: u64) -> Result<Arc<dyn WriteAt>, Error>;
+
+    /// Opens an existing file for reading and writing, as it is.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn open_for_update(&self, path: &Path) -> Result<Arc<dyn WriteAt>, Error>;
+
+    /// Makes a folder and its missing parents; no error if it is there already.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn create_folder(&self, path: &Path) -> Result<(), Error>;
+
+    /// Makes the names in a folder durable.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn sync_folder(&self, path: &Path) -> Result<(), Error>;
+
+    /// Renames a file or folder; `to` must not exist.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), Error>;
+
+    /// Exchanges two files or folders in one step.
+    ///
+    /// # Errors
+    /// `Io` with kind `Unsupported` where the system cannot.
+    fn exchange(&self, a: &Path, b: &Path) -> Result<(), Error>;
+
+    /// Removes a file, or a folder with all it holds; links are removed, not followed.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn remove(&self, path: &Path) -> Result<(), Error>;
+
+    /// Bytes that can still be written below `path` (or its nearest existing parent); `None` if unknown.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn free_bytes(&self, path: &Path) -> Result<Option<u64>, Error>;
+
+    /// The path made absolute with links resolved; missing last parts are kept as they are.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn canonical_path(&self, path: &Path) -> Result<PathBuf, Error>;
+
+    /// Takes an exclusive lock on a file, made if it is missing; held until the value is dropped.
+    ///
+    /// # Errors
+    /// `Locked` if another process holds it; `Io`.
+    fn lock(&self, path: &Path) -> Result<Box<dyn Debug + Send + Sync>, Error>;
+
+    /// How an output becomes visible here.
+    fn commit_style(&self) -> CommitStyle {
+        CommitStyle::RenameFolder
+    }
+}

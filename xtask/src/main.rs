@@ -1,0 +1,3 @@
+//! `cargo xtask check`: the one command that says whether the tree is whole.
+
+fn main() {}
