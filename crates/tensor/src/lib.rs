@@ -3,6 +3,7 @@
 //! Floor 0: this crate knows bytes and numbers. It does not know files, formats, runs or models.
 
 pub mod catalog;
+pub mod digest;
 pub mod dtype;
 pub mod name;
 pub mod shape;
@@ -13,3 +14,12 @@ pub use dtype::{Dtype, DtypeClass};
 pub use name::display_name;
 pub use shape::Shape;
 pub use source::{AccessError, TensorSink, TensorSource};
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("thalweg holds sizes of tensors in usize and needs a 64-bit target");
+
+/// A count or offset as an index: lossless, because only 64-bit targets compile.
+#[expect(clippy::cast_possible_truncation, reason = "usize has 64 bits here")]
+pub const fn to_index(n: u64) -> usize {
+    n as usize
+}
