@@ -100,13 +100,13 @@ impl Dtype {
 
     /// Bytes of one element, or `None` for the packed types (F4, F6).
     pub fn bytes(self) -> Option<u64> {
-        (self.bits() % 8 == 0).then(|| u64::from(self.bits() / 8))
+        self.bits().is_multiple_of(8).then(|| u64::from(self.bits() / 8))
     }
 
     /// Bytes of `n_elements` elements; `None` on overflow or when they do not fill whole bytes.
     pub fn bytes_of(self, n_elements: u64) -> Option<u64> {
         let bits = n_elements.checked_mul(u64::from(self.bits()))?;
-        (bits % 8 == 0).then_some(bits / 8)
+        bits.is_multiple_of(8).then_some(bits / 8)
     }
 
     /// What a merge may do with it.
