@@ -3,7 +3,11 @@
 //! Floor 0: files, folders, syncs and atomic publishing. It does not know tensors or formats.
 
 pub mod error;
+pub mod local;
+pub mod machine;
+pub mod publish;
 pub mod storage;
 
 pub use error::Error;
+pub use local::LocalStorage;
 pub use storage::{CommitStyle, FileInfo, FileKind, FolderEntry, ReadAt, Storage, WriteAt};
