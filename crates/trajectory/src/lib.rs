@@ -9,6 +9,7 @@ mod numbers;
 pub mod phase;
 pub mod run_config;
 pub mod run_dir;
+pub mod spike;
 pub mod step_log;
 pub mod trajectory;
 pub mod units;
@@ -19,6 +20,7 @@ pub use hub_cache::resolve_reference;
 pub use phase::{Phase, PhaseSegment, PhaseSource, Phases, StableRange, detect_phases};
 pub use run_config::RunConfig;
 pub use run_dir::{CheckpointState, RunCheckpoint, RunDir};
+pub use spike::{GradNormUse, Spike, SpikeOptions, SpikeSignal, detect_spikes};
 pub use step_log::{
     ColumnMap, LogEntry, LogError, LogField, LogNote, StepLog, TrainerState, parse_csv, parse_event_file,
     parse_json_lines, parse_trainer_progress, parse_trainer_state,

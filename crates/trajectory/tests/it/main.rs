@@ -10,6 +10,8 @@ mod random;
 #[cfg(test)]
 mod runs;
 #[cfg(test)]
+mod spikes;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod windows;
