@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use thalweg_tensor::display_name;
 
 use crate::step_log::LogError;
-use crate::window::{Available, Extent};
-use crate::{Step, Tokens};
+use crate::{Available, Extent, Step, Tokens};
 
 /// How many names a message lists before it only counts.
 const MAX_LISTED: usize = 10;

@@ -2,6 +2,7 @@
 //!
 //! Floor 2: this crate knows checkpoints as folders and files. It does not know merging or models.
 
+mod available;
 pub mod error;
 mod hub_cache;
 pub mod layout;
@@ -15,6 +16,7 @@ pub mod trajectory;
 pub mod units;
 pub mod window;
 
+pub use available::Available;
 pub use error::Error;
 pub use hub_cache::resolve_reference;
 pub use phase::{Phase, PhaseSegment, PhaseSource, Phases, StableRange, detect_phases};
@@ -27,4 +29,4 @@ pub use step_log::{
 };
 pub use trajectory::{TokensSource, Trajectory, TrajectoryCheckpoint, TrajectoryNote, TrajectoryOptions};
 pub use units::{Step, Tokens, TokensPerStep};
-pub use window::{Available, Extent, Window, WindowEnd, WindowNote, WindowSpec, select_window};
+pub use window::{Extent, Window, WindowEnd, WindowNote, WindowSpec, select_window};

@@ -139,7 +139,7 @@ fn adapt_threshold(least: f64, heights: &[f64]) -> f64 {
     let squares: f64 = alone.iter().map(|height| height * height).sum();
     // The spread in units of the robust scale: 1 for normal noise, more for heavy tails.
     let spread = (squares / alone.len().max(1) as f64).sqrt().max(1.0);
-    (1.6 * farthest).min(9.0 * spread).max(least)
+    (1.5 * farthest).min(9.0 * spread).max(least)
 }
 
 /// A spike by indexes of entries.
@@ -173,14 +173,12 @@ struct Pace {
     n_gap: usize,
     /// Residuals that show how far the loss on its way lies off its past all the time.
     n_drift: usize,
-    /// The same over a longer time, more than twice as long as a sharp drop stays in the level.
-    n_long_drift: usize,
 }
 
 /// For rises over a few entries: a steady median, with a gap so that a rise does not lift its own baseline.
-const SLOW: Pace = Pace { n_level: 32, n_gap: 8, n_drift: 32, n_long_drift: 128 };
+const SLOW: Pace = Pace { n_level: 32, n_gap: 8, n_drift: 32 };
 /// For jumps, also where the loss falls so fast that a median further back says little.
-const FAST: Pace = Pace { n_level: 9, n_gap: 0, n_drift: 16, n_long_drift: 16 };
+const FAST: Pace = Pace { n_level: 9, n_gap: 0, n_drift: 16 };
 
 /// Accepted values, and how far each was off its own baseline.
 #[derive(Debug)]
@@ -227,11 +225,9 @@ impl History {
         Some(Baseline { level: level + above, scale })
     }
 
-    /// How far a loss on its way lies off its past all the time. The higher of two medians, because a sharp drop of the
-    /// learning rate makes the newest residuals low for a while, and their end is no spike.
+    /// How far a loss on its way lies off its past all the time.
     fn drift(&self) -> Option<f64> {
-        let newest = median(last_of(&self.residuals, self.pace.n_drift).to_vec())?;
-        Some(newest.max(median(last_of(&self.residuals, self.pace.n_long_drift).to_vec())?))
+        median(last_of(&self.residuals, self.pace.n_drift).to_vec())
     }
 
     fn accept(&mut self, value: f64) {
@@ -331,8 +327,9 @@ impl<'a> Detector<'a> {
                 continue;
             }
             for (judge, baseline) in self.judges.iter_mut().zip(baselines) {
-                // At the beginning, with few residuals, the scale itself is uncertain.
-                let is_steady = judge.history.fine_residuals.len() >= SCALE_ENTRIES / 2;
+                // At the beginning, with few residuals, and just after a spike the baseline itself is uncertain.
+                let after_spike = self.spikes.last().and_then(|spike| spike.end).map_or(0, |end| end + SLOW.n_level);
+                let is_steady = judge.history.residuals.len() >= SCALE_ENTRIES && idx >= after_spike;
                 judge.heights.extend(baseline.filter(|_| is_steady).map(|baseline| baseline.height(loss)));
                 judge.own_heights.push(baseline.map_or(0.0, |baseline| baseline.height(loss)));
                 judge.history.accept(loss);
@@ -413,7 +410,7 @@ impl<'a> Detector<'a> {
         }
         // A level that stays is where the run goes on from; what comes later is held against it.
         let settled = self.losses.get(onset..=last).unwrap_or_default().iter().filter(|loss| loss.is_finite());
-        let settled: Vec<f64> = settled.rev().take(SCALE_ENTRIES).copied().collect();
+        let settled: Vec<f64> = settled.rev().take(SCALE_ENTRIES / 2).copied().collect();
         for judge in &mut self.judges {
             judge.history.restart(settled.iter().rev());
         }
