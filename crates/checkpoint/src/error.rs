@@ -17,6 +17,9 @@ pub enum Error {
     /// The storage refused; its message says the path.
     #[error(transparent)]
     Storage(#[from] thalweg_storage::Error),
+    /// Tensor bytes could not be read or written; the message says the file and the tensor.
+    #[error(transparent)]
+    Access(#[from] thalweg_tensor::AccessError),
     /// Nothing stands at the path.
     #[error("`{}` does not exist", path.display())]
     NotFound {
@@ -78,6 +81,16 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong, with the position.
         message: String,
+    },
+    /// The disk cannot hold an output.
+    #[error("`{}` has {free_bytes} bytes free, {wanted_bytes} expected", path.display())]
+    NotEnoughSpace {
+        /// Where the output would go.
+        path: PathBuf,
+        /// What it needs.
+        wanted_bytes: u64,
+        /// What there is.
+        free_bytes: u64,
     },
     /// An output without tensors.
     #[error("there is no tensor to write")]
@@ -219,7 +232,9 @@ fn list_facts<T: std::fmt::Display>(facts: &[T]) -> Vec<String> {
 }
 
 impl Error {
-    /// The facts below the first line: all mismatches of an input, up to a limit. Empty where the first line says it all.
+    /// The facts below the first line: all mismatches of an input, up to a limit.
+    ///
+    /// Empty where the first line says it all.
     pub fn details(&self) -> Vec<String> {
         match self {
             Self::Unfinished { faults, .. } if faults.len() > 1 => list_facts(faults),
@@ -234,6 +249,7 @@ impl Error {
     /// What to do next, where there is a next move.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
+            Self::NotEnoughSpace { .. } => "free some space, or write to another disk",
             Self::Storage(error) if error.is_disk_full() => "free some space, or write to another disk",
             Self::Storage(thalweg_storage::Error::Changed { .. }) => {
                 "wait until nothing writes to the checkpoint, then run the command again"

@@ -126,12 +126,12 @@ fn read_config(storage: &Arc<dyn Storage>, path: &Path) -> Result<ConfigFile, Er
 /// What a path holds that no format recognises, so that the error can say it.
 fn describe_stranger(place: &Place) -> String {
     const KNOWN: [(&str, &str); 7] = [
-        (".bin", "PyTorch `.bin` files"),
-        (".pt", "PyTorch `.pt` files"),
-        (".pth", "PyTorch `.pth` files"),
+        (".bin", "a PyTorch `.bin` file"),
+        (".pt", "a PyTorch `.pt` file"),
+        (".pth", "a PyTorch `.pth` file"),
         (".distcp", "a PyTorch distributed checkpoint"),
         (".gguf", "a GGUF file"),
-        (".npz", "NumPy `.npz` files"),
+        (".npz", "a NumPy `.npz` file"),
         (".index.json", "an index of files that are not safetensors"),
     ];
     let describe = |name: &str| KNOWN.iter().find(|(end, _)| name.ends_with(end)).map(|(_, what)| *what);

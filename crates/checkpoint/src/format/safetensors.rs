@@ -347,6 +347,8 @@ struct RawTensor<'a> {
     name: Cow<'a, str>,
     dtype: Cow<'a, str>,
     shape: Vec<u64>,
+    /// Number of dimensions; `shape` keeps no more than are allowed.
+    rank: usize,
     offsets: [u64; 2],
 }
 
@@ -369,8 +371,8 @@ fn check_tensor(raw: RawTensor<'_>) -> Result<HeaderTensor, HeaderError> {
     let Some(dtype) = Dtype::from_name(&raw.dtype) else {
         return Err(HeaderError::UnknownDtype { tensor: tensor(), dtype: raw.dtype.into_owned() });
     };
-    if raw.shape.len() > MAX_RANK {
-        return Err(HeaderError::RankTooHigh { tensor: tensor(), rank: raw.shape.len() });
+    if raw.rank > MAX_RANK {
+        return Err(HeaderError::RankTooHigh { tensor: tensor(), rank: raw.rank });
     }
     let shape = Shape::new(raw.shape);
     let n_bits = shape.n_elements().and_then(|n| n.checked_mul(u64::from(dtype.bits())));
@@ -442,7 +444,7 @@ impl<'de> Visitor<'de> for HeaderSeed<'_, 'de> {
                 continue;
             }
             // Pushed first, so that an error inside the value can be told with the tensor's name.
-            raw.tensors.push(RawTensor { name, dtype: Cow::Borrowed(""), shape: Vec::new(), offsets: [0, 0] });
+            raw.tensors.push(RawTensor { name, dtype: Cow::Borrowed(""), shape: Vec::new(), rank: 0, offsets: [0, 0] });
             raw.is_inside = IsInside::Tensor;
             let RawHeader { tensors, unknown_field, .. } = &mut *raw;
             if let Some(tensor) = tensors.last_mut() {
@@ -488,7 +490,7 @@ impl<'de> Visitor<'de> for TensorSeed<'_, 'de> {
             }
             match number {
                 0 => self.tensor.dtype = map.next_value_seed(TextSeed)?,
-                1 => self.tensor.shape = map.next_value_seed(NumbersSeed)?,
+                1 => (self.tensor.shape, self.tensor.rank) = map.next_value_seed(DimsSeed)?,
                 _ => self.tensor.offsets = map.next_value()?,
             }
         }
@@ -526,29 +528,34 @@ impl<'de> Visitor<'de> for TextSeed {
     }
 }
 
-struct NumbersSeed;
+/// The dimensions, and how many there are: a hostile shape of millions is counted, not kept.
+struct DimsSeed;
 
-impl<'de> DeserializeSeed<'de> for NumbersSeed {
-    type Value = Vec<u64>;
+impl<'de> DeserializeSeed<'de> for DimsSeed {
+    type Value = (Vec<u64>, usize);
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_seq(self)
     }
 }
 
-impl<'de> Visitor<'de> for NumbersSeed {
-    type Value = Vec<u64>;
+impl<'de> Visitor<'de> for DimsSeed {
+    type Value = (Vec<u64>, usize);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an array of whole numbers")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let mut numbers = Vec::with_capacity(4);
-        while let Some(number) = seq.next_element()? {
-            numbers.push(number);
+        let mut dims = Vec::with_capacity(4);
+        let mut rank = 0;
+        while let Some(dim) = seq.next_element()? {
+            rank += 1;
+            if rank <= MAX_RANK {
+                dims.push(dim);
+            }
         }
-        Ok(numbers)
+        Ok((dims, rank))
     }
 }
 

@@ -8,6 +8,10 @@ mod hostile;
 #[cfg(test)]
 mod large;
 #[cfg(test)]
+mod mutated;
+#[cfg(test)]
 mod real;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod write;
