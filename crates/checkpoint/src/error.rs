@@ -1,0 +1,282 @@
+//! What can go wrong between a path and a checkpoint, and what to do about it.
+
+use std::path::{Path, PathBuf};
+
+use thalweg_tensor::display_name;
+
+use crate::format::safetensors::HeaderError;
+use crate::index::IndexError;
+
+/// How many facts of one kind a message lists before it only counts.
+const MAX_LISTED: usize = 10;
+
+/// A checkpoint that cannot be opened, written or verified.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The storage refused; its message says the path.
+    #[error(transparent)]
+    Storage(#[from] thalweg_storage::Error),
+    /// Tensor bytes could not be read or written; the message says the file and the tensor.
+    #[error(transparent)]
+    Access(#[from] thalweg_tensor::AccessError),
+    /// Nothing stands at the path.
+    #[error("`{}` does not exist", path.display())]
+    NotFound {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A folder or file in which no known format is recognised.
+    #[error("`{}` holds no checkpoint that can be read: {found}", path.display())]
+    NotACheckpoint {
+        /// The path.
+        path: PathBuf,
+        /// What is there instead.
+        found: String,
+    },
+    /// Several files could be meant.
+    #[error("`{}` holds {} files that could each be the checkpoint", path.display(), candidates.len())]
+    Ambiguous {
+        /// The folder.
+        path: PathBuf,
+        /// Their names.
+        candidates: Vec<String>,
+    },
+    /// A save or copy that did not finish.
+    #[error("`{}` is unfinished: {}", path.display(), summarise(faults, "fault"))]
+    Unfinished {
+        /// The folder or index.
+        path: PathBuf,
+        /// Missing and cut-off files, at least one.
+        faults: Vec<UnfinishedFault>,
+    },
+    /// A header that breaks the format's rules.
+    #[error("`{}`: {source}", path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<HeaderError>,
+    },
+    /// An index that breaks the format's rules.
+    #[error("`{}`: {source}", path.display())]
+    Index {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<IndexError>,
+    },
+    /// Index and shards disagree.
+    #[error("`{}` does not agree with its shards: {}", path.display(), summarise(faults, "difference"))]
+    IndexMismatch {
+        /// The index.
+        path: PathBuf,
+        /// Every difference, at least one.
+        faults: Vec<IndexFault>,
+    },
+    /// A `config.json` that is not a JSON object.
+    #[error("`{}` is not a JSON object: {message}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the position.
+        message: String,
+    },
+    /// The disk cannot hold an output.
+    #[error("`{}` has {free_bytes} bytes free, {wanted_bytes} expected", path.display())]
+    NotEnoughSpace {
+        /// Where the output would go.
+        path: PathBuf,
+        /// What it needs.
+        wanted_bytes: u64,
+        /// What there is.
+        free_bytes: u64,
+    },
+    /// An output without tensors.
+    #[error("there is no tensor to write")]
+    NothingToWrite,
+    /// A name that an output cannot hold.
+    #[error("tensor `{}` cannot be written: {reason}", display_name(tensor))]
+    UnwritableTensor {
+        /// The tensor.
+        tensor: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A shard whose header would be longer than any reader takes.
+    #[error("the header of `{file}` would be {found_bytes} bytes long, more than the {limit_bytes} that readers take")]
+    HeaderTooLong {
+        /// The shard.
+        file: String,
+        /// What it would be.
+        found_bytes: u64,
+        /// What readers take.
+        limit_bytes: u64,
+    },
+    /// A name that cannot be a file of a checkpoint's folder.
+    #[error("`{}` is no plain file name", display_name(name))]
+    BadFileName {
+        /// The name.
+        name: String,
+    },
+    /// A file of the output would be written twice.
+    #[error("`{name}` stands twice among the files of the output")]
+    DuplicateFile {
+        /// The name.
+        name: String,
+    },
+    /// A stage that was left by something else.
+    #[error("`{}` was not staged for this output: {reason}", path.display())]
+    StageMismatch {
+        /// The file of the stage.
+        path: PathBuf,
+        /// What differs, with both values.
+        reason: String,
+    },
+}
+
+/// A file that is missing or cut off.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnfinishedFault {
+    /// Shards stand there, the index that a save writes last does not.
+    #[error("there are {n_shards} shards and no `{index}`")]
+    NoIndex {
+        /// How many shards.
+        n_shards: usize,
+        /// The name that is missing.
+        index: String,
+    },
+    /// The index lists a shard that is not there.
+    #[error("shard `{}` is missing", display_name(file))]
+    MissingShard {
+        /// Its name.
+        file: String,
+    },
+    /// A shard ends early.
+    #[error("shard `{}` is cut off: {source}", display_name(file))]
+    TruncatedShard {
+        /// Its name.
+        file: String,
+        /// Where it ends.
+        source: HeaderError,
+    },
+}
+
+/// A difference between an index and its shards.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum IndexFault {
+    /// The shard that the index names does not hold the tensor, and no other does.
+    #[error("tensor `{}` is not in shard `{}`, which the index names", display_name(tensor), display_name(file))]
+    TensorNotInShard {
+        /// The tensor.
+        tensor: String,
+        /// The shard.
+        file: String,
+    },
+    /// Another shard than the named one holds the tensor.
+    #[error(
+        "tensor `{}` is in shard `{}`, the index says `{}`",
+        display_name(tensor),
+        display_name(found),
+        display_name(expected)
+    )]
+    TensorElsewhere {
+        /// The tensor.
+        tensor: String,
+        /// What the index says.
+        expected: String,
+        /// Where it is.
+        found: String,
+    },
+    /// A shard holds a tensor that the index does not list.
+    #[error("tensor `{}` of shard `{}` is not in the index", display_name(tensor), display_name(file))]
+    TensorNotInIndex {
+        /// The tensor.
+        tensor: String,
+        /// The shard.
+        file: String,
+    },
+    /// Two shards hold a tensor of this name.
+    #[error(
+        "tensor `{}` is in shard `{}` and in `{}`",
+        display_name(tensor),
+        display_name(first),
+        display_name(second)
+    )]
+    TensorInTwoShards {
+        /// The tensor.
+        tensor: String,
+        /// One shard.
+        first: String,
+        /// The other.
+        second: String,
+    },
+}
+
+fn summarise<T: std::fmt::Display>(facts: &[T], noun: &str) -> String {
+    match facts {
+        [only] => only.to_string(),
+        [first, ..] => format!("{first} (and {} more {noun}s)", facts.len() - 1),
+        [] => String::new(),
+    }
+}
+
+fn list_facts<T: std::fmt::Display>(facts: &[T]) -> Vec<String> {
+    let mut lines: Vec<String> = facts.iter().take(MAX_LISTED).map(ToString::to_string).collect();
+    if facts.len() > MAX_LISTED {
+        lines.push(format!("and {} more", facts.len() - MAX_LISTED));
+    }
+    lines
+}
+
+impl Error {
+    /// The facts below the first line: all mismatches of an input, up to a limit.
+    ///
+    /// Empty where the first line says it all.
+    pub fn details(&self) -> Vec<String> {
+        match self {
+            Self::Unfinished { faults, .. } if faults.len() > 1 => list_facts(faults),
+            Self::IndexMismatch { faults, .. } if faults.len() > 1 => list_facts(faults),
+            Self::Ambiguous { candidates, .. } => {
+                list_facts(&candidates.iter().map(|name| display_name(name)).collect::<Vec<_>>())
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// What to do next, where there is a next move.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::NotEnoughSpace { .. } => "free some space, or write to another disk",
+            Self::Storage(error) if error.is_disk_full() => "free some space, or write to another disk",
+            Self::Storage(thalweg_storage::Error::Changed { .. }) => {
+                "wait until nothing writes to the checkpoint, then run the command again"
+            }
+            Self::NotACheckpoint { .. } => {
+                "give a folder with `model.safetensors` or `model.safetensors.index.json`, or one of these files"
+            }
+            Self::Ambiguous { .. } => "give the path of the one that is meant",
+            Self::Unfinished { .. } => "wait until the save has finished, or copy the missing files again",
+            Self::Header { source, .. } if source.is_truncated() => "the file is incomplete: copy or save it again",
+            Self::IndexMismatch { .. } => "files of two saves may be mixed in this folder: copy the checkpoint again",
+            Self::StageMismatch { .. } => "discard the partial output and start over",
+            _ => return None,
+        })
+    }
+
+    /// Whether the checkpoint is merely not complete: a save or copy still under way, or broken off.
+    pub fn is_unfinished(&self) -> bool {
+        match self {
+            Self::Unfinished { .. } => true,
+            Self::Header { source, .. } => source.is_truncated(),
+            _ => false,
+        }
+    }
+}
+
+/// A missing path in words of its own, any other failure as the storage says it.
+pub(crate) fn storage_error(path: &Path, error: thalweg_storage::Error) -> Error {
+    if error.is_not_found() { Error::NotFound { path: path.to_owned() } } else { Error::Storage(error) }
+}

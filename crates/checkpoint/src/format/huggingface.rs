@@ -1,0 +1,270 @@
+//! Checkpoints as Hugging Face libraries save them: one safetensors file, or shards with an index.
+//!
+//! Decides which files make up the checkpoint and whether index and shards agree. Headers are read by
+//! `safetensors`, the index's text by `index`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use thalweg_storage::Storage;
+use thalweg_tensor::{Piece, TensorEntry};
+
+use super::safetensors::{FileHeader, read_header};
+use super::{Format, FormatContent, OpenFile, Place};
+use crate::error::{IndexFault, UnfinishedFault, storage_error};
+use crate::index::{MAX_INDEX_BYTES, ShardIndex, parse_index};
+use crate::{Error, Note};
+
+/// The single file that readers look for first.
+pub const SINGLE_FILE_NAME: &str = "model.safetensors";
+/// The index that readers look for next.
+pub const INDEX_FILE_NAME: &str = "model.safetensors.index.json";
+
+const FILE_END: &str = ".safetensors";
+const INDEX_END: &str = ".safetensors.index.json";
+
+/// safetensors files, one or many with an index.
+#[derive(Debug, Clone, Copy)]
+pub struct HuggingFace;
+
+/// Which file of a folder tells what the checkpoint is.
+#[derive(Debug)]
+enum Entrance {
+    Single(String),
+    Index(String),
+}
+
+impl Format for HuggingFace {
+    fn name(&self) -> &'static str {
+        "safetensors"
+    }
+
+    fn recognises(&self, place: &Place) -> bool {
+        let is_ours = |name: &str| name.ends_with(FILE_END) || name.ends_with(INDEX_END);
+        match place {
+            Place::File { path } => path.file_name().and_then(|name| name.to_str()).is_some_and(is_ours),
+            Place::Folder { .. } => place.file_names().any(is_ours),
+        }
+    }
+
+    fn open(&self, storage: &Arc<dyn Storage>, place: &Place) -> Result<FormatContent, Error> {
+        let mut notes = Vec::new();
+        let entrance = match place {
+            Place::Folder { .. } => choose_entrance(place, &mut notes)?,
+            Place::File { path } => {
+                let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                if name.ends_with(INDEX_END) { Entrance::Index(name) } else { Entrance::Single(name) }
+            }
+        };
+        // The path as given is kept for the file itself: its name need not be UTF-8.
+        let path_of = |name: &str| match place {
+            Place::File { path } => path.clone(),
+            Place::Folder { path, .. } => path.join(name),
+        };
+        let mut content = match &entrance {
+            Entrance::Single(name) => open_single(storage, &path_of(name), name, &mut notes)?,
+            Entrance::Index(name) => open_sharded(storage, &path_of(name), place, &mut notes)?,
+        };
+        note_strays(place, &content, &mut notes);
+        content.notes = notes;
+        Ok(content)
+    }
+}
+
+/// Whether a name is `STEM-00001-of-00004.safetensors`, the form of a shard.
+fn is_shard_name(name: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let Some((rest, last)) = name.strip_suffix(FILE_END).and_then(|stem| stem.rsplit_once("-of-")) else {
+        return false;
+    };
+    is_number(last) && rest.rsplit_once('-').is_some_and(|(_, number)| is_number(number))
+}
+
+fn choose_entrance(place: &Place, notes: &mut Vec<Note>) -> Result<Entrance, Error> {
+    let has = |wanted: &str| place.file_names().any(|name| name == wanted);
+    if has(SINGLE_FILE_NAME) {
+        if has(INDEX_FILE_NAME) {
+            let (used, unused) = (SINGLE_FILE_NAME.to_owned(), INDEX_FILE_NAME.to_owned());
+            notes.push(Note::SingleFilePreferred { used, unused });
+        }
+        return Ok(Entrance::Single(SINGLE_FILE_NAME.to_owned()));
+    }
+    if has(INDEX_FILE_NAME) {
+        return Ok(Entrance::Index(INDEX_FILE_NAME.to_owned()));
+    }
+    let path = place.path().to_owned();
+    let indexes: Vec<&str> = place.file_names().filter(|name| name.ends_with(INDEX_END)).collect();
+    let shards = place.file_names().filter(|name| is_shard_name(name));
+    let singles: Vec<&str> =
+        place.file_names().filter(|name| name.ends_with(FILE_END) && !is_shard_name(name)).collect();
+    let n_shards = shards.count();
+    match (&indexes[..], &singles[..]) {
+        ([], []) => {
+            let faults = vec![UnfinishedFault::NoIndex { n_shards, index: INDEX_FILE_NAME.to_owned() }];
+            Err(Error::Unfinished { path, faults })
+        }
+        ([name], []) => {
+            notes.push(Note::UnusualName { file: (*name).to_owned() });
+            Ok(Entrance::Index((*name).to_owned()))
+        }
+        ([], [name]) if n_shards == 0 => {
+            notes.push(Note::UnusualName { file: (*name).to_owned() });
+            Ok(Entrance::Single((*name).to_owned()))
+        }
+        _ => {
+            let candidates = indexes.iter().chain(&singles).map(|name| (*name).to_owned()).collect();
+            Err(Error::Ambiguous { path, candidates })
+        }
+    }
+}
+
+fn open_single(
+    storage: &Arc<dyn Storage>,
+    path: &Path,
+    name: &str,
+    notes: &mut Vec<Note>,
+) -> Result<FormatContent, Error> {
+    let reader = storage.open_file(path).map_err(|error| storage_error(path, error))?;
+    let header = read_header(&*reader, path)?;
+    note_unknown_field(&header, name, notes);
+    let mut content = FormatContent::default();
+    content.files.push(OpenFile { name: name.to_owned(), path: path.to_owned(), reader });
+    content.metadata.clone_from(&header.header.metadata);
+    push_entries(&mut content.entries, header, 0);
+    Ok(content)
+}
+
+fn open_sharded(
+    storage: &Arc<dyn Storage>,
+    index_path: &Path,
+    place: &Place,
+    notes: &mut Vec<Note>,
+) -> Result<FormatContent, Error> {
+    let bytes = storage.read_file(index_path, MAX_INDEX_BYTES).map_err(|error| storage_error(index_path, error))?;
+    let refuse = |source| Error::Index { path: index_path.to_owned(), source: Box::new(source) };
+    let index = parse_index(&bytes).map_err(refuse)?;
+    let headers = open_shards(storage, place, &index)?;
+    let mut content = FormatContent::default();
+    for (file_idx, (file, header)) in (0..).zip(headers) {
+        note_unknown_field(&header, &file.name, notes);
+        if file_idx == 0 {
+            content.metadata.clone_from(&header.header.metadata);
+        }
+        push_entries(&mut content.entries, header, file_idx);
+        content.files.push(file);
+    }
+    content.entries.sort_by(|a, b| a.name.cmp(&b.name));
+    let faults = compare_index(&index, &content.entries);
+    if !faults.is_empty() {
+        return Err(Error::IndexMismatch { path: index_path.to_owned(), faults });
+    }
+    let found_bytes = content.entries.iter().map(TensorEntry::n_bytes).sum();
+    if let Some(stated_bytes) = index.total_size.filter(|stated| *stated != found_bytes) {
+        notes.push(Note::TotalSizeWrong { stated_bytes, found_bytes });
+    }
+    Ok(content)
+}
+
+/// Opens every shard, and tells of all missing and cut-off ones together.
+fn open_shards(
+    storage: &Arc<dyn Storage>,
+    place: &Place,
+    index: &ShardIndex,
+) -> Result<Vec<(OpenFile, FileHeader)>, Error> {
+    let mut opened = Vec::with_capacity(index.files.len());
+    let mut faults = Vec::new();
+    for name in &index.files {
+        let path: PathBuf = place.folder().join(name);
+        let reader = match storage.open_file(&path) {
+            Ok(reader) => reader,
+            Err(error) if error.is_not_found() => {
+                faults.push(UnfinishedFault::MissingShard { file: name.clone() });
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        match read_header(&*reader, &path) {
+            Ok(header) => opened.push((OpenFile { name: name.clone(), path, reader }, header)),
+            Err(Error::Header { source, .. }) if source.is_truncated() => {
+                faults.push(UnfinishedFault::TruncatedShard { file: name.clone(), source: *source });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if faults.is_empty() { Ok(opened) } else { Err(Error::Unfinished { path: place.path().to_owned(), faults }) }
+}
+
+fn push_entries(entries: &mut Vec<TensorEntry>, header: FileHeader, file_idx: u32) {
+    entries.reserve(header.header.tensors.len());
+    for tensor in header.header.tensors {
+        // No overflow: the header was checked against the length of the file.
+        let pieces = Box::new([Piece::whole(file_idx, header.data_start + tensor.begin)]);
+        entries.push(TensorEntry { name: tensor.name, dtype: tensor.dtype, shape: tensor.shape, pieces });
+    }
+}
+
+/// Every difference between an index and the tensors of its shards, both sorted by name.
+fn compare_index(index: &ShardIndex, entries: &[TensorEntry]) -> Vec<IndexFault> {
+    let mut faults = Vec::new();
+    let file_name =
+        |file_idx: u32| index.files.get(thalweg_tensor::to_index(file_idx.into())).cloned().unwrap_or_default();
+    let file_of = |entry: &TensorEntry| entry.pieces.first().map_or(0, |piece| piece.file_idx);
+    let mut doubled = Vec::new();
+    for pair in entries.windows(2).filter(|pair| pair[0].name == pair[1].name) {
+        doubled.push(&*pair[0].name);
+        let (first, second) = (file_name(file_of(&pair[0])), file_name(file_of(&pair[1])));
+        faults.push(IndexFault::TensorInTwoShards { tensor: pair[0].name.to_string(), first, second });
+    }
+    let held: BTreeMap<&str, u32> = entries.iter().map(|entry| (&*entry.name, file_of(entry))).collect();
+    let mut listed = index.tensors.iter().peekable();
+    for (&name, &file_idx) in &held {
+        while let Some((tensor, file)) = listed.next_if(|(tensor, _)| **tensor < *name) {
+            faults.push(IndexFault::TensorNotInShard { tensor: tensor.to_string(), file: file_name(*file) });
+        }
+        let tensor = name.to_owned();
+        match listed.next_if(|(tensor, _)| **tensor == *name) {
+            None => faults.push(IndexFault::TensorNotInIndex { tensor, file: file_name(file_idx) }),
+            // A tensor in two shards was told of above.
+            Some((_, file)) if *file != file_idx && doubled.binary_search(&name).is_err() => {
+                let (expected, found) = (file_name(*file), file_name(file_idx));
+                faults.push(IndexFault::TensorElsewhere { tensor, expected, found });
+            }
+            Some(_) => {}
+        }
+    }
+    let left = listed.map(|(tensor, file)| (tensor.to_string(), file_name(*file)));
+    faults.extend(left.map(|(tensor, file)| IndexFault::TensorNotInShard { tensor, file }));
+    faults
+}
+
+fn note_unknown_field(header: &FileHeader, file: &str, notes: &mut Vec<Note>) {
+    if let Some(field) = &header.header.unknown_field {
+        notes.push(Note::UnknownHeaderField { file: file.to_owned(), field: field.clone() });
+    }
+}
+
+/// Shards that stand in the folder and are not part of the checkpoint are told, never read unasked.
+fn note_strays(place: &Place, content: &FormatContent, notes: &mut Vec<Note>) {
+    let is_used = |name: &str| content.files.iter().any(|file| file.name == name);
+    let strays = place.file_names().filter(|name| name.starts_with("model-") && is_shard_name(name) && !is_used(name));
+    let files: Vec<String> = strays.map(str::to_owned).collect();
+    if !files.is_empty() {
+        notes.push(Note::StrayShards { files });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shard_names_hold_two_numbers() {
+        assert!(is_shard_name("model-00001-of-00004.safetensors"));
+        assert!(is_shard_name("model-00001-of-100000.safetensors"));
+        for name in ["model.safetensors", "model-1-of-.safetensors", "of-00004.safetensors", "model-a-of-4.safetensors"]
+        {
+            assert!(!is_shard_name(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Through the door: files on a disk in, checkpoints out.
+
+// Clippy lets helpers unwrap where it sees that they are compiled for tests only.
+#[cfg(test)]
+mod disk;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod large;
+#[cfg(test)]
+mod mutated;
+#[cfg(test)]
+mod real;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod write;

@@ -1,0 +1,40 @@
+//! Small files and folders for the tests.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use thalweg_checkpoint::Checkpoint;
+use thalweg_tensor::TensorSource;
+
+/// A folder of the project's fixtures.
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
+}
+
+/// The bytes of a safetensors file.
+pub(crate) fn safetensors_bytes(header: &str, data: &[u8]) -> Vec<u8> {
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(header.as_bytes());
+    bytes.extend_from_slice(data);
+    bytes
+}
+
+/// Writes a file, with its folder.
+pub(crate) fn write(path: &Path, bytes: impl AsRef<[u8]>) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+/// All bytes of a tensor.
+pub(crate) fn tensor_bytes(checkpoint: &Checkpoint, name: &str) -> Vec<u8> {
+    let tensor_idx = checkpoint.catalog().find(name).unwrap_or_else(|| panic!("no tensor {name}"));
+    let entry = &checkpoint.catalog().entries()[tensor_idx];
+    let mut out = vec![0; usize::try_from(entry.n_bytes()).unwrap()];
+    checkpoint.read_elements(tensor_idx, 0..entry.n_elements(), &mut out).unwrap();
+    out
+}
+
+/// Little-endian bytes of F32 values.
+pub(crate) fn f32_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
