@@ -5,11 +5,13 @@
 pub mod catalog;
 pub mod digest;
 pub mod dtype;
+pub mod kernel;
 pub mod name;
 pub mod shape;
 pub mod source;
 
 pub use catalog::{Piece, TensorCatalog, TensorEntry};
+pub use digest::Digest;
 pub use dtype::{Dtype, DtypeClass};
 pub use name::display_name;
 pub use shape::Shape;
