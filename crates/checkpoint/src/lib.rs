@@ -9,6 +9,7 @@ mod config;
 pub mod error;
 pub mod format;
 pub mod index;
+mod json;
 mod layout;
 mod note;
 mod open;

@@ -12,6 +12,7 @@ use thalweg_storage::ReadAt;
 use thalweg_tensor::{Dtype, Shape, display_name, to_index};
 
 use crate::Error;
+use crate::json::{TextSeed, WholeNumber, describe_json_error};
 
 /// The longest header that is read, in bytes: the reference implementation's limit.
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -306,25 +307,15 @@ pub fn parse_header(header: &[u8], data_len: u64) -> Result<Header, HeaderError>
     let parsed = HeaderSeed(&mut raw).deserialize(&mut parser).and_then(|()| parser.end());
     if let Err(error) = parsed {
         let tensor = raw.tensors.pop().filter(|_| raw.is_inside == IsInside::Tensor);
-        return Err(describe_json_error(text, &error, tensor.map(|tensor| tensor.name.into_owned())));
+        let (message, at_byte) = describe_json_error(text, &error);
+        let tensor = tensor.map(|tensor| tensor.name.into_owned());
+        return Err(HeaderError::Json { tensor, message, at_byte });
     }
     if !text.ends_with('}') {
         // The parser takes line ends for padding, the format allows spaces only.
         return Err(HeaderError::NotAnObject { found: "something other than spaces follows it".to_owned() });
     }
     check_tensors(raw, data_len)
-}
-
-fn describe_json_error(text: &str, error: &serde_json::Error, tensor: Option<String>) -> HeaderError {
-    let full = error.to_string();
-    let message = full.rsplit_once(" at line ").map_or(full.as_str(), |(message, _)| message);
-    HeaderError::Json { tensor, message: display_name(message), at_byte: json_error_position(text, error) }
-}
-
-/// The byte at which serde_json stopped.
-pub(crate) fn json_error_position(text: &str, error: &serde_json::Error) -> usize {
-    let before: usize = text.split('\n').take(error.line().saturating_sub(1)).map(|line| line.len() + 1).sum();
-    before + error.column().saturating_sub(1)
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -491,40 +482,13 @@ impl<'de> Visitor<'de> for TensorSeed<'_, 'de> {
             match number {
                 0 => self.tensor.dtype = map.next_value_seed(TextSeed)?,
                 1 => (self.tensor.shape, self.tensor.rank) = map.next_value_seed(DimsSeed)?,
-                _ => self.tensor.offsets = map.next_value()?,
+                _ => self.tensor.offsets = map.next_value_seed(OffsetsSeed)?,
             }
         }
         match seen.iter().position(Option::is_none) {
             Some(number) => Err(A::Error::missing_field(FIELDS[number])),
             None => Ok(()),
         }
-    }
-}
-
-/// A string, borrowed from the header unless it holds escapes.
-pub(crate) struct TextSeed;
-
-impl<'de> DeserializeSeed<'de> for TextSeed {
-    type Value = Cow<'de, str>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl<'de> Visitor<'de> for TextSeed {
-    type Value = Cow<'de, str>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(text))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(text.to_owned()))
     }
 }
 
@@ -549,13 +513,44 @@ impl<'de> Visitor<'de> for DimsSeed {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let mut dims = Vec::with_capacity(4);
         let mut rank = 0;
-        while let Some(dim) = seq.next_element()? {
+        while let Some(WholeNumber(dim)) = seq.next_element()? {
             rank += 1;
             if rank <= MAX_RANK {
                 dims.push(dim);
             }
         }
         Ok((dims, rank))
+    }
+}
+
+struct OffsetsSeed;
+
+impl<'de> DeserializeSeed<'de> for OffsetsSeed {
+    type Value = [u64; 2];
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for OffsetsSeed {
+    type Value = [u64; 2];
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of two whole numbers")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut offsets = [0; 2];
+        for (at, offset) in offsets.iter_mut().enumerate() {
+            let next = seq.next_element()?.ok_or_else(|| A::Error::invalid_length(at, &self))?;
+            let WholeNumber(number) = next;
+            *offset = number;
+        }
+        match seq.next_element::<IgnoredAny>()? {
+            Some(_) => Err(A::Error::invalid_length(3, &self)),
+            None => Ok(offsets),
+        }
     }
 }
 
