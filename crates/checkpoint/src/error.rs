@@ -163,6 +163,15 @@ pub enum UnfinishedFault {
     },
 }
 
+impl UnfinishedFault {
+    /// The file that is missing or cut off.
+    pub fn file(&self) -> &str {
+        match self {
+            Self::NoIndex { index: file, .. } | Self::MissingShard { file } | Self::TruncatedShard { file, .. } => file,
+        }
+    }
+}
+
 /// A difference between an index and its shards.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -17,7 +17,7 @@ mod side_files;
 mod stage;
 mod verify;
 
-pub use catalog_cache::CatalogCache;
+pub use catalog_cache::{CatalogCache, KnownHeaders};
 pub use checkpoint::{Checkpoint, ConfigFile, ShardFile};
 pub use config::{ConfigDifference, MAX_CONFIG_BYTES, compare_configs, parse_config, updated_config};
 pub use error::Error;

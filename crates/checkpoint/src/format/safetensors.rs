@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use thalweg_storage::ReadAt;
@@ -243,20 +244,36 @@ fn tensor_prefix(tensor: Option<&str>) -> String {
     tensor.map_or_else(String::new, |name| format!("tensor `{}`: ", display_name(name)))
 }
 
-/// A header with the place where the data begin.
-#[derive(Debug, Clone)]
-pub struct FileHeader {
-    /// What the header says.
-    pub header: Header,
-    /// First byte of the data in the file.
-    pub data_start: u64,
+/// The text of a header as it stands in a file, not yet looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderText {
+    /// The JSON text with its padding.
+    pub text: Vec<u8>,
+    /// Bytes that follow it.
+    pub data_len: u64,
 }
 
-/// Reads and checks the header of an open file; `path` is only for messages.
+impl HeaderText {
+    /// First byte of the data in the file.
+    pub fn data_start(&self) -> u64 {
+        LENGTH_BYTES + self.text.len() as u64
+    }
+
+    /// Checks it; `path` is only for messages.
+    ///
+    /// # Errors
+    /// `Header`.
+    pub fn parse(&self, path: &Path) -> Result<Header, Error> {
+        let refuse = |source| Error::Header { path: path.to_owned(), source: Box::new(source) };
+        parse_header(&self.text, self.data_len).map_err(refuse)
+    }
+}
+
+/// Reads the text of the header of an open file; `path` is only for messages.
 ///
 /// # Errors
-/// `Header` with what is wrong; `Storage` if the bytes cannot be read.
-pub fn read_header(file: &dyn ReadAt, path: &std::path::Path) -> Result<FileHeader, Error> {
+/// `Header` if its length cannot be; `Storage` if the bytes cannot be read.
+pub fn read_header_text(file: &dyn ReadAt, path: &Path) -> Result<HeaderText, Error> {
     let refuse = |source| Error::Header { path: path.to_owned(), source: Box::new(source) };
     let file_bytes = file.info().len_bytes;
     if file_bytes < LENGTH_BYTES {
@@ -275,8 +292,7 @@ pub fn read_header(file: &dyn ReadAt, path: &std::path::Path) -> Result<FileHead
     }
     let mut text = vec![0; to_index(header_bytes)];
     file.read_exact_at(LENGTH_BYTES, &mut text)?;
-    let header = parse_header(&text, rest_bytes - header_bytes).map_err(refuse)?;
-    Ok(FileHeader { header, data_start: LENGTH_BYTES + header_bytes })
+    Ok(HeaderText { text, data_len: rest_bytes - header_bytes })
 }
 
 /// Checks the JSON text of a header against the number of data bytes that follow it.
