@@ -163,6 +163,15 @@ pub enum UnfinishedFault {
     },
 }
 
+impl UnfinishedFault {
+    /// The file that is missing or cut off.
+    pub fn file(&self) -> &str {
+        match self {
+            Self::NoIndex { index: file, .. } | Self::MissingShard { file } | Self::TruncatedShard { file, .. } => file,
+        }
+    }
+}
+
 /// A difference between an index and its shards.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -260,6 +269,9 @@ impl Error {
             Self::Ambiguous { .. } => "give the path of the one that is meant",
             Self::Unfinished { .. } => "wait until the save has finished, or copy the missing files again",
             Self::Header { source, .. } if source.is_truncated() => "the file is incomplete: copy or save it again",
+            Self::Header { source, .. } if matches!(**source, HeaderError::TooLong { .. }) => {
+                "this is no safetensors file; a small text in its place may be a Git LFS pointer: run `git lfs pull`"
+            }
             Self::IndexMismatch { .. } => "files of two saves may be mixed in this folder: copy the checkpoint again",
             Self::StageMismatch { .. } => "discard the partial output and start over",
             _ => return None,

@@ -10,7 +10,7 @@ use std::fmt;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use thalweg_tensor::display_name;
 
-use crate::format::safetensors::{TextSeed, json_error_position};
+use crate::json::{TextSeed, describe_json_error};
 
 /// The largest index that is read, in bytes.
 pub const MAX_INDEX_BYTES: u64 = 100_000_000;
@@ -144,9 +144,8 @@ pub fn parse_index(bytes: &[u8]) -> Result<ShardIndex, IndexError> {
     let mut parser = serde_json::Deserializer::from_str(text);
     let parsed = parser.deserialize_map(IndexVisitor).and_then(|raw| parser.end().map(|()| raw));
     let mut raw = parsed.map_err(|error| {
-        let full = error.to_string();
-        let message = full.rsplit_once(" at line ").map_or(full.as_str(), |(message, _)| message);
-        IndexError::Json { message: display_name(message), at_byte: json_error_position(text, &error) }
+        let (message, at_byte) = describe_json_error(text, &error);
+        IndexError::Json { message, at_byte }
     })?;
     if raw.weight_map.is_empty() {
         return Err(IndexError::NoTensors);

@@ -9,6 +9,7 @@ mod config;
 pub mod error;
 pub mod format;
 pub mod index;
+mod json;
 mod layout;
 mod note;
 mod open;
@@ -16,7 +17,7 @@ mod side_files;
 mod stage;
 mod verify;
 
-pub use catalog_cache::CatalogCache;
+pub use catalog_cache::{CatalogCache, KnownHeaders};
 pub use checkpoint::{Checkpoint, ConfigFile, ShardFile};
 pub use config::{ConfigDifference, MAX_CONFIG_BYTES, compare_configs, parse_config, updated_config};
 pub use error::Error;

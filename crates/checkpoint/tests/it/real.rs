@@ -54,6 +54,27 @@ fn checkpoints_of_one_run_share_one_catalog() {
 }
 
 #[test]
+fn files_with_equal_headers_share_what_was_parsed_and_keep_their_names() {
+    let scratch = tempfile::tempdir().unwrap();
+    let header = r#"{"w":{"dtype":"U8","shape":[2],"data_offsets":[0,2],"extra":1},"__metadata__":{"format":"pt"}}"#;
+    let paths: Vec<PathBuf> = (0..6).map(|step| scratch.path().join(format!("step_{step}.safetensors"))).collect();
+    for (path, byte) in paths.iter().zip(b'a'..) {
+        write(path, safetensors_bytes(header, &[byte, byte]));
+    }
+    let padded = format!("{header} ");
+    write(&paths[5], safetensors_bytes(&padded, b"ff"));
+    let opened: Vec<_> = open_checkpoints(&disk(), &paths).into_iter().map(Result::unwrap).collect();
+    for ((checkpoint, path), byte) in opened.iter().zip(&paths).zip(b'a'..) {
+        assert_eq!(tensor_bytes(checkpoint, "w"), [byte, byte]);
+        assert_eq!(checkpoint.metadata()["format"], "pt");
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(checkpoint.notes()[0].to_string().contains(name));
+        // Padding moves the data, so the last one has a catalog of its own.
+        assert_eq!(Arc::ptr_eq(checkpoint.catalog(), opened[0].catalog()), name != "step_5.safetensors");
+    }
+}
+
+#[test]
 fn a_folder_its_index_and_one_shard_can_be_opened() {
     let folder = fixture("hf-sharded/step-20");
     let whole = open_checkpoint(&disk(), &folder).unwrap();
