@@ -125,6 +125,12 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// Something stands where the output would go.
+    #[error("`{}` exists already", path.display())]
+    OutputExists {
+        /// The path.
+        path: PathBuf,
+    },
     /// A stage that was left by something else.
     #[error("`{}` was not staged for this output: {reason}", path.display())]
     StageMismatch {
@@ -273,6 +279,7 @@ impl Error {
                 "this is no safetensors file; a small text in its place may be a Git LFS pointer: run `git lfs pull`"
             }
             Self::IndexMismatch { .. } => "files of two saves may be mixed in this folder: copy the checkpoint again",
+            Self::OutputExists { .. } => "give another path, or replace it with `--force`",
             Self::StageMismatch { .. } => "discard the partial output and start over",
             _ => return None,
         })

@@ -7,8 +7,7 @@ use std::process::Command;
 
 use thalweg_checkpoint::{Checkpoint, Error, open_checkpoint};
 
-use crate::disk::disk;
-use crate::support::{f32_bytes, fixture, tensor_bytes};
+use crate::support::{disk, f32_bytes, fixture, tensor_bytes};
 
 fn manifest(group: &str) -> Vec<(String, String)> {
     let bytes = fs::read(fixture("hostile/MANIFEST.json")).unwrap();

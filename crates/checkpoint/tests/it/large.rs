@@ -10,8 +10,7 @@ use thalweg_checkpoint::format::safetensors::parse_header;
 use thalweg_checkpoint::{open_checkpoint, open_checkpoints};
 use thalweg_tensor::TensorSource;
 
-use crate::disk::disk;
-use crate::support::write;
+use crate::support::{disk, write};
 
 #[test]
 fn tensors_over_4_gib_and_offsets_beyond_32_bits_are_read_in_place() {

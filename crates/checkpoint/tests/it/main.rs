@@ -2,8 +2,6 @@
 
 // Clippy lets helpers unwrap where it sees that they are compiled for tests only.
 #[cfg(test)]
-mod disk;
-#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod large;

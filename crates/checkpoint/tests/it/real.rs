@@ -7,8 +7,7 @@ use std::sync::Arc;
 use thalweg_checkpoint::{Error, open_checkpoint, open_checkpoints};
 use thalweg_tensor::{Dtype, TensorSource};
 
-use crate::disk::disk;
-use crate::support::{fixture, safetensors_bytes, tensor_bytes, write};
+use crate::support::{disk, fixture, safetensors_bytes, tensor_bytes, write};
 
 fn check_against_reference(name: &str) {
     for step in [20, 40, 60, 80] {

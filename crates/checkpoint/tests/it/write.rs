@@ -2,19 +2,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use safetensors::tensor::TensorView;
 use thalweg_checkpoint::{
-    Error, Expectations, ExpectedFile, ExpectedTensor, LayoutEntry, OutputLayout, StagedCheckpoint, VerifyFault,
-    digest_tensors, layout_output, open_checkpoint, shard_digest, verify_checkpoint,
+    Error, Expectations, ExpectedFile, ExpectedTensor, LayoutEntry, Manifest, OutputLayout, StagedCheckpoint,
+    VerifyFault, commit_checkpoint, digest_tensors, layout_output, open_checkpoint, shard_digest, verify_checkpoint,
 };
+use thalweg_storage::publish::Replace;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 use thalweg_tensor::{Dtype, Shape, TensorSink, TensorSource};
 
-use crate::disk::disk;
-use crate::support::tensor_bytes;
+use crate::support::{disk, tensor_bytes};
 
 fn entry(name: &str, dtype: Dtype, dims: &[u64]) -> LayoutEntry {
     LayoutEntry { name: name.into(), dtype, shape: Shape::new(dims) }
@@ -297,7 +298,11 @@ fn layouts_place_tensors_beyond_32_bits() {
     let big = (1_u64 << 32) + 2;
     let entries = [entry("a", Dtype::Bf16, &[big / 2]), entry("b", Dtype::Bf16, &[2])];
     let layout = Arc::new(layout_output(&entries, u64::MAX, &BTreeMap::new()).unwrap());
-    let staged = StagedCheckpoint::create(&disk(), scratch.path(), Arc::clone(&layout)).unwrap();
+    // Made by hand, because a stage reserves its space on the disk and this test does not need it.
+    let file = fs::File::create(scratch.path().join("model.safetensors")).unwrap();
+    file.set_len(layout.len_bytes()).unwrap();
+    file.write_all_at(&layout.files()[0].header, 0).unwrap();
+    let staged = StagedCheckpoint::reopen(&disk(), scratch.path(), Arc::clone(&layout)).unwrap();
     staged.write_elements(1, 0, b"abcd").unwrap();
     staged.write_elements(0, big / 2 - 1, b"xy").unwrap();
     let checkpoint = open_checkpoint(&disk(), scratch.path()).unwrap();
@@ -307,24 +312,78 @@ fn layouts_place_tensors_beyond_32_bits() {
     assert_eq!(&out, b"xy");
 }
 
-#[test]
-fn a_sealed_stage_holds_the_output_and_nothing_else() {
-    let scratch = tempfile::tempdir().unwrap();
-    let layout = layout(40);
-    fs::write(scratch.path().join("journal"), "x").unwrap();
-    fs::write(scratch.path().join("thalweg.json"), "of another attempt").unwrap();
-    fs::create_dir(scratch.path().join("old")).unwrap();
-    fs::write(scratch.path().join("old/model.safetensors"), "x").unwrap();
-    let mut staged = stage(scratch.path(), &layout);
-    staged.add_file("config.json", b"{}").unwrap();
-    staged.seal("thalweg.json", b"{\"kind\":\"receipt\"}").unwrap();
-    let mut names: Vec<String> =
-        fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+const MANIFEST: Manifest<'_> = Manifest { name: "thalweg.json", bytes: b"{\"kind\":\"receipt\"}" };
+
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = entries.collect();
     names.sort();
+    names
+}
+
+#[test]
+fn a_committed_checkpoint_holds_the_output_and_nothing_else() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (partial, target) = (scratch.path().join("out.partial"), scratch.path().join("out"));
+    let layout = layout(40);
+    fs::create_dir_all(partial.join("old")).unwrap();
+    fs::write(partial.join("old/model.safetensors"), "x").unwrap();
+    fs::write(partial.join("journal"), "x").unwrap();
+    fs::write(partial.join("thalweg.json"), "of another attempt").unwrap();
+    let mut staged = stage(&partial, &layout);
+    staged.add_file("config.json", b"{}").unwrap();
+    commit_checkpoint(staged, &target, MANIFEST, Replace::Never).unwrap();
     let mut expected: Vec<String> = layout.files().iter().map(|file| file.name.clone()).collect();
     expected.extend(["config.json", "model.safetensors.index.json", "thalweg.json"].map(str::to_owned));
     expected.sort();
-    assert_eq!(names, expected);
-    assert_eq!(fs::read(scratch.path().join("thalweg.json")).unwrap(), b"{\"kind\":\"receipt\"}");
-    assert_eq!(open_checkpoint(&disk(), scratch.path()).unwrap().notes(), []);
+    assert_eq!(names_in(&target), expected);
+    assert_eq!(names_in(scratch.path()), ["out"]);
+    assert_eq!(fs::read(target.join("thalweg.json")).unwrap(), MANIFEST.bytes);
+    assert_eq!(open_checkpoint(&disk(), &target).unwrap().notes(), []);
+}
+
+#[test]
+fn an_existing_output_is_replaced_only_when_asked() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (partial, target) = (scratch.path().join("out.partial"), scratch.path().join("out"));
+    fs::create_dir(&target).unwrap();
+    fs::write(target.join("model-00009-of-00009.safetensors"), "old").unwrap();
+    let layout = layout(40);
+    let error = commit_checkpoint(stage(&partial, &layout), &target, MANIFEST, Replace::Never).unwrap_err();
+    assert!(matches!(error, Error::OutputExists { .. }), "{error}");
+    assert_eq!(names_in(&target), ["model-00009-of-00009.safetensors"]);
+
+    // The refused stage is whole and can be taken up again.
+    let again = StagedCheckpoint::reopen(&disk(), &partial, Arc::clone(&layout)).unwrap();
+    for name in [&*layout.files()[0].name, "model.safetensors.index.json", "../x", "a/b"] {
+        let taken = Manifest { name, bytes: b"" };
+        let again = StagedCheckpoint::reopen(&disk(), &partial, Arc::clone(&layout)).unwrap();
+        assert!(commit_checkpoint(again, &target, taken, Replace::Force).is_err(), "{name}");
+    }
+    commit_checkpoint(again, &target, MANIFEST, Replace::Force).unwrap();
+    assert_eq!(names_in(scratch.path()), ["out"]);
+    assert_eq!(open_checkpoint(&disk(), &target).unwrap().notes(), []);
+}
+
+#[test]
+fn outputs_of_many_shards_do_not_keep_them_all_open() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (partial, target) = (scratch.path().join("out.partial"), scratch.path().join("out"));
+    let entries: Vec<LayoutEntry> = (0..300).map(|i| entry(&format!("{i:03}"), Dtype::U8, &[2])).collect();
+    let layout = Arc::new(layout_output(&entries, 2, &BTreeMap::new()).unwrap());
+    let staged = StagedCheckpoint::create(&disk(), &partial, Arc::clone(&layout)).unwrap();
+    let n_open = || {
+        let links = fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        links.filter(|path| path.starts_with(&partial)).count()
+    };
+    assert!((1..=48).contains(&n_open()), "{}", n_open());
+    for tensor_idx in (0..300).rev() {
+        staged.write_elements(tensor_idx, 0, &content(tensor_idx, 2)).unwrap();
+    }
+    assert!(n_open() <= 48);
+    commit_checkpoint(staged, &target, MANIFEST, Replace::Never).unwrap();
+    let written = open_checkpoint(&disk(), &target).unwrap();
+    for tensor_idx in 0..300 {
+        assert_eq!(tensor_bytes(&written, &format!("{tensor_idx:03}")), content(tensor_idx, 2));
+    }
 }
