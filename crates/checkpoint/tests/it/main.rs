@@ -2,6 +2,10 @@
 
 // Clippy lets helpers unwrap where it sees that they are compiled for tests only.
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod crash_disk;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod large;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use thalweg_checkpoint::{Error, open_checkpoint, open_checkpoints};
+use thalweg_storage::{LocalStorage, Storage};
 use thalweg_tensor::{Dtype, TensorSource};
 
 use crate::support::{disk, fixture, safetensors_bytes, tensor_bytes, write};
@@ -70,6 +71,22 @@ fn files_with_equal_headers_share_what_was_parsed_and_keep_their_names() {
         assert!(checkpoint.notes()[0].to_string().contains(name));
         // Padding moves the data, so the last one has a catalog of its own.
         assert_eq!(Arc::ptr_eq(checkpoint.catalog(), opened[0].catalog()), name != "step_5.safetensors");
+    }
+}
+
+#[test]
+fn more_checkpoints_than_open_files_are_read() {
+    let scratch = tempfile::tempdir().unwrap();
+    let header = r#"{"w":{"dtype":"U16","shape":[],"data_offsets":[0,2]}}"#;
+    let paths: Vec<PathBuf> = (0..300).map(|step| scratch.path().join(format!("step_{step}.safetensors"))).collect();
+    for (path, number) in paths.iter().zip(0_u16..) {
+        write(path, safetensors_bytes(header, &number.to_le_bytes()));
+    }
+    let few: Arc<dyn Storage> = Arc::new(LocalStorage::with_max_open_files(16));
+    let opened: Vec<_> = open_checkpoints(&few, &paths).into_iter().map(Result::unwrap).collect();
+    for (checkpoint, number) in opened.iter().zip(0..300_u16).rev() {
+        assert_eq!(tensor_bytes(checkpoint, "w"), number.to_le_bytes());
+        checkpoint.check_unchanged().unwrap();
     }
 }
 
