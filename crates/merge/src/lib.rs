@@ -23,6 +23,7 @@ mod output;
 pub mod plan;
 pub mod rational;
 pub mod receipt;
+pub mod recipe;
 pub mod resume;
 pub mod scheme;
 mod unit;

@@ -182,7 +182,7 @@ pub static SCHEMES: [SchemeEntry; 9] = [
         aliases: &[],
         help: "power-function average whose width is a fixed share of the training so far",
         equation: "c_i = (T_i/T_n)^(g+1) - (T_(i-1)/T_n)^(g+1), sigma-rel = sqrt(g+1)/((g+2)sqrt(g+3))",
-        source: "Karras et al. 2024, arXiv 2312.02696, eq. 3 and 4",
+        source: "Karras et al. 2024, arXiv 2312.02696, section 3",
         parameters: &[SchemeParameter::SigmaRel],
         build: |entry, given| {
             let sigma_rel = require(entry, SchemeParameter::SigmaRel, given.sigma_rel)?;

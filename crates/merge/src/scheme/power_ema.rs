@@ -1,7 +1,7 @@
 //! Power-function EMA: averages whose width is a fixed share of the training so far.
 //!
 //! Karras et al. 2024 (EDM2, arXiv 2312.02696), section 3 and appendix C. The profile of the average at time t is
-//! proportional to tau^g over 0 < tau <= t (eq. 3), its width is sigma_rel = sqrt(g+1) / ((g+2) sqrt(g+3)), and g is
+//! proportional to tau^g over 0 < tau <= t, its width is sigma_rel = sqrt(g+1) / ((g+2) sqrt(g+3)), and g is
 //! the largest real root of g^3 + 7g^2 + (16 - s^-2) g + (12 - s^-2) with s = sigma_rel.
 //!
 //! **Over raw checkpoints** at steps T_1 < ... < T_n a checkpoint stands for the training since the one before it, the
@@ -10,7 +10,7 @@
 //! c_i = (T_i / T_n)^(g+1) - (T_(i-1) / T_n)^(g+1), T_0 = 0,
 //!
 //! the integral of the profile over (T_(i-1), T_i]. These are also the coefficients of the paper's online update
-//! A <- b A + (1-b) M with b = (1 - D/T)^(g+1) over increments D (eq. 4), whose first update copies M_1. So a window
+//! A <- b A + (1-b) M with b = (1 - D/T)^(g+1) over increments D, whose first update copies M_1. So a window
 //! that begins late gives its oldest checkpoint the weight of everything before it.
 //!
 //! **From averages** ([`reconstruct_from_averages`]): the profile of any width at any earlier step as the least-squares
@@ -18,8 +18,8 @@
 //!
 //! <a,b> = (g_a+1)(g_b+1) (t_min/t_max)^g / ((g_a+g_b+1) t_max), g that of the later one,
 //!
-//! the coefficients solve <i,j> x_j = <i,target> and are then divided by their sum, which the paper's own code does
-//! not do. Smooth profiles come out well; windows with hard edges do not.
+//! the coefficients solve sum_j <i,j> x_j = <i,target> and are then divided by their sum. Smooth profiles come out
+//! well; windows with hard edges do not.
 
 use astro_float::BigFloat;
 use num_bigint::BigInt;
@@ -35,7 +35,7 @@ pub const MAX_SNAPSHOTS: usize = 128;
 /// Coefficients of the power-function profile over checkpoints at these steps, oldest first.
 ///
 /// `sigma_rel` is the profile's relative width, from 0.001 to below 1/sqrt(12). Each coefficient is the double nearest to
-/// the real one, the divisor their exact sum. Karras et al. 2024 (arXiv 2312.02696), eq. 3, integrated over the steps
+/// the real one, the divisor their exact sum. Karras et al. 2024 (arXiv 2312.02696), section 3, integrated over the steps
 /// between checkpoints.
 ///
 /// # Errors
