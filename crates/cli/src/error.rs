@@ -1,6 +1,5 @@
 //! Errors as the user meets them.
 
-
 /// Why a command did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {

@@ -17,7 +17,9 @@ impl FromStr for Count {
         const SUFFIXES: [(&str, u64); 4] =
             [("k", 1_000), ("M", 1_000_000), ("B", 1_000_000_000), ("T", 1_000_000_000_000)];
         parse_scaled(text, &SUFFIXES).map(Self).ok_or_else(|| {
-            format!("`{text}` is not a whole number; write digits, with k, M, B or T for thousands to millions of millions")
+            format!(
+                "`{text}` is not a whole number; write digits, with k, M, B or T for thousands to millions of millions"
+            )
         })
     }
 }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use thalweg_merge::plan::{
     DigestChoice, MergePlan, MergePolicy, NonFloatPolicy, OutputDtype, OutputPlan, PlanSource, RouterPolicy,
 };
-use thalweg_merge::scheme::{CoefficientOrder, Normalize, PowerSnapshot, Scheme, SchemeParameters, reconstruct_from_averages};
+use thalweg_merge::scheme::{
+    CoefficientOrder, Normalize, PowerSnapshot, Scheme, SchemeParameters, reconstruct_from_averages,
+};
 use thalweg_merge::{Coefficients, Ratio};
 use thalweg_storage::{FileKind, Storage};
 
@@ -58,7 +60,10 @@ pub(crate) fn choose_checkpoints(
         return select(&trajectory, selection, messages);
     }
     if inputs.is_empty() {
-        return Err(Error::usage_with_hint("no run and no checkpoints were given", "name a run folder, or two checkpoints and more"));
+        return Err(Error::usage_with_hint(
+            "no run and no checkpoints were given",
+            "name a run folder, or two checkpoints and more",
+        ));
     }
     if !is_selection_empty(selection) {
         return Err(Error::usage("checkpoints were given one by one, so there is nothing left to select from"));
@@ -118,14 +123,10 @@ fn parse_ratio(option: &str, text: &str) -> Result<Ratio, Error> {
 
 /// The scheme that the options mean; `sma` when none is named.
 pub(crate) fn parse_scheme(args: &SchemeArgs) -> Result<Scheme, Error> {
-    let optional = |option: &str, text: &Option<String>| {
-        text.as_deref().map(|text| parse_ratio(option, text)).transpose()
-    };
-    let coefficients: Vec<Ratio> = args
-        .coefficients
-        .iter()
-        .map(|text| parse_ratio("coefficients", text))
-        .collect::<Result<_, _>>()?;
+    let optional =
+        |option: &str, text: &Option<String>| text.as_deref().map(|text| parse_ratio(option, text)).transpose();
+    let coefficients: Vec<Ratio> =
+        args.coefficients.iter().map(|text| parse_ratio("coefficients", text)).collect::<Result<_, _>>()?;
     let parameters = SchemeParameters {
         alpha: optional("alpha", &args.alpha)?,
         floor: optional("floor", &args.floor)?,
@@ -195,7 +196,9 @@ fn resolve_reconstruction(
     let mut snapshots: Vec<(PowerSnapshot, Chosen)> = Vec::new();
     for given in &args.scheme.from_averages {
         let Some((sigma, run)) = given.split_once('=') else {
-            return Err(Error::usage(format!("`--from-averages {given}`: SIGMA=RUN expected, such as 0.05=runs/ema05")));
+            return Err(Error::usage(format!(
+                "`--from-averages {given}`: SIGMA=RUN expected, such as 0.05=runs/ema05"
+            )));
         };
         let sigma_rel = parse_ratio("from-averages", sigma)?;
         let trajectory = open_trajectory(Path::new(run), &args.run, world, messages)?;

@@ -26,7 +26,8 @@ pub(crate) fn draw_plane(geometry: &Geometry, labels: &[String]) -> String {
     let every = points.len().div_ceil(12).max(1);
     for (i, ((x, y), label)) in points.iter().zip(labels).enumerate() {
         let label = escape(label);
-        let _ = write!(svg, "<circle class=\"dot\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\"><title>{label}</title></circle>");
+        let _ =
+            write!(svg, "<circle class=\"dot\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\"><title>{label}</title></circle>");
         if i % every == 0 || i + 1 == points.len() {
             let _ = write!(svg, "<text x=\"{:.1}\" y=\"{:.1}\">{label}</text>", x + 6.0, y - 6.0);
         }
@@ -66,7 +67,10 @@ impl Frame {
     fn around(points: &[[f64; 2]]) -> Self {
         let range = |axis: usize| {
             // The mean is at the origin and belongs to the picture.
-            points.iter().map(|point| point[axis]).fold((0.0f64, 0.0f64), |(low, high), value| (low.min(value), high.max(value)))
+            points
+                .iter()
+                .map(|point| point[axis])
+                .fold((0.0f64, 0.0f64), |(low, high), value| (low.min(value), high.max(value)))
         };
         let ((x_low, x_high), (y_low, y_high)) = (range(0), range(1));
         let fit = |room: f64, span: f64| if span > 0.0 { room / span } else { f64::INFINITY };

@@ -147,9 +147,7 @@ pub(crate) fn hint_for(differences: &[Difference]) -> Option<String> {
     }
     differences.iter().find_map(|difference| match difference {
         Difference::Config { key, .. } => Some(format!("if that is meant, waive it with `--allow-config {key}`")),
-        Difference::Tensor { rows, .. } => {
-            rows.last().map(|row| format!("choose a window on one side of {}", row.0))
-        }
+        Difference::Tensor { rows, .. } => rows.last().map(|row| format!("choose a window on one side of {}", row.0)),
         Difference::Presence { absent, .. } => {
             absent.last().map(|label| format!("choose a window without {label}, or that starts after it"))
         }
@@ -273,8 +271,9 @@ fn compare_tensor(
             continue;
         };
         present.extend_from_slice(members);
-        let is_known =
-            rows.iter().any(|(_, shape, dtype, _): &(usize, Shape, Dtype, _)| *shape == entry.shape && *dtype == entry.dtype);
+        let is_known = rows
+            .iter()
+            .any(|(_, shape, dtype, _): &(usize, Shape, Dtype, _)| *shape == entry.shape && *dtype == entry.dtype);
         if !is_known {
             let source = &sources[members[0]];
             let file = entry.pieces.first().and_then(|piece| source.checkpoint.files().get(piece.file_idx as usize));
@@ -287,7 +286,11 @@ fn compare_tensor(
         members.into_iter().map(|i| sources[i].label()).collect()
     };
     if !absent.is_empty() {
-        return Some(Difference::Presence { tensor: name.to_owned(), present: labels(present), absent: labels(absent) });
+        return Some(Difference::Presence {
+            tensor: name.to_owned(),
+            present: labels(present),
+            absent: labels(absent),
+        });
     }
     (rows.len() > 1).then(|| {
         rows.sort_by_key(|row| row.0);
@@ -301,9 +304,8 @@ fn compare_source_configs(sources: &[OpenSource], plan: &MergePlan) -> Vec<Diffe
         sources.iter().filter_map(|source| Some((source.label(), source.checkpoint.config()?))).collect();
     let labelled: Vec<(&str, &serde_json::Value)> =
         configs.iter().map(|(label, config)| (label.as_str(), *config)).collect();
-    let waived = |key: &str| {
-        plan.outputs.iter().all(|output| output.policy.allow_config.iter().any(|allowed| allowed == key))
-    };
+    let waived =
+        |key: &str| plan.outputs.iter().all(|output| output.policy.allow_config.iter().any(|allowed| allowed == key));
     compare_configs(&labelled)
         .into_iter()
         .filter(|difference| difference.changes_function && !waived(&difference.key))

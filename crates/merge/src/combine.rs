@@ -15,13 +15,13 @@ use thalweg_tensor::digest::{DigestKind, SUBTREE_BYTES, SubtreeDigest, SubtreeHa
 use thalweg_tensor::kernel::{FloatEnvironment, NonFinitePolicy, SumFault, SumSpec, WeightedSum, difference_stats};
 use thalweg_tensor::{Dtype, TensorEntry, TensorSink, TensorSource, display_name, to_index};
 
+use crate::Coefficients;
 use crate::align::{MergeLayout, TensorClass};
 use crate::context::RunContext;
 use crate::error::Error;
 use crate::memory::PieceSize;
 use crate::plan::{DigestChoice, NonFloatPolicy, OutputDtype, RouterPolicy};
 use crate::unit::{Part, UnitList};
-use crate::Coefficients;
 
 /// One of the K combinations: what is multiplied by what.
 #[derive(Debug, Clone)]
@@ -234,8 +234,12 @@ impl Prepared {
             let wide = wider(input, output);
             for narrow in [input, output].into_iter().filter(|&narrow| narrow != wide) {
                 let one = BigInt::from(1);
-                let spec =
-                    SumSpec { input: narrow, output: wide, non_finite: NonFinitePolicy::Propagate, simd: run.limits.simd };
+                let spec = SumSpec {
+                    input: narrow,
+                    output: wide,
+                    non_finite: NonFinitePolicy::Propagate,
+                    simd: run.limits.simd,
+                };
                 let widening = WeightedSum::new(std::slice::from_ref(&one), &one, spec).map_err(in_tensor)?;
                 self.widenings.insert((narrow, wide), widening);
             }
@@ -346,7 +350,8 @@ impl<'a> Worker<'a> {
         let Some(sum) = self.prepared.sums.get(&(k, input, output)) else { return Err(Error::WorkerDied) };
         let sources: Vec<&[u8]> = terms.iter().map(|&i| self.inputs[i].as_slice()).collect();
         self.output.resize(piece.n_bytes(output), 0);
-        let counts = sum.sum_into(&sources, &mut self.output).map_err(|fault| self.explain(fault, terms, output, piece))?;
+        let counts =
+            sum.sum_into(&sources, &mut self.output).map_err(|fault| self.explain(fault, terms, output, piece))?;
         let mut stats = TensorStats {
             n_non_finite: counts.n_non_finite,
             n_slow_path: counts.n_slow_path,
@@ -405,7 +410,11 @@ impl<'a> Worker<'a> {
         if input == output {
             self.output.clear();
             self.output.extend_from_slice(&self.inputs[from]);
-            return Ok(TensorStats { sum_squared_distance: Some(0.0), max_abs_change: Some(0.0), ..TensorStats::default() });
+            return Ok(TensorStats {
+                sum_squared_distance: Some(0.0),
+                max_abs_change: Some(0.0),
+                ..TensorStats::default()
+            });
         }
         self.convert_copy(from, output, piece)
     }

@@ -143,8 +143,7 @@ impl Pair<'_> {
                     return;
                 }
                 for part in units.parts(unit_idx) {
-                    let outcome =
-                        run.check_interrupt().and_then(|()| self.do_part(part, piece, &mut buffers, run));
+                    let outcome = run.check_interrupt().and_then(|()| self.do_part(part, piece, &mut buffers, run));
                     let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
                     match outcome {
                         Ok(distance) => results.0.push((part.tensor_idx, part.part_idx, distance)),

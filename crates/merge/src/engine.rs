@@ -7,11 +7,11 @@ use std::path::PathBuf;
 
 use thalweg_checkpoint::open_checkpoints;
 use thalweg_storage::publish::Replace;
-use thalweg_tensor::{TensorSink, TensorSource};
 use thalweg_tensor::kernel::NonFinitePolicy;
+use thalweg_tensor::{TensorSink, TensorSource};
 
 use crate::align::{MergeLayout, OpenSource, align_sources};
-use crate::combine::{CombineJob, Combination, combine, output_dtype, source_use};
+use crate::combine::{Combination, CombineJob, combine, output_dtype, source_use};
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
 use crate::ledger::{Finished, Ledger};
@@ -124,8 +124,7 @@ fn merge_into(
     let entries = layout.catalog.entries();
     let dtype_of = |t: usize, k: usize| output_dtype(layout.classes[t], entries[t].dtype, staged[k].plan.dtype);
     let units = cut_units(layout, &|t, k| dtype_of(t, k), staged.len());
-    let read_by: Vec<Vec<usize>> =
-        layout.classes.iter().map(|&class| source_use(class, &combinations).read).collect();
+    let read_by: Vec<Vec<usize>> = layout.classes.iter().map(|&class| source_use(class, &combinations).read).collect();
     let bytes_read = entries.iter().zip(&read_by).map(|(entry, read)| entry.n_bytes() * read.len() as u64).sum();
     let piece = fit_piece(layout, sources.len(), staged.len(), bytes_read, run)?;
 
@@ -206,8 +205,7 @@ pub(crate) fn combination_of(plan: &OutputPlan, sources: &[OpenSource]) -> Resul
     };
     let source_idxs = plan.sources.iter().map(|source| position(&source.path)).collect::<Result<Vec<_>, _>>()?;
     let newest_idx = source_idxs[plan.policy.newest];
-    let non_finite =
-        if plan.policy.allow_non_finite { NonFinitePolicy::Propagate } else { NonFinitePolicy::Refuse };
+    let non_finite = if plan.policy.allow_non_finite { NonFinitePolicy::Propagate } else { NonFinitePolicy::Refuse };
     Ok(Combination {
         newest_idx,
         coefficients: plan.coefficients()?,

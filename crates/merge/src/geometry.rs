@@ -106,9 +106,8 @@ fn principal_components(n: usize, product: impl Fn(usize, usize) -> f64) -> Comp
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]));
     let shares = order.iter().take(N_COMPONENTS.min(n - 1)).map(|&k| eigen.eigenvalues[k].max(0.0) / total).collect();
-    let coordinate = |i: usize, k: usize| {
-        eigen.eigenvectors[(i, order[k])] * eigen.eigenvalues[order[k]].max(0.0).sqrt()
-    };
+    let coordinate =
+        |i: usize, k: usize| eigen.eigenvectors[(i, order[k])] * eigen.eigenvalues[order[k]].max(0.0).sqrt();
     // An eigenvector has no sign of its own: the run goes from left to right, and its middle lies above.
     let flip_x = (coordinate(n - 1, 0) - coordinate(0, 0)).signum();
     let flip_y = coordinate(n / 2, 1).signum();

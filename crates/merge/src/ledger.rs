@@ -77,7 +77,16 @@ impl<'a> Ledger<'a> {
         let Some(first) = parts.first() else { return };
         if let Some(kind) = self.source_kind {
             let whole = |s: usize| parts.iter().flat_map(|part| part.source_subtrees[s].iter().copied()).collect();
-            let digest = |s| tensor_digest(kind, &{ let v: Vec<_> = whole(s); v }, entry.n_bytes());
+            let digest = |s| {
+                tensor_digest(
+                    kind,
+                    &{
+                        let v: Vec<_> = whole(s);
+                        v
+                    },
+                    entry.n_bytes(),
+                )
+            };
             slot.sources = (0..first.source_subtrees.len()).map(digest).collect();
         }
         slot.outputs = (0..first.outputs.len())

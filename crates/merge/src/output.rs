@@ -122,17 +122,14 @@ fn source_files(source: &OpenSource) -> Vec<SourceFile> {
 }
 
 /// Says no before the first byte is written when a disk cannot hold its outputs.
-pub(crate) fn check_disk_space(
-    pending: &Pending<'_>,
-    layout: &MergeLayout,
-    run: &RunContext<'_>,
-) -> Result<(), Error> {
+pub(crate) fn check_disk_space(pending: &Pending<'_>, layout: &MergeLayout, run: &RunContext<'_>) -> Result<(), Error> {
     let mut needed_bytes = 0;
     for output in pending.outputs() {
         needed_bytes += output_layout(output, layout)?.len_bytes();
-        let staged_bytes = run.storage.list_folder(&stage_path(&output.path)).map_or(0, |entries| {
-            entries.iter().map(|entry| entry.len_bytes).sum()
-        });
+        let staged_bytes = run
+            .storage
+            .list_folder(&stage_path(&output.path))
+            .map_or(0, |entries| entries.iter().map(|entry| entry.len_bytes).sum());
         let Some(free_bytes) = run.storage.free_bytes(&output.path)? else { continue };
         if needed_bytes > free_bytes.saturating_add(staged_bytes) {
             return Err(Error::DiskFull { path: output.path.clone(), needed_bytes, free_bytes });
@@ -289,7 +286,11 @@ fn describe(
     })
 }
 
-fn source_receipt(planned: &crate::plan::PlanSource, output: &StagedOutput<'_>, input: &CommitInput<'_>) -> SourceReceipt {
+fn source_receipt(
+    planned: &crate::plan::PlanSource,
+    output: &StagedOutput<'_>,
+    input: &CommitInput<'_>,
+) -> SourceReceipt {
     let position = input.sources.iter().position(|source| source.path == planned.path);
     let read_by = |t: usize| input.merged.read_by[t].as_slice();
     let digest = position.zip(output.plan.digest.kind()).and_then(|(source_idx, kind)| {
@@ -346,9 +347,12 @@ fn add_side_files(
 
 /// The element type that config.json should name, where the merge changed it.
 fn config_dtype(output: &StagedOutput<'_>, input: &CommitInput<'_>) -> Option<Dtype> {
-    let mut inputs = input.layout.catalog.entries().iter().filter(|entry| {
-        matches!(entry.dtype.class(), thalweg_tensor::DtypeClass::Mergeable)
-    });
+    let mut inputs = input
+        .layout
+        .catalog
+        .entries()
+        .iter()
+        .filter(|entry| matches!(entry.dtype.class(), thalweg_tensor::DtypeClass::Mergeable));
     let first = inputs.next()?.dtype;
     let wanted = output.plan.dtype.resolve(first);
     (wanted != first || inputs.any(|entry| output.plan.dtype.resolve(entry.dtype) != entry.dtype)).then_some(wanted)

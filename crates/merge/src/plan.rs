@@ -174,8 +174,7 @@ impl OutputPlan {
     /// `PlanInvalid` if the plan cannot be written down.
     pub fn digest(&self) -> Result<String, Error> {
         let anonymous = Self { path: PathBuf::new(), ..self.clone() };
-        let json =
-            serde_json::to_vec(&anonymous).map_err(|error| Error::PlanInvalid { what: error.to_string() })?;
+        let json = serde_json::to_vec(&anonymous).map_err(|error| Error::PlanInvalid { what: error.to_string() })?;
         Ok(bytes_digest(DigestKind::Blake3, &json).to_string())
     }
 

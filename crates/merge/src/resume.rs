@@ -118,7 +118,10 @@ fn common_units(staged: &[StagedOutput<'_>], units: &UnitList) -> Vec<(usize, Ve
 fn join(records: &[&UnitRecord]) -> Vec<PartResult> {
     let of_part = |p: usize| PartResult {
         source_subtrees: records[0].parts[p].source_subtrees.clone(),
-        outputs: records.iter().map(|record| (record.parts[p].output_subtrees.clone(), record.parts[p].stats)).collect(),
+        outputs: records
+            .iter()
+            .map(|record| (record.parts[p].output_subtrees.clone(), record.parts[p].stats))
+            .collect(),
     };
     (0..records[0].parts.len()).map(of_part).collect()
 }

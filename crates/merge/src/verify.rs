@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use thalweg_checkpoint::{Checkpoint, open_checkpoint};
-use thalweg_tensor::digest::{Digest, DigestKind, ListHasher, SUBTREE_BYTES, SubtreeDigest, bytes_digest, tensor_digest};
+use thalweg_tensor::digest::{
+    Digest, DigestKind, ListHasher, SUBTREE_BYTES, SubtreeDigest, bytes_digest, tensor_digest,
+};
 use thalweg_tensor::{TensorSource, display_name, to_index};
 
 use crate::combine::{RunningHash, run_workers};
@@ -62,7 +64,8 @@ pub fn verify_output(folder: &Path, scope: VerifyScope, run: &RunContext<'_>) ->
     let bytes = run.storage.read_file(&receipt_path, MAX_RECEIPT_BYTES)?;
     let receipt = MergeReceipt::from_json(&bytes, &receipt_path)?;
     let kind = receipt.plan.digest.kind();
-    let mut found = Verification { files: Vec::new(), tensors: Vec::new(), sources: Vec::new(), compared_bytes: kind.is_some() };
+    let mut found =
+        Verification { files: Vec::new(), tensors: Vec::new(), sources: Vec::new(), compared_bytes: kind.is_some() };
     found.files = check_files(folder, &receipt, run);
     // A file that is missing or has another length cannot be opened as a checkpoint; the verdict stands already.
     if found.is_equal() {

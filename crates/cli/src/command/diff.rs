@@ -78,7 +78,8 @@ fn table(diff: &CheckpointDiff) -> String {
     if rows.len() > MAX_ROWS {
         let _ = writeln!(text, "{:>40}  and {} more (`--json` has all)", "", rows.len() - MAX_ROWS);
     }
-    let _ = writeln!(text, "{}  in total, {} of {} tensors differ", columns(&diff.total), rows.len(), diff.tensors.len());
+    let _ =
+        writeln!(text, "{}  in total, {} of {} tensors differ", columns(&diff.total), rows.len(), diff.tensors.len());
     text
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde_json::json;
-use thalweg_merge::engine::open_sources;
 use thalweg_merge::align::align_sources;
+use thalweg_merge::engine::open_sources;
 use thalweg_merge::geometry::{Geometry, describe_geometry};
 use thalweg_merge::gram::{Gram, gram};
 use thalweg_tensor::TensorSource;
@@ -92,7 +92,11 @@ impl Report {
     fn text(&self, chosen: &[Chosen]) -> String {
         let mut text = String::new();
         let whole = &self.whole;
-        let _ = writeln!(text, "{:<22} {:>12} {:>12} {:>12} {:>10}", "checkpoint", "norm", "to newest", "from before", "cosine");
+        let _ = writeln!(
+            text,
+            "{:<22} {:>12} {:>12} {:>12} {:>10}",
+            "checkpoint", "norm", "to newest", "from before", "cosine"
+        );
         for (i, one) in chosen.iter().enumerate() {
             let to_newest = whole.distances[i].last().copied().unwrap_or(0.0);
             let before = if i == 0 { "-".to_owned() } else { format!("{:.4}", whole.displacements[i - 1]) };

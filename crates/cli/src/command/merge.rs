@@ -36,11 +36,7 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> R
 }
 
 /// Executes a plan with the user's limits.
-pub(crate) fn execute(
-    plan: &MergePlan,
-    args: &ExecutionArgs,
-    world: &World<'_>,
-) -> Result<Vec<MergeOutcome>, Error> {
+pub(crate) fn execute(plan: &MergePlan, args: &ExecutionArgs, world: &World<'_>) -> Result<Vec<MergeOutcome>, Error> {
     let options = ExecuteOptions {
         replace: if args.force { Replace::Force } else { Replace::Never },
         partial: if args.discard_partial { PartialStage::Discard } else { PartialStage::Resume },

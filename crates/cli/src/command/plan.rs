@@ -55,7 +55,8 @@ pub(crate) fn show_plan(
 
 fn describe_output(text: &mut String, output: &OutputPlan) {
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "{} of {} checkpoints into `{}`", output.scheme, output.sources.len(), output.path.display());
+    let _ =
+        writeln!(text, "{} of {} checkpoints into `{}`", output.scheme, output.sources.len(), output.path.display());
     let _ = writeln!(text, "{:>12} {:>10} {:>14}  checkpoint", "step", "tokens", "coefficient");
     let n_sources = output.sources.len();
     let is_shown = |i: usize| n_sources <= MAX_ROWS || i < MAX_ROWS / 2 || i + MAX_ROWS / 2 >= n_sources;

@@ -18,9 +18,8 @@ pub(crate) fn run(args: &VerifyArgs, world: &World<'_>, messages: &Messages) -> 
     world.clear_progress();
     let found = found?;
     let verdicts = |verdicts: &[Verdict]| -> Vec<serde_json::Value> {
-        let row = |verdict: &Verdict| {
-            json!({"name": verdict.name, "equal": verdict.fault.is_none(), "fault": verdict.fault})
-        };
+        let row =
+            |verdict: &Verdict| json!({"name": verdict.name, "equal": verdict.fault.is_none(), "fault": verdict.fault});
         verdicts.iter().map(row).collect()
     };
     messages.json(&json!({
@@ -42,7 +41,8 @@ pub(crate) fn run(args: &VerifyArgs, world: &World<'_>, messages: &Messages) -> 
         }
     }
     if found.is_equal() {
-        let inputs = if args.inputs { format!(", and so are its {} sources", found.sources.len()) } else { String::new() };
+        let inputs =
+            if args.inputs { format!(", and so are its {} sources", found.sources.len()) } else { String::new() };
         messages.text(&format!("`{path}` is what its receipt says: {} files{inputs}\n", found.files.len()));
         return Ok(Outcome::Done);
     }

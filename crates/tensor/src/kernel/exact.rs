@@ -65,6 +65,8 @@ pub(crate) fn approximate(prepared: &Prepared, input: Dtype, bits: &[u64]) -> f6
             if x.is_negative { -size } else { size }
         })
     };
-    let terms = bits.iter().zip(&prepared.coefficients).map(|(&bits, c)| value(bits) * c / prepared.d);
-    terms.sum()
+    // Scaled down, so that terms of both signs do not meet as infinities.
+    const SCALE: f64 = 1.0 / (1u64 << 63) as f64;
+    let terms = bits.iter().zip(&prepared.coefficients).map(|(&bits, c)| value(bits) * SCALE * (c / prepared.d));
+    terms.sum::<f64>() / SCALE
 }

@@ -42,10 +42,26 @@ pub(crate) trait Input {
     /// Bits of the significand, the hidden one included.
     const PRECISION: i32;
     const INFINITY: u32;
-    fn load(bytes: &[u8]) -> u32;
+    /// One element's bits as they lie in memory.
+    type Raw: Copy;
+    /// The bits of one element.
+    fn bits(raw: Self::Raw) -> u32;
     /// The bits without the sign.
     fn magnitude(bits: u32) -> u32;
     fn widen(bits: u32) -> f64;
+    /// Exact too.
+    fn widen_to_single(bits: u32) -> f32;
+}
+
+/// The first `N` elements of `bytes`, which may lie anywhere.
+///
+/// # Panics
+/// If there are not as many.
+#[inline(always)]
+pub(crate) fn load_lanes<I: Input, const N: usize>(bytes: &[u8]) -> [I::Raw; N] {
+    assert!(bytes.len() >= N * size_of::<I::Raw>(), "a whole run of lanes");
+    // SAFETY: the length was checked, any bits are a value of these integers, and the read asks for no alignment.
+    unsafe { bytes.as_ptr().cast::<[I::Raw; N]>().read_unaligned() }
 }
 
 pub(crate) struct InBf16;
@@ -56,9 +72,10 @@ impl Input for InBf16 {
     const BYTES: usize = 2;
     const PRECISION: i32 = 8;
     const INFINITY: u32 = 0x7F80;
+    type Raw = u16;
     #[inline(always)]
-    fn load(bytes: &[u8]) -> u32 {
-        u32::from(u16::from_le_bytes([bytes[0], bytes[1]]))
+    fn bits(raw: u16) -> u32 {
+        u32::from(u16::from_le(raw))
     }
     #[inline(always)]
     fn magnitude(bits: u32) -> u32 {
@@ -68,15 +85,20 @@ impl Input for InBf16 {
     fn widen(bits: u32) -> f64 {
         f64::from(f32::from_bits(bits << 16))
     }
+    #[inline(always)]
+    fn widen_to_single(bits: u32) -> f32 {
+        f32::from_bits(bits << 16)
+    }
 }
 
 impl Input for InF16 {
     const BYTES: usize = 2;
     const PRECISION: i32 = 11;
     const INFINITY: u32 = 0x7C00;
+    type Raw = u16;
     #[inline(always)]
-    fn load(bytes: &[u8]) -> u32 {
-        u32::from(u16::from_le_bytes([bytes[0], bytes[1]]))
+    fn bits(raw: u16) -> u32 {
+        u32::from(u16::from_le(raw))
     }
     #[inline(always)]
     fn magnitude(bits: u32) -> u32 {
@@ -88,15 +110,22 @@ impl Input for InF16 {
         let small = f64::from(f32::from_bits((bits & 0x8000) << 16 | (bits & 0x7FFF) << 13));
         small * F16_SCALE
     }
+    #[inline(always)]
+    fn widen_to_single(bits: u32) -> f32 {
+        #[expect(clippy::cast_possible_truncation, reason = "2^112 is a single")]
+        let scale = F16_SCALE as f32;
+        f32::from_bits((bits & 0x8000) << 16 | (bits & 0x7FFF) << 13) * scale
+    }
 }
 
 impl Input for InF32 {
     const BYTES: usize = 4;
     const PRECISION: i32 = 24;
     const INFINITY: u32 = 0x7F80_0000;
+    type Raw = u32;
     #[inline(always)]
-    fn load(bytes: &[u8]) -> u32 {
-        u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    fn bits(raw: u32) -> u32 {
+        u32::from_le(raw)
     }
     #[inline(always)]
     fn magnitude(bits: u32) -> u32 {
@@ -105,6 +134,10 @@ impl Input for InF32 {
     #[inline(always)]
     fn widen(bits: u32) -> f64 {
         f64::from(f32::from_bits(bits))
+    }
+    #[inline(always)]
+    fn widen_to_single(bits: u32) -> f32 {
+        f32::from_bits(bits)
     }
 }
 
@@ -126,6 +159,19 @@ pub(crate) trait Output {
     /// The largest finite number, scaled.
     const LARGEST: f64;
     fn store(bits: u32, bytes: &mut [u8]);
+    /// Stores a whole tile.
+    fn store_tile(bits: &[u32; TILE], bytes: &mut [u8]);
+}
+
+/// Stores lanes of integers, wherever the bytes lie.
+///
+/// # Panics
+/// If there is not room for all.
+#[inline(always)]
+fn store_lanes<T: Copy, const N: usize>(lanes: [T; N], bytes: &mut [u8]) {
+    assert!(bytes.len() >= size_of::<[T; N]>(), "room for a whole run of lanes");
+    // SAFETY: the length was checked, and the write asks for no alignment.
+    unsafe { bytes.as_mut_ptr().cast::<[T; N]>().write_unaligned(lanes) }
 }
 
 pub(crate) struct OutBf16;
@@ -144,6 +190,11 @@ impl Output for OutBf16 {
     fn store(bits: u32, bytes: &mut [u8]) {
         bytes.copy_from_slice(&(bits as u16).to_le_bytes());
     }
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the format has 16 bits")]
+    fn store_tile(bits: &[u32; TILE], bytes: &mut [u8]) {
+        store_lanes(bits.map(|bits| (bits as u16).to_le()), bytes);
+    }
 }
 
 impl Output for OutF16 {
@@ -158,6 +209,11 @@ impl Output for OutF16 {
     fn store(bits: u32, bytes: &mut [u8]) {
         bytes.copy_from_slice(&(bits as u16).to_le_bytes());
     }
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the format has 16 bits")]
+    fn store_tile(bits: &[u32; TILE], bytes: &mut [u8]) {
+        store_lanes(bits.map(|bits| (bits as u16).to_le()), bytes);
+    }
 }
 
 impl Output for OutF32 {
@@ -170,6 +226,10 @@ impl Output for OutF32 {
     #[inline(always)]
     fn store(bits: u32, bytes: &mut [u8]) {
         bytes.copy_from_slice(&bits.to_le_bytes());
+    }
+    #[inline(always)]
+    fn store_tile(bits: &[u32; TILE], bytes: &mut [u8]) {
+        store_lanes(bits.map(u32::to_le), bytes);
     }
 }
 
@@ -224,9 +284,9 @@ pub(crate) struct Unsettled {
 fn add_up<I: Input, M: MultiplyAdd>(coefficients: &[f64], sources: &[&[u8]], at: usize) -> Tile {
     let mut tile = Tile { sum: [-0.0; TILE], most: [0; TILE], least: [u32::MAX; TILE] };
     for (source, &c) in sources.iter().zip(coefficients) {
-        let bytes = &source[at * I::BYTES..(at + TILE) * I::BYTES];
-        for (l, chunk) in bytes.chunks_exact(I::BYTES).enumerate() {
-            let bits = I::load(chunk);
+        let lanes = load_lanes::<I, TILE>(&source[at * I::BYTES..(at + TILE) * I::BYTES]);
+        for l in 0..TILE {
+            let bits = I::bits(lanes[l]);
             let magnitude = I::magnitude(bits);
             tile.most[l] = tile.most[l].max(magnitude);
             tile.least[l] = tile.least[l].min(if magnitude == 0 { u32::MAX } else { magnitude });
@@ -262,9 +322,7 @@ pub(crate) fn sum_tile<I: Input, O: Output, M: MultiplyAdd>(
         worst |= 1 - exact;
         most = most.max(tile.most[l]);
     }
-    for (bits, chunk) in result.iter().zip(out.chunks_exact_mut(O::BYTES)) {
-        O::store(*bits, chunk);
-    }
+    O::store_tile(&result, out);
     if worst == 0 && most < I::INFINITY {
         return Unsettled::default();
     }

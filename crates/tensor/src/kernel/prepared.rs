@@ -53,7 +53,7 @@ impl Prepared {
         };
         // Rounding the sum and its logarithm must not make them too small.
         let sum_abs = coefficients.iter().map(|c: &f64| c.abs()).sum::<f64>() * (1.0 + 1e-12);
-        let is_extreme = coefficients.iter().any(|c| !(c.abs().log2().abs() < MAX_LOG2));
+        let is_extreme = coefficients.iter().any(|c| c.abs().log2().abs() >= MAX_LOG2);
         #[expect(clippy::cast_precision_loss, reason = "a count of sources")]
         let n_sources = coefficients.len() as f64;
         // Two roundings a term, one of the coefficient, a few of the division: see numerics in DESIGN.md.

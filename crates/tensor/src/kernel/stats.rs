@@ -1,17 +1,17 @@
 //! How far two tensors are apart: for receipts and for `diff`. The same numbers on every machine.
 //!
-//! Work is done in blocks of 4,096 elements with eight running sums each, by plain additions and multiplications, so
+//! Work is done in blocks of 4,096 elements with 32 running sums each, by plain additions and multiplications, so
 //! that neither the instruction set nor a cut at a multiple of the block changes a bit.
 
 use crate::Dtype;
 use crate::kernel::format::{FloatFormat, load_bits};
-use crate::kernel::portable::{InBf16, InF16, InF32, Input};
+use crate::kernel::portable::{InBf16, InF16, InF32, Input, load_lanes};
 use crate::kernel::simd::Simd;
 
 /// Elements of a block.
 const BLOCK: usize = 4096;
-/// Running sums of a block: a register of doubles.
-const LANES: usize = 8;
+/// Running sums of a block.
+const LANES: usize = 32;
 
 /// Differences of two buffers, element by element.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -31,44 +31,66 @@ pub struct UlpStats {
     pub n_differing: u64,
 }
 
-/// One block's sums.
+/// One block's differences in singles: element e adds to lane e % 32, the lanes are added in order.
+///
+/// A square loses at most 2^-22 of itself and a lane at most 128 roundings: 1e-5 of the sum, for 4 times the speed.
 #[inline(always)]
-fn block_difference<I: Input>(a: &[u8], b: &[u8]) -> DifferenceStats {
-    let mut squares = [0.0f64; LANES];
-    let mut largest = [0.0f64; LANES];
+fn block_in_singles<I: Input>(a: &[u8], b: &[u8]) -> DifferenceStats {
+    let mut squares = [0.0f32; LANES];
+    let mut largest = [0.0f32; LANES];
     let step = LANES * I::BYTES;
-    let add = |squares: &mut [f64; LANES], largest: &mut [f64; LANES], a: &[u8], b: &[u8]| {
-        for l in 0..LANES {
-            let at = l * I::BYTES..(l + 1) * I::BYTES;
-            let difference = I::widen(I::load(&a[at.clone()])) - I::widen(I::load(&b[at]));
-            squares[l] += difference * difference;
-            let size = difference.abs();
-            largest[l] = if size > largest[l] { size } else { largest[l] };
-        }
-    };
     let (chunks_a, chunks_b) = (a.chunks_exact(step), b.chunks_exact(step));
     let (rest_a, rest_b) = (chunks_a.remainder(), chunks_b.remainder());
     for (a, b) in chunks_a.zip(chunks_b) {
-        add(&mut squares, &mut largest, a, b);
+        add_lanes::<I>(&mut squares, &mut largest, a, b);
     }
     if !rest_a.is_empty() {
         // Zeros differ from zeros by nothing.
         let (mut pad_a, mut pad_b) = ([0; LANES * 4], [0; LANES * 4]);
         pad_a[..rest_a.len()].copy_from_slice(rest_a);
         pad_b[..rest_b.len()].copy_from_slice(rest_b);
-        add(&mut squares, &mut largest, &pad_a[..step], &pad_b[..step]);
+        add_lanes::<I>(&mut squares, &mut largest, &pad_a, &pad_b);
     }
     DifferenceStats {
-        sum_squared_difference: squares.iter().sum(),
-        max_abs_difference: largest.iter().copied().fold(0.0, f64::max),
+        sum_squared_difference: squares.iter().map(|&square| f64::from(square)).sum(),
+        max_abs_difference: f64::from(largest.iter().copied().fold(0.0, f32::max)),
     }
 }
 
 #[inline(always)]
+fn add_lanes<I: Input>(squares: &mut [f32; LANES], largest: &mut [f32; LANES], a: &[u8], b: &[u8]) {
+    let (a, b) = (load_lanes::<I, LANES>(a), load_lanes::<I, LANES>(b));
+    for l in 0..LANES {
+        let difference = I::widen_to_single(I::bits(a[l])) - I::widen_to_single(I::bits(b[l]));
+        squares[l] += difference * difference;
+        let size = difference.abs();
+        largest[l] = if size > largest[l] { size } else { largest[l] };
+    }
+}
+
+/// One block in doubles, for numbers whose squares leave the singles.
+fn block_in_doubles<I: Input>(a: &[u8], b: &[u8]) -> DifferenceStats {
+    let mut block = DifferenceStats::default();
+    for (a, b) in a.chunks_exact(I::BYTES).zip(b.chunks_exact(I::BYTES)) {
+        let [a] = load_lanes::<I, 1>(a);
+        let [b] = load_lanes::<I, 1>(b);
+        let difference = I::widen(I::bits(a)) - I::widen(I::bits(b));
+        block.sum_squared_difference += difference * difference;
+        block.max_abs_difference = block.max_abs_difference.max(difference.abs());
+    }
+    block
+}
+
+#[inline(always)]
 fn difference_in_blocks<I: Input>(a: &[u8], b: &[u8]) -> DifferenceStats {
+    /// Squares of differences in this range neither vanish nor overflow, but for those that do not count.
+    const SAFE: std::ops::Range<f64> = 1e-12..1e15;
     let mut total = DifferenceStats::default();
     for (a, b) in a.chunks(BLOCK * I::BYTES).zip(b.chunks(BLOCK * I::BYTES)) {
-        let block = block_difference::<I>(a, b);
+        let mut block = block_in_singles::<I>(a, b);
+        if block.max_abs_difference > 0.0 && !SAFE.contains(&block.max_abs_difference) {
+            block = block_in_doubles::<I>(a, b);
+        }
         total.sum_squared_difference += block.sum_squared_difference;
         total.max_abs_difference = total.max_abs_difference.max(block.max_abs_difference);
     }
@@ -101,6 +123,7 @@ fn difference<I: Input>(a: &[u8], b: &[u8]) -> DifferenceStats {
 
 /// Differences of the floating tensors `a` and `b` of one dtype and length; zero for other dtypes.
 ///
+/// The sum is right to 1e-5 of itself (F64: to rounding), the largest difference to 2^-24 of itself.
 /// Buffers cut at multiples of 4,096 elements give parts whose sums, added in order, equal those of the whole.
 pub fn difference_stats(dtype: Dtype, a: &[u8], b: &[u8]) -> DifferenceStats {
     match dtype {

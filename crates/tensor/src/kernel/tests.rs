@@ -20,6 +20,14 @@ impl Dice {
     fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
+
+    fn exponent_below(&mut self, n: u64) -> i32 {
+        i32::try_from(self.below(n)).unwrap()
+    }
+}
+
+fn width_of(dtype: Dtype) -> usize {
+    crate::to_index(dtype.bytes().unwrap())
 }
 
 /// Kinds of data that each break some shortcut.
@@ -68,29 +76,32 @@ fn element(dice: &mut Dice, format: FloatFormat, kind: Kind, before: &[u64], bas
         Kind::Walk => (base & !15) ^ dice.below(16),
         Kind::Bits => dice.next() & (magnitudes | format.sign_bit()),
         Kind::NearTie => {
-            let exponent = if dice.below(6) == 0 { dice.below(4).cast_signed() as i32 - 30 } else { -5 };
+            let exponent = if dice.below(6) == 0 { dice.exponent_below(4) - 30 } else { -5 };
             near(dice, format, exponent) & !((1 << (fraction_bits / 2)) - 1)
         }
         Kind::Cancel => match before.last() {
             Some(&last) if before.len() % 2 == 1 => last ^ format.sign_bit() ^ dice.below(4),
             _ => near(dice, format, 3),
         },
-        Kind::Subnormal => dice.next() & ((1 << (format.precision + 1)) - 1) | dice.below(2) * format.sign_bit(),
-        Kind::Largest => (format.infinity() - 1 - dice.below(4)) | u64::from(dice.below(4) == 0) * format.sign_bit(),
+        Kind::Subnormal => (dice.next() & ((1 << (format.precision + 1)) - 1)) | (dice.below(2) * format.sign_bit()),
+        Kind::Largest => (format.infinity() - 1 - dice.below(4)) | (u64::from(dice.below(4) == 0) * format.sign_bit()),
         Kind::Zeros => match dice.below(5) {
             0 => 0,
             1 => base,
             _ => format.sign_bit(),
         },
         Kind::Equal => base,
-        Kind::Decayed => near(dice, format, -(dice.0 as i32 & 31) - 20),
+        Kind::Decayed => {
+            let exponent = -20 - dice.exponent_below(32);
+            near(dice, format, exponent)
+        }
     };
     if format.is_finite(bits) { bits } else { bits & !(1 << fraction_bits) }
 }
 
 fn make_sources(dice: &mut Dice, dtype: Dtype, kind: Kind, n_sources: usize, n_elements: usize) -> Vec<Vec<u8>> {
     let format = FloatFormat::of(dtype).unwrap();
-    let width = dtype.bytes().unwrap() as usize;
+    let width = width_of(dtype);
     let mut sources = vec![vec![0; n_elements * width]; n_sources];
     for idx in 0..n_elements {
         let base = near(dice, format, -5);
@@ -175,7 +186,7 @@ const FLOATS: [Dtype; 4] = [Dtype::Bf16, Dtype::F16, Dtype::F32, Dtype::F64];
 fn check_set(sources: &[Vec<u8>], c: &[BigInt], d: &BigInt, input: Dtype, output: Dtype, what: &str) -> (u64, u64) {
     let (from, to) = (FloatFormat::of(input).unwrap(), FloatFormat::of(output).unwrap());
     let slices: Vec<&[u8]> = sources.iter().map(Vec::as_slice).collect();
-    let (width_in, width_out) = (input.bytes().unwrap() as usize, output.bytes().unwrap() as usize);
+    let (width_in, width_out) = (width_of(input), width_of(output));
     let n_elements = slices[0].len() / width_in;
     let (mut n_slow, mut first) = (0, None);
     for simd in [Simd::Portable, Simd::Avx2, Simd::Avx512] {
