@@ -1,1 +1,28 @@
-//! See ARCHITECTURE.md.
+//! A run as ordered checkpoints with a step log: discovery, windows, intervals, phases, spikes.
+//!
+//! Floor 2: this crate knows checkpoints as folders and files. It does not know merging or models.
+
+pub mod error;
+mod hub_cache;
+pub mod layout;
+mod numbers;
+pub mod phase;
+pub mod run_config;
+pub mod run_dir;
+pub mod step_log;
+pub mod trajectory;
+pub mod units;
+pub mod window;
+
+pub use error::Error;
+pub use hub_cache::resolve_reference;
+pub use phase::{Phase, PhaseSegment, PhaseSource, Phases, StableRange, detect_phases};
+pub use run_config::RunConfig;
+pub use run_dir::{CheckpointState, RunCheckpoint, RunDir};
+pub use step_log::{
+    ColumnMap, LogEntry, LogError, LogField, LogNote, StepLog, TrainerState, parse_csv, parse_event_file,
+    parse_json_lines, parse_trainer_progress, parse_trainer_state,
+};
+pub use trajectory::{TokensSource, Trajectory, TrajectoryCheckpoint, TrajectoryNote, TrajectoryOptions};
+pub use units::{Step, Tokens, TokensPerStep};
+pub use window::{Available, Extent, Window, WindowEnd, WindowNote, WindowSpec, select_window};

@@ -1,0 +1,241 @@
+//! What can go wrong between a run folder and a window, and what to do about it.
+
+use std::path::{Path, PathBuf};
+
+use thalweg_tensor::display_name;
+
+use crate::step_log::LogError;
+use crate::window::{Available, Extent};
+use crate::{Step, Tokens};
+
+/// How many names a message lists before it only counts.
+const MAX_LISTED: usize = 10;
+
+/// A run that cannot be read, or a request that it cannot meet.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The storage refused; its message says the path.
+    #[error(transparent)]
+    Storage(#[from] thalweg_storage::Error),
+    /// Nothing stands at the path.
+    #[error("`{}` does not exist", path.display())]
+    NotFound {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A checkpoint stands where a run was expected.
+    #[error("`{}` is a checkpoint, not a run folder", path.display())]
+    IsCheckpoint {
+        /// The path.
+        path: PathBuf,
+    },
+    /// No name in the folder says a step.
+    #[error("`{}` is not a run folder: {found}", path.display())]
+    NotARun {
+        /// The path.
+        path: PathBuf,
+        /// What is there instead.
+        found: String,
+    },
+    /// A model that the local cache does not hold.
+    #[error("`{}` is neither a path nor in the local Hugging Face cache", display_name(name))]
+    NotCached {
+        /// The name, `ORG/NAME`.
+        name: String,
+    },
+    /// A revision that is not there.
+    #[error("`{}` has no revision `{}`", path.display(), display_name(revision))]
+    RevisionNotFound {
+        /// The repository or run folder.
+        path: PathBuf,
+        /// What was asked for.
+        revision: String,
+        /// What is there.
+        available: Vec<String>,
+    },
+    /// A revision that cannot be a name.
+    #[error("`{}` is no name of a revision", display_name(revision))]
+    BadRevision {
+        /// What was asked for.
+        revision: String,
+    },
+    /// Text that is no count of steps or tokens.
+    #[error("`{}` is not a number of steps or tokens: {reason}", display_name(text))]
+    BadNumber {
+        /// The text.
+        text: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// Text that gives no columns.
+    #[error("`{}` does not name a column", display_name(text))]
+    BadColumns {
+        /// The part that is wrong.
+        text: String,
+    },
+    /// A stable phase that ends before it begins, or is not a range.
+    #[error("`{}` is not a range of steps", display_name(text))]
+    BadStable {
+        /// The text.
+        text: String,
+    },
+    /// A `thalweg.toml` that breaks its rules.
+    #[error("`{}`: {message}", path.display())]
+    RunConfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the position.
+        message: String,
+    },
+    /// A step log that cannot be read.
+    #[error("`{}`: {source}", path.display())]
+    Log {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<LogError>,
+    },
+    /// A request for a window that no run could meet.
+    #[error("a window cannot be chosen so: {reason}")]
+    BadWindow {
+        /// Why not.
+        reason: String,
+    },
+    /// Fewer checkpoints than the window needs.
+    #[error("the window needs {wanted} finished checkpoints{up_to}, and there are {found}")]
+    TooFew {
+        /// The count asked for.
+        wanted: usize,
+        /// The count there is.
+        found: usize,
+        /// ` up to step 5000`, or nothing where the window ends at the newest.
+        up_to: String,
+        /// What exists.
+        available: Box<Available>,
+    },
+    /// No finished checkpoint where the window needs one.
+    #[error("the window needs a finished checkpoint at {wanted}, and there is none{}", describe_state(state.as_deref()))]
+    NoCheckpointAt {
+        /// The place.
+        wanted: Extent,
+        /// What is wrong with the checkpoint that stands there, if one does.
+        state: Option<String>,
+        /// What exists.
+        available: Box<Available>,
+    },
+    /// A request in tokens for a run whose tokens are not known.
+    #[error("the window is asked for in tokens, and the tokens of step {step} are not known")]
+    TokensUnknown {
+        /// The first step without.
+        step: Step,
+    },
+    /// Tokens that do not grow with the steps.
+    #[error("step {later} has {later_tokens} tokens, no more than the {earlier_tokens} of step {earlier} before it")]
+    TokensNotRising {
+        /// The earlier step.
+        earlier: Step,
+        /// Its tokens.
+        earlier_tokens: Tokens,
+        /// The later step.
+        later: Step,
+        /// Its tokens.
+        later_tokens: Tokens,
+    },
+    /// Two finished checkpoints of one step in the window.
+    #[error("step {step} stands there more than once: {}", list_names(names))]
+    DuplicateStep {
+        /// The step.
+        step: Step,
+        /// The names.
+        names: Vec<String>,
+    },
+    /// A window over checkpoints of several stages, whose steps cannot be ordered.
+    #[error("the window would mix checkpoints of different stages: {}", list_names(stages))]
+    MixedStages {
+        /// The stages.
+        stages: Vec<String>,
+    },
+    /// The folder holds checkpoints, but none that can be used.
+    #[error("`{}` holds no finished checkpoint ({n_checkpoints} are unfinished or cannot be read)", path.display())]
+    NothingFinished {
+        /// The run folder.
+        path: PathBuf,
+        /// How many there are.
+        n_checkpoints: usize,
+        /// Steps and reasons.
+        reasons: Vec<String>,
+    },
+}
+
+fn describe_state(state: Option<&str>) -> String {
+    state.map_or_else(String::new, |state| format!(": the one that stands there is not usable ({state})"))
+}
+
+fn list_names(names: &[String]) -> String {
+    let mut text: Vec<String> = names.iter().take(MAX_LISTED).map(|name| format!("`{}`", display_name(name))).collect();
+    if names.len() > text.len() {
+        text.push(format!("and {} more", names.len() - text.len()));
+    }
+    text.join(", ")
+}
+
+impl Error {
+    /// A missing path in words of its own, any other failure as the storage says it.
+    pub(crate) fn from_storage(path: &Path, error: thalweg_storage::Error) -> Self {
+        if error.is_not_found() { Self::NotFound { path: path.to_owned() } } else { Self::Storage(error) }
+    }
+
+    /// The facts below the first line, such as the checkpoints that do exist. Empty where the first line says it all.
+    pub fn details(&self) -> Vec<String> {
+        match self {
+            Self::TooFew { available, .. } => available.describe(None),
+            Self::NoCheckpointAt { available, wanted, .. } => available.describe(Some(*wanted)),
+            Self::RevisionNotFound { available, .. } if available.is_empty() => vec!["no revision is there".to_owned()],
+            Self::RevisionNotFound { available, .. } => vec![format!("there are {}", list_names(available))],
+            Self::NothingFinished { reasons, .. } => {
+                let mut lines: Vec<String> = reasons.iter().take(MAX_LISTED).cloned().collect();
+                if reasons.len() > lines.len() {
+                    lines.push(format!("and {} more", reasons.len() - lines.len()));
+                }
+                lines
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// What to do next, where there is a next move.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::IsCheckpoint { .. } => {
+                "give the folder above it as the run, or name the checkpoints to merge: `-m CKPT -m CKPT`"
+            }
+            Self::NotARun { .. } => {
+                "a run folder holds `checkpoint-N`, `stepN`, `step-N`, `step_N`, `global_stepN`, `iter_N`, `epN-baN`, \
+                 `stepN-tokensXB`, `N/` or files `step_N.safetensors`"
+            }
+            Self::NotCached { .. } => "nothing is fetched: download it first, or give a path",
+            Self::BadColumns { .. } => {
+                "write `step=NAME`, `loss=NAME`, `lr=NAME`, `grad_norm=NAME` or `tokens=NAME`, with commas between"
+            }
+            Self::BadStable { .. } => "write the first and the last step of the stable phase as `FROM..TO`",
+            Self::BadNumber { .. } => "write digits, with `k`, `M`, `B` or `T` behind them for powers of 1,000",
+            Self::TooFew { .. } | Self::NoCheckpointAt { .. } => "ask for a window among the checkpoints that exist",
+            Self::TokensUnknown { .. } => {
+                "give `--tokens-per-step`, or ask in steps; tokens are also read from folder names, \
+                 `trainer_state.json`, a step log or `thalweg.toml`"
+            }
+            Self::DuplicateStep { .. } => "move all but one of them out of the run folder",
+            Self::MixedStages { .. } => "give the checkpoints of one stage by name, or move the others away",
+            Self::NothingFinished { .. } => "wait until a save has finished, or copy the missing files again",
+            Self::Log { source, .. } => match **source {
+                LogError::NoColumn { .. } => "name the columns with `--log-columns step=NAME,loss=NAME`",
+                LogError::UnknownKind => {
+                    "give JSON lines, CSV with a header, `trainer_state.json`, or TensorBoard event files or their folder"
+                }
+                _ => return None,
+            },
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,163 @@
+//! Finds revisions in a local Hugging Face cache: `models--ORG--NAME/refs/REV` names a folder in `snapshots`.
+//!
+//! Reads what is on disk; nothing is fetched, and the place of the cache is passed in.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use thalweg_storage::{FileKind, FolderEntry, Storage};
+
+use crate::Error;
+
+/// A ref holds one commit.
+const MAX_REF_BYTES: u64 = 256;
+/// How deep refs are nested: `refs/pr/1` is two.
+const MAX_REF_DEPTH: usize = 4;
+
+/// The path that a user's words stand for: a path as it is, `PATH@REV`, `ORG/NAME@REV` or `ORG/NAME`.
+///
+/// `PATH@REV` is revision `REV` of a cache's repository folder, or the checkpoint `REV` of a run folder. A path that
+/// exists is taken as it stands, `@` or not.
+///
+/// # Errors
+/// `NotFound` if nothing stands there; `RevisionNotFound` with the revisions that are there; `BadRevision`; `Storage`.
+pub fn resolve_reference(
+    storage: &Arc<dyn Storage>,
+    reference: &str,
+    cache_root: Option<&Path>,
+) -> Result<PathBuf, Error> {
+    let plain = Path::new(reference);
+    if exists(storage, plain)? {
+        return Ok(plain.to_owned());
+    }
+    let (base, revision) = match reference.rsplit_once('@') {
+        Some((base, revision)) => (base, Some(revision)),
+        None => (reference, None),
+    };
+    let folder = if exists(storage, Path::new(base))? {
+        PathBuf::from(base)
+    } else {
+        let cached = cache_root.zip(repository_folder_name(base)).map(|(root, name)| root.join(name));
+        match cached {
+            Some(folder) if exists(storage, &folder)? => folder,
+            Some(_) => return Err(Error::NotCached { name: base.to_owned() }),
+            None => return Err(Error::NotFound { path: PathBuf::from(base) }),
+        }
+    };
+    match revision {
+        None => Ok(folder),
+        Some(revision) => find_revision(storage, &folder, revision),
+    }
+}
+
+/// Whether a folder is a repository of a Hugging Face cache, by the names in it.
+pub(crate) fn is_hub_repository(entries: &[FolderEntry]) -> bool {
+    let has = |name: &str| entries.iter().any(|entry| entry.kind == FileKind::Folder && entry.name == name);
+    has("refs") && has("snapshots")
+}
+
+/// The named revisions of a repository with their folders, sorted by name. Refs whose folder is missing are left out.
+pub(crate) fn list_revisions(storage: &Arc<dyn Storage>, repository: &Path) -> Result<Vec<(String, PathBuf)>, Error> {
+    let mut names = Vec::new();
+    list_refs(storage, &repository.join("refs"), "", 0, &mut names)?;
+    let mut revisions = Vec::with_capacity(names.len());
+    for name in names {
+        if let Some(folder) = follow_ref(storage, repository, &name)? {
+            revisions.push((name, folder));
+        }
+    }
+    revisions.sort();
+    Ok(revisions)
+}
+
+/// `ORG/NAME` or `NAME` as its folder is called in a cache; `None` for what cannot be such a name.
+fn repository_folder_name(name: &str) -> Option<String> {
+    let parts: Vec<&str> = name.split('/').collect();
+    let plain = |part: &&str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+    };
+    (parts.len() <= 2 && parts.iter().all(plain)).then(|| format!("models--{}", parts.join("--")))
+}
+
+fn find_revision(storage: &Arc<dyn Storage>, folder: &Path, revision: &str) -> Result<PathBuf, Error> {
+    let fine = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['\\', '\0']);
+    if !revision.split('/').all(fine) {
+        return Err(Error::BadRevision { revision: revision.to_owned() });
+    }
+    let entries = storage.list_folder(folder)?;
+    if is_hub_repository(&entries) {
+        if let Some(snapshot) = follow_ref(storage, folder, revision)? {
+            return Ok(snapshot);
+        }
+        let snapshot = folder.join("snapshots").join(revision);
+        if is_commit(revision) && exists(storage, &snapshot)? {
+            return Ok(snapshot);
+        }
+        let available = list_revisions(storage, folder)?.into_iter().map(|(name, _)| name).collect();
+        return Err(Error::RevisionNotFound { path: folder.to_owned(), revision: revision.to_owned(), available });
+    }
+    if entries.iter().any(|entry| entry.name == revision) {
+        return Ok(folder.join(revision));
+    }
+    let is_step = |entry: &&FolderEntry| {
+        entry.kind == FileKind::Folder && crate::layout::parse_folder_name(&entry.name).is_some()
+    };
+    let available = entries.iter().filter(is_step).map(|entry| entry.name.clone()).collect();
+    Err(Error::RevisionNotFound { path: folder.to_owned(), revision: revision.to_owned(), available })
+}
+
+/// The snapshot that a ref names, if both are there.
+fn follow_ref(storage: &Arc<dyn Storage>, repository: &Path, name: &str) -> Result<Option<PathBuf>, Error> {
+    let bytes = match storage.read_file(&repository.join("refs").join(name), MAX_REF_BYTES) {
+        Ok(bytes) => bytes,
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(thalweg_storage::Error::NotAFile { .. } | thalweg_storage::Error::TooLarge { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let commit = text.trim();
+    // The text becomes part of a path, so nothing but a commit is taken.
+    if !is_commit(commit) {
+        return Ok(None);
+    }
+    let snapshot = repository.join("snapshots").join(commit);
+    Ok(exists(storage, &snapshot)?.then_some(snapshot))
+}
+
+fn is_commit(text: &str) -> bool {
+    (7..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn list_refs(
+    storage: &Arc<dyn Storage>,
+    folder: &Path,
+    prefix: &str,
+    depth: usize,
+    names: &mut Vec<String>,
+) -> Result<(), Error> {
+    for entry in storage.list_folder(folder)? {
+        let name = format!("{prefix}{}", entry.name);
+        match entry.kind {
+            FileKind::File => names.push(name),
+            FileKind::Folder if depth + 1 < MAX_REF_DEPTH => {
+                list_refs(storage, &folder.join(&entry.name), &format!("{name}/"), depth + 1, names)?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn exists(storage: &Arc<dyn Storage>, path: &Path) -> Result<bool, Error> {
+    match storage.file_info(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_not_found() => Ok(false),
+        // A file in the middle of a path: nothing can stand below it.
+        Err(thalweg_storage::Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotADirectory => {
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}

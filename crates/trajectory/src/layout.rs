@@ -1,0 +1,221 @@
+//! Which names in a run folder are checkpoints, and which step each name says.
+//!
+//! Names only: nothing here looks at files.
+
+use crate::{Step, Tokens};
+
+/// Tokens as a name states them: rounded, so known to within one unit of the last digit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NameTokens {
+    /// The stated number.
+    pub tokens: Tokens,
+    /// What one unit of its last digit stands for: `4B` 1,000,000,000; `1.5B` 100,000,000.
+    pub unit: u64,
+}
+
+impl NameTokens {
+    /// Whether a count from elsewhere may be what the name rounded.
+    pub fn agrees_with(self, tokens: Tokens) -> bool {
+        self.tokens.0.abs_diff(tokens.0) <= self.unit
+    }
+}
+
+/// What the name of a checkpoint says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointName {
+    /// The step.
+    pub step: Step,
+    /// Tokens, if the name has them.
+    pub tokens: Option<NameTokens>,
+    /// What stands before the step, such as `stage1`: steps of different stages cannot be ordered.
+    pub stage: Option<String>,
+}
+
+/// Whether a name says that something is not finished: hidden, `tmp-...`, `....tmp`, or a stage of ours.
+pub fn is_temporary_name(name: &str) -> bool {
+    const STARTS: [&str; 4] = [".", "tmp-", "tmp_", "_tmp"];
+    const ENDS: [&str; 4] = [".tmp", "-tmp", "_tmp", ".thalweg-partial"];
+    STARTS.iter().any(|start| name.starts_with(start))
+        || ENDS.iter().any(|end| name.ends_with(end))
+        || name.contains(".thalweg-partial.")
+        || name.contains(".orbax-checkpoint-tmp")
+}
+
+/// Reads the name of a folder: `checkpoint-N`, `stepN`, `step-N`, `step_N`, `global_stepN`, `iter_N`, `epN-baN`, `N`,
+/// and `stepN-tokensXB` with or without a stage before it. Whole names only: `step_10` is never part of `step_100`.
+///
+/// # Example
+/// ```
+/// use thalweg_trajectory::{Step, layout::parse_folder_name};
+///
+/// assert_eq!(parse_folder_name("iter_0001000").map(|name| name.step), Some(Step(1000)));
+/// assert_eq!(parse_folder_name("step_100_old"), None);
+/// ```
+pub fn parse_folder_name(name: &str) -> Option<CheckpointName> {
+    if let Some(step) = parse_digits(name) {
+        return Some(CheckpointName { step, tokens: None, stage: None });
+    }
+    parse_worded_name(name)
+}
+
+/// Reads the name of a file: as a folder's, with `.safetensors` behind it and at least one word in it.
+pub fn parse_file_name(name: &str) -> Option<CheckpointName> {
+    parse_worded_name(name.strip_suffix(".safetensors")?)
+}
+
+fn parse_worded_name(name: &str) -> Option<CheckpointName> {
+    for start in ["checkpoint-", "global_step", "iter_"] {
+        if let Some(step) = name.strip_prefix(start).and_then(parse_digits) {
+            return Some(CheckpointName { step, tokens: None, stage: None });
+        }
+    }
+    if let Some(step) = parse_epoch_batch(name) {
+        return Some(CheckpointName { step, tokens: None, stage: None });
+    }
+    parse_step_name(name)
+}
+
+/// `ep0-ba1000`: batches count on through the epochs.
+fn parse_epoch_batch(name: &str) -> Option<Step> {
+    let (epoch, batch) = name.strip_prefix("ep")?.split_once("-ba")?;
+    parse_digits(epoch)?;
+    parse_digits(batch)
+}
+
+/// `[stageN-][ingredientN-]step[-_]N[-tokensX]`.
+fn parse_step_name(name: &str) -> Option<CheckpointName> {
+    let (stage, rest) = split_stage(name);
+    let rest = rest.strip_prefix("step")?;
+    let rest = rest.strip_prefix(['-', '_']).unwrap_or(rest);
+    let (digits, tokens) = match rest.split_once("-tokens") {
+        Some((digits, tokens)) => (digits, Some(parse_name_tokens(tokens)?)),
+        None => (rest, None),
+    };
+    Some(CheckpointName { step: parse_digits(digits)?, tokens, stage: stage.map(str::to_owned) })
+}
+
+fn split_stage(name: &str) -> (Option<&str>, &str) {
+    let mut rest = name;
+    for word in ["stage", "ingredient"] {
+        let next = rest.strip_prefix(word).and_then(|tail| tail.split_once('-'));
+        if let Some((_, tail)) = next.filter(|(number, _)| parse_digits(number).is_some()) {
+            rest = tail;
+        }
+    }
+    let cut = name.len() - rest.len();
+    (name.get(..cut.saturating_sub(1)).filter(|_| cut > 0), rest)
+}
+
+fn parse_name_tokens(text: &str) -> Option<NameTokens> {
+    let text = text.to_ascii_uppercase();
+    let number = text.trim_end_matches(['K', 'M', 'B', 'T']);
+    let suffix = text.get(number.len()..)?;
+    let n_decimals = number.split_once('.').map_or(0, |(_, decimals)| decimals.len());
+    let power: usize = match suffix {
+        "" => 0,
+        "K" => 3,
+        "M" => 6,
+        "B" => 9,
+        "T" => 12,
+        _ => return None,
+    };
+    let tokens: Tokens = text.parse().ok()?;
+    let unit = 10u64.checked_pow(u32::try_from(power.saturating_sub(n_decimals)).ok()?)?;
+    // A count without a suffix is exact.
+    Some(NameTokens { tokens, unit: if power == 0 { 0 } else { unit } })
+}
+
+fn parse_digits(text: &str) -> Option<Step> {
+    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    plain.then(|| text.parse().ok().map(Step)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_folder(name: &str, step: u64) {
+        assert_eq!(parse_folder_name(name).map(|name| name.step), Some(Step(step)), "{name}");
+    }
+
+    #[test]
+    fn every_layout_gives_its_number() {
+        check_folder("checkpoint-500", 500);
+        check_folder("step1000", 1000);
+        check_folder("step-1000", 1000);
+        check_folder("step_1000", 1000);
+        check_folder("step_001000", 1000);
+        check_folder("global_step64", 64);
+        check_folder("iter_0001000", 1000);
+        check_folder("ep0-ba1000", 1000);
+        check_folder("ep12-ba7", 7);
+        check_folder("000300", 300);
+        check_folder("0", 0);
+        check_folder("step1000-tokens4B", 1000);
+        check_folder("stage1-step1000-tokens2098B", 1000);
+        check_folder("stage2-ingredient3-step77-tokens1B", 77);
+        assert_eq!(parse_file_name("step_02000.safetensors").map(|name| name.step), Some(Step(2000)));
+    }
+
+    #[test]
+    fn only_whole_numbers_and_whole_names_match() {
+        let strangers = [
+            "step_10_old",
+            "step_",
+            "step",
+            "step--1",
+            "step_-1",
+            "step1.5",
+            "step1e3",
+            "my-step1000",
+            "checkpoint-500.tmp",
+            "checkpoint-best",
+            "iter_",
+            "ep-ba1",
+            "ep1-ba",
+            "release",
+            "steps1000",
+            "step1000-merged",
+            "step10-tokens",
+            "step10-tokensB",
+            "step10-tokens4BB",
+            "99999999999999999999",
+            "step_１０",
+            "stage1-",
+            "stage-step1",
+            "stage1",
+            "",
+        ];
+        for name in strangers {
+            assert_eq!(parse_folder_name(name), None, "{name}");
+        }
+        for name in
+            ["2000.safetensors", "model.safetensors", "model-00001-of-00002.safetensors", "step_10.pt", "step_10"]
+        {
+            assert_eq!(parse_file_name(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_carry_tokens_and_stage() {
+        let name = parse_folder_name("stage1-step1000-tokens2098B").unwrap();
+        assert_eq!(name.stage.as_deref(), Some("stage1"));
+        assert_eq!(name.tokens, Some(NameTokens { tokens: Tokens(2_098_000_000_000), unit: 1_000_000_000 }));
+        let name = parse_folder_name("stage2-ingredient3-step77-tokens1.5b").unwrap();
+        assert_eq!(name.stage.as_deref(), Some("stage2-ingredient3"));
+        assert_eq!(name.tokens, Some(NameTokens { tokens: Tokens(1_500_000_000), unit: 100_000_000 }));
+        let exact = parse_folder_name("step5-tokens4194304").unwrap().tokens.unwrap();
+        assert!(exact.agrees_with(Tokens(4_194_304)) && !exact.agrees_with(Tokens(4_194_305)));
+        assert!(parse_folder_name("step1000-tokens4B").unwrap().tokens.unwrap().agrees_with(Tokens(4_194_304_000)));
+    }
+
+    #[test]
+    fn temporary_names_are_known() {
+        for name in
+            ["tmp-checkpoint-500", ".hidden", "step_10.tmp", "step_10.thalweg-partial", "5.orbax-checkpoint-tmp-17"]
+        {
+            assert!(is_temporary_name(name), "{name}");
+        }
+        assert!(!is_temporary_name("step_10") && !is_temporary_name("tmpl"));
+    }
+}

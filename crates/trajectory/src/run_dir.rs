@@ -1,0 +1,351 @@
+//! A run folder and the checkpoints in it: found by name, sorted by step, each finished or not.
+//!
+//! Opens headers only, and holds no file open afterwards. It does not choose: `window` does.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use thalweg_checkpoint::open_checkpoints;
+use thalweg_storage::{FileKind, FolderEntry, Storage};
+use thalweg_tensor::display_name;
+
+use crate::hub_cache::{is_hub_repository, list_revisions};
+use crate::layout::{CheckpointName, NameTokens, is_temporary_name, parse_file_name, parse_folder_name};
+use crate::{Error, Step};
+
+/// Checkpoints opened at a time: bounds memory and open files in a run of thousands. Not measured.
+const OPENED_AT_ONCE: usize = 16;
+/// A tracker file holds one short name.
+const MAX_TRACKER_BYTES: u64 = 4096;
+
+/// Whether a checkpoint can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CheckpointState {
+    /// All its files are there and whole.
+    Finished,
+    /// A save or copy that has not ended, or broke off.
+    Unfinished {
+        /// What is missing.
+        reason: String,
+    },
+    /// Something that cannot be read, though it may be complete.
+    Unreadable {
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl CheckpointState {
+    /// Whether it can be used.
+    pub fn is_finished(&self) -> bool {
+        *self == Self::Finished
+    }
+
+    /// Why it cannot be used; `None` if it can.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Finished => None,
+            Self::Unfinished { reason } | Self::Unreadable { reason } => Some(reason),
+        }
+    }
+}
+
+/// A checkpoint as it stands in a run folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunCheckpoint {
+    /// Its folder or file.
+    pub path: PathBuf,
+    /// The name that says the step: of the folder, the file, or the revision.
+    pub name: String,
+    /// The step.
+    pub step: Step,
+    /// Tokens, if the name has them.
+    pub name_tokens: Option<NameTokens>,
+    /// The stage before the step in the name, if any.
+    pub stage: Option<String>,
+    /// Whether it can be used, and why not.
+    pub state: CheckpointState,
+}
+
+/// The folder of one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunDir {
+    path: PathBuf,
+    checkpoints: Vec<RunCheckpoint>,
+    ignored: Vec<String>,
+}
+
+impl RunDir {
+    /// Lists a run folder, or a repository of a local Hugging Face cache, and looks at each checkpoint's headers.
+    ///
+    /// Temporary names (`tmp-`, `.tmp`, `*.thalweg-partial`, hidden) and other names are ignored. A name that links to
+    /// another checkpoint of the same folder, such as `latest`, has no number and so is ignored too.
+    ///
+    /// # Errors
+    /// `NotFound`; `IsCheckpoint` if the path is itself a checkpoint; `NotARun` if no name in it says a step; `Storage`.
+    ///
+    /// # Example
+    /// ```no_run
+    /// # fn example(storage: &std::sync::Arc<dyn thalweg_storage::Storage>) -> Result<(), thalweg_trajectory::Error> {
+    /// let run = thalweg_trajectory::RunDir::open(storage, "runs/small".as_ref())?;
+    /// for checkpoint in run.checkpoints() {
+    ///     assert!(checkpoint.state.is_finished(), "{} {:?}", checkpoint.step, checkpoint.state.reason());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn open(storage: &Arc<dyn Storage>, path: &Path) -> Result<Self, Error> {
+        let info = storage.file_info(path).map_err(|error| Error::from_storage(path, error))?;
+        if info.kind != FileKind::Folder {
+            return Err(refuse_file(path));
+        }
+        let entries = storage.list_folder(path)?;
+        let (candidates, ignored) = if is_hub_repository(&entries) {
+            split_revisions(list_revisions(storage, path)?)
+        } else {
+            split_entries(path, &entries)
+        };
+        if candidates.is_empty() {
+            return Err(refuse_folder(path, &entries));
+        }
+        let trackers = Trackers::read(storage, path, &entries)?;
+        let mut checkpoints = check_candidates(storage, candidates, &trackers)?;
+        checkpoints.sort_by(|a, b| (a.step, &a.name).cmp(&(b.step, &b.name)));
+        Ok(Self { path: path.to_owned(), checkpoints, ignored })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All checkpoints by step, unfinished ones too.
+    pub fn checkpoints(&self) -> &[RunCheckpoint] {
+        &self.checkpoints
+    }
+
+    /// The checkpoints that can be used, by step.
+    pub fn finished(&self) -> impl DoubleEndedIterator<Item = &RunCheckpoint> {
+        self.checkpoints.iter().filter(|checkpoint| checkpoint.state.is_finished())
+    }
+
+    /// Names in the folder that are no checkpoints, temporary ones too, sorted.
+    pub fn ignored(&self) -> &[String] {
+        &self.ignored
+    }
+
+    /// Steps at which more than one finished checkpoint stands, with their names.
+    pub fn duplicates(&self) -> Vec<(Step, Vec<&str>)> {
+        let mut names_by_step: BTreeMap<Step, Vec<&str>> = BTreeMap::new();
+        for checkpoint in self.finished() {
+            names_by_step.entry(checkpoint.step).or_default().push(&checkpoint.name);
+        }
+        names_by_step.into_iter().filter(|(_, names)| names.len() > 1).collect()
+    }
+}
+
+/// Something whose name says a step, not looked into yet.
+#[derive(Debug)]
+struct Candidate {
+    path: PathBuf,
+    name: String,
+    said: CheckpointName,
+}
+
+fn split_entries(folder: &Path, entries: &[FolderEntry]) -> (Vec<Candidate>, Vec<String>) {
+    let mut candidates = Vec::new();
+    let mut ignored = Vec::new();
+    for entry in entries {
+        let said = match entry.kind {
+            _ if is_temporary_name(&entry.name) => None,
+            FileKind::Folder => parse_folder_name(&entry.name),
+            FileKind::File => parse_file_name(&entry.name),
+            FileKind::Other => None,
+        };
+        match said {
+            Some(said) => candidates.push(Candidate { path: folder.join(&entry.name), name: entry.name.clone(), said }),
+            None => ignored.push(entry.name.clone()),
+        }
+    }
+    (candidates, ignored)
+}
+
+fn split_revisions(revisions: Vec<(String, PathBuf)>) -> (Vec<Candidate>, Vec<String>) {
+    let mut candidates = Vec::new();
+    let mut ignored = Vec::new();
+    for (name, path) in revisions {
+        match parse_folder_name(&name) {
+            Some(said) => candidates.push(Candidate { path, name, said }),
+            None => ignored.push(name),
+        }
+    }
+    (candidates, ignored)
+}
+
+fn check_candidates(
+    storage: &Arc<dyn Storage>,
+    candidates: Vec<Candidate>,
+    trackers: &Trackers,
+) -> Result<Vec<RunCheckpoint>, Error> {
+    let mut checkpoints = Vec::with_capacity(candidates.len());
+    let mut candidates = candidates.into_iter().peekable();
+    while candidates.peek().is_some() {
+        let some: Vec<Candidate> = candidates.by_ref().take(OPENED_AT_ONCE).collect();
+        let paths: Vec<PathBuf> = some.iter().map(|candidate| candidate.path.clone()).collect();
+        for (candidate, opened) in some.into_iter().zip(open_checkpoints(storage, &paths)) {
+            let state = match opened {
+                Ok(_) => CheckpointState::Finished,
+                Err(error) => judge_failure(storage, &candidate, &error, trackers)?,
+            };
+            checkpoints.push(RunCheckpoint {
+                path: candidate.path,
+                name: candidate.name,
+                step: candidate.said.step,
+                name_tokens: candidate.said.tokens,
+                stage: candidate.said.stage,
+                state,
+            });
+        }
+    }
+    Ok(checkpoints)
+}
+
+/// What a checkpoint is that cannot be opened: on its way, or beyond us.
+fn judge_failure(
+    storage: &Arc<dyn Storage>,
+    candidate: &Candidate,
+    error: &thalweg_checkpoint::Error,
+    trackers: &Trackers,
+) -> Result<CheckpointState, Error> {
+    let mut reason = error.to_string();
+    for detail in error.details().iter().skip(1) {
+        reason.push_str("; ");
+        reason.push_str(detail);
+    }
+    // The path is beside the reason wherever a reason is shown.
+    let path = format!("`{}`", candidate.path.display());
+    let reason = match reason.strip_prefix(&path).map(|rest| rest.trim_start_matches([':', ' '])) {
+        Some(rest) if !rest.is_empty() => rest.strip_prefix("is unfinished: ").unwrap_or(rest).to_owned(),
+        _ => reason,
+    };
+    if error.is_unfinished() {
+        return Ok(CheckpointState::Unfinished { reason });
+    }
+    if !matches!(error, thalweg_checkpoint::Error::NotACheckpoint { .. }) {
+        return Ok(CheckpointState::Unreadable { reason });
+    }
+    let missing = match storage.list_folder(&candidate.path) {
+        Ok(entries) => missing_marker(storage, candidate, &entries, trackers)?,
+        Err(_) => None,
+    };
+    Ok(match missing {
+        Some(reason) => CheckpointState::Unfinished { reason },
+        None => CheckpointState::Unreadable { reason },
+    })
+}
+
+/// What a trainer writes last and has not written, in formats that mark their end apart from the tensors.
+fn missing_marker(
+    storage: &Arc<dyn Storage>,
+    candidate: &Candidate,
+    entries: &[FolderEntry],
+    trackers: &Trackers,
+) -> Result<Option<String>, Error> {
+    if entries.is_empty() {
+        return Ok(Some("the folder is empty".to_owned()));
+    }
+    if lacks_metadata(entries) {
+        return Ok(Some("there are `.distcp` files and no `.metadata`".to_owned()));
+    }
+    let inner = entries.iter().find(|entry| entry.kind == FileKind::Folder && entry.name == "model_and_optim");
+    if let Some(inner) = inner
+        && lacks_metadata(&storage.list_folder(&candidate.path.join(&inner.name))?)
+    {
+        return Ok(Some("`model_and_optim` holds `.distcp` files and no `.metadata`".to_owned()));
+    }
+    Ok(trackers.missing(&candidate.name, candidate.said.step))
+}
+
+fn lacks_metadata(entries: &[FolderEntry]) -> bool {
+    entries.iter().any(|entry| entry.name.ends_with(".distcp")) && entries.iter().all(|entry| entry.name != ".metadata")
+}
+
+/// The files beside the checkpoints in which Megatron and DeepSpeed name the last one that they finished.
+#[derive(Debug, Default)]
+struct Trackers {
+    megatron: Option<Step>,
+    deepspeed: Option<Step>,
+}
+
+const MEGATRON_TRACKER: &str = "latest_checkpointed_iteration.txt";
+const DEEPSPEED_TRACKER: &str = "latest";
+
+impl Trackers {
+    fn read(storage: &Arc<dyn Storage>, folder: &Path, entries: &[FolderEntry]) -> Result<Self, Error> {
+        let read = |name: &str| -> Result<Option<String>, Error> {
+            let here = |entry: &&FolderEntry| entry.name == name && entry.kind == FileKind::File;
+            match entries.iter().find(here) {
+                Some(entry) if entry.len_bytes <= MAX_TRACKER_BYTES => {
+                    let bytes = storage.read_file(&folder.join(name), MAX_TRACKER_BYTES)?;
+                    Ok(Some(String::from_utf8_lossy(&bytes).trim().to_owned()))
+                }
+                _ => Ok(None),
+            }
+        };
+        let step_of = |text: String| parse_folder_name(&text).map(|name| name.step);
+        Ok(Self {
+            megatron: read(MEGATRON_TRACKER)?.and_then(step_of),
+            deepspeed: read(DEEPSPEED_TRACKER)?.and_then(step_of),
+        })
+    }
+
+    fn missing(&self, name: &str, step: Step) -> Option<String> {
+        let (tracker, newest) = if name.starts_with("iter_") {
+            (MEGATRON_TRACKER, self.megatron)
+        } else if name.starts_with("global_step") {
+            (DEEPSPEED_TRACKER, self.deepspeed)
+        } else {
+            return None;
+        };
+        match newest {
+            None => Some(format!("there is no `{tracker}` beside it that names a finished checkpoint")),
+            Some(newest) if newest < step => {
+                Some(format!("`{tracker}` says that step {newest} is the last finished one"))
+            }
+            Some(_) => None,
+        }
+    }
+}
+
+fn refuse_file(path: &Path) -> Error {
+    if path.extension().is_some_and(|extension| extension == "safetensors") {
+        return Error::IsCheckpoint { path: path.to_owned() };
+    }
+    Error::NotARun { path: path.to_owned(), found: "it is a file".to_owned() }
+}
+
+fn refuse_folder(path: &Path, entries: &[FolderEntry]) -> Error {
+    let is_tensor_file = |entry: &FolderEntry| {
+        let ends = [".safetensors", ".safetensors.index.json", ".distcp", ".bin", ".pt", ".pth"];
+        entry.kind == FileKind::File && ends.iter().any(|end| entry.name.ends_with(end))
+    };
+    if entries.iter().any(|entry| is_tensor_file(entry) && !is_temporary_name(&entry.name)) {
+        return Error::IsCheckpoint { path: path.to_owned() };
+    }
+    let found = match entries {
+        [] => "it is empty".to_owned(),
+        _ => {
+            let first: Vec<String> =
+                entries.iter().take(3).map(|entry| format!("`{}`", display_name(&entry.name))).collect();
+            let more = if entries.len() > first.len() {
+                format!(" and {} more", entries.len() - first.len())
+            } else {
+                String::new()
+            };
+            format!("it holds {}{more}", first.join(", "))
+        }
+    };
+    Error::NotARun { path: path.to_owned(), found }
+}

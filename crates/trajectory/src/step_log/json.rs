@@ -1,0 +1,351 @@
+//! JSON lines and `trainer_state.json`. Records are flattened while they are read; no tree is built.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use super::columns::{ColumnMap, LogBuilder, LogNumber};
+use super::{LogError, LogNote, StepLog};
+use crate::{Step, Tokens};
+
+/// A line longer than this is no record of scalars.
+const MAX_LINE_BYTES: usize = 16 << 20;
+/// How deep names are joined: `train/loss` is two.
+const MAX_DEPTH: usize = 4;
+
+/// Reads JSON lines: one object a line, blank lines skipped, a torn last line noted.
+///
+/// Nested objects are joined with `/`, so `{"train": {"loss": 2}}` has the column `train/loss`. The tokens NaN and
+/// Infinity, which Python writes, are numbers.
+///
+/// # Errors
+/// `Line` with its number; `NoColumn` if no step or loss is there; `NoSuchColumn`; `TooManyRecords`.
+///
+/// # Example
+/// ```
+/// use thalweg_trajectory::{ColumnMap, parse_json_lines};
+///
+/// let log = parse_json_lines(b"{\"step\": 1, \"loss\": 9.5}\n{\"step\": 2, \"loss\": NaN}\n", &ColumnMap::default())?;
+/// assert!(log.entries()[1].loss.is_some_and(f64::is_nan));
+/// # Ok::<(), thalweg_trajectory::LogError>(())
+/// ```
+pub fn parse_json_lines(bytes: &[u8], columns: &ColumnMap) -> Result<StepLog, LogError> {
+    let mut builder = LogBuilder::new(columns);
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let mut lines = bytes.split(|byte| *byte == b'\n').enumerate().peekable();
+    while let Some((line_idx, line)) = lines.next() {
+        let line = line.trim_ascii();
+        if line.is_empty() {
+            continue;
+        }
+        let at = line_idx + 1;
+        let is_last = lines.peek().is_none();
+        match read_record(line, &mut builder) {
+            Ok(()) => builder.end_record()?,
+            // Without a line break behind it, the writer was interrupted or is still writing.
+            Err(_) if is_last => {
+                builder.drop_record();
+                builder.note(LogNote::TornEnd { at: format!("line {at}") });
+            }
+            Err(message) => return Err(LogError::Line { line: at, message }),
+        }
+    }
+    builder.finish()
+}
+
+/// What a trainer's state says of its progress, without the history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TrainerState {
+    /// `global_step`.
+    pub step: Option<Step>,
+    /// `num_input_tokens_seen`; `None` where it is 0, which is what trainers write that do not count.
+    pub tokens: Option<Tokens>,
+}
+
+/// Reads the `log_history` of a `trainer_state.json`.
+///
+/// # Errors
+/// `Json` with the position; `NoHistory`; `NoColumn`, `NoSuchColumn`, `TooManyRecords`.
+pub fn parse_trainer_state(bytes: &[u8], columns: &ColumnMap) -> Result<StepLog, LogError> {
+    let mut builder = LogBuilder::new(columns);
+    let mut has_history = false;
+    let seed = StateSeed { builder: &mut builder, has_history: &mut has_history };
+    read_document(bytes, seed)?;
+    if has_history { builder.finish() } else { Err(LogError::NoHistory) }
+}
+
+/// Reads how far a `trainer_state.json` has come.
+///
+/// # Errors
+/// `Json` with the position.
+pub fn parse_trainer_progress(bytes: &[u8]) -> Result<TrainerState, LogError> {
+    read_document(bytes, ProgressSeed)
+}
+
+/// Whether a JSON document has a history at its top.
+pub(super) fn has_history(bytes: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Probe {
+        #[serde(default)]
+        log_history: Option<IgnoredAny>,
+    }
+    let text = quote_non_finite(bytes);
+    let mut deserializer = serde_json::Deserializer::from_slice(&text);
+    Probe::deserialize(&mut deserializer).is_ok_and(|probe| probe.log_history.is_some())
+}
+
+fn read_document<S>(bytes: &[u8], seed: S) -> Result<TrainerState, LogError>
+where
+    S: for<'de> DeserializeSeed<'de, Value = TrainerState>,
+{
+    let text = quote_non_finite(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes));
+    let refuse = |error: serde_json::Error| LogError::Json { message: error.to_string() };
+    let mut deserializer = serde_json::Deserializer::from_slice(&text);
+    let value = seed.deserialize(&mut deserializer).map_err(refuse)?;
+    deserializer.end().map_err(refuse)?;
+    Ok(value)
+}
+
+fn read_record(line: &[u8], builder: &mut LogBuilder<'_>) -> Result<(), String> {
+    if line.len() > MAX_LINE_BYTES {
+        return Err(format!("it is longer than {MAX_LINE_BYTES} bytes"));
+    }
+    let text = quote_non_finite(line);
+    // The line is known from outside; serde would say "line 1" again.
+    let refuse = |error: serde_json::Error| {
+        let text = error.to_string();
+        text.split(" at line").next().map_or(text.clone(), |text| format!("{text} at column {}", error.column()))
+    };
+    let mut deserializer = serde_json::Deserializer::from_slice(&text);
+    RecordSeed { builder, prefix: "", depth: 0 }.deserialize(&mut deserializer).map_err(refuse)?;
+    deserializer.end().map_err(refuse)
+}
+
+/// Puts quotes around NaN, Infinity and -Infinity outside strings: JSON does not know them, Python writes them.
+fn quote_non_finite(bytes: &[u8]) -> Cow<'_, [u8]> {
+    const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+    // Both hold an `N` or an `I` outside of what numbers and `true`, `false`, `null` use.
+    if !bytes.windows(3).any(|three| three == b"NaN" || three == b"Inf") {
+        return Cow::Borrowed(bytes);
+    }
+    let mut out = Vec::with_capacity(bytes.len() + 64);
+    let mut is_in_string = false;
+    let mut rest = bytes;
+    while let Some((&byte, tail)) = rest.split_first() {
+        if !is_in_string && let Some(word) = WORDS.iter().find(|word| rest.starts_with(word)) {
+            out.push(b'"');
+            out.extend_from_slice(word);
+            out.push(b'"');
+            rest = rest.get(word.len()..).unwrap_or_default();
+            continue;
+        }
+        out.push(byte);
+        rest = tail;
+        match byte {
+            b'"' => is_in_string = !is_in_string,
+            b'\\' if is_in_string => {
+                if let Some((&escaped, tail)) = rest.split_first() {
+                    out.push(escaped);
+                    rest = tail;
+                }
+            }
+            _ => {}
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// Reads one object into the current record.
+struct RecordSeed<'a, 'b> {
+    builder: &'a mut LogBuilder<'b>,
+    prefix: &'a str,
+    depth: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for RecordSeed<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for RecordSeed<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of names and numbers")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            let name = if self.prefix.is_empty() { key } else { Cow::Owned(format!("{}/{key}", self.prefix)) };
+            map.next_value_seed(ValueSeed { builder: self.builder, name: &name, depth: self.depth + 1 })?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads one value: a number is kept, an object is joined, anything else is passed over.
+struct ValueSeed<'a, 'b> {
+    builder: &'a mut LogBuilder<'b>,
+    name: &'a str,
+    depth: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for ValueSeed<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ValueSeed<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
+        self.builder.push(self.name, LogNumber::Whole(value));
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
+        self.builder.push(self.name, LogNumber::Real(value as f64));
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
+        self.builder.push(self.name, LogNumber::Real(value));
+        Ok(())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        if let Some(number) = (text.len() <= 32).then(|| LogNumber::parse(text)).flatten() {
+            self.builder.push(self.name, number);
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        if self.depth < MAX_DEPTH {
+            return RecordSeed { builder: self.builder, prefix: self.name, depth: self.depth }.visit_map(map);
+        }
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+}
+
+/// Reads the top of a trainer's state, its history into the builder.
+struct StateSeed<'a, 'b> {
+    builder: &'a mut LogBuilder<'b>,
+    has_history: &'a mut bool,
+}
+
+impl<'de> DeserializeSeed<'de> for StateSeed<'_, '_> {
+    type Value = TrainerState;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<TrainerState, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for StateSeed<'_, '_> {
+    type Value = TrainerState;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the state of a trainer")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TrainerState, A::Error> {
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            if key == "log_history" {
+                *self.has_history = true;
+                map.next_value_seed(HistorySeed { builder: self.builder })?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(TrainerState::default())
+    }
+}
+
+struct HistorySeed<'a, 'b> {
+    builder: &'a mut LogBuilder<'b>,
+}
+
+impl<'de> DeserializeSeed<'de> for HistorySeed<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for HistorySeed<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of records")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element_seed(RecordSeed { builder: self.builder, prefix: "", depth: 0 })?.is_some() {
+            self.builder.end_record().map_err(A::Error::custom)?;
+        }
+        Ok(())
+    }
+}
+
+struct ProgressSeed;
+
+impl<'de> DeserializeSeed<'de> for ProgressSeed {
+    type Value = TrainerState;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<TrainerState, D::Error> {
+        #[derive(Deserialize)]
+        struct Progress {
+            #[serde(default)]
+            global_step: MaybeWhole,
+            #[serde(default)]
+            num_input_tokens_seen: MaybeWhole,
+        }
+        let progress = Progress::deserialize(deserializer)?;
+        Ok(TrainerState {
+            step: progress.global_step.0.map(Step),
+            tokens: progress.num_input_tokens_seen.0.filter(|n| *n > 0).map(Tokens),
+        })
+    }
+}
+
+/// A whole number, or anything else as nothing.
+#[derive(Debug, Default)]
+struct MaybeWhole(Option<u64>);
+
+impl<'de> Deserialize<'de> for MaybeWhole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let columns = ColumnMap::default();
+        let mut builder = LogBuilder::new(&columns);
+        // The reader of values keeps what is a number under the name `step` and passes over the rest.
+        ValueSeed { builder: &mut builder, name: "step", depth: MAX_DEPTH }.deserialize(deserializer)?;
+        Ok(Self(builder.current_step()))
+    }
+}

@@ -1,0 +1,448 @@
+//! A run as its ordered checkpoints with tokens and phases, and its step log.
+//!
+//! Joins what names, states, logs and the user say about tokens. It chooses nothing: `window` does.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use thalweg_storage::Storage;
+use thalweg_tensor::display_name;
+
+use crate::layout::NameTokens;
+use crate::phase::{Phase, Phases, StableRange, detect_phases};
+use crate::run_config::{RunConfig, read_run_config};
+use crate::run_dir::{CheckpointState, RunCheckpoint, RunDir};
+use crate::step_log::{ColumnMap, LogError, StepLog, TrainerState, parse_trainer_progress};
+use crate::{Error, Step, Tokens, TokensPerStep};
+
+/// The name of the state that Hugging Face's Trainer saves.
+pub const TRAINER_STATE_NAME: &str = "trainer_state.json";
+const MAX_TRAINER_STATE_BYTES: u64 = 256 << 20;
+/// Logs that are looked for in a run folder, first match wins, after the ones that are named and trainers' states.
+const LOG_NAMES: [&str; 6] =
+    ["log.jsonl", "train_log.jsonl", "metrics.jsonl", "log.csv", "train_log.csv", "metrics.csv"];
+
+/// Where the tokens of a checkpoint come from. Earlier ones win over later ones: a user's word first, then exact
+/// counts, names last because they are rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TokensSource {
+    /// The user's tokens per step.
+    Given,
+    /// `tokens_per_step` in `thalweg.toml`.
+    RunConfig,
+    /// `num_input_tokens_seen` of its `trainer_state.json`.
+    TrainerState,
+    /// The entry of the step log at its step.
+    Log,
+    /// The step log's entries around its step, between which each step has the same number of tokens.
+    LogInterpolated,
+    /// Its name.
+    Name,
+}
+
+impl fmt::Display for TokensSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Given => "the given tokens per step",
+            Self::RunConfig => "`thalweg.toml`",
+            Self::TrainerState => "`trainer_state.json`",
+            Self::Log => "the step log",
+            Self::LogInterpolated => "the step log, interpolated",
+            Self::Name => "the name",
+        })
+    }
+}
+
+/// A checkpoint of a trajectory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrajectoryCheckpoint {
+    /// Its folder or file.
+    pub path: PathBuf,
+    /// The name that says the step.
+    pub name: String,
+    /// The step.
+    pub step: Step,
+    /// Tokens so far, if they are known.
+    pub tokens: Option<Tokens>,
+    /// Where the tokens come from.
+    pub tokens_source: Option<TokensSource>,
+    /// How far the tokens may be off: 0, or one unit of the last digit of a name.
+    pub tokens_unit: u64,
+    /// The phase, if it is known.
+    pub phase: Option<Phase>,
+    /// The stage in its name, if any.
+    pub stage: Option<String>,
+    /// Whether it can be used.
+    pub state: CheckpointState,
+}
+
+/// Something a user should know about a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TrajectoryNote {
+    /// Two sources do not agree on the tokens of a step.
+    TokensDiffer {
+        /// The first such step.
+        step: Step,
+        /// The source that is used, and what it says.
+        used: (TokensSource, Tokens),
+        /// The other one, and what it says.
+        unused: (TokensSource, Tokens),
+        /// At how many further steps these two differ.
+        n_more: usize,
+    },
+    /// A trainer's state of another step than its folder.
+    StateOfOtherStep {
+        /// The checkpoint's name.
+        name: String,
+        /// The step in the name.
+        step: Step,
+        /// The step in the state.
+        state_step: Step,
+    },
+    /// A trainer's state that cannot be read.
+    StateUnreadable {
+        /// The checkpoint's name.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
+    /// More than one finished checkpoint at a step.
+    DuplicateStep {
+        /// The step.
+        step: Step,
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// A log that was found, not asked for, and cannot be read.
+    LogUnreadable {
+        /// The error in full.
+        reason: String,
+    },
+    /// A remark on the log.
+    Log(crate::LogNote),
+}
+
+impl fmt::Display for TrajectoryNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TokensDiffer { step, used, unused, n_more } => {
+                write!(f, "step {step} has {} tokens by {} (used) and {} by {}", used.1, used.0, unused.1, unused.0)?;
+                if *n_more > 0 { write!(f, "; so do {n_more} more steps differ") } else { Ok(()) }
+            }
+            Self::StateOfOtherStep { name, step, state_step } => {
+                let name = display_name(name);
+                write!(
+                    f,
+                    "`{name}` is step {step} by its name and step {state_step} by its `{TRAINER_STATE_NAME}`, which is not used"
+                )
+            }
+            Self::StateUnreadable { name, reason } => {
+                write!(f, "`{TRAINER_STATE_NAME}` of `{}` cannot be read: {reason}", display_name(name))
+            }
+            Self::DuplicateStep { step, names } => {
+                let names: Vec<String> = names.iter().map(|name| format!("`{}`", display_name(name))).collect();
+                write!(f, "step {step} stands there more than once: {}", names.join(", "))
+            }
+            Self::LogUnreadable { reason } => write!(f, "a step log was found and cannot be used: {reason}"),
+            Self::Log(note) => note.fmt(f),
+        }
+    }
+}
+
+/// What a user says about a run.
+#[derive(Debug, Clone, Default)]
+pub struct TrajectoryOptions {
+    /// Tokens in each step.
+    pub tokens_per_step: Option<TokensPerStep>,
+    /// The stable phase.
+    pub stable: Option<StableRange>,
+    /// The step log.
+    pub log_path: Option<PathBuf>,
+    /// Names of columns in the log.
+    pub columns: ColumnMap,
+}
+
+/// The ordered checkpoints of one run with their log.
+#[derive(Debug, Clone)]
+pub struct Trajectory {
+    pub(crate) path: PathBuf,
+    pub(crate) checkpoints: Vec<TrajectoryCheckpoint>,
+    pub(crate) log: Option<StepLog>,
+    pub(crate) log_path: Option<PathBuf>,
+    pub(crate) phases: Option<Phases>,
+    pub(crate) notes: Vec<TrajectoryNote>,
+}
+
+impl Trajectory {
+    /// Reads a run folder with its states, log and `thalweg.toml`.
+    ///
+    /// The log is the one given, else the one named in `thalweg.toml`, else the `trainer_state.json` of the run folder or
+    /// of its newest checkpoint, else `log.jsonl`, `train_log.jsonl`, `metrics.jsonl` or the same as `.csv` in the run folder.
+    ///
+    /// # Errors
+    /// As [`RunDir::open`]; `RunConfig`; `NotFound` or `Log` for a log that was named.
+    pub fn open(storage: &Arc<dyn Storage>, path: &Path, options: &TrajectoryOptions) -> Result<Self, Error> {
+        let run = RunDir::open(storage, path)?;
+        Self::from_run(storage, &run, options)
+    }
+
+    /// As [`Trajectory::open`] for a folder that was listed already.
+    ///
+    /// # Errors
+    /// `RunConfig`; `NotFound` or `Log` for a log that was named; `Storage`.
+    pub fn from_run(storage: &Arc<dyn Storage>, run: &RunDir, options: &TrajectoryOptions) -> Result<Self, Error> {
+        let config = read_run_config(storage, run.path())?.unwrap_or_default();
+        let mut notes = Vec::new();
+        for (step, names) in run.duplicates() {
+            let names = names.into_iter().map(str::to_owned).collect();
+            notes.push(TrajectoryNote::DuplicateStep { step, names });
+        }
+        let (log, log_path) = match find_log(storage, run, &config, options, &mut notes)? {
+            Some((log, path)) => (Some(log), Some(path)),
+            None => (None, None),
+        };
+        notes.extend(log.iter().flat_map(|log| log.notes()).cloned().map(TrajectoryNote::Log));
+        let phases = match options.stable.or(config.stable) {
+            Some(stable) => Some(Phases::from_stable(stable)),
+            None => log.as_ref().and_then(detect_phases),
+        };
+        let token_log = log.as_ref().map(TokenLog::new);
+        let mut conflicts = Conflicts::default();
+        let mut checkpoints = Vec::with_capacity(run.checkpoints().len());
+        for checkpoint in run.checkpoints() {
+            let state = read_state(storage, checkpoint, &mut notes)?;
+            let claims = Claims { options, config: &config, state: state.tokens, log: token_log.as_ref() };
+            let claims = claims.of(checkpoint);
+            conflicts.compare(checkpoint.step, &claims);
+            let best = claims.first();
+            checkpoints.push(TrajectoryCheckpoint {
+                path: checkpoint.path.clone(),
+                name: checkpoint.name.clone(),
+                step: checkpoint.step,
+                tokens: best.map(|claim| claim.tokens),
+                tokens_source: best.map(|claim| claim.source),
+                tokens_unit: best.map_or(0, |claim| claim.unit),
+                phase: phases.as_ref().and_then(|phases| phases.phase_at(checkpoint.step)),
+                stage: checkpoint.stage.clone(),
+                state: checkpoint.state.clone(),
+            });
+        }
+        notes.extend(conflicts.into_notes());
+        Ok(Self { path: run.path().to_owned(), checkpoints, log, log_path, phases, notes })
+    }
+
+    /// The run folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All checkpoints by step, unfinished ones too.
+    pub fn checkpoints(&self) -> &[TrajectoryCheckpoint] {
+        &self.checkpoints
+    }
+
+    /// The checkpoints that can be used, by step.
+    pub fn finished(&self) -> impl DoubleEndedIterator<Item = &TrajectoryCheckpoint> {
+        self.checkpoints.iter().filter(|checkpoint| checkpoint.state.is_finished())
+    }
+
+    /// The step log, if there is one.
+    pub fn log(&self) -> Option<&StepLog> {
+        self.log.as_ref()
+    }
+
+    /// Where the step log was read.
+    pub fn log_path(&self) -> Option<&Path> {
+        self.log_path.as_deref()
+    }
+
+    /// The phases, if a log with learning rates or the user says them.
+    pub fn phases(&self) -> Option<&Phases> {
+        self.phases.as_ref()
+    }
+
+    /// What a user should know.
+    pub fn notes(&self) -> &[TrajectoryNote] {
+        &self.notes
+    }
+}
+
+fn find_log(
+    storage: &Arc<dyn Storage>,
+    run: &RunDir,
+    config: &RunConfig,
+    options: &TrajectoryOptions,
+    notes: &mut Vec<TrajectoryNote>,
+) -> Result<Option<(StepLog, PathBuf)>, Error> {
+    let named = options.log_path.clone().or_else(|| config.log.as_ref().map(|log| run.path().join(log)));
+    if let Some(path) = named {
+        return Ok(Some((StepLog::open(storage, &path, &options.columns)?, path)));
+    }
+    let mut places = vec![run.path().join(TRAINER_STATE_NAME)];
+    places.extend(run.finished().next_back().map(|newest| newest.path.join(TRAINER_STATE_NAME)));
+    places.extend(LOG_NAMES.iter().map(|name| run.path().join(name)));
+    for path in places {
+        // A single file as a checkpoint has nothing below it.
+        if !storage.file_info(&path).is_ok_and(|info| info.kind == thalweg_storage::FileKind::File) {
+            continue;
+        }
+        match StepLog::open(storage, &path, &options.columns) {
+            Ok(log) => return Ok(Some((log, path))),
+            // A state without a history, or one of evaluations alone, is not meant to be a log.
+            Err(Error::Log { source, .. }) if matches!(*source, LogError::NoHistory | LogError::NoColumn { .. }) => {}
+            Err(error) => notes.push(TrajectoryNote::LogUnreadable { reason: error.to_string() }),
+        }
+    }
+    Ok(None)
+}
+
+fn read_state(
+    storage: &Arc<dyn Storage>,
+    checkpoint: &RunCheckpoint,
+    notes: &mut Vec<TrajectoryNote>,
+) -> Result<TrainerState, Error> {
+    let path = checkpoint.path.join(TRAINER_STATE_NAME);
+    if !storage.file_info(&path).is_ok_and(|info| info.kind == thalweg_storage::FileKind::File) {
+        return Ok(TrainerState::default());
+    }
+    let unreadable = |reason: String| TrajectoryNote::StateUnreadable { name: checkpoint.name.clone(), reason };
+    let bytes = match storage.read_file(&path, MAX_TRAINER_STATE_BYTES) {
+        Ok(bytes) => bytes,
+        Err(error @ thalweg_storage::Error::TooLarge { .. }) => {
+            notes.push(unreadable(error.to_string()));
+            return Ok(TrainerState::default());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let state = match parse_trainer_progress(&bytes) {
+        Ok(state) => state,
+        Err(error) => {
+            notes.push(unreadable(error.to_string()));
+            return Ok(TrainerState::default());
+        }
+    };
+    if let Some(state_step) = state.step.filter(|step| *step != checkpoint.step) {
+        let name = checkpoint.name.clone();
+        notes.push(TrajectoryNote::StateOfOtherStep { name, step: checkpoint.step, state_step });
+        return Ok(TrainerState::default());
+    }
+    Ok(state)
+}
+
+/// What one source says about the tokens of one checkpoint.
+#[derive(Debug, Clone, Copy)]
+struct Claim {
+    source: TokensSource,
+    tokens: Tokens,
+    unit: u64,
+}
+
+#[derive(Debug)]
+struct Claims<'a> {
+    options: &'a TrajectoryOptions,
+    config: &'a RunConfig,
+    state: Option<Tokens>,
+    log: Option<&'a TokenLog>,
+}
+
+impl Claims<'_> {
+    /// All that is said, in the order of [`TokensSource`].
+    fn of(&self, checkpoint: &RunCheckpoint) -> Vec<Claim> {
+        let step = checkpoint.step;
+        let exact = |source, tokens: Option<Tokens>| tokens.map(|tokens| Claim { source, tokens, unit: 0 });
+        let by_log = self.log.and_then(|log| log.tokens_at(step));
+        let by_name = checkpoint.name_tokens.map(|NameTokens { tokens, unit }| Claim {
+            source: TokensSource::Name,
+            tokens,
+            unit,
+        });
+        let given = self.options.tokens_per_step.and_then(|rate| rate.tokens_at(step));
+        let by_config = self.config.tokens_per_step.and_then(|rate| rate.tokens_at(step));
+        let all = [
+            exact(TokensSource::Given, given),
+            exact(TokensSource::RunConfig, by_config),
+            exact(TokensSource::TrainerState, self.state),
+            by_log.and_then(|(source, tokens)| exact(source, Some(tokens))),
+            by_name,
+        ];
+        all.into_iter().flatten().collect()
+    }
+}
+
+/// Disagreements, counted by the pair of sources, so that a thousand checkpoints make one note.
+#[derive(Debug, Default)]
+struct Conflicts {
+    found: BTreeMap<(TokensSource, TokensSource), TrajectoryNote>,
+}
+
+impl Conflicts {
+    fn compare(&mut self, step: Step, claims: &[Claim]) {
+        let Some((best, others)) = claims.split_first() else { return };
+        for other in others {
+            if best.tokens.0.abs_diff(other.tokens.0) <= best.unit.max(other.unit) {
+                continue;
+            }
+            let note = self.found.entry((best.source, other.source)).and_modify(|note| {
+                if let TrajectoryNote::TokensDiffer { n_more, .. } = note {
+                    *n_more += 1;
+                }
+            });
+            note.or_insert(TrajectoryNote::TokensDiffer {
+                step,
+                used: (best.source, best.tokens),
+                unused: (other.source, other.tokens),
+                n_more: 0,
+            });
+        }
+    }
+
+    fn into_notes(self) -> impl Iterator<Item = TrajectoryNote> {
+        self.found.into_values()
+    }
+}
+
+/// The entries of a log that count tokens.
+#[derive(Debug)]
+struct TokenLog {
+    points: Vec<(Step, Tokens)>,
+}
+
+impl TokenLog {
+    fn new(log: &StepLog) -> Self {
+        let points = log.entries().iter().filter_map(|entry| Some((entry.step, entry.tokens?)));
+        let mut points: Vec<(Step, Tokens)> = points.collect();
+        // Every run begins with nothing, whether that was logged or not.
+        if points.first().is_some_and(|(step, _)| *step > Step(0)) {
+            points.insert(0, (Step(0), Tokens(0)));
+        }
+        Self { points }
+    }
+
+    fn tokens_at(&self, step: Step) -> Option<(TokensSource, Tokens)> {
+        let after = match self.points.binary_search_by_key(&step, |(step, _)| *step) {
+            Ok(idx) => return self.points.get(idx).map(|(_, tokens)| (TokensSource::Log, *tokens)),
+            Err(idx) => idx,
+        };
+        let rate = self.rate_before(after)?;
+        // One stretch alone may hide a change of batch size within; two equal ones do not.
+        let neighbours = [after.checked_sub(1).and_then(|idx| self.rate_before(idx)), self.rate_before(after + 1)];
+        let mut known = neighbours.into_iter().flatten().peekable();
+        if known.peek().is_some() && known.all(|neighbour| neighbour != rate) {
+            return None;
+        }
+        let (from, tokens) = self.points.get(after.checked_sub(1)?)?;
+        let more = rate.checked_mul(step.0 - from.0)?;
+        tokens.0.checked_add(more).map(|tokens| (TokensSource::LogInterpolated, Tokens(tokens)))
+    }
+
+    /// Tokens per step between point `idx` and the one before it, if that is a whole number.
+    fn rate_before(&self, idx: usize) -> Option<u64> {
+        let ((a, a_tokens), (b, b_tokens)) = (self.points.get(idx.checked_sub(1)?)?, self.points.get(idx)?);
+        let tokens = b_tokens.0.checked_sub(a_tokens.0)?;
+        let steps = b.0.checked_sub(a.0).filter(|steps| *steps > 0)?;
+        tokens.is_multiple_of(steps).then_some(tokens / steps)
+    }
+}

@@ -1,0 +1,1 @@
+//! Step logs of all kinds.
