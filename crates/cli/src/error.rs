@@ -1,5 +1,7 @@
 //! Errors as the user meets them.
 
+use std::path::PathBuf;
+
 /// Why a command did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -7,6 +9,10 @@ pub(crate) enum Error {
     Merge(#[from] thalweg_merge::Error),
     #[error(transparent)]
     Checkpoint(#[from] thalweg_checkpoint::Error),
+    #[error(transparent)]
+    Trajectory(#[from] thalweg_trajectory::Error),
+    #[error("recipe `{}`: {source}", path.display())]
+    Recipe { path: PathBuf, source: thalweg_merge::recipe::RecipeError },
     #[error(transparent)]
     Storage(#[from] thalweg_storage::Error),
     #[error(transparent)]
@@ -31,6 +37,8 @@ impl Error {
         match self {
             Self::Merge(error) => error.hint(),
             Self::Checkpoint(error) => error.hint().map(str::to_owned),
+            Self::Trajectory(error) => error.hint().map(str::to_owned),
+            Self::Recipe { source, .. } => source.hint(),
             Self::Scheme(error) => error.hint(),
             Self::Usage { hint, .. } => hint.clone(),
             Self::Storage(_) | Self::Signal(_) => None,

@@ -1,6 +1,7 @@
 //! What the program hands to the libraries: storage, clock, limits, progress, Ctrl-C.
 
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -9,10 +10,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage};
 use thalweg_storage::{LocalStorage, Storage};
 use thalweg_tensor::kernel::Simd;
+use thalweg_trajectory::resolve_reference;
 
 use crate::args::GlobalArgs;
 use crate::error::Error;
 use crate::messages::Messages;
+use crate::run::hub_cache_root;
 
 /// Name and version, as receipts have it.
 pub(crate) const TOOL: &str = concat!("thalweg ", env!("CARGO_PKG_VERSION"));
@@ -62,6 +65,13 @@ impl<'a> World<'a> {
     /// Ends a bar that is still drawn.
     pub(crate) fn clear_progress(&self) {
         self.progress.clear();
+    }
+
+    /// The path that a user's words stand for, also a revision in the local Hugging Face cache.
+    pub(crate) fn resolve(&self, path: &Path) -> Result<PathBuf, Error> {
+        let reference = path.to_string_lossy();
+        let found = resolve_reference(&self.storage, &reference, hub_cache_root().as_deref())?;
+        Ok(self.storage.canonical_path(&found)?)
     }
 
     pub(crate) fn n_threads(&self) -> usize {

@@ -73,8 +73,9 @@ pub(crate) fn choose_checkpoints(
 
 /// A checkpoint that was named, with the step that its own name tells.
 fn given_checkpoint(path: &Path, world: &World<'_>) -> Result<Chosen, Error> {
-    let path = world.storage.canonical_path(path)?;
-    let (step, tokens) = crate::run::step_in_name(&path);
+    let (step, tokens) = crate::run::step_in_name(path);
+    let path = world.resolve(path)?;
+    let (step, tokens) = if step.is_some() { (step, tokens) } else { crate::run::step_in_name(&path) };
     Ok(Chosen { path, step, tokens })
 }
 
