@@ -40,11 +40,7 @@ pub(crate) fn open_trajectory(
 }
 
 /// The window that the options ask for, oldest first.
-pub(crate) fn select(
-    trajectory: &Trajectory,
-    args: &SelectionArgs,
-    messages: &Messages,
-) -> Result<Vec<Chosen>, Error> {
+pub(crate) fn select(trajectory: &Trajectory, args: &SelectionArgs, messages: &Messages) -> Result<Vec<Chosen>, Error> {
     let window = select_window(trajectory, &window_spec(args)?)?;
     window.notes().iter().for_each(|note| messages.note(note));
     Ok(window.checkpoints().iter().map(chosen).collect())

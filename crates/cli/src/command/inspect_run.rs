@@ -65,9 +65,8 @@ fn table(trajectory: &Trajectory) -> String {
         let _ = writeln!(text, "step log `{}`: {n_entries} entries", log.display());
     }
     let _ = writeln!(text, "{:>12} {:>10}  {:<7} checkpoint", "step", "tokens", "phase");
-    let is_shown = |i: usize| {
-        checkpoints.len() <= MAX_ROWS || i < MAX_ROWS / 2 || i + MAX_ROWS / 2 >= checkpoints.len()
-    };
+    let is_shown =
+        |i: usize| checkpoints.len() <= MAX_ROWS || i < MAX_ROWS / 2 || i + MAX_ROWS / 2 >= checkpoints.len();
     for (i, checkpoint) in checkpoints.iter().enumerate() {
         if !is_shown(i) {
             if i == MAX_ROWS / 2 {

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use thalweg_merge::engine::open_sources;
 use thalweg_merge::plan::MergePlan;
 use thalweg_merge::recipe::{Recipe, RecipeDialect, RecipeKind, cast_is_exact, native_equivalent, parse_recipe};
-use thalweg_merge::engine::open_sources;
 use thalweg_tensor::DtypeClass;
 
 use crate::args::SourceArgs;
@@ -79,9 +79,8 @@ fn refuse_lossy_cast(recipe: &Recipe, plan: &MergePlan, world: &World<'_>) -> Re
     let Some(to) = recipe.input_dtype else { return Ok(()) };
     for source in open_sources(plan, &world.context(MEMORY_BYTES))? {
         let mut entries = source.checkpoint.catalog().entries().iter();
-        let lossy = entries.find(|entry| {
-            entry.dtype.class() == DtypeClass::Mergeable && !cast_is_exact(entry.dtype, to)
-        });
+        let lossy =
+            entries.find(|entry| entry.dtype.class() == DtypeClass::Mergeable && !cast_is_exact(entry.dtype, to));
         if let Some(entry) = lossy {
             return Err(Error::usage_with_hint(
                 format!("`dtype` would cast the inputs from {} to {to} before they are averaged", entry.dtype),

@@ -130,7 +130,11 @@ fn check_budget(args: &SweepArgs, plan: &MergePlan, world: &World<'_>) -> Result
     let n_bytes: u64 = sources.iter().map(|source| source.checkpoint.catalog().n_bytes()).sum();
     if n_bytes > budget.0 {
         return Err(Error::usage_with_hint(
-            format!("this sweep reads {}, more than the {} of `--budget-bytes`", show_bytes(n_bytes), show_bytes(budget.0)),
+            format!(
+                "this sweep reads {}, more than the {} of `--budget-bytes`",
+                show_bytes(n_bytes),
+                show_bytes(budget.0)
+            ),
             "take fewer ends, or shorter windows",
         ));
     }
@@ -160,14 +164,23 @@ fn document(trials: &[Trial], outcomes: &[MergeOutcome]) -> serde_json::Value {
         })
         .collect();
     // Outputs of one reading share it; those that were there already were not read for now.
-    let bytes_read = outcomes.iter().filter(|outcome| !outcome.was_done).map(|outcome| outcome.receipt.bytes_read).max();
+    let bytes_read =
+        outcomes.iter().filter(|outcome| !outcome.was_done).map(|outcome| outcome.receipt.bytes_read).max();
     json!({"kind": "thalweg-sweep", "version": 1, "trials": rows, "bytes_read": bytes_read.unwrap_or(0)})
 }
 
 fn table(out: &Path, trials: &[Trial], outcomes: &[MergeOutcome]) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "{:>10} {:>5} {:<16} {:>14}  folder in `{}`", "end step", "N", "scheme", "to newest", out.display());
+    let _ = writeln!(
+        text,
+        "{:>10} {:>5} {:<16} {:>14}  folder in `{}`",
+        "end step",
+        "N",
+        "scheme",
+        "to newest",
+        out.display()
+    );
     for (trial, outcome) in trials.iter().zip(outcomes) {
         let end = trial.window.last().and_then(|last| last.step).unwrap_or(0);
         let distance = outcome.receipt.distance_to_newest();

@@ -251,6 +251,71 @@ pub(crate) fn sum_bf16(
     None
 }
 
+/// Eight lanes of |s|/d rounded to single, with their signs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn round_to_singles(s: __m512d, division: Division) -> __m256i {
+    const CUT: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
+    let size = _mm512_abs_pd(s);
+    let cut = _mm256_castps_si256(_mm512_cvt_roundpd_ps::<CUT>(_mm512_mul_pd(size, division.reciprocal)));
+    let next = _mm256_add_epi32(cut, _mm256_set1_epi32(1));
+    let widen = |bits| _mm512_cvtps_pd(_mm256_castsi256_ps(bits));
+    // Half of the sum of two neighbours, exact; doubled on both sides of the comparison instead.
+    let twice_middle = _mm512_add_pd(widen(cut), widen(next));
+    let side = _mm512_fnmadd_pd(twice_middle, division.d, _mm512_add_pd(size, size));
+    let zero = _mm512_setzero_pd();
+    let above = _mm512_cmp_pd_mask::<_CMP_GT_OQ>(side, zero);
+    let equal = _mm512_cmp_pd_mask::<_CMP_EQ_OQ>(side, zero);
+    let odd = _mm256_test_epi32_mask(cut, _mm256_set1_epi32(1));
+    let rounded = _mm256_mask_mov_epi32(cut, above | equal & odd, next);
+    let signs = _mm512_cvtepi64_epi32(_mm512_srai_epi64::<32>(_mm512_castpd_si512(s)));
+    _mm256_ternarylogic_epi32::<0xF8>(rounded, signs, _mm256_set1_epi32(i32::MIN))
+}
+
+/// Singles in a register.
+const SINGLES_PER_REGISTER: usize = 16;
+/// Registers of singles in a tile.
+const REGISTERS: usize = TILE / SINGLES_PER_REGISTER;
+
+/// Sums one tile of singles in doubles, if that is exact and finite for every lane.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn sum_singles(tile: &[&[u8]], at: usize, coefficients: &[f64], limit: i32) -> Option<Sums> {
+    /// Below the field of infinities, with room for sums of coefficients up to 2^3.
+    const HIGHEST: i32 = 0xFA;
+    let mut most = [_mm512_setzero_si512(); REGISTERS];
+    let mut least = [_mm512_set1_epi32(-1); REGISTERS];
+    let mut sums = [_mm512_set1_pd(-0.0); 2 * REGISTERS];
+    for (source, &c) in tile.iter().zip(coefficients) {
+        let c = _mm512_set1_pd(c);
+        let bytes = &source[4 * at..4 * (at + TILE)];
+        for register in 0..REGISTERS {
+            let x = load_singles(&bytes[64 * register..64 * (register + 1)]);
+            let doubled = _mm512_slli_epi32::<1>(_mm512_castps_si512(x));
+            most[register] = _mm512_max_epu32(most[register], doubled);
+            least[register] = _mm512_min_epu32(least[register], _mm512_sub_epi32(doubled, _mm512_set1_epi32(1)));
+            sums[2 * register] = _mm512_fmadd_pd(c, low_half(x), sums[2 * register]);
+            sums[2 * register + 1] = _mm512_fmadd_pd(c, high_half(x), sums[2 * register + 1]);
+        }
+    }
+    let mut outside = 0;
+    for register in 0..REGISTERS {
+        let top = _mm512_srli_epi32::<24>(most[register]);
+        let spread = _mm512_sub_epi32(top, _mm512_srli_epi32::<24>(least[register]));
+        outside |= _mm512_cmpgt_epi32_mask(spread, _mm512_set1_epi32(limit));
+        outside |= _mm512_cmpgt_epi32_mask(top, _mm512_set1_epi32(HIGHEST));
+    }
+    (outside == 0).then_some(sums)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn load_singles(bytes: &[u8]) -> __m512 {
+    let bytes = &bytes[..64];
+    // SAFETY: the slice has 64 bytes, and this load asks for no alignment.
+    unsafe { _mm512_loadu_ps(bytes.as_ptr().cast()) }
+}
+
 /// Sums tiles of f32 to f32 from tile `first` on; stops at a tile that is not settled.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,avx2,f16c,bmi2")]
 pub(crate) fn sum_f32(
@@ -260,12 +325,26 @@ pub(crate) fn sum_f32(
     n_tiles: usize,
     out: &mut [u8],
 ) -> Option<(usize, Unsettled)> {
+    let limit = match prepared.small {
+        Some(_) if prepared.sum_abs <= 8.0 * prepared.d => 53 - 24 - prepared.log2_sum_abs,
+        _ => -1,
+    };
+    let division = Division { d: _mm512_set1_pd(prepared.d), reciprocal: _mm512_set1_pd(prepared.reciprocal) };
     for tile in first..n_tiles {
         let at = tile * TILE;
         let out = &mut out[4 * at..4 * (at + TILE)];
-        let unsettled = portable::sum_tile::<InF32, OutF32, Fused>(prepared, sources, at, out);
-        if unsettled != Unsettled::default() {
-            return Some((tile, unsettled));
+        let sums = if limit >= 0 { sum_singles(sources, at, &prepared.coefficients, limit) } else { None };
+        let Some(sums) = sums else {
+            let unsettled = portable::sum_tile::<InF32, OutF32, Fused>(prepared, sources, at, out);
+            if unsettled != Unsettled::default() {
+                return Some((tile, unsettled));
+            }
+            continue;
+        };
+        for register in 0..REGISTERS {
+            let low = round_to_singles(sums[2 * register], division);
+            let high = round_to_singles(sums[2 * register + 1], division);
+            store(join(low, high), &mut out[64 * register..]);
         }
     }
     None

@@ -4,6 +4,8 @@
 //! a tensor is cut. DESIGN.md has the argument; `exact` is the arbiter, everything else is speed.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod exact;
 mod float_env;

@@ -285,8 +285,8 @@ fn add_up<I: Input, M: MultiplyAdd>(coefficients: &[f64], sources: &[&[u8]], at:
     let mut tile = Tile { sum: [-0.0; TILE], most: [0; TILE], least: [u32::MAX; TILE] };
     for (source, &c) in sources.iter().zip(coefficients) {
         let lanes = load_lanes::<I, TILE>(&source[at * I::BYTES..(at + TILE) * I::BYTES]);
-        for l in 0..TILE {
-            let bits = I::bits(lanes[l]);
+        for (l, raw) in lanes.into_iter().enumerate() {
+            let bits = I::bits(raw);
             let magnitude = I::magnitude(bits);
             tile.most[l] = tile.most[l].max(magnitude);
             tile.least[l] = tile.least[l].min(if magnitude == 0 { u32::MAX } else { magnitude });

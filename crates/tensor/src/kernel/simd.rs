@@ -1,13 +1,13 @@
 //! Which kernel runs: chosen once for a sum, by element types and by what the processor has.
 
 use crate::Dtype;
-#[cfg(target_arch = "x86_64")]
-use crate::kernel::avx512;
 use crate::kernel::portable::{
     Fused, InBf16, InF16, InF32, Input, MultiplyAdd, OutBf16, OutF16, OutF32, Output, Separate, TILE, Unsettled,
     sum_tile,
 };
 use crate::kernel::prepared::Prepared;
+#[cfg(target_arch = "x86_64")]
+use crate::kernel::{avx2, avx512};
 
 /// Instruction sets that kernels are compiled for. Results do not depend on the choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -159,6 +159,10 @@ pub(crate) fn choose_kernel(input: Dtype, output: Dtype, simd: Simd) -> Option<S
             (Dtype::F32, Dtype::F32) => return Some(SumTiles::Detected(avx512::sum_f32)),
             _ => {}
         }
+    }
+    #[cfg(target_arch = "x86_64")]
+    if simd.resolve() == Simd::Avx2 && (input, output) == (Dtype::Bf16, Dtype::Bf16) {
+        return Some(SumTiles::Detected(avx2::sum_bf16));
     }
     match input {
         Dtype::Bf16 => kernel_to::<InBf16>(output, simd),
