@@ -274,25 +274,44 @@ struct Worker<'a> {
     inputs: Vec<Vec<u8>>,
     output: Vec<u8>,
     wide: [Vec<u8>; 2],
+    /// Whether the unit before came from the medium rather than from memory.
+    reads_medium: bool,
 }
+
+/// A worker that moves fewer bytes a second waits for the medium: only then does asking ahead pay for its calls.
+const MEMORY_BYTES_PER_SECOND: f64 = 1e9;
 
 impl<'a> Worker<'a> {
     fn new(job: &'a CombineJob<'a>, prepared: &'a Prepared) -> Self {
         let inputs = vec![Vec::new(); job.sources.len()];
-        Self { job, prepared, inputs, output: Vec::new(), wide: [Vec::new(), Vec::new()] }
+        Self { job, prepared, inputs, output: Vec::new(), wide: [Vec::new(), Vec::new()], reads_medium: true }
     }
 
     fn do_unit(&mut self, unit_idx: usize, run: &RunContext<'_>) -> Result<(), Error> {
         let parts = self.job.units.parts(unit_idx);
         let ahead = unit_idx + run.limits.n_threads.get();
-        if self.job.piece.reads_ahead && ahead < self.job.units.len() {
+        if self.reads_medium && ahead < self.job.units.len() {
             self.hint(self.job.units.parts(ahead), TensorSource::will_read);
         }
+        let started = run.host.elapsed_seconds();
         let results = parts.iter().map(|part| self.do_part(part, run)).collect::<Result<Vec<_>, _>>()?;
+        let seconds = run.host.elapsed_seconds() - started;
+        self.reads_medium = self.bytes_read_by(parts) < seconds * MEMORY_BYTES_PER_SECOND;
         if self.job.piece.drops_cache {
             self.hint(parts, TensorSource::done_reading);
         }
         (self.job.on_unit)(unit_idx, results)
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    fn bytes_read_by(&self, parts: &[Part]) -> f64 {
+        let of_part = |part: &Part| {
+            let n_elements = part.elements.end - part.elements.start;
+            let n_bytes = self.job.layout.catalog.entries()[part.tensor_idx].dtype.bytes_of(n_elements).unwrap_or(0);
+            let class = self.job.layout.classes[part.tensor_idx];
+            n_bytes * self.prepared.use_of(class).map_or(0, |used| used.read.len()) as u64
+        };
+        parts.iter().map(of_part).sum::<u64>() as f64
     }
 
     fn hint(&self, parts: &[Part], tell: fn(&(dyn TensorSource + 'a), usize, Range<u64>)) {

@@ -4,6 +4,7 @@
 //! `commit_outputs` there is no output; what is staged is resumed by the next run of the same plan.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use thalweg_checkpoint::open_checkpoints;
 use thalweg_storage::publish::Replace;
@@ -135,8 +136,8 @@ fn merge_into(
     let source_paths: Vec<PathBuf> = sources.iter().map(|source| source.path.clone()).collect();
     run.progress.begin(Stage::Merge, bytes_read);
     run.progress.advance(done.bytes_read(&units, layout, &read_by));
-    combine(
-        &CombineJob {
+    with_background_sync(staged, |wrote| {
+        let job = CombineJob {
             layout,
             sources: &source_refs,
             source_paths: &source_paths,
@@ -148,13 +149,45 @@ fn merge_into(
             on_unit: &|unit_idx, results| {
                 crate::resume::record(staged, unit_idx, &results)?;
                 ledger.add(unit_idx, results);
+                wrote();
                 Ok(())
             },
             piece,
-        },
-        run,
-    )?;
+        };
+        combine(&job, run)
+    })?;
     Ok(Merged { finished: ledger.finish(), read_by, bytes_read })
+}
+
+/// Runs `work` while another thread brings what was written to the medium, so that the end need not wait for all of it.
+///
+/// `work` is given a function to call after each unit. An error of the medium is reported to whichever call comes first,
+/// so those of the other thread are kept.
+fn with_background_sync(
+    staged: &[StagedOutput<'_>],
+    work: impl FnOnce(&(dyn Fn() + Sync)) -> Result<(), Error>,
+) -> Result<(), Error> {
+    /// Units of about 1 MiB between two syncs.
+    const UNITS_PER_SYNC: usize = 256;
+    let n_units = AtomicUsize::new(0);
+    let (wake, woken) = std::sync::mpsc::sync_channel::<()>(1);
+    std::thread::scope(|scope| {
+        let syncer = scope.spawn(move || -> Result<(), Error> {
+            while woken.recv().is_ok() {
+                staged.iter().try_for_each(|output| output.staged.sync())?;
+            }
+            Ok(())
+        });
+        let outcome = work(&|| {
+            if (n_units.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(UNITS_PER_SYNC) {
+                // A full channel means that a sync is due already; a closed one, that it failed and will be told.
+                let _ = wake.try_send(());
+            }
+        });
+        drop(wake);
+        let synced = syncer.join().unwrap_or(Err(Error::WorkerDied));
+        outcome.and(synced)
+    })
 }
 
 /// Cuts the work so that a part fills whole subtrees of its input and of each of its outputs.

@@ -22,7 +22,6 @@ const OVERHEAD_BYTES: u64 = 4 << 10;
 pub(crate) struct PieceSize {
     /// A multiple of the block of the statistics, so that sums do not depend on the piece.
     n_elements: u64,
-    pub(crate) reads_ahead: bool,
     pub(crate) drops_cache: bool,
     /// Resident memory that this piece leads to, at most.
     pub(crate) memory_bytes: u64,
@@ -51,7 +50,7 @@ impl PieceSize {
         let piece_bytes = PIECE_BYTES.min(by_limit).min((WORKER_BYTES / n_buffers).max(block_bytes));
         let n_elements = (piece_bytes / max_element_bytes / BLOCK_ELEMENTS).max(1) * BLOCK_ELEMENTS;
         let memory_bytes = fixed_bytes + n_threads * n_buffers * n_elements * max_element_bytes;
-        Ok(Self { n_elements, reads_ahead: true, drops_cache: false, memory_bytes })
+        Ok(Self { n_elements, drops_cache: false, memory_bytes })
     }
 
     /// The part cut into pieces.
