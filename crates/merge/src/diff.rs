@@ -118,6 +118,9 @@ fn partners(a: &Arc<TensorCatalog>, b: &Arc<TensorCatalog>) -> Vec<Partner> {
     a.entries().iter().map(partner).collect()
 }
 
+/// Tensor, part and distance of what is done, and what went wrong first.
+type PartDistances = (Vec<(usize, usize, Distance)>, Option<Error>);
+
 struct Pair<'a> {
     a: &'a Checkpoint,
     b: &'a Checkpoint,
@@ -133,7 +136,7 @@ impl Pair<'_> {
         run.progress.begin(Stage::Verify, 2 * wanted_bytes);
         let piece = PieceSize::fit(&run.limits, 2, 8, metadata_bytes(self.a.catalog(), 4))?;
         let next = AtomicUsize::new(0);
-        let results: Mutex<(Vec<(usize, usize, Distance)>, Option<Error>)> = Mutex::new((Vec::new(), None));
+        let results: Mutex<PartDistances> = Mutex::new((Vec::new(), None));
         run_workers(run, &|| {
             let _environment = FloatEnvironment::set_default();
             let mut buffers = [Vec::new(), Vec::new()];

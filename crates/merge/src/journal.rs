@@ -77,7 +77,7 @@ impl Journal {
             Err(error) => return Err(error.into()),
         };
         let len_bytes = file.len_bytes()?;
-        let mut header = [0; HEADER_BYTES as usize];
+        let mut header = [0; to_index(HEADER_BYTES)];
         if len_bytes < HEADER_BYTES {
             return Ok(JournalState::Absent);
         }

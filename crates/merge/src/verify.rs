@@ -177,6 +177,9 @@ pub fn digest_checkpoint(source: &dyn TensorSource, kind: DigestKind, run: &RunC
     Ok(list.finish())
 }
 
+/// Tensor, part and subtrees of what is done, and what went wrong first.
+type PartSubtrees = (Vec<(usize, usize, Vec<SubtreeDigest>)>, Option<Error>);
+
 /// The digest of each tensor, read once, by all threads.
 fn digest_tensors(source: &dyn TensorSource, kind: DigestKind, run: &RunContext<'_>) -> Result<Vec<Digest>, Error> {
     /// Bytes held at once by a worker.
@@ -186,7 +189,7 @@ fn digest_tensors(source: &dyn TensorSource, kind: DigestKind, run: &RunContext<
     let units = UnitList::cut(source.catalog(), |_| true, element_bytes);
     run.progress.begin(Stage::Verify, source.catalog().n_bytes());
     let next = AtomicUsize::new(0);
-    let results: Mutex<(Vec<(usize, usize, Vec<SubtreeDigest>)>, Option<Error>)> = Mutex::new((Vec::new(), None));
+    let results: Mutex<PartSubtrees> = Mutex::new((Vec::new(), None));
     run_workers(run, &|| {
         let mut buffer = Vec::new();
         loop {
