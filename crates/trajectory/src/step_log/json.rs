@@ -102,6 +102,10 @@ where
 {
     let text = quote_non_finite(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes));
     let refuse = |error: serde_json::Error| LogError::Json { message: error.to_string() };
+    // serde would take a list of values for the fields in their order.
+    if text.trim_ascii_start().first() != Some(&b'{') {
+        return Err(LogError::Json { message: "it is not a JSON object".to_owned() });
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(&text);
     let value = seed.deserialize(&mut deserializer).map_err(refuse)?;
     deserializer.end().map_err(refuse)?;

@@ -4,6 +4,10 @@
 #[cfg(test)]
 mod logs;
 #[cfg(test)]
+mod phases;
+#[cfg(test)]
+mod random;
+#[cfg(test)]
 mod runs;
 #[cfg(test)]
 mod support;
