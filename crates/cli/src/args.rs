@@ -326,6 +326,9 @@ pub(crate) struct MergeArgs {
     /// Print the plan and stop
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Compare the merge, and the newest source, with this checkpoint: an annealed one, say
+    #[arg(long, value_name = "CKPT")]
+    pub(crate) against: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) execution: ExecutionArgs,
 }

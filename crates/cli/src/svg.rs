@@ -41,10 +41,10 @@ pub(crate) fn draw_plane(geometry: &Geometry, labels: &[String]) -> String {
     );
     let share = |k: usize| geometry.component_shares.get(k).copied().unwrap_or(0.0) * 100.0;
     let walk = geometry.random_walk_shares.first().copied().unwrap_or(0.0) * 100.0;
-    let _ = write!(
+    let _ = writeln!(
         svg,
         "<text x=\"{MARGIN}\" y=\"{:.0}\">first component: {:.1} % of the variance (a random walk: {walk:.1} %)</text>\
-         <text transform=\"translate(18 {:.0}) rotate(-90)\">second component: {:.1} %</text></svg>\n",
+         <text transform=\"translate(18 {:.0}) rotate(-90)\">second component: {:.1} %</text></svg>",
         HEIGHT - 16.0,
         share(0),
         HEIGHT - MARGIN,

@@ -95,7 +95,7 @@ impl Components {
 
 /// Principal components about the mean, from inner products about any point.
 fn principal_components(n: usize, product: impl Fn(usize, usize) -> f64) -> Components {
-    let raw = DMatrix::from_fn(n, n, |i, j| product(i, j));
+    let raw = DMatrix::from_fn(n, n, product);
     let centring = DMatrix::from_fn(n, n, |i, j| f64::from(u8::from(i == j)) - 1.0 / n.max(1) as f64);
     let centred = &centring * raw * &centring;
     let total = centred.trace();

@@ -4,6 +4,8 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
+use thalweg_checkpoint::{Checkpoint, open_checkpoint};
+use thalweg_merge::diff::{Distance, diff_checkpoints};
 use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage, execute_merge};
 use thalweg_merge::plan::MergePlan;
 use thalweg_merge::receipt::RECEIPT_NAME;
@@ -27,12 +29,70 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> R
         show_plan(&plan, args.execution.memory.0, world, messages)?;
         return Ok(Outcome::Done);
     }
+    // A mistyped path is found before the work, not after it.
+    let against = args.against.as_ref().map(|path| open_checkpoint(&world.storage, path)).transpose()?;
     let outcomes = execute(&plan, &args.execution, world)?;
-    messages.json(&document(&plan, &outcomes));
-    for outcome in &outcomes {
-        messages.text(&describe(outcome));
+    let mut document = document(&plan, &outcomes);
+    let mut text = String::new();
+    for (i, outcome) in outcomes.iter().enumerate() {
+        text.push_str(&describe(outcome));
+        if let Some(target) = &against {
+            let comparison = compare(outcome, target, args.execution.memory.0, world)?;
+            document["outputs"][i]["against"] = comparison.document();
+            text.push_str(&comparison.text());
+        }
     }
+    messages.json(&document);
+    messages.text(&text);
     Ok(Outcome::Done)
+}
+
+/// How far a merge and its newest source are from a third checkpoint.
+struct Comparison {
+    path: PathBuf,
+    merged: Distance,
+    newest: Distance,
+}
+
+fn compare(
+    outcome: &MergeOutcome,
+    target: &Checkpoint,
+    memory_bytes: u64,
+    world: &World<'_>,
+) -> Result<Comparison, Error> {
+    let distance = |path: &Path| -> Result<Distance, Error> {
+        let checkpoint = open_checkpoint(&world.storage, path)?;
+        let diff = diff_checkpoints(&checkpoint, target, &world.context(memory_bytes));
+        world.clear_progress();
+        Ok(diff?.total)
+    };
+    let newest = outcome.receipt.plan.newest_source().map_or(outcome.path.as_path(), |source| source.path.as_path());
+    Ok(Comparison { path: target.path().to_owned(), merged: distance(&outcome.path)?, newest: distance(newest)? })
+}
+
+impl Comparison {
+    fn document(&self) -> serde_json::Value {
+        json!({
+            "path": self.path,
+            "distance_of_merge": self.merged.distance(),
+            "distance_of_newest": self.newest.distance(),
+            "cosine_of_merge": self.merged.cosine(),
+            "cosine_of_newest": self.newest.cosine(),
+        })
+    }
+
+    fn text(&self) -> String {
+        let cosine =
+            |distance: &Distance| distance.cosine().map_or_else(|| "-".to_owned(), |cosine| format!("{cosine:.6}"));
+        format!(
+            "to `{}`: distance {:.4} from the merge, {:.4} from the newest source; cosine {} and {}\n",
+            self.path.display(),
+            self.merged.distance(),
+            self.newest.distance(),
+            cosine(&self.merged),
+            cosine(&self.newest)
+        )
+    }
 }
 
 /// Executes a plan with the user's limits.
