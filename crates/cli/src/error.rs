@@ -45,6 +45,15 @@ impl Error {
         }
     }
 
+    /// Lines that follow the first: what exists, what differs.
+    pub(crate) fn details(&self) -> Vec<String> {
+        match self {
+            Self::Trajectory(error) => error.details(),
+            Self::Checkpoint(error) | Self::Merge(thalweg_merge::Error::Checkpoint(error)) => error.details(),
+            _ => Vec::new(),
+        }
+    }
+
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Merge(thalweg_merge::Error::Interrupted) => 130,

@@ -112,6 +112,9 @@ impl Messages {
             Ok(Outcome::No) => ExitCode::from(1),
             Err(error) => {
                 self.stderr(&format!("{} {error}\n", self.paint("31", "error:")));
+                for line in error.details() {
+                    self.stderr(&format!("  {line}\n"));
+                }
                 if let Some(hint) = error.hint() {
                     self.stderr(&format!("{} {hint}\n", self.paint("32", "hint:")));
                 }

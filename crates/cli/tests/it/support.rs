@@ -38,7 +38,7 @@ fn blot_measurements(line: &str) -> String {
     let is_volatile_key =
         ["\"seconds\"", "\"peak_memory_bytes\"", "\"bytes_written\""].iter().any(|key| line.contains(key));
     if is_measured {
-        return line.split(',').next().unwrap_or(line).to_owned() + ", [MEASURED]";
+        return line.split([',', ':']).next().unwrap_or(line).to_owned() + ", [MEASURED]";
     }
     if is_volatile_key { line.split(':').next().unwrap_or(line).to_owned() + ": [MEASURED]" } else { line.to_owned() }
 }

@@ -76,7 +76,10 @@ pub(crate) fn noise(seed: u64, n_bytes: usize) -> Vec<u8> {
         z ^ (z >> 31)
     };
     // bf16 near 0.02: exponents that a real weight has.
-    let element = |bits: u64| [(bits & 0xFF) as u8, (0x3B + ((bits >> 8) & 1) as u8) | ((bits >> 9) as u8 & 0x80)];
+    let element = |bits: u64| {
+        let [low, high, ..] = bits.to_le_bytes();
+        [low, 0x3B + (high & 1) | (high & 0x80)]
+    };
     (0..n_bytes / 2).flat_map(|_| element(next())).collect()
 }
 
