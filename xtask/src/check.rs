@@ -6,8 +6,8 @@ use std::time::Instant;
 const STEPS: [(&str, &[&str]); 5] = [
     ("formatting", &["fmt", "--all", "--check"]),
     ("clippy", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]),
-    ("tests", &["test", "--workspace", "--lib", "--bins", "--tests", "--quiet"]),
-    ("doc tests", &["test", "--workspace", "--doc", "--quiet"]),
+    ("tests", &["test", "--workspace", "--lib", "--bins", "--tests"]),
+    ("doc tests", &["test", "--workspace", "--doc"]),
     ("examples and benches compile", &["build", "--workspace", "--examples", "--benches", "--quiet"]),
 ];
 

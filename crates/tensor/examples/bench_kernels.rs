@@ -1,5 +1,8 @@
 //! Cost of the sums alone: nanoseconds an output on one core, data in the second-level cache, beside copying the inputs.
 
+#![expect(clippy::print_stdout, reason = "figures are what this program is for")]
+#![expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "small counts")]
+
 use std::time::Instant;
 
 use num_bigint::BigInt;
@@ -53,7 +56,7 @@ fn main() {
         "dtype", "scheme", "N", "simd", "ns/output", "GB/s in", "slow"
     );
     for dtype in [Dtype::Bf16, Dtype::F32, Dtype::F64] {
-        let n_outputs = N_BYTES / dtype.bytes().map_or(1, |n| n as usize);
+        let n_outputs = N_BYTES / thalweg_tensor::to_index(dtype.bytes().unwrap_or(1));
         for (scheme, n) in [("sma", 4), ("sma", 10), ("wma", 10), ("ema", 10), ("doubles", 10)] {
             let sources: Vec<Vec<u8>> = (0..n).map(|i| source(dtype, i)).collect();
             let slices: Vec<&[u8]> = sources.iter().map(Vec::as_slice).collect();

@@ -78,7 +78,7 @@ pub(crate) fn noise(seed: u64, n_bytes: usize) -> Vec<u8> {
     // bf16 near 0.02: exponents that a real weight has.
     let element = |bits: u64| {
         let [low, high, ..] = bits.to_le_bytes();
-        [low, 0x3B + (high & 1) | (high & 0x80)]
+        [low, (0x3B + (high & 1)) | (high & 0x80)]
     };
     (0..n_bytes / 2).flat_map(|_| element(next())).collect()
 }
