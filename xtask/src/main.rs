@@ -1,3 +1,23 @@
 //! `cargo xtask check`: the one command that says whether the tree is whole.
 
-fn main() {}
+mod check;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match arguments.first().map(String::as_str) {
+        Some("check") => check::run(),
+        _ => Err("usage: cargo xtask check".to_owned()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            #[expect(clippy::print_stderr, reason = "this program talks to a person")]
+            {
+                eprintln!("xtask: {message}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

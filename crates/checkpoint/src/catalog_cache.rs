@@ -1,4 +1,5 @@
-//! Equal catalogs are kept once: the checkpoints of one run hold the same tensors at the same places.
+//! Equal catalogs are kept once, and equal headers are parsed once: the checkpoints of one run hold the same
+//! tensors at the same places.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -6,7 +7,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use thalweg_tensor::TensorCatalog;
 
-/// Catalogs seen so far, found by hash and then compared.
+use crate::Note;
+
+/// What a set of headers was found to say.
+#[derive(Debug, Clone, Default)]
+pub struct KnownHeaders {
+    /// The tensors.
+    pub catalog: Arc<TensorCatalog>,
+    /// Remarks of the first header.
+    pub metadata: BTreeMap<String, String>,
+    /// What a user should be told of the index.
+    pub notes: Vec<Note>,
+    /// Header fields that the format does not define: number of the file, and the first such field.
+    pub unknown_fields: Vec<(usize, String)>,
+}
+
+/// Catalogs seen so far, found by hash and then compared; and headers, found by their BLAKE3 digests.
 ///
 /// # Example
 /// ```
@@ -20,7 +36,8 @@ use thalweg_tensor::TensorCatalog;
 /// ```
 #[derive(Debug, Default)]
 pub struct CatalogCache {
-    seen: Mutex<BTreeMap<u64, Vec<Arc<TensorCatalog>>>>,
+    catalogs: Mutex<BTreeMap<u64, Vec<Arc<TensorCatalog>>>>,
+    headers: Mutex<BTreeMap<String, KnownHeaders>>,
 }
 
 impl CatalogCache {
@@ -29,13 +46,25 @@ impl CatalogCache {
         // This hasher's keys are fixed; where two catalogs collide, the comparison decides.
         let mut hasher = DefaultHasher::new();
         catalog.entries().hash(&mut hasher);
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let equals = seen.entry(hasher.finish()).or_default();
+        let mut catalogs = self.catalogs.lock().unwrap_or_else(PoisonError::into_inner);
+        let equals = catalogs.entry(hasher.finish()).or_default();
         if let Some(equal) = equals.iter().find(|known| ***known == catalog) {
             return Arc::clone(equal);
         }
         let kept = Arc::new(catalog);
         equals.push(Arc::clone(&kept));
         kept
+    }
+
+    /// What headers with this fingerprint say, if such were read before.
+    ///
+    /// The fingerprint holds all that the result depends on: names, lengths, and collision-free digests of texts.
+    pub fn recall(&self, fingerprint: &str) -> Option<KnownHeaders> {
+        self.headers.lock().unwrap_or_else(PoisonError::into_inner).get(fingerprint).cloned()
+    }
+
+    /// Keeps what headers with this fingerprint say.
+    pub fn remember(&self, fingerprint: String, known: KnownHeaders) {
+        self.headers.lock().unwrap_or_else(PoisonError::into_inner).insert(fingerprint, known);
     }
 }

@@ -17,6 +17,9 @@ pub enum Error {
     /// The storage refused; its message says the path.
     #[error(transparent)]
     Storage(#[from] thalweg_storage::Error),
+    /// Tensor bytes could not be read or written; the message says the file and the tensor.
+    #[error(transparent)]
+    Access(#[from] thalweg_tensor::AccessError),
     /// Nothing stands at the path.
     #[error("`{}` does not exist", path.display())]
     NotFound {
@@ -79,6 +82,16 @@ pub enum Error {
         /// What is wrong, with the position.
         message: String,
     },
+    /// The disk cannot hold an output.
+    #[error("`{}` has {free_bytes} bytes free, {wanted_bytes} expected", path.display())]
+    NotEnoughSpace {
+        /// Where the output would go.
+        path: PathBuf,
+        /// What it needs.
+        wanted_bytes: u64,
+        /// What there is.
+        free_bytes: u64,
+    },
     /// An output without tensors.
     #[error("there is no tensor to write")]
     NothingToWrite,
@@ -111,6 +124,12 @@ pub enum Error {
     DuplicateFile {
         /// The name.
         name: String,
+    },
+    /// Something stands where the output would go.
+    #[error("`{}` exists already", path.display())]
+    OutputExists {
+        /// The path.
+        path: PathBuf,
     },
     /// A stage that was left by something else.
     #[error("`{}` was not staged for this output: {reason}", path.display())]
@@ -148,6 +167,15 @@ pub enum UnfinishedFault {
         /// Where it ends.
         source: HeaderError,
     },
+}
+
+impl UnfinishedFault {
+    /// The file that is missing or cut off.
+    pub fn file(&self) -> &str {
+        match self {
+            Self::NoIndex { index: file, .. } | Self::MissingShard { file } | Self::TruncatedShard { file, .. } => file,
+        }
+    }
 }
 
 /// A difference between an index and its shards.
@@ -219,7 +247,9 @@ fn list_facts<T: std::fmt::Display>(facts: &[T]) -> Vec<String> {
 }
 
 impl Error {
-    /// The facts below the first line: all mismatches of an input, up to a limit. Empty where the first line says it all.
+    /// The facts below the first line: all mismatches of an input, up to a limit.
+    ///
+    /// Empty where the first line says it all.
     pub fn details(&self) -> Vec<String> {
         match self {
             Self::Unfinished { faults, .. } if faults.len() > 1 => list_facts(faults),
@@ -234,6 +264,7 @@ impl Error {
     /// What to do next, where there is a next move.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
+            Self::NotEnoughSpace { .. } => "free some space, or write to another disk",
             Self::Storage(error) if error.is_disk_full() => "free some space, or write to another disk",
             Self::Storage(thalweg_storage::Error::Changed { .. }) => {
                 "wait until nothing writes to the checkpoint, then run the command again"
@@ -244,7 +275,11 @@ impl Error {
             Self::Ambiguous { .. } => "give the path of the one that is meant",
             Self::Unfinished { .. } => "wait until the save has finished, or copy the missing files again",
             Self::Header { source, .. } if source.is_truncated() => "the file is incomplete: copy or save it again",
+            Self::Header { source, .. } if matches!(**source, HeaderError::TooLong { .. }) => {
+                "this is no safetensors file; a small text in its place may be a Git LFS pointer: run `git lfs pull`"
+            }
             Self::IndexMismatch { .. } => "files of two saves may be mixed in this folder: copy the checkpoint again",
+            Self::OutputExists { .. } => "give another path, or replace it with `--force`",
             Self::StageMismatch { .. } => "discard the partial output and start over",
             _ => return None,
         })

@@ -7,10 +7,10 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use thalweg_tensor::display_name;
 
-use crate::format::safetensors::{TextSeed, json_error_position};
+use crate::json::{TextSeed, describe_json_error};
 
 /// The largest index that is read, in bytes.
 pub const MAX_INDEX_BYTES: u64 = 100_000_000;
@@ -144,9 +144,8 @@ pub fn parse_index(bytes: &[u8]) -> Result<ShardIndex, IndexError> {
     let mut parser = serde_json::Deserializer::from_str(text);
     let parsed = parser.deserialize_map(IndexVisitor).and_then(|raw| parser.end().map(|()| raw));
     let mut raw = parsed.map_err(|error| {
-        let full = error.to_string();
-        let message = full.rsplit_once(" at line ").map_or(full.as_str(), |(message, _)| message);
-        IndexError::Json { message: display_name(message), at_byte: json_error_position(text, &error) }
+        let (message, at_byte) = describe_json_error(text, &error);
+        IndexError::Json { message, at_byte }
     })?;
     if raw.weight_map.is_empty() {
         return Err(IndexError::NoTensors);
@@ -200,10 +199,7 @@ impl<'de> Visitor<'de> for IndexVisitor {
                 "weight_map" if weight_map.is_some() => return Err(A::Error::duplicate_field("weight_map")),
                 "weight_map" => weight_map = Some(map.next_value_seed(WeightMapSeed)?),
                 // Writers differ in what they put here, and nothing rests on it.
-                "metadata" => {
-                    let metadata: serde_json::Value = map.next_value()?;
-                    total_size = metadata.get("total_size").and_then(serde_json::Value::as_u64);
-                }
+                "metadata" => total_size = map.next_value::<Metadata>()?.total_size,
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -211,6 +207,70 @@ impl<'de> Visitor<'de> for IndexVisitor {
         }
         let weight_map = weight_map.ok_or_else(|| A::Error::missing_field("weight_map"))?;
         Ok(RawIndex { weight_map, total_size })
+    }
+}
+
+/// `metadata`, whatever it is: kept is one number, so that a large tree costs nothing.
+#[derive(Default)]
+struct Metadata {
+    total_size: Option<u64>,
+}
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(MetadataVisitor)
+    }
+}
+
+struct MetadataVisitor;
+
+/// Values that are no object, and numbers that are no size, are passed over.
+impl<'de> Visitor<'de> for MetadataVisitor {
+    type Value = Metadata;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Metadata, A::Error> {
+        let mut total_size = None;
+        while let Some(key) = map.next_key_seed(TextSeed)? {
+            if key == "total_size" {
+                total_size = map.next_value::<Metadata>()?.total_size;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(Metadata { total_size })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Metadata, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Metadata::default())
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Metadata, E> {
+        Ok(Metadata { total_size: Some(number) })
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Metadata, E> {
+        Ok(Metadata::default())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Metadata, E> {
+        Ok(Metadata::default())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Metadata, E> {
+        Ok(Metadata::default())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Metadata, E> {
+        Ok(Metadata::default())
+    }
+
+    fn visit_unit<E>(self) -> Result<Metadata, E> {
+        Ok(Metadata::default())
     }
 }
 
@@ -272,6 +332,19 @@ mod tests {
         assert_eq!(index.files, ["1", "2"]);
         assert_eq!(index.tensors, [("a".into(), 1), ("b".into(), 0), ("c".into(), 1)]);
         assert_eq!(index.total_size, None);
+    }
+
+    #[test]
+    fn the_total_is_taken_from_whatever_the_metadata_is() {
+        let total = |metadata: &str| {
+            parse_index(format!(r#"{{"metadata":{metadata},"weight_map":{{"a":"1"}}}}"#).as_bytes()).unwrap().total_size
+        };
+        assert_eq!(total(r#"{"x":[{}],"total_size":7,"total_parameters":3}"#), Some(7));
+        for other in
+            ["null", "[1,[2]]", "true", "-1", "1.5", "\"7\"", "{}", r#"{"total_size":7.0}"#, r#"{"total_size":[]}"#]
+        {
+            assert_eq!(total(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use thalweg_storage::{FileKind, Storage};
-use thalweg_tensor::{TensorCatalog, display_name};
+use thalweg_tensor::display_name;
 
 use crate::checkpoint::{Checkpoint, ConfigFile, ShardFile};
 use crate::config::{MAX_CONFIG_BYTES, parse_config};
@@ -53,8 +53,14 @@ pub fn open_checkpoints(storage: &Arc<dyn Storage>, paths: &[PathBuf]) -> Vec<Re
             opened.lock().unwrap_or_else(PoisonError::into_inner).push((number, result));
         }
     };
+    // One goes ahead, so that the others find its headers known instead of parsing them side by side.
+    if let Some(first) = paths.first() {
+        next.store(1, Ordering::Relaxed);
+        let result = open_with_cache(storage, first, &cache);
+        opened.lock().unwrap_or_else(PoisonError::into_inner).push((0, result));
+    }
     thread::scope(|scope| {
-        for _ in 1..paths.len().min(MAX_OPENERS) {
+        for _ in 2..paths.len().min(MAX_OPENERS) {
             // Where the system refuses a thread, the others do its share.
             let _refused = thread::Builder::new().spawn_scoped(scope, open_some);
         }
@@ -74,12 +80,7 @@ pub fn open_with_cache(storage: &Arc<dyn Storage>, path: &Path, cache: &CatalogC
     let Some(format) = FORMATS.iter().find(|format| format.recognises(&place)) else {
         return Err(Error::NotACheckpoint { path: path.to_owned(), found: describe_stranger(&place) });
     };
-    let content = format.open(storage, &place)?;
-    let refuse = |tensor: Box<str>| {
-        let source = Box::new(crate::format::safetensors::HeaderError::DuplicateTensor { tensor: tensor.into() });
-        Error::Header { path: path.to_owned(), source }
-    };
-    let catalog = cache.share(TensorCatalog::new(content.entries).map_err(refuse)?);
+    let content = format.open(storage, &place, cache)?;
     let side_files = match &place {
         Place::Folder { path, entries } => find_in_listing(path, entries),
         Place::File { .. } => probe_folder(storage, place.folder()),
@@ -96,7 +97,7 @@ pub fn open_with_cache(storage: &Arc<dyn Storage>, path: &Path, cache: &CatalogC
     Ok(Checkpoint {
         path: path.to_owned(),
         format_name: format.name(),
-        catalog,
+        catalog: content.catalog,
         files,
         readers,
         config,
@@ -126,12 +127,12 @@ fn read_config(storage: &Arc<dyn Storage>, path: &Path) -> Result<ConfigFile, Er
 /// What a path holds that no format recognises, so that the error can say it.
 fn describe_stranger(place: &Place) -> String {
     const KNOWN: [(&str, &str); 7] = [
-        (".bin", "PyTorch `.bin` files"),
-        (".pt", "PyTorch `.pt` files"),
-        (".pth", "PyTorch `.pth` files"),
+        (".bin", "a PyTorch `.bin` file"),
+        (".pt", "a PyTorch `.pt` file"),
+        (".pth", "a PyTorch `.pth` file"),
         (".distcp", "a PyTorch distributed checkpoint"),
         (".gguf", "a GGUF file"),
-        (".npz", "NumPy `.npz` files"),
+        (".npz", "a NumPy `.npz` file"),
         (".index.json", "an index of files that are not safetensors"),
     ];
     let describe = |name: &str| KNOWN.iter().find(|(end, _)| name.ends_with(end)).map(|(_, what)| *what);

@@ -1,3 +1,41 @@
-//! The `thalweg` program: arguments in, messages and exit code out.
+//! The `thalweg` program: arguments in, messages and exit code out. Each command is one file in `command/`.
 
-fn main() {}
+mod args;
+mod command;
+mod error;
+mod host;
+mod messages;
+mod options;
+mod resolve;
+mod run;
+mod svg;
+mod tensor_groups;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Arguments, Command};
+use crate::command::Outcome;
+use crate::messages::Messages;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let messages = Messages::new(&arguments.global);
+    let outcome = run(&arguments, &messages);
+    messages.finish(outcome)
+}
+
+fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Error> {
+    let world = host::World::new(&arguments.global, messages)?;
+    match &arguments.command {
+        Command::Inspect(args) => command::inspect::run(args, &world, messages),
+        Command::Plan(args) => command::plan::run(args, &world, messages),
+        Command::Merge(args) => command::merge::run(args, &world, messages),
+        Command::Sweep(args) => command::sweep::run(args, &world, messages),
+        Command::Verify(args) => command::verify::run(args, &world, messages),
+        Command::Diff(args) => command::diff::run(args, &world, messages),
+        Command::Explain(args) => command::explain::run(args, &world, messages),
+        Command::Generate(args) => command::generate::run(args, messages),
+    }
+}

@@ -1,1 +1,34 @@
-//! See ARCHITECTURE.md.
+//! Plans, alignment, the weighted sum over checkpoints, receipts.
+//!
+//! Floor 2: joins any list of checkpoints. It does not know runs, losses, tasks or models.
+//!
+//! Start with [`engine::execute_merge`]; what multiplies what is decided in [`scheme`] alone.
+
+pub mod align;
+pub mod card;
+pub mod coefficients;
+pub mod combine;
+pub mod context;
+pub mod diff;
+pub mod engine;
+pub mod error;
+pub mod estimate;
+pub mod geometry;
+pub mod gram;
+mod journal;
+mod ledger;
+mod memory;
+mod nearest;
+mod output;
+pub mod plan;
+pub mod rational;
+pub mod receipt;
+pub mod recipe;
+pub mod resume;
+pub mod scheme;
+mod unit;
+pub mod verify;
+
+pub use coefficients::Coefficients;
+pub use error::Error;
+pub use rational::Ratio;

@@ -4,9 +4,8 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use crate::{CommitStyle, Error, Storage, WriteAt};
+use crate::{CommitStyle, Error, Storage};
 
 /// Whether something that is there already may be replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,41 +16,16 @@ pub enum Replace {
     Force,
 }
 
-/// A staged folder that is to become visible.
-#[derive(Debug)]
-pub struct PublishRequest<'a> {
-    /// The folder as it was written.
-    pub stage: &'a Path,
-    /// What it will be.
-    pub target: &'a Path,
-    /// Every file in it whose content is not yet known to be durable.
-    pub files: &'a [Arc<dyn WriteAt>],
-    /// Name of the file that makes the folder whole; written last.
-    pub manifest_name: &'a str,
-    /// Its content.
-    pub manifest_bytes: &'a [u8],
-    /// Files of the stage that are nobody else's business: a journal, a lock.
-    pub remove_from_stage: &'a [&'a str],
-    /// Whether an existing target may go.
-    pub replace: Replace,
-}
-
-/// Makes a staged folder durable, then visible.
+/// Makes a folder visible whose whole content, manifest included, is durable.
+///
+/// Where there is no rename the folder was written in place, and its manifest was the last file.
 ///
 /// # Errors
 /// `Io`; the stage is then still there, and so is an old target.
-pub fn publish_folder(storage: &dyn Storage, request: &PublishRequest<'_>) -> Result<(), Error> {
-    request.files.iter().try_for_each(|file| file.sync())?;
-    // What an earlier attempt left of the manifest was never more than a try.
-    remove_if_there(storage, &request.stage.join(request.manifest_name))?;
-    write_durably(storage, &request.stage.join(request.manifest_name), request.manifest_bytes)?;
-    for name in request.remove_from_stage {
-        remove_if_there(storage, &request.stage.join(name))?;
-    }
-    storage.sync_folder(request.stage)?;
+pub fn publish_folder(storage: &dyn Storage, stage: &Path, target: &Path, replace: Replace) -> Result<(), Error> {
     match storage.commit_style() {
         CommitStyle::ManifestLast => Ok(()),
-        CommitStyle::RenameFolder => rename_durably(storage, request.stage, request.target, request.replace),
+        CommitStyle::RenameFolder => rename_durably(storage, stage, target, replace),
     }
 }
 

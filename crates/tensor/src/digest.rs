@@ -40,6 +40,13 @@ pub struct Digest {
     bytes: [u8; 32],
 }
 
+impl Digest {
+    /// The bytes; those of XXH3 fill the first 16.
+    pub fn to_bytes(self) -> [u8; 32] {
+        self.bytes
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let n_bytes = match self.kind {

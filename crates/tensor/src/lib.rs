@@ -5,11 +5,14 @@
 pub mod catalog;
 pub mod digest;
 pub mod dtype;
+#[expect(unsafe_code, reason = "vector instructions; each block says why it is sound")]
+pub mod kernel;
 pub mod name;
 pub mod shape;
 pub mod source;
 
 pub use catalog::{Piece, TensorCatalog, TensorEntry};
+pub use digest::Digest;
 pub use dtype::{Dtype, DtypeClass};
 pub use name::display_name;
 pub use shape::Shape;

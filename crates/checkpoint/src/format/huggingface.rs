@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thalweg_storage::Storage;
-use thalweg_tensor::{Piece, TensorEntry};
+use thalweg_tensor::digest::{DigestKind, bytes_digest};
+use thalweg_tensor::{Piece, TensorCatalog, TensorEntry, to_index};
 
-use super::safetensors::{FileHeader, read_header};
+use super::safetensors::{Header, HeaderError, HeaderText, read_header_text};
 use super::{Format, FormatContent, OpenFile, Place};
+use crate::catalog_cache::KnownHeaders;
 use crate::error::{IndexFault, UnfinishedFault, storage_error};
 use crate::index::{MAX_INDEX_BYTES, ShardIndex, parse_index};
-use crate::{Error, Note};
+use crate::{CatalogCache, Error, Note};
 
 /// The single file that readers look for first.
 pub const SINGLE_FILE_NAME: &str = "model.safetensors";
@@ -48,7 +50,7 @@ impl Format for HuggingFace {
         }
     }
 
-    fn open(&self, storage: &Arc<dyn Storage>, place: &Place) -> Result<FormatContent, Error> {
+    fn open(&self, storage: &Arc<dyn Storage>, place: &Place, cache: &CatalogCache) -> Result<FormatContent, Error> {
         let mut notes = Vec::new();
         let entrance = match place {
             Place::Folder { .. } => choose_entrance(place, &mut notes)?,
@@ -63,11 +65,11 @@ impl Format for HuggingFace {
             Place::Folder { path, .. } => path.join(name),
         };
         let mut content = match &entrance {
-            Entrance::Single(name) => open_single(storage, &path_of(name), name, &mut notes)?,
-            Entrance::Index(name) => open_sharded(storage, &path_of(name), place, &mut notes)?,
+            Entrance::Single(name) => open_single(storage, &path_of(name), name, cache)?,
+            Entrance::Index(name) => open_sharded(storage, &path_of(name), place, cache)?,
         };
         note_strays(place, &content, &mut notes);
-        content.notes = notes;
+        content.notes.extend(notes);
         Ok(content)
     }
 }
@@ -119,96 +121,168 @@ fn choose_entrance(place: &Place, notes: &mut Vec<Note>) -> Result<Entrance, Err
     }
 }
 
+/// A file that is open and whose header is read, but not yet looked at.
+struct RawShard {
+    file: OpenFile,
+    header: HeaderText,
+}
+
 fn open_single(
     storage: &Arc<dyn Storage>,
     path: &Path,
     name: &str,
-    notes: &mut Vec<Note>,
+    cache: &CatalogCache,
 ) -> Result<FormatContent, Error> {
     let reader = storage.open_file(path).map_err(|error| storage_error(path, error))?;
-    let header = read_header(&*reader, path)?;
-    note_unknown_field(&header, name, notes);
-    let mut content = FormatContent::default();
-    content.files.push(OpenFile { name: name.to_owned(), path: path.to_owned(), reader });
-    content.metadata.clone_from(&header.header.metadata);
-    push_entries(&mut content.entries, header, 0);
-    Ok(content)
+    let header = read_header_text(&*reader, path)?;
+    let shards = [RawShard { file: OpenFile { name: name.to_owned(), path: path.to_owned(), reader }, header }];
+    let fingerprint = fingerprint(&shards, &[]);
+    let known = match cache.recall(&fingerprint) {
+        Some(known) => known,
+        None => {
+            let header = shards[0].header.parse(path)?;
+            let known = learn(&shards, vec![header], None, cache, path)?;
+            cache.remember(fingerprint, known.clone());
+            known
+        }
+    };
+    Ok(make_content(shards.into(), known))
 }
 
 fn open_sharded(
     storage: &Arc<dyn Storage>,
     index_path: &Path,
     place: &Place,
-    notes: &mut Vec<Note>,
+    cache: &CatalogCache,
 ) -> Result<FormatContent, Error> {
     let bytes = storage.read_file(index_path, MAX_INDEX_BYTES).map_err(|error| storage_error(index_path, error))?;
     let refuse = |source| Error::Index { path: index_path.to_owned(), source: Box::new(source) };
     let index = parse_index(&bytes).map_err(refuse)?;
-    let headers = open_shards(storage, place, &index)?;
-    let mut content = FormatContent::default();
-    for (file_idx, (file, header)) in (0..).zip(headers) {
-        note_unknown_field(&header, &file.name, notes);
-        if file_idx == 0 {
-            content.metadata.clone_from(&header.header.metadata);
-        }
-        push_entries(&mut content.entries, header, file_idx);
-        content.files.push(file);
+    let mut faults = Vec::new();
+    let shards = open_shards(storage, place, &index, &mut faults)?;
+    let fingerprint = fingerprint(&shards, &bytes);
+    if faults.is_empty()
+        && let Some(known) = cache.recall(&fingerprint)
+    {
+        return Ok(make_content(shards, known));
     }
-    content.entries.sort_by(|a, b| a.name.cmp(&b.name));
-    let faults = compare_index(&index, &content.entries);
+    let mut headers = Vec::with_capacity(shards.len());
+    for shard in &shards {
+        headers.extend(keep_unless_cut(shard.header.parse(&shard.file.path), &shard.file.name, &mut faults)?);
+    }
     if !faults.is_empty() {
-        return Err(Error::IndexMismatch { path: index_path.to_owned(), faults });
+        faults.sort_by(|a, b| a.file().cmp(b.file()));
+        return Err(Error::Unfinished { path: place.path().to_owned(), faults });
     }
-    let found_bytes = content.entries.iter().map(TensorEntry::n_bytes).sum();
-    if let Some(stated_bytes) = index.total_size.filter(|stated| *stated != found_bytes) {
-        notes.push(Note::TotalSizeWrong { stated_bytes, found_bytes });
-    }
-    Ok(content)
+    let known = learn(&shards, headers, Some(&index), cache, index_path)?;
+    cache.remember(fingerprint, known.clone());
+    Ok(make_content(shards, known))
 }
 
-/// Opens every shard, and tells of all missing and cut-off ones together.
+/// Opens every shard and reads its header; missing and cut-off ones go to `faults`, to be told together.
 fn open_shards(
     storage: &Arc<dyn Storage>,
     place: &Place,
     index: &ShardIndex,
-) -> Result<Vec<(OpenFile, FileHeader)>, Error> {
-    let mut opened = Vec::with_capacity(index.files.len());
-    let mut faults = Vec::new();
+    faults: &mut Vec<UnfinishedFault>,
+) -> Result<Vec<RawShard>, Error> {
+    let mut shards = Vec::with_capacity(index.files.len());
     for name in &index.files {
         let path: PathBuf = place.folder().join(name);
         let reader = match storage.open_file(&path) {
-            Ok(reader) => reader,
             Err(error) if error.is_not_found() => {
                 faults.push(UnfinishedFault::MissingShard { file: name.clone() });
                 continue;
             }
-            Err(error) => return Err(error.into()),
+            opened => opened?,
         };
-        match read_header(&*reader, &path) {
-            Ok(header) => opened.push((OpenFile { name: name.clone(), path, reader }, header)),
-            Err(Error::Header { source, .. }) if source.is_truncated() => {
-                faults.push(UnfinishedFault::TruncatedShard { file: name.clone(), source: *source });
-            }
-            Err(error) => return Err(error),
-        }
+        let header = keep_unless_cut(read_header_text(&*reader, &path), name, faults)?;
+        shards.extend(header.map(|header| RawShard { file: OpenFile { name: name.clone(), path, reader }, header }));
     }
-    if faults.is_empty() { Ok(opened) } else { Err(Error::Unfinished { path: place.path().to_owned(), faults }) }
+    Ok(shards)
 }
 
-fn push_entries(entries: &mut Vec<TensorEntry>, header: FileHeader, file_idx: u32) {
-    entries.reserve(header.header.tensors.len());
-    for tensor in header.header.tensors {
-        // No overflow: the header was checked against the length of the file.
-        let pieces = Box::new([Piece::whole(file_idx, header.data_start + tensor.begin)]);
-        entries.push(TensorEntry { name: tensor.name, dtype: tensor.dtype, shape: tensor.shape, pieces });
+/// A file that is only too short becomes a fault to be told with the others.
+fn keep_unless_cut<T>(
+    read: Result<T, Error>,
+    name: &str,
+    faults: &mut Vec<UnfinishedFault>,
+) -> Result<Option<T>, Error> {
+    match read {
+        Ok(whole) => Ok(Some(whole)),
+        Err(Error::Header { source, .. }) if source.is_truncated() => {
+            faults.push(UnfinishedFault::TruncatedShard { file: name.to_owned(), source: *source });
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
+}
+
+/// All that the outcome of parsing depends on: the index, and the headers and lengths of the shards.
+///
+/// Names of shards stand in the index; a single file may have any.
+fn fingerprint(shards: &[RawShard], index: &[u8]) -> String {
+    let digest = |bytes| bytes_digest(DigestKind::Blake3, bytes);
+    let mut text = digest(index).to_string();
+    for RawShard { header, .. } in shards {
+        text.push_str(&format!(" {} {}", digest(&header.text), header.data_len));
+    }
+    text
+}
+
+/// Makes the catalog of parsed headers and compares it with the index.
+fn learn(
+    shards: &[RawShard],
+    headers: Vec<Header>,
+    index: Option<&ShardIndex>,
+    cache: &CatalogCache,
+    path: &Path,
+) -> Result<KnownHeaders, Error> {
+    let metadata = headers.first().map(|header| header.metadata.clone()).unwrap_or_default();
+    let mut known = KnownHeaders { metadata, ..KnownHeaders::default() };
+    let mut entries = Vec::with_capacity(headers.iter().map(|header| header.tensors.len()).sum());
+    for ((file_idx, shard), header) in (0..).zip(shards).zip(headers) {
+        if let Some(field) = header.unknown_field {
+            known.unknown_fields.push((to_index(file_idx.into()), field));
+        }
+        for tensor in header.tensors {
+            // No overflow: the header was checked against the length of the file.
+            let pieces = Box::new([Piece::whole(file_idx, shard.header.data_start() + tensor.begin)]);
+            entries.push(TensorEntry { name: tensor.name, dtype: tensor.dtype, shape: tensor.shape, pieces });
+        }
+    }
+    if let Some(index) = index {
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        let faults = compare_index(index, &entries);
+        if !faults.is_empty() {
+            return Err(Error::IndexMismatch { path: path.to_owned(), faults });
+        }
+        let found_bytes = entries.iter().map(TensorEntry::n_bytes).sum();
+        if let Some(stated_bytes) = index.total_size.filter(|stated| *stated != found_bytes) {
+            known.notes.push(Note::TotalSizeWrong { stated_bytes, found_bytes });
+        }
+    }
+    let refuse = |tensor: Box<str>| {
+        let source = Box::new(HeaderError::DuplicateTensor { tensor: tensor.into() });
+        Error::Header { path: path.to_owned(), source }
+    };
+    known.catalog = cache.share(TensorCatalog::new(entries).map_err(refuse)?);
+    Ok(known)
+}
+
+fn make_content(shards: Vec<RawShard>, known: KnownHeaders) -> FormatContent {
+    let KnownHeaders { catalog, metadata, mut notes, unknown_fields } = known;
+    for (file_idx, field) in unknown_fields {
+        let file = shards.get(file_idx).map(|shard| shard.file.name.clone()).unwrap_or_default();
+        notes.push(Note::UnknownHeaderField { file, field });
+    }
+    FormatContent { files: shards.into_iter().map(|shard| shard.file).collect(), catalog, metadata, notes }
 }
 
 /// Every difference between an index and the tensors of its shards, both sorted by name.
 fn compare_index(index: &ShardIndex, entries: &[TensorEntry]) -> Vec<IndexFault> {
     let mut faults = Vec::new();
-    let file_name =
-        |file_idx: u32| index.files.get(thalweg_tensor::to_index(file_idx.into())).cloned().unwrap_or_default();
+    let file_name = |file_idx: u32| index.files.get(to_index(file_idx.into())).cloned().unwrap_or_default();
     let file_of = |entry: &TensorEntry| entry.pieces.first().map_or(0, |piece| piece.file_idx);
     let mut doubled = Vec::new();
     for pair in entries.windows(2).filter(|pair| pair[0].name == pair[1].name) {
@@ -236,12 +310,6 @@ fn compare_index(index: &ShardIndex, entries: &[TensorEntry]) -> Vec<IndexFault>
     let left = listed.map(|(tensor, file)| (tensor.to_string(), file_name(*file)));
     faults.extend(left.map(|(tensor, file)| IndexFault::TensorNotInShard { tensor, file }));
     faults
-}
-
-fn note_unknown_field(header: &FileHeader, file: &str, notes: &mut Vec<Note>) {
-    if let Some(field) = &header.header.unknown_field {
-        notes.push(Note::UnknownHeaderField { file: file.to_owned(), field: field.clone() });
-    }
 }
 
 /// Shards that stand in the folder and are not part of the checkpoint are told, never read unasked.

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thalweg_storage::{FolderEntry, ReadAt, Storage};
-use thalweg_tensor::TensorEntry;
+use thalweg_tensor::TensorCatalog;
 
-use crate::{Error, Note};
+use crate::{CatalogCache, Error, Note};
 
 /// Every format, in the order in which they are asked whether a path is theirs.
 pub const FORMATS: &[&dyn Format] = &[&huggingface::HuggingFace];
@@ -27,11 +27,11 @@ pub trait Format: Debug + Sync {
     /// Whether this path is in this format, by the names of files alone.
     fn recognises(&self, place: &Place) -> bool;
 
-    /// Reads the headers.
+    /// Reads the headers; those that `cache` has seen before need not be parsed again.
     ///
     /// # Errors
     /// Whatever makes the files unreadable, unfinished or contradictory.
-    fn open(&self, storage: &Arc<dyn Storage>, place: &Place) -> Result<FormatContent, Error>;
+    fn open(&self, storage: &Arc<dyn Storage>, place: &Place, cache: &CatalogCache) -> Result<FormatContent, Error>;
 }
 
 /// What a user pointed at.
@@ -89,12 +89,12 @@ pub struct OpenFile {
 }
 
 /// What a format makes of a place.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FormatContent {
     /// The files; pieces count them from 0.
     pub files: Vec<OpenFile>,
-    /// The tensors, in any order, names unique.
-    pub entries: Vec<TensorEntry>,
+    /// The tensors.
+    pub catalog: Arc<TensorCatalog>,
     /// Remarks of the first file's header.
     pub metadata: BTreeMap<String, String>,
     /// What a user should be told.

@@ -6,12 +6,14 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use thalweg_storage::ReadAt;
 use thalweg_tensor::{Dtype, Shape, display_name, to_index};
 
 use crate::Error;
+use crate::json::{TextSeed, WholeNumber, describe_json_error};
 
 /// The longest header that is read, in bytes: the reference implementation's limit.
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -242,20 +244,36 @@ fn tensor_prefix(tensor: Option<&str>) -> String {
     tensor.map_or_else(String::new, |name| format!("tensor `{}`: ", display_name(name)))
 }
 
-/// A header with the place where the data begin.
-#[derive(Debug, Clone)]
-pub struct FileHeader {
-    /// What the header says.
-    pub header: Header,
-    /// First byte of the data in the file.
-    pub data_start: u64,
+/// The text of a header as it stands in a file, not yet looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderText {
+    /// The JSON text with its padding.
+    pub text: Vec<u8>,
+    /// Bytes that follow it.
+    pub data_len: u64,
 }
 
-/// Reads and checks the header of an open file; `path` is only for messages.
+impl HeaderText {
+    /// First byte of the data in the file.
+    pub fn data_start(&self) -> u64 {
+        LENGTH_BYTES + self.text.len() as u64
+    }
+
+    /// Checks it; `path` is only for messages.
+    ///
+    /// # Errors
+    /// `Header`.
+    pub fn parse(&self, path: &Path) -> Result<Header, Error> {
+        let refuse = |source| Error::Header { path: path.to_owned(), source: Box::new(source) };
+        parse_header(&self.text, self.data_len).map_err(refuse)
+    }
+}
+
+/// Reads the text of the header of an open file; `path` is only for messages.
 ///
 /// # Errors
-/// `Header` with what is wrong; `Storage` if the bytes cannot be read.
-pub fn read_header(file: &dyn ReadAt, path: &std::path::Path) -> Result<FileHeader, Error> {
+/// `Header` if its length cannot be; `Storage` if the bytes cannot be read.
+pub fn read_header_text(file: &dyn ReadAt, path: &Path) -> Result<HeaderText, Error> {
     let refuse = |source| Error::Header { path: path.to_owned(), source: Box::new(source) };
     let file_bytes = file.info().len_bytes;
     if file_bytes < LENGTH_BYTES {
@@ -274,8 +292,7 @@ pub fn read_header(file: &dyn ReadAt, path: &std::path::Path) -> Result<FileHead
     }
     let mut text = vec![0; to_index(header_bytes)];
     file.read_exact_at(LENGTH_BYTES, &mut text)?;
-    let header = parse_header(&text, rest_bytes - header_bytes).map_err(refuse)?;
-    Ok(FileHeader { header, data_start: LENGTH_BYTES + header_bytes })
+    Ok(HeaderText { text, data_len: rest_bytes - header_bytes })
 }
 
 /// Checks the JSON text of a header against the number of data bytes that follow it.
@@ -306,25 +323,15 @@ pub fn parse_header(header: &[u8], data_len: u64) -> Result<Header, HeaderError>
     let parsed = HeaderSeed(&mut raw).deserialize(&mut parser).and_then(|()| parser.end());
     if let Err(error) = parsed {
         let tensor = raw.tensors.pop().filter(|_| raw.is_inside == IsInside::Tensor);
-        return Err(describe_json_error(text, &error, tensor.map(|tensor| tensor.name.into_owned())));
+        let (message, at_byte) = describe_json_error(text, &error);
+        let tensor = tensor.map(|tensor| tensor.name.into_owned());
+        return Err(HeaderError::Json { tensor, message, at_byte });
     }
     if !text.ends_with('}') {
         // The parser takes line ends for padding, the format allows spaces only.
         return Err(HeaderError::NotAnObject { found: "something other than spaces follows it".to_owned() });
     }
     check_tensors(raw, data_len)
-}
-
-fn describe_json_error(text: &str, error: &serde_json::Error, tensor: Option<String>) -> HeaderError {
-    let full = error.to_string();
-    let message = full.rsplit_once(" at line ").map_or(full.as_str(), |(message, _)| message);
-    HeaderError::Json { tensor, message: display_name(message), at_byte: json_error_position(text, error) }
-}
-
-/// The byte at which serde_json stopped.
-pub(crate) fn json_error_position(text: &str, error: &serde_json::Error) -> usize {
-    let before: usize = text.split('\n').take(error.line().saturating_sub(1)).map(|line| line.len() + 1).sum();
-    before + error.column().saturating_sub(1)
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -347,6 +354,8 @@ struct RawTensor<'a> {
     name: Cow<'a, str>,
     dtype: Cow<'a, str>,
     shape: Vec<u64>,
+    /// Number of dimensions; `shape` keeps no more than are allowed.
+    rank: usize,
     offsets: [u64; 2],
 }
 
@@ -369,8 +378,8 @@ fn check_tensor(raw: RawTensor<'_>) -> Result<HeaderTensor, HeaderError> {
     let Some(dtype) = Dtype::from_name(&raw.dtype) else {
         return Err(HeaderError::UnknownDtype { tensor: tensor(), dtype: raw.dtype.into_owned() });
     };
-    if raw.shape.len() > MAX_RANK {
-        return Err(HeaderError::RankTooHigh { tensor: tensor(), rank: raw.shape.len() });
+    if raw.rank > MAX_RANK {
+        return Err(HeaderError::RankTooHigh { tensor: tensor(), rank: raw.rank });
     }
     let shape = Shape::new(raw.shape);
     let n_bits = shape.n_elements().and_then(|n| n.checked_mul(u64::from(dtype.bits())));
@@ -442,7 +451,7 @@ impl<'de> Visitor<'de> for HeaderSeed<'_, 'de> {
                 continue;
             }
             // Pushed first, so that an error inside the value can be told with the tensor's name.
-            raw.tensors.push(RawTensor { name, dtype: Cow::Borrowed(""), shape: Vec::new(), offsets: [0, 0] });
+            raw.tensors.push(RawTensor { name, dtype: Cow::Borrowed(""), shape: Vec::new(), rank: 0, offsets: [0, 0] });
             raw.is_inside = IsInside::Tensor;
             let RawHeader { tensors, unknown_field, .. } = &mut *raw;
             if let Some(tensor) = tensors.last_mut() {
@@ -488,8 +497,8 @@ impl<'de> Visitor<'de> for TensorSeed<'_, 'de> {
             }
             match number {
                 0 => self.tensor.dtype = map.next_value_seed(TextSeed)?,
-                1 => self.tensor.shape = map.next_value_seed(NumbersSeed)?,
-                _ => self.tensor.offsets = map.next_value()?,
+                1 => (self.tensor.shape, self.tensor.rank) = map.next_value_seed(DimsSeed)?,
+                _ => self.tensor.offsets = map.next_value_seed(OffsetsSeed)?,
             }
         }
         match seen.iter().position(Option::is_none) {
@@ -499,56 +508,65 @@ impl<'de> Visitor<'de> for TensorSeed<'_, 'de> {
     }
 }
 
-/// A string, borrowed from the header unless it holds escapes.
-pub(crate) struct TextSeed;
+/// The dimensions, and how many there are: a hostile shape of millions is counted, not kept.
+struct DimsSeed;
 
-impl<'de> DeserializeSeed<'de> for TextSeed {
-    type Value = Cow<'de, str>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl<'de> Visitor<'de> for TextSeed {
-    type Value = Cow<'de, str>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(text))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(text.to_owned()))
-    }
-}
-
-struct NumbersSeed;
-
-impl<'de> DeserializeSeed<'de> for NumbersSeed {
-    type Value = Vec<u64>;
+impl<'de> DeserializeSeed<'de> for DimsSeed {
+    type Value = (Vec<u64>, usize);
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_seq(self)
     }
 }
 
-impl<'de> Visitor<'de> for NumbersSeed {
-    type Value = Vec<u64>;
+impl<'de> Visitor<'de> for DimsSeed {
+    type Value = (Vec<u64>, usize);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an array of whole numbers")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let mut numbers = Vec::with_capacity(4);
-        while let Some(number) = seq.next_element()? {
-            numbers.push(number);
+        let mut dims = Vec::with_capacity(4);
+        let mut rank = 0;
+        while let Some(WholeNumber(dim)) = seq.next_element()? {
+            rank += 1;
+            if rank <= MAX_RANK {
+                dims.push(dim);
+            }
         }
-        Ok(numbers)
+        Ok((dims, rank))
+    }
+}
+
+struct OffsetsSeed;
+
+impl<'de> DeserializeSeed<'de> for OffsetsSeed {
+    type Value = [u64; 2];
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for OffsetsSeed {
+    type Value = [u64; 2];
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of two whole numbers")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut offsets = [0; 2];
+        for (at, offset) in offsets.iter_mut().enumerate() {
+            let next = seq.next_element()?.ok_or_else(|| A::Error::invalid_length(at, &self))?;
+            let WholeNumber(number) = next;
+            *offset = number;
+        }
+        match seq.next_element::<IgnoredAny>()? {
+            Some(_) => Err(A::Error::invalid_length(3, &self)),
+            None => Ok(offsets),
+        }
     }
 }
 

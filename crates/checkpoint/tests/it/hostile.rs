@@ -7,8 +7,7 @@ use std::process::Command;
 
 use thalweg_checkpoint::{Checkpoint, Error, open_checkpoint};
 
-use crate::disk::disk;
-use crate::support::{f32_bytes, fixture, tensor_bytes};
+use crate::support::{disk, f32_bytes, fixture, tensor_bytes};
 
 fn manifest(group: &str) -> Vec<(String, String)> {
     let bytes = fs::read(fixture("hostile/MANIFEST.json")).unwrap();
@@ -72,7 +71,14 @@ fn errors_say_the_file_the_tensor_and_both_facts() {
             "safetensors/shape-size-mismatch.safetensors",
             "tensor `w` with shape [3] and dtype F32 needs 12 bytes, its range has 8",
         ),
-        ("safetensors/negative-offset.safetensors", "tensor `w`: invalid value: integer `-8`, expected u64"),
+        (
+            "safetensors/negative-offset.safetensors",
+            "tensor `w`: invalid type: integer `-8`, expected a whole number of at most 64 bits",
+        ),
+        (
+            "safetensors/three-offsets.safetensors",
+            "tensor `w`: invalid length 3, expected an array of two whole numbers",
+        ),
         ("safetensors/unknown-dtype.safetensors", "tensor `w` has the unknown dtype `F128`"),
         ("safetensors/duplicate-key-escaped.safetensors", "tensor `w` stands twice in the header"),
         ("safetensors/duplicate-key-same-range.safetensors", "tensor `w` stands twice in the header"),
@@ -97,6 +103,7 @@ fn errors_say_the_file_the_tensor_and_both_facts() {
         ("index/nul-in-name", "which holds a NUL character"),
         ("index/weight-map-duplicate", "stands twice in the index"),
         ("index/weight-map-empty", "`weight_map` of the index is empty"),
+        ("index/index-truncated", "the text ends while parsing a string"),
         ("index/weight-map-list", "expected an object of file names in `weight_map`"),
     ];
     for (path, expected) in cases {

@@ -10,18 +10,16 @@ use thalweg_checkpoint::format::safetensors::parse_header;
 use thalweg_checkpoint::{open_checkpoint, open_checkpoints};
 use thalweg_tensor::TensorSource;
 
-use crate::disk::disk;
-use crate::support::write;
+use crate::support::{disk, write};
 
 #[test]
 fn tensors_over_4_gib_and_offsets_beyond_32_bits_are_read_in_place() {
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("model.safetensors");
     let big = (1_u64 << 32) + 10;
-    let header = format!(
-        r#"{{"big":{{"dtype":"U8","shape":[{big}],"data_offsets":[0,{big}]}},"after":{{"dtype":"BF16","shape":[3],"data_offsets":[{big},{}]}}}}"#,
-        big + 6
-    );
+    let end = big + 6;
+    let first = format!(r#""big":{{"dtype":"U8","shape":[{big}],"data_offsets":[0,{big}]}}"#);
+    let header = format!(r#"{{{first},"after":{{"dtype":"BF16","shape":[3],"data_offsets":[{big},{end}]}}}}"#);
     let file = File::create(&path).unwrap();
     let start = 8 + header.len() as u64;
     file.set_len(start + big + 6).unwrap();

@@ -2,12 +2,18 @@
 
 // Clippy lets helpers unwrap where it sees that they are compiled for tests only.
 #[cfg(test)]
-mod disk;
+mod crash;
+#[cfg(test)]
+mod crash_disk;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod large;
 #[cfg(test)]
+mod mutated;
+#[cfg(test)]
 mod real;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod write;

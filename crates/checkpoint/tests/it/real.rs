@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use thalweg_checkpoint::{Error, open_checkpoint, open_checkpoints};
+use thalweg_storage::{LocalStorage, Storage};
 use thalweg_tensor::{Dtype, TensorSource};
 
-use crate::disk::disk;
-use crate::support::{fixture, safetensors_bytes, tensor_bytes, write};
+use crate::support::{disk, fixture, safetensors_bytes, tensor_bytes, write};
 
 fn check_against_reference(name: &str) {
     for step in [20, 40, 60, 80] {
@@ -50,6 +50,43 @@ fn checkpoints_of_one_run_share_one_catalog() {
     for (checkpoint, path) in opened.iter().zip(&paths) {
         assert_eq!(checkpoint.path(), path);
         assert!(Arc::ptr_eq(checkpoint.catalog(), opened[0].catalog()));
+    }
+}
+
+#[test]
+fn files_with_equal_headers_share_what_was_parsed_and_keep_their_names() {
+    let scratch = tempfile::tempdir().unwrap();
+    let header = r#"{"w":{"dtype":"U8","shape":[2],"data_offsets":[0,2],"extra":1},"__metadata__":{"format":"pt"}}"#;
+    let paths: Vec<PathBuf> = (0..6).map(|step| scratch.path().join(format!("step_{step}.safetensors"))).collect();
+    for (path, byte) in paths.iter().zip(b'a'..) {
+        write(path, safetensors_bytes(header, &[byte, byte]));
+    }
+    let padded = format!("{header} ");
+    write(&paths[5], safetensors_bytes(&padded, b"ff"));
+    let opened: Vec<_> = open_checkpoints(&disk(), &paths).into_iter().map(Result::unwrap).collect();
+    for ((checkpoint, path), byte) in opened.iter().zip(&paths).zip(b'a'..) {
+        assert_eq!(tensor_bytes(checkpoint, "w"), [byte, byte]);
+        assert_eq!(checkpoint.metadata()["format"], "pt");
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(checkpoint.notes()[0].to_string().contains(name));
+        // Padding moves the data, so the last one has a catalog of its own.
+        assert_eq!(Arc::ptr_eq(checkpoint.catalog(), opened[0].catalog()), name != "step_5.safetensors");
+    }
+}
+
+#[test]
+fn more_checkpoints_than_open_files_are_read() {
+    let scratch = tempfile::tempdir().unwrap();
+    let header = r#"{"w":{"dtype":"U16","shape":[],"data_offsets":[0,2]}}"#;
+    let paths: Vec<PathBuf> = (0..300).map(|step| scratch.path().join(format!("step_{step}.safetensors"))).collect();
+    for (path, number) in paths.iter().zip(0_u16..) {
+        write(path, safetensors_bytes(header, &number.to_le_bytes()));
+    }
+    let few: Arc<dyn Storage> = Arc::new(LocalStorage::with_max_open_files(16));
+    let opened: Vec<_> = open_checkpoints(&few, &paths).into_iter().map(Result::unwrap).collect();
+    for (checkpoint, number) in opened.iter().zip(0..300_u16).rev() {
+        assert_eq!(tensor_bytes(checkpoint, "w"), number.to_le_bytes());
+        checkpoint.check_unchanged().unwrap();
     }
 }
 
@@ -102,7 +139,7 @@ fn paths_that_hold_no_checkpoint_say_what_they_hold() {
     fs::create_dir(scratch.path().join("empty")).unwrap();
     assert!(open("empty").to_string().contains("the folder is empty"));
     write(&scratch.path().join("bin/pytorch_model.bin"), "x");
-    assert!(open("bin").to_string().contains("PyTorch `.bin` files"));
+    assert!(open("bin").to_string().contains("it holds a PyTorch `.bin` file and no safetensors file"));
     write(&scratch.path().join("run/step-1/model.safetensors"), "x");
     assert!(open("run").to_string().contains("it holds `step-1` and no safetensors file"));
     for name in ["a", "b"] {

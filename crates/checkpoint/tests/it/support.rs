@@ -2,9 +2,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use thalweg_checkpoint::Checkpoint;
+use thalweg_storage::{LocalStorage, Storage};
 use thalweg_tensor::TensorSource;
+
+/// The machine's own disk.
+pub(crate) fn disk() -> Arc<dyn Storage> {
+    Arc::new(LocalStorage::new())
+}
 
 /// A folder of the project's fixtures.
 pub(crate) fn fixture(name: &str) -> PathBuf {

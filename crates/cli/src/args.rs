@@ -1,0 +1,432 @@
+//! What can be typed. Nothing is interpreted here; see `options` and `resolve`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::options::{ByteSize, Count};
+
+/// Merge checkpoints of one pre-training run: exactly rounded, at disk speed, in bounded memory.
+#[derive(Debug, Parser)]
+#[command(name = "thalweg", version, max_term_width = 100, after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  thalweg inspect runs/my-run                         what is there, and what would block a merge
+  thalweg merge runs/my-run --last 10 -o merged       the plain mean of the newest ten checkpoints
+  thalweg merge runs/my-run --count 10 --interval-tokens 8B --scheme wma -o merged
+  thalweg merge -m a:1.5 -m b:-0.5 -o out             signed coefficients
+  thalweg verify merged --inputs                      is it still what the receipt says?";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show a checkpoint or a run: format, parameters, steps, tokens, and what would block a merge
+    Inspect(InspectArgs),
+    /// Resolve everything and print the plan of a merge; reads headers only
+    Plan(PlanArgs),
+    /// Merge a window of a run, or given checkpoints, into a new checkpoint
+    Merge(MergeArgs),
+    /// Make many merges of one run, each source byte read once
+    Sweep(SweepArgs),
+    /// Read an output again and compare it with its receipt
+    Verify(VerifyArgs),
+    /// Compare two checkpoints, tensor by tensor
+    Diff(DiffArgs),
+    /// Geometry of a trajectory: distances, cosines, principal components beside their null values
+    Explain(ExplainArgs),
+    /// Print shell completions or man pages
+    #[command(hide = true)]
+    Generate(GenerateArgs),
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(crate) struct GlobalArgs {
+    /// Print one JSON document on standard output; everything else goes to standard error
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say nothing but results and errors
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Say more
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    pub(crate) verbose: bool,
+    /// Worker threads [default: all cores]
+    #[arg(long, short = 'j', global = true, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Colour of messages
+    #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
+    pub(crate) color: ColorChoice,
+    /// Instruction set of the kernels, for measurements: results do not depend on it
+    #[arg(long, global = true, value_enum, hide = true)]
+    pub(crate) simd: Option<SimdChoice>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorChoice {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SimdChoice {
+    Avx512,
+    Avx2,
+    Portable,
+}
+
+impl From<SimdChoice> for thalweg_tensor::kernel::Simd {
+    fn from(choice: SimdChoice) -> Self {
+        match choice {
+            SimdChoice::Avx512 => Self::Avx512,
+            SimdChoice::Avx2 => Self::Avx2,
+            SimdChoice::Portable => Self::Portable,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// A checkpoint (folder, index or one file) or a run folder
+    pub(crate) path: PathBuf,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// What the program may be told about a run.
+#[derive(Debug, Args, Clone, Default)]
+#[command(next_help_heading = "About the run")]
+pub(crate) struct RunArgs {
+    /// Tokens consumed by one optimizer step, where neither names nor logs tell
+    #[arg(long, value_name = "T")]
+    pub(crate) tokens_per_step: Option<Count>,
+    /// Step log: JSON lines, CSV, trainer_state.json or a TensorBoard event file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log: Option<PathBuf>,
+    /// Columns of the log by name, such as loss=my_loss,step=iter
+    #[arg(long, value_name = "NAME=COLUMN,...", value_delimiter = ',')]
+    pub(crate) log_columns: Vec<String>,
+    /// First and last step of the stable phase, where the log has no learning rate
+    #[arg(long, value_name = "FROM..TO")]
+    pub(crate) stable: Option<String>,
+}
+
+/// Which checkpoints of a run.
+#[derive(Debug, Args, Clone, Default)]
+#[command(next_help_heading = "Selection of checkpoints")]
+pub(crate) struct SelectionArgs {
+    /// The newest N finished checkpoints
+    #[arg(long, value_name = "N")]
+    pub(crate) last: Option<usize>,
+    /// N checkpoints, with --interval-steps or --interval-tokens
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<usize>,
+    /// Steps between neighbours
+    #[arg(long, value_name = "V", conflicts_with = "interval_tokens")]
+    pub(crate) interval_steps: Option<Count>,
+    /// Tokens between neighbours
+    #[arg(long, value_name = "V")]
+    pub(crate) interval_tokens: Option<Count>,
+    /// All checkpoints of the last D steps
+    #[arg(long, value_name = "D", conflicts_with = "duration_tokens")]
+    pub(crate) duration_steps: Option<Count>,
+    /// All checkpoints of the last D tokens
+    #[arg(long, value_name = "D")]
+    pub(crate) duration_tokens: Option<Count>,
+    /// End at this step [default: the newest]
+    #[arg(long, value_name = "S", conflicts_with = "end_tokens")]
+    pub(crate) end_step: Option<Count>,
+    /// End at so many tokens
+    #[arg(long, value_name = "T")]
+    pub(crate) end_tokens: Option<Count>,
+    /// From this step on
+    #[arg(long, value_name = "S")]
+    pub(crate) from_step: Option<Count>,
+    /// Up to this step
+    #[arg(long, value_name = "S")]
+    pub(crate) to_step: Option<Count>,
+    /// Every K-th, counted back from the newest
+    #[arg(long, value_name = "K")]
+    pub(crate) every: Option<NonZeroUsize>,
+    /// Exactly these steps
+    #[arg(long, value_name = "S,S,...", value_delimiter = ',')]
+    pub(crate) steps: Vec<Count>,
+}
+
+/// How the checkpoints are weighed.
+#[derive(Debug, Args, Clone)]
+#[command(next_help_heading = "Scheme")]
+pub(crate) struct SchemeArgs {
+    /// sma, wma, ema, ema-normalised, decay:linear, decay:cosine, decay:1-sqrt, power-ema, custom [default: sma]
+    #[arg(long, value_name = "SCHEME")]
+    pub(crate) scheme: Option<String>,
+    /// EMA: share of the newest checkpoint
+    #[arg(long, value_name = "A")]
+    pub(crate) alpha: Option<String>,
+    /// Decay schemes: learning rate at the end, as a share of the peak
+    #[arg(long, value_name = "F")]
+    pub(crate) floor: Option<String>,
+    /// Power EMA: relative width of the profile
+    #[arg(long, value_name = "S")]
+    pub(crate) sigma_rel: Option<String>,
+    /// Custom: coefficients, oldest first
+    #[arg(long, value_name = "C,C,...", value_delimiter = ',', allow_hyphen_values = true)]
+    pub(crate) coefficients: Vec<String>,
+    /// Reconstruct a power EMA from snapshots of online averages: twice or more
+    #[arg(long, value_name = "SIGMA=RUN")]
+    pub(crate) from_averages: Vec<String>,
+    /// Controls for experiments: as-is, reverse or scramble:SEED
+    #[arg(long, value_name = "ORDER")]
+    pub(crate) order: Option<String>,
+    /// Divide hand-given coefficients by their exact sum
+    #[arg(long)]
+    pub(crate) normalize: bool,
+}
+
+/// What the output is like.
+#[derive(Debug, Args, Clone)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct OutputArgs {
+    /// Element type of floating tensors
+    #[arg(long, value_enum, default_value_t = DtypeChoice::Same)]
+    pub(crate) dtype: DtypeChoice,
+    /// Largest shard: 5GB, 5GiB, or bytes; a larger tensor gets a shard of its own
+    #[arg(long, value_name = "SIZE", default_value = "5GB")]
+    pub(crate) out_shard_size: ByteSize,
+    /// Integers and booleans that differ
+    #[arg(long, value_enum, default_value_t = NonFloatChoice::Error)]
+    pub(crate) non_float: NonFloatChoice,
+    /// Routers and expert biases of a mixture of experts
+    #[arg(long, value_enum, default_value_t = RouterChoice::Average)]
+    pub(crate) router: RouterChoice,
+    /// Waive the difference of one config key; repeatable
+    #[arg(long, value_name = "KEY")]
+    pub(crate) allow_config: Vec<String>,
+    /// Merge NaN and infinities by IEEE rules instead of refusing them
+    #[arg(long)]
+    pub(crate) allow_non_finite: bool,
+    /// Hash of inputs and outputs; with none, verify compares sizes and headers only
+    #[arg(long, value_enum, default_value_t = DigestArg::Blake3)]
+    pub(crate) digest: DigestArg,
+    /// Whose config and tokenizer travel: newest, or one of the checkpoints
+    #[arg(long, value_name = "newest|CKPT", default_value = "newest")]
+    pub(crate) side_files_from: String,
+    /// Write no README.md
+    #[arg(long)]
+    pub(crate) no_model_card: bool,
+}
+
+/// How a merge is carried out.
+#[derive(Debug, Args, Clone)]
+#[command(next_help_heading = "Execution")]
+pub(crate) struct ExecutionArgs {
+    /// Upper limit of resident memory
+    #[arg(long, value_name = "SIZE", default_value = "256MB")]
+    pub(crate) memory: ByteSize,
+    /// Replace an existing output, once its successor is durable
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Start over instead of going on from an interrupted merge
+    #[arg(long)]
+    pub(crate) discard_partial: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DtypeChoice {
+    Same,
+    F32,
+    Bf16,
+    F16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NonFloatChoice {
+    Error,
+    Newest,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RouterChoice {
+    Average,
+    Newest,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DigestArg {
+    Blake3,
+    Xxh3,
+    None,
+}
+
+/// What is merged: a run with a selection, or checkpoints.
+#[derive(Debug, Args, Clone)]
+pub(crate) struct SourceArgs {
+    /// A run folder; or checkpoints, oldest first; or a recipe (.toml, .yml) and the output
+    #[arg(value_name = "RUN|CKPT...")]
+    pub(crate) inputs: Vec<PathBuf>,
+    /// A checkpoint with its coefficient, which may be negative; split at the last colon; repeatable
+    #[arg(short = 'm', long = "model", value_name = "CKPT[:COEF]")]
+    pub(crate) models: Vec<String>,
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    #[command(flatten)]
+    pub(crate) scheme: SchemeArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  thalweg plan runs/my-run --last 10                  what would be merged
+  thalweg plan runs/my-run --last 10 -o plan.json     the document that `merge --plan` reads")]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+    /// Write the plan document here
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// Output folder that the plan names
+    #[arg(long, value_name = "OUT", default_value = "merged")]
+    pub(crate) merged: PathBuf,
+    #[command(flatten)]
+    pub(crate) execution: ExecutionArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  thalweg merge runs/my-run --last 10 -o merged
+  thalweg merge runs/my-run --count 10 --interval-tokens 8B --scheme ema --alpha 0.2 -o merged
+  thalweg merge step1000 step2000 step3000 --scheme wma -o merged
+  thalweg merge -m step2000:1.5 -m step1000:-0.5 -o extrapolated
+  thalweg merge --plan plan.json
+  thalweg merge recipe.yml merged
+
+An interrupted merge leaves OUT.thalweg-partial; the same command goes on from it.")]
+pub(crate) struct MergeArgs {
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+    /// Folder of the merged checkpoint
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) out: Option<PathBuf>,
+    /// Execute a plan that `plan -o` wrote
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["inputs", "models"])]
+    pub(crate) plan: Option<PathBuf>,
+    /// Print the plan and stop
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Compare the merge, and the newest source, with this checkpoint: an annealed one, say
+    #[arg(long, value_name = "CKPT")]
+    pub(crate) against: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) execution: ExecutionArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  thalweg sweep runs/my-run --counts 3,6,10 --schemes sma,wma,ema:0.2 -o sweep
+  thalweg sweep runs/my-run --counts 10 --interval-tokens 4B,8B --ends every:1000 -o sweep")]
+pub(crate) struct SweepArgs {
+    /// A run folder
+    pub(crate) run_path: PathBuf,
+    /// Folder that will hold one folder for each merge
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Checkpoints in a window
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_value = "10")]
+    pub(crate) counts: Vec<usize>,
+    /// Steps between neighbours [default: neighbours as they come]
+    #[arg(long, value_name = "V,V,...", value_delimiter = ',', conflicts_with = "interval_tokens")]
+    pub(crate) interval_steps: Vec<Count>,
+    /// Tokens between neighbours
+    #[arg(long, value_name = "V,V,...", value_delimiter = ',')]
+    pub(crate) interval_tokens: Vec<Count>,
+    /// Schemes with their parameter
+    #[arg(long, value_name = "S,S,...", value_delimiter = ',', default_value = "sma")]
+    pub(crate) schemes: Vec<String>,
+    /// Last steps of the windows: newest, steps, or every:STEPS
+    #[arg(long, value_name = "ENDS", value_delimiter = ',', default_value = "newest")]
+    pub(crate) ends: Vec<String>,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) execution: ExecutionArgs,
+    /// Refuse to read more than this
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) budget_bytes: Option<ByteSize>,
+    /// Print what would be made and stop
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// A folder that `merge` or `sweep` made
+    pub(crate) path: PathBuf,
+    /// Also read the sources again
+    #[arg(long)]
+    pub(crate) inputs: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// A checkpoint
+    pub(crate) a: PathBuf,
+    /// Another
+    pub(crate) b: PathBuf,
+    /// Upper limit of resident memory
+    #[arg(long, value_name = "SIZE", default_value = "256MB")]
+    pub(crate) memory: ByteSize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// A run folder, or checkpoints, oldest first
+    #[arg(value_name = "RUN|CKPT...", required = true)]
+    pub(crate) inputs: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Draw the trajectory here
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Upper limit of resident memory
+    #[arg(long, value_name = "SIZE", default_value = "256MB")]
+    pub(crate) memory: ByteSize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    /// What to print
+    #[command(subcommand)]
+    pub(crate) what: GenerateWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GenerateWhat {
+    /// Completions for a shell
+    Completions {
+        /// Which
+        shell: clap_complete::Shell,
+    },
+    /// The man page of the program or of one command
+    Man {
+        /// Which command
+        command: Option<String>,
+    },
+}

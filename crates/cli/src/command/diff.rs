@@ -1,0 +1,89 @@
+//! `thalweg diff`: two checkpoints, tensor by tensor.
+
+use std::fmt::Write;
+
+use serde_json::json;
+use thalweg_checkpoint::open_checkpoint;
+use thalweg_merge::diff::{CheckpointDiff, Distance, TensorDiff, diff_checkpoints};
+
+use crate::args::DiffArgs;
+use crate::command::Outcome;
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+
+/// Tensors that are printed; all of them are in the JSON.
+const MAX_ROWS: usize = 20;
+
+pub(crate) fn run(args: &DiffArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    let a = open_checkpoint(&world.storage, &args.a)?;
+    let b = open_checkpoint(&world.storage, &args.b)?;
+    let diff = diff_checkpoints(&a, &b, &world.context(args.memory.0));
+    world.clear_progress();
+    let diff = diff?;
+    messages.json(&document(&diff));
+    messages.text(&table(&diff));
+    Ok(if diff.is_equal() { Outcome::Done } else { Outcome::No })
+}
+
+fn numbers(distance: &Distance) -> serde_json::Value {
+    json!({
+        "equal": distance.n_differing == 0,
+        "distance": distance.distance(),
+        "cosine": distance.cosine(),
+        "max_abs": distance.max_abs,
+        "max_ulps": distance.max_ulps,
+        "n_differing": distance.n_differing,
+    })
+}
+
+fn document(diff: &CheckpointDiff) -> serde_json::Value {
+    let tensor = |tensor: &TensorDiff| {
+        let mut row = match &tensor.outcome {
+            Ok(distance) => numbers(distance),
+            Err(why) => json!({"equal": false, "fault": why}),
+        };
+        row["name"] = json!(tensor.name);
+        row
+    };
+    let mut document = json!({"kind": "thalweg-diff", "version": 1, "equal": diff.is_equal()});
+    if let (Some(document), serde_json::Value::Object(total)) = (document.as_object_mut(), numbers(&diff.total)) {
+        document.extend(total.into_iter().filter(|(key, _)| key != "equal"));
+        document.insert("tensors".to_owned(), diff.tensors.iter().map(tensor).collect());
+    }
+    document
+}
+
+fn table(diff: &CheckpointDiff) -> String {
+    if diff.is_equal() {
+        return format!("equal: {} tensors, byte for byte\n", diff.tensors.len());
+    }
+    let mut rows: Vec<&TensorDiff> = diff
+        .tensors
+        .iter()
+        .filter(|tensor| tensor.outcome.as_ref().map_or(true, |distance| distance.n_differing > 0))
+        .collect();
+    // What cannot be compared comes first, then the farthest apart.
+    rows.sort_by(|x, y| {
+        let far = |tensor: &TensorDiff| tensor.outcome.as_ref().map_or(f64::INFINITY, Distance::distance);
+        far(y).total_cmp(&far(x))
+    });
+    let mut text = String::from("  distance     cosine   largest       ulps  tensor\n");
+    for tensor in rows.iter().take(MAX_ROWS) {
+        let _ = match &tensor.outcome {
+            Ok(distance) => writeln!(text, "{}  {}", columns(distance), tensor.name),
+            Err(why) => writeln!(text, "{why:>40}  {}", tensor.name),
+        };
+    }
+    if rows.len() > MAX_ROWS {
+        let _ = writeln!(text, "{:>40}  and {} more (`--json` has all)", "", rows.len() - MAX_ROWS);
+    }
+    let _ =
+        writeln!(text, "{}  in total, {} of {} tensors differ", columns(&diff.total), rows.len(), diff.tensors.len());
+    text
+}
+
+fn columns(distance: &Distance) -> String {
+    let cosine = distance.cosine().map_or_else(|| "-".to_owned(), |cosine| format!("{cosine:.6}"));
+    format!("{:>10.4e} {cosine:>10} {:>9.2e} {:>10}", distance.distance(), distance.max_abs, distance.max_ulps)
+}

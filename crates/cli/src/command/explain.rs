@@ -1,0 +1,156 @@
+//! `thalweg explain`: the geometry of a trajectory, from inner products alone.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde_json::json;
+use thalweg_merge::align::align_sources;
+use thalweg_merge::engine::open_sources;
+use thalweg_merge::geometry::{Geometry, describe_geometry};
+use thalweg_merge::gram::{Gram, gram};
+use thalweg_tensor::TensorSource;
+
+use crate::args::ExplainArgs;
+use crate::command::Outcome;
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+use crate::resolve::{Chosen, choose_checkpoints, geometry_plan};
+use crate::svg::draw_plane;
+use crate::tensor_groups::{layer_of, tensor_class_of};
+
+pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    let chosen = choose_checkpoints(&args.inputs, &args.selection, &args.run, world, messages)?;
+    if chosen.len() < 2 {
+        return Err(Error::usage("geometry needs at least two checkpoints"));
+    }
+    let run = world.context(args.memory.0);
+    let plan = geometry_plan(&chosen)?;
+    let sources = open_sources(&plan, &run)?;
+    let layout = align_sources(&sources, &plan)?;
+    let refs: Vec<&dyn TensorSource> = sources.iter().map(|source| &source.checkpoint as &dyn TensorSource).collect();
+    let grams = gram(&refs, &layout, &run);
+    world.clear_progress();
+    let names = layout.catalog.entries().iter().map(|entry| &*entry.name);
+    let report = Report::new(&chosen, names.zip(grams?));
+    if let Some(path) = &args.svg {
+        let labels: Vec<String> = chosen.iter().map(Chosen::label).collect();
+        let svg = draw_plane(&report.whole, &labels);
+        thalweg_storage::publish::publish_file(&*world.storage, path, svg.as_bytes())?;
+        messages.note(format!("the trajectory is drawn in `{}`", path.display()));
+    }
+    messages.json(&report.document(&chosen));
+    messages.text(&report.text(&chosen));
+    Ok(Outcome::Done)
+}
+
+struct Report {
+    whole: Geometry,
+    layers: BTreeMap<u64, Geometry>,
+    classes: BTreeMap<String, Geometry>,
+}
+
+impl Report {
+    fn new<'a>(chosen: &[Chosen], tensors: impl Iterator<Item = (&'a str, Option<Gram>)>) -> Self {
+        let mut whole = Gram::zero(chosen.len());
+        let mut layers: BTreeMap<u64, Gram> = BTreeMap::new();
+        let mut classes: BTreeMap<String, Gram> = BTreeMap::new();
+        for (name, gram) in tensors.filter_map(|(name, gram)| Some((name, gram?))) {
+            whole.add(&gram);
+            classes.entry(tensor_class_of(name)).or_insert_with(|| Gram::zero(chosen.len())).add(&gram);
+            if let Some(layer) = layer_of(name) {
+                layers.entry(layer).or_insert_with(|| Gram::zero(chosen.len())).add(&gram);
+            }
+        }
+        let describe = |gram: Gram| describe_geometry(&gram);
+        Self {
+            whole: describe_geometry(&whole),
+            layers: layers.into_iter().map(|(layer, gram)| (layer, describe(gram))).collect(),
+            classes: classes.into_iter().map(|(class, gram)| (class, describe(gram))).collect(),
+        }
+    }
+
+    fn document(&self, chosen: &[Chosen]) -> serde_json::Value {
+        let checkpoints: Vec<_> = chosen
+            .iter()
+            .map(|one| json!({"path": one.path.display().to_string(), "step": one.step, "tokens": one.tokens}))
+            .collect();
+        let layers: serde_json::Map<_, _> =
+            self.layers.iter().map(|(layer, geometry)| (layer.to_string(), numbers(geometry))).collect();
+        let classes: serde_json::Map<_, _> =
+            self.classes.iter().map(|(class, geometry)| (class.clone(), numbers(geometry))).collect();
+        json!({
+            "kind": "thalweg-geometry",
+            "version": 1,
+            "checkpoints": checkpoints,
+            "model": numbers(&self.whole),
+            "layers": layers,
+            "tensor_classes": classes,
+        })
+    }
+
+    fn text(&self, chosen: &[Chosen]) -> String {
+        let mut text = String::new();
+        let whole = &self.whole;
+        let _ = writeln!(
+            text,
+            "{:<22} {:>12} {:>12} {:>12} {:>10}",
+            "checkpoint", "norm", "to newest", "from before", "cosine"
+        );
+        for (i, one) in chosen.iter().enumerate() {
+            let to_newest = whole.distances[i].last().copied().unwrap_or(0.0);
+            let before = if i == 0 { "-".to_owned() } else { format!("{:.4}", whole.displacements[i - 1]) };
+            let cosine = i.checked_sub(2).and_then(|k| whole.displacement_cosines[k]);
+            let cosine = cosine.map_or_else(|| "-".to_owned(), |cosine| format!("{cosine:.3}"));
+            let (label, norm) = (one.label(), whole.norms[i]);
+            let _ = writeln!(text, "{label:<22} {norm:>12.4} {to_newest:>12.4} {before:>12} {cosine:>10}");
+        }
+        let shares = |shares: &[f64]| shares.iter().map(|share| format!("{share:.3}")).collect::<Vec<_>>().join(" ");
+        let _ = writeln!(text, "\nvariance on the leading components      {}", shares(&whole.component_shares));
+        let _ = writeln!(text, "  of a random walk of this length       {}", shares(&whole.random_walk_shares));
+        let _ = writeln!(text, "  of noise about a fixed point          {}", shares(&whole.white_noise_shares));
+        let _ = writeln!(text, "drift along the first, per interval     {:.4}", whole.drift_per_interval);
+        let _ = writeln!(text, "lag of the plain mean, in intervals     {}", whole.averaging_lag);
+        let _ = writeln!(text, "distance of the plain mean to newest    {:.4}", whole.mean_to_newest);
+        group_table(&mut text, "layer", self.layers.iter().map(|(layer, geometry)| (layer.to_string(), geometry)));
+        group_table(&mut text, "tensor class", self.classes.iter().map(|(class, geometry)| (class.clone(), geometry)));
+        text
+    }
+}
+
+fn group_table<'a>(text: &mut String, title: &str, rows: impl Iterator<Item = (String, &'a Geometry)>) {
+    let mut rows = rows.peekable();
+    if rows.peek().is_none() {
+        return;
+    }
+    let _ = writeln!(text, "\n{title:<34} {:>10} {:>10} {:>12} {:>10}", "norm", "moved", "mean cosine", "PC1");
+    for (name, geometry) in rows {
+        let norm = geometry.norms.last().copied().unwrap_or(0.0);
+        let moved = geometry.distances.first().and_then(|row| row.last()).copied().unwrap_or(0.0);
+        let cosines: Vec<f64> = geometry.displacement_cosines.iter().flatten().copied().collect();
+        let mean = if cosines.is_empty() { "-".to_owned() } else { format!("{:.3}", mean(&cosines)) };
+        let first = geometry.component_shares.first().copied().unwrap_or(0.0);
+        let _ = writeln!(text, "{name:<34} {norm:>10.4} {moved:>10.4} {mean:>12} {first:>10.3}");
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a handful of checkpoints")]
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+fn numbers(geometry: &Geometry) -> serde_json::Value {
+    json!({
+        "norms": geometry.norms,
+        "distances": geometry.distances,
+        "displacements": geometry.displacements,
+        "displacement_cosines": geometry.displacement_cosines,
+        "plane": geometry.plane,
+        "component_shares": geometry.component_shares,
+        "random_walk_shares": geometry.random_walk_shares,
+        "white_noise_shares": geometry.white_noise_shares,
+        "drift_per_interval": geometry.drift_per_interval,
+        "averaging_lag": geometry.averaging_lag,
+        "mean_to_newest": geometry.mean_to_newest,
+    })
+}

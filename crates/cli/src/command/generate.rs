@@ -1,0 +1,33 @@
+//! `thalweg generate`: shell completions and man pages, from the same description as `--help`.
+
+use clap::CommandFactory;
+
+use crate::args::{Arguments, GenerateArgs, GenerateWhat};
+use crate::command::Outcome;
+use crate::error::Error;
+use crate::messages::Messages;
+
+pub(crate) fn run(args: &GenerateArgs, messages: &Messages) -> Result<Outcome, Error> {
+    let mut program = Arguments::command();
+    program.build();
+    let mut bytes = Vec::new();
+    match &args.what {
+        GenerateWhat::Completions { shell } => {
+            clap_complete::generate(*shell, &mut program, "thalweg", &mut bytes);
+        }
+        GenerateWhat::Man { command } => {
+            let page = match command {
+                None => program,
+                Some(name) => program
+                    .find_subcommand(name)
+                    .cloned()
+                    .ok_or_else(|| Error::usage(format!("there is no command `{name}`")))?,
+            };
+            clap_mangen::Man::new(page)
+                .render(&mut bytes)
+                .map_err(|error| Error::usage(format!("the man page cannot be made: {error}")))?;
+        }
+    }
+    messages.document(&String::from_utf8_lossy(&bytes));
+    Ok(Outcome::Done)
+}

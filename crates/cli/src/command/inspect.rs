@@ -1,0 +1,137 @@
+//! `thalweg inspect`: what a path holds, and what would block a merge. Exit 0 for whatever can be read.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde_json::json;
+use thalweg_checkpoint::{Checkpoint, open_checkpoint};
+use thalweg_tensor::{Dtype, DtypeClass, display_name};
+
+use crate::args::InspectArgs;
+use crate::command::Outcome;
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+use crate::options::{show_bytes, show_count};
+use crate::resolve::is_checkpoint;
+
+/// Tensors that are printed; `-v` prints all.
+const MAX_ROWS: usize = 12;
+
+pub(crate) fn run(args: &InspectArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    if !is_checkpoint(&*world.storage, &args.path) && world.storage.file_info(&args.path).is_ok() {
+        return crate::command::inspect_run::run(args, world, messages);
+    }
+    let checkpoint = open_checkpoint(&world.storage, &args.path)?;
+    checkpoint.notes().iter().for_each(|note| messages.note(note));
+    messages.json(&document(&checkpoint));
+    messages.text(&describe(&checkpoint));
+    let entries = checkpoint.catalog().entries();
+    if !messages.wants_json() && entries.len() > MAX_ROWS {
+        messages.detail(table(&checkpoint, entries.len()));
+    }
+    Ok(Outcome::Done)
+}
+
+/// Parameters by element type.
+fn dtypes(checkpoint: &Checkpoint) -> BTreeMap<Dtype, u64> {
+    let mut dtypes = BTreeMap::new();
+    for entry in checkpoint.catalog().entries() {
+        *dtypes.entry(entry.dtype).or_insert(0) += entry.n_elements();
+    }
+    dtypes
+}
+
+/// What would keep this checkpoint from being merged with others like it.
+fn blocks_merge(checkpoint: &Checkpoint) -> Vec<String> {
+    let entries = checkpoint.catalog().entries();
+    if entries.is_empty() {
+        return vec!["it holds no tensors".to_owned()];
+    }
+    let refused = entries.iter().filter(|entry| entry.dtype.class() == DtypeClass::Refused);
+    let blocked = refused.filter(|entry| !entry.name.ends_with("_extra_state"));
+    blocked
+        .map(|entry| format!("tensor `{}` is {}, which cannot be averaged", display_name(&entry.name), entry.dtype))
+        .collect()
+}
+
+fn document(checkpoint: &Checkpoint) -> serde_json::Value {
+    let catalog = checkpoint.catalog();
+    let tensors: Vec<_> = catalog
+        .entries()
+        .iter()
+        .map(|entry| json!({"name": entry.name, "dtype": entry.dtype.name(), "shape": entry.shape.0}))
+        .collect();
+    let files: Vec<_> =
+        checkpoint.files().iter().map(|file| json!({"name": file.name, "len_bytes": file.info.len_bytes})).collect();
+    let dtypes: serde_json::Map<_, _> =
+        dtypes(checkpoint).into_iter().map(|(dtype, n)| (dtype.name().to_owned(), json!(n))).collect();
+    json!({
+        "kind": "thalweg-inspect",
+        "version": 1,
+        "path": checkpoint.path(),
+        "format": checkpoint.format_name(),
+        "n_params": catalog.n_params(),
+        "n_bytes": catalog.n_bytes(),
+        "dtypes": dtypes,
+        "files": files,
+        "config": checkpoint.config(),
+        "side_files": checkpoint.side_files().iter().map(|file| &file.name).collect::<Vec<_>>(),
+        "tensors": tensors,
+        "blocks_merge": blocks_merge(checkpoint),
+    })
+}
+
+fn describe(checkpoint: &Checkpoint) -> String {
+    let catalog = checkpoint.catalog();
+    let mut text = String::new();
+    let dtypes: Vec<String> =
+        dtypes(checkpoint).into_iter().map(|(dtype, n)| format!("{} {dtype}", show_count(n))).collect();
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "`{}`: {} checkpoint", checkpoint.path().display(), checkpoint.format_name());
+    let _ = writeln!(
+        text,
+        "{} parameters ({}) in {} tensors, {} in {} files",
+        show_count(catalog.n_params()),
+        dtypes.join(", "),
+        catalog.entries().len(),
+        show_bytes(catalog.n_bytes()),
+        checkpoint.files().len()
+    );
+    let key = |key: &str| checkpoint.config().and_then(|config| config.get(key)).map(ToString::to_string);
+    let config: Vec<String> = ["model_type", "hidden_size", "num_hidden_layers", "vocab_size", "tie_word_embeddings"]
+        .iter()
+        .filter_map(|name| Some(format!("{name} {}", key(name)?)))
+        .collect();
+    if !config.is_empty() {
+        let _ = writeln!(text, "config: {}", config.join(", "));
+    }
+    let side_files: Vec<&str> = checkpoint.side_files().iter().map(|file| file.name.as_str()).collect();
+    if !side_files.is_empty() {
+        let _ = writeln!(text, "beside the tensors: {}", side_files.join(", "));
+    }
+    text.push_str(&table(checkpoint, MAX_ROWS));
+    let blocks = blocks_merge(checkpoint);
+    if blocks.is_empty() {
+        text.push_str("nothing blocks a merge\n");
+    } else {
+        let _ = writeln!(text, "a merge is blocked:");
+        blocks.iter().take(MAX_ROWS).for_each(|block| {
+            let _ = writeln!(text, "  {block}");
+        });
+    }
+    text
+}
+
+fn table(checkpoint: &Checkpoint, max_rows: usize) -> String {
+    let entries = checkpoint.catalog().entries();
+    let mut text = String::new();
+    for entry in entries.iter().take(max_rows) {
+        let shape = entry.shape.to_string();
+        let _ = writeln!(text, "  {:<6} {shape:<18} {}", entry.dtype.name(), display_name(&entry.name));
+    }
+    if entries.len() > max_rows {
+        let _ = writeln!(text, "  and {} more (`-v` shows all)", entries.len() - max_rows);
+    }
+    text
+}

@@ -1,0 +1,84 @@
+//! `thalweg inspect RUN`: its checkpoints by step and tokens, phases, what is unfinished.
+
+use std::fmt::Write;
+
+use serde_json::json;
+use thalweg_trajectory::Trajectory;
+
+use crate::args::InspectArgs;
+use crate::command::Outcome;
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+use crate::options::show_count;
+use crate::run::open_trajectory;
+
+/// Checkpoints that a table shows of a long run: the first and the last ones.
+const MAX_ROWS: usize = 40;
+
+pub(crate) fn run(args: &InspectArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    let trajectory = open_trajectory(&args.path, &args.run, world, messages)?;
+    messages.json(&document(&trajectory));
+    messages.text(&table(&trajectory));
+    Ok(Outcome::Done)
+}
+
+fn document(trajectory: &Trajectory) -> serde_json::Value {
+    let checkpoints: Vec<_> = trajectory
+        .checkpoints()
+        .iter()
+        .map(|checkpoint| {
+            json!({
+                "path": checkpoint.path,
+                "step": checkpoint.step,
+                "tokens": checkpoint.tokens,
+                "tokens_source": checkpoint.tokens_source.map(|source| source.to_string()),
+                "phase": checkpoint.phase.map(|phase| phase.name()),
+                "finished": checkpoint.state.is_finished(),
+                "reason": checkpoint.state.reason(),
+            })
+        })
+        .collect();
+    json!({
+        "kind": "thalweg-inspect-run",
+        "version": 1,
+        "path": trajectory.path(),
+        "log": trajectory.log_path(),
+        "checkpoints": checkpoints,
+        "spikes": crate::run::spikes(trajectory),
+    })
+}
+
+fn table(trajectory: &Trajectory) -> String {
+    let checkpoints = trajectory.checkpoints();
+    let n_finished = trajectory.finished().count();
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "`{}`: a run of {} checkpoints, {n_finished} finished",
+        trajectory.path().display(),
+        checkpoints.len()
+    );
+    if let Some(log) = trajectory.log_path() {
+        let n_entries = trajectory.log().map_or(0, |log| log.entries().len());
+        let _ = writeln!(text, "step log `{}`: {n_entries} entries", log.display());
+    }
+    let _ = writeln!(text, "{:>12} {:>10}  {:<7} checkpoint", "step", "tokens", "phase");
+    let is_shown =
+        |i: usize| checkpoints.len() <= MAX_ROWS || i < MAX_ROWS / 2 || i + MAX_ROWS / 2 >= checkpoints.len();
+    for (i, checkpoint) in checkpoints.iter().enumerate() {
+        if !is_shown(i) {
+            if i == MAX_ROWS / 2 {
+                let _ = writeln!(text, "{:>12} {} more", "...", checkpoints.len() - MAX_ROWS);
+            }
+            continue;
+        }
+        let tokens = checkpoint.tokens.map_or_else(|| "-".to_owned(), |tokens| show_count(tokens.0));
+        let phase = checkpoint.phase.map_or("-", |phase| phase.name());
+        let name = thalweg_tensor::display_name(&checkpoint.name);
+        let reason = checkpoint.state.reason().map_or_else(String::new, |reason| format!("  unfinished: {reason}"));
+        let _ = writeln!(text, "{:>12} {tokens:>10}  {phase:<7} {name}{reason}", checkpoint.step.0);
+    }
+    text
+}

@@ -1,0 +1,202 @@
+//! `thalweg merge`: a window of a run, or given checkpoints, into one new checkpoint.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use thalweg_checkpoint::{Checkpoint, open_checkpoint};
+use thalweg_merge::diff::{Distance, diff_checkpoints};
+use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage, execute_merge};
+use thalweg_merge::plan::MergePlan;
+use thalweg_merge::receipt::RECEIPT_NAME;
+use thalweg_storage::publish::Replace;
+
+use crate::args::{ExecutionArgs, MergeArgs};
+use crate::command::Outcome;
+use crate::command::plan::show_plan;
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+use crate::options::show_bytes;
+use crate::resolve::resolve_plan;
+
+/// The largest plan file that is read.
+const MAX_PLAN_BYTES: u64 = 256 << 20;
+
+pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    let plan = find_plan(args, world, messages)?;
+    if args.dry_run {
+        show_plan(&plan, args.execution.memory.0, world, messages)?;
+        return Ok(Outcome::Done);
+    }
+    // A mistyped path is found before the work, not after it.
+    let against = args.against.as_ref().map(|path| open_checkpoint(&world.storage, path)).transpose()?;
+    let outcomes = execute(&plan, &args.execution, world)?;
+    let mut document = document(&plan, &outcomes);
+    let mut text = String::new();
+    for (i, outcome) in outcomes.iter().enumerate() {
+        text.push_str(&describe(outcome));
+        if let Some(target) = &against {
+            let comparison = compare(outcome, target, args.execution.memory.0, world)?;
+            document["outputs"][i]["against"] = comparison.document();
+            text.push_str(&comparison.text());
+        }
+    }
+    messages.json(&document);
+    messages.text(&text);
+    Ok(Outcome::Done)
+}
+
+/// How far a merge and its newest source are from a third checkpoint.
+struct Comparison {
+    path: PathBuf,
+    merged: Distance,
+    newest: Distance,
+}
+
+fn compare(
+    outcome: &MergeOutcome,
+    target: &Checkpoint,
+    memory_bytes: u64,
+    world: &World<'_>,
+) -> Result<Comparison, Error> {
+    let distance = |path: &Path| -> Result<Distance, Error> {
+        let checkpoint = open_checkpoint(&world.storage, path)?;
+        let diff = diff_checkpoints(&checkpoint, target, &world.context(memory_bytes));
+        world.clear_progress();
+        Ok(diff?.total)
+    };
+    let newest = outcome.receipt.plan.newest_source().map_or(outcome.path.as_path(), |source| source.path.as_path());
+    Ok(Comparison { path: target.path().to_owned(), merged: distance(&outcome.path)?, newest: distance(newest)? })
+}
+
+impl Comparison {
+    fn document(&self) -> serde_json::Value {
+        json!({
+            "path": self.path,
+            "distance_of_merge": self.merged.distance(),
+            "distance_of_newest": self.newest.distance(),
+            "cosine_of_merge": self.merged.cosine(),
+            "cosine_of_newest": self.newest.cosine(),
+        })
+    }
+
+    fn text(&self) -> String {
+        let cosine =
+            |distance: &Distance| distance.cosine().map_or_else(|| "-".to_owned(), |cosine| format!("{cosine:.6}"));
+        format!(
+            "to `{}`: distance {:.4} from the merge, {:.4} from the newest source; cosine {} and {}\n",
+            self.path.display(),
+            self.merged.distance(),
+            self.newest.distance(),
+            cosine(&self.merged),
+            cosine(&self.newest)
+        )
+    }
+}
+
+/// Executes a plan with the user's limits.
+pub(crate) fn execute(plan: &MergePlan, args: &ExecutionArgs, world: &World<'_>) -> Result<Vec<MergeOutcome>, Error> {
+    let options = ExecuteOptions {
+        replace: if args.force { Replace::Force } else { Replace::Never },
+        partial: if args.discard_partial { PartialStage::Discard } else { PartialStage::Resume },
+    };
+    let outcomes = execute_merge(plan, options, &world.context(args.memory.0));
+    world.clear_progress();
+    Ok(outcomes?)
+}
+
+fn find_plan(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> Result<MergePlan, Error> {
+    if let Some(path) = &args.plan {
+        let bytes = world.storage.read_file(path, MAX_PLAN_BYTES)?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| Error::usage(format!("`{}` is not a plan: it is not UTF-8 text", path.display())))?;
+        let mut plan = MergePlan::from_json(&text)?;
+        if let Some(out) = &args.out {
+            plan = with_output(plan, out, world)?;
+        }
+        return Ok(plan);
+    }
+    if let [recipe, rest @ ..] = args.source.inputs.as_slice()
+        && is_recipe(recipe)
+    {
+        let out = output_of_recipe(rest, args)?;
+        return crate::command::recipe::plan_of_recipe(recipe, out.as_deref(), world, messages);
+    }
+    let Some(out) = &args.out else {
+        return Err(Error::usage_with_hint("where should the merged checkpoint go?", "name a folder with `-o OUT`"));
+    };
+    resolve_plan(&args.source, out, world, messages)
+}
+
+fn with_output(plan: MergePlan, out: &Path, world: &World<'_>) -> Result<MergePlan, Error> {
+    let MergePlan { outputs, .. } = plan;
+    let n_outputs = outputs.len();
+    let Ok([mut output]) = <[_; 1]>::try_from(outputs) else {
+        return Err(Error::usage(format!("the plan has {n_outputs} outputs, so `-o` cannot name one for all")));
+    };
+    output.path = world.storage.canonical_path(out)?;
+    Ok(MergePlan::new(vec![output])?)
+}
+
+fn is_recipe(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| ["yml", "yaml", "toml"].iter().any(|known| extension == *known))
+}
+
+fn output_of_recipe(rest: &[PathBuf], args: &MergeArgs) -> Result<Option<PathBuf>, Error> {
+    match (rest, &args.out) {
+        ([], out) => Ok(out.clone()),
+        ([out], None) => Ok(Some(out.clone())),
+        ([_], Some(_)) => Err(Error::usage("the output is named twice: after the recipe and with `-o`")),
+        _ => Err(Error::usage("a recipe takes one output folder and no checkpoints beside it")),
+    }
+}
+
+/// The plan's own keys, with what happened added to each output.
+pub(crate) fn document(plan: &MergePlan, outcomes: &[MergeOutcome]) -> serde_json::Value {
+    let mut document = json!({"kind": "thalweg-merge", "version": 1});
+    let outputs = plan.outputs.iter().zip(outcomes).map(|(output, outcome)| {
+        let mut row = serde_json::to_value(output).unwrap_or_default();
+        row["receipt"] = json!(outcome.path.join(RECEIPT_NAME));
+        row["was_done"] = json!(outcome.was_done);
+        row["seconds"] = json!(outcome.receipt.seconds);
+        row["bytes_read"] = json!(outcome.receipt.bytes_read);
+        row["bytes_written"] = json!(outcome.receipt.bytes_written);
+        row["peak_memory_bytes"] = json!(outcome.receipt.peak_memory_bytes);
+        row["distance_to_newest"] = json!(outcome.receipt.distance_to_newest());
+        row["max_abs_change"] = json!(outcome.receipt.max_abs_change());
+        row
+    });
+    document["outputs"] = outputs.collect();
+    document
+}
+
+fn describe(outcome: &MergeOutcome) -> String {
+    let receipt = &outcome.receipt;
+    let path = outcome.path.display();
+    if outcome.was_done {
+        return format!("`{path}` already holds the result of this very plan over unchanged sources\n");
+    }
+    let mut text = String::new();
+    let n_sources = receipt.sources.len();
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "merged {n_sources} checkpoints by {} into `{path}`", receipt.plan.scheme);
+    let rate = bytes_per_second(receipt.bytes_read, receipt.seconds) / 1e9;
+    let _ = writeln!(
+        text,
+        "read {}, wrote {}, {:.2} s ({rate:.2} GB/s), {} tensors",
+        show_bytes(receipt.bytes_read),
+        show_bytes(receipt.bytes_written),
+        receipt.seconds,
+        receipt.tensors.len()
+    );
+    if let (Some(distance), Some(largest)) = (receipt.distance_to_newest(), receipt.max_abs_change()) {
+        let _ = writeln!(text, "distance to the newest source {distance:.6}, largest change {largest:.3e}");
+    }
+    text
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+fn bytes_per_second(n_bytes: u64, seconds: f64) -> f64 {
+    n_bytes as f64 / seconds.max(1e-9)
+}

@@ -1,0 +1,21 @@
+//! One file for each command.
+
+pub(crate) mod diff;
+pub(crate) mod explain;
+pub(crate) mod generate;
+pub(crate) mod inspect;
+pub(crate) mod inspect_run;
+pub(crate) mod merge;
+pub(crate) mod plan;
+pub(crate) mod recipe;
+pub(crate) mod sweep;
+pub(crate) mod verify;
+
+/// How a command that did not fail ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Done, or the answer is yes: exit code 0.
+    Done,
+    /// The answer is no: exit code 1.
+    No,
+}

@@ -1,0 +1,99 @@
+//! `thalweg plan`: everything resolved and printed, nothing read but headers.
+
+use std::fmt::Write;
+
+use thalweg_merge::align::{MergeLayout, align_sources};
+use thalweg_merge::engine::open_sources;
+use thalweg_merge::estimate::{MergeEstimate, estimate_merge};
+use thalweg_merge::plan::{MergePlan, OutputPlan};
+
+use crate::args::PlanArgs;
+use crate::command::Outcome;
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+use crate::options::{show_bytes, show_count};
+use crate::resolve::resolve_plan;
+
+/// Sources that a table shows of a long window: the first and the last ones.
+const MAX_ROWS: usize = 24;
+
+pub(crate) fn run(args: &PlanArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    let plan = resolve_plan(&args.source, &args.merged, world, messages)?;
+    if let Some(path) = &args.out {
+        thalweg_storage::publish::publish_file(&*world.storage, path, plan.to_json()?.as_bytes())?;
+        messages.note(format!("the plan is in `{0}`; `thalweg merge --plan {0}` executes it", path.display()));
+    }
+    show_plan(&plan, args.execution.memory.0, world, messages)?;
+    Ok(Outcome::Done)
+}
+
+/// Checks the plan against the headers of its sources and prints it.
+pub(crate) fn show_plan(
+    plan: &MergePlan,
+    memory_bytes: u64,
+    world: &World<'_>,
+    messages: &Messages,
+) -> Result<(), Error> {
+    let run = world.context(memory_bytes);
+    let sources = open_sources(plan, &run)?;
+    let layout = align_sources(&sources, plan)?;
+    layout.notes.iter().for_each(|note| messages.note(note));
+    let estimate = estimate_merge(plan, &sources, &layout, &run)?;
+    if messages.wants_json() {
+        let document = serde_json::to_value(plan).map_err(|error| Error::usage(error.to_string()))?;
+        messages.json(&document);
+    }
+    let mut text = String::new();
+    for output in &plan.outputs {
+        describe_output(&mut text, output);
+    }
+    describe_work(&mut text, &layout, &estimate, world);
+    messages.text(&text);
+    Ok(())
+}
+
+fn describe_output(text: &mut String, output: &OutputPlan) {
+    // Writing to a String cannot fail.
+    let _ =
+        writeln!(text, "{} of {} checkpoints into `{}`", output.scheme, output.sources.len(), output.path.display());
+    let _ = writeln!(text, "{:>12} {:>10} {:>14}  checkpoint", "step", "tokens", "coefficient");
+    let n_sources = output.sources.len();
+    let is_shown = |i: usize| n_sources <= MAX_ROWS || i < MAX_ROWS / 2 || i + MAX_ROWS / 2 >= n_sources;
+    let mut skipped = 0;
+    for (i, source) in output.sources.iter().enumerate() {
+        if !is_shown(i) {
+            skipped += 1;
+            continue;
+        }
+        if skipped > 0 {
+            let _ = writeln!(text, "{:>12} {skipped} more", "...");
+            skipped = 0;
+        }
+        let step = source.step.map_or_else(|| "-".to_owned(), |step| step.to_string());
+        let tokens = source.tokens.map_or_else(|| "-".to_owned(), show_count);
+        let path = source.path.display();
+        let _ = writeln!(text, "{step:>12} {tokens:>10} {:>14.9}  {path}", source.coefficient);
+    }
+}
+
+fn describe_work(text: &mut String, layout: &MergeLayout, estimate: &MergeEstimate, world: &World<'_>) {
+    let entries = layout.catalog.entries();
+    let _ = writeln!(
+        text,
+        "\n{} tensors, {} parameters; reads {}, writes {} in {} files",
+        entries.len(),
+        show_count(layout.catalog.n_params()),
+        show_bytes(estimate.bytes_read),
+        show_bytes(estimate.bytes_written),
+        estimate.n_files
+    );
+    let _ = writeln!(
+        text,
+        "memory: at most about {} with {} threads; time: {:.0} s at 1 GB/s, {:.0} s at 5 GB/s",
+        show_bytes(estimate.memory_bytes),
+        world.n_threads(),
+        estimate.seconds_at(1e9),
+        estimate.seconds_at(5e9),
+    );
+}

@@ -1,0 +1,193 @@
+//! `thalweg sweep`: many windows and schemes of one run, each source byte read once.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::Path;
+
+use serde_json::json;
+use thalweg_merge::engine::MergeOutcome;
+use thalweg_merge::plan::{MergePlan, OutputPlan};
+use thalweg_merge::scheme::{Scheme, SchemeParameters};
+use thalweg_trajectory::{Extent, Step, Tokens, Trajectory, WindowEnd, WindowSpec, select_window};
+
+use crate::args::SweepArgs;
+use crate::command::Outcome;
+use crate::command::merge::execute;
+use crate::command::plan::show_plan;
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+use crate::options::{Count, show_bytes, show_count};
+use crate::resolve::{Chosen, output_plan, scheme_coefficients};
+use crate::run::{chosen, open_trajectory};
+
+/// One merge of the sweep, before it is a plan.
+struct Trial {
+    window: Vec<Chosen>,
+    interval: Option<Extent>,
+    scheme: Scheme,
+}
+
+impl Trial {
+    /// A name that sorts and says what it is: `step16000-n5-every2000-sma`.
+    fn name(&self) -> String {
+        let end = self.window.last().and_then(|last| last.step).unwrap_or(0);
+        let interval = match self.interval {
+            None => String::new(),
+            Some(Extent::Steps(steps)) => format!("-every{steps}"),
+            Some(Extent::Tokens(tokens)) => format!("-every{}", show_count(tokens.0)),
+        };
+        let scheme = self.scheme.to_string().replace([':', '/'], "-");
+        format!("step{end:07}-n{}{interval}-{scheme}", self.window.len())
+    }
+}
+
+pub(crate) fn run(args: &SweepArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    let trajectory = open_trajectory(&args.run_path, &args.run, world, messages)?;
+    let trials = trials(args, &trajectory, messages)?;
+    let outputs = trials
+        .iter()
+        .map(|trial| {
+            let coefficients = scheme_coefficients(&trial.scheme, &trial.window)?;
+            let out = args.out.join(trial.name());
+            output_plan(&trial.window, &coefficients, trial.scheme.to_string(), &args.output, &out, world)
+        })
+        .collect::<Result<Vec<OutputPlan>, Error>>()?;
+    let plan = MergePlan::new(outputs)?;
+    check_budget(args, &plan, world)?;
+    if args.dry_run {
+        show_plan(&plan, args.execution.memory.0, world, messages)?;
+        return Ok(Outcome::Done);
+    }
+    world.storage.create_folder(&args.out)?;
+    let outcomes = execute(&plan, &args.execution, world)?;
+    messages.json(&document(&trials, &outcomes));
+    messages.text(&table(&args.out, &trials, &outcomes));
+    Ok(Outcome::Done)
+}
+
+/// Every combination of end, count, interval and scheme.
+fn trials(args: &SweepArgs, trajectory: &Trajectory, messages: &Messages) -> Result<Vec<Trial>, Error> {
+    let schemes = args
+        .schemes
+        .iter()
+        .map(|text| Ok(Scheme::parse(text, SchemeParameters::default())?))
+        .collect::<Result<Vec<Scheme>, Error>>()?;
+    let steps = args.interval_steps.iter().map(|count| Some(Extent::Steps(Step(count.0))));
+    let tokens = args.interval_tokens.iter().map(|count| Some(Extent::Tokens(Tokens(count.0))));
+    let mut intervals: Vec<Option<Extent>> = steps.chain(tokens).collect();
+    if intervals.is_empty() {
+        intervals.push(None);
+    }
+    let mut trials = Vec::new();
+    let mut told = BTreeSet::new();
+    for end in ends(&args.ends, trajectory)? {
+        for &n_checkpoints in &args.counts {
+            for &interval in &intervals {
+                let spec = match interval {
+                    Some(interval) => WindowSpec::Count { n_checkpoints, interval, end },
+                    None => WindowSpec::Last { n_checkpoints, end },
+                };
+                let window = select_window(trajectory, &spec)?;
+                for note in window.notes().iter().map(ToString::to_string) {
+                    if told.insert(note.clone()) {
+                        messages.note(note);
+                    }
+                }
+                let window: Vec<Chosen> = window.checkpoints().iter().map(chosen).collect();
+                let trial = |scheme: &Scheme| Trial { window: window.clone(), interval, scheme: scheme.clone() };
+                trials.extend(schemes.iter().map(trial));
+            }
+        }
+    }
+    Ok(trials)
+}
+
+/// `newest`, steps, or `every:STEPS` counted back from the newest.
+fn ends(texts: &[String], trajectory: &Trajectory) -> Result<Vec<WindowEnd>, Error> {
+    let at = |step: u64| WindowEnd::At(Extent::Steps(Step(step)));
+    let mut ends = Vec::new();
+    for text in texts {
+        let parse = |text: &str| text.parse::<Count>().map_err(|error| Error::usage(format!("`--ends`: {error}")));
+        if text == "newest" {
+            ends.push(WindowEnd::Newest);
+        } else if let Some(interval) = text.strip_prefix("every:") {
+            let interval = parse(interval)?.0.max(1);
+            let newest = trajectory.finished().next_back().map_or(0, |newest| newest.step.0);
+            let is_on_grid = |step: u64| (newest - step).is_multiple_of(interval);
+            ends.extend(trajectory.finished().map(|one| one.step.0).filter(|&step| is_on_grid(step)).map(at));
+        } else {
+            ends.push(at(parse(text)?.0));
+        }
+    }
+    Ok(ends)
+}
+
+/// Says no before the first byte where a sweep would read more than it may.
+fn check_budget(args: &SweepArgs, plan: &MergePlan, world: &World<'_>) -> Result<(), Error> {
+    let Some(budget) = args.budget_bytes else { return Ok(()) };
+    let sources = thalweg_merge::engine::open_sources(plan, &world.context(args.execution.memory.0))?;
+    let n_bytes: u64 = sources.iter().map(|source| source.checkpoint.catalog().n_bytes()).sum();
+    if n_bytes > budget.0 {
+        return Err(Error::usage_with_hint(
+            format!(
+                "this sweep reads {}, more than the {} of `--budget-bytes`",
+                show_bytes(n_bytes),
+                show_bytes(budget.0)
+            ),
+            "take fewer ends, or shorter windows",
+        ));
+    }
+    Ok(())
+}
+
+fn document(trials: &[Trial], outcomes: &[MergeOutcome]) -> serde_json::Value {
+    let rows: Vec<_> = trials
+        .iter()
+        .zip(outcomes)
+        .map(|(trial, outcome)| {
+            let interval_tokens = match trial.interval {
+                Some(Extent::Tokens(tokens)) => Some(tokens.0),
+                _ => None,
+            };
+            json!({
+                "plan_digest": outcome.receipt.plan_digest,
+                "end_step": trial.window.last().and_then(|last| last.step),
+                "n_checkpoints": trial.window.len(),
+                "interval_tokens": interval_tokens,
+                "scheme": trial.scheme.to_string(),
+                "path": outcome.path,
+                "distance_to_newest": outcome.receipt.distance_to_newest(),
+                "was_done": outcome.was_done,
+                "scores": [],
+            })
+        })
+        .collect();
+    // Outputs of one reading share it; those that were there already were not read for now.
+    let bytes_read =
+        outcomes.iter().filter(|outcome| !outcome.was_done).map(|outcome| outcome.receipt.bytes_read).max();
+    json!({"kind": "thalweg-sweep", "version": 1, "trials": rows, "bytes_read": bytes_read.unwrap_or(0)})
+}
+
+fn table(out: &Path, trials: &[Trial], outcomes: &[MergeOutcome]) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "{:>10} {:>5} {:<16} {:>14}  folder in `{}`",
+        "end step",
+        "N",
+        "scheme",
+        "to newest",
+        out.display()
+    );
+    for (trial, outcome) in trials.iter().zip(outcomes) {
+        let end = trial.window.last().and_then(|last| last.step).unwrap_or(0);
+        let distance = outcome.receipt.distance_to_newest();
+        let distance = distance.map_or_else(|| "-".to_owned(), |distance| format!("{distance:.6}"));
+        let scheme = trial.scheme.to_string();
+        let (n, name) = (trial.window.len(), trial.name());
+        let _ = writeln!(text, "{end:>10} {n:>5} {scheme:<16} {distance:>14}  {name}");
+    }
+    text
+}

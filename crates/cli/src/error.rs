@@ -1,0 +1,63 @@
+//! Errors as the user meets them.
+
+use std::path::PathBuf;
+
+/// Why a command did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Merge(#[from] thalweg_merge::Error),
+    #[error(transparent)]
+    Checkpoint(#[from] thalweg_checkpoint::Error),
+    #[error(transparent)]
+    Trajectory(#[from] thalweg_trajectory::Error),
+    #[error("recipe `{}`: {source}", path.display())]
+    Recipe { path: PathBuf, source: thalweg_merge::recipe::RecipeError },
+    #[error(transparent)]
+    Storage(#[from] thalweg_storage::Error),
+    #[error(transparent)]
+    Scheme(#[from] thalweg_merge::scheme::SchemeError),
+    /// A request that does not make sense as it was typed.
+    #[error("{what}")]
+    Usage { what: String, hint: Option<String> },
+    #[error("cannot install the handler for Ctrl-C: {0}")]
+    Signal(std::io::Error),
+}
+
+impl Error {
+    pub(crate) fn usage(what: impl Into<String>) -> Self {
+        Self::Usage { what: what.into(), hint: None }
+    }
+
+    pub(crate) fn usage_with_hint(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Usage { what: what.into(), hint: Some(hint.into()) }
+    }
+
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Merge(error) => error.hint(),
+            Self::Checkpoint(error) => error.hint().map(str::to_owned),
+            Self::Trajectory(error) => error.hint().map(str::to_owned),
+            Self::Recipe { source, .. } => source.hint(),
+            Self::Scheme(error) => error.hint(),
+            Self::Usage { hint, .. } => hint.clone(),
+            Self::Storage(_) | Self::Signal(_) => None,
+        }
+    }
+
+    /// Lines that follow the first: what exists, what differs.
+    pub(crate) fn details(&self) -> Vec<String> {
+        match self {
+            Self::Trajectory(error) => error.details(),
+            Self::Checkpoint(error) | Self::Merge(thalweg_merge::Error::Checkpoint(error)) => error.details(),
+            _ => Vec::new(),
+        }
+    }
+
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Merge(thalweg_merge::Error::Interrupted) => 130,
+            _ => 2,
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! What the program hands to the libraries: storage, clock, limits, progress, Ctrl-C.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage};
+use thalweg_storage::{LocalStorage, Storage};
+use thalweg_tensor::kernel::Simd;
+use thalweg_trajectory::resolve_reference;
+
+use crate::args::GlobalArgs;
+use crate::error::Error;
+use crate::messages::Messages;
+use crate::run::hub_cache_root;
+
+/// Name and version, as receipts have it.
+pub(crate) const TOOL: &str = concat!("thalweg ", env!("CARGO_PKG_VERSION"));
+
+/// Everything outside of the program.
+pub(crate) struct World<'a> {
+    pub(crate) storage: Arc<dyn Storage>,
+    clock: ProcessHost,
+    progress: CliProgress<'a>,
+    interrupt: Arc<AtomicBool>,
+    n_threads: NonZeroUsize,
+    simd: Simd,
+}
+
+impl<'a> World<'a> {
+    pub(crate) fn new(global: &GlobalArgs, messages: &'a Messages) -> Result<Self, Error> {
+        let interrupt = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            // The second one ends the program at once: a stage survives that too.
+            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupt))
+                .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupt)))
+                .map_err(Error::Signal)?;
+        }
+        let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        Ok(Self {
+            storage: Arc::new(LocalStorage::new()),
+            clock: ProcessHost { started: Instant::now() },
+            progress: CliProgress::new(messages),
+            interrupt,
+            n_threads: global.threads.unwrap_or(available),
+            simd: global.simd.map_or(Simd::Auto, Into::into),
+        })
+    }
+
+    /// The context of a run that may use `memory_bytes` of resident memory.
+    pub(crate) fn context(&self, memory_bytes: u64) -> RunContext<'_> {
+        RunContext {
+            storage: Arc::clone(&self.storage),
+            host: &self.clock,
+            progress: &self.progress,
+            interrupt: &self.interrupt,
+            limits: Limits { n_threads: self.n_threads, memory_bytes, simd: self.simd },
+            tool: TOOL,
+        }
+    }
+
+    /// Ends a bar that is still drawn.
+    pub(crate) fn clear_progress(&self) {
+        self.progress.clear();
+    }
+
+    /// The path that a user's words stand for, also a revision in the local Hugging Face cache.
+    pub(crate) fn resolve(&self, path: &Path) -> Result<PathBuf, Error> {
+        let reference = path.to_string_lossy();
+        let found = resolve_reference(&self.storage, &reference, hub_cache_root().as_deref())?;
+        Ok(self.storage.canonical_path(&found)?)
+    }
+
+    pub(crate) fn n_threads(&self) -> usize {
+        self.n_threads.get()
+    }
+}
+
+#[derive(Debug)]
+struct ProcessHost {
+    started: Instant,
+}
+
+impl Host for ProcessHost {
+    fn elapsed_seconds(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+
+    fn peak_memory_bytes(&self) -> Option<u64> {
+        thalweg_storage::machine::peak_memory_bytes()
+    }
+
+    fn physical_memory_bytes(&self) -> Option<u64> {
+        thalweg_storage::machine::physical_memory_bytes()
+    }
+}
+
+/// A bar on a terminal, a line every few seconds elsewhere; nothing for what is done at once.
+struct CliProgress<'a> {
+    messages: &'a Messages,
+    state: Mutex<State>,
+    done_bytes: AtomicU64,
+    next_report_ms: AtomicU64,
+    started: Instant,
+}
+
+struct State {
+    stage: Stage,
+    total_bytes: u64,
+    began: Instant,
+    bar: Option<ProgressBar>,
+}
+
+/// What ends sooner says nothing.
+const FIRST_REPORT: Duration = Duration::from_millis(1500);
+/// How often a line is printed where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+/// How often a bar is told its place.
+const BAR_EVERY: Duration = Duration::from_millis(100);
+
+impl<'a> CliProgress<'a> {
+    fn new(messages: &'a Messages) -> Self {
+        let now = Instant::now();
+        Self {
+            messages,
+            state: Mutex::new(State { stage: Stage::Merge, total_bytes: 0, began: now, bar: None }),
+            done_bytes: AtomicU64::new(0),
+            next_report_ms: AtomicU64::new(u64::MAX),
+            started: now,
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn clear(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bar) = state.bar.take() {
+            bar.finish_and_clear();
+        }
+        self.next_report_ms.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    fn report(&self, now_ms: u64) {
+        let Ok(mut state) = self.state.try_lock() else { return };
+        let done_bytes = self.done_bytes.load(Ordering::Relaxed);
+        let every = if self.messages.draws_bars() { BAR_EVERY } else { LINE_EVERY };
+        let every_ms = u64::try_from(every.as_millis()).unwrap_or(u64::MAX);
+        self.next_report_ms.store(now_ms.saturating_add(every_ms), Ordering::Relaxed);
+        if self.messages.draws_bars() {
+            let (stage, total_bytes, began) = (state.stage, state.total_bytes, state.began);
+            let bar = state.bar.get_or_insert_with(|| new_bar(stage, total_bytes, began));
+            bar.set_position(done_bytes);
+        } else {
+            self.messages.progress_line(plain_line(&state, done_bytes));
+        }
+    }
+}
+
+fn verb(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Resume => "checking what was staged",
+        Stage::Merge => "merging",
+        Stage::Sync => "syncing",
+        Stage::Verify => "verifying",
+        Stage::Geometry => "measuring",
+    }
+}
+
+fn new_bar(stage: Stage, total_bytes: u64, began: Instant) -> ProgressBar {
+    let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total_bytes).with_style(style).with_message(verb(stage)).with_elapsed(began.elapsed())
+}
+
+fn plain_line(state: &State, done_bytes: u64) -> String {
+    let seconds = state.began.elapsed().as_secs_f64().max(1e-9);
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let rate = done_bytes as f64 / seconds;
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let left = state.total_bytes.saturating_sub(done_bytes) as f64 / rate.max(1.0);
+    format!(
+        "{}: {} of {}, {:.2} GB/s, {left:.0} s left",
+        verb(state.stage),
+        crate::options::show_bytes(done_bytes),
+        crate::options::show_bytes(state.total_bytes),
+        rate / 1e9
+    )
+}
+
+impl Progress for CliProgress<'_> {
+    fn begin(&self, stage: Stage, total_bytes: u64) {
+        self.clear();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        *state = State { stage, total_bytes, began: Instant::now(), bar: None };
+        self.done_bytes.store(0, Ordering::Relaxed);
+        let first_ms = u64::try_from(FIRST_REPORT.as_millis()).unwrap_or(u64::MAX);
+        self.next_report_ms.store(self.now_ms().saturating_add(first_ms), Ordering::Relaxed);
+    }
+
+    fn advance(&self, n_bytes: u64) {
+        self.done_bytes.fetch_add(n_bytes, Ordering::Relaxed);
+        let now_ms = self.now_ms();
+        if now_ms >= self.next_report_ms.load(Ordering::Relaxed) {
+            self.report(now_ms);
+        }
+    }
+
+    fn note(&self, text: &str) {
+        self.messages.note(text);
+    }
+}

@@ -1,0 +1,125 @@
+//! What a person reads, and the exit code: the only place that prints.
+
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::args::{ColorChoice, GlobalArgs};
+use crate::command::Outcome;
+use crate::error::Error;
+
+/// Standard output and error, with the user's wishes about them.
+#[derive(Debug)]
+pub(crate) struct Messages {
+    json: bool,
+    quiet: bool,
+    verbose: bool,
+    color: bool,
+    broken_pipe: AtomicBool,
+}
+
+impl Messages {
+    pub(crate) fn new(global: &GlobalArgs) -> Self {
+        let color = match global.color {
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+            ColorChoice::Auto => std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+        };
+        Self {
+            json: global.json,
+            quiet: global.quiet,
+            verbose: global.verbose,
+            color,
+            broken_pipe: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the result is wanted as one JSON document.
+    pub(crate) fn wants_json(&self) -> bool {
+        self.json
+    }
+
+    /// The result: text for a person, unless JSON was asked for.
+    pub(crate) fn text(&self, text: &str) {
+        if !self.json {
+            self.stdout(text);
+        }
+    }
+
+    /// The result as JSON, if that was asked for.
+    pub(crate) fn json(&self, document: &serde_json::Value) {
+        if self.json {
+            let text = serde_json::to_string_pretty(document).unwrap_or_default();
+            self.stdout(&format!("{text}\n"));
+        }
+    }
+
+    /// A document that is the result whatever was asked for: completions, man pages.
+    pub(crate) fn document(&self, text: &str) {
+        self.stdout(text);
+    }
+
+    fn stdout(&self, text: &str) {
+        let mut stdout = std::io::stdout().lock();
+        let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+        // The reader went away (`| head`): nothing is wrong, there is only nobody to talk to.
+        if written.is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
+            self.broken_pipe.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Something a person should be told while or after the work.
+    pub(crate) fn note(&self, text: impl Display) {
+        if !self.quiet {
+            self.stderr(&format!("{} {text}\n", self.paint("36", "note:")));
+        }
+    }
+
+    /// Something only `-v` shows.
+    pub(crate) fn detail(&self, text: impl Display) {
+        if self.verbose && !self.quiet {
+            self.stderr(&format!("{text}\n"));
+        }
+    }
+
+    /// A line of progress where there is no terminal.
+    pub(crate) fn progress_line(&self, text: impl Display) {
+        if !self.quiet {
+            self.stderr(&format!("{text}\n"));
+        }
+    }
+
+    /// Whether a moving bar may be drawn.
+    pub(crate) fn draws_bars(&self) -> bool {
+        !self.quiet && std::io::stderr().is_terminal()
+    }
+
+    fn stderr(&self, text: &str) {
+        // If standard error is gone there is nowhere left to say so.
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.color { format!("\u{1b}[1;{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+
+    /// Says what went wrong, if anything did, and turns the outcome into an exit code.
+    pub(crate) fn finish(&self, outcome: Result<Outcome, Error>) -> ExitCode {
+        match outcome {
+            _ if self.broken_pipe.load(Ordering::Relaxed) => ExitCode::SUCCESS,
+            Ok(Outcome::Done) => ExitCode::SUCCESS,
+            Ok(Outcome::No) => ExitCode::from(1),
+            Err(error) => {
+                self.stderr(&format!("{} {error}\n", self.paint("31", "error:")));
+                for line in error.details() {
+                    self.stderr(&format!("  {line}\n"));
+                }
+                if let Some(hint) = error.hint() {
+                    self.stderr(&format!("{} {hint}\n", self.paint("32", "hint:")));
+                }
+                ExitCode::from(error.exit_code())
+            }
+        }
+    }
+}

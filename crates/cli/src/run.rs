@@ -1,0 +1,155 @@
+//! Runs on the command line: opening them with what the user says, and choosing windows from them.
+
+use std::path::{Path, PathBuf};
+
+use thalweg_trajectory::layout::{parse_file_name, parse_folder_name};
+use thalweg_trajectory::{
+    ColumnMap, Extent, StableRange, Step, Tokens, TokensPerStep, Trajectory, TrajectoryCheckpoint, TrajectoryOptions,
+    WindowEnd, WindowSpec, select_window,
+};
+
+use crate::args::{RunArgs, SelectionArgs};
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+use crate::options::Count;
+use crate::resolve::Chosen;
+
+/// Opens a run with what the user says about it; what should be known about it is told.
+pub(crate) fn open_trajectory(
+    path: &Path,
+    args: &RunArgs,
+    world: &World<'_>,
+    messages: &Messages,
+) -> Result<Trajectory, Error> {
+    let path = world.resolve(path)?;
+    let stable = args.stable.as_deref().map(str::parse::<StableRange>).transpose()?;
+    let columns = match args.log_columns.as_slice() {
+        [] => ColumnMap::default(),
+        columns => columns.join(",").parse()?,
+    };
+    let options = TrajectoryOptions {
+        tokens_per_step: args.tokens_per_step.map(|tokens| TokensPerStep(tokens.0)),
+        stable,
+        log_path: args.log.clone(),
+        columns,
+    };
+    let trajectory = Trajectory::open(&world.storage, &path, &options)?;
+    trajectory.notes().iter().for_each(|note| messages.note(note));
+    Ok(trajectory)
+}
+
+/// The window that the options ask for, oldest first.
+pub(crate) fn select(trajectory: &Trajectory, args: &SelectionArgs, messages: &Messages) -> Result<Vec<Chosen>, Error> {
+    let window = select_window(trajectory, &window_spec(args)?)?;
+    window.notes().iter().for_each(|note| messages.note(note));
+    Ok(window.checkpoints().iter().map(chosen).collect())
+}
+
+/// A checkpoint of a trajectory as plans know it.
+pub(crate) fn chosen(checkpoint: &TrajectoryCheckpoint) -> Chosen {
+    Chosen {
+        path: checkpoint.path.clone(),
+        step: Some(checkpoint.step.0),
+        tokens: checkpoint.tokens.map(|tokens| tokens.0),
+    }
+}
+
+/// Step and tokens that a checkpoint's own name says.
+pub(crate) fn step_in_name(path: &Path) -> (Option<u64>, Option<u64>) {
+    let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let parsed = parse_file_name(&name).or_else(|| parse_folder_name(&name));
+    let tokens = parsed.as_ref().and_then(|name| name.tokens).map(|tokens| tokens.tokens.0);
+    (parsed.map(|name| name.step.0), tokens)
+}
+
+/// Whether nothing was said about which checkpoints are wanted.
+pub(crate) fn is_selection_empty(args: &SelectionArgs) -> bool {
+    let numbers = [args.interval_steps, args.interval_tokens, args.duration_steps, args.duration_tokens];
+    let places = [args.end_step, args.end_tokens, args.from_step, args.to_step];
+    args.last.is_none()
+        && args.count.is_none()
+        && args.every.is_none()
+        && args.steps.is_empty()
+        && numbers.iter().chain(&places).all(Option::is_none)
+}
+
+fn end(args: &SelectionArgs) -> WindowEnd {
+    match (args.end_step, args.end_tokens) {
+        (Some(step), _) => WindowEnd::At(Extent::Steps(Step(step.0))),
+        (_, Some(tokens)) => WindowEnd::At(Extent::Tokens(Tokens(tokens.0))),
+        _ => WindowEnd::Newest,
+    }
+}
+
+fn extent(steps: Option<Count>, tokens: Option<Count>) -> Option<Extent> {
+    let steps = steps.map(|steps| Extent::Steps(Step(steps.0)));
+    steps.or_else(|| tokens.map(|tokens| Extent::Tokens(Tokens(tokens.0))))
+}
+
+/// What the options mean; two ways of asking at once are an error.
+fn window_spec(args: &SelectionArgs) -> Result<WindowSpec, Error> {
+    let interval = extent(args.interval_steps, args.interval_tokens);
+    let duration = extent(args.duration_steps, args.duration_tokens);
+    let asked = [
+        ("--last", args.last.is_some()),
+        ("--every", args.every.is_some()),
+        ("--steps", !args.steps.is_empty()),
+        ("--from-step or --to-step", args.from_step.is_some() || args.to_step.is_some()),
+        ("a duration", duration.is_some()),
+        ("an interval", interval.is_some()),
+    ];
+    let asked: Vec<&str> = asked.iter().filter(|(_, is_asked)| *is_asked).map(|(name, _)| *name).collect();
+    if let [first, second, ..] = asked.as_slice() {
+        return Err(Error::usage(format!("{first} and {second} are two ways of choosing checkpoints: give one")));
+    }
+    let end = end(args);
+    if let Some(n_checkpoints) = args.last {
+        return Ok(WindowSpec::Last { n_checkpoints, end });
+    }
+    if let Some(k) = args.every {
+        return Ok(WindowSpec::Every { k: k.get(), n_checkpoints: args.count, end });
+    }
+    if !args.steps.is_empty() {
+        return Ok(WindowSpec::Steps(args.steps.iter().map(|step| Step(step.0)).collect()));
+    }
+    if let Some(duration) = duration {
+        return Ok(WindowSpec::Duration { duration, n_checkpoints: args.count, end });
+    }
+    match (args.count, interval) {
+        (Some(n_checkpoints), Some(interval)) => Ok(WindowSpec::Count { n_checkpoints, interval, end }),
+        (Some(_), None) => Err(Error::usage_with_hint(
+            "`--count` needs to know how far apart the checkpoints are",
+            "add `--interval-steps` or `--interval-tokens`; the newest N as they come are `--last N`",
+        )),
+        (None, Some(_)) => Err(Error::usage_with_hint("an interval needs a number of checkpoints", "add `--count N`")),
+        (None, None) => range_or_all(args, end),
+    }
+}
+
+fn range_or_all(args: &SelectionArgs, end: WindowEnd) -> Result<WindowSpec, Error> {
+    let step = |count: Option<Count>| count.map(|count| Step(count.0));
+    if args.from_step.is_some() || args.to_step.is_some() {
+        return Ok(WindowSpec::Range { from: step(args.from_step), to: step(args.to_step), at_least_apart: None });
+    }
+    match end {
+        WindowEnd::Newest => Err(Error::usage_with_hint(
+            "which checkpoints of the run?",
+            "for example `--last 10`, or `--count 10 --interval-tokens 8B`; `--every 1` takes all",
+        )),
+        WindowEnd::At(_) => Err(Error::usage_with_hint("an end needs a beginning", "add `--last N` or `--count N`")),
+    }
+}
+
+/// The root of the local Hugging Face cache, where models are found by name.
+pub(crate) fn hub_cache_root() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    folder("HF_HUB_CACHE")
+        .or_else(|| folder("HF_HOME").map(|home| home.join("hub")))
+        .or_else(|| folder("HOME").map(|home| home.join(".cache/huggingface/hub")))
+}
+
+/// Spikes that the step log shows.
+pub(crate) fn spikes(_trajectory: &Trajectory) -> Vec<serde_json::Value> {
+    Vec::new()
+}

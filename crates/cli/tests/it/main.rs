@@ -1,0 +1,7 @@
+//! The program as a user meets it: exit codes, messages, files, kills.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod commands;
+mod kill;
+mod support;

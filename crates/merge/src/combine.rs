@@ -1,0 +1,577 @@
+//! The one weighted sum: K affine combinations of N sources in one reading.
+//!
+//! A worker owns a unit from read to write: it reads a piece of each source into its buffers, adds, rounds and
+//! writes at the known place. No queue, no shared state but the number of the next unit. Which bits come out is a
+//! matter of the coefficients and the input bytes alone; see `thalweg_tensor::kernel`.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use num_bigint::BigInt;
+use num_traits::Zero;
+use thalweg_tensor::digest::{DigestKind, SUBTREE_BYTES, SubtreeDigest, SubtreeHasher};
+use thalweg_tensor::kernel::{FloatEnvironment, NonFinitePolicy, SumFault, SumSpec, WeightedSum, difference_stats};
+use thalweg_tensor::{Dtype, TensorEntry, TensorSink, TensorSource, display_name, to_index};
+
+use crate::Coefficients;
+use crate::align::{MergeLayout, TensorClass};
+use crate::context::RunContext;
+use crate::error::Error;
+use crate::memory::PieceSize;
+use crate::plan::{DigestChoice, NonFloatPolicy, OutputDtype, RouterPolicy};
+use crate::unit::{Part, UnitList};
+
+/// One of the K combinations: what is multiplied by what.
+#[derive(Debug, Clone)]
+pub struct Combination {
+    /// Positions of its sources among all that are open, oldest first.
+    pub source_idxs: Vec<usize>,
+    /// One coefficient for each of them.
+    pub coefficients: Coefficients,
+    /// Position of the newest among all that are open.
+    pub newest_idx: usize,
+    /// Element type of the result.
+    pub dtype: OutputDtype,
+    /// Integers and booleans.
+    pub non_float: NonFloatPolicy,
+    /// Routers.
+    pub router: RouterPolicy,
+    /// NaN and infinities.
+    pub non_finite: NonFinitePolicy,
+}
+
+/// Statistics of one output tensor, or of a part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct TensorStats {
+    /// Sum of squared differences from the newest source's tensor; `None` when that was not read.
+    pub sum_squared_distance: Option<f64>,
+    /// Largest difference of an element from the newest source's.
+    pub max_abs_change: Option<f64>,
+    /// Elements that are NaN or infinite.
+    pub n_non_finite: u64,
+    /// Elements that needed the exact slow path.
+    pub n_slow_path: u64,
+}
+
+impl TensorStats {
+    /// Adds the statistics of the next part.
+    pub(crate) fn add(&mut self, next: &Self) {
+        let both = |a: Option<f64>, b: Option<f64>, join: fn(f64, f64) -> f64| Some(join(a?, b?));
+        self.sum_squared_distance = both(self.sum_squared_distance, next.sum_squared_distance, |a, b| a + b);
+        self.max_abs_change = both(self.max_abs_change, next.max_abs_change, f64::max);
+        self.n_non_finite += next.n_non_finite;
+        self.n_slow_path += next.n_slow_path;
+    }
+}
+
+/// What a finished part leaves behind.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct PartResult {
+    /// For each source that was read (in the order of `SourceUse::read`), its subtrees; empty without digests.
+    pub(crate) source_subtrees: Vec<Vec<SubtreeDigest>>,
+    /// For each output, its subtrees and statistics.
+    pub(crate) outputs: Vec<(Vec<SubtreeDigest>, TensorStats)>,
+}
+
+/// Everything that `combine` works on.
+pub(crate) struct CombineJob<'a> {
+    pub(crate) layout: &'a MergeLayout,
+    pub(crate) sources: &'a [&'a dyn TensorSource],
+    /// Names of the sources, for messages.
+    pub(crate) source_paths: &'a [std::path::PathBuf],
+    pub(crate) combinations: &'a [Combination],
+    /// One for each combination; their catalogs have the layout's names and shapes.
+    pub(crate) sinks: &'a [&'a dyn TensorSink],
+    pub(crate) digest: DigestChoice,
+    pub(crate) units: &'a UnitList,
+    /// Units that an earlier run finished.
+    pub(crate) is_done: &'a (dyn Fn(usize) -> bool + Sync),
+    /// Takes the results of a unit, part by part; called once for each unit, from any thread.
+    pub(crate) on_unit: &'a (dyn Fn(usize, Vec<PartResult>) -> Result<(), Error> + Sync),
+    pub(crate) piece: PieceSize,
+}
+
+/// What happens to a tensor class in one combination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Action {
+    /// Sum number so-and-so of the prepared ones, over these sources.
+    Sum { terms: Vec<usize> },
+    /// Bytes of this source.
+    Copy { from: usize },
+    /// Bytes of `from`, which must equal those of all the others.
+    CopyEqual { from: usize, others: Vec<usize> },
+}
+
+/// Which sources a tensor class is read from, and what each combination does with them.
+#[derive(Debug)]
+pub(crate) struct SourceUse {
+    /// Positions among all open sources, ascending.
+    pub(crate) read: Vec<usize>,
+    actions: Vec<Action>,
+}
+
+pub(crate) fn source_use(class: TensorClass, combinations: &[Combination]) -> SourceUse {
+    let actions: Vec<Action> = combinations.iter().map(|combination| action(class, combination)).collect();
+    let mut read: Vec<usize> = actions
+        .iter()
+        .flat_map(|action| match action {
+            Action::Sum { terms } => terms.clone(),
+            Action::Copy { from } => vec![*from],
+            Action::CopyEqual { from, others } => others.iter().chain([from]).copied().collect(),
+        })
+        .collect();
+    read.sort_unstable();
+    read.dedup();
+    SourceUse { read, actions }
+}
+
+fn action(class: TensorClass, combination: &Combination) -> Action {
+    let from = combination.newest_idx;
+    match class {
+        TensorClass::ExtraState => Action::Copy { from },
+        TensorClass::Router if combination.router == RouterPolicy::Newest => Action::Copy { from },
+        TensorClass::Discrete if combination.non_float == NonFloatPolicy::Newest => Action::Copy { from },
+        TensorClass::Discrete => Action::CopyEqual { from, others: combination.source_idxs.clone() },
+        TensorClass::Float | TensorClass::Router => Action::Sum { terms: terms(combination).0 },
+    }
+}
+
+/// Sources with a coefficient that is not zero: the others are not read, because 0 x inf is NaN.
+fn terms(combination: &Combination) -> (Vec<usize>, Vec<BigInt>) {
+    let pairs = combination.source_idxs.iter().zip(combination.coefficients.numerators());
+    pairs.filter(|(_, numerator)| !numerator.is_zero()).map(|(&idx, numerator)| (idx, numerator.clone())).unzip()
+}
+
+/// The element type that an output tensor has.
+pub(crate) fn output_dtype(class: TensorClass, input: Dtype, wanted: OutputDtype) -> Dtype {
+    match class {
+        TensorClass::Float | TensorClass::Router => wanted.resolve(input),
+        TensorClass::Discrete | TensorClass::ExtraState => input,
+    }
+}
+
+/// Reads each needed source byte once and fills every output.
+///
+/// # Errors
+/// The first failure, by the order of the work; `Interrupted`.
+pub(crate) fn combine(job: &CombineJob<'_>, run: &RunContext<'_>) -> Result<(), Error> {
+    let prepared = Prepared::new(job, run)?;
+    let next = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    let failure: Mutex<Option<(usize, Error)>> = Mutex::new(None);
+    let work = || {
+        let _environment = FloatEnvironment::set_default();
+        let mut worker = Worker::new(job, &prepared);
+        loop {
+            let unit_idx = next.fetch_add(1, Ordering::Relaxed);
+            if unit_idx >= job.units.len() || stop.load(Ordering::Relaxed) {
+                return;
+            }
+            if (job.is_done)(unit_idx) {
+                continue;
+            }
+            let outcome = run.check_interrupt().and_then(|()| worker.do_unit(unit_idx, run));
+            if let Err(error) = outcome {
+                stop.store(true, Ordering::Relaxed);
+                let mut slot = failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                if slot.as_ref().is_none_or(|(earlier, _)| unit_idx < *earlier) {
+                    *slot = Some((unit_idx, error));
+                }
+                return;
+            }
+        }
+    };
+    run_workers(run, &work)?;
+    match failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        Some((_, error)) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// Runs `work` on every thread of the limit, this one included.
+pub(crate) fn run_workers(run: &RunContext<'_>, work: &(dyn Fn() + Sync)) -> Result<(), Error> {
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..run.limits.n_threads.get()).map(|_| scope.spawn(work)).collect();
+        work();
+        others.into_iter().try_for_each(|other| other.join().map_err(|_| Error::WorkerDied))
+    })
+}
+
+/// What all workers share: which sources serve which class, and the prepared sums.
+struct Prepared {
+    uses: BTreeMap<u8, SourceUse>,
+    /// By combination, input and output element type.
+    sums: BTreeMap<(usize, Dtype, Dtype), WeightedSum>,
+    /// Exact widening for statistics where input and output types differ.
+    widenings: BTreeMap<(Dtype, Dtype), WeightedSum>,
+}
+
+impl Prepared {
+    fn new(job: &CombineJob<'_>, run: &RunContext<'_>) -> Result<Self, Error> {
+        let mut prepared = Self { uses: BTreeMap::new(), sums: BTreeMap::new(), widenings: BTreeMap::new() };
+        for (entry, &class) in job.layout.catalog.entries().iter().zip(&job.layout.classes) {
+            prepared.uses.entry(class as u8).or_insert_with(|| source_use(class, job.combinations));
+            if matches!(class, TensorClass::Float | TensorClass::Router) {
+                prepared.prepare_sums(job, run, entry)?;
+            }
+        }
+        Ok(prepared)
+    }
+
+    fn prepare_sums(&mut self, job: &CombineJob<'_>, run: &RunContext<'_>, entry: &TensorEntry) -> Result<(), Error> {
+        let input = entry.dtype;
+        let in_tensor = |source| Error::Sum { tensor: display_name(&entry.name), source };
+        for (i, combination) in job.combinations.iter().enumerate() {
+            let output = combination.dtype.resolve(input);
+            if self.sums.contains_key(&(i, input, output)) {
+                continue;
+            }
+            let spec = SumSpec { input, output, non_finite: combination.non_finite, simd: run.limits.simd };
+            let sum = WeightedSum::new(&terms(combination).1, combination.coefficients.divisor(), spec);
+            self.sums.insert((i, input, output), sum.map_err(in_tensor)?);
+            let wide = wider(input, output);
+            for narrow in [input, output].into_iter().filter(|&narrow| narrow != wide) {
+                let one = BigInt::from(1);
+                let spec = SumSpec {
+                    input: narrow,
+                    output: wide,
+                    non_finite: NonFinitePolicy::Propagate,
+                    simd: run.limits.simd,
+                };
+                let widening = WeightedSum::new(std::slice::from_ref(&one), &one, spec).map_err(in_tensor)?;
+                self.widenings.insert((narrow, wide), widening);
+            }
+        }
+        Ok(())
+    }
+
+    fn use_of(&self, class: TensorClass) -> Option<&SourceUse> {
+        self.uses.get(&(class as u8))
+    }
+}
+
+/// An element type that holds every value of both.
+fn wider(a: Dtype, b: Dtype) -> Dtype {
+    let rank = |dtype| match dtype {
+        Dtype::F64 => 3,
+        Dtype::F32 => 2,
+        _ => 1,
+    };
+    match rank(a).cmp(&rank(b)) {
+        std::cmp::Ordering::Greater => a,
+        std::cmp::Ordering::Less => b,
+        std::cmp::Ordering::Equal if a == b => a,
+        std::cmp::Ordering::Equal => Dtype::F32,
+    }
+}
+
+/// One thread's buffers.
+struct Worker<'a> {
+    job: &'a CombineJob<'a>,
+    prepared: &'a Prepared,
+    inputs: Vec<Vec<u8>>,
+    output: Vec<u8>,
+    wide: [Vec<u8>; 2],
+    /// Whether the unit before came from the medium rather than from memory.
+    reads_medium: bool,
+}
+
+/// A worker that moves fewer bytes a second waits for the medium: only then does asking ahead pay for its calls.
+const MEMORY_BYTES_PER_SECOND: f64 = 1e9;
+
+impl<'a> Worker<'a> {
+    fn new(job: &'a CombineJob<'a>, prepared: &'a Prepared) -> Self {
+        let inputs = vec![Vec::new(); job.sources.len()];
+        Self { job, prepared, inputs, output: Vec::new(), wide: [Vec::new(), Vec::new()], reads_medium: true }
+    }
+
+    fn do_unit(&mut self, unit_idx: usize, run: &RunContext<'_>) -> Result<(), Error> {
+        let parts = self.job.units.parts(unit_idx);
+        let ahead = unit_idx + run.limits.n_threads.get();
+        if self.reads_medium && ahead < self.job.units.len() {
+            self.hint(self.job.units.parts(ahead), TensorSource::will_read);
+        }
+        let started = run.host.elapsed_seconds();
+        let results = parts.iter().map(|part| self.do_part(part, run)).collect::<Result<Vec<_>, _>>()?;
+        let seconds = run.host.elapsed_seconds() - started;
+        self.reads_medium = self.bytes_read_by(parts) < seconds * MEMORY_BYTES_PER_SECOND;
+        if self.job.piece.drops_cache {
+            self.hint(parts, TensorSource::done_reading);
+        }
+        (self.job.on_unit)(unit_idx, results)
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    fn bytes_read_by(&self, parts: &[Part]) -> f64 {
+        let of_part = |part: &Part| {
+            let n_elements = part.elements.end - part.elements.start;
+            let n_bytes = self.job.layout.catalog.entries()[part.tensor_idx].dtype.bytes_of(n_elements).unwrap_or(0);
+            let class = self.job.layout.classes[part.tensor_idx];
+            n_bytes * self.prepared.use_of(class).map_or(0, |used| used.read.len()) as u64
+        };
+        parts.iter().map(of_part).sum::<u64>() as f64
+    }
+
+    fn hint(&self, parts: &[Part], tell: fn(&(dyn TensorSource + 'a), usize, Range<u64>)) {
+        for part in parts {
+            let class = self.job.layout.classes[part.tensor_idx];
+            for &source_idx in self.prepared.use_of(class).map_or(&[][..], |used| &used.read) {
+                tell(self.job.sources[source_idx], part.tensor_idx, part.elements.clone());
+            }
+        }
+    }
+
+    fn do_part(&mut self, part: &Part, run: &RunContext<'_>) -> Result<PartResult, Error> {
+        let entry = &self.job.layout.catalog.entries()[part.tensor_idx];
+        let class = self.job.layout.classes[part.tensor_idx];
+        let Some(used) = self.prepared.use_of(class) else { return Err(Error::WorkerDied) };
+        let mut hashers = PartHashers::new(self.job, entry, class, part, used.read.len());
+        let mut stats = vec![TensorStats::start(); self.job.combinations.len()];
+        for elements in self.job.piece.pieces_of(part) {
+            let n_bytes = to_index(entry.dtype.bytes_of(elements.end - elements.start).unwrap_or(0));
+            for (slot, &source_idx) in used.read.iter().enumerate() {
+                let input = &mut self.inputs[source_idx];
+                input.resize(n_bytes, 0);
+                self.job.sources[source_idx]
+                    .read_elements(part.tensor_idx, elements.clone(), input)
+                    .map_err(|source| Error::Access { tensor: display_name(&entry.name), source })?;
+                hashers.source(slot, input);
+            }
+            for (k, stats) in stats.iter_mut().enumerate() {
+                let action = &used.actions[k];
+                let piece = Piece { entry, class, tensor_idx: part.tensor_idx, elements: elements.clone() };
+                stats.add(&self.make_output(k, action, &piece)?);
+                hashers.output(k, &self.output);
+            }
+            run.progress.advance((n_bytes * used.read.len()) as u64);
+        }
+        Ok(hashers.finish(stats))
+    }
+
+    /// Fills `self.output` for combination `k` and hands it to its sink.
+    fn make_output(&mut self, k: usize, action: &Action, piece: &Piece<'_>) -> Result<TensorStats, Error> {
+        let stats = match action {
+            Action::Sum { terms } => self.sum(k, terms, piece)?,
+            Action::Copy { from } => self.copy(k, *from, &[], piece)?,
+            Action::CopyEqual { from, others } => self.copy(k, *from, others, piece)?,
+        };
+        self.job.sinks[k]
+            .write_elements(piece.tensor_idx, piece.elements.start, &self.output)
+            .map_err(|source| Error::Access { tensor: display_name(&piece.entry.name), source })?;
+        Ok(stats)
+    }
+
+    fn sum(&mut self, k: usize, terms: &[usize], piece: &Piece<'_>) -> Result<TensorStats, Error> {
+        let combination = &self.job.combinations[k];
+        let (input, output) = (piece.entry.dtype, combination.dtype.resolve(piece.entry.dtype));
+        let Some(sum) = self.prepared.sums.get(&(k, input, output)) else { return Err(Error::WorkerDied) };
+        let sources: Vec<&[u8]> = terms.iter().map(|&i| self.inputs[i].as_slice()).collect();
+        self.output.resize(piece.n_bytes(output), 0);
+        let counts =
+            sum.sum_into(&sources, &mut self.output).map_err(|fault| self.explain(fault, terms, output, piece))?;
+        let mut stats = TensorStats {
+            n_non_finite: counts.n_non_finite,
+            n_slow_path: counts.n_slow_path,
+            ..TensorStats::default()
+        };
+        if terms.contains(&combination.newest_idx) {
+            self.measure_distance(combination.newest_idx, input, output, &mut stats)?;
+        }
+        Ok(stats)
+    }
+
+    /// Distance of `self.output` from the newest source, in an element type that holds both exactly.
+    fn measure_distance(
+        &mut self,
+        newest_idx: usize,
+        input: Dtype,
+        output: Dtype,
+        stats: &mut TensorStats,
+    ) -> Result<(), Error> {
+        let wide = wider(input, output);
+        let Self { inputs, output: merged, wide: [wide_newest, wide_merged], prepared, .. } = self;
+        let newest = widen(prepared, input, wide, &inputs[newest_idx], wide_newest)?;
+        let merged = widen(prepared, output, wide, merged, wide_merged)?;
+        let distance = difference_stats(wide, newest, merged);
+        stats.sum_squared_distance = Some(distance.sum_squared_difference);
+        stats.max_abs_change = Some(distance.max_abs_difference);
+        Ok(())
+    }
+
+    fn explain(&self, fault: SumFault, terms: &[usize], output: Dtype, piece: &Piece<'_>) -> Error {
+        let tensor = display_name(&piece.entry.name);
+        match fault {
+            SumFault::NonFiniteInput { source_idx, element_idx } => Error::NonFinite {
+                tensor,
+                path: terms.get(source_idx).map(|&i| self.job.source_paths[i].clone()).unwrap_or_default(),
+                element_idx: piece.elements.start + element_idx as u64,
+            },
+            SumFault::Overflow { element_idx, value } => {
+                Error::Overflow { tensor, element_idx: piece.elements.start + element_idx as u64, value, dtype: output }
+            }
+            _ => Error::WorkerDied,
+        }
+    }
+
+    fn copy(&mut self, k: usize, from: usize, others: &[usize], piece: &Piece<'_>) -> Result<TensorStats, Error> {
+        if let Some(&other) = others.iter().find(|&&other| self.inputs[other] != self.inputs[from]) {
+            return Err(Error::NonFloatDiffers {
+                tensor: display_name(&piece.entry.name),
+                dtype: piece.entry.dtype,
+                path_a: self.job.source_paths[other].clone(),
+                path_b: self.job.source_paths[from].clone(),
+            });
+        }
+        let combination = &self.job.combinations[k];
+        let (input, output) = (piece.entry.dtype, output_dtype(piece.class, piece.entry.dtype, combination.dtype));
+        if input == output {
+            self.output.clear();
+            self.output.extend_from_slice(&self.inputs[from]);
+            return Ok(TensorStats {
+                sum_squared_distance: Some(0.0),
+                max_abs_change: Some(0.0),
+                ..TensorStats::default()
+            });
+        }
+        self.convert_copy(from, output, piece)
+    }
+
+    /// A router that is copied while the element type changes: one source with the coefficient 1.
+    fn convert_copy(&mut self, from: usize, output: Dtype, piece: &Piece<'_>) -> Result<TensorStats, Error> {
+        let one = BigInt::from(1);
+        let spec = SumSpec {
+            input: piece.entry.dtype,
+            output,
+            non_finite: NonFinitePolicy::Propagate,
+            simd: thalweg_tensor::kernel::Simd::Auto,
+        };
+        let sum = WeightedSum::new(std::slice::from_ref(&one), &one, spec)
+            .map_err(|source| Error::Sum { tensor: display_name(&piece.entry.name), source })?;
+        self.output.resize(piece.n_bytes(output), 0);
+        sum.sum_into(&[&self.inputs[from]], &mut self.output)
+            .map_err(|fault| self.explain(fault, &[from], output, piece))?;
+        Ok(TensorStats::default())
+    }
+}
+
+impl TensorStats {
+    /// The neutral start of a sum over parts.
+    pub(crate) fn start() -> Self {
+        Self { sum_squared_distance: Some(0.0), max_abs_change: Some(0.0), n_non_finite: 0, n_slow_path: 0 }
+    }
+}
+
+fn widen<'b>(
+    prepared: &Prepared,
+    from: Dtype,
+    to: Dtype,
+    bytes: &'b [u8],
+    buffer: &'b mut Vec<u8>,
+) -> Result<&'b [u8], Error> {
+    if from == to {
+        return Ok(bytes);
+    }
+    let Some(widening) = prepared.widenings.get(&(from, to)) else { return Err(Error::WorkerDied) };
+    let n_elements = bytes.len() as u64 / from.bytes().unwrap_or(1);
+    buffer.resize(to_index(to.bytes_of(n_elements).unwrap_or(0)), 0);
+    widening.sum_into(&[bytes], buffer).map_err(|_| Error::WorkerDied)?;
+    Ok(buffer)
+}
+
+/// A range of a tensor that fits the buffers.
+struct Piece<'b> {
+    entry: &'b TensorEntry,
+    class: TensorClass,
+    tensor_idx: usize,
+    elements: Range<u64>,
+}
+
+impl Piece<'_> {
+    fn n_bytes(&self, dtype: Dtype) -> usize {
+        to_index(dtype.bytes_of(self.elements.end - self.elements.start).unwrap_or(0))
+    }
+}
+
+/// Hashes what passes through, cut at subtrees.
+struct PartHashers {
+    sources: Vec<RunningHash>,
+    outputs: Vec<RunningHash>,
+}
+
+impl PartHashers {
+    fn new(job: &CombineJob<'_>, entry: &TensorEntry, class: TensorClass, part: &Part, n_read: usize) -> Self {
+        let start = |kind: Option<DigestKind>, dtype: Dtype| {
+            let offset = dtype.bytes_of(part.elements.start).unwrap_or(0);
+            let tensor_bytes = dtype.bytes_of(entry.n_elements()).unwrap_or(0);
+            RunningHash::new(kind, offset / SUBTREE_BYTES, tensor_bytes)
+        };
+        let sources = (0..n_read).map(|_| start(job.digest.kind(), entry.dtype)).collect();
+        let outputs = job
+            .combinations
+            .iter()
+            // A stage must be able to check what it holds, whether digests were asked for or not.
+            .map(|combination| {
+                let kind = job.digest.kind().unwrap_or(DigestKind::Xxh3);
+                start(Some(kind), output_dtype(class, entry.dtype, combination.dtype))
+            })
+            .collect();
+        Self { sources, outputs }
+    }
+
+    fn source(&mut self, slot: usize, bytes: &[u8]) {
+        self.sources[slot].update(bytes);
+    }
+
+    fn output(&mut self, k: usize, bytes: &[u8]) {
+        self.outputs[k].update(bytes);
+    }
+
+    fn finish(self, stats: Vec<TensorStats>) -> PartResult {
+        PartResult {
+            source_subtrees: self.sources.into_iter().map(RunningHash::finish).collect(),
+            outputs: self.outputs.into_iter().map(RunningHash::finish).zip(stats).collect(),
+        }
+    }
+}
+
+/// The subtrees of a run of bytes that begins at a subtree.
+pub(crate) struct RunningHash {
+    kind: Option<DigestKind>,
+    tensor_bytes: u64,
+    subtree_idx: u64,
+    n_in_subtree: u64,
+    current: Option<SubtreeHasher>,
+    finished: Vec<SubtreeDigest>,
+}
+
+impl RunningHash {
+    pub(crate) fn new(kind: Option<DigestKind>, subtree_idx: u64, tensor_bytes: u64) -> Self {
+        let current = kind.map(|kind| SubtreeHasher::new(kind, subtree_idx, tensor_bytes));
+        Self { kind, tensor_bytes, subtree_idx, n_in_subtree: 0, current, finished: Vec::new() }
+    }
+
+    pub(crate) fn update(&mut self, mut bytes: &[u8]) {
+        let Some(kind) = self.kind else { return };
+        while !bytes.is_empty() {
+            if self.n_in_subtree == SUBTREE_BYTES {
+                self.finished.extend(self.current.take().map(SubtreeHasher::finish));
+                self.subtree_idx += 1;
+                self.n_in_subtree = 0;
+            }
+            let n = bytes.len().min(to_index(SUBTREE_BYTES - self.n_in_subtree));
+            let (now, later) = bytes.split_at(n);
+            self.current
+                .get_or_insert_with(|| SubtreeHasher::new(kind, self.subtree_idx, self.tensor_bytes))
+                .update(now);
+            self.n_in_subtree += n as u64;
+            bytes = later;
+        }
+    }
+
+    pub(crate) fn finish(mut self) -> Vec<SubtreeDigest> {
+        self.finished.extend(self.current.take().map(SubtreeHasher::finish));
+        self.finished
+    }
+}

@@ -1,0 +1,91 @@
+//! What a merge is given from outside: storage, limits, clock, progress, interruption.
+//!
+//! Nothing in this crate asks the system for any of these.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use thalweg_storage::Storage;
+use thalweg_tensor::kernel::Simd;
+
+use crate::Error;
+
+/// Clock and counters of the process, handed in so that nothing below the faces asks the system.
+pub trait Host: Sync {
+    /// Seconds since some fixed moment; never goes back.
+    fn elapsed_seconds(&self) -> f64;
+    /// Seconds since 1970-01-01 UTC.
+    fn unix_seconds(&self) -> u64;
+    /// Largest resident memory so far, where the system tells.
+    fn peak_memory_bytes(&self) -> Option<u64>;
+    /// Memory of the machine, where the system tells.
+    fn physical_memory_bytes(&self) -> Option<u64>;
+}
+
+/// What a long act is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Checking what an interrupted run left behind.
+    Resume,
+    /// Reading, averaging, writing.
+    Merge,
+    /// Waiting for the medium.
+    Sync,
+    /// Reading back and comparing digests.
+    Verify,
+    /// Inner products.
+    Geometry,
+}
+
+/// Where progress goes. Called from many threads.
+pub trait Progress: Sync {
+    /// A stage begins that will move `total_bytes` bytes.
+    fn begin(&self, stage: Stage, total_bytes: u64);
+    /// So many bytes more are done.
+    fn advance(&self, n_bytes: u64);
+    /// Something a person should be told.
+    fn note(&self, text: &str);
+}
+
+/// Threads, memory and instruction set.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Worker threads.
+    pub n_threads: NonZeroUsize,
+    /// Upper limit of resident memory.
+    pub memory_bytes: u64,
+    /// Instruction set of the kernels; results do not depend on it.
+    pub simd: Simd,
+}
+
+/// Everything from outside.
+pub struct RunContext<'a> {
+    /// Where sources lie and outputs go.
+    pub storage: Arc<dyn Storage>,
+    /// Clock and counters.
+    pub host: &'a dyn Host,
+    /// Progress.
+    pub progress: &'a dyn Progress,
+    /// Set from outside to stop at the next safe point.
+    pub interrupt: &'a AtomicBool,
+    /// Threads and memory.
+    pub limits: Limits,
+    /// Name and version of the program, for receipts.
+    pub tool: &'a str,
+}
+
+impl fmt::Debug for RunContext<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunContext").field("limits", &self.limits).field("tool", &self.tool).finish_non_exhaustive()
+    }
+}
+
+impl RunContext<'_> {
+    /// # Errors
+    /// `Interrupted` once a stop was asked for.
+    pub fn check_interrupt(&self) -> Result<(), Error> {
+        if self.interrupt.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,209 @@
+//! Two checkpoints compared tensor by tensor: equal bytes, distance, cosine, units of the last place.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use thalweg_checkpoint::Checkpoint;
+use thalweg_tensor::kernel::{FloatEnvironment, difference_stats, gram_into, ulp_difference};
+use thalweg_tensor::{Dtype, DtypeClass, TensorCatalog, TensorSource, display_name, to_index};
+
+use crate::combine::run_workers;
+use crate::context::{RunContext, Stage};
+use crate::error::Error;
+use crate::memory::{PieceSize, metadata_bytes};
+use crate::unit::{Part, UnitList};
+
+/// How two tensors, or two checkpoints, differ.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Distance {
+    /// Elements whose bytes differ.
+    pub n_differing: u64,
+    /// Largest difference of an element.
+    pub max_abs: f64,
+    /// Largest difference in units of the last place; 0 for types that are not floating.
+    pub max_ulps: u64,
+    /// <a-b, a-b>, <a-b, b>, <b, b>.
+    products: [f64; 3],
+}
+
+impl Distance {
+    fn add(&mut self, next: &Self) {
+        self.n_differing += next.n_differing;
+        self.max_abs = self.max_abs.max(next.max_abs);
+        self.max_ulps = self.max_ulps.max(next.max_ulps);
+        self.products.iter_mut().zip(next.products).for_each(|(sum, term)| *sum += term);
+    }
+
+    /// Euclidean distance.
+    pub fn distance(&self) -> f64 {
+        self.products[0].max(0.0).sqrt()
+    }
+
+    /// Cosine of the two as vectors; `None` when one has no length.
+    pub fn cosine(&self) -> Option<f64> {
+        let [dd, db, bb] = self.products;
+        let aa = dd + 2.0 * db + bb;
+        (aa > 0.0 && bb > 0.0).then(|| ((db + bb) / (aa.sqrt() * bb.sqrt())).clamp(-1.0, 1.0))
+    }
+}
+
+/// One tensor of either checkpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TensorDiff {
+    /// Its name, safe to print.
+    pub name: String,
+    /// How the two differ, or in words why they cannot be compared.
+    pub outcome: Result<Distance, String>,
+}
+
+/// How two checkpoints differ.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CheckpointDiff {
+    /// All tensors of either, sorted by name.
+    pub tensors: Vec<TensorDiff>,
+    /// Over all tensors that could be compared.
+    pub total: Distance,
+}
+
+impl CheckpointDiff {
+    /// Whether both hold the same tensors with the same bytes.
+    pub fn is_equal(&self) -> bool {
+        self.tensors.iter().all(|tensor| tensor.outcome.as_ref().is_ok_and(|distance| distance.n_differing == 0))
+    }
+}
+
+/// Compares `a` with `b`; each byte of either is read once.
+///
+/// # Errors
+/// When a tensor cannot be read whole; `Interrupted`.
+pub fn diff_checkpoints(a: &Checkpoint, b: &Checkpoint, run: &RunContext<'_>) -> Result<CheckpointDiff, Error> {
+    let pair = Pair { a, b, partners: partners(a.catalog(), b.catalog()) };
+    let distances = pair.measure(run)?;
+    let mut total = Distance::default();
+    let mut tensors = Vec::new();
+    for ((entry, partner), distance) in a.catalog().entries().iter().zip(&pair.partners).zip(distances) {
+        let outcome = match partner {
+            Partner::Same(_) => {
+                total.add(&distance);
+                Ok(distance)
+            }
+            Partner::Other(why) => Err(why.clone()),
+        };
+        tensors.push(TensorDiff { name: display_name(&entry.name), outcome });
+    }
+    for entry in b.catalog().entries().iter().filter(|entry| a.catalog().find(&entry.name).is_none()) {
+        let outcome = Err("only in the second".to_owned());
+        tensors.push(TensorDiff { name: display_name(&entry.name), outcome });
+    }
+    tensors.sort_by(|left, right| left.name.cmp(&right.name));
+    Ok(CheckpointDiff { tensors, total })
+}
+
+/// What stands for a tensor of the first checkpoint in the second.
+enum Partner {
+    Same(usize),
+    Other(String),
+}
+
+fn partners(a: &Arc<TensorCatalog>, b: &Arc<TensorCatalog>) -> Vec<Partner> {
+    let partner = |entry: &thalweg_tensor::TensorEntry| {
+        let Some(other) = b.find(&entry.name) else { return Partner::Other("only in the first".to_owned()) };
+        let theirs = &b.entries()[other];
+        if (theirs.dtype, &theirs.shape) == (entry.dtype, &entry.shape) {
+            return Partner::Same(other);
+        }
+        Partner::Other(format!("{} {} against {} {}", entry.dtype, entry.shape, theirs.dtype, theirs.shape))
+    };
+    a.entries().iter().map(partner).collect()
+}
+
+/// Tensor, part and distance of what is done, and what went wrong first.
+type PartDistances = (Vec<(usize, usize, Distance)>, Option<Error>);
+
+struct Pair<'a> {
+    a: &'a Checkpoint,
+    b: &'a Checkpoint,
+    partners: Vec<Partner>,
+}
+
+impl Pair<'_> {
+    fn measure(&self, run: &RunContext<'_>) -> Result<Vec<Distance>, Error> {
+        let entries = self.a.catalog().entries();
+        let is_wanted = |t: usize| matches!(self.partners[t], Partner::Same(_));
+        let units = UnitList::cut(self.a.catalog(), is_wanted, |t| entries[t].dtype.bytes().unwrap_or(1));
+        let wanted_bytes: u64 = (0..entries.len()).filter(|&t| is_wanted(t)).map(|t| entries[t].n_bytes()).sum();
+        run.progress.begin(Stage::Verify, 2 * wanted_bytes);
+        let piece = PieceSize::fit(&run.limits, 2, 8, metadata_bytes(self.a.catalog(), 4))?;
+        let next = AtomicUsize::new(0);
+        let results: Mutex<PartDistances> = Mutex::new((Vec::new(), None));
+        run_workers(run, &|| {
+            let _environment = FloatEnvironment::set_default();
+            let mut buffers = [Vec::new(), Vec::new()];
+            loop {
+                let unit_idx = next.fetch_add(1, Ordering::Relaxed);
+                if unit_idx >= units.len() {
+                    return;
+                }
+                for part in units.parts(unit_idx) {
+                    let outcome = run.check_interrupt().and_then(|()| self.do_part(part, piece, &mut buffers, run));
+                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                    match outcome {
+                        Ok(distance) => results.0.push((part.tensor_idx, part.part_idx, distance)),
+                        Err(error) => {
+                            results.1.get_or_insert(error);
+                            return;
+                        }
+                    }
+                }
+            }
+        })?;
+        let (mut parts, error) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = error {
+            return Err(error);
+        }
+        parts.sort_unstable_by_key(|(tensor_idx, part_idx, _)| (*tensor_idx, *part_idx));
+        let mut distances = vec![Distance::default(); entries.len()];
+        parts.iter().for_each(|(tensor_idx, _, distance)| distances[*tensor_idx].add(distance));
+        Ok(distances)
+    }
+
+    fn do_part(
+        &self,
+        part: &Part,
+        piece: PieceSize,
+        [a, b]: &mut [Vec<u8>; 2],
+        run: &RunContext<'_>,
+    ) -> Result<Distance, Error> {
+        let entry = &self.a.catalog().entries()[part.tensor_idx];
+        let Partner::Same(other_idx) = self.partners[part.tensor_idx] else { return Ok(Distance::default()) };
+        let mut distance = Distance::default();
+        for elements in piece.pieces_of(part) {
+            let n_bytes = to_index(entry.dtype.bytes_of(elements.end - elements.start).unwrap_or(0));
+            let read = |source: &Checkpoint, tensor_idx, buffer: &mut Vec<u8>| {
+                buffer.resize(n_bytes, 0);
+                source
+                    .read_elements(tensor_idx, elements.clone(), buffer)
+                    .map_err(|source| Error::Access { tensor: display_name(&entry.name), source })
+            };
+            read(self.a, part.tensor_idx, a)?;
+            read(self.b, other_idx, b)?;
+            distance.add(&compare_bytes(entry.dtype, a, b));
+            run.progress.advance(2 * n_bytes as u64);
+        }
+        Ok(distance)
+    }
+}
+
+fn compare_bytes(dtype: Dtype, a: &[u8], b: &[u8]) -> Distance {
+    if dtype.class() != DtypeClass::Mergeable {
+        let element_bytes = to_index(dtype.bytes().unwrap_or(1));
+        let pairs = a.chunks(element_bytes).zip(b.chunks(element_bytes));
+        return Distance { n_differing: pairs.filter(|(a, b)| a != b).count() as u64, ..Distance::default() };
+    }
+    let ulps = ulp_difference(dtype, a, b);
+    let mut products = [0.0; 3];
+    gram_into(dtype, b, &[a], &mut products);
+    let max_abs = difference_stats(dtype, a, b).max_abs_difference;
+    Distance { n_differing: ulps.n_differing, max_abs, max_ulps: ulps.max_ulps, products }
+}

@@ -1,0 +1,251 @@
+//! `execute_merge`: the whole story on one screen.
+//!
+//! The engine resolves nothing: the plan names sources, coefficients, element types and policies. Before
+//! `commit_outputs` there is no output; what is staged is resumed by the next run of the same plan.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use thalweg_checkpoint::open_checkpoints;
+use thalweg_storage::publish::Replace;
+use thalweg_tensor::kernel::NonFinitePolicy;
+use thalweg_tensor::{TensorSink, TensorSource};
+
+use crate::align::{MergeLayout, OpenSource, align_sources};
+use crate::combine::{Combination, CombineJob, combine, output_dtype, source_use};
+use crate::context::{RunContext, Stage};
+use crate::error::Error;
+use crate::ledger::{Finished, Ledger};
+use crate::memory::{PieceSize, metadata_bytes};
+use crate::output::{CommitInput, Pending, StagedOutput, check_disk_space, commit_output, stage_output};
+use crate::plan::{DigestChoice, MergePlan, OutputPlan};
+use crate::receipt::MergeReceipt;
+use crate::unit::UnitList;
+
+/// What a run may do to things that exist, beyond what the plan says.
+#[derive(Debug, Clone, Copy)]
+pub struct ExecuteOptions {
+    /// Whether another output may be replaced.
+    pub replace: Replace,
+    /// What becomes of a stage that an interrupted run left.
+    pub partial: PartialStage,
+}
+
+/// What becomes of a stage that an interrupted run left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartialStage {
+    /// Go on from it.
+    Resume,
+    /// Start over.
+    Discard,
+}
+
+/// What became of one output.
+#[derive(Debug)]
+pub struct MergeOutcome {
+    /// The output's folder.
+    pub path: PathBuf,
+    /// Its receipt.
+    pub receipt: MergeReceipt,
+    /// Whether it was there already, from this very plan over unchanged sources.
+    pub was_done: bool,
+}
+
+/// Executes `plan`: reads each needed source byte once, publishes every output, returns their receipts.
+///
+/// # Errors
+/// Whatever [`Error`] says; an output that was there before is then untouched.
+pub fn execute_merge(
+    plan: &MergePlan,
+    options: ExecuteOptions,
+    run: &RunContext<'_>,
+) -> Result<Vec<MergeOutcome>, Error> {
+    let started = run.host.elapsed_seconds();
+    let sources = open_sources(plan, run)?;
+    let layout = align_sources(&sources, plan)?;
+    layout.notes.iter().for_each(|note| run.progress.note(note));
+    let pending = Pending::find(plan, &sources, options, run)?;
+    check_disk_space(&pending, &layout, run)?;
+    let staged = stage_outputs(&pending, &sources, &layout, options, run)?;
+    let merged = merge_into(&staged, &sources, &layout, run)?;
+    sources.iter().try_for_each(|source| source.checkpoint.check_unchanged())?;
+    run.progress.begin(Stage::Sync, 0);
+    let seconds = run.host.elapsed_seconds() - started;
+    let input = CommitInput { merged: &merged, sources: &sources, layout: &layout, replace: options.replace, seconds };
+    let commit = |(k, output)| commit_output(k, output, &input, run);
+    let fresh = staged.into_iter().enumerate().map(commit).collect::<Result<Vec<_>, _>>()?;
+    Ok(pending.into_outcomes(fresh))
+}
+
+/// Opens every source of the plan once: headers only.
+///
+/// # Errors
+/// As opening a checkpoint.
+pub fn open_sources(plan: &MergePlan, run: &RunContext<'_>) -> Result<Vec<OpenSource>, Error> {
+    let paths = plan.source_paths();
+    let step_of = |path: &PathBuf| {
+        let mut sources = plan.outputs.iter().flat_map(|output| &output.sources);
+        sources.find(|source| source.path == *path).and_then(|source| source.step)
+    };
+    let checkpoints = open_checkpoints(&run.storage, &paths);
+    let open = |(path, checkpoint): (PathBuf, Result<_, thalweg_checkpoint::Error>)| {
+        Ok(OpenSource { step: step_of(&path), path, checkpoint: checkpoint? })
+    };
+    paths.into_iter().zip(checkpoints).map(open).collect()
+}
+
+fn stage_outputs<'a>(
+    pending: &Pending<'a>,
+    sources: &[OpenSource],
+    layout: &MergeLayout,
+    options: ExecuteOptions,
+    run: &RunContext<'_>,
+) -> Result<Vec<StagedOutput<'a>>, Error> {
+    pending.outputs().map(|output| stage_output(output, sources, layout, options, run)).collect()
+}
+
+/// What the pass over the sources leaves behind.
+pub(crate) struct Merged {
+    pub(crate) finished: Finished,
+    /// For each tensor, the sources that it was read from.
+    pub(crate) read_by: Vec<Vec<usize>>,
+    pub(crate) bytes_read: u64,
+}
+
+fn merge_into(
+    staged: &[StagedOutput<'_>],
+    sources: &[OpenSource],
+    layout: &MergeLayout,
+    run: &RunContext<'_>,
+) -> Result<Merged, Error> {
+    let combinations =
+        staged.iter().map(|output| combination_of(output.plan, sources)).collect::<Result<Vec<_>, _>>()?;
+    let sinks: Vec<&dyn TensorSink> = staged.iter().map(|output| &output.staged as &dyn TensorSink).collect();
+    let digest = staged.first().map_or(DigestChoice::None, |output| output.plan.digest);
+    let entries = layout.catalog.entries();
+    let dtype_of = |t: usize, k: usize| output_dtype(layout.classes[t], entries[t].dtype, staged[k].plan.dtype);
+    let units = cut_units(layout, &|t, k| dtype_of(t, k), staged.len());
+    let read_by: Vec<Vec<usize>> = layout.classes.iter().map(|&class| source_use(class, &combinations).read).collect();
+    let bytes_read = entries.iter().zip(&read_by).map(|(entry, read)| entry.n_bytes() * read.len() as u64).sum();
+    let piece = fit_piece(layout, sources.len(), staged.len(), bytes_read, run)?;
+
+    let ledger = Ledger::new(&layout.catalog, &units, digest.kind(), &dtype_of);
+    let done = crate::resume::restore(staged, &units, layout, &ledger, run)?;
+    let source_refs: Vec<&dyn TensorSource> =
+        sources.iter().map(|source| &source.checkpoint as &dyn TensorSource).collect();
+    let source_paths: Vec<PathBuf> = sources.iter().map(|source| source.path.clone()).collect();
+    run.progress.begin(Stage::Merge, bytes_read);
+    run.progress.advance(done.bytes_read(&units, layout, &read_by));
+    with_background_sync(staged, |wrote| {
+        let job = CombineJob {
+            layout,
+            sources: &source_refs,
+            source_paths: &source_paths,
+            combinations: &combinations,
+            sinks: &sinks,
+            digest,
+            units: &units,
+            is_done: &|unit_idx| done.contains(unit_idx),
+            on_unit: &|unit_idx, results| {
+                crate::resume::record(staged, unit_idx, &results)?;
+                ledger.add(unit_idx, results);
+                wrote();
+                Ok(())
+            },
+            piece,
+        };
+        combine(&job, run)
+    })?;
+    Ok(Merged { finished: ledger.finish(), read_by, bytes_read })
+}
+
+/// Runs `work` while another thread brings what was written to the medium, so that the end need not wait for all of it.
+///
+/// `work` is given a function to call after each unit. An error of the medium is reported to whichever call comes first,
+/// so those of the other thread are kept.
+fn with_background_sync(
+    staged: &[StagedOutput<'_>],
+    work: impl FnOnce(&(dyn Fn() + Sync)) -> Result<(), Error>,
+) -> Result<(), Error> {
+    /// Units of about 1 MiB between two syncs.
+    const UNITS_PER_SYNC: usize = 256;
+    let n_units = AtomicUsize::new(0);
+    let (wake, woken) = std::sync::mpsc::sync_channel::<()>(1);
+    std::thread::scope(|scope| {
+        let syncer = scope.spawn(move || -> Result<(), Error> {
+            while woken.recv().is_ok() {
+                staged.iter().try_for_each(|output| output.staged.sync())?;
+            }
+            Ok(())
+        });
+        let outcome = work(&|| {
+            if (n_units.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(UNITS_PER_SYNC) {
+                // A full channel means that a sync is due already; a closed one, that it failed and will be told.
+                let _ = wake.try_send(());
+            }
+        });
+        drop(wake);
+        let synced = syncer.join().unwrap_or(Err(Error::WorkerDied));
+        outcome.and(synced)
+    })
+}
+
+/// Cuts the work so that a part fills whole subtrees of its input and of each of its outputs.
+pub(crate) fn cut_units(
+    layout: &MergeLayout,
+    dtype_of: &dyn Fn(usize, usize) -> thalweg_tensor::Dtype,
+    n_outputs: usize,
+) -> UnitList {
+    let entries = layout.catalog.entries();
+    UnitList::cut(
+        &layout.catalog,
+        |_| true,
+        |t| {
+            let outputs = (0..n_outputs).map(|k| dtype_of(t, k));
+            outputs.chain([entries[t].dtype]).filter_map(thalweg_tensor::Dtype::bytes).min().unwrap_or(1)
+        },
+    )
+}
+
+/// How large a piece a worker holds, and whether the page cache is spared.
+pub(crate) fn fit_piece(
+    layout: &MergeLayout,
+    n_sources: usize,
+    n_outputs: usize,
+    bytes_read: u64,
+    run: &RunContext<'_>,
+) -> Result<PieceSize, Error> {
+    let mut max_element_bytes =
+        layout.catalog.entries().iter().filter_map(|entry| entry.dtype.bytes()).max().unwrap_or(1);
+    if n_outputs > 0 {
+        // An output may be wider than its input.
+        max_element_bytes = max_element_bytes.max(4);
+    }
+    let metadata = metadata_bytes(&layout.catalog, n_sources + n_outputs);
+    let mut piece = PieceSize::fit(&run.limits, n_sources + n_outputs, max_element_bytes, metadata)?;
+    // What is read once and fills memory would push out what others on this machine still need.
+    piece.drops_cache = run.host.physical_memory_bytes().is_some_and(|memory| bytes_read > memory / 2);
+    Ok(piece)
+}
+
+/// What an output's plan means for sources that are open.
+pub(crate) fn combination_of(plan: &OutputPlan, sources: &[OpenSource]) -> Result<Combination, Error> {
+    let position = |path: &PathBuf| {
+        sources
+            .iter()
+            .position(|source| source.path == *path)
+            .ok_or_else(|| Error::PlanInvalid { what: format!("`{}` was not opened", path.display()) })
+    };
+    let source_idxs = plan.sources.iter().map(|source| position(&source.path)).collect::<Result<Vec<_>, _>>()?;
+    let newest_idx = source_idxs[plan.policy.newest];
+    let non_finite = if plan.policy.allow_non_finite { NonFinitePolicy::Propagate } else { NonFinitePolicy::Refuse };
+    Ok(Combination {
+        newest_idx,
+        coefficients: plan.coefficients()?,
+        source_idxs,
+        dtype: plan.dtype,
+        non_float: plan.policy.non_float,
+        router: plan.policy.router,
+        non_finite,
+    })
+}

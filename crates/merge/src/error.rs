@@ -1,0 +1,187 @@
+//! What can stop a merge.
+
+use std::path::PathBuf;
+
+use thalweg_tensor::AccessError;
+
+/// Why a merge, a verification or a geometry pass did not happen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A stop was asked for; what is staged stays and is resumed by the same plan.
+    #[error("interrupted")]
+    Interrupted,
+    /// A plan does not say one thing.
+    #[error("the plan does not hold together: {what}")]
+    PlanInvalid {
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A source could not be opened, or an output not be staged, committed or verified.
+    #[error(transparent)]
+    Checkpoint(#[from] thalweg_checkpoint::Error),
+    /// Storage refused, outside of a checkpoint.
+    #[error(transparent)]
+    Storage(#[from] thalweg_storage::Error),
+    /// Bytes of a tensor could not be read or written.
+    #[error("tensor `{tensor}`: {source}")]
+    Access {
+        /// Its name, safe to print.
+        tensor: String,
+        /// What failed.
+        source: AccessError,
+    },
+    /// The coefficients cannot be used.
+    #[error(transparent)]
+    Scheme(#[from] crate::scheme::SchemeError),
+    /// The sources do not agree; every difference that the headers show is listed.
+    #[error("{}", describe_differences(differences))]
+    NotAligned {
+        /// The differences, in the order of the tensors' names.
+        differences: Vec<crate::align::Difference>,
+    },
+    /// No tensor at all.
+    #[error("`{}` holds no tensors: there is nothing to merge", path.display())]
+    NothingToMerge {
+        /// The first source.
+        path: PathBuf,
+    },
+    /// Integers or booleans differ between sources.
+    #[error("tensor `{tensor}` ({dtype}) differs between `{}` and `{}`, and {dtype} cannot be averaged", path_a.display(), path_b.display())]
+    NonFloatDiffers {
+        /// Its name, safe to print.
+        tensor: String,
+        /// Its element type.
+        dtype: thalweg_tensor::Dtype,
+        /// A source.
+        path_a: PathBuf,
+        /// A source with other values.
+        path_b: PathBuf,
+    },
+    /// NaN or infinity in a source.
+    #[error("tensor `{tensor}` of `{}` holds a value that is not finite, at element {element_idx}", path.display())]
+    NonFinite {
+        /// Its name, safe to print.
+        tensor: String,
+        /// The source.
+        path: PathBuf,
+        /// Row-major index of the first one.
+        element_idx: u64,
+    },
+    /// A finite sum is too large for the output's element type.
+    #[error("tensor `{tensor}`, element {element_idx}: the merged value {value:e} is too large for {dtype}")]
+    Overflow {
+        /// Its name, safe to print.
+        tensor: String,
+        /// Row-major index.
+        element_idx: u64,
+        /// About the value.
+        value: f64,
+        /// Element type of the output.
+        dtype: thalweg_tensor::Dtype,
+    },
+    /// The kernel refused its input.
+    #[error("tensor `{tensor}`: {source}")]
+    Sum {
+        /// Its name, safe to print.
+        tensor: String,
+        /// Why.
+        source: thalweg_tensor::kernel::SumError,
+    },
+    /// The memory limit is too small.
+    #[error("{limit_bytes} bytes of memory are too few: this merge needs at least {least_bytes}")]
+    MemoryTooSmall {
+        /// What was allowed.
+        limit_bytes: u64,
+        /// The least that works.
+        least_bytes: u64,
+    },
+    /// The output cannot fit on its disk.
+    #[error("`{}` needs {needed_bytes} bytes, {free_bytes} are free there", path.display())]
+    DiskFull {
+        /// The output.
+        path: PathBuf,
+        /// What it needs.
+        needed_bytes: u64,
+        /// What there is.
+        free_bytes: u64,
+    },
+    /// Something else stands where the output should go.
+    #[error("`{}` exists{}", path.display(), if *is_receipt { " and holds another merge" } else { "" })]
+    OutputExists {
+        /// The output.
+        path: PathBuf,
+        /// Whether a receipt of ours is in it.
+        is_receipt: bool,
+    },
+    /// The output would be written over one of the sources.
+    #[error("the output `{}` is one of the sources", path.display())]
+    OutputIsSource {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A stage belongs to another plan, or its sources changed since.
+    #[error("`{}` holds an interrupted merge of {what}", path.display())]
+    ForeignStage {
+        /// The stage.
+        path: PathBuf,
+        /// What differs.
+        what: &'static str,
+    },
+    /// A receipt does not read.
+    #[error("`{}` is not a receipt of this program: {what}", path.display())]
+    ReceiptInvalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A worker thread died; a defect of ours.
+    #[error("a worker thread stopped unexpectedly")]
+    WorkerDied,
+}
+
+impl Error {
+    /// What to do next, where there is something.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Checkpoint(error) => error.hint().map(str::to_owned),
+            Self::Interrupted => Some("run the same command again to go on".to_owned()),
+            Self::NonFloatDiffers { .. } => Some("`--non-float newest` takes the newest source's values".to_owned()),
+            Self::NonFinite { .. } => {
+                Some("leave that checkpoint out, or merge by IEEE rules with `--allow-non-finite`".to_owned())
+            }
+            Self::Overflow { .. } => Some("choose a wider `--dtype`, or other coefficients".to_owned()),
+            Self::MemoryTooSmall { least_bytes, .. } => {
+                Some(format!("`--memory {}MB`, or fewer `--threads`", least_bytes.div_ceil(1_000_000)))
+            }
+            Self::DiskFull { .. } => Some("free some space, or choose another `-o`".to_owned()),
+            Self::OutputExists { .. } => Some("`--force` replaces it".to_owned()),
+            Self::OutputIsSource { .. } => Some("choose another `-o`".to_owned()),
+            Self::ForeignStage { .. } => {
+                Some("`--discard-partial` starts over; or finish that merge with its own command".to_owned())
+            }
+            Self::NotAligned { differences } => crate::align::hint_for(differences),
+            Self::Scheme(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+/// How many differences are printed before the rest is counted.
+const MAX_SHOWN: usize = 20;
+
+fn describe_differences(differences: &[crate::align::Difference]) -> String {
+    let mut text = match differences {
+        [only] => return only.to_string(),
+        many => format!("the sources differ in {} places", many.len()),
+    };
+    for difference in differences.iter().take(MAX_SHOWN) {
+        text.push_str("\n  ");
+        text.push_str(&difference.to_string().replace('\n', "\n  "));
+    }
+    if differences.len() > MAX_SHOWN {
+        text.push_str(&format!("\n  and {} more", differences.len() - MAX_SHOWN));
+    }
+    text
+}

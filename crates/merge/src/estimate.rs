@@ -1,0 +1,57 @@
+//! What a merge would read, write and hold, from headers alone.
+
+use crate::align::{MergeLayout, OpenSource};
+use crate::combine::source_use;
+use crate::context::RunContext;
+use crate::engine::{combination_of, fit_piece};
+use crate::error::Error;
+use crate::output::output_layout;
+use crate::plan::MergePlan;
+
+/// The cost of a merge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MergeEstimate {
+    /// Bytes of tensors that are read from sources, each once.
+    pub bytes_read: u64,
+    /// Bytes of shards that are written.
+    pub bytes_written: u64,
+    /// Shards that are written.
+    pub n_files: usize,
+    /// Resident memory that the merge needs at most.
+    pub memory_bytes: u64,
+}
+
+impl MergeEstimate {
+    /// Wall time if reading and writing together move `bytes_per_second`.
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    pub fn seconds_at(&self, bytes_per_second: f64) -> f64 {
+        (self.bytes_read + self.bytes_written) as f64 / bytes_per_second
+    }
+}
+
+/// Estimates `plan` over aligned sources.
+///
+/// # Errors
+/// `MemoryTooSmall`, and as laying out an output.
+pub fn estimate_merge(
+    plan: &MergePlan,
+    sources: &[OpenSource],
+    layout: &MergeLayout,
+    run: &RunContext<'_>,
+) -> Result<MergeEstimate, Error> {
+    let uses = plan.outputs.iter().map(|output| combination_of(output, sources)).collect::<Result<Vec<_>, _>>()?;
+    let entries = layout.catalog.entries();
+    let bytes_read = entries
+        .iter()
+        .zip(&layout.classes)
+        .map(|(entry, &class)| entry.n_bytes() * source_use(class, &uses).read.len() as u64)
+        .sum();
+    let layouts = plan.outputs.iter().map(|output| output_layout(output, layout)).collect::<Result<Vec<_>, _>>()?;
+    let piece = fit_piece(layout, sources.len(), plan.outputs.len(), bytes_read, run)?;
+    Ok(MergeEstimate {
+        bytes_read,
+        bytes_written: layouts.iter().map(thalweg_checkpoint::OutputLayout::len_bytes).sum(),
+        n_files: layouts.iter().map(|layout| layout.files().len()).sum(),
+        memory_bytes: piece.memory_bytes,
+    })
+}

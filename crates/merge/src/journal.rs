@@ -1,0 +1,244 @@
+//! The journal of a stage: which units are done, and digests of what was written.
+//!
+//! It lets the next process go on after a kill. Nothing in it is trusted: each record carries its own
+//! checksum, and the bytes that it speaks of are read back and compared before they are kept.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use thalweg_storage::{Storage, WriteAt};
+use thalweg_tensor::digest::{DigestKind, SubtreeDigest, bytes_digest};
+use thalweg_tensor::to_index;
+
+use crate::combine::TensorStats;
+use crate::error::Error;
+
+/// Name of the journal in a stage.
+pub(crate) const JOURNAL_NAME: &str = "thalweg-journal";
+
+const MAGIC: &[u8; 8] = b"thalwegj";
+const VERSION: u32 = 1;
+/// Digest of the plan and of the sources' identity: what a stage must share with the run that resumes it.
+pub(crate) type StageKey = [u8; 64];
+const HEADER_BYTES: u64 = 8 + 4 + 64;
+const CHECKSUM_BYTES: usize = 16;
+/// A record is a unit of 256 parts at most; each part has few subtrees. More than this is not ours.
+const MAX_RECORD_BYTES: u64 = 64 << 20;
+
+/// One finished part, as one output's journal knows it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct PartRecord {
+    pub(crate) source_subtrees: Vec<Vec<SubtreeDigest>>,
+    pub(crate) output_subtrees: Vec<SubtreeDigest>,
+    pub(crate) stats: TensorStats,
+}
+
+/// One finished unit.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct UnitRecord {
+    pub(crate) unit_idx: u64,
+    pub(crate) parts: Vec<PartRecord>,
+}
+
+/// A journal open for appending.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    file: Arc<dyn WriteAt>,
+    end: Mutex<u64>,
+}
+
+/// What a stage's journal says.
+pub(crate) enum JournalState {
+    /// There is none, or its header never became whole: nothing is done.
+    Absent,
+    /// It belongs to another plan, or to other sources.
+    Foreign(&'static str),
+    /// Units that were written, in the order of writing.
+    Ours(Journal, Vec<UnitRecord>),
+}
+
+impl Journal {
+    /// A new journal in the stage.
+    pub(crate) fn create(storage: &dyn Storage, path: &Path, key: &StageKey) -> Result<Self, Error> {
+        let file = storage.create_file(path, 0)?;
+        let mut header = Vec::with_capacity(to_index(HEADER_BYTES));
+        header.extend_from_slice(MAGIC);
+        header.extend_from_slice(&VERSION.to_le_bytes());
+        header.extend_from_slice(key);
+        file.write_all_at(0, &header)?;
+        Ok(Self { file, end: Mutex::new(HEADER_BYTES) })
+    }
+
+    /// Reads a journal as far as it is whole.
+    pub(crate) fn open(storage: &dyn Storage, path: &Path, key: &StageKey) -> Result<JournalState, Error> {
+        let file = match storage.open_for_update(path) {
+            Ok(file) => file,
+            Err(error) if error.is_not_found() => return Ok(JournalState::Absent),
+            Err(error) => return Err(error.into()),
+        };
+        let len_bytes = file.len_bytes()?;
+        let mut header = [0; to_index(HEADER_BYTES)];
+        if len_bytes < HEADER_BYTES {
+            return Ok(JournalState::Absent);
+        }
+        file.read_exact_at(0, &mut header)?;
+        let (magic, rest) = header.split_at(8);
+        let (version, found_key) = rest.split_at(4);
+        if magic == [0; 8] {
+            return Ok(JournalState::Absent);
+        }
+        if magic != MAGIC || version != VERSION.to_le_bytes() {
+            return Ok(JournalState::Foreign("another version of this program"));
+        }
+        if found_key[..32] != key[..32] {
+            return Ok(JournalState::Foreign("another plan"));
+        }
+        if found_key[32..] != key[32..] {
+            return Ok(JournalState::Foreign("this plan, but its sources changed since"));
+        }
+        let (records, end) = read_records(&*file, len_bytes)?;
+        Ok(JournalState::Ours(Self { file, end: Mutex::new(end) }, records))
+    }
+
+    /// Appends a finished unit.
+    pub(crate) fn append(&self, record: &UnitRecord) -> Result<(), Error> {
+        let body = encode(record);
+        let mut bytes = Vec::with_capacity(body.len() + 8 + CHECKSUM_BYTES);
+        bytes.extend_from_slice(&(body.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&body);
+        bytes.extend_from_slice(&checksum(&body));
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        self.file.write_all_at(*end, &bytes)?;
+        *end += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+fn checksum(body: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let mut sum = [0; CHECKSUM_BYTES];
+    let text = bytes_digest(DigestKind::Xxh3, body).to_bytes();
+    sum.copy_from_slice(&text[..CHECKSUM_BYTES]);
+    sum
+}
+
+fn read_records(file: &dyn WriteAt, len_bytes: u64) -> Result<(Vec<UnitRecord>, u64), Error> {
+    let (mut records, mut at) = (Vec::new(), HEADER_BYTES);
+    loop {
+        let mut prefix = [0; 8];
+        if at + 8 > len_bytes {
+            return Ok((records, at));
+        }
+        file.read_exact_at(at, &mut prefix)?;
+        let body_bytes = u64::from_le_bytes(prefix);
+        let record_bytes = body_bytes.saturating_add(8 + CHECKSUM_BYTES as u64);
+        if body_bytes > MAX_RECORD_BYTES || at.saturating_add(record_bytes) > len_bytes {
+            return Ok((records, at));
+        }
+        let mut bytes = vec![0; to_index(body_bytes) + CHECKSUM_BYTES];
+        file.read_exact_at(at + 8, &mut bytes)?;
+        let (body, sum) = bytes.split_at(to_index(body_bytes));
+        match decode(body) {
+            Some(record) if checksum(body) == sum => records.push(record),
+            // A torn end: what follows was never whole.
+            _ => return Ok((records, at)),
+        }
+        at += record_bytes;
+    }
+}
+
+fn encode(record: &UnitRecord) -> Vec<u8> {
+    let mut out = Vec::new();
+    let put = |out: &mut Vec<u8>, n: u64| out.extend_from_slice(&n.to_le_bytes());
+    put(&mut out, record.unit_idx);
+    put(&mut out, record.parts.len() as u64);
+    for part in &record.parts {
+        put(&mut out, part.source_subtrees.len() as u64);
+        for subtrees in part.source_subtrees.iter().chain([&part.output_subtrees]) {
+            put(&mut out, subtrees.len() as u64);
+            subtrees.iter().for_each(|subtree| out.extend_from_slice(&subtree.0));
+        }
+        for value in [part.stats.sum_squared_distance, part.stats.max_abs_change] {
+            put(&mut out, u64::from(value.is_some()));
+            put(&mut out, value.unwrap_or(0.0).to_bits());
+        }
+        put(&mut out, part.stats.n_non_finite);
+        put(&mut out, part.stats.n_slow_path);
+    }
+    out
+}
+
+/// A reader over bytes that may be anything.
+struct Cursor<'a>(&'a [u8]);
+
+impl Cursor<'_> {
+    fn number(&mut self) -> Option<u64> {
+        let (head, rest) = self.0.split_first_chunk::<8>()?;
+        self.0 = rest;
+        Some(u64::from_le_bytes(*head))
+    }
+
+    /// A count of things of `item_bytes` bytes each, which cannot be more than the bytes that are left.
+    fn count(&mut self, item_bytes: usize) -> Option<usize> {
+        let count = usize::try_from(self.number()?).ok()?;
+        (count.checked_mul(item_bytes)? <= self.0.len()).then_some(count)
+    }
+
+    fn subtrees(&mut self) -> Option<Vec<SubtreeDigest>> {
+        let count = self.count(32)?;
+        let (head, rest) = self.0.split_at(count * 32);
+        self.0 = rest;
+        Some(head.as_chunks::<32>().0.iter().map(|chunk| SubtreeDigest(*chunk)).collect())
+    }
+
+    fn value(&mut self) -> Option<Option<f64>> {
+        let is_some = self.number()? != 0;
+        let value = f64::from_bits(self.number()?);
+        Some(is_some.then_some(value))
+    }
+}
+
+fn decode(body: &[u8]) -> Option<UnitRecord> {
+    let mut cursor = Cursor(body);
+    let unit_idx = cursor.number()?;
+    let n_parts = cursor.count(64)?;
+    let mut parts = Vec::with_capacity(n_parts);
+    for _ in 0..n_parts {
+        let n_sources = cursor.count(8)?;
+        let source_subtrees = (0..n_sources).map(|_| cursor.subtrees()).collect::<Option<Vec<_>>>()?;
+        let output_subtrees = cursor.subtrees()?;
+        let (sum_squared_distance, max_abs_change) = (cursor.value()?, cursor.value()?);
+        let (n_non_finite, n_slow_path) = (cursor.number()?, cursor.number()?);
+        let stats = TensorStats { sum_squared_distance, max_abs_change, n_non_finite, n_slow_path };
+        parts.push(PartRecord { source_subtrees, output_subtrees, stats });
+    }
+    cursor.0.is_empty().then_some(UnitRecord { unit_idx, parts })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(unit_idx: u64) -> UnitRecord {
+        let stats = TensorStats { sum_squared_distance: Some(1.5), n_slow_path: 3, ..TensorStats::default() };
+        let part = PartRecord {
+            source_subtrees: vec![vec![SubtreeDigest([1; 32])], vec![]],
+            output_subtrees: vec![SubtreeDigest([2; 32]), SubtreeDigest([3; 32])],
+            stats,
+        };
+        UnitRecord { unit_idx, parts: vec![part.clone(), part] }
+    }
+
+    #[test]
+    fn a_record_reads_back_and_no_prefix_of_it_does() {
+        let bytes = encode(&record(7));
+        assert_eq!(decode(&bytes), Some(record(7)));
+        assert!((0..bytes.len()).all(|n| decode(&bytes[..n]).is_none()));
+    }
+
+    #[test]
+    fn counts_beyond_the_bytes_at_hand_allocate_nothing() {
+        let mut bytes = encode(&record(7));
+        bytes[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert_eq!(decode(&bytes), None);
+    }
+}

@@ -1,0 +1,76 @@
+//! The known name that a mistyped one most likely means.
+
+/// Longer input is nobody's typing error.
+const MAX_NAME_BYTES: usize = 64;
+
+/// The candidate closest to `name`, if any is close enough to be worth a question. Ties go to the earlier one.
+pub(crate) fn nearest_name<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if name.len() > MAX_NAME_BYTES {
+        return None;
+    }
+    let fold = |text: &str| text.to_lowercase().replace('_', "-");
+    let name = fold(name);
+    let mut best: Option<(usize, &str)> = None;
+    let mut completed = None;
+    for candidate in candidates {
+        let folded = fold(candidate);
+        let n_chars = name.chars().count().max(folded.chars().count());
+        let distance = edit_distance(&name, &folded);
+        let is_close = distance <= (n_chars / 3).max(1) && distance < n_chars;
+        if is_close && best.is_none_or(|(least, _)| distance < least) {
+            best = Some((distance, candidate));
+        }
+        if completed.is_none() && name.len() >= 3 && folded.starts_with(&name) {
+            completed = Some(candidate);
+        }
+    }
+    best.map(|(_, candidate)| candidate).or(completed)
+}
+
+/// Insertions, deletions, replacements and exchanges of neighbours that turn `a` into `b`.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut two_ago: Vec<usize> = Vec::new();
+    let mut previous: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let replaced = previous[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = replaced.min(previous[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(two_ago[j - 2] + 1);
+            }
+            row.push(best);
+        }
+        two_ago = std::mem::replace(&mut previous, row);
+    }
+    previous[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn typing_errors_find_their_name() {
+        let names =
+            ["sma", "wma", "ema", "ema-normalised", "decay:linear", "decay:cosine", "power-ema", "coefficients"];
+        for (typed, meant) in [
+            ("SMA", Some("sma")),
+            ("ema-normalized", Some("ema-normalised")),
+            ("ema_normalised", Some("ema-normalised")),
+            ("decay:linaer", Some("decay:linear")),
+            ("decay", Some("decay:linear")),
+            ("power_ema", Some("power-ema")),
+            ("coefs", None),
+            ("coef", Some("coefficients")),
+            ("coefficient", Some("coefficients")),
+            ("slerp", None),
+            ("", None),
+            ("x", None),
+        ] {
+            assert_eq!(nearest_name(typed, names), meant, "{typed}");
+        }
+        assert_eq!(nearest_name(&"a".repeat(1 << 20), names), None);
+    }
+}

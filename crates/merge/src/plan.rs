@@ -1,0 +1,262 @@
+//! The merge plan: complete, immutable, a file. The engine resolves nothing that is not in it.
+
+use std::path::{Path, PathBuf};
+
+use num_bigint::BigInt;
+use serde::{Deserialize, Serialize};
+use thalweg_tensor::Dtype;
+use thalweg_tensor::digest::{DigestKind, bytes_digest};
+
+use crate::Coefficients;
+use crate::Error;
+
+/// `kind` of a plan file.
+pub const PLAN_KIND: &str = "thalweg-plan";
+/// `version` of the plan files that this program writes and reads.
+pub const PLAN_VERSION: u32 = 1;
+
+/// A complete description of one or more merges over one reading of the sources.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MergePlan {
+    /// Always [`PLAN_KIND`].
+    pub kind: String,
+    /// Always [`PLAN_VERSION`].
+    pub version: u32,
+    /// What is to be made, at least one.
+    pub outputs: Vec<OutputPlan>,
+}
+
+/// One output checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputPlan {
+    /// Folder that will hold the checkpoint.
+    pub path: PathBuf,
+    /// The scheme, as it was asked for; the coefficients say what is done.
+    pub scheme: String,
+    /// Element type of the output's floating tensors.
+    pub dtype: OutputDtype,
+    /// D: what the weighted sum is divided by, a positive integer in decimal digits.
+    pub divisor: String,
+    /// The checkpoints, oldest first, with their coefficients.
+    pub sources: Vec<PlanSource>,
+    /// What is done where averaging has no meaning.
+    pub policy: MergePolicy,
+    /// Most bytes of a shard; a larger tensor gets a shard of its own.
+    pub out_shard_bytes: u64,
+    /// Hash of inputs and outputs.
+    pub digest: DigestChoice,
+}
+
+/// One source checkpoint of an output.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanSource {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Optimizer steps done, if known.
+    pub step: Option<u64>,
+    /// Training tokens consumed, if known.
+    pub tokens: Option<u64>,
+    /// c: what the parameters are multiplied by, an integer in decimal digits.
+    pub numerator: String,
+    /// c/D as the nearest double, to read; the engine takes `numerator` and `divisor`.
+    pub coefficient: f64,
+}
+
+/// Element type of floating tensors in the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputDtype {
+    /// That of the input tensor.
+    Same,
+    /// IEEE single.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// IEEE half.
+    F16,
+}
+
+impl OutputDtype {
+    /// The element type of the output for a floating tensor of type `input`.
+    pub fn resolve(self, input: Dtype) -> Dtype {
+        match self {
+            Self::Same => input,
+            Self::F32 => Dtype::F32,
+            Self::Bf16 => Dtype::Bf16,
+            Self::F16 => Dtype::F16,
+        }
+    }
+}
+
+/// Which hash a merge takes of what it reads and writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DigestChoice {
+    /// Finds accidents and attacks.
+    Blake3,
+    /// Finds accidents.
+    Xxh3,
+    /// Nothing is hashed but what a resume needs.
+    None,
+}
+
+impl DigestChoice {
+    /// The hash, if there is one.
+    pub fn kind(self) -> Option<DigestKind> {
+        match self {
+            Self::Blake3 => Some(DigestKind::Blake3),
+            Self::Xxh3 => Some(DigestKind::Xxh3),
+            Self::None => None,
+        }
+    }
+}
+
+/// Integers and booleans that differ between sources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NonFloatPolicy {
+    /// Equal tensors are copied, others are an error.
+    Error,
+    /// The newest source's are taken.
+    Newest,
+}
+
+/// Router tensors of a mixture of experts, and their balancing biases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RouterPolicy {
+    /// Averaged like everything else.
+    Average,
+    /// Taken from the newest source.
+    Newest,
+}
+
+/// What is done where averaging has no meaning, and what may differ.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MergePolicy {
+    /// Integers and booleans.
+    pub non_float: NonFloatPolicy,
+    /// Routers and expert biases.
+    pub router: RouterPolicy,
+    /// Config keys whose difference the user waived.
+    pub allow_config: Vec<String>,
+    /// Whether NaN and infinities are merged by IEEE rules instead of refused.
+    pub allow_non_finite: bool,
+    /// Position in `sources` of the newest checkpoint: the highest step, or the last given.
+    pub newest: usize,
+    /// Position in `sources` of the checkpoint whose config and tokenizer travel.
+    pub side_files_from: usize,
+    /// Whether a README.md is written.
+    pub model_card: bool,
+}
+
+impl OutputPlan {
+    /// The exact coefficients, one for each source.
+    ///
+    /// # Errors
+    /// `PlanInvalid` when a number does not read as an integer or the divisor is not positive.
+    pub fn coefficients(&self) -> Result<Coefficients, Error> {
+        let read = |text: &str| {
+            text.parse::<BigInt>().map_err(|_| Error::PlanInvalid { what: format!("`{text}` is not a whole number") })
+        };
+        let numerators = self.sources.iter().map(|source| read(&source.numerator)).collect::<Result<Vec<_>, _>>()?;
+        let divisor = read(&self.divisor)?;
+        Coefficients::new(numerators, divisor).map_err(|error| Error::PlanInvalid { what: error.to_string() })
+    }
+
+    /// Digest of everything but the output's path: two plans with equal digests give equal bytes.
+    ///
+    /// # Errors
+    /// `PlanInvalid` if the plan cannot be written down.
+    pub fn digest(&self) -> Result<String, Error> {
+        let anonymous = Self { path: PathBuf::new(), ..self.clone() };
+        let json = serde_json::to_vec(&anonymous).map_err(|error| Error::PlanInvalid { what: error.to_string() })?;
+        Ok(bytes_digest(DigestKind::Blake3, &json).to_string())
+    }
+
+    /// The newest source.
+    pub fn newest_source(&self) -> Option<&PlanSource> {
+        self.sources.get(self.policy.newest)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let n_sources = self.sources.len();
+        let fail = |what: String| Err(Error::PlanInvalid { what });
+        if n_sources == 0 {
+            return fail(format!("output `{}` has no sources", self.path.display()));
+        }
+        if self.policy.newest >= n_sources || self.policy.side_files_from >= n_sources {
+            return fail(format!("output `{}` names a source that it does not have", self.path.display()));
+        }
+        if self.out_shard_bytes == 0 {
+            return fail(format!("output `{}` has shards of no bytes", self.path.display()));
+        }
+        self.coefficients().map(|_| ())
+    }
+}
+
+impl MergePlan {
+    /// A plan for these outputs.
+    ///
+    /// # Errors
+    /// `PlanInvalid` when an output has no sources, two outputs share a path, or a number does not read.
+    pub fn new(outputs: Vec<OutputPlan>) -> Result<Self, Error> {
+        let plan = Self { kind: PLAN_KIND.to_owned(), version: PLAN_VERSION, outputs };
+        plan.check()?;
+        Ok(plan)
+    }
+
+    /// Reads a plan file.
+    ///
+    /// # Errors
+    /// `PlanInvalid`, with the line where the text goes wrong.
+    pub fn from_json(text: &str) -> Result<Self, Error> {
+        let plan: Self = serde_json::from_str(text).map_err(|error| Error::PlanInvalid { what: error.to_string() })?;
+        plan.check()?;
+        Ok(plan)
+    }
+
+    /// The plan as a document that `from_json` reads.
+    ///
+    /// # Errors
+    /// `PlanInvalid` if a path is not Unicode.
+    pub fn to_json(&self) -> Result<String, Error> {
+        serde_json::to_string_pretty(self).map_err(|error| Error::PlanInvalid { what: error.to_string() })
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.kind != PLAN_KIND || self.version != PLAN_VERSION {
+            return Err(Error::PlanInvalid {
+                what: format!(
+                    "kind `{}` version {} expected, `{}` version {} found",
+                    PLAN_KIND, PLAN_VERSION, self.kind, self.version
+                ),
+            });
+        }
+        if self.outputs.is_empty() {
+            return Err(Error::PlanInvalid { what: "no outputs".to_owned() });
+        }
+        self.outputs.iter().try_for_each(OutputPlan::check)?;
+        let mut paths: Vec<&Path> = self.outputs.iter().map(|output| output.path.as_path()).collect();
+        paths.sort_unstable();
+        match paths.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(Error::PlanInvalid { what: format!("two outputs go to `{}`", pair[0].display()) }),
+            None => Ok(()),
+        }
+    }
+
+    /// Every source path once, in order of first use.
+    pub fn source_paths(&self) -> Vec<PathBuf> {
+        let mut seen = std::collections::BTreeSet::new();
+        self.outputs
+            .iter()
+            .flat_map(|output| &output.sources)
+            .filter(|source| seen.insert(source.path.as_path()))
+            .map(|source| source.path.clone())
+            .collect()
+    }
+}

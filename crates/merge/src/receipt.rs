@@ -1,0 +1,159 @@
+//! The receipt: what was done, from what, with which coefficients. It is also the output's manifest.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use thalweg_storage::FileInfo;
+use thalweg_tensor::digest::{DigestKind, bytes_digest};
+
+use crate::error::Error;
+use crate::plan::OutputPlan;
+
+/// Name of the receipt in an output folder: its presence makes the output a checkpoint.
+pub const RECEIPT_NAME: &str = "thalweg.json";
+/// `kind` of a receipt.
+pub const RECEIPT_KIND: &str = "thalweg-receipt";
+/// `version` of the receipts that this program writes and reads.
+pub const RECEIPT_VERSION: u32 = 1;
+
+/// Record of a merge that happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MergeReceipt {
+    /// Always [`RECEIPT_KIND`].
+    pub kind: String,
+    /// Always [`RECEIPT_VERSION`].
+    pub version: u32,
+    /// Name and version of the program.
+    pub tool: String,
+    /// The plan of this output.
+    pub plan: OutputPlan,
+    /// Its digest: equal plans over equal sources give equal bytes.
+    pub plan_digest: String,
+    /// The sources as they were, in the plan's order.
+    pub sources: Vec<SourceReceipt>,
+    /// Digest of the output: of its sorted list of (name, dtype, shape, tensor digest). `None` without digests.
+    pub digest: Option<String>,
+    /// Every file of the output but this one.
+    pub files: Vec<FileReceipt>,
+    /// Every tensor, sorted by name.
+    pub tensors: Vec<TensorReceipt>,
+    /// When the merge ended, seconds since 1970-01-01 UTC.
+    pub finished_unix_seconds: u64,
+    /// Wall time.
+    pub seconds: f64,
+    /// Bytes of tensors read from sources, for all outputs of the same reading.
+    pub bytes_read: u64,
+    /// Bytes of this output's files.
+    pub bytes_written: u64,
+    /// Largest resident memory, where the system tells.
+    pub peak_memory_bytes: Option<u64>,
+    /// Worker threads.
+    pub n_threads: usize,
+}
+
+/// A source as it was when it was merged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceReceipt {
+    /// Where it lay.
+    pub path: PathBuf,
+    /// Optimizer steps done, if known.
+    pub step: Option<u64>,
+    /// Training tokens consumed, if known.
+    pub tokens: Option<u64>,
+    /// Its coefficient, to read; the plan has the exact one.
+    pub coefficient: f64,
+    /// Digest of all its tensors; `None` when some were not read, or without digests.
+    pub digest: Option<String>,
+    /// Size and time of its files.
+    pub files: Vec<SourceFile>,
+}
+
+/// Size and time of a source's file: what tells whether it is still the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceFile {
+    /// Name within the checkpoint.
+    pub name: String,
+    /// Length in bytes.
+    pub len_bytes: u64,
+    /// Time of the last change, nanoseconds since 1970, as decimal digits.
+    pub modified_ns: String,
+}
+
+impl SourceFile {
+    /// The record of a file.
+    pub fn new(name: &str, info: &FileInfo) -> Self {
+        Self { name: name.to_owned(), len_bytes: info.len_bytes, modified_ns: info.modified_ns.to_string() }
+    }
+}
+
+/// A file of the output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileReceipt {
+    /// Name within the output.
+    pub name: String,
+    /// Length in bytes.
+    pub len_bytes: u64,
+    /// Of a shard: digest of its header's digest and its tensors' digests, in file order. Of another file: of its bytes.
+    pub digest: Option<String>,
+}
+
+impl FileReceipt {
+    /// The record of a small file that is at hand whole.
+    pub fn of_bytes(name: &str, bytes: &[u8], kind: Option<DigestKind>) -> Self {
+        let digest = kind.map(|kind| bytes_digest(kind, bytes).to_string());
+        Self { name: name.to_owned(), len_bytes: bytes.len() as u64, digest }
+    }
+}
+
+/// A tensor of the output.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorReceipt {
+    /// Its name.
+    pub name: String,
+    /// Element type, by its safetensors name.
+    pub dtype: String,
+    /// Shape.
+    pub shape: Vec<u64>,
+    /// Digest of its bytes.
+    pub digest: Option<String>,
+    /// Euclidean distance to the newest source's tensor; `None` when that was not read.
+    pub distance_to_newest: Option<f64>,
+    /// Largest change of an element against the newest source.
+    pub max_abs_change: Option<f64>,
+    /// Elements that are NaN or infinite.
+    pub n_non_finite: u64,
+}
+
+impl MergeReceipt {
+    /// Reads a receipt.
+    ///
+    /// # Errors
+    /// `ReceiptInvalid` with what is wrong.
+    pub fn from_json(bytes: &[u8], path: &std::path::Path) -> Result<Self, Error> {
+        let fail = |what: String| Error::ReceiptInvalid { path: path.to_owned(), what };
+        let receipt: Self = serde_json::from_slice(bytes).map_err(|error| fail(error.to_string()))?;
+        if receipt.kind != RECEIPT_KIND || receipt.version != RECEIPT_VERSION {
+            return Err(fail(format!(
+                "kind `{RECEIPT_KIND}` version {RECEIPT_VERSION} expected, `{}` version {} found",
+                receipt.kind, receipt.version
+            )));
+        }
+        Ok(receipt)
+    }
+
+    /// Euclidean distance of the whole output to the newest source; `None` when that was not read.
+    pub fn distance_to_newest(&self) -> Option<f64> {
+        let squares = self.tensors.iter().map(|tensor| tensor.distance_to_newest.map(|distance| distance * distance));
+        squares.sum::<Option<f64>>().map(f64::sqrt)
+    }
+
+    /// Largest change of an element against the newest source; `None` when that was not read.
+    pub fn max_abs_change(&self) -> Option<f64> {
+        self.tensors.iter().map(|tensor| tensor.max_abs_change).try_fold(0.0, |max: f64, next| Some(max.max(next?)))
+    }
+}

@@ -1,0 +1,235 @@
+//! Reads an output again and compares it with its receipt; on request the sources too.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use thalweg_checkpoint::{Checkpoint, open_checkpoint};
+use thalweg_tensor::digest::{
+    Digest, DigestKind, ListHasher, SUBTREE_BYTES, SubtreeDigest, bytes_digest, tensor_digest,
+};
+use thalweg_tensor::{TensorSource, display_name, to_index};
+
+use crate::combine::{RunningHash, run_workers};
+use crate::context::{RunContext, Stage};
+use crate::error::Error;
+use crate::output::MAX_RECEIPT_BYTES;
+use crate::receipt::{MergeReceipt, RECEIPT_NAME};
+use crate::unit::UnitList;
+
+/// What is read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VerifyScope {
+    /// The output.
+    Output,
+    /// The output, and the sources that it was made from.
+    OutputAndInputs,
+}
+
+/// Whether one thing is as the receipt says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// The file, tensor or source.
+    pub name: String,
+    /// What is wrong with it; `None` when nothing is.
+    pub fault: Option<String>,
+}
+
+/// What a verification found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verification {
+    /// Files of the output.
+    pub files: Vec<Verdict>,
+    /// Tensors of the output whose bytes differ.
+    pub tensors: Vec<Verdict>,
+    /// Sources, when they were asked for.
+    pub sources: Vec<Verdict>,
+    /// Whether bytes were compared; without digests only sizes and headers are.
+    pub compared_bytes: bool,
+}
+
+impl Verification {
+    /// Whether everything is as the receipt says.
+    pub fn is_equal(&self) -> bool {
+        [&self.files, &self.tensors, &self.sources].into_iter().flatten().all(|verdict| verdict.fault.is_none())
+    }
+}
+
+/// Compares the output in `folder` with its receipt.
+///
+/// # Errors
+/// When there is no receipt, or it does not read. What differs is no error but a verdict.
+pub fn verify_output(folder: &Path, scope: VerifyScope, run: &RunContext<'_>) -> Result<Verification, Error> {
+    let receipt_path = folder.join(RECEIPT_NAME);
+    let bytes = run.storage.read_file(&receipt_path, MAX_RECEIPT_BYTES)?;
+    let receipt = MergeReceipt::from_json(&bytes, &receipt_path)?;
+    let kind = receipt.plan.digest.kind();
+    let mut found =
+        Verification { files: Vec::new(), tensors: Vec::new(), sources: Vec::new(), compared_bytes: kind.is_some() };
+    found.files = check_files(folder, &receipt, run);
+    // A file that is missing or has another length cannot be opened as a checkpoint; the verdict stands already.
+    if found.is_equal() {
+        match open_checkpoint(&run.storage, folder) {
+            Ok(checkpoint) => check_tensors(&checkpoint, &receipt, run, &mut found)?,
+            Err(error) => {
+                found.files.push(Verdict { name: folder.display().to_string(), fault: Some(error.to_string()) });
+            }
+        }
+    }
+    if scope == VerifyScope::OutputAndInputs {
+        found.sources = receipt
+            .sources
+            .iter()
+            .map(|source| {
+                let fault = check_source(source, kind, run)?;
+                Ok(Verdict { name: source.path.display().to_string(), fault })
+            })
+            .collect::<Result<_, Error>>()?;
+    }
+    Ok(found)
+}
+
+fn check_files(folder: &Path, receipt: &MergeReceipt, run: &RunContext<'_>) -> Vec<Verdict> {
+    let check = |file: &crate::receipt::FileReceipt| {
+        // The receipt is untrusted: a name must not lead out of the folder.
+        if Path::new(&file.name).components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
+            return Some("the receipt names a path outside of the folder".to_owned());
+        }
+        let path = folder.join(&file.name);
+        let info = match run.storage.file_info(&path) {
+            Ok(info) => info,
+            Err(error) if error.is_not_found() => return Some("missing".to_owned()),
+            Err(error) => return Some(error.to_string()),
+        };
+        if info.len_bytes != file.len_bytes {
+            return Some(format!("{} bytes expected, {} found", file.len_bytes, info.len_bytes));
+        }
+        if file.name.ends_with(".safetensors") {
+            return None;
+        }
+        let kind = receipt.plan.digest.kind()?;
+        match run.storage.read_file(&path, file.len_bytes) {
+            Ok(bytes) if Some(bytes_digest(kind, &bytes).to_string()) == file.digest => None,
+            Ok(_) => Some("the bytes differ".to_owned()),
+            Err(error) => Some(error.to_string()),
+        }
+    };
+    receipt.files.iter().map(|file| Verdict { name: file.name.clone(), fault: check(file) }).collect()
+}
+
+fn check_tensors(
+    checkpoint: &Checkpoint,
+    receipt: &MergeReceipt,
+    run: &RunContext<'_>,
+    found: &mut Verification,
+) -> Result<(), Error> {
+    let entries = checkpoint.catalog().entries();
+    let is_listed = entries.len() == receipt.tensors.len()
+        && entries.iter().zip(&receipt.tensors).all(|(entry, known)| {
+            *entry.name == *known.name && entry.dtype.name() == known.dtype && *entry.shape.0 == *known.shape
+        });
+    if !is_listed {
+        let fault = Some("names, element types or shapes are not those of the receipt".to_owned());
+        found.tensors.push(Verdict { name: "the tensors".to_owned(), fault });
+        return Ok(());
+    }
+    let Some(kind) = receipt.plan.digest.kind() else { return Ok(()) };
+    let digests = digest_tensors(checkpoint, kind, run)?;
+    for ((entry, known), digest) in entries.iter().zip(&receipt.tensors).zip(&digests) {
+        if known.digest.as_deref() != Some(digest.to_string().as_str()) {
+            let fault = Some("the bytes differ".to_owned());
+            found.tensors.push(Verdict { name: display_name(&entry.name), fault });
+        }
+    }
+    Ok(())
+}
+
+fn check_source(
+    source: &crate::receipt::SourceReceipt,
+    kind: Option<DigestKind>,
+    run: &RunContext<'_>,
+) -> Result<Option<String>, Error> {
+    let checkpoint = match open_checkpoint(&run.storage, &PathBuf::from(&source.path)) {
+        Ok(checkpoint) => checkpoint,
+        Err(error) => return Ok(Some(error.to_string())),
+    };
+    let lengths = |files: &mut dyn Iterator<Item = (String, u64)>| files.collect::<Vec<_>>();
+    let found = lengths(&mut checkpoint.files().iter().map(|file| (file.name.clone(), file.info.len_bytes)));
+    let known = lengths(&mut source.files.iter().map(|file| (file.name.clone(), file.len_bytes)));
+    if found != known {
+        return Ok(Some("its files have other names or lengths than when it was merged".to_owned()));
+    }
+    let Some((kind, known)) = kind.zip(source.digest.as_ref()) else { return Ok(None) };
+    let digest = digest_checkpoint(&checkpoint, kind, run)?.to_string();
+    Ok((digest != *known).then(|| "its bytes are not those that were merged".to_owned()))
+}
+
+/// The digest of a checkpoint: of its sorted list of (name, dtype, shape, tensor digest).
+///
+/// # Errors
+/// When a tensor cannot be read whole.
+pub fn digest_checkpoint(source: &dyn TensorSource, kind: DigestKind, run: &RunContext<'_>) -> Result<Digest, Error> {
+    let digests = digest_tensors(source, kind, run)?;
+    let mut list = ListHasher::new(kind);
+    for (entry, digest) in source.catalog().entries().iter().zip(&digests) {
+        list.add_tensor(&entry.name, entry.dtype, &entry.shape, digest);
+    }
+    Ok(list.finish())
+}
+
+/// Tensor, part and subtrees of what is done, and what went wrong first.
+type PartSubtrees = (Vec<(usize, usize, Vec<SubtreeDigest>)>, Option<Error>);
+
+/// The digest of each tensor, read once, by all threads.
+fn digest_tensors(source: &dyn TensorSource, kind: DigestKind, run: &RunContext<'_>) -> Result<Vec<Digest>, Error> {
+    /// Bytes held at once by a worker.
+    const PIECE_BYTES: u64 = 64 << 10;
+    let entries = source.catalog().entries();
+    let element_bytes = |t: usize| entries[t].dtype.bytes().unwrap_or(1);
+    let units = UnitList::cut(source.catalog(), |_| true, element_bytes);
+    run.progress.begin(Stage::Verify, source.catalog().n_bytes());
+    let next = AtomicUsize::new(0);
+    let results: Mutex<PartSubtrees> = Mutex::new((Vec::new(), None));
+    run_workers(run, &|| {
+        let mut buffer = Vec::new();
+        loop {
+            let unit_idx = next.fetch_add(1, Ordering::Relaxed);
+            if unit_idx >= units.len() {
+                return;
+            }
+            for part in units.parts(unit_idx) {
+                let entry = &entries[part.tensor_idx];
+                let offset = entry.dtype.bytes_of(part.elements.start).unwrap_or(0);
+                let mut hash = RunningHash::new(Some(kind), offset / SUBTREE_BYTES, entry.n_bytes());
+                let mut at = part.elements.start;
+                let mut outcome = run.check_interrupt();
+                while at < part.elements.end && outcome.is_ok() {
+                    let end = part.elements.end.min(at + PIECE_BYTES / element_bytes(part.tensor_idx));
+                    buffer.resize(to_index(entry.dtype.bytes_of(end - at).unwrap_or(0)), 0);
+                    outcome = source
+                        .read_elements(part.tensor_idx, at..end, &mut buffer)
+                        .map_err(|source| Error::Access { tensor: display_name(&entry.name), source });
+                    hash.update(&buffer);
+                    run.progress.advance(buffer.len() as u64);
+                    at = end;
+                }
+                let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                match outcome {
+                    Ok(()) => results.0.push((part.tensor_idx, part.part_idx, hash.finish())),
+                    Err(error) => {
+                        results.1.get_or_insert(error);
+                        return;
+                    }
+                }
+            }
+        }
+    })?;
+    let (mut parts, error) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(error) = error {
+        return Err(error);
+    }
+    parts.sort_unstable_by_key(|(tensor_idx, part_idx, _)| (*tensor_idx, *part_idx));
+    let mut subtrees = vec![Vec::new(); entries.len()];
+    parts.into_iter().for_each(|(tensor_idx, _, part)| subtrees[tensor_idx].extend(part));
+    Ok(entries.iter().zip(&subtrees).map(|(entry, list)| tensor_digest(kind, list, entry.n_bytes())).collect())
+}

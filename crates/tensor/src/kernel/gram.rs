@@ -1,0 +1,127 @@
+//! Inner products of many tensors in one pass, for the Gram matrix. The same numbers on every machine.
+
+use crate::Dtype;
+use crate::kernel::portable::{InBf16, InF16, InF32, Input, load_lanes};
+use crate::kernel::simd::Simd;
+
+/// Elements that are widened at once: n of these rows stay in the second-level cache for n up to a few hundred.
+const BLOCK: usize = 512;
+/// Running sums of a product.
+const LANES: usize = 8;
+
+type Rows = Vec<[f64; BLOCK]>;
+
+/// Adds to `out` the products of d_i = x_i - r: <d_i, d_j> for i <= j, row by row; then <d_i, r>; then <r, r>.
+///
+/// All buffers hold the same number of elements of a floating dtype; `out` has n(n+1)/2 + n + 1 places for n sources.
+pub fn gram_into(dtype: Dtype, reference: &[u8], sources: &[&[u8]], out: &mut [f64]) {
+    let mut rows: Rows = vec![[0.0; BLOCK]; sources.len() + 1];
+    let n_bytes = usize::try_from(dtype.bits() / 8).unwrap_or(1);
+    for start in (0..reference.len()).step_by(BLOCK * n_bytes) {
+        let range = start..reference.len().min(start + BLOCK * n_bytes);
+        let n_elements = range.len() / n_bytes;
+        let (reference_row, difference_rows) = match rows.split_last_mut() {
+            Some(split) => split,
+            None => return,
+        };
+        widen_row(dtype, &reference[range.clone()], reference_row);
+        for (row, source) in difference_rows.iter_mut().zip(sources) {
+            widen_row(dtype, &source[range.clone()], row);
+            row.iter_mut().zip(reference_row.iter()).for_each(|(x, r)| *x -= r);
+        }
+        // What a shorter block before this one left must not count again.
+        for row in &mut rows {
+            row[n_elements..].fill(0.0);
+        }
+        add_products(&rows, out);
+    }
+}
+
+fn widen_row(dtype: Dtype, bytes: &[u8], row: &mut [f64; BLOCK]) {
+    match dtype {
+        Dtype::Bf16 => widen_all::<InBf16>(bytes, row),
+        Dtype::F16 => widen_all::<InF16>(bytes, row),
+        Dtype::F32 => widen_all::<InF32>(bytes, row),
+        Dtype::F64 => {
+            row.iter_mut().zip(bytes.as_chunks::<8>().0).for_each(|(x, chunk)| *x = f64::from_le_bytes(*chunk));
+        }
+        _ => row.fill(0.0),
+    }
+}
+
+fn widen_all<I: Input>(bytes: &[u8], row: &mut [f64; BLOCK]) {
+    const RUN: usize = 16;
+    for (row, bytes) in row.chunks_mut(RUN).zip(bytes.chunks(RUN * I::BYTES)) {
+        let mut padded = [0; RUN * 4];
+        padded[..bytes.len()].copy_from_slice(bytes);
+        let lanes = load_lanes::<I, RUN>(&padded);
+        row.iter_mut().zip(lanes).for_each(|(x, raw)| *x = I::widen(I::bits(raw)));
+    }
+}
+
+fn add_products(rows: &Rows, out: &mut [f64]) {
+    match Simd::Auto.resolve() {
+        // SAFETY: `resolve` found the features.
+        #[cfg(target_arch = "x86_64")]
+        Simd::Avx512 => unsafe { add_products_avx512(rows, out) },
+        // SAFETY: `resolve` found the features.
+        #[cfg(target_arch = "x86_64")]
+        Simd::Avx2 => unsafe { add_products_avx2(rows, out) },
+        _ => add_products_here(rows, out),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]
+fn add_products_avx512(rows: &Rows, out: &mut [f64]) {
+    add_products_here(rows, out);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn add_products_avx2(rows: &Rows, out: &mut [f64]) {
+    add_products_here(rows, out);
+}
+
+#[inline(always)]
+fn add_products_here(rows: &Rows, out: &mut [f64]) {
+    let Some((reference, differences)) = rows.split_last() else { return };
+    let mut places = out.iter_mut();
+    let mut put = |value: f64| {
+        if let Some(place) = places.next() {
+            *place += value;
+        }
+    };
+    for (i, row) in differences.iter().enumerate() {
+        differences[i..].iter().for_each(|other| put(dot(row, other)));
+    }
+    differences.iter().for_each(|row| put(dot(row, reference)));
+    put(dot(reference, reference));
+}
+
+#[inline(always)]
+fn dot(a: &[f64; BLOCK], b: &[f64; BLOCK]) -> f64 {
+    let mut sums = [0.0; LANES];
+    for (a, b) in a.as_chunks::<LANES>().0.iter().zip(b.as_chunks::<LANES>().0) {
+        for l in 0..LANES {
+            sums[l] += a[l] * b[l];
+        }
+    }
+    sums.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_of_whole_numbers_are_exact() {
+        let bytes = |f: &dyn Fn(u16) -> f32| (0..700u16).flat_map(|i| f(i).to_le_bytes()).collect::<Vec<u8>>();
+        let r = bytes(&|_| 3.0);
+        let (a, b) = (bytes(&|_| 4.0), bytes(&|_| 1.0));
+        let mut out = [0.0; 6];
+        gram_into(Dtype::F32, &r, &[&a, &b], &mut out);
+        let n = 700.0;
+        assert_eq!(out.map(f64::to_bits), [n, -2.0 * n, 4.0 * n, 3.0 * n, -6.0 * n, 9.0 * n].map(f64::to_bits));
+    }
+}

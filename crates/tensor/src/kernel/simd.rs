@@ -1,0 +1,182 @@
+//! Which kernel runs: chosen once for a sum, by element types and by what the processor has.
+
+use crate::Dtype;
+use crate::kernel::portable::{
+    Fused, InBf16, InF16, InF32, Input, MultiplyAdd, OutBf16, OutF16, OutF32, Output, Separate, TILE, Unsettled,
+    sum_tile,
+};
+use crate::kernel::prepared::Prepared;
+#[cfg(target_arch = "x86_64")]
+use crate::kernel::{avx2, avx512};
+
+/// Instruction sets that kernels are compiled for. Results do not depend on the choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Simd {
+    /// What every processor of the target has.
+    Portable,
+    /// AVX2 with fused multiply-add.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+    /// The best that this processor has.
+    Auto,
+}
+
+impl Simd {
+    /// The best that this processor has, at most what was asked for; never `Auto`.
+    pub fn resolve(self) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let has_avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+                && is_x86_feature_detected!("bmi2");
+            let has_avx512 = has_avx2
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl");
+            let best = if has_avx512 {
+                Self::Avx512
+            } else if has_avx2 {
+                Self::Avx2
+            } else {
+                Self::Portable
+            };
+            self.min(best)
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        Self::Portable
+    }
+}
+
+type SumFn = fn(&Prepared, &[&[u8]], usize, usize, &mut [u8]) -> Option<(usize, Unsettled)>;
+type UnsafeSumFn = unsafe fn(&Prepared, &[&[u8]], usize, usize, &mut [u8]) -> Option<(usize, Unsettled)>;
+
+/// A kernel that this processor can run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum SumTiles {
+    /// Needs nothing special.
+    Any(SumFn),
+    /// Needs the features that were found before this value was made.
+    Detected(UnsafeSumFn),
+}
+
+impl SumTiles {
+    /// Sums tiles `first..n_tiles`; stops at the first that is not settled.
+    pub(crate) fn run(
+        self,
+        prepared: &Prepared,
+        sources: &[&[u8]],
+        first: usize,
+        n_tiles: usize,
+        out: &mut [u8],
+    ) -> Option<(usize, Unsettled)> {
+        match self {
+            Self::Any(sum) => sum(prepared, sources, first, n_tiles, out),
+            // SAFETY: `choose_kernel` makes this variant only after finding the features that the function is compiled for.
+            Self::Detected(sum) => unsafe { sum(prepared, sources, first, n_tiles, out) },
+        }
+    }
+}
+
+/// Sums tiles with whatever instructions the caller is compiled for.
+#[inline(always)]
+fn sum_all<I: Input, O: Output, M: MultiplyAdd>(
+    prepared: &Prepared,
+    sources: &[&[u8]],
+    first: usize,
+    n_tiles: usize,
+    out: &mut [u8],
+) -> Option<(usize, Unsettled)> {
+    for tile in first..n_tiles {
+        let at = tile * TILE;
+        let out = &mut out[O::BYTES * at..O::BYTES * (at + TILE)];
+        let unsettled = sum_tile::<I, O, M>(prepared, sources, at, out);
+        if unsettled != Unsettled::default() {
+            return Some((tile, unsettled));
+        }
+    }
+    None
+}
+
+/// On other processors than x86 a fused multiply-add is part of the base.
+#[cfg(not(target_arch = "x86_64"))]
+type Base = Fused;
+#[cfg(target_arch = "x86_64")]
+type Base = Separate;
+
+fn sum_base<I: Input, O: Output>(
+    prepared: &Prepared,
+    sources: &[&[u8]],
+    first: usize,
+    n_tiles: usize,
+    out: &mut [u8],
+) -> Option<(usize, Unsettled)> {
+    sum_all::<I, O, Base>(prepared, sources, first, n_tiles, out)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,bmi2")]
+fn sum_avx2<I: Input, O: Output>(
+    prepared: &Prepared,
+    sources: &[&[u8]],
+    first: usize,
+    n_tiles: usize,
+    out: &mut [u8],
+) -> Option<(usize, Unsettled)> {
+    sum_all::<I, O, Fused>(prepared, sources, first, n_tiles, out)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,avx2,f16c,bmi2")]
+fn sum_avx512<I: Input, O: Output>(
+    prepared: &Prepared,
+    sources: &[&[u8]],
+    first: usize,
+    n_tiles: usize,
+    out: &mut [u8],
+) -> Option<(usize, Unsettled)> {
+    sum_all::<I, O, Fused>(prepared, sources, first, n_tiles, out)
+}
+
+fn kernel_for<I: Input, O: Output>(simd: Simd) -> SumTiles {
+    match simd.resolve() {
+        #[cfg(target_arch = "x86_64")]
+        Simd::Avx2 => SumTiles::Detected(sum_avx2::<I, O>),
+        #[cfg(target_arch = "x86_64")]
+        Simd::Avx512 => SumTiles::Detected(sum_avx512::<I, O>),
+        _ => SumTiles::Any(sum_base::<I, O>),
+    }
+}
+
+/// The kernel for these element types; `None` where one of them has 64 bits.
+pub(crate) fn choose_kernel(input: Dtype, output: Dtype, simd: Simd) -> Option<SumTiles> {
+    #[cfg(target_arch = "x86_64")]
+    if simd.resolve() == Simd::Avx512 {
+        match (input, output) {
+            (Dtype::Bf16, Dtype::Bf16) => return Some(SumTiles::Detected(avx512::sum_bf16)),
+            (Dtype::F32, Dtype::F32) => return Some(SumTiles::Detected(avx512::sum_f32)),
+            _ => {}
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    if simd.resolve() == Simd::Avx2 && (input, output) == (Dtype::Bf16, Dtype::Bf16) {
+        return Some(SumTiles::Detected(avx2::sum_bf16));
+    }
+    match input {
+        Dtype::Bf16 => kernel_to::<InBf16>(output, simd),
+        Dtype::F16 => kernel_to::<InF16>(output, simd),
+        Dtype::F32 => kernel_to::<InF32>(output, simd),
+        _ => None,
+    }
+}
+
+fn kernel_to<I: Input>(output: Dtype, simd: Simd) -> Option<SumTiles> {
+    match output {
+        Dtype::Bf16 => Some(kernel_for::<I, OutBf16>(simd)),
+        Dtype::F16 => Some(kernel_for::<I, OutF16>(simd)),
+        Dtype::F32 => Some(kernel_for::<I, OutF32>(simd)),
+        _ => None,
+    }
+}

@@ -1,0 +1,324 @@
+//! The sums against rational arithmetic, on random and adversarial numbers.
+
+use num_bigint::BigUint;
+use num_traits::Signed;
+
+use super::*;
+
+/// SplitMix64: test data from a seed.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ z >> 31
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    fn exponent_below(&mut self, n: u64) -> i32 {
+        i32::try_from(self.below(n)).unwrap()
+    }
+}
+
+fn width_of(dtype: Dtype) -> usize {
+    crate::to_index(dtype.bytes().unwrap())
+}
+
+/// Kinds of data that each break some shortcut.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// Weights that drift a little from source to source.
+    Walk,
+    /// Any finite bits.
+    Bits,
+    /// Few significant bits in a narrow band: ties all the time; now and then a far smaller term that breaks the tie.
+    NearTie,
+    /// Each second source undoes the one before but for its last bits.
+    Cancel,
+    Subnormal,
+    Largest,
+    Zeros,
+    Equal,
+    /// Rows that decayed towards zero.
+    Decayed,
+}
+
+const KINDS: [Kind; 9] = [
+    Kind::Walk,
+    Kind::Bits,
+    Kind::NearTie,
+    Kind::Cancel,
+    Kind::Subnormal,
+    Kind::Largest,
+    Kind::Zeros,
+    Kind::Equal,
+    Kind::Decayed,
+];
+
+/// Finite bits of `format` near 2^exponent.
+fn near(dice: &mut Dice, format: FloatFormat, exponent: i32) -> u64 {
+    let fields = (1i64 << format.exponent_bits) - 2;
+    let field = (i64::from(exponent - format.least_exponent - format.precision) + 2).clamp(0, fields).unsigned_abs();
+    let fraction = dice.next() & ((1 << (format.precision - 1)) - 1);
+    (field << (format.precision - 1)) | fraction | if dice.below(2) == 0 { format.sign_bit() } else { 0 }
+}
+
+fn element(dice: &mut Dice, format: FloatFormat, kind: Kind, before: &[u64], base: u64) -> u64 {
+    let magnitudes = format.sign_bit() - 1;
+    let fraction_bits = format.precision - 1;
+    let bits = match kind {
+        Kind::Walk => (base & !15) ^ dice.below(16),
+        Kind::Bits => dice.next() & (magnitudes | format.sign_bit()),
+        Kind::NearTie => {
+            let exponent = if dice.below(6) == 0 { dice.exponent_below(4) - 30 } else { -5 };
+            near(dice, format, exponent) & !((1 << (fraction_bits / 2)) - 1)
+        }
+        Kind::Cancel => match before.last() {
+            Some(&last) if before.len() % 2 == 1 => last ^ format.sign_bit() ^ dice.below(4),
+            _ => near(dice, format, 3),
+        },
+        Kind::Subnormal => (dice.next() & ((1 << (format.precision + 1)) - 1)) | (dice.below(2) * format.sign_bit()),
+        Kind::Largest => (format.infinity() - 1 - dice.below(4)) | (u64::from(dice.below(4) == 0) * format.sign_bit()),
+        Kind::Zeros => match dice.below(5) {
+            0 => 0,
+            1 => base,
+            _ => format.sign_bit(),
+        },
+        Kind::Equal => base,
+        Kind::Decayed => {
+            let exponent = -20 - dice.exponent_below(32);
+            near(dice, format, exponent)
+        }
+    };
+    if format.is_finite(bits) { bits } else { bits & !(1 << fraction_bits) }
+}
+
+fn make_sources(dice: &mut Dice, dtype: Dtype, kind: Kind, n_sources: usize, n_elements: usize) -> Vec<Vec<u8>> {
+    let format = FloatFormat::of(dtype).unwrap();
+    let width = width_of(dtype);
+    let mut sources = vec![vec![0; n_elements * width]; n_sources];
+    for idx in 0..n_elements {
+        let base = near(dice, format, -5);
+        let mut column = Vec::new();
+        for source in &mut sources {
+            let bits = element(dice, format, kind, &column, base);
+            column.push(bits);
+            store_bits(dtype, source, idx, bits);
+        }
+    }
+    sources
+}
+
+/// Coefficients of every regime: small and large divisors, signed, one, doubles over their sum.
+fn combinations(n: usize) -> Vec<(Vec<BigInt>, BigInt)> {
+    let whole = |values: Vec<i64>| values.into_iter().map(BigInt::from).collect::<Vec<_>>();
+    let count = i64::try_from(n).unwrap();
+    let ema = |p: u32, q: u32| {
+        let rest = BigInt::from(q - p);
+        let n = u32::try_from(n).unwrap();
+        let c = (1..=n).map(|i| {
+            if i == 1 { rest.pow(n - 1) } else { BigInt::from(p) * rest.pow(n - i) * BigInt::from(q).pow(i - 2) }
+        });
+        (c.collect::<Vec<_>>(), BigInt::from(q).pow(n - 1))
+    };
+    let doubles: Vec<BigInt> = (0..n).map(|i| BigInt::from((1u64 << 53) - 977 * (i as u64 + 1))).collect();
+    let total: BigInt = doubles.iter().sum();
+    vec![
+        (whole(vec![1; n]), BigInt::from(count)),
+        (whole((1..=count).collect()), BigInt::from(count * (count + 1) / 2)),
+        ema(1, 5),
+        (
+            whole((0..count).map(|i| (i * 37 + 11) % 400 - 150).map(|c| if c == 0 { 7 } else { c }).collect()),
+            BigInt::from(-100),
+        ),
+        (doubles, total),
+    ]
+}
+
+/// Whether `bits` is the correct rounding of sum(c x)/d, judged by its neighbours alone.
+fn is_correct(c: &[BigInt], d: &BigInt, inputs: &[u64], from: FloatFormat, bits: Option<u64>, to: FloatFormat) -> bool {
+    const SCALE: i32 = 1080;
+    let value = |format: FloatFormat, bits: u64| {
+        let x = format.decode(bits).unwrap();
+        let size = BigInt::from(x.significand) << (x.exponent + SCALE);
+        if x.is_negative { -size } else { size }
+    };
+    let (c, d): (Vec<BigInt>, BigInt) =
+        if d.is_negative() { (c.iter().map(|c| -c).collect(), -d) } else { (c.to_vec(), d.clone()) };
+    let sum: BigInt = c.iter().zip(inputs).map(|(c, &x)| c * value(from, x)).sum();
+    let is_minus_zero =
+        |(c, &x): (&BigInt, &u64)| x & (from.sign_bit() - 1) == 0 && (x & from.sign_bit() != 0) != c.is_negative();
+    if sum.is_zero() {
+        let expected = if c.iter().zip(inputs).all(is_minus_zero) { to.sign_bit() } else { 0 };
+        return bits == Some(expected);
+    }
+    let size = BigUint::try_from(sum.abs()).unwrap() << 1u32;
+    let d = BigUint::try_from(d).unwrap();
+    let twice = |magnitude: u64| {
+        // The first number beyond the largest counts as the power of two that it would be.
+        let at = magnitude.min(to.infinity() - 1);
+        let base = BigUint::try_from(value(to, at)).unwrap();
+        if magnitude == at { base } else { base + (BigUint::from(1u32) << (to.decode(at).unwrap().exponent + SCALE)) }
+    };
+    let magnitude = bits.map_or(to.infinity(), |bits| bits & (to.sign_bit() - 1));
+    let is_even = magnitude & 1 == 0;
+    let below_ok = magnitude == 0 || {
+        let middle = (twice(magnitude) + twice(magnitude - 1)) * &d;
+        size > middle || (size == middle && is_even)
+    };
+    let above_ok = bits.is_none() || {
+        let middle = (twice(magnitude) + twice(magnitude + 1)) * &d;
+        size < middle || (size == middle && is_even)
+    };
+    let sign_ok = bits.is_none_or(|bits| (bits & to.sign_bit() != 0) == sum.is_negative());
+    below_ok && above_ok && sign_ok
+}
+
+const FLOATS: [Dtype; 4] = [Dtype::Bf16, Dtype::F16, Dtype::F32, Dtype::F64];
+
+/// Checks every element of one set for every instruction set; returns (elements, slow-path elements).
+fn check_set(sources: &[Vec<u8>], c: &[BigInt], d: &BigInt, input: Dtype, output: Dtype, what: &str) -> (u64, u64) {
+    let (from, to) = (FloatFormat::of(input).unwrap(), FloatFormat::of(output).unwrap());
+    let slices: Vec<&[u8]> = sources.iter().map(Vec::as_slice).collect();
+    let (width_in, width_out) = (width_of(input), width_of(output));
+    let n_elements = slices[0].len() / width_in;
+    let (mut n_slow, mut first) = (0, None);
+    for simd in [Simd::Portable, Simd::Avx2, Simd::Avx512] {
+        let spec = SumSpec { input, output, non_finite: NonFinitePolicy::Refuse, simd };
+        let sum = WeightedSum::new(c, d, spec).unwrap();
+        let mut out = vec![0xAA; n_elements * width_out];
+        let outcome = sum.sum_into(&slices, &mut out);
+        if let Some((known, known_out)) = &first {
+            assert_eq!(known, &outcome.map(|_| ()), "{what} {simd:?}");
+            assert!(outcome.is_err() || *known_out == out, "{what} {simd:?} gives other bits");
+            continue;
+        }
+        let column = |idx: usize| slices.iter().map(|source| load_bits(input, source, idx)).collect::<Vec<_>>();
+        match outcome {
+            Ok(counts) => {
+                n_slow = counts.n_slow_path;
+                for idx in 0..n_elements {
+                    let bits = Some(load_bits(output, &out, idx));
+                    assert!(
+                        is_correct(c, d, &column(idx), from, bits, to),
+                        "{what} element {idx}: {:x?} gives {bits:x?}",
+                        column(idx)
+                    );
+                }
+            }
+            Err(SumFault::Overflow { element_idx, .. }) => {
+                assert!(is_correct(c, d, &column(element_idx), from, None, to), "{what} element {element_idx}");
+            }
+            Err(fault) => panic!("{what}: {fault:?}"),
+        }
+        first = Some((outcome.map(|_| ()), out));
+    }
+    (n_elements as u64, n_slow)
+}
+
+#[test]
+fn every_element_is_the_rational_sum_rounded_once() {
+    let mut dice = Dice(7);
+    for input in FLOATS {
+        for output in FLOATS {
+            for n in [1, 2, 3, 10] {
+                for kind in KINDS {
+                    let sources = make_sources(&mut dice, input, kind, n, 131);
+                    for (i, (c, d)) in combinations(n).into_iter().enumerate() {
+                        let what = format!("{input} to {output}, {n} sources, {kind:?}, combination {i}");
+                        check_set(&sources, &c, &d, input, output, &what);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn long_windows_are_rounded_once_too() {
+    let mut dice = Dice(11);
+    for dtype in FLOATS {
+        for n in [64, 300] {
+            for kind in [Kind::Walk, Kind::NearTie, Kind::Cancel, Kind::Decayed] {
+                let sources = make_sources(&mut dice, dtype, kind, n, 67);
+                for (i, (c, d)) in combinations(n).into_iter().enumerate() {
+                    check_set(
+                        &sources,
+                        &c,
+                        &d,
+                        dtype,
+                        dtype,
+                        &format!("{dtype}, {n} sources, {kind:?}, combination {i}"),
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn equal_sources_give_their_bits_back() {
+    let mut dice = Dice(13);
+    for dtype in FLOATS {
+        let source = make_sources(&mut dice, dtype, Kind::Bits, 1, 200).remove(0);
+        for n in [1, 3, 7] {
+            let (c, d) = combinations(n).remove(1);
+            let spec = SumSpec { input: dtype, output: dtype, non_finite: NonFinitePolicy::Refuse, simd: Simd::Auto };
+            let mut out = vec![0; source.len()];
+            WeightedSum::new(&c, &d, spec).unwrap().sum_into(&vec![source.as_slice(); n], &mut out).unwrap();
+            assert_eq!(out, source, "{dtype} {n}");
+        }
+    }
+}
+
+fn singles(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+#[test]
+fn the_first_value_that_is_not_finite_is_named() {
+    let mut a = vec![1.0f32; 300];
+    let mut b = a.clone();
+    (a[200], b[130], b[131]) = (f32::NAN, f32::INFINITY, f32::NAN);
+    for simd in [Simd::Portable, Simd::Avx2, Simd::Avx512] {
+        let spec = SumSpec { input: Dtype::F32, output: Dtype::F32, non_finite: NonFinitePolicy::Refuse, simd };
+        let sum = WeightedSum::new(&[1.into(), 1.into()], &2.into(), spec).unwrap();
+        let mut out = vec![0; 1200];
+        let fault = sum.sum_into(&[&singles(&a), &singles(&b)], &mut out);
+        assert_eq!(fault, Err(SumFault::NonFiniteInput { source_idx: 1, element_idx: 130 }));
+    }
+}
+
+#[test]
+fn ieee_rules_hold_where_they_are_asked_for() {
+    let inf = f32::INFINITY;
+    let a = singles(&[inf, inf, -inf, f32::NAN, 1.0]);
+    let b = singles(&[1.0, -inf, -inf, 2.0, 4.0]);
+    let spec =
+        SumSpec { input: Dtype::F32, output: Dtype::Bf16, non_finite: NonFinitePolicy::Propagate, simd: Simd::Auto };
+    let sum = WeightedSum::new(&[1.into(), 1.into()], &2.into(), spec).unwrap();
+    let mut out = [0; 10];
+    let counts = sum.sum_into(&[&a, &b], &mut out).unwrap();
+    let bits: Vec<u16> = out.as_chunks::<2>().0.iter().map(|chunk| u16::from_le_bytes(*chunk)).collect();
+    assert_eq!(bits, [0x7F80, 0x7FC0, 0xFF80, 0x7FC0, 0x4020]);
+    assert_eq!(counts.n_non_finite, 4);
+}
+
+#[test]
+fn a_hair_above_a_tie_rounds_up() {
+    // 1.00390625 + 2^-40 in bf16: through a single it would be the tie.
+    let (a, b) = (singles(&[1.0, 1.0]), singles(&[1.007_812_5, 1.007_812_5]));
+    let c = singles(&[2f32.powi(-40), -(2f32.powi(-40))]);
+    let spec =
+        SumSpec { input: Dtype::F32, output: Dtype::Bf16, non_finite: NonFinitePolicy::Refuse, simd: Simd::Auto };
+    let sum = WeightedSum::new(&[1.into(), 1.into(), 2.into()], &2.into(), spec).unwrap();
+    let mut out = [0; 4];
+    sum.sum_into(&[&a, &b, &c], &mut out).unwrap();
+    assert_eq!(out, [0x81, 0x3F, 0x80, 0x3F]);
+}

@@ -1,0 +1,31 @@
+//! The steps of the check, in the order in which they are cheap to fail.
+
+use std::process::Command;
+use std::time::Instant;
+
+const STEPS: [(&str, &[&str]); 5] = [
+    ("formatting", &["fmt", "--all", "--check"]),
+    ("clippy", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]),
+    ("tests", &["test", "--workspace", "--lib", "--bins", "--tests"]),
+    ("doc tests", &["test", "--workspace", "--doc"]),
+    ("examples and benches compile", &["build", "--workspace", "--examples", "--benches", "--quiet"]),
+];
+
+/// Runs every step; stops at the first that fails.
+pub(crate) fn run() -> Result<(), String> {
+    for (name, arguments) in STEPS {
+        let started = Instant::now();
+        let status = Command::new(env!("CARGO")).args(arguments).status();
+        let passed = status.map_err(|error| format!("cargo cannot be started: {error}"))?.success();
+        if !passed {
+            return Err(format!("{name} failed: cargo {}", arguments.join(" ")));
+        }
+        say(&format!("{name}: passed in {:.1} s", started.elapsed().as_secs_f64()));
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "this program talks to a person")]
+fn say(text: &str) {
+    println!("{text}");
+}
