@@ -1,10 +1,11 @@
 //! Which checkpoints a run folder has, and which of them can be used.
 
 use std::fs;
+use std::path::Path;
 
 use thalweg_trajectory::{
-    CheckpointState, Error, Phase, PhaseSource, RunDir, Step, Tokens, TokensPerStep, TokensSource, TrajectoryNote,
-    resolve_reference,
+    CheckpointState, Error, Phase, PhaseSource, RunDir, Step, Tokens, TokensPerStep, TokensSource, Trajectory,
+    TrajectoryNote, TrajectoryOptions, resolve_reference,
 };
 
 use crate::support::{TestRun, disk, finished_steps, fixture, tiny_safetensors, write};
@@ -314,4 +315,14 @@ fn a_log_that_was_found_and_not_asked_for_never_stops_the_run() {
 fn the_real_checkpoints_of_the_fixtures_are_a_run() {
     let run = RunDir::open(&disk(), &fixture("hf-sharded")).unwrap();
     assert_eq!(run.finished().count(), 4);
+}
+
+#[test]
+fn the_run_in_the_examples_is_read_with_its_stable_phase() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/runs/hybridstories");
+    let trajectory = Trajectory::open(&disk(), &path, &TrajectoryOptions::default()).unwrap();
+    let steps: Vec<u64> = trajectory.finished().map(|checkpoint| checkpoint.step.0).collect();
+    assert_eq!(steps, (1..=10).map(|n| n * 2000).collect::<Vec<_>>());
+    assert_eq!(trajectory.phases().unwrap().stable_end(), Some(Step(17_000)));
+    assert_eq!(trajectory.checkpoints()[8].phase, Some(Phase::Anneal));
 }
