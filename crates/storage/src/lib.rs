@@ -5,9 +5,11 @@
 pub mod error;
 pub mod local;
 pub mod machine;
+pub mod memory;
 pub mod publish;
 pub mod storage;
 
 pub use error::Error;
 pub use local::LocalStorage;
+pub use memory::MemoryStorage;
 pub use storage::{CommitStyle, FileInfo, FileKind, FolderEntry, ReadAt, Storage, WriteAt};

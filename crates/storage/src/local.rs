@@ -2,24 +2,42 @@
 //!
 //! Positioned reads and writes, no memory maps: a truncated file is an error, not a signal. Files opened for reading
 //! are closed and opened again behind the caller's back when many are in use; see [`LocalStorage::with_max_open_files`].
+//! How an output becomes visible is not decided here, but in `publish`.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags, RenameFlags};
+use rustix::io::{Errno, retry_on_intr};
 
 use crate::{Error, FileInfo, FileKind, FolderEntry, ReadAt, Storage, WriteAt};
 
+/// The path is copied only if there is an error: this stands on the path of every read and write.
 fn io_error(act: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::Io { act, path: path.clone(), source }
+    move |source| Error::Io { act, path: path.to_owned(), source }
+}
+
+/// A thread that panicked left nothing half done in what these locks guard.
+fn lock_mutex<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Disks of this machine and what is mounted on them.
+///
+/// # Example
+/// ```
+/// use std::path::Path;
+/// use thalweg_storage::{LocalStorage, Storage};
+///
+/// let missing = LocalStorage::new().open_file(Path::new("no/such/file")).unwrap_err();
+/// assert!(missing.is_not_found());
+/// ```
 #[derive(Debug, Clone)]
 pub struct LocalStorage {
     pool: Arc<FilePool>,
@@ -41,9 +59,9 @@ impl LocalStorage {
         Self::with_max_open_files(n_files)
     }
 
-    /// Keeps at most about `n_files` source files open at once.
+    /// Keeps at most about `n_files` source files open at once: a thread that is reading keeps its file a moment longer.
     pub fn with_max_open_files(n_files: usize) -> Self {
-        Self { pool: Arc::new(FilePool { max_open: n_files, open: Mutex::new(VecDeque::new()) }) }
+        Self { pool: Arc::new(FilePool { max_open: n_files.max(1), open: Mutex::new(VecDeque::new()) }) }
     }
 }
 
@@ -63,7 +81,7 @@ fn info_of(metadata: &fs::Metadata) -> FileInfo {
     }
 }
 
-/// Source files that are open now, longest-open first.
+/// Source files that are open now, in the order in which their turn to be closed comes.
 #[derive(Debug)]
 struct FilePool {
     max_open: usize,
@@ -71,16 +89,42 @@ struct FilePool {
 }
 
 impl FilePool {
-    /// Makes room for one more file and notes it.
+    /// Makes room for one more file and notes it. A file that was read since its last turn is passed over once.
     fn admit(&self, file: &Arc<LocalFile>) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut victims = Vec::new();
+        let mut open = lock_mutex(&self.open);
+        let mut n_spared = 0;
+        let n_sparable = open.len();
         while open.len() >= self.max_open {
-            let Some(oldest) = open.pop_front() else { break };
-            if let Some(oldest) = oldest.upgrade().filter(|oldest| !Arc::ptr_eq(oldest, file)) {
-                oldest.close();
+            let Some(next) = open.pop_front() else { break };
+            let Some(next) = next.upgrade() else { continue };
+            if n_spared < n_sparable && next.was_used.swap(false, Ordering::Relaxed) {
+                n_spared += 1;
+                open.push_back(Arc::downgrade(&next));
+            } else {
+                victims.push(next);
             }
         }
         open.push_back(Arc::downgrade(file));
+        // A file's own lock is never taken under the pool's.
+        drop(open);
+        victims.iter().for_each(|victim| victim.close());
+    }
+
+    fn close_all(&self) {
+        let open = std::mem::take(&mut *lock_mutex(&self.open));
+        open.iter().filter_map(Weak::upgrade).for_each(|file| file.close());
+    }
+
+    /// Opens something; if the process has no descriptor left, gives back those of the pool and tries again.
+    fn open_with_room<T>(&self, open: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+        match open() {
+            Err(Error::Io { source, .. }) if source.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {
+                self.close_all();
+                open()
+            }
+            outcome => outcome,
+        }
     }
 }
 
@@ -90,48 +134,85 @@ struct LocalFile {
     path: PathBuf,
     info: FileInfo,
     handle: Mutex<Option<Arc<File>>>,
+    was_used: AtomicBool,
     pool: Arc<FilePool>,
     this: Weak<LocalFile>,
 }
 
 /// Opens a regular file only: a pipe would block, a device would do worse.
-fn open_regular(path: &Path) -> Result<(File, FileInfo), Error> {
+fn open_regular(path: &Path, options: &OpenOptions) -> Result<(File, FileInfo), Error> {
     let not_a_file = || Error::NotAFile { path: path.to_owned() };
     if info_of(&fs::metadata(path).map_err(io_error("open", path))?).kind != FileKind::File {
         return Err(not_a_file());
     }
-    // Between the look and the opening a pipe may have taken the place: do not wait for its other end.
-    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(io_error("open", path))?;
+    open_if_regular(path, options)
+}
+
+/// As `open_regular`, without a look before: between that and the opening a pipe may have taken the place, and then
+/// nothing must wait for its other end.
+fn open_if_regular(path: &Path, options: &OpenOptions) -> Result<(File, FileInfo), Error> {
+    let file = options.clone().custom_flags(flag_bits(OFlags::NONBLOCK)).open(path).map_err(io_error("open", path))?;
     let info = info_of(&file.metadata().map_err(io_error("open", path))?);
-    if info.kind == FileKind::File { Ok((file, info)) } else { Err(not_a_file()) }
+    if info.kind != FileKind::File {
+        return Err(Error::NotAFile { path: path.to_owned() });
+    }
+    let flags = rustix::fs::fcntl_getfl(&file).map_err(|error| io_error("open", path)(error.into()))?;
+    rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK).map_err(|error| io_error("open", path)(error.into()))?;
+    Ok((file, info))
+}
+
+fn flag_bits(flags: OFlags) -> i32 {
+    i32::try_from(flags.bits()).unwrap_or(0)
+}
+
+fn reading() -> OpenOptions {
+    OpenOptions::new().read(true).clone()
+}
+
+fn updating() -> OpenOptions {
+    OpenOptions::new().read(true).write(true).clone()
 }
 
 impl LocalFile {
     fn close(&self) {
-        self.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        lock_mutex(&self.handle).take();
+    }
+
+    fn changed(&self) -> Error {
+        Error::Changed { path: self.path.clone() }
     }
 
     fn handle(&self) -> Result<Arc<File>, Error> {
-        if let Some(file) = &*self.handle.lock().unwrap_or_else(PoisonError::into_inner) {
+        if !self.was_used.load(Ordering::Relaxed) {
+            self.was_used.store(true, Ordering::Relaxed);
+        }
+        let mut handle = lock_mutex(&self.handle);
+        if let Some(file) = &*handle {
             return Ok(Arc::clone(file));
         }
-        let (file, info) = open_regular(&self.path)?;
-        if info != self.info {
-            return Err(Error::Changed { path: self.path.clone() });
-        }
-        let file = Arc::new(file);
-        *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&file));
+        let file = Arc::new(self.reopen()?);
+        *handle = Some(Arc::clone(&file));
+        drop(handle);
         if let Some(this) = self.this.upgrade() {
             self.pool.admit(&this);
         }
         Ok(file)
     }
 
+    fn reopen(&self) -> Result<File, Error> {
+        match open_regular(&self.path, &reading()) {
+            Ok((file, info)) if info == self.info => Ok(file),
+            Ok(_) | Err(Error::NotAFile { .. }) => Err(self.changed()),
+            // Not `open_with_room`: two threads that hold the locks of their files would wait for each other's.
+            Err(error) => Err(error),
+        }
+    }
+
     fn advise(&self, offset: u64, len_bytes: u64, advice: Advice) {
-        if let Ok(file) = self.handle() {
+        // A length of zero would mean the rest of the file.
+        if let (Some(len_bytes), Ok(file)) = (NonZeroU64::new(len_bytes), self.handle()) {
             // Advice is only that; a file system that takes none still reads.
-            let _ = rustix::fs::fadvise(&*file, offset, std::num::NonZeroU64::new(len_bytes), advice);
+            let _ = rustix::fs::fadvise(&*file, offset, Some(len_bytes), advice);
         }
     }
 }
@@ -142,18 +223,16 @@ impl ReadAt for LocalFile {
     }
 
     fn read_exact_at(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
-        let file = self.handle()?;
-        match file.read_exact_at(out, offset) {
+        let wanted_bytes = offset.saturating_add(out.len() as u64);
+        if wanted_bytes > self.info.len_bytes {
+            self.check_unchanged()?;
+            return Err(Error::Truncated { path: self.path.clone(), wanted_bytes, found_bytes: self.info.len_bytes });
+        }
+        match self.handle()?.read_exact_at(out, offset) {
             Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                self.check_unchanged()?;
-                Err(Error::Truncated {
-                    path: self.path.clone(),
-                    wanted_bytes: offset.saturating_add(out.len() as u64),
-                    found_bytes: self.info.len_bytes,
-                })
-            }
-            Err(source) => Err(Error::Io { act: "read", path: self.path.clone(), source }),
+            // It was long enough when it was opened.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(self.changed()),
+            Err(source) => Err(io_error("read", &self.path)(source)),
         }
     }
 
@@ -161,7 +240,7 @@ impl ReadAt for LocalFile {
         let by_handle = self.handle()?.metadata().map_err(io_error("read", &self.path))?;
         let by_path = fs::metadata(&self.path).map_err(io_error("read", &self.path))?;
         if info_of(&by_handle) != self.info || info_of(&by_path) != self.info {
-            return Err(Error::Changed { path: self.path.clone() });
+            return Err(self.changed());
         }
         Ok(())
     }
@@ -182,22 +261,61 @@ struct LocalOutput {
     file: File,
 }
 
+impl LocalOutput {
+    fn reserve(&self, len_bytes: u64) -> Result<(), Error> {
+        match retry_on_intr(|| rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len_bytes)) {
+            Ok(()) => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                self.file.set_len(len_bytes).map_err(io_error("reserve space for", &self.path))
+            }
+            Err(error) => Err(io_error("reserve space for", &self.path)(error.into())),
+        }
+    }
+}
+
 impl WriteAt for LocalOutput {
     fn write_all_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
         self.file.write_all_at(bytes, offset).map_err(io_error("write", &self.path))
     }
 
     fn read_exact_at(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
-        self.file.read_exact_at(out, offset).map_err(io_error("read", &self.path))
+        match self.file.read_exact_at(out, offset) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(Error::Truncated {
+                path: self.path.clone(),
+                wanted_bytes: offset.saturating_add(out.len() as u64),
+                found_bytes: self.len_bytes()?,
+            }),
+            Err(source) => Err(io_error("read", &self.path)(source)),
+        }
     }
 
     fn len_bytes(&self) -> Result<u64, Error> {
         Ok(self.file.metadata().map_err(io_error("read", &self.path))?.len())
     }
 
-    fn sync(&self) -> Result<(), Error> {
-        self.file.sync_all().map_err(io_error("sync", &self.path))
+    fn start_writeback(&self, offset: u64, len_bytes: u64) {
+        // On Linux this starts writing the dirty pages of the range before it looks for clean ones to drop;
+        // `sync_file_range`, made for this, has no safe binding.
+        if let Some(len_bytes) = NonZeroU64::new(len_bytes) {
+            let _ = rustix::fs::fadvise(&self.file, offset, Some(len_bytes), Advice::DontNeed);
+        }
     }
+
+    fn sync(&self) -> Result<(), Error> {
+        // Length and place on the medium are part of this; only times are not.
+        self.file.sync_data().map_err(io_error("sync", &self.path))
+    }
+}
+
+/// The path without `/` or `/.` at its end, which would make the system follow a link that is meant itself.
+fn without_slash(path: &Path) -> &Path {
+    path.components().as_path()
+}
+
+/// Whether the system does not know this kind of rename; it also says so for a folder moved into itself.
+fn lacks_rename_flags(error: Errno) -> bool {
+    matches!(error, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)
 }
 
 impl Storage for LocalStorage {
@@ -220,11 +338,12 @@ impl Storage for LocalStorage {
     }
 
     fn open_file(&self, path: &Path) -> Result<Arc<dyn ReadAt>, Error> {
-        let (file, info) = open_regular(path)?;
+        let (file, info) = self.pool.open_with_room(|| open_regular(path, &reading()))?;
         let opened = Arc::new_cyclic(|this| LocalFile {
             path: path.to_owned(),
             info,
             handle: Mutex::new(Some(Arc::new(file))),
+            was_used: AtomicBool::new(false),
             pool: Arc::clone(&self.pool),
             this: Weak::clone(this),
         });
@@ -233,58 +352,67 @@ impl Storage for LocalStorage {
     }
 
     fn create_file(&self, path: &Path, len_bytes: u64) -> Result<Arc<dyn WriteAt>, Error> {
-        let file =
-            OpenOptions::new().read(true).write(true).create_new(true).open(path).map_err(io_error("create", path))?;
-        if len_bytes > 0 {
-            match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len_bytes) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {
-                    file.set_len(len_bytes).map_err(io_error("reserve space for", path))?;
-                }
-                Err(error) => return Err(io_error("reserve space for", path)(error.into())),
-            }
+        let options = updating().create_new(true).clone();
+        let file = self.pool.open_with_room(|| options.open(path).map_err(io_error("create", path)))?;
+        let output = LocalOutput { path: path.to_owned(), file };
+        if len_bytes > 0
+            && let Err(error) = output.reserve(len_bytes)
+        {
+            // What could not be made is not left in the way of the next attempt; the first error is the one that tells.
+            let _ = fs::remove_file(path);
+            return Err(error);
         }
-        Ok(Arc::new(LocalOutput { path: path.to_owned(), file }))
+        Ok(Arc::new(output))
     }
 
     fn open_for_update(&self, path: &Path) -> Result<Arc<dyn WriteAt>, Error> {
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(io_error("open", path))?;
+        let (file, _) = self.pool.open_with_room(|| open_regular(path, &updating()))?;
         Ok(Arc::new(LocalOutput { path: path.to_owned(), file }))
     }
 
     fn create_folder(&self, path: &Path) -> Result<(), Error> {
-        fs::create_dir_all(path).map_err(io_error("create", path))
+        let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && fs::metadata(folder).is_err();
+        let missing: Vec<&Path> = without_slash(path).ancestors().take_while(is_missing).collect();
+        fs::create_dir_all(path).map_err(io_error("create", path))?;
+        // Whoever publishes syncs the folder next to the output, and cannot know that those above are new as well.
+        missing.iter().skip(1).rev().filter_map(|folder| folder.parent()).try_for_each(|above| self.sync_folder(above))
     }
 
     fn sync_folder(&self, path: &Path) -> Result<(), Error> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        File::open(path).and_then(|folder| folder.sync_all()).map_err(io_error("sync", path))
+        let options = reading().custom_flags(flag_bits(OFlags::DIRECTORY | OFlags::NONBLOCK)).clone();
+        let folder = self.pool.open_with_room(|| options.open(path).map_err(io_error("sync", path)))?;
+        match rustix::fs::fsync(&folder) {
+            // A file system that keeps no folders to sync, as some network ones, has done what it can.
+            Ok(()) | Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(()),
+            Err(error) => Err(io_error("sync", path)(error.into())),
+        }
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
-        let at = rustix::fs::CWD;
+        let (at, from, to) = (rustix::fs::CWD, without_slash(from), without_slash(to));
         match rustix::fs::renameat_with(at, from, at, to, RenameFlags::NOREPLACE) {
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            Err(error) if lacks_rename_flags(error) => {
                 if fs::symlink_metadata(to).is_ok() {
                     return Err(io_error("rename to", to)(io::ErrorKind::AlreadyExists.into()));
                 }
                 fs::rename(from, to).map_err(io_error("rename", from))
             }
-            other => other.map_err(|error| io_error("rename to", to)(error.into())),
+            Err(error @ Errno::EXIST) => Err(io_error("rename to", to)(error.into())),
+            other => other.map_err(|error| io_error("rename", from)(error.into())),
         }
     }
 
     fn exchange(&self, a: &Path, b: &Path) -> Result<(), Error> {
-        let at = rustix::fs::CWD;
-        rustix::fs::renameat_with(at, a, at, b, RenameFlags::EXCHANGE).map_err(|error| match error {
-            rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS => {
-                io_error("exchange", a)(io::ErrorKind::Unsupported.into())
-            }
-            error => io_error("exchange", a)(error.into()),
+        let (at, a, b) = (rustix::fs::CWD, without_slash(a), without_slash(b));
+        rustix::fs::renameat_with(at, a, at, b, RenameFlags::EXCHANGE).map_err(|error| {
+            let unsupported = io::ErrorKind::Unsupported.into();
+            io_error("exchange", a)(if lacks_rename_flags(error) { unsupported } else { error.into() })
         })
     }
 
     fn remove(&self, path: &Path) -> Result<(), Error> {
+        let path = without_slash(path);
         let metadata = fs::symlink_metadata(path).map_err(io_error("remove", path))?;
         let removed = if metadata.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         removed.map_err(io_error("remove", path))
@@ -293,32 +421,52 @@ impl Storage for LocalStorage {
     fn free_bytes(&self, path: &Path) -> Result<Option<u64>, Error> {
         let existing = self.canonical_path(path)?;
         let existing = existing.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
-        let stats =
-            rustix::fs::statvfs(existing).map_err(|error| io_error("ask the free space of", path)(error.into()))?;
+        let stats = retry_on_intr(|| rustix::fs::statvfs(existing))
+            .map_err(|error| io_error("ask the free space of", path)(error.into()))?;
         Ok(Some(stats.f_bavail.saturating_mul(stats.f_frsize)))
     }
 
     fn canonical_path(&self, path: &Path) -> Result<PathBuf, Error> {
         let absolute = std::path::absolute(path).map_err(io_error("resolve", path))?;
-        let mut missing = Vec::new();
-        for ancestor in absolute.ancestors() {
-            if let Ok(real) = fs::canonicalize(ancestor) {
-                return Ok(missing.iter().rev().fold(real, |path, part| path.join(part)));
+        let mut real = PathBuf::new();
+        for part in absolute.components() {
+            match part {
+                // `real` has no links, so the folder above it is the one it names.
+                Component::ParentDir => {
+                    real.pop();
+                }
+                part => real.push(part),
             }
-            missing.extend(ancestor.file_name());
+            match fs::canonicalize(&real) {
+                Ok(resolved) => real = resolved,
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+                Err(error) => return Err(io_error("resolve", path)(error)),
+            }
         }
-        Ok(absolute.clone())
+        Ok(real)
     }
 
     fn lock(&self, path: &Path) -> Result<Box<dyn std::fmt::Debug + Send + Sync>, Error> {
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(io_error("lock", path))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Box::new(file)),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Locked { path: path.to_owned() }),
-            // A file system without locks: two processes on one stage are then the user's care.
-            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP) => Ok(Box::new(file)),
-            Err(error) => Err(io_error("lock", path)(error.into())),
+        /// How often the file may be replaced under us before we say that it is in use.
+        const MAX_ATTEMPTS: usize = 8;
+        let options = OpenOptions::new().write(true).create(true).truncate(false).clone();
+        for _ in 0..MAX_ATTEMPTS {
+            if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+                return Err(Error::NotAFile { path: path.to_owned() });
+            }
+            let (file, info) = self.pool.open_with_room(|| open_if_regular(path, &options))?;
+            match retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => break,
+                // A file system without locks: two processes on one stage are then the user's care.
+                Err(Errno::NOSYS | Errno::NOTSUP) => return Ok(Box::new(file)),
+                Err(error) => return Err(io_error("lock", path)(error.into())),
+            }
+            // Its last holder may have removed the file after we opened it: then we hold a lock that nobody sees.
+            if fs::metadata(path).is_ok_and(|metadata| info_of(&metadata).id == info.id) {
+                return Ok(Box::new(file));
+            }
         }
+        Err(Error::Locked { path: path.to_owned() })
     }
 }

@@ -154,7 +154,8 @@ pub trait Storage: Send + Sync + Debug {
     /// `Io`.
     fn open_for_update(&self, path: &Path) -> Result<Arc<dyn WriteAt>, Error>;
 
-    /// Makes a folder and its missing parents; no error if it is there already.
+    /// Makes a folder and its missing parents; no error if it is there already. The names of the parents that were
+    /// missing are then durable; the folder's own name is once the folder above it is synced.
     ///
     /// # Errors
     /// `Io`.
