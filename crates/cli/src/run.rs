@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use thalweg_trajectory::layout::{parse_file_name, parse_folder_name};
 use thalweg_trajectory::{
-    ColumnMap, Extent, StableRange, Step, Tokens, TokensPerStep, Trajectory, TrajectoryCheckpoint, TrajectoryOptions,
-    WindowEnd, WindowSpec, select_window,
+    ColumnMap, Extent, Spike, SpikeOptions, StableRange, Step, Tokens, TokensPerStep, Trajectory, TrajectoryCheckpoint,
+    TrajectoryOptions, WindowEnd, WindowSpec, detect_spikes, select_window,
 };
 
 use crate::args::{RunArgs, SelectionArgs};
@@ -149,7 +149,7 @@ pub(crate) fn hub_cache_root() -> Option<PathBuf> {
         .or_else(|| folder("HOME").map(|home| home.join(".cache/huggingface/hub")))
 }
 
-/// Spikes that the step log shows.
-pub(crate) fn spikes(_trajectory: &Trajectory) -> Vec<serde_json::Value> {
-    Vec::new()
+/// Spikes that the step log shows, by the default options; none without a log.
+pub(crate) fn spikes(trajectory: &Trajectory) -> Vec<Spike> {
+    trajectory.log().map(|log| detect_spikes(log, &SpikeOptions::default())).unwrap_or_default()
 }

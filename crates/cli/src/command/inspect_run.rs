@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::json;
-use thalweg_trajectory::Trajectory;
+use thalweg_trajectory::{Spike, Trajectory};
 
 use crate::args::InspectArgs;
 use crate::command::Outcome;
@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::options::show_count;
-use crate::run::open_trajectory;
+use crate::run::{open_trajectory, spikes};
 
 /// Checkpoints that a table shows of a long run: the first and the last ones.
 const MAX_ROWS: usize = 40;
@@ -45,8 +45,12 @@ fn document(trajectory: &Trajectory) -> serde_json::Value {
         "path": trajectory.path(),
         "log": trajectory.log_path(),
         "checkpoints": checkpoints,
-        "spikes": crate::run::spikes(trajectory),
+        "spikes": spikes(trajectory).iter().map(spike_row).collect::<Vec<_>>(),
     })
+}
+
+fn spike_row(spike: &Spike) -> serde_json::Value {
+    json!({"onset": spike.onset, "peak": spike.peak, "end": spike.end, "signal": spike.signal.to_string()})
 }
 
 fn table(trajectory: &Trajectory) -> String {
@@ -79,6 +83,10 @@ fn table(trajectory: &Trajectory) -> String {
         let name = thalweg_tensor::display_name(&checkpoint.name);
         let reason = checkpoint.state.reason().map_or_else(String::new, |reason| format!("  unfinished: {reason}"));
         let _ = writeln!(text, "{:>12} {tokens:>10}  {phase:<7} {name}{reason}", checkpoint.step.0);
+    }
+    for spike in spikes(trajectory) {
+        let end = spike.end.map_or_else(|| "it did not come back".to_owned(), |end| format!("back at step {end}"));
+        let _ = writeln!(text, "spike: onset at step {}, peak at step {}, {end}", spike.onset, spike.peak);
     }
     text
 }
