@@ -1,5 +1,6 @@
 //! The steps of the check, in the order in which they are cheap to fail.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -22,6 +23,17 @@ pub(crate) fn run() -> Result<(), String> {
         }
         say(&format!("{name}: passed in {:.1} s", started.elapsed().as_secs_f64()));
     }
+    tidy()
+}
+
+/// The rules of the tree and the licences of its dependencies.
+pub(crate) fn tidy() -> Result<(), String> {
+    let metadata = crate::metadata::read()?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    crate::tidy::check(root, &metadata).map_err(|faults| format!("tidy: {faults}"))?;
+    say("tidy: passed");
+    crate::licences::check(&metadata)?;
+    say("licences of dependencies: passed");
     Ok(())
 }
 

@@ -1,6 +1,9 @@
 //! `cargo xtask check`: the one command that says whether the tree is whole.
 
 mod check;
+mod licences;
+mod metadata;
+mod tidy;
 
 use std::process::ExitCode;
 
@@ -8,7 +11,8 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.first().map(String::as_str) {
         Some("check") => check::run(),
-        _ => Err("usage: cargo xtask check".to_owned()),
+        Some("tidy") => check::tidy(),
+        _ => Err("usage: cargo xtask check | tidy".to_owned()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

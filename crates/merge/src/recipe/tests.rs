@@ -1,3 +1,5 @@
+//! Recipes: what is read, what is refused, and how it is told.
+
 use super::*;
 use crate::scheme::{DecayCurve, Normalize};
 

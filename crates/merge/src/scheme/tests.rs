@@ -1,3 +1,5 @@
+//! Coefficients against closed forms and published values.
+
 use num_bigint::BigInt;
 use num_traits::{One, Signed, Zero};
 

@@ -1,0 +1,219 @@
+//! The tree's own rules, each with what to do instead: floors, heads, lengths, homes of dangerous calls.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::metadata::{packages, text};
+
+/// Lines of a file without its tests.
+const MAX_FILE_LINES: usize = 700;
+/// Lines of a function.
+const MAX_FUNCTION_LINES: usize = 70;
+
+/// A word that may stand only in its home.
+struct Banned {
+    word: &'static str,
+    homes: &'static [&'static str],
+    instead: &'static str,
+}
+
+const BANNED: [Banned; 9] = [
+    Banned {
+        word: "std::fs",
+        homes: &["crates/storage/", "crates/testkit/", "xtask/", "/tests/"],
+        instead: "go through `storage`",
+    },
+    Banned { word: "println!(", homes: &["/examples/", "/tests/", "xtask/"], instead: "hand the text to `messages`" },
+    Banned {
+        word: "Instant::now",
+        homes: &["crates/cli/", "/examples/", "/tests/", "xtask/"],
+        instead: "take the clock from `Host`",
+    },
+    Banned { word: "SystemTime::now", homes: &["crates/cli/"], instead: "take the clock from `Host`" },
+    Banned {
+        word: "std::env::",
+        homes: &["crates/cli/", "xtask/", "/examples/"],
+        instead: "let the cli read it and pass it in",
+    },
+    Banned { word: "#[allow(", homes: &[], instead: "write `#[expect(.., reason = \"..\")]`" },
+    Banned { word: "#[ignore", homes: &[], instead: "assert what happens now and say why" },
+    Banned { word: "#[should_panic", homes: &[], instead: "assert the error" },
+    Banned { word: "todo!(", homes: &[], instead: "build it, or leave it out" },
+];
+
+/// All faults of the tree below `root`.
+pub(crate) fn check(root: &Path, metadata: &Value) -> Result<(), String> {
+    let mut faults = check_floors(root, metadata)?;
+    let mut files = Vec::new();
+    for folder in ["crates", "xtask"] {
+        collect_rust_files(&root.join(folder), &mut files)?;
+    }
+    files.sort();
+    for path in files {
+        let content = read(&path)?;
+        let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+        faults.extend(check_file(&name, &content).into_iter().map(|fault| format!("{name}: {fault}")));
+    }
+    faults.extend(check_paths_in_documents(root)?);
+    if faults.is_empty() { Ok(()) } else { Err(format!("{} faults\n  {}", faults.len(), faults.join("\n  "))) }
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn collect_rust_files(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
+    let entries = std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect_rust_files(&path, files)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn check_file(name: &str, content: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    if !content.starts_with("//!") {
+        faults.push("its first line must be `//!`: what it is for and what it does not do".to_owned());
+    }
+    let is_own_test = name.contains("/tests/") || name.ends_with("/tests.rs");
+    let own = content.split("#[cfg(test)]\nmod tests {").next().unwrap_or(content);
+    let n_lines = own.lines().count();
+    if n_lines > MAX_FILE_LINES && !is_own_test {
+        faults.push(format!("{n_lines} lines without tests, {MAX_FILE_LINES} at most: split it"));
+    }
+    if !is_own_test {
+        faults.extend(long_functions(own));
+    }
+    // This file must name what it forbids.
+    if name == "xtask/src/tidy.rs" {
+        return faults;
+    }
+    for banned in &BANNED {
+        let is_home =
+            banned.homes.iter().any(|home| name.starts_with(home) || (home.starts_with('/') && name.contains(home)));
+        let code = own.lines().filter(|line| !line.trim_start().starts_with("//"));
+        if !is_home && code.clone().any(|line| line.contains(banned.word)) {
+            faults.push(format!("`{}` is not for here: {}", banned.word, banned.instead));
+        }
+    }
+    let may_be_unsafe = name.contains("/src/kernel/");
+    if !may_be_unsafe && own.contains("unsafe {") {
+        faults.push("`unsafe` is only for kernels".to_owned());
+    }
+    faults
+}
+
+/// Functions that do not fit a screen, by the indentation of their first and last line.
+fn long_functions(content: &str) -> Vec<String> {
+    let lines: Vec<&str> = content.lines().collect();
+    let mut faults = Vec::new();
+    for (start, line) in lines.iter().enumerate() {
+        let indent = line.len() - line.trim_start().len();
+        let code = line.trim_start();
+        let is_function =
+            ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn "].iter().any(|head| code.starts_with(head));
+        if !is_function || code.ends_with(';') {
+            continue;
+        }
+        let closing = format!("{}}}", " ".repeat(indent));
+        let Some(length) = lines[start..].iter().position(|line| *line == closing) else { continue };
+        if length + 1 > MAX_FUNCTION_LINES {
+            let name = code.split(['(', '<']).next().unwrap_or(code);
+            faults.push(format!("`{name}` has {} lines, {MAX_FUNCTION_LINES} at most", length + 1));
+        }
+    }
+    faults
+}
+
+/// Rows of the floor table: crate and what it may import.
+fn floor_table(document: &str) -> BTreeMap<String, Vec<String>> {
+    let rows = document.lines().filter_map(|line| {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let name = cells.get(2)?.strip_prefix('`')?.strip_suffix('`')?;
+        let is_floor = cells.get(1).is_some_and(|floor| *floor == "dev" || floor.parse::<u8>().is_ok());
+        is_floor.then(|| (name.to_owned(), cells.get(4).map_or("", |cell| cell)))
+    });
+    let all: Vec<(String, &str)> = rows.collect();
+    let imports = |cell: &str| match cell {
+        "nothing of ours" => Vec::new(),
+        "everything below" => all.iter().map(|(name, _)| name.clone()).collect(),
+        list => list.split(',').map(|name| name.trim().to_owned()).collect(),
+    };
+    all.iter().map(|(name, cell)| (name.clone(), imports(cell))).collect()
+}
+
+fn check_floors(root: &Path, metadata: &Value) -> Result<Vec<String>, String> {
+    let table = floor_table(&read(&root.join("ARCHITECTURE.md"))?);
+    let mut faults = Vec::new();
+    let short = |name: &str| name.strip_prefix("thalweg-").unwrap_or(name).to_owned();
+    let mut found = Vec::new();
+    for package in packages(metadata).filter(|package| package["source"].is_null()) {
+        let name = short(text(package, "name"));
+        let Some(allowed) = table.get(&name) else {
+            faults.push(format!("ARCHITECTURE.md: the floor table has no row for `{name}`"));
+            continue;
+        };
+        let dependencies = package["dependencies"].as_array().into_iter().flatten();
+        for dependency in
+            dependencies.filter(|dependency| dependency["kind"].is_null() && !dependency["path"].is_null())
+        {
+            let import = short(text(dependency, "name"));
+            if !allowed.contains(&import) {
+                faults.push(format!("`{name}` imports `{import}`, which its row in ARCHITECTURE.md does not allow"));
+            }
+        }
+        found.push(name);
+    }
+    let missing = table.keys().filter(|name| !found.contains(name));
+    faults.extend(missing.map(|name| format!("ARCHITECTURE.md: `{name}` has a row and is no crate")));
+    Ok(faults)
+}
+
+/// Back-ticked paths in the documents must exist.
+fn check_paths_in_documents(root: &Path) -> Result<Vec<String>, String> {
+    let mut faults = Vec::new();
+    for name in ["README.md", "ARCHITECTURE.md", "DESIGN.md", "CHANGELOG.md", "BENCHMARKS.md"] {
+        let document = read(&root.join(name))?;
+        for word in document.split('`').skip(1).step_by(2) {
+            let is_path = ["crates/", "examples/", "fixtures/", "docs/", "bench/", "xtask/"]
+                .iter()
+                .any(|start| word.starts_with(start));
+            if is_path && !word.contains(['<', '*', ' ']) && !root.join(word).exists() {
+                faults.push(format!("{name}: `{word}` does not exist"));
+            }
+        }
+    }
+    Ok(faults)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_held_to_its_head_its_length_and_its_words() {
+        let faults = |content: &str| check_file("crates/merge/src/x.rs", content).len();
+        assert_eq!(faults("//! Head.\n"), 0);
+        assert_eq!(faults("fn f() {}\n"), 1);
+        assert_eq!(faults("//! Head.\nuse std::fs;\n"), 1);
+        assert_eq!(faults("//! Head.\n// std::fs is for storage\n"), 0);
+        assert_eq!(faults(&format!("//! Head.\nfn f() {{\n{}}}\n", "    g();\n".repeat(80))), 1);
+        assert_eq!(faults(&format!("//! Head.\n{}", "const A: u8 = 1;\n".repeat(701))), 1);
+    }
+
+    #[test]
+    fn the_floor_table_is_read_from_its_rows() {
+        let table = floor_table(
+            "| 1 | `checkpoint` | opens | tensor, storage | runs |\n| 0 | `tensor` | sums | nothing of ours | files |\n",
+        );
+        assert_eq!(table["checkpoint"], ["tensor", "storage"]);
+        assert!(table["tensor"].is_empty());
+    }
+}
