@@ -112,6 +112,8 @@ fn find_existing(
         sources.iter().any(|source| source.path == known.path && source_files(source) == known.files)
     };
     if is_same_plan && is_whole && receipt.sources.iter().all(is_same_source) {
+        // It may stand there only in memory: the run that published it may have been stopped before this sync.
+        storage.sync_folder(output.path.parent().unwrap_or(Path::new("/")))?;
         return Ok(Some(receipt));
     }
     Err(exists(true))
