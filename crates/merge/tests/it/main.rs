@@ -14,6 +14,8 @@ mod resume;
 #[cfg(test)]
 mod same_bytes;
 #[cfg(test)]
+mod scale;
+#[cfg(test)]
 mod sets;
 #[cfg(test)]
 mod support;
