@@ -156,3 +156,52 @@ fn a_failed_read_is_an_error_that_names_the_file() {
         check_restart(&disk, Replace::Never, &expected, &what);
     }
 }
+
+/// Outputs of other sources and another element type in one plan, so that nothing fits by accident.
+fn two_outputs() -> MergePlan {
+    let sources = ["/runs/c1", "/runs/c2"].map(PathBuf::from);
+    let mut wide = output(&sources, &[1, 3], 4, Path::new(OUT));
+    wide.out_shard_bytes = 14;
+    let mut narrow = output(&sources[1..], &[3], 2, Path::new("/runs/narrow"));
+    narrow.dtype = thalweg_merge::plan::OutputDtype::Bf16;
+    // The one that reads less is published last, so that a stop between the two leaves it alone with a journal of both.
+    MergePlan::new(vec![wide, narrow]).unwrap()
+}
+
+/// The content without the receipt's count of bytes read: a later run need not read what only the first output needed.
+fn contents(disk: &CrashDisk) -> [Option<Content>; 2] {
+    [OUT, "/runs/narrow"].map(|path| {
+        let mut content = disk.content(Path::new(path))?;
+        let mut receipt: serde_json::Value = serde_json::from_slice(&content["thalweg.json"]).unwrap();
+        receipt["bytes_read"].take();
+        content.insert("thalweg.json".to_owned(), receipt.to_string().into_bytes());
+        Some(content)
+    })
+}
+
+#[test]
+fn each_of_two_outputs_is_none_or_whole_after_a_stop_at_any_act() {
+    let prepared = prepared_disk(Replace::Never);
+    let run = |disk: &CrashDisk| {
+        Runner { n_threads: 1, ..Runner::on(disk.storage()) }.execute(&two_outputs(), PLAIN).map(|_| ())
+    };
+    let undisturbed = prepared.copy();
+    let before = undisturbed.n_acts();
+    run(&undisturbed).unwrap();
+    let n_acts = undisturbed.n_acts() - before;
+    let expected = contents(&undisturbed.restart(Aftermath::OnlySynced));
+    for at in 1..=n_acts {
+        let disk = prepared.copy();
+        disk.plan_mishap(at, Mishap::PowerFails);
+        let _stopped = run(&disk);
+        for aftermath in AFTERMATHS {
+            let after = disk.restart(aftermath);
+            let what = format!("power fails at act {at} of {n_acts}, {aftermath:?}");
+            for (found, expected) in contents(&after).iter().zip(&expected) {
+                assert!(found.is_none() || found == expected, "{what}: half an output");
+            }
+            run(&after).unwrap_or_else(|error| panic!("{what}: not repeated: {error}"));
+            assert!(contents(&after.restart(Aftermath::OnlySynced)) == expected, "{what}: other bytes");
+        }
+    }
+}

@@ -7,8 +7,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use thalweg_merge::Error;
 use thalweg_merge::engine::{ExecuteOptions, PartialStage};
-use thalweg_merge::plan::{DigestChoice, MergePlan};
+use thalweg_merge::plan::{DigestChoice, MergePlan, OutputPlan};
 use thalweg_merge::resume::stage_path;
+use thalweg_merge::verify::{VerifyScope, verify_output};
 use thalweg_storage::LocalStorage;
 use thalweg_storage::publish::Replace;
 
@@ -233,4 +234,35 @@ fn a_source_is_never_the_output() {
     plan.outputs[0].path.clone_from(&scene.sources[2]);
     let error = Runner::default().execute(&plan, FORCE).unwrap_err();
     assert!(matches!(error, Error::OutputIsSource { .. }), "{error}");
+}
+
+#[test]
+fn a_stage_beside_a_finished_output_of_the_same_plan_is_gone_on_with() {
+    let scene = scene();
+    let mut narrow = output(&scene.sources[1..], &[1, 1], 2, &scene.folder.path().join("narrow"));
+    narrow.dtype = thalweg_merge::plan::OutputDtype::F32;
+    let alone =
+        Runner::default().merge(&plan(OutputPlan { path: scene.folder.path().join("alone"), ..narrow.clone() }));
+    let both = MergePlan::new(vec![narrow.clone(), scene.plan.outputs[0].clone()]).unwrap();
+    let runner = Runner { stop_after_bytes: Some(TOTAL_BYTES / 2), ..Runner::default() };
+    assert!(matches!(runner.execute(&both, PLAIN), Err(Error::Interrupted)));
+    // One output is finished by its own command; the rest of the plan follows.
+    assert_same_tensors(&Runner::default().merge(&plan(narrow)), &alone, "finished alone");
+    Runner::default().execute(&both, PLAIN).unwrap();
+    assert_same_tensors(&read_tensors(scene.out()), &scene.expected, "the rest");
+    for folder in [scene.out(), &both.outputs[0].path] {
+        let scope = VerifyScope::OutputAndInputs;
+        let found = Runner::default().with_context(|run| verify_output(folder, scope, run)).0.unwrap();
+        assert!(found.is_equal(), "{}: {found:?}", folder.display());
+    }
+}
+
+#[test]
+fn a_source_that_changes_while_it_is_read_is_an_error() {
+    let scene = scene();
+    let tap = Tap::new(Arc::new(LocalStorage::new()));
+    tap.touch_at_read(20, &shards(&scene.sources[0])[0]);
+    let error = Runner::on(tap.storage()).execute(&scene.plan, PLAIN).unwrap_err();
+    assert!(error.to_string().contains("changed while it was read"), "{error}");
+    assert!(!scene.out().exists());
 }

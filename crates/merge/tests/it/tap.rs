@@ -16,6 +16,8 @@ struct Seen {
     /// Number of the read that fails, counted over all files from 0.
     fails_at: Option<usize>,
     n_reads: usize,
+    /// Number of the read at which somebody else writes to a file.
+    touches_at: Option<(usize, PathBuf)>,
 }
 
 /// The storage; clones share what they saw.
@@ -38,6 +40,12 @@ impl Tap {
     pub(crate) fn fail_read(&self, n: usize) {
         let mut seen = self.seen.lock().unwrap();
         seen.fails_at = Some(seen.n_reads + n);
+    }
+
+    /// Lets somebody else write to a file of the local disk at the `n`-th read from now on.
+    pub(crate) fn touch_at_read(&self, n: usize, path: &Path) {
+        let mut seen = self.seen.lock().unwrap();
+        seen.touches_at = Some((seen.n_reads + n, path.to_owned()));
     }
 
     /// Reads so far.
@@ -70,6 +78,12 @@ impl ReadAt for TapFile {
         if seen.fails_at == Some(seen.n_reads - 1) {
             let source = std::io::Error::other("input/output error");
             return Err(Error::Io { act: "read", path: self.path.clone(), source });
+        }
+        if let Some((at, path)) = &seen.touches_at
+            && *at == seen.n_reads - 1
+        {
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH).unwrap();
         }
         drop(seen);
         self.inner.read_exact_at(offset, out)
