@@ -101,7 +101,8 @@ fn stage_outputs<'a>(
     options: ExecuteOptions,
     run: &RunContext<'_>,
 ) -> Result<Vec<StagedOutput<'a>>, Error> {
-    pending.outputs().map(|output| stage_output(output, sources, layout, options, run)).collect()
+    let reading = pending.reading_digest(sources)?;
+    pending.outputs().map(|output| stage_output(output, sources, layout, &reading, options, run)).collect()
 }
 
 /// What the pass over the sources leaves behind.

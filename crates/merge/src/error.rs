@@ -24,7 +24,7 @@ pub enum Error {
     #[error(transparent)]
     Storage(#[from] thalweg_storage::Error),
     /// Bytes of a tensor could not be read or written.
-    #[error("tensor `{tensor}`: {source}")]
+    #[error("tensor `{tensor}`: {}", describe_access(source))]
     Access {
         /// Its name, safe to print.
         tensor: String,
@@ -166,6 +166,11 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// The cause with its path where there is one: that a tensor could not be read is said already.
+fn describe_access(error: &AccessError) -> String {
+    error.source.as_ref().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// How many differences are printed before the rest is counted.

@@ -17,10 +17,11 @@ use crate::error::Error;
 pub(crate) const JOURNAL_NAME: &str = "thalweg-journal";
 
 const MAGIC: &[u8; 8] = b"thalwegj";
-const VERSION: u32 = 1;
-/// Digest of the plan and of the sources' identity: what a stage must share with the run that resumes it.
-pub(crate) type StageKey = [u8; 64];
-const HEADER_BYTES: u64 = 8 + 4 + 64;
+const VERSION: u32 = 2;
+/// Digests of the plan, of the sources' identity, and of what is merged in the same reading. A stage of other plans or
+/// sources is refused; with another reading its units mean other things, and it is begun anew.
+pub(crate) type StageKey = [u8; 96];
+const HEADER_BYTES: u64 = 8 + 4 + 96;
 const CHECKSUM_BYTES: usize = 16;
 /// A record is a unit of 256 parts at most; each part has few subtrees. More than this is not ours.
 const MAX_RECORD_BYTES: u64 = 64 << 20;
@@ -93,8 +94,11 @@ impl Journal {
         if found_key[..32] != key[..32] {
             return Ok(JournalState::Foreign("another plan"));
         }
-        if found_key[32..] != key[32..] {
+        if found_key[32..64] != key[32..64] {
             return Ok(JournalState::Foreign("this plan, but its sources changed since"));
+        }
+        if found_key[64..] != key[64..] {
+            return Ok(JournalState::Absent);
         }
         let (records, end) = read_records(&*file, len_bytes)?;
         Ok(JournalState::Ours(Self { file, end: Mutex::new(end) }, records))

@@ -65,6 +65,16 @@ impl<'a> Pending<'a> {
         self.outputs.iter().filter(|(_, receipt)| receipt.is_none()).map(|(output, _)| *output)
     }
 
+    /// Digest of what is merged in one reading: the cut of the work and the sources that are read depend on it.
+    pub(crate) fn reading_digest(&self, sources: &[OpenSource]) -> Result<Digest, Error> {
+        let mut text = String::new();
+        for output in self.outputs() {
+            text.push_str(&format!("{}\0", output.digest()?));
+        }
+        sources.iter().for_each(|source| text.push_str(&format!("{}\0", source.path.display())));
+        Ok(bytes_digest(DigestKind::Blake3, text.as_bytes()))
+    }
+
     /// All outcomes in the plan's order, `fresh` being those that were made.
     pub(crate) fn into_outcomes(self, fresh: Vec<MergeReceipt>) -> Vec<MergeOutcome> {
         let mut fresh = fresh.into_iter();
@@ -112,6 +122,8 @@ fn find_existing(
         sources.iter().any(|source| source.path == known.path && source_files(source) == known.files)
     };
     if is_same_plan && is_whole && receipt.sources.iter().all(is_same_source) {
+        // It may stand there only in memory: the run that published it may have been stopped before this sync.
+        storage.sync_folder(output.path.parent().unwrap_or(Path::new("/")))?;
         return Ok(Some(receipt));
     }
     Err(exists(true))
@@ -165,6 +177,7 @@ pub(crate) fn stage_output<'a>(
     output: &'a OutputPlan,
     sources: &[OpenSource],
     layout: &MergeLayout,
+    reading: &Digest,
     options: ExecuteOptions,
     run: &RunContext<'_>,
 ) -> Result<StagedOutput<'a>, Error> {
@@ -173,7 +186,7 @@ pub(crate) fn stage_output<'a>(
     storage.create_folder(&stage)?;
     let lock = storage.lock(&stage.join(LOCK_NAME))?;
     let plan_digest = output.digest()?;
-    let key = stage_key(output, &plan_digest, sources);
+    let key = stage_key(output, &plan_digest, sources, reading);
     let output_layout = Arc::new(output_layout(output, layout)?);
     let journal_path = stage.join(JOURNAL_NAME);
     if options.partial == PartialStage::Resume {
@@ -203,7 +216,7 @@ fn empty_stage(storage: &dyn Storage, stage: &Path) -> Result<(), Error> {
 }
 
 /// What a stage must share with the run that resumes it: the plan, and the sources' sizes and times.
-fn stage_key(output: &OutputPlan, plan_digest: &str, sources: &[OpenSource]) -> StageKey {
+fn stage_key(output: &OutputPlan, plan_digest: &str, sources: &[OpenSource], reading: &Digest) -> StageKey {
     let mut identity = String::new();
     for planned in &output.sources {
         let source = sources.iter().find(|source| source.path == planned.path);
@@ -211,9 +224,10 @@ fn stage_key(output: &OutputPlan, plan_digest: &str, sources: &[OpenSource]) -> 
             identity.push_str(&format!("{}\0{}\0{}\0", file.name, file.len_bytes, file.modified_ns));
         }
     }
-    let mut key = [0; 64];
+    let mut key = [0; 96];
     key[..32].copy_from_slice(&bytes_digest(DigestKind::Blake3, plan_digest.as_bytes()).to_bytes());
-    key[32..].copy_from_slice(&bytes_digest(DigestKind::Blake3, identity.as_bytes()).to_bytes());
+    key[32..64].copy_from_slice(&bytes_digest(DigestKind::Blake3, identity.as_bytes()).to_bytes());
+    key[64..].copy_from_slice(&reading.to_bytes());
     key
 }
 

@@ -8,8 +8,7 @@ use thalweg_checkpoint::{Error, LayoutEntry, Manifest, StagedCheckpoint, commit_
 use thalweg_storage::Storage;
 use thalweg_storage::publish::Replace;
 use thalweg_tensor::{Dtype, Shape, TensorSink};
-
-use crate::crash_disk::{Aftermath, CrashDisk, Mishap};
+use thalweg_testkit::crash_disk::{Aftermath, CrashDisk, Mishap};
 
 const TARGET: &str = "/runs/out";
 const STAGE: &str = "/runs/out.partial";

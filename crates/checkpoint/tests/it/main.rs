@@ -4,8 +4,6 @@
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
-mod crash_disk;
-#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod large;

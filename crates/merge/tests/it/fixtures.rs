@@ -1,36 +1,56 @@
-//! Merges of checkpoints that other libraries wrote, against results computed in rational arithmetic.
+//! Merges of real checkpoints against results that NumPy computed from the same rule.
 
-use crate::support::{Setting, fixtures, merge, plan, read_tensors};
+use std::fs;
 
-fn check_fixture(name: &str) {
-    let folder = fixtures().join(name);
-    let sources: Vec<_> = [20, 40, 60, 80].iter().map(|step| folder.join(format!("step-{step}"))).collect();
-    for (scheme, file) in [("sma", "sma"), ("wma", "wma"), ("ema:0.2", "ema")] {
-        let scratch = tempfile::tempdir().unwrap();
-        let merged = merge(&plan(&sources, scheme, &scratch.path().join("out")), Setting::default()).unwrap();
-        let expected = read_tensors(&folder.join("expected").join(format!("{file}.safetensors")));
-        assert_eq!(merged, expected, "{name} {scheme}");
-    }
+use crate::support::{Runner, assert_same_tensors, decode_safetensors, fixture, output, plan};
+
+#[track_caller]
+fn check_expected(set: &str, scheme: &str, numerators: &[i64], divisor: i64) {
+    let scratch = tempfile::tempdir().unwrap();
+    let sources = [20, 40, 60, 80].map(|step| fixture(&format!("{set}/step-{step}")));
+    let found = Runner::default().merge(&plan(output(&sources, numerators, divisor, &scratch.path().join("out"))));
+    let expected = decode_safetensors(&fs::read(fixture(&format!("{set}/expected/{scheme}.safetensors"))).unwrap());
+    assert!(!expected.is_empty());
+    assert_same_tensors(&found, &expected, &format!("{set} {scheme}"));
 }
 
 #[test]
-fn sharded_dense_checkpoints_merge_to_the_expected_bits() {
-    check_fixture("hf-sharded");
+fn mean_of_a_sharded_run_equals_the_expected_bytes() {
+    check_expected("hf-sharded", "sma", &[1, 1, 1, 1], 4);
 }
 
 #[test]
-fn moe_checkpoints_merge_to_the_expected_bits() {
-    check_fixture("hf-moe");
+fn linear_mean_of_a_sharded_run_equals_the_expected_bytes() {
+    check_expected("hf-sharded", "wma", &[1, 2, 3, 4], 10);
+}
+
+#[test]
+fn exponential_mean_of_a_sharded_run_equals_the_expected_bytes() {
+    check_expected("hf-sharded", "ema", &[64, 16, 20, 25], 125);
+}
+
+#[test]
+fn mean_of_a_mixture_of_experts_equals_the_expected_bytes() {
+    check_expected("hf-moe", "sma", &[1, 1, 1, 1], 4);
+}
+
+#[test]
+fn linear_mean_of_a_mixture_of_experts_equals_the_expected_bytes() {
+    check_expected("hf-moe", "wma", &[1, 2, 3, 4], 10);
+}
+
+#[test]
+fn exponential_mean_of_a_mixture_of_experts_equals_the_expected_bytes() {
+    check_expected("hf-moe", "ema", &[64, 16, 20, 25], 125);
 }
 
 #[test]
 fn config_and_tokenizer_travel_byte_for_byte() {
-    let folder = fixtures().join("hf-sharded");
-    let sources: Vec<_> = [20, 80].iter().map(|step| folder.join(format!("step-{step}"))).collect();
     let scratch = tempfile::tempdir().unwrap();
+    let sources = [20, 80].map(|step| fixture(&format!("hf-sharded/step-{step}")));
     let out = scratch.path().join("out");
-    merge(&plan(&sources, "sma", &out), Setting::default()).unwrap();
+    Runner::default().merge(&plan(output(&sources, &[1, 1], 2, &out)));
     for name in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
-        assert_eq!(std::fs::read(out.join(name)).unwrap(), std::fs::read(sources[1].join(name)).unwrap(), "{name}");
+        assert_eq!(fs::read(out.join(name)).unwrap(), fs::read(sources[1].join(name)).unwrap(), "{name}");
     }
 }

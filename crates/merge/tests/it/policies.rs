@@ -1,93 +1,115 @@
-//! What is not averaged, and what is refused.
+//! Zero coefficients, values that are not finite, routers, output element types: what a plan says is what happens.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use thalweg_merge::plan::{MergePlan, NonFloatPolicy, OutputDtype, OutputPlan, RouterPolicy};
-use thalweg_merge::{Coefficients, Error};
+use thalweg_merge::Error;
+use thalweg_merge::plan::{OutputDtype, RouterPolicy};
+use thalweg_storage::LocalStorage;
 
-use crate::support::{Setting, f32_bytes, merge, output_plan, write_tensors};
+use crate::support::{
+    PLAIN, Runner, Tensor, Tensors, bits16_tensor, data_start, encode_safetensors, f32_tensor, f32s, mean, output,
+    plan, read_tensors, tensors, write_checkpoint,
+};
+use crate::tap::Tap;
 
-/// One checkpoint for each value, with a weight, a router and an integer.
-fn sources(folder: &Path, values: &[f32]) -> Vec<PathBuf> {
-    let make = |(i, &value): (usize, &f32)| {
+/// A checkpoint for each tensor, which is called `w`.
+fn write_all<const N: usize>(folder: &Path, list: [Tensor; N]) -> [PathBuf; N] {
+    let mut i = 0;
+    list.map(|tensor| {
         let path = folder.join(format!("c{i}"));
-        write_tensors(
-            &path.join("model.safetensors"),
-            &[
-                ("w", "F32", vec![3], f32_bytes(&[value, 1.0, -value])),
-                ("layers.0.mlp.gate.weight", "F32", vec![1], f32_bytes(&[value])),
-                ("seen", "I64", vec![], (i as i64).to_le_bytes().to_vec()),
-            ],
-        );
+        write_checkpoint(&path, &tensors([("w", tensor)]));
+        i += 1;
         path
-    };
-    values.iter().enumerate().map(make).collect()
-}
-
-fn change(sources: &[PathBuf], c: &[i32], d: i32, out: &Path, change: impl Fn(&mut OutputPlan)) -> MergePlan {
-    let mut output = output_plan(sources, &Coefficients::new(c.to_vec(), d).unwrap(), out);
-    output.policy.non_float = NonFloatPolicy::Newest;
-    change(&mut output);
-    MergePlan::new(vec![output]).unwrap()
+    })
 }
 
 #[test]
-fn integers_that_differ_are_refused_or_the_newest() {
-    let scratch = tempfile::tempdir().unwrap();
-    let sources = sources(scratch.path(), &[1.0, 3.0]);
-    let strict = change(&sources, &[1, 1], 2, &scratch.path().join("a"), |output| {
-        output.policy.non_float = NonFloatPolicy::Error;
+fn a_source_with_coefficient_zero_is_not_read_and_may_hold_nan() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = [f32_tensor(&[1.0, 2.0]), f32_tensor(&[f32::NAN, f32::INFINITY]), f32_tensor(&[3.0, 6.0])];
+    let sources = write_all(folder.path(), list.clone());
+    let tap = Tap::new(Arc::new(LocalStorage::new()));
+    let found = Runner::on(tap.storage()).merge(&plan(output(&sources, &[1, 0, 1], 2, &folder.path().join("out"))));
+    assert_eq!(found["w"].2, f32s(&[2.0, 4.0]));
+    let start = data_start(&encode_safetensors(&tensors([("w", list[1].clone())]))) as u64;
+    let read = |i: usize| tap.bytes_read(&sources[i].join("model.safetensors"), start);
+    assert_eq!([read(0), read(1), read(2)], [8, 0, 8]);
+}
+
+#[test]
+fn coefficients_one_zero_zero_copy_the_first_source() {
+    let folder = tempfile::tempdir().unwrap();
+    let odd = [-0.0, f32::from_bits(1), f32::MAX, -1.5];
+    let list = [f32_tensor(&odd), f32_tensor(&[f32::NAN; 4]), f32_tensor(&[f32::INFINITY; 4])];
+    let sources = write_all(folder.path(), list);
+    let found = Runner::default().merge(&plan(output(&sources, &[1, 0, 0], 1, &folder.path().join("out"))));
+    assert_eq!(found, read_tensors(&sources[0]));
+}
+
+#[test]
+fn the_first_value_that_is_not_finite_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    // More than one unit of work: the index counts from the start of the tensor.
+    let mut values = vec![1.0_f32; 700_000];
+    values[599_999] = f32::NEG_INFINITY;
+    values[600_001] = f32::NAN;
+    let sources = write_all(folder.path(), [f32_tensor(&vec![1.0; 700_000]), f32_tensor(&values)]);
+    let out = folder.path().join("out");
+    let error = Runner::default().execute(&mean(&sources, &out), PLAIN).unwrap_err();
+    let Error::NonFinite { tensor, path, element_idx } = &error else { panic!("{error}") };
+    assert_eq!((tensor.as_str(), path, *element_idx), ("w", &sources[1], 599_999));
+    assert!(error.hint().unwrap().contains("--allow-non-finite"));
+    assert!(!out.exists());
+}
+
+#[test]
+fn routers_are_averaged_or_taken_from_the_newest_source() {
+    const ROUTER: &str = "model.layers.0.mlp.gate.weight";
+    let folder = tempfile::tempdir().unwrap();
+    let sources = [1.0_f32, 3.0].map(|value| {
+        let path = folder.path().join(format!("c{value}"));
+        write_checkpoint(&path, &tensors([(ROUTER, f32_tensor(&[value])), ("w", f32_tensor(&[value]))]));
+        path
     });
-    let refused = merge(&strict, Setting::default());
-    assert!(matches!(&refused, Err(Error::NonFloatDiffers { tensor, .. }) if tensor == "seen"), "{refused:?}");
-    assert!(!scratch.path().join("a").exists());
-    let merged = merge(&change(&sources, &[1, 1], 2, &scratch.path().join("b"), |_| ()), Setting::default()).unwrap();
-    assert_eq!(merged["seen"].2, 1i64.to_le_bytes());
-    assert_eq!(merged["w"].2, f32_bytes(&[2.0, 1.0, -2.0]));
-    assert_eq!(merged["layers.0.mlp.gate.weight"].2, f32_bytes(&[2.0]));
+    for (router, expected) in [(RouterPolicy::Average, 2.0_f32), (RouterPolicy::Newest, 3.0)] {
+        let mut output = output(&sources, &[1, 1], 2, &folder.path().join(format!("{router:?}")));
+        output.policy.router = router;
+        let found = Runner::default().merge(&plan(output));
+        assert_eq!((&found[ROUTER].2, &found["w"].2), (&f32s(&[expected]), &f32s(&[2.0])));
+    }
+}
+
+fn merge_as(dtype: OutputDtype, list: [Tensor; 2]) -> Result<Tensors, Error> {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = write_all(folder.path(), list);
+    let out = folder.path().join("out");
+    let mut output = output(&sources, &[1, 1], 2, &out);
+    output.dtype = dtype;
+    let result = Runner::default().execute(&plan(output), PLAIN);
+    assert_eq!(result.is_ok(), out.exists());
+    result.map(|_| read_tensors(&out))
 }
 
 #[test]
-fn routers_are_taken_from_the_newest_where_that_is_asked() {
-    let scratch = tempfile::tempdir().unwrap();
-    let sources = sources(scratch.path(), &[1.0, 3.0]);
-    let newest = change(&sources, &[1, 1], 2, &scratch.path().join("out"), |output| {
-        output.policy.router = RouterPolicy::Newest;
-        output.dtype = OutputDtype::Bf16;
-    });
-    let merged = merge(&newest, Setting::default()).unwrap();
-    assert_eq!(merged["layers.0.mlp.gate.weight"], ("BF16".to_owned(), vec![1], vec![0x40, 0x40]));
-    assert_eq!(merged["w"].2, [0x00, 0x40, 0x80, 0x3F, 0x00, 0xC0]);
+fn f32_output_of_bf16_sources_keeps_what_bf16_would_round() {
+    let found = merge_as(OutputDtype::F32, [0x3f80, 0x3f81].map(|bits| bits16_tensor("BF16", &[bits]))).unwrap();
+    assert_eq!(found["w"], f32_tensor(&[1.0 + 0.5_f32.powi(8)]));
 }
 
 #[test]
-fn a_source_with_coefficient_zero_is_not_read() {
-    let scratch = tempfile::tempdir().unwrap();
-    let sources = sources(scratch.path(), &[7.0, f32::NAN, f32::INFINITY]);
-    let merged = merge(&change(&sources, &[1, 0, 0], 1, &scratch.path().join("out"), |_| ()), Setting::default());
-    assert_eq!(merged.unwrap()["w"].2, f32_bytes(&[7.0, 1.0, -7.0]));
+fn bf16_output_of_f32_sources_is_rounded_once() {
+    // The mean is 1.00390625 + 2^-24: just above a tie of bf16, and lost if f32 is passed through.
+    let found = merge_as(OutputDtype::Bf16, [f32_tensor(&[1.0]), f32_tensor(&[f32::from_bits(0x3f81_0001)])]).unwrap();
+    assert_eq!(found["w"], bits16_tensor("BF16", &[0x3f81]));
 }
 
 #[test]
-fn a_value_that_is_not_finite_is_refused_by_name() {
-    let scratch = tempfile::tempdir().unwrap();
-    let sources = sources(scratch.path(), &[1.0, f32::NAN]);
-    let refused = merge(&change(&sources, &[1, 1], 2, &scratch.path().join("a"), |_| ()), Setting::default());
-    let Err(Error::NonFinite { path, element_idx, .. }) = &refused else { panic!("{refused:?}") };
-    assert_eq!((path, *element_idx), (&sources[1], 0));
-    let allowed = change(&sources, &[1, 1], 2, &scratch.path().join("b"), |output| {
-        output.policy.allow_non_finite = true;
-    });
-    let merged = merge(&allowed, Setting::default()).unwrap();
-    assert_eq!(merged["w"].2, f32_bytes(&[f32::from_bits(0x7FC0_0000), 1.0, f32::from_bits(0x7FC0_0000)]));
-}
-
-#[test]
-fn a_finite_sum_that_is_too_large_is_an_error() {
-    let scratch = tempfile::tempdir().unwrap();
-    let sources = sources(scratch.path(), &[70_000.0, 70_000.0]);
-    let narrow = change(&sources, &[1, 1], 2, &scratch.path().join("out"), |output| output.dtype = OutputDtype::F16);
-    let refused = merge(&narrow, Setting::default());
-    assert!(matches!(refused, Err(Error::Overflow { element_idx: 0, .. })), "{refused:?}");
-    assert!(!scratch.path().join("out").exists());
+fn f16_output_reaches_its_largest_number_and_no_further() {
+    let largest = merge_as(OutputDtype::F16, [65_519.0, 65_520.0].map(|value| f32_tensor(&[value]))).unwrap();
+    assert_eq!(largest["w"], bits16_tensor("F16", &[0x7bff]));
+    let error = merge_as(OutputDtype::F16, [65_520.0, 65_520.0].map(|value| f32_tensor(&[0.0, value]))).unwrap_err();
+    let Error::Overflow { tensor, element_idx, value, .. } = &error else { panic!("{error}") };
+    assert_eq!((tensor.as_str(), *element_idx), ("w", 1));
+    assert!(value.total_cmp(&65_520.0).is_eq(), "{value}");
 }

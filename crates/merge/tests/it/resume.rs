@@ -1,113 +1,268 @@
-//! Interrupted merges go on, to the same bytes; what does not belong to them is refused.
+//! An interrupted merge goes on where it stopped, with the same bytes, or says why it cannot.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use thalweg_merge::Error;
-use thalweg_merge::engine::PartialStage;
+use thalweg_merge::engine::{ExecuteOptions, PartialStage};
+use thalweg_merge::plan::{DigestChoice, MergePlan, OutputPlan};
 use thalweg_merge::resume::stage_path;
+use thalweg_merge::verify::{VerifyScope, verify_output};
+use thalweg_storage::LocalStorage;
 use thalweg_storage::publish::Replace;
 
-use crate::support::{Setting, Watch, execute, make_sources, merge, plan, read_tensors, write_tensors};
+use crate::support::{
+    FORCE, PLAIN, Runner, Tensors, assert_same_tensors, data_start, noise_tensor, output, plan, read_tensors, shards,
+    write_checkpoint,
+};
+use crate::tap::Tap;
 
-const N_ELEMENTS: u64 = 6_000_000;
-const SOURCE_BYTES: u64 = 3 * 2 * (N_ELEMENTS + 7);
+const DISCARD: ExecuteOptions = ExecuteOptions { replace: Replace::Never, partial: PartialStage::Discard };
+const N_SOURCES: u64 = 3;
+const N_TENSORS: u64 = 6;
+const N_ELEMENTS: usize = 600_000;
+const TOTAL_BYTES: u64 = N_SOURCES * N_TENSORS * 2 * N_ELEMENTS as u64;
 
-fn interrupt(sources: &[std::path::PathBuf], out: &Path, after: u64) {
-    let watch = Watch { stop_after: Some(after), ..Watch::default() };
-    let outcome = execute(&plan(sources, "sma", out), Setting::default(), &watch);
-    assert!(matches!(outcome, Err(Error::Interrupted)), "{outcome:?}");
-    assert!(!out.exists(), "an interrupted merge leaves no output");
-    assert!(stage_path(out).exists());
+struct Scene {
+    folder: tempfile::TempDir,
+    sources: Vec<PathBuf>,
+    plan: MergePlan,
+    expected: Tensors,
 }
 
-#[test]
-fn an_interrupted_merge_goes_on_to_the_same_bytes_without_reading_again() {
-    let scratch = tempfile::tempdir().unwrap();
-    let sources = make_sources(scratch.path(), 3, N_ELEMENTS);
-    let expected = merge(&plan(&sources, "sma", &scratch.path().join("expected")), Setting::default()).unwrap();
-    let out = scratch.path().join("out");
-    interrupt(&sources, &out, SOURCE_BYTES / 2);
-    let watch = Watch::default();
-    let outcomes = execute(&plan(&sources, "sma", &out), Setting::default(), &watch).unwrap();
-    assert_eq!(read_tensors(&out), expected);
-    assert!(!stage_path(&out).exists());
-    let receipt = std::fs::read(scratch.path().join("expected/thalweg.json")).unwrap();
-    let receipt: serde_json::Value = serde_json::from_slice(&receipt).unwrap();
-    assert_eq!(outcomes[0].receipt.digest.as_deref(), receipt["digest"].as_str());
-    assert_eq!(outcomes[0].receipt.sources[2].digest.as_deref(), receipt["sources"][2]["digest"].as_str());
-}
-
-#[test]
-fn a_damaged_stage_is_noticed_and_mended() {
-    let scratch = tempfile::tempdir().unwrap();
-    let sources = make_sources(scratch.path(), 3, N_ELEMENTS);
-    let expected = merge(&plan(&sources, "sma", &scratch.path().join("expected")), Setting::default()).unwrap();
-    let out = scratch.path().join("out");
-    interrupt(&sources, &out, SOURCE_BYTES / 2);
-    let shard = stage_path(&out).join("model.safetensors");
-    let mut bytes = std::fs::read(&shard).unwrap();
-    for at in (1000..bytes.len()).step_by(700_000) {
-        bytes[at] ^= 0x40;
+/// Three sources of six tensors, each of more than one unit of work, and their merge.
+fn scene() -> Scene {
+    let folder = tempfile::tempdir().unwrap();
+    let mut sources = Vec::new();
+    for i in 0..N_SOURCES {
+        let path = folder.path().join(format!("step-{i}"));
+        let tensor = |t: u64| (format!("t{t}"), noise_tensor(i * 100 + t + 1, N_ELEMENTS));
+        write_checkpoint(&path, &(0..N_TENSORS).map(tensor).collect());
+        sources.push(path);
     }
-    std::fs::write(&shard, bytes).unwrap();
-    assert_eq!(merge(&plan(&sources, "sma", &out), Setting::default()).unwrap(), expected);
+    let undisturbed = folder.path().join("undisturbed");
+    let expected = Runner::default().merge(&plan(output(&sources, &[3, -1, 5], 7, &undisturbed)));
+    let plan = plan(output(&sources, &[3, -1, 5], 7, &folder.path().join("out")));
+    Scene { folder, sources, plan, expected }
 }
 
-#[test]
-fn a_torn_journal_is_read_as_far_as_it_is_whole() {
-    let scratch = tempfile::tempdir().unwrap();
-    let sources = make_sources(scratch.path(), 3, N_ELEMENTS);
-    let expected = merge(&plan(&sources, "sma", &scratch.path().join("expected")), Setting::default()).unwrap();
-    for cut in [0, 5, 50, 100, 333, 1000] {
-        let out = scratch.path().join(format!("out{cut}"));
-        interrupt(&sources, &out, SOURCE_BYTES / 2);
-        let journal = stage_path(&out).join("thalweg-journal");
-        let bytes = std::fs::read(&journal).unwrap();
-        std::fs::write(&journal, &bytes[..cut.min(bytes.len())]).unwrap();
-        assert_eq!(merge(&plan(&sources, "sma", &out), Setting::default()).unwrap(), expected, "cut at {cut}");
+impl Scene {
+    fn out(&self) -> &Path {
+        &self.plan.outputs[0].path
+    }
+
+    /// Source bytes that `tap` saw.
+    fn bytes_read(&self, tap: &Tap) -> u64 {
+        let of_source = |source: &PathBuf| {
+            let file = &shards(source)[0];
+            tap.bytes_read(file, data_start(&fs::read(file).unwrap()) as u64)
+        };
+        self.sources.iter().map(of_source).sum()
+    }
+
+    /// Runs until about half is merged; returns the source bytes read so far.
+    #[track_caller]
+    fn interrupt(&self) -> u64 {
+        let tap = Tap::new(Arc::new(LocalStorage::new()));
+        let runner = Runner { stop_after_bytes: Some(TOTAL_BYTES / 2), n_threads: 1, ..Runner::on(tap.storage()) };
+        let error = runner.execute(&self.plan, PLAIN).unwrap_err();
+        assert!(matches!(error, Error::Interrupted), "{error}");
+        assert!(!self.out().exists());
+        assert!(stage_path(self.out()).exists());
+        self.bytes_read(&tap)
+    }
+
+    /// Runs to the end; returns the source bytes read.
+    #[track_caller]
+    fn finish(&self) -> u64 {
+        let tap = Tap::new(Arc::new(LocalStorage::new()));
+        let found = Runner::on(tap.storage()).merge(&self.plan);
+        assert_same_tensors(&found, &self.expected, "resumed");
+        assert!(!stage_path(self.out()).exists());
+        self.bytes_read(&tap)
     }
 }
 
 #[test]
-fn a_stage_of_another_plan_or_of_changed_sources_is_refused() {
-    let scratch = tempfile::tempdir().unwrap();
-    let sources = make_sources(scratch.path(), 3, N_ELEMENTS);
-    let out = scratch.path().join("out");
-    interrupt(&sources, &out, SOURCE_BYTES / 3);
-    let other = merge(&plan(&sources, "wma", &out), Setting::default());
-    assert!(matches!(other, Err(Error::ForeignStage { what: "another plan", .. })), "{other:?}");
-    let small = crate::support::noise(77, 14);
-    let large = crate::support::noise(78, 2 * usize::try_from(N_ELEMENTS).unwrap());
-    write_tensors(
-        &sources[1].join("model.safetensors"),
-        &[
-            ("model.large.weight", "BF16", vec![N_ELEMENTS], large),
-            ("model.norm.weight", "BF16", vec![7], small),
-            ("model.empty", "BF16", vec![0, 3], vec![]),
-        ],
-    );
-    let changed = merge(&plan(&sources, "sma", &out), Setting::default());
-    assert!(matches!(changed, Err(Error::ForeignStage { .. })), "{changed:?}");
-    let discard = Setting { partial: PartialStage::Discard, ..Setting::default() };
-    assert!(merge(&plan(&sources, "sma", &out), discard).is_ok());
+fn an_interrupted_merge_goes_on_without_reading_finished_parts_again() {
+    let scene = scene();
+    let before = scene.interrupt();
+    assert!((TOTAL_BYTES / 2..TOTAL_BYTES).contains(&before), "{before}");
+    let after = scene.finish();
+    // Only the part that was under way is read twice: at most 1 MiB of each source.
+    assert!(before + after <= TOTAL_BYTES + N_SOURCES * (1 << 20), "{before} + {after} of {TOTAL_BYTES}");
 }
 
 #[test]
-fn an_existing_output_is_recognised_refused_or_replaced() {
-    let scratch = tempfile::tempdir().unwrap();
-    let sources = make_sources(scratch.path(), 2, 5000);
-    let out = scratch.path().join("new/parent/out");
-    let sma = plan(&sources, "sma", &out);
-    let expected = merge(&sma, Setting::default()).unwrap();
-    let again = execute(&sma, Setting::default(), &Watch::default()).unwrap();
-    assert!(again[0].was_done);
-    let other = plan(&sources, "wma", &out);
-    let refused = merge(&other, Setting::default());
-    assert!(matches!(refused, Err(Error::OutputExists { is_receipt: true, .. })), "{refused:?}");
-    assert_eq!(read_tensors(&out), expected, "a refusal touches nothing");
-    let force = Setting { replace: Replace::Force, ..Setting::default() };
-    assert_ne!(merge(&other, force).unwrap(), expected);
-    let over_source = plan(&sources, "sma", &sources[0]);
-    let refused = merge(&over_source, force);
-    assert!(matches!(refused, Err(Error::OutputIsSource { .. })), "{refused:?}");
+fn a_resumed_merge_has_the_receipt_of_an_undisturbed_one() {
+    let scene = scene();
+    scene.interrupt();
+    scene.finish();
+    let read = |folder: &Path| -> serde_json::Value {
+        let text = fs::read_to_string(folder.join("thalweg.json")).unwrap();
+        let mut receipt: serde_json::Value = serde_json::from_str(&text).unwrap();
+        receipt["plan"]["path"].take();
+        receipt
+    };
+    assert_eq!(read(scene.out()), read(&scene.folder.path().join("undisturbed")));
+}
+
+#[test]
+fn a_merge_interrupted_again_and_again_comes_to_its_end() {
+    let scene = scene();
+    let runner = Runner { stop_after_bytes: Some(1), ..Runner::default() };
+    let is_done = |_: &i32| match runner.execute(&scene.plan, PLAIN) {
+        Ok(_) => true,
+        Err(Error::Interrupted) => false,
+        Err(error) => panic!("{error}"),
+    };
+    // What is restored counts as progress, so that each later run stops at once; the last one is not stopped.
+    assert!(!(0..3).any(|i| is_done(&i)));
+    scene.finish();
+}
+
+#[test]
+fn a_stage_of_another_plan_is_refused_until_it_is_discarded() {
+    let scene = scene();
+    scene.interrupt();
+    let mut other = scene.plan.clone();
+    other.outputs[0].digest = DigestChoice::Xxh3;
+    let error = Runner::default().execute(&other, PLAIN).unwrap_err();
+    assert!(matches!(error, Error::ForeignStage { what: "another plan", .. }), "{error}");
+    assert!(error.hint().unwrap().contains("--discard-partial"));
+    Runner::default().execute(&other, DISCARD).unwrap();
+    assert_same_tensors(&read_tensors(scene.out()), &scene.expected, "discarded");
+}
+
+#[test]
+fn discarding_reads_everything_again() {
+    let scene = scene();
+    scene.interrupt();
+    let tap = Tap::new(Arc::new(LocalStorage::new()));
+    Runner::on(tap.storage()).execute(&scene.plan, DISCARD).unwrap();
+    assert_eq!(scene.bytes_read(&tap), TOTAL_BYTES);
+    assert_same_tensors(&read_tensors(scene.out()), &scene.expected, "discarded");
+}
+
+#[test]
+fn a_damaged_byte_in_the_stage_is_noticed_and_its_part_done_again() {
+    let scene = scene();
+    let before = scene.interrupt();
+    let staged = shards(&stage_path(scene.out()));
+    let mut bytes = fs::read(&staged[0]).unwrap();
+    let at = data_start(&bytes) + 1_000;
+    bytes[at] ^= 1;
+    fs::write(&staged[0], bytes).unwrap();
+    let after = scene.finish();
+    assert!(before + after >= TOTAL_BYTES + N_SOURCES * 1_000_000, "{before} + {after} of {TOTAL_BYTES}");
+}
+
+#[test]
+fn a_truncated_stage_is_done_again() {
+    let scene = scene();
+    scene.interrupt();
+    let staged = shards(&stage_path(scene.out()));
+    let bytes = fs::read(&staged[0]).unwrap();
+    fs::write(&staged[0], &bytes[..bytes.len() / 3]).unwrap();
+    scene.finish();
+}
+
+#[test]
+fn a_damaged_journal_costs_work_but_no_byte() {
+    let scene = scene();
+    scene.interrupt();
+    let journal = stage_path(scene.out()).join("thalweg-journal");
+    let mut bytes = fs::read(&journal).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x40;
+    fs::write(&journal, bytes).unwrap();
+    scene.finish();
+}
+
+#[test]
+fn a_source_that_changed_between_runs_is_noticed() {
+    let scene = scene();
+    scene.interrupt();
+    let file = fs::File::options().write(true).open(&shards(&scene.sources[1])[0]).unwrap();
+    file.set_modified(UNIX_EPOCH + Duration::from_secs(1_000_000)).unwrap();
+    let error = Runner::default().execute(&scene.plan, PLAIN).unwrap_err();
+    assert!(error.to_string().contains("sources changed"), "{error}");
+    assert!(!scene.out().exists());
+}
+
+#[test]
+fn a_finished_output_of_the_same_plan_is_left_as_it_is() {
+    let scene = scene();
+    scene.finish();
+    let tap = Tap::new(Arc::new(LocalStorage::new()));
+    let outcomes = Runner::on(tap.storage()).execute(&scene.plan, PLAIN).unwrap();
+    assert!(outcomes[0].was_done);
+    assert_eq!(scene.bytes_read(&tap), 0);
+}
+
+#[test]
+fn another_output_is_kept_unless_it_is_to_be_replaced() {
+    let scene = scene();
+    scene.finish();
+    let mut other = scene.plan.clone();
+    other.outputs[0].sources[0].numerator = "4".to_owned();
+    let error = Runner::default().execute(&other, PLAIN).unwrap_err();
+    assert!(matches!(error, Error::OutputExists { is_receipt: true, .. }), "{error}");
+    assert_same_tensors(&read_tensors(scene.out()), &scene.expected, "kept");
+    Runner::default().execute(&other, FORCE).unwrap();
+    assert!(read_tensors(scene.out()) != scene.expected);
+    Runner::default().execute(&scene.plan, FORCE).unwrap();
+    assert_same_tensors(&read_tensors(scene.out()), &scene.expected, "replaced");
+}
+
+#[test]
+fn a_folder_of_somebody_else_is_kept() {
+    let scene = scene();
+    fs::create_dir(scene.out()).unwrap();
+    fs::write(scene.out().join("thesis.tex"), "ten years of work").unwrap();
+    let error = Runner::default().execute(&scene.plan, PLAIN).unwrap_err();
+    assert!(matches!(error, Error::OutputExists { is_receipt: false, .. }), "{error}");
+    assert!(scene.out().join("thesis.tex").exists());
+}
+
+#[test]
+fn a_source_is_never_the_output() {
+    let scene = scene();
+    let mut plan = scene.plan.clone();
+    plan.outputs[0].path.clone_from(&scene.sources[2]);
+    let error = Runner::default().execute(&plan, FORCE).unwrap_err();
+    assert!(matches!(error, Error::OutputIsSource { .. }), "{error}");
+}
+
+#[test]
+fn a_stage_beside_a_finished_output_of_the_same_plan_is_gone_on_with() {
+    let scene = scene();
+    let mut narrow = output(&scene.sources[1..], &[1, 1], 2, &scene.folder.path().join("narrow"));
+    narrow.dtype = thalweg_merge::plan::OutputDtype::F32;
+    let alone =
+        Runner::default().merge(&plan(OutputPlan { path: scene.folder.path().join("alone"), ..narrow.clone() }));
+    let both = MergePlan::new(vec![narrow.clone(), scene.plan.outputs[0].clone()]).unwrap();
+    let runner = Runner { stop_after_bytes: Some(TOTAL_BYTES / 2), ..Runner::default() };
+    assert!(matches!(runner.execute(&both, PLAIN), Err(Error::Interrupted)));
+    // One output is finished by its own command; the rest of the plan follows.
+    assert_same_tensors(&Runner::default().merge(&plan(narrow)), &alone, "finished alone");
+    Runner::default().execute(&both, PLAIN).unwrap();
+    assert_same_tensors(&read_tensors(scene.out()), &scene.expected, "the rest");
+    for folder in [scene.out(), &both.outputs[0].path] {
+        let scope = VerifyScope::OutputAndInputs;
+        let found = Runner::default().with_context(|run| verify_output(folder, scope, run)).0.unwrap();
+        assert!(found.is_equal(), "{}: {found:?}", folder.display());
+    }
+}
+
+#[test]
+fn a_source_that_changes_while_it_is_read_is_an_error() {
+    let scene = scene();
+    let tap = Tap::new(Arc::new(LocalStorage::new()));
+    tap.touch_at_read(20, &shards(&scene.sources[0])[0]);
+    let error = Runner::on(tap.storage()).execute(&scene.plan, PLAIN).unwrap_err();
+    assert!(error.to_string().contains("changed while it was read"), "{error}");
+    assert!(!scene.out().exists());
 }

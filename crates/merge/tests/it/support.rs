@@ -1,215 +1,155 @@
-//! Tiny checkpoints written by hand, and a world to merge them in.
+//! Small checkpoints, a context without surprises, and a reader and writer that share no code with the program.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
+use thalweg_merge::Error;
 use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage};
 use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage, execute_merge};
 use thalweg_merge::plan::{
     DigestChoice, MergePlan, MergePolicy, NonFloatPolicy, OutputDtype, OutputPlan, PlanSource, RouterPolicy,
 };
-use thalweg_merge::scheme::{Scheme, SchemeParameters};
-use thalweg_merge::{Coefficients, Error};
 use thalweg_storage::publish::Replace;
 use thalweg_storage::{LocalStorage, Storage};
 use thalweg_tensor::kernel::Simd;
 
-/// A tensor as it lies in a file: dtype, shape, bytes.
-pub(crate) type RawTensor = (String, Vec<u64>, Vec<u8>);
+/// Element type, shape and bytes of a tensor.
+pub(crate) type Tensor = (String, Vec<u64>, Vec<u8>);
+/// Tensors by name.
+pub(crate) type Tensors = BTreeMap<String, Tensor>;
 
-/// All tensors of a checkpoint folder or file, read by hand.
-pub(crate) fn read_tensors(path: &Path) -> BTreeMap<String, RawTensor> {
-    let files: Vec<PathBuf> = if path.is_dir() {
-        let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
-        entries.filter(|path| path.extension().is_some_and(|extension| extension == "safetensors")).collect()
-    } else {
-        vec![path.to_owned()]
-    };
-    let mut tensors = BTreeMap::new();
-    for file in files {
-        let bytes = std::fs::read(file).unwrap();
-        let header_len = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
-        let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header_len]).unwrap();
-        for (name, entry) in header.as_object().unwrap().iter().filter(|(name, _)| *name != "__metadata__") {
-            let offset =
-                |i: usize| 8 + header_len + usize::try_from(entry["data_offsets"][i].as_u64().unwrap()).unwrap();
-            let shape = entry["shape"].as_array().unwrap().iter().map(|dim| dim.as_u64().unwrap()).collect();
-            let dtype = entry["dtype"].as_str().unwrap().to_owned();
-            tensors.insert(name.clone(), (dtype, shape, bytes[offset(0)..offset(1)].to_vec()));
-        }
-    }
-    tensors
+/// Nothing done yet is kept from an earlier output; an interrupted run is gone on with.
+pub(crate) const PLAIN: ExecuteOptions = ExecuteOptions { replace: Replace::Never, partial: PartialStage::Resume };
+/// Another output is replaced.
+pub(crate) const FORCE: ExecuteOptions = ExecuteOptions { replace: Replace::Force, partial: PartialStage::Resume };
+
+/// A folder of the project's fixtures.
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
 }
 
-/// Writes one file by hand.
-pub(crate) fn write_tensors(path: &Path, tensors: &[(&str, &str, Vec<u64>, Vec<u8>)]) {
-    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
-    for (name, dtype, shape, bytes) in tensors {
-        let from = data.len();
-        data.extend_from_slice(bytes);
-        let entry = serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [from, data.len()]});
-        header.insert((*name).to_owned(), entry);
-    }
-    let header = serde_json::to_vec(&header).unwrap();
-    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-    bytes.extend_from_slice(&header);
-    bytes.extend_from_slice(&data);
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(path, bytes).unwrap();
-}
-
-pub(crate) fn f32_bytes(values: &[f32]) -> Vec<u8> {
+/// Bytes of little-endian floats.
+pub(crate) fn f32s(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-/// Deterministic noise: SplitMix64.
-pub(crate) fn noise(seed: u64, n_bytes: usize) -> Vec<u8> {
-    let mut state = seed;
+/// A one-dimensional f32 tensor.
+pub(crate) fn f32_tensor(values: &[f32]) -> Tensor {
+    ("F32".to_owned(), vec![values.len() as u64], f32s(values))
+}
+
+/// A one-dimensional tensor of 16-bit elements.
+pub(crate) fn bits16_tensor(dtype: &str, bits: &[u16]) -> Tensor {
+    (dtype.to_owned(), vec![bits.len() as u64], bits.iter().flat_map(|bits| bits.to_le_bytes()).collect())
+}
+
+/// A one-dimensional bf16 tensor of finite numbers that look random.
+pub(crate) fn noise_tensor(seed: u64, n_elements: usize) -> Tensor {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
-        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        // Exponents from 2^-8 to 2^-1, any sign and mantissa.
+        let low = u16::try_from(state >> 20 & 0x83ff).unwrap();
+        low & 0x8000 | ((low & 0x3ff) + (119 << 7))
     };
-    // bf16 near 0.02: exponents that a real weight has.
-    let element = |bits: u64| {
-        let [low, high, ..] = bits.to_le_bytes();
-        [low, (0x3B + (high & 1)) | (high & 0x80)]
+    bits16_tensor("BF16", &(0..n_elements).map(|_| next()).collect::<Vec<_>>())
+}
+
+/// Named tensors as a map.
+pub(crate) fn tensors<const N: usize>(list: [(&str, Tensor); N]) -> Tensors {
+    list.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect()
+}
+
+/// The bytes of a safetensors file.
+pub(crate) fn encode_safetensors(tensors: &Tensors) -> Vec<u8> {
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    for (name, (dtype, shape, bytes)) in tensors {
+        let offsets = [data.len(), data.len() + bytes.len()];
+        header.insert(name.clone(), serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}));
+        data.extend_from_slice(bytes);
+    }
+    let header = serde_json::to_vec(&header).unwrap();
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend_from_slice(&header);
+    file.extend_from_slice(&data);
+    file
+}
+
+/// Writes a checkpoint of one file.
+pub(crate) fn write_checkpoint(folder: &Path, tensors: &Tensors) {
+    fs::create_dir_all(folder).unwrap();
+    fs::write(folder.join("model.safetensors"), encode_safetensors(tensors)).unwrap();
+}
+
+/// Where the data of a safetensors file begin.
+pub(crate) fn data_start(file: &[u8]) -> usize {
+    8 + usize::try_from(u64::from_le_bytes(file[..8].try_into().unwrap())).unwrap()
+}
+
+/// Tensors of a safetensors file.
+pub(crate) fn decode_safetensors(file: &[u8]) -> Tensors {
+    let start = data_start(file);
+    let header: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&file[8..start]).unwrap();
+    let numbers = |value: &serde_json::Value| -> Vec<u64> {
+        value.as_array().unwrap().iter().map(|number| number.as_u64().unwrap()).collect()
     };
-    (0..n_bytes / 2).flat_map(|_| element(next())).collect()
-}
-
-/// Plain sources `c1..cn` in `folder`, each with a large and a few small bf16 tensors.
-pub(crate) fn make_sources(folder: &Path, n_sources: usize, n_elements: u64) -> Vec<PathBuf> {
-    let make = |i: usize| {
-        let path = folder.join(format!("step{}", 100 * (i + 1)));
-        let seed = i as u64 + 1;
-        let large = noise(seed, 2 * usize::try_from(n_elements).unwrap());
-        let small = noise(seed + 1000, 14);
-        write_tensors(
-            &path.join("model.safetensors"),
-            &[
-                ("model.large.weight", "BF16", vec![n_elements], large),
-                ("model.norm.weight", "BF16", vec![7], small),
-                ("model.empty", "BF16", vec![0, 3], vec![]),
-            ],
-        );
-        path
+    let tensor = |(name, entry): (String, serde_json::Value)| {
+        let range = numbers(&entry["data_offsets"]);
+        let at = |offset: u64| start + usize::try_from(offset).unwrap();
+        let bytes = file[at(range[0])..at(range[1])].to_vec();
+        (name, (entry["dtype"].as_str().unwrap().to_owned(), numbers(&entry["shape"]), bytes))
     };
-    (0..n_sources).map(make).collect()
+    header.into_iter().filter(|(name, _)| name != "__metadata__").map(tensor).collect()
 }
 
-#[derive(Debug)]
-pub(crate) struct TestHost;
-
-impl Host for TestHost {
-    fn elapsed_seconds(&self) -> f64 {
-        0.0
-    }
-    fn unix_seconds(&self) -> u64 {
-        0
-    }
-    fn peak_memory_bytes(&self) -> Option<u64> {
-        None
-    }
-    fn physical_memory_bytes(&self) -> Option<u64> {
-        None
-    }
+/// The shards of a folder, sorted.
+pub(crate) fn shards(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+    files.sort();
+    files
 }
 
-/// Counts bytes and asks for a stop after some of them.
-#[derive(Debug, Default)]
-pub(crate) struct Watch {
-    pub(crate) merged_bytes: AtomicU64,
-    pub(crate) stop_after: Option<u64>,
-    pub(crate) interrupt: AtomicBool,
-    pub(crate) is_merging: AtomicBool,
+/// All tensors of a folder's shards.
+pub(crate) fn read_tensors(folder: &Path) -> Tensors {
+    shards(folder).iter().flat_map(|file| decode_safetensors(&fs::read(file).unwrap())).collect()
 }
 
-impl Progress for Watch {
-    fn begin(&self, stage: Stage, _total_bytes: u64) {
-        self.is_merging.store(stage == Stage::Merge, Ordering::Relaxed);
-    }
-    fn advance(&self, n_bytes: u64) {
-        if self.is_merging.load(Ordering::Relaxed) {
-            let done = self.merged_bytes.fetch_add(n_bytes, Ordering::Relaxed) + n_bytes;
-            if self.stop_after.is_some_and(|limit| done >= limit) {
-                self.interrupt.store(true, Ordering::Relaxed);
-            }
-        }
-    }
-    fn note(&self, _text: &str) {}
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Setting {
-    pub(crate) n_threads: usize,
-    pub(crate) memory_bytes: u64,
-    pub(crate) simd: Simd,
-    pub(crate) replace: Replace,
-    pub(crate) partial: PartialStage,
-}
-
-impl Default for Setting {
-    fn default() -> Self {
-        Self {
-            n_threads: 2,
-            memory_bytes: 256_000_000,
-            simd: Simd::Auto,
-            replace: Replace::Never,
-            partial: PartialStage::Resume,
-        }
+/// Says which tensors differ, instead of printing their bytes.
+#[track_caller]
+pub(crate) fn assert_same_tensors(found: &Tensors, expected: &Tensors, what: &str) {
+    let names: Vec<&String> = found.keys().collect();
+    assert_eq!(names, expected.keys().collect::<Vec<_>>(), "{what}");
+    for (name, tensor) in found {
+        let (expected_dtype, expected_shape, expected_bytes) = &expected[name];
+        assert_eq!((&tensor.0, &tensor.1), (expected_dtype, expected_shape), "{what}: {name}");
+        let differs = tensor.2.iter().zip(expected_bytes).position(|(a, b)| a != b);
+        assert_eq!(differs, None, "{what}: byte of {name}");
     }
 }
 
-pub(crate) fn with_context<T>(setting: Setting, watch: &Watch, work: impl FnOnce(&RunContext<'_>) -> T) -> T {
-    let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new());
-    let n_threads = NonZeroUsize::new(setting.n_threads).unwrap();
-    work(&RunContext {
-        storage,
-        host: &TestHost,
-        progress: watch,
-        interrupt: &watch.interrupt,
-        limits: Limits { n_threads, memory_bytes: setting.memory_bytes, simd: setting.simd },
-        tool: "test",
-    })
-}
-
-pub(crate) fn execute(plan: &MergePlan, setting: Setting, watch: &Watch) -> Result<Vec<MergeOutcome>, Error> {
-    let options = ExecuteOptions { replace: setting.replace, partial: setting.partial };
-    with_context(setting, watch, |run| execute_merge(plan, options, run))
-}
-
-/// Merges and returns the tensors of the only output.
-pub(crate) fn merge(plan: &MergePlan, setting: Setting) -> Result<BTreeMap<String, RawTensor>, Error> {
-    execute(plan, setting, &Watch::default())?;
-    Ok(read_tensors(&plan.outputs[0].path))
-}
-
-pub(crate) fn scheme_coefficients(text: &str, n: usize) -> Coefficients {
-    Scheme::parse(text, SchemeParameters::default()).unwrap().coefficients(n).unwrap()
-}
-
-/// A plan with the default policies; steps are 100, 200, ... in the order given.
-pub(crate) fn output_plan(sources: &[PathBuf], coefficients: &Coefficients, out: &Path) -> OutputPlan {
-    let (numerators, divisor) = coefficients.to_decimal_strings();
-    let source = |((i, path), numerator): ((usize, &PathBuf), String)| PlanSource {
+/// One output from `sources` with whole coefficients over a divisor; the last source is the newest.
+pub(crate) fn output(sources: &[PathBuf], numerators: &[i64], divisor: i64, out: &Path) -> OutputPlan {
+    assert_eq!(sources.len(), numerators.len());
+    let source = |(path, numerator): (&PathBuf, &i64)| PlanSource {
         path: path.clone(),
-        step: Some(100 * (i as u64 + 1)),
+        step: None,
         tokens: None,
-        numerator,
+        numerator: numerator.to_string(),
         coefficient: 0.0,
     };
     OutputPlan {
         path: out.to_owned(),
-        scheme: "test".to_owned(),
+        scheme: "custom".to_owned(),
         dtype: OutputDtype::Same,
-        divisor,
-        sources: sources.iter().enumerate().zip(numerators).map(source).collect(),
+        divisor: divisor.to_string(),
+        sources: sources.iter().zip(numerators).map(source).collect(),
         policy: MergePolicy {
             non_float: NonFloatPolicy::Error,
             router: RouterPolicy::Average,
@@ -224,10 +164,119 @@ pub(crate) fn output_plan(sources: &[PathBuf], coefficients: &Coefficients, out:
     }
 }
 
-pub(crate) fn plan(sources: &[PathBuf], scheme: &str, out: &Path) -> MergePlan {
-    MergePlan::new(vec![output_plan(sources, &scheme_coefficients(scheme, sources.len()), out)]).unwrap()
+/// A plan of one output.
+pub(crate) fn plan(output: OutputPlan) -> MergePlan {
+    MergePlan::new(vec![output]).unwrap()
 }
 
-pub(crate) fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").canonicalize().unwrap()
+/// The plain mean.
+pub(crate) fn mean(sources: &[PathBuf], out: &Path) -> MergePlan {
+    plan(output(sources, &vec![1; sources.len()], i64::try_from(sources.len()).unwrap(), out))
+}
+
+/// A clock that stands still, so that equal merges have equal receipts.
+struct StillHost;
+
+impl Host for StillHost {
+    fn elapsed_seconds(&self) -> f64 {
+        0.0
+    }
+    fn unix_seconds(&self) -> u64 {
+        1_700_000_000
+    }
+    fn peak_memory_bytes(&self) -> Option<u64> {
+        None
+    }
+    fn physical_memory_bytes(&self) -> Option<u64> {
+        Some(8 << 30)
+    }
+}
+
+/// Counts what is merged and asks for a stop once that is enough.
+struct Watch<'a> {
+    is_merging: AtomicBool,
+    n_bytes: AtomicU64,
+    stop_after_bytes: Option<u64>,
+    interrupt: &'a AtomicBool,
+    notes: Mutex<Vec<String>>,
+}
+
+impl Progress for Watch<'_> {
+    fn begin(&self, stage: Stage, _total_bytes: u64) {
+        self.is_merging.store(stage == Stage::Merge, Ordering::SeqCst);
+    }
+
+    fn advance(&self, n_bytes: u64) {
+        if self.is_merging.load(Ordering::SeqCst) {
+            let so_far = self.n_bytes.fetch_add(n_bytes, Ordering::SeqCst) + n_bytes;
+            if self.stop_after_bytes.is_some_and(|limit| so_far >= limit) {
+                self.interrupt.store(true, Ordering::SeqCst);
+            }
+        }
+    }
+
+    fn note(&self, text: &str) {
+        self.notes.lock().unwrap().push(text.to_owned());
+    }
+}
+
+/// How a merge is run: everything that must not change a byte.
+#[derive(Debug, Clone)]
+pub(crate) struct Runner {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) n_threads: usize,
+    pub(crate) memory_bytes: u64,
+    pub(crate) simd: Simd,
+    /// Asks for a stop once so many source bytes are merged.
+    pub(crate) stop_after_bytes: Option<u64>,
+}
+
+impl Default for Runner {
+    fn default() -> Self {
+        let storage = Arc::new(LocalStorage::new());
+        Self { storage, n_threads: 2, memory_bytes: 256_000_000, simd: Simd::Auto, stop_after_bytes: None }
+    }
+}
+
+impl Runner {
+    pub(crate) fn on(storage: Arc<dyn Storage>) -> Self {
+        Self { storage, ..Self::default() }
+    }
+
+    /// Gives a context to `act`, and returns with its result what a person was told.
+    pub(crate) fn with_context<T>(&self, act: impl FnOnce(&RunContext<'_>) -> T) -> (T, Vec<String>) {
+        let interrupt = AtomicBool::new(false);
+        let progress = Watch {
+            is_merging: AtomicBool::new(false),
+            n_bytes: AtomicU64::new(0),
+            stop_after_bytes: self.stop_after_bytes,
+            interrupt: &interrupt,
+            notes: Mutex::new(Vec::new()),
+        };
+        let limits = Limits {
+            n_threads: NonZeroUsize::new(self.n_threads).unwrap(),
+            memory_bytes: self.memory_bytes,
+            simd: self.simd,
+        };
+        let result = act(&RunContext {
+            storage: Arc::clone(&self.storage),
+            host: &StillHost,
+            progress: &progress,
+            interrupt: &interrupt,
+            limits,
+            tool: "thalweg test",
+        });
+        (result, progress.notes.into_inner().unwrap())
+    }
+
+    pub(crate) fn execute(&self, plan: &MergePlan, options: ExecuteOptions) -> Result<Vec<MergeOutcome>, Error> {
+        self.with_context(|run| execute_merge(plan, options, run)).0
+    }
+
+    /// Merges to a plan's only output and reads its tensors.
+    #[track_caller]
+    pub(crate) fn merge(&self, plan: &MergePlan) -> Tensors {
+        self.execute(plan, PLAIN).unwrap_or_else(|error| panic!("{error}"));
+        read_tensors(&plan.outputs[0].path)
+    }
 }

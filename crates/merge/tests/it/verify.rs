@@ -1,47 +1,141 @@
-//! A receipt holds its output to its word.
+//! Verification finds every changed byte and says where.
 
-use thalweg_merge::verify::{VerifyScope, verify_output};
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use crate::support::{Setting, Watch, make_sources, merge, plan, with_context};
+use thalweg_merge::verify::{Verdict, Verification, VerifyScope, verify_output};
 
-#[test]
-fn one_flipped_bit_is_found_by_the_tensors_name() {
-    let scratch = tempfile::tempdir().unwrap();
-    let sources = make_sources(scratch.path(), 3, 600_000);
-    let out = scratch.path().join("out");
-    merge(&plan(&sources, "sma", &out), Setting::default()).unwrap();
-    let check =
-        |scope| with_context(Setting::default(), &Watch::default(), |run| verify_output(&out, scope, run).unwrap());
-    assert!(check(VerifyScope::OutputAndInputs).is_equal());
-    let shard = out.join("model.safetensors");
-    let whole = std::fs::read(&shard).unwrap();
-    let mut damaged = whole.clone();
-    let at = damaged.len() / 2;
-    damaged[at] ^= 1;
-    std::fs::write(&shard, &damaged).unwrap();
-    let found = check(VerifyScope::Output);
-    let faults: Vec<&str> =
-        found.tensors.iter().filter(|verdict| verdict.fault.is_some()).map(|verdict| verdict.name.as_str()).collect();
-    assert_eq!(faults, ["model.large.weight"]);
-    std::fs::write(&shard, &whole[..whole.len() - 1]).unwrap();
-    assert!(!check(VerifyScope::Output).is_equal());
-    std::fs::write(&shard, &whole).unwrap();
-    assert!(check(VerifyScope::Output).is_equal());
+use crate::support::{PLAIN, Runner, data_start, f32_tensor, mean, shards, tensors, write_checkpoint};
+
+struct Scene {
+    _folder: tempfile::TempDir,
+    sources: Vec<PathBuf>,
+    out: PathBuf,
+}
+
+fn scene() -> Scene {
+    let folder = tempfile::tempdir().unwrap();
+    let sources: Vec<PathBuf> = (0..2).map(|i| folder.path().join(format!("c{i}"))).collect();
+    for (value, source) in [1.0_f32, 2.0].into_iter().zip(&sources) {
+        let list = tensors([("a", f32_tensor(&[value; 10])), ("b", f32_tensor(&[value; 20]))]);
+        write_checkpoint(source, &list);
+        fs::write(source.join("config.json"), "{}").unwrap();
+    }
+    let out = folder.path().join("out");
+    let plan = mean(&sources, &out);
+    Runner::default().merge(&plan);
+    Scene { _folder: folder, sources, out }
+}
+
+fn verify(out: &Path, scope: VerifyScope) -> Verification {
+    Runner::default().with_context(|run| verify_output(out, scope, run)).0.unwrap()
+}
+
+fn faults(verdicts: &[Verdict]) -> Vec<&str> {
+    verdicts.iter().filter(|verdict| verdict.fault.is_some()).map(|verdict| verdict.name.as_str()).collect()
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    fs::write(path, bytes).unwrap();
 }
 
 #[test]
-fn a_source_with_other_bytes_is_found() {
-    let scratch = tempfile::tempdir().unwrap();
-    let sources = make_sources(scratch.path(), 2, 1000);
-    let out = scratch.path().join("out");
-    merge(&plan(&sources, "sma", &out), Setting::default()).unwrap();
-    let file = sources[0].join("model.safetensors");
-    let mut bytes = std::fs::read(&file).unwrap();
-    let last = bytes.len() - 1;
-    bytes[last] ^= 1;
-    std::fs::write(&file, bytes).unwrap();
-    let found = with_context(Setting::default(), &Watch::default(), |run| {
-        verify_output(&out, VerifyScope::OutputAndInputs, run).unwrap()
-    });
-    assert!(found.sources[0].fault.is_some() && found.sources[1].fault.is_none(), "{found:?}");
+fn an_untouched_output_and_its_sources_are_equal() {
+    let scene = scene();
+    let found = verify(&scene.out, VerifyScope::OutputAndInputs);
+    assert!(found.is_equal() && found.compared_bytes, "{found:?}");
+    assert_eq!(found.sources.len(), 2);
+}
+
+#[test]
+fn one_flipped_bit_is_found_in_every_byte_of_the_data() {
+    let scene = scene();
+    let shard = &shards(&scene.out)[0];
+    let start = data_start(&fs::read(shard).unwrap());
+    for (at, name) in [(start, "a"), (start + 39, "a"), (start + 40, "b"), (start + 119, "b")] {
+        flip(shard, at);
+        let found = verify(&scene.out, VerifyScope::Output);
+        assert_eq!(faults(&found.tensors), [name]);
+        assert!(!found.is_equal());
+        flip(shard, at);
+    }
+    assert!(verify(&scene.out, VerifyScope::Output).is_equal());
+}
+
+#[test]
+fn every_changed_byte_of_the_header_is_found() {
+    let scene = scene();
+    let shard = &shards(&scene.out)[0];
+    for at in 0..data_start(&fs::read(shard).unwrap()) {
+        flip(shard, at);
+        let found = Runner::default().with_context(|run| verify_output(&scene.out, VerifyScope::Output, run)).0;
+        let is_equal = found.as_ref().is_ok_and(Verification::is_equal);
+        assert!(!is_equal, "byte {at} of the header");
+        flip(shard, at);
+    }
+}
+
+#[test]
+fn a_changed_side_file_is_found() {
+    let scene = scene();
+    fs::write(scene.out.join("config.json"), "[]").unwrap();
+    assert_eq!(faults(&verify(&scene.out, VerifyScope::Output).files), ["config.json"]);
+}
+
+#[test]
+fn a_truncated_and_a_missing_file_are_found() {
+    let scene = scene();
+    let shard = &shards(&scene.out)[0];
+    let bytes = fs::read(shard).unwrap();
+    fs::write(shard, &bytes[..bytes.len() - 1]).unwrap();
+    assert_eq!(faults(&verify(&scene.out, VerifyScope::Output).files), ["model.safetensors"]);
+    fs::remove_file(shard).unwrap();
+    let found = verify(&scene.out, VerifyScope::Output);
+    assert_eq!(faults(&found.files), ["model.safetensors"]);
+    assert!(found.files.iter().any(|verdict| verdict.fault.as_deref() == Some("missing")));
+}
+
+#[test]
+fn a_changed_source_is_found_when_sources_are_asked_for() {
+    let scene = scene();
+    let file = &shards(&scene.sources[1])[0];
+    flip(file, data_start(&fs::read(file).unwrap()) + 5);
+    assert!(verify(&scene.out, VerifyScope::Output).is_equal());
+    let found = verify(&scene.out, VerifyScope::OutputAndInputs);
+    assert_eq!(faults(&found.sources), [scene.sources[1].display().to_string()]);
+}
+
+#[test]
+fn a_missing_source_is_a_fault_and_no_failure() {
+    let scene = scene();
+    fs::remove_dir_all(&scene.sources[0]).unwrap();
+    let found = verify(&scene.out, VerifyScope::OutputAndInputs);
+    assert_eq!(faults(&found.sources), [scene.sources[0].display().to_string()]);
+}
+
+#[test]
+fn shards_with_empty_and_scalar_tensors_of_several_types_are_equal() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = |dtype: &str| (dtype.to_owned(), vec![0, 3], Vec::new());
+    let list = tensors([
+        ("a", empty("BF16")),
+        ("b", f32_tensor(&[1.0])),
+        ("c", empty("F32")),
+        ("d", ("F32".to_owned(), Vec::new(), 2.0_f32.to_le_bytes().to_vec())),
+        ("e", empty("F16")),
+        ("f", ("U8".to_owned(), vec![3], vec![1, 2, 3])),
+        ("g", empty("I64")),
+        ("h", ("BF16".to_owned(), vec![1], vec![0x80, 0x3f])),
+    ]);
+    let sources = [folder.path().join("c0"), folder.path().join("c1")];
+    sources.iter().for_each(|source| write_checkpoint(source, &list));
+    for shard_bytes in [1, 7, 1_000] {
+        let mut plan = mean(&sources, &folder.path().join(format!("out{shard_bytes}")));
+        plan.outputs[0].out_shard_bytes = shard_bytes;
+        Runner::default().execute(&plan, PLAIN).unwrap();
+        let found = verify(&plan.outputs[0].path, VerifyScope::OutputAndInputs);
+        assert!(found.is_equal(), "{shard_bytes}: {found:?}");
+    }
 }

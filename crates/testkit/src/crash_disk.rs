@@ -1,5 +1,7 @@
 //! A disk in memory that loses power: it counts what changes it, stops at a chosen count, and then shows what a
-//! real disk may show after the restart.
+//! real disk may show after the restart. It does not time anything, and locks nothing.
+
+#![expect(clippy::unwrap_used, reason = "a fault of the disk itself must stop the test that uses it")]
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,7 +12,7 @@ use thalweg_storage::{Error, FileInfo, FileKind, FolderEntry, ReadAt, Storage, W
 
 /// What is left after the power failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Aftermath {
+pub enum Aftermath {
     /// Only what was synced: content by file, names by folder.
     OnlySynced,
     /// All names, but only synced content: file systems may write names first.
@@ -21,7 +23,7 @@ pub(crate) enum Aftermath {
 
 /// What happens at the chosen count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mishap {
+pub enum Mishap {
     /// Power fails: this act and all after it do nothing. A write is torn in the middle.
     PowerFails,
     /// This one act is refused.
@@ -61,7 +63,7 @@ struct State {
 
 /// The disk; clones share it.
 #[derive(Debug, Clone)]
-pub(crate) struct CrashDisk(Arc<Mutex<State>>);
+pub struct CrashDisk(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct Open {
@@ -123,8 +125,15 @@ impl State {
     }
 }
 
+impl Default for CrashDisk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl CrashDisk {
-    pub(crate) fn new() -> Self {
+    /// An empty disk.
+    pub fn new() -> Self {
         let folders = vec![FolderState::default()];
         Self(Arc::new(Mutex::new(State { files: Vec::new(), folders, n_acts: 0, mishap: None, can_exchange: true })))
     }
@@ -133,32 +142,34 @@ impl CrashDisk {
         self.0.lock().unwrap()
     }
 
-    pub(crate) fn storage(&self) -> Arc<dyn Storage> {
+    /// The disk as a storage.
+    pub fn storage(&self) -> Arc<dyn Storage> {
         Arc::new(self.clone())
     }
 
     /// A disk with the same content that is not shared.
-    pub(crate) fn copy(&self) -> Self {
+    pub fn copy(&self) -> Self {
         Self(Arc::new(Mutex::new(self.state().clone())))
     }
 
     /// Acts so far.
-    pub(crate) fn n_acts(&self) -> u64 {
+    pub fn n_acts(&self) -> u64 {
         self.state().n_acts
     }
 
     /// Lets a mishap happen at the `at`-th act from now on, counted from 1.
-    pub(crate) fn plan_mishap(&self, at: u64, mishap: Mishap) {
+    pub fn plan_mishap(&self, at: u64, mishap: Mishap) {
         let mut state = self.state();
         state.mishap = Some((state.n_acts + at, mishap));
     }
 
-    pub(crate) fn forbid_exchange(&self) {
+    /// Makes a disk of a system that cannot exchange two names in one step.
+    pub fn forbid_exchange(&self) {
         self.state().can_exchange = false;
     }
 
     /// The disk after the restart.
-    pub(crate) fn restart(&self, aftermath: Aftermath) -> Self {
+    pub fn restart(&self, aftermath: Aftermath) -> Self {
         let mut state = self.state().clone();
         state.mishap = None;
         for file in state.files.iter_mut().filter(|_| aftermath != Aftermath::Everything) {
@@ -171,7 +182,7 @@ impl CrashDisk {
     }
 
     /// Every file below a folder with its content; `None` if there is no folder.
-    pub(crate) fn content(&self, folder: &Path) -> Option<BTreeMap<String, Vec<u8>>> {
+    pub fn content(&self, folder: &Path) -> Option<BTreeMap<String, Vec<u8>>> {
         let state = self.state();
         let Some(Node::Folder(folder)) = state.find(folder) else { return None };
         let read = |(name, node): (&String, &Node)| match node {

@@ -1,0 +1,207 @@
+//! A merge that is stopped at any act of its disk leaves none or the whole output, and can be repeated.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use thalweg_merge::engine::{ExecuteOptions, PartialStage};
+use thalweg_merge::plan::MergePlan;
+use thalweg_storage::Storage;
+use thalweg_storage::publish::Replace;
+use thalweg_testkit::crash_disk::{Aftermath, CrashDisk, Mishap};
+
+use crate::support::{PLAIN, Runner, encode_safetensors, f32_tensor, output, plan, tensors};
+use crate::tap::Tap;
+
+const AFTERMATHS: [Aftermath; 3] = [Aftermath::OnlySynced, Aftermath::NamesFirst, Aftermath::Everything];
+const OUT: &str = "/runs/out";
+
+type Content = BTreeMap<String, Vec<u8>>;
+
+fn put(disk: &CrashDisk, folder: &str, files: &[(&str, Vec<u8>)]) {
+    disk.create_folder(Path::new(folder)).unwrap();
+    for (name, bytes) in files {
+        let file = disk.create_file(&Path::new(folder).join(name), bytes.len() as u64).unwrap();
+        file.write_all_at(0, bytes).unwrap();
+        file.sync().unwrap();
+    }
+    disk.sync_folder(Path::new(folder)).unwrap();
+}
+
+fn old_output() -> Content {
+    [("model.safetensors", &b"old"[..]), ("thalweg.json", b"old receipt")]
+        .into_iter()
+        .map(|(name, bytes)| (name.to_owned(), bytes.to_vec()))
+        .collect()
+}
+
+/// Two sources that are durable, and an old output where one is to be replaced.
+fn prepared_disk(replace: Replace) -> CrashDisk {
+    let disk = CrashDisk::new();
+    disk.create_folder(Path::new("/runs")).unwrap();
+    for i in [1_u8, 2] {
+        let value = f32::from(i);
+        let content = tensors([("a", f32_tensor(&[value; 3])), ("b", f32_tensor(&[-value; 4]))]);
+        let files = [("model.safetensors", encode_safetensors(&content)), ("config.json", b"{}".to_vec())];
+        put(&disk, &format!("/runs/c{i}"), &files);
+    }
+    if replace == Replace::Force {
+        let files: Vec<(&str, Vec<u8>)> =
+            vec![("model.safetensors", b"old".to_vec()), ("thalweg.json", b"old receipt".to_vec())];
+        put(&disk, OUT, &files);
+    }
+    disk.sync_folder(Path::new("/runs")).unwrap();
+    disk.sync_folder(Path::new("/")).unwrap();
+    disk
+}
+
+fn mean_plan() -> MergePlan {
+    let sources = ["/runs/c1", "/runs/c2"].map(PathBuf::from);
+    let mut output = output(&sources, &[1, 3], 4, Path::new(OUT));
+    // Two shards and an index, so that there are more acts to stop at.
+    output.out_shard_bytes = 14;
+    plan(output)
+}
+
+fn execute(disk: &CrashDisk, replace: Replace) -> Result<(), thalweg_merge::Error> {
+    let runner = Runner { n_threads: 1, ..Runner::on(disk.storage()) };
+    runner.execute(&mean_plan(), ExecuteOptions { replace, partial: PartialStage::Resume }).map(|_| ())
+}
+
+fn undisturbed(prepared: &CrashDisk, replace: Replace) -> (u64, Content) {
+    let disk = prepared.copy();
+    let before = disk.n_acts();
+    execute(&disk, replace).unwrap();
+    let content = disk.restart(Aftermath::OnlySynced).content(Path::new(OUT)).unwrap();
+    assert_eq!(content.keys().filter(|name| name.ends_with(".safetensors")).count(), 2);
+    (disk.n_acts() - before, content)
+}
+
+/// None, the old one, or the whole new one; and the same command then ends with the new one.
+fn check_restart(disk: &CrashDisk, replace: Replace, expected: &Content, what: &str) {
+    match (disk.content(Path::new(OUT)), replace) {
+        (Some(found), _) if found == *expected => {}
+        (Some(found), Replace::Force) => assert!(found == old_output(), "{what}: {:?}", found.keys()),
+        (Some(found), Replace::Never) => panic!("{what}: half an output: {:?}", found.keys()),
+        (None, Replace::Never) => {}
+        (None, Replace::Force) => panic!("{what}: the old output is gone"),
+    }
+    execute(disk, replace).unwrap_or_else(|error| panic!("{what}: not repeated: {error}"));
+    let after = disk.restart(Aftermath::OnlySynced).content(Path::new(OUT));
+    assert!(after.as_ref() == Some(expected), "{what}: other bytes");
+}
+
+fn check_every_stop(replace: Replace) {
+    let prepared = prepared_disk(replace);
+    let (n_acts, expected) = undisturbed(&prepared, replace);
+    assert!(n_acts > 15, "{n_acts}");
+    for at in 1..=n_acts + 1 {
+        let disk = prepared.copy();
+        disk.plan_mishap(at, Mishap::PowerFails);
+        let result = execute(&disk, replace);
+        for aftermath in AFTERMATHS {
+            let after = disk.restart(aftermath);
+            let what = format!("{replace:?}, power fails at act {at} of {n_acts}, {aftermath:?}");
+            let is_there = after.content(Path::new(OUT)).as_ref() == Some(&expected);
+            assert!(result.is_err() || is_there, "{what}: said done");
+            check_restart(&after, replace, &expected, &what);
+        }
+    }
+}
+
+#[test]
+fn a_stop_at_any_act_leaves_none_or_the_whole_output() {
+    check_every_stop(Replace::Never);
+}
+
+#[test]
+fn an_old_output_stays_until_its_successor_is_whole() {
+    check_every_stop(Replace::Force);
+}
+
+#[test]
+fn a_full_disk_or_a_refusal_at_any_act_is_a_clear_error() {
+    for replace in [Replace::Never, Replace::Force] {
+        let prepared = prepared_disk(replace);
+        let (n_acts, expected) = undisturbed(&prepared, replace);
+        for at in 1..=n_acts {
+            for mishap in [Mishap::DiskFull, Mishap::Refused] {
+                let disk = prepared.copy();
+                disk.plan_mishap(at, mishap);
+                let what = format!("{replace:?}, {mishap:?} at act {at} of {n_acts}");
+                let error = execute(&disk, replace).expect_err(&what).to_string();
+                assert!(error.contains("`/runs"), "{what}: {error}");
+                check_restart(&disk, replace, &expected, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_failed_read_is_an_error_that_names_the_file() {
+    let prepared = prepared_disk(Replace::Never);
+    let (_, expected) = undisturbed(&prepared, Replace::Never);
+    let tap = Tap::new(prepared.copy().storage());
+    Runner { n_threads: 1, ..Runner::on(tap.storage()) }.execute(&mean_plan(), PLAIN).unwrap();
+    let n_reads = tap.n_reads();
+    assert!(n_reads >= 6, "{n_reads}");
+    for n in 0..n_reads {
+        let disk = prepared.copy();
+        let tap = Tap::new(disk.storage());
+        tap.fail_read(n);
+        let result = Runner { n_threads: 1, ..Runner::on(tap.storage()) }.execute(&mean_plan(), PLAIN);
+        let what = format!("read {n} of {n_reads}");
+        let error = result.expect_err(&what).to_string();
+        assert!(error.contains("`/runs/c") && error.contains("input/output error"), "{what}: {error}");
+        assert_eq!(disk.content(Path::new(OUT)), None, "{what}");
+        check_restart(&disk, Replace::Never, &expected, &what);
+    }
+}
+
+/// Outputs of other sources and another element type in one plan, so that nothing fits by accident.
+fn two_outputs() -> MergePlan {
+    let sources = ["/runs/c1", "/runs/c2"].map(PathBuf::from);
+    let mut wide = output(&sources, &[1, 3], 4, Path::new(OUT));
+    wide.out_shard_bytes = 14;
+    let mut narrow = output(&sources[1..], &[3], 2, Path::new("/runs/narrow"));
+    narrow.dtype = thalweg_merge::plan::OutputDtype::Bf16;
+    // The one that reads less is published last, so that a stop between the two leaves it alone with a journal of both.
+    MergePlan::new(vec![wide, narrow]).unwrap()
+}
+
+/// The content without the receipt's count of bytes read: a later run need not read what only the first output needed.
+fn contents(disk: &CrashDisk) -> [Option<Content>; 2] {
+    [OUT, "/runs/narrow"].map(|path| {
+        let mut content = disk.content(Path::new(path))?;
+        let mut receipt: serde_json::Value = serde_json::from_slice(&content["thalweg.json"]).unwrap();
+        receipt["bytes_read"].take();
+        content.insert("thalweg.json".to_owned(), receipt.to_string().into_bytes());
+        Some(content)
+    })
+}
+
+#[test]
+fn each_of_two_outputs_is_none_or_whole_after_a_stop_at_any_act() {
+    let prepared = prepared_disk(Replace::Never);
+    let run = |disk: &CrashDisk| {
+        Runner { n_threads: 1, ..Runner::on(disk.storage()) }.execute(&two_outputs(), PLAIN).map(|_| ())
+    };
+    let undisturbed = prepared.copy();
+    let before = undisturbed.n_acts();
+    run(&undisturbed).unwrap();
+    let n_acts = undisturbed.n_acts() - before;
+    let expected = contents(&undisturbed.restart(Aftermath::OnlySynced));
+    for at in 1..=n_acts {
+        let disk = prepared.copy();
+        disk.plan_mishap(at, Mishap::PowerFails);
+        let _stopped = run(&disk);
+        for aftermath in AFTERMATHS {
+            let after = disk.restart(aftermath);
+            let what = format!("power fails at act {at} of {n_acts}, {aftermath:?}");
+            for (found, expected) in contents(&after).iter().zip(&expected) {
+                assert!(found.is_none() || found == expected, "{what}: half an output");
+            }
+            run(&after).unwrap_or_else(|error| panic!("{what}: not repeated: {error}"));
+            assert!(contents(&after.restart(Aftermath::OnlySynced)) == expected, "{what}: other bytes");
+        }
+    }
+}

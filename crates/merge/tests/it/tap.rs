@@ -1,0 +1,140 @@
+//! A storage that passes everything on, remembers what was read, and can fail one read.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use thalweg_storage::{CommitStyle, Error, FileInfo, FolderEntry, ReadAt, Storage, WriteAt};
+
+/// Offset and length of each read, by file.
+type Reads = BTreeMap<PathBuf, Vec<(u64, u64)>>;
+
+#[derive(Debug, Default)]
+struct Seen {
+    reads: Reads,
+    /// Number of the read that fails, counted over all files from 0.
+    fails_at: Option<usize>,
+    n_reads: usize,
+    /// Number of the read at which somebody else writes to a file.
+    touches_at: Option<(usize, PathBuf)>,
+}
+
+/// The storage; clones share what they saw.
+#[derive(Debug, Clone)]
+pub(crate) struct Tap {
+    inner: Arc<dyn Storage>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+impl Tap {
+    pub(crate) fn new(inner: Arc<dyn Storage>) -> Self {
+        Self { inner, seen: Arc::default() }
+    }
+
+    pub(crate) fn storage(&self) -> Arc<dyn Storage> {
+        Arc::new(self.clone())
+    }
+
+    /// Lets the `n`-th read from now on fail.
+    pub(crate) fn fail_read(&self, n: usize) {
+        let mut seen = self.seen.lock().unwrap();
+        seen.fails_at = Some(seen.n_reads + n);
+    }
+
+    /// Lets somebody else write to a file of the local disk at the `n`-th read from now on.
+    pub(crate) fn touch_at_read(&self, n: usize, path: &Path) {
+        let mut seen = self.seen.lock().unwrap();
+        seen.touches_at = Some((seen.n_reads + n, path.to_owned()));
+    }
+
+    /// Reads so far.
+    pub(crate) fn n_reads(&self) -> usize {
+        self.seen.lock().unwrap().n_reads
+    }
+
+    /// Bytes read from a file at `from` or after it.
+    pub(crate) fn bytes_read(&self, path: &Path, from: u64) -> u64 {
+        let seen = self.seen.lock().unwrap();
+        seen.reads.get(path).into_iter().flatten().filter(|read| read.0 >= from).map(|read| read.1).sum()
+    }
+}
+
+#[derive(Debug)]
+struct TapFile {
+    inner: Arc<dyn ReadAt>,
+    path: PathBuf,
+    seen: Arc<Mutex<Seen>>,
+}
+
+impl ReadAt for TapFile {
+    fn info(&self) -> FileInfo {
+        self.inner.info()
+    }
+    fn read_exact_at(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
+        let mut seen = self.seen.lock().unwrap();
+        seen.reads.entry(self.path.clone()).or_default().push((offset, out.len() as u64));
+        seen.n_reads += 1;
+        if seen.fails_at == Some(seen.n_reads - 1) {
+            let source = std::io::Error::other("input/output error");
+            return Err(Error::Io { act: "read", path: self.path.clone(), source });
+        }
+        if let Some((at, path)) = &seen.touches_at
+            && *at == seen.n_reads - 1
+        {
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        }
+        drop(seen);
+        self.inner.read_exact_at(offset, out)
+    }
+    fn check_unchanged(&self) -> Result<(), Error> {
+        self.inner.check_unchanged()
+    }
+}
+
+impl Storage for Tap {
+    fn file_info(&self, path: &Path) -> Result<FileInfo, Error> {
+        self.inner.file_info(path)
+    }
+    fn list_folder(&self, path: &Path) -> Result<Vec<FolderEntry>, Error> {
+        self.inner.list_folder(path)
+    }
+    fn open_file(&self, path: &Path) -> Result<Arc<dyn ReadAt>, Error> {
+        let inner = self.inner.open_file(path)?;
+        Ok(Arc::new(TapFile { inner, path: path.to_owned(), seen: Arc::clone(&self.seen) }))
+    }
+    fn create_file(&self, path: &Path, len_bytes: u64) -> Result<Arc<dyn WriteAt>, Error> {
+        self.inner.create_file(path, len_bytes)
+    }
+    fn open_for_update(&self, path: &Path) -> Result<Arc<dyn WriteAt>, Error> {
+        self.inner.open_for_update(path)
+    }
+    fn create_folder(&self, path: &Path) -> Result<(), Error> {
+        self.inner.create_folder(path)
+    }
+    fn sync_folder(&self, path: &Path) -> Result<(), Error> {
+        self.inner.sync_folder(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
+        self.inner.rename(from, to)
+    }
+    fn exchange(&self, a: &Path, b: &Path) -> Result<(), Error> {
+        self.inner.exchange(a, b)
+    }
+    fn remove(&self, path: &Path) -> Result<(), Error> {
+        self.inner.remove(path)
+    }
+    fn free_bytes(&self, path: &Path) -> Result<Option<u64>, Error> {
+        self.inner.free_bytes(path)
+    }
+    fn canonical_path(&self, path: &Path) -> Result<PathBuf, Error> {
+        self.inner.canonical_path(path)
+    }
+    fn lock(&self, path: &Path) -> Result<Box<dyn Debug + Send + Sync>, Error> {
+        self.inner.lock(path)
+    }
+    fn commit_style(&self) -> CommitStyle {
+        self.inner.commit_style()
+    }
+}
