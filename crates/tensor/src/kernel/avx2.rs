@@ -216,10 +216,10 @@ pub(crate) fn sum_bf16(
 #[target_feature(enable = "avx2,fma,f16c,bmi2")]
 fn sum_tile_exactly(prepared: &Prepared, sources: &[&[u8]], at: usize, out: &mut [u8]) -> bool {
     // Results close to the largest bf16 are left to the careful path, so the sum of coefficients is bounded.
-    if prepared.small.is_none() || prepared.sum_abs > 8.0 * prepared.d {
+    if !prepared.is_small || prepared.sum_abs > 8.0 * prepared.d {
         return false;
     }
-    let (in_singles, in_doubles) = (24 - 8 - prepared.log2_sum_abs, as_limit(53 - 8 - prepared.log2_sum_abs));
+    let (in_singles, in_doubles) = (prepared.exact_spread(24, 8), as_limit(prepared.exact_spread(53, 8)));
     let division = Division { d: _mm256_set1_pd(prepared.d), reciprocal: _mm256_set1_pd(prepared.reciprocal) };
     let coefficients = prepared.coefficients.as_slice();
     for strip in 0..TILE / STRIP {

@@ -213,11 +213,9 @@ pub(crate) fn sum_bf16(
     n_tiles: usize,
     out: &mut [u8],
 ) -> Option<(usize, Unsettled)> {
-    let spread = |accumulator_bits| match prepared.small {
-        // Results close to the largest bf16 are left to the careful path, so the sum of coefficients is bounded.
-        Some(_) if prepared.sum_abs <= 8.0 * prepared.d => accumulator_bits - 8 - prepared.log2_sum_abs,
-        _ => -1,
-    };
+    // Results close to the largest bf16 are left to the careful path, so the sum of coefficients is bounded.
+    let is_bounded = prepared.sum_abs <= 8.0 * prepared.d;
+    let spread = |accumulator_bits| if is_bounded { prepared.exact_spread(accumulator_bits, 8) } else { -1 };
     let (in_singles, in_doubles) = (spread(24), as_limit(spread(53)));
     let tries_singles = in_singles >= LEAST_SPREAD_F32;
     let division = Division { d: _mm512_set1_pd(prepared.d), reciprocal: _mm512_set1_pd(prepared.reciprocal) };
@@ -325,10 +323,7 @@ pub(crate) fn sum_f32(
     n_tiles: usize,
     out: &mut [u8],
 ) -> Option<(usize, Unsettled)> {
-    let limit = match prepared.small {
-        Some(_) if prepared.sum_abs <= 8.0 * prepared.d => 53 - 24 - prepared.log2_sum_abs,
-        _ => -1,
-    };
+    let limit = if prepared.sum_abs <= 8.0 * prepared.d { prepared.exact_spread(53, 24) } else { -1 };
     let division = Division { d: _mm512_set1_pd(prepared.d), reciprocal: _mm512_set1_pd(prepared.reciprocal) };
     for tile in first..n_tiles {
         let at = tile * TILE;

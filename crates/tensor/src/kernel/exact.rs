@@ -39,19 +39,19 @@ fn scaled(x: &Parts, unit: i32) -> BigInt {
 
 /// `None` when 128 bits are too few; else the answer.
 fn round_in_i128(prepared: &Prepared, inputs: &[Parts], unit: i32, output: FloatFormat) -> Option<Option<u64>> {
-    let (numerators, divisor) = prepared.small.as_ref()?;
+    let words = prepared.words.as_ref()?;
     let top = |x: &Parts| x.exponent + 64 - x.significand.leading_zeros().cast_signed();
     let highest = inputs.iter().filter(|x| x.significand != 0).map(top).max()?;
-    if highest - unit + prepared.log2_sum_abs > 126 {
+    if highest - unit + words.log2_sum_abs > 126 {
         return None;
     }
     let mut sum = 0i128;
-    for (x, &c) in inputs.iter().zip(numerators).filter(|(x, _)| x.significand != 0) {
+    for (x, &c) in inputs.iter().zip(&words.numerators).filter(|(x, _)| x.significand != 0) {
         let shift = x.exponent - unit;
         let value = if shift >= 0 { i128::from(x.significand) << shift } else { i128::from(x.significand >> -shift) };
         sum += if x.is_negative { -value } else { value } * i128::from(c);
     }
-    let bits = output.round_ratio_i128(sum.unsigned_abs(), unit, *divisor).ok()?;
+    let bits = output.round_ratio_i128(sum.unsigned_abs(), unit, words.divisor).ok()?;
     Some(bits.map(|bits| if sum < 0 { bits | output.sign_bit() } else { bits }))
 }
 

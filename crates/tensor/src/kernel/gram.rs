@@ -54,7 +54,7 @@ fn widen_all<I: Input>(bytes: &[u8], row: &mut [f64; BLOCK]) {
     for (row, bytes) in row.chunks_mut(RUN).zip(bytes.chunks(RUN * I::BYTES)) {
         let mut padded = [0; RUN * 4];
         padded[..bytes.len()].copy_from_slice(bytes);
-        let lanes = load_lanes::<I, RUN>(&padded);
+        let lanes = load_lanes::<I::Raw, RUN>(&padded);
         row.iter_mut().zip(lanes).for_each(|(x, raw)| *x = I::widen(I::bits(raw)));
     }
 }

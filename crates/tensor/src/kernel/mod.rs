@@ -126,7 +126,7 @@ pub struct WeightedSum {
     spec: SumSpec,
     input: FloatFormat,
     output: FloatFormat,
-    kernel: Option<SumTiles>,
+    kernel: SumTiles,
 }
 
 impl WeightedSum {
@@ -149,7 +149,7 @@ impl WeightedSum {
         if divisor.is_zero() {
             return Err(SumError::ZeroDivisor);
         }
-        let kernel = choose_kernel(spec.input, spec.output, spec.simd);
+        let kernel = choose_kernel(spec.input, spec.output, spec.simd).ok_or(SumError::NotMergeable(spec.input))?;
         Ok(Self { prepared: Prepared::new(numerators, divisor), spec, input, output, kernel })
     }
 
@@ -207,11 +207,8 @@ impl WeightedSum {
         out: &mut [u8],
         counts: &mut SumCounts,
     ) -> Result<(), SumFault> {
-        let Some(kernel) = self.kernel else {
-            return self.sum_doubles(sources, 0, n_tiles * TILE, out, counts);
-        };
         let mut first = 0;
-        while let Some((tile, unsettled)) = kernel.run(&self.prepared, sources, first, n_tiles, out) {
+        while let Some((tile, unsettled)) = self.kernel.run(&self.prepared, sources, first, n_tiles, out) {
             self.settle(sources, tile * TILE, unsettled, out, counts)?;
             first = tile + 1;
         }
@@ -230,7 +227,6 @@ impl WeightedSum {
         if from == to {
             return Ok(());
         }
-        let Some(kernel) = self.kernel else { return self.sum_doubles(sources, from, to, out, counts) };
         let (width_in, width_out) = (self.element_bytes(self.input), self.element_bytes(self.output));
         let mut padded = vec![0; sources.len() * TILE * width_in];
         let tail = from * width_in..to * width_in;
@@ -240,49 +236,12 @@ impl WeightedSum {
         let tile: Vec<&[u8]> = padded.chunks_exact(TILE * width_in).collect();
         let mut result = [0; TILE * 8];
         let result = &mut result[..TILE * width_out];
-        if let Some((_, unsettled)) = kernel.run(&self.prepared, &tile, 0, 1, result) {
+        if let Some((_, unsettled)) = self.kernel.run(&self.prepared, &tile, 0, 1, result) {
             let settled = self.settle(&tile, 0, unsettled, result, counts);
             settled.map_err(|fault| fault.moved_by(from))?;
         }
         out[from * width_out..].copy_from_slice(&result[..(to - from) * width_out]);
         Ok(())
-    }
-
-    /// Inputs of 64 bits, or outputs: no tile kernel holds them.
-    fn sum_doubles(
-        &self,
-        sources: &[&[u8]],
-        from: usize,
-        to: usize,
-        out: &mut [u8],
-        counts: &mut SumCounts,
-    ) -> Result<(), SumFault> {
-        let width_out = self.element_bytes(self.output);
-        let mut at = from;
-        while at < to {
-            let n = TILE.min(to - at);
-            let lanes = &mut out[at * width_out..(at + n) * width_out];
-            let unsettled = if self.spec.input == Dtype::F64 {
-                let (non_finite, unclear) = wide::sum_doubles(&self.prepared, sources, at, n, self.spec.output, lanes);
-                Unsettled { non_finite, unclear }
-            } else {
-                self.classify(sources, at, n)
-            };
-            self.settle(sources, at, unsettled, out, counts)?;
-            at += n;
-        }
-        Ok(())
-    }
-
-    /// Leaves every finite lane to the slow path.
-    fn classify(&self, sources: &[&[u8]], at: usize, n_lanes: usize) -> Unsettled {
-        let mut unsettled = Unsettled::default();
-        for lane in 0..n_lanes {
-            let is_finite =
-                sources.iter().all(|source| self.input.is_finite(load_bits(self.spec.input, source, at + lane)));
-            *(if is_finite { &mut unsettled.unclear } else { &mut unsettled.non_finite }) |= 1 << lane;
-        }
-        unsettled
     }
 
     /// Decides the lanes that a kernel left open, in the order of the elements.

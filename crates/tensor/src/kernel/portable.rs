@@ -13,6 +13,8 @@ pub(crate) const TILE: usize = 64;
 pub(crate) trait MultiplyAdd {
     const IS_FUSED: bool;
     fn multiply_add(a: f64, b: f64, c: f64) -> f64;
+    /// a b - product, exactly, where `product` is a b rounded; for magnitudes whose parts do not leave the doubles.
+    fn product_rest(a: f64, b: f64, product: f64) -> f64;
 }
 
 /// One rounding.
@@ -26,6 +28,10 @@ impl MultiplyAdd for Fused {
     fn multiply_add(a: f64, b: f64, c: f64) -> f64 {
         a.mul_add(b, c)
     }
+    #[inline(always)]
+    fn product_rest(a: f64, b: f64, product: f64) -> f64 {
+        a.mul_add(b, -product)
+    }
 }
 
 impl MultiplyAdd for Separate {
@@ -33,6 +39,15 @@ impl MultiplyAdd for Separate {
     #[inline(always)]
     fn multiply_add(a: f64, b: f64, c: f64) -> f64 {
         a * b + c
+    }
+    /// By halves of 26 bits: T. J. Dekker, "A floating-point technique for extending the available precision", 1971.
+    #[inline(always)]
+    fn product_rest(a: f64, b: f64, product: f64) -> f64 {
+        const SPLIT: f64 = ((1u64 << 27) + 1) as f64;
+        let high_half = |x: f64| SPLIT * x - (SPLIT * x - x);
+        let (a_high, b_high) = (high_half(a), high_half(b));
+        let (a_low, b_low) = (a - a_high, b - b_high);
+        ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
     }
 }
 
@@ -43,7 +58,7 @@ pub(crate) trait Input {
     const PRECISION: i32;
     const INFINITY: u32;
     /// One element's bits as they lie in memory.
-    type Raw: Copy;
+    type Raw: Raw;
     /// The bits of one element.
     fn bits(raw: Self::Raw) -> u32;
     /// The bits without the sign.
@@ -53,15 +68,21 @@ pub(crate) trait Input {
     fn widen_to_single(bits: u32) -> f32;
 }
 
+/// Integers, as which elements are moved: any bits are a value, and no byte is padding.
+pub(crate) trait Raw: Copy {}
+impl Raw for u16 {}
+impl Raw for u32 {}
+impl Raw for u64 {}
+
 /// The first `N` elements of `bytes`, which may lie anywhere.
 ///
 /// # Panics
 /// If there are not as many.
 #[inline(always)]
-pub(crate) fn load_lanes<I: Input, const N: usize>(bytes: &[u8]) -> [I::Raw; N] {
-    assert!(bytes.len() >= N * size_of::<I::Raw>(), "a whole run of lanes");
+pub(crate) fn load_lanes<R: Raw, const N: usize>(bytes: &[u8]) -> [R; N] {
+    assert!(bytes.len() >= size_of::<[R; N]>(), "a whole run of lanes");
     // SAFETY: the length was checked, any bits are a value of these integers, and the read asks for no alignment.
-    unsafe { bytes.as_ptr().cast::<[I::Raw; N]>().read_unaligned() }
+    unsafe { bytes.as_ptr().cast::<[R; N]>().read_unaligned() }
 }
 
 pub(crate) struct InBf16;
@@ -168,10 +189,10 @@ pub(crate) trait Output {
 /// # Panics
 /// If there is not room for all.
 #[inline(always)]
-fn store_lanes<T: Copy, const N: usize>(lanes: [T; N], bytes: &mut [u8]) {
-    assert!(bytes.len() >= size_of::<[T; N]>(), "room for a whole run of lanes");
+pub(crate) fn store_lanes<R: Raw, const N: usize>(lanes: [R; N], bytes: &mut [u8]) {
+    assert!(bytes.len() >= size_of::<[R; N]>(), "room for a whole run of lanes");
     // SAFETY: the length was checked, and the write asks for no alignment.
-    unsafe { bytes.as_mut_ptr().cast::<[T; N]>().write_unaligned(lanes) }
+    unsafe { bytes.as_mut_ptr().cast::<[R; N]>().write_unaligned(lanes) }
 }
 
 pub(crate) struct OutBf16;
@@ -284,7 +305,7 @@ pub(crate) struct Unsettled {
 fn add_up<I: Input, M: MultiplyAdd>(coefficients: &[f64], sources: &[&[u8]], at: usize) -> Tile {
     let mut tile = Tile { sum: [-0.0; TILE], most: [0; TILE], least: [u32::MAX; TILE] };
     for (source, &c) in sources.iter().zip(coefficients) {
-        let lanes = load_lanes::<I, TILE>(&source[at * I::BYTES..(at + TILE) * I::BYTES]);
+        let lanes = load_lanes::<I::Raw, TILE>(&source[at * I::BYTES..(at + TILE) * I::BYTES]);
         for (l, raw) in lanes.into_iter().enumerate() {
             let bits = I::bits(raw);
             let magnitude = I::magnitude(bits);
@@ -333,7 +354,7 @@ fn exact_spread_of<I: Input, M: MultiplyAdd>(prepared: &Prepared) -> i32 {
     /// m d is exact in 53 bits while d has at most this many beside the 25 of m.
     const MAX_PLAIN_DIVISOR: f64 = 268_435_456.0;
     let is_sign_right = M::IS_FUSED || prepared.d < MAX_PLAIN_DIVISOR;
-    if prepared.small.is_some() && is_sign_right { 53 - I::PRECISION - prepared.log2_sum_abs } else { -1 }
+    if is_sign_right { prepared.exact_spread(53, I::PRECISION) } else { -1 }
 }
 
 /// Lanes whose sum is not known to be exact: kept where both ends of the error interval round alike.

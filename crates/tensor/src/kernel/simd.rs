@@ -1,11 +1,13 @@
 //! Which kernel runs: chosen once for a sum, by element types and by what the processor has.
 
+use std::marker::PhantomData;
+
 use crate::Dtype;
 use crate::kernel::portable::{
-    Fused, InBf16, InF16, InF32, Input, MultiplyAdd, OutBf16, OutF16, OutF32, Output, Separate, TILE, Unsettled,
-    sum_tile,
+    self, Fused, InBf16, InF16, InF32, Input, MultiplyAdd, OutBf16, OutF16, OutF32, Output, TILE, Unsettled,
 };
 use crate::kernel::prepared::Prepared;
+use crate::kernel::wide::{self, InF64, OutF64, WideInput, WideOutput};
 #[cfg(target_arch = "x86_64")]
 use crate::kernel::{avx2, avx512};
 
@@ -80,9 +82,36 @@ impl SumTiles {
     }
 }
 
+/// A way to sum a tile, compiled once for each instruction set.
+trait TileSum {
+    const OUT_BYTES: usize;
+    fn sum_tile<M: MultiplyAdd>(prepared: &Prepared, sources: &[&[u8]], at: usize, out: &mut [u8]) -> Unsettled;
+}
+
+/// Input and output have at most 32 bits.
+struct Narrow<I, O>(PhantomData<(I, O)>);
+/// One of them has 64.
+struct Wide<I, O>(PhantomData<(I, O)>);
+
+impl<I: Input, O: Output> TileSum for Narrow<I, O> {
+    const OUT_BYTES: usize = O::BYTES;
+    #[inline(always)]
+    fn sum_tile<M: MultiplyAdd>(prepared: &Prepared, sources: &[&[u8]], at: usize, out: &mut [u8]) -> Unsettled {
+        portable::sum_tile::<I, O, M>(prepared, sources, at, out)
+    }
+}
+
+impl<I: WideInput, O: WideOutput> TileSum for Wide<I, O> {
+    const OUT_BYTES: usize = O::BYTES;
+    #[inline(always)]
+    fn sum_tile<M: MultiplyAdd>(prepared: &Prepared, sources: &[&[u8]], at: usize, out: &mut [u8]) -> Unsettled {
+        wide::sum_tile::<I, O, M>(prepared, sources, at, out)
+    }
+}
+
 /// Sums tiles with whatever instructions the caller is compiled for.
 #[inline(always)]
-fn sum_all<I: Input, O: Output, M: MultiplyAdd>(
+fn sum_all<T: TileSum, M: MultiplyAdd>(
     prepared: &Prepared,
     sources: &[&[u8]],
     first: usize,
@@ -91,8 +120,8 @@ fn sum_all<I: Input, O: Output, M: MultiplyAdd>(
 ) -> Option<(usize, Unsettled)> {
     for tile in first..n_tiles {
         let at = tile * TILE;
-        let out = &mut out[O::BYTES * at..O::BYTES * (at + TILE)];
-        let unsettled = sum_tile::<I, O, M>(prepared, sources, at, out);
+        let out = &mut out[T::OUT_BYTES * at..T::OUT_BYTES * (at + TILE)];
+        let unsettled = T::sum_tile::<M>(prepared, sources, at, out);
         if unsettled != Unsettled::default() {
             return Some((tile, unsettled));
         }
@@ -104,79 +133,85 @@ fn sum_all<I: Input, O: Output, M: MultiplyAdd>(
 #[cfg(not(target_arch = "x86_64"))]
 type Base = Fused;
 #[cfg(target_arch = "x86_64")]
-type Base = Separate;
+type Base = portable::Separate;
 
-fn sum_base<I: Input, O: Output>(
+fn sum_base<T: TileSum>(
     prepared: &Prepared,
     sources: &[&[u8]],
     first: usize,
     n_tiles: usize,
     out: &mut [u8],
 ) -> Option<(usize, Unsettled)> {
-    sum_all::<I, O, Base>(prepared, sources, first, n_tiles, out)
+    sum_all::<T, Base>(prepared, sources, first, n_tiles, out)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c,bmi2")]
-fn sum_avx2<I: Input, O: Output>(
+fn sum_avx2<T: TileSum>(
     prepared: &Prepared,
     sources: &[&[u8]],
     first: usize,
     n_tiles: usize,
     out: &mut [u8],
 ) -> Option<(usize, Unsettled)> {
-    sum_all::<I, O, Fused>(prepared, sources, first, n_tiles, out)
+    sum_all::<T, Fused>(prepared, sources, first, n_tiles, out)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,avx2,f16c,bmi2")]
-fn sum_avx512<I: Input, O: Output>(
+fn sum_avx512<T: TileSum>(
     prepared: &Prepared,
     sources: &[&[u8]],
     first: usize,
     n_tiles: usize,
     out: &mut [u8],
 ) -> Option<(usize, Unsettled)> {
-    sum_all::<I, O, Fused>(prepared, sources, first, n_tiles, out)
+    sum_all::<T, Fused>(prepared, sources, first, n_tiles, out)
 }
 
-fn kernel_for<I: Input, O: Output>(simd: Simd) -> SumTiles {
+fn compiled_for<T: TileSum>(simd: Simd) -> SumTiles {
     match simd.resolve() {
         #[cfg(target_arch = "x86_64")]
-        Simd::Avx2 => SumTiles::Detected(sum_avx2::<I, O>),
+        Simd::Avx2 => SumTiles::Detected(sum_avx2::<T>),
         #[cfg(target_arch = "x86_64")]
-        Simd::Avx512 => SumTiles::Detected(sum_avx512::<I, O>),
-        _ => SumTiles::Any(sum_base::<I, O>),
+        Simd::Avx512 => SumTiles::Detected(sum_avx512::<T>),
+        _ => SumTiles::Any(sum_base::<T>),
     }
 }
 
-/// The kernel for these element types; `None` where one of them has 64 bits.
+/// The kernel for these element types; `None` where one of them is not averaged.
 pub(crate) fn choose_kernel(input: Dtype, output: Dtype, simd: Simd) -> Option<SumTiles> {
     #[cfg(target_arch = "x86_64")]
-    if simd.resolve() == Simd::Avx512 {
-        match (input, output) {
-            (Dtype::Bf16, Dtype::Bf16) => return Some(SumTiles::Detected(avx512::sum_bf16)),
-            (Dtype::F32, Dtype::F32) => return Some(SumTiles::Detected(avx512::sum_f32)),
-            _ => {}
-        }
-    }
-    #[cfg(target_arch = "x86_64")]
-    if simd.resolve() == Simd::Avx2 && (input, output) == (Dtype::Bf16, Dtype::Bf16) {
-        return Some(SumTiles::Detected(avx2::sum_bf16));
+    match (simd.resolve(), input, output) {
+        (Simd::Avx512, Dtype::Bf16, Dtype::Bf16) => return Some(SumTiles::Detected(avx512::sum_bf16)),
+        (Simd::Avx512, Dtype::F32, Dtype::F32) => return Some(SumTiles::Detected(avx512::sum_f32)),
+        (Simd::Avx2, Dtype::Bf16, Dtype::Bf16) => return Some(SumTiles::Detected(avx2::sum_bf16)),
+        _ => {}
     }
     match input {
-        Dtype::Bf16 => kernel_to::<InBf16>(output, simd),
-        Dtype::F16 => kernel_to::<InF16>(output, simd),
-        Dtype::F32 => kernel_to::<InF32>(output, simd),
+        Dtype::Bf16 => narrow_to::<InBf16>(output, simd),
+        Dtype::F16 => narrow_to::<InF16>(output, simd),
+        Dtype::F32 => narrow_to::<InF32>(output, simd),
+        Dtype::F64 => wide_to::<InF64>(output, simd),
         _ => None,
     }
 }
 
-fn kernel_to<I: Input>(output: Dtype, simd: Simd) -> Option<SumTiles> {
+fn narrow_to<I: Input>(output: Dtype, simd: Simd) -> Option<SumTiles> {
     match output {
-        Dtype::Bf16 => Some(kernel_for::<I, OutBf16>(simd)),
-        Dtype::F16 => Some(kernel_for::<I, OutF16>(simd)),
-        Dtype::F32 => Some(kernel_for::<I, OutF32>(simd)),
+        Dtype::Bf16 => Some(compiled_for::<Narrow<I, OutBf16>>(simd)),
+        Dtype::F16 => Some(compiled_for::<Narrow<I, OutF16>>(simd)),
+        Dtype::F32 => Some(compiled_for::<Narrow<I, OutF32>>(simd)),
+        _ => wide_to::<I>(output, simd),
+    }
+}
+
+fn wide_to<I: WideInput>(output: Dtype, simd: Simd) -> Option<SumTiles> {
+    match output {
+        Dtype::Bf16 => Some(compiled_for::<Wide<I, OutBf16>>(simd)),
+        Dtype::F16 => Some(compiled_for::<Wide<I, OutF16>>(simd)),
+        Dtype::F32 => Some(compiled_for::<Wide<I, OutF32>>(simd)),
+        Dtype::F64 => Some(compiled_for::<Wide<I, OutF64>>(simd)),
         _ => None,
     }
 }

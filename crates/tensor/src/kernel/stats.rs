@@ -59,7 +59,7 @@ fn block_in_singles<I: Input>(a: &[u8], b: &[u8]) -> DifferenceStats {
 
 #[inline(always)]
 fn add_lanes<I: Input>(squares: &mut [f32; LANES], largest: &mut [f32; LANES], a: &[u8], b: &[u8]) {
-    let (a, b) = (load_lanes::<I, LANES>(a), load_lanes::<I, LANES>(b));
+    let (a, b) = (load_lanes::<I::Raw, LANES>(a), load_lanes::<I::Raw, LANES>(b));
     for l in 0..LANES {
         let difference = I::widen_to_single(I::bits(a[l])) - I::widen_to_single(I::bits(b[l]));
         squares[l] += difference * difference;
@@ -72,8 +72,8 @@ fn add_lanes<I: Input>(squares: &mut [f32; LANES], largest: &mut [f32; LANES], a
 fn block_in_doubles<I: Input>(a: &[u8], b: &[u8]) -> DifferenceStats {
     let mut block = DifferenceStats::default();
     for (a, b) in a.chunks_exact(I::BYTES).zip(b.chunks_exact(I::BYTES)) {
-        let [a] = load_lanes::<I, 1>(a);
-        let [b] = load_lanes::<I, 1>(b);
+        let [a] = load_lanes::<I::Raw, 1>(a);
+        let [b] = load_lanes::<I::Raw, 1>(b);
         let difference = I::widen(I::bits(a)) - I::widen(I::bits(b));
         block.sum_squared_difference += difference * difference;
         block.max_abs_difference = block.max_abs_difference.max(difference.abs());

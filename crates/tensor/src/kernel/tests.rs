@@ -39,6 +39,8 @@ enum Kind {
     Bits,
     /// Few significant bits in a narrow band: ties all the time; now and then a far smaller term that breaks the tie.
     NearTie,
+    /// A tie at some short precision, and in the last source a term of any smaller size, or none.
+    BrokenTie,
     /// Each second source undoes the one before but for its last bits.
     Cancel,
     Subnormal,
@@ -49,10 +51,11 @@ enum Kind {
     Decayed,
 }
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 10] = [
     Kind::Walk,
     Kind::Bits,
     Kind::NearTie,
+    Kind::BrokenTie,
     Kind::Cancel,
     Kind::Subnormal,
     Kind::Largest,
@@ -69,7 +72,7 @@ fn near(dice: &mut Dice, format: FloatFormat, exponent: i32) -> u64 {
     (field << (format.precision - 1)) | fraction | if dice.below(2) == 0 { format.sign_bit() } else { 0 }
 }
 
-fn element(dice: &mut Dice, format: FloatFormat, kind: Kind, before: &[u64], base: u64) -> u64 {
+fn element(dice: &mut Dice, format: FloatFormat, kind: Kind, n_sources: usize, before: &[u64], base: u64) -> u64 {
     let magnitudes = format.sign_bit() - 1;
     let fraction_bits = format.precision - 1;
     let bits = match kind {
@@ -78,6 +81,17 @@ fn element(dice: &mut Dice, format: FloatFormat, kind: Kind, before: &[u64], bas
         Kind::NearTie => {
             let exponent = if dice.below(6) == 0 { dice.exponent_below(4) - 30 } else { -5 };
             near(dice, format, exponent) & !((1 << (fraction_bits / 2)) - 1)
+        }
+        Kind::BrokenTie if before.len() + 1 == n_sources && n_sources > 1 => match dice.below(3) {
+            0 => 0,
+            // Fewer of the fields, so that all sizes below the tie come up alike.
+            _ => dice.below((base & (format.sign_bit() - 1)).max(1)) | (dice.below(2) * format.sign_bit()),
+        },
+        Kind::BrokenTie => {
+            // Bit patterns of the four output precisions' ties, and of sums of a few such terms.
+            let n_kept = [8, 11, 24, 53][crate::to_index(dice.below(4))] - dice.exponent_below(4);
+            let cut = (format.precision - 1 - n_kept).max(0);
+            base >> cut << cut | u64::from(cut > 0) << (cut - 1).max(0)
         }
         Kind::Cancel => match before.last() {
             Some(&last) if before.len() % 2 == 1 => last ^ format.sign_bit() ^ dice.below(4),
@@ -107,7 +121,7 @@ fn make_sources(dice: &mut Dice, dtype: Dtype, kind: Kind, n_sources: usize, n_e
         let base = near(dice, format, -5);
         let mut column = Vec::new();
         for source in &mut sources {
-            let bits = element(dice, format, kind, &column, base);
+            let bits = element(dice, format, kind, n_sources, &column, base);
             column.push(bits);
             store_bits(dtype, source, idx, bits);
         }
@@ -180,6 +194,7 @@ fn is_correct(c: &[BigInt], d: &BigInt, inputs: &[u64], from: FloatFormat, bits:
     below_ok && above_ok && sign_ok
 }
 
+const LEVELS: [Simd; 3] = [Simd::Portable, Simd::Avx2, Simd::Avx512];
 const FLOATS: [Dtype; 4] = [Dtype::Bf16, Dtype::F16, Dtype::F32, Dtype::F64];
 
 /// Checks every element of one set for every instruction set; returns (elements, slow-path elements).
@@ -189,7 +204,7 @@ fn check_set(sources: &[Vec<u8>], c: &[BigInt], d: &BigInt, input: Dtype, output
     let (width_in, width_out) = (width_of(input), width_of(output));
     let n_elements = slices[0].len() / width_in;
     let (mut n_slow, mut first) = (0, None);
-    for simd in [Simd::Portable, Simd::Avx2, Simd::Avx512] {
+    for simd in LEVELS {
         let spec = SumSpec { input, output, non_finite: NonFinitePolicy::Refuse, simd };
         let sum = WeightedSum::new(c, d, spec).unwrap();
         let mut out = vec![0xAA; n_elements * width_out];
@@ -245,7 +260,7 @@ fn long_windows_are_rounded_once_too() {
     let mut dice = Dice(11);
     for dtype in FLOATS {
         for n in [64, 300] {
-            for kind in [Kind::Walk, Kind::NearTie, Kind::Cancel, Kind::Decayed] {
+            for kind in [Kind::Walk, Kind::NearTie, Kind::BrokenTie, Kind::Cancel, Kind::Decayed] {
                 let sources = make_sources(&mut dice, dtype, kind, n, 67);
                 for (i, (c, d)) in combinations(n).into_iter().enumerate() {
                     check_set(
@@ -286,7 +301,7 @@ fn the_first_value_that_is_not_finite_is_named() {
     let mut a = vec![1.0f32; 300];
     let mut b = a.clone();
     (a[200], b[130], b[131]) = (f32::NAN, f32::INFINITY, f32::NAN);
-    for simd in [Simd::Portable, Simd::Avx2, Simd::Avx512] {
+    for simd in LEVELS {
         let spec = SumSpec { input: Dtype::F32, output: Dtype::F32, non_finite: NonFinitePolicy::Refuse, simd };
         let sum = WeightedSum::new(&[1.into(), 1.into()], &2.into(), spec).unwrap();
         let mut out = vec![0; 1200];
@@ -308,6 +323,29 @@ fn ieee_rules_hold_where_they_are_asked_for() {
     let bits: Vec<u16> = out.as_chunks::<2>().0.iter().map(|chunk| u16::from_le_bytes(*chunk)).collect();
     assert_eq!(bits, [0x7F80, 0x7FC0, 0xFF80, 0x7FC0, 0x4020]);
     assert_eq!(counts.n_non_finite, 4);
+}
+
+fn doubles(values: &[f64]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+#[test]
+fn what_a_double_cannot_hold_still_breaks_a_tie() {
+    // 1 + 2^-8 + 2^-80 in bf16, and the same in single and half: the nearest double is the tie.
+    for (output, step, odd) in [
+        (Dtype::Bf16, 2f64.powi(-8), 0x3F81u64),
+        (Dtype::F32, 2f64.powi(-24), 0x3F80_0001),
+        (Dtype::F16, 2f64.powi(-11), 0x3C01),
+    ] {
+        let (a, b) = (doubles(&[1.0 + step, 1.0 + step]), doubles(&[2f64.powi(-80), -(2f64.powi(-80))]));
+        for simd in LEVELS {
+            let spec = SumSpec { input: Dtype::F64, output, non_finite: NonFinitePolicy::Refuse, simd };
+            let sum = WeightedSum::new(&[1.into(), 1.into()], &1.into(), spec).unwrap();
+            let mut out = vec![0; 2 * width_of(output)];
+            sum.sum_into(&[&a, &b], &mut out).unwrap();
+            assert_eq!([0, 1].map(|idx| load_bits(output, &out, idx)), [odd, odd - 1], "{output} {simd:?}");
+        }
+    }
 }
 
 #[test]
