@@ -49,6 +49,15 @@ pub enum Error {
         /// The path.
         path: PathBuf,
     },
+    /// An output was staged elsewhere on a storage without renames: it could never become visible.
+    #[error("`{}` cannot become `{}`: this storage cannot rename, so an output is written in its place",
+        stage.display(), target.display())]
+    NotInPlace {
+        /// Where it was written.
+        stage: PathBuf,
+        /// What it was to become.
+        target: PathBuf,
+    },
     /// Another process holds the lock.
     #[error("`{}` is in use by another process", path.display())]
     Locked {

@@ -1,5 +1,27 @@
-//! For tests only: a disk that loses power.
+//! What tests share: a disk that loses power, tiny checkpoints and runs, scratch folders, filters for what people see.
 //!
-//! Used as a dev-dependency; ships in nothing.
+//! A dev-dependency only. Nothing here is careful about errors: it panics, which is how a test says no.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test says no")]
+
+use std::path::Path;
+
+use thalweg_storage::Storage;
 
 pub mod crash_disk;
+mod crash_image;
+pub mod scratch;
+pub mod storage_suite;
+
+pub use crash_disk::CrashDisk;
+pub use scratch::Scratch;
+
+/// Writes a whole file, durably, with the folders that it needs; an old one is replaced.
+pub fn put_file(storage: &dyn Storage, path: &Path, bytes: &[u8]) {
+    let folder = path.parent().unwrap();
+    storage.create_folder(folder).unwrap();
+    let _ = storage.remove(path);
+    let file = storage.create_file(path, bytes.len() as u64).unwrap();
+    file.write_all_at(0, bytes).unwrap();
+    file.sync().unwrap();
+    storage.sync_folder(folder).unwrap();
+}

@@ -65,7 +65,7 @@ fn undisturbed(disk: &CrashDisk, replace: Replace) -> (u64, Content) {
     write_output(&disk.storage(), replace).unwrap();
     assert_eq!(disk.content(Path::new(STAGE)), None);
     // On return everything is durable.
-    let after = disk.restart(Aftermath::OnlySynced).content(Path::new(TARGET)).unwrap();
+    let after = disk.after_crash(Aftermath::OnlySynced).content(Path::new(TARGET)).unwrap();
     (disk.n_acts() - before, after)
 }
 
@@ -84,7 +84,7 @@ fn check_restart(disk: &CrashDisk, replace: Replace, expected: &Content, what: &
         (None, Replace::Force) => panic!("{what}: the old output is gone"),
     }
     write_output(&disk.storage(), replace).unwrap_or_else(|error| panic!("{what}: not resumed: {error}"));
-    let after = disk.restart(Aftermath::OnlySynced).content(Path::new(TARGET));
+    let after = disk.after_crash(Aftermath::OnlySynced).content(Path::new(TARGET));
     assert_eq!(after.as_ref(), Some(expected), "{what}");
 }
 
@@ -98,7 +98,7 @@ fn check_every_stop(replace: Replace) {
         disk.plan_mishap(at, Mishap::PowerFails);
         let result = write_output(&disk.storage(), replace);
         for aftermath in AFTERMATHS {
-            let after = disk.restart(aftermath);
+            let after = disk.after_crash(aftermath);
             let what = format!("{replace:?}, power fails at act {at} of {n_acts}, {aftermath:?}");
             // A command that said done has an output whatever comes after.
             assert!(result.is_err() || after.content(Path::new(TARGET)).as_ref() == Some(&expected), "{what}");
@@ -146,7 +146,7 @@ fn without_an_exchange_the_old_output_is_at_least_beside() {
         disk.plan_mishap(at, Mishap::PowerFails);
         let _stopped = write_output(&disk.storage(), Replace::Force);
         for aftermath in AFTERMATHS {
-            let after = disk.restart(aftermath);
+            let after = disk.after_crash(aftermath);
             let found = ["/runs/out", "/runs/out.thalweg-old"].map(|path| after.content(Path::new(path)));
             let is_whole = found.iter().flatten().any(|content| *content == expected || is_old(content));
             assert!(is_whole, "power fails at act {at} of {n_acts}, {aftermath:?}: {found:?}");

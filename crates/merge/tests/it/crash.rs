@@ -71,7 +71,7 @@ fn undisturbed(prepared: &CrashDisk, replace: Replace) -> (u64, Content) {
     let disk = prepared.copy();
     let before = disk.n_acts();
     execute(&disk, replace).unwrap();
-    let content = disk.restart(Aftermath::OnlySynced).content(Path::new(OUT)).unwrap();
+    let content = disk.after_crash(Aftermath::OnlySynced).content(Path::new(OUT)).unwrap();
     assert_eq!(content.keys().filter(|name| name.ends_with(".safetensors")).count(), 2);
     (disk.n_acts() - before, content)
 }
@@ -86,7 +86,7 @@ fn check_restart(disk: &CrashDisk, replace: Replace, expected: &Content, what: &
         (None, Replace::Force) => panic!("{what}: the old output is gone"),
     }
     execute(disk, replace).unwrap_or_else(|error| panic!("{what}: not repeated: {error}"));
-    let after = disk.restart(Aftermath::OnlySynced).content(Path::new(OUT));
+    let after = disk.after_crash(Aftermath::OnlySynced).content(Path::new(OUT));
     assert!(after.as_ref() == Some(expected), "{what}: other bytes");
 }
 
@@ -99,7 +99,7 @@ fn check_every_stop(replace: Replace) {
         disk.plan_mishap(at, Mishap::PowerFails);
         let result = execute(&disk, replace);
         for aftermath in AFTERMATHS {
-            let after = disk.restart(aftermath);
+            let after = disk.after_crash(aftermath);
             let what = format!("{replace:?}, power fails at act {at} of {n_acts}, {aftermath:?}");
             let is_there = after.content(Path::new(OUT)).as_ref() == Some(&expected);
             assert!(result.is_err() || is_there, "{what}: said done");
@@ -189,19 +189,19 @@ fn each_of_two_outputs_is_none_or_whole_after_a_stop_at_any_act() {
     let before = undisturbed.n_acts();
     run(&undisturbed).unwrap();
     let n_acts = undisturbed.n_acts() - before;
-    let expected = contents(&undisturbed.restart(Aftermath::OnlySynced));
+    let expected = contents(&undisturbed.after_crash(Aftermath::OnlySynced));
     for at in 1..=n_acts {
         let disk = prepared.copy();
         disk.plan_mishap(at, Mishap::PowerFails);
         let _stopped = run(&disk);
         for aftermath in AFTERMATHS {
-            let after = disk.restart(aftermath);
+            let after = disk.after_crash(aftermath);
             let what = format!("power fails at act {at} of {n_acts}, {aftermath:?}");
             for (found, expected) in contents(&after).iter().zip(&expected) {
                 assert!(found.is_none() || found == expected, "{what}: half an output");
             }
             run(&after).unwrap_or_else(|error| panic!("{what}: not repeated: {error}"));
-            assert!(contents(&after.restart(Aftermath::OnlySynced)) == expected, "{what}: other bytes");
+            assert!(contents(&after.after_crash(Aftermath::OnlySynced)) == expected, "{what}: other bytes");
         }
     }
 }

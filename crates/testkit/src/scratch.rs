@@ -1,0 +1,48 @@
+//! A folder on the machine's own disk that goes when the test ends.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use thalweg_storage::{LocalStorage, Storage};
+
+/// A folder of its own for one test.
+#[derive(Debug)]
+pub struct Scratch {
+    folder: TempDir,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Scratch {
+    /// A new, empty folder.
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A path in the folder.
+    pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// The disk that it is on.
+    pub fn storage(&self) -> Arc<dyn Storage> {
+        Arc::new(LocalStorage::new())
+    }
+
+    /// Writes a file, with the folders that it needs, and returns its path.
+    pub fn write(&self, name: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.join(name);
+        crate::put_file(&LocalStorage::new(), &path, bytes.as_ref());
+        path
+    }
+}
