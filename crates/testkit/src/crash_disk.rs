@@ -316,6 +316,12 @@ impl CrashDisk {
         state.renames = Renames::NoExchange;
     }
 
+    /// Makes everything durable that was done so far; no act.
+    pub fn settle(&self) {
+        let mut state = self.state();
+        state.image = std::mem::take(&mut state.image).flushed();
+    }
+
     /// The disk after the restart: power is back, locks are gone, no mishap is planned.
     pub fn after_crash(&self, aftermath: Aftermath) -> Self {
         let mut state = self.state().clone();

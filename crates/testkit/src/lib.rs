@@ -9,19 +9,24 @@ use thalweg_storage::Storage;
 
 pub mod crash_disk;
 mod crash_image;
+pub mod exact_bytes;
+pub mod filters;
 pub mod scratch;
 pub mod storage_suite;
+pub mod tiny_checkpoint;
+pub mod tiny_run;
 
 pub use crash_disk::CrashDisk;
 pub use scratch::Scratch;
+pub use tiny_checkpoint::{Sharding, TinyCheckpoint};
+pub use tiny_run::{LogRow, RunLayout, RunLog, TinyRun, TinySchedule};
 
-/// Writes a whole file, durably, with the folders that it needs; an old one is replaced.
+/// Writes a whole file with the folders that it needs; an old one is replaced. Nothing is synced, which would take
+/// longer than most tests; see [`CrashDisk::settle`].
 pub fn put_file(storage: &dyn Storage, path: &Path, bytes: &[u8]) {
     let folder = path.parent().unwrap();
     storage.create_folder(folder).unwrap();
     let _ = storage.remove(path);
     let file = storage.create_file(path, bytes.len() as u64).unwrap();
     file.write_all_at(0, bytes).unwrap();
-    file.sync().unwrap();
-    storage.sync_folder(folder).unwrap();
 }

@@ -36,13 +36,12 @@ fn aftermaths() -> impl Iterator<Item = Aftermath> {
 fn prepared_disk(replace: Replace) -> CrashDisk {
     let disk = CrashDisk::new();
     disk.create_folder(Path::new("/runs")).unwrap();
-    disk.sync_folder(Path::new("/")).unwrap();
     if replace == Replace::Force {
         for (name, bytes) in old() {
             put_file(&disk, &Path::new(TARGET).join(name), &bytes);
         }
-        disk.sync_folder(Path::new("/runs")).unwrap();
     }
+    disk.settle();
     disk
 }
 
