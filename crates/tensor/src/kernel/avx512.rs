@@ -1,4 +1,4 @@
-//! AVX-512: tiles of bf16 and f32 whose sums are exact, which is nearly all of them; other tiles go to `portable`.
+//! AVX-512: tiles of bf16 and f32 whose sums are exact or whose error leaves no doubt; other tiles go to `portable`.
 //!
 //! bf16 pairs are split into even and odd lanes by a shift and a mask, so that nothing is shuffled.
 
@@ -66,52 +66,93 @@ impl Spread {
         self.least[register] = _mm512_min_epu16(self.least[register], less_one);
     }
 
-    /// Whether every lane's exponents lie within `limit` of each other and none is above `highest` (an exponent field).
+    /// Lanes whose exponents lie within `limit` of each other.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn lanes_within(&self, register: usize, limit: i16) -> __mmask32 {
+        let most = _mm512_srli_epi16::<8>(self.most[register]);
+        let spread = _mm512_subs_epu16(most, _mm512_srli_epi16::<8>(self.least[register]));
+        _mm512_cmple_epi16_mask(spread, _mm512_set1_epi16(limit))
+    }
+
+    /// Whether no exponent field is above `highest`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn is_below(&self, highest: i16) -> bool {
+        let most = _mm512_srli_epi16::<8>(_mm512_max_epu16(self.most[0], self.most[1]));
+        _mm512_cmpgt_epi16_mask(most, _mm512_set1_epi16(highest)) == 0
+    }
+
+    /// Whether both hold for all lanes.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     fn is_within(&self, limit: i16, highest: i16) -> bool {
-        let mut outside = 0;
-        for register in 0..2 {
-            let most = _mm512_srli_epi16::<8>(self.most[register]);
-            let spread = _mm512_subs_epu16(most, _mm512_srli_epi16::<8>(self.least[register]));
-            outside |= _mm512_cmpgt_epi16_mask(spread, _mm512_set1_epi16(limit));
-            outside |= _mm512_cmpgt_epi16_mask(most, _mm512_set1_epi16(highest));
-        }
-        outside == 0
+        self.lanes_within(0, limit) & self.lanes_within(1, limit) == __mmask32::MAX && self.is_below(highest)
     }
 }
 
 /// Lanes of one tile in the order even-low, even-high, odd-low, odd-high, for each of two registers.
 type Sums = [__m512d; 8];
 
-/// Divisor and reciprocal in every lane.
+/// What a sum is divided by, in every lane.
 #[derive(Clone, Copy)]
 struct Division {
     d: __m512d,
     reciprocal: __m512d,
+    /// Four times the bound of the error of a sum that is not exact, as a share of the largest input.
+    error_share: __m512d,
 }
 
-/// Eight lanes of |s|/d cut to bf16, as singles with the midpoint's bit set, and how |s|/d compares with that midpoint.
+impl Division {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn new(prepared: &Prepared) -> Self {
+        let share = if prepared.is_extreme { f64::INFINITY } else { 4.0 * prepared.error_share };
+        Self {
+            d: _mm512_set1_pd(prepared.d),
+            reciprocal: _mm512_set1_pd(prepared.reciprocal),
+            error_share: _mm512_set1_pd(share),
+        }
+    }
+
+    /// Lanes that every number within the error bound of |s| rounds alike in; see `portable::Rounded`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn settled_lanes(self, s: __m512d, side: __m512d, most: __m512d) -> __mmask8 {
+        let error = _mm512_mul_pd(most, self.error_share);
+        let closest = _mm512_min_pd(_mm512_abs_pd(side), _mm512_abs_pd(s));
+        _mm512_cmp_pd_mask::<_CMP_GT_OQ>(closest, error)
+    }
+}
+
+/// Eight lanes of |s|/d cut to bf16, as singles with the midpoint's bit set, and |s| less d times that midpoint.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn compare_with_middle(s: __m512d, division: Division) -> (__m256i, __mmask8, __mmask8) {
+fn compare_with_middle(s: __m512d, division: Division) -> (__m256i, __m512d) {
     const CUT: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
     let size = _mm512_abs_pd(s);
     let cut = _mm256_castps_si256(_mm512_cvt_roundpd_ps::<CUT>(_mm512_mul_pd(size, division.reciprocal)));
     // (cut & 0xFFFF0000) | 0x8000
     let high_bits = _mm256_set1_epi32(0xFFFF_0000_u32.cast_signed());
     let middle = _mm256_ternarylogic_epi32::<0xEA>(cut, high_bits, _mm256_set1_epi32(0x8000));
-    let side = _mm512_fnmadd_pd(_mm512_cvtps_pd(_mm256_castsi256_ps(middle)), division.d, size);
+    (middle, _mm512_fnmadd_pd(_mm512_cvtps_pd(_mm256_castsi256_ps(middle)), division.d, size))
+}
+
+/// Lanes above the midpoint, and lanes on it.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn above_and_equal(side: __m512d) -> (__mmask8, __mmask8) {
     let zero = _mm512_setzero_pd();
-    (middle, _mm512_cmp_pd_mask::<_CMP_GT_OQ>(side, zero), _mm512_cmp_pd_mask::<_CMP_EQ_OQ>(side, zero))
+    (_mm512_cmp_pd_mask::<_CMP_GT_OQ>(side, zero), _mm512_cmp_pd_mask::<_CMP_EQ_OQ>(side, zero))
 }
 
 /// Sixteen lanes rounded to bf16 in the upper halves, with their signs.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn round_lanes(low: __m512d, high: __m512d, division: Division) -> __m512i {
-    let (middle_low, above_low, equal_low) = compare_with_middle(low, division);
-    let (middle_high, above_high, equal_high) = compare_with_middle(high, division);
+    let (middle_low, side_low) = compare_with_middle(low, division);
+    let (middle_high, side_high) = compare_with_middle(high, division);
+    let ((above_low, equal_low), (above_high, equal_high)) = (above_and_equal(side_low), above_and_equal(side_high));
     let middle = join(middle_low, middle_high);
     let above = u16::from(above_low) | u16::from(above_high) << 8;
     let equal = u16::from(equal_low) | u16::from(equal_high) << 8;
@@ -160,10 +201,10 @@ fn sum_in_singles(tile: &[&[u8]], at: usize, coefficients: &[f64], limit: i16) -
     ])
 }
 
-/// Sums one tile in doubles, if that is exact and finite for every lane.
+/// Sums one tile in doubles, if every lane's sum is exact, or its rounding is clear all the same.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn sum_in_doubles(tile: &[&[u8]], at: usize, coefficients: &[f64], limit: i16) -> Option<Sums> {
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi2")]
+fn sum_in_doubles(tile: &[&[u8]], at: usize, coefficients: &[f64], limit: i16, division: Division) -> Option<Sums> {
     /// Below the field of infinities, with room for sums of coefficients up to 2^2 beyond one.
     const HIGHEST: i16 = 0xFA;
     let mut spread = Spread::new();
@@ -180,7 +221,32 @@ fn sum_in_doubles(tile: &[&[u8]], at: usize, coefficients: &[f64], limit: i16) -
             }
         }
     }
-    spread.is_within(limit, HIGHEST).then_some(sums)
+    let is_clear = spread.is_below(HIGHEST)
+        && are_clear(&sums[..4], &spread, 0, limit, division)
+        && are_clear(&sums[4..], &spread, 1, limit, division);
+    is_clear.then_some(sums)
+}
+
+/// Whether all lanes of a register are exact or settled by the error bound.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi2")]
+fn are_clear(sums: &[__m512d], spread: &Spread, register: usize, limit: i16, division: Division) -> bool {
+    let zeros = _mm512_testn_epi16_mask(spread.most[register], spread.most[register]);
+    let within = spread.lanes_within(register, limit) | zeros;
+    if within == __mmask32::MAX {
+        return true;
+    }
+    let most = _mm512_srli_epi16::<1>(spread.most[register]);
+    let (even, odd) = (even_lanes(most), odd_lanes(most));
+    let most = [low_half(even), high_half(even), low_half(odd), high_half(odd)];
+    let exact = [_pext_u32(within, 0x5555), _pext_u32(within, 0x5555_0000)];
+    let exact_odd = [_pext_u32(within, 0xAAAA), _pext_u32(within, 0xAAAA_0000)];
+    let mut open = 0;
+    for (lane, exact) in exact.into_iter().chain(exact_odd).enumerate() {
+        let (_, side) = compare_with_middle(sums[lane], division);
+        open |= !(exact | u32::from(division.settled_lanes(sums[lane], side, most[lane]))) & 0xFF;
+    }
+    open == 0
 }
 
 /// The 32 elements from `at` on.
@@ -200,8 +266,9 @@ fn store(register: __m512i, out: &mut [u8]) {
     unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), register) }
 }
 
+/// Spread as a limit for exponents; below 0 only lanes without any number but zero are exact.
 fn as_limit(spread: i32) -> i16 {
-    i16::try_from(spread.min(254)).unwrap_or(-1)
+    i16::try_from(spread.clamp(-1, 254)).unwrap_or(-1)
 }
 
 /// Sums tiles of bf16 to bf16 from tile `first` on; stops at a tile that is not settled.
@@ -218,7 +285,7 @@ pub(crate) fn sum_bf16(
     let spread = |accumulator_bits| if is_bounded { prepared.exact_spread(accumulator_bits, 8) } else { -1 };
     let (in_singles, in_doubles) = (spread(24), as_limit(spread(53)));
     let tries_singles = in_singles >= LEAST_SPREAD_F32;
-    let division = Division { d: _mm512_set1_pd(prepared.d), reciprocal: _mm512_set1_pd(prepared.reciprocal) };
+    let division = Division::new(prepared);
     let coefficients = prepared.coefficients.as_slice();
     for tile in first..n_tiles {
         let at = tile * TILE;
@@ -226,7 +293,7 @@ pub(crate) fn sum_bf16(
             if tries_singles { sum_in_singles(sources, at, coefficients, as_limit(in_singles)) } else { None };
         let sums = match singles {
             Some(sums) => Some(sums),
-            None if in_doubles >= 0 => sum_in_doubles(sources, at, coefficients, in_doubles),
+            None if is_bounded => sum_in_doubles(sources, at, coefficients, in_doubles, division),
             None => None,
         };
         let out = &mut out[2 * at..2 * (at + TILE)];
@@ -249,21 +316,26 @@ pub(crate) fn sum_bf16(
     None
 }
 
-/// Eight lanes of |s|/d rounded to single, with their signs.
+/// Eight lanes of |s|/d cut to single, the next singles above, and |s| less d times the midpoints between.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn round_to_singles(s: __m512d, division: Division) -> __m256i {
+fn compare_singles(s: __m512d, division: Division) -> (__m256i, __m256i, __m512d) {
     const CUT: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
     let size = _mm512_abs_pd(s);
     let cut = _mm256_castps_si256(_mm512_cvt_roundpd_ps::<CUT>(_mm512_mul_pd(size, division.reciprocal)));
     let next = _mm256_add_epi32(cut, _mm256_set1_epi32(1));
     let widen = |bits| _mm512_cvtps_pd(_mm256_castsi256_ps(bits));
-    // Half of the sum of two neighbours, exact; doubled on both sides of the comparison instead.
-    let twice_middle = _mm512_add_pd(widen(cut), widen(next));
-    let side = _mm512_fnmadd_pd(twice_middle, division.d, _mm512_add_pd(size, size));
-    let zero = _mm512_setzero_pd();
-    let above = _mm512_cmp_pd_mask::<_CMP_GT_OQ>(side, zero);
-    let equal = _mm512_cmp_pd_mask::<_CMP_EQ_OQ>(side, zero);
+    // Exact: neighbours differ in their last place.
+    let middle = _mm512_mul_pd(_mm512_add_pd(widen(cut), widen(next)), _mm512_set1_pd(0.5));
+    (cut, next, _mm512_fnmadd_pd(middle, division.d, size))
+}
+
+/// Eight lanes of |s|/d rounded to single, with their signs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn round_to_singles(s: __m512d, division: Division) -> __m256i {
+    let (cut, next, side) = compare_singles(s, division);
+    let (above, equal) = above_and_equal(side);
     let odd = _mm256_test_epi32_mask(cut, _mm256_set1_epi32(1));
     let rounded = _mm256_mask_mov_epi32(cut, above | equal & odd, next);
     let signs = _mm512_cvtepi64_epi32(_mm512_srai_epi64::<32>(_mm512_castpd_si512(s)));
@@ -275,10 +347,10 @@ const SINGLES_PER_REGISTER: usize = 16;
 /// Registers of singles in a tile.
 const REGISTERS: usize = TILE / SINGLES_PER_REGISTER;
 
-/// Sums one tile of singles in doubles, if that is exact and finite for every lane.
+/// Sums one tile of singles in doubles, if every lane's sum is exact, or its rounding is clear all the same.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn sum_singles(tile: &[&[u8]], at: usize, coefficients: &[f64], limit: i32) -> Option<Sums> {
+fn sum_singles(tile: &[&[u8]], at: usize, coefficients: &[f64], limit: i32, division: Division) -> Option<Sums> {
     /// Below the field of infinities, with room for sums of coefficients up to 2^3.
     const HIGHEST: i32 = 0xFA;
     let mut most = [_mm512_setzero_si512(); REGISTERS];
@@ -296,14 +368,23 @@ fn sum_singles(tile: &[&[u8]], at: usize, coefficients: &[f64], limit: i32) -> O
             sums[2 * register + 1] = _mm512_fmadd_pd(c, high_half(x), sums[2 * register + 1]);
         }
     }
-    let mut outside = 0;
+    let mut open = 0;
     for register in 0..REGISTERS {
         let top = _mm512_srli_epi32::<24>(most[register]);
+        if _mm512_cmpgt_epi32_mask(top, _mm512_set1_epi32(HIGHEST)) != 0 {
+            return None;
+        }
         let spread = _mm512_sub_epi32(top, _mm512_srli_epi32::<24>(least[register]));
-        outside |= _mm512_cmpgt_epi32_mask(spread, _mm512_set1_epi32(limit));
-        outside |= _mm512_cmpgt_epi32_mask(top, _mm512_set1_epi32(HIGHEST));
+        let exact = _mm512_cmple_epi32_mask(spread, _mm512_set1_epi32(limit));
+        if exact != __mmask16::MAX {
+            let magnitudes = _mm512_castsi512_ps(_mm512_srli_epi32::<1>(most[register]));
+            let settled = |s, most| division.settled_lanes(s, compare_singles(s, division).2, most);
+            let low = settled(sums[2 * register], low_half(magnitudes));
+            let high = settled(sums[2 * register + 1], high_half(magnitudes));
+            open |= !(exact | u16::from(low) | u16::from(high) << 8);
+        }
     }
-    (outside == 0).then_some(sums)
+    (open == 0).then_some(sums)
 }
 
 #[inline]
@@ -323,12 +404,14 @@ pub(crate) fn sum_f32(
     n_tiles: usize,
     out: &mut [u8],
 ) -> Option<(usize, Unsettled)> {
-    let limit = if prepared.sum_abs <= 8.0 * prepared.d { prepared.exact_spread(53, 24) } else { -1 };
-    let division = Division { d: _mm512_set1_pd(prepared.d), reciprocal: _mm512_set1_pd(prepared.reciprocal) };
+    let is_bounded = prepared.sum_abs <= 8.0 * prepared.d;
+    // A lane of zeros has a spread far below -1: it is exact whatever the coefficients.
+    let limit = prepared.exact_spread(53, 24).max(-1);
+    let division = Division::new(prepared);
     for tile in first..n_tiles {
         let at = tile * TILE;
         let out = &mut out[4 * at..4 * (at + TILE)];
-        let sums = if limit >= 0 { sum_singles(sources, at, &prepared.coefficients, limit) } else { None };
+        let sums = if is_bounded { sum_singles(sources, at, &prepared.coefficients, limit, division) } else { None };
         let Some(sums) = sums else {
             let unsettled = portable::sum_tile::<InF32, OutF32, Fused>(prepared, sources, at, out);
             if unsettled != Unsettled::default() {

@@ -177,9 +177,13 @@ pub(crate) trait Output {
     const SIGN: u32;
     /// Exponent field all ones.
     const INFINITY: u32;
-    /// The largest finite number, scaled.
+    /// Quotients above this, scaled, have no neighbours here to choose from; at most the largest finite number.
     const LARGEST: f64;
-    fn store(bits: u32, bytes: &mut [u8]);
+    /// A neighbour of `quotient` (scaled, at most `LARGEST`), as bits of a single: the next below, or one above that is
+    /// nearer than an eighth of a step.
+    fn near(quotient: f64) -> u32;
+    /// The midpoint of `low` and the next number above.
+    fn middle(low: u32) -> f64;
     /// Stores a whole tile.
     fn store_tile(bits: &[u32; TILE], bytes: &mut [u8]);
 }
@@ -207,9 +211,12 @@ impl Output for OutBf16 {
     const INFINITY: u32 = 0x7F80;
     const LARGEST: f64 = f32::from_bits(0x7F7F_0000) as f64;
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "the format has 16 bits")]
-    fn store(bits: u32, bytes: &mut [u8]) {
-        bytes.copy_from_slice(&(bits as u16).to_le_bytes());
+    fn near(quotient: f64) -> u32 {
+        near_short::<Self>(quotient)
+    }
+    #[inline(always)]
+    fn middle(low: u32) -> f64 {
+        f64::from(f32::from_bits(low | 1 << (Self::CUT - 1)))
     }
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "the format has 16 bits")]
@@ -226,9 +233,12 @@ impl Output for OutF16 {
     const INFINITY: u32 = 0x7C00;
     const LARGEST: f64 = f32::from_bits(0x7BFF << 13) as f64;
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "the format has 16 bits")]
-    fn store(bits: u32, bytes: &mut [u8]) {
-        bytes.copy_from_slice(&(bits as u16).to_le_bytes());
+    fn near(quotient: f64) -> u32 {
+        near_short::<Self>(quotient)
+    }
+    #[inline(always)]
+    fn middle(low: u32) -> f64 {
+        f64::from(f32::from_bits(low | 1 << (Self::CUT - 1)))
     }
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "the format has 16 bits")]
@@ -243,10 +253,17 @@ impl Output for OutF32 {
     const SCALE: f64 = 1.0;
     const SIGN: u32 = 0x8000_0000;
     const INFINITY: u32 = 0x7F80_0000;
-    const LARGEST: f64 = f32::MAX as f64;
+    // The largest of all has no single above it.
+    const LARGEST: f64 = f32::MAX.next_down() as f64;
     #[inline(always)]
-    fn store(bits: u32, bytes: &mut [u8]) {
-        bytes.copy_from_slice(&bits.to_le_bytes());
+    #[expect(clippy::cast_possible_truncation, reason = "the nearest single is asked for")]
+    fn near(quotient: f64) -> u32 {
+        let near = (quotient as f32).to_bits();
+        near - u32::from(f64::from(f32::from_bits(near)) > quotient)
+    }
+    #[inline(always)]
+    fn middle(low: u32) -> f64 {
+        (f64::from(f32::from_bits(low)) + f64::from(f32::from_bits(low + 1))) * 0.5
     }
     #[inline(always)]
     fn store_tile(bits: &[u32; TILE], bytes: &mut [u8]) {
@@ -254,26 +271,49 @@ impl Output for OutF32 {
     }
 }
 
+/// A format shorter than a single: the nearest single, cut. If that was above, it is above by next to nothing.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the nearest single is asked for")]
+fn near_short<O: Output>(quotient: f64) -> u32 {
+    (quotient as f32).to_bits() & !((1 << O::CUT) - 1)
+}
+
+/// A quotient, rounded.
+#[derive(Clone, Copy)]
+pub(crate) struct Rounded {
+    /// Without a sign; `INFINITY` when it may be too large.
+    pub(crate) bits: u32,
+    /// How far |s| is from d times the midpoint that decided, scaled.
+    pub(crate) distance: f64,
+    /// |s|, scaled.
+    pub(crate) size: f64,
+}
+
+impl Rounded {
+    /// Whether every number within `error` of |s| rounds alike.
+    ///
+    /// A quarter of the distance is less than an eighth of a step (and a bit), so that no other midpoint is in reach.
+    #[inline(always)]
+    fn is_settled_within(self, error: f64) -> bool {
+        (self.distance > 4.0 * error) & (self.size > 4.0 * error)
+    }
+}
+
 /// |s|/d rounded to nearest, ties to even, without its sign: exact if `s` and `d` are.
 ///
-/// The quotient, cut to the format, is at most one step from the answer; which side of the midpoint above it |s|/d
-/// lies on is the sign of |s| - m d, which a fused multiply-add has right (and so has a plain one while m d is exact).
+/// A neighbour of the quotient is known; which side of the midpoint above it |s|/d lies on is the sign of |s| - m d,
+/// which a fused multiply-add has right (and so has a plain one while m d is exact).
 #[inline(always)]
-pub(crate) fn round_quotient<O: Output, M: MultiplyAdd>(s: f64, d: f64, reciprocal: f64) -> u32 {
+pub(crate) fn round_quotient<O: Output, M: MultiplyAdd>(s: f64, d: f64, reciprocal: f64) -> Rounded {
     let size = s.abs() * O::SCALE;
     let quotient = size * reciprocal;
-    #[expect(clippy::cast_possible_truncation, reason = "cut to a single on purpose")]
-    let near = (quotient as f32).to_bits();
-    let low = near - u32::from(f64::from(f32::from_bits(near)) > quotient);
-    let low = low & !((1 << O::CUT) - 1);
-    let next = low + (1 << O::CUT);
-    // Exact: two neighbours of the format differ in their last place.
-    let middle = (f64::from(f32::from_bits(low)) + f64::from(f32::from_bits(next))) * 0.5;
-    let side = M::multiply_add(-middle, d, size);
+    let is_too_large = quotient > O::LARGEST;
+    let low = O::near(if is_too_large { 0.0 } else { quotient });
+    let side = M::multiply_add(-O::middle(low), d, size);
     let is_odd = low >> O::CUT & 1;
     let up = u32::from(side > 0.0) | u32::from(side == 0.0) & is_odd;
-    // Beyond the largest number the midpoint has no double here: whoever asked finds out that it is too large.
-    if quotient > O::LARGEST { O::INFINITY } else { (low >> O::CUT) + up }
+    let bits = if is_too_large { O::INFINITY } else { (low >> O::CUT) + up };
+    Rounded { bits, distance: side.abs(), size }
 }
 
 /// The sign of `s` at the output's place.
@@ -287,7 +327,7 @@ pub(crate) struct Tile {
     pub(crate) sum: [f64; TILE],
     /// Largest magnitude bits among a lane's inputs.
     pub(crate) most: [u32; TILE],
-    /// Smallest magnitude bits among its inputs that are not zero; all ones without any.
+    /// Smallest magnitude bits among its inputs that are not zero, less one; all ones without any.
     pub(crate) least: [u32; TILE],
 }
 
@@ -300,19 +340,32 @@ pub(crate) struct Unsettled {
     pub(crate) unclear: u64,
 }
 
+/// Lanes whose state stays in registers while the sources pass by.
+const STRIP: usize = 16;
+
 /// Sums lanes `at..at + TILE` of all sources.
 #[inline(always)]
 fn add_up<I: Input, M: MultiplyAdd>(coefficients: &[f64], sources: &[&[u8]], at: usize) -> Tile {
     let mut tile = Tile { sum: [-0.0; TILE], most: [0; TILE], least: [u32::MAX; TILE] };
-    for (source, &c) in sources.iter().zip(coefficients) {
-        let lanes = load_lanes::<I::Raw, TILE>(&source[at * I::BYTES..(at + TILE) * I::BYTES]);
-        for (l, raw) in lanes.into_iter().enumerate() {
-            let bits = I::bits(raw);
-            let magnitude = I::magnitude(bits);
-            tile.most[l] = tile.most[l].max(magnitude);
-            tile.least[l] = tile.least[l].min(if magnitude == 0 { u32::MAX } else { magnitude });
-            tile.sum[l] = M::multiply_add(c, I::widen(bits), tile.sum[l]);
+    for from in (0..TILE).step_by(STRIP) {
+        let mut sum = [-0.0; STRIP];
+        let mut most = [0u32; STRIP];
+        let mut least = [u32::MAX; STRIP];
+        for (source, &c) in sources.iter().zip(coefficients) {
+            let start = (at + from) * I::BYTES;
+            let lanes = load_lanes::<I::Raw, STRIP>(&source[start..start + STRIP * I::BYTES]);
+            for l in 0..STRIP {
+                let bits = I::bits(lanes[l]);
+                let magnitude = I::magnitude(bits);
+                most[l] = most[l].max(magnitude);
+                // One less, so that zeros come out on top.
+                least[l] = least[l].min(magnitude.wrapping_sub(1));
+                sum[l] = M::multiply_add(c, I::widen(bits), sum[l]);
+            }
         }
+        tile.sum[from..from + STRIP].copy_from_slice(&sum);
+        tile.most[from..from + STRIP].copy_from_slice(&most);
+        tile.least[from..from + STRIP].copy_from_slice(&least);
     }
     tile
 }
@@ -327,69 +380,41 @@ pub(crate) fn sum_tile<I: Input, O: Output, M: MultiplyAdd>(
 ) -> Unsettled {
     let tile = add_up::<I, M>(&prepared.coefficients, sources, at);
     let spread_limit = exact_spread_of::<I, M>(prepared);
+    let error_share = if prepared.is_extreme { f64::INFINITY } else { prepared.error_share * O::SCALE };
     let shift = I::PRECISION - 1;
     let mut result = [0u32; TILE];
-    let mut is_exact = [0u32; TILE];
-    let mut worst = 0;
-    let mut most = 0;
+    let mut is_open = [0u32; TILE];
+    let mut any_open = 0;
     for l in 0..TILE {
         let s = tile.sum[l];
         let rounded = round_quotient::<O, M>(s, prepared.d, prepared.reciprocal);
-        result[l] = rounded | sign_of::<O>(s);
-        let spread = (tile.most[l] >> shift).saturating_sub(tile.least[l] >> shift).cast_signed();
+        result[l] = rounded.bits | sign_of::<O>(s);
+        let most = tile.most[l];
+        let spread = (most >> shift).cast_signed() - (tile.least[l] >> shift).cast_signed();
         // All terms are zeros: the sum is exact whatever the coefficients.
-        let exact = u32::from(spread <= spread_limit || tile.most[l] == 0) & u32::from(rounded < O::INFINITY);
-        is_exact[l] = exact;
-        worst |= 1 - exact;
-        most = most.max(tile.most[l]);
+        let is_exact = (spread <= spread_limit) | (most == 0);
+        let is_settled = is_exact | rounded.is_settled_within(error_share * I::widen(most));
+        let open = u32::from(!(is_settled & (rounded.bits < O::INFINITY) & (most < I::INFINITY)));
+        is_open[l] = open;
+        any_open |= open;
     }
     O::store_tile(&result, out);
-    if worst == 0 && most < I::INFINITY {
-        return Unsettled::default();
-    }
-    settle_by_bound::<I, O, M>(prepared, &tile, &is_exact, out)
-}
-
-fn exact_spread_of<I: Input, M: MultiplyAdd>(prepared: &Prepared) -> i32 {
-    /// m d is exact in 53 bits while d has at most this many beside the 25 of m.
-    const MAX_PLAIN_DIVISOR: f64 = 268_435_456.0;
-    let is_sign_right = M::IS_FUSED || prepared.d < MAX_PLAIN_DIVISOR;
-    if is_sign_right { prepared.exact_spread(53, I::PRECISION) } else { -1 }
-}
-
-/// Lanes whose sum is not known to be exact: kept where both ends of the error interval round alike.
-#[inline(always)]
-fn settle_by_bound<I: Input, O: Output, M: MultiplyAdd>(
-    prepared: &Prepared,
-    tile: &Tile,
-    is_exact: &[u32; TILE],
-    out: &mut [u8],
-) -> Unsettled {
     let mut unsettled = Unsettled::default();
-    let mut low = [0u32; TILE];
-    let mut high = [0u32; TILE];
-    for l in 0..TILE {
-        let quotient = tile.sum[l].abs() * prepared.reciprocal;
-        let error = I::widen(tile.most[l]) * prepared.error_share + quotient * ROUNDING_SHARE + f64::MIN_POSITIVE;
-        low[l] = round_quotient::<O, M>((quotient - error).max(0.0), 1.0, 1.0);
-        high[l] = round_quotient::<O, M>(quotient + error, 1.0, 1.0);
-        // Near zero the sign itself is in doubt.
-        high[l] |= u32::from(quotient <= error) << 31;
-    }
-    for (l, chunk) in out.chunks_exact_mut(O::BYTES).enumerate().take(TILE) {
-        let lane = 1u64 << l;
-        if tile.most[l] >= I::INFINITY {
-            unsettled.non_finite |= lane;
-        } else if is_exact[l] == 0 {
-            if low[l] == high[l] && low[l] < O::INFINITY && !prepared.is_extreme {
-                O::store(low[l] | sign_of::<O>(tile.sum[l]), chunk);
-            } else {
-                unsettled.unclear |= lane;
-            }
+    if any_open != 0 {
+        for (l, (open, most)) in is_open.into_iter().zip(tile.most).enumerate() {
+            let is_finite = most < I::INFINITY;
+            unsettled.non_finite |= u64::from(!is_finite) << l;
+            unsettled.unclear |= u64::from(is_finite & (open != 0)) << l;
         }
     }
     unsettled
 }
 
-/// Roundings of the quotient and of the interval's ends.
-const ROUNDING_SHARE: f64 = 1.0 / (1u64 << 49) as f64;
+/// Between how many exponents a lane's inputs may lie for its sum, and the sign that rounds it, to be exact.
+fn exact_spread_of<I: Input, M: MultiplyAdd>(prepared: &Prepared) -> i32 {
+    /// m d is exact in 53 bits while d has at most this many beside the 25 of m.
+    const MAX_PLAIN_DIVISOR: f64 = 268_435_456.0;
+    let is_sign_right = M::IS_FUSED || prepared.d < MAX_PLAIN_DIVISOR;
+    // No spread is this small: a lane of zeros has the largest `least` of all.
+    if is_sign_right { prepared.exact_spread(53, I::PRECISION).max(-1) } else { -1 }
+}

@@ -43,9 +43,9 @@ pub(crate) struct Prepared {
     pub(crate) reciprocal: f64,
     /// At least the sum of |coefficients|.
     pub(crate) sum_abs: f64,
-    /// Bound of the error of a sum of doubles by d, as a share of the largest |x|.
+    /// Bound of the error of a sum of doubles, not divided yet, as a share of the largest |x|.
     pub(crate) error_share: f64,
-    /// The same for what pairs of coefficient and rest leave out.
+    /// The same for what pairs of coefficient and rest leave out; these are divided already.
     pub(crate) pair_error_share: f64,
     /// Whether no bound holds, so that every element goes the slow path.
     pub(crate) is_extreme: bool,
@@ -78,8 +78,8 @@ impl Prepared {
         let is_extreme = (sum_abs / d).log2().abs() >= MAX_LOG2;
         #[expect(clippy::cast_precision_loss, reason = "a count of sources")]
         let n_sources = coefficients.len() as f64;
-        // Two roundings a term, one of the coefficient, a few of the division: see numerics in DESIGN.md.
-        let error_share = (3.0 * n_sources + 12.0) * 2f64.powi(-53) * sum_abs / d;
+        // At most two roundings a term, one of the coefficient, and those of the comparison with a midpoint.
+        let error_share = (2.0 * n_sources + 8.0) * 2f64.powi(-53) * sum_abs;
         let pair_error_share = if is_small { 0.0 } else { 2f64.powi(-103) * sum_abs };
         Self {
             log2_sum_abs: words.as_ref().map_or(0, |words| words.log2_sum_abs),

@@ -54,7 +54,7 @@ impl<O: Output> WideOutput for O {
     const INFINITY: u64 = O::INFINITY as u64;
     #[inline(always)]
     fn divide<M: MultiplyAdd>(s: f64, prepared: &Prepared) -> u64 {
-        u64::from(round_quotient::<O, M>(s, prepared.d, prepared.reciprocal))
+        u64::from(round_quotient::<O, M>(s, prepared.d, prepared.reciprocal).bits)
     }
     #[inline(always)]
     fn round_pair(high: f64, low: f64) -> u64 {
@@ -62,7 +62,7 @@ impl<O: Output> WideOutput for O {
         // To odd: of the two doubles around the pair the one that is no tie of a shorter format.
         let bits = near.to_bits();
         let odd = if rest == 0.0 || bits & 1 == 1 { bits } else { bits.wrapping_sub(u64::from(rest < 0.0)) | 1 };
-        u64::from(round_quotient::<O, Separate>(f64::from_bits(odd), 1.0, 1.0))
+        u64::from(round_quotient::<O, Separate>(f64::from_bits(odd), 1.0, 1.0).bits)
     }
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "the format has at most 32 bits")]
