@@ -8,7 +8,7 @@ use thalweg_model::{Batch, BatchShape, LossOptions, Model, ModelConfig, Purpose,
 
 struct Counting;
 
-/// `gemm` aligns the space that it packs operands into to cache lines; no buffer of numbers or tasks is aligned so.
+/// `gemm` aligns the space that it packs operands into to cache lines and keeps flags of what is packed in bytes; nothing of ours is aligned so.
 const PACKING_ALIGNMENT: usize = 64;
 static N_PACKING: AtomicUsize = AtomicUsize::new(0);
 static N_OTHER: AtomicUsize = AtomicUsize::new(0);
@@ -16,7 +16,7 @@ static N_OTHER: AtomicUsize = AtomicUsize::new(0);
 // SAFETY: every call goes to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if layout.align() >= PACKING_ALIGNMENT {
+        if layout.align() >= PACKING_ALIGNMENT || layout.align() == 1 {
             N_PACKING.fetch_add(1, Ordering::Relaxed);
         } else {
             N_OTHER.fetch_add(1, Ordering::Relaxed);
@@ -76,6 +76,6 @@ fn a_step_allocates_nothing_after_the_first() {
         assert_eq!(n_other, 0, "{name} on one thread");
         let [n_packing_2, n_other_2] = count_of_a_step(&config, 2);
         println!("{name}: {n_packing} packing buffers; on two threads {n_packing_2} and {n_other_2} others");
-        assert!(n_other_2 <= 64, "{name} on two threads: {n_other_2}");
+        assert!(n_other_2 <= 8, "{name} on two threads: {n_other_2}");
     }
 }

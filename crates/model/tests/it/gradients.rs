@@ -18,10 +18,11 @@ fn objective(
     loss.nll_sum_nats / options.n_targets_total as f64 + loss.z_loss + loss.balance_loss
 }
 
-/// Central differences with a step of 1e-5 err by about step^2 times a third derivative, and by rounding of 1e-16 over the step: both near 1e-10.
+/// Central differences of the fourth order err by step^4 times a fifth derivative over 30, and by rounding of some 1e-15 over the step: both stay below
+/// 1e-10 for derivatives up to 1e9, which RMSNorm of small embeddings needs.
 #[test]
 fn gradients_of_every_family_are_the_slopes_of_the_loss() {
-    const STEP: f64 = 1e-5;
+    const STEP: f64 = 3e-5;
     for (name, config) in tiny_configs() {
         let mut model = rough_model(config);
         let tokens = tokens_below(19, SHAPE.n_tokens());
@@ -46,7 +47,8 @@ fn gradients_of_every_family_are_the_slopes_of_the_loss() {
                     assert_eq!(workspace.expert_counts(), counts, "{name}: {} moves a choice", spec.name);
                     loss
                 };
-                let slope = (at(center + STEP, &mut model) - at(center - STEP, &mut model)) / (2.0 * STEP);
+                let mut around = |step: f64| at(center + step, &mut model) - at(center - step, &mut model);
+                let slope = (8.0 * around(STEP) - around(2.0 * STEP)) / (12.0 * STEP);
                 model.params_mut()[i] = center;
                 largest = largest.max((gradients[i] - slope).abs());
                 n_moved += usize::from(gradients[i].abs() > 1e-7);
@@ -58,7 +60,7 @@ fn gradients_of_every_family_are_the_slopes_of_the_loss() {
     }
 }
 
-/// Sums of f64 in another grouping: 1e-14 is a hundred roundings of numbers near 1.
+/// Sums of f64 in another grouping: 1e-13 is some hundred roundings of numbers up to 4.
 #[test]
 fn micro_batches_add_up_to_the_whole() {
     for (name, config) in tiny_configs() {
@@ -77,7 +79,7 @@ fn micro_batches_add_up_to_the_whole() {
         }
         assert!((nll_sum_nats - loss.nll_sum_nats).abs() < 1e-12, "{name}");
         for (a, b) in whole.iter().zip(&parts) {
-            assert!((a - b).abs() < 1e-14, "{name}: {a} and {b}");
+            assert!((a - b).abs() < 1e-13, "{name}: {a} and {b}");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use thalweg_model::{Model, ModelConfig};
+use thalweg_model::{Model, ModelConfig, ParamRole};
 use thalweg_tensor::{AccessError, Dtype, Piece, Shape, TensorCatalog, TensorEntry, TensorSource};
 
 pub(crate) fn fixture(name: &str) -> PathBuf {
@@ -148,10 +148,12 @@ pub(crate) fn tiny_configs() -> Vec<(&'static str, ModelConfig)> {
 /// A model whose parameters are far from fresh ones, so that nothing is one or zero by chance.
 pub(crate) fn rough_model(config: ModelConfig) -> Model<f64> {
     let mut model = Model::<f64>::init(config, 3);
-    let n = model.params().len();
-    for (i, param) in model.params_mut().iter_mut().enumerate() {
-        let wave = (i as f64 * 0.739).sin() + (i as f64 * i as f64 * 0.0137 / n as f64).cos() - 0.3;
-        *param = *param * 8.0 + 0.15 * wave;
+    for spec in model.layout().specs().to_vec() {
+        let own = if spec.role == ParamRole::Norm { 1.0 } else { 10.0 };
+        for i in spec.range {
+            let x = i as f64;
+            model.params_mut()[i] = own * model.params()[i] + 0.1 * (x * 0.739).sin() + 0.1 * (x * x * 0.0137).cos();
+        }
     }
     model
 }
