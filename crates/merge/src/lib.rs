@@ -18,7 +18,6 @@ pub mod gram;
 mod journal;
 mod ledger;
 mod memory;
-mod nearest;
 mod output;
 pub mod plan;
 pub mod rational;

@@ -26,7 +26,7 @@ pub use power_ema::{MAX_SNAPSHOTS, PowerSnapshot, power_ema_coefficients, recons
 pub use sma::sma_coefficients;
 pub use wma::wma_coefficients;
 
-use crate::nearest::nearest_name;
+use thalweg_tensor::nearest_name;
 use crate::{Coefficients, Ratio};
 
 /// A parameter of a scheme, named as the option is.
