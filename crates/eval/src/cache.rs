@@ -90,12 +90,8 @@ impl<'a> ScoreCache<'a> {
 
     /// Keeps scores, whole or not at all.
     pub(crate) fn write(&self, key: &CacheKey, scores: &TaskScores) -> Result<(), Error> {
-        let file = CacheFile {
-            kind: CACHE_KIND.to_owned(),
-            version: CACHE_VERSION,
-            key: key.clone(),
-            scores: scores.clone(),
-        };
+        let file =
+            CacheFile { kind: CACHE_KIND.to_owned(), version: CACHE_VERSION, key: key.clone(), scores: scores.clone() };
         self.storage.create_folder(self.folder)?;
         let path = self.path(key);
         // Only numbers, texts and lists: this cannot fail.

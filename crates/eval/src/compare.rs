@@ -3,7 +3,9 @@
 use crate::Error;
 use crate::measure::Measure;
 use crate::record::TaskScores;
-use crate::uncertainty::{Bootstrap, Difference, bootstrap_interval, holm_adjusted, mean_difference, paired_difference};
+use crate::uncertainty::{
+    Bootstrap, Difference, bootstrap_interval, holm_adjusted, mean_difference, paired_difference,
+};
 
 /// How sure the intervals are.
 const LEVEL: f64 = 0.95;
@@ -168,8 +170,9 @@ mod tests {
         let [low, high] = gain.bootstrap_95.unwrap();
         assert!(0.0 < low && low <= gain.gain && gain.gain <= high, "{low} {high}");
         let acc = |values: &[f64]| scores("t", Measure::Acc, values, &[1.0; 4]);
-        let [gain] = &compare_scores(&[acc(&[0.0, 0.0, 1.0, 1.0])], &[acc(&[0.0, 1.0, 1.0, 1.0])], Bootstrap::default())
-            .unwrap()[..]
+        let [gain] =
+            &compare_scores(&[acc(&[0.0, 0.0, 1.0, 1.0])], &[acc(&[0.0, 1.0, 1.0, 1.0])], Bootstrap::default())
+                .unwrap()[..]
         else {
             panic!()
         };
@@ -203,7 +206,8 @@ mod tests {
 
     #[test]
     fn one_item_has_a_gain_and_no_interval() {
-        let (a, b) = (scores("t", Measure::BitsPerByte, &[2.0], &[1.0]), scores("t", Measure::BitsPerByte, &[1.5], &[1.0]));
+        let (a, b) =
+            (scores("t", Measure::BitsPerByte, &[2.0], &[1.0]), scores("t", Measure::BitsPerByte, &[1.5], &[1.0]));
         let [gain] = &compare_scores(&[a], &[b], Bootstrap::default()).unwrap()[..] else { panic!() };
         assert_eq!((gain.gain, gain.interval_95, gain.p_value), (0.5, None, None));
     }

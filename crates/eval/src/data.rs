@@ -67,7 +67,10 @@ fn unpack(packed: &[u8]) -> Result<Vec<u8>, String> {
 }
 
 /// Objects of a JSON-lines text with their line numbers from 1; empty lines are passed over.
-pub(crate) fn json_lines<'a>(path: &'a Path, text: &'a str) -> impl Iterator<Item = Result<(usize, Value), Error>> + 'a {
+pub(crate) fn json_lines<'a>(
+    path: &'a Path,
+    text: &'a str,
+) -> impl Iterator<Item = Result<(usize, Value), Error>> + 'a {
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
     lines.map(move |(line, content)| {
         let refuse = |what| Error::RowInvalid { path: path.to_owned(), line, what };
@@ -92,8 +95,8 @@ mod tests {
 
     /// "hello\n" twelve times, by `zstd -19` with its checksum.
     const PACKED: [u8; 25] = [
-        0x28, 0xb5, 0x2f, 0xfd, 0x04, 0x68, 0x65, 0x00, 0x00, 0x30, 0x68, 0x65, 0x6c, 0x6c, 0x6f, 0x0a, 0x01, 0x00, 0x8f,
-        0x54, 0x8a, 0x79, 0x2b, 0x72, 0x35,
+        0x28, 0xb5, 0x2f, 0xfd, 0x04, 0x68, 0x65, 0x00, 0x00, 0x30, 0x68, 0x65, 0x6c, 0x6c, 0x6f, 0x0a, 0x01, 0x00,
+        0x8f, 0x54, 0x8a, 0x79, 0x2b, 0x72, 0x35,
     ];
 
     fn store(storage: &MemoryStorage, name: &str, bytes: &[u8]) {

@@ -145,9 +145,7 @@ fn check_fit(prepared: &PreparedSuite, subject: &Subject) -> Result<(), Error> {
             vocab_size: config.vocab_size,
         });
     }
-    config
-        .check_length(prepared.context_length())
-        .map_err(|source| Error::Model { path: subject.path.clone(), source })
+    config.check_length(prepared.context_length()).map_err(|source| Error::Model { path: subject.path.clone(), source })
 }
 
 /// What a text earned.

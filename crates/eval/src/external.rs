@@ -166,8 +166,11 @@ mod tests {
             higher_is_better,
         };
         assert_eq!(unpaired_gain(&score(1.0, false), &score(0.5, false)).0, 0.5);
-        let (gain, interval) = unpaired_gain(&score(1.0, true), &ExternalScore { standard_error: Some(0.4), ..score(2.0, true) });
+        let (gain, interval) =
+            unpaired_gain(&score(1.0, true), &ExternalScore { standard_error: Some(0.4), ..score(2.0, true) });
         let [low, high] = interval.unwrap();
-        assert!((gain - 1.0).abs() < 1e-12 && (high - 1.979_981_992).abs() < 1e-8 && (low - 0.020_018_008).abs() < 1e-8);
+        assert!(
+            (gain - 1.0).abs() < 1e-12 && (high - 1.979_981_992).abs() < 1e-8 && (low - 0.020_018_008).abs() < 1e-8
+        );
     }
 }

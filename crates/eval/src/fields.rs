@@ -85,12 +85,14 @@ impl<'a> Fields<'a> {
     /// Keys with the text, whole number or truth value that they must have.
     pub(crate) fn conditions(&self, key: &str) -> Result<Vec<(String, String)>, Error> {
         let Some(table) = self.table(key)? else { return Ok(Vec::new()) };
-        let condition = |(name, value): (&String, &Value)| match value {
-            Value::String(text) => Ok((name.clone(), text.clone())),
-            Value::Integer(n) => Ok((name.clone(), n.to_string())),
-            Value::Boolean(b) => Ok((name.clone(), b.to_string())),
-            other => Err(self.invalid(format!("`{key}.{name}` must be a text or a whole number, {} found", other.type_str()))),
-        };
+        let condition =
+            |(name, value): (&String, &Value)| match value {
+                Value::String(text) => Ok((name.clone(), text.clone())),
+                Value::Integer(n) => Ok((name.clone(), n.to_string())),
+                Value::Boolean(b) => Ok((name.clone(), b.to_string())),
+                other => Err(self
+                    .invalid(format!("`{key}.{name}` must be a text or a whole number, {} found", other.type_str()))),
+            };
         table.iter().map(condition).collect()
     }
 }

@@ -21,15 +21,8 @@ pub enum TaskKind {
 
 impl TaskKind {
     /// Names as a suite has them.
-    pub const ALL: [Self; 7] = [
-        Self::Text,
-        Self::Choice,
-        Self::Pair,
-        Self::Partial,
-        Self::LastWord,
-        Self::Gold,
-        Self::EntitySpans,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Text, Self::Choice, Self::Pair, Self::Partial, Self::LastWord, Self::Gold, Self::EntitySpans];
 
     /// The name in a suite.
     pub const fn name(self) -> &'static str {

@@ -75,8 +75,8 @@ impl PreparedSuite {
     /// `TokenizerMismatch`, `ContextTooLong`, `NoStartToken`, `TokenizerInvalid`; `Model` for a configuration that is not understood; `DataInvalid`
     /// for a continuation without a token.
     pub fn new(suite: &Suite, tokenizer: &EvalTokenizer, config: &Value, checkpoint: &Path) -> Result<Self, Error> {
-        let model = ModelConfig::from_json(config)
-            .map_err(|source| Error::Model { path: checkpoint.to_owned(), source })?;
+        let model =
+            ModelConfig::from_json(config).map_err(|source| Error::Model { path: checkpoint.to_owned(), source })?;
         let start = tokenizer.start_tokens(&suite.start, config, checkpoint)?;
         let largest_id = start.iter().copied().fold(tokenizer.largest_id(), u32::max);
         if largest_id as usize >= model.vocab_size {
@@ -169,7 +169,8 @@ impl Gatherer<'_> {
             RowBody::Spans { text, spans } => {
                 let tokens = self.tokenizer.encode(text)?;
                 let is_in_span = tokens.bytes.iter();
-                let is_in_span = is_in_span.map(|token| spans.iter().any(|s| token.start < s.end && s.start < token.end));
+                let is_in_span =
+                    is_in_span.map(|token| spans.iter().any(|s| token.start < s.end && s.start < token.end));
                 let is_in_span = is_in_span.collect();
                 Ok(PreparedItem::Spans { text: self.add(tokens.ids, 0), is_in_span })
             }
@@ -184,9 +185,9 @@ impl Gatherer<'_> {
                 Ok(PreparedItem::Choices { texts, n_bytes: choices.iter().map(String::len).collect(), answer: *answer })
             }
             RowBody::Contexts { contexts, continuation, answer } => {
-                let texts = contexts.iter().map(|context| {
-                    self.continuation(&row.id, &format!("{prefix}{context}"), continuation)
-                });
+                let texts = contexts
+                    .iter()
+                    .map(|context| self.continuation(&row.id, &format!("{prefix}{context}"), continuation));
                 let texts = texts.collect::<Result<_, _>>()?;
                 let n_bytes = vec![continuation.len(); contexts.len()];
                 Ok(PreparedItem::Choices { texts, n_bytes, answer: *answer })
@@ -229,4 +230,3 @@ impl Gatherer<'_> {
         })
     }
 }
-

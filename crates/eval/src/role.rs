@@ -69,6 +69,7 @@ pub fn check_apart(selection: &SelectionSuite, report: &ReportSuite) -> Result<(
 }
 
 fn shares_rows(a: &Task, b: &Task) -> bool {
-    let is_parted = a.filter.iter().any(|(key, value)| b.filter.iter().any(|(other, wanted)| key == other && value != wanted));
+    let is_parted =
+        a.filter.iter().any(|(key, value)| b.filter.iter().any(|(other, wanted)| key == other && value != wanted));
     a.file_digest == b.file_digest && !is_parted
 }

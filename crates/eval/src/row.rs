@@ -70,8 +70,9 @@ pub(crate) fn parse_row(kind: TaskKind, path: &Path, line: usize, value: &Value)
         }),
         TaskKind::LastWord => choices(value, 1),
         TaskKind::Partial => contexts(value),
-        TaskKind::Gold => string(value, "context")
-            .and_then(|context| Ok(RowBody::Target { context, target: non_empty(string(value, "target")?, "target")? })),
+        TaskKind::Gold => string(value, "context").and_then(|context| {
+            Ok(RowBody::Target { context, target: non_empty(string(value, "target")?, "target")? })
+        }),
         TaskKind::EntitySpans => spans(value),
     };
     let id = value["id"].as_str().map_or_else(|| format!("line {line}"), str::to_owned);
@@ -99,9 +100,10 @@ fn strings(value: &Value, key: &str) -> Result<Vec<String>, String> {
 
 fn answer(value: &Value, n: usize, key: &str) -> Result<usize, String> {
     let answer = value["answer"].as_u64().ok_or("the row has no whole number `answer`")?;
-    usize::try_from(answer).ok().filter(|&answer| answer < n).ok_or_else(|| {
-        format!("`answer` is {answer}, and there are {n} `{key}`, counted from 0")
-    })
+    usize::try_from(answer)
+        .ok()
+        .filter(|&answer| answer < n)
+        .ok_or_else(|| format!("`answer` is {answer}, and there are {n} `{key}`, counted from 0"))
 }
 
 fn choices(value: &Value, fewest: usize) -> Result<RowBody, String> {
@@ -177,7 +179,11 @@ mod tests {
         let cases = [
             (TaskKind::Text, json!({"content": ""}), "the row has no `text`"),
             (TaskKind::Choice, json!({"choices": ["a"], "answer": 0}), "there are 1 `choices`, 2 are needed"),
-            (TaskKind::Choice, json!({"choices": ["a", ""], "answer": 0}), "`choices` is empty: there is nothing to score"),
+            (
+                TaskKind::Choice,
+                json!({"choices": ["a", ""], "answer": 0}),
+                "`choices` is empty: there is nothing to score",
+            ),
             (TaskKind::Pair, json!({"choices": ["a", "b", "c"], "answer": 0}), "a pair has two `choices`"),
             (
                 TaskKind::Choice,

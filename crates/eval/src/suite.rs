@@ -136,7 +136,8 @@ impl Suite {
         let invalid = |what: String| Error::SuiteInvalid { path: path.to_owned(), what };
         let bytes = storage.read_file(path, MAX_SUITE_BYTES)?;
         let text = std::str::from_utf8(&bytes).map_err(|_| invalid("the text is not UTF-8".to_owned()))?;
-        let table: toml::Table = toml::from_str(text).map_err(|error| invalid(error.to_string().trim_end().to_owned()))?;
+        let table: toml::Table =
+            toml::from_str(text).map_err(|error| invalid(error.to_string().trim_end().to_owned()))?;
         let fields = Fields::new(path, "the suite".to_owned(), &table, SUITE_KEYS)?;
         let (kind, version) = (fields.string("kind")?, fields.integer("version")?);
         if kind.as_deref() != Some(SUITE_KIND) || version != Some(SUITE_VERSION) {
@@ -267,7 +268,12 @@ fn fewshot_prefix(storage: &dyn Storage, folder: &Path, fields: &Fields<'_>) -> 
     })
 }
 
-fn read_rows(storage: &dyn Storage, task: &mut Task, limit: Option<usize>, split_on: Option<&str>) -> Result<(), Error> {
+fn read_rows(
+    storage: &dyn Storage,
+    task: &mut Task,
+    limit: Option<usize>,
+    split_on: Option<&str>,
+) -> Result<(), Error> {
     let data = read_data(storage, &task.file)?;
     task.file_digest = data.digest;
     let limit = limit.unwrap_or(usize::MAX);
@@ -294,7 +300,8 @@ fn read_rows(storage: &dyn Storage, task: &mut Task, limit: Option<usize>, split
         let what = format!("rows of kind `{}` are read from `.jsonl` or `.jsonl.zst`", task.kind.name());
         return Err(Error::DataInvalid { path: task.file.clone(), what });
     }
-    let is_void = |row: &Row| matches!(&row.body, RowBody::Document { text } | RowBody::Spans { text, .. } if text.is_empty());
+    let is_void =
+        |row: &Row| matches!(&row.body, RowBody::Document { text } | RowBody::Spans { text, .. } if text.is_empty());
     if task.rows.iter().all(is_void) {
         let what = if task.filter.is_empty() { "rows" } else { "rows that meet `where`" };
         return Err(Error::EmptySet { task: task.name.clone(), path: task.file.clone(), what });

@@ -84,7 +84,9 @@ impl EvalTokenizer {
         if let Start::Token(token) = start {
             let what = || format!("it has no token `{token}`, which the suite starts texts with");
             let id = self.inner.token_to_id(token);
-            return id.map(|id| vec![id]).ok_or_else(|| Error::TokenizerInvalid { path: self.path.clone(), what: what() });
+            return id
+                .map(|id| vec![id])
+                .ok_or_else(|| Error::TokenizerInvalid { path: self.path.clone(), what: what() });
         }
         let (bare, full) = (self.encoding("a", SpecialTokens::Leave)?, self.encoding("a", SpecialTokens::Add)?);
         let n_bare = bare.get_ids().len().max(1);

@@ -93,7 +93,8 @@ impl Difference {
     /// ```
     pub fn t_interval(&self, level: f64) -> [f64; 2] {
         // Beyond a million degrees t is normal to more digits than are printed, and the inverse gets slow.
-        let quantile = StudentsT::new(0.0, 1.0, self.degrees.min(1e6)).map_or(f64::NAN, |t| t.inverse_cdf(0.5 + level / 2.0));
+        let quantile =
+            StudentsT::new(0.0, 1.0, self.degrees.min(1e6)).map_or(f64::NAN, |t| t.inverse_cdf(0.5 + level / 2.0));
         let half = if self.standard_error > 0.0 { quantile * self.standard_error } else { 0.0 };
         [self.value - half, self.value + half]
     }
@@ -252,7 +253,8 @@ mod tests {
         assert!((low - (2.0 - half)).abs() < 1e-9 && (high - (2.0 + half)).abs() < 1e-9, "{low} {high}");
         // 2 * P(T > 4.898979) with three degrees, by the closed form of t(3).
         let t = 2.0 * 6.0_f64.sqrt();
-        let tail = 0.5 - (((t / 3.0_f64.sqrt()) / (1.0 + t * t / 3.0)) + (t / 3.0_f64.sqrt()).atan()) / std::f64::consts::PI;
+        let tail =
+            0.5 - (((t / 3.0_f64.sqrt()) / (1.0 + t * t / 3.0)) + (t / 3.0_f64.sqrt()).atan()) / std::f64::consts::PI;
         assert!((difference.p_value() - 2.0 * tail).abs() < 1e-9, "{} {}", difference.p_value(), 2.0 * tail);
     }
 
