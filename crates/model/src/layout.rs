@@ -129,7 +129,7 @@ impl ParamLayout {
         let positions = config.rotary.is_none().then(|| {
             b.push("transformer.wpe.weight".to_owned(), vec![config.max_positions, hidden], ParamRole::Embedding)
         });
-        let layers = (0..config.n_layers).map(|i| b.layer(config, &names, &format!("{}.{i}", names.layers))).collect();
+        let layers = (0..config.n_layers).map(|i| b.layer(config, &names, i)).collect();
         let final_norm = b.norm(config, names.final_norm);
         let head = match config.tied_head {
             true => embedding.clone(),
@@ -293,7 +293,8 @@ impl Builder {
         }
     }
 
-    fn layer(&mut self, config: &ModelConfig, names: &Names, prefix: &str) -> LayerPlaces {
+    fn layer(&mut self, config: &ModelConfig, names: &Names, layer_idx: usize) -> LayerPlaces {
+        let prefix = format!("{}.{layer_idx}", names.layers);
         let ModelConfig { family, hidden, n_heads, n_kv_heads, head_dim, .. } = *config;
         let orientation = orientation(family);
         let attention = format!("{prefix}.{}", names.attention);
@@ -320,8 +321,11 @@ impl Builder {
         let attention_out = self.linears(orientation, q_width, &out, config.attention_out_bias);
         let norm_2 = self.norm(config, &format!("{prefix}.{}", names.norm_2));
         let mlp_prefix = format!("{prefix}.{}", names.mlp);
-        let mlp = config.moe.is_none().then(|| self.mlp(config, names, &mlp_prefix, config.mlp.inner));
-        let moe = config.moe.map(|moe| MoePlaces {
+        let mlp = config
+            .moe_of_layer(layer_idx)
+            .is_none()
+            .then(|| self.mlp(config, names, &mlp_prefix, config.dense_inner(layer_idx)));
+        let moe = config.moe_of_layer(layer_idx).map(|moe| MoePlaces {
             router: self.push(
                 format!("{prefix}.{}.weight", names.router),
                 vec![moe.n_experts, hidden],

@@ -218,7 +218,7 @@ impl<T: Real> Model<T> {
     fn balance(&self, factor: f64, n_tokens: usize, workspace: &mut Workspace<T>) -> f64 {
         let balance = &mut workspace.balance;
         let n_experts = balance.gradients.len();
-        let n_routed = as_f64(n_tokens * self.config.n_layers).max(1.0);
+        let n_routed = as_f64(n_tokens * self.config.n_sparse_layers()).max(1.0);
         let mut total = 0.0;
         for expert in 0..n_experts {
             let count: u64 = balance.counts.iter().skip(expert).step_by(n_experts).map(|&count| u64::from(count)).sum();

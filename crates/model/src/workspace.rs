@@ -181,7 +181,7 @@ impl Allocator {
     }
 
     fn moe<T: Real>(&mut self, config: &ModelConfig, n: usize) -> MoeBuffers<T> {
-        let (n_experts, k) = config.moe.map_or((0, 0), |moe| (moe.n_experts, moe.n_active));
+        let (n_experts, k) = config.moe.as_ref().map_or((0, 0), |moe| (moe.n_experts, moe.n_active));
         let n_first = if n_experts > 0 { n_experts + 1 } else { 0 };
         let n_rows = n.saturating_mul(k);
         MoeBuffers {
@@ -197,7 +197,14 @@ impl Allocator {
         }
     }
 
-    fn layer<T: Real>(&mut self, config: &ModelConfig, n: usize, purpose: Purpose) -> LayerBuffers<T> {
+    /// Buffers of a layer; to score, of whichever layer needs most.
+    fn layer<T: Real>(
+        &mut self,
+        config: &ModelConfig,
+        n: usize,
+        purpose: Purpose,
+        layer_idx: usize,
+    ) -> LayerBuffers<T> {
         let ModelConfig { hidden, n_heads, n_kv_heads, head_dim, .. } = *config;
         let (is_train, is_post) = (purpose == Purpose::Train, config.norm_place == NormPlace::Post);
         let keeps_norm_in = if is_train || is_post { hidden } else { 0 };
@@ -207,7 +214,11 @@ impl Allocator {
             QkNorm::Whole => (1, 1),
         };
         let keeps_qkv = if is_train && config.qk_norm != QkNorm::None { n_heads + 2 * n_kv_heads } else { 0 };
-        let dense = config.moe.map_or(config.mlp.inner, |moe| moe.shared_inner);
+        let dense = match (purpose, &config.moe) {
+            (Purpose::Score, Some(moe)) => moe.dense_inner.max(moe.shared_inner),
+            _ => config.dense_inner(layer_idx),
+        };
+        let is_sparse = purpose == Purpose::Score || config.moe_of_layer(layer_idx).is_some();
         LayerBuffers {
             norm_1_in: self.take(&[n, keeps_norm_in]),
             norm_1_stats: self.take(&[n]),
@@ -225,7 +236,7 @@ impl Allocator {
             norm_2_stats: self.take(&[n]),
             mlp_in: self.take(&[n, hidden]),
             mlp: self.mlp(config, n, dense),
-            moe: self.moe(config, n),
+            moe: self.moe(config, if is_sparse { n } else { 0 }),
         }
     }
 
@@ -233,11 +244,11 @@ impl Allocator {
         let ModelConfig { hidden, n_heads, n_kv_heads, head_dim, .. } = *config;
         let n = shape.n_tokens();
         let n_train = if purpose == Purpose::Train { n } else { 0 };
-        let (n_experts, k) = config.moe.map_or((0, 0), |moe| (moe.n_experts, moe.n_active));
+        let (n_experts, k) = config.moe.as_ref().map_or((0, 0), |moe| (moe.n_experts, moe.n_active));
         let n_rows = n_train.saturating_mul(k);
-        let inner = match config.moe {
+        let inner = match &config.moe {
             None => config.mlp.inner,
-            Some(moe) => config.mlp.inner.saturating_mul(k).max(moe.shared_inner),
+            Some(moe) => config.mlp.inner.saturating_mul(k).max(moe.shared_inner).max(moe.dense_inner),
         };
         let heads = HeadShape { n_sequences: 1, sequence_length: n, n_heads, n_kv_heads, head_dim };
         Scratch {
@@ -267,7 +278,7 @@ impl Allocator {
             Purpose::Score => config.n_layers.min(1),
             Purpose::Train => config.n_layers,
         };
-        let n_experts = config.moe.map_or(0, |moe| moe.n_experts);
+        let n_experts = config.moe.as_ref().map_or(0, |moe| moe.n_experts);
         let n_head_rows = (HEAD_BLOCK / config.vocab_size).max(FEWEST_HEAD_ROWS).min(n.max(1));
         // As many positions as the longest sequence that fits, but no more than anybody asks for.
         let n_positions = n.min(config.max_positions.max(shape.sequence_length));
@@ -278,7 +289,7 @@ impl Allocator {
             n_tokens: n,
             purpose,
             rotary: rotary_table(config, if self.counts_only { 0 } else { n_positions }),
-            layers: (0..n_layers).map(|_| self.layer(config, n, purpose)).collect(),
+            layers: (0..n_layers).map(|layer_idx| self.layer(config, n, purpose, layer_idx)).collect(),
             stream: self.take(&[n, config.hidden]),
             final_stats: self.take(&[n]),
             head_in: self.take(&[n, config.hidden]),

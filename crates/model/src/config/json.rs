@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Bias, Family, Mlp, ModelConfig, Moe, NormPlace, QkNorm, Residual, Rotary, RotaryScaling};
+use super::{Bias, Family, MAX_TENSORS, Mlp, ModelConfig, Moe, NormPlace, QkNorm, Residual, Rotary, RotaryScaling};
 use crate::Error;
 use crate::kernel::activation::{Activation, Gating};
 use crate::kernel::moe::TopKWeights;
@@ -155,6 +155,26 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(window.filter(|_| is_on))
+    }
+
+    /// Layers without experts: those listed, and those whose number from 1 is no multiple of the step.
+    fn dense_layers(&mut self) -> Result<Vec<usize>, Error> {
+        let step = self.size("decoder_sparse_step")?.unwrap_or(1);
+        let n_layers = self.need_size("num_hidden_layers")?;
+        if step == 0 || n_layers as u128 > MAX_TENSORS {
+            return Err(bad("decoder_sparse_step", &json!([step, n_layers]), "at least 1, for fewer layers"));
+        }
+        let mut dense: Vec<usize> = (0..n_layers).filter(|layer| !(layer + 1).is_multiple_of(step)).collect();
+        if let Some(value) = self.value("mlp_only_layers") {
+            let fault = || bad("mlp_only_layers", value, "a list of layers");
+            for layer in value.as_array().ok_or_else(fault)? {
+                let layer = layer.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|&n| n < n_layers);
+                dense.push(layer.ok_or_else(fault)?);
+            }
+        }
+        dense.sort_unstable();
+        dense.dedup();
+        Ok(dense)
     }
 
     fn rotary(&mut self, default_theta: f64, default_share: f64, max_positions: usize) -> Result<Rotary, Error> {
@@ -316,10 +336,6 @@ fn read_llama_like(reader: &mut Reader<'_>) -> Result<ModelConfig, Error> {
         Family::Qwen3Moe | Family::ThalwegMoe => "moe_intermediate_size",
         _ => "intermediate_size",
     };
-    if family == Family::Qwen3Moe {
-        // The width of dense layers, of which there are none.
-        reader.size("intermediate_size")?;
-    }
     let epsilon = if matches!(family, Family::Mixtral | Family::Olmo2 | Family::Olmoe) { 1e-5 } else { 1e-6 };
     let theta = if family == Family::Mixtral { 1e6 } else { 1e4 };
     Ok(ModelConfig {
@@ -363,10 +379,9 @@ fn read_moe(reader: &mut Reader<'_>) -> Result<Option<Moe>, Error> {
     let n_local = reader.size("num_local_experts")?;
     let n_experts = reader.size("num_experts")?.or(n_local).ok_or(Error::MissingKey { key: "num_experts" })?;
     let is_normalised = if family == Family::Mixtral { true } else { reader.flag("norm_topk_prob", false)? };
-    if family == Family::Qwen3Moe {
-        reader.only("decoder_sparse_step", &json!(1))?;
-        reader.only("mlp_only_layers", &json!([]))?;
-    }
+    let has_dense = matches!(family, Family::Qwen3Moe | Family::ThalwegMoe);
+    let dense_layers = if has_dense { reader.dense_layers()? } else { Vec::new() };
+    let dense_inner = if has_dense { reader.size("intermediate_size")?.unwrap_or(0) } else { 0 };
     if family == Family::Olmoe
         && let Some(clip) = reader.value("clip_qkv")
     {
@@ -379,6 +394,8 @@ fn read_moe(reader: &mut Reader<'_>) -> Result<Option<Moe>, Error> {
         weights: if is_normalised { TopKWeights::Normalised } else { TopKWeights::Raw },
         shared_inner: if is_ours { reader.size("shared_intermediate_size")?.unwrap_or(0) } else { 0 },
         balance_bias: if is_ours { reader.bias("balance_bias", false)? } else { Bias::Absent },
+        dense_layers,
+        dense_inner,
     }))
 }
 
@@ -526,11 +543,18 @@ fn write_llama_like(config: &ModelConfig) -> Value {
             put("use_sliding_window", json!(true));
         }
     }
-    if let Some(moe) = config.moe {
+    if let Some(moe) = &config.moe {
         put(if family == Family::Mixtral { "num_local_experts" } else { "num_experts" }, json!(moe.n_experts));
         put("num_experts_per_tok", json!(moe.n_active));
         if family != Family::Mixtral {
             put("norm_topk_prob", json!(moe.weights == TopKWeights::Normalised));
+        }
+        if matches!(family, Family::Qwen3Moe | Family::ThalwegMoe) {
+            put("decoder_sparse_step", json!(1));
+            put("mlp_only_layers", json!(moe.dense_layers));
+            if moe.dense_inner > 0 {
+                put("intermediate_size", json!(moe.dense_inner));
+            }
         }
         if family == Family::ThalwegMoe {
             put("shared_intermediate_size", json!(moe.shared_inner));

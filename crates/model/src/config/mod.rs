@@ -132,8 +132,8 @@ pub struct Mlp {
     pub bias: Bias,
 }
 
-/// A mixture of experts in place of each MLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A mixture of experts in place of MLPs.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Moe {
     /// Experts; each is `ModelConfig::mlp`.
     pub n_experts: usize,
@@ -145,6 +145,10 @@ pub struct Moe {
     pub shared_inner: usize,
     /// Whether a bias on the choice balances the experts (arXiv 2408.15664).
     pub balance_bias: Bias,
+    /// Layers that keep an MLP instead, ascending.
+    pub dense_layers: Vec<usize>,
+    /// Inner units of that MLP.
+    pub dense_inner: usize,
 }
 
 /// A decoder transformer: sizes and switches.
@@ -231,6 +235,25 @@ impl ModelConfig {
         Ok(())
     }
 
+    /// The mixture of a layer; none where it has an MLP.
+    pub(crate) fn moe_of_layer(&self, layer_idx: usize) -> Option<&Moe> {
+        self.moe.as_ref().filter(|moe| !moe.dense_layers.contains(&layer_idx))
+    }
+
+    /// Layers with a mixture.
+    pub(crate) fn n_sparse_layers(&self) -> usize {
+        self.moe.as_ref().map_or(0, |moe| self.n_layers - moe.dense_layers.len())
+    }
+
+    /// Inner units of a layer's MLP: of the dense one, or the shared expert's.
+    pub(crate) fn dense_inner(&self, layer_idx: usize) -> usize {
+        match (&self.moe, self.moe_of_layer(layer_idx)) {
+            (None, _) => self.mlp.inner,
+            (Some(moe), None) => moe.dense_inner,
+            (Some(moe), Some(_)) => moe.shared_inner,
+        }
+    }
+
     fn check_sizes(&self) -> Result<(), Error> {
         let bad = |key: &str, value: usize, expected| {
             Err(Error::BadValue { key: key.to_owned(), value: value.to_string(), expected })
@@ -259,7 +282,7 @@ impl ModelConfig {
         if let Some(rotary) = &self.rotary {
             rotary.check(self.head_dim)?;
         }
-        if let Some(moe) = self.moe {
+        if let Some(moe) = &self.moe {
             if moe.n_experts == 0 || moe.n_experts > 1 << 16 {
                 return bad("num_experts", moe.n_experts, "between 1 and 65536");
             }
@@ -269,6 +292,12 @@ impl ModelConfig {
             if u32::try_from(moe.shared_inner).is_err() {
                 return bad("shared_intermediate_size", moe.shared_inner, "below 2^32");
             }
+            if u32::try_from(moe.dense_inner).is_err() || (moe.dense_inner == 0 && !moe.dense_layers.is_empty()) {
+                return bad("intermediate_size", moe.dense_inner, "a size between 1 and 2^32 - 1");
+            }
+            if let Some(&layer) = moe.dense_layers.iter().find(|&&layer| layer >= self.n_layers) {
+                return bad("mlp_only_layers", layer, "the number of a layer");
+            }
         }
         self.check_total()
     }
@@ -277,10 +306,11 @@ impl ModelConfig {
     fn check_total(&self) -> Result<(), Error> {
         let wide = |x: usize| x as u128;
         let hidden = wide(self.hidden);
-        let n_experts = self.moe.map_or(1, |moe| wide(moe.n_experts));
+        let n_experts = self.moe.as_ref().map_or(1, |moe| wide(moe.n_experts));
         let attention = (4 * wide(self.n_heads) * wide(self.head_dim) + 4) * (hidden + 1);
         let mlp = n_experts * 3 * (wide(self.mlp.inner) + 1) * (hidden + 1);
-        let shared = 3 * self.moe.map_or(0, |moe| wide(moe.shared_inner)) * hidden + n_experts * (hidden + 1);
+        let shared = 3 * self.moe.as_ref().map_or(0, |moe| wide(moe.shared_inner) + wide(moe.dense_inner)) * hidden
+            + n_experts * (hidden + 1);
         let n_layers = wide(self.n_layers);
         let n_params = n_layers * (attention + mlp + shared + 4 * hidden)
             + (2 * wide(self.vocab_size) + wide(self.max_positions) + 2) * hidden;

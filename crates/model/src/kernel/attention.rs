@@ -14,11 +14,11 @@ const QUERY_ROWS: usize = 64;
 
 /// Scratch numbers that forward and backward need together with this shape.
 pub const fn scratch_len(shape: HeadShape) -> usize {
-    shape.n_sequences * shape.n_kv_heads * task_scratch(shape)
+    shape.n_sequences.saturating_mul(shape.n_kv_heads).saturating_mul(task_scratch(shape))
 }
 
 const fn task_scratch(shape: HeadShape) -> usize {
-    2 * QUERY_ROWS * shape.sequence_length
+    shape.sequence_length.saturating_mul(2 * QUERY_ROWS)
 }
 
 /// Queries, keys and values.

@@ -29,14 +29,12 @@ pub(crate) fn forward<T: Real>(pass: &Pass<'_, T>, tokens: &[u32], purpose: Purp
     balance.probability_sums.fill(T::ZERO);
     let n_experts = balance.probability_sums.len();
     for (layer_idx, places) in pass.places.layers.iter().enumerate() {
-        let buffer_idx = match purpose {
-            Purpose::Score => 0,
-            Purpose::Train => layer_idx,
-        };
+        // A workspace to score has one layer's buffers, which serve them all.
+        let buffer_idx = layer_idx.min(layers.len() - 1);
         let buffers = &mut layers[buffer_idx];
         let layer = LayerPass { pass, places, rotary: rotary.as_ref(), purpose };
         layer.run(stream, buffers, scratch);
-        if n_experts > 0 {
+        if places.moe.is_some() {
             let counts = &mut balance.counts[layer_idx * n_experts..][..n_experts];
             super::moe::count(pass, buffers, counts, &mut balance.probability_sums);
         }

@@ -27,7 +27,7 @@ pub(super) fn count<T: Real>(
 
 impl<T: Real> Pass<'_, T> {
     fn route_shape(&self) -> Option<RouteShape> {
-        let moe = self.config.moe?;
+        let moe = self.config.moe.as_ref()?;
         Some(RouteShape { n_experts: moe.n_experts, n_active: moe.n_active, weights: moe.weights })
     }
 
