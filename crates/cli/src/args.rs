@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Compare two checkpoints, tensor by tensor
     Diff(DiffArgs),
+    /// Score checkpoints on a suite, with uncertainty, and compare them item by item
+    Eval(EvalArgs),
     /// Geometry of a trajectory: distances, cosines, principal components beside their null values
     Explain(ExplainArgs),
     /// Print shell completions or man pages
@@ -391,6 +393,36 @@ pub(crate) struct DiffArgs {
     /// Upper limit of resident memory
     #[arg(long, value_name = "SIZE", default_value = "256MB")]
     pub(crate) memory: ByteSize,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  thalweg eval step1000 merged --suite suite.toml     what each scores, and the gain of merged over step1000
+  thalweg eval ckpts/* --suite suite.toml --baseline last --cache scores --json
+  thalweg eval a b --eval-command 'lm_eval --model hf --model_args pretrained={checkpoint} --tasks piqa --output_path {out}'
+
+Gains are signed so that positive is better. `docs/adding/task.md` describes suites.")]
+pub(crate) struct EvalArgs {
+    /// Checkpoints: folders, indexes or single files with `config.json` and `tokenizer.json` beside them
+    #[arg(value_name = "CKPT", required = true)]
+    pub(crate) checkpoints: Vec<PathBuf>,
+    /// The suite (TOML): sets, how they are scored, and in how much context
+    #[arg(long, value_name = "FILE", required_unless_present = "eval_command")]
+    pub(crate) suite: Option<PathBuf>,
+    /// Compare all others with this checkpoint [default: the first]
+    #[arg(long, value_name = "CKPT")]
+    pub(crate) baseline: Option<PathBuf>,
+    /// Keep scores in this folder, and take from it what was scored before
+    #[arg(long, value_name = "DIR", conflicts_with = "eval_command")]
+    pub(crate) cache: Option<PathBuf>,
+    /// Use this tokenizer.json instead of each checkpoint's own
+    #[arg(long, value_name = "FILE", conflicts_with = "eval_command")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// Score with another program, run by the shell; {checkpoint} and {out} stand for paths. It writes lm-evaluation-harness results
+    /// or a list of {task, value, stderr, n, higher_is_better}
+    #[arg(long, value_name = "COMMAND", conflicts_with = "suite")]
+    pub(crate) eval_command: Option<String>,
 }
 
 #[derive(Debug, Args)]

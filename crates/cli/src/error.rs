@@ -8,6 +8,8 @@ pub(crate) enum Error {
     #[error(transparent)]
     Merge(#[from] thalweg_merge::Error),
     #[error(transparent)]
+    Eval(#[from] thalweg_eval::Error),
+    #[error(transparent)]
     Checkpoint(#[from] thalweg_checkpoint::Error),
     #[error(transparent)]
     Trajectory(#[from] thalweg_trajectory::Error),
@@ -22,6 +24,8 @@ pub(crate) enum Error {
     Usage { what: String, hint: Option<String> },
     #[error("cannot install the handler for Ctrl-C: {0}")]
     Signal(std::io::Error),
+    #[error("cannot start threads: {0}")]
+    Threads(rayon::ThreadPoolBuildError),
 }
 
 impl Error {
@@ -36,12 +40,13 @@ impl Error {
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Merge(error) => error.hint(),
+            Self::Eval(error) => error.hint(),
             Self::Checkpoint(error) => error.hint().map(str::to_owned),
             Self::Trajectory(error) => error.hint().map(str::to_owned),
             Self::Recipe { source, .. } => source.hint(),
             Self::Scheme(error) => error.hint(),
             Self::Usage { hint, .. } => hint.clone(),
-            Self::Storage(_) | Self::Signal(_) => None,
+            Self::Storage(_) | Self::Signal(_) | Self::Threads(_) => None,
         }
     }
 
@@ -49,14 +54,16 @@ impl Error {
     pub(crate) fn details(&self) -> Vec<String> {
         match self {
             Self::Trajectory(error) => error.details(),
-            Self::Checkpoint(error) | Self::Merge(thalweg_merge::Error::Checkpoint(error)) => error.details(),
+            Self::Checkpoint(error)
+            | Self::Merge(thalweg_merge::Error::Checkpoint(error))
+            | Self::Eval(thalweg_eval::Error::Checkpoint(error)) => error.details(),
             _ => Vec::new(),
         }
     }
 
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Merge(thalweg_merge::Error::Interrupted) => 130,
+            Self::Merge(thalweg_merge::Error::Interrupted) | Self::Eval(thalweg_eval::Error::Interrupted) => 130,
             _ => 2,
         }
     }

@@ -35,6 +35,7 @@ fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Err
         Command::Sweep(args) => command::sweep::run(args, &world, messages),
         Command::Verify(args) => command::verify::run(args, &world, messages),
         Command::Diff(args) => command::diff::run(args, &world, messages),
+        Command::Eval(args) => command::eval::run(args, &world, messages),
         Command::Explain(args) => command::explain::run(args, &world, messages),
         Command::Generate(args) => command::generate::run(args, messages),
     }

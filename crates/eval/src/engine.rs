@@ -45,7 +45,7 @@ impl Subject {
         prepared: &PreparedSuite,
         context: &EvalContext<'_>,
     ) -> Result<Self, Error> {
-        let failed = |source| Error::Model { path: path.to_owned(), source };
+        let failed = |source: thalweg_model::Error| Error::Model { path: path.to_owned(), source: source.into() };
         let config = ModelConfig::from_json(config).map_err(failed)?;
         let needed_bytes = scoring_bytes(&config, prepared.context_length());
         if needed_bytes > context.memory_bytes {
@@ -53,6 +53,16 @@ impl Subject {
             return Err(Error::MemoryTooSmall { path: path.to_owned(), needed_bytes, limit_bytes });
         }
         Ok(Self::from_model(path, Model::load(config, source).map_err(failed)?))
+    }
+
+    /// Memory that loading and scoring will take, in bytes, from the configuration alone.
+    ///
+    /// # Errors
+    /// `Model` for a configuration that is not understood.
+    pub fn needed_bytes(path: &Path, config: &Value, prepared: &PreparedSuite) -> Result<u64, Error> {
+        let config = ModelConfig::from_json(config)
+            .map_err(|source| Error::Model { path: path.to_owned(), source: source.into() })?;
+        Ok(scoring_bytes(&config, prepared.context_length()))
     }
 
     /// A model that is in memory.
@@ -145,7 +155,9 @@ fn check_fit(prepared: &PreparedSuite, subject: &Subject) -> Result<(), Error> {
             vocab_size: config.vocab_size,
         });
     }
-    config.check_length(prepared.context_length()).map_err(|source| Error::Model { path: subject.path.clone(), source })
+    config
+        .check_length(prepared.context_length())
+        .map_err(|source| Error::Model { path: subject.path.clone(), source: source.into() })
 }
 
 /// What a text earned.
@@ -171,8 +183,7 @@ fn score_task(
     context: &EvalContext<'_>,
 ) -> Result<TaskScores, Error> {
     let began = context.clock.elapsed_seconds();
-    let results = run_texts(&task.texts, &subject.model, workspace, context_length, context)
-        .map_err(|failure| failure.named(subject))?;
+    let results = run_texts(&task.texts, subject, workspace, context_length, context)?;
     let mut measures: Vec<MeasureScores> = task
         .measures
         .iter()
@@ -199,28 +210,13 @@ fn score_task(
     })
 }
 
-/// What stopped a pass.
-enum Failure {
-    Stopped(Error),
-    Model(thalweg_model::Error),
-}
-
-impl Failure {
-    fn named(self, subject: &Subject) -> Error {
-        match self {
-            Self::Stopped(error) => error,
-            Self::Model(source) => Error::Model { path: subject.path.clone(), source },
-        }
-    }
-}
-
 fn run_texts(
     texts: &[PreparedText],
-    model: &Model<f32>,
+    subject: &Subject,
     workspace: &mut Workspace,
     context_length: usize,
     context: &EvalContext<'_>,
-) -> Result<Vec<TextResult>, Failure> {
+) -> Result<Vec<TextResult>, Error> {
     let mut results: Vec<TextResult> = Vec::with_capacity(texts.len());
     let mut windows: Vec<(usize, TokenWindow)> = Vec::new();
     for (text_idx, text) in texts.iter().enumerate() {
@@ -233,12 +229,14 @@ fn run_texts(
     let mut batch = BatchBuffers::default();
     let mut rest = &windows[..];
     while let Some((_, longest)) = rest.first() {
-        context.check_interrupt().map_err(Failure::Stopped)?;
+        context.check_interrupt()?;
         let sequence_length = longest.n_inputs();
         let n_sequences = (capacity / sequence_length).clamp(1, rest.len());
         let (now, later) = rest.split_at(n_sequences);
         batch.fill(texts, now, BatchShape { n_sequences, sequence_length });
-        batch.run(model, workspace).map_err(Failure::Model)?;
+        batch
+            .run(&subject.model, workspace)
+            .map_err(|source| Error::Model { path: subject.path.clone(), source: source.into() })?;
         batch.take(texts, now, sequence_length, &mut results);
         context.progress.advance(now.iter().map(|(_, window)| window.n_inputs() as u64).sum());
         rest = later;

@@ -22,8 +22,8 @@ pub enum Error {
     Model {
         /// The checkpoint.
         path: PathBuf,
-        /// Why not.
-        source: thalweg_model::Error,
+        /// Why not; boxed, for it is large.
+        source: Box<thalweg_model::Error>,
     },
     /// The suite is not what a suite must be.
     #[error("suite `{}`: {what}", path.display())]

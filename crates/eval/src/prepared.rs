@@ -75,8 +75,8 @@ impl PreparedSuite {
     /// `TokenizerMismatch`, `ContextTooLong`, `NoStartToken`, `TokenizerInvalid`; `Model` for a configuration that is not understood; `DataInvalid`
     /// for a continuation without a token.
     pub fn new(suite: &Suite, tokenizer: &EvalTokenizer, config: &Value, checkpoint: &Path) -> Result<Self, Error> {
-        let model =
-            ModelConfig::from_json(config).map_err(|source| Error::Model { path: checkpoint.to_owned(), source })?;
+        let model = ModelConfig::from_json(config)
+            .map_err(|source| Error::Model { path: checkpoint.to_owned(), source: source.into() })?;
         let start = tokenizer.start_tokens(&suite.start, config, checkpoint)?;
         let largest_id = start.iter().copied().fold(tokenizer.largest_id(), u32::max);
         if largest_id as usize >= model.vocab_size {

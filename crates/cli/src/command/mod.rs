@@ -1,6 +1,8 @@
 //! One file for each command.
 
 pub(crate) mod diff;
+pub(crate) mod eval;
+pub(crate) mod eval_external;
 pub(crate) mod explain;
 pub(crate) mod generate;
 pub(crate) mod inspect;
