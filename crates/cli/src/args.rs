@@ -387,7 +387,7 @@ Trains a Llama of about a million parameters on short stories that are built in,
 rate; forks a real anneal from it; merges windows of the checkpoints in memory; scores everything on
 held-out text, choosing by one part and reporting on another; writes DIR/report.html. Nothing is fetched.
 
-Takes about four minutes on two cores. Ctrl-C stops it, and the same command goes on.
+Takes two to three minutes on two cores. Ctrl-C stops it, and the same command goes on.
 
 Examples:
   thalweg demo                          into thalweg-demo/
