@@ -86,7 +86,7 @@ impl Error {
             | Self::TooFewDocuments { .. }
             | Self::WorkerDied => None,
             Self::ReportForm { .. } | Self::ReportContent { .. } => {
-                Some("make it again: `thalweg demo -o DIR` continues from what is there".to_owned())
+                Some("run the command that made it again: it goes on from what is there".to_owned())
             }
             Self::ReportKind { .. } => Some("give a folder that holds the `report.json` of a study".to_owned()),
         }

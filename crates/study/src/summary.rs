@@ -10,7 +10,7 @@ pub fn summary_text(report: &Report) -> String {
     let verdict = find_verdict(report);
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "{:<30} {:>10} {:>12}   {:<22}", "model", "test loss", "gain", "95 % interval");
+    let _ = writeln!(text, "{:<30} {:>10} {:>12}   95 % interval", "model", "test loss", "gain");
     for model in rows(report) {
         let _ = writeln!(text, "{}", row(report, model));
     }

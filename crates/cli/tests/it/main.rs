@@ -4,7 +4,6 @@
 
 mod commands;
 mod kill;
+mod report;
 mod support;
 mod train;
-#[cfg(test)]
-mod report;

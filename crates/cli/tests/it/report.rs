@@ -15,9 +15,7 @@ fn record() -> Value {
         };
         json!([score("validation"), score("test")])
     };
-    let model = |name: &str, role: &str, merge: Value, nll: f64| {
-        json!({"name": name, "role": role, "step": 300, "merge": merge, "scores": scores(nll), "digest": null})
-    };
+    let model = |name: &str, role: &str, merge: Value, nll: f64| json!({"name": name, "role": role, "step": 300, "merge": merge, "scores": scores(nll), "digest": null});
     let source = |step: u64| json!({"step": step, "coefficient": 0.5});
     let merge =
         json!({"scheme": "sma", "interval_steps": 100, "sources": [source(200), source(300)], "plan_digest": null});
@@ -53,7 +51,20 @@ fn report_makes_the_page_again_from_the_record() {
     let scratch = tempfile::tempdir().unwrap();
     write_record(scratch.path(), &record());
     let folder = scratch.path().to_str().unwrap();
-    insta::assert_snapshot!(transcript(&["report", folder], scratch.path()), @"");
+    insta::assert_snapshot!(transcript(&["report", folder], scratch.path()), @"
+    exit 0
+    --- stdout
+    model                           test loss         gain   95 % interval
+    raw, step 300                      2.5000            -
+    sma of 2, step 300 *               2.4000      +0.1000   +0.0900 to +0.1100  better
+    annealed, step 300                 2.3000      +0.2000   +0.1900 to +0.2100  better
+
+    Merging helps. The average of the newest 2 checkpoints (sma) lowers the test loss of the newest one by 0.100 nats a token (95 % interval +0.090 to +0.110; 20 documents, 1 seed).
+    A real anneal (linear, 100 steps from step 200) gains 0.200 over the same checkpoint (95 % interval +0.190 to +0.210). It is ahead of the merge by 0.100 (95 % interval +0.090 to +0.110): the merge brings 50 % of what the anneal brings, with no training of its own.
+
+    The page is `[OUT]/report.html`.
+    --- stderr
+    ");
     let page = std::fs::read(scratch.path().join("report.html")).unwrap();
     assert!(page.starts_with(b"<!DOCTYPE html>"));
     let other = scratch.path().join("other.html");
@@ -69,11 +80,23 @@ fn report_makes_the_page_again_from_the_record() {
 fn report_says_what_is_wrong_with_a_folder_or_a_record() {
     let scratch = tempfile::tempdir().unwrap();
     let folder = scratch.path().to_str().unwrap().to_owned();
-    insta::assert_snapshot!(transcript(&["report", &folder], scratch.path()), @"");
+    insta::assert_snapshot!(transcript(&["report", &folder], scratch.path()), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: `[OUT]` holds no `report.json`
+    hint: give the folder of a demo or a study; `thalweg demo` makes one
+    ");
     let mut broken = record();
     broken["gains"][0]["over"] = json!("raw, step 7");
     write_record(scratch.path(), &broken);
-    insta::assert_snapshot!(transcript(&["report", &folder], scratch.path()), @"");
+    insta::assert_snapshot!(transcript(&["report", &folder], scratch.path()), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: the report is not whole: there is no model `raw, step 7`
+    hint: run the command that made it again: it goes on from what is there
+    ");
     assert!(!scratch.path().join("report.html").exists());
 }
 
@@ -84,6 +107,12 @@ fn demo_leaves_a_folder_of_something_else_alone() {
     std::fs::create_dir(&run_folder).unwrap();
     std::fs::write(run_folder.join("precious.txt"), "mine").unwrap();
     let folder = scratch.path().to_str().unwrap();
-    insta::assert_snapshot!(transcript(&["demo", "--quick", "-q", "-o", folder], scratch.path()), @"");
+    insta::assert_snapshot!(transcript(&["demo", "--quick", "-q", "-o", folder], scratch.path()), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: `[OUT]/run` is not empty and holds no training run
+    hint: name another folder with `-o`
+    ");
     assert_eq!(std::fs::read(run_folder.join("precious.txt")).unwrap(), b"mine");
 }
