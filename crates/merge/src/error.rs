@@ -128,6 +128,12 @@ pub enum Error {
         /// What differs.
         what: &'static str,
     },
+    /// There is no receipt, so there is nothing to compare with.
+    #[error("`{}` holds no `{}`", folder.display(), crate::receipt::RECEIPT_NAME)]
+    NoReceipt {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// A receipt does not read.
     #[error("`{}` is not a receipt of this program: {what}", path.display())]
     ReceiptInvalid {
@@ -160,6 +166,9 @@ impl Error {
             Self::OutputIsSource { .. } => Some("choose another `-o`".to_owned()),
             Self::ForeignStage { .. } => {
                 Some("`--discard-partial` starts over; or finish that merge with its own command".to_owned())
+            }
+            Self::NoReceipt { .. } => {
+                Some("only what `merge` and `sweep` wrote can be verified; `inspect` shows any checkpoint".to_owned())
             }
             Self::NotAligned { differences } => crate::align::hint_for(differences),
             Self::Scheme(error) => error.hint(),
