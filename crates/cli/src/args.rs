@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Diff(DiffArgs),
     /// Geometry of a trajectory: distances, cosines, principal components beside their null values
     Explain(ExplainArgs),
+    /// Train a small model from a config: a run folder like any other, or a grid of them
+    Train(TrainArgs),
     /// Print shell completions or man pages
     #[command(hide = true)]
     Generate(GenerateArgs),
@@ -372,6 +374,21 @@ pub(crate) struct SweepArgs {
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
+
+#[derive(Debug, Args)]
+#[command(after_help = TRAIN_HELP)]
+pub(crate) struct TrainArgs {
+    /// A config: `kind = "thalweg-train"`, TOML
+    pub(crate) config: PathBuf,
+    /// The run's folder; of a grid, the folder that holds one for each cell [default: the config's name without `.toml`]
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+const TRAIN_HELP: &str = "\
+A run that was interrupted goes on where it stopped when the same command is given again, and ends with the same
+bytes. `[start] from = \"RUN/step-1000\"` forks a run; with a merged checkpoint and `moments` it resumes from the merge.
+`examples/train` holds configs with every section.";
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {

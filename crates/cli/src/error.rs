@@ -14,6 +14,8 @@ pub(crate) enum Error {
     #[error("recipe `{}`: {source}", path.display())]
     Recipe { path: PathBuf, source: thalweg_merge::recipe::RecipeError },
     #[error(transparent)]
+    Lab(#[from] thalweg_lab::Error),
+    #[error(transparent)]
     Storage(#[from] thalweg_storage::Error),
     #[error(transparent)]
     Scheme(#[from] thalweg_merge::scheme::SchemeError),
@@ -40,6 +42,7 @@ impl Error {
             Self::Trajectory(error) => error.hint().map(str::to_owned),
             Self::Recipe { source, .. } => source.hint(),
             Self::Scheme(error) => error.hint(),
+            Self::Lab(error) => error.hint(),
             Self::Usage { hint, .. } => hint.clone(),
             Self::Storage(_) | Self::Signal(_) => None,
         }
@@ -56,7 +59,7 @@ impl Error {
 
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Merge(thalweg_merge::Error::Interrupted) => 130,
+            Self::Merge(thalweg_merge::Error::Interrupted) | Self::Lab(thalweg_lab::Error::Interrupted { .. }) => 130,
             _ => 2,
         }
     }

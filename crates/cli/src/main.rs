@@ -36,6 +36,7 @@ fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Err
         Command::Verify(args) => command::verify::run(args, &world, messages),
         Command::Diff(args) => command::diff::run(args, &world, messages),
         Command::Explain(args) => command::explain::run(args, &world, messages),
+        Command::Train(args) => command::train::run(args, &world, messages),
         Command::Generate(args) => command::generate::run(args, messages),
     }
 }

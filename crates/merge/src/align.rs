@@ -175,7 +175,7 @@ pub fn is_router(name: &str) -> bool {
     ENDINGS.iter().any(|ending| name.ends_with(ending)) || name.ends_with(".shared_expert_gate.weight")
 }
 
-fn classify(entry: &TensorEntry) -> Result<TensorClass, Difference> {
+pub(crate) fn classify(entry: &TensorEntry) -> Result<TensorClass, Difference> {
     if entry.name.ends_with("_extra_state") {
         return Ok(TensorClass::ExtraState);
     }

@@ -4,7 +4,7 @@
 const MAX_NAME_BYTES: usize = 64;
 
 /// The candidate closest to `name`, if any is close enough to be worth a question. Ties go to the earlier one.
-pub(crate) fn nearest_name<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest_name<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if name.len() > MAX_NAME_BYTES {
         return None;
     }

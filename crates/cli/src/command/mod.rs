@@ -9,6 +9,7 @@ pub(crate) mod merge;
 pub(crate) mod plan;
 pub(crate) mod recipe;
 pub(crate) mod sweep;
+pub(crate) mod train;
 pub(crate) mod verify;
 
 /// How a command that did not fail ended.

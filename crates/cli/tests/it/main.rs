@@ -5,3 +5,4 @@
 mod commands;
 mod kill;
 mod support;
+mod train;

@@ -1,0 +1,216 @@
+//! `thalweg train`: one small pre-training run, or a grid of them, from one file.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use thalweg_lab::grid::{Grid, GridWatcher, TrainFile, parse_train_file, train_grid};
+use thalweg_lab::step_log::{StepRecord, ValidationRecord};
+use thalweg_lab::{TrainConfig, TrainData, TrainJob, TrainOutcome, TrainWatcher, train};
+
+use crate::args::TrainArgs;
+use crate::command::Outcome;
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+use crate::options::show_count;
+
+/// The largest config that is read.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
+/// Averages and merged starting points are summed in pieces: this much is plenty.
+const MEMORY_BYTES: u64 = 1 << 30;
+
+pub(crate) fn run(args: &TrainArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    let bytes = world.storage.read_file(&args.config, MAX_CONFIG_BYTES)?;
+    let text =
+        String::from_utf8(bytes).map_err(|_| Error::usage(format!("`{}` is not UTF-8 text", args.config.display())))?;
+    let folder = args.config.parent().unwrap_or(Path::new("")).to_owned();
+    let out = args.out.clone().unwrap_or_else(|| PathBuf::from(args.config.file_stem().unwrap_or_default()));
+    if out.as_os_str().is_empty() {
+        return Err(Error::usage_with_hint("where should the run go?", "name a folder with `-o DIR`"));
+    }
+    let outcomes = match parse_train_file(&text, &args.config)? {
+        TrainFile::Run(config) => vec![train_one(&config, &folder, &out, world, messages)?],
+        TrainFile::Grid(grid) => train_many(&grid, &folder, &out, world, messages)?,
+    };
+    messages.json(&document(&outcomes));
+    messages.text(&outcomes.iter().map(describe).collect::<String>());
+    Ok(Outcome::Done)
+}
+
+fn train_one(
+    config: &TrainConfig,
+    folder: &Path,
+    out: &Path,
+    world: &World<'_>,
+    messages: &Messages,
+) -> Result<TrainOutcome, Error> {
+    let data = TrainData::load(config, folder, &*world.storage)?;
+    for domain in &data.domains {
+        let (name, documents) = (domain.name(), domain.n_documents());
+        messages.detail(format!("data `{name}`: {documents} documents, {} tokens", show_count(domain.n_tokens())));
+    }
+    let job = TrainJob { config, config_folder: folder, run_path: out, data: &data };
+    let watcher = StepWatcher::new(messages);
+    let outcome = train(&job, &watcher, &world.context(MEMORY_BYTES));
+    watcher.clear();
+    world.clear_progress();
+    Ok(outcome?)
+}
+
+fn train_many(
+    grid: &Grid,
+    folder: &Path,
+    out: &Path,
+    world: &World<'_>,
+    messages: &Messages,
+) -> Result<Vec<TrainOutcome>, Error> {
+    let watcher = CellWatcher { lines: StepWatcher::new(messages), messages };
+    let outcomes = train_grid(grid, folder, out, &watcher, &world.context(MEMORY_BYTES));
+    watcher.lines.clear();
+    world.clear_progress();
+    Ok(outcomes?)
+}
+
+/// A bar on a terminal, a line every few seconds elsewhere.
+struct StepWatcher<'a> {
+    messages: &'a Messages,
+    state: Mutex<WatchState>,
+}
+
+struct WatchState {
+    next_line: Instant,
+    bar: Option<ProgressBar>,
+}
+
+/// How often a line is printed where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+impl<'a> StepWatcher<'a> {
+    fn new(messages: &'a Messages) -> Self {
+        Self { messages, state: Mutex::new(WatchState { next_line: Instant::now() + LINE_EVERY, bar: None }) }
+    }
+
+    fn clear(&self) {
+        if let Some(bar) = self.state.lock().unwrap_or_else(PoisonError::into_inner).bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn line(&self, text: &dyn Fn() -> String) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if Instant::now() >= state.next_line {
+            state.next_line = Instant::now() + LINE_EVERY;
+            self.messages.progress_line(text());
+        }
+    }
+}
+
+fn step_text(record: &StepRecord, n_steps: u64, seconds_left: f64) -> String {
+    let (step, loss, speed) = (record.step, record.loss, record.tokens_per_second);
+    format!("step {step} of {n_steps}, loss {loss:.4}, {speed:.0} tokens/s, {} left", show_seconds(seconds_left))
+}
+
+/// `42 s`, `3 min`, `2.5 h`.
+fn show_seconds(seconds: f64) -> String {
+    match seconds {
+        seconds if seconds < 100.0 => format!("{seconds:.0} s"),
+        seconds if seconds < 6000.0 => format!("{:.0} min", seconds / 60.0),
+        seconds => format!("{:.1} h", seconds / 3600.0),
+    }
+}
+
+impl TrainWatcher for StepWatcher<'_> {
+    fn on_step(&self, record: &StepRecord, n_steps: u64, seconds_left: f64) {
+        if !self.messages.draws_bars() {
+            return self.line(&|| step_text(record, n_steps, seconds_left));
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let bar = state.bar.get_or_insert_with(|| {
+            let style = ProgressStyle::with_template("{wide_bar} {msg}");
+            ProgressBar::new(n_steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
+        bar.set_position(record.step);
+        bar.set_message(step_text(record, n_steps, seconds_left));
+    }
+
+    fn on_validation(&self, record: &ValidationRecord) {
+        let (step, domain, nats) = (record.step, &record.domain, record.nll_nats);
+        let bits = record.bits_per_byte;
+        self.messages
+            .detail(format!("step {step}, `{domain}` held out: {nats:.4} nats a token, {bits:.4} bits a byte"));
+    }
+
+    fn on_checkpoint(&self, step: u64, path: &Path) {
+        self.messages.detail(format!("step {step}: wrote `{}`", path.display()));
+    }
+
+    fn on_note(&self, text: &str) {
+        self.messages.note(text);
+    }
+}
+
+/// Lines of many runs, each with its name.
+struct CellWatcher<'a> {
+    lines: StepWatcher<'a>,
+    messages: &'a Messages,
+}
+
+impl GridWatcher for CellWatcher<'_> {
+    fn on_step(&self, cell: &str, record: &StepRecord, n_steps: u64, seconds_left: f64) {
+        self.lines.line(&|| format!("{cell}: {}", step_text(record, n_steps, seconds_left)));
+    }
+
+    fn on_end(&self, cell: &str, outcome: &Result<TrainOutcome, thalweg_lab::Error>) {
+        match outcome {
+            Ok(_) => self.messages.detail(format!("{cell}: done")),
+            Err(error) => self.messages.note(format!("{cell}: {error}")),
+        }
+    }
+
+    fn on_note(&self, cell: &str, text: &str) {
+        self.messages.note(format!("{cell}: {text}"));
+    }
+}
+
+fn document(outcomes: &[TrainOutcome]) -> serde_json::Value {
+    let row = |outcome: &TrainOutcome| {
+        json!({
+            "path": outcome.run_path,
+            "checkpoint": outcome.checkpoint,
+            "n_params": outcome.n_params,
+            "steps": outcome.n_steps,
+            "tokens": outcome.tokens,
+            "loss": outcome.last.map(|last| last.loss),
+            "validation": outcome.validation,
+            "n_checkpoints": outcome.n_checkpoints,
+            "resumed_from": outcome.resumed_from,
+            "was_done": outcome.last.is_none(),
+            "seconds": outcome.seconds,
+        })
+    };
+    json!({"kind": "thalweg-train", "version": 1, "runs": outcomes.iter().map(row).collect::<Vec<_>>()})
+}
+
+fn describe(outcome: &TrainOutcome) -> String {
+    let (path, steps) = (outcome.run_path.display(), outcome.n_steps);
+    let Some(last) = outcome.last else { return format!("`{path}` has all of its {steps} steps already\n") };
+    let (tokens, params) = (show_count(outcome.tokens), show_count(outcome.n_params as u64));
+    let mut text = format!("trained {params} parameters to step {steps}, {tokens} tokens, loss {:.4}\n", last.loss);
+    // Writing to a String cannot fail.
+    for record in &outcome.validation {
+        let (domain, nats, bits) = (&record.domain, record.nll_nats, record.bits_per_byte);
+        let _ = writeln!(text, "`{domain}` held out: {nats:.4} nats a token, {bits:.4} bits a byte");
+    }
+    if let Some(step) = outcome.resumed_from {
+        let _ = writeln!(text, "went on from step {step}");
+    }
+    let (n, last_path) = (outcome.n_checkpoints, outcome.checkpoint.display());
+    let noun = if n == 1 { "checkpoint" } else { "checkpoints" };
+    let _ = writeln!(text, "{n} {noun} in `{path}`, the last one `{last_path}`");
+    let _ = writeln!(text, "{:.1} s, {:.0} tokens/s at the last step", outcome.seconds, last.tokens_per_second);
+    text
+}

@@ -1,0 +1,121 @@
+//! What a run reads: the tokenizer, the domains and their held-out text, encoded.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use thalweg_storage::Storage;
+
+use crate::Error;
+use crate::config::{CorpusPaths, DomainSection, TrainConfig};
+use crate::corpus::{
+    BUILT_IN, BUILT_IN_TOKENIZERS, CorpusPart, built_in_bytes, built_in_tokenizer, parse_documents, read_documents,
+    resolve_path,
+};
+use crate::mixture::{Mixture, MixturePart};
+use crate::tokens::{TextTokenizer, TokenDomain};
+
+const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+
+/// Everything that is read for a run, once for all cells of a grid.
+#[derive(Debug, Clone)]
+pub struct TrainData {
+    /// The tokenizer.
+    pub tokenizer: Arc<TextTokenizer>,
+    /// One for each `[[data]]`, in its order.
+    pub domains: Vec<Arc<TokenDomain>>,
+    /// Held-out text of the domains that have some.
+    pub validation: Vec<Arc<TokenDomain>>,
+}
+
+impl TrainData {
+    /// Reads and encodes; relative paths begin at `folder`, that of the config.
+    ///
+    /// # Errors
+    /// `Tokenizer`; `CorpusLine`, `CorpusFile`; `Storage`.
+    pub fn load(config: &TrainConfig, folder: &Path, storage: &dyn Storage) -> Result<Self, Error> {
+        let tokenizer = Arc::new(load_tokenizer(&config.tokenizer, folder, storage)?);
+        let encode = |name: &str, documents: Vec<String>| {
+            Ok::<_, Error>(Arc::new(TokenDomain::encode(name, &documents, &tokenizer)?))
+        };
+        let mut domains = Vec::new();
+        let mut validation = Vec::new();
+        for section in &config.data {
+            let name = domain_name(section);
+            domains.push(encode(&name, documents_of(&section.from, CorpusPart::Train, folder, storage)?)?);
+            let held_out = match &section.validation {
+                _ if config.validation.is_none() => None,
+                Some(paths) => Some(documents_of(paths, CorpusPart::Validation, folder, storage)?),
+                None if is_built_in(&section.from) => {
+                    Some(documents_of(&section.from, CorpusPart::Validation, folder, storage)?)
+                }
+                None => None,
+            };
+            if let Some(documents) = held_out {
+                validation.push(encode(&name, documents)?);
+            }
+        }
+        Ok(Self { tokenizer, domains, validation })
+    }
+
+    /// The mixture that a config makes of the domains.
+    ///
+    /// # Errors
+    /// `CorpusTooSmall`.
+    pub fn mixture(&self, config: &TrainConfig) -> Result<Mixture, Error> {
+        let pairs = self.domains.iter().zip(&config.data);
+        let parts = pairs.map(|(domain, section)| MixturePart { domain: Arc::clone(domain), share: section.share });
+        Mixture::new(parts.collect(), config.seed, config.sequence_length)
+    }
+
+    /// Name and digest of each domain's tokens.
+    pub(crate) fn digests(&self) -> Vec<(String, String)> {
+        self.domains.iter().map(|domain| (domain.name().to_owned(), domain.digest().to_owned())).collect()
+    }
+}
+
+/// Reads a built-in tokenizer or a file.
+fn load_tokenizer(name: &str, folder: &Path, storage: &dyn Storage) -> Result<TextTokenizer, Error> {
+    if let Some(bytes) = built_in_tokenizer(name) {
+        return TextTokenizer::from_bytes(bytes, Path::new(name));
+    }
+    let path = resolve_path(folder, name);
+    match storage.read_file(&path, MAX_TOKENIZER_BYTES) {
+        Ok(bytes) => TextTokenizer::from_bytes(&bytes, &path),
+        Err(error) if error.is_not_found() => {
+            let message =
+                format!("there is no such file, and the built-in ones are {}", BUILT_IN_TOKENIZERS.join(", "));
+            Err(Error::Tokenizer { path, message })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_built_in(paths: &CorpusPaths) -> bool {
+    matches!(paths.0.as_slice(), [name] if BUILT_IN.contains(&name.as_str()))
+}
+
+fn domain_name(section: &DomainSection) -> String {
+    let first = section.from.0.first().map_or("", String::as_str);
+    let file = first.rsplit('/').next().unwrap_or(first);
+    let stem = file.split('.').next().unwrap_or(file);
+    section.name.clone().unwrap_or_else(|| stem.to_owned())
+}
+
+fn documents_of(
+    paths: &CorpusPaths,
+    part: CorpusPart,
+    folder: &Path,
+    storage: &dyn Storage,
+) -> Result<Vec<String>, Error> {
+    if is_built_in(paths)
+        && let [name] = paths.0.as_slice()
+        && let Some(bytes) = built_in_bytes(name, part)
+    {
+        return parse_documents(bytes, Path::new(name));
+    }
+    let mut documents = Vec::new();
+    for path in &paths.0 {
+        documents.extend(read_documents(storage, &resolve_path(folder, path))?);
+    }
+    Ok(documents)
+}

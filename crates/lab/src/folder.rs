@@ -1,0 +1,185 @@
+//! Folders that appear whole or not at all: checkpoints of a run and the states beside them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use thalweg_checkpoint::{LayoutEntry, Manifest, StagedCheckpoint, commit_checkpoint, layout_output};
+use thalweg_storage::Storage;
+use thalweg_storage::publish::Replace;
+use thalweg_tensor::{Dtype, Shape, TensorSink, TensorSource};
+
+use crate::Error;
+
+/// Bytes that are copied at once.
+const PIECE_BYTES: u64 = 1 << 20;
+
+/// Small files of a folder, the last one of which vouches for all.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FolderFiles<'a> {
+    pub(crate) files: &'a [(&'a str, &'a [u8])],
+    pub(crate) manifest: (&'a str, &'a [u8]),
+}
+
+/// Writes the tensors of `source` and the files as the folder `target`, replacing what is there.
+///
+/// # Errors
+/// `Checkpoint`, also when the disk is full; the target is then as it was.
+pub(crate) fn write_folder(
+    storage: &Arc<dyn Storage>,
+    target: &Path,
+    source: &dyn TensorSource,
+    files: FolderFiles<'_>,
+) -> Result<(), Error> {
+    let entries: Vec<LayoutEntry> = source
+        .catalog()
+        .entries()
+        .iter()
+        .map(|entry| LayoutEntry { name: entry.name.clone(), dtype: entry.dtype, shape: entry.shape.clone() })
+        .collect();
+    let layout = Arc::new(layout_output(&entries, u64::MAX, &std::collections::BTreeMap::new())?);
+    let stage = stage_path(target);
+    remove_if_there(&**storage, &stage)?;
+    let mut staged = StagedCheckpoint::create(storage, &stage, layout)?;
+    let written = fill_stage(&mut staged, source, files);
+    if let Err(error) = written {
+        // A stage that cannot be finished is in the way of the next attempt, most of all on a full disk.
+        let _ = storage.remove(&stage);
+        return Err(error);
+    }
+    let (name, bytes) = files.manifest;
+    Ok(commit_checkpoint(staged, target, Manifest { name, bytes }, Replace::Force)?)
+}
+
+fn fill_stage(staged: &mut StagedCheckpoint, source: &dyn TensorSource, files: FolderFiles<'_>) -> Result<(), Error> {
+    for (name, bytes) in files.files {
+        staged.add_file(name, bytes)?;
+    }
+    let mut buffer = Vec::new();
+    for (tensor_idx, entry) in source.catalog().entries().iter().enumerate() {
+        let element_bytes = entry.dtype.bytes().unwrap_or(1);
+        let (n_elements, step) = (entry.n_elements(), PIECE_BYTES / element_bytes);
+        for first in (0..n_elements).step_by(thalweg_tensor::to_index(step)) {
+            let end = n_elements.min(first + step);
+            buffer.resize(thalweg_tensor::to_index((end - first) * element_bytes), 0);
+            source.read_elements(tensor_idx, first..end, &mut buffer).map_err(|source| Error::Access { source })?;
+            staged.write_elements(tensor_idx, first, &buffer).map_err(|source| Error::Access { source })?;
+        }
+    }
+    Ok(())
+}
+
+/// Where a folder is made before it has its name.
+fn stage_path(target: &Path) -> PathBuf {
+    let mut name = target.as_os_str().to_owned();
+    name.push(".thalweg-partial");
+    name.into()
+}
+
+pub(crate) fn remove_if_there(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
+    match storage.remove(path) {
+        Err(error) if !error.is_not_found() => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Whether something stands at `path`.
+pub(crate) fn exists(storage: &dyn Storage, path: &Path) -> Result<bool, Error> {
+    match storage.file_info(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A flat arena as one tensor.
+#[derive(Debug, Clone)]
+pub(crate) struct FlatTensor<'a> {
+    pub(crate) name: String,
+    pub(crate) data: FlatData<'a>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum FlatData<'a> {
+    F32(&'a [f32]),
+    F64(&'a [f64]),
+}
+
+/// Flat arenas as a source, each one tensor of one dimension.
+#[derive(Debug)]
+pub(crate) struct FlatSource<'a> {
+    catalog: thalweg_tensor::TensorCatalog,
+    /// By number in the catalog.
+    data: Vec<FlatData<'a>>,
+}
+
+impl<'a> FlatSource<'a> {
+    pub(crate) fn new(mut tensors: Vec<FlatTensor<'a>>) -> Self {
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        let entry = |tensor: &FlatTensor<'_>| {
+            let (dtype, n) = match tensor.data {
+                FlatData::F32(data) => (Dtype::F32, data.len()),
+                FlatData::F64(data) => (Dtype::F64, data.len()),
+            };
+            let pieces = Box::new([thalweg_tensor::Piece::whole(0, 0)]);
+            let shape = Shape::new([n as u64]);
+            thalweg_tensor::TensorEntry { name: tensor.name.as_str().into(), dtype, shape, pieces }
+        };
+        // Names of averages are unique and none is that of a moment, so the catalog cannot be refused.
+        let catalog = thalweg_tensor::TensorCatalog::new(tensors.iter().map(entry).collect()).unwrap_or_default();
+        Self { catalog, data: tensors.into_iter().map(|tensor| tensor.data).collect() }
+    }
+}
+
+impl TensorSource for FlatSource<'_> {
+    fn catalog(&self) -> &thalweg_tensor::TensorCatalog {
+        &self.catalog
+    }
+
+    fn read_elements(
+        &self,
+        tensor_idx: usize,
+        elements: std::ops::Range<u64>,
+        out: &mut [u8],
+    ) -> Result<(), thalweg_tensor::AccessError> {
+        let range = thalweg_tensor::to_index(elements.start)..thalweg_tensor::to_index(elements.end);
+        match self.data.get(tensor_idx) {
+            Some(FlatData::F32(data)) => {
+                let pairs = out.chunks_exact_mut(4).zip(&data[range]);
+                pairs.for_each(|(out, value)| out.copy_from_slice(&value.to_le_bytes()));
+            }
+            Some(FlatData::F64(data)) => {
+                let pairs = out.chunks_exact_mut(8).zip(&data[range]);
+                pairs.for_each(|(out, value)| out.copy_from_slice(&value.to_le_bytes()));
+            }
+            None => {
+                let message = format!("there is no arena number {tensor_idx}");
+                return Err(thalweg_tensor::AccessError { path: "memory".to_owned(), message, source: None });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a flat tensor of singles; `None` if there is none of that name, type and length.
+pub(crate) fn read_flat_f32(source: &dyn TensorSource, name: &str, n: usize) -> Result<Option<Vec<f32>>, Error> {
+    Ok(read_flat(source, name, n, Dtype::F32)?
+        .map(|bytes| bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
+}
+
+/// Reads a flat tensor of doubles; `None` if there is none of that name, type and length.
+pub(crate) fn read_flat_f64(source: &dyn TensorSource, name: &str, n: usize) -> Result<Option<Vec<f64>>, Error> {
+    Ok(read_flat(source, name, n, Dtype::F64)?
+        .map(|bytes| bytes.as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect()))
+}
+
+fn read_flat(source: &dyn TensorSource, name: &str, n: usize, dtype: Dtype) -> Result<Option<Vec<u8>>, Error> {
+    let catalog = source.catalog();
+    let Some(tensor_idx) = catalog.find(name) else { return Ok(None) };
+    let entry = &catalog.entries()[tensor_idx];
+    if entry.dtype != dtype || entry.n_elements() != n as u64 {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; thalweg_tensor::to_index(entry.n_bytes())];
+    source.read_elements(tensor_idx, 0..n as u64, &mut bytes).map_err(|source| Error::Access { source })?;
+    Ok(Some(bytes))
+}

@@ -1,0 +1,155 @@
+//! The folder of a run: whose it is, and what stands where.
+//!
+//! `thalweg-train.json` holds the resolved config; a folder of another config is refused. `thalweg.toml` tells the rest of
+//! thalweg the log, the tokens of a step and the stable phase. A lock keeps two processes apart.
+
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use thalweg_storage::Storage;
+use thalweg_storage::publish::publish_file;
+use thalweg_tensor::digest::{DigestKind, bytes_digest};
+use thalweg_trajectory::run_config::RUN_CONFIG_NAME;
+
+use crate::Error;
+use crate::config::TrainConfig;
+use crate::step_log::STEP_LOG_NAME;
+
+/// The resolved config in a run folder.
+pub const TRAIN_RECORD_NAME: &str = "thalweg-train.json";
+const MAX_RECORD_BYTES: u64 = 16 << 20;
+const LOCK_NAME: &str = ".thalweg-lock";
+/// The folder of the averages in a run.
+pub const AVERAGES_FOLDER: &str = "averages";
+
+/// A run folder that belongs to this process.
+#[derive(Debug)]
+pub(crate) struct RunFolder {
+    pub(crate) path: PathBuf,
+    pub(crate) config_digest: String,
+    _lock: Box<dyn Debug + Send + Sync>,
+}
+
+impl RunFolder {
+    /// Takes a folder that is missing, empty or of this very config.
+    ///
+    /// # Errors
+    /// `OtherRun` with the first key that differs; `NotARun`; `Storage`, also where another process holds it.
+    pub(crate) fn open(storage: &dyn Storage, path: &Path, config: &TrainConfig, tool: &str) -> Result<Self, Error> {
+        let wanted = serde_json::to_value(config).unwrap_or_default();
+        let config_digest = digest_config(config);
+        storage.create_folder(path)?;
+        let record_path = path.join(TRAIN_RECORD_NAME);
+        let found = match storage.read_file(&record_path, MAX_RECORD_BYTES) {
+            Ok(bytes) => Some(read_record(&bytes, &record_path)?),
+            Err(error) if error.is_not_found() => None,
+            Err(error) => return Err(error.into()),
+        };
+        match &found {
+            Some(found) => {
+                if let Some((key, found, wanted)) = first_difference("", found, &wanted) {
+                    return Err(Error::OtherRun { path: path.to_owned(), key, found, wanted });
+                }
+            }
+            None => {
+                let is_ours = |name: &str| name == LOCK_NAME || name.contains(".thalweg-");
+                if storage.list_folder(path)?.iter().any(|entry| !is_ours(&entry.name)) {
+                    return Err(Error::NotARun { path: path.to_owned() });
+                }
+            }
+        }
+        let lock = storage.lock(&path.join(LOCK_NAME))?;
+        if found.is_none() {
+            let record = json!({
+                "kind": "thalweg-train-run", "version": 1, "tool": tool, "digest": config_digest, "config": wanted,
+            });
+            publish_file(storage, &record_path, &pretty(&record))?;
+        }
+        Ok(Self { path: path.to_owned(), config_digest, _lock: lock })
+    }
+
+    /// Where the checkpoint of a step stands.
+    pub(crate) fn checkpoint_path(&self, step: u64) -> PathBuf {
+        self.path.join(checkpoint_name(step))
+    }
+
+    /// Where a step of an average stands.
+    pub(crate) fn average_path(&self, name: &str, step: u64) -> PathBuf {
+        self.path.join(AVERAGES_FOLDER).join(name).join(checkpoint_name(step))
+    }
+
+    /// Tells the rest of thalweg about the run, which began after `start_step` with `start_tokens`.
+    pub(crate) fn describe(
+        &self,
+        storage: &dyn Storage,
+        config: &TrainConfig,
+        start_step: u64,
+        start_tokens: u64,
+    ) -> Result<(), Error> {
+        let tokens_per_step = config.tokens_per_step();
+        let mut text = String::new();
+        // A fork of a run with other batches has no one number of tokens a step: the log counts them.
+        if start_tokens == start_step * tokens_per_step {
+            text.push_str(&format!("tokens_per_step = {tokens_per_step}\n"));
+        }
+        if let Some((from, to)) = config.schedule.stable_steps(config.n_steps()).map(|(a, b)| (a.max(start_step), b))
+            && from <= to
+        {
+            text.push_str(&format!("stable = [{from}, {to}]\n"));
+        }
+        // An average has no log of its own, and the run's does not tell its loss.
+        for average in &config.average {
+            let folder = self.path.join(AVERAGES_FOLDER).join(&average.name);
+            storage.create_folder(&folder)?;
+            publish_file(storage, &folder.join(RUN_CONFIG_NAME), text.as_bytes())?;
+        }
+        text.push_str(&format!("log = \"{STEP_LOG_NAME}\"\n"));
+        Ok(publish_file(storage, &self.path.join(RUN_CONFIG_NAME), text.as_bytes())?)
+    }
+}
+
+/// The name of a checkpoint's folder.
+pub fn checkpoint_name(step: u64) -> String {
+    format!("step-{step}")
+}
+
+/// Digest of a config: equal ones give equal runs over equal files.
+pub fn digest_config(config: &TrainConfig) -> String {
+    bytes_digest(DigestKind::Blake3, &serde_json::to_vec(config).unwrap_or_default()).to_string()
+}
+
+pub(crate) fn pretty(value: &Value) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec_pretty(value).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}
+
+fn read_record(bytes: &[u8], path: &Path) -> Result<Value, Error> {
+    let refuse = |message: String| Error::State { path: path.to_owned(), message };
+    let record: Value = serde_json::from_slice(bytes).map_err(|error| refuse(error.to_string()))?;
+    let is_known = record["kind"] == "thalweg-train-run" && record["version"] == 1;
+    if is_known { Ok(record["config"].clone()) } else { Err(refuse("it is no record of a training run".to_owned())) }
+}
+
+/// The first key that differs, with both values as JSON (`-` where it is missing).
+fn first_difference(prefix: &str, a: &Value, b: &Value) -> Option<(String, String, String)> {
+    let join = |key: &str| if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") };
+    match (a, b) {
+        _ if a == b => None,
+        (Value::Object(a), Value::Object(b)) => {
+            let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
+            keys.into_iter().find_map(|key| {
+                let missing = Value::Null;
+                first_difference(&join(key), a.get(key).unwrap_or(&missing), b.get(key).unwrap_or(&missing))
+            })
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            a.iter().zip(b).enumerate().find_map(|(i, (a, b))| first_difference(&join(&i.to_string()), a, b))
+        }
+        _ => {
+            let show = |value: &Value| if value.is_null() { "-".to_owned() } else { value.to_string() };
+            Some((prefix.to_owned(), show(a), show(b)))
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! A run from its first step to its last: the whole story.
+//!
+//! Each step is read, differentiated, clipped, applied, logged; at checkpoints the state is written first and the checkpoint
+//! after it, so that whatever is published can be gone on from. The bits depend on the config and its files alone, not on
+//! threads, interruptions or time.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use thalweg_merge::context::RunContext;
+use thalweg_model::{ModelConfig, ParamLayout};
+
+use crate::Error;
+use crate::averages::AveragePlan;
+use crate::config::{FaultKind, TrainConfig};
+use crate::data::TrainData;
+use crate::model_spec::{Balance, balance_of, model_config_of};
+use crate::run_folder::RunFolder;
+use crate::step_log::{StepRecord, ValidationRecord};
+use crate::trainer::Trainer;
+
+/// What a run is told to do.
+#[derive(Debug, Clone, Copy)]
+pub struct TrainJob<'a> {
+    /// The config.
+    pub config: &'a TrainConfig,
+    /// The config's folder, where its relative paths begin.
+    pub config_folder: &'a Path,
+    /// The run's folder: missing, empty, or of this very config.
+    pub run_path: &'a Path,
+    /// What it reads.
+    pub data: &'a TrainData,
+}
+
+/// Who wants to know how a run goes. Called between steps.
+pub trait TrainWatcher: Sync {
+    /// A step ended; about so many seconds are left.
+    fn on_step(&self, record: &StepRecord, n_steps: u64, seconds_left: f64);
+    /// Held-out text was scored.
+    fn on_validation(&self, record: &ValidationRecord);
+    /// A checkpoint, or a step of an average, was written.
+    fn on_checkpoint(&self, step: u64, path: &Path);
+    /// Something a person should be told.
+    fn on_note(&self, text: &str);
+}
+
+/// What a run has come to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainOutcome {
+    /// The run's folder.
+    pub run_path: PathBuf,
+    /// The last checkpoint.
+    pub checkpoint: PathBuf,
+    /// Parameters.
+    pub n_params: usize,
+    /// Steps done in all.
+    pub n_steps: u64,
+    /// Tokens in all.
+    pub tokens: u64,
+    /// The step that this call began after.
+    pub resumed_from: Option<u64>,
+    /// The last step's record; `None` if there was nothing left to do.
+    pub last: Option<StepRecord>,
+    /// The last scores of held-out text that this call took, one for each domain.
+    pub validation: Vec<ValidationRecord>,
+    /// Checkpoints that this call wrote, those of averages not counted.
+    pub n_checkpoints: usize,
+    /// Wall time of this call.
+    pub seconds: f64,
+}
+
+/// What is derived from a config before the first step.
+#[derive(Debug)]
+pub(crate) struct TrainPlan {
+    pub(crate) model: ModelConfig,
+    pub(crate) layout: ParamLayout,
+    pub(crate) balance: Balance,
+    pub(crate) averages: Vec<AveragePlan>,
+}
+
+impl TrainPlan {
+    fn new(config: &TrainConfig, data: &TrainData) -> Result<Self, Error> {
+        let model = model_config_of(config, data.tokenizer.n_tokens())?;
+        let averages = config.average.iter().map(AveragePlan::new).collect::<Result<_, _>>()?;
+        Ok(Self { layout: model.layout(), balance: balance_of(&config.model)?, averages, model })
+    }
+}
+
+/// Trains, or goes on with a run that was interrupted, to the last step.
+///
+/// Uses the context's threads, storage, clock and interrupt. A run that is complete already is left as it is.
+///
+/// # Errors
+/// `Interrupted` once the context's flag is set, with the state on disk; `NotFinite` before a step that would spoil the
+/// parameters; whatever [`Error`] says. The checkpoints that were written stay whole.
+pub fn train(job: &TrainJob<'_>, watcher: &dyn TrainWatcher, run: &RunContext<'_>) -> Result<TrainOutcome, Error> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(run.limits.n_threads.get()).build();
+    let pool = pool.map_err(|_| Error::WorkerDied)?;
+    pool.install(|| train_on_this_pool(job, watcher, run))
+}
+
+fn train_on_this_pool(
+    job: &TrainJob<'_>,
+    watcher: &dyn TrainWatcher,
+    run: &RunContext<'_>,
+) -> Result<TrainOutcome, Error> {
+    let began = run.host.elapsed_seconds();
+    let config = job.config;
+    let plan = TrainPlan::new(config, job.data)?;
+    let folder = RunFolder::open(&*run.storage, job.run_path, config, run.tool)?;
+    let mut trainer = Trainer::open(job, &plan, &folder, watcher, run)?;
+    let resumed_from = trainer.resumed_from();
+    trainer.finish_step_of_start()?;
+    let mut last = None;
+    while trainer.step() < config.n_steps() {
+        let began_step = run.host.elapsed_seconds();
+        let record = match trainer.take_step() {
+            Err(Error::Interrupted { .. }) => return Err(trainer.save_and_stop()?),
+            taken => taken?,
+        };
+        let seconds = run.host.elapsed_seconds() - began_step;
+        let record = timed(record, config.tokens_per_step(), seconds);
+        trainer.end_step(&record)?;
+        watcher.on_step(&record, config.n_steps(), trainer.seconds_left(run.host.elapsed_seconds() - began));
+        last = Some(record);
+        if run.interrupt.load(Ordering::Relaxed) && trainer.step() < config.n_steps() {
+            return Err(trainer.save_and_stop()?);
+        }
+    }
+    Ok(TrainOutcome {
+        run_path: folder.path.clone(),
+        checkpoint: folder.checkpoint_path(config.n_steps()),
+        n_params: plan.layout.n_params(),
+        n_steps: trainer.step(),
+        tokens: trainer.tokens(),
+        resumed_from,
+        last,
+        validation: trainer.last_validation().to_vec(),
+        n_checkpoints: trainer.n_checkpoints(),
+        seconds: run.host.elapsed_seconds() - began,
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+fn timed(record: StepRecord, n_tokens: u64, seconds: f64) -> StepRecord {
+    let tokens_per_second = if seconds > 0.0 { n_tokens as f64 / seconds } else { 0.0 };
+    StepRecord { seconds, tokens_per_second, ..record }
+}
+
+/// What the faults of a config do to a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct StepFaults {
+    pub(crate) learning_rate_factor: f64,
+    pub(crate) is_poisoned: bool,
+}
+
+impl StepFaults {
+    pub(crate) fn at(config: &TrainConfig, step: u64) -> Self {
+        let mut faults = Self { learning_rate_factor: 1.0, is_poisoned: false };
+        for fault in config.fault.iter().filter(|fault| (fault.at_step..fault.at_step + fault.steps).contains(&step)) {
+            match fault.kind {
+                FaultKind::LearningRate => faults.learning_rate_factor *= fault.factor.unwrap_or(1.0),
+                FaultKind::PoisonBatch => faults.is_poisoned = true,
+            }
+        }
+        faults
+    }
+}
