@@ -8,6 +8,8 @@ pub(crate) enum Error {
     #[error(transparent)]
     Merge(#[from] thalweg_merge::Error),
     #[error(transparent)]
+    Eval(#[from] thalweg_eval::Error),
+    #[error(transparent)]
     Checkpoint(#[from] thalweg_checkpoint::Error),
     #[error(transparent)]
     Trajectory(#[from] thalweg_trajectory::Error),
@@ -15,6 +17,8 @@ pub(crate) enum Error {
     Recipe { path: PathBuf, source: thalweg_merge::recipe::RecipeError },
     #[error(transparent)]
     Lab(#[from] thalweg_lab::Error),
+    #[error(transparent)]
+    Study(#[from] thalweg_study::Error),
     #[error(transparent)]
     Storage(#[from] thalweg_storage::Error),
     #[error(transparent)]
@@ -24,6 +28,8 @@ pub(crate) enum Error {
     Usage { what: String, hint: Option<String> },
     #[error("cannot install the handler for Ctrl-C: {0}")]
     Signal(std::io::Error),
+    #[error("cannot start threads: {0}")]
+    Threads(rayon::ThreadPoolBuildError),
 }
 
 impl Error {
@@ -38,13 +44,16 @@ impl Error {
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Merge(error) => error.hint(),
+            Self::Eval(error) => error.hint(),
             Self::Checkpoint(error) => error.hint().map(str::to_owned),
             Self::Trajectory(error) => error.hint().map(str::to_owned),
             Self::Recipe { source, .. } => source.hint(),
             Self::Scheme(error) => error.hint(),
             Self::Lab(error) => error.hint(),
+            Self::Study(error) if error.is_interrupt() => Some("the same command goes on from here".to_owned()),
+            Self::Study(error) => error.hint(),
             Self::Usage { hint, .. } => hint.clone(),
-            Self::Storage(_) | Self::Signal(_) => None,
+            Self::Storage(_) | Self::Signal(_) | Self::Threads(_) => None,
         }
     }
 
@@ -52,14 +61,19 @@ impl Error {
     pub(crate) fn details(&self) -> Vec<String> {
         match self {
             Self::Trajectory(error) => error.details(),
-            Self::Checkpoint(error) | Self::Merge(thalweg_merge::Error::Checkpoint(error)) => error.details(),
+            Self::Checkpoint(error)
+            | Self::Merge(thalweg_merge::Error::Checkpoint(error))
+            | Self::Eval(thalweg_eval::Error::Checkpoint(error)) => error.details(),
             _ => Vec::new(),
         }
     }
 
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Merge(thalweg_merge::Error::Interrupted) | Self::Lab(thalweg_lab::Error::Interrupted { .. }) => 130,
+            Self::Merge(thalweg_merge::Error::Interrupted)
+            | Self::Eval(thalweg_eval::Error::Interrupted)
+            | Self::Lab(thalweg_lab::Error::Interrupted { .. }) => 130,
+            Self::Study(error) if error.is_interrupt() => 130,
             _ => 2,
         }
     }

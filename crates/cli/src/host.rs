@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use thalweg_eval::EvalContext;
 use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage};
 use thalweg_storage::{LocalStorage, Storage};
 use thalweg_tensor::kernel::Simd;
@@ -62,6 +63,23 @@ impl<'a> World<'a> {
         }
     }
 
+    /// The context of an evaluation.
+    pub(crate) fn eval_context(&self) -> EvalContext<'_> {
+        EvalContext {
+            storage: Arc::clone(&self.storage),
+            clock: &self.clock,
+            progress: &self.progress,
+            interrupt: &self.interrupt,
+            memory_bytes: self.clock.physical_memory_bytes().unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Runs `act` with as many threads as the user wants.
+    pub(crate) fn in_pool<T: Send>(&self, act: impl FnOnce() -> T + Send) -> Result<T, Error> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.n_threads.get()).build();
+        Ok(pool.map_err(Error::Threads)?.install(act))
+    }
+
     /// Ends a bar that is still drawn.
     pub(crate) fn clear_progress(&self) {
         self.progress.clear();
@@ -82,6 +100,12 @@ impl<'a> World<'a> {
 #[derive(Debug)]
 struct ProcessHost {
     started: Instant,
+}
+
+impl thalweg_eval::context::Clock for ProcessHost {
+    fn elapsed_seconds(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
 }
 
 impl Host for ProcessHost {
@@ -106,14 +130,23 @@ impl Host for ProcessHost {
 struct CliProgress<'a> {
     messages: &'a Messages,
     state: Mutex<State>,
-    done_bytes: AtomicU64,
+    done: AtomicU64,
     next_report_ms: AtomicU64,
     started: Instant,
 }
 
+/// What is under way, and in what it is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Activity {
+    /// Bytes.
+    Bytes(Stage),
+    /// Tokens through a model.
+    Scoring,
+}
+
 struct State {
-    stage: Stage,
-    total_bytes: u64,
+    activity: Activity,
+    total: u64,
     began: Instant,
     bar: Option<ProgressBar>,
 }
@@ -130,8 +163,8 @@ impl<'a> CliProgress<'a> {
         let now = Instant::now();
         Self {
             messages,
-            state: Mutex::new(State { stage: Stage::Merge, total_bytes: 0, began: now, bar: None }),
-            done_bytes: AtomicU64::new(0),
+            state: Mutex::new(State { activity: Activity::Bytes(Stage::Merge), total: 0, began: now, bar: None }),
+            done: AtomicU64::new(0),
             next_report_ms: AtomicU64::new(u64::MAX),
             started: now,
         }
@@ -151,67 +184,94 @@ impl<'a> CliProgress<'a> {
 
     fn report(&self, now_ms: u64) {
         let Ok(mut state) = self.state.try_lock() else { return };
-        let done_bytes = self.done_bytes.load(Ordering::Relaxed);
+        let done = self.done.load(Ordering::Relaxed);
         let every = if self.messages.draws_bars() { BAR_EVERY } else { LINE_EVERY };
         let every_ms = u64::try_from(every.as_millis()).unwrap_or(u64::MAX);
         self.next_report_ms.store(now_ms.saturating_add(every_ms), Ordering::Relaxed);
         if self.messages.draws_bars() {
-            let (stage, total_bytes, began) = (state.stage, state.total_bytes, state.began);
-            let bar = state.bar.get_or_insert_with(|| new_bar(stage, total_bytes, began));
-            bar.set_position(done_bytes);
+            let (activity, total, began) = (state.activity, state.total, state.began);
+            let bar = state.bar.get_or_insert_with(|| new_bar(activity, total, began));
+            bar.set_position(done);
         } else {
-            self.messages.progress_line(plain_line(&state, done_bytes));
+            self.messages.progress_line(plain_line(&state, done));
         }
     }
 }
 
-fn verb(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Resume => "checking what was staged",
-        Stage::Merge => "merging",
-        Stage::Sync => "syncing",
-        Stage::Verify => "verifying",
-        Stage::Geometry => "measuring",
+fn verb(activity: Activity) -> &'static str {
+    match activity {
+        Activity::Bytes(Stage::Resume) => "checking what was staged",
+        Activity::Bytes(Stage::Merge) => "merging",
+        Activity::Bytes(Stage::Sync) => "syncing",
+        Activity::Bytes(Stage::Verify) => "verifying",
+        Activity::Bytes(Stage::Geometry) => "measuring",
+        Activity::Scoring => "scoring",
     }
 }
 
-fn new_bar(stage: Stage, total_bytes: u64, began: Instant) -> ProgressBar {
-    let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+fn new_bar(activity: Activity, total: u64, began: Instant) -> ProgressBar {
+    let template = match activity {
+        Activity::Bytes(_) => "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left",
+        Activity::Scoring => "{msg} {wide_bar} {human_pos}/{human_len} tokens {per_sec} {eta} left",
+    };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(total_bytes).with_style(style).with_message(verb(stage)).with_elapsed(began.elapsed())
+    ProgressBar::new(total).with_style(style).with_message(verb(activity)).with_elapsed(began.elapsed())
 }
 
-fn plain_line(state: &State, done_bytes: u64) -> String {
+#[expect(clippy::cast_precision_loss, reason = "rates for people")]
+fn plain_line(state: &State, done: u64) -> String {
     let seconds = state.began.elapsed().as_secs_f64().max(1e-9);
-    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-    let rate = done_bytes as f64 / seconds;
-    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-    let left = state.total_bytes.saturating_sub(done_bytes) as f64 / rate.max(1.0);
-    format!(
-        "{}: {} of {}, {:.2} GB/s, {left:.0} s left",
-        verb(state.stage),
-        crate::options::show_bytes(done_bytes),
-        crate::options::show_bytes(state.total_bytes),
-        rate / 1e9
-    )
+    let rate = done as f64 / seconds;
+    let left = state.total.saturating_sub(done) as f64 / rate.max(1.0);
+    let verb = verb(state.activity);
+    match state.activity {
+        Activity::Bytes(_) => {
+            let [done, total] = [done, state.total].map(crate::options::show_bytes);
+            format!("{verb}: {done} of {total}, {:.2} GB/s, {left:.0} s left", rate / 1e9)
+        }
+        Activity::Scoring => {
+            let [done, total] = [done, state.total].map(crate::options::show_count);
+            format!("{verb}: {done} of {total} tokens, {rate:.0} tokens/s, {left:.0} s left")
+        }
+    }
 }
 
-impl Progress for CliProgress<'_> {
-    fn begin(&self, stage: Stage, total_bytes: u64) {
+impl CliProgress<'_> {
+    fn begin_activity(&self, activity: Activity, total: u64) {
         self.clear();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        *state = State { stage, total_bytes, began: Instant::now(), bar: None };
-        self.done_bytes.store(0, Ordering::Relaxed);
+        *state = State { activity, total, began: Instant::now(), bar: None };
+        self.done.store(0, Ordering::Relaxed);
         let first_ms = u64::try_from(FIRST_REPORT.as_millis()).unwrap_or(u64::MAX);
         self.next_report_ms.store(self.now_ms().saturating_add(first_ms), Ordering::Relaxed);
     }
 
-    fn advance(&self, n_bytes: u64) {
-        self.done_bytes.fetch_add(n_bytes, Ordering::Relaxed);
+    fn add(&self, n: u64) {
+        self.done.fetch_add(n, Ordering::Relaxed);
         let now_ms = self.now_ms();
         if now_ms >= self.next_report_ms.load(Ordering::Relaxed) {
             self.report(now_ms);
         }
+    }
+}
+
+impl thalweg_eval::context::Progress for CliProgress<'_> {
+    fn begin(&self, total_tokens: u64) {
+        self.begin_activity(Activity::Scoring, total_tokens);
+    }
+
+    fn advance(&self, n_tokens: u64) {
+        self.add(n_tokens);
+    }
+}
+
+impl Progress for CliProgress<'_> {
+    fn begin(&self, stage: Stage, total_bytes: u64) {
+        self.begin_activity(Activity::Bytes(stage), total_bytes);
+    }
+
+    fn advance(&self, n_bytes: u64) {
+        self.add(n_bytes);
     }
 
     fn note(&self, text: &str) {

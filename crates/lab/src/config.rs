@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
-use thalweg_merge::nearest::nearest_name;
+use thalweg_tensor::nearest_name;
 use thalweg_trajectory::Tokens;
 
 use crate::Error;

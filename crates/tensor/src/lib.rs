@@ -8,6 +8,7 @@ pub mod dtype;
 #[expect(unsafe_code, reason = "vector instructions; each block says why it is sound")]
 pub mod kernel;
 pub mod name;
+pub mod nearest;
 pub mod shape;
 pub mod source;
 
@@ -15,6 +16,7 @@ pub use catalog::{Piece, TensorCatalog, TensorEntry};
 pub use digest::Digest;
 pub use dtype::{Dtype, DtypeClass};
 pub use name::display_name;
+pub use nearest::nearest_name;
 pub use shape::Shape;
 pub use source::{AccessError, TensorSink, TensorSource};
 

@@ -1,6 +1,9 @@
 //! One file for each command.
 
+pub(crate) mod demo;
 pub(crate) mod diff;
+pub(crate) mod eval;
+pub(crate) mod eval_external;
 pub(crate) mod explain;
 pub(crate) mod generate;
 pub(crate) mod inspect;
@@ -8,6 +11,7 @@ pub(crate) mod inspect_run;
 pub(crate) mod merge;
 pub(crate) mod plan;
 pub(crate) mod recipe;
+pub(crate) mod report;
 pub(crate) mod sweep;
 pub(crate) mod train;
 pub(crate) mod verify;

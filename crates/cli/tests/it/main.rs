@@ -6,3 +6,5 @@ mod commands;
 mod kill;
 mod support;
 mod train;
+#[cfg(test)]
+mod report;

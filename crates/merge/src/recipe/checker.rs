@@ -6,7 +6,7 @@ use super::error::{RecipeError, RecipeFault, RecipeProblem};
 use super::show;
 use super::tree::{Entry, Node, NodeValue, Place, ScalarKind};
 use crate::Ratio;
-use crate::nearest::nearest_name;
+use thalweg_tensor::nearest_name;
 
 /// More problems than this are not looked for.
 const MAX_PROBLEMS: usize = 100;

@@ -123,7 +123,7 @@ impl RecipeFault {
             Self::UnknownKey { belongs: Some(place), key, .. } => Some(format!("`{key}` belongs at {place}")),
             Self::UnknownKey { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
             Self::UnknownValue { value, choices, .. } => {
-                match crate::nearest::nearest_name(value, choices.iter().copied()) {
+                match thalweg_tensor::nearest_name(value, choices.iter().copied()) {
                     Some(nearest) => Some(format!("did you mean `{nearest}`?")),
                     None => Some(format!("one of {}", choices.join(", "))),
                 }

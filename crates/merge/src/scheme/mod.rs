@@ -26,8 +26,8 @@ pub use power_ema::{MAX_SNAPSHOTS, PowerSnapshot, power_ema_coefficients, recons
 pub use sma::sma_coefficients;
 pub use wma::wma_coefficients;
 
-use crate::nearest::nearest_name;
 use crate::{Coefficients, Ratio};
+use thalweg_tensor::nearest_name;
 
 /// A parameter of a scheme, named as the option is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -4,6 +4,12 @@
 const MAX_NAME_BYTES: usize = 64;
 
 /// The candidate closest to `name`, if any is close enough to be worth a question. Ties go to the earlier one.
+///
+/// # Example
+/// ```
+/// assert_eq!(thalweg_tensor::nearest_name("streide", ["stride", "start"]), Some("stride"));
+/// assert_eq!(thalweg_tensor::nearest_name("colour", ["stride", "start"]), None);
+/// ```
 pub fn nearest_name<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if name.len() > MAX_NAME_BYTES {
         return None;

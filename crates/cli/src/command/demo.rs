@@ -1,0 +1,130 @@
+//! `thalweg demo`: the whole story on the embedded corpus, ending in a page.
+
+use std::fmt::Write;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use thalweg_study::demo::{DemoSize, DemoSpec, DemoWatcher, PAGE_NAME, run_demo};
+use thalweg_study::summary::summary_text;
+
+use crate::args::DemoArgs;
+use crate::command::Outcome;
+use crate::command::report::document;
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+
+/// Merges of a demo are summed in pieces: this much is plenty.
+const MEMORY_BYTES: u64 = 1 << 30;
+
+pub(crate) fn run(args: &DemoArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    let size = if args.quick { DemoSize::Quick } else { DemoSize::Full };
+    let spec = DemoSpec { folder: args.out.clone(), seed: args.seed, size };
+    let watcher = ShareWatcher::new(messages);
+    let report = run_demo(&spec, &watcher, &world.context(MEMORY_BYTES));
+    watcher.clear();
+    world.clear_progress();
+    let report = report.map_err(|error| explain_stop(error, args))?;
+    let page = spec.folder.join(PAGE_NAME);
+    messages.json(&document(&report, Some(&page)));
+    let mut text = summary_text(&report);
+    let (page, run_folder) = (page.display(), spec.folder.join("run"));
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "\nThe page is `{page}`: open it in a browser.");
+    let _ = writeln!(text, "The run is `{}`: try `thalweg inspect` on it.", run_folder.display());
+    messages.text(&text);
+    Ok(Outcome::Done)
+}
+
+/// Says how to go on after Ctrl-C, and what to do about a folder of another demo.
+fn explain_stop(error: thalweg_study::Error, args: &DemoArgs) -> Error {
+    match error {
+        thalweg_study::Error::Lab(source @ thalweg_lab::Error::OtherRun { .. }) => Error::usage_with_hint(
+            format!("`{}` holds another demo: {source}", args.out.display()),
+            "name another folder with `-o DIR`, or give the same seed and size again",
+        ),
+        other => Error::Study(other),
+    }
+}
+
+/// A bar on a terminal, a line every few seconds elsewhere.
+struct ShareWatcher<'a> {
+    messages: &'a Messages,
+    state: Mutex<State>,
+}
+
+struct State {
+    began: Instant,
+    /// What was done already when the clock began.
+    first_share: Option<f64>,
+    next: Instant,
+    stage: String,
+    bar: Option<ProgressBar>,
+}
+
+/// How often a line is printed where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+/// How often a bar is told its place.
+const BAR_EVERY: Duration = Duration::from_millis(100);
+/// Ticks of the bar.
+const N_TICKS: u64 = 10_000;
+
+impl<'a> ShareWatcher<'a> {
+    fn new(messages: &'a Messages) -> Self {
+        let now = Instant::now();
+        let state = State { began: now, first_share: None, next: now, stage: String::new(), bar: None };
+        Self { messages, state: Mutex::new(state) }
+    }
+
+    fn clear(&self) {
+        if let Some(bar) = self.state.lock().unwrap_or_else(PoisonError::into_inner).bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl State {
+    /// Seconds that the rest takes at the speed so far.
+    fn seconds_left(&self, share: f64) -> Option<f64> {
+        let done = share - self.first_share.unwrap_or(share);
+        let elapsed = self.began.elapsed().as_secs_f64();
+        (done > 0.005).then(|| elapsed / done * (1.0 - share))
+    }
+}
+
+impl DemoWatcher for ShareWatcher<'_> {
+    fn on_progress(&self, stage: &str, share_done: f64, detail: &str) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.first_share.is_none() {
+            (state.first_share, state.began) = (Some(share_done), Instant::now());
+        }
+        let is_new_stage = state.stage != stage;
+        let now = Instant::now();
+        if now < state.next && !is_new_stage {
+            return;
+        }
+        stage.clone_into(&mut state.stage);
+        let draws_bars = self.messages.draws_bars();
+        state.next = now + if draws_bars { BAR_EVERY } else { LINE_EVERY };
+        let left = state.seconds_left(share_done).map_or_else(String::new, |left| format!(", {left:.0} s left"));
+        let text = if detail.is_empty() { format!("{stage}{left}") } else { format!("{stage}: {detail}{left}") };
+        if !draws_bars {
+            self.messages.progress_line(format!("{:3.0} % {text}", share_done * 100.0));
+            return;
+        }
+        let bar = state.bar.get_or_insert_with(|| {
+            let style = ProgressStyle::with_template("{bar:30} {percent:>3} % {msg}");
+            ProgressBar::new(N_TICKS).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of the ticks")]
+        #[expect(clippy::cast_precision_loss, reason = "ten thousand")]
+        let ticks = (share_done.clamp(0.0, 1.0) * N_TICKS as f64) as u64;
+        bar.set_position(ticks);
+        bar.set_message(text);
+    }
+
+    fn on_note(&self, text: &str) {
+        self.messages.note(text);
+    }
+}

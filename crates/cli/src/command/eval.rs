@@ -1,0 +1,238 @@
+//! `thalweg eval`: what checkpoints score on a suite, and how much better each is than the baseline.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use thalweg_checkpoint::{Checkpoint, MAX_SIDE_FILE_BYTES, open_checkpoint};
+use thalweg_eval::uncertainty::Bootstrap;
+use thalweg_eval::{
+    Comparison, EvalContext, EvalTokenizer, PreparedSuite, ScoreCache, Subject, Suite, TaskScores, adjust_for_many,
+    compare_scores, score_suite,
+};
+
+use crate::args::EvalArgs;
+use crate::command::Outcome;
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+use crate::options::show_bytes;
+
+/// What one checkpoint scored.
+struct Scored {
+    path: PathBuf,
+    params_digest: String,
+    tokenizer_digest: String,
+    tasks: Vec<TaskScores>,
+}
+
+/// Gains of one checkpoint over the baseline.
+struct Compared {
+    checkpoint: usize,
+    comparisons: Vec<Comparison>,
+}
+
+pub(crate) fn run(args: &EvalArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    let paths = checkpoints_with_baseline(args);
+    if let Some(command) = &args.eval_command {
+        return super::eval_external::run(command, &paths, world, messages);
+    }
+    let suite_path = args.suite.as_deref().unwrap_or(Path::new(""));
+    let suite = Suite::open(&*world.storage, suite_path)?;
+    let scored = world.in_pool(|| score_all(args, &paths, &suite, world, messages));
+    world.clear_progress();
+    let scored = scored??;
+    let compared = world.in_pool(|| compare_all(&scored))??;
+    if scored.iter().any(|other| other.tokenizer_digest != scored[0].tokenizer_digest) {
+        messages.note("the tokenizers differ: only measures that do not count tokens are compared");
+    }
+    messages.json(&document(&suite, &scored, &compared));
+    messages.text(&text(&suite, &scored, &compared));
+    Ok(Outcome::Done)
+}
+
+/// The checkpoints in the order of the results: the baseline first.
+fn checkpoints_with_baseline(args: &EvalArgs) -> Vec<PathBuf> {
+    let baseline = args.baseline.iter();
+    let others = args.checkpoints.iter().filter(|path| Some(*path) != args.baseline.as_ref());
+    baseline.chain(others).cloned().collect()
+}
+
+fn score_all(
+    args: &EvalArgs,
+    paths: &[PathBuf],
+    suite: &Suite,
+    world: &World<'_>,
+    messages: &Messages,
+) -> Result<Vec<Scored>, Error> {
+    let context = world.eval_context();
+    let cache = args.cache.as_deref().map(|folder| ScoreCache::new(&*world.storage, folder));
+    let mut known: Option<(Vec<u8>, Value, PreparedSuite)> = None;
+    let mut scored = Vec::new();
+    for path in paths {
+        let checkpoint = open_checkpoint(&world.storage, &world.resolve(path)?)?;
+        let config = checkpoint.config().ok_or_else(|| thalweg_eval::Error::ConfigMissing { path: path.clone() })?;
+        let (file, bytes) = read_tokenizer(args, path, &checkpoint, world)?;
+        // Checkpoints of one run share both, and splitting a suite into tokens takes longer than comparing files.
+        let is_known = known.as_ref().is_some_and(|(tokenizer, with, _)| *tokenizer == bytes && with == config);
+        if !is_known {
+            let tokenizer = EvalTokenizer::from_json(&bytes, &file)?;
+            known = Some((bytes, config.clone(), PreparedSuite::new(suite, &tokenizer, config, path)?));
+        }
+        let Some((_, _, prepared)) = &known else { continue };
+        let subject = load(path, config, &checkpoint, prepared, &context, messages)?;
+        let tasks = score_suite(prepared, &subject, cache.as_ref(), &context)?;
+        scored.push(Scored {
+            path: path.clone(),
+            params_digest: subject.params_digest().to_string(),
+            tokenizer_digest: prepared.tokenizer_digest().to_string(),
+            tasks,
+        });
+    }
+    Ok(scored)
+}
+
+fn load(
+    path: &Path,
+    config: &Value,
+    checkpoint: &Checkpoint,
+    prepared: &PreparedSuite,
+    context: &EvalContext<'_>,
+    messages: &Messages,
+) -> Result<Subject, Error> {
+    let needed_bytes = Subject::needed_bytes(path, config, prepared)?;
+    messages.detail(format!("{}: scoring takes {} of memory", path.display(), show_bytes(needed_bytes)));
+    Ok(Subject::load(path, config, checkpoint, prepared, context)?)
+}
+
+fn read_tokenizer(
+    args: &EvalArgs,
+    path: &Path,
+    checkpoint: &Checkpoint,
+    world: &World<'_>,
+) -> Result<(PathBuf, Vec<u8>), Error> {
+    if let Some(file) = &args.tokenizer {
+        return Ok((file.clone(), world.storage.read_file(file, MAX_SIDE_FILE_BYTES)?));
+    }
+    let side_file = checkpoint.side_files().iter().find(|file| file.name == "tokenizer.json");
+    let side_file = side_file.ok_or_else(|| thalweg_eval::Error::TokenizerMissing { path: path.to_owned() })?;
+    Ok((side_file.path.clone(), side_file.read(&*world.storage)?))
+}
+
+/// Every other checkpoint against the first, adjusted for all that was looked at.
+fn compare_all(scored: &[Scored]) -> Result<Vec<Compared>, Error> {
+    let mut compared = Vec::new();
+    for (checkpoint, other) in scored.iter().enumerate().skip(1) {
+        let comparisons = compare_scores(&scored[0].tasks, &other.tasks, Bootstrap::default())?;
+        compared.push(Compared { checkpoint, comparisons });
+    }
+    let mut all: Vec<&mut Comparison> = compared.iter_mut().flat_map(|one| &mut one.comparisons).collect();
+    adjust_for_many(&mut all);
+    Ok(compared)
+}
+
+fn document(suite: &Suite, scored: &[Scored], compared: &[Compared]) -> Value {
+    let mut scores = Vec::new();
+    for checkpoint in scored {
+        for task in &checkpoint.tasks {
+            for score in task.scores() {
+                scores.push(json!({
+                    "checkpoint": checkpoint.path,
+                    "task": score.task,
+                    "measure": score.measure.name(),
+                    "value": score.value,
+                    "standard_error": score.standard_error,
+                    "n": score.n,
+                    "higher_is_better": score.higher_is_better,
+                    "seconds": task.seconds,
+                    "tokens_per_second": tokens_per_second(task),
+                    "cached": task.is_cached,
+                    "params_digest": checkpoint.params_digest,
+                    "tokenizer_digest": checkpoint.tokenizer_digest,
+                }));
+            }
+        }
+    }
+    let mut comparisons = Vec::new();
+    for one in compared {
+        for comparison in &one.comparisons {
+            comparisons.push(json!({
+                "a": scored[0].path,
+                "b": scored[one.checkpoint].path,
+                "task": comparison.task,
+                "measure": comparison.measure.name(),
+                "gain": comparison.gain,
+                "standard_error": comparison.standard_error,
+                "interval_95": comparison.interval_95,
+                "bootstrap_95": comparison.bootstrap_95,
+                "n": comparison.n,
+                "p_value": comparison.p_value,
+                "p_holm": comparison.p_holm,
+            }));
+        }
+    }
+    json!({
+        "kind": "thalweg-eval",
+        "version": 1,
+        "suite": {
+            "name": suite.name,
+            "path": suite.path,
+            "role": suite.role.map(thalweg_eval::suite::SuiteRole::name),
+            "context_length": suite.context_length,
+            "digest": suite.digest.to_string(),
+        },
+        "scores": scores,
+        "comparisons": comparisons,
+    })
+}
+
+fn tokens_per_second(task: &TaskScores) -> Option<f64> {
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let rate = task.n_tokens as f64 / task.seconds;
+    rate.is_finite().then_some(rate)
+}
+
+fn text(suite: &Suite, scored: &[Scored], compared: &[Compared]) -> String {
+    let mut text = format!("suite `{}`, context of {} tokens\n", suite.name, suite.context_length);
+    for checkpoint in scored {
+        let n_cached = checkpoint.tasks.iter().filter(|task| task.is_cached).count();
+        let from = if n_cached > 0 {
+            format!(" ({n_cached} of {} tasks from the cache)", checkpoint.tasks.len())
+        } else {
+            String::new()
+        };
+        let _ = writeln!(text, "\n{}{from}", checkpoint.path.display());
+        let _ = writeln!(text, "  {:<20} {:<15} {:>10} {:>10} {:>7}", "task", "measure", "value", "std. err.", "items");
+        for score in checkpoint.tasks.iter().flat_map(TaskScores::scores) {
+            let error = score.standard_error.map_or_else(|| "-".to_owned(), |error| format!("{error:.4}"));
+            let name = score.measure.name();
+            let _ = writeln!(text, "  {:<20} {name:<15} {:>10.4} {error:>10} {:>7}", score.task, score.value, score.n);
+        }
+    }
+    for one in compared {
+        let (a, b) = (scored[0].path.display(), scored[one.checkpoint].path.display());
+        let _ = writeln!(text, "\ngain of {b}\nover {a} (positive is better)");
+        let _ = writeln!(
+            text,
+            "  {:<20} {:<15} {:>10}  {:<22} {:>8}",
+            "task", "measure", "gain", "95 % interval", "p (Holm)"
+        );
+        for comparison in &one.comparisons {
+            text.push_str(&row(comparison));
+        }
+    }
+    text
+}
+
+fn row(comparison: &Comparison) -> String {
+    let task = comparison.task.clone().unwrap_or_else(|| format!("mean of {} tasks", comparison.n));
+    let interval =
+        comparison.interval_95.map_or_else(|| "-".to_owned(), |[low, high]| format!("[{low:+.4}, {high:+.4}]"));
+    let p = comparison.p_holm.map_or_else(|| "-".to_owned(), show_p);
+    let measure = comparison.measure.name();
+    format!("  {task:<20} {measure:<15} {:>+10.4}  {interval:<22} {p:>8}\n", comparison.gain)
+}
+
+fn show_p(p: f64) -> String {
+    if p < 0.001 { "< 0.001".to_owned() } else { format!("{p:.3}") }
+}

@@ -1,0 +1,111 @@
+//! `tokenizer.json` as a splitter of texts into token ids with their byte ranges.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use thalweg_tensor::Digest;
+use thalweg_tensor::digest::{DigestKind, bytes_digest};
+
+use crate::Error;
+use crate::suite::Start;
+
+/// A tokenizer, without truncation or padding.
+#[derive(Debug, Clone)]
+pub struct EvalTokenizer {
+    inner: tokenizers::Tokenizer,
+    path: PathBuf,
+    digest: Digest,
+    largest_id: u32,
+}
+
+/// A text as tokens.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenizedText {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// Bytes of the text that each token stands for; tokens of one split character share its range.
+    pub bytes: Vec<Range<usize>>,
+}
+
+impl EvalTokenizer {
+    /// Reads a `tokenizer.json`; `path` is only said in messages.
+    ///
+    /// # Errors
+    /// `TokenizerInvalid`.
+    pub fn from_json(bytes: &[u8], path: &Path) -> Result<Self, Error> {
+        let invalid = |what: String| Error::TokenizerInvalid { path: path.to_owned(), what };
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| invalid(error.to_string()))?;
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?;
+        let largest_id = inner.get_vocab(true).into_values().max();
+        let largest_id = largest_id.ok_or_else(|| invalid("it has no tokens".to_owned()))?;
+        let digest = bytes_digest(DigestKind::Blake3, bytes);
+        Ok(Self { inner, path: path.to_owned(), digest, largest_id })
+    }
+
+    /// Where it was read.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// BLAKE3 of the file.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The largest token id.
+    pub fn largest_id(&self) -> u32 {
+        self.largest_id
+    }
+
+    /// Tokens of a text, without special tokens around it.
+    ///
+    /// # Errors
+    /// `TokenizerInvalid` where the tokenizer cannot split this text.
+    pub fn encode(&self, text: &str) -> Result<TokenizedText, Error> {
+        let encoding = self.encoding(text, SpecialTokens::Leave)?;
+        let bytes = encoding.get_offsets().iter().map(|&(start, end)| start..end).collect();
+        Ok(TokenizedText { ids: encoding.get_ids().to_vec(), bytes })
+    }
+
+    fn encoding(&self, text: &str, special: SpecialTokens) -> Result<tokenizers::Encoding, Error> {
+        let add = special == SpecialTokens::Add;
+        self.inner
+            .encode(text, add)
+            .map_err(|error| Error::TokenizerInvalid { path: self.path.clone(), what: error.to_string() })
+    }
+
+    /// The tokens that stand before every text of a model with this `config.json`.
+    ///
+    /// # Errors
+    /// `NoStartToken`; `TokenizerInvalid` for a named token that there is not.
+    pub fn start_tokens(&self, start: &Start, config: &Value, checkpoint: &Path) -> Result<Vec<u32>, Error> {
+        if let Start::Token(token) = start {
+            let what = || format!("it has no token `{token}`, which the suite starts texts with");
+            let id = self.inner.token_to_id(token);
+            return id
+                .map(|id| vec![id])
+                .ok_or_else(|| Error::TokenizerInvalid { path: self.path.clone(), what: what() });
+        }
+        let (bare, full) = (self.encoding("a", SpecialTokens::Leave)?, self.encoding("a", SpecialTokens::Add)?);
+        let n_bare = bare.get_ids().len().max(1);
+        let n_before = full.get_ids().windows(n_bare).position(|ids| ids == bare.get_ids()).unwrap_or(0);
+        if n_before > 0 {
+            return Ok(full.get_ids()[..n_before].to_vec());
+        }
+        let configured = ["bos_token_id", "eos_token_id"].into_iter().find_map(|key| match &config[key] {
+            // Some models end a text with one of several tokens.
+            Value::Array(ids) => ids.first().and_then(Value::as_u64),
+            id => id.as_u64(),
+        });
+        let id = configured.and_then(|id| u32::try_from(id).ok());
+        id.map(|id| vec![id]).ok_or_else(|| Error::NoStartToken { path: checkpoint.to_owned() })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SpecialTokens {
+    Add,
+    Leave,
+}

@@ -1,0 +1,7 @@
+//! The scorer through its door: a real model on real sets against references, caches, suites and their mistakes.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod mistakes;
+mod reference;
+mod support;

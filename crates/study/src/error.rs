@@ -1,0 +1,104 @@
+//! What can go wrong in a study.
+
+/// Why a study or its report could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Training.
+    #[error(transparent)]
+    Lab(#[from] thalweg_lab::Error),
+    /// Scoring and comparing.
+    #[error(transparent)]
+    Eval(#[from] thalweg_eval::Error),
+    /// Merging.
+    #[error(transparent)]
+    Merge(#[from] thalweg_merge::Error),
+    /// A scheme that does not read.
+    #[error(transparent)]
+    Scheme(#[from] thalweg_merge::scheme::SchemeError),
+    /// A checkpoint that does not open.
+    #[error(transparent)]
+    Checkpoint(#[from] thalweg_checkpoint::Error),
+    /// A model that does not fit its description.
+    #[error(transparent)]
+    Model(#[from] thalweg_model::Error),
+    /// The disk.
+    #[error(transparent)]
+    Storage(#[from] thalweg_storage::Error),
+    /// A suite that does not measure what a report shows.
+    #[error("task `{task}` does not measure `{measure}`")]
+    MeasureMissing {
+        /// The task.
+        task: String,
+        /// The measure.
+        measure: &'static str,
+    },
+    /// An interval needs two documents.
+    #[error("task `{task}` has {n} documents, and an interval needs two")]
+    TooFewDocuments {
+        /// The task.
+        task: String,
+        /// Documents.
+        n: usize,
+    },
+    /// A worker ended without a result.
+    #[error("a worker thread ended without a result")]
+    WorkerDied,
+    /// The text is not JSON, or not JSON of this form.
+    #[error("the report does not read: {source}")]
+    ReportForm {
+        /// Where the reading stopped.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// JSON of another kind, or of a version that this program does not know.
+    #[error(
+        "this is `{kind}` version {version}, and a report is `{}` version {}",
+        crate::report::REPORT_KIND,
+        crate::report::REPORT_VERSION
+    )]
+    ReportKind {
+        /// The kind that it names.
+        kind: String,
+        /// The version that it names.
+        version: u64,
+    },
+    /// A record that contradicts itself.
+    #[error("the report is not whole: {what}")]
+    ReportContent {
+        /// What does not fit.
+        what: String,
+    },
+}
+
+impl Error {
+    /// The next move, if there is a plain one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Lab(error) => error.hint(),
+            Self::Eval(error) => error.hint().map(|hint| hint.to_string()),
+            Self::Merge(error) => error.hint(),
+            Self::Scheme(error) => error.hint(),
+            Self::Checkpoint(error) => error.hint().map(str::to_owned),
+            Self::Model(_)
+            | Self::Storage(_)
+            | Self::MeasureMissing { .. }
+            | Self::TooFewDocuments { .. }
+            | Self::WorkerDied => None,
+            Self::ReportForm { .. } | Self::ReportContent { .. } => {
+                Some("make it again: `thalweg demo -o DIR` continues from what is there".to_owned())
+            }
+            Self::ReportKind { .. } => Some("give a folder that holds the `report.json` of a study".to_owned()),
+        }
+    }
+
+    /// Whether somebody asked for a stop: what was done is kept.
+    pub fn is_interrupt(&self) -> bool {
+        matches!(
+            self,
+            Self::Lab(thalweg_lab::Error::Interrupted { .. })
+                | Self::Eval(thalweg_eval::Error::Interrupted)
+                | Self::Merge(thalweg_merge::Error::Interrupted)
+        )
+    }
+}

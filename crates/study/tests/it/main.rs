@@ -1,0 +1,9 @@
+//! What the crate does, through its public door.
+
+// Clippy lets helpers unwrap where it sees that they are compiled for tests only.
+#[cfg(test)]
+mod demo;
+#[cfg(test)]
+mod page;
+#[cfg(test)]
+mod sample;
