@@ -35,7 +35,42 @@ fn eval_shows_scores_and_gains_and_a_rerun_comes_from_the_cache() {
     let cache = scratch.path().join("cache");
     let command = ["eval", &worse, MODEL, "--suite", SUITE, "--cache", cache.to_str().unwrap(), "-q"];
     let first = transcript(&command, scratch.path());
-    insta::assert_snapshot!(first, @"");
+    insta::assert_snapshot!(first, @"
+    exit 0
+    --- stdout
+    suite `quick`, context of 512 tokens
+
+    [OUT]/worse
+      task                 measure              value  std. err.   items
+      stories              bits_per_byte       0.8647     0.0495      16
+      stories              nats_per_token      1.2442     0.0589      16
+      next-sentence        bits_per_byte       0.8130     0.0697      24
+      last-word            acc                 0.2083     0.0847      24
+      last-word            perplexity         67.5178    52.1713      24
+      zorro                acc                 0.5417     0.0457     120
+
+    fixtures/stories260K
+      task                 measure              value  std. err.   items
+      stories              bits_per_byte       0.8482     0.0505      16
+      stories              nats_per_token      1.2204     0.0608      16
+      next-sentence        bits_per_byte       0.7909     0.0664      24
+      last-word            acc                 0.2083     0.0847      24
+      last-word            perplexity         68.5593    51.8540      24
+      zorro                acc                 0.5250     0.0458     120
+
+    gain of fixtures/stories260K
+    over [OUT]/worse (positive is better)
+      task                 measure               gain  95 % interval          p (Holm)
+      stories              bits_per_byte      +0.0166  [+0.0104, +0.0228]      < 0.001
+      stories              nats_per_token     +0.0239  [+0.0149, +0.0328]      < 0.001
+      next-sentence        bits_per_byte      +0.0221  [+0.0094, +0.0348]        0.006
+      last-word            acc                +0.0000  [+0.0000, +0.0000]        1.000
+      last-word            perplexity         -1.0415  [-10.9297, +8.8468]       1.000
+      zorro                acc                -0.0167  [-0.0497, +0.0163]        0.958
+      mean of 2 tasks      bits_per_byte      +0.0193  [+0.0124, +0.0263]            -
+      mean of 2 tasks      acc                -0.0083  [-0.0248, +0.0082]            -
+    --- stderr
+    ");
     let again = transcript(&command, scratch.path());
     assert_eq!(again.replace(" (4 of 4 tasks from the cache)", ""), first);
     assert_eq!(again.matches("(4 of 4 tasks from the cache)").count(), 2);
@@ -49,9 +84,9 @@ fn eval_as_json_has_the_keys_of_the_contract() {
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((output.status.code(), document["kind"].as_str()), (Some(0), Some("thalweg-eval")));
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
-    insta::assert_snapshot!(keys(&document), @"");
-    insta::assert_snapshot!(keys(&document["scores"][0]), @"");
-    insta::assert_snapshot!(keys(&document["comparisons"][0]), @"");
+    insta::assert_snapshot!(keys(&document), @"kind version suite scores comparisons");
+    insta::assert_snapshot!(keys(&document["scores"][0]), @"checkpoint task measure value standard_error n higher_is_better seconds tokens_per_second cached params_digest tokenizer_digest");
+    insta::assert_snapshot!(keys(&document["comparisons"][0]), @"a b task measure gain standard_error interval_95 bootstrap_95 n p_value p_holm");
     let first = &document["comparisons"][0];
     assert_eq!((first["a"].as_str(), first["b"].as_str()), (Some(&*worse), Some(MODEL)));
     let [low, gain, high] =
@@ -73,18 +108,53 @@ fn eval_says_what_does_not_fit() {
         transcript(&["eval", checkpoint, "--suite", &path("suite.toml")], scratch.path())
     };
     let rows = "{\"id\": \"a\", \"text\": \"One day a cat met a dog.\"}\n";
-    insta::assert_snapshot!(say("file = \"rows.jsonl\"\nlimits = 3\n", rows, MODEL), @"");
-    insta::assert_snapshot!(say("file = \"rows.jsonl\"\n", &format!("{rows}{{\"id\": \"b\", \"text\": \n"), MODEL), @"");
-    insta::assert_snapshot!(say("file = \"rows.jsonl\"\n", "", MODEL), @"");
+    insta::assert_snapshot!(say("file = \"rows.jsonl\"\nlimits = 3\n", rows, MODEL), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: suite `[OUT]/suite.toml`: task `t` has no key `limits`
+    hint: did you mean `limit`?
+    ");
+    insta::assert_snapshot!(say("file = \"rows.jsonl\"\n", &format!("{rows}{{\"id\": \"b\", \"text\": \n"), MODEL), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: `[OUT]/rows.jsonl`, line 2: broken JSON at column 20: EOF while parsing a value
+    ");
+    insta::assert_snapshot!(say("file = \"rows.jsonl\"\n", "", MODEL), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: task `t`: `[OUT]/rows.jsonl` has no rows
+    hint: look at `where` and `limit` of the task
+    ");
     let bare = disturbed(&scratch.path().join("bare"));
     std::fs::remove_file(scratch.path().join("bare/tokenizer.json")).unwrap();
-    insta::assert_snapshot!(say("file = \"rows.jsonl\"\n", rows, &bare), @"");
+    insta::assert_snapshot!(say("file = \"rows.jsonl\"\n", rows, &bare), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: `[OUT]/bare` has no `tokenizer.json`
+    hint: copy it beside the checkpoint, or name one with `--tokenizer FILE`
+    ");
     let broken = copy_of_model(&scratch.path().join("broken"), |i, param| if i == 9000 { f32::NAN } else { param });
-    insta::assert_snapshot!(say("file = \"rows.jsonl\"\n", rows, &broken), @"");
+    insta::assert_snapshot!(say("file = \"rows.jsonl\"\n", rows, &broken), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: `[OUT]/broken`: the loss of item `a` of task `t` is not finite
+    hint: the parameters hold NaN or infinity, or the model overflows
+    ");
     let config = std::fs::read_to_string(scratch.path().join("broken/config.json")).unwrap();
     let smaller = config.replace("\"vocab_size\": 512", "\"vocab_size\": 500");
     std::fs::write(scratch.path().join("broken/config.json"), smaller).unwrap();
-    insta::assert_snapshot!(say("file = \"rows.jsonl\"\n", rows, &broken), @"");
+    insta::assert_snapshot!(say("file = \"rows.jsonl\"\n", rows, &broken), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: the tokenizer does not fit the model: `[OUT]/broken/tokenizer.json` has token ids up to 511, `[OUT]/broken` has a vocabulary of 500
+    hint: use the `tokenizer.json` that the model was trained with
+    ");
 }
 
 #[test]
@@ -102,6 +172,17 @@ fn another_evaluator_is_run_and_its_results_are_compared() {
         (Some("piqa/acc"), Some(100), &Value::Bool(false))
     );
     assert_eq!(document["scores"].as_array().unwrap().len(), 2);
-    insta::assert_snapshot!(transcript(&["eval", &a, "--eval-command", "false {checkpoint} {out}"], scratch.path()), @"");
-    insta::assert_snapshot!(transcript(&["eval", &a, "--eval-command", "score {checkpoint}"], scratch.path()), @"");
+    insta::assert_snapshot!(transcript(&["eval", &a, "--eval-command", "false {checkpoint} {out}"], scratch.path()), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: the command failed for `[OUT]/a`: exit status: 1
+    ");
+    insta::assert_snapshot!(transcript(&["eval", &a, "--eval-command", "score {checkpoint}"], scratch.path()), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: the command has no `{out}`
+    hint: for example `--eval-command 'score.py {checkpoint} {out}'`
+    ");
 }
