@@ -25,7 +25,8 @@ fn check_recipe(bytes: &[u8], kind: RecipeKind) {
         Ok(recipe) => recipe,
         Err(error) => {
             assert!(!error.problems.is_empty());
-            let n_lines = text.split('\n').count();
+            // YAML breaks lines at a lone carriage return too.
+            let n_lines = text.split(['\n', '\r']).count();
             for problem in &error.problems {
                 assert!((1..=n_lines + 1).contains(&problem.line), "line {} of {n_lines}", problem.line);
                 assert!(problem.column >= 1);
@@ -39,7 +40,8 @@ fn check_recipe(bytes: &[u8], kind: RecipeKind) {
     let again = parse_recipe(&native, RecipeKind::Toml).unwrap_or_else(|error| panic!("{native}\n{error}"));
     assert_eq!(again.dialect, RecipeDialect::Native);
     // Notices are of the translation; what mergekit casts to is a comment of the native recipe.
-    let expected = Recipe { notices: again.notices.clone(), input_dtype: None, dialect: RecipeDialect::Native, ..recipe };
+    let expected =
+        Recipe { notices: again.notices.clone(), input_dtype: None, dialect: RecipeDialect::Native, ..recipe };
     assert_eq!(again, expected, "{native}");
     assert_eq!(native_equivalent(&again), native_equivalent(&expected));
     assert!(!again.to_arguments().is_empty());

@@ -4,4 +4,5 @@
 
 mod commands;
 mod kill;
+mod mergekit_faults;
 mod support;
