@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use thalweg_tensor::AccessError;
+use thalweg_tensor::{AccessError, display_name};
 
 /// Why a merge, a verification or a geometry pass did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +12,7 @@ pub enum Error {
     #[error("interrupted")]
     Interrupted,
     /// A plan does not say one thing.
-    #[error("the plan does not hold together: {what}")]
+    #[error("the plan does not hold together: {}", display_name(what))]
     PlanInvalid {
         /// What is wrong with it.
         what: String,
@@ -135,7 +135,7 @@ pub enum Error {
         folder: PathBuf,
     },
     /// A receipt does not read.
-    #[error("`{}` is not a receipt of this program: {what}", path.display())]
+    #[error("`{}` is not a receipt of this program: {}", path.display(), display_name(what))]
     ReceiptInvalid {
         /// The file.
         path: PathBuf,

@@ -5,6 +5,7 @@
 mod commands;
 mod eval;
 mod kill;
+mod mergekit_faults;
 mod support;
 mod train;
 #[cfg(test)]
