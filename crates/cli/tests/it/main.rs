@@ -6,7 +6,7 @@ mod commands;
 mod eval;
 mod kill;
 mod mergekit_faults;
-mod support;
-mod train;
 #[cfg(test)]
 mod report;
+mod support;
+mod train;

@@ -15,9 +15,7 @@ fn record() -> Value {
         };
         json!([score("validation"), score("test")])
     };
-    let model = |name: &str, role: &str, merge: Value, nll: f64| {
-        json!({"name": name, "role": role, "step": 300, "merge": merge, "scores": scores(nll), "digest": null})
-    };
+    let model = |name: &str, role: &str, merge: Value, nll: f64| json!({"name": name, "role": role, "step": 300, "merge": merge, "scores": scores(nll), "digest": null});
     let source = |step: u64| json!({"step": step, "coefficient": 0.5});
     let merge =
         json!({"scheme": "sma", "interval_steps": 100, "sources": [source(200), source(300)], "plan_digest": null});
