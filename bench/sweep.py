@@ -31,8 +31,13 @@ def timed(*arguments):
     prepare()
     os.sync()
     started = time.monotonic()
-    subprocess.run([thalweg, *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen([thalweg, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        sys.exit(f"{' '.join(arguments)}: exit {child.returncode}")
     os.sync()
+    timed.read_bytes = usage.ru_inblock * 512
     return time.monotonic() - started
 
 
@@ -52,18 +57,28 @@ for i, (window, scheme) in enumerate(windows):
     path = f"{out}/plan{i}.json"
     subprocess.run([thalweg, "plan", run, *window, "--scheme", scheme, "--merged", f"{out}/one{i}", "-o", path, "-q"], check=True, stdout=subprocess.DEVNULL)
     plans.append(json.load(open(path)))
-together = dict(plans[0], outputs=[dict(p["outputs"][0], path=f"{out}/all{i}") for i, p in enumerate(plans)])
-json.dump(together, open(f"{out}/all.json", "w"))
+document = dict(plans[0], outputs=[dict(p["outputs"][0], path=f"{out}/all{i}") for i, p in enumerate(plans)])
+json.dump(document, open(f"{out}/all.json", "w"))
 one, all_ = [], []
+
+
+def finished(name):
+    """The receipt's digests and bytes read of an output, which is then removed: as in bench.py, each command starts without one."""
+    receipt = json.load(open(f"{out}/{name}/thalweg.json"))
+    shutil.rmtree(f"{out}/{name}")
+    return [f["digest"] for f in receipt["files"] if f["name"].endswith(".safetensors")], receipt["bytes_read"]
+
+
 for r in range(rounds):
-    one.append(sum(timed("merge", "--plan", f"{out}/plan{i}.json", "-q") for i in range(len(windows))))
-    all_.append(timed("merge", "--plan", f"{out}/all.json", "-q"))
-    equal = all(subprocess.run(["cmp", f"{out}/one{i}/model.safetensors", f"{out}/all{i}/model.safetensors"]).returncode == 0 for i in range(len(windows)))
-    print(f"round {r}: eight merges {one[-1]:.2f} s, one reading {all_[-1]:.2f} s, same bytes {equal}", flush=True)
-    receipt = json.load(open(f"{out}/all0/thalweg.json"))
+    seconds, digests = 0, []
     for i in range(len(windows)):
-        shutil.rmtree(f"{out}/one{i}")
-        shutil.rmtree(f"{out}/all{i}")
+        seconds += timed("merge", "--plan", f"{out}/plan{i}.json", "-q")
+        digests.append(finished(f"one{i}")[0])
+    one.append(seconds)
+    all_.append(timed("merge", "--plan", f"{out}/all.json", "-q"))
+    together = [finished(f"all{i}") for i in range(len(windows))]
+    print(f"round {r}: eight merges {one[-1]:.2f} s, one reading {all_[-1]:.2f} s, same bytes {[d for d, _ in together] == digests}, "
+          f"the process read {timed.read_bytes} bytes from the medium", flush=True)
 print(f"{cache}: {statistics.median(all_):.2f} s / {statistics.median(one):.2f} s = {statistics.median(all_) / statistics.median(one):.2f} x; "
-      f"read {receipt['bytes_read']} bytes, sources hold {sum(map(os.path.getsize, files))}")
+      f"read {together[0][1]} bytes, sources hold {sum(map(os.path.getsize, files))}")
 shutil.rmtree(out)

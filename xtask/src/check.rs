@@ -1,6 +1,6 @@
 //! The steps of the check, in the order in which they are cheap to fail.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -26,12 +26,19 @@ pub(crate) fn run() -> Result<(), String> {
     tidy()
 }
 
-/// The rules of the tree and the licences of its dependencies.
+/// The root of the repository.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
+}
+
+/// The rules of the tree, what is generated in it, and the licences of its dependencies.
 pub(crate) fn tidy() -> Result<(), String> {
     let metadata = crate::metadata::read()?;
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-    crate::tidy::check(root, &metadata).map_err(|faults| format!("tidy: {faults}"))?;
+    let root = root();
+    crate::tidy::check(&root, &metadata).map_err(|faults| format!("tidy: {faults}"))?;
     say("tidy: passed");
+    crate::methods::check(&root)?;
+    say("generated files are up to date: passed");
     crate::licences::check(&metadata)?;
     say("licences of dependencies: passed");
     Ok(())

@@ -1,8 +1,10 @@
 //! `cargo xtask check`: the one command that says whether the tree is whole.
 
 mod check;
+mod fixtures;
 mod licences;
 mod metadata;
+mod methods;
 mod tidy;
 
 use std::process::ExitCode;
@@ -12,7 +14,8 @@ fn main() -> ExitCode {
     let outcome = match arguments.first().map(String::as_str) {
         Some("check") => check::run(),
         Some("tidy") => check::tidy(),
-        _ => Err("usage: cargo xtask check | tidy".to_owned()),
+        Some("docs") => methods::write(&check::root()),
+        _ => Err("usage: cargo xtask check | tidy | docs".to_owned()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -47,7 +47,7 @@ const BANNED: [Banned; 9] = [
 pub(crate) fn check(root: &Path, metadata: &Value) -> Result<(), String> {
     let mut faults = check_floors(root, metadata)?;
     let mut files = Vec::new();
-    for folder in ["crates", "xtask"] {
+    for folder in ["crates", "fuzz/src", "fuzz/tests", "xtask"] {
         collect_rust_files(&root.join(folder), &mut files)?;
     }
     files.sort();
@@ -57,6 +57,7 @@ pub(crate) fn check(root: &Path, metadata: &Value) -> Result<(), String> {
         faults.extend(check_file(&name, &content).into_iter().map(|fault| format!("{name}: {fault}")));
     }
     faults.extend(check_paths_in_documents(root)?);
+    faults.extend(crate::fixtures::check(root)?);
     if faults.is_empty() { Ok(()) } else { Err(format!("{} faults\n  {}", faults.len(), faults.join("\n  "))) }
 }
 
@@ -103,7 +104,8 @@ fn check_file(name: &str, content: &str) -> Vec<String> {
             faults.push(format!("`{}` is not for here: {}", banned.word, banned.instead));
         }
     }
-    let may_be_unsafe = name.contains("/src/kernel/");
+    // A test that counts allocations is an allocator, which cannot be had without.
+    let may_be_unsafe = name.contains("/src/kernel/") || name.ends_with("/tests/allocations.rs");
     if !may_be_unsafe && own.contains("unsafe {") {
         faults.push("`unsafe` is only for kernels".to_owned());
     }
@@ -178,19 +180,41 @@ fn check_floors(root: &Path, metadata: &Value) -> Result<Vec<String>, String> {
 
 /// Back-ticked paths in the documents must exist.
 fn check_paths_in_documents(root: &Path) -> Result<Vec<String>, String> {
+    let mut documents = Vec::new();
+    collect_documents(root, &mut documents)?;
+    for folder in ["docs", "bench", "fixtures", "fuzz"] {
+        collect_documents(&root.join(folder), &mut documents)?;
+    }
+    for folder in ["docs/adding", "docs/formats"] {
+        collect_documents(&root.join(folder), &mut documents)?;
+    }
+    documents.sort();
     let mut faults = Vec::new();
-    for name in ["README.md", "ARCHITECTURE.md", "DESIGN.md", "CHANGELOG.md", "BENCHMARKS.md"] {
-        let document = read(&root.join(name))?;
-        for word in document.split('`').skip(1).step_by(2) {
-            let is_path = ["crates/", "examples/", "fixtures/", "docs/", "bench/", "xtask/"]
-                .iter()
-                .any(|start| word.starts_with(start));
-            if is_path && !word.contains(['<', '*', ' ']) && !root.join(word).exists() {
-                faults.push(format!("{name}: `{word}` does not exist"));
-            }
-        }
+    for path in documents {
+        let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+        let is_missing = |word: &&str| !root.join(word).exists();
+        faults
+            .extend(paths_of(&read(&path)?).filter(is_missing).map(|word| format!("{name}: `{word}` does not exist")));
     }
     Ok(faults)
+}
+
+fn collect_documents(folder: &Path, documents: &mut Vec<PathBuf>) -> Result<(), String> {
+    let entries = std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let paths = entries.flatten().map(|entry| entry.path());
+    documents.extend(paths.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    Ok(())
+}
+
+/// Back-ticked words that are paths from the root, without patterns and without places to fill in.
+fn paths_of(document: &str) -> impl Iterator<Item = &str> {
+    const FOLDERS: [&str; 8] = ["crates/", "examples/", "fixtures/", "fuzz/", "docs/", "bench/", "scripts/", "xtask/"];
+    let words = document.split('`').skip(1).step_by(2);
+    words.filter(|word| {
+        FOLDERS.iter().any(|start| word.starts_with(start))
+            && !word.contains(['<', '*', ' ', '{'])
+            && !word.contains("NAME")
+    })
 }
 
 #[cfg(test)]
@@ -206,6 +230,13 @@ mod tests {
         assert_eq!(faults("//! Head.\n// std::fs is for storage\n"), 0);
         assert_eq!(faults(&format!("//! Head.\nfn f() {{\n{}}}\n", "    g();\n".repeat(80))), 1);
         assert_eq!(faults(&format!("//! Head.\n{}", "const A: u8 = 1;\n".repeat(701))), 1);
+    }
+
+    #[test]
+    fn paths_are_told_from_other_code() {
+        let found: Vec<&str> =
+            paths_of("see `docs/style.md`, `bench/*.py`, `crates/NAME/x`, `cargo run` and `xtask/`").collect();
+        assert_eq!(found, ["docs/style.md", "xtask/"]);
     }
 
     #[test]

@@ -206,9 +206,9 @@ impl Error {
             Self::ContextTooLong { max_positions, .. } => {
                 Some(format!("`context_length = {max_positions}` or less in the suite"))
             }
-            Self::NonFiniteLoss { .. } => Some(
-                "the parameters hold NaN or infinity, or the model overflows; `thalweg inspect` shows which".to_owned(),
-            ),
+            Self::NonFiniteLoss { .. } => {
+                Some("the parameters hold NaN or infinity, or the model overflows".to_owned())
+            }
             Self::EmptySet { .. } => Some("look at `where` and `limit` of the task".to_owned()),
             Self::SharedSet { .. } => {
                 Some("choose by a validation part and report on a test part (`where` can tell them apart)".to_owned())

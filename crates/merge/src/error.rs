@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use thalweg_tensor::AccessError;
+use thalweg_tensor::{AccessError, display_name};
 
 /// Why a merge, a verification or a geometry pass did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +12,7 @@ pub enum Error {
     #[error("interrupted")]
     Interrupted,
     /// A plan does not say one thing.
-    #[error("the plan does not hold together: {what}")]
+    #[error("the plan does not hold together: {}", display_name(what))]
     PlanInvalid {
         /// What is wrong with it.
         what: String,
@@ -128,8 +128,14 @@ pub enum Error {
         /// What differs.
         what: &'static str,
     },
+    /// There is no receipt, so there is nothing to compare with.
+    #[error("`{}` holds no `{}`", folder.display(), crate::receipt::RECEIPT_NAME)]
+    NoReceipt {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// A receipt does not read.
-    #[error("`{}` is not a receipt of this program: {what}", path.display())]
+    #[error("`{}` is not a receipt of this program: {}", path.display(), display_name(what))]
     ReceiptInvalid {
         /// The file.
         path: PathBuf,
@@ -160,6 +166,9 @@ impl Error {
             Self::OutputIsSource { .. } => Some("choose another `-o`".to_owned()),
             Self::ForeignStage { .. } => {
                 Some("`--discard-partial` starts over; or finish that merge with its own command".to_owned())
+            }
+            Self::NoReceipt { .. } => {
+                Some("only what `merge` and `sweep` wrote can be verified; `inspect` shows any checkpoint".to_owned())
             }
             Self::NotAligned { differences } => crate::align::hint_for(differences),
             Self::Scheme(error) => error.hint(),

@@ -110,7 +110,10 @@ impl FromStr for Ratio {
             Some((numerator, denominator)) => parse_fraction(numerator, denominator),
             None => parse_decimal(text)?,
         };
-        parsed.map(Self).ok_or_else(|| SchemeError::NotANumber { text: excerpt(text) })
+        let ratio = parsed.map(Self).ok_or_else(|| SchemeError::NotANumber { text: excerpt(text) })?;
+        // As a fraction it may have twice the digits; what is accepted must read back as it is printed.
+        let is_short = text.len() <= MAX_NUMBER_BYTES / 4 || ratio.to_string().len() <= MAX_NUMBER_BYTES;
+        if is_short { Ok(ratio) } else { Err(SchemeError::NumberTooLong { text: excerpt(text) }) }
     }
 }
 
@@ -342,6 +345,13 @@ mod tests {
         for text in ["0.2", "-0.075", "1/3", "-22/7", "1500", "0", "0.0001", "-3"] {
             assert_eq!(ratio(text).to_string(), text);
         }
+        let long = format!("1.{}7", "0".repeat(900));
+        assert!(
+            matches!(long.parse::<Ratio>(), Err(SchemeError::NumberTooLong { .. })),
+            "its fraction has 1804 digits"
+        );
+        let exact = format!("1.{}7e-400", "0".repeat(230));
+        assert!(exact.parse::<Ratio>().is_ok_and(|exact| exact.to_string().parse() == Ok(exact)));
         let tiny = ratio("1e-300");
         assert_eq!(ratio(&tiny.to_string()), tiny);
     }

@@ -157,3 +157,22 @@ impl MergeReceipt {
         self.tensors.iter().map(|tensor| tensor.max_abs_change).try_fold(0.0, |max: f64, next| Some(max.max(next?)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::MergeReceipt;
+    use crate::plan::MergePlan;
+
+    #[test]
+    fn text_of_a_refused_file_cannot_steer_a_terminal() {
+        let hostile = r#"{"\u001b[2J": 1}"#;
+        let receipt = MergeReceipt::from_json(hostile.as_bytes(), Path::new("thalweg.json")).unwrap_err().to_string();
+        let plan = MergePlan::from_json(hostile).unwrap_err().to_string();
+        for message in [receipt, plan] {
+            assert!(message.contains("unknown field `\\u{1b}[2J`"), "{message}");
+            assert!(!message.contains('\u{1b}'), "{message:?}");
+        }
+    }
+}

@@ -61,7 +61,11 @@ impl Verification {
 /// When there is no receipt, or it does not read. What differs is no error but a verdict.
 pub fn verify_output(folder: &Path, scope: VerifyScope, run: &RunContext<'_>) -> Result<Verification, Error> {
     let receipt_path = folder.join(RECEIPT_NAME);
-    let bytes = run.storage.read_file(&receipt_path, MAX_RECEIPT_BYTES)?;
+    let no_receipt = |error: thalweg_storage::Error| match error {
+        error if error.is_not_found() => Error::NoReceipt { folder: folder.to_path_buf() },
+        error => error.into(),
+    };
+    let bytes = run.storage.read_file(&receipt_path, MAX_RECEIPT_BYTES).map_err(no_receipt)?;
     let receipt = MergeReceipt::from_json(&bytes, &receipt_path)?;
     let kind = receipt.plan.digest.kind();
     let mut found =

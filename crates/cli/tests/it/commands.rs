@@ -214,7 +214,8 @@ fn verify_and_diff_answer_with_their_exit_codes() {
     exit 2
     --- stdout
     --- stderr
-    error: cannot open `examples/runs/hybridstories/thalweg.json`: no such file or directory
+    error: `examples/runs/hybridstories` holds no `thalweg.json`
+    hint: only what `merge` and `sweep` wrote can be verified; `inspect` shows any checkpoint
     ");
     let (a, b) = (format!("{RUN}/step_18000.safetensors"), format!("{RUN}/step_20000.safetensors"));
     let (code, document) = json(&["diff", &a, &b, "--json"]);
@@ -335,7 +336,9 @@ fn recipes_are_read_and_their_mistakes_are_shown() {
 
 #[test]
 fn every_command_has_help() {
-    for command in ["", "inspect", "plan", "merge", "sweep", "verify", "diff", "explain", "train", "demo", "report"] {
+    for command in
+        ["", "inspect", "plan", "merge", "sweep", "verify", "diff", "eval", "explain", "train", "demo", "report"]
+    {
         let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
         let output = run(&arguments);
         assert!(output.status.success());

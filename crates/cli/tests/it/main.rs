@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod commands;
+mod eval;
 mod kill;
+mod mergekit_faults;
 mod report;
 mod support;
 mod train;

@@ -26,6 +26,8 @@ mod toml_tree;
 mod tree;
 mod yaml_tree;
 
+use std::borrow::Cow;
+
 use thalweg_tensor::Dtype;
 
 pub use error::{RecipeError, RecipeFault, RecipeProblem};
@@ -199,6 +201,12 @@ pub fn parse_recipe(text: &str, kind: RecipeKind) -> Result<Recipe, RecipeError>
     if text.len() > MAX_RECIPE_BYTES {
         return Err(fail((start, RecipeFault::TooLarge { what: "bytes", limit: MAX_RECIPE_BYTES })));
     }
+    // YAML breaks lines at a lone carriage return too; with one kind of break, places and excerpts agree.
+    let text = match kind {
+        RecipeKind::Yaml if text.contains('\r') => Cow::Owned(text.replace("\r\n", "\n").replace('\r', "\n")),
+        _ => Cow::Borrowed(text),
+    };
+    let text = &*text;
     let root = match kind {
         RecipeKind::Toml => toml_tree::read_toml(text).map_err(fail)?,
         RecipeKind::Yaml => yaml_tree::read_yaml(text).map_err(fail)?,

@@ -438,6 +438,13 @@ fn hostile_documents_end_quickly() {
 }
 
 #[test]
+fn places_in_yaml_count_lone_carriage_returns_as_line_breaks() {
+    let error = parse_recipe("run: r\r\r\nlast: 3\rlats: 4\n", RecipeKind::Yaml).unwrap_err();
+    let [problem] = &error.problems[..] else { panic!("{error}") };
+    assert_eq!((problem.line, problem.column, &*problem.excerpt), (4, 1, "lats: 4"));
+}
+
+#[test]
 fn mutilated_recipes_never_panic() {
     let seeds = [
         MERGEKIT,

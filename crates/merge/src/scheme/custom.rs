@@ -2,6 +2,8 @@
 //!
 //! c_i as given, signed decimals or fractions taken exactly: eq. 1 of Li et al. 2025 (arXiv 2505.12082) with any w_i.
 //! They need not sum to 1; [`Normalize::BySum`] divides them by their exact sum.
+//!
+//! Taken for extrapolation, for differences of checkpoints, and for controls of an experiment.
 
 use super::SchemeError;
 use crate::{Coefficients, Ratio};

@@ -16,6 +16,9 @@
 //! | `1-sqrt` | 1 - sqrt(t), the paper's "inverse square root"; the oldest checkpoint gets the most |
 //!
 //! Checkpoints that are not evenly spaced use their own positions, see [`decay_grid`].
+//!
+//! Taken where an annealed model is to be imitated, over checkpoints of a stable phase: the paper reports 64.06 overall
+//! for `1-sqrt`, 63.95 for the mean, 63.01 for an EMA and 62.67 for the real decay (one model).
 
 use astro_float::BigFloat;
 use num_bigint::BigInt;

@@ -5,6 +5,8 @@
 //! sum is below 1 (n = 3, a = 0.5: 0.875): merged like that, a model shrinks. The order of the published scores agrees
 //! with the recursion and not with the shorthand. The shorthand divided by its sum is the scheme `ema-normalised`,
 //! a different object: at a = 0.2 and n = 10 the oldest checkpoint gets 3 % there and 13 % here.
+//!
+//! Taken as the paper does, with a = 0.1 or 0.2. Early it lies between the others (see `wma`), late beside them.
 
 use num_bigint::BigInt;
 use num_traits::One;

@@ -20,6 +20,9 @@
 //!
 //! the coefficients solve sum_j <i,j> x_j = <i,target> and are then divided by their sum. Smooth profiles come out
 //! well; windows with hard edges do not.
+//!
+//! Taken where the best width is to be looked for after training, which is what the paper uses it for: the width that
+//! is best moves with the learning rate and the length of training.
 
 use astro_float::BigFloat;
 use num_bigint::BigInt;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use thalweg_merge::Error;
-use thalweg_merge::plan::{DigestChoice, OutputPlan};
+use thalweg_merge::plan::{DigestChoice, MergePlan, OutputPlan};
 use thalweg_tensor::kernel::Simd;
 
 use crate::support::{PLAIN, Runner, Tensors, assert_same_tensors, fixture, output, plan};
@@ -83,4 +83,18 @@ fn a_memory_limit_that_is_too_small_says_the_least() {
     let Err(Error::MemoryTooSmall { least_bytes, .. }) = at(1_000_000, "a") else { panic!("1 MB is too small") };
     assert!(at(least_bytes - 1, "b").is_err());
     assert!(at(least_bytes, "c").is_ok());
+}
+
+#[test]
+fn a_plan_that_was_written_and_read_keeps_its_digest() {
+    let scratch = tempfile::tempdir().unwrap();
+    // Doubles whose shortest decimal form a reader that is not exact takes for their neighbour.
+    for coefficient in [9.900_000_200_376_421e25, 5e-324, 0.1, 1.0 / 3.0, 2.0 / 997.0] {
+        let mut output = output(&sources(), &NUMERATORS, 125, scratch.path());
+        output.sources[0].coefficient = coefficient;
+        let written = plan(output);
+        let read = MergePlan::from_json(&written.to_json().unwrap()).unwrap();
+        assert_eq!(read, written);
+        assert_eq!(read.outputs[0].digest().unwrap(), written.outputs[0].digest().unwrap());
+    }
 }

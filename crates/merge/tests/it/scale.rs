@@ -27,19 +27,19 @@ fn a_thousand_sources_merge_with_few_open_files() {
 }
 
 #[test]
-fn twenty_thousand_tensors_merge_and_verify() {
-    const N_TENSORS: u16 = 20_000;
+fn a_hundred_thousand_tensors_merge_and_verify() {
+    const N_TENSORS: u32 = 100_000;
     let folder = tempfile::tempdir().unwrap();
     let sources = [1_u8, 2, 3].map(|i| {
         let path = folder.path().join(format!("c{i}"));
-        let tensor = |t: u16| (format!("layers.{t}.w"), f32_tensor(&[f32::from(i), f32::from(t)]));
+        let tensor = |t: u32| (format!("layers.{t}.w"), f32_tensor(&[f32::from(i), t as f32]));
         write_checkpoint(&path, &(0..N_TENSORS).map(tensor).collect());
         path
     });
     let out = folder.path().join("out");
     let found = Runner::default().merge(&plan(output(&sources, &[1, -1, 2], 2, &out)));
     // (1 - 2 + 6) / 2, and a value that all share.
-    let tensor = |t: u16| (format!("layers.{t}.w"), f32_tensor(&[2.5, f32::from(t)]));
+    let tensor = |t: u32| (format!("layers.{t}.w"), f32_tensor(&[2.5, t as f32]));
     let expected: Tensors = (0..N_TENSORS).map(tensor).collect();
     assert!(found == expected);
     let verification = Runner::default().with_context(|run| verify_output(&out, VerifyScope::Output, run)).0.unwrap();

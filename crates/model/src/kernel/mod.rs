@@ -15,6 +15,8 @@ pub mod norm;
 pub mod real;
 mod reduce;
 pub mod rotary;
+#[cfg(test)]
+mod tests;
 
 pub use matmul::{Accumulate, Mat, MatMut, Threads, matmul};
 pub use real::Real;

@@ -209,6 +209,7 @@ impl<T: Real> LayerBackward<'_, '_, T> {
 }
 
 impl<T: Real> Pass<'_, T> {
+    #[expect(clippy::too_many_arguments, reason = "the slices of one step each")]
     fn norm_backward(
         &self,
         dx: &mut [T],
@@ -246,7 +247,7 @@ impl<T: Real> Pass<'_, T> {
     }
 
     /// Backward of the MLP over some rows; `[pre, inner, d_inner]` are those rows of its buffers, of which `pre` is used up.
-    #[expect(clippy::too_many_arguments, reason = "the slices of one product each")]
+    #[expect(clippy::too_many_arguments, reason = "the slices of one step each")]
     pub(super) fn mlp_rows_backward(
         &self,
         dx: &mut [T],

@@ -62,6 +62,7 @@ impl<T: Real> Pass<'_, T> {
     }
 
     /// Adds the gradient for the experts' and the router's input to `dx`, and those of their parameters to `gradients`.
+    #[expect(clippy::too_many_arguments, reason = "the slices of one step each")]
     pub(super) fn moe_backward(
         &self,
         dx: &mut [T],

@@ -137,6 +137,11 @@ fn gpt_neox_with_sequential_residuals() {
 }
 
 #[test]
+fn gpt2_with_a_tied_head_and_the_exact_gelu() {
+    check_family("gpt2");
+}
+
+#[test]
 fn mixtral() {
     check_family("mixtral");
 }

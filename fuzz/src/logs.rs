@@ -1,0 +1,83 @@
+//! Logs of runs: event files, JSON lines, CSV, a trainer's state.
+
+use thalweg_trajectory::{
+    ColumnMap, LogEntry, LogError, StepLog, parse_csv, parse_event_file, parse_json_lines, parse_trainer_progress,
+    parse_trainer_state,
+};
+
+use crate::check_message;
+
+/// The input as an event file; and once more with its checksums made right, so that what stands in the records is
+/// read too.
+pub(crate) fn check_event_file(bytes: &[u8]) {
+    check_log(bytes.len(), parse_event_file(bytes, &ColumnMap::default()));
+    check_log(bytes.len(), parse_event_file(&with_checksums(bytes), &ColumnMap::default()));
+}
+
+/// The input as each kind of text.
+pub(crate) fn check_step_log(bytes: &[u8]) {
+    let named: ColumnMap = "loss=ce,lr=opt/lr".parse().unwrap();
+    for columns in [&ColumnMap::default(), &named] {
+        check_log(bytes.len(), parse_json_lines(bytes, columns));
+        check_log(bytes.len(), parse_csv(bytes, columns));
+        check_log(bytes.len(), parse_trainer_state(bytes, columns));
+    }
+    if let Err(error) = parse_trainer_progress(bytes) {
+        check_message(&error);
+    }
+}
+
+/// One entry for each step, ascending, no more than the input can hold; and printed as CSV it reads back.
+fn check_log(n_bytes: usize, log: Result<StepLog, LogError>) {
+    let log = match log {
+        Ok(log) => log,
+        Err(error) => return check_message(&error),
+    };
+    let entries = log.entries();
+    assert!(entries.len() <= n_bytes);
+    assert!(entries.windows(2).all(|pair| pair[0].step < pair[1].step));
+    assert_eq!(log.last_step(), entries.last().map(|entry| entry.step));
+    assert_eq!(log.losses().count(), entries.iter().filter(|entry| entry.loss.is_some()).count());
+    log.notes().iter().for_each(check_message);
+    if entries.iter().all(|entry| entry.loss.is_none()) {
+        return;
+    }
+    let printed = print_csv(entries);
+    let again = parse_csv(printed.as_bytes(), &ColumnMap::default()).unwrap_or_else(|e| panic!("{e}\n{printed}"));
+    let as_bits = |entries: &[LogEntry]| -> Vec<_> {
+        let bits = |value: Option<f64>| value.map(|x| if x.is_nan() { f64::NAN.to_bits() } else { x.to_bits() });
+        let row = |e: &LogEntry| (e.step, e.tokens, bits(e.loss), bits(e.learning_rate), bits(e.grad_norm));
+        entries.iter().map(row).collect()
+    };
+    assert_eq!(as_bits(again.entries()), as_bits(entries), "{printed}");
+}
+
+fn print_csv(entries: &[LogEntry]) -> String {
+    let show = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
+    let row = |entry: &LogEntry| {
+        let tokens = entry.tokens.map_or_else(String::new, |tokens| tokens.0.to_string());
+        let reals = [entry.loss, entry.learning_rate, entry.grad_norm].map(show).join(",");
+        format!("{},{tokens},{reals}\n", entry.step.0)
+    };
+    "step,tokens,loss,lr,grad_norm\n".to_owned() + &entries.iter().map(row).collect::<String>()
+}
+
+/// The same records with right checksums, as far as their lengths fit the input.
+fn with_checksums(bytes: &[u8]) -> Vec<u8> {
+    let mask = |crc: u32| crc.rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes();
+    let mut out = bytes.to_vec();
+    let mut at = 0;
+    while let Some(length) = out.get(at..at + 8) {
+        let checksum = mask(crc32c::crc32c(length));
+        let length = usize::try_from(u64::from_le_bytes(length.try_into().unwrap())).unwrap();
+        let Some(place) = out.get_mut(at + 8..at + 12) else { break };
+        place.copy_from_slice(&checksum);
+        let start = at + 12;
+        let Some(end) = start.checked_add(length).filter(|end| *end <= out.len()) else { break };
+        let checksum = mask(crc32c::crc32c(&out[start..end]));
+        let Some(place) = out.get_mut(end..end + 4) else { break };
+        place.copy_from_slice(&checksum);
+        at = end + 4;
+    }
+    out
+}
