@@ -30,7 +30,7 @@ count = 4
     expect("b", "sma-3/step-12", &[(6, "1"), (9, "1"), (12, "1")], "3");
     // (1-a)^3, a(1-a)^2, a(1-a), a with a = 1/4, times 64.
     expect("c", "ema-4/step-12", &[(3, "27"), (6, "9"), (9, "12"), (12, "16")], "64");
-    let steps = |name: &str| world.storage.list_folder(format!("/work/run/averages/{name}").as_ref()).unwrap().len();
+    let steps = |name: &str| world.storage.list_folder(format!("/disk/run/averages/{name}").as_ref()).unwrap().len();
     // With the `thalweg.toml` beside them: never a window that is not whole.
     assert_eq!((steps("sma-3"), steps("ema-4")), (3, 2));
 }

@@ -35,9 +35,9 @@ fn disk_with_corpus() -> CrashDisk {
 /// Every checkpoint of the run opens; what names say is there is there.
 fn assert_published_is_whole(world: &World) {
     for folder in ["run", "run/state", "run/averages/window", "run/averages/running"] {
-        let Ok(entries) = world.storage.list_folder(&Path::new("/work").join(folder)) else { continue };
+        let Ok(entries) = world.storage.list_folder(&Path::new("/disk").join(folder)) else { continue };
         for entry in entries.iter().filter(|entry| parse_folder_name(&entry.name).is_some()) {
-            let path = Path::new("/work").join(folder).join(&entry.name);
+            let path = Path::new("/disk").join(folder).join(&entry.name);
             open_checkpoint(&world.storage, &path).unwrap();
         }
     }

@@ -40,7 +40,7 @@ fn a_loss_that_is_no_number_stops_the_run_and_names_the_newest_checkpoint() {
     let error = world.train_until(&format!("{TINY}{fault}"), "run", 0).unwrap_err();
     let Error::NotFinite { step, newest, .. } = &error else { panic!("{error}") };
     assert_eq!(*step, 8);
-    assert_eq!(newest.as_deref(), Some("/work/run/step-6".as_ref()));
+    assert_eq!(newest.as_deref(), Some("/disk/run/step-6".as_ref()));
     assert_eq!(world.column("run/steps.jsonl", "step").len(), 7);
 }
 
@@ -51,7 +51,7 @@ fn mistakes_of_configs_and_data_are_named() {
     let small = refuse(&TINY.replace("[model]", "[model]\nvocab_size = 100"));
     assert_eq!(small, "the tokenizer has 512 tokens and the model `vocab_size` 100");
     let unknown = refuse(&TINY.replace("bpe-512", "bpe-513"));
-    assert!(unknown.contains("tokenizer `/work/bpe-513`: there is no such file"), "{unknown}");
+    assert!(unknown.contains("tokenizer `/disk/bpe-513`: there is no such file"), "{unknown}");
     let experts = refuse(&TINY.replace("kv_heads = 1", "n_experts = 4"));
     assert!(experts.contains("need both"), "{experts}");
     let family = refuse(&TINY.replace("[model]", "[model]\nfamily = \"lama\""));
@@ -62,15 +62,15 @@ fn mistakes_of_configs_and_data_are_named() {
     assert_eq!(odd, "`micro_batches`: 3 does not divide 4");
     world.write("corpus.jsonl", "{\"text\": \"fine\"}\n{\"text\": 5}\n");
     let broken = refuse(TINY);
-    assert!(broken.starts_with("`/work/corpus.jsonl`, line 2: invalid type: integer `5`"), "{broken}");
+    assert!(broken.starts_with("`/disk/corpus.jsonl`, line 2: invalid type: integer `5`"), "{broken}");
 }
 
 #[test]
 fn a_folder_of_something_else_is_not_touched() {
     let world = World::new();
-    world.storage.create_folder("/work/other".as_ref()).unwrap();
+    world.storage.create_folder("/disk/other".as_ref()).unwrap();
     world.write("other/notes.txt", "mine");
     let error = world.train_until(TINY, "other", 0).unwrap_err();
-    assert_eq!(error.to_string(), "`/work/other` is not empty and holds no training run");
+    assert_eq!(error.to_string(), "`/disk/other` is not empty and holds no training run");
     assert_eq!(world.files("other").len(), 1);
 }

@@ -90,7 +90,7 @@ fn a_start_without_a_state_says_what_to_do() {
     world.train(&TINY.replace("keep_states = 0", "keep_states = 1"), "run");
     let text = fork("from = \"run/step-6\"\nstate = \"full\"\n");
     let error = world.train_until(&text, "fork", 0).unwrap_err();
-    assert!(error.to_string().contains("there is no training state `/work/run/state/step-6`"), "{error}");
+    assert!(error.to_string().contains("there is no training state `/disk/run/state/step-6`"), "{error}");
     assert!(error.hint().unwrap().contains("keep_states = 0"));
     let other = text.replace("hidden = 16", "hidden = 32");
     let error = world.train_until(&other, "fork-2", 0).unwrap_err().to_string();

@@ -23,7 +23,7 @@ fn cells_run_together_and_again_without_work() {
     let TrainFile::Grid(grid) = parse_train_file(&format!("{TINY}{grid}"), Path::new("run.toml")).unwrap() else {
         panic!("a grid")
     };
-    let train = || train_grid(&grid, Path::new("/work"), Path::new("/work/grid"), &Silent, &world.context()).unwrap();
+    let train = || train_grid(&grid, Path::new("/disk"), Path::new("/disk/grid"), &Silent, &world.context()).unwrap();
     let outcomes = train();
     assert_eq!(outcomes.len(), 3);
     for (cell, outcome) in grid.cells.iter().zip(&outcomes) {

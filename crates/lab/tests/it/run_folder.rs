@@ -14,7 +14,7 @@ fn a_trajectory_sees_steps_tokens_phases_and_the_log() {
     let world = World::new();
     let outcome = world.train(TINY, "run");
     assert_eq!((outcome.n_steps, outcome.tokens, outcome.n_checkpoints), (12, 768, 4));
-    let trajectory = Trajectory::open(&world.storage, Path::new("/work/run"), &TrajectoryOptions::default()).unwrap();
+    let trajectory = Trajectory::open(&world.storage, Path::new("/disk/run"), &TrajectoryOptions::default()).unwrap();
     assert!(trajectory.notes().is_empty(), "{:?}", trajectory.notes());
     let found: Vec<_> = trajectory.checkpoints().iter().map(|one| (one.step.0, one.tokens)).collect();
     assert_eq!(found, [3, 6, 9, 12].map(|step| (step, Some(Tokens(64 * step)))));
@@ -28,7 +28,7 @@ fn the_event_file_has_the_numbers_of_the_step_log() {
     let world = World::new();
     world.train(TINY, "run");
     let open =
-        |name: &str| StepLog::open(&world.storage, &Path::new("/work/run").join(name), &ColumnMap::default()).unwrap();
+        |name: &str| StepLog::open(&world.storage, &Path::new("/disk/run").join(name), &ColumnMap::default()).unwrap();
     let (lines, events) = (open(STEP_LOG_NAME), open(EVENT_FILE_NAME));
     assert_eq!(lines.entries().len(), events.entries().len());
     for (a, b) in lines.entries().iter().zip(events.entries()) {
@@ -44,7 +44,7 @@ fn the_event_file_has_the_numbers_of_the_step_log() {
 fn a_checkpoint_is_a_hugging_face_folder_that_loads() {
     let world = World::new();
     world.train(TINY, "run");
-    let path = Path::new("/work/run/step-12");
+    let path = Path::new("/disk/run/step-12");
     let checkpoint = open_checkpoint(&world.storage, path).unwrap();
     let config = ModelConfig::from_json(checkpoint.config().unwrap()).unwrap();
     let model = Model::load(config, &checkpoint).unwrap();

@@ -52,7 +52,7 @@ every_steps = 3
 keep_states = 0
 "#;
 
-/// A disk in memory with a corpus in `/work`.
+/// A disk in memory with a corpus in `/disk`.
 pub(crate) struct World {
     pub(crate) storage: Arc<dyn Storage>,
     interrupt: AtomicBool,
@@ -113,7 +113,7 @@ impl World {
 
     /// Puts a corpus on an empty disk.
     pub(crate) fn on(storage: Arc<dyn Storage>) -> Self {
-        storage.create_folder(Path::new("/work")).unwrap();
+        storage.create_folder(Path::new("/disk")).unwrap();
         let world = Self::resume_on(storage);
         let animals = ["cat", "dog", "bird", "fish", "fox"];
         let line = |i: usize| {
@@ -126,7 +126,7 @@ impl World {
     }
 
     pub(crate) fn write(&self, name: &str, text: &str) {
-        let path = Path::new("/work").join(name);
+        let path = Path::new("/disk").join(name);
         let _ = self.storage.remove(&path);
         self.storage.create_file(&path, 0).unwrap().write_all_at(0, text.as_bytes()).unwrap();
     }
@@ -143,10 +143,10 @@ impl World {
         }
     }
 
-    /// Trains `text` in `/work/NAME`; stops after step `stop`, if that is not 0.
+    /// Trains `text` in `/disk/NAME`; stops after step `stop`, if that is not 0.
     pub(crate) fn train_until(&self, text: &str, name: &str, stop: u64) -> Result<TrainOutcome, Error> {
         self.interrupt.store(false, Ordering::Relaxed);
-        let folder = Path::new("/work");
+        let folder = Path::new("/disk");
         let config = TrainConfig::from_toml(text, Path::new("run.toml"))?;
         let data = TrainData::load(&config, folder, &*self.storage)?;
         let run_path = folder.join(name);
@@ -159,12 +159,12 @@ impl World {
     }
 
     pub(crate) fn bytes(&self, path: &str) -> Vec<u8> {
-        self.storage.read_file(&Path::new("/work").join(path), 1 << 30).unwrap()
+        self.storage.read_file(&Path::new("/disk").join(path), 1 << 30).unwrap()
     }
 
     /// Every file below a folder, with its bytes; states and locks are left out.
     pub(crate) fn files(&self, name: &str) -> Vec<(PathBuf, Vec<u8>)> {
-        let root = Path::new("/work").join(name);
+        let root = Path::new("/disk").join(name);
         let mut found = Vec::new();
         self.collect(&root, &root, &mut found);
         found
@@ -201,10 +201,10 @@ impl World {
         text.lines().map(value).collect()
     }
 
-    /// Merges checkpoints of `/work/run` by `numerators` over `divisor` into `/work/NAME`.
+    /// Merges checkpoints of `/disk/run` by `numerators` over `divisor` into `/disk/NAME`.
     pub(crate) fn merge(&self, name: &str, numerators: &[(u64, &str)], divisor: &str) {
         let source = |&(step, numerator): &(u64, &str)| PlanSource {
-            path: format!("/work/run/step-{step}").into(),
+            path: format!("/disk/run/step-{step}").into(),
             step: Some(step),
             tokens: None,
             numerator: numerator.to_owned(),
@@ -221,7 +221,7 @@ impl World {
             model_card: false,
         };
         let output = OutputPlan {
-            path: Path::new("/work").join(name),
+            path: Path::new("/disk").join(name),
             scheme: "custom".to_owned(),
             dtype: OutputDtype::Same,
             divisor: divisor.to_owned(),
