@@ -317,12 +317,8 @@ pub(crate) fn geometry_plan(chosen: &[Chosen]) -> Result<MergePlan, Error> {
         sources: chosen.iter().map(source).collect(),
         policy: MergePolicy {
             non_float: NonFloatPolicy::Newest,
-            router: RouterPolicy::Average,
-            allow_config: Vec::new(),
-            allow_non_finite: false,
-            newest: chosen.len().saturating_sub(1),
-            side_files_from: chosen.len().saturating_sub(1),
             model_card: false,
+            ..MergePolicy::defaults(chosen.len().saturating_sub(1))
         },
         out_shard_bytes: 1,
         digest: DigestChoice::None,

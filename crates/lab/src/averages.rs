@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 use thalweg_merge::Coefficients;
 use thalweg_merge::context::RunContext;
-use thalweg_merge::live::{LiveSource, combine_live};
-use thalweg_merge::scheme::{Scheme, SchemeParameters};
+use thalweg_merge::in_memory::{LiveSource, merge_live};
+use thalweg_merge::scheme::{Scheme, SchemeParameters, power_ema_exponent};
 use thalweg_model::{ParamLayout, arena_sink, arena_source};
 
 use crate::Error;
@@ -50,7 +50,7 @@ impl AveragePlan {
                 let rule = match &scheme {
                     Scheme::Sma => RunningRule::BlockMean,
                     Scheme::Ema { alpha } => RunningRule::Ema { alpha: alpha.to_f64() },
-                    Scheme::PowerEma { sigma_rel } => RunningRule::PowerEma { gamma: power_gamma(sigma_rel.to_f64()) },
+                    Scheme::PowerEma { sigma_rel } => RunningRule::PowerEma { gamma: power_ema_exponent(sigma_rel)? },
                     _ => {
                         let message = format!("`{}` cannot run: sma, ema and power-ema can", section.scheme);
                         return Err(Error::value("average.scheme", message));
@@ -87,18 +87,6 @@ fn coefficients_of(scheme: &Scheme, steps: &[u64]) -> Result<Coefficients, Error
         Scheme::PowerEma { .. } => scheme.coefficients_at(steps)?,
         _ => scheme.coefficients(steps.len())?,
     })
-}
-
-/// gamma of a power profile: the largest root of g^3 + 7 g^2 + (16 - s^-2) g + (12 - s^-2), by Newton's method from above.
-fn power_gamma(sigma_rel: f64) -> f64 {
-    let inverse = sigma_rel.powi(-2);
-    let mut gamma = 1.0 / sigma_rel;
-    for _ in 0..64 {
-        let value = ((gamma + 7.0) * gamma + 16.0 - inverse) * gamma + 12.0 - inverse;
-        let slope = (3.0 * gamma + 14.0) * gamma + 16.0 - inverse;
-        gamma -= value / slope;
-    }
-    gamma
 }
 
 /// Counters of a running average.
@@ -217,7 +205,7 @@ pub(crate) fn combine_arenas(
     let sources: Vec<_> = arenas.iter().map(|arena| arena_source(layout, arena)).collect();
     let live: Vec<LiveSource<'_>> =
         sources.iter().zip(names).map(|(tensors, name)| LiveSource { name, tensors }).collect();
-    Ok(combine_live(&live, coefficients, &arena_sink(layout, out), run)?)
+    Ok(merge_live(&live, coefficients, &arena_sink(layout, out), run)?)
 }
 
 #[cfg(test)]
@@ -240,7 +228,7 @@ mod tests {
         for (text, rule) in [
             ("sma", RunningRule::BlockMean),
             ("ema:0.25", RunningRule::Ema { alpha: 0.25 }),
-            ("power-ema:0.1", RunningRule::PowerEma { gamma: power_gamma(0.1) }),
+            ("power-ema:0.1", RunningRule::PowerEma { gamma: power_ema_exponent(&"0.1".parse().unwrap()).unwrap() }),
         ] {
             let scheme = Scheme::parse(text, SchemeParameters::default()).unwrap();
             let coefficients = coefficients_of(&scheme, &steps).unwrap();
@@ -249,14 +237,6 @@ mod tests {
             let found = f64::from(run_average(rule, &samples));
             // One rounding to f32 of a sum of five terms below 8 in doubles.
             assert!((found - expected).abs() <= expected.abs() * 6e-8 + 1e-14, "{text}: {found} and {expected}");
-        }
-    }
-
-    #[test]
-    fn widths_of_power_profiles_have_the_published_exponents() {
-        for (sigma, gamma) in [(0.05, 16.9722), (0.07, 11.2449), (0.1, 6.9372), (0.2, 1.8262)] {
-            // The values are published with four decimals.
-            assert!((power_gamma(sigma) - gamma).abs() < 5e-5, "{sigma}: {}", power_gamma(sigma));
         }
     }
 }

@@ -49,6 +49,38 @@ pub trait Progress: Sync {
     fn note(&self, text: &str);
 }
 
+/// Nobody watches and nothing is measured: a clock that stands still, unknown memory, progress that goes nowhere.
+///
+/// For callers without a terminal. Receipts then say 0 seconds, so equal acts leave equal bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unwatched;
+
+impl Host for Unwatched {
+    fn elapsed_seconds(&self) -> f64 {
+        0.0
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        0
+    }
+
+    fn peak_memory_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    fn physical_memory_bytes(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl Progress for Unwatched {
+    fn begin(&self, _stage: Stage, _total_bytes: u64) {}
+
+    fn advance(&self, _n_bytes: u64) {}
+
+    fn note(&self, _text: &str) {}
+}
+
 /// Threads, memory and instruction set.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {

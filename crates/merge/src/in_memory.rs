@@ -1,17 +1,36 @@
-//! A plan executed into memory: K merges in one reading of the sources, and no file.
+//! Merges that end in memory: no file, no receipt. What is to last is written by `engine`.
 //!
-//! For scoring many windows without writing any of them. What is to last is written by `engine`.
+//! [`merge_into_sinks`] executes a plan over checkpoints, for scoring many windows without writing any. [`merge_live`]
+//! takes sources that are no checkpoints: live models, arenas of moments. Both are the one sum of `combine`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use thalweg_tensor::{TensorSink, TensorSource, display_name};
+use thalweg_tensor::kernel::NonFinitePolicy;
+use thalweg_tensor::{TensorCatalog, TensorSink, TensorSource, display_name};
 
-use crate::align::{MergeLayout, align_sources};
+use crate::Coefficients;
+use crate::align::{MergeLayout, TensorClass, align_sources, classify};
 use crate::combine::{Combination, CombineJob, combine, output_dtype, source_use};
 use crate::context::{RunContext, Stage};
 use crate::engine::{combination_of, cut_units, fit_piece, open_sources};
 use crate::error::Error;
-use crate::plan::{DigestChoice, MergePlan};
+use crate::plan::{DigestChoice, MergePlan, NonFloatPolicy, OutputDtype, RouterPolicy};
+
+/// A source with the name that messages use.
+#[derive(Clone, Copy)]
+pub struct LiveSource<'a> {
+    /// Such as `step 1000`.
+    pub name: &'a str,
+    /// Its tensors.
+    pub tensors: &'a dyn TensorSource,
+}
+
+impl std::fmt::Debug for LiveSource<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LiveSource").field("name", &self.name).finish_non_exhaustive()
+    }
+}
 
 /// Executes `plan` into `sinks`, one for each output in its order: the bits that `execute_merge` would publish.
 ///
@@ -25,25 +44,63 @@ pub fn merge_into_sinks(plan: &MergePlan, sinks: &[&dyn TensorSink], run: &RunCo
     layout.notes.iter().for_each(|note| run.progress.note(note));
     let combinations =
         plan.outputs.iter().map(|output| combination_of(output, &sources)).collect::<Result<Vec<_>, _>>()?;
-    check_sinks(&layout, &combinations, sinks)?;
-    let entries = layout.catalog.entries();
-    let units = cut_units(
-        &layout,
-        &|t, k| output_dtype(layout.classes[t], entries[t].dtype, combinations[k].dtype),
-        sinks.len(),
-    );
-    let n_read = |&class| source_use(class, &combinations).read.len() as u64;
-    let bytes_read = entries.iter().zip(&layout.classes).map(|(entry, class)| entry.n_bytes() * n_read(class)).sum();
-    let piece = fit_piece(&layout, sources.len(), sinks.len(), bytes_read, run)?;
     let tensors: Vec<&dyn TensorSource> =
         sources.iter().map(|source| &source.checkpoint as &dyn TensorSource).collect();
-    let source_paths: Vec<PathBuf> = sources.iter().map(|source| source.path.clone()).collect();
+    let names = sources.iter().map(|source| source.path.clone()).collect();
+    fill_sinks(&layout, (&tensors, names), &combinations, sinks, run)?;
+    sources.iter().try_for_each(|source| source.checkpoint.check_unchanged())?;
+    Ok(())
+}
+
+/// Fills `sink` with the weighted sum of `sources`, oldest first: the bits that `execute_merge` writes for checkpoints of
+/// the same content with the default policies.
+///
+/// Element types stay; routers are averaged; other than floating tensors must be equal in all sources.
+///
+/// # Errors
+/// `PlanInvalid` where names, shapes, element types or numbers of coefficients differ; as a merge for the content.
+pub fn merge_live(
+    sources: &[LiveSource<'_>],
+    coefficients: &Coefficients,
+    sink: &dyn TensorSink,
+    run: &RunContext<'_>,
+) -> Result<(), Error> {
+    let layout = align_live(sources, coefficients)?;
+    let combination = Combination {
+        source_idxs: (0..sources.len()).collect(),
+        coefficients: coefficients.clone(),
+        newest_idx: sources.len() - 1,
+        dtype: OutputDtype::Same,
+        non_float: NonFloatPolicy::Error,
+        router: RouterPolicy::Average,
+        non_finite: NonFinitePolicy::Refuse,
+    };
+    let tensors: Vec<&dyn TensorSource> = sources.iter().map(|source| source.tensors).collect();
+    let names = sources.iter().map(|source| source.name.into()).collect();
+    fill_sinks(&layout, (&tensors, names), &[combination], &[sink], run)
+}
+
+/// One reading of aligned sources, given with their names, into sinks that are checked first.
+fn fill_sinks(
+    layout: &MergeLayout,
+    (sources, names): (&[&dyn TensorSource], Vec<PathBuf>),
+    combinations: &[Combination],
+    sinks: &[&dyn TensorSink],
+    run: &RunContext<'_>,
+) -> Result<(), Error> {
+    check_sinks(layout, combinations, sinks)?;
+    let entries = layout.catalog.entries();
+    let dtype_of = |t: usize, k: usize| output_dtype(layout.classes[t], entries[t].dtype, combinations[k].dtype);
+    let units = cut_units(layout, &dtype_of, sinks.len());
+    let n_read = |&class| source_use(class, combinations).read.len() as u64;
+    let bytes_read = entries.iter().zip(&layout.classes).map(|(entry, class)| entry.n_bytes() * n_read(class)).sum();
+    let piece = fit_piece(layout, sources.len(), sinks.len(), bytes_read, run)?;
     run.progress.begin(Stage::Merge, bytes_read);
     let job = CombineJob {
-        layout: &layout,
-        sources: &tensors,
-        source_paths: &source_paths,
-        combinations: &combinations,
+        layout,
+        sources,
+        source_paths: &names,
+        combinations,
         sinks,
         digest: DigestChoice::None,
         units: &units,
@@ -51,9 +108,7 @@ pub fn merge_into_sinks(plan: &MergePlan, sinks: &[&dyn TensorSink], run: &RunCo
         on_unit: &|_, _| Ok(()),
         piece,
     };
-    combine(&job, run)?;
-    sources.iter().try_for_each(|source| source.checkpoint.check_unchanged())?;
-    Ok(())
+    combine(&job, run)
 }
 
 /// A tensor has one number everywhere, so the sinks must hold the sources' tensors in the outputs' element types.
@@ -76,4 +131,31 @@ fn check_sinks(layout: &MergeLayout, combinations: &[Combination], sinks: &[&dyn
         }
     }
     Ok(())
+}
+
+fn align_live(sources: &[LiveSource<'_>], coefficients: &Coefficients) -> Result<MergeLayout, Error> {
+    let refuse = |what: String| Error::PlanInvalid { what };
+    let Some((first, others)) = sources.split_first() else { return Err(refuse("there is no source".to_owned())) };
+    let (n_sources, n_coefficients) = (sources.len(), coefficients.numerators().len());
+    if n_sources != n_coefficients {
+        return Err(refuse(format!("{n_sources} sources have {n_coefficients} coefficients")));
+    }
+    let catalog = first.tensors.catalog();
+    for other in others {
+        if let Some(tensor) = first_difference(catalog, other.tensors.catalog()) {
+            let tensor = display_name(tensor);
+            return Err(refuse(format!("tensor `{tensor}` of {} differs from that of {}", first.name, other.name)));
+        }
+    }
+    let classes = catalog.entries().iter().map(classify).collect::<Result<Vec<TensorClass>, _>>();
+    let classes = classes.map_err(|difference| Error::NotAligned { differences: vec![difference] })?;
+    Ok(MergeLayout { catalog: Arc::new(catalog.clone()), classes, notes: Vec::new() })
+}
+
+/// A tensor that one of them lacks, or that has another shape or element type.
+fn first_difference<'a>(a: &'a TensorCatalog, b: &'a TensorCatalog) -> Option<&'a str> {
+    let (a, b) = (a.entries(), b.entries());
+    let pair = a.iter().zip(b).find(|(a, b)| (&a.name, a.dtype, &a.shape) != (&b.name, b.dtype, &b.shape));
+    let longer = if a.len() > b.len() { a.get(b.len()) } else { b.get(a.len()) };
+    pair.map(|(a, _)| &*a.name).or(longer.map(|entry| &*entry.name))
 }

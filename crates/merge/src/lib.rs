@@ -18,7 +18,6 @@ pub mod gram;
 pub mod in_memory;
 mod journal;
 mod ledger;
-pub mod live;
 mod memory;
 mod output;
 pub mod plan;

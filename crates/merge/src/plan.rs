@@ -154,6 +154,24 @@ pub struct MergePolicy {
     pub model_card: bool,
 }
 
+impl MergePolicy {
+    /// What holds where nobody said otherwise: discrete tensors must be equal, routers are averaged, nothing is waived,
+    /// NaN and infinities are refused, config and tokenizer come from the newest, a card is written.
+    ///
+    /// `newest` is a position in the output's sources.
+    pub fn defaults(newest: usize) -> Self {
+        Self {
+            non_float: NonFloatPolicy::Error,
+            router: RouterPolicy::Average,
+            allow_config: Vec::new(),
+            allow_non_finite: false,
+            newest,
+            side_files_from: newest,
+            model_card: true,
+        }
+    }
+}
+
 impl OutputPlan {
     /// The exact coefficients, one for each source.
     ///

@@ -7,11 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use thalweg_lab::step_log::{StepRecord, ValidationRecord};
 use thalweg_lab::{Error, TrainConfig, TrainData, TrainJob, TrainOutcome, TrainWatcher, train};
-use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage};
+use thalweg_merge::context::{Limits, RunContext, Unwatched};
 use thalweg_merge::engine::{ExecuteOptions, PartialStage, execute_merge};
-use thalweg_merge::plan::{
-    DigestChoice, MergePlan, MergePolicy, NonFloatPolicy, OutputDtype, OutputPlan, PlanSource, RouterPolicy,
-};
+use thalweg_merge::plan::{DigestChoice, MergePlan, MergePolicy, OutputDtype, OutputPlan, PlanSource};
 use thalweg_storage::publish::Replace;
 use thalweg_storage::{FileKind, MemoryStorage, Storage};
 use thalweg_tensor::kernel::Simd;
@@ -57,31 +55,6 @@ pub(crate) struct World {
     pub(crate) storage: Arc<dyn Storage>,
     interrupt: AtomicBool,
     pub(crate) n_threads: usize,
-}
-
-struct StillHost;
-
-impl Host for StillHost {
-    fn elapsed_seconds(&self) -> f64 {
-        0.0
-    }
-    fn unix_seconds(&self) -> u64 {
-        0
-    }
-    fn peak_memory_bytes(&self) -> Option<u64> {
-        None
-    }
-    fn physical_memory_bytes(&self) -> Option<u64> {
-        None
-    }
-}
-
-struct Silent;
-
-impl Progress for Silent {
-    fn begin(&self, _: Stage, _: u64) {}
-    fn advance(&self, _: u64) {}
-    fn note(&self, _: &str) {}
 }
 
 /// Raises the interrupt after a step.
@@ -135,8 +108,8 @@ impl World {
         let n_threads = NonZeroUsize::new(self.n_threads).unwrap();
         RunContext {
             storage: Arc::clone(&self.storage),
-            host: &StillHost,
-            progress: &Silent,
+            host: &Unwatched,
+            progress: &Unwatched,
             interrupt: &self.interrupt,
             limits: Limits { n_threads, memory_bytes: 1 << 30, simd: Simd::Auto },
             tool: "thalweg test",
@@ -210,16 +183,7 @@ impl World {
             numerator: numerator.to_owned(),
             coefficient: numerator.parse::<f64>().unwrap() / divisor.parse::<f64>().unwrap(),
         };
-        let newest = numerators.len() - 1;
-        let policy = MergePolicy {
-            non_float: NonFloatPolicy::Error,
-            router: RouterPolicy::Average,
-            allow_config: Vec::new(),
-            allow_non_finite: false,
-            newest,
-            side_files_from: newest,
-            model_card: false,
-        };
+        let policy = MergePolicy { model_card: false, ..MergePolicy::defaults(numerators.len() - 1) };
         let output = OutputPlan {
             path: Path::new("/disk").join(name),
             scheme: "custom".to_owned(),

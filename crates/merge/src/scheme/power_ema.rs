@@ -120,6 +120,30 @@ pub fn reconstruct_from_averages(
     Coefficients::from_f64_normalized(&all)
 }
 
+/// g of the profile of this relative width, as the double nearest to it; for averages that are kept while training.
+///
+/// The largest root of the cubic of EDM2 (arXiv 2312.02696, section 3 and appendix C); above 0 (`sigma_rel` near
+/// 1/sqrt(12)) and below 1000 (at 0.001).
+///
+/// # Errors
+/// `SigmaRelOutOfRange`.
+///
+/// # Example
+/// ```
+/// let exponent = thalweg_merge::scheme::power_ema_exponent(&"0.1".parse()?)?;
+/// assert!((exponent - 6.937204).abs() < 1e-6);
+/// # Ok::<(), thalweg_merge::scheme::SchemeError>(())
+/// ```
+pub fn power_ema_exponent(sigma_rel: &Ratio) -> Result<f64, SchemeError> {
+    check_sigma_rel(sigma_rel)?;
+    let rounded = round_correctly(|math| {
+        let root = exponent_of_width(math, sigma_rel);
+        // The cubic's terms are below 2^31 and its slope at the root is at least 4; as for the coefficients, 40 are granted.
+        Ok(Approximation { values: vec![root], error_exponent: math.error_exponent(40) })
+    })?;
+    rounded.into_iter().next().ok_or(SchemeError::ArithmeticFailed)
+}
+
 /// `SigmaRelOutOfRange` unless a power profile of this width exists and is worth computing.
 pub(crate) fn check_sigma_rel(sigma_rel: &Ratio) -> Result<(), SchemeError> {
     let (numerator, denominator) = (sigma_rel.numerator(), sigma_rel.denominator());
@@ -324,6 +348,7 @@ mod tests {
         ] {
             let exponent = exponent_of_width(&mut RealMath::new(256).unwrap(), &ratio(sigma_rel));
             assert!((to_f64(&exponent) - expected).abs() < 1e-6, "{sigma_rel}: {}", to_f64(&exponent));
+            assert_eq!(power_ema_exponent(&ratio(sigma_rel)).unwrap().to_bits(), to_f64(&exponent).to_bits());
         }
     }
 

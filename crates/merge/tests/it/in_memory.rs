@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use thalweg_checkpoint::open_checkpoint;
-use thalweg_merge::in_memory::merge_into_sinks;
+use thalweg_checkpoint::{Checkpoint, open_checkpoint};
+use thalweg_merge::Coefficients;
+use thalweg_merge::in_memory::{LiveSource, merge_into_sinks, merge_live};
 use thalweg_merge::plan::MergePlan;
 use thalweg_storage::{LocalStorage, Storage};
 use thalweg_tensor::{AccessError, TensorCatalog, TensorSink};
@@ -38,6 +39,10 @@ impl TensorSink for KeepSink {
         self.tensors[tensor_idx].lock().unwrap()[at..at + bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
+}
+
+fn live(opened: &[Checkpoint]) -> Vec<LiveSource<'_>> {
+    opened.iter().map(|tensors| LiveSource { name: "a step", tensors }).collect()
 }
 
 fn sources() -> Vec<PathBuf> {
@@ -84,4 +89,31 @@ fn sinks_that_do_not_fit_are_refused_before_anything_is_read() {
     entries.pop();
     other.catalog = Arc::new(TensorCatalog::new(entries).unwrap());
     assert!(refuse(&[&other]).contains("the sources hold 21 tensors, a sink 20"), "{}", refuse(&[&other]));
+}
+
+#[test]
+fn live_sources_give_the_bytes_of_a_merge_and_must_fit_together() {
+    let (sources, folder) = (sources(), tempfile::tempdir().unwrap());
+    let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new());
+    let opened: Vec<_> = sources.iter().map(|path| open_checkpoint(&storage, path).unwrap()).collect();
+    let weighted = Coefficients::new([1, 2, 3, 4], 10).unwrap();
+    let sink = KeepSink::like(&sources[0]);
+    Runner::default().with_context(|run| merge_live(&live(&opened), &weighted, &sink, run)).0.unwrap();
+    let out = folder.path().join("out");
+    Runner::default().merge(&plan(output(&sources, &[1, 2, 3, 4], 10, &out)));
+    let published = read_tensors(&out);
+    for (entry, bytes) in sink.catalog.entries().iter().zip(&sink.tensors) {
+        assert!(published[&*entry.name].2 == *bytes.lock().unwrap(), "{}", entry.name);
+    }
+    let refuse = |sources: &[LiveSource<'_>]| {
+        let refused = Runner::default().with_context(|run| merge_live(sources, &weighted, &sink, run)).0;
+        refused.unwrap_err().to_string()
+    };
+    assert!(refuse(&[]).contains("there is no source"), "{}", refuse(&[]));
+    let three = live(&opened[..3]);
+    assert!(refuse(&three).contains("3 sources have 4 coefficients"), "{}", refuse(&three));
+    let moe = open_checkpoint(&storage, &fixture("hf-moe/step-20")).unwrap();
+    let mut mixed = live(&opened);
+    mixed[2] = LiveSource { name: "another model", tensors: &moe };
+    assert!(refuse(&mixed).contains("of a step differs from that of another model"), "{}", refuse(&mixed));
 }

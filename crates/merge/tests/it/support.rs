@@ -10,9 +10,7 @@ use std::sync::{Arc, Mutex};
 use thalweg_merge::Error;
 use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage};
 use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage, execute_merge};
-use thalweg_merge::plan::{
-    DigestChoice, MergePlan, MergePolicy, NonFloatPolicy, OutputDtype, OutputPlan, PlanSource, RouterPolicy,
-};
+use thalweg_merge::plan::{DigestChoice, MergePlan, MergePolicy, OutputDtype, OutputPlan, PlanSource};
 use thalweg_storage::publish::Replace;
 use thalweg_storage::{LocalStorage, Storage};
 use thalweg_tensor::kernel::Simd;
@@ -150,15 +148,7 @@ pub(crate) fn output(sources: &[PathBuf], numerators: &[i64], divisor: i64, out:
         dtype: OutputDtype::Same,
         divisor: divisor.to_string(),
         sources: sources.iter().zip(numerators).map(source).collect(),
-        policy: MergePolicy {
-            non_float: NonFloatPolicy::Error,
-            router: RouterPolicy::Average,
-            allow_config: Vec::new(),
-            allow_non_finite: false,
-            newest: sources.len() - 1,
-            side_files_from: sources.len() - 1,
-            model_card: true,
-        },
+        policy: MergePolicy::defaults(sources.len() - 1),
         out_shard_bytes: 5_000_000_000,
         digest: DigestChoice::Blake3,
     }

@@ -7,9 +7,7 @@ use thalweg_checkpoint::open_checkpoint;
 use thalweg_lab::run_folder::checkpoint_name;
 use thalweg_merge::context::RunContext;
 use thalweg_merge::in_memory::merge_into_sinks;
-use thalweg_merge::plan::{
-    DigestChoice, MergePlan, MergePolicy, NonFloatPolicy, OutputDtype, OutputPlan, PlanSource, RouterPolicy,
-};
+use thalweg_merge::plan::{DigestChoice, MergePlan, MergePolicy, OutputDtype, OutputPlan, PlanSource};
 use thalweg_model::{Model, ModelConfig, arena_sink};
 use thalweg_tensor::TensorSink;
 
@@ -79,7 +77,6 @@ fn output_plan(spec: &DemoSpec, merge: &DemoMerge) -> Result<OutputPlan, Error> 
         numerator,
         coefficient,
     });
-    let newest = merge.n - 1;
     Ok(OutputPlan {
         // Nothing is written: the path only tells the outputs of a plan apart.
         path: PathBuf::from(merge.name()),
@@ -87,15 +84,7 @@ fn output_plan(spec: &DemoSpec, merge: &DemoMerge) -> Result<OutputPlan, Error> 
         dtype: OutputDtype::F32,
         divisor,
         sources: sources.collect(),
-        policy: MergePolicy {
-            non_float: NonFloatPolicy::Error,
-            router: RouterPolicy::Average,
-            allow_config: Vec::new(),
-            allow_non_finite: false,
-            newest,
-            side_files_from: newest,
-            model_card: false,
-        },
+        policy: MergePolicy { model_card: false, ..MergePolicy::defaults(merge.n - 1) },
         out_shard_bytes: 5_000_000_000,
         digest: DigestChoice::None,
     })

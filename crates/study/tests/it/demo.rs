@@ -5,38 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage};
+use thalweg_merge::context::{Limits, RunContext, Unwatched};
 use thalweg_storage::{LocalStorage, Storage};
 use thalweg_study::demo::{DemoSize, DemoSpec, DemoWatcher, run_demo};
 use thalweg_study::report::{Role, Split};
 use thalweg_study::{Error, Report};
 use thalweg_tensor::kernel::Simd;
-
-/// A clock that stands still, so that equal demos have equal records.
-struct StillHost;
-
-impl Host for StillHost {
-    fn elapsed_seconds(&self) -> f64 {
-        0.0
-    }
-    fn unix_seconds(&self) -> u64 {
-        0
-    }
-    fn peak_memory_bytes(&self) -> Option<u64> {
-        None
-    }
-    fn physical_memory_bytes(&self) -> Option<u64> {
-        None
-    }
-}
-
-struct Silent;
-
-impl Progress for Silent {
-    fn begin(&self, _stage: Stage, _total_bytes: u64) {}
-    fn advance(&self, _n_bytes: u64) {}
-    fn note(&self, _text: &str) {}
-}
 
 /// Asks for a stop once a share of the work is done.
 struct Stop<'a> {
@@ -57,7 +31,8 @@ fn demo(folder: &Path, n_threads: usize, stop_at: f64) -> Result<Report, Error> 
     let interrupt = AtomicBool::new(false);
     let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new());
     let limits = Limits { n_threads: NonZeroUsize::new(n_threads).unwrap(), memory_bytes: 1 << 30, simd: Simd::Auto };
-    let run = RunContext { storage, host: &StillHost, progress: &Silent, interrupt: &interrupt, limits, tool: "test" };
+    let run =
+        RunContext { storage, host: &Unwatched, progress: &Unwatched, interrupt: &interrupt, limits, tool: "test" };
     let spec = DemoSpec { folder: folder.to_owned(), seed: 3, size: DemoSize::Tiny };
     run_demo(&spec, &Stop { at: stop_at, interrupt: &interrupt }, &run)
 }
