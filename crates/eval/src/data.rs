@@ -9,13 +9,12 @@ use thalweg_tensor::Digest;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::Error;
+use crate::packed::ZstdReader;
 
 /// The largest file that is read.
 const MAX_FILE_BYTES: u64 = 4 << 30;
 /// The most that a packed file may unpack to.
-const MAX_UNPACKED_BYTES: usize = 4 << 30;
-/// What is unpacked at once.
-const PIECE_BYTES: usize = 1 << 18;
+const MAX_UNPACKED_BYTES: u64 = 4 << 30;
 
 /// A file of data as it stands, unpacked.
 #[derive(Debug)]
@@ -40,28 +39,12 @@ pub(crate) fn read_data(storage: &dyn Storage, path: &Path) -> Result<DataFile, 
     Ok(DataFile { digest, text })
 }
 
-/// All frames of a zstd file, one after another. Checksums are compared where there are any.
 fn unpack(packed: &[u8]) -> Result<Vec<u8>, String> {
-    let mut rest = packed;
     let mut out = Vec::new();
-    let mut piece = vec![0; PIECE_BYTES];
-    while !rest.is_empty() {
-        let mut frame = ruzstd::decoding::StreamingDecoder::new(&mut rest)
-            .map_err(|error| format!("this is not a zstd file: {error}"))?;
-        loop {
-            let n = frame.read(&mut piece).map_err(|error| format!("the zstd file is broken: {error}"))?;
-            if n == 0 {
-                break;
-            }
-            if out.len() + n > MAX_UNPACKED_BYTES {
-                return Err(format!("it unpacks to more than {MAX_UNPACKED_BYTES} bytes"));
-            }
-            out.extend_from_slice(&piece[..n]);
-        }
-        let stored = frame.decoder.get_checksum_from_data();
-        if stored.is_some() && stored != frame.decoder.get_calculated_checksum() {
-            return Err("the zstd file is broken: its checksum differs".to_owned());
-        }
+    let mut reader = ZstdReader::new(packed).take(MAX_UNPACKED_BYTES + 1);
+    reader.read_to_end(&mut out).map_err(|error| error.to_string())?;
+    if out.len() as u64 > MAX_UNPACKED_BYTES {
+        return Err(format!("it unpacks to more than {MAX_UNPACKED_BYTES} bytes"));
     }
     Ok(out)
 }
@@ -93,26 +76,8 @@ mod tests {
 
     use super::*;
 
-    /// "hello\n" twelve times, by `zstd -19` with its checksum.
-    const PACKED: [u8; 25] = [
-        0x28, 0xb5, 0x2f, 0xfd, 0x04, 0x68, 0x65, 0x00, 0x00, 0x30, 0x68, 0x65, 0x6c, 0x6c, 0x6f, 0x0a, 0x01, 0x00,
-        0x8f, 0x54, 0x8a, 0x79, 0x2b, 0x72, 0x35,
-    ];
-
     fn store(storage: &MemoryStorage, name: &str, bytes: &[u8]) {
         storage.create_file(Path::new(name), bytes.len() as u64).unwrap().write_all_at(0, bytes).unwrap();
-    }
-
-    #[test]
-    fn frames_unpack_one_after_another_and_broken_ones_are_refused() {
-        let twice = [PACKED, PACKED].concat();
-        assert_eq!(unpack(&twice).unwrap(), "hello\n".repeat(24).into_bytes());
-        for n in 1..PACKED.len() {
-            assert!(unpack(&PACKED[..n]).is_err(), "cut after {n} bytes");
-        }
-        let mut changed = PACKED;
-        changed[12] ^= 1;
-        assert_eq!(unpack(&changed).unwrap_err(), "the zstd file is broken: its checksum differs");
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod error;
 pub mod external;
 mod fields;
 pub mod measure;
+pub mod packed;
 pub mod prepared;
 pub mod record;
 pub mod role;

@@ -10,6 +10,17 @@ use thalweg_tensor::digest::{DigestKind, bytes_digest};
 use crate::Error;
 use crate::suite::Start;
 
+/// Reads a `tokenizer.json` that leaves texts as long as they are: many name a length to cut or fill texts to.
+///
+/// # Errors
+/// What the library says about the file.
+pub fn whole_text_tokenizer(bytes: &[u8]) -> tokenizers::Result<tokenizers::Tokenizer> {
+    let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes)?;
+    tokenizer.with_padding(None);
+    tokenizer.with_truncation(None)?;
+    Ok(tokenizer)
+}
+
 /// A tokenizer, without truncation or padding.
 #[derive(Debug, Clone)]
 pub struct EvalTokenizer {
@@ -35,9 +46,7 @@ impl EvalTokenizer {
     /// `TokenizerInvalid`.
     pub fn from_json(bytes: &[u8], path: &Path) -> Result<Self, Error> {
         let invalid = |what: String| Error::TokenizerInvalid { path: path.to_owned(), what };
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| invalid(error.to_string()))?;
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?;
+        let inner = whole_text_tokenizer(bytes).map_err(|error| invalid(error.to_string()))?;
         let largest_id = inner.get_vocab(true).into_values().max();
         let largest_id = largest_id.ok_or_else(|| invalid("it has no tokens".to_owned()))?;
         let digest = bytes_digest(DigestKind::Blake3, bytes);

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use thalweg_eval::packed::{ZstdReader, is_zstd};
 use thalweg_storage::Storage;
 
 use crate::Error;
@@ -16,7 +17,6 @@ const MAX_FILE_BYTES: u64 = 2 << 30;
 const MAX_LINE_BYTES: u64 = 64 << 20;
 /// The most text of one file, unpacked.
 const MAX_TEXT_BYTES: u64 = 8 << 30;
-const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// A part of a built-in corpus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub fn read_documents(storage: &dyn Storage, path: &Path) -> Result<Vec<String>,
     parse_documents(&bytes, path)
 }
 
-/// The texts of JSON lines in memory, packed with zstd (as one frame) or plain; `path` is for messages.
+/// The texts of JSON lines in memory, packed with zstd or plain; `path` is for messages.
 ///
 /// # Errors
 /// As [`read_documents`].
@@ -80,10 +80,8 @@ pub fn read_documents(storage: &dyn Storage, path: &Path) -> Result<Vec<String>,
 /// # Ok::<(), thalweg_lab::Error>(())
 /// ```
 pub fn parse_documents(bytes: &[u8], path: &Path) -> Result<Vec<String>, Error> {
-    if bytes.starts_with(&ZSTD_MAGIC) {
-        let unpack = |message: String| Error::CorpusFile { path: path.to_owned(), message };
-        let decoder = ruzstd::decoding::StreamingDecoder::new(bytes).map_err(|error| unpack(error.to_string()))?;
-        parse_lines(BufReader::with_capacity(1 << 20, decoder), path)
+    if is_zstd(bytes) {
+        parse_lines(BufReader::with_capacity(1 << 20, ZstdReader::new(bytes)), path)
     } else {
         parse_lines(bytes, path)
     }
@@ -158,6 +156,9 @@ mod tests {
         assert!(refuse(b"{\"text\": \"a\"}\n{\"text\": \"b").starts_with("`a.jsonl`, line 2: EOF while parsing"));
         assert!(refuse(b"{\"text\": \"\xff\"}").starts_with("`a.jsonl`, line 1: invalid unicode"));
         assert!(refuse(&[0x28, 0xb5, 0x2f, 0xfd, 1, 2]).starts_with("`a.jsonl` cannot be unpacked"));
+        let validation = built_in_bytes("stories", CorpusPart::Validation).unwrap();
+        let twice = parse_documents(&[validation, validation].concat(), Path::new("twice")).unwrap();
+        assert_eq!(twice.len(), 660, "files put behind each other are one corpus");
         let mut cut = built_in_bytes("stories", CorpusPart::Validation).unwrap().to_vec();
         cut.truncate(40_000);
         assert!(parse_documents(&cut, Path::new("cut")).is_err(), "a torn file is no shorter corpus");

@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use rayon::prelude::*;
+use thalweg_eval::tokens::whole_text_tokenizer;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 use tokenizers::Tokenizer;
 
@@ -30,7 +31,7 @@ impl TextTokenizer {
     /// `Tokenizer` if it cannot be read or has no token [`END_OF_TEXT`].
     pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self, Error> {
         let refuse = |message: String| Error::Tokenizer { path: path.to_owned(), message };
-        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|error| refuse(error.to_string()))?;
+        let mut tokenizer = whole_text_tokenizer(bytes).map_err(|error| refuse(error.to_string()))?;
         // A document that spells out a special token must not become one.
         tokenizer.set_encode_special_tokens(true);
         let missing = || refuse(format!("there is no token `{END_OF_TEXT}`"));
@@ -214,6 +215,15 @@ pub(crate) mod tests {
         assert_eq!((tokenizer.n_tokens(), tokenizer.end_of_text()), (512, 0));
         let ids = tokenizer.encode("One day, 42 <|endoftext|>").unwrap();
         assert!(!ids.contains(&0), "{ids:?}");
+        let text = std::str::from_utf8(tokenizer.bytes()).unwrap();
+        let cut = text.replace("\"truncation\": null", "\"truncation\": {\"direction\": \"Right\", \"max_length\": 4, \"strategy\": \"LongestFirst\", \"stride\": 0}");
+        assert_ne!(cut, text);
+        let cut = TextTokenizer::from_bytes(cut.as_bytes(), Path::new("cut")).unwrap();
+        assert_eq!(
+            cut.encode("One day, 42 <|endoftext|>").unwrap(),
+            ids,
+            "a limit of length does not shorten documents"
+        );
         let refused = TextTokenizer::from_bytes(b"{}", Path::new("t.json")).unwrap_err().to_string();
         assert!(refused.starts_with("tokenizer `t.json`: "), "{refused}");
     }
