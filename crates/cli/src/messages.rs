@@ -5,6 +5,8 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use thalweg_tensor::display_name;
+
 use crate::args::{ColorChoice, GlobalArgs};
 use crate::command::Outcome;
 use crate::error::Error;
@@ -43,7 +45,7 @@ impl Messages {
     /// The result: text for a person, unless JSON was asked for.
     pub(crate) fn text(&self, text: &str) {
         if !self.json {
-            self.stdout(text);
+            self.stdout(&shown(text));
         }
     }
 
@@ -72,21 +74,21 @@ impl Messages {
     /// Something a person should be told while or after the work.
     pub(crate) fn note(&self, text: impl Display) {
         if !self.quiet {
-            self.stderr(&format!("{} {text}\n", self.paint("36", "note:")));
+            self.stderr(&format!("{} {}\n", self.paint("36", "note:"), shown(text)));
         }
     }
 
     /// Something only `-v` shows.
     pub(crate) fn detail(&self, text: impl Display) {
         if self.verbose && !self.quiet {
-            self.stderr(&format!("{text}\n"));
+            self.stderr(&format!("{}\n", shown(text)));
         }
     }
 
     /// A line of progress where there is no terminal.
     pub(crate) fn progress_line(&self, text: impl Display) {
         if !self.quiet {
-            self.stderr(&format!("{text}\n"));
+            self.stderr(&format!("{}\n", shown(text)));
         }
     }
 
@@ -111,15 +113,20 @@ impl Messages {
             Ok(Outcome::Done) => ExitCode::SUCCESS,
             Ok(Outcome::No) => ExitCode::from(1),
             Err(error) => {
-                self.stderr(&format!("{} {error}\n", self.paint("31", "error:")));
+                self.stderr(&format!("{} {}\n", self.paint("31", "error:"), shown(&error)));
                 for line in error.details() {
-                    self.stderr(&format!("  {line}\n"));
+                    self.stderr(&format!("  {}\n", shown(line)));
                 }
                 if let Some(hint) = error.hint() {
-                    self.stderr(&format!("{} {hint}\n", self.paint("32", "hint:")));
+                    self.stderr(&format!("{} {}\n", self.paint("32", "hint:"), shown(hint)));
                 }
                 ExitCode::from(error.exit_code())
             }
         }
     }
+}
+
+/// A text as a terminal may have it: paths and names come from files that nobody vouches for, and could steer it.
+fn shown(text: impl Display) -> String {
+    text.to_string().split('\n').map(display_name).collect::<Vec<_>>().join("\n")
 }

@@ -355,6 +355,24 @@ fn completions_and_man_pages_are_made_from_the_same_description() {
 }
 
 #[test]
+fn a_path_cannot_steer_the_terminal() {
+    let scratch = tempfile::tempdir().unwrap();
+    insta::assert_snapshot!(transcript(&["inspect", "no\u{1b}[2J\rsuch", "--color", "never"], scratch.path()), @r"
+    exit 2
+    --- stdout
+    --- stderr
+    error: `no\u{1b}[2J\u{d}such` does not exist
+    ");
+    let run_folder = scratch.path().join("run\u{1b}[2J");
+    let step = run_folder.join("step_2000.safetensors");
+    std::fs::create_dir(&run_folder).unwrap();
+    std::fs::copy(root().join(RUN).join("step_02000.safetensors"), step).unwrap();
+    let output = run(&["inspect", run_folder.to_str().unwrap()]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("run\\u{1b}[2J`: a run of 1 checkpoints"), "{text}");
+}
+
+#[test]
 fn usage_mistakes_exit_with_2() {
     assert_eq!(run(&["merge", "--no-such-option"]).status.code(), Some(2));
     assert_eq!(run(&["merge", RUN, "--last", "3"]).status.code(), Some(2));
