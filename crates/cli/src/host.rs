@@ -16,6 +16,7 @@ use thalweg_trajectory::resolve_reference;
 use crate::args::GlobalArgs;
 use crate::error::Error;
 use crate::messages::Messages;
+use crate::meter::{BAR_EVERY, LINE_EVERY};
 use crate::run::hub_cache_root;
 
 /// Name and version, as receipts have it.
@@ -153,10 +154,6 @@ struct State {
 
 /// What ends sooner says nothing.
 const FIRST_REPORT: Duration = Duration::from_millis(1500);
-/// How often a line is printed where there is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(5);
-/// How often a bar is told its place.
-const BAR_EVERY: Duration = Duration::from_millis(100);
 
 impl<'a> CliProgress<'a> {
     fn new(messages: &'a Messages) -> Self {

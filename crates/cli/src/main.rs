@@ -5,6 +5,7 @@ mod command;
 mod error;
 mod host;
 mod messages;
+mod meter;
 mod options;
 mod resolve;
 mod run;

@@ -2,9 +2,8 @@
 
 use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use thalweg_study::demo::{DemoSize, DemoSpec, DemoWatcher, PAGE_NAME, run_demo};
 use thalweg_study::summary::summary_text;
 
@@ -14,6 +13,7 @@ use crate::command::report::document;
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
+use crate::meter::{Meter, Urgency};
 
 /// Merges of a demo are summed in pieces: this much is plenty.
 const MEMORY_BYTES: u64 = 1 << 30;
@@ -23,7 +23,7 @@ pub(crate) fn run(args: &DemoArgs, world: &World<'_>, messages: &Messages) -> Re
     let spec = DemoSpec { folder: args.out.clone(), seed: args.seed, size };
     let watcher = ShareWatcher::new(messages);
     let report = run_demo(&spec, &watcher, &world.context(MEMORY_BYTES));
-    watcher.clear();
+    watcher.meter.clear();
     world.clear_progress();
     let report = report.map_err(|error| explain_stop(error, args))?;
     let page = spec.folder.join(PAGE_NAME);
@@ -48,9 +48,10 @@ fn explain_stop(error: thalweg_study::Error, args: &DemoArgs) -> Error {
     }
 }
 
-/// A bar on a terminal, a line every few seconds elsewhere.
+/// Tells a person how far the demo is.
 struct ShareWatcher<'a> {
     messages: &'a Messages,
+    meter: Meter<'a>,
     state: Mutex<State>,
 }
 
@@ -58,29 +59,16 @@ struct State {
     began: Instant,
     /// What was done already when the clock began.
     first_share: Option<f64>,
-    next: Instant,
     stage: String,
-    bar: Option<ProgressBar>,
 }
 
-/// How often a line is printed where there is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(5);
-/// How often a bar is told its place.
-const BAR_EVERY: Duration = Duration::from_millis(100);
 /// Ticks of the bar.
 const N_TICKS: u64 = 10_000;
 
 impl<'a> ShareWatcher<'a> {
     fn new(messages: &'a Messages) -> Self {
-        let now = Instant::now();
-        let state = State { began: now, first_share: None, next: now, stage: String::new(), bar: None };
-        Self { messages, state: Mutex::new(state) }
-    }
-
-    fn clear(&self) {
-        if let Some(bar) = self.state.lock().unwrap_or_else(PoisonError::into_inner).bar.take() {
-            bar.finish_and_clear();
-        }
+        let state = State { began: Instant::now(), first_share: None, stage: String::new() };
+        Self { messages, meter: Meter::new(messages, "{bar:30} {percent:>3} % {msg}"), state: Mutex::new(state) }
     }
 }
 
@@ -99,29 +87,17 @@ impl DemoWatcher for ShareWatcher<'_> {
         if state.first_share.is_none() {
             (state.first_share, state.began) = (Some(share_done), Instant::now());
         }
-        let is_new_stage = state.stage != stage;
-        let now = Instant::now();
-        if now < state.next && !is_new_stage {
-            return;
-        }
+        let urgency = if state.stage == stage { Urgency::InTurn } else { Urgency::Now };
         stage.clone_into(&mut state.stage);
-        let draws_bars = self.messages.draws_bars();
-        state.next = now + if draws_bars { BAR_EVERY } else { LINE_EVERY };
-        let left = state.seconds_left(share_done).map_or_else(String::new, |left| format!(", {left:.0} s left"));
-        let text = if detail.is_empty() { format!("{stage}{left}") } else { format!("{stage}: {detail}{left}") };
-        if !draws_bars {
-            self.messages.progress_line(format!("{:3.0} % {text}", share_done * 100.0));
-            return;
-        }
-        let bar = state.bar.get_or_insert_with(|| {
-            let style = ProgressStyle::with_template("{bar:30} {percent:>3} % {msg}");
-            ProgressBar::new(N_TICKS).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-        });
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of the ticks")]
         #[expect(clippy::cast_precision_loss, reason = "ten thousand")]
         let ticks = (share_done.clamp(0.0, 1.0) * N_TICKS as f64) as u64;
-        bar.set_position(ticks);
-        bar.set_message(text);
+        self.meter.show([ticks, N_TICKS], urgency, || {
+            let left = state.seconds_left(share_done).map_or_else(String::new, |left| format!(", {left:.0} s left"));
+            let text = if detail.is_empty() { format!("{stage}{left}") } else { format!("{stage}: {detail}{left}") };
+            // The bar has its own percentage.
+            if self.messages.draws_bars() { text } else { format!("{:3.0} % {text}", share_done * 100.0) }
+        });
     }
 
     fn on_note(&self, text: &str) {

@@ -2,10 +2,7 @@
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use thalweg_lab::grid::{Grid, GridWatcher, TrainFile, parse_train_file, train_grid};
 use thalweg_lab::step_log::{StepRecord, ValidationRecord};
@@ -16,6 +13,7 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
+use crate::meter::{Meter, Urgency};
 use crate::options::show_count;
 
 /// The largest config that is read.
@@ -56,7 +54,7 @@ fn train_one(
     let job = TrainJob { config, config_folder: folder, run_path: out, data: &data };
     let watcher = StepWatcher::new(messages);
     let outcome = train(&job, &watcher, &world.context(MEMORY_BYTES));
-    watcher.clear();
+    watcher.meter.clear();
     world.clear_progress();
     Ok(outcome?)
 }
@@ -68,44 +66,22 @@ fn train_many(
     world: &World<'_>,
     messages: &Messages,
 ) -> Result<Vec<TrainOutcome>, Error> {
-    let watcher = CellWatcher { lines: StepWatcher::new(messages), messages };
+    let watcher = CellWatcher { messages, meter: Meter::new(messages, "{spinner} {msg}") };
     let outcomes = train_grid(grid, folder, out, &watcher, &world.context(MEMORY_BYTES));
-    watcher.lines.clear();
+    watcher.meter.clear();
     world.clear_progress();
     Ok(outcomes?)
 }
 
-/// A bar on a terminal, a line every few seconds elsewhere.
+/// Tells a person how a run goes.
 struct StepWatcher<'a> {
     messages: &'a Messages,
-    state: Mutex<WatchState>,
+    meter: Meter<'a>,
 }
-
-struct WatchState {
-    next_line: Instant,
-    bar: Option<ProgressBar>,
-}
-
-/// How often a line is printed where there is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(5);
 
 impl<'a> StepWatcher<'a> {
     fn new(messages: &'a Messages) -> Self {
-        Self { messages, state: Mutex::new(WatchState { next_line: Instant::now() + LINE_EVERY, bar: None }) }
-    }
-
-    fn clear(&self) {
-        if let Some(bar) = self.state.lock().unwrap_or_else(PoisonError::into_inner).bar.take() {
-            bar.finish_and_clear();
-        }
-    }
-
-    fn line(&self, text: &dyn Fn() -> String) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if Instant::now() >= state.next_line {
-            state.next_line = Instant::now() + LINE_EVERY;
-            self.messages.progress_line(text());
-        }
+        Self { messages, meter: Meter::new(messages, "{wide_bar} {msg}") }
     }
 }
 
@@ -125,16 +101,7 @@ fn show_seconds(seconds: f64) -> String {
 
 impl TrainWatcher for StepWatcher<'_> {
     fn on_step(&self, record: &StepRecord, n_steps: u64, seconds_left: f64) {
-        if !self.messages.draws_bars() {
-            return self.line(&|| step_text(record, n_steps, seconds_left));
-        }
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let bar = state.bar.get_or_insert_with(|| {
-            let style = ProgressStyle::with_template("{wide_bar} {msg}");
-            ProgressBar::new(n_steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-        });
-        bar.set_position(record.step);
-        bar.set_message(step_text(record, n_steps, seconds_left));
+        self.meter.show([record.step, n_steps], Urgency::InTurn, || step_text(record, n_steps, seconds_left));
     }
 
     fn on_validation(&self, record: &ValidationRecord) {
@@ -153,15 +120,16 @@ impl TrainWatcher for StepWatcher<'_> {
     }
 }
 
-/// Lines of many runs, each with its name.
+/// The same for many runs at once, each with its name.
 struct CellWatcher<'a> {
-    lines: StepWatcher<'a>,
     messages: &'a Messages,
+    meter: Meter<'a>,
 }
 
 impl GridWatcher for CellWatcher<'_> {
     fn on_step(&self, cell: &str, record: &StepRecord, n_steps: u64, seconds_left: f64) {
-        self.lines.line(&|| format!("{cell}: {}", step_text(record, n_steps, seconds_left)));
+        let text = || format!("{cell}: {}", step_text(record, n_steps, seconds_left));
+        self.meter.show([record.step, n_steps], Urgency::InTurn, text);
     }
 
     fn on_end(&self, cell: &str, outcome: &Result<TrainOutcome, thalweg_lab::Error>) {
