@@ -7,10 +7,10 @@ use crate::kernel::attention::{AttentionInput, attention_forward};
 use crate::kernel::embedding::embedding_forward;
 use crate::kernel::heads::{merge_heads, split_heads};
 use crate::kernel::linear::linear_forward;
-use crate::kernel::norm::norm_forward;
+use crate::kernel::norm::{RowStats, norm_forward};
 use crate::kernel::rotary::RotaryTable;
 use crate::kernel::{Accumulate, Real};
-use crate::layout::{LayerPlaces, MlpPlaces};
+use crate::layout::{LayerPlaces, MlpPlaces, NormPlaces};
 use crate::workspace::{LayerBuffers, MlpBuffers, Purpose, Scratch, Workspace};
 
 /// Runs all layers and the final norm; `workspace.head_in` holds the result.
@@ -72,35 +72,15 @@ impl<T: Real> LayerPass<'_, '_, T> {
         match pass.config.norm_place {
             NormPlace::Pre => {
                 keep(&mut buffers.norm_1_in, stream);
-                let norm_1 = pass.norm(&places.norm_1);
-                norm_forward(
-                    &mut buffers.attention_in[..len],
-                    Accumulate::Replace,
-                    stream,
-                    norm_1,
-                    &mut buffers.norm_1_stats[..n],
-                );
-                let norm_2 = pass.norm(&places.norm_2);
+                self.norm(&mut buffers.attention_in[..len], stream, &places.norm_1, &mut buffers.norm_1_stats[..n]);
                 let is_parallel = pass.config.residual == Residual::Parallel;
                 if is_parallel {
-                    norm_forward(
-                        &mut buffers.mlp_in[..len],
-                        Accumulate::Replace,
-                        stream,
-                        norm_2,
-                        &mut buffers.norm_2_stats[..n],
-                    );
+                    self.norm(&mut buffers.mlp_in[..len], stream, &places.norm_2, &mut buffers.norm_2_stats[..n]);
                 }
                 self.attention(stream, Accumulate::Add, buffers, scratch);
                 if !is_parallel {
                     keep(&mut buffers.norm_2_in, stream);
-                    norm_forward(
-                        &mut buffers.mlp_in[..len],
-                        Accumulate::Replace,
-                        stream,
-                        norm_2,
-                        &mut buffers.norm_2_stats[..n],
-                    );
+                    self.norm(&mut buffers.mlp_in[..len], stream, &places.norm_2, &mut buffers.norm_2_stats[..n]);
                 }
                 self.feed_forward(stream, Accumulate::Add, buffers);
             }
@@ -129,6 +109,11 @@ impl<T: Real> LayerPass<'_, '_, T> {
                 buffers.norm_2_in = out;
             }
         }
+    }
+
+    /// `stream` to the input of attention or MLP.
+    fn norm(&self, out: &mut [T], stream: &[T], places: &NormPlaces, stats: &mut [RowStats<T>]) {
+        norm_forward(out, Accumulate::Replace, stream, self.pass.norm(places), stats);
     }
 
     /// `attention_in` to `out`.
