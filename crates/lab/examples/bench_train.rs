@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use thalweg_lab::config::{OptimizerKind, OptimizerSection};
-use thalweg_lab::optimizer::{Arenas, Optimizer, StepScale, clip_scale, global_norm, rules_of};
+use thalweg_lab::optimizer::{Arenas, GlobalNorm, Optimizer, StepScale, clip_scale, rules_of};
 use thalweg_model::{Batch, BatchShape, LossOptions, Model, ModelConfig, Purpose, Workspace};
 
 const N_WARM_UP: usize = 2;
@@ -64,6 +64,7 @@ fn bench(
     let arena = || vec![0.0_f32; n_params];
     let (mut gradients, mut first_moments, mut second_moments) = (arena(), arena(), arena());
     let vocab_size = config.vocab_size as u32;
+    let mut norm = GlobalNorm::for_len(n_params);
     let (mut passes, mut updates) = (Vec::new(), Vec::new());
     for step in 1..=N_WARM_UP + n_steps {
         let tokens: Vec<u32> = (0..n as u32).map(|i| i.wrapping_mul(2_654_435_761) / 7 % vocab_size).collect();
@@ -78,7 +79,7 @@ fn bench(
             &mut gradients,
         );
         let passed = Instant::now();
-        let gradient_scale = clip_scale(global_norm(&gradients), section.clip_norm);
+        let gradient_scale = clip_scale(norm.of(&gradients), section.clip_norm);
         let arenas = Arenas {
             params: model.params_mut(),
             gradients: &gradients,

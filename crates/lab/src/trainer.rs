@@ -15,7 +15,7 @@ use crate::data::TrainData;
 use crate::folder::{FolderFiles, exists, write_folder};
 use crate::mixture::Mixture;
 use crate::model_spec::Balance;
-use crate::optimizer::{Arenas, Optimizer, StepScale, clip_scale, global_norm, rules_of};
+use crate::optimizer::{Arenas, GlobalNorm, Optimizer, StepScale, clip_scale, rules_of};
 use crate::run_folder::{RunFolder, pretty};
 use crate::start::{StartPoint, start_from};
 use crate::state::{
@@ -40,6 +40,7 @@ pub(crate) struct Trainer<'a> {
     workspace: Workspace,
     optimizer: Optimizer,
     gradients: Vec<f32>,
+    norm: GlobalNorm,
     first_moments: Vec<f32>,
     second_moments: Vec<f32>,
     averages: Vec<RunningAverage>,
@@ -97,6 +98,7 @@ impl<'a> Trainer<'a> {
             workspace: Workspace::new(&plan.model, shape, Purpose::Train),
             optimizer: Optimizer::new(&config.optimizer, rules_of(&plan.layout, config.optimizer.kind)),
             gradients: vec![0.0; n_params],
+            norm: GlobalNorm::for_len(n_params),
             first_moments: point.first_moments,
             second_moments: point.second_moments,
             model: Model::from_params(plan.model.clone(), point.params)?,
@@ -204,7 +206,7 @@ impl<'a> Trainer<'a> {
             loss.n_targets += part.n_targets;
         }
         let loss = mean(loss);
-        let grad_norm = global_norm(&self.gradients);
+        let grad_norm = self.norm.of(&self.gradients);
         for (what, value) in [("loss", loss), ("gradient norm", grad_norm)] {
             if !value.is_finite() {
                 return Err(Error::NotFinite { step, what, newest: self.newest_checkpoint()? });

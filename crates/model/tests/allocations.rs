@@ -1,43 +1,16 @@
 //! A training step allocates nothing after the first: a binary of its own, because it counts through the global allocator.
-#![expect(unsafe_code, reason = "an allocator that counts and passes on")]
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use thalweg_model::{Batch, BatchShape, LossOptions, Model, ModelConfig, Purpose, Workspace};
-
-struct Counting;
-
-/// `gemm` aligns the space that it packs operands into to cache lines and keeps flags of what is packed in bytes; nothing of ours is aligned so.
-const PACKING_ALIGNMENT: usize = 64;
-static N_PACKING: AtomicUsize = AtomicUsize::new(0);
-static N_OTHER: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if layout.align() >= PACKING_ALIGNMENT || layout.align() == 1 {
-            N_PACKING.fetch_add(1, Ordering::Relaxed);
-        } else {
-            N_OTHER.fetch_add(1, Ordering::Relaxed);
-        }
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+use thalweg_testkit::CountingAllocator;
+use thalweg_testkit::counting_allocator::AllocationCounts;
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 fn count_of_a_step(
     config: &serde_json::Value,
     n_threads: usize,
-) -> Result<[usize; 2], Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<AllocationCounts, Box<dyn std::error::Error + Send + Sync>> {
     let config = ModelConfig::from_json(config)?;
     let shape = BatchShape { n_sequences: 2, sequence_length: 64 };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build()?;
@@ -54,9 +27,7 @@ fn count_of_a_step(
         };
         step();
         step();
-        let before = [&N_PACKING, &N_OTHER].map(|n| n.load(Ordering::Relaxed));
-        step();
-        Ok([N_PACKING.load(Ordering::Relaxed) - before[0], N_OTHER.load(Ordering::Relaxed) - before[1]])
+        Ok(CountingAllocator::count(step))
     })
 }
 
@@ -75,10 +46,10 @@ fn a_step_allocates_nothing_after_the_first() {
     });
     for config in [llama, moe] {
         let name = config["model_type"].as_str().unwrap();
-        let [n_packing, n_other] = count_of_a_step(&config, 1).unwrap();
+        let AllocationCounts { n_packing, n_other } = count_of_a_step(&config, 1).unwrap();
         assert_eq!(n_other, 0, "{name} on one thread");
-        let [n_packing_2, n_other_2] = count_of_a_step(&config, 2).unwrap();
-        println!("{name}: {n_packing} packing buffers; on two threads {n_packing_2} and {n_other_2} others");
-        assert!(n_other_2 <= 8, "{name} on two threads: {n_other_2}");
+        let on_two = count_of_a_step(&config, 2).unwrap();
+        println!("{name}: {n_packing} packing buffers on one thread; on two {on_two:?}");
+        assert!(on_two.n_other <= 8, "{name} on two threads: {on_two:?}");
     }
 }

@@ -1,4 +1,5 @@
-//! What tests share: a disk that loses power, tiny checkpoints and runs, scratch folders, filters for what people see.
+//! What tests share: a disk that loses power, tiny checkpoints and runs, scratch folders, filters for what people see,
+//! an allocator that counts.
 //!
 //! A dev-dependency only. Nothing here is careful about errors: it panics, which is how a test says no.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test says no")]
@@ -7,6 +8,7 @@ use std::path::Path;
 
 use thalweg_storage::Storage;
 
+pub mod counting_allocator;
 pub mod crash_disk;
 mod crash_image;
 pub mod exact_bytes;
@@ -16,6 +18,7 @@ pub mod storage_suite;
 pub mod tiny_checkpoint;
 pub mod tiny_run;
 
+pub use counting_allocator::CountingAllocator;
 pub use crash_disk::CrashDisk;
 pub use scratch::Scratch;
 pub use tiny_checkpoint::{Sharding, TinyCheckpoint};

@@ -167,27 +167,43 @@ fn ruled_within<'a>(
     })
 }
 
-/// The global norm of a gradient, summed in doubles over fixed blocks.
-pub fn global_norm(gradients: &[f32]) -> f64 {
-    /// Partial sums of a block: as many as the widest vectors hold.
+/// Global norms of gradients, with room for their work.
+#[derive(Debug, Clone, Default)]
+pub struct GlobalNorm {
+    block_sums: Vec<f64>,
+}
+
+impl GlobalNorm {
+    /// For up to so many numbers.
+    pub fn for_len(n_values: usize) -> Self {
+        Self { block_sums: vec![0.0; n_values.div_ceil(BLOCK_ELEMENTS)] }
+    }
+
+    /// The root of the sum of squares, summed in doubles over fixed blocks: the same for any number of threads.
+    pub fn of(&mut self, values: &[f32]) -> f64 {
+        self.block_sums.resize(values.len().div_ceil(BLOCK_ELEMENTS), 0.0);
+        // Kept apart first: a parallel sum would group its terms by the number of threads.
+        let blocks = values.par_chunks(BLOCK_ELEMENTS);
+        self.block_sums.par_iter_mut().zip(blocks).for_each(|(sum, block)| *sum = sum_of_squares(block));
+        self.block_sums.iter().sum::<f64>().sqrt()
+    }
+}
+
+fn sum_of_squares(block: &[f32]) -> f64 {
+    /// As many partial sums as the widest vectors hold.
     const LANES: usize = 16;
-    let block_sum = |block: &[f32]| {
-        pulp::Arch::new().dispatch(|| {
-            let mut lanes = [0.0_f64; LANES];
-            let chunks = block.chunks_exact(LANES);
-            let rest = chunks.remainder().iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
-            for chunk in chunks {
-                for (lane, &g) in lanes.iter_mut().zip(chunk) {
-                    let g = f64::from(g);
-                    *lane += g * g;
-                }
+    pulp::Arch::new().dispatch(|| {
+        let mut lanes = [0.0_f64; LANES];
+        let chunks = block.chunks_exact(LANES);
+        let rest = chunks.remainder().iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
+        for chunk in chunks {
+            for (lane, &g) in lanes.iter_mut().zip(chunk) {
+                let g = f64::from(g);
+                *lane += g * g;
             }
-            lanes.iter().sum::<f64>() + rest
-        })
-    };
-    // Collected first: a parallel sum would group its terms by the number of threads.
-    let sums: Vec<f64> = gradients.par_chunks(BLOCK_ELEMENTS).map(block_sum).collect();
-    sums.iter().sum::<f64>().sqrt()
+        }
+        lanes.iter().sum::<f64>() + rest
+    })
 }
 
 /// What a gradient of this norm is multiplied by: 1, or what brings it down to the limit; a limit of 0 is none.

@@ -6,7 +6,7 @@
 
 use thalweg_model::kernel::{Accumulate, Mat, MatMut, Threads, matmul};
 
-use super::{StepScale, global_norm};
+use super::{GlobalNorm, StepScale};
 use crate::config::OptimizerSection;
 
 /// Coefficients of the quintic and how often it is applied.
@@ -47,6 +47,7 @@ pub(super) struct MuonScratch {
     next: Vec<f32>,
     gram: Vec<f32>,
     polynomial: Vec<f32>,
+    norm: GlobalNorm,
 }
 
 impl MuonScratch {
@@ -57,7 +58,13 @@ impl MuonScratch {
             n_gram = n_gram.max(rows.min(columns).pow(2));
         }
         let zeros = |n| vec![0.0; n];
-        Self { update: zeros(n_elements), next: zeros(n_elements), gram: zeros(n_gram), polynomial: zeros(n_gram) }
+        Self {
+            update: zeros(n_elements),
+            next: zeros(n_elements),
+            gram: zeros(n_gram),
+            polynomial: zeros(n_gram),
+            norm: GlobalNorm::for_len(n_elements),
+        }
     }
 }
 
@@ -73,14 +80,14 @@ pub(super) fn muon_matrix(
 ) {
     let [rows, columns] = shape;
     let n = rows * columns;
-    let MuonScratch { update, next, gram, polynomial } = scratch;
+    let MuonScratch { update, next, gram, polynomial, norm } = scratch;
     let (update, next) = (&mut update[..n], &mut next[..n]);
     for ((update, &gradient), momentum) in update.iter_mut().zip(gradients).zip(momentum.iter_mut()) {
         let gradient = gradient * step.gradient_scale;
         *momentum += step.one_minus_momentum * (gradient - *momentum);
         *update = gradient + step.momentum * (*momentum - gradient);
     }
-    let norm = global_norm(update).max(MIN_NORM) as f32;
+    let norm = norm.of(update).max(MIN_NORM) as f32;
     update.iter_mut().for_each(|value| *value /= norm);
     let small = rows.min(columns);
     orthogonalise(shape, update, next, &mut gram[..small * small], &mut polynomial[..small * small]);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use thalweg_lab::config::{OptimizerKind, OptimizerSection};
-use thalweg_lab::optimizer::{Arenas, Decay, Optimizer, Rule, RuledRange, StepScale, clip_scale, global_norm};
+use thalweg_lab::optimizer::{Arenas, Decay, GlobalNorm, Optimizer, Rule, RuledRange, StepScale, clip_scale};
 
 fn fixture() -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/optim/expected.json");
@@ -130,7 +130,7 @@ fn blocks_and_threads_change_no_bit() {
                 };
                 optimizer.step(arenas, StepScale { learning_rate: 0.01, gradient_scale: 0.5, n_updates });
             }
-            (params, global_norm(&gradients).to_bits())
+            (params, GlobalNorm::default().of(&gradients).to_bits())
         })
     };
     assert!(run(1) == run(3));
@@ -139,7 +139,7 @@ fn blocks_and_threads_change_no_bit() {
 #[test]
 fn clipping_brings_the_norm_to_the_limit() {
     let gradients = [3.0_f32, 4.0];
-    assert_eq!(global_norm(&gradients), 5.0);
+    assert_eq!(GlobalNorm::for_len(2).of(&gradients), 5.0);
     assert_eq!(clip_scale(5.0, 0.0), 1.0);
     assert_eq!(clip_scale(0.5, 1.0), 1.0);
     assert!((f64::from(clip_scale(5.0, 1.0)) - 1.0 / 5.000001).abs() < 1e-8);
