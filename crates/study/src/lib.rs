@@ -10,6 +10,7 @@ pub mod demo;
 pub mod error;
 mod markup;
 pub mod page;
+pub mod record;
 pub mod report;
 pub mod summary;
 mod svg;
