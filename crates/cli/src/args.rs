@@ -345,7 +345,11 @@ pub(crate) struct MergeArgs {
 #[command(after_help = "\
 Examples:
   thalweg sweep runs/my-run --counts 3,6,10 --schemes sma,wma,ema:0.2 -o sweep
-  thalweg sweep runs/my-run --counts 10 --interval-tokens 4B,8B --ends every:1000 -o sweep")]
+  thalweg sweep runs/my-run --counts 10 --interval-tokens 4B,8B --ends every:1000 -o sweep
+  thalweg sweep runs/my-run --counts 3,6,10 --suite choose.toml --report-suite report.toml -o sweep
+
+With a suite, merges are scored in memory beside the newest raw checkpoint of each window; DIR/report.html shows
+them, and what was scored once is not scored again.")]
 pub(crate) struct SweepArgs {
     /// A run folder
     pub(crate) run_path: PathBuf,
@@ -368,17 +372,65 @@ pub(crate) struct SweepArgs {
     #[arg(long, value_name = "ENDS", value_delimiter = ',', default_value = "newest")]
     pub(crate) ends: Vec<String>,
     #[command(flatten)]
+    pub(crate) scoring: ScoringArgs,
+    /// Which merges are written [default: all without a suite, best with one]
+    #[arg(long, value_enum, value_name = "WHICH")]
+    pub(crate) keep: Option<KeepChoice>,
+    /// Raw checkpoints that are scored beside the merges: the newest of each window, or all of it
+    #[arg(long, value_enum, default_value_t = RawChoice::Newest, value_name = "WHICH")]
+    pub(crate) raws: RawChoice,
+    /// A text for reports, which decides nothing; must share no row with `--suite`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report_suite: Option<PathBuf>,
+    #[command(flatten)]
     pub(crate) run: RunArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
     #[command(flatten)]
     pub(crate) execution: ExecutionArgs,
+    /// Refuse to score more models than this
+    #[arg(long, value_name = "N")]
+    pub(crate) budget_evaluations: Option<usize>,
     /// Refuse to read more than this
     #[arg(long, value_name = "SIZE")]
     pub(crate) budget_bytes: Option<ByteSize>,
     /// Print what would be made and stop
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// By what models are scored.
+#[derive(Debug, Args, Clone, Default)]
+#[command(next_help_heading = "Scoring")]
+pub(crate) struct ScoringArgs {
+    /// The suite (TOML) that decides
+    #[arg(long, value_name = "FILE")]
+    pub(crate) suite: Option<PathBuf>,
+    /// Decide by this task, or TASK/MEASURE [default: the first of the suite]
+    #[arg(long, value_name = "TASK")]
+    pub(crate) by: Option<String>,
+    /// Another program scores each checkpoint and writes its results to {out}
+    #[arg(long, value_name = "CMD", conflicts_with = "suite")]
+    pub(crate) eval_command: Option<String>,
+    /// The tokenizer.json to use [default: that of the checkpoint]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// Folder of scores that are kept for the next time [default: DIR/scores]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KeepChoice {
+    All,
+    Best,
+    None,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RawChoice {
+    Newest,
+    Window,
 }
 
 #[derive(Debug, Args)]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use thalweg_eval::EvalContext;
-use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage};
+use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage, Unwatched};
 use thalweg_storage::{LocalStorage, Storage};
 use thalweg_tensor::kernel::Simd;
 use thalweg_trajectory::resolve_reference;
@@ -64,6 +64,16 @@ impl<'a> World<'a> {
         }
     }
 
+    /// The same without bars, for what counts its own work.
+    pub(crate) fn quiet_context(&self, memory_bytes: u64) -> RunContext<'_> {
+        RunContext { progress: &Unwatched, ..self.context(memory_bytes) }
+    }
+
+    /// The same for an evaluation.
+    pub(crate) fn quiet_eval_context(&self) -> EvalContext<'_> {
+        EvalContext { progress: &Silent, ..self.eval_context() }
+    }
+
     /// The context of an evaluation.
     pub(crate) fn eval_context(&self) -> EvalContext<'_> {
         EvalContext {
@@ -96,6 +106,16 @@ impl<'a> World<'a> {
     pub(crate) fn n_threads(&self) -> usize {
         self.n_threads.get()
     }
+}
+
+/// Scoring that nobody watches.
+#[derive(Debug)]
+struct Silent;
+
+impl thalweg_eval::context::Progress for Silent {
+    fn begin(&self, _total_tokens: u64) {}
+
+    fn advance(&self, _n_tokens: u64) {}
 }
 
 #[derive(Debug)]

@@ -9,6 +9,8 @@ mod meter;
 mod options;
 mod resolve;
 mod run;
+mod scoring;
+mod study_record;
 mod svg;
 mod tensor_groups;
 

@@ -51,8 +51,8 @@ struct CacheFile {
 }
 
 impl CacheKey {
-    pub(crate) fn new(task: Digest, params: Digest) -> Self {
-        Self { task: task.to_string(), params: params.to_string(), engine: ENGINE_VERSION }
+    pub(crate) fn new(task: Digest, params: &str) -> Self {
+        Self { task: task.to_string(), params: params.to_owned(), engine: ENGINE_VERSION }
     }
 
     fn file_name(&self) -> String {

@@ -124,7 +124,8 @@ pub fn score_suite(
 ) -> Result<Vec<TaskScores>, Error> {
     check_fit(prepared, subject)?;
     let context_length = prepared.context_length();
-    let key = |task: &PreparedTask| CacheKey::new(task.digest, subject.params_digest);
+    let params = subject.params_digest.to_string();
+    let key = |task: &PreparedTask| CacheKey::new(task.digest, &params);
     let mut found: Vec<Option<TaskScores>> =
         prepared.tasks.iter().map(|task| cache.and_then(|cache| cache.read(&key(task), task))).collect();
     let is_missing = |(_, found): &(&PreparedTask, &Option<TaskScores>)| found.is_none();
@@ -143,6 +144,12 @@ pub fn score_suite(
         }
     }
     Ok(found.into_iter().flatten().collect())
+}
+
+/// The scores of a model that is not at hand, by its digest as text ([`Subject::params_digest`]), if the cache has every task.
+pub fn cached_scores(prepared: &PreparedSuite, params: &str, cache: &ScoreCache<'_>) -> Option<Vec<TaskScores>> {
+    let read = |task: &PreparedTask| cache.read(&CacheKey::new(task.digest, params), task);
+    prepared.tasks.iter().map(read).collect()
 }
 
 fn check_fit(prepared: &PreparedSuite, subject: &Subject) -> Result<(), Error> {

@@ -41,6 +41,14 @@ pub enum Error {
         /// Documents.
         n: usize,
     },
+    /// Another program that scores.
+    #[error("{what}")]
+    Evaluator {
+        /// What went wrong.
+        what: String,
+        /// What to do.
+        hint: Option<String>,
+    },
     /// A worker ended without a result.
     #[error("a worker thread ended without a result")]
     WorkerDied,
@@ -80,6 +88,7 @@ impl Error {
             Self::Merge(error) => error.hint(),
             Self::Scheme(error) => error.hint(),
             Self::Checkpoint(error) => error.hint().map(str::to_owned),
+            Self::Evaluator { hint, .. } => hint.clone(),
             Self::Model(_)
             | Self::Storage(_)
             | Self::MeasureMissing { .. }

@@ -7,13 +7,16 @@
 
 pub mod compare;
 pub mod demo;
+pub mod engine_evaluator;
 pub mod error;
+pub mod evaluator;
 mod markup;
 pub mod page;
 pub mod record;
 pub mod report;
 pub mod summary;
 mod svg;
+pub mod sweep;
 mod text;
 mod verdict;
 

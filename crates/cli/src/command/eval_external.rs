@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 use thalweg_eval::external::{ExternalScore, read_results, unpaired_gain};
-use thalweg_storage::FileKind;
+use thalweg_storage::{FileKind, Storage};
 
 use crate::command::Outcome;
 use crate::error::Error;
@@ -19,15 +19,10 @@ const MAX_RESULTS_BYTES: u64 = 256_000_000;
 const MAX_DEPTH: usize = 2;
 
 pub(crate) fn run(command: &str, paths: &[PathBuf], world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    for mark in ["{checkpoint}", "{out}"] {
-        if !command.contains(mark) {
-            let hint = "for example `--eval-command 'score.py {checkpoint} {out}'`";
-            return Err(Error::usage_with_hint(format!("the command has no `{mark}`"), hint));
-        }
-    }
+    check_command(command)?;
     let mut all = Vec::new();
     for path in paths {
-        all.push(score_one(command, path, world)?);
+        all.push(score_one(command, path, &world.resolve(path)?, &*world.storage)?);
     }
     let mut scores = Vec::new();
     let mut comparisons = Vec::new();
@@ -71,20 +66,37 @@ fn row(score: &ExternalScore) -> String {
     format!("  {:<32} {:>10.4} {error:>10} {n:>7}\n", score.task, score.value)
 }
 
-fn score_one(command: &str, path: &Path, world: &World<'_>) -> Result<Vec<ExternalScore>, Error> {
-    let checkpoint = world.resolve(path)?;
+/// # Errors
+/// `Usage` where the command does not say where checkpoint and results go.
+pub(crate) fn check_command(command: &str) -> Result<(), Error> {
+    for mark in ["{checkpoint}", "{out}"] {
+        if !command.contains(mark) {
+            let hint = "for example `--eval-command 'score.py {checkpoint} {out}'`";
+            return Err(Error::usage_with_hint(format!("the command has no `{mark}`"), hint));
+        }
+    }
+    Ok(())
+}
+
+/// Runs the command on `checkpoint`, which messages call `path`, and reads what it wrote.
+pub(crate) fn score_one(
+    command: &str,
+    path: &Path,
+    checkpoint: &Path,
+    storage: &dyn Storage,
+) -> Result<Vec<ExternalScore>, Error> {
     let scratch = std::env::temp_dir().join(format!("thalweg-eval-{}", std::process::id()));
-    world.storage.create_folder(&scratch)?;
+    storage.create_folder(&scratch)?;
     let out = scratch.join("out");
-    let line = command.replace("{checkpoint}", &quoted(&checkpoint)).replace("{out}", &quoted(&out));
+    let line = command.replace("{checkpoint}", &quoted(checkpoint)).replace("{out}", &quoted(&out));
     let result = run_shell(&line, path).and_then(|()| {
-        let file = find_results(world, &out, 0)?.ok_or_else(|| {
+        let file = find_results(storage, &out, 0)?.ok_or_else(|| {
             Error::usage(format!("the command ended well for `{}` and wrote no results to {{out}}", path.display()))
         })?;
-        Ok(read_results(&world.storage.read_file(&file, MAX_RESULTS_BYTES)?, &file)?)
+        Ok(read_results(&storage.read_file(&file, MAX_RESULTS_BYTES)?, &file)?)
     });
     // What is left in the folder of temporary files does no harm.
-    let _ = world.storage.remove(&scratch);
+    let _ = storage.remove(&scratch);
     result
 }
 
@@ -99,8 +111,8 @@ fn run_shell(line: &str, path: &Path) -> Result<(), Error> {
 }
 
 /// The file itself, or the last JSON file by name in a folder.
-fn find_results(world: &World<'_>, path: &Path, depth: usize) -> Result<Option<PathBuf>, Error> {
-    let kind = match world.storage.file_info(path) {
+fn find_results(storage: &dyn Storage, path: &Path, depth: usize) -> Result<Option<PathBuf>, Error> {
+    let kind = match storage.file_info(path) {
         Ok(info) => info.kind,
         Err(error) if error.is_not_found() => return Ok(None),
         Err(error) => return Err(error.into()),
@@ -108,13 +120,13 @@ fn find_results(world: &World<'_>, path: &Path, depth: usize) -> Result<Option<P
     if kind == FileKind::File {
         return Ok(Some(path.to_owned()));
     }
-    let entries = world.storage.list_folder(path)?;
+    let entries = storage.list_folder(path)?;
     let mut files = entries.iter().filter(|entry| entry.kind == FileKind::File && entry.name.ends_with(".json"));
     if let Some(last) = files.next_back() {
         return Ok(Some(path.join(&last.name)));
     }
     for folder in entries.iter().filter(|entry| entry.kind == FileKind::Folder && depth < MAX_DEPTH) {
-        if let Some(found) = find_results(world, &path.join(&folder.name), depth + 1)? {
+        if let Some(found) = find_results(storage, &path.join(&folder.name), depth + 1)? {
             return Ok(Some(found));
         }
     }

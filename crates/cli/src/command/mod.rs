@@ -13,6 +13,7 @@ pub(crate) mod plan;
 pub(crate) mod recipe;
 pub(crate) mod report;
 pub(crate) mod sweep;
+mod sweep_scored;
 pub(crate) mod train;
 pub(crate) mod verify;
 

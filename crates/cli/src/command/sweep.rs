@@ -1,4 +1,4 @@
-//! `thalweg sweep`: many windows and schemes of one run, each source byte read once.
+//! `thalweg sweep`: many windows and schemes of one run, each source byte read once. With a suite, see `sweep_scored`.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -10,7 +10,7 @@ use thalweg_merge::plan::{MergePlan, OutputPlan};
 use thalweg_merge::scheme::{Scheme, SchemeParameters};
 use thalweg_trajectory::{Extent, Step, Tokens, Trajectory, WindowEnd, WindowSpec, select_window};
 
-use crate::args::SweepArgs;
+use crate::args::{KeepChoice, SweepArgs};
 use crate::command::Outcome;
 use crate::command::merge::execute;
 use crate::command::plan::show_plan;
@@ -22,15 +22,15 @@ use crate::resolve::{Chosen, output_plan, scheme_coefficients};
 use crate::run::{chosen, open_trajectory};
 
 /// One merge of the sweep, before it is a plan.
-struct Trial {
-    window: Vec<Chosen>,
-    interval: Option<Extent>,
-    scheme: Scheme,
+pub(super) struct Trial {
+    pub(super) window: Vec<Chosen>,
+    pub(super) interval: Option<Extent>,
+    pub(super) scheme: Scheme,
 }
 
 impl Trial {
     /// A name that sorts and says what it is: `step16000-n5-every2000-sma`.
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         let end = self.window.last().and_then(|last| last.step).unwrap_or(0);
         let interval = match self.interval {
             None => String::new(),
@@ -53,6 +53,10 @@ pub(crate) fn run(args: &SweepArgs, world: &World<'_>, messages: &Messages) -> R
             output_plan(&trial.window, &coefficients, trial.scheme.to_string(), &args.output, &out, world)
         })
         .collect::<Result<Vec<OutputPlan>, Error>>()?;
+    if args.scoring.suite.is_some() || args.scoring.eval_command.is_some() {
+        return super::sweep_scored::run(args, &trajectory, (&trials, outputs), world, messages);
+    }
+    check_unscored(args)?;
     let plan = MergePlan::new(outputs)?;
     check_budget(args, &plan, world)?;
     if args.dry_run {
@@ -64,6 +68,22 @@ pub(crate) fn run(args: &SweepArgs, world: &World<'_>, messages: &Messages) -> R
     messages.json(&document(&trials, &outcomes));
     messages.text(&table(&args.out, &trials, &outcomes));
     Ok(Outcome::Done)
+}
+
+/// Options that need scores.
+fn check_unscored(args: &SweepArgs) -> Result<(), Error> {
+    let needs = [
+        ("--keep best or none", args.keep.is_some_and(|keep| keep != KeepChoice::All)),
+        ("--report-suite", args.report_suite.is_some()),
+        ("--by", args.scoring.by.is_some()),
+        ("--budget-evaluations", args.budget_evaluations.is_some()),
+    ];
+    match needs.iter().find(|(_, is_asked)| *is_asked) {
+        Some((option, _)) => {
+            Err(Error::usage_with_hint(format!("`{option}` needs scores"), "add `--suite FILE` or `--eval-command CMD`"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Every combination of end, count, interval and scheme.
@@ -124,7 +144,7 @@ fn ends(texts: &[String], trajectory: &Trajectory) -> Result<Vec<WindowEnd>, Err
 }
 
 /// Says no before the first byte where a sweep would read more than it may.
-fn check_budget(args: &SweepArgs, plan: &MergePlan, world: &World<'_>) -> Result<(), Error> {
+pub(super) fn check_budget(args: &SweepArgs, plan: &MergePlan, world: &World<'_>) -> Result<(), Error> {
     let Some(budget) = args.budget_bytes else { return Ok(()) };
     let sources = thalweg_merge::engine::open_sources(plan, &world.context(args.execution.memory.0))?;
     let n_bytes: u64 = sources.iter().map(|source| source.checkpoint.catalog().n_bytes()).sum();

@@ -1,0 +1,200 @@
+//! By what a study scores: suites in this program's engine, or another program's command.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use thalweg_checkpoint::open_checkpoint;
+use thalweg_eval::external::{ExternalScore, read_results};
+use thalweg_eval::suite::SuiteRole;
+use thalweg_eval::{EvalContext, ReportSuite, SelectionSuite, Suite, check_apart};
+use thalweg_merge::context::RunContext;
+use thalweg_merge::engine::{ExecuteOptions, PartialStage, execute_merge};
+use thalweg_merge::plan::{DigestChoice, MergePlan, OutputPlan};
+use thalweg_storage::publish::{Replace, publish_file};
+use thalweg_study::engine_evaluator::EngineEvaluator;
+use thalweg_study::evaluator::{Evaluator, ModelScores, TaskScore};
+use thalweg_study::record::{CostRow, SuiteRow};
+use thalweg_tensor::digest::{DigestKind, bytes_digest};
+
+use crate::args::ScoringArgs;
+use crate::command::eval_external::{check_command, score_one};
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+
+/// The largest file of results that is read back.
+const MAX_RESULTS_BYTES: u64 = 256_000_000;
+
+/// The suite that decides, and the one that reports, which share nothing.
+pub(crate) fn open_suites(
+    args: &ScoringArgs,
+    report: Option<&Path>,
+    world: &World<'_>,
+    messages: &Messages,
+) -> Result<Vec<Suite>, Error> {
+    let Some(path) = &args.suite else { return Ok(Vec::new()) };
+    let suite = Suite::open(&*world.storage, path)?;
+    let Some(report) = report else {
+        if suite.role.is_none() {
+            messages.note(format!("suite `{}` has no `role`: what it chooses should be reported on another", suite.name));
+        }
+        return Ok(vec![suite]);
+    };
+    let report = ReportSuite::new(Suite::open(&*world.storage, report)?)?;
+    let selection = SelectionSuite::new(suite)?;
+    check_apart(&selection, &report)?;
+    if selection.suite().name == report.suite().name {
+        return Err(Error::usage(format!("both suites are called `{}`: give one another name", report.suite().name)));
+    }
+    Ok(vec![selection.suite().clone(), report.suite().clone()])
+}
+
+/// Whether a suite may decide.
+pub(crate) fn may_choose(suites: &[Suite]) -> bool {
+    suites.first().is_none_or(|suite| suite.role != Some(SuiteRole::Report))
+}
+
+/// What scores, as the options say. `like` is any checkpoint of the run, `folder` that of the study.
+pub(crate) fn make_evaluator<'a>(
+    args: &ScoringArgs,
+    suites: &[Suite],
+    (like, folder): (&Path, &Path),
+    (eval, run): (EvalContext<'a>, &'a RunContext<'a>),
+) -> Result<Box<dyn Evaluator + 'a>, Error> {
+    let cache = args.cache.clone().unwrap_or_else(|| folder.join("scores"));
+    match &args.eval_command {
+        Some(command) => {
+            check_command(command)?;
+            Ok(Box::new(CommandEvaluator { command: command.clone(), cache, run, cost: CostRow::default() }))
+        }
+        None => {
+            let tokenizer = args.tokenizer.as_deref();
+            Ok(Box::new(EngineEvaluator::new(suites, like, tokenizer, Some(cache), eval, run)?))
+        }
+    }
+}
+
+/// The score that decides: `--by`, or the first one of the first suite.
+pub(crate) fn deciding(args: &ScoringArgs, scores: &ModelScores) -> Result<TaskScore, Error> {
+    let known = || scores.tasks.iter().map(|task| format!("{}/{}", task.task, task.measure)).collect::<Vec<_>>();
+    let found = match &args.by {
+        None => scores.tasks.first(),
+        Some(by) => {
+            let (task, measure) = by.split_once('/').map_or((by.as_str(), None), |(task, m)| (task, Some(m)));
+            scores.tasks.iter().find(|one| one.task == task && measure.is_none_or(|measure| one.measure == measure))
+        }
+    };
+    found.cloned().ok_or_else(|| {
+        Error::usage_with_hint(
+            format!("there is no score `{}`", args.by.as_deref().unwrap_or("of any task")),
+            format!("there are {}", known().join(", ")),
+        )
+    })
+}
+
+/// Another program: merges are written for it, one at a time, and removed.
+struct CommandEvaluator<'a> {
+    command: String,
+    cache: PathBuf,
+    run: &'a RunContext<'a>,
+    cost: CostRow,
+}
+
+impl CommandEvaluator<'_> {
+    fn failed(error: &Error) -> thalweg_study::Error {
+        thalweg_study::Error::Evaluator { what: error.to_string(), hint: error.hint() }
+    }
+
+    /// A name made of the command and the identity of every file that is read.
+    fn key(&self, what: &str, sources: &[PathBuf]) -> Result<PathBuf, thalweg_study::Error> {
+        let mut text = format!("{}\n{what}", self.command);
+        for source in sources {
+            for file in open_checkpoint(&self.run.storage, source)?.files() {
+                let info = &file.info;
+                text.push_str(&format!("\n{} {} {:?}", info.len_bytes, info.modified_ns, info.id));
+            }
+        }
+        let digest = bytes_digest(DigestKind::Blake3, text.as_bytes()).to_string();
+        let digits = digest.rsplit(':').next().unwrap_or(&digest);
+        Ok(self.cache.join(format!("{}.json", digits.get(..32).unwrap_or(digits))))
+    }
+
+    fn known(&self, key: &Path) -> Option<Vec<ExternalScore>> {
+        let bytes = self.run.storage.read_file(key, MAX_RESULTS_BYTES).ok()?;
+        read_results(&bytes, key).ok()
+    }
+
+    fn score(&mut self, path: &Path, key: &Path) -> Result<Vec<ExternalScore>, thalweg_study::Error> {
+        let scores = score_one(&self.command, path, path, &*self.run.storage).map_err(|error| Self::failed(&error))?;
+        self.cost.n_evaluations += 1;
+        let rows = scores.iter().map(|score| {
+            json!({
+                "task": score.task, "value": score.value, "stderr": score.standard_error, "n": score.n,
+                "higher_is_better": score.higher_is_better,
+            })
+        });
+        let text = serde_json::to_vec(&rows.collect::<Vec<_>>()).unwrap_or_default();
+        self.run.storage.create_folder(&self.cache)?;
+        publish_file(&*self.run.storage, key, &text)?;
+        Ok(scores)
+    }
+
+    fn score_merge(&mut self, output: &OutputPlan) -> Result<Vec<ExternalScore>, thalweg_study::Error> {
+        let sources: Vec<PathBuf> = output.sources.iter().map(|source| source.path.clone()).collect();
+        let key = self.key(&output.digest()?, &sources)?;
+        if let Some(known) = self.known(&key) {
+            return Ok(known);
+        }
+        if let [source] = sources.as_slice() {
+            return self.score(source, &key);
+        }
+        let path = self.cache.join("merge-to-score");
+        let scored = OutputPlan { path: path.clone(), digest: DigestChoice::None, ..output.clone() };
+        let options = ExecuteOptions { replace: Replace::Force, partial: PartialStage::Discard };
+        self.run.storage.create_folder(&self.cache)?;
+        let outcomes = execute_merge(&MergePlan::new(vec![scored])?, options, self.run)?;
+        self.cost.bytes_read += outcomes.iter().map(|outcome| outcome.receipt.bytes_read).sum::<u64>();
+        let scores = self.score(&path, &key);
+        self.run.storage.remove(&path)?;
+        scores
+    }
+}
+
+impl Evaluator for CommandEvaluator<'_> {
+    fn suites(&self) -> Vec<SuiteRow> {
+        let digest = bytes_digest(DigestKind::Blake3, self.command.as_bytes()).to_string();
+        vec![SuiteRow { name: "command".to_owned(), role: None, digest }]
+    }
+
+    fn tokens_per_model(&self) -> Option<u64> {
+        None
+    }
+
+    fn score_checkpoint(&mut self, path: &Path) -> Result<ModelScores, thalweg_study::Error> {
+        let key = self.key("", &[path.to_owned()])?;
+        let scores = match self.known(&key) {
+            Some(known) => known,
+            None => self.score(path, &key)?,
+        };
+        Ok(ModelScores::from_external("command", scores))
+    }
+
+    fn score_merges(
+        &mut self,
+        outputs: &[OutputPlan],
+        on_score: &mut dyn FnMut(usize, &ModelScores),
+    ) -> Result<Vec<ModelScores>, thalweg_study::Error> {
+        let mut all = Vec::new();
+        for (i, output) in outputs.iter().enumerate() {
+            self.run.check_interrupt()?;
+            let scores = ModelScores::from_external("command", self.score_merge(output)?);
+            on_score(i, &scores);
+            all.push(scores);
+        }
+        Ok(all)
+    }
+
+    fn cost(&self) -> CostRow {
+        self.cost
+    }
+}

@@ -1,0 +1,69 @@
+//! Records of studies: what every one of them says about its run, and where it is put.
+
+use std::path::Path;
+
+use thalweg_storage::publish::publish_file;
+use thalweg_study::record::{CheckpointRow, STUDY_NAME, SpikeRow, StudyRecord};
+use thalweg_study::report::{PhaseName, PhaseSpan, TrainingPoint};
+use thalweg_trajectory::{Phase, Trajectory};
+
+use crate::error::Error;
+use crate::host::World;
+use crate::run::spikes;
+
+/// A record with what the run's folder and log tell.
+pub(crate) fn begin_record(title: String, trajectory: &Trajectory) -> StudyRecord {
+    let mut record = StudyRecord::new(title, trajectory.path().display().to_string(), command_line());
+    let last = trajectory.finished().next_back().map_or(0, |newest| newest.step.0);
+    let segments = trajectory.phases().map(|phases| phases.segments()).unwrap_or_default();
+    record.phases = segments
+        .iter()
+        .map(|segment| PhaseSpan {
+            phase: match segment.phase {
+                Phase::Warmup => PhaseName::Warmup,
+                Phase::Stable => PhaseName::Stable,
+                Phase::Anneal => PhaseName::Anneal,
+            },
+            from_step: segment.from.0,
+            to_step: segment.to.0.min(last.max(segment.from.0)),
+        })
+        .collect();
+    let entries = trajectory.log().map(|log| log.entries()).unwrap_or_default();
+    record.training = entries
+        .iter()
+        .filter_map(|entry| {
+            let nll_nats = entry.loss.filter(|loss| loss.is_finite())?;
+            Some(TrainingPoint { step: entry.step.0, nll_nats, learning_rate: entry.learning_rate.unwrap_or(0.0) })
+        })
+        .collect();
+    let finished = trajectory.finished();
+    record.checkpoints = finished
+        .map(|one| CheckpointRow { step: one.step.0, tokens: one.tokens.map(|tokens| tokens.0), seconds: None })
+        .collect();
+    record.spikes = spikes(trajectory)
+        .iter()
+        .map(|spike| SpikeRow {
+            onset: spike.onset.0,
+            peak: spike.peak.0,
+            end: spike.end.map(|end| end.0),
+            signal: spike.signal.to_string(),
+        })
+        .collect();
+    record
+}
+
+/// The command as it was typed, for the record.
+fn command_line() -> String {
+    let word = |word: std::ffi::OsString| {
+        let word = word.to_string_lossy().into_owned();
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=@+%".contains(c);
+        if !word.is_empty() && word.chars().all(is_plain) { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    };
+    let words: Vec<String> = std::env::args_os().skip(1).map(word).collect();
+    format!("thalweg {}", words.join(" "))
+}
+
+/// Puts a record into a study's folder.
+pub(crate) fn publish_record(folder: &Path, record: &StudyRecord, world: &World<'_>) -> Result<(), Error> {
+    Ok(publish_file(&*world.storage, &folder.join(STUDY_NAME), record.to_json()?.as_bytes())?)
+}

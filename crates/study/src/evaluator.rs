@@ -1,0 +1,166 @@
+//! Scores of checkpoints and of merges, wherever they come from: this program's engine, or another program.
+//!
+//! A study asks an [`Evaluator`]; [`crate::engine_evaluator`] scores in memory, a face may bring one that runs a command.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use thalweg_eval::external::{ExternalScore, unpaired_gain};
+use thalweg_eval::uncertainty::Bootstrap;
+use thalweg_eval::{TaskScores, compare_scores};
+use thalweg_merge::plan::OutputPlan;
+
+use crate::Error;
+use crate::record::{CostRow, GainRow, ScoreRow, SuiteRow};
+
+/// One score with what it takes to pair it with another.
+#[derive(Debug, Clone)]
+pub struct TaskScore {
+    /// Suite by name.
+    pub suite: String,
+    /// The task.
+    pub task: String,
+    /// What was measured.
+    pub measure: String,
+    /// The value.
+    pub value: f64,
+    /// Its standard error, if known.
+    pub standard_error: Option<f64>,
+    /// Items; 0 where they are not known.
+    pub n: u64,
+    /// Whether more is better.
+    pub higher_is_better: bool,
+    /// Values of each item; nothing where another program scored.
+    pub items: Option<Arc<TaskScores>>,
+}
+
+/// What one model scored.
+#[derive(Debug, Clone, Default)]
+pub struct ModelScores {
+    /// Digest of its parameters, where one was taken.
+    pub params_digest: Option<String>,
+    /// Suites in order, tasks in order, measures in order.
+    pub tasks: Vec<TaskScore>,
+}
+
+/// Gives scores and counts what they cost.
+pub trait Evaluator {
+    /// What is scored on.
+    fn suites(&self) -> Vec<SuiteRow>;
+
+    /// Tokens that one model takes; `None` where that is not known.
+    fn tokens_per_model(&self) -> Option<u64>;
+
+    /// Scores a checkpoint on disk.
+    ///
+    /// # Errors
+    /// What opening, loading and scoring give.
+    fn score_checkpoint(&mut self, path: &Path) -> Result<ModelScores, Error>;
+
+    /// Scores merges of checkpoints, in the order of `outputs`; `on_score` hears of each as it comes.
+    ///
+    /// # Errors
+    /// What merging and scoring give; what was scored is kept by the evaluator's cache.
+    fn score_merges(
+        &mut self,
+        outputs: &[OutputPlan],
+        on_score: &mut dyn FnMut(usize, &ModelScores),
+    ) -> Result<Vec<ModelScores>, Error>;
+
+    /// What it took so far. Seconds are the caller's to fill in.
+    fn cost(&self) -> CostRow;
+}
+
+impl ModelScores {
+    /// The scores of tasks that the engine gave, for one suite.
+    pub fn from_tasks(suite: &str, tasks: Vec<TaskScores>, params_digest: Option<String>) -> Self {
+        let tasks = tasks.into_iter().flat_map(|task| {
+            let task = Arc::new(task);
+            task.scores().into_iter().map(move |score| TaskScore {
+                suite: suite.to_owned(),
+                task: score.task,
+                measure: score.measure.name().to_owned(),
+                value: score.value,
+                standard_error: score.standard_error,
+                n: score.n as u64,
+                higher_is_better: score.higher_is_better,
+                items: Some(Arc::clone(&task)),
+            })
+        });
+        Self { params_digest, tasks: tasks.collect() }
+    }
+
+    /// The scores that another program gave.
+    pub fn from_external(suite: &str, scores: Vec<ExternalScore>) -> Self {
+        let tasks = scores.into_iter().map(|score| {
+            let (task, measure) = score.task.split_once('/').unwrap_or((&score.task, "value"));
+            TaskScore {
+                suite: suite.to_owned(),
+                task: task.to_owned(),
+                measure: measure.to_owned(),
+                value: score.value,
+                standard_error: score.standard_error,
+                n: score.n.unwrap_or(0),
+                higher_is_better: score.higher_is_better,
+                items: None,
+            }
+        });
+        Self { params_digest: None, tasks: tasks.collect() }
+    }
+
+    /// The score of one task by one measure.
+    pub fn find(&self, like: &TaskScore) -> Option<&TaskScore> {
+        self.tasks.iter().find(|task| task.is_like(like))
+    }
+
+    /// Rows of a record, with the gain over `baseline` where one is given.
+    pub fn rows(&self, baseline: Option<&Self>) -> Vec<ScoreRow> {
+        let row = |task: &TaskScore| ScoreRow {
+            suite: task.suite.clone(),
+            task: task.task.clone(),
+            measure: task.measure.clone(),
+            value: task.value,
+            standard_error: task.standard_error,
+            n: task.n,
+            higher_is_better: task.higher_is_better,
+            gain: baseline.and_then(|baseline| baseline.find(task)).and_then(|over| gain_over(task, over)),
+        };
+        self.tasks.iter().map(row).collect()
+    }
+}
+
+impl TaskScore {
+    /// Whether two scores are of the same suite, task and measure.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.suite == other.suite && self.task == other.task && self.measure == other.measure
+    }
+
+    /// `task measure`, as people read it.
+    pub fn label(&self) -> String {
+        format!("{} {}", self.task, self.measure)
+    }
+}
+
+/// How much better `judged` is than `over`, positive is better: item by item where both have items, else as if the two
+/// were independent. `None` where the items are not the same.
+pub fn gain_over(judged: &TaskScore, over: &TaskScore) -> Option<GainRow> {
+    let Some((a, b)) = over.items.as_ref().zip(judged.items.as_ref()) else {
+        let (value, interval_95) = unpaired_gain(&external(over), &external(judged));
+        return Some(GainRow { value, interval_95 });
+    };
+    // The percentile bootstrap is not shown, and its resamples would be most of the time.
+    let bootstrap = Bootstrap { seed: 0, n_resamples: 1 };
+    let all = compare_scores(std::slice::from_ref(&**a), std::slice::from_ref(&**b), bootstrap).ok()?;
+    let found = all.into_iter().find(|one| one.measure.name() == judged.measure)?;
+    Some(GainRow { value: found.gain, interval_95: found.interval_95 })
+}
+
+fn external(score: &TaskScore) -> ExternalScore {
+    ExternalScore {
+        task: score.task.clone(),
+        value: score.value,
+        standard_error: score.standard_error,
+        n: Some(score.n),
+        higher_is_better: score.higher_is_better,
+    }
+}
