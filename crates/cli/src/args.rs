@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Diff(DiffArgs),
     /// Score checkpoints on a suite, with uncertainty, and compare them item by item
     Eval(EvalArgs),
+    /// What an anneal that was never run would score, with its interval, and the window to merge
+    Forecast(ForecastArgs),
     /// Geometry of a trajectory: distances, cosines, principal components beside their null values
     Explain(ExplainArgs),
     /// Train a small model from a config: a run folder like any other, or a grid of them
@@ -397,6 +399,61 @@ pub(crate) struct SweepArgs {
     /// Print what would be made and stop
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  thalweg forecast runs/my-run --suite suite.toml                      an anneal over the last tenth of the run
+  thalweg forecast runs/my-run --suite suite.toml --anneal 1-sqrt --anneal-tokens 100B -o forecast
+  thalweg forecast old-run --suite suite.toml --end-step 9000 --anneal-steps 900 --truth annealed --save-cases cases.jsonl
+  thalweg forecast runs/my-run --suite suite.toml --calibrate cases.jsonl
+
+The anneal is one that ends at the end step, on the tokens that the run has seen by then. Four models are scored: the newest
+checkpoint, the mean of those within the anneal's span, of its second half, and of five spread over it. Exit code 1 says
+that the run does not support a forecast, and why.")]
+pub(crate) struct ForecastArgs {
+    /// A run folder
+    pub(crate) run_path: PathBuf,
+    /// Shape of the anneal
+    #[arg(long, value_enum, default_value_t = CurveChoice::Linear, value_name = "CURVE")]
+    pub(crate) anneal: CurveChoice,
+    /// Its length in steps [default: a tenth of the end step]
+    #[arg(long, value_name = "D", conflicts_with = "anneal_tokens")]
+    pub(crate) anneal_steps: Option<Count>,
+    /// Its length in tokens
+    #[arg(long, value_name = "D")]
+    pub(crate) anneal_tokens: Option<Count>,
+    /// Learning rate at its end, as a share of the peak
+    #[arg(long, value_name = "F", default_value_t = 0.0)]
+    pub(crate) anneal_floor: f64,
+    /// Where it ends [default: the newest checkpoint]
+    #[arg(long, value_name = "S")]
+    pub(crate) end_step: Option<Count>,
+    /// Learn from these cases of past anneals too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) calibrate: Option<PathBuf>,
+    /// The annealed checkpoint, where it was run: scored too, and compared
+    #[arg(long, value_name = "CKPT")]
+    pub(crate) truth: Option<PathBuf>,
+    /// Add what was found to this file, for `--calibrate`; needs `--truth`
+    #[arg(long, value_name = "FILE", requires = "truth")]
+    pub(crate) save_cases: Option<PathBuf>,
+    /// Folder of record, page and scores
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) scoring: ScoringArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CurveChoice {
+    Linear,
+    Cosine,
+    #[value(name = "1-sqrt")]
+    OneMinusSqrt,
 }
 
 /// By what models are scored.

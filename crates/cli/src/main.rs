@@ -39,6 +39,7 @@ fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Err
         Command::Verify(args) => command::verify::run(args, &world, messages),
         Command::Diff(args) => command::diff::run(args, &world, messages),
         Command::Eval(args) => command::eval::run(args, &world, messages),
+        Command::Forecast(args) => command::forecast::run(args, &world, messages),
         Command::Explain(args) => command::explain::run(args, &world, messages),
         Command::Train(args) => command::train::run(args, &world, messages),
         Command::Demo(args) => command::demo::run(args, &world, messages),

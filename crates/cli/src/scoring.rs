@@ -58,18 +58,19 @@ pub(crate) fn may_choose(suites: &[Suite]) -> bool {
 pub(crate) fn make_evaluator<'a>(
     args: &ScoringArgs,
     suites: &[Suite],
-    (like, folder): (&Path, &Path),
+    (like, folder): (&Path, Option<&Path>),
     (eval, run): (EvalContext<'a>, &'a RunContext<'a>),
 ) -> Result<Box<dyn Evaluator + 'a>, Error> {
-    let cache = args.cache.clone().unwrap_or_else(|| folder.join("scores"));
+    let cache = args.cache.clone().or_else(|| folder.map(|folder| folder.join("scores")));
     match &args.eval_command {
         Some(command) => {
             check_command(command)?;
+            let cache = cache.unwrap_or_else(|| std::env::temp_dir().join(format!("thalweg-scores-{}", std::process::id())));
             Ok(Box::new(CommandEvaluator { command: command.clone(), cache, run, cost: CostRow::default() }))
         }
         None => {
             let tokenizer = args.tokenizer.as_deref();
-            Ok(Box::new(EngineEvaluator::new(suites, like, tokenizer, Some(cache), eval, run)?))
+            Ok(Box::new(EngineEvaluator::new(suites, like, tokenizer, cache, eval, run)?))
         }
     }
 }

@@ -41,6 +41,14 @@ pub enum Error {
         /// Documents.
         n: usize,
     },
+    /// A line of a file of cases.
+    #[error("line {line} of the cases: {what}")]
+    CaseForm {
+        /// From 1.
+        line: usize,
+        /// What is wrong.
+        what: String,
+    },
     /// Another program that scores.
     #[error("{what}")]
     Evaluator {
@@ -94,6 +102,9 @@ impl Error {
             | Self::MeasureMissing { .. }
             | Self::TooFewDocuments { .. }
             | Self::WorkerDied => None,
+            Self::CaseForm { .. } => {
+                Some("`thalweg forecast ... --save-cases FILE --truth CKPT` writes cases".to_owned())
+            }
             Self::ReportForm { .. } | Self::ReportContent { .. } => {
                 Some("run the command that made it again: it goes on from what is there".to_owned())
             }

@@ -5,6 +5,7 @@ pub(crate) mod diff;
 pub(crate) mod eval;
 pub(crate) mod eval_external;
 pub(crate) mod explain;
+pub(crate) mod forecast;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod inspect_run;

@@ -44,7 +44,7 @@ pub(super) fn run(
     // A sweep counts models, so that the bars of single merges and scorings would be in the way.
     let run = world.quiet_context(args.execution.memory.0);
     let mut evaluator =
-        make_evaluator(&args.scoring, &suites, (&like, &args.out), (world.quiet_eval_context(), &run))?;
+        make_evaluator(&args.scoring, &suites, (&like, Some(&args.out)), (world.quiet_eval_context(), &run))?;
     tell_cost(&*evaluator, raws.len(), trials.len(), messages);
     if args.dry_run {
         return Ok(Outcome::Done);

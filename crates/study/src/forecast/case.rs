@@ -1,0 +1,143 @@
+//! A case: what four scored windows say about an anneal, and what the anneal then scored. Cases are what a forecast learns from.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// `kind` of a case.
+pub const CASE_KIND: &str = "thalweg-forecast-case";
+/// `version` of the cases that this program writes and reads.
+pub const CASE_VERSION: u64 = 1;
+/// The most cases that are read.
+const MAX_CASES: usize = 100_000;
+
+/// One anneal and the windows of the constant branch that end where it ends; one line of a file of cases.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Case {
+    /// Always [`CASE_KIND`].
+    pub kind: String,
+    /// Always [`CASE_VERSION`].
+    pub version: u64,
+    /// The run: cases of one run are not independent.
+    pub run: String,
+    /// Step at which the anneal ends, and the windows.
+    pub end_step: u64,
+    /// Steps of the anneal, which begins so many before its end.
+    pub anneal_steps: u64,
+    /// `linear`, `cosine` or `1-sqrt`.
+    pub curve: String,
+    /// Learning rate at the end, as a share of the peak.
+    pub floor: f64,
+    /// The task.
+    pub task: String,
+    /// The measure.
+    pub measure: String,
+    /// Whether more is better.
+    pub higher_is_better: bool,
+    /// Checkpoints of the window that spans the anneal.
+    pub n_checkpoints: usize,
+    /// Score of the newest checkpoint.
+    pub raw: f64,
+    /// Score of the mean of the checkpoints within the anneal's span.
+    pub full: f64,
+    /// Score of the mean of those in its second half.
+    pub half: f64,
+    /// Score of the mean of a few over its whole span.
+    pub thin: f64,
+    /// Standard error of `full` against `raw` on the same items, where known.
+    pub standard_error: Option<f64>,
+    /// What the annealed model scored, once that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truth: Option<f64>,
+}
+
+/// The terms of the correction: how many.
+pub const N_TERMS: usize = 5;
+/// What they are called, in order.
+pub const TERM_NAMES: [&str; N_TERMS] = ["constant", "lag", "noise", "length", "shape x lag"];
+
+impl Case {
+    /// A score as a cost: smaller is better.
+    fn cost(&self, score: f64) -> f64 {
+        if self.higher_is_better { -score } else { score }
+    }
+
+    /// What the merge over the anneal's span gains over the newest checkpoint; positive is better.
+    pub fn merge_gain(&self) -> f64 {
+        self.cost(self.raw) - self.cost(self.full)
+    }
+
+    /// What the anneal gains over the newest checkpoint.
+    pub fn anneal_gain(&self) -> Option<f64> {
+        Some(self.cost(self.raw) - self.cost(self.truth?))
+    }
+
+    /// By how much the anneal is ahead of the merge, as a share of the merge's gain.
+    pub fn lead(&self) -> Option<f64> {
+        Some((self.cost(self.full) - self.cost(self.truth?)) / self.merge_gain())
+    }
+
+    /// The score of a model that is ahead of the merge by this share of its gain.
+    pub fn score_of_lead(&self, lead: f64) -> f64 {
+        let cost = self.cost(self.full) - lead * self.merge_gain();
+        self.cost(cost)
+    }
+
+    /// Share of the anneal's length that its learning rate lacks: 1 minus the mean of the curve. A half for `linear`, and
+    /// then the anneal trails as far as the mean of its checkpoints does.
+    pub fn lag_share(&self) -> f64 {
+        let mean = match self.curve.as_str() {
+            "1-sqrt" => 1.0 / 3.0,
+            _ => 0.5,
+        };
+        1.0 - (self.floor + (1.0 - self.floor) * mean)
+    }
+
+    /// Length over the step reached.
+    #[expect(clippy::cast_precision_loss, reason = "counts of steps")]
+    pub fn length_share(&self) -> f64 {
+        self.anneal_steps as f64 / self.end_step.max(1) as f64
+    }
+
+    /// The terms, in units of the merge's gain: lag is what the first half of the window costs the mean, noise what
+    /// fewer checkpoints over the same span cost, shape what a curve lags more than a line would.
+    pub fn terms(&self) -> [f64; N_TERMS] {
+        let gain = self.merge_gain();
+        let lag = (self.cost(self.full) - self.cost(self.half)) / gain;
+        let noise = (self.cost(self.thin) - self.cost(self.full)) / gain;
+        [1.0, lag, noise, self.length_share(), 6.0 * (self.lag_share() - 0.5) * lag]
+    }
+
+    /// Whether it is about how often answers are right, where items agree or not, and not about a mean loss.
+    pub fn is_accuracy(&self) -> bool {
+        self.higher_is_better
+    }
+
+    /// The case as a line.
+    pub fn to_line(&self) -> String {
+        // Numbers and texts only: this cannot fail.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// Reads cases, one JSON object a line; blank lines are passed over.
+///
+/// # Errors
+/// `CaseForm` with the line.
+pub fn read_cases(text: &str) -> Result<Vec<Case>, Error> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let mut cases = Vec::new();
+    for (i, line) in lines.take(MAX_CASES) {
+        let fault = |what: String| Error::CaseForm { line: i + 1, what };
+        let case: Case = serde_json::from_str(line).map_err(|error| fault(error.to_string()))?;
+        if case.kind != CASE_KIND || case.version != CASE_VERSION {
+            return Err(fault(format!("`{}` version {}, not a `{CASE_KIND}` version {CASE_VERSION}", case.kind, case.version)));
+        }
+        let numbers = [case.raw, case.full, case.half, case.thin, case.truth.unwrap_or(0.0), case.floor];
+        if !numbers.iter().all(|number| number.is_finite()) {
+            return Err(fault("a score is not a number".to_owned()));
+        }
+        cases.push(case);
+    }
+    Ok(cases)
+}

@@ -1,0 +1,175 @@
+//! Which anneal is asked about, whether the run can answer, and the four windows that are scored for it.
+
+use thalweg_trajectory::{Phase, Trajectory, TrajectoryCheckpoint};
+
+use thalweg_merge::scheme::DecayCurve;
+
+/// An anneal that was never run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ForecastRequest {
+    /// Step at which it would end: a checkpoint of the run.
+    pub end_step: u64,
+    /// Its steps: it would have left the run so many before its end.
+    pub anneal_steps: u64,
+    /// Its shape.
+    pub curve: DecayCurve,
+    /// Learning rate at the end, as a share of the peak.
+    pub floor: f64,
+}
+
+/// Why there is no forecast. Not an error: the answer is no.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Nothing says where the stable phase is.
+    #[error("nothing says where the learning rate is constant: the log has no learning rate")]
+    NoPhases,
+    /// The windows would end in an anneal that was really run.
+    #[error("step {end_step} lies beyond the stable phase, which ends at step {stable_end}: the run is annealed already")]
+    AlreadyAnnealed {
+        /// What was asked.
+        end_step: u64,
+        /// Last stable step.
+        stable_end: u64,
+    },
+    /// The anneal would begin before the learning rate was constant.
+    #[error("an anneal of {anneal_steps} steps to step {end_step} would begin before the stable phase, which begins at step {stable_start}")]
+    BeginsTooEarly {
+        /// What was asked.
+        end_step: u64,
+        /// What was asked.
+        anneal_steps: u64,
+        /// First stable step.
+        stable_start: u64,
+    },
+    /// Too few checkpoints to average.
+    #[error("the last {anneal_steps} steps to step {end_step} have {found} checkpoints, and a forecast needs {needed}")]
+    TooFewCheckpoints {
+        /// What was asked.
+        end_step: u64,
+        /// What was asked.
+        anneal_steps: u64,
+        /// Finished checkpoints within.
+        found: usize,
+        /// The least.
+        needed: usize,
+    },
+    /// Averaging gains nothing, so there is nothing to measure an anneal by.
+    #[error("the mean of {n_checkpoints} checkpoints does not beat the newest one on `{task}` beyond noise ({gain:+.4})")]
+    NoGain {
+        /// The task.
+        task: String,
+        /// Checkpoints of the mean.
+        n_checkpoints: usize,
+        /// What it gains.
+        gain: f64,
+    },
+    /// Nothing like it was seen.
+    #[error("{what} is {value:.3}, and the anneals that the forecast learned from have {low:.3} to {high:.3}")]
+    OutsideDomain {
+        /// What is too far off.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+        /// The least that is accepted.
+        low: f64,
+        /// The most that is accepted.
+        high: f64,
+    },
+    /// There are no cases at all.
+    #[error("there is no anneal to learn from")]
+    NothingLearned,
+    /// A shape that no anneal that was learned from has.
+    #[error("no anneal that the forecast learned from has the shape `{curve}`")]
+    UnknownCurve {
+        /// The shape.
+        curve: String,
+    },
+}
+
+impl Refusal {
+    /// What would help.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::NoPhases => "say so with `--stable FROM..TO`, or give the log with `--log FILE`",
+            Self::AlreadyAnnealed { .. } => "take an earlier end with `--end-step`, or simply score the annealed checkpoint",
+            Self::BeginsTooEarly { .. } => "take a shorter anneal, or a later end",
+            Self::TooFewCheckpoints { .. } => "take a longer anneal, or save checkpoints more often",
+            Self::NoGain { .. } => "a larger suite may show a difference; else the run has no noise that an anneal would remove",
+            Self::OutsideDomain { .. } | Self::UnknownCurve { .. } | Self::NothingLearned => {
+                "give cases of your own anneals with `--calibrate FILE` (`--save-cases` writes them)"
+            }
+        }
+    }
+}
+
+/// Fewest checkpoints within the anneal's span.
+pub const MIN_CHECKPOINTS: usize = 6;
+/// Most that are averaged: more would be read without adding much.
+const MAX_CHECKPOINTS: usize = 48;
+/// Checkpoints of the window that shows what fewer cost.
+const THIN_CHECKPOINTS: usize = 5;
+
+/// The windows that are scored, oldest first each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probes {
+    /// The newest checkpoint alone.
+    pub raw: Vec<TrajectoryCheckpoint>,
+    /// Those within the anneal's span.
+    pub full: Vec<TrajectoryCheckpoint>,
+    /// Those of its second half.
+    pub half: Vec<TrajectoryCheckpoint>,
+    /// A few over its span.
+    pub thin: Vec<TrajectoryCheckpoint>,
+}
+
+/// The name of a curve as the command line has it.
+pub fn curve_name(curve: DecayCurve) -> &'static str {
+    match curve {
+        DecayCurve::Linear => "linear",
+        DecayCurve::Cosine => "cosine",
+        DecayCurve::OneMinusSqrt => "1-sqrt",
+    }
+}
+
+/// Finds the windows, or says why the run cannot answer.
+///
+/// # Errors
+/// A [`Refusal`] by phases or number of checkpoints.
+pub fn find_probes(trajectory: &Trajectory, request: &ForecastRequest) -> Result<Probes, Refusal> {
+    let ForecastRequest { end_step, anneal_steps, .. } = *request;
+    check_phases(trajectory, request)?;
+    let first = end_step.saturating_sub(anneal_steps);
+    let within: Vec<&TrajectoryCheckpoint> =
+        trajectory.finished().filter(|one| one.step.0 > first && one.step.0 <= end_step).collect();
+    let too_few = || Refusal::TooFewCheckpoints { end_step, anneal_steps, found: within.len(), needed: MIN_CHECKPOINTS };
+    let (Some(newest), true) = (within.last(), within.len() >= MIN_CHECKPOINTS) else { return Err(too_few()) };
+    let full = spread(&within, MAX_CHECKPOINTS);
+    let middle = end_step - anneal_steps / 2;
+    let half: Vec<TrajectoryCheckpoint> = full.iter().filter(|one| one.step.0 > middle).cloned().collect();
+    let thin = spread(&within, THIN_CHECKPOINTS);
+    Ok(Probes { raw: vec![(*newest).clone()], full, half, thin })
+}
+
+fn check_phases(trajectory: &Trajectory, request: &ForecastRequest) -> Result<(), Refusal> {
+    let ForecastRequest { end_step, anneal_steps, .. } = *request;
+    let phases = trajectory.phases().ok_or(Refusal::NoPhases)?;
+    let stable = phases.segments().iter().rfind(|segment| segment.phase == Phase::Stable);
+    let stable = stable.ok_or(Refusal::NoPhases)?;
+    if end_step > stable.to.0 {
+        return Err(Refusal::AlreadyAnnealed { end_step, stable_end: stable.to.0 });
+    }
+    let first = end_step.saturating_sub(anneal_steps);
+    if first < stable.from.0 || anneal_steps > end_step {
+        return Err(Refusal::BeginsTooEarly { end_step, anneal_steps, stable_start: stable.from.0 });
+    }
+    Ok(())
+}
+
+/// At most `n` of them, evenly spread, the newest among them.
+fn spread(all: &[&TrajectoryCheckpoint], n: usize) -> Vec<TrajectoryCheckpoint> {
+    let n = n.min(all.len());
+    let last = all.len() - 1;
+    // Each of n equal parts gives its newest.
+    (1..=n).map(|i| (*all[(i * all.len() / n - 1).min(last)]).clone()).collect()
+}
