@@ -36,7 +36,8 @@ pub(crate) fn open_suites(
     let suite = Suite::open(&*world.storage, path)?;
     let Some(report) = report else {
         if suite.role.is_none() {
-            messages.note(format!("suite `{}` has no `role`: what it chooses should be reported on another", suite.name));
+            messages
+                .note(format!("suite `{}` has no `role`: what it chooses should be reported on another", suite.name));
         }
         return Ok(vec![suite]);
     };
@@ -65,7 +66,8 @@ pub(crate) fn make_evaluator<'a>(
     match &args.eval_command {
         Some(command) => {
             check_command(command)?;
-            let cache = cache.unwrap_or_else(|| std::env::temp_dir().join(format!("thalweg-scores-{}", std::process::id())));
+            let cache =
+                cache.unwrap_or_else(|| std::env::temp_dir().join(format!("thalweg-scores-{}", std::process::id())));
             Ok(Box::new(CommandEvaluator { command: command.clone(), cache, run, cost: CostRow::default() }))
         }
         None => {

@@ -77,7 +77,10 @@ impl Choices {
         let (_, least) = losses.clone().min_by(|a, b| a.1.total_cmp(&b.1))?;
         // What costs no more than a hundredth of what merging brings is as good: fewer checkpoints are read.
         let slack = 0.01 * (model.river + model.hill - least).max(0.0);
-        losses.filter(|(_, loss)| *loss <= least + slack).map(|(candidate, _)| candidate).min_by_key(|c| c.n_checkpoints)
+        losses
+            .filter(|(_, loss)| *loss <= least + slack)
+            .map(|(candidate, _)| candidate)
+            .min_by_key(|c| c.n_checkpoints)
     }
 }
 
@@ -104,14 +107,22 @@ pub fn propose(
             let again = windows.iter().zip(losses).map(|(w, loss)| ScoredWindow { loss: *loss, ..w.clone() });
             let model = fit_correlated(&again.collect::<Vec<_>>(), &correlations).ok()?;
             // The interval is of the count at the proposed spacing and scheme.
-            let alike = choices.candidates.iter().filter(|c| c.interval_steps == best.interval_steps && c.scheme == best.scheme);
+            let alike = choices
+                .candidates
+                .iter()
+                .filter(|c| c.interval_steps == best.interval_steps && c.scheme == best.scheme);
             let loss = |c: &&Candidate| model.loss(&c.weighing);
             alike.min_by(|a, b| loss(a).total_cmp(&loss(b))).map(|c| c.n_checkpoints)
         })
         .collect();
     counts.sort_unstable();
     let at = |share: f64| {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a place in a list")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a place in a list"
+        )]
         let place = (share * (counts.len().max(1) - 1) as f64).round() as usize;
         counts.get(place).copied().unwrap_or(best.n_checkpoints)
     };

@@ -57,7 +57,8 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
         Ok(outcome) => outcome,
         Err(refusal) => return Ok(refuse(&refusal, &request, messages)),
     };
-    let truth = args.truth.as_deref().map(|path| Ok::<_, Error>((path, evaluator.score_checkpoint(&world.resolve(path)?)?)));
+    let truth =
+        args.truth.as_deref().map(|path| Ok::<_, Error>((path, evaluator.score_checkpoint(&world.resolve(path)?)?)));
     let truth = truth.transpose()?;
     if let Some((_, scores)) = &truth {
         fill_truth(&mut outcome, scores);
@@ -104,7 +105,10 @@ fn tokens_to_steps(tokens: Count, end_step: u64, trajectory: &Trajectory) -> Res
     let end = trajectory.finished().find(|one| one.step.0 == end_step).and_then(|one| one.tokens);
     let per_step = end.map(|tokens| tokens.0 / end_step.max(1)).filter(|tokens| *tokens > 0);
     let per_step = per_step.ok_or_else(|| {
-        Error::usage_with_hint("the run's tokens are not known", "give the length with `--anneal-steps`, or add `--tokens-per-step`")
+        Error::usage_with_hint(
+            "the run's tokens are not known",
+            "give the length with `--anneal-steps`, or add `--tokens-per-step`",
+        )
     })?;
     Ok(tokens.0.div_ceil(per_step))
 }
@@ -246,9 +250,11 @@ fn text(request: &ForecastRequest, outcome: &ForecastOutcome, evaluator: &dyn Ev
 fn line(row: &ForecastRow) -> String {
     let show = |[low, high]: [f64; 2]| format!("{low:.4} to {high:.4}");
     let name = format!("{} {}", row.task, row.measure);
-    let truth = row.truth.map_or_else(String::new, |truth| {
-        format!("  true {truth:.4} ({:+.4})", row.value - truth)
-    });
+    let truth = row.truth.map_or_else(String::new, |truth| format!("  true {truth:.4} ({:+.4})", row.value - truth));
     let (raw, merge, value) = (row.raw, row.imitation, row.value);
-    format!("  {name:<28} {raw:>9.4} {merge:>9.4} {value:>9.4}  {:<20} {:<20}{truth}\n", show(row.interval_80), show(row.interval_95))
+    format!(
+        "  {name:<28} {raw:>9.4} {merge:>9.4} {value:>9.4}  {:<20} {:<20}{truth}\n",
+        show(row.interval_80),
+        show(row.interval_95)
+    )
 }

@@ -95,7 +95,11 @@ impl Calibration {
             return Err(Refusal::UnknownCurve { curve: case.curve.clone() });
         }
         let [low, high] = self.length_shares;
-        within("the anneal's length over its last step", case.length_share(), [low / DOMAIN_MARGIN, high * DOMAIN_MARGIN])?;
+        within(
+            "the anneal's length over its last step",
+            case.length_share(),
+            [low / DOMAIN_MARGIN, high * DOMAIN_MARGIN],
+        )?;
         let [low, high] = self.floors;
         within("the learning rate at the end, as a share of the peak,", case.floor, [low, high])
     }
@@ -103,13 +107,17 @@ impl Calibration {
     /// The forecast for a case.
     ///
     /// # Errors
-    /// `NoGain` for a loss where the merge does not beat the newest checkpoint beyond twice its standard error.
+    /// For a loss: `TooFast` where the first half of the span costs the mean as much as it gains; `NoGain` where the mean does
+    /// not beat the newest checkpoint beyond twice its standard error.
     pub fn predict(&self, case: &Case) -> Result<Predicted, Refusal> {
         let standard_error = case.standard_error.unwrap_or(0.0);
         if case.is_accuracy() {
             return Ok(interval(case.full, self.accuracy_spread * standard_error, self.freedom));
         }
-        let gain = case.merge_gain();
+        let (gain, cost) = (case.merge_gain(), case.lag_cost());
+        if cost >= gain && cost > 0.0 {
+            return Err(Refusal::TooFast { task: case.task.clone(), cost, gain });
+        }
         if gain.is_nan() || gain <= 2.0 * standard_error {
             let (task, n_checkpoints) = (case.task.clone(), case.n_checkpoints);
             return Err(Refusal::NoGain { task, n_checkpoints, gain });
@@ -120,7 +128,8 @@ impl Calibration {
 
     /// What it rests on, for a person.
     pub fn describe(&self) -> String {
-        let whose = if self.has_own { "of your own, held towards those of the lab" } else { "of the lab, none of your own" };
+        let whose =
+            if self.has_own { "of your own, held towards those of the lab" } else { "of the lab, none of your own" };
         format!(
             "{} anneals from {} runs {whose}; their forecasts, each run left out in turn, are off by {:.1} % of the merge's gain (one standard deviation)",
             self.n_cases,
@@ -137,12 +146,17 @@ impl Calibration {
 
 fn within(what: &'static str, value: f64, [low, high]: [f64; 2]) -> Result<(), Refusal> {
     let slack = 1e-9;
-    if value >= low - slack && value <= high + slack { Ok(()) } else { Err(Refusal::OutsideDomain { what, value, low, high }) }
+    if value >= low - slack && value <= high + slack {
+        Ok(())
+    } else {
+        Err(Refusal::OutsideDomain { what, value, low, high })
+    }
 }
 
 /// What can be learned from: mean losses whose truth is known and whose merge gains something.
 fn losses(cases: &[Case]) -> Vec<&Case> {
-    let is_useful = |case: &&Case| !case.is_accuracy() && case.truth.is_some() && case.merge_gain() > 0.0;
+    let is_useful =
+        |case: &&Case| !case.is_accuracy() && case.truth.is_some() && case.merge_gain() > case.lag_cost().max(0.0);
     cases.iter().filter(is_useful).collect()
 }
 

@@ -67,6 +67,11 @@ impl Case {
         self.cost(self.raw) - self.cost(self.full)
     }
 
+    /// What the first half of the span costs the mean: positive where the second half alone is better.
+    pub fn lag_cost(&self) -> f64 {
+        self.cost(self.full) - self.cost(self.half)
+    }
+
     /// What the anneal gains over the newest checkpoint.
     pub fn anneal_gain(&self) -> Option<f64> {
         Some(self.cost(self.raw) - self.cost(self.truth?))
@@ -103,7 +108,7 @@ impl Case {
     /// fewer checkpoints over the same span cost, shape what a curve lags more than a line would.
     pub fn terms(&self) -> [f64; N_TERMS] {
         let gain = self.merge_gain();
-        let lag = (self.cost(self.full) - self.cost(self.half)) / gain;
+        let lag = self.lag_cost() / gain;
         let noise = (self.cost(self.thin) - self.cost(self.full)) / gain;
         [1.0, lag, noise, self.length_share(), 6.0 * (self.lag_share() - 0.5) * lag]
     }
@@ -131,7 +136,10 @@ pub fn read_cases(text: &str) -> Result<Vec<Case>, Error> {
         let fault = |what: String| Error::CaseForm { line: i + 1, what };
         let case: Case = serde_json::from_str(line).map_err(|error| fault(error.to_string()))?;
         if case.kind != CASE_KIND || case.version != CASE_VERSION {
-            return Err(fault(format!("`{}` version {}, not a `{CASE_KIND}` version {CASE_VERSION}", case.kind, case.version)));
+            return Err(fault(format!(
+                "`{}` version {}, not a `{CASE_KIND}` version {CASE_VERSION}",
+                case.kind, case.version
+            )));
         }
         let numbers = [case.raw, case.full, case.half, case.thin, case.truth.unwrap_or(0.0), case.floor];
         if !numbers.iter().all(|number| number.is_finite()) {

@@ -194,10 +194,11 @@ fn propose_window(
 ) -> Result<Result<ProposalRow, Unsupported>, Error> {
     let first = scored.first().and_then(|raw| raw.scores.tasks.iter().find(|task| !task.higher_is_better).cloned());
     let Some(like) = first else { return Ok(Err(Unsupported::TooFewWindows)) };
-    let windows: Vec<(&Vec<TrajectoryCheckpoint>, &ModelScores)> = [&probes.raw, &probes.full, &probes.half, &probes.thin]
-        .into_iter()
-        .zip(scored.iter().map(|one| &one.scores))
-        .collect();
+    let windows: Vec<(&Vec<TrajectoryCheckpoint>, &ModelScores)> =
+        [&probes.raw, &probes.full, &probes.half, &probes.thin]
+            .into_iter()
+            .zip(scored.iter().map(|one| &one.scores))
+            .collect();
     let mut scored_windows = Vec::new();
     let mut items: Vec<Arc<TaskScores>> = Vec::new();
     for (window, scores) in windows {
@@ -220,3 +221,6 @@ fn weighing_of(window: &[TrajectoryCheckpoint], end_step: u64) -> Weighing {
     let steps_before_end = window.iter().map(|one| end_step.saturating_sub(one.step.0) as f64).collect();
     Weighing { steps_before_end, coefficients: vec![1.0 / window.len().max(1) as f64; window.len()] }
 }
+
+#[cfg(test)]
+mod tests;

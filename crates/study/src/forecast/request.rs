@@ -25,7 +25,9 @@ pub enum Refusal {
     #[error("nothing says where the learning rate is constant: the log has no learning rate")]
     NoPhases,
     /// The windows would end in an anneal that was really run.
-    #[error("step {end_step} lies beyond the stable phase, which ends at step {stable_end}: the run is annealed already")]
+    #[error(
+        "step {end_step} lies beyond the stable phase, which ends at step {stable_end}: the run is annealed already"
+    )]
     AlreadyAnnealed {
         /// What was asked.
         end_step: u64,
@@ -33,7 +35,9 @@ pub enum Refusal {
         stable_end: u64,
     },
     /// The anneal would begin before the learning rate was constant.
-    #[error("an anneal of {anneal_steps} steps to step {end_step} would begin before the stable phase, which begins at step {stable_start}")]
+    #[error(
+        "an anneal of {anneal_steps} steps to step {end_step} would begin before the stable phase, which begins at step {stable_start}"
+    )]
     BeginsTooEarly {
         /// What was asked.
         end_step: u64,
@@ -55,13 +59,28 @@ pub enum Refusal {
         needed: usize,
     },
     /// Averaging gains nothing, so there is nothing to measure an anneal by.
-    #[error("the mean of {n_checkpoints} checkpoints does not beat the newest one on `{task}` beyond noise ({gain:+.4})")]
+    #[error(
+        "the mean of {n_checkpoints} checkpoints does not beat the newest one on `{task}` beyond noise ({gain:+.4})"
+    )]
     NoGain {
         /// The task.
         task: String,
         /// Checkpoints of the mean.
         n_checkpoints: usize,
         /// What it gains.
+        gain: f64,
+    },
+    /// The run still moves so fast that the mean over the span is more lag than anything else.
+    #[error(
+        "the run moves too fast on `{task}` for an anneal of this length: the first half of its span costs the mean \
+         {cost:.4}, and the mean gains {gain:.4}"
+    )]
+    TooFast {
+        /// The task.
+        task: String,
+        /// What the first half costs the mean.
+        cost: f64,
+        /// What the mean gains over the newest checkpoint.
         gain: f64,
     },
     /// Nothing like it was seen.
@@ -92,10 +111,14 @@ impl Refusal {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::NoPhases => "say so with `--stable FROM..TO`, or give the log with `--log FILE`",
-            Self::AlreadyAnnealed { .. } => "take an earlier end with `--end-step`, or simply score the annealed checkpoint",
-            Self::BeginsTooEarly { .. } => "take a shorter anneal, or a later end",
+            Self::AlreadyAnnealed { .. } => {
+                "take an earlier end with `--end-step`, or simply score the annealed checkpoint"
+            }
+            Self::BeginsTooEarly { .. } | Self::TooFast { .. } => "take a shorter anneal, or a later end",
             Self::TooFewCheckpoints { .. } => "take a longer anneal, or save checkpoints more often",
-            Self::NoGain { .. } => "a larger suite may show a difference; else the run has no noise that an anneal would remove",
+            Self::NoGain { .. } => {
+                "a larger suite may show a difference; else the run has no noise that an anneal would remove"
+            }
             Self::OutsideDomain { .. } | Self::UnknownCurve { .. } | Self::NothingLearned => {
                 "give cases of your own anneals with `--calibrate FILE` (`--save-cases` writes them)"
             }
@@ -142,7 +165,8 @@ pub fn find_probes(trajectory: &Trajectory, request: &ForecastRequest) -> Result
     let first = end_step.saturating_sub(anneal_steps);
     let within: Vec<&TrajectoryCheckpoint> =
         trajectory.finished().filter(|one| one.step.0 > first && one.step.0 <= end_step).collect();
-    let too_few = || Refusal::TooFewCheckpoints { end_step, anneal_steps, found: within.len(), needed: MIN_CHECKPOINTS };
+    let too_few =
+        || Refusal::TooFewCheckpoints { end_step, anneal_steps, found: within.len(), needed: MIN_CHECKPOINTS };
     let (Some(newest), true) = (within.last(), within.len() >= MIN_CHECKPOINTS) else { return Err(too_few()) };
     let full = spread(&within, MAX_CHECKPOINTS);
     let middle = end_step - anneal_steps / 2;
