@@ -76,6 +76,11 @@ pub enum RecoveryNote {
         /// Their steps.
         steps: Vec<Step>,
     },
+    /// The checkpoint one step before the onset is passed over: the loss of the onset is that of its parameters.
+    AtOnset {
+        /// Its step.
+        step: Step,
+    },
     /// There are fewer than three.
     Fewer {
         /// How many.
@@ -93,7 +98,9 @@ pub enum RecoveryNote {
 impl fmt::Display for RecoveryNote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CameBack { end } => write!(f, "the loss came back by itself at step {end}: it may not need to be resumed"),
+            Self::CameBack { end } => {
+                write!(f, "the loss came back by itself at step {end}: it may not need to be resumed")
+            }
             Self::EarlierSpikeLasts { onset, latest_onset } => write!(
                 f,
                 "the spike at step {latest_onset} stands on the level that the one at step {onset} left behind: checkpoints \
@@ -108,8 +115,13 @@ impl fmt::Display for RecoveryNote {
                 let steps: Vec<String> = steps.iter().map(ToString::to_string).collect();
                 write!(f, "passed over, because they lie within an earlier spike: step {}", steps.join(", "))
             }
-            Self::Fewer { n: 1 } => f.write_str("only one checkpoint lies before the onset: resume from it, there is no merge"),
-            Self::Fewer { n } => write!(f, "only {n} checkpoints lie before the onset"),
+            Self::AtOnset { step } => {
+                write!(f, "passed over: step {step}, whose parameters may have given the loss of the onset")
+            }
+            Self::Fewer { n: 1 } => {
+                f.write_str("only one sound checkpoint lies before the onset: resume from it, there is no merge")
+            }
+            Self::Fewer { n } => write!(f, "only {n} sound checkpoints lie before the onset"),
             Self::RateWasRaised { before, at_onset } => write!(
                 f,
                 "the learning rate was {at_onset} at the onset and {before} at the newest source: look for the cause there"
@@ -144,7 +156,9 @@ impl RecoveryPlan {
 /// Proposes up to three checkpoints before the latest onset.
 ///
 /// The latest spike counts, unless it stands on a level that an earlier one left behind: a run that has diverged has spikes on
-/// its plateau, and checkpoints from there are no way back. Checkpoints within earlier spikes are passed over.
+/// its plateau, and checkpoints from there are no way back. Passed over are checkpoints within earlier spikes, and the one
+/// a single step before the onset, unless it is the only one: a loss is computed before the update of its step, so the
+/// loss of the onset is that of these parameters, and an update that went wrong is in them.
 ///
 /// # Errors
 /// `NoSpike` where none was found; `NothingBeforeSpike` where no finished checkpoint is older than the onset.
@@ -162,9 +176,16 @@ pub fn plan_recovery(trajectory: &Trajectory, search: &SpikeSearch) -> Result<Re
         earlier.clone().any(|other| other.onset <= step && other.end.is_some_and(|end| step < end))
     };
     let before = || trajectory.finished().filter(|checkpoint| checkpoint.step < spike.onset);
-    let mut sources: Vec<TrajectoryCheckpoint> =
-        before().rev().filter(|checkpoint| !is_within(checkpoint.step)).take(MAX_SOURCES).cloned().collect();
-    sources.reverse();
+    let mut sound: Vec<&TrajectoryCheckpoint> = before().filter(|checkpoint| !is_within(checkpoint.step)).collect();
+    if let Some(last) = sound.pop_if(|last| last.step.0 + 1 == spike.onset.0) {
+        if sound.is_empty() {
+            sound.push(last);
+        } else {
+            notes.push(RecoveryNote::AtOnset { step: last.step });
+        }
+    }
+    let n_older = sound.len().saturating_sub(MAX_SOURCES);
+    let sources: Vec<TrajectoryCheckpoint> = sound.into_iter().skip(n_older).cloned().collect();
     let (Some(oldest), Some(newest)) = (sources.first(), sources.last()) else {
         let oldest = trajectory.finished().next().map(|checkpoint| checkpoint.step);
         return Err(Error::NothingBeforeSpike { onset: spike.onset, oldest });

@@ -103,12 +103,7 @@ pub struct TrainerInstructions {
 
 impl StatePolicy {
     /// The policy of a checkpoint to resume from, before or at the newest source.
-    pub fn for_recovery(
-        plan: &RecoveryPlan,
-        checkpoint: PathBuf,
-        moments: MomentsPolicy,
-        data: DataPolicy,
-    ) -> Self {
+    pub fn for_recovery(plan: &RecoveryPlan, checkpoint: PathBuf, moments: MomentsPolicy, data: DataPolicy) -> Self {
         let step = plan.sources.last().map_or(0, |newest| newest.step.0);
         let advice = match plan.learning_rate {
             Some(rate) => format!("the schedule's at step {step}, where the log has {rate}"),
@@ -250,11 +245,9 @@ impl StatePolicy {
             lines.push("Trainer does not average moments: these are the newest source's".to_owned());
         }
         lines.extend(match (self.purpose, self.data, goes_on) {
-            (StartPurpose::Recovery, DataPolicy::Skip, _) => self.dataset_from(if goes_on {
-                ", with ignore_data_skip=True"
-            } else {
-                ""
-            }),
+            (StartPurpose::Recovery, DataPolicy::Skip, _) => {
+                self.dataset_from(if goes_on { ", with ignore_data_skip=True" } else { "" })
+            }
             (StartPurpose::Recovery, DataPolicy::Replay, true) => {
                 Some("the data go on at that step by themselves: leave ignore_data_skip at False".to_owned())
             }
@@ -274,7 +267,9 @@ impl StatePolicy {
     fn for_torchtitan(&self) -> Vec<String> {
         let checkpoint = self.checkpoint.display();
         let mut lines = vec![
-            format!("--checkpoint.enable --checkpoint.initial_load_path \"{checkpoint}\" --checkpoint.initial_load_in_hf"),
+            format!(
+                "--checkpoint.enable --checkpoint.initial_load_path \"{checkpoint}\" --checkpoint.initial_load_in_hf"
+            ),
             "with an empty checkpoint.folder: parameters alone are loaded, so moments, schedule and data begin anew"
                 .to_owned(),
         ];

@@ -145,7 +145,8 @@ fn looked_at(trajectory: &Trajectory, search: &SpikeSearch) -> String {
     if search.spikes.is_empty() {
         let threshold = search.threshold;
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "no spike: none stands {threshold} standard deviations of the log's noise above its level");
+        let _ =
+            writeln!(text, "no spike: none stands {threshold} standard deviations of the log's noise above its level");
         return text;
     }
     for spike in &search.spikes {
@@ -187,7 +188,11 @@ pub(crate) fn describe_policy(text: &mut String, policy: &StatePolicy) {
         (None, _) => writeln!(text, "steps: from 0"),
         (Some(step), 0) => writeln!(text, "steps: from {step}; data: replayed from there"),
         (Some(step), n) => {
-            writeln!(text, "steps: from {step}; data: {n} steps passed over, to go on with those of step {}", step + n + 1)
+            writeln!(
+                text,
+                "steps: from {step}; data: {n} steps passed over, to go on with those of step {}",
+                step + n + 1
+            )
         }
     };
     for one in policy.instructions() {
