@@ -19,8 +19,8 @@ use thalweg_trajectory::{
 const RATE: f64 = 0.003;
 
 /// Noise of standard deviation 1, the same on each call: sums of twelve uniform numbers.
-fn noise(n: usize, seed: u64) -> Vec<f64> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+fn noise(n: usize, seed: usize) -> Vec<f64> {
+    let mut state = (seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut uniform = || {
         state ^= state << 13;
         state ^= state >> 7;
@@ -31,7 +31,7 @@ fn noise(n: usize, seed: u64) -> Vec<f64> {
 }
 
 /// A falling loss with noise, an entry every ten steps from step 10 on.
-fn quiet(n: usize, sigma: f64, seed: u64) -> Vec<f64> {
+fn quiet(n: usize, sigma: f64, seed: usize) -> Vec<f64> {
     noise(n, seed).iter().enumerate().map(|(i, x)| 2.0 + 2.0 * (10.0 / (i as f64 + 10.0)).sqrt() + sigma * x).collect()
 }
 
@@ -72,13 +72,13 @@ fn all_kinds(losses: &[f64]) -> [StepLog; 4] {
 fn spikes_of_ten_standard_deviations_are_found_in_logs_of_every_kind() {
     let mut n_made = 0;
     for seed in 1..=24 {
-        let sigma = [0.01, 0.03, 0.1][seed as usize % 3];
-        let height = [10.5, 15.0, 40.0][seed as usize / 3 % 3];
+        let sigma = [0.01, 0.03, 0.1][seed % 3];
+        let height = [10.5, 15.0, 40.0][seed / 3 % 3];
         let mut losses = quiet(600, sigma, seed);
-        let onsets = [200 + 3 * seed as usize, 400 + 5 * seed as usize];
+        let onsets = [200 + 3 * seed, 400 + 5 * seed];
         for (n, &onset) in onsets.iter().enumerate() {
             // One entry, or up at once and down over ten. Noise must not make the peak lower than it is said to be.
-            let length = [1, 10][(seed as usize + n) % 2];
+            let length = [1, 10][(seed + n) % 2];
             for i in 0..length {
                 let share = 1.0 - i as f64 / length as f64;
                 losses[onset + i] = losses[onset + i].max(2.0 + 2.0 * (10.0 / ((onset + i) as f64 + 10.0)).sqrt());
@@ -101,7 +101,7 @@ fn spikes_of_ten_standard_deviations_are_found_in_logs_of_every_kind() {
 #[test]
 fn quiet_logs_of_every_kind_have_no_spikes() {
     for seed in 1..=24 {
-        for (kind, log) in all_kinds(&quiet(600, [0.01, 0.03, 0.1][seed as usize % 3], seed)).iter().enumerate() {
+        for (kind, log) in all_kinds(&quiet(600, [0.01, 0.03, 0.1][seed % 3], seed)).iter().enumerate() {
             assert_eq!(search_spikes(log, &SpikeOptions::default()).spikes, [], "kind {kind}, seed {seed}");
         }
     }
