@@ -45,6 +45,10 @@ pub(crate) enum Command {
     Forecast(ForecastArgs),
     /// Geometry of a trajectory: distances, cosines, principal components beside their null values
     Explain(ExplainArgs),
+    /// Find spikes of the loss and propose, or write, the checkpoint to resume from
+    Recover(RecoverArgs),
+    /// Write a start point for continued training or fine-tuning, with the policy for its training state
+    Init(InitArgs),
     /// Train a small model from a config: a run folder like any other, or a grid of them
     Train(TrainArgs),
     /// Train, anneal, merge and compare a small model in minutes, ending in a page
@@ -604,6 +608,83 @@ pub(crate) struct ExplainArgs {
     /// Upper limit of resident memory
     #[arg(long, value_name = "SIZE", default_value = "256MB")]
     pub(crate) memory: ByteSize,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  thalweg recover runs/my-run                         is there a spike, and what to resume from
+  thalweg recover runs/my-run --log events.out.tfevents.1 -o restart
+
+The exit code is 1 where the log shows no spike.")]
+pub(crate) struct RecoverArgs {
+    /// A run folder
+    pub(crate) run_path: PathBuf,
+    /// Write the merge of the proposed checkpoints here, with the policy beside it
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) out: Option<PathBuf>,
+    /// The optimizer's moments: zero, those of the newest source, or the sources' average
+    #[arg(long, value_enum, default_value_t = MomentsChoice::Newest)]
+    pub(crate) moments: MomentsChoice,
+    /// The batches from the newest source to the end of the spike
+    #[arg(long, value_enum, default_value_t = DataChoice::Skip)]
+    pub(crate) data: DataChoice,
+    /// Scheme with its parameter, such as wma or ema:0.2
+    #[arg(long, value_name = "SCHEME", default_value = "sma")]
+    pub(crate) scheme: String,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) execution: ExecutionArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MomentsChoice {
+    Reset,
+    Newest,
+    Average,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DataChoice {
+    Skip,
+    Replay,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StartChoice {
+    Cpt,
+    Sft,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  thalweg init runs/my-run --for cpt -o start
+  thalweg init runs/my-run --for sft --count 10 --interval-tokens 8B -o start
+
+Without a selection: the newest ten checkpoints at most, of one phase, none from before the last fifth of the run.")]
+pub(crate) struct InitArgs {
+    /// A run folder
+    pub(crate) run_path: PathBuf,
+    /// Continued pre-training, or fine-tuning
+    #[arg(long = "for", value_enum, value_name = "PURPOSE")]
+    pub(crate) purpose: StartChoice,
+    /// Folder of the start point
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    #[command(flatten)]
+    pub(crate) scheme: SchemeArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) execution: ExecutionArgs,
 }
 
 #[derive(Debug, Args)]

@@ -41,6 +41,8 @@ fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Err
         Command::Eval(args) => command::eval::run(args, &world, messages),
         Command::Forecast(args) => command::forecast::run(args, &world, messages),
         Command::Explain(args) => command::explain::run(args, &world, messages),
+        Command::Recover(args) => command::recover::run(args, &world, messages),
+        Command::Init(args) => command::init::run(args, &world, messages),
         Command::Train(args) => command::train::run(args, &world, messages),
         Command::Demo(args) => command::demo::run(args, &world, messages),
         Command::Report(args) => command::report::run(args, &world, messages),

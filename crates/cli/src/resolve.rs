@@ -159,6 +159,18 @@ fn weigh(args: &SchemeArgs, ingredients: &Ingredients) -> Result<(Coefficients, 
     Ok((order.apply(&coefficients), name))
 }
 
+/// The plan of one merge of a window by a scheme.
+pub(crate) fn window_plan(
+    window: &[Chosen],
+    scheme: &Scheme,
+    args: &OutputArgs,
+    out: &Path,
+    world: &World<'_>,
+) -> Result<MergePlan, Error> {
+    let coefficients = scheme_coefficients(scheme, window)?;
+    Ok(MergePlan::new(vec![output_plan(window, &coefficients, scheme.to_string(), args, out, world)?])?)
+}
+
 /// A power profile depends on the steps themselves; the other schemes on their number.
 pub(crate) fn scheme_coefficients(scheme: &Scheme, chosen: &[Chosen]) -> Result<Coefficients, Error> {
     let steps: Option<Vec<u64>> = chosen.iter().map(|one| one.step).collect();

@@ -141,6 +141,12 @@ fn range_or_all(args: &SelectionArgs, end: WindowEnd) -> Result<WindowSpec, Erro
     }
 }
 
+/// The learning rate that the log has at a step, or at the last one before it.
+pub(crate) fn learning_rate_at(trajectory: &Trajectory, step: u64) -> Option<f64> {
+    let rates = trajectory.log()?.learning_rates();
+    rates.take_while(|(at, _)| at.0 <= step).last().map(|(_, rate)| rate)
+}
+
 /// The root of the local Hugging Face cache, where models are found by name.
 pub(crate) fn hub_cache_root() -> Option<PathBuf> {
     let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);

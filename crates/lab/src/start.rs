@@ -68,13 +68,14 @@ pub(crate) fn start_from(
             "it is a merge, and nothing says what becomes of the optimizer's moments",
             Some("add `moments = \"reset\"`, `\"newest\"` or `\"average\"` to `[start]`"),
         )),
-        (None, Some(policy)) if is_average && policy != MomentsPolicy::Average => {
+        // A checkpoint of a run, or an average that it kept, has a state of its own.
+        (None, Some(policy)) if policy != MomentsPolicy::Average => {
             let state = state_of(&run.storage, &path, params.len())?;
             Ok(with_moments(params, state, policy))
         }
         (None, Some(_)) => Err(refuse(
-            "it has no receipt that names its sources",
-            Some("take a checkpoint that `thalweg merge` wrote, or leave `moments` out"),
+            "it has no receipt that names its sources, whose moments could be averaged",
+            Some("take a checkpoint that `thalweg merge` wrote, or `moments = \"newest\"` or `\"reset\"`"),
         )),
         (Some(receipt), Some(policy)) => from_merge(params, &receipt, policy, model, run),
     }

@@ -1,5 +1,7 @@
 //! What can go wrong in a study.
 
+use thalweg_trajectory::Step;
+
 /// Why a study or its report could not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -79,12 +81,36 @@ pub enum Error {
         /// The version that it names.
         version: u64,
     },
+    /// A log without a spike, where one is to be left behind.
+    #[error("the step log shows no spike")]
+    NoSpike,
+    /// No checkpoint to go back to.
+    #[error("no finished checkpoint lies before the spike at step {onset}{}", show_oldest(*oldest))]
+    NothingBeforeSpike {
+        /// First step of the spike.
+        onset: Step,
+        /// The oldest finished checkpoint, if there is one.
+        oldest: Option<Step>,
+    },
+    /// A run whose checkpoints make no start point.
+    #[error("a start point needs two checkpoints of the newest phase, and step {newest} is alone there")]
+    StartTooShort {
+        /// The newest finished checkpoint.
+        newest: Step,
+    },
+    /// A run without finished checkpoints.
+    #[error("the run has no finished checkpoint")]
+    NoCheckpoint,
     /// A record that contradicts itself.
     #[error("the report is not whole: {what}")]
     ReportContent {
         /// What does not fit.
         what: String,
     },
+}
+
+fn show_oldest(oldest: Option<Step>) -> String {
+    oldest.map_or_else(String::new, |step| format!("; the oldest is step {step}"))
 }
 
 impl Error {
@@ -101,10 +127,16 @@ impl Error {
             | Self::Storage(_)
             | Self::MeasureMissing { .. }
             | Self::TooFewDocuments { .. }
-            | Self::WorkerDied => None,
+            | Self::WorkerDied
+            | Self::NoCheckpoint => None,
             Self::CaseForm { .. } => {
                 Some("`thalweg forecast ... --save-cases FILE --truth CKPT` writes cases".to_owned())
             }
+            Self::NoSpike => Some("name another log with `--log`".to_owned()),
+            Self::NothingBeforeSpike { .. } => {
+                Some("start the run again, with a lower learning rate or a longer warmup".to_owned())
+            }
+            Self::StartTooShort { .. } => Some("choose checkpoints yourself, for example `--last 3`".to_owned()),
             Self::ReportForm { .. } | Self::ReportContent { .. } => {
                 Some("run the command that made it again: it goes on from what is there".to_owned())
             }

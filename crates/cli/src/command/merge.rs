@@ -171,7 +171,7 @@ pub(crate) fn document(plan: &MergePlan, outcomes: &[MergeOutcome]) -> serde_jso
     document
 }
 
-fn describe(outcome: &MergeOutcome) -> String {
+pub(crate) fn describe(outcome: &MergeOutcome) -> String {
     let receipt = &outcome.receipt;
     let path = outcome.path.display();
     if outcome.was_done {

@@ -336,9 +336,11 @@ fn recipes_are_read_and_their_mistakes_are_shown() {
 
 #[test]
 fn every_command_has_help() {
-    for command in
-        ["", "inspect", "plan", "merge", "sweep", "verify", "diff", "eval", "explain", "train", "demo", "report"]
-    {
+    let commands = [
+        "", "inspect", "plan", "merge", "sweep", "verify", "diff", "eval", "explain", "recover", "init", "train",
+        "demo", "report",
+    ];
+    for command in commands {
         let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
         let output = run(&arguments);
         assert!(output.status.success());

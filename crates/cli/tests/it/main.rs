@@ -6,6 +6,7 @@ mod commands;
 mod eval;
 mod kill;
 mod mergekit_faults;
+mod recover;
 mod report;
 mod support;
 mod train;

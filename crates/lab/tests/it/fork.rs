@@ -85,6 +85,25 @@ fn averaged_moments_of_equal_sources_are_those_of_the_source() {
 }
 
 #[test]
+fn a_checkpoint_of_a_run_starts_with_its_moments_reset_where_that_is_said() {
+    let world = World::new();
+    world.train(TINY, "run");
+    world.merge("same", &[(9, "1")], "1");
+    let start = |from: &str, moments: &str| fork(&format!("from = \"{from}\"\nstate = \"full\"\n{moments}"));
+    for policy in ["reset", "newest"] {
+        let moments = format!("moments = \"{policy}\"\n");
+        world.train(&start("run/step-9", &moments), &format!("run-{policy}"));
+        world.train(&start("same", &moments), &format!("same-{policy}"));
+        let bytes = |from: &str| world.bytes(&format!("{from}-{policy}/step-12/model.safetensors"));
+        assert!(bytes("run") == bytes("same"), "{policy}");
+    }
+    let bytes = |policy: &str| world.bytes(&format!("run-{policy}/step-12/model.safetensors"));
+    assert!(bytes("reset") != bytes("newest"));
+    let error = world.train_until(&start("run/step-9", "moments = \"average\"\n"), "refused", 0).unwrap_err();
+    assert!(error.to_string().contains("no receipt that names its sources"), "{error}");
+}
+
+#[test]
 fn a_start_without_a_state_says_what_to_do() {
     let world = World::new();
     world.train(&TINY.replace("keep_states = 0", "keep_states = 1"), "run");

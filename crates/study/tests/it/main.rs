@@ -6,4 +6,6 @@ mod demo;
 #[cfg(test)]
 mod page;
 #[cfg(test)]
+mod recover;
+#[cfg(test)]
 mod sample;

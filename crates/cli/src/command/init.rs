@@ -1,0 +1,72 @@
+//! `thalweg init`: a start point for continued training or fine-tuning, with its policy.
+
+use serde_json::json;
+use thalweg_merge::engine::MergeOutcome;
+use thalweg_merge::receipt::RECEIPT_NAME;
+use thalweg_study::start_policy::{StartPurpose, StartSource, StatePolicy};
+use thalweg_study::start_window::default_start_window;
+use thalweg_trajectory::Trajectory;
+
+use crate::args::{InitArgs, StartChoice};
+use crate::command::Outcome;
+use crate::command::merge::{describe, execute};
+use crate::command::recover::{describe_policy, publish_policy};
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+use crate::resolve::{Chosen, parse_scheme, window_plan};
+use crate::run::{chosen, is_selection_empty, learning_rate_at, open_trajectory, select};
+
+pub(crate) fn run(args: &InitArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    let scheme = parse_scheme(&args.scheme)?;
+    let trajectory = open_trajectory(&args.run_path, &args.run, world, messages)?;
+    let window = window(args, &trajectory, messages)?;
+    let merge = window_plan(&window, &scheme, &args.output, &args.out, world)?;
+    let outcome = execute(&merge, &args.execution, world)?.pop();
+    let policy = policy(args, &trajectory, &window, world)?;
+    publish_policy(&policy, &args.out, world)?;
+    messages.json(&document(&policy, outcome.as_ref()));
+    let mut text: String = outcome.iter().map(describe).collect();
+    describe_policy(&mut text, &policy);
+    messages.text(&text);
+    Ok(Outcome::Done)
+}
+
+fn window(args: &InitArgs, trajectory: &Trajectory, messages: &Messages) -> Result<Vec<Chosen>, Error> {
+    if !is_selection_empty(&args.selection) {
+        return select(trajectory, &args.selection, messages);
+    }
+    let window = default_start_window(trajectory)?;
+    if let (Some(first), Some(last)) = (window.first(), window.last()) {
+        messages.note(format!("window: {} checkpoints, steps {} to {}", window.len(), first.step, last.step));
+    }
+    Ok(window.iter().map(chosen).collect())
+}
+
+fn policy(
+    args: &InitArgs,
+    trajectory: &Trajectory,
+    window: &[Chosen],
+    world: &World<'_>,
+) -> Result<StatePolicy, Error> {
+    let purpose = match args.purpose {
+        StartChoice::Cpt => StartPurpose::Cpt,
+        StartChoice::Sft => StartPurpose::Sft,
+    };
+    let sources: Vec<_> = window.iter().map(|one| StartSource { path: one.path.clone(), step: one.step }).collect();
+    let newest = window.last().and_then(|newest| newest.step);
+    let rate = newest.and_then(|step| learning_rate_at(trajectory, step));
+    Ok(StatePolicy::for_start(purpose, sources, world.storage.canonical_path(&args.out)?, rate))
+}
+
+fn document(policy: &StatePolicy, outcome: Option<&MergeOutcome>) -> serde_json::Value {
+    json!({
+        "kind": "thalweg-init",
+        "version": 1,
+        "sources": policy.sources,
+        "policy": policy,
+        "instructions": policy.instructions(),
+        "receipt": outcome.map(|outcome| outcome.path.join(RECEIPT_NAME)),
+        "was_done": outcome.map(|outcome| outcome.was_done),
+    })
+}

@@ -1,0 +1,204 @@
+//! `thalweg recover`: spikes of a step log, and the checkpoint to resume from.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use serde_json::json;
+use thalweg_lab::config::MomentsPolicy;
+use thalweg_merge::engine::MergeOutcome;
+use thalweg_merge::receipt::RECEIPT_NAME;
+use thalweg_merge::scheme::{Scheme, SchemeParameters};
+use thalweg_storage::publish::publish_file;
+use thalweg_study::recover::{RecoveryPlan, SpikeSearch, plan_recovery, search_spikes, spike_row};
+use thalweg_study::start_policy::{DataPolicy, START_NAME, StatePolicy, moments_name};
+use thalweg_trajectory::{SpikeOptions, Trajectory};
+
+use crate::args::{DataChoice, MomentsChoice, RecoverArgs};
+use crate::command::Outcome;
+use crate::command::merge::{describe, execute};
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+use crate::resolve::window_plan;
+use crate::run::{chosen, open_trajectory};
+
+/// Where a merge would be, as long as nobody has said.
+const UNWRITTEN: &str = "OUT";
+
+pub(crate) fn run(args: &RecoverArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    let scheme = Scheme::parse(&args.scheme, SchemeParameters::default())?;
+    let trajectory = open_trajectory(&args.run_path, &args.run, world, messages)?;
+    let Some(log) = trajectory.log() else {
+        return Err(Error::usage_with_hint(
+            format!("`{}` has no step log, and spikes are found in one", trajectory.path().display()),
+            "name it with `--log`: JSON lines, CSV, trainer_state.json or a TensorBoard event file",
+        ));
+    };
+    let search = search_spikes(log, &SpikeOptions::default());
+    if search.spikes.is_empty() {
+        messages.json(&document(&trajectory, &search, None));
+        messages.text(&looked_at(&trajectory, &search));
+        return Ok(Outcome::No);
+    }
+    let plan = plan_recovery(&trajectory, &search)?;
+    let moments = moments_policy(args.moments, &plan, messages);
+    let proposal = propose(args, &plan, moments, world)?;
+    let outcome = write(args, &scheme, &plan, &proposal, world)?;
+    messages.json(&document(&trajectory, &search, Some((&plan, &proposal, outcome.as_ref()))));
+    let mut text = looked_at(&trajectory, &search);
+    describe_proposal(&mut text, args, &scheme, &plan, &proposal);
+    text.extend(outcome.iter().map(describe));
+    messages.text(&text);
+    plan.notes.iter().for_each(|note| messages.note(note));
+    if plan.sources.len() == 1 && args.out.is_some() {
+        messages.note("nothing was written: one checkpoint makes no merge");
+    }
+    Ok(Outcome::Done)
+}
+
+/// One checkpoint has no moments but its own to average.
+fn moments_policy(choice: MomentsChoice, plan: &RecoveryPlan, messages: &Messages) -> MomentsPolicy {
+    match choice {
+        MomentsChoice::Reset => MomentsPolicy::Reset,
+        MomentsChoice::Newest => MomentsPolicy::Newest,
+        MomentsChoice::Average if plan.sources.len() > 1 => MomentsPolicy::Average,
+        MomentsChoice::Average => {
+            messages.note("the average of one checkpoint's moments is its own: `newest`");
+            MomentsPolicy::Newest
+        }
+    }
+}
+
+fn propose(
+    args: &RecoverArgs,
+    plan: &RecoveryPlan,
+    moments: MomentsPolicy,
+    world: &World<'_>,
+) -> Result<StatePolicy, Error> {
+    let data = match args.data {
+        DataChoice::Skip => DataPolicy::Skip,
+        DataChoice::Replay => DataPolicy::Replay,
+    };
+    let checkpoint = match (plan.sources.as_slice(), &args.out) {
+        ([only], _) => only.path.clone(),
+        (_, Some(out)) => world.storage.canonical_path(out)?,
+        (_, None) => UNWRITTEN.into(),
+    };
+    Ok(StatePolicy::for_recovery(plan, checkpoint, moments, data))
+}
+
+/// Merges, where there is more than one source and a place, and puts the policy beside the merge.
+fn write(
+    args: &RecoverArgs,
+    scheme: &Scheme,
+    plan: &RecoveryPlan,
+    policy: &StatePolicy,
+    world: &World<'_>,
+) -> Result<Option<MergeOutcome>, Error> {
+    let Some(out) = args.out.as_ref().filter(|_| policy.is_merge()) else { return Ok(None) };
+    let window: Vec<_> = plan.sources.iter().map(chosen).collect();
+    let merge = window_plan(&window, scheme, &args.output, out, world)?;
+    let outcome = execute(&merge, &args.execution, world)?.pop();
+    publish_policy(policy, out, world)?;
+    Ok(outcome)
+}
+
+/// Writes the policy of a start point into its folder.
+pub(crate) fn publish_policy(policy: &StatePolicy, folder: &Path, world: &World<'_>) -> Result<(), Error> {
+    let text = policy.to_json()?;
+    Ok(publish_file(&*world.storage, &folder.join(START_NAME), text.as_bytes())?)
+}
+
+type Proposal<'a> = (&'a RecoveryPlan, &'a StatePolicy, Option<&'a MergeOutcome>);
+
+fn document(trajectory: &Trajectory, search: &SpikeSearch, proposal: Option<Proposal<'_>>) -> serde_json::Value {
+    let mut document = json!({
+        "kind": "thalweg-recover",
+        "version": 1,
+        "spikes": search.spikes.iter().map(spike_row).collect::<Vec<_>>(),
+        "sources": [],
+        "searched": {
+            "log": trajectory.log_path(),
+            "n_losses": search.n_losses,
+            "first_step": search.range.map(|(first, _)| first),
+            "last_step": search.range.map(|(_, last)| last),
+            "threshold": search.threshold,
+        },
+    });
+    if let Some((plan, policy, outcome)) = proposal {
+        document["sources"] = json!(policy.sources);
+        document["spike"] = json!(spike_row(&plan.spike));
+        document["notes"] = plan.notes.iter().map(ToString::to_string).collect();
+        document["policy"] = json!(policy);
+        document["instructions"] = json!(policy.instructions());
+        document["receipt"] = json!(outcome.map(|outcome| outcome.path.join(RECEIPT_NAME)));
+    }
+    document
+}
+
+/// The spikes, or that there is none, with what was looked at.
+fn looked_at(trajectory: &Trajectory, search: &SpikeSearch) -> String {
+    let log = trajectory.log_path().map_or_else(String::new, |path| path.display().to_string());
+    let range = search.range.map_or_else(String::new, |(first, last)| format!(", steps {first} to {last}"));
+    let n = search.n_losses;
+    let mut text = format!("step log `{log}`: {n} losses{range}\n");
+    if search.spikes.is_empty() {
+        let threshold = search.threshold;
+        // Writing to a String cannot fail.
+        let _ =
+            writeln!(text, "no spike: none stands {threshold} standard deviations of the log's noise above its level");
+        return text;
+    }
+    for spike in &search.spikes {
+        let end = spike.end.map_or_else(|| "it did not come back".to_owned(), |end| format!("back at step {end}"));
+        let (onset, peak, signal) = (spike.onset, spike.peak, spike.signal);
+        let _ = writeln!(text, "spike: onset at step {onset}, peak at step {peak}, {end}; seen in the {signal}");
+    }
+    text
+}
+
+fn describe_proposal(
+    text: &mut String,
+    args: &RecoverArgs,
+    scheme: &Scheme,
+    plan: &RecoveryPlan,
+    policy: &StatePolicy,
+) {
+    let onset = plan.spike.onset;
+    // Writing to a String cannot fail.
+    let _ = match plan.sources.as_slice() {
+        [only] => writeln!(text, "\nresume from `{}`, the only checkpoint before step {onset}", only.path.display()),
+        sources => writeln!(text, "\nresume from the {scheme} of {} checkpoints before step {onset}:", sources.len()),
+    };
+    for source in &plan.sources {
+        let _ = writeln!(text, "{:>12}  {}", source.step, source.path.display());
+    }
+    if args.out.is_none() && policy.is_merge() {
+        let _ = writeln!(text, "`-o {UNWRITTEN}` writes it");
+    }
+    describe_policy(text, policy);
+}
+
+/// The policy and what to do in each trainer.
+pub(crate) fn describe_policy(text: &mut String, policy: &StatePolicy) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "\nmoments: {}", moments_name(policy.moments));
+    let _ = writeln!(text, "learning rate: {}", policy.learning_rate.advice);
+    let _ = match (policy.step(), policy.skip_data_steps) {
+        (None, _) => writeln!(text, "steps: from 0"),
+        (Some(step), 0) => writeln!(text, "steps: from {step}; data: replayed from there"),
+        (Some(step), n) => {
+            writeln!(
+                text,
+                "steps: from {step}; data: {n} steps passed over, to go on with those of step {}",
+                step + n + 1
+            )
+        }
+    };
+    for one in policy.instructions() {
+        let _ = writeln!(text, "\n{}:", one.trainer);
+        for line in &one.lines {
+            let _ = writeln!(text, "  {line}");
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! From a spike to the checkpoints to resume from: the merge that the paper calls PMA-init (arXiv 2505.12082, section 4.6).
+//!
+//! Plans and reads nothing. Whether a merge rescues more runs than the newest checkpoint alone is measured in
+//! `docs/results/recovery.md`; the paper has no such control.
+
+use std::fmt;
+
+use serde::Serialize;
+use thalweg_trajectory::{
+    LogEntry, Spike, SpikeOptions, Step, StepLog, Trajectory, TrajectoryCheckpoint, detect_spikes,
+};
+
+use crate::Error;
+use crate::record::SpikeRow;
+use crate::start_policy::DataPolicy;
+
+/// Checkpoints of a proposal: the paper's three.
+pub const MAX_SOURCES: usize = 3;
+/// Entries of a log by which an onset may be off: what the detector is tested for.
+const ONSET_ENTRIES: usize = 3;
+/// Losses whose median is the level before a spike.
+const LEVEL_ENTRIES: usize = 9;
+/// A learning rate this many times higher at the onset than at the newest source is a cause to name.
+const RAISED_RATE: f64 = 1.2;
+
+/// The spikes of a log, and what was looked at for them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SpikeSearch {
+    /// Oldest first.
+    pub spikes: Vec<Spike>,
+    /// Entries with a loss.
+    pub n_losses: usize,
+    /// First and last step with a loss; `None` where there is no loss.
+    pub range: Option<(Step, Step)>,
+    /// Least height of a spike, in standard deviations of the log's own noise.
+    pub threshold: f64,
+}
+
+/// Looks for spikes.
+pub fn search_spikes(log: &StepLog, options: &SpikeOptions) -> SpikeSearch {
+    let steps = || log.losses().map(|(step, _)| step);
+    SpikeSearch {
+        spikes: detect_spikes(log, options),
+        n_losses: steps().count(),
+        range: steps().next().zip(steps().last()),
+        threshold: options.threshold,
+    }
+}
+
+/// Something to know about a proposal.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum RecoveryNote {
+    /// The loss came back by itself.
+    CameBack {
+        /// First step that is back.
+        end: Step,
+    },
+    /// The latest spike stands on a level that an earlier one left behind: that one counts.
+    EarlierSpikeLasts {
+        /// Onset of the earlier one.
+        onset: Step,
+        /// Onset of the latest one.
+        latest_onset: Step,
+    },
+    /// The newest source lies within three log entries of the onset, as far as an onset may be off.
+    NewestMayBeDamaged {
+        /// Its step.
+        step: Step,
+        /// The third entry with a loss before the onset.
+        quiet_until: Step,
+    },
+    /// Checkpoints within an earlier spike are passed over.
+    WithinSpike {
+        /// Their steps.
+        steps: Vec<Step>,
+    },
+    /// The checkpoint one step before the onset is passed over: the loss of the onset is that of its parameters.
+    AtOnset {
+        /// Its step.
+        step: Step,
+    },
+    /// There are fewer than three.
+    Fewer {
+        /// How many.
+        n: usize,
+    },
+    /// The learning rate was higher at the onset than at the newest source.
+    RateWasRaised {
+        /// At the newest source.
+        before: f64,
+        /// At the onset.
+        at_onset: f64,
+    },
+}
+
+impl fmt::Display for RecoveryNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CameBack { end } => {
+                write!(f, "the loss came back by itself at step {end}: it may not need to be resumed")
+            }
+            Self::EarlierSpikeLasts { onset, latest_onset } => write!(
+                f,
+                "the spike at step {latest_onset} stands on the level that the one at step {onset} left behind: checkpoints \
+                 are taken from before step {onset}"
+            ),
+            Self::NewestMayBeDamaged { step, quiet_until } => write!(
+                f,
+                "step {step} may be damaged already: an onset is sure within three log entries, and the third before it \
+                 is step {quiet_until}"
+            ),
+            Self::WithinSpike { steps } => {
+                let steps: Vec<String> = steps.iter().map(ToString::to_string).collect();
+                write!(f, "passed over, because they lie within an earlier spike: step {}", steps.join(", "))
+            }
+            Self::AtOnset { step } => {
+                write!(f, "passed over: step {step}, whose parameters may have given the loss of the onset")
+            }
+            Self::Fewer { n: 1 } => {
+                f.write_str("only one sound checkpoint lies before the onset: resume from it, there is no merge")
+            }
+            Self::Fewer { n } => write!(f, "only {n} sound checkpoints lie before the onset"),
+            Self::RateWasRaised { before, at_onset } => write!(
+                f,
+                "the learning rate was {at_onset} at the onset and {before} at the newest source: look for the cause there"
+            ),
+        }
+    }
+}
+
+/// What to resume from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecoveryPlan {
+    /// The spike whose damage is left behind.
+    pub spike: Spike,
+    /// Checkpoints before its onset, neighbours as they come, oldest first: one to three.
+    pub sources: Vec<TrajectoryCheckpoint>,
+    /// The learning rate at the newest source, where the log has one.
+    pub learning_rate: Option<f64>,
+    /// What to know.
+    pub notes: Vec<RecoveryNote>,
+}
+
+impl RecoveryPlan {
+    /// Steps of data to pass over after the newest source: through the last step before the loss was back, or through the
+    /// peak where it did not come back.
+    pub fn skip_data_steps(&self, data: DataPolicy) -> u64 {
+        let Some(newest) = self.sources.last().filter(|_| data == DataPolicy::Skip) else { return 0 };
+        let last = self.spike.end.map_or(self.spike.peak.0, |end| end.0.saturating_sub(1));
+        last.saturating_sub(newest.step.0)
+    }
+}
+
+/// Proposes up to three checkpoints before the latest onset.
+///
+/// The latest spike counts, unless it stands on a level that an earlier one left behind: a run that has diverged has spikes on
+/// its plateau, and checkpoints from there are no way back. Passed over are checkpoints within earlier spikes, and the one
+/// a single step before the onset, unless it is the only one: a loss is computed before the update of its step, so the
+/// loss of the onset is that of these parameters, and an update that went wrong is in them.
+///
+/// # Errors
+/// `NoSpike` where none was found; `NothingBeforeSpike` where no finished checkpoint is older than the onset.
+pub fn plan_recovery(trajectory: &Trajectory, search: &SpikeSearch) -> Result<RecoveryPlan, Error> {
+    let latest = search.spikes.last().ok_or(Error::NoSpike)?;
+    let entries: Vec<&LogEntry> = trajectory.log().map_or(&[][..], StepLog::entries).iter().collect();
+    let losses: Vec<(Step, f64)> = entries.iter().filter_map(|entry| Some((entry.step, entry.loss?))).collect();
+    let spike = spike_that_counts(&search.spikes, &losses).unwrap_or(latest);
+    let mut notes = Vec::new();
+    if spike.onset != latest.onset {
+        notes.push(RecoveryNote::EarlierSpikeLasts { onset: spike.onset, latest_onset: latest.onset });
+    }
+    let is_within = |step: Step| {
+        let earlier = search.spikes.iter().filter(|other| other.onset < spike.onset);
+        earlier.clone().any(|other| other.onset <= step && other.end.is_some_and(|end| step < end))
+    };
+    let before = || trajectory.finished().filter(|checkpoint| checkpoint.step < spike.onset);
+    let mut sound: Vec<&TrajectoryCheckpoint> = before().filter(|checkpoint| !is_within(checkpoint.step)).collect();
+    if let Some(last) = sound.pop_if(|last| last.step.0 + 1 == spike.onset.0) {
+        if sound.is_empty() {
+            sound.push(last);
+        } else {
+            notes.push(RecoveryNote::AtOnset { step: last.step });
+        }
+    }
+    let n_older = sound.len().saturating_sub(MAX_SOURCES);
+    let sources: Vec<TrajectoryCheckpoint> = sound.into_iter().skip(n_older).cloned().collect();
+    let (Some(oldest), Some(newest)) = (sources.first(), sources.last()) else {
+        let oldest = trajectory.finished().next().map(|checkpoint| checkpoint.step);
+        return Err(Error::NothingBeforeSpike { onset: spike.onset, oldest });
+    };
+    let passed: Vec<Step> =
+        before().map(|one| one.step).filter(|step| *step > oldest.step && is_within(*step)).collect();
+    if !passed.is_empty() {
+        notes.push(RecoveryNote::WithinSpike { steps: passed });
+    }
+    if let Some(end) = spike.end {
+        notes.push(RecoveryNote::CameBack { end });
+    }
+    let quiet_until = quiet_until(&losses, spike.onset);
+    if let Some(quiet_until) = quiet_until.filter(|quiet_until| newest.step > *quiet_until) {
+        notes.push(RecoveryNote::NewestMayBeDamaged { step: newest.step, quiet_until });
+    }
+    if sources.len() < MAX_SOURCES {
+        notes.push(RecoveryNote::Fewer { n: sources.len() });
+    }
+    let learning_rate = rate_at(&entries, newest.step);
+    if let Some((before, at_onset)) = learning_rate.zip(rate_at(&entries, spike.onset))
+        && at_onset > RAISED_RATE * before
+    {
+        notes.push(RecoveryNote::RateWasRaised { before, at_onset });
+    }
+    Ok(RecoveryPlan { spike: *spike, sources, learning_rate, notes })
+}
+
+/// The latest spike, or the earliest one whose level it still stands on.
+fn spike_that_counts<'a>(spikes: &'a [Spike], losses: &[(Step, f64)]) -> Option<&'a Spike> {
+    let latest = spikes.last()?;
+    let level_now = level_before(losses, latest.onset);
+    let lasts = |spike: &&Spike| {
+        // What the loss had not come back to by the latest onset, it had not come back to at all.
+        let is_above = level_now.zip(level_before(losses, spike.onset)).is_none_or(|(now, then)| now > then);
+        spike.end.is_none() && is_above
+    };
+    spikes.iter().filter(|spike| spike.onset < latest.onset).find(lasts).or(Some(latest))
+}
+
+/// The median of the last finite losses before a step.
+fn level_before(losses: &[(Step, f64)], step: Step) -> Option<f64> {
+    let before = losses.iter().rev().skip_while(|(at, _)| *at >= step).map(|(_, loss)| *loss);
+    let mut last: Vec<f64> = before.take(LEVEL_ENTRIES).filter(|loss| loss.is_finite()).collect();
+    last.sort_by(f64::total_cmp);
+    last.get(last.len() / 2).copied()
+}
+
+/// The third entry before the onset, or the first of the log.
+fn quiet_until(losses: &[(Step, f64)], onset: Step) -> Option<Step> {
+    let before = losses.iter().rev().map(|(step, _)| *step).filter(|step| *step < onset);
+    before.take(ONSET_ENTRIES).last()
+}
+
+/// The learning rate of the last entry at or before a step that has one.
+fn rate_at(entries: &[&LogEntry], step: Step) -> Option<f64> {
+    entries.iter().rev().filter(|entry| entry.step <= step).find_map(|entry| entry.learning_rate)
+}
+
+/// A spike as records and JSON have it.
+pub fn spike_row(spike: &Spike) -> SpikeRow {
+    SpikeRow {
+        onset: spike.onset.0,
+        peak: spike.peak.0,
+        end: spike.end.map(|end| end.0),
+        signal: spike.signal.to_string(),
+    }
+}
