@@ -36,7 +36,8 @@ pub(crate) fn open_suites(
     let suite = Suite::open(&*world.storage, path)?;
     let Some(report) = report else {
         if suite.role.is_none() {
-            messages.note(format!("suite `{}` has no `role`: what it chooses should be reported on another", suite.name));
+            messages
+                .note(format!("suite `{}` has no `role`: what it chooses should be reported on another", suite.name));
         }
         return Ok(vec![suite]);
     };

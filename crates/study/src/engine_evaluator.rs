@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thalweg_checkpoint::{Checkpoint, MAX_SIDE_FILE_BYTES, open_checkpoint};
-use thalweg_eval::{
-    EvalContext, EvalTokenizer, PreparedSuite, ScoreCache, Subject, Suite, cached_scores, score_suite,
-};
+use thalweg_eval::{EvalContext, EvalTokenizer, PreparedSuite, ScoreCache, Subject, Suite, cached_scores, score_suite};
 use thalweg_merge::context::RunContext;
 use thalweg_merge::in_memory::merge_into_sinks;
 use thalweg_merge::plan::{DigestChoice, MergePlan, OutputDtype, OutputPlan};
@@ -45,7 +43,10 @@ pub struct EngineEvaluator<'a> {
 
 impl std::fmt::Debug for EngineEvaluator<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EngineEvaluator").field("suites", &self.suites).field("cost", &self.cost).finish_non_exhaustive()
+        f.debug_struct("EngineEvaluator")
+            .field("suites", &self.suites)
+            .field("cost", &self.cost)
+            .finish_non_exhaustive()
     }
 }
 

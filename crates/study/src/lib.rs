@@ -14,11 +14,15 @@ mod markup;
 pub mod page;
 pub mod record;
 pub mod report;
+pub mod study_answer;
+mod study_view;
 pub mod summary;
 mod svg;
 pub mod sweep;
+pub mod table;
 mod text;
 mod verdict;
+pub mod write_study;
 
 pub use error::Error;
 pub use report::Report;

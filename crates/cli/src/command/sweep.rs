@@ -79,9 +79,10 @@ fn check_unscored(args: &SweepArgs) -> Result<(), Error> {
         ("--budget-evaluations", args.budget_evaluations.is_some()),
     ];
     match needs.iter().find(|(_, is_asked)| *is_asked) {
-        Some((option, _)) => {
-            Err(Error::usage_with_hint(format!("`{option}` needs scores"), "add `--suite FILE` or `--eval-command CMD`"))
-        }
+        Some((option, _)) => Err(Error::usage_with_hint(
+            format!("`{option}` needs scores"),
+            "add `--suite FILE` or `--eval-command CMD`",
+        )),
         None => Ok(()),
     }
 }

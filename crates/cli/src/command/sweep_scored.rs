@@ -43,8 +43,7 @@ pub(super) fn run(
     let like = like.ok_or_else(|| Error::usage("the sweep has no windows"))?;
     // A sweep counts models, so that the bars of single merges and scorings would be in the way.
     let run = world.quiet_context(args.execution.memory.0);
-    let mut evaluator =
-        make_evaluator(&args.scoring, &suites, (&like, &args.out), (world.quiet_eval_context(), &run))?;
+    let mut evaluator = make_evaluator(&args.scoring, &suites, (&like, &args.out), (world.quiet_eval_context(), &run))?;
     tell_cost(&*evaluator, raws.len(), trials.len(), messages);
     if args.dry_run {
         return Ok(Outcome::Done);
@@ -102,8 +101,7 @@ fn raw_trials(args: &SweepArgs, trials: &[Trial], world: &World<'_>) -> Result<V
         let window = std::slice::from_ref(*one);
         let coefficients = scheme_coefficients(&scheme, window)?;
         let name = format!("raw-step{:07}", one.step.unwrap_or(0));
-        let output =
-            output_plan(window, &coefficients, "raw".to_owned(), &args.output, &args.out.join(&name), world)?;
+        let output = output_plan(window, &coefficients, "raw".to_owned(), &args.output, &args.out.join(&name), world)?;
         Ok(SweepTrial { name, output, interval: WindowInterval::default() })
     };
     wanted.iter().map(raw).collect()
@@ -125,7 +123,9 @@ fn tell_cost(evaluator: &dyn Evaluator, n_raws: usize, n_trials: usize, messages
     let tokens = evaluator.tokens_per_model().map_or_else(String::new, |tokens| {
         format!(", {} tokens each, {} in all", show_count(tokens), show_count(tokens * n_models))
     });
-    messages.note(format!("scoring {n_trials} merges and {n_raws} raw checkpoints{tokens}; what is known is not scored again"));
+    messages.note(format!(
+        "scoring {n_trials} merges and {n_raws} raw checkpoints{tokens}; what is known is not scored again"
+    ));
 }
 
 fn describe(
@@ -191,8 +191,14 @@ fn table(args: &SweepArgs, record: &StudyRecord, findings: &SweepFindings) -> Re
     let decides = deciding(&args.scoring, &first.scores)?;
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "{} by suite `{}`, gain over the raw checkpoint at the window's end", decides.label(), decides.suite);
-    let _ = writeln!(text, "{:>10} {:>5} {:<16} {:>10} {:>10}  95 % interval", "end step", "N", "scheme", "value", "gain");
+    let _ = writeln!(
+        text,
+        "{} by suite `{}`, gain over the raw checkpoint at the window's end",
+        decides.label(),
+        decides.suite
+    );
+    let _ =
+        writeln!(text, "{:>10} {:>5} {:<16} {:>10} {:>10}  95 % interval", "end step", "N", "scheme", "value", "gain");
     for raw in &record.raws {
         if let Some(row) = find_row(&raw.scores, &decides) {
             let _ = writeln!(text, "{:>10} {:>5} {:<16} {:>10.4}", raw.step, 1, "raw", row.value);
@@ -218,7 +224,8 @@ fn find_row<'a>(scores: &'a [ScoreRow], like: &TaskScore) -> Option<&'a ScoreRow
 
 fn line(trial: &TrialRow, row: &ScoreRow) -> String {
     let gain = row.gain.map_or_else(String::new, |gain| {
-        let interval = gain.interval_95.map_or_else(|| "-".to_owned(), |[low, high]| format!("{low:+.4} to {high:+.4}"));
+        let interval =
+            gain.interval_95.map_or_else(|| "-".to_owned(), |[low, high]| format!("{low:+.4} to {high:+.4}"));
         format!(" {:>+10.4}  {interval}", gain.value)
     });
     let (end, n, scheme) = (trial.end_step, trial.n_checkpoints, &trial.scheme);
@@ -243,10 +250,15 @@ fn closing(args: &SweepArgs, record: &StudyRecord, findings: &SweepFindings, dec
         if let (Some(chosen), Some(row)) = (chosen, row) {
             for score in row.scores.iter().filter(|score| score.suite != choice.suite) {
                 let gain = score.gain.map_or_else(String::new, |gain| {
-                    let interval = gain.interval_95.map_or_else(String::new, |[low, high]| format!(" ({low:+.4} to {high:+.4})"));
+                    let interval =
+                        gain.interval_95.map_or_else(String::new, |[low, high]| format!(" ({low:+.4} to {high:+.4})"));
                     format!(", gain {:+.4}{interval}", gain.value)
                 });
-                let _ = writeln!(text, "on `{}`, which decided nothing: {} {} {:.4}{gain}", score.suite, score.task, score.measure, score.value);
+                let _ = writeln!(
+                    text,
+                    "on `{}`, which decided nothing: {} {} {:.4}{gain}",
+                    score.suite, score.task, score.measure, score.value
+                );
             }
             if let Some(ingredients) = findings.ingredients(chosen, decides, decides) {
                 let _ = writeln!(
@@ -264,7 +276,8 @@ fn closing(args: &SweepArgs, record: &StudyRecord, findings: &SweepFindings, dec
     }
     let cost = &record.cost;
     let (bytes, tokens) = (show_bytes(cost.bytes_read), show_count(cost.n_tokens));
-    let _ = writeln!(text, "read {bytes}, scored {} models ({tokens} tokens) in {:.1} s", cost.n_evaluations, cost.seconds);
+    let _ =
+        writeln!(text, "read {bytes}, scored {} models ({tokens} tokens) in {:.1} s", cost.n_evaluations, cost.seconds);
     let _ = writeln!(text, "record and page in `{}`", Path::new(&args.out).display());
     text
 }
