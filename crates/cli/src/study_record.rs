@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use thalweg_storage::publish::publish_file;
-use thalweg_study::record::{CheckpointRow, STUDY_NAME, SpikeRow, StudyRecord};
+use thalweg_study::record::{CheckpointRow, SpikeRow, StudyRecord};
 use thalweg_study::report::{PhaseName, PhaseSpan, TrainingPoint};
+use thalweg_study::write_study::write_study;
 use thalweg_trajectory::{Phase, Trajectory};
 
 use crate::error::Error;
@@ -63,7 +63,7 @@ fn command_line() -> String {
     format!("thalweg {}", words.join(" "))
 }
 
-/// Puts a record into a study's folder.
+/// Puts record, table and page into a study's folder.
 pub(crate) fn publish_record(folder: &Path, record: &StudyRecord, world: &World<'_>) -> Result<(), Error> {
-    Ok(publish_file(&*world.storage, &folder.join(STUDY_NAME), record.to_json()?.as_bytes())?)
+    Ok(write_study(&*world.storage, folder, record)?)
 }

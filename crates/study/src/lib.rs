@@ -21,12 +21,16 @@ mod resample;
 pub mod select;
 pub mod start_policy;
 pub mod start_window;
+pub mod study_answer;
+mod study_view;
 pub mod summary;
 mod svg;
 pub mod sweep;
+pub mod table;
 mod text;
 mod verdict;
 pub mod window_fit;
+pub mod write_study;
 
 pub use error::Error;
 pub use report::Report;

@@ -84,9 +84,13 @@ fn anneal_sentence(report: &Report, merged: &ScoredModel, merge_gain: &Gain) -> 
     Some(text)
 }
 
-/// Decimals that leave two figures of the interval's half width.
 fn decimals(gain: &Gain) -> usize {
-    let half = (gain.interval_95[1] - gain.interval_95[0]).abs() / 2.0;
+    decimals_of(gain.interval_95)
+}
+
+/// Decimals that leave two figures of the interval's half width.
+pub(crate) fn decimals_of([low, high]: [f64; 2]) -> usize {
+    let half = (high - low).abs() / 2.0;
     let places = if half.is_finite() && half > 0.0 { 1.0 - half.log10().floor() } else { 4.0 };
     [2u8, 3, 4, 5].into_iter().find(|&n| places <= f64::from(n)).unwrap_or(6).into()
 }

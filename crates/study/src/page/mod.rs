@@ -3,6 +3,9 @@
 //! The same record always gives the same bytes. Data enters through the markup writer only, which escapes it.
 
 mod sections;
+mod study;
+
+pub use study::render_study;
 
 use crate::markup::Markup;
 use crate::report::{GainVerdict, Report, Role, Split};
@@ -14,12 +17,7 @@ const SCRIPT: &str = include_str!("script.js");
 
 /// The page of `report`, as HTML that is also well-formed XML.
 pub fn render_page(report: &Report) -> String {
-    let mut page = Markup::new();
-    page.verbatim("<!DOCTYPE html>\n");
-    page.element("html").attr("xmlns", "http://www.w3.org/1999/xhtml").attr("lang", "en").open();
-    write_head(&mut page, report);
-    page.element("body").open();
-    page.element("main").open();
+    let mut page = begin_page(&report.title, &report.tool, &[STYLE]);
     write_answer(&mut page, report);
     sections::write_run(&mut page, report);
     sections::write_gains(&mut page, report);
@@ -29,30 +27,44 @@ pub fn render_page(report: &Report) -> String {
     sections::write_commands(&mut page, report);
     sections::write_facts(&mut page, report);
     let footer = format!("Made by {} from report.json; the page loads nothing from anywhere.", report.tool);
-    page.element("footer").filled(footer);
-    page.close();
-    // A div of its own and not `<div/>`, which HTML would not close.
-    page.element("div").attr("id", "tip").attr("role", "tooltip").attr("hidden", "hidden").filled("");
-    page.element("script").open().verbatim(SCRIPT);
-    page.close();
-    let mut text = page.finish();
-    text.push('\n');
-    text
+    end_page(page, &footer, &[SCRIPT])
 }
 
-fn write_head(page: &mut Markup, report: &Report) {
+/// A page up to where its content begins.
+fn begin_page(title: &str, tool: &str, styles: &[&'static str]) -> Markup {
+    let mut page = Markup::new();
+    page.verbatim("<!DOCTYPE html>\n");
+    page.element("html").attr("xmlns", "http://www.w3.org/1999/xhtml").attr("lang", "en").open();
     page.element("head").open();
     page.element("meta").attr("charset", "utf-8").empty();
     page.element("meta").attr("name", "viewport").attr("content", "width=device-width, initial-scale=1").empty();
-    page.element("meta").attr("name", "generator").attr("content", &report.tool).empty();
+    page.element("meta").attr("name", "generator").attr("content", tool).empty();
     // Nothing from outside, whatever the data hold.
     let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:";
     page.element("meta").attr("http-equiv", "Content-Security-Policy").attr("content", policy).empty();
     page.element("link").attr("rel", "icon").attr("href", "data:,").empty();
-    page.element("title").filled(&report.title);
-    page.element("style").open().verbatim(STYLE);
+    page.element("title").filled(title);
+    page.element("style").open();
+    styles.iter().for_each(|style| page.verbatim(style));
     page.close();
     page.close();
+    page.element("body").open();
+    page.element("main").open();
+    page
+}
+
+/// Closes the content of a page and finishes it.
+fn end_page(mut page: Markup, footer: &str, scripts: &[&'static str]) -> String {
+    page.element("footer").filled(footer);
+    page.close();
+    // A div of its own and not `<div/>`, which HTML would not close.
+    page.element("div").attr("id", "tip").attr("role", "tooltip").attr("hidden", "hidden").filled("");
+    page.element("script").open();
+    scripts.iter().for_each(|script| page.verbatim(script));
+    page.close();
+    let mut text = page.finish();
+    text.push('\n');
+    text
 }
 
 fn write_answer(page: &mut Markup, report: &Report) {

@@ -2,6 +2,7 @@
 
 use super::verdict_word;
 use crate::markup::Markup;
+use crate::record::GainRow;
 use crate::report::{Gain, Report, Role, ScoredModel, Split};
 use crate::svg::{
     Extent, Mark, SCHEME_CLASSES, Width, draw_interval, draw_lengths, draw_mark, draw_run, draw_windows, gain_range,
@@ -10,7 +11,7 @@ use crate::svg::{
 use crate::verdict::{headline_merge, show_gain, show_interval};
 
 /// A picture for each width, and the words below it.
-fn write_figure(page: &mut Markup, draw: impl Fn(Width) -> Markup, caption: &str) {
+pub(super) fn write_figure(page: &mut Markup, draw: impl Fn(Width) -> Markup, caption: &str) {
     for width in [Width::Wide, Width::Narrow] {
         page.piece(draw(width));
     }
@@ -18,7 +19,7 @@ fn write_figure(page: &mut Markup, draw: impl Fn(Width) -> Markup, caption: &str
 }
 
 /// One entry of a key: a sample and its name.
-fn write_key_entry(page: &mut Markup, line: &str, mark: Option<(Mark, &str)>, name: &str) {
+pub(super) fn write_key_entry(page: &mut Markup, line: &str, mark: Option<(Mark, &str)>, name: &str) {
     page.element("li").open();
     page.element("svg")
         .attr("xmlns", "http://www.w3.org/2000/svg")
@@ -63,7 +64,7 @@ pub(super) fn write_gains(page: &mut Markup, report: &Report) {
     if rows.is_empty() {
         return;
     }
-    let range = gain_range(rows.iter().map(|row| row.1));
+    let range = gain_range(rows.iter().map(|row| as_row(row.1)));
     page.element("h2").filled("Gains over the newest raw checkpoint");
     let what = "Test loss in nats a token; a gain is positive where the model is better. Intervals are 95 %, paired by \
                 document: the same documents are scored by both models, so what makes a document hard cancels.";
@@ -85,6 +86,10 @@ pub(super) fn write_gains(page: &mut Markup, report: &Report) {
     }
     page.close();
     page.close();
+}
+
+fn as_row(gain: &Gain) -> GainRow {
+    GainRow { value: gain.gain_nats, interval_95: Some(gain.interval_95) }
 }
 
 /// Models of the newest step with a gain over the baseline: merges in the order of the record, then the rest.
@@ -133,7 +138,7 @@ fn write_gain_row(page: &mut Markup, report: &Report, model: &ScoredModel, gain:
         },
     );
     let color = if class == "chosen" { "merged" } else { class };
-    page.piece(draw_interval(gain, range, color, &title));
+    page.piece(draw_interval(gain.map(as_row), range, color, &title));
     page.close();
     page.close();
 }

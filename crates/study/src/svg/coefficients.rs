@@ -1,6 +1,7 @@
 //! The windows on a map: for each merge, which checkpoints it takes and how much of each.
 
 use super::run::describe;
+use super::scale::place_of;
 use super::{Anchor, Scale, Width, begin_picture, draw_label};
 use crate::markup::Markup;
 use crate::report::{Report, Role, ScoredModel};
@@ -111,9 +112,4 @@ fn draw_map(svg: &mut Markup, report: &Report, steps: Scale, y: f64, width: Widt
         draw_label(svg, "axis", Anchor::End, (x, y + 20.0), "tokens");
         draw_label(svg, "axis faint", Anchor::End, (x, y + 34.0), "step");
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "places on a page")]
-fn place_of(step: u64) -> f64 {
-    step as f64
 }

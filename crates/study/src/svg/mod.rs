@@ -3,21 +3,31 @@
 //! A picture is drawn twice, for a wide and for a narrow page, because text in a scaled picture cannot be read on a
 //! phone. Colours are classes of the page's style sheet, so that light and dark are decided there.
 
+mod axis;
 mod coefficients;
+mod forecast_bar;
 mod frame;
+mod geometry;
 mod interval;
 mod lengths;
 mod run;
 mod scale;
+mod study_marks;
+mod study_run;
 mod thin;
 
+pub(crate) use axis::StepAxis;
 pub(crate) use coefficients::draw_windows;
+pub(crate) use forecast_bar::{draw_forecast_bar, forecast_range};
+pub(crate) use geometry::{draw_bar, draw_cosines, draw_displacements, draw_plane, draw_shares};
 pub(crate) use interval::{draw_interval, gain_range};
 pub(crate) use lengths::{SCHEME_CLASSES, draw_lengths, schemes_at_the_end};
 pub(crate) use run::{Extent, draw_run};
 pub(crate) use scale::Scale;
+pub(crate) use study_marks::{describe_forecast, describe_trial};
+pub(crate) use study_run::{RunPicture, draw_study_run, end_from};
 
-use crate::markup::Markup;
+use crate::markup::{Element, Markup};
 
 /// For which page a picture is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,36 +76,54 @@ pub(crate) fn begin_picture(width: Width, height: f64, label: &str) -> Markup {
     svg
 }
 
+/// Begins a picture whose marks can be reached by keyboard; `description` says what it shows.
+pub(crate) fn begin_chart(width: Width, height: f64, label: &str, description: &str) -> Markup {
+    let mut svg = Markup::new();
+    svg.element("svg")
+        .attr("xmlns", "http://www.w3.org/2000/svg")
+        .attr("class", format!("chart {}", width.class()))
+        .attr("viewBox", format!("0 0 {} {height:.0}", width.units()))
+        .attr("role", "group")
+        .attr("aria-label", label)
+        .open();
+    svg.element("desc").filled(description);
+    svg
+}
+
 /// Shapes differ as well as colours, so that neither alone carries the meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mark {
     Circle,
     Diamond,
     Square,
+    /// Point upwards.
+    Triangle,
+    /// Point downwards.
+    Flag,
 }
 
 /// A mark with a title to hover over.
 pub(crate) fn draw_mark(svg: &mut Markup, mark: Mark, class: &str, at: (f64, f64), radius: f64, title: &str) {
+    begin_mark(svg, mark, class, at, radius).titled(title);
+}
+
+/// A mark that still takes attributes.
+pub(crate) fn begin_mark<'a>(svg: &'a mut Markup, mark: Mark, class: &str, at: (f64, f64), radius: f64) -> Element<'a> {
     let (x, y) = at;
     let class = format!("mark {class}");
-    match mark {
-        Mark::Circle => {
-            svg.element("circle").attr("class", class).num("cx", x).num("cy", y).num("r", radius).titled(title)
+    let corners: &[(f64, f64)] = match mark {
+        Mark::Circle => return svg.element("circle").attr("class", class).num("cx", x).num("cy", y).num("r", radius),
+        Mark::Square => {
+            let rect = svg.element("rect").attr("class", class).num("x", x - radius).num("y", y - radius);
+            return rect.num("width", 2.0 * radius).num("height", 2.0 * radius);
         }
-        Mark::Diamond => {
-            let corners = [(0.0, -1.35), (1.35, 0.0), (0.0, 1.35), (-1.35, 0.0)];
-            let points = corners.map(|(dx, dy)| format!("{:.2},{:.2}", x + dx * radius, y + dy * radius)).join(" ");
-            svg.element("polygon").attr("class", class).attr("points", points).titled(title)
-        }
-        Mark::Square => svg
-            .element("rect")
-            .attr("class", class)
-            .num("x", x - radius)
-            .num("y", y - radius)
-            .num("width", 2.0 * radius)
-            .num("height", 2.0 * radius)
-            .titled(title),
+        Mark::Diamond => &[(0.0, -1.35), (1.35, 0.0), (0.0, 1.35), (-1.35, 0.0)],
+        Mark::Triangle => &[(0.0, -1.4), (1.3, 1.0), (-1.3, 1.0)],
+        Mark::Flag => &[(0.0, 1.4), (1.3, -1.0), (-1.3, -1.0)],
     };
+    let points: Vec<String> =
+        corners.iter().map(|(dx, dy)| format!("{:.2},{:.2}", x + dx * radius, y + dy * radius)).collect();
+    svg.element("polygon").attr("class", class).attr("points", points.join(" "))
 }
 
 /// A line through points.

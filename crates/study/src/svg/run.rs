@@ -1,7 +1,7 @@
 //! Loss along the run: training, raw checkpoints, merges and the annealed fork on one axis, the learning rate below.
 
 use super::frame::Frame;
-use super::scale::span_of;
+use super::scale::{place_of, span_of};
 use super::thin::thin_curve;
 use super::{Anchor, Mark, Scale, Width, begin_picture, draw_label, draw_line, draw_mark};
 use crate::markup::Markup;
@@ -19,7 +19,7 @@ pub(crate) enum Extent {
 }
 
 /// Height of the learning-rate strip.
-const STRIP: f64 = 34.0;
+pub(super) const STRIP: f64 = 34.0;
 
 /// Draws the run as far as `extent` says.
 pub(crate) fn draw_run(report: &Report, extent: Extent, width: Width) -> Markup {
@@ -54,11 +54,6 @@ pub(crate) fn draw_run(report: &Report, extent: Extent, width: Width) -> Markup 
     svg
 }
 
-#[expect(clippy::cast_precision_loss, reason = "places on a page")]
-fn place_of(step: u64) -> f64 {
-    step as f64
-}
-
 fn step_range(report: &Report, extent: Extent) -> [u64; 2] {
     let last = report.last_step();
     if extent == Extent::Whole {
@@ -82,21 +77,33 @@ fn loss_range(report: &Report, extent: Extent, [from, to]: [u64; 2]) -> [f64; 2]
 
 fn draw_phases(svg: &mut Markup, report: &Report, frame: &Frame) {
     for span in &report.phases {
-        let (name, class) = match span.phase {
-            PhaseName::Warmup => ("warmup", "phase warmup"),
-            PhaseName::Stable => ("stable", "phase stable"),
-            PhaseName::Anneal => ("anneal", "phase annealing"),
-        };
-        draw_phase(svg, frame, name, class, [span.from_step, span.to_step]);
+        let (name, class) = phase_words(span.phase);
+        draw_phase(svg, frame, (name, class), [span.from_step, span.to_step], place_of);
     }
     if let Some(anneal) = &report.anneal {
         let name = format!("anneal forked ({})", anneal.curve);
-        draw_phase(svg, frame, &name, "phase annealing", [anneal.fork_step, anneal.end_step]);
+        draw_phase(svg, frame, (&name, "phase annealing"), [anneal.fork_step, anneal.end_step], place_of);
     }
 }
 
-fn draw_phase(svg: &mut Markup, frame: &Frame, name: &str, class: &str, steps: [u64; 2]) {
-    let [from, to] = steps.map(|step| frame.x.place(place_of(step)).clamp(frame.left, frame.right));
+/// Name and class of a phase.
+pub(super) fn phase_words(phase: PhaseName) -> (&'static str, &'static str) {
+    match phase {
+        PhaseName::Warmup => ("warmup", "phase warmup"),
+        PhaseName::Stable => ("stable", "phase stable"),
+        PhaseName::Anneal => ("anneal", "phase annealing"),
+    }
+}
+
+/// The shading of one phase, and its name where there is room; `value_at` takes a step to the axis.
+pub(super) fn draw_phase(
+    svg: &mut Markup,
+    frame: &Frame,
+    (name, class): (&str, &str),
+    steps: [u64; 2],
+    value_at: impl Fn(u64) -> f64,
+) {
+    let [from, to] = steps.map(|step| frame.x.place(value_at(step)).clamp(frame.left, frame.right));
     if to - from < 1.0 {
         return;
     }
@@ -196,18 +203,22 @@ pub(crate) fn describe(report: &Report, model: &ScoredModel) -> String {
 
 /// The learning rate, as a share of its peak.
 fn draw_strip(svg: &mut Markup, report: &Report, frame: &Frame) {
-    let forked = report.anneal.iter().flat_map(|anneal| &anneal.training);
-    let peak = report.training.iter().chain(forked).map(|point| point.learning_rate).fold(0.0, f64::max);
+    let curve = |points: &[TrainingPoint]| -> Vec<(f64, f64)> {
+        points.iter().map(|point| (place_of(point.step), point.learning_rate)).collect()
+    };
+    let mut curves = vec![("rate", curve(&report.training))];
+    curves.extend(report.anneal.iter().map(|anneal| ("rate annealed", curve(&anneal.training))));
+    draw_rates(svg, frame, &curves);
+}
+
+/// Learning rates below the data: class and points of each curve, as values of the axis and rates.
+pub(super) fn draw_rates(svg: &mut Markup, frame: &Frame, curves: &[(&str, Vec<(f64, f64)>)]) {
+    let peak = curves.iter().flat_map(|(_, points)| points).map(|point| point.1).fold(0.0, f64::max);
     if peak <= 0.0 {
         return;
     }
     let bottom = frame.bottom + STRIP + 8.0;
     let scale = Scale::new([0.0, peak], [bottom, frame.bottom + 14.0]);
-    let curve = |points: &[TrainingPoint]| -> Vec<(f64, f64)> {
-        let places = points.iter().map(|point| (frame.x.place(place_of(point.step)), scale.place(point.learning_rate)));
-        let visible: Vec<(f64, f64)> = places.filter(|(x, _)| *x >= frame.left && *x <= frame.right + 0.5).collect();
-        thin_curve(&visible, 120)
-    };
     frame.draw_rule(svg, "grid", bottom);
     draw_label(
         svg,
@@ -216,8 +227,9 @@ fn draw_strip(svg: &mut Markup, report: &Report, frame: &Frame) {
         (f64::midpoint(frame.left, frame.right) - 40.0, bottom - 5.0),
         "learning rate",
     );
-    draw_line(svg, "rate", &curve(&report.training));
-    if let Some(anneal) = &report.anneal {
-        draw_line(svg, "rate annealed", &curve(&anneal.training));
+    for (class, points) in curves {
+        let places = points.iter().map(|(x, rate)| (frame.x.place(*x), scale.place(*rate)));
+        let visible: Vec<(f64, f64)> = places.filter(|(x, _)| *x >= frame.left && *x <= frame.right + 0.5).collect();
+        draw_line(svg, class, &thin_curve(&visible, 120));
     }
 }

@@ -48,6 +48,12 @@ impl Scale {
     }
 }
 
+/// A step as a place on an axis.
+#[expect(clippy::cast_precision_loss, reason = "places on a page")]
+pub(crate) fn place_of(step: u64) -> f64 {
+    step as f64
+}
+
 fn is_whole(value: f64) -> bool {
     (value - value.round()).abs() < 1e-6 * value.abs().max(1e-3)
 }

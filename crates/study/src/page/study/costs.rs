@@ -1,0 +1,92 @@
+//! What it took, where everything lies, and the lines that make each trial again.
+
+use crate::markup::Markup;
+use crate::study_view::{MAX_METRICS, StudyView, merge_command, window_words};
+use crate::text::{show_count, show_whole};
+
+/// Trials whose command is on the page.
+const MAX_COMMANDS: usize = 200;
+/// Digests of raw and annealed checkpoints that are listed.
+const MAX_DIGESTS: usize = 200;
+
+pub(super) fn write_costs(page: &mut Markup, view: &StudyView<'_>) {
+    let record = view.record;
+    page.element("h2").filled("What was run");
+    page.element("p").attr("class", "command").filled("The study");
+    page.element("pre").filled(&record.command);
+    write_commands(page, view);
+    let cost = record.cost;
+    #[expect(clippy::cast_precision_loss, reason = "three figures are shown")]
+    let bytes = cost.bytes_read as f64;
+    let mut facts = vec![
+        ("run", record.run_path.clone()),
+        ("checkpoints", record.checkpoints.len().to_string()),
+        ("program", record.tool.clone()),
+        ("bytes read", show_count(bytes).replace('B', "G")),
+        ("models scored", cost.n_evaluations.to_string()),
+        ("tokens scored", show_whole(cost.n_tokens)),
+        ("time", format!("{:.1} s", cost.seconds)),
+    ];
+    if let Some(trial) = view.chosen() {
+        facts.push(("chosen", trial.path.clone().unwrap_or_else(|| trial.name.clone())));
+        facts.push(("digest of its plan", trial.plan_digest.clone()));
+        facts.extend(trial.params_digest.iter().map(|digest| ("digest of its parameters", digest.clone())));
+    }
+    if let Some(proposal) = &record.proposal {
+        facts.push(("proposal rests on", proposal.rests_on.clone()));
+    }
+    if view.metrics.len() > MAX_METRICS {
+        facts.push(("measures", format!("{}; {MAX_METRICS} are shown, study.csv has all", view.metrics.len())));
+    }
+    page.element("dl").open();
+    for (name, value) in facts {
+        page.element("dt").filled(name);
+        page.element("dd").filled(value);
+    }
+    page.close();
+    write_digests(page, view);
+}
+
+fn write_commands(page: &mut Markup, view: &StudyView<'_>) {
+    let record = view.record;
+    if let Some(trial) = view.chosen() {
+        page.element("p").attr("class", "command").filled(format!("The chosen merge: {}", window_words(trial)));
+        page.element("pre").filled(merge_command(&record.run_path, trial));
+    }
+    if record.trials.is_empty() {
+        return;
+    }
+    let trials: Vec<_> = match view.metrics.first() {
+        Some(metric) => view.ranked(*metric).into_iter().map(|row| row.1).collect(),
+        None => record.trials.iter().collect(),
+    };
+    let n_shown = trials.len().min(MAX_COMMANDS);
+    page.element("details").open();
+    let left = trials.len() - n_shown;
+    let more = if left > 0 { format!("; {left} more are made in the same way") } else { String::new() };
+    page.element("summary").filled(format!("The commands of {n_shown} merges, in their order{more}"));
+    let lines: Vec<String> = trials.iter().take(n_shown).map(|trial| merge_command(&record.run_path, trial)).collect();
+    page.element("pre").filled(lines.join("\n"));
+    page.close();
+}
+
+fn write_digests(page: &mut Markup, view: &StudyView<'_>) {
+    let record = view.record;
+    let models = record.raws.iter().map(|raw| ("raw", raw)).chain(record.annealed.iter().map(|raw| ("annealed", raw)));
+    let rows: Vec<_> =
+        models.filter_map(|(what, raw)| Some((what, raw, raw.params_digest.as_deref()?))).take(MAX_DIGESTS).collect();
+    if rows.is_empty() {
+        return;
+    }
+    page.element("details").open();
+    page.element("summary").filled("Digests of the scored checkpoints");
+    page.element("dl").open();
+    for (what, raw, digest) in rows {
+        page.element("dt").filled(format!("{what}, step {}", raw.step));
+        page.element("dd").open();
+        page.element("code").attr("title", &raw.path).filled(digest);
+        page.close();
+    }
+    page.close();
+    page.close();
+}

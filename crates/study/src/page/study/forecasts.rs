@@ -1,0 +1,69 @@
+//! What an anneal would score, beside what is known: raw, imitation, intervals, and the truth.
+
+use super::write_columns;
+use crate::markup::Markup;
+use crate::record::{ForecastRow, StudyRecord};
+use crate::study_view::measure_words;
+use crate::svg::{describe_forecast, draw_forecast_bar, forecast_range};
+
+/// Rows of the table.
+const MAX_ROWS: usize = 200;
+
+pub(super) fn write_forecasts(page: &mut Markup, record: &StudyRecord) {
+    if record.forecasts.is_empty() {
+        return;
+    }
+    page.element("h2").filled("What an anneal would score");
+    let known = record.forecasts.iter().filter(|one| one.truth.is_some()).count();
+    let truth = if known > 0 { " The error is the forecast minus what the anneal reached." } else { "" };
+    let text = format!(
+        "Imitation is the score of the merge whose coefficients imitate the decay. The wide bar is the 80 % interval, the \
+         thin one the 95 % interval; the circle is the newest raw checkpoint, the diamond the imitation.{truth}"
+    );
+    page.element("p").attr("class", "note").filled(text);
+    page.element("table").attr("class", "forecasts").open();
+    write_columns(page, &["anneal", "raw", "imitation", "forecast", "truth and error", "intervals"]);
+    page.element("tbody").open();
+    for one in record.forecasts.iter().take(MAX_ROWS) {
+        let alike = record.forecasts.iter().filter(|other| other.task == one.task && other.measure == one.measure);
+        write_row(page, one, forecast_range(alike));
+    }
+    page.close();
+    page.close();
+    if record.forecasts.len() > MAX_ROWS {
+        let text = format!("{} more are in study.json.", record.forecasts.len() - MAX_ROWS);
+        page.element("p").attr("class", "note").filled(text);
+    }
+}
+
+fn write_row(page: &mut Markup, one: &ForecastRow, range: [f64; 2]) {
+    page.element("tr").attr("class", "forecast").open();
+    page.element("th").attr("scope", "row").open();
+    page.text(format!("{}, {} steps to step {}", one.curve, one.anneal_steps, one.end_step));
+    let floor = format!("down to {} of the peak rate", one.floor);
+    page.element("small").filled(format!("{}, {}; {floor}", one.task, measure_words(&one.measure)));
+    page.element("small").filled(format!("rests on {}", one.rests_on));
+    page.close();
+    for (label, value) in [("raw", one.raw), ("imitation", one.imitation)] {
+        page.element("td").attr("class", "number").attr("data-label", label).filled(format!("{value:.4}"));
+    }
+    page.element("td").attr("class", "number").attr("data-label", "forecast").open();
+    page.element("b").filled(format!("{:.4}", one.value));
+    let [low, high] = one.interval_80;
+    page.element("small").filled(format!("80 %: {low:.4} to {high:.4}"));
+    let [low, high] = one.interval_95;
+    page.element("small").filled(format!("95 %: {low:.4} to {high:.4}"));
+    page.close();
+    page.element("td").attr("class", "number").attr("data-label", "truth").open();
+    if let Some(truth) = one.truth {
+        page.text(format!("{truth:.4}"));
+        page.element("small").filled(format!("error {:+.4}", one.value - truth));
+    } else {
+        page.text("not known");
+    }
+    page.close();
+    page.element("td").attr("class", "picture").open();
+    page.piece(draw_forecast_bar(one, range, &describe_forecast(one)));
+    page.close();
+    page.close();
+}

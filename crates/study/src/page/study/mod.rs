@@ -1,0 +1,131 @@
+//! The page of a sweep, forecast or recovery: the answer first, then what it rests on. A part without data is left out.
+
+mod costs;
+mod forecasts;
+mod geometry;
+mod ranking;
+mod run;
+mod spikes;
+mod window_map;
+
+use std::collections::BTreeSet;
+
+use super::{SCRIPT, STYLE, begin_page, end_page};
+use crate::markup::Markup;
+use crate::record::StudyRecord;
+use crate::study_answer::find_answer;
+use crate::study_view::StudyView;
+use crate::svg::StepAxis;
+
+const STUDY_STYLE: &str = include_str!("study.css");
+const STUDY_SCRIPT: &str = include_str!("study.js");
+
+/// The page of `record`, as HTML that is also well-formed XML.
+///
+/// One file that loads nothing; the same record always gives the same bytes. Marks are gathered where there are too many to
+/// read, so that the page of thousands of trials stays small.
+///
+/// # Example
+/// ```
+/// let record = thalweg_study::record::StudyRecord::new("A study", "runs/mine", "thalweg sweep runs/mine -o sweep");
+/// assert!(thalweg_study::page::render_study(&record).starts_with("<!DOCTYPE html>"));
+/// ```
+pub fn render_study(record: &StudyRecord) -> String {
+    let view = StudyView::new(record);
+    let axes = StepAxis::all(&record.checkpoints);
+    let mut shown = BTreeSet::new();
+    let mut page = begin_page(&record.title, &record.tool, &[STYLE, STUDY_STYLE]);
+    write_answer(&mut page, &view);
+    run::write_run(&mut page, &view, &axes, &mut shown);
+    window_map::write_maps(&mut page, &view);
+    ranking::write_ranking(&mut page, &view, &mut shown);
+    forecasts::write_forecasts(&mut page, record);
+    spikes::write_spikes(&mut page, &view, &axes);
+    geometry::write_geometry(&mut page, record);
+    costs::write_costs(&mut page, &view);
+    write_windows(&mut page, record, &shown);
+    let footer = format!("Made by {} from study.json; the page loads nothing from anywhere.", record.tool);
+    end_page(page, &footer, &[SCRIPT, STUDY_SCRIPT])
+}
+
+fn write_answer(page: &mut Markup, view: &StudyView<'_>) {
+    let answer = find_answer(view);
+    page.element("header").open();
+    page.element("h1").filled(&view.record.title);
+    page.element("p").attr("class", "answer").filled(format!("{}.", answer.word));
+    for sentence in &answer.sentences {
+        page.element("p").attr("class", "lead").filled(sentence);
+    }
+    if let Some(note) = &answer.note {
+        page.element("p").attr("class", "note").filled(note);
+    }
+    if !view.record.suites.is_empty() {
+        page.element("ul").attr("class", "suites").open();
+        for suite in &view.record.suites {
+            page.element("li").open();
+            page.element("b").filled(&suite.name);
+            let role = suite.role.as_deref().map_or_else(|| "no role".to_owned(), |role| format!("role: {role}"));
+            page.element("span").filled(role);
+            page.element("code").filled(&suite.digest);
+            page.close();
+        }
+        page.close();
+    }
+    write_choosers(page, view);
+    page.close();
+}
+
+/// Which measure and which axis is shown; without a script they stay hidden, as there is nothing to choose.
+fn write_choosers(page: &mut Markup, view: &StudyView<'_>) {
+    let metrics = view.pictured();
+    if metrics.len() < 2 {
+        return;
+    }
+    page.element("p").attr("class", "choose").attr("hidden", "hidden").open();
+    page.element("label").attr("for", "choose-metric").filled("Shown on this page");
+    page.element("select").attr("id", "choose-metric").attr("data-choose", "metric").open();
+    for (i, metric) in metrics.iter().enumerate() {
+        page.element("option").attr("value", i).filled(metric.label());
+    }
+    page.close();
+    page.close();
+    let n_left = view.metrics.len() - metrics.len();
+    if n_left > 0 {
+        let text = format!("{n_left} more measures are in study.csv.");
+        page.element("p").attr("class", "note").filled(text);
+    }
+}
+
+/// A block that is shown for one measure only.
+fn open_metric(page: &mut Markup, i: usize) {
+    let block = page.element("div").attr("data-metric", i);
+    if i == 0 { block } else { block.attr("hidden", "hidden") }.open();
+}
+
+/// The head of a table: its columns.
+fn write_columns(page: &mut Markup, columns: &[&str]) {
+    page.element("thead").open();
+    page.element("tr").open();
+    for column in columns {
+        page.element("th").attr("scope", "col").filled(column);
+    }
+    page.close();
+    page.close();
+}
+
+/// Coefficients of the trials that can be pointed at; the script draws them as bars.
+fn write_windows(page: &mut Markup, record: &StudyRecord, shown: &BTreeSet<usize>) {
+    if shown.is_empty() {
+        return;
+    }
+    page.element("div").attr("id", "windows").attr("hidden", "hidden").open();
+    for &i in shown {
+        let Some(trial) = record.trials.get(i) else { continue };
+        let steps: Vec<String> = trial.sources.iter().map(|source| source.step.to_string()).collect();
+        let coefficients: Vec<String> =
+            trial.sources.iter().map(|source| format!("{:.4}", source.coefficient)).collect();
+        let item = page.element("i").attr("id", format!("w{i}")).attr("data-s", steps.join(" "));
+        item.attr("data-c", coefficients.join(" ")).filled("");
+    }
+    page.close();
+}

@@ -1,0 +1,198 @@
+//! What a study found, in a sentence or two, from its record alone.
+
+use crate::record::{ForecastRow, GainRow, ProposalRow, ScoreRow, StudyRecord, TrialRow};
+use crate::study_view::{StudyView, gain_word, measure_words, show_gain_interval, show_gain_row, window_words};
+
+/// What stands first on a study's page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StudyAnswer {
+    /// A few words.
+    pub(crate) word: String,
+    /// Sentences with numbers.
+    pub(crate) sentences: Vec<String>,
+    /// What qualifies them.
+    pub(crate) note: Option<String>,
+}
+
+/// The answer as plain text, for a terminal.
+///
+/// # Example
+/// ```
+/// let record = thalweg_study::record::StudyRecord::new("A study", "runs/mine", "thalweg sweep runs/mine -o sweep");
+/// assert_eq!(thalweg_study::study_answer::answer_text(&record), "Nothing was scored.");
+/// ```
+pub fn answer_text(record: &StudyRecord) -> String {
+    let answer = find_answer(&StudyView::new(record));
+    let rest = answer.sentences.into_iter().chain(answer.note);
+    std::iter::once(format!("{}.", answer.word)).chain(rest).collect::<Vec<_>>().join(" ")
+}
+
+/// The words hold no more than the numbers do.
+pub(crate) fn find_answer(view: &StudyView<'_>) -> StudyAnswer {
+    let record = view.record;
+    let mut words: Vec<String> = Vec::new();
+    let mut sentences = Vec::new();
+    let mut note = None;
+    if let Some(trial) = view.chosen() {
+        let (score, is_reported) = headline_score(view, trial);
+        words.push(choice_word(score));
+        sentences.push(choice_sentence(view, trial, score, is_reported));
+        note = Some(choice_note(is_reported));
+    }
+    if let Some(forecast) = record.forecasts.first() {
+        words.push(forecast_word(forecast));
+        sentences.push(forecast_sentence(forecast, record.forecasts.len()));
+    }
+    if let Some(proposal) = &record.proposal {
+        words.push(proposal_word(proposal));
+        sentences.push(proposal_sentence(proposal));
+    }
+    if let Some((word, sentence)) = recovery_words(record) {
+        words.push(word);
+        sentences.push(sentence);
+    }
+    if words.is_empty() {
+        let (n_trials, n_raws) = (record.trials.len(), record.raws.len());
+        words.push(if n_trials + n_raws == 0 { "Nothing was scored" } else { "Nothing was chosen" }.to_owned());
+        if n_trials + n_raws > 0 {
+            sentences.push(format!("{n_trials} merges and {n_raws} raw checkpoints were scored."));
+        }
+    }
+    StudyAnswer { word: words.swap_remove(0), sentences, note }
+}
+
+/// The chosen trial's score on text that decided nothing, if there is one; else on what decided.
+fn headline_score<'a>(view: &StudyView<'a>, trial: &'a TrialRow) -> (Option<&'a ScoreRow>, bool) {
+    let reported = view.reporting_metric().and_then(|metric| metric.find(&trial.scores));
+    let decided = || view.deciding_metric().and_then(|metric| metric.find(&trial.scores));
+    (reported.or_else(decided), reported.is_some())
+}
+
+fn choice_word(score: Option<&ScoreRow>) -> String {
+    match score.and_then(|score| score.gain).map(gain_word) {
+        Some("better") => "Merging helps",
+        Some("worse") => "Merging hurts here",
+        Some("within noise") => "No difference beyond noise",
+        _ => "A window was chosen",
+    }
+    .to_owned()
+}
+
+fn choice_sentence(view: &StudyView<'_>, trial: &TrialRow, score: Option<&ScoreRow>, is_reported: bool) -> String {
+    let n_candidates = view.record.choice.as_ref().map_or(0, |choice| choice.n_candidates);
+    let suite = view.record.choice.as_ref().map_or("", |choice| choice.suite.as_str());
+    let first = format!("Best of {n_candidates} by suite `{suite}`: {}.", window_words(trial));
+    let Some(score) = score else { return first };
+    let on = if is_reported { format!("On suite `{}`", score.suite) } else { "There".to_owned() };
+    let what = format!("{} {} on `{}`", measure_words(&score.measure), direction(score.higher_is_better), score.task);
+    match score.gain {
+        Some(gain) => format!(
+            "{first} {on} it scores {:.4} ({what}), a gain of {} over the newest raw checkpoint ({}; n = {}).",
+            score.value,
+            show_gain_row(gain),
+            show_gain_interval(gain),
+            score.n
+        ),
+        None => format!("{first} {on} it scores {:.4}{} ({what}; n = {}).", score.value, show_error(score), score.n),
+    }
+}
+
+fn show_error(score: &ScoreRow) -> String {
+    score.standard_error.map_or_else(String::new, |error| format!(" ± {error:.4}"))
+}
+
+fn direction(higher_is_better: bool) -> &'static str {
+    if higher_is_better { "(more is better)" } else { "(less is better)" }
+}
+
+fn choice_note(is_reported: bool) -> String {
+    if is_reported {
+        "The window was chosen on another suite than the one that reports."
+    } else {
+        "The suite that chose the window also reports it, which flatters the best of many."
+    }
+    .to_owned()
+}
+
+fn forecast_word(forecast: &ForecastRow) -> String {
+    match forecast.truth {
+        Some(truth) if holds(forecast.interval_95, truth) => "The forecast held".to_owned(),
+        Some(_) => "The forecast missed".to_owned(),
+        None => format!("An anneal would reach {:.4}", forecast.value),
+    }
+}
+
+fn holds([low, high]: [f64; 2], value: f64) -> bool {
+    value >= low && value <= high
+}
+
+fn forecast_sentence(forecast: &ForecastRow, n_forecasts: usize) -> String {
+    let ForecastRow { curve, anneal_steps, end_step, value, task, raw, .. } = forecast;
+    let n = crate::verdict::decimals_of(forecast.interval_95);
+    let ([low_80, high_80], [low_95, high_95]) = (forecast.interval_80, forecast.interval_95);
+    let mut text = format!(
+        "A {curve} anneal of {anneal_steps} steps that ends at step {end_step} is forecast to reach {value:.n$} {} on \
+         `{task}` (80 % interval {low_80:.n$} to {high_80:.n$}; 95 % interval {low_95:.n$} to {high_95:.n$}); the newest \
+         raw checkpoint has {raw:.n$}.",
+        measure_words(&forecast.measure)
+    );
+    if let Some(truth) = forecast.truth {
+        let off = value - truth;
+        let place = if holds(forecast.interval_95, truth) { "inside" } else { "outside" };
+        text.push_str(&format!(
+            " It reached {truth:.n$}: the forecast is off by {off:+.n$}, {place} the 95 % interval."
+        ));
+    }
+    if n_forecasts > 1 {
+        text.push_str(&format!(" It is the first of {n_forecasts} forecasts."));
+    }
+    text
+}
+
+fn proposal_word(proposal: &ProposalRow) -> String {
+    match proposal.n_checkpoints {
+        0 => "No window is proposed".to_owned(),
+        n => format!("Merge {n} checkpoints"),
+    }
+}
+
+fn proposal_sentence(proposal: &ProposalRow) -> String {
+    let ProposalRow { n_checkpoints, n_interval_95: [low, high], interval_steps, scheme, rests_on } = proposal;
+    if *n_checkpoints == 0 {
+        return format!("No window is proposed: {rests_on}.");
+    }
+    format!(
+        "The fitted model proposes {scheme} of {n_checkpoints} checkpoints, {interval_steps} steps apart (95 % interval \
+         {low} to {high} checkpoints); it rests on {rests_on}."
+    )
+}
+
+fn recovery_words(record: &StudyRecord) -> Option<(String, String)> {
+    let spike = record.spikes.iter().max_by_key(|spike| spike.onset);
+    let began = spike.map_or_else(String::new, |spike| {
+        format!("The latest of {} spikes begins at step {} ({}). ", record.spikes.len(), spike.onset, spike.signal)
+    });
+    let mut steps = record.recovery.clone();
+    steps.sort_unstable();
+    let list: Vec<String> = steps.iter().map(u64::to_string).collect();
+    let (word, what) = match list.as_slice() {
+        [] => return None,
+        [only] => (format!("Resume from step {only}"), format!("step {only} is the one checkpoint to resume from")),
+        many => (
+            format!("Resume from a merge of {} checkpoints", many.len()),
+            format!("the start point is the average of steps {}", many.join(", ")),
+        ),
+    };
+    let sentence = format!("{began}{}.", capital(&what));
+    Some((word, sentence))
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+/// A gain in a table: value, word.
+pub(crate) fn gain_cell(gain: Option<GainRow>) -> (String, &'static str) {
+    gain.map_or_else(|| ("-".to_owned(), ""), |gain| (show_gain_row(gain), gain_word(gain)))
+}

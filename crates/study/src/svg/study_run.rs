@@ -1,0 +1,247 @@
+//! Scores along a run: raw checkpoints, merges, forecasts and the truth on one axis, with phases, spikes and training loss.
+
+use std::collections::BTreeSet;
+
+use super::axis::StepAxis;
+use super::frame::Frame;
+use super::run::{Extent, STRIP, draw_phase, draw_rates, phase_words};
+use super::scale::{place_of, span_of};
+use super::study_marks::{draw_annealed, draw_forecasts, draw_merges, draw_raws};
+use super::thin::thin_curve;
+use super::{Anchor, Mark, Scale, Width, begin_chart, begin_mark, draw_label, draw_line};
+use crate::markup::Markup;
+use crate::study_view::{Metric, StudyView, measure_words};
+
+/// Most spikes that are marked.
+const MAX_SPIKES: usize = 60;
+
+/// One picture of the run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RunPicture<'a> {
+    pub(crate) view: &'a StudyView<'a>,
+    /// What is shown; nothing for training loss alone.
+    pub(crate) metric: Option<Metric<'a>>,
+    pub(crate) extent: Extent,
+    /// Axes that share the places of the first.
+    pub(crate) axes: &'a [StepAxis],
+    /// Unique on the page.
+    pub(crate) id: &'a str,
+}
+
+/// A picture's frame with the axis that places steps.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RunFrame<'a> {
+    pub(super) frame: Frame,
+    pub(super) axis: &'a StepAxis,
+    /// Values beyond these are drawn at the edge.
+    pub(super) y_range: [f64; 2],
+    pub(super) extent: Extent,
+}
+
+impl RunFrame<'_> {
+    pub(super) fn x(&self, step: u64) -> f64 {
+        self.frame.x.place(self.axis.value(place_of(step)))
+    }
+
+    /// Where a value stands, and whether it had to be moved to the edge.
+    pub(super) fn place(&self, step: u64, value: f64) -> ((f64, f64), bool) {
+        let [low, high] = self.y_range;
+        let shown = value.clamp(low, high);
+        ((self.x(step), self.frame.y.place(shown)), (shown - value).abs() > 0.0)
+    }
+
+    pub(super) fn holds(&self, x: f64) -> bool {
+        x >= self.frame.left - 1.0 && x <= self.frame.right + 1.0
+    }
+}
+
+/// From which step the end of the run is drawn larger, if that shows anything.
+pub(crate) fn end_from(view: &StudyView<'_>, metric: Metric<'_>) -> Option<u64> {
+    let last = view.last_step();
+    let best = || view.ranked(metric).first().map(|row| row.1);
+    let window = view.chosen().or_else(best);
+    let first_source = window.and_then(|trial| trial.sources.first()).map(|source| source.step);
+    let forks = view.record.forecasts.iter().map(|forecast| forecast.end_step.saturating_sub(forecast.anneal_steps));
+    let from = first_source.into_iter().chain(forks).min()?;
+    let from = from.saturating_sub(last.saturating_sub(from) / 8);
+    (from > last / 5 && from < last).then_some(from)
+}
+
+/// Draws the run; `shown` gathers the trials that have a mark of their own.
+pub(crate) fn draw_study_run(picture: &RunPicture<'_>, width: Width, shown: &mut BTreeSet<usize>) -> Markup {
+    let height = width.choose(330.0, 270.0);
+    let mut svg = begin_chart(width, height + STRIP + 96.0, &label_of(picture), &describe(picture));
+    let Some(axis) = picture.axes.first() else { return svg };
+    let view = picture.view;
+    let last = view.last_step().max(1);
+    let from = match (picture.extent, picture.metric) {
+        (Extent::End, Some(metric)) => end_from(view, metric).unwrap_or(0),
+        _ => 0,
+    };
+    let (left, right, top) = (width.choose(58.0, 52.0), width.units() - width.choose(22.0, 12.0), 34.0);
+    let y_range = value_range(picture, [from, last]);
+    let values = |axis: &StepAxis| [from, last].map(|step| axis.value(place_of(step)));
+    let frame = Frame {
+        left,
+        right,
+        top,
+        bottom: top + height,
+        x: Scale::new(values(axis), [left, right]),
+        y: Scale::new(y_range, [top + height, top]),
+        width,
+    };
+    let run = RunFrame { frame, axis, y_range: sane(y_range), extent: picture.extent };
+    draw_bands(&mut svg, view, &run);
+    frame.draw_grid(
+        &mut svg,
+        picture.metric.map_or("training loss, nats a token", |metric| measure_words(metric.measure)),
+    );
+    svg.element("clipPath").attr("id", picture.id).open();
+    let (w, h) = (right - left + 20.0, height + 20.0);
+    svg.element("rect").num("x", left - 10.0).num("y", top - 10.0).num("width", w).num("height", h).empty();
+    svg.close();
+    svg.element("g").attr("clip-path", format!("url(#{})", picture.id)).open();
+    draw_training(&mut svg, picture, &run);
+    if let Some(metric) = picture.metric {
+        draw_raws(&mut svg, view, metric, &run);
+        draw_annealed(&mut svg, view, metric, &run);
+        draw_merges(&mut svg, view, metric, &run, shown);
+        draw_forecasts(&mut svg, view, metric, &run);
+    }
+    svg.close();
+    draw_spikes(&mut svg, view, &run);
+    let rates = view.record.training.iter().map(|point| (axis.value(place_of(point.step)), point.learning_rate));
+    draw_rates(&mut svg, &frame, &[("rate", rates.filter(|point| point.1.is_finite()).collect())]);
+    for (i, shared) in picture.axes.iter().enumerate() {
+        let group = svg.element("g").attr("data-axis", shared.kind.name());
+        if i == 0 { group } else { group.attr("hidden", "hidden") }.open();
+        shared.draw_ticks(&mut svg, &frame, frame.bottom + STRIP + 10.0, values(shared));
+        svg.close();
+    }
+    svg
+}
+
+fn label_of(picture: &RunPicture<'_>) -> String {
+    let what = picture.metric.map_or_else(|| "Training loss".to_owned(), Metric::label);
+    match picture.extent {
+        Extent::Whole => format!("{what} along the run"),
+        Extent::End => format!("{what} at the end of the run"),
+    }
+}
+
+/// The picture in words.
+fn describe(picture: &RunPicture<'_>) -> String {
+    let record = picture.view.record;
+    let Some(metric) = picture.metric else {
+        return format!("{} points of training loss, {} spikes.", record.training.len(), record.spikes.len());
+    };
+    let n_raws = record.raws.iter().filter(|raw| metric.find(&raw.scores).is_some()).count();
+    let n_annealed = record.annealed.iter().filter(|raw| metric.find(&raw.scores).is_some()).count();
+    let ranked = picture.view.ranked(metric);
+    let best = ranked.first().map_or_else(String::new, |(_, trial, score)| {
+        format!("; first in rank is {} with {:.4}", crate::study_view::window_words(trial), score.value)
+    });
+    let n_forecasts = record.forecasts.iter().filter(|one| one.task == metric.task && one.measure == metric.measure);
+    format!(
+        "{n_raws} raw checkpoints, {} merges, {n_annealed} annealed checkpoints and {} forecasts of {}{best}.",
+        ranked.len(),
+        n_forecasts.count(),
+        metric.label()
+    )
+}
+
+/// A range that can be clamped to.
+fn sane([low, high]: [f64; 2]) -> [f64; 2] {
+    if low.is_finite() && high.is_finite() && low < high { [low, high] } else { [f64::MIN, f64::MAX] }
+}
+
+/// Raw, annealed and forecast values decide the range, and merges as far as they are near: a bad scheme may not flatten the rest.
+fn value_range(picture: &RunPicture<'_>, [from, last]: [u64; 2]) -> [f64; 2] {
+    let record = picture.view.record;
+    let Some(metric) = picture.metric else {
+        return training_range(picture.view);
+    };
+    let early = if picture.extent == Extent::Whole { from.max(last / 10) } else { from };
+    let raws = record.raws.iter().chain(&record.annealed).filter(|raw| raw.step >= early);
+    let mut core: Vec<f64> = raws.filter_map(|raw| metric.find(&raw.scores)).map(|score| score.value).collect();
+    for one in record.forecasts.iter().filter(|one| one.task == metric.task && one.measure == metric.measure) {
+        core.extend(one.interval_95.into_iter().chain([one.value]).chain(one.truth));
+    }
+    let trials = record.trials.iter().filter(|trial| trial.end_step >= early);
+    let mut merges: Vec<f64> = trials.filter_map(|trial| metric.find(&trial.scores)).map(|score| score.value).collect();
+    merges.sort_by(f64::total_cmp);
+    let [low, high] = span_of(core.iter().chain(&merges).copied(), 0.0);
+    let quantile = |share: usize| merges.get(merges.len() * share / 100).or(merges.last()).copied();
+    let (Some(near), Some(far)) = (quantile(5), quantile(90)) else { return span_of([low, high].into_iter(), 0.08) };
+    let reach = 3.0 * (far - near);
+    let [core_low, core_high] = span_of(core.into_iter(), 0.0);
+    let low = low.max((near - reach).min(core_low));
+    let high = high.min((far + reach).max(core_high));
+    span_of([low, high].into_iter(), 0.08)
+}
+
+/// All of the training loss but the fall at its beginning; a spike stays.
+fn training_range(view: &StudyView<'_>) -> [f64; 2] {
+    let last = view.record.training.last().map_or(0, |point| point.step);
+    let late = view.record.training.iter().filter(|point| point.step >= last / 20);
+    span_of(late.map(|point| point.nll_nats), 0.05)
+}
+
+fn draw_bands(svg: &mut Markup, view: &StudyView<'_>, run: &RunFrame<'_>) {
+    let value = |step: u64| run.axis.value(place_of(step));
+    for span in view.record.phases.iter().take(64) {
+        let (name, class) = phase_words(span.phase);
+        draw_phase(svg, &run.frame, (name, class), [span.from_step, span.to_step], value);
+    }
+    if let (Some(&first), Some(&last)) = (view.record.recovery.iter().min(), view.record.recovery.iter().max()) {
+        let steps: Vec<String> = view.record.recovery.iter().map(u64::to_string).collect();
+        let [from, to] = [first, last].map(|step| run.x(step).clamp(run.frame.left, run.frame.right));
+        let rect = svg.element("rect").attr("class", "recovery").num("x", from - 3.0).num("y", run.frame.top);
+        rect.num("width", to - from + 6.0)
+            .num("height", run.frame.bottom - run.frame.top)
+            .titled(format!("proposed to resume from: steps {}", steps.join(", ")));
+    }
+}
+
+fn draw_training(svg: &mut Markup, picture: &RunPicture<'_>, run: &RunFrame<'_>) {
+    // Nats a token are what training loss is in; the end is drawn larger than its noise.
+    let is_nats = picture.metric.is_none_or(|metric| metric.measure == "nats_per_token");
+    if !is_nats || picture.extent == Extent::End {
+        return;
+    }
+    let frame = &run.frame;
+    let points = picture.view.record.training.iter().filter(|point| point.nll_nats.is_finite());
+    let places: Vec<(f64, f64)> = points.map(|point| (run.x(point.step), frame.y.place(point.nll_nats))).collect();
+    draw_line(svg, "training", &thin_curve(&places, frame.width.choose(420, 170)));
+}
+
+fn draw_spikes(svg: &mut Markup, view: &StudyView<'_>, run: &RunFrame<'_>) {
+    let frame = &run.frame;
+    let spikes = &view.record.spikes;
+    for spike in &spikes[spikes.len().saturating_sub(MAX_SPIKES)..] {
+        let x = run.x(spike.onset);
+        if !run.holds(x) {
+            continue;
+        }
+        let line = svg.element("line").attr("class", "spike").num("x1", x).num("x2", x);
+        line.num("y1", frame.top).num("y2", frame.bottom).empty();
+        let end = spike.end.map_or_else(|| "did not come back".to_owned(), |end| format!("back at step {end}"));
+        let title = format!("spike in {}\nonset at step {}, peak at {}, {end}", spike.signal, spike.onset, spike.peak);
+        let mark = begin_mark(svg, Mark::Flag, "spike", (x, frame.top - 4.0), 4.0);
+        mark.attr("tabindex", "-1").titled(title);
+    }
+    let steps = &view.record.recovery;
+    for &step in steps.iter().take(8) {
+        let x = run.x(step);
+        if run.holds(x) {
+            let mark = begin_mark(svg, Mark::Diamond, "recovery", (x, frame.bottom), 4.0);
+            mark.attr("tabindex", "-1").titled(format!("step {step} is proposed to resume from"));
+        }
+    }
+    if let Some(&first) = steps.iter().min()
+        && run.holds(run.x(first))
+    {
+        let at = (run.x(first).min(frame.right - 80.0), frame.bottom - 9.0);
+        draw_label(svg, "recovery-name", Anchor::Start, at, "resume from");
+    }
+}
