@@ -34,6 +34,7 @@ pub(crate) fn open_suites(
 ) -> Result<Vec<Suite>, Error> {
     let Some(path) = &args.suite else { return Ok(Vec::new()) };
     let suite = Suite::open(&*world.storage, path)?;
+    check_by(args, &suite)?;
     let Some(report) = report else {
         if suite.role.is_none() {
             messages
@@ -48,6 +49,18 @@ pub(crate) fn open_suites(
         return Err(Error::usage(format!("both suites are called `{}`: give one another name", report.suite().name)));
     }
     Ok(vec![selection.suite().clone(), report.suite().clone()])
+}
+
+/// A score that does not exist is found before anything is scored.
+fn check_by(args: &ScoringArgs, suite: &Suite) -> Result<(), Error> {
+    let Some(by) = &args.by else { return Ok(()) };
+    let known = || suite.tasks.iter().flat_map(|task| task.measures.iter().map(move |m| (task.name.as_str(), m.name())));
+    let is_meant = |(task, measure): (&str, &str)| by == task || *by == format!("{task}/{measure}");
+    if known().any(is_meant) {
+        return Ok(());
+    }
+    let names: Vec<String> = known().map(|(task, measure)| format!("{task}/{measure}")).collect();
+    Err(Error::usage_with_hint(format!("there is no score `{by}`"), format!("there are {}", names.join(", "))))
 }
 
 /// Whether a suite may decide.

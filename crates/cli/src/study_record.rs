@@ -65,5 +65,6 @@ fn command_line() -> String {
 
 /// Puts record, table and page into a study's folder.
 pub(crate) fn publish_record(folder: &Path, record: &StudyRecord, world: &World<'_>) -> Result<(), Error> {
-    Ok(write_study(&*world.storage, folder, record)?)
+    write_study(&*world.storage, folder, record)?;
+    Ok(())
 }

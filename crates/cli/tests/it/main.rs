@@ -8,5 +8,6 @@ mod kill;
 mod mergekit_faults;
 mod recover;
 mod report;
+mod study;
 mod support;
 mod train;

@@ -1,0 +1,317 @@
+//! `thalweg sweep --suite` and `thalweg forecast`: scores, choices, refusals, another evaluator.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::{root, run, transcript};
+
+const STEPS: u64 = 160;
+
+/// A run of 40 checkpoints of a very small model, and two suites that share no document.
+struct Lab {
+    scratch: tempfile::TempDir,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let lab = Self { scratch: tempfile::tempdir().unwrap() };
+        lab.train("run", STEPS, 0, "");
+        for (part, role) in [("validation", "selection"), ("test", "report")] {
+            let file = root().join(format!("corpora/stories/{part}.jsonl.zst"));
+            let suite = format!(
+                "kind = \"thalweg-suite\"\nversion = 1\nname = \"{part}\"\nrole = \"{role}\"\ncontext_length = 32\n\
+                 start = \"<|endoftext|>\"\n[[task]]\nname = \"stories\"\nkind = \"text\"\nfile = {file:?}\nlimit = 40\n\
+                 cut_tokens = 64\nmeasures = [\"nats_per_token\"]\n"
+            );
+            std::fs::write(lab.path(&format!("{part}.toml")), suite).unwrap();
+        }
+        lab
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.scratch.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn train(&self, name: &str, steps: u64, anneal_steps: u64, more: &str) {
+        let config = format!(
+            "kind = \"thalweg-train\"\nversion = 1\nseed = 3\nsteps = {steps}\nsequence_length = 32\nbatch_sequences = 4\n\
+             tokenizer = \"bpe-512\"\n[model]\nhidden = 24\nlayers = 1\nheads = 2\nintermediate = 32\n\
+             [[data]]\nfrom = \"stories\"\n[optimizer]\nlearning_rate = 0.02\n\
+             [schedule]\nkind = \"wsd\"\nwarmup_steps = 8\nanneal_steps = {anneal_steps}\ncurve = \"linear\"\n\
+             [checkpoints]\nevery_steps = 4\nkeep_states = 0\n{more}"
+        );
+        std::fs::write(self.path(&format!("{name}.toml")), config).unwrap();
+        let output = run(&["train", &self.path(&format!("{name}.toml")), "-o", &self.path(name), "-q"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Exit code and JSON of a command.
+    fn json(&self, arguments: &[&str]) -> (i32, Value) {
+        let all: Vec<&str> = arguments.iter().copied().chain(["--json", "-q"]).collect();
+        let output = run(&all);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let value = serde_json::from_str(&text);
+        let value = value.unwrap_or_else(|_| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)));
+        (output.status.code().unwrap(), value)
+    }
+
+    fn transcript(&self, arguments: &[&str]) -> String {
+        transcript(arguments, self.scratch.path())
+    }
+}
+
+fn value_of(row: &Value, suite: &str) -> f64 {
+    let scores = row["scores"].as_array().unwrap();
+    scores.iter().find(|score| score["suite"] == suite).unwrap()["value"].as_f64().unwrap()
+}
+
+#[test]
+fn a_sweep_chooses_by_one_suite_reports_on_the_other_and_costs_nothing_again() {
+    let lab = Lab::new();
+    let (run_path, out) = (lab.path("run"), lab.path("sweep"));
+    let (choose, report) = (lab.path("validation.toml"), lab.path("test.toml"));
+    let command = [
+        "sweep", &run_path, "--counts", "2,5,9", "--interval-steps", "4,8", "--schemes", "sma,wma", "--ends", "120,160",
+        "--suite", &choose, "--report-suite", &report, "--raws", "window", "-o", &out,
+    ];
+    let (code, first) = lab.json(&command);
+    let trials = first["trials"].as_array().unwrap();
+    assert_eq!((code, trials.len(), first["suites"].as_array().unwrap().len()), (0, 24, 2));
+    // 120 and 160 with up to eight intervals of 8 before each: 64 to 160 by 8 and 88 to 160 by 4.
+    assert_eq!(first["raws"].as_array().unwrap().len(), 22);
+    let best = trials.iter().min_by(|a, b| value_of(a, "validation").total_cmp(&value_of(b, "validation"))).unwrap();
+    assert_eq!(first["choice"]["trial"], best["name"]);
+    assert_eq!((&first["choice"]["suite"], &first["choice"]["n_candidates"]), (&"validation".into(), &24.into()));
+
+    // Only the best is written, and it scores what it scored in memory.
+    let kept: Vec<&Value> = trials.iter().filter(|trial| !trial["path"].is_null()).collect();
+    assert_eq!(kept.len(), 1);
+    let path = kept[0]["path"].as_str().unwrap();
+    let (_, again) = lab.json(&["eval", path, "--suite", &report]);
+    let written = again["scores"][0]["value"].as_f64().unwrap();
+    assert!((written - value_of(best, "test")).abs() < 1e-12, "{written}");
+    let (_, verified) = lab.json(&["verify", path, "--inputs"]);
+    assert_eq!(verified["equal"], true);
+
+    // Gains are over the raw checkpoint at the end of the window, positive where the loss is lower.
+    let raw = first["raws"].as_array().unwrap().iter().find(|raw| raw["step"] == best["end_step"]).unwrap();
+    let gain = best["scores"][0]["gain"]["value"].as_f64().unwrap();
+    assert!((gain - (value_of(raw, "validation") - value_of(best, "validation"))).abs() < 1e-12);
+
+    let (_, second) = lab.json(&command);
+    assert_eq!((&second["cost"]["n_evaluations"], &second["cost"]["n_tokens"]), (&0.into(), &0.into()));
+    assert_eq!((&second["trials"], &second["choice"]), (&first["trials"], &first["choice"]));
+    assert_eq!(second["bytes_read"], 0);
+
+    // A larger sweep scores only what is new.
+    let more = command.map(|word| if word == "2,5,9" { "2,5,9,3" } else { word });
+    let (_, third) = lab.json(&more);
+    assert_eq!(third["cost"]["n_evaluations"], 8);
+    for name in ["study.json", "study.csv", "report.html"] {
+        assert!(Path::new(&out).join(name).exists(), "{name}");
+    }
+}
+
+#[test]
+fn sources_are_read_once_for_ten_merges_and_not_more() {
+    let lab = Lab::new();
+    let (run_path, suite) = (lab.path("run"), lab.path("validation.toml"));
+    let (_, swept) = lab.json(&[
+        "sweep", &run_path, "--counts", "2,3,4,5,6,7,8,9,10", "--interval-steps", "4", "--ends", "160", "--suite", &suite,
+        "--keep", "none", "-o", &lab.path("sweep"),
+    ]);
+    // Nine windows and a raw checkpoint: together they read the ten checkpoints of the longest window once.
+    let one = std::fs::metadata(Path::new(&run_path).join("step-160/model.safetensors")).unwrap().len();
+    let bytes = swept["bytes_read"].as_u64().unwrap();
+    assert!(bytes <= 10 * one && bytes > 9 * one, "{bytes} of {one} each");
+    assert_eq!(swept["cost"]["n_evaluations"], 10);
+}
+
+#[test]
+fn what_chose_may_not_report_and_budgets_hold() {
+    let lab = Lab::new();
+    let (run_path, choose, out) = (lab.path("run"), lab.path("validation.toml"), lab.path("sweep"));
+    let sweep = ["sweep", &run_path, "--counts", "2,3", "--suite", &choose, "-o", &out];
+    let with = |more: &[&str]| lab.transcript(&[&sweep[..], more].concat());
+    insta::assert_snapshot!(with(&["--report-suite", &choose]), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: suite `validation` is for selection, and is used for report
+    ");
+    insta::assert_snapshot!(with(&["--budget-evaluations", "2"]), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: this sweep scores 3 models, more than the 2 of `--budget-evaluations`
+    hint: take fewer windows, ends or schemes
+    ");
+    insta::assert_snapshot!(with(&["--by", "tales"]), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: there is no score `tales`
+    hint: there are stories/nats_per_token
+    ");
+    let unscored = ["sweep", &run_path, "--counts", "2", "--keep", "best", "-o", &out];
+    insta::assert_snapshot!(lab.transcript(&unscored), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: `--keep best or none` needs scores
+    hint: add `--suite FILE` or `--eval-command CMD`
+    ");
+    // The same rows under another name and role are found too.
+    let text = std::fs::read_to_string(&choose).unwrap().replace("\"selection\"", "\"report\"").replace("\"validation\"", "\"other\"");
+    std::fs::write(lab.path("renamed.toml"), text).unwrap();
+    insta::assert_snapshot!(with(&["--report-suite", &lab.path("renamed.toml")]), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: `[ROOT]/corpora/stories/validation.jsonl.zst` is in both suites: task `stories` chooses by it, task `stories` reports on it
+    hint: choose by a validation part and report on a test part (`where` can tell them apart)
+    ");
+    assert!(!Path::new(&out).exists());
+}
+
+/// Another evaluator: the score is the checksum of the parameters, so that it can be known.
+const STAND_IN: &str = "n=$(cksum < {checkpoint}/model.safetensors | cut -d ' ' -f 1); \
+    printf '[{\"task\": \"sum\", \"value\": %s, \"stderr\": 1.0, \"n\": 9, \"higher_is_better\": true}]' $n > {out}";
+
+#[test]
+fn another_program_scores_merges_that_are_written_for_it_and_removed() {
+    let lab = Lab::new();
+    let (run_path, out) = (lab.path("run"), lab.path("sweep"));
+    let command = ["sweep", &run_path, "--counts", "2,3", "--eval-command", STAND_IN, "--keep", "all", "-o", &out];
+    let (code, swept) = lab.json(&command);
+    assert_eq!((code, swept["trials"].as_array().unwrap().len()), (0, 2));
+    for trial in swept["trials"].as_array().unwrap() {
+        let file = Path::new(trial["path"].as_str().unwrap()).join("model.safetensors");
+        let output = std::process::Command::new("cksum").arg(&file).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let sum: f64 = text.split(' ').next().unwrap().parse().unwrap();
+        assert!((trial["scores"][0]["value"].as_f64().unwrap() - sum).abs() < 0.5);
+    }
+    assert!(!Path::new(&out).join("scores/merge-to-score").exists());
+    let (_, again) = lab.json(&command);
+    assert_eq!((&again["cost"]["n_evaluations"], &again["trials"]), (&0.into(), &swept["trials"]));
+    let broken = ["sweep", &run_path, "--counts", "2", "--eval-command", "exit 3 {checkpoint} {out}", "-o", &lab.path("b")];
+    insta::assert_snapshot!(lab.transcript(&broken).lines().last().unwrap(), @"error: the command failed for `[OUT]/run/step-160`: exit status: 3");
+}
+
+#[test]
+fn a_forecast_takes_four_scores_and_learns_from_saved_cases() {
+    let lab = Lab::new();
+    let (run_path, suite, cases) = (lab.path("run"), lab.path("test.toml"), lab.path("cases.jsonl"));
+    let start = format!("[start]\nfrom = \"run/step-{}\"\nstate = \"full\"\n", STEPS - 48);
+    lab.train("annealed", STEPS, 48, &start);
+    let truth = lab.path(&format!("annealed/step-{STEPS}"));
+    let ask = ["forecast", &run_path, "--suite", &suite, "--anneal-steps", "48"];
+    let (code, plain) = lab.json(&ask);
+    assert_eq!((code, &plain["n_evaluations"]), (0, &4.into()));
+    let row = &plain["forecasts"][0];
+    let number = |value: &Value| value.as_f64().unwrap();
+    let (value, low, high) = (number(&row["value"]), number(&row["interval_95"][0]), number(&row["interval_95"][1]));
+    assert!(low < number(&row["interval_80"][0]) && low < value && value < high && value < number(&row["raw"]));
+    assert!(row["rests_on"].as_str().unwrap().contains("none of your own"));
+
+    let (_, saved) = lab.json(&[&ask[..], &["--truth", &truth, "--save-cases", &cases, "-o", &lab.path("out")]].concat());
+    let (_, scored) = lab.json(&["eval", &truth, "--suite", &suite]);
+    assert_eq!(saved["forecasts"][0]["truth"], scored["scores"][0]["value"]);
+    let lines = std::fs::read_to_string(&cases).unwrap();
+    assert_eq!(lines.lines().count(), 1);
+    // Nothing is added twice.
+    lab.json(&[&ask[..], &["--truth", &truth, "--save-cases", &cases]].concat());
+    assert_eq!(std::fs::read_to_string(&cases).unwrap(), lines);
+
+    let (_, learned) = lab.json(&[&ask[..], &["--calibrate", &cases]].concat());
+    let row = &learned["forecasts"][0];
+    assert!(row["rests_on"].as_str().unwrap().contains("of your own"));
+    // Having seen this very anneal, it comes closer to it.
+    let off = |row: &Value| (number(&row["value"]) - number(&saved["forecasts"][0]["truth"])).abs();
+    assert!(off(row) <= off(&plain["forecasts"][0]), "{row}");
+}
+
+#[test]
+fn a_run_that_supports_no_forecast_is_told_why() {
+    let lab = Lab::new();
+    let (run_path, suite) = (lab.path("run"), lab.path("test.toml"));
+    let ask = |run: &str, more: &[&str]| lab.transcript(&[&["forecast", run, "--suite", &suite], more].concat());
+    let two = lab.path("two");
+    std::fs::create_dir(&two).unwrap();
+    for step in [156, 160] {
+        copy_folder(&Path::new(&run_path).join(format!("step-{step}")), &Path::new(&two).join(format!("step-{step}")));
+    }
+    insta::assert_snapshot!(ask(&two, &["--stable", "8..160", "--anneal-steps", "48"]), @"
+    exit 1
+    --- stdout
+    no forecast: the last 48 steps to step 160 have 2 checkpoints, and a forecast needs 6
+    take a longer anneal, or save checkpoints more often
+    --- stderr
+    ");
+    insta::assert_snapshot!(ask(&two, &["--anneal-steps", "48"]), @"
+    exit 1
+    --- stdout
+    no forecast: nothing says where the learning rate is constant: the log has no learning rate
+    say so with `--stable FROM..TO`, or give the log with `--log FILE`
+    --- stderr
+    ");
+    let log = lab.path("no-rate.csv");
+    let rows: String = (1..=STEPS).map(|step| format!("{step},{}\n", 6.0 - 0.01 * step as f64)).collect();
+    std::fs::write(&log, format!("step,loss\n{rows}")).unwrap();
+    // A run of the lab says in `thalweg.toml` where its stable phase is; other trainers' runs do not.
+    std::fs::rename(Path::new(&run_path).join("thalweg.toml"), lab.path("aside.toml")).unwrap();
+    insta::assert_snapshot!(ask(&run_path, &["--anneal-steps", "48", "--log", &log]), @"
+    exit 1
+    --- stdout
+    no forecast: nothing says where the learning rate is constant: the log has no learning rate
+    say so with `--stable FROM..TO`, or give the log with `--log FILE`
+    --- stderr
+    ");
+    std::fs::rename(lab.path("aside.toml"), Path::new(&run_path).join("thalweg.toml")).unwrap();
+    let whole = lab.path("whole");
+    lab.train("whole", STEPS, 40, "");
+    insta::assert_snapshot!(ask(&whole, &["--anneal-steps", "48"]), @"
+    exit 1
+    --- stdout
+    no forecast: step 160 lies beyond the stable phase, which ends at step 120: the run is annealed already
+    take an earlier end with `--end-step`, or simply score the annealed checkpoint
+    --- stderr
+    ");
+    insta::assert_snapshot!(ask(&run_path, &["--anneal-steps", "158"]), @"
+    exit 1
+    --- stdout
+    no forecast: an anneal of 158 steps to step 160 would begin before the stable phase, which begins at step 8
+    take a shorter anneal, or a later end
+    --- stderr
+    ");
+    insta::assert_snapshot!(ask(&run_path, &["--anneal-steps", "48", "--anneal", "cosine"]), @"
+    exit 1
+    --- stdout
+    no forecast: no anneal that the forecast learned from has the shape `cosine`
+    give cases of your own anneals with `--calibrate FILE` (`--save-cases` writes them)
+    --- stderr
+    ");
+    insta::assert_snapshot!(ask(&run_path, &["--end-step", "157"]), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: there is no finished checkpoint at step 157
+    hint: the newest are at 132, 136, 140, 144, 148, 152, 156, 160
+    ");
+    insta::assert_snapshot!(ask(&run_path, &["--anneal-floor", "2"]), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: `--anneal-floor 2` is not between 0 and 1
+    ");
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
