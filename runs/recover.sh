@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-recover-runs}
 thalweg=${THALWEG:-target/release/thalweg}
-seeds=${SEEDS:-1 2 3 4 5 6}
+seeds=${SEEDS:-1 2 3 4 5 6 7 8 9 10}
 last_step=560
 
 config() { # SEED EVERY_STEPS KEEP_STATES [FROM MOMENTS SKIP] [FAULT_STEPS]: faults multiply the rate by 30 from step 411 on

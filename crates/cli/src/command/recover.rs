@@ -173,8 +173,12 @@ fn describe_proposal(
     for source in &plan.sources {
         let _ = writeln!(text, "{:>12}  {}", source.step, source.path.display());
     }
+    if let [_, .., newest] = plan.sources.as_slice() {
+        let measured = "which did no worse in the lab here (docs/results/recovery.md)";
+        let _ = writeln!(text, "or from step {} alone, {measured}", newest.step);
+    }
     if args.out.is_none() && policy.is_merge() {
-        let _ = writeln!(text, "`-o {UNWRITTEN}` writes it");
+        let _ = writeln!(text, "`-o {UNWRITTEN}` writes the merge");
     }
     describe_policy(text, policy);
 }

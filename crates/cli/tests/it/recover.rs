@@ -87,6 +87,7 @@ fn recover_says_what_it_found_and_writes_the_merge() {
            10000  [ROOT]/examples/runs/hybridstories/step_10000.safetensors
            12000  [ROOT]/examples/runs/hybridstories/step_12000.safetensors
            14000  [ROOT]/examples/runs/hybridstories/step_14000.safetensors
+    or from step 14000 alone, which did no worse in the lab here (docs/results/recovery.md)
 
     moments: average
     learning rate: the schedule's at step 14000, where the log has 0.001
