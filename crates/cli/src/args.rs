@@ -1,10 +1,16 @@
 //! What can be typed. Nothing is interpreted here; see `options` and `resolve`.
 
+mod study;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::study::{
+    CurveChoice, DataChoice, ForecastArgs, InitArgs, KeepChoice, MomentsChoice, RawChoice, RecoverArgs, ScoringArgs,
+    StartChoice, SweepArgs,
+};
 use crate::options::{ByteSize, Count};
 
 /// Merge checkpoints of one pre-training run: exactly rounded, at disk speed, in bounded memory.
@@ -349,153 +355,6 @@ pub(crate) struct MergeArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Examples:
-  thalweg sweep runs/my-run --counts 3,6,10 --schemes sma,wma,ema:0.2 -o sweep
-  thalweg sweep runs/my-run --counts 10 --interval-tokens 4B,8B --ends every:1000 -o sweep
-  thalweg sweep runs/my-run --counts 3,6,10 --suite choose.toml --report-suite report.toml -o sweep
-
-With a suite, merges are scored in memory beside the newest raw checkpoint of each window; DIR/report.html shows
-them, and what was scored once is not scored again.")]
-pub(crate) struct SweepArgs {
-    /// A run folder
-    pub(crate) run_path: PathBuf,
-    /// Folder that will hold one folder for each merge
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) out: PathBuf,
-    /// Checkpoints in a window
-    #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_value = "10")]
-    pub(crate) counts: Vec<usize>,
-    /// Steps between neighbours [default: neighbours as they come]
-    #[arg(long, value_name = "V,V,...", value_delimiter = ',', conflicts_with = "interval_tokens")]
-    pub(crate) interval_steps: Vec<Count>,
-    /// Tokens between neighbours
-    #[arg(long, value_name = "V,V,...", value_delimiter = ',')]
-    pub(crate) interval_tokens: Vec<Count>,
-    /// Schemes with their parameter
-    #[arg(long, value_name = "S,S,...", value_delimiter = ',', default_value = "sma")]
-    pub(crate) schemes: Vec<String>,
-    /// Last steps of the windows: newest, steps, or every:STEPS
-    #[arg(long, value_name = "ENDS", value_delimiter = ',', default_value = "newest")]
-    pub(crate) ends: Vec<String>,
-    #[command(flatten)]
-    pub(crate) scoring: ScoringArgs,
-    /// Which merges are written [default: all without a suite, best with one]
-    #[arg(long, value_enum, value_name = "WHICH")]
-    pub(crate) keep: Option<KeepChoice>,
-    /// Raw checkpoints that are scored beside the merges: the newest of each window, or all of it
-    #[arg(long, value_enum, default_value_t = RawChoice::Newest, value_name = "WHICH")]
-    pub(crate) raws: RawChoice,
-    /// A text for reports, which decides nothing; must share no row with `--suite`
-    #[arg(long, value_name = "FILE")]
-    pub(crate) report_suite: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) run: RunArgs,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-    #[command(flatten)]
-    pub(crate) execution: ExecutionArgs,
-    /// Refuse to score more models than this
-    #[arg(long, value_name = "N")]
-    pub(crate) budget_evaluations: Option<usize>,
-    /// Refuse to read more than this
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) budget_bytes: Option<ByteSize>,
-    /// Print what would be made and stop
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  thalweg forecast runs/my-run --suite suite.toml                      an anneal over the last tenth of the run
-  thalweg forecast runs/my-run --suite suite.toml --anneal 1-sqrt --anneal-tokens 100B -o forecast
-  thalweg forecast old-run --suite suite.toml --end-step 9000 --anneal-steps 900 --truth annealed --save-cases cases.jsonl
-  thalweg forecast runs/my-run --suite suite.toml --calibrate cases.jsonl
-
-The anneal is one that ends at the end step, on the tokens that the run has seen by then. Four models are scored: the newest
-checkpoint, the mean of those within the anneal's span, of its second half, and of five spread over it. Exit code 1 says
-that the run does not support a forecast, and why.")]
-pub(crate) struct ForecastArgs {
-    /// A run folder
-    pub(crate) run_path: PathBuf,
-    /// Shape of the anneal
-    #[arg(long, value_enum, default_value_t = CurveChoice::Linear, value_name = "CURVE")]
-    pub(crate) anneal: CurveChoice,
-    /// Its length in steps [default: a tenth of the end step]
-    #[arg(long, value_name = "D", conflicts_with = "anneal_tokens")]
-    pub(crate) anneal_steps: Option<Count>,
-    /// Its length in tokens
-    #[arg(long, value_name = "D")]
-    pub(crate) anneal_tokens: Option<Count>,
-    /// Learning rate at its end, as a share of the peak
-    #[arg(long, value_name = "F", default_value_t = 0.0)]
-    pub(crate) anneal_floor: f64,
-    /// Where it ends [default: the newest checkpoint]
-    #[arg(long, value_name = "S")]
-    pub(crate) end_step: Option<Count>,
-    /// Learn from these cases of past anneals too
-    #[arg(long, value_name = "FILE")]
-    pub(crate) calibrate: Option<PathBuf>,
-    /// The annealed checkpoint, where it was run: scored too, and compared
-    #[arg(long, value_name = "CKPT")]
-    pub(crate) truth: Option<PathBuf>,
-    /// Add what was found to this file, for `--calibrate`; needs `--truth`
-    #[arg(long, value_name = "FILE", requires = "truth")]
-    pub(crate) save_cases: Option<PathBuf>,
-    /// Folder of record, page and scores
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) out: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) scoring: ScoringArgs,
-    #[command(flatten)]
-    pub(crate) run: RunArgs,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum CurveChoice {
-    Linear,
-    Cosine,
-    #[value(name = "1-sqrt")]
-    OneMinusSqrt,
-}
-
-/// By what models are scored.
-#[derive(Debug, Args, Clone, Default)]
-#[command(next_help_heading = "Scoring")]
-pub(crate) struct ScoringArgs {
-    /// The suite (TOML) that decides
-    #[arg(long, value_name = "FILE")]
-    pub(crate) suite: Option<PathBuf>,
-    /// Decide by this task, or TASK/MEASURE [default: the first of the suite]
-    #[arg(long, value_name = "TASK")]
-    pub(crate) by: Option<String>,
-    /// Another program scores each checkpoint and writes its results to {out}
-    #[arg(long, value_name = "CMD", conflicts_with = "suite")]
-    pub(crate) eval_command: Option<String>,
-    /// The tokenizer.json to use [default: that of the checkpoint]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) tokenizer: Option<PathBuf>,
-    /// Folder of scores that are kept for the next time [default: DIR/scores]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) cache: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum KeepChoice {
-    All,
-    Best,
-    None,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum RawChoice {
-    Newest,
-    Window,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
 Trains a Llama of about a million parameters on short stories that are built in, at a constant learning
 rate; forks a real anneal from it; merges windows of the checkpoints in memory; scores everything on
 held-out text, choosing by one part and reporting on another; writes DIR/report.html. Nothing is fetched.
@@ -608,83 +467,6 @@ pub(crate) struct ExplainArgs {
     /// Upper limit of resident memory
     #[arg(long, value_name = "SIZE", default_value = "256MB")]
     pub(crate) memory: ByteSize,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  thalweg recover runs/my-run                         is there a spike, and what to resume from
-  thalweg recover runs/my-run --log events.out.tfevents.1 -o restart
-
-The exit code is 1 where the log shows no spike.")]
-pub(crate) struct RecoverArgs {
-    /// A run folder
-    pub(crate) run_path: PathBuf,
-    /// Write the merge of the proposed checkpoints here, with the policy beside it
-    #[arg(short, long, value_name = "OUT")]
-    pub(crate) out: Option<PathBuf>,
-    /// The optimizer's moments: zero, those of the newest source, or the sources' average
-    #[arg(long, value_enum, default_value_t = MomentsChoice::Newest)]
-    pub(crate) moments: MomentsChoice,
-    /// The batches from the newest source to the end of the spike
-    #[arg(long, value_enum, default_value_t = DataChoice::Skip)]
-    pub(crate) data: DataChoice,
-    /// Scheme with its parameter, such as wma or ema:0.2
-    #[arg(long, value_name = "SCHEME", default_value = "sma")]
-    pub(crate) scheme: String,
-    #[command(flatten)]
-    pub(crate) run: RunArgs,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-    #[command(flatten)]
-    pub(crate) execution: ExecutionArgs,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum MomentsChoice {
-    Reset,
-    Newest,
-    Average,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DataChoice {
-    Skip,
-    Replay,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum StartChoice {
-    Cpt,
-    Sft,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  thalweg init runs/my-run --for cpt -o start
-  thalweg init runs/my-run --for sft --count 10 --interval-tokens 8B -o start
-
-Without a selection: the newest ten checkpoints at most, of one phase, none from before the last fifth of the run.")]
-pub(crate) struct InitArgs {
-    /// A run folder
-    pub(crate) run_path: PathBuf,
-    /// Continued pre-training, or fine-tuning
-    #[arg(long = "for", value_enum, value_name = "PURPOSE")]
-    pub(crate) purpose: StartChoice,
-    /// Folder of the start point
-    #[arg(short, long, value_name = "OUT")]
-    pub(crate) out: PathBuf,
-    #[command(flatten)]
-    pub(crate) selection: SelectionArgs,
-    #[command(flatten)]
-    pub(crate) run: RunArgs,
-    #[command(flatten)]
-    pub(crate) scheme: SchemeArgs,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-    #[command(flatten)]
-    pub(crate) execution: ExecutionArgs,
 }
 
 #[derive(Debug, Args)]

@@ -54,7 +54,8 @@ pub(crate) fn open_suites(
 /// A score that does not exist is found before anything is scored.
 fn check_by(args: &ScoringArgs, suite: &Suite) -> Result<(), Error> {
     let Some(by) = &args.by else { return Ok(()) };
-    let known = || suite.tasks.iter().flat_map(|task| task.measures.iter().map(move |m| (task.name.as_str(), m.name())));
+    let known =
+        || suite.tasks.iter().flat_map(|task| task.measures.iter().map(move |m| (task.name.as_str(), m.name())));
     let is_meant = |(task, measure): (&str, &str)| by == task || *by == format!("{task}/{measure}");
     if known().any(is_meant) {
         return Ok(());

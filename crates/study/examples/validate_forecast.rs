@@ -1,6 +1,9 @@
-//! Tables of how far forecasts of anneals are off, by run: `validate_forecast CASES.jsonl`, cases as `runs/forecast/cases.sh` makes them.
+//! Tables of how far forecasts of anneals are off, by run: `validate_forecast < CASES.jsonl`, cases as `runs/forecast/cases.sh` makes them.
 //!
 //! A run is named `CONFIGURATION/seed-N/trunk`. Every case is forecast from cases of other runs only.
+
+#![expect(clippy::print_stdout, reason = "an example that prints tables")]
+#![expect(clippy::cast_precision_loss, reason = "counts of cases and steps")]
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -28,8 +31,7 @@ fn group(case: &Case) -> String {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let path = std::env::args().nth(1).ok_or("a file of cases is expected")?;
-    let cases = read_cases(&std::fs::read_to_string(path)?)?;
+    let cases = read_cases(&std::io::read_to_string(std::io::stdin())?)?;
     let losses: Vec<Case> = cases.iter().filter(|case| !case.is_accuracy()).cloned().collect();
     let accuracies: Vec<Case> = cases.iter().filter(|case| case.is_accuracy()).cloned().collect();
     let runs: std::collections::BTreeSet<&str> = losses.iter().map(|case| case.run.as_str()).collect();

@@ -72,8 +72,24 @@ fn a_sweep_chooses_by_one_suite_reports_on_the_other_and_costs_nothing_again() {
     let (run_path, out) = (lab.path("run"), lab.path("sweep"));
     let (choose, report) = (lab.path("validation.toml"), lab.path("test.toml"));
     let command = [
-        "sweep", &run_path, "--counts", "2,5,9", "--interval-steps", "4,8", "--schemes", "sma,wma", "--ends", "120,160",
-        "--suite", &choose, "--report-suite", &report, "--raws", "window", "-o", &out,
+        "sweep",
+        &run_path,
+        "--counts",
+        "2,5,9",
+        "--interval-steps",
+        "4,8",
+        "--schemes",
+        "sma,wma",
+        "--ends",
+        "120,160",
+        "--suite",
+        &choose,
+        "--report-suite",
+        &report,
+        "--raws",
+        "window",
+        "-o",
+        &out,
     ];
     let (code, first) = lab.json(&command);
     let trials = first["trials"].as_array().unwrap();
@@ -118,8 +134,20 @@ fn sources_are_read_once_for_ten_merges_and_not_more() {
     let lab = Lab::new();
     let (run_path, suite) = (lab.path("run"), lab.path("validation.toml"));
     let (_, swept) = lab.json(&[
-        "sweep", &run_path, "--counts", "2,3,4,5,6,7,8,9,10", "--interval-steps", "4", "--ends", "160", "--suite", &suite,
-        "--keep", "none", "-o", &lab.path("sweep"),
+        "sweep",
+        &run_path,
+        "--counts",
+        "2,3,4,5,6,7,8,9,10",
+        "--interval-steps",
+        "4",
+        "--ends",
+        "160",
+        "--suite",
+        &suite,
+        "--keep",
+        "none",
+        "-o",
+        &lab.path("sweep"),
     ]);
     // Nine windows and a raw checkpoint: together they read the ten checkpoints of the longest window once.
     let one = std::fs::metadata(Path::new(&run_path).join("step-160/model.safetensors")).unwrap().len();
@@ -163,7 +191,10 @@ fn what_chose_may_not_report_and_budgets_hold() {
     hint: add `--suite FILE` or `--eval-command CMD`
     ");
     // The same rows under another name and role are found too.
-    let text = std::fs::read_to_string(&choose).unwrap().replace("\"selection\"", "\"report\"").replace("\"validation\"", "\"other\"");
+    let text = std::fs::read_to_string(&choose)
+        .unwrap()
+        .replace("\"selection\"", "\"report\"")
+        .replace("\"validation\"", "\"other\"");
     std::fs::write(lab.path("renamed.toml"), text).unwrap();
     insta::assert_snapshot!(with(&["--report-suite", &lab.path("renamed.toml")]), @"
     exit 2
@@ -196,7 +227,8 @@ fn another_program_scores_merges_that_are_written_for_it_and_removed() {
     assert!(!Path::new(&out).join("scores/merge-to-score").exists());
     let (_, again) = lab.json(&command);
     assert_eq!((&again["cost"]["n_evaluations"], &again["trials"]), (&0.into(), &swept["trials"]));
-    let broken = ["sweep", &run_path, "--counts", "2", "--eval-command", "exit 3 {checkpoint} {out}", "-o", &lab.path("b")];
+    let broken =
+        ["sweep", &run_path, "--counts", "2", "--eval-command", "exit 3 {checkpoint} {out}", "-o", &lab.path("b")];
     insta::assert_snapshot!(lab.transcript(&broken).lines().last().unwrap(), @"error: the command failed for `[OUT]/run/step-160`: exit status: 3");
 }
 
@@ -216,7 +248,8 @@ fn a_forecast_takes_four_scores_and_learns_from_saved_cases() {
     assert!(low < number(&row["interval_80"][0]) && low < value && value < high && value < number(&row["raw"]));
     assert!(row["rests_on"].as_str().unwrap().contains("none of your own"));
 
-    let (_, saved) = lab.json(&[&ask[..], &["--truth", &truth, "--save-cases", &cases, "-o", &lab.path("out")]].concat());
+    let (_, saved) =
+        lab.json(&[&ask[..], &["--truth", &truth, "--save-cases", &cases, "-o", &lab.path("out")]].concat());
     let (_, scored) = lab.json(&["eval", &truth, "--suite", &suite]);
     assert_eq!(saved["forecasts"][0]["truth"], scored["scores"][0]["value"]);
     let lines = std::fs::read_to_string(&cases).unwrap();

@@ -19,7 +19,7 @@ fn made(i: usize, noise: f64) -> Case {
     let (lag, thin) = (0.2 * wobble(i, 2), 0.05 + 0.04 * wobble(i, 3));
     let raw = 2.5 + 0.1 * wobble(i, 4);
     let full = raw - gain;
-    let curve = if i % 3 == 0 { DecayCurve::OneMinusSqrt } else { DecayCurve::Linear };
+    let curve = if i.is_multiple_of(3) { DecayCurve::OneMinusSqrt } else { DecayCurve::Linear };
     let mut case = Case {
         kind: CASE_KIND.to_owned(),
         version: CASE_VERSION,
