@@ -37,6 +37,24 @@ pub struct SpikeSearch {
 }
 
 /// Looks for spikes.
+///
+/// # Example
+/// ```
+/// use thalweg_study::recover::search_spikes;
+/// use thalweg_trajectory::{SpikeOptions, Step, parse_csv};
+///
+/// // A quiet log whose loss is lifted for good at step 61.
+/// let mut log = "step,loss\n".to_owned();
+/// for step in 1..=100 {
+///     let lift = if step > 60 { 1.0 } else { 0.0 };
+///     log += &format!("{step},{}\n", 3.0 + 0.01 * f64::from(step * 7 % 5) + lift);
+/// }
+/// let log = parse_csv(log.as_bytes(), &Default::default())?;
+/// let found = search_spikes(&log, &SpikeOptions::default());
+/// assert_eq!((found.spikes[0].onset, found.spikes[0].end), (Step(61), None));
+/// assert_eq!((found.n_losses, found.range), (100, Some((Step(1), Step(100)))));
+/// # Ok::<(), thalweg_trajectory::LogError>(())
+/// ```
 pub fn search_spikes(log: &StepLog, options: &SpikeOptions) -> SpikeSearch {
     let steps = || log.losses().map(|(step, _)| step);
     SpikeSearch {
