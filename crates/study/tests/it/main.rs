@@ -7,3 +7,7 @@ mod demo;
 mod page;
 #[cfg(test)]
 mod sample;
+#[cfg(test)]
+mod study_page;
+#[cfg(test)]
+mod study_sample;
