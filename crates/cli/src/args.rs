@@ -379,7 +379,7 @@ pub(crate) struct DemoArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
-    /// Folder that holds `report.json`
+    /// Folder that holds `report.json` of a demo or `study.json` of a study
     #[arg(value_name = "DIR")]
     pub(crate) path: PathBuf,
     /// The page [default: DIR/report.html]

@@ -73,7 +73,7 @@ struct Model<'a> {
 
 impl<'a> Model<'a> {
     fn of_raw(kind: &'a str, raw: &'a RawRow) -> Self {
-        let name = format!("{kind}, step {}", raw.step);
+        let name = format!("{kind} step {}", raw.step);
         Self {
             kind,
             name,

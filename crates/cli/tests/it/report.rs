@@ -84,8 +84,8 @@ fn report_says_what_is_wrong_with_a_folder_or_a_record() {
     exit 2
     --- stdout
     --- stderr
-    error: `[OUT]` holds no `report.json`
-    hint: give the folder of a demo or a study; `thalweg demo` makes one
+    error: `[OUT]` holds neither `report.json` nor `study.json`
+    hint: give the folder of a demo (`thalweg demo` makes one) or of a study (`thalweg sweep --suite` makes one)
     ");
     let mut broken = record();
     broken["gains"][0]["over"] = json!("raw, step 7");
@@ -98,6 +98,38 @@ fn report_says_what_is_wrong_with_a_folder_or_a_record() {
     hint: run the command that made it again: it goes on from what is there
     ");
     assert!(!scratch.path().join("report.html").exists());
+}
+
+#[test]
+fn report_makes_page_and_table_of_a_study_and_does_not_guess_between_two_records() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().to_str().unwrap();
+    let study = json!({
+        "kind": "thalweg-study", "version": 1, "tool": "thalweg test", "command": "thalweg recover run", "title": "Made up",
+        "run_path": "run", "recovery": [100, 200],
+        "cost": {"bytes_read": 0, "n_evaluations": 0, "n_tokens": 0, "seconds": 0.0},
+    });
+    std::fs::write(scratch.path().join("study.json"), study.to_string()).unwrap();
+    insta::assert_snapshot!(transcript(&["report", folder], scratch.path()), @"
+    exit 0
+    --- stdout
+    Resume from a merge of 2 checkpoints. The start point is the average of steps 100, 200.
+
+    The page is `[OUT]/report.html`, the table `[OUT]/study.csv`.
+    --- stderr
+    ");
+    let page = std::fs::read_to_string(scratch.path().join("report.html")).unwrap();
+    assert!(page.contains("thalweg merge run --steps 100,200 -o start-point"));
+    let document: Value = serde_json::from_slice(&run(&["report", folder, "--json"]).stdout).unwrap();
+    assert_eq!((&document["kind"], &document["recovery"]), (&json!("thalweg-study-summary"), &json!([100, 200])));
+    write_record(scratch.path(), &record());
+    insta::assert_snapshot!(transcript(&["report", folder], scratch.path()), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: `[OUT]` holds both `report.json` and `study.json`, whose pages have one name
+    hint: move one of them to a folder of its own
+    ");
 }
 
 #[test]

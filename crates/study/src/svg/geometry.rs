@@ -76,7 +76,7 @@ fn draw_curve(curve: &Curve<'_>, width: Width) -> Markup {
 pub(crate) fn draw_plane(geometry: &GeometryRow, width: Width) -> Markup {
     let height = width.choose(330.0, 280.0);
     let description = format!("{} checkpoints in the plane of the first two components.", geometry.plane.len());
-    let mut svg = begin_chart(width, height + 66.0, "Plane of the first two components", &description);
+    let mut svg = begin_chart(width, height + 76.0, "Plane of the first two components", &description);
     let (left, right, top) = (width.choose(66.0, 56.0), width.units() - width.choose(22.0, 12.0), 34.0);
     let along = |i: usize| span_of(geometry.plane.iter().map(|point| point[i]), 0.06);
     let x = Scale::new(along(0), [left, right]);

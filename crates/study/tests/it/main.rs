@@ -9,3 +9,7 @@ mod page;
 mod recover;
 #[cfg(test)]
 mod sample;
+#[cfg(test)]
+mod study_page;
+#[cfg(test)]
+mod study_sample;

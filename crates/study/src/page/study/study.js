@@ -7,7 +7,7 @@
   function choose(what, value) {
     chosen[what] = value;
     all("[data-" + what + "]").forEach(function (element) {
-      element.toggleAttribute("hidden", element.getAttribute("data-" + what).split(" ").indexOf(value) < 0);
+      element.toggleAttribute("hidden", element.getAttribute("data-" + what).split(" ").indexOf(value) === -1);
     });
     all("button[data-choose=" + what + "]").forEach(function (button) {
       button.setAttribute("aria-pressed", button.value === value ? "true" : "false");
@@ -35,7 +35,7 @@
     coefficients.slice(-64).forEach(function (coefficient) {
       var bar = document.createElement("i");
       bar.style.height = Math.max(3, Math.abs(coefficient) / most * 100) + "%";
-      if (coefficient < 0) { bar.className = "negative"; }
+      if (0 > coefficient) { bar.className = "negative"; }
       row.appendChild(bar);
     });
     tip.appendChild(row);
@@ -86,7 +86,7 @@
       if (step === undefined) { return; }
       if (sorted === null) { sorted = marks.slice().sort(function (a, b) { return left(a) - left(b); }); }
       var at = sorted.indexOf(event.target);
-      if (at < 0) { return; }
+      if (at === -1) { return; }
       event.preventDefault();
       sorted[at].setAttribute("tabindex", "-1");
       var next = sorted[Math.max(0, Math.min(sorted.length - 1, at + step))];
