@@ -88,10 +88,13 @@ fn the_page_has_every_part_and_is_the_same_every_time() {
     check_silent(&page);
 }
 
+/// A part by name, how it is taken over from the whole record, and the headings that it brings.
+type Part = (&'static str, fn(&mut StudyRecord, StudyRecord), &'static [&'static str]);
+
 #[test]
 fn each_part_stands_alone_and_an_empty_record_has_a_page() {
     assert_eq!(titles(&render_study(&empty())), ["What was run"]);
-    let parts: [(&str, fn(&mut StudyRecord, StudyRecord), &[&str]); 9] = [
+    let parts: [Part; 9] = [
         ("training", |to, from| to.training = from.training, &["Training loss along the run"]),
         ("raws", |to, from| to.raws = from.raws, &["Scores along the run"]),
         ("annealed", |to, from| to.annealed = from.annealed, &["Scores along the run"]),
