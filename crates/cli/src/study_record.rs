@@ -53,7 +53,7 @@ pub(crate) fn begin_record(title: String, trajectory: &Trajectory) -> StudyRecor
 }
 
 /// The command as it was typed, for the record.
-fn command_line() -> String {
+pub(crate) fn command_line() -> String {
     let word = |word: std::ffi::OsString| {
         let word = word.to_string_lossy().into_owned();
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=@+%".contains(c);

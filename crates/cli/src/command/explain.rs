@@ -8,6 +8,7 @@ use thalweg_merge::align::align_sources;
 use thalweg_merge::engine::open_sources;
 use thalweg_merge::geometry::{Geometry, describe_geometry};
 use thalweg_merge::gram::{Gram, gram};
+use thalweg_study::record::{GeometryRow, GroupRow, StudyRecord};
 use thalweg_tensor::TensorSource;
 
 use crate::args::ExplainArgs;
@@ -16,6 +17,7 @@ use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::resolve::{Chosen, choose_checkpoints, geometry_plan};
+use crate::study_record::{command_line, publish_record};
 use crate::svg::draw_plane;
 use crate::tensor_groups::{layer_of, tensor_class_of};
 
@@ -38,6 +40,15 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
         let svg = draw_plane(&report.whole, &labels);
         thalweg_storage::publish::publish_file(&*world.storage, path, svg.as_bytes())?;
         messages.note(format!("the trajectory is drawn in `{}`", path.display()));
+    }
+    if let Some(folder) = &args.out {
+        let title =
+            format!("Geometry of {}", args.inputs.first().map_or_else(String::new, |p| p.display().to_string()));
+        let run_path = args.inputs.first().map_or_else(String::new, |path| path.display().to_string());
+        let mut record = StudyRecord::new(title, run_path, command_line());
+        record.geometry = Some(report.row(&chosen));
+        world.storage.create_folder(folder)?;
+        publish_record(folder, &record, world)?;
     }
     messages.json(&report.document(&chosen));
     messages.text(&report.text(&chosen));
@@ -87,6 +98,30 @@ impl Report {
             "layers": layers,
             "tensor_classes": classes,
         })
+    }
+
+    /// The same as a part of a study.
+    fn row(&self, chosen: &[Chosen]) -> GeometryRow {
+        let group = |name: String, geometry: &Geometry| {
+            let norm = geometry.norms.last().copied().unwrap_or(0.0);
+            let cosines: Vec<f64> = geometry.displacement_cosines.iter().flatten().copied().collect();
+            GroupRow {
+                name,
+                relative_displacement: if norm > 0.0 { mean(&geometry.displacements) / norm } else { 0.0 },
+                mean_cosine: (!cosines.is_empty()).then(|| mean(&cosines)),
+            }
+        };
+        let layers = self.layers.iter().map(|(layer, geometry)| group(format!("layer {layer}"), geometry));
+        let classes = self.classes.iter().map(|(class, geometry)| group(class.clone(), geometry));
+        GeometryRow {
+            steps: chosen.iter().enumerate().map(|(i, one)| one.step.unwrap_or(i as u64)).collect(),
+            displacements: self.whole.displacements.clone(),
+            displacement_cosines: self.whole.displacement_cosines.clone(),
+            component_shares: self.whole.component_shares.clone(),
+            random_walk_shares: self.whole.random_walk_shares.clone(),
+            plane: self.whole.plane.clone(),
+            groups: layers.chain(classes).collect(),
+        }
     }
 
     fn text(&self, chosen: &[Chosen]) -> String {

@@ -348,3 +348,16 @@ fn copy_folder(from: &Path, to: &Path) {
         std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }
+
+#[test]
+fn explain_writes_a_page_with_each_layer() {
+    let lab = Lab::new();
+    let out = lab.path("geometry");
+    let (code, printed) = lab.json(&["explain", &lab.path("run"), "--count", "6", "--interval-steps", "8", "-o", &out]);
+    assert_eq!(code, 0);
+    let record: Value = serde_json::from_slice(&std::fs::read(Path::new(&out).join("study.json")).unwrap()).unwrap();
+    assert_eq!(record["geometry"]["steps"], serde_json::json!([120, 128, 136, 144, 152, 160]));
+    assert_eq!(record["geometry"]["displacements"], printed["model"]["displacements"]);
+    let page = std::fs::read_to_string(Path::new(&out).join("report.html")).unwrap();
+    assert!(page.contains("layer 0") && page.contains("random walk"), "{page}");
+}

@@ -1,5 +1,7 @@
 //! What an anneal would score, beside what is known: raw, imitation, intervals, and the truth.
 
+use std::collections::BTreeSet;
+
 use super::write_columns;
 use crate::markup::Markup;
 use crate::record::{ForecastRow, StudyRecord};
@@ -17,7 +19,7 @@ pub(super) fn write_forecasts(page: &mut Markup, record: &StudyRecord) {
     let known = record.forecasts.iter().filter(|one| one.truth.is_some()).count();
     let truth = if known > 0 { " The error is the forecast minus what the anneal reached." } else { "" };
     let text = format!(
-        "Imitation is the score of the merge whose coefficients imitate the decay. The wide bar is the 80 % interval, the \
+        "Imitation is the score of the mean of the checkpoints over the anneal's span, which trails as a linear anneal does. The wide bar is the 80 % interval, the \
          thin one the 95 % interval; the circle is the newest raw checkpoint, the diamond the imitation.{truth}"
     );
     page.element("p").attr("class", "note").filled(text);
@@ -30,6 +32,10 @@ pub(super) fn write_forecasts(page: &mut Markup, record: &StudyRecord) {
     }
     page.close();
     page.close();
+    let shown = record.forecasts.iter().take(MAX_ROWS);
+    for rests_on in shown.map(|one| one.rests_on.as_str()).collect::<BTreeSet<_>>() {
+        page.element("p").attr("class", "note").filled(format!("Rests on {rests_on}."));
+    }
     if record.forecasts.len() > MAX_ROWS {
         let text = format!("{} more are in study.json.", record.forecasts.len() - MAX_ROWS);
         page.element("p").attr("class", "note").filled(text);
@@ -42,7 +48,6 @@ fn write_row(page: &mut Markup, one: &ForecastRow, range: [f64; 2]) {
     page.text(format!("{}, {} steps to step {}", one.curve, one.anneal_steps, one.end_step));
     let floor = format!("down to {} of the peak rate", one.floor);
     page.element("small").filled(format!("{}, {}; {floor}", one.task, measure_words(&one.measure)));
-    page.element("small").filled(format!("rests on {}", one.rests_on));
     page.close();
     for (label, value) in [("raw", one.raw), ("imitation", one.imitation)] {
         page.element("td").attr("class", "number").attr("data-label", label).filled(format!("{value:.4}"));
