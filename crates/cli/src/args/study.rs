@@ -14,8 +14,8 @@ Examples:
   thalweg sweep runs/my-run --counts 10 --interval-tokens 4B,8B --ends every:1000 -o sweep
   thalweg sweep runs/my-run --counts 3,6,10 --suite choose.toml --report-suite report.toml -o sweep
 
-With a suite, merges are scored in memory beside the newest raw checkpoint of each window; DIR/report.html shows
-them, and what was scored once is not scored again.")]
+With a suite, merges are scored in memory beside the newest raw checkpoint of each window;
+DIR/report.html shows them, and what was scored once is not scored again.")]
 pub(crate) struct SweepArgs {
     /// A run folder
     pub(crate) run_path: PathBuf,
@@ -68,14 +68,15 @@ pub(crate) struct SweepArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  thalweg forecast runs/my-run --suite suite.toml                      an anneal over the last tenth of the run
+  thalweg forecast runs/my-run --suite suite.toml            an anneal over the last tenth of the run
   thalweg forecast runs/my-run --suite suite.toml --anneal 1-sqrt --anneal-tokens 100B -o forecast
-  thalweg forecast old-run --suite suite.toml --end-step 9000 --anneal-steps 900 --truth annealed --save-cases cases.jsonl
+  thalweg forecast old-run --suite suite.toml --end-step 9000 --anneal-steps 900 \\
+      --truth old-run-annealed/step-9000 --save-cases cases.jsonl
   thalweg forecast runs/my-run --suite suite.toml --calibrate cases.jsonl
 
-The anneal is one that ends at the end step, on the tokens that the run has seen by then. Four models are scored: the newest
-checkpoint, the mean of those within the anneal's span, of its second half, and of five spread over it. Exit code 1 says
-that the run does not support a forecast, and why.")]
+The anneal is one that ends at the end step, on the tokens that the run has seen by then. Four models
+are scored: the newest checkpoint, the mean of those within the anneal's span, of its second half, and
+of five spread over it. Exit code 1 says that the run does not support a forecast, and why.")]
 pub(crate) struct ForecastArgs {
     /// A run folder
     pub(crate) run_path: PathBuf,

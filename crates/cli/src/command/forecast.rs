@@ -35,6 +35,11 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
     if args.scoring.suite.is_none() && args.scoring.eval_command.is_none() {
         return Err(Error::usage_with_hint("what should be forecast?", "name a suite with `--suite FILE`"));
     }
+    if args.scoring.by.is_some() {
+        return Err(Error::usage(
+            "`--by` decides between windows, and a forecast is made for every score of the suite",
+        ));
+    }
     if !(0.0..=1.0).contains(&args.anneal_floor) {
         return Err(Error::usage(format!("`--anneal-floor {}` is not between 0 and 1", args.anneal_floor)));
     }
