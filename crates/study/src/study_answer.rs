@@ -84,7 +84,8 @@ fn choice_sentence(view: &StudyView<'_>, trial: &TrialRow, score: Option<&ScoreR
     let first = format!("Best of {n_candidates} by suite `{suite}`: {}.", window_words(trial));
     let Some(score) = score else { return first };
     let on = if is_reported { format!("On suite `{}`", score.suite) } else { "There".to_owned() };
-    let what = format!("{} {} on `{}`", measure_words(&score.measure), direction(score.higher_is_better), score.task);
+    let better = if score.higher_is_better { "more is better" } else { "less is better" };
+    let what = format!("{} on `{}`, {better}", measure_words(&score.measure), score.task);
     match score.gain {
         Some(gain) => format!(
             "{first} {on} it scores {:.4} ({what}), a gain of {} over the newest raw checkpoint ({}; n = {}).",
@@ -93,16 +94,12 @@ fn choice_sentence(view: &StudyView<'_>, trial: &TrialRow, score: Option<&ScoreR
             show_gain_interval(gain),
             score.n
         ),
-        None => format!("{first} {on} it scores {:.4}{} ({what}; n = {}).", score.value, show_error(score), score.n),
+        None => format!("{first} {on} it scores {:.4}{} ({what}, n = {}).", score.value, show_error(score), score.n),
     }
 }
 
 fn show_error(score: &ScoreRow) -> String {
     score.standard_error.map_or_else(String::new, |error| format!(" ± {error:.4}"))
-}
-
-fn direction(higher_is_better: bool) -> &'static str {
-    if higher_is_better { "(more is better)" } else { "(less is better)" }
 }
 
 fn choice_note(is_reported: bool) -> String {

@@ -34,7 +34,10 @@ pub(super) fn draw_raws(svg: &mut Markup, view: &StudyView<'_>, metric: Metric<'
     let mut raws: Vec<(u64, &ScoreRow)> =
         view.record.raws.iter().filter_map(|raw| Some((raw.step, metric.find(&raw.scores)?))).collect();
     raws.sort_by_key(|raw| raw.0);
-    let n_columns = run.frame.width.choose(75, 35);
+    // What is left of the picture needs no points, but one from which its line comes in.
+    let first = raws.partition_point(|raw| !run.holds(run.x(raw.0))).saturating_sub(1);
+    raws.drain(..first);
+    let n_columns = run.frame.width.choose(55, 26);
     // Without clamping: what leaves the picture at its beginning is cut off, as a line that goes on.
     let places: Vec<(f64, f64)> =
         raws.iter().map(|(step, score)| (run.x(*step), run.frame.y.place(score.value))).collect();

@@ -97,8 +97,8 @@ pub(crate) fn draw_study_run(picture: &RunPicture<'_>, width: Width, shown: &mut
         picture.metric.map_or("training loss, nats a token", |metric| measure_words(metric.measure)),
     );
     svg.element("clipPath").attr("id", picture.id).open();
-    let (w, h) = (right - left + 20.0, height + 20.0);
-    svg.element("rect").num("x", left - 10.0).num("y", top - 10.0).num("width", w).num("height", h).empty();
+    let (w, h) = (right - left + 15.0, height + 20.0);
+    svg.element("rect").num("x", left - 5.0).num("y", top - 10.0).num("width", w).num("height", h).empty();
     svg.close();
     svg.element("g").attr("clip-path", format!("url(#{})", picture.id)).open();
     draw_training(&mut svg, picture, &run);
@@ -195,6 +195,9 @@ fn draw_bands(svg: &mut Markup, view: &StudyView<'_>, run: &RunFrame<'_>) {
     }
     if let (Some(&first), Some(&last)) = (view.record.recovery.iter().min(), view.record.recovery.iter().max()) {
         let steps: Vec<String> = view.record.recovery.iter().map(u64::to_string).collect();
+        if !run.holds(run.x(first)) && !run.holds(run.x(last)) {
+            return;
+        }
         let [from, to] = [first, last].map(|step| run.x(step).clamp(run.frame.left, run.frame.right));
         let rect = svg.element("rect").attr("class", "recovery").num("x", from - 3.0).num("y", run.frame.top);
         rect.num("width", to - from + 6.0)

@@ -31,7 +31,7 @@ fn the_answer_says_what_was_chosen_forecast_proposed_and_where_to_resume() {
     insta::assert_snapshot!(text, @r#"
     Merging helps.
     Best of 24 by suite `choose`: wma of 8, every 40 steps, to step 2000.
-    On suite `report` it scores 1.9782 (nats a token (less is better) on `text`), a gain of +0.0333 over the newest raw checkpoint (95 % interval +0.0273 to +0.0393; n = 240).
+    On suite `report` it scores 1.9782 (nats a token on `text`, less is better), a gain of +0.0333 over the newest raw checkpoint (95 % interval +0.0273 to +0.0393; n = 240).
     A 1-sqrt anneal of 200 steps that ends at step 2200 is forecast to reach 1.981 nats a token on `text` (80 % interval 1.975 to 1.987; 95 % interval 1.971 to 1.992); the newest raw checkpoint has 2.012.
     It reached 1.978: the forecast is off by +0.003, inside the 95 % interval.
     It is the first of 2 forecasts.
@@ -51,7 +51,7 @@ fn the_answer_holds_no_more_than_the_record() {
     for trial in &mut record.trials {
         trial.scores.truncate(1);
     }
-    insta::assert_snapshot!(answer_text(&record), @"Merging helps. Best of 24 by suite `choose`: wma of 8, every 40 steps, to step 2000. There it scores 1.9902 (nats a token (less is better) on `text`), a gain of +0.0333 over the newest raw checkpoint (95 % interval +0.0273 to +0.0393; n = 240). The suite that chose the window also reports it, which flatters the best of many.");
+    insta::assert_snapshot!(answer_text(&record), @"Merging helps. Best of 24 by suite `choose`: wma of 8, every 40 steps, to step 2000. There it scores 1.9902 (nats a token on `text`, less is better), a gain of +0.0333 over the newest raw checkpoint (95 % interval +0.0273 to +0.0393; n = 240). The suite that chose the window also reports it, which flatters the best of many.");
     record.choice = None;
     insta::assert_snapshot!(answer_text(&record), @"Nothing was chosen. 96 merges and 50 raw checkpoints were scored.");
     let mut record = whole();
@@ -88,13 +88,11 @@ fn the_page_has_every_part_and_is_the_same_every_time() {
     check_silent(&page);
 }
 
-/// A part by name, how it is taken over from the whole record, and the headings that it brings.
-type Part = (&'static str, fn(&mut StudyRecord, StudyRecord), &'static [&'static str]);
-
 #[test]
 fn each_part_stands_alone_and_an_empty_record_has_a_page() {
     assert_eq!(titles(&render_study(&empty())), ["What was run"]);
-    let parts: [Part; 9] = [
+    type Part<'a> = (&'a str, fn(&mut StudyRecord, StudyRecord), &'a [&'a str]);
+    let parts: [Part<'_>; 9] = [
         ("training", |to, from| to.training = from.training, &["Training loss along the run"]),
         ("raws", |to, from| to.raws = from.raws, &["Scores along the run"]),
         ("annealed", |to, from| to.annealed = from.annealed, &["Scores along the run"]),
