@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Regret of proposed windows, from what `windows.sh` left: windows.py RUNS, or windows.py --window FILE for one proposal."""
+"""Regret of proposed windows, from what `windows.sh` left: windows.py RUNS prints the tables, windows.py --csv RUNS the rows
+behind them, windows.py --window FILE one proposal."""
 
 import glob
 import json
@@ -36,7 +37,9 @@ def cases(runs):
         regret = lambda row: (score(row, REPORT) - best) / gain
         configuration = os.path.relpath(folder, runs).split(os.sep)[0]
         is_proposal = json.load(open(os.path.join(folder, f"windows-{end}-proposal.json")))["window"] is not None
-        yield configuration, int(end), gain, regret(proposed), regret(chosen), regret(usual), is_proposal
+        what = "{n_checkpoints}@{interval_steps} {scheme}".format(**proposed)
+        seed = folder.rsplit("-", 1)[1]
+        yield configuration, int(end), gain, regret(proposed), regret(chosen), regret(usual), is_proposal, seed, what
 
 
 def main(runs):
@@ -61,5 +64,9 @@ def main(runs):
 if __name__ == "__main__":
     if sys.argv[1] == "--window":
         print(*window(sys.argv[2]))
+    elif sys.argv[1] == "--csv":
+        print("configuration,seed,end,gain,proposed,regret,regret_of_grid_choice,regret_of_newest_12")
+        for row in cases(sys.argv[2]):
+            print(row[0], row[7], row[1], f"{row[2]:.6f}", row[8], *(f"{value:.4f}" for value in row[3:6]), sep=",")
     else:
         main(sys.argv[1])
