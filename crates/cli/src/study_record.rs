@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use thalweg_study::record::{CheckpointRow, SpikeRow, StudyRecord};
+use thalweg_study::record::{CheckpointRow, StudyRecord};
+use thalweg_study::recover::{plan_recovery, search_spikes, spike_row};
 use thalweg_study::report::{PhaseName, PhaseSpan, TrainingPoint};
 use thalweg_study::write_study::write_study;
-use thalweg_trajectory::{Phase, Trajectory};
+use thalweg_trajectory::{Phase, SpikeOptions, Trajectory};
 
 use crate::error::Error;
 use crate::host::World;
-use crate::run::spikes;
 
 /// A record with what the run's folder and log tell.
 pub(crate) fn begin_record(title: String, trajectory: &Trajectory) -> StudyRecord {
@@ -40,15 +40,12 @@ pub(crate) fn begin_record(title: String, trajectory: &Trajectory) -> StudyRecor
     record.checkpoints = finished
         .map(|one| CheckpointRow { step: one.step.0, tokens: one.tokens.map(|tokens| tokens.0), seconds: None })
         .collect();
-    record.spikes = spikes(trajectory)
-        .iter()
-        .map(|spike| SpikeRow {
-            onset: spike.onset.0,
-            peak: spike.peak.0,
-            end: spike.end.map(|end| end.0),
-            signal: spike.signal.to_string(),
-        })
-        .collect();
+    if let Some(log) = trajectory.log() {
+        let search = search_spikes(log, &SpikeOptions::default());
+        record.spikes = search.spikes.iter().map(spike_row).collect();
+        let plan = plan_recovery(trajectory, &search);
+        record.recovery = plan.map(|plan| plan.sources.iter().map(|one| one.step.0).collect()).unwrap_or_default();
+    }
     record
 }
 

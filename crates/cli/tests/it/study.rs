@@ -361,3 +361,18 @@ fn explain_writes_a_page_with_each_layer() {
     let page = std::fs::read_to_string(Path::new(&out).join("report.html")).unwrap();
     assert!(page.contains("layer 0") && page.contains("random walk"), "{page}");
 }
+
+#[test]
+fn a_page_shows_spikes_of_the_log_with_what_to_resume_from() {
+    let lab = Lab::new();
+    let loss = |step: u64| {
+        4.0 - 0.005 * step as f64 + 0.01 * (step * 7 % 5) as f64 + f64::from(u8::from((130..136).contains(&step)))
+    };
+    let rows: String = (1..=STEPS).map(|step| format!("{step},{},0.02\n", loss(step))).collect();
+    std::fs::write(lab.path("spiked.csv"), format!("step,loss,lr\n{rows}")).unwrap();
+    let (run_path, suite, log, out) = (lab.path("run"), lab.path("test.toml"), lab.path("spiked.csv"), lab.path("out"));
+    lab.json(&["forecast", &run_path, "--suite", &suite, "--anneal-steps", "48", "--log", &log, "-o", &out]);
+    let record: Value = serde_json::from_slice(&std::fs::read(Path::new(&out).join("study.json")).unwrap()).unwrap();
+    assert_eq!((&record["spikes"][0]["onset"], &record["spikes"][0]["end"]), (&130.into(), &136.into()));
+    assert_eq!(record["recovery"], serde_json::json!([120, 124, 128]));
+}
