@@ -13,7 +13,7 @@ const SCHEMES: [&str; 3] = ["sma", "wma", "ema:0.2"];
 const INTERVAL_MULTIPLES: [u64; 6] = [1, 2, 3, 4, 6, 8];
 /// Times over which half of the noise may be forgotten, in intervals of checkpoints; 0 is no correlation.
 const HALF_LIVES: [f64; 8] = [0.0, 0.2, 0.4, 0.8, 1.6, 3.0, 6.0, 12.0];
-/// Longest window that is proposed: beyond three times what was scored the model knows nothing.
+/// Longest window that is proposed, relative to the longest that was scored: the model is a line there, and lines bend.
 const MAX_REACH: f64 = 1.5;
 
 /// A window that could be merged.

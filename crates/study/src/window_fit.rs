@@ -10,7 +10,8 @@
 //! V steps apart and without correlation this is drift V (n-1)/2 + hill/n, with its least at n* = sqrt(2 hill / (drift V)).
 //! Three scores give the three unknowns. The picture is that of a river in a valley (Wen et al. 2024, arXiv 2410.05192);
 //! the two terms are the bias and the variance of an average. A fourth score tells r; the Gram matrix gives a guess of it
-//! that needs no score ([`noise_correlation`]). Without r the model proposes windows that are too dense: see docs/results.
+//! that needs no score ([`noise_correlation`]). Without r the model proposes windows that are too dense, and
+//! with the guess far too long ones (docs/results/windows.md): no command proposes from the Gram matrix.
 
 /// A window with its score, as a loss: smaller is better.
 #[derive(Debug, Clone, PartialEq)]
