@@ -13,6 +13,7 @@ mod json;
 mod layout;
 mod note;
 mod open;
+pub mod pickle;
 mod side_files;
 mod stage;
 mod verify;
