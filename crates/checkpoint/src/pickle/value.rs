@@ -255,8 +255,12 @@ impl<'a> Value<'a> {
             };
             value = Self::new(self.pickle, object.callee);
         }
-        let is_understood = self.as_object().is_some();
-        value.as_global().filter(|global| !is_understood && !(global.is_listed && value.id == self.id))
+        // A listed name is a value like any other, and so is a listed call; a listed name that begins a chain of calls is not.
+        let is_understood = match self.node() {
+            Node::Object(_) => self.as_object().is_some(),
+            _ => value.as_global().is_some_and(|global| global.is_listed),
+        };
+        if is_understood { None } else { value.as_global() }
     }
 
     /// What kind of value it is, for messages.
