@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use thalweg_checkpoint::ReadOptions;
 use thalweg_eval::EvalContext;
 use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage, Unwatched};
 use thalweg_storage::{LocalStorage, Storage};
@@ -25,6 +26,8 @@ pub(crate) const TOOL: &str = concat!("thalweg ", env!("CARGO_PKG_VERSION"));
 /// Everything outside of the program.
 pub(crate) struct World<'a> {
     pub(crate) storage: Arc<dyn Storage>,
+    /// How checkpoints are read.
+    pub(crate) reading: ReadOptions,
     clock: ProcessHost,
     progress: CliProgress<'a>,
     interrupt: Arc<AtomicBool>,
@@ -33,7 +36,7 @@ pub(crate) struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    pub(crate) fn new(global: &GlobalArgs, messages: &'a Messages) -> Result<Self, Error> {
+    pub(crate) fn new(global: &GlobalArgs, reading: ReadOptions, messages: &'a Messages) -> Result<Self, Error> {
         let interrupt = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
             // The second one ends the program at once: a stage survives that too.
@@ -44,6 +47,7 @@ impl<'a> World<'a> {
         let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         Ok(Self {
             storage: Arc::new(LocalStorage::new()),
+            reading,
             clock: ProcessHost { started: Instant::now() },
             progress: CliProgress::new(messages),
             interrupt,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use thalweg_checkpoint::is_checkpoint;
 use thalweg_merge::plan::{
     DigestChoice, MergePlan, MergePolicy, NonFloatPolicy, OutputDtype, OutputPlan, PlanSource, RouterPolicy,
 };
@@ -9,7 +10,7 @@ use thalweg_merge::scheme::{
     CoefficientOrder, Normalize, PowerSnapshot, Scheme, SchemeParameters, reconstruct_from_averages,
 };
 use thalweg_merge::{Coefficients, Ratio};
-use thalweg_storage::{FileKind, Storage};
+use thalweg_storage::Storage;
 
 use crate::args::{
     DigestArg, DtypeChoice, NonFloatChoice, OutputArgs, RouterChoice, RunArgs, SchemeArgs, SelectionArgs, SourceArgs,
@@ -33,16 +34,6 @@ impl Chosen {
         let name = || self.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         self.step.map_or_else(name, |step| format!("step {step}"))
     }
-}
-
-/// Whether a path is a checkpoint of its own rather than a run that holds some.
-pub(crate) fn is_checkpoint(storage: &dyn Storage, path: &Path) -> bool {
-    let Ok(info) = storage.file_info(path) else { return false };
-    if info.kind == FileKind::File {
-        return true;
-    }
-    let has = |name: &str| storage.file_info(&path.join(name)).is_ok();
-    has("model.safetensors") || has("model.safetensors.index.json")
 }
 
 /// The checkpoints that positional arguments and a selection mean, oldest first.
@@ -259,6 +250,7 @@ pub(crate) fn output_plan(
         },
         divisor,
         sources: sources.collect(),
+        reading: world.reading.clone(),
         policy: policy(chosen, args, world)?,
         out_shard_bytes: args.out_shard_size.0,
         digest: match args.digest {
@@ -313,7 +305,7 @@ fn newest(chosen: &[Chosen]) -> usize {
 }
 
 /// A plan that only says which checkpoints are looked at: for geometry, which has no output.
-pub(crate) fn geometry_plan(chosen: &[Chosen]) -> Result<MergePlan, Error> {
+pub(crate) fn geometry_plan(chosen: &[Chosen], world: &World<'_>) -> Result<MergePlan, Error> {
     let source = |one: &Chosen| PlanSource {
         path: one.path.clone(),
         step: one.step,
@@ -327,6 +319,7 @@ pub(crate) fn geometry_plan(chosen: &[Chosen]) -> Result<MergePlan, Error> {
         dtype: OutputDtype::Same,
         divisor: chosen.len().to_string(),
         sources: chosen.iter().map(source).collect(),
+        reading: world.reading.clone(),
         policy: MergePolicy {
             non_float: NonFloatPolicy::Newest,
             model_card: false,

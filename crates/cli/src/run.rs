@@ -33,6 +33,7 @@ pub(crate) fn open_trajectory(
         stable,
         log_path: args.log.clone(),
         columns,
+        reading: world.reading.clone(),
     };
     let trajectory = Trajectory::open(&world.storage, &path, &options)?;
     trajectory.notes().iter().for_each(|note| messages.note(note));

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use thalweg_checkpoint::ReadOptions;
 use thalweg_merge::plan::{DigestChoice, MergePolicy, OutputDtype, OutputPlan, PlanSource};
 use thalweg_merge::scheme::Scheme;
 use thalweg_trajectory::TrajectoryCheckpoint;
@@ -33,6 +34,7 @@ pub fn window_output(name: &str, window: &[TrajectoryCheckpoint], scheme: &Schem
         dtype: OutputDtype::Same,
         divisor,
         sources: sources.collect(),
+        reading: ReadOptions::default(),
         policy: MergePolicy::defaults(window.len().saturating_sub(1)),
         out_shard_bytes: 5_000_000_000,
         digest: DigestChoice::Blake3,

@@ -58,9 +58,12 @@ pub fn parse_folder_name(name: &str) -> Option<CheckpointName> {
     parse_worded_name(name)
 }
 
-/// Reads the name of a file: as a folder's, with `.safetensors` behind it and at least one word in it.
+/// Ends of the names of files that hold a whole checkpoint.
+const FILE_ENDS: [&str; 5] = [".safetensors", ".pt", ".pth", ".bin", ".ckpt"];
+
+/// Reads the name of a file: as a folder's, with the end of a checkpoint file behind it and at least one word in it.
 pub fn parse_file_name(name: &str) -> Option<CheckpointName> {
-    parse_worded_name(name.strip_suffix(".safetensors")?)
+    parse_worded_name(FILE_ENDS.iter().find_map(|end| name.strip_suffix(end))?)
 }
 
 fn parse_worded_name(name: &str) -> Option<CheckpointName> {
@@ -189,9 +192,7 @@ mod tests {
         for name in strangers {
             assert_eq!(parse_folder_name(name), None, "{name}");
         }
-        for name in
-            ["2000.safetensors", "model.safetensors", "model-00001-of-00002.safetensors", "step_10.pt", "step_10"]
-        {
+        for name in ["2000.safetensors", "model.safetensors", "model-00001-of-00002.safetensors", "step_10"] {
             assert_eq!(parse_file_name(name), None, "{name}");
         }
     }

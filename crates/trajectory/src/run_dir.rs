@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use thalweg_checkpoint::open_checkpoints;
+use thalweg_checkpoint::{ReadOptions, open_checkpoints};
 use thalweg_storage::{FileKind, FolderEntry, Storage};
 use thalweg_tensor::display_name;
 
@@ -97,6 +97,14 @@ impl RunDir {
     /// # }
     /// ```
     pub fn open(storage: &Arc<dyn Storage>, path: &Path) -> Result<Self, Error> {
+        Self::open_with(storage, path, &ReadOptions::default())
+    }
+
+    /// The same, with checkpoints read as `options` say.
+    ///
+    /// # Errors
+    /// As [`RunDir::open`].
+    pub fn open_with(storage: &Arc<dyn Storage>, path: &Path, options: &ReadOptions) -> Result<Self, Error> {
         let info = storage.file_info(path).map_err(|error| Error::from_storage(path, error))?;
         if info.kind != FileKind::Folder {
             return Err(refuse_file(path));
@@ -111,7 +119,7 @@ impl RunDir {
             return Err(refuse_folder(path, &entries));
         }
         let trackers = Trackers::read(storage, path, &entries)?;
-        let mut checkpoints = check_candidates(storage, candidates, &trackers)?;
+        let mut checkpoints = check_candidates(storage, candidates, &trackers, options)?;
         checkpoints.sort_by(|a, b| (a.step, &a.name).cmp(&(b.step, &b.name)));
         Ok(Self { path: path.to_owned(), checkpoints, ignored })
     }
@@ -188,13 +196,14 @@ fn check_candidates(
     storage: &Arc<dyn Storage>,
     candidates: Vec<Candidate>,
     trackers: &Trackers,
+    options: &ReadOptions,
 ) -> Result<Vec<RunCheckpoint>, Error> {
     let mut checkpoints = Vec::with_capacity(candidates.len());
     let mut candidates = candidates.into_iter().peekable();
     while candidates.peek().is_some() {
         let some: Vec<Candidate> = candidates.by_ref().take(OPENED_AT_ONCE).collect();
         let paths: Vec<PathBuf> = some.iter().map(|candidate| candidate.path.clone()).collect();
-        for (candidate, opened) in some.into_iter().zip(open_checkpoints(storage, &paths)) {
+        for (candidate, opened) in some.into_iter().zip(open_checkpoints(storage, &paths, options)) {
             let state = match opened {
                 Ok(_) => CheckpointState::Finished,
                 Err(error) => judge_failure(storage, &candidate, &error, trackers)?,

@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use thalweg_checkpoint::ReadOptions;
 use thalweg_storage::Storage;
 use thalweg_tensor::display_name;
 
@@ -163,6 +164,8 @@ pub struct TrajectoryOptions {
     pub log_path: Option<PathBuf>,
     /// Names of columns in the log.
     pub columns: ColumnMap,
+    /// How checkpoints are read.
+    pub reading: ReadOptions,
 }
 
 /// The ordered checkpoints of one run with their log.
@@ -185,7 +188,7 @@ impl Trajectory {
     /// # Errors
     /// As [`RunDir::open`]; `RunConfig`; `NotFound` or `Log` for a log that was named.
     pub fn open(storage: &Arc<dyn Storage>, path: &Path, options: &TrajectoryOptions) -> Result<Self, Error> {
-        let run = RunDir::open(storage, path)?;
+        let run = RunDir::open_with(storage, path, &options.reading)?;
         Self::from_run(storage, &run, options)
     }
 

@@ -56,6 +56,12 @@ impl Pickle {
         Value::new(self, self.root)
     }
 
+    /// The persistent ids that the pickle mentions, in the order of their mention.
+    pub fn persistent_ids(&self) -> impl Iterator<Item = Value<'_>> {
+        let ids = self.nodes.iter().filter_map(|node| if let Node::Persistent(id) = node { Some(*id) } else { None });
+        ids.map(|id| Value::new(self, id))
+    }
+
     /// The names outside the list that the pickle mentions, in the order of their first mention.
     pub fn unlisted_names(&self) -> impl Iterator<Item = &Global> {
         self.globals.iter().filter(|global| !global.is_listed)

@@ -10,4 +10,5 @@ mod recover;
 mod report;
 mod study;
 mod support;
+mod torch;
 mod train;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use thalweg_checkpoint::ReadOptions;
 use thalweg_lab::step_log::{StepRecord, ValidationRecord};
 use thalweg_lab::{Error, TrainConfig, TrainData, TrainJob, TrainOutcome, TrainWatcher, train};
 use thalweg_merge::context::{Limits, RunContext, Unwatched};
@@ -190,6 +191,7 @@ impl World {
             dtype: OutputDtype::Same,
             divisor: divisor.to_owned(),
             sources: numerators.iter().map(source).collect(),
+            reading: ReadOptions::default(),
             policy,
             out_shard_bytes: 1 << 40,
             digest: DigestChoice::Xxh3,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use thalweg_checkpoint::ReadOptions;
 use thalweg_merge::Error;
 use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage};
 use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage, execute_merge};
@@ -148,6 +149,7 @@ pub(crate) fn output(sources: &[PathBuf], numerators: &[i64], divisor: i64, out:
         dtype: OutputDtype::Same,
         divisor: divisor.to_string(),
         sources: sources.iter().zip(numerators).map(source).collect(),
+        reading: ReadOptions::default(),
         policy: MergePolicy::defaults(sources.len() - 1),
         out_shard_bytes: 5_000_000_000,
         digest: DigestChoice::Blake3,

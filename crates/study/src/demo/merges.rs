@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde_json::Value;
-use thalweg_checkpoint::open_checkpoint;
+use thalweg_checkpoint::{ReadOptions, open_checkpoint};
 use thalweg_lab::run_folder::checkpoint_name;
 use thalweg_merge::context::RunContext;
 use thalweg_merge::in_memory::merge_into_sinks;
@@ -84,6 +84,7 @@ fn output_plan(spec: &DemoSpec, merge: &DemoMerge) -> Result<OutputPlan, Error> 
         dtype: OutputDtype::F32,
         divisor,
         sources: sources.collect(),
+        reading: ReadOptions::default(),
         policy: MergePolicy { model_card: false, ..MergePolicy::defaults(merge.n - 1) },
         out_shard_bytes: 5_000_000_000,
         digest: DigestChoice::None,
