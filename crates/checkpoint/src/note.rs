@@ -22,6 +22,11 @@ pub enum Note {
         /// Their names, sorted.
         files: Vec<String>,
     },
+    /// All shards of a checkpoint by their names, which has no index.
+    ShardsWithoutIndex {
+        /// How many.
+        n_shards: usize,
+    },
     /// The index states another total than its tensors have.
     TotalSizeWrong {
         /// What the index says.
@@ -76,6 +81,8 @@ impl fmt::Display for Note {
                     n => write!(f, "{n} shards such as `{first}` are not part of the checkpoint and are not read"),
                 }
             }
+            Self::ShardsWithoutIndex { n_shards: 1 } => f.write_str("there is no index; the only shard is read"),
+            Self::ShardsWithoutIndex { n_shards } => write!(f, "there is no index; all {n_shards} shards are read"),
             Self::TotalSizeWrong { stated_bytes, found_bytes } => {
                 write!(f, "the index states a `total_size` of {stated_bytes} bytes, its tensors have {found_bytes}")
             }

@@ -245,8 +245,15 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan) -> Result<MergeLa
 
 fn collect_notes(sources: &[OpenSource], classes: &[TensorClass], plan: &MergePlan) -> Vec<String> {
     let mut notes: Vec<String> = Vec::new();
-    for source in sources {
-        notes.extend(source.checkpoint.notes().iter().map(|note| format!("`{}`: {note}", source.path.display())));
+    for (i, source) in sources.iter().enumerate() {
+        for note in source.checkpoint.notes() {
+            let has_it = |other: &OpenSource| other.checkpoint.notes().contains(note);
+            if sources.len() == 1 || !sources.iter().all(has_it) {
+                notes.push(format!("`{}`: {note}", source.path.display()));
+            } else if i == 0 {
+                notes.push(format!("each source: {note}"));
+            }
+        }
     }
     let mut first_by_file: BTreeMap<(u64, u64), usize> = BTreeMap::new();
     for (i, source) in sources.iter().enumerate() {

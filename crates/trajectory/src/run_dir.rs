@@ -205,7 +205,7 @@ fn check_candidates(
         let paths: Vec<PathBuf> = some.iter().map(|candidate| candidate.path.clone()).collect();
         for (candidate, opened) in some.into_iter().zip(open_checkpoints(storage, &paths, options)) {
             let state = match opened {
-                Ok(_) => CheckpointState::Finished,
+                Ok(checkpoint) => judge_success(&candidate, checkpoint.format_name(), trackers),
                 Err(error) => judge_failure(storage, &candidate, &error, trackers)?,
             };
             checkpoints.push(RunCheckpoint {
@@ -219,6 +219,13 @@ fn check_candidates(
         }
     }
     Ok(checkpoints)
+}
+
+/// What a checkpoint is whose files are whole: trainers that keep a tracker write it after them.
+fn judge_success(candidate: &Candidate, format: &str, trackers: &Trackers) -> CheckpointState {
+    let has_tracker = format.starts_with("megatron") || format.starts_with("deepspeed");
+    let behind = trackers.behind(&candidate.name, candidate.said.step).filter(|_| has_tracker);
+    behind.map_or(CheckpointState::Finished, |reason| CheckpointState::Unfinished { reason })
 }
 
 /// What a checkpoint is that cannot be opened: on its way, or beyond us.
@@ -242,7 +249,8 @@ fn judge_failure(
     if error.is_unfinished() {
         return Ok(CheckpointState::Unfinished { reason });
     }
-    if !matches!(error, thalweg_checkpoint::Error::NotACheckpoint { .. }) {
+    use thalweg_checkpoint::Error as Open;
+    if !matches!(error, Open::NotACheckpoint { .. } | Open::Torch { .. } | Open::Layout { .. }) {
         return Ok(CheckpointState::Unreadable { reason });
     }
     let missing = match storage.list_folder(&candidate.path) {
@@ -311,19 +319,28 @@ impl Trackers {
     }
 
     fn missing(&self, name: &str, step: Step) -> Option<String> {
-        let (tracker, newest) = if name.starts_with("iter_") {
-            (MEGATRON_TRACKER, self.megatron)
-        } else if name.starts_with("global_step") {
-            (DEEPSPEED_TRACKER, self.deepspeed)
-        } else {
-            return None;
-        };
+        let (tracker, newest) = self.of_name(name)?;
         match newest {
             None => Some(format!("there is no `{tracker}` beside it that names a finished checkpoint")),
-            Some(newest) if newest < step => {
-                Some(format!("`{tracker}` says that step {newest} is the last finished one"))
-            }
-            Some(_) => None,
+            Some(_) => self.behind(name, step),
+        }
+    }
+
+    /// What a tracker says that names an older checkpoint; nothing where there is no tracker.
+    fn behind(&self, name: &str, step: Step) -> Option<String> {
+        let (tracker, newest) = self.of_name(name)?;
+        let newest = newest.filter(|newest| *newest < step)?;
+        Some(format!("`{tracker}` says that step {newest} is the last finished one"))
+    }
+
+    /// The tracker of the trainer that gives such names, and what it says.
+    fn of_name(&self, name: &str) -> Option<(&'static str, Option<Step>)> {
+        if name.starts_with("iter_") {
+            Some((MEGATRON_TRACKER, self.megatron))
+        } else if name.starts_with("global_step") {
+            Some((DEEPSPEED_TRACKER, self.deepspeed))
+        } else {
+            None
         }
     }
 }

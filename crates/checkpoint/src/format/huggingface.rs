@@ -18,6 +18,8 @@ use crate::error::{IndexFault, UnfinishedFault, storage_error};
 use crate::index::{MAX_INDEX_BYTES, ShardIndex, parse_index};
 use crate::{CatalogCache, Error, Note, ReadOptions};
 
+/// Name of the format, as `inspect` shows it.
+pub const FORMAT_NAME: &str = "safetensors";
 /// The single file that readers look for first.
 pub const SINGLE_FILE_NAME: &str = "model.safetensors";
 /// The index that readers look for next.
@@ -39,7 +41,7 @@ enum Entrance {
 
 impl Format for HuggingFace {
     fn name(&self) -> &'static str {
-        "safetensors"
+        FORMAT_NAME
     }
 
     fn marks(&self) -> &'static [&'static str] {

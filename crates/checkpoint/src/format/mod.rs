@@ -19,7 +19,7 @@ use std::sync::Arc;
 use thalweg_storage::{FolderEntry, ReadAt, Storage};
 use thalweg_tensor::TensorCatalog;
 
-use crate::{CatalogCache, Error, Note, ReadOptions};
+use crate::{CatalogCache, Error, Note, Params, ReadOptions};
 
 /// Every format, in the order in which they are asked whether a path is theirs.
 pub const FORMATS: &[&dyn Format] = &[
@@ -137,6 +137,8 @@ pub struct Unreadable {
 pub struct Findings {
     /// The key under which the tensors stand, in files that hold several things.
     pub key: Option<String>,
+    /// Which numbers were read, of a checkpoint that may have both.
+    pub params: Option<Params>,
     /// Other keys under which tensors stand, and how many.
     pub other_keys: Vec<(String, usize)>,
     /// Tensors that cannot be read.
@@ -149,6 +151,7 @@ impl Findings {
     /// Adds those of another file of the same checkpoint.
     pub fn join(&mut self, other: Self) {
         self.key = self.key.take().or(other.key);
+        self.params = self.params.or(other.params);
         for (key, n_tensors) in other.other_keys {
             match self.other_keys.iter_mut().find(|(known, _)| *known == key) {
                 Some((_, n_known)) => *n_known += n_tensors,

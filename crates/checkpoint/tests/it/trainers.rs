@@ -122,6 +122,75 @@ fn a_model_that_is_itself_cut_is_refused_with_the_way_out() {
     assert!(error.contains("mp_rank_01_model_states.pt") && error.contains("ds_to_universal"), "{error}");
 }
 
+#[test]
+fn what_lightning_torchtune_and_old_releases_of_torch_wrote_is_read() {
+    for (file, expected) in [
+        ("lightning/epoch=0-step=30.ckpt", "lightning/expected/step-30"),
+        ("lightning/last.ckpt", "lightning/expected/step-40"),
+        ("lightning-ema/epoch=0-step=40.ckpt", "lightning-ema/expected/step-40"),
+        ("torchtune/own/epoch_0", "torchtune/own/expected/step-30"),
+        ("torchtune/hf/epoch_1", "torchtune/hf/expected/step-40"),
+        ("old-torch/1.4.0/checkpoint_30.pt", "old-torch/expected/step-30"),
+        ("old-torch/1.4.0/checkpoint_40.pt", "old-torch/expected/step-40"),
+        ("old-torch/1.13.1/checkpoint_40.pt", "old-torch/expected/step-40"),
+    ] {
+        let checkpoint = open(&fixture("trainers").join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let dtype = checkpoint.catalog().entries()[0].dtype;
+        check_values(&checkpoint, &reference(&format!("trainers/{expected}.f32.safetensors")), dtype);
+    }
+    // The averages stand where a reader looks for the model; the weights themselves have a key of their own.
+    let raw = ReadOptions { key: Some("current_model_state".to_owned()), ..ReadOptions::default() };
+    let file = fixture("trainers/lightning-ema/epoch=0-step=30.ckpt");
+    let checkpoint = open_checkpoint_with(&disk(), &file, &raw).unwrap();
+    check_values(&checkpoint, &reference("trainers/lightning-ema/expected-raw/step-30.f32.safetensors"), Dtype::F32);
+    let named = open(&file).unwrap();
+    assert!(named.findings().other_keys.iter().any(|(key, _)| key == "current_model_state"));
+    for release in ["1.4.0", "1.13.1"] {
+        let folder = fixture("trainers/old-torch").join(release);
+        let half = open(&folder.join("half.pth")).unwrap();
+        assert!(half.catalog().find("model.norm.weight").is_some() && half.catalog().entries()[0].dtype == Dtype::F16);
+        assert!(open(&folder.join("other-form.pt")).unwrap().catalog().find("model.norm.weight").is_some());
+        let error = open(&folder.join("whole_module.pt")).unwrap_err().to_string();
+        assert!(error.contains("which is not built"), "{error}");
+    }
+}
+
+/// A safetensors file of one F32 tensor called `data`, as nanotron writes it.
+fn nanotron_file(shape: &[usize], values: &[f32], cut: Option<(&str, &str)>) -> Vec<u8> {
+    let metadata = cut.map_or_else(String::new, |(slices, whole)| {
+        format!(
+            r#""__metadata__":{{"version":"1.4","local_global_slices_pairs":"{slices}","unsharded_shape":"{whole}"}},"#
+        )
+    });
+    let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let header =
+        format!(r#"{{{metadata}"data":{{"dtype":"F32","shape":{shape:?},"data_offsets":[0,{}]}}}}"#, data.len());
+    crate::support::safetensors_bytes(&header, &data)
+}
+
+#[test]
+fn parameters_of_nanotron_are_put_together_by_their_slices() {
+    let scratch = tempfile::tempdir().unwrap();
+    let write = |file: &str, bytes: Vec<u8>| crate::support::write(&scratch.path().join(file), bytes);
+    write("checkpoint_metadata.json", b"{}".to_vec());
+    let layer = "model/model/decoder/0/pp_block";
+    write(&format!("{layer}/norm/model_weight.safetensors"), nanotron_file(&[2], &[1.0, 2.0], None));
+    let rank = |rank: usize| format!("{layer}/mlp/model_weight_pp-rank-0-of-1_tp-rank-{rank}-of-2.safetensors");
+    let slices = |columns: &str| format!("None,None,None|None,None,None#None,None,None|{columns},None");
+    write(&rank(0), nanotron_file(&[2, 1], &[1.0, 3.0], Some((&slices("0,1"), "(2, 2)"))));
+    let error = open(scratch.path()).unwrap_err();
+    assert!(error.is_unfinished() && error.to_string().contains("tensor rank 1 of 2"), "{error}");
+    write(&rank(1), nanotron_file(&[2, 1], &[2.0, 4.0], Some((&slices("1,2"), "(2, 2)"))));
+    let checkpoint = open(scratch.path()).unwrap();
+    assert_eq!(checkpoint.format_name(), "nanotron");
+    let norm = "model.decoder.0.pp_block.norm.weight";
+    assert_eq!(tensor_bytes(&checkpoint, norm), crate::support::f32_bytes(&[1.0, 2.0]));
+    let mlp = "model.decoder.0.pp_block.mlp.weight";
+    assert_eq!(tensor_bytes(&checkpoint, mlp), crate::support::f32_bytes(&[1.0, 2.0, 3.0, 4.0]));
+    write(&rank(1), nanotron_file(&[2, 1], &[2.0, 4.0], Some((&slices("0,1"), "(2, 2)"))));
+    assert!(open(scratch.path()).unwrap_err().to_string().contains("more than one chunk"));
+}
+
 /// Rows of a matrix of F32.
 fn rows(bytes: &[u8], row_bytes: usize, from: usize, to: usize) -> Vec<u8> {
     bytes[from * row_bytes..to * row_bytes].to_vec()

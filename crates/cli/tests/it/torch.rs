@@ -144,3 +144,38 @@ fn text_of_a_file_that_is_not_a_checkpoint_is_named() {
         assert!(code == 2 && message.contains(wanted), "{code} {message}");
     }
 }
+
+#[test]
+fn masters_are_merged_unless_the_weights_of_the_module_are_asked_for_and_the_receipt_says_which() {
+    let folder = "fixtures/deepspeed/zero1/global_step80";
+    let scratch = tempfile::tempdir().unwrap();
+    let out = scratch.path().join("masters");
+    json(&["merge", "-m", folder, "-o", out.to_str().unwrap(), "--json"]);
+    assert_same(&out, &root().join("fixtures/deepspeed/expected/zero1-masters.safetensors"));
+    let receipt: Value = serde_json::from_slice(&std::fs::read(out.join("thalweg.json")).unwrap()).unwrap();
+    assert_eq!(receipt["sources"][0]["format"], "deepspeed-zero");
+    assert_eq!(receipt["sources"][0]["params"], "master");
+    let module = json(&["inspect", folder, "--params", "module", "--json"]);
+    assert!(module["dtypes"]["BF16"].as_u64().unwrap() > 0 && module["dtypes"]["F32"].is_null(), "{module}");
+    let plan = json(&["plan", "-m", folder, "--params", "module", "--json"]);
+    assert_eq!(plan["outputs"][0]["reading"]["params"], "module", "{plan}");
+}
+
+#[test]
+fn a_run_of_megatron_is_merged_up_to_what_its_tracker_names() {
+    let run_folder = json(&["inspect", "fixtures/megatron-legacy", "--json"]);
+    let steps: Vec<u64> =
+        run_folder["checkpoints"].as_array().unwrap().iter().map(|one| one["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, [60, 80]);
+    let scratch = tempfile::tempdir().unwrap();
+    let out = scratch.path().join("rank0");
+    let files = [60, 80].map(|step| format!("fixtures/megatron-legacy/iter_00000{step}/mp_rank_00/model_optim_rng.pt"));
+    json(&["merge", &files[0], &files[1], "-o", out.to_str().unwrap(), "--json"]);
+    assert_same(&out, &root().join("fixtures/megatron-legacy/expected/rank0-sma.safetensors"));
+    let whole = scratch.path().join("whole");
+    json(&["merge", "fixtures/megatron-legacy", "--last", "2", "-o", whole.to_str().unwrap(), "--json"]);
+    // The vocabulary is cut by rows: rank 0 holds the first half.
+    let (whole, rank) = (tensors(&whole), tensors(&out));
+    let name = "embedding.word_embeddings.weight";
+    assert_eq!(whole[name].2[..rank[name].2.len()], rank[name].2);
+}

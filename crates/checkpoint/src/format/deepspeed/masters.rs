@@ -15,7 +15,7 @@ use super::{Opened, RankFiles, entries_of, finish, first_model};
 use crate::error::UnfinishedFault;
 use crate::format::{Findings, FormatContent};
 use crate::pickle::Value;
-use crate::{CatalogCache, Error, Note, Params};
+use crate::{CatalogCache, Error, Params};
 
 /// Where the run of one parameter in one rank's file lies.
 struct Run {
@@ -48,10 +48,9 @@ pub(super) fn open_masters(
     let model_idx = u32::try_from(ranks.len()).unwrap_or(u32::MAX);
     entries.extend(outside_of_groups(&model, model_idx, files)?);
     add_shared(&model, &mut entries)?;
-    let notes = vec![Note::ParamsChosen { params: Params::Master }];
     let mut all: Vec<_> = ranks.into_iter().map(|rank| rank.file).collect();
     all.push(model.file);
-    finish(all, entries, Findings::default(), notes, cache)
+    finish(all, entries, Findings::default(), Params::Master, cache)
 }
 
 /// Names and shapes of the parameters of each group, in the order in which they lie.

@@ -244,21 +244,22 @@ fn open_module(storage: &Arc<dyn Storage>, files: &RankFiles, cache: &CatalogCac
     let path = &model.file.path;
     let content =
         content_of(&model.torch, &*model.file.reader, 0, Some("module")).map_err(|source| refuse(path, source))?;
-    let notes = vec![Note::ParamsChosen { params: Params::Module }];
-    finish(vec![model.file.clone()], content.entries, content.findings, notes, cache)
+    finish(vec![model.file.clone()], content.entries, content.findings, Params::Module, cache)
 }
 
 fn finish(
     files: Vec<OpenFile>,
     entries: Vec<TensorEntry>,
-    findings: Findings,
-    notes: Vec<Note>,
+    mut findings: Findings,
+    params: Params,
     cache: &CatalogCache,
 ) -> Result<FormatContent, Error> {
     let path = files.first().map(|file| file.path.clone()).unwrap_or_default();
     let twice =
         |name: Box<str>| broken(&path, format!("tensor `{}` stands twice", thalweg_tensor::display_name(&name)));
     let catalog = cache.share(thalweg_tensor::TensorCatalog::new(entries).map_err(twice)?);
+    findings.params = Some(params);
+    let notes = vec![Note::ParamsChosen { params }];
     Ok(FormatContent { files, catalog, notes, findings, ..FormatContent::default() })
 }
 

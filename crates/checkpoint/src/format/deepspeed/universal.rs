@@ -11,7 +11,7 @@ use super::{Opened, RankFiles, finish, first_model, refuse};
 use crate::error::UnfinishedFault;
 use crate::format::{Findings, FormatContent, Place};
 use crate::pickle::Value;
-use crate::{CatalogCache, Error, Note, Params};
+use crate::{CatalogCache, Error, Params};
 
 /// The folder of the parameters.
 pub(super) const FOLDER_NAME: &str = "zero";
@@ -45,8 +45,7 @@ pub(super) fn open_masters(
     if !missing.is_empty() {
         return Err(Error::Unfinished { path: place.path().to_owned(), faults: missing });
     }
-    let notes = vec![Note::ParamsChosen { params: Params::Master }];
-    finish(open_files, entries, Findings::default(), notes, cache)
+    finish(open_files, entries, Findings::default(), Params::Master, cache)
 }
 
 /// Parameters of the module whose folder is not there.

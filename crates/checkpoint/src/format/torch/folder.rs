@@ -46,8 +46,13 @@ const SIDE_STARTS: [&str; 11] = [
 /// Which file tells what the checkpoint is.
 #[derive(Debug)]
 pub(super) enum Entrance {
-    Single { name: String, note: Option<Note> },
+    Single {
+        name: String,
+        note: Option<Note>,
+    },
     Index(String),
+    /// All shards that the names of shards say there are, without an index.
+    Shards(Vec<String>),
 }
 
 /// Whether a name is one that torch.save's files have.
@@ -59,14 +64,28 @@ fn is_side_name(name: &str) -> bool {
     SIDE_STARTS.iter().any(|start| name.starts_with(start))
 }
 
-/// Whether a name is `STEM-00001-of-00004.bin`, the form of a shard.
-fn is_shard_name(name: &str) -> bool {
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let stem = FILE_ENDS.iter().find_map(|end| name.strip_suffix(end));
-    let Some((rest, last)) = stem.and_then(|stem| stem.rsplit_once("-of-")) else {
-        return false;
-    };
-    is_number(last) && rest.rsplit_once('-').is_some_and(|(_, number)| is_number(number))
+/// A shard's stem, number and how many there are: `STEM-00001-of-00004.bin`.
+fn parse_shard(name: &str) -> Option<(&str, u64, u64)> {
+    let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+    let stem = FILE_ENDS.iter().find_map(|end| name.strip_suffix(end))?;
+    let (rest, n_shards) = stem.rsplit_once("-of-")?;
+    let (stem, shard) = rest.rsplit_once('-')?;
+    Some((stem, number(shard)?, number(n_shards)?))
+}
+
+/// Shards without an index: complete, or a save that has not ended.
+fn shards_alone(path: PathBuf, names: &[&str]) -> Result<Entrance, Error> {
+    let mut shards: Vec<(&str, u64, u64)> = names.iter().filter_map(|name| parse_shard(name)).collect();
+    shards.sort_unstable();
+    let is_complete = shards.first().is_some_and(|(stem, _, n_shards)| {
+        shards.len() as u64 == *n_shards
+            && shards.iter().zip(1..).all(|(shard, number)| *shard == (stem, number, *n_shards))
+    });
+    if is_complete {
+        return Ok(Entrance::Shards(names.iter().map(|name| (*name).to_owned()).collect()));
+    }
+    let faults = vec![UnfinishedFault::NoIndex { n_shards: names.len(), index: INDEX_FILE_NAME.to_owned() }];
+    Err(Error::Unfinished { path, faults })
 }
 
 pub(super) fn choose_entrance(place: &Place) -> Result<Entrance, Error> {
@@ -94,10 +113,9 @@ pub(super) fn choose_entrance(place: &Place) -> Result<Entrance, Error> {
     if let Some(name) = files().find(|name| name.starts_with("pytorch_model_fsdp_") && name.contains("_rank")) {
         return Err(torch_error(&path, TorchError::OneRank { name: name.to_owned() }));
     }
-    let n_shards = files().filter(|name| is_shard_name(name)).count();
-    if n_shards > 0 {
-        let faults = vec![UnfinishedFault::NoIndex { n_shards, index: INDEX_FILE_NAME.to_owned() }];
-        return Err(Error::Unfinished { path, faults });
+    let shards: Vec<&str> = files().filter(|name| parse_shard(name).is_some()).collect();
+    if !shards.is_empty() {
+        return shards_alone(path, &shards);
     }
     match files().collect::<Vec<_>>()[..] {
         [] => {

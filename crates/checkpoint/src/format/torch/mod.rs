@@ -74,6 +74,13 @@ impl Format for Torch {
                 content.notes.extend(note);
                 Ok(content)
             }
+            Entrance::Shards(names) => {
+                let n_shards = names.len();
+                let shards = names.into_iter().map(|name| (name.clone(), place.folder().join(&name))).collect();
+                let mut content = open_shards(storage, shards, options, cache)?;
+                content.notes.push(Note::ShardsWithoutIndex { n_shards });
+                Ok(content)
+            }
             Entrance::Index(name) => {
                 let path = place.folder().join(&name);
                 open_sharded(storage, &path, place, options, cache)
@@ -236,7 +243,8 @@ fn place_all(
     }
     let unreadable = unreadable.into_iter().map(|(name, reason)| Unreadable { name, reason }).collect();
     let foreign_names = torch_file.pickle.unlisted_names().map(Global::display).collect();
-    Ok(FileContent { entries, findings: Findings { key, other_keys: others, unreadable, foreign_names }, stripped })
+    let findings = Findings { key, params: None, other_keys: others, unreadable, foreign_names };
+    Ok(FileContent { entries, findings, stripped })
 }
 
 /// Every tensor below a value, named by its path; none of them is also accepted.

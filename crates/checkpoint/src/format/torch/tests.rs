@@ -290,6 +290,7 @@ fn folders_have_one_model_among_files_of_other_things() {
         let place = Place::Folder { path: "x".into(), entries: names.iter().map(entry).collect() };
         match choose_entrance(&place) {
             Ok(Entrance::Single { name, .. } | Entrance::Index(name)) => name,
+            Ok(Entrance::Shards(names)) => names.join(" and "),
             Err(error) => error.to_string(),
         }
     };
@@ -300,6 +301,11 @@ fn folders_have_one_model_among_files_of_other_things() {
     assert_eq!(choose(&["mine.ckpt", "rng_state_0.pth"]), "mine.ckpt");
     assert!(choose(&["a.pt", "b.pt"]).contains("2 files that could each be"));
     assert!(choose(&sharded[..1]).contains("1 shards and no `pytorch_model.bin.index.json`"));
+    assert_eq!(
+        choose(&["m-00002-of-00002.bin", "m-00001-of-00002.bin"]),
+        "m-00002-of-00002.bin and m-00001-of-00002.bin"
+    );
+    assert!(choose(&["m-00001-of-00002.bin", "n-00002-of-00002.bin"]).contains("2 shards and no"));
     assert!(choose(&["pytorch_model_fsdp_0_rank0.bin"]).contains("one rank's part"));
     assert!(choose(&["optimizer.pt"]).contains("`optimizer.pt`, which is not a model"));
 }
