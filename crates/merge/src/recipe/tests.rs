@@ -1,7 +1,7 @@
 //! Recipes: what is read, what is refused, and how it is told.
 
 use super::*;
-use crate::scheme::{DecayCurve, Normalize};
+use crate::scheme::{DecayCurve, SumRule};
 
 fn ratio(text: &str) -> Ratio {
     text.parse().unwrap()
@@ -79,7 +79,7 @@ fn toml_and_yaml_say_the_same() {
 fn checkpoints_have_all_coefficients_or_none() {
     let recipe = toml("checkpoints = [{ path = 'a:b', coefficient = 0.75 }, { path = 'c', coefficient = '1/3' }]\n");
     let coefficients = vec![ratio("0.75"), ratio("1/3")];
-    assert_eq!(recipe.scheme, Some(Scheme::Custom { coefficients, normalize: Normalize::AsGiven }));
+    assert_eq!(recipe.scheme, Some(Scheme::Custom { coefficients, sum_rule: SumRule::AsGiven }));
     assert_eq!(recipe.to_arguments(), ["--model=a:b:0.75", "--model=c:1/3"]);
     let plain = yaml("checkpoints: [a, {path: -b}]\nscheme: ema\nalpha: 1e-1\n");
     assert_eq!(plain.scheme, Some(Scheme::Ema { alpha: ratio("0.1") }));
@@ -243,7 +243,7 @@ fn mergekits_linear_keeps_its_meaning() {
     let recipe = yaml(MERGEKIT);
     assert_eq!(recipe.dialect, RecipeDialect::Mergekit);
     let coefficients = vec![ratio("0.1"), ratio("0.3")];
-    assert_eq!(recipe.scheme, Some(Scheme::Custom { coefficients, normalize: Normalize::BySum }));
+    assert_eq!(recipe.scheme, Some(Scheme::Custom { coefficients, sum_rule: SumRule::DivideBySum }));
     assert_eq!(recipe.input_dtype, Some(Dtype::Bf16));
     assert_eq!(recipe.notices, ["`chat_template` is not read: the template travels with the tokenizer"]);
     let expected = "\
@@ -285,7 +285,7 @@ fn weights_are_used_as_they_are_without_normalize() {
          parameters: {normalize: false}\n",
     );
     let coefficients = vec![ratio("1.5"), ratio("-0.5")];
-    assert_eq!(recipe.scheme, Some(Scheme::Custom { coefficients, normalize: Normalize::AsGiven }));
+    assert_eq!(recipe.scheme, Some(Scheme::Custom { coefficients, sum_rule: SumRule::AsGiven }));
     assert_eq!(recipe.option("normalize"), None);
     assert_eq!(recipe.notices, ["config and tokenizer are taken from the last model: `base_model` chooses"]);
 }
@@ -332,7 +332,7 @@ fn misspelt_mergekit_keys_are_errors() {
 /// mergekit 0.1.5 writes infinities and NaN and exits with success.
 #[test]
 fn weights_without_a_sum_are_errors() {
-    let hint = "leave `--normalize` away to use the coefficients as they are";
+    let hint = "`--allow-sum` in place of `--normalize` uses the coefficients as they are";
     let expected = format!("2:1 the coefficients sum to 0 and cannot be divided by their sum -> {hint}");
     check_refused(&two_models(["1", "-1"]), RecipeKind::Yaml, &expected);
     for weight in [".nan", "nan", ".inf", "-.inf", "abc"] {

@@ -124,7 +124,11 @@ fn durations_take_all_within_or_a_count_of_equal_parts() {
     assert!(error.details().contains(&"nearest: step 1000 and step 2000".to_owned()), "{:?}", error.details());
     assert!(matches!(refuse(&run, duration(4000, Some(4))), Error::BadWindow { .. }));
     assert!(matches!(refuse(&run, duration(4000, Some(1))), Error::BadWindow { .. }));
-    assert!(matches!(refuse(&run, duration(6000, None)), Error::NoCheckpointAt { .. }));
+    let longer = refuse(&run, duration(6000, None));
+    assert!(longer.to_string().contains("6000 steps is longer than the run"), "{longer}");
+    let all = longer.hint().unwrap();
+    assert!(all.contains("`--duration-steps 4000`"), "{all}");
+    check(&run, duration(4000, None), &[1000, 2000, 2500, 3000, 4000, 5000]);
 }
 
 #[test]
