@@ -89,7 +89,7 @@ pub(crate) fn plan_of_recipe(
     let Some(out) = out else {
         return Err(Error::usage_with_hint(
             "where should the merged checkpoint go?",
-            format!("thalweg merge {} OUT", path.display()),
+            format!("name it behind the recipe: `thalweg merge {} OUT`", path.display()),
         ));
     };
     let arguments = RecipeArguments::try_parse_from(recipe.to_arguments())

@@ -4,6 +4,7 @@
 
 mod commands;
 mod eval;
+mod hints;
 mod kill;
 mod mergekit_faults;
 mod recover;

@@ -101,7 +101,7 @@ fn closed_forms() -> Vec<(&'static str, [f64; 3])> {
     let (third, sixth) = (1.0 / 3.0, 1.0 / 6.0);
     let cosine = |t: f64| f64::midpoint(1.0, (std::f64::consts::PI * t).cos());
     // g of sigma-rel 0.1, the root of EDM2's cubic.
-    let power = |share: f64| share.powf(6.937_204_1 + 1.0);
+    let power = |share: f64| share.powf(6.937_203_94 + 1.0);
     vec![
         ("sma", [third; 3]),
         ("wma", [sixth, third, 0.5]),
