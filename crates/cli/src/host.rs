@@ -106,18 +106,24 @@ impl<'a> World<'a> {
         self.progress.clear();
     }
 
-    /// The path of a run or checkpoint that a user's words stand for, also in the local Hugging Face cache.
-    pub(crate) fn resolve(&self, path: &Path) -> Result<PathBuf, Error> {
-        let reference = path.to_string_lossy();
-        let found = resolve_reference(&self.storage, &reference, hub_cache_root().as_deref())?;
-        Ok(self.storage.canonical_path(&found)?)
+    /// The path of a run or checkpoint that a user's words stand for, also in the local Hugging Face cache; a path as typed.
+    pub(crate) fn find(&self, path: &Path) -> Result<PathBuf, Error> {
+        Ok(resolve_reference(&self.storage, &path.to_string_lossy(), hub_cache_root().as_deref())?)
     }
 
-    /// The path of one checkpoint that a user's words stand for.
+    /// As [`find`](Self::find) for what must be one checkpoint.
+    pub(crate) fn find_checkpoint(&self, path: &Path) -> Result<PathBuf, Error> {
+        Ok(resolve_checkpoint_reference(&self.storage, &path.to_string_lossy(), hub_cache_root().as_deref())?)
+    }
+
+    /// As [`find`](Self::find), whole and from the root, as plans have it.
+    pub(crate) fn resolve(&self, path: &Path) -> Result<PathBuf, Error> {
+        Ok(self.storage.canonical_path(&self.find(path)?)?)
+    }
+
+    /// As [`find_checkpoint`](Self::find_checkpoint), whole and from the root.
     pub(crate) fn resolve_checkpoint(&self, path: &Path) -> Result<PathBuf, Error> {
-        let reference = path.to_string_lossy();
-        let found = resolve_checkpoint_reference(&self.storage, &reference, hub_cache_root().as_deref())?;
-        Ok(self.storage.canonical_path(&found)?)
+        Ok(self.storage.canonical_path(&self.find_checkpoint(path)?)?)
     }
 
     pub(crate) fn n_threads(&self) -> usize {

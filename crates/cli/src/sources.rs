@@ -80,9 +80,9 @@ pub(crate) enum Named {
 
 /// Finds what the words stand for, and whether that is a checkpoint or a run.
 pub(crate) fn look_at(path: &Path, run: &RunArgs, world: &World<'_>) -> Result<Named, Error> {
-    let found = world.resolve(path)?;
+    let found = world.find(path)?;
     Ok(match look_at_path(&world.storage, &found, name_pattern(run)?.as_ref())? {
-        PathKind::Checkpoint => Named::Checkpoint(world.resolve_checkpoint(path)?),
+        PathKind::Checkpoint => Named::Checkpoint(world.find_checkpoint(path)?),
         PathKind::Run => Named::Run(found),
         PathKind::RunWithCheckpoint => Named::Both(found),
     })
@@ -149,6 +149,9 @@ pub(crate) fn choose_models(
 ) -> Result<(Vec<SourceRef>, Option<Vec<Ratio>>), Error> {
     let split: Vec<(PathBuf, Option<Ratio>)> =
         models.iter().map(|model| split_model(model, world)).collect::<Result<_, _>>()?;
+    let pattern = name_pattern(run)?;
+    let named = split.iter().map(|(path, _)| given_checkpoint(path, pattern.as_ref(), world));
+    let named = agreeing_steps(named.collect::<Result<Vec<_>, _>>()?);
     let n_given = split.iter().filter(|(_, coefficient)| coefficient.is_some()).count();
     if n_given != 0 && n_given != split.len() {
         return Err(Error::usage_with_hint(
@@ -156,9 +159,6 @@ pub(crate) fn choose_models(
             "give one to all of them (`-m CKPT:COEF`), or to none",
         ));
     }
-    let pattern = name_pattern(run)?;
-    let named = split.iter().map(|(path, _)| given_checkpoint(path, pattern.as_ref(), world));
-    let named = agreeing_steps(named.collect::<Result<Vec<_>, _>>()?);
     let given: Vec<(SourceRef, Option<Ratio>)> =
         named.into_iter().zip(split).map(|(source, (_, coefficient))| (source, coefficient)).collect();
     let (sources, coefficients): (Vec<SourceRef>, Vec<Option<Ratio>>) =
@@ -169,12 +169,12 @@ pub(crate) fn choose_models(
 /// `PATH:COEF`, split at the last colon; a path that exists as it stands has no coefficient.
 fn split_model(model: &str, world: &World<'_>) -> Result<(PathBuf, Option<Ratio>), Error> {
     let whole = PathBuf::from(model);
-    let Some((path, text)) = model.rsplit_once(':').filter(|_| world.resolve(&whole).is_err()) else {
+    let Some((path, text)) = model.rsplit_once(':').filter(|_| world.find(&whole).is_err()) else {
         return Ok((whole, None));
     };
     match text.parse() {
         Ok(coefficient) => Ok((PathBuf::from(path), Some(coefficient))),
-        Err(_) if world.resolve(Path::new(path)).is_err() => Ok((whole, None)),
+        Err(_) if world.find(Path::new(path)).is_err() => Ok((whole, None)),
         Err(_) => Err(Error::usage_with_hint(
             format!("`-m {model}`: the coefficient `{text}` is not a number"),
             "write a decimal number or a fraction behind the colon: `-m CKPT:0.5`, `-m CKPT:1/3`",

@@ -203,6 +203,7 @@ fn hints_about_outputs_and_recipes_are_followed() {
     follow(&scene, "merge run --last 2", &[("OUT", "out")]);
     scene.write("r.toml", "run = \"run\"\nlast = 2\n");
     follow(&scene, "merge r.toml", &[("OUT", "of-recipe")]);
+    follow(&scene, "init run --for cpt -o start", &[]);
     scene.run("plan run --last 2 -o plan.json");
     let again = [("thalweg plan", "thalweg plan run --last 2 --dtype bf16 -o plan.json")];
     follow(&scene, "merge --plan plan.json --dtype bf16", &again);

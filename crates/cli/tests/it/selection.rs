@@ -261,7 +261,7 @@ fn a_merge_within_the_run_is_never_one_of_its_checkpoints() {
     scene.run("merge run --steps 3001 -o x").refused(&["merge of 3, not part of the run"]);
     let sweep = scene.run("sweep run --counts 1 --dry-run --json -o sweep");
     assert_eq!(sweep.sources()[0].0, Some(3000));
-    let start = scene.run("init run --for cpt -o start --json");
+    let start = scene.run("init run --for cpt --last 3 -o start --json");
     assert_eq!(start.json()["sources"].as_array().unwrap().len(), 3, "{start:?}");
 }
 
@@ -341,7 +341,7 @@ fn a_revision_is_taken_wherever_a_checkpoint_is() {
         format!("explain {a} {b}"),
         format!("merge {a} {b} --side-files-from {a} --against {b} -o out"),
         "sweep acme/tiny --counts 2 --dry-run -o sweep".to_owned(),
-        "init acme/tiny --for cpt -o start".to_owned(),
+        "init acme/tiny --for cpt --last 2 -o start".to_owned(),
     ] {
         scene.run(&command).done(&[]);
     }
@@ -481,6 +481,6 @@ fn options_that_would_be_ignored_are_refused() {
     scene.run("merge --plan plan.json --dtype bf16").refused(&["a plan names everything"]);
     scene.write("r.toml", "run = \"run\"\nlast = 2\n");
     scene.run("merge r.toml out --scheme wma").refused(&["a recipe says what is merged"]);
-    scene.run("init run --for cpt --from-averages 0.1=run --sigma-rel 0.1 -o x").refused(&["merge` and `plan` only"]);
+    scene.run("init run --for cpt --from-averages 0.1=run -o x").refused(&["merge` and `plan` only"]);
     assert!(!Path::new("merged").exists());
 }
