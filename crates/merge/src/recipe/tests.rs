@@ -146,7 +146,10 @@ fn wrong_values_show_their_line() {
     check("run = 'r'\nlast = 0x10\n", "2:8 `last` is a count such as 2000, 4B or 1.5k, `0x10` was found");
     check("run = 'r'\nsteps = 5\n", "2:9 `steps` is a list of counts, a number was found");
     check("run = 'r'\nsteps = []\n", "2:9 `steps` is a list of counts, an empty list was found");
-    check("run = 'r'\ndtype = 'bfloat16'\n", "2:9 `dtype` cannot be `bfloat16` -> one of same, f32, bf16, f16");
+    check(
+        "run = 'r'\ndtype = 'int8'\n",
+        "2:9 `dtype` cannot be `int8` -> one of same, f32, bf16, f16, float32, bfloat16, float16",
+    );
     check("run = 'r'\nallow_non_finite = 1\n", "2:20 `allow_non_finite` is true or false, a number was found");
     check(
         "run = 'r'\nout_shard_size = '5 elephants'\n",
