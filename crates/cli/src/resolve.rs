@@ -39,11 +39,16 @@ pub(crate) fn window_plan(
     world: &World<'_>,
     messages: &Messages,
 ) -> Result<MergePlan, Error> {
+    let weights = Weights::Scheme(check_window_scheme(args)?);
+    merge_plan((window, &weights, parse_order(args)?), output, out, world, messages)
+}
+
+/// The scheme of a window of one run.
+pub(crate) fn check_window_scheme(args: &SchemeArgs) -> Result<Scheme, Error> {
     if !args.from_averages.is_empty() {
         return Err(Error::usage("`--from-averages` is an option of `merge` and `plan` only"));
     }
-    let weights = Weights::Scheme(parse_scheme(args)?);
-    merge_plan((window, &weights, parse_order(args)?), output, out, world, messages)
+    parse_scheme(args)
 }
 
 /// The plan of one merge of a run's window by a scheme.

@@ -16,13 +16,12 @@ use crate::command::recover::{describe_policy, publish_policy};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
-use crate::resolve::window_plan;
+use crate::resolve::{check_window_scheme, window_plan};
 use crate::run::{is_selection_empty, learning_rate_at, open_trajectory, select};
-use crate::weigh::parse_scheme;
 
 pub(crate) fn run(args: &InitArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     // A mistyped scheme is found before the run is read.
-    parse_scheme(&args.scheme)?;
+    check_window_scheme(&args.scheme)?;
     let trajectory = open_trajectory(&args.run_path, &args.run, world, messages)?;
     let window = window(args, &trajectory, messages)?;
     let merge = window_plan(&window, &args.scheme, (&args.output, &args.out), world, messages)?;

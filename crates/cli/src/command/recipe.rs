@@ -103,7 +103,7 @@ pub(crate) fn plan_of_recipe(
 /// Paths of a recipe count from where the program runs, or from the recipe's folder where only that has them.
 fn beside_recipe(mut source: SourceArgs, recipe: &Path, world: &World<'_>) -> SourceArgs {
     let Some(folder) = recipe.parent() else { return source };
-    let exists = |path: &Path| world.storage.file_info(path).is_ok();
+    let exists = |path: &Path| world.find(path).is_ok();
     let is_only_beside = |path: &Path| !exists(path) && exists(&folder.join(path));
     let find = |path: PathBuf| if is_only_beside(&path) { folder.join(path) } else { path };
     source.inputs = source.inputs.into_iter().map(find).collect();

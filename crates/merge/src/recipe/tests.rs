@@ -157,7 +157,10 @@ fn wrong_values_show_their_line() {
     );
     check("run = 'r'\nversion = 2\n", "2:11 `version` cannot be `2` -> one of 1");
     check("run = 'r'\norder = 5\n", "2:9 `order` is text, a number was found");
-    check("run = 'r'\norder = 'random'\n", "2:9 there is no order `random` -> `as-is`, `reverse` or `scramble:SEED`");
+    check(
+        "run = 'r'\norder = 'random'\n",
+        "2:9 there is no order `random` -> one of `as-is`, `given`, `reverse` or `scramble:SEED`",
+    );
     check("run = 'r'\ncheckpoints = ['a']\n", "2:1 `checkpoints` cannot stand beside `run`");
     check("checkpoints = ['a']\nlast = 3\n", "2:1 `last` cannot stand beside `checkpoints`");
     check("", "1:1 a recipe needs `run` or `checkpoints`");
