@@ -22,7 +22,7 @@ mod verify;
 
 pub use catalog_cache::{CatalogCache, KnownHeaders};
 pub use checkpoint::{Checkpoint, ConfigFile, ShardFile};
-pub use commit::{Manifest, commit_checkpoint};
+pub use commit::{JOURNAL_NAME, Manifest, RECEIPT_NAME, commit_checkpoint};
 pub use config::{ConfigDifference, MAX_CONFIG_BYTES, compare_configs, parse_config, updated_config};
 pub use error::Error;
 pub use gather::GATHER_SCRATCH_BYTES;

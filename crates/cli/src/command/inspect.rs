@@ -4,24 +4,32 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde_json::json;
-use thalweg_checkpoint::{Checkpoint, is_checkpoint, open_checkpoint_with};
+use thalweg_checkpoint::{Checkpoint, open_checkpoint_with};
 use thalweg_tensor::{Dtype, DtypeClass, display_name};
 
 use crate::args::InspectArgs;
-use crate::command::Outcome;
+use crate::command::{Outcome, inspect_run};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::options::{show_bytes, show_count};
+use crate::sources::{Named, look_at};
 
 /// Tensors that are printed; `-v` prints all.
 const MAX_ROWS: usize = 12;
 
 pub(crate) fn run(args: &InspectArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    if !is_checkpoint(&*world.storage, &args.path) && world.storage.file_info(&args.path).is_ok() {
-        return crate::command::inspect_run::run(args, world, messages);
-    }
-    let checkpoint = open_checkpoint_with(&world.storage, &args.path, &world.reading)?;
+    let path = match look_at(&args.path, &args.run, world)? {
+        Named::Checkpoint(path) => path,
+        Named::Run(path) => return inspect_run::run(args, (&path, None), world, messages),
+        Named::Both(path) => {
+            // The run is the larger part, so that a checkpoint that cannot be read is only told.
+            let beside = open_checkpoint_with(&world.storage, &path, &world.reading);
+            let beside = beside.map_err(|error| messages.note(format!("the checkpoint beside the run: {error}"))).ok();
+            return inspect_run::run(args, (&path, beside.as_ref()), world, messages);
+        }
+    };
+    let checkpoint = open_checkpoint_with(&world.storage, &path, &world.reading)?;
     checkpoint.notes().iter().for_each(|note| messages.note(note));
     messages.json(&document(&checkpoint));
     messages.text(&describe(&checkpoint));
@@ -56,7 +64,7 @@ fn blocks_merge(checkpoint: &Checkpoint) -> Vec<String> {
         .collect()
 }
 
-fn document(checkpoint: &Checkpoint) -> serde_json::Value {
+pub(super) fn document(checkpoint: &Checkpoint) -> serde_json::Value {
     let catalog = checkpoint.catalog();
     let tensors: Vec<_> = catalog
         .entries()
@@ -87,7 +95,7 @@ fn document(checkpoint: &Checkpoint) -> serde_json::Value {
     })
 }
 
-fn describe(checkpoint: &Checkpoint) -> String {
+pub(super) fn describe(checkpoint: &Checkpoint) -> String {
     let catalog = checkpoint.catalog();
     let mut text = String::new();
     let dtypes: Vec<String> =

@@ -4,10 +4,12 @@
 
 mod commands;
 mod eval;
+mod hints;
 mod kill;
 mod mergekit_faults;
 mod recover;
 mod report;
+mod selection;
 mod study;
 mod support;
 mod torch;
