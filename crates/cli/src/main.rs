@@ -10,9 +10,11 @@ mod options;
 mod resolve;
 mod run;
 mod scoring;
+mod sources;
 mod study_record;
 mod svg;
 mod tensor_groups;
+mod weigh;
 
 use std::process::ExitCode;
 
@@ -30,7 +32,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Error> {
-    let world = host::World::new(&arguments.global, messages)?;
+    let world = host::World::new(&arguments.global, arguments.command.reading(), messages)?;
     match &arguments.command {
         Command::Inspect(args) => command::inspect::run(args, &world, messages),
         Command::Plan(args) => command::plan::run(args, &world, messages),

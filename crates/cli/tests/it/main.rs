@@ -4,10 +4,13 @@
 
 mod commands;
 mod eval;
+mod hints;
 mod kill;
 mod mergekit_faults;
 mod recover;
 mod report;
+mod selection;
 mod study;
 mod support;
+mod torch;
 mod train;
