@@ -245,6 +245,7 @@ fn checkpoints_without_a_step_are_named_where_order_counts() {
     scene.rename("run/checkpoint-1000", "other");
     scene.run("plan other best --scheme decay:cosine").done(&["no step of the checkpoints is known", "equally spaced"]);
     assert!(!scene.run("plan other best").stderr.contains("no step"), "a plain mean has no order");
+    scene.run("plan other best other").done(&["is given more than once"]);
 }
 
 #[test]
