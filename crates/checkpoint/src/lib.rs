@@ -14,6 +14,8 @@ mod json;
 mod layout;
 mod note;
 mod open;
+pub mod pickle;
+mod read_options;
 mod side_files;
 mod stage;
 mod verify;
@@ -26,7 +28,8 @@ pub use error::Error;
 pub use gather::GATHER_SCRATCH_BYTES;
 pub use layout::{LayoutEntry, OutputFile, OutputLayout, layout_output};
 pub use note::Note;
-pub use open::{open_checkpoint, open_checkpoints, open_with_cache};
+pub use open::{is_checkpoint, open_checkpoint, open_checkpoint_with, open_checkpoints, open_with_cache};
+pub use read_options::{Params, ReadOptions};
 pub use side_files::{CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, side_file_kind};
 pub use stage::{StagedCheckpoint, check_free_space};
 pub use verify::{
