@@ -123,7 +123,7 @@ pub(crate) struct InspectArgs {
 }
 
 /// How checkpoints are read.
-#[derive(Debug, Args, Clone, Default)]
+#[derive(Debug, Args, Clone, Default, PartialEq, Eq)]
 #[command(next_help_heading = "Reading")]
 pub(crate) struct ReadArgs {
     /// Key of the state dict in files that hold several, such as model or state.ema; `.` is the whole file
