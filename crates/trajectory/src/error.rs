@@ -315,6 +315,7 @@ impl Error {
                  `trainer_state.json`, a step log or `thalweg.toml`"
             }
             Self::MixedStages { .. } => "give the checkpoints of one stage by name, or move the others away",
+            Self::Storage(error) => return error.hint(),
             Self::Log { source, .. } => match **source {
                 LogError::NoColumn { .. } => "name the columns with `--log-columns step=NAME,loss=NAME`",
                 LogError::UnknownKind => {

@@ -30,7 +30,7 @@ fn merge_says_what_it_did() {
     insta::assert_snapshot!(transcript(&first, scratch.path()), @"
     exit 0
     --- stdout
-    `[OUT]/merged` already holds the result of this very plan over unchanged sources
+    `[OUT]/merged` already holds the result of this plan (compared: every byte of the output, sizes and times of the sources)
     --- stderr
     ");
 }
