@@ -371,7 +371,7 @@ fn a_path_cannot_steer_the_terminal() {
     std::fs::copy(root().join(RUN).join("step_02000.safetensors"), step).unwrap();
     let output = run(&["inspect", run_folder.to_str().unwrap()]);
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("run\\u{1b}[2J`: a run of 1 checkpoints"), "{text}");
+    assert!(text.contains("run\\u{1b}[2J`: a run of 1 checkpoint,"), "{text}");
 }
 
 #[test]
