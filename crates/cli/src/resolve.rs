@@ -7,6 +7,7 @@ use thalweg_merge::plan::{
     DigestChoice, MergePlan, MergePolicy, NonFloatPolicy, OutputDtype, OutputPlan, RouterPolicy, SourceRef, newest_of,
 };
 use thalweg_merge::scheme::{CoefficientOrder, PowerSnapshot, Scheme, reconstruct_from_averages};
+use thalweg_storage::guard::output_path;
 
 use crate::args::{DigestArg, DtypeChoice, NonFloatChoice, OutputArgs, RouterChoice, SchemeArgs, SourceArgs};
 use crate::error::Error;
@@ -150,7 +151,7 @@ pub(crate) fn output_plan(
     out: &Path,
     world: &World<'_>,
 ) -> Result<OutputPlan, Error> {
-    let mut output = OutputPlan::new(world.storage.canonical_path(out)?, scheme, sources, coefficients);
+    let mut output = OutputPlan::new(output_path(&*world.storage, out)?, scheme, sources, coefficients);
     output.dtype = match args.dtype {
         DtypeChoice::Same => OutputDtype::Same,
         DtypeChoice::F32 => OutputDtype::F32,
