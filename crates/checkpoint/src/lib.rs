@@ -12,6 +12,7 @@ mod gather;
 pub mod index;
 mod json;
 mod layout;
+mod lazy_pieces;
 mod note;
 mod open;
 pub mod pickle;
@@ -27,6 +28,7 @@ pub use config::{ConfigDifference, MAX_CONFIG_BYTES, compare_configs, parse_conf
 pub use error::Error;
 pub use gather::GATHER_SCRATCH_BYTES;
 pub use layout::{LayoutEntry, OutputFile, OutputLayout, layout_output};
+pub use lazy_pieces::{Look, OpenPiece, PieceRefusal};
 pub use note::Note;
 pub use open::{is_checkpoint, open_checkpoint, open_checkpoint_with, open_checkpoints, open_with_cache};
 pub use read_options::{Params, ReadOptions};

@@ -14,6 +14,7 @@ use crate::checkpoint::{Checkpoint, ConfigFile, ShardFile};
 use crate::config::{MAX_CONFIG_BYTES, parse_config};
 use crate::error::storage_error;
 use crate::format::{FORMATS, HEAD_BYTES, Place};
+use crate::lazy_pieces::LazyPieces;
 use crate::side_files::{CONFIG_FILE_NAME, find_in_listing, probe_folder};
 use crate::{CatalogCache, Error, ReadOptions};
 
@@ -54,7 +55,11 @@ pub fn open_checkpoint_with(
 pub fn is_checkpoint(storage: &dyn Storage, path: &Path) -> bool {
     let Ok(info) = storage.file_info(path) else { return false };
     let mut marks = FORMATS.iter().flat_map(|format| format.marks());
-    info.kind == FileKind::File || marks.any(|name| storage.file_info(&path.join(name)).is_ok())
+    if info.kind == FileKind::File || marks.any(|name| storage.file_info(&path.join(name)).is_ok()) {
+        return true;
+    }
+    let place = storage.list_folder(path).map(|entries| Place::Folder { path: path.to_owned(), entries });
+    place.is_ok_and(|place| FORMATS.iter().any(|format| format.is_certain(&place)))
 }
 
 /// Opens many checkpoints, a few at a time; one result for each path, in their order.
@@ -133,6 +138,7 @@ pub fn open_with_cache(
         metadata: content.metadata,
         notes: content.notes,
         findings: content.findings,
+        lazy: content.opener.map(LazyPieces::new),
     })
 }
 
@@ -160,8 +166,7 @@ fn read_config(storage: &Arc<dyn Storage>, path: &Path) -> Result<ConfigFile, Er
 
 /// What a path holds that no format recognises, so that the error can say it.
 fn describe_stranger(place: &Place) -> String {
-    const KNOWN: [(&str, &str); 4] = [
-        (".distcp", "a PyTorch distributed checkpoint"),
+    const KNOWN: [(&str, &str); 3] = [
         (".gguf", "a GGUF file"),
         (".npz", "a NumPy `.npz` file"),
         (".index.json", "an index of files that are not safetensors"),

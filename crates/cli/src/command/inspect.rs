@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde_json::json;
-use thalweg_checkpoint::{Checkpoint, open_checkpoint_with};
+use thalweg_checkpoint::{Checkpoint, Look, open_checkpoint_with};
 use thalweg_tensor::{Dtype, DtypeClass, display_name};
 
 use crate::args::InspectArgs;
@@ -17,6 +17,9 @@ use crate::sources::{Named, look_at};
 
 /// Tensors that are printed; `-v` prints all.
 const MAX_ROWS: usize = 12;
+/// Pieces of a distributed checkpoint that are looked into: each costs some small reads. Larger ones are looked into
+/// when they are merged.
+const MAX_PIECES: usize = 4096;
 
 pub(crate) fn run(args: &InspectArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let path = match look_at(&args.path, &args.run, world)? {
@@ -30,6 +33,10 @@ pub(crate) fn run(args: &InspectArgs, world: &World<'_>, messages: &Messages) ->
         }
     };
     let checkpoint = open_checkpoint_with(&world.storage, &path, &world.reading)?;
+    let n_pieces: usize = checkpoint.catalog().entries().iter().map(|entry| entry.pieces.len()).sum();
+    if n_pieces <= MAX_PIECES {
+        checkpoint.look_inside(Look::EachPiece)?;
+    }
     checkpoint.notes().iter().for_each(|note| messages.note(note));
     messages.json(&document(&checkpoint));
     messages.text(&describe(&checkpoint));

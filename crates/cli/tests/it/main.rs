@@ -11,6 +11,7 @@ mod outputs;
 mod recover;
 mod report;
 mod selection;
+mod sharded;
 mod study;
 mod support;
 mod torch;
