@@ -149,7 +149,7 @@ fn choose_tensors(
     bytes: &[u8],
     choose: &dyn Fn(&[Entry<'_>]) -> Result<Selection, DcpError>,
 ) -> Result<Chosen, DcpError> {
-    let (pickle, _) = parse_pickle(bytes, &[METADATA_NAMES], &PickleLimits::default())?;
+    let (pickle, _) = parse_pickle(bytes, &[METADATA_NAMES], &limits_for(bytes.len()))?;
     let directory = list_entries(&pickle)?;
     let selection = choose(&directory.entries)?;
     let mut chosen = gather_tensors(&directory, &selection)?;
@@ -161,6 +161,19 @@ fn choose_tensors(
         ..Findings::default()
     };
     Ok(chosen)
+}
+
+/// What reading metadata may cost: it grows with the ranks, so the limits grow with its length.
+///
+/// A chunk takes 180 bytes of metadata and, with its place, 4 KiB as the pickle counts memory, which is twice what it takes.
+fn limits_for(n_bytes: usize) -> PickleLimits {
+    let n_bytes = n_bytes as u64;
+    PickleLimits {
+        max_memory_bytes: (64 << 20) + 40 * n_bytes,
+        max_text_bytes: n_bytes,
+        max_ops: 1_000 + n_bytes,
+        ..PickleLimits::default()
+    }
 }
 
 /// The tensors that are meant, and all that their pieces need.
