@@ -14,6 +14,7 @@ mod json;
 mod layout;
 mod note;
 mod open;
+mod pool;
 mod side_files;
 mod stage;
 mod verify;
@@ -27,6 +28,7 @@ pub use gather::GATHER_SCRATCH_BYTES;
 pub use layout::{LayoutEntry, OutputFile, OutputLayout, layout_output};
 pub use note::Note;
 pub use open::{open_checkpoint, open_checkpoints, open_with_cache};
+pub use pool::CheckpointPool;
 pub use side_files::{CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, side_file_kind};
 pub use stage::{StagedCheckpoint, check_free_space};
 pub use verify::{

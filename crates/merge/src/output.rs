@@ -81,7 +81,7 @@ impl<'a> Pending<'a> {
         let outcome = |(output, found): (&OutputPlan, Option<MergeReceipt>)| {
             let was_done = found.is_some();
             let receipt = found.or_else(|| fresh.next())?;
-            Some(MergeOutcome { path: output.path.clone(), receipt, was_done })
+            Some(MergeOutcome { path: output.path.clone(), receipt, was_done, bytes_resumed: 0 })
         };
         self.outputs.into_iter().filter_map(outcome).collect()
     }

@@ -5,6 +5,7 @@
 pub mod catalog;
 pub mod digest;
 pub mod dtype;
+pub mod finite;
 #[expect(unsafe_code, reason = "vector instructions; each block says why it is sound")]
 pub mod kernel;
 pub mod name;

@@ -22,6 +22,4 @@ mod sets;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
-mod tap;
-#[cfg(test)]
 mod verify;

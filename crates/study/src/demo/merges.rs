@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use serde_json::Value;
-use thalweg_checkpoint::open_checkpoint;
 use thalweg_lab::run_folder::checkpoint_name;
 use thalweg_merge::context::RunContext;
 use thalweg_merge::in_memory::merge_into_sinks;
@@ -25,7 +24,7 @@ pub(crate) struct Merged {
 /// The models' `config.json`.
 pub(crate) fn model_config(spec: &DemoSpec, run: &RunContext<'_>) -> Result<Value, Error> {
     let path = spec.path("run").join(checkpoint_name(spec.numbers().last_step));
-    Ok(open_checkpoint(&run.storage, &path)?.config().cloned().unwrap_or_default())
+    Ok(run.pool.open(&path)?.config().cloned().unwrap_or_default())
 }
 
 /// Makes all of `merges` in one reading.
