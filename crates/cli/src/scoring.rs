@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
+use thalweg_checkpoint::ReadOptions;
 use thalweg_eval::external::{ExternalResults, ExternalScore, read_results};
 use thalweg_eval::suite::SuiteRole;
 use thalweg_eval::{EvalContext, ReportSuite, SelectionSuite, Suite, check_apart};
 use thalweg_merge::context::RunContext;
 use thalweg_merge::engine::{ExecuteOptions, PartialStage, execute_merge};
 use thalweg_merge::plan::{DigestChoice, MergePlan, OutputPlan};
+use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::{Replace, publish_file};
 use thalweg_study::engine_evaluator::EngineEvaluator;
 use thalweg_study::evaluator::{Evaluator, ModelScores, TaskScore};
@@ -145,7 +147,7 @@ impl CommandEvaluator<'_> {
     fn key(&self, what: &str, sources: &[PathBuf]) -> Result<PathBuf, thalweg_study::Error> {
         let mut text = format!("{}\n{what}", self.command);
         for source in sources {
-            text.push_str(&self.run.pool.open(source)?.identity());
+            text.push_str(&self.run.pool.open(source, &ReadOptions::default())?.identity());
         }
         let digest = bytes_digest(DigestKind::Blake3, text.as_bytes()).to_string();
         let digits = digest.rsplit(':').next().unwrap_or(&digest);
@@ -163,7 +165,7 @@ impl CommandEvaluator<'_> {
     fn score(&mut self, path: &Path, key: &Path) -> Result<Vec<ExternalScore>, thalweg_study::Error> {
         let storage = &self.run.storage;
         let failed = |error: Error| Self::failed(&error);
-        check_params(path, path, storage, self.messages).map_err(failed)?;
+        check_params(path, path, (storage, &ReadOptions::default()), self.messages).map_err(failed)?;
         let scratch = Scratch::new(storage).map_err(failed)?;
         let results = score_one(&self.command, path, path, &scratch.out(0), &**storage);
         scratch.close(results.is_ok(), self.messages);
@@ -171,7 +173,7 @@ impl CommandEvaluator<'_> {
         tell_refused(path, &results, self.messages);
         self.cost.n_evaluations += 1;
         storage.create_folder(&self.cache)?;
-        publish_file(&**storage, key, &kept_results(&results))?;
+        publish_file(&**storage, key, &kept_results(&results), OwnKind::in_own_folder("a kept score"))?;
         Ok(results.scores)
     }
 

@@ -16,9 +16,13 @@ use crate::context::{RunContext, Stage};
 use crate::error::Error;
 use crate::ledger::{Finished, Ledger};
 use crate::memory::{Held, PieceSize};
-use crate::output::{CommitInput, Pending, StagedOutput, check_disk_space, commit_output, stage_output};
+use crate::output::{CommitInput, commit_output};
+use crate::pending::{Compared, Pending, check_disk_space};
 use crate::plan::{DigestChoice, MergePlan, OutputPlan};
 use crate::receipt::MergeReceipt;
+use crate::resume::Reading;
+use crate::seen::check_seen;
+use crate::stage::{StagedOutput, give_up, note_stages, remove_stage, stage_output};
 use crate::unit::UnitList;
 
 /// What a run may do to things that exist, beyond what the plan says.
@@ -50,6 +54,8 @@ pub struct MergeOutcome {
     pub was_done: bool,
     /// Of the bytes read, those that an interrupted run had read: they took no time of this one.
     pub bytes_resumed: u64,
+    /// What was compared to find that.
+    pub compared: Option<Compared>,
 }
 
 /// Executes `plan`: reads each needed source byte once, publishes every output, returns their receipts.
@@ -63,19 +69,21 @@ pub fn execute_merge(
 ) -> Result<Vec<MergeOutcome>, Error> {
     let started = run.host.elapsed_seconds();
     let sources = open_sources(plan, run)?;
+    check_seen(plan, &sources)?;
     let layout = align_sources(&sources, plan)?;
     layout.notes.iter().for_each(|note| run.progress.note(note));
     check_memory(plan, &sources, &layout, run)?;
     let pending = Pending::find(plan, &sources, options, run)?;
     check_disk_space(&pending, &layout, run)?;
     let staged = stage_outputs(&pending, &sources, &layout, options, run)?;
-    let merged = merge_into(&staged, &sources, &layout, run)?;
-    sources.iter().try_for_each(|source| source.checkpoint.check_unchanged())?;
+    let merged = match merge_into(&staged, &sources, &layout, run) {
+        Ok(merged) => merged,
+        Err(error) => return Err(give_up(staged, error, run)),
+    };
     run.progress.begin(Stage::Sync, 0);
     let seconds = run.host.elapsed_seconds() - started;
     let input = CommitInput { merged: &merged, sources: &sources, layout: &layout, replace: options.replace, seconds };
-    let commit = |(k, output)| commit_output(k, output, &input, run);
-    let fresh = staged.into_iter().enumerate().map(commit).collect::<Result<Vec<_>, _>>()?;
+    let fresh = commit_all(staged, &input, run)?;
     let mut outcomes = pending.into_outcomes(fresh);
     for outcome in outcomes.iter_mut().filter(|outcome| !outcome.was_done) {
         outcome.bytes_resumed = merged.bytes_resumed;
@@ -94,6 +102,26 @@ fn check_memory(
     fit_piece(layout, (sources.len(), plan.outputs.len()), held.bytes(&layout.catalog), 0, run).map(|_| ())
 }
 
+/// Publishes one output after the other. Those that are not published stay staged: all of their work is done.
+fn commit_all(
+    staged: Vec<StagedOutput<'_>>,
+    input: &CommitInput<'_>,
+    run: &RunContext<'_>,
+) -> Result<Vec<MergeReceipt>, Error> {
+    let stages: Vec<PathBuf> = staged.iter().map(|output| output.staged.folder().to_owned()).collect();
+    let mut fresh = Vec::new();
+    for (k, output) in staged.into_iter().enumerate() {
+        match commit_output(k, output, input, run) {
+            Ok(receipt) => fresh.push(receipt),
+            Err(error) => {
+                note_stages(stages.into_iter().skip(k), run);
+                return Err(error);
+            }
+        }
+    }
+    Ok(fresh)
+}
+
 /// Opens every source of the plan, unless the pool has it open: headers only.
 ///
 /// # Errors
@@ -104,7 +132,7 @@ pub fn open_sources(plan: &MergePlan, run: &RunContext<'_>) -> Result<Vec<OpenSo
         let mut sources = plan.outputs.iter().flat_map(|output| &output.sources);
         sources.find(|source| source.path == *path).and_then(|source| source.step)
     };
-    let checkpoints = run.pool.open_all(&paths);
+    let checkpoints = run.pool.open_all(&paths, &plan.reading());
     let open = |(path, checkpoint): (PathBuf, Result<_, thalweg_checkpoint::Error>)| {
         Ok(OpenSource { step: step_of(&path), path, checkpoint: checkpoint? })
     };
@@ -119,7 +147,19 @@ fn stage_outputs<'a>(
     run: &RunContext<'_>,
 ) -> Result<Vec<StagedOutput<'a>>, Error> {
     let reading = pending.reading_digest(sources)?;
-    pending.outputs().map(|output| stage_output(output, sources, layout, &reading, options, run)).collect()
+    let mut staged = Vec::new();
+    for output in pending.outputs() {
+        match stage_output(output, sources, layout, &reading, options, run) {
+            Ok(output) => staged.push(output),
+            Err(error) => {
+                // Those that hold work of an earlier run are kept; empty ones would only be in the way.
+                let fresh = staged.into_iter().filter(|output: &StagedOutput<'_>| output.found.is_empty());
+                fresh.for_each(|output| remove_stage(&*run.storage, &output));
+                return Err(error);
+            }
+        }
+    }
+    Ok(staged)
 }
 
 /// What the pass over the sources leaves behind.
@@ -152,10 +192,11 @@ fn merge_into(
     let piece = fit_piece(layout, sizes, held.bytes(&layout.catalog), bytes_read, run)?;
 
     let ledger = Ledger::new(&layout.catalog, &units, digest.kind(), &dtype_of);
-    let done = crate::resume::restore(staged, &units, layout, &ledger, run)?;
     let source_refs: Vec<&dyn TensorSource> =
         sources.iter().map(|source| &*source.checkpoint as &dyn TensorSource).collect();
     let source_paths: Vec<PathBuf> = sources.iter().map(|source| source.path.clone()).collect();
+    let reading = Reading { layout, sources: &source_refs, read_by: &read_by };
+    let done = crate::resume::restore(staged, &units, &reading, &ledger, run)?;
     run.progress.begin(Stage::Merge, bytes_read);
     let bytes_resumed = done.bytes_read(&units, layout, &read_by);
     run.progress.resume(bytes_resumed);
@@ -179,6 +220,7 @@ fn merge_into(
         };
         combine(&job, run)
     })?;
+    sources.iter().try_for_each(|source| source.checkpoint.check_unchanged())?;
     Ok(Merged { finished: ledger.finish(), read_by, bytes_read, bytes_resumed })
 }
 

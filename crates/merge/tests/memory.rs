@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use thalweg_checkpoint::CheckpointPool;
-use thalweg_merge::Error;
 use thalweg_merge::context::{Limits, RunContext, Unwatched};
 use thalweg_merge::engine::{ExecuteOptions, PartialStage, execute_merge};
-use thalweg_merge::plan::{DigestChoice, MergePlan, MergePolicy, OutputDtype, OutputPlan, PlanSource};
+use thalweg_merge::plan::{MergePlan, OutputPlan, SourceRef};
+use thalweg_merge::{Coefficients, Error};
 use thalweg_storage::publish::Replace;
 use thalweg_storage::{LocalStorage, Storage};
 use thalweg_tensor::Dtype;
@@ -25,23 +25,10 @@ static ALLOCATOR: CountingAllocator = CountingAllocator;
 const PROGRAM_BYTES: usize = 12 << 20;
 
 fn output(sources: &[PathBuf], numerators: &[String], divisor: &str, path: PathBuf) -> OutputPlan {
-    let source = |(path, numerator): (&PathBuf, &String)| PlanSource {
-        path: path.clone(),
-        step: None,
-        tokens: None,
-        numerator: numerator.clone(),
-        coefficient: 0.0,
-    };
-    OutputPlan {
-        path,
-        scheme: "custom".to_owned(),
-        dtype: OutputDtype::Same,
-        divisor: divisor.to_owned(),
-        sources: sources.iter().zip(numerators).map(source).collect(),
-        policy: MergePolicy::defaults(sources.len() - 1),
-        out_shard_bytes: 1 << 30,
-        digest: DigestChoice::Blake3,
-    }
+    let source = |path: &PathBuf| SourceRef { path: path.clone(), step: None, tokens: None };
+    let sources: Vec<SourceRef> = sources.iter().map(source).collect();
+    let coefficients = Coefficients::from_decimal_strings(numerators, divisor).unwrap();
+    OutputPlan::new(path, "custom", &sources, &coefficients)
 }
 
 /// Merges within `memory_bytes`: the most bytes that were allocated at once, or the least limit that works.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use thalweg_checkpoint::ReadOptions;
 use thalweg_eval::{
     EvalContext, PreparedSuite, ScoreCache, Subject, Suite, TokenizerFiles, cached_scores, score_suite,
 };
@@ -14,6 +15,7 @@ use thalweg_merge::context::RunContext;
 use thalweg_merge::in_memory::merge_into_sinks;
 use thalweg_merge::plan::{DigestChoice, MergePlan, OutputDtype, OutputPlan};
 use thalweg_model::{Model, ModelConfig, arena_sink};
+use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 use thalweg_tensor::TensorSink;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
@@ -73,7 +75,7 @@ impl<'a> EngineEvaluator<'a> {
         eval: EvalContext<'a>,
         run: &'a RunContext<'a>,
     ) -> Result<Self, Error> {
-        let checkpoint = run.pool.open(like)?;
+        let checkpoint = run.pool.open(like, &ReadOptions::default())?;
         let config = checkpoint.config().cloned();
         let config = config.ok_or_else(|| thalweg_eval::Error::ConfigMissing { path: like.to_owned() })?;
         let tokenizer = TokenizerFiles::find(&*run.storage, tokenizer, &checkpoint, like)?.open()?;
@@ -147,17 +149,19 @@ impl<'a> EngineEvaluator<'a> {
         }
         let known = MergedParams { kind: MERGED_KIND.to_owned(), version: 1, params_digest };
         let Ok(bytes) = serde_json::to_vec(&known) else { return Ok(()) };
-        Ok(publish_file(&*self.run.storage, key, &bytes)?)
+        Ok(publish_file(&*self.run.storage, key, &bytes, OwnKind::in_own_folder("a kept score"))?)
     }
 
     /// For each output a file named by the plan and by the identity of its sources; `None` without a cache.
     fn keys_of(&self, outputs: &[OutputPlan]) -> Result<Vec<Option<PathBuf>>, Error> {
-        let Some(folder) = &self.cache else { return Ok(vec![None; outputs.len()]) };
-        let paths = MergePlan::new(outputs.iter().enumerate().map(|(i, output)| in_memory(output, i)).collect())?;
-        let paths = paths.source_paths();
+        let Some(folder) = self.cache.as_ref().filter(|_| !outputs.is_empty()) else {
+            return Ok(vec![None; outputs.len()]);
+        };
+        let plan = MergePlan::new(outputs.iter().enumerate().map(|(i, output)| in_memory(output, i)).collect())?;
+        let paths = plan.source_paths();
         let identities: BTreeMap<&Path, String> = paths
             .iter()
-            .zip(self.run.pool.open_all(&paths))
+            .zip(self.run.pool.open_all(&paths, &plan.reading()))
             .map(|(path, checkpoint)| Ok((path.as_path(), checkpoint?.identity())))
             .collect::<Result<_, Error>>()?;
         let key = |output: &OutputPlan| {
@@ -198,7 +202,7 @@ impl Evaluator for EngineEvaluator<'_> {
     }
 
     fn score_checkpoint(&mut self, path: &Path) -> Result<ModelScores, Error> {
-        let checkpoint = self.run.pool.open(path)?;
+        let checkpoint = self.run.pool.open(path, &ReadOptions::default())?;
         let config = checkpoint.config().unwrap_or(&self.config);
         let Some((_, suite)) = self.suites.first() else { return Ok(ModelScores::default()) };
         let subject = Subject::load(path, config, &*checkpoint, suite, &self.eval)?;

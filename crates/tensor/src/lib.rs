@@ -3,6 +3,7 @@
 //! Floor 0: this crate knows bytes and numbers. It does not know files, formats, runs or models.
 
 pub mod catalog;
+pub mod count;
 pub mod digest;
 pub mod dtype;
 pub mod finite;
@@ -15,6 +16,7 @@ pub mod shape;
 pub mod source;
 
 pub use catalog::{TensorCatalog, TensorEntry};
+pub use count::{CountError, parse_count, parse_size};
 pub use digest::Digest;
 pub use dtype::{Dtype, DtypeClass};
 pub use name::display_name;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use thalweg_checkpoint::{Checkpoint, open_checkpoint};
+use thalweg_checkpoint::{Checkpoint, open_checkpoint_with};
 use thalweg_eval::uncertainty::Bootstrap;
 use thalweg_eval::{
     Comparison, EvalContext, PreparedSuite, ScoreCache, StartRule, Subject, Suite, TaskScores, TokenizerFiles,
@@ -17,9 +17,6 @@ use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::options::show_bytes;
-
-/// A baseline that is the last of the checkpoints given.
-const LAST: &str = "last";
 
 /// What one checkpoint scored.
 struct Scored {
@@ -36,7 +33,7 @@ struct Compared {
 }
 
 pub(crate) fn run(args: &EvalArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    let paths = checkpoints_with_baseline(args, world);
+    let paths = checkpoints_with_baseline(args);
     if let Some(command) = &args.eval_command {
         return super::eval_external::run(command, &paths, world, messages);
     }
@@ -59,12 +56,15 @@ pub(crate) fn run(args: &EvalArgs, world: &World<'_>, messages: &Messages) -> Re
 }
 
 /// The checkpoints in the order of the results: the baseline first.
-fn checkpoints_with_baseline(args: &EvalArgs, world: &World<'_>) -> Vec<PathBuf> {
-    let is_word = |path: &&PathBuf| path.as_os_str() == LAST && world.storage.file_info(path).is_err();
-    let last = args.baseline.as_ref().filter(is_word).and(args.checkpoints.last());
-    let baseline = last.or(args.baseline.as_ref());
-    let others = args.checkpoints.iter().filter(|path| Some(*path) != baseline);
-    baseline.into_iter().chain(others).cloned().collect()
+fn checkpoints_with_baseline(args: &EvalArgs) -> Vec<PathBuf> {
+    let baseline = args.baseline.as_ref().map(|named| {
+        let word = |word: &str, meant: Option<&PathBuf>| meant.filter(|_| named.as_os_str() == word).cloned();
+        let of_those = || word("last", args.checkpoints.last()).or_else(|| word("first", args.checkpoints.first()));
+        // A checkpoint of that name is what is meant, if there is one.
+        if args.checkpoints.contains(named) { named.clone() } else { of_those().unwrap_or_else(|| named.clone()) }
+    });
+    let others = args.checkpoints.iter().filter(|path| Some(*path) != baseline.as_ref());
+    baseline.iter().chain(others).cloned().collect()
 }
 
 fn score_all(
@@ -79,7 +79,7 @@ fn score_all(
     let mut known: Option<(TokenizerFiles, Value, PreparedSuite)> = None;
     let mut scored = Vec::new();
     for path in paths {
-        let checkpoint = open_checkpoint(&world.storage, &world.resolve(path)?)?;
+        let checkpoint = open_checkpoint_with(&world.storage, &world.resolve_checkpoint(path)?, &world.reading)?;
         let config = checkpoint.config().ok_or_else(|| thalweg_eval::Error::ConfigMissing { path: path.clone() })?;
         let files = TokenizerFiles::find(&*world.storage, args.tokenizer.as_deref(), &checkpoint, path)?;
         // Checkpoints of one run share both, and splitting a suite into tokens takes longer than comparing files.

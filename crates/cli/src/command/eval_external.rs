@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use thalweg_checkpoint::open_checkpoint;
+use thalweg_checkpoint::{ReadOptions, open_checkpoint_with};
 use thalweg_eval::check_sound;
 use thalweg_eval::external::{ExternalResults, ExternalScore, read_results, unpaired_gain};
 use thalweg_storage::{FileKind, Storage};
@@ -23,10 +23,10 @@ const MAX_DEPTH: usize = 2;
 
 pub(crate) fn run(command: &str, paths: &[PathBuf], world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     check_command(command)?;
-    let checkpoints = paths.iter().map(|path| world.resolve(path)).collect::<Result<Vec<_>, _>>()?;
+    let checkpoints = paths.iter().map(|path| world.resolve_checkpoint(path)).collect::<Result<Vec<_>, _>>()?;
     // All of them before the first is scored: scoring takes hours, and a checkpoint of NaNs must not pass for a sound one.
     for (path, checkpoint) in paths.iter().zip(&checkpoints) {
-        check_params(path, checkpoint, &world.storage, messages)?;
+        check_params(path, checkpoint, (&world.storage, &world.reading), messages)?;
     }
     let scratch = Scratch::new(&world.storage)?;
     let score = |(i, (path, checkpoint)): (usize, (&PathBuf, &PathBuf))| {
@@ -128,10 +128,10 @@ pub(crate) fn check_command(command: &str) -> Result<(), Error> {
 pub(crate) fn check_params(
     path: &Path,
     checkpoint: &Path,
-    storage: &Arc<dyn Storage>,
+    (storage, reading): (&Arc<dyn Storage>, &ReadOptions),
     messages: &Messages,
 ) -> Result<(), Error> {
-    match open_checkpoint(storage, checkpoint) {
+    match open_checkpoint_with(storage, checkpoint, reading) {
         Ok(checkpoint) => Ok(check_sound(path, &checkpoint)?),
         Err(error) => {
             messages.note(format!("`{}` is not checked for NaN: {error}", path.display()));

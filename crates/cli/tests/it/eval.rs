@@ -142,8 +142,8 @@ fn eval_says_what_does_not_fit() {
     exit 2
     --- stdout
     --- stderr
-    error: `[OUT]/broken`: the loss of item `a` of task `t` is not finite
-    hint: the parameters hold NaN or infinity, or the model overflows
+    error: `[OUT]/broken`: tensor `model.embed_tokens.weight` holds NaN at element 9000, so a score of it would mean nothing
+    hint: leave this checkpoint out; the run diverged, or the file is damaged
     ");
     let config = std::fs::read_to_string(scratch.path().join("broken/config.json")).unwrap();
     let smaller = config.replace("\"vocab_size\": 512", "\"vocab_size\": 500");
@@ -201,7 +201,25 @@ fn a_number_that_is_none_spoils_no_other() {
     let results = r#"{"results": {"piqa": {"acc,none": 0.5, "acc_stderr,none": NaN},
         "mc2": {"acc,none": NaN, "acc_stderr,none": NaN}, "wiki": {"word_perplexity,none": Infinity}}}"#;
     let command = results_command(scratch.path(), results);
-    insta::assert_snapshot!(transcript(&["eval", &a, &b, "--eval-command", &command], scratch.path()), @"");
+    insta::assert_snapshot!(transcript(&["eval", &a, &b, "--eval-command", &command], scratch.path()), @"
+    exit 0
+    --- stdout
+    [OUT]/a
+      task                                  value  std. err.   items
+      piqa/acc                             0.5000          -       -
+    [OUT]/b
+      task                                  value  std. err.   items
+      piqa/acc                             0.5000          -       -
+
+    gain of [OUT]/b
+    over [OUT]/a (positive is better; items are not paired)
+      piqa/acc                            +0.0000  -
+    --- stderr
+    note: `[OUT]/a`: `mc2/acc` is left out: its value is NaN, not a number
+    note: `[OUT]/a`: `wiki/word_perplexity` is left out: its value is Infinity, not a number
+    note: `[OUT]/b`: `mc2/acc` is left out: its value is NaN, not a number
+    note: `[OUT]/b`: `wiki/word_perplexity` is left out: its value is Infinity, not a number
+    ");
     let output = run(&["eval", &a, "--eval-command", &command, "--json"]);
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(document["scores"].as_array().unwrap().len(), 1);

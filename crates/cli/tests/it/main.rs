@@ -4,10 +4,14 @@
 
 mod commands;
 mod eval;
+mod hints;
 mod kill;
 mod mergekit_faults;
+mod outputs;
 mod recover;
 mod report;
+mod selection;
 mod study;
 mod support;
+mod torch;
 mod train;

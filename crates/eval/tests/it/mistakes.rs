@@ -139,5 +139,8 @@ fn one_set_cannot_choose_and_report() {
     let selection = SelectionSuite::new(suite("selection", &half("val/2654"))).unwrap();
     let report = ReportSuite::new(suite("report", &half("test/1096"))).unwrap();
     assert!(check_apart(&selection, &report).is_ok());
-    insta::assert_snapshot!(said(&ReportSuite::new(suite("selection", "")).unwrap_err()), @"suite `suite` is for selection, and is used for report");
+    insta::assert_snapshot!(said(&ReportSuite::new(suite("selection", "")).unwrap_err()), @r#"
+    suite `suite` is for selection, and is used for report
+    name a suite with `role = "report"`, or change the role in this one
+    "#);
 }

@@ -40,21 +40,18 @@ fn every_configuration_reads_back_as_it_was_written() {
 /// for bit, and with any scaling of frequencies it fails over the sizes of the heads.
 #[test]
 fn a_partial_rotary_factor_means_what_it_means_to_transformers() {
-    let moe = json!({"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 4});
-    let read = |family: &str, keys: Value| {
-        let mut config = llama(moe.clone());
-        config["model_type"] = family.into();
-        config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
-        ModelConfig::from_json(&config)
-    };
     for family in ["llama", "mixtral", "qwen2", "qwen3", "qwen3_moe", "olmo2", "olmoe"] {
-        let mut moe_keys = json!({});
-        if matches!(family, "llama" | "qwen2" | "qwen3" | "olmo2") {
-            moe_keys = json!({"num_experts": null, "num_experts_per_tok": null, "moe_intermediate_size": null});
-        }
-        let read = |mut keys: Value| {
-            keys.as_object_mut().unwrap().extend(moe_keys.as_object().unwrap().clone());
-            read(family, keys)
+        let experts = match family {
+            "mixtral" => json!({"num_local_experts": 2, "num_experts_per_tok": 1}),
+            "olmoe" => json!({"num_experts": 2, "num_experts_per_tok": 1}),
+            "qwen3_moe" => json!({"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 4}),
+            _ => json!({}),
+        };
+        let read = |keys: Value| {
+            let mut config = llama(experts.clone());
+            config["model_type"] = family.into();
+            config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+            ModelConfig::from_json(&config)
         };
         let whole = read(json!({})).unwrap();
         assert_eq!(read(json!({"partial_rotary_factor": 0.5})).unwrap(), whole, "{family}");

@@ -10,8 +10,9 @@ use thalweg_checkpoint::CheckpointPool;
 use thalweg_eval::context::{Clock, Progress};
 use thalweg_eval::{EvalContext, Suite};
 use thalweg_lab::corpus::built_in_tokenizer;
+use thalweg_merge::Coefficients;
 use thalweg_merge::context::{Limits, RunContext, Unwatched};
-use thalweg_merge::plan::{DigestChoice, MergePolicy, OutputDtype, OutputPlan, PlanSource};
+use thalweg_merge::plan::{DigestChoice, OutputPlan, SourceRef};
 use thalweg_storage::{LocalStorage, Storage};
 use thalweg_study::engine_evaluator::EngineEvaluator;
 use thalweg_study::evaluator::Evaluator;
@@ -64,23 +65,12 @@ fn write_source(folder: &Path, value: f64) {
 
 /// The mean of sources `first..=last`.
 fn window(folder: &Path, first: u16, last: u16) -> OutputPlan {
-    let source = |i: u16| PlanSource {
-        path: folder.join(format!("step-{i}")),
-        step: Some(u64::from(i)),
-        tokens: None,
-        numerator: "1".to_owned(),
-        coefficient: 1.0 / f64::from(last + 1 - first),
-    };
-    OutputPlan {
-        path: folder.join(format!("out-{first}-{last}")),
-        scheme: "sma".to_owned(),
-        dtype: OutputDtype::Same,
-        divisor: (last + 1 - first).to_string(),
-        sources: (first..=last).map(source).collect(),
-        policy: MergePolicy::defaults(usize::from(last - first)),
-        out_shard_bytes: 1 << 30,
-        digest: DigestChoice::None,
-    }
+    let source = |i: u16| SourceRef { path: folder.join(format!("step-{i}")), step: Some(u64::from(i)), tokens: None };
+    let sources: Vec<SourceRef> = (first..=last).map(source).collect();
+    let n = sources.len();
+    let coefficients = Coefficients::new(vec![1; n], i64::try_from(n).unwrap()).unwrap();
+    let out = folder.join(format!("out-{first}-{last}"));
+    OutputPlan { digest: DigestChoice::None, ..OutputPlan::new(out, "sma", &sources, &coefficients) }
 }
 
 /// Gives an evaluator on `storage` to `act`; sources `step-0..` and a suite lie in `folder`.
