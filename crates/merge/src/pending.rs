@@ -217,7 +217,7 @@ fn has_digest(
     run: &RunContext<'_>,
 ) -> Result<bool, Error> {
     let Some((kind, digest)) = receipt.plan.digest.kind().zip(known.digest.as_ref()) else { return Ok(false) };
-    Ok(digest_checkpoint(&source.checkpoint, kind, run)?.to_string() == *digest)
+    Ok(digest_checkpoint(&*source.checkpoint, kind, run)?.to_string() == *digest)
 }
 
 /// Says no before the first byte is written when a disk cannot hold its outputs.

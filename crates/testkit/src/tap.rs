@@ -52,7 +52,7 @@ impl Tap {
     }
 
     /// Makes it a file system without locks.
-    pub(crate) fn forget_locks(&self) {
+    pub fn forget_locks(&self) {
         self.seen.lock().unwrap().has_no_locks = true;
     }
 
