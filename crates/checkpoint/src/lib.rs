@@ -6,6 +6,8 @@ mod catalog_cache;
 mod checkpoint;
 mod commit;
 mod config;
+mod config_compare;
+mod config_meaning;
 pub mod error;
 pub mod format;
 pub mod index;
@@ -15,18 +17,22 @@ mod note;
 mod open;
 mod side_files;
 mod stage;
+mod stranger;
+mod tokenizer;
 mod verify;
 
 pub use catalog_cache::{CatalogCache, KnownHeaders};
 pub use checkpoint::{Checkpoint, ConfigFile, ShardFile};
 pub use commit::{Manifest, commit_checkpoint};
-pub use config::{ConfigDifference, MAX_CONFIG_BYTES, compare_configs, parse_config, updated_config};
-pub use error::Error;
+pub use config::{MAX_CONFIG_BYTES, parse_config, updated_config};
+pub use config_compare::{ConfigDifference, compare_configs, is_same_value};
+pub use error::{Error, Fault};
 pub use layout::{LayoutEntry, OutputFile, OutputLayout, layout_output};
 pub use note::Note;
 pub use open::{open_checkpoint, open_checkpoints, open_with_cache};
-pub use side_files::{CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, side_file_kind};
+pub use side_files::{CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, StayReason, side_file_kind};
 pub use stage::{StagedCheckpoint, check_free_space};
+pub use tokenizer::{TokenizerDifference, compare_tokenizer_files};
 pub use verify::{
     Expectations, ExpectedFile, ExpectedTensor, Verdict, VerifyFault, VerifyReport, digest_tensors, shard_digest,
     verify_checkpoint,

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use thalweg_merge::plan::{
-    DigestChoice, MergePlan, MergePolicy, NonFloatPolicy, OutputDtype, OutputPlan, PlanSource, RouterPolicy,
+    CodePolicy, DigestChoice, MergePlan, MergePolicy, NonFloatPolicy, OutputDtype, OutputPlan, PlanSource, RouterPolicy,
 };
 use thalweg_merge::scheme::{
     CoefficientOrder, Normalize, PowerSnapshot, Scheme, SchemeParameters, reconstruct_from_averages,
 };
+use thalweg_merge::waiver::{ConfigWaiver, WaiverError};
 use thalweg_merge::{Coefficients, Ratio};
 use thalweg_storage::{FileKind, Storage};
 
@@ -283,9 +284,13 @@ fn policy(chosen: &[Chosen], args: &OutputArgs, world: &World<'_>) -> Result<Mer
             })?
         }
     };
-    let mut allow_config = args.allow_config.clone();
-    allow_config.sort();
-    allow_config.dedup();
+    let sorted = |list: &[String]| {
+        let mut list = list.to_vec();
+        list.sort();
+        list.dedup();
+        list
+    };
+    let allow_config = sorted(&args.allow_config).iter().map(|text| parse_waiver(text)).collect::<Result<_, _>>()?;
     Ok(MergePolicy {
         non_float: match args.non_float {
             NonFloatChoice::Error => NonFloatPolicy::Error,
@@ -296,10 +301,23 @@ fn policy(chosen: &[Chosen], args: &OutputArgs, world: &World<'_>) -> Result<Mer
             RouterChoice::Newest => RouterPolicy::Newest,
         },
         allow_config,
+        drop: sorted(&args.drop),
+        take_newest: sorted(&args.take_newest),
+        code: if args.code { CodePolicy::Copy } else { CodePolicy::Leave },
         allow_non_finite: args.allow_non_finite,
         newest,
         side_files_from,
         model_card: !args.no_model_card,
+    })
+}
+
+/// `KEY=VALUE,VALUE`: a key alone would waive values that nobody has seen.
+fn parse_waiver(text: &str) -> Result<ConfigWaiver, Error> {
+    text.parse().map_err(|error: WaiverError| {
+        Error::usage_with_hint(
+            format!("`--allow-config {}`: {error}", thalweg_tensor::display_name(text)),
+            "leave the option away: the error that follows has the whole line to copy, with the values that differ",
+        )
     })
 }
 

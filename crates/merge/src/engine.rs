@@ -20,6 +20,7 @@ use crate::memory::{PieceSize, metadata_bytes};
 use crate::output::{CommitInput, Pending, StagedOutput, check_disk_space, commit_output, stage_output};
 use crate::plan::{DigestChoice, MergePlan, OutputPlan};
 use crate::receipt::MergeReceipt;
+use crate::side_files::side_file_notes;
 use crate::unit::UnitList;
 
 /// What a run may do to things that exist, beyond what the plan says.
@@ -62,9 +63,10 @@ pub fn execute_merge(
 ) -> Result<Vec<MergeOutcome>, Error> {
     let started = run.host.elapsed_seconds();
     let sources = open_sources(plan, run)?;
-    let layout = align_sources(&sources, plan)?;
+    let layout = align_sources(&sources, plan, &*run.storage)?;
     layout.notes.iter().for_each(|note| run.progress.note(note));
     let pending = Pending::find(plan, &sources, options, run)?;
+    pending.outputs().flat_map(|output| side_file_notes(output, &sources)).for_each(|note| run.progress.note(&note));
     check_disk_space(&pending, &layout, run)?;
     let staged = stage_outputs(&pending, &sources, &layout, options, run)?;
     let merged = merge_into(&staged, &sources, &layout, run)?;
@@ -132,8 +134,8 @@ fn merge_into(
 
     let ledger = Ledger::new(&layout.catalog, &units, digest.kind(), &dtype_of);
     let done = crate::resume::restore(staged, &units, layout, &ledger, run)?;
-    let source_refs: Vec<&dyn TensorSource> =
-        sources.iter().map(|source| &source.checkpoint as &dyn TensorSource).collect();
+    let views = layout.views(sources);
+    let source_refs: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
     let source_paths: Vec<PathBuf> = sources.iter().map(|source| source.path.clone()).collect();
     run.progress.begin(Stage::Merge, bytes_read);
     run.progress.advance(done.bytes_read(&units, layout, &read_by));

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use thalweg_checkpoint::format::huggingface::INDEX_FILE_NAME;
 use thalweg_checkpoint::{
-    CONFIG_FILE_NAME, LayoutEntry, OutputFile, OutputLayout, SideFileKind, StagedCheckpoint, layout_output,
-    shard_digest, updated_config,
+    CONFIG_FILE_NAME, LayoutEntry, OutputFile, OutputLayout, StagedCheckpoint, layout_output, shard_digest,
+    updated_config,
 };
 use thalweg_storage::Storage;
 use thalweg_storage::publish::{Replace, publish_folder};
@@ -18,6 +18,7 @@ use thalweg_tensor::{Digest, Dtype, TensorSink};
 use crate::align::{MergeLayout, OpenSource};
 use crate::card::model_card;
 use crate::combine::output_dtype;
+use crate::contents::{tied_pair, untied_note};
 use crate::context::RunContext;
 use crate::engine::{ExecuteOptions, MergeOutcome, Merged, PartialStage};
 use crate::error::Error;
@@ -28,6 +29,7 @@ use crate::receipt::{
     FileReceipt, MergeReceipt, RECEIPT_KIND, RECEIPT_NAME, RECEIPT_VERSION, SourceFile, SourceReceipt, TensorReceipt,
 };
 use crate::resume::stage_path;
+use crate::side_files::travelling_files;
 
 /// Keeps two processes from one stage.
 const LOCK_NAME: &str = "thalweg-lock";
@@ -248,6 +250,7 @@ pub(crate) fn commit_output(
     run: &RunContext<'_>,
 ) -> Result<MergeReceipt, Error> {
     let records: Vec<TensorRecord> = input.merged.finished.output(k).collect();
+    note_untied(&output, &records, input, run);
     let mut receipt = describe(&output, &records, input, run)?;
     add_side_files(&mut output, input, &mut receipt, run)?;
     receipt.bytes_written = receipt.files.iter().map(|file| file.len_bytes).sum();
@@ -307,7 +310,8 @@ fn source_receipt(
 ) -> SourceReceipt {
     let position = input.sources.iter().position(|source| source.path == planned.path);
     let read_by = |t: usize| input.merged.read_by[t].as_slice();
-    let digest = position.zip(output.plan.digest.kind()).and_then(|(source_idx, kind)| {
+    let whole = position.filter(|&source_idx| input.layout.is_whole_source(source_idx));
+    let digest = whole.zip(output.plan.digest.kind()).and_then(|(source_idx, kind)| {
         input.merged.finished.source_digest(&input.layout.catalog, source_idx, kind, &read_by)
     });
     SourceReceipt {
@@ -331,6 +335,19 @@ fn shard_receipts(output: &StagedOutput<'_>, records: &[TensorRecord], kind: Opt
     layout.files().iter().map(of_shard).chain(index).collect()
 }
 
+/// A config that ties what came out unequal describes another model than the one that loads.
+fn note_untied(output: &StagedOutput<'_>, records: &[TensorRecord], input: &CommitInput<'_>, run: &RunContext<'_>) {
+    let from = output.plan.sources.get(output.plan.policy.side_files_from).map(|source| &source.path);
+    let source = input.sources.iter().find(|source| Some(&source.path) == from);
+    let Some(config) = source.and_then(|source| source.checkpoint.config()) else { return };
+    let catalog = &input.layout.catalog;
+    if let Some((head, embedding)) = tied_pair(catalog, config)
+        && records[head].digest != records[embedding].digest
+    {
+        run.progress.note(&untied_note(catalog, (head, embedding)));
+    }
+}
+
 /// Config, tokenizer and the like from the named source, byte for byte, then the card.
 fn add_side_files(
     output: &mut StagedOutput<'_>,
@@ -339,21 +356,17 @@ fn add_side_files(
     run: &RunContext<'_>,
 ) -> Result<(), Error> {
     let new_dtype = config_dtype(output, input);
-    let from: &PathBuf = &output.plan.sources[output.plan.policy.side_files_from].path;
     let mut add = |name: &str, bytes: &[u8]| -> Result<(), Error> {
         output.staged.add_file(name, bytes)?;
         receipt.files.push(FileReceipt::of_bytes(name, bytes, output.plan.digest.kind()));
         Ok(())
     };
-    if let Some(source) = input.sources.iter().find(|source| source.path == *from) {
-        let travelling = source.checkpoint.side_files().iter().filter(|file| file.kind == SideFileKind::Travels);
-        for file in travelling {
-            let bytes = file.read(&*run.storage)?;
-            // A config that does not read travels as it is: the tensors do not depend on it.
-            let updated = new_dtype.filter(|_| file.name == CONFIG_FILE_NAME);
-            let updated = updated.and_then(|dtype| updated_config(&bytes, dtype).ok());
-            add(&file.name, updated.as_deref().unwrap_or(&bytes))?;
-        }
+    for file in travelling_files(output.plan, input.sources) {
+        let bytes = file.read(&*run.storage)?;
+        // A config that does not read travels as it is: the tensors do not depend on it.
+        let updated = new_dtype.filter(|_| file.name == CONFIG_FILE_NAME);
+        let updated = updated.and_then(|dtype| updated_config(&bytes, dtype).ok());
+        add(&file.name, updated.as_deref().unwrap_or(&bytes))?;
     }
     let card = output.plan.policy.model_card.then(|| model_card(output.plan, run.tool));
     card.map_or(Ok(()), |card| add(CARD_NAME, card.as_bytes()))

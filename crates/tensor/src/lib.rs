@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod name;
 pub mod nearest;
 pub mod shape;
+pub mod shell;
 pub mod source;
 
 pub use catalog::{Piece, TensorCatalog, TensorEntry};
@@ -18,6 +19,7 @@ pub use dtype::{Dtype, DtypeClass};
 pub use name::display_name;
 pub use nearest::nearest_name;
 pub use shape::Shape;
+pub use shell::shell_word;
 pub use source::{AccessError, TensorSink, TensorSource};
 
 #[cfg(not(target_pointer_width = "64"))]

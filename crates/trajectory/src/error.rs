@@ -156,7 +156,7 @@ pub enum Error {
         stages: Vec<String>,
     },
     /// The folder holds checkpoints, but none that can be used.
-    #[error("`{}` holds no finished checkpoint ({n_checkpoints} are unfinished or cannot be read)", path.display())]
+    #[error("`{}` holds no checkpoint that can be used ({n_checkpoints} are there)", path.display())]
     NothingFinished {
         /// The run folder.
         path: PathBuf,
@@ -164,6 +164,8 @@ pub enum Error {
         n_checkpoints: usize,
         /// Steps and reasons.
         reasons: Vec<String>,
+        /// The kind of trouble that the last of them has.
+        fault: thalweg_checkpoint::Fault,
     },
 }
 
@@ -226,7 +228,7 @@ impl Error {
             }
             Self::DuplicateStep { .. } => "move all but one of them out of the run folder",
             Self::MixedStages { .. } => "give the checkpoints of one stage by name, or move the others away",
-            Self::NothingFinished { .. } => "wait until a save has finished, or copy the missing files again",
+            Self::NothingFinished { fault, .. } => fault.hint(),
             Self::Log { source, .. } => match **source {
                 LogError::NoColumn { .. } => "name the columns with `--log-columns step=NAME,loss=NAME`",
                 LogError::UnknownKind => {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use thalweg_checkpoint::open_checkpoints;
+use thalweg_checkpoint::{Fault, open_checkpoints};
 use thalweg_storage::{FileKind, FolderEntry, Storage};
 use thalweg_tensor::display_name;
 
@@ -32,6 +32,8 @@ pub enum CheckpointState {
     },
     /// Something that cannot be read, though it may be complete.
     Unreadable {
+        /// What kind of trouble it is.
+        fault: Fault,
         /// Why not.
         reason: String,
     },
@@ -47,7 +49,16 @@ impl CheckpointState {
     pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Finished => None,
-            Self::Unfinished { reason } | Self::Unreadable { reason } => Some(reason),
+            Self::Unfinished { reason } | Self::Unreadable { reason, .. } => Some(reason),
+        }
+    }
+
+    /// What keeps it from being used; `None` if nothing does.
+    pub fn fault(&self) -> Option<Fault> {
+        match self {
+            Self::Finished => None,
+            Self::Unfinished { .. } => Some(Fault::Unfinished),
+            Self::Unreadable { fault, .. } => Some(*fault),
         }
     }
 }
@@ -234,7 +245,7 @@ fn judge_failure(
         return Ok(CheckpointState::Unfinished { reason });
     }
     if !matches!(error, thalweg_checkpoint::Error::NotACheckpoint { .. }) {
-        return Ok(CheckpointState::Unreadable { reason });
+        return Ok(CheckpointState::Unreadable { fault: error.fault(), reason });
     }
     let missing = match storage.list_folder(&candidate.path) {
         Ok(entries) => missing_marker(storage, candidate, &entries, trackers)?,
@@ -242,7 +253,7 @@ fn judge_failure(
     };
     Ok(match missing {
         Some(reason) => CheckpointState::Unfinished { reason },
-        None => CheckpointState::Unreadable { reason },
+        None => CheckpointState::Unreadable { fault: error.fault(), reason },
     })
 }
 

@@ -305,12 +305,15 @@ impl<'a> Pool<'a> {
         if finished.is_empty() {
             let reasons = trajectory.checkpoints().iter();
             let reasons = reasons.map(|checkpoint| {
-                format!("step {}: {}", checkpoint.step, checkpoint.state.reason().unwrap_or_default())
+                let word = checkpoint.state.fault().map_or("finished", thalweg_checkpoint::Fault::word);
+                format!("step {}: {word}: {}", checkpoint.step, checkpoint.state.reason().unwrap_or_default())
             });
+            let faults = trajectory.checkpoints().iter().filter_map(|checkpoint| checkpoint.state.fault());
             return Err(Error::NothingFinished {
                 path: trajectory.path().to_owned(),
                 n_checkpoints: trajectory.checkpoints().len(),
                 reasons: reasons.collect(),
+                fault: faults.last().unwrap_or(thalweg_checkpoint::Fault::Unfinished),
             });
         }
         Ok(Self { trajectory, finished })

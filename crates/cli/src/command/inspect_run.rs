@@ -35,6 +35,7 @@ fn document(trajectory: &Trajectory) -> serde_json::Value {
                 "tokens_source": checkpoint.tokens_source.map(|source| source.to_string()),
                 "phase": checkpoint.phase.map(|phase| phase.name()),
                 "finished": checkpoint.state.is_finished(),
+                "fault": checkpoint.state.fault().map(thalweg_checkpoint::Fault::word),
                 "reason": checkpoint.state.reason(),
             })
         })
@@ -81,7 +82,8 @@ fn table(trajectory: &Trajectory) -> String {
         let tokens = checkpoint.tokens.map_or_else(|| "-".to_owned(), |tokens| show_count(tokens.0));
         let phase = checkpoint.phase.map_or("-", |phase| phase.name());
         let name = thalweg_tensor::display_name(&checkpoint.name);
-        let reason = checkpoint.state.reason().map_or_else(String::new, |reason| format!("  unfinished: {reason}"));
+        let word = checkpoint.state.fault().map_or("", thalweg_checkpoint::Fault::word);
+        let reason = checkpoint.state.reason().map_or_else(String::new, |reason| format!("  {word}: {reason}"));
         let _ = writeln!(text, "{:>12} {tokens:>10}  {phase:<7} {name}{reason}", checkpoint.step.0);
     }
     for spike in spikes(trajectory) {

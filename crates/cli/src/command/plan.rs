@@ -6,6 +6,7 @@ use thalweg_merge::align::{MergeLayout, align_sources};
 use thalweg_merge::engine::open_sources;
 use thalweg_merge::estimate::{MergeEstimate, estimate_merge};
 use thalweg_merge::plan::{MergePlan, OutputPlan};
+use thalweg_merge::side_files::side_file_notes;
 
 use crate::args::PlanArgs;
 use crate::command::Outcome;
@@ -37,8 +38,9 @@ pub(crate) fn show_plan(
 ) -> Result<(), Error> {
     let run = world.context(memory_bytes);
     let sources = open_sources(plan, &run)?;
-    let layout = align_sources(&sources, plan)?;
+    let layout = align_sources(&sources, plan, &*run.storage)?;
     layout.notes.iter().for_each(|note| messages.note(note));
+    plan.outputs.iter().filter_map(|output| side_file_notes(output, &sources)).for_each(|note| messages.note(note));
     let estimate = estimate_merge(plan, &sources, &layout, &run)?;
     if messages.wants_json() {
         let document = serde_json::to_value(plan).map_err(|error| Error::usage(error.to_string()))?;

@@ -140,8 +140,8 @@ impl Recipe {
         for RecipeOption { name, values } in &self.options {
             let name = name.replace('_', "-");
             match (name.as_str(), values.as_slice()) {
-                ("normalize" | "allow-non-finite" | "no-model-card", _) => arguments.push(format!("--{name}")),
-                ("allow-config", values) => {
+                ("normalize" | "allow-non-finite" | "no-model-card" | "code", _) => arguments.push(format!("--{name}")),
+                ("allow-config" | "drop" | "take-newest", values) => {
                     arguments.extend(values.iter().map(|value| format!("--{name}={value}")));
                 }
                 (_, values) => arguments.push(format!("--{name}={}", values.join(","))),
