@@ -9,15 +9,17 @@ pub mod dtype;
 pub mod kernel;
 pub mod name;
 pub mod nearest;
+pub mod piece;
 pub mod shape;
 pub mod shell;
 pub mod source;
 
-pub use catalog::{Piece, TensorCatalog, TensorEntry};
+pub use catalog::{TensorCatalog, TensorEntry};
 pub use digest::Digest;
 pub use dtype::{Dtype, DtypeClass};
 pub use name::display_name;
 pub use nearest::nearest_name;
+pub use piece::{CoverFault, Piece};
 pub use shape::Shape;
 pub use shell::shell_word;
 pub use source::{AccessError, TensorSink, TensorSource};
