@@ -252,13 +252,12 @@ fn quantised(entries: &[&TensorEntry], catalog: &TensorCatalog) -> Option<Obstac
         if let Some(by) = by {
             return Some(Obstacle::Quantised { codes: entry.name.to_string(), scales: None, by });
         }
-        let is_weight = entry.name.rsplit('.').next() == Some("weight") && entry.dtype.class() == DtypeClass::Discrete;
-        if is_weight && is_code(entry) {
-            let by = "whole numbers as weights";
-            return Some(Obstacle::Quantised { codes: entry.name.to_string(), scales: None, by });
-        }
     }
-    None
+    // Names and companions say more, so this is asked last.
+    let is_weight = |name: &str| name.rsplit('.').next() == Some("weight");
+    let mut whole = entries.iter().filter(|entry| entry.dtype.class() == DtypeClass::Discrete && is_code(entry));
+    let codes = whole.find(|entry| is_weight(&entry.name))?.name.to_string();
+    Some(Obstacle::Quantised { codes, scales: None, by: "whole numbers as weights" })
 }
 
 fn quantisation_config(config: &Value) -> Option<Obstacle> {
