@@ -10,6 +10,11 @@ use thalweg_storage::publish::{Replace, publish_folder};
 use crate::format::huggingface::INDEX_FILE_NAME;
 use crate::{Error, StagedCheckpoint};
 
+/// Name of the receipt in an output folder: its presence makes the output a checkpoint, and tells it from a raw one.
+pub const RECEIPT_NAME: &str = "thalweg.json";
+/// Name of the journal in a stage.
+pub const JOURNAL_NAME: &str = "thalweg-journal";
+
 /// The file whose presence makes a checkpoint committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Manifest<'a> {

@@ -161,7 +161,7 @@ pub enum Error {
     },
 }
 
-/// The kinds of trouble with a checkpoint that cannot be opened, each with its word.
+/// The kinds of trouble with a checkpoint that cannot be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// A save or copy that has not ended, or broke off.
@@ -176,34 +176,6 @@ pub enum Fault {
     Ambiguous,
     /// Files that the system does not let us read.
     Unreadable,
-}
-
-impl Fault {
-    /// The word for it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Unfinished => "unfinished",
-            Self::Damaged => "damaged",
-            Self::Pointer => "pointer file",
-            Self::OtherFormat => "another format",
-            Self::Ambiguous => "ambiguous",
-            Self::Unreadable => "unreadable",
-        }
-    }
-
-    /// What to do about checkpoints of a run that have it.
-    pub fn hint(self) -> &'static str {
-        match self {
-            Self::Unfinished => "wait until a save has finished, or copy the missing files again",
-            Self::Damaged => {
-                "copy the damaged checkpoints again, or choose others; `thalweg inspect CKPT` lists every fault"
-            }
-            Self::Pointer => "fetch the files that the pointers stand for, with `git lfs pull`, say",
-            Self::OtherFormat => "convert them first: `thalweg inspect CKPT` names what converts one",
-            Self::Ambiguous => "name the files that are meant one by one: `thalweg merge FILE FILE -o OUT`",
-            Self::Unreadable => "`thalweg inspect CKPT` says what keeps one from being read",
-        }
-    }
 }
 
 /// A file that is missing or cut off.

@@ -24,7 +24,7 @@ mod verify;
 
 pub use catalog_cache::{CatalogCache, KnownHeaders};
 pub use checkpoint::{Checkpoint, ConfigFile, ShardFile};
-pub use commit::{Manifest, commit_checkpoint};
+pub use commit::{JOURNAL_NAME, Manifest, RECEIPT_NAME, commit_checkpoint};
 pub use config::{MAX_CONFIG_BYTES, parse_config, updated_config};
 pub use config_compare::{ConfigDifference, compare_configs, is_same_value};
 pub use error::{Error, Fault};

@@ -46,7 +46,7 @@ impl Error {
             Self::Merge(error) => error.hint(),
             Self::Eval(error) => error.hint(),
             Self::Checkpoint(error) => error.hint().map(str::to_owned),
-            Self::Trajectory(error) => error.hint().map(str::to_owned),
+            Self::Trajectory(error) => error.hint(),
             Self::Recipe { source, .. } => source.hint(),
             Self::Scheme(error) => error.hint(),
             Self::Lab(error) => error.hint(),

@@ -10,9 +10,11 @@ mod options;
 mod resolve;
 mod run;
 mod scoring;
+mod sources;
 mod study_record;
 mod svg;
 mod tensor_groups;
+mod weigh;
 
 use std::process::ExitCode;
 

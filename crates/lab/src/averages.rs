@@ -81,12 +81,9 @@ impl AveragePlan {
     }
 }
 
-/// As the command line takes them: only power profiles look at the steps.
+/// The coefficients of checkpoints at these steps, as every merge has them.
 fn coefficients_of(scheme: &Scheme, steps: &[u64]) -> Result<Coefficients, Error> {
-    Ok(match scheme {
-        Scheme::PowerEma { .. } => scheme.coefficients_at(steps)?,
-        _ => scheme.coefficients(steps.len())?,
-    })
+    Ok(scheme.coefficients_for(&steps.iter().copied().map(Some).collect::<Vec<_>>())?)
 }
 
 /// Counters of a running average.

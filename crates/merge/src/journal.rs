@@ -13,8 +13,7 @@ use thalweg_tensor::to_index;
 use crate::combine::TensorStats;
 use crate::error::Error;
 
-/// Name of the journal in a stage.
-pub(crate) const JOURNAL_NAME: &str = "thalweg-journal";
+pub(crate) use thalweg_checkpoint::JOURNAL_NAME;
 
 const MAGIC: &[u8; 8] = b"thalwegj";
 const VERSION: u32 = 2;

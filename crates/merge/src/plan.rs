@@ -40,6 +40,9 @@ pub struct OutputPlan {
     pub dtype: OutputDtype,
     /// D: what the weighted sum is divided by, a positive integer in decimal digits.
     pub divisor: String,
+    /// What the coefficients sum to, exactly: 1 unless the model is to be scaled.
+    #[serde(default = "one")]
+    pub sum: String,
     /// The checkpoints, oldest first, with their coefficients.
     pub sources: Vec<PlanSource>,
     /// What is done where averaging has no meaning.
@@ -65,6 +68,33 @@ pub struct PlanSource {
     /// c/D as the nearest double, to read; the engine takes `numerator` and `divisor`.
     pub coefficient: f64,
 }
+
+fn one() -> String {
+    "1".to_owned()
+}
+
+/// A checkpoint that is to be merged, with its place in the run where that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceRef {
+    /// Its folder or file.
+    pub path: PathBuf,
+    /// Optimizer steps done.
+    pub step: Option<u64>,
+    /// Training tokens consumed.
+    pub tokens: Option<u64>,
+}
+
+/// Position of the newest: the highest step, or the last one where not every step is known.
+pub fn newest_of(sources: &[SourceRef]) -> usize {
+    let last = sources.len().saturating_sub(1);
+    if sources.iter().any(|source| source.step.is_none()) {
+        return last;
+    }
+    (0..sources.len()).max_by_key(|&i| (sources[i].step, i)).unwrap_or(last)
+}
+
+/// Most bytes of a shard where nobody said otherwise.
+pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
 
 /// Element type of floating tensors in the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -203,6 +233,44 @@ impl MergePolicy {
 }
 
 impl OutputPlan {
+    /// An output with everything but its sources and coefficients as it is where nobody said otherwise.
+    ///
+    /// `scheme` is the name to record. There is one coefficient for each source.
+    ///
+    /// # Example
+    /// ```
+    /// use thalweg_merge::{Coefficients, plan::{OutputPlan, SourceRef}};
+    ///
+    /// let source = |step| SourceRef { path: format!("run/step{step}").into(), step: Some(step), tokens: None };
+    /// let output = OutputPlan::new("merged", "sma", &[source(2000), source(1000)], &Coefficients::new([1, 1], 2)?);
+    /// assert_eq!((output.policy.newest, output.sum.as_str()), (0, "1"));
+    /// # Ok::<(), thalweg_merge::scheme::SchemeError>(())
+    /// ```
+    pub fn new(
+        path: impl Into<PathBuf>,
+        scheme: impl Into<String>,
+        sources: &[SourceRef],
+        coefficients: &Coefficients,
+    ) -> Self {
+        debug_assert_eq!(sources.len(), coefficients.n_checkpoints(), "one coefficient for each source");
+        let (numerators, divisor) = coefficients.to_decimal_strings();
+        let read_back = coefficients.as_f64();
+        let weighed = sources.iter().zip(numerators).zip(read_back).map(|((source, numerator), coefficient)| {
+            PlanSource { path: source.path.clone(), step: source.step, tokens: source.tokens, numerator, coefficient }
+        });
+        Self {
+            path: path.into(),
+            scheme: scheme.into(),
+            dtype: OutputDtype::Same,
+            divisor,
+            sum: coefficients.sum().to_string(),
+            sources: weighed.collect(),
+            policy: MergePolicy::defaults(newest_of(sources)),
+            out_shard_bytes: DEFAULT_SHARD_BYTES,
+            digest: DigestChoice::Blake3,
+        }
+    }
+
     /// The exact coefficients, one for each source.
     ///
     /// # Errors
@@ -243,7 +311,15 @@ impl OutputPlan {
         if self.out_shard_bytes == 0 {
             return fail(format!("output `{}` has shards of no bytes", self.path.display()));
         }
-        self.coefficients().map(|_| ())
+        let sum = self.coefficients()?.sum().to_string();
+        if sum != self.sum {
+            return fail(format!(
+                "the coefficients of output `{}` sum to {sum} and its `sum` says {}: make them agree if that is meant",
+                self.path.display(),
+                self.sum
+            ));
+        }
+        Ok(())
     }
 }
 

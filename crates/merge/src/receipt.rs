@@ -9,8 +9,7 @@ use thalweg_tensor::digest::{DigestKind, bytes_digest};
 use crate::error::Error;
 use crate::plan::OutputPlan;
 
-/// Name of the receipt in an output folder: its presence makes the output a checkpoint.
-pub const RECEIPT_NAME: &str = "thalweg.json";
+pub use thalweg_checkpoint::RECEIPT_NAME;
 /// `kind` of a receipt.
 pub const RECEIPT_KIND: &str = "thalweg-receipt";
 /// `version` of the receipts that this program writes and reads.

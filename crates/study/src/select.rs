@@ -1,40 +1,27 @@
 //! Windows become plans: the place where what `trajectory` knows meets what `merge` wants.
 
-use std::path::PathBuf;
-
-use thalweg_merge::plan::{DigestChoice, MergePolicy, OutputDtype, OutputPlan, PlanSource};
+use thalweg_merge::plan::{OutputPlan, SourceRef};
 use thalweg_merge::scheme::Scheme;
 use thalweg_trajectory::TrajectoryCheckpoint;
 
 use crate::Error;
+
+/// A checkpoint of a run as plans know it.
+pub fn source_ref(checkpoint: &TrajectoryCheckpoint) -> SourceRef {
+    SourceRef {
+        path: checkpoint.path.clone(),
+        step: Some(checkpoint.step.0),
+        tokens: checkpoint.tokens.map(|tokens| tokens.0),
+    }
+}
 
 /// The merge of a window by a scheme, oldest first. `name` stands for a path that is not written to.
 ///
 /// # Errors
 /// `Scheme` where the scheme takes no window of this length.
 pub fn window_output(name: &str, window: &[TrajectoryCheckpoint], scheme: &Scheme) -> Result<OutputPlan, Error> {
-    let steps: Vec<u64> = window.iter().map(|one| one.step.0).collect();
-    let coefficients = match scheme {
-        Scheme::PowerEma { .. } => scheme.coefficients_at(&steps)?,
-        _ => scheme.coefficients(window.len())?,
-    };
-    let (numerators, divisor) = coefficients.to_decimal_strings();
-    let sources = window.iter().zip(numerators).zip(coefficients.as_f64());
-    let sources = sources.map(|((one, numerator), coefficient)| PlanSource {
-        path: one.path.clone(),
-        step: Some(one.step.0),
-        tokens: one.tokens.map(|tokens| tokens.0),
-        numerator,
-        coefficient,
-    });
-    Ok(OutputPlan {
-        path: PathBuf::from(name),
-        scheme: scheme.to_string(),
-        dtype: OutputDtype::Same,
-        divisor,
-        sources: sources.collect(),
-        policy: MergePolicy::defaults(window.len().saturating_sub(1)),
-        out_shard_bytes: 5_000_000_000,
-        digest: DigestChoice::Blake3,
-    })
+    let steps: Vec<Option<u64>> = window.iter().map(|one| Some(one.step.0)).collect();
+    let coefficients = scheme.coefficients_for(&steps)?;
+    let sources: Vec<SourceRef> = window.iter().map(source_ref).collect();
+    Ok(OutputPlan::new(name, scheme.to_string(), &sources, &coefficients))
 }

@@ -3,6 +3,7 @@
 //! Floor 0: this crate knows bytes and numbers. It does not know files, formats, runs or models.
 
 pub mod catalog;
+pub mod count;
 pub mod digest;
 pub mod dtype;
 #[expect(unsafe_code, reason = "vector instructions; each block says why it is sound")]
@@ -15,6 +16,7 @@ pub mod shell;
 pub mod source;
 
 pub use catalog::{TensorCatalog, TensorEntry};
+pub use count::{CountError, parse_count, parse_size};
 pub use digest::Digest;
 pub use dtype::{Dtype, DtypeClass};
 pub use name::display_name;

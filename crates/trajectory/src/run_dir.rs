@@ -6,62 +6,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use thalweg_checkpoint::{Fault, open_checkpoints};
+use thalweg_checkpoint::open_checkpoints;
 use thalweg_storage::{FileKind, FolderEntry, Storage};
 use thalweg_tensor::display_name;
 
 use crate::hub_cache::{is_hub_repository, list_revisions};
-use crate::layout::{CheckpointName, NameTokens, is_temporary_name, parse_file_name, parse_folder_name};
-use crate::{Error, Step};
+use crate::layout::{CheckpointName, NameCount, NameTokens, is_temporary_name, parse_entry_name, parse_folder_name};
+use crate::own_output::own_output;
+use crate::state::{CheckpointState, Fault};
+use crate::{Error, NamePattern, Step};
 
 /// Checkpoints opened at a time: bounds memory and open files in a run of thousands. Not measured.
 const OPENED_AT_ONCE: usize = 16;
 /// A tracker file holds one short name.
 const MAX_TRACKER_BYTES: u64 = 4096;
-
-/// Whether a checkpoint can be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CheckpointState {
-    /// All its files are there and whole.
-    Finished,
-    /// A save or copy that has not ended, or broke off.
-    Unfinished {
-        /// What is missing.
-        reason: String,
-    },
-    /// Something that cannot be read, though it may be complete.
-    Unreadable {
-        /// What kind of trouble it is.
-        fault: Fault,
-        /// Why not.
-        reason: String,
-    },
-}
-
-impl CheckpointState {
-    /// Whether it can be used.
-    pub fn is_finished(&self) -> bool {
-        *self == Self::Finished
-    }
-
-    /// Why it cannot be used; `None` if it can.
-    pub fn reason(&self) -> Option<&str> {
-        match self {
-            Self::Finished => None,
-            Self::Unfinished { reason } | Self::Unreadable { reason, .. } => Some(reason),
-        }
-    }
-
-    /// What keeps it from being used; `None` if nothing does.
-    pub fn fault(&self) -> Option<Fault> {
-        match self {
-            Self::Finished => None,
-            Self::Unfinished { .. } => Some(Fault::Unfinished),
-            Self::Unreadable { fault, .. } => Some(*fault),
-        }
-    }
-}
 
 /// A checkpoint as it stands in a run folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +44,7 @@ pub struct RunDir {
     path: PathBuf,
     checkpoints: Vec<RunCheckpoint>,
     ignored: Vec<String>,
+    counts: NameCount,
 }
 
 impl RunDir {
@@ -94,37 +53,37 @@ impl RunDir {
     /// Temporary names (`tmp-`, `.tmp`, `*.thalweg-partial`, hidden) and other names are ignored. A name that links to
     /// another checkpoint of the same folder, such as `latest`, has no number and so is ignored too.
     ///
+    /// Merges that were written into the folder have a receipt and are never part of the run. With a pattern only the names
+    /// that match it are checkpoints. Names that count epochs are taken only where none says a step.
+    ///
     /// # Errors
-    /// `NotFound`; `IsCheckpoint` if the path is itself a checkpoint; `NotARun` if no name in it says a step; `Storage`.
+    /// `NotFound`; `IsCheckpoint` if the path is itself a checkpoint; `NotARun` if no name in it says a step, `NoMatch` if
+    /// none matches the pattern; `Storage`.
     ///
     /// # Example
     /// ```no_run
     /// # fn example(storage: &std::sync::Arc<dyn thalweg_storage::Storage>) -> Result<(), thalweg_trajectory::Error> {
-    /// let run = thalweg_trajectory::RunDir::open(storage, "runs/small".as_ref())?;
+    /// let run = thalweg_trajectory::RunDir::open(storage, "runs/small".as_ref(), None)?;
     /// for checkpoint in run.checkpoints() {
     ///     assert!(checkpoint.state.is_finished(), "{} {:?}", checkpoint.step, checkpoint.state.reason());
     /// }
     /// # Ok(())
     /// # }
     /// ```
-    pub fn open(storage: &Arc<dyn Storage>, path: &Path) -> Result<Self, Error> {
+    pub fn open(storage: &Arc<dyn Storage>, path: &Path, pattern: Option<&NamePattern>) -> Result<Self, Error> {
         let info = storage.file_info(path).map_err(|error| Error::from_storage(path, error))?;
         if info.kind != FileKind::Folder {
             return Err(refuse_file(path));
         }
         let entries = storage.list_folder(path)?;
-        let (candidates, ignored) = if is_hub_repository(&entries) {
-            split_revisions(list_revisions(storage, path)?)
-        } else {
-            split_entries(path, &entries)
+        let (candidates, ignored) = split_names(list_names(storage, path, &entries)?, pattern);
+        let Some(counts) = candidates.first().map(|candidate| candidate.said.counts) else {
+            return Err(refuse_folder(path, &entries, pattern));
         };
-        if candidates.is_empty() {
-            return Err(refuse_folder(path, &entries));
-        }
         let trackers = Trackers::read(storage, path, &entries)?;
         let mut checkpoints = check_candidates(storage, candidates, &trackers)?;
         checkpoints.sort_by(|a, b| (a.step, &a.name).cmp(&(b.step, &b.name)));
-        Ok(Self { path: path.to_owned(), checkpoints, ignored })
+        Ok(Self { path: path.to_owned(), checkpoints, ignored, counts })
     }
 
     /// The folder.
@@ -140,6 +99,11 @@ impl RunDir {
     /// The checkpoints that can be used, by step.
     pub fn finished(&self) -> impl DoubleEndedIterator<Item = &RunCheckpoint> {
         self.checkpoints.iter().filter(|checkpoint| checkpoint.state.is_finished())
+    }
+
+    /// Whether the steps are epochs, because no name says a step.
+    pub fn counts_epochs(&self) -> bool {
+        self.counts == NameCount::Epochs
     }
 
     /// Names in the folder that are no checkpoints, temporary ones too, sorted.
@@ -165,32 +129,38 @@ struct Candidate {
     said: CheckpointName,
 }
 
-fn split_entries(folder: &Path, entries: &[FolderEntry]) -> (Vec<Candidate>, Vec<String>) {
-    let mut candidates = Vec::new();
-    let mut ignored = Vec::new();
-    for entry in entries {
-        let said = match entry.kind {
-            _ if is_temporary_name(&entry.name) => None,
-            FileKind::Folder => parse_folder_name(&entry.name),
-            FileKind::File => parse_file_name(&entry.name),
-            FileKind::Other => None,
-        };
-        match said {
-            Some(said) => candidates.push(Candidate { path: folder.join(&entry.name), name: entry.name.clone(), said }),
-            None => ignored.push(entry.name.clone()),
-        }
+/// What stands in a run folder, or in a repository of a cache under the names of its revisions.
+fn list_names(
+    storage: &Arc<dyn Storage>,
+    folder: &Path,
+    entries: &[FolderEntry],
+) -> Result<Vec<(String, PathBuf, FileKind)>, Error> {
+    if is_hub_repository(entries) {
+        let revisions = list_revisions(storage, folder)?;
+        return Ok(revisions.into_iter().map(|(name, path)| (name, path, FileKind::Folder)).collect());
     }
-    (candidates, ignored)
+    Ok(entries.iter().map(|entry| (entry.name.clone(), folder.join(&entry.name), entry.kind)).collect())
 }
 
-fn split_revisions(revisions: Vec<(String, PathBuf)>) -> (Vec<Candidate>, Vec<String>) {
+/// Checkpoints by their names, and all other names, sorted.
+fn split_names(
+    names: Vec<(String, PathBuf, FileKind)>,
+    pattern: Option<&NamePattern>,
+) -> (Vec<Candidate>, Vec<String>) {
     let mut candidates = Vec::new();
     let mut ignored = Vec::new();
-    for (name, path) in revisions {
-        match parse_folder_name(&name) {
+    for (name, path, kind) in names {
+        match parse_entry_name(&name, kind, pattern) {
             Some(said) => candidates.push(Candidate { path, name, said }),
             None => ignored.push(name),
         }
+    }
+    // Epochs are not steps: beside steps they would be the oldest of all.
+    if candidates.iter().any(|candidate| candidate.said.counts == NameCount::Steps) {
+        let (steps, epochs) = candidates.into_iter().partition(|one| one.said.counts == NameCount::Steps);
+        candidates = steps;
+        ignored.extend(Vec::into_iter(epochs).map(|candidate: Candidate| candidate.name));
+        ignored.sort();
     }
     (candidates, ignored)
 }
@@ -206,9 +176,10 @@ fn check_candidates(
         let some: Vec<Candidate> = candidates.by_ref().take(OPENED_AT_ONCE).collect();
         let paths: Vec<PathBuf> = some.iter().map(|candidate| candidate.path.clone()).collect();
         for (candidate, opened) in some.into_iter().zip(open_checkpoints(storage, &paths)) {
-            let state = match opened {
-                Ok(_) => CheckpointState::Finished,
-                Err(error) => judge_failure(storage, &candidate, &error, trackers)?,
+            let state = match (own_output(storage, &candidate.path), opened) {
+                (Some(state), _) => state,
+                (None, Ok(_)) => CheckpointState::Finished,
+                (None, Err(error)) => judge_failure(storage, &candidate, &error, trackers)?,
             };
             checkpoints.push(RunCheckpoint {
                 path: candidate.path,
@@ -223,7 +194,7 @@ fn check_candidates(
     Ok(checkpoints)
 }
 
-/// What a checkpoint is that cannot be opened: on its way, or beyond us.
+/// What a checkpoint is that cannot be opened: on its way, broken, or beyond us.
 fn judge_failure(
     storage: &Arc<dyn Storage>,
     candidate: &Candidate,
@@ -241,20 +212,34 @@ fn judge_failure(
         Some(rest) if !rest.is_empty() => rest.strip_prefix("is unfinished: ").unwrap_or(rest).to_owned(),
         _ => reason,
     };
-    if error.is_unfinished() {
-        return Ok(CheckpointState::Unfinished { reason });
-    }
-    if !matches!(error, thalweg_checkpoint::Error::NotACheckpoint { .. }) {
-        return Ok(CheckpointState::Unreadable { fault: error.fault(), reason });
+    let fault = fault_of(error);
+    let unusable = |fault, reason| CheckpointState::Unusable { fault, reason, hint: error.hint().map(str::to_owned) };
+    if fault != Fault::OtherFormat {
+        return Ok(unusable(fault, reason));
     }
     let missing = match storage.list_folder(&candidate.path) {
         Ok(entries) => missing_marker(storage, candidate, &entries, trackers)?,
         Err(_) => None,
     };
     Ok(match missing {
-        Some(reason) => CheckpointState::Unfinished { reason },
-        None => CheckpointState::Unreadable { fault: error.fault(), reason },
+        Some(reason) => {
+            let hint = Some("wait until the save has finished".to_owned());
+            CheckpointState::Unusable { fault: Fault::Unfinished, reason, hint }
+        }
+        None => unusable(Fault::OtherFormat, reason),
     })
+}
+
+fn fault_of(error: &thalweg_checkpoint::Error) -> Fault {
+    use thalweg_checkpoint::Fault as Opening;
+    match error.fault() {
+        Opening::Unfinished => Fault::Unfinished,
+        Opening::OtherFormat => Fault::OtherFormat,
+        Opening::Ambiguous => Fault::Ambiguous,
+        Opening::Pointer => Fault::Pointer,
+        Opening::Unreadable => Fault::Unreadable,
+        Opening::Damaged => Fault::Damaged,
+    }
 }
 
 /// What a trainer writes last and has not written, in formats that mark their end apart from the tensors.
@@ -330,6 +315,58 @@ impl Trackers {
     }
 }
 
+/// What a path is, for commands that take either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathKind {
+    /// One checkpoint.
+    Checkpoint,
+    /// A folder of checkpoints, or something that is neither: opening it as a run says what is wrong.
+    Run,
+    /// A folder of checkpoints with one of its own, such as a trainer's with the final model.
+    RunWithCheckpoint,
+}
+
+/// Whether a path is a checkpoint or a run that holds some; names and a glance into the folders decide.
+///
+/// # Errors
+/// `NotFound`; `Storage`.
+pub fn look_at_path(storage: &Arc<dyn Storage>, path: &Path, pattern: Option<&NamePattern>) -> Result<PathKind, Error> {
+    let info = storage.file_info(path).map_err(|error| Error::from_storage(path, error))?;
+    if info.kind != FileKind::Folder {
+        return Ok(PathKind::Checkpoint);
+    }
+    let entries = storage.list_folder(path)?;
+    if is_hub_repository(&entries) {
+        let revisions = list_revisions(storage, path)?;
+        let is_named = |(name, _): &(String, PathBuf)| parse_entry_name(name, FileKind::Folder, pattern).is_some();
+        return Ok(if revisions.iter().any(is_named) { PathKind::Run } else { PathKind::Checkpoint });
+    }
+    let is_named = |entry: &&FolderEntry| parse_entry_name(&entry.name, entry.kind, pattern).is_some();
+    // A file of a run is one of its checkpoints, and not a checkpoint beside them.
+    if !entries.iter().any(|entry| is_tensor_file(entry) && !is_named(&entry)) {
+        return Ok(PathKind::Run);
+    }
+    // A checkpoint may hold folders of training state whose names say steps, but no weights that are read.
+    let holds_weights = |entry: &FolderEntry| match entry.kind {
+        FileKind::Folder => storage
+            .list_folder(&path.join(&entry.name))
+            .is_ok_and(|inner| inner.iter().any(|file| is_tensor_file(file) && file.name.contains(".safetensors"))),
+        _ => true,
+    };
+    let is_run = entries.iter().filter(is_named).any(holds_weights);
+    Ok(if is_run { PathKind::RunWithCheckpoint } else { PathKind::Checkpoint })
+}
+
+/// Whether an entry is a file of tensors, in any format that is known.
+fn is_tensor_file(entry: &FolderEntry) -> bool {
+    let ends = [".safetensors", ".safetensors.index.json", ".distcp", ".bin", ".pt", ".pth"];
+    entry.kind == FileKind::File
+        && ends.iter().any(|end| entry.name.ends_with(end))
+        && !is_temporary_name(&entry.name)
+        // States of trainers are no weights.
+        && !["training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"].contains(&entry.name.as_str())
+}
+
 fn refuse_file(path: &Path) -> Error {
     if path.extension().is_some_and(|extension| extension == "safetensors") {
         return Error::IsCheckpoint { path: path.to_owned() };
@@ -337,12 +374,8 @@ fn refuse_file(path: &Path) -> Error {
     Error::NotARun { path: path.to_owned(), found: "it is a file".to_owned() }
 }
 
-fn refuse_folder(path: &Path, entries: &[FolderEntry]) -> Error {
-    let is_tensor_file = |entry: &FolderEntry| {
-        let ends = [".safetensors", ".safetensors.index.json", ".distcp", ".bin", ".pt", ".pth"];
-        entry.kind == FileKind::File && ends.iter().any(|end| entry.name.ends_with(end))
-    };
-    if entries.iter().any(|entry| is_tensor_file(entry) && !is_temporary_name(&entry.name)) {
+fn refuse_folder(path: &Path, entries: &[FolderEntry], pattern: Option<&NamePattern>) -> Error {
+    if pattern.is_none() && entries.iter().any(is_tensor_file) {
         return Error::IsCheckpoint { path: path.to_owned() };
     }
     let found = match entries {
@@ -358,5 +391,8 @@ fn refuse_folder(path: &Path, entries: &[FolderEntry]) -> Error {
             format!("it holds {}{more}", first.join(", "))
         }
     };
-    Error::NotARun { path: path.to_owned(), found }
+    match pattern {
+        Some(pattern) => Error::NoMatch { path: path.to_owned(), pattern: pattern.clone(), found },
+        None => Error::NotARun { path: path.to_owned(), found },
+    }
 }

@@ -13,9 +13,10 @@ use thalweg_tensor::display_name;
 use crate::layout::NameTokens;
 use crate::phase::{Phase, Phases, StableRange, detect_phases};
 use crate::run_config::{RunConfig, read_run_config};
-use crate::run_dir::{CheckpointState, RunCheckpoint, RunDir};
+use crate::run_dir::{RunCheckpoint, RunDir};
+use crate::state::CheckpointState;
 use crate::step_log::{ColumnMap, LogError, StepLog, TrainerState, parse_trainer_progress};
-use crate::{Error, Step, Tokens, TokensPerStep};
+use crate::{Error, NamePattern, Step, Tokens, TokensPerStep};
 
 /// The name of the state that Hugging Face's Trainer saves.
 pub const TRAINER_STATE_NAME: &str = "trainer_state.json";
@@ -121,6 +122,8 @@ pub enum TrajectoryNote {
         /// The error in full.
         reason: String,
     },
+    /// No name says a step, so that epochs stand for steps.
+    EpochsForSteps,
     /// A remark on the log.
     Log(crate::LogNote),
 }
@@ -147,6 +150,9 @@ impl fmt::Display for TrajectoryNote {
                 write!(f, "step {step} stands there more than once: {}", names.join(", "))
             }
             Self::LogUnreadable { reason } => write!(f, "a step log was found and cannot be used: {reason}"),
+            Self::EpochsForSteps => {
+                f.write_str("the names count epochs, not steps: where steps are shown or asked for, these are epochs")
+            }
             Self::Log(note) => note.fmt(f),
         }
     }
@@ -163,6 +169,8 @@ pub struct TrajectoryOptions {
     pub log_path: Option<PathBuf>,
     /// Names of columns in the log.
     pub columns: ColumnMap,
+    /// Which names are checkpoints, and where they say the step.
+    pub pattern: Option<NamePattern>,
 }
 
 /// The ordered checkpoints of one run with their log.
@@ -185,7 +193,10 @@ impl Trajectory {
     /// # Errors
     /// As [`RunDir::open`]; `RunConfig`; `NotFound` or `Log` for a log that was named.
     pub fn open(storage: &Arc<dyn Storage>, path: &Path, options: &TrajectoryOptions) -> Result<Self, Error> {
-        let run = RunDir::open(storage, path)?;
+        let is_folder = storage.file_info(path).is_ok_and(|info| info.kind == thalweg_storage::FileKind::Folder);
+        let config = if is_folder { read_run_config(storage, path)?.unwrap_or_default() } else { RunConfig::default() };
+        let pattern = options.pattern.as_ref().or(config.checkpoint_pattern.as_ref());
+        let run = RunDir::open(storage, path, pattern)?;
         Self::from_run(storage, &run, options)
     }
 
@@ -196,6 +207,9 @@ impl Trajectory {
     pub fn from_run(storage: &Arc<dyn Storage>, run: &RunDir, options: &TrajectoryOptions) -> Result<Self, Error> {
         let config = read_run_config(storage, run.path())?.unwrap_or_default();
         let mut notes = Vec::new();
+        if run.counts_epochs() {
+            notes.push(TrajectoryNote::EpochsForSteps);
+        }
         for (step, names) in run.duplicates() {
             let names = names.into_iter().map(str::to_owned).collect();
             notes.push(TrajectoryNote::DuplicateStep { step, names });

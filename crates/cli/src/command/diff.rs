@@ -16,8 +16,8 @@ use crate::messages::Messages;
 const MAX_ROWS: usize = 20;
 
 pub(crate) fn run(args: &DiffArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    let a = open_checkpoint(&world.storage, &args.a)?;
-    let b = open_checkpoint(&world.storage, &args.b)?;
+    let a = open_checkpoint(&world.storage, &world.resolve_checkpoint(&args.a)?)?;
+    let b = open_checkpoint(&world.storage, &world.resolve_checkpoint(&args.b)?)?;
     let diff = diff_checkpoints(&a, &b, &world.context(args.memory.0));
     world.clear_progress();
     let diff = diff?;

@@ -62,8 +62,10 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
         Ok(outcome) => outcome,
         Err(refusal) => return Ok(refuse(&refusal, &request, messages)),
     };
-    let truth =
-        args.truth.as_deref().map(|path| Ok::<_, Error>((path, evaluator.score_checkpoint(&world.resolve(path)?)?)));
+    let truth = args
+        .truth
+        .as_deref()
+        .map(|path| Ok::<_, Error>((path, evaluator.score_checkpoint(&world.resolve_checkpoint(path)?)?)));
     let truth = truth.transpose()?;
     if let Some((_, scores)) = &truth {
         fill_truth(&mut outcome, scores);

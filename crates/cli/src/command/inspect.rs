@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::Path;
 
 use serde_json::json;
 use thalweg_checkpoint::{Checkpoint, SideFileKind, open_checkpoint};
@@ -9,39 +10,48 @@ use thalweg_merge::contents::{find_obstacles, tied_pair, untied_note};
 use thalweg_tensor::{Dtype, DtypeClass, TensorSource, display_name};
 
 use crate::args::InspectArgs;
-use crate::command::Outcome;
+use crate::command::{Outcome, inspect_run};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::options::{show_bytes, show_count};
-use crate::resolve::is_checkpoint;
+use crate::sources::{Named, look_at};
 
 /// Tensors that are printed; `-v` prints all.
 const MAX_ROWS: usize = 12;
 
 pub(crate) fn run(args: &InspectArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    if !is_checkpoint(&*world.storage, &args.path) && world.storage.file_info(&args.path).is_ok() {
-        let shown = crate::command::inspect_run::run(args, world, messages);
-        return match shown {
-            Err(Error::Trajectory(error)) if is_no_run(&error) => inspect_stranger(args, error, world, messages),
-            shown => shown,
-        };
-    }
-    show(&open_checkpoint(&world.storage, &args.path)?, messages)
+    let path = match look_at(&args.path, &args.run, world)? {
+        Named::Checkpoint(path) => path,
+        Named::Run(path) => {
+            let shown = inspect_run::run(args, (&path, None), world, messages);
+            return match shown {
+                Err(Error::Trajectory(error)) if is_no_run(&error) => inspect_stranger(&path, error, world, messages),
+                shown => shown,
+            };
+        }
+        Named::Both(path) => {
+            // The run is the larger part, so that a checkpoint that cannot be read is only told.
+            let beside = open_checkpoint(&world.storage, &path);
+            let beside = beside.map_err(|error| messages.note(format!("the checkpoint beside the run: {error}"))).ok();
+            return inspect_run::run(args, (&path, beside.as_ref()), world, messages);
+        }
+    };
+    show(&open_checkpoint(&world.storage, &path)?, messages)
 }
 
 fn is_no_run(error: &thalweg_trajectory::Error) -> bool {
     matches!(error, thalweg_trajectory::Error::IsCheckpoint { .. } | thalweg_trajectory::Error::NotARun { .. })
 }
 
-/// What is no run may be a checkpoint under another name, or one that cannot be read: that is said then.
+/// What is no run may be a checkpoint that cannot be read: that is said then.
 fn inspect_stranger(
-    args: &InspectArgs,
+    path: &Path,
     not_a_run: thalweg_trajectory::Error,
     world: &World<'_>,
     messages: &Messages,
 ) -> Result<Outcome, Error> {
-    match open_checkpoint(&world.storage, &args.path) {
+    match open_checkpoint(&world.storage, path) {
         Ok(checkpoint) => show(&checkpoint, messages),
         Err(thalweg_checkpoint::Error::NotACheckpoint { converter: None, .. }) => Err(not_a_run.into()),
         Err(error) => Err(error.into()),
@@ -109,7 +119,7 @@ fn blocks_merge(checkpoint: &Checkpoint) -> Vec<String> {
     blocks
 }
 
-fn document(checkpoint: &Checkpoint) -> serde_json::Value {
+pub(super) fn document(checkpoint: &Checkpoint) -> serde_json::Value {
     let catalog = checkpoint.catalog();
     let tensors: Vec<_> = catalog
         .entries()
@@ -136,7 +146,7 @@ fn document(checkpoint: &Checkpoint) -> serde_json::Value {
     })
 }
 
-fn describe(checkpoint: &Checkpoint) -> String {
+pub(super) fn describe(checkpoint: &Checkpoint) -> String {
     let catalog = checkpoint.catalog();
     let mut text = String::new();
     let dtypes: Vec<String> =

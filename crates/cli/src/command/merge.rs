@@ -14,6 +14,7 @@ use thalweg_storage::publish::Replace;
 use crate::args::{ExecutionArgs, MergeArgs};
 use crate::command::Outcome;
 use crate::command::plan::show_plan;
+use crate::command::recipe::{is_anything_typed, plan_of_recipe, recipe_of};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
@@ -30,7 +31,8 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> R
         return Ok(Outcome::Done);
     }
     // A mistyped path is found before the work, not after it.
-    let against = args.against.as_ref().map(|path| open_checkpoint(&world.storage, path)).transpose()?;
+    let open = |path: &PathBuf| Ok::<_, Error>(open_checkpoint(&world.storage, &world.resolve_checkpoint(path)?)?);
+    let against = args.against.as_ref().map(open).transpose()?;
     let outcomes = execute(&plan, &args.execution, world)?;
     let mut document = document(&plan, &outcomes);
     let mut text = String::new();
@@ -108,6 +110,12 @@ pub(crate) fn execute(plan: &MergePlan, args: &ExecutionArgs, world: &World<'_>)
 
 fn find_plan(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> Result<MergePlan, Error> {
     if let Some(path) = &args.plan {
+        if is_anything_typed(&args.source) {
+            return Err(Error::usage_with_hint(
+                "a plan names everything that is merged and how, so that other options would change nothing",
+                "leave them away, or make another plan with `thalweg plan`",
+            ));
+        }
         let bytes = world.storage.read_file(path, MAX_PLAN_BYTES)?;
         let text = String::from_utf8(bytes)
             .map_err(|_| Error::usage(format!("`{}` is not a plan: it is not UTF-8 text", path.display())))?;
@@ -117,11 +125,8 @@ fn find_plan(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> Result
         }
         return Ok(plan);
     }
-    if let [recipe, rest @ ..] = args.source.inputs.as_slice()
-        && is_recipe(recipe)
-    {
-        let out = output_of_recipe(rest, args)?;
-        return crate::command::recipe::plan_of_recipe(recipe, out.as_deref(), world, messages);
+    if let Some((recipe, out)) = recipe_of(&args.source.inputs, args.out.as_deref())? {
+        return plan_of_recipe(recipe, out, &args.source, world, messages);
     }
     let Some(out) = &args.out else {
         return Err(Error::usage_with_hint("where should the merged checkpoint go?", "name a folder with `-o OUT`"));
@@ -137,19 +142,6 @@ fn with_output(plan: MergePlan, out: &Path, world: &World<'_>) -> Result<MergePl
     };
     output.path = world.storage.canonical_path(out)?;
     Ok(MergePlan::new(vec![output])?)
-}
-
-fn is_recipe(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| ["yml", "yaml", "toml"].iter().any(|known| extension == *known))
-}
-
-fn output_of_recipe(rest: &[PathBuf], args: &MergeArgs) -> Result<Option<PathBuf>, Error> {
-    match (rest, &args.out) {
-        ([], out) => Ok(out.clone()),
-        ([out], None) => Ok(Some(out.clone())),
-        ([_], Some(_)) => Err(Error::usage("the output is named twice: after the recipe and with `-o`")),
-        _ => Err(Error::usage("a recipe takes one output folder and no checkpoints beside it")),
-    }
 }
 
 /// The plan's own keys, with what happened added to each output.

@@ -1,6 +1,7 @@
 //! `thalweg plan`: everything resolved and printed, nothing read but headers.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use thalweg_merge::align::{MergeLayout, align_sources};
 use thalweg_merge::engine::open_sources;
@@ -10,17 +11,27 @@ use thalweg_merge::side_files::side_file_notes;
 
 use crate::args::PlanArgs;
 use crate::command::Outcome;
+use crate::command::recipe::{plan_of_recipe, recipe_of};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::options::{show_bytes, show_count};
 use crate::resolve::resolve_plan;
 
+/// The output that a plan names where nobody said otherwise.
+const DEFAULT_OUTPUT: &str = "merged";
 /// Sources that a table shows of a long window: the first and the last ones.
 const MAX_ROWS: usize = 24;
 
 pub(crate) fn run(args: &PlanArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    let plan = resolve_plan(&args.source, &args.merged, world, messages)?;
+    let merged = args.merged.as_deref();
+    let plan = match recipe_of(&args.source.inputs, merged)? {
+        Some((recipe, out)) => {
+            let out = out.unwrap_or(Path::new(DEFAULT_OUTPUT));
+            plan_of_recipe(recipe, Some(out), &args.source, world, messages)?
+        }
+        None => resolve_plan(&args.source, merged.unwrap_or(Path::new(DEFAULT_OUTPUT)), world, messages)?,
+    };
     if let Some(path) = &args.out {
         thalweg_storage::publish::publish_file(&*world.storage, path, plan.to_json()?.as_bytes())?;
         messages.note(format!("the plan is in `{0}`; `thalweg merge --plan {0}` executes it", path.display()));
@@ -77,6 +88,7 @@ fn describe_output(text: &mut String, output: &OutputPlan) {
         let path = source.path.display();
         let _ = writeln!(text, "{step:>12} {tokens:>10} {:>14.9}  {path}", source.coefficient);
     }
+    let _ = writeln!(text, "{:>12} {:>10} {:>14}", "sum", "", output.sum);
 }
 
 fn describe_work(text: &mut String, layout: &MergeLayout, estimate: &MergeEstimate, world: &World<'_>) {

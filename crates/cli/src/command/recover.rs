@@ -7,9 +7,10 @@ use serde_json::json;
 use thalweg_lab::config::MomentsPolicy;
 use thalweg_merge::engine::MergeOutcome;
 use thalweg_merge::receipt::RECEIPT_NAME;
-use thalweg_merge::scheme::{Scheme, SchemeParameters};
+use thalweg_merge::scheme::Scheme;
 use thalweg_storage::publish::publish_file;
 use thalweg_study::recover::{RecoveryPlan, SpikeSearch, plan_recovery, search_spikes, spike_row};
+use thalweg_study::select::source_ref;
 use thalweg_study::start_policy::{DataPolicy, START_NAME, StatePolicy, moments_name};
 use thalweg_trajectory::{SpikeOptions, Trajectory};
 
@@ -19,14 +20,15 @@ use crate::command::merge::{describe, execute};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
-use crate::resolve::window_plan;
-use crate::run::{chosen, open_trajectory};
+use crate::resolve::scheme_plan;
+use crate::run::open_trajectory;
+use crate::weigh::parse_scheme_word;
 
 /// Where a merge would be, as long as nobody has said.
 const UNWRITTEN: &str = "OUT";
 
 pub(crate) fn run(args: &RecoverArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    let scheme = Scheme::parse(&args.scheme, SchemeParameters::default())?;
+    let scheme = parse_scheme_word(&args.scheme)?;
     let trajectory = open_trajectory(&args.run_path, &args.run, world, messages)?;
     let Some(log) = trajectory.log() else {
         return Err(Error::usage_with_hint(
@@ -43,7 +45,7 @@ pub(crate) fn run(args: &RecoverArgs, world: &World<'_>, messages: &Messages) ->
     let plan = plan_recovery(&trajectory, &search)?;
     let moments = moments_policy(args.moments, &plan, messages);
     let proposal = propose(args, &plan, moments, world)?;
-    let outcome = write(args, &scheme, &plan, &proposal, world)?;
+    let outcome = write((args, &scheme), &plan, &proposal, world, messages)?;
     messages.json(&document(&trajectory, &search, Some((&plan, &proposal, outcome.as_ref()))));
     let mut text = looked_at(&trajectory, &search);
     describe_proposal(&mut text, args, &scheme, &plan, &proposal);
@@ -89,15 +91,15 @@ fn propose(
 
 /// Merges, where there is more than one source and a place, and puts the policy beside the merge.
 fn write(
-    args: &RecoverArgs,
-    scheme: &Scheme,
+    (args, scheme): (&RecoverArgs, &Scheme),
     plan: &RecoveryPlan,
     policy: &StatePolicy,
     world: &World<'_>,
+    messages: &Messages,
 ) -> Result<Option<MergeOutcome>, Error> {
     let Some(out) = args.out.as_ref().filter(|_| policy.is_merge()) else { return Ok(None) };
-    let window: Vec<_> = plan.sources.iter().map(chosen).collect();
-    let merge = window_plan(&window, scheme, &args.output, out, world)?;
+    let window: Vec<_> = plan.sources.iter().map(source_ref).collect();
+    let merge = scheme_plan(&window, scheme, (&args.output, out), world, messages)?;
     let outcome = execute(&merge, &args.execution, world)?.pop();
     publish_policy(policy, out, world)?;
     Ok(outcome)

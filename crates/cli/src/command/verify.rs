@@ -14,7 +14,7 @@ const MEMORY_BYTES: u64 = 256_000_000;
 
 pub(crate) fn run(args: &VerifyArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let scope = if args.inputs { VerifyScope::OutputAndInputs } else { VerifyScope::Output };
-    let found = verify_output(&args.path, scope, &world.context(MEMORY_BYTES));
+    let found = verify_output(&world.find_checkpoint(&args.path)?, scope, &world.context(MEMORY_BYTES));
     world.clear_progress();
     let found = found?;
     let verdicts = |verdicts: &[Verdict]| -> Vec<serde_json::Value> {

@@ -46,7 +46,7 @@ fn merge_shows_what_exists_where_a_request_cannot_be_met() {
     --- stderr
     error: the window needs 30 finished checkpoints, and there are 10
       there are 10 finished checkpoints, steps 2000 to 20000, every 2000
-    hint: ask for a window among the checkpoints that exist
+    hint: ask for at most 10 checkpoints
     ");
     insta::assert_snapshot!(
         transcript(&["merge", RUN, "--count", "3", "--interval-tokens", "4B", "-o", out], scratch.path()), @"
@@ -74,7 +74,6 @@ fn merge_shows_what_exists_where_a_request_cannot_be_met() {
     exit 2
     --- stdout
     --- stderr
-    note: the window crosses the end of the stable phase at step 17000
     error: there is no scheme `wmaa`
     hint: did you mean `wma`?
     ");
@@ -122,6 +121,7 @@ fn a_plan_is_a_document_that_merge_executes() {
            16000          -    0.333333333  [ROOT]/examples/runs/hybridstories/step_16000.safetensors
            18000          -    0.333333333  [ROOT]/examples/runs/hybridstories/step_18000.safetensors
            20000          -    0.333333333  [ROOT]/examples/runs/hybridstories/step_20000.safetensors
+             sum                         1
 
     165 tensors, 247.65k parameters; reads 2.97 MB, writes 1.01 MB in 1 files
     memory, [MEASURED]

@@ -5,10 +5,12 @@
 mod commands;
 mod contents;
 mod eval;
+mod hints;
 mod kill;
 mod mergekit_faults;
 mod recover;
 mod report;
+mod selection;
 mod study;
 mod support;
 mod train;
