@@ -72,12 +72,16 @@ pub(crate) fn describe_stranger(place: &Place) -> Error {
         Place::File { path } => path.file_name().and_then(|name| name.to_str()).into_iter().collect(),
         Place::Folder { entries, .. } => entries.iter().map(|entry| &*entry.name).collect(),
     };
-    let known =
-        STRANGERS.iter().find(|stranger| names.iter().any(|name| stranger.ends.iter().any(|end| name.ends_with(end))));
-    let found = match (place, known) {
-        (Place::File { .. }, Some(stranger)) => format!("it is {}", stranger.what),
+    let known = STRANGERS.iter().find_map(|stranger| {
+        let name = names.iter().find(|name| stranger.ends.iter().any(|end| name.ends_with(end)))?;
+        Some((stranger, display_name(name)))
+    });
+    let found = match (place, &known) {
+        (Place::File { .. }, Some((stranger, _))) => format!("it is {}", stranger.what),
         (Place::File { .. }, None) => "its name does not end in `.safetensors`".to_owned(),
-        (Place::Folder { .. }, Some(stranger)) => format!("it holds {} and no safetensors file", stranger.what),
+        (Place::Folder { .. }, Some((stranger, name))) => {
+            format!("it holds {} (`{name}`) and no safetensors file", stranger.what)
+        }
         (Place::Folder { entries, .. }, None) if entries.is_empty() => "the folder is empty".to_owned(),
         (Place::Folder { entries, .. }, None) => {
             let name = |entry: &FolderEntry| format!("`{}`", display_name(&entry.name));
@@ -85,7 +89,11 @@ pub(crate) fn describe_stranger(place: &Place) -> Error {
             format!("it holds {} and no safetensors file", first.join(", "))
         }
     };
-    Error::NotACheckpoint { path: place.path().to_owned(), found, converter: known.map(|known| known.converter) }
+    Error::NotACheckpoint {
+        path: place.path().to_owned(),
+        found,
+        converter: known.map(|(stranger, _)| stranger.converter),
+    }
 }
 
 /// Beginnings of small texts that stand for files kept elsewhere, what they are, and what fetches the files.

@@ -139,7 +139,7 @@ fn paths_that_hold_no_checkpoint_say_what_they_hold() {
     fs::create_dir(scratch.path().join("empty")).unwrap();
     assert!(open("empty").to_string().contains("the folder is empty"));
     write(&scratch.path().join("bin/pytorch_model.bin"), "x");
-    assert!(open("bin").to_string().contains("it holds a PyTorch file and no safetensors file"));
+    assert!(open("bin").to_string().contains("it holds a PyTorch file (`pytorch_model.bin`) and no safetensors file"));
     write(&scratch.path().join("run/step-1/model.safetensors"), "x");
     assert!(open("run").to_string().contains("it holds `step-1` and no safetensors file"));
     for name in ["a", "b"] {
