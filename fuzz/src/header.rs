@@ -81,7 +81,7 @@ fn check_file(bytes: &[u8]) {
 }
 
 #[derive(Debug)]
-struct MemoryFile(Arc<[u8]>);
+pub(crate) struct MemoryFile(pub(crate) Arc<[u8]>);
 
 impl ReadAt for MemoryFile {
     fn info(&self) -> FileInfo {

@@ -11,6 +11,7 @@ use serde_json::Value;
 use thalweg_storage::{FileInfo, ReadAt};
 use thalweg_tensor::{AccessError, Piece, TensorCatalog, TensorEntry, TensorSource, display_name, to_index};
 
+use crate::format::Findings;
 use crate::gather::{Share, read_share, shares_of};
 use crate::{Error, Note, SideFile};
 
@@ -46,6 +47,7 @@ pub struct Checkpoint {
     pub(crate) side_files: Vec<SideFile>,
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) notes: Vec<Note>,
+    pub(crate) findings: Findings,
 }
 
 impl Checkpoint {
@@ -92,6 +94,11 @@ impl Checkpoint {
     /// Things a user should be told.
     pub fn notes(&self) -> &[Note] {
         &self.notes
+    }
+
+    /// What was found out while the tensors were looked for, such as tensors that cannot be read.
+    pub fn findings(&self) -> &Findings {
+        &self.findings
     }
 
     /// Compares every file with what it was when the checkpoint was opened.

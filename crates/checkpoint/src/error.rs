@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use thalweg_tensor::display_name;
 
 use crate::format::safetensors::HeaderError;
+use crate::format::torch::error::TorchError;
 use crate::index::IndexError;
 
 /// How many facts of one kind a message lists before it only counts.
@@ -78,6 +79,14 @@ pub enum Error {
         /// What is wrong with it.
         source: Box<HeaderError>,
     },
+    /// A file of torch.save that is not read.
+    #[error("`{}`: {source}", path.display())]
+    Torch {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<TorchError>,
+    },
     /// An index that breaks the format's rules.
     #[error("`{}`: {source}", path.display())]
     Index {
@@ -93,6 +102,14 @@ pub enum Error {
         path: PathBuf,
         /// Every difference, at least one.
         faults: Vec<IndexFault>,
+    },
+    /// Files of a trainer that do not belong together as its layout says.
+    #[error("`{}`: {reason}", path.display())]
+    Layout {
+        /// The folder or file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
     },
     /// A `config.json` that is not a JSON object.
     #[error("`{}` is not a JSON object: {message}", path.display())]
@@ -308,7 +325,7 @@ impl Error {
             }
             Self::NotACheckpoint { converter: Some(converter), .. } => converter,
             Self::NotACheckpoint { .. } => {
-                "give a folder with `model.safetensors` or `model.safetensors.index.json`, or one of these files"
+                "give a folder with `model.safetensors`, `pytorch_model.bin` or an index of one of them, or a file"
             }
             Self::Pointer { fetch, .. } => fetch,
             Self::Impostor { .. } => "save or download the checkpoint again as safetensors",
@@ -318,6 +335,7 @@ impl Error {
             Self::Header { source, .. } if matches!(**source, HeaderError::TooLong { .. }) => {
                 "this is not a safetensors file: save or copy it again"
             }
+            Self::Torch { source, .. } => return source.hint(),
             Self::IndexMismatch { .. } => "files of two saves may be mixed in this folder: copy the checkpoint again",
             Self::OutputExists { .. } => "give another path, or replace it with `--force`",
             Self::StageMismatch { .. } => "discard the partial output and start over",
@@ -335,6 +353,8 @@ impl Error {
         match self {
             Self::Unfinished { .. } => Fault::Unfinished,
             Self::Header { source, .. } if source.is_truncated() => Fault::Unfinished,
+            Self::Torch { source, .. } if source.is_truncated() => Fault::Unfinished,
+            Self::Torch { .. } => Fault::Damaged,
             Self::Header { .. } | Self::Index { .. } | Self::IndexMismatch { .. } | Self::Config { .. } => {
                 Fault::Damaged
             }

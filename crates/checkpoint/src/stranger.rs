@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use thalweg_storage::{FolderEntry, ReadAt};
+use thalweg_storage::{FolderEntry, ReadAt, Storage};
 use thalweg_tensor::display_name;
 
 use crate::Error;
@@ -17,27 +17,16 @@ struct Stranger {
 }
 
 /// In the order of asking: a folder of one trainer may hold files of another's kind.
-const STRANGERS: [Stranger; 9] = [
+const STRANGERS: [Stranger; 7] = [
     Stranger {
-        ends: &["zero_to_fp32.py", "_optim_states.pt", "mp_rank_00_model_states.pt"],
-        what: "a DeepSpeed checkpoint",
-        converter: "convert it with DeepSpeed's `zero_to_fp32.py CKPT OUT --safe_serialization`",
-    },
-    Stranger {
-        ends: &["mp_rank_00", "mp_rank_00_000", "model_optim_rng.pt", "common.pt"],
-        what: "a Megatron-LM checkpoint",
+        ends: &["common.pt"],
+        what: "a Megatron-LM distributed checkpoint",
         converter: "convert it with Megatron-LM's `tools/checkpoint/convert.py`, or with Megatron Bridge, to Hugging Face safetensors",
     },
     Stranger {
         ends: &[".distcp", ".metadata"],
         what: "a PyTorch distributed checkpoint",
-        converter: "convert it with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch CKPT model.pt`, and save that as \
-                    safetensors",
-    },
-    Stranger {
-        ends: &[".bin", ".bin.index.json", ".pt", ".pth", ".ckpt"],
-        what: "a PyTorch file",
-        converter: "load it and save it as safetensors: `model.save_pretrained(OUT, safe_serialization=True)`",
+        converter: "convert it with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch CKPT model.pt`",
     },
     Stranger {
         ends: &["_CHECKPOINT_METADATA", "manifest.ocdbt", "_METADATA", ".zarray", "zarr.json"],
@@ -69,7 +58,7 @@ const STRANGERS: [Stranger; 9] = [
 /// What a path holds that no format recognises, so that the error can say it and what to do.
 pub(crate) fn describe_stranger(place: &Place) -> Error {
     let names: Vec<&str> = match place {
-        Place::File { path } => path.file_name().and_then(|name| name.to_str()).into_iter().collect(),
+        Place::File { path, .. } => path.file_name().and_then(|name| name.to_str()).into_iter().collect(),
         Place::Folder { entries, .. } => entries.iter().map(|entry| &*entry.name).collect(),
     };
     let known = STRANGERS.iter().find_map(|stranger| {
@@ -78,15 +67,15 @@ pub(crate) fn describe_stranger(place: &Place) -> Error {
     });
     let found = match (place, &known) {
         (Place::File { .. }, Some((stranger, _))) => format!("it is {}", stranger.what),
-        (Place::File { .. }, None) => "its name does not end in `.safetensors`".to_owned(),
+        (Place::File { .. }, None) => "neither its name nor its first bytes are those of a checkpoint".to_owned(),
         (Place::Folder { .. }, Some((stranger, name))) => {
-            format!("it holds {} (`{name}`) and no safetensors file", stranger.what)
+            format!("it holds {} (`{name}`) and nothing that can be read", stranger.what)
         }
         (Place::Folder { entries, .. }, None) if entries.is_empty() => "the folder is empty".to_owned(),
         (Place::Folder { entries, .. }, None) => {
             let name = |entry: &FolderEntry| format!("`{}`", display_name(&entry.name));
             let first: Vec<String> = entries.iter().take(3).map(name).collect();
-            format!("it holds {} and no safetensors file", first.join(", "))
+            format!("it holds {} and nothing that can be read", first.join(", "))
         }
     };
     Error::NotACheckpoint {
@@ -134,6 +123,19 @@ pub(crate) fn explain_header_error(error: Error, file: &dyn ReadAt, path: &Path)
     match file.read_exact_at(0, &mut first[..n_bytes]) {
         // A length that is small enough to be one begins with many zeros and meets no word of the tables.
         Ok(()) => recognise_file(path, &first[..n_bytes]).unwrap_or(error),
+        Err(_) => error,
+    }
+}
+
+/// `error` about a PyTorch file, or the pointer that stands in its place.
+pub(crate) fn explain_torch_error(error: Error, storage: &dyn Storage) -> Error {
+    let Error::Torch { path, .. } = &error else { return error };
+    let Ok(file) = storage.open_file(path) else { return error };
+    let mut first = [0; LOOK_BYTES];
+    let n_bytes = LOOK_BYTES.min(thalweg_tensor::to_index(file.info().len_bytes));
+    let is_pointer = |found: &Error| matches!(found, Error::Pointer { .. });
+    match file.read_exact_at(0, &mut first[..n_bytes]) {
+        Ok(()) => recognise_file(path, &first[..n_bytes]).filter(is_pointer).unwrap_or(error),
         Err(_) => error,
     }
 }

@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use thalweg_checkpoint::{Params, ReadOptions};
 
 pub(crate) use self::study::{
     CurveChoice, DataChoice, ForecastArgs, InitArgs, KeepChoice, MomentsChoice, RawChoice, RecoverArgs, ScoringArgs,
@@ -121,10 +122,56 @@ pub(crate) struct InspectArgs {
     pub(crate) run: RunArgs,
 }
 
+/// How checkpoints are read.
+#[derive(Debug, Args, Clone, Default)]
+#[command(next_help_heading = "Reading")]
+pub(crate) struct ReadArgs {
+    /// Key of the state dict in files that hold several, such as model or state.ema; `.` is the whole file
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
+    /// Which numbers, where a checkpoint has both: weights of the module or masters of the optimizer [default: master]
+    #[arg(long, value_enum, value_name = "WHICH")]
+    pub(crate) params: Option<ParamsChoice>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ParamsChoice {
+    Module,
+    Master,
+}
+
+impl Command {
+    /// What was said about how checkpoints are read.
+    pub(crate) fn reading(&self) -> ReadOptions {
+        let args = match self {
+            Self::Inspect(args) => &args.run.reading,
+            Self::Plan(args) => &args.source.run.reading,
+            Self::Merge(args) => &args.source.run.reading,
+            Self::Sweep(args) => &args.run.reading,
+            Self::Diff(args) => &args.reading,
+            Self::Eval(args) => &args.reading,
+            Self::Forecast(args) => &args.run.reading,
+            Self::Explain(args) => &args.run.reading,
+            Self::Recover(args) => &args.run.reading,
+            Self::Init(args) => &args.run.reading,
+            Self::Verify(_) | Self::Train(_) | Self::Demo(_) | Self::Report(_) | Self::Generate(_) => {
+                return ReadOptions::default();
+            }
+        };
+        let params = args.params.map(|params| match params {
+            ParamsChoice::Module => Params::Module,
+            ParamsChoice::Master => Params::Master,
+        });
+        ReadOptions { key: args.key.clone(), params }
+    }
+}
+
 /// What the program may be told about a run.
 #[derive(Debug, Args, Clone, Default, PartialEq, Eq)]
 #[command(next_help_heading = "About the run")]
 pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) reading: ReadArgs,
     /// Tokens consumed by one optimizer step, where neither names nor logs tell
     #[arg(long, value_name = "T")]
     pub(crate) tokens_per_step: Option<Count>,
@@ -437,6 +484,8 @@ pub(crate) struct DiffArgs {
     pub(crate) a: PathBuf,
     /// Another
     pub(crate) b: PathBuf,
+    #[command(flatten)]
+    pub(crate) reading: ReadArgs,
     /// Upper limit of resident memory
     #[arg(long, value_name = "SIZE", default_value = "256MB")]
     pub(crate) memory: ByteSize,
@@ -470,6 +519,8 @@ pub(crate) struct EvalArgs {
     /// or a list of {task, value, stderr, n, higher_is_better}
     #[arg(long, value_name = "COMMAND", conflicts_with = "suite")]
     pub(crate) eval_command: Option<String>,
+    #[command(flatten)]
+    pub(crate) reading: ReadArgs,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use thalweg_checkpoint::ReadOptions;
 use thalweg_eval::EvalContext;
 use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage, Unwatched};
 use thalweg_storage::{LocalStorage, Storage};
@@ -30,6 +31,8 @@ const LEAST_LIMIT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(127);
 /// Everything outside of the program.
 pub(crate) struct World<'a> {
     pub(crate) storage: Arc<dyn Storage>,
+    /// How checkpoints are read.
+    pub(crate) reading: ReadOptions,
     clock: ProcessHost,
     progress: CliProgress<'a>,
     interrupt: Arc<AtomicBool>,
@@ -38,7 +41,7 @@ pub(crate) struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    pub(crate) fn new(global: &GlobalArgs, messages: &'a Messages) -> Result<Self, Error> {
+    pub(crate) fn new(global: &GlobalArgs, reading: ReadOptions, messages: &'a Messages) -> Result<Self, Error> {
         let interrupt = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
             // The second one ends the program at once: a stage survives that too.
@@ -54,6 +57,7 @@ impl<'a> World<'a> {
         }
         Ok(Self {
             storage: Arc::new(LocalStorage::new()),
+            reading,
             clock: ProcessHost { started: Instant::now() },
             progress: CliProgress::new(messages),
             interrupt,

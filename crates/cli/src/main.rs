@@ -32,7 +32,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Error> {
-    let world = host::World::new(&arguments.global, messages)?;
+    let world = host::World::new(&arguments.global, arguments.command.reading(), messages)?;
     match &arguments.command {
         Command::Inspect(args) => command::inspect::run(args, &world, messages),
         Command::Plan(args) => command::plan::run(args, &world, messages),

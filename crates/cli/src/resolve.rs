@@ -159,6 +159,7 @@ pub(crate) fn output_plan(
         DtypeChoice::Bf16 => OutputDtype::Bf16,
         DtypeChoice::F16 => OutputDtype::F16,
     };
+    output.reading = world.reading.clone();
     output.policy = policy((sources, newest), args, world)?;
     output.out_shard_bytes = args.out_shard_size.0;
     output.digest = match args.digest {
@@ -224,9 +225,10 @@ fn parse_waiver(text: &str) -> Result<ConfigWaiver, Error> {
 }
 
 /// A plan that only says which checkpoints are looked at: for geometry, which has no output.
-pub(crate) fn geometry_plan(sources: &[SourceRef]) -> Result<MergePlan, Error> {
+pub(crate) fn geometry_plan(sources: &[SourceRef], world: &World<'_>) -> Result<MergePlan, Error> {
     let mean = Scheme::Sma.coefficients(sources.len())?;
     let mut output = OutputPlan::new("geometry", "none", sources, &mean);
+    output.reading = world.reading.clone();
     output.policy.non_float = NonFloatPolicy::Newest;
     Ok(MergePlan::new(vec![output])?)
 }

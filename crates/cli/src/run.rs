@@ -35,6 +35,7 @@ pub(crate) fn open_trajectory(
         stable,
         log_path: args.log.clone(),
         columns,
+        reading: world.reading.clone(),
         pattern: name_pattern(args)?,
     };
     let trajectory = Trajectory::open(&world.storage, &path, &options)?;

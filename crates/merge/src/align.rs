@@ -161,6 +161,19 @@ pub(crate) fn classify(entry: &TensorEntry, take_newest: &[String]) -> TensorCla
     }
 }
 
+/// Tensors that are there and cannot be read: to leave them out in silence would make another model.
+fn unreadable(sources: &[OpenSource], policy: &Policy<'_>) -> Vec<Difference> {
+    let of_source = |source: &OpenSource| {
+        let label = source.label();
+        let found = source.checkpoint.findings().unreadable.clone().into_iter();
+        let found = found.filter(|one| !policy.is_dropped(&one.name));
+        found
+            .map(move |one| Difference::Unreadable { tensor: one.name, source: label.clone(), reason: one.reason })
+            .collect::<Vec<_>>()
+    };
+    sources.iter().flat_map(of_source).collect()
+}
+
 /// Establishes that all sources of `plan` hold the same tensors and the same function.
 ///
 /// `storage` is where they were opened: tokenizers are read from it, and a first look at codes.
@@ -172,9 +185,10 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan, storage: &dyn Sto
         return Err(Error::NothingToMerge { path: PathBuf::new() });
     };
     let policy = Policy::of(plan, sources);
-    let mut differences = find_contents(sources, &policy);
+    let mut differences = unreadable(sources, &policy);
+    differences.extend(find_contents(sources, &policy));
     let groups = group_by_catalog(sources);
-    differences.extend(find_idle_patterns(&groups, &policy));
+    differences.extend(find_idle_patterns(sources, &groups, &policy));
     differences.extend(compare_catalogs(sources, &groups, &policy));
     let (config_differences, harmless) = compare_source_configs(sources, plan);
     differences.extend(config_differences);
@@ -272,11 +286,13 @@ fn group_by_catalog(sources: &[OpenSource]) -> Groups<'_> {
     groups
 }
 
-fn find_idle_patterns(groups: &Groups<'_>, policy: &Policy<'_>) -> Vec<Difference> {
+fn find_idle_patterns(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> Vec<Difference> {
     if policy.drop.is_empty() && policy.take_newest.is_empty() {
         return Vec::new();
     }
-    let names: Vec<&str> = groups.iter().flat_map(|(catalog, _)| catalog.entries()).map(|entry| &*entry.name).collect();
+    let names = groups.iter().flat_map(|(catalog, _)| catalog.entries()).map(|entry| &*entry.name);
+    let unreadable = sources.iter().flat_map(|source| &source.checkpoint.findings().unreadable);
+    let names: Vec<&str> = names.chain(unreadable.map(|one| one.name.as_str())).collect();
     let idle = idle_patterns("--drop", policy.drop, &names);
     idle.chain(idle_patterns("--take-newest", policy.take_newest, &names)).collect()
 }
@@ -341,8 +357,15 @@ fn first_look_at_codes(sources: &[OpenSource], layout: &MergeLayout) -> Result<V
 
 fn collect_notes(sources: &[OpenSource], layout: &MergeLayout, plan: &MergePlan) -> Vec<String> {
     let mut notes: Vec<String> = Vec::new();
-    for source in sources {
-        notes.extend(source.checkpoint.notes().iter().map(|note| format!("`{}`: {note}", source.path.display())));
+    for (i, source) in sources.iter().enumerate() {
+        for note in source.checkpoint.notes() {
+            let has_it = |other: &OpenSource| other.checkpoint.notes().contains(note);
+            if sources.len() == 1 || !sources.iter().all(has_it) {
+                notes.push(format!("`{}`: {note}", source.path.display()));
+            } else if i == 0 {
+                notes.push(format!("each source: {note}"));
+            }
+        }
     }
     let mut first_by_file: BTreeMap<(u64, u64), usize> = BTreeMap::new();
     for (i, source) in sources.iter().enumerate() {

@@ -49,6 +49,15 @@ pub enum Difference {
         /// Its element type.
         dtype: Dtype,
     },
+    /// A tensor that a source holds in a way that cannot be read.
+    Unreadable {
+        /// The tensor's name.
+        tensor: String,
+        /// The source.
+        source: String,
+        /// Why not, as the end of a sentence about it.
+        reason: String,
+    },
     /// A config key that changes the model's function.
     Config {
         /// The key, nested ones with dots.
@@ -119,6 +128,9 @@ impl fmt::Display for Difference {
                  meaning",
                 display_name(tensor)
             ),
+            Self::Unreadable { tensor, source, reason } => {
+                write!(f, "tensor `{}` of {source} cannot be read: {reason}", display_name(tensor))
+            }
             Self::Config { key, rows } => {
                 write!(f, "config key `{}` differs between sources", display_name(key))?;
                 write_values(f, rows)
@@ -172,6 +184,9 @@ pub(crate) fn hint_for(differences: &[Difference]) -> Option<String> {
 
 fn hint_for_contents(difference: &Difference) -> Option<String> {
     match difference {
+        Difference::Unreadable { .. } => {
+            Some("save these tensors as plain ones, or name another key with `--key`".to_owned())
+        }
         Difference::Contents { obstacle, .. } => Some(obstacle.hint()),
         Difference::IdlePattern { option, .. } => {
             Some(format!("`thalweg inspect CKPT -v` lists the names; in `{option} NAME` a `*` stands for anything"))

@@ -89,7 +89,7 @@ pub fn open_sources(plan: &MergePlan, run: &RunContext<'_>) -> Result<Vec<OpenSo
         let mut sources = plan.outputs.iter().flat_map(|output| &output.sources);
         sources.find(|source| source.path == *path).and_then(|source| source.step)
     };
-    let checkpoints = open_checkpoints(&run.storage, &paths);
+    let checkpoints = open_checkpoints(&run.storage, &paths, &plan.reading());
     let open = |(path, checkpoint): (PathBuf, Result<_, thalweg_checkpoint::Error>)| {
         Ok(OpenSource { step: step_of(&path), path, checkpoint: checkpoint? })
     };

@@ -5,9 +5,9 @@ use std::fmt::Debug;
 use std::path::Path;
 use std::sync::Arc;
 
-use thalweg_checkpoint::format::huggingface::INDEX_FILE_NAME;
+use thalweg_checkpoint::format::huggingface::{FORMAT_NAME, INDEX_FILE_NAME};
 use thalweg_checkpoint::{
-    CONFIG_FILE_NAME, LayoutEntry, OutputFile, OutputLayout, StagedCheckpoint, layout_output, shard_digest,
+    CONFIG_FILE_NAME, Checkpoint, LayoutEntry, OutputFile, OutputLayout, StagedCheckpoint, layout_output, shard_digest,
     updated_config,
 };
 use thalweg_storage::Storage;
@@ -314,11 +314,16 @@ fn source_receipt(
     let digest = whole.zip(output.plan.digest.kind()).and_then(|(source_idx, kind)| {
         input.merged.finished.source_digest(&input.layout.catalog, source_idx, kind, &read_by)
     });
+    let checkpoint = position.map(|i| &input.sources[i].checkpoint);
+    let (format, findings) = (checkpoint.map(Checkpoint::format_name), checkpoint.map(Checkpoint::findings));
     SourceReceipt {
         path: planned.path.clone(),
         step: planned.step,
         tokens: planned.tokens,
         coefficient: planned.coefficient,
+        format: format.filter(|name| *name != FORMAT_NAME).map(str::to_owned),
+        key: findings.and_then(|found| found.key.clone()),
+        params: findings.and_then(|found| found.params),
         digest: digest.map(|digest| digest.to_string()),
         files: position.map(|i| source_files(&input.sources[i])).unwrap_or_default(),
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use num_bigint::BigInt;
 use serde::{Deserialize, Serialize};
+use thalweg_checkpoint::ReadOptions;
 use thalweg_tensor::Dtype;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
@@ -45,6 +46,9 @@ pub struct OutputPlan {
     pub sum: String,
     /// The checkpoints, oldest first, with their coefficients.
     pub sources: Vec<PlanSource>,
+    /// How the sources are read, the same for all outputs of a plan.
+    #[serde(default, skip_serializing_if = "ReadOptions::is_default")]
+    pub reading: ReadOptions,
     /// What is done where averaging has no meaning.
     pub policy: MergePolicy,
     /// Most bytes of a shard; a larger tensor gets a shard of its own.
@@ -265,6 +269,7 @@ impl OutputPlan {
             divisor,
             sum: coefficients.sum().to_string(),
             sources: weighed.collect(),
+            reading: ReadOptions::default(),
             policy: MergePolicy::defaults(newest_of(sources)),
             out_shard_bytes: DEFAULT_SHARD_BYTES,
             digest: DigestChoice::Blake3,
@@ -366,6 +371,9 @@ impl MergePlan {
         }
         self.outputs.iter().try_for_each(OutputPlan::check)?;
         self.check_names()?;
+        if self.outputs.iter().any(|output| output.reading != self.outputs[0].reading) {
+            return Err(Error::PlanInvalid { what: "the outputs read their sources in different ways".to_owned() });
+        }
         let mut paths: Vec<&Path> = self.outputs.iter().map(|output| output.path.as_path()).collect();
         paths.sort_unstable();
         match paths.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -387,6 +395,11 @@ impl MergePlan {
             }),
             None => Ok(()),
         }
+    }
+
+    /// How the sources are read.
+    pub fn reading(&self) -> ReadOptions {
+        self.outputs.first().map(|output| output.reading.clone()).unwrap_or_default()
     }
 
     /// Every source path once, in order of first use.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use thalweg_checkpoint::Params;
 use thalweg_storage::FileInfo;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
@@ -63,6 +64,15 @@ pub struct SourceReceipt {
     pub tokens: Option<u64>,
     /// Its coefficient, to read; the plan has the exact one.
     pub coefficient: f64,
+    /// The format it was read from; `None` for safetensors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// The key under which its tensors stand, in files that hold several things.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Which numbers were read, of a checkpoint that may have both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub params: Option<Params>,
     /// Digest of all its tensors; `None` when some were not read, or without digests.
     pub digest: Option<String>,
     /// Size and time of its files.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use thalweg_checkpoint::{Checkpoint, open_checkpoint, shard_digest};
+use thalweg_checkpoint::{Checkpoint, ReadOptions, open_checkpoint, open_checkpoint_with, shard_digest};
 use thalweg_tensor::digest::{
     Digest, DigestKind, ListHasher, SUBTREE_BYTES, SubtreeDigest, bytes_digest, tensor_digest,
 };
@@ -85,7 +85,7 @@ pub fn verify_output(folder: &Path, scope: VerifyScope, run: &RunContext<'_>) ->
             .sources
             .iter()
             .map(|source| {
-                let fault = check_source(source, kind, run)?;
+                let fault = check_source(source, &receipt.plan.reading, kind, run)?;
                 Ok(Verdict { name: source.path.display().to_string(), fault })
             })
             .collect::<Result<_, Error>>()?;
@@ -196,10 +196,11 @@ fn in_file<'a>(entries: &[TensorEntry], file_idx: usize, digests: &'a [Digest]) 
 
 fn check_source(
     source: &crate::receipt::SourceReceipt,
+    reading: &ReadOptions,
     kind: Option<DigestKind>,
     run: &RunContext<'_>,
 ) -> Result<Option<String>, Error> {
-    let checkpoint = match open_checkpoint(&run.storage, &PathBuf::from(&source.path)) {
+    let checkpoint = match open_checkpoint_with(&run.storage, &PathBuf::from(&source.path), reading) {
         Ok(checkpoint) => checkpoint,
         Err(error) => return Ok(Some(error.to_string())),
     };

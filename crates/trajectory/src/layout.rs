@@ -81,9 +81,12 @@ pub fn parse_folder_name(name: &str) -> Option<CheckpointName> {
     parse_digits(strip_suffixes(name)).map(CheckpointName::plain).or_else(|| parse_worded_name(name))
 }
 
-/// Reads the name of a file: as a folder's, with `.safetensors` behind it and at least one word in it.
+/// Ends of the names of files that hold a whole checkpoint.
+const FILE_ENDS: [&str; 5] = [".safetensors", ".pt", ".pth", ".bin", ".ckpt"];
+
+/// Reads the name of a file: as a folder's, with the end of a checkpoint file behind it and at least one word in it.
 pub fn parse_file_name(name: &str) -> Option<CheckpointName> {
-    parse_worded_name(name.strip_suffix(".safetensors")?)
+    parse_worded_name(strip_file_end(name)?)
 }
 
 /// Reads the name of something in a run folder: by the pattern where there is one, else as the known names are. `None` for
@@ -96,9 +99,13 @@ pub fn parse_entry_name(name: &str, kind: FileKind, pattern: Option<&NamePattern
         (FileKind::Folder, None) => parse_folder_name(name),
         (FileKind::File, None) => parse_file_name(name),
         (FileKind::Folder, Some(pattern)) => pattern.parse_name(name),
-        (FileKind::File, Some(pattern)) => pattern.parse_name(name.strip_suffix(".safetensors")?),
+        (FileKind::File, Some(pattern)) => pattern.parse_name(strip_file_end(name)?),
         (FileKind::Other, _) => None,
     }
+}
+
+fn strip_file_end(name: &str) -> Option<&str> {
+    FILE_ENDS.iter().find_map(|end| name.strip_suffix(end))
 }
 
 fn strip_suffixes(name: &str) -> &str {
@@ -323,9 +330,7 @@ mod tests {
         for name in strangers {
             assert_eq!(parse_folder_name(name), None, "{name}");
         }
-        for name in
-            ["2000.safetensors", "model.safetensors", "model-00001-of-00002.safetensors", "step_10.pt", "step_10"]
-        {
+        for name in ["2000.safetensors", "model.safetensors", "model-00001-of-00002.safetensors", "step_10"] {
             assert_eq!(parse_file_name(name), None, "{name}");
         }
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use thalweg_checkpoint::open_checkpoints;
+use thalweg_checkpoint::{ReadOptions, is_checkpoint, open_checkpoints};
 use thalweg_storage::{FileKind, FolderEntry, Storage};
 use thalweg_tensor::display_name;
 
@@ -71,6 +71,19 @@ impl RunDir {
     /// # }
     /// ```
     pub fn open(storage: &Arc<dyn Storage>, path: &Path, pattern: Option<&NamePattern>) -> Result<Self, Error> {
+        Self::open_with(storage, path, pattern, &ReadOptions::default())
+    }
+
+    /// The same, with checkpoints read as `options` say.
+    ///
+    /// # Errors
+    /// As [`RunDir::open`].
+    pub fn open_with(
+        storage: &Arc<dyn Storage>,
+        path: &Path,
+        pattern: Option<&NamePattern>,
+        options: &ReadOptions,
+    ) -> Result<Self, Error> {
         let info = storage.file_info(path).map_err(|error| Error::from_storage(path, error))?;
         if info.kind != FileKind::Folder {
             return Err(refuse_file(path));
@@ -81,7 +94,7 @@ impl RunDir {
             return Err(refuse_folder(path, &entries, pattern));
         };
         let trackers = Trackers::read(storage, path, &entries)?;
-        let mut checkpoints = check_candidates(storage, candidates, &trackers)?;
+        let mut checkpoints = check_candidates(storage, candidates, &trackers, options)?;
         checkpoints.sort_by(|a, b| (a.step, &a.name).cmp(&(b.step, &b.name)));
         Ok(Self { path: path.to_owned(), checkpoints, ignored, counts })
     }
@@ -169,16 +182,17 @@ fn check_candidates(
     storage: &Arc<dyn Storage>,
     candidates: Vec<Candidate>,
     trackers: &Trackers,
+    options: &ReadOptions,
 ) -> Result<Vec<RunCheckpoint>, Error> {
     let mut checkpoints = Vec::with_capacity(candidates.len());
     let mut candidates = candidates.into_iter().peekable();
     while candidates.peek().is_some() {
         let some: Vec<Candidate> = candidates.by_ref().take(OPENED_AT_ONCE).collect();
         let paths: Vec<PathBuf> = some.iter().map(|candidate| candidate.path.clone()).collect();
-        for (candidate, opened) in some.into_iter().zip(open_checkpoints(storage, &paths)) {
+        for (candidate, opened) in some.into_iter().zip(open_checkpoints(storage, &paths, options)) {
             let state = match (own_output(storage, &candidate.path), opened) {
                 (Some(state), _) => state,
-                (None, Ok(_)) => CheckpointState::Finished,
+                (None, Ok(checkpoint)) => judge_success(&candidate, checkpoint.format_name(), trackers),
                 (None, Err(error)) => judge_failure(storage, &candidate, &error, trackers)?,
             };
             checkpoints.push(RunCheckpoint {
@@ -192,6 +206,18 @@ fn check_candidates(
         }
     }
     Ok(checkpoints)
+}
+
+/// What a checkpoint is whose files are whole: trainers that keep a tracker write it after them.
+fn judge_success(candidate: &Candidate, format: &str, trackers: &Trackers) -> CheckpointState {
+    let has_tracker = format.starts_with("megatron") || format.starts_with("deepspeed");
+    let behind = trackers.behind(&candidate.name, candidate.said.step).filter(|_| has_tracker);
+    behind.map_or(CheckpointState::Finished, unfinished)
+}
+
+fn unfinished(reason: String) -> CheckpointState {
+    let hint = Some("wait until the save has finished".to_owned());
+    CheckpointState::Unusable { fault: Fault::Unfinished, reason, hint }
 }
 
 /// What a checkpoint is that cannot be opened: on its way, broken, or beyond us.
@@ -214,7 +240,10 @@ fn judge_failure(
     };
     let fault = fault_of(error);
     let unusable = |fault, reason| CheckpointState::Unusable { fault, reason, hint: error.hint().map(str::to_owned) };
-    if fault != Fault::OtherFormat {
+    // Files of trainers that mark the end of a save apart from them.
+    let is_marked_apart =
+        matches!(error, thalweg_checkpoint::Error::Torch { .. } | thalweg_checkpoint::Error::Layout { .. });
+    if fault != Fault::OtherFormat && (fault == Fault::Unfinished || !is_marked_apart) {
         return Ok(unusable(fault, reason));
     }
     let missing = match storage.list_folder(&candidate.path) {
@@ -222,11 +251,8 @@ fn judge_failure(
         Err(_) => None,
     };
     Ok(match missing {
-        Some(reason) => {
-            let hint = Some("wait until the save has finished".to_owned());
-            CheckpointState::Unusable { fault: Fault::Unfinished, reason, hint }
-        }
-        None => unusable(Fault::OtherFormat, reason),
+        Some(reason) => unfinished(reason),
+        None => unusable(fault, reason),
     })
 }
 
@@ -298,19 +324,28 @@ impl Trackers {
     }
 
     fn missing(&self, name: &str, step: Step) -> Option<String> {
-        let (tracker, newest) = if name.starts_with("iter_") {
-            (MEGATRON_TRACKER, self.megatron)
-        } else if name.starts_with("global_step") {
-            (DEEPSPEED_TRACKER, self.deepspeed)
-        } else {
-            return None;
-        };
+        let (tracker, newest) = self.of_name(name)?;
         match newest {
             None => Some(format!("there is no `{tracker}` beside it that names a finished checkpoint")),
-            Some(newest) if newest < step => {
-                Some(format!("`{tracker}` says that step {newest} is the last finished one"))
-            }
-            Some(_) => None,
+            Some(_) => self.behind(name, step),
+        }
+    }
+
+    /// What a tracker says that names an older checkpoint; nothing where there is no tracker.
+    fn behind(&self, name: &str, step: Step) -> Option<String> {
+        let (tracker, newest) = self.of_name(name)?;
+        let newest = newest.filter(|newest| *newest < step)?;
+        Some(format!("`{tracker}` says that step {newest} is the last finished one"))
+    }
+
+    /// The tracker of the trainer that gives such names, and what it says.
+    fn of_name(&self, name: &str) -> Option<(&'static str, Option<Step>)> {
+        if name.starts_with("iter_") {
+            Some((MEGATRON_TRACKER, self.megatron))
+        } else if name.starts_with("global_step") {
+            Some((DEEPSPEED_TRACKER, self.deepspeed))
+        } else {
+            None
         }
     }
 }
@@ -343,7 +378,9 @@ pub fn look_at_path(storage: &Arc<dyn Storage>, path: &Path, pattern: Option<&Na
     }
     let is_named = |entry: &&FolderEntry| parse_entry_name(&entry.name, entry.kind, pattern).is_some();
     // A file of a run is one of its checkpoints, and not a checkpoint beside them.
-    if !entries.iter().any(|entry| is_tensor_file(entry) && !is_named(&entry)) {
+    let has_own =
+        entries.iter().any(|entry| is_tensor_file(entry) && !is_named(&entry)) || is_checkpoint(&**storage, path);
+    if !has_own {
         return Ok(PathKind::Run);
     }
     // A checkpoint may hold folders of training state whose names say steps, but no weights that are read.

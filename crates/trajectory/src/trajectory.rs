@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use thalweg_checkpoint::ReadOptions;
 use thalweg_storage::Storage;
 use thalweg_tensor::display_name;
 
@@ -169,6 +170,8 @@ pub struct TrajectoryOptions {
     pub log_path: Option<PathBuf>,
     /// Names of columns in the log.
     pub columns: ColumnMap,
+    /// How checkpoints are read.
+    pub reading: ReadOptions,
     /// Which names are checkpoints, and where they say the step.
     pub pattern: Option<NamePattern>,
 }
@@ -196,7 +199,7 @@ impl Trajectory {
         let is_folder = storage.file_info(path).is_ok_and(|info| info.kind == thalweg_storage::FileKind::Folder);
         let config = if is_folder { read_run_config(storage, path)?.unwrap_or_default() } else { RunConfig::default() };
         let pattern = options.pattern.as_ref().or(config.checkpoint_pattern.as_ref());
-        let run = RunDir::open(storage, path, pattern)?;
+        let run = RunDir::open_with(storage, path, pattern, &options.reading)?;
         Self::from_run(storage, &run, options)
     }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use thalweg_checkpoint::{Checkpoint, MAX_SIDE_FILE_BYTES, open_checkpoint};
+use thalweg_checkpoint::{Checkpoint, MAX_SIDE_FILE_BYTES, open_checkpoint_with};
 use thalweg_eval::uncertainty::Bootstrap;
 use thalweg_eval::{
     Comparison, EvalContext, EvalTokenizer, PreparedSuite, ScoreCache, Subject, Suite, TaskScores, adjust_for_many,
@@ -75,7 +75,7 @@ fn score_all(
     let mut known: Option<(Vec<u8>, Value, PreparedSuite)> = None;
     let mut scored = Vec::new();
     for path in paths {
-        let checkpoint = open_checkpoint(&world.storage, &world.resolve_checkpoint(path)?)?;
+        let checkpoint = open_checkpoint_with(&world.storage, &world.resolve_checkpoint(path)?, &world.reading)?;
         let config = checkpoint.config().ok_or_else(|| thalweg_eval::Error::ConfigMissing { path: path.clone() })?;
         let (file, bytes) = read_tokenizer(args, path, &checkpoint, world)?;
         // Checkpoints of one run share both, and splitting a suite into tokens takes longer than comparing files.

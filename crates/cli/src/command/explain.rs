@@ -35,7 +35,7 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
         return Err(Error::usage("geometry needs at least two checkpoints"));
     }
     let run = world.context(args.memory.0);
-    let plan = geometry_plan(&chosen)?;
+    let plan = geometry_plan(&chosen, world)?;
     let sources = open_sources(&plan, &run)?;
     let layout = align_sources(&sources, &plan, &*run.storage)?;
     let views = layout.views(&sources);

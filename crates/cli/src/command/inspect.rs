@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use serde_json::json;
-use thalweg_checkpoint::{Checkpoint, SideFileKind, open_checkpoint};
+use thalweg_checkpoint::{Checkpoint, SideFileKind, open_checkpoint_with};
 use thalweg_merge::contents::{find_obstacles, tied_pair, untied_note};
 use thalweg_tensor::{Dtype, DtypeClass, TensorSource, display_name};
 
@@ -32,12 +32,12 @@ pub(crate) fn run(args: &InspectArgs, world: &World<'_>, messages: &Messages) ->
         }
         Named::Both(path) => {
             // The run is the larger part, so that a checkpoint that cannot be read is only told.
-            let beside = open_checkpoint(&world.storage, &path);
+            let beside = open_checkpoint_with(&world.storage, &path, &world.reading);
             let beside = beside.map_err(|error| messages.note(format!("the checkpoint beside the run: {error}"))).ok();
             return inspect_run::run(args, (&path, beside.as_ref()), world, messages);
         }
     };
-    show(&open_checkpoint(&world.storage, &path)?, messages)
+    show(&open_checkpoint_with(&world.storage, &path, &world.reading)?, messages)
 }
 
 fn is_no_run(error: &thalweg_trajectory::Error) -> bool {
@@ -51,7 +51,7 @@ fn inspect_stranger(
     world: &World<'_>,
     messages: &Messages,
 ) -> Result<Outcome, Error> {
-    match open_checkpoint(&world.storage, path) {
+    match open_checkpoint_with(&world.storage, path, &world.reading) {
         Ok(checkpoint) => show(&checkpoint, messages),
         Err(thalweg_checkpoint::Error::NotACheckpoint { converter: None, .. }) => Err(not_a_run.into()),
         Err(error) => Err(error.into()),
@@ -116,6 +116,10 @@ fn blocks_merge(checkpoint: &Checkpoint) -> Vec<String> {
         let name = display_name(&entry.name);
         format!("tensor `{name}` is {}, which has no average: it must be equal in all sources", entry.dtype)
     }));
+    let cannot_be_read = checkpoint.findings().unreadable.iter();
+    blocks.extend(
+        cannot_be_read.map(|one| format!("tensor `{}` cannot be read: {}", display_name(&one.name), one.reason)),
+    );
     blocks
 }
 
@@ -130,6 +134,7 @@ pub(super) fn document(checkpoint: &Checkpoint) -> serde_json::Value {
         checkpoint.files().iter().map(|file| json!({"name": file.name, "len_bytes": file.info.len_bytes})).collect();
     let dtypes: serde_json::Map<_, _> =
         dtypes(checkpoint).into_iter().map(|(dtype, n)| (dtype.name().to_owned(), json!(n))).collect();
+    let findings = checkpoint.findings();
     json!({
         "kind": "thalweg-inspect",
         "version": 1,
@@ -141,6 +146,9 @@ pub(super) fn document(checkpoint: &Checkpoint) -> serde_json::Value {
         "files": files,
         "config": checkpoint.config(),
         "side_files": checkpoint.side_files().iter().map(|file| &file.name).collect::<Vec<_>>(),
+        "key": findings.key,
+        "other_keys": findings.other_keys.iter().map(|(key, n)| json!({"key": key, "n_tensors": n})).collect::<Vec<_>>(),
+        "foreign_names": findings.foreign_names,
         "tensors": tensors,
         "blocks_merge": blocks_merge(checkpoint),
     })
@@ -175,6 +183,12 @@ pub(super) fn describe(checkpoint: &Checkpoint) -> String {
         checkpoint.side_files().iter().filter(|file| is_own(file.kind)).map(|file| display_name(&file.name)).collect();
     if !side_files.is_empty() {
         let _ = writeln!(text, "beside the tensors: {}", side_files.join(", "));
+    }
+    let names = &checkpoint.findings().foreign_names;
+    if !names.is_empty() {
+        let shown: Vec<&str> = names.iter().take(MAX_ROWS).map(String::as_str).collect();
+        let more = if names.len() > MAX_ROWS { format!(" and {} more", names.len() - MAX_ROWS) } else { String::new() };
+        let _ = writeln!(text, "objects that are not built: {}{more}", shown.join(", "));
     }
     text.push_str(&table(checkpoint, MAX_ROWS));
     let blocks = blocks_merge(checkpoint);

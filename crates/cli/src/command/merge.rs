@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use thalweg_checkpoint::{Checkpoint, open_checkpoint};
+use thalweg_checkpoint::{Checkpoint, open_checkpoint_with};
 use thalweg_merge::diff::{Distance, diff_checkpoints};
 use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage, execute_merge};
 use thalweg_merge::plan::MergePlan;
@@ -31,7 +31,10 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> R
         return Ok(Outcome::Done);
     }
     // A mistyped path is found before the work, not after it.
-    let open = |path: &PathBuf| Ok::<_, Error>(open_checkpoint(&world.storage, &world.resolve_checkpoint(path)?)?);
+    let open = |path: &PathBuf| {
+        let path = world.resolve_checkpoint(path)?;
+        Ok::<_, Error>(open_checkpoint_with(&world.storage, &path, &world.reading)?)
+    };
     let against = args.against.as_ref().map(open).transpose()?;
     let outcomes = execute(&plan, &args.execution, world)?;
     let mut document = document(&plan, &outcomes);
@@ -63,7 +66,7 @@ fn compare(
     world: &World<'_>,
 ) -> Result<Comparison, Error> {
     let distance = |path: &Path| -> Result<Distance, Error> {
-        let checkpoint = open_checkpoint(&world.storage, path)?;
+        let checkpoint = open_checkpoint_with(&world.storage, path, &world.reading)?;
         let diff = diff_checkpoints(&checkpoint, target, &world.context(memory_bytes));
         world.clear_progress();
         Ok(diff?.total)

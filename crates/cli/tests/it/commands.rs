@@ -177,8 +177,8 @@ fn inspect_shows_runs_and_checkpoints() {
     exit 2
     --- stdout
     --- stderr
-    error: `Cargo.toml` holds no checkpoint that can be read: its name does not end in `.safetensors`
-    hint: give a folder with `model.safetensors` or `model.safetensors.index.json`, or one of these files
+    error: `Cargo.toml` holds no checkpoint that can be read: neither its name nor its first bytes are those of a checkpoint
+    hint: give a folder with `model.safetensors`, `pytorch_model.bin` or an index of one of them, or a file
     ");
     let (code, document) = json(&["inspect", "fixtures/hf-moe/step-20", "--json"]);
     assert_eq!((code, document["format"].as_str()), (0, Some("safetensors")));

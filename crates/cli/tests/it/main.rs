@@ -13,4 +13,5 @@ mod report;
 mod selection;
 mod study;
 mod support;
+mod torch;
 mod train;

@@ -95,7 +95,7 @@ fn unfinished_checkpoints_are_reported_with_the_reason() {
     check_unfinished(&run, 8, "empty");
     check_unfinished(&run, 9, "");
     check_unfinished(&run, 10, "");
-    check_fault(&run, 7, Fault::OtherFormat, ".bin");
+    check_fault(&run, 7, Fault::Damaged, ".bin");
 }
 
 #[test]
