@@ -337,8 +337,9 @@ impl Error {
             }
             Self::Torch { source, .. } => return source.hint(),
             Self::IndexMismatch { .. } => "files of two saves may be mixed in this folder: copy the checkpoint again",
-            Self::OutputExists { .. } => "give another path, or replace it with `--force`",
+            Self::OutputExists { .. } => "give another path",
             Self::StageMismatch { .. } => "discard the partial output and start over",
+            Self::Storage(error) => return error.hint(),
             _ => return None,
         })
     }

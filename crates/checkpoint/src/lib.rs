@@ -18,15 +18,15 @@ mod note;
 mod open;
 pub mod pickle;
 mod read_options;
+mod shard_digest;
 mod side_files;
 mod stage;
 mod stranger;
 mod tokenizer;
-mod verify;
 
 pub use catalog_cache::{CatalogCache, KnownHeaders};
 pub use checkpoint::{Checkpoint, ConfigFile, ShardFile};
-pub use commit::{JOURNAL_NAME, Manifest, RECEIPT_NAME, commit_checkpoint};
+pub use commit::{CommitRules, JOURNAL_NAME, Manifest, RECEIPT_NAME, commit_checkpoint};
 pub use config::{MAX_CONFIG_BYTES, parse_config, updated_config};
 pub use config_compare::{ConfigDifference, compare_configs, is_same_value};
 pub use error::{Error, Fault};
@@ -35,10 +35,7 @@ pub use layout::{LayoutEntry, OutputFile, OutputLayout, layout_output};
 pub use note::Note;
 pub use open::{is_checkpoint, open_checkpoint, open_checkpoint_with, open_checkpoints, open_with_cache};
 pub use read_options::{Params, ReadOptions};
+pub use shard_digest::shard_digest;
 pub use side_files::{CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, StayReason, side_file_kind};
 pub use stage::{StagedCheckpoint, check_free_space};
 pub use tokenizer::{TokenizerDifference, compare_tokenizer_files};
-pub use verify::{
-    Expectations, ExpectedFile, ExpectedTensor, Verdict, VerifyFault, VerifyReport, digest_tensors, shard_digest,
-    verify_checkpoint,
-};

@@ -123,7 +123,7 @@ pub(crate) struct InspectArgs {
 }
 
 /// How checkpoints are read.
-#[derive(Debug, Args, Clone, Default)]
+#[derive(Debug, Args, Clone, Default, PartialEq, Eq)]
 #[command(next_help_heading = "Reading")]
 pub(crate) struct ReadArgs {
     /// Key of the state dict in files that hold several, such as model or state.ema; `.` is the whole file
@@ -314,7 +314,7 @@ pub(crate) struct ExecutionArgs {
     /// Upper limit of resident memory
     #[arg(long, value_name = "SIZE", default_value = "256MB")]
     pub(crate) memory: ByteSize,
-    /// Replace an existing output, once its successor is durable
+    /// Replace an output that a merge wrote and that holds nothing else, once its successor is durable
     #[arg(long)]
     pub(crate) force: bool,
     /// Start over instead of going on from an interrupted merge
@@ -410,6 +410,9 @@ pub(crate) struct MergeArgs {
     /// Execute a plan that `plan -o` wrote
     #[arg(long, value_name = "FILE", conflicts_with_all = ["inputs", "models"])]
     pub(crate) plan: Option<PathBuf>,
+    /// Execute the plan although its sources changed since it was made
+    #[arg(long, requires = "plan")]
+    pub(crate) allow_changed: bool,
     /// Print the plan and stop
     #[arg(long)]
     pub(crate) dry_run: bool,

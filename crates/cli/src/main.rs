@@ -11,6 +11,7 @@ mod resolve;
 mod run;
 mod scoring;
 mod sources;
+mod stdout;
 mod study_record;
 mod svg;
 mod tensor_groups;
@@ -25,7 +26,10 @@ use crate::command::Outcome;
 use crate::messages::Messages;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(answer) => return messages::finish_without_command(&answer),
+    };
     let messages = Messages::new(&arguments.global);
     let outcome = run(&arguments, &messages);
     messages.finish(outcome)

@@ -9,6 +9,7 @@ use thalweg_merge::plan::{
 };
 use thalweg_merge::scheme::{CoefficientOrder, PowerSnapshot, Scheme, reconstruct_from_averages};
 use thalweg_merge::waiver::{ConfigWaiver, WaiverError};
+use thalweg_storage::guard::output_path;
 
 use crate::args::{DigestArg, DtypeChoice, NonFloatChoice, OutputArgs, RouterChoice, SchemeArgs, SourceArgs};
 use crate::error::Error;
@@ -152,7 +153,7 @@ pub(crate) fn output_plan(
     out: &Path,
     world: &World<'_>,
 ) -> Result<OutputPlan, Error> {
-    let mut output = OutputPlan::new(world.storage.canonical_path(out)?, scheme, sources, coefficients);
+    let mut output = OutputPlan::new(output_path(&*world.storage, out)?, scheme, sources, coefficients);
     output.dtype = match args.dtype {
         DtypeChoice::Same => OutputDtype::Same,
         DtypeChoice::F32 => OutputDtype::F32,

@@ -118,6 +118,11 @@ fn in_order<T>(
     order: SourceOrder,
     messages: &Messages,
 ) -> Vec<T> {
+    let mut paths: Vec<&PathBuf> = given.iter().map(|one| &source(one).path).collect();
+    paths.sort();
+    if let Some(twice) = paths.windows(2).find(|pair| pair[0] == pair[1]) {
+        messages.note(format!("`{}` is given more than once, and counts as often", twice[0].display()));
+    }
     let SourceOrder::BySteps { keep_option } = order else { return given };
     if let Some(without) = given.iter().map(&source).find(|source| source.step.is_none()) {
         let n_known = given.iter().filter(|one| source(one).step.is_some()).count();

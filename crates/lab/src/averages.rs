@@ -219,6 +219,18 @@ mod tests {
     }
 
     #[test]
+    fn averages_over_uneven_checkpoints_have_the_coefficients_of_a_merge() {
+        let scheme = |text: &str| Scheme::parse(text, SchemeParameters::default()).unwrap();
+        let steps = [2000, 4000, 10_000];
+        let linear = coefficients_of(&scheme("decay:linear"), &steps).unwrap();
+        assert_eq!(linear, Coefficients::new([1, 3, 2], 6).unwrap());
+        let cosine = coefficients_of(&scheme("decay:cosine"), &steps).unwrap();
+        assert_eq!(cosine, scheme("decay:cosine").coefficients_at(&steps).unwrap());
+        assert_ne!(cosine, scheme("decay:cosine").coefficients(3).unwrap());
+        assert_eq!(coefficients_of(&scheme("wma"), &steps).unwrap(), Coefficients::new([1, 2, 3], 6).unwrap());
+    }
+
+    #[test]
     fn running_averages_equal_the_coefficients_of_their_schemes() {
         let samples = [(10, 1.0_f32), (20, -2.0), (30, 0.5), (40, 4.0), (50, 8.0)];
         let steps: Vec<u64> = samples.iter().map(|(step, _)| *step).collect();

@@ -5,15 +5,21 @@ use std::path::{Path, PathBuf};
 use num_bigint::BigInt;
 use serde::{Deserialize, Serialize};
 use thalweg_checkpoint::ReadOptions;
+use thalweg_storage::check_local;
+use thalweg_storage::guard::OwnKind;
 use thalweg_tensor::Dtype;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::Coefficients;
 use crate::Error;
+use crate::scheme::{Scheme, SchemeParameters};
+use crate::seen::SeenSource;
 use crate::waiver::ConfigWaiver;
 
 /// `kind` of a plan file.
 pub const PLAN_KIND: &str = "thalweg-plan";
+/// How the file of a plan is known again.
+pub const PLAN_FILE: OwnKind<'_> = OwnKind::json("a plan", PLAN_KIND);
 /// `version` of the plan files that this program writes and reads.
 pub const PLAN_VERSION: u32 = 1;
 
@@ -27,6 +33,9 @@ pub struct MergePlan {
     pub version: u32,
     /// What is to be made, at least one.
     pub outputs: Vec<OutputPlan>,
+    /// The sources as they were when the plan was made; empty where nobody looked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seen_sources: Vec<SeenSource>,
 }
 
 /// One output checkpoint.
@@ -304,6 +313,25 @@ impl OutputPlan {
         self.sources.get(self.policy.newest)
     }
 
+    /// Whether the coefficients are those that the scheme gives, where its name says all of it.
+    ///
+    /// # Errors
+    /// `PlanInvalid` where they are not: someone changed one and not the other.
+    pub fn check_scheme(&self) -> Result<(), Error> {
+        // `custom`, and names that say where coefficients came from, promise nothing that could be computed again.
+        let Ok(scheme) = Scheme::parse(&self.scheme, SchemeParameters::default()) else { return Ok(()) };
+        let coefficients = self.coefficients()?;
+        let steps: Vec<Option<u64>> = self.sources.iter().map(|source| source.step).collect();
+        let by_step = scheme.coefficients_for(&steps).ok();
+        let by_count = scheme.coefficients(self.sources.len()).ok();
+        if [by_step, by_count].iter().flatten().any(|expected| *expected == coefficients) {
+            return Ok(());
+        }
+        let what =
+            format!("the coefficients of `{}` are not those of the scheme `{}`", self.path.display(), self.scheme);
+        Err(Error::PlanInvalid { what: format!("{what}; coefficients of your own have the scheme `custom`") })
+    }
+
     fn check(&self) -> Result<(), Error> {
         let n_sources = self.sources.len();
         let fail = |what: String| Err(Error::PlanInvalid { what });
@@ -334,7 +362,7 @@ impl MergePlan {
     /// # Errors
     /// `PlanInvalid` when an output has no sources, two outputs share a path, or a number does not read.
     pub fn new(outputs: Vec<OutputPlan>) -> Result<Self, Error> {
-        let plan = Self { kind: PLAN_KIND.to_owned(), version: PLAN_VERSION, outputs };
+        let plan = Self { kind: PLAN_KIND.to_owned(), version: PLAN_VERSION, outputs, seen_sources: Vec::new() };
         plan.check()?;
         Ok(plan)
     }
@@ -344,8 +372,15 @@ impl MergePlan {
     /// # Errors
     /// `PlanInvalid`, with the line where the text goes wrong.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        let plan: Self = serde_json::from_str(text).map_err(|error| Error::PlanInvalid { what: error.to_string() })?;
+        let mut plan: Self =
+            serde_json::from_str(text).map_err(|error| Error::PlanInvalid { what: error.to_string() })?;
+        for output in &mut plan.outputs {
+            check_local(&output.path)?;
+            // A name with `/` at its end means the same folder.
+            output.path = output.path.components().collect();
+        }
         plan.check()?;
+        plan.outputs.iter().try_for_each(OutputPlan::check_scheme)?;
         Ok(plan)
     }
 

@@ -25,3 +25,31 @@ pub fn window_output(name: &str, window: &[TrajectoryCheckpoint], scheme: &Schem
     let sources: Vec<SourceRef> = window.iter().map(source_ref).collect();
     Ok(OutputPlan::new(name, scheme.to_string(), &sources, &coefficients))
 }
+
+#[cfg(test)]
+mod tests {
+    use thalweg_merge::Coefficients;
+    use thalweg_merge::scheme::SchemeParameters;
+    use thalweg_trajectory::{CheckpointState, Step};
+
+    use super::*;
+
+    #[test]
+    fn a_window_of_uneven_steps_is_weighed_by_its_steps() {
+        let checkpoint = |step: u64| TrajectoryCheckpoint {
+            path: format!("run/step{step}").into(),
+            name: format!("step{step}"),
+            step: Step(step),
+            tokens: None,
+            tokens_source: None,
+            tokens_unit: 0,
+            phase: None,
+            stage: None,
+            state: CheckpointState::Finished,
+        };
+        let scheme = Scheme::parse("decay:linear", SchemeParameters::default()).unwrap();
+        let output = window_output("w", &[2000, 4000, 10_000].map(checkpoint), &scheme).unwrap();
+        assert_eq!(output.coefficients().unwrap(), Coefficients::new([1, 3, 2], 6).unwrap());
+        assert_eq!((output.sum.as_str(), output.policy.newest), ("1", 2));
+    }
+}

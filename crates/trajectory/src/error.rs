@@ -123,7 +123,7 @@ pub enum Error {
         source: Box<LogError>,
     },
     /// A request for a window that no run could meet.
-    #[error("a window cannot be chosen so: {reason}")]
+    #[error("cannot select a window this way: {reason}")]
     BadWindow {
         /// Why not.
         reason: String,
@@ -183,7 +183,7 @@ pub enum Error {
         later_tokens: Tokens,
     },
     /// Two finished checkpoints of one step in the window.
-    #[error("step {step} stands there more than once: {}", list_names(names))]
+    #[error("step {step} appears more than once: {}", list_names(names))]
     DuplicateStep {
         /// The step.
         step: Step,
@@ -315,6 +315,7 @@ impl Error {
                  `trainer_state.json`, a step log or `thalweg.toml`"
             }
             Self::MixedStages { .. } => "give the checkpoints of one stage by name, or move the others away",
+            Self::Storage(error) => return error.hint(),
             Self::Log { source, .. } => match **source {
                 LogError::NoColumn { .. } => "name the columns with `--log-columns step=NAME,loss=NAME`",
                 LogError::UnknownKind => {

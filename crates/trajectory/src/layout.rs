@@ -3,6 +3,7 @@
 //! Names only: nothing here looks at files.
 
 use thalweg_storage::FileKind;
+use thalweg_storage::publish::is_stage_name;
 
 use crate::{NamePattern, Step, Tokens};
 
@@ -57,10 +58,10 @@ const SUFFIXES: [&str; 8] =
 /// Whether a name says that something is not finished: hidden, `tmp-...`, `....tmp`, or a stage of ours.
 pub fn is_temporary_name(name: &str) -> bool {
     const STARTS: [&str; 4] = [".", "tmp-", "tmp_", "_tmp"];
-    const ENDS: [&str; 4] = [".tmp", "-tmp", "_tmp", ".thalweg-partial"];
+    const ENDS: [&str; 3] = [".tmp", "-tmp", "_tmp"];
     STARTS.iter().any(|start| name.starts_with(start))
         || ENDS.iter().any(|end| name.ends_with(end))
-        || name.contains(".thalweg-partial.")
+        || is_stage_name(name)
         || name.contains(".orbax-checkpoint-tmp")
 }
 
@@ -351,7 +352,7 @@ mod tests {
     #[test]
     fn temporary_names_are_known() {
         for name in
-            ["tmp-checkpoint-500", ".hidden", "step_10.tmp", "step_10.thalweg-partial", "5.orbax-checkpoint-tmp-17"]
+            ["tmp-checkpoint-500", ".hidden", "step_10.tmp", "step_n10.thalweg-partial", "5.orbax-checkpoint-tmp-17"]
         {
             assert!(is_temporary_name(name), "{name}");
         }

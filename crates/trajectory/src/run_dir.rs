@@ -228,7 +228,9 @@ fn judge_failure(
     trackers: &Trackers,
 ) -> Result<CheckpointState, Error> {
     let mut reason = error.to_string();
-    for detail in error.details().iter().skip(1) {
+    // The first fact is in the message already, but for candidates, which are only counted there.
+    let n_told = usize::from(!matches!(error, thalweg_checkpoint::Error::Ambiguous { .. }));
+    for detail in error.details().iter().skip(n_told) {
         reason.push_str("; ");
         reason.push_str(detail);
     }

@@ -148,7 +148,7 @@ impl fmt::Display for TrajectoryNote {
             }
             Self::DuplicateStep { step, names } => {
                 let names: Vec<String> = names.iter().map(|name| format!("`{}`", display_name(name))).collect();
-                write!(f, "step {step} stands there more than once: {}", names.join(", "))
+                write!(f, "step {step} appears more than once: {}", names.join(", "))
             }
             Self::LogUnreadable { reason } => write!(f, "a step log was found and cannot be used: {reason}"),
             Self::EpochsForSteps => {
@@ -230,9 +230,11 @@ impl Trajectory {
         let mut conflicts = Conflicts::default();
         let mut checkpoints = Vec::with_capacity(run.checkpoints().len());
         for checkpoint in run.checkpoints() {
-            let state = read_state(storage, checkpoint, &mut notes)?;
+            // Rates, logs and phases are by step, which an epoch is not.
+            let is_step = !run.counts_epochs();
+            let state = if is_step { read_state(storage, checkpoint, &mut notes)? } else { TrainerState::default() };
             let claims = Claims { options, config: &config, state: state.tokens, log: token_log.as_ref() };
-            let claims = claims.of(checkpoint);
+            let claims = if is_step { claims.of(checkpoint) } else { Vec::new() };
             conflicts.compare(checkpoint.step, &claims);
             let best = claims.first();
             checkpoints.push(TrajectoryCheckpoint {
@@ -242,7 +244,7 @@ impl Trajectory {
                 tokens: best.map(|claim| claim.tokens),
                 tokens_source: best.map(|claim| claim.source),
                 tokens_unit: best.map_or(0, |claim| claim.unit),
-                phase: phases.as_ref().and_then(|phases| phases.phase_at(checkpoint.step)),
+                phase: phases.as_ref().filter(|_| is_step).and_then(|phases| phases.phase_at(checkpoint.step)),
                 stage: checkpoint.stage.clone(),
                 state: checkpoint.state.clone(),
             });

@@ -9,7 +9,10 @@ use thalweg_merge::engine::open_sources;
 use thalweg_merge::geometry::{Geometry, describe_geometry};
 use thalweg_merge::gram::{Gram, gram};
 use thalweg_merge::plan::SourceRef;
+use thalweg_storage::guard::check_document;
+use thalweg_storage::publish::publish_file;
 use thalweg_study::record::{GeometryRow, GroupRow, StudyRecord};
+use thalweg_study::write_study::check_study_folder;
 use thalweg_tensor::TensorSource;
 
 use crate::args::ExplainArgs;
@@ -20,7 +23,7 @@ use crate::messages::Messages;
 use crate::resolve::geometry_plan;
 use crate::sources::{SourceOrder, choose_checkpoints, label};
 use crate::study_record::{command_line, publish_record};
-use crate::svg::draw_plane;
+use crate::svg::{PLANE_FILE, draw_plane};
 use crate::tensor_groups::{layer_of, tensor_class_of};
 
 pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
@@ -33,6 +36,12 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
     )?;
     if chosen.len() < 2 {
         return Err(Error::usage("geometry needs at least two checkpoints"));
+    }
+    if let Some(path) = &args.svg {
+        check_document(&*world.storage, path, PLANE_FILE)?;
+    }
+    if let Some(folder) = &args.out {
+        check_study_folder(&*world.storage, folder)?;
     }
     let run = world.context(args.memory.0);
     let plan = geometry_plan(&chosen, world)?;
@@ -47,7 +56,7 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
     if let Some(path) = &args.svg {
         let labels: Vec<String> = chosen.iter().map(label).collect();
         let svg = draw_plane(&report.whole, &labels);
-        thalweg_storage::publish::publish_file(&*world.storage, path, svg.as_bytes())?;
+        publish_file(&*world.storage, path, svg.as_bytes(), PLANE_FILE)?;
         messages.note(format!("the trajectory is drawn in `{}`", path.display()));
     }
     if let Some(folder) = &args.out {

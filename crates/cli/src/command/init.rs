@@ -4,6 +4,7 @@ use serde_json::json;
 use thalweg_merge::engine::MergeOutcome;
 use thalweg_merge::plan::SourceRef;
 use thalweg_merge::receipt::RECEIPT_NAME;
+use thalweg_storage::guard::output_path;
 use thalweg_study::select::source_ref;
 use thalweg_study::start_policy::{StartPurpose, StartSource, StatePolicy};
 use thalweg_study::start_window::default_start_window;
@@ -12,7 +13,7 @@ use thalweg_trajectory::Trajectory;
 use crate::args::{InitArgs, StartChoice};
 use crate::command::Outcome;
 use crate::command::merge::{describe, execute};
-use crate::command::recover::{describe_policy, publish_policy};
+use crate::command::recover::{check_policy_place, describe_policy, publish_policy};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
@@ -24,6 +25,7 @@ pub(crate) fn run(args: &InitArgs, world: &World<'_>, messages: &Messages) -> Re
     check_window_scheme(&args.scheme)?;
     let trajectory = open_trajectory(&args.run_path, &args.run, world, messages)?;
     let window = window(args, &trajectory, messages)?;
+    check_policy_place(&args.out, world)?;
     let merge = window_plan(&window, &args.scheme, (&args.output, &args.out), world, messages)?;
     let outcome = execute(&merge, &args.execution, world)?.pop();
     let policy = policy(args, &trajectory, &window, world)?;
@@ -59,7 +61,7 @@ fn policy(
     let sources: Vec<_> = window.iter().map(|one| StartSource { path: one.path.clone(), step: one.step }).collect();
     let newest = window.last().and_then(|newest| newest.step);
     let rate = newest.and_then(|step| learning_rate_at(trajectory, step));
-    Ok(StatePolicy::for_start(purpose, sources, world.storage.canonical_path(&args.out)?, rate))
+    Ok(StatePolicy::for_start(purpose, sources, output_path(&*world.storage, &args.out)?, rate))
 }
 
 fn document(policy: &StatePolicy, outcome: Option<&MergeOutcome>) -> serde_json::Value {

@@ -82,9 +82,12 @@ fn table(trajectory: &Trajectory) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(
         text,
-        "`{}`: a run of {} checkpoints, {n_finished} finished{merges}",
+        "`{}`: a run of {}, {n_finished} finished{merges}",
         trajectory.path().display(),
-        checkpoints.len() - n_merges
+        match checkpoints.len() - n_merges {
+            1 => "1 checkpoint".to_owned(),
+            n => format!("{n} checkpoints"),
+        }
     );
     if let Some(log) = trajectory.log_path() {
         let n_entries = trajectory.log().map_or(0, |log| log.entries().len());

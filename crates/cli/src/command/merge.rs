@@ -7,8 +7,10 @@ use serde_json::json;
 use thalweg_checkpoint::{Checkpoint, open_checkpoint_with};
 use thalweg_merge::diff::{Distance, diff_checkpoints};
 use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage, execute_merge};
+use thalweg_merge::pending::{Compared, ComparedBy};
 use thalweg_merge::plan::MergePlan;
 use thalweg_merge::receipt::RECEIPT_NAME;
+use thalweg_storage::guard::output_path;
 use thalweg_storage::publish::Replace;
 
 use crate::args::{ExecutionArgs, MergeArgs};
@@ -123,6 +125,9 @@ fn find_plan(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> Result
         let text = String::from_utf8(bytes)
             .map_err(|_| Error::usage(format!("`{}` is not a plan: it is not UTF-8 text", path.display())))?;
         let mut plan = MergePlan::from_json(&text)?;
+        if args.allow_changed {
+            plan.seen_sources.clear();
+        }
         if let Some(out) = &args.out {
             plan = with_output(plan, out, world)?;
         }
@@ -138,13 +143,13 @@ fn find_plan(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> Result
 }
 
 fn with_output(plan: MergePlan, out: &Path, world: &World<'_>) -> Result<MergePlan, Error> {
-    let MergePlan { outputs, .. } = plan;
+    let MergePlan { outputs, seen_sources, .. } = plan;
     let n_outputs = outputs.len();
     let Ok([mut output]) = <[_; 1]>::try_from(outputs) else {
         return Err(Error::usage(format!("the plan has {n_outputs} outputs, so `-o` cannot name one for all")));
     };
-    output.path = world.storage.canonical_path(out)?;
-    Ok(MergePlan::new(vec![output])?)
+    output.path = output_path(&*world.storage, out)?;
+    Ok(MergePlan { seen_sources, ..MergePlan::new(vec![output])? })
 }
 
 /// The plan's own keys, with what happened added to each output.
@@ -169,8 +174,8 @@ pub(crate) fn document(plan: &MergePlan, outcomes: &[MergeOutcome]) -> serde_jso
 pub(crate) fn describe(outcome: &MergeOutcome) -> String {
     let receipt = &outcome.receipt;
     let path = outcome.path.display();
-    if outcome.was_done {
-        return format!("`{path}` already holds the result of this very plan over unchanged sources\n");
+    if let Some(compared) = outcome.compared {
+        return format!("`{path}` already holds the result of this plan ({})\n", describe_comparison(compared));
     }
     let mut text = String::new();
     let n_sources = receipt.sources.len();
@@ -189,6 +194,16 @@ pub(crate) fn describe(outcome: &MergeOutcome) -> String {
         let _ = writeln!(text, "distance to the newest source {distance:.6}, largest change {largest:.3e}");
     }
     text
+}
+
+/// On what it rests that nothing need be done.
+fn describe_comparison(compared: Compared) -> String {
+    let words = |by| match by {
+        ComparedBy::Digests => "every byte",
+        ComparedBy::Headers => "sizes and headers",
+        ComparedBy::Times => "sizes and times",
+    };
+    format!("compared: {} of the output, {} of the sources", words(compared.output), words(compared.sources))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]

@@ -6,8 +6,12 @@ use std::path::Path;
 use thalweg_merge::align::{MergeLayout, align_sources};
 use thalweg_merge::engine::open_sources;
 use thalweg_merge::estimate::{MergeEstimate, estimate_merge};
-use thalweg_merge::plan::{MergePlan, OutputPlan};
+use thalweg_merge::pending::place_notes;
+use thalweg_merge::plan::{MergePlan, OutputPlan, PLAN_FILE};
+use thalweg_merge::seen::see_sources;
 use thalweg_merge::side_files::side_file_notes;
+use thalweg_storage::guard::check_document;
+use thalweg_storage::publish::publish_file;
 
 use crate::args::PlanArgs;
 use crate::command::Outcome;
@@ -24,8 +28,11 @@ const DEFAULT_OUTPUT: &str = "merged";
 const MAX_ROWS: usize = 24;
 
 pub(crate) fn run(args: &PlanArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    if let Some(path) = &args.out {
+        check_document(&*world.storage, path, PLAN_FILE)?;
+    }
     let merged = args.merged.as_deref();
-    let plan = match recipe_of(&args.source.inputs, merged)? {
+    let mut plan = match recipe_of(&args.source.inputs, merged)? {
         Some((recipe, out)) => {
             let out = out.unwrap_or(Path::new(DEFAULT_OUTPUT));
             plan_of_recipe(recipe, Some(out), &args.source, world, messages)?
@@ -33,7 +40,9 @@ pub(crate) fn run(args: &PlanArgs, world: &World<'_>, messages: &Messages) -> Re
         None => resolve_plan(&args.source, merged.unwrap_or(Path::new(DEFAULT_OUTPUT)), world, messages)?,
     };
     if let Some(path) = &args.out {
-        thalweg_storage::publish::publish_file(&*world.storage, path, plan.to_json()?.as_bytes())?;
+        let run = world.context(args.execution.memory.0);
+        plan.seen_sources = see_sources(&open_sources(&plan, &run)?);
+        publish_file(&*world.storage, path, plan.to_json()?.as_bytes(), PLAN_FILE)?;
         messages.note(format!("the plan is in `{0}`; `thalweg merge --plan {0}` executes it", path.display()));
     }
     show_plan(&plan, args.execution.memory.0, world, messages)?;
@@ -52,6 +61,7 @@ pub(crate) fn show_plan(
     let layout = align_sources(&sources, plan, &*run.storage)?;
     layout.notes.iter().for_each(|note| messages.note(note));
     plan.outputs.iter().filter_map(|output| side_file_notes(output, &sources)).for_each(|note| messages.note(note));
+    place_notes(plan, &*world.storage).iter().for_each(|note| messages.note(note));
     let estimate = estimate_merge(plan, &sources, &layout, &run)?;
     if messages.wants_json() {
         let document = serde_json::to_value(plan).map_err(|error| Error::usage(error.to_string()))?;

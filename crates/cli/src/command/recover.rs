@@ -8,10 +8,11 @@ use thalweg_lab::config::MomentsPolicy;
 use thalweg_merge::engine::MergeOutcome;
 use thalweg_merge::receipt::RECEIPT_NAME;
 use thalweg_merge::scheme::Scheme;
+use thalweg_storage::guard::{check_file, output_path};
 use thalweg_storage::publish::publish_file;
 use thalweg_study::recover::{RecoveryPlan, SpikeSearch, plan_recovery, search_spikes, spike_row};
 use thalweg_study::select::source_ref;
-use thalweg_study::start_policy::{DataPolicy, START_NAME, StatePolicy, moments_name};
+use thalweg_study::start_policy::{DataPolicy, START_FILE, START_NAME, StatePolicy, moments_name};
 use thalweg_trajectory::{SpikeOptions, Trajectory};
 
 use crate::args::{DataChoice, MomentsChoice, RecoverArgs};
@@ -83,7 +84,7 @@ fn propose(
     };
     let checkpoint = match (plan.sources.as_slice(), &args.out) {
         ([only], _) => only.path.clone(),
-        (_, Some(out)) => world.storage.canonical_path(out)?,
+        (_, Some(out)) => output_path(&*world.storage, out)?,
         (_, None) => UNWRITTEN.into(),
     };
     Ok(StatePolicy::for_recovery(plan, checkpoint, moments, data))
@@ -98,6 +99,7 @@ fn write(
     messages: &Messages,
 ) -> Result<Option<MergeOutcome>, Error> {
     let Some(out) = args.out.as_ref().filter(|_| policy.is_merge()) else { return Ok(None) };
+    check_policy_place(out, world)?;
     let window: Vec<_> = plan.sources.iter().map(source_ref).collect();
     let merge = scheme_plan(&window, scheme, (&args.output, out), world, messages)?;
     let outcome = execute(&merge, &args.execution, world)?.pop();
@@ -105,10 +107,15 @@ fn write(
     Ok(outcome)
 }
 
+/// Says no before the merge where the policy could not be written into its folder.
+pub(crate) fn check_policy_place(folder: &Path, world: &World<'_>) -> Result<(), Error> {
+    Ok(check_file(&*world.storage, &folder.join(START_NAME), START_FILE, &[])?)
+}
+
 /// Writes the policy of a start point into its folder.
 pub(crate) fn publish_policy(policy: &StatePolicy, folder: &Path, world: &World<'_>) -> Result<(), Error> {
     let text = policy.to_json()?;
-    Ok(publish_file(&*world.storage, &folder.join(START_NAME), text.as_bytes())?)
+    Ok(publish_file(&*world.storage, &folder.join(START_NAME), text.as_bytes(), START_FILE)?)
 }
 
 type Proposal<'a> = (&'a RecoveryPlan, &'a StatePolicy, Option<&'a MergeOutcome>);

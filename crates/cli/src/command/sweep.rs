@@ -9,6 +9,7 @@ use thalweg_merge::engine::MergeOutcome;
 use thalweg_merge::plan::{MergePlan, OutputPlan, SourceRef, newest_of};
 use thalweg_merge::scheme::{CoefficientOrder, Scheme};
 use thalweg_study::select::source_ref;
+use thalweg_study::write_study::check_study_folder;
 use thalweg_trajectory::{Extent, Step, Tokens, Trajectory, WindowEnd, WindowSpec, select_window};
 
 use crate::args::{KeepChoice, SweepArgs};
@@ -60,6 +61,7 @@ pub(crate) fn run(args: &SweepArgs, world: &World<'_>, messages: &Messages) -> R
         })
         .collect::<Result<Vec<OutputPlan>, Error>>()?;
     if args.scoring.suite.is_some() || args.scoring.eval_command.is_some() {
+        check_study_folder(&*world.storage, &args.out)?;
         return super::sweep_scored::run(args, &trajectory, (&trials, outputs), world, messages);
     }
     check_unscored(args)?;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde_json::json;
+use thalweg_merge::pending::check_places;
 use thalweg_merge::plan::{MergePlan, OutputPlan, SourceRef};
 use thalweg_merge::scheme::Scheme;
 use thalweg_study::evaluator::{Evaluator, TaskScore};
@@ -38,6 +39,9 @@ pub(super) fn run(
     let plan = MergePlan::new(outputs.clone())?;
     check_budget(args, &plan, world)?;
     check_evaluations(args, raws.len() + outputs.len())?;
+    if args.keep != Some(KeepChoice::None) {
+        check_places(outputs.iter(), &*world.storage)?;
+    }
     let trials: Vec<SweepTrial> = trials.iter().zip(outputs).map(|(trial, output)| as_trial(trial, output)).collect();
     let like = raws.first().and_then(|raw| raw.output.sources.first()).map(|source| source.path.clone());
     let like = like.ok_or_else(|| Error::usage("the sweep has no windows"))?;

@@ -30,7 +30,7 @@ fn merge_says_what_it_did() {
     insta::assert_snapshot!(transcript(&first, scratch.path()), @"
     exit 0
     --- stdout
-    `[OUT]/merged` already holds the result of this very plan over unchanged sources
+    `[OUT]/merged` already holds the result of this plan (compared: every byte of the output, sizes and times of the sources)
     --- stderr
     ");
 }
@@ -371,7 +371,7 @@ fn a_path_cannot_steer_the_terminal() {
     std::fs::copy(root().join(RUN).join("step_02000.safetensors"), step).unwrap();
     let output = run(&["inspect", run_folder.to_str().unwrap()]);
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("run\\u{1b}[2J`: a run of 1 checkpoints"), "{text}");
+    assert!(text.contains("run\\u{1b}[2J`: a run of 1 checkpoint,"), "{text}");
 }
 
 #[test]

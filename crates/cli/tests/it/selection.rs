@@ -245,6 +245,7 @@ fn checkpoints_without_a_step_are_named_where_order_counts() {
     scene.rename("run/checkpoint-1000", "other");
     scene.run("plan other best --scheme decay:cosine").done(&["no step of the checkpoints is known", "equally spaced"]);
     assert!(!scene.run("plan other best").stderr.contains("no step"), "a plain mean has no order");
+    scene.run("plan other best other").done(&["is given more than once"]);
 }
 
 #[test]
@@ -407,7 +408,7 @@ fn what_is_wrong_with_a_checkpoint_has_its_own_word() {
     broken[8] = b'[';
     scene.write("run/checkpoint-3000/model.safetensors", &whole[..whole.len() - 8]);
     scene.write("run/checkpoint-4000/model.safetensors", broken);
-    scene.write("run/checkpoint-5000/pytorch_model.bin", "x");
+    scene.write("run/checkpoint-5000/model.gguf", "x");
     let shown = scene.run("inspect run");
     shown.done(&["checkpoint-3000  unfinished: ", "checkpoint-4000  damaged: ", "checkpoint-5000  another format: "]);
     let faults: Vec<Value> = scene.run("inspect run --json").json()["checkpoints"]
@@ -419,7 +420,7 @@ fn what_is_wrong_with_a_checkpoint_has_its_own_word() {
     assert_eq!(faults, [Value::Null, Value::Null, "unfinished".into(), "damaged".into(), "other-format".into()]);
     // Waiting helps an unfinished save alone.
     let of_other_format = Scene::new(&[]);
-    of_other_format.write("run/checkpoint-1/pytorch_model.bin", "x");
+    of_other_format.write("run/checkpoint-1/model.gguf", "x");
     let refused = of_other_format.run("plan run --last 1");
     refused.refused(&["no checkpoint that can be used", "another format"]);
     assert!(!refused.stderr.contains("wait until"), "{refused:?}");

@@ -160,10 +160,23 @@ fn what_this_program_wrote_is_no_checkpoint_of_the_run() {
 }
 
 #[test]
+fn candidates_that_could_be_meant_are_all_named() {
+    let run = TestRun::new(["step-1"])
+        .write("step-2/a.safetensors", tiny_safetensors())
+        .write("step-2/b.safetensors", tiny_safetensors())
+        .open()
+        .unwrap();
+    check_fault(&run, 2, Fault::Ambiguous, "a.safetensors; b.safetensors");
+}
+
+#[test]
 fn epochs_are_steps_only_where_no_name_says_a_step() {
     let run = TestRun::new(["epoch_1", "epoch_10", "epoch_2"]);
     assert_eq!(finished_steps(&run.open().unwrap()), [1, 2, 10]);
     assert_eq!(run.trajectory().notes(), [TrajectoryNote::EpochsForSteps]);
+    // Tokens of a step are not those of an epoch.
+    let run = run.write("thalweg.toml", "tokens_per_step = 1000\n");
+    assert!(run.trajectory().checkpoints().iter().all(|one| one.tokens.is_none()));
     let run = TestRun::new(["epoch_1", "epoch_2", "step_500", "step_1000"]);
     assert_eq!(finished_steps(&run.open().unwrap()), [500, 1000]);
     assert_eq!(run.open().unwrap().ignored(), ["epoch_1", "epoch_2"]);

@@ -239,7 +239,7 @@ fn a_step_that_stands_twice_stops_only_windows_that_hold_it() {
     let run = TestRun::new(["step_100", "checkpoint-100", "step_200", "step_300"]);
     check(&run, last(2), &[200, 300]);
     let error = refuse(&run, last(3));
-    assert_eq!(error.to_string(), "step 100 stands there more than once: `checkpoint-100`, `step_100`");
+    assert_eq!(error.to_string(), "step 100 appears more than once: `checkpoint-100`, `step_100`");
 }
 
 #[test]
