@@ -87,9 +87,9 @@ pub(crate) fn describe_stranger(place: &Place) -> Error {
 
 /// Beginnings of small texts that stand for files kept elsewhere, what they are, and what fetches the files.
 const POINTERS: [(&[u8], &str, &str); 3] = [
-    (b"version https://git-lfs.github.com/spec/", "Git LFS", "fetch the files themselves: `git lfs pull`"),
-    (b"/annex/objects/", "git-annex", "fetch the files themselves: `git annex get`"),
-    (b"../.git/annex/objects/", "git-annex", "fetch the files themselves: `git annex get`"),
+    (b"version https://git-lfs.github.com/spec/", "Git LFS", "run `git lfs pull` to fetch the file itself"),
+    (b"/annex/objects/", "git-annex", "run `git annex get` to fetch the file itself"),
+    (b"../.git/annex/objects/", "git-annex", "run `git annex get` to fetch the file itself"),
 ];
 /// Beginnings of files that are something else under the name of a checkpoint's file.
 const IMPOSTORS: [(&[u8], &str); 6] = [
