@@ -65,25 +65,34 @@ pub fn open_checkpoints(
     paths: &[PathBuf],
     options: &ReadOptions,
 ) -> Vec<Result<Checkpoint, Error>> {
-    let cache = CatalogCache::default();
+    open_all_with_cache(storage, paths, options, &CatalogCache::default())
+}
+
+/// As [`open_checkpoints`], sharing catalogs with what was opened before with the same cache.
+pub(crate) fn open_all_with_cache(
+    storage: &Arc<dyn Storage>,
+    paths: &[PathBuf],
+    options: &ReadOptions,
+    cache: &CatalogCache,
+) -> Vec<Result<Checkpoint, Error>> {
     let next = AtomicUsize::new(0);
     let opened = Mutex::new(Vec::with_capacity(paths.len()));
     let open_some = || {
         while let Some((number, path)) =
             Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, paths.get(n)?)))
         {
-            let result = open_with_cache(storage, path, options, &cache);
+            let result = open_with_cache(storage, path, options, cache);
             opened.lock().unwrap_or_else(PoisonError::into_inner).push((number, result));
         }
     };
     // One goes ahead, so that the others find its headers known instead of parsing them side by side.
     if let Some(first) = paths.first() {
         next.store(1, Ordering::Relaxed);
-        let result = open_with_cache(storage, first, options, &cache);
+        let result = open_with_cache(storage, first, options, cache);
         opened.lock().unwrap_or_else(PoisonError::into_inner).push((0, result));
     }
     thread::scope(|scope| {
-        for _ in 2..paths.len().min(MAX_OPENERS) {
+        for _ in 1..paths.len().min(MAX_OPENERS) {
             // Where the system refuses a thread, the others do its share.
             let _refused = thread::Builder::new().spawn_scoped(scope, open_some);
         }

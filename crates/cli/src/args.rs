@@ -472,6 +472,24 @@ pub(crate) struct VerifyArgs {
     pub(crate) inputs: bool,
 }
 
+/// When the start token stands before a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StartTokenChoice {
+    Always,
+    Auto,
+    Never,
+}
+
+impl From<StartTokenChoice> for thalweg_eval::StartRule {
+    fn from(choice: StartTokenChoice) -> Self {
+        match choice {
+            StartTokenChoice::Always => Self::Always,
+            StartTokenChoice::Auto => Self::Auto,
+            StartTokenChoice::Never => Self::Never,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct DiffArgs {
     /// A checkpoint
@@ -509,6 +527,10 @@ pub(crate) struct EvalArgs {
     /// Use this tokenizer.json instead of each checkpoint's own
     #[arg(long, value_name = "FILE", conflicts_with = "eval_command")]
     pub(crate) tokenizer: Option<PathBuf>,
+    /// Put the start token before every text, where the tokenizer's own files do, or never before a context [default: as the suite
+    /// says, else always]
+    #[arg(long, value_enum, value_name = "WHEN", conflicts_with = "eval_command")]
+    pub(crate) start_token: Option<StartTokenChoice>,
     /// Score with another program, run by the shell; {checkpoint} and {out} stand for paths. It writes lm-evaluation-harness results
     /// or a list of {task, value, stderr, n, higher_is_better}
     #[arg(long, value_name = "COMMAND", conflicts_with = "suite")]

@@ -47,7 +47,7 @@ pub struct OpenSource {
     /// Optimizer steps done, if known.
     pub step: Option<u64>,
     /// The open checkpoint.
-    pub checkpoint: Checkpoint,
+    pub checkpoint: Arc<Checkpoint>,
 }
 
 impl OpenSource {

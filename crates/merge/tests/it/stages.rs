@@ -18,7 +18,7 @@ use crate::support::{
     FORCE, PLAIN, Runner, bits16_tensor, f32_tensor, mean, noise_tensor, output, plan, shards, tensors,
     write_checkpoint,
 };
-use crate::tap::Tap;
+use thalweg_testkit::Tap;
 
 const DISCARD: ExecuteOptions = ExecuteOptions { replace: Replace::Never, partial: PartialStage::Discard };
 
