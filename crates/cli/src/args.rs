@@ -281,9 +281,18 @@ pub(crate) struct OutputArgs {
     /// Routers and expert biases of a mixture of experts
     #[arg(long, value_enum, default_value_t = RouterChoice::Average)]
     pub(crate) router: RouterChoice,
-    /// Waive the difference of one config key; repeatable
-    #[arg(long, value_name = "KEY")]
+    /// Waive a difference of configs or tokenizers, for these values alone; the error has the line to copy; repeatable
+    #[arg(long, value_name = "KEY=VALUE,VALUE")]
     pub(crate) allow_config: Vec<String>,
+    /// Leave a tensor out; `*` stands for anything; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub(crate) drop: Vec<String>,
+    /// Take a tensor from the newest checkpoint as it is; `*` stands for anything; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub(crate) take_newest: Vec<String>,
+    /// Copy code beside the tensors (`*.py`) too
+    #[arg(long)]
+    pub(crate) code: bool,
     /// Merge NaN and infinities by IEEE rules instead of refusing them
     #[arg(long)]
     pub(crate) allow_non_finite: bool,
