@@ -22,10 +22,10 @@ pub use hub_cache::resolve_reference;
 pub use phase::{Phase, PhaseSegment, PhaseSource, Phases, StableRange, detect_phases};
 pub use run_config::RunConfig;
 pub use run_dir::{CheckpointState, RunCheckpoint, RunDir};
-pub use spike::{GradNormUse, Spike, SpikeOptions, SpikeSignal, detect_spikes};
+pub use spike::{GradNormUse, Spike, SpikeOptions, SpikeSignal, back_at, detect_spikes, lasting_spike, level_before};
 pub use step_log::{
-    ColumnMap, LogEntry, LogError, LogField, LogNote, StepLog, TrainerState, parse_csv, parse_event_file,
-    parse_json_lines, parse_trainer_progress, parse_trainer_state,
+    ColumnMap, LogEntry, LogError, LogField, LogNote, LogOptions, StepLog, TrainerState, parse_console, parse_csv,
+    parse_event_file, parse_json_lines, parse_trainer_progress, parse_trainer_state,
 };
 pub use trajectory::{TokensSource, Trajectory, TrajectoryCheckpoint, TrajectoryNote, TrajectoryOptions};
 pub use units::{Step, Tokens, TokensPerStep};

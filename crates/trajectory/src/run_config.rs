@@ -1,6 +1,6 @@
 //! `thalweg.toml` in a run folder: what the run's owner says where names and logs do not.
 //!
-//! Three keys, all optional: `tokens_per_step = 4194304`, `stable = [2000, 17000]`, `log = "train.jsonl"`.
+//! Three keys, all optional: `tokens_per_step = 4194304`, `stable = [2000, 17000]`, `log = "train.jsonl"` or a list.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,8 +21,8 @@ pub struct RunConfig {
     pub tokens_per_step: Option<TokensPerStep>,
     /// First and last step of the stable phase.
     pub stable: Option<StableRange>,
-    /// The step log, relative to the run folder.
-    pub log: Option<String>,
+    /// The files and folders of the step log, relative to the run folder.
+    pub logs: Vec<String>,
 }
 
 /// A number, or text with a suffix such as `"4M"`.
@@ -48,7 +48,15 @@ impl Number {
 struct RawConfig {
     tokens_per_step: Option<Number>,
     stable: Option<[Number; 2]>,
-    log: Option<String>,
+    log: Option<Logs>,
+}
+
+/// One log, or one for each start of the run.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Logs {
+    One(String),
+    Several(Vec<String>),
 }
 
 /// Reads the text of a `thalweg.toml`.
@@ -77,10 +85,16 @@ pub fn parse_run_config(text: &str) -> Result<RunConfig, String> {
         None => None,
     };
     let tokens_per_step = raw.tokens_per_step.map(Number::read).transpose()?;
-    if raw.log.as_deref().is_some_and(|log| log.trim().is_empty()) {
+    let logs = match raw.log {
+        None => Vec::new(),
+        Some(Logs::One(log)) => vec![log],
+        Some(Logs::Several(logs)) if logs.is_empty() => return Err("`log` is empty".to_owned()),
+        Some(Logs::Several(logs)) => logs,
+    };
+    if logs.iter().any(|log| log.trim().is_empty()) {
         return Err("`log` is empty".to_owned());
     }
-    Ok(RunConfig { tokens_per_step, stable, log: raw.log })
+    Ok(RunConfig { tokens_per_step, stable, logs })
 }
 
 fn describe_toml_error(text: &str, error: &toml::de::Error) -> String {

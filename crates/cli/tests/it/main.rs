@@ -8,6 +8,7 @@ mod kill;
 mod mergekit_faults;
 mod recover;
 mod report;
+mod restarts;
 mod study;
 mod support;
 mod train;
