@@ -47,6 +47,7 @@ fn the_answer_holds_no_more_than_the_record() {
     let mut record = whole();
     record.forecasts.clear();
     (record.proposal, record.recovery) = (None, Vec::new());
+    record.spikes.retain(|spike| spike.end.is_some());
     // Only the suite that chose has scores.
     for trial in &mut record.trials {
         trial.scores.truncate(1);

@@ -82,7 +82,7 @@ pub(super) fn join_witnesses(spikes: Vec<Spike>, witnesses: Vec<Spike>) -> Vec<S
         match joined.last_mut().filter(|old| is_one_event(old, &new)) {
             Some(old) => {
                 // What is dead says more than what is high.
-                if old.signal.is_dead() < new.signal.is_dead() {
+                if !old.signal.is_dead() && new.signal.is_dead() {
                     (old.signal, old.peak) = (new.signal, new.peak);
                 }
                 old.end = old.end.zip(new.end).map(|(a, b)| a.max(b));

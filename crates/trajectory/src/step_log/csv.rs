@@ -186,9 +186,9 @@ impl Columns {
     }
 
     fn read_row(&self, row: &[u8], builder: &mut LogBuilder<'_>) -> Result<(), RowError> {
-        let mut fields = Fields { rest: Some(row), separator: self.separator };
+        let fields = Fields { rest: Some(row), separator: self.separator };
         let mut n_fields = 0;
-        while let Some(field) = fields.next() {
+        for field in fields {
             let field = field.map_err(|message| RowError::Fields(message.to_owned()))?;
             if let Some(column) = self.wanted.get(n_fields).copied().flatten() {
                 self.read_field(&field, column, n_fields, builder)?;

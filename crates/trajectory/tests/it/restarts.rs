@@ -252,7 +252,7 @@ fn litgpt_counts_micro_batches_and_its_tokens_give_the_steps() {
     assert!(hint.contains("--tokens-per-step") && hint.contains("--log-columns step=iter"), "{hint}");
     // Four micro-batches of two devices make a step.
     let options = LogOptions { tokens_per_step: Some(TokensPerStep(2048)), ..LogOptions::default() };
-    let log = StepLog::open_all(&disk(), &[path.clone()], &options).unwrap();
+    let log = StepLog::open_all(&disk(), std::slice::from_ref(&path), &options).unwrap();
     assert_eq!(steps(&log), [0, 1, 2, 3]);
     assert_eq!(log.entries()[3].loss, Some(loss(12)));
     let named = StepLog::open(&disk(), &path, &"step=iter".parse().unwrap()).unwrap();

@@ -83,17 +83,17 @@ fn onsets_of_slow_low_spikes_are_found_within_three_entries() {
 fn slow_spikes_of_logs_of_every_step_are_found() {
     let mut random = Random::new(12);
     let mut found_onsets = Vec::new();
-    for round in 0..6 {
+    for round in 0..6u32 {
         let at = 2500 + 200 * round;
-        let losses: Vec<f64> = (0..5000)
+        let losses: Vec<f64> = (0..5000u32)
             .map(|i| {
-                let rise = if i < at { 0.0 } else { 0.25 * ((i - at) as f64 / 400.0).min(1.0) };
-                2.5 + 4.0 * (-(i as f64) / 800.0).exp() + rise + 0.02 * random.normal()
+                let rise = if i < at { 0.0 } else { 0.25 * (f64::from(i - at) / 400.0).min(1.0) };
+                2.5 + 4.0 * (-f64::from(i) / 800.0).exp() + rise + 0.02 * random.normal()
             })
             .collect();
         let found = detect(&log_of(&losses, 1, |_| None));
         assert_eq!(found.len(), 1, "{found:?}");
-        found_onsets.push(found[0].onset.0.abs_diff(at as u64 + 1));
+        found_onsets.push(found[0].onset.0.abs_diff(u64::from(at) + 1));
     }
     // An entry rises by a thirtieth of the noise: the foot is known to about ten entries.
     assert!(found_onsets.iter().all(|off| *off <= 30), "{found_onsets:?}");
