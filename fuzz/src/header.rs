@@ -81,11 +81,11 @@ fn check_file(bytes: &[u8]) {
 }
 
 #[derive(Debug)]
-struct MemoryFile(Arc<[u8]>);
+pub(crate) struct MemoryFile(pub(crate) Arc<[u8]>);
 
 impl ReadAt for MemoryFile {
     fn info(&self) -> FileInfo {
-        FileInfo { kind: FileKind::File, len_bytes: self.0.len() as u64, modified_ns: 0, id: (0, 0) }
+        FileInfo { kind: FileKind::File, len_bytes: self.0.len() as u64, modified_ns: 0, changed_ns: 0, id: (0, 0) }
     }
 
     fn read_exact_at(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {

@@ -8,6 +8,7 @@ mod checkpoint_text;
 mod header;
 mod logs;
 mod merge_text;
+mod torch;
 
 use std::fmt;
 
@@ -53,8 +54,10 @@ impl Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 10] = [
     Target { name: "safetensors_header", act: header::check_header },
+    Target { name: "pickle", act: torch::check_pickle },
+    Target { name: "torch_file", act: torch::check_file },
     Target { name: "shard_index", act: checkpoint_text::check_index },
     Target { name: "config", act: checkpoint_text::check_config },
     Target { name: "recipe_toml", act: merge_text::check_recipe_toml },

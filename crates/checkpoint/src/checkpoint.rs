@@ -11,6 +11,8 @@ use serde_json::Value;
 use thalweg_storage::{FileInfo, ReadAt};
 use thalweg_tensor::{AccessError, Piece, TensorCatalog, TensorEntry, TensorSource, display_name, to_index};
 
+use crate::format::Findings;
+use crate::gather::{Share, read_share, shares_of};
 use crate::{Error, Note, SideFile};
 
 /// One file of a checkpoint.
@@ -45,6 +47,7 @@ pub struct Checkpoint {
     pub(crate) side_files: Vec<SideFile>,
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) notes: Vec<Note>,
+    pub(crate) findings: Findings,
 }
 
 impl Checkpoint {
@@ -93,6 +96,11 @@ impl Checkpoint {
         &self.notes
     }
 
+    /// What was found out while the tensors were looked for, such as tensors that cannot be read.
+    pub fn findings(&self) -> &Findings {
+        &self.findings
+    }
+
     /// Compares every file with what it was when the checkpoint was opened.
     ///
     /// # Errors
@@ -109,41 +117,85 @@ impl Checkpoint {
         })
     }
 
-    /// The file and the byte range of an element range.
-    fn place(&self, entry: &TensorEntry, elements: &Range<u64>) -> Result<(usize, Range<u64>), AccessError> {
-        let refuse = |path: &Path, message| AccessError { path: path.display().to_string(), message, source: None };
-        let [piece] = &*entry.pieces else {
-            let name = display_name(&entry.name);
-            let message = format!("tensor `{name}` has {} pieces, which cannot be read as one", entry.pieces.len());
-            return Err(refuse(&self.path, message));
-        };
-        let file_idx = to_index(piece.file_idx.into());
-        let path = self.files.get(file_idx).map_or(&*self.path, |file| &*file.path);
-        if !piece.is_whole() || file_idx >= self.readers.len() {
-            let message = format!("tensor `{}` does not lie whole in one file", display_name(&entry.name));
-            return Err(refuse(path, message));
+    /// Checks that a range of elements is in the tensor and begins and ends between bytes.
+    fn check_range(&self, entry: &TensorEntry, elements: &Range<u64>) -> Result<(), AccessError> {
+        let is_range = elements.start <= elements.end && elements.end <= entry.n_elements();
+        let ends_fill_bytes = [elements.start, elements.end].iter().all(|&n| entry.dtype.bytes_of(n).is_some());
+        if is_range && ends_fill_bytes {
+            return Ok(());
         }
-        match byte_range(entry, piece, elements) {
-            Some(bytes) => Ok((file_idx, bytes)),
-            None => {
-                let (name, Range { start, end }) = (display_name(&entry.name), elements);
-                let message =
-                    format!("tensor `{name}` with {} elements has no range {start}..{end}", entry.n_elements());
-                Err(refuse(path, message))
+        let (name, Range { start, end }) = (display_name(&entry.name), elements);
+        let message = format!("tensor `{name}` with {} elements has no range {start}..{end}", entry.n_elements());
+        Err(AccessError { path: self.first_path(entry), message, source: None })
+    }
+
+    /// The path of the file of the first piece; that of the checkpoint for a tensor without pieces.
+    fn first_path(&self, entry: &TensorEntry) -> String {
+        let file = entry.pieces.first().and_then(|piece| self.files.get(to_index(piece.file_idx.into())));
+        file.map_or(&*self.path, |file| &*file.path).display().to_string()
+    }
+
+    /// The file in which a piece lies, and its reader.
+    fn file_of(&self, entry: &TensorEntry, piece: &Piece) -> Result<(&ShardFile, &dyn ReadAt), AccessError> {
+        let file_idx = to_index(piece.file_idx.into());
+        let file = self.files.get(file_idx).zip(self.readers.get(file_idx));
+        file.map(|(file, reader)| (file, &**reader)).ok_or_else(|| {
+            let name = display_name(&entry.name);
+            let message = format!("tensor `{name}` lies in file number {file_idx}, of {}", self.files.len());
+            AccessError { path: self.path.display().to_string(), message, source: None }
+        })
+    }
+
+    fn read_range(&self, tensor_idx: usize, elements: Range<u64>, out: &mut [u8]) -> Result<(), AccessError> {
+        let entry = self.entry(tensor_idx)?;
+        self.check_range(entry, &elements)?;
+        let wanted_bytes = entry.dtype.bytes_of(elements.end - elements.start).unwrap_or(0);
+        if wanted_bytes != out.len() as u64 {
+            let message = format!("{wanted_bytes} bytes cannot be read into a buffer of {}", out.len());
+            return Err(AccessError { path: self.first_path(entry), message, source: None });
+        }
+        if out.is_empty() {
+            return Ok(());
+        }
+        if let [piece] = &*entry.pieces
+            && let Some(bytes) = byte_range(entry, piece, &elements)
+        {
+            let (file, reader) = self.file_of(entry, piece)?;
+            let outcome = reader.read_exact_at(bytes.start, out);
+            return outcome.map_err(|error| access_error(&file.path, "read", &entry.name, error));
+        }
+        for share in shares_of(entry, &elements) {
+            let piece = &entry.pieces[share.piece_idx];
+            let (file, reader) = self.file_of(entry, piece)?;
+            let read = &mut |offset, out: &mut [u8]| reader.read_exact_at(offset, out);
+            read_share(entry, piece, share.positions, elements.start, out, read)
+                .map_err(|error| access_error(&file.path, "read", &entry.name, error))?;
+        }
+        Ok(())
+    }
+
+    /// Tells the files which bytes a range of elements needs. Pieces with strides are left out: what a range needs of
+    /// them lies all over the piece.
+    fn hint(&self, tensor_idx: usize, elements: &Range<u64>, tell: fn(&dyn ReadAt, u64, u64)) {
+        let Ok(entry) = self.entry(tensor_idx) else { return };
+        if self.check_range(entry, elements).is_err() {
+            return;
+        }
+        for Share { piece_idx, positions } in shares_of(entry, elements) {
+            let piece = &entry.pieces[piece_idx];
+            let Ok((_, reader)) = self.file_of(entry, piece) else { continue };
+            let ends = entry.dtype.bytes_of(positions.start).zip(entry.dtype.bytes_of(positions.end));
+            if let (None, Some((start, end))) = (piece.strides(), ends) {
+                tell(reader, piece.offset + start, end - start);
             }
         }
     }
-
-    fn hint_range(&self, tensor_idx: usize, elements: &Range<u64>) -> Option<(&dyn ReadAt, u64, u64)> {
-        let entry = self.entry(tensor_idx).ok()?;
-        let (file_idx, bytes) = self.place(entry, elements).ok()?;
-        Some((&**self.readers.get(file_idx)?, bytes.start, bytes.end - bytes.start))
-    }
 }
 
-/// Bytes of an element range in its file; `None` if the range is not in the tensor or cuts a byte.
+/// Bytes of an element range in the file that holds the tensor whole; `None` if none does, if the range is not in the
+/// tensor or if it cuts a byte.
 pub(crate) fn byte_range(entry: &TensorEntry, piece: &Piece, elements: &Range<u64>) -> Option<Range<u64>> {
-    if elements.start > elements.end || elements.end > entry.n_elements() {
+    if !piece.is_whole() || elements.start > elements.end || elements.end > entry.n_elements() {
         return None;
     }
     let start = piece.offset.checked_add(entry.dtype.bytes_of(elements.start)?)?;
@@ -170,29 +222,14 @@ impl TensorSource for Checkpoint {
     }
 
     fn read_elements(&self, tensor_idx: usize, elements: Range<u64>, out: &mut [u8]) -> Result<(), AccessError> {
-        let entry = self.entry(tensor_idx)?;
-        let (file_idx, bytes) = self.place(entry, &elements)?;
-        let (file, reader) = (&self.files[file_idx], &self.readers[file_idx]);
-        if bytes.end - bytes.start != out.len() as u64 {
-            let wanted_bytes = bytes.end - bytes.start;
-            let message = format!("{wanted_bytes} bytes cannot be read into a buffer of {}", out.len());
-            return Err(AccessError { path: file.path.display().to_string(), message, source: None });
-        }
-        if out.is_empty() {
-            return Ok(());
-        }
-        reader.read_exact_at(bytes.start, out).map_err(|error| access_error(&file.path, "read", &entry.name, error))
+        self.read_range(tensor_idx, elements, out)
     }
 
     fn will_read(&self, tensor_idx: usize, elements: Range<u64>) {
-        if let Some((reader, offset, len_bytes)) = self.hint_range(tensor_idx, &elements) {
-            reader.will_need(offset, len_bytes);
-        }
+        self.hint(tensor_idx, &elements, |reader, offset, len_bytes| reader.will_need(offset, len_bytes));
     }
 
     fn done_reading(&self, tensor_idx: usize, elements: Range<u64>) {
-        if let Some((reader, offset, len_bytes)) = self.hint_range(tensor_idx, &elements) {
-            reader.drop_cache(offset, len_bytes);
-        }
+        self.hint(tensor_idx, &elements, |reader, offset, len_bytes| reader.drop_cache(offset, len_bytes));
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use thalweg_tensor::display_name;
 
 use crate::format::safetensors::HeaderError;
+use crate::format::torch::error::TorchError;
 use crate::index::IndexError;
 
 /// How many facts of one kind a message lists before it only counts.
@@ -58,6 +59,14 @@ pub enum Error {
         /// What is wrong with it.
         source: Box<HeaderError>,
     },
+    /// A file of torch.save that is not read.
+    #[error("`{}`: {source}", path.display())]
+    Torch {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<TorchError>,
+    },
     /// An index that breaks the format's rules.
     #[error("`{}`: {source}", path.display())]
     Index {
@@ -73,6 +82,14 @@ pub enum Error {
         path: PathBuf,
         /// Every difference, at least one.
         faults: Vec<IndexFault>,
+    },
+    /// Files of a trainer that do not belong together as its layout says.
+    #[error("`{}`: {reason}", path.display())]
+    Layout {
+        /// The folder or file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
     },
     /// A `config.json` that is not a JSON object.
     #[error("`{}` is not a JSON object: {message}", path.display())]
@@ -270,7 +287,7 @@ impl Error {
                 "wait until nothing writes to the checkpoint, then run the command again"
             }
             Self::NotACheckpoint { .. } => {
-                "give a folder with `model.safetensors` or `model.safetensors.index.json`, or one of these files"
+                "give a folder with `model.safetensors`, `pytorch_model.bin` or an index of one of them, or a file"
             }
             Self::Ambiguous { .. } => "give the path of the one that is meant",
             Self::Unfinished { .. } => "wait until the save has finished, or copy the missing files again",
@@ -278,9 +295,11 @@ impl Error {
             Self::Header { source, .. } if matches!(**source, HeaderError::TooLong { .. }) => {
                 "this is no safetensors file; a small text in its place may be a Git LFS pointer: run `git lfs pull`"
             }
+            Self::Torch { source, .. } => return source.hint(),
             Self::IndexMismatch { .. } => "files of two saves may be mixed in this folder: copy the checkpoint again",
-            Self::OutputExists { .. } => "give another path, or replace it with `--force`",
+            Self::OutputExists { .. } => "give another path",
             Self::StageMismatch { .. } => "discard the partial output and start over",
+            Self::Storage(error) => return error.hint(),
             _ => return None,
         })
     }
@@ -290,6 +309,7 @@ impl Error {
         match self {
             Self::Unfinished { .. } => true,
             Self::Header { source, .. } => source.is_truncated(),
+            Self::Torch { source, .. } => source.is_truncated(),
             _ => false,
         }
     }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use thalweg_tensor::display_name;
 
+use crate::Params;
+
 /// One remark. Shown after the result, never instead of an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -20,6 +22,11 @@ pub enum Note {
         /// Their names, sorted.
         files: Vec<String>,
     },
+    /// All shards of a checkpoint by their names, which has no index.
+    ShardsWithoutIndex {
+        /// How many.
+        n_shards: usize,
+    },
     /// The index states another total than its tensors have.
     TotalSizeWrong {
         /// What the index says.
@@ -33,6 +40,26 @@ pub enum Note {
         file: String,
         /// The first such field.
         field: String,
+    },
+    /// Only what stands under one key of a file is read.
+    KeyChosen {
+        /// The key.
+        key: String,
+    },
+    /// Other tensors stand in the same file.
+    OtherKeys {
+        /// Keys, and how many tensors each has.
+        keys: Vec<(String, usize)>,
+    },
+    /// Which numbers of the parameters are read, of a checkpoint that may have both.
+    ParamsChosen {
+        /// Which.
+        params: Params,
+    },
+    /// What wrappers of a module put into names is left out of them.
+    PrefixTakenOff {
+        /// What is left out.
+        prefix: String,
     },
     /// The folder's only candidate has another name than usual.
     UnusualName {
@@ -54,12 +81,36 @@ impl fmt::Display for Note {
                     n => write!(f, "{n} shards such as `{first}` are not part of the checkpoint and are not read"),
                 }
             }
+            Self::ShardsWithoutIndex { n_shards: 1 } => f.write_str("there is no index; the only shard is read"),
+            Self::ShardsWithoutIndex { n_shards } => write!(f, "there is no index; all {n_shards} shards are read"),
             Self::TotalSizeWrong { stated_bytes, found_bytes } => {
                 write!(f, "the index states a `total_size` of {stated_bytes} bytes, its tensors have {found_bytes}")
             }
             Self::UnknownHeaderField { file, field } => {
                 let (file, field) = (display_name(file), display_name(field));
                 write!(f, "the header of `{file}` has a field `{field}` that the format does not define; it is ignored")
+            }
+            Self::KeyChosen { key } => write!(f, "the tensors under key `{}` are read", display_name(key)),
+            Self::OtherKeys { keys } => {
+                /// Keys that are named.
+                const MAX_KEYS: usize = 6;
+                f.write_str("other tensors stand under ")?;
+                for (i, (key, n_tensors)) in keys.iter().take(MAX_KEYS).enumerate() {
+                    write!(f, "{}`{}` ({n_tensors})", if i > 0 { ", " } else { "" }, display_name(key))?;
+                }
+                if keys.len() > MAX_KEYS {
+                    write!(f, " and {} more", keys.len() - MAX_KEYS)?;
+                }
+                f.write_str("; `--key` reads those")
+            }
+            Self::ParamsChosen { params: Params::Master } => f.write_str(
+                "the F32 masters of the optimizer are read; `--params module` reads the module's own weights",
+            ),
+            Self::ParamsChosen { params: Params::Module } => f.write_str(
+                "the module's own weights are read; `--params master` reads the F32 masters of the optimizer",
+            ),
+            Self::PrefixTakenOff { prefix } => {
+                write!(f, "`{prefix}` is left out of the names, which a wrapper of the module put there")
             }
             Self::UnusualName { file } => {
                 write!(f, "`{}` is read, the only candidate in the folder", display_name(file))

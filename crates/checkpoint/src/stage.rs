@@ -197,6 +197,11 @@ impl StagedCheckpoint {
         &self.storage
     }
 
+    /// Every name that the output holds so far, the index included.
+    pub fn names(&self) -> BTreeSet<String> {
+        reserved_names(&self.layout).map(str::to_owned).chain(self.added.iter().cloned()).collect()
+    }
+
     /// Whether a name in the folder belongs to the output.
     pub(crate) fn owns(&self, name: &str) -> bool {
         self.added.contains(name) || reserved_names(&self.layout).any(|reserved| reserved == name)

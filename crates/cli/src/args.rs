@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use thalweg_checkpoint::{Params, ReadOptions};
 
 pub(crate) use self::study::{
     CurveChoice, DataChoice, ForecastArgs, InitArgs, KeepChoice, MomentsChoice, RawChoice, RecoverArgs, ScoringArgs,
@@ -121,10 +122,56 @@ pub(crate) struct InspectArgs {
     pub(crate) run: RunArgs,
 }
 
+/// How checkpoints are read.
+#[derive(Debug, Args, Clone, Default, PartialEq, Eq)]
+#[command(next_help_heading = "Reading")]
+pub(crate) struct ReadArgs {
+    /// Key of the state dict in files that hold several, such as model or state.ema; `.` is the whole file
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
+    /// Which numbers, where a checkpoint has both: weights of the module or masters of the optimizer [default: master]
+    #[arg(long, value_enum, value_name = "WHICH")]
+    pub(crate) params: Option<ParamsChoice>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ParamsChoice {
+    Module,
+    Master,
+}
+
+impl Command {
+    /// What was said about how checkpoints are read.
+    pub(crate) fn reading(&self) -> ReadOptions {
+        let args = match self {
+            Self::Inspect(args) => &args.run.reading,
+            Self::Plan(args) => &args.source.run.reading,
+            Self::Merge(args) => &args.source.run.reading,
+            Self::Sweep(args) => &args.run.reading,
+            Self::Diff(args) => &args.reading,
+            Self::Eval(args) => &args.reading,
+            Self::Forecast(args) => &args.run.reading,
+            Self::Explain(args) => &args.run.reading,
+            Self::Recover(args) => &args.run.reading,
+            Self::Init(args) => &args.run.reading,
+            Self::Verify(_) | Self::Train(_) | Self::Demo(_) | Self::Report(_) | Self::Generate(_) => {
+                return ReadOptions::default();
+            }
+        };
+        let params = args.params.map(|params| match params {
+            ParamsChoice::Module => Params::Module,
+            ParamsChoice::Master => Params::Master,
+        });
+        ReadOptions { key: args.key.clone(), params }
+    }
+}
+
 /// What the program may be told about a run.
-#[derive(Debug, Args, Clone, Default)]
+#[derive(Debug, Args, Clone, Default, PartialEq, Eq)]
 #[command(next_help_heading = "About the run")]
 pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) reading: ReadArgs,
     /// Tokens consumed by one optimizer step, where neither names nor logs tell
     #[arg(long, value_name = "T")]
     pub(crate) tokens_per_step: Option<Count>,
@@ -141,10 +188,13 @@ pub(crate) struct RunArgs {
     /// First and last step of the stable phase, where the log has no learning rate
     #[arg(long, value_name = "FROM..TO")]
     pub(crate) stable: Option<String>,
+    /// Which names are checkpoints: step{step}-unsharded; {step} is the step, * is anything
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) checkpoint_pattern: Option<String>,
 }
 
 /// Which checkpoints of a run.
-#[derive(Debug, Args, Clone, Default)]
+#[derive(Debug, Args, Clone, Default, PartialEq, Eq)]
 #[command(next_help_heading = "Selection of checkpoints")]
 pub(crate) struct SelectionArgs {
     /// The newest N finished checkpoints
@@ -159,10 +209,10 @@ pub(crate) struct SelectionArgs {
     /// Tokens between neighbours
     #[arg(long, value_name = "V")]
     pub(crate) interval_tokens: Option<Count>,
-    /// All checkpoints of the last D steps
+    /// All checkpoints of the last D steps, the one D steps before the end included
     #[arg(long, value_name = "D", conflicts_with = "duration_tokens")]
     pub(crate) duration_steps: Option<Count>,
-    /// All checkpoints of the last D tokens
+    /// All checkpoints of the last D tokens, the one D tokens before the end included
     #[arg(long, value_name = "D")]
     pub(crate) duration_tokens: Option<Count>,
     /// End at this step [default: the newest]
@@ -186,7 +236,7 @@ pub(crate) struct SelectionArgs {
 }
 
 /// How the checkpoints are weighed.
-#[derive(Debug, Args, Clone)]
+#[derive(Debug, Args, Clone, PartialEq, Eq)]
 #[command(next_help_heading = "Scheme")]
 pub(crate) struct SchemeArgs {
     /// sma, wma, ema, ema-normalised, decay:linear, decay:cosine, decay:1-sqrt, power-ema, custom [default: sma]
@@ -207,20 +257,24 @@ pub(crate) struct SchemeArgs {
     /// Reconstruct a power EMA from snapshots of online averages: twice or more
     #[arg(long, value_name = "SIGMA=RUN")]
     pub(crate) from_averages: Vec<String>,
-    /// Controls for experiments: as-is, reverse or scramble:SEED
+    /// as-is: checkpoints by step where each has one; given: in the order given, equally spaced; for experiments, coefficients
+    /// on the wrong checkpoints: reverse or scramble:SEED [default: as-is]
     #[arg(long, value_name = "ORDER")]
     pub(crate) order: Option<String>,
     /// Divide hand-given coefficients by their exact sum
     #[arg(long)]
     pub(crate) normalize: bool,
+    /// Use hand-given coefficients as they are, though they do not sum to 1 and so scale the model
+    #[arg(long, conflicts_with = "normalize")]
+    pub(crate) allow_sum: bool,
 }
 
 /// What the output is like.
-#[derive(Debug, Args, Clone)]
+#[derive(Debug, Args, Clone, PartialEq, Eq)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct OutputArgs {
     /// Element type of floating tensors
-    #[arg(long, value_enum, default_value_t = DtypeChoice::Same)]
+    #[arg(long, value_enum, default_value_t = DtypeChoice::Same, ignore_case = true)]
     pub(crate) dtype: DtypeChoice,
     /// Largest shard: 5GB, 5GiB, or bytes; a larger tensor gets a shard of its own
     #[arg(long, value_name = "SIZE", default_value = "5GB")]
@@ -249,13 +303,13 @@ pub(crate) struct OutputArgs {
 }
 
 /// How a merge is carried out.
-#[derive(Debug, Args, Clone)]
+#[derive(Debug, Args, Clone, PartialEq, Eq)]
 #[command(next_help_heading = "Execution")]
 pub(crate) struct ExecutionArgs {
     /// Upper limit of resident memory
     #[arg(long, value_name = "SIZE", default_value = "256MB")]
     pub(crate) memory: ByteSize,
-    /// Replace an existing output, once its successor is durable
+    /// Replace an output that a merge wrote and that holds nothing else, once its successor is durable
     #[arg(long)]
     pub(crate) force: bool,
     /// Start over instead of going on from an interrupted merge
@@ -266,8 +320,11 @@ pub(crate) struct ExecutionArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DtypeChoice {
     Same,
+    #[value(aliases = ["float32", "fp32", "float"])]
     F32,
+    #[value(aliases = ["bfloat16"])]
     Bf16,
+    #[value(aliases = ["float16", "fp16", "half"])]
     F16,
 }
 
@@ -291,9 +348,9 @@ pub(crate) enum DigestArg {
 }
 
 /// What is merged: a run with a selection, or checkpoints.
-#[derive(Debug, Args, Clone)]
+#[derive(Debug, Args, Clone, PartialEq, Eq)]
 pub(crate) struct SourceArgs {
-    /// A run folder; or checkpoints, oldest first; or a recipe (.toml, .yml) and the output
+    /// A run folder; or checkpoints, by step or else oldest first; or a recipe (.toml, .yml) and the output
     #[arg(value_name = "RUN|CKPT...")]
     pub(crate) inputs: Vec<PathBuf>,
     /// A checkpoint with its coefficient, which may be negative; split at the last colon; repeatable
@@ -313,16 +370,17 @@ pub(crate) struct SourceArgs {
 #[command(after_help = "\
 Examples:
   thalweg plan runs/my-run --last 10                  what would be merged
-  thalweg plan runs/my-run --last 10 -o plan.json     the document that `merge --plan` reads")]
+  thalweg plan runs/my-run --last 10 -o plan.json     the document that `merge --plan` reads
+  thalweg plan recipe.yml merged                      what a recipe means")]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
     /// Write the plan document here
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, alias = "output", value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
-    /// Output folder that the plan names
-    #[arg(long, value_name = "OUT", default_value = "merged")]
-    pub(crate) merged: PathBuf,
+    /// Output folder that the plan names [default: merged]
+    #[arg(long, value_name = "OUT")]
+    pub(crate) merged: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) execution: ExecutionArgs,
 }
@@ -342,11 +400,14 @@ pub(crate) struct MergeArgs {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
     /// Folder of the merged checkpoint
-    #[arg(short, long, value_name = "OUT")]
+    #[arg(short, long, alias = "output", value_name = "OUT")]
     pub(crate) out: Option<PathBuf>,
     /// Execute a plan that `plan -o` wrote
     #[arg(long, value_name = "FILE", conflicts_with_all = ["inputs", "models"])]
     pub(crate) plan: Option<PathBuf>,
+    /// Execute the plan although its sources changed since it was made
+    #[arg(long, requires = "plan")]
+    pub(crate) allow_changed: bool,
     /// Print the plan and stop
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -371,7 +432,7 @@ Examples:
   thalweg demo --seed 2 -o demo-2       another run")]
 pub(crate) struct DemoArgs {
     /// Folder of everything
-    #[arg(short, long, value_name = "DIR", default_value = "thalweg-demo")]
+    #[arg(short, long, alias = "output", value_name = "DIR", default_value = "thalweg-demo")]
     pub(crate) out: PathBuf,
     /// A smaller model and a shorter run
     #[arg(long)]
@@ -387,7 +448,7 @@ pub(crate) struct ReportArgs {
     #[arg(value_name = "DIR")]
     pub(crate) path: PathBuf,
     /// The page [default: DIR/report.html]
-    #[arg(short, long, value_name = "FILE.html")]
+    #[arg(short, long, alias = "output", value_name = "FILE.html")]
     pub(crate) out: Option<PathBuf>,
 }
 
@@ -397,7 +458,7 @@ pub(crate) struct TrainArgs {
     /// A config: `kind = "thalweg-train"`, TOML
     pub(crate) config: PathBuf,
     /// The run's folder; of a grid, the folder that holds one for each cell [default: the config's name without `.toml`]
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, alias = "output", value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
 }
 
@@ -421,6 +482,8 @@ pub(crate) struct DiffArgs {
     pub(crate) a: PathBuf,
     /// Another
     pub(crate) b: PathBuf,
+    #[command(flatten)]
+    pub(crate) reading: ReadArgs,
     /// Upper limit of resident memory
     #[arg(long, value_name = "SIZE", default_value = "256MB")]
     pub(crate) memory: ByteSize,
@@ -441,8 +504,8 @@ pub(crate) struct EvalArgs {
     /// The suite (TOML): sets, how they are scored, and in how much context
     #[arg(long, value_name = "FILE", required_unless_present = "eval_command")]
     pub(crate) suite: Option<PathBuf>,
-    /// Compare all others with this checkpoint [default: the first]
-    #[arg(long, value_name = "CKPT")]
+    /// Compare all others with this checkpoint, or with the first or last one given [default: first]
+    #[arg(long, value_name = "CKPT|first|last")]
     pub(crate) baseline: Option<PathBuf>,
     /// Keep scores in this folder, and take from it what was scored before
     #[arg(long, value_name = "DIR", conflicts_with = "eval_command")]
@@ -454,6 +517,8 @@ pub(crate) struct EvalArgs {
     /// or a list of {task, value, stderr, n, higher_is_better}
     #[arg(long, value_name = "COMMAND", conflicts_with = "suite")]
     pub(crate) eval_command: Option<String>,
+    #[command(flatten)]
+    pub(crate) reading: ReadArgs,
 }
 
 #[derive(Debug, Args)]
@@ -469,7 +534,7 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
     /// Folder of a page, a table and a record of it
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, alias = "output", value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Upper limit of resident memory
     #[arg(long, value_name = "SIZE", default_value = "256MB")]

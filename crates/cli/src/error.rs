@@ -26,6 +26,8 @@ pub(crate) enum Error {
     /// A request that does not make sense as it was typed.
     #[error("{what}")]
     Usage { what: String, hint: Option<String> },
+    #[error("cannot write to standard output: {}", thalweg_storage::error::describe_io_error(.0))]
+    StandardOutput(std::io::Error),
     #[error("cannot install the handler for Ctrl-C: {0}")]
     Signal(std::io::Error),
     #[error("cannot start threads: {0}")]
@@ -46,14 +48,15 @@ impl Error {
             Self::Merge(error) => error.hint(),
             Self::Eval(error) => error.hint(),
             Self::Checkpoint(error) => error.hint().map(str::to_owned),
-            Self::Trajectory(error) => error.hint().map(str::to_owned),
+            Self::Trajectory(error) => error.hint(),
             Self::Recipe { source, .. } => source.hint(),
             Self::Scheme(error) => error.hint(),
             Self::Lab(error) => error.hint(),
             Self::Study(error) if error.is_interrupt() => Some("the same command goes on from here".to_owned()),
             Self::Study(error) => error.hint(),
             Self::Usage { hint, .. } => hint.clone(),
-            Self::Storage(_) | Self::Signal(_) | Self::Threads(_) => None,
+            Self::Storage(error) => error.hint().map(str::to_owned),
+            Self::StandardOutput(_) | Self::Signal(_) | Self::Threads(_) => None,
         }
     }
 

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use thalweg_checkpoint::ReadOptions;
 use thalweg_eval::EvalContext;
 use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage, Unwatched};
 use thalweg_storage::{LocalStorage, Storage};
 use thalweg_tensor::kernel::Simd;
-use thalweg_trajectory::resolve_reference;
+use thalweg_trajectory::{resolve_checkpoint_reference, resolve_reference};
 
 use crate::args::GlobalArgs;
 use crate::error::Error;
@@ -22,9 +23,16 @@ use crate::run::hub_cache_root;
 /// Name and version, as receipts have it.
 pub(crate) const TOOL: &str = concat!("thalweg ", env!("CARGO_PKG_VERSION"));
 
+/// More threads than these for each core are no faster, and systems refuse them in the end.
+const THREADS_A_CORE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
+/// A limit for machines of few cores, where tests of many threads run too.
+const LEAST_LIMIT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(127);
+
 /// Everything outside of the program.
 pub(crate) struct World<'a> {
     pub(crate) storage: Arc<dyn Storage>,
+    /// How checkpoints are read.
+    pub(crate) reading: ReadOptions,
     clock: ProcessHost,
     progress: CliProgress<'a>,
     interrupt: Arc<AtomicBool>,
@@ -33,7 +41,7 @@ pub(crate) struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    pub(crate) fn new(global: &GlobalArgs, messages: &'a Messages) -> Result<Self, Error> {
+    pub(crate) fn new(global: &GlobalArgs, reading: ReadOptions, messages: &'a Messages) -> Result<Self, Error> {
         let interrupt = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
             // The second one ends the program at once: a stage survives that too.
@@ -42,12 +50,18 @@ impl<'a> World<'a> {
                 .map_err(Error::Signal)?;
         }
         let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let most = available.saturating_mul(THREADS_A_CORE).max(LEAST_LIMIT);
+        let asked = global.threads.unwrap_or(available);
+        if asked > most {
+            messages.note(format!("`--threads {asked}` is taken as {most}: more would only get in each other's way"));
+        }
         Ok(Self {
             storage: Arc::new(LocalStorage::new()),
+            reading,
             clock: ProcessHost { started: Instant::now() },
             progress: CliProgress::new(messages),
             interrupt,
-            n_threads: global.threads.unwrap_or(available),
+            n_threads: asked.min(most),
             simd: global.simd.map_or(Simd::Auto, Into::into),
         })
     }
@@ -96,11 +110,24 @@ impl<'a> World<'a> {
         self.progress.clear();
     }
 
-    /// The path that a user's words stand for, also a revision in the local Hugging Face cache.
+    /// The path of a run or checkpoint that a user's words stand for, also in the local Hugging Face cache; a path as typed.
+    pub(crate) fn find(&self, path: &Path) -> Result<PathBuf, Error> {
+        Ok(resolve_reference(&self.storage, &path.to_string_lossy(), hub_cache_root().as_deref())?)
+    }
+
+    /// As [`find`](Self::find) for what must be one checkpoint.
+    pub(crate) fn find_checkpoint(&self, path: &Path) -> Result<PathBuf, Error> {
+        Ok(resolve_checkpoint_reference(&self.storage, &path.to_string_lossy(), hub_cache_root().as_deref())?)
+    }
+
+    /// As [`find`](Self::find), whole and from the root, as plans have it.
     pub(crate) fn resolve(&self, path: &Path) -> Result<PathBuf, Error> {
-        let reference = path.to_string_lossy();
-        let found = resolve_reference(&self.storage, &reference, hub_cache_root().as_deref())?;
-        Ok(self.storage.canonical_path(&found)?)
+        Ok(self.storage.canonical_path(&self.find(path)?)?)
+    }
+
+    /// As [`find_checkpoint`](Self::find_checkpoint), whole and from the root.
+    pub(crate) fn resolve_checkpoint(&self, path: &Path) -> Result<PathBuf, Error> {
+        Ok(self.storage.canonical_path(&self.find_checkpoint(path)?)?)
     }
 
     pub(crate) fn n_threads(&self) -> usize {

@@ -10,9 +10,12 @@ mod options;
 mod resolve;
 mod run;
 mod scoring;
+mod sources;
+mod stdout;
 mod study_record;
 mod svg;
 mod tensor_groups;
+mod weigh;
 
 use std::process::ExitCode;
 
@@ -23,14 +26,17 @@ use crate::command::Outcome;
 use crate::messages::Messages;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(answer) => return messages::finish_without_command(&answer),
+    };
     let messages = Messages::new(&arguments.global);
     let outcome = run(&arguments, &messages);
     messages.finish(outcome)
 }
 
 fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Error> {
-    let world = host::World::new(&arguments.global, messages)?;
+    let world = host::World::new(&arguments.global, arguments.command.reading(), messages)?;
     match &arguments.command {
         Command::Inspect(args) => command::inspect::run(args, &world, messages),
         Command::Plan(args) => command::plan::run(args, &world, messages),

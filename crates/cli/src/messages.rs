@@ -3,13 +3,14 @@
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use thalweg_tensor::display_name;
 
 use crate::args::{ColorChoice, GlobalArgs};
 use crate::command::Outcome;
 use crate::error::Error;
+use crate::stdout::write_stdout;
 
 /// Standard output and error, with the user's wishes about them.
 #[derive(Debug)]
@@ -18,7 +19,8 @@ pub(crate) struct Messages {
     quiet: bool,
     verbose: bool,
     color: bool,
-    broken_pipe: AtomicBool,
+    /// What went wrong with standard output, first of all.
+    output_fault: Mutex<Option<std::io::Error>>,
 }
 
 impl Messages {
@@ -28,13 +30,7 @@ impl Messages {
             ColorChoice::Never => false,
             ColorChoice::Auto => std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
         };
-        Self {
-            json: global.json,
-            quiet: global.quiet,
-            verbose: global.verbose,
-            color,
-            broken_pipe: AtomicBool::new(false),
-        }
+        Self { json: global.json, quiet: global.quiet, verbose: global.verbose, color, output_fault: Mutex::new(None) }
     }
 
     /// Whether the result is wanted as one JSON document.
@@ -63,11 +59,8 @@ impl Messages {
     }
 
     fn stdout(&self, text: &str) {
-        let mut stdout = std::io::stdout().lock();
-        let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-        // The reader went away (`| head`): nothing is wrong, there is only nobody to talk to.
-        if written.is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
-            self.broken_pipe.store(true, Ordering::Relaxed);
+        if let Err(error) = write_stdout(text) {
+            self.output_fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         }
     }
 
@@ -108,8 +101,17 @@ impl Messages {
 
     /// Says what went wrong, if anything did, and turns the outcome into an exit code.
     pub(crate) fn finish(&self, outcome: Result<Outcome, Error>) -> ExitCode {
+        let fault = self.output_fault.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (outcome, fault) {
+            (Ok(_), Some(fault)) if fault.kind() != std::io::ErrorKind::BrokenPipe => {
+                self.finish(Err(Error::StandardOutput(fault)))
+            }
+            (outcome, _) => self.finish_told(outcome),
+        }
+    }
+
+    fn finish_told(&self, outcome: Result<Outcome, Error>) -> ExitCode {
         match outcome {
-            _ if self.broken_pipe.load(Ordering::Relaxed) => ExitCode::SUCCESS,
             Ok(Outcome::Done) => ExitCode::SUCCESS,
             Ok(Outcome::No) => ExitCode::from(1),
             Err(error) => {
@@ -123,6 +125,23 @@ impl Messages {
                 ExitCode::from(error.exit_code())
             }
         }
+    }
+}
+
+/// Prints what clap has to say instead of running a command: help, the version, or what is wrong with the arguments.
+pub(crate) fn finish_without_command(answer: &clap::Error) -> ExitCode {
+    if answer.use_stderr() {
+        let _ = answer.print();
+        return ExitCode::from(2);
+    }
+    let text = answer.render();
+    let text = if std::io::stdout().is_terminal() { text.ansi().to_string() } else { text.to_string() };
+    match write_stdout(&text) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            let _ = writeln!(std::io::stderr().lock(), "error: {}", Error::StandardOutput(error));
+            ExitCode::from(2)
+        }
+        _ => ExitCode::SUCCESS,
     }
 }
 

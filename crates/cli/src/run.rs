@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use thalweg_merge::plan::SourceRef;
+use thalweg_storage::FileKind;
+use thalweg_study::select::source_ref;
 use thalweg_study::shell_word;
-use thalweg_trajectory::layout::{parse_file_name, parse_folder_name};
+use thalweg_trajectory::layout::{CheckpointName, parse_entry_name};
 use thalweg_trajectory::{
-    ColumnMap, Extent, StableRange, Step, Tokens, TokensPerStep, Trajectory, TrajectoryCheckpoint, TrajectoryOptions,
-    WindowEnd, WindowSpec, lasting_spike, select_window,
+    ColumnMap, Extent, NamePattern, StableRange, Step, Tokens, TokensPerStep, Trajectory, TrajectoryOptions, WindowEnd,
+    WindowSpec, lasting_spike, select_window,
 };
 
 use crate::args::{RunArgs, SelectionArgs};
@@ -14,7 +17,6 @@ use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::options::Count;
-use crate::resolve::Chosen;
 
 /// Opens a run with what the user says about it; what should be known about it is told.
 pub(crate) fn open_trajectory(
@@ -35,6 +37,8 @@ pub(crate) fn open_trajectory(
         log_paths: args.log.clone(),
         columns,
         log_every: args.log_every.map(std::num::NonZeroU64::get),
+        reading: world.reading.clone(),
+        pattern: name_pattern(args)?,
     };
     let trajectory = Trajectory::open(&world.storage, &path, &options)?;
     trajectory.notes().iter().for_each(|note| messages.note(note));
@@ -42,30 +46,35 @@ pub(crate) fn open_trajectory(
 }
 
 /// The window that the options ask for, oldest first.
-pub(crate) fn select(trajectory: &Trajectory, args: &SelectionArgs, messages: &Messages) -> Result<Vec<Chosen>, Error> {
+pub(crate) fn select(
+    trajectory: &Trajectory,
+    args: &SelectionArgs,
+    messages: &Messages,
+) -> Result<Vec<SourceRef>, Error> {
     let window = select_window(trajectory, &window_spec(args)?)?;
     window.notes().iter().for_each(|note| messages.note(note));
     if let Some(newest) = window.checkpoints().last() {
         warn_of_spike(trajectory, newest.step, messages);
     }
-    Ok(window.checkpoints().iter().map(chosen).collect())
+    Ok(window.checkpoints().iter().map(source_ref).collect())
 }
 
-/// A checkpoint of a trajectory as plans know it.
-pub(crate) fn chosen(checkpoint: &TrajectoryCheckpoint) -> Chosen {
-    Chosen {
-        path: checkpoint.path.clone(),
-        step: Some(checkpoint.step.0),
-        tokens: checkpoint.tokens.map(|tokens| tokens.0),
-    }
+/// Which names are checkpoints, if the user says so.
+pub(crate) fn name_pattern(args: &RunArgs) -> Result<Option<NamePattern>, Error> {
+    Ok(args.checkpoint_pattern.as_deref().map(str::parse).transpose()?)
 }
 
-/// Step and tokens that a checkpoint's own name says.
-pub(crate) fn step_in_name(path: &Path) -> (Option<u64>, Option<u64>) {
-    let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let parsed = parse_file_name(&name).or_else(|| parse_folder_name(&name));
-    let tokens = parsed.as_ref().and_then(|name| name.tokens).map(|tokens| tokens.tokens.0);
-    (parsed.map(|name| name.step.0), tokens)
+/// What a checkpoint's own name says: the name of its folder or file, or its revision.
+pub(crate) fn parse_own_name(path: &Path, pattern: Option<&NamePattern>) -> Option<CheckpointName> {
+    let text = |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let name = text(path);
+    // `run/step1000/model.safetensors` has its step in the folder.
+    let is_plain_file = name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".index.json"));
+    let name = if is_plain_file { text(path.parent()?) } else { name };
+    let parse = |name: &str| {
+        parse_entry_name(name, FileKind::File, pattern).or_else(|| parse_entry_name(name, FileKind::Folder, pattern))
+    };
+    parse(&name).or_else(|| parse(name.rsplit_once('@')?.1))
 }
 
 /// Whether nothing was said about which checkpoints are wanted.

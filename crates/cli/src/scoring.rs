@@ -10,6 +10,7 @@ use thalweg_eval::{EvalContext, ReportSuite, SelectionSuite, Suite, check_apart}
 use thalweg_merge::context::RunContext;
 use thalweg_merge::engine::{ExecuteOptions, PartialStage, execute_merge};
 use thalweg_merge::plan::{DigestChoice, MergePlan, OutputPlan};
+use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::{Replace, publish_file};
 use thalweg_study::engine_evaluator::EngineEvaluator;
 use thalweg_study::evaluator::{Evaluator, ModelScores, TaskScore};
@@ -152,7 +153,7 @@ impl CommandEvaluator<'_> {
         });
         let text = serde_json::to_vec(&rows.collect::<Vec<_>>()).unwrap_or_default();
         self.run.storage.create_folder(&self.cache)?;
-        publish_file(&*self.run.storage, key, &text)?;
+        publish_file(&*self.run.storage, key, &text, OwnKind::in_own_folder("a kept score"))?;
         Ok(scores)
     }
 

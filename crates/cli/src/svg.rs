@@ -3,6 +3,11 @@
 use std::fmt::Write;
 
 use thalweg_merge::geometry::Geometry;
+use thalweg_storage::guard::OwnKind;
+
+/// How such a picture is known again.
+pub(crate) const PLANE_FILE: OwnKind<'_> = OwnKind::text("a picture of `explain`", PLANE_TITLE);
+const PLANE_TITLE: &str = "<title>Trajectory on its first two principal components</title>";
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 420.0;
@@ -15,7 +20,7 @@ pub(crate) fn draw_plane(geometry: &Geometry, labels: &[String]) -> String {
     let _ = write!(
         svg,
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
-         font-family=\"system-ui, sans-serif\" font-size=\"12\"><title>Trajectory on its first two principal components</title>\
+         font-family=\"system-ui, sans-serif\" font-size=\"12\">{PLANE_TITLE}\
          <style>text{{fill:#333}}.axis{{stroke:#999}}.path{{stroke:#2563a8;fill:none}}.dot{{fill:#2563a8}}.mean{{fill:#c2410c}}\
          @media(prefers-color-scheme:dark){{text{{fill:#ddd}}.path{{stroke:#7ab3ef}}.dot{{fill:#7ab3ef}}.mean{{fill:#fb923c}}}}</style>"
     );

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thalweg_storage::Storage;
+use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 use thalweg_tensor::Digest;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
@@ -96,6 +97,6 @@ impl<'a> ScoreCache<'a> {
         let path = self.path(key);
         // Only numbers, texts and lists: this cannot fail.
         let Ok(bytes) = serde_json::to_vec(&file) else { return Ok(()) };
-        Ok(publish_file(self.storage, &path, &bytes)?)
+        Ok(publish_file(self.storage, &path, &bytes, OwnKind::in_own_folder("a kept score"))?)
     }
 }

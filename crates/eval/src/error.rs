@@ -191,6 +191,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Checkpoint(error) => error.hint().map(str::to_owned),
+            Self::Storage(error) => error.hint().map(str::to_owned),
             Self::Model { source, .. } => source.hint(),
             Self::UnknownName { found, known, .. } => Some(nearest_name(found, known.iter().copied()).map_or_else(
                 || format!("known are {}", known.join(", ")),

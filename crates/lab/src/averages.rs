@@ -81,12 +81,9 @@ impl AveragePlan {
     }
 }
 
-/// As the command line takes them: only power profiles look at the steps.
+/// The coefficients of checkpoints at these steps, as every merge has them.
 fn coefficients_of(scheme: &Scheme, steps: &[u64]) -> Result<Coefficients, Error> {
-    Ok(match scheme {
-        Scheme::PowerEma { .. } => scheme.coefficients_at(steps)?,
-        _ => scheme.coefficients(steps.len())?,
-    })
+    Ok(scheme.coefficients_for(&steps.iter().copied().map(Some).collect::<Vec<_>>())?)
 }
 
 /// Counters of a running average.
@@ -219,6 +216,18 @@ mod tests {
         let mut out = [0.0];
         average.take(rule, &mut out);
         out[0]
+    }
+
+    #[test]
+    fn averages_over_uneven_checkpoints_have_the_coefficients_of_a_merge() {
+        let scheme = |text: &str| Scheme::parse(text, SchemeParameters::default()).unwrap();
+        let steps = [2000, 4000, 10_000];
+        let linear = coefficients_of(&scheme("decay:linear"), &steps).unwrap();
+        assert_eq!(linear, Coefficients::new([1, 3, 2], 6).unwrap());
+        let cosine = coefficients_of(&scheme("decay:cosine"), &steps).unwrap();
+        assert_eq!(cosine, scheme("decay:cosine").coefficients_at(&steps).unwrap());
+        assert_ne!(cosine, scheme("decay:cosine").coefficients(3).unwrap());
+        assert_eq!(coefficients_of(&scheme("wma"), &steps).unwrap(), Coefficients::new([1, 2, 3], 6).unwrap());
     }
 
     #[test]

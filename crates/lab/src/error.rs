@@ -187,6 +187,7 @@ impl Error {
             Self::Merge(error) => error.hint(),
             Self::Scheme(error) => error.hint(),
             Self::Checkpoint(error) => error.hint().map(str::to_owned),
+            Self::Storage(error) => error.hint().map(str::to_owned),
             _ => None,
         }
     }

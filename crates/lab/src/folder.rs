@@ -1,11 +1,13 @@
 //! Folders that appear whole or not at all: checkpoints of a run and the states beside them.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
-use thalweg_checkpoint::{LayoutEntry, Manifest, StagedCheckpoint, commit_checkpoint, layout_output};
+use thalweg_checkpoint::{CommitRules, LayoutEntry, Manifest, StagedCheckpoint, commit_checkpoint, layout_output};
 use thalweg_storage::Storage;
-use thalweg_storage::publish::Replace;
+use thalweg_storage::guard::{OwnFolder, clear_stage, contents_by_manifest};
+use thalweg_storage::publish::{Replace, stage_path};
 use thalweg_tensor::{Dtype, Shape, TensorSink, TensorSource};
 
 use crate::Error;
@@ -18,12 +20,14 @@ const PIECE_BYTES: u64 = 1 << 20;
 pub(crate) struct FolderFiles<'a> {
     pub(crate) files: &'a [(&'a str, &'a [u8])],
     pub(crate) manifest: (&'a str, &'a [u8]),
+    /// What the manifest says it is.
+    pub(crate) kind: &'a str,
 }
 
-/// Writes the tensors of `source` and the files as the folder `target`, replacing what is there.
+/// Writes the tensors of `source` and the files as the folder `target`, replacing one of the same kind.
 ///
 /// # Errors
-/// `Checkpoint`, also when the disk is full; the target is then as it was.
+/// `Checkpoint`, also when the disk is full or something else stands there; the target is then as it was.
 pub(crate) fn write_folder(
     storage: &Arc<dyn Storage>,
     target: &Path,
@@ -38,7 +42,11 @@ pub(crate) fn write_folder(
         .collect();
     let layout = Arc::new(layout_output(&entries, u64::MAX, &std::collections::BTreeMap::new())?);
     let stage = stage_path(target);
-    remove_if_there(&**storage, &stage)?;
+    let (name, bytes) = files.manifest;
+    let mut names: BTreeSet<String> = layout.files().iter().map(|file| file.name.clone()).collect();
+    names.extend(files.files.iter().map(|(name, _)| (*name).to_owned()));
+    names.insert(name.to_owned());
+    clear_stage(&**storage, &stage, &names)?;
     let mut staged = StagedCheckpoint::create(storage, &stage, layout)?;
     let written = fill_stage(&mut staged, source, files);
     if let Err(error) = written {
@@ -46,8 +54,11 @@ pub(crate) fn write_folder(
         let _ = storage.remove(&stage);
         return Err(error);
     }
-    let (name, bytes) = files.manifest;
-    Ok(commit_checkpoint(staged, target, Manifest { name, bytes }, Replace::Force)?)
+    let contents_of =
+        |storage: &dyn Storage, folder: &Path| contents_by_manifest(storage, folder, (name, files.kind), &names);
+    let own = OwnFolder { what: "what training writes", contents_of: &contents_of };
+    let rules = CommitRules { replace: Replace::Force, own, leftovers: &BTreeSet::new() };
+    Ok(commit_checkpoint(staged, target, Manifest { name, bytes }, rules)?)
 }
 
 fn fill_stage(staged: &mut StagedCheckpoint, source: &dyn TensorSource, files: FolderFiles<'_>) -> Result<(), Error> {
@@ -66,20 +77,6 @@ fn fill_stage(staged: &mut StagedCheckpoint, source: &dyn TensorSource, files: F
         }
     }
     Ok(())
-}
-
-/// Where a folder is made before it has its name.
-fn stage_path(target: &Path) -> PathBuf {
-    let mut name = target.as_os_str().to_owned();
-    name.push(".thalweg-partial");
-    name.into()
-}
-
-pub(crate) fn remove_if_there(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
-    match storage.remove(path) {
-        Err(error) if !error.is_not_found() => Err(error.into()),
-        _ => Ok(()),
-    }
 }
 
 /// Whether something stands at `path`.

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Deserialize;
 use serde_json::json;
 use thalweg_merge::context::{Limits, RunContext};
+use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 use toml::{Table, Value};
 
@@ -26,6 +27,7 @@ use crate::train::{TrainJob, TrainOutcome, TrainWatcher, train};
 const MAX_CELLS: usize = 10_000;
 /// What a grid has come to, in its folder.
 pub const GRID_RECORD_NAME: &str = "grid.json";
+const GRID_KIND: &str = "thalweg-train-grid";
 
 /// What a file asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -262,9 +264,10 @@ fn finish(
         .iter()
         .map(|cell| json!({"path": PathBuf::from(&cell.name), "values": cell.values, "digest": digest_config(&cell.config)}))
         .collect();
-    let document = json!({"kind": "thalweg-train-grid", "version": 1, "cells": rows});
+    let document = json!({"kind": GRID_KIND, "version": 1, "cells": rows});
     run.storage.create_folder(out)?;
-    publish_file(&*run.storage, &out.join(GRID_RECORD_NAME), &pretty(&document))?;
+    let kind = OwnKind::json("the record of a grid", GRID_KIND);
+    publish_file(&*run.storage, &out.join(GRID_RECORD_NAME), &pretty(&document), kind)?;
     Ok(done)
 }
 

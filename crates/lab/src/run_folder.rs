@@ -3,12 +3,12 @@
 //! `thalweg-train.json` holds the resolved config; a folder of another config is refused. `thalweg.toml` tells the rest of
 //! thalweg the log, the tokens of a step and the stable phase. A lock keeps two processes apart.
 
-use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use thalweg_storage::Storage;
+use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
+use thalweg_storage::{Lock, Storage};
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 use thalweg_trajectory::run_config::RUN_CONFIG_NAME;
 
@@ -20,6 +20,9 @@ use crate::step_log::STEP_LOG_NAME;
 pub const TRAIN_RECORD_NAME: &str = "thalweg-train.json";
 const MAX_RECORD_BYTES: u64 = 16 << 20;
 const LOCK_NAME: &str = ".thalweg-lock";
+const RUN_KIND: &str = "thalweg-train-run";
+/// The folder was found to be of this run before such a file is written.
+pub(crate) const RUN_FILE: OwnKind<'_> = OwnKind::in_own_folder("a file of a run");
 /// The folder of the averages in a run.
 pub const AVERAGES_FOLDER: &str = "averages";
 
@@ -28,7 +31,7 @@ pub const AVERAGES_FOLDER: &str = "averages";
 pub(crate) struct RunFolder {
     pub(crate) path: PathBuf,
     pub(crate) config_digest: String,
-    _lock: Box<dyn Debug + Send + Sync>,
+    lock: Lock,
 }
 
 impl RunFolder {
@@ -62,11 +65,16 @@ impl RunFolder {
         let lock = storage.lock(&path.join(LOCK_NAME))?;
         if found.is_none() {
             let record = json!({
-                "kind": "thalweg-train-run", "version": 1, "tool": tool, "digest": config_digest, "config": wanted,
+                "kind": RUN_KIND, "version": 1, "tool": tool, "digest": config_digest, "config": wanted,
             });
-            publish_file(storage, &record_path, &pretty(&record))?;
+            publish_file(storage, &record_path, &pretty(&record), OwnKind::json("the record of a run", RUN_KIND))?;
         }
-        Ok(Self { path: path.to_owned(), config_digest, _lock: lock })
+        Ok(Self { path: path.to_owned(), config_digest, lock })
+    }
+
+    /// Whether the lock keeps other processes away: some file systems have none.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.lock.is_held()
     }
 
     /// Where the checkpoint of a step stands.
@@ -102,10 +110,10 @@ impl RunFolder {
         for average in &config.average {
             let folder = self.path.join(AVERAGES_FOLDER).join(&average.name);
             storage.create_folder(&folder)?;
-            publish_file(storage, &folder.join(RUN_CONFIG_NAME), text.as_bytes())?;
+            publish_file(storage, &folder.join(RUN_CONFIG_NAME), text.as_bytes(), RUN_FILE)?;
         }
         text.push_str(&format!("log = \"{STEP_LOG_NAME}\"\n"));
-        Ok(publish_file(storage, &self.path.join(RUN_CONFIG_NAME), text.as_bytes())?)
+        Ok(publish_file(storage, &self.path.join(RUN_CONFIG_NAME), text.as_bytes(), RUN_FILE)?)
     }
 }
 
@@ -128,7 +136,7 @@ pub(crate) fn pretty(value: &Value) -> Vec<u8> {
 fn read_record(bytes: &[u8], path: &Path) -> Result<Value, Error> {
     let refuse = |message: String| Error::State { path: path.to_owned(), message };
     let record: Value = serde_json::from_slice(bytes).map_err(|error| refuse(error.to_string()))?;
-    let is_known = record["kind"] == "thalweg-train-run" && record["version"] == 1;
+    let is_known = record["kind"] == RUN_KIND && record["version"] == 1;
     if is_known { Ok(record["config"].clone()) } else { Err(refuse("it is no record of a training run".to_owned())) }
 }
 

@@ -2,11 +2,13 @@
 //!
 //! A folder `state/step-N` of the run: flat arenas as safetensors, and `state.json`, which vouches for them.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thalweg_checkpoint::open_checkpoint;
+use thalweg_storage::guard::clear_stage;
 use thalweg_storage::{FileKind, Storage};
 use thalweg_trajectory::layout::{is_temporary_name, parse_folder_name};
 
@@ -19,6 +21,8 @@ use crate::step_log::LogLengths;
 const STATE_KIND: &str = "thalweg-training-state";
 const STATE_VERSION: u32 = 1;
 const STATE_NAME: &str = "state.json";
+/// All arenas are in one file.
+const STATE_SHARD_NAME: &str = "model.safetensors";
 const MAX_STATE_BYTES: u64 = 1 << 20;
 /// The folder of the states in a run.
 pub(crate) const STATES_FOLDER: &str = "state";
@@ -95,7 +99,7 @@ pub(crate) fn write_state(
         arenas.averages.iter().map(|average| flat(&average_name(&average.record), FlatData::F64(&average.values))),
     );
     let json = serde_json::to_vec_pretty(record).unwrap_or_default();
-    let files = FolderFiles { files: &[], manifest: (STATE_NAME, &json) };
+    let files = FolderFiles { files: &[], manifest: (STATE_NAME, &json), kind: STATE_KIND };
     write_folder(storage, &state_path(run, record.step), &FlatSource::new(tensors), files)
 }
 
@@ -161,9 +165,12 @@ pub(crate) fn state_steps(storage: &dyn Storage, run: &Path) -> Result<Vec<u64>,
 /// A state first gets a temporary name, so that none is ever seen half removed.
 pub(crate) fn remove_old_states(storage: &dyn Storage, run: &Path, n_kept: usize) -> Result<(), Error> {
     let folder = run.join(STATES_FOLDER);
+    // Only what a state holds is ever removed.
+    let names: BTreeSet<String> = [STATE_NAME, STATE_SHARD_NAME].map(str::to_owned).into();
     for entry in storage.list_folder(&folder)? {
-        if entry.name.ends_with(REMOVED_SUFFIX) {
-            storage.remove(&folder.join(&entry.name))?;
+        let state = entry.name.strip_suffix(REMOVED_SUFFIX).and_then(|name| name.strip_prefix("step-"));
+        if state.is_some_and(|step| step.parse::<u64>().is_ok()) {
+            clear_stage(storage, &folder.join(&entry.name), &names)?;
         }
     }
     let steps = state_steps(storage, run)?;
@@ -174,7 +181,7 @@ pub(crate) fn remove_old_states(storage: &dyn Storage, run: &Path, n_kept: usize
         removed.push(REMOVED_SUFFIX);
         storage.rename(&path, removed.as_ref())?;
         storage.sync_folder(&folder)?;
-        storage.remove(removed.as_ref())?;
+        clear_stage(storage, removed.as_ref(), &names)?;
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use thalweg_trajectory::step_log::MAX_LOG_BYTES;
 
 use crate::Error;
 use crate::event_file::{event_record, file_version_record};
+use crate::run_folder::RUN_FILE;
 
 /// The step log, as `thalweg.toml` names it.
 pub const STEP_LOG_NAME: &str = "steps.jsonl";
@@ -96,7 +97,7 @@ impl AppendFile {
             if !kept.is_empty() {
                 storage.open_file(path)?.read_exact_at(0, &mut kept)?;
             }
-            publish_file(storage, path, &kept)?;
+            publish_file(storage, path, &kept, RUN_FILE)?;
         }
         Ok(Self { file: storage.open_for_update(path)?, len_bytes })
     }

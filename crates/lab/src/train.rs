@@ -108,6 +108,12 @@ fn train_on_this_pool(
     let config = job.config;
     let plan = TrainPlan::new(config, job.data)?;
     let folder = RunFolder::open(&*run.storage, job.run_path, config, run.tool)?;
+    if !folder.is_locked() {
+        watcher.on_note(&format!(
+            "the file system of `{}` has no locks: take care that no other process trains there",
+            job.run_path.display()
+        ));
+    }
     let mut trainer = Trainer::open(job, &plan, &folder, watcher, run)?;
     let resumed_from = trainer.resumed_from();
     trainer.finish_step_of_start()?;

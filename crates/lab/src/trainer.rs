@@ -27,6 +27,7 @@ use crate::validate::Validator;
 
 /// Says in a checkpoint's folder how it came about; the file that makes it whole.
 const CHECKPOINT_RECORD_NAME: &str = "training.json";
+const CHECKPOINT_KIND: &str = "thalweg-training-checkpoint";
 
 /// A run between two steps.
 pub(crate) struct Trainer<'a> {
@@ -411,7 +412,7 @@ impl<'a> Trainer<'a> {
         });
         let (config, generation, tokenizer) = (pretty(&model), pretty(&generation), pretty(&tokenizer));
         let record = pretty(&json!({
-            "kind": "thalweg-training-checkpoint",
+            "kind": CHECKPOINT_KIND,
             "version": 1,
             "tool": self.run.tool,
             "step": self.step,
@@ -425,7 +426,7 @@ impl<'a> Trainer<'a> {
             ("tokenizer.json", self.data.tokenizer.bytes()),
             ("tokenizer_config.json", &tokenizer),
         ];
-        let files = FolderFiles { files: &files, manifest: (CHECKPOINT_RECORD_NAME, &record) };
+        let files = FolderFiles { files: &files, manifest: (CHECKPOINT_RECORD_NAME, &record), kind: CHECKPOINT_KIND };
         write_folder(&self.run.storage, path, &arena_source(&self.plan.layout, params), files)?;
         self.watcher.on_checkpoint(self.step, path);
         Ok(())

@@ -83,6 +83,15 @@ pub enum Difference {
         /// Its element type.
         dtype: Dtype,
     },
+    /// A tensor that a source holds in a way that cannot be read.
+    Unreadable {
+        /// The tensor's name.
+        tensor: String,
+        /// The source.
+        source: String,
+        /// Why not, as the end of a sentence about it.
+        reason: String,
+    },
     /// A config key that changes the model's function.
     Config {
         /// The key, nested ones with dots.
@@ -111,6 +120,9 @@ impl fmt::Display for Difference {
                 "tensor `{}` is {dtype}: such codes have scales of their own, and averaging them has no meaning",
                 display_name(tensor)
             ),
+            Self::Unreadable { tensor, source, reason } => {
+                write!(f, "tensor `{}` of {source} cannot be read: {reason}", display_name(tensor))
+            }
             Self::Config { key, rows } => {
                 write!(f, "config key `{key}` differs between sources")?;
                 rows.iter().try_for_each(|(label, value)| write!(f, "\n  {label}  {value}"))
@@ -151,6 +163,9 @@ pub(crate) fn hint_for(differences: &[Difference]) -> Option<String> {
         Difference::Presence { absent, .. } => {
             absent.last().map(|label| format!("choose a window without {label}, or that starts after it"))
         }
+        Difference::Unreadable { .. } => {
+            Some("save these tensors as plain ones, or name another key with `--key`".to_owned())
+        }
         Difference::Refused { .. } => Some("merge the checkpoints in a wider element type".to_owned()),
     })
 }
@@ -187,6 +202,18 @@ pub(crate) fn classify(entry: &TensorEntry) -> Result<TensorClass, Difference> {
     }
 }
 
+/// Tensors that are there and cannot be read: to leave them out in silence would make another model.
+fn unreadable(sources: &[OpenSource]) -> Vec<Difference> {
+    let of_source = |source: &OpenSource| {
+        let label = source.label();
+        let found = source.checkpoint.findings().unreadable.clone().into_iter();
+        found
+            .map(move |one| Difference::Unreadable { tensor: one.name, source: label.clone(), reason: one.reason })
+            .collect::<Vec<_>>()
+    };
+    sources.iter().flat_map(of_source).collect()
+}
+
 /// Establishes that all sources of `plan` hold the same tensors and the same function.
 ///
 /// # Errors
@@ -195,7 +222,8 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan) -> Result<MergeLa
     let Some(first) = sources.first() else {
         return Err(Error::NothingToMerge { path: PathBuf::new() });
     };
-    let mut differences = compare_catalogs(sources);
+    let mut differences = unreadable(sources);
+    differences.extend(compare_catalogs(sources));
     differences.extend(compare_source_configs(sources, plan));
     let catalog = Arc::clone(first.checkpoint.catalog());
     let mut classes = Vec::with_capacity(catalog.entries().len());
@@ -217,8 +245,15 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan) -> Result<MergeLa
 
 fn collect_notes(sources: &[OpenSource], classes: &[TensorClass], plan: &MergePlan) -> Vec<String> {
     let mut notes: Vec<String> = Vec::new();
-    for source in sources {
-        notes.extend(source.checkpoint.notes().iter().map(|note| format!("`{}`: {note}", source.path.display())));
+    for (i, source) in sources.iter().enumerate() {
+        for note in source.checkpoint.notes() {
+            let has_it = |other: &OpenSource| other.checkpoint.notes().contains(note);
+            if sources.len() == 1 || !sources.iter().all(has_it) {
+                notes.push(format!("`{}`: {note}", source.path.display()));
+            } else if i == 0 {
+                notes.push(format!("each source: {note}"));
+            }
+        }
     }
     let mut first_by_file: BTreeMap<(u64, u64), usize> = BTreeMap::new();
     for (i, source) in sources.iter().enumerate() {

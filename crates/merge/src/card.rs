@@ -25,6 +25,12 @@ pub fn model_card(plan: &OutputPlan, tool: &str) -> String {
         let (step, tokens) = (number(source.step), number(source.tokens));
         let _ = writeln!(card, "| {step} | {tokens} | {} | `{name}` |", source.coefficient);
     }
+    let _ = write!(
+        card,
+        "\nThe coefficients sum to {}{}.\n",
+        plan.sum,
+        if plan.sum == "1" { "" } else { ", which scales the model" }
+    );
     card.push_str(
         "\nMerging checkpoints of the constant-learning-rate phase stands in for annealing: Li et al. 2025, *Model \
          Merging in Pre-training of Large Language Models* (arXiv 2505.12082).\n",

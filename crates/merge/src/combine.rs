@@ -193,7 +193,10 @@ pub(crate) fn combine(job: &CombineJob<'_>, run: &RunContext<'_>) -> Result<(), 
 /// Runs `work` on every thread of the limit, this one included.
 pub(crate) fn run_workers(run: &RunContext<'_>, work: &(dyn Fn() + Sync)) -> Result<(), Error> {
     std::thread::scope(|scope| {
-        let others: Vec<_> = (1..run.limits.n_threads.get()).map(|_| scope.spawn(work)).collect();
+        let others: Vec<_> = (1..run.limits.n_threads.get())
+            // Where the system refuses a thread, the others do its share.
+            .filter_map(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok())
+            .collect();
         work();
         others.into_iter().try_for_each(|other| other.join().map_err(|_| Error::WorkerDied))
     })

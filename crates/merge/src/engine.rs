@@ -17,9 +17,13 @@ use crate::context::{RunContext, Stage};
 use crate::error::Error;
 use crate::ledger::{Finished, Ledger};
 use crate::memory::{PieceSize, metadata_bytes};
-use crate::output::{CommitInput, Pending, StagedOutput, check_disk_space, commit_output, stage_output};
+use crate::output::{CommitInput, commit_output};
+use crate::pending::{Compared, Pending, check_disk_space};
 use crate::plan::{DigestChoice, MergePlan, OutputPlan};
 use crate::receipt::MergeReceipt;
+use crate::resume::Reading;
+use crate::seen::check_seen;
+use crate::stage::{StagedOutput, give_up, note_stages, remove_stage, stage_output};
 use crate::unit::UnitList;
 
 /// What a run may do to things that exist, beyond what the plan says.
@@ -49,6 +53,8 @@ pub struct MergeOutcome {
     pub receipt: MergeReceipt,
     /// Whether it was there already, from this very plan over unchanged sources.
     pub was_done: bool,
+    /// What was compared to find that.
+    pub compared: Option<Compared>,
 }
 
 /// Executes `plan`: reads each needed source byte once, publishes every output, returns their receipts.
@@ -62,19 +68,41 @@ pub fn execute_merge(
 ) -> Result<Vec<MergeOutcome>, Error> {
     let started = run.host.elapsed_seconds();
     let sources = open_sources(plan, run)?;
+    check_seen(plan, &sources)?;
     let layout = align_sources(&sources, plan)?;
     layout.notes.iter().for_each(|note| run.progress.note(note));
     let pending = Pending::find(plan, &sources, options, run)?;
     check_disk_space(&pending, &layout, run)?;
     let staged = stage_outputs(&pending, &sources, &layout, options, run)?;
-    let merged = merge_into(&staged, &sources, &layout, run)?;
-    sources.iter().try_for_each(|source| source.checkpoint.check_unchanged())?;
+    let merged = match merge_into(&staged, &sources, &layout, run) {
+        Ok(merged) => merged,
+        Err(error) => return Err(give_up(staged, error, run)),
+    };
     run.progress.begin(Stage::Sync, 0);
     let seconds = run.host.elapsed_seconds() - started;
     let input = CommitInput { merged: &merged, sources: &sources, layout: &layout, replace: options.replace, seconds };
-    let commit = |(k, output)| commit_output(k, output, &input, run);
-    let fresh = staged.into_iter().enumerate().map(commit).collect::<Result<Vec<_>, _>>()?;
+    let fresh = commit_all(staged, &input, run)?;
     Ok(pending.into_outcomes(fresh))
+}
+
+/// Publishes one output after the other. Those that are not published stay staged: all of their work is done.
+fn commit_all(
+    staged: Vec<StagedOutput<'_>>,
+    input: &CommitInput<'_>,
+    run: &RunContext<'_>,
+) -> Result<Vec<MergeReceipt>, Error> {
+    let stages: Vec<PathBuf> = staged.iter().map(|output| output.staged.folder().to_owned()).collect();
+    let mut fresh = Vec::new();
+    for (k, output) in staged.into_iter().enumerate() {
+        match commit_output(k, output, input, run) {
+            Ok(receipt) => fresh.push(receipt),
+            Err(error) => {
+                note_stages(stages.into_iter().skip(k), run);
+                return Err(error);
+            }
+        }
+    }
+    Ok(fresh)
 }
 
 /// Opens every source of the plan once: headers only.
@@ -87,7 +115,7 @@ pub fn open_sources(plan: &MergePlan, run: &RunContext<'_>) -> Result<Vec<OpenSo
         let mut sources = plan.outputs.iter().flat_map(|output| &output.sources);
         sources.find(|source| source.path == *path).and_then(|source| source.step)
     };
-    let checkpoints = open_checkpoints(&run.storage, &paths);
+    let checkpoints = open_checkpoints(&run.storage, &paths, &plan.reading());
     let open = |(path, checkpoint): (PathBuf, Result<_, thalweg_checkpoint::Error>)| {
         Ok(OpenSource { step: step_of(&path), path, checkpoint: checkpoint? })
     };
@@ -102,7 +130,19 @@ fn stage_outputs<'a>(
     run: &RunContext<'_>,
 ) -> Result<Vec<StagedOutput<'a>>, Error> {
     let reading = pending.reading_digest(sources)?;
-    pending.outputs().map(|output| stage_output(output, sources, layout, &reading, options, run)).collect()
+    let mut staged = Vec::new();
+    for output in pending.outputs() {
+        match stage_output(output, sources, layout, &reading, options, run) {
+            Ok(output) => staged.push(output),
+            Err(error) => {
+                // Those that hold work of an earlier run are kept; empty ones would only be in the way.
+                let fresh = staged.into_iter().filter(|output: &StagedOutput<'_>| output.found.is_empty());
+                fresh.for_each(|output| remove_stage(&*run.storage, &output));
+                return Err(error);
+            }
+        }
+    }
+    Ok(staged)
 }
 
 /// What the pass over the sources leaves behind.
@@ -131,10 +171,11 @@ fn merge_into(
     let piece = fit_piece(layout, sources.len(), staged.len(), bytes_read, run)?;
 
     let ledger = Ledger::new(&layout.catalog, &units, digest.kind(), &dtype_of);
-    let done = crate::resume::restore(staged, &units, layout, &ledger, run)?;
     let source_refs: Vec<&dyn TensorSource> =
         sources.iter().map(|source| &source.checkpoint as &dyn TensorSource).collect();
     let source_paths: Vec<PathBuf> = sources.iter().map(|source| source.path.clone()).collect();
+    let reading = Reading { layout, sources: &source_refs, read_by: &read_by };
+    let done = crate::resume::restore(staged, &units, &reading, &ledger, run)?;
     run.progress.begin(Stage::Merge, bytes_read);
     run.progress.advance(done.bytes_read(&units, layout, &read_by));
     with_background_sync(staged, |wrote| {
@@ -157,6 +198,7 @@ fn merge_into(
         };
         combine(&job, run)
     })?;
+    sources.iter().try_for_each(|source| source.checkpoint.check_unchanged())?;
     Ok(Merged { finished: ledger.finish(), read_by, bytes_read })
 }
 

@@ -106,19 +106,27 @@ pub enum Error {
         /// What there is.
         free_bytes: u64,
     },
-    /// Something else stands where the output should go.
-    #[error("`{}` exists{}", path.display(), if *is_receipt { " and holds another merge" } else { "" })]
+    /// Another output of ours, or a damaged one, stands where the output should go.
+    #[error("`{}` {}", path.display(), if holds.is_empty() { "exists" } else { holds })]
     OutputExists {
         /// The output.
         path: PathBuf,
-        /// Whether a receipt of ours is in it.
-        is_receipt: bool,
+        /// What it holds.
+        holds: String,
     },
-    /// The output would be written over one of the sources.
-    #[error("the output `{}` is one of the sources", path.display())]
+    /// The output, or its stage, would be written over one of the sources.
+    #[error("the output `{}` would be written over the source `{}`", path.display(), source_path.display())]
     OutputIsSource {
-        /// The path.
+        /// The output.
         path: PathBuf,
+        /// The source.
+        source_path: PathBuf,
+    },
+    /// Sources are not those that a plan was made for.
+    #[error("{}", describe_changes(changes))]
+    SourcesChanged {
+        /// What changed, one for each source.
+        changes: Vec<String>,
     },
     /// A stage belongs to another plan, or its sources changed since.
     #[error("`{}` holds an interrupted merge of {what}", path.display())]
@@ -148,6 +156,19 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the same command may come to its end once its surroundings are mended: then a stage is worth keeping. What
+    /// the values of the sources refuse, they refuse again.
+    pub fn can_be_resumed(&self) -> bool {
+        matches!(
+            self,
+            Self::Interrupted
+                | Self::Storage(_)
+                | Self::Access { .. }
+                | Self::WorkerDied
+                | Self::Checkpoint(thalweg_checkpoint::Error::Storage(_))
+        )
+    }
+
     /// What to do next, where there is something.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -164,6 +185,9 @@ impl Error {
             Self::DiskFull { .. } => Some("free some space, or choose another `-o`".to_owned()),
             Self::OutputExists { .. } => Some("`--force` replaces it".to_owned()),
             Self::OutputIsSource { .. } => Some("choose another `-o`".to_owned()),
+            Self::SourcesChanged { .. } => {
+                Some("make the plan again, or merge the sources as they are now with `--allow-changed`".to_owned())
+            }
             Self::ForeignStage { .. } => {
                 Some("`--discard-partial` starts over; or finish that merge with its own command".to_owned())
             }
@@ -172,6 +196,7 @@ impl Error {
             }
             Self::NotAligned { differences } => crate::align::hint_for(differences),
             Self::Scheme(error) => error.hint(),
+            Self::Storage(error) => error.hint().map(str::to_owned),
             _ => None,
         }
     }
@@ -180,6 +205,19 @@ impl Error {
 /// The cause with its path where there is one: that a tensor could not be read is said already.
 fn describe_access(error: &AccessError) -> String {
     error.source.as_ref().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+fn describe_changes(changes: &[String]) -> String {
+    let n_more = changes.len().saturating_sub(MAX_SHOWN);
+    let mut text = format!(
+        "{} changed since the plan was made:",
+        if changes.len() == 1 { "a source has" } else { "sources have" }
+    );
+    changes.iter().take(MAX_SHOWN).for_each(|change| text.push_str(&format!("\n  {change}")));
+    if n_more > 0 {
+        text.push_str(&format!("\n  and {n_more} more"));
+    }
+    text
 }
 
 /// How many differences are printed before the rest is counted.

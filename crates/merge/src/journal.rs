@@ -3,6 +3,7 @@
 //! It lets the next process go on after a kill. Nothing in it is trusted: each record carries its own
 //! checksum, and the bytes that it speaks of are read back and compared before they are kept.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,16 +14,17 @@ use thalweg_tensor::to_index;
 use crate::combine::TensorStats;
 use crate::error::Error;
 
-/// Name of the journal in a stage.
-pub(crate) const JOURNAL_NAME: &str = "thalweg-journal";
+pub(crate) use thalweg_checkpoint::JOURNAL_NAME;
 
 const MAGIC: &[u8; 8] = b"thalwegj";
-const VERSION: u32 = 2;
-/// Digests of the plan, of the sources' identity, and of what is merged in the same reading. A stage of other plans or
+const VERSION: u32 = 3;
+/// Digests of the plan, of the sources' identity where nothing is hashed, and of what is merged in the same reading. A stage of other plans or
 /// sources is refused; with another reading its units mean other things, and it is begun anew.
 pub(crate) type StageKey = [u8; 96];
 const HEADER_BYTES: u64 = 8 + 4 + 96;
 const CHECKSUM_BYTES: usize = 16;
+/// What a frame adds to its bytes.
+const FRAME_BYTES: u64 = 8 + CHECKSUM_BYTES as u64;
 /// A record is a unit of 256 parts at most; each part has few subtrees. More than this is not ours.
 const MAX_RECORD_BYTES: u64 = 64 << 20;
 
@@ -59,30 +61,54 @@ pub(crate) enum JournalState {
 }
 
 impl Journal {
-    /// A new journal in the stage.
-    pub(crate) fn create(storage: &dyn Storage, path: &Path, key: &StageKey) -> Result<Self, Error> {
+    /// A new journal, durable, in a stage that may hold files of these names.
+    pub(crate) fn create(
+        storage: &dyn Storage,
+        path: &Path,
+        key: &StageKey,
+        names: &BTreeSet<String>,
+    ) -> Result<Self, Error> {
         let file = storage.create_file(path, 0)?;
         let mut header = Vec::with_capacity(to_index(HEADER_BYTES));
         header.extend_from_slice(MAGIC);
         header.extend_from_slice(&VERSION.to_le_bytes());
         header.extend_from_slice(key);
+        let list: Vec<&str> = names.iter().map(String::as_str).collect();
+        header.extend_from_slice(&framed(list.join("\0").as_bytes()));
         file.write_all_at(0, &header)?;
-        Ok(Self { file, end: Mutex::new(HEADER_BYTES) })
+        file.sync()?;
+        Ok(Self { file, end: Mutex::new(header.len() as u64) })
     }
 
-    /// Reads a journal as far as it is whole.
-    pub(crate) fn open(storage: &dyn Storage, path: &Path, key: &StageKey) -> Result<JournalState, Error> {
+    /// Reads a journal as far as it is whole, and the names of files that it lists, also where it belongs to another plan.
+    pub(crate) fn open(
+        storage: &dyn Storage,
+        path: &Path,
+        key: &StageKey,
+    ) -> Result<(JournalState, BTreeSet<String>), Error> {
         let file = match storage.open_for_update(path) {
             Ok(file) => file,
-            Err(error) if error.is_not_found() => return Ok(JournalState::Absent),
+            Err(error) if error.is_not_found() => return Ok((JournalState::Absent, BTreeSet::new())),
             Err(error) => return Err(error.into()),
         };
         let len_bytes = file.len_bytes()?;
         let mut header = [0; to_index(HEADER_BYTES)];
         if len_bytes < HEADER_BYTES {
-            return Ok(JournalState::Absent);
+            return Ok((JournalState::Absent, BTreeSet::new()));
         }
         file.read_exact_at(0, &mut header)?;
+        let list = read_frame(&*file, HEADER_BYTES, len_bytes)?.unwrap_or_default();
+        let names = String::from_utf8_lossy(&list).split('\0').map(str::to_owned).collect();
+        let start = HEADER_BYTES + FRAME_BYTES + list.len() as u64;
+        Ok((Self::state(file, (header, start), len_bytes, key)?, names))
+    }
+
+    fn state(
+        file: Arc<dyn WriteAt>,
+        (header, start): ([u8; to_index(HEADER_BYTES)], u64),
+        len_bytes: u64,
+        key: &StageKey,
+    ) -> Result<JournalState, Error> {
         let (magic, rest) = header.split_at(8);
         let (version, found_key) = rest.split_at(4);
         if magic == [0; 8] {
@@ -100,17 +126,13 @@ impl Journal {
         if found_key[64..] != key[64..] {
             return Ok(JournalState::Absent);
         }
-        let (records, end) = read_records(&*file, len_bytes)?;
+        let (records, end) = read_records(&*file, start, len_bytes)?;
         Ok(JournalState::Ours(Self { file, end: Mutex::new(end) }, records))
     }
 
     /// Appends a finished unit.
     pub(crate) fn append(&self, record: &UnitRecord) -> Result<(), Error> {
-        let body = encode(record);
-        let mut bytes = Vec::with_capacity(body.len() + 8 + CHECKSUM_BYTES);
-        bytes.extend_from_slice(&(body.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(&body);
-        bytes.extend_from_slice(&checksum(&body));
+        let bytes = framed(&encode(record));
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         self.file.write_all_at(*end, &bytes)?;
         *end += bytes.len() as u64;
@@ -125,29 +147,40 @@ fn checksum(body: &[u8]) -> [u8; CHECKSUM_BYTES] {
     sum
 }
 
-fn read_records(file: &dyn WriteAt, len_bytes: u64) -> Result<(Vec<UnitRecord>, u64), Error> {
-    let (mut records, mut at) = (Vec::new(), HEADER_BYTES);
-    loop {
-        let mut prefix = [0; 8];
-        if at + 8 > len_bytes {
-            return Ok((records, at));
-        }
-        file.read_exact_at(at, &mut prefix)?;
-        let body_bytes = u64::from_le_bytes(prefix);
-        let record_bytes = body_bytes.saturating_add(8 + CHECKSUM_BYTES as u64);
-        if body_bytes > MAX_RECORD_BYTES || at.saturating_add(record_bytes) > len_bytes {
-            return Ok((records, at));
-        }
-        let mut bytes = vec![0; to_index(body_bytes) + CHECKSUM_BYTES];
-        file.read_exact_at(at + 8, &mut bytes)?;
-        let (body, sum) = bytes.split_at(to_index(body_bytes));
-        match decode(body) {
-            Some(record) if checksum(body) == sum => records.push(record),
-            // A torn end: what follows was never whole.
-            _ => return Ok((records, at)),
-        }
-        at += record_bytes;
+/// Length and checksum around bytes.
+fn framed(body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(body.len() + to_index(FRAME_BYTES));
+    bytes.extend_from_slice(&(body.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(body);
+    bytes.extend_from_slice(&checksum(body));
+    bytes
+}
+
+/// What was framed at `at`; `None` where the file ends or the checksum differs: a torn end was never whole.
+fn read_frame(file: &dyn WriteAt, at: u64, len_bytes: u64) -> Result<Option<Vec<u8>>, Error> {
+    let mut prefix = [0; 8];
+    if at.saturating_add(8) > len_bytes {
+        return Ok(None);
     }
+    file.read_exact_at(at, &mut prefix)?;
+    let body_bytes = u64::from_le_bytes(prefix);
+    if body_bytes > MAX_RECORD_BYTES || at.saturating_add(body_bytes + FRAME_BYTES) > len_bytes {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; to_index(body_bytes) + CHECKSUM_BYTES];
+    file.read_exact_at(at + 8, &mut bytes)?;
+    let sum = bytes.split_off(to_index(body_bytes));
+    Ok((checksum(&bytes)[..] == sum).then_some(bytes))
+}
+
+fn read_records(file: &dyn WriteAt, start: u64, len_bytes: u64) -> Result<(Vec<UnitRecord>, u64), Error> {
+    let (mut records, mut at) = (Vec::new(), start);
+    while let Some(body) = read_frame(file, at, len_bytes)? {
+        let Some(record) = decode(&body) else { break };
+        records.push(record);
+        at += body.len() as u64 + FRAME_BYTES;
+    }
+    Ok((records, at))
 }
 
 fn encode(record: &UnitRecord) -> Vec<u8> {

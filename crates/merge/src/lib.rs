@@ -20,12 +20,17 @@ mod journal;
 mod ledger;
 mod memory;
 mod output;
+pub mod own;
+pub mod pending;
 pub mod plan;
 pub mod rational;
 pub mod receipt;
+mod receipt_check;
 pub mod recipe;
 pub mod resume;
 pub mod scheme;
+pub mod seen;
+mod stage;
 mod unit;
 pub mod verify;
 

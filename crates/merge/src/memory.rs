@@ -4,6 +4,8 @@
 
 use std::ops::Range;
 
+use thalweg_checkpoint::GATHER_SCRATCH_BYTES;
+
 use crate::context::Limits;
 use crate::error::Error;
 use crate::unit::{BLOCK_ELEMENTS, Part};
@@ -41,7 +43,7 @@ impl PieceSize {
         let n_buffers = n_buffers as u64 + 2;
         let n_threads = limits.n_threads.get() as u64;
         let block_bytes = BLOCK_ELEMENTS * max_element_bytes;
-        let fixed_bytes = BASE_BYTES + metadata_bytes + n_threads * n_buffers * OVERHEAD_BYTES;
+        let fixed_bytes = BASE_BYTES + metadata_bytes + n_threads * (n_buffers * OVERHEAD_BYTES + GATHER_SCRATCH_BYTES);
         let least_bytes = fixed_bytes + n_threads * n_buffers * block_bytes;
         if limits.memory_bytes < least_bytes {
             return Err(Error::MemoryTooSmall { limit_bytes: limits.memory_bytes, least_bytes });
@@ -66,5 +68,10 @@ impl PieceSize {
 pub(crate) fn metadata_bytes(catalog: &thalweg_tensor::TensorCatalog, n_digests: usize) -> u64 {
     /// An entry with its name, shape and piece, in the source's and the output's catalog.
     const ENTRY_BYTES: u64 = 400;
-    catalog.entries().len() as u64 * (ENTRY_BYTES + 32 * n_digests as u64)
+    /// A further piece of a tensor. Each source may hold other pieces, and sources are most of what has digests.
+    const PIECE_BYTES: u64 = 100;
+    let n_entries = catalog.entries().len() as u64;
+    let n_pieces: usize = catalog.entries().iter().map(|entry| entry.pieces.len()).sum();
+    let further_bytes = (n_pieces as u64).saturating_sub(n_entries) * PIECE_BYTES;
+    n_entries * ENTRY_BYTES + (32 * n_entries + further_bytes) * n_digests as u64
 }

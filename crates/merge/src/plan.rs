@@ -4,14 +4,21 @@ use std::path::{Path, PathBuf};
 
 use num_bigint::BigInt;
 use serde::{Deserialize, Serialize};
+use thalweg_checkpoint::ReadOptions;
+use thalweg_storage::check_local;
+use thalweg_storage::guard::OwnKind;
 use thalweg_tensor::Dtype;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::Coefficients;
 use crate::Error;
+use crate::scheme::{Scheme, SchemeParameters};
+use crate::seen::SeenSource;
 
 /// `kind` of a plan file.
 pub const PLAN_KIND: &str = "thalweg-plan";
+/// How the file of a plan is known again.
+pub const PLAN_FILE: OwnKind<'_> = OwnKind::json("a plan", PLAN_KIND);
 /// `version` of the plan files that this program writes and reads.
 pub const PLAN_VERSION: u32 = 1;
 
@@ -25,6 +32,9 @@ pub struct MergePlan {
     pub version: u32,
     /// What is to be made, at least one.
     pub outputs: Vec<OutputPlan>,
+    /// The sources as they were when the plan was made; empty where nobody looked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seen_sources: Vec<SeenSource>,
 }
 
 /// One output checkpoint.
@@ -39,8 +49,14 @@ pub struct OutputPlan {
     pub dtype: OutputDtype,
     /// D: what the weighted sum is divided by, a positive integer in decimal digits.
     pub divisor: String,
+    /// What the coefficients sum to, exactly: 1 unless the model is to be scaled.
+    #[serde(default = "one")]
+    pub sum: String,
     /// The checkpoints, oldest first, with their coefficients.
     pub sources: Vec<PlanSource>,
+    /// How the sources are read, the same for all outputs of a plan.
+    #[serde(default, skip_serializing_if = "ReadOptions::is_default")]
+    pub reading: ReadOptions,
     /// What is done where averaging has no meaning.
     pub policy: MergePolicy,
     /// Most bytes of a shard; a larger tensor gets a shard of its own.
@@ -64,6 +80,33 @@ pub struct PlanSource {
     /// c/D as the nearest double, to read; the engine takes `numerator` and `divisor`.
     pub coefficient: f64,
 }
+
+fn one() -> String {
+    "1".to_owned()
+}
+
+/// A checkpoint that is to be merged, with its place in the run where that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceRef {
+    /// Its folder or file.
+    pub path: PathBuf,
+    /// Optimizer steps done.
+    pub step: Option<u64>,
+    /// Training tokens consumed.
+    pub tokens: Option<u64>,
+}
+
+/// Position of the newest: the highest step, or the last one where not every step is known.
+pub fn newest_of(sources: &[SourceRef]) -> usize {
+    let last = sources.len().saturating_sub(1);
+    if sources.iter().any(|source| source.step.is_none()) {
+        return last;
+    }
+    (0..sources.len()).max_by_key(|&i| (sources[i].step, i)).unwrap_or(last)
+}
+
+/// Most bytes of a shard where nobody said otherwise.
+pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
 
 /// Element type of floating tensors in the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,6 +216,45 @@ impl MergePolicy {
 }
 
 impl OutputPlan {
+    /// An output with everything but its sources and coefficients as it is where nobody said otherwise.
+    ///
+    /// `scheme` is the name to record. There is one coefficient for each source.
+    ///
+    /// # Example
+    /// ```
+    /// use thalweg_merge::{Coefficients, plan::{OutputPlan, SourceRef}};
+    ///
+    /// let source = |step| SourceRef { path: format!("run/step{step}").into(), step: Some(step), tokens: None };
+    /// let output = OutputPlan::new("merged", "sma", &[source(2000), source(1000)], &Coefficients::new([1, 1], 2)?);
+    /// assert_eq!((output.policy.newest, output.sum.as_str()), (0, "1"));
+    /// # Ok::<(), thalweg_merge::scheme::SchemeError>(())
+    /// ```
+    pub fn new(
+        path: impl Into<PathBuf>,
+        scheme: impl Into<String>,
+        sources: &[SourceRef],
+        coefficients: &Coefficients,
+    ) -> Self {
+        debug_assert_eq!(sources.len(), coefficients.n_checkpoints(), "one coefficient for each source");
+        let (numerators, divisor) = coefficients.to_decimal_strings();
+        let read_back = coefficients.as_f64();
+        let weighed = sources.iter().zip(numerators).zip(read_back).map(|((source, numerator), coefficient)| {
+            PlanSource { path: source.path.clone(), step: source.step, tokens: source.tokens, numerator, coefficient }
+        });
+        Self {
+            path: path.into(),
+            scheme: scheme.into(),
+            dtype: OutputDtype::Same,
+            divisor,
+            sum: coefficients.sum().to_string(),
+            sources: weighed.collect(),
+            reading: ReadOptions::default(),
+            policy: MergePolicy::defaults(newest_of(sources)),
+            out_shard_bytes: DEFAULT_SHARD_BYTES,
+            digest: DigestChoice::Blake3,
+        }
+    }
+
     /// The exact coefficients, one for each source.
     ///
     /// # Errors
@@ -201,6 +283,25 @@ impl OutputPlan {
         self.sources.get(self.policy.newest)
     }
 
+    /// Whether the coefficients are those that the scheme gives, where its name says all of it.
+    ///
+    /// # Errors
+    /// `PlanInvalid` where they are not: someone changed one and not the other.
+    pub fn check_scheme(&self) -> Result<(), Error> {
+        // `custom`, and names that say where coefficients came from, promise nothing that could be computed again.
+        let Ok(scheme) = Scheme::parse(&self.scheme, SchemeParameters::default()) else { return Ok(()) };
+        let coefficients = self.coefficients()?;
+        let steps: Vec<Option<u64>> = self.sources.iter().map(|source| source.step).collect();
+        let by_step = scheme.coefficients_for(&steps).ok();
+        let by_count = scheme.coefficients(self.sources.len()).ok();
+        if [by_step, by_count].iter().flatten().any(|expected| *expected == coefficients) {
+            return Ok(());
+        }
+        let what =
+            format!("the coefficients of `{}` are not those of the scheme `{}`", self.path.display(), self.scheme);
+        Err(Error::PlanInvalid { what: format!("{what}; coefficients of your own have the scheme `custom`") })
+    }
+
     fn check(&self) -> Result<(), Error> {
         let n_sources = self.sources.len();
         let fail = |what: String| Err(Error::PlanInvalid { what });
@@ -213,7 +314,15 @@ impl OutputPlan {
         if self.out_shard_bytes == 0 {
             return fail(format!("output `{}` has shards of no bytes", self.path.display()));
         }
-        self.coefficients().map(|_| ())
+        let sum = self.coefficients()?.sum().to_string();
+        if sum != self.sum {
+            return fail(format!(
+                "the coefficients of output `{}` sum to {sum} and its `sum` says {}: make them agree if that is meant",
+                self.path.display(),
+                self.sum
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -223,7 +332,7 @@ impl MergePlan {
     /// # Errors
     /// `PlanInvalid` when an output has no sources, two outputs share a path, or a number does not read.
     pub fn new(outputs: Vec<OutputPlan>) -> Result<Self, Error> {
-        let plan = Self { kind: PLAN_KIND.to_owned(), version: PLAN_VERSION, outputs };
+        let plan = Self { kind: PLAN_KIND.to_owned(), version: PLAN_VERSION, outputs, seen_sources: Vec::new() };
         plan.check()?;
         Ok(plan)
     }
@@ -233,8 +342,15 @@ impl MergePlan {
     /// # Errors
     /// `PlanInvalid`, with the line where the text goes wrong.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        let plan: Self = serde_json::from_str(text).map_err(|error| Error::PlanInvalid { what: error.to_string() })?;
+        let mut plan: Self =
+            serde_json::from_str(text).map_err(|error| Error::PlanInvalid { what: error.to_string() })?;
+        for output in &mut plan.outputs {
+            check_local(&output.path)?;
+            // A name with `/` at its end means the same folder.
+            output.path = output.path.components().collect();
+        }
         plan.check()?;
+        plan.outputs.iter().try_for_each(OutputPlan::check_scheme)?;
         Ok(plan)
     }
 
@@ -259,12 +375,20 @@ impl MergePlan {
             return Err(Error::PlanInvalid { what: "no outputs".to_owned() });
         }
         self.outputs.iter().try_for_each(OutputPlan::check)?;
+        if self.outputs.iter().any(|output| output.reading != self.outputs[0].reading) {
+            return Err(Error::PlanInvalid { what: "the outputs read their sources in different ways".to_owned() });
+        }
         let mut paths: Vec<&Path> = self.outputs.iter().map(|output| output.path.as_path()).collect();
         paths.sort_unstable();
         match paths.windows(2).find(|pair| pair[0] == pair[1]) {
             Some(pair) => Err(Error::PlanInvalid { what: format!("two outputs go to `{}`", pair[0].display()) }),
             None => Ok(()),
         }
+    }
+
+    /// How the sources are read.
+    pub fn reading(&self) -> ReadOptions {
+        self.outputs.first().map(|output| output.reading.clone()).unwrap_or_default()
     }
 
     /// Every source path once, in order of first use.

@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use thalweg_checkpoint::Params;
 use thalweg_storage::FileInfo;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::error::Error;
 use crate::plan::OutputPlan;
 
-/// Name of the receipt in an output folder: its presence makes the output a checkpoint.
-pub const RECEIPT_NAME: &str = "thalweg.json";
+pub use thalweg_checkpoint::RECEIPT_NAME;
 /// `kind` of a receipt.
 pub const RECEIPT_KIND: &str = "thalweg-receipt";
 /// `version` of the receipts that this program writes and reads.
@@ -50,6 +50,9 @@ pub struct MergeReceipt {
     pub peak_memory_bytes: Option<u64>,
     /// Worker threads.
     pub n_threads: usize,
+    /// Digest of this receipt without this line; none in receipts of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt_digest: Option<String>,
 }
 
 /// A source as it was when it was merged.
@@ -64,6 +67,15 @@ pub struct SourceReceipt {
     pub tokens: Option<u64>,
     /// Its coefficient, to read; the plan has the exact one.
     pub coefficient: f64,
+    /// The format it was read from; `None` for safetensors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// The key under which its tensors stand, in files that hold several things.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Which numbers were read, of a checkpoint that may have both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub params: Option<Params>,
     /// Digest of all its tensors; `None` when some were not read, or without digests.
     pub digest: Option<String>,
     /// Size and time of its files.
@@ -80,12 +92,16 @@ pub struct SourceFile {
     pub len_bytes: u64,
     /// Time of the last change, nanoseconds since 1970, as decimal digits.
     pub modified_ns: String,
+    /// Time of the last change of content or metadata, the same way, where the file system has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_ns: Option<String>,
 }
 
 impl SourceFile {
     /// The record of a file.
     pub fn new(name: &str, info: &FileInfo) -> Self {
-        Self { name: name.to_owned(), len_bytes: info.len_bytes, modified_ns: info.modified_ns.to_string() }
+        let changed_ns = Some(info.changed_ns).filter(|changed| *changed != 0).map(|changed| changed.to_string());
+        Self { name: name.to_owned(), len_bytes: info.len_bytes, modified_ns: info.modified_ns.to_string(), changed_ns }
     }
 }
 
@@ -130,6 +146,36 @@ pub struct TensorReceipt {
 }
 
 impl MergeReceipt {
+    /// The document that `from_json` reads, with its own digest as its last line.
+    ///
+    /// # Errors
+    /// `PlanInvalid` if it cannot be written down.
+    pub fn seal(&mut self) -> Result<Vec<u8>, Error> {
+        self.receipt_digest = None;
+        let mut json = self.to_bare_json()?;
+        let digest = bytes_digest(DigestKind::Blake3, &json).to_string();
+        // A receipt of many tensors is large: it is written down once, and its digest put before the closing brace.
+        json.truncate(json.len().saturating_sub(2));
+        json.extend_from_slice(format!(",\n  \"receipt_digest\": \"{digest}\"\n}}\n").as_bytes());
+        self.receipt_digest = Some(digest);
+        Ok(json)
+    }
+
+    /// Whether everything in the receipt is as it was sealed; `None` for receipts of earlier versions, which have no digest.
+    ///
+    /// # Errors
+    /// `PlanInvalid` if it cannot be written down.
+    pub fn is_as_sealed(&self) -> Result<Option<bool>, Error> {
+        let Some(digest) = &self.receipt_digest else { return Ok(None) };
+        let bare = Self { receipt_digest: None, ..self.clone() };
+        Ok(Some(bytes_digest(DigestKind::Blake3, &bare.to_bare_json()?).to_string() == *digest))
+    }
+
+    fn to_bare_json(&self) -> Result<Vec<u8>, Error> {
+        let unwritable = |error| Error::PlanInvalid { what: format!("the receipt cannot be written: {error}") };
+        serde_json::to_vec_pretty(self).map_err(unwritable)
+    }
+
     /// Reads a receipt.
     ///
     /// # Errors

@@ -1,11 +1,12 @@
-//! What may be kept after a kill: units that a stage's journal names and whose bytes still have their digests.
+//! What may be kept after a kill: units that a stage's journal names, whose bytes still have their digests, and whose sources
+//! still hold what was merged: else an output could be a mixture of old sources and new ones.
 
-use std::path::PathBuf;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use thalweg_tensor::digest::{DigestKind, SUBTREE_BYTES};
-use thalweg_tensor::{TensorSink, to_index};
+use thalweg_tensor::digest::{DigestKind, SUBTREE_BYTES, SubtreeDigest};
+use thalweg_tensor::{Dtype, TensorSource, to_index};
 
 use crate::align::MergeLayout;
 use crate::combine::{PartResult, RunningHash, output_dtype, run_workers};
@@ -13,17 +14,14 @@ use crate::context::{RunContext, Stage};
 use crate::error::Error;
 use crate::journal::{PartRecord, UnitRecord};
 use crate::ledger::Ledger;
-use crate::output::StagedOutput;
+use crate::stage::StagedOutput;
 use crate::unit::{Part, UnitList};
 
-/// Name that is added to an output's path for its stage.
-const STAGE_SUFFIX: &str = ".thalweg-partial";
-
-/// Where the output `path` is staged: beside it.
-pub fn stage_path(path: &std::path::Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(STAGE_SUFFIX);
-    PathBuf::from(name)
+/// What is read, and by whom: the sources of a merge and, for each tensor, which of them are read.
+pub(crate) struct Reading<'a> {
+    pub(crate) layout: &'a MergeLayout,
+    pub(crate) sources: &'a [&'a dyn TensorSource],
+    pub(crate) read_by: &'a [Vec<usize>],
 }
 
 /// Units that need not be done again.
@@ -68,7 +66,7 @@ pub(crate) fn record(staged: &[StagedOutput<'_>], unit_idx: usize, results: &[Pa
 pub(crate) fn restore(
     staged: &[StagedOutput<'_>],
     units: &UnitList,
-    layout: &MergeLayout,
+    reading: &Reading<'_>,
     ledger: &Ledger<'_>,
     run: &RunContext<'_>,
 ) -> Result<DoneUnits, Error> {
@@ -76,7 +74,9 @@ pub(crate) fn restore(
     if candidates.is_empty() {
         return Ok(DoneUnits::default());
     }
-    run.progress.begin(Stage::Resume, candidates.len() as u64 * staged.len() as u64 * SUBTREE_BYTES);
+    // A unit is about one subtree of each file.
+    let unit_bytes = (staged.len() + reading.sources.len()) as u64 * SUBTREE_BYTES;
+    run.progress.begin(Stage::Resume, candidates.len() as u64 * unit_bytes);
     let next = AtomicUsize::new(0);
     let done = Mutex::new(DoneUnits { is_done: vec![false; units.len()] });
     let failure = Mutex::new(None);
@@ -87,17 +87,49 @@ pub(crate) fn restore(
                 *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 return;
             }
-            if is_whole(staged, units.parts(*unit_idx), results, layout, &mut buffer) {
+            let parts = units.parts(*unit_idx);
+            if has_its_sources(staged, parts, results, reading, &mut buffer)
+                && is_whole(staged, parts, results, reading.layout, &mut buffer)
+            {
                 ledger.add(*unit_idx, results.clone());
                 done.lock().unwrap_or_else(PoisonError::into_inner).is_done[*unit_idx] = true;
             }
-            run.progress.advance(staged.len() as u64 * SUBTREE_BYTES);
+            run.progress.advance(unit_bytes);
         }
     })?;
-    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error),
-        None => Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner)),
+    if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
     }
+    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (n_found, n_kept) = (candidates.len(), done.is_done.iter().filter(|&&is_done| is_done).count());
+    if n_kept < n_found {
+        let n_again = n_found - n_kept;
+        run.progress.note(&format!(
+            "{n_again} of {n_found} finished parts are merged again: the sources or the stage changed since"
+        ));
+    }
+    Ok(done)
+}
+
+/// Whether the sources hold what a unit was merged from. Without digests their sizes and times answer for them.
+fn has_its_sources(
+    staged: &[StagedOutput<'_>],
+    parts: &[Part],
+    results: &[PartResult],
+    reading: &Reading<'_>,
+    buffer: &mut Vec<u8>,
+) -> bool {
+    let Some(kind) = staged.first().and_then(|output| output.plan.digest.kind()) else { return true };
+    parts.iter().zip(results).all(|(part, result)| {
+        let entry = &reading.layout.catalog.entries()[part.tensor_idx];
+        let read_by = &reading.read_by[part.tensor_idx];
+        read_by.len() == result.source_subtrees.len()
+            && read_by.iter().zip(&result.source_subtrees).all(|(&source_idx, known)| {
+                let source = reading.sources[source_idx];
+                let read = |elements, out: &mut [u8]| source.read_elements(part.tensor_idx, elements, out).is_ok();
+                hash_part(part, (kind, entry.dtype, entry.n_elements()), buffer, &read).as_ref() == Some(known)
+            })
+    })
 }
 
 /// Units that stand in the journal of every output, with their results put together again.
@@ -138,21 +170,32 @@ fn is_whole(
             let entry = &layout.catalog.entries()[part.tensor_idx];
             let dtype = output_dtype(layout.classes[part.tensor_idx], entry.dtype, output.plan.dtype);
             let kind = output.plan.digest.kind().unwrap_or(DigestKind::Xxh3);
-            let offset = dtype.bytes_of(part.elements.start).unwrap_or(0);
-            let tensor_bytes = dtype.bytes_of(entry.n_elements()).unwrap_or(0);
-            let mut hash = RunningHash::new(Some(kind), offset / SUBTREE_BYTES, tensor_bytes);
-            let step = SUBTREE_BYTES / 16 / dtype.bytes().unwrap_or(1);
-            let mut at = part.elements.start;
-            while at < part.elements.end {
-                let end = part.elements.end.min(at + step);
-                buffer.resize(to_index(dtype.bytes_of(end - at).unwrap_or(0)), 0);
-                if output.staged.read_back(part.tensor_idx, at..end, buffer).is_err() {
-                    return false;
-                }
-                hash.update(buffer);
-                at = end;
-            }
-            hash.finish() == result.outputs[k].0 && output.staged.catalog().entries().len() > part.tensor_idx
+            let read = |elements, out: &mut [u8]| output.staged.read_back(part.tensor_idx, elements, out).is_ok();
+            let found = hash_part(part, (kind, dtype, entry.n_elements()), buffer, &read);
+            found.as_ref() == Some(&result.outputs[k].0)
         })
     })
+}
+
+/// Subtrees of a part that `read` fills in pieces; `None` where it cannot be read.
+fn hash_part(
+    part: &Part,
+    (kind, dtype, n_elements): (DigestKind, Dtype, u64),
+    buffer: &mut Vec<u8>,
+    read: &dyn Fn(Range<u64>, &mut [u8]) -> bool,
+) -> Option<Vec<SubtreeDigest>> {
+    let offset = dtype.bytes_of(part.elements.start)?;
+    let mut hash = RunningHash::new(Some(kind), offset / SUBTREE_BYTES, dtype.bytes_of(n_elements)?);
+    let step = SUBTREE_BYTES / 16 / dtype.bytes().unwrap_or(1);
+    let mut at = part.elements.start;
+    while at < part.elements.end {
+        let end = part.elements.end.min(at + step);
+        buffer.resize(to_index(dtype.bytes_of(end - at)?), 0);
+        if !read(at..end, buffer) {
+            return None;
+        }
+        hash.update(buffer);
+        at = end;
+    }
+    Some(hash.finish())
 }

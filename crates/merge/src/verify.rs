@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use thalweg_checkpoint::{Checkpoint, open_checkpoint, shard_digest};
+use thalweg_checkpoint::{Checkpoint, ReadOptions, open_checkpoint, open_checkpoint_with, shard_digest};
+use thalweg_storage::Storage;
 use thalweg_tensor::digest::{
     Digest, DigestKind, ListHasher, SUBTREE_BYTES, SubtreeDigest, bytes_digest, tensor_digest,
 };
@@ -14,7 +15,8 @@ use crate::combine::{RunningHash, run_workers};
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
 use crate::output::MAX_RECEIPT_BYTES;
-use crate::receipt::{MergeReceipt, RECEIPT_NAME};
+use crate::receipt::{MergeReceipt, RECEIPT_NAME, SourceReceipt};
+use crate::receipt_check::check_receipt;
 use crate::unit::UnitList;
 
 /// What is read again.
@@ -24,6 +26,28 @@ pub enum VerifyScope {
     Output,
     /// The output, and the sources that it was made from.
     OutputAndInputs,
+}
+
+/// What became of a source since it was merged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceState {
+    /// It is what was merged.
+    Unchanged,
+    /// It is not there.
+    Missing,
+    /// It holds other bytes, or other files.
+    Changed(String),
+    /// It cannot be read.
+    Unreadable(String),
+}
+
+/// A source of an output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceVerdict {
+    /// Where the receipt says that it lay.
+    pub path: PathBuf,
+    /// What became of it.
+    pub state: SourceState,
 }
 
 /// Whether one thing is as the receipt says.
@@ -42,17 +66,60 @@ pub struct Verification {
     pub files: Vec<Verdict>,
     /// Tensors of the output whose bytes differ.
     pub tensors: Vec<Verdict>,
+    /// Facts of the receipt that do not fit each other.
+    pub facts: Vec<Verdict>,
     /// Sources, when they were asked for.
-    pub sources: Vec<Verdict>,
+    pub sources: Vec<SourceVerdict>,
+    /// Files of tensors beside the output that the receipt does not know: other programs may load them.
+    pub strays: Vec<String>,
     /// Whether bytes were compared; without digests only sizes and headers are.
     pub compared_bytes: bool,
 }
 
 impl Verification {
-    /// Whether everything is as the receipt says.
+    /// Whether output and sources are as the receipt says.
     pub fn is_equal(&self) -> bool {
-        [&self.files, &self.tensors, &self.sources].into_iter().flatten().all(|verdict| verdict.fault.is_none())
+        self.output_is_equal() && self.sources_are_equal()
     }
+
+    /// Whether the output is as the receipt says, and the receipt fits itself.
+    pub fn output_is_equal(&self) -> bool {
+        self.faults().next().is_none()
+    }
+
+    /// Whether the sources, where they were asked for, are those that were merged.
+    pub fn sources_are_equal(&self) -> bool {
+        self.sources.iter().all(|source| source.state == SourceState::Unchanged)
+    }
+
+    /// What is wrong with the output: names and what differs.
+    pub fn faults(&self) -> impl Iterator<Item = (&str, &str)> {
+        let verdicts = [&self.facts, &self.files, &self.tensors].into_iter().flatten();
+        verdicts.filter_map(|verdict| Some((verdict.name.as_str(), verdict.fault.as_deref()?)))
+    }
+
+    /// The first thing that is wrong with the output, in words.
+    pub(crate) fn first_fault(&self) -> Option<String> {
+        self.faults().next().map(|(name, fault)| format!("{name}: {fault}"))
+    }
+}
+
+/// The receipt of the output in `folder`.
+///
+/// # Errors
+/// `NoReceipt` where there is none; `ReceiptInvalid`.
+pub(crate) fn read_receipt(folder: &Path, run: &RunContext<'_>) -> Result<MergeReceipt, Error> {
+    read_receipt_of(&*run.storage, folder)
+}
+
+pub(crate) fn read_receipt_of(storage: &dyn Storage, folder: &Path) -> Result<MergeReceipt, Error> {
+    let receipt_path = folder.join(RECEIPT_NAME);
+    let no_receipt = |error: thalweg_storage::Error| match error {
+        error if error.is_not_found() => Error::NoReceipt { folder: folder.to_path_buf() },
+        error => error.into(),
+    };
+    let bytes = storage.read_file(&receipt_path, MAX_RECEIPT_BYTES).map_err(no_receipt)?;
+    MergeReceipt::from_json(&bytes, &receipt_path)
 }
 
 /// Compares the output in `folder` with its receipt.
@@ -60,37 +127,57 @@ impl Verification {
 /// # Errors
 /// When there is no receipt, or it does not read. What differs is no error but a verdict.
 pub fn verify_output(folder: &Path, scope: VerifyScope, run: &RunContext<'_>) -> Result<Verification, Error> {
-    let receipt_path = folder.join(RECEIPT_NAME);
-    let no_receipt = |error: thalweg_storage::Error| match error {
-        error if error.is_not_found() => Error::NoReceipt { folder: folder.to_path_buf() },
-        error => error.into(),
+    let receipt = read_receipt(folder, run)?;
+    let mut found = verify_receipt(folder, &receipt, run)?;
+    if scope == VerifyScope::OutputAndInputs {
+        let kind = receipt.plan.digest.kind();
+        let check = |source: &SourceReceipt| {
+            Ok(SourceVerdict {
+                path: source.path.clone(),
+                state: check_source(source, &receipt.plan.reading, kind, run)?,
+            })
+        };
+        found.sources = receipt.sources.iter().map(check).collect::<Result<_, Error>>()?;
+    }
+    Ok(found)
+}
+
+/// Compares a receipt with itself, and the output in `folder` with it.
+pub(crate) fn verify_receipt(
+    folder: &Path,
+    receipt: &MergeReceipt,
+    run: &RunContext<'_>,
+) -> Result<Verification, Error> {
+    let mut found = Verification {
+        files: check_files(folder, receipt, run),
+        tensors: Vec::new(),
+        facts: check_receipt(receipt)?,
+        sources: Vec::new(),
+        strays: find_strays(folder, receipt, run)?,
+        compared_bytes: receipt.plan.digest.kind().is_some(),
     };
-    let bytes = run.storage.read_file(&receipt_path, MAX_RECEIPT_BYTES).map_err(no_receipt)?;
-    let receipt = MergeReceipt::from_json(&bytes, &receipt_path)?;
-    let kind = receipt.plan.digest.kind();
-    let mut found =
-        Verification { files: Vec::new(), tensors: Vec::new(), sources: Vec::new(), compared_bytes: kind.is_some() };
-    found.files = check_files(folder, &receipt, run);
     // A file that is missing or has another length cannot be opened as a checkpoint; the verdict stands already.
-    if found.is_equal() {
+    if found.files.iter().all(|file| file.fault.is_none()) {
         match open_checkpoint(&run.storage, folder) {
-            Ok(checkpoint) => check_tensors(&checkpoint, &receipt, run, &mut found)?,
+            Ok(checkpoint) => check_tensors(&checkpoint, receipt, run, &mut found)?,
             Err(error) => {
                 found.files.push(Verdict { name: folder.display().to_string(), fault: Some(error.to_string()) });
             }
         }
     }
-    if scope == VerifyScope::OutputAndInputs {
-        found.sources = receipt
-            .sources
-            .iter()
-            .map(|source| {
-                let fault = check_source(source, kind, run)?;
-                Ok(Verdict { name: source.path.display().to_string(), fault })
-            })
-            .collect::<Result<_, Error>>()?;
-    }
     Ok(found)
+}
+
+/// Files of tensors that the receipt does not list.
+fn find_strays(folder: &Path, receipt: &MergeReceipt, run: &RunContext<'_>) -> Result<Vec<String>, Error> {
+    const ENDINGS: [&str; 10] =
+        ["safetensors", "bin", "pt", "pth", "ckpt", "gguf", "h5", "msgpack", "npz", "safetensors.index.json"];
+    let is_stray = |name: &str| {
+        ENDINGS.iter().any(|ending| name.ends_with(&format!(".{ending}")))
+            && !receipt.files.iter().any(|file| file.name == name)
+    };
+    let entries = run.storage.list_folder(folder)?;
+    Ok(entries.into_iter().map(|entry| entry.name).filter(|name| is_stray(name)).collect())
 }
 
 fn check_files(folder: &Path, receipt: &MergeReceipt, run: &RunContext<'_>) -> Vec<Verdict> {
@@ -195,23 +282,28 @@ fn in_file<'a>(entries: &[TensorEntry], file_idx: usize, digests: &'a [Digest]) 
 }
 
 fn check_source(
-    source: &crate::receipt::SourceReceipt,
+    source: &SourceReceipt,
+    reading: &ReadOptions,
     kind: Option<DigestKind>,
     run: &RunContext<'_>,
-) -> Result<Option<String>, Error> {
-    let checkpoint = match open_checkpoint(&run.storage, &PathBuf::from(&source.path)) {
+) -> Result<SourceState, Error> {
+    if run.storage.file_info(&source.path).is_err_and(|error| error.is_not_found()) {
+        return Ok(SourceState::Missing);
+    }
+    let checkpoint = match open_checkpoint_with(&run.storage, &source.path, reading) {
         Ok(checkpoint) => checkpoint,
-        Err(error) => return Ok(Some(error.to_string())),
+        Err(error) => return Ok(SourceState::Unreadable(error.to_string())),
     };
     let lengths = |files: &mut dyn Iterator<Item = (String, u64)>| files.collect::<Vec<_>>();
     let found = lengths(&mut checkpoint.files().iter().map(|file| (file.name.clone(), file.info.len_bytes)));
     let known = lengths(&mut source.files.iter().map(|file| (file.name.clone(), file.len_bytes)));
+    let changed = |what: &str| Ok(SourceState::Changed(what.to_owned()));
     if found != known {
-        return Ok(Some("its files have other names or lengths than when it was merged".to_owned()));
+        return changed("its files have other names or lengths than when it was merged");
     }
-    let Some((kind, known)) = kind.zip(source.digest.as_ref()) else { return Ok(None) };
+    let Some((kind, known)) = kind.zip(source.digest.as_ref()) else { return Ok(SourceState::Unchanged) };
     let digest = digest_checkpoint(&checkpoint, kind, run)?.to_string();
-    Ok((digest != *known).then(|| "its bytes are not those that were merged".to_owned()))
+    if digest == *known { Ok(SourceState::Unchanged) } else { changed("its bytes are not those that were merged") }
 }
 
 /// The digest of a checkpoint: of its sorted list of (name, dtype, shape, tensor digest).

@@ -58,6 +58,32 @@ pub enum Error {
         /// What it was to become.
         target: PathBuf,
     },
+    /// What stands there is not ours to replace.
+    #[error("`{}` {holds}", path.display())]
+    MayNotReplace {
+        /// The path.
+        path: PathBuf,
+        /// What it is or holds.
+        holds: String,
+        /// What to do instead.
+        hint: &'static str,
+    },
+    /// Nothing can come to lie at a path.
+    #[error("nothing can be written to `{}`: {what}", path.display())]
+    NoPlace {
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        what: String,
+    },
+    /// A path is an address on the network.
+    #[error("`{}`: addresses with `{scheme}://` are not supported, only paths of files", path.display())]
+    UnsupportedScheme {
+        /// The address as it was given.
+        path: PathBuf,
+        /// What stands before `://`.
+        scheme: String,
+    },
     /// Another process holds the lock.
     #[error("`{}` is in use by another process", path.display())]
     Locked {
@@ -67,6 +93,22 @@ pub enum Error {
 }
 
 impl Error {
+    /// What to do next, where there is something.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::MayNotReplace { hint, .. } => Some(hint),
+            Self::NoPlace { .. } => Some("choose another place"),
+            Self::UnsupportedScheme { scheme, .. } if scheme.eq_ignore_ascii_case("file") => {
+                Some("give the path alone, without `file://`")
+            }
+            Self::UnsupportedScheme { .. } => Some(
+                "mount it and give a local path, or copy what is read, and what was written, with a tool of its own",
+            ),
+            Self::Locked { .. } => Some("wait until the other process has ended"),
+            _ => None,
+        }
+    }
+
     /// Whether the path does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
@@ -80,7 +122,7 @@ impl Error {
 }
 
 /// The system's words without "(os error 2)", which helps nobody.
-fn describe_io_error(error: &io::Error) -> String {
+pub fn describe_io_error(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or(&text);
     let mut chars = text.chars();

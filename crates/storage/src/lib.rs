@@ -2,14 +2,18 @@
 //!
 //! Floor 0: files, folders, syncs and atomic publishing. It does not know tensors or formats.
 
+mod address;
 pub mod error;
+pub mod guard;
 pub mod local;
 pub mod machine;
 pub mod memory;
+mod names;
 pub mod publish;
 pub mod storage;
 
+pub use address::check_local;
 pub use error::Error;
 pub use local::LocalStorage;
 pub use memory::MemoryStorage;
-pub use storage::{CommitStyle, FileInfo, FileKind, FolderEntry, ReadAt, Storage, WriteAt};
+pub use storage::{CommitStyle, FileInfo, FileKind, FolderEntry, Lock, ReadAt, Storage, WriteAt};

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags, RenameFlags};
 use rustix::io::{Errno, retry_on_intr};
 
-use crate::{Error, FileInfo, FileKind, FolderEntry, ReadAt, Storage, WriteAt};
+use crate::{Error, FileInfo, FileKind, FolderEntry, Lock, ReadAt, Storage, WriteAt, check_local};
 
 /// The path is copied only if there is an error: this stands on the path of every read and write.
 fn io_error(act: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
@@ -77,6 +77,7 @@ fn info_of(metadata: &fs::Metadata) -> FileInfo {
         kind,
         len_bytes: metadata.len(),
         modified_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
+        changed_ns: i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec()),
         id: (metadata.dev(), metadata.ino()),
     }
 }
@@ -313,6 +314,11 @@ fn without_slash(path: &Path) -> &Path {
     path.components().as_path()
 }
 
+/// Whether the file system has no locks, as some network ones.
+fn lacks_locks(error: Errno) -> bool {
+    [Errno::NOSYS, Errno::NOTSUP, Errno::OPNOTSUPP, Errno::NOLCK].contains(&error)
+}
+
 /// Whether the system does not know this kind of rename; it also says so for a folder moved into itself.
 fn lacks_rename_flags(error: Errno) -> bool {
     matches!(error, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)
@@ -320,10 +326,12 @@ fn lacks_rename_flags(error: Errno) -> bool {
 
 impl Storage for LocalStorage {
     fn file_info(&self, path: &Path) -> Result<FileInfo, Error> {
+        check_local(path)?;
         Ok(info_of(&fs::metadata(path).map_err(io_error("read", path))?))
     }
 
     fn list_folder(&self, path: &Path) -> Result<Vec<FolderEntry>, Error> {
+        check_local(path)?;
         let mut entries = Vec::new();
         for entry in fs::read_dir(path).map_err(io_error("list", path))? {
             let entry = entry.map_err(io_error("list", path))?;
@@ -337,7 +345,23 @@ impl Storage for LocalStorage {
         Ok(entries)
     }
 
+    fn link_target(&self, path: &Path) -> Result<Option<PathBuf>, Error> {
+        check_local(path)?;
+        let path = without_slash(path);
+        match fs::symlink_metadata(path) {
+            Ok(metadata) if metadata.is_symlink() => {
+                fs::read_link(path).map(Some).map_err(io_error("read the link", path))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn count_entries(&self, path: &Path) -> Result<usize, Error> {
+        Ok(fs::read_dir(path).map_err(io_error("list", path))?.count())
+    }
+
     fn open_file(&self, path: &Path) -> Result<Arc<dyn ReadAt>, Error> {
+        check_local(path)?;
         let (file, info) = self.pool.open_with_room(|| open_regular(path, &reading()))?;
         let opened = Arc::new_cyclic(|this| LocalFile {
             path: path.to_owned(),
@@ -352,6 +376,7 @@ impl Storage for LocalStorage {
     }
 
     fn create_file(&self, path: &Path, len_bytes: u64) -> Result<Arc<dyn WriteAt>, Error> {
+        check_local(path)?;
         let options = updating().create_new(true).clone();
         let file = self.pool.open_with_room(|| options.open(path).map_err(io_error("create", path)))?;
         let output = LocalOutput { path: path.to_owned(), file };
@@ -366,11 +391,13 @@ impl Storage for LocalStorage {
     }
 
     fn open_for_update(&self, path: &Path) -> Result<Arc<dyn WriteAt>, Error> {
+        check_local(path)?;
         let (file, _) = self.pool.open_with_room(|| open_regular(path, &updating()))?;
         Ok(Arc::new(LocalOutput { path: path.to_owned(), file }))
     }
 
     fn create_folder(&self, path: &Path) -> Result<(), Error> {
+        check_local(path)?;
         let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && fs::metadata(folder).is_err();
         let missing: Vec<&Path> = without_slash(path).ancestors().take_while(is_missing).collect();
         fs::create_dir_all(path).map_err(io_error("create", path))?;
@@ -427,6 +454,7 @@ impl Storage for LocalStorage {
     }
 
     fn canonical_path(&self, path: &Path) -> Result<PathBuf, Error> {
+        check_local(path)?;
         let absolute = std::path::absolute(path).map_err(io_error("resolve", path))?;
         let mut real = PathBuf::new();
         for part in absolute.components() {
@@ -446,9 +474,10 @@ impl Storage for LocalStorage {
         Ok(real)
     }
 
-    fn lock(&self, path: &Path) -> Result<Box<dyn std::fmt::Debug + Send + Sync>, Error> {
+    fn lock(&self, path: &Path) -> Result<Lock, Error> {
         /// How often the file may be replaced under us before we say that it is in use.
         const MAX_ATTEMPTS: usize = 8;
+        check_local(path)?;
         let options = OpenOptions::new().write(true).create(true).truncate(false).clone();
         for _ in 0..MAX_ATTEMPTS {
             if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
@@ -459,14 +488,25 @@ impl Storage for LocalStorage {
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => break,
                 // A file system without locks: two processes on one stage are then the user's care.
-                Err(Errno::NOSYS | Errno::NOTSUP) => return Ok(Box::new(file)),
+                Err(error) if lacks_locks(error) => return Ok(Lock::unsupported()),
                 Err(error) => return Err(io_error("lock", path)(error.into())),
             }
             // Its last holder may have removed the file after we opened it: then we hold a lock that nobody sees.
             if fs::metadata(path).is_ok_and(|metadata| info_of(&metadata).id == info.id) {
-                return Ok(Box::new(file));
+                return Ok(Lock::held(file));
             }
         }
         Err(Error::Locked { path: path.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_to_have_no_locks_is_known_and_a_held_lock_is_none_of_them() {
+        assert!([Errno::NOSYS, Errno::NOTSUP, Errno::OPNOTSUPP, Errno::NOLCK].into_iter().all(lacks_locks));
+        assert!(![Errno::WOULDBLOCK, Errno::IO, Errno::ACCESS].into_iter().any(lacks_locks));
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use crate::{CommitStyle, Error, FileInfo, FileKind, FolderEntry, ReadAt, Storage, WriteAt};
+use crate::{CommitStyle, Error, FileInfo, FileKind, FolderEntry, Lock, ReadAt, Storage, WriteAt};
 
 fn fail(act: &'static str, path: &Path, kind: io::ErrorKind) -> Error {
     Error::Io { act, path: path.to_owned(), source: kind.into() }
@@ -97,6 +97,7 @@ impl MemoryFile {
             kind: FileKind::File,
             len_bytes: content.bytes.len() as u64,
             modified_ns: i128::from(content.n_changes),
+            changed_ns: 0,
             id: (1, self.number),
         }
     }
@@ -198,7 +199,9 @@ impl Node {
     fn info(&self) -> FileInfo {
         match self {
             Self::File(file) => file.info(),
-            Self::Folder(number) => FileInfo { kind: FileKind::Folder, len_bytes: 0, modified_ns: 0, id: (1, *number) },
+            Self::Folder(number) => {
+                FileInfo { kind: FileKind::Folder, len_bytes: 0, modified_ns: 0, changed_ns: 0, id: (1, *number) }
+            }
         }
     }
 }
@@ -451,7 +454,7 @@ impl Storage for MemoryStorage {
         Ok(normal_path(path))
     }
 
-    fn lock(&self, path: &Path) -> Result<Box<dyn Debug + Send + Sync>, Error> {
+    fn lock(&self, path: &Path) -> Result<Lock, Error> {
         match self.open(path) {
             Err(error) if error.is_not_found() => drop(self.create_file(path, 0)?),
             opened => drop(opened?),
@@ -460,7 +463,7 @@ impl Storage for MemoryStorage {
         if !self.disk.tree().locked.insert(place.clone()) {
             return Err(Error::Locked { path: path.to_owned() });
         }
-        Ok(Box::new(MemoryLock { disk: Arc::clone(&self.disk), path: place }))
+        Ok(Lock::held(MemoryLock { disk: Arc::clone(&self.disk), path: place }))
     }
 
     fn commit_style(&self) -> CommitStyle {

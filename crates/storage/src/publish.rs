@@ -1,12 +1,15 @@
 //! How bytes become durable and an output becomes visible: the only code that renames.
 //!
 //! On return everything is on the medium. At any crash before, there is no target, or the old one, untouched. What
-//! the output consists of, and that its manifest is written last, is the caller's affair.
+//! the output consists of, and that its manifest is written last, is the caller's affair; what may be replaced is decided
+//! by `guard`.
 
-use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::guard::{OwnFolder, OwnKind, Place, check_file, check_folder, is_own_file, look_at, remove_own_folder};
+pub use crate::names::{is_stage_name, stage_path, trainer_part};
+use crate::names::{new_path, old_path};
 use crate::{CommitStyle, Error, Storage};
 
 /// Whether something that is there already may be replaced.
@@ -25,6 +28,7 @@ pub enum Replace {
 /// old one is whole under that name. Where there is no rename at all the folder was written in place, manifest last.
 ///
 /// # Errors
+/// `MayNotReplace` where the target is not of the kind `own` or holds more than it, and nothing is changed then.
 /// `NotInPlace` where there is no rename and `stage` is not `target`. `Io`, of kind `AlreadyExists` if there is a
 /// target and `replace` is `Never`; the stage is then still there, and so is an old target, unless only the removal of
 /// the old one failed: then the new one is in its place.
@@ -32,43 +36,127 @@ pub enum Replace {
 /// # Example
 /// ```
 /// use std::path::Path;
+/// use thalweg_storage::guard::{Contents, OwnFolder};
 /// use thalweg_storage::publish::{Replace, publish_folder};
 /// use thalweg_storage::{MemoryStorage, Storage};
 ///
 /// let storage = MemoryStorage::new();
 /// let (stage, target) = (Path::new("/out.partial"), Path::new("/out"));
+/// let own = OwnFolder { what: "a checkpoint", contents_of: &|_, _| Ok(Contents::NotOurs) };
 /// storage.create_folder(stage)?;
-/// publish_folder(&storage, stage, target, Replace::Never)?;
+/// publish_folder(&storage, stage, target, Replace::Never, own)?;
 /// assert!(storage.file_info(target).is_ok());
 /// assert!(storage.file_info(stage).is_err());
 /// # Ok::<(), thalweg_storage::Error>(())
 /// ```
-pub fn publish_folder(storage: &dyn Storage, stage: &Path, target: &Path, replace: Replace) -> Result<(), Error> {
+pub fn publish_folder(
+    storage: &dyn Storage,
+    stage: &Path,
+    target: &Path,
+    replace: Replace,
+    own: OwnFolder<'_>,
+) -> Result<(), Error> {
     match storage.commit_style() {
-        CommitStyle::RenameFolder => rename_durably(storage, stage, target, replace),
+        CommitStyle::RenameFolder if replace == Replace::Never => rename_or_undo(storage, stage, target),
+        CommitStyle::RenameFolder => replace_durably(storage, stage, target, Own::Folder(own)),
         CommitStyle::ManifestLast if stage == target => Ok(()),
         // To say yes here would be to lose the output without a word.
         CommitStyle::ManifestLast => Err(Error::NotInPlace { stage: stage.to_owned(), target: target.to_owned() }),
     }
 }
 
-/// Writes a small file whole or not at all, replacing what is there.
+/// Writes a small file whole or not at all, replacing one of its own kind.
 ///
 /// Where there is no rename the old file is removed first.
 ///
 /// # Errors
-/// `Io`; where there is a rename, an old file is then untouched.
-pub fn publish_file(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let beside = match storage.commit_style() {
-        CommitStyle::RenameFolder => with_suffix(path, ".thalweg-new"),
-        CommitStyle::ManifestLast => path.to_owned(),
-    };
-    remove_if_there(storage, &beside)?;
-    write_durably(storage, &beside, bytes)?;
+/// `MayNotReplace` where something else stands there; `Io`; where there is a rename, an old file is then untouched.
+pub fn publish_file(storage: &dyn Storage, path: &Path, bytes: &[u8], kind: OwnKind<'_>) -> Result<(), Error> {
+    let own = Own::File(kind, bytes);
+    own.check(storage, path)?;
     match storage.commit_style() {
-        CommitStyle::RenameFolder => rename_durably(storage, &beside, path, Replace::Force),
-        CommitStyle::ManifestLast => storage.sync_folder(parent_of(path)),
+        CommitStyle::RenameFolder => {
+            let beside = place_beside(storage, path, own)?;
+            write_durably(storage, &beside, bytes)?;
+            replace_durably(storage, &beside, path, own)
+        }
+        CommitStyle::ManifestLast => {
+            own.remove(storage, path)?;
+            write_durably(storage, path, bytes)?;
+            storage.sync_folder(parent_of(path))
+        }
     }
+}
+
+/// What may be replaced and removed.
+#[derive(Clone, Copy)]
+enum Own<'a> {
+    File(OwnKind<'a>, &'a [u8]),
+    Folder(OwnFolder<'a>),
+}
+
+impl Own<'_> {
+    fn check(self, storage: &dyn Storage, path: &Path) -> Result<(), Error> {
+        match self {
+            Self::File(kind, bytes) => check_file(storage, path, kind, bytes),
+            Self::Folder(own) => check_folder(storage, path, own),
+        }
+    }
+
+    fn remove(self, storage: &dyn Storage, path: &Path) -> Result<(), Error> {
+        match self {
+            Self::File(kind, bytes) => {
+                check_own_name(check_file(storage, path, kind, bytes))?;
+                remove_if_there(storage, path)
+            }
+            Self::Folder(own) => check_own_name(remove_own_folder(storage, path, own)),
+        }
+    }
+}
+
+/// Names beside an output are our own choice; nothing lies at one that is free.
+fn check_own_name(checked: Result<(), Error>) -> Result<(), Error> {
+    match checked {
+        Err(Error::NoPlace { .. }) => Ok(()),
+        checked => checked,
+    }
+}
+
+/// A free name for a small file that is being written. What is no leftover of ours at such a name stays there.
+fn place_beside(storage: &dyn Storage, path: &Path, own: Own<'_>) -> Result<PathBuf, Error> {
+    const MAX_NAMES: usize = 100;
+    let first = new_path(path);
+    let mut candidate = first.clone();
+    for n in 1..=MAX_NAMES {
+        match look_at(storage, &candidate)? {
+            Place::Free => return Ok(candidate),
+            Place::File if is_leftover(storage, &candidate, own)? => {
+                storage.remove(&candidate)?;
+                return Ok(candidate);
+            }
+            _ => {}
+        }
+        let mut name = first.clone().into_os_string();
+        name.push(format!("-{n}"));
+        candidate = name.into();
+    }
+    Err(Error::Io { act: "create", path: first, source: io::ErrorKind::AlreadyExists.into() })
+}
+
+/// Whether a file is what a crash left of one that was being written: of its kind, or not yet more than zeros and parts of
+/// what is written again.
+fn is_leftover(storage: &dyn Storage, path: &Path, own: Own<'_>) -> Result<bool, Error> {
+    let Own::File(kind, bytes) = own else { return Ok(false) };
+    let file = storage.open_file(path)?;
+    let len_bytes = usize::try_from(file.info().len_bytes).unwrap_or(usize::MAX);
+    if len_bytes <= bytes.len() {
+        let mut found = vec![0; len_bytes];
+        file.read_exact_at(0, &mut found)?;
+        if found.iter().zip(bytes).all(|(found, byte)| *found == 0 || found == byte) {
+            return Ok(true);
+        }
+    }
+    is_own_file(storage, path, kind, bytes)
 }
 
 fn write_durably(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> Result<(), Error> {
@@ -77,49 +165,60 @@ fn write_durably(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> Result<(),
     file.sync()
 }
 
-fn rename_durably(storage: &dyn Storage, from: &Path, to: &Path, replace: Replace) -> Result<(), Error> {
-    if replace == Replace::Never {
-        return rename_or_undo(storage, from, to);
-    }
-    let aside = with_suffix(to, ".thalweg-old");
+fn replace_durably(storage: &dyn Storage, from: &Path, to: &Path, own: Own<'_>) -> Result<(), Error> {
+    own.check(storage, to)?;
+    let aside = old_path(to);
     match storage.exchange(from, to) {
         // Now the old one has the stage's name.
         Ok(()) => {
-            if let Err(error) = sync_parents(storage, from, to) {
+            // Something may have been added to it since it was looked at: then it goes back to its place.
+            let settled = check_own_name(own.check(storage, from)).and_then(|()| sync_parents(storage, from, to));
+            if let Err(error) = settled {
                 // Else the next attempt would take the old one for its stage. If this fails too, nothing helps.
                 let _ = storage.exchange(from, to);
                 return Err(error);
             }
-            storage.remove(from)
+            own.remove(storage, from)
         }
         Err(error) if error.is_not_found() => {
             rename_or_undo(storage, from, to)?;
-            // A crash between the two renames below left the old one there.
-            remove_if_there(storage, &aside)
+            // A crash between the two renames below left the old one there; what else has that name stays.
+            drop_leftover(storage, &aside, own)
         }
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::Unsupported => {
-            replace_by_two_renames(storage, from, to, &aside)
+            replace_by_two_renames(storage, (from, to), &aside, own)
         }
         Err(error) => Err(error),
     }
 }
 
-fn replace_by_two_renames(storage: &dyn Storage, from: &Path, to: &Path, aside: &Path) -> Result<(), Error> {
-    match storage.file_info(to) {
-        Err(error) if error.is_not_found() => {
+fn replace_by_two_renames(
+    storage: &dyn Storage,
+    (from, to): (&Path, &Path),
+    aside: &Path,
+    own: Own<'_>,
+) -> Result<(), Error> {
+    match look_at(storage, to)? {
+        Place::Free => {
             rename_or_undo(storage, from, to)?;
-            return remove_if_there(storage, aside);
+            return drop_leftover(storage, aside, own);
         }
-        Err(error) => return Err(error),
-        Ok(_) => {}
+        _ => own.remove(storage, aside)?,
     }
-    remove_if_there(storage, aside)?;
     storage.rename(to, aside)?;
     if let Err(error) = rename_or_undo(storage, from, to) {
         let _ = storage.rename(aside, to);
         return Err(error);
     }
-    storage.remove(aside)
+    own.remove(storage, aside)
+}
+
+/// Removes an old output that a crash left aside, if it is one.
+fn drop_leftover(storage: &dyn Storage, aside: &Path, own: Own<'_>) -> Result<(), Error> {
+    match own.remove(storage, aside) {
+        Err(Error::MayNotReplace { .. }) => Ok(()),
+        removed => removed,
+    }
 }
 
 /// Renames and makes that durable; what is not known to be durable is taken back.
@@ -144,11 +243,4 @@ fn remove_if_there(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
         Err(error) if !error.is_not_found() => Err(error),
         _ => Ok(()),
     }
-}
-
-/// A name beside `path`; a `/` at its end must not make it a name inside.
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name: OsString = path.components().as_path().as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }

@@ -29,6 +29,8 @@ pub struct FileInfo {
     pub len_bytes: u64,
     /// Time of the last change, nanoseconds since 1970; 0 where the storage has none.
     pub modified_ns: i128,
+    /// Time of the last change of content or metadata, which no program can set; 0 where the storage has none.
+    pub changed_ns: i128,
     /// Device and inode, or another identity; (0, 0) where there is none.
     pub id: (u64, u64),
 }
@@ -107,6 +109,27 @@ pub trait WriteAt: Send + Sync + Debug {
     fn sync(&self) -> Result<(), Error>;
 }
 
+/// A lock on a file, given back when it is dropped.
+#[derive(Debug)]
+pub struct Lock(Option<Box<dyn Debug + Send + Sync>>);
+
+impl Lock {
+    /// A lock that lasts as long as `guard`.
+    pub fn held(guard: impl Debug + Send + Sync + 'static) -> Self {
+        Self(Some(Box::new(guard)))
+    }
+
+    /// What a file system without locks can give: nothing keeps another process away.
+    pub fn unsupported() -> Self {
+        Self(None)
+    }
+
+    /// Whether other processes are kept away.
+    pub fn is_held(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
 /// A disk, a memory, later an object store.
 pub trait Storage: Send + Sync + Debug {
     /// What stands at `path`, following links.
@@ -114,6 +137,22 @@ pub trait Storage: Send + Sync + Debug {
     /// # Errors
     /// `Io` (see [`Error::is_not_found`]).
     fn file_info(&self, path: &Path) -> Result<FileInfo, Error>;
+
+    /// Where the link at `path` points; `None` if there is no link. Links above the last name are followed.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn link_target(&self, _path: &Path) -> Result<Option<PathBuf>, Error> {
+        Ok(None)
+    }
+
+    /// How many names a folder has, those included that are not UTF-8.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn count_entries(&self, path: &Path) -> Result<usize, Error> {
+        Ok(self.list_folder(path)?.len())
+    }
 
     /// The names in a folder, sorted.
     ///
@@ -199,9 +238,11 @@ pub trait Storage: Send + Sync + Debug {
 
     /// Takes an exclusive lock on a file, made if it is missing; held until the value is dropped.
     ///
+    /// A file system without locks gives one that is not held.
+    ///
     /// # Errors
     /// `Locked` if another process holds it; `Io`.
-    fn lock(&self, path: &Path) -> Result<Box<dyn Debug + Send + Sync>, Error>;
+    fn lock(&self, path: &Path) -> Result<Lock, Error>;
 
     /// How an output becomes visible here.
     fn commit_style(&self) -> CommitStyle {

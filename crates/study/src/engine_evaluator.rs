@@ -12,6 +12,7 @@ use thalweg_merge::context::RunContext;
 use thalweg_merge::in_memory::merge_into_sinks;
 use thalweg_merge::plan::{DigestChoice, MergePlan, OutputDtype, OutputPlan};
 use thalweg_model::{Model, ModelConfig, arena_sink};
+use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 use thalweg_tensor::TensorSink;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
@@ -146,7 +147,7 @@ impl<'a> EngineEvaluator<'a> {
         }
         let known = MergedParams { kind: MERGED_KIND.to_owned(), version: 1, params_digest };
         let Ok(bytes) = serde_json::to_vec(&known) else { return Ok(()) };
-        Ok(publish_file(&*self.run.storage, key, &bytes)?)
+        Ok(publish_file(&*self.run.storage, key, &bytes, OwnKind::in_own_folder("a kept score"))?)
     }
 
     /// A file named by the plan, and by size, time and identity of every file of its sources.

@@ -70,12 +70,14 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// JSON of another kind, or of a version that this program does not know.
-    #[error(
-        "this is `{kind}` version {version}, and a report is `{}` version {}",
-        crate::report::REPORT_KIND,
-        crate::report::REPORT_VERSION
-    )]
+    #[error("this is `{kind}` version {version}, and {what} is `{expected_kind}` version {expected_version}")]
     ReportKind {
+        /// What was expected, such as `the record of a study`.
+        what: &'static str,
+        /// The kind of such a document.
+        expected_kind: &'static str,
+        /// The version that this program reads.
+        expected_version: u64,
         /// The kind that it names.
         kind: String,
         /// The version that it names.
@@ -123,8 +125,8 @@ impl Error {
             Self::Scheme(error) => error.hint(),
             Self::Checkpoint(error) => error.hint().map(str::to_owned),
             Self::Evaluator { hint, .. } => hint.clone(),
+            Self::Storage(error) => error.hint().map(str::to_owned),
             Self::Model(_)
-            | Self::Storage(_)
             | Self::MeasureMissing { .. }
             | Self::TooFewDocuments { .. }
             | Self::WorkerDied
@@ -140,7 +142,10 @@ impl Error {
             Self::ReportForm { .. } | Self::ReportContent { .. } => {
                 Some("run the command that made it again: it goes on from what is there".to_owned())
             }
-            Self::ReportKind { .. } => Some("give a folder that holds the `report.json` of a study".to_owned()),
+            Self::ReportKind { expected_kind, kind, .. } if kind == expected_kind => {
+                Some("another version of this program wrote it: make it again, or use that version".to_owned())
+            }
+            Self::ReportKind { what, .. } => Some(format!("give {what}")),
         }
     }
 

@@ -4,12 +4,15 @@
 //! each part may be empty. Paths in it are to read, never to open.
 
 use serde::{Deserialize, Serialize};
+use thalweg_storage::guard::OwnKind;
 
 use crate::Error;
 use crate::report::{MergeSource, PhaseSpan, TrainingPoint};
 
 /// `kind` of a study file.
 pub const STUDY_KIND: &str = "thalweg-study";
+/// How the file of a study is known again.
+pub const STUDY_FILE: OwnKind<'_> = OwnKind::json("the record of a study", STUDY_KIND);
 /// `version` of the study files that this program writes and reads.
 pub const STUDY_VERSION: u64 = 1;
 /// Name of the file in a study's folder.
@@ -326,7 +329,13 @@ impl StudyRecord {
         }
         let head: Head = serde_json::from_str(text).map_err(|source| Error::ReportForm { source })?;
         if head.kind != STUDY_KIND || head.version != STUDY_VERSION {
-            return Err(Error::ReportKind { kind: head.kind, version: head.version });
+            return Err(Error::ReportKind {
+                what: "the record of a study",
+                expected_kind: STUDY_KIND,
+                expected_version: STUDY_VERSION,
+                kind: head.kind,
+                version: head.version,
+            });
         }
         serde_json::from_str(text).map_err(|source| Error::ReportForm { source })
     }

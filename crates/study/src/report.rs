@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+use thalweg_storage::guard::OwnKind;
 
 use crate::Error;
 
 /// `kind` of a report file.
 pub const REPORT_KIND: &str = "thalweg-report";
+/// How the file of a report is known again.
+pub const REPORT_FILE: OwnKind<'_> = OwnKind::json("the report of a demo", REPORT_KIND);
 /// `version` of the report files that this program writes and reads.
 pub const REPORT_VERSION: u64 = 1;
 
@@ -259,7 +262,13 @@ impl Report {
     pub fn from_json(text: &str) -> Result<Self, Error> {
         let head: Head = serde_json::from_str(text).map_err(|source| Error::ReportForm { source })?;
         if head.kind != REPORT_KIND || head.version != REPORT_VERSION {
-            return Err(Error::ReportKind { kind: head.kind, version: head.version });
+            return Err(Error::ReportKind {
+                what: "the report of a demo",
+                expected_kind: REPORT_KIND,
+                expected_version: REPORT_VERSION,
+                kind: head.kind,
+                version: head.version,
+            });
         }
         let report: Self = serde_json::from_str(text).map_err(|source| Error::ReportForm { source })?;
         report.check()?;

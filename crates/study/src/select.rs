@@ -1,40 +1,55 @@
 //! Windows become plans: the place where what `trajectory` knows meets what `merge` wants.
 
-use std::path::PathBuf;
-
-use thalweg_merge::plan::{DigestChoice, MergePolicy, OutputDtype, OutputPlan, PlanSource};
+use thalweg_merge::plan::{OutputPlan, SourceRef};
 use thalweg_merge::scheme::Scheme;
 use thalweg_trajectory::TrajectoryCheckpoint;
 
 use crate::Error;
+
+/// A checkpoint of a run as plans know it.
+pub fn source_ref(checkpoint: &TrajectoryCheckpoint) -> SourceRef {
+    SourceRef {
+        path: checkpoint.path.clone(),
+        step: Some(checkpoint.step.0),
+        tokens: checkpoint.tokens.map(|tokens| tokens.0),
+    }
+}
 
 /// The merge of a window by a scheme, oldest first. `name` stands for a path that is not written to.
 ///
 /// # Errors
 /// `Scheme` where the scheme takes no window of this length.
 pub fn window_output(name: &str, window: &[TrajectoryCheckpoint], scheme: &Scheme) -> Result<OutputPlan, Error> {
-    let steps: Vec<u64> = window.iter().map(|one| one.step.0).collect();
-    let coefficients = match scheme {
-        Scheme::PowerEma { .. } => scheme.coefficients_at(&steps)?,
-        _ => scheme.coefficients(window.len())?,
-    };
-    let (numerators, divisor) = coefficients.to_decimal_strings();
-    let sources = window.iter().zip(numerators).zip(coefficients.as_f64());
-    let sources = sources.map(|((one, numerator), coefficient)| PlanSource {
-        path: one.path.clone(),
-        step: Some(one.step.0),
-        tokens: one.tokens.map(|tokens| tokens.0),
-        numerator,
-        coefficient,
-    });
-    Ok(OutputPlan {
-        path: PathBuf::from(name),
-        scheme: scheme.to_string(),
-        dtype: OutputDtype::Same,
-        divisor,
-        sources: sources.collect(),
-        policy: MergePolicy::defaults(window.len().saturating_sub(1)),
-        out_shard_bytes: 5_000_000_000,
-        digest: DigestChoice::Blake3,
-    })
+    let steps: Vec<Option<u64>> = window.iter().map(|one| Some(one.step.0)).collect();
+    let coefficients = scheme.coefficients_for(&steps)?;
+    let sources: Vec<SourceRef> = window.iter().map(source_ref).collect();
+    Ok(OutputPlan::new(name, scheme.to_string(), &sources, &coefficients))
+}
+
+#[cfg(test)]
+mod tests {
+    use thalweg_merge::Coefficients;
+    use thalweg_merge::scheme::SchemeParameters;
+    use thalweg_trajectory::{CheckpointState, Step};
+
+    use super::*;
+
+    #[test]
+    fn a_window_of_uneven_steps_is_weighed_by_its_steps() {
+        let checkpoint = |step: u64| TrajectoryCheckpoint {
+            path: format!("run/step{step}").into(),
+            name: format!("step{step}"),
+            step: Step(step),
+            tokens: None,
+            tokens_source: None,
+            tokens_unit: 0,
+            phase: None,
+            stage: None,
+            state: CheckpointState::Finished,
+        };
+        let scheme = Scheme::parse("decay:linear", SchemeParameters::default()).unwrap();
+        let output = window_output("w", &[2000, 4000, 10_000].map(checkpoint), &scheme).unwrap();
+        assert_eq!(output.coefficients().unwrap(), Coefficients::new([1, 3, 2], 6).unwrap());
+        assert_eq!((output.sum.as_str(), output.policy.newest), ("1", 2));
+    }
 }

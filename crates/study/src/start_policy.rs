@@ -8,17 +8,20 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thalweg_lab::config::{MomentsPolicy, StartSection, StartState};
+use thalweg_storage::guard::OwnKind;
 use thalweg_trajectory::TrajectoryCheckpoint;
 
 use crate::Error;
 use crate::recover::RecoveryPlan;
 
 /// `kind` of a policy.
-pub const START_KIND: &str = "thalweg-start";
+pub const START_KIND: &str = thalweg_merge::own::START_KIND;
 /// `version` of the policies that this program writes and reads.
 pub const START_VERSION: u64 = 1;
 /// Name of the file in the start point's folder.
-pub const START_NAME: &str = "thalweg-start.json";
+pub const START_NAME: &str = thalweg_merge::own::START_NAME;
+/// How the file of a policy is known again.
+pub const START_FILE: OwnKind<'_> = OwnKind::json("the policy of a start point", START_KIND);
 
 /// What is known of learning rates for continued training from a merge.
 const CPT_ADVICE: &str = "the peak that you would take from the newest checkpoint, with a warmup: for a merge the paper found \
@@ -152,7 +155,13 @@ impl StatePolicy {
         if policy.kind == START_KIND && policy.version == START_VERSION {
             return Ok(policy);
         }
-        Err(Error::ReportKind { kind: policy.kind, version: policy.version })
+        Err(Error::ReportKind {
+            what: "the policy of a start point",
+            expected_kind: START_KIND,
+            expected_version: START_VERSION,
+            kind: policy.kind,
+            version: policy.version,
+        })
     }
 
     /// The policy as a file: the same policy always gives the same text.

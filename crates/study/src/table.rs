@@ -1,9 +1,13 @@
 //! A study as a table for other programs: one row for each scored model, task and measure, as comma-separated values.
 
+use thalweg_storage::guard::OwnKind;
+
 use crate::record::{RawRow, ScoreRow, StudyRecord, TrialRow};
 
 /// Name of the file in a study's folder.
 pub const TABLE_NAME: &str = "study.csv";
+/// How the table of a study is known again.
+pub const TABLE_FILE: OwnKind<'_> = OwnKind::text("the table of a study", "kind,name,step,tokens,n_checkpoints");
 
 const COLUMNS: [&str; 25] = [
     "kind",

@@ -3,24 +3,39 @@
 use std::path::{Path, PathBuf};
 
 use thalweg_storage::Storage;
+use thalweg_storage::guard::{OwnKind, check_file};
 use thalweg_storage::publish::publish_file;
 
 use crate::Error;
 use crate::demo::PAGE_NAME;
 use crate::page::render_study;
-use crate::record::{STUDY_NAME, StudyRecord};
-use crate::table::{TABLE_NAME, to_csv};
+use crate::record::{STUDY_FILE, STUDY_NAME, StudyRecord};
+use crate::table::{TABLE_FILE, TABLE_NAME, to_csv};
+
+/// How a page of this program is known again.
+pub const PAGE_FILE: OwnKind<'_> = OwnKind::text("a page of this program", "name=\"generator\" content=\"thalweg");
+
+/// Whether [`write_study`] may write into `folder`: asked before the work whose outcome it writes.
+///
+/// # Errors
+/// `Storage` with the file that is not ours to replace.
+pub fn check_study_folder(storage: &dyn Storage, folder: &Path) -> Result<(), Error> {
+    let files = [(STUDY_NAME, STUDY_FILE), (TABLE_NAME, TABLE_FILE), (PAGE_NAME, PAGE_FILE)];
+    Ok(files.into_iter().try_for_each(|(name, kind)| check_file(storage, &folder.join(name), kind, &[]))?)
+}
 
 /// Writes `study.json`, `study.csv` and `report.html` into `folder`, which exists, and returns the page's path.
 ///
-/// Each is replaced whole. The record comes first, so that after a crash the other two can be made from it again.
+/// Each is replaced whole, and only by its own kind. The record comes first, so that after a crash the other two can be
+/// made from it again.
 ///
 /// # Errors
 /// `ReportForm` where the record cannot be written as JSON; `Storage`.
 pub fn write_study(storage: &dyn Storage, folder: &Path, record: &StudyRecord) -> Result<PathBuf, Error> {
-    publish_file(storage, &folder.join(STUDY_NAME), record.to_json()?.as_bytes())?;
-    publish_file(storage, &folder.join(TABLE_NAME), to_csv(record).as_bytes())?;
+    check_study_folder(storage, folder)?;
+    publish_file(storage, &folder.join(STUDY_NAME), record.to_json()?.as_bytes(), STUDY_FILE)?;
+    publish_file(storage, &folder.join(TABLE_NAME), to_csv(record).as_bytes(), TABLE_FILE)?;
     let page = folder.join(PAGE_NAME);
-    publish_file(storage, &page, render_study(record).as_bytes())?;
+    publish_file(storage, &page, render_study(record).as_bytes(), PAGE_FILE)?;
     Ok(page)
 }

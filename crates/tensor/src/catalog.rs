@@ -4,32 +4,8 @@
 //! engine than safetensors, where each tensor is one piece. Files are numbers here: whoever owns the
 //! catalog knows their paths, so checkpoints of one run share one catalog.
 
-use crate::{Dtype, Shape};
-
-/// A box of a logical tensor and the bytes that hold it, row-major within the box.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Piece {
-    /// Which file of the checkpoint, counted from 0.
-    pub file_idx: u32,
-    /// First byte in that file.
-    pub offset: u64,
-    /// First index of the box in each dimension; empty when the piece is the whole tensor.
-    pub start: Box<[u64]>,
-    /// Extent of the box in each dimension; empty when the piece is the whole tensor.
-    pub extent: Box<[u64]>,
-}
-
-impl Piece {
-    /// The one piece of a tensor that lies whole in one file.
-    pub fn whole(file_idx: u32, offset: u64) -> Self {
-        Self { file_idx, offset, start: Box::default(), extent: Box::default() }
-    }
-
-    /// Whether this piece is the whole tensor.
-    pub fn is_whole(&self) -> bool {
-        self.start.is_empty() && self.extent.is_empty()
-    }
-}
+use crate::piece::{CoverFault, arrange_pieces};
+use crate::{Dtype, Piece, Shape};
 
 /// One logical tensor.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -40,11 +16,25 @@ pub struct TensorEntry {
     pub dtype: Dtype,
     /// Global shape; its product and byte size are known not to overflow.
     pub shape: Shape,
-    /// Where the bytes lie; they cover the tensor.
+    /// Where the bytes lie: boxes that cover the tensor exactly once, sorted by their first index.
     pub pieces: Box<[Piece]>,
 }
 
 impl TensorEntry {
+    /// A tensor of several pieces, which must cover it exactly once; those without elements are dropped.
+    ///
+    /// # Errors
+    /// What the pieces get wrong.
+    pub fn of_pieces(name: Box<str>, dtype: Dtype, shape: Shape, pieces: Vec<Piece>) -> Result<Self, CoverFault> {
+        shape.n_elements().and_then(|n| dtype.bytes_of(n)).ok_or(CoverFault::TooLarge)?;
+        // An element range of a packed type need not begin at a byte of each piece.
+        if dtype.bytes().is_none() && pieces.iter().any(|piece| !piece.is_whole()) {
+            return Err(CoverFault::Packed);
+        }
+        let pieces = arrange_pieces(&shape, pieces)?;
+        Ok(Self { name, dtype, shape, pieces })
+    }
+
     /// Number of elements.
     pub fn n_elements(&self) -> u64 {
         // Whoever builds a catalog checks the product; 0 would make a tensor empty, never overrun it.

@@ -5,6 +5,7 @@
 //! accidents, not attacks. Nothing here reads files.
 
 use std::fmt;
+use std::str::FromStr;
 
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
@@ -46,6 +47,29 @@ impl Digest {
         self.bytes
     }
 }
+
+impl FromStr for Digest {
+    type Err = DigestFormError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (kind, digits) = match text.split_once(':') {
+            Some(("blake3", digits)) if digits.len() == 64 => (DigestKind::Blake3, digits),
+            Some(("xxh3", digits)) if digits.len() == 32 => (DigestKind::Xxh3, digits),
+            _ => return Err(DigestFormError),
+        };
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
+            let digit = |c: u8| char::from(c).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+            *byte = digit(pair[0]).zip(digit(pair[1])).map(|(high, low)| high << 4 | low).ok_or(DigestFormError)?;
+        }
+        Ok(Self { kind, bytes })
+    }
+}
+
+/// A text that is not a digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a digest is `blake3:` or `xxh3:` and hexadecimal digits")]
+pub struct DigestFormError;
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -251,6 +275,19 @@ pub fn bytes_digest(kind: DigestKind, bytes: &[u8]) -> Digest {
 #[expect(clippy::cast_possible_truncation, reason = "test data wraps on purpose")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_digest_reads_back_and_no_other_text_does() {
+        for kind in [DigestKind::Blake3, DigestKind::Xxh3] {
+            let digest = bytes_digest(kind, b"some bytes");
+            let text = digest.to_string();
+            assert_eq!(text.parse(), Ok(digest));
+            assert_eq!(text[..text.len() - 1].parse::<Digest>(), Err(DigestFormError));
+            assert!(text.replace(':', "-").parse::<Digest>().is_err());
+        }
+        assert!(format!("xxh3:{}", "g".repeat(32)).parse::<Digest>().is_err());
+        assert!(format!("sha1:{}", "0".repeat(64)).parse::<Digest>().is_err());
+    }
 
     fn digest_in_subtrees(kind: DigestKind, bytes: &[u8]) -> Digest {
         let len = bytes.len() as u64;

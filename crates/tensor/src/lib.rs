@@ -3,20 +3,24 @@
 //! Floor 0: this crate knows bytes and numbers. It does not know files, formats, runs or models.
 
 pub mod catalog;
+pub mod count;
 pub mod digest;
 pub mod dtype;
 #[expect(unsafe_code, reason = "vector instructions; each block says why it is sound")]
 pub mod kernel;
 pub mod name;
 pub mod nearest;
+pub mod piece;
 pub mod shape;
 pub mod source;
 
-pub use catalog::{Piece, TensorCatalog, TensorEntry};
+pub use catalog::{TensorCatalog, TensorEntry};
+pub use count::{CountError, parse_count, parse_size};
 pub use digest::Digest;
 pub use dtype::{Dtype, DtypeClass};
 pub use name::display_name;
 pub use nearest::nearest_name;
+pub use piece::{CoverFault, Piece};
 pub use shape::Shape;
 pub use source::{AccessError, TensorSink, TensorSource};
 

@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use thalweg_storage::{CommitStyle, Error, FileInfo, FolderEntry, ReadAt, Storage, WriteAt};
+use thalweg_storage::{CommitStyle, Error, FileInfo, FolderEntry, Lock, ReadAt, Storage, WriteAt};
 
 use crate::crash_image::{Image, Node};
 
@@ -575,7 +575,7 @@ impl Storage for CrashDisk {
         Ok(normal_names(path).iter().fold(PathBuf::from("/"), |path, name| path.join(name)))
     }
 
-    fn lock(&self, path: &Path) -> Result<Box<dyn Debug + Send + Sync>, Error> {
+    fn lock(&self, path: &Path) -> Result<Lock, Error> {
         match self.open(path) {
             Err(error) if error.is_not_found() => drop(self.create_file(path, 0)?),
             opened => drop(opened?),
@@ -586,7 +586,7 @@ impl Storage for CrashDisk {
             return Err(Error::Locked { path: path.to_owned() });
         }
         state.locked.push(place.clone());
-        Ok(Box::new(CrashLock { disk: self.clone(), path: place }))
+        Ok(Lock::held(CrashLock { disk: self.clone(), path: place }))
     }
 
     fn commit_style(&self) -> CommitStyle {

@@ -82,10 +82,12 @@ impl Image {
                 kind: FileKind::File,
                 len_bytes: self.files[file_idx].live.len() as u64,
                 modified_ns: i128::from(self.files[file_idx].n_changes),
+                changed_ns: 0,
                 id: (1, file_idx as u64),
             },
             Node::Folder(folder_idx) => {
-                FileInfo { kind: FileKind::Folder, len_bytes: 0, modified_ns: 0, id: (2, folder_idx as u64) }
+                let id = (2, folder_idx as u64);
+                FileInfo { kind: FileKind::Folder, len_bytes: 0, modified_ns: 0, changed_ns: 0, id }
             }
         }
     }

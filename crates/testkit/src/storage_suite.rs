@@ -7,6 +7,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use thalweg_storage::guard::{Contents, OwnFolder, OwnKind};
 use thalweg_storage::publish::{Replace, publish_file, publish_folder};
 use thalweg_storage::{CommitStyle, Error, FileInfo, FileKind, FolderEntry, ReadAt, Storage, WriteAt};
 
@@ -345,8 +346,11 @@ fn check_threads(at: &SuiteFolder) {
 }
 
 fn check_publish_folder(at: &SuiteFolder) {
-    let publish =
-        |stage: &str, target: &str, replace| publish_folder(&*at.storage, &at.path(stage), &at.path(target), replace);
+    let contents_of = |_: &dyn Storage, _: &Path| Ok(Contents::Ours { manifest: "x".to_owned(), foreign: Vec::new() });
+    let own = OwnFolder { what: "an output", contents_of: &contents_of };
+    let publish = |stage: &str, target: &str, replace| {
+        publish_folder(&*at.storage, &at.path(stage), &at.path(target), replace, own)
+    };
     at.make_folder("stage");
     at.create("stage/x", b"new");
     if !at.renames() {
@@ -372,10 +376,11 @@ fn check_publish_folder(at: &SuiteFolder) {
 }
 
 fn check_publish_file(at: &SuiteFolder) {
+    let kind = OwnKind::in_own_folder("a file");
     for bytes in [&b"old, and longer"[..], b"new"] {
-        publish_file(&*at.storage, &at.path("plan.json"), bytes).unwrap();
+        publish_file(&*at.storage, &at.path("plan.json"), bytes, kind).unwrap();
         assert_eq!(at.bytes("plan.json"), bytes);
         assert_eq!(at.names(""), ["plan.json"], "nothing is left beside it");
     }
-    assert!(publish_file(&*at.storage, &at.path("missing/plan.json"), b"").unwrap_err().is_not_found());
+    assert!(publish_file(&*at.storage, &at.path("missing/plan.json"), b"", kind).unwrap_err().is_not_found());
 }

@@ -1,11 +1,12 @@
 //! What can go wrong between a run folder and a window, and what to do about it.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use thalweg_tensor::display_name;
 
 use crate::step_log::{LogError, LogField};
-use crate::{Available, Extent, Step, Tokens};
+use crate::{Available, Extent, NamePattern, Step, Tokens};
 
 /// How many names a message lists before it only counts.
 const MAX_LISTED: usize = 10;
@@ -53,6 +54,14 @@ pub enum Error {
         /// What is there.
         available: Vec<String>,
     },
+    /// A repository of a cache in place of one of its revisions.
+    #[error("`{}` holds several revisions, and none is called `main`", path.display())]
+    RevisionUnclear {
+        /// The repository.
+        path: PathBuf,
+        /// What is there.
+        available: Vec<String>,
+    },
     /// A revision that cannot be a name.
     #[error("`{}` is no name of a revision", display_name(revision))]
     BadRevision {
@@ -65,7 +74,25 @@ pub enum Error {
         /// The text.
         text: String,
         /// Why not.
+        reason: String,
+    },
+    /// A pattern of names that matches none.
+    #[error("`{}` is not a pattern of checkpoint names: {reason}", display_name(text))]
+    BadPattern {
+        /// The text.
+        text: String,
+        /// Why not.
         reason: &'static str,
+    },
+    /// No name in the folder matches the pattern that was given.
+    #[error("no name in `{}` matches `{pattern}`: {found}", path.display())]
+    NoMatch {
+        /// The folder.
+        path: PathBuf,
+        /// The pattern.
+        pattern: crate::NamePattern,
+        /// What is there instead.
+        found: String,
     },
     /// Text that gives no columns.
     #[error("`{}` does not name a column", display_name(text))]
@@ -96,7 +123,7 @@ pub enum Error {
         source: Box<LogError>,
     },
     /// A request for a window that no run could meet.
-    #[error("a window cannot be chosen so: {reason}")]
+    #[error("cannot select a window this way: {reason}")]
     BadWindow {
         /// Why not.
         reason: String,
@@ -110,6 +137,20 @@ pub enum Error {
         found: usize,
         /// ` up to step 5000`, or nothing where the window ends at the newest.
         up_to: String,
+        /// What exists.
+        available: Box<Available>,
+    },
+    /// A window that would begin before the run does.
+    #[error("the window of {wanted} is longer than the run: its checkpoints span {span}{up_to}")]
+    LongerThanRun {
+        /// What was asked for.
+        wanted: Length,
+        /// From the first finished checkpoint to the window's end.
+        span: Length,
+        /// ` up to step 5000`.
+        up_to: String,
+        /// The option that asked.
+        option: &'static str,
         /// What exists.
         available: Box<Available>,
     },
@@ -142,7 +183,7 @@ pub enum Error {
         later_tokens: Tokens,
     },
     /// Two finished checkpoints of one step in the window.
-    #[error("step {step} stands there more than once: {}", list_names(names))]
+    #[error("step {step} appears more than once: {}", list_names(names))]
     DuplicateStep {
         /// The step.
         step: Step,
@@ -156,7 +197,7 @@ pub enum Error {
         stages: Vec<String>,
     },
     /// The folder holds checkpoints, but none that can be used.
-    #[error("`{}` holds no finished checkpoint ({n_checkpoints} are unfinished or cannot be read)", path.display())]
+    #[error("`{}` holds no checkpoint that can be used, and {n_checkpoints} that cannot", path.display())]
     NothingFinished {
         /// The run folder.
         path: PathBuf,
@@ -164,7 +205,28 @@ pub enum Error {
         n_checkpoints: usize,
         /// Steps and reasons.
         reasons: Vec<String>,
+        /// What would help, for the checkpoints as they are.
+        advice: String,
     },
+}
+
+/// A length on the axis of a run, where an [`Extent`] would read as a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Length(pub Extent);
+
+impl Length {
+    fn amount(self) -> u64 {
+        self.0.amount()
+    }
+}
+
+impl fmt::Display for Length {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Extent::Steps(steps) => write!(f, "{steps} steps"),
+            Extent::Tokens(tokens) => write!(f, "{tokens} tokens"),
+        }
+    }
 }
 
 fn describe_state(state: Option<&str>) -> String {
@@ -188,10 +250,12 @@ impl Error {
     /// The facts below the first line, such as the checkpoints that do exist. Empty where the first line says it all.
     pub fn details(&self) -> Vec<String> {
         match self {
-            Self::TooFew { available, .. } => available.describe(None),
+            Self::TooFew { available, .. } | Self::LongerThanRun { available, .. } => available.describe(None),
             Self::NoCheckpointAt { available, wanted, .. } => available.describe(Some(*wanted)),
             Self::RevisionNotFound { available, .. } if available.is_empty() => vec!["no revision is there".to_owned()],
-            Self::RevisionNotFound { available, .. } => vec![format!("there are {}", list_names(available))],
+            Self::RevisionNotFound { available, .. } | Self::RevisionUnclear { available, .. } => {
+                vec![format!("there are {}", list_names(available))]
+            }
             Self::NothingFinished { reasons, .. } => {
                 let mut lines: Vec<String> = reasons.iter().take(MAX_LISTED).cloned().collect();
                 if reasons.len() > lines.len() {
@@ -204,18 +268,44 @@ impl Error {
     }
 
     /// What to do next, where there is a next move.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NothingFinished { advice, .. } => return Some(advice.clone()),
+            Self::LongerThanRun { span, option, .. } => {
+                return Some(format!("`--{option} {}` takes all that there are", span.amount()));
+            }
+            Self::TooFew { found, .. } if *found > 0 => return Some(format!("ask for at most {found} checkpoints")),
+            Self::DuplicateStep { step, names } => {
+                let pattern = names.iter().find_map(|name| NamePattern::of_name(name, *step));
+                let pattern = pattern.map_or_else(String::new, |pattern| {
+                    format!("say which ones are meant: `--checkpoint-pattern '{pattern}'`; or ")
+                });
+                return Some(format!("{pattern}move all but one of them out of the run folder"));
+            }
+            _ => {}
+        }
+        self.plain_hint().map(str::to_owned)
+    }
+
+    /// The hints that are the same whatever the facts.
+    fn plain_hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::IsCheckpoint { .. } => {
                 "give the folder above it as the run, or name the checkpoints to merge: `-m CKPT -m CKPT`"
             }
             Self::NotARun { .. } => {
                 "a run folder holds `checkpoint-N`, `stepN`, `step-N`, `step_N`, `global_stepN`, `iter_N`, `epN-baN`, \
-                 `stepN-tokensXB`, `N/` or files `step_N.safetensors`"
+                 `stepN-tokensXB`, `epoch_N`, names with `step=N`, `N/` or files `step_N.safetensors`; say where other names \
+                 have the step: `--checkpoint-pattern 'my-{step}-name'`"
             }
+            Self::RevisionUnclear { .. } => "name one behind an `@`: `ORG/NAME@REV`",
             Self::NotCached { .. } => "nothing is fetched: download it first, or give a path",
             Self::BadColumns { .. } => {
                 "write `step=NAME`, `loss=NAME`, `lr=NAME`, `grad_norm=NAME` or `tokens=NAME`, with commas between"
+            }
+            Self::BadPattern { .. } => "write where the step is: `--checkpoint-pattern 'step{step}-unsharded'`",
+            Self::NoMatch { .. } => {
+                "the pattern is the whole name of a folder, or of a file without `.safetensors`; `*` is anything"
             }
             Self::BadStable { .. } => "write the first and the last step of the stable phase as `FROM..TO`",
             Self::BadNumber { .. } => "write digits, with `k`, `M`, `B` or `T` behind them for powers of 1,000",
@@ -224,9 +314,8 @@ impl Error {
                 "give `--tokens-per-step`, or ask in steps; tokens are also read from folder names, \
                  `trainer_state.json`, a step log or `thalweg.toml`"
             }
-            Self::DuplicateStep { .. } => "move all but one of them out of the run folder",
             Self::MixedStages { .. } => "give the checkpoints of one stage by name, or move the others away",
-            Self::NothingFinished { .. } => "wait until a save has finished, or copy the missing files again",
+            Self::Storage(error) => return error.hint(),
             Self::Log { source, .. } => match **source {
                 LogError::NoColumn { field: LogField::Step, .. } => {
                     "name its column with `--log-columns step=NAME`; where no column counts steps, `--log-every N` says \

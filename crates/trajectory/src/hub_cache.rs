@@ -50,19 +50,64 @@ pub fn resolve_reference(
     }
 }
 
-/// Whether a folder is a repository of a Hugging Face cache, by the names in it.
-pub(crate) fn is_hub_repository(entries: &[FolderEntry]) -> bool {
-    let has = |name: &str| entries.iter().any(|entry| entry.kind == FileKind::Folder && entry.name == name);
-    has("refs") && has("snapshots")
+/// As [`resolve_reference`] for what must be one checkpoint: of a cache's repository without `@REV` it is the revision `main`,
+/// or the only snapshot there is.
+///
+/// # Errors
+/// As [`resolve_reference`]; `RevisionUnclear` for several snapshots without a `main`.
+pub fn resolve_checkpoint_reference(
+    storage: &Arc<dyn Storage>,
+    reference: &str,
+    cache_root: Option<&Path>,
+) -> Result<PathBuf, Error> {
+    let path = resolve_reference(storage, reference, cache_root)?;
+    let is_folder = storage.file_info(&path).is_ok_and(|info| info.kind == FileKind::Folder);
+    if !is_folder || !is_hub_repository(&storage.list_folder(&path)?) {
+        return Ok(path);
+    }
+    if let Some(snapshot) = follow_ref(storage, &path, "main")? {
+        return Ok(snapshot);
+    }
+    match list_snapshots(storage, &path)?.as_slice() {
+        [only] => Ok(path.join("snapshots").join(only)),
+        snapshots => {
+            let mut available: Vec<String> =
+                list_revisions(storage, &path)?.into_iter().map(|(name, _)| name).collect();
+            available.extend(snapshots.iter().filter(|name| !available.contains(name)).cloned().collect::<Vec<_>>());
+            Err(Error::RevisionUnclear { path, available })
+        }
+    }
 }
 
-/// The named revisions of a repository with their folders, sorted by name. Refs whose folder is missing are left out.
+/// Whether a folder is a repository of a Hugging Face cache, by the names in it. A cache that was filled by commits alone has
+/// no `refs`.
+pub(crate) fn is_hub_repository(entries: &[FolderEntry]) -> bool {
+    let has = |name: &str| entries.iter().any(|entry| entry.kind == FileKind::Folder && entry.name == name);
+    has("snapshots") && (has("refs") || has("blobs") || entries.iter().all(|entry| entry.kind == FileKind::Folder))
+}
+
+fn list_snapshots(storage: &Arc<dyn Storage>, repository: &Path) -> Result<Vec<String>, Error> {
+    let entries = storage.list_folder(&repository.join("snapshots"))?;
+    Ok(entries.into_iter().filter(|entry| entry.kind == FileKind::Folder).map(|entry| entry.name).collect())
+}
+
+/// The named revisions of a repository with their folders, sorted by name. Refs whose folder is missing are left out; a
+/// snapshot whose folder has a name in place of a commit is a revision of that name.
 pub(crate) fn list_revisions(storage: &Arc<dyn Storage>, repository: &Path) -> Result<Vec<(String, PathBuf)>, Error> {
     let mut names = Vec::new();
-    list_refs(storage, &repository.join("refs"), "", 0, &mut names)?;
+    let refs = repository.join("refs");
+    if exists(storage, &refs)? {
+        list_refs(storage, &refs, "", 0, &mut names)?;
+    }
     let mut revisions = Vec::with_capacity(names.len());
     for name in names {
         if let Some(folder) = follow_ref(storage, repository, &name)? {
+            revisions.push((name, folder));
+        }
+    }
+    for name in list_snapshots(storage, repository)? {
+        if !is_commit(&name) && revisions.iter().all(|(known, _)| *known != name) {
+            let folder = repository.join("snapshots").join(&name);
             revisions.push((name, folder));
         }
     }
@@ -91,11 +136,20 @@ fn find_revision(storage: &Arc<dyn Storage>, folder: &Path, revision: &str) -> R
         if let Some(snapshot) = follow_ref(storage, folder, revision)? {
             return Ok(snapshot);
         }
-        let snapshot = folder.join("snapshots").join(revision);
-        if is_commit(revision) && exists(storage, &snapshot)? {
-            return Ok(snapshot);
+        // A snapshot by its name, or by the beginning of its commit where only one begins so.
+        let snapshots = list_snapshots(storage, folder)?;
+        let is_start = |name: &&String| is_commit(revision) && name.starts_with(revision);
+        let found = snapshots.iter().find(|name| *name == revision).or_else(|| {
+            let mut started = snapshots.iter().filter(is_start);
+            started.next().filter(|_| started.next().is_none())
+        });
+        if let Some(name) = found {
+            return Ok(folder.join("snapshots").join(name));
         }
-        let available = list_revisions(storage, folder)?.into_iter().map(|(name, _)| name).collect();
+        let mut available: Vec<String> = list_revisions(storage, folder)?.into_iter().map(|(name, _)| name).collect();
+        if available.is_empty() {
+            available = snapshots;
+        }
         return Err(Error::RevisionNotFound { path: folder.to_owned(), revision: revision.to_owned(), available });
     }
     if entries.iter().any(|entry| entry.name == revision) {

@@ -2,7 +2,10 @@
 //!
 //! Names only: nothing here looks at files.
 
-use crate::{Step, Tokens};
+use thalweg_storage::FileKind;
+use thalweg_storage::publish::is_stage_name;
+
+use crate::{NamePattern, Step, Tokens};
 
 /// Tokens as a name states them: rounded, so known to within one unit of the last digit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,59 +23,120 @@ impl NameTokens {
     }
 }
 
+/// What the number in a name counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameCount {
+    /// Optimizer steps.
+    Steps,
+    /// Epochs, which stand for steps only where no name beside them says steps.
+    Epochs,
+}
+
 /// What the name of a checkpoint says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckpointName {
-    /// The step.
+    /// The step, or the epoch where the name has no step.
     pub step: Step,
+    /// Which of the two it is.
+    pub counts: NameCount,
     /// Tokens, if the name has them.
     pub tokens: Option<NameTokens>,
     /// What stands before the step, such as `stage1`: steps of different stages cannot be ordered.
     pub stage: Option<String>,
 }
 
+impl CheckpointName {
+    fn plain(step: Step) -> Self {
+        Self { step, counts: NameCount::Steps, tokens: None, stage: None }
+    }
+}
+
+/// What converters add to a trainer's names.
+const SUFFIXES: [&str; 8] =
+    ["-hf", "_hf", "-unsharded", "_unsharded", "-consolidated", "_consolidated", "-safetensors", "_safetensors"];
+
 /// Whether a name says that something is not finished: hidden, `tmp-...`, `....tmp`, or a stage of ours.
 pub fn is_temporary_name(name: &str) -> bool {
     const STARTS: [&str; 4] = [".", "tmp-", "tmp_", "_tmp"];
-    const ENDS: [&str; 4] = [".tmp", "-tmp", "_tmp", ".thalweg-partial"];
+    const ENDS: [&str; 3] = [".tmp", "-tmp", "_tmp"];
     STARTS.iter().any(|start| name.starts_with(start))
         || ENDS.iter().any(|end| name.ends_with(end))
-        || name.contains(".thalweg-partial.")
+        || is_stage_name(name)
         || name.contains(".orbax-checkpoint-tmp")
 }
 
-/// Reads the name of a folder: `checkpoint-N`, `stepN`, `step-N`, `step_N`, `global_stepN`, `iter_N`, `epN-baN`, `N`,
-/// and `stepN-tokensXB` with or without a stage before it. Whole names only: `step_10` is never part of `step_100`.
+/// Reads the name of a folder: `checkpoint-N`, `checkpoint_N`, `stepN`, `step-N`, `step_N`, `global_stepN`, `iter_N`,
+/// `epN-baN`, `N`, `stepN-tokensXB` with or without a stage before it, `epoch_N`, `epoch_N_step_N` and the like, and names
+/// of `KEY=VALUE` with a `step=N`; each with what converters add (`-hf`, `-unsharded`). Whole names only: `step_10` is never
+/// part of `step_100`.
 ///
 /// # Example
 /// ```
 /// use thalweg_trajectory::{Step, layout::parse_folder_name};
 ///
 /// assert_eq!(parse_folder_name("iter_0001000").map(|name| name.step), Some(Step(1000)));
+/// assert_eq!(parse_folder_name("epoch=3-step=1000").map(|name| name.step), Some(Step(1000)));
 /// assert_eq!(parse_folder_name("step_100_old"), None);
 /// ```
 pub fn parse_folder_name(name: &str) -> Option<CheckpointName> {
-    if let Some(step) = parse_digits(name) {
-        return Some(CheckpointName { step, tokens: None, stage: None });
-    }
-    parse_worded_name(name)
+    parse_digits(strip_suffixes(name)).map(CheckpointName::plain).or_else(|| parse_worded_name(name))
 }
 
-/// Reads the name of a file: as a folder's, with `.safetensors` behind it and at least one word in it.
+/// Ends of the names of files that hold a whole checkpoint.
+const FILE_ENDS: [&str; 5] = [".safetensors", ".pt", ".pth", ".bin", ".ckpt"];
+
+/// Reads the name of a file: as a folder's, with the end of a checkpoint file behind it and at least one word in it.
 pub fn parse_file_name(name: &str) -> Option<CheckpointName> {
-    parse_worded_name(name.strip_suffix(".safetensors")?)
+    parse_worded_name(strip_file_end(name)?)
+}
+
+/// Reads the name of something in a run folder: by the pattern where there is one, else as the known names are. `None` for
+/// what is temporary or says no step.
+pub fn parse_entry_name(name: &str, kind: FileKind, pattern: Option<&NamePattern>) -> Option<CheckpointName> {
+    if is_temporary_name(name) {
+        return None;
+    }
+    match (kind, pattern) {
+        (FileKind::Folder, None) => parse_folder_name(name),
+        (FileKind::File, None) => parse_file_name(name),
+        (FileKind::Folder, Some(pattern)) => pattern.parse_name(name),
+        (FileKind::File, Some(pattern)) => pattern.parse_name(strip_file_end(name)?),
+        (FileKind::Other, _) => None,
+    }
+}
+
+fn strip_file_end(name: &str) -> Option<&str> {
+    FILE_ENDS.iter().find_map(|end| name.strip_suffix(end))
+}
+
+fn strip_suffixes(name: &str) -> &str {
+    let mut name = name;
+    while let Some(shorter) = SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix)) {
+        name = shorter;
+    }
+    name
 }
 
 fn parse_worded_name(name: &str) -> Option<CheckpointName> {
-    for start in ["checkpoint-", "global_step", "iter_"] {
-        if let Some(step) = name.strip_prefix(start).and_then(parse_digits) {
-            return Some(CheckpointName { step, tokens: None, stage: None });
+    let name = strip_suffixes(name);
+    for start in ["checkpoint-", "checkpoint_", "ckpt-", "ckpt_", "global_step", "iter_", "iter-"] {
+        let Some(rest) = name.strip_prefix(start) else { continue };
+        if let Some(step) = parse_digits(rest) {
+            return Some(CheckpointName::plain(step));
+        }
+        // A word before what another trainer writes alone: `checkpoint_epoch_1_step_100`.
+        if !start.starts_with(['c']) {
+            continue;
+        }
+        if let Some(inner) = parse_step_name(rest).or_else(|| parse_epoch_name(rest)) {
+            return Some(inner);
         }
     }
-    if let Some(step) = parse_epoch_batch(name) {
-        return Some(CheckpointName { step, tokens: None, stage: None });
-    }
-    parse_step_name(name)
+    parse_epoch_batch(name)
+        .map(CheckpointName::plain)
+        .or_else(|| parse_step_name(name))
+        .or_else(|| parse_epoch_name(name))
+        .or_else(|| parse_keyed_name(name))
 }
 
 /// `ep0-ba1000`: batches count on through the epochs.
@@ -82,16 +146,50 @@ fn parse_epoch_batch(name: &str) -> Option<Step> {
     parse_digits(batch)
 }
 
-/// `[stageN-][ingredientN-]step[-_]N[-tokensX]`.
+/// `epoch3`, `epoch_3`, and with a step behind it, which counts: `epoch_3_step_1000`.
+fn parse_epoch_name(name: &str) -> Option<CheckpointName> {
+    let rest = name.strip_prefix("epoch")?;
+    let rest = rest.strip_prefix(['-', '_']).unwrap_or(rest);
+    let n_digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    let (digits, rest) = rest.split_at_checked(n_digits)?;
+    let step = parse_digits(digits)?;
+    match rest.strip_prefix(['-', '_']) {
+        Some(behind) => parse_step_name(behind),
+        None if rest.is_empty() => Some(CheckpointName { counts: NameCount::Epochs, ..CheckpointName::plain(step) }),
+        None => None,
+    }
+}
+
+/// `KEY=VALUE` between dashes or underscores, as Lightning and NeMo write it: the only `step=N` counts, else `epoch=N`.
+fn parse_keyed_name(name: &str) -> Option<CheckpointName> {
+    let only = |key: &str, separators: &[char]| {
+        let mut found = name.split(separators).filter_map(|part| part.strip_prefix(key)?.strip_prefix('='));
+        found.next().filter(|_| found.next().is_none()).and_then(parse_digits)
+    };
+    // Keys may have underscores of their own, such as `max_step`, so that dashes alone are tried first.
+    let find = |key| only(key, &['-']).or_else(|| only(key, &['-', '_']));
+    let by_epoch = |step| CheckpointName { counts: NameCount::Epochs, ..CheckpointName::plain(step) };
+    find("step").map(CheckpointName::plain).or_else(|| find("epoch").map(by_epoch))
+}
+
+/// `[stageN-][ingredientN-]step[-_]N[-tokensX]`, or with an epoch behind it: `step_1000_epoch_3`.
 fn parse_step_name(name: &str) -> Option<CheckpointName> {
     let (stage, rest) = split_stage(name);
     let rest = rest.strip_prefix("step")?;
     let rest = rest.strip_prefix(['-', '_']).unwrap_or(rest);
+    let rest = match rest.split_once("-epoch").or_else(|| rest.split_once("_epoch")) {
+        Some((step, epoch)) => {
+            parse_digits(epoch.strip_prefix(['-', '_']).unwrap_or(epoch))?;
+            step
+        }
+        None => rest,
+    };
     let (digits, tokens) = match rest.split_once("-tokens") {
         Some((digits, tokens)) => (digits, Some(parse_name_tokens(tokens)?)),
         None => (rest, None),
     };
-    Some(CheckpointName { step: parse_digits(digits)?, tokens, stage: stage.map(str::to_owned) })
+    let plain = CheckpointName::plain(parse_digits(digits)?);
+    Some(CheckpointName { tokens, stage: stage.map(str::to_owned), ..plain })
 }
 
 fn split_stage(name: &str) -> (Option<&str>, &str) {
@@ -154,7 +252,41 @@ mod tests {
         check_folder("step1000-tokens4B", 1000);
         check_folder("stage1-step1000-tokens2098B", 1000);
         check_folder("stage2-ingredient3-step77-tokens1B", 77);
+        check_folder("checkpoint_7", 7);
         assert_eq!(parse_file_name("step_02000.safetensors").map(|name| name.step), Some(Step(2000)));
+    }
+
+    #[test]
+    fn what_converters_and_other_trainers_write_is_known() {
+        check_folder("step1000-unsharded", 1000);
+        check_folder("step1000-unsharded-hf", 1000);
+        check_folder("iter_0001000_hf", 1000);
+        check_folder("stage1-step1000-tokens4B-hf", 1000);
+        check_folder("500-hf", 500);
+        check_folder("gpt--val_loss=2.10-step=1000-consumed_samples=64000.0", 1000);
+        check_folder("gpt--reward=-1.5-step=1000-consumed_samples=64000.0-last", 1000);
+        check_folder("epoch=3-step=1000", 1000);
+        check_folder("epoch_3_step_1000", 1000);
+        check_folder("epoch3-step1000", 1000);
+        check_folder("step_1000_epoch_3", 1000);
+        check_folder("checkpoint_epoch_3_step_1000", 1000);
+        check_folder("checkpoint-step-1000", 1000);
+        assert_eq!(parse_file_name("epoch=0-step=10.safetensors").map(|name| name.step), Some(Step(10)));
+    }
+
+    #[test]
+    fn an_epoch_counts_only_where_there_is_no_step() {
+        for (name, counts) in [
+            ("epoch_3", NameCount::Epochs),
+            ("epoch3-hf", NameCount::Epochs),
+            ("epoch=3", NameCount::Epochs),
+            ("checkpoint-epoch-3", NameCount::Epochs),
+            ("epoch=3-val_loss=2.1", NameCount::Epochs),
+            ("epoch=3-step=1000", NameCount::Steps),
+            ("checkpoint_3", NameCount::Steps),
+        ] {
+            assert_eq!(parse_folder_name(name).map(|name| name.counts), Some(counts), "{name}");
+        }
     }
 
     #[test]
@@ -184,14 +316,22 @@ mod tests {
             "stage1-",
             "stage-step1",
             "stage1",
+            "epoch",
+            "epoch_3_old",
+            "epoch3_step",
+            "step=",
+            "step=1-step=2",
+            "last_step=x",
+            "val_loss=2.10",
+            "checkpoint_best",
+            "step_1000_epoch",
+            "-hf",
             "",
         ];
         for name in strangers {
             assert_eq!(parse_folder_name(name), None, "{name}");
         }
-        for name in
-            ["2000.safetensors", "model.safetensors", "model-00001-of-00002.safetensors", "step_10.pt", "step_10"]
-        {
+        for name in ["2000.safetensors", "model.safetensors", "model-00001-of-00002.safetensors", "step_10"] {
             assert_eq!(parse_file_name(name), None, "{name}");
         }
     }
@@ -212,7 +352,7 @@ mod tests {
     #[test]
     fn temporary_names_are_known() {
         for name in
-            ["tmp-checkpoint-500", ".hidden", "step_10.tmp", "step_10.thalweg-partial", "5.orbax-checkpoint-tmp-17"]
+            ["tmp-checkpoint-500", ".hidden", "step_10.tmp", "step_n10.thalweg-partial", "5.orbax-checkpoint-tmp-17"]
         {
             assert!(is_temporary_name(name), "{name}");
         }

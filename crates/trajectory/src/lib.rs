@@ -6,11 +6,14 @@ mod available;
 pub mod error;
 mod hub_cache;
 pub mod layout;
+mod name_pattern;
 mod numbers;
+mod own_output;
 pub mod phase;
 pub mod run_config;
 pub mod run_dir;
 pub mod spike;
+mod state;
 pub mod step_log;
 pub mod trajectory;
 pub mod units;
@@ -18,11 +21,13 @@ pub mod window;
 
 pub use available::Available;
 pub use error::Error;
-pub use hub_cache::resolve_reference;
+pub use hub_cache::{resolve_checkpoint_reference, resolve_reference};
+pub use name_pattern::NamePattern;
 pub use phase::{Phase, PhaseSegment, PhaseSource, Phases, StableRange, detect_phases};
 pub use run_config::RunConfig;
-pub use run_dir::{CheckpointState, RunCheckpoint, RunDir};
+pub use run_dir::{PathKind, RunCheckpoint, RunDir, look_at_path};
 pub use spike::{GradNormUse, Spike, SpikeOptions, SpikeSignal, back_at, detect_spikes, lasting_spike, level_before};
+pub use state::{CheckpointState, Fault};
 pub use step_log::{
     ColumnMap, LogEntry, LogError, LogField, LogNote, LogOptions, StepLog, TrainerState, parse_console, parse_csv,
     parse_event_file, parse_json_lines, parse_trainer_progress, parse_trainer_state,

@@ -1,6 +1,7 @@
 //! `thalweg.toml` in a run folder: what the run's owner says where names and logs do not.
 //!
-//! Three keys, all optional: `tokens_per_step = 4194304`, `stable = [2000, 17000]`, `log = "train.jsonl"` or a list.
+//! Four keys, all optional: `tokens_per_step = 4194304`, `stable = [2000, 17000]`, `log = "train.jsonl"` or a list,
+//! `checkpoint_pattern = "step{step}-unsharded"`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use thalweg_storage::Storage;
 
-use crate::{Error, StableRange, Step, TokensPerStep};
+use crate::{Error, NamePattern, StableRange, Step, TokensPerStep};
 
 /// The name of the file.
 pub const RUN_CONFIG_NAME: &str = "thalweg.toml";
@@ -23,6 +24,8 @@ pub struct RunConfig {
     pub stable: Option<StableRange>,
     /// The files and folders of the step log, relative to the run folder.
     pub logs: Vec<String>,
+    /// Which names are checkpoints.
+    pub checkpoint_pattern: Option<NamePattern>,
 }
 
 /// A number, or text with a suffix such as `"4M"`.
@@ -49,6 +52,7 @@ struct RawConfig {
     tokens_per_step: Option<Number>,
     stable: Option<[Number; 2]>,
     log: Option<Logs>,
+    checkpoint_pattern: Option<String>,
 }
 
 /// One log, or one for each start of the run.
@@ -94,7 +98,9 @@ pub fn parse_run_config(text: &str) -> Result<RunConfig, String> {
     if logs.iter().any(|log| log.trim().is_empty()) {
         return Err("`log` is empty".to_owned());
     }
-    Ok(RunConfig { tokens_per_step, stable, logs })
+    let checkpoint_pattern = raw.checkpoint_pattern.map(|text| text.parse::<NamePattern>());
+    let checkpoint_pattern = checkpoint_pattern.transpose().map_err(|error| error.to_string())?;
+    Ok(RunConfig { tokens_per_step, stable, logs, checkpoint_pattern })
 }
 
 fn describe_toml_error(text: &str, error: &toml::de::Error) -> String {

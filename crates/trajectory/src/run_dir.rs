@@ -6,51 +6,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use thalweg_checkpoint::open_checkpoints;
+use thalweg_checkpoint::{ReadOptions, is_checkpoint, open_checkpoints};
 use thalweg_storage::{FileKind, FolderEntry, Storage};
 use thalweg_tensor::display_name;
 
 use crate::hub_cache::{is_hub_repository, list_revisions};
-use crate::layout::{CheckpointName, NameTokens, is_temporary_name, parse_file_name, parse_folder_name};
-use crate::{Error, Step};
+use crate::layout::{CheckpointName, NameCount, NameTokens, is_temporary_name, parse_entry_name, parse_folder_name};
+use crate::own_output::own_output;
+use crate::state::{CheckpointState, Fault};
+use crate::{Error, NamePattern, Step};
 
 /// Checkpoints opened at a time: bounds memory and open files in a run of thousands. Not measured.
 const OPENED_AT_ONCE: usize = 16;
 /// A tracker file holds one short name.
 const MAX_TRACKER_BYTES: u64 = 4096;
-
-/// Whether a checkpoint can be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CheckpointState {
-    /// All its files are there and whole.
-    Finished,
-    /// A save or copy that has not ended, or broke off.
-    Unfinished {
-        /// What is missing.
-        reason: String,
-    },
-    /// Something that cannot be read, though it may be complete.
-    Unreadable {
-        /// Why not.
-        reason: String,
-    },
-}
-
-impl CheckpointState {
-    /// Whether it can be used.
-    pub fn is_finished(&self) -> bool {
-        *self == Self::Finished
-    }
-
-    /// Why it cannot be used; `None` if it can.
-    pub fn reason(&self) -> Option<&str> {
-        match self {
-            Self::Finished => None,
-            Self::Unfinished { reason } | Self::Unreadable { reason } => Some(reason),
-        }
-    }
-}
 
 /// A checkpoint as it stands in a run folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +44,7 @@ pub struct RunDir {
     path: PathBuf,
     checkpoints: Vec<RunCheckpoint>,
     ignored: Vec<String>,
+    counts: NameCount,
 }
 
 impl RunDir {
@@ -83,37 +53,50 @@ impl RunDir {
     /// Temporary names (`tmp-`, `.tmp`, `*.thalweg-partial`, hidden) and other names are ignored. A name that links to
     /// another checkpoint of the same folder, such as `latest`, has no number and so is ignored too.
     ///
+    /// Merges that were written into the folder have a receipt and are never part of the run. With a pattern only the names
+    /// that match it are checkpoints. Names that count epochs are taken only where none says a step.
+    ///
     /// # Errors
-    /// `NotFound`; `IsCheckpoint` if the path is itself a checkpoint; `NotARun` if no name in it says a step; `Storage`.
+    /// `NotFound`; `IsCheckpoint` if the path is itself a checkpoint; `NotARun` if no name in it says a step, `NoMatch` if
+    /// none matches the pattern; `Storage`.
     ///
     /// # Example
     /// ```no_run
     /// # fn example(storage: &std::sync::Arc<dyn thalweg_storage::Storage>) -> Result<(), thalweg_trajectory::Error> {
-    /// let run = thalweg_trajectory::RunDir::open(storage, "runs/small".as_ref())?;
+    /// let run = thalweg_trajectory::RunDir::open(storage, "runs/small".as_ref(), None)?;
     /// for checkpoint in run.checkpoints() {
     ///     assert!(checkpoint.state.is_finished(), "{} {:?}", checkpoint.step, checkpoint.state.reason());
     /// }
     /// # Ok(())
     /// # }
     /// ```
-    pub fn open(storage: &Arc<dyn Storage>, path: &Path) -> Result<Self, Error> {
+    pub fn open(storage: &Arc<dyn Storage>, path: &Path, pattern: Option<&NamePattern>) -> Result<Self, Error> {
+        Self::open_with(storage, path, pattern, &ReadOptions::default())
+    }
+
+    /// The same, with checkpoints read as `options` say.
+    ///
+    /// # Errors
+    /// As [`RunDir::open`].
+    pub fn open_with(
+        storage: &Arc<dyn Storage>,
+        path: &Path,
+        pattern: Option<&NamePattern>,
+        options: &ReadOptions,
+    ) -> Result<Self, Error> {
         let info = storage.file_info(path).map_err(|error| Error::from_storage(path, error))?;
         if info.kind != FileKind::Folder {
             return Err(refuse_file(path));
         }
         let entries = storage.list_folder(path)?;
-        let (candidates, ignored) = if is_hub_repository(&entries) {
-            split_revisions(list_revisions(storage, path)?)
-        } else {
-            split_entries(path, &entries)
+        let (candidates, ignored) = split_names(list_names(storage, path, &entries)?, pattern);
+        let Some(counts) = candidates.first().map(|candidate| candidate.said.counts) else {
+            return Err(refuse_folder(path, &entries, pattern));
         };
-        if candidates.is_empty() {
-            return Err(refuse_folder(path, &entries));
-        }
         let trackers = Trackers::read(storage, path, &entries)?;
-        let mut checkpoints = check_candidates(storage, candidates, &trackers)?;
+        let mut checkpoints = check_candidates(storage, candidates, &trackers, options)?;
         checkpoints.sort_by(|a, b| (a.step, &a.name).cmp(&(b.step, &b.name)));
-        Ok(Self { path: path.to_owned(), checkpoints, ignored })
+        Ok(Self { path: path.to_owned(), checkpoints, ignored, counts })
     }
 
     /// The folder.
@@ -129,6 +112,11 @@ impl RunDir {
     /// The checkpoints that can be used, by step.
     pub fn finished(&self) -> impl DoubleEndedIterator<Item = &RunCheckpoint> {
         self.checkpoints.iter().filter(|checkpoint| checkpoint.state.is_finished())
+    }
+
+    /// Whether the steps are epochs, because no name says a step.
+    pub fn counts_epochs(&self) -> bool {
+        self.counts == NameCount::Epochs
     }
 
     /// Names in the folder that are no checkpoints, temporary ones too, sorted.
@@ -154,32 +142,38 @@ struct Candidate {
     said: CheckpointName,
 }
 
-fn split_entries(folder: &Path, entries: &[FolderEntry]) -> (Vec<Candidate>, Vec<String>) {
-    let mut candidates = Vec::new();
-    let mut ignored = Vec::new();
-    for entry in entries {
-        let said = match entry.kind {
-            _ if is_temporary_name(&entry.name) => None,
-            FileKind::Folder => parse_folder_name(&entry.name),
-            FileKind::File => parse_file_name(&entry.name),
-            FileKind::Other => None,
-        };
-        match said {
-            Some(said) => candidates.push(Candidate { path: folder.join(&entry.name), name: entry.name.clone(), said }),
-            None => ignored.push(entry.name.clone()),
-        }
+/// What stands in a run folder, or in a repository of a cache under the names of its revisions.
+fn list_names(
+    storage: &Arc<dyn Storage>,
+    folder: &Path,
+    entries: &[FolderEntry],
+) -> Result<Vec<(String, PathBuf, FileKind)>, Error> {
+    if is_hub_repository(entries) {
+        let revisions = list_revisions(storage, folder)?;
+        return Ok(revisions.into_iter().map(|(name, path)| (name, path, FileKind::Folder)).collect());
     }
-    (candidates, ignored)
+    Ok(entries.iter().map(|entry| (entry.name.clone(), folder.join(&entry.name), entry.kind)).collect())
 }
 
-fn split_revisions(revisions: Vec<(String, PathBuf)>) -> (Vec<Candidate>, Vec<String>) {
+/// Checkpoints by their names, and all other names, sorted.
+fn split_names(
+    names: Vec<(String, PathBuf, FileKind)>,
+    pattern: Option<&NamePattern>,
+) -> (Vec<Candidate>, Vec<String>) {
     let mut candidates = Vec::new();
     let mut ignored = Vec::new();
-    for (name, path) in revisions {
-        match parse_folder_name(&name) {
+    for (name, path, kind) in names {
+        match parse_entry_name(&name, kind, pattern) {
             Some(said) => candidates.push(Candidate { path, name, said }),
             None => ignored.push(name),
         }
+    }
+    // Epochs are not steps: beside steps they would be the oldest of all.
+    if candidates.iter().any(|candidate| candidate.said.counts == NameCount::Steps) {
+        let (steps, epochs) = candidates.into_iter().partition(|one| one.said.counts == NameCount::Steps);
+        candidates = steps;
+        ignored.extend(Vec::into_iter(epochs).map(|candidate: Candidate| candidate.name));
+        ignored.sort();
     }
     (candidates, ignored)
 }
@@ -188,16 +182,18 @@ fn check_candidates(
     storage: &Arc<dyn Storage>,
     candidates: Vec<Candidate>,
     trackers: &Trackers,
+    options: &ReadOptions,
 ) -> Result<Vec<RunCheckpoint>, Error> {
     let mut checkpoints = Vec::with_capacity(candidates.len());
     let mut candidates = candidates.into_iter().peekable();
     while candidates.peek().is_some() {
         let some: Vec<Candidate> = candidates.by_ref().take(OPENED_AT_ONCE).collect();
         let paths: Vec<PathBuf> = some.iter().map(|candidate| candidate.path.clone()).collect();
-        for (candidate, opened) in some.into_iter().zip(open_checkpoints(storage, &paths)) {
-            let state = match opened {
-                Ok(_) => CheckpointState::Finished,
-                Err(error) => judge_failure(storage, &candidate, &error, trackers)?,
+        for (candidate, opened) in some.into_iter().zip(open_checkpoints(storage, &paths, options)) {
+            let state = match (own_output(storage, &candidate.path), opened) {
+                (Some(state), _) => state,
+                (None, Ok(checkpoint)) => judge_success(&candidate, checkpoint.format_name(), trackers),
+                (None, Err(error)) => judge_failure(storage, &candidate, &error, trackers)?,
             };
             checkpoints.push(RunCheckpoint {
                 path: candidate.path,
@@ -212,7 +208,19 @@ fn check_candidates(
     Ok(checkpoints)
 }
 
-/// What a checkpoint is that cannot be opened: on its way, or beyond us.
+/// What a checkpoint is whose files are whole: trainers that keep a tracker write it after them.
+fn judge_success(candidate: &Candidate, format: &str, trackers: &Trackers) -> CheckpointState {
+    let has_tracker = format.starts_with("megatron") || format.starts_with("deepspeed");
+    let behind = trackers.behind(&candidate.name, candidate.said.step).filter(|_| has_tracker);
+    behind.map_or(CheckpointState::Finished, unfinished)
+}
+
+fn unfinished(reason: String) -> CheckpointState {
+    let hint = Some("wait until the save has finished".to_owned());
+    CheckpointState::Unusable { fault: Fault::Unfinished, reason, hint }
+}
+
+/// What a checkpoint is that cannot be opened: on its way, broken, or beyond us.
 fn judge_failure(
     storage: &Arc<dyn Storage>,
     candidate: &Candidate,
@@ -220,7 +228,9 @@ fn judge_failure(
     trackers: &Trackers,
 ) -> Result<CheckpointState, Error> {
     let mut reason = error.to_string();
-    for detail in error.details().iter().skip(1) {
+    // The first fact is in the message already, but for candidates, which are only counted there.
+    let n_told = usize::from(!matches!(error, thalweg_checkpoint::Error::Ambiguous { .. }));
+    for detail in error.details().iter().skip(n_told) {
         reason.push_str("; ");
         reason.push_str(detail);
     }
@@ -230,20 +240,33 @@ fn judge_failure(
         Some(rest) if !rest.is_empty() => rest.strip_prefix("is unfinished: ").unwrap_or(rest).to_owned(),
         _ => reason,
     };
-    if error.is_unfinished() {
-        return Ok(CheckpointState::Unfinished { reason });
-    }
-    if !matches!(error, thalweg_checkpoint::Error::NotACheckpoint { .. }) {
-        return Ok(CheckpointState::Unreadable { reason });
+    let fault = fault_of(error);
+    let unusable = |fault, reason| CheckpointState::Unusable { fault, reason, hint: error.hint().map(str::to_owned) };
+    // Files of trainers that mark the end of a save apart from them.
+    let is_marked_apart =
+        matches!(error, thalweg_checkpoint::Error::Torch { .. } | thalweg_checkpoint::Error::Layout { .. });
+    if fault != Fault::OtherFormat && (fault == Fault::Unfinished || !is_marked_apart) {
+        return Ok(unusable(fault, reason));
     }
     let missing = match storage.list_folder(&candidate.path) {
         Ok(entries) => missing_marker(storage, candidate, &entries, trackers)?,
         Err(_) => None,
     };
     Ok(match missing {
-        Some(reason) => CheckpointState::Unfinished { reason },
-        None => CheckpointState::Unreadable { reason },
+        Some(reason) => unfinished(reason),
+        None => unusable(fault, reason),
     })
+}
+
+fn fault_of(error: &thalweg_checkpoint::Error) -> Fault {
+    use thalweg_checkpoint::Error as Open;
+    match error {
+        _ if error.is_unfinished() => Fault::Unfinished,
+        Open::NotACheckpoint { .. } => Fault::OtherFormat,
+        Open::Ambiguous { .. } => Fault::Ambiguous,
+        Open::Storage(_) | Open::NotFound { .. } => Fault::Unreadable,
+        _ => Fault::Damaged,
+    }
 }
 
 /// What a trainer writes last and has not written, in formats that mark their end apart from the tensors.
@@ -302,21 +325,84 @@ impl Trackers {
     }
 
     fn missing(&self, name: &str, step: Step) -> Option<String> {
-        let (tracker, newest) = if name.starts_with("iter_") {
-            (MEGATRON_TRACKER, self.megatron)
-        } else if name.starts_with("global_step") {
-            (DEEPSPEED_TRACKER, self.deepspeed)
-        } else {
-            return None;
-        };
+        let (tracker, newest) = self.of_name(name)?;
         match newest {
             None => Some(format!("there is no `{tracker}` beside it that names a finished checkpoint")),
-            Some(newest) if newest < step => {
-                Some(format!("`{tracker}` says that step {newest} is the last finished one"))
-            }
-            Some(_) => None,
+            Some(_) => self.behind(name, step),
         }
     }
+
+    /// What a tracker says that names an older checkpoint; nothing where there is no tracker.
+    fn behind(&self, name: &str, step: Step) -> Option<String> {
+        let (tracker, newest) = self.of_name(name)?;
+        let newest = newest.filter(|newest| *newest < step)?;
+        Some(format!("`{tracker}` says that step {newest} is the last finished one"))
+    }
+
+    /// The tracker of the trainer that gives such names, and what it says.
+    fn of_name(&self, name: &str) -> Option<(&'static str, Option<Step>)> {
+        if name.starts_with("iter_") {
+            Some((MEGATRON_TRACKER, self.megatron))
+        } else if name.starts_with("global_step") {
+            Some((DEEPSPEED_TRACKER, self.deepspeed))
+        } else {
+            None
+        }
+    }
+}
+
+/// What a path is, for commands that take either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathKind {
+    /// One checkpoint.
+    Checkpoint,
+    /// A folder of checkpoints, or something that is neither: opening it as a run says what is wrong.
+    Run,
+    /// A folder of checkpoints with one of its own, such as a trainer's with the final model.
+    RunWithCheckpoint,
+}
+
+/// Whether a path is a checkpoint or a run that holds some; names and a glance into the folders decide.
+///
+/// # Errors
+/// `NotFound`; `Storage`.
+pub fn look_at_path(storage: &Arc<dyn Storage>, path: &Path, pattern: Option<&NamePattern>) -> Result<PathKind, Error> {
+    let info = storage.file_info(path).map_err(|error| Error::from_storage(path, error))?;
+    if info.kind != FileKind::Folder {
+        return Ok(PathKind::Checkpoint);
+    }
+    let entries = storage.list_folder(path)?;
+    if is_hub_repository(&entries) {
+        let revisions = list_revisions(storage, path)?;
+        let is_named = |(name, _): &(String, PathBuf)| parse_entry_name(name, FileKind::Folder, pattern).is_some();
+        return Ok(if revisions.iter().any(is_named) { PathKind::Run } else { PathKind::Checkpoint });
+    }
+    let is_named = |entry: &&FolderEntry| parse_entry_name(&entry.name, entry.kind, pattern).is_some();
+    // A file of a run is one of its checkpoints, and not a checkpoint beside them.
+    let has_own =
+        entries.iter().any(|entry| is_tensor_file(entry) && !is_named(&entry)) || is_checkpoint(&**storage, path);
+    if !has_own {
+        return Ok(PathKind::Run);
+    }
+    // A checkpoint may hold folders of training state whose names say steps, but no weights that are read.
+    let holds_weights = |entry: &FolderEntry| match entry.kind {
+        FileKind::Folder => storage
+            .list_folder(&path.join(&entry.name))
+            .is_ok_and(|inner| inner.iter().any(|file| is_tensor_file(file) && file.name.contains(".safetensors"))),
+        _ => true,
+    };
+    let is_run = entries.iter().filter(is_named).any(holds_weights);
+    Ok(if is_run { PathKind::RunWithCheckpoint } else { PathKind::Checkpoint })
+}
+
+/// Whether an entry is a file of tensors, in any format that is known.
+fn is_tensor_file(entry: &FolderEntry) -> bool {
+    let ends = [".safetensors", ".safetensors.index.json", ".distcp", ".bin", ".pt", ".pth"];
+    entry.kind == FileKind::File
+        && ends.iter().any(|end| entry.name.ends_with(end))
+        && !is_temporary_name(&entry.name)
+        // States of trainers are no weights.
+        && !["training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"].contains(&entry.name.as_str())
 }
 
 fn refuse_file(path: &Path) -> Error {
@@ -326,12 +412,8 @@ fn refuse_file(path: &Path) -> Error {
     Error::NotARun { path: path.to_owned(), found: "it is a file".to_owned() }
 }
 
-fn refuse_folder(path: &Path, entries: &[FolderEntry]) -> Error {
-    let is_tensor_file = |entry: &FolderEntry| {
-        let ends = [".safetensors", ".safetensors.index.json", ".distcp", ".bin", ".pt", ".pth"];
-        entry.kind == FileKind::File && ends.iter().any(|end| entry.name.ends_with(end))
-    };
-    if entries.iter().any(|entry| is_tensor_file(entry) && !is_temporary_name(&entry.name)) {
+fn refuse_folder(path: &Path, entries: &[FolderEntry], pattern: Option<&NamePattern>) -> Error {
+    if pattern.is_none() && entries.iter().any(is_tensor_file) {
         return Error::IsCheckpoint { path: path.to_owned() };
     }
     let found = match entries {
@@ -347,5 +429,8 @@ fn refuse_folder(path: &Path, entries: &[FolderEntry]) -> Error {
             format!("it holds {}{more}", first.join(", "))
         }
     };
-    Error::NotARun { path: path.to_owned(), found }
+    match pattern {
+        Some(pattern) => Error::NoMatch { path: path.to_owned(), pattern: pattern.clone(), found },
+        None => Error::NotARun { path: path.to_owned(), found },
+    }
 }

@@ -7,16 +7,18 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use thalweg_checkpoint::ReadOptions;
 use thalweg_storage::Storage;
 use thalweg_tensor::display_name;
 
 use crate::layout::NameTokens;
 use crate::phase::{Phase, Phases, StableRange, detect_phases};
 use crate::run_config::{RunConfig, read_run_config};
-use crate::run_dir::{CheckpointState, RunCheckpoint, RunDir};
+use crate::run_dir::{RunCheckpoint, RunDir};
 use crate::spike::{Spike, SpikeOptions, detect_spikes};
+use crate::state::CheckpointState;
 use crate::step_log::{ColumnMap, LogError, LogOptions, StepLog, TrainerState, parse_trainer_progress};
-use crate::{Error, Step, Tokens, TokensPerStep};
+use crate::{Error, NamePattern, Step, Tokens, TokensPerStep};
 
 /// The name of the state that Hugging Face's Trainer saves.
 pub const TRAINER_STATE_NAME: &str = "trainer_state.json";
@@ -125,6 +127,8 @@ pub enum TrajectoryNote {
         /// The error in full.
         reason: String,
     },
+    /// No name says a step, so that epochs stand for steps.
+    EpochsForSteps,
     /// A remark on the log.
     Log(crate::LogNote),
     /// The log ends long before the newest checkpoint.
@@ -155,9 +159,12 @@ impl fmt::Display for TrajectoryNote {
             }
             Self::DuplicateStep { step, names } => {
                 let names: Vec<String> = names.iter().map(|name| format!("`{}`", display_name(name))).collect();
-                write!(f, "step {step} stands there more than once: {}", names.join(", "))
+                write!(f, "step {step} appears more than once: {}", names.join(", "))
             }
             Self::LogUnreadable { reason } => write!(f, "a step log was found and cannot be used: {reason}"),
+            Self::EpochsForSteps => {
+                f.write_str("the names count epochs, not steps: where steps are shown or asked for, these are epochs")
+            }
             Self::Log(note) => note.fmt(f),
             Self::LogStops { last, newest } => write!(
                 f,
@@ -181,6 +188,10 @@ pub struct TrajectoryOptions {
     pub columns: ColumnMap,
     /// Steps from one loss to the next in a log that has no steps.
     pub log_every: Option<u64>,
+    /// How checkpoints are read.
+    pub reading: ReadOptions,
+    /// Which names are checkpoints, and where they say the step.
+    pub pattern: Option<NamePattern>,
 }
 
 /// The ordered checkpoints of one run with their log.
@@ -204,7 +215,10 @@ impl Trajectory {
     /// # Errors
     /// As [`RunDir::open`]; `RunConfig`; `NotFound` or `Log` for a log that was named.
     pub fn open(storage: &Arc<dyn Storage>, path: &Path, options: &TrajectoryOptions) -> Result<Self, Error> {
-        let run = RunDir::open(storage, path)?;
+        let is_folder = storage.file_info(path).is_ok_and(|info| info.kind == thalweg_storage::FileKind::Folder);
+        let config = if is_folder { read_run_config(storage, path)?.unwrap_or_default() } else { RunConfig::default() };
+        let pattern = options.pattern.as_ref().or(config.checkpoint_pattern.as_ref());
+        let run = RunDir::open_with(storage, path, pattern, &options.reading)?;
         Self::from_run(storage, &run, options)
     }
 
@@ -215,6 +229,9 @@ impl Trajectory {
     pub fn from_run(storage: &Arc<dyn Storage>, run: &RunDir, options: &TrajectoryOptions) -> Result<Self, Error> {
         let config = read_run_config(storage, run.path())?.unwrap_or_default();
         let mut notes = Vec::new();
+        if run.counts_epochs() {
+            notes.push(TrajectoryNote::EpochsForSteps);
+        }
         for (step, names) in run.duplicates() {
             let names = names.into_iter().map(str::to_owned).collect();
             notes.push(TrajectoryNote::DuplicateStep { step, names });
@@ -232,9 +249,11 @@ impl Trajectory {
         let mut conflicts = Conflicts::default();
         let mut checkpoints = Vec::with_capacity(run.checkpoints().len());
         for checkpoint in run.checkpoints() {
-            let state = read_state(storage, checkpoint, &mut notes)?;
+            // Rates, logs and phases are by step, which an epoch is not.
+            let is_step = !run.counts_epochs();
+            let state = if is_step { read_state(storage, checkpoint, &mut notes)? } else { TrainerState::default() };
             let claims = Claims { options, config: &config, state: state.tokens, log: token_log.as_ref() };
-            let claims = claims.of(checkpoint);
+            let claims = if is_step { claims.of(checkpoint) } else { Vec::new() };
             conflicts.compare(checkpoint.step, &claims);
             let best = claims.first();
             checkpoints.push(TrajectoryCheckpoint {
@@ -244,7 +263,7 @@ impl Trajectory {
                 tokens: best.map(|claim| claim.tokens),
                 tokens_source: best.map(|claim| claim.source),
                 tokens_unit: best.map_or(0, |claim| claim.unit),
-                phase: phases.as_ref().and_then(|phases| phases.phase_at(checkpoint.step)),
+                phase: phases.as_ref().filter(|_| is_step).and_then(|phases| phases.phase_at(checkpoint.step)),
                 stage: checkpoint.stage.clone(),
                 state: checkpoint.state.clone(),
             });

@@ -105,54 +105,12 @@ impl fmt::Display for Tokens {
     }
 }
 
-fn bad(text: &str, reason: &'static str) -> Error {
-    Error::BadNumber { text: text.to_owned(), reason }
+fn bad(text: &str, reason: impl Into<String>) -> Error {
+    Error::BadNumber { text: text.to_owned(), reason: reason.into() }
 }
 
-/// Parses `1000`, `17_000`, `1.5B`, `4e9`: exact or an error.
 fn parse_count(text: &str) -> Result<u64, Error> {
-    let trimmed = text.trim();
-    let (number, power) =
-        split_power(trimmed).ok_or_else(|| bad(text, "the exponent must be a whole number below 20"))?;
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let digits: String = whole.chars().chain(fraction.chars()).filter(|c| *c != '_').collect();
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(bad(text, "a number is digits, with one of the suffixes `k`, `M`, `B`, `T` or none"));
-    }
-    let fraction_digits = fraction.chars().filter(|c| *c != '_').count();
-    let n_zeros = i64::from(power) - i64::try_from(fraction_digits).unwrap_or(i64::MAX);
-    let digits = digits.trim_start_matches('0');
-    scale_digits(digits, n_zeros)
-        .ok_or_else(|| bad(text, "it does not fit into 64 bits"))
-        .and_then(|count| count.ok_or_else(|| bad(text, "it is not a whole number")))
-}
-
-/// The number without its suffix or exponent, and the power of ten that these stand for.
-fn split_power(text: &str) -> Option<(&str, u32)> {
-    const SUFFIXES: [(char, u32); 5] = [('k', 3), ('K', 3), ('M', 6), ('B', 9), ('T', 12)];
-    for (suffix, power) in SUFFIXES {
-        if let Some(number) = text.strip_suffix(suffix) {
-            return Some((number, power));
-        }
-    }
-    let Some((number, exponent)) = text.split_once(['e', 'E']) else { return Some((text, 0)) };
-    let exponent: u32 = exponent.strip_prefix('+').unwrap_or(exponent).parse().ok()?;
-    (exponent < 20).then_some((number, exponent))
-}
-
-/// `digits` times ten to the `n_zeros`: `None` if it does not fit, `Some(None)` if it is not whole.
-fn scale_digits(digits: &str, n_zeros: i64) -> Option<Option<u64>> {
-    if n_zeros >= 0 {
-        let base: u64 = if digits.is_empty() { 0 } else { digits.parse().ok()? };
-        return 10u64.checked_pow(u32::try_from(n_zeros).ok()?)?.checked_mul(base).map(Some);
-    }
-    let n_cut = usize::try_from(n_zeros.unsigned_abs()).ok()?;
-    let cut_at = digits.len().saturating_sub(n_cut);
-    let (kept, cut) = digits.split_at(cut_at);
-    if cut.bytes().any(|byte| byte != b'0') {
-        return Some(None);
-    }
-    if kept.is_empty() { Some(Some(0)) } else { kept.parse().ok().map(Some) }
+    thalweg_tensor::parse_count(text).map_err(|reason| bad(text, reason.to_string()))
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ use std::fmt;
 use thalweg_tensor::display_name;
 
 use crate::available::Available;
+use crate::error::Length;
+use crate::state::Fault;
 use crate::trajectory::{Trajectory, TrajectoryCheckpoint};
 use crate::{Error, Phase, Step, Tokens};
 
@@ -280,6 +282,19 @@ pub fn select_window(trajectory: &Trajectory, spec: &WindowSpec) -> Result<Windo
     Ok(Window { checkpoints, notes })
 }
 
+/// What would help where no checkpoint of a run can be used: waiting is of use to an unfinished save alone.
+fn advice(checkpoints: &[TrajectoryCheckpoint]) -> String {
+    let faults = || checkpoints.iter().filter_map(|checkpoint| checkpoint.state.fault().zip(Some(checkpoint)));
+    if faults().any(|(fault, _)| fault == Fault::Unfinished) {
+        return "wait until a save has finished, or copy the missing files again".to_owned();
+    }
+    if faults().all(|(fault, _)| fault == Fault::Merge) {
+        return "give the folder of the raw checkpoints".to_owned();
+    }
+    let hints = faults().filter(|(fault, _)| *fault != Fault::Merge).filter_map(|(_, one)| one.state.hint());
+    hints.last().unwrap_or("copy the checkpoints again").to_owned()
+}
+
 fn bad(reason: &str) -> Error {
     Error::BadWindow { reason: reason.to_owned() }
 }
@@ -311,6 +326,7 @@ impl<'a> Pool<'a> {
                 path: trajectory.path().to_owned(),
                 n_checkpoints: trajectory.checkpoints().len(),
                 reasons: reasons.collect(),
+                advice: advice(trajectory.checkpoints()),
             });
         }
         Ok(Self { trajectory, finished })
@@ -318,7 +334,7 @@ impl<'a> Pool<'a> {
 
     fn available(&self) -> Box<Available> {
         let unusable = self.trajectory.checkpoints().iter();
-        let unusable = unusable.filter_map(|checkpoint| Some((checkpoint.step, checkpoint.state.reason()?.to_owned())));
+        let unusable = unusable.filter_map(|checkpoint| Some((checkpoint.step, checkpoint.state.reason()?)));
         Box::new(Available {
             finished: self.finished.iter().map(|checkpoint| (checkpoint.step, checkpoint.tokens)).collect(),
             unusable: unusable.collect(),
@@ -330,7 +346,7 @@ impl<'a> Pool<'a> {
             Extent::Steps(step) => checkpoint.step == step,
             Extent::Tokens(tokens) => checkpoint.tokens == Some(tokens),
         });
-        let state = stands_there.and_then(|checkpoint| checkpoint.state.reason()).map(str::to_owned);
+        let state = stands_there.and_then(|checkpoint| checkpoint.state.reason());
         Error::NoCheckpointAt { wanted, state, available: self.available() }
     }
 
@@ -452,12 +468,10 @@ impl<'a> Pool<'a> {
         if duration.amount() == 0 {
             return Err(bad("a duration of 0 is none"));
         }
+        self.check_duration(duration, end_idx)?;
         let Some(n) = n else {
             let first = match duration {
-                Extent::Steps(steps) => {
-                    let wanted = self.step(end_idx).checked_sub(steps.0);
-                    self.find_step(Step(wanted.ok_or_else(|| self.missing(Extent::Steps(Step(0))))?))?
-                }
+                Extent::Steps(steps) => self.find_step(Step(self.step(end_idx).saturating_sub(steps.0)))?,
                 Extent::Tokens(_) => self.token_neighbour(&self.tokens()?, end_idx, duration)?,
             };
             return Ok((first..=end_idx).collect());
@@ -471,6 +485,25 @@ impl<'a> Pool<'a> {
             return Err(Error::BadWindow { reason: text });
         }
         self.grid(end_idx, n, duration.with_amount(duration.amount() / n_intervals))
+    }
+
+    /// A duration that reaches back beyond the first checkpoint is said to be longer than the run.
+    fn check_duration(&self, duration: Extent, end_idx: usize) -> Result<(), Error> {
+        let up_to = format!(" up to step {}", self.step(end_idx));
+        let (span, tolerance, option) = match duration {
+            Extent::Steps(_) => (self.step(end_idx) - self.step(0), 0, "duration-steps"),
+            Extent::Tokens(asked) => {
+                let tokens = self.tokens()?;
+                let [(first, unit), (last, last_unit)] =
+                    [0, end_idx].map(|idx| tokens.get(idx).copied().unwrap_or_default());
+                (last.saturating_sub(first), (asked.0 / 10).max(unit).max(last_unit), "duration-tokens")
+            }
+        };
+        if duration.amount() <= span.saturating_add(tolerance) {
+            return Ok(());
+        }
+        let (wanted, span) = (Length(duration), Length(duration.with_amount(span)));
+        Err(Error::LongerThanRun { wanted, span, up_to, option, available: self.available() })
     }
 
     fn range(&self, from: Option<Step>, to: Option<Step>, apart: Option<Extent>) -> Result<Vec<usize>, Error> {
@@ -578,7 +611,7 @@ fn describe_window(
         for checkpoint in trajectory.checkpoints() {
             let is_within = checkpoint.step > first.step && (checkpoint.step < last.step || ends_at_newest);
             if let Some(reason) = checkpoint.state.reason().filter(|_| is_within) {
-                let (name, step, reason) = (checkpoint.name.clone(), checkpoint.step, reason.to_owned());
+                let (name, step) = (checkpoint.name.clone(), checkpoint.step);
                 notes.push(WindowNote::PassedOver { name, step, reason });
             }
         }

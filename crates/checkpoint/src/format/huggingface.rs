@@ -16,8 +16,10 @@ use super::{Format, FormatContent, OpenFile, Place};
 use crate::catalog_cache::KnownHeaders;
 use crate::error::{IndexFault, UnfinishedFault, storage_error};
 use crate::index::{MAX_INDEX_BYTES, ShardIndex, parse_index};
-use crate::{CatalogCache, Error, Note};
+use crate::{CatalogCache, Error, Note, ReadOptions};
 
+/// Name of the format, as `inspect` shows it.
+pub const FORMAT_NAME: &str = "safetensors";
 /// The single file that readers look for first.
 pub const SINGLE_FILE_NAME: &str = "model.safetensors";
 /// The index that readers look for next.
@@ -39,29 +41,39 @@ enum Entrance {
 
 impl Format for HuggingFace {
     fn name(&self) -> &'static str {
-        "safetensors"
+        FORMAT_NAME
+    }
+
+    fn marks(&self) -> &'static [&'static str] {
+        &[SINGLE_FILE_NAME, INDEX_FILE_NAME]
     }
 
     fn recognises(&self, place: &Place) -> bool {
         let is_ours = |name: &str| name.ends_with(FILE_END) || name.ends_with(INDEX_END);
         match place {
-            Place::File { path } => path.file_name().and_then(|name| name.to_str()).is_some_and(is_ours),
+            Place::File { path, .. } => path.file_name().and_then(|name| name.to_str()).is_some_and(is_ours),
             Place::Folder { .. } => place.file_names().any(is_ours),
         }
     }
 
-    fn open(&self, storage: &Arc<dyn Storage>, place: &Place, cache: &CatalogCache) -> Result<FormatContent, Error> {
+    fn open(
+        &self,
+        storage: &Arc<dyn Storage>,
+        place: &Place,
+        _options: &ReadOptions,
+        cache: &CatalogCache,
+    ) -> Result<FormatContent, Error> {
         let mut notes = Vec::new();
         let entrance = match place {
             Place::Folder { .. } => choose_entrance(place, &mut notes)?,
-            Place::File { path } => {
+            Place::File { path, .. } => {
                 let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
                 if name.ends_with(INDEX_END) { Entrance::Index(name) } else { Entrance::Single(name) }
             }
         };
         // The path as given is kept for the file itself: its name need not be UTF-8.
         let path_of = |name: &str| match place {
-            Place::File { path } => path.clone(),
+            Place::File { path, .. } => path.clone(),
             Place::Folder { path, .. } => path.join(name),
         };
         let mut content = match &entrance {
@@ -276,11 +288,17 @@ fn make_content(shards: Vec<RawShard>, known: KnownHeaders) -> FormatContent {
         let file = shards.get(file_idx).map(|shard| shard.file.name.clone()).unwrap_or_default();
         notes.push(Note::UnknownHeaderField { file, field });
     }
-    FormatContent { files: shards.into_iter().map(|shard| shard.file).collect(), catalog, metadata, notes }
+    FormatContent {
+        files: shards.into_iter().map(|shard| shard.file).collect(),
+        catalog,
+        metadata,
+        notes,
+        ..FormatContent::default()
+    }
 }
 
 /// Every difference between an index and the tensors of its shards, both sorted by name.
-fn compare_index(index: &ShardIndex, entries: &[TensorEntry]) -> Vec<IndexFault> {
+pub(super) fn compare_index(index: &ShardIndex, entries: &[TensorEntry]) -> Vec<IndexFault> {
     let mut faults = Vec::new();
     let file_name = |file_idx: u32| index.files.get(to_index(file_idx.into())).cloned().unwrap_or_default();
     let file_of = |entry: &TensorEntry| entry.pieces.first().map_or(0, |piece| piece.file_idx);

@@ -3,8 +3,13 @@
 //! A format turns files into a list of logical tensors with the places of their bytes. It never reads tensor
 //! bytes and never does arithmetic.
 
+pub mod deepspeed;
+mod flat;
 pub mod huggingface;
+pub mod megatron_legacy;
+pub mod nanotron;
 pub mod safetensors;
+pub mod torch;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -14,25 +19,44 @@ use std::sync::Arc;
 use thalweg_storage::{FolderEntry, ReadAt, Storage};
 use thalweg_tensor::TensorCatalog;
 
-use crate::{CatalogCache, Error, Note};
+use crate::{CatalogCache, Error, Note, Params, ReadOptions};
 
 /// Every format, in the order in which they are asked whether a path is theirs.
-pub const FORMATS: &[&dyn Format] = &[&huggingface::HuggingFace];
+pub const FORMATS: &[&dyn Format] = &[
+    &huggingface::HuggingFace,
+    &megatron_legacy::MegatronLegacy,
+    &nanotron::Nanotron,
+    &deepspeed::DeepSpeedUniversal,
+    &deepspeed::DeepSpeedZero,
+    &torch::Torch,
+];
 
 /// A way to keep a checkpoint in files.
 pub trait Format: Debug + Sync {
     /// Name as `inspect` shows it.
     fn name(&self) -> &'static str;
 
-    /// Whether this path is in this format, by the names of files alone.
+    /// Names of files by each of which a folder is certainly one checkpoint of this format, not a run that holds some.
+    fn marks(&self) -> &'static [&'static str];
+
+    /// Whether this path is in this format, by the names of files and the first bytes of a single one.
     fn recognises(&self, place: &Place) -> bool;
 
     /// Reads the headers; those that `cache` has seen before need not be parsed again.
     ///
     /// # Errors
     /// Whatever makes the files unreadable, unfinished or contradictory.
-    fn open(&self, storage: &Arc<dyn Storage>, place: &Place, cache: &CatalogCache) -> Result<FormatContent, Error>;
+    fn open(
+        &self,
+        storage: &Arc<dyn Storage>,
+        place: &Place,
+        options: &ReadOptions,
+        cache: &CatalogCache,
+    ) -> Result<FormatContent, Error>;
 }
+
+/// First bytes of a file that formats may look at.
+pub const HEAD_BYTES: u64 = 16;
 
 /// What a user pointed at.
 #[derive(Debug, Clone)]
@@ -41,6 +65,8 @@ pub enum Place {
     File {
         /// Its path.
         path: PathBuf,
+        /// Its first bytes, at most [`HEAD_BYTES`].
+        head: Box<[u8]>,
     },
     /// A folder and the names in it, sorted.
     Folder {
@@ -55,7 +81,7 @@ impl Place {
     /// The path itself.
     pub fn path(&self) -> &Path {
         match self {
-            Self::File { path } | Self::Folder { path, .. } => path,
+            Self::File { path, .. } | Self::Folder { path, .. } => path,
         }
     }
 
@@ -63,8 +89,17 @@ impl Place {
     pub fn folder(&self) -> &Path {
         match self {
             Self::Folder { path, .. } => path,
-            Self::File { path } => path.parent().unwrap_or(Path::new("")),
+            Self::File { path, .. } => path.parent().unwrap_or(Path::new("")),
         }
+    }
+
+    /// The names of folders in the folder that was given; none where a file was given.
+    pub fn folder_names(&self) -> impl Iterator<Item = &str> {
+        let entries: &[FolderEntry] = match self {
+            Self::Folder { entries, .. } => entries,
+            Self::File { .. } => &[],
+        };
+        entries.iter().filter(|entry| entry.kind == thalweg_storage::FileKind::Folder).map(|entry| &*entry.name)
     }
 
     /// The names of files in the folder that was given; none where a file was given.
@@ -88,8 +123,50 @@ pub struct OpenFile {
     pub reader: Arc<dyn ReadAt>,
 }
 
+/// A tensor that is there and cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Its name.
+    pub name: String,
+    /// Why not, as the end of a sentence about it.
+    pub reason: String,
+}
+
+/// What was found out while the tensors were looked for: for whoever inspects, and for merges to refuse by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// The key under which the tensors stand, in files that hold several things.
+    pub key: Option<String>,
+    /// Which numbers were read, of a checkpoint that may have both.
+    pub params: Option<Params>,
+    /// Other keys under which tensors stand, and how many.
+    pub other_keys: Vec<(String, usize)>,
+    /// Tensors that cannot be read.
+    pub unreadable: Vec<Unreadable>,
+    /// Names of classes and functions that the files mention and that are never looked up.
+    pub foreign_names: Vec<String>,
+}
+
+impl Findings {
+    /// Adds those of another file of the same checkpoint.
+    pub fn join(&mut self, other: Self) {
+        self.key = self.key.take().or(other.key);
+        self.params = self.params.or(other.params);
+        for (key, n_tensors) in other.other_keys {
+            match self.other_keys.iter_mut().find(|(known, _)| *known == key) {
+                Some((_, n_known)) => *n_known += n_tensors,
+                None => self.other_keys.push((key, n_tensors)),
+            }
+        }
+        self.unreadable.extend(other.unreadable);
+        self.foreign_names.extend(other.foreign_names);
+        self.foreign_names.sort();
+        self.foreign_names.dedup();
+    }
+}
+
 /// What a format makes of a place.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct FormatContent {
     /// The files; pieces count them from 0.
     pub files: Vec<OpenFile>,
@@ -99,4 +176,6 @@ pub struct FormatContent {
     pub metadata: BTreeMap<String, String>,
     /// What a user should be told.
     pub notes: Vec<Note>,
+    /// What was found out on the way.
+    pub findings: Findings,
 }

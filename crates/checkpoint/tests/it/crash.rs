@@ -1,6 +1,6 @@
 //! Stage and commit, stopped at every act that changes the disk: none or the whole output, an old one untouched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,6 +9,8 @@ use thalweg_storage::Storage;
 use thalweg_storage::publish::Replace;
 use thalweg_tensor::{Dtype, Shape, TensorSink};
 use thalweg_testkit::crash_disk::{Aftermath, CrashDisk, Mishap};
+
+use crate::support::rules;
 
 const TARGET: &str = "/runs/out";
 const STAGE: &str = "/runs/out.partial";
@@ -55,7 +57,7 @@ fn write_output(storage: &Arc<dyn Storage>, replace: Replace) -> Result<(), Erro
         staged.write_elements(tensor_idx, 0, bytes)?;
     }
     staged.add_file("config.json", b"{}")?;
-    commit_checkpoint(staged, Path::new(TARGET), MANIFEST, replace)
+    commit_checkpoint(staged, Path::new(TARGET), MANIFEST, rules(replace, &BTreeSet::new()))
 }
 
 /// Number of acts and the content of an output that nothing disturbed.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use thalweg_checkpoint::format::safetensors::parse_header;
-use thalweg_checkpoint::{open_checkpoint, open_checkpoints};
+use thalweg_checkpoint::{ReadOptions, open_checkpoint, open_checkpoints};
 use thalweg_tensor::TensorSource;
 
 use crate::support::{disk, write};
@@ -87,7 +87,7 @@ fn fifty_checkpoints_of_thirty_sparse_shards_open_together() {
         paths.push(folder);
     }
     let started = Instant::now();
-    let opened = open_checkpoints(&disk(), &paths);
+    let opened = open_checkpoints(&disk(), &paths, &ReadOptions::default());
     println!("50 checkpoints of 30 shards: {:?}", started.elapsed());
     assert!(opened.iter().all(Result::is_ok));
     assert_eq!(opened[49].as_ref().unwrap().catalog().n_bytes(), 30 * n_tensors * size);

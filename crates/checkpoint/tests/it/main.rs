@@ -14,4 +14,8 @@ mod real;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod torch;
+#[cfg(test)]
+mod trainers;
+#[cfg(test)]
 mod write;

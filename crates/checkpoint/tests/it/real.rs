@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use thalweg_checkpoint::{Error, open_checkpoint, open_checkpoints};
+use thalweg_checkpoint::{Error, ReadOptions, open_checkpoint, open_checkpoints};
 use thalweg_storage::{LocalStorage, Storage};
 use thalweg_tensor::{Dtype, TensorSource};
 
@@ -46,7 +46,8 @@ fn expert_shards_hold_what_the_reference_reads() {
 #[test]
 fn checkpoints_of_one_run_share_one_catalog() {
     let paths: Vec<PathBuf> = [20, 40, 60, 80].iter().map(|step| fixture(&format!("hf-sharded/step-{step}"))).collect();
-    let opened: Vec<_> = open_checkpoints(&disk(), &paths).into_iter().map(Result::unwrap).collect();
+    let opened: Vec<_> =
+        open_checkpoints(&disk(), &paths, &ReadOptions::default()).into_iter().map(Result::unwrap).collect();
     for (checkpoint, path) in opened.iter().zip(&paths) {
         assert_eq!(checkpoint.path(), path);
         assert!(Arc::ptr_eq(checkpoint.catalog(), opened[0].catalog()));
@@ -63,7 +64,8 @@ fn files_with_equal_headers_share_what_was_parsed_and_keep_their_names() {
     }
     let padded = format!("{header} ");
     write(&paths[5], safetensors_bytes(&padded, b"ff"));
-    let opened: Vec<_> = open_checkpoints(&disk(), &paths).into_iter().map(Result::unwrap).collect();
+    let opened: Vec<_> =
+        open_checkpoints(&disk(), &paths, &ReadOptions::default()).into_iter().map(Result::unwrap).collect();
     for ((checkpoint, path), byte) in opened.iter().zip(&paths).zip(b'a'..) {
         assert_eq!(tensor_bytes(checkpoint, "w"), [byte, byte]);
         assert_eq!(checkpoint.metadata()["format"], "pt");
@@ -83,7 +85,8 @@ fn more_checkpoints_than_open_files_are_read() {
         write(path, safetensors_bytes(header, &number.to_le_bytes()));
     }
     let few: Arc<dyn Storage> = Arc::new(LocalStorage::with_max_open_files(16));
-    let opened: Vec<_> = open_checkpoints(&few, &paths).into_iter().map(Result::unwrap).collect();
+    let opened: Vec<_> =
+        open_checkpoints(&few, &paths, &ReadOptions::default()).into_iter().map(Result::unwrap).collect();
     for (checkpoint, number) in opened.iter().zip(0..300_u16).rev() {
         assert_eq!(tensor_bytes(checkpoint, "w"), number.to_le_bytes());
         checkpoint.check_unchanged().unwrap();
@@ -139,9 +142,9 @@ fn paths_that_hold_no_checkpoint_say_what_they_hold() {
     fs::create_dir(scratch.path().join("empty")).unwrap();
     assert!(open("empty").to_string().contains("the folder is empty"));
     write(&scratch.path().join("bin/pytorch_model.bin"), "x");
-    assert!(open("bin").to_string().contains("it holds a PyTorch `.bin` file and no safetensors file"));
+    assert!(open("bin").to_string().contains("it is not a file of torch.save"));
     write(&scratch.path().join("run/step-1/model.safetensors"), "x");
-    assert!(open("run").to_string().contains("it holds `step-1` and no safetensors file"));
+    assert!(open("run").to_string().contains("it holds `step-1` and nothing that can be read"));
     for name in ["a", "b"] {
         write(&scratch.path().join(format!("two/{name}.safetensors")), "x");
     }

@@ -1,10 +1,13 @@
 //! Small files and folders for the tests.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use thalweg_checkpoint::Checkpoint;
+use thalweg_checkpoint::{Checkpoint, CommitRules};
+use thalweg_storage::guard::{Contents, OwnFolder};
+use thalweg_storage::publish::Replace;
 use thalweg_storage::{LocalStorage, Storage};
 use thalweg_tensor::TensorSource;
 
@@ -44,4 +47,14 @@ pub(crate) fn tensor_bytes(checkpoint: &Checkpoint, name: &str) -> Vec<u8> {
 /// Little-endian bytes of F32 values.
 pub(crate) fn f32_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// Every old output may be replaced; `leftovers` go with the stage.
+pub(crate) fn rules(replace: Replace, leftovers: &BTreeSet<String>) -> CommitRules<'_> {
+    let own = OwnFolder { what: "an output", contents_of: &all_is_ours };
+    CommitRules { replace, own, leftovers }
+}
+
+fn all_is_ours(_: &dyn Storage, _: &Path) -> Result<Contents, thalweg_storage::Error> {
+    Ok(Contents::Ours { manifest: "thalweg.json".to_owned(), foreign: Vec::new() })
 }

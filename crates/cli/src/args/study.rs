@@ -20,7 +20,7 @@ pub(crate) struct SweepArgs {
     /// A run folder
     pub(crate) run_path: PathBuf,
     /// Folder that will hold one folder for each merge
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, alias = "output", value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// Checkpoints in a window
     #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_value = "10")]
@@ -34,7 +34,7 @@ pub(crate) struct SweepArgs {
     /// Schemes with their parameter
     #[arg(long, value_name = "S,S,...", value_delimiter = ',', default_value = "sma")]
     pub(crate) schemes: Vec<String>,
-    /// Last steps of the windows: newest, steps, or every:STEPS
+    /// Where windows end: newest; some steps; `steps` for every checkpoint; or every:STEPS, back from the newest
     #[arg(long, value_name = "ENDS", value_delimiter = ',', default_value = "newest")]
     pub(crate) ends: Vec<String>,
     #[command(flatten)]
@@ -105,7 +105,7 @@ pub(crate) struct ForecastArgs {
     #[arg(long, value_name = "FILE", requires = "truth")]
     pub(crate) save_cases: Option<PathBuf>,
     /// Folder of record, page and scores
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, alias = "output", value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) scoring: ScoringArgs,
@@ -166,7 +166,7 @@ pub(crate) struct RecoverArgs {
     /// A run folder
     pub(crate) run_path: PathBuf,
     /// Write the merge of the proposed checkpoints here, with the policy beside it
-    #[arg(short, long, value_name = "OUT")]
+    #[arg(short, long, alias = "output", value_name = "OUT")]
     pub(crate) out: Option<PathBuf>,
     /// The optimizer's moments: zero, those of the newest source, or the sources' average
     #[arg(long, value_enum, default_value_t = MomentsChoice::Newest)]
@@ -218,7 +218,7 @@ pub(crate) struct InitArgs {
     #[arg(long = "for", value_enum, value_name = "PURPOSE")]
     pub(crate) purpose: StartChoice,
     /// Folder of the start point
-    #[arg(short, long, value_name = "OUT")]
+    #[arg(short, long, alias = "output", value_name = "OUT")]
     pub(crate) out: PathBuf,
     #[command(flatten)]
     pub(crate) selection: SelectionArgs,

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use thalweg_checkpoint::{Checkpoint, MAX_SIDE_FILE_BYTES, open_checkpoint};
+use thalweg_checkpoint::{Checkpoint, MAX_SIDE_FILE_BYTES, open_checkpoint_with};
 use thalweg_eval::uncertainty::Bootstrap;
 use thalweg_eval::{
     Comparison, EvalContext, EvalTokenizer, PreparedSuite, ScoreCache, Subject, Suite, TaskScores, adjust_for_many,
@@ -53,9 +53,14 @@ pub(crate) fn run(args: &EvalArgs, world: &World<'_>, messages: &Messages) -> Re
 
 /// The checkpoints in the order of the results: the baseline first.
 fn checkpoints_with_baseline(args: &EvalArgs) -> Vec<PathBuf> {
-    let baseline = args.baseline.iter();
-    let others = args.checkpoints.iter().filter(|path| Some(*path) != args.baseline.as_ref());
-    baseline.chain(others).cloned().collect()
+    let baseline = args.baseline.as_ref().map(|named| {
+        let word = |word: &str, meant: Option<&PathBuf>| meant.filter(|_| named.as_os_str() == word).cloned();
+        let of_those = || word("last", args.checkpoints.last()).or_else(|| word("first", args.checkpoints.first()));
+        // A checkpoint of that name is what is meant, if there is one.
+        if args.checkpoints.contains(named) { named.clone() } else { of_those().unwrap_or_else(|| named.clone()) }
+    });
+    let others = args.checkpoints.iter().filter(|path| Some(*path) != baseline.as_ref());
+    baseline.iter().chain(others).cloned().collect()
 }
 
 fn score_all(
@@ -70,7 +75,7 @@ fn score_all(
     let mut known: Option<(Vec<u8>, Value, PreparedSuite)> = None;
     let mut scored = Vec::new();
     for path in paths {
-        let checkpoint = open_checkpoint(&world.storage, &world.resolve(path)?)?;
+        let checkpoint = open_checkpoint_with(&world.storage, &world.resolve_checkpoint(path)?, &world.reading)?;
         let config = checkpoint.config().ok_or_else(|| thalweg_eval::Error::ConfigMissing { path: path.clone() })?;
         let (file, bytes) = read_tokenizer(args, path, &checkpoint, world)?;
         // Checkpoints of one run share both, and splitting a suite into tokens takes longer than comparing files.

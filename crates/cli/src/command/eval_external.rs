@@ -22,7 +22,7 @@ pub(crate) fn run(command: &str, paths: &[PathBuf], world: &World<'_>, messages:
     check_command(command)?;
     let mut all = Vec::new();
     for path in paths {
-        all.push(score_one(command, path, &world.resolve(path)?, &*world.storage)?);
+        all.push(score_one(command, path, &world.resolve_checkpoint(path)?, &*world.storage)?);
     }
     let mut scores = Vec::new();
     let mut comparisons = Vec::new();

@@ -8,7 +8,11 @@ use thalweg_merge::align::align_sources;
 use thalweg_merge::engine::open_sources;
 use thalweg_merge::geometry::{Geometry, describe_geometry};
 use thalweg_merge::gram::{Gram, gram};
+use thalweg_merge::plan::SourceRef;
+use thalweg_storage::guard::check_document;
+use thalweg_storage::publish::publish_file;
 use thalweg_study::record::{GeometryRow, GroupRow, StudyRecord};
+use thalweg_study::write_study::check_study_folder;
 use thalweg_tensor::TensorSource;
 
 use crate::args::ExplainArgs;
@@ -16,18 +20,31 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
-use crate::resolve::{Chosen, choose_checkpoints, geometry_plan};
+use crate::resolve::geometry_plan;
+use crate::sources::{SourceOrder, choose_checkpoints, label};
 use crate::study_record::{command_line, publish_record};
-use crate::svg::draw_plane;
+use crate::svg::{PLANE_FILE, draw_plane};
 use crate::tensor_groups::{layer_of, tensor_class_of};
 
 pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    let chosen = choose_checkpoints(&args.inputs, &args.selection, &args.run, world, messages)?;
+    let chosen = choose_checkpoints(
+        &args.inputs,
+        (&args.selection, &args.run),
+        SourceOrder::BySteps { keep_option: None },
+        world,
+        messages,
+    )?;
     if chosen.len() < 2 {
         return Err(Error::usage("geometry needs at least two checkpoints"));
     }
+    if let Some(path) = &args.svg {
+        check_document(&*world.storage, path, PLANE_FILE)?;
+    }
+    if let Some(folder) = &args.out {
+        check_study_folder(&*world.storage, folder)?;
+    }
     let run = world.context(args.memory.0);
-    let plan = geometry_plan(&chosen)?;
+    let plan = geometry_plan(&chosen, world)?;
     let sources = open_sources(&plan, &run)?;
     let layout = align_sources(&sources, &plan)?;
     let refs: Vec<&dyn TensorSource> = sources.iter().map(|source| &source.checkpoint as &dyn TensorSource).collect();
@@ -36,9 +53,9 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
     let names = layout.catalog.entries().iter().map(|entry| &*entry.name);
     let report = Report::new(&chosen, names.zip(grams?));
     if let Some(path) = &args.svg {
-        let labels: Vec<String> = chosen.iter().map(Chosen::label).collect();
+        let labels: Vec<String> = chosen.iter().map(label).collect();
         let svg = draw_plane(&report.whole, &labels);
-        thalweg_storage::publish::publish_file(&*world.storage, path, svg.as_bytes())?;
+        publish_file(&*world.storage, path, svg.as_bytes(), PLANE_FILE)?;
         messages.note(format!("the trajectory is drawn in `{}`", path.display()));
     }
     if let Some(folder) = &args.out {
@@ -62,7 +79,7 @@ struct Report {
 }
 
 impl Report {
-    fn new<'a>(chosen: &[Chosen], tensors: impl Iterator<Item = (&'a str, Option<Gram>)>) -> Self {
+    fn new<'a>(chosen: &[SourceRef], tensors: impl Iterator<Item = (&'a str, Option<Gram>)>) -> Self {
         let mut whole = Gram::zero(chosen.len());
         let mut layers: BTreeMap<u64, Gram> = BTreeMap::new();
         let mut classes: BTreeMap<String, Gram> = BTreeMap::new();
@@ -81,7 +98,7 @@ impl Report {
         }
     }
 
-    fn document(&self, chosen: &[Chosen]) -> serde_json::Value {
+    fn document(&self, chosen: &[SourceRef]) -> serde_json::Value {
         let checkpoints: Vec<_> = chosen
             .iter()
             .map(|one| json!({"path": one.path.display().to_string(), "step": one.step, "tokens": one.tokens}))
@@ -101,7 +118,7 @@ impl Report {
     }
 
     /// The same as a part of a study.
-    fn row(&self, chosen: &[Chosen]) -> GeometryRow {
+    fn row(&self, chosen: &[SourceRef]) -> GeometryRow {
         let group = |name: String, geometry: &Geometry| {
             let norm = geometry.norms.last().copied().unwrap_or(0.0);
             let cosines: Vec<f64> = geometry.displacement_cosines.iter().flatten().copied().collect();
@@ -124,7 +141,7 @@ impl Report {
         }
     }
 
-    fn text(&self, chosen: &[Chosen]) -> String {
+    fn text(&self, chosen: &[SourceRef]) -> String {
         let mut text = String::new();
         let whole = &self.whole;
         let _ = writeln!(
@@ -137,7 +154,7 @@ impl Report {
             let before = if i == 0 { "-".to_owned() } else { format!("{:.4}", whole.displacements[i - 1]) };
             let cosine = i.checked_sub(2).and_then(|k| whole.displacement_cosines[k]);
             let cosine = cosine.map_or_else(|| "-".to_owned(), |cosine| format!("{cosine:.3}"));
-            let (label, norm) = (one.label(), whole.norms[i]);
+            let (label, norm) = (label(one), whole.norms[i]);
             let _ = writeln!(text, "{label:<22} {norm:>12.4} {to_newest:>12.4} {before:>12} {cosine:>10}");
         }
         let shares = |shares: &[f64]| shares.iter().map(|share| format!("{share:.3}")).collect::<Vec<_>>().join(" ");

@@ -6,13 +6,15 @@ use std::time::Instant;
 
 use serde_json::json;
 use thalweg_merge::scheme::DecayCurve;
+use thalweg_storage::guard::check_document;
 use thalweg_storage::publish::publish_file;
 use thalweg_study::evaluator::{Evaluator, ModelScores};
-use thalweg_study::forecast::case::{Case, read_cases};
+use thalweg_study::forecast::case::{CASE_FILE, Case, read_cases};
 use thalweg_study::forecast::request::{ForecastRequest, Refusal};
 use thalweg_study::forecast::{ForecastOutcome, forecast_anneal};
 use thalweg_study::record::{ForecastRow, RawRow};
 use thalweg_study::sweep::SweepFindings;
+use thalweg_study::write_study::check_study_folder;
 use thalweg_trajectory::Trajectory;
 
 use crate::args::{CurveChoice, ForecastArgs};
@@ -43,6 +45,13 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
     if !(0.0..=1.0).contains(&args.anneal_floor) {
         return Err(Error::usage(format!("`--anneal-floor {}` is not between 0 and 1", args.anneal_floor)));
     }
+    // Scoring takes long, and what it finds must have a place.
+    if let Some(folder) = &args.out {
+        check_study_folder(&*world.storage, folder)?;
+    }
+    if let Some(path) = &args.save_cases {
+        check_document(&*world.storage, path, CASE_FILE)?;
+    }
     let own = args.calibrate.as_deref().map(|path| read_case_file(path, world)).transpose()?.unwrap_or_default();
     let trajectory = open_trajectory(&args.run_path, &args.run, world, messages)?;
     let request = request(args, &trajectory)?;
@@ -62,8 +71,10 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
         Ok(outcome) => outcome,
         Err(refusal) => return Ok(refuse(&refusal, &request, messages)),
     };
-    let truth =
-        args.truth.as_deref().map(|path| Ok::<_, Error>((path, evaluator.score_checkpoint(&world.resolve(path)?)?)));
+    let truth = args
+        .truth
+        .as_deref()
+        .map(|path| Ok::<_, Error>((path, evaluator.score_checkpoint(&world.resolve_checkpoint(path)?)?)));
     let truth = truth.transpose()?;
     if let Some((_, scores)) = &truth {
         fill_truth(&mut outcome, scores);
@@ -162,7 +173,7 @@ fn save_cases(path: &Path, args: &ForecastArgs, outcome: &ForecastOutcome, world
         }
     }
     let text: String = known.iter().map(|case| case.to_line() + "\n").collect();
-    Ok(publish_file(&*world.storage, path, text.as_bytes())?)
+    Ok(publish_file(&*world.storage, path, text.as_bytes(), CASE_FILE)?)
 }
 
 fn write_record(

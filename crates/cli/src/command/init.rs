@@ -2,7 +2,10 @@
 
 use serde_json::json;
 use thalweg_merge::engine::MergeOutcome;
+use thalweg_merge::plan::SourceRef;
 use thalweg_merge::receipt::RECEIPT_NAME;
+use thalweg_storage::guard::output_path;
+use thalweg_study::select::source_ref;
 use thalweg_study::start_policy::{StartPurpose, StartSource, StatePolicy};
 use thalweg_study::start_window::default_start_window;
 use thalweg_trajectory::Trajectory;
@@ -10,18 +13,20 @@ use thalweg_trajectory::Trajectory;
 use crate::args::{InitArgs, StartChoice};
 use crate::command::Outcome;
 use crate::command::merge::{describe, execute};
-use crate::command::recover::{describe_policy, publish_policy};
+use crate::command::recover::{check_policy_place, describe_policy, publish_policy};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
-use crate::resolve::{Chosen, parse_scheme, window_plan};
-use crate::run::{chosen, is_selection_empty, learning_rate_at, open_trajectory, select};
+use crate::resolve::{check_window_scheme, window_plan};
+use crate::run::{is_selection_empty, learning_rate_at, open_trajectory, select};
 
 pub(crate) fn run(args: &InitArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    let scheme = parse_scheme(&args.scheme)?;
+    // A mistyped scheme is found before the run is read.
+    check_window_scheme(&args.scheme)?;
     let trajectory = open_trajectory(&args.run_path, &args.run, world, messages)?;
     let window = window(args, &trajectory, messages)?;
-    let merge = window_plan(&window, &scheme, &args.output, &args.out, world)?;
+    check_policy_place(&args.out, world)?;
+    let merge = window_plan(&window, &args.scheme, (&args.output, &args.out), world, messages)?;
     let outcome = execute(&merge, &args.execution, world)?.pop();
     let policy = policy(args, &trajectory, &window, world)?;
     publish_policy(&policy, &args.out, world)?;
@@ -32,7 +37,7 @@ pub(crate) fn run(args: &InitArgs, world: &World<'_>, messages: &Messages) -> Re
     Ok(Outcome::Done)
 }
 
-fn window(args: &InitArgs, trajectory: &Trajectory, messages: &Messages) -> Result<Vec<Chosen>, Error> {
+fn window(args: &InitArgs, trajectory: &Trajectory, messages: &Messages) -> Result<Vec<SourceRef>, Error> {
     if !is_selection_empty(&args.selection) {
         return select(trajectory, &args.selection, messages);
     }
@@ -40,13 +45,13 @@ fn window(args: &InitArgs, trajectory: &Trajectory, messages: &Messages) -> Resu
     if let (Some(first), Some(last)) = (window.first(), window.last()) {
         messages.note(format!("window: {} checkpoints, steps {} to {}", window.len(), first.step, last.step));
     }
-    Ok(window.iter().map(chosen).collect())
+    Ok(window.iter().map(source_ref).collect())
 }
 
 fn policy(
     args: &InitArgs,
     trajectory: &Trajectory,
-    window: &[Chosen],
+    window: &[SourceRef],
     world: &World<'_>,
 ) -> Result<StatePolicy, Error> {
     let purpose = match args.purpose {
@@ -56,7 +61,7 @@ fn policy(
     let sources: Vec<_> = window.iter().map(|one| StartSource { path: one.path.clone(), step: one.step }).collect();
     let newest = window.last().and_then(|newest| newest.step);
     let rate = newest.and_then(|step| learning_rate_at(trajectory, step));
-    Ok(StatePolicy::for_start(purpose, sources, world.storage.canonical_path(&args.out)?, rate))
+    Ok(StatePolicy::for_start(purpose, sources, output_path(&*world.storage, &args.out)?, rate))
 }
 
 fn document(policy: &StatePolicy, outcome: Option<&MergeOutcome>) -> serde_json::Value {

@@ -4,25 +4,32 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde_json::json;
-use thalweg_checkpoint::{Checkpoint, open_checkpoint};
+use thalweg_checkpoint::{Checkpoint, open_checkpoint_with};
 use thalweg_tensor::{Dtype, DtypeClass, display_name};
 
 use crate::args::InspectArgs;
-use crate::command::Outcome;
+use crate::command::{Outcome, inspect_run};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::options::{show_bytes, show_count};
-use crate::resolve::is_checkpoint;
+use crate::sources::{Named, look_at};
 
 /// Tensors that are printed; `-v` prints all.
 const MAX_ROWS: usize = 12;
 
 pub(crate) fn run(args: &InspectArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    if !is_checkpoint(&*world.storage, &args.path) && world.storage.file_info(&args.path).is_ok() {
-        return crate::command::inspect_run::run(args, world, messages);
-    }
-    let checkpoint = open_checkpoint(&world.storage, &args.path)?;
+    let path = match look_at(&args.path, &args.run, world)? {
+        Named::Checkpoint(path) => path,
+        Named::Run(path) => return inspect_run::run(args, (&path, None), world, messages),
+        Named::Both(path) => {
+            // The run is the larger part, so that a checkpoint that cannot be read is only told.
+            let beside = open_checkpoint_with(&world.storage, &path, &world.reading);
+            let beside = beside.map_err(|error| messages.note(format!("the checkpoint beside the run: {error}"))).ok();
+            return inspect_run::run(args, (&path, beside.as_ref()), world, messages);
+        }
+    };
+    let checkpoint = open_checkpoint_with(&world.storage, &path, &world.reading)?;
     checkpoint.notes().iter().for_each(|note| messages.note(note));
     messages.json(&document(&checkpoint));
     messages.text(&describe(&checkpoint));
@@ -50,12 +57,14 @@ fn blocks_merge(checkpoint: &Checkpoint) -> Vec<String> {
     }
     let refused = entries.iter().filter(|entry| entry.dtype.class() == DtypeClass::Refused);
     let blocked = refused.filter(|entry| !entry.name.ends_with("_extra_state"));
+    let cannot_be_read = checkpoint.findings().unreadable.iter();
     blocked
         .map(|entry| format!("tensor `{}` is {}, which cannot be averaged", display_name(&entry.name), entry.dtype))
+        .chain(cannot_be_read.map(|one| format!("tensor `{}` cannot be read: {}", display_name(&one.name), one.reason)))
         .collect()
 }
 
-fn document(checkpoint: &Checkpoint) -> serde_json::Value {
+pub(super) fn document(checkpoint: &Checkpoint) -> serde_json::Value {
     let catalog = checkpoint.catalog();
     let tensors: Vec<_> = catalog
         .entries()
@@ -66,6 +75,7 @@ fn document(checkpoint: &Checkpoint) -> serde_json::Value {
         checkpoint.files().iter().map(|file| json!({"name": file.name, "len_bytes": file.info.len_bytes})).collect();
     let dtypes: serde_json::Map<_, _> =
         dtypes(checkpoint).into_iter().map(|(dtype, n)| (dtype.name().to_owned(), json!(n))).collect();
+    let findings = checkpoint.findings();
     json!({
         "kind": "thalweg-inspect",
         "version": 1,
@@ -77,12 +87,15 @@ fn document(checkpoint: &Checkpoint) -> serde_json::Value {
         "files": files,
         "config": checkpoint.config(),
         "side_files": checkpoint.side_files().iter().map(|file| &file.name).collect::<Vec<_>>(),
+        "key": findings.key,
+        "other_keys": findings.other_keys.iter().map(|(key, n)| json!({"key": key, "n_tensors": n})).collect::<Vec<_>>(),
+        "foreign_names": findings.foreign_names,
         "tensors": tensors,
         "blocks_merge": blocks_merge(checkpoint),
     })
 }
 
-fn describe(checkpoint: &Checkpoint) -> String {
+pub(super) fn describe(checkpoint: &Checkpoint) -> String {
     let catalog = checkpoint.catalog();
     let mut text = String::new();
     let dtypes: Vec<String> =
@@ -109,6 +122,12 @@ fn describe(checkpoint: &Checkpoint) -> String {
     let side_files: Vec<&str> = checkpoint.side_files().iter().map(|file| file.name.as_str()).collect();
     if !side_files.is_empty() {
         let _ = writeln!(text, "beside the tensors: {}", side_files.join(", "));
+    }
+    let names = &checkpoint.findings().foreign_names;
+    if !names.is_empty() {
+        let shown: Vec<&str> = names.iter().take(MAX_ROWS).map(String::as_str).collect();
+        let more = if names.len() > MAX_ROWS { format!(" and {} more", names.len() - MAX_ROWS) } else { String::new() };
+        let _ = writeln!(text, "objects that are not built: {}{more}", shown.join(", "));
     }
     text.push_str(&table(checkpoint, MAX_ROWS));
     let blocks = blocks_merge(checkpoint);

@@ -1,12 +1,14 @@
 //! `thalweg inspect RUN`: its checkpoints by step and tokens, phases, what is unfinished.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use serde_json::json;
-use thalweg_trajectory::{Spike, Trajectory, lasting_spike};
+use thalweg_checkpoint::Checkpoint;
+use thalweg_trajectory::{Fault, Spike, Trajectory, lasting_spike};
 
 use crate::args::InspectArgs;
-use crate::command::Outcome;
+use crate::command::{Outcome, inspect};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
@@ -16,10 +18,23 @@ use crate::run::{log_json, log_words, open_trajectory};
 /// Checkpoints that a table shows of a long run: the first and the last ones.
 const MAX_ROWS: usize = 40;
 
-pub(crate) fn run(args: &InspectArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    let trajectory = open_trajectory(&args.path, &args.run, world, messages)?;
-    messages.json(&document(&trajectory));
-    messages.text(&table(&trajectory));
+/// `beside` is the checkpoint that stands in the run folder itself, such as a trainer's final model.
+pub(super) fn run(
+    args: &InspectArgs,
+    (path, beside): (&Path, Option<&Checkpoint>),
+    world: &World<'_>,
+    messages: &Messages,
+) -> Result<Outcome, Error> {
+    let trajectory = open_trajectory(path, &args.run, world, messages)?;
+    let mut json = document(&trajectory);
+    let mut text = table(&trajectory);
+    if let Some(beside) = beside {
+        json["checkpoint_beside"] = inspect::document(beside);
+        text.push_str("\nbeside them in the same folder:\n");
+        text.push_str(&inspect::describe(beside));
+    }
+    messages.json(&json);
+    messages.text(&text);
     Ok(Outcome::Done)
 }
 
@@ -35,6 +50,7 @@ fn document(trajectory: &Trajectory) -> serde_json::Value {
                 "tokens_source": checkpoint.tokens_source.map(|source| source.to_string()),
                 "phase": checkpoint.phase.map(|phase| phase.name()),
                 "finished": checkpoint.state.is_finished(),
+                "fault": checkpoint.state.fault().map(|fault| fault.name()),
                 "reason": checkpoint.state.reason(),
             })
         })
@@ -56,13 +72,22 @@ fn spike_row(spike: &Spike) -> serde_json::Value {
 fn table(trajectory: &Trajectory) -> String {
     let checkpoints = trajectory.checkpoints();
     let n_finished = trajectory.finished().count();
+    let n_merges = checkpoints.iter().filter(|one| one.state.fault() == Some(Fault::Merge)).count();
+    let merges = match n_merges {
+        0 => String::new(),
+        1 => ", and 1 merge".to_owned(),
+        n => format!(", and {n} merges"),
+    };
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = writeln!(
         text,
-        "`{}`: a run of {} checkpoints, {n_finished} finished",
+        "`{}`: a run of {}, {n_finished} finished{merges}",
         trajectory.path().display(),
-        checkpoints.len()
+        match checkpoints.len() - n_merges {
+            1 => "1 checkpoint".to_owned(),
+            n => format!("{n} checkpoints"),
+        }
     );
     if let Some(log) = log_words(trajectory) {
         let n_entries = trajectory.log().map_or(0, |log| log.entries().len());
@@ -81,7 +106,7 @@ fn table(trajectory: &Trajectory) -> String {
         let tokens = checkpoint.tokens.map_or_else(|| "-".to_owned(), |tokens| show_count(tokens.0));
         let phase = checkpoint.phase.map_or("-", |phase| phase.name());
         let name = thalweg_tensor::display_name(&checkpoint.name);
-        let reason = checkpoint.state.reason().map_or_else(String::new, |reason| format!("  unfinished: {reason}"));
+        let reason = checkpoint.state.reason().map_or_else(String::new, |reason| format!("  {reason}"));
         let spike = trajectory.log().and_then(|log| lasting_spike(log, trajectory.spikes(), checkpoint.step));
         let spike = spike.map_or_else(String::new, |spike| format!("  in the spike of step {}", spike.onset));
         let _ = writeln!(text, "{:>12} {tokens:>10}  {phase:<7} {name}{reason}{spike}", checkpoint.step.0);

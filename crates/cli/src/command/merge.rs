@@ -4,16 +4,19 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use thalweg_checkpoint::{Checkpoint, open_checkpoint};
+use thalweg_checkpoint::{Checkpoint, open_checkpoint_with};
 use thalweg_merge::diff::{Distance, diff_checkpoints};
 use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage, execute_merge};
+use thalweg_merge::pending::{Compared, ComparedBy};
 use thalweg_merge::plan::MergePlan;
 use thalweg_merge::receipt::RECEIPT_NAME;
+use thalweg_storage::guard::output_path;
 use thalweg_storage::publish::Replace;
 
 use crate::args::{ExecutionArgs, MergeArgs};
 use crate::command::Outcome;
 use crate::command::plan::show_plan;
+use crate::command::recipe::{is_anything_typed, plan_of_recipe, recipe_of};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
@@ -30,7 +33,11 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> R
         return Ok(Outcome::Done);
     }
     // A mistyped path is found before the work, not after it.
-    let against = args.against.as_ref().map(|path| open_checkpoint(&world.storage, path)).transpose()?;
+    let open = |path: &PathBuf| {
+        let path = world.resolve_checkpoint(path)?;
+        Ok::<_, Error>(open_checkpoint_with(&world.storage, &path, &world.reading)?)
+    };
+    let against = args.against.as_ref().map(open).transpose()?;
     let outcomes = execute(&plan, &args.execution, world)?;
     let mut document = document(&plan, &outcomes);
     let mut text = String::new();
@@ -61,7 +68,7 @@ fn compare(
     world: &World<'_>,
 ) -> Result<Comparison, Error> {
     let distance = |path: &Path| -> Result<Distance, Error> {
-        let checkpoint = open_checkpoint(&world.storage, path)?;
+        let checkpoint = open_checkpoint_with(&world.storage, path, &world.reading)?;
         let diff = diff_checkpoints(&checkpoint, target, &world.context(memory_bytes));
         world.clear_progress();
         Ok(diff?.total)
@@ -108,20 +115,26 @@ pub(crate) fn execute(plan: &MergePlan, args: &ExecutionArgs, world: &World<'_>)
 
 fn find_plan(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> Result<MergePlan, Error> {
     if let Some(path) = &args.plan {
+        if is_anything_typed(&args.source) {
+            return Err(Error::usage_with_hint(
+                "a plan names everything that is merged and how, so that other options would change nothing",
+                "leave them away, or make another plan with `thalweg plan`",
+            ));
+        }
         let bytes = world.storage.read_file(path, MAX_PLAN_BYTES)?;
         let text = String::from_utf8(bytes)
             .map_err(|_| Error::usage(format!("`{}` is not a plan: it is not UTF-8 text", path.display())))?;
         let mut plan = MergePlan::from_json(&text)?;
+        if args.allow_changed {
+            plan.seen_sources.clear();
+        }
         if let Some(out) = &args.out {
             plan = with_output(plan, out, world)?;
         }
         return Ok(plan);
     }
-    if let [recipe, rest @ ..] = args.source.inputs.as_slice()
-        && is_recipe(recipe)
-    {
-        let out = output_of_recipe(rest, args)?;
-        return crate::command::recipe::plan_of_recipe(recipe, out.as_deref(), world, messages);
+    if let Some((recipe, out)) = recipe_of(&args.source.inputs, args.out.as_deref())? {
+        return plan_of_recipe(recipe, out, &args.source, world, messages);
     }
     let Some(out) = &args.out else {
         return Err(Error::usage_with_hint("where should the merged checkpoint go?", "name a folder with `-o OUT`"));
@@ -130,26 +143,13 @@ fn find_plan(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> Result
 }
 
 fn with_output(plan: MergePlan, out: &Path, world: &World<'_>) -> Result<MergePlan, Error> {
-    let MergePlan { outputs, .. } = plan;
+    let MergePlan { outputs, seen_sources, .. } = plan;
     let n_outputs = outputs.len();
     let Ok([mut output]) = <[_; 1]>::try_from(outputs) else {
         return Err(Error::usage(format!("the plan has {n_outputs} outputs, so `-o` cannot name one for all")));
     };
-    output.path = world.storage.canonical_path(out)?;
-    Ok(MergePlan::new(vec![output])?)
-}
-
-fn is_recipe(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| ["yml", "yaml", "toml"].iter().any(|known| extension == *known))
-}
-
-fn output_of_recipe(rest: &[PathBuf], args: &MergeArgs) -> Result<Option<PathBuf>, Error> {
-    match (rest, &args.out) {
-        ([], out) => Ok(out.clone()),
-        ([out], None) => Ok(Some(out.clone())),
-        ([_], Some(_)) => Err(Error::usage("the output is named twice: after the recipe and with `-o`")),
-        _ => Err(Error::usage("a recipe takes one output folder and no checkpoints beside it")),
-    }
+    output.path = output_path(&*world.storage, out)?;
+    Ok(MergePlan { seen_sources, ..MergePlan::new(vec![output])? })
 }
 
 /// The plan's own keys, with what happened added to each output.
@@ -174,8 +174,8 @@ pub(crate) fn document(plan: &MergePlan, outcomes: &[MergeOutcome]) -> serde_jso
 pub(crate) fn describe(outcome: &MergeOutcome) -> String {
     let receipt = &outcome.receipt;
     let path = outcome.path.display();
-    if outcome.was_done {
-        return format!("`{path}` already holds the result of this very plan over unchanged sources\n");
+    if let Some(compared) = outcome.compared {
+        return format!("`{path}` already holds the result of this plan ({})\n", describe_comparison(compared));
     }
     let mut text = String::new();
     let n_sources = receipt.sources.len();
@@ -194,6 +194,16 @@ pub(crate) fn describe(outcome: &MergeOutcome) -> String {
         let _ = writeln!(text, "distance to the newest source {distance:.6}, largest change {largest:.3e}");
     }
     text
+}
+
+/// On what it rests that nothing need be done.
+fn describe_comparison(compared: Compared) -> String {
+    let words = |by| match by {
+        ComparedBy::Digests => "every byte",
+        ComparedBy::Headers => "sizes and headers",
+        ComparedBy::Times => "sizes and times",
+    };
+    format!("compared: {} of the output, {} of the sources", words(compared.output), words(compared.sources))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]

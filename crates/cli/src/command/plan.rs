@@ -1,27 +1,47 @@
 //! `thalweg plan`: everything resolved and printed, nothing read but headers.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use thalweg_merge::align::{MergeLayout, align_sources};
 use thalweg_merge::engine::open_sources;
 use thalweg_merge::estimate::{MergeEstimate, estimate_merge};
-use thalweg_merge::plan::{MergePlan, OutputPlan};
+use thalweg_merge::pending::place_notes;
+use thalweg_merge::plan::{MergePlan, OutputPlan, PLAN_FILE};
+use thalweg_merge::seen::see_sources;
+use thalweg_storage::guard::check_document;
+use thalweg_storage::publish::publish_file;
 
 use crate::args::PlanArgs;
 use crate::command::Outcome;
+use crate::command::recipe::{plan_of_recipe, recipe_of};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::options::{show_bytes, show_count};
 use crate::resolve::resolve_plan;
 
+/// The output that a plan names where nobody said otherwise.
+const DEFAULT_OUTPUT: &str = "merged";
 /// Sources that a table shows of a long window: the first and the last ones.
 const MAX_ROWS: usize = 24;
 
 pub(crate) fn run(args: &PlanArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    let plan = resolve_plan(&args.source, &args.merged, world, messages)?;
     if let Some(path) = &args.out {
-        thalweg_storage::publish::publish_file(&*world.storage, path, plan.to_json()?.as_bytes())?;
+        check_document(&*world.storage, path, PLAN_FILE)?;
+    }
+    let merged = args.merged.as_deref();
+    let mut plan = match recipe_of(&args.source.inputs, merged)? {
+        Some((recipe, out)) => {
+            let out = out.unwrap_or(Path::new(DEFAULT_OUTPUT));
+            plan_of_recipe(recipe, Some(out), &args.source, world, messages)?
+        }
+        None => resolve_plan(&args.source, merged.unwrap_or(Path::new(DEFAULT_OUTPUT)), world, messages)?,
+    };
+    if let Some(path) = &args.out {
+        let run = world.context(args.execution.memory.0);
+        plan.seen_sources = see_sources(&open_sources(&plan, &run)?);
+        publish_file(&*world.storage, path, plan.to_json()?.as_bytes(), PLAN_FILE)?;
         messages.note(format!("the plan is in `{0}`; `thalweg merge --plan {0}` executes it", path.display()));
     }
     show_plan(&plan, args.execution.memory.0, world, messages)?;
@@ -39,6 +59,7 @@ pub(crate) fn show_plan(
     let sources = open_sources(plan, &run)?;
     let layout = align_sources(&sources, plan)?;
     layout.notes.iter().for_each(|note| messages.note(note));
+    place_notes(plan, &*world.storage).iter().for_each(|note| messages.note(note));
     let estimate = estimate_merge(plan, &sources, &layout, &run)?;
     if messages.wants_json() {
         let document = serde_json::to_value(plan).map_err(|error| Error::usage(error.to_string()))?;
@@ -75,6 +96,7 @@ fn describe_output(text: &mut String, output: &OutputPlan) {
         let path = source.path.display();
         let _ = writeln!(text, "{step:>12} {tokens:>10} {:>14.9}  {path}", source.coefficient);
     }
+    let _ = writeln!(text, "{:>12} {:>10} {:>14}", "sum", "", output.sum);
 }
 
 fn describe_work(text: &mut String, layout: &MergeLayout, estimate: &MergeEstimate, world: &World<'_>) {

@@ -8,7 +8,7 @@ use thalweg_merge::plan::MergePlan;
 use thalweg_merge::recipe::{Recipe, RecipeDialect, RecipeKind, cast_is_exact, native_equivalent, parse_recipe};
 use thalweg_tensor::DtypeClass;
 
-use crate::args::SourceArgs;
+use crate::args::{SchemeArgs, SourceArgs};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
@@ -24,10 +24,54 @@ struct RecipeArguments {
     source: SourceArgs,
 }
 
+/// The recipe among the inputs of a command, if it names one, and where its output goes.
+pub(crate) fn recipe_of<'a>(
+    inputs: &'a [PathBuf],
+    out: Option<&'a Path>,
+) -> Result<Option<(&'a Path, Option<&'a Path>)>, Error> {
+    let is_recipe = |path: &Path| {
+        path.extension().is_some_and(|extension| ["yml", "yaml", "toml"].iter().any(|known| extension == *known))
+    };
+    let [recipe, rest @ ..] = inputs else { return Ok(None) };
+    if !is_recipe(recipe) {
+        return Ok(None);
+    }
+    match (rest, out) {
+        ([], out) => Ok(Some((recipe, out))),
+        ([out], None) => Ok(Some((recipe, Some(out)))),
+        ([_], Some(_)) => Err(Error::usage("the output is named twice: after the recipe and by an option")),
+        _ => Err(Error::usage("a recipe takes one output folder and no checkpoints beside it")),
+    }
+}
+
+/// Whether anything was typed that says what is merged, or how.
+pub(crate) fn is_anything_typed(typed: &SourceArgs) -> bool {
+    let nothing = RecipeArguments::try_parse_from(std::iter::empty::<&str>());
+    nothing.map_or(true, |nothing| nothing.source != *typed)
+}
+
+/// A recipe's own options with those typed beside it, of which only what allows a sum is taken.
+fn with_typed(mut recipe: SourceArgs, typed: &SourceArgs) -> Result<SourceArgs, Error> {
+    let SchemeArgs { normalize, allow_sum, .. } = typed.scheme;
+    let mut rest = typed.clone();
+    (rest.inputs, rest.scheme.normalize, rest.scheme.allow_sum) = (Vec::new(), false, false);
+    if is_anything_typed(&rest) {
+        return Err(Error::usage_with_hint(
+            "a recipe says what is merged and how, so that other options would be ignored",
+            "write them into the recipe; only `--normalize` and `--allow-sum` may be given beside it",
+        ));
+    }
+    if normalize || allow_sum {
+        (recipe.scheme.normalize, recipe.scheme.allow_sum) = (normalize, allow_sum);
+    }
+    Ok(recipe)
+}
+
 /// The plan that a recipe file stands for.
 pub(crate) fn plan_of_recipe(
     path: &Path,
     out: Option<&Path>,
+    typed: &SourceArgs,
     world: &World<'_>,
     messages: &Messages,
 ) -> Result<MergePlan, Error> {
@@ -45,12 +89,12 @@ pub(crate) fn plan_of_recipe(
     let Some(out) = out else {
         return Err(Error::usage_with_hint(
             "where should the merged checkpoint go?",
-            format!("thalweg merge {} OUT", path.display()),
+            format!("name it behind the recipe: `thalweg merge {} OUT`", path.display()),
         ));
     };
     let arguments = RecipeArguments::try_parse_from(recipe.to_arguments())
         .map_err(|error| Error::usage(format!("recipe `{}`: {error}", path.display())))?;
-    let source = beside_recipe(arguments.source, path, world);
+    let source = beside_recipe(with_typed(arguments.source, typed)?, path, world);
     let plan = resolve_plan(&source, out, world, messages)?;
     refuse_lossy_cast(&recipe, &plan, world)?;
     Ok(plan)
@@ -59,7 +103,7 @@ pub(crate) fn plan_of_recipe(
 /// Paths of a recipe count from where the program runs, or from the recipe's folder where only that has them.
 fn beside_recipe(mut source: SourceArgs, recipe: &Path, world: &World<'_>) -> SourceArgs {
     let Some(folder) = recipe.parent() else { return source };
-    let exists = |path: &Path| world.storage.file_info(path).is_ok();
+    let exists = |path: &Path| world.find(path).is_ok();
     let is_only_beside = |path: &Path| !exists(path) && exists(&folder.join(path));
     let find = |path: PathBuf| if is_only_beside(&path) { folder.join(path) } else { path };
     source.inputs = source.inputs.into_iter().map(find).collect();

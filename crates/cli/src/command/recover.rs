@@ -7,10 +7,12 @@ use serde_json::json;
 use thalweg_lab::config::MomentsPolicy;
 use thalweg_merge::engine::MergeOutcome;
 use thalweg_merge::receipt::RECEIPT_NAME;
-use thalweg_merge::scheme::{Scheme, SchemeParameters};
+use thalweg_merge::scheme::Scheme;
+use thalweg_storage::guard::{check_file, output_path};
 use thalweg_storage::publish::publish_file;
 use thalweg_study::recover::{RecoveryPlan, SpikeSearch, plan_recovery, spike_row, spikes_of_run};
-use thalweg_study::start_policy::{DataPolicy, START_NAME, StatePolicy, moments_name};
+use thalweg_study::select::source_ref;
+use thalweg_study::start_policy::{DataPolicy, START_FILE, START_NAME, StatePolicy, moments_name};
 use thalweg_trajectory::Trajectory;
 
 use crate::args::{DataChoice, MomentsChoice, RecoverArgs};
@@ -19,14 +21,15 @@ use crate::command::merge::{describe, execute};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
-use crate::resolve::window_plan;
-use crate::run::{chosen, log_json, log_words, open_trajectory};
+use crate::resolve::scheme_plan;
+use crate::run::{log_json, log_words, open_trajectory};
+use crate::weigh::parse_scheme_word;
 
 /// Where a merge would be, as long as nobody has said.
 const UNWRITTEN: &str = "OUT";
 
 pub(crate) fn run(args: &RecoverArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    let scheme = Scheme::parse(&args.scheme, SchemeParameters::default())?;
+    let scheme = parse_scheme_word(&args.scheme)?;
     let trajectory = open_trajectory(&args.run_path, &args.run, world, messages)?;
     let Some(search) = spikes_of_run(&trajectory) else {
         return Err(Error::usage_with_hint(
@@ -42,7 +45,7 @@ pub(crate) fn run(args: &RecoverArgs, world: &World<'_>, messages: &Messages) ->
     let plan = plan_recovery(&trajectory, &search)?;
     let moments = moments_policy(args.moments, &plan, messages);
     let proposal = propose(args, &plan, moments, world)?;
-    let outcome = write(args, &scheme, &plan, &proposal, world)?;
+    let outcome = write((args, &scheme), &plan, &proposal, world, messages)?;
     messages.json(&document(&trajectory, &search, Some((&plan, &proposal, outcome.as_ref()))));
     let mut text = looked_at(&trajectory, &search);
     describe_proposal(&mut text, args, &scheme, &plan, &proposal);
@@ -80,7 +83,7 @@ fn propose(
     };
     let checkpoint = match (plan.sources.as_slice(), &args.out) {
         ([only], _) => only.path.clone(),
-        (_, Some(out)) => world.storage.canonical_path(out)?,
+        (_, Some(out)) => output_path(&*world.storage, out)?,
         (_, None) => UNWRITTEN.into(),
     };
     Ok(StatePolicy::for_recovery(plan, checkpoint, moments, data))
@@ -88,24 +91,30 @@ fn propose(
 
 /// Merges, where there is more than one source and a place, and puts the policy beside the merge.
 fn write(
-    args: &RecoverArgs,
-    scheme: &Scheme,
+    (args, scheme): (&RecoverArgs, &Scheme),
     plan: &RecoveryPlan,
     policy: &StatePolicy,
     world: &World<'_>,
+    messages: &Messages,
 ) -> Result<Option<MergeOutcome>, Error> {
     let Some(out) = args.out.as_ref().filter(|_| policy.is_merge()) else { return Ok(None) };
-    let window: Vec<_> = plan.sources.iter().map(chosen).collect();
-    let merge = window_plan(&window, scheme, &args.output, out, world)?;
+    check_policy_place(out, world)?;
+    let window: Vec<_> = plan.sources.iter().map(source_ref).collect();
+    let merge = scheme_plan(&window, scheme, (&args.output, out), world, messages)?;
     let outcome = execute(&merge, &args.execution, world)?.pop();
     publish_policy(policy, out, world)?;
     Ok(outcome)
 }
 
+/// Says no before the merge where the policy could not be written into its folder.
+pub(crate) fn check_policy_place(folder: &Path, world: &World<'_>) -> Result<(), Error> {
+    Ok(check_file(&*world.storage, &folder.join(START_NAME), START_FILE, &[])?)
+}
+
 /// Writes the policy of a start point into its folder.
 pub(crate) fn publish_policy(policy: &StatePolicy, folder: &Path, world: &World<'_>) -> Result<(), Error> {
     let text = policy.to_json()?;
-    Ok(publish_file(&*world.storage, &folder.join(START_NAME), text.as_bytes())?)
+    Ok(publish_file(&*world.storage, &folder.join(START_NAME), text.as_bytes(), START_FILE)?)
 }
 
 type Proposal<'a> = (&'a RecoveryPlan, &'a StatePolicy, Option<&'a MergeOutcome>);

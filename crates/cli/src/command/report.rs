@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
+use thalweg_storage::guard::check_document;
 use thalweg_storage::publish::publish_file;
 use thalweg_study::Report;
 use thalweg_study::demo::{PAGE_NAME, REPORT_NAME};
@@ -10,7 +11,8 @@ use thalweg_study::page::{render_page, render_study};
 use thalweg_study::record::{STUDY_NAME, StudyRecord};
 use thalweg_study::study_answer::answer_text;
 use thalweg_study::summary::summary_text;
-use thalweg_study::table::{TABLE_NAME, to_csv};
+use thalweg_study::table::{TABLE_FILE, TABLE_NAME, to_csv};
+use thalweg_study::write_study::PAGE_FILE;
 
 use crate::args::ReportArgs;
 use crate::command::Outcome;
@@ -30,7 +32,7 @@ pub(crate) fn run(args: &ReportArgs, world: &World<'_>, messages: &Messages) -> 
     match record.kind {
         RecordKind::Demo => {
             let report = Report::from_json(&text)?;
-            publish_file(&*world.storage, &page, render_page(&report).as_bytes())?;
+            publish_file(&*world.storage, &page, render_page(&report).as_bytes(), PAGE_FILE)?;
             messages.json(&document(&report, Some(&page)));
             messages.text(&format!("{}\nThe page is `{}`.\n", summary_text(&report), page.display()));
         }
@@ -38,8 +40,9 @@ pub(crate) fn run(args: &ReportArgs, world: &World<'_>, messages: &Messages) -> 
             let study = StudyRecord::from_json(&text)?;
             // The table stands beside the record, wherever the page goes.
             let table = folder.join(TABLE_NAME);
-            publish_file(&*world.storage, &table, to_csv(&study).as_bytes())?;
-            publish_file(&*world.storage, &page, render_study(&study).as_bytes())?;
+            check_document(&*world.storage, &page, PAGE_FILE)?;
+            publish_file(&*world.storage, &table, to_csv(&study).as_bytes(), TABLE_FILE)?;
+            publish_file(&*world.storage, &page, render_study(&study).as_bytes(), PAGE_FILE)?;
             messages.json(&study_document(&study, &page, &table));
             let answer = answer_text(&study);
             messages.text(&format!("{answer}\n\nThe page is `{}`, the table `{}`.\n", page.display(), table.display()));

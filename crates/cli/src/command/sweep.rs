@@ -1,13 +1,15 @@
 //! `thalweg sweep`: many windows and schemes of one run, each source byte read once. With a suite, see `sweep_scored`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
 
 use serde_json::json;
 use thalweg_merge::engine::MergeOutcome;
-use thalweg_merge::plan::{MergePlan, OutputPlan};
-use thalweg_merge::scheme::{Scheme, SchemeParameters};
+use thalweg_merge::plan::{MergePlan, OutputPlan, SourceRef, newest_of};
+use thalweg_merge::scheme::{CoefficientOrder, Scheme};
+use thalweg_study::select::source_ref;
+use thalweg_study::write_study::check_study_folder;
 use thalweg_trajectory::{Extent, Step, Tokens, Trajectory, WindowEnd, WindowSpec, select_window};
 
 use crate::args::{KeepChoice, SweepArgs};
@@ -18,12 +20,13 @@ use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::options::{Count, show_bytes, show_count};
-use crate::resolve::{Chosen, output_plan, scheme_coefficients};
-use crate::run::{chosen, open_trajectory};
+use crate::resolve::output_plan;
+use crate::run::open_trajectory;
+use crate::weigh::{Weights, parse_scheme_word, weigh};
 
 /// One merge of the sweep, before it is a plan.
 pub(super) struct Trial {
-    pub(super) window: Vec<Chosen>,
+    pub(super) window: Vec<SourceRef>,
     pub(super) interval: Option<Extent>,
     pub(super) scheme: Scheme,
 }
@@ -45,15 +48,20 @@ impl Trial {
 pub(crate) fn run(args: &SweepArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let trajectory = open_trajectory(&args.run_path, &args.run, world, messages)?;
     let trials = trials(args, &trajectory, messages)?;
+    let mut told = BTreeSet::new();
     let outputs = trials
         .iter()
         .map(|trial| {
-            let coefficients = scheme_coefficients(&trial.scheme, &trial.window)?;
-            let out = args.out.join(trial.name());
-            output_plan(&trial.window, &coefficients, trial.scheme.to_string(), &args.output, &out, world)
+            let weighed = weigh(&Weights::Scheme(trial.scheme.clone()), CoefficientOrder::AsIs, &trial.window)?;
+            for note in weighed.notes.into_iter().filter(|note| told.insert(note.clone())) {
+                messages.note(note);
+            }
+            let (out, newest) = (args.out.join(trial.name()), newest_of(&trial.window));
+            output_plan((&trial.window, newest), (&weighed.coefficients, weighed.name), &args.output, &out, world)
         })
         .collect::<Result<Vec<OutputPlan>, Error>>()?;
     if args.scoring.suite.is_some() || args.scoring.eval_command.is_some() {
+        check_study_folder(&*world.storage, &args.out)?;
         return super::sweep_scored::run(args, &trajectory, (&trials, outputs), world, messages);
     }
     check_unscored(args)?;
@@ -89,11 +97,7 @@ fn check_unscored(args: &SweepArgs) -> Result<(), Error> {
 
 /// Every combination of end, count, interval and scheme.
 fn trials(args: &SweepArgs, trajectory: &Trajectory, messages: &Messages) -> Result<Vec<Trial>, Error> {
-    let schemes = args
-        .schemes
-        .iter()
-        .map(|text| Ok(Scheme::parse(text, SchemeParameters::default())?))
-        .collect::<Result<Vec<Scheme>, Error>>()?;
+    let schemes = args.schemes.iter().map(|text| parse_scheme_word(text)).collect::<Result<Vec<Scheme>, Error>>()?;
     let steps = args.interval_steps.iter().map(|count| Some(Extent::Steps(Step(count.0))));
     let tokens = args.interval_tokens.iter().map(|count| Some(Extent::Tokens(Tokens(count.0))));
     let mut intervals: Vec<Option<Extent>> = steps.chain(tokens).collect();
@@ -102,43 +106,116 @@ fn trials(args: &SweepArgs, trajectory: &Trajectory, messages: &Messages) -> Res
     }
     let mut trials = Vec::new();
     let mut told = BTreeSet::new();
-    for end in ends(&args.ends, trajectory)? {
+    let mut passed_over = PassedOver::default();
+    for End { at, need } in ends(&args.ends, trajectory)? {
         for &n_checkpoints in &args.counts {
             for &interval in &intervals {
                 let spec = match interval {
-                    Some(interval) => WindowSpec::Count { n_checkpoints, interval, end },
-                    None => WindowSpec::Last { n_checkpoints, end },
+                    Some(interval) => WindowSpec::Count { n_checkpoints, interval, end: at },
+                    None => WindowSpec::Last { n_checkpoints, end: at },
                 };
-                let window = select_window(trajectory, &spec)?;
+                let window = match select_window(trajectory, &spec) {
+                    Err(error) if need == Need::IfThereIsRoom && is_lack(&error) => {
+                        passed_over.add(n_checkpoints, at, error);
+                        continue;
+                    }
+                    window => window?,
+                };
                 for note in window.notes().iter().map(ToString::to_string) {
                     if told.insert(note.clone()) {
                         messages.note(note);
                     }
                 }
-                let window: Vec<Chosen> = window.checkpoints().iter().map(chosen).collect();
+                let window: Vec<SourceRef> = window.checkpoints().iter().map(source_ref).collect();
                 let trial = |scheme: &Scheme| Trial { window: window.clone(), interval, scheme: scheme.clone() };
                 trials.extend(schemes.iter().map(trial));
             }
         }
     }
+    passed_over.finish(trials.is_empty(), messages)?;
     Ok(trials)
 }
 
-/// `newest`, steps, or `every:STEPS` counted back from the newest.
-fn ends(texts: &[String], trajectory: &Trajectory) -> Result<Vec<WindowEnd>, Error> {
+/// Where windows end.
+struct End {
+    at: WindowEnd,
+    need: Need,
+}
+
+/// Whether an end was asked for by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// It was: a window that cannot be made is an error.
+    Always,
+    /// It is one of a grid, whose first ones cannot have long windows.
+    IfThereIsRoom,
+}
+
+/// Ends of a grid that have too few checkpoints before them, by the length of the windows.
+#[derive(Default)]
+struct PassedOver {
+    by_count: BTreeMap<usize, BTreeSet<u64>>,
+    last_error: Option<thalweg_trajectory::Error>,
+}
+
+impl PassedOver {
+    fn add(&mut self, n_checkpoints: usize, end: WindowEnd, error: thalweg_trajectory::Error) {
+        if let WindowEnd::At(Extent::Steps(step)) = end {
+            self.by_count.entry(n_checkpoints).or_default().insert(step.0);
+        }
+        self.last_error = Some(error);
+    }
+
+    /// Says what was passed over; where nothing is left, why.
+    fn finish(self, is_nothing_left: bool, messages: &Messages) -> Result<(), Error> {
+        if let Some(error) = self.last_error.filter(|_| is_nothing_left) {
+            return Err(error.into());
+        }
+        for (n_checkpoints, steps) in self.by_count {
+            let (first, last) = (steps.first().copied().unwrap_or(0), steps.last().copied().unwrap_or(0));
+            let which = if steps.len() == 1 {
+                format!("end at step {first} is")
+            } else {
+                format!("{} ends from step {first} to {last} are", steps.len())
+            };
+            messages.note(format!("{which} passed over: too few checkpoints for windows of {n_checkpoints}"));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a window lacks checkpoints, rather than being asked for wrongly.
+fn is_lack(error: &thalweg_trajectory::Error) -> bool {
+    use thalweg_trajectory::Error as Run;
+    matches!(error, Run::TooFew { .. } | Run::NoCheckpointAt { .. })
+}
+
+/// `newest`, `steps` for every finished checkpoint, steps one by one, or `every:STEPS` counted back from the newest.
+fn ends(texts: &[String], trajectory: &Trajectory) -> Result<Vec<End>, Error> {
+    let always = |at: WindowEnd| End { at, need: Need::Always };
     let at = |step: u64| WindowEnd::At(Extent::Steps(Step(step)));
+    let of_grid = |step: u64| End { at: at(step), need: Need::IfThereIsRoom };
+    let finished = || trajectory.finished().map(|one| one.step.0);
     let mut ends = Vec::new();
     for text in texts {
-        let parse = |text: &str| text.parse::<Count>().map_err(|error| Error::usage(format!("`--ends`: {error}")));
+        let parse = |text: &str| {
+            text.parse::<Count>().map_err(|error| {
+                Error::usage_with_hint(
+                    format!("`--ends`: {error}"),
+                    "write `newest`, `steps` for all of them, steps such as 8000,16000, or `every:STEPS`",
+                )
+            })
+        };
         if text == "newest" {
-            ends.push(WindowEnd::Newest);
+            ends.push(always(WindowEnd::Newest));
+        } else if text == "steps" {
+            ends.extend(finished().map(of_grid));
         } else if let Some(interval) = text.strip_prefix("every:") {
             let interval = parse(interval)?.0.max(1);
-            let newest = trajectory.finished().next_back().map_or(0, |newest| newest.step.0);
-            let is_on_grid = |step: u64| (newest - step).is_multiple_of(interval);
-            ends.extend(trajectory.finished().map(|one| one.step.0).filter(|&step| is_on_grid(step)).map(at));
+            let newest = finished().next_back().unwrap_or(0);
+            ends.extend(finished().filter(|step| (newest - step).is_multiple_of(interval)).map(of_grid));
         } else {
-            ends.push(at(parse(text)?.0));
+            ends.push(always(at(parse(text)?.0)));
         }
     }
     Ok(ends)

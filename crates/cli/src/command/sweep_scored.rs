@@ -6,8 +6,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde_json::json;
-use thalweg_merge::plan::{MergePlan, OutputPlan};
-use thalweg_merge::scheme::{Scheme, SchemeParameters};
+use thalweg_merge::pending::check_places;
+use thalweg_merge::plan::{MergePlan, OutputPlan, SourceRef};
+use thalweg_merge::scheme::Scheme;
 use thalweg_study::evaluator::{Evaluator, TaskScore};
 use thalweg_study::record::{ScoreRow, StudyRecord, TrialRow};
 use thalweg_study::sweep::{SweepFindings, SweepTrial, WindowInterval, score_sweep};
@@ -22,7 +23,7 @@ use crate::host::World;
 use crate::messages::Messages;
 use crate::meter::{Meter, Urgency};
 use crate::options::{show_bytes, show_count};
-use crate::resolve::{Chosen, output_plan, scheme_coefficients};
+use crate::resolve::output_plan;
 use crate::scoring::{deciding, make_evaluator, may_choose, open_suites};
 use crate::study_record::{begin_record, publish_record};
 
@@ -38,6 +39,9 @@ pub(super) fn run(
     let plan = MergePlan::new(outputs.clone())?;
     check_budget(args, &plan, world)?;
     check_evaluations(args, raws.len() + outputs.len())?;
+    if args.keep != Some(KeepChoice::None) {
+        check_places(outputs.iter(), &*world.storage)?;
+    }
     let trials: Vec<SweepTrial> = trials.iter().zip(outputs).map(|(trial, output)| as_trial(trial, output)).collect();
     let like = raws.first().and_then(|raw| raw.output.sources.first()).map(|source| source.path.clone());
     let like = like.ok_or_else(|| Error::usage("the sweep has no windows"))?;
@@ -91,18 +95,18 @@ fn as_trial(trial: &Trial, output: OutputPlan) -> SweepTrial {
 
 /// The raw checkpoints that are scored too: each once, as a window of one.
 fn raw_trials(args: &SweepArgs, trials: &[Trial], world: &World<'_>) -> Result<Vec<SweepTrial>, Error> {
-    let mut wanted: Vec<&Chosen> = match args.raws {
+    let mut wanted: Vec<&SourceRef> = match args.raws {
         RawChoice::Newest => trials.iter().filter_map(|trial| trial.window.last()).collect(),
         RawChoice::Window => trials.iter().flat_map(|trial| &trial.window).collect(),
     };
     wanted.sort_by_key(|one| one.step);
     wanted.dedup_by_key(|one| one.step);
-    let scheme = Scheme::parse("sma", SchemeParameters::default())?;
-    let raw = |one: &&Chosen| {
+    let raw = |one: &&SourceRef| {
         let window = std::slice::from_ref(*one);
-        let coefficients = scheme_coefficients(&scheme, window)?;
+        let coefficients = Scheme::Sma.coefficients(1)?;
         let name = format!("raw-step{:07}", one.step.unwrap_or(0));
-        let output = output_plan(window, &coefficients, "raw".to_owned(), &args.output, &args.out.join(&name), world)?;
+        let output =
+            output_plan((window, 0), (&coefficients, "raw".to_owned()), &args.output, &args.out.join(&name), world)?;
         Ok(SweepTrial { name, output, interval: WindowInterval::default() })
     };
     wanted.iter().map(raw).collect()

@@ -31,12 +31,25 @@ pub(crate) fn run(args: &TrainArgs, world: &World<'_>, messages: &Messages) -> R
         return Err(Error::usage_with_hint("where should the run go?", "name a folder with `-o DIR`"));
     }
     let outcomes = match parse_train_file(&text, &args.config)? {
-        TrainFile::Run(config) => vec![train_one(&config, &folder, &out, world, messages)?],
+        TrainFile::Run(mut config) => {
+            find_start(&mut config, &folder, world)?;
+            vec![train_one(&config, &folder, &out, world, messages)?]
+        }
         TrainFile::Grid(grid) => train_many(&grid, &folder, &out, world, messages)?,
     };
     messages.json(&document(&outcomes));
     messages.text(&outcomes.iter().map(describe).collect::<String>());
     Ok(Outcome::Done)
+}
+
+/// Where a run starts may be named as any checkpoint may: by a revision, also of the local Hugging Face cache.
+fn find_start(config: &mut TrainConfig, folder: &Path, world: &World<'_>) -> Result<(), Error> {
+    let Some(start) = &mut config.start else { return Ok(()) };
+    if world.storage.file_info(&folder.join(&start.from)).is_err() && start.from.to_string_lossy().contains('@') {
+        let beside = world.find_checkpoint(&folder.join(&start.from));
+        start.from = world.storage.canonical_path(&beside.or_else(|_| world.find_checkpoint(&start.from))?)?;
+    }
+    Ok(())
 }
 
 fn train_one(

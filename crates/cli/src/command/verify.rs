@@ -1,7 +1,8 @@
 //! `thalweg verify`: is an output still what its receipt says?
 
 use serde_json::json;
-use thalweg_merge::verify::{Verdict, VerifyScope, verify_output};
+use thalweg_merge::verify::{SourceState, SourceVerdict, Verdict, Verification, VerifyScope, verify_output};
+use thalweg_storage::guard::shown_names;
 
 use crate::args::VerifyArgs;
 use crate::command::Outcome;
@@ -14,7 +15,7 @@ const MEMORY_BYTES: u64 = 256_000_000;
 
 pub(crate) fn run(args: &VerifyArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let scope = if args.inputs { VerifyScope::OutputAndInputs } else { VerifyScope::Output };
-    let found = verify_output(&args.path, scope, &world.context(MEMORY_BYTES));
+    let found = verify_output(&world.find_checkpoint(&args.path)?, scope, &world.context(MEMORY_BYTES));
     world.clear_progress();
     let found = found?;
     let verdicts = |verdicts: &[Verdict]| -> Vec<serde_json::Value> {
@@ -22,30 +23,69 @@ pub(crate) fn run(args: &VerifyArgs, world: &World<'_>, messages: &Messages) -> 
             |verdict: &Verdict| json!({"name": verdict.name, "equal": verdict.fault.is_none(), "fault": verdict.fault});
         verdicts.iter().map(row).collect()
     };
+    let sources: Vec<_> = found.sources.iter().map(source_row).collect();
     messages.json(&json!({
         "kind": "thalweg-verify",
         "version": 1,
         "equal": found.is_equal(),
+        "output_equal": found.output_is_equal(),
+        "sources_equal": args.inputs.then(|| found.sources_are_equal()),
         "compared_bytes": found.compared_bytes,
+        "facts": verdicts(&found.facts),
         "files": verdicts(&found.files),
         "tensors": verdicts(&found.tensors),
-        "sources": verdicts(&found.sources),
+        "sources": sources,
+        "strays": found.strays,
     }));
     if !found.compared_bytes {
         messages.note("this output was made with `--digest none`: sizes and headers were compared, not bytes");
     }
-    let path = args.path.display();
-    for verdict in [&found.files, &found.tensors, &found.sources].into_iter().flatten() {
-        if let Some(fault) = &verdict.fault {
-            messages.text(&format!("{}: {fault}\n", verdict.name));
+    if !found.strays.is_empty() {
+        messages.note(format!(
+            "`{}` also holds {}, which the receipt does not list: other programs may load it instead",
+            args.path.display(),
+            shown_names(&found.strays)
+        ));
+    }
+    messages.text(&text(args, &found));
+    Ok(if found.is_equal() { Outcome::Done } else { Outcome::No })
+}
+
+fn source_row(source: &SourceVerdict) -> serde_json::Value {
+    let (state, fault) = match &source.state {
+        SourceState::Unchanged => ("unchanged", None),
+        SourceState::Missing => ("missing", Some("it is not there any more".to_owned())),
+        SourceState::Changed(what) => ("changed", Some(what.clone())),
+        SourceState::Unreadable(what) => ("unreadable", Some(what.clone())),
+    };
+    json!({"name": source.path, "equal": fault.is_none(), "state": state, "fault": fault})
+}
+
+/// What differs, and then one sentence about the output and one about its sources.
+fn text(args: &VerifyArgs, found: &Verification) -> String {
+    let mut text = String::new();
+    for (name, fault) in found.faults() {
+        text.push_str(&format!("{name}: {fault}\n"));
+    }
+    for source in &found.sources {
+        let path = source.path.display();
+        match &source.state {
+            SourceState::Unchanged => {}
+            SourceState::Missing => text.push_str(&format!("source `{path}` is missing\n")),
+            SourceState::Changed(what) => text.push_str(&format!("source `{path}` has changed: {what}\n")),
+            SourceState::Unreadable(what) => text.push_str(&format!("source `{path}` cannot be read: {what}\n")),
         }
     }
-    if found.is_equal() {
-        let inputs =
-            if args.inputs { format!(", and so are its {} sources", found.sources.len()) } else { String::new() };
-        messages.text(&format!("`{path}` is what its receipt says: {} files{inputs}\n", found.files.len()));
-        return Ok(Outcome::Done);
-    }
-    messages.text(&format!("`{path}` is not what its receipt says\n"));
-    Ok(Outcome::No)
+    let (path, n_files, n_sources) = (args.path.display(), found.files.len(), found.sources.len());
+    let n_changed = found.sources.iter().filter(|source| source.state != SourceState::Unchanged).count();
+    let sources = match n_changed {
+        _ if !args.inputs => String::new(),
+        0 if found.output_is_equal() => format!(", and so are its {n_sources} sources"),
+        0 => format!("; its {n_sources} sources are"),
+        n => format!("; {n} of its {n_sources} sources are not what was merged"),
+    };
+    let is_not = if found.output_is_equal() { String::new() } else { "not ".to_owned() };
+    let files = if found.output_is_equal() { format!(": {n_files} files") } else { String::new() };
+    text.push_str(&format!("`{path}` is {is_not}what its receipt says{files}{sources}\n"));
+    text
 }

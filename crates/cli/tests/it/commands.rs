@@ -30,7 +30,7 @@ fn merge_says_what_it_did() {
     insta::assert_snapshot!(transcript(&first, scratch.path()), @"
     exit 0
     --- stdout
-    `[OUT]/merged` already holds the result of this very plan over unchanged sources
+    `[OUT]/merged` already holds the result of this plan (compared: every byte of the output, sizes and times of the sources)
     --- stderr
     ");
 }
@@ -46,7 +46,7 @@ fn merge_shows_what_exists_where_a_request_cannot_be_met() {
     --- stderr
     error: the window needs 30 finished checkpoints, and there are 10
       there are 10 finished checkpoints, steps 2000 to 20000, every 2000
-    hint: ask for a window among the checkpoints that exist
+    hint: ask for at most 10 checkpoints
     ");
     insta::assert_snapshot!(
         transcript(&["merge", RUN, "--count", "3", "--interval-tokens", "4B", "-o", out], scratch.path()), @"
@@ -74,7 +74,6 @@ fn merge_shows_what_exists_where_a_request_cannot_be_met() {
     exit 2
     --- stdout
     --- stderr
-    note: the window crosses the end of the stable phase at step 17000
     error: there is no scheme `wmaa`
     hint: did you mean `wma`?
     ");
@@ -122,6 +121,7 @@ fn a_plan_is_a_document_that_merge_executes() {
            16000          -    0.333333333  [ROOT]/examples/runs/hybridstories/step_16000.safetensors
            18000          -    0.333333333  [ROOT]/examples/runs/hybridstories/step_18000.safetensors
            20000          -    0.333333333  [ROOT]/examples/runs/hybridstories/step_20000.safetensors
+             sum                         1
 
     165 tensors, 247.65k parameters; reads 2.97 MB, writes 1.01 MB in 1 files
     memory, [MEASURED]
@@ -177,8 +177,8 @@ fn inspect_shows_runs_and_checkpoints() {
     exit 2
     --- stdout
     --- stderr
-    error: `Cargo.toml` holds no checkpoint that can be read: its name does not end in `.safetensors`
-    hint: give a folder with `model.safetensors` or `model.safetensors.index.json`, or one of these files
+    error: `Cargo.toml` holds no checkpoint that can be read: neither its name nor its first bytes are those of a checkpoint
+    hint: give a folder with `model.safetensors`, `pytorch_model.bin` or an index of one of them, or a file
     ");
     let (code, document) = json(&["inspect", "fixtures/hf-moe/step-20", "--json"]);
     assert_eq!((code, document["format"].as_str()), (0, Some("safetensors")));
@@ -371,7 +371,7 @@ fn a_path_cannot_steer_the_terminal() {
     std::fs::copy(root().join(RUN).join("step_02000.safetensors"), step).unwrap();
     let output = run(&["inspect", run_folder.to_str().unwrap()]);
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("run\\u{1b}[2J`: a run of 1 checkpoints"), "{text}");
+    assert!(text.contains("run\\u{1b}[2J`: a run of 1 checkpoint,"), "{text}");
 }
 
 #[test]

@@ -4,11 +4,15 @@
 
 mod commands;
 mod eval;
+mod hints;
 mod kill;
 mod mergekit_faults;
+mod outputs;
 mod recover;
 mod report;
 mod restarts;
+mod selection;
 mod study;
 mod support;
+mod torch;
 mod train;

@@ -146,8 +146,9 @@ fn fault_6_coefficients_that_cancel_cannot_be_normalised() {
     );
     let recipe = scene.recipe("cancel.yml", &mergekit);
     scene.check_refused(&[&recipe], &["sum"]);
-    // Without normalisation it is a difference, which is what it says.
-    check_data(&scene.merge(&["-m", &plus, "-m", &minus]), &f32s(&[-2.0]));
+    // Without normalisation it is a difference, which is made where it is meant.
+    scene.check_refused(&["-m", &plus, "-m", &minus], &["sum to 0"]);
+    check_data(&scene.merge(&["-m", &plus, "-m", &minus, "--allow-sum"]), &f32s(&[-2.0]));
 }
 
 #[test]

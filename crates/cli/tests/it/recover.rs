@@ -129,7 +129,7 @@ fn recover_says_what_it_found_and_writes_the_merge() {
     assert_eq!((&policy["kind"], &policy["moments"]), (&"thalweg-start".into(), &"average".into()));
     // The policy beside the merge does not make it another one.
     assert_eq!(run(&["verify", out.to_str().unwrap(), "--inputs"]).status.code(), Some(0));
-    assert!(transcript(&arguments, scratch.path()).contains("already holds the result of this very plan"));
+    assert!(transcript(&arguments, scratch.path()).contains("already holds the result of this plan"));
 }
 
 #[test]
@@ -346,6 +346,6 @@ fn init_writes_a_start_point_with_its_policy() {
     --- stderr
     error: the window needs 30 finished checkpoints, and there are 10
       there are 10 finished checkpoints, steps 2000 to 20000, every 2000
-    hint: ask for a window among the checkpoints that exist
+    hint: ask for at most 10 checkpoints
     ");
 }

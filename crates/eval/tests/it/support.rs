@@ -10,6 +10,7 @@ use thalweg_eval::context::{Clock, Progress};
 use thalweg_eval::{
     Error, EvalContext, EvalTokenizer, PreparedSuite, ScoreCache, Subject, Suite, TaskScores, score_suite,
 };
+use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 use thalweg_storage::{LocalStorage, MemoryStorage, Storage};
 
@@ -78,7 +79,7 @@ impl Outside {
 
     /// Puts a file into memory.
     pub(crate) fn put(&self, name: &str, bytes: &[u8]) {
-        publish_file(&*self.storage, Path::new(name), bytes).unwrap();
+        publish_file(&*self.storage, Path::new(name), bytes, OwnKind::in_own_folder("a file")).unwrap();
     }
 
     /// Puts the sets among the fixtures and this suite into memory, and opens it.

@@ -61,3 +61,16 @@ fn a_checkpoint_is_a_hugging_face_folder_that_loads() {
     ];
     assert_eq!(names, expected);
 }
+
+#[test]
+fn a_folder_of_someone_else_in_a_run_is_not_replaced() {
+    for name in ["step-9", "state/step-9", "step-n9.thalweg-partial", "state/step-n9.thalweg-partial"] {
+        let world = World::new();
+        let _ = world.train_until(TINY, "run", 4).unwrap_err();
+        let notes = format!("run/{name}/notes.md");
+        world.storage.create_folder(&Path::new("/disk/run").join(name)).unwrap();
+        world.write(&notes, "mine");
+        assert!(world.train_until(TINY, "run", 0).is_err(), "{name}");
+        assert_eq!(world.bytes(&notes), b"mine", "{name}");
+    }
+}

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use thalweg_lab::step_log::{StepRecord, ValidationRecord};
 use thalweg_lab::{Error, TrainConfig, TrainData, TrainJob, TrainOutcome, TrainWatcher, train};
+use thalweg_merge::Coefficients;
 use thalweg_merge::context::{Limits, RunContext, Unwatched};
 use thalweg_merge::engine::{ExecuteOptions, PartialStage, execute_merge};
-use thalweg_merge::plan::{DigestChoice, MergePlan, MergePolicy, OutputDtype, OutputPlan, PlanSource};
+use thalweg_merge::plan::{DigestChoice, MergePlan, OutputPlan, SourceRef};
 use thalweg_storage::publish::Replace;
 use thalweg_storage::{FileKind, MemoryStorage, Storage};
 use thalweg_tensor::kernel::Simd;
@@ -176,24 +177,20 @@ impl World {
 
     /// Merges checkpoints of `/disk/run` by `numerators` over `divisor` into `/disk/NAME`.
     pub(crate) fn merge(&self, name: &str, numerators: &[(u64, &str)], divisor: &str) {
-        let source = |&(step, numerator): &(u64, &str)| PlanSource {
+        let source = |&(step, _): &(u64, &str)| SourceRef {
             path: format!("/disk/run/step-{step}").into(),
             step: Some(step),
             tokens: None,
-            numerator: numerator.to_owned(),
-            coefficient: numerator.parse::<f64>().unwrap() / divisor.parse::<f64>().unwrap(),
         };
-        let policy = MergePolicy { model_card: false, ..MergePolicy::defaults(numerators.len() - 1) };
-        let output = OutputPlan {
-            path: Path::new("/disk").join(name),
-            scheme: "custom".to_owned(),
-            dtype: OutputDtype::Same,
-            divisor: divisor.to_owned(),
-            sources: numerators.iter().map(source).collect(),
-            policy,
-            out_shard_bytes: 1 << 40,
-            digest: DigestChoice::Xxh3,
-        };
+        let sources: Vec<SourceRef> = numerators.iter().map(source).collect();
+        let digits: Vec<&str> = numerators.iter().map(|(_, numerator)| *numerator).collect();
+        let coefficients = Coefficients::from_decimal_strings(&digits, divisor).unwrap();
+        let mut output = OutputPlan::new(Path::new("/disk").join(name), "custom", &sources, &coefficients);
+        output.policy.newest = numerators.len() - 1;
+        output.policy.side_files_from = numerators.len() - 1;
+        output.policy.model_card = false;
+        output.out_shard_bytes = 1 << 40;
+        output.digest = DigestChoice::Xxh3;
         let plan = MergePlan::new(vec![output]).unwrap();
         let options = ExecuteOptions { replace: Replace::Never, partial: PartialStage::Discard };
         execute_merge(&plan, options, &self.context()).unwrap();

@@ -6,7 +6,7 @@ use super::error::{RecipeError, RecipeFault, RecipeProblem};
 use super::show;
 use super::tree::{Entry, Node, NodeValue, Place, ScalarKind};
 use crate::Ratio;
-use thalweg_tensor::nearest_name;
+use thalweg_tensor::{nearest_name, parse_count};
 
 /// More problems than this are not looked for.
 const MAX_PROBLEMS: usize = 100;
@@ -149,12 +149,12 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// A whole number, perhaps with decimals and one of the suffixes k, M, B, T; as it was written.
+    /// A whole number as the command line takes it; as it was written.
     pub(super) fn count(&mut self, key: &str, node: &Node) -> Option<String> {
         const EXPECTED: &str = "a count such as 2000, 4B or 1.5k";
         match &node.value {
             NodeValue::Scalar { text, kind: ScalarKind::Plain | ScalarKind::Quoted | ScalarKind::Number } => {
-                let is_count = is_count(text);
+                let is_count = parse_count(text).is_ok();
                 if !is_count {
                     self.wrong_scalar(key, EXPECTED, node, text);
                 }
@@ -224,12 +224,4 @@ impl<'a> Checker<'a> {
             }
         }
     }
-}
-
-fn is_count(text: &str) -> bool {
-    const MAX_COUNT_BYTES: usize = 30;
-    let digits = text.strip_suffix(['k', 'M', 'B', 'T']).unwrap_or(text);
-    let (whole, decimals) = digits.split_once('.').unwrap_or((digits, "0"));
-    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    text.len() <= MAX_COUNT_BYTES && is_number(whole) && is_number(decimals)
 }

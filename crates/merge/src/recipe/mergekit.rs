@@ -11,7 +11,7 @@ use super::error::{RecipeError, RecipeFault};
 use super::tree::{Entry, Node, NodeValue};
 use super::{Recipe, RecipeCheckpoint, RecipeDialect, RecipeOption, RecipeSources, show};
 use crate::Ratio;
-use crate::scheme::{Normalize, Scheme, SchemeParameters};
+use crate::scheme::{Scheme, SchemeParameters, SumRule};
 
 static TOP: Level = Level {
     name: "the top level",
@@ -204,8 +204,9 @@ fn read_scheme(checker: &mut Checker<'_>, top: &Fields<'_>, models: &Models, is_
         return None;
     }
     let coefficients = models.checkpoints.iter().map(|checkpoint| checkpoint.coefficient.clone()).collect();
-    let normalize = if is_normalized { Normalize::BySum } else { Normalize::AsGiven };
-    match Scheme::parse("custom", SchemeParameters { coefficients, normalize, ..Default::default() }) {
+    // A sum other than 1 is judged where the plan is made.
+    let sum_rule = if is_normalized { SumRule::DivideBySum } else { SumRule::AsGiven };
+    match Scheme::parse("custom", SchemeParameters { coefficients, sum_rule, ..Default::default() }) {
         Ok(scheme) => Some(scheme),
         Err(error) => {
             let place = top.get("models").map(|entry| entry.key_place).unwrap_or_default();

@@ -140,7 +140,9 @@ impl Recipe {
         for RecipeOption { name, values } in &self.options {
             let name = name.replace('_', "-");
             match (name.as_str(), values.as_slice()) {
-                ("normalize" | "allow-non-finite" | "no-model-card", _) => arguments.push(format!("--{name}")),
+                ("normalize" | "allow-sum" | "allow-non-finite" | "no-model-card", _) => {
+                    arguments.push(format!("--{name}"))
+                }
                 ("allow-config", values) => {
                     arguments.extend(values.iter().map(|value| format!("--{name}={value}")));
                 }

@@ -4,8 +4,10 @@ use super::checker::{Checker, Dashes, Fields, Level};
 use super::error::{RecipeError, RecipeFault};
 use super::tree::{Entry, Node, Place};
 use super::{Recipe, RecipeCheckpoint, RecipeDialect, RecipeOption, RecipeSources};
+use thalweg_tensor::parse_size;
+
 use crate::Ratio;
-use crate::scheme::{CoefficientOrder, Normalize, Scheme, SchemeError, SchemeParameters};
+use crate::scheme::{CoefficientOrder, Scheme, SchemeError, SchemeParameters, SumRule};
 
 /// `kind` of a recipe, where it is given.
 pub(super) const RECIPE_KIND: &str = "thalweg-recipe";
@@ -53,14 +55,16 @@ const OPTIONS: &[(&str, OptionKind, Scope)] = &[
     ("log", OptionKind::Text, Scope::Run),
     ("log_columns", OptionKind::TextList, Scope::Run),
     ("stable", OptionKind::Text, Scope::Run),
+    ("checkpoint_pattern", OptionKind::Text, Scope::Any),
     ("scheme", OptionKind::Text, Scope::Any),
     ("alpha", OptionKind::Number, Scope::Any),
     ("floor", OptionKind::Number, Scope::Any),
     ("sigma_rel", OptionKind::Number, Scope::Any),
     ("coefficients", OptionKind::NumberList, Scope::Any),
     ("normalize", OptionKind::Flag, Scope::Any),
+    ("allow_sum", OptionKind::Flag, Scope::Any),
     ("order", OptionKind::Text, Scope::Any),
-    ("dtype", OptionKind::Choice(&["same", "f32", "bf16", "f16"]), Scope::Any),
+    ("dtype", OptionKind::Choice(&["same", "f32", "bf16", "f16", "float32", "bfloat16", "float16"]), Scope::Any),
     ("out_shard_size", OptionKind::Size, Scope::Any),
     ("non_float", OptionKind::Choice(&["error", "newest"]), Scope::Any),
     ("router", OptionKind::Choice(&["average", "newest"]), Scope::Any),
@@ -96,12 +100,14 @@ static TOP: Level = Level {
         "log",
         "log_columns",
         "stable",
+        "checkpoint_pattern",
         "scheme",
         "alpha",
         "floor",
         "sigma_rel",
         "coefficients",
         "normalize",
+        "allow_sum",
         "order",
         "dtype",
         "out_shard_size",
@@ -284,9 +290,7 @@ fn read_option(checker: &mut Checker<'_>, name: &'static str, kind: OptionKind, 
 
 fn read_size(checker: &mut Checker<'_>, name: &'static str, node: &Node) -> Option<String> {
     let text = checker.text_or_number(name, node)?;
-    let n_digits = text.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.').count();
-    const UNITS: [&str; 10] = ["", "B", "kB", "KB", "MB", "GB", "TB", "MiB", "GiB", "TiB"];
-    if n_digits == 0 || !UNITS.contains(&text[n_digits..].trim_start()) {
+    if parse_size(&text).is_err() {
         checker.wrong_scalar(name, "a size such as 5GB, 5GiB or a number of bytes", node, &text);
         return None;
     }
@@ -311,17 +315,23 @@ fn read_scheme(checker: &mut Checker<'_>, top: &Fields<'_>, sources: Option<&Rec
         return None;
     }
     let is_normalized = top.get("normalize").and_then(|entry| checker.flag("normalize", &entry.node));
-    let normalize = if is_normalized == Some(true) { Normalize::BySum } else { Normalize::AsGiven };
+    let is_allowed = top.get("allow_sum").and_then(|entry| checker.flag("allow_sum", &entry.node)) == Some(true);
     let coefficients = beside.or(listed);
+    // A sum other than 1 is judged where the plan is made, because options beside the recipe may allow it.
+    let sum_rule = match is_normalized {
+        Some(true) => SumRule::DivideBySum,
+        _ if is_allowed || coefficients.is_some() => SumRule::AsGiven,
+        _ => SumRule::MustBeOne,
+    };
     let name = match top.get("scheme") {
         Some(entry) => Some(checker.text("scheme", &entry.node)?),
         None if coefficients.is_some() => Some("custom".to_owned()),
         None if alpha.is_some() || floor.is_some() || sigma_rel.is_some() => Some("sma".to_owned()),
-        None if is_normalized == Some(true) => Some("sma".to_owned()),
+        None if is_normalized == Some(true) || is_allowed => Some("sma".to_owned()),
         None => None,
     }?;
     let n_coefficients = coefficients.as_ref().map(Vec::len);
-    let scheme = Scheme::parse(&name, SchemeParameters { alpha, floor, sigma_rel, coefficients, normalize });
+    let scheme = Scheme::parse(&name, SchemeParameters { alpha, floor, sigma_rel, coefficients, sum_rule });
     let checked = scheme.and_then(|scheme| match (sources, n_coefficients) {
         (Some(RecipeSources::Checkpoints(checkpoints)), Some(n)) if n != checkpoints.len() => {
             Err(SchemeError::CountMismatch { n_coefficients: n, n_checkpoints: checkpoints.len() })

@@ -1,7 +1,7 @@
 //! Recipes: what is read, what is refused, and how it is told.
 
 use super::*;
-use crate::scheme::{DecayCurve, Normalize};
+use crate::scheme::{DecayCurve, SumRule};
 
 fn ratio(text: &str) -> Ratio {
     text.parse().unwrap()
@@ -79,7 +79,7 @@ fn toml_and_yaml_say_the_same() {
 fn checkpoints_have_all_coefficients_or_none() {
     let recipe = toml("checkpoints = [{ path = 'a:b', coefficient = 0.75 }, { path = 'c', coefficient = '1/3' }]\n");
     let coefficients = vec![ratio("0.75"), ratio("1/3")];
-    assert_eq!(recipe.scheme, Some(Scheme::Custom { coefficients, normalize: Normalize::AsGiven }));
+    assert_eq!(recipe.scheme, Some(Scheme::Custom { coefficients, sum_rule: SumRule::AsGiven }));
     assert_eq!(recipe.to_arguments(), ["--model=a:b:0.75", "--model=c:1/3"]);
     let plain = yaml("checkpoints: [a, {path: -b}]\nscheme: ema\nalpha: 1e-1\n");
     assert_eq!(plain.scheme, Some(Scheme::Ema { alpha: ratio("0.1") }));
@@ -146,7 +146,10 @@ fn wrong_values_show_their_line() {
     check("run = 'r'\nlast = 0x10\n", "2:8 `last` is a count such as 2000, 4B or 1.5k, `0x10` was found");
     check("run = 'r'\nsteps = 5\n", "2:9 `steps` is a list of counts, a number was found");
     check("run = 'r'\nsteps = []\n", "2:9 `steps` is a list of counts, an empty list was found");
-    check("run = 'r'\ndtype = 'bfloat16'\n", "2:9 `dtype` cannot be `bfloat16` -> one of same, f32, bf16, f16");
+    check(
+        "run = 'r'\ndtype = 'int8'\n",
+        "2:9 `dtype` cannot be `int8` -> one of same, f32, bf16, f16, float32, bfloat16, float16",
+    );
     check("run = 'r'\nallow_non_finite = 1\n", "2:20 `allow_non_finite` is true or false, a number was found");
     check(
         "run = 'r'\nout_shard_size = '5 elephants'\n",
@@ -154,7 +157,10 @@ fn wrong_values_show_their_line() {
     );
     check("run = 'r'\nversion = 2\n", "2:11 `version` cannot be `2` -> one of 1");
     check("run = 'r'\norder = 5\n", "2:9 `order` is text, a number was found");
-    check("run = 'r'\norder = 'random'\n", "2:9 there is no order `random` -> `as-is`, `reverse` or `scramble:SEED`");
+    check(
+        "run = 'r'\norder = 'random'\n",
+        "2:9 there is no order `random` -> one of `as-is`, `given`, `reverse` or `scramble:SEED`",
+    );
     check("run = 'r'\ncheckpoints = ['a']\n", "2:1 `checkpoints` cannot stand beside `run`");
     check("checkpoints = ['a']\nlast = 3\n", "2:1 `last` cannot stand beside `checkpoints`");
     check("", "1:1 a recipe needs `run` or `checkpoints`");
@@ -243,7 +249,7 @@ fn mergekits_linear_keeps_its_meaning() {
     let recipe = yaml(MERGEKIT);
     assert_eq!(recipe.dialect, RecipeDialect::Mergekit);
     let coefficients = vec![ratio("0.1"), ratio("0.3")];
-    assert_eq!(recipe.scheme, Some(Scheme::Custom { coefficients, normalize: Normalize::BySum }));
+    assert_eq!(recipe.scheme, Some(Scheme::Custom { coefficients, sum_rule: SumRule::DivideBySum }));
     assert_eq!(recipe.input_dtype, Some(Dtype::Bf16));
     assert_eq!(recipe.notices, ["`chat_template` is not read: the template travels with the tokenizer"]);
     let expected = "\
@@ -285,7 +291,7 @@ fn weights_are_used_as_they_are_without_normalize() {
          parameters: {normalize: false}\n",
     );
     let coefficients = vec![ratio("1.5"), ratio("-0.5")];
-    assert_eq!(recipe.scheme, Some(Scheme::Custom { coefficients, normalize: Normalize::AsGiven }));
+    assert_eq!(recipe.scheme, Some(Scheme::Custom { coefficients, sum_rule: SumRule::AsGiven }));
     assert_eq!(recipe.option("normalize"), None);
     assert_eq!(recipe.notices, ["config and tokenizer are taken from the last model: `base_model` chooses"]);
 }
@@ -332,7 +338,7 @@ fn misspelt_mergekit_keys_are_errors() {
 /// mergekit 0.1.5 writes infinities and NaN and exits with success.
 #[test]
 fn weights_without_a_sum_are_errors() {
-    let hint = "leave `--normalize` away to use the coefficients as they are";
+    let hint = "`--allow-sum` in place of `--normalize` uses the coefficients as they are";
     let expected = format!("2:1 the coefficients sum to 0 and cannot be divided by their sum -> {hint}");
     check_refused(&two_models(["1", "-1"]), RecipeKind::Yaml, &expected);
     for weight in [".nan", "nan", ".inf", "-.inf", "abc"] {

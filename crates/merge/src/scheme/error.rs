@@ -15,6 +15,12 @@ pub enum SchemeError {
     /// Nothing would be read.
     #[error("every coefficient is 0: nothing is left to merge")]
     AllZero,
+    /// Hand-given coefficients that would scale the model.
+    #[error("the coefficients sum to {sum}, not to 1: the merged model would be scaled by that")]
+    SumNotOne {
+        /// Their exact sum.
+        sum: Box<Ratio>,
+    },
     /// Normalising is impossible.
     #[error("the coefficients sum to 0 and cannot be divided by their sum")]
     SumZero,
@@ -166,13 +172,22 @@ impl SchemeError {
             Self::ParameterMissing { parameter: "coefficients", .. } => {
                 "one number for each checkpoint, oldest first: `--coefficients 0.5,0.3,0.2`".to_owned()
             }
-            Self::SumZero => "leave `--normalize` away to use the coefficients as they are".to_owned(),
+            Self::SumNotOne { sum } if sum.is_zero() => {
+                "if a difference of checkpoints is meant, `--allow-sum` keeps the coefficients as they are".to_owned()
+            }
+            Self::SumNotOne { .. } => {
+                "`--normalize` divides them by their sum; if the sum is meant, `--allow-sum` keeps them".to_owned()
+            }
+            Self::SumZero => "`--allow-sum` in place of `--normalize` uses the coefficients as they are".to_owned(),
             Self::NumberTooLong { .. } => "write the number with fewer digits".to_owned(),
             Self::DivisorTooLarge { .. } => {
                 "give the parameter with fewer digits, or merge fewer checkpoints".to_owned()
             }
             Self::CountMismatch { .. } => "give one coefficient for each checkpoint, oldest first".to_owned(),
-            Self::UnknownOrder { .. } => "`as-is`, `reverse` or `scramble:SEED`".to_owned(),
+            Self::UnknownOrder { .. } => "one of `as-is`, `given`, `reverse` or `scramble:SEED`".to_owned(),
+            Self::PositionsNotIncreasing { .. } => {
+                "`--order given` takes the checkpoints as equally spaced, in the order given".to_owned()
+            }
             Self::NoSnapshots { .. } => "choose a later target step, or give earlier snapshots".to_owned(),
             Self::TooManySnapshots { .. } => "use every second snapshot: a few dozen are enough".to_owned(),
             _ => return None,

@@ -17,7 +17,7 @@ mod wma;
 
 use std::fmt;
 
-pub use custom::{Normalize, custom_coefficients};
+pub use custom::{SumRule, custom_coefficients};
 pub use decay::{DecayCurve, decay_coefficients, decay_grid, even_decay_grid};
 pub use ema::{ema_coefficients, ema_normalised_coefficients};
 pub use error::SchemeError;
@@ -44,6 +44,8 @@ pub enum SchemeParameter {
     Coefficients,
     /// Division of hand-given coefficients by their sum.
     Normalize,
+    /// Leave for hand-given coefficients to sum to something else than 1.
+    AllowSum,
 }
 
 impl SchemeParameter {
@@ -55,6 +57,7 @@ impl SchemeParameter {
             Self::SigmaRel => "sigma-rel",
             Self::Coefficients => "coefficients",
             Self::Normalize => "normalize",
+            Self::AllowSum => "allow-sum",
         }
     }
 }
@@ -70,8 +73,8 @@ pub struct SchemeParameters {
     pub sigma_rel: Option<Ratio>,
     /// Hand-given coefficients, oldest first.
     pub coefficients: Option<Vec<Ratio>>,
-    /// Whether hand-given coefficients are divided by their sum.
-    pub normalize: Normalize,
+    /// What becomes of hand-given coefficients that do not sum to 1.
+    pub sum_rule: SumRule,
 }
 
 impl SchemeParameters {
@@ -81,7 +84,8 @@ impl SchemeParameters {
             (self.floor.is_some(), SchemeParameter::Floor),
             (self.sigma_rel.is_some(), SchemeParameter::SigmaRel),
             (self.coefficients.is_some(), SchemeParameter::Coefficients),
-            (self.normalize == Normalize::BySum, SchemeParameter::Normalize),
+            (self.sum_rule == SumRule::DivideBySum, SchemeParameter::Normalize),
+            (self.sum_rule == SumRule::AsGiven, SchemeParameter::AllowSum),
         ];
         all.into_iter().filter(|(is_given, _)| *is_given).map(|(_, parameter)| parameter)
     }
@@ -91,7 +95,7 @@ impl SchemeParameters {
             SchemeParameter::Alpha => Some(&mut self.alpha),
             SchemeParameter::Floor => Some(&mut self.floor),
             SchemeParameter::SigmaRel => Some(&mut self.sigma_rel),
-            SchemeParameter::Coefficients | SchemeParameter::Normalize => None,
+            SchemeParameter::Coefficients | SchemeParameter::Normalize | SchemeParameter::AllowSum => None,
         }
     }
 }
@@ -118,7 +122,7 @@ pub struct SchemeEntry {
 pub static SCHEMES: [SchemeEntry; 9] = [
     SchemeEntry {
         name: "sma",
-        aliases: &["uniform", "linear"],
+        aliases: &["uniform", "linear", "mean", "average"],
         help: "simple moving average: every checkpoint alike",
         equation: "c_i = 1/n",
         source: "Li et al. 2025, arXiv 2505.12082, eq. 3",
@@ -195,12 +199,12 @@ pub static SCHEMES: [SchemeEntry; 9] = [
         name: "custom",
         aliases: &[],
         help: "coefficients given by hand, oldest first, signs allowed",
-        equation: "c_i as given, or divided by their exact sum with normalize",
+        equation: "c_i as given, summing to 1 unless allow-sum, or divided by their exact sum with normalize",
         source: "Li et al. 2025, arXiv 2505.12082, eq. 1 with any coefficients",
-        parameters: &[SchemeParameter::Coefficients, SchemeParameter::Normalize],
+        parameters: &[SchemeParameter::Coefficients, SchemeParameter::Normalize, SchemeParameter::AllowSum],
         build: |entry, given| {
             let coefficients = require(entry, SchemeParameter::Coefficients, given.coefficients)?;
-            Ok(Scheme::Custom { coefficients, normalize: given.normalize })
+            Ok(Scheme::Custom { coefficients, sum_rule: given.sum_rule })
         },
     },
 ];
@@ -246,8 +250,8 @@ pub enum Scheme {
     Custom {
         /// One for each checkpoint, oldest first.
         coefficients: Vec<Ratio>,
-        /// Whether they are divided by their sum.
-        normalize: Normalize,
+        /// What becomes of them if they do not sum to 1.
+        sum_rule: SumRule,
     },
 }
 
@@ -334,8 +338,43 @@ impl Scheme {
             Self::Custom { coefficients, .. } if coefficients.len() != n => {
                 Err(SchemeError::CountMismatch { n_coefficients: coefficients.len(), n_checkpoints: n })
             }
-            Self::Custom { coefficients, normalize } => custom_coefficients(coefficients, *normalize),
+            Self::Custom { coefficients, sum_rule } => custom_coefficients(coefficients, *sum_rule),
         }
+    }
+
+    /// Coefficients of these checkpoints, oldest first, each with its step where that is known: what every merge takes.
+    ///
+    /// Schemes that follow positions take the steps where all are known, and equal spacing otherwise.
+    ///
+    /// # Errors
+    /// As [`coefficients_at`](Self::coefficients_at).
+    ///
+    /// # Example
+    /// ```
+    /// use thalweg_merge::{Coefficients, scheme::{Scheme, SchemeParameters}};
+    ///
+    /// let scheme = Scheme::parse("decay:linear", SchemeParameters::default())?;
+    /// let by_step = scheme.coefficients_for(&[Some(2000), Some(4000), Some(10_000)])?;
+    /// assert_eq!(by_step, Coefficients::new([1, 3, 2], 6)?);
+    /// assert_eq!(scheme.coefficients_for(&[None, None, None])?, Coefficients::new([1, 1, 1], 3)?);
+    /// # Ok::<(), thalweg_merge::scheme::SchemeError>(())
+    /// ```
+    pub fn coefficients_for(&self, steps: &[Option<u64>]) -> Result<Coefficients, SchemeError> {
+        let known: Option<Vec<u64>> = steps.iter().copied().collect();
+        match known {
+            Some(positions) if self.follows_positions() => self.coefficients_at(&positions),
+            _ => self.coefficients(steps.len()),
+        }
+    }
+
+    /// Whether the distances between checkpoints matter.
+    pub fn follows_positions(&self) -> bool {
+        matches!(self, Self::Decay { .. } | Self::PowerEma { .. })
+    }
+
+    /// Whether it matters which checkpoint is the oldest.
+    pub fn follows_order(&self) -> bool {
+        !matches!(self, Self::Sma)
     }
 
     /// Coefficients of checkpoints at these positions (steps, or tokens), oldest first.
@@ -356,7 +395,7 @@ impl Scheme {
 
     fn check(&self) -> Result<(), SchemeError> {
         match self {
-            Self::Custom { coefficients, normalize } => custom_coefficients(coefficients, *normalize).map(|_| ()),
+            Self::Custom { coefficients, sum_rule } => custom_coefficients(coefficients, *sum_rule).map(|_| ()),
             // Every range is checked by the scheme's own function, for any number of checkpoints.
             _ => self.coefficients(1).map(|_| ()),
         }
@@ -378,7 +417,10 @@ impl fmt::Display for Scheme {
 
 /// The entry of a name, and what stands behind its last colon if that is not part of the name.
 fn find_entry(text: &str) -> Result<(&'static SchemeEntry, Option<&str>), SchemeError> {
-    let find = |name: &str| SCHEMES.iter().find(|entry| entry.name == name || entry.aliases.contains(&name));
+    let find = |name: &str| {
+        let is_name = |known: &str| known.eq_ignore_ascii_case(name);
+        SCHEMES.iter().find(|entry| is_name(entry.name) || entry.aliases.iter().any(|alias| is_name(alias)))
+    };
     if let Some(entry) = find(text) {
         return Ok((entry, None));
     }

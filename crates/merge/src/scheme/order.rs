@@ -1,5 +1,6 @@
-//! Control experiments: the same coefficients on the wrong checkpoints.
+//! Which checkpoint gets which coefficient: by step, in the order given, or on purpose the wrong one.
 //!
+//! Control experiments give the same coefficients to the wrong checkpoints.
 //! If a scheme beats a plain mean only because its coefficients are unequal, and not because the right checkpoints
 //! get the large ones, then the reversed and the scrambled order do as well as the true one.
 
@@ -12,9 +13,11 @@ use crate::Coefficients;
 /// Order in which coefficients are given to checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum CoefficientOrder {
-    /// As the scheme says.
+    /// As the scheme says: oldest first, by step where every checkpoint has one.
     #[default]
     AsIs,
+    /// As the scheme says, with the first checkpoint given as the oldest, whatever their steps.
+    Given,
     /// The oldest checkpoint gets the newest one's coefficient.
     Reverse,
     /// A permutation that depends on the seed and the number of checkpoints alone.
@@ -42,7 +45,7 @@ impl CoefficientOrder {
     /// Position i gets coefficient `permutation[i]`.
     fn permutation(self, n: usize) -> Vec<usize> {
         match self {
-            Self::AsIs => (0..n).collect(),
+            Self::AsIs | Self::Given => (0..n).collect(),
             Self::Reverse => (0..n).rev().collect(),
             Self::Scramble { seed } => scramble(n, seed),
         }
@@ -70,6 +73,7 @@ impl fmt::Display for CoefficientOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AsIs => f.write_str("as-is"),
+            Self::Given => f.write_str("given"),
             Self::Reverse => f.write_str("reverse"),
             Self::Scramble { seed } => write!(f, "scramble:{seed}"),
         }
@@ -84,6 +88,7 @@ impl FromStr for CoefficientOrder {
             || SchemeError::UnknownOrder { text: text.chars().take(40).flat_map(char::escape_default).collect() };
         match (text, text.split_once(':')) {
             ("as-is", _) => Ok(Self::AsIs),
+            ("given", _) => Ok(Self::Given),
             ("reverse", _) => Ok(Self::Reverse),
             (_, Some(("scramble", seed))) if seed.bytes().all(|byte| byte.is_ascii_digit()) => {
                 Ok(Self::Scramble { seed: seed.parse().map_err(|_| fail())? })
@@ -100,7 +105,7 @@ mod tests {
     #[test]
     fn orders_keep_the_coefficients_and_their_sum() {
         let coefficients = Coefficients::new(1..=10, 55).unwrap();
-        for text in ["as-is", "reverse", "scramble:0", "scramble:42"] {
+        for text in ["as-is", "given", "reverse", "scramble:0", "scramble:42"] {
             let order: CoefficientOrder = text.parse().unwrap();
             assert_eq!(order.to_string(), text);
             let moved = order.apply(&coefficients);

@@ -277,15 +277,18 @@ fn a_grid_may_end_where_the_decay_ends() {
 #[test]
 fn custom_coefficients_are_used_as_given() {
     let given = ["0.75", "0.25", "1.5"].map(ratio).to_vec();
-    let parameters = SchemeParameters { coefficients: Some(given), ..Default::default() };
+    let parameters = SchemeParameters { coefficients: Some(given), sum_rule: SumRule::AsGiven, ..Default::default() };
     let as_given = Scheme::parse("custom", parameters.clone()).unwrap();
     assert_eq!(as_given.coefficients(3).unwrap(), Coefficients::new([3, 1, 6], 4).unwrap());
-    let by_sum = Scheme::parse("custom", SchemeParameters { normalize: Normalize::BySum, ..parameters }).unwrap();
+    let by_sum = Scheme::parse("custom", SchemeParameters { sum_rule: SumRule::DivideBySum, ..parameters.clone() });
+    let by_sum = by_sum.unwrap();
+    let refused = Scheme::parse("custom", SchemeParameters { sum_rule: SumRule::MustBeOne, ..parameters });
+    assert_eq!(refused, Err(SchemeError::SumNotOne { sum: Box::new(ratio("2.5")) }));
     assert_eq!(by_sum.coefficients(3).unwrap(), Coefficients::new([3, 1, 6], 10).unwrap());
     let error = as_given.coefficients(4).unwrap_err();
     assert_eq!(error, SchemeError::CountMismatch { n_coefficients: 3, n_checkpoints: 4 });
     let opposite = Some(vec![ratio("1"), ratio("-1")]);
-    let zero_sum = SchemeParameters { coefficients: opposite, normalize: Normalize::BySum, ..Default::default() };
+    let zero_sum = SchemeParameters { coefficients: opposite, sum_rule: SumRule::DivideBySum, ..Default::default() };
     assert_eq!(Scheme::parse("custom", zero_sum), Err(SchemeError::SumZero));
 }
 
@@ -293,6 +296,10 @@ fn custom_coefficients_are_used_as_given() {
 fn names_and_aliases_are_those_users_know() {
     for (text, expected) in [
         ("uniform", Scheme::Sma),
+        ("mean", Scheme::Sma),
+        ("SMA", Scheme::Sma),
+        ("Decay:Cosine:0.1", scheme("decay:cosine:0.1")),
+        ("EMA:0.2", scheme("ema:0.2")),
         ("linear", Scheme::Sma),
         ("minus-sqrt", scheme("decay:1-sqrt")),
         ("decay:1-sqrt:0", scheme("decay:1-sqrt")),
@@ -317,7 +324,6 @@ fn wrong_requests_say_what_is_wrong() {
     let none = SchemeParameters::default;
     let alpha = |text: &str| SchemeParameters { alpha: Some(ratio(text)), ..Default::default() };
     check("emaa:0.2", none(), "there is no scheme `emaa:0.2`", Some("did you mean `ema`?"));
-    check("SMA", none(), "there is no scheme `SMA`", Some("did you mean `sma`?"));
     let all = "one of sma, wma, ema, ema-normalised, decay:linear, decay:cosine, decay:1-sqrt, power-ema, custom";
     check("slerp", none(), "there is no scheme `slerp`", Some(all));
     check("sma:3", none(), "there is no scheme `sma:3`", Some("did you mean `sma`?"));
@@ -343,10 +349,10 @@ fn endless_digits_are_refused_and_not_computed() {
     assert!(matches!(error, SchemeError::DivisorTooLarge { n_checkpoints: 300, .. }));
     let unlike: Vec<Ratio> = (0..200).map(|i| ratio(&format!("1/{}7", 10u64.pow(15) + 2 * i + 1)).clone()).collect();
     let many: Vec<Ratio> = unlike.iter().cycle().take(200).cloned().collect();
-    assert!(custom_coefficients(&many, Normalize::AsGiven).is_ok());
+    assert!(custom_coefficients(&many, SumRule::AsGiven).is_ok());
     let long = |i: usize| ratio(&format!("1/{}{}7", "9".repeat(900), 1000 + i));
     let many: Vec<Ratio> = (0..40).map(long).collect();
-    let error = custom_coefficients(&many, Normalize::AsGiven).unwrap_err();
+    let error = custom_coefficients(&many, SumRule::AsGiven).unwrap_err();
     assert!(matches!(error, SchemeError::DivisorTooLarge { .. }));
 }
 

@@ -20,6 +20,8 @@ mod scale;
 #[cfg(test)]
 mod sets;
 #[cfg(test)]
+mod stages;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod tap;

@@ -7,11 +7,11 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use thalweg_merge::Error;
 use thalweg_merge::engine::{ExecuteOptions, PartialStage};
+use thalweg_merge::pending::ComparedBy;
 use thalweg_merge::plan::{DigestChoice, MergePlan, OutputPlan};
-use thalweg_merge::resume::stage_path;
 use thalweg_merge::verify::{VerifyScope, verify_output};
 use thalweg_storage::LocalStorage;
-use thalweg_storage::publish::Replace;
+use thalweg_storage::publish::{Replace, stage_path};
 
 use crate::support::{
     FORCE, PLAIN, Runner, Tensors, assert_same_tensors, data_start, noise_tensor, output, plan, read_tensors, shards,
@@ -86,10 +86,18 @@ impl Scene {
 }
 
 #[test]
-fn an_interrupted_merge_goes_on_without_reading_finished_parts_again() {
+fn a_resumed_merge_reads_finished_parts_once_to_compare_them_and_the_rest_once_to_merge_it() {
     let scene = scene();
     let before = scene.interrupt();
     assert!((TOTAL_BYTES / 2..TOTAL_BYTES).contains(&before), "{before}");
+    assert_eq!(scene.finish(), TOTAL_BYTES);
+}
+
+#[test]
+fn without_digests_times_answer_for_the_sources_and_finished_parts_are_not_read() {
+    let mut scene = scene();
+    scene.plan.outputs[0].digest = DigestChoice::None;
+    let before = scene.interrupt();
     let after = scene.finish();
     // Only the part that was under way is read twice: at most 1 MiB of each source.
     assert!(before + after <= TOTAL_BYTES + N_SOURCES * (1 << 20), "{before} + {after} of {TOTAL_BYTES}");
@@ -104,6 +112,7 @@ fn a_resumed_merge_has_the_receipt_of_an_undisturbed_one() {
         let text = fs::read_to_string(folder.join("thalweg.json")).unwrap();
         let mut receipt: serde_json::Value = serde_json::from_str(&text).unwrap();
         receipt["plan"]["path"].take();
+        receipt["receipt_digest"].take();
         receipt
     };
     assert_eq!(read(scene.out()), read(&scene.folder.path().join("undisturbed")));
@@ -149,14 +158,14 @@ fn discarding_reads_everything_again() {
 #[test]
 fn a_damaged_byte_in_the_stage_is_noticed_and_its_part_done_again() {
     let scene = scene();
-    let before = scene.interrupt();
+    scene.interrupt();
     let staged = shards(&stage_path(scene.out()));
     let mut bytes = fs::read(&staged[0]).unwrap();
     let at = data_start(&bytes) + 1_000;
     bytes[at] ^= 1;
     fs::write(&staged[0], bytes).unwrap();
     let after = scene.finish();
-    assert!(before + after >= TOTAL_BYTES + N_SOURCES * 1_000_000, "{before} + {after} of {TOTAL_BYTES}");
+    assert!(after >= TOTAL_BYTES + N_SOURCES * 1_000_000, "{after} of {TOTAL_BYTES}");
 }
 
 #[test]
@@ -181,15 +190,86 @@ fn a_damaged_journal_costs_work_but_no_byte() {
     scene.finish();
 }
 
+/// Other bytes everywhere, with the length and the time of before.
+fn rewrite(source: &Path) {
+    let shard = shards(source).remove(0);
+    let modified = fs::metadata(&shard).unwrap().modified().unwrap();
+    let mut bytes = fs::read(&shard).unwrap();
+    let start = data_start(&bytes);
+    bytes[start..].iter_mut().step_by(1_000).for_each(|byte| *byte ^= 1);
+    fs::write(&shard, bytes).unwrap();
+    fs::File::options().write(true).open(&shard).unwrap().set_modified(modified).unwrap();
+}
+
 #[test]
-fn a_source_that_changed_between_runs_is_noticed() {
-    let scene = scene();
+fn a_source_rewritten_after_a_kill_with_its_size_and_time_is_merged_as_it_is_now() {
+    let mut scene = scene();
     scene.interrupt();
-    let file = fs::File::options().write(true).open(&shards(&scene.sources[1])[0]).unwrap();
-    file.set_modified(UNIX_EPOCH + Duration::from_secs(1_000_000)).unwrap();
+    rewrite(&scene.sources[1]);
+    let fresh = plan(output(&scene.sources, &[3, -1, 5], 7, &scene.folder.path().join("fresh")));
+    let expected = Runner::default().merge(&fresh);
+    assert!(expected != scene.expected);
+    scene.expected = expected;
+    let ((), notes) = Runner::default().with_context(|run| {
+        thalweg_merge::engine::execute_merge(&scene.plan, PLAIN, run).unwrap();
+    });
+    assert!(notes.iter().any(|note| note.contains("merged again")), "{notes:?}");
+    assert_same_tensors(&read_tensors(scene.out()), &scene.expected, "no mixture");
+}
+
+#[test]
+fn without_digests_a_source_rewritten_with_its_size_and_time_is_noticed() {
+    let mut scene = scene();
+    scene.plan.outputs[0].digest = DigestChoice::None;
+    scene.interrupt();
+    rewrite(&scene.sources[1]);
     let error = Runner::default().execute(&scene.plan, PLAIN).unwrap_err();
     assert!(error.to_string().contains("sources changed"), "{error}");
-    assert!(!scene.out().exists());
+    Runner::default().execute(&scene.plan, DISCARD).unwrap();
+}
+
+#[test]
+fn sources_copied_anew_are_the_same_sources() {
+    let scene = scene();
+    scene.interrupt();
+    let copy_all = || {
+        for source in &scene.sources {
+            let shard = shards(source).remove(0);
+            let bytes = fs::read(&shard).unwrap();
+            fs::remove_file(&shard).unwrap();
+            fs::write(&shard, bytes).unwrap();
+            let file = fs::File::options().write(true).open(&shard).unwrap();
+            file.set_modified(UNIX_EPOCH + Duration::from_secs(1_000_000)).unwrap();
+        }
+    };
+    copy_all();
+    assert_eq!(scene.finish(), TOTAL_BYTES);
+    copy_all();
+    let outcomes = Runner::default().execute(&scene.plan, PLAIN).unwrap();
+    let compared = outcomes[0].compared.unwrap();
+    assert_eq!((compared.output, compared.sources), (ComparedBy::Digests, ComparedBy::Digests));
+    rewrite(&scene.sources[0]);
+    let error = Runner::default().execute(&scene.plan, PLAIN).unwrap_err();
+    assert!(error.to_string().contains("changed since"), "{error}");
+    Runner::default().execute(&scene.plan, FORCE).unwrap();
+}
+
+#[test]
+fn a_damaged_output_is_not_the_result() {
+    let scene = scene();
+    scene.finish();
+    let shard = shards(scene.out()).remove(0);
+    let bytes = fs::read(&shard).unwrap();
+    for at in [data_start(&bytes) + 5, bytes.len() - 1, 20] {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1;
+        fs::write(&shard, damaged).unwrap();
+        let error = Runner::default().execute(&scene.plan, PLAIN).unwrap_err();
+        assert!(error.to_string().contains("damaged"), "byte {at}: {error}");
+        assert!(error.hint().unwrap().contains("--force"), "byte {at}");
+    }
+    Runner::default().execute(&scene.plan, FORCE).unwrap();
+    assert_same_tensors(&read_tensors(scene.out()), &scene.expected, "replaced");
 }
 
 #[test]
@@ -209,7 +289,7 @@ fn another_output_is_kept_unless_it_is_to_be_replaced() {
     let mut other = scene.plan.clone();
     other.outputs[0].sources[0].numerator = "4".to_owned();
     let error = Runner::default().execute(&other, PLAIN).unwrap_err();
-    assert!(matches!(error, Error::OutputExists { is_receipt: true, .. }), "{error}");
+    assert!(matches!(error, Error::OutputExists { .. }), "{error}");
     assert_same_tensors(&read_tensors(scene.out()), &scene.expected, "kept");
     Runner::default().execute(&other, FORCE).unwrap();
     assert!(read_tensors(scene.out()) != scene.expected);
@@ -223,7 +303,10 @@ fn a_folder_of_somebody_else_is_kept() {
     fs::create_dir(scene.out()).unwrap();
     fs::write(scene.out().join("thesis.tex"), "ten years of work").unwrap();
     let error = Runner::default().execute(&scene.plan, PLAIN).unwrap_err();
-    assert!(matches!(error, Error::OutputExists { is_receipt: false, .. }), "{error}");
+    assert!(error.to_string().contains("`thesis.tex`"), "{error}");
+    assert!(!error.hint().unwrap().contains("force"), "{:?}", error.hint());
+    let error = Runner::default().execute(&scene.plan, FORCE).unwrap_err();
+    assert!(error.to_string().contains("`thesis.tex`"), "{error}");
     assert!(scene.out().join("thesis.tex").exists());
 }
 

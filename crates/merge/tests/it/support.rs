@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use thalweg_merge::Error;
 use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage};
 use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage, execute_merge};
-use thalweg_merge::plan::{DigestChoice, MergePlan, MergePolicy, OutputDtype, OutputPlan, PlanSource};
+use thalweg_merge::plan::{MergePlan, OutputPlan, SourceRef};
+use thalweg_merge::{Coefficients, Error};
 use thalweg_storage::publish::Replace;
 use thalweg_storage::{LocalStorage, Storage};
 use thalweg_tensor::kernel::Simd;
@@ -135,23 +135,10 @@ pub(crate) fn assert_same_tensors(found: &Tensors, expected: &Tensors, what: &st
 /// One output from `sources` with whole coefficients over a divisor; the last source is the newest.
 pub(crate) fn output(sources: &[PathBuf], numerators: &[i64], divisor: i64, out: &Path) -> OutputPlan {
     assert_eq!(sources.len(), numerators.len());
-    let source = |(path, numerator): (&PathBuf, &i64)| PlanSource {
-        path: path.clone(),
-        step: None,
-        tokens: None,
-        numerator: numerator.to_string(),
-        coefficient: 0.0,
-    };
-    OutputPlan {
-        path: out.to_owned(),
-        scheme: "custom".to_owned(),
-        dtype: OutputDtype::Same,
-        divisor: divisor.to_string(),
-        sources: sources.iter().zip(numerators).map(source).collect(),
-        policy: MergePolicy::defaults(sources.len() - 1),
-        out_shard_bytes: 5_000_000_000,
-        digest: DigestChoice::Blake3,
-    }
+    let source = |path: &PathBuf| SourceRef { path: path.clone(), step: None, tokens: None };
+    let sources: Vec<SourceRef> = sources.iter().map(source).collect();
+    let coefficients = Coefficients::new(numerators.iter().copied(), divisor).unwrap();
+    OutputPlan::new(out, "custom", &sources, &coefficients)
 }
 
 /// A plan of one output.

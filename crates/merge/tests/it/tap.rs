@@ -1,11 +1,10 @@
 //! A storage that passes everything on, remembers what was read, and can fail one read.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use thalweg_storage::{CommitStyle, Error, FileInfo, FolderEntry, ReadAt, Storage, WriteAt};
+use thalweg_storage::{CommitStyle, Error, FileInfo, FolderEntry, Lock, ReadAt, Storage, WriteAt};
 
 /// Offset and length of each read, by file.
 type Reads = BTreeMap<PathBuf, Vec<(u64, u64)>>;
@@ -18,6 +17,8 @@ struct Seen {
     n_reads: usize,
     /// Number of the read at which somebody else writes to a file.
     touches_at: Option<(usize, PathBuf)>,
+    /// Whether it is a file system without locks.
+    has_no_locks: bool,
 }
 
 /// The storage; clones share what they saw.
@@ -46,6 +47,11 @@ impl Tap {
     pub(crate) fn touch_at_read(&self, n: usize, path: &Path) {
         let mut seen = self.seen.lock().unwrap();
         seen.touches_at = Some((seen.n_reads + n, path.to_owned()));
+    }
+
+    /// Makes it a file system without locks.
+    pub(crate) fn forget_locks(&self) {
+        self.seen.lock().unwrap().has_no_locks = true;
     }
 
     /// Reads so far.
@@ -100,6 +106,12 @@ impl Storage for Tap {
     fn list_folder(&self, path: &Path) -> Result<Vec<FolderEntry>, Error> {
         self.inner.list_folder(path)
     }
+    fn link_target(&self, path: &Path) -> Result<Option<PathBuf>, Error> {
+        self.inner.link_target(path)
+    }
+    fn count_entries(&self, path: &Path) -> Result<usize, Error> {
+        self.inner.count_entries(path)
+    }
     fn open_file(&self, path: &Path) -> Result<Arc<dyn ReadAt>, Error> {
         let inner = self.inner.open_file(path)?;
         Ok(Arc::new(TapFile { inner, path: path.to_owned(), seen: Arc::clone(&self.seen) }))
@@ -131,8 +143,9 @@ impl Storage for Tap {
     fn canonical_path(&self, path: &Path) -> Result<PathBuf, Error> {
         self.inner.canonical_path(path)
     }
-    fn lock(&self, path: &Path) -> Result<Box<dyn Debug + Send + Sync>, Error> {
-        self.inner.lock(path)
+    fn lock(&self, path: &Path) -> Result<Lock, Error> {
+        let lock = self.inner.lock(path)?;
+        Ok(if self.seen.lock().unwrap().has_no_locks { Lock::unsupported() } else { lock })
     }
     fn commit_style(&self) -> CommitStyle {
         self.inner.commit_style()

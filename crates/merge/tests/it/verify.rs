@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use thalweg_merge::verify::{Verdict, Verification, VerifyScope, verify_output};
+use thalweg_merge::verify::{SourceState, Verdict, Verification, VerifyScope, verify_output};
 
 use crate::support::{PLAIN, Runner, data_start, f32_tensor, mean, shards, tensors, write_checkpoint};
 
@@ -104,7 +104,9 @@ fn a_changed_source_is_found_when_sources_are_asked_for() {
     flip(file, data_start(&fs::read(file).unwrap()) + 5);
     assert!(verify(&scene.out, VerifyScope::Output).is_equal());
     let found = verify(&scene.out, VerifyScope::OutputAndInputs);
-    assert_eq!(faults(&found.sources), [scene.sources[1].display().to_string()]);
+    assert!(found.output_is_equal() && !found.sources_are_equal());
+    assert!(matches!(&found.sources[1].state, SourceState::Changed(_)), "{:?}", found.sources);
+    assert_eq!(found.sources[0].state, SourceState::Unchanged);
 }
 
 #[test]
@@ -112,7 +114,8 @@ fn a_missing_source_is_a_fault_and_no_failure() {
     let scene = scene();
     fs::remove_dir_all(&scene.sources[0]).unwrap();
     let found = verify(&scene.out, VerifyScope::OutputAndInputs);
-    assert_eq!(faults(&found.sources), [scene.sources[0].display().to_string()]);
+    assert!(found.output_is_equal() && !found.sources_are_equal());
+    assert_eq!(found.sources[0].state, SourceState::Missing);
 }
 
 #[test]
@@ -138,4 +141,73 @@ fn shards_with_empty_and_scalar_tensors_of_several_types_are_equal() {
         let found = verify(&plan.outputs[0].path, VerifyScope::OutputAndInputs);
         assert!(found.is_equal(), "{shard_bytes}: {found:?}");
     }
+}
+
+/// Changes the receipt as text, in the first place where `from` stands.
+fn edit_receipt(out: &Path, from: &str, to: &str) {
+    let path = out.join("thalweg.json");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{from}");
+    fs::write(&path, text.replacen(from, to, 1)).unwrap();
+}
+
+#[test]
+fn every_fact_of_a_receipt_is_checked() {
+    let path = |scene: &Scene| scene.sources[1].display().to_string();
+    let edits: [(&str, &dyn Fn(&Scene) -> (String, String)); 8] = [
+        ("a numerator", &|_| ("\"numerator\": \"1\"".into(), "\"numerator\": \"2\"".into())),
+        ("the divisor", &|_| ("\"divisor\": \"2\"".into(), "\"divisor\": \"3\"".into())),
+        ("a path", &|scene| (path(scene), path(scene) + "x")),
+        ("a step", &|_| ("\"step\": null".into(), "\"step\": 7".into())),
+        ("a coefficient", &|_| ("\"coefficient\": 0.5".into(), "\"coefficient\": 0.25".into())),
+        ("a digest", &|_| ("blake3:".into(), "blake3:0".into())),
+        ("the scheme", &|_| ("\"scheme\": \"custom\"".into(), "\"scheme\": \"sma\"".into())),
+        ("the tool", &|_| ("thalweg test".into(), "thalweg best".into())),
+    ];
+    for (what, edit) in edits {
+        let scene = scene();
+        let (from, to) = edit(&scene);
+        edit_receipt(&scene.out, &from, &to);
+        let found = verify(&scene.out, VerifyScope::Output);
+        assert!(!faults(&found.facts).is_empty(), "{what}");
+    }
+}
+
+#[test]
+fn every_flipped_bit_of_a_receipt_is_found() {
+    let scene = scene();
+    let path = scene.out.join("thalweg.json");
+    let text = fs::read(&path).unwrap();
+    // One bit of every byte but those between words, whose number means nothing.
+    for at in (0..text.len()).filter(|&at| !text[at].is_ascii_whitespace()) {
+        let mut changed = text.clone();
+        changed[at] ^= 1;
+        fs::write(&path, &changed).unwrap();
+        let found = Runner::default().with_context(|run| verify_output(&scene.out, VerifyScope::Output, run)).0;
+        assert!(!found.as_ref().is_ok_and(Verification::is_equal), "byte {at}: {:?}", char::from(changed[at]));
+    }
+}
+
+#[test]
+fn a_receipt_of_before_has_no_digest_and_is_checked_as_far_as_it_goes() {
+    let scene = scene();
+    let path = scene.out.join("thalweg.json");
+    let mut receipt: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    receipt.as_object_mut().unwrap().remove("receipt_digest");
+    fs::write(&path, serde_json::to_string(&receipt).unwrap()).unwrap();
+    assert!(verify(&scene.out, VerifyScope::Output).is_equal());
+    receipt["plan"]["sources"][0]["numerator"] = "2".into();
+    fs::write(&path, serde_json::to_string(&receipt).unwrap()).unwrap();
+    assert!(!verify(&scene.out, VerifyScope::Output).is_equal());
+}
+
+#[test]
+fn tensors_beside_an_output_are_named() {
+    let scene = scene();
+    for name in ["model-00001-of-00002.safetensors", "pytorch_model.bin", "notes.md"] {
+        fs::write(scene.out.join(name), "x").unwrap();
+    }
+    let found = verify(&scene.out, VerifyScope::Output);
+    assert!(found.is_equal(), "{found:?}");
+    assert_eq!(found.strays, ["model-00001-of-00002.safetensors", "pytorch_model.bin"]);
 }

@@ -166,14 +166,15 @@ fn canonical_paths_follow_links_and_keep_what_is_missing() {
 fn a_slash_at_the_end_of_an_output_is_no_folder_inside_it() {
     let scratch = Scratch::new();
     let storage = scratch.storage();
-    for name in ["out.partial/x", "out/y"] {
+    for name in ["out.partial/manifest", "out.partial/data", "out/manifest", "out/index"] {
         scratch.write(name, "1");
     }
-    publish_folder(&*storage, &scratch.join("out.partial/"), &scratch.join("out/"), Replace::Force).unwrap();
+    let (stage, target) = (scratch.join("out.partial/"), scratch.join("out/"));
+    publish_folder(&*storage, &stage, &target, Replace::Force, crate::publish::OWN).unwrap();
     let names =
         |path: &Path| storage.list_folder(path).unwrap().into_iter().map(|entry| entry.name).collect::<Vec<_>>();
     assert_eq!(names(scratch.path()), ["out"]);
-    assert_eq!(names(&scratch.join("out")), ["x"]);
+    assert_eq!(names(&scratch.join("out")), ["data", "manifest"]);
 }
 
 #[test]

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod guard;
+#[cfg(test)]
 mod local;
 #[cfg(test)]
 mod publish;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use thalweg_storage::guard::{Contents, OwnFolder, OwnKind, foreign_entries};
 use thalweg_storage::publish::{Replace, publish_file, publish_folder};
 use thalweg_storage::{Error, Storage};
 use thalweg_testkit::crash_disk::{Aftermath, CrashDisk, Mishap};
@@ -14,6 +15,7 @@ const STAGE: &str = "/runs/out.partial";
 const TARGET: &str = "/runs/out";
 const ASIDE: &str = "/runs/out.thalweg-old";
 const MANIFEST: &str = "manifest";
+const PLAN: OwnKind<'static> = OwnKind::text("a plan", "plan");
 
 fn content(files: &[(&str, &[u8])]) -> Content {
     files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec())).collect()
@@ -62,7 +64,19 @@ fn write_and_publish(disk: &CrashDisk, replace: Replace) -> Result<(), Error> {
         file.sync()?;
         disk.sync_folder(stage)?;
     }
-    publish_folder(disk, stage, Path::new(TARGET), replace)
+    publish_folder(disk, stage, Path::new(TARGET), replace, OWN)
+}
+
+/// Outputs of these tests: a manifest and what old and new ones hold.
+pub(crate) const OWN: OwnFolder<'static> = OwnFolder { what: "an output", contents_of: &contents_of };
+
+fn contents_of(storage: &dyn Storage, folder: &Path) -> Result<Contents, Error> {
+    match storage.file_info(&folder.join(MANIFEST)) {
+        Err(error) if error.is_not_found() => return Ok(Contents::NotOurs),
+        info => info?,
+    };
+    let names = [MANIFEST, "data", "index"].map(str::to_owned).into();
+    Ok(Contents::Ours { manifest: MANIFEST.to_owned(), foreign: foreign_entries(storage, folder, &names)? })
 }
 
 fn n_acts_of(disk: &CrashDisk, act: impl Fn(&CrashDisk) -> Result<(), Error>) -> u64 {
@@ -148,8 +162,8 @@ fn a_refused_act_leaves_the_old_output_and_can_be_repeated() {
             prepared.forbid_exchange();
         }
         let n_acts = n_acts_of(&prepared, |disk| write_and_publish(disk, replace));
-        // When the old one is removed the new one is in its place.
-        let n_removes = if replace == Replace::Force { old().len() as u64 + 1 } else { 0 };
+        // When the old one is removed, which is synced before its manifest goes, the new one is in its place.
+        let n_removes = if replace == Replace::Force { old().len() as u64 + 2 } else { 0 };
         for at in 1..=n_acts {
             for mishap in [Mishap::Refused, Mishap::DiskFull] {
                 let disk = prepared.copy();
@@ -200,15 +214,15 @@ fn a_small_file_is_old_or_new() {
     let (old, new) = (&b"the old plan, longer than a sector"[..], &b"the new plan, also longer than a sector"[..]);
     for has_exchange in [true, false] {
         let prepared = prepared_disk(Replace::Never);
-        publish_file(&prepared, path, old).unwrap();
+        publish_file(&prepared, path, old, PLAN).unwrap();
         if !has_exchange {
             prepared.forbid_exchange();
         }
-        let n_acts = n_acts_of(&prepared, |disk| publish_file(disk, path, new));
+        let n_acts = n_acts_of(&prepared, |disk| publish_file(disk, path, new, PLAN));
         for at in 1..=n_acts + 1 {
             let disk = prepared.copy();
             disk.plan_mishap(at, Mishap::PowerFailsTorn);
-            let outcome = publish_file(&disk, path, new);
+            let outcome = publish_file(&disk, path, new, PLAN);
             for aftermath in aftermaths() {
                 let after = disk.after_crash(aftermath);
                 let found = after.read_file(path, 100).ok();
@@ -228,6 +242,6 @@ fn missing_folders_above_an_output_are_durable_with_it() {
     let disk = CrashDisk::new();
     let (stage, target) = (Path::new("/new/deep/out.partial"), Path::new("/new/deep/out"));
     disk.create_folder(stage).unwrap();
-    publish_folder(&disk, stage, target, Replace::Never).unwrap();
+    publish_folder(&disk, stage, target, Replace::Never, OWN).unwrap();
     assert_eq!(disk.after_crash(Aftermath::OnlySynced).content(target), Some(Content::new()));
 }

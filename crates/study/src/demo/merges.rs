@@ -1,13 +1,11 @@
 //! Windows of the run as one plan, executed straight into models in memory: each checkpoint is read once, no file is written.
 
-use std::path::PathBuf;
-
 use serde_json::Value;
 use thalweg_checkpoint::open_checkpoint;
 use thalweg_lab::run_folder::checkpoint_name;
 use thalweg_merge::context::RunContext;
 use thalweg_merge::in_memory::merge_into_sinks;
-use thalweg_merge::plan::{DigestChoice, MergePlan, MergePolicy, OutputDtype, OutputPlan, PlanSource};
+use thalweg_merge::plan::{DigestChoice, MergePlan, OutputDtype, OutputPlan, SourceRef};
 use thalweg_model::{Model, ModelConfig, arena_sink};
 use thalweg_tensor::TensorSink;
 
@@ -66,26 +64,15 @@ pub(crate) fn merge_all(
 }
 
 fn output_plan(spec: &DemoSpec, merge: &DemoMerge) -> Result<OutputPlan, Error> {
-    let coefficients = merge.scheme.coefficients(merge.n)?;
-    let (numerators, divisor) = coefficients.to_decimal_strings();
-    let steps = merge.steps(spec.numbers().every_steps);
-    let sources = steps.into_iter().zip(numerators).zip(coefficients.as_f64());
-    let sources = sources.map(|((step, numerator), coefficient)| PlanSource {
-        path: spec.path("run").join(checkpoint_name(step)),
-        step: Some(step),
-        tokens: None,
-        numerator,
-        coefficient,
-    });
-    Ok(OutputPlan {
-        // Nothing is written: the path only tells the outputs of a plan apart.
-        path: PathBuf::from(merge.name()),
-        scheme: merge.scheme.to_string(),
-        dtype: OutputDtype::F32,
-        divisor,
-        sources: sources.collect(),
-        policy: MergePolicy { model_card: false, ..MergePolicy::defaults(merge.n - 1) },
-        out_shard_bytes: 5_000_000_000,
-        digest: DigestChoice::None,
-    })
+    let steps: Vec<u64> = merge.steps(spec.numbers().every_steps);
+    let coefficients = merge.scheme.coefficients_for(&steps.iter().copied().map(Some).collect::<Vec<_>>())?;
+    let source =
+        |&step: &u64| SourceRef { path: spec.path("run").join(checkpoint_name(step)), step: Some(step), tokens: None };
+    let sources: Vec<SourceRef> = steps.iter().map(source).collect();
+    // Nothing is written: the path only tells the outputs of a plan apart.
+    let mut output = OutputPlan::new(merge.name(), merge.scheme.to_string(), &sources, &coefficients);
+    output.dtype = OutputDtype::F32;
+    output.policy.model_card = false;
+    output.digest = DigestChoice::None;
+    Ok(output)
 }

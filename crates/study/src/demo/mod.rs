@@ -12,6 +12,7 @@ mod tell;
 use thalweg_lab::run_folder::checkpoint_name;
 use thalweg_lab::{TrainConfig, TrainData, TrainJob, train};
 use thalweg_merge::context::RunContext;
+use thalweg_storage::guard::{OwnKind, check_file};
 use thalweg_storage::publish::publish_file;
 
 use self::merges::{Merged, merge_all, model_config};
@@ -21,7 +22,8 @@ use self::spec::DemoMerge;
 pub use self::spec::{DemoSize, DemoSpec};
 use crate::Error;
 use crate::page::render_page;
-use crate::report::{MergeOf, Report, Role, Split};
+use crate::report::{MergeOf, REPORT_FILE, Report, Role, Split};
+use crate::write_study::PAGE_FILE;
 
 /// The record, in the demo's folder.
 pub const REPORT_NAME: &str = "report.json";
@@ -61,13 +63,16 @@ pub(crate) struct Findings {
 /// `Lab` and `Eval` where they were interrupted (what was done is kept), and whatever [`Error`] says.
 pub fn run_demo(spec: &DemoSpec, watcher: &dyn DemoWatcher, run: &RunContext<'_>) -> Result<Report, Error> {
     run.storage.create_folder(&spec.folder)?;
+    // Minutes of training come before these are written.
+    check_file(&*run.storage, &spec.path(REPORT_NAME), REPORT_FILE, &[])?;
+    check_file(&*run.storage, &spec.path(PAGE_NAME), PAGE_FILE, &[])?;
     let meter = Meter::new(watcher, all_work(spec));
     let configs = write_configs(spec, run)?;
     let n_params = train_both(spec, &configs, &meter, run)?;
     let findings = find_out(spec, n_params, &meter, run)?;
     let report = tell::assemble(spec, &configs, &findings, run)?;
-    publish_file(&*run.storage, &spec.path(REPORT_NAME), report.to_json()?.as_bytes())?;
-    publish_file(&*run.storage, &spec.path(PAGE_NAME), render_page(&report).as_bytes())?;
+    publish_file(&*run.storage, &spec.path(REPORT_NAME), report.to_json()?.as_bytes(), REPORT_FILE)?;
+    publish_file(&*run.storage, &spec.path(PAGE_NAME), render_page(&report).as_bytes(), PAGE_FILE)?;
     watcher.on_progress("done", 1.0, "");
     Ok(report)
 }
@@ -81,7 +86,7 @@ pub(crate) struct Configs {
 fn write_configs(spec: &DemoSpec, run: &RunContext<'_>) -> Result<Configs, Error> {
     let write = |name: &str, toml: &str| -> Result<TrainConfig, Error> {
         let config = spec.config(toml, name)?;
-        publish_file(&*run.storage, &spec.path(name), toml.as_bytes())?;
+        publish_file(&*run.storage, &spec.path(name), toml.as_bytes(), OwnKind::same_bytes("a config of this demo"))?;
         Ok(config)
     };
     Ok(Configs { run: write("run.toml", &spec.run_toml())?, anneal: write("anneal.toml", &spec.anneal_toml())? })

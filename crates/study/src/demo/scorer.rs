@@ -13,6 +13,7 @@ use thalweg_eval::{
 use thalweg_lab::corpus::{CorpusPart, built_in_bytes, built_in_tokenizer};
 use thalweg_merge::context::{Host, RunContext};
 use thalweg_model::Model;
+use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 
 use super::meter::Meter;
@@ -138,7 +139,8 @@ fn write_suite(spec: &DemoSpec, split: Split, run: &RunContext<'_>) -> Result<Su
     let folder = spec.path("suites");
     run.storage.create_folder(&folder)?;
     let documents = built_in_bytes("stories", part).unwrap_or_default();
-    publish_file(&*run.storage, &folder.join(format!("{name}.jsonl.zst")), documents)?;
+    let kind = OwnKind::same_bytes("the text of this demo");
+    publish_file(&*run.storage, &folder.join(format!("{name}.jsonl.zst")), documents, kind)?;
     let toml = format!(
         "kind = \"thalweg-suite\"\nversion = 1\nname = \"{name}\"\nrole = \"{role}\"\n\
          context_length = {SEQUENCE_LENGTH}\nstart = \"{}\"\n\n\
@@ -146,6 +148,6 @@ fn write_suite(spec: &DemoSpec, split: Split, run: &RunContext<'_>) -> Result<Su
         thalweg_lab::tokens::END_OF_TEXT
     );
     let path = folder.join(format!("{name}.toml"));
-    publish_file(&*run.storage, &path, toml.as_bytes())?;
+    publish_file(&*run.storage, &path, toml.as_bytes(), OwnKind::same_bytes("the suite of this demo"))?;
     Ok(Suite::open(&*run.storage, &path)?)
 }

@@ -1,11 +1,14 @@
 //! A case: what four scored windows say about an anneal, and what the anneal then scored. Cases are what a forecast learns from.
 
 use serde::{Deserialize, Serialize};
+use thalweg_storage::guard::OwnKind;
 
 use crate::Error;
 
 /// `kind` of a case.
 pub const CASE_KIND: &str = "thalweg-forecast-case";
+/// How a file of cases is known again.
+pub const CASE_FILE: OwnKind<'_> = OwnKind::json("a file of forecast cases", CASE_KIND);
 /// `version` of the cases that this program writes and reads.
 pub const CASE_VERSION: u64 = 1;
 /// The most cases that are read.

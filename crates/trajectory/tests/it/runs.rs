@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use thalweg_trajectory::{
-    CheckpointState, Error, Phase, PhaseSource, RunDir, Step, Tokens, TokensPerStep, TokensSource, Trajectory,
-    TrajectoryNote, TrajectoryOptions, resolve_reference,
+    CheckpointState, Error, Fault, PathKind, Phase, PhaseSource, RunDir, Step, Tokens, TokensPerStep, TokensSource,
+    Trajectory, TrajectoryNote, TrajectoryOptions, look_at_path, resolve_checkpoint_reference, resolve_reference,
 };
 
 use crate::support::{TestRun, disk, finished_steps, fixture, tiny_safetensors, write};
@@ -56,9 +56,17 @@ fn state_of(run: &RunDir, step: u64) -> CheckpointState {
 
 fn check_unfinished(run: &RunDir, step: u64, word: &str) {
     match state_of(run, step) {
-        CheckpointState::Unfinished { reason } => assert!(reason.contains(word), "step {step}: {reason}"),
+        CheckpointState::Unusable { fault: Fault::Unfinished, reason, .. } => {
+            assert!(reason.contains(word), "step {step}: {reason}");
+        }
         other => panic!("step {step}: {other:?}"),
     }
+}
+
+fn check_fault(run: &RunDir, step: u64, fault: Fault, word: &str) {
+    let state = state_of(run, step);
+    assert_eq!(state.fault(), Some(fault), "step {step}: {state:?}");
+    assert!(state.reason().unwrap().contains(word), "step {step}: {state:?}");
 }
 
 #[test]
@@ -87,19 +95,15 @@ fn unfinished_checkpoints_are_reported_with_the_reason() {
     check_unfinished(&run, 8, "empty");
     check_unfinished(&run, 9, "");
     check_unfinished(&run, 10, "");
-    assert!(
-        matches!(state_of(&run, 7), CheckpointState::Unreadable { reason } if reason.contains(".bin")),
-        "{:?}",
-        state_of(&run, 7)
-    );
+    check_fault(&run, 7, Fault::Damaged, ".bin");
 }
 
 #[test]
-fn a_header_that_breaks_the_rules_is_unreadable_and_not_unfinished() {
+fn a_header_that_breaks_the_rules_is_damaged_and_not_unfinished() {
     let mut bytes = tiny_safetensors();
     bytes[8] = b'[';
     let run = TestRun::new(["step-1"]).write("step-2/model.safetensors", bytes).open().unwrap();
-    assert!(matches!(state_of(&run, 2), CheckpointState::Unreadable { .. }), "{:?}", state_of(&run, 2));
+    check_fault(&run, 2, Fault::Damaged, "");
 }
 
 #[test]
@@ -112,7 +116,7 @@ fn trackers_decide_about_the_folders_of_their_trainers() {
         .unwrap();
     // safetensors are judged by themselves; the tracker speaks for what Megatron wrote.
     assert_eq!(finished_steps(&run), [300]);
-    assert!(matches!(state_of(&run, 100), CheckpointState::Unreadable { .. }));
+    check_fault(&run, 100, Fault::OtherFormat, "");
     check_unfinished(&run, 200, "step 100 is the last finished one");
     let run = TestRun::new(["global_step1"]).write("global_step2/zero.pt", "x").open().unwrap();
     check_unfinished(&run, 2, "no `latest`");
@@ -121,7 +125,7 @@ fn trackers_decide_about_the_folders_of_their_trainers() {
 #[test]
 fn a_path_that_is_no_run_is_refused_with_a_helpful_error() {
     let folder = TestRun::new(["step-1"]);
-    let error = |path: &std::path::Path| RunDir::open(&disk(), path).unwrap_err();
+    let error = |path: &std::path::Path| RunDir::open(&disk(), path, None).unwrap_err();
     let inside = error(&folder.path().join("step-1"));
     assert!(matches!(inside, Error::IsCheckpoint { .. }), "{inside}");
     assert!(inside.hint().unwrap().contains("folder above"));
@@ -138,6 +142,100 @@ fn a_path_that_is_no_run_is_refused_with_a_helpful_error() {
 fn a_run_whose_trainer_left_the_final_model_beside_the_checkpoints_is_a_run() {
     let run = TestRun::new(["checkpoint-500"]).write("model.safetensors", tiny_safetensors()).open().unwrap();
     assert_eq!(finished_steps(&run), [500]);
+}
+
+#[test]
+fn what_this_program_wrote_is_no_checkpoint_of_the_run() {
+    let receipt = r#"{"kind":"thalweg-receipt","version":1,"plan":{"sources":[{},{},{}]},"files":[]}"#;
+    let run = TestRun::new(["checkpoint-1", "checkpoint-2", "checkpoint-3", "checkpoint-4", "checkpoint-5"])
+        .write("checkpoint-3/thalweg.json", receipt)
+        .write("checkpoint-4/thalweg.json", "not JSON")
+        .write("checkpoint-5/thalweg-journal", "x")
+        .open()
+        .unwrap();
+    assert_eq!(finished_steps(&run), [1, 2]);
+    check_fault(&run, 3, Fault::Merge, "merge of 3, not part of the run");
+    check_fault(&run, 4, Fault::Merge, "merge, not part of the run");
+    check_fault(&run, 5, Fault::Merge, "interrupted merge, not part of the run");
+}
+
+#[test]
+fn candidates_that_could_be_meant_are_all_named() {
+    let run = TestRun::new(["step-1"])
+        .write("step-2/a.safetensors", tiny_safetensors())
+        .write("step-2/b.safetensors", tiny_safetensors())
+        .open()
+        .unwrap();
+    check_fault(&run, 2, Fault::Ambiguous, "a.safetensors; b.safetensors");
+}
+
+#[test]
+fn epochs_are_steps_only_where_no_name_says_a_step() {
+    let run = TestRun::new(["epoch_1", "epoch_10", "epoch_2"]);
+    assert_eq!(finished_steps(&run.open().unwrap()), [1, 2, 10]);
+    assert_eq!(run.trajectory().notes(), [TrajectoryNote::EpochsForSteps]);
+    // Tokens of a step are not those of an epoch.
+    let run = run.write("thalweg.toml", "tokens_per_step = 1000\n");
+    assert!(run.trajectory().checkpoints().iter().all(|one| one.tokens.is_none()));
+    let run = TestRun::new(["epoch_1", "epoch_2", "step_500", "step_1000"]);
+    assert_eq!(finished_steps(&run.open().unwrap()), [500, 1000]);
+    assert_eq!(run.open().unwrap().ignored(), ["epoch_1", "epoch_2"]);
+    assert!(run.trajectory().notes().is_empty());
+    let run = TestRun::new(["epoch=1-step=500", "epoch=2-step=1000", "epoch=3"]);
+    assert_eq!(finished_steps(&run.open().unwrap()), [500, 1000]);
+}
+
+#[test]
+fn a_pattern_says_which_names_are_checkpoints() {
+    let run = TestRun::new(["step1000", "step1000-hf", "step2000-hf", "w-3-of-9"]);
+    let open = |pattern: &str| RunDir::open(&disk(), run.path(), Some(&pattern.parse().unwrap()));
+    assert_eq!(finished_steps(&open("step{step}-hf").unwrap()), [1000, 2000]);
+    assert_eq!(finished_steps(&open("step{step}").unwrap()), [1000]);
+    assert_eq!(finished_steps(&open("w-{step}-of-*").unwrap()), [3]);
+    assert!(matches!(open("other-{step}"), Err(Error::NoMatch { .. })));
+    let run = run.write("thalweg.toml", "checkpoint_pattern = \"step{step}-hf\"\n");
+    let steps: Vec<u64> = run.trajectory().finished().map(|one| one.step.0).collect();
+    assert_eq!(steps, [1000, 2000]);
+}
+
+#[test]
+fn a_hub_cache_without_refs_is_read_by_its_commits() {
+    let cache = tempfile::tempdir().unwrap();
+    let repository = cache.path().join("models--org--small");
+    let snapshots = repository.join("snapshots");
+    write(&snapshots.join(COMMIT_A).join("model.safetensors"), tiny_safetensors());
+    let one = |text: &str| resolve_checkpoint_reference(&disk(), text, Some(cache.path()));
+    assert_eq!(one("org/small").unwrap(), snapshots.join(COMMIT_A));
+    write(&snapshots.join(COMMIT_B).join("model.safetensors"), tiny_safetensors());
+    let unclear = one("org/small").unwrap_err();
+    assert!(matches!(unclear, Error::RevisionUnclear { .. }), "{unclear}");
+    assert!(unclear.details()[0].contains(COMMIT_A), "{:?}", unclear.details());
+    assert_eq!(one(&format!("org/small@{COMMIT_B}")).unwrap(), snapshots.join(COMMIT_B));
+    assert_eq!(one("org/small@0123456789").unwrap(), snapshots.join(COMMIT_A));
+    assert_eq!(one(&format!("{}@fedcba9", repository.display())).unwrap(), snapshots.join(COMMIT_B));
+    write(&repository.join("refs/main"), COMMIT_B);
+    assert_eq!(one("org/small").unwrap(), snapshots.join(COMMIT_B));
+    // Revisions that were put there by name make a run.
+    write(&snapshots.join("step10").join("model.safetensors"), tiny_safetensors());
+    write(&snapshots.join("step20").join("model.safetensors"), tiny_safetensors());
+    assert_eq!(finished_steps(&RunDir::open(&disk(), &repository, None).unwrap()), [10, 20]);
+    assert_eq!(look_at_path(&disk(), &repository, None).unwrap(), PathKind::Run);
+}
+
+#[test]
+fn a_glance_tells_a_run_from_a_checkpoint() {
+    let look = |run: &TestRun| look_at_path(&disk(), run.path(), None).unwrap();
+    assert_eq!(look(&TestRun::new(["step-1"])), PathKind::Run);
+    assert_eq!(look(&TestRun::new(["step_1.safetensors", "step_2.safetensors"])), PathKind::Run);
+    let trainer = TestRun::new(["checkpoint-1"]).write("model.safetensors", tiny_safetensors());
+    assert_eq!(look(&trainer), PathKind::RunWithCheckpoint);
+    let trainer = trainer.write("training_args.bin", "x");
+    assert_eq!(look(&trainer), PathKind::RunWithCheckpoint);
+    // DeepSpeed's state within a checkpoint of the Trainer.
+    let checkpoint = TestRun::new::<&str>([])
+        .write("model.safetensors", tiny_safetensors())
+        .write("global_step500/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "x");
+    assert_eq!(look(&checkpoint), PathKind::Checkpoint);
 }
 
 #[test]
@@ -180,7 +278,7 @@ fn revisions_of_a_local_hub_cache_are_found() {
     assert!(matches!(resolve("org/other"), Err(Error::NotCached { .. })));
     assert!(matches!(resolve("/no/such/path@main"), Err(Error::NotFound { .. })));
     // A run of revisions: those whose names say a step, and whose snapshot is there.
-    let run = RunDir::open(&disk(), &resolve("org/small-model").unwrap()).unwrap();
+    let run = RunDir::open(&disk(), &resolve("org/small-model").unwrap(), None).unwrap();
     assert_eq!(finished_steps(&run), [1000, 2000]);
     assert_eq!(run.ignored(), ["main", "pr/1"]);
 }
@@ -313,7 +411,7 @@ fn a_log_that_was_found_and_not_asked_for_never_stops_the_run() {
 
 #[test]
 fn the_real_checkpoints_of_the_fixtures_are_a_run() {
-    let run = RunDir::open(&disk(), &fixture("hf-sharded")).unwrap();
+    let run = RunDir::open(&disk(), &fixture("hf-sharded"), None).unwrap();
     assert_eq!(run.finished().count(), 4);
 }
 

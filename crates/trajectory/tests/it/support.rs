@@ -66,7 +66,7 @@ impl TestRun {
     }
 
     pub(crate) fn open(&self) -> Result<RunDir, Error> {
-        RunDir::open(&disk(), self.path())
+        RunDir::open(&disk(), self.path(), None)
     }
 
     pub(crate) fn trajectory(&self) -> Trajectory {

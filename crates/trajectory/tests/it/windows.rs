@@ -95,7 +95,7 @@ fn counts_skip_what_is_off_the_grid_and_refuse_holes() {
 fn an_unfinished_checkpoint_on_the_grid_is_said() {
     let run = TestRun::with_steps([1000, 3000]).write("step-2000/model-00001-of-00002.safetensors", "");
     let error = refuse(&run, count(3, in_steps(1000), NEWEST));
-    assert!(error.to_string().contains("not usable (there are 1 shards and no"), "{error}");
+    assert!(error.to_string().contains("not usable (unfinished: there are 1 shards and no"), "{error}");
 }
 
 #[test]
@@ -124,7 +124,11 @@ fn durations_take_all_within_or_a_count_of_equal_parts() {
     assert!(error.details().contains(&"nearest: step 1000 and step 2000".to_owned()), "{:?}", error.details());
     assert!(matches!(refuse(&run, duration(4000, Some(4))), Error::BadWindow { .. }));
     assert!(matches!(refuse(&run, duration(4000, Some(1))), Error::BadWindow { .. }));
-    assert!(matches!(refuse(&run, duration(6000, None)), Error::NoCheckpointAt { .. }));
+    let longer = refuse(&run, duration(6000, None));
+    assert!(longer.to_string().contains("6000 steps is longer than the run"), "{longer}");
+    let all = longer.hint().unwrap();
+    assert!(all.contains("`--duration-steps 4000`"), "{all}");
+    check(&run, duration(4000, None), &[1000, 2000, 2500, 3000, 4000, 5000]);
 }
 
 #[test]
@@ -235,7 +239,7 @@ fn a_step_that_stands_twice_stops_only_windows_that_hold_it() {
     let run = TestRun::new(["step_100", "checkpoint-100", "step_200", "step_300"]);
     check(&run, last(2), &[200, 300]);
     let error = refuse(&run, last(3));
-    assert_eq!(error.to_string(), "step 100 stands there more than once: `checkpoint-100`, `step_100`");
+    assert_eq!(error.to_string(), "step 100 appears more than once: `checkpoint-100`, `step_100`");
 }
 
 #[test]

@@ -1,0 +1,277 @@
+//! FP32 masters, put together from the shares of all ranks.
+//!
+//! ZeRO-1 and 2 lay the parameters of a group end to end and cut the whole into one share for each rank; ZeRO-3 cuts
+//! each parameter into as many equal parts as there are ranks, the last one padded with memory that nobody wrote.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use thalweg_storage::Storage;
+use thalweg_tensor::{Dtype, Piece, Shape, TensorEntry, display_name};
+
+use super::super::flat::pieces_of_run;
+use super::super::torch::tensor::{Found, TensorSpec, read_tensor};
+use super::{Opened, RankFiles, entries_of, finish, first_model};
+use crate::error::UnfinishedFault;
+use crate::format::{Findings, FormatContent};
+use crate::pickle::Value;
+use crate::{CatalogCache, Error, Params};
+
+/// Where the run of one parameter in one rank's file lies.
+struct Run {
+    rank: u32,
+    /// Byte of its first element.
+    offset: u64,
+    n_elements: u64,
+}
+
+/// A flat vector in a rank's file.
+struct FlatVector {
+    offset: u64,
+    n_elements: u64,
+}
+
+pub(super) fn open_masters(
+    storage: &Arc<dyn Storage>,
+    files: &RankFiles,
+    cache: &CatalogCache,
+) -> Result<FormatContent, Error> {
+    let model = first_model(storage, files)?;
+    let shapes = param_shapes(&model)?;
+    let ranks = open_ranks(storage, files, &model)?;
+    let is_stage_3 = state_of(&ranks[0])?.get("fp32_flat_groups").is_some();
+    let runs = if is_stage_3 { runs_of_stage_3(&ranks, &shapes)? } else { runs_of_stages_1_and_2(&ranks, &shapes)? };
+    let mut entries = Vec::new();
+    for (name, shape) in shapes.iter().flatten() {
+        entries.push(entry_of_runs(&ranks, name, shape, runs.get(name.as_str()).map_or(&[], Vec::as_slice))?);
+    }
+    let model_idx = u32::try_from(ranks.len()).unwrap_or(u32::MAX);
+    entries.extend(outside_of_groups(&model, model_idx, files)?);
+    add_shared(&model, &mut entries)?;
+    let mut all: Vec<_> = ranks.into_iter().map(|rank| rank.file).collect();
+    all.push(model.file);
+    finish(all, entries, Findings::default(), Params::Master, cache)
+}
+
+/// Names and shapes of the parameters of each group, in the order in which they lie.
+type Groups = Vec<Vec<(String, Shape)>>;
+
+fn param_shapes(model: &Opened) -> Result<Groups, Error> {
+    let fail = || model.broken("its `param_shapes` are not as DeepSpeed writes them");
+    let shapes = model.root().get("param_shapes").ok_or_else(fail)?;
+    // One dictionary in old versions, one for each group since.
+    let groups: Vec<Value<'_>> = if shapes.is_dict() { vec![shapes] } else { shapes.items().collect() };
+    let group =
+        |group: Value<'_>| group.entries().map(|(name, shape)| read_shape(name, shape).ok_or_else(fail)).collect();
+    groups.into_iter().map(group).collect()
+}
+
+fn read_shape(name: Value<'_>, shape: Value<'_>) -> Option<(String, Shape)> {
+    let sizes = shape.items().map(Value::as_u64).collect::<Option<Vec<u64>>>()?;
+    let shape = Shape::new(sizes);
+    shape.n_elements().and_then(|n| Dtype::F32.bytes_of(n))?;
+    Some((name.as_text()?.to_owned(), shape))
+}
+
+fn state_of(rank: &Opened) -> Result<Value<'_>, Error> {
+    let state = rank.root().get("optimizer_state_dict");
+    state.filter(|state| state.is_dict()).ok_or_else(|| rank.broken("it holds no `optimizer_state_dict`"))
+}
+
+/// Opens the files of all ranks; each rank that is missing is told.
+fn open_ranks(storage: &Arc<dyn Storage>, files: &RankFiles, model: &Opened) -> Result<Vec<Opened>, Error> {
+    let highest = files.optimizer.keys().last().map_or(0, |rank| rank + 1);
+    let stated = model.root().get("dp_world_size").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
+    // A damaged count must not make a list of four thousand million names.
+    let n_ranks = stated.unwrap_or(highest).max(highest).min(highest.saturating_add(1024));
+    let missing = (0..n_ranks).filter(|rank| !files.optimizer.contains_key(rank));
+    let name = |rank| format!("zero_pp_rank_{rank}_mp_rank_00_optim_states.pt");
+    let faults: Vec<_> = missing.map(|rank| UnfinishedFault::MissingShard { file: name(rank) }).collect();
+    if !faults.is_empty() {
+        return Err(Error::Unfinished { path: files.folder.clone(), faults });
+    }
+    files.optimizer.values().map(|name| Opened::open(storage, &files.path(name), name)).collect()
+}
+
+/// Where a flat vector lies: an F32 tensor of one dimension.
+fn flat_vector(rank: &Opened, value: Value<'_>) -> Result<FlatVector, Error> {
+    let fail = || rank.broken("a share of the masters is not a flat F32 tensor");
+    let Ok(Found::Tensor(spec)) = read_tensor(value) else { return Err(fail()) };
+    let is_flat = spec.dtype == Dtype::F32 && spec.shape.0.len() == 1 && spec.strides == [1];
+    if !is_flat {
+        return Err(fail());
+    }
+    let n_elements = spec.shape.0[0];
+    Ok(FlatVector { offset: place_of(rank, &spec)?, n_elements })
+}
+
+fn place_of(rank: &Opened, spec: &TensorSpec<'_>) -> Result<u64, Error> {
+    let piece = rank.torch.locate(&*rank.file.reader, 0, spec);
+    piece.map(|piece| piece.offset).map_err(|error| super::refuse(&rank.file.path, error.of("a share of the masters")))
+}
+
+fn vectors(rank: &Opened, key: &str) -> Result<Vec<FlatVector>, Error> {
+    let groups = state_of(rank)?.get(key).ok_or_else(|| rank.broken(format!("it holds no `{key}`")))?;
+    groups.items().map(|value| flat_vector(rank, value)).collect()
+}
+
+type Runs<'a> = BTreeMap<&'a str, Vec<Run>>;
+
+fn runs_of_stages_1_and_2<'a>(ranks: &[Opened], shapes: &'a Groups) -> Result<Runs<'a>, Error> {
+    const KEY: &str = "single_partition_of_fp32_groups";
+    let mut runs = Runs::new();
+    // Elements of each group that the ranks before hold: where no addresses say where a parameter lies.
+    let mut n_before = vec![0_u64; shapes.len()];
+    for (number, rank) in (0..).zip(ranks) {
+        let parts = vectors(rank, KEY)?;
+        if parts.len() != shapes.len() {
+            return Err(rank.broken(format!("it has {} groups of parameters, {} expected", parts.len(), shapes.len())));
+        }
+        let addresses: Vec<Value<'_>> =
+            state_of(rank)?.get("param_slice_mappings").map(|groups| groups.items().collect()).unwrap_or_default();
+        for (group, part) in parts.iter().enumerate() {
+            match addresses.get(group).filter(|addresses| addresses.is_dict()) {
+                Some(addresses) => add_addressed(rank, number, *addresses, part, &shapes[group], &mut runs)?,
+                None => add_overlapping(number, n_before[group], part, &shapes[group], &mut runs),
+            }
+            n_before[group] = n_before[group].saturating_add(part.n_elements);
+        }
+    }
+    Ok(runs)
+}
+
+/// Runs that a rank's file states: first element and length within its share.
+fn add_addressed<'a>(
+    rank: &Opened,
+    number: u32,
+    addresses: Value<'_>,
+    part: &FlatVector,
+    group: &'a [(String, Shape)],
+    runs: &mut Runs<'a>,
+) -> Result<(), Error> {
+    for (name, address) in addresses.entries() {
+        let known = name.as_text().and_then(|name| group.iter().find(|(known, _)| known == name));
+        let number_of = |field| address.as_object().and_then(|object| object.attribute(field)).and_then(Value::as_u64);
+        let (Some((name, _)), Some(start), Some(n_elements)) = (known, number_of("start"), number_of("numel")) else {
+            return Err(rank.broken("an address of a parameter is not as DeepSpeed writes it"));
+        };
+        if start.checked_add(n_elements).is_none_or(|end| end > part.n_elements) {
+            return Err(rank.broken(format!("parameter `{}` reaches out of this rank's share", display_name(name))));
+        }
+        runs.entry(name).or_default().push(Run { rank: number, offset: part.offset + 4 * start, n_elements });
+    }
+    Ok(())
+}
+
+/// Runs that follow from the lengths: the share of this rank begins `n_before` elements into the group.
+fn add_overlapping<'a>(
+    number: u32,
+    n_before: u64,
+    part: &FlatVector,
+    group: &'a [(String, Shape)],
+    runs: &mut Runs<'a>,
+) {
+    let share = n_before..n_before.saturating_add(part.n_elements);
+    let mut first = 0_u64;
+    for (name, shape) in group {
+        let last = first.saturating_add(shape.n_elements().unwrap_or(0));
+        let (start, end) = (first.max(share.start), last.min(share.end));
+        if start < end {
+            let offset = part.offset + 4 * (start - share.start);
+            runs.entry(name).or_default().push(Run { rank: number, offset, n_elements: end - start });
+        }
+        first = last;
+    }
+}
+
+fn runs_of_stage_3<'a>(ranks: &[Opened], shapes: &'a Groups) -> Result<Runs<'a>, Error> {
+    let n_ranks = ranks.len() as u64;
+    let mut runs = Runs::new();
+    for (number, rank) in (0..).zip(ranks) {
+        let parts = vectors(rank, "fp32_flat_groups")?;
+        let mut position = 0;
+        for (name, shape) in shapes.iter().flatten() {
+            let n_elements = shape.n_elements().unwrap_or(0);
+            let share = n_elements.div_ceil(n_ranks);
+            let before = share.saturating_mul(number.into()).min(n_elements);
+            // What is behind the last element is padding: memory that was never written.
+            let own = share.min(n_elements - before);
+            for (offset, n_elements) in cut_run(rank, &parts, position, own)? {
+                runs.entry(name).or_default().push(Run { rank: number, offset, n_elements });
+            }
+            position += share;
+        }
+    }
+    Ok(runs)
+}
+
+/// Bytes and lengths of a run of elements of vectors that lie end to end.
+fn cut_run(rank: &Opened, parts: &[FlatVector], first: u64, n_elements: u64) -> Result<Vec<(u64, u64)>, Error> {
+    let (mut found, mut first, mut left, mut start) = (Vec::new(), first, n_elements, 0_u64);
+    for part in parts {
+        let end = start.saturating_add(part.n_elements);
+        if left > 0 && first < end {
+            let n_here = left.min(end - first);
+            found.push((part.offset + 4 * (first - start), n_here));
+            first += n_here;
+            left -= n_here;
+        }
+        start = end;
+    }
+    if left > 0 { Err(rank.broken(format!("its masters end {left} elements early"))) } else { Ok(found) }
+}
+
+/// A tensor of runs that lie one after the other in it, in the order of the ranks.
+fn entry_of_runs(ranks: &[Opened], name: &str, shape: &Shape, runs: &[Run]) -> Result<TensorEntry, Error> {
+    let mut pieces: Vec<Piece> = Vec::new();
+    let mut first = 0;
+    for run in runs {
+        let last = first + run.n_elements;
+        pieces.extend(pieces_of_run(shape, Dtype::F32, (first, last), run.rank, run.offset));
+        first = last;
+    }
+    let entry = TensorEntry::of_pieces(name.into(), Dtype::F32, shape.clone(), pieces);
+    entry.map_err(|fault| {
+        let wanted = shape.n_elements().unwrap_or(0);
+        let name = display_name(name);
+        ranks[0].broken(format!("the ranks hold {first} of {wanted} elements of parameter `{name}`: {fault}"))
+    })
+}
+
+/// Buffers and frozen parameters, which no group has.
+fn outside_of_groups(model: &Opened, file_idx: u32, files: &RankFiles) -> Result<Vec<TensorEntry>, Error> {
+    let root = model.root();
+    let mut entries = Vec::new();
+    let module = root.get("module").map(|module| entries_of(model, file_idx, module)).transpose()?.unwrap_or_default();
+    let is_buffer = |entry: &TensorEntry| {
+        let names = root.get("buffer_names");
+        names.is_some_and(|names| names.items().any(|name| name.as_text() == Some(&entry.name)))
+    };
+    entries.extend(module.into_iter().filter(is_buffer));
+    let Some(frozen) = root.get("frozen_param_fragments").filter(|frozen| frozen.entries().len() > 0) else {
+        return Ok(entries);
+    };
+    if files.model.len() > 1 {
+        return Err(model.broken("it has frozen parameters cut by ZeRO-3, which are not read"));
+    }
+    entries.extend(entries_of(model, file_idx, frozen)?);
+    Ok(entries)
+}
+
+/// Parameters that share their numbers with another: both names are kept, as in the module.
+fn add_shared(model: &Opened, entries: &mut Vec<TensorEntry>) -> Result<(), Error> {
+    let Some(shared) = model.root().get("shared_params") else { return Ok(()) };
+    for (alias, source) in shared.entries() {
+        let (Some(alias), Some(source)) = (alias.as_text(), source.as_text()) else {
+            return Err(model.broken("its `shared_params` are not as DeepSpeed writes them"));
+        };
+        if entries.iter().any(|entry| &*entry.name == alias) {
+            continue;
+        }
+        let Some(entry) = entries.iter().find(|entry| &*entry.name == source) else {
+            return Err(model.broken(format!("parameter `{}` shares with one that is not there", display_name(alias))));
+        };
+        entries.push(TensorEntry { name: alias.into(), ..entry.clone() });
+    }
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! Megatron-LM's older checkpoints: one `model_optim_rng.pt` for each tensor, pipeline and expert rank.
+//!
+//! Decides which files belong together and puts their tensors together under the names that an uncut model has. How a
+//! tensor is cut over the tensor ranks is known by its name alone: see `cuts`.
+
+mod cuts;
+mod names;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use thalweg_storage::Storage;
+use thalweg_tensor::{TensorCatalog, TensorEntry, display_name};
+
+use self::cuts::join_ranks;
+use self::names::{ExpertNames, LayerNames};
+use super::torch::error::TorchError;
+use super::torch::{TorchFile, content_under};
+use super::{Findings, Format, FormatContent, OpenFile, Place};
+use crate::error::{UnfinishedFault, storage_error};
+use crate::pickle::NameList;
+use crate::{CatalogCache, Error, ReadOptions};
+
+const FILE_NAME: &str = "model_optim_rng.pt";
+const FOLDER_START: &str = "mp_rank_";
+/// Classes in which Megatron keeps its arguments.
+const NAMES: NameList = &[("argparse", "Namespace"), ("types", "SimpleNamespace")];
+/// More ranks than anyone cuts a model over.
+const MAX_RANKS: usize = 65_536;
+
+/// One file for each rank.
+#[derive(Debug, Clone, Copy)]
+pub struct MegatronLegacy;
+
+impl Format for MegatronLegacy {
+    fn name(&self) -> &'static str {
+        "megatron-legacy"
+    }
+
+    fn marks(&self) -> &'static [&'static str] {
+        &["mp_rank_00/model_optim_rng.pt", "mp_rank_00_000/model_optim_rng.pt", "mp_rank_00_000_000/model_optim_rng.pt"]
+    }
+
+    fn recognises(&self, place: &Place) -> bool {
+        place.folder_names().any(|name| Rank::parse(name).is_some())
+    }
+
+    fn open(
+        &self,
+        storage: &Arc<dyn Storage>,
+        place: &Place,
+        _options: &ReadOptions,
+        cache: &CatalogCache,
+    ) -> Result<FormatContent, Error> {
+        let grid = Grid::find(place)?;
+        let mut files = Vec::new();
+        let mut stages: BTreeMap<StageKey, Vec<TensorEntry>> = BTreeMap::new();
+        let mut findings = Findings::default();
+        for (file_idx, (rank, name)) in (0..).zip(&grid.ranks) {
+            let path = place.folder().join(name);
+            let reader = storage.open_file(&path).map_err(|error| storage_error(&path, error))?;
+            let refuse = |source| refuse(&path, source);
+            let torch = TorchFile::open(&*reader, 0..reader.info().len_bytes, &[NAMES]).map_err(refuse)?;
+            for (chunk, value) in chunks(&torch).ok_or_else(|| broken(&path, "it holds no `model`"))? {
+                let found = content_under(&torch, &*reader, file_idx, value).map_err(refuse)?;
+                findings.join(found.findings);
+                stages.insert(
+                    StageKey { chunk, stage: rank.stage, expert: rank.expert, tensor: rank.tensor },
+                    found.entries,
+                );
+            }
+            files.push(OpenFile { name: name.clone(), path, reader });
+        }
+        let entries = grid.join(stages).map_err(|reason| broken(place.path(), reason))?;
+        let twice = |name: Box<str>| broken(place.path(), format!("tensor `{}` stands twice", display_name(&name)));
+        let catalog = cache.share(TensorCatalog::new(entries).map_err(twice)?);
+        Ok(FormatContent { files, catalog, findings, ..FormatContent::default() })
+    }
+}
+
+fn refuse(path: &std::path::Path, source: TorchError) -> Error {
+    Error::Torch { path: path.to_owned(), source: Box::new(source) }
+}
+
+fn broken(path: &std::path::Path, reason: impl Into<String>) -> Error {
+    Error::Layout { path: path.to_owned(), reason: reason.into() }
+}
+
+/// The parts of the model that a rank holds: one, or one for each virtual stage.
+fn chunks(torch: &TorchFile) -> Option<Vec<(u32, crate::pickle::Value<'_>)>> {
+    let root = torch.pickle.root();
+    if let Some(model) = root.get("model") {
+        return Some(vec![(0, model)]);
+    }
+    let chunks: Vec<_> = (0..).map_while(|chunk: u32| Some((chunk, root.get(&format!("model{chunk}"))?))).collect();
+    (!chunks.is_empty()).then_some(chunks)
+}
+
+/// A place in the grid of ranks, as the name of its folder says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    stage: u32,
+    expert: u32,
+    tensor: u32,
+}
+
+impl Rank {
+    /// Reads `mp_rank_TT[_PPP[_EEE]]`.
+    fn parse(name: &str) -> Option<Self> {
+        let mut numbers = name.strip_prefix(FOLDER_START)?.split('_').map(|number| {
+            let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+            is_number.then(|| number.parse().ok()).flatten()
+        });
+        let tensor = numbers.next()??;
+        let stage = numbers.next().unwrap_or(Some(0))?;
+        let expert = numbers.next().unwrap_or(Some(0))?;
+        numbers.next().is_none().then_some(Self { stage, expert, tensor })
+    }
+}
+
+/// Which part of the model, in the order in which its layers follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct StageKey {
+    chunk: u32,
+    stage: u32,
+    expert: u32,
+    tensor: u32,
+}
+
+/// All ranks and the names of their files.
+#[derive(Debug)]
+struct Grid {
+    ranks: BTreeMap<Rank, String>,
+    n_tensor: u32,
+}
+
+impl Grid {
+    fn find(place: &Place) -> Result<Self, Error> {
+        let ranks: BTreeMap<Rank, String> =
+            place.folder_names().filter_map(|name| Some((Rank::parse(name)?, format!("{name}/{FILE_NAME}")))).collect();
+        let size = |of: fn(&Rank) -> u32| ranks.keys().map(of).max().map_or(1, |last| last.saturating_add(1));
+        let (n_tensor, n_stages, n_experts) =
+            (size(|rank| rank.tensor), size(|rank| rank.stage), size(|rank| rank.expert));
+        let n_all = u64::from(n_tensor).saturating_mul(n_stages.into()).saturating_mul(n_experts.into());
+        if n_all > MAX_RANKS as u64 {
+            return Err(broken(place.path(), format!("its folders number {n_all} ranks, more than {MAX_RANKS}")));
+        }
+        let all = (0..n_stages).flat_map(|stage| {
+            (0..n_experts).flat_map(move |expert| (0..n_tensor).map(move |tensor| Rank { stage, expert, tensor }))
+        });
+        let missing = all.filter(|rank| !ranks.contains_key(rank));
+        let name = |rank: Rank| {
+            let Rank { stage, expert, tensor } = rank;
+            let stage = if n_stages > 1 || n_experts > 1 { format!("_{stage:03}") } else { String::new() };
+            let expert = if n_experts > 1 { format!("_{expert:03}") } else { String::new() };
+            format!("{FOLDER_START}{tensor:02}{stage}{expert}/{FILE_NAME}")
+        };
+        let faults: Vec<_> = missing.map(|rank| UnfinishedFault::MissingShard { file: name(rank) }).collect();
+        if faults.is_empty() {
+            return Ok(Self { ranks, n_tensor });
+        }
+        Err(Error::Unfinished { path: PathBuf::from(place.path()), faults })
+    }
+
+    /// Puts the tensors of all ranks together; the reason where that is not possible.
+    fn join(&self, stages: BTreeMap<StageKey, Vec<TensorEntry>>) -> Result<Vec<TensorEntry>, String> {
+        let mut joined: BTreeMap<Box<str>, TensorEntry> = BTreeMap::new();
+        let mut layers = LayerNames::default();
+        let mut stages = stages.into_iter().peekable();
+        while let Some((key, first)) = stages.next() {
+            let mut ranks = vec![first];
+            let is_same =
+                |other: &StageKey| (other.chunk, other.stage, other.expert) == (key.chunk, key.stage, key.expert);
+            while let Some((_, entries)) = stages.next_if(|(other, _)| is_same(other)) {
+                ranks.push(entries);
+            }
+            if ranks.len() != usize::try_from(self.n_tensor).unwrap_or(usize::MAX) {
+                return Err(format!("virtual stage {} is not in the file of every tensor rank", key.chunk));
+            }
+            let experts = ExpertNames::new(key.expert, &ranks[0]);
+            if key.expert == 0 {
+                layers.begin_stage(&ranks[0]);
+            }
+            for mut entry in join_ranks(ranks)? {
+                // What is not an expert is the same in the files of all expert ranks.
+                if key.expert > 0 && !ExpertNames::is_expert(&entry.name) {
+                    continue;
+                }
+                entry.name = layers.rename(&experts.rename(&entry.name)).into();
+                // Tied embeddings stand in the first and in the last stage.
+                joined.entry(entry.name.clone()).or_insert(entry);
+            }
+        }
+        Ok(joined.into_values().collect())
+    }
+}

@@ -1,0 +1,386 @@
+//! The zip archives that torch.save writes: which record lies where.
+//!
+//! Only the directory at the end is believed, because sizes stand nowhere else; nothing is unpacked, and no name is
+//! ever used as a path. An archive may be a part of a file, as the chunks of a distributed checkpoint are.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use thalweg_storage::ReadAt;
+use thalweg_tensor::display_name;
+
+use super::read_at;
+
+/// The longest directory that is read, in bytes: room for half a million records.
+const MAX_DIRECTORY_BYTES: u64 = 64 << 20;
+/// The fixed part of the record that ends an archive.
+const END_BYTES: usize = 22;
+/// The record that ends an archive, and the longest comment behind it.
+const MAX_END_BYTES: u64 = END_BYTES as u64 + 0xffff;
+/// The newest version of the archive's own layout that PyTorch reads.
+const MAX_VERSION: u64 = 10;
+/// The longest small record, such as `byteorder`.
+const MAX_WORD_BYTES: u64 = 64;
+
+/// Why an archive is refused. Whoever knows the file adds its path.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArchiveError {
+    /// No directory at the end: the file is cut off.
+    #[error("the file has no zip directory at its end: it is cut off, or its save has not ended")]
+    NoEnd,
+    /// The directory contradicts itself or the file.
+    #[error("the zip directory is broken: {reason}")]
+    Directory {
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// A directory beyond the limit.
+    #[error("the zip directory has {found_bytes} bytes, more than the {limit_bytes} that are read")]
+    DirectoryTooLong {
+        /// What the end says.
+        found_bytes: u64,
+        /// What is read.
+        limit_bytes: u64,
+    },
+    /// A name stands twice.
+    #[error("record `{}` stands twice in the archive", display_name(name))]
+    DuplicateRecord {
+        /// The name.
+        name: String,
+    },
+    /// A record that is not as torch.save writes it.
+    #[error("record `{}` {reason}", display_name(name))]
+    Record {
+        /// The name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// No `data.pkl`.
+    #[error("it is a zip archive without a `data.pkl`, so PyTorch did not write it")]
+    NoPickle,
+    /// Several of them.
+    #[error("the archive has {n_roots} records named `data.pkl`, so it is not clear which one counts")]
+    SeveralPickles {
+        /// How many.
+        n_roots: usize,
+    },
+    /// A program, not only weights.
+    #[error("it is a TorchScript archive, which holds a program and not a state dict")]
+    TorchScript,
+    /// A word that is not known.
+    #[error("the archive's byte order is `{}`, and `little` is the only one that is read", display_name(found))]
+    ByteOrder {
+        /// What the record says.
+        found: String,
+    },
+    /// A layout from after this reader.
+    #[error("the archive's layout has version `{}`, and the newest known is {MAX_VERSION}", display_name(found))]
+    Version {
+        /// What the record says.
+        found: String,
+    },
+    /// Written with `skip_data`.
+    #[error("it was written without data (`torch.serialization.skip_data`): its tensors would be read as zeros")]
+    WithoutData,
+    /// The storage refused.
+    #[error("it cannot be read: {message}")]
+    Read {
+        /// What the storage says.
+        message: String,
+    },
+}
+
+/// A record of an archive as its directory states it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Record {
+    header_offset: u64,
+    len_bytes: u64,
+    packed_bytes: u64,
+    method: u16,
+    flags: u16,
+    crc: u32,
+}
+
+/// The directory of an archive.
+#[derive(Debug)]
+pub struct Archive {
+    records: BTreeMap<Box<str>, Record>,
+    /// The folder inside the archive that holds everything.
+    root: Box<str>,
+    /// Where the archive lies in its file, up to its directory.
+    window: Range<u64>,
+}
+
+impl Archive {
+    /// Reads the directory of the archive that lies at these bytes of a file.
+    ///
+    /// # Errors
+    /// An [`ArchiveError`] for whatever is not an archive that torch.save could have written.
+    pub fn open(file: &dyn ReadAt, window: Range<u64>) -> Result<Self, ArchiveError> {
+        let end = find_end(file, &window)?;
+        if end.len_bytes > MAX_DIRECTORY_BYTES {
+            let (found_bytes, limit_bytes) = (end.len_bytes, MAX_DIRECTORY_BYTES);
+            return Err(ArchiveError::DirectoryTooLong { found_bytes, limit_bytes });
+        }
+        let bytes = read_at(file, window.start + end.offset, end.len_bytes).map_err(refuse_reading)?;
+        let records = parse_directory(&bytes, end.n_records, end.offset)?;
+        let root = find_root(&records)?;
+        let archive = Self { records, root, window: window.start..window.start + end.offset };
+        archive.check_words(file)?;
+        Ok(archive)
+    }
+
+    /// The pickle that says what the archive holds.
+    ///
+    /// # Errors
+    /// When the record is not as torch.save writes it, or longer than `limit_bytes`.
+    pub fn read_pickle(&self, file: &dyn ReadAt, limit_bytes: u64) -> Result<Vec<u8>, ArchiveError> {
+        self.read_record(file, "data.pkl", limit_bytes)?.ok_or(ArchiveError::NoPickle)
+    }
+
+    /// Where the bytes of a storage lie in the file; `None` if there is no such storage.
+    ///
+    /// # Errors
+    /// When the record is not as torch.save writes it.
+    pub fn find_storage(&self, file: &dyn ReadAt, key: &str) -> Result<Option<Range<u64>>, ArchiveError> {
+        let name = format!("{}/data/{key}", self.root);
+        self.records.get(&*name).map(|record| self.locate(file, &name, record)).transpose()
+    }
+
+    fn check_words(&self, file: &dyn ReadAt) -> Result<(), ArchiveError> {
+        let inside = |name: &str| format!("{}/{name}", self.root);
+        let code = inside("code/");
+        if self.records.contains_key(&*inside("constants.pkl"))
+            || self.records.keys().any(|name| name.starts_with(&code))
+        {
+            return Err(ArchiveError::TorchScript);
+        }
+        if let Some(word) = self.read_record(file, "byteorder", MAX_WORD_BYTES)?
+            && word.trim_ascii() != b"little"
+        {
+            return Err(ArchiveError::ByteOrder { found: String::from_utf8_lossy(&word).into_owned() });
+        }
+        if let Some(word) = self.read_record(file, "version", MAX_WORD_BYTES)? {
+            let text = String::from_utf8_lossy(&word);
+            if !text.trim().parse().is_ok_and(|version: u64| version <= MAX_VERSION) {
+                return Err(ArchiveError::Version { found: text.into_owned() });
+            }
+        }
+        let data = inside("data/");
+        let has_sum = |name: &str| self.records.get(name).is_some_and(|record| record.crc != 0);
+        let mut storages =
+            self.records.iter().filter(|(name, record)| name.starts_with(&data) && record.len_bytes > 0).peekable();
+        // A writer that leaves checksums out leaves out that of the pickle, too.
+        if has_sum(&inside("data.pkl")) && storages.peek().is_some() && storages.all(|(_, record)| record.crc == 0) {
+            return Err(ArchiveError::WithoutData);
+        }
+        Ok(())
+    }
+
+    fn read_record(&self, file: &dyn ReadAt, name: &str, limit_bytes: u64) -> Result<Option<Vec<u8>>, ArchiveError> {
+        let name = format!("{}/{name}", self.root);
+        let Some(record) = self.records.get(&*name) else {
+            return Ok(None);
+        };
+        if record.len_bytes > limit_bytes {
+            let reason = format!("has {} bytes, more than the {limit_bytes} that are read", record.len_bytes);
+            return Err(ArchiveError::Record { name, reason });
+        }
+        let Range { start, end } = self.locate(file, &name, record)?;
+        read_at(file, start, end - start).map(Some).map_err(refuse_reading)
+    }
+
+    /// The bytes of a record in the file.
+    fn locate(&self, file: &dyn ReadAt, name: &str, record: &Record) -> Result<Range<u64>, ArchiveError> {
+        /// The fixed part of the header before a record.
+        const HEADER_BYTES: u64 = 30;
+        let fail = |reason: String| ArchiveError::Record { name: name.to_owned(), reason };
+        if record.flags & 1 != 0 {
+            return Err(fail("is encrypted".to_owned()));
+        }
+        if record.method != 0 || record.packed_bytes != record.len_bytes {
+            return Err(fail("is compressed; torch.save stores records as they are".to_owned()));
+        }
+        let past_end = || fail("reaches past the end of the archive".to_owned());
+        let header_start = self.window.start.checked_add(record.header_offset).ok_or_else(past_end)?;
+        let name_start = header_start.checked_add(HEADER_BYTES).filter(|end| *end <= self.window.end);
+        let header = read_at(file, header_start, HEADER_BYTES.min(name_start.ok_or_else(past_end)? - header_start));
+        let header = header.map_err(refuse_reading)?;
+        if !header.starts_with(b"PK\x03\x04") || u64::from(u16_at(&header, 26)) != name.len() as u64 {
+            return Err(fail("has another header before its bytes than the directory says".to_owned()));
+        }
+        let n_before = HEADER_BYTES + u64::from(u16_at(&header, 26)) + u64::from(u16_at(&header, 28));
+        let start = header_start.checked_add(n_before).ok_or_else(past_end)?;
+        let end = start.checked_add(record.len_bytes).filter(|end| *end <= self.window.end).ok_or_else(past_end)?;
+        Ok(start..end)
+    }
+}
+
+/// What the end of an archive says of its directory; the offset counts from the start of the archive.
+struct End {
+    offset: u64,
+    len_bytes: u64,
+    n_records: u64,
+}
+
+fn refuse_reading(error: thalweg_storage::Error) -> ArchiveError {
+    ArchiveError::Read { message: error.to_string() }
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    bytes.get(at..at + 2).and_then(|two| two.try_into().ok()).map_or(0, u16::from_le_bytes)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map_or(0, u32::from_le_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..at + 8).and_then(|eight| eight.try_into().ok()).map_or(0, u64::from_le_bytes)
+}
+
+fn find_end(file: &dyn ReadAt, window: &Range<u64>) -> Result<End, ArchiveError> {
+    const BROKEN: ArchiveError = ArchiveError::Directory { reason: "its place does not fit the file" };
+    let len_bytes = window.end.saturating_sub(window.start);
+    let tail_bytes = len_bytes.min(MAX_END_BYTES);
+    let tail_start = len_bytes - tail_bytes;
+    let tail = read_at(file, window.start + tail_start, tail_bytes).map_err(refuse_reading)?;
+    // The comment behind the record must end where the archive does: a signature inside a comment does not count.
+    let is_end = |at: usize| {
+        tail[at..].starts_with(b"PK\x05\x06") && at + END_BYTES + usize::from(u16_at(&tail, at + 20)) == tail.len()
+    };
+    let last = tail.len().checked_sub(END_BYTES).ok_or(ArchiveError::NoEnd)?;
+    let at = (0..=last).rev().find(|at| is_end(*at)).ok_or(ArchiveError::NoEnd)?;
+    let end_offset = tail_start + at as u64;
+    let record = &tail[at..];
+    if u16_at(record, 4) != u16_at(record, 6) || u16_at(record, 8) != u16_at(record, 10) {
+        return Err(ArchiveError::Directory { reason: "it is spread over several disks" });
+    }
+    let small = End {
+        offset: u32_at(record, 16).into(),
+        len_bytes: u32_at(record, 12).into(),
+        n_records: u16_at(record, 10).into(),
+    };
+    let is_full = small.offset == 0xffff_ffff || small.len_bytes == 0xffff_ffff || small.n_records == 0xffff;
+    let (end, end_offset) = match find_large_end(file, window, end_offset)? {
+        Some((large, large_offset)) => (large, large_offset),
+        None if is_full => return Err(BROKEN),
+        None => (small, end_offset),
+    };
+    // The directory ends where its end begins; a gap means bytes before the archive, or a place that is not true.
+    if end.offset.checked_add(end.len_bytes) != Some(end_offset) {
+        return Err(BROKEN);
+    }
+    Ok(end)
+}
+
+/// The end of an archive with numbers of 64 bits, and where it begins.
+fn find_large_end(
+    file: &dyn ReadAt,
+    window: &Range<u64>,
+    small_offset: u64,
+) -> Result<Option<(End, u64)>, ArchiveError> {
+    const LOCATOR_BYTES: u64 = 20;
+    const LARGE_BYTES: u64 = 56;
+    const BROKEN: ArchiveError = ArchiveError::Directory { reason: "its 64-bit end does not fit the file" };
+    let Some(locator_offset) = small_offset.checked_sub(LOCATOR_BYTES) else {
+        return Ok(None);
+    };
+    let locator = read_at(file, window.start + locator_offset, LOCATOR_BYTES).map_err(refuse_reading)?;
+    if !locator.starts_with(b"PK\x06\x07") {
+        return Ok(None);
+    }
+    let offset = u64_at(&locator, 8);
+    if offset.checked_add(LARGE_BYTES) != Some(locator_offset) {
+        return Err(BROKEN);
+    }
+    let record = read_at(file, window.start + offset, LARGE_BYTES).map_err(refuse_reading)?;
+    if !record.starts_with(b"PK\x06\x06") || u64_at(&record, 24) != u64_at(&record, 32) {
+        return Err(BROKEN);
+    }
+    let end = End { offset: u64_at(&record, 48), len_bytes: u64_at(&record, 40), n_records: u64_at(&record, 32) };
+    Ok(Some((end, offset)))
+}
+
+/// Reads the entries of a directory, which must fill its bytes exactly.
+fn parse_directory(
+    bytes: &[u8],
+    n_records: u64,
+    directory_offset: u64,
+) -> Result<BTreeMap<Box<str>, Record>, ArchiveError> {
+    const ENTRY_BYTES: usize = 46;
+    let fail = |reason| ArchiveError::Directory { reason };
+    let mut records = BTreeMap::new();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        if rest.len() < ENTRY_BYTES || !rest.starts_with(b"PK\x01\x02") {
+            return Err(fail("an entry does not begin where the one before it ends"));
+        }
+        let (entry, after) = rest.split_at(ENTRY_BYTES);
+        let lengths = [28, 30, 32].map(|at| usize::from(u16_at(entry, at)));
+        let [n_name, n_extra, n_comment] = lengths;
+        if after.len() < n_name + n_extra + n_comment {
+            return Err(fail("an entry reaches past its end"));
+        }
+        let name = std::str::from_utf8(&after[..n_name]).map_err(|_| fail("a name is not UTF-8"))?;
+        let record = parse_entry(entry, &after[n_name..n_name + n_extra]).ok_or(fail("an entry has no 64-bit size"))?;
+        let is_inside = |record: &Record| {
+            record.header_offset.checked_add(record.packed_bytes).is_some_and(|end| end <= directory_offset)
+        };
+        if !is_inside(&record) {
+            let reason = "reaches past the end of the archive".to_owned();
+            return Err(ArchiveError::Record { name: name.to_owned(), reason });
+        }
+        if records.insert(name.into(), record).is_some() {
+            return Err(ArchiveError::DuplicateRecord { name: name.to_owned() });
+        }
+        rest = &after[n_name + n_extra + n_comment..];
+    }
+    if records.len() as u64 != n_records {
+        return Err(fail("it has another number of entries than its end says"));
+    }
+    Ok(records)
+}
+
+fn parse_entry(entry: &[u8], extra: &[u8]) -> Option<Record> {
+    let mut large = find_extra(extra, 1).unwrap_or_default();
+    let mut widen = |small: u32| {
+        if small != 0xffff_ffff {
+            return Some(u64::from(small));
+        }
+        let (number, rest) = large.split_at_checked(8)?;
+        large = rest;
+        Some(u64_at(number, 0))
+    };
+    // The order in which the 64-bit numbers stand.
+    let len_bytes = widen(u32_at(entry, 24))?;
+    let packed_bytes = widen(u32_at(entry, 20))?;
+    let header_offset = widen(u32_at(entry, 42))?;
+    let (flags, method, crc) = (u16_at(entry, 8), u16_at(entry, 10), u32_at(entry, 16));
+    Some(Record { header_offset, len_bytes, packed_bytes, method, flags, crc })
+}
+
+/// The content of an extra field with this number.
+fn find_extra(mut extra: &[u8], wanted: u16) -> Option<&[u8]> {
+    while extra.len() >= 4 {
+        let (head, rest) = extra.split_at(4);
+        let content = rest.get(..usize::from(u16_at(head, 2)))?;
+        if u16_at(head, 0) == wanted {
+            return Some(content);
+        }
+        extra = &rest[content.len()..];
+    }
+    None
+}
+
+/// The folder in which `data.pkl` stands.
+fn find_root(records: &BTreeMap<Box<str>, Record>) -> Result<Box<str>, ArchiveError> {
+    let mut roots = records.keys().filter_map(|name| name.strip_suffix("/data.pkl")).filter(|root| !root.contains('/'));
+    match (roots.next(), roots.count()) {
+        (Some(root), 0) => Ok(root.into()),
+        (Some(_), n_more) => Err(ArchiveError::SeveralPickles { n_roots: n_more + 1 }),
+        (None, _) => Err(ArchiveError::NoPickle),
+    }
+}

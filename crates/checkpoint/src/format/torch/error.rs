@@ -1,0 +1,139 @@
+//! What can be wrong with a file of torch.save.
+
+use thalweg_tensor::display_name;
+
+use super::archive::ArchiveError;
+use super::tensor::TensorFault;
+use crate::pickle::PickleError;
+
+/// How many keys a message lists.
+const MAX_KEYS: usize = 8;
+
+/// Why a file of torch.save is refused. Whoever knows the file adds its path.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TorchError {
+    /// Something else.
+    #[error("it is not a file of torch.save: {found}")]
+    NotTorch {
+        /// What it is.
+        found: &'static str,
+    },
+    /// A zip archive that torch.save did not write, or that is broken.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// A pickle that is not read.
+    #[error("{0}")]
+    Pickle(#[from] PickleError),
+    /// The pickle does not end within the limit.
+    #[error("its pickle is longer than the {limit_bytes} bytes that are read")]
+    PickleTooLong {
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// A stream in the form from before PyTorch 1.6 that is broken.
+    #[error("it is broken: {reason}")]
+    Stream {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A value that would have to be built by calling something.
+    #[error("{what} is an object of `{name}`, which is not built")]
+    Foreign {
+        /// Which value.
+        what: &'static str,
+        /// The name as it can be printed.
+        name: String,
+    },
+    /// A tensor that breaks the rules.
+    #[error("tensor `{}`: {fault}", display_name(tensor))]
+    Tensor {
+        /// Its name.
+        tensor: String,
+        /// What is wrong.
+        fault: TensorFault,
+    },
+    /// Not one tensor can be read.
+    #[error("it holds no tensor that can be read: `{}`: {reason}", display_name(tensor))]
+    NoneReadable {
+        /// The first that cannot.
+        tensor: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A single tensor, which has no name.
+    #[error("it holds one tensor and no name for it, not a state dict")]
+    BareTensor,
+    /// Something else than a dictionary.
+    #[error("it holds {found}, not a state dict")]
+    NoStateDict {
+        /// What it holds.
+        found: &'static str,
+    },
+    /// No tensors anywhere.
+    #[error("it holds no tensors")]
+    NoTensors,
+    /// Several dictionaries could be meant.
+    #[error("tensors stand under {}, and it is not clear which are meant", list_keys(keys))]
+    SeveralKeys {
+        /// The keys.
+        keys: Vec<String>,
+    },
+    /// The key that was asked for is not there.
+    #[error("there is nothing under the key `{}`; tensors stand under {}", display_name(key), list_keys(keys))]
+    NoSuchKey {
+        /// What was asked for.
+        key: String,
+        /// What there is.
+        keys: Vec<String>,
+    },
+    /// Nested too deep, or too many values.
+    #[error("its state dict has more than {limit} {what}")]
+    TooMuch {
+        /// What is limited.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+    /// A file of one rank.
+    #[error("it is one rank's part of a model (`{}`)", display_name(name))]
+    OneRank {
+        /// What says so.
+        name: String,
+    },
+}
+
+impl TorchError {
+    /// Whether the file merely ends too early.
+    pub fn is_truncated(&self) -> bool {
+        match self {
+            Self::Archive(ArchiveError::NoEnd) => true,
+            Self::Pickle(error) => error.is_truncated(),
+            _ => false,
+        }
+    }
+
+    /// What to do next, where there is a next move.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::SeveralKeys { .. } | Self::NoSuchKey { .. } => {
+                "name one of them with `--key`; `--key .` is the whole file"
+            }
+            Self::NotTorch { found } if found.contains("Git LFS") => "run `git lfs pull`",
+            Self::Foreign { .. } => "save a state dict (`torch.save(model.state_dict(), path)`) instead of the object",
+            Self::BareTensor | Self::NoStateDict { .. } => "save a dictionary of tensors, such as `model.state_dict()`",
+            Self::Archive(ArchiveError::NoEnd) => "wait until the save has finished, or copy the file again",
+            Self::OneRank { .. } => "save the whole state dict, or a distributed checkpoint of all ranks",
+            _ => return None,
+        })
+    }
+}
+
+fn list_keys(keys: &[String]) -> String {
+    let shown: Vec<String> = keys.iter().take(MAX_KEYS).map(|key| format!("`{}`", display_name(key))).collect();
+    match keys.len() {
+        0 => "no key".to_owned(),
+        n if n > MAX_KEYS => format!("{} and {} more", shown.join(", "), n - MAX_KEYS),
+        _ => shown.join(", "),
+    }
+}

@@ -1,0 +1,147 @@
+//! Which file of a folder holds the model, where torch.save wrote several.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use thalweg_storage::Storage;
+use thalweg_tensor::display_name;
+
+use super::super::Place;
+use super::error::TorchError;
+use super::torch_error;
+use crate::error::UnfinishedFault;
+use crate::{Error, Note};
+
+/// The single file that readers look for first.
+const SINGLE_FILE_NAME: &str = "pytorch_model.bin";
+/// The index that readers look for next.
+const INDEX_FILE_NAME: &str = "pytorch_model.bin.index.json";
+/// Names under which trainers keep the whole model, beside files of other things.
+const MODEL_NAMES: [&str; 7] = [
+    "lit_model.pth",
+    "model.pt",
+    "model.pth",
+    "pytorch_model_fsdp.bin",
+    "model.bin",
+    "checkpoint.pt",
+    "consolidated.pth",
+];
+const INDEX_END: &str = ".bin.index.json";
+const FILE_ENDS: [&str; 5] = [".pt", ".pth", ".bin", ".ckpt", ".pth.tar"];
+/// Beginnings of names of files that trainers write beside the model.
+const SIDE_STARTS: [&str; 11] = [
+    "optimizer",
+    "optim",
+    "scheduler",
+    "lr_scheduler",
+    "scaler",
+    "rng_state",
+    "random_states",
+    "training_args",
+    "trainer_state",
+    "train_state",
+    "meta.pt",
+];
+
+/// Which file tells what the checkpoint is.
+#[derive(Debug)]
+pub(super) enum Entrance {
+    Single {
+        name: String,
+        note: Option<Note>,
+    },
+    Index(String),
+    /// All shards that the names of shards say there are, without an index.
+    Shards(Vec<String>),
+}
+
+/// Whether a name is one that torch.save's files have.
+pub(super) fn is_torch_name(name: &str) -> bool {
+    FILE_ENDS.iter().any(|end| name.ends_with(end)) || name.ends_with(INDEX_END)
+}
+
+fn is_side_name(name: &str) -> bool {
+    SIDE_STARTS.iter().any(|start| name.starts_with(start))
+}
+
+/// A shard's stem, number and how many there are: `STEM-00001-of-00004.bin`.
+fn parse_shard(name: &str) -> Option<(&str, u64, u64)> {
+    let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+    let stem = FILE_ENDS.iter().find_map(|end| name.strip_suffix(end))?;
+    let (rest, n_shards) = stem.rsplit_once("-of-")?;
+    let (stem, shard) = rest.rsplit_once('-')?;
+    Some((stem, number(shard)?, number(n_shards)?))
+}
+
+/// Shards without an index: complete, or a save that has not ended.
+fn shards_alone(path: PathBuf, names: &[&str]) -> Result<Entrance, Error> {
+    let mut shards: Vec<(&str, u64, u64)> = names.iter().filter_map(|name| parse_shard(name)).collect();
+    shards.sort_unstable();
+    let is_complete = shards.first().is_some_and(|(stem, _, n_shards)| {
+        shards.len() as u64 == *n_shards
+            && shards.iter().zip(1..).all(|(shard, number)| *shard == (stem, number, *n_shards))
+    });
+    if is_complete {
+        return Ok(Entrance::Shards(names.iter().map(|name| (*name).to_owned()).collect()));
+    }
+    let faults = vec![UnfinishedFault::NoIndex { n_shards: names.len(), index: INDEX_FILE_NAME.to_owned() }];
+    Err(Error::Unfinished { path, faults })
+}
+
+pub(super) fn choose_entrance(place: &Place) -> Result<Entrance, Error> {
+    let path = place.path().to_owned();
+    if let Place::File { path, .. } = place {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let is_index = name.ends_with(INDEX_END);
+        return Ok(if is_index { Entrance::Index(name) } else { Entrance::Single { name, note: None } });
+    }
+    let has = |wanted: &str| place.file_names().any(|name| name == wanted);
+    if has(SINGLE_FILE_NAME) {
+        let (used, unused) = (SINGLE_FILE_NAME.to_owned(), INDEX_FILE_NAME.to_owned());
+        let note = has(INDEX_FILE_NAME).then_some(Note::SingleFilePreferred { used, unused });
+        return Ok(Entrance::Single { name: SINGLE_FILE_NAME.to_owned(), note });
+    }
+    let indexes: Vec<&str> = place.file_names().filter(|name| name.ends_with(INDEX_END)).collect();
+    if has(INDEX_FILE_NAME) || indexes.len() == 1 {
+        let name = if has(INDEX_FILE_NAME) { INDEX_FILE_NAME } else { indexes[0] };
+        return Ok(Entrance::Index(name.to_owned()));
+    }
+    if let Some(name) = MODEL_NAMES.iter().find(|name| has(name)) {
+        return Ok(Entrance::Single { name: (*name).to_owned(), note: None });
+    }
+    let files = || place.file_names().filter(|name| is_torch_name(name) && !is_side_name(name));
+    if let Some(name) = files().find(|name| name.starts_with("pytorch_model_fsdp_") && name.contains("_rank")) {
+        return Err(torch_error(&path, TorchError::OneRank { name: name.to_owned() }));
+    }
+    let shards: Vec<&str> = files().filter(|name| parse_shard(name).is_some()).collect();
+    if !shards.is_empty() {
+        return shards_alone(path, &shards);
+    }
+    match files().collect::<Vec<_>>()[..] {
+        [] => {
+            let first = place.file_names().find(|name| is_torch_name(name)).map(display_name).unwrap_or_default();
+            let found = format!("it holds `{first}`, which is not a model, and no other file of torch.save");
+            Err(Error::NotACheckpoint { path, found })
+        }
+        [name] => {
+            let note = Some(Note::UnusualName { file: name.to_owned() });
+            Ok(Entrance::Single { name: name.to_owned(), note })
+        }
+        ref several => {
+            Err(Error::Ambiguous { path, candidates: several.iter().map(|name| (*name).to_owned()).collect() })
+        }
+    }
+}
+
+/// Tells all shards that are missing together.
+pub(super) fn check_shards(
+    storage: &Arc<dyn Storage>,
+    place: &Place,
+    shards: &[(String, PathBuf)],
+) -> Result<(), Error> {
+    let is_missing = |path: &PathBuf| storage.file_info(path).is_err_and(|error| error.is_not_found());
+    let missing = shards.iter().filter(|(_, path)| is_missing(path));
+    let faults: Vec<UnfinishedFault> =
+        missing.map(|(name, _)| UnfinishedFault::MissingShard { file: name.clone() }).collect();
+    if faults.is_empty() { Ok(()) } else { Err(Error::Unfinished { path: place.path().to_owned(), faults }) }
+}

@@ -1,0 +1,349 @@
+//! Files of torch.save: `.pt`, `.pth`, `.bin`, `.ckpt`, one or many with an index.
+//!
+//! Decides which file of a folder is meant and what of it is the model. Archives are read by `archive`, the older
+//! streams by `legacy`, tensors by `tensor`; no instruction of a pickle is executed anywhere.
+
+pub mod archive;
+pub mod error;
+mod folder;
+mod legacy;
+mod state_dict;
+pub(crate) mod tensor;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use thalweg_storage::{ReadAt, Storage};
+use thalweg_tensor::{Piece, TensorEntry};
+
+use self::archive::{Archive, ArchiveError};
+use self::error::TorchError;
+use self::folder::{Entrance, choose_entrance, is_torch_name};
+use self::state_dict::{StateDict, all_tensors, find_state_dict};
+use self::tensor::{Found, TENSOR_NAMES, TensorFault, TensorSpec, read_tensor};
+use super::{Findings, Format, FormatContent, OpenFile, Place, Unreadable};
+use crate::error::storage_error;
+use crate::index::{MAX_INDEX_BYTES, parse_index};
+use crate::pickle::{Global, NameList, Pickle, PickleLimits, Value, parse_pickle};
+use crate::{CatalogCache, Error, Note, ReadOptions};
+
+/// The longest pickle that is read, in bytes.
+const MAX_PICKLE_BYTES: u64 = 128 << 20;
+
+/// Files of torch.save.
+#[derive(Debug, Clone, Copy)]
+pub struct Torch;
+
+impl Format for Torch {
+    fn name(&self) -> &'static str {
+        "torch"
+    }
+
+    fn marks(&self) -> &'static [&'static str] {
+        &["pytorch_model.bin", "pytorch_model.bin.index.json", "lit_model.pth"]
+    }
+
+    fn recognises(&self, place: &Place) -> bool {
+        match place {
+            Place::File { path, head } => {
+                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                is_torch_name(name) || head.starts_with(b"PK\x03\x04") || matches!(**head, [0x80, 0..=5, ..])
+            }
+            Place::Folder { .. } => place.file_names().any(is_torch_name),
+        }
+    }
+
+    fn open(
+        &self,
+        storage: &Arc<dyn Storage>,
+        place: &Place,
+        options: &ReadOptions,
+        cache: &CatalogCache,
+    ) -> Result<FormatContent, Error> {
+        match choose_entrance(place)? {
+            Entrance::Single { name, note } => {
+                let path = match place {
+                    Place::File { path, .. } => path.clone(),
+                    Place::Folder { path, .. } => path.join(&name),
+                };
+                let mut content = open_shards(storage, vec![(name, path)], options, cache)?;
+                content.notes.extend(note);
+                Ok(content)
+            }
+            Entrance::Shards(names) => {
+                let n_shards = names.len();
+                let shards = names.into_iter().map(|name| (name.clone(), place.folder().join(&name))).collect();
+                let mut content = open_shards(storage, shards, options, cache)?;
+                content.notes.push(Note::ShardsWithoutIndex { n_shards });
+                Ok(content)
+            }
+            Entrance::Index(name) => {
+                let path = place.folder().join(&name);
+                open_sharded(storage, &path, place, options, cache)
+            }
+        }
+    }
+}
+
+/// The bytes at these places of a file.
+fn read_at(file: &dyn ReadAt, offset: u64, n_bytes: u64) -> Result<Vec<u8>, thalweg_storage::Error> {
+    let mut bytes = vec![0; usize::try_from(n_bytes).unwrap_or(usize::MAX)];
+    file.read_exact_at(offset, &mut bytes)?;
+    Ok(bytes)
+}
+
+fn refuse_reading(error: thalweg_storage::Error) -> TorchError {
+    TorchError::Archive(ArchiveError::Read { message: error.to_string() })
+}
+
+/// An opened file of torch.save: what its pickle says, and where its storages lie.
+#[derive(Debug)]
+pub(crate) struct TorchFile {
+    pub(crate) pickle: Pickle,
+    container: Container,
+}
+
+#[derive(Debug)]
+enum Container {
+    Archive(Archive),
+    Stream(BTreeMap<Box<str>, Range<u64>>),
+}
+
+impl TorchFile {
+    /// Opens what lies at these bytes of a file: a chunk of a distributed checkpoint is a whole archive, too.
+    ///
+    /// Calls of names in `lists` are understood besides those that make tensors.
+    pub(crate) fn open(file: &dyn ReadAt, window: Range<u64>, lists: &[NameList]) -> Result<Self, TorchError> {
+        let lists = [lists, &[TENSOR_NAMES]].concat();
+        let head_bytes = (window.end.saturating_sub(window.start)).min(512);
+        let head = read_at(file, window.start, head_bytes).map_err(refuse_reading)?;
+        match &*head {
+            [b'P', b'K', 3, 4, ..] => {
+                let archive = Archive::open(file, window)?;
+                let bytes = archive.read_pickle(file, MAX_PICKLE_BYTES)?;
+                let (pickle, _) = parse_pickle(&bytes, &lists, &PickleLimits::default())?;
+                Ok(Self { pickle, container: Container::Archive(archive) })
+            }
+            _ if could_be_pickle(&head) => {
+                let stream = legacy::open_stream(file, window, &lists)?;
+                Ok(Self { pickle: stream.pickle, container: Container::Stream(stream.storages) })
+            }
+            _ => Err(TorchError::NotTorch { found: describe(&head) }),
+        }
+    }
+
+    /// Where the bytes of a tensor lie.
+    pub(crate) fn locate(&self, file: &dyn ReadAt, file_idx: u32, spec: &TensorSpec<'_>) -> Result<Piece, LocateError> {
+        let key = spec.key.to_owned();
+        let range = match &self.container {
+            Container::Archive(archive) => archive.find_storage(file, spec.key)?,
+            Container::Stream(storages) => storages.get(spec.key).cloned(),
+        };
+        let range = range.ok_or_else(|| TensorFault::NoStorage { key: key.clone() })?;
+        let found_bytes = range.end - range.start;
+        if found_bytes != spec.storage_bytes {
+            return Err(TensorFault::StorageLength { key, wanted_bytes: spec.storage_bytes, found_bytes }.into());
+        }
+        let whole = Piece::whole(file_idx, range.start + spec.first_byte);
+        let malformed = LocateError::Tensor(TensorFault::Malformed { what: "strides" });
+        whole.with_strides(&spec.shape, &spec.strides).ok_or(malformed)
+    }
+}
+
+/// What keeps a tensor from being found in its file.
+#[derive(Debug)]
+pub(crate) enum LocateError {
+    Tensor(TensorFault),
+    Archive(ArchiveError),
+}
+
+impl LocateError {
+    /// The error of a file, with the name of the tensor.
+    pub(crate) fn of(self, tensor: &str) -> TorchError {
+        match self {
+            Self::Tensor(fault) => TorchError::Tensor { tensor: tensor.to_owned(), fault },
+            Self::Archive(error) => TorchError::Archive(error),
+        }
+    }
+}
+
+impl From<TensorFault> for LocateError {
+    fn from(fault: TensorFault) -> Self {
+        Self::Tensor(fault)
+    }
+}
+
+impl From<ArchiveError> for LocateError {
+    fn from(error: ArchiveError) -> Self {
+        Self::Archive(error)
+    }
+}
+
+/// Whether a file may begin with a pickle: protocol 2 and later say so, and older ones begin with an operation.
+fn could_be_pickle(head: &[u8]) -> bool {
+    matches!(head, [0x80, ..] | [b'c' | b'(' | b'I' | b'L' | b'J' | b'K' | b'M' | b'N' | b']' | b'}' | b')', ..])
+}
+
+/// What a file is that is not of torch.save, by its first bytes.
+fn describe(head: &[u8]) -> &'static str {
+    match head {
+        [] => "the file is empty",
+        [b'v', ..] if head.starts_with(b"version https://git-lfs") => "the file is a Git LFS pointer",
+        [b'<', ..] => "the file is a web page",
+        [0x1f, 0x8b, ..] => "the file is compressed by gzip",
+        _ if head.get(257..262) == Some(b"ustar") => "the file is a tar archive, as PyTorch wrote them before 0.1.10",
+        _ => "the file is neither a zip archive nor a pickle",
+    }
+}
+
+/// The tensors of one file.
+#[derive(Debug)]
+pub struct FileContent {
+    /// The tensors that are meant, with places in file number `file_idx`.
+    pub entries: Vec<TensorEntry>,
+    /// What was found out on the way.
+    pub findings: Findings,
+    /// What was taken off the names.
+    pub stripped: Vec<&'static str>,
+}
+
+/// Reads what a file holds under `key`, or the only state dict in it that can be meant. No tensor byte is read.
+///
+/// # Errors
+/// A [`TorchError`] for whatever keeps the file from being read.
+pub fn read_content(file: &dyn ReadAt, file_idx: u32, key: Option<&str>) -> Result<FileContent, TorchError> {
+    let torch_file = TorchFile::open(file, 0..file.info().len_bytes, &[])?;
+    content_of(&torch_file, file, file_idx, key)
+}
+
+/// What an opened file holds under `key`, or the only state dict in it that can be meant.
+pub(crate) fn content_of(
+    torch_file: &TorchFile,
+    file: &dyn ReadAt,
+    file_idx: u32,
+    key: Option<&str>,
+) -> Result<FileContent, TorchError> {
+    place_all(torch_file, file, file_idx, find_state_dict(torch_file.pickle.root(), key)?)
+}
+
+fn place_all(
+    torch_file: &TorchFile,
+    file: &dyn ReadAt,
+    file_idx: u32,
+    found: StateDict<'_>,
+) -> Result<FileContent, TorchError> {
+    let StateDict { key, tensors, unreadable, others, stripped } = found;
+    let mut entries = Vec::with_capacity(tensors.len());
+    for (name, spec) in tensors {
+        entries.push(place_entry(torch_file, file, file_idx, &name, spec)?);
+    }
+    let unreadable = unreadable.into_iter().map(|(name, reason)| Unreadable { name, reason }).collect();
+    let foreign_names = torch_file.pickle.unlisted_names().map(Global::display).collect();
+    let findings = Findings { key, params: None, other_keys: others, unreadable, foreign_names };
+    Ok(FileContent { entries, findings, stripped })
+}
+
+/// Every tensor below a value, named by its path; none of them is also accepted.
+pub(crate) fn content_under(
+    torch_file: &TorchFile,
+    file: &dyn ReadAt,
+    file_idx: u32,
+    value: Value<'_>,
+) -> Result<FileContent, TorchError> {
+    place_all(torch_file, file, file_idx, all_tensors(value)?)
+}
+
+fn place_entry(
+    torch_file: &TorchFile,
+    file: &dyn ReadAt,
+    file_idx: u32,
+    name: &str,
+    spec: TensorSpec<'_>,
+) -> Result<TensorEntry, TorchError> {
+    let piece = torch_file.locate(file, file_idx, &spec).map_err(|error| error.of(name))?;
+    Ok(TensorEntry { name: name.into(), dtype: spec.dtype, shape: spec.shape, pieces: [piece].into() })
+}
+
+/// The tensor that a value is, with its place; none where it is something else.
+pub(crate) fn entry_of(
+    torch_file: &TorchFile,
+    file: &dyn ReadAt,
+    file_idx: u32,
+    name: &str,
+    value: Value<'_>,
+) -> Result<Option<TensorEntry>, TorchError> {
+    match read_tensor(value).map_err(|fault| TorchError::Tensor { tensor: name.to_owned(), fault })? {
+        Found::Tensor(spec) => place_entry(torch_file, file, file_idx, name, spec).map(Some),
+        Found::Unreadable(reason) => Err(TorchError::NoneReadable { tensor: name.to_owned(), reason }),
+        Found::Other => Ok(None),
+    }
+}
+
+fn torch_error(path: &Path, source: TorchError) -> Error {
+    Error::Torch { path: path.to_owned(), source: Box::new(source) }
+}
+
+/// Opens files one after the other and puts their tensors together.
+fn open_shards(
+    storage: &Arc<dyn Storage>,
+    shards: Vec<(String, std::path::PathBuf)>,
+    options: &ReadOptions,
+    cache: &CatalogCache,
+) -> Result<FormatContent, Error> {
+    let mut content = FormatContent::default();
+    let mut entries = Vec::new();
+    let mut stripped = Vec::new();
+    for (file_idx, (name, path)) in (0..).zip(shards) {
+        let reader = storage.open_file(&path).map_err(|error| storage_error(&path, error))?;
+        let found =
+            read_content(&*reader, file_idx, options.key.as_deref()).map_err(|error| torch_error(&path, error))?;
+        entries.extend(found.entries);
+        content.findings.join(found.findings);
+        stripped.extend(found.stripped.into_iter().filter(|what| !stripped.contains(what)).collect::<Vec<_>>());
+        content.files.push(OpenFile { name, path, reader });
+    }
+    content.notes = notes(&content.findings, &stripped);
+    let first_path = content.files.first().map(|file| file.path.clone()).unwrap_or_default();
+    let refuse = |tensor: Box<str>| {
+        let fault = TensorFault::Malformed { what: "name, which stands twice," };
+        torch_error(&first_path, TorchError::Tensor { tensor: tensor.into(), fault })
+    };
+    content.catalog = cache.share(thalweg_tensor::TensorCatalog::new(entries).map_err(refuse)?);
+    Ok(content)
+}
+
+fn notes(findings: &Findings, stripped: &[&'static str]) -> Vec<Note> {
+    let mut notes = Vec::new();
+    if let Some(key) = &findings.key {
+        notes.push(Note::KeyChosen { key: key.clone() });
+    }
+    if !findings.other_keys.is_empty() {
+        notes.push(Note::OtherKeys { keys: findings.other_keys.clone() });
+    }
+    notes.extend(stripped.iter().map(|prefix| Note::PrefixTakenOff { prefix: (*prefix).to_owned() }));
+    notes
+}
+
+fn open_sharded(
+    storage: &Arc<dyn Storage>,
+    index_path: &Path,
+    place: &Place,
+    options: &ReadOptions,
+    cache: &CatalogCache,
+) -> Result<FormatContent, Error> {
+    let bytes = storage.read_file(index_path, MAX_INDEX_BYTES).map_err(|error| storage_error(index_path, error))?;
+    let refuse = |source| Error::Index { path: index_path.to_owned(), source: Box::new(source) };
+    let index = parse_index(&bytes).map_err(refuse)?;
+    let shards: Vec<_> = index.files.iter().map(|name| (name.clone(), place.folder().join(name))).collect();
+    folder::check_shards(storage, place, &shards)?;
+    let content = open_shards(storage, shards, options, cache)?;
+    let faults = super::huggingface::compare_index(&index, content.catalog.entries());
+    if !faults.is_empty() {
+        return Err(Error::IndexMismatch { path: index_path.to_owned(), faults });
+    }
+    Ok(content)
+}

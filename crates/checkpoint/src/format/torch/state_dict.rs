@@ -1,0 +1,309 @@
+//! Which of the values in a file of torch.save are the model, and what its tensors are called.
+//!
+//! A file holds anything: a state dict, or one among optimizer state, counters and averages. Where exactly one part can
+//! be meant it is taken; else the caller must name it.
+
+use std::collections::{BTreeSet, HashSet};
+
+use thalweg_tensor::nearest_name;
+
+use super::error::TorchError;
+use super::tensor::{Found, TensorSpec, is_tensor, read_tensor};
+use crate::pickle::Value;
+
+/// Keys under which trainers keep the model.
+const MODEL_KEYS: [&str; 9] =
+    ["state_dict", "model", "module", "model_state_dict", "model_state", "state", "net", "weights", "params"];
+/// Beginnings of keys whose tensors are not the model.
+const OTHER_KEYS: [&str; 12] = [
+    "optim",
+    "lr_sched",
+    "sched",
+    "rng",
+    "random",
+    "scaler",
+    "grad_scaler",
+    "callbacks",
+    "loops",
+    "ema",
+    "dataloader",
+    "train_state",
+];
+/// What wrappers of modules put into names, anywhere.
+const WRAPPERS: [&str; 3] = ["_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod."];
+/// What wrappers put before every name.
+const PREFIX: &str = "module.";
+/// What Lightning puts before every name of the model that a module holds.
+const LIGHTNING_PREFIX: &str = "model.";
+/// The key that marks a checkpoint of Lightning.
+const LIGHTNING_KEY: &str = "pytorch-lightning_version";
+/// The key that means the whole file.
+const WHOLE: &str = ".";
+
+/// Dictionaries within dictionaries.
+const MAX_DEPTH: usize = 64;
+/// Values that are looked at, each once for each name that it has.
+const MAX_VALUES: usize = 4_000_000;
+/// Bytes of all names together.
+const MAX_NAME_BYTES: usize = 64 << 20;
+
+/// The tensors that are meant.
+#[derive(Debug, Default)]
+pub(super) struct StateDict<'a> {
+    /// The key under which they stand; none for the whole file.
+    pub(super) key: Option<String>,
+    pub(super) tensors: Vec<(String, TensorSpec<'a>)>,
+    /// Names and reasons.
+    pub(super) unreadable: Vec<(String, String)>,
+    /// Other keys that hold tensors, and how many.
+    pub(super) others: Vec<(String, usize)>,
+    /// What was taken off the names.
+    pub(super) stripped: Vec<&'static str>,
+}
+
+/// Finds the state dict under `key`, or the only one that can be meant.
+pub(super) fn find_state_dict<'a>(root: Value<'a>, key: Option<&str>) -> Result<StateDict<'a>, TorchError> {
+    check_root(root)?;
+    let is_lightning = root.get(LIGHTNING_KEY).is_some();
+    let mut path = Vec::new();
+    let mut value = root;
+    if let Some(key) = key {
+        value = follow_key(root, key, &mut path)?;
+    }
+    let mut found = StateDict::default();
+    if key != Some(WHOLE) {
+        value = descend(value, &mut path, &mut found.others, key.is_some())?;
+    }
+    if key.is_some() {
+        found.others = outside(root, &path);
+    }
+    found.key = (!path.is_empty()).then(|| path.join("."));
+    flatten(value, &mut found)?;
+    if found.tensors.is_empty() {
+        return Err(match found.unreadable.into_iter().next() {
+            Some((tensor, reason)) => TorchError::NoneReadable { tensor, reason },
+            None => TorchError::NoTensors,
+        });
+    }
+    strip_names(&mut found, is_lightning);
+    Ok(found)
+}
+
+/// Every tensor below a value, without a choice.
+pub(super) fn all_tensors(value: Value<'_>) -> Result<StateDict<'_>, TorchError> {
+    let mut found = StateDict::default();
+    flatten(value, &mut found)?;
+    strip_names(&mut found, false);
+    Ok(found)
+}
+
+fn check_root(root: Value<'_>) -> Result<(), TorchError> {
+    if let Some(global) = root.opaque_name() {
+        return Err(TorchError::Foreign { what: "it", name: global.display() });
+    }
+    if is_tensor(root) {
+        return Err(TorchError::BareTensor);
+    }
+    if root.is_dict() || root.is_sequence() { Ok(()) } else { Err(TorchError::NoStateDict { found: root.kind() }) }
+}
+
+/// Members of a container with the names that they have in it; nothing for other values.
+fn members<'a>(value: Value<'a>) -> Box<dyn Iterator<Item = (String, Value<'a>)> + 'a> {
+    if value.is_dict() {
+        let name =
+            |key: Value<'_>| key.as_text().map(str::to_owned).or_else(|| key.as_int().map(|key| key.to_string()));
+        return Box::new(value.entries().filter_map(move |(key, member)| Some((name(key)?, member))));
+    }
+    Box::new(value.items().enumerate().map(|(position, member)| (position.to_string(), member)))
+}
+
+/// Tensors in a value, each value looked at once.
+fn count_tensors(value: Value<'_>) -> usize {
+    let mut seen = HashSet::new();
+    let mut waiting = vec![value];
+    let mut n_tensors = 0;
+    while let Some(value) = waiting.pop() {
+        if is_tensor(value) {
+            n_tensors += 1;
+        } else if (value.is_dict() || value.is_sequence()) && seen.insert(value.id()) {
+            waiting.extend(value.entries().map(|(_, member)| member));
+            waiting.extend(value.items());
+        }
+    }
+    n_tensors
+}
+
+/// The members of a dictionary that are dictionaries with tensors, and how many.
+fn candidates(value: Value<'_>) -> Vec<(String, Value<'_>, usize)> {
+    let dicts = members(value).filter(|(_, member)| member.is_dict());
+    dicts
+        .map(|(name, member)| (name, member, count_tensors(member)))
+        .filter(|(_, _, n_tensors)| *n_tensors > 0)
+        .collect()
+}
+
+fn is_other(key: &str) -> bool {
+    OTHER_KEYS.iter().any(|start| key.to_ascii_lowercase().starts_with(start))
+}
+
+fn follow_key<'a>(root: Value<'a>, key: &str, path: &mut Vec<String>) -> Result<Value<'a>, TorchError> {
+    if key == WHOLE {
+        return Ok(root);
+    }
+    let mut value = root;
+    let mut rest = Some(key);
+    while let Some(wanted) = rest {
+        // A key may hold points itself: the longest that fits is meant.
+        let fits = |name: &str| wanted == name || wanted.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+        let longest = members(value).filter(|(name, _)| fits(name)).max_by_key(|(name, _)| name.len());
+        let Some((name, member)) = longest else {
+            let mut keys: Vec<String> = candidates(root).into_iter().map(|(name, ..)| name).collect();
+            if let Some(near) = nearest_name(key, keys.iter().map(String::as_str)).map(str::to_owned) {
+                keys.sort_by_key(|name| *name != near);
+            }
+            return Err(TorchError::NoSuchKey { key: key.to_owned(), keys });
+        };
+        rest = wanted.get(name.len() + 1..);
+        value = member;
+        path.push(name);
+    }
+    check_root(value)?;
+    Ok(value)
+}
+
+/// Goes down while exactly one dictionary can be the model.
+fn descend<'a>(
+    root: Value<'a>,
+    path: &mut Vec<String>,
+    others: &mut Vec<(String, usize)>,
+    was_named: bool,
+) -> Result<Value<'a>, TorchError> {
+    let mut value = root;
+    for depth in 0..MAX_DEPTH {
+        let found = candidates(value);
+        let n_direct = members(value).filter(|(_, member)| is_tensor(*member)).count();
+        let known: Vec<usize> = (0..found.len()).filter(|i| MODEL_KEYS.contains(&&*found[*i].0)).collect();
+        let unknown: Vec<usize> = (0..found.len()).filter(|i| !is_other(&found[*i].0) && !known.contains(i)).collect();
+        // Below the first level a key of that name may be a module of the model itself, with modules beside it.
+        let may_descend = depth == 0 && !was_named || n_direct == 0 && unknown.is_empty();
+        let next = match (&known[..], &unknown[..]) {
+            ([only], _) if may_descend => *only,
+            ([_, _, ..], _) if may_descend => {
+                return Err(TorchError::SeveralKeys { keys: known.iter().map(|i| found[*i].0.clone()).collect() });
+            }
+            ([], [only]) if n_direct == 0 && depth == 0 => *only,
+            ([], [_, _, ..]) if n_direct == 0 && depth == 0 && !was_named => {
+                return Err(TorchError::SeveralKeys { keys: unknown.iter().map(|i| found[*i].0.clone()).collect() });
+            }
+            _ => break,
+        };
+        let prefix: String = path.iter().map(|name| format!("{name}.")).collect();
+        let beside = found.iter().enumerate().filter(|(i, _)| *i != next);
+        others.extend(beside.map(|(_, (name, _, n_tensors))| (format!("{prefix}{name}"), *n_tensors)));
+        let (name, member, _) = &found[next];
+        path.push(name.clone());
+        value = *member;
+    }
+    Ok(value)
+}
+
+/// Keys of the file that hold tensors, but for the first of `path`.
+fn outside(root: Value<'_>, path: &[String]) -> Vec<(String, usize)> {
+    let beside = candidates(root).into_iter().filter(|(name, ..)| path.first().is_some_and(|first| first != name));
+    beside.map(|(name, _, n_tensors)| (name, n_tensors)).collect()
+}
+
+/// A container on the way to a value.
+struct Level<'a> {
+    id: u32,
+    members: Box<dyn Iterator<Item = (String, Value<'a>)> + 'a>,
+    /// Length of the name of the container, with the point behind it.
+    name_len: usize,
+}
+
+/// Names every tensor below a value by its path.
+fn flatten<'a>(value: Value<'a>, found: &mut StateDict<'a>) -> Result<(), TorchError> {
+    let mut name = String::new();
+    let mut levels = vec![Level { id: value.id(), members: members(value), name_len: 0 }];
+    let (mut n_values, mut n_name_bytes) = (0, 0);
+    while let Some(level) = levels.last_mut() {
+        name.truncate(level.name_len);
+        let Some((key, member)) = level.members.next() else {
+            levels.pop();
+            continue;
+        };
+        name.push_str(&key);
+        n_values += 1;
+        n_name_bytes += name.len();
+        if n_values > MAX_VALUES {
+            return Err(TorchError::TooMuch { what: "values", limit: MAX_VALUES });
+        }
+        if member.is_dict() || member.is_sequence() {
+            if levels.iter().any(|level| level.id == member.id()) {
+                continue;
+            }
+            if levels.len() >= MAX_DEPTH {
+                return Err(TorchError::TooMuch { what: "levels", limit: MAX_DEPTH });
+            }
+            name.push('.');
+            levels.push(Level { id: member.id(), members: members(member), name_len: name.len() });
+            continue;
+        }
+        match read_tensor(member).map_err(|fault| TorchError::Tensor { tensor: name.clone(), fault })? {
+            Found::Tensor(spec) => found.tensors.push((name.clone(), spec)),
+            Found::Unreadable(reason) => found.unreadable.push((name.clone(), reason)),
+            Found::Other => continue,
+        }
+        if n_name_bytes > MAX_NAME_BYTES {
+            return Err(TorchError::TooMuch { what: "bytes of names", limit: MAX_NAME_BYTES });
+        }
+    }
+    Ok(())
+}
+
+/// Takes off what wrappers of modules put into names, where that leaves all names different.
+fn strip_names(found: &mut StateDict<'_>, is_lightning: bool) {
+    for wrapper in WRAPPERS {
+        let renamed = |name: &str| {
+            // Only whole parts of a name: `x_orig_mod.` is something else.
+            let mut rest = format!(".{name}");
+            let part = format!(".{wrapper}");
+            while rest.contains(&part) {
+                rest = rest.replace(&part, ".");
+            }
+            rest[1..].to_owned()
+        };
+        apply(found, wrapper, &renamed);
+    }
+    let mut prefixes = vec![PREFIX];
+    if is_lightning {
+        prefixes.push(LIGHTNING_PREFIX);
+    }
+    for prefix in prefixes {
+        if names(found).all(|name| name.len() > prefix.len() && name.starts_with(prefix)) {
+            apply(found, prefix, &|name| name[prefix.len()..].to_owned());
+        }
+    }
+}
+
+fn names<'a>(found: &'a StateDict<'_>) -> impl Iterator<Item = &'a String> {
+    found.tensors.iter().map(|(name, _)| name).chain(found.unreadable.iter().map(|(name, _)| name))
+}
+
+fn apply(found: &mut StateDict<'_>, what: &'static str, renamed: &dyn Fn(&str) -> String) {
+    let before: Vec<&String> = names(found).collect();
+    let after: Vec<String> = before.iter().map(|name| renamed(name)).collect();
+    let n_before = before.iter().collect::<BTreeSet<_>>().len();
+    let is_changed = before.iter().zip(&after).any(|(before, after)| *before != after);
+    if !is_changed || after.iter().collect::<BTreeSet<_>>().len() != n_before {
+        return;
+    }
+    found.stripped.push(what);
+    let mut after = after.into_iter();
+    let slots = found.tensors.iter_mut().map(|(name, _)| name).chain(found.unreadable.iter_mut().map(|(name, _)| name));
+    for slot in slots {
+        if let Some(name) = after.next() {
+            *slot = name;
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! Archives made by hand: what the directory may say, and which part of a file is the model.
+
+use thalweg_storage::{Error, FileInfo, FileKind, ReadAt};
+
+use super::archive::{Archive, ArchiveError};
+use super::*;
+
+#[derive(Debug)]
+struct MemoryFile(Vec<u8>);
+
+impl ReadAt for MemoryFile {
+    fn info(&self) -> FileInfo {
+        FileInfo { kind: FileKind::File, len_bytes: self.0.len() as u64, modified_ns: 0, changed_ns: 0, id: (0, 0) }
+    }
+
+    fn read_exact_at(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
+        let start = usize::try_from(offset).unwrap();
+        out.copy_from_slice(&self.0[start..start + out.len()]);
+        Ok(())
+    }
+
+    fn check_unchanged(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// A stored archive with these records, in this order; `large` writes every number of the end in 64 bits.
+fn archive(records: &[(&str, &[u8])], large: bool) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut directory = Vec::new();
+    let n_records = u16::try_from(records.len()).unwrap();
+    for (name, content) in records {
+        let (offset, n_name) = (u32::try_from(bytes.len()).unwrap(), u16::try_from(name.len()).unwrap());
+        let n_content = u32::try_from(content.len()).unwrap();
+        // Sizes before a record are zero, as torch.save leaves them.
+        bytes.extend(b"PK\x03\x04\0\0\x08\x08\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+        bytes.extend(n_name.to_le_bytes());
+        bytes.extend([2, 0]);
+        bytes.extend(name.as_bytes());
+        bytes.extend(b"ZZ");
+        bytes.extend(*content);
+        directory.extend(b"PK\x01\x02\0\0\0\0\x08\x08\0\0\0\0\0\0\x01\0\0\0");
+        let stated = |number: u32| if large { u32::MAX } else { number }.to_le_bytes();
+        directory.extend(stated(n_content));
+        directory.extend(stated(n_content));
+        directory.extend(n_name.to_le_bytes());
+        directory.extend(if large { [28, 0] } else { [0, 0] });
+        directory.extend([0; 10]);
+        directory.extend(stated(offset));
+        directory.extend(name.as_bytes());
+        if large {
+            directory.extend([1, 0, 24, 0]);
+            [n_content, n_content, offset].iter().for_each(|n| directory.extend(u64::from(*n).to_le_bytes()));
+        }
+    }
+    let (start, length) = (bytes.len() as u64, directory.len() as u64);
+    bytes.extend(directory);
+    let end = bytes.len() as u64;
+    if large {
+        bytes.extend(b"PK\x06\x06\x2c\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+        [n_records.into(), n_records.into(), length, start].iter().for_each(|n: &u64| bytes.extend(n.to_le_bytes()));
+        bytes.extend(b"PK\x06\x07\0\0\0\0");
+        bytes.extend(end.to_le_bytes());
+        bytes.extend([1, 0, 0, 0]);
+    }
+    bytes.extend(b"PK\x05\x06\0\0\0\0");
+    let count = if large { u16::MAX } else { n_records }.to_le_bytes();
+    bytes.extend([count, count].concat());
+    let small = |n: u64| if large { u32::MAX } else { u32::try_from(n).unwrap() }.to_le_bytes();
+    bytes.extend([small(length), small(start)].concat());
+    bytes.extend([0, 0]);
+    bytes
+}
+
+/// Text as a pickle has it.
+fn text(text: &str) -> Vec<u8> {
+    [&b"\x8c"[..], &[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
+}
+
+/// A dictionary as a pickle has it.
+fn dict(pairs: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let pairs: Vec<u8> = pairs.iter().flat_map(|(key, value)| [text(key), value.clone()].concat()).collect();
+    [&b"}("[..], &pairs, b"u"].concat()
+}
+
+/// A tensor of two elements in storage `0`, which has eight bytes.
+fn tensor() -> Vec<u8> {
+    let class = [&b"ctorch\nFloatStorage\n"[..]].concat();
+    let id = [&b"("[..], &text("storage"), &class, &text("0"), &text("cpu"), b"K\x02tQ"].concat();
+    [&b"ctorch._utils\n_rebuild_tensor_v2\n("[..], &id, b"K\0K\x02\x85K\x01\x85\x89}tR"].concat()
+}
+
+fn file(object: &[u8]) -> MemoryFile {
+    let pickle = [&b"\x80\x02"[..], object, b"."].concat();
+    MemoryFile(archive(&[("a/data.pkl", &pickle), ("a/data/0", &[1; 8]), ("a/version", b"3\n")], false))
+}
+
+fn names(file: &MemoryFile, key: Option<&str>) -> Result<Vec<String>, TorchError> {
+    let content = read_content(file, 0, key)?;
+    Ok(content.entries.iter().map(|entry| entry.name.to_string()).collect())
+}
+
+#[track_caller]
+fn check_names(object: &[u8], key: Option<&str>, wanted: &[&str]) {
+    assert_eq!(names(&file(object), key).unwrap(), wanted);
+}
+
+#[track_caller]
+fn check_refusal(object: &[u8], key: Option<&str>, wanted: &str) {
+    let message = names(&file(object), key).unwrap_err().to_string();
+    assert!(message.contains(wanted), "{message}");
+}
+
+#[test]
+fn a_plain_state_dict_is_the_whole_file() {
+    check_names(&dict(&[("w", tensor()), ("b", tensor())]), None, &["w", "b"]);
+    check_names(&dict(&[("a", dict(&[("w", tensor())])), ("b", tensor())]), None, &["a.w", "b"]);
+    check_names(&[&b"]("[..], &tensor(), &tensor(), b"e"].concat(), None, &["0", "1"]);
+}
+
+#[test]
+fn the_model_is_found_beside_training_state() {
+    let state = [("model", dict(&[("w", tensor())])), ("optimizer", dict(&[("m", tensor())])), ("loss", tensor())];
+    check_names(&dict(&state), None, &["w"]);
+    let content = read_content(&file(&dict(&state)), 0, None).unwrap();
+    assert_eq!(content.findings.key.as_deref(), Some("model"));
+    assert_eq!(content.findings.other_keys, [("optimizer".to_owned(), 1)]);
+    let deep = [("state", dict(&[("model", dict(&[("w", tensor())])), ("optimizers", dict(&[("m", tensor())]))]))];
+    check_names(&dict(&deep), None, &["w"]);
+    check_names(&dict(&[("anything", dict(&[("w", tensor())])), ("step", b"K\x05".to_vec())]), None, &["w"]);
+}
+
+#[test]
+fn modules_that_are_called_model_are_not_taken_for_the_whole() {
+    let inner = dict(&[("model", dict(&[("w", tensor())])), ("head", dict(&[("h", tensor())]))]);
+    check_names(&dict(&[("state_dict", inner)]), None, &["model.w", "head.h"]);
+}
+
+#[test]
+fn what_is_not_clear_is_asked_for() {
+    let two = dict(&[("model", dict(&[("w", tensor())])), ("state_dict", dict(&[("w", tensor())]))]);
+    check_refusal(&two, None, "tensors stand under `model`, `state_dict`, and it is not clear which");
+    let other = dict(&[("encoder", dict(&[("w", tensor())])), ("decoder", dict(&[("w", tensor())]))]);
+    check_refusal(&other, None, "tensors stand under `encoder`, `decoder`");
+    check_names(&other, Some("decoder"), &["w"]);
+    check_names(&other, Some("."), &["encoder.w", "decoder.w"]);
+}
+
+#[test]
+fn keys_are_followed_through_levels_and_points() {
+    let ema = dict(&[("ema.shadow", dict(&[("w", tensor())])), ("model", dict(&[("v", tensor())]))]);
+    check_names(&ema, None, &["v"]);
+    check_names(&ema, Some("ema.shadow"), &["w"]);
+    let averages = dict(&[("ema", dict(&[("params", dict(&[("w", tensor())]))])), ("model", dict(&[("v", tensor())]))]);
+    check_names(&averages, Some("ema"), &["w"]);
+    check_names(&averages, Some("ema.params"), &["w"]);
+    check_refusal(&averages, Some("eam"), "there is nothing under the key `eam`; tensors stand under `ema`, `model`");
+    let content = read_content(&file(&averages), 0, Some("ema")).unwrap();
+    assert_eq!(content.findings.other_keys, [("model".to_owned(), 1)]);
+}
+
+#[test]
+fn names_lose_what_wrappers_put_there() {
+    check_names(&dict(&[("module.w", tensor()), ("module.b", tensor())]), None, &["w", "b"]);
+    check_names(&dict(&[("module.w", tensor()), ("b", tensor())]), None, &["module.w", "b"]);
+    check_names(&dict(&[("_orig_mod.w", tensor()), ("l.0._orig_mod.b", tensor())]), None, &["w", "l.0.b"]);
+    check_names(&dict(&[("module._orig_mod.w", tensor())]), None, &["w"]);
+    check_names(&dict(&[("_fsdp_wrapped_module.a._checkpoint_wrapped_module.w", tensor())]), None, &["a.w"]);
+    check_names(&dict(&[("x_orig_mod.w", tensor())]), None, &["x_orig_mod.w"]);
+    // Two names that would become one keep what tells them apart.
+    check_names(&dict(&[("_orig_mod.w", tensor()), ("w", tensor())]), None, &["_orig_mod.w", "w"]);
+    let lightning = |names: &[&str]| {
+        let tensors: Vec<(&str, Vec<u8>)> = names.iter().map(|name| (*name, tensor())).collect();
+        dict(&[("pytorch-lightning_version", text("2.6")), ("state_dict", dict(&tensors))])
+    };
+    check_names(&lightning(&["model.w", "model.b"]), None, &["w", "b"]);
+    check_names(&lightning(&["model.w", "loss.b"]), None, &["model.w", "loss.b"]);
+    check_names(&dict(&[("model.w", tensor())]), None, &["model.w"]);
+}
+
+#[test]
+fn values_that_contain_themselves_end() {
+    let object = [&b"}\x94("[..], &text("w"), &tensor(), &text("self"), b"h\0u"].concat();
+    check_names(&object, None, &["w"]);
+    // Each of thirty dictionaries holds the one before it twice.
+    let mut object = dict(&[("w", tensor())]);
+    for i in 0..30 {
+        object.extend([&b"\x940}("[..], &text("a"), &[b'h', i], &text("b"), &[b'h', i], b"u"].concat());
+    }
+    check_refusal(&object, Some("."), "more than");
+}
+
+#[test]
+fn what_cannot_be_read_is_named() {
+    let sparse = b"ctorch._utils\n_rebuild_sparse_tensor\n)R".to_vec();
+    let content = read_content(&file(&dict(&[("w", tensor()), ("s", sparse.clone())])), 0, None).unwrap();
+    let one = &content.findings.unreadable[0];
+    assert_eq!((&*one.name, &*one.reason), ("s", "it is sparse (`torch._utils._rebuild_sparse_tensor`)"));
+    check_refusal(&dict(&[("s", sparse)]), None, "`s`: it is sparse");
+    check_refusal(&dict(&[("s", b"cos\nsystem\n)R".to_vec())]), None, "it is an object of `os.system`");
+    check_refusal(b"cmy.module\nNet\n)\x81", None, "it is an object of `my.module.Net`, which is not built");
+    check_refusal(&tensor(), None, "one tensor and no name");
+    check_refusal(b"K\x05", None, "it holds an integer");
+    check_refusal(b"}", None, "it holds no tensors");
+}
+
+#[test]
+fn directories_of_both_sizes_are_read_and_parts_of_files_too() {
+    let records: [(&str, &[u8]); 2] = [("a/data.pkl", b"x"), ("a/data/k", b"1234")];
+    for large in [false, true] {
+        let bytes = archive(&records, large);
+        let whole = MemoryFile(bytes.clone());
+        let found = Archive::open(&whole, 0..bytes.len() as u64).unwrap();
+        let range = found.find_storage(&whole, "k").unwrap().unwrap();
+        assert_eq!(&bytes[usize::try_from(range.start).unwrap()..][..4], b"1234");
+        assert_eq!(found.find_storage(&whole, "../k").unwrap(), None);
+        let shifted = MemoryFile([&b"before"[..], &bytes, b"after"].concat());
+        let part = Archive::open(&shifted, 6..6 + bytes.len() as u64).unwrap();
+        assert_eq!(part.find_storage(&shifted, "k").unwrap().unwrap().start, range.start + 6);
+        let prefixed = Archive::open(&shifted, 0..6 + bytes.len() as u64);
+        assert!(matches!(prefixed, Err(ArchiveError::Directory { .. })), "{prefixed:?}");
+    }
+}
+
+#[test]
+fn archives_that_torch_did_not_write_are_refused() {
+    let refuse = |records: &[(&str, &[u8])]| {
+        let bytes = archive(records, false);
+        Archive::open(&MemoryFile(bytes.clone()), 0..bytes.len() as u64).unwrap_err()
+    };
+    assert_eq!(refuse(&[("a/x", b"")]), ArchiveError::NoPickle);
+    assert_eq!(refuse(&[("a/data.pkl", b""), ("b/data.pkl", b"")]), ArchiveError::SeveralPickles { n_roots: 2 });
+    assert_eq!(refuse(&[("a/data.pkl", b""), ("a/constants.pkl", b"")]), ArchiveError::TorchScript);
+    let order = refuse(&[("a/data.pkl", b""), ("a/byteorder", b"big")]);
+    assert_eq!(order, ArchiveError::ByteOrder { found: "big".to_owned() });
+    assert!(matches!(refuse(&[("a/data.pkl", b""), ("a/version", b"99")]), ArchiveError::Version { .. }));
+    assert!(matches!(refuse(&[("a/data.pkl", b""), ("a/data.pkl", b"")]), ArchiveError::DuplicateRecord { .. }));
+}
+
+#[test]
+fn every_cut_of_an_archive_is_refused() {
+    let MemoryFile(bytes) = file(&dict(&[("w", tensor())]));
+    for n_bytes in 0..bytes.len() {
+        let cut = MemoryFile(bytes[..n_bytes].to_vec());
+        assert!(read_content(&cut, 0, None).is_err(), "{n_bytes}");
+    }
+}
+
+#[test]
+fn every_changed_byte_is_read_or_refused() {
+    let MemoryFile(bytes) = file(&dict(&[("w", tensor())]));
+    for at in 0..bytes.len() {
+        for change in [1, 0x80, 0xff] {
+            let mut changed = bytes.clone();
+            changed[at] ^= change;
+            // The bytes of the storage may be any; everything else must be noticed or make no difference.
+            if let Ok(content) = read_content(&MemoryFile(changed), 0, None) {
+                assert_eq!(content.entries.len(), 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_without_data_is_refused() {
+    let mut bytes = file(&dict(&[("w", tensor())])).0;
+    let name = b"a/data/0";
+    let at = (0..bytes.len()).rfind(|at| bytes[*at..].starts_with(name)).unwrap();
+    bytes[at - 30..at - 26].fill(0);
+    let error = read_content(&MemoryFile(bytes), 0, None).unwrap_err();
+    assert_eq!(error, TorchError::Archive(ArchiveError::WithoutData));
+}
+
+#[test]
+fn other_files_are_named_for_what_they_are() {
+    let says = |bytes: &[u8]| read_content(&MemoryFile(bytes.to_vec()), 0, None).unwrap_err().to_string();
+    assert!(says(b"").contains("the file is empty"));
+    assert!(says(b"version https://git-lfs.github.com/spec/v1\n").contains("Git LFS pointer"));
+    assert!(says(b"<html>").contains("web page"));
+    assert!(says(b"{\"a\": 1}").contains("neither a zip archive nor a pickle"));
+    assert!(says(b"\x80\x02cos\nsystem\n)R.").contains("its first pickle is an object of `os.system`"));
+    assert!(says(b"\x80\x02K\x05.").contains("another number than PyTorch writes"));
+}
+
+#[test]
+fn folders_have_one_model_among_files_of_other_things() {
+    let choose = |names: &[&str]| {
+        let entry =
+            |name: &&str| thalweg_storage::FolderEntry { name: (*name).to_owned(), kind: FileKind::File, len_bytes: 1 };
+        let place = Place::Folder { path: "x".into(), entries: names.iter().map(entry).collect() };
+        match choose_entrance(&place) {
+            Ok(Entrance::Single { name, .. } | Entrance::Index(name)) => name,
+            Ok(Entrance::Shards(names)) => names.join(" and "),
+            Err(error) => error.to_string(),
+        }
+    };
+    assert_eq!(choose(&["optimizer.pt", "pytorch_model.bin", "training_args.bin"]), "pytorch_model.bin");
+    let sharded = ["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"];
+    assert_eq!(choose(&sharded), "pytorch_model.bin.index.json");
+    assert_eq!(choose(&["lit_model.pth", "other.pth"]), "lit_model.pth");
+    assert_eq!(choose(&["mine.ckpt", "rng_state_0.pth"]), "mine.ckpt");
+    assert!(choose(&["a.pt", "b.pt"]).contains("2 files that could each be"));
+    assert!(choose(&sharded[..1]).contains("1 shards and no `pytorch_model.bin.index.json`"));
+    assert_eq!(
+        choose(&["m-00002-of-00002.bin", "m-00001-of-00002.bin"]),
+        "m-00002-of-00002.bin and m-00001-of-00002.bin"
+    );
+    assert!(choose(&["m-00001-of-00002.bin", "n-00002-of-00002.bin"]).contains("2 shards and no"));
+    assert!(choose(&["pytorch_model_fsdp_0_rank0.bin"]).contains("one rank's part"));
+    assert!(choose(&["optimizer.pt"]).contains("`optimizer.pt`, which is not a model"));
+}

@@ -1,0 +1,270 @@
+//! The values of a pickle, and how a format looks at them.
+
+use thalweg_tensor::display_name;
+
+use super::Pickle;
+
+/// A value. Numbers refer to other values of the same pickle.
+#[derive(Debug, Clone)]
+pub(super) enum Node {
+    None,
+    Bool(bool),
+    Int(i128),
+    /// An integer of more than 128 bits, whose digits are not kept.
+    HugeInt,
+    Float(f64),
+    Text(Box<str>),
+    /// Also a text that is not Unicode.
+    Bytes(Box<[u8]>),
+    Tuple(Box<[u32]>),
+    List(Vec<u32>),
+    Set(Vec<u32>),
+    Dict(Vec<(u32, u32)>),
+    Global(u32),
+    Object(Box<Object>),
+    Persistent(u32),
+}
+
+/// A call that was not made.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Object {
+    pub(super) callee: u32,
+    pub(super) args: u32,
+    pub(super) state: Option<u32>,
+    pub(super) items: Vec<u32>,
+    pub(super) entries: Vec<(u32, u32)>,
+}
+
+impl Node {
+    /// What kind of value it is, for messages.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::None => "None",
+            Self::Bool(_) => "a boolean",
+            Self::Int(_) | Self::HugeInt => "an integer",
+            Self::Float(_) => "a floating-point number",
+            Self::Text(_) => "a text",
+            Self::Bytes(_) => "a byte string",
+            Self::Tuple(_) => "a tuple",
+            Self::List(_) => "a list",
+            Self::Set(_) => "a set",
+            Self::Dict(_) => "a dictionary",
+            Self::Global(_) => "a name",
+            Self::Object(_) => "an object",
+            Self::Persistent(_) => "a reference to a storage",
+        }
+    }
+}
+
+/// A name that a pickle mentions: text, never looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Global {
+    /// The module.
+    pub module: Box<str>,
+    /// The name in it.
+    pub name: Box<str>,
+    /// Whether the caller listed it.
+    pub is_listed: bool,
+}
+
+impl Global {
+    /// Whether it is this name of this module.
+    pub fn is(&self, module: &str, name: &str) -> bool {
+        *self.module == *module && *self.name == *name
+    }
+
+    /// `module.name` as it can be printed.
+    pub fn display(&self) -> String {
+        display_name(&format!("{}.{}", self.module, self.name))
+    }
+}
+
+/// A call of a name, with what was built onto its result.
+#[derive(Debug, Clone, Copy)]
+pub struct ObjectView<'a> {
+    pickle: &'a Pickle,
+    object: &'a Object,
+    /// The name.
+    pub global: &'a Global,
+}
+
+impl<'a> ObjectView<'a> {
+    /// What it was called with: a tuple.
+    pub fn args(self) -> Value<'a> {
+        Value::new(self.pickle, self.object.args)
+    }
+
+    /// The argument at this position, counted from 0.
+    pub fn arg(self, position: usize) -> Option<Value<'a>> {
+        self.args().items().nth(position)
+    }
+
+    /// The state that was set afterwards.
+    pub fn state(self) -> Option<Value<'a>> {
+        Some(Value::new(self.pickle, self.object.state?))
+    }
+
+    /// An attribute, where the state is a dictionary or a pair of one and another (slots).
+    pub fn attribute(self, name: &str) -> Option<Value<'a>> {
+        let state = self.state()?;
+        state.get(name).or_else(|| state.items().find_map(|part| part.get(name)))
+    }
+
+    /// The pairs that were set on it afterwards, as on a mapping.
+    pub fn entries(self) -> impl Iterator<Item = (Value<'a>, Value<'a>)> {
+        let pickle = self.pickle;
+        self.object.entries.iter().map(move |(key, value)| (Value::new(pickle, *key), Value::new(pickle, *value)))
+    }
+
+    /// The items that were appended to it afterwards, as to a list.
+    pub fn items(self) -> impl Iterator<Item = Value<'a>> {
+        let pickle = self.pickle;
+        self.object.items.iter().map(move |id| Value::new(pickle, *id))
+    }
+}
+
+/// A value of a pickle, as cheap to copy as a reference.
+///
+/// Values may be shared and may contain themselves: whoever walks them keeps a limit, or remembers [`Value::id`].
+#[derive(Debug, Clone, Copy)]
+pub struct Value<'a> {
+    pickle: &'a Pickle,
+    id: u32,
+}
+
+impl<'a> Value<'a> {
+    pub(super) fn new(pickle: &'a Pickle, id: u32) -> Self {
+        Self { pickle, id }
+    }
+
+    fn node(self) -> &'a Node {
+        const NOTHING: &Node = &Node::None;
+        self.pickle.nodes.get(self.id as usize).unwrap_or(NOTHING)
+    }
+
+    /// A number that this value shares with no other of its pickle.
+    pub fn id(self) -> u32 {
+        self.id
+    }
+
+    /// Whether it is None.
+    pub fn is_none(self) -> bool {
+        matches!(self.node(), Node::None)
+    }
+
+    /// The boolean that it is.
+    pub fn as_bool(self) -> Option<bool> {
+        if let Node::Bool(value) = self.node() { Some(*value) } else { None }
+    }
+
+    /// The integer that it is, where it fits.
+    pub fn as_int(self) -> Option<i128> {
+        if let Node::Int(value) = self.node() { Some(*value) } else { None }
+    }
+
+    /// The integer that it is, where it is not negative and fits.
+    pub fn as_u64(self) -> Option<u64> {
+        u64::try_from(self.as_int()?).ok()
+    }
+
+    /// The floating-point number that it is.
+    pub fn as_float(self) -> Option<f64> {
+        if let Node::Float(value) = self.node() { Some(*value) } else { None }
+    }
+
+    /// The text that it is.
+    pub fn as_text(self) -> Option<&'a str> {
+        if let Node::Text(text) = self.node() { Some(text) } else { None }
+    }
+
+    /// The byte string that it is.
+    pub fn as_bytes(self) -> Option<&'a [u8]> {
+        if let Node::Bytes(bytes) = self.node() { Some(bytes) } else { None }
+    }
+
+    /// Whether it is a tuple.
+    pub fn is_tuple(self) -> bool {
+        matches!(self.node(), Node::Tuple(_))
+    }
+
+    /// Whether it is a list, a tuple or a set.
+    pub fn is_sequence(self) -> bool {
+        matches!(self.node(), Node::Tuple(_) | Node::List(_) | Node::Set(_))
+    }
+
+    /// Whether it is a dictionary.
+    pub fn is_dict(self) -> bool {
+        matches!(self.node(), Node::Dict(_))
+    }
+
+    /// The members of a list, tuple or set; nothing for other values.
+    pub fn items(self) -> impl ExactSizeIterator<Item = Value<'a>> {
+        let ids: &'a [u32] = match self.node() {
+            Node::Tuple(ids) => ids,
+            Node::List(ids) | Node::Set(ids) => ids,
+            _ => &[],
+        };
+        let pickle = self.pickle;
+        ids.iter().map(move |id| Self::new(pickle, *id))
+    }
+
+    /// Keys and values of a dictionary in the order in which they were set, a key set twice standing twice; nothing
+    /// for other values.
+    pub fn entries(self) -> impl DoubleEndedIterator<Item = (Value<'a>, Value<'a>)> + ExactSizeIterator {
+        let pairs: &'a [(u32, u32)] = if let Node::Dict(pairs) = self.node() { pairs } else { &[] };
+        let pickle = self.pickle;
+        pairs.iter().map(move |(key, value)| (Self::new(pickle, *key), Self::new(pickle, *value)))
+    }
+
+    /// The value under a text key of a dictionary: the last one, as in Python.
+    pub fn get(self, key: &str) -> Option<Value<'a>> {
+        self.entries().rev().find(|(name, _)| name.as_text() == Some(key)).map(|(_, value)| value)
+    }
+
+    /// The name that it is.
+    pub fn as_global(self) -> Option<&'a Global> {
+        if let Node::Global(idx) = self.node() { self.pickle.globals.get(*idx as usize) } else { None }
+    }
+
+    /// The call that it is, if its name was listed.
+    pub fn as_object(self) -> Option<ObjectView<'a>> {
+        self.as_any_object().filter(|object| object.global.is_listed)
+    }
+
+    /// The call that it is, listed or not: only text of it may be used where the name is not listed.
+    pub fn as_any_object(self) -> Option<ObjectView<'a>> {
+        let Node::Object(object) = self.node() else {
+            return None;
+        };
+        Some(ObjectView { pickle: self.pickle, object, global: Self::new(self.pickle, object.callee).as_global()? })
+    }
+
+    /// The persistent id, where it is a reference to something outside the pickle.
+    pub fn as_persistent(self) -> Option<Value<'a>> {
+        if let Node::Persistent(id) = self.node() { Some(Self::new(self.pickle, *id)) } else { None }
+    }
+
+    /// The name that keeps this value from being understood: an unlisted name, or the one that a call begins with.
+    pub fn opaque_name(self) -> Option<&'a Global> {
+        /// Calls of calls that are followed for the sake of a message.
+        const MAX_CALLS: usize = 64;
+        let mut value = self;
+        for _ in 0..MAX_CALLS {
+            let Node::Object(object) = value.node() else {
+                break;
+            };
+            value = Self::new(self.pickle, object.callee);
+        }
+        // A listed name is a value like any other, and so is a listed call; a listed name that begins a chain of calls is not.
+        let is_understood = match self.node() {
+            Node::Object(_) => self.as_object().is_some(),
+            _ => value.as_global().is_some_and(|global| global.is_listed),
+        };
+        if is_understood { None } else { value.as_global() }
+    }
+
+    /// What kind of value it is, for messages.
+    pub fn kind(self) -> &'static str {
+        self.node().kind()
+    }
+}

@@ -1,0 +1,241 @@
+//! Checkpoints of trainers that cut a model over ranks, against what their own code puts together.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use thalweg_checkpoint::{Checkpoint, Error, Params, ReadOptions, open_checkpoint, open_checkpoint_with};
+use thalweg_tensor::{Dtype, TensorSource};
+
+use crate::support::{disk, fixture, tensor_bytes};
+
+fn open(path: &Path) -> Result<Checkpoint, Error> {
+    open_checkpoint(&disk(), path)
+}
+
+fn open_params(path: &Path, params: Params) -> Result<Checkpoint, Error> {
+    open_checkpoint_with(&disk(), path, &ReadOptions { params: Some(params), ..ReadOptions::default() })
+}
+
+/// Name to shape and F32 bytes.
+type Reference = BTreeMap<String, (Vec<u64>, Vec<u8>)>;
+
+fn reference(path: &str) -> Reference {
+    let bytes = fs::read(fixture(path)).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let sizes = |shape: &[usize]| shape.iter().map(|&n| n as u64).collect();
+    file.iter().map(|(name, view)| (name.to_owned(), (sizes(view.shape()), view.data().to_vec()))).collect()
+}
+
+/// Every tensor, widened to F32, is the one of the reference, and any part of it the same part.
+fn check_values(checkpoint: &Checkpoint, expected: &Reference, dtype: Dtype) {
+    let names: Vec<&str> = checkpoint.catalog().entries().iter().map(|entry| &*entry.name).collect();
+    assert_eq!(names, expected.keys().map(String::as_str).collect::<Vec<_>>());
+    for (tensor_idx, entry) in checkpoint.catalog().entries().iter().enumerate() {
+        let (shape, wanted) = &expected[&*entry.name];
+        assert_eq!((&*entry.shape.0, entry.dtype), (&**shape, dtype), "{}", entry.name);
+        let widen = |bytes: Vec<u8>| match dtype {
+            Dtype::Bf16 => bytes.chunks(2).flat_map(|two| [0, 0, two[0], two[1]]).collect(),
+            _ => bytes,
+        };
+        assert_eq!(widen(tensor_bytes(checkpoint, &entry.name)), *wanted, "{}", entry.name);
+        let (n, size) = (entry.n_elements(), entry.dtype.bytes().unwrap());
+        for (start, end) in [(n / 3, n - n / 4), (n / 2, n / 2 + 1)] {
+            let mut out = vec![0; usize::try_from((end - start) * size).unwrap()];
+            checkpoint.read_elements(tensor_idx, start..end, &mut out).unwrap();
+            let range = usize::try_from(4 * start).unwrap()..usize::try_from(4 * end).unwrap();
+            assert_eq!(widen(out), wanted[range], "{} {start}..{end}", entry.name);
+        }
+    }
+}
+
+#[test]
+fn masters_of_each_stage_of_zero_are_put_together() {
+    let zero1 = open(&fixture("deepspeed/zero1/global_step80")).unwrap();
+    assert_eq!(zero1.format_name(), "deepspeed-zero");
+    check_values(&zero1, &reference("deepspeed/expected/zero1-masters.safetensors"), Dtype::F32);
+    let zero3 = open(&fixture("deepspeed/zero3/global_step80")).unwrap();
+    assert_eq!(zero3.format_name(), "deepspeed-zero");
+    check_values(&zero3, &reference("deepspeed/expected/zero3-masters.safetensors"), Dtype::F32);
+    let universal = open(&fixture("deepspeed/universal/global_step80_universal")).unwrap();
+    assert_eq!(universal.format_name(), "deepspeed-universal");
+    check_values(&universal, &reference("deepspeed/expected/zero1-masters.safetensors"), Dtype::F32);
+    assert!(universal.notes()[0].to_string().contains("the F32 masters of the optimizer are read"));
+}
+
+#[test]
+fn weights_of_the_module_are_read_on_request() {
+    let expected = reference("deepspeed/expected/zero1-module.safetensors");
+    for folder in ["deepspeed/zero1/global_step80", "deepspeed/universal/global_step80_universal"] {
+        check_values(&open_params(&fixture(folder), Params::Module).unwrap(), &expected, Dtype::Bf16);
+    }
+    let error = open_params(&fixture("deepspeed/zero3/global_step80"), Params::Module).unwrap_err();
+    assert!(error.to_string().contains("`--params master`"), "{error}");
+}
+
+#[test]
+fn the_folder_above_is_the_checkpoint_that_latest_names() {
+    let checkpoint = open(&fixture("deepspeed/zero1")).unwrap();
+    check_values(&checkpoint, &reference("deepspeed/expected/zero1-masters.safetensors"), Dtype::F32);
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), &target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_rank_that_is_missing_makes_a_checkpoint_unfinished() {
+    for (folder, file) in [
+        ("deepspeed/zero1/global_step80", "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"),
+        ("deepspeed/zero3/global_step80", "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"),
+        ("deepspeed/zero1/global_step80", "mp_rank_00_model_states.pt"),
+        ("deepspeed/universal/global_step80_universal", "zero/lm_head.weight/fp32.pt"),
+        ("megatron-legacy/iter_0000080", "mp_rank_01/model_optim_rng.pt"),
+    ] {
+        let scratch = tempfile::tempdir().unwrap();
+        copy_folder(&fixture(folder), scratch.path());
+        fs::remove_file(scratch.path().join(file)).unwrap();
+        let error = open(scratch.path()).unwrap_err();
+        let shown = format!("{error} {}", error.details().join(" "));
+        let last = file.rsplit('/').next().unwrap().trim_start_matches("bf16_");
+        assert!(error.is_unfinished() || matches!(error, Error::NotFound { .. }), "{folder} {file}: {shown}");
+        assert!(shown.contains(last), "{folder} {file}: {shown}");
+    }
+}
+
+#[test]
+fn a_model_that_is_itself_cut_is_refused_with_the_way_out() {
+    let scratch = tempfile::tempdir().unwrap();
+    copy_folder(&fixture("deepspeed/zero1/global_step80"), scratch.path());
+    let first = scratch.path().join("mp_rank_00_model_states.pt");
+    fs::copy(&first, scratch.path().join("mp_rank_01_model_states.pt")).unwrap();
+    let error = open(scratch.path()).unwrap_err().to_string();
+    assert!(error.contains("mp_rank_01_model_states.pt") && error.contains("ds_to_universal"), "{error}");
+}
+
+#[test]
+fn what_lightning_torchtune_and_old_releases_of_torch_wrote_is_read() {
+    for (file, expected) in [
+        ("lightning/epoch=0-step=30.ckpt", "lightning/expected/step-30"),
+        ("lightning/last.ckpt", "lightning/expected/step-40"),
+        ("lightning-ema/epoch=0-step=40.ckpt", "lightning-ema/expected/step-40"),
+        ("torchtune/own/epoch_0", "torchtune/own/expected/step-30"),
+        ("torchtune/hf/epoch_1", "torchtune/hf/expected/step-40"),
+        ("old-torch/1.4.0/checkpoint_30.pt", "old-torch/expected/step-30"),
+        ("old-torch/1.4.0/checkpoint_40.pt", "old-torch/expected/step-40"),
+        ("old-torch/1.13.1/checkpoint_40.pt", "old-torch/expected/step-40"),
+    ] {
+        let checkpoint = open(&fixture("trainers").join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let dtype = checkpoint.catalog().entries()[0].dtype;
+        check_values(&checkpoint, &reference(&format!("trainers/{expected}.f32.safetensors")), dtype);
+    }
+    // The averages stand where a reader looks for the model; the weights themselves have a key of their own.
+    let raw = ReadOptions { key: Some("current_model_state".to_owned()), ..ReadOptions::default() };
+    let file = fixture("trainers/lightning-ema/epoch=0-step=30.ckpt");
+    let checkpoint = open_checkpoint_with(&disk(), &file, &raw).unwrap();
+    check_values(&checkpoint, &reference("trainers/lightning-ema/expected-raw/step-30.f32.safetensors"), Dtype::F32);
+    let named = open(&file).unwrap();
+    assert!(named.findings().other_keys.iter().any(|(key, _)| key == "current_model_state"));
+    for release in ["1.4.0", "1.13.1"] {
+        let folder = fixture("trainers/old-torch").join(release);
+        let half = open(&folder.join("half.pth")).unwrap();
+        assert!(half.catalog().find("model.norm.weight").is_some() && half.catalog().entries()[0].dtype == Dtype::F16);
+        assert!(open(&folder.join("other-form.pt")).unwrap().catalog().find("model.norm.weight").is_some());
+        let error = open(&folder.join("whole_module.pt")).unwrap_err().to_string();
+        assert!(error.contains("which is not built"), "{error}");
+    }
+}
+
+/// A safetensors file of one F32 tensor called `data`, as nanotron writes it.
+fn nanotron_file(shape: &[usize], values: &[f32], cut: Option<(&str, &str)>) -> Vec<u8> {
+    let metadata = cut.map_or_else(String::new, |(slices, whole)| {
+        format!(
+            r#""__metadata__":{{"version":"1.4","local_global_slices_pairs":"{slices}","unsharded_shape":"{whole}"}},"#
+        )
+    });
+    let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let header =
+        format!(r#"{{{metadata}"data":{{"dtype":"F32","shape":{shape:?},"data_offsets":[0,{}]}}}}"#, data.len());
+    crate::support::safetensors_bytes(&header, &data)
+}
+
+#[test]
+fn parameters_of_nanotron_are_put_together_by_their_slices() {
+    let scratch = tempfile::tempdir().unwrap();
+    let write = |file: &str, bytes: Vec<u8>| crate::support::write(&scratch.path().join(file), bytes);
+    write("checkpoint_metadata.json", b"{}".to_vec());
+    let layer = "model/model/decoder/0/pp_block";
+    write(&format!("{layer}/norm/model_weight.safetensors"), nanotron_file(&[2], &[1.0, 2.0], None));
+    let rank = |rank: usize| format!("{layer}/mlp/model_weight_pp-rank-0-of-1_tp-rank-{rank}-of-2.safetensors");
+    let slices = |columns: &str| format!("None,None,None|None,None,None#None,None,None|{columns},None");
+    write(&rank(0), nanotron_file(&[2, 1], &[1.0, 3.0], Some((&slices("0,1"), "(2, 2)"))));
+    let error = open(scratch.path()).unwrap_err();
+    assert!(error.is_unfinished() && error.to_string().contains("tensor rank 1 of 2"), "{error}");
+    write(&rank(1), nanotron_file(&[2, 1], &[2.0, 4.0], Some((&slices("1,2"), "(2, 2)"))));
+    let checkpoint = open(scratch.path()).unwrap();
+    assert_eq!(checkpoint.format_name(), "nanotron");
+    let norm = "model.decoder.0.pp_block.norm.weight";
+    assert_eq!(tensor_bytes(&checkpoint, norm), crate::support::f32_bytes(&[1.0, 2.0]));
+    let mlp = "model.decoder.0.pp_block.mlp.weight";
+    assert_eq!(tensor_bytes(&checkpoint, mlp), crate::support::f32_bytes(&[1.0, 2.0, 3.0, 4.0]));
+    write(&rank(1), nanotron_file(&[2, 1], &[2.0, 4.0], Some((&slices("0,1"), "(2, 2)"))));
+    assert!(open(scratch.path()).unwrap_err().to_string().contains("more than one chunk"));
+}
+
+/// Rows of a matrix of F32.
+fn rows(bytes: &[u8], row_bytes: usize, from: usize, to: usize) -> Vec<u8> {
+    bytes[from * row_bytes..to * row_bytes].to_vec()
+}
+
+/// Two tensor ranks put together by hand, by what Megatron's layers do with each of their tensors.
+fn join_ranks(a: &Reference, b: &Reference) -> Reference {
+    let join = |name: &String| {
+        let ((shape, first), (_, second)) = (&a[name], &b[name]);
+        if name.contains("layernorm") {
+            return (shape.clone(), first.clone());
+        }
+        let (n_rows, n_columns) = (usize::try_from(shape[0]).unwrap(), usize::try_from(shape[1]).unwrap());
+        let row = 4 * n_columns;
+        if name.ends_with("linear_proj.weight") || name.ends_with("linear_fc2.weight") {
+            let side_by_side = |at: usize| [rows(first, row, at, at + 1), rows(second, row, at, at + 1)].concat();
+            return (vec![shape[0], 2 * shape[1]], (0..n_rows).flat_map(side_by_side).collect());
+        }
+        let parts = if name.ends_with("linear_fc1.weight") {
+            // SwiGLU: gates of both ranks, then the rest of both.
+            let half = n_rows / 2;
+            [
+                rows(first, row, 0, half),
+                rows(second, row, 0, half),
+                rows(first, row, half, n_rows),
+                rows(second, row, half, n_rows),
+            ]
+            .concat()
+        } else {
+            [first.clone(), second.clone()].concat()
+        };
+        (vec![2 * shape[0], shape[1]], parts)
+    };
+    a.keys().map(|name| (name.clone(), join(name))).collect()
+}
+
+#[test]
+fn tensor_ranks_of_megatron_are_put_together_and_readable_alone() {
+    let ranks = [0, 1].map(|rank| reference(&format!("megatron-legacy/expected/rank{rank}-step-80.f32.safetensors")));
+    let folder = fixture("megatron-legacy/iter_0000080");
+    let whole = open(&folder).unwrap();
+    assert_eq!(whole.format_name(), "megatron-legacy");
+    check_values(&whole, &join_ranks(&ranks[0], &ranks[1]), Dtype::F32);
+    for (rank, expected) in ranks.iter().enumerate() {
+        let file = folder.join(format!("mp_rank_0{rank}/model_optim_rng.pt"));
+        check_values(&open(&file).unwrap(), expected, Dtype::F32);
+    }
+}

@@ -1,0 +1,155 @@
+//! From scheme options and checkpoints to coefficients, with what a person should know about them.
+
+use thalweg_merge::plan::SourceRef;
+use thalweg_merge::scheme::{CoefficientOrder, Scheme, SchemeError, SchemeParameters, SumRule, custom_coefficients};
+use thalweg_merge::{Coefficients, Ratio};
+
+use crate::args::SchemeArgs;
+use crate::error::Error;
+
+/// Coefficients that a note lists one by one.
+const MAX_LISTED: usize = 6;
+
+/// How the checkpoints are weighed.
+#[derive(Debug, Clone)]
+pub(crate) enum Weights {
+    /// By a scheme.
+    Scheme(Scheme),
+    /// By coefficients that came with the checkpoints, in their order.
+    Given(Vec<Ratio>, SumRule),
+}
+
+/// Coefficients with the name under which a plan records them.
+#[derive(Debug)]
+pub(crate) struct Weighed {
+    pub(crate) coefficients: Coefficients,
+    pub(crate) name: String,
+    /// What a person should be told.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Coefficients of `sources`, oldest first.
+pub(crate) fn weigh(weights: &Weights, order: CoefficientOrder, sources: &[SourceRef]) -> Result<Weighed, Error> {
+    let mut notes = Vec::new();
+    let (coefficients, name) = match weights {
+        Weights::Given(given, sum_rule) => (custom_coefficients(given, *sum_rule)?, "custom".to_owned()),
+        Weights::Scheme(scheme) => {
+            let steps = match order {
+                // The order may contradict the steps, so that no distance means anything.
+                CoefficientOrder::Given => vec![None; sources.len()],
+                _ => sources.iter().map(|source| source.step).collect::<Vec<_>>(),
+            };
+            let coefficients = scheme.coefficients_for(&steps)?;
+            notes.extend(order_note(scheme, order, sources));
+            notes.extend(spacing_note(scheme, order, &steps, &coefficients)?);
+            (coefficients, scheme.to_string())
+        }
+    };
+    if !coefficients.is_affine() {
+        notes.push(format!("the coefficients sum to {}, which scales the model", coefficients.sum()));
+    }
+    let name = if order == CoefficientOrder::AsIs { name } else { format!("{name} ({order})") };
+    Ok(Weighed { coefficients: order.apply(&coefficients), name, notes })
+}
+
+/// Whether the order rests on nothing but how the checkpoints were given.
+fn order_note(scheme: &Scheme, order: CoefficientOrder, sources: &[SourceRef]) -> Option<String> {
+    let is_ordered_by_hand = order == CoefficientOrder::Given || matches!(scheme, Scheme::Custom { .. });
+    let is_unknown = sources.len() > 1 && sources.iter().all(|source| source.step.is_none());
+    (is_unknown && scheme.follows_order() && !is_ordered_by_hand)
+        .then(|| format!("no step of the checkpoints is known: {scheme} takes them in the order given, oldest first"))
+}
+
+/// What the steps of unevenly spaced checkpoints do to the coefficients of a scheme that follows them.
+fn spacing_note(
+    scheme: &Scheme,
+    order: CoefficientOrder,
+    steps: &[Option<u64>],
+    coefficients: &Coefficients,
+) -> Result<Option<String>, Error> {
+    if !scheme.follows_positions() || steps.len() < 2 {
+        return Ok(None);
+    }
+    let Some(known) = steps.iter().copied().collect::<Option<Vec<u64>>>() else {
+        let why = if order == CoefficientOrder::Given { "their order is as given" } else { "not every step is known" };
+        return Ok(Some(format!("{scheme} takes the checkpoints as equally spaced: {why}")));
+    };
+    let mut gaps = known.windows(2).map(|pair| pair[1] - pair[0]);
+    let first = gaps.next();
+    if gaps.all(|gap| Some(gap) == first) {
+        return Ok(None);
+    }
+    let even = even_coefficients(scheme, &known)?.as_f64();
+    let own = coefficients.as_f64();
+    let effect = if own.len() <= MAX_LISTED {
+        let list = |values: &[f64]| values.iter().map(|value| format!("{value:.4}")).collect::<Vec<_>>().join(", ");
+        format!("{} instead of {}", list(&own), list(&even))
+    } else {
+        let largest = own.iter().zip(&even).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        format!("coefficients differ by up to {largest:.4} from those of equal spacing")
+    };
+    Ok(Some(format!("{scheme} goes by the checkpoints' own steps, which are unevenly spaced: {effect}")))
+}
+
+/// The coefficients if the same span were divided evenly.
+fn even_coefficients(scheme: &Scheme, steps: &[u64]) -> Result<Coefficients, SchemeError> {
+    let (Some(first), Some(last)) = (steps.first(), steps.last()) else { return Err(SchemeError::EmptyWindow) };
+    let n_gaps = steps.len() as u64 - 1;
+    // Only ratios of steps matter, so that both are scaled to make the even steps whole numbers.
+    let scaled = |i: u64| Some(first.checked_mul(n_gaps)?.checked_add((last - first).checked_mul(i)?)?);
+    match (0..=n_gaps).map(scaled).collect::<Option<Vec<u64>>>() {
+        Some(even) => scheme.coefficients_at(&even),
+        None => scheme.coefficients(steps.len()),
+    }
+}
+
+/// What the options say about a sum other than 1.
+pub(crate) fn sum_rule(args: &SchemeArgs) -> SumRule {
+    match (args.normalize, args.allow_sum) {
+        (true, _) => SumRule::DivideBySum,
+        (_, true) => SumRule::AsGiven,
+        _ => SumRule::MustBeOne,
+    }
+}
+
+/// Which checkpoint gets which coefficient.
+pub(crate) fn parse_order(args: &SchemeArgs) -> Result<CoefficientOrder, Error> {
+    Ok(args.order.as_deref().map(str::parse).transpose()?.unwrap_or_default())
+}
+
+/// The scheme that the options mean; `sma` when none is named.
+pub(crate) fn parse_scheme(args: &SchemeArgs) -> Result<Scheme, Error> {
+    let optional =
+        |option: &str, text: &Option<String>| text.as_deref().map(|text| parse_ratio(option, text)).transpose();
+    let coefficients: Vec<Ratio> =
+        args.coefficients.iter().map(|text| parse_ratio("coefficients", text)).collect::<Result<_, _>>()?;
+    let parameters = SchemeParameters {
+        alpha: optional("alpha", &args.alpha)?,
+        floor: optional("floor", &args.floor)?,
+        sigma_rel: optional("sigma-rel", &args.sigma_rel)?,
+        coefficients: (!coefficients.is_empty()).then_some(coefficients),
+        sum_rule: sum_rule(args),
+    };
+    let named = args.scheme.as_deref().unwrap_or(if args.coefficients.is_empty() { "sma" } else { "custom" });
+    Ok(Scheme::parse(named, parameters)?)
+}
+
+/// A scheme in one word, such as `ema:0.2`, for commands that take no other options of it.
+pub(crate) fn parse_scheme_word(text: &str) -> Result<Scheme, Error> {
+    Scheme::parse(text, SchemeParameters::default()).map_err(|error| match error {
+        SchemeError::ParameterMissing { scheme, parameter: "coefficients" } => Error::usage_with_hint(
+            format!("scheme `{scheme}` needs coefficients, and this command takes none"),
+            "choose another scheme: `thalweg merge --coefficients C,C,...` takes them",
+        ),
+        SchemeError::ParameterMissing { scheme, parameter } => Error::usage_with_hint(
+            format!("scheme `{scheme}` needs `{parameter}`"),
+            format!("write it behind the name: `{scheme}:0.1`"),
+        ),
+        error => error.into(),
+    })
+}
+
+/// A number of an option, whose error names the text.
+pub(crate) fn parse_ratio(option: &str, text: &str) -> Result<Ratio, Error> {
+    text.parse().map_err(|error| Error::usage(format!("`--{option} {text}`: {error}")))
+}

@@ -1,0 +1,72 @@
+//! How a merged checkpoint is known as one that this program wrote and that nobody has touched since.
+//!
+//! Only such a folder is ever replaced: its `thalweg.json` is a receipt, it holds nothing but what the receipt lists, and
+//! its small files, which a person may have edited, are still those that were written. That its tensors are whole is not
+//! asked here: a damaged output may be replaced.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use thalweg_storage::guard::{Contents, OwnFolder, Place, foreign_entries, is_json_of_kind, look_at};
+use thalweg_storage::{Error, Storage};
+use thalweg_tensor::digest::bytes_digest;
+
+use crate::output::MAX_RECEIPT_BYTES;
+use crate::receipt::{FileReceipt, MergeReceipt, RECEIPT_NAME};
+
+/// The policy that `init` and `recover` put beside a merge.
+pub const START_NAME: &str = "thalweg-start.json";
+/// `kind` of that policy.
+pub const START_KIND: &str = "thalweg-start";
+
+/// Small files are compared whole; larger ones are tensors.
+const MAX_SMALL_BYTES: u64 = 256 << 20;
+
+/// A folder that a merge wrote.
+pub const MERGED_FOLDER: OwnFolder<'static> = OwnFolder { what: "a merged checkpoint", contents_of: &merged_contents };
+
+/// What a folder holds beyond a merge.
+///
+/// # Errors
+/// `Io`. A receipt that does not read is none.
+pub fn merged_contents(storage: &dyn Storage, folder: &Path) -> Result<Contents, Error> {
+    let path = folder.join(RECEIPT_NAME);
+    if look_at(storage, &path)? != Place::File {
+        return Ok(Contents::NotOurs);
+    }
+    let bytes = match storage.read_file(&path, MAX_RECEIPT_BYTES) {
+        Err(Error::TooLarge { .. }) => return Ok(Contents::NotOurs),
+        bytes => bytes?,
+    };
+    let Ok(receipt) = MergeReceipt::from_json(&bytes, &path) else { return Ok(Contents::NotOurs) };
+    let mut names: BTreeSet<String> = receipt.files.iter().map(|file| file.name.clone()).collect();
+    names.insert(RECEIPT_NAME.to_owned());
+    if is_json_of_kind(storage, &folder.join(START_NAME), START_KIND)? {
+        names.insert(START_NAME.to_owned());
+    }
+    let mut foreign = foreign_entries(storage, folder, &names)?;
+    for file in &receipt.files {
+        if !foreign.contains(&file.name) && was_edited(storage, folder, file, &receipt)? {
+            foreign.push(format!("{} (changed since the merge)", file.name));
+        }
+    }
+    Ok(Contents::Ours { manifest: RECEIPT_NAME.to_owned(), foreign })
+}
+
+/// Whether a small file is there with other bytes than were written.
+fn was_edited(storage: &dyn Storage, folder: &Path, file: &FileReceipt, receipt: &MergeReceipt) -> Result<bool, Error> {
+    let path = folder.join(&file.name);
+    let is_tensors = Path::new(&file.name).extension().is_some_and(|extension| extension == "safetensors");
+    let info = match storage.file_info(&path) {
+        Err(error) if error.is_not_found() => return Ok(false),
+        info => info?,
+    };
+    if is_tensors || info.len_bytes > MAX_SMALL_BYTES {
+        return Ok(false);
+    }
+    if info.len_bytes != file.len_bytes {
+        return Ok(true);
+    }
+    let Some((kind, digest)) = receipt.plan.digest.kind().zip(file.digest.as_ref()) else { return Ok(false) };
+    Ok(bytes_digest(kind, &storage.read_file(&path, MAX_SMALL_BYTES)?).to_string() != *digest)
+}

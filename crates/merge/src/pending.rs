@@ -1,0 +1,263 @@
+//! What stands where the outputs of a plan go: looked at before the first byte is read, so that every no comes in time.
+
+use std::path::{Path, PathBuf};
+
+use thalweg_storage::guard::{Place, check_folder, check_place, look_at};
+use thalweg_storage::publish::{Replace, is_stage_name, stage_path, trainer_part};
+use thalweg_storage::{FileKind, Storage};
+use thalweg_tensor::Digest;
+use thalweg_tensor::digest::{DigestKind, bytes_digest};
+
+use crate::align::{MergeLayout, OpenSource};
+use crate::context::RunContext;
+use crate::engine::{ExecuteOptions, MergeOutcome, PartialStage};
+use crate::error::Error;
+use crate::output::{output_layout, source_files};
+use crate::own::MERGED_FOLDER;
+use crate::plan::{MergePlan, OutputPlan};
+use crate::receipt::{MergeReceipt, RECEIPT_NAME, SourceReceipt};
+use crate::stage::check_stage;
+use crate::verify::{digest_checkpoint, read_receipt, verify_receipt};
+
+/// How an output that was there already was found to be what the plan makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compared {
+    /// How the output's files were compared with its receipt.
+    pub output: ComparedBy,
+    /// How the sources were compared with those that were merged.
+    pub sources: ComparedBy,
+}
+
+/// What a comparison rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ComparedBy {
+    /// Every byte was read and hashed.
+    Digests,
+    /// There are no digests: lengths and headers.
+    Headers,
+    /// Lengths and times of files.
+    Times,
+}
+
+/// An output that need not be made.
+struct Done {
+    receipt: MergeReceipt,
+    compared: Compared,
+}
+
+/// The outputs of a plan, each already there or still to be made.
+pub(crate) struct Pending<'a> {
+    outputs: Vec<(&'a OutputPlan, Option<Done>)>,
+}
+
+impl<'a> Pending<'a> {
+    /// Looks at what stands where the outputs go.
+    pub(crate) fn find(
+        plan: &'a MergePlan,
+        sources: &[OpenSource],
+        options: ExecuteOptions,
+        run: &RunContext<'_>,
+    ) -> Result<Self, Error> {
+        let storage = &*run.storage;
+        check_nesting(plan, storage)?;
+        let look = |output: &'a OutputPlan| {
+            refuse_sources(storage, output, sources)?;
+            let found = match options.replace {
+                Replace::Never => find_existing(output, sources, run)?,
+                Replace::Force => check_folder(storage, &output.path, MERGED_FOLDER).map(|()| None)?,
+            };
+            if found.is_none() {
+                check_stage(storage, output, options)?;
+            }
+            Ok((output, found))
+        };
+        let outputs = plan.outputs.iter().map(look).collect::<Result<_, Error>>()?;
+        place_notes(plan, storage).iter().for_each(|note| run.progress.note(note));
+        Ok(Self { outputs })
+    }
+
+    /// Those that are to be made.
+    pub(crate) fn outputs(&self) -> impl Iterator<Item = &'a OutputPlan> + '_ {
+        self.outputs.iter().filter(|(_, done)| done.is_none()).map(|(output, _)| *output)
+    }
+
+    /// Digest of what is merged in one reading: the cut of the work and the sources that are read depend on it.
+    pub(crate) fn reading_digest(&self, sources: &[OpenSource]) -> Result<Digest, Error> {
+        let mut text = String::new();
+        for output in self.outputs() {
+            text.push_str(&format!("{}\0", output.digest()?));
+        }
+        sources.iter().for_each(|source| text.push_str(&format!("{}\0", source.path.display())));
+        Ok(bytes_digest(DigestKind::Blake3, text.as_bytes()))
+    }
+
+    /// All outcomes in the plan's order, `fresh` being those that were made.
+    pub(crate) fn into_outcomes(self, fresh: Vec<MergeReceipt>) -> Vec<MergeOutcome> {
+        let mut fresh = fresh.into_iter();
+        let outcome = |(output, done): (&OutputPlan, Option<Done>)| {
+            let path = output.path.clone();
+            match done {
+                Some(Done { receipt, compared }) => {
+                    Some(MergeOutcome { path, receipt, was_done: true, compared: Some(compared) })
+                }
+                None => Some(MergeOutcome { path, receipt: fresh.next()?, was_done: false, compared: None }),
+            }
+        };
+        self.outputs.into_iter().filter_map(outcome).collect()
+    }
+}
+
+/// Whether outputs could be written where they are to go, asked long before they are: before models are scored, say.
+///
+/// What a merge of ours is replaced by, and whether it may be, is decided when they are written.
+///
+/// # Errors
+/// `Storage` with what stands there and is not ours.
+pub fn check_places<'a>(outputs: impl Iterator<Item = &'a OutputPlan>, storage: &dyn Storage) -> Result<(), Error> {
+    let options = ExecuteOptions { replace: Replace::Force, partial: PartialStage::Discard };
+    for output in outputs {
+        check_folder(storage, &output.path, MERGED_FOLDER)?;
+        check_stage(storage, output, options)?;
+    }
+    Ok(())
+}
+
+/// No output may lie in another: replacing the outer one would remove it.
+fn check_nesting(plan: &MergePlan, storage: &dyn Storage) -> Result<(), Error> {
+    let real = |output: &OutputPlan| storage.canonical_path(&output.path);
+    let mut paths = plan.outputs.iter().map(real).collect::<Result<Vec<_>, _>>()?;
+    paths.sort_unstable();
+    match paths.windows(2).find(|pair| pair[1].starts_with(&pair[0])) {
+        Some(pair) => Err(Error::PlanInvalid {
+            what: format!("the output `{}` would lie in the output `{}`", pair[1].display(), pair[0].display()),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Neither an output nor its stage may replace what it is made from.
+fn refuse_sources(storage: &dyn Storage, output: &OutputPlan, sources: &[OpenSource]) -> Result<(), Error> {
+    let target = storage.canonical_path(&output.path)?;
+    let stage = storage.canonical_path(&stage_path(&output.path))?;
+    for source in sources {
+        let real = storage.canonical_path(&source.path)?;
+        if real.starts_with(&target) || real.starts_with(&stage) {
+            return Err(Error::OutputIsSource { path: output.path.clone(), source_path: source.path.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// The receipt of an output that this very plan made from these very sources and that is whole; `None` where nothing is.
+fn find_existing(output: &OutputPlan, sources: &[OpenSource], run: &RunContext<'_>) -> Result<Option<Done>, Error> {
+    let (storage, path) = (&*run.storage, &output.path);
+    match look_at(storage, path)? {
+        Place::Free => return Ok(check_place(storage, path).map(|()| None)?),
+        Place::Folder | Place::Link(_) => {}
+        Place::File | Place::Other => return Err(exists(storage, path, "")),
+    }
+    let Ok(receipt) = read_receipt(path, run) else { return Err(exists(storage, path, "")) };
+    if receipt.plan_digest != output.digest()? {
+        return Err(exists(storage, path, "holds another merge"));
+    }
+    let found = verify_receipt(path, &receipt, run)?;
+    if let Some(fault) = found.first_fault() {
+        return Err(exists(storage, path, &format!("holds this merge, and it is damaged: {fault}")));
+    }
+    let has_digests = receipt.plan.digest.kind().is_some();
+    let Some(by) = compare_sources(&receipt, sources, run)? else {
+        return Err(exists(storage, path, "holds this merge of sources that have changed since"));
+    };
+    // It may stand there only in memory: the run that published it may have been stopped before this sync.
+    storage.sync_folder(path.parent().unwrap_or(Path::new("/")))?;
+    let compared =
+        Compared { output: if has_digests { ComparedBy::Digests } else { ComparedBy::Headers }, sources: by };
+    Ok(Some(Done { receipt, compared }))
+}
+
+/// What stands there is named; `--force` is proposed only where it would be allowed.
+fn exists(storage: &dyn Storage, path: &Path, holds: &str) -> Error {
+    match check_folder(storage, path, MERGED_FOLDER) {
+        Ok(()) => Error::OutputExists { path: path.to_owned(), holds: holds.to_owned() },
+        Err(refusal) => refusal.into(),
+    }
+}
+
+/// How the sources were found to be those that were merged; `None` if they are not, or cannot be told.
+fn compare_sources(
+    receipt: &MergeReceipt,
+    sources: &[OpenSource],
+    run: &RunContext<'_>,
+) -> Result<Option<ComparedBy>, Error> {
+    let mut by = ComparedBy::Times;
+    for known in &receipt.sources {
+        let Some(source) = sources.iter().find(|source| source.path == known.path) else { return Ok(None) };
+        if source_files(source) == known.files {
+            continue;
+        }
+        by = ComparedBy::Digests;
+        if !has_digest(source, known, receipt, run)? {
+            return Ok(None);
+        }
+    }
+    Ok(Some(by))
+}
+
+/// Copies of the same bytes are the same source, whatever their times.
+fn has_digest(
+    source: &OpenSource,
+    known: &SourceReceipt,
+    receipt: &MergeReceipt,
+    run: &RunContext<'_>,
+) -> Result<bool, Error> {
+    let Some((kind, digest)) = receipt.plan.digest.kind().zip(known.digest.as_ref()) else { return Ok(false) };
+    Ok(digest_checkpoint(&source.checkpoint, kind, run)?.to_string() == *digest)
+}
+
+/// Says no before the first byte is written when a disk cannot hold its outputs.
+pub(crate) fn check_disk_space(pending: &Pending<'_>, layout: &MergeLayout, run: &RunContext<'_>) -> Result<(), Error> {
+    let mut needed_bytes = 0;
+    for output in pending.outputs() {
+        needed_bytes += output_layout(output, layout)?.len_bytes();
+        let staged_bytes = run
+            .storage
+            .list_folder(&stage_path(&output.path))
+            .map_or(0, |entries| entries.iter().map(|entry| entry.len_bytes).sum());
+        let Some(free_bytes) = run.storage.free_bytes(&output.path)? else { continue };
+        if needed_bytes > free_bytes.saturating_add(staged_bytes) {
+            return Err(Error::DiskFull { path: output.path.clone(), needed_bytes, free_bytes });
+        }
+    }
+    Ok(())
+}
+
+/// What a person should be told about where the outputs go.
+///
+/// A trainer that keeps the newest checkpoints counts and deletes by names alone: an output beside its checkpoints whose
+/// name contains a step is taken for one of them.
+pub fn place_notes(plan: &MergePlan, storage: &dyn Storage) -> Vec<String> {
+    plan.outputs.iter().filter_map(|output| trainer_note(plan, output, storage)).collect()
+}
+
+fn trainer_note(plan: &MergePlan, output: &OutputPlan, storage: &dyn Storage) -> Option<String> {
+    let name = output.path.file_name()?.to_string_lossy().into_owned();
+    let part = trainer_part(&name)?;
+    let word = |part: &str| part.trim_end_matches(char::is_numeric).to_ascii_lowercase();
+    let folder = output.path.parent()?;
+    let is_output = |path: &PathBuf| plan.outputs.iter().any(|output| output.path == *path);
+    let is_checkpoint = |entry: &thalweg_storage::FolderEntry| {
+        let path = folder.join(&entry.name);
+        !is_stage_name(&entry.name)
+            && trainer_part(&entry.name).is_some_and(|other| word(other) == word(part))
+            && matches!(entry.kind, FileKind::File | FileKind::Folder)
+            && !is_output(&path)
+            && storage.file_info(&path.join(RECEIPT_NAME)).is_err()
+    };
+    let entries = storage.list_folder(folder).ok()?;
+    let beside = entries.iter().find(|entry| is_checkpoint(entry))?;
+    Some(format!(
+        "`{name}` lies beside `{}`, and trainers find checkpoints by `{part}` in a name: one that keeps only the newest \
+         may count and delete this output; choose a name without it, or another folder",
+        beside.name
+    ))
+}

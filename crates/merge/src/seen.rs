@@ -1,0 +1,92 @@
+//! How a plan knows its sources again: length, time and header of each file, as they were when the plan was made.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use thalweg_checkpoint::{Checkpoint, ShardFile};
+use thalweg_tensor::digest::{DigestKind, bytes_digest};
+use thalweg_tensor::to_index;
+
+use crate::align::OpenSource;
+use crate::error::Error;
+use crate::plan::MergePlan;
+
+/// A source as a plan saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeenSource {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its files.
+    pub files: Vec<SeenFile>,
+}
+
+/// A file as a plan saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeenFile {
+    /// Name within the checkpoint.
+    pub name: String,
+    /// Length in bytes.
+    pub len_bytes: u64,
+    /// Time of the last change, nanoseconds since 1970, as decimal digits.
+    pub modified_ns: String,
+    /// Digest of what its header says: names, types, shapes and places of its tensors.
+    pub header_digest: String,
+}
+
+/// The sources of a plan as they are now.
+pub fn see_sources(sources: &[OpenSource]) -> Vec<SeenSource> {
+    let see = |source: &OpenSource| SeenSource { path: source.path.clone(), files: see_files(&source.checkpoint) };
+    sources.iter().map(see).collect()
+}
+
+fn see_files(checkpoint: &Checkpoint) -> Vec<SeenFile> {
+    // What a header says, in the same words for every format: names, types, shapes and places.
+    let mut headers = vec![String::new(); checkpoint.files().len()];
+    for entry in checkpoint.catalog().entries() {
+        for piece in &entry.pieces {
+            let Some(header) = headers.get_mut(to_index(piece.file_idx.into())) else { continue };
+            header.push_str(&format!("{}\0{}\0{}\0{}\n", entry.name, entry.dtype, entry.shape, piece.offset));
+        }
+    }
+    let see = |(file, header): (&ShardFile, String)| SeenFile {
+        name: file.name.clone(),
+        len_bytes: file.info.len_bytes,
+        modified_ns: file.info.modified_ns.to_string(),
+        header_digest: bytes_digest(DigestKind::Blake3, header.as_bytes()).to_string(),
+    };
+    checkpoint.files().iter().zip(headers).map(see).collect()
+}
+
+/// Compares the sources with what the plan saw of them, where it says that.
+///
+/// # Errors
+/// `SourcesChanged` with the first change of each source.
+pub(crate) fn check_seen(plan: &MergePlan, sources: &[OpenSource]) -> Result<(), Error> {
+    let mut changes = Vec::new();
+    for seen in &plan.seen_sources {
+        let Some(source) = sources.iter().find(|source| source.path == seen.path) else { continue };
+        if let Some(change) = first_change(&seen.files, &see_files(&source.checkpoint)) {
+            changes.push(format!("`{}`: {change}", seen.path.display()));
+        }
+    }
+    if changes.is_empty() { Ok(()) } else { Err(Error::SourcesChanged { changes }) }
+}
+
+fn first_change(before: &[SeenFile], now: &[SeenFile]) -> Option<String> {
+    let names = |files: &[SeenFile]| files.iter().map(|file| file.name.clone()).collect::<Vec<_>>();
+    if names(before) != names(now) {
+        return Some("it has other files".to_owned());
+    }
+    before.iter().zip(now).find_map(|(before, now)| {
+        let name = &before.name;
+        if before.len_bytes != now.len_bytes {
+            return Some(format!("`{name}` had {} bytes and has {}", before.len_bytes, now.len_bytes));
+        }
+        if before.header_digest != now.header_digest {
+            return Some(format!("`{name}` has another header"));
+        }
+        (before.modified_ns != now.modified_ns).then(|| format!("`{name}` was written again"))
+    })
+}

@@ -1,0 +1,245 @@
+//! The stage of one output: found, checked to be ours, locked, made or resumed, and given up.
+//!
+//! A stage is known by its lock, and its journal lists the files that may be in it. Nothing else is ever removed.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use thalweg_checkpoint::{CONFIG_FILE_NAME, StagedCheckpoint};
+use thalweg_storage::guard::{Contents, Place, STAGE_HINT, foreign_entries, look_at, remove_own_folder, shown_names};
+use thalweg_storage::publish::{Replace, stage_path};
+use thalweg_storage::{Lock, Storage};
+use thalweg_tensor::Digest;
+use thalweg_tensor::digest::{DigestKind, bytes_digest};
+
+use crate::align::{MergeLayout, OpenSource};
+use crate::context::RunContext;
+use crate::engine::{ExecuteOptions, PartialStage};
+use crate::error::Error;
+use crate::journal::{JOURNAL_NAME, Journal, JournalState, StageKey, UnitRecord};
+use crate::output::{CARD_NAME, output_layout, source_files};
+use crate::own::{MERGED_FOLDER, merged_contents};
+use crate::plan::OutputPlan;
+use crate::receipt::RECEIPT_NAME;
+use crate::verify::read_receipt_of;
+
+/// Keeps two processes from one stage.
+const LOCK_NAME: &str = "thalweg-lock";
+
+/// An output that is being written.
+pub(crate) struct StagedOutput<'a> {
+    pub(crate) plan: &'a OutputPlan,
+    pub(crate) staged: StagedCheckpoint,
+    pub(crate) journal: Journal,
+    /// What an earlier run's journal says.
+    pub(crate) found: Vec<UnitRecord>,
+    pub(crate) plan_digest: String,
+    /// Files of the stage that are ours and not part of the output.
+    pub(crate) leftovers: BTreeSet<String>,
+    _lock: Lock,
+}
+
+/// What stands in the place of a stage.
+enum StagePlace {
+    /// Nothing, or an empty folder.
+    Free,
+    /// A stage, locked once.
+    Stage,
+    /// A whole output of ours: sealed and not yet published, or replaced and not yet removed.
+    Sealed,
+}
+
+/// Looks at the place of a stage, and says no where it is not ours to empty.
+///
+/// # Errors
+/// `ForeignStage` for a sealed output of another plan; `Storage` for what this program did not write.
+pub(crate) fn check_stage(storage: &dyn Storage, output: &OutputPlan, options: ExecuteOptions) -> Result<(), Error> {
+    find_stage(storage, output, options).map(|_| ())
+}
+
+fn find_stage(storage: &dyn Storage, output: &OutputPlan, options: ExecuteOptions) -> Result<StagePlace, Error> {
+    let stage = stage_path(&output.path);
+    match look_at(storage, &stage)? {
+        Place::Free => return Ok(StagePlace::Free),
+        Place::Folder if storage.count_entries(&stage)? == 0 => return Ok(StagePlace::Free),
+        Place::Folder if look_at(storage, &stage.join(LOCK_NAME))? == Place::File => return Ok(StagePlace::Stage),
+        Place::Folder => {}
+        Place::Link(_) | Place::File | Place::Other => {
+            return Err(refuse(&stage, "is needed for what is written, and is not a folder".to_owned()));
+        }
+    }
+    match merged_contents(storage, &stage)? {
+        Contents::Ours { foreign, .. } if foreign.is_empty() => {
+            let receipt = read_receipt_of(storage, &stage)?;
+            let is_replaced = options.replace == Replace::Force && storage.file_info(&output.path).is_ok();
+            let is_free = is_replaced || options.partial == PartialStage::Discard;
+            if receipt.plan.path == output.path && (is_free || receipt.plan_digest == output.digest()?) {
+                return Ok(StagePlace::Sealed);
+            }
+            Err(Error::ForeignStage { path: stage, what: "another plan" })
+        }
+        _ => {
+            let holds = shown_names(&foreign_entries(storage, &stage, &BTreeSet::new())?);
+            Err(refuse(
+                &stage,
+                format!("is needed for what is written, and holds {holds}, which are not an interrupted merge"),
+            ))
+        }
+    }
+}
+
+fn refuse(path: &Path, holds: String) -> Error {
+    thalweg_storage::Error::MayNotReplace { path: path.to_owned(), holds, hint: STAGE_HINT }.into()
+}
+
+/// Opens the stage of an interrupted run of this plan, or makes a new one.
+pub(crate) fn stage_output<'a>(
+    output: &'a OutputPlan,
+    sources: &[OpenSource],
+    layout: &MergeLayout,
+    reading: &Digest,
+    options: ExecuteOptions,
+    run: &RunContext<'_>,
+) -> Result<StagedOutput<'a>, Error> {
+    let storage = &run.storage;
+    let stage = stage_path(&output.path);
+    if let StagePlace::Sealed = find_stage(&**storage, output, options)? {
+        remove_own_folder(&**storage, &stage, MERGED_FOLDER)?;
+    }
+    storage.create_folder(&stage)?;
+    let lock = storage.lock(&stage.join(LOCK_NAME))?;
+    if !lock.is_held() {
+        run.progress.note(&format!(
+            "the file system of `{}` has no locks: take care that no other merge writes there",
+            stage.display()
+        ));
+    }
+    let plan_digest = output.digest()?;
+    let key = stage_key(output, &plan_digest, sources, reading);
+    let output_layout = Arc::new(output_layout(output, layout)?);
+    let journal_path = stage.join(JOURNAL_NAME);
+    let (state, listed) = Journal::open(&**storage, &journal_path, &key)?;
+    let names = stage_names(output, sources, &output_layout);
+    let known: BTreeSet<String> = names.iter().cloned().chain(listed).collect();
+    check_names(&**storage, &stage, &known)?;
+    let staged = |staged, journal, found| StagedOutput {
+        plan: output,
+        staged,
+        journal,
+        found,
+        plan_digest,
+        leftovers: known.clone(),
+        _lock: lock,
+    };
+    if options.partial == PartialStage::Resume {
+        match state {
+            JournalState::Foreign(what) => return Err(Error::ForeignStage { path: stage, what }),
+            JournalState::Ours(journal, found) => {
+                if let Ok(reopened) = StagedCheckpoint::reopen(storage, &stage, Arc::clone(&output_layout)) {
+                    return Ok(staged(reopened, journal, found));
+                }
+            }
+            JournalState::Absent => {}
+        }
+    }
+    empty_stage(&**storage, &stage)?;
+    let journal = Journal::create(&**storage, &journal_path, &key, &names)?;
+    // What says that this is a stage, and which files are its own, is durable before the first of them.
+    storage.sync_folder(&stage)?;
+    let created = StagedCheckpoint::create(storage, &stage, output_layout).inspect_err(|_| {
+        // A disk that is full, mostly: what was begun would only be in the way.
+        let _ = check_names(&**storage, &stage, &known).and_then(|()| Ok(storage.remove(&stage)?));
+    })?;
+    Ok(staged(created, journal, Vec::new()))
+}
+
+/// Every name that this plan may put into its stage.
+fn stage_names(
+    output: &OutputPlan,
+    sources: &[OpenSource],
+    layout: &thalweg_checkpoint::OutputLayout,
+) -> BTreeSet<String> {
+    let mut names: BTreeSet<String> = layout.files().iter().map(|file| file.name.clone()).collect();
+    let fixed = [
+        LOCK_NAME,
+        JOURNAL_NAME,
+        RECEIPT_NAME,
+        CARD_NAME,
+        CONFIG_FILE_NAME,
+        thalweg_checkpoint::format::huggingface::INDEX_FILE_NAME,
+    ];
+    names.extend(fixed.map(str::to_owned));
+    for planned in &output.sources {
+        let source = sources.iter().find(|source| source.path == planned.path);
+        let files = source.map(|source| source.checkpoint.side_files()).unwrap_or_default();
+        names.extend(files.iter().map(|file| file.name.clone()));
+    }
+    names
+}
+
+fn check_names(storage: &dyn Storage, stage: &Path, known: &BTreeSet<String>) -> Result<(), Error> {
+    match foreign_entries(storage, stage, known)? {
+        foreign if foreign.is_empty() => Ok(()),
+        foreign => Err(refuse(stage, format!("holds {}, which is no part of a merge", shown_names(&foreign)))),
+    }
+}
+
+/// Removes all but the lock; that everything is ours was checked.
+fn empty_stage(storage: &dyn Storage, stage: &Path) -> Result<(), Error> {
+    for entry in storage.list_folder(stage)? {
+        if entry.name != LOCK_NAME {
+            storage.remove(&stage.join(&entry.name))?;
+        }
+    }
+    Ok(())
+}
+
+/// What a stage must share with the run that resumes it: the plan, and what is merged in the same reading.
+///
+/// Without digests the sources' sizes and times too: with them, each finished part is compared with the sources.
+fn stage_key(output: &OutputPlan, plan_digest: &str, sources: &[OpenSource], reading: &Digest) -> StageKey {
+    let mut identity = String::new();
+    for planned in output.sources.iter().filter(|_| output.digest.kind().is_none()) {
+        let source = sources.iter().find(|source| source.path == planned.path);
+        for file in source.map(source_files).unwrap_or_default() {
+            let (length, modified, changed) = (file.len_bytes, file.modified_ns, file.changed_ns.unwrap_or_default());
+            identity.push_str(&format!("{}\0{length}\0{modified}\0{changed}\0", file.name));
+        }
+    }
+    let mut key = [0; 96];
+    key[..32].copy_from_slice(&bytes_digest(DigestKind::Blake3, plan_digest.as_bytes()).to_bytes());
+    key[32..64].copy_from_slice(&bytes_digest(DigestKind::Blake3, identity.as_bytes()).to_bytes());
+    key[64..].copy_from_slice(&reading.to_bytes());
+    key
+}
+
+/// The stages of a merge that failed: kept and named where the same command can resume them, else removed, so that they do
+/// not block the command that mends the fault.
+pub(crate) fn give_up(staged: Vec<StagedOutput<'_>>, error: Error, run: &RunContext<'_>) -> Error {
+    if error.can_be_resumed() {
+        note_stages(staged.iter().map(|output| stage_path(&output.plan.path)), run);
+        return error;
+    }
+    for output in staged {
+        remove_stage(&*run.storage, &output);
+    }
+    error
+}
+
+/// Says what is left of a merge that did not come to its end.
+pub(crate) fn note_stages(stages: impl Iterator<Item = PathBuf>, run: &RunContext<'_>) {
+    let stages: Vec<String> = stages.map(|stage| stage.display().to_string()).collect();
+    if !stages.is_empty() {
+        run.progress.note(&format!(
+            "what is merged so far is kept in {}: the same command resumes it, and `--discard-partial` starts over",
+            shown_names(&stages)
+        ));
+    }
+}
+
+/// Removes a stage that nothing is gained from. One that cannot be removed is named by the next attempt.
+pub(crate) fn remove_stage(storage: &dyn Storage, output: &StagedOutput<'_>) {
+    let stage = stage_path(&output.plan.path);
+    let _ = check_names(storage, &stage, &output.leftovers).and_then(|()| Ok(storage.remove(&stage)?));
+}

@@ -1,0 +1,86 @@
+"""Runs the program on every hostile input of a folder with a MANIFEST.json, under limits of memory and time.
+
+    python3 scripts/hostile_inputs.py ../shared/fixtures/hostile [pickle/ dcp/ ...]
+
+Each input is given to `inspect` and then to `merge`, alone. What must happen stands in the manifest: `reject` (exit code 2 and the
+file's name in the message, for at least the merge), `accept`, `either`, `skip-part`. Whatever the verdict: no signal, no panic,
+no time-out, no file that a pickle made, no output of a refused merge.
+"""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+
+PROGRAM = os.path.abspath(os.environ.get("THALWEG", "target/debug/thalweg"))
+MEMORY_BYTES = 1 << 30
+SECONDS = 20
+
+
+def limit():
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+
+
+def run(arguments, folder):
+    result = subprocess.run([PROGRAM, *arguments, "-j", "2"], cwd=folder, preexec_fn=limit, capture_output=True, timeout=3 * SECONDS)
+    return result.returncode, (result.stdout + result.stderr).decode(errors="replace")
+
+
+def check(root, entry, scratch):
+    """What is wrong with how one input was treated, as a list of sentences."""
+    path, verdict = entry["path"], entry["verdict"]
+    source = os.path.join(root, path)
+    faults = []
+    codes = {}
+    out = os.path.join(scratch, "out")
+    for command in (["inspect", source], ["merge", source, "-o", out, "--digest", "none"]):
+        name = command[0]
+        if name == "merge":
+            command[1:2] = ["-m", source]
+        try:
+            code, text = run(command, scratch)
+        except subprocess.TimeoutExpired:
+            faults.append(f"{name} did not end")
+            continue
+        codes[name] = code
+        if code not in (0, 1, 2) or "panicked" in text:
+            faults.append(f"{name} ended with {code}: {text[-300:]}")
+        if code != 0 and os.path.basename(path) not in text:
+            faults.append(f"{name} does not name the file: {text[-300:]}")
+    made = [name for name in os.listdir(scratch) if name != "out"]
+    if made:
+        faults.append(f"there are new files: {made}")
+    if codes.get("merge") != 0 and os.path.exists(out):
+        faults.append("a refused merge left an output")
+    if verdict == "reject" and codes.get("merge") == 0:
+        faults.append("it was merged")
+    if verdict == "reject" and codes.get("inspect") == 0:
+        faults.append("inspect took it")
+    if verdict == "accept" and codes.get("inspect") != 0:
+        faults.append("inspect refused it")
+    shutil.rmtree(out, ignore_errors=True)
+    return faults
+
+
+def main():
+    root = os.path.abspath(sys.argv[1])
+    groups = tuple(sys.argv[2:]) or ("pickle/",)
+    with open(os.path.join(root, "MANIFEST.json"), encoding="utf-8") as file:
+        entries = [entry for entry in json.load(file) if entry["path"].startswith(groups)]
+    n_wrong = 0
+    for entry in entries:
+        with tempfile.TemporaryDirectory() as scratch:
+            faults = check(root, entry, scratch)
+        n_wrong += bool(faults)
+        for fault in faults:
+            print(f"{entry['path']} ({entry['verdict']}): {fault}")
+    print(f"{len(entries) - n_wrong} of {len(entries)} inputs are treated as their manifest says")
+    return 1 if n_wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
