@@ -11,6 +11,7 @@ mod mergekit_faults;
 mod outputs;
 mod recover;
 mod report;
+mod restarts;
 mod selection;
 mod study;
 mod support;

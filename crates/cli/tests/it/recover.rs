@@ -171,7 +171,7 @@ fn recover_needs_a_log_and_a_checkpoint_before_the_spike() {
     --- stdout
     --- stderr
     error: `[ROOT]/examples/runs/hybridstories` has no step log, and spikes are found in one
-    hint: name it with `--log`: JSON lines, CSV, trainer_state.json or a TensorBoard event file
+    hint: name it with `--log`: JSON lines, CSV, trainer_state.json, console output or TensorBoard event files
     ");
     let [log, ..] = write_logs(scratch.path(), &losses(15, 185));
     insta::assert_snapshot!(transcript(&["recover", RUN, "--log", log.to_str().unwrap()], scratch.path()), @"
