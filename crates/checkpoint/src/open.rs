@@ -14,6 +14,7 @@ use crate::config::{MAX_CONFIG_BYTES, parse_config};
 use crate::error::storage_error;
 use crate::format::huggingface::INDEX_END;
 use crate::format::{FORMATS, HEAD_BYTES, Place};
+use crate::lazy_pieces::LazyPieces;
 use crate::side_files::{CONFIG_FILE_NAME, find_in_listing, probe_folder};
 use crate::stranger::{describe_stranger, explain_torch_error, recognise_file};
 use crate::{CatalogCache, Error, ReadOptions};
@@ -56,7 +57,11 @@ pub fn open_checkpoint_with(
 pub fn is_checkpoint(storage: &dyn Storage, path: &Path) -> bool {
     let Ok(info) = storage.file_info(path) else { return false };
     let mut marks = FORMATS.iter().flat_map(|format| format.marks());
-    info.kind == FileKind::File || marks.any(|name| storage.file_info(&path.join(name)).is_ok())
+    if info.kind == FileKind::File || marks.any(|name| storage.file_info(&path.join(name)).is_ok()) {
+        return true;
+    }
+    let place = storage.list_folder(path).map(|entries| Place::Folder { path: path.to_owned(), entries });
+    place.is_ok_and(|place| FORMATS.iter().any(|format| format.is_certain(&place)))
 }
 
 /// Opens many checkpoints, a few at a time; one result for each path, in their order.
@@ -150,6 +155,7 @@ pub fn open_with_cache(
         metadata: content.metadata,
         notes: content.notes,
         findings: content.findings,
+        lazy: content.opener.map(LazyPieces::new),
     })
 }
 

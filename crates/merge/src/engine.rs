@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use thalweg_checkpoint::Look;
 use thalweg_storage::publish::Replace;
 use thalweg_tensor::kernel::NonFinitePolicy;
 use thalweg_tensor::{TensorSink, TensorSource};
@@ -72,6 +73,8 @@ pub fn execute_merge(
     let sources = open_sources(plan, run)?;
     check_seen(plan, &sources)?;
     let layout = align_sources(&sources, plan, &*run.storage)?;
+    // What a source cannot deliver is better known before anything is written.
+    sources.iter().try_for_each(|source| source.checkpoint.look_inside(Look::EachTensor))?;
     layout.notes.iter().for_each(|note| run.progress.note(note));
     check_memory(plan, &sources, &layout, run)?;
     let pending = Pending::find(plan, &sources, options, run)?;

@@ -13,6 +13,7 @@ mod recover;
 mod report;
 mod restarts;
 mod selection;
+mod sharded;
 mod study;
 mod support;
 mod torch;
