@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use thalweg_tensor::display_name;
 
+use crate::format::dcp::error::DcpError;
 use crate::format::safetensors::HeaderError;
 use crate::format::torch::error::TorchError;
+use crate::format::torch_checkpointing::error::TcError;
 use crate::index::IndexError;
 
 /// How many facts of one kind a message lists before it only counts.
@@ -86,6 +88,22 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         source: Box<TorchError>,
+    },
+    /// A distributed checkpoint that is not read.
+    #[error("`{}`: {source}", path.display())]
+    Dcp {
+        /// The metadata, or a file of pieces.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<DcpError>,
+    },
+    /// A checkpoint of torch_checkpointing that is not read.
+    #[error("`{}`: {source}", path.display())]
+    TorchCheckpointing {
+        /// The metadata, a file of an item, or the folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<TcError>,
     },
     /// An index that breaks the format's rules.
     #[error("`{}`: {source}", path.display())]
@@ -213,6 +231,16 @@ pub enum UnfinishedFault {
         /// Its name.
         file: String,
     },
+    /// A shard ends before bytes that the metadata says are in it.
+    #[error("shard `{}` ends at byte {found_bytes}, and {wanted_bytes} are expected", display_name(file))]
+    ShortShard {
+        /// Its name.
+        file: String,
+        /// One past the last byte that is needed.
+        wanted_bytes: u64,
+        /// Where it ends.
+        found_bytes: u64,
+    },
     /// A shard ends early.
     #[error("shard `{}` is cut off: {source}", display_name(file))]
     TruncatedShard {
@@ -227,7 +255,10 @@ impl UnfinishedFault {
     /// The file that is missing or cut off.
     pub fn file(&self) -> &str {
         match self {
-            Self::NoIndex { index: file, .. } | Self::MissingShard { file } | Self::TruncatedShard { file, .. } => file,
+            Self::NoIndex { index: file, .. }
+            | Self::MissingShard { file }
+            | Self::ShortShard { file, .. }
+            | Self::TruncatedShard { file, .. } => file,
         }
     }
 }
@@ -336,6 +367,8 @@ impl Error {
                 "this is not a safetensors file: save or copy it again"
             }
             Self::Torch { source, .. } => return source.hint(),
+            Self::Dcp { source, .. } => return source.hint(),
+            Self::TorchCheckpointing { source, .. } => return source.hint(),
             Self::IndexMismatch { .. } => "files of two saves may be mixed in this folder: copy the checkpoint again",
             Self::OutputExists { .. } => "give another path",
             Self::StageMismatch { .. } => "discard the partial output and start over",

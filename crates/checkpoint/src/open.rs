@@ -14,6 +14,7 @@ use crate::config::{MAX_CONFIG_BYTES, parse_config};
 use crate::error::storage_error;
 use crate::format::huggingface::INDEX_END;
 use crate::format::{FORMATS, HEAD_BYTES, Place};
+use crate::lazy_pieces::LazyPieces;
 use crate::side_files::{CONFIG_FILE_NAME, find_in_listing, probe_folder};
 use crate::stranger::{describe_stranger, explain_torch_error, recognise_file};
 use crate::{CatalogCache, Error, ReadOptions};
@@ -56,7 +57,11 @@ pub fn open_checkpoint_with(
 pub fn is_checkpoint(storage: &dyn Storage, path: &Path) -> bool {
     let Ok(info) = storage.file_info(path) else { return false };
     let mut marks = FORMATS.iter().flat_map(|format| format.marks());
-    info.kind == FileKind::File || marks.any(|name| storage.file_info(&path.join(name)).is_ok())
+    if info.kind == FileKind::File || marks.any(|name| storage.file_info(&path.join(name)).is_ok()) {
+        return true;
+    }
+    let place = storage.list_folder(path).map(|entries| Place::Folder { path: path.to_owned(), entries });
+    place.is_ok_and(|place| FORMATS.iter().any(|format| format.is_certain(&place)))
 }
 
 /// Opens many checkpoints, a few at a time; one result for each path, in their order.
@@ -67,25 +72,34 @@ pub fn open_checkpoints(
     paths: &[PathBuf],
     options: &ReadOptions,
 ) -> Vec<Result<Checkpoint, Error>> {
-    let cache = CatalogCache::default();
+    open_all_with_cache(storage, paths, options, &CatalogCache::default())
+}
+
+/// As [`open_checkpoints`], sharing catalogs with what was opened before with the same cache.
+pub(crate) fn open_all_with_cache(
+    storage: &Arc<dyn Storage>,
+    paths: &[PathBuf],
+    options: &ReadOptions,
+    cache: &CatalogCache,
+) -> Vec<Result<Checkpoint, Error>> {
     let next = AtomicUsize::new(0);
     let opened = Mutex::new(Vec::with_capacity(paths.len()));
     let open_some = || {
         while let Some((number, path)) =
             Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, paths.get(n)?)))
         {
-            let result = open_with_cache(storage, path, options, &cache);
+            let result = open_with_cache(storage, path, options, cache);
             opened.lock().unwrap_or_else(PoisonError::into_inner).push((number, result));
         }
     };
     // One goes ahead, so that the others find its headers known instead of parsing them side by side.
     if let Some(first) = paths.first() {
         next.store(1, Ordering::Relaxed);
-        let result = open_with_cache(storage, first, options, &cache);
+        let result = open_with_cache(storage, first, options, cache);
         opened.lock().unwrap_or_else(PoisonError::into_inner).push((0, result));
     }
     thread::scope(|scope| {
-        for _ in 2..paths.len().min(MAX_OPENERS) {
+        for _ in 1..paths.len().min(MAX_OPENERS) {
             // Where the system refuses a thread, the others do its share.
             let _refused = thread::Builder::new().spawn_scoped(scope, open_some);
         }
@@ -141,6 +155,7 @@ pub fn open_with_cache(
         metadata: content.metadata,
         notes: content.notes,
         findings: content.findings,
+        lazy: content.opener.map(LazyPieces::new),
     })
 }
 

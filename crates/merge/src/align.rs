@@ -120,7 +120,7 @@ pub struct OpenSource {
     /// Optimizer steps done, if known.
     pub step: Option<u64>,
     /// The open checkpoint.
-    pub checkpoint: Checkpoint,
+    pub checkpoint: Arc<Checkpoint>,
 }
 
 impl OpenSource {
@@ -529,7 +529,7 @@ fn compare_tokenizers(
     plan: &MergePlan,
     storage: &dyn Storage,
 ) -> Result<Vec<Difference>, Error> {
-    let checkpoints: Vec<&Checkpoint> = sources.iter().map(|source| &source.checkpoint).collect();
+    let checkpoints: Vec<&Checkpoint> = sources.iter().map(|source| &*source.checkpoint).collect();
     let found = compare_tokenizer_files(&checkpoints, storage)?.into_iter().map(|difference| {
         let values = sources.iter().zip(difference.values);
         let values = values.filter_map(|(source, value)| Some((source.label(), Some(Value::from(value?)))));

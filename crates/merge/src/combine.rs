@@ -334,7 +334,9 @@ impl<'a> Worker<'a> {
     fn do_part(&mut self, part: &Part, run: &RunContext<'_>) -> Result<PartResult, Error> {
         let entry = &self.job.layout.catalog.entries()[part.tensor_idx];
         let class = self.job.layout.classes[part.tensor_idx];
-        let Some(used) = self.prepared.use_of(class) else { return Err(Error::WorkerDied) };
+        let Some(used) = self.prepared.use_of(class) else {
+            return Err(Error::Bug { what: "a class of tensors was not prepared" });
+        };
         let mut hashers = PartHashers::new(self.job, entry, class, part, used.read.len());
         let mut stats = vec![TensorStats::start(); self.job.combinations.len()];
         for elements in self.job.piece.pieces_of(part) {
@@ -386,7 +388,9 @@ impl<'a> Worker<'a> {
     ) -> Result<TensorStats, Error> {
         let combination = &self.job.combinations[k];
         let (input, output) = (piece.entry.dtype, combination.dtype.resolve(piece.entry.dtype));
-        let Some(sum) = self.prepared.sums.get(&(k, input, output)) else { return Err(Error::WorkerDied) };
+        let Some(sum) = self.prepared.sums.get(&(k, input, output)) else {
+            return Err(Error::Bug { what: "a sum was not prepared" });
+        };
         let sources: Vec<&[u8]> = terms.iter().map(|&i| self.inputs[i].as_slice()).collect();
         self.output.resize(piece.n_bytes(output), 0);
         let counts = match sum.sum_into(&sources, &mut self.output) {
@@ -439,7 +443,7 @@ impl<'a> Worker<'a> {
             SumFault::Overflow { element_idx, value } => {
                 Error::Overflow { tensor, element_idx: piece.elements.start + element_idx as u64, value, dtype: output }
             }
-            _ => Error::WorkerDied,
+            _ => Error::Bug { what: "a sum failed in an unknown way" },
         }
     }
 
@@ -502,10 +506,12 @@ fn widen<'b>(
     if from == to {
         return Ok(bytes);
     }
-    let Some(widening) = prepared.widenings.get(&(from, to)) else { return Err(Error::WorkerDied) };
+    let Some(widening) = prepared.widenings.get(&(from, to)) else {
+        return Err(Error::Bug { what: "a widening was not prepared" });
+    };
     let n_elements = bytes.len() as u64 / from.bytes().unwrap_or(1);
     buffer.resize(to_index(to.bytes_of(n_elements).unwrap_or(0)), 0);
-    widening.sum_into(&[bytes], buffer).map_err(|_| Error::WorkerDied)?;
+    widening.sum_into(&[bytes], buffer).map_err(|_| Error::Bug { what: "a value did not fit a wider type" })?;
     Ok(buffer)
 }
 

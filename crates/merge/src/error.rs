@@ -155,6 +155,12 @@ pub enum Error {
     /// A worker thread died; a defect of ours.
     #[error("a worker thread stopped unexpectedly")]
     WorkerDied,
+    /// A state that cannot be; a defect of ours.
+    #[error("a bug in thalweg: {what}; nothing was published")]
+    Bug {
+        /// What should have held.
+        what: &'static str,
+    },
 }
 
 impl Error {

@@ -123,7 +123,7 @@ fn source_receipt(
     let digest = whole.zip(output.plan.digest.kind()).and_then(|(source_idx, kind)| {
         input.merged.finished.source_digest(&input.layout.catalog, source_idx, kind, &read_by)
     });
-    let checkpoint = position.map(|i| &input.sources[i].checkpoint);
+    let checkpoint = position.map(|i| &*input.sources[i].checkpoint);
     let (format, findings) = (checkpoint.map(Checkpoint::format_name), checkpoint.map(Checkpoint::findings));
     SourceReceipt {
         path: planned.path.clone(),

@@ -59,6 +59,11 @@ pub(crate) struct StudyView<'a> {
 }
 
 impl<'a> StudyView<'a> {
+    /// Whether the run has not recovered from a spike.
+    pub(crate) fn needs_recovery(&self) -> bool {
+        !self.record.recovery.is_empty() || self.record.spikes.iter().any(|spike| spike.end.is_none())
+    }
+
     pub(crate) fn new(record: &'a StudyRecord) -> Self {
         let raws = record.raws.iter().chain(&record.annealed).flat_map(|raw| &raw.scores);
         let mut metrics: Vec<Metric<'a>> = Vec::new();
@@ -199,7 +204,7 @@ pub(crate) fn merge_command(run_path: &str, trial: &TrialRow) -> String {
 }
 
 /// A word as a shell reads it.
-pub(crate) fn shell_word(word: &str) -> String {
+pub fn shell_word(word: &str) -> String {
     // A word that begins with a dash would be read as an option.
     let word = if word.starts_with('-') { format!("./{word}") } else { word.to_owned() };
     thalweg_tensor::shell_word(&word)

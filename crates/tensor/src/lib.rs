@@ -6,6 +6,7 @@ pub mod catalog;
 pub mod count;
 pub mod digest;
 pub mod dtype;
+pub mod finite;
 #[expect(unsafe_code, reason = "vector instructions; each block says why it is sound")]
 pub mod kernel;
 pub mod name;

@@ -68,7 +68,10 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
         world.storage.create_folder(folder)?;
         publish_record(folder, &record, world)?;
     }
-    messages.json(&report.document(&chosen));
+    // Of each tensor class and layer: large where there are many.
+    if messages.wants_json() {
+        messages.json(&report.document(&chosen));
+    }
     messages.text(&report.text(&chosen));
     Ok(Outcome::Done)
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use serde_json::json;
-use thalweg_checkpoint::{Checkpoint, SideFileKind, open_checkpoint_with};
+use thalweg_checkpoint::{Checkpoint, Look, SideFileKind, open_checkpoint_with};
 use thalweg_merge::contents::{find_obstacles, tied_pair, untied_note};
 use thalweg_tensor::{Dtype, DtypeClass, TensorSource, display_name};
 
@@ -19,6 +19,9 @@ use crate::sources::{Named, look_at};
 
 /// Tensors that are printed; `-v` prints all.
 const MAX_ROWS: usize = 12;
+/// Pieces of a distributed checkpoint that are looked into: each costs some small reads. Larger ones are looked into
+/// when they are merged.
+const MAX_PIECES: usize = 4096;
 
 pub(crate) fn run(args: &InspectArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let path = match look_at(&args.path, &args.run, world)? {
@@ -59,6 +62,10 @@ fn inspect_stranger(
 }
 
 fn show(checkpoint: &Checkpoint, messages: &Messages) -> Result<Outcome, Error> {
+    let n_pieces: usize = checkpoint.catalog().entries().iter().map(|entry| entry.pieces.len()).sum();
+    if n_pieces <= MAX_PIECES {
+        checkpoint.look_inside(Look::EachPiece)?;
+    }
     checkpoint.notes().iter().for_each(|note| messages.note(note));
     note_untied(checkpoint, messages)?;
     messages.json(&document(checkpoint));
