@@ -49,7 +49,9 @@ impl CheckpointPool {
     pub fn open(&self, path: &Path, options: &ReadOptions) -> Result<Arc<Checkpoint>, Error> {
         let opened = self.open_all(&[path.to_owned()], options).pop();
         // One path gives one result.
-        opened.unwrap_or_else(|| Err(Error::NotACheckpoint { path: path.to_owned(), found: String::new() }))
+        opened.unwrap_or_else(|| {
+            Err(Error::NotACheckpoint { path: path.to_owned(), found: String::new(), converter: None })
+        })
     }
 
     /// The open checkpoints at `paths`, in their order; those that are not open yet are opened a few at a time.

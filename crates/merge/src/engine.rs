@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use thalweg_checkpoint::Look;
 use thalweg_storage::publish::Replace;
 use thalweg_tensor::kernel::NonFinitePolicy;
 use thalweg_tensor::{TensorSink, TensorSource};
@@ -22,6 +23,7 @@ use crate::plan::{DigestChoice, MergePlan, OutputPlan};
 use crate::receipt::MergeReceipt;
 use crate::resume::Reading;
 use crate::seen::check_seen;
+use crate::side_files::side_file_notes;
 use crate::stage::{StagedOutput, give_up, note_stages, remove_stage, stage_output};
 use crate::unit::UnitList;
 
@@ -70,10 +72,13 @@ pub fn execute_merge(
     let started = run.host.elapsed_seconds();
     let sources = open_sources(plan, run)?;
     check_seen(plan, &sources)?;
-    let layout = align_sources(&sources, plan)?;
+    let layout = align_sources(&sources, plan, &*run.storage)?;
+    // What a source cannot deliver is better known before anything is written.
+    sources.iter().try_for_each(|source| source.checkpoint.look_inside(Look::EachTensor))?;
     layout.notes.iter().for_each(|note| run.progress.note(note));
     check_memory(plan, &sources, &layout, run)?;
     let pending = Pending::find(plan, &sources, options, run)?;
+    pending.outputs().flat_map(|output| side_file_notes(output, &sources)).for_each(|note| run.progress.note(&note));
     check_disk_space(&pending, &layout, run)?;
     let staged = stage_outputs(&pending, &sources, &layout, options, run)?;
     let merged = match merge_into(&staged, &sources, &layout, run) {
@@ -192,8 +197,8 @@ fn merge_into(
     let piece = fit_piece(layout, sizes, held.bytes(&layout.catalog), bytes_read, run)?;
 
     let ledger = Ledger::new(&layout.catalog, &units, digest.kind(), &dtype_of);
-    let source_refs: Vec<&dyn TensorSource> =
-        sources.iter().map(|source| &*source.checkpoint as &dyn TensorSource).collect();
+    let views = layout.views(sources);
+    let source_refs: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
     let source_paths: Vec<PathBuf> = sources.iter().map(|source| source.path.clone()).collect();
     let reading = Reading { layout, sources: &source_refs, read_by: &read_by };
     let done = crate::resume::restore(staged, &units, &reading, &ledger, run)?;

@@ -41,12 +41,12 @@ impl std::fmt::Debug for LiveSource<'_> {
 /// `PlanInvalid` where the sinks are not as many as the outputs or hold other tensors; as a merge for the sources.
 pub fn merge_into_sinks(plan: &MergePlan, sinks: &[&dyn TensorSink], run: &RunContext<'_>) -> Result<u64, Error> {
     let sources = open_sources(plan, run)?;
-    let layout = align_sources(&sources, plan)?;
+    let layout = align_sources(&sources, plan, &*run.storage)?;
     layout.notes.iter().for_each(|note| run.progress.note(note));
     let combinations =
         plan.outputs.iter().map(|output| combination_of(output, &sources)).collect::<Result<Vec<_>, _>>()?;
-    let tensors: Vec<&dyn TensorSource> =
-        sources.iter().map(|source| &*source.checkpoint as &dyn TensorSource).collect();
+    let views = layout.views(&sources);
+    let tensors: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
     let names = sources.iter().map(|source| source.path.clone()).collect();
     let held = Held::of_sources(&sources).bytes(&layout.catalog);
     let bytes_read = fill_sinks((&layout, held), (&tensors, names), &combinations, sinks, run)?;
@@ -151,9 +151,8 @@ fn align_live(sources: &[LiveSource<'_>], coefficients: &Coefficients) -> Result
             return Err(refuse(format!("tensor `{tensor}` of {} differs from that of {}", first.name, other.name)));
         }
     }
-    let classes = catalog.entries().iter().map(classify).collect::<Result<Vec<TensorClass>, _>>();
-    let classes = classes.map_err(|difference| Error::NotAligned { differences: vec![difference] })?;
-    Ok(MergeLayout { catalog: Arc::new(catalog.clone()), classes, notes: Vec::new() })
+    let classes: Vec<TensorClass> = catalog.entries().iter().map(|entry| classify(entry, &[])).collect();
+    Ok(MergeLayout { catalog: Arc::new(catalog.clone()), classes, notes: Vec::new(), places: Vec::new() })
 }
 
 /// A tensor that one of them lacks, or that has another shape or element type.
