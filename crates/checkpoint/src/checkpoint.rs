@@ -98,6 +98,14 @@ impl Checkpoint {
         &self.notes
     }
 
+    /// Length, time and identity of every file, as text: equal for two openings between which no file was changed.
+    ///
+    /// For names of what is kept from a checkpoint. The path is not part of it.
+    pub fn identity(&self) -> String {
+        let facts = |file: &ShardFile| format!("{} {:?};", file.name, file.info);
+        self.files.iter().map(facts).collect()
+    }
+
     /// What was found out while the tensors were looked for, such as tensors that cannot be read.
     pub fn findings(&self) -> &Findings {
         &self.findings

@@ -36,6 +36,26 @@ pub enum Error {
         path: PathBuf,
         /// What is there instead.
         found: String,
+        /// What makes a checkpoint of it that can be read, if the format is known.
+        converter: Option<&'static str>,
+    },
+    /// A small text that stands for a file kept elsewhere.
+    #[error("`{}` is a {kind} pointer, not the file that it points to", path.display())]
+    Pointer {
+        /// The text.
+        path: PathBuf,
+        /// Whose pointer it is.
+        kind: &'static str,
+        /// What fetches the file.
+        fetch: &'static str,
+    },
+    /// A file that is something else than its name says.
+    #[error("`{}` is {found}", path.display())]
+    Impostor {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
     },
     /// Several files could be meant.
     #[error("`{}` holds {} files that could each be the checkpoint", path.display(), candidates.len())]
@@ -174,6 +194,23 @@ pub enum Error {
         /// What differs, with both values.
         reason: String,
     },
+}
+
+/// The kinds of trouble with a checkpoint that cannot be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// A save or copy that has not ended, or broke off.
+    Unfinished,
+    /// Files that break the rules of their format, or contradict each other.
+    Damaged,
+    /// A pointer where a file should be.
+    Pointer,
+    /// Something that is not in a format that is read.
+    OtherFormat,
+    /// Several files that could each be meant.
+    Ambiguous,
+    /// Files that the system does not let us read.
+    Unreadable,
 }
 
 /// A file that is missing or cut off.
@@ -317,14 +354,17 @@ impl Error {
             Self::Storage(thalweg_storage::Error::Changed { .. }) => {
                 "wait until nothing writes to the checkpoint, then run the command again"
             }
+            Self::NotACheckpoint { converter: Some(converter), .. } => converter,
             Self::NotACheckpoint { .. } => {
                 "give a folder with `model.safetensors`, `pytorch_model.bin` or an index of one of them, or a file"
             }
+            Self::Pointer { fetch, .. } => fetch,
+            Self::Impostor { .. } => "save or download the checkpoint again as safetensors",
             Self::Ambiguous { .. } => "give the path of the one that is meant",
             Self::Unfinished { .. } => "wait until the save has finished, or copy the missing files again",
             Self::Header { source, .. } if source.is_truncated() => "the file is incomplete: copy or save it again",
             Self::Header { source, .. } if matches!(**source, HeaderError::TooLong { .. }) => {
-                "this is no safetensors file; a small text in its place may be a Git LFS pointer: run `git lfs pull`"
+                "this is not a safetensors file: save or copy it again"
             }
             Self::Torch { source, .. } => return source.hint(),
             Self::Dcp { source, .. } => return source.hint(),
@@ -339,11 +379,23 @@ impl Error {
 
     /// Whether the checkpoint is merely not complete: a save or copy still under way, or broken off.
     pub fn is_unfinished(&self) -> bool {
+        self.fault() == Fault::Unfinished
+    }
+
+    /// What kind of trouble this is with a checkpoint.
+    pub fn fault(&self) -> Fault {
         match self {
-            Self::Unfinished { .. } => true,
-            Self::Header { source, .. } => source.is_truncated(),
-            Self::Torch { source, .. } => source.is_truncated(),
-            _ => false,
+            Self::Unfinished { .. } => Fault::Unfinished,
+            Self::Header { source, .. } if source.is_truncated() => Fault::Unfinished,
+            Self::Torch { source, .. } if source.is_truncated() => Fault::Unfinished,
+            Self::Torch { .. } => Fault::Damaged,
+            Self::Header { .. } | Self::Index { .. } | Self::IndexMismatch { .. } | Self::Config { .. } => {
+                Fault::Damaged
+            }
+            Self::Pointer { .. } => Fault::Pointer,
+            Self::NotACheckpoint { .. } | Self::Impostor { .. } => Fault::OtherFormat,
+            Self::Ambiguous { .. } => Fault::Ambiguous,
+            _ => Fault::Unreadable,
         }
     }
 }

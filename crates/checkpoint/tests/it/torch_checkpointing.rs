@@ -4,7 +4,7 @@ use std::fs;
 
 use thalweg_checkpoint::{Checkpoint, ReadOptions, open_checkpoint, open_checkpoint_with};
 
-use crate::support::{disk, fixture, tensor_bytes, widened};
+use crate::support::{disk, fixture, tensor_bytes};
 
 fn open(name: &str) -> Checkpoint {
     open_checkpoint(&disk(), &fixture("torch-checkpointing").join(name)).unwrap()
