@@ -398,7 +398,7 @@ fn the_log_of_the_newest_state_is_found_by_itself() {
     let run = TestRun::new(["checkpoint-10", "checkpoint-20"]).write("checkpoint-20/trainer_state.json", history);
     let trajectory = run.trajectory();
     assert_eq!(trajectory.log().unwrap().entries().len(), 2);
-    assert!(trajectory.log_path().unwrap().ends_with("checkpoint-20/trainer_state.json"));
+    assert!(trajectory.log_paths()[0].ends_with("checkpoint-20/trainer_state.json"));
     assert!(trajectory.notes().is_empty());
 }
 
