@@ -292,9 +292,7 @@ impl OutputPlan {
         let Ok(scheme) = Scheme::parse(&self.scheme, SchemeParameters::default()) else { return Ok(()) };
         let coefficients = self.coefficients()?;
         let steps: Vec<Option<u64>> = self.sources.iter().map(|source| source.step).collect();
-        let by_step = scheme.coefficients_for(&steps).ok();
-        let by_count = scheme.coefficients(self.sources.len()).ok();
-        if [by_step, by_count].iter().flatten().any(|expected| *expected == coefficients) {
+        if scheme.coefficients_for(&steps).map_or(true, |expected| expected == coefficients) {
             return Ok(());
         }
         let what =
