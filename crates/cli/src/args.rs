@@ -285,9 +285,18 @@ pub(crate) struct OutputArgs {
     /// Routers and expert biases of a mixture of experts
     #[arg(long, value_enum, default_value_t = RouterChoice::Average)]
     pub(crate) router: RouterChoice,
-    /// Waive the difference of one config key; repeatable
-    #[arg(long, value_name = "KEY")]
+    /// Waive a difference of configs or tokenizers, for these values alone; the error has the line to copy; repeatable
+    #[arg(long, value_name = "KEY=VALUE,VALUE")]
     pub(crate) allow_config: Vec<String>,
+    /// Leave a tensor out; `*` stands for anything; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub(crate) drop: Vec<String>,
+    /// Take a tensor from the newest checkpoint as it is; `*` stands for anything; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub(crate) take_newest: Vec<String>,
+    /// Copy code beside the tensors (`*.py`) too
+    #[arg(long)]
+    pub(crate) code: bool,
     /// Merge NaN and infinities by IEEE rules instead of refusing them
     #[arg(long)]
     pub(crate) allow_non_finite: bool,
@@ -476,6 +485,24 @@ pub(crate) struct VerifyArgs {
     pub(crate) inputs: bool,
 }
 
+/// When the start token stands before a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StartTokenChoice {
+    Always,
+    Auto,
+    Never,
+}
+
+impl From<StartTokenChoice> for thalweg_eval::StartRule {
+    fn from(choice: StartTokenChoice) -> Self {
+        match choice {
+            StartTokenChoice::Always => Self::Always,
+            StartTokenChoice::Auto => Self::Auto,
+            StartTokenChoice::Never => Self::Never,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct DiffArgs {
     /// A checkpoint
@@ -513,6 +540,10 @@ pub(crate) struct EvalArgs {
     /// Use this tokenizer.json instead of each checkpoint's own
     #[arg(long, value_name = "FILE", conflicts_with = "eval_command")]
     pub(crate) tokenizer: Option<PathBuf>,
+    /// Put the start token before every text, where the tokenizer's own files do, or never before a context [default: as the suite
+    /// says, else always]
+    #[arg(long, value_enum, value_name = "WHEN", conflicts_with = "eval_command")]
+    pub(crate) start_token: Option<StartTokenChoice>,
     /// Score with another program, run by the shell; {checkpoint} and {out} stand for paths. It writes lm-evaluation-harness results
     /// or a list of {task, value, stderr, n, higher_is_better}
     #[arg(long, value_name = "COMMAND", conflicts_with = "suite")]

@@ -54,11 +54,7 @@ pub(crate) fn begin_record(title: String, trajectory: &Trajectory) -> StudyRecor
 
 /// The command as it was typed, for the record.
 pub(crate) fn command_line() -> String {
-    let word = |word: std::ffi::OsString| {
-        let word = word.to_string_lossy().into_owned();
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=@+%".contains(c);
-        if !word.is_empty() && word.chars().all(is_plain) { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
-    };
+    let word = |word: std::ffi::OsString| thalweg_tensor::shell_word(&word.to_string_lossy());
     let words: Vec<String> = std::env::args_os().skip(1).map(word).collect();
     format!("thalweg {}", words.join(" "))
 }

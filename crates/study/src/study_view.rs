@@ -205,10 +205,9 @@ pub(crate) fn merge_command(run_path: &str, trial: &TrialRow) -> String {
 
 /// A word as a shell reads it.
 pub fn shell_word(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=@+%".contains(c);
     // A word that begins with a dash would be read as an option.
     let word = if word.starts_with('-') { format!("./{word}") } else { word.to_owned() };
-    if !word.is_empty() && word.chars().all(is_plain) { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    thalweg_tensor::shell_word(&word)
 }
 
 /// A gain with its sign and as many decimals as its interval deserves: `+0.0412`.

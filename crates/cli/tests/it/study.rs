@@ -162,12 +162,13 @@ fn what_chose_may_not_report_and_budgets_hold() {
     let (run_path, choose, out) = (lab.path("run"), lab.path("validation.toml"), lab.path("sweep"));
     let sweep = ["sweep", &run_path, "--counts", "2,3", "--suite", &choose, "-o", &out];
     let with = |more: &[&str]| lab.transcript(&[&sweep[..], more].concat());
-    insta::assert_snapshot!(with(&["--report-suite", &choose]), @"
+    insta::assert_snapshot!(with(&["--report-suite", &choose]), @r#"
     exit 2
     --- stdout
     --- stderr
     error: suite `validation` is for selection, and is used for report
-    ");
+    hint: name a suite with `role = "report"`, or change the role in this one
+    "#);
     insta::assert_snapshot!(with(&["--budget-evaluations", "2"]), @"
     exit 2
     --- stdout

@@ -116,7 +116,7 @@ fn trackers_decide_about_the_folders_of_their_trainers() {
         .unwrap();
     // safetensors are judged by themselves; the tracker speaks for what Megatron wrote.
     assert_eq!(finished_steps(&run), [300]);
-    check_fault(&run, 100, Fault::OtherFormat, "");
+    check_fault(&run, 100, Fault::Damaged, "");
     check_unfinished(&run, 200, "step 100 is the last finished one");
     let run = TestRun::new(["global_step1"]).write("global_step2/zero.pt", "x").open().unwrap();
     check_unfinished(&run, 2, "no `latest`");

@@ -4,6 +4,7 @@
 //! streams by `legacy`, tensors by `tensor`; no instruction of a pickle is executed anywhere.
 
 pub mod archive;
+pub(crate) mod dtensor;
 pub mod error;
 mod folder;
 mod legacy;

@@ -354,11 +354,13 @@ fn storage_class(class: &Global) -> Option<Option<StorageType>> {
 
 /// The element type that `torch.NAME` is.
 pub(crate) fn dtype_of(global: &Global) -> Option<StorageType> {
+    dtype_named(&global.name).filter(|_| &*global.module == "torch")
+}
+
+/// The element type that PyTorch calls by this name.
+pub(crate) fn dtype_named(name: &str) -> Option<StorageType> {
     use StorageType::{Known, Unknown};
-    if &*global.module != "torch" {
-        return None;
-    }
-    Some(match &*global.name {
+    Some(match name {
         "float32" | "float" => Known(Dtype::F32),
         "float64" | "double" => Known(Dtype::F64),
         "float16" | "half" => Known(Dtype::F16),
