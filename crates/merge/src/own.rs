@@ -1,8 +1,9 @@
 //! How a merged checkpoint is known as one that this program wrote and that nobody has touched since.
 //!
-//! Only such a folder is ever replaced: its `thalweg.json` is a receipt, it holds nothing but what the receipt lists, and
-//! its small files, which a person may have edited, are still those that were written. That its tensors are whole is not
-//! asked here: a damaged output may be replaced.
+//! Only such a folder is ever replaced: its `thalweg.json` is a receipt, it holds nothing but what the receipt lists, its
+//! small files, which a person may have edited, are still those that were written, and no tensors were saved over its own:
+//! they have their length and are not newer than the receipt, which is written last. A bit that the disk turned changes
+//! neither, so a damaged output may be replaced.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -46,26 +47,32 @@ pub fn merged_contents(storage: &dyn Storage, folder: &Path) -> Result<Contents,
     }
     let mut foreign = foreign_entries(storage, folder, &names)?;
     for file in &receipt.files {
-        if !foreign.contains(&file.name) && was_edited(storage, folder, file, &receipt)? {
+        if !foreign.contains(&file.name) && was_changed(storage, folder, file, &receipt)? {
             foreign.push(format!("{} (changed since the merge)", file.name));
         }
     }
     Ok(Contents::Ours { manifest: RECEIPT_NAME.to_owned(), foreign })
 }
 
-/// Whether a small file is there with other bytes than were written.
-fn was_edited(storage: &dyn Storage, folder: &Path, file: &FileReceipt, receipt: &MergeReceipt) -> Result<bool, Error> {
+/// Whether a file is there with other bytes than were written.
+fn was_changed(
+    storage: &dyn Storage,
+    folder: &Path,
+    file: &FileReceipt,
+    receipt: &MergeReceipt,
+) -> Result<bool, Error> {
     let path = folder.join(&file.name);
     let is_tensors = Path::new(&file.name).extension().is_some_and(|extension| extension == "safetensors");
     let info = match storage.file_info(&path) {
         Err(error) if error.is_not_found() => return Ok(false),
         info => info?,
     };
-    if is_tensors || info.len_bytes > MAX_SMALL_BYTES {
-        return Ok(false);
-    }
     if info.len_bytes != file.len_bytes {
         return Ok(true);
+    }
+    if is_tensors || info.len_bytes > MAX_SMALL_BYTES {
+        // Training may go on in the folder of a merge and save weights of the same length.
+        return Ok(info.modified_ns > storage.file_info(&folder.join(RECEIPT_NAME))?.modified_ns);
     }
     let Some((kind, digest)) = receipt.plan.digest.kind().zip(file.digest.as_ref()) else { return Ok(false) };
     Ok(bytes_digest(kind, &storage.read_file(&path, MAX_SMALL_BYTES)?).to_string() != *digest)

@@ -277,12 +277,38 @@ fn a_damaged_output_is_not_called_the_result_and_the_advice_mends_it() {
     let mut bytes = fs::read(&shard).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
-    fs::write(&shard, bytes).unwrap();
+    rot(&shard, &bytes);
     let output = run(&merge_to(&out, &[]));
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("damaged") && stderr(&output).contains("--force"), "{}", stderr(&output));
     succeeds(&merge_to(&out, &["--force"]));
     succeeds(&["verify", &out]);
+}
+
+/// Other bytes under the same time, as a failing disk leaves them.
+fn rot(path: &Path, bytes: &[u8]) {
+    let modified = fs::metadata(path).unwrap().modified().unwrap();
+    fs::write(path, bytes).unwrap();
+    fs::File::options().write(true).open(path).unwrap().set_modified(modified).unwrap();
+}
+
+#[test]
+fn weights_that_were_saved_over_a_merge_are_never_replaced() {
+    let scene = Scene::new();
+    let (out, shard) = (scene.text("out"), scene.path("out/model.safetensors"));
+    succeeds(&merge_to(&out, &[]));
+    let merged = fs::read(&shard).unwrap();
+    let mut trained = merged.clone();
+    let last = trained.len() - 1;
+    trained[last] ^= 1;
+    let longer = [&*merged, &[0; 8]].concat();
+    for saved in [trained, longer, merged[..merged.len() - 8].to_vec()] {
+        fs::write(&shard, &saved).unwrap();
+        let output = run(&merge_to(&out, &["--force"]));
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert!(stderr(&output).contains("model.safetensors (changed since the merge)"), "{}", stderr(&output));
+        assert_eq!(fs::read(&shard).unwrap(), saved);
+    }
 }
 
 #[test]

@@ -312,7 +312,10 @@ fn a_damaged_output_is_not_the_result() {
     for at in [data_start(&bytes) + 5, bytes.len() - 1, 20] {
         let mut damaged = bytes.clone();
         damaged[at] ^= 1;
+        // As a failing disk leaves it: newer weights would be somebody's.
+        let modified = fs::metadata(&shard).unwrap().modified().unwrap();
         fs::write(&shard, damaged).unwrap();
+        fs::File::options().write(true).open(&shard).unwrap().set_modified(modified).unwrap();
         let error = Runner::default().execute(&scene.plan, PLAIN).unwrap_err();
         assert!(error.to_string().contains("damaged"), "byte {at}: {error}");
         assert!(error.hint().unwrap().contains("--force"), "byte {at}");
