@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use thalweg_storage::{FileKind, Storage};
+use thalweg_storage::{FileKind, FolderEntry, Storage};
 use thalweg_tensor::{Piece, TensorCatalog, TensorEntry};
 
 use self::chunk::Archives;
@@ -32,6 +32,8 @@ use crate::{CatalogCache, Error, Note, ReadOptions};
 pub(super) const METADATA_FILE_NAME: &str = ".metadata";
 /// The longest metadata that is read, in bytes: room for a million chunks.
 const MAX_METADATA_BYTES: u64 = 256 << 20;
+/// Longer metadata is read by few threads at once: a pickle takes about ten times its length.
+const LARGE_METADATA_BYTES: u64 = 1 << 20;
 const DATA_END: &str = ".distcp";
 /// Folders inside of a trainer's checkpoint that hold the distributed one with the model.
 const INNER_FOLDERS: [&str; 3] = ["model_and_optim", "pytorch_model_fsdp_0", "lit_model.pth"];
@@ -118,10 +120,13 @@ pub(super) fn open_folder(
         return Err(Error::Unfinished { path: folder.path.clone(), faults });
     }
     let refuse = |source| Error::Dcp { path: metadata_path.clone(), source: Box::new(source) };
-    let bytes = storage.read_file(&metadata_path, MAX_METADATA_BYTES)?;
     let is_lightning = entries.iter().any(|entry| entry.name == LIGHTNING_FILE_NAME);
-    let chosen = choose_tensors(&bytes, &|entries| choose(entries, is_lightning)).map_err(refuse)?;
-    drop(bytes);
+    let is_large = |entry: &FolderEntry| entry.name == METADATA_FILE_NAME && entry.len_bytes > LARGE_METADATA_BYTES;
+    let chosen = {
+        let _turn = entries.iter().any(is_large).then(|| cache.take_turn());
+        let bytes = storage.read_file(&metadata_path, MAX_METADATA_BYTES)?;
+        choose_tensors(&bytes, &|entries| choose(entries, is_lightning)).map_err(refuse)?
+    };
     let files = open_files(storage, folder, &chosen)?;
     let Chosen { entries, archives, findings, mut notes, .. } = chosen;
     notes.extend(note_mixture(&files, storage.file_info(&metadata_path)?.modified_ns));
