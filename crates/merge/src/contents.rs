@@ -134,7 +134,16 @@ pub fn find_obstacles(checkpoint: &Checkpoint, is_averaged: &dyn Fn(&str) -> boo
         found.push(Obstacle::Adapter { file: file.name.clone() });
     }
     found.extend(checkpoint.config().and_then(quantisation_config));
+    // No key of an optimizer is found without asking: such a state was asked for by its name.
+    if checkpoint.findings().key.as_deref().is_some_and(is_state_key) {
+        found.retain(|obstacle| !matches!(obstacle, Obstacle::TrainingState { .. }));
+    }
     found
+}
+
+/// Whether a key (`--key`) is that of a training state.
+fn is_state_key(key: &str) -> bool {
+    key.split('.').next().is_some_and(|root| STATE_ROOTS.contains(&root))
 }
 
 /// Obstacles that names, element types and shapes show.

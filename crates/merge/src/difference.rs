@@ -112,7 +112,7 @@ impl fmt::Display for Difference {
             }
             Self::Prefix { prefix, with, without, n_tensors } => {
                 let prefix = display_name(prefix);
-                write!(f, "the names of {n_tensors} tensors differ between sources by `{prefix}` alone")?;
+                write!(f, "{} between sources by `{prefix}` alone", names_differ(*n_tensors))?;
                 write!(f, "\n  with it     {}", shorten(with))?;
                 write!(f, "\n  without it  {}", shorten(without))
             }
@@ -157,6 +157,14 @@ fn write_values(f: &mut fmt::Formatter<'_>, rows: &[(String, Option<Value>)]) ->
         let value = value.as_ref().map_or_else(|| "-".to_owned(), Value::to_string);
         write!(f, "\n  {label}  {}", display_name(&value))
     })
+}
+
+fn names_differ(n_tensors: usize) -> String {
+    if n_tensors == 1 {
+        "the name of 1 tensor differs".to_owned()
+    } else {
+        format!("the names of {n_tensors} tensors differ")
+    }
 }
 
 fn shorten(labels: &[String]) -> String {

@@ -153,7 +153,7 @@ fn the_sentence_follows_the_interval_and_not_the_wish() {
 fn files_that_are_no_reports_are_told_apart() {
     let message = |text: &str| Report::from_json(text).unwrap_err().to_string();
     insta::assert_snapshot!(message("{"), @"the report does not read: EOF while parsing an object at line 1 column 1");
-    insta::assert_snapshot!(message(r#"{"kind": "thalweg-plan", "version": 1}"#), @"this is `thalweg-plan` version 1, and a report is `thalweg-report` version 1");
+    insta::assert_snapshot!(message(r#"{"kind": "thalweg-plan", "version": 1}"#), @"this is `thalweg-plan` version 1, and the report of a demo is `thalweg-report` version 1");
     insta::assert_snapshot!(message(r#"{"kind": "thalweg-report", "version": 2}"#), @"this is `thalweg-report` version 2, and the report of a demo is `thalweg-report` version 1");
     let mut report = sample();
     report.baseline = "raw, step 7".to_owned();

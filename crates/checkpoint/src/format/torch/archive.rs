@@ -19,6 +19,8 @@ const END_BYTES: usize = 22;
 const MAX_END_BYTES: u64 = END_BYTES as u64 + 0xffff;
 /// What is read first of the end: room for its forms of 32 and 64 bits.
 const SHORT_END_BYTES: u64 = 256;
+/// Where storages lie: PyTorch 1.4 and 1.5, which wrote archives only on request, called the folder `tensors`.
+const STORAGE_FOLDERS: [&str; 2] = ["data", "tensors"];
 /// The newest version of the archive's own layout that PyTorch reads.
 const MAX_VERSION: u64 = 10;
 /// The longest small record, such as `byteorder`.
@@ -147,8 +149,9 @@ impl Archive {
     /// # Errors
     /// When the record is not as torch.save writes it.
     pub fn find_storage(&self, file: &dyn ReadAt, key: &str) -> Result<Option<Range<u64>>, ArchiveError> {
-        let name = format!("{}/data/{key}", self.root);
-        self.records.get(&*name).map(|record| self.locate(file, &name, record)).transpose()
+        let names = STORAGE_FOLDERS.map(|folder| format!("{}/{folder}/{key}", self.root));
+        let found = names.iter().find_map(|name| Some((name, self.records.get(&**name)?)));
+        found.map(|(name, record)| self.locate(file, name, record)).transpose()
     }
 
     fn check_words(&self, file: &dyn ReadAt) -> Result<(), ArchiveError> {
@@ -170,10 +173,11 @@ impl Archive {
                 return Err(ArchiveError::Version { found: text.into_owned() });
             }
         }
-        let data = inside("data/");
+        let folders = STORAGE_FOLDERS.map(|folder| inside(&format!("{folder}/")));
         let has_sum = |name: &str| self.records.get(name).is_some_and(|record| record.crc != 0);
+        let is_storage = |name: &str| folders.iter().any(|folder| name.starts_with(&**folder));
         let mut storages =
-            self.records.iter().filter(|(name, record)| name.starts_with(&data) && record.len_bytes > 0).peekable();
+            self.records.iter().filter(|(name, record)| is_storage(name) && record.len_bytes > 0).peekable();
         // A writer that leaves checksums out leaves out that of the pickle, too.
         if has_sum(&inside("data.pkl")) && storages.peek().is_some() && storages.all(|(_, record)| record.crc == 0) {
             return Err(ArchiveError::WithoutData);

@@ -49,6 +49,9 @@ pub(super) fn open_stream(
     }
     let pickle = next(&mut cursor)?;
     let keys = next(&mut cursor)?;
+    if let Some(global) = pickle.root().opaque_name().filter(|_| pickle.persistent_ids().next().is_none()) {
+        return Err(TorchError::Foreign { what: "the saved object", name: global.display() });
+    }
     let element_bytes = element_bytes(&pickle)?;
     let mut storages = BTreeMap::new();
     for key in keys.root().items() {
