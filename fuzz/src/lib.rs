@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a target says no")]
 
 mod checkpoint_text;
+mod dcp;
 mod header;
 mod logs;
 mod merge_text;
@@ -54,10 +55,11 @@ impl Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "safetensors_header", act: header::check_header },
     Target { name: "pickle", act: torch::check_pickle },
     Target { name: "torch_file", act: torch::check_file },
+    Target { name: "dcp_metadata", act: dcp::check_metadata },
     Target { name: "shard_index", act: checkpoint_text::check_index },
     Target { name: "config", act: checkpoint_text::check_config },
     Target { name: "recipe_toml", act: merge_text::check_recipe_toml },

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use thalweg_tensor::TensorCatalog;
 
@@ -38,6 +39,8 @@ pub struct KnownHeaders {
 pub struct CatalogCache {
     catalogs: Mutex<BTreeMap<u64, Vec<Arc<TensorCatalog>>>>,
     headers: Mutex<BTreeMap<String, KnownHeaders>>,
+    turns: [Mutex<()>; 2],
+    next_turn: AtomicUsize,
 }
 
 impl CatalogCache {
@@ -54,6 +57,12 @@ impl CatalogCache {
         let kept = Arc::new(catalog);
         equals.push(Arc::clone(&kept));
         kept
+    }
+
+    /// Waits for one of two turns: metadata that takes many times its length to read is read by two threads at most.
+    pub(crate) fn take_turn(&self) -> MutexGuard<'_, ()> {
+        let turn = self.next_turn.fetch_add(1, Ordering::Relaxed) % self.turns.len();
+        self.turns[turn].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What headers with this fingerprint say, if such were read before.

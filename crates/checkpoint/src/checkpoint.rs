@@ -13,6 +13,7 @@ use thalweg_tensor::{AccessError, Piece, TensorCatalog, TensorEntry, TensorSourc
 
 use crate::format::Findings;
 use crate::gather::{Share, read_share, shares_of};
+use crate::lazy_pieces::{LazyPieces, Look, PieceRefusal};
 use crate::{Error, Note, SideFile};
 
 /// One file of a checkpoint.
@@ -48,6 +49,7 @@ pub struct Checkpoint {
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) notes: Vec<Note>,
     pub(crate) findings: Findings,
+    pub(crate) lazy: Option<LazyPieces>,
 }
 
 impl Checkpoint {
@@ -94,6 +96,14 @@ impl Checkpoint {
     /// Things a user should be told.
     pub fn notes(&self) -> &[Note] {
         &self.notes
+    }
+
+    /// Length, time and identity of every file, as text: equal for two openings between which no file was changed.
+    ///
+    /// For names of what is kept from a checkpoint. The path is not part of it.
+    pub fn identity(&self) -> String {
+        let facts = |file: &ShardFile| format!("{} {:?};", file.name, file.info);
+        self.files.iter().map(facts).collect()
     }
 
     /// What was found out while the tensors were looked for, such as tensors that cannot be read.
@@ -146,6 +156,43 @@ impl Checkpoint {
         })
     }
 
+    /// A piece as it lies in its file.
+    fn opened_piece<'a>(
+        &'a self,
+        tensor_idx: usize,
+        entry: &'a TensorEntry,
+        piece_idx: usize,
+    ) -> Result<&'a Piece, AccessError> {
+        let piece = &entry.pieces[piece_idx];
+        let Some(lazy) = &self.lazy else { return Ok(piece) };
+        let (file, reader) = self.file_of(entry, piece)?;
+        lazy.open(self.catalog.entries(), (tensor_idx, piece_idx), reader).map_err(|refusal| match refusal {
+            PieceRefusal::Storage(error) => access_error(&file.path, "read", &entry.name, error),
+            PieceRefusal::Format(reason) => {
+                let message = format!("tensor `{}`: {reason}", display_name(&entry.name));
+                AccessError { path: file.path.display().to_string(), message, source: None }
+            }
+        })
+    }
+
+    /// Looks into pieces whose files say more about them than the directory does, so that what cannot be read is known
+    /// before anything relies on it. Reads no tensor byte; does nothing where headers say everything.
+    ///
+    /// # Errors
+    /// `Access` for the first piece that contradicts the directory.
+    pub fn look_inside(&self, look: Look) -> Result<(), Error> {
+        if self.lazy.is_none() {
+            return Ok(());
+        }
+        for (tensor_idx, entry) in self.catalog.entries().iter().enumerate() {
+            let n_pieces = if look == Look::EachTensor { entry.pieces.len().min(1) } else { entry.pieces.len() };
+            for piece_idx in 0..n_pieces {
+                self.opened_piece(tensor_idx, entry, piece_idx)?;
+            }
+        }
+        Ok(())
+    }
+
     fn read_range(&self, tensor_idx: usize, elements: Range<u64>, out: &mut [u8]) -> Result<(), AccessError> {
         let entry = self.entry(tensor_idx)?;
         self.check_range(entry, &elements)?;
@@ -157,7 +204,8 @@ impl Checkpoint {
         if out.is_empty() {
             return Ok(());
         }
-        if let [piece] = &*entry.pieces
+        if self.lazy.is_none()
+            && let [piece] = &*entry.pieces
             && let Some(bytes) = byte_range(entry, piece, &elements)
         {
             let (file, reader) = self.file_of(entry, piece)?;
@@ -165,8 +213,8 @@ impl Checkpoint {
             return outcome.map_err(|error| access_error(&file.path, "read", &entry.name, error));
         }
         for share in shares_of(entry, &elements) {
-            let piece = &entry.pieces[share.piece_idx];
-            let (file, reader) = self.file_of(entry, piece)?;
+            let (file, reader) = self.file_of(entry, &entry.pieces[share.piece_idx])?;
+            let piece = self.opened_piece(tensor_idx, entry, share.piece_idx)?;
             let read = &mut |offset, out: &mut [u8]| reader.read_exact_at(offset, out);
             read_share(entry, piece, share.positions, elements.start, out, read)
                 .map_err(|error| access_error(&file.path, "read", &entry.name, error))?;
@@ -182,7 +230,8 @@ impl Checkpoint {
             return;
         }
         for Share { piece_idx, positions } in shares_of(entry, elements) {
-            let piece = &entry.pieces[piece_idx];
+            let known = self.lazy.as_ref().and_then(|lazy| lazy.known(tensor_idx, piece_idx));
+            let piece = known.unwrap_or(&entry.pieces[piece_idx]);
             let Ok((_, reader)) = self.file_of(entry, piece) else { continue };
             let ends = entry.dtype.bytes_of(positions.start).zip(entry.dtype.bytes_of(positions.end));
             if let (None, Some((start, end))) = (piece.strides(), ends) {

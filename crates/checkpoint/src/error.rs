@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use thalweg_tensor::display_name;
 
+use crate::format::dcp::error::DcpError;
 use crate::format::safetensors::HeaderError;
 use crate::format::torch::error::TorchError;
+use crate::format::torch_checkpointing::error::TcError;
 use crate::index::IndexError;
 
 /// How many facts of one kind a message lists before it only counts.
@@ -34,6 +36,26 @@ pub enum Error {
         path: PathBuf,
         /// What is there instead.
         found: String,
+        /// What makes a checkpoint of it that can be read, if the format is known.
+        converter: Option<&'static str>,
+    },
+    /// A small text that stands for a file kept elsewhere.
+    #[error("`{}` is a {kind} pointer, not the file that it points to", path.display())]
+    Pointer {
+        /// The text.
+        path: PathBuf,
+        /// Whose pointer it is.
+        kind: &'static str,
+        /// What fetches the file.
+        fetch: &'static str,
+    },
+    /// A file that is something else than its name says.
+    #[error("`{}` is {found}", path.display())]
+    Impostor {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
     },
     /// Several files could be meant.
     #[error("`{}` holds {} files that could each be the checkpoint", path.display(), candidates.len())]
@@ -66,6 +88,22 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         source: Box<TorchError>,
+    },
+    /// A distributed checkpoint that is not read.
+    #[error("`{}`: {source}", path.display())]
+    Dcp {
+        /// The metadata, or a file of pieces.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<DcpError>,
+    },
+    /// A checkpoint of torch_checkpointing that is not read.
+    #[error("`{}`: {source}", path.display())]
+    TorchCheckpointing {
+        /// The metadata, a file of an item, or the folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<TcError>,
     },
     /// An index that breaks the format's rules.
     #[error("`{}`: {source}", path.display())]
@@ -158,6 +196,23 @@ pub enum Error {
     },
 }
 
+/// The kinds of trouble with a checkpoint that cannot be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// A save or copy that has not ended, or broke off.
+    Unfinished,
+    /// Files that break the rules of their format, or contradict each other.
+    Damaged,
+    /// A pointer where a file should be.
+    Pointer,
+    /// Something that is not in a format that is read.
+    OtherFormat,
+    /// Several files that could each be meant.
+    Ambiguous,
+    /// Files that the system does not let us read.
+    Unreadable,
+}
+
 /// A file that is missing or cut off.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -176,6 +231,16 @@ pub enum UnfinishedFault {
         /// Its name.
         file: String,
     },
+    /// A shard ends before bytes that the metadata says are in it.
+    #[error("shard `{}` ends at byte {found_bytes}, and {wanted_bytes} are expected", display_name(file))]
+    ShortShard {
+        /// Its name.
+        file: String,
+        /// One past the last byte that is needed.
+        wanted_bytes: u64,
+        /// Where it ends.
+        found_bytes: u64,
+    },
     /// A shard ends early.
     #[error("shard `{}` is cut off: {source}", display_name(file))]
     TruncatedShard {
@@ -190,7 +255,10 @@ impl UnfinishedFault {
     /// The file that is missing or cut off.
     pub fn file(&self) -> &str {
         match self {
-            Self::NoIndex { index: file, .. } | Self::MissingShard { file } | Self::TruncatedShard { file, .. } => file,
+            Self::NoIndex { index: file, .. }
+            | Self::MissingShard { file }
+            | Self::ShortShard { file, .. }
+            | Self::TruncatedShard { file, .. } => file,
         }
     }
 }
@@ -286,16 +354,21 @@ impl Error {
             Self::Storage(thalweg_storage::Error::Changed { .. }) => {
                 "wait until nothing writes to the checkpoint, then run the command again"
             }
+            Self::NotACheckpoint { converter: Some(converter), .. } => converter,
             Self::NotACheckpoint { .. } => {
                 "give a folder with `model.safetensors`, `pytorch_model.bin` or an index of one of them, or a file"
             }
+            Self::Pointer { fetch, .. } => fetch,
+            Self::Impostor { .. } => "save or download the checkpoint again as safetensors",
             Self::Ambiguous { .. } => "give the path of the one that is meant",
             Self::Unfinished { .. } => "wait until the save has finished, or copy the missing files again",
             Self::Header { source, .. } if source.is_truncated() => "the file is incomplete: copy or save it again",
             Self::Header { source, .. } if matches!(**source, HeaderError::TooLong { .. }) => {
-                "this is no safetensors file; a small text in its place may be a Git LFS pointer: run `git lfs pull`"
+                "this is not a safetensors file: save or copy it again"
             }
             Self::Torch { source, .. } => return source.hint(),
+            Self::Dcp { source, .. } => return source.hint(),
+            Self::TorchCheckpointing { source, .. } => return source.hint(),
             Self::IndexMismatch { .. } => "files of two saves may be mixed in this folder: copy the checkpoint again",
             Self::OutputExists { .. } => "give another path",
             Self::StageMismatch { .. } => "discard the partial output and start over",
@@ -306,11 +379,23 @@ impl Error {
 
     /// Whether the checkpoint is merely not complete: a save or copy still under way, or broken off.
     pub fn is_unfinished(&self) -> bool {
+        self.fault() == Fault::Unfinished
+    }
+
+    /// What kind of trouble this is with a checkpoint.
+    pub fn fault(&self) -> Fault {
         match self {
-            Self::Unfinished { .. } => true,
-            Self::Header { source, .. } => source.is_truncated(),
-            Self::Torch { source, .. } => source.is_truncated(),
-            _ => false,
+            Self::Unfinished { .. } => Fault::Unfinished,
+            Self::Header { source, .. } if source.is_truncated() => Fault::Unfinished,
+            Self::Torch { source, .. } if source.is_truncated() => Fault::Unfinished,
+            Self::Torch { .. } => Fault::Damaged,
+            Self::Header { .. } | Self::Index { .. } | Self::IndexMismatch { .. } | Self::Config { .. } => {
+                Fault::Damaged
+            }
+            Self::Pointer { .. } => Fault::Pointer,
+            Self::NotACheckpoint { .. } | Self::Impostor { .. } => Fault::OtherFormat,
+            Self::Ambiguous { .. } => Fault::Ambiguous,
+            _ => Fault::Unreadable,
         }
     }
 }

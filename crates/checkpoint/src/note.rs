@@ -51,6 +51,18 @@ pub enum Note {
         /// Keys, and how many tensors each has.
         keys: Vec<(String, usize)>,
     },
+    /// Some files of a distributed checkpoint are newer than its metadata, which a save writes last, and some are not.
+    NewerThanMetadata {
+        /// The newer ones.
+        files: Vec<String>,
+        /// How many are not newer.
+        n_older: usize,
+    },
+    /// Entries beside the tensors that are not tensors.
+    ObjectsLeftOut {
+        /// Their names.
+        names: Vec<String>,
+    },
     /// Which numbers of the parameters are read, of a checkpoint that may have both.
     ParamsChosen {
         /// Which.
@@ -102,6 +114,22 @@ impl fmt::Display for Note {
                     write!(f, " and {} more", keys.len() - MAX_KEYS)?;
                 }
                 f.write_str("; `--key` reads those")
+            }
+            Self::NewerThanMetadata { files, n_older } => {
+                let first = files.first().map(|name| display_name(name)).unwrap_or_default();
+                write!(
+                    f,
+                    "{} files such as `{first}` were written after `.metadata` and {n_older} were not: a save over this \
+                     checkpoint may have been broken off, and its tensors may be of two steps",
+                    files.len()
+                )
+            }
+            Self::ObjectsLeftOut { names } => {
+                let first = names.first().map(|name| display_name(name)).unwrap_or_default();
+                match names.len() {
+                    1 => write!(f, "`{first}` is not a tensor and is left out"),
+                    n => write!(f, "{n} entries such as `{first}` are not tensors and are left out"),
+                }
             }
             Self::ParamsChosen { params: Params::Master } => f.write_str(
                 "the F32 masters of the optimizer are read; `--params module` reads the module's own weights",

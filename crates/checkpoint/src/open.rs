@@ -8,13 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use thalweg_storage::{FileKind, Storage};
-use thalweg_tensor::display_name;
 
 use crate::checkpoint::{Checkpoint, ConfigFile, ShardFile};
 use crate::config::{MAX_CONFIG_BYTES, parse_config};
 use crate::error::storage_error;
+use crate::format::huggingface::INDEX_END;
 use crate::format::{FORMATS, HEAD_BYTES, Place};
+use crate::lazy_pieces::LazyPieces;
 use crate::side_files::{CONFIG_FILE_NAME, find_in_listing, probe_folder};
+use crate::stranger::{describe_stranger, explain_torch_error, recognise_file};
 use crate::{CatalogCache, Error, ReadOptions};
 
 /// Threads that open checkpoints side by side: opening waits for the disk more than it computes. Not measured.
@@ -24,7 +26,8 @@ const MAX_OPENERS: usize = 4;
 ///
 /// # Errors
 /// `NotFound`, `NotACheckpoint` or `Ambiguous` for the path; `Unfinished` for a save that has not ended;
-/// `Header`, `Index`, `IndexMismatch` or `Config` for files that break the rules; `Storage`.
+/// `Header`, `Index`, `IndexMismatch` or `Config` for files that break the rules; `Pointer` or `Impostor` for files that are
+/// something else; `Storage`.
 ///
 /// # Example
 /// ```no_run
@@ -54,7 +57,11 @@ pub fn open_checkpoint_with(
 pub fn is_checkpoint(storage: &dyn Storage, path: &Path) -> bool {
     let Ok(info) = storage.file_info(path) else { return false };
     let mut marks = FORMATS.iter().flat_map(|format| format.marks());
-    info.kind == FileKind::File || marks.any(|name| storage.file_info(&path.join(name)).is_ok())
+    if info.kind == FileKind::File || marks.any(|name| storage.file_info(&path.join(name)).is_ok()) {
+        return true;
+    }
+    let place = storage.list_folder(path).map(|entries| Place::Folder { path: path.to_owned(), entries });
+    place.is_ok_and(|place| FORMATS.iter().any(|format| format.is_certain(&place)))
 }
 
 /// Opens many checkpoints, a few at a time; one result for each path, in their order.
@@ -65,25 +72,34 @@ pub fn open_checkpoints(
     paths: &[PathBuf],
     options: &ReadOptions,
 ) -> Vec<Result<Checkpoint, Error>> {
-    let cache = CatalogCache::default();
+    open_all_with_cache(storage, paths, options, &CatalogCache::default())
+}
+
+/// As [`open_checkpoints`], sharing catalogs with what was opened before with the same cache.
+pub(crate) fn open_all_with_cache(
+    storage: &Arc<dyn Storage>,
+    paths: &[PathBuf],
+    options: &ReadOptions,
+    cache: &CatalogCache,
+) -> Vec<Result<Checkpoint, Error>> {
     let next = AtomicUsize::new(0);
     let opened = Mutex::new(Vec::with_capacity(paths.len()));
     let open_some = || {
         while let Some((number, path)) =
             Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, paths.get(n)?)))
         {
-            let result = open_with_cache(storage, path, options, &cache);
+            let result = open_with_cache(storage, path, options, cache);
             opened.lock().unwrap_or_else(PoisonError::into_inner).push((number, result));
         }
     };
     // One goes ahead, so that the others find its headers known instead of parsing them side by side.
     if let Some(first) = paths.first() {
         next.store(1, Ordering::Relaxed);
-        let result = open_with_cache(storage, first, options, &cache);
+        let result = open_with_cache(storage, first, options, cache);
         opened.lock().unwrap_or_else(PoisonError::into_inner).push((0, result));
     }
     thread::scope(|scope| {
-        for _ in 2..paths.len().min(MAX_OPENERS) {
+        for _ in 1..paths.len().min(MAX_OPENERS) {
             // Where the system refuses a thread, the others do its share.
             let _refused = thread::Builder::new().spawn_scoped(scope, open_some);
         }
@@ -106,11 +122,17 @@ pub fn open_with_cache(
 ) -> Result<Checkpoint, Error> {
     let place = look_at(storage, path)?;
     let Some(format) = FORMATS.iter().find(|format| format.recognises(&place)) else {
-        return Err(Error::NotACheckpoint { path: path.to_owned(), found: describe_stranger(&place) });
+        return Err(describe_stranger(&place));
     };
-    let content = format.open(storage, &place, options, cache)?;
+    let content =
+        format.open(storage, &place, options, cache).map_err(|error| explain_torch_error(error, &**storage))?;
     let side_files = match &place {
-        Place::Folder { path, entries } => find_in_listing(path, entries),
+        Place::Folder { path, entries } => {
+            let is_used = |name: &str| {
+                name.ends_with(INDEX_END) || content.files.iter().any(|file| file.name.split('/').next() == Some(name))
+            };
+            find_in_listing(path, entries, &is_used)
+        }
         Place::File { .. } => probe_folder(storage, place.folder()),
     };
     let config = match side_files.iter().find(|file| file.name == CONFIG_FILE_NAME) {
@@ -133,6 +155,7 @@ pub fn open_with_cache(
         metadata: content.metadata,
         notes: content.notes,
         findings: content.findings,
+        lazy: content.opener.map(LazyPieces::new),
     })
 }
 
@@ -154,34 +177,6 @@ fn read_config(storage: &Arc<dyn Storage>, path: &Path) -> Result<ConfigFile, Er
     let bytes = storage.read_file(path, MAX_CONFIG_BYTES)?;
     match parse_config(&bytes) {
         Ok(value) => Ok(ConfigFile { bytes, value }),
-        Err(message) => Err(Error::Config { path: path.to_owned(), message }),
-    }
-}
-
-/// What a path holds that no format recognises, so that the error can say it.
-fn describe_stranger(place: &Place) -> String {
-    const KNOWN: [(&str, &str); 4] = [
-        (".distcp", "a PyTorch distributed checkpoint"),
-        (".gguf", "a GGUF file"),
-        (".npz", "a NumPy `.npz` file"),
-        (".index.json", "an index of files that are not safetensors"),
-    ];
-    let describe = |name: &str| KNOWN.iter().find(|(end, _)| name.ends_with(end)).map(|(_, what)| *what);
-    match place {
-        Place::File { path, .. } => {
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            describe(&name).map_or_else(
-                || "neither its name nor its first bytes are those of a checkpoint".to_owned(),
-                |what| format!("it is {what}"),
-            )
-        }
-        Place::Folder { entries, .. } if entries.is_empty() => "the folder is empty".to_owned(),
-        Place::Folder { entries, .. } => match place.file_names().find_map(describe) {
-            Some(what) => format!("it holds {what} and nothing that can be read"),
-            None => {
-                let first = entries.iter().take(3).map(|entry| format!("`{}`", display_name(&entry.name)));
-                format!("it holds {} and nothing that can be read", first.collect::<Vec<_>>().join(", "))
-            }
-        },
+        Err(message) => Err(recognise_file(path, &bytes).unwrap_or(Error::Config { path: path.to_owned(), message })),
     }
 }

@@ -1,6 +1,7 @@
-//! The small files beside the tensors that make a folder loadable: which of them travel to an output.
+//! The files beside the tensors: which of them travel to an output, and why the others stay.
 //!
-//! They travel byte for byte from one named source. Model cards do not travel: an output gets its own.
+//! What is neither weights nor training state travels, byte for byte from one named source, whatever its name: tokenizers,
+//! processors, templates and licences have too many names to list. Model cards stay: an output gets its own.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,37 +13,90 @@ use crate::Error;
 /// The name of the model's config.
 pub const CONFIG_FILE_NAME: &str = "config.json";
 
-/// The largest side file that is carried along, in bytes.
-pub const MAX_SIDE_FILE_BYTES: u64 = 256_000_000;
+/// The largest side file that is carried along, in bytes. The largest known `tokenizer.json` has about half of it.
+pub const MAX_SIDE_FILE_BYTES: u64 = 64_000_000;
 
-const NAMES: [&str; 12] = [
+/// Names that are looked for beside a single file, whose folder may be a run with files of its own.
+const NAMES: [&str; 31] = [
     CONFIG_FILE_NAME,
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "tokenizer.model",
+    "tokenizer.model.v3",
+    "tokenizer.model.v7",
+    "tekken.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
+    "qwen.tiktoken",
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
     "preprocessor_config.json",
+    "processor_config.json",
+    "image_processor_config.json",
+    "video_preprocessor_config.json",
+    "feature_extractor_config.json",
+    "params.json",
+    "model_config.yaml",
+    "LICENSE",
+    "LICENSE.txt",
+    "LICENSE.md",
+    "LICENCE",
+    "NOTICE",
+    "USE_POLICY.md",
 ];
 
-/// Licence files that are looked for where a folder is not listed.
-const LICENCE_NAMES: [&str; 3] = ["LICENSE", "LICENSE.txt", "LICENSE.md"];
-
-/// Whether a side file is carried along unasked.
+/// What becomes of a file beside the tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SideFileKind {
-    /// Config, tokenizer, templates, licence: always.
+    /// Config, tokenizer, templates, licence and the like: always carried along.
     Travels,
     /// Code that a model brings along: only on request, since someone may run it.
     Code,
+    /// It stays where it is.
+    Stays(StayReason),
 }
 
-/// A small file beside the tensors.
+/// Why a file stays behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StayReason {
+    /// Weights in this or another form.
+    Weights,
+    /// Optimizer, scheduler, random numbers, logs, results of this checkpoint.
+    TrainingState,
+    /// The model card.
+    Card,
+    /// What this program writes beside checkpoints.
+    Record,
+    /// More than [`MAX_SIDE_FILE_BYTES`].
+    TooLarge,
+    /// A folder.
+    Folder,
+    /// A lock, a download or copy under way, or a mark of the system.
+    Temporary,
+}
+
+impl StayReason {
+    /// The reason in a word or two.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Weights => "weights",
+            Self::TrainingState => "training state",
+            Self::Card => "the output has its own",
+            Self::Record => "a record of this program",
+            Self::TooLarge => "larger than 64 MB",
+            Self::Folder => "folders",
+            Self::Temporary => "temporary",
+        }
+    }
+}
+
+/// A file beside the tensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SideFile {
     /// Its name.
@@ -65,25 +119,89 @@ impl SideFile {
     }
 }
 
-/// What becomes of a file with this name; `None` if it stays behind.
-pub fn side_file_kind(name: &str) -> Option<SideFileKind> {
-    if NAMES.contains(&name) || name.starts_with("LICENSE") {
-        Some(SideFileKind::Travels)
+/// Ends of names of weights, in any form.
+const WEIGHT_ENDS: [&str; 18] = [
+    ".safetensors",
+    ".safetensors.index.json",
+    ".bin",
+    ".bin.index.json",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".distcp",
+    ".gguf",
+    ".h5",
+    ".msgpack",
+    ".nemo",
+    ".npy",
+    ".npz",
+    ".onnx",
+    ".onnx_data",
+    ".pdparams",
+    ".tflite",
+];
+/// Beginnings and ends of names of training state, logs and results.
+const STATE_STARTS: [&str; 16] = [
+    "all_results",
+    "common.pt",
+    "eval_results",
+    "events.out.tfevents",
+    "latest_checkpointed",
+    "optim.",
+    "optim_",
+    "optimizer",
+    "random_states",
+    "rng_state",
+    "scaler",
+    "scheduler",
+    "train_results",
+    "trainer_state",
+    "training_args",
+    "zero_to_",
+];
+const STATE_ENDS: [&str; 9] =
+    [".pkl", ".pickle", ".log", ".jsonl", ".csv", ".tsv", ".wandb", "_optim_states.pt", "_model_states.pt"];
+const STATE_NAMES: [&str; 7] =
+    ["latest", "latest_universal", "metrics.json", "log.txt", "metadata.pkl", "trainer_log.json", "zero_to_fp32.py"];
+/// Marks of locks, of downloads and copies under way, and of systems.
+const TEMPORARY_ENDS: [&str; 7] = [".tmp", ".lock", ".incomplete", ".part", ".swp", "~", ".DS_Store"];
+
+/// What becomes of a file with this name and length.
+pub fn side_file_kind(name: &str, len_bytes: u64) -> SideFileKind {
+    let starts = |starts: &[&str]| starts.iter().any(|start| name.starts_with(start));
+    let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
+    let reason = if name == "thalweg.json" || starts(&["thalweg-", "thalweg.", ".thalweg"]) {
+        StayReason::Record
+    } else if ends(&TEMPORARY_ENDS) || starts(&["tmp-", ".nfs", "._"]) {
+        StayReason::Temporary
+    } else if starts(&STATE_STARTS) || ends(&STATE_ENDS) || STATE_NAMES.contains(&name) {
+        StayReason::TrainingState
+    } else if ends(&WEIGHT_ENDS) || matches!(name, ".metadata" | ".metadata.json" | "adapter_config.json") {
+        StayReason::Weights
+    } else if name.eq_ignore_ascii_case("README.md") {
+        StayReason::Card
+    } else if len_bytes > MAX_SIDE_FILE_BYTES {
+        StayReason::TooLarge
     } else if name.strip_suffix(".py").is_some_and(|stem| !stem.is_empty()) {
-        Some(SideFileKind::Code)
+        return SideFileKind::Code;
     } else {
-        None
-    }
+        return SideFileKind::Travels;
+    };
+    SideFileKind::Stays(reason)
 }
 
-/// The side files of a folder that was listed, sorted by name.
-pub(crate) fn find_in_listing(folder: &Path, entries: &[FolderEntry]) -> Vec<SideFile> {
-    let files = entries.iter().filter(|entry| entry.kind == FileKind::File);
+/// The side files of a folder that was listed, sorted by name; `used` are the names of the checkpoint's own weights.
+pub(crate) fn find_in_listing(folder: &Path, entries: &[FolderEntry], used: &dyn Fn(&str) -> bool) -> Vec<SideFile> {
     let side_file = |entry: &FolderEntry| {
         let (name, path) = (entry.name.clone(), folder.join(&entry.name));
-        Some(SideFile { kind: side_file_kind(&name)?, name, path, len_bytes: entry.len_bytes })
+        let kind = match entry.kind {
+            FileKind::Folder => SideFileKind::Stays(StayReason::Folder),
+            FileKind::File => side_file_kind(&name, entry.len_bytes),
+            FileKind::Other => SideFileKind::Stays(StayReason::Temporary),
+        };
+        SideFile { kind, name, path, len_bytes: entry.len_bytes }
     };
-    files.filter_map(side_file).collect()
+    entries.iter().filter(|entry| !used(&entry.name)).map(side_file).collect()
 }
 
 /// The side files beside a single file, sorted by name.
@@ -91,14 +209,71 @@ pub(crate) fn find_in_listing(folder: &Path, entries: &[FolderEntry]) -> Vec<Sid
 /// Known names are asked for one by one: a run folder with a thousand such files is not listed a thousand times.
 pub(crate) fn probe_folder(storage: &Arc<dyn Storage>, folder: &Path) -> Vec<SideFile> {
     let mut found: Vec<SideFile> = Vec::new();
-    for name in NAMES.iter().chain(&LICENCE_NAMES) {
+    for name in NAMES {
         let path = folder.join(name);
         let Ok(info) = storage.file_info(&path) else { continue };
         if info.kind == FileKind::File {
-            let (name, kind) = ((*name).to_owned(), SideFileKind::Travels);
-            found.push(SideFile { name, path, len_bytes: info.len_bytes, kind });
+            let kind = side_file_kind(name, info.len_bytes);
+            found.push(SideFile { name: name.to_owned(), path, len_bytes: info.len_bytes, kind });
         }
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_neither_weights_nor_training_state_travels() {
+        for name in [
+            "config.json",
+            "vocab.txt",
+            "spiece.model",
+            "sentencepiece.bpe.model",
+            "qwen.tiktoken",
+            "tekken.json",
+            "tokenizer.model.v3",
+            "processor_config.json",
+            "chat_template.jinja",
+            "LICENSE",
+            "NOTICE",
+            "modules.json",
+            "preprocessor.yaml",
+            "speaker_embeddings_path.json",
+        ] {
+            assert_eq!(side_file_kind(name, 10), SideFileKind::Travels, "{name}");
+        }
+    }
+
+    #[test]
+    fn weights_training_state_and_records_stay() {
+        for (reason, names) in [
+            (
+                StayReason::Weights,
+                &["pytorch_model.bin", "consolidated.00.pth", "model.gguf", "flax_model.msgpack"][..],
+            ),
+            (
+                StayReason::TrainingState,
+                &[
+                    "optimizer.pt",
+                    "scheduler.pt",
+                    "rng_state_3.pth",
+                    "trainer_state.json",
+                    "training_args.bin",
+                    "log.jsonl",
+                ],
+            ),
+            (StayReason::Record, &["thalweg.json", "thalweg-start.json"]),
+            (StayReason::Card, &["README.md", "readme.md"]),
+            (StayReason::Temporary, &["model.safetensors.lock", "x.tmp", ".DS_Store"]),
+        ] {
+            for name in names {
+                assert_eq!(side_file_kind(name, 10), SideFileKind::Stays(reason), "{name}");
+            }
+        }
+        assert_eq!(side_file_kind("modeling_x.py", 10), SideFileKind::Code);
+        assert_eq!(side_file_kind("tokenizer.json", u64::MAX), SideFileKind::Stays(StayReason::TooLarge));
+    }
 }

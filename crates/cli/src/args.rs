@@ -175,12 +175,16 @@ pub(crate) struct RunArgs {
     /// Tokens consumed by one optimizer step, where neither names nor logs tell
     #[arg(long, value_name = "T")]
     pub(crate) tokens_per_step: Option<Count>,
-    /// Step log: JSON lines, CSV, trainer_state.json or a TensorBoard event file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) log: Option<PathBuf>,
+    /// Step log: JSON lines, CSV, trainer_state.json, console output, TensorBoard event files or a folder of them; give
+    /// it once for each restart
+    #[arg(long, value_name = "PATH")]
+    pub(crate) log: Vec<PathBuf>,
     /// Columns of the log by name, such as loss=my_loss,step=iter
     #[arg(long, value_name = "NAME=COLUMN,...", value_delimiter = ',')]
     pub(crate) log_columns: Vec<String>,
+    /// Steps between two losses of a log that has no steps, such as dictionaries printed by Trainer
+    #[arg(long, value_name = "N")]
+    pub(crate) log_every: Option<std::num::NonZeroU64>,
     /// First and last step of the stable phase, where the log has no learning rate
     #[arg(long, value_name = "FROM..TO")]
     pub(crate) stable: Option<String>,
@@ -281,9 +285,18 @@ pub(crate) struct OutputArgs {
     /// Routers and expert biases of a mixture of experts
     #[arg(long, value_enum, default_value_t = RouterChoice::Average)]
     pub(crate) router: RouterChoice,
-    /// Waive the difference of one config key; repeatable
-    #[arg(long, value_name = "KEY")]
+    /// Waive a difference of configs or tokenizers, for these values alone; the error has the line to copy; repeatable
+    #[arg(long, value_name = "KEY=VALUE,VALUE")]
     pub(crate) allow_config: Vec<String>,
+    /// Leave a tensor out; `*` stands for anything; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub(crate) drop: Vec<String>,
+    /// Take a tensor from the newest checkpoint as it is; `*` stands for anything; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub(crate) take_newest: Vec<String>,
+    /// Copy code beside the tensors (`*.py`) too
+    #[arg(long)]
+    pub(crate) code: bool,
     /// Merge NaN and infinities by IEEE rules instead of refusing them
     #[arg(long)]
     pub(crate) allow_non_finite: bool,
@@ -472,6 +485,24 @@ pub(crate) struct VerifyArgs {
     pub(crate) inputs: bool,
 }
 
+/// When the start token stands before a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StartTokenChoice {
+    Always,
+    Auto,
+    Never,
+}
+
+impl From<StartTokenChoice> for thalweg_eval::StartRule {
+    fn from(choice: StartTokenChoice) -> Self {
+        match choice {
+            StartTokenChoice::Always => Self::Always,
+            StartTokenChoice::Auto => Self::Auto,
+            StartTokenChoice::Never => Self::Never,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct DiffArgs {
     /// A checkpoint
@@ -509,6 +540,10 @@ pub(crate) struct EvalArgs {
     /// Use this tokenizer.json instead of each checkpoint's own
     #[arg(long, value_name = "FILE", conflicts_with = "eval_command")]
     pub(crate) tokenizer: Option<PathBuf>,
+    /// Put the start token before every text, where the tokenizer's own files do, or never before a context [default: as the suite
+    /// says, else always]
+    #[arg(long, value_enum, value_name = "WHEN", conflicts_with = "eval_command")]
+    pub(crate) start_token: Option<StartTokenChoice>,
     /// Score with another program, run by the shell; {checkpoint} and {out} stand for paths. It writes lm-evaluation-harness results
     /// or a list of {task, value, stderr, n, higher_is_better}
     #[arg(long, value_name = "COMMAND", conflicts_with = "suite")]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use thalweg_checkpoint::ReadOptions;
+use thalweg_checkpoint::{CheckpointPool, ReadOptions};
 use thalweg_eval::EvalContext;
 use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage, Unwatched};
 use thalweg_storage::{LocalStorage, Storage};
@@ -18,6 +18,7 @@ use crate::args::GlobalArgs;
 use crate::error::Error;
 use crate::messages::Messages;
 use crate::meter::{BAR_EVERY, LINE_EVERY};
+use crate::pace::{Pace, PaceUnit};
 use crate::run::hub_cache_root;
 
 /// Name and version, as receipts have it.
@@ -31,6 +32,8 @@ const LEAST_LIMIT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(127);
 /// Everything outside of the program.
 pub(crate) struct World<'a> {
     pub(crate) storage: Arc<dyn Storage>,
+    /// Checkpoints that are open already.
+    pub(crate) pool: CheckpointPool,
     /// How checkpoints are read.
     pub(crate) reading: ReadOptions,
     clock: ProcessHost,
@@ -55,8 +58,10 @@ impl<'a> World<'a> {
         if asked > most {
             messages.note(format!("`--threads {asked}` is taken as {most}: more would only get in each other's way"));
         }
+        let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new());
         Ok(Self {
-            storage: Arc::new(LocalStorage::new()),
+            pool: CheckpointPool::new(&storage),
+            storage,
             reading,
             clock: ProcessHost { started: Instant::now() },
             progress: CliProgress::new(messages),
@@ -70,6 +75,7 @@ impl<'a> World<'a> {
     pub(crate) fn context(&self, memory_bytes: u64) -> RunContext<'_> {
         RunContext {
             storage: Arc::clone(&self.storage),
+            pool: &self.pool,
             host: &self.clock,
             progress: &self.progress,
             interrupt: &self.interrupt,
@@ -195,8 +201,22 @@ enum Activity {
 struct State {
     activity: Activity,
     total: u64,
+    /// Done by an earlier run.
+    resumed: u64,
     began: Instant,
     bar: Option<ProgressBar>,
+}
+
+impl State {
+    fn new(activity: Activity, total: u64) -> Self {
+        Self { activity, total, resumed: 0, began: Instant::now(), bar: None }
+    }
+
+    fn pace(&self, done: u64) -> Pace {
+        let unit = if self.activity == Activity::Scoring { PaceUnit::Tokens } else { PaceUnit::Bytes };
+        let seconds = self.began.elapsed().as_secs_f64();
+        Pace { unit, total: self.total, resumed: self.resumed, done, seconds }
+    }
 }
 
 /// What ends sooner says nothing.
@@ -207,7 +227,7 @@ impl<'a> CliProgress<'a> {
         let now = Instant::now();
         Self {
             messages,
-            state: Mutex::new(State { activity: Activity::Bytes(Stage::Merge), total: 0, began: now, bar: None }),
+            state: Mutex::new(State::new(Activity::Bytes(Stage::Merge), 0)),
             done: AtomicU64::new(0),
             next_report_ms: AtomicU64::new(u64::MAX),
             started: now,
@@ -233,11 +253,13 @@ impl<'a> CliProgress<'a> {
         let every_ms = u64::try_from(every.as_millis()).unwrap_or(u64::MAX);
         self.next_report_ms.store(now_ms.saturating_add(every_ms), Ordering::Relaxed);
         if self.messages.draws_bars() {
-            let (activity, total, began) = (state.activity, state.total, state.began);
-            let bar = state.bar.get_or_insert_with(|| new_bar(activity, total, began));
+            let (activity, total, text) = (state.activity, state.total, state.pace(done).text());
+            // The text goes first: drawing a place draws the text of the moment before.
+            let bar = state.bar.get_or_insert_with(|| new_bar(activity, total));
+            bar.set_message(text);
             bar.set_position(done);
         } else {
-            self.messages.progress_line(plain_line(&state, done));
+            self.messages.progress_line(format!("{}: {}", verb(state.activity), state.pace(done).text()));
         }
     }
 }
@@ -253,38 +275,17 @@ fn verb(activity: Activity) -> &'static str {
     }
 }
 
-fn new_bar(activity: Activity, total: u64, began: Instant) -> ProgressBar {
-    let template = match activity {
-        Activity::Bytes(_) => "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left",
-        Activity::Scoring => "{msg} {wide_bar} {human_pos}/{human_len} tokens {per_sec} {eta} left",
-    };
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(total).with_style(style).with_message(verb(activity)).with_elapsed(began.elapsed())
-}
-
-#[expect(clippy::cast_precision_loss, reason = "rates for people")]
-fn plain_line(state: &State, done: u64) -> String {
-    let seconds = state.began.elapsed().as_secs_f64().max(1e-9);
-    let rate = done as f64 / seconds;
-    let left = state.total.saturating_sub(done) as f64 / rate.max(1.0);
-    let verb = verb(state.activity);
-    match state.activity {
-        Activity::Bytes(_) => {
-            let [done, total] = [done, state.total].map(crate::options::show_bytes);
-            format!("{verb}: {done} of {total}, {:.2} GB/s, {left:.0} s left", rate / 1e9)
-        }
-        Activity::Scoring => {
-            let [done, total] = [done, state.total].map(crate::options::show_count);
-            format!("{verb}: {done} of {total} tokens, {rate:.0} tokens/s, {left:.0} s left")
-        }
-    }
+fn new_bar(activity: Activity, total: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix} {wide_bar} {msg}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total).with_style(style).with_prefix(verb(activity))
 }
 
 impl CliProgress<'_> {
     fn begin_activity(&self, activity: Activity, total: u64) {
         self.clear();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        *state = State { activity, total, began: Instant::now(), bar: None };
+        *state = State::new(activity, total);
         self.done.store(0, Ordering::Relaxed);
         let first_ms = u64::try_from(FIRST_REPORT.as_millis()).unwrap_or(u64::MAX);
         self.next_report_ms.store(self.now_ms().saturating_add(first_ms), Ordering::Relaxed);
@@ -312,6 +313,11 @@ impl thalweg_eval::context::Progress for CliProgress<'_> {
 impl Progress for CliProgress<'_> {
     fn begin(&self, stage: Stage, total_bytes: u64) {
         self.begin_activity(Activity::Bytes(stage), total_bytes);
+    }
+
+    fn resume(&self, n_bytes: u64) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).resumed += n_bytes;
+        self.done.fetch_add(n_bytes, Ordering::Relaxed);
     }
 
     fn advance(&self, n_bytes: u64) {

@@ -7,6 +7,7 @@ mod host;
 mod messages;
 mod meter;
 mod options;
+mod pace;
 mod resolve;
 mod run;
 mod scoring;

@@ -4,9 +4,11 @@ use std::path::Path;
 
 use thalweg_merge::Coefficients;
 use thalweg_merge::plan::{
-    DigestChoice, MergePlan, MergePolicy, NonFloatPolicy, OutputDtype, OutputPlan, RouterPolicy, SourceRef, newest_of,
+    CodePolicy, DigestChoice, MergePlan, MergePolicy, NonFloatPolicy, OutputDtype, OutputPlan, RouterPolicy, SourceRef,
+    newest_of,
 };
 use thalweg_merge::scheme::{CoefficientOrder, PowerSnapshot, Scheme, reconstruct_from_averages};
+use thalweg_merge::waiver::{ConfigWaiver, WaiverError};
 use thalweg_storage::guard::output_path;
 
 use crate::args::{DigestArg, DtypeChoice, NonFloatChoice, OutputArgs, RouterChoice, SchemeArgs, SourceArgs};
@@ -186,9 +188,13 @@ fn policy(
             })?
         }
     };
-    let mut allow_config = args.allow_config.clone();
-    allow_config.sort();
-    allow_config.dedup();
+    let sorted = |list: &[String]| {
+        let mut list = list.to_vec();
+        list.sort();
+        list.dedup();
+        list
+    };
+    let allow_config = sorted(&args.allow_config).iter().map(|text| parse_waiver(text)).collect::<Result<_, _>>()?;
     Ok(MergePolicy {
         non_float: match args.non_float {
             NonFloatChoice::Error => NonFloatPolicy::Error,
@@ -199,10 +205,23 @@ fn policy(
             RouterChoice::Newest => RouterPolicy::Newest,
         },
         allow_config,
+        drop: sorted(&args.drop),
+        take_newest: sorted(&args.take_newest),
+        code: if args.code { CodePolicy::Copy } else { CodePolicy::Leave },
         allow_non_finite: args.allow_non_finite,
         side_files_from,
         model_card: !args.no_model_card,
         ..MergePolicy::defaults(newest)
+    })
+}
+
+/// `KEY=VALUE,VALUE`: a key alone would waive values that nobody has seen.
+fn parse_waiver(text: &str) -> Result<ConfigWaiver, Error> {
+    text.parse().map_err(|error: WaiverError| {
+        Error::usage_with_hint(
+            format!("`--allow-config {}`: {error}", thalweg_tensor::display_name(text)),
+            "leave the option away: the error that follows has the whole line to copy, with the values that differ",
+        )
     })
 }
 

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use thalweg_merge::plan::SourceRef;
 use thalweg_storage::FileKind;
 use thalweg_study::select::source_ref;
+use thalweg_study::shell_word;
 use thalweg_trajectory::layout::{CheckpointName, parse_entry_name};
 use thalweg_trajectory::{
-    ColumnMap, Extent, NamePattern, Spike, SpikeOptions, StableRange, Step, Tokens, TokensPerStep, Trajectory,
-    TrajectoryOptions, WindowEnd, WindowSpec, detect_spikes, select_window,
+    ColumnMap, Extent, NamePattern, StableRange, Step, Tokens, TokensPerStep, Trajectory, TrajectoryOptions, WindowEnd,
+    WindowSpec, lasting_spike, select_window,
 };
 
 use crate::args::{RunArgs, SelectionArgs};
@@ -33,8 +34,9 @@ pub(crate) fn open_trajectory(
     let options = TrajectoryOptions {
         tokens_per_step: args.tokens_per_step.map(|tokens| TokensPerStep(tokens.0)),
         stable,
-        log_path: args.log.clone(),
+        log_paths: args.log.clone(),
         columns,
+        log_every: args.log_every.map(std::num::NonZeroU64::get),
         reading: world.reading.clone(),
         pattern: name_pattern(args)?,
     };
@@ -51,6 +53,9 @@ pub(crate) fn select(
 ) -> Result<Vec<SourceRef>, Error> {
     let window = select_window(trajectory, &window_spec(args)?)?;
     window.notes().iter().for_each(|note| messages.note(note));
+    if let Some(newest) = window.checkpoints().last() {
+        warn_of_spike(trajectory, newest.step, messages);
+    }
     Ok(window.checkpoints().iter().map(source_ref).collect())
 }
 
@@ -164,7 +169,34 @@ pub(crate) fn hub_cache_root() -> Option<PathBuf> {
         .or_else(|| folder("HOME").map(|home| home.join(".cache/huggingface/hub")))
 }
 
-/// Spikes that the step log shows, by the default options; none without a log.
-pub(crate) fn spikes(trajectory: &Trajectory) -> Vec<Spike> {
-    trajectory.log().map(|log| detect_spikes(log, &SpikeOptions::default())).unwrap_or_default()
+/// Says that a window ends within a spike that the run has not recovered from by then.
+fn warn_of_spike(trajectory: &Trajectory, newest: Step, messages: &Messages) {
+    let Some(spike) = trajectory.log().and_then(|log| lasting_spike(log, trajectory.spikes(), newest)) else { return };
+    let what = match spike.end {
+        Some(end) => format!("the loss comes back at step {end} only"),
+        None => "it did not come back".to_owned(),
+    };
+    messages.note(format!(
+        "the window holds an unhealed spike: onset at step {}, seen in the {}, {what}; `thalweg recover {}` proposes \
+         checkpoints before it",
+        spike.onset,
+        spike.signal,
+        shell_word(&trajectory.path().display().to_string())
+    ));
+}
+
+/// The files of the step log in a line.
+pub(crate) fn log_words(trajectory: &Trajectory) -> Option<String> {
+    let (first, more) = trajectory.log_paths().split_first()?;
+    let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+    Some(format!("`{}`{more}", first.display()))
+}
+
+/// The files of the step log for JSON: one as it is, several as a list.
+pub(crate) fn log_json(trajectory: &Trajectory) -> serde_json::Value {
+    match trajectory.log_paths() {
+        [] => serde_json::Value::Null,
+        [one] => serde_json::json!(one),
+        several => serde_json::json!(several),
+    }
 }

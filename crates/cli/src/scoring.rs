@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use thalweg_checkpoint::open_checkpoint;
-use thalweg_eval::external::{ExternalScore, read_results};
+use thalweg_checkpoint::ReadOptions;
+use thalweg_eval::external::{ExternalResults, ExternalScore, read_results};
 use thalweg_eval::suite::SuiteRole;
 use thalweg_eval::{EvalContext, ReportSuite, SelectionSuite, Suite, check_apart};
 use thalweg_merge::context::RunContext;
@@ -18,7 +18,7 @@ use thalweg_study::record::{CostRow, SuiteRow};
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::args::ScoringArgs;
-use crate::command::eval_external::{check_command, score_one};
+use crate::command::eval_external::{Scratch, check_command, check_params, score_one, tell_refused};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
@@ -33,8 +33,23 @@ pub(crate) fn open_suites(
     world: &World<'_>,
     messages: &Messages,
 ) -> Result<Vec<Suite>, Error> {
-    let Some(path) = &args.suite else { return Ok(Vec::new()) };
-    let suite = Suite::open(&*world.storage, path)?;
+    let Some(path) = &args.suite else {
+        return match report {
+            None => Ok(Vec::new()),
+            Some(_) => Err(Error::usage_with_hint(
+                "`--report-suite` reports beside a suite that decides, and there is none",
+                "name that one with `--suite FILE`, or leave `--report-suite` out",
+            )),
+        };
+    };
+    let open = |path: &Path| -> Result<Suite, Error> {
+        let suite = Suite::open(&*world.storage, path)?;
+        Ok(match args.start_token {
+            Some(rule) => suite.with_start_rule(rule.into()),
+            None => suite,
+        })
+    };
+    let suite = open(path)?;
     check_by(args, &suite)?;
     let Some(report) = report else {
         if suite.role.is_none() {
@@ -43,7 +58,7 @@ pub(crate) fn open_suites(
         }
         return Ok(vec![suite]);
     };
-    let report = ReportSuite::new(Suite::open(&*world.storage, report)?)?;
+    let report = ReportSuite::new(open(report)?)?;
     let selection = SelectionSuite::new(suite)?;
     check_apart(&selection, &report)?;
     if selection.suite().name == report.suite().name {
@@ -76,6 +91,7 @@ pub(crate) fn make_evaluator<'a>(
     suites: &[Suite],
     (like, folder): (&Path, Option<&Path>),
     (eval, run): (EvalContext<'a>, &'a RunContext<'a>),
+    messages: &'a Messages,
 ) -> Result<Box<dyn Evaluator + 'a>, Error> {
     let cache = args.cache.clone().or_else(|| folder.map(|folder| folder.join("scores")));
     match &args.eval_command {
@@ -83,7 +99,7 @@ pub(crate) fn make_evaluator<'a>(
             check_command(command)?;
             let cache =
                 cache.unwrap_or_else(|| std::env::temp_dir().join(format!("thalweg-scores-{}", std::process::id())));
-            Ok(Box::new(CommandEvaluator { command: command.clone(), cache, run, cost: CostRow::default() }))
+            Ok(Box::new(CommandEvaluator { command: command.clone(), cache, run, messages, cost: CostRow::default() }))
         }
         None => {
             let tokenizer = args.tokenizer.as_deref();
@@ -92,20 +108,23 @@ pub(crate) fn make_evaluator<'a>(
     }
 }
 
-/// The score that decides: `--by`, or the first one of the first suite.
-pub(crate) fn deciding(args: &ScoringArgs, scores: &ModelScores) -> Result<TaskScore, Error> {
-    let known = || scores.tasks.iter().map(|task| format!("{}/{}", task.task, task.measure)).collect::<Vec<_>>();
+/// The score that decides: `--by`, or the first one that every model has.
+pub(crate) fn deciding(args: &ScoringArgs, models: &[&ModelScores]) -> Result<TaskScore, Error> {
+    let known = || models.iter().flat_map(|scores| &scores.tasks);
     let found = match &args.by {
-        None => scores.tasks.first(),
+        None => known().find(|score| models.iter().all(|model| model.find(score).is_some())).or(known().next()),
         Some(by) => {
             let (task, measure) = by.split_once('/').map_or((by.as_str(), None), |(task, m)| (task, Some(m)));
-            scores.tasks.iter().find(|one| one.task == task && measure.is_none_or(|measure| one.measure == measure))
+            known().find(|one| one.task == task && measure.is_none_or(|measure| one.measure == measure))
         }
     };
     found.cloned().ok_or_else(|| {
+        let mut names: Vec<String> = known().map(|task| format!("{}/{}", task.task, task.measure)).collect();
+        names.sort();
+        names.dedup();
         Error::usage_with_hint(
             format!("there is no score `{}`", args.by.as_deref().unwrap_or("of any task")),
-            format!("there are {}", known().join(", ")),
+            format!("there are {}", names.join(", ")),
         )
     })
 }
@@ -115,6 +134,7 @@ struct CommandEvaluator<'a> {
     command: String,
     cache: PathBuf,
     run: &'a RunContext<'a>,
+    messages: &'a Messages,
     cost: CostRow,
 }
 
@@ -127,40 +147,40 @@ impl CommandEvaluator<'_> {
     fn key(&self, what: &str, sources: &[PathBuf]) -> Result<PathBuf, thalweg_study::Error> {
         let mut text = format!("{}\n{what}", self.command);
         for source in sources {
-            for file in open_checkpoint(&self.run.storage, source)?.files() {
-                let info = &file.info;
-                text.push_str(&format!("\n{} {} {:?}", info.len_bytes, info.modified_ns, info.id));
-            }
+            text.push_str(&self.run.pool.open(source, &ReadOptions::default())?.identity());
         }
         let digest = bytes_digest(DigestKind::Blake3, text.as_bytes()).to_string();
         let digits = digest.rsplit(':').next().unwrap_or(&digest);
         Ok(self.cache.join(format!("{}.json", digits.get(..32).unwrap_or(digits))))
     }
 
-    fn known(&self, key: &Path) -> Option<Vec<ExternalScore>> {
+    /// Scores that were kept, with those that were refused.
+    fn known(&self, path: &Path, key: &Path) -> Option<Vec<ExternalScore>> {
         let bytes = self.run.storage.read_file(key, MAX_RESULTS_BYTES).ok()?;
-        read_results(&bytes, key).ok()
+        let results = read_results(&bytes, key).ok()?;
+        tell_refused(path, &results, self.messages);
+        Some(results.scores)
     }
 
     fn score(&mut self, path: &Path, key: &Path) -> Result<Vec<ExternalScore>, thalweg_study::Error> {
-        let scores = score_one(&self.command, path, path, &*self.run.storage).map_err(|error| Self::failed(&error))?;
+        let storage = &self.run.storage;
+        let failed = |error: Error| Self::failed(&error);
+        check_params(path, path, (storage, &ReadOptions::default()), self.messages).map_err(failed)?;
+        let scratch = Scratch::new(storage).map_err(failed)?;
+        let results = score_one(&self.command, path, path, &scratch.out(0), &**storage);
+        scratch.close(results.is_ok(), self.messages);
+        let results = results.map_err(failed)?;
+        tell_refused(path, &results, self.messages);
         self.cost.n_evaluations += 1;
-        let rows = scores.iter().map(|score| {
-            json!({
-                "task": score.task, "value": score.value, "stderr": score.standard_error, "n": score.n,
-                "higher_is_better": score.higher_is_better,
-            })
-        });
-        let text = serde_json::to_vec(&rows.collect::<Vec<_>>()).unwrap_or_default();
-        self.run.storage.create_folder(&self.cache)?;
-        publish_file(&*self.run.storage, key, &text, OwnKind::in_own_folder("a kept score"))?;
-        Ok(scores)
+        storage.create_folder(&self.cache)?;
+        publish_file(&**storage, key, &kept_results(&results), OwnKind::in_own_folder("a kept score"))?;
+        Ok(results.scores)
     }
 
     fn score_merge(&mut self, output: &OutputPlan) -> Result<Vec<ExternalScore>, thalweg_study::Error> {
         let sources: Vec<PathBuf> = output.sources.iter().map(|source| source.path.clone()).collect();
         let key = self.key(&output.digest()?, &sources)?;
-        if let Some(known) = self.known(&key) {
+        if let Some(known) = self.known(&output.path, &key) {
             return Ok(known);
         }
         if let [source] = sources.as_slice() {
@@ -172,10 +192,23 @@ impl CommandEvaluator<'_> {
         self.run.storage.create_folder(&self.cache)?;
         let outcomes = execute_merge(&MergePlan::new(vec![scored])?, options, self.run)?;
         self.cost.bytes_read += outcomes.iter().map(|outcome| outcome.receipt.bytes_read).sum::<u64>();
-        let scores = self.score(&path, &key);
+        // Where scoring fails the merge stays: the command can be tried on it by hand.
+        let scores = self.score(&path, &key)?;
         self.run.storage.remove(&path)?;
-        scores
+        Ok(scores)
     }
+}
+
+/// Results as a plain list, refused ones with a value that is refused again.
+fn kept_results(results: &ExternalResults) -> Vec<u8> {
+    let rows = results.scores.iter().map(|score| {
+        json!({
+            "task": score.task, "value": score.value, "stderr": score.standard_error, "n": score.n,
+            "higher_is_better": score.higher_is_better,
+        })
+    });
+    let refused = results.refused.iter().map(|one| json!({"task": one.task, "refused": one.why}));
+    serde_json::to_vec(&rows.chain(refused).collect::<Vec<_>>()).unwrap_or_default()
 }
 
 impl Evaluator for CommandEvaluator<'_> {
@@ -190,7 +223,7 @@ impl Evaluator for CommandEvaluator<'_> {
 
     fn score_checkpoint(&mut self, path: &Path) -> Result<ModelScores, thalweg_study::Error> {
         let key = self.key("", &[path.to_owned()])?;
-        let scores = match self.known(&key) {
+        let scores = match self.known(path, &key) {
             Some(known) => known,
             None => self.score(path, &key)?,
         };

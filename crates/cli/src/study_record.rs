@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use thalweg_study::record::{CheckpointRow, StudyRecord};
-use thalweg_study::recover::{plan_recovery, search_spikes, spike_row};
+use thalweg_study::record::{CheckpointRow, SpikeRow, StudyRecord};
+use thalweg_study::recover::{plan_recovery, spike_row, spikes_of_run, unhealed_spike};
 use thalweg_study::report::{PhaseName, PhaseSpan, TrainingPoint};
 use thalweg_study::write_study::write_study;
-use thalweg_trajectory::{Phase, SpikeOptions, Trajectory};
+use thalweg_trajectory::{Phase, Trajectory, back_at};
 
 use crate::error::Error;
 use crate::host::World;
@@ -40,22 +40,21 @@ pub(crate) fn begin_record(title: String, trajectory: &Trajectory) -> StudyRecor
     record.checkpoints = finished
         .map(|one| CheckpointRow { step: one.step.0, tokens: one.tokens.map(|tokens| tokens.0), seconds: None })
         .collect();
-    if let Some(log) = trajectory.log() {
-        let search = search_spikes(log, &SpikeOptions::default());
-        record.spikes = search.spikes.iter().map(spike_row).collect();
-        let plan = plan_recovery(trajectory, &search);
-        record.recovery = plan.map(|plan| plan.sources.iter().map(|one| one.step.0).collect()).unwrap_or_default();
+    if let (Some(log), Some(search)) = (trajectory.log(), spikes_of_run(trajectory)) {
+        let row = |spike| SpikeRow { end: back_at(log, spike).map(|step| step.0), ..spike_row(spike) };
+        record.spikes = search.spikes.iter().map(row).collect();
+        // A run that came back by itself needs no advice.
+        if unhealed_spike(trajectory).is_some() {
+            let plan = plan_recovery(trajectory, &search);
+            record.recovery = plan.map(|plan| plan.sources.iter().map(|one| one.step.0).collect()).unwrap_or_default();
+        }
     }
     record
 }
 
 /// The command as it was typed, for the record.
 pub(crate) fn command_line() -> String {
-    let word = |word: std::ffi::OsString| {
-        let word = word.to_string_lossy().into_owned();
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=@+%".contains(c);
-        if !word.is_empty() && word.chars().all(is_plain) { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
-    };
+    let word = |word: std::ffi::OsString| thalweg_tensor::shell_word(&word.to_string_lossy());
     let words: Vec<String> = std::env::args_os().skip(1).map(word).collect();
     format!("thalweg {}", words.join(" "))
 }

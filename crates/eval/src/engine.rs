@@ -16,11 +16,12 @@ use crate::context::EvalContext;
 use crate::measure::Measure;
 use crate::prepared::{PreparedItem, PreparedSuite, PreparedTask, PreparedText};
 use crate::record::{MeasureScores, TaskScores};
+use crate::sound::check_sound_model;
 use crate::uncertainty::count;
 use crate::window::TokenWindow;
 
 /// Changes when the same model and suite may score otherwise: cached scores of another version are not used.
-pub const ENGINE_VERSION: u32 = 1;
+pub const ENGINE_VERSION: u32 = 2;
 
 /// Tokens of a batch, padding included.
 const BATCH_TOKENS: usize = 4096;
@@ -37,7 +38,7 @@ impl Subject {
     /// Loads a model from any source of tensors: a checkpoint, or a merge in memory. `path` names it in messages.
     ///
     /// # Errors
-    /// `MemoryTooSmall` before anything is allocated, `Model`.
+    /// `MemoryTooSmall` before anything is allocated, `Model`, `NonFiniteParams`.
     pub fn load(
         path: &Path,
         config: &Value,
@@ -52,7 +53,7 @@ impl Subject {
             let limit_bytes = context.memory_bytes;
             return Err(Error::MemoryTooSmall { path: path.to_owned(), needed_bytes, limit_bytes });
         }
-        Ok(Self::from_model(path, Model::load(config, source).map_err(failed)?))
+        Self::from_model(path, Model::load(config, source).map_err(failed)?)
     }
 
     /// Memory that loading and scoring will take, in bytes, from the configuration alone.
@@ -66,9 +67,13 @@ impl Subject {
     }
 
     /// A model that is in memory.
-    pub fn from_model(path: &Path, model: Model<f32>) -> Self {
+    ///
+    /// # Errors
+    /// `NonFiniteParams`: by accuracy alone a model of NaNs can pass for a sound one.
+    pub fn from_model(path: &Path, model: Model<f32>) -> Result<Self, Error> {
+        check_sound_model(path, &model)?;
         let params_digest = digest_params(&model);
-        Self { path: path.to_owned(), model, params_digest }
+        Ok(Self { path: path.to_owned(), model, params_digest })
     }
 
     /// What names it.

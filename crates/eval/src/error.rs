@@ -158,6 +158,24 @@ pub enum Error {
         /// The item.
         item: String,
     },
+    /// Parameters that are no numbers: whatever such a model scores means nothing.
+    #[error(
+        "`{}`: tensor `{}` holds {kind} at element {element_idx}, so a score of it would mean nothing",
+        path.display(), display_name(tensor)
+    )]
+    NonFiniteParams {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Row-major index of the first such element.
+        element_idx: u64,
+        /// `NaN` or `infinity`.
+        kind: &'static str,
+    },
+    /// Bytes of a checkpoint could not be read.
+    #[error(transparent)]
+    Access(#[from] thalweg_tensor::AccessError),
     /// Too little memory, said before any is taken.
     #[error("scoring `{}` needs {needed_bytes} bytes of memory, {limit_bytes} are allowed", path.display())]
     MemoryTooSmall {
@@ -207,10 +225,19 @@ impl Error {
             Self::ContextTooLong { max_positions, .. } => {
                 Some(format!("`context_length = {max_positions}` or less in the suite"))
             }
-            Self::NonFiniteLoss { .. } => {
-                Some("the parameters hold NaN or infinity, or the model overflows".to_owned())
+            Self::NonFiniteParams { .. } => {
+                Some("leave this checkpoint out; the run diverged, or the file is damaged".to_owned())
             }
-            Self::EmptySet { .. } => Some("look at `where` and `limit` of the task".to_owned()),
+            Self::NonFiniteLoss { .. } => Some(
+                "every parameter is finite, so the model overflows on this item: leave the checkpoint out".to_owned(),
+            ),
+            Self::EmptySet { what, .. } if what.contains("where") => {
+                Some("take a condition out of the task's `where`, or name other rows with `file`".to_owned())
+            }
+            Self::EmptySet { .. } => Some("name a file that has rows with `file` in the task".to_owned()),
+            Self::WrongRole { wanted, .. } => {
+                Some(format!("name a suite with `role = \"{wanted}\"`, or change the role in this one"))
+            }
             Self::SharedSet { .. } => {
                 Some("choose by a validation part and report on a test part (`where` can tell them apart)".to_owned())
             }

@@ -26,49 +26,115 @@ const HIGHER: [&str; 8] = ["acc", "acc_norm", "acc_bytes", "exact_match", "f1", 
 const LOWER: [&str; 8] =
     ["perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "nll", "loss", "ter", "brier_score"];
 
-/// Reads results in either form.
+/// A score that another program gave and that cannot be used, with the reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedScore {
+    /// The task, as in [`ExternalScore::task`].
+    pub task: String,
+    /// Why, such as `its value is NaN`.
+    pub why: String,
+}
+
+/// What a file of results holds: one bad number does not spoil the others.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ExternalResults {
+    /// What can be used, at least one.
+    pub scores: Vec<ExternalScore>,
+    /// What cannot, by name.
+    pub refused: Vec<RefusedScore>,
+}
+
+/// Reads results in either form. NaN and infinities, as Python writes them, are read: as a standard error they mean none, as a value they are refused.
 ///
 /// # Errors
-/// `ResultsInvalid` for anything else, a value that is not finite, or a metric whose direction is not known.
+/// `ResultsInvalid` for anything else, or where no score is left.
 ///
 /// # Example
 /// ```
-/// let list = br#"[{"task": "piqa", "value": 0.7, "stderr": 0.01, "n": 1838, "higher_is_better": true}]"#;
-/// let scores = thalweg_eval::external::read_results(list, std::path::Path::new("out.json"))?;
-/// assert_eq!((scores[0].task.as_str(), scores[0].n), ("piqa", Some(1838)));
+/// let list = br#"[{"task": "piqa", "value": 0.7, "stderr": NaN, "n": 1838, "higher_is_better": true}]"#;
+/// let results = thalweg_eval::external::read_results(list, std::path::Path::new("out.json"))?;
+/// assert_eq!((results.scores[0].task.as_str(), results.scores[0].standard_error), ("piqa", None));
 /// # Ok::<(), thalweg_eval::Error>(())
 /// ```
-pub fn read_results(bytes: &[u8], path: &Path) -> Result<Vec<ExternalScore>, Error> {
+pub fn read_results(bytes: &[u8], path: &Path) -> Result<ExternalResults, Error> {
     let invalid = |what: String| Error::ResultsInvalid { path: path.to_owned(), what };
-    let document: Value = serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
-    let scores = match &document {
-        Value::Array(rows) => rows.iter().enumerate().map(|(i, row)| plain_row(i, row)).collect(),
-        Value::Object(_) if document["results"].is_object() => harness_results(&document),
+    let document: Value =
+        serde_json::from_slice(&quote_python_numbers(bytes)).map_err(|error| invalid(error.to_string()))?;
+    let rows = match &document {
+        Value::Array(rows) => rows.iter().enumerate().map(|(i, row)| plain_row(i, row)).collect::<Result<Vec<_>, _>>(),
+        Value::Object(_) if document["results"].is_object() => Ok(harness_results(&document)),
         _ => Err("a list of scores, or an object with `results`, expected".to_owned()),
     };
-    let scores: Vec<ExternalScore> = scores.map_err(invalid)?;
-    if scores.is_empty() {
-        return Err(invalid("it has no scores".to_owned()));
+    let mut results = ExternalResults::default();
+    for row in rows.map_err(invalid)? {
+        match row {
+            Ok(score) => results.scores.push(score),
+            Err(refused) => results.refused.push(refused),
+        }
     }
-    Ok(scores)
+    if results.scores.is_empty() {
+        let why = results.refused.iter().map(|refused| format!("; `{}`: {}", refused.task, refused.why));
+        return Err(invalid(format!("it has no score that can be used{}", why.take(MAX_REASONS).collect::<String>())));
+    }
+    Ok(results)
 }
 
-fn plain_row(i: usize, row: &Value) -> Result<ExternalScore, String> {
+/// Refused scores that an error lists.
+const MAX_REASONS: usize = 8;
+
+/// Python writes `NaN`, `Infinity` and `-Infinity`, which are not JSON: they become texts, which no reader takes for numbers.
+fn quote_python_numbers(bytes: &[u8]) -> Vec<u8> {
+    const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+    let mut quoted = Vec::with_capacity(bytes.len());
+    let (mut is_text, mut at) = (false, 0);
+    while let Some(&byte) = bytes.get(at) {
+        let word = WORDS.iter().find(|word| !is_text && bytes[at..].starts_with(word));
+        let n_bytes = word.map_or(1, |word| word.len());
+        // A backslash takes the next byte with it, so that an escaped quote does not end the text.
+        let n_bytes = if is_text && byte == b'\\' { 2.min(bytes.len() - at) } else { n_bytes };
+        is_text ^= byte == b'"';
+        quoted.extend(word.map(|_| b'"'));
+        quoted.extend_from_slice(&bytes[at..at + n_bytes]);
+        quoted.extend(word.map(|_| b'"'));
+        at += n_bytes;
+    }
+    quoted
+}
+
+/// One score, or why it cannot be used.
+type Row = Result<ExternalScore, RefusedScore>;
+
+/// A number that can be compared; other values are named in the reason.
+fn finite_value(task: &str, value: &Value) -> Result<f64, RefusedScore> {
+    value.as_f64().filter(|value| value.is_finite()).ok_or_else(|| {
+        let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let shown: String = shown.chars().take(40).collect();
+        RefusedScore { task: task.to_owned(), why: format!("its value is {shown}, not a number") }
+    })
+}
+
+fn plain_row(i: usize, row: &Value) -> Result<Row, String> {
     let task = row["task"].as_str().ok_or_else(|| format!("entry {i} has no `task`"))?;
-    let value = row["value"].as_f64().ok_or_else(|| format!("`{task}` has no number `value`"))?;
+    if let Some(why) = row["refused"].as_str() {
+        return Ok(Err(RefusedScore { task: task.to_owned(), why: why.to_owned() }));
+    }
     let higher = row["higher_is_better"].as_bool().ok_or_else(|| format!("`{task}` has no `higher_is_better`"))?;
-    Ok(ExternalScore {
+    let value = match row.get("value").ok_or_else(|| format!("`{task}` has no `value`")) {
+        Ok(value) => finite_value(task, value),
+        Err(what) => return Err(what),
+    };
+    Ok(value.map(|value| ExternalScore {
         task: task.to_owned(),
         value,
         standard_error: row["stderr"].as_f64(),
         n: row["n"].as_u64(),
         higher_is_better: higher,
-    })
+    }))
 }
 
 /// `results`: task -> `"metric,filter"` and `"metric_stderr,filter"`.
-fn harness_results(document: &Value) -> Result<Vec<ExternalScore>, String> {
-    let mut scores = Vec::new();
+fn harness_results(document: &Value) -> Vec<Row> {
+    let mut rows = Vec::new();
     for (task, metrics) in document["results"].as_object().into_iter().flatten() {
         for (key, value) in metrics.as_object().into_iter().flatten() {
             let Some((metric, filter)) = key.split_once(',') else { continue };
@@ -76,20 +142,23 @@ fn harness_results(document: &Value) -> Result<Vec<ExternalScore>, String> {
                 continue;
             }
             let name = if filter == "none" { format!("{task}/{metric}") } else { format!("{task}/{metric},{filter}") };
-            // Python writes NaN, which is no JSON and fails before this; a text says that there is no number.
-            let value = value.as_f64().ok_or_else(|| format!("`{name}` is {value}, not a number"))?;
             let n_samples = &document["n-samples"][task];
-            scores.push(ExternalScore {
-                value,
-                standard_error: metrics[format!("{metric}_stderr,{filter}")].as_f64(),
-                n: n_samples["effective"].as_u64().or_else(|| n_samples["original"].as_u64()),
-                higher_is_better: direction(document, task, metric)
-                    .ok_or_else(|| format!("whether more is better is not known for `{name}`"))?,
-                task: name,
+            let row = finite_value(&name, value).and_then(|value| {
+                let why = "whether more is better is not known".to_owned();
+                let refused = RefusedScore { task: name.clone(), why };
+                Ok(ExternalScore {
+                    value,
+                    // `N/A` and NaN: there is none.
+                    standard_error: metrics[format!("{metric}_stderr,{filter}")].as_f64(),
+                    n: n_samples["effective"].as_u64().or_else(|| n_samples["original"].as_u64()),
+                    higher_is_better: direction(document, task, metric).ok_or(refused)?,
+                    task: name,
+                })
             });
+            rows.push(row);
         }
     }
-    Ok(scores)
+    rows
 }
 
 fn direction(document: &Value, task: &str, metric: &str) -> Option<bool> {
@@ -124,13 +193,13 @@ mod tests {
         "n-samples": {"arc_easy": {"original": 2376, "effective": 100}}
     }"#;
 
-    fn read(text: &str) -> Result<Vec<ExternalScore>, String> {
+    fn read(text: &str) -> Result<ExternalResults, String> {
         read_results(text.as_bytes(), Path::new("r.json")).map_err(|error| error.to_string())
     }
 
     #[test]
     fn the_harness_form_is_read() {
-        let scores = read(HARNESS).unwrap();
+        let scores = read(HARNESS).unwrap().scores;
         let names: Vec<&str> = scores.iter().map(|score| score.task.as_str()).collect();
         let expected = [
             "arc_easy/acc",
@@ -148,12 +217,56 @@ mod tests {
     #[test]
     fn what_is_missing_is_said() {
         let wrong = |text: &str| read(text).unwrap_err();
-        assert_eq!(wrong("[]"), "results `r.json`: it has no scores");
+        assert_eq!(wrong("[]"), "results `r.json`: it has no score that can be used");
         assert_eq!(wrong("3"), "results `r.json`: a list of scores, or an object with `results`, expected");
         assert_eq!(wrong(r#"[{"task": "a", "value": 1}]"#), "results `r.json`: `a` has no `higher_is_better`");
         let unknown = r#"{"results": {"a": {"zeal,none": 1.0}}}"#;
-        assert_eq!(wrong(unknown), "results `r.json`: whether more is better is not known for `a/zeal`");
-        assert!(wrong(r#"{"results": {"a": {"acc,none": NaN}}}"#).starts_with("results `r.json`: "));
+        let said = "results `r.json`: it has no score that can be used; `a/zeal`: whether more is better is not known";
+        assert_eq!(wrong(unknown), said);
+        let nan = r#"{"results": {"a": {"acc,none": NaN}}}"#;
+        assert_eq!(
+            wrong(nan),
+            "results `r.json`: it has no score that can be used; `a/acc`: its value is NaN, not a number"
+        );
+    }
+
+    #[test]
+    fn a_standard_error_that_is_no_number_is_none_and_a_bad_value_spoils_no_other() {
+        let text = r#"{"results": {
+            "a": {"acc,none": 0.5, "acc_stderr,none": NaN},
+            "b": {"acc,none": NaN, "acc_stderr,none": NaN},
+            "c": {"acc,none": 0.25, "acc_stderr,none": Infinity},
+            "d": {"perplexity,none": Infinity},
+            "e": {"perplexity,none": -Infinity},
+            "f": {"acc,none": null},
+            "g": {"acc,none": "N/A"},
+            "h": {"zeal,none": 1.0}
+        }}"#;
+        let results = read(text).unwrap();
+        let scores: Vec<_> = results.scores.iter().map(|s| (s.task.as_str(), s.value, s.standard_error)).collect();
+        assert_eq!(scores, [("a/acc", 0.5, None), ("c/acc", 0.25, None)]);
+        let refused: Vec<String> = results.refused.iter().map(|one| format!("{}: {}", one.task, one.why)).collect();
+        let expected = [
+            "b/acc: its value is NaN, not a number",
+            "d/perplexity: its value is Infinity, not a number",
+            "e/perplexity: its value is -Infinity, not a number",
+            "f/acc: its value is null, not a number",
+            "g/acc: its value is N/A, not a number",
+            "h/zeal: whether more is better is not known",
+        ];
+        assert_eq!(refused, expected);
+        let plain = r#"[{"task": "x", "value": 1, "stderr": NaN, "higher_is_better": true},
+                        {"task": "y", "value": NaN, "higher_is_better": true}]"#;
+        let results = read(plain).unwrap();
+        assert_eq!((results.scores[0].standard_error, results.refused[0].task.as_str()), (None, "y"));
+    }
+
+    #[test]
+    fn words_in_texts_stay_as_they_are() {
+        let quote = |text: &str| String::from_utf8(quote_python_numbers(text.as_bytes())).unwrap();
+        assert_eq!(quote(r#"{"NaN \" NaN": [NaN,-Infinity, 1]}"#), r#"{"NaN \" NaN": ["NaN","-Infinity", 1]}"#);
+        assert_eq!(quote(r#""a\\" NaN"#), r#""a\\" "NaN""#);
+        assert_eq!(quote("\"\\"), "\"\\");
     }
 
     #[test]

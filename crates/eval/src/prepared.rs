@@ -13,7 +13,7 @@ use thalweg_tensor::digest::{DigestKind, bytes_digest};
 use crate::Error;
 use crate::measure::Measure;
 use crate::row::{Row, RowBody};
-use crate::suite::{Suite, Task};
+use crate::suite::{StartRule, Suite, Task};
 use crate::tokens::EvalTokenizer;
 use crate::window::{TokenWindow, token_windows};
 
@@ -95,7 +95,13 @@ impl PreparedSuite {
                 max_positions: model.max_positions,
             });
         }
-        let tasks = suite.tasks.iter().map(|task| prepare_task(task, tokenizer, &start)).collect::<Result<_, _>>()?;
+        let before_context = match suite.start_rule {
+            StartRule::Always => start.clone(),
+            StartRule::Auto => tokenizer.added_start_tokens(&start)?,
+            StartRule::Never => Vec::new(),
+        };
+        let lead = Lead { start: &start, before_context: &before_context, rule: suite.start_rule };
+        let tasks = suite.tasks.iter().map(|task| prepare_task(task, tokenizer, lead)).collect::<Result<_, _>>()?;
         Ok(Self {
             tasks,
             suite_digest: suite.digest,
@@ -138,19 +144,48 @@ impl PreparedTask {
     }
 }
 
+/// What stands before texts.
+#[derive(Debug, Clone, Copy)]
+struct Lead<'a> {
+    /// Where the first token of the text is scored: it must be predicted from something.
+    start: &'a [u32],
+    /// Before a context, whose first token is not scored.
+    before_context: &'a [u32],
+    rule: StartRule,
+}
+
+impl<'a> Lead<'a> {
+    /// The tokens before a text of these tokens, and how many of its own are known to be not scored.
+    fn before(self, tokens: &[u32], n_unscored: usize) -> (&'a [u32], usize) {
+        let lead = if n_unscored == 0 { self.start } else { self.before_context };
+        // As lm-evaluation-harness does it, a text that begins with the start token gets no second one.
+        let has_it = self.rule != StartRule::Always && !self.start.is_empty() && tokens.starts_with(self.start);
+        if has_it { (&[], n_unscored.max(self.start.len())) } else { (lead, n_unscored) }
+    }
+
+    /// What decides scores, for digests. Those from before there was a rule stay what they were.
+    fn facts(self, task: Digest, tokenizer: Digest) -> Value {
+        let (task, tokenizer) = (task.to_string(), tokenizer.to_string());
+        match self.rule {
+            StartRule::Always => json!([task, tokenizer, self.start]),
+            rule => json!([task, tokenizer, self.start, self.before_context, rule.name()]),
+        }
+    }
+}
+
 /// Gathers different texts of one task.
 struct Gatherer<'a> {
     task: &'a Task,
     tokenizer: &'a EvalTokenizer,
-    start: &'a [u32],
+    lead: Lead<'a>,
     known: BTreeMap<PreparedText, usize>,
     texts: Vec<PreparedText>,
 }
 
-fn prepare_task(task: &Task, tokenizer: &EvalTokenizer, start: &[u32]) -> Result<PreparedTask, Error> {
-    let mut gatherer = Gatherer { task, tokenizer, start, known: BTreeMap::new(), texts: Vec::new() };
+fn prepare_task(task: &Task, tokenizer: &EvalTokenizer, lead: Lead<'_>) -> Result<PreparedTask, Error> {
+    let mut gatherer = Gatherer { task, tokenizer, lead, known: BTreeMap::new(), texts: Vec::new() };
     let items = task.rows.iter().map(|row| gatherer.item(row)).collect::<Result<_, _>>()?;
-    let facts = json!([task.digest.to_string(), tokenizer.digest().to_string(), start]);
+    let facts = lead.facts(task.digest, tokenizer.digest());
     Ok(PreparedTask {
         name: task.name.clone(),
         measures: task.measures.clone(),
@@ -198,7 +233,7 @@ impl Gatherer<'_> {
     fn document(&mut self, text: &str) -> Result<PreparedItem, Error> {
         let mut tokens = self.tokenizer.encode(text)?;
         let mut n_bytes = text.len();
-        let n_kept = self.task.cut_tokens.map_or(usize::MAX, |cut| cut.saturating_sub(self.start.len()));
+        let n_kept = self.task.cut_tokens.map_or(usize::MAX, |cut| cut.saturating_sub(self.lead.start.len()));
         if tokens.ids.len() > n_kept {
             tokens.ids.truncate(n_kept);
             n_bytes = tokens.bytes[..n_kept].iter().map(|bytes| bytes.end).max().unwrap_or(0);
@@ -221,8 +256,9 @@ impl Gatherer<'_> {
     }
 
     fn add(&mut self, tokens: Vec<u32>, n_unscored: usize) -> usize {
-        let ids: Vec<u32> = self.start.iter().copied().chain(tokens).collect();
-        let text = PreparedText { ids, first_scored: self.start.len() + n_unscored, stride: self.task.stride };
+        let (lead, n_unscored) = self.lead.before(&tokens, n_unscored);
+        let ids: Vec<u32> = lead.iter().copied().chain(tokens).collect();
+        let text = PreparedText { ids, first_scored: lead.len() + n_unscored, stride: self.task.stride };
         let next = self.texts.len();
         *self.known.entry(text).or_insert_with_key(|text| {
             self.texts.push(text.clone());

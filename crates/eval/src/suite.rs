@@ -20,7 +20,7 @@ pub const SUITE_KIND: &str = "thalweg-suite";
 /// `version` of the suites that are read.
 pub const SUITE_VERSION: i64 = 1;
 
-const SUITE_KEYS: &[&str] = &["kind", "version", "name", "role", "context_length", "start", "task"];
+const SUITE_KEYS: &[&str] = &["kind", "version", "name", "role", "context_length", "start", "start_token", "task"];
 const TASK_KEYS: &[&str] =
     &["name", "kind", "file", "limit", "where", "measures", "delimiter", "fewshot", "stride", "cut_tokens", "split_on"];
 /// The largest suite file.
@@ -54,6 +54,32 @@ pub enum Start {
     Token(String),
 }
 
+/// Whether the start token stands before every text, or only where its first token would have nothing before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StartRule {
+    /// Before every text.
+    #[default]
+    Always,
+    /// Before a context where the tokenizer's own files add one, as lm-evaluation-harness does.
+    Auto,
+    /// Never before a context.
+    Never,
+}
+
+impl StartRule {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Always, Self::Auto, Self::Never];
+
+    /// The name in a suite and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::Auto => "auto",
+            Self::Never => "never",
+        }
+    }
+}
+
 /// Sets with the way in which they are scored.
 #[derive(Debug, Clone)]
 pub struct Suite {
@@ -67,6 +93,8 @@ pub struct Suite {
     pub context_length: usize,
     /// What stands before every text.
     pub start: Start,
+    /// Whether it does.
+    pub start_rule: StartRule,
     /// The sets.
     pub tasks: Vec<Task>,
     /// BLAKE3 of everything that decides scores, the data files included; remarks in the file do not count.
@@ -161,6 +189,7 @@ impl Suite {
                 None | Some("auto") => Start::Auto,
                 Some(token) => Start::Token(token.to_owned()),
             },
+            start_rule: start_rule(&fields)?,
             tasks: Vec::new(),
             digest: bytes_digest(DigestKind::Blake3, b""),
         };
@@ -177,6 +206,20 @@ impl Suite {
         suite.digest = suite_digest(&suite);
         Ok(suite)
     }
+
+    /// The same sets with another rule for the start token, and so with another digest.
+    #[must_use]
+    pub fn with_start_rule(mut self, rule: StartRule) -> Self {
+        self.start_rule = rule;
+        self.digest = suite_digest(&self);
+        self
+    }
+}
+
+fn start_rule(fields: &Fields<'_>) -> Result<StartRule, Error> {
+    let Some(found) = fields.string("start_token")? else { return Ok(StartRule::default()) };
+    let rule = StartRule::ALL.into_iter().find(|rule| rule.name() == found);
+    rule.ok_or_else(|| fields.unknown("start_token", &found, StartRule::ALL.map(StartRule::name).to_vec()))
 }
 
 fn role(fields: &Fields<'_>) -> Result<Option<SuiteRole>, Error> {
@@ -346,6 +389,10 @@ fn suite_digest(suite: &Suite) -> Digest {
         Start::Auto => None,
         Start::Token(token) => Some(token),
     };
-    let facts = json!({"version": SUITE_VERSION, "start": start, "tasks": tasks});
+    let mut facts = json!({"version": SUITE_VERSION, "start": start, "tasks": tasks});
+    // Digests from before there was a rule stay what they were.
+    if suite.start_rule != StartRule::Always {
+        facts["start_token"] = suite.start_rule.name().into();
+    }
     bytes_digest(DigestKind::Blake3, facts.to_string().as_bytes())
 }

@@ -28,6 +28,9 @@ pub struct EvalTokenizer {
     path: PathBuf,
     digest: Digest,
     largest_id: u32,
+    /// What `tokenizer_config.json` says, if it says it.
+    adds_start: Option<bool>,
+    bos_token: Option<u32>,
 }
 
 /// A text as tokens.
@@ -50,7 +53,21 @@ impl EvalTokenizer {
         let largest_id = inner.get_vocab(true).into_values().max();
         let largest_id = largest_id.ok_or_else(|| invalid("it has no tokens".to_owned()))?;
         let digest = bytes_digest(DigestKind::Blake3, bytes);
-        Ok(Self { inner, path: path.to_owned(), digest, largest_id })
+        Ok(Self { inner, path: path.to_owned(), digest, largest_id, adds_start: None, bos_token: None })
+    }
+
+    /// Adds what a `tokenizer_config.json` says of the start token; `path` is only said in messages.
+    ///
+    /// # Errors
+    /// `TokenizerInvalid`.
+    pub fn with_config(mut self, bytes: &[u8], path: &Path) -> Result<Self, Error> {
+        let invalid = |what: String| Error::TokenizerInvalid { path: path.to_owned(), what };
+        let config: Value = serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
+        self.adds_start = config["add_bos_token"].as_bool();
+        let bos_token = &config["bos_token"];
+        let bos_token = bos_token.as_str().or_else(|| bos_token["content"].as_str());
+        self.bos_token = bos_token.and_then(|token| self.inner.token_to_id(token));
+        Ok(self)
     }
 
     /// Where it was read.
@@ -97,11 +114,9 @@ impl EvalTokenizer {
                 .map(|id| vec![id])
                 .ok_or_else(|| Error::TokenizerInvalid { path: self.path.clone(), what: what() });
         }
-        let (bare, full) = (self.encoding("a", SpecialTokens::Leave)?, self.encoding("a", SpecialTokens::Add)?);
-        let n_bare = bare.get_ids().len().max(1);
-        let n_before = full.get_ids().windows(n_bare).position(|ids| ids == bare.get_ids()).unwrap_or(0);
-        if n_before > 0 {
-            return Ok(full.get_ids()[..n_before].to_vec());
+        let processed = self.post_processor_start()?;
+        if !processed.is_empty() {
+            return Ok(processed);
         }
         let configured = ["bos_token_id", "eos_token_id"].into_iter().find_map(|key| match &config[key] {
             // Some models end a text with one of several tokens.
@@ -110,6 +125,32 @@ impl EvalTokenizer {
         });
         let id = configured.and_then(|id| u32::try_from(id).ok());
         id.map(|id| vec![id]).ok_or_else(|| Error::NoStartToken { path: checkpoint.to_owned() })
+    }
+}
+
+impl EvalTokenizer {
+    /// The tokens that the post-processor puts before a text.
+    fn post_processor_start(&self) -> Result<Vec<u32>, Error> {
+        let (bare, full) = (self.encoding("a", SpecialTokens::Leave)?, self.encoding("a", SpecialTokens::Add)?);
+        let n_bare = bare.get_ids().len().max(1);
+        let n_before = full.get_ids().windows(n_bare).position(|ids| ids == bare.get_ids()).unwrap_or(0);
+        Ok(full.get_ids()[..n_before].to_vec())
+    }
+
+    /// The tokens that the tokenizer's own files put before a text, perhaps none; `start` is what stands before a text
+    /// otherwise.
+    ///
+    /// `add_bos_token` of `tokenizer_config.json` goes before the post-processor, as for the Llama tokenizers of
+    /// transformers 4; transformers 5 asks the post-processor alone.
+    ///
+    /// # Errors
+    /// `TokenizerInvalid`.
+    pub fn added_start_tokens(&self, start: &[u32]) -> Result<Vec<u32>, Error> {
+        match self.adds_start {
+            Some(false) => Ok(Vec::new()),
+            Some(true) => Ok(self.bos_token.map_or_else(|| start.to_vec(), |id| vec![id])),
+            None => self.post_processor_start(),
+        }
     }
 }
 

@@ -146,6 +146,9 @@ pub enum Error {
     /// A worker thread ended by a mistake of ours.
     #[error("a worker thread ended unexpectedly: this is a fault of thalweg")]
     WorkerDied,
+    /// The system gives no threads.
+    #[error("cannot start threads: {0}")]
+    Threads(rayon::ThreadPoolBuildError),
     /// The model cannot be built.
     #[error(transparent)]
     Model(#[from] thalweg_model::Error),

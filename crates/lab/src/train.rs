@@ -95,7 +95,7 @@ impl TrainPlan {
 /// parameters; whatever [`Error`] says. The checkpoints that were written stay whole.
 pub fn train(job: &TrainJob<'_>, watcher: &dyn TrainWatcher, run: &RunContext<'_>) -> Result<TrainOutcome, Error> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(run.limits.n_threads.get()).build();
-    let pool = pool.map_err(|_| Error::WorkerDied)?;
+    let pool = pool.map_err(Error::Threads)?;
     pool.install(|| train_on_this_pool(job, watcher, run))
 }
 

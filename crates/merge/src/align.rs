@@ -1,17 +1,27 @@
-//! Do the sources agree? Everything that the headers and configs can show is reported before one data byte is read.
+//! Do the sources agree? Everything that headers, configs and tokenizers show is reported before the sum begins.
 //!
-//! Does not read tensors, and decides nothing that is not in the plan's policy.
+//! Reads no tensor, but for a first look at codes that must be equal, and decides nothing that is not in the plan's
+//! policy. What is inside one source is asked of `contents`; the words are in `difference`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use thalweg_checkpoint::{Checkpoint, compare_configs};
-use thalweg_tensor::{Dtype, DtypeClass, Shape, TensorCatalog, TensorEntry, display_name};
+use serde_json::Value;
+use thalweg_checkpoint::{Checkpoint, compare_configs, compare_tokenizer_files};
+use thalweg_storage::Storage;
+use thalweg_tensor::{
+    AccessError, Dtype, DtypeClass, Shape, TensorCatalog, TensorEntry, TensorSource, display_name, to_index,
+};
 
 use crate::Error;
-use crate::plan::{MergePlan, RouterPolicy};
+use crate::contents::find_obstacles;
+pub use crate::difference::{Difference, NewestHas};
+use crate::difference::{common_prefix_difference, idle_patterns};
+use crate::pattern::fits_any;
+use crate::plan::{MergePlan, NonFloatPolicy, RouterPolicy};
+use crate::waiver::ConfigWaiver;
 
 /// How one tensor is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,11 +34,15 @@ pub enum TensorClass {
     Discrete,
     /// State that a layer keeps for itself (`_extra_state`): from the newest source.
     ExtraState,
+    /// From the newest source, because the plan names it.
+    Newest,
+    /// Element types that have no average: copied if equal.
+    Opaque,
 }
 
 /// The sources agree on this: one catalog for all, and what each tensor is.
 ///
-/// Catalogs are sorted by name and hold the same names, so that a tensor has one number everywhere.
+/// A tensor has one number everywhere: where a source's own list differs, a [`SourceView`] translates.
 #[derive(Debug, Clone)]
 pub struct MergeLayout {
     /// Names, shapes and input dtypes, sorted by name.
@@ -37,6 +51,65 @@ pub struct MergeLayout {
     pub classes: Vec<TensorClass>,
     /// What a person should be told, and what did not stop the merge.
     pub notes: Vec<String>,
+    /// For each source whose own list differs, the number there of each tensor; empty where none does.
+    pub(crate) places: Vec<Option<Arc<Places>>>,
+}
+
+/// The number in a source of each tensor of the layout; `None` where the source lacks it.
+type Places = [Option<usize>];
+
+impl MergeLayout {
+    /// The sources, each listing the layout's tensors under the layout's numbers.
+    pub fn views<'a>(&'a self, sources: &'a [OpenSource]) -> Vec<SourceView<'a>> {
+        let view = |(i, source): (usize, &'a OpenSource)| SourceView {
+            checkpoint: &source.checkpoint,
+            catalog: &self.catalog,
+            places: self.places.get(i).and_then(Option::as_deref),
+        };
+        sources.iter().enumerate().map(view).collect()
+    }
+
+    /// Whether the tensors of source `source_idx` are those of the layout, no more and no others.
+    pub(crate) fn is_whole_source(&self, source_idx: usize) -> bool {
+        self.places.get(source_idx).is_none_or(Option::is_none)
+    }
+}
+
+/// A source under the numbers of the layout.
+#[derive(Debug)]
+pub struct SourceView<'a> {
+    checkpoint: &'a Checkpoint,
+    catalog: &'a TensorCatalog,
+    places: Option<&'a Places>,
+}
+
+impl SourceView<'_> {
+    fn place(&self, tensor_idx: usize) -> Option<usize> {
+        self.places.map_or(Some(tensor_idx), |places| places.get(tensor_idx).copied().flatten())
+    }
+}
+
+impl TensorSource for SourceView<'_> {
+    fn catalog(&self) -> &TensorCatalog {
+        self.catalog
+    }
+
+    fn read_elements(&self, tensor_idx: usize, elements: Range<u64>, out: &mut [u8]) -> Result<(), AccessError> {
+        let Some(place) = self.place(tensor_idx) else {
+            let name = self.catalog.entries().get(tensor_idx).map(|entry| display_name(&entry.name));
+            let message = format!("it has no tensor `{}`", name.unwrap_or_default());
+            return Err(AccessError { path: self.checkpoint.path().display().to_string(), message, source: None });
+        };
+        self.checkpoint.read_elements(place, elements, out)
+    }
+
+    fn will_read(&self, tensor_idx: usize, elements: Range<u64>) {
+        self.place(tensor_idx).into_iter().for_each(|place| self.checkpoint.will_read(place, elements.clone()));
+    }
+
+    fn done_reading(&self, tensor_idx: usize, elements: Range<u64>) {
+        self.place(tensor_idx).into_iter().for_each(|place| self.checkpoint.done_reading(place, elements.clone()));
+    }
 }
 
 /// A source with the name that messages use.
@@ -47,131 +120,13 @@ pub struct OpenSource {
     /// Optimizer steps done, if known.
     pub step: Option<u64>,
     /// The open checkpoint.
-    pub checkpoint: Checkpoint,
+    pub checkpoint: Arc<Checkpoint>,
 }
 
 impl OpenSource {
-    fn label(&self) -> String {
+    pub(crate) fn label(&self) -> String {
         self.step.map_or_else(|| format!("`{}`", self.path.display()), |step| format!("step {step}"))
     }
-}
-
-/// One thing on which the sources do not agree.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Difference {
-    /// A tensor that some sources have and others lack.
-    Presence {
-        /// Its name.
-        tensor: String,
-        /// Sources that have it.
-        present: Vec<String>,
-        /// Sources that lack it.
-        absent: Vec<String>,
-    },
-    /// Shape or element type differ.
-    Tensor {
-        /// Its name.
-        tensor: String,
-        /// First source of each kind: label, shape, dtype, file.
-        rows: Vec<(String, Shape, Dtype, String)>,
-    },
-    /// An element type that cannot be averaged.
-    Refused {
-        /// The tensor's name.
-        tensor: String,
-        /// Its element type.
-        dtype: Dtype,
-    },
-    /// A tensor that a source holds in a way that cannot be read.
-    Unreadable {
-        /// The tensor's name.
-        tensor: String,
-        /// The source.
-        source: String,
-        /// Why not, as the end of a sentence about it.
-        reason: String,
-    },
-    /// A config key that changes the model's function.
-    Config {
-        /// The key, nested ones with dots.
-        key: String,
-        /// First source of each value: label, value as JSON (`-` where it is missing).
-        rows: Vec<(String, String)>,
-    },
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Presence { tensor, present, absent } => {
-                write!(f, "tensor `{}` is not in every source", display_name(tensor))?;
-                write!(f, "\n  missing in  {}", shorten(absent))?;
-                write!(f, "\n  present in  {}", shorten(present))
-            }
-            Self::Tensor { tensor, rows } => {
-                write!(f, "tensor `{}` differs between sources", display_name(tensor))?;
-                rows.iter().try_for_each(|(label, shape, dtype, file)| {
-                    write!(f, "\n  {label}  {shape} {}  {file}", dtype.name().to_lowercase())
-                })
-            }
-            Self::Refused { tensor, dtype } => write!(
-                f,
-                "tensor `{}` is {dtype}: such codes have scales of their own, and averaging them has no meaning",
-                display_name(tensor)
-            ),
-            Self::Unreadable { tensor, source, reason } => {
-                write!(f, "tensor `{}` of {source} cannot be read: {reason}", display_name(tensor))
-            }
-            Self::Config { key, rows } => {
-                write!(f, "config key `{key}` differs between sources")?;
-                rows.iter().try_for_each(|(label, value)| write!(f, "\n  {label}  {value}"))
-            }
-        }
-    }
-}
-
-fn shorten(labels: &[String]) -> String {
-    const MAX_LABELS: usize = 6;
-    let mut text = labels.iter().take(MAX_LABELS).map(String::as_str).collect::<Vec<_>>().join(", ");
-    if labels.len() > MAX_LABELS {
-        text.push_str(&format!(" and {} more", labels.len() - MAX_LABELS));
-    }
-    text
-}
-
-/// The next move for a set of differences.
-pub(crate) fn hint_for(differences: &[Difference]) -> Option<String> {
-    let missing: Vec<&str> = differences
-        .iter()
-        .filter_map(|difference| match difference {
-            Difference::Presence { tensor, .. } => Some(tensor.as_str()),
-            _ => None,
-        })
-        .collect();
-    let fused = missing.iter().any(|name| name.contains("experts.gate_up_proj") || name.contains("experts.down_proj"));
-    if fused && missing.iter().any(|name| name.contains("experts.0.")) {
-        return Some("some sources hold the experts fused, others one by one: save them alike first".to_owned());
-    }
-    if missing.iter().any(|name| is_output_head(name)) {
-        let text = "an output head is tied in some sources and stored in others: save them alike first";
-        return Some(text.to_owned());
-    }
-    differences.iter().find_map(|difference| match difference {
-        Difference::Config { key, .. } => Some(format!("if that is meant, waive it with `--allow-config {key}`")),
-        Difference::Tensor { rows, .. } => rows.last().map(|row| format!("choose a window on one side of {}", row.0)),
-        Difference::Presence { absent, .. } => {
-            absent.last().map(|label| format!("choose a window without {label}, or that starts after it"))
-        }
-        Difference::Unreadable { .. } => {
-            Some("save these tensors as plain ones, or name another key with `--key`".to_owned())
-        }
-        Difference::Refused { .. } => Some("merge the checkpoints in a wider element type".to_owned()),
-    })
-}
-
-fn is_output_head(name: &str) -> bool {
-    matches!(name, "lm_head.weight" | "embed_out.weight" | "output.weight") || name.ends_with(".lm_head.weight")
 }
 
 /// Whether a tensor steers a mixture of experts: the router itself or its balancing bias.
@@ -190,23 +145,28 @@ pub fn is_router(name: &str) -> bool {
     ENDINGS.iter().any(|ending| name.ends_with(ending)) || name.ends_with(".shared_expert_gate.weight")
 }
 
-pub(crate) fn classify(entry: &TensorEntry) -> Result<TensorClass, Difference> {
+/// What a tensor is, `take_newest` being the patterns of those that the plan takes from the newest source.
+pub(crate) fn classify(entry: &TensorEntry, take_newest: &[String]) -> TensorClass {
+    if fits_any(take_newest, &entry.name) {
+        return TensorClass::Newest;
+    }
     if entry.name.ends_with("_extra_state") {
-        return Ok(TensorClass::ExtraState);
+        return TensorClass::ExtraState;
     }
     match entry.dtype.class() {
-        DtypeClass::Mergeable if is_router(&entry.name) => Ok(TensorClass::Router),
-        DtypeClass::Mergeable => Ok(TensorClass::Float),
-        DtypeClass::Discrete => Ok(TensorClass::Discrete),
-        DtypeClass::Refused => Err(Difference::Refused { tensor: entry.name.to_string(), dtype: entry.dtype }),
+        DtypeClass::Mergeable if is_router(&entry.name) => TensorClass::Router,
+        DtypeClass::Mergeable => TensorClass::Float,
+        DtypeClass::Discrete => TensorClass::Discrete,
+        DtypeClass::Refused => TensorClass::Opaque,
     }
 }
 
 /// Tensors that are there and cannot be read: to leave them out in silence would make another model.
-fn unreadable(sources: &[OpenSource]) -> Vec<Difference> {
+fn unreadable(sources: &[OpenSource], policy: &Policy<'_>) -> Vec<Difference> {
     let of_source = |source: &OpenSource| {
         let label = source.label();
         let found = source.checkpoint.findings().unreadable.clone().into_iter();
+        let found = found.filter(|one| !policy.is_dropped(&one.name));
         found
             .map(move |one| Difference::Unreadable { tensor: one.name, source: label.clone(), reason: one.reason })
             .collect::<Vec<_>>()
@@ -216,34 +176,186 @@ fn unreadable(sources: &[OpenSource]) -> Vec<Difference> {
 
 /// Establishes that all sources of `plan` hold the same tensors and the same function.
 ///
+/// `storage` is where they were opened: tokenizers are read from it, and a first look at codes.
+///
 /// # Errors
-/// `NotAligned` with every difference; `NothingToMerge` when there is no tensor.
-pub fn align_sources(sources: &[OpenSource], plan: &MergePlan) -> Result<MergeLayout, Error> {
+/// `NotAligned` with every difference; `NothingToMerge` when there is no tensor; as reading for what is read.
+pub fn align_sources(sources: &[OpenSource], plan: &MergePlan, storage: &dyn Storage) -> Result<MergeLayout, Error> {
     let Some(first) = sources.first() else {
         return Err(Error::NothingToMerge { path: PathBuf::new() });
     };
-    let mut differences = unreadable(sources);
-    differences.extend(compare_catalogs(sources));
-    differences.extend(compare_source_configs(sources, plan));
-    let catalog = Arc::clone(first.checkpoint.catalog());
-    let mut classes = Vec::with_capacity(catalog.entries().len());
-    for entry in catalog.entries() {
-        match classify(entry) {
-            Ok(class) => classes.push(class),
-            Err(difference) => differences.push(difference),
-        }
-    }
+    let policy = Policy::of(plan, sources);
+    let mut differences = unreadable(sources, &policy);
+    differences.extend(find_contents(sources, &policy));
+    let groups = group_by_catalog(sources);
+    differences.extend(find_idle_patterns(sources, &groups, &policy));
+    differences.extend(compare_catalogs(sources, &groups, &policy));
+    let (config_differences, harmless) = compare_source_configs(sources, plan);
+    differences.extend(config_differences);
+    differences.extend(compare_tokenizers(sources, plan, storage)?);
     if !differences.is_empty() {
         return Err(Error::NotAligned { differences });
     }
-    if catalog.entries().is_empty() {
+    let layout = lay_out(sources, &groups, &policy);
+    if layout.catalog.entries().is_empty() {
         return Err(Error::NothingToMerge { path: first.path.clone() });
     }
-    let notes = collect_notes(sources, &classes, plan);
-    Ok(MergeLayout { catalog, classes, notes })
+    let differences = first_look_at_codes(sources, &layout)?;
+    if !differences.is_empty() {
+        return Err(Error::NotAligned { differences });
+    }
+    let mut notes = collect_notes(sources, &layout, plan);
+    notes.extend(harmless);
+    Ok(MergeLayout { notes, ..layout })
 }
 
-fn collect_notes(sources: &[OpenSource], classes: &[TensorClass], plan: &MergePlan) -> Vec<String> {
+/// What the outputs of a plan say about tensors, which they say alike.
+struct Policy<'a> {
+    drop: &'a [String],
+    take_newest: &'a [String],
+    /// Whether every output takes differing integers from its newest source.
+    non_float: NonFloatPolicy,
+    router: RouterPolicy,
+    /// Positions of the outputs' newest sources.
+    newest: BTreeSet<usize>,
+}
+
+impl<'a> Policy<'a> {
+    fn of(plan: &'a MergePlan, sources: &[OpenSource]) -> Self {
+        let first = plan.outputs.first().map(|output| &output.policy);
+        let all_newest = |is_newest: &dyn Fn(&crate::plan::MergePolicy) -> bool| {
+            plan.outputs.iter().all(|output| is_newest(&output.policy))
+        };
+        let newest = plan.outputs.iter().filter_map(|output| {
+            let path = &output.newest_source()?.path;
+            sources.iter().position(|source| source.path == *path)
+        });
+        let non_float = all_newest(&|policy| policy.non_float == NonFloatPolicy::Newest);
+        let router = all_newest(&|policy| policy.router == RouterPolicy::Newest);
+        Self {
+            drop: first.map_or(&[], |policy| &policy.drop),
+            take_newest: first.map_or(&[], |policy| &policy.take_newest),
+            non_float: if non_float { NonFloatPolicy::Newest } else { NonFloatPolicy::Error },
+            router: if router { RouterPolicy::Newest } else { RouterPolicy::Average },
+            newest: newest.collect(),
+        }
+    }
+
+    fn is_dropped(&self, name: &str) -> bool {
+        fits_any(self.drop, name)
+    }
+
+    /// Whether only the newest source's tensor matters.
+    fn is_taken(&self, class: TensorClass) -> bool {
+        match class {
+            TensorClass::Newest | TensorClass::ExtraState => true,
+            TensorClass::Discrete => self.non_float == NonFloatPolicy::Newest,
+            TensorClass::Router => self.router == RouterPolicy::Newest,
+            TensorClass::Float | TensorClass::Opaque => false,
+        }
+    }
+}
+
+/// Obstacles inside the sources, each told once with the sources that have it.
+fn find_contents(sources: &[OpenSource], policy: &Policy<'_>) -> Vec<Difference> {
+    let is_averaged = |name: &str| !policy.is_dropped(name) && !fits_any(policy.take_newest, name);
+    let mut found: Vec<(crate::contents::Obstacle, Vec<String>)> = Vec::new();
+    for source in sources {
+        for obstacle in find_obstacles(&source.checkpoint, &is_averaged) {
+            match found.iter_mut().find(|(known, _)| *known == obstacle) {
+                Some((_, labels)) => labels.push(source.label()),
+                None => found.push((obstacle, vec![source.label()])),
+            }
+        }
+    }
+    found.into_iter().map(|(obstacle, sources)| Difference::Contents { sources, obstacle }).collect()
+}
+
+/// Sources by their lists of tensors: those of one run share one in memory, so that this is cheap for any number.
+type Groups<'a> = Vec<(&'a Arc<TensorCatalog>, Vec<usize>)>;
+
+fn group_by_catalog(sources: &[OpenSource]) -> Groups<'_> {
+    let mut groups: Groups<'_> = Vec::new();
+    for (i, source) in sources.iter().enumerate() {
+        let catalog = source.checkpoint.catalog();
+        match groups.iter_mut().find(|(known, _)| Arc::ptr_eq(known, catalog)) {
+            Some((_, members)) => members.push(i),
+            None => groups.push((catalog, vec![i])),
+        }
+    }
+    groups
+}
+
+fn find_idle_patterns(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> Vec<Difference> {
+    if policy.drop.is_empty() && policy.take_newest.is_empty() {
+        return Vec::new();
+    }
+    let names = groups.iter().flat_map(|(catalog, _)| catalog.entries()).map(|entry| &*entry.name);
+    let unreadable = sources.iter().flat_map(|source| &source.checkpoint.findings().unreadable);
+    let names: Vec<&str> = names.chain(unreadable.map(|one| one.name.as_str())).collect();
+    let idle = idle_patterns("--drop", policy.drop, &names);
+    idle.chain(idle_patterns("--take-newest", policy.take_newest, &names)).collect()
+}
+
+/// One catalog for all: that of a newest source, without what is left out.
+fn lay_out(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> MergeLayout {
+    let newest = policy.newest.first().copied().unwrap_or(0);
+    let base = sources[newest].checkpoint.catalog();
+    let keeps_all = base.entries().iter().all(|entry| !policy.is_dropped(&entry.name));
+    let catalog = if keeps_all {
+        Arc::clone(base)
+    } else {
+        let kept = base.entries().iter().filter(|entry| !policy.is_dropped(&entry.name)).cloned().collect();
+        // Names of a catalog are unique, and so are those of a part of it.
+        Arc::new(TensorCatalog::new(kept).unwrap_or_default())
+    };
+    let mut places = vec![None; sources.len()];
+    for (theirs, members) in groups {
+        let is_same = theirs.entries().len() == catalog.entries().len()
+            && theirs.entries().iter().zip(catalog.entries()).all(|(a, b)| a.name == b.name);
+        if !is_same {
+            let own: Arc<Places> = catalog.entries().iter().map(|entry| theirs.find(&entry.name)).collect();
+            members.iter().for_each(|&i| places[i] = Some(Arc::clone(&own)));
+        }
+    }
+    let classes = catalog.entries().iter().map(|entry| classify(entry, policy.take_newest)).collect();
+    MergeLayout { catalog, classes, notes: Vec::new(), places }
+}
+
+/// Compares the beginnings of codes that must be equal, so that most differences are told before the work.
+fn first_look_at_codes(sources: &[OpenSource], layout: &MergeLayout) -> Result<Vec<Difference>, Error> {
+    const LOOK_BYTES: u64 = 64 << 10;
+    const MAX_TOLD: usize = 20;
+    let views = layout.views(sources);
+    let mut differences = Vec::new();
+    let opaque = layout.classes.iter().enumerate().filter(|(_, class)| **class == TensorClass::Opaque);
+    for (t, _) in opaque {
+        let entry = &layout.catalog.entries()[t];
+        // A multiple of eight elements fills whole bytes in every element type.
+        let n_elements = entry.n_elements().min(LOOK_BYTES * 8 / u64::from(entry.dtype.bits()).max(1) / 8 * 8);
+        let n_elements = if entry.dtype.bytes_of(n_elements).is_some() { n_elements } else { entry.n_elements() };
+        let read = |view: &SourceView<'_>| -> Result<Vec<u8>, Error> {
+            let mut bytes = vec![0; to_index(entry.dtype.bytes_of(n_elements).unwrap_or(0))];
+            view.read_elements(t, 0..n_elements, &mut bytes)
+                .map_err(|source| Error::Access { tensor: display_name(&entry.name), source })?;
+            Ok(bytes)
+        };
+        let Some((first, others)) = views.split_first() else { break };
+        let first = read(first)?;
+        for other in others {
+            if read(other)? != first {
+                differences.push(Difference::Refused { tensor: entry.name.to_string(), dtype: entry.dtype });
+                break;
+            }
+        }
+        if differences.len() >= MAX_TOLD {
+            break;
+        }
+    }
+    Ok(differences)
+}
+
+fn collect_notes(sources: &[OpenSource], layout: &MergeLayout, plan: &MergePlan) -> Vec<String> {
     let mut notes: Vec<String> = Vec::new();
     for (i, source) in sources.iter().enumerate() {
         for note in source.checkpoint.notes() {
@@ -267,44 +379,80 @@ fn collect_notes(sources: &[OpenSource], classes: &[TensorClass], plan: &MergePl
     if sources.len() == 1 {
         notes.push("one source: the merge equals it".to_owned());
     }
-    let n_routers = classes.iter().filter(|&&class| class == TensorClass::Router).count();
+    let count = |wanted| layout.classes.iter().filter(|&&class| class == wanted).count();
+    let n_routers = count(TensorClass::Router);
     if n_routers > 0 {
         let newest = plan.outputs.iter().any(|output| output.policy.router == RouterPolicy::Newest);
         let how = if newest { "taken from the newest source" } else { "averaged" };
         notes.push(format!("{n_routers} router tensors are {how} (`--router`)"));
     }
+    let n_taken = count(TensorClass::Newest);
+    if n_taken > 0 {
+        notes.push(format!("{n_taken} tensors are taken from the newest source (`--take-newest`)"));
+    }
+    let drop = plan.outputs.first().map_or(&[][..], |output| &output.policy.drop);
+    if !drop.is_empty() {
+        let entries = sources.iter().flat_map(|source| source.checkpoint.catalog().entries());
+        let dropped: BTreeSet<&str> = entries.map(|entry| &*entry.name).filter(|name| fits_any(drop, name)).collect();
+        notes.push(format!("{} tensors are left out (`--drop`)", dropped.len()));
+    }
     notes
 }
 
-fn compare_catalogs(sources: &[OpenSource]) -> Vec<Difference> {
-    // Sources of one run share one catalog in memory, so that this is cheap for any number of them.
-    let mut groups: Vec<(&Arc<TensorCatalog>, Vec<usize>)> = Vec::new();
-    for (i, source) in sources.iter().enumerate() {
-        let catalog = source.checkpoint.catalog();
-        match groups.iter_mut().find(|(known, _)| Arc::ptr_eq(known, catalog)) {
-            Some((_, members)) => members.push(i),
-            None => groups.push((catalog, vec![i])),
-        }
-    }
+fn compare_catalogs(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> Vec<Difference> {
     if groups.len() < 2 {
         return Vec::new();
     }
-    let names: BTreeSet<&str> =
-        groups.iter().flat_map(|(catalog, _)| catalog.entries()).map(|entry| &*entry.name).collect();
-    names.into_iter().filter_map(|name| compare_tensor(name, sources, &groups)).collect()
+    let names: BTreeSet<&str> = groups
+        .iter()
+        .flat_map(|(catalog, _)| catalog.entries())
+        .map(|entry| &*entry.name)
+        .filter(|name| !policy.is_dropped(name))
+        .collect();
+    let mut found: Vec<Difference> =
+        names.into_iter().filter_map(|name| compare_tensor(name, sources, groups, policy)).collect();
+    if let Some(prefix) = find_prefix(sources, groups, policy) {
+        found.retain(|difference| !matches!(difference, Difference::Presence { .. }));
+        found.insert(0, prefix);
+    }
+    found
 }
 
-fn compare_tensor(
-    name: &str,
-    sources: &[OpenSource],
-    groups: &[(&Arc<TensorCatalog>, Vec<usize>)],
-) -> Option<Difference> {
+/// Where names differ between two lists by a word alone, one line says it for all of them.
+fn find_prefix(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> Option<Difference> {
+    let [(a, a_members), (b, b_members)] = groups.as_slice() else { return None };
+    let only_in = |one: &Arc<TensorCatalog>, other: &Arc<TensorCatalog>| -> Vec<String> {
+        let entries = one.entries().iter().filter(|entry| other.find(&entry.name).is_none());
+        entries.filter(|entry| !policy.is_dropped(&entry.name)).map(|entry| entry.name.to_string()).collect()
+    };
+    let (only_a, only_b) = (only_in(a, b), only_in(b, a));
+    let refs_a: Vec<&str> = only_a.iter().map(String::as_str).collect();
+    let refs_b: Vec<&str> = only_b.iter().map(String::as_str).collect();
+    let labels = |members: &[usize]| members.iter().map(|&i| sources[i].label()).collect();
+    let make = |prefix, with: &[usize], without: &[usize]| Difference::Prefix {
+        prefix,
+        with: labels(with),
+        without: labels(without),
+        n_tensors: only_a.len(),
+    };
+    common_prefix_difference(&refs_a, &refs_b)
+        .map(|prefix| make(prefix, a_members, b_members))
+        .or_else(|| common_prefix_difference(&refs_b, &refs_a).map(|prefix| make(prefix, b_members, a_members)))
+}
+
+fn compare_tensor(name: &str, sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> Option<Difference> {
     let (mut present, mut absent, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+    let mut newest: Vec<Option<(&Shape, Dtype)>> = Vec::new();
+    let mut is_taken = false;
     for (catalog, members) in groups {
-        let Some(entry) = catalog.find(name).map(|i| &catalog.entries()[i]) else {
+        let entry = catalog.find(name).map(|i| &catalog.entries()[i]);
+        let of_newest = members.iter().filter(|i| policy.newest.contains(i));
+        newest.extend(of_newest.map(|_| entry.map(|entry| (&entry.shape, entry.dtype))));
+        let Some(entry) = entry else {
             absent.extend_from_slice(members);
             continue;
         };
+        is_taken |= policy.is_taken(classify(entry, policy.take_newest));
         present.extend_from_slice(members);
         let is_known = rows
             .iter()
@@ -316,46 +464,79 @@ fn compare_tensor(
             rows.push((members[0], entry.shape.clone(), entry.dtype, file));
         }
     }
+    let tensor = name.to_owned();
+    if is_taken && newest.windows(2).any(|pair| pair[0] != pair[1]) {
+        return Some(Difference::NewestDiffer { tensor });
+    }
+    let newest_has = newest.iter().all(Option::is_some);
+    // A layer's own state follows the newest source, also where that has none.
+    let follows_newest = is_taken && (newest_has || name.ends_with("_extra_state"));
     let labels = |mut members: Vec<usize>| {
         members.sort_unstable();
         members.into_iter().map(|i| sources[i].label()).collect()
     };
-    if !absent.is_empty() {
-        return Some(Difference::Presence {
-            tensor: name.to_owned(),
-            present: labels(present),
-            absent: labels(absent),
-        });
+    if !absent.is_empty() && !follows_newest {
+        let newest = if newest_has { NewestHas::Yes } else { NewestHas::No };
+        return Some(Difference::Presence { tensor, present: labels(present), absent: labels(absent), newest });
     }
-    (rows.len() > 1).then(|| {
+    (rows.len() > 1 && !is_taken).then(|| {
         rows.sort_by_key(|row| row.0);
         let rows = rows.into_iter().map(|(i, shape, dtype, file)| (sources[i].label(), shape, dtype, file));
-        Difference::Tensor { tensor: name.to_owned(), rows: rows.collect() }
+        Difference::Tensor { tensor, rows: rows.collect() }
     })
 }
 
-fn compare_source_configs(sources: &[OpenSource], plan: &MergePlan) -> Vec<Difference> {
-    let configs: Vec<(String, &serde_json::Value)> =
+/// Whether every output waives this difference, these values and no others.
+pub(crate) fn is_waived(plan: &MergePlan, key: &str, rows: &[(String, Option<Value>)]) -> bool {
+    let covers = |waiver: &ConfigWaiver| waiver.covers(key, rows.iter().map(|(_, value)| value));
+    plan.outputs.iter().all(|output| output.policy.allow_config.iter().any(covers))
+}
+
+/// Differences that stop a merge, and a note on those that do not.
+fn compare_source_configs(sources: &[OpenSource], plan: &MergePlan) -> (Vec<Difference>, Option<String>) {
+    let configs: Vec<(String, &Value)> =
         sources.iter().filter_map(|source| Some((source.label(), source.checkpoint.config()?))).collect();
-    let labelled: Vec<(&str, &serde_json::Value)> =
-        configs.iter().map(|(label, config)| (label.as_str(), *config)).collect();
-    let waived =
-        |key: &str| plan.outputs.iter().all(|output| output.policy.allow_config.iter().any(|allowed| allowed == key));
-    compare_configs(&labelled)
-        .into_iter()
-        .filter(|difference| difference.changes_function && !waived(&difference.key))
-        .map(|difference| Difference::Config { key: difference.key, rows: first_of_each(difference.values) })
-        .collect()
+    let labelled: Vec<(&str, &Value)> = configs.iter().map(|(label, config)| (label.as_str(), *config)).collect();
+    let (mut differences, mut harmless) = (Vec::new(), Vec::new());
+    for difference in compare_configs(&labelled) {
+        let rows = first_of_each(difference.values);
+        if !difference.changes_function {
+            harmless.push(format!("`{}`", display_name(&difference.key)));
+        } else if !is_waived(plan, &difference.key, &rows) {
+            differences.push(Difference::Config { key: difference.key, rows });
+        }
+    }
+    let note = (!harmless.is_empty()).then(|| {
+        format!("the configs differ in keys that do not change what a model computes: {}", harmless.join(", "))
+    });
+    (differences, note)
 }
 
 /// The first source of each value, so that fifty checkpoints make two lines.
-fn first_of_each(values: Vec<(String, Option<serde_json::Value>)>) -> Vec<(String, String)> {
-    let mut rows: Vec<(String, String)> = Vec::new();
+pub(crate) fn first_of_each(values: Vec<(String, Option<Value>)>) -> Vec<(String, Option<Value>)> {
+    let mut rows: Vec<(String, Option<Value>)> = Vec::new();
     for (label, value) in values {
-        let value = value.map_or_else(|| "-".to_owned(), |value| value.to_string());
         if rows.iter().all(|(_, known)| *known != value) {
             rows.push((label, value));
         }
     }
     rows
+}
+
+/// Tokenizers that give a text other tokens: the same parameters then mean something else.
+fn compare_tokenizers(
+    sources: &[OpenSource],
+    plan: &MergePlan,
+    storage: &dyn Storage,
+) -> Result<Vec<Difference>, Error> {
+    let checkpoints: Vec<&Checkpoint> = sources.iter().map(|source| &*source.checkpoint).collect();
+    let found = compare_tokenizer_files(&checkpoints, storage)?.into_iter().map(|difference| {
+        let values = sources.iter().zip(difference.values);
+        let values = values.filter_map(|(source, value)| Some((source.label(), Some(Value::from(value?)))));
+        (difference.key, first_of_each(values.collect()))
+    });
+    Ok(found
+        .filter(|(key, rows)| !is_waived(plan, key, rows))
+        .map(|(key, rows)| Difference::Tokenizer { key, rows })
+        .collect())
 }

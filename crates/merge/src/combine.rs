@@ -13,7 +13,7 @@ use num_bigint::BigInt;
 use num_traits::Zero;
 use thalweg_tensor::digest::{DigestKind, SUBTREE_BYTES, SubtreeDigest, SubtreeHasher};
 use thalweg_tensor::kernel::{FloatEnvironment, NonFinitePolicy, SumFault, SumSpec, WeightedSum, difference_stats};
-use thalweg_tensor::{Dtype, TensorEntry, TensorSink, TensorSource, display_name, to_index};
+use thalweg_tensor::{Dtype, DtypeClass, TensorEntry, TensorSink, TensorSource, display_name, to_index};
 
 use crate::Coefficients;
 use crate::align::{MergeLayout, TensorClass};
@@ -130,7 +130,8 @@ pub(crate) fn source_use(class: TensorClass, combinations: &[Combination]) -> So
 fn action(class: TensorClass, combination: &Combination) -> Action {
     let from = combination.newest_idx;
     match class {
-        TensorClass::ExtraState => Action::Copy { from },
+        TensorClass::ExtraState | TensorClass::Newest => Action::Copy { from },
+        TensorClass::Opaque => Action::CopyEqual { from, others: combination.source_idxs.clone() },
         TensorClass::Router if combination.router == RouterPolicy::Newest => Action::Copy { from },
         TensorClass::Discrete if combination.non_float == NonFloatPolicy::Newest => Action::Copy { from },
         TensorClass::Discrete => Action::CopyEqual { from, others: combination.source_idxs.clone() },
@@ -148,7 +149,8 @@ fn terms(combination: &Combination) -> (Vec<usize>, Vec<BigInt>) {
 pub(crate) fn output_dtype(class: TensorClass, input: Dtype, wanted: OutputDtype) -> Dtype {
     match class {
         TensorClass::Float | TensorClass::Router => wanted.resolve(input),
-        TensorClass::Discrete | TensorClass::ExtraState => input,
+        TensorClass::Newest if input.class() == DtypeClass::Mergeable => wanted.resolve(input),
+        TensorClass::Discrete | TensorClass::ExtraState | TensorClass::Newest | TensorClass::Opaque => input,
     }
 }
 
@@ -203,17 +205,20 @@ pub(crate) fn run_workers(run: &RunContext<'_>, work: &(dyn Fn() + Sync)) -> Res
 }
 
 /// What all workers share: which sources serve which class, and the prepared sums.
-struct Prepared {
+pub(crate) struct Prepared {
     uses: BTreeMap<u8, SourceUse>,
     /// By combination, input and output element type.
-    sums: BTreeMap<(usize, Dtype, Dtype), WeightedSum>,
+    pub(crate) sums: BTreeMap<(usize, Dtype, Dtype), WeightedSum>,
     /// Exact widening for statistics where input and output types differ.
     widenings: BTreeMap<(Dtype, Dtype), WeightedSum>,
+    /// For tensors in which a value that is not finite was met, by combination: whether all its sources hold the same bytes.
+    pub(crate) equal: Mutex<BTreeMap<(usize, usize), bool>>,
 }
 
 impl Prepared {
     fn new(job: &CombineJob<'_>, run: &RunContext<'_>) -> Result<Self, Error> {
-        let mut prepared = Self { uses: BTreeMap::new(), sums: BTreeMap::new(), widenings: BTreeMap::new() };
+        let mut prepared =
+            Self { uses: BTreeMap::new(), sums: BTreeMap::new(), widenings: BTreeMap::new(), equal: Mutex::default() };
         for (entry, &class) in job.layout.catalog.entries().iter().zip(&job.layout.classes) {
             prepared.uses.entry(class as u8).or_insert_with(|| source_use(class, job.combinations));
             if matches!(class, TensorClass::Float | TensorClass::Router) {
@@ -271,12 +276,12 @@ fn wider(a: Dtype, b: Dtype) -> Dtype {
 }
 
 /// One thread's buffers.
-struct Worker<'a> {
-    job: &'a CombineJob<'a>,
-    prepared: &'a Prepared,
-    inputs: Vec<Vec<u8>>,
-    output: Vec<u8>,
-    wide: [Vec<u8>; 2],
+pub(crate) struct Worker<'a> {
+    pub(crate) job: &'a CombineJob<'a>,
+    pub(crate) prepared: &'a Prepared,
+    pub(crate) inputs: Vec<Vec<u8>>,
+    pub(crate) output: Vec<u8>,
+    pub(crate) wide: [Vec<u8>; 2],
     /// Whether the unit before came from the medium rather than from memory.
     reads_medium: bool,
 }
@@ -329,7 +334,9 @@ impl<'a> Worker<'a> {
     fn do_part(&mut self, part: &Part, run: &RunContext<'_>) -> Result<PartResult, Error> {
         let entry = &self.job.layout.catalog.entries()[part.tensor_idx];
         let class = self.job.layout.classes[part.tensor_idx];
-        let Some(used) = self.prepared.use_of(class) else { return Err(Error::WorkerDied) };
+        let Some(used) = self.prepared.use_of(class) else {
+            return Err(Error::Bug { what: "a class of tensors was not prepared" });
+        };
         let mut hashers = PartHashers::new(self.job, entry, class, part, used.read.len());
         let mut stats = vec![TensorStats::start(); self.job.combinations.len()];
         for elements in self.job.piece.pieces_of(part) {
@@ -345,7 +352,7 @@ impl<'a> Worker<'a> {
             for (k, stats) in stats.iter_mut().enumerate() {
                 let action = &used.actions[k];
                 let piece = Piece { entry, class, tensor_idx: part.tensor_idx, elements: elements.clone() };
-                stats.add(&self.make_output(k, action, &piece)?);
+                stats.add(&self.make_output(k, action, &piece, run)?);
                 hashers.output(k, &self.output);
             }
             run.progress.advance((n_bytes * used.read.len()) as u64);
@@ -354,9 +361,15 @@ impl<'a> Worker<'a> {
     }
 
     /// Fills `self.output` for combination `k` and hands it to its sink.
-    fn make_output(&mut self, k: usize, action: &Action, piece: &Piece<'_>) -> Result<TensorStats, Error> {
+    fn make_output(
+        &mut self,
+        k: usize,
+        action: &Action,
+        piece: &Piece<'_>,
+        run: &RunContext<'_>,
+    ) -> Result<TensorStats, Error> {
         let stats = match action {
-            Action::Sum { terms } => self.sum(k, terms, piece)?,
+            Action::Sum { terms } => self.sum(k, terms, piece, run)?,
             Action::Copy { from } => self.copy(k, *from, &[], piece)?,
             Action::CopyEqual { from, others } => self.copy(k, *from, others, piece)?,
         };
@@ -366,14 +379,30 @@ impl<'a> Worker<'a> {
         Ok(stats)
     }
 
-    fn sum(&mut self, k: usize, terms: &[usize], piece: &Piece<'_>) -> Result<TensorStats, Error> {
+    fn sum(
+        &mut self,
+        k: usize,
+        terms: &[usize],
+        piece: &Piece<'_>,
+        run: &RunContext<'_>,
+    ) -> Result<TensorStats, Error> {
         let combination = &self.job.combinations[k];
         let (input, output) = (piece.entry.dtype, combination.dtype.resolve(piece.entry.dtype));
-        let Some(sum) = self.prepared.sums.get(&(k, input, output)) else { return Err(Error::WorkerDied) };
+        let Some(sum) = self.prepared.sums.get(&(k, input, output)) else {
+            return Err(Error::Bug { what: "a sum was not prepared" });
+        };
         let sources: Vec<&[u8]> = terms.iter().map(|&i| self.inputs[i].as_slice()).collect();
         self.output.resize(piece.n_bytes(output), 0);
-        let counts =
-            sum.sum_into(&sources, &mut self.output).map_err(|fault| self.explain(fault, terms, output, piece))?;
+        let counts = match sum.sum_into(&sources, &mut self.output) {
+            Ok(counts) => counts,
+            Err(fault) => {
+                let is_guarded = matches!(fault, SumFault::NonFiniteInput { .. });
+                if is_guarded && self.is_equal_everywhere(k, terms, piece, run)? {
+                    return self.sum_of_equals(k, terms, piece);
+                }
+                return Err(self.explain(fault, terms, output, piece));
+            }
+        };
         let mut stats = TensorStats {
             n_non_finite: counts.n_non_finite,
             n_slow_path: counts.n_slow_path,
@@ -386,7 +415,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Distance of `self.output` from the newest source, in an element type that holds both exactly.
-    fn measure_distance(
+    pub(crate) fn measure_distance(
         &mut self,
         newest_idx: usize,
         input: Dtype,
@@ -403,7 +432,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    fn explain(&self, fault: SumFault, terms: &[usize], output: Dtype, piece: &Piece<'_>) -> Error {
+    pub(crate) fn explain(&self, fault: SumFault, terms: &[usize], output: Dtype, piece: &Piece<'_>) -> Error {
         let tensor = display_name(&piece.entry.name);
         match fault {
             SumFault::NonFiniteInput { source_idx, element_idx } => Error::NonFinite {
@@ -414,7 +443,7 @@ impl<'a> Worker<'a> {
             SumFault::Overflow { element_idx, value } => {
                 Error::Overflow { tensor, element_idx: piece.elements.start + element_idx as u64, value, dtype: output }
             }
-            _ => Error::WorkerDied,
+            _ => Error::Bug { what: "a sum failed in an unknown way" },
         }
     }
 
@@ -423,6 +452,7 @@ impl<'a> Worker<'a> {
             return Err(Error::NonFloatDiffers {
                 tensor: display_name(&piece.entry.name),
                 dtype: piece.entry.dtype,
+                class: piece.class,
                 path_a: self.job.source_paths[other].clone(),
                 path_b: self.job.source_paths[from].clone(),
             });
@@ -441,7 +471,7 @@ impl<'a> Worker<'a> {
         self.convert_copy(from, output, piece)
     }
 
-    /// A router that is copied while the element type changes: one source with the coefficient 1.
+    /// What is copied while the element type changes: one source with the coefficient 1.
     fn convert_copy(&mut self, from: usize, output: Dtype, piece: &Piece<'_>) -> Result<TensorStats, Error> {
         let one = BigInt::from(1);
         let spec = SumSpec {
@@ -476,23 +506,25 @@ fn widen<'b>(
     if from == to {
         return Ok(bytes);
     }
-    let Some(widening) = prepared.widenings.get(&(from, to)) else { return Err(Error::WorkerDied) };
+    let Some(widening) = prepared.widenings.get(&(from, to)) else {
+        return Err(Error::Bug { what: "a widening was not prepared" });
+    };
     let n_elements = bytes.len() as u64 / from.bytes().unwrap_or(1);
     buffer.resize(to_index(to.bytes_of(n_elements).unwrap_or(0)), 0);
-    widening.sum_into(&[bytes], buffer).map_err(|_| Error::WorkerDied)?;
+    widening.sum_into(&[bytes], buffer).map_err(|_| Error::Bug { what: "a value did not fit a wider type" })?;
     Ok(buffer)
 }
 
 /// A range of a tensor that fits the buffers.
-struct Piece<'b> {
-    entry: &'b TensorEntry,
+pub(crate) struct Piece<'b> {
+    pub(crate) entry: &'b TensorEntry,
     class: TensorClass,
-    tensor_idx: usize,
+    pub(crate) tensor_idx: usize,
     elements: Range<u64>,
 }
 
 impl Piece<'_> {
-    fn n_bytes(&self, dtype: Dtype) -> usize {
+    pub(crate) fn n_bytes(&self, dtype: Dtype) -> usize {
         to_index(dtype.bytes_of(self.elements.end - self.elements.start).unwrap_or(0))
     }
 }

@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use thalweg_checkpoint::CheckpointPool;
 use thalweg_storage::Storage;
 use thalweg_tensor::kernel::Simd;
 
@@ -43,6 +44,8 @@ pub enum Stage {
 pub trait Progress: Sync {
     /// A stage begins that will move `total_bytes` bytes.
     fn begin(&self, stage: Stage, total_bytes: u64);
+    /// So many bytes of the stage were done by an earlier run: part of the total, but not of this run's speed.
+    fn resume(&self, n_bytes: u64);
     /// So many bytes more are done.
     fn advance(&self, n_bytes: u64);
     /// Something a person should be told.
@@ -76,6 +79,8 @@ impl Host for Unwatched {
 impl Progress for Unwatched {
     fn begin(&self, _stage: Stage, _total_bytes: u64) {}
 
+    fn resume(&self, _n_bytes: u64) {}
+
     fn advance(&self, _n_bytes: u64) {}
 
     fn note(&self, _text: &str) {}
@@ -96,6 +101,8 @@ pub struct Limits {
 pub struct RunContext<'a> {
     /// Where sources lie and outputs go.
     pub storage: Arc<dyn Storage>,
+    /// Checkpoints of that storage that are open already.
+    pub pool: &'a CheckpointPool,
     /// Clock and counters.
     pub host: &'a dyn Host,
     /// Progress.

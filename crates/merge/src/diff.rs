@@ -11,7 +11,7 @@ use thalweg_tensor::{Dtype, DtypeClass, TensorCatalog, TensorSource, display_nam
 use crate::combine::run_workers;
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
-use crate::memory::{PieceSize, metadata_bytes};
+use crate::memory::{Held, PieceSize};
 use crate::unit::{Part, UnitList};
 
 /// How two tensors, or two checkpoints, differ.
@@ -134,7 +134,8 @@ impl Pair<'_> {
         let units = UnitList::cut(self.a.catalog(), is_wanted, |t| entries[t].dtype.bytes().unwrap_or(1));
         let wanted_bytes: u64 = (0..entries.len()).filter(|&t| is_wanted(t)).map(|t| entries[t].n_bytes()).sum();
         run.progress.begin(Stage::Verify, 2 * wanted_bytes);
-        let piece = PieceSize::fit(&run.limits, 2, 8, metadata_bytes(self.a.catalog(), 4))?;
+        let held = Held::live(2).bytes(self.a.catalog()).saturating_add(Held::live(2).bytes(self.b.catalog()));
+        let piece = PieceSize::fit(&run.limits, 2, 8, held)?;
         let next = AtomicUsize::new(0);
         let results: Mutex<PartDistances> = Mutex::new((Vec::new(), None));
         run_workers(run, &|| {

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use thalweg_checkpoint::open_checkpoints;
+use thalweg_checkpoint::Look;
 use thalweg_storage::publish::Replace;
 use thalweg_tensor::kernel::NonFinitePolicy;
 use thalweg_tensor::{TensorSink, TensorSource};
@@ -16,13 +16,14 @@ use crate::combine::{Combination, CombineJob, combine, output_dtype, source_use}
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
 use crate::ledger::{Finished, Ledger};
-use crate::memory::{PieceSize, metadata_bytes};
+use crate::memory::{Held, PieceSize};
 use crate::output::{CommitInput, commit_output};
 use crate::pending::{Compared, Pending, check_disk_space};
 use crate::plan::{DigestChoice, MergePlan, OutputPlan};
 use crate::receipt::MergeReceipt;
 use crate::resume::Reading;
 use crate::seen::check_seen;
+use crate::side_files::side_file_notes;
 use crate::stage::{StagedOutput, give_up, note_stages, remove_stage, stage_output};
 use crate::unit::UnitList;
 
@@ -53,6 +54,8 @@ pub struct MergeOutcome {
     pub receipt: MergeReceipt,
     /// Whether it was there already, from this very plan over unchanged sources.
     pub was_done: bool,
+    /// Of the bytes read, those that an interrupted run had read: they took no time of this one.
+    pub bytes_resumed: u64,
     /// What was compared to find that.
     pub compared: Option<Compared>,
 }
@@ -69,9 +72,13 @@ pub fn execute_merge(
     let started = run.host.elapsed_seconds();
     let sources = open_sources(plan, run)?;
     check_seen(plan, &sources)?;
-    let layout = align_sources(&sources, plan)?;
+    let layout = align_sources(&sources, plan, &*run.storage)?;
+    // What a source cannot deliver is better known before anything is written.
+    sources.iter().try_for_each(|source| source.checkpoint.look_inside(Look::EachTensor))?;
     layout.notes.iter().for_each(|note| run.progress.note(note));
+    check_memory(plan, &sources, &layout, run)?;
     let pending = Pending::find(plan, &sources, options, run)?;
+    pending.outputs().flat_map(|output| side_file_notes(output, &sources)).for_each(|note| run.progress.note(&note));
     check_disk_space(&pending, &layout, run)?;
     let staged = stage_outputs(&pending, &sources, &layout, options, run)?;
     let merged = match merge_into(&staged, &sources, &layout, run) {
@@ -82,7 +89,22 @@ pub fn execute_merge(
     let seconds = run.host.elapsed_seconds() - started;
     let input = CommitInput { merged: &merged, sources: &sources, layout: &layout, replace: options.replace, seconds };
     let fresh = commit_all(staged, &input, run)?;
-    Ok(pending.into_outcomes(fresh))
+    let mut outcomes = pending.into_outcomes(fresh);
+    for outcome in outcomes.iter_mut().filter(|outcome| !outcome.was_done) {
+        outcome.bytes_resumed = merged.bytes_resumed;
+    }
+    Ok(outcomes)
+}
+
+/// Says no before a stage is made where the limit is too small for the merge.
+fn check_memory(
+    plan: &MergePlan,
+    sources: &[OpenSource],
+    layout: &MergeLayout,
+    run: &RunContext<'_>,
+) -> Result<(), Error> {
+    let held = Held::of_sources(sources).with_outputs(plan.outputs.iter());
+    fit_piece(layout, (sources.len(), plan.outputs.len()), held.bytes(&layout.catalog), 0, run).map(|_| ())
 }
 
 /// Publishes one output after the other. Those that are not published stay staged: all of their work is done.
@@ -105,7 +127,7 @@ fn commit_all(
     Ok(fresh)
 }
 
-/// Opens every source of the plan once: headers only.
+/// Opens every source of the plan, unless the pool has it open: headers only.
 ///
 /// # Errors
 /// As opening a checkpoint.
@@ -115,7 +137,7 @@ pub fn open_sources(plan: &MergePlan, run: &RunContext<'_>) -> Result<Vec<OpenSo
         let mut sources = plan.outputs.iter().flat_map(|output| &output.sources);
         sources.find(|source| source.path == *path).and_then(|source| source.step)
     };
-    let checkpoints = open_checkpoints(&run.storage, &paths, &plan.reading());
+    let checkpoints = run.pool.open_all(&paths, &plan.reading());
     let open = |(path, checkpoint): (PathBuf, Result<_, thalweg_checkpoint::Error>)| {
         Ok(OpenSource { step: step_of(&path), path, checkpoint: checkpoint? })
     };
@@ -151,6 +173,8 @@ pub(crate) struct Merged {
     /// For each tensor, the sources that it was read from.
     pub(crate) read_by: Vec<Vec<usize>>,
     pub(crate) bytes_read: u64,
+    /// Of these, what an interrupted run had read.
+    bytes_resumed: u64,
 }
 
 fn merge_into(
@@ -168,16 +192,19 @@ fn merge_into(
     let units = cut_units(layout, &|t, k| dtype_of(t, k), staged.len());
     let read_by: Vec<Vec<usize>> = layout.classes.iter().map(|&class| source_use(class, &combinations).read).collect();
     let bytes_read = entries.iter().zip(&read_by).map(|(entry, read)| entry.n_bytes() * read.len() as u64).sum();
-    let piece = fit_piece(layout, sources.len(), staged.len(), bytes_read, run)?;
+    let held = Held::of_sources(sources).with_outputs(staged.iter().map(|output| output.plan));
+    let sizes = (sources.len(), staged.len());
+    let piece = fit_piece(layout, sizes, held.bytes(&layout.catalog), bytes_read, run)?;
 
     let ledger = Ledger::new(&layout.catalog, &units, digest.kind(), &dtype_of);
-    let source_refs: Vec<&dyn TensorSource> =
-        sources.iter().map(|source| &source.checkpoint as &dyn TensorSource).collect();
+    let views = layout.views(sources);
+    let source_refs: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
     let source_paths: Vec<PathBuf> = sources.iter().map(|source| source.path.clone()).collect();
     let reading = Reading { layout, sources: &source_refs, read_by: &read_by };
     let done = crate::resume::restore(staged, &units, &reading, &ledger, run)?;
     run.progress.begin(Stage::Merge, bytes_read);
-    run.progress.advance(done.bytes_read(&units, layout, &read_by));
+    let bytes_resumed = done.bytes_read(&units, layout, &read_by);
+    run.progress.resume(bytes_resumed);
     with_background_sync(staged, |wrote| {
         let job = CombineJob {
             layout,
@@ -199,7 +226,7 @@ fn merge_into(
         combine(&job, run)
     })?;
     sources.iter().try_for_each(|source| source.checkpoint.check_unchanged())?;
-    Ok(Merged { finished: ledger.finish(), read_by, bytes_read })
+    Ok(Merged { finished: ledger.finish(), read_by, bytes_read, bytes_resumed })
 }
 
 /// Runs `work` while another thread brings what was written to the medium, so that the end need not wait for all of it.
@@ -253,8 +280,8 @@ pub(crate) fn cut_units(
 /// How large a piece a worker holds, and whether the page cache is spared.
 pub(crate) fn fit_piece(
     layout: &MergeLayout,
-    n_sources: usize,
-    n_outputs: usize,
+    (n_sources, n_outputs): (usize, usize),
+    held_bytes: u64,
     bytes_read: u64,
     run: &RunContext<'_>,
 ) -> Result<PieceSize, Error> {
@@ -264,8 +291,7 @@ pub(crate) fn fit_piece(
         // An output may be wider than its input.
         max_element_bytes = max_element_bytes.max(4);
     }
-    let metadata = metadata_bytes(&layout.catalog, n_sources + n_outputs);
-    let mut piece = PieceSize::fit(&run.limits, n_sources + n_outputs, max_element_bytes, metadata)?;
+    let mut piece = PieceSize::fit(&run.limits, n_sources + n_outputs, max_element_bytes, held_bytes)?;
     // What is read once and fills memory would push out what others on this machine still need.
     piece.drops_cache = run.host.physical_memory_bytes().is_some_and(|memory| bytes_read > memory / 2);
     Ok(piece)

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use thalweg_tensor::{AccessError, display_name};
+use thalweg_tensor::{AccessError, display_name, shell_word};
 
 /// Why a merge, a verification or a geometry pass did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +53,8 @@ pub enum Error {
         tensor: String,
         /// Its element type.
         dtype: thalweg_tensor::Dtype,
+        /// How such a tensor is treated.
+        class: crate::align::TensorClass,
         /// A source.
         path_a: PathBuf,
         /// A source with other values.
@@ -153,6 +155,12 @@ pub enum Error {
     /// A worker thread died; a defect of ours.
     #[error("a worker thread stopped unexpectedly")]
     WorkerDied,
+    /// A state that cannot be; a defect of ours.
+    #[error("a bug in thalweg: {what}; nothing was published")]
+    Bug {
+        /// What should have held.
+        what: &'static str,
+    },
 }
 
 impl Error {
@@ -174,10 +182,18 @@ impl Error {
         match self {
             Self::Checkpoint(error) => error.hint().map(str::to_owned),
             Self::Interrupted => Some("run the same command again to go on".to_owned()),
-            Self::NonFloatDiffers { .. } => Some("`--non-float newest` takes the newest source's values".to_owned()),
-            Self::NonFinite { .. } => {
-                Some("leave that checkpoint out, or merge by IEEE rules with `--allow-non-finite`".to_owned())
+            Self::NonFloatDiffers { tensor, class: crate::align::TensorClass::Opaque, .. } => {
+                Some(format!("take the newest source's with `--take-newest {}`", shell_word(tensor)))
             }
+            Self::NonFloatDiffers { tensor, .. } => Some(format!(
+                "take the newest source's with `--take-newest {}`, or all such tensors with `--non-float newest`",
+                shell_word(tensor)
+            )),
+            Self::NonFinite { tensor, .. } => Some(format!(
+                "leave that checkpoint out; of a buffer take the newest source's with `--take-newest {}`; or merge by IEEE rules with \
+                 `--allow-non-finite`",
+                shell_word(tensor)
+            )),
             Self::Overflow { .. } => Some("choose a wider `--dtype`, or other coefficients".to_owned()),
             Self::MemoryTooSmall { least_bytes, .. } => {
                 Some(format!("`--memory {}MB`, or fewer `--threads`", least_bytes.div_ceil(1_000_000)))
@@ -194,7 +210,7 @@ impl Error {
             Self::NoReceipt { .. } => {
                 Some("only what `merge` and `sweep` wrote can be verified; `inspect` shows any checkpoint".to_owned())
             }
-            Self::NotAligned { differences } => crate::align::hint_for(differences),
+            Self::NotAligned { differences } => crate::difference::hint_for(differences),
             Self::Scheme(error) => error.hint(),
             Self::Storage(error) => error.hint().map(str::to_owned),
             _ => None,
@@ -226,6 +242,9 @@ const MAX_SHOWN: usize = 20;
 fn describe_differences(differences: &[crate::align::Difference]) -> String {
     let mut text = match differences {
         [only] => return only.to_string(),
+        many if many.iter().any(|one| matches!(one, crate::align::Difference::Contents { .. })) => {
+            format!("the sources cannot be merged, for {} reasons", many.len())
+        }
         many => format!("the sources differ in {} places", many.len()),
     };
     for difference in differences.iter().take(MAX_SHOWN) {

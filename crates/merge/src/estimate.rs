@@ -5,6 +5,7 @@ use crate::combine::source_use;
 use crate::context::RunContext;
 use crate::engine::{combination_of, fit_piece};
 use crate::error::Error;
+use crate::memory::Held;
 use crate::output::output_layout;
 use crate::plan::MergePlan;
 
@@ -47,7 +48,9 @@ pub fn estimate_merge(
         .map(|(entry, &class)| entry.n_bytes() * source_use(class, &uses).read.len() as u64)
         .sum();
     let layouts = plan.outputs.iter().map(|output| output_layout(output, layout)).collect::<Result<Vec<_>, _>>()?;
-    let piece = fit_piece(layout, sources.len(), plan.outputs.len(), bytes_read, run)?;
+    let held = Held::of_sources(sources).with_outputs(plan.outputs.iter());
+    let sizes = (sources.len(), plan.outputs.len());
+    let piece = fit_piece(layout, sizes, held.bytes(&layout.catalog), bytes_read, run)?;
     Ok(MergeEstimate {
         bytes_read,
         bytes_written: layouts.iter().map(thalweg_checkpoint::OutputLayout::len_bytes).sum(),

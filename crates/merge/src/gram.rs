@@ -14,7 +14,7 @@ use crate::combine::run_workers;
 use crate::context::{RunContext, Stage};
 use crate::engine::fit_piece;
 use crate::error::Error;
-use crate::memory::PieceSize;
+use crate::memory::{Held, PieceSize};
 use crate::unit::{Part, UnitList};
 
 /// Inner products of n checkpoints x_1..x_n about their last one: d_i = x_i - x_n.
@@ -99,7 +99,11 @@ pub fn gram(
     let units = UnitList::cut(&layout.catalog, is_wanted, |t| entries[t].dtype.bytes().unwrap_or(1));
     let wanted_bytes: u64 = (0..entries.len()).filter(|&t| is_wanted(t)).map(|t| entries[t].n_bytes()).sum();
     let bytes_read = wanted_bytes * sources.len() as u64;
-    let piece = fit_piece(layout, sources.len(), 0, bytes_read, run)?;
+    // The products of each part and of each tensor.
+    let gram_bytes = (Gram::zero(sources.len()).products.len() as u64 * 8 + 96) * 2;
+    let held = Held::live(sources.len()).bytes(&layout.catalog);
+    let held = held.saturating_add(gram_bytes.saturating_mul(entries.len() as u64));
+    let piece = fit_piece(layout, (sources.len(), 0), held, bytes_read, run)?;
     run.progress.begin(Stage::Geometry, bytes_read);
     let job = GramJob { sources, layout, units: &units, piece };
     let parts = job.run(run)?;

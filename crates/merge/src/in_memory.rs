@@ -15,6 +15,7 @@ use crate::combine::{Combination, CombineJob, combine, output_dtype, source_use}
 use crate::context::{RunContext, Stage};
 use crate::engine::{combination_of, cut_units, fit_piece, open_sources};
 use crate::error::Error;
+use crate::memory::Held;
 use crate::plan::{DigestChoice, MergePlan, NonFloatPolicy, OutputDtype, RouterPolicy};
 
 /// A source with the name that messages use.
@@ -34,22 +35,23 @@ impl std::fmt::Debug for LiveSource<'_> {
 
 /// Executes `plan` into `sinks`, one for each output in its order: the bits that `execute_merge` would publish.
 ///
-/// The paths of the outputs, shards, digests, side files and cards mean nothing here.
+/// Gives the bytes that were read. The paths of the outputs, shards, digests, side files and cards mean nothing here.
 ///
 /// # Errors
 /// `PlanInvalid` where the sinks are not as many as the outputs or hold other tensors; as a merge for the sources.
-pub fn merge_into_sinks(plan: &MergePlan, sinks: &[&dyn TensorSink], run: &RunContext<'_>) -> Result<(), Error> {
+pub fn merge_into_sinks(plan: &MergePlan, sinks: &[&dyn TensorSink], run: &RunContext<'_>) -> Result<u64, Error> {
     let sources = open_sources(plan, run)?;
-    let layout = align_sources(&sources, plan)?;
+    let layout = align_sources(&sources, plan, &*run.storage)?;
     layout.notes.iter().for_each(|note| run.progress.note(note));
     let combinations =
         plan.outputs.iter().map(|output| combination_of(output, &sources)).collect::<Result<Vec<_>, _>>()?;
-    let tensors: Vec<&dyn TensorSource> =
-        sources.iter().map(|source| &source.checkpoint as &dyn TensorSource).collect();
+    let views = layout.views(&sources);
+    let tensors: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
     let names = sources.iter().map(|source| source.path.clone()).collect();
-    fill_sinks(&layout, (&tensors, names), &combinations, sinks, run)?;
+    let held = Held::of_sources(&sources).bytes(&layout.catalog);
+    let bytes_read = fill_sinks((&layout, held), (&tensors, names), &combinations, sinks, run)?;
     sources.iter().try_for_each(|source| source.checkpoint.check_unchanged())?;
-    Ok(())
+    Ok(bytes_read)
 }
 
 /// Fills `sink` with the weighted sum of `sources`, oldest first: the bits that `execute_merge` writes for checkpoints of
@@ -77,24 +79,25 @@ pub fn merge_live(
     };
     let tensors: Vec<&dyn TensorSource> = sources.iter().map(|source| source.tensors).collect();
     let names = sources.iter().map(|source| source.name.into()).collect();
-    fill_sinks(&layout, (&tensors, names), &[combination], &[sink], run)
+    let held = Held::live(sources.len()).bytes(&layout.catalog);
+    fill_sinks((&layout, held), (&tensors, names), &[combination], &[sink], run).map(|_| ())
 }
 
-/// One reading of aligned sources, given with their names, into sinks that are checked first.
+/// One reading of aligned sources, given with their names, into sinks that are checked first; gives the bytes read.
 fn fill_sinks(
-    layout: &MergeLayout,
+    (layout, held_bytes): (&MergeLayout, u64),
     (sources, names): (&[&dyn TensorSource], Vec<PathBuf>),
     combinations: &[Combination],
     sinks: &[&dyn TensorSink],
     run: &RunContext<'_>,
-) -> Result<(), Error> {
+) -> Result<u64, Error> {
     check_sinks(layout, combinations, sinks)?;
     let entries = layout.catalog.entries();
     let dtype_of = |t: usize, k: usize| output_dtype(layout.classes[t], entries[t].dtype, combinations[k].dtype);
     let units = cut_units(layout, &dtype_of, sinks.len());
     let n_read = |&class| source_use(class, combinations).read.len() as u64;
     let bytes_read = entries.iter().zip(&layout.classes).map(|(entry, class)| entry.n_bytes() * n_read(class)).sum();
-    let piece = fit_piece(layout, sources.len(), sinks.len(), bytes_read, run)?;
+    let piece = fit_piece(layout, (sources.len(), sinks.len()), held_bytes, bytes_read, run)?;
     run.progress.begin(Stage::Merge, bytes_read);
     let job = CombineJob {
         layout,
@@ -108,7 +111,8 @@ fn fill_sinks(
         on_unit: &|_, _| Ok(()),
         piece,
     };
-    combine(&job, run)
+    combine(&job, run)?;
+    Ok(bytes_read)
 }
 
 /// A tensor has one number everywhere, so the sinks must hold the sources' tensors in the outputs' element types.
@@ -147,9 +151,8 @@ fn align_live(sources: &[LiveSource<'_>], coefficients: &Coefficients) -> Result
             return Err(refuse(format!("tensor `{tensor}` of {} differs from that of {}", first.name, other.name)));
         }
     }
-    let classes = catalog.entries().iter().map(classify).collect::<Result<Vec<TensorClass>, _>>();
-    let classes = classes.map_err(|difference| Error::NotAligned { differences: vec![difference] })?;
-    Ok(MergeLayout { catalog: Arc::new(catalog.clone()), classes, notes: Vec::new() })
+    let classes: Vec<TensorClass> = catalog.entries().iter().map(|entry| classify(entry, &[])).collect();
+    Ok(MergeLayout { catalog: Arc::new(catalog.clone()), classes, notes: Vec::new(), places: Vec::new() })
 }
 
 /// A tensor that one of them lacks, or that has another shape or element type.

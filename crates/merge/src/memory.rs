@@ -1,13 +1,17 @@
-//! How large a piece of each source a worker holds: the only tensor data in memory.
+//! How much memory a merge takes: what it holds whatever the limit, and how large a piece of each source a worker reads.
 //!
-//! Peak memory is a function of the limit, the threads and the number of buffers, never of the model's size.
+//! Tensor data is a function of the limit, the threads and the number of buffers, never of the model's size. What is held
+//! besides grows with the number of tensors and with the length of coefficients and configurations.
 
 use std::ops::Range;
 
 use thalweg_checkpoint::GATHER_SCRATCH_BYTES;
+use thalweg_tensor::TensorCatalog;
 
+use crate::align::OpenSource;
 use crate::context::Limits;
 use crate::error::Error;
+use crate::plan::OutputPlan;
 use crate::unit::{BLOCK_ELEMENTS, Part};
 
 /// Program text, stacks, allocator: what is resident before any tensor byte. Measured, rounded up.
@@ -16,6 +20,8 @@ const BASE_BYTES: u64 = 24 << 20;
 const PIECE_BYTES: u64 = 64 << 10;
 /// All pieces of a worker together stay within what a core's caches serve well.
 const WORKER_BYTES: u64 = 4 << 20;
+/// A further piece of a tensor in a catalog.
+const PIECE_ENTRY_BYTES: u64 = 100;
 /// Hashers and bookkeeping of one buffer.
 const OVERHEAD_BYTES: u64 = 4 << 10;
 
@@ -38,20 +44,23 @@ impl PieceSize {
         limits: &Limits,
         n_buffers: usize,
         max_element_bytes: u64,
-        metadata_bytes: u64,
+        held_bytes: u64,
     ) -> Result<Self, Error> {
         let n_buffers = n_buffers as u64 + 2;
         let n_threads = limits.n_threads.get() as u64;
+        let n_in_all = n_buffers.saturating_mul(n_threads);
         let block_bytes = BLOCK_ELEMENTS * max_element_bytes;
-        let fixed_bytes = BASE_BYTES + metadata_bytes + n_threads * (n_buffers * OVERHEAD_BYTES + GATHER_SCRATCH_BYTES);
-        let least_bytes = fixed_bytes + n_threads * n_buffers * block_bytes;
+        let scratch_bytes = n_threads.saturating_mul(GATHER_SCRATCH_BYTES);
+        let overhead_bytes = n_in_all.saturating_mul(OVERHEAD_BYTES).saturating_add(scratch_bytes);
+        let fixed_bytes = BASE_BYTES.saturating_add(held_bytes).saturating_add(overhead_bytes);
+        let least_bytes = fixed_bytes.saturating_add(n_in_all.saturating_mul(block_bytes));
         if limits.memory_bytes < least_bytes {
             return Err(Error::MemoryTooSmall { limit_bytes: limits.memory_bytes, least_bytes });
         }
-        let by_limit = (limits.memory_bytes - fixed_bytes) / (n_threads * n_buffers);
+        let by_limit = (limits.memory_bytes - fixed_bytes) / n_in_all;
         let piece_bytes = PIECE_BYTES.min(by_limit).min((WORKER_BYTES / n_buffers).max(block_bytes));
         let n_elements = (piece_bytes / max_element_bytes / BLOCK_ELEMENTS).max(1) * BLOCK_ELEMENTS;
-        let memory_bytes = fixed_bytes + n_threads * n_buffers * n_elements * max_element_bytes;
+        let memory_bytes = fixed_bytes + n_in_all * n_elements * max_element_bytes;
         Ok(Self { n_elements, drops_cache: false, memory_bytes })
     }
 
@@ -64,14 +73,71 @@ impl PieceSize {
     }
 }
 
-/// An estimate of what catalogs and digests of a merge take: they grow with the number of tensors, not with their size.
-pub(crate) fn metadata_bytes(catalog: &thalweg_tensor::TensorCatalog, n_digests: usize) -> u64 {
-    /// An entry with its name, shape and piece, in the source's and the output's catalog.
-    const ENTRY_BYTES: u64 = 400;
-    /// A further piece of a tensor. Each source may hold other pieces, and sources are most of what has digests.
-    const PIECE_BYTES: u64 = 100;
-    let n_entries = catalog.entries().len() as u64;
-    let n_pieces: usize = catalog.entries().iter().map(|entry| entry.pieces.len()).sum();
-    let further_bytes = (n_pieces as u64).saturating_sub(n_entries) * PIECE_BYTES;
-    n_entries * ENTRY_BYTES + (32 * n_entries + further_bytes) * n_digests as u64
+/// What a merge holds besides pieces of tensors, from headers and plans alone.
+///
+/// Every factor is measured on merges where it is most of the memory (`crates/merge/tests/memory.rs` has such merges) and
+/// rounded up by a tenth.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Held {
+    n_sources: u64,
+    /// Sources whose tensors lie elsewhere have catalogs of their own.
+    n_catalogs: u64,
+    n_outputs: u64,
+    /// Of all sources: values that were parsed take many times their text.
+    config_bytes: u64,
+    /// Decimal digits of all coefficients: as text, as numbers, in plan, digest and receipt.
+    coefficient_digits: u64,
+}
+
+impl Held {
+    /// Sources that are in memory anyway, and outputs without a receipt.
+    pub(crate) fn live(n_sources: usize) -> Self {
+        Self { n_sources: n_sources as u64, n_catalogs: 1, ..Self::default() }
+    }
+
+    /// Checkpoints that are open.
+    pub(crate) fn of_sources(sources: &[OpenSource]) -> Self {
+        let mut catalogs: Vec<_> =
+            sources.iter().map(|source| std::sync::Arc::as_ptr(source.checkpoint.catalog())).collect();
+        catalogs.sort_unstable();
+        catalogs.dedup();
+        let config_bytes = sources.iter().filter_map(|source| source.checkpoint.config_bytes());
+        Self {
+            n_catalogs: catalogs.len() as u64,
+            config_bytes: config_bytes.map(|bytes| bytes.len() as u64).sum(),
+            ..Self::live(sources.len())
+        }
+    }
+
+    /// Adds what is made of them.
+    pub(crate) fn with_outputs<'a>(mut self, outputs: impl Iterator<Item = &'a OutputPlan>) -> Self {
+        for output in outputs {
+            self.n_outputs += 1;
+            let numerators = output.sources.iter().map(|source| source.numerator.len() as u64);
+            self.coefficient_digits += numerators.sum::<u64>();
+        }
+        self
+    }
+
+    /// Bytes, for sources with the tensors of `catalog`.
+    pub(crate) fn bytes(&self, catalog: &TensorCatalog) -> u64 {
+        let n_tensors = catalog.entries().len() as u64;
+        let name_bytes: u64 = catalog.entries().iter().map(|entry| entry.name.len() as u64).sum();
+        // Header texts while opening, the catalog, the work list, the ledger.
+        let once = n_tensors.saturating_mul(1000).saturating_add(name_bytes.saturating_mul(4));
+        // Entries with their names, shapes and pieces.
+        let n_pieces = catalog.entries().iter().map(|entry| entry.pieces.len() as u64).sum::<u64>();
+        let further_bytes = n_pieces.saturating_sub(n_tensors).saturating_mul(PIECE_ENTRY_BYTES);
+        let catalog = n_tensors.saturating_mul(260).saturating_add(name_bytes).saturating_add(further_bytes);
+        // Layout, header, records and receipt, the latter as a value and as text.
+        let output = n_tensors.saturating_mul(500).saturating_add(name_bytes.saturating_mul(4));
+        // A digest of each tensor of each source.
+        let source = n_tensors.saturating_mul(68).saturating_add(4 << 10);
+        once.saturating_add(further_bytes)
+            .saturating_add(catalog.saturating_mul(self.n_catalogs.saturating_sub(1)))
+            .saturating_add(output.saturating_mul(self.n_outputs))
+            .saturating_add(source.saturating_mul(self.n_sources))
+            .saturating_add(self.config_bytes.saturating_mul(24))
+            .saturating_add(self.coefficient_digits.saturating_mul(3))
+    }
 }

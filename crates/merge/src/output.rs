@@ -1,12 +1,11 @@
 //! One output at its end: described by a receipt, given its side files, published. How it is staged is in `stage`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use thalweg_checkpoint::format::huggingface::{FORMAT_NAME, INDEX_FILE_NAME};
 use thalweg_checkpoint::{
-    CONFIG_FILE_NAME, Checkpoint, CommitRules, LayoutEntry, Manifest, OutputFile, OutputLayout, SideFileKind,
-    commit_checkpoint, layout_output, shard_digest, updated_config,
+    CONFIG_FILE_NAME, Checkpoint, CommitRules, LayoutEntry, Manifest, OutputFile, OutputLayout, commit_checkpoint,
+    layout_output, shard_digest, updated_config,
 };
 use thalweg_storage::publish::Replace;
 use thalweg_tensor::digest::{DigestKind, ListHasher};
@@ -15,6 +14,7 @@ use thalweg_tensor::{Digest, Dtype, TensorSink};
 use crate::align::{MergeLayout, OpenSource};
 use crate::card::model_card;
 use crate::combine::output_dtype;
+use crate::contents::{tied_pair, untied_note};
 use crate::context::RunContext;
 use crate::engine::Merged;
 use crate::error::Error;
@@ -24,6 +24,7 @@ use crate::plan::OutputPlan;
 use crate::receipt::{
     FileReceipt, MergeReceipt, RECEIPT_KIND, RECEIPT_NAME, RECEIPT_VERSION, SourceFile, SourceReceipt, TensorReceipt,
 };
+use crate::side_files::travelling_files;
 use crate::stage::StagedOutput;
 
 /// A receipt of a hundred thousand tensors has about 30 MB.
@@ -58,6 +59,7 @@ pub(crate) fn commit_output(
     run: &RunContext<'_>,
 ) -> Result<MergeReceipt, Error> {
     let records: Vec<TensorRecord> = input.merged.finished.output(k).collect();
+    note_untied(&output, &records, input, run);
     let mut receipt = describe(&output, &records, input, run)?;
     add_side_files(&mut output, input, &mut receipt, run)?;
     receipt.bytes_written = receipt.files.iter().map(|file| file.len_bytes).sum();
@@ -117,10 +119,11 @@ fn source_receipt(
 ) -> SourceReceipt {
     let position = input.sources.iter().position(|source| source.path == planned.path);
     let read_by = |t: usize| input.merged.read_by[t].as_slice();
-    let digest = position.zip(output.plan.digest.kind()).and_then(|(source_idx, kind)| {
+    let whole = position.filter(|&source_idx| input.layout.is_whole_source(source_idx));
+    let digest = whole.zip(output.plan.digest.kind()).and_then(|(source_idx, kind)| {
         input.merged.finished.source_digest(&input.layout.catalog, source_idx, kind, &read_by)
     });
-    let checkpoint = position.map(|i| &input.sources[i].checkpoint);
+    let checkpoint = position.map(|i| &*input.sources[i].checkpoint);
     let (format, findings) = (checkpoint.map(Checkpoint::format_name), checkpoint.map(Checkpoint::findings));
     SourceReceipt {
         path: planned.path.clone(),
@@ -151,6 +154,19 @@ fn shard_receipts(output: &StagedOutput<'_>, records: &[TensorRecord], kind: Opt
     layout.files().iter().map(of_shard).chain(index).collect()
 }
 
+/// A config that ties what came out unequal describes another model than the one that loads.
+fn note_untied(output: &StagedOutput<'_>, records: &[TensorRecord], input: &CommitInput<'_>, run: &RunContext<'_>) {
+    let from = output.plan.sources.get(output.plan.policy.side_files_from).map(|source| &source.path);
+    let source = input.sources.iter().find(|source| Some(&source.path) == from);
+    let Some(config) = source.and_then(|source| source.checkpoint.config()) else { return };
+    let catalog = &input.layout.catalog;
+    if let Some((head, embedding)) = tied_pair(catalog, config)
+        && records[head].digest != records[embedding].digest
+    {
+        run.progress.note(&untied_note(catalog, (head, embedding)));
+    }
+}
+
 /// Config, tokenizer and the like from the named source, byte for byte, then the card.
 fn add_side_files(
     output: &mut StagedOutput<'_>,
@@ -159,21 +175,17 @@ fn add_side_files(
     run: &RunContext<'_>,
 ) -> Result<(), Error> {
     let new_dtype = config_dtype(output, input);
-    let from: &PathBuf = &output.plan.sources[output.plan.policy.side_files_from].path;
     let mut add = |name: &str, bytes: &[u8]| -> Result<(), Error> {
         output.staged.add_file(name, bytes)?;
         receipt.files.push(FileReceipt::of_bytes(name, bytes, output.plan.digest.kind()));
         Ok(())
     };
-    if let Some(source) = input.sources.iter().find(|source| source.path == *from) {
-        let travelling = source.checkpoint.side_files().iter().filter(|file| file.kind == SideFileKind::Travels);
-        for file in travelling {
-            let bytes = file.read(&*run.storage)?;
-            // A config that does not read travels as it is: the tensors do not depend on it.
-            let updated = new_dtype.filter(|_| file.name == CONFIG_FILE_NAME);
-            let updated = updated.and_then(|dtype| updated_config(&bytes, dtype).ok());
-            add(&file.name, updated.as_deref().unwrap_or(&bytes))?;
-        }
+    for file in travelling_files(output.plan, input.sources) {
+        let bytes = file.read(&*run.storage)?;
+        // A config that does not read travels as it is: the tensors do not depend on it.
+        let updated = new_dtype.filter(|_| file.name == CONFIG_FILE_NAME);
+        let updated = updated.and_then(|dtype| updated_config(&bytes, dtype).ok());
+        add(&file.name, updated.as_deref().unwrap_or(&bytes))?;
     }
     let card = output.plan.policy.model_card.then(|| model_card(output.plan, run.tool));
     card.map_or(Ok(()), |card| add(CARD_NAME, card.as_bytes()))

@@ -98,9 +98,15 @@ impl<'a> Pending<'a> {
             let path = output.path.clone();
             match done {
                 Some(Done { receipt, compared }) => {
-                    Some(MergeOutcome { path, receipt, was_done: true, compared: Some(compared) })
+                    Some(MergeOutcome { path, receipt, was_done: true, bytes_resumed: 0, compared: Some(compared) })
                 }
-                None => Some(MergeOutcome { path, receipt: fresh.next()?, was_done: false, compared: None }),
+                None => Some(MergeOutcome {
+                    path,
+                    receipt: fresh.next()?,
+                    was_done: false,
+                    bytes_resumed: 0,
+                    compared: None,
+                }),
             }
         };
         self.outputs.into_iter().filter_map(outcome).collect()
@@ -211,7 +217,7 @@ fn has_digest(
     run: &RunContext<'_>,
 ) -> Result<bool, Error> {
     let Some((kind, digest)) = receipt.plan.digest.kind().zip(known.digest.as_ref()) else { return Ok(false) };
-    Ok(digest_checkpoint(&source.checkpoint, kind, run)?.to_string() == *digest)
+    Ok(digest_checkpoint(&*source.checkpoint, kind, run)?.to_string() == *digest)
 }
 
 /// Says no before the first byte is written when a disk cannot hold its outputs.

@@ -14,6 +14,7 @@ use crate::Coefficients;
 use crate::Error;
 use crate::scheme::{Scheme, SchemeParameters};
 use crate::seen::SeenSource;
+use crate::waiver::ConfigWaiver;
 
 /// `kind` of a plan file.
 pub const PLAN_KIND: &str = "thalweg-plan";
@@ -177,6 +178,23 @@ pub enum RouterPolicy {
     Newest,
 }
 
+/// Code that a model brings along (`*.py`), which someone may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CodePolicy {
+    /// It stays behind, and is named.
+    #[default]
+    Leave,
+    /// It is copied with the other files.
+    Copy,
+}
+
+impl CodePolicy {
+    fn is_default(&self) -> bool {
+        *self == Self::Leave
+    }
+}
+
 /// What is done where averaging has no meaning, and what may differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -185,8 +203,17 @@ pub struct MergePolicy {
     pub non_float: NonFloatPolicy,
     /// Routers and expert biases.
     pub router: RouterPolicy,
-    /// Config keys whose difference the user waived.
-    pub allow_config: Vec<String>,
+    /// Differences of configs and tokenizers that the user waived, each with the values that were seen.
+    pub allow_config: Vec<ConfigWaiver>,
+    /// Tensors that are left out: names, in which `*` stands for anything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drop: Vec<String>,
+    /// Tensors that are taken from the newest source as they are: names, in which `*` stands for anything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub take_newest: Vec<String>,
+    /// What becomes of code beside the tensors.
+    #[serde(default, skip_serializing_if = "CodePolicy::is_default")]
+    pub code: CodePolicy,
     /// Whether NaN and infinities are merged by IEEE rules instead of refused.
     pub allow_non_finite: bool,
     /// Position in `sources` of the newest checkpoint: the highest step, or the last given.
@@ -207,6 +234,9 @@ impl MergePolicy {
             non_float: NonFloatPolicy::Error,
             router: RouterPolicy::Average,
             allow_config: Vec::new(),
+            drop: Vec::new(),
+            take_newest: Vec::new(),
+            code: CodePolicy::Leave,
             allow_non_finite: false,
             newest,
             side_files_from: newest,
@@ -292,9 +322,7 @@ impl OutputPlan {
         let Ok(scheme) = Scheme::parse(&self.scheme, SchemeParameters::default()) else { return Ok(()) };
         let coefficients = self.coefficients()?;
         let steps: Vec<Option<u64>> = self.sources.iter().map(|source| source.step).collect();
-        let by_step = scheme.coefficients_for(&steps).ok();
-        let by_count = scheme.coefficients(self.sources.len()).ok();
-        if [by_step, by_count].iter().flatten().any(|expected| *expected == coefficients) {
+        if scheme.coefficients_for(&steps).map_or(true, |expected| expected == coefficients) {
             return Ok(());
         }
         let what =
@@ -375,6 +403,7 @@ impl MergePlan {
             return Err(Error::PlanInvalid { what: "no outputs".to_owned() });
         }
         self.outputs.iter().try_for_each(OutputPlan::check)?;
+        self.check_names()?;
         if self.outputs.iter().any(|output| output.reading != self.outputs[0].reading) {
             return Err(Error::PlanInvalid { what: "the outputs read their sources in different ways".to_owned() });
         }
@@ -382,6 +411,21 @@ impl MergePlan {
         paths.sort_unstable();
         match paths.windows(2).find(|pair| pair[0] == pair[1]) {
             Some(pair) => Err(Error::PlanInvalid { what: format!("two outputs go to `{}`", pair[0].display()) }),
+            None => Ok(()),
+        }
+    }
+
+    /// One reading has one list of tensors, so all outputs leave out and take the same.
+    fn check_names(&self) -> Result<(), Error> {
+        let names = |output: &OutputPlan| (output.policy.drop.clone(), output.policy.take_newest.clone());
+        match self.outputs.windows(2).find(|pair| names(&pair[0]) != names(&pair[1])) {
+            Some(pair) => Err(Error::PlanInvalid {
+                what: format!(
+                    "outputs `{}` and `{}` leave out or take other tensors, so they cannot share one reading",
+                    pair[0].path.display(),
+                    pair[1].path.display()
+                ),
+            }),
             None => Ok(()),
         }
     }

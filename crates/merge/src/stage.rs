@@ -66,7 +66,7 @@ fn find_stage(storage: &dyn Storage, output: &OutputPlan, options: ExecuteOption
         Place::Folder if look_at(storage, &stage.join(LOCK_NAME))? == Place::File => return Ok(StagePlace::Stage),
         Place::Folder => {}
         Place::Link(_) | Place::File | Place::Other => {
-            return Err(refuse(&stage, "is needed for what is written, and is not a folder".to_owned()));
+            return Err(refuse(&stage, "is where the output is written first, and is not a folder".to_owned()));
         }
     }
     match merged_contents(storage, &stage)? {
@@ -83,7 +83,7 @@ fn find_stage(storage: &dyn Storage, output: &OutputPlan, options: ExecuteOption
             let holds = shown_names(&foreign_entries(storage, &stage, &BTreeSet::new())?);
             Err(refuse(
                 &stage,
-                format!("is needed for what is written, and holds {holds}, which are not an interrupted merge"),
+                format!("is where the output is written first, and holds {holds}: it is not an interrupted merge"),
             ))
         }
     }
@@ -181,7 +181,9 @@ fn stage_names(
 fn check_names(storage: &dyn Storage, stage: &Path, known: &BTreeSet<String>) -> Result<(), Error> {
     match foreign_entries(storage, stage, known)? {
         foreign if foreign.is_empty() => Ok(()),
-        foreign => Err(refuse(stage, format!("holds {}, which is no part of a merge", shown_names(&foreign)))),
+        foreign => {
+            Err(refuse(stage, format!("is an interrupted merge, and holds {} beside it", shown_names(&foreign))))
+        }
     }
 }
 

@@ -384,10 +384,10 @@ pub fn clear_stage(storage: &dyn Storage, stage: &Path, names: &BTreeSet<String>
         Place::Free => Ok(()),
         Place::Folder => match foreign_entries(storage, stage, names)? {
             foreign if foreign.is_empty() => storage.remove(stage),
-            foreign => refuse(format!("is needed for what is written, and holds {}", shown_names(&foreign))),
+            foreign => refuse(format!("is where it is written first, and holds {}", shown_names(&foreign))),
         },
         Place::Link(target) => refuse(is_a_link(&target)),
-        Place::File | Place::Other => refuse("is needed for what is written, and is not a folder".to_owned()),
+        Place::File | Place::Other => refuse("is where it is written first, and is not a folder".to_owned()),
     }
 }
 

@@ -2,12 +2,15 @@
 //!
 //! What was scored once is read from a cache, by digest: a merge whose sources did not change is not even merged again.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use thalweg_checkpoint::{Checkpoint, MAX_SIDE_FILE_BYTES, open_checkpoint};
-use thalweg_eval::{EvalContext, EvalTokenizer, PreparedSuite, ScoreCache, Subject, Suite, cached_scores, score_suite};
+use thalweg_checkpoint::ReadOptions;
+use thalweg_eval::{
+    EvalContext, PreparedSuite, ScoreCache, Subject, Suite, TokenizerFiles, cached_scores, score_suite,
+};
 use thalweg_merge::context::RunContext;
 use thalweg_merge::in_memory::merge_into_sinks;
 use thalweg_merge::plan::{DigestChoice, MergePlan, OutputDtype, OutputPlan};
@@ -72,11 +75,10 @@ impl<'a> EngineEvaluator<'a> {
         eval: EvalContext<'a>,
         run: &'a RunContext<'a>,
     ) -> Result<Self, Error> {
-        let checkpoint = open_checkpoint(&run.storage, like)?;
+        let checkpoint = run.pool.open(like, &ReadOptions::default())?;
         let config = checkpoint.config().cloned();
         let config = config.ok_or_else(|| thalweg_eval::Error::ConfigMissing { path: like.to_owned() })?;
-        let (file, bytes) = read_tokenizer(tokenizer, like, &checkpoint, run)?;
-        let tokenizer = EvalTokenizer::from_json(&bytes, &file)?;
+        let tokenizer = TokenizerFiles::find(&*run.storage, tokenizer, &checkpoint, like)?.open()?;
         let mut prepared = Vec::new();
         for suite in suites {
             let row = SuiteRow {
@@ -94,7 +96,7 @@ impl<'a> EngineEvaluator<'a> {
         }
         let model_config = ModelConfig::from_json(&config)?;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(run.limits.n_threads.get()).build();
-        let pool = pool.map_err(|_| Error::WorkerDied)?;
+        let pool = pool.map_err(Error::Threads)?;
         Ok(Self { suites: prepared, config, model_config, cache, pool, eval, run, cost: CostRow::default() })
     }
 
@@ -150,20 +152,29 @@ impl<'a> EngineEvaluator<'a> {
         Ok(publish_file(&*self.run.storage, key, &bytes, OwnKind::in_own_folder("a kept score"))?)
     }
 
-    /// A file named by the plan, and by size, time and identity of every file of its sources.
-    fn key_of(&self, output: &OutputPlan) -> Result<Option<PathBuf>, Error> {
-        let Some(folder) = &self.cache else { return Ok(None) };
-        let mut text = output.digest()?;
-        for source in &output.sources {
-            for file in open_checkpoint(&self.run.storage, &source.path)?.files() {
-                let info = &file.info;
-                text.push_str(&format!(" {} {} {:?}", info.len_bytes, info.modified_ns, info.id));
+    /// For each output a file named by the plan and by the identity of its sources; `None` without a cache.
+    fn keys_of(&self, outputs: &[OutputPlan]) -> Result<Vec<Option<PathBuf>>, Error> {
+        let Some(folder) = self.cache.as_ref().filter(|_| !outputs.is_empty()) else {
+            return Ok(vec![None; outputs.len()]);
+        };
+        let plan = MergePlan::new(outputs.iter().enumerate().map(|(i, output)| in_memory(output, i)).collect())?;
+        let paths = plan.source_paths();
+        let identities: BTreeMap<&Path, String> = paths
+            .iter()
+            .zip(self.run.pool.open_all(&paths, &plan.reading()))
+            .map(|(path, checkpoint)| Ok((path.as_path(), checkpoint?.identity())))
+            .collect::<Result<_, Error>>()?;
+        let key = |output: &OutputPlan| {
+            let mut text = output.digest()?;
+            for source in &output.sources {
+                text.push_str(identities.get(source.path.as_path()).map_or("", String::as_str));
             }
-        }
-        let digest = bytes_digest(DigestKind::Blake3, text.as_bytes()).to_string();
-        let digits = digest.rsplit(':').next().unwrap_or(&digest);
-        let name = format!("{}.json", digits.get(..32).unwrap_or(digits));
-        Ok(Some(folder.join(MERGES_FOLDER).join(name)))
+            let digest = bytes_digest(DigestKind::Blake3, text.as_bytes()).to_string();
+            let digits = digest.rsplit(':').next().unwrap_or(&digest);
+            let name = format!("{}.json", digits.get(..32).unwrap_or(digits));
+            Ok(Some(folder.join(MERGES_FOLDER).join(name)))
+        };
+        outputs.iter().map(key).collect()
     }
 
     /// The models of some outputs, by one reading of their sources.
@@ -174,10 +185,7 @@ impl<'a> EngineEvaluator<'a> {
         {
             let sinks: Vec<_> = arenas.iter_mut().map(|arena| arena_sink(&layout, arena)).collect();
             let refs: Vec<&dyn TensorSink> = sinks.iter().map(|sink| sink as &dyn TensorSink).collect();
-            merge_into_sinks(&plan, &refs, self.run)?;
-        }
-        for path in plan.source_paths() {
-            self.cost.bytes_read += open_checkpoint(&self.run.storage, &path)?.catalog().n_bytes();
+            self.cost.bytes_read += merge_into_sinks(&plan, &refs, self.run)?;
         }
         let models = arenas.into_iter().map(|arena| Ok(Model::from_params(self.model_config.clone(), arena)?));
         models.collect()
@@ -194,10 +202,10 @@ impl Evaluator for EngineEvaluator<'_> {
     }
 
     fn score_checkpoint(&mut self, path: &Path) -> Result<ModelScores, Error> {
-        let checkpoint = open_checkpoint(&self.run.storage, path)?;
+        let checkpoint = self.run.pool.open(path, &ReadOptions::default())?;
         let config = checkpoint.config().unwrap_or(&self.config);
         let Some((_, suite)) = self.suites.first() else { return Ok(ModelScores::default()) };
-        let subject = Subject::load(path, config, &checkpoint, suite, &self.eval)?;
+        let subject = Subject::load(path, config, &*checkpoint, suite, &self.eval)?;
         self.cost.bytes_read += checkpoint.catalog().n_bytes();
         self.score(&subject)
     }
@@ -207,14 +215,14 @@ impl Evaluator for EngineEvaluator<'_> {
         outputs: &[OutputPlan],
         on_score: &mut dyn FnMut(usize, &ModelScores),
     ) -> Result<Vec<ModelScores>, Error> {
-        let keys = outputs.iter().map(|output| self.key_of(output)).collect::<Result<Vec<_>, Error>>()?;
+        let keys = self.keys_of(outputs)?;
         let mut scored: Vec<Option<ModelScores>> = keys.iter().map(|key| self.find_known(key.as_deref())).collect();
         scored.iter().enumerate().for_each(|(i, scores)| scores.iter().for_each(|scores| on_score(i, scores)));
         let missing: Vec<usize> = (0..outputs.len()).filter(|&i| scored[i].is_none()).collect();
         for together in missing.chunks(self.n_together()) {
             let plans: Vec<OutputPlan> = together.iter().map(|&i| in_memory(&outputs[i], i)).collect();
             for (&i, model) in together.iter().zip(self.merge(&plans)?) {
-                let scores = self.score(&Subject::from_model(&outputs[i].path, model))?;
+                let scores = self.score(&Subject::from_model(&outputs[i].path, model)?)?;
                 self.remember(keys[i].as_deref(), &scores)?;
                 on_score(i, &scores);
                 scored[i] = Some(scores);
@@ -232,18 +240,4 @@ impl Evaluator for EngineEvaluator<'_> {
 fn in_memory(output: &OutputPlan, i: usize) -> OutputPlan {
     let path = PathBuf::from(format!("{i}"));
     OutputPlan { path, dtype: OutputDtype::F32, digest: DigestChoice::None, ..output.clone() }
-}
-
-fn read_tokenizer(
-    named: Option<&Path>,
-    like: &Path,
-    checkpoint: &Checkpoint,
-    run: &RunContext<'_>,
-) -> Result<(PathBuf, Vec<u8>), Error> {
-    if let Some(file) = named {
-        return Ok((file.to_owned(), run.storage.read_file(file, MAX_SIDE_FILE_BYTES)?));
-    }
-    let side_file = checkpoint.side_files().iter().find(|file| file.name == "tokenizer.json");
-    let side_file = side_file.ok_or_else(|| thalweg_eval::Error::TokenizerMissing { path: like.to_owned() })?;
-    Ok((side_file.path.clone(), side_file.read(&*run.storage)?))
 }

@@ -59,9 +59,15 @@ pub enum Error {
         /// What to do.
         hint: Option<String>,
     },
-    /// A worker ended without a result.
-    #[error("a worker thread ended without a result")]
-    WorkerDied,
+    /// The system gives no threads.
+    #[error("cannot start threads: {0}")]
+    Threads(rayon::ThreadPoolBuildError),
+    /// A state that cannot be; a defect of ours.
+    #[error("a bug in thalweg: {what}")]
+    Bug {
+        /// What should have held.
+        what: &'static str,
+    },
     /// The text is not JSON, or not JSON of this form.
     #[error("the report does not read: {source}")]
     ReportForm {
@@ -129,7 +135,8 @@ impl Error {
             Self::Model(_)
             | Self::MeasureMissing { .. }
             | Self::TooFewDocuments { .. }
-            | Self::WorkerDied
+            | Self::Threads(_)
+            | Self::Bug { .. }
             | Self::NoCheckpoint => None,
             Self::CaseForm { .. } => {
                 Some("`thalweg forecast ... --save-cases FILE --truth CKPT` writes cases".to_owned())

@@ -34,3 +34,4 @@ pub mod write_study;
 
 pub use error::Error;
 pub use report::Report;
+pub use study_view::shell_word;

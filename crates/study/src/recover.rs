@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::Serialize;
 use thalweg_trajectory::{
-    LogEntry, Spike, SpikeOptions, Step, StepLog, Trajectory, TrajectoryCheckpoint, detect_spikes,
+    LogEntry, Spike, SpikeOptions, Step, StepLog, Trajectory, TrajectoryCheckpoint, detect_spikes, lasting_spike,
 };
 
 use crate::Error;
@@ -18,8 +18,6 @@ use crate::start_policy::DataPolicy;
 pub const MAX_SOURCES: usize = 3;
 /// Entries of a log by which an onset may be off: what the detector is tested for.
 const ONSET_ENTRIES: usize = 3;
-/// Losses whose median is the level before a spike.
-const LEVEL_ENTRIES: usize = 9;
 /// A learning rate this many times higher at the onset than at the newest source is a cause to name.
 const RAISED_RATE: f64 = 1.2;
 
@@ -56,13 +54,18 @@ pub struct SpikeSearch {
 /// # Ok::<(), thalweg_trajectory::LogError>(())
 /// ```
 pub fn search_spikes(log: &StepLog, options: &SpikeOptions) -> SpikeSearch {
+    describe_search(log, detect_spikes(log, options), options.threshold)
+}
+
+/// The spikes that a run has found already, and what was looked at for them; `None` without a log.
+pub fn spikes_of_run(trajectory: &Trajectory) -> Option<SpikeSearch> {
+    let threshold = SpikeOptions::default().threshold;
+    Some(describe_search(trajectory.log()?, trajectory.spikes().to_vec(), threshold))
+}
+
+fn describe_search(log: &StepLog, spikes: Vec<Spike>, threshold: f64) -> SpikeSearch {
     let steps = || log.losses().map(|(step, _)| step);
-    SpikeSearch {
-        spikes: detect_spikes(log, options),
-        n_losses: steps().count(),
-        range: steps().next().zip(steps().last()),
-        threshold: options.threshold,
-    }
+    SpikeSearch { spikes, n_losses: steps().count(), range: steps().next().zip(steps().last()), threshold }
 }
 
 /// Something to know about a proposal.
@@ -184,7 +187,7 @@ pub fn plan_recovery(trajectory: &Trajectory, search: &SpikeSearch) -> Result<Re
     let latest = search.spikes.last().ok_or(Error::NoSpike)?;
     let entries: Vec<&LogEntry> = trajectory.log().map_or(&[][..], StepLog::entries).iter().collect();
     let losses: Vec<(Step, f64)> = entries.iter().filter_map(|entry| Some((entry.step, entry.loss?))).collect();
-    let spike = spike_that_counts(&search.spikes, &losses).unwrap_or(latest);
+    let spike = trajectory.log().and_then(|log| spike_that_lasts(log, &search.spikes)).unwrap_or(latest);
     let mut notes = Vec::new();
     if spike.onset != latest.onset {
         notes.push(RecoveryNote::EarlierSpikeLasts { onset: spike.onset, latest_onset: latest.onset });
@@ -232,24 +235,11 @@ pub fn plan_recovery(trajectory: &Trajectory, search: &SpikeSearch) -> Result<Re
     Ok(RecoveryPlan { spike: *spike, sources, learning_rate, notes })
 }
 
-/// The latest spike, or the earliest one whose level it still stands on.
-fn spike_that_counts<'a>(spikes: &'a [Spike], losses: &[(Step, f64)]) -> Option<&'a Spike> {
-    let latest = spikes.last()?;
-    let level_now = level_before(losses, latest.onset);
-    let lasts = |spike: &&Spike| {
-        // What the loss had not come back to by the latest onset, it had not come back to at all.
-        let is_above = level_now.zip(level_before(losses, spike.onset)).is_none_or(|(now, then)| now > then);
-        spike.end.is_none() && is_above
-    };
-    spikes.iter().filter(|spike| spike.onset < latest.onset).find(lasts).or(Some(latest))
-}
-
-/// The median of the last finite losses before a step.
-fn level_before(losses: &[(Step, f64)], step: Step) -> Option<f64> {
-    let before = losses.iter().rev().skip_while(|(at, _)| *at >= step).map(|(_, loss)| *loss);
-    let mut last: Vec<f64> = before.take(LEVEL_ENTRIES).filter(|loss| loss.is_finite()).collect();
-    last.sort_by(f64::total_cmp);
-    last.get(last.len() / 2).copied()
+/// The earliest spike on whose level the latest one still stands.
+fn spike_that_lasts<'a>(log: &StepLog, spikes: &'a [Spike]) -> Option<&'a Spike> {
+    let (latest, earlier) = spikes.split_last()?;
+    // What the loss had not come back to by the latest onset, it had not come back to at all.
+    lasting_spike(log, earlier, Step(latest.onset.0.checked_sub(1)?))
 }
 
 /// The third entry before the onset, or the first of the log.
@@ -261,6 +251,12 @@ fn quiet_until(losses: &[(Step, f64)], onset: Step) -> Option<Step> {
 /// The learning rate of the last entry at or before a step that has one.
 fn rate_at(entries: &[&LogEntry], step: Step) -> Option<f64> {
     entries.iter().rev().filter(|entry| entry.step <= step).find_map(|entry| entry.learning_rate)
+}
+
+/// The spike that the run is still suffering from where its log ends.
+pub fn unhealed_spike(trajectory: &Trajectory) -> Option<&Spike> {
+    let log = trajectory.log()?;
+    lasting_spike(log, trajectory.spikes(), log.last_step()?)
 }
 
 /// A spike as records and JSON have it.

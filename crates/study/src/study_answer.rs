@@ -165,15 +165,16 @@ fn proposal_sentence(proposal: &ProposalRow) -> String {
 }
 
 fn recovery_words(record: &StudyRecord) -> Option<(String, String)> {
-    let spike = record.spikes.iter().max_by_key(|spike| spike.onset);
-    let began = spike.map_or_else(String::new, |spike| {
-        format!("The latest of {} spikes begins at step {} ({}). ", record.spikes.len(), spike.onset, spike.signal)
+    let unhealed = record.spikes.iter().filter(|spike| spike.end.is_none());
+    let began = unhealed.min_by_key(|spike| spike.onset).map_or_else(String::new, |spike| {
+        format!("The run did not recover from the spike at step {} ({}). ", spike.onset, spike.signal)
     });
     let mut steps = record.recovery.clone();
     steps.sort_unstable();
     let list: Vec<String> = steps.iter().map(u64::to_string).collect();
     let (word, what) = match list.as_slice() {
-        [] => return None,
+        [] if began.is_empty() => return None,
+        [] => return Some(("The run did not recover from a spike".to_owned(), began.trim_end().to_owned())),
         [only] => (format!("Resume from step {only}"), format!("step {only} is the one checkpoint to resume from")),
         many => (
             format!("Resume from a merge of {} checkpoints", many.len()),

@@ -59,6 +59,11 @@ pub(crate) struct StudyView<'a> {
 }
 
 impl<'a> StudyView<'a> {
+    /// Whether the run has not recovered from a spike.
+    pub(crate) fn needs_recovery(&self) -> bool {
+        !self.record.recovery.is_empty() || self.record.spikes.iter().any(|spike| spike.end.is_none())
+    }
+
     pub(crate) fn new(record: &'a StudyRecord) -> Self {
         let raws = record.raws.iter().chain(&record.annealed).flat_map(|raw| &raw.scores);
         let mut metrics: Vec<Metric<'a>> = Vec::new();
@@ -199,11 +204,10 @@ pub(crate) fn merge_command(run_path: &str, trial: &TrialRow) -> String {
 }
 
 /// A word as a shell reads it.
-pub(crate) fn shell_word(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=@+%".contains(c);
+pub fn shell_word(word: &str) -> String {
     // A word that begins with a dash would be read as an option.
     let word = if word.starts_with('-') { format!("./{word}") } else { word.to_owned() };
-    if !word.is_empty() && word.chars().all(is_plain) { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    thalweg_tensor::shell_word(&word)
 }
 
 /// A gain with its sign and as many decimals as its interval deserves: `+0.0412`.

@@ -6,12 +6,14 @@ pub mod catalog;
 pub mod count;
 pub mod digest;
 pub mod dtype;
+pub mod finite;
 #[expect(unsafe_code, reason = "vector instructions; each block says why it is sound")]
 pub mod kernel;
 pub mod name;
 pub mod nearest;
 pub mod piece;
 pub mod shape;
+pub mod shell;
 pub mod source;
 
 pub use catalog::{TensorCatalog, TensorEntry};
@@ -22,6 +24,7 @@ pub use name::display_name;
 pub use nearest::nearest_name;
 pub use piece::{CoverFault, Piece};
 pub use shape::Shape;
+pub use shell::shell_word;
 pub use source::{AccessError, TensorSink, TensorSource};
 
 #[cfg(not(target_pointer_width = "64"))]

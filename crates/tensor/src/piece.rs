@@ -7,10 +7,10 @@ use std::fmt;
 
 use crate::Shape;
 
-/// Most dimensions along which one tensor may be cut.
+/// Most corners that the check of a cover keeps: two for each piece, to the power of the dimensions that are cut.
 ///
-/// Meshes of trainers have up to five. The check of the cover costs two to this power for each piece.
-pub const MAX_CUT_DIMS: usize = 8;
+/// A thousand ranks that cut three dimensions have 8,192.
+const MAX_CORNERS: usize = 1 << 18;
 
 /// A box of a logical tensor and the bytes that hold it, row-major within the box unless strides say otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -150,9 +150,11 @@ pub enum CoverFault {
         /// Its index.
         at: Box<[u64]>,
     },
-    /// Cut along more dimensions than are supported.
+    /// Cut more often than can be checked.
     TooManyCuts {
-        /// Along how many.
+        /// Into how many pieces.
+        n_pieces: usize,
+        /// Along how many dimensions.
         n_dims: usize,
     },
     /// Several pieces of elements that do not fill whole bytes.
@@ -172,8 +174,8 @@ impl fmt::Display for CoverFault {
             }
             Self::Gap { at } => write!(f, "no chunk holds the element at {}", dims(at)),
             Self::Overlap { at } => write!(f, "more than one chunk holds the element at {}", dims(at)),
-            Self::TooManyCuts { n_dims } => {
-                write!(f, "it is cut along {n_dims} dimensions, and at most {MAX_CUT_DIMS} are supported")
+            Self::TooManyCuts { n_pieces, n_dims } => {
+                write!(f, "it is cut into {n_pieces} chunks along {n_dims} dimensions, more than can be checked")
             }
             Self::Packed => f.write_str("its elements do not fill whole bytes, so it cannot be cut"),
             Self::TooLarge => f.write_str("its size cannot be counted"),
@@ -222,8 +224,11 @@ fn check_cover(shape: &Shape, pieces: &[Piece]) -> Result<(), CoverFault> {
         !pieces.iter().all(is_full)
     };
     let cut_dims: Vec<usize> = (0..shape.0.len()).filter(is_cut).collect();
-    if cut_dims.len() > MAX_CUT_DIMS {
-        return Err(CoverFault::TooManyCuts { n_dims: cut_dims.len() });
+    let (n_pieces, n_dims) = (pieces.len(), cut_dims.len());
+    let n_corners =
+        1_usize.checked_shl(u32::try_from(n_dims).unwrap_or(u32::MAX)).and_then(|n| n.checked_mul(n_pieces));
+    if n_corners.is_none_or(|n_corners| n_corners > MAX_CORNERS) {
+        return Err(CoverFault::TooManyCuts { n_pieces, n_dims });
     }
     let mut corners: BTreeMap<Vec<u64>, i64> = BTreeMap::new();
     let mut add_box = |start: &dyn Fn(usize) -> u64, extent: &[u64], sign: i64| {
@@ -276,7 +281,8 @@ mod tests {
         );
         check_fault(&[4], &[(&[0, 0], &[4, 1])], "a chunk has 2 dimensions and the tensor has 1");
         check_fault(&[u64::MAX, 2], &[], "its size cannot be counted");
-        check_fault(&[2; 9], &[(&[0; 9], &[1; 9])], "it is cut along 9 dimensions, and at most 8 are supported");
+        let many = "it is cut into 1 chunks along 19 dimensions, more than can be checked";
+        check_fault(&[2; 19], &[(&[0; 19], &[1; 19])], many);
     }
 
     #[test]

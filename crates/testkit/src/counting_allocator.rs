@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const PACKING_ALIGNMENT: usize = 64;
 static N_PACKING: AtomicUsize = AtomicUsize::new(0);
 static N_OTHER: AtomicUsize = AtomicUsize::new(0);
+static LIVE_BYTES: AtomicUsize = AtomicUsize::new(0);
+static PEAK_BYTES: AtomicUsize = AtomicUsize::new(0);
 
 /// Counts every allocation of the process and passes it on to the system.
 ///
@@ -33,9 +35,21 @@ impl CountingAllocator {
         AllocationCounts { n_packing: after.n_packing - before.n_packing, n_other: after.n_other - before.n_other }
     }
 
+    /// The most bytes that were allocated at once while `act` ran, with those that were allocated before.
+    pub fn peak_bytes<T>(act: impl FnOnce() -> T) -> (T, usize) {
+        PEAK_BYTES.store(LIVE_BYTES.load(Ordering::Relaxed), Ordering::Relaxed);
+        let result = act();
+        (result, PEAK_BYTES.load(Ordering::Relaxed))
+    }
+
     fn so_far() -> AllocationCounts {
         AllocationCounts { n_packing: N_PACKING.load(Ordering::Relaxed), n_other: N_OTHER.load(Ordering::Relaxed) }
     }
+}
+
+fn grow(n_bytes: usize) {
+    let live = LIVE_BYTES.fetch_add(n_bytes, Ordering::Relaxed) + n_bytes;
+    PEAK_BYTES.fetch_max(live, Ordering::Relaxed);
 }
 
 // SAFETY: every call goes to the system's allocator unchanged.
@@ -44,11 +58,24 @@ unsafe impl GlobalAlloc for CountingAllocator {
         let is_packing = layout.align() >= PACKING_ALIGNMENT || layout.align() == 1;
         let counter = if is_packing { &N_PACKING } else { &N_OTHER };
         counter.fetch_add(1, Ordering::Relaxed);
+        grow(layout.size());
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc(layout) }
     }
 
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        let is_packing = layout.align() >= PACKING_ALIGNMENT || layout.align() == 1;
+        let counter = if is_packing { &N_PACKING } else { &N_OTHER };
+        counter.fetch_add(1, Ordering::Relaxed);
+        // The system moves large blocks by their pages, so that old and new are never held both.
+        LIVE_BYTES.fetch_sub(layout.size(), Ordering::Relaxed);
+        grow(new_size);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.realloc(pointer, layout, new_size) }
+    }
+
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE_BYTES.fetch_sub(layout.size(), Ordering::Relaxed);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.dealloc(pointer, layout) }
     }

@@ -15,12 +15,14 @@ pub mod exact_bytes;
 pub mod filters;
 pub mod scratch;
 pub mod storage_suite;
+pub mod tap;
 pub mod tiny_checkpoint;
 pub mod tiny_run;
 
 pub use counting_allocator::CountingAllocator;
 pub use crash_disk::CrashDisk;
 pub use scratch::Scratch;
+pub use tap::Tap;
 pub use tiny_checkpoint::{Sharding, TinyCheckpoint};
 pub use tiny_run::{LogRow, RunLayout, RunLog, TinyRun, TinySchedule};
 

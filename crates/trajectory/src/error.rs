@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thalweg_tensor::display_name;
 
-use crate::step_log::LogError;
+use crate::step_log::{LogError, LogField};
 use crate::{Available, Extent, NamePattern, Step, Tokens};
 
 /// How many names a message lists before it only counts.
@@ -317,9 +317,20 @@ impl Error {
             Self::MixedStages { .. } => "give the checkpoints of one stage by name, or move the others away",
             Self::Storage(error) => return error.hint(),
             Self::Log { source, .. } => match **source {
-                LogError::NoColumn { .. } => "name the columns with `--log-columns step=NAME,loss=NAME`",
+                LogError::NoColumn { field: LogField::Step, .. } => {
+                    "name its column with `--log-columns step=NAME`; where no column counts steps, `--log-every N` says \
+                     how many steps lie between two losses"
+                }
+                LogError::NoColumn { .. } | LogError::Ambiguous { .. } => {
+                    "name the columns with `--log-columns step=NAME,loss=NAME`"
+                }
+                LogError::MicroBatches { .. } => {
+                    "give `--tokens-per-step` and the steps are counted by the column of tokens; where each micro-batch \
+                     is a step, give `--log-columns step=iter`"
+                }
                 LogError::UnknownKind => {
-                    "give JSON lines, CSV with a header, `trainer_state.json`, or TensorBoard event files or their folder"
+                    "give JSON lines, CSV with a header, `trainer_state.json`, console output, or TensorBoard event \
+                     files or their folder"
                 }
                 _ => return None,
             },

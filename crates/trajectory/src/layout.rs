@@ -97,7 +97,8 @@ pub fn parse_entry_name(name: &str, kind: FileKind, pattern: Option<&NamePattern
         return None;
     }
     match (kind, pattern) {
-        (FileKind::Folder, None) => parse_folder_name(name),
+        // Lightning gives a folder of shards the name of a file.
+        (FileKind::Folder, None) => parse_file_name(name).or_else(|| parse_folder_name(name)),
         (FileKind::File, None) => parse_file_name(name),
         (FileKind::Folder, Some(pattern)) => pattern.parse_name(name),
         (FileKind::File, Some(pattern)) => pattern.parse_name(strip_file_end(name)?),

@@ -26,11 +26,11 @@ pub use name_pattern::NamePattern;
 pub use phase::{Phase, PhaseSegment, PhaseSource, Phases, StableRange, detect_phases};
 pub use run_config::RunConfig;
 pub use run_dir::{PathKind, RunCheckpoint, RunDir, look_at_path};
-pub use spike::{GradNormUse, Spike, SpikeOptions, SpikeSignal, detect_spikes};
+pub use spike::{GradNormUse, Spike, SpikeOptions, SpikeSignal, back_at, detect_spikes, lasting_spike, level_before};
 pub use state::{CheckpointState, Fault};
 pub use step_log::{
-    ColumnMap, LogEntry, LogError, LogField, LogNote, StepLog, TrainerState, parse_csv, parse_event_file,
-    parse_json_lines, parse_trainer_progress, parse_trainer_state,
+    ColumnMap, LogEntry, LogError, LogField, LogNote, LogOptions, StepLog, TrainerState, parse_console, parse_csv,
+    parse_event_file, parse_json_lines, parse_trainer_progress, parse_trainer_state,
 };
 pub use trajectory::{TokensSource, Trajectory, TrajectoryCheckpoint, TrajectoryNote, TrajectoryOptions};
 pub use units::{Step, Tokens, TokensPerStep};

@@ -1,6 +1,6 @@
 //! `thalweg.toml` in a run folder: what the run's owner says where names and logs do not.
 //!
-//! Four keys, all optional: `tokens_per_step = 4194304`, `stable = [2000, 17000]`, `log = "train.jsonl"`,
+//! Four keys, all optional: `tokens_per_step = 4194304`, `stable = [2000, 17000]`, `log = "train.jsonl"` or a list,
 //! `checkpoint_pattern = "step{step}-unsharded"`.
 
 use std::path::Path;
@@ -22,8 +22,8 @@ pub struct RunConfig {
     pub tokens_per_step: Option<TokensPerStep>,
     /// First and last step of the stable phase.
     pub stable: Option<StableRange>,
-    /// The step log, relative to the run folder.
-    pub log: Option<String>,
+    /// The files and folders of the step log, relative to the run folder.
+    pub logs: Vec<String>,
     /// Which names are checkpoints.
     pub checkpoint_pattern: Option<NamePattern>,
 }
@@ -51,8 +51,16 @@ impl Number {
 struct RawConfig {
     tokens_per_step: Option<Number>,
     stable: Option<[Number; 2]>,
-    log: Option<String>,
+    log: Option<Logs>,
     checkpoint_pattern: Option<String>,
+}
+
+/// One log, or one for each start of the run.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Logs {
+    One(String),
+    Several(Vec<String>),
 }
 
 /// Reads the text of a `thalweg.toml`.
@@ -81,12 +89,18 @@ pub fn parse_run_config(text: &str) -> Result<RunConfig, String> {
         None => None,
     };
     let tokens_per_step = raw.tokens_per_step.map(Number::read).transpose()?;
-    if raw.log.as_deref().is_some_and(|log| log.trim().is_empty()) {
+    let logs = match raw.log {
+        None => Vec::new(),
+        Some(Logs::One(log)) => vec![log],
+        Some(Logs::Several(logs)) if logs.is_empty() => return Err("`log` is empty".to_owned()),
+        Some(Logs::Several(logs)) => logs,
+    };
+    if logs.iter().any(|log| log.trim().is_empty()) {
         return Err("`log` is empty".to_owned());
     }
     let checkpoint_pattern = raw.checkpoint_pattern.map(|text| text.parse::<NamePattern>());
     let checkpoint_pattern = checkpoint_pattern.transpose().map_err(|error| error.to_string())?;
-    Ok(RunConfig { tokens_per_step, stable, log: raw.log, checkpoint_pattern })
+    Ok(RunConfig { tokens_per_step, stable, logs, checkpoint_pattern })
 }
 
 fn describe_toml_error(text: &str, error: &toml::de::Error) -> String {

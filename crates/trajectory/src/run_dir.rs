@@ -259,13 +259,14 @@ fn judge_failure(
 }
 
 fn fault_of(error: &thalweg_checkpoint::Error) -> Fault {
-    use thalweg_checkpoint::Error as Open;
-    match error {
-        _ if error.is_unfinished() => Fault::Unfinished,
-        Open::NotACheckpoint { .. } => Fault::OtherFormat,
-        Open::Ambiguous { .. } => Fault::Ambiguous,
-        Open::Storage(_) | Open::NotFound { .. } => Fault::Unreadable,
-        _ => Fault::Damaged,
+    use thalweg_checkpoint::Fault as Opening;
+    match error.fault() {
+        Opening::Unfinished => Fault::Unfinished,
+        Opening::OtherFormat => Fault::OtherFormat,
+        Opening::Ambiguous => Fault::Ambiguous,
+        Opening::Pointer => Fault::Pointer,
+        Opening::Unreadable => Fault::Unreadable,
+        Opening::Damaged => Fault::Damaged,
     }
 }
 

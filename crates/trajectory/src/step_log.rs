@@ -1,28 +1,35 @@
-//! The log of a run: loss, learning rate, gradient norm and tokens by step, from any of four kinds of file.
+//! The log of a run: loss, learning rate, gradient norm and tokens by step, from any of five kinds of file.
 //!
-//! The parsers are pure functions on bytes and survive any input; only [`StepLog::open`] touches storage. What the
+//! The parsers are pure functions on bytes and survive any input; only `open` touches storage. What the
 //! numbers mean is decided elsewhere: `phase`, `spike`, `trajectory`.
 
+mod attempt;
+mod builder;
 mod columns;
+mod console;
 mod csv;
 mod events;
 mod json;
+mod kind;
+mod lines;
+mod number;
+mod open;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use thalweg_storage::{FileKind, Storage};
+use thalweg_storage::Storage;
 use thalweg_tensor::display_name;
 
 pub use columns::{ColumnMap, LogField};
+pub use console::parse_console;
 pub use csv::parse_csv;
 pub use events::parse_event_file;
 pub use json::{TrainerState, parse_json_lines, parse_trainer_progress, parse_trainer_state};
 
-use crate::{Error, Step, Tokens};
-use columns::LogBuilder;
+use crate::{Error, Step, Tokens, TokensPerStep};
 
 /// The largest log that is read.
 pub const MAX_LOG_BYTES: u64 = 512 << 20;
@@ -70,18 +77,53 @@ pub enum LogNote {
         /// How many.
         n_records: usize,
     },
+    /// Lines or event records that are torn, glued together or filled with NUL.
+    Damaged {
+        /// How many.
+        n_lines: usize,
+        /// Where the first one is: `line 12`.
+        first: String,
+    },
+    /// Lines that name the columns of a CSV file again.
+    RepeatedHeader {
+        /// How many.
+        n_lines: usize,
+    },
+    /// Several logs, given in another order than that of their steps.
+    Reordered,
+    /// The loss is a column without a known name, the only one that ends in `loss`.
+    LossByEnding {
+        /// The column.
+        name: String,
+    },
 }
 
 impl fmt::Display for LogNote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TornEnd { at } => write!(f, "the log ends in the middle of a record ({at}), which is left out"),
-            Self::Rewound { from, to } => {
-                write!(f, "the log goes back from step {from} to step {to}; the later record of each step is used")
+            Self::TornEnd { at } => {
+                write!(f, "the log ends in the middle of a record ({}), which is left out", display_name(at))
             }
+            Self::Rewound { from, to } => {
+                write!(f, "the log goes back from step {from} to step {to}: what it had from step {to} on is replaced")
+            }
+            Self::NoStep { n_records: 1 } => f.write_str("1 record of the log has no step and is left out"),
             Self::NoStep { n_records } => write!(f, "{n_records} records of the log have no step and are left out"),
             Self::LargeRecords { n_records } => {
                 write!(f, "{n_records} event records are too large to be scalars and are left out")
+            }
+            Self::Damaged { n_lines: 1, first } => {
+                write!(f, "1 damaged line of the log was skipped: {}", display_name(first))
+            }
+            Self::Damaged { n_lines, first } => {
+                write!(f, "{n_lines} damaged lines of the log were skipped, the first at {}", display_name(first))
+            }
+            Self::RepeatedHeader { n_lines } => {
+                write!(f, "the log repeats its header {n_lines} {}", if *n_lines == 1 { "time" } else { "times" })
+            }
+            Self::Reordered => f.write_str("the logs are read in the order of their steps, not in the order given"),
+            Self::LossByEnding { name } => {
+                write!(f, "the loss is read from `{}`, the only column that ends in `loss`", display_name(name))
             }
         }
     }
@@ -109,6 +151,23 @@ pub enum LogError {
         /// The names that are there, sorted, at most 50.
         found: Vec<String>,
     },
+    /// Two columns that are equally good for one field.
+    #[error("several columns may be the {field}: {}", list_names(names))]
+    Ambiguous {
+        /// The field.
+        field: LogField,
+        /// The columns.
+        names: Vec<String>,
+    },
+    /// A log that counts micro-batches where it should count steps.
+    #[error(
+        "the column `step` counts micro-batches: on each line it is one less than `{}`, as Lightning's CSV logger leaves it",
+        display_name(column)
+    )]
+    MicroBatches {
+        /// The column with the number of the micro-batch.
+        column: String,
+    },
     /// A line that breaks the format's rules.
     #[error("line {line}: {message}")]
     Line {
@@ -118,7 +177,7 @@ pub enum LogError {
         message: String,
     },
     /// A value that should be a number.
-    #[error("line {line}: column `{}` holds `{}`, which is no number", display_name(column), display_name(text))]
+    #[error("line {line}: column `{}` holds `{}`, which is not a number", display_name(column), display_name(text))]
     Cell {
         /// Counted from 1.
         line: usize,
@@ -151,7 +210,7 @@ pub enum LogError {
         limit: usize,
     },
     /// No kind of log is recognised.
-    #[error("it is neither JSON lines nor CSV with a header, nor a trainer's state, nor an event file")]
+    #[error("it is not JSON lines, CSV with a header, a trainer's state, an event file or console output with losses")]
     UnknownKind,
 }
 
@@ -170,13 +229,15 @@ pub struct StepLog {
     pub(crate) notes: Vec<LogNote>,
 }
 
-/// The four kinds of file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LogKind {
-    JsonLines,
-    Csv,
-    TrainerState,
-    Events,
+/// What a user says about a log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Names of columns.
+    pub columns: ColumnMap,
+    /// Tokens in each step, for logs that count micro-batches and tokens.
+    pub tokens_per_step: Option<TokensPerStep>,
+    /// Steps from one loss to the next, for logs that have no steps.
+    pub log_every: Option<u64>,
 }
 
 impl StepLog {
@@ -186,25 +247,13 @@ impl StepLog {
         Self { entries: by_step.into_values().collect(), columns: BTreeMap::new(), notes: Vec::new() }
     }
 
-    /// Reads a log of any kind; a folder is read as TensorBoard's event files in the order of their names.
+    /// Reads a file or folder as [`StepLog::open_all`] does.
     ///
     /// # Errors
-    /// `NotFound`; `Log` with what is wrong; `Storage`, also if the file is larger than [`MAX_LOG_BYTES`].
+    /// As [`StepLog::open_all`].
     pub fn open(storage: &Arc<dyn Storage>, path: &Path, columns: &ColumnMap) -> Result<Self, Error> {
-        let refuse = |source| Error::Log { path: path.to_owned(), source: Box::new(source) };
-        let info = storage.file_info(path).map_err(|error| Error::from_storage(path, error))?;
-        if info.kind == FileKind::Folder {
-            return read_event_folder(storage, path, columns);
-        }
-        let bytes = storage.read_file(path, MAX_LOG_BYTES)?;
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        match sniff_kind(&name, &bytes).map_err(refuse)? {
-            LogKind::JsonLines => parse_json_lines(&bytes, columns),
-            LogKind::Csv => parse_csv(&bytes, columns),
-            LogKind::TrainerState => parse_trainer_state(&bytes, columns),
-            LogKind::Events => parse_event_file(&bytes, columns),
-        }
-        .map_err(refuse)
+        let options = LogOptions { columns: columns.clone(), ..LogOptions::default() };
+        Self::open_all(storage, &[path.to_owned()], &options)
     }
 
     /// The entries, by step.
@@ -235,41 +284,5 @@ impl StepLog {
     /// The steps that were logged with a learning rate, and it.
     pub fn learning_rates(&self) -> impl Iterator<Item = (Step, f64)> {
         self.entries.iter().filter_map(|entry| Some((entry.step, entry.learning_rate?)))
-    }
-}
-
-fn read_event_folder(storage: &Arc<dyn Storage>, path: &Path, columns: &ColumnMap) -> Result<StepLog, Error> {
-    let mut builder = LogBuilder::new(columns);
-    let mut n_files = 0;
-    for entry in storage.list_folder(path)? {
-        if entry.kind == FileKind::File && entry.name.contains("tfevents") {
-            let path = path.join(&entry.name);
-            let bytes = storage.read_file(&path, MAX_LOG_BYTES)?;
-            events::read_events(&bytes, &mut builder)
-                .map_err(|source| Error::Log { path, source: Box::new(source) })?;
-            n_files += 1;
-        }
-    }
-    let refuse = |source| Error::Log { path: path.to_owned(), source: Box::new(source) };
-    if n_files == 0 { Err(refuse(LogError::UnknownKind)) } else { builder.finish().map_err(refuse) }
-}
-
-fn sniff_kind(name: &str, bytes: &[u8]) -> Result<LogKind, LogError> {
-    if name.contains("tfevents") {
-        return Ok(LogKind::Events);
-    }
-    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
-    let first_line = text.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii_end();
-    match text.first() {
-        Some(b'{') => {
-            let is_state = name.ends_with(".json") && json::has_history(text);
-            // A document over many lines begins with a line that is no object of its own.
-            let spread = first_line == b"{";
-            Ok(if is_state || spread { LogKind::TrainerState } else { LogKind::JsonLines })
-        }
-        Some(byte) if (byte.is_ascii_graphic() || *byte == b'\xef') && *byte != b'[' && !first_line.contains(&0) => {
-            Ok(LogKind::Csv)
-        }
-        _ => Err(LogError::UnknownKind),
     }
 }

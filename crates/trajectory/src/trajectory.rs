@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use thalweg_checkpoint::ReadOptions;
 use thalweg_storage::Storage;
@@ -15,8 +15,9 @@ use crate::layout::NameTokens;
 use crate::phase::{Phase, Phases, StableRange, detect_phases};
 use crate::run_config::{RunConfig, read_run_config};
 use crate::run_dir::{RunCheckpoint, RunDir};
+use crate::spike::{Spike, SpikeOptions, detect_spikes};
 use crate::state::CheckpointState;
-use crate::step_log::{ColumnMap, LogError, StepLog, TrainerState, parse_trainer_progress};
+use crate::step_log::{ColumnMap, LogError, LogOptions, StepLog, TrainerState, parse_trainer_progress};
 use crate::{Error, NamePattern, Step, Tokens, TokensPerStep};
 
 /// The name of the state that Hugging Face's Trainer saves.
@@ -25,6 +26,9 @@ const MAX_TRAINER_STATE_BYTES: u64 = 256 << 20;
 /// Logs that are looked for in a run folder, first match wins, after the ones that are named and trainers' states.
 const LOG_NAMES: [&str; 6] =
     ["log.jsonl", "train_log.jsonl", "metrics.jsonl", "log.csv", "train_log.csv", "metrics.csv"];
+
+/// Entries that a log must be behind the newest checkpoint for it to have stopped.
+const STOP_ENTRIES: usize = 10;
 
 /// Where the tokens of a checkpoint come from. Earlier ones win over later ones: a user's word first, then exact
 /// counts, names last because they are rounded.
@@ -127,6 +131,13 @@ pub enum TrajectoryNote {
     EpochsForSteps,
     /// A remark on the log.
     Log(crate::LogNote),
+    /// The log ends long before the newest checkpoint.
+    LogStops {
+        /// The last step with a loss.
+        last: Step,
+        /// The step of the newest checkpoint.
+        newest: Step,
+    },
 }
 
 impl fmt::Display for TrajectoryNote {
@@ -155,6 +166,11 @@ impl fmt::Display for TrajectoryNote {
                 f.write_str("the names count epochs, not steps: where steps are shown or asked for, these are epochs")
             }
             Self::Log(note) => note.fmt(f),
+            Self::LogStops { last, newest } => write!(
+                f,
+                "the step log ends at step {last} and the newest checkpoint is step {newest}: nothing is known of the \
+                 steps between"
+            ),
         }
     }
 }
@@ -166,10 +182,12 @@ pub struct TrajectoryOptions {
     pub tokens_per_step: Option<TokensPerStep>,
     /// The stable phase.
     pub stable: Option<StableRange>,
-    /// The step log.
-    pub log_path: Option<PathBuf>,
+    /// Files and folders that are the step log, in their order; none to look for it.
+    pub log_paths: Vec<PathBuf>,
     /// Names of columns in the log.
     pub columns: ColumnMap,
+    /// Steps from one loss to the next in a log that has no steps.
+    pub log_every: Option<u64>,
     /// How checkpoints are read.
     pub reading: ReadOptions,
     /// Which names are checkpoints, and where they say the step.
@@ -182,7 +200,8 @@ pub struct Trajectory {
     pub(crate) path: PathBuf,
     pub(crate) checkpoints: Vec<TrajectoryCheckpoint>,
     pub(crate) log: Option<StepLog>,
-    pub(crate) log_path: Option<PathBuf>,
+    pub(crate) log_paths: Vec<PathBuf>,
+    pub(crate) spikes: OnceLock<Vec<Spike>>,
     pub(crate) phases: Option<Phases>,
     pub(crate) notes: Vec<TrajectoryNote>,
 }
@@ -217,9 +236,9 @@ impl Trajectory {
             let names = names.into_iter().map(str::to_owned).collect();
             notes.push(TrajectoryNote::DuplicateStep { step, names });
         }
-        let (log, log_path) = match find_log(storage, run, &config, options, &mut notes)? {
-            Some((log, path)) => (Some(log), Some(path)),
-            None => (None, None),
+        let (log, log_paths) = match find_log(storage, run, &config, options, &mut notes)? {
+            Some((log, paths)) => (Some(log), paths),
+            None => (None, Vec::new()),
         };
         notes.extend(log.iter().flat_map(|log| log.notes()).cloned().map(TrajectoryNote::Log));
         let phases = match options.stable.or(config.stable) {
@@ -250,7 +269,10 @@ impl Trajectory {
             });
         }
         notes.extend(conflicts.into_notes());
-        Ok(Self { path: run.path().to_owned(), checkpoints, log, log_path, phases, notes })
+        let newest = run.finished().next_back().map(|newest| newest.step);
+        notes.extend(log.as_ref().and_then(|log| note_log_stops(log, newest)));
+        let spikes = OnceLock::new();
+        Ok(Self { path: run.path().to_owned(), checkpoints, log, log_paths, spikes, phases, notes })
     }
 
     /// The run folder.
@@ -273,9 +295,15 @@ impl Trajectory {
         self.log.as_ref()
     }
 
-    /// Where the step log was read.
-    pub fn log_path(&self) -> Option<&Path> {
-        self.log_path.as_deref()
+    /// Where the step log was read: none if there is no log.
+    pub fn log_paths(&self) -> &[PathBuf] {
+        &self.log_paths
+    }
+
+    /// The spikes of the step log by the default options, oldest first; none without a log.
+    pub fn spikes(&self) -> &[Spike] {
+        let detect = || self.log.as_ref().map(|log| detect_spikes(log, &SpikeOptions::default())).unwrap_or_default();
+        self.spikes.get_or_init(detect)
     }
 
     /// The phases, if a log with learning rates or the user says them.
@@ -289,16 +317,33 @@ impl Trajectory {
     }
 }
 
+/// A log that ends before the newest checkpoint by more than its own entries are apart.
+fn note_log_stops(log: &StepLog, newest: Option<Step>) -> Option<TrajectoryNote> {
+    let newest = newest?;
+    let mut last = log.entries().iter().rev().filter(|entry| entry.loss.is_some()).map(|entry| entry.step.0);
+    let (last, apart) = (last.next()?, last.take(STOP_ENTRIES));
+    let gap = apart.last().map_or(last, |earlier| last - earlier);
+    (newest.0 > last.saturating_add(gap)).then_some(TrajectoryNote::LogStops { last: Step(last), newest })
+}
+
 fn find_log(
     storage: &Arc<dyn Storage>,
     run: &RunDir,
     config: &RunConfig,
     options: &TrajectoryOptions,
     notes: &mut Vec<TrajectoryNote>,
-) -> Result<Option<(StepLog, PathBuf)>, Error> {
-    let named = options.log_path.clone().or_else(|| config.log.as_ref().map(|log| run.path().join(log)));
-    if let Some(path) = named {
-        return Ok(Some((StepLog::open(storage, &path, &options.columns)?, path)));
+) -> Result<Option<(StepLog, Vec<PathBuf>)>, Error> {
+    let log_options = LogOptions {
+        columns: options.columns.clone(),
+        tokens_per_step: options.tokens_per_step.or(config.tokens_per_step),
+        log_every: options.log_every,
+    };
+    let mut named = options.log_paths.clone();
+    if named.is_empty() {
+        named.extend(config.logs.iter().map(|log| run.path().join(log)));
+    }
+    if !named.is_empty() {
+        return Ok(Some((StepLog::open_all(storage, &named, &log_options)?, named)));
     }
     let mut places = vec![run.path().join(TRAINER_STATE_NAME)];
     places.extend(run.finished().next_back().map(|newest| newest.path.join(TRAINER_STATE_NAME)));
@@ -308,8 +353,9 @@ fn find_log(
         if !storage.file_info(&path).is_ok_and(|info| info.kind == thalweg_storage::FileKind::File) {
             continue;
         }
-        match StepLog::open(storage, &path, &options.columns) {
-            Ok(log) => return Ok(Some((log, path))),
+        let paths = vec![path];
+        match StepLog::open_all(storage, &paths, &log_options) {
+            Ok(log) => return Ok(Some((log, paths))),
             // A state without a history, or one of evaluations alone, is not meant to be a log.
             Err(Error::Log { source, .. }) if matches!(*source, LogError::NoHistory | LogError::NoColumn { .. }) => {}
             Err(error) => notes.push(TrajectoryNote::LogUnreadable { reason: error.to_string() }),

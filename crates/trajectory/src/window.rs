@@ -291,8 +291,8 @@ fn advice(checkpoints: &[TrajectoryCheckpoint]) -> String {
     if faults().all(|(fault, _)| fault == Fault::Merge) {
         return "give the folder of the raw checkpoints".to_owned();
     }
-    let hints = faults().filter(|(fault, _)| *fault != Fault::Merge).filter_map(|(_, one)| one.state.hint());
-    hints.last().unwrap_or("copy the checkpoints again").to_owned()
+    let mut hints = faults().filter(|(fault, _)| *fault != Fault::Merge).filter_map(|(_, one)| one.state.hint());
+    hints.next_back().unwrap_or("copy the checkpoints again").to_owned()
 }
 
 fn bad(reason: &str) -> Error {

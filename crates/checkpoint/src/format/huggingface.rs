@@ -16,6 +16,7 @@ use super::{Format, FormatContent, OpenFile, Place};
 use crate::catalog_cache::KnownHeaders;
 use crate::error::{IndexFault, UnfinishedFault, storage_error};
 use crate::index::{MAX_INDEX_BYTES, ShardIndex, parse_index};
+use crate::stranger::{explain_header_error, recognise_file};
 use crate::{CatalogCache, Error, Note, ReadOptions};
 
 /// Name of the format, as `inspect` shows it.
@@ -26,7 +27,7 @@ pub const SINGLE_FILE_NAME: &str = "model.safetensors";
 pub const INDEX_FILE_NAME: &str = "model.safetensors.index.json";
 
 const FILE_END: &str = ".safetensors";
-const INDEX_END: &str = ".safetensors.index.json";
+pub(crate) const INDEX_END: &str = ".safetensors.index.json";
 
 /// safetensors files, one or many with an index.
 #[derive(Debug, Clone, Copy)]
@@ -146,13 +147,14 @@ fn open_single(
     cache: &CatalogCache,
 ) -> Result<FormatContent, Error> {
     let reader = storage.open_file(path).map_err(|error| storage_error(path, error))?;
-    let header = read_header_text(&*reader, path)?;
+    let header = read_header_text(&*reader, path).map_err(|error| explain_header_error(error, &*reader, path))?;
     let shards = [RawShard { file: OpenFile { name: name.to_owned(), path: path.to_owned(), reader }, header }];
     let fingerprint = fingerprint(&shards, &[]);
     let known = match cache.recall(&fingerprint) {
         Some(known) => known,
         None => {
-            let header = shards[0].header.parse(path)?;
+            let explain = |error| explain_header_error(error, &*shards[0].file.reader, path);
+            let header = shards[0].header.parse(path).map_err(explain)?;
             let known = learn(&shards, vec![header], None, cache, path)?;
             cache.remember(fingerprint, known.clone());
             known
@@ -168,7 +170,10 @@ fn open_sharded(
     cache: &CatalogCache,
 ) -> Result<FormatContent, Error> {
     let bytes = storage.read_file(index_path, MAX_INDEX_BYTES).map_err(|error| storage_error(index_path, error))?;
-    let refuse = |source| Error::Index { path: index_path.to_owned(), source: Box::new(source) };
+    let refuse = |source| {
+        let damaged = Error::Index { path: index_path.to_owned(), source: Box::new(source) };
+        recognise_file(index_path, &bytes).unwrap_or(damaged)
+    };
     let index = parse_index(&bytes).map_err(refuse)?;
     let mut faults = Vec::new();
     let shards = open_shards(storage, place, &index, &mut faults)?;
@@ -208,7 +213,8 @@ fn open_shards(
             }
             opened => opened?,
         };
-        let header = keep_unless_cut(read_header_text(&*reader, &path), name, faults)?;
+        let header = read_header_text(&*reader, &path).map_err(|error| explain_header_error(error, &*reader, &path));
+        let header = keep_unless_cut(header, name, faults)?;
         shards.extend(header.map(|header| RawShard { file: OpenFile { name: name.clone(), path, reader }, header }));
     }
     Ok(shards)

@@ -3,13 +3,18 @@
 //! A format turns files into a list of logical tensors with the places of their bytes. It never reads tensor
 //! bytes and never does arithmetic.
 
+pub mod dcp;
 pub mod deepspeed;
 mod flat;
 pub mod huggingface;
+pub mod megatron_dist;
 pub mod megatron_legacy;
+pub(crate) mod model_key;
 pub mod nanotron;
+pub(crate) mod placement;
 pub mod safetensors;
 pub mod torch;
+pub mod torch_checkpointing;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -19,10 +24,14 @@ use std::sync::Arc;
 use thalweg_storage::{FolderEntry, ReadAt, Storage};
 use thalweg_tensor::TensorCatalog;
 
-use crate::{CatalogCache, Error, Note, Params, ReadOptions};
+use crate::{CatalogCache, Error, Note, OpenPiece, Params, ReadOptions};
 
 /// Every format, in the order in which they are asked whether a path is theirs.
 pub const FORMATS: &[&dyn Format] = &[
+    &megatron_dist::MegatronDist,
+    &dcp::Dcp,
+    &dcp::DcpSafetensors,
+    &torch_checkpointing::TorchCheckpointing,
     &huggingface::HuggingFace,
     &megatron_legacy::MegatronLegacy,
     &nanotron::Nanotron,
@@ -38,6 +47,11 @@ pub trait Format: Debug + Sync {
 
     /// Names of files by each of which a folder is certainly one checkpoint of this format, not a run that holds some.
     fn marks(&self) -> &'static [&'static str];
+
+    /// Whether a folder is certainly one checkpoint of this format by names that vary.
+    fn is_certain(&self, _place: &Place) -> bool {
+        false
+    }
 
     /// Whether this path is in this format, by the names of files and the first bytes of a single one.
     fn recognises(&self, place: &Place) -> bool;
@@ -178,4 +192,6 @@ pub struct FormatContent {
     pub notes: Vec<Note>,
     /// What was found out on the way.
     pub findings: Findings,
+    /// Looks into pieces whose files say more about them than the catalog.
+    pub opener: Option<Arc<dyn OpenPiece>>,
 }

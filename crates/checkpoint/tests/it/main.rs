@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod dcp;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod large;
@@ -15,6 +17,8 @@ mod real;
 mod support;
 #[cfg(test)]
 mod torch;
+#[cfg(test)]
+mod torch_checkpointing;
 #[cfg(test)]
 mod trainers;
 #[cfg(test)]

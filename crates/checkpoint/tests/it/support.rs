@@ -9,7 +9,7 @@ use thalweg_checkpoint::{Checkpoint, CommitRules};
 use thalweg_storage::guard::{Contents, OwnFolder};
 use thalweg_storage::publish::Replace;
 use thalweg_storage::{LocalStorage, Storage};
-use thalweg_tensor::TensorSource;
+use thalweg_tensor::{Dtype, TensorSource};
 
 /// The machine's own disk.
 pub(crate) fn disk() -> Arc<dyn Storage> {
@@ -47,6 +47,17 @@ pub(crate) fn tensor_bytes(checkpoint: &Checkpoint, name: &str) -> Vec<u8> {
 /// Little-endian bytes of F32 values.
 pub(crate) fn f32_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// Bytes of a tensor, widened to F32, which is exact.
+pub(crate) fn widened(checkpoint: &Checkpoint, name: &str) -> Vec<u8> {
+    let bytes = tensor_bytes(checkpoint, name);
+    let tensor_idx = checkpoint.catalog().find(name).unwrap();
+    match checkpoint.catalog().entries()[tensor_idx].dtype {
+        Dtype::F32 => bytes,
+        Dtype::Bf16 => bytes.chunks_exact(2).flat_map(|two| [0, 0, two[0], two[1]]).collect(),
+        other => panic!("{other}"),
+    }
 }
 
 /// Every old output may be replaced; `leftovers` go with the stage.

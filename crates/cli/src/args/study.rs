@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{ExecutionArgs, OutputArgs, RunArgs, SchemeArgs, SelectionArgs};
+use super::{ExecutionArgs, OutputArgs, RunArgs, SchemeArgs, SelectionArgs, StartTokenChoice};
 use crate::options::{ByteSize, Count};
 
 #[derive(Debug, Args)]
@@ -137,6 +137,10 @@ pub(crate) struct ScoringArgs {
     /// The tokenizer.json to use [default: that of the checkpoint]
     #[arg(long, value_name = "FILE")]
     pub(crate) tokenizer: Option<PathBuf>,
+    /// Put the start token before every text, where the tokenizer's own files do, or never before a context [default: as the suite
+    /// says, else always]
+    #[arg(long, value_enum, value_name = "WHEN", conflicts_with = "eval_command")]
+    pub(crate) start_token: Option<StartTokenChoice>,
     /// Folder of scores that are kept for the next time [default: DIR/scores]
     #[arg(long, value_name = "DIR")]
     pub(crate) cache: Option<PathBuf>,

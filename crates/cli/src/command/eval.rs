@@ -4,11 +4,11 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use thalweg_checkpoint::{Checkpoint, MAX_SIDE_FILE_BYTES, open_checkpoint_with};
+use thalweg_checkpoint::{Checkpoint, open_checkpoint_with};
 use thalweg_eval::uncertainty::Bootstrap;
 use thalweg_eval::{
-    Comparison, EvalContext, EvalTokenizer, PreparedSuite, ScoreCache, Subject, Suite, TaskScores, adjust_for_many,
-    compare_scores, score_suite,
+    Comparison, EvalContext, PreparedSuite, ScoreCache, StartRule, Subject, Suite, TaskScores, TokenizerFiles,
+    adjust_for_many, compare_scores, score_suite,
 };
 
 use crate::args::EvalArgs;
@@ -39,6 +39,10 @@ pub(crate) fn run(args: &EvalArgs, world: &World<'_>, messages: &Messages) -> Re
     }
     let suite_path = args.suite.as_deref().unwrap_or(Path::new(""));
     let suite = Suite::open(&*world.storage, suite_path)?;
+    let suite = match args.start_token {
+        Some(rule) => suite.with_start_rule(rule.into()),
+        None => suite,
+    };
     let scored = world.in_pool(|| score_all(args, &paths, &suite, world, messages));
     world.clear_progress();
     let scored = scored??;
@@ -72,17 +76,17 @@ fn score_all(
 ) -> Result<Vec<Scored>, Error> {
     let context = world.eval_context();
     let cache = args.cache.as_deref().map(|folder| ScoreCache::new(&*world.storage, folder));
-    let mut known: Option<(Vec<u8>, Value, PreparedSuite)> = None;
+    let mut known: Option<(TokenizerFiles, Value, PreparedSuite)> = None;
     let mut scored = Vec::new();
     for path in paths {
         let checkpoint = open_checkpoint_with(&world.storage, &world.resolve_checkpoint(path)?, &world.reading)?;
         let config = checkpoint.config().ok_or_else(|| thalweg_eval::Error::ConfigMissing { path: path.clone() })?;
-        let (file, bytes) = read_tokenizer(args, path, &checkpoint, world)?;
+        let files = TokenizerFiles::find(&*world.storage, args.tokenizer.as_deref(), &checkpoint, path)?;
         // Checkpoints of one run share both, and splitting a suite into tokens takes longer than comparing files.
-        let is_known = known.as_ref().is_some_and(|(tokenizer, with, _)| *tokenizer == bytes && with == config);
+        let is_known = known.as_ref().is_some_and(|(tokenizer, with, _)| *tokenizer == files && with == config);
         if !is_known {
-            let tokenizer = EvalTokenizer::from_json(&bytes, &file)?;
-            known = Some((bytes, config.clone(), PreparedSuite::new(suite, &tokenizer, config, path)?));
+            let prepared = PreparedSuite::new(suite, &files.open()?, config, path)?;
+            known = Some((files, config.clone(), prepared));
         }
         let Some((_, _, prepared)) = &known else { continue };
         let subject = load(path, config, &checkpoint, prepared, &context, messages)?;
@@ -108,20 +112,6 @@ fn load(
     let needed_bytes = Subject::needed_bytes(path, config, prepared)?;
     messages.detail(format!("{}: scoring takes {} of memory", path.display(), show_bytes(needed_bytes)));
     Ok(Subject::load(path, config, checkpoint, prepared, context)?)
-}
-
-fn read_tokenizer(
-    args: &EvalArgs,
-    path: &Path,
-    checkpoint: &Checkpoint,
-    world: &World<'_>,
-) -> Result<(PathBuf, Vec<u8>), Error> {
-    if let Some(file) = &args.tokenizer {
-        return Ok((file.clone(), world.storage.read_file(file, MAX_SIDE_FILE_BYTES)?));
-    }
-    let side_file = checkpoint.side_files().iter().find(|file| file.name == "tokenizer.json");
-    let side_file = side_file.ok_or_else(|| thalweg_eval::Error::TokenizerMissing { path: path.to_owned() })?;
-    Ok((side_file.path.clone(), side_file.read(&*world.storage)?))
 }
 
 /// Every other checkpoint against the first, adjusted for all that was looked at.
@@ -184,6 +174,7 @@ fn document(suite: &Suite, scored: &[Scored], compared: &[Compared]) -> Value {
             "path": suite.path,
             "role": suite.role.map(thalweg_eval::suite::SuiteRole::name),
             "context_length": suite.context_length,
+            "start_token": suite.start_rule.name(),
             "digest": suite.digest.to_string(),
         },
         "scores": scores,
@@ -198,7 +189,11 @@ fn tokens_per_second(task: &TaskScores) -> Option<f64> {
 }
 
 fn text(suite: &Suite, scored: &[Scored], compared: &[Compared]) -> String {
-    let mut text = format!("suite `{}`, context of {} tokens\n", suite.name, suite.context_length);
+    let rule = match suite.start_rule {
+        StartRule::Always => String::new(),
+        rule => format!(", start token: {}", rule.name()),
+    };
+    let mut text = format!("suite `{}`, context of {} tokens{rule}\n", suite.name, suite.context_length);
     for checkpoint in scored {
         let n_cached = checkpoint.tasks.iter().filter(|task| task.is_cached).count();
         let from = if n_cached > 0 {

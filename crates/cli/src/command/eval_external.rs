@@ -3,9 +3,12 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
-use serde_json::json;
-use thalweg_eval::external::{ExternalScore, read_results, unpaired_gain};
+use serde_json::{Value, json};
+use thalweg_checkpoint::{ReadOptions, open_checkpoint_with};
+use thalweg_eval::check_sound;
+use thalweg_eval::external::{ExternalResults, ExternalScore, read_results, unpaired_gain};
 use thalweg_storage::{FileKind, Storage};
 
 use crate::command::Outcome;
@@ -20,44 +23,84 @@ const MAX_DEPTH: usize = 2;
 
 pub(crate) fn run(command: &str, paths: &[PathBuf], world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     check_command(command)?;
-    let mut all = Vec::new();
-    for path in paths {
-        all.push(score_one(command, path, &world.resolve_checkpoint(path)?, &*world.storage)?);
+    let checkpoints = paths.iter().map(|path| world.resolve_checkpoint(path)).collect::<Result<Vec<_>, _>>()?;
+    // All of them before the first is scored: scoring takes hours, and a checkpoint of NaNs must not pass for a sound one.
+    for (path, checkpoint) in paths.iter().zip(&checkpoints) {
+        check_params(path, checkpoint, (&world.storage, &world.reading), messages)?;
     }
-    let mut scores = Vec::new();
-    let mut comparisons = Vec::new();
-    let mut text = String::new();
+    let scratch = Scratch::new(&world.storage)?;
+    let score = |(i, (path, checkpoint)): (usize, (&PathBuf, &PathBuf))| {
+        score_one(command, path, checkpoint, &scratch.out(i), &*world.storage)
+    };
+    let all = paths.iter().zip(&checkpoints).enumerate().map(score).collect::<Result<Vec<_>, Error>>();
+    scratch.close(all.is_ok(), messages);
+    let all = all?;
     for (path, found) in paths.iter().zip(&all) {
-        let _ =
-            writeln!(text, "{}\n  {:<32} {:>10} {:>10} {:>7}", path.display(), "task", "value", "std. err.", "items");
-        for score in found {
-            text.push_str(&row(score));
-            scores.push(json!({
+        tell_refused(path, found, messages);
+    }
+    messages.json(&document(paths, &all));
+    messages.text(&text(paths, &all));
+    Ok(Outcome::Done)
+}
+
+/// Scores that cannot be used, by name: the others are kept.
+pub(crate) fn tell_refused(path: &Path, found: &ExternalResults, messages: &Messages) {
+    for refused in &found.refused {
+        messages.note(format!("`{}`: `{}` is left out: {}", path.display(), refused.task, refused.why));
+    }
+}
+
+/// Gains over the first checkpoint, by task.
+fn gains<'a>(
+    baseline: &'a ExternalResults,
+    found: &'a ExternalResults,
+) -> impl Iterator<Item = (&'a ExternalScore, f64, Option<[f64; 2]>)> {
+    found.scores.iter().filter_map(|b| {
+        let a = baseline.scores.iter().find(|a| a.task == b.task)?;
+        let (gain, interval) = unpaired_gain(a, b);
+        Some((b, gain, interval))
+    })
+}
+
+fn document(paths: &[PathBuf], all: &[ExternalResults]) -> Value {
+    let (mut scores, mut refused, mut comparisons) = (Vec::new(), Vec::new(), Vec::new());
+    for (path, found) in paths.iter().zip(all) {
+        scores.extend(found.scores.iter().map(|score| {
+            json!({
                 "checkpoint": path, "task": score.task, "value": score.value, "standard_error": score.standard_error,
                 "n": score.n, "higher_is_better": score.higher_is_better,
-            }));
-        }
+            })
+        }));
+        let row = |one: &thalweg_eval::external::RefusedScore| json!({"checkpoint": path, "task": one.task, "reason": one.why});
+        refused.extend(found.refused.iter().map(row));
     }
-    for (path, found) in paths.iter().zip(&all).skip(1) {
-        let _ = writeln!(
-            text,
-            "\ngain of {}\nover {} (positive is better; items are not paired)",
-            path.display(),
-            paths[0].display()
-        );
-        for b in found {
-            let Some(a) = all[0].iter().find(|a| a.task == b.task) else { continue };
-            let (gain, interval) = unpaired_gain(a, b);
-            let shown = interval.map_or_else(|| "-".to_owned(), |[low, high]| format!("[{low:+.4}, {high:+.4}]"));
-            let _ = writeln!(text, "  {:<32} {gain:>+10.4}  {shown}", b.task);
-            comparisons.push(json!({
+    for (path, found) in paths.iter().zip(all).skip(1) {
+        comparisons.extend(gains(&all[0], found).map(|(b, gain, interval)| {
+            json!({
                 "a": paths[0], "b": path, "task": b.task, "gain": gain, "interval_95": interval, "n": b.n, "paired": false,
-            }));
+            })
+        }));
+    }
+    json!({"kind": "thalweg-eval", "version": 1, "scores": scores, "refused": refused, "comparisons": comparisons})
+}
+
+fn text(paths: &[PathBuf], all: &[ExternalResults]) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    for (path, found) in paths.iter().zip(all) {
+        let _ =
+            writeln!(text, "{}\n  {:<32} {:>10} {:>10} {:>7}", path.display(), "task", "value", "std. err.", "items");
+        found.scores.iter().for_each(|score| text.push_str(&row(score)));
+    }
+    for (path, found) in paths.iter().zip(all).skip(1) {
+        let (a, b) = (paths[0].display(), path.display());
+        let _ = writeln!(text, "\ngain of {b}\nover {a} (positive is better; items are not paired)");
+        for (score, gain, interval) in gains(&all[0], found) {
+            let shown = interval.map_or_else(|| "-".to_owned(), |[low, high]| format!("[{low:+.4}, {high:+.4}]"));
+            let _ = writeln!(text, "  {:<32} {gain:>+10.4}  {shown}", score.task);
         }
     }
-    messages.json(&json!({"kind": "thalweg-eval", "version": 1, "scores": scores, "comparisons": comparisons}));
-    messages.text(&text);
-    Ok(Outcome::Done)
+    text
 }
 
 fn row(score: &ExternalScore) -> String {
@@ -78,26 +121,82 @@ pub(crate) fn check_command(command: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Runs the command on `checkpoint`, which messages call `path`, and reads what it wrote.
+/// A checkpoint with NaN or infinity among its parameters is refused; one in a format that is not read here is scored with a note.
+///
+/// # Errors
+/// `NonFiniteParams`, and a file that cannot be read.
+pub(crate) fn check_params(
+    path: &Path,
+    checkpoint: &Path,
+    (storage, reading): (&Arc<dyn Storage>, &ReadOptions),
+    messages: &Messages,
+) -> Result<(), Error> {
+    match open_checkpoint_with(storage, checkpoint, reading) {
+        Ok(checkpoint) => Ok(check_sound(path, &checkpoint)?),
+        Err(error) => {
+            messages.note(format!("`{}` is not checked for NaN: {error}", path.display()));
+            Ok(())
+        }
+    }
+}
+
+/// A new folder for what commands write. It is removed only when everything in it was used.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    folder: PathBuf,
+    storage: Arc<dyn Storage>,
+}
+
+impl Scratch {
+    pub(crate) fn new(storage: &Arc<dyn Storage>) -> Result<Self, Error> {
+        let process = std::process::id();
+        let mut number = 0_u32;
+        let folder = loop {
+            let folder = std::env::temp_dir().join(format!("thalweg-eval-{process}-{number}"));
+            match storage.file_info(&folder) {
+                // Of an earlier process with this number, or someone else's.
+                Ok(_) => number += 1,
+                Err(_) => break folder,
+            }
+        };
+        storage.create_folder(&folder)?;
+        Ok(Self { folder, storage: Arc::clone(storage) })
+    }
+
+    /// What `{out}` stands for in run `i`: nothing is there yet.
+    pub(crate) fn out(&self, i: usize) -> PathBuf {
+        self.folder.join(format!("out-{}", i + 1))
+    }
+
+    /// Removes what was used, and says where the rest is kept.
+    pub(crate) fn close(self, is_used: bool, messages: &Messages) {
+        let is_empty = self.storage.list_folder(&self.folder).is_ok_and(|entries| entries.is_empty());
+        if is_used || is_empty {
+            // What is left in the folder of temporary files does no harm.
+            let _ = self.storage.remove(&self.folder);
+        } else {
+            messages.note(format!("what the command wrote is kept in `{}`", self.folder.display()));
+        }
+    }
+}
+
+/// Runs the command on `checkpoint`, which messages call `path`, and reads what it wrote to `out`.
 pub(crate) fn score_one(
     command: &str,
     path: &Path,
     checkpoint: &Path,
+    out: &Path,
     storage: &dyn Storage,
-) -> Result<Vec<ExternalScore>, Error> {
-    let scratch = std::env::temp_dir().join(format!("thalweg-eval-{}", std::process::id()));
-    storage.create_folder(&scratch)?;
-    let out = scratch.join("out");
-    let line = command.replace("{checkpoint}", &quoted(checkpoint)).replace("{out}", &quoted(&out));
-    let result = run_shell(&line, path).and_then(|()| {
-        let file = find_results(storage, &out, 0)?.ok_or_else(|| {
-            Error::usage(format!("the command ended well for `{}` and wrote no results to {{out}}", path.display()))
-        })?;
-        Ok(read_results(&storage.read_file(&file, MAX_RESULTS_BYTES)?, &file)?)
-    });
-    // What is left in the folder of temporary files does no harm.
-    let _ = storage.remove(&scratch);
-    result
+) -> Result<ExternalResults, Error> {
+    let line = command.replace("{checkpoint}", &quoted(checkpoint)).replace("{out}", &quoted(out));
+    run_shell(&line, path)?;
+    let file = find_results(storage, out, 0)?.ok_or_else(|| {
+        Error::usage_with_hint(
+            format!("the command ended well for `{}` and wrote no JSON file to {{out}}", path.display()),
+            "let it write one to `{out}` itself, or into a folder of that name",
+        )
+    })?;
+    Ok(read_results(&storage.read_file(&file, MAX_RESULTS_BYTES)?, &file)?)
 }
 
 fn run_shell(line: &str, path: &Path) -> Result<(), Error> {
@@ -110,7 +209,7 @@ fn run_shell(line: &str, path: &Path) -> Result<(), Error> {
     }
 }
 
-/// The file itself, or the last JSON file by name in a folder.
+/// The file itself, or the last JSON file by name in a folder; one that is called results goes first.
 fn find_results(storage: &dyn Storage, path: &Path, depth: usize) -> Result<Option<PathBuf>, Error> {
     let kind = match storage.file_info(path) {
         Ok(info) => info.kind,
@@ -121,8 +220,8 @@ fn find_results(storage: &dyn Storage, path: &Path, depth: usize) -> Result<Opti
         return Ok(Some(path.to_owned()));
     }
     let entries = storage.list_folder(path)?;
-    let mut files = entries.iter().filter(|entry| entry.kind == FileKind::File && entry.name.ends_with(".json"));
-    if let Some(last) = files.next_back() {
+    let files = entries.iter().filter(|entry| entry.kind == FileKind::File && entry.name.ends_with(".json"));
+    if let Some(last) = files.max_by_key(|entry| (entry.name.starts_with("results"), &entry.name)) {
         return Ok(Some(path.join(&last.name)));
     }
     for folder in entries.iter().filter(|entry| entry.kind == FileKind::Folder && depth < MAX_DEPTH) {

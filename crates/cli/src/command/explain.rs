@@ -46,8 +46,9 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
     let run = world.context(args.memory.0);
     let plan = geometry_plan(&chosen, world)?;
     let sources = open_sources(&plan, &run)?;
-    let layout = align_sources(&sources, &plan)?;
-    let refs: Vec<&dyn TensorSource> = sources.iter().map(|source| &source.checkpoint as &dyn TensorSource).collect();
+    let layout = align_sources(&sources, &plan, &*run.storage)?;
+    let views = layout.views(&sources);
+    let refs: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
     let grams = gram(&refs, &layout, &run);
     world.clear_progress();
     let names = layout.catalog.entries().iter().map(|entry| &*entry.name);
@@ -67,7 +68,10 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
         world.storage.create_folder(folder)?;
         publish_record(folder, &record, world)?;
     }
-    messages.json(&report.document(&chosen));
+    // Of each tensor class and layer: large where there are many.
+    if messages.wants_json() {
+        messages.json(&report.document(&chosen));
+    }
     messages.text(&report.text(&chosen));
     Ok(Outcome::Done)
 }

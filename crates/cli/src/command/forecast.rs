@@ -60,7 +60,7 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
     let like = like.ok_or_else(|| Error::usage(format!("`{}` has no finished checkpoint", args.run_path.display())))?;
     let run = world.quiet_context(MEMORY_BYTES);
     let from = (like.as_path(), args.out.as_deref());
-    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world.quiet_eval_context(), &run))?;
+    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world.quiet_eval_context(), &run), messages)?;
     let began = Instant::now();
     let meter = Meter::new(messages, "scoring {wide_bar} {msg}");
     let found = forecast_anneal(&trajectory, &request, &own, &mut *evaluator, &mut |n_done, name| {

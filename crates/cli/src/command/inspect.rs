@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::Path;
 
 use serde_json::json;
-use thalweg_checkpoint::{Checkpoint, open_checkpoint_with};
-use thalweg_tensor::{Dtype, DtypeClass, display_name};
+use thalweg_checkpoint::{Checkpoint, Look, SideFileKind, open_checkpoint_with};
+use thalweg_merge::contents::{find_obstacles, tied_pair, untied_note};
+use thalweg_tensor::{Dtype, DtypeClass, TensorSource, display_name};
 
 use crate::args::InspectArgs;
 use crate::command::{Outcome, inspect_run};
@@ -17,11 +19,20 @@ use crate::sources::{Named, look_at};
 
 /// Tensors that are printed; `-v` prints all.
 const MAX_ROWS: usize = 12;
+/// Pieces of a distributed checkpoint that are looked into: each costs some small reads. Larger ones are looked into
+/// when they are merged.
+const MAX_PIECES: usize = 4096;
 
 pub(crate) fn run(args: &InspectArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let path = match look_at(&args.path, &args.run, world)? {
         Named::Checkpoint(path) => path,
-        Named::Run(path) => return inspect_run::run(args, (&path, None), world, messages),
+        Named::Run(path) => {
+            let shown = inspect_run::run(args, (&path, None), world, messages);
+            return match shown {
+                Err(Error::Trajectory(error)) if is_no_run(&error) => inspect_stranger(&path, error, world, messages),
+                shown => shown,
+            };
+        }
         Named::Both(path) => {
             // The run is the larger part, so that a checkpoint that cannot be read is only told.
             let beside = open_checkpoint_with(&world.storage, &path, &world.reading);
@@ -29,15 +40,62 @@ pub(crate) fn run(args: &InspectArgs, world: &World<'_>, messages: &Messages) ->
             return inspect_run::run(args, (&path, beside.as_ref()), world, messages);
         }
     };
-    let checkpoint = open_checkpoint_with(&world.storage, &path, &world.reading)?;
+    show(&open_checkpoint_with(&world.storage, &path, &world.reading)?, messages)
+}
+
+fn is_no_run(error: &thalweg_trajectory::Error) -> bool {
+    matches!(error, thalweg_trajectory::Error::IsCheckpoint { .. } | thalweg_trajectory::Error::NotARun { .. })
+}
+
+/// What is no run may be a checkpoint that cannot be read: that is said then.
+fn inspect_stranger(
+    path: &Path,
+    not_a_run: thalweg_trajectory::Error,
+    world: &World<'_>,
+    messages: &Messages,
+) -> Result<Outcome, Error> {
+    match open_checkpoint_with(&world.storage, path, &world.reading) {
+        Ok(checkpoint) => show(&checkpoint, messages),
+        Err(thalweg_checkpoint::Error::NotACheckpoint { converter: None, .. }) => Err(not_a_run.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn show(checkpoint: &Checkpoint, messages: &Messages) -> Result<Outcome, Error> {
+    let n_pieces: usize = checkpoint.catalog().entries().iter().map(|entry| entry.pieces.len()).sum();
+    if n_pieces <= MAX_PIECES {
+        checkpoint.look_inside(Look::EachPiece)?;
+    }
     checkpoint.notes().iter().for_each(|note| messages.note(note));
-    messages.json(&document(&checkpoint));
-    messages.text(&describe(&checkpoint));
+    note_untied(checkpoint, messages)?;
+    messages.json(&document(checkpoint));
+    messages.text(&describe(checkpoint));
     let entries = checkpoint.catalog().entries();
     if !messages.wants_json() && entries.len() > MAX_ROWS {
-        messages.detail(table(&checkpoint, entries.len()));
+        messages.detail(table(checkpoint, entries.len()));
     }
     Ok(Outcome::Done)
+}
+
+/// Compares the beginnings of a head and an embedding that the config ties.
+fn note_untied(checkpoint: &Checkpoint, messages: &Messages) -> Result<(), Error> {
+    const LOOK_ELEMENTS: u64 = 64 << 10;
+    let catalog = checkpoint.catalog();
+    let Some((head, embedding)) = checkpoint.config().and_then(|config| tied_pair(catalog, config)) else {
+        return Ok(());
+    };
+    let entry = &catalog.entries()[head];
+    let elements = 0..entry.n_elements().min(LOOK_ELEMENTS);
+    let Some(n_bytes) = entry.dtype.bytes_of(elements.end) else { return Ok(()) };
+    let read = |t: usize| -> Result<Vec<u8>, Error> {
+        let mut bytes = vec![0; thalweg_tensor::to_index(n_bytes)];
+        checkpoint.read_elements(t, elements.clone(), &mut bytes).map_err(thalweg_checkpoint::Error::from)?;
+        Ok(bytes)
+    };
+    if read(head)? != read(embedding)? {
+        messages.note(untied_note(catalog, (head, embedding)));
+    }
+    Ok(())
 }
 
 /// Parameters by element type.
@@ -55,13 +113,21 @@ fn blocks_merge(checkpoint: &Checkpoint) -> Vec<String> {
     if entries.is_empty() {
         return vec!["it holds no tensors".to_owned()];
     }
+    let mut blocks: Vec<String> = find_obstacles(checkpoint, &|_| true)
+        .iter()
+        .map(|obstacle| format!("{obstacle}; {}", obstacle.hint()))
+        .collect();
     let refused = entries.iter().filter(|entry| entry.dtype.class() == DtypeClass::Refused);
-    let blocked = refused.filter(|entry| !entry.name.ends_with("_extra_state"));
+    let codes = refused.filter(|entry| !entry.name.ends_with("_extra_state"));
+    blocks.extend(codes.map(|entry| {
+        let name = display_name(&entry.name);
+        format!("tensor `{name}` is {}, which has no average: it must be equal in all sources", entry.dtype)
+    }));
     let cannot_be_read = checkpoint.findings().unreadable.iter();
-    blocked
-        .map(|entry| format!("tensor `{}` is {}, which cannot be averaged", display_name(&entry.name), entry.dtype))
-        .chain(cannot_be_read.map(|one| format!("tensor `{}` cannot be read: {}", display_name(&one.name), one.reason)))
-        .collect()
+    blocks.extend(
+        cannot_be_read.map(|one| format!("tensor `{}` cannot be read: {}", display_name(&one.name), one.reason)),
+    );
+    blocks
 }
 
 pub(super) fn document(checkpoint: &Checkpoint) -> serde_json::Value {
@@ -119,7 +185,9 @@ pub(super) fn describe(checkpoint: &Checkpoint) -> String {
     if !config.is_empty() {
         let _ = writeln!(text, "config: {}", config.join(", "));
     }
-    let side_files: Vec<&str> = checkpoint.side_files().iter().map(|file| file.name.as_str()).collect();
+    let is_own = |kind: SideFileKind| matches!(kind, SideFileKind::Travels | SideFileKind::Code);
+    let side_files: Vec<String> =
+        checkpoint.side_files().iter().filter(|file| is_own(file.kind)).map(|file| display_name(&file.name)).collect();
     if !side_files.is_empty() {
         let _ = writeln!(text, "beside the tensors: {}", side_files.join(", "));
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 use thalweg_checkpoint::Checkpoint;
-use thalweg_trajectory::{Fault, Spike, Trajectory};
+use thalweg_trajectory::{Fault, Spike, Trajectory, lasting_spike};
 
 use crate::args::InspectArgs;
 use crate::command::{Outcome, inspect};
@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::options::show_count;
-use crate::run::{open_trajectory, spikes};
+use crate::run::{log_json, log_words, open_trajectory};
 
 /// Checkpoints that a table shows of a long run: the first and the last ones.
 const MAX_ROWS: usize = 40;
@@ -59,9 +59,9 @@ fn document(trajectory: &Trajectory) -> serde_json::Value {
         "kind": "thalweg-inspect-run",
         "version": 1,
         "path": trajectory.path(),
-        "log": trajectory.log_path(),
+        "log": log_json(trajectory),
         "checkpoints": checkpoints,
-        "spikes": spikes(trajectory).iter().map(spike_row).collect::<Vec<_>>(),
+        "spikes": trajectory.spikes().iter().map(spike_row).collect::<Vec<_>>(),
     })
 }
 
@@ -89,9 +89,9 @@ fn table(trajectory: &Trajectory) -> String {
             n => format!("{n} checkpoints"),
         }
     );
-    if let Some(log) = trajectory.log_path() {
+    if let Some(log) = log_words(trajectory) {
         let n_entries = trajectory.log().map_or(0, |log| log.entries().len());
-        let _ = writeln!(text, "step log `{}`: {n_entries} entries", log.display());
+        let _ = writeln!(text, "step log {log}: {n_entries} entries");
     }
     let _ = writeln!(text, "{:>12} {:>10}  {:<7} checkpoint", "step", "tokens", "phase");
     let is_shown =
@@ -107,11 +107,14 @@ fn table(trajectory: &Trajectory) -> String {
         let phase = checkpoint.phase.map_or("-", |phase| phase.name());
         let name = thalweg_tensor::display_name(&checkpoint.name);
         let reason = checkpoint.state.reason().map_or_else(String::new, |reason| format!("  {reason}"));
-        let _ = writeln!(text, "{:>12} {tokens:>10}  {phase:<7} {name}{reason}", checkpoint.step.0);
+        let spike = trajectory.log().and_then(|log| lasting_spike(log, trajectory.spikes(), checkpoint.step));
+        let spike = spike.map_or_else(String::new, |spike| format!("  in the spike of step {}", spike.onset));
+        let _ = writeln!(text, "{:>12} {tokens:>10}  {phase:<7} {name}{reason}{spike}", checkpoint.step.0);
     }
-    for spike in spikes(trajectory) {
+    for spike in trajectory.spikes() {
         let end = spike.end.map_or_else(|| "it did not come back".to_owned(), |end| format!("back at step {end}"));
-        let _ = writeln!(text, "spike: onset at step {}, peak at step {}, {end}", spike.onset, spike.peak);
+        let (onset, peak, signal) = (spike.onset, spike.peak, spike.signal);
+        let _ = writeln!(text, "spike: onset at step {onset}, peak at step {peak}, {end}; seen in the {signal}");
     }
     text
 }

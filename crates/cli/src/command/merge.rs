@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::options::show_bytes;
+use crate::pace::show_rate;
 use crate::resolve::resolve_plan;
 
 /// The largest plan file that is read.
@@ -181,10 +182,11 @@ pub(crate) fn describe(outcome: &MergeOutcome) -> String {
     let n_sources = receipt.sources.len();
     // Writing to a String cannot fail.
     let _ = writeln!(text, "merged {n_sources} checkpoints by {} into `{path}`", receipt.plan.scheme);
-    let rate = bytes_per_second(receipt.bytes_read, receipt.seconds) / 1e9;
+    let read_now = receipt.bytes_read.saturating_sub(outcome.bytes_resumed);
+    let rate = show_rate(bytes_per_second(read_now, receipt.seconds));
     let _ = writeln!(
         text,
-        "read {}, wrote {}, {:.2} s ({rate:.2} GB/s), {} tensors",
+        "read {}, wrote {}, {:.2} s ({rate}), {} tensors",
         show_bytes(receipt.bytes_read),
         show_bytes(receipt.bytes_written),
         receipt.seconds,

@@ -9,6 +9,7 @@ use thalweg_merge::estimate::{MergeEstimate, estimate_merge};
 use thalweg_merge::pending::place_notes;
 use thalweg_merge::plan::{MergePlan, OutputPlan, PLAN_FILE};
 use thalweg_merge::seen::see_sources;
+use thalweg_merge::side_files::side_file_notes;
 use thalweg_storage::guard::check_document;
 use thalweg_storage::publish::publish_file;
 
@@ -57,8 +58,9 @@ pub(crate) fn show_plan(
 ) -> Result<(), Error> {
     let run = world.context(memory_bytes);
     let sources = open_sources(plan, &run)?;
-    let layout = align_sources(&sources, plan)?;
+    let layout = align_sources(&sources, plan, &*run.storage)?;
     layout.notes.iter().for_each(|note| messages.note(note));
+    plan.outputs.iter().filter_map(|output| side_file_notes(output, &sources)).for_each(|note| messages.note(note));
     place_notes(plan, &*world.storage).iter().for_each(|note| messages.note(note));
     let estimate = estimate_merge(plan, &sources, &layout, &run)?;
     if messages.wants_json() {

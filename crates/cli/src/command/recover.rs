@@ -10,10 +10,10 @@ use thalweg_merge::receipt::RECEIPT_NAME;
 use thalweg_merge::scheme::Scheme;
 use thalweg_storage::guard::{check_file, output_path};
 use thalweg_storage::publish::publish_file;
-use thalweg_study::recover::{RecoveryPlan, SpikeSearch, plan_recovery, search_spikes, spike_row};
+use thalweg_study::recover::{RecoveryPlan, SpikeSearch, plan_recovery, spike_row, spikes_of_run};
 use thalweg_study::select::source_ref;
 use thalweg_study::start_policy::{DataPolicy, START_FILE, START_NAME, StatePolicy, moments_name};
-use thalweg_trajectory::{SpikeOptions, Trajectory};
+use thalweg_trajectory::Trajectory;
 
 use crate::args::{DataChoice, MomentsChoice, RecoverArgs};
 use crate::command::Outcome;
@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::resolve::scheme_plan;
-use crate::run::open_trajectory;
+use crate::run::{log_json, log_words, open_trajectory};
 use crate::weigh::parse_scheme_word;
 
 /// Where a merge would be, as long as nobody has said.
@@ -31,13 +31,12 @@ const UNWRITTEN: &str = "OUT";
 pub(crate) fn run(args: &RecoverArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let scheme = parse_scheme_word(&args.scheme)?;
     let trajectory = open_trajectory(&args.run_path, &args.run, world, messages)?;
-    let Some(log) = trajectory.log() else {
+    let Some(search) = spikes_of_run(&trajectory) else {
         return Err(Error::usage_with_hint(
             format!("`{}` has no step log, and spikes are found in one", trajectory.path().display()),
-            "name it with `--log`: JSON lines, CSV, trainer_state.json or a TensorBoard event file",
+            "name it with `--log`: JSON lines, CSV, trainer_state.json, console output or TensorBoard event files",
         ));
     };
-    let search = search_spikes(log, &SpikeOptions::default());
     if search.spikes.is_empty() {
         messages.json(&document(&trajectory, &search, None));
         messages.text(&looked_at(&trajectory, &search));
@@ -127,7 +126,7 @@ fn document(trajectory: &Trajectory, search: &SpikeSearch, proposal: Option<Prop
         "spikes": search.spikes.iter().map(spike_row).collect::<Vec<_>>(),
         "sources": [],
         "searched": {
-            "log": trajectory.log_path(),
+            "log": log_json(trajectory),
             "n_losses": search.n_losses,
             "first_step": search.range.map(|(first, _)| first),
             "last_step": search.range.map(|(_, last)| last),
@@ -147,10 +146,10 @@ fn document(trajectory: &Trajectory, search: &SpikeSearch, proposal: Option<Prop
 
 /// The spikes, or that there is none, with what was looked at.
 fn looked_at(trajectory: &Trajectory, search: &SpikeSearch) -> String {
-    let log = trajectory.log_path().map_or_else(String::new, |path| path.display().to_string());
+    let log = log_words(trajectory).unwrap_or_default();
     let range = search.range.map_or_else(String::new, |(first, last)| format!(", steps {first} to {last}"));
     let n = search.n_losses;
-    let mut text = format!("step log `{log}`: {n} losses{range}\n");
+    let mut text = format!("step log {log}: {n} losses{range}\n");
     if search.spikes.is_empty() {
         let threshold = search.threshold;
         // Writing to a String cannot fail.

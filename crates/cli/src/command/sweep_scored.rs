@@ -9,7 +9,7 @@ use serde_json::json;
 use thalweg_merge::pending::check_places;
 use thalweg_merge::plan::{MergePlan, OutputPlan, SourceRef};
 use thalweg_merge::scheme::Scheme;
-use thalweg_study::evaluator::{Evaluator, TaskScore};
+use thalweg_study::evaluator::{Evaluator, ModelScores, TaskScore};
 use thalweg_study::record::{ScoreRow, StudyRecord, TrialRow};
 use thalweg_study::sweep::{SweepFindings, SweepTrial, WindowInterval, score_sweep};
 use thalweg_trajectory::{Extent, Trajectory};
@@ -48,7 +48,7 @@ pub(super) fn run(
     // A sweep counts models, so that the bars of single merges and scorings would be in the way.
     let run = world.quiet_context(args.execution.memory.0);
     let mut evaluator =
-        make_evaluator(&args.scoring, &suites, (&like, Some(&args.out)), (world.quiet_eval_context(), &run))?;
+        make_evaluator(&args.scoring, &suites, (&like, Some(&args.out)), (world.quiet_eval_context(), &run), messages)?;
     tell_cost(&*evaluator, raws.len(), trials.len(), messages);
     if args.dry_run {
         return Ok(Outcome::Done);
@@ -144,8 +144,8 @@ fn describe(
     let mut record = begin_record(format!("Sweep of {}", args.run_path.display()), trajectory);
     (record.raws, record.trials) = findings.rows()?;
     record.suites = evaluator.suites();
-    if let Some(first) = findings.trials.first().filter(|_| may_choose) {
-        record.choice = findings.choose(&deciding(&args.scoring, &first.scores)?);
+    if may_choose && !findings.trials.is_empty() {
+        record.choice = findings.choose(&deciding(&args.scoring, &models(findings))?);
     }
     record.cost = evaluator.cost();
     record.cost.seconds = began.elapsed().as_secs_f64();
@@ -188,12 +188,19 @@ fn document(record: &StudyRecord) -> serde_json::Value {
     })
 }
 
+/// What every merge scored.
+fn models(findings: &SweepFindings) -> Vec<&ModelScores> {
+    findings.trials.iter().map(|one| &one.scores).collect()
+}
+
 /// Rows of a table that a person reads; the page has all of them.
 const MAX_ROWS: usize = 40;
 
 fn table(args: &SweepArgs, record: &StudyRecord, findings: &SweepFindings) -> Result<String, Error> {
-    let Some(first) = findings.trials.first() else { return Ok(String::new()) };
-    let decides = deciding(&args.scoring, &first.scores)?;
+    if findings.trials.is_empty() {
+        return Ok(String::new());
+    }
+    let decides = deciding(&args.scoring, &models(findings))?;
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = writeln!(

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::{root, run, transcript};
+use crate::support::{program, root, run, transcript};
 
 const MODEL: &str = "fixtures/stories260K";
 const SUITE: &str = "examples/suites/quick.toml";
@@ -126,7 +126,7 @@ fn eval_says_what_does_not_fit() {
     --- stdout
     --- stderr
     error: task `t`: `[OUT]/rows.jsonl` has no rows
-    hint: look at `where` and `limit` of the task
+    hint: name a file that has rows with `file` in the task
     ");
     let bare = disturbed(&scratch.path().join("bare"));
     std::fs::remove_file(scratch.path().join("bare/tokenizer.json")).unwrap();
@@ -142,8 +142,8 @@ fn eval_says_what_does_not_fit() {
     exit 2
     --- stdout
     --- stderr
-    error: `[OUT]/broken`: the loss of item `a` of task `t` is not finite
-    hint: the parameters hold NaN or infinity, or the model overflows
+    error: `[OUT]/broken`: tensor `model.embed_tokens.weight` holds NaN at element 9000, so a score of it would mean nothing
+    hint: leave this checkpoint out; the run diverged, or the file is damaged
     ");
     let config = std::fs::read_to_string(scratch.path().join("broken/config.json")).unwrap();
     let smaller = config.replace("\"vocab_size\": 512", "\"vocab_size\": 500");
@@ -185,4 +185,166 @@ fn another_evaluator_is_run_and_its_results_are_compared() {
     error: the command has no `{out}`
     hint: for example `--eval-command 'score.py {checkpoint} {out}'`
     ");
+}
+
+/// A command that writes these results for every checkpoint.
+fn results_command(folder: &Path, results: &str) -> String {
+    let file = folder.join("written-before.json");
+    std::fs::write(&file, results).unwrap();
+    format!("mkdir -p {{out}}/model__x && cp '{}' {{out}}/model__x/results_1.json; : {{checkpoint}}", file.display())
+}
+
+#[test]
+fn a_number_that_is_none_spoils_no_other() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (a, b) = (disturbed(&scratch.path().join("a")), disturbed(&scratch.path().join("b")));
+    let results = r#"{"results": {"piqa": {"acc,none": 0.5, "acc_stderr,none": NaN},
+        "mc2": {"acc,none": NaN, "acc_stderr,none": NaN}, "wiki": {"word_perplexity,none": Infinity}}}"#;
+    let command = results_command(scratch.path(), results);
+    insta::assert_snapshot!(transcript(&["eval", &a, &b, "--eval-command", &command], scratch.path()), @"
+    exit 0
+    --- stdout
+    [OUT]/a
+      task                                  value  std. err.   items
+      piqa/acc                             0.5000          -       -
+    [OUT]/b
+      task                                  value  std. err.   items
+      piqa/acc                             0.5000          -       -
+
+    gain of [OUT]/b
+    over [OUT]/a (positive is better; items are not paired)
+      piqa/acc                            +0.0000  -
+    --- stderr
+    note: `[OUT]/a`: `mc2/acc` is left out: its value is NaN, not a number
+    note: `[OUT]/a`: `wiki/word_perplexity` is left out: its value is Infinity, not a number
+    note: `[OUT]/b`: `mc2/acc` is left out: its value is NaN, not a number
+    note: `[OUT]/b`: `wiki/word_perplexity` is left out: its value is Infinity, not a number
+    ");
+    let output = run(&["eval", &a, "--eval-command", &command, "--json"]);
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["scores"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        (&document["refused"][0]["task"], &document["scores"][0]["standard_error"]),
+        (&"mc2/acc".into(), &Value::Null)
+    );
+    // Where nothing is left there is an error, with every reason.
+    let command = results_command(scratch.path(), r#"{"results": {"mc2": {"acc,none": NaN}}}"#);
+    let output = run(&["eval", &a, "--eval-command", &command]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said.contains("it has no score that can be used; `mc2/acc`: its value is NaN, not a number"), "{said}");
+}
+
+/// The folder that a note says is kept.
+fn kept_folder(output: &std::process::Output) -> std::path::PathBuf {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let line = said
+        .lines()
+        .find(|line| line.contains("what the command wrote is kept in"))
+        .unwrap_or_else(|| panic!("{said}"));
+    line.split('`').nth(1).unwrap().into()
+}
+
+#[test]
+fn what_another_program_wrote_is_kept_where_anything_fails() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (a, b) = (disturbed(&scratch.path().join("a")), disturbed(&scratch.path().join("b")));
+    let good = "printf '[{\"task\": \"t\", \"value\": 1, \"higher_is_better\": true}]' > {out}/results.json";
+    // The first checkpoint is scored for hours, the second one fails.
+    let command =
+        format!("mkdir {{out}} && echo log > {{out}}/run.log && case {{checkpoint}} in */b) exit 3;; esac; {good}");
+    let output = run(&["eval", &a, &b, "--eval-command", &command]);
+    let kept = kept_folder(&output);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(kept.join("out-1/results.json").is_file() && kept.join("out-2/run.log").is_file());
+    std::fs::remove_dir_all(kept).unwrap();
+    // Results that do not read, and results that are missing.
+    for script in ["echo '{' > {out}/results.json", "echo text > {out}/results.txt"] {
+        let output = run(&["eval", &a, "--eval-command", &format!("mkdir {{out}} && {script}; : {{checkpoint}}")]);
+        let kept = kept_folder(&output);
+        assert_eq!(std::fs::read_dir(kept.join("out-1")).unwrap().count(), 1);
+        std::fs::remove_dir_all(kept).unwrap();
+    }
+    // What was used is not kept.
+    let command = format!("mkdir {{out}} && {good}; : {{checkpoint}}");
+    let tmp = scratch.path().join("tmp");
+    std::fs::create_dir(&tmp).unwrap();
+    let output = program().args(["eval", &a, "--eval-command", &command]).env("TMPDIR", &tmp).output().unwrap();
+    assert_eq!((output.status.code(), std::fs::read_dir(&tmp).unwrap().count()), (Some(0), 0));
+}
+
+#[test]
+fn a_checkpoint_of_nans_is_not_given_to_another_program() {
+    let scratch = tempfile::tempdir().unwrap();
+    let sound = disturbed(&scratch.path().join("sound"));
+    let ran = scratch.path().join("ran");
+    let command = format!("echo {{checkpoint}} >> '{}'; : {{out}}", ran.display());
+    for (name, value) in [("nan", f32::NAN), ("inf", f32::INFINITY), ("-inf", f32::NEG_INFINITY)] {
+        let broken = copy_of_model(&scratch.path().join(name), |i, param| if i == 9000 { value } else { param });
+        let output = run(&["eval", &sound, &broken, "--eval-command", &command]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(said.contains("so a score of it would mean nothing") && said.contains(&broken), "{said}");
+    }
+    assert!(!ran.exists());
+}
+
+#[test]
+fn the_start_token_is_put_where_the_rule_says() {
+    let scratch = tempfile::tempdir().unwrap();
+    let copy = disturbed(&scratch.path().join("copy"));
+    let score = |checkpoint: &str, more: &[&str]| -> Value {
+        let output = run(&[&["eval", checkpoint, "--suite", SUITE, "--json"], more].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let values = |document: &Value, task: &str| -> Vec<f64> {
+        let rows = document["scores"].as_array().unwrap().iter().filter(|row| row["task"] == task);
+        rows.map(|row| row["value"].as_f64().unwrap()).collect()
+    };
+    let plain = score(&copy, &[]);
+    let [always, auto, never] = ["always", "auto", "never"].map(|rule| score(&copy, &["--start-token", rule]));
+    // The rule is part of the digest; `always` is what was before there was a rule.
+    assert_eq!(plain["suite"]["digest"], always["suite"]["digest"]);
+    assert_ne!(always["suite"]["digest"], auto["suite"]["digest"]);
+    assert_ne!(never["suite"]["digest"], auto["suite"]["digest"]);
+    // This tokenizer's post-processor adds the token, so that `auto` puts it everywhere.
+    assert_eq!(
+        (values(&plain, "last-word"), values(&plain, "stories")),
+        (values(&auto, "last-word"), values(&auto, "stories"))
+    );
+    // Without it a continuation scores otherwise; a document keeps it, for its first token must follow something.
+    assert_ne!(values(&never, "next-sentence"), values(&always, "next-sentence"));
+    assert_eq!(values(&never, "stories"), values(&always, "stories"));
+    // `tokenizer_config.json` goes before the post-processor.
+    let config = scratch.path().join("copy/tokenizer_config.json");
+    std::fs::write(&config, "{\"add_bos_token\": false}").unwrap();
+    assert_eq!(values(&score(&copy, &["--start-token", "auto"]), "next-sentence"), values(&never, "next-sentence"));
+    std::fs::write(&config, "{\"add_bos_token\": true, \"bos_token\": {\"content\": \"<s>\"}}").unwrap();
+    assert_eq!(values(&score(&copy, &["--start-token", "auto"]), "next-sentence"), values(&always, "next-sentence"));
+}
+
+#[test]
+fn the_baseline_may_be_the_last_one_and_hints_work_when_followed() {
+    let scratch = tempfile::tempdir().unwrap();
+    let worse = disturbed(&scratch.path().join("worse"));
+    let output = run(&["eval", MODEL, &worse, "--baseline", "last", "--suite", SUITE, "--json"]);
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let first = &document["comparisons"][0];
+    assert_eq!((first["a"].as_str(), first["b"].as_str()), (Some(&*worse), Some(MODEL)));
+    // `--tokenizer FILE`, which the error of a checkpoint without a tokenizer advises.
+    std::fs::remove_file(scratch.path().join("worse/tokenizer.json")).unwrap();
+    let refused = run(&["eval", &worse, "--suite", SUITE]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("name one with `--tokenizer FILE`"));
+    let tokenizer = root().join(MODEL).join("tokenizer.json");
+    let followed = run(&["eval", &worse, "--suite", SUITE, "--tokenizer", tokenizer.to_str().unwrap()]);
+    assert_eq!(followed.status.code(), Some(0), "{}", String::from_utf8_lossy(&followed.stderr));
+    // A command without its marks, and the example that the hint gives: then the obstacle is another one.
+    let refused = run(&["eval", MODEL, "--eval-command", "score.py"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("`--eval-command 'score.py {checkpoint} {out}'`"));
+    let followed = run(&["eval", MODEL, "--eval-command", "score.py {checkpoint} {out}"]);
+    assert!(String::from_utf8_lossy(&followed.stderr).contains("the command failed"));
+    // A number of threads that no machine has.
+    let many = run(&["eval", MODEL, "--suite", SUITE, "-j", "1000000000"]);
+    assert_eq!(many.status.code(), Some(0), "{}", String::from_utf8_lossy(&many.stderr));
 }

@@ -284,3 +284,27 @@ fn words_of_the_help_are_taken() {
     let document: serde_json::Value = serde_json::from_str(&scored.stdout).unwrap_or_else(|_| panic!("{scored:?}"));
     assert_eq!(document["comparisons"][0]["a"], "run/checkpoint-2000");
 }
+
+#[test]
+fn hints_about_what_stands_in_the_way_are_followed() {
+    let scene = Scene::new(&[1000, 2000]);
+    scene.run("merge run --last 2 -o out");
+    follow(&scene, "merge run --last 1 -o out", &[]);
+    scene.write("notes/todo.txt", "x");
+    follow_sentence(&scene, "merge run --last 2 -o notes", "", "merge run --last 2 -o elsewhere");
+    follow_sentence(&scene, "merge run --last 2 -o notes --force", "", "merge run --last 2 -o elsewhere-2");
+    follow_sentence(&scene, "merge run --last 2 -o s3://bucket/out", "a local path", "merge run --last 2 -o local");
+    follow_sentence(&scene, "inspect gs://bucket/run", "a local path", "inspect run");
+    let source = "merge run --last 2 -o run/checkpoint-1000";
+    assert_eq!(scene.run(source).code, 2);
+    // A plan over sources that changed.
+    scene.run("plan run --last 2 -o plan.json");
+    TinyCheckpoint::llama(Dtype::F32, 7.0).write_to_disk(&scene.path("run/checkpoint-2000"));
+    follow(&scene, "merge --plan plan.json", &[]);
+    follow_sentence(
+        &scene,
+        "merge --plan plan.json -o again",
+        "make the plan again",
+        "plan run --last 2 -o plan-2.json",
+    );
+}

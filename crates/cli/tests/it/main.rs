@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod commands;
+mod contents;
 mod eval;
 mod hints;
 mod kill;
@@ -10,7 +11,9 @@ mod mergekit_faults;
 mod outputs;
 mod recover;
 mod report;
+mod restarts;
 mod selection;
+mod sharded;
 mod study;
 mod support;
 mod torch;

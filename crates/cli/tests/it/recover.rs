@@ -43,6 +43,24 @@ fn write_logs(folder: &Path, losses: &[f64]) -> [PathBuf; 4] {
 }
 
 #[test]
+fn recover_replaces_nothing_but_a_merge() {
+    let scratch = tempfile::tempdir().unwrap();
+    let [log, ..] = write_logs(scratch.path(), &losses(150, 5));
+    let notes = scratch.path().join("notes");
+    std::fs::create_dir(&notes).unwrap();
+    std::fs::write(notes.join("thesis.tex"), "mine").unwrap();
+    for more in [&["--force"][..], &["--discard-partial"], &[]] {
+        let fixed = ["recover", RUN, "--log", log.to_str().unwrap(), "-q", "-o", notes.to_str().unwrap()];
+        let output = run(&[&fixed[..], more].concat());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{more:?}: {text}");
+        assert!(text.contains("`thesis.tex`") && !text.contains("--force"), "{more:?}: {text}");
+        assert_eq!(std::fs::read(notes.join("thesis.tex")).unwrap(), b"mine");
+        assert_eq!(std::fs::read_dir(&notes).unwrap().count(), 1);
+    }
+}
+
+#[test]
 fn recover_proposes_the_same_from_logs_of_every_kind() {
     let scratch = tempfile::tempdir().unwrap();
     let logs = write_logs(scratch.path(), &losses(150, 50));
@@ -153,7 +171,7 @@ fn recover_needs_a_log_and_a_checkpoint_before_the_spike() {
     --- stdout
     --- stderr
     error: `[ROOT]/examples/runs/hybridstories` has no step log, and spikes are found in one
-    hint: name it with `--log`: JSON lines, CSV, trainer_state.json or a TensorBoard event file
+    hint: name it with `--log`: JSON lines, CSV, trainer_state.json, console output or TensorBoard event files
     ");
     let [log, ..] = write_logs(scratch.path(), &losses(15, 185));
     insta::assert_snapshot!(transcript(&["recover", RUN, "--log", log.to_str().unwrap()], scratch.path()), @"

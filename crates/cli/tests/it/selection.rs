@@ -206,7 +206,10 @@ fn a_sum_that_is_meant_is_told_in_plan_receipt_and_card() {
     let edited = read("plan.json").replacen("\"numerator\": \"1\"", "\"numerator\": \"2\"", 1);
     scene.write("plan.json", edited.clone());
     scene.run("merge --plan plan.json").refused(&["sum to 4/3"]);
-    scene.write("plan.json", edited.replace("\"sum\": \"1\"", "\"sum\": \"4/3\""));
+    let edited = edited.replace("\"sum\": \"1\"", "\"sum\": \"4/3\"");
+    scene.write("plan.json", edited.clone());
+    scene.run("merge --plan plan.json").refused(&["not those of the scheme `sma`"]);
+    scene.write("plan.json", edited.replace("\"scheme\": \"sma\"", "\"scheme\": \"custom\""));
     scene.run("merge --plan plan.json -o by-hand").done(&[]);
 }
 

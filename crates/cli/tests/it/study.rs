@@ -162,12 +162,13 @@ fn what_chose_may_not_report_and_budgets_hold() {
     let (run_path, choose, out) = (lab.path("run"), lab.path("validation.toml"), lab.path("sweep"));
     let sweep = ["sweep", &run_path, "--counts", "2,3", "--suite", &choose, "-o", &out];
     let with = |more: &[&str]| lab.transcript(&[&sweep[..], more].concat());
-    insta::assert_snapshot!(with(&["--report-suite", &choose]), @"
+    insta::assert_snapshot!(with(&["--report-suite", &choose]), @r#"
     exit 2
     --- stdout
     --- stderr
     error: suite `validation` is for selection, and is used for report
-    ");
+    hint: name a suite with `role = "report"`, or change the role in this one
+    "#);
     insta::assert_snapshot!(with(&["--budget-evaluations", "2"]), @"
     exit 2
     --- stdout
@@ -363,16 +364,23 @@ fn explain_writes_a_page_with_each_layer() {
 }
 
 #[test]
-fn a_page_shows_spikes_of_the_log_with_what_to_resume_from() {
+fn a_page_shows_what_to_resume_from_after_a_spike_that_lasts() {
     let lab = Lab::new();
-    let loss = |step: u64| {
-        4.0 - 0.005 * step as f64 + 0.01 * (step * 7 % 5) as f64 + f64::from(u8::from((130..136).contains(&step)))
+    let write_log = |end: u64| {
+        let lift = |step: u64| f64::from(u8::from((130..end).contains(&step)));
+        let loss = |step: u64| 4.0 - 0.005 * step as f64 + 0.01 * (step * 7 % 5) as f64 + lift(step);
+        let rows: String = (1..=STEPS).map(|step| format!("{step},{},0.02\n", loss(step))).collect();
+        std::fs::write(lab.path("spiked.csv"), format!("step,loss,lr\n{rows}")).unwrap();
     };
-    let rows: String = (1..=STEPS).map(|step| format!("{step},{},0.02\n", loss(step))).collect();
-    std::fs::write(lab.path("spiked.csv"), format!("step,loss,lr\n{rows}")).unwrap();
+    write_log(u64::MAX);
     let (run_path, suite, log, out) = (lab.path("run"), lab.path("test.toml"), lab.path("spiked.csv"), lab.path("out"));
     lab.json(&["forecast", &run_path, "--suite", &suite, "--anneal-steps", "48", "--log", &log, "-o", &out]);
     let record: Value = serde_json::from_slice(&std::fs::read(Path::new(&out).join("study.json")).unwrap()).unwrap();
-    assert_eq!((&record["spikes"][0]["onset"], &record["spikes"][0]["end"]), (&130.into(), &136.into()));
+    assert_eq!((&record["spikes"][0]["onset"], &record["spikes"][0]["end"]), (&130.into(), &Value::Null));
     assert_eq!(record["recovery"], serde_json::json!([120, 124, 128]));
+    write_log(136);
+    let healed = lab.path("healed");
+    lab.json(&["forecast", &run_path, "--suite", &suite, "--anneal-steps", "48", "--log", &log, "-o", &healed]);
+    let record: Value = serde_json::from_slice(&std::fs::read(Path::new(&healed).join("study.json")).unwrap()).unwrap();
+    assert_eq!((&record["spikes"][0]["end"], &record["recovery"]), (&136.into(), &serde_json::json!([])));
 }

@@ -52,7 +52,7 @@ fn values_that_do_not_make_sense_are_refused() {
     insta::assert_snapshot!(suite_error(&format!("context_length = 64\n{STORIES}{STORIES}")), @"suite `/suite.toml`: two tasks are named `s`");
     insta::assert_snapshot!(suite_error(&format!("context_length = 64\n{STORIES}where = {{source = \"none\"}}\n")), @"
     task `s`: `/stories.jsonl.zst` has no rows that meet `where`
-    look at `where` and `limit` of the task
+    take a condition out of the task's `where`, or name other rows with `file`
     ");
     insta::assert_snapshot!(suite_error("context_length = 64\n[[task]]\nname = \"s\"\nkind = \"text\"\nfile = \"no.jsonl\"\n"), @"cannot open `/no.jsonl`: entity not found");
     insta::assert_snapshot!(suite_error("context_length = 64\n[[task]]\nname = \"s\"\nkind = \"pair\"\nfile = \"stories.jsonl.zst\"\n"), @"`/stories.jsonl.zst`, line 1: the row has no list `choices`");
@@ -139,5 +139,8 @@ fn one_set_cannot_choose_and_report() {
     let selection = SelectionSuite::new(suite("selection", &half("val/2654"))).unwrap();
     let report = ReportSuite::new(suite("report", &half("test/1096"))).unwrap();
     assert!(check_apart(&selection, &report).is_ok());
-    insta::assert_snapshot!(said(&ReportSuite::new(suite("selection", "")).unwrap_err()), @"suite `suite` is for selection, and is used for report");
+    insta::assert_snapshot!(said(&ReportSuite::new(suite("selection", "")).unwrap_err()), @r#"
+    suite `suite` is for selection, and is used for report
+    name a suite with `role = "report"`, or change the role in this one
+    "#);
 }

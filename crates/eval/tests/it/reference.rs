@@ -155,7 +155,7 @@ fn other_params_are_not_taken_from_the_cache_and_compare_worse() {
     for (i, param) in model.params_mut().iter_mut().enumerate() {
         *param += if i % 2 == 0 { 0.03 } else { -0.03 };
     }
-    let disturbed = Subject::from_model(Path::new("disturbed"), model);
+    let disturbed = Subject::from_model(Path::new("disturbed"), model).unwrap();
     assert_ne!(trained.params_digest(), disturbed.params_digest());
     let cache = outside.cache();
     let a = score_suite(&prepared, &disturbed, Some(&cache), &outside.context()).unwrap();
@@ -197,15 +197,37 @@ fn equal_choices_tie_and_a_tie_is_wrong() {
 }
 
 #[test]
+fn params_that_are_not_finite_are_never_scored() {
+    let outside = Outside::new();
+    let prepared = outside.prepare(TWO_TASKS).unwrap();
+    let subject = outside.subject(&prepared);
+    let says = |i: usize, value: f32| {
+        let mut model = subject.model().clone();
+        model.params_mut()[i] = value;
+        Subject::from_model(Path::new("broken"), model).unwrap_err().to_string()
+    };
+    // The embedding of a token that no text holds, and the very last number.
+    let last = subject.model().params().len() - 1;
+    let first =
+        "`broken`: tensor `model.embed_tokens.weight` holds NaN at element 5, so a score of it would mean nothing";
+    assert_eq!(says(5, f32::NAN), first);
+    assert!(says(last, f32::NEG_INFINITY).contains("holds infinity at element"));
+    assert!(says(last / 2, f32::INFINITY).contains("holds infinity at element"));
+}
+
+#[test]
 fn a_stop_is_heeded_and_losses_that_are_no_numbers_are_named() {
     let outside = Outside::new();
     let prepared = outside.prepare(TWO_TASKS).unwrap();
     let subject = outside.subject(&prepared);
     let config = ModelConfig::from_json(&read_json("stories260K/config.json")).unwrap();
-    let broken = Model::from_params(config, vec![f32::NAN; subject.model().params().len()]).unwrap();
-    let broken = Subject::from_model(Path::new("broken"), broken);
-    let error = score_suite(&prepared, &broken, Some(&outside.cache()), &outside.context()).unwrap_err();
-    let expected = "`broken`: the loss of item `tinystories/e/val/2654` of task `stories` is not finite";
+    // Finite parameters whose products are not.
+    let mut huge = Model::from_params(config, subject.model().params().to_vec()).unwrap();
+    let last_norm = huge.layout().find("model.norm.weight").unwrap().range.clone();
+    huge.params_mut()[last_norm].fill(f32::MAX);
+    let huge = Subject::from_model(Path::new("huge"), huge).unwrap();
+    let error = score_suite(&prepared, &huge, Some(&outside.cache()), &outside.context()).unwrap_err();
+    let expected = "`huge`: the loss of item `tinystories/e/val/2654` of task `stories` is not finite";
     assert_eq!(error.to_string(), expected);
     outside.interrupt.store(true, Ordering::Relaxed);
     let error = score_suite(&prepared, &subject, None, &outside.context()).unwrap_err();

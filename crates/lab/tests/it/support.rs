@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use thalweg_checkpoint::CheckpointPool;
 use thalweg_lab::step_log::{StepRecord, ValidationRecord};
 use thalweg_lab::{Error, TrainConfig, TrainData, TrainJob, TrainOutcome, TrainWatcher, train};
 use thalweg_merge::Coefficients;
@@ -54,6 +55,7 @@ keep_states = 0
 /// A disk in memory with a corpus in `/disk`.
 pub(crate) struct World {
     pub(crate) storage: Arc<dyn Storage>,
+    pool: CheckpointPool,
     interrupt: AtomicBool,
     pub(crate) n_threads: usize,
 }
@@ -82,7 +84,7 @@ impl World {
 
     /// A world whose disk has its corpus already.
     pub(crate) fn resume_on(storage: Arc<dyn Storage>) -> Self {
-        Self { storage, interrupt: AtomicBool::new(false), n_threads: 2 }
+        Self { pool: CheckpointPool::new(&storage), storage, interrupt: AtomicBool::new(false), n_threads: 2 }
     }
 
     /// Puts a corpus on an empty disk.
@@ -109,6 +111,7 @@ impl World {
         let n_threads = NonZeroUsize::new(self.n_threads).unwrap();
         RunContext {
             storage: Arc::clone(&self.storage),
+            pool: &self.pool,
             host: &Unwatched,
             progress: &Unwatched,
             interrupt: &self.interrupt,

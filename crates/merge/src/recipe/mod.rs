@@ -140,10 +140,10 @@ impl Recipe {
         for RecipeOption { name, values } in &self.options {
             let name = name.replace('_', "-");
             match (name.as_str(), values.as_slice()) {
-                ("normalize" | "allow-sum" | "allow-non-finite" | "no-model-card", _) => {
+                ("normalize" | "allow-sum" | "allow-non-finite" | "no-model-card" | "code", _) => {
                     arguments.push(format!("--{name}"))
                 }
-                ("allow-config", values) => {
+                ("allow-config" | "drop" | "take-newest", values) => {
                     arguments.extend(values.iter().map(|value| format!("--{name}={value}")));
                 }
                 (_, values) => arguments.push(format!("--{name}={}", values.join(","))),

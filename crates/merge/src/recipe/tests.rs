@@ -53,11 +53,11 @@ fn a_run_with_a_selection() {
 fn toml_and_yaml_say_the_same() {
     let from_toml = toml(
         "run = 'r'\nsteps = [1000, \"2k\"]\nscheme = 'decay:cosine'\nfloor = 0.1\nallow_non_finite = true\n\
-         no_model_card = false\nallow_config = ['rope_theta', 'norm_eps']\nout_shard_size = '5GiB'\n",
+         no_model_card = false\nallow_config = ['rope_theta=1,2', 'norm_eps=1e-5,1e-6']\nout_shard_size = '5GiB'\n",
     );
     let from_yaml = yaml(
         "run: r\nsteps: [1000, 2k]\nscheme: decay:cosine\nfloor: 0.1\nallow-non-finite: yes\nno-model-card: false\n\
-         allow-config:\n- rope_theta\n- norm_eps\nout-shard-size: 5GiB\n",
+         allow-config:\n- rope_theta=1,2\n- norm_eps=1e-5,1e-6\nout-shard-size: 5GiB\n",
     );
     assert_eq!(from_toml, from_yaml);
     assert_eq!(from_toml.scheme, Some(Scheme::Decay { curve: DecayCurve::Cosine, floor: ratio("0.1") }));
@@ -66,13 +66,20 @@ fn toml_and_yaml_say_the_same() {
         "--scheme=decay:cosine",
         "--floor=0.1",
         "--out-shard-size=5GiB",
-        "--allow-config=rope_theta",
-        "--allow-config=norm_eps",
+        "--allow-config=rope_theta=1,2",
+        "--allow-config=norm_eps=1e-5,1e-6",
         "--allow-non-finite",
         "--",
         "r",
     ];
     assert_eq!(from_toml.to_arguments(), arguments);
+}
+
+#[test]
+fn names_of_tensors_are_given_one_by_one() {
+    let recipe = toml("run = 'r'\nlast = 2\ndrop = ['*.a', 'b']\ntake_newest = ['c']\ncode = true\n");
+    let arguments = ["--last=2", "--drop=*.a", "--drop=b", "--take-newest=c", "--code", "--", "r"];
+    assert_eq!(recipe.to_arguments(), arguments);
 }
 
 #[test]

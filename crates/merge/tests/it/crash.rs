@@ -10,7 +10,7 @@ use thalweg_storage::publish::Replace;
 use thalweg_testkit::crash_disk::{Aftermath, CrashDisk, Mishap};
 
 use crate::support::{PLAIN, Runner, encode_safetensors, f32_tensor, output, plan, tensors};
-use crate::tap::Tap;
+use thalweg_testkit::Tap;
 
 const AFTERMATHS: [Aftermath; 3] = [Aftermath::OnlySynced, Aftermath::NamesFirst, Aftermath::Everything];
 const OUT: &str = "/runs/out";

@@ -24,6 +24,4 @@ mod stages;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
-mod tap;
-#[cfg(test)]
 mod verify;

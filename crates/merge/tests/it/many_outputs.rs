@@ -10,7 +10,7 @@ use crate::support::{
     PLAIN, Runner, assert_same_tensors, data_start, fixture, noise_tensor, output, plan, read_tensors, shards,
     write_checkpoint,
 };
-use crate::tap::Tap;
+use thalweg_testkit::Tap;
 
 /// Eight merges over windows of four sources.
 const MERGES: [(&[usize], &[i64], i64); 8] = [

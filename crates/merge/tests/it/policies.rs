@@ -11,7 +11,7 @@ use crate::support::{
     PLAIN, Runner, Tensor, Tensors, bits16_tensor, data_start, encode_safetensors, f32_tensor, f32s, mean, output,
     plan, read_tensors, tensors, write_checkpoint,
 };
-use crate::tap::Tap;
+use thalweg_testkit::Tap;
 
 /// A checkpoint for each tensor, which is called `w`.
 fn write_all<const N: usize>(folder: &Path, list: [Tensor; N]) -> [PathBuf; N] {

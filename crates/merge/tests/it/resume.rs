@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use thalweg_merge::Error;
-use thalweg_merge::engine::{ExecuteOptions, PartialStage};
+use thalweg_merge::context::{Progress, RunContext, Stage};
+use thalweg_merge::engine::{ExecuteOptions, PartialStage, execute_merge};
 use thalweg_merge::pending::ComparedBy;
 use thalweg_merge::plan::{DigestChoice, MergePlan, OutputPlan};
 use thalweg_merge::verify::{VerifyScope, verify_output};
@@ -17,7 +19,7 @@ use crate::support::{
     FORCE, PLAIN, Runner, Tensors, assert_same_tensors, data_start, noise_tensor, output, plan, read_tensors, shards,
     write_checkpoint,
 };
-use crate::tap::Tap;
+use thalweg_testkit::Tap;
 
 const DISCARD: ExecuteOptions = ExecuteOptions { replace: Replace::Never, partial: PartialStage::Discard };
 const N_SOURCES: u64 = 3;
@@ -101,6 +103,53 @@ fn without_digests_times_answer_for_the_sources_and_finished_parts_are_not_read(
     let after = scene.finish();
     // Only the part that was under way is read twice: at most 1 MiB of each source.
     assert!(before + after <= TOTAL_BYTES + N_SOURCES * (1 << 20), "{before} + {after} of {TOTAL_BYTES}");
+}
+
+/// Bytes of the merge as progress hears of them.
+#[derive(Default)]
+struct Told {
+    is_merging: AtomicBool,
+    total: AtomicU64,
+    resumed: AtomicU64,
+    advanced: AtomicU64,
+}
+
+impl Progress for Told {
+    fn begin(&self, stage: Stage, total_bytes: u64) {
+        self.is_merging.store(stage == Stage::Merge, Ordering::SeqCst);
+        if stage == Stage::Merge {
+            self.total.store(total_bytes, Ordering::SeqCst);
+        }
+    }
+
+    fn resume(&self, n_bytes: u64) {
+        self.resumed.fetch_add(n_bytes, Ordering::SeqCst);
+    }
+
+    fn advance(&self, n_bytes: u64) {
+        if self.is_merging.load(Ordering::SeqCst) {
+            self.advanced.fetch_add(n_bytes, Ordering::SeqCst);
+        }
+    }
+
+    fn note(&self, _text: &str) {}
+}
+
+#[test]
+fn what_an_earlier_run_did_is_not_told_as_speed() {
+    let scene = scene();
+    scene.interrupt();
+    let told = Told::default();
+    let merged = Runner::default().with_context(|run| {
+        let run = RunContext { storage: Arc::clone(&run.storage), progress: &told, ..*run };
+        execute_merge(&scene.plan, PLAIN, &run)
+    });
+    let outcome = merged.0.unwrap().remove(0);
+    let [total, resumed, advanced] =
+        [&told.total, &told.resumed, &told.advanced].map(|bytes| bytes.load(Ordering::SeqCst));
+    assert_eq!((total, resumed + advanced), (TOTAL_BYTES, TOTAL_BYTES));
+    assert!(resumed > TOTAL_BYTES / 4, "{resumed}");
+    assert_eq!(outcome.bytes_resumed, resumed);
 }
 
 #[test]

@@ -149,7 +149,9 @@ fn nan_and_infinity_follow_ieee_rules_when_they_are_allowed() {
 #[test]
 fn configs_that_differ_in_function_are_refused_until_waived() {
     check_refused("config-differs", &["`rope_theta`", "c0", "c1"]);
-    let found = merge("config-differs", |output| output.policy.allow_config = vec!["rope_theta".to_owned()]);
+    let found = merge("config-differs", |output| {
+        output.policy.allow_config = vec!["rope_theta=10000.0,500000.0".parse().unwrap()];
+    });
     assert_eq!(found["w"].2, f32s(&[2.0, 3.0]));
 }
 

@@ -15,9 +15,10 @@ use thalweg_storage::LocalStorage;
 use thalweg_storage::publish::{Replace, stage_path};
 
 use crate::support::{
-    FORCE, PLAIN, Runner, bits16_tensor, f32_tensor, mean, noise_tensor, shards, tensors, write_checkpoint,
+    FORCE, PLAIN, Runner, bits16_tensor, f32_tensor, mean, noise_tensor, output, plan, shards, tensors,
+    write_checkpoint,
 };
-use crate::tap::Tap;
+use thalweg_testkit::Tap;
 
 const DISCARD: ExecuteOptions = ExecuteOptions { replace: Replace::Never, partial: PartialStage::Discard };
 
@@ -216,6 +217,23 @@ fn a_plan_knows_its_sources_again() {
         assert!(matches!(&error, Error::SourcesChanged { .. }), "{what}: {error}");
         assert!(error.to_string().contains(what), "{what}: {error}");
         assert!(!plan.outputs[0].path.exists() && !scene.stage().exists());
+    }
+}
+
+#[test]
+fn coefficients_that_are_not_those_of_the_scheme_are_refused_in_a_plan() {
+    let scene = scene();
+    let with = |scheme: &str, numerators: [i64; 2]| {
+        let mut plan = plan(output(&scene.sources, &numerators, 4, &scene.folder.path().join("out")));
+        plan.outputs[0].scheme = scheme.to_owned();
+        MergePlan::from_json(&plan.to_json().unwrap())
+    };
+    for (scheme, numerators) in [("sma", [2, 2]), ("wma (reverse)", [3, 1]), ("custom", [3, 1]), ("ema:3/4", [1, 3])] {
+        with(scheme, numerators).unwrap_or_else(|error| panic!("{scheme}: {error}"));
+    }
+    for (scheme, numerators) in [("sma", [1, 3]), ("wma", [1, 3]), ("ema:1/2", [1, 3]), ("decay:cosine", [1, 3])] {
+        let error = with(scheme, numerators).unwrap_err().to_string();
+        assert!(error.contains(scheme) && error.contains("`custom`"), "{error}");
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use thalweg_checkpoint::CheckpointPool;
 use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage};
 use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage, execute_merge};
 use thalweg_merge::plan::{MergePlan, OutputPlan, SourceRef};
@@ -183,6 +184,8 @@ impl Progress for Watch<'_> {
         self.is_merging.store(stage == Stage::Merge, Ordering::SeqCst);
     }
 
+    fn resume(&self, _n_bytes: u64) {}
+
     fn advance(&self, n_bytes: u64) {
         if self.is_merging.load(Ordering::SeqCst) {
             let so_far = self.n_bytes.fetch_add(n_bytes, Ordering::SeqCst) + n_bytes;
@@ -235,8 +238,10 @@ impl Runner {
             memory_bytes: self.memory_bytes,
             simd: self.simd,
         };
+        let pool = CheckpointPool::new(&self.storage);
         let result = act(&RunContext {
             storage: Arc::clone(&self.storage),
+            pool: &pool,
             host: &StillHost,
             progress: &progress,
             interrupt: &interrupt,

@@ -177,13 +177,15 @@ impl<'a> Reader<'a> {
         Ok(dense)
     }
 
+    /// A model rotates `default_share` of each head; whether the configuration may say otherwise depends on the family.
     fn rotary(&mut self, default_theta: f64, default_share: f64, max_positions: usize) -> Result<Rotary, Error> {
         let old = self.value("rope_scaling");
         let new = self.value("rope_parameters");
         let base = self.number("rotary_emb_base")?;
-        let theta = self.number("rope_theta")?.or(base);
-        let part = self.number("rotary_pct")?;
-        let share = self.number("partial_rotary_factor")?.or(part);
+        let theta = base.or(self.number("rope_theta")?);
+        let (part, factor) = (self.number("rotary_pct")?, self.number("partial_rotary_factor")?);
+        // transformers asks a GPT-NeoX for its own key alone.
+        let share = if self.family == Family::GptNeox { part } else { factor };
         let (key, parameters) = if new.is_some() { ("rope_parameters", new) } else { ("rope_scaling", old) };
         let empty = Map::new();
         let map = match parameters {
@@ -195,7 +197,17 @@ impl<'a> Reader<'a> {
         let share = inner.number("partial_rotary_factor")?.or(share).unwrap_or(default_share);
         let scaling = inner.scaling(max_positions)?;
         inner.finish()?;
+        let share = if self.family.rotates_a_share() { share } else { self.whole_heads(share, scaling)? };
         Ok(Rotary { theta, share, scaling })
+    }
+
+    /// What a share means to a family whose heads are rotated whole: transformers 5.24 ignores it where frequencies are
+    /// not scaled, and fails over the sizes where they are.
+    fn whole_heads(&self, share: f64, scaling: RotaryScaling) -> Result<f64, Error> {
+        if share < 1.0 && scaling != RotaryScaling::None {
+            return Err(unsupported("partial_rotary_factor", &json!(share)));
+        }
+        Ok(1.0)
     }
 
     fn scaling(&mut self, max_positions: usize) -> Result<RotaryScaling, Error> {

@@ -64,6 +64,11 @@ impl Family {
         }
     }
 
+    /// Whether the configuration may have a part of each head rotated; the other families rotate heads whole.
+    pub(crate) const fn rotates_a_share(self) -> bool {
+        matches!(self, Self::GptNeox | Self::ThalwegMoe)
+    }
+
     /// The class that transformers loads it with.
     pub(crate) const fn architecture(self) -> &'static str {
         match self {

@@ -36,6 +36,47 @@ fn every_configuration_reads_back_as_it_was_written() {
     }
 }
 
+/// As transformers 5.24 computes it: for each of these families the logits with the factor equal those without it, bit
+/// for bit, and with any scaling of frequencies it fails over the sizes of the heads.
+#[test]
+fn a_partial_rotary_factor_means_what_it_means_to_transformers() {
+    for family in ["llama", "mixtral", "qwen2", "qwen3", "qwen3_moe", "olmo2", "olmoe"] {
+        let experts = match family {
+            "mixtral" => json!({"num_local_experts": 2, "num_experts_per_tok": 1}),
+            "olmoe" => json!({"num_experts": 2, "num_experts_per_tok": 1}),
+            "qwen3_moe" => json!({"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 4}),
+            _ => json!({}),
+        };
+        let read = |keys: Value| {
+            let mut config = llama(experts.clone());
+            config["model_type"] = family.into();
+            config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+            ModelConfig::from_json(&config)
+        };
+        let whole = read(json!({})).unwrap();
+        assert_eq!(read(json!({"partial_rotary_factor": 0.5})).unwrap(), whole, "{family}");
+        let inner = json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}});
+        assert_eq!(read(inner).unwrap(), whole, "{family}");
+        let scaled = json!({"partial_rotary_factor": 0.5, "rope_scaling": {"type": "linear", "factor": 2.0}});
+        let said = read(scaled).unwrap_err().to_string();
+        assert_eq!(said, "the configuration's `partial_rotary_factor` is 0.5, which is not supported", "{family}");
+        assert!(read(json!({"partial_rotary_factor": 1.0, "rope_scaling": {"type": "linear", "factor": 2.0}})).is_ok());
+    }
+    let neox = |keys: Value| {
+        let mut config = json!({
+            "model_type": "gpt_neox", "vocab_size": 19, "hidden_size": 32, "intermediate_size": 10,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 16,
+        });
+        config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        // In eighths, which are exact.
+        (ModelConfig::from_json(&config).unwrap().rotary.unwrap().share * 8.0).to_string()
+    };
+    assert_eq!(neox(json!({})), "2");
+    assert_eq!(neox(json!({"rotary_pct": 0.5})), "4");
+    assert_eq!(neox(json!({"partial_rotary_factor": 0.5})), "2");
+    assert_eq!(neox(json!({"rotary_pct": 0.25, "rope_parameters": {"partial_rotary_factor": 0.5}})), "4");
+}
+
 #[test]
 fn switches_that_a_family_cannot_say_are_refused() {
     let (_, mut config) = tiny_configs().remove(0);

@@ -1,7 +1,7 @@
 //! Windows of the run as one plan, executed straight into models in memory: each checkpoint is read once, no file is written.
 
 use serde_json::Value;
-use thalweg_checkpoint::open_checkpoint;
+use thalweg_checkpoint::ReadOptions;
 use thalweg_lab::run_folder::checkpoint_name;
 use thalweg_merge::context::RunContext;
 use thalweg_merge::in_memory::merge_into_sinks;
@@ -23,7 +23,7 @@ pub(crate) struct Merged {
 /// The models' `config.json`.
 pub(crate) fn model_config(spec: &DemoSpec, run: &RunContext<'_>) -> Result<Value, Error> {
     let path = spec.path("run").join(checkpoint_name(spec.numbers().last_step));
-    Ok(open_checkpoint(&run.storage, &path)?.config().cloned().unwrap_or_default())
+    Ok(run.pool.open(&path, &ReadOptions::default())?.config().cloned().unwrap_or_default())
 }
 
 /// Makes all of `merges` in one reading.

@@ -149,7 +149,7 @@ fn find_out(spec: &DemoSpec, n_params: usize, meter: &Meter<'_>, run: &RunContex
     for merged in merged {
         entries.push(score_merge(merged, &scorer, &[Split::Validation, Split::Test], meter)?);
     }
-    let chosen = choose(&entries[first..]).ok_or(Error::WorkerDied)?;
+    let chosen = choose(&entries[first..]).ok_or(Error::Bug { what: "no merge of the demo was scored" })?;
     let form: &DemoMerge = &candidates[chosen];
     let name = entries[first + chosen].name.clone();
     for merged in merge_all(spec, &config, &spec.rolling(form), run)? {

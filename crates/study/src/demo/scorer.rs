@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
-use thalweg_checkpoint::open_checkpoint;
+use thalweg_checkpoint::ReadOptions;
 use thalweg_eval::context::Clock;
 use thalweg_eval::{
     EvalContext, EvalTokenizer, PreparedSuite, ReportSuite, ScoreCache, SelectionSuite, Subject, Suite, check_apart,
@@ -77,7 +77,7 @@ impl<'a> Scorer<'a> {
             meter,
             validation: prepare(validation.suite())?,
             test: prepare(test.suite())?,
-            pool: pool.map_err(|_| Error::WorkerDied)?,
+            pool: pool.map_err(Error::Threads)?,
         })
     }
 
@@ -88,15 +88,15 @@ impl<'a> Scorer<'a> {
 
     /// Scores a checkpoint on disk.
     pub(crate) fn score_checkpoint(&self, path: &Path, splits: &[Split]) -> Result<Scored, Error> {
-        let checkpoint = open_checkpoint(&self.run.storage, path)?;
+        let checkpoint = self.run.pool.open(path, &ReadOptions::default())?;
         let config = checkpoint.config().cloned().unwrap_or_default();
-        let subject = Subject::load(path, &config, &checkpoint, &self.test, &self.context(&HostClock(self.run.host)))?;
+        let subject = Subject::load(path, &config, &*checkpoint, &self.test, &self.context(&HostClock(self.run.host)))?;
         self.score(&subject, splits)
     }
 
     /// Scores a model in memory.
     pub(crate) fn score_model(&self, name: &str, model: Model, splits: &[Split]) -> Result<Scored, Error> {
-        self.score(&Subject::from_model(Path::new(name), model), splits)
+        self.score(&Subject::from_model(Path::new(name), model)?, splits)
     }
 
     fn context<'b>(&'b self, clock: &'b HostClock<'b>) -> EvalContext<'b> {
@@ -121,7 +121,7 @@ impl<'a> Scorer<'a> {
                 Split::Test => &self.test,
             };
             let scores = self.pool.install(|| score_suite(suite, subject, Some(&cache), &context))?;
-            let scores = scores.into_iter().next().ok_or(Error::WorkerDied)?;
+            let scores = scores.into_iter().next().ok_or(Error::Bug { what: "a suite of one task gave no score" })?;
             self.meter.finish_part(Meter::work_of_scoring(scores.n_tokens));
             scored.push(SplitScores { split, scores });
         }

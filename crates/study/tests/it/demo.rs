@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use thalweg_checkpoint::CheckpointPool;
 use thalweg_merge::context::{Limits, RunContext, Unwatched};
 use thalweg_storage::{LocalStorage, Storage};
 use thalweg_study::demo::{DemoSize, DemoSpec, DemoWatcher, run_demo};
@@ -31,8 +32,9 @@ fn demo(folder: &Path, n_threads: usize, stop_at: f64) -> Result<Report, Error> 
     let interrupt = AtomicBool::new(false);
     let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new());
     let limits = Limits { n_threads: NonZeroUsize::new(n_threads).unwrap(), memory_bytes: 1 << 30, simd: Simd::Auto };
-    let run =
-        RunContext { storage, host: &Unwatched, progress: &Unwatched, interrupt: &interrupt, limits, tool: "test" };
+    let pool = CheckpointPool::new(&storage);
+    let (host, progress, tool) = (&Unwatched, &Unwatched, "test");
+    let run = RunContext { storage, pool: &pool, host, progress, interrupt: &interrupt, limits, tool };
     let spec = DemoSpec { folder: folder.to_owned(), seed: 3, size: DemoSize::Tiny };
     run_demo(&spec, &Stop { at: stop_at, interrupt: &interrupt }, &run)
 }

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
+mod engine;
+#[cfg(test)]
 mod page;
 #[cfg(test)]
 mod recover;

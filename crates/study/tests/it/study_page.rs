@@ -36,7 +36,7 @@ fn the_answer_says_what_was_chosen_forecast_proposed_and_where_to_resume() {
     It reached 1.978: the forecast is off by +0.003, inside the 95 % interval.
     It is the first of 2 forecasts.
     The fitted model proposes wma of 8 checkpoints, 40 steps apart (95 % interval 6 to 14 checkpoints); it rests on 3 scored windows and the Gram matrix of 50 checkpoints.
-    The latest of 2 spikes begins at step 1250 (loss and gradient norm).
+    The run did not recover from the spike at step 1250 (loss and gradient norm).
     The start point is the average of steps 1160, 1200, 1240.
     The window was chosen on another suite than the one that reports.
     "#);
@@ -47,6 +47,7 @@ fn the_answer_holds_no_more_than_the_record() {
     let mut record = whole();
     record.forecasts.clear();
     (record.proposal, record.recovery) = (None, Vec::new());
+    record.spikes.retain(|spike| spike.end.is_some());
     // Only the suite that chose has scores.
     for trial in &mut record.trials {
         trial.scores.truncate(1);
@@ -67,6 +68,25 @@ fn the_answer_holds_no_more_than_the_record() {
     let mut record = empty();
     record.recovery = vec![1_200];
     insta::assert_snapshot!(answer_text(&record), @"Resume from step 1200. Step 1200 is the one checkpoint to resume from.");
+}
+
+#[test]
+fn spikes_that_healed_are_no_news() {
+    // The page of a run that came back by itself says what one without spikes says.
+    let mut quiet = whole();
+    (quiet.spikes, quiet.recovery) = (Vec::new(), Vec::new());
+    let mut healed = whole();
+    healed.recovery.clear();
+    healed.spikes.iter_mut().for_each(|spike| spike.end = Some(spike.onset + 40));
+    assert_eq!(answer_text(&healed), answer_text(&quiet));
+    assert_eq!(titles(&render_study(&healed)), titles(&render_study(&quiet)));
+    let page = render_study(&healed);
+    assert!(page.contains("2 spikes of the training loss that healed without help"));
+    healed.spikes.truncate(1);
+    assert!(render_study(&healed).contains("1 spike of the training loss that healed without help"));
+    // No checkpoint before it: there is nothing to resume from, and that must be said.
+    healed.spikes[0].end = None;
+    assert!(answer_text(&healed).contains("The run did not recover from the spike at step 430 (gradient norm)."));
 }
 
 #[test]

@@ -187,9 +187,8 @@ pub(crate) fn whole() -> StudyRecord {
         rests_on: "3 scored windows and the Gram matrix of 50 checkpoints".to_owned(),
     });
     record.forecasts = vec![forecast(200, Some(1.978)), forecast(400, None)];
-    let spike =
-        |onset, signal: &str| SpikeRow { onset, peak: onset + 2, end: Some(onset + 40), signal: signal.to_owned() };
-    record.spikes = vec![spike(430, "gradient norm"), spike(1_250, "loss and gradient norm")];
+    let spike = |onset, end, signal: &str| SpikeRow { onset, peak: onset + 2, end, signal: signal.to_owned() };
+    record.spikes = vec![spike(430, Some(470), "gradient norm"), spike(1_250, None, "loss and gradient norm")];
     record.recovery = vec![1_160, 1_200, 1_240];
     record.geometry = Some(geometry(50));
     record.cost = CostRow { bytes_read: 1_234_567_890, n_evaluations: 150, n_tokens: 9_200_000, seconds: 83.25 };

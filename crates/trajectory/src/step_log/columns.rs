@@ -1,16 +1,19 @@
-//! Which column is which, and how records become entries: the names trainers use, and what happens when a run went back.
+//! Which column is which: the names that trainers use, and the names that the user gives.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use super::{LogEntry, LogError, LogNote, MAX_LOG_RECORDS, StepLog};
-use crate::{Error, Step, Tokens};
+use crate::Error;
 
 /// Names kept for the error that lists them.
 const MAX_NAMES: usize = 50;
 /// Longer names are no column of ours, and would only fill memory.
 const MAX_NAME_BYTES: usize = 256;
+/// Names whose meaning is remembered. Names beyond this are looked up again each time: memory stays bounded.
+const MAX_KNOWN: usize = 4096;
+/// Names of one record whose order is remembered.
+const MAX_RECENT: usize = 64;
 
 /// What is read from a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,21 +31,69 @@ pub enum LogField {
 }
 
 impl LogField {
-    const ALL: [Self; 5] = [Self::Step, Self::Tokens, Self::Loss, Self::LearningRate, Self::GradNorm];
+    pub(super) const ALL: [Self; 5] = [Self::Step, Self::Tokens, Self::Loss, Self::LearningRate, Self::GradNorm];
 
-    /// Names as trainers write them, the first that occurs is taken: a state of Hugging Face's Trainer ends with the
-    /// mean `train_loss` of the whole run beside the `loss` of each step.
+    /// Names as trainers write them, simplified, the best first: the first that occurs is taken. A state of Hugging
+    /// Face's Trainer ends with the mean `train_loss` of the whole run beside the `loss` of each step, and litgpt
+    /// counts `tokens` of one device beside `total_tokens`.
     fn names(self) -> &'static [&'static str] {
         match self {
-            Self::Step => &["step", "global_step", "iteration", "_step"],
-            Self::Tokens => &["tokens", "num_tokens", "num_input_tokens_seen", "consumed_tokens"],
-            Self::Loss => &["loss", "train_loss", "lm_loss"],
-            Self::LearningRate => &["learning_rate", "lr"],
-            Self::GradNorm => &["grad_norm", "gradient_norm"],
+            Self::Step => &[
+                "completed_steps",
+                "step",
+                "global_step",
+                "iteration",
+                "_step",
+                "num_updates",
+                "time/batch",
+                "steps",
+                "iter",
+                "iter_num",
+            ],
+            Self::Tokens => &[
+                "total_tokens",
+                "tokens",
+                "num_tokens",
+                "num_input_tokens_seen",
+                "consumed_tokens",
+                "n_tokens_seen",
+                "tokens_seen",
+                "throughput/total_tokens",
+                "time/token",
+            ],
+            Self::Loss => &[
+                "loss",
+                "train_loss",
+                "lm_loss",
+                "loss_step",
+                "train_loss_step",
+                "loss/train",
+                "loss_train",
+                "loss/train/total",
+                "global_avg_loss",
+                "ce_loss",
+                "crossentropyloss",
+                "cross_entropy_loss",
+                "reduced_train_loss",
+                "training_loss",
+            ],
+            Self::LearningRate => {
+                &["learning_rate", "lr", "lr_(group_0)", "lr_group0", "learning_rate_group0", "lr_group_0"]
+            }
+            Self::GradNorm => &[
+                "grad_norm",
+                "gradient_norm",
+                "total_grad_norm",
+                "global_grad_norm",
+                "gnorm",
+                "norm",
+                "l2_norm/grad/global",
+                "grad_2/0_norm_total",
+            ],
         }
     }
 
-    fn index(self) -> usize {
+    pub(super) fn index(self) -> usize {
         self as usize
     }
 }
@@ -84,6 +135,11 @@ impl ColumnMap {
     pub fn set(&mut self, field: LogField, name: &str) {
         self.names.insert(field, name.to_owned());
     }
+
+    /// The fields that are named, with their names.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (LogField, &str)> {
+        self.names.iter().map(|(field, name)| (*field, name.as_str()))
+    }
 }
 
 impl FromStr for ColumnMap {
@@ -119,281 +175,223 @@ fn simplify(name: &str) -> String {
         .collect()
 }
 
-/// A number as it was written: whole ones stay exact.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum LogNumber {
-    Whole(u64),
-    Real(f64),
+/// A column that may be a field, and how good its name is: the column of the best name wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ColumnMatch {
+    pub(super) field: LogField,
+    /// Lower is better.
+    pub(super) rank: u8,
+    /// Which name it is, for `ColumnNames::name`.
+    pub(super) id: u16,
 }
 
-impl LogNumber {
-    /// Reads a number in decimal, NaN and infinities as Python and others write them.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let text = text.trim();
-        if let Ok(whole) = text.parse() {
-            return Some(Self::Whole(whole));
-        }
-        text.parse().ok().map(Self::Real)
-    }
+/// The rank of a name that the user gave, or of a step that the format itself has.
+pub(super) const GIVEN_RANK: u8 = 0;
+/// The rank of `lr-AdamW` and its like, which are named after the optimizer.
+const PATTERN_RANK: u8 = 200;
+/// The rank of a name that only ends in `loss`.
+pub(super) const ENDING_RANK: u8 = 250;
 
-    fn real(self) -> f64 {
-        match self {
-            Self::Whole(n) => n as f64,
-            Self::Real(x) => x,
-        }
-    }
+/// What stands before a name and says no more than that it is of training.
+const PREFIXES: [&str; 6] = ["train/", "trainer/", "training/", "optim/", "loss_metrics/", "metrics/train/"];
+/// Words that make a loss another one than that of training.
+const OTHER_LOSSES: [&str; 18] = [
+    "eval",
+    "val",
+    "valid",
+    "validation",
+    "test",
+    "dev",
+    "aux",
+    "auxiliary",
+    "balance",
+    "balancing",
+    "z",
+    "router",
+    "moe",
+    "kl",
+    "mtp",
+    "max",
+    "min",
+    "best",
+];
 
-    /// The number if it is whole: data frames write steps as `1000.0`.
-    fn whole(self) -> Option<u64> {
-        match self {
-            Self::Whole(n) => Some(n),
-            Self::Real(x) => {
-                let fits = (0.0..9.0e15).contains(&x) && x.fract() == 0.0;
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in range, just checked")]
-                fits.then_some(x as u64)
-            }
-        }
-    }
-}
-
-/// Which field a name may be, and how good a match it is (0 is best).
-#[derive(Debug, Clone, Copy)]
-struct Match {
-    field: LogField,
-    rank: u8,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Ranked<T> {
-    rank: u8,
-    value: T,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Record {
-    step: Option<Ranked<u64>>,
-    tokens: Option<Ranked<u64>>,
-    reals: [Option<Ranked<f64>>; 3],
-}
-
-/// Collects records of columns whose meaning is settled at the end, when all names are known.
+/// The names of a log's columns and what they mean.
 #[derive(Debug)]
-pub(super) struct LogBuilder<'a> {
+pub(super) struct ColumnNames<'a> {
     map: &'a ColumnMap,
-    seen: BTreeMap<String, Option<Match>>,
-    names: BTreeSet<String>,
-    best: [Option<(u8, String)>; 5],
-    records: Vec<Record>,
-    current: Record,
-    is_current_useful: bool,
-    n_without_step: usize,
-    n_large: usize,
-    notes: Vec<LogNote>,
+    known: BTreeMap<String, Option<ColumnMatch>>,
+    /// Names that are columns of ours, by id.
+    matched: Vec<String>,
+    /// For errors that list them.
+    listed: BTreeSet<String>,
+    /// The names of the last record in their order: the next one mostly has the same.
+    recent: Vec<(String, Option<ColumnMatch>)>,
+    cursor: usize,
 }
 
-impl<'a> LogBuilder<'a> {
+impl<'a> ColumnNames<'a> {
     pub(super) fn new(map: &'a ColumnMap) -> Self {
         Self {
             map,
-            seen: BTreeMap::new(),
-            names: BTreeSet::new(),
-            best: Default::default(),
-            records: Vec::new(),
-            current: Record::default(),
-            is_current_useful: false,
-            n_without_step: 0,
-            n_large: 0,
-            notes: Vec::new(),
+            known: BTreeMap::new(),
+            matched: Vec::new(),
+            listed: BTreeSet::new(),
+            recent: Vec::new(),
+            cursor: 0,
         }
     }
 
-    pub(super) fn note(&mut self, note: LogNote) {
-        self.notes.push(note);
+    pub(super) fn map(&self) -> &'a ColumnMap {
+        self.map
     }
 
-    pub(super) fn count_large_record(&mut self) {
-        self.n_large += 1;
+    /// The name of a match.
+    pub(super) fn name(&self, id: u16) -> &str {
+        self.matched.get(usize::from(id)).map_or("step", String::as_str)
     }
 
-    /// Whether a column of this name may be one of the fields.
-    pub(super) fn is_wanted(&mut self, name: &str) -> bool {
-        self.match_name(name).is_some()
+    /// The names that are there, sorted, at most 50.
+    pub(super) fn listed(&self) -> Vec<String> {
+        self.listed.iter().cloned().collect()
     }
 
-    /// Sets the step of the current record where the format itself has one.
-    pub(super) fn set_step(&mut self, step: u64) {
-        self.current.step = Some(Ranked { rank: 0, value: step });
-        if self.best[0].is_none() {
-            self.best[0] = Some((0, "step".to_owned()));
+    /// Starts with the first name of a record again.
+    pub(super) fn begin_record(&mut self) {
+        self.cursor = 0;
+    }
+
+    /// What a name means.
+    pub(super) fn find(&mut self, name: &str) -> Option<ColumnMatch> {
+        if let Some((_, found)) = self.recent.get(self.cursor).filter(|(recent, _)| recent == name) {
+            self.cursor += 1;
+            return *found;
         }
-    }
-
-    /// Adds a value of the current record.
-    pub(super) fn push(&mut self, name: &str, number: LogNumber) {
-        let Some(Match { field, rank }) = self.match_name(name) else { return };
-        let replaces = |old: Option<u8>| old.is_none_or(|old| rank <= old);
-        match field {
-            LogField::Step | LogField::Tokens => {
-                let slot = if field == LogField::Step { &mut self.current.step } else { &mut self.current.tokens };
-                let Some(value) = number.whole() else { return };
-                if replaces(slot.map(|old| old.rank)) {
-                    *slot = Some(Ranked { rank, value });
-                }
-            }
-            _ => {
-                let slot = &mut self.current.reals[field.index() - 2];
-                if replaces(slot.map(|old| old.rank)) {
-                    *slot = Some(Ranked { rank, value: number.real() });
-                }
-            }
-        }
-        self.is_current_useful |= field != LogField::Step;
-        let best = &mut self.best[field.index()];
-        if best.as_ref().is_none_or(|(old, _)| rank < *old) {
-            *best = Some((rank, name.to_owned()));
-        }
-    }
-
-    /// The step of the current record.
-    pub(super) fn current_step(&self) -> Option<u64> {
-        self.current.step.map(|step| step.value)
-    }
-
-    /// Ends the current record.
-    pub(super) fn end_record(&mut self) -> Result<(), LogError> {
-        let record = std::mem::take(&mut self.current);
-        if std::mem::take(&mut self.is_current_useful) {
-            if self.records.len() == MAX_LOG_RECORDS {
-                return Err(LogError::TooManyRecords { limit: MAX_LOG_RECORDS });
-            }
-            self.records.push(record);
-        }
-        Ok(())
-    }
-
-    /// Forgets the current record: it turned out to be cut off.
-    pub(super) fn drop_record(&mut self) {
-        self.current = Record::default();
-        self.is_current_useful = false;
-    }
-
-    fn match_name(&mut self, name: &str) -> Option<Match> {
         if name.len() > MAX_NAME_BYTES {
             return None;
         }
-        if let Some(known) = self.seen.get(name) {
-            return *known;
-        }
         let found = self.look_up(name);
-        if self.names.len() < MAX_NAMES {
-            self.names.insert(name.to_owned());
-        }
-        // Names beyond this are looked up again each time: memory stays bounded.
-        if self.seen.len() < 4096 {
-            self.seen.insert(name.to_owned(), found);
+        if self.cursor < MAX_RECENT {
+            self.recent.truncate(self.cursor);
+            self.recent.push((name.to_owned(), found));
+            self.cursor += 1;
         }
         found
     }
 
-    fn look_up(&self, name: &str) -> Option<Match> {
-        if let Some((field, _)) = self.map.names.iter().find(|(_, given)| *given == name) {
-            return Some(Match { field: *field, rank: 0 });
+    fn look_up(&mut self, name: &str) -> Option<ColumnMatch> {
+        if let Some(known) = self.known.get(name) {
+            return *known;
         }
-        let simple = simplify(name);
-        let bare = simple.strip_prefix("train/").or_else(|| simple.strip_prefix("trainer/"));
-        for field in LogField::ALL {
-            if self.map.names.contains_key(&field) {
-                continue;
-            }
-            let position = |wanted: &str| field.names().iter().position(|known| *known == wanted);
-            let plain = position(&simple).map(|idx| 2 * idx);
-            let prefixed = bare.and_then(position).map(|idx| 2 * idx + 1);
-            if let Some(rank) = plain.or(prefixed).and_then(|rank| u8::try_from(rank).ok()) {
-                return Some(Match { field, rank });
-            }
+        if self.listed.len() < MAX_NAMES {
+            self.listed.insert(name.to_owned());
         }
-        None
+        if self.known.len() >= MAX_KNOWN {
+            return None;
+        }
+        let found = self.classify(name).and_then(|(field, rank)| {
+            let id = u16::try_from(self.matched.len()).ok()?;
+            self.matched.push(name.to_owned());
+            Some(ColumnMatch { field, rank, id })
+        });
+        self.known.insert(name.to_owned(), found);
+        found
     }
 
-    /// Settles the columns and makes the entries.
-    pub(super) fn finish(mut self) -> Result<StepLog, LogError> {
-        let found = || self.names.iter().cloned().collect::<Vec<_>>();
-        for (field, name) in &self.map.names {
-            if self.best[field.index()].is_none() {
-                return Err(LogError::NoSuchColumn { field: *field, name: name.clone(), found: found() });
+    fn classify(&self, name: &str) -> Option<(LogField, u8)> {
+        if let Some((field, _)) = self.map.iter().find(|(_, given)| *given == name) {
+            return Some((field, GIVEN_RANK));
+        }
+        let is_free = |field: &LogField| self.map.get(*field).is_none();
+        let whole = simplify(name);
+        // Exports of Weights & Biases have `RUN - train/loss`.
+        let behind_run = name.rsplit_once(" - ").map(|(_, name)| simplify(name));
+        let spellings = [Some(&whole), behind_run.as_ref()];
+        for (n, spelling) in spellings.into_iter().flatten().enumerate() {
+            let bare = PREFIXES.iter().find_map(|prefix| spelling.strip_prefix(prefix));
+            for field in LogField::ALL.into_iter().filter(is_free) {
+                let position = |wanted: &str| field.names().iter().position(|known| *known == wanted);
+                let plain = position(spelling).map(|idx| 4 * idx + 2 * n);
+                let prefixed = bare.and_then(position).map(|idx| 4 * idx + 2 * n + 1);
+                // Rank 0 is for what is given.
+                if let Some(rank) = plain.or(prefixed).and_then(|rank| u8::try_from(rank + 1).ok()) {
+                    return Some((field, rank));
+                }
             }
         }
-        for field in [LogField::Step, LogField::Loss] {
-            if self.best[field.index()].is_none() {
-                return Err(LogError::NoColumn { field, found: found() });
-            }
-        }
-        let ranks = self.best.each_ref().map(|best| best.as_ref().map(|(rank, _)| *rank));
-        let mut merger = EntryMerger::default();
-        for record in std::mem::take(&mut self.records) {
-            match pick(record.step, ranks[0]) {
-                Some(step) => merger.push(LogEntry {
-                    step: Step(step),
-                    tokens: pick(record.tokens, ranks[1]).map(Tokens),
-                    loss: pick(record.reals[0], ranks[2]),
-                    learning_rate: pick(record.reals[1], ranks[3]),
-                    grad_norm: pick(record.reals[2], ranks[4]),
-                }),
-                None => self.n_without_step += 1,
-            }
-        }
-        let mut notes = self.notes;
-        notes.extend(merger.rewound);
-        if self.n_without_step > 0 {
-            notes.push(LogNote::NoStep { n_records: self.n_without_step });
-        }
-        if self.n_large > 0 {
-            notes.push(LogNote::LargeRecords { n_records: self.n_large });
-        }
-        let named = LogField::ALL.into_iter().zip(self.best);
-        let columns = named.filter_map(|(field, best)| Some((field, best?.1))).collect();
-        Ok(StepLog { entries: merger.entries.into_values().collect(), columns, notes })
-    }
-}
-
-fn pick<T>(value: Option<Ranked<T>>, rank: Option<u8>) -> Option<T> {
-    value.filter(|value| Some(value.rank) == rank).map(|value| value.value)
-}
-
-/// Merges records of one step, and forgets what a run that went back has overwritten.
-#[derive(Debug, Default)]
-struct EntryMerger {
-    entries: BTreeMap<Step, LogEntry>,
-    rewound: Vec<LogNote>,
-}
-
-impl EntryMerger {
-    fn push(&mut self, new: LogEntry) {
-        let newest = self.entries.last_key_value().map(|(step, _)| *step);
-        let Some(old) = self.entries.get_mut(&new.step) else {
-            if new != (LogEntry { step: new.step, tokens: None, loss: None, learning_rate: None, grad_norm: None }) {
-                self.entries.insert(new.step, new);
-            }
-            return;
+        let simple = behind_run.as_ref().unwrap_or(&whole);
+        let pattern = match () {
+            () if is_rate_of_optimizer(simple) => (LogField::LearningRate, PATTERN_RANK),
+            () if ends_in_loss(simple) => (LogField::Loss, ENDING_RANK),
+            () => return None,
         };
-        // A second loss at a step that lies behind: the run was resumed from before it. What the broken-off attempt
-        // logged later is not part of the run any more. A lone line out of order has a step of its own, or no loss.
-        if let Some(newest) = newest
-            && newest > new.step
-            && new.loss.is_some()
-            && old.loss.is_some()
-        {
-            let _abandoned = self.entries.split_off(&new.step);
-            self.entries.insert(new.step, new);
-            // A log that jumps back all the time would fill memory with notes.
-            if self.rewound.len() < 100 {
-                self.rewound.push(LogNote::Rewound { from: newest, to: new.step });
-            }
-            return;
+        Some(pattern).filter(|(field, _)| is_free(field))
+    }
+}
+
+/// `lr-AdamW`, `lr-AdamW/pg1`: Lightning names rates after their optimizer.
+fn is_rate_of_optimizer(simple: &str) -> bool {
+    simple.starts_with("lr_") && !simple.ends_with("momentum") && !simple.contains("weight_decay")
+}
+
+fn ends_in_loss(simple: &str) -> bool {
+    let mut words = simple.split(['_', '/', '(', ')']);
+    simple.ends_with("loss") && !words.any(|word| OTHER_LOSSES.contains(&word))
+}
+
+/// Whether a column counts micro-batches in litgpt's and Lightning's logs.
+pub(super) fn is_iteration_name(name: &str) -> bool {
+    matches!(name, "iter" | "iter_num")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field_of(name: &str) -> Option<LogField> {
+        ColumnNames::new(&ColumnMap::default()).find(name).map(|found| found.field)
+    }
+
+    #[test]
+    fn names_of_trainers_are_known() {
+        let names = [
+            ("train_loss_step", LogField::Loss),
+            ("loss_metrics/global_avg_loss", LogField::Loss),
+            ("train/CE loss", LogField::Loss),
+            ("train/CrossEntropyLoss", LogField::Loss),
+            ("reduced_train_loss", LogField::Loss),
+            ("loss/train", LogField::Loss),
+            ("pretrain-7b - train/loss", LogField::Loss),
+            ("run - custom_loss", LogField::Loss),
+            ("lr-AdamW", LogField::LearningRate),
+            ("lr-AdamW/pg1", LogField::LearningRate),
+            ("optim/LR (group 0)", LogField::LearningRate),
+            ("optim/total grad norm", LogField::GradNorm),
+            ("grad-norm", LogField::GradNorm),
+            ("completed_steps", LogField::Step),
+            ("trainer/global_step", LogField::Step),
+            ("Step", LogField::Step),
+            ("throughput/total tokens", LogField::Tokens),
+        ];
+        for (name, field) in names {
+            assert_eq!(field_of(name), Some(field), "{name}");
         }
-        old.tokens = new.tokens.or(old.tokens);
-        old.loss = new.loss.or(old.loss);
-        old.learning_rate = new.learning_rate.or(old.learning_rate);
-        old.grad_norm = new.grad_norm.or(old.grad_norm);
+        let others = [
+            "eval/loss",
+            "val_loss",
+            "run - eval/loss",
+            "train/loss__MIN",
+            "lm loss vs samples",
+            "loss_scale",
+            "load_balancing_loss",
+            "train/z_loss",
+            "lr-AdamW-momentum",
+            "train_loss_epoch",
+            "Train/Samples/train_loss_vs",
+            "step_time",
+        ];
+        for name in others {
+            assert_eq!(field_of(name), None, "{name}");
+        }
     }
 }

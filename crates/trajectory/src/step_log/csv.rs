@@ -2,19 +2,28 @@
 
 use std::borrow::Cow;
 
-use super::columns::{ColumnMap, LogBuilder, LogNumber};
-use super::{LogError, LogNote, StepLog};
+use super::builder::LogBuilder;
+use super::columns::{ColumnMap, ColumnMatch, LogField};
+use super::lines::{Line, LineFormat, read_text};
+use super::number::LogNumber;
+use super::{LogError, StepLog};
 
 /// More columns than this are no log.
 const MAX_COLUMNS: usize = 65_536;
+/// A row over more lines or bytes than this has a quote that is not closed.
+const MAX_ROW_LINES: usize = 64;
+const MAX_ROW_BYTES: usize = 1 << 16;
 /// What people and libraries write for a value that is not there.
 const ABSENT: [&str; 7] = ["", "NA", "N/A", "n/a", "null", "None", "-"];
 
 /// Reads CSV: the first line names the columns; every line has as many fields; an empty field is no value.
 ///
+/// A header in the middle, as a resumed run writes it, names the columns from there on. Lines with more or fewer fields,
+/// or with text in a column of numbers, are passed over and counted.
+///
 /// # Errors
-/// `Line` for a line with more or fewer fields or an open quote; `Cell` for text in a column of numbers; `NoColumn`,
-/// `NoSuchColumn`, `TooManyRecords`.
+/// `Line` or `Cell` for the first damaged line where more lines are damaged than not; `NoColumn`, `NoSuchColumn`,
+/// `Ambiguous`, `MicroBatches`, `TooManyRecords`.
 ///
 /// # Example
 /// ```
@@ -25,47 +34,216 @@ const ABSENT: [&str; 7] = ["", "NA", "N/A", "n/a", "null", "None", "-"];
 /// # Ok::<(), thalweg_trajectory::LogError>(())
 /// ```
 pub fn parse_csv(bytes: &[u8], columns: &ColumnMap) -> Result<StepLog, LogError> {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut builder = LogBuilder::new(columns);
-    let mut rows = Rows { rest: bytes, line: 1, separator: sniff_separator(bytes) };
-    let Some(header) = rows.next_row() else { return builder.finish() };
-    let header = header?;
-    let names: Vec<Cow<'_, str>> = header.fields.iter().map(|field| field_text(field)).collect();
-    let wanted: Vec<bool> = names.iter().map(|name| builder.is_wanted(name.trim())).collect();
-    while let Some(row) = rows.next_row() {
-        let row = match row {
-            Ok(row) if row.fields.len() == names.len() => row,
-            Ok(row) if matches!(&row.fields[..], [only] if only.trim_ascii().is_empty()) => continue,
-            Ok(row) if row.is_cut_off => {
-                builder.note(LogNote::TornEnd { at: format!("line {}", row.line) });
-                break;
-            }
-            Ok(row) => {
-                let message = format!("it has {} fields, the header has {}", row.fields.len(), names.len());
-                return Err(LogError::Line { line: row.line, message });
-            }
-            Err(error) => return Err(error),
-        };
-        for ((field, name), _) in row.fields.iter().zip(&names).zip(&wanted).filter(|(_, wanted)| **wanted) {
-            let text = field_text(field);
-            let text = text.trim();
-            if ABSENT.contains(&text) {
-                continue;
-            }
-            let Some(number) = LogNumber::parse(text) else {
-                let text = text.chars().take(40).collect();
-                return Err(LogError::Cell { line: row.line, column: name.trim().to_owned(), text });
-            };
-            builder.push(name.trim(), number);
-        }
-        builder.end_record()?;
-    }
+    read_text(bytes, &mut Csv::default(), &mut builder)?;
     builder.finish()
 }
 
+/// Whether a line names columns: one of them is known or given, or numbers in as many fields stand below.
+pub(super) fn is_header(line: &[u8], next: Option<&[u8]>, builder: &mut LogBuilder<'_>) -> bool {
+    let separator = sniff_separator(line);
+    let names = header_names(line, separator);
+    let is_number = |name: &String| LogNumber::parse(name).is_some();
+    if names.iter().any(is_number) {
+        return false;
+    }
+    let below = || next.map(|next| header_names(next, separator)).unwrap_or_default();
+    names.iter().any(|name| builder.find_column(name).is_some())
+        || (names.len() > 1 && below().len() == names.len() && below().iter().any(is_number))
+}
+
+/// CSV, its columns and a row that is not yet whole.
+#[derive(Debug, Default)]
+pub(super) struct Csv {
+    columns: Option<Columns>,
+    /// Lines of a row in which a quote is open.
+    waiting: Vec<u8>,
+    /// Where the waiting row begins, and how many lines it has.
+    waiting_from: usize,
+    n_waiting: usize,
+}
+
+#[derive(Debug)]
+struct Columns {
+    separator: u8,
+    header: Vec<u8>,
+    names: Vec<String>,
+    wanted: Vec<Option<ColumnMatch>>,
+}
+
+impl LineFormat for Csv {
+    fn read_line(&mut self, line: Line<'_>, builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
+        if self.n_waiting == 0 {
+            if !has_open_quote(line.text) {
+                return self.read_row(line, builder);
+            }
+            self.waiting_from = line.number;
+        } else {
+            self.waiting.push(b'\n');
+        }
+        self.waiting.extend_from_slice(line.text);
+        self.n_waiting += 1;
+        if !has_open_quote(&self.waiting) {
+            self.n_waiting = 0;
+            let row = std::mem::take(&mut self.waiting);
+            return self.read_row(Line { text: &row, number: self.waiting_from, ..line }, builder);
+        }
+        if self.n_waiting >= MAX_ROW_LINES || self.waiting.len() > MAX_ROW_BYTES {
+            return self.give_up_row(line.is_ended, builder);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
+        if self.n_waiting == 1 {
+            self.n_waiting = 0;
+            builder.count_damage(
+                &format!("line {}", self.waiting_from),
+                LogError::Line { line: self.waiting_from, message: "a quote is opened and not closed".to_owned() },
+            );
+            return Ok(());
+        }
+        while self.n_waiting > 0 {
+            self.give_up_row(true, builder)?;
+        }
+        Ok(())
+    }
+}
+
+impl Csv {
+    /// The first line of the waiting row is damaged; the others are read anew.
+    fn give_up_row(&mut self, is_ended: bool, builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let (first, n_lines) = (self.waiting_from, self.n_waiting);
+        self.n_waiting = 0;
+        let error = LogError::Line { line: first, message: "a quote is opened and not closed".to_owned() };
+        builder.count_damage(&format!("line {first}"), error);
+        for (n, text) in waiting.split(|byte| *byte == b'\n').enumerate().skip(1) {
+            let is_ended = is_ended || n + 1 < n_lines;
+            let line = Line { text, number: first + n, is_ended, had_nul: false };
+            // What is quoted in these lines is read line by line: a row over several of them is lost with the first.
+            if has_open_quote(text) {
+                builder.count_damage(&line.place(), line.error("a quote is opened and not closed"));
+            } else {
+                self.read_row(line, builder)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_row(&mut self, line: Line<'_>, builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
+        if line.text.trim_ascii().is_empty() {
+            if line.had_nul {
+                builder.count_damage(&line.place(), line.error("it is filled with NUL"));
+            }
+            return Ok(());
+        }
+        let Some(columns) = &self.columns else {
+            self.columns = Some(Columns::read(line, builder)?);
+            return Ok(());
+        };
+        if line.text == columns.header {
+            builder.count_header();
+            return Ok(());
+        }
+        match columns.read_row(line.text, builder) {
+            Ok(()) => return builder.end_record(),
+            Err(_) if columns.is_other_header(line.text, builder) => {
+                builder.drop_record();
+                builder.count_header();
+                self.columns = Some(Columns::read(line, builder)?);
+            }
+            Err(RowError::Fields(_)) if !line.is_ended => {
+                builder.drop_record();
+                builder.note_torn_end(&line.place());
+            }
+            Err(RowError::Fields(message)) => builder.count_damage(&line.place(), line.error(message)),
+            Err(RowError::Cell { column, text }) => {
+                builder.count_damage(&line.place(), LogError::Cell { line: line.number, column, text });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with a row.
+#[derive(Debug)]
+enum RowError {
+    Fields(String),
+    Cell { column: String, text: String },
+}
+
+impl Columns {
+    fn read(line: Line<'_>, builder: &mut LogBuilder<'_>) -> Result<Self, LogError> {
+        let separator = sniff_separator(line.text);
+        let names = header_names(line.text, separator);
+        if names.len() > MAX_COLUMNS {
+            return Err(line.error(format!("it has more than {MAX_COLUMNS} fields")));
+        }
+        let wanted = names.iter().map(|name| builder.find_column(name)).collect();
+        builder.drop_record();
+        Ok(Self { separator, header: line.text.to_vec(), names, wanted })
+    }
+
+    fn read_row(&self, row: &[u8], builder: &mut LogBuilder<'_>) -> Result<(), RowError> {
+        let fields = Fields { rest: Some(row), separator: self.separator };
+        let mut n_fields = 0;
+        for field in fields {
+            let field = field.map_err(|message| RowError::Fields(message.to_owned()))?;
+            if let Some(column) = self.wanted.get(n_fields).copied().flatten() {
+                self.read_field(&field, column, n_fields, builder)?;
+            }
+            n_fields += 1;
+        }
+        if n_fields == self.names.len() {
+            return Ok(());
+        }
+        Err(RowError::Fields(format!("it has {n_fields} fields, the header has {}", self.names.len())))
+    }
+
+    fn read_field(
+        &self,
+        field: &[u8],
+        column: ColumnMatch,
+        idx: usize,
+        builder: &mut LogBuilder<'_>,
+    ) -> Result<(), RowError> {
+        let text = String::from_utf8_lossy(field);
+        let text = text.trim();
+        if ABSENT.contains(&text) {
+            return Ok(());
+        }
+        if let Some(number) = LogNumber::parse(text) {
+            builder.push_value(column, number);
+            return Ok(());
+        }
+        let text = text.chars().take(40).collect();
+        Err(RowError::Cell { column: self.names.get(idx).cloned().unwrap_or_default(), text })
+    }
+
+    /// Whether a row that cannot be read names columns, among them a step: a run that was resumed wrote other columns.
+    fn is_other_header(&self, row: &[u8], builder: &mut LogBuilder<'_>) -> bool {
+        let names = header_names(row, self.separator);
+        let is_name = |name: &String| name.chars().any(char::is_alphabetic) && LogNumber::parse(name).is_none();
+        names.len() > 1
+            && names.iter().all(is_name)
+            && names.iter().any(|name| builder.find_column(name).is_some_and(|found| found.field == LogField::Step))
+    }
+}
+
+fn header_names(line: &[u8], separator: u8) -> Vec<String> {
+    let fields = Fields { rest: Some(line), separator };
+    let text = |field: Cow<'_, [u8]>| String::from_utf8_lossy(&field).trim().to_owned();
+    fields.map(|field| field.map(text).unwrap_or_default()).take(MAX_COLUMNS + 1).collect()
+}
+
+/// Whether an odd number of quotes stands in a text: two quotes within a field stand for one.
+fn has_open_quote(text: &[u8]) -> bool {
+    memchr::memchr_iter(b'"', text).count() % 2 == 1
+}
+
 /// The separator that stands most often in the header, outside quotes.
-fn sniff_separator(bytes: &[u8]) -> u8 {
-    let header = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+fn sniff_separator(header: &[u8]) -> u8 {
     let count = |separator: u8| {
         let mut is_quoted = false;
         let mut n = 0usize;
@@ -79,84 +257,48 @@ fn sniff_separator(bytes: &[u8]) -> u8 {
     [b'\t', b';', b','].into_iter().max_by_key(|separator| count(*separator)).unwrap_or(b',')
 }
 
+/// The fields of a row.
 #[derive(Debug)]
-struct Row<'a> {
-    /// Line on which it begins, from 1.
-    line: usize,
-    fields: Vec<Cow<'a, [u8]>>,
-    /// Whether the file ends without a line break behind it.
-    is_cut_off: bool,
-}
-
-#[derive(Debug)]
-struct Rows<'a> {
-    rest: &'a [u8],
-    line: usize,
+struct Fields<'a> {
+    rest: Option<&'a [u8]>,
     separator: u8,
 }
 
-impl<'a> Rows<'a> {
-    fn next_row(&mut self) -> Option<Result<Row<'a>, LogError>> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        let line = self.line;
-        let mut fields = Vec::new();
-        loop {
-            if fields.len() == MAX_COLUMNS {
-                return Some(Err(LogError::Line { line, message: format!("it has more than {MAX_COLUMNS} fields") }));
-            }
-            match self.next_field() {
-                Ok(field) => fields.push(field),
-                Err(message) => return Some(Err(LogError::Line { line, message: message.to_owned() })),
-            }
-            match self.rest.split_first() {
-                Some((byte, tail)) if *byte == self.separator => self.rest = tail,
-                Some((_, tail)) => {
-                    // `next_field` stops at a separator or a line break.
-                    self.rest = tail;
-                    self.line += 1;
-                    return Some(Ok(Row { line, fields, is_cut_off: false }));
-                }
-                None => return Some(Ok(Row { line, fields, is_cut_off: true })),
-            }
-        }
-    }
+impl<'a> Iterator for Fields<'a> {
+    type Item = Result<Cow<'a, [u8]>, &'static str>;
 
-    fn next_field(&mut self) -> Result<Cow<'a, [u8]>, &'static str> {
-        if let Some(quoted) = self.rest.strip_prefix(b"\"") {
-            return self.next_quoted(quoted);
+    fn next(&mut self) -> Option<Self::Item> {
+        let rest = self.rest?;
+        if let Some(quoted) = rest.strip_prefix(b"\"") {
+            return Some(self.next_quoted(quoted));
         }
-        let separator = self.separator;
-        let end = self.rest.iter().position(|byte| *byte == separator || *byte == b'\n').unwrap_or(self.rest.len());
-        let (field, rest) = self.rest.split_at(end);
-        self.rest = rest;
-        Ok(Cow::Borrowed(field.strip_suffix(b"\r").unwrap_or(field)))
-    }
-
-    fn next_quoted(&mut self, mut rest: &'a [u8]) -> Result<Cow<'a, [u8]>, &'static str> {
-        let mut field = Vec::new();
-        loop {
-            let Some(end) = rest.iter().position(|byte| *byte == b'"') else {
-                return Err("a quote is opened and not closed");
-            };
-            let (part, tail) = rest.split_at(end);
-            self.line += part.iter().filter(|byte| **byte == b'\n').count();
-            field.extend_from_slice(part);
-            let tail = tail.get(1..).unwrap_or_default();
-            // Two quotes stand for one.
-            let Some(more) = tail.strip_prefix(b"\"") else {
-                self.rest = tail.strip_prefix(b"\r").unwrap_or(tail);
-                let is_end =
-                    matches!(self.rest.first(), None | Some(b'\n')) || self.rest.first() == Some(&self.separator);
-                return if is_end { Ok(Cow::Owned(field)) } else { Err("text follows a closed quote") };
-            };
-            field.push(b'"');
-            rest = more;
-        }
+        let end = memchr::memchr(self.separator, rest);
+        self.rest = end.and_then(|end| rest.get(end + 1..));
+        Some(Ok(Cow::Borrowed(rest.get(..end.unwrap_or(rest.len())).unwrap_or_default())))
     }
 }
 
-fn field_text<'a>(field: &'a [u8]) -> Cow<'a, str> {
-    String::from_utf8_lossy(field)
+impl<'a> Fields<'a> {
+    fn next_quoted(&mut self, mut rest: &'a [u8]) -> Result<Cow<'a, [u8]>, &'static str> {
+        let mut field = Vec::new();
+        self.rest = None;
+        loop {
+            let end = memchr::memchr(b'"', rest).ok_or("a quote is opened and not closed")?;
+            let (part, tail) = rest.split_at(end);
+            field.extend_from_slice(part);
+            let tail = tail.get(1..).unwrap_or_default();
+            // Two quotes stand for one.
+            if let Some(more) = tail.strip_prefix(b"\"") {
+                field.push(b'"');
+                rest = more;
+                continue;
+            }
+            self.rest = match tail.split_first() {
+                None => None,
+                Some((byte, more)) if *byte == self.separator => Some(more),
+                Some(_) => return Err("text follows a closed quote"),
+            };
+            return Ok(Cow::Owned(field));
+        }
+    }
 }

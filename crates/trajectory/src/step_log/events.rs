@@ -4,60 +4,149 @@
 //! endian (TensorFlow, `core/lib/io/record_writer.cc`). Field numbers are those of `event.proto`, `summary.proto` and
 //! `tensor.proto`.
 
-use super::columns::{ColumnMap, LogBuilder, LogNumber};
-use super::{LogError, LogNote, StepLog};
+use std::borrow::Cow;
+
+use super::builder::LogBuilder;
+use super::columns::ColumnMap;
+use super::number::LogNumber;
+use super::{LogError, StepLog};
 
 /// Scalars are small; what is larger holds images, graphs or histograms and is passed over unread.
 const MAX_RECORD_BYTES: u64 = 1 << 20;
 const HEAD_BYTES: usize = 12;
 const TAIL_BYTES: usize = 4;
 
+/// Words in the name of a folder that make what lies in it another thing than training.
+const EVALUATIONS: [&str; 7] = ["eval", "evaluation", "val", "valid", "validation", "test", "dev"];
+
+/// The folder of an event file below the one that was asked for, and what it says of the tags in the file.
+///
+/// `add_scalars` writes each series into a folder of its own, all with the same tag: torch's has the name
+/// `loss_train`, tensorboardX's is `loss/train`. The series has the folder's name then, and not the tag.
+#[derive(Debug, Default)]
+pub(super) struct SeriesFolder {
+    /// Names of folders, outermost first.
+    pub(super) names: Vec<String>,
+}
+
+impl SeriesFolder {
+    fn name_series<'a>(&self, tag: &'a str) -> Cow<'a, str> {
+        let Some((own, above)) = self.names.split_last() else { return Cow::Borrowed(tag) };
+        let flat = tag.replace('/', "_");
+        if own.strip_prefix(&flat).is_some_and(|rest| rest.len() > 1 && rest.starts_with('_')) {
+            return Cow::Owned(own.clone());
+        }
+        let depth = tag.split('/').count();
+        let outer = above.get(above.len().saturating_sub(depth)..).unwrap_or_default();
+        if outer.iter().map(String::as_str).eq(tag.split('/')) {
+            return Cow::Owned(format!("{tag}/{own}"));
+        }
+        let is_evaluation = |name: &&String| EVALUATIONS.contains(&&*name.to_ascii_lowercase());
+        match self.names.iter().find(is_evaluation) {
+            Some(name) => Cow::Owned(format!("{name}/{tag}")),
+            None => Cow::Borrowed(tag),
+        }
+    }
+}
+
 /// Reads the scalars of an event file, written by any TensorBoard writer.
 ///
+/// Damaged records are passed over and counted; a torn last one is noted.
+///
 /// # Errors
-/// `Record` where a checksum is wrong or a message breaks the rules, unless it is the last record, which is noted as
-/// torn; `NoColumn`, `NoSuchColumn`, `TooManyRecords`.
+/// `Record` for the first damage where more records are damaged than not; `NoColumn`, `NoSuchColumn`, `Ambiguous`,
+/// `TooManyRecords`.
 pub fn parse_event_file(bytes: &[u8], columns: &ColumnMap) -> Result<StepLog, LogError> {
     let mut builder = LogBuilder::new(columns);
-    read_events(bytes, &mut builder)?;
+    read_events(bytes, &SeriesFolder::default(), &mut builder)?;
     builder.finish()
 }
 
-/// Adds the scalars of one file to a log that may go on in another.
-pub(super) fn read_events(bytes: &[u8], builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let at_byte = bytes.len().abs_diff(rest.len()) as u64;
-        let refuse = |message| LogError::Record { at_byte, message };
-        let torn = LogNote::TornEnd { at: format!("byte {at_byte}") };
-        let Some((length, head)) = split_head(rest) else {
-            builder.note(torn);
-            return Ok(());
-        };
-        let Some(length) = length else {
-            return Err(refuse("the checksum of the length is wrong, so this is no event file or it is damaged"));
-        };
-        let needed = usize::try_from(length).ok().and_then(|length| length.checked_add(TAIL_BYTES));
-        let Some((body, next)) = needed.and_then(|needed| head.split_at_checked(needed)) else {
-            builder.note(torn);
-            return Ok(());
-        };
-        rest = next;
-        if length > MAX_RECORD_BYTES {
-            builder.count_large_record();
-            continue;
-        }
-        let (data, checksum) = body.split_at(body.len().saturating_sub(TAIL_BYTES));
-        if read_u32(checksum) != Some(mask_checksum(crc32c::crc32c(data))) {
-            if rest.is_empty() {
-                builder.note(torn);
+/// Adds the scalars of one file.
+pub(super) fn read_events(bytes: &[u8], folder: &SeriesFolder, builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
+    let mut at = 0;
+    // What may be spent on looking for whole records behind damaged ones: made-up lengths must not make it quadratic.
+    let mut budget = bytes.len().saturating_mul(2).saturating_add(1 << 20);
+    while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+        let place = format_args!("byte {at}").to_string();
+        let refuse = |message| LogError::Record { at_byte: at as u64, message };
+        match cut_record(rest) {
+            Cut::Torn => {
+                builder.note_torn_end(&place);
                 return Ok(());
             }
-            return Err(refuse("the checksum of the data is wrong"));
+            Cut::Large { len_bytes } => {
+                builder.count_large_record();
+                at += len_bytes;
+            }
+            Cut::Whole { data, len_bytes } => {
+                if let Err(message) = read_event(data, folder, builder)? {
+                    builder.count_damage(&place, refuse(message));
+                }
+                at += len_bytes;
+            }
+            Cut::Damaged { message } => {
+                let Some(next) = find_record(rest, &mut budget) else {
+                    // Whatever follows holds no whole record: a torn end, or no event file at all.
+                    builder.count_damage(&place, refuse(message));
+                    return Ok(());
+                };
+                builder.count_damage(&place, refuse(message));
+                at += next;
+            }
         }
-        read_event(data, builder)?.map_err(refuse)?;
     }
     Ok(())
+}
+
+/// What stands at the beginning of some bytes.
+#[derive(Debug)]
+enum Cut<'a> {
+    /// The bytes end before the record does.
+    Torn,
+    /// Images, graphs or histograms.
+    Large {
+        len_bytes: usize,
+    },
+    Whole {
+        data: &'a [u8],
+        len_bytes: usize,
+    },
+    Damaged {
+        message: &'static str,
+    },
+}
+
+fn cut_record(bytes: &[u8]) -> Cut<'_> {
+    let Some((length, rest)) = split_head(bytes) else { return Cut::Torn };
+    let Some(length) = length else {
+        let message = "the checksum of the length is wrong, so this is no event file or it is damaged";
+        return Cut::Damaged { message };
+    };
+    let needed = usize::try_from(length).ok().and_then(|length| length.checked_add(TAIL_BYTES));
+    let Some((body, next)) = needed.and_then(|needed| rest.split_at_checked(needed)) else { return Cut::Torn };
+    let len_bytes = bytes.len() - next.len();
+    if length > MAX_RECORD_BYTES {
+        return Cut::Large { len_bytes };
+    }
+    let (data, checksum) = body.split_at(body.len().saturating_sub(TAIL_BYTES));
+    if read_u32(checksum) == Some(mask_checksum(crc32c::crc32c(data))) {
+        return Cut::Whole { data, len_bytes };
+    }
+    if next.is_empty() { Cut::Torn } else { Cut::Damaged { message: "the checksum of the data is wrong" } }
+}
+
+/// The distance to the next whole record behind a damaged one.
+fn find_record(bytes: &[u8], budget: &mut usize) -> Option<usize> {
+    for at in 1..bytes.len() {
+        let rest = bytes.get(at..)?;
+        let Some((Some(length), _)) = split_head(rest) else { continue };
+        *budget = budget.checked_sub(usize::try_from(length.min(MAX_RECORD_BYTES)).ok()?)?;
+        if matches!(cut_record(rest), Cut::Whole { .. }) {
+            return Some(at);
+        }
+    }
+    None
 }
 
 /// The length of the next record (`None` if its checksum is wrong) and what follows; `None` if the file ends before.
@@ -79,7 +168,11 @@ fn read_u32(bytes: &[u8]) -> Option<u32> {
 }
 
 /// One `Event`: `step` is field 2, `summary` field 5. The outer error is the builder's, the inner one the message's.
-fn read_event(data: &[u8], builder: &mut LogBuilder<'_>) -> Result<Result<(), &'static str>, LogError> {
+fn read_event(
+    data: &[u8],
+    folder: &SeriesFolder,
+    builder: &mut LogBuilder<'_>,
+) -> Result<Result<(), &'static str>, LogError> {
     let mut step = 0;
     let mut summaries = Vec::new();
     for field in Fields(data) {
@@ -103,7 +196,7 @@ fn read_event(data: &[u8], builder: &mut LogBuilder<'_>) -> Result<Result<(), &'
         };
         match read {
             Ok(Some((tag, number))) => {
-                builder.push(tag, LogNumber::Real(number));
+                builder.push(&folder.name_series(tag), LogNumber::Real(number));
                 n_scalars += 1;
             }
             Ok(None) => {}

@@ -6,22 +6,25 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::columns::{ColumnMap, LogBuilder, LogNumber};
-use super::{LogError, LogNote, StepLog};
+use super::builder::LogBuilder;
+use super::columns::ColumnMap;
+use super::lines::{Line, LineFormat, read_text};
+use super::number::LogNumber;
+use super::{LogError, StepLog};
 use crate::{Step, Tokens};
 
-/// A line longer than this is no record of scalars.
-const MAX_LINE_BYTES: usize = 16 << 20;
 /// How deep names are joined: `train/loss` is two.
 const MAX_DEPTH: usize = 4;
 
 /// Reads JSON lines: one object a line, blank lines skipped, a torn last line noted.
 ///
 /// Nested objects are joined with `/`, so `{"train": {"loss": 2}}` has the column `train/loss`. The tokens NaN and
-/// Infinity, which Python writes, are numbers.
+/// Infinity, which Python writes, are numbers. Lines that are torn, glued together or filled with NUL, as kills and lost
+/// pages leave them, are passed over and counted.
 ///
 /// # Errors
-/// `Line` with its number; `NoColumn` if no step or loss is there; `NoSuchColumn`; `TooManyRecords`.
+/// `Line` for the first damaged line where more lines are damaged than not; `NoColumn` if no step or loss is there;
+/// `NoSuchColumn`; `Ambiguous`; `MicroBatches`; `TooManyRecords`.
 ///
 /// # Example
 /// ```
@@ -33,26 +36,34 @@ const MAX_DEPTH: usize = 4;
 /// ```
 pub fn parse_json_lines(bytes: &[u8], columns: &ColumnMap) -> Result<StepLog, LogError> {
     let mut builder = LogBuilder::new(columns);
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let mut lines = bytes.split(|byte| *byte == b'\n').enumerate().peekable();
-    while let Some((line_idx, line)) = lines.next() {
-        let line = line.trim_ascii();
-        if line.is_empty() {
-            continue;
-        }
-        let at = line_idx + 1;
-        let is_last = lines.peek().is_none();
-        match read_record(line, &mut builder) {
-            Ok(()) => builder.end_record()?,
-            // Without a line break behind it, the writer was interrupted or is still writing.
-            Err(_) if is_last => {
-                builder.drop_record();
-                builder.note(LogNote::TornEnd { at: format!("line {at}") });
-            }
-            Err(message) => return Err(LogError::Line { line: at, message }),
-        }
-    }
+    read_text(bytes, &mut JsonLines, &mut builder)?;
     builder.finish()
+}
+
+/// JSON lines.
+#[derive(Debug)]
+pub(super) struct JsonLines;
+
+impl LineFormat for JsonLines {
+    fn read_line(&mut self, line: Line<'_>, builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
+        let text = line.text.trim_ascii();
+        if text.is_empty() {
+            if line.had_nul {
+                builder.count_damage(&line.place(), line.error("it is filled with NUL"));
+            }
+            return Ok(());
+        }
+        match read_record(text, builder) {
+            Ok(()) => return builder.end_record(),
+            // Without a line break behind it, the writer was interrupted or is still writing.
+            Err(_) if !line.is_ended => {
+                builder.drop_record();
+                builder.note_torn_end(&line.place());
+            }
+            Err(message) => builder.count_damage(&line.place(), line.error(message)),
+        }
+        Ok(())
+    }
 }
 
 /// What a trainer's state says of its progress, without the history.
@@ -70,10 +81,15 @@ pub struct TrainerState {
 /// `Json` with the position; `NoHistory`; `NoColumn`, `NoSuchColumn`, `TooManyRecords`.
 pub fn parse_trainer_state(bytes: &[u8], columns: &ColumnMap) -> Result<StepLog, LogError> {
     let mut builder = LogBuilder::new(columns);
+    read_state(bytes, &mut builder)?;
+    builder.finish()
+}
+
+/// Adds the history of a trainer's state.
+pub(super) fn read_state(bytes: &[u8], builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
     let mut has_history = false;
-    let seed = StateSeed { builder: &mut builder, has_history: &mut has_history };
-    read_document(bytes, seed)?;
-    if has_history { builder.finish() } else { Err(LogError::NoHistory) }
+    read_document(bytes, StateSeed { builder, has_history: &mut has_history })?;
+    if has_history { Ok(()) } else { Err(LogError::NoHistory) }
 }
 
 /// Reads how far a `trainer_state.json` has come.
@@ -113,9 +129,6 @@ where
 }
 
 fn read_record(line: &[u8], builder: &mut LogBuilder<'_>) -> Result<(), String> {
-    if line.len() > MAX_LINE_BYTES {
-        return Err(format!("it is longer than {MAX_LINE_BYTES} bytes"));
-    }
     let text = quote_non_finite(line);
     // The line is known from outside; serde would say "line 1" again.
     let refuse = |error: serde_json::Error| {
@@ -131,7 +144,8 @@ fn read_record(line: &[u8], builder: &mut LogBuilder<'_>) -> Result<(), String> 
 fn quote_non_finite(bytes: &[u8]) -> Cow<'_, [u8]> {
     const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
     // Both hold an `N` or an `I` outside of what numbers and `true`, `false`, `null` use.
-    if !bytes.windows(3).any(|three| three == b"NaN" || three == b"Inf") {
+    let is_odd = |at: usize| bytes.get(at..).is_some_and(|rest| rest.starts_with(b"NaN") || rest.starts_with(b"Inf"));
+    if !memchr::memchr2_iter(b'N', b'I', bytes).any(is_odd) {
         return Cow::Borrowed(bytes);
     }
     let mut out = Vec::with_capacity(bytes.len() + 64);
@@ -184,11 +198,38 @@ impl<'de> Visitor<'de> for RecordSeed<'_, '_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+        while let Some(key) = map.next_key_seed(KeySeed)? {
             let name = if self.prefix.is_empty() { key } else { Cow::Owned(format!("{}/{key}", self.prefix)) };
             map.next_value_seed(ValueSeed { builder: self.builder, name: &name, depth: self.depth + 1 })?;
         }
         Ok(())
+    }
+}
+
+/// Reads a name without copying it, where that can be done: serde's own `Cow` always copies.
+struct KeySeed;
+
+impl<'de> DeserializeSeed<'de> for KeySeed {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for KeySeed {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(name))
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(name.to_owned()))
     }
 }
 
@@ -280,7 +321,7 @@ impl<'de> Visitor<'de> for StateSeed<'_, '_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TrainerState, A::Error> {
-        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+        while let Some(key) = map.next_key_seed(KeySeed)? {
             if key == "log_history" {
                 *self.has_history = true;
                 map.next_value_seed(HistorySeed { builder: self.builder })?;

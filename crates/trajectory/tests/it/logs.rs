@@ -3,8 +3,8 @@
 use std::fs;
 
 use thalweg_trajectory::{
-    ColumnMap, Error, LogEntry, LogError, LogField, LogNote, Step, StepLog, Tokens, parse_csv, parse_event_file,
-    parse_json_lines, parse_trainer_progress, parse_trainer_state,
+    ColumnMap, Error, LogEntry, LogError, LogField, LogNote, Step, StepLog, Tokens, parse_console, parse_csv,
+    parse_event_file, parse_json_lines, parse_trainer_progress, parse_trainer_state,
 };
 
 use crate::random::Random;
@@ -123,22 +123,21 @@ fn columns_can_be_named() {
 }
 
 #[test]
-fn broken_lines_are_errors_with_their_number_and_a_torn_end_is_noted() {
+fn mostly_broken_lines_are_errors_with_their_number_and_a_torn_end_is_noted() {
     let good = "{\"step\":1,\"loss\":2}\n";
-    let broken = lines(&format!("{good}{{\"step\":2,\"lo\n{good}")).unwrap_err();
-    assert!(matches!(broken, LogError::Line { line: 2, .. }), "{broken}");
-    assert!(matches!(lines(&format!("{good}[1]\n")), Err(LogError::Line { line: 2, .. })));
-    assert!(matches!(lines(&format!("{good}{{}} x\n")), Err(LogError::Line { line: 2, .. })));
+    let broken = lines(&format!("{{\"step\":2,\"lo\n[1]\n{good}")).unwrap_err();
+    assert!(matches!(broken, LogError::Line { line: 1, .. }), "{broken}");
+    assert!(matches!(lines(&format!("{good}[1]\n[1]\n")), Err(LogError::Line { line: 2, .. })));
+    assert!(matches!(lines("{} x\n"), Err(LogError::Line { line: 1, .. })));
     let torn = lines(&format!("{good}{{\"step\":2,\"loss\":3,\"l")).unwrap();
     assert_eq!(torn.entries(), [entry(1, 2.0)]);
     assert_eq!(torn.notes(), [LogNote::TornEnd { at: "line 2".to_owned() }]);
     let torn = csv("step,loss,lr\n1,2,3\n2,3").unwrap();
     assert_eq!(torn.notes(), [LogNote::TornEnd { at: "line 3".to_owned() }]);
-    assert!(matches!(csv("step,loss\n1,2\n2\n3,4\n"), Err(LogError::Line { line: 3, .. })));
     assert!(matches!(csv("step,loss\n1,2,3\n"), Err(LogError::Line { line: 2, .. })));
     assert!(matches!(csv("step,loss\n1,\"2\n"), Err(LogError::Line { line: 2, .. })));
-    let cell = csv("step,loss\n1,2\n2,two\n").unwrap_err();
-    assert_eq!(cell.to_string(), "line 3: column `loss` holds `two`, which is no number");
+    let cell = csv("step,loss\n2,two\n").unwrap_err();
+    assert_eq!(cell.to_string(), "line 2: column `loss` holds `two`, which is not a number");
     assert!(matches!(state("{\"log_history\": [{\"step\": 1, \"loss\": 2}, "), Err(LogError::Json { .. })));
 }
 
@@ -194,7 +193,7 @@ fn the_kind_is_seen_from_the_content() {
     assert_eq!(open("b.txt", "step,loss\n1,2\n").unwrap(), expected);
     assert_eq!(open("trainer_state.json", "{\"log_history\":[{\"step\":1,\"loss\":2}]}").unwrap(), expected);
     assert_eq!(open("state", "{\n \"log_history\":[{\"step\":1,\"loss\":2}]}").unwrap(), expected);
-    for (name, text) in [("empty", ""), ("list", "[1]"), ("binary", "\0\0\0")] {
+    for (name, text) in [("empty", ""), ("list", "[1]"), ("binary", "\0\0\0"), ("prose", "It was a dark night\n")] {
         let error = open(name, text).unwrap_err();
         assert!(matches!(&error, Error::Log { source, .. } if **source == LogError::UnknownKind), "{name}: {error}");
         assert!(error.hint().is_some());
@@ -220,7 +219,7 @@ fn a_folder_of_event_files_is_one_log() {
 }
 
 #[test]
-fn damaged_event_files_are_errors_and_torn_ones_are_noted() {
+fn damaged_records_are_passed_over_and_torn_ones_are_noted() {
     let bytes = fs::read(fixture("step-logs/tensor.tfevents")).unwrap();
     for cut in [bytes.len() - 1, bytes.len() - 6, bytes.len() - 100] {
         let log = parse_event_file(&bytes[..cut], &columns()).unwrap();
@@ -228,10 +227,20 @@ fn damaged_event_files_are_errors_and_torn_ones_are_noted() {
     }
     let mut damaged = bytes.clone();
     damaged[1000] ^= 1;
-    assert!(matches!(parse_event_file(&damaged, &columns()), Err(LogError::Record { .. })));
+    let whole = parse_event_file(&bytes, &columns()).unwrap();
+    let log = parse_event_file(&damaged, &columns()).unwrap();
+    assert!(matches!(log.notes(), [LogNote::Damaged { n_lines: 1, .. }]), "{:?}", log.notes());
+    assert!(log.entries().len() + 1 >= whole.entries().len());
+    // The head of the file alone, a hole in the middle, and what is no event file at all.
     damaged = bytes.clone();
     damaged[0] ^= 1;
-    let error = parse_event_file(&damaged, &columns()).unwrap_err();
+    assert_eq!(bits(&parse_event_file(&damaged, &columns()).unwrap()), bits(&whole));
+    damaged = bytes.clone();
+    damaged[800..1000].fill(0);
+    let log = parse_event_file(&damaged, &columns()).unwrap();
+    assert!(matches!(log.notes(), [LogNote::Damaged { n_lines: 1, .. }]), "{:?}", log.notes());
+    assert!(!log.entries().is_empty());
+    let error = parse_event_file(&[7; 1000], &columns()).unwrap_err();
     assert!(error.to_string().starts_with("record at byte 0: the checksum of the length is wrong"), "{error}");
 }
 
@@ -282,6 +291,7 @@ fn no_bytes_make_a_parser_panic() {
         }
         let _ = parse_json_lines(&bytes, &columns());
         let _ = parse_csv(&bytes, &columns());
+        let _ = parse_console(&bytes, &columns());
         let _ = parse_trainer_state(&bytes, &columns());
         let _ = parse_trainer_progress(&bytes);
         let _ = parse_event_file(&bytes, &columns());

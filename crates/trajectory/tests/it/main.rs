@@ -8,7 +8,11 @@ mod phases;
 #[cfg(test)]
 mod random;
 #[cfg(test)]
+mod restarts;
+#[cfg(test)]
 mod runs;
+#[cfg(test)]
+mod slow_spikes;
 #[cfg(test)]
 mod spikes;
 #[cfg(test)]

@@ -110,7 +110,7 @@ fn follow_latest(storage: &Arc<dyn Storage>, place: &Place) -> Result<Option<Pla
     let entries = storage.list_folder(&path)?;
     if !entries.iter().any(|entry| entry.name.ends_with(MODEL_END)) {
         let found = format!("`{LATEST_NAME}` names `{name}`, which holds no states of DeepSpeed");
-        return Err(Error::NotACheckpoint { path: place.path().to_owned(), found });
+        return Err(Error::NotACheckpoint { path: place.path().to_owned(), found, converter: None });
     }
     Ok(Some(Place::Folder { path, entries }))
 }
@@ -148,7 +148,7 @@ impl RankFiles {
              only from a universal checkpoint (`ds_to_universal.py`)",
             thalweg_tensor::display_name(name)
         );
-        Err(Error::NotACheckpoint { path: self.folder.clone(), found })
+        Err(Error::NotACheckpoint { path: self.folder.clone(), found, converter: None })
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -17,6 +17,8 @@ const MAX_DIRECTORY_BYTES: u64 = 64 << 20;
 const END_BYTES: usize = 22;
 /// The record that ends an archive, and the longest comment behind it.
 const MAX_END_BYTES: u64 = END_BYTES as u64 + 0xffff;
+/// What is read first of the end: room for its forms of 32 and 64 bits.
+const SHORT_END_BYTES: u64 = 256;
 /// The newest version of the archive's own layout that PyTorch reads.
 const MAX_VERSION: u64 = 10;
 /// The longest small record, such as `byteorder`.
@@ -244,17 +246,24 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 fn find_end(file: &dyn ReadAt, window: &Range<u64>) -> Result<End, ArchiveError> {
     const BROKEN: ArchiveError = ArchiveError::Directory { reason: "its place does not fit the file" };
     let len_bytes = window.end.saturating_sub(window.start);
-    let tail_bytes = len_bytes.min(MAX_END_BYTES);
-    let tail_start = len_bytes - tail_bytes;
-    let tail = read_at(file, window.start + tail_start, tail_bytes).map_err(refuse_reading)?;
-    // The comment behind the record must end where the archive does: a signature inside a comment does not count.
-    let is_end = |at: usize| {
-        tail[at..].starts_with(b"PK\x05\x06") && at + END_BYTES + usize::from(u16_at(&tail, at + 20)) == tail.len()
-    };
-    let last = tail.len().checked_sub(END_BYTES).ok_or(ArchiveError::NoEnd)?;
-    let at = (0..=last).rev().find(|at| is_end(*at)).ok_or(ArchiveError::NoEnd)?;
-    let end_offset = tail_start + at as u64;
-    let record = &tail[at..];
+    // torch.save leaves no comment behind the end, and a distributed checkpoint has an archive for each chunk: most are
+    // done with a short read.
+    let mut found = None;
+    for tail_bytes in [len_bytes.min(SHORT_END_BYTES), len_bytes.min(MAX_END_BYTES)] {
+        let tail_start = len_bytes - tail_bytes;
+        let tail = read_at(file, window.start + tail_start, tail_bytes).map_err(refuse_reading)?;
+        // The comment behind the record must end where the archive does: a signature inside a comment does not count.
+        let is_end = |at: usize| {
+            tail[at..].starts_with(b"PK\x05\x06") && at + END_BYTES + usize::from(u16_at(&tail, at + 20)) == tail.len()
+        };
+        let last = tail.len().checked_sub(END_BYTES).ok_or(ArchiveError::NoEnd)?;
+        if let Some(at) = (0..=last).rev().find(|at| is_end(*at)) {
+            found = Some((tail[at..].to_vec(), tail_start + at as u64));
+            break;
+        }
+    }
+    let (record, end_offset) = found.ok_or(ArchiveError::NoEnd)?;
+    let record = &*record;
     if u16_at(record, 4) != u16_at(record, 6) || u16_at(record, 8) != u16_at(record, 10) {
         return Err(ArchiveError::Directory { reason: "it is spread over several disks" });
     }

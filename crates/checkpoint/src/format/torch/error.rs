@@ -4,10 +4,8 @@ use thalweg_tensor::display_name;
 
 use super::archive::ArchiveError;
 use super::tensor::TensorFault;
+use crate::format::model_key::KeyFault;
 use crate::pickle::PickleError;
-
-/// How many keys a message lists.
-const MAX_KEYS: usize = 8;
 
 /// Why a file of torch.save is refused. Whoever knows the file adds its path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -73,20 +71,9 @@ pub enum TorchError {
     /// No tensors anywhere.
     #[error("it holds no tensors")]
     NoTensors,
-    /// Several dictionaries could be meant.
-    #[error("tensors stand under {}, and it is not clear which are meant", list_keys(keys))]
-    SeveralKeys {
-        /// The keys.
-        keys: Vec<String>,
-    },
-    /// The key that was asked for is not there.
-    #[error("there is nothing under the key `{}`; tensors stand under {}", display_name(key), list_keys(keys))]
-    NoSuchKey {
-        /// What was asked for.
-        key: String,
-        /// What there is.
-        keys: Vec<String>,
-    },
+    /// It is not clear which part is meant.
+    #[error(transparent)]
+    Key(#[from] KeyFault),
     /// Nested too deep, or too many values.
     #[error("its state dict has more than {limit} {what}")]
     TooMuch {
@@ -116,9 +103,7 @@ impl TorchError {
     /// What to do next, where there is a next move.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
-            Self::SeveralKeys { .. } | Self::NoSuchKey { .. } => {
-                "name one of them with `--key`; `--key .` is the whole file"
-            }
+            Self::Key(_) => KeyFault::HINT,
             Self::NotTorch { found } if found.contains("Git LFS") => "run `git lfs pull`",
             Self::Foreign { .. } => "save a state dict (`torch.save(model.state_dict(), path)`) instead of the object",
             Self::BareTensor | Self::NoStateDict { .. } => "save a dictionary of tensors, such as `model.state_dict()`",
@@ -126,14 +111,5 @@ impl TorchError {
             Self::OneRank { .. } => "save the whole state dict, or a distributed checkpoint of all ranks",
             _ => return None,
         })
-    }
-}
-
-fn list_keys(keys: &[String]) -> String {
-    let shown: Vec<String> = keys.iter().take(MAX_KEYS).map(|key| format!("`{}`", display_name(key))).collect();
-    match keys.len() {
-        0 => "no key".to_owned(),
-        n if n > MAX_KEYS => format!("{} and {} more", shown.join(", "), n - MAX_KEYS),
-        _ => shown.join(", "),
     }
 }

@@ -121,7 +121,7 @@ pub(super) fn choose_entrance(place: &Place) -> Result<Entrance, Error> {
         [] => {
             let first = place.file_names().find(|name| is_torch_name(name)).map(display_name).unwrap_or_default();
             let found = format!("it holds `{first}`, which is not a model, and no other file of torch.save");
-            Err(Error::NotACheckpoint { path, found })
+            Err(Error::NotACheckpoint { path, found, converter: None })
         }
         [name] => {
             let note = Some(Note::UnusualName { file: name.to_owned() });

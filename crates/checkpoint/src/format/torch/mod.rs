@@ -4,6 +4,7 @@
 //! streams by `legacy`, tensors by `tensor`; no instruction of a pickle is executed anywhere.
 
 pub mod archive;
+pub(crate) mod dtensor;
 pub mod error;
 mod folder;
 mod legacy;
@@ -24,7 +25,7 @@ use self::archive::{Archive, ArchiveError};
 use self::error::TorchError;
 use self::folder::{Entrance, choose_entrance, is_torch_name};
 use self::state_dict::{StateDict, all_tensors, find_state_dict};
-use self::tensor::{Found, TENSOR_NAMES, TensorFault, TensorSpec, read_tensor};
+use self::tensor::{Found, TENSOR_NAMES, TensorFault, TensorSpec, is_type_name, read_tensor};
 use super::{Findings, Format, FormatContent, OpenFile, Place, Unreadable};
 use crate::error::storage_error;
 use crate::index::{MAX_INDEX_BYTES, parse_index};
@@ -242,7 +243,8 @@ fn place_all(
         entries.push(place_entry(torch_file, file, file_idx, &name, spec)?);
     }
     let unreadable = unreadable.into_iter().map(|(name, reason)| Unreadable { name, reason }).collect();
-    let foreign_names = torch_file.pickle.unlisted_names().map(Global::display).collect();
+    let foreign_names =
+        torch_file.pickle.unlisted_names().filter(|name| !is_type_name(name)).map(Global::display).collect();
     let findings = Findings { key, params: None, other_keys: others, unreadable, foreign_names };
     Ok(FileContent { entries, findings, stripped })
 }

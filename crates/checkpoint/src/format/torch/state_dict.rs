@@ -3,42 +3,15 @@
 //! A file holds anything: a state dict, or one among optimizer state, counters and averages. Where exactly one part can
 //! be meant it is taken; else the caller must name it.
 
-use std::collections::{BTreeSet, HashSet};
-
-use thalweg_tensor::nearest_name;
+use std::collections::HashSet;
 
 use super::error::TorchError;
 use super::tensor::{Found, TensorSpec, is_tensor, read_tensor};
+use crate::format::model_key::{self, KeyFault, WHOLE_KEY, choose_branch, strip_names};
 use crate::pickle::Value;
 
-/// Keys under which trainers keep the model.
-const MODEL_KEYS: [&str; 9] =
-    ["state_dict", "model", "module", "model_state_dict", "model_state", "state", "net", "weights", "params"];
-/// Beginnings of keys whose tensors are not the model.
-const OTHER_KEYS: [&str; 12] = [
-    "optim",
-    "lr_sched",
-    "sched",
-    "rng",
-    "random",
-    "scaler",
-    "grad_scaler",
-    "callbacks",
-    "loops",
-    "ema",
-    "dataloader",
-    "train_state",
-];
-/// What wrappers of modules put into names, anywhere.
-const WRAPPERS: [&str; 3] = ["_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod."];
-/// What wrappers put before every name.
-const PREFIX: &str = "module.";
-/// What Lightning puts before every name of the model that a module holds.
-const LIGHTNING_PREFIX: &str = "model.";
 /// The key that marks a checkpoint of Lightning.
 const LIGHTNING_KEY: &str = "pytorch-lightning_version";
-/// The key that means the whole file.
-const WHOLE: &str = ".";
 
 /// Dictionaries within dictionaries.
 const MAX_DEPTH: usize = 64;
@@ -71,7 +44,7 @@ pub(super) fn find_state_dict<'a>(root: Value<'a>, key: Option<&str>) -> Result<
         value = follow_key(root, key, &mut path)?;
     }
     let mut found = StateDict::default();
-    if key != Some(WHOLE) {
+    if key != Some(WHOLE_KEY) {
         value = descend(value, &mut path, &mut found.others, key.is_some())?;
     }
     if key.is_some() {
@@ -85,7 +58,7 @@ pub(super) fn find_state_dict<'a>(root: Value<'a>, key: Option<&str>) -> Result<
             None => TorchError::NoTensors,
         });
     }
-    strip_names(&mut found, is_lightning);
+    found.strip_names(is_lightning);
     Ok(found)
 }
 
@@ -93,7 +66,7 @@ pub(super) fn find_state_dict<'a>(root: Value<'a>, key: Option<&str>) -> Result<
 pub(super) fn all_tensors(value: Value<'_>) -> Result<StateDict<'_>, TorchError> {
     let mut found = StateDict::default();
     flatten(value, &mut found)?;
-    strip_names(&mut found, false);
+    found.strip_names(false);
     Ok(found)
 }
 
@@ -142,12 +115,8 @@ fn candidates(value: Value<'_>) -> Vec<(String, Value<'_>, usize)> {
         .collect()
 }
 
-fn is_other(key: &str) -> bool {
-    OTHER_KEYS.iter().any(|start| key.to_ascii_lowercase().starts_with(start))
-}
-
 fn follow_key<'a>(root: Value<'a>, key: &str, path: &mut Vec<String>) -> Result<Value<'a>, TorchError> {
-    if key == WHOLE {
+    if key == WHOLE_KEY {
         return Ok(root);
     }
     let mut value = root;
@@ -157,11 +126,8 @@ fn follow_key<'a>(root: Value<'a>, key: &str, path: &mut Vec<String>) -> Result<
         let fits = |name: &str| wanted == name || wanted.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
         let longest = members(value).filter(|(name, _)| fits(name)).max_by_key(|(name, _)| name.len());
         let Some((name, member)) = longest else {
-            let mut keys: Vec<String> = candidates(root).into_iter().map(|(name, ..)| name).collect();
-            if let Some(near) = nearest_name(key, keys.iter().map(String::as_str)).map(str::to_owned) {
-                keys.sort_by_key(|name| *name != near);
-            }
-            return Err(TorchError::NoSuchKey { key: key.to_owned(), keys });
+            let keys = candidates(root).into_iter().map(|(name, ..)| name).collect();
+            return Err(KeyFault::no_such_key(key, keys).into());
         };
         rest = wanted.get(name.len() + 1..);
         value = member;
@@ -182,21 +148,9 @@ fn descend<'a>(
     for depth in 0..MAX_DEPTH {
         let found = candidates(value);
         let n_direct = members(value).filter(|(_, member)| is_tensor(*member)).count();
-        let known: Vec<usize> = (0..found.len()).filter(|i| MODEL_KEYS.contains(&&*found[*i].0)).collect();
-        let unknown: Vec<usize> = (0..found.len()).filter(|i| !is_other(&found[*i].0) && !known.contains(i)).collect();
-        // Below the first level a key of that name may be a module of the model itself, with modules beside it.
-        let may_descend = depth == 0 && !was_named || n_direct == 0 && unknown.is_empty();
-        let next = match (&known[..], &unknown[..]) {
-            ([only], _) if may_descend => *only,
-            ([_, _, ..], _) if may_descend => {
-                return Err(TorchError::SeveralKeys { keys: known.iter().map(|i| found[*i].0.clone()).collect() });
-            }
-            ([], [only]) if n_direct == 0 && depth == 0 => *only,
-            ([], [_, _, ..]) if n_direct == 0 && depth == 0 && !was_named => {
-                return Err(TorchError::SeveralKeys { keys: unknown.iter().map(|i| found[*i].0.clone()).collect() });
-            }
-            _ => break,
-        };
+        let branches: Vec<String> = found.iter().map(|(name, ..)| name.clone()).collect();
+        let level = model_key::Level { branches: &branches, n_direct, depth, was_named };
+        let Some(next) = choose_branch(level)? else { break };
         let prefix: String = path.iter().map(|name| format!("{name}.")).collect();
         let beside = found.iter().enumerate().filter(|(i, _)| *i != next);
         others.extend(beside.map(|(_, (name, _, n_tensors))| (format!("{prefix}{name}"), *n_tensors)));
@@ -261,49 +215,13 @@ fn flatten<'a>(value: Value<'a>, found: &mut StateDict<'a>) -> Result<(), TorchE
     Ok(())
 }
 
-/// Takes off what wrappers of modules put into names, where that leaves all names different.
-fn strip_names(found: &mut StateDict<'_>, is_lightning: bool) {
-    for wrapper in WRAPPERS {
-        let renamed = |name: &str| {
-            // Only whole parts of a name: `x_orig_mod.` is something else.
-            let mut rest = format!(".{name}");
-            let part = format!(".{wrapper}");
-            while rest.contains(&part) {
-                rest = rest.replace(&part, ".");
-            }
-            rest[1..].to_owned()
-        };
-        apply(found, wrapper, &renamed);
-    }
-    let mut prefixes = vec![PREFIX];
-    if is_lightning {
-        prefixes.push(LIGHTNING_PREFIX);
-    }
-    for prefix in prefixes {
-        if names(found).all(|name| name.len() > prefix.len() && name.starts_with(prefix)) {
-            apply(found, prefix, &|name| name[prefix.len()..].to_owned());
-        }
-    }
-}
-
-fn names<'a>(found: &'a StateDict<'_>) -> impl Iterator<Item = &'a String> {
-    found.tensors.iter().map(|(name, _)| name).chain(found.unreadable.iter().map(|(name, _)| name))
-}
-
-fn apply(found: &mut StateDict<'_>, what: &'static str, renamed: &dyn Fn(&str) -> String) {
-    let before: Vec<&String> = names(found).collect();
-    let after: Vec<String> = before.iter().map(|name| renamed(name)).collect();
-    let n_before = before.iter().collect::<BTreeSet<_>>().len();
-    let is_changed = before.iter().zip(&after).any(|(before, after)| *before != after);
-    if !is_changed || after.iter().collect::<BTreeSet<_>>().len() != n_before {
-        return;
-    }
-    found.stripped.push(what);
-    let mut after = after.into_iter();
-    let slots = found.tensors.iter_mut().map(|(name, _)| name).chain(found.unreadable.iter_mut().map(|(name, _)| name));
-    for slot in slots {
-        if let Some(name) = after.next() {
-            *slot = name;
-        }
+impl StateDict<'_> {
+    /// Takes off what wrappers of modules put into names.
+    fn strip_names(&mut self, is_lightning: bool) {
+        let tensors = self.tensors.iter_mut().map(|(name, _)| name);
+        let slots: Vec<&mut String> = tensors.chain(self.unreadable.iter_mut().map(|(name, _)| name)).collect();
+        let mut names: Vec<String> = slots.iter().map(|slot| (**slot).clone()).collect();
+        self.stripped = strip_names(&mut names, is_lightning);
+        slots.into_iter().zip(names).for_each(|(slot, name)| *slot = name);
     }
 }

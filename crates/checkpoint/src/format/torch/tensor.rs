@@ -323,6 +323,11 @@ pub(crate) fn read_storage(id: Value<'_>) -> Result<StorageRef<'_>, TensorFault>
     Ok(StorageRef { key, dtype, n_elements, view })
 }
 
+/// Whether a name stands for a kind of storage or of element: a word of the format, which nothing is built from.
+pub(crate) fn is_type_name(global: &Global) -> bool {
+    storage_class(global).is_some() || dtype_of(global).is_some()
+}
+
 /// The element type of a storage class; no type for a storage of bytes; `None` for anything else.
 fn storage_class(class: &Global) -> Option<Option<StorageType>> {
     use StorageType::{Known, Unknown};
@@ -354,11 +359,13 @@ fn storage_class(class: &Global) -> Option<Option<StorageType>> {
 
 /// The element type that `torch.NAME` is.
 pub(crate) fn dtype_of(global: &Global) -> Option<StorageType> {
+    dtype_named(&global.name).filter(|_| &*global.module == "torch")
+}
+
+/// The element type that PyTorch calls by this name.
+pub(crate) fn dtype_named(name: &str) -> Option<StorageType> {
     use StorageType::{Known, Unknown};
-    if &*global.module != "torch" {
-        return None;
-    }
-    Some(match &*global.name {
+    Some(match name {
         "float32" | "float" => Known(Dtype::F32),
         "float64" | "double" => Known(Dtype::F64),
         "float16" | "half" => Known(Dtype::F16),

@@ -42,6 +42,7 @@ pub fn render_study(record: &StudyRecord) -> String {
     forecasts::write_forecasts(&mut page, record);
     spikes::write_spikes(&mut page, &view, &axes);
     geometry::write_geometry(&mut page, record);
+    spikes::write_healed_spikes(&mut page, &view);
     costs::write_costs(&mut page, &view);
     write_windows(&mut page, record, &shown);
     let footer = format!("Made by {} from study.json; the page loads nothing from anywhere.", record.tool);

@@ -14,8 +14,8 @@ const MAX_ROWS: usize = 400;
 pub(super) fn write_run(page: &mut Markup, view: &StudyView<'_>, axes: &[StepAxis], shown: &mut BTreeSet<usize>) {
     let record = view.record;
     if view.metrics.is_empty() {
-        // A run with spikes shows its loss beside them.
-        if record.training.len() > 1 && record.spikes.is_empty() {
+        // A run that did not recover from a spike shows its loss beside it.
+        if record.training.len() > 1 && !view.needs_recovery() {
             page.element("h2").filled("Training loss along the run");
             write_training(page, view, axes);
         }

@@ -3,44 +3,66 @@
 use super::run::write_training;
 use super::write_columns;
 use crate::markup::Markup;
+use crate::record::SpikeRow;
 use crate::study_view::{StudyView, shell_word};
 use crate::svg::StepAxis;
 
 /// Rows of the table, the latest ones.
 const MAX_ROWS: usize = 100;
 
+/// Spikes that the run did not recover from, with what to resume from.
 pub(super) fn write_spikes(page: &mut Markup, view: &StudyView<'_>, axes: &[StepAxis]) {
     let record = view.record;
-    if record.spikes.is_empty() && record.recovery.is_empty() {
+    if !view.needs_recovery() {
         return;
     }
     page.element("h2").filled("Spikes and where to resume");
     if record.training.len() > 1 {
         write_training(page, view, axes);
     }
-    if !record.spikes.is_empty() {
-        page.element("div").attr("class", "scroll").open();
-        page.element("table").open();
-        write_columns(page, &["onset", "peak", "back at", "seen in"]);
-        page.element("tbody").open();
-        for spike in record.spikes.iter().rev().take(MAX_ROWS) {
-            page.element("tr").open();
-            page.element("th").attr("scope", "row").filled(format!("step {}", spike.onset));
-            let end = spike.end.map_or_else(|| "did not come back".to_owned(), |end| end.to_string());
-            for cell in [spike.peak.to_string(), end, spike.signal.clone()] {
-                page.element("td").filled(cell);
-            }
-            page.close();
-        }
-        for _ in 0..3 {
-            page.close();
-        }
-        if record.spikes.len() > MAX_ROWS {
-            let text = format!("{} earlier ones are in study.json.", record.spikes.len() - MAX_ROWS);
-            page.element("p").attr("class", "note").filled(text);
-        }
-    }
+    let unhealed: Vec<&SpikeRow> = record.spikes.iter().filter(|spike| spike.end.is_none()).collect();
+    write_table(page, &unhealed);
     write_recovery(page, view);
+}
+
+/// Spikes that healed by themselves: nothing to act on.
+pub(super) fn write_healed_spikes(page: &mut Markup, view: &StudyView<'_>) {
+    let healed: Vec<&SpikeRow> = view.record.spikes.iter().filter(|spike| spike.end.is_some()).collect();
+    if healed.is_empty() {
+        return;
+    }
+    page.element("details").open();
+    let n = healed.len();
+    let noun = if n == 1 { "spike" } else { "spikes" };
+    page.element("summary").filled(format!("{n} {noun} of the training loss that healed without help"));
+    write_table(page, &healed);
+    page.close();
+}
+
+fn write_table(page: &mut Markup, spikes: &[&SpikeRow]) {
+    if spikes.is_empty() {
+        return;
+    }
+    page.element("div").attr("class", "scroll").open();
+    page.element("table").open();
+    write_columns(page, &["onset", "peak", "back at", "seen in"]);
+    page.element("tbody").open();
+    for spike in spikes.iter().rev().take(MAX_ROWS) {
+        page.element("tr").open();
+        page.element("th").attr("scope", "row").filled(format!("step {}", spike.onset));
+        let end = spike.end.map_or_else(|| "did not come back".to_owned(), |end| end.to_string());
+        for cell in [spike.peak.to_string(), end, spike.signal.clone()] {
+            page.element("td").filled(cell);
+        }
+        page.close();
+    }
+    for _ in 0..3 {
+        page.close();
+    }
+    if spikes.len() > MAX_ROWS {
+        let text = format!("{} earlier ones are in study.json.", spikes.len() - MAX_ROWS);
+        page.element("p").attr("class", "note").filled(text);
+    }
 }
 
 fn write_recovery(page: &mut Markup, view: &StudyView<'_>) {
@@ -50,8 +72,8 @@ fn write_recovery(page: &mut Markup, view: &StudyView<'_>) {
     let list: Vec<String> = steps.iter().map(u64::to_string).collect();
     let text = match list.as_slice() {
         [] => "No checkpoint is proposed to resume from.".to_owned(),
-        [only] => format!("One checkpoint lies before the latest onset: resume from step {only}, unmerged."),
-        many => format!("Proposed start point: the average of steps {}, before the latest onset.", many.join(", ")),
+        [only] => format!("One checkpoint lies before the onset: resume from step {only}, unmerged."),
+        many => format!("Proposed start point: the average of steps {}, before the onset.", many.join(", ")),
     };
     page.element("p").filled(text);
     if list.len() > 1 {

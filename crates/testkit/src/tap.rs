@@ -23,44 +23,54 @@ struct Seen {
 
 /// The storage; clones share what they saw.
 #[derive(Debug, Clone)]
-pub(crate) struct Tap {
+pub struct Tap {
     inner: Arc<dyn Storage>,
     seen: Arc<Mutex<Seen>>,
 }
 
 impl Tap {
-    pub(crate) fn new(inner: Arc<dyn Storage>) -> Self {
+    /// A tap on `inner`.
+    pub fn new(inner: Arc<dyn Storage>) -> Self {
         Self { inner, seen: Arc::default() }
     }
 
-    pub(crate) fn storage(&self) -> Arc<dyn Storage> {
+    /// The storage that is tapped.
+    pub fn storage(&self) -> Arc<dyn Storage> {
         Arc::new(self.clone())
     }
 
     /// Lets the `n`-th read from now on fail.
-    pub(crate) fn fail_read(&self, n: usize) {
+    pub fn fail_read(&self, n: usize) {
         let mut seen = self.seen.lock().unwrap();
         seen.fails_at = Some(seen.n_reads + n);
     }
 
     /// Lets somebody else write to a file of the local disk at the `n`-th read from now on.
-    pub(crate) fn touch_at_read(&self, n: usize, path: &Path) {
+    pub fn touch_at_read(&self, n: usize, path: &Path) {
         let mut seen = self.seen.lock().unwrap();
         seen.touches_at = Some((seen.n_reads + n, path.to_owned()));
     }
 
     /// Makes it a file system without locks.
-    pub(crate) fn forget_locks(&self) {
+    pub fn forget_locks(&self) {
         self.seen.lock().unwrap().has_no_locks = true;
     }
 
     /// Reads so far.
-    pub(crate) fn n_reads(&self) -> usize {
+    pub fn n_reads(&self) -> usize {
         self.seen.lock().unwrap().n_reads
     }
 
+    /// For each safetensors file how often its header was read, which begins with its length in eight bytes.
+    pub fn header_reads(&self) -> BTreeMap<PathBuf, usize> {
+        let seen = self.seen.lock().unwrap();
+        let is_shard = |path: &&PathBuf| path.extension().is_some_and(|extension| extension == "safetensors");
+        let count = |path: &PathBuf| seen.reads[path].iter().filter(|read| **read == (0, 8)).count();
+        seen.reads.keys().filter(is_shard).map(|path| (path.clone(), count(path))).collect()
+    }
+
     /// Bytes read from a file at `from` or after it.
-    pub(crate) fn bytes_read(&self, path: &Path, from: u64) -> u64 {
+    pub fn bytes_read(&self, path: &Path, from: u64) -> u64 {
         let seen = self.seen.lock().unwrap();
         seen.reads.get(path).into_iter().flatten().filter(|read| read.0 >= from).map(|read| read.1).sum()
     }

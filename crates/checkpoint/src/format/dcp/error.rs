@@ -1,0 +1,166 @@
+//! What can be wrong with the metadata of a distributed checkpoint and with its chunks.
+
+use thalweg_tensor::{CoverFault, Dtype, Shape, display_name};
+
+use crate::format::model_key::KeyFault;
+use crate::index::FileNameFault;
+use crate::pickle::PickleError;
+
+/// Why metadata is refused. Whoever knows the file adds its path.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DcpError {
+    /// A pickle that is not read.
+    #[error("{0}")]
+    Pickle(#[from] PickleError),
+    /// A value that would have to be built by calling something.
+    #[error("{what} is an object of `{name}`, which is not built")]
+    Foreign {
+        /// Which value.
+        what: String,
+        /// The name as it can be printed.
+        name: String,
+    },
+    /// A value of another kind.
+    #[error("{what} is {found}, not an object of `{expected}`")]
+    Kind {
+        /// Which value.
+        what: String,
+        /// The class.
+        expected: String,
+        /// What it is.
+        found: &'static str,
+    },
+    /// A part that is missing or of the wrong kind.
+    #[error("{what} is not as PyTorch writes it")]
+    Malformed {
+        /// Which part.
+        what: &'static str,
+    },
+    /// A name that stands twice.
+    #[error("the name `{}` stands twice", display_name(name))]
+    DuplicateName {
+        /// The name.
+        name: String,
+    },
+    /// No tensors, or none of the model.
+    #[error("it lists no tensors")]
+    NoTensors,
+    /// Another back end of Megatron-Core than the one that is read.
+    #[error("its sharded back end is `{found}`, version {version}; only `torch_dist`, version 1, is read")]
+    Backend {
+        /// What `metadata.json` names, as JSON.
+        found: String,
+        /// Its version, as JSON.
+        version: String,
+    },
+    /// The key is not clear, or not there.
+    #[error(transparent)]
+    Key(#[from] KeyFault),
+    /// A tensor whose chunks are not right.
+    #[error("tensor `{}`: {fault}", display_name(tensor))]
+    Tensor {
+        /// Its name.
+        tensor: String,
+        /// What is wrong.
+        fault: ChunkFault,
+    },
+}
+
+impl DcpError {
+    /// What to do next, where there is a next move.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Key(_) => Some(KeyFault::HINT),
+            Self::Backend { .. } => Some("load it with Megatron-Core and save it again as `torch_dist`"),
+            _ => None,
+        }
+    }
+}
+
+/// What is wrong with the chunks of a tensor.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChunkFault {
+    /// A part that is missing or of the wrong kind.
+    #[error("its {what} is not as PyTorch writes it")]
+    Malformed {
+        /// Which part.
+        what: &'static str,
+    },
+    /// An element type that cannot be represented.
+    #[error("its elements are `{name}`, which safetensors does not have")]
+    UnknownDtype {
+        /// The name as it can be printed.
+        name: String,
+    },
+    /// Chunks that do not make up the tensor.
+    #[error("{0}")]
+    Cover(CoverFault),
+    /// More chunks than are read.
+    #[error("the tensors have more than {limit} chunks together")]
+    TooMany {
+        /// What is read.
+        limit: usize,
+    },
+    /// A chunk without a place.
+    #[error("the metadata lists a chunk at {at} and does not say in which file it lies")]
+    NotStored {
+        /// First index of the chunk.
+        at: Shape,
+    },
+    /// A chunk with two places.
+    #[error("the metadata names two places for the chunk at {at}")]
+    StoredTwice {
+        /// First index of the chunk.
+        at: Shape,
+    },
+    /// A place that would have to be built by calling something.
+    #[error("the place of a chunk is an object of `{name}`, which is not built")]
+    Foreign {
+        /// The name as it can be printed.
+        name: String,
+    },
+    /// A chunk that is compressed or encrypted.
+    #[error("its chunks were changed by `{}` before they were written, which is not undone", display_name(how))]
+    Transformed {
+        /// What changed them.
+        how: String,
+    },
+    /// A file outside of the folder.
+    #[error("a chunk lies in `{}`, {fault}", display_name(file))]
+    ForbiddenFile {
+        /// The name.
+        file: String,
+        /// Which rule it breaks.
+        fault: FileNameFault,
+    },
+    /// What lies at the place of a chunk is something else.
+    #[error("the chunk at byte {offset} {reason}")]
+    Content {
+        /// First byte.
+        offset: u64,
+        /// What it is.
+        reason: String,
+    },
+    /// A chunk of another element type.
+    #[error("the metadata says {expected}, and the chunk at byte {offset} holds {found}")]
+    Dtype {
+        /// First byte.
+        offset: u64,
+        /// Of the metadata.
+        expected: Dtype,
+        /// Of the chunk.
+        found: Dtype,
+    },
+    /// A chunk of another shape.
+    #[error("the metadata says that the chunk at byte {offset} has shape {expected}, and it has {found}")]
+    Shape {
+        /// First byte.
+        offset: u64,
+        /// Of the metadata.
+        expected: Shape,
+        /// Of the chunk.
+        found: Shape,
+    },
+}

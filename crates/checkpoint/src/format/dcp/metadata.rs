@@ -1,0 +1,249 @@
+//! The `.metadata` of a distributed checkpoint: which tensors there are, in which boxes they were cut, and at which
+//! bytes of which file each box lies.
+//!
+//! It is a pickle of the training job. It is read as data; what it names is never looked up.
+
+use std::collections::HashMap;
+
+use thalweg_tensor::{CoverFault, Dtype, Shape, display_name};
+
+use super::error::{ChunkFault, DcpError};
+use crate::format::safetensors::MAX_RANK;
+use crate::format::torch::tensor::{StorageType, dtype_of};
+use crate::index::check_file_name;
+use crate::pickle::{NameList, ObjectView, Pickle, Value};
+
+/// What writers of distributed checkpoints pickle. Whatever else a file names stays opaque.
+pub(super) const METADATA_NAMES: NameList = &[
+    ("torch.distributed.checkpoint.metadata", "Metadata"),
+    ("torch.distributed.checkpoint.metadata", "TensorStorageMetadata"),
+    ("torch.distributed.checkpoint.metadata", "BytesStorageMetadata"),
+    ("torch.distributed.checkpoint.metadata", "TensorProperties"),
+    ("torch.distributed.checkpoint.metadata", "ChunkStorageMetadata"),
+    ("torch.distributed.checkpoint.metadata", "MetadataIndex"),
+    ("torch.distributed.checkpoint.metadata", "StorageMeta"),
+    ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING"),
+    ("torch.distributed._shard.sharded_tensor.metadata", "TensorProperties"),
+    ("torch.distributed._shard.sharded_tensor.metadata", "MEM_FORMAT_ENCODING"),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch.distributed.checkpoint.filesystem", "_StoragePrefix"),
+    ("olmo_core.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch.distributed.checkpoint.planner", "SavePlan"),
+    ("torch.distributed.checkpoint.planner", "WriteItem"),
+    ("torch.distributed.checkpoint.planner", "WriteItemType"),
+    ("torch.distributed.checkpoint.planner", "TensorWriteData"),
+    ("torch.serialization", "_get_layout"),
+    ("pathlib", "PosixPath"),
+    ("pathlib", "WindowsPath"),
+    ("pathlib", "PurePosixPath"),
+    ("pathlib", "PureWindowsPath"),
+];
+
+/// An entry of the metadata.
+#[derive(Debug, Clone)]
+pub(in crate::format) struct Entry<'a> {
+    /// The name under which everything is stored.
+    pub(super) fqn: &'a str,
+    /// Keys and positions in the saved state that lead to it; only the name where the metadata has no more.
+    pub(super) path: Vec<&'a str>,
+    /// The description of a tensor; nothing for other objects.
+    tensor: Option<ObjectView<'a>>,
+}
+
+impl Entry<'_> {
+    pub(super) fn is_tensor(&self) -> bool {
+        self.tensor.is_some()
+    }
+}
+
+/// Chunks of all tensors together that are looked at: lists may be shared, so their lengths are no bound.
+const MAX_CHUNKS: usize = 4_000_000;
+
+/// Everything that the metadata lists.
+#[derive(Debug)]
+pub(super) struct Directory<'a> {
+    pub(super) entries: Vec<Entry<'a>>,
+    /// For each name, the boxes in storage: index and place.
+    stored: HashMap<&'a str, Vec<(Value<'a>, Value<'a>)>>,
+    n_chunks_left: std::cell::Cell<usize>,
+}
+
+/// A tensor and its boxes.
+#[derive(Debug)]
+pub(super) struct StoredTensor<'a> {
+    pub(super) dtype: Dtype,
+    pub(super) shape: Shape,
+    pub(super) chunks: Vec<StoredChunk<'a>>,
+}
+
+/// A box and where its archive lies.
+#[derive(Debug)]
+pub(super) struct StoredChunk<'a> {
+    pub(super) start: Vec<u64>,
+    pub(super) extent: Vec<u64>,
+    pub(super) file: &'a str,
+    pub(super) offset: u64,
+    pub(super) len_bytes: u64,
+}
+
+/// Lists what the metadata names.
+pub(super) fn list_entries(pickle: &Pickle) -> Result<Directory<'_>, DcpError> {
+    let root = object_of(pickle.root(), "Metadata", "the metadata")?;
+    let states = required(root, "state_dict_metadata")?;
+    if !states.is_dict() {
+        return Err(DcpError::Malformed { what: "`state_dict_metadata`" });
+    }
+    let mut paths: HashMap<&str, Value<'_>> = HashMap::new();
+    if let Some(planner) = root.attribute("planner_data").filter(|planner| planner.is_dict()) {
+        paths.extend(planner.entries().filter_map(|(key, path)| Some((key.as_text()?, path))));
+    }
+    let mut entries = Vec::with_capacity(states.entries().len());
+    let mut positions = HashMap::with_capacity(states.entries().len());
+    for (key, state) in states.entries() {
+        let fqn = key.as_text().ok_or(DcpError::Malformed { what: "a name in `state_dict_metadata`" })?;
+        if positions.insert(fqn, entries.len()).is_some() {
+            return Err(DcpError::DuplicateName { name: fqn.to_owned() });
+        }
+        let path = paths.get(fqn).and_then(|path| path_of(fqn, *path)).unwrap_or_else(|| guess_path(fqn));
+        entries.push(Entry { fqn, path, tensor: tensor_of(state, fqn)? });
+    }
+    let storage = required(root, "storage_data")?;
+    let mut stored: HashMap<&str, Vec<(Value<'_>, Value<'_>)>> = HashMap::new();
+    for (index, info) in storage.entries() {
+        let fqn = index.as_object().and_then(|index| index.attribute("fqn")).and_then(Value::as_text);
+        let fqn = fqn.ok_or(DcpError::Malformed { what: "an index in `storage_data`" })?;
+        stored.entry(fqn).or_default().push((index, info));
+    }
+    Ok(Directory { entries, stored, n_chunks_left: std::cell::Cell::new(MAX_CHUNKS) })
+}
+
+/// The call of a class of this name, listed: anything else is named and not understood.
+fn object_of<'a>(value: Value<'a>, class: &str, what: &str) -> Result<ObjectView<'a>, DcpError> {
+    if let Some(object) = value.as_object().filter(|object| *object.global.name == *class) {
+        return Ok(object);
+    }
+    match value.opaque_name().or_else(|| value.as_object().map(|object| object.global)) {
+        Some(name) => Err(DcpError::Foreign { what: what.to_owned(), name: name.display() }),
+        None => Err(DcpError::Kind { what: what.to_owned(), expected: class.to_owned(), found: value.kind() }),
+    }
+}
+
+fn required<'a>(object: ObjectView<'a>, what: &'static str) -> Result<Value<'a>, DcpError> {
+    object.attribute(what).ok_or(DcpError::Malformed { what })
+}
+
+fn tensor_of<'a>(state: Value<'a>, fqn: &str) -> Result<Option<ObjectView<'a>>, DcpError> {
+    if state.as_object().is_some_and(|object| &*object.global.name == "BytesStorageMetadata") {
+        return Ok(None);
+    }
+    object_of(state, "TensorStorageMetadata", &format!("the entry `{}`", display_name(fqn))).map(Some)
+}
+
+/// The parts of a name that a path says; they are the name with points between them.
+fn path_of<'a>(fqn: &'a str, path: Value<'_>) -> Option<Vec<&'a str>> {
+    let mut parts = Vec::new();
+    let mut rest = Some(fqn);
+    for part in path.items() {
+        let now = rest?;
+        let tail = match part.as_text() {
+            Some(text) => now.strip_prefix(text)?,
+            None => now.strip_prefix(&*part.as_int()?.to_string())?,
+        };
+        parts.push(now.strip_suffix(tail)?);
+        rest = match tail.strip_prefix('.') {
+            Some(tail) => Some(tail),
+            None if tail.is_empty() => None,
+            None => return None,
+        };
+    }
+    (rest.is_none() && !parts.is_empty()).then_some(parts)
+}
+
+/// Without paths in the metadata, only a first part that trainers use tells a key from a part of a name.
+fn guess_path(fqn: &str) -> Vec<&str> {
+    use crate::format::model_key::is_usual_key;
+    /// Under which Megatron-Core keeps moments and masters, one key for each kind.
+    const OPTIMIZER: &str = "optimizer.state.";
+    if let Some((kind, rest)) = fqn.strip_prefix(OPTIMIZER).and_then(|rest| rest.split_once('.')) {
+        return vec![&fqn[..9], &fqn[10..15], kind, rest];
+    }
+    match fqn.split_once('.') {
+        Some((first, rest)) if is_usual_key(first) && !rest.is_empty() => vec![first, rest],
+        _ => vec![fqn],
+    }
+}
+
+impl<'a> Directory<'a> {
+    /// The boxes of a tensor; what is wrong with it names the tensor.
+    pub(super) fn read_tensor(&self, entry: &Entry<'a>) -> Result<StoredTensor<'a>, ChunkFault> {
+        let malformed = |what| ChunkFault::Malformed { what };
+        let tensor = entry.tensor.ok_or(malformed("description"))?;
+        let dtype = dtype_in(tensor)?;
+        let shape = Shape::new(numbers(tensor.attribute("size")).ok_or(malformed("size"))?);
+        let chunks = tensor.attribute("chunks").filter(|chunks| chunks.is_sequence()).ok_or(malformed("chunks"))?;
+        let n_chunks = chunks.items().len();
+        let n_left = self.n_chunks_left.get().checked_sub(n_chunks).ok_or(ChunkFault::TooMany { limit: MAX_CHUNKS })?;
+        self.n_chunks_left.set(n_left);
+        let mut places = HashMap::new();
+        for (index, info) in self.stored.get(entry.fqn).map(Vec::as_slice).unwrap_or_default() {
+            let offset = index.as_object().and_then(|index| index.attribute("offset"));
+            let start = numbers(offset).ok_or(malformed("index in `storage_data`"))?;
+            if places.insert(start.clone(), *info).is_some() {
+                return Err(ChunkFault::StoredTwice { at: Shape::new(start) });
+            }
+        }
+        let mut read = Vec::with_capacity(n_chunks.min(places.len()));
+        for chunk in chunks.items() {
+            let chunk = chunk.as_object().filter(|chunk| &*chunk.global.name == "ChunkStorageMetadata");
+            let chunk = chunk.ok_or(malformed("chunk"))?;
+            let start = numbers(chunk.attribute("offsets")).ok_or(malformed("offsets of a chunk"))?;
+            let extent = numbers(chunk.attribute("sizes")).ok_or(malformed("sizes of a chunk"))?;
+            // A rank without rows writes an empty chunk, which begins where the tensor ends.
+            if extent.contains(&0) {
+                continue;
+            }
+            // Each place is for one chunk, so a list that repeats one would be longer than the places are many.
+            if read.len() >= places.len() && places.contains_key(&start) {
+                return Err(ChunkFault::Cover(CoverFault::Overlap { at: start.into() }));
+            }
+            let info = places.get(&start).ok_or_else(|| ChunkFault::NotStored { at: Shape::new(&*start) })?;
+            let (file, offset, len_bytes) = read_place(*info)?;
+            read.push(StoredChunk { start, extent, file, offset, len_bytes });
+        }
+        Ok(StoredTensor { dtype, shape, chunks: read })
+    }
+}
+
+/// The element type: first of the tuple to which the properties are pickled.
+fn dtype_in(tensor: ObjectView<'_>) -> Result<Dtype, ChunkFault> {
+    let malformed = ChunkFault::Malformed { what: "properties" };
+    let properties = tensor.attribute("properties").and_then(Value::as_object);
+    let state = properties.and_then(ObjectView::state);
+    let dtype = state.and_then(|state| state.items().next().or_else(|| state.get("dtype")));
+    let Some(global) = dtype.and_then(Value::as_global) else { return Err(malformed) };
+    match dtype_of(global) {
+        Some(StorageType::Known(dtype)) => Ok(dtype),
+        _ => Err(ChunkFault::UnknownDtype { name: global.display() }),
+    }
+}
+
+fn numbers(value: Option<Value<'_>>) -> Option<Vec<u64>> {
+    value.filter(|value| value.is_sequence() && value.items().len() <= MAX_RANK)?.items().map(Value::as_u64).collect()
+}
+
+/// File, first byte and length of an archive in storage.
+fn read_place<'a>(info: Value<'a>) -> Result<(&'a str, u64, u64), ChunkFault> {
+    let malformed = |what| ChunkFault::Malformed { what };
+    let Some(info) = info.as_object().filter(|info| &*info.global.name == "_StorageInfo") else {
+        let name = info.opaque_name().map(crate::pickle::Global::display);
+        return Err(name.map_or(malformed("entry in `storage_data`"), |name| ChunkFault::Foreign { name }));
+    };
+    if let Some(steps) = info.attribute("transform_descriptors").filter(|steps| steps.items().len() > 0) {
+        let first = steps.items().next().and_then(Value::as_text).unwrap_or("?").to_owned();
+        return Err(ChunkFault::Transformed { how: first });
+    }
+    let file = info.attribute("relative_path").and_then(Value::as_text).ok_or(malformed("`relative_path`"))?;
+    check_file_name(file).map_err(|fault| ChunkFault::ForbiddenFile { file: file.to_owned(), fault })?;
+    let number = |what| info.attribute(what).and_then(Value::as_u64).ok_or(malformed(what));
+    Ok((file, number("offset")?, number("length")?))
+}

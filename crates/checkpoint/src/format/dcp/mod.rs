@@ -1,0 +1,279 @@
+//! Distributed checkpoints of PyTorch (`torch.distributed.checkpoint`): `.metadata` and `.distcp` files, as FSDP, FSDP2,
+//! meshes, torchtitan, OLMo-core, Lightning and others save them.
+//!
+//! The metadata says which boxes of which tensors lie where, so a checkpoint opens without a look at the data. Each box
+//! is an archive of its own, which is looked into when it is first needed.
+
+mod chunk;
+pub mod error;
+mod hf_shards;
+mod metadata;
+mod select;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use thalweg_storage::{FileKind, FolderEntry, Storage};
+use thalweg_tensor::{Piece, TensorCatalog, TensorEntry};
+
+use self::chunk::Archives;
+use self::error::{ChunkFault, DcpError};
+pub use self::hf_shards::DcpSafetensors;
+use self::metadata::{Directory, Entry, METADATA_NAMES, StoredTensor, list_entries};
+use self::select::Selection;
+pub(super) use self::select::select_model;
+use super::{Findings, Format, FormatContent, OpenFile, Place};
+use crate::error::{UnfinishedFault, storage_error};
+use crate::pickle::{Global, PickleLimits, parse_pickle};
+use crate::{CatalogCache, Error, Note, ReadOptions};
+
+/// The file that a save writes last.
+pub(super) const METADATA_FILE_NAME: &str = ".metadata";
+/// The longest metadata that is read, in bytes: room for a million chunks.
+const MAX_METADATA_BYTES: u64 = 256 << 20;
+/// Longer metadata is read by few threads at once: a pickle takes about ten times its length.
+const LARGE_METADATA_BYTES: u64 = 1 << 20;
+const DATA_END: &str = ".distcp";
+/// Folders inside of a trainer's checkpoint that hold the distributed one with the model.
+const INNER_FOLDERS: [&str; 3] = ["model_and_optim", "pytorch_model_fsdp_0", "lit_model.pth"];
+/// The metadata here and in each of those folders.
+const MARKS: [&str; 4] =
+    [METADATA_FILE_NAME, "model_and_optim/.metadata", "pytorch_model_fsdp_0/.metadata", "lit_model.pth/.metadata"];
+/// The file that Lightning puts beside the metadata.
+const LIGHTNING_FILE_NAME: &str = "meta.pt";
+
+/// A folder with `.metadata` and `.distcp` files.
+#[derive(Debug, Clone, Copy)]
+pub struct Dcp;
+
+impl Format for Dcp {
+    fn name(&self) -> &'static str {
+        "dcp"
+    }
+
+    fn marks(&self) -> &'static [&'static str] {
+        &MARKS
+    }
+
+    fn is_certain(&self, place: &Place) -> bool {
+        is_ours(place)
+    }
+
+    fn recognises(&self, place: &Place) -> bool {
+        if let Place::File { path, .. } = place {
+            return path.file_name().is_some_and(|name| name == METADATA_FILE_NAME);
+        }
+        let is_whole = place.file_names().any(|name| name.ends_with(".safetensors"));
+        is_ours(place) || !is_whole && inner_folder(place).is_some()
+    }
+
+    fn open(
+        &self,
+        storage: &Arc<dyn Storage>,
+        place: &Place,
+        options: &ReadOptions,
+        cache: &CatalogCache,
+    ) -> Result<FormatContent, Error> {
+        let (folder, prefix) = match inner_folder(place).filter(|_| !is_ours(place)) {
+            Some(inner) => (place.folder().join(inner), format!("{inner}/")),
+            None => (place.folder().to_owned(), String::new()),
+        };
+        let choose = |entries: &[Entry<'_>], is_lightning| select_model(entries, options.key.as_deref(), is_lightning);
+        open_folder(storage, &DcpFolder { path: folder, prefix }, &choose, cache)
+    }
+}
+
+fn is_ours(place: &Place) -> bool {
+    place.file_names().any(|name| name == METADATA_FILE_NAME || name.ends_with(DATA_END))
+}
+
+fn inner_folder(place: &Place) -> Option<&'static str> {
+    let Place::Folder { entries, .. } = place else { return None };
+    let is_there = |name: &&&str| entries.iter().any(|entry| entry.kind == FileKind::Folder && entry.name == **name);
+    INNER_FOLDERS.iter().find(is_there).copied()
+}
+
+/// The folder of a distributed checkpoint, which may lie inside the trainer's.
+#[derive(Debug)]
+pub(super) struct DcpFolder {
+    pub(super) path: PathBuf,
+    /// What leads to its files from the checkpoint's folder.
+    pub(super) prefix: String,
+}
+
+/// Says which entries are the model; also told whether Lightning wrote the folder.
+pub(super) type ChooseEntries<'a> = &'a dyn Fn(&[Entry<'_>], bool) -> Result<Selection, DcpError>;
+
+/// Reads the metadata of a folder, opens the files that it names, and puts the chosen tensors together.
+pub(super) fn open_folder(
+    storage: &Arc<dyn Storage>,
+    folder: &DcpFolder,
+    choose: ChooseEntries<'_>,
+    cache: &CatalogCache,
+) -> Result<FormatContent, Error> {
+    let entries = storage.list_folder(&folder.path).map_err(|error| storage_error(&folder.path, error))?;
+    let metadata_path = folder.path.join(METADATA_FILE_NAME);
+    if !entries.iter().any(|entry| entry.name == METADATA_FILE_NAME) {
+        let n_shards = entries.iter().filter(|entry| entry.name.ends_with(DATA_END)).count();
+        let faults = vec![UnfinishedFault::NoIndex { n_shards, index: METADATA_FILE_NAME.to_owned() }];
+        return Err(Error::Unfinished { path: folder.path.clone(), faults });
+    }
+    let refuse = |source| Error::Dcp { path: metadata_path.clone(), source: Box::new(source) };
+    let is_lightning = entries.iter().any(|entry| entry.name == LIGHTNING_FILE_NAME);
+    let is_large = |entry: &FolderEntry| entry.name == METADATA_FILE_NAME && entry.len_bytes > LARGE_METADATA_BYTES;
+    let chosen = {
+        let _turn = entries.iter().any(is_large).then(|| cache.take_turn());
+        let bytes = storage.read_file(&metadata_path, MAX_METADATA_BYTES)?;
+        choose_tensors(&bytes, &|entries| choose(entries, is_lightning)).map_err(refuse)?
+    };
+    let files = open_files(storage, folder, &chosen)?;
+    let Chosen { entries, archives, findings, mut notes, .. } = chosen;
+    notes.extend(note_mixture(&files, storage.file_info(&metadata_path)?.modified_ns));
+    let duplicate = |name: Box<str>| refuse(DcpError::DuplicateName { name: name.into() });
+    Ok(FormatContent {
+        files,
+        catalog: cache.share(TensorCatalog::new(entries).map_err(duplicate)?),
+        notes,
+        findings,
+        opener: Some(Arc::new(Archives::new(archives))),
+        ..FormatContent::default()
+    })
+}
+
+/// The tensors below a key that the bytes of a `.metadata` list, or those of the only model in it.
+///
+/// # Errors
+/// A [`DcpError`] for whatever keeps the metadata from being read.
+pub fn read_metadata(bytes: &[u8], key: Option<&str>) -> Result<Vec<TensorEntry>, DcpError> {
+    Ok(choose_tensors(bytes, &|entries| select_model(entries, key, false))?.entries)
+}
+
+/// Reads the metadata, which is let go of before any file is opened.
+fn choose_tensors(
+    bytes: &[u8],
+    choose: &dyn Fn(&[Entry<'_>]) -> Result<Selection, DcpError>,
+) -> Result<Chosen, DcpError> {
+    let (pickle, _) = parse_pickle(bytes, &[METADATA_NAMES], &limits_for(bytes.len()))?;
+    let directory = list_entries(&pickle)?;
+    let selection = choose(&directory.entries)?;
+    let mut chosen = gather_tensors(&directory, &selection)?;
+    chosen.notes = notes(&selection);
+    chosen.findings = Findings {
+        key: selection.key,
+        other_keys: selection.others,
+        foreign_names: pickle.unlisted_names().map(Global::display).collect(),
+        ..Findings::default()
+    };
+    Ok(chosen)
+}
+
+/// What reading metadata may cost: it grows with the ranks, so the limits grow with its length.
+///
+/// A chunk takes 180 bytes of metadata and, with its place, 4 KiB as the pickle counts memory, which is twice what it takes.
+fn limits_for(n_bytes: usize) -> PickleLimits {
+    let n_bytes = n_bytes as u64;
+    PickleLimits {
+        max_memory_bytes: (64 << 20) + 40 * n_bytes,
+        max_text_bytes: n_bytes,
+        max_ops: 1_000 + n_bytes,
+        ..PickleLimits::default()
+    }
+}
+
+/// The tensors that are meant, and all that their pieces need.
+#[derive(Default)]
+struct Chosen {
+    entries: Vec<TensorEntry>,
+    /// Names of files in the order in which pieces count them, with the first byte that none of them needs.
+    files: Vec<(String, u64)>,
+    archives: Vec<(u32, u64, u64)>,
+    findings: Findings,
+    notes: Vec<Note>,
+}
+
+fn gather_tensors(directory: &Directory<'_>, selection: &Selection) -> Result<Chosen, DcpError> {
+    let mut numbers: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut ends: Vec<u64> = Vec::new();
+    let mut chosen = Chosen::default();
+    for (position, name) in &selection.tensors {
+        let fail = |fault| DcpError::Tensor { tensor: name.clone(), fault };
+        let Some(entry) = directory.entries.get(*position) else { continue };
+        let StoredTensor { dtype, shape, chunks } = directory.read_tensor(entry).map_err(fail)?;
+        let mut pieces = Vec::with_capacity(chunks.len());
+        for chunk in chunks {
+            let file_idx = match numbers.get(chunk.file) {
+                Some(file_idx) => *file_idx,
+                None => {
+                    let file_idx = u32::try_from(ends.len()).unwrap_or(u32::MAX);
+                    numbers.insert(chunk.file, file_idx);
+                    ends.push(0);
+                    file_idx
+                }
+            };
+            let end =
+                chunk.offset.checked_add(chunk.len_bytes).ok_or(fail(ChunkFault::Malformed { what: "length" }))?;
+            if let Some(last) = ends.get_mut(thalweg_tensor::to_index(file_idx.into())) {
+                *last = end.max(*last);
+            }
+            chosen.archives.push((file_idx, chunk.offset, chunk.len_bytes));
+            pieces.push(Piece::boxed(file_idx, chunk.offset, &chunk.start, &chunk.extent));
+        }
+        let entry = TensorEntry::of_pieces(name.as_str().into(), dtype, shape, pieces);
+        chosen.entries.push(entry.map_err(|fault| fail(ChunkFault::Cover(fault)))?);
+    }
+    let mut files: Vec<(u32, String)> = numbers.into_iter().map(|(name, idx)| (idx, name.to_owned())).collect();
+    files.sort_unstable();
+    chosen.files = files.into_iter().map(|(_, name)| name).zip(ends).collect();
+    Ok(chosen)
+}
+
+/// Opens every file that has a chunk; missing and cut-off ones are told together.
+fn open_files(storage: &Arc<dyn Storage>, folder: &DcpFolder, chosen: &Chosen) -> Result<Vec<OpenFile>, Error> {
+    let (mut files, mut faults) = (Vec::with_capacity(chosen.files.len()), Vec::new());
+    for (name, end) in &chosen.files {
+        let path = folder.path.join(name);
+        let file = format!("{}{name}", folder.prefix);
+        let reader = match storage.open_file(&path) {
+            Err(error) if error.is_not_found() => {
+                faults.push(UnfinishedFault::MissingShard { file });
+                continue;
+            }
+            opened => opened?,
+        };
+        let found_bytes = reader.info().len_bytes;
+        if found_bytes < *end {
+            faults.push(UnfinishedFault::ShortShard { file, wanted_bytes: *end, found_bytes });
+            continue;
+        }
+        files.push(OpenFile { name: file, path, reader });
+    }
+    if faults.is_empty() {
+        return Ok(files);
+    }
+    faults.sort_by(|a, b| a.file().cmp(b.file()));
+    Err(Error::Unfinished { path: folder.path.clone(), faults })
+}
+
+/// A save over an existing checkpoint that is killed leaves files of two steps beside the old metadata.
+fn note_mixture(files: &[OpenFile], metadata_ns: i128) -> Option<Note> {
+    /// Files that were copied together may differ by so much.
+    const TOLERANCE_NS: i128 = 60_000_000_000;
+    let is_newer = |file: &&OpenFile| file.reader.info().modified_ns > metadata_ns + TOLERANCE_NS;
+    let newer: Vec<String> = files.iter().filter(is_newer).map(|file| file.name.clone()).collect();
+    let n_older = files.len() - newer.len();
+    (!newer.is_empty() && n_older > 0).then_some(Note::NewerThanMetadata { files: newer, n_older })
+}
+
+fn notes(selection: &Selection) -> Vec<Note> {
+    let mut notes = Vec::new();
+    notes.extend(selection.key.clone().map(|key| Note::KeyChosen { key }));
+    if !selection.others.is_empty() {
+        notes.push(Note::OtherKeys { keys: selection.others.clone() });
+    }
+    notes.extend(selection.stripped.iter().map(|prefix| Note::PrefixTakenOff { prefix: (*prefix).to_owned() }));
+    if !selection.objects.is_empty() {
+        notes.push(Note::ObjectsLeftOut { names: selection.objects.clone() });
+    }
+    notes
+}

@@ -1,0 +1,127 @@
+//! Which entries of a distributed checkpoint are the model, and their names without what leads to it.
+
+use std::collections::BTreeMap;
+
+use super::error::DcpError;
+use super::metadata::Entry;
+use crate::format::model_key::{KeyFault, Level, WHOLE_KEY, choose_branch, is_other_key, strip_names};
+
+/// Keys above a model; nobody nests deeper.
+const MAX_DEPTH: usize = 16;
+
+/// The entries that are meant.
+#[derive(Debug)]
+pub(in crate::format) struct Selection {
+    /// The key that leads to the model; none where it is not below one.
+    pub(super) key: Option<String>,
+    /// Position of the entry and the tensor's name.
+    pub(super) tensors: Vec<(usize, String)>,
+    /// Names of entries beside the tensors that are not tensors.
+    pub(super) objects: Vec<String>,
+    /// Other keys with tensors, and how many.
+    pub(super) others: Vec<(String, usize)>,
+    /// What was taken off the names.
+    pub(super) stripped: Vec<&'static str>,
+}
+
+/// Chooses the entries below `key`, or the only part that can be meant.
+pub(in crate::format) fn select_model(
+    entries: &[Entry<'_>],
+    key: Option<&str>,
+    is_lightning: bool,
+) -> Result<Selection, DcpError> {
+    if !entries.iter().any(Entry::is_tensor) {
+        return Err(DcpError::NoTensors);
+    }
+    let path = match key {
+        Some(WHOLE_KEY) => Vec::new(),
+        Some(key) => descend(entries, named_path(entries, key)?, true)?,
+        None => descend(entries, Vec::new(), false)?,
+    };
+    // What stands beside a model that is not below a key, such as torchtitan's optimizer, is not of the model.
+    let is_beside = |rest: &[&str]| {
+        key.is_none() && path.is_empty() && rest.len() > 1 && rest.first().is_some_and(|first| is_other_key(first))
+    };
+    let (mut positions, mut names, mut objects) = (Vec::new(), Vec::new(), Vec::new());
+    let mut others = BTreeMap::new();
+    for (position, entry) in entries.iter().enumerate() {
+        let rest = rest_of(entry, &path).filter(|rest| !is_beside(rest));
+        match rest {
+            Some(rest) if entry.is_tensor() => {
+                positions.push(position);
+                names.push(rest.join("."));
+            }
+            Some(rest) => objects.push(rest.join(".")),
+            None if entry.is_tensor() => *others.entry(other_key(&entry.path, &path)).or_insert(0) += 1,
+            None => {}
+        }
+    }
+    if names.is_empty() {
+        return Err(DcpError::NoTensors);
+    }
+    let stripped = strip_names(&mut names, is_lightning);
+    let key = (!path.is_empty()).then(|| path.join("."));
+    let others = others.into_iter().collect();
+    Ok(Selection { key, tensors: positions.into_iter().zip(names).collect(), objects, others, stripped })
+}
+
+/// What is left of an entry's path below this one; nothing for an entry that is not below it.
+fn rest_of<'e, 'a>(entry: &'e Entry<'a>, path: &[&str]) -> Option<&'e [&'a str]> {
+    let rest = entry.path.get(path.len()..).filter(|rest| !rest.is_empty())?;
+    entry.path.iter().zip(path).all(|(a, b)| a == b).then_some(rest)
+}
+
+/// The key by which an entry beside the model is told: as deep as where its path leaves the model's.
+fn other_key(entry: &[&str], model: &[&str]) -> String {
+    let n_common = entry.iter().zip(model).take_while(|(a, b)| a == b).count();
+    entry[..entry.len().min(n_common + 1)].join(".")
+}
+
+/// Tensors below a path: those of each branch, and those that stand there themselves.
+fn branches<'a>(entries: &[Entry<'a>], path: &[&str]) -> (BTreeMap<&'a str, usize>, usize) {
+    let (mut branches, mut n_direct) = (BTreeMap::new(), 0);
+    for entry in entries.iter().filter(|entry| entry.is_tensor()) {
+        match rest_of(entry, path) {
+            Some([first, _, ..]) => *branches.entry(*first).or_insert(0) += 1,
+            Some([_]) => n_direct += 1,
+            _ => {}
+        }
+    }
+    (branches, n_direct)
+}
+
+fn descend<'a>(entries: &[Entry<'a>], mut path: Vec<&'a str>, was_named: bool) -> Result<Vec<&'a str>, DcpError> {
+    let n_named = path.len();
+    for _ in 0..MAX_DEPTH {
+        let (found, n_direct) = branches(entries, &path);
+        let branches: Vec<&str> = found.into_keys().collect();
+        let keys: Vec<String> = branches.iter().map(|key| (*key).to_owned()).collect();
+        let depth = path.len() - n_named;
+        match choose_branch(Level { branches: &keys, n_direct, depth, was_named })? {
+            Some(next) => path.push(branches[next]),
+            None => break,
+        }
+    }
+    Ok(path)
+}
+
+/// The path that a key with points means: the first entry whose path begins with it says where its parts end.
+fn named_path<'a>(entries: &[Entry<'a>], key: &str) -> Result<Vec<&'a str>, DcpError> {
+    let prefix_of = |entry: &Entry<'a>| {
+        let mut joined = String::new();
+        for (n_parts, part) in (1..entry.path.len()).zip(&entry.path) {
+            if n_parts > 1 {
+                joined.push('.');
+            }
+            joined.push_str(part);
+            if joined == key {
+                return Some(entry.path[..n_parts].to_vec());
+            }
+        }
+        None
+    };
+    if let Some(path) = entries.iter().filter(|entry| entry.is_tensor()).find_map(prefix_of) {
+        return Ok(path);
+    }
+    Err(KeyFault::no_such_key(key, branches(entries, &[]).0.into_keys().map(str::to_owned).collect()).into())
+}

@@ -1,0 +1,161 @@
+//! Which part of a saved training state is the model, and what its tensors are called: one rule for every format in
+//! which trainers keep more than a model.
+
+use std::collections::BTreeSet;
+
+use thalweg_tensor::{display_name, nearest_name};
+
+/// Keys under which trainers keep the model.
+const MODEL_KEYS: [&str; 9] =
+    ["state_dict", "model", "module", "model_state_dict", "model_state", "state", "net", "weights", "params"];
+/// Beginnings of keys whose tensors are not the model.
+const OTHER_KEYS: [&str; 12] = [
+    "optim",
+    "lr_sched",
+    "sched",
+    "rng",
+    "random",
+    "scaler",
+    "grad_scaler",
+    "callbacks",
+    "loops",
+    "ema",
+    "dataloader",
+    "train_state",
+];
+/// What wrappers of modules put into names, anywhere.
+const WRAPPERS: [&str; 3] = ["_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod."];
+/// What wrappers put before every name.
+const PREFIX: &str = "module.";
+/// What Lightning puts before every name of the model that a module holds.
+const LIGHTNING_PREFIX: &str = "model.";
+/// The key that means the whole state.
+pub(crate) const WHOLE_KEY: &str = ".";
+/// How many keys a message lists.
+const MAX_KEYS: usize = 8;
+
+/// Why it is not clear which part is meant.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyFault {
+    /// Several parts could be meant.
+    #[error("tensors stand under {}, and it is not clear which are meant", list_keys(keys))]
+    SeveralKeys {
+        /// The keys.
+        keys: Vec<String>,
+    },
+    /// The key that was asked for is not there.
+    #[error("there is nothing under the key `{}`; tensors stand under {}", display_name(key), list_keys(keys))]
+    NoSuchKey {
+        /// What was asked for.
+        key: String,
+        /// What there is.
+        keys: Vec<String>,
+    },
+}
+
+impl KeyFault {
+    /// Says that a key is not there; the key that it resembles comes first.
+    pub(crate) fn no_such_key(key: &str, mut keys: Vec<String>) -> Self {
+        if let Some(near) = nearest_name(key, keys.iter().map(String::as_str)).map(str::to_owned) {
+            keys.sort_by_key(|name| *name != near);
+        }
+        Self::NoSuchKey { key: key.to_owned(), keys }
+    }
+
+    /// What to do next.
+    pub(crate) const HINT: &str = "name one of them with `--key`; `--key .` is the whole file";
+}
+
+fn list_keys(keys: &[String]) -> String {
+    let shown: Vec<String> = keys.iter().take(MAX_KEYS).map(|key| format!("`{}`", display_name(key))).collect();
+    match keys.len() {
+        0 => "no key".to_owned(),
+        n if n > MAX_KEYS => format!("{} and {} more", shown.join(", "), n - MAX_KEYS),
+        _ => shown.join(", "),
+    }
+}
+
+/// Whether tensors under a key of this name are not the model, unless the caller says so.
+pub(crate) fn is_other_key(key: &str) -> bool {
+    OTHER_KEYS.iter().any(|start| key.to_ascii_lowercase().starts_with(start))
+}
+
+/// Whether this is a key that trainers use, for the model or for something else.
+pub(crate) fn is_usual_key(key: &str) -> bool {
+    MODEL_KEYS.contains(&key) || is_other_key(key)
+}
+
+/// One level of a saved state.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Level<'a> {
+    /// Keys below which tensors stand.
+    pub(crate) branches: &'a [String],
+    /// Tensors that stand here themselves.
+    pub(crate) n_direct: usize,
+    /// Levels above this one.
+    pub(crate) depth: usize,
+    /// Whether the caller named this level or one above it.
+    pub(crate) was_named: bool,
+}
+
+/// The branch to go down; `None` if this level is the model.
+///
+/// # Errors
+/// `SeveralKeys`.
+pub(crate) fn choose_branch(level: Level<'_>) -> Result<Option<usize>, KeyFault> {
+    let Level { branches, n_direct, depth, was_named } = level;
+    let known: Vec<usize> = (0..branches.len()).filter(|&i| MODEL_KEYS.contains(&&*branches[i])).collect();
+    let unknown: Vec<usize> =
+        (0..branches.len()).filter(|i| !is_other_key(&branches[*i]) && !known.contains(i)).collect();
+    let several =
+        |which: &[usize]| Err(KeyFault::SeveralKeys { keys: which.iter().map(|&i| branches[i].clone()).collect() });
+    // Below the first level a key of that name may be a module of the model itself, with modules beside it.
+    let may_descend = depth == 0 && !was_named || n_direct == 0 && unknown.is_empty();
+    match (&known[..], &unknown[..]) {
+        ([only], _) if may_descend => Ok(Some(*only)),
+        (several_known @ [_, _, ..], _) if may_descend => several(several_known),
+        ([], [only]) if n_direct == 0 && depth == 0 => Ok(Some(*only)),
+        ([], several_unknown @ [_, _, ..]) if n_direct == 0 && depth == 0 && !was_named => several(several_unknown),
+        _ => Ok(None),
+    }
+}
+
+/// Takes off what wrappers of modules put into names, where that leaves all names different. Returns what it took off.
+pub(crate) fn strip_names(names: &mut [String], is_lightning: bool) -> Vec<&'static str> {
+    let mut stripped = Vec::new();
+    for wrapper in WRAPPERS {
+        let part = format!(".{wrapper}");
+        let renamed = |name: &str| {
+            // Only whole parts of a name: `x_orig_mod.` is something else.
+            let mut rest = format!(".{name}");
+            while rest.contains(&part) {
+                rest = rest.replace(&part, ".");
+            }
+            rest[1..].to_owned()
+        };
+        if apply(names, renamed) {
+            stripped.push(wrapper);
+        }
+    }
+    let prefixes = [Some(PREFIX), is_lightning.then_some(LIGHTNING_PREFIX)];
+    for prefix in prefixes.into_iter().flatten() {
+        if names.iter().all(|name| name.len() > prefix.len() && name.starts_with(prefix))
+            && apply(names, |name| name[prefix.len()..].to_owned())
+        {
+            stripped.push(prefix);
+        }
+    }
+    stripped
+}
+
+/// Renames, unless that changes nothing or makes two names one.
+fn apply(names: &mut [String], renamed: impl Fn(&str) -> String) -> bool {
+    let after: Vec<String> = names.iter().map(|name| renamed(name)).collect();
+    let n_different = |names: &[String]| names.iter().collect::<BTreeSet<_>>().len();
+    if names == after.as_slice() || n_different(&after) != n_different(names) {
+        return false;
+    }
+    names.clone_from_slice(&after);
+    true
+}

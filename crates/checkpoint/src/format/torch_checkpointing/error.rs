@@ -1,0 +1,98 @@
+//! What can be wrong with a checkpoint of torch_checkpointing.
+
+use thalweg_tensor::{CoverFault, display_name};
+
+use crate::index::FileNameFault;
+use crate::pickle::PickleError;
+
+/// Why it is refused. Whoever knows the file adds its path.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TcError {
+    /// A pickle that is not read.
+    #[error("{0}")]
+    Pickle(#[from] PickleError),
+    /// The metadata is plain data in every version that is read.
+    #[error("it names `{name}`, and the metadata of torch_checkpointing names nothing")]
+    Foreign {
+        /// The name as it can be printed.
+        name: String,
+    },
+    /// Another version than those that are read.
+    #[error("its version is `{}`, and only 2.0 and 1.0 are read", display_name(found))]
+    Version {
+        /// What it says.
+        found: String,
+    },
+    /// A part that is missing or of the wrong kind.
+    #[error("its {what} is not as torch_checkpointing writes it")]
+    Malformed {
+        /// Which part.
+        what: &'static str,
+    },
+    /// A file outside of the folder.
+    #[error("it names the file `{}`, {fault}", display_name(file))]
+    ForbiddenFile {
+        /// The name.
+        file: String,
+        /// Which rule it breaks.
+        fault: FileNameFault,
+    },
+    /// An item in files that hold no tensors.
+    #[error("item `{}` is kept as `{}`, which holds no tensors", display_name(item), display_name(found))]
+    Serialization {
+        /// The item.
+        item: String,
+        /// What the metadata says.
+        found: String,
+    },
+    /// The item is not clear, or not there.
+    #[error(transparent)]
+    Key(#[from] crate::format::model_key::KeyFault),
+    /// Pieces without anything that says so.
+    #[error(
+        "item `{}` lies in {n_ranks} files of pieces, and there is no `metadata.pkl` that says how they belong together",
+        display_name(item)
+    )]
+    NoMetadata {
+        /// The item.
+        item: String,
+        /// Its files.
+        n_ranks: usize,
+    },
+    /// An item without tensors.
+    #[error("item `{}` holds no tensors", display_name(item))]
+    NoTensors {
+        /// The item.
+        item: String,
+    },
+    /// A tensor that cannot be read.
+    #[error("tensor `{}`: {reason}", display_name(tensor))]
+    Tensor {
+        /// Its name.
+        tensor: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Boxes that do not make up the tensor.
+    #[error("tensor `{}`: {fault}", display_name(tensor))]
+    Cover {
+        /// Its name.
+        tensor: String,
+        /// What is wrong.
+        fault: CoverFault,
+    },
+}
+
+impl TcError {
+    /// What to do next, where there is a next move.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NoMetadata { .. } => Some(
+                "copy `metadata.pkl` from the first checkpoint that the same process saved: it describes the later ones, too",
+            ),
+            Self::Key(_) => Some(crate::format::model_key::KeyFault::HINT),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What stands where a checkpoint was expected, and what makes one of it: other formats, pointers to files that were not
+//! fetched, pages that a failed download left.
+
+use std::path::Path;
+
+use thalweg_storage::{FolderEntry, ReadAt, Storage};
+use thalweg_tensor::display_name;
+
+use crate::Error;
+use crate::format::Place;
+
+/// A format that is not read: ends of names of files or folders, what it is, and what converts it.
+struct Stranger {
+    ends: &'static [&'static str],
+    what: &'static str,
+    converter: &'static str,
+}
+
+/// In the order of asking: a folder of one trainer may hold files of another's kind.
+const STRANGERS: [Stranger; 7] = [
+    Stranger {
+        ends: &["common.pt"],
+        what: "a Megatron-LM distributed checkpoint",
+        converter: "convert it with Megatron-LM's `tools/checkpoint/convert.py`, or with Megatron Bridge, to Hugging Face safetensors",
+    },
+    Stranger {
+        ends: &[".distcp", ".metadata"],
+        what: "a PyTorch distributed checkpoint",
+        converter: "convert it with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch CKPT model.pt`",
+    },
+    Stranger {
+        ends: &["_CHECKPOINT_METADATA", "manifest.ocdbt", "_METADATA", ".zarray", "zarr.json"],
+        what: "an Orbax checkpoint",
+        converter: "restore it with Orbax and save the arrays with `safetensors.flax.save_file`",
+    },
+    Stranger {
+        ends: &[".nemo"],
+        what: "a NeMo archive",
+        converter: "convert it with NeMo's `llm.export_ckpt(..., target=\"hf\")`",
+    },
+    Stranger {
+        ends: &[".gguf"],
+        what: "a GGUF file",
+        converter: "give the checkpoint that it was made from: GGUF holds converted, mostly quantised weights",
+    },
+    Stranger {
+        ends: &[".npz", ".npy", ".msgpack", ".h5"],
+        what: "a file of arrays (NumPy, Flax or Keras)",
+        converter: "load it and save the arrays with `safetensors`",
+    },
+    Stranger {
+        ends: &[".onnx", ".tflite", ".pdparams"],
+        what: "a file of another framework",
+        converter: "give the checkpoint that it was made from",
+    },
+];
+
+/// What a path holds that no format recognises, so that the error can say it and what to do.
+pub(crate) fn describe_stranger(place: &Place) -> Error {
+    let names: Vec<&str> = match place {
+        Place::File { path, .. } => path.file_name().and_then(|name| name.to_str()).into_iter().collect(),
+        Place::Folder { entries, .. } => entries.iter().map(|entry| &*entry.name).collect(),
+    };
+    let known = STRANGERS.iter().find_map(|stranger| {
+        let name = names.iter().find(|name| stranger.ends.iter().any(|end| name.ends_with(end)))?;
+        Some((stranger, display_name(name)))
+    });
+    let found = match (place, &known) {
+        (Place::File { .. }, Some((stranger, _))) => format!("it is {}", stranger.what),
+        (Place::File { .. }, None) => "neither its name nor its first bytes are those of a checkpoint".to_owned(),
+        (Place::Folder { .. }, Some((stranger, name))) => {
+            format!("it holds {} (`{name}`) and nothing that can be read", stranger.what)
+        }
+        (Place::Folder { entries, .. }, None) if entries.is_empty() => "the folder is empty".to_owned(),
+        (Place::Folder { entries, .. }, None) => {
+            let name = |entry: &FolderEntry| format!("`{}`", display_name(&entry.name));
+            let first: Vec<String> = entries.iter().take(3).map(name).collect();
+            format!("it holds {} and nothing that can be read", first.join(", "))
+        }
+    };
+    Error::NotACheckpoint {
+        path: place.path().to_owned(),
+        found,
+        converter: known.map(|(stranger, _)| stranger.converter),
+    }
+}
+
+/// Beginnings of small texts that stand for files kept elsewhere, what they are, and what fetches the files.
+const POINTERS: [(&[u8], &str, &str); 3] = [
+    (b"version https://git-lfs.github.com/spec/", "Git LFS", "run `git lfs pull` to fetch the file itself"),
+    (b"/annex/objects/", "git-annex", "run `git annex get` to fetch the file itself"),
+    (b"../.git/annex/objects/", "git-annex", "run `git annex get` to fetch the file itself"),
+];
+/// Beginnings of files that are something else under the name of a checkpoint's file.
+const IMPOSTORS: [(&[u8], &str); 6] = [
+    (b"PK\x03\x04", "a zip archive, as PyTorch saves"),
+    (b"GGUF", "a GGUF file"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"<", "a page of HTML or XML, as a failed download leaves"),
+    (b"\x80", "a Python pickle"),
+];
+/// Enough of a file to know it by.
+const LOOK_BYTES: usize = 64;
+
+/// A better word for a file that breaks the rules of its format, if its first bytes say what it is.
+pub(crate) fn recognise_file(path: &Path, first: &[u8]) -> Option<Error> {
+    let path = path.to_owned();
+    if let Some((_, kind, fetch)) = POINTERS.iter().find(|(start, ..)| first.starts_with(start)) {
+        return Some(Error::Pointer { path, kind, fetch });
+    }
+    let (_, found) = IMPOSTORS.iter().find(|(start, _)| first.starts_with(start))?;
+    Some(Error::Impostor { path, found })
+}
+
+/// `error` about the header of `file`, or what the file really is.
+pub(crate) fn explain_header_error(error: Error, file: &dyn ReadAt, path: &Path) -> Error {
+    if !matches!(error, Error::Header { .. }) {
+        return error;
+    }
+    let mut first = [0; LOOK_BYTES];
+    let n_bytes = LOOK_BYTES.min(thalweg_tensor::to_index(file.info().len_bytes));
+    match file.read_exact_at(0, &mut first[..n_bytes]) {
+        // A length that is small enough to be one begins with many zeros and meets no word of the tables.
+        Ok(()) => recognise_file(path, &first[..n_bytes]).unwrap_or(error),
+        Err(_) => error,
+    }
+}
+
+/// `error` about a PyTorch file, or the pointer that stands in its place.
+pub(crate) fn explain_torch_error(error: Error, storage: &dyn Storage) -> Error {
+    let Error::Torch { path, .. } = &error else { return error };
+    let Ok(file) = storage.open_file(path) else { return error };
+    let mut first = [0; LOOK_BYTES];
+    let n_bytes = LOOK_BYTES.min(thalweg_tensor::to_index(file.info().len_bytes));
+    let is_pointer = |found: &Error| matches!(found, Error::Pointer { .. });
+    match file.read_exact_at(0, &mut first[..n_bytes]) {
+        Ok(()) => recognise_file(path, &first[..n_bytes]).filter(is_pointer).unwrap_or(error),
+        Err(_) => error,
+    }
+}

@@ -1,0 +1,72 @@
+//! How far a counted act is and how fast it goes: one text for bars and lines, in the units of the summary.
+
+use crate::options::{show_bytes, show_count};
+
+/// In what an act is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PaceUnit {
+    Bytes,
+    Tokens,
+}
+
+/// Where an act is now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    pub(crate) unit: PaceUnit,
+    pub(crate) total: u64,
+    /// Done by an earlier run: it took no time of this one.
+    pub(crate) resumed: u64,
+    /// Done in all, what was resumed included.
+    pub(crate) done: u64,
+    /// Since this run began with it.
+    pub(crate) seconds: f64,
+}
+
+impl Pace {
+    /// Such as `12.00 GB of 40.00 GB, 1.50 GB/s, 19 s left`.
+    #[expect(clippy::cast_precision_loss, reason = "rates for people")]
+    pub(crate) fn text(&self) -> String {
+        let rate = self.done.saturating_sub(self.resumed) as f64 / self.seconds.max(1e-9);
+        let left = self.total.saturating_sub(self.done) as f64 / rate;
+        // Before the first byte nothing is known.
+        let left = if left.is_finite() { format!(", {left:.0} s left") } else { String::new() };
+        match self.unit {
+            PaceUnit::Bytes => {
+                let [done, total] = [self.done, self.total].map(show_bytes);
+                format!("{done} of {total}, {}{left}", show_rate(rate))
+            }
+            PaceUnit::Tokens => {
+                let [done, total] = [self.done, self.total].map(show_count);
+                format!("{done} of {total} tokens, {rate:.0} tokens/s{left}")
+            }
+        }
+    }
+}
+
+/// A rate in bytes, as bars and summaries have it.
+pub(crate) fn show_rate(bytes_per_second: f64) -> String {
+    format!("{:.2} GB/s", bytes_per_second / 1e9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(resumed: u64, done: u64, seconds: f64) -> String {
+        Pace { unit: PaceUnit::Bytes, total: 40_000_000_000, resumed, done, seconds }.text()
+    }
+
+    #[test]
+    fn what_an_earlier_run_did_is_not_speed() {
+        assert_eq!(text(0, 10_000_000_000, 5.0), "10.00 GB of 40.00 GB, 2.00 GB/s, 15 s left");
+        assert_eq!(text(30_000_000_000, 31_000_000_000, 2.0), "31.00 GB of 40.00 GB, 0.50 GB/s, 18 s left");
+        assert_eq!(text(30_000_000_000, 30_000_000_000, 0.1), "30.00 GB of 40.00 GB, 0.00 GB/s");
+        assert_eq!(text(0, 0, 0.0), "0 B of 40.00 GB, 0.00 GB/s");
+    }
+
+    #[test]
+    fn tokens_are_counted_as_tokens() {
+        let pace = Pace { unit: PaceUnit::Tokens, total: 4_000_000, resumed: 0, done: 1_000_000, seconds: 10.0 };
+        assert_eq!(pace.text(), "1M of 4M tokens, 100000 tokens/s, 30 s left");
+    }
+}

@@ -1,0 +1,32 @@
+//! A model whose parameters are not all finite is not scored: its accuracy can look normal.
+
+use std::path::Path;
+
+use thalweg_model::Model;
+use thalweg_tensor::TensorSource;
+use thalweg_tensor::finite::{NonFiniteKind, find_non_finite};
+
+use crate::Error;
+
+/// Reads a checkpoint whole, before another program is asked to score it; `path` names it in messages.
+///
+/// # Errors
+/// `NonFiniteParams`; `Access` where it cannot be read.
+pub fn check_sound(path: &Path, source: &dyn TensorSource) -> Result<(), Error> {
+    let Some(found) = find_non_finite(source)? else { return Ok(()) };
+    let tensor = source.catalog().entries().get(found.tensor_idx).map_or("", |entry| &*entry.name);
+    let (tensor, kind) = (tensor.to_owned(), found.kind.name());
+    Err(Error::NonFiniteParams { path: path.to_owned(), tensor, element_idx: found.element_idx, kind })
+}
+
+/// The same for a model that is loaded already.
+pub(crate) fn check_sound_model(path: &Path, model: &Model<f32>) -> Result<(), Error> {
+    for spec in model.layout().specs() {
+        let params = &model.params()[spec.range.clone()];
+        let Some(element_idx) = params.iter().position(|param| !param.is_finite()) else { continue };
+        let kind = if params[element_idx].is_nan() { NonFiniteKind::Nan } else { NonFiniteKind::Infinity };
+        let (tensor, element_idx, kind) = (spec.name.clone(), element_idx as u64, kind.name());
+        return Err(Error::NonFiniteParams { path: path.to_owned(), tensor, element_idx, kind });
+    }
+    Ok(())
+}

@@ -1,0 +1,481 @@
+//! What is inside one checkpoint that has no average: quantised codes, factors of an update, training state, tensors
+//! without elements. Names, headers and config alone are looked at.
+//!
+//! One rule for each kind, whatever the library: `align` refuses by it before a merge, `inspect` shows it.
+
+use std::fmt;
+
+use serde_json::Value;
+use thalweg_checkpoint::Checkpoint;
+use thalweg_tensor::{DtypeClass, TensorCatalog, TensorEntry, display_name};
+
+use crate::pattern::name_fits;
+
+/// Something inside a checkpoint that keeps it from being averaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Obstacle {
+    /// Factors whose product is the update: the product of means is not the mean of products.
+    Factored {
+        /// The first such tensor.
+        tensor: String,
+        /// What such factors are called.
+        scheme: &'static str,
+        /// How many there are.
+        n_tensors: usize,
+    },
+    /// The file of an adapter.
+    Adapter {
+        /// Its name.
+        file: String,
+    },
+    /// Parameters without elements.
+    Empty {
+        /// The first such tensor.
+        tensor: String,
+        /// How many there are.
+        n_empty: usize,
+        /// Of how many floating tensors.
+        n_tensors: usize,
+    },
+    /// Codes that mean something only with the scales beside them.
+    Quantised {
+        /// The first tensor of codes.
+        codes: String,
+        /// Its scales, or other companion, where there is one.
+        scales: Option<String>,
+        /// Who writes such tensors.
+        by: &'static str,
+    },
+    /// A config that says that the weights are quantised.
+    QuantisationConfig {
+        /// `quant_method`, or `-`.
+        method: String,
+    },
+    /// Tensors of an optimizer or of other training state among the parameters.
+    TrainingState {
+        /// The first such tensor.
+        tensor: String,
+        /// How many there are.
+        n_tensors: usize,
+        /// Patterns that cover them all and nothing else.
+        patterns: Vec<String>,
+    },
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Factored { tensor, scheme, n_tensors } => write!(
+                f,
+                "{n_tensors} tensors are factors of an update ({scheme}), such as `{}`: the product of averaged factors is \
+                 not the average of the updates",
+                display_name(tensor)
+            ),
+            Self::Adapter { file } => {
+                write!(f, "`{}` is an adapter, an update of a base model that is not here", display_name(file))
+            }
+            Self::Empty { tensor, n_empty, n_tensors } => write!(
+                f,
+                "{n_empty} of {n_tensors} floating tensors are empty, such as `{}`: their elements were never saved, as ZeRO \
+                 stage 3 does without gathering",
+                display_name(tensor)
+            ),
+            Self::Quantised { codes, scales, by } => {
+                write!(f, "the weights are quantised ({by}): `{}` holds codes", display_name(codes))?;
+                if let Some(scales) = scales {
+                    write!(f, " with scales of their own in `{}`", display_name(scales))?;
+                }
+                write!(f, ", and neither has an average")
+            }
+            Self::QuantisationConfig { method } => {
+                write!(f, "`config.json` has a `quantization_config` (method {method}): the weights are quantised")
+            }
+            Self::TrainingState { tensor, n_tensors, .. } => write!(
+                f,
+                "{n_tensors} tensors are training state, such as `{}`: averaging moments with parameters is no policy",
+                display_name(tensor)
+            ),
+        }
+    }
+}
+
+impl Obstacle {
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Factored { .. } | Self::Adapter { .. } => {
+                "merge each adapter into its base model first (`merge_and_unload()` in PEFT), save those, and average them"
+                    .to_owned()
+            }
+            Self::Empty { .. } => "save again with the parameters gathered \
+                 (`stage3_gather_16bit_weights_on_model_save`), or convert with DeepSpeed's \
+                 `zero_to_fp32.py --safe_serialization`"
+                .to_owned(),
+            Self::Quantised { .. } | Self::QuantisationConfig { .. } => {
+                "average the checkpoints as they were before quantisation, and quantise the result; or dequantise each first"
+                    .to_owned()
+            }
+            Self::TrainingState { patterns, .. } => {
+                let options: Vec<String> =
+                    patterns.iter().map(|pattern| format!("--drop {}", thalweg_tensor::shell_word(pattern))).collect();
+                format!("leave them out with `{}`", options.join(" "))
+            }
+        }
+    }
+}
+
+/// Everything inside a checkpoint that keeps it from being averaged, tensors that fail `is_averaged` left aside.
+pub fn find_obstacles(checkpoint: &Checkpoint, is_averaged: &dyn Fn(&str) -> bool) -> Vec<Obstacle> {
+    let mut found = find_in_catalog(checkpoint.catalog(), is_averaged);
+    let is_factored = found.iter().any(|obstacle| matches!(obstacle, Obstacle::Factored { .. }));
+    let adapter = checkpoint.files().iter().find(|file| file.name.starts_with("adapter_model"));
+    if let Some(file) = adapter.filter(|_| !is_factored) {
+        found.push(Obstacle::Adapter { file: file.name.clone() });
+    }
+    found.extend(checkpoint.config().and_then(quantisation_config));
+    found
+}
+
+/// Obstacles that names, element types and shapes show.
+pub(crate) fn find_in_catalog(catalog: &TensorCatalog, is_averaged: &dyn Fn(&str) -> bool) -> Vec<Obstacle> {
+    let entries: Vec<&TensorEntry> = catalog.entries().iter().filter(|entry| is_averaged(&entry.name)).collect();
+    let found = [training_state(&entries), factored(&entries), quantised(&entries, catalog), empty(&entries)];
+    found.into_iter().flatten().collect()
+}
+
+/// Parts of names of factors, with what they are called.
+const FACTORS: [(&str, &str); 12] = [
+    ("lora_", "LoRA"),
+    ("loraA", "LoRA"),
+    ("loraB", "LoRA"),
+    ("hada_", "LoHa"),
+    ("lokr_", "LoKr"),
+    ("vera_lambda_", "VeRA"),
+    ("oft_", "OFT"),
+    ("boft_", "BOFT"),
+    ("ia3_", "IA3"),
+    ("fourierft_", "FourierFT"),
+    ("vblora_", "VB-LoRA"),
+    ("randlora_", "RandLoRA"),
+];
+
+fn factored(entries: &[&TensorEntry]) -> Option<Obstacle> {
+    let scheme_of = |entry: &&TensorEntry| {
+        let mut parts = entry.name.split('.');
+        parts.find_map(|part| FACTORS.iter().find(|(start, _)| part.starts_with(start)).map(|(_, scheme)| *scheme))
+    };
+    let found: Vec<(&TensorEntry, &'static str)> =
+        entries.iter().filter_map(|entry| Some((*entry, scheme_of(entry)?))).collect();
+    let (first, scheme) = found.first()?;
+    Some(Obstacle::Factored { tensor: first.name.to_string(), scheme, n_tensors: found.len() })
+}
+
+/// A parameter is a weight or a bias; other tensors without elements are buffers that hold nothing yet.
+fn empty(entries: &[&TensorEntry]) -> Option<Obstacle> {
+    let floats: Vec<&&TensorEntry> = entries
+        .iter()
+        .filter(|entry| entry.dtype.class() == DtypeClass::Mergeable && !entry.name.ends_with("_extra_state"))
+        .collect();
+    let is_empty = |entry: &&&&TensorEntry| entry.n_elements() == 0;
+    let n_empty = floats.iter().filter(is_empty).count();
+    let is_parameter = |name: &str| matches!(name.rsplit('.').next(), Some("weight" | "bias"));
+    let first = floats.iter().filter(is_empty).find(|entry| n_empty == floats.len() || is_parameter(&entry.name))?;
+    Some(Obstacle::Empty { tensor: first.name.to_string(), n_empty, n_tensors: floats.len() })
+}
+
+/// Ends of names that only quantised checkpoints have.
+const CODE_ENDS: [(&str, &str); 11] = [
+    ("_weight_qdata", "torchao"),
+    (".qweight", "GPTQ or AWQ"),
+    (".qzeros", "GPTQ or AWQ"),
+    (".SCB", "bitsandbytes"),
+    (".absmax", "bitsandbytes"),
+    (".quant_map", "bitsandbytes"),
+    (".weight_packed", "compressed-tensors"),
+    (".W_q", "HQQ"),
+    (".Qidxs", "QuIP"),
+    (".codebooks", "AQLM"),
+    (".weight_scale_inv", "FP8 with block scales"),
+];
+/// Ends of names of scales and of what belongs to them.
+const SCALE_ENDS: [&str; 14] = [
+    "_scale",
+    "_scales",
+    ".scale",
+    ".scales",
+    "_scale_inv",
+    ".scale_inv",
+    "_scale_2",
+    "_zero_point",
+    ".zero_point",
+    "_zeros",
+    ".zeros",
+    "_absmax",
+    ".SCB",
+    ".absmax",
+];
+/// What the name of the codes may add to the stem of their scales.
+const STEM_ENDS: [&str; 12] = [
+    "",
+    "_qdata",
+    "_blocks",
+    ".blocks",
+    "_packed",
+    ".qweight",
+    ".weight",
+    ".codes",
+    "_q",
+    ".W_q",
+    ".int_data",
+    "_quantized",
+];
+
+fn quantised(entries: &[&TensorEntry], catalog: &TensorCatalog) -> Option<Obstacle> {
+    let is_code = |entry: &TensorEntry| entry.dtype.class() != DtypeClass::Mergeable && entry.n_elements() > 0;
+    let partner_of = |entry: &TensorEntry| {
+        let stems = SCALE_ENDS.iter().filter_map(|end| entry.name.strip_suffix(end));
+        let mut names = stems.flat_map(|stem| STEM_ENDS.iter().map(move |end| format!("{stem}{end}")));
+        names.find_map(|name| {
+            let partner = &catalog.entries()[catalog.find(&name)?];
+            (partner.name != entry.name && is_code(partner)).then(|| partner.name.to_string())
+        })
+    };
+    for entry in entries {
+        let by = CODE_ENDS.iter().find(|(end, _)| entry.name.ends_with(end)).map(|(_, by)| *by);
+        let by = by.or_else(|| entry.name.contains(".quant_state.").then_some("bitsandbytes"));
+        let partner = partner_of(entry);
+        if let Some(codes) = &partner {
+            let scales = Some(entry.name.to_string());
+            return Some(Obstacle::Quantised { codes: codes.clone(), scales, by: by.unwrap_or("codes with scales") });
+        }
+        if let Some(by) = by {
+            return Some(Obstacle::Quantised { codes: entry.name.to_string(), scales: None, by });
+        }
+    }
+    // Names and companions say more, so this is asked last.
+    let is_weight = |name: &str| name.rsplit('.').next() == Some("weight");
+    let mut whole = entries.iter().filter(|entry| entry.dtype.class() == DtypeClass::Discrete && is_code(entry));
+    let codes = whole.find(|entry| is_weight(&entry.name))?.name.to_string();
+    Some(Obstacle::Quantised { codes, scales: None, by: "whole numbers as weights" })
+}
+
+fn quantisation_config(config: &Value) -> Option<Obstacle> {
+    let object = config.as_object()?;
+    let found = ["quantization_config", "compression_config"].iter().find_map(|key| object.get(*key));
+    if let Some(found) = found.filter(|value| !value.is_null()) {
+        let method = found.get("quant_method").and_then(Value::as_str).unwrap_or("-").to_owned();
+        return Some(Obstacle::QuantisationConfig { method: display_name(&method) });
+    }
+    object.iter().filter(|(key, _)| key.ends_with("_config")).find_map(|(_, inner)| quantisation_config(inner))
+}
+
+/// First parts of names under which trainers keep their state.
+const STATE_ROOTS: [&str; 12] = [
+    "dataloader",
+    "grad_scaler",
+    "lr_scheduler",
+    "opt_state",
+    "optim",
+    "optimizer",
+    "optimizer_state",
+    "optimizer_state_dict",
+    "optimizers",
+    "rng_state",
+    "scheduler",
+    "train_state",
+];
+/// Parts of names that an optimizer gives to what it keeps beside a parameter.
+const STATE_PARTS: [&str; 9] = [
+    "exp_avg",
+    "exp_avg_sq",
+    "exp_avg_slow",
+    "exp_inf",
+    "max_exp_avg_sq",
+    "momentum_buffer",
+    "square_avg",
+    "acc_delta",
+    "fp32_master_param",
+];
+
+/// Whether a name says that the tensor belongs to a trainer and not to the model.
+pub fn is_training_state(name: &str) -> bool {
+    let mut parts = name.split('.');
+    let root = parts.next().unwrap_or(name);
+    (STATE_ROOTS.contains(&root) && name.contains('.')) || name.split('.').any(|part| STATE_PARTS.contains(&part))
+}
+
+fn training_state(entries: &[&TensorEntry]) -> Option<Obstacle> {
+    let found: Vec<&str> = entries.iter().filter(|entry| is_training_state(&entry.name)).map(|e| &*e.name).collect();
+    let first = found.first()?;
+    let others = |pattern: &str| {
+        let is_parameter = |entry: &&&TensorEntry| !is_training_state(&entry.name);
+        entries.iter().filter(is_parameter).any(|entry| name_fits(pattern, &entry.name))
+    };
+    let mut patterns: Vec<String> = Vec::new();
+    for name in &found {
+        if patterns.iter().any(|pattern| name_fits(pattern, name)) {
+            continue;
+        }
+        let (head, last) = (name.split('.').next().unwrap_or(name), name.rsplit('.').next().unwrap_or(name));
+        let wide = [format!("{head}.*"), format!("*.{last}")];
+        let pattern = wide.into_iter().find(|pattern| name_fits(pattern, name) && !others(pattern));
+        patterns.push(pattern.unwrap_or_else(|| (*name).to_owned()));
+    }
+    Some(Obstacle::TrainingState { tensor: (*first).to_owned(), n_tensors: found.len(), patterns })
+}
+
+/// The output head and the embedding of a checkpoint whose config ties them, where both are stored.
+pub fn tied_pair(catalog: &TensorCatalog, config: &Value) -> Option<(usize, usize)> {
+    const EMBEDDINGS: [&str; 5] =
+        ["embed_tokens.weight", "wte.weight", "embed_in.weight", "tok_embeddings.weight", "word_embeddings.weight"];
+    if !says_tied(config) {
+        return None;
+    }
+    let position = |is_it: &dyn Fn(&str) -> bool| catalog.entries().iter().position(|entry| is_it(&entry.name));
+    let is_embedding = |name: &str| {
+        EMBEDDINGS.iter().any(|end| name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
+    };
+    let (head, embedding) = (position(&crate::difference::is_output_head)?, position(&is_embedding)?);
+    let (a, b) = (&catalog.entries()[head], &catalog.entries()[embedding]);
+    ((a.dtype, &a.shape) == (b.dtype, &b.shape)).then_some((head, embedding))
+}
+
+fn says_tied(config: &Value) -> bool {
+    let Some(object) = config.as_object() else { return false };
+    match object.get("tie_word_embeddings").and_then(Value::as_bool) {
+        Some(says) => says,
+        None => object.get("text_config").is_some_and(says_tied),
+    }
+}
+
+/// What is said of a checkpoint whose config ties a head and an embedding that are not equal.
+pub fn untied_note(catalog: &TensorCatalog, (head, embedding): (usize, usize)) -> String {
+    let name = |t: usize| display_name(&catalog.entries()[t].name);
+    format!(
+        "`config.json` ties the output head to the embedding, and `{}` and `{}` are not equal: such a checkpoint loads untied, \
+         as another architecture",
+        name(head),
+        name(embedding)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use thalweg_tensor::{Dtype, Piece, Shape};
+
+    use super::*;
+
+    fn check(tensors: &[(&str, Dtype, &[u64])], expected: &str) {
+        let entry = |(name, dtype, shape): &(&str, Dtype, &[u64])| TensorEntry {
+            name: (*name).into(),
+            dtype: *dtype,
+            shape: Shape::new(*shape),
+            pieces: [Piece::whole(0, 0)].into(),
+        };
+        let catalog = TensorCatalog::new(tensors.iter().map(entry).collect()).unwrap();
+        let found: Vec<String> = find_in_catalog(&catalog, &|_| true).iter().map(ToString::to_string).collect();
+        let found = found.join("; ");
+        match expected {
+            "" => assert_eq!(found, ""),
+            _ => assert!(found.contains(expected), "{tensors:?}: {found:?}"),
+        }
+    }
+
+    const W: (&str, Dtype, &[u64]) = ("l.w.weight", Dtype::Bf16, &[2, 2]);
+
+    #[test]
+    fn quantised_weights_are_known_by_names_and_by_scales() {
+        check(&[("l.q_weight_qdata", Dtype::I8, &[2, 2]), ("l.q_weight_scale", Dtype::Bf16, &[2])], "torchao");
+        check(&[("l.q.qweight", Dtype::I32, &[2]), ("l.q.scales", Dtype::F16, &[2])], "GPTQ");
+        check(&[("l.q.qzeros", Dtype::I32, &[2]), W], "AWQ");
+        check(&[("l.q.weight", Dtype::I8, &[2, 2]), ("l.q.SCB", Dtype::F32, &[2])], "bitsandbytes");
+        check(&[("l.q.weight", Dtype::U8, &[2, 1]), ("l.q.weight.absmax", Dtype::F32, &[2])], "bitsandbytes");
+        check(&[("l.q.weight", Dtype::F8E4M3, &[2, 2]), ("l.q.weight_scale_inv", Dtype::F32, &[1])], "FP8");
+        check(
+            &[("e.gate_up_proj_blocks", Dtype::U8, &[4]), ("e.gate_up_proj_scales", Dtype::Bf16, &[1])],
+            "codes with",
+        );
+        check(&[("l.q.weight", Dtype::F8E4M3, &[2]), ("l.q.weight_scale", Dtype::F32, &[1])], "codes with scales");
+        check(&[("l.q.weight", Dtype::I8, &[2, 2])], "whole numbers");
+        // A scale of floats is a parameter, and so is a count beside one.
+        check(&[W, ("l.w.scale", Dtype::F32, &[1]), ("l.n.num_batches_tracked", Dtype::I64, &[])], "");
+    }
+
+    #[test]
+    fn factors_of_updates_are_known_by_name() {
+        for name in [
+            "base_model.model.l.q.lora_A.weight",
+            "l.q.lora_b.default.weight",
+            "l.q.lora_embedding_A",
+            "l.q.lora_magnitude_vector.weight",
+            "lora_unet_q.lora_down.weight",
+            "l.q.hada_w1_a",
+            "l.q.lokr_w2",
+            "l.q.oft_r",
+        ] {
+            check(&[(name, Dtype::F32, &[2, 2])], "factors of an update");
+        }
+        check(&[("l.explorations.weight", Dtype::F32, &[2]), ("l.flora.weight", Dtype::F32, &[2])], "");
+    }
+
+    #[test]
+    fn parameters_without_elements_are_told_and_empty_buffers_are_not() {
+        check(&[("l.a", Dtype::F32, &[0]), ("l.b", Dtype::F32, &[0])], "2 of 2");
+        check(&[("l.q.weight", Dtype::Bf16, &[0]), ("l.norm.weight", Dtype::Bf16, &[4])], "1 of 2");
+        check(&[("l.q.bias", Dtype::F16, &[0, 4]), W], "empty");
+        check(&[("l.cache", Dtype::F32, &[0]), W], "");
+        check(&[("l._extra_state", Dtype::U8, &[0]), W], "");
+    }
+
+    fn check_patterns(names: &[&str], expected: &[&str]) {
+        let entry = |name: &&str| TensorEntry {
+            name: (*name).into(),
+            dtype: Dtype::F32,
+            shape: Shape::new([1]),
+            pieces: [Piece::whole(0, 0)].into(),
+        };
+        let catalog = TensorCatalog::new(names.iter().map(entry).collect()).unwrap();
+        let found = find_in_catalog(&catalog, &|_| true);
+        let [Obstacle::TrainingState { patterns, .. }] = found.as_slice() else { panic!("{found:?}") };
+        assert_eq!(patterns, expected);
+    }
+
+    #[test]
+    fn optimizer_tensors_are_told_with_patterns_that_reach_nothing_else() {
+        check_patterns(&["l.weight", "optimizer.state.0.exp_avg", "optimizer.state.0.step"], &["optimizer.*"]);
+        check_patterns(&["l.weight", "l.weight.exp_avg", "l.weight.exp_avg_sq"], &["*.exp_avg", "*.exp_avg_sq"]);
+        check_patterns(&["l.weight", "optim.state.l.weight.exp_avg"], &["optim.*"]);
+        check_patterns(&["l.weight", "l.weight.momentum_buffer"], &["*.momentum_buffer"]);
+        check(&[("exp_avg_pool.weight", Dtype::F32, &[1]), ("l.optim_gate.weight", Dtype::F32, &[1])], "");
+    }
+
+    #[test]
+    fn a_quantisation_config_is_found_at_any_depth() {
+        for config in [
+            json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}),
+            json!({"text_config": {"quantization_config": {"quant_method": "fp8"}}}),
+            json!({"compression_config": {"format": "pack-quantized"}}),
+        ] {
+            assert!(quantisation_config(&config).is_some(), "{config}");
+        }
+        assert_eq!(quantisation_config(&json!({"quantization_config": null, "vision_config": {}})), None);
+    }
+
+    #[test]
+    fn a_tied_pair_needs_a_config_that_ties() {
+        let entry = |name: &str| TensorEntry {
+            name: name.into(),
+            dtype: Dtype::F32,
+            shape: Shape::new([2, 2]),
+            pieces: [Piece::whole(0, 0)].into(),
+        };
+        let entries = vec![entry("lm_head.weight"), entry("model.embed_tokens.weight")];
+        let catalog = TensorCatalog::new(entries).unwrap();
+        assert_eq!(tied_pair(&catalog, &json!({"tie_word_embeddings": true})), Some((0, 1)));
+        assert_eq!(tied_pair(&catalog, &json!({"text_config": {"tie_word_embeddings": true}})), Some((0, 1)));
+        assert_eq!(tied_pair(&catalog, &json!({"tie_word_embeddings": false})), None);
+        assert_eq!(tied_pair(&catalog, &json!({})), None);
+    }
+}

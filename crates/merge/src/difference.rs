@@ -1,0 +1,366 @@
+//! Why sources cannot be merged, as a person reads it: each reason with the next move.
+
+use std::fmt;
+
+use serde_json::Value;
+use thalweg_tensor::{Dtype, Shape, display_name, shell_word};
+
+use crate::contents::Obstacle;
+use crate::pattern::{name_fits, patterns_for};
+use crate::waiver::ConfigWaiver;
+
+/// One thing that keeps the sources from being merged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Difference {
+    /// A tensor that some sources have and others lack.
+    Presence {
+        /// Its name.
+        tensor: String,
+        /// Sources that have it.
+        present: Vec<String>,
+        /// Sources that lack it.
+        absent: Vec<String>,
+        /// Whether the newest source is among those that have it.
+        newest: NewestHas,
+    },
+    /// All names of some sources have a word that those of the others lack.
+    Prefix {
+        /// The word, such as `_orig_mod.`.
+        prefix: String,
+        /// Sources whose names have it.
+        with: Vec<String>,
+        /// Sources whose names lack it.
+        without: Vec<String>,
+        /// How many tensors differ by it.
+        n_tensors: usize,
+    },
+    /// Shape or element type differ.
+    Tensor {
+        /// Its name.
+        tensor: String,
+        /// First source of each kind: label, shape, dtype, file.
+        rows: Vec<(String, Shape, Dtype, String)>,
+    },
+    /// Codes that cannot be averaged and are not equal in all sources.
+    Refused {
+        /// The tensor's name.
+        tensor: String,
+        /// Its element type.
+        dtype: Dtype,
+    },
+    /// A tensor that a source holds in a way that cannot be read.
+    Unreadable {
+        /// The tensor's name.
+        tensor: String,
+        /// The source.
+        source: String,
+        /// Why not, as the end of a sentence about it.
+        reason: String,
+    },
+    /// A config key that changes the model's function.
+    Config {
+        /// The key, nested ones with dots.
+        key: String,
+        /// First source of each value: label, value (`None` where it is missing).
+        rows: Vec<(String, Option<Value>)>,
+    },
+    /// Tokenizers that give a text other tokens.
+    Tokenizer {
+        /// What differs, as a waiver names it: `tokenizer.vocabulary`, say.
+        key: String,
+        /// First source of each kind: label, value.
+        rows: Vec<(String, Option<Value>)>,
+    },
+    /// Something inside sources that has no average.
+    Contents {
+        /// The sources.
+        sources: Vec<String>,
+        /// What it is.
+        obstacle: Obstacle,
+    },
+    /// A pattern that fits no tensor.
+    IdlePattern {
+        /// The option that gave it, such as `--drop`.
+        option: &'static str,
+        /// The pattern.
+        pattern: String,
+    },
+    /// A tensor that outputs of one reading take from different sources, in which it has other shapes.
+    NewestDiffer {
+        /// Its name.
+        tensor: String,
+    },
+}
+
+/// Whether the newest source has a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewestHas {
+    /// It does.
+    Yes,
+    /// It does not.
+    No,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Presence { tensor, present, absent, .. } => {
+                write!(f, "tensor `{}` is not in every source", display_name(tensor))?;
+                write!(f, "\n  missing in  {}", shorten(absent))?;
+                write!(f, "\n  present in  {}", shorten(present))
+            }
+            Self::Prefix { prefix, with, without, n_tensors } => {
+                let prefix = display_name(prefix);
+                write!(f, "the names of {n_tensors} tensors differ between sources by `{prefix}` alone")?;
+                write!(f, "\n  with it     {}", shorten(with))?;
+                write!(f, "\n  without it  {}", shorten(without))
+            }
+            Self::Tensor { tensor, rows } => {
+                write!(f, "tensor `{}` differs between sources", display_name(tensor))?;
+                rows.iter().try_for_each(|(label, shape, dtype, file)| {
+                    write!(f, "\n  {label}  {shape} {}  {file}", dtype.name().to_lowercase())
+                })
+            }
+            Self::Refused { tensor, dtype } => write!(
+                f,
+                "tensor `{}` is {dtype} and not equal in all sources: such codes have scales of their own, and averaging them has no \
+                 meaning",
+                display_name(tensor)
+            ),
+            Self::Unreadable { tensor, source, reason } => {
+                write!(f, "tensor `{}` of {source} cannot be read: {reason}", display_name(tensor))
+            }
+            Self::Config { key, rows } => {
+                write!(f, "config key `{}` differs between sources", display_name(key))?;
+                write_values(f, rows)
+            }
+            Self::Tokenizer { key, rows } => {
+                write!(f, "the tokenizers differ between sources: `{}`", display_name(key))?;
+                write_values(f, rows)
+            }
+            Self::Contents { sources, obstacle } => write!(f, "{}: {obstacle}", shorten(sources)),
+            Self::IdlePattern { option, pattern } => {
+                write!(f, "`{option} {}` fits no tensor of the sources", display_name(pattern))
+            }
+            Self::NewestDiffer { tensor } => write!(
+                f,
+                "tensor `{}` is taken from the newest source, and its shape differs between the newest sources of the outputs",
+                display_name(tensor)
+            ),
+        }
+    }
+}
+
+fn write_values(f: &mut fmt::Formatter<'_>, rows: &[(String, Option<Value>)]) -> fmt::Result {
+    rows.iter().try_for_each(|(label, value)| {
+        let value = value.as_ref().map_or_else(|| "-".to_owned(), Value::to_string);
+        write!(f, "\n  {label}  {}", display_name(&value))
+    })
+}
+
+fn shorten(labels: &[String]) -> String {
+    const MAX_LABELS: usize = 6;
+    let mut text = labels.iter().take(MAX_LABELS).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if labels.len() > MAX_LABELS {
+        text.push_str(&format!(" and {} more", labels.len() - MAX_LABELS));
+    }
+    text
+}
+
+/// Keys whose difference means another model, whatever the values.
+const ARCHITECTURE_KEYS: [&str; 6] =
+    ["architectures", "hidden_size", "model_type", "num_attention_heads", "num_hidden_layers", "vocab_size"];
+
+/// The next move for a set of differences: the first obstacle that the others cannot be mended without.
+pub(crate) fn hint_for(differences: &[Difference]) -> Option<String> {
+    let first = |wanted: &dyn Fn(&Difference) -> Option<String>| differences.iter().find_map(wanted);
+    first(&hint_for_contents)
+        .or_else(|| first(&hint_for_prefix))
+        .or_else(|| hint_for_names(differences))
+        .or_else(|| first(&hint_for_shape))
+        .or_else(|| hint_for_waivers(differences))
+}
+
+fn hint_for_contents(difference: &Difference) -> Option<String> {
+    match difference {
+        Difference::Unreadable { .. } => {
+            Some("save these tensors as plain ones, or name another key with `--key`".to_owned())
+        }
+        Difference::Contents { obstacle, .. } => Some(obstacle.hint()),
+        Difference::IdlePattern { option, .. } => {
+            Some(format!("`thalweg inspect CKPT -v` lists the names; in `{option} NAME` a `*` stands for anything"))
+        }
+        Difference::NewestDiffer { .. } => Some("make the outputs one by one, with `thalweg merge`".to_owned()),
+        _ => None,
+    }
+}
+
+fn hint_for_prefix(difference: &Difference) -> Option<String> {
+    let Difference::Prefix { prefix, .. } = difference else { return None };
+    let origin = match prefix.as_str() {
+        "_orig_mod." => "`torch.compile` adds it: save `model._orig_mod.state_dict()`",
+        "module." => "`DistributedDataParallel` adds it: save `model.module.state_dict()`",
+        _ => "a wrapper adds it: save the model inside the wrapper",
+    };
+    Some(format!(
+        "{origin}, or rename the tensors of those sources, so that all names have the prefix `{prefix}` or none has"
+    ))
+}
+
+fn hint_for_names(differences: &[Difference]) -> Option<String> {
+    let missing: Vec<(&str, NewestHas)> = differences
+        .iter()
+        .filter_map(|difference| match difference {
+            Difference::Presence { tensor, newest, .. } => Some((tensor.as_str(), *newest)),
+            _ => None,
+        })
+        .collect();
+    if missing.is_empty() {
+        return None;
+    }
+    let fused = |name: &str| name.contains("experts.gate_up_proj") || name.contains("experts.down_proj");
+    if missing.iter().any(|(name, _)| fused(name)) && missing.iter().any(|(name, _)| name.contains("experts.0.")) {
+        return Some("some sources hold the experts fused, others one by one: save them alike first".to_owned());
+    }
+    if missing.iter().all(|(name, _)| is_output_head(name)) {
+        let text = "an output head is tied in some sources and stored in others: save them alike first";
+        return Some(text.to_owned());
+    }
+    let architecture = differences.iter().find_map(|difference| match difference {
+        Difference::Config { key, .. } if ARCHITECTURE_KEYS.contains(&key.as_str()) => Some(key),
+        _ => None,
+    });
+    if let Some(key) = architecture {
+        return Some(format!("these are different models (`{key}`): choose checkpoints of one run"));
+    }
+    let is_parameter = |name: &str| matches!(name.rsplit('.').next(), Some("weight" | "bias"));
+    if missing.iter().all(|(name, _)| !is_parameter(name)) {
+        return Some(hint_for_buffers(&missing));
+    }
+    differences.iter().find_map(|difference| match difference {
+        Difference::Presence { absent, .. } => {
+            absent.last().map(|label| format!("choose a window without {label}, or that starts after it"))
+        }
+        _ => None,
+    })
+}
+
+/// Buffers can be left out, or taken from the newest source where that has them: the whole line to copy.
+fn hint_for_buffers(missing: &[(&str, NewestHas)]) -> String {
+    let options = |option: &str, names: &[&str]| {
+        let patterns = patterns_for(names, &|_| false);
+        let all: Vec<String> = patterns.iter().map(|pattern| format!("{option} {}", shell_word(pattern))).collect();
+        all.join(" ")
+    };
+    let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
+    let mut text = format!("leave such buffers out with `{}`", options("--drop", &names));
+    if missing.iter().all(|(_, newest)| *newest == NewestHas::Yes) {
+        text.push_str(&format!(", or take the newest source's with `{}`", options("--take-newest", &names)));
+    }
+    text
+}
+
+fn hint_for_shape(difference: &Difference) -> Option<String> {
+    match difference {
+        Difference::Tensor { rows, .. } => rows.last().map(|row| format!("choose a window on one side of {}", row.0)),
+        Difference::Refused { tensor, dtype } if *dtype == Dtype::C64 => {
+            Some(format!("take the newest source's with `--take-newest {}`", shell_word(tensor)))
+        }
+        Difference::Refused { .. } => Some("merge the checkpoints as they were in a wider element type".to_owned()),
+        _ => None,
+    }
+}
+
+/// All waivers at once: a line to copy, which covers the values that were seen and no others.
+fn hint_for_waivers(differences: &[Difference]) -> Option<String> {
+    let waiver = |difference: &Difference| match difference {
+        Difference::Config { key, rows } | Difference::Tokenizer { key, rows } => {
+            let values = rows.iter().map(|(_, value)| value.clone().unwrap_or(Value::Null)).collect();
+            Some(ConfigWaiver { key: key.clone(), values }.as_option())
+        }
+        _ => None,
+    };
+    let options: Vec<String> = differences.iter().filter_map(waiver).collect();
+    (!options.is_empty()).then(|| format!("if that is meant, waive these values with `{}`", options.join(" ")))
+}
+
+pub(crate) fn is_output_head(name: &str) -> bool {
+    matches!(name, "lm_head.weight" | "embed_out.weight" | "output.weight") || name.ends_with(".lm_head.weight")
+}
+
+/// Words that wrappers put into all names of a model.
+const WRAPPERS: [&str; 5] = ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "module.", "model."];
+
+/// The word by which the names of two sets differ: a wrapper's, anywhere in the name, or a common prefix.
+///
+/// `a` has it and `b` lacks it. Both are names that the other set lacks.
+pub(crate) fn common_prefix_difference(a: &[&str], b: &[&str]) -> Option<String> {
+    if a.len() != b.len() || a.is_empty() {
+        return None;
+    }
+    let is_match = |rename: &dyn Fn(&str) -> Option<String>| {
+        let renamed: Option<std::collections::BTreeSet<String>> = a.iter().map(|name| rename(name)).collect();
+        renamed.is_some_and(|names| names.len() == b.len() && b.iter().all(|name| names.contains(*name)))
+    };
+    let wrapper = WRAPPERS.iter().find(|word| {
+        is_match(&|name: &str| {
+            let shorter = remove_part(name, word);
+            (shorter.len() < name.len()).then_some(shorter)
+        })
+    });
+    if let Some(word) = wrapper {
+        return Some((*word).to_owned());
+    }
+    // The first name in order need not meet the first one of the other set, but its prefix must fit one of them.
+    let prefix = b.iter().find_map(|name| a[0].strip_suffix(name)).filter(|prefix| prefix.ends_with('.'))?;
+    is_match(&|name: &str| name.strip_prefix(prefix).map(str::to_owned)).then(|| prefix.to_owned())
+}
+
+/// The name without `word` wherever it stands at the beginning or after a dot.
+fn remove_part(name: &str, word: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    let mut rest = name;
+    while let Some(at) = rest.find(word) {
+        let is_part = at == 0 && (out.is_empty() || out.ends_with('.')) || rest[..at].ends_with('.');
+        out.push_str(&rest[..at]);
+        if !is_part {
+            out.push_str(word);
+        }
+        rest = &rest[at + word.len()..];
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Whether any of the patterns fits none of the names, and which.
+pub(crate) fn idle_patterns<'a>(
+    option: &'static str,
+    patterns: &'a [String],
+    names: &'a [&'a str],
+) -> impl Iterator<Item = Difference> + 'a {
+    let is_idle = |pattern: &&String| !names.iter().any(|name| name_fits(pattern, name));
+    patterns.iter().filter(is_idle).map(move |pattern| Difference::IdlePattern { option, pattern: pattern.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_a_wrapper_adds_is_found_wherever_it_stands() {
+        for (a, b, word) in [
+            (vec!["_orig_mod.a.weight", "_orig_mod.b.weight"], vec!["a.weight", "b.weight"], Some("_orig_mod.")),
+            (vec!["l.0._orig_mod.a", "l.1._orig_mod.a"], vec!["l.0.a", "l.1.a"], Some("_orig_mod.")),
+            (vec!["module.a"], vec!["a"], Some("module.")),
+            (vec!["net.a", "net.b"], vec!["a", "b"], Some("net.")),
+            (vec!["_fsdp_wrapped_module.l._fsdp_wrapped_module.a"], vec!["l.a"], Some("_fsdp_wrapped_module.")),
+            (vec!["my_module.a"], vec!["my_a"], None),
+            (vec!["a", "b"], vec!["c", "d"], None),
+            (vec!["x.a", "y.b"], vec!["a", "b"], None),
+            (vec!["x.a"], vec!["a", "b"], None),
+        ] {
+            assert_eq!(common_prefix_difference(&a, &b).as_deref(), word, "{a:?}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Rises so slow that from entry to entry they are lost in the noise.
+//!
+//! A running median that comes to stand a share of the loss above the lowest one before it has risen, whatever the noise;
+//! where the rise began, a fit says.
+
+use std::collections::VecDeque;
+
+use super::SpikeSignal;
+use super::detector::Found;
+use super::history::SortedWindow;
+use super::onset::refine_onset;
+use crate::numbers::median;
+
+/// Entries whose median is the level now.
+const LEVEL_ENTRIES: usize = 9;
+/// Entries among which the lowest level is looked for.
+const REACH_ENTRIES: usize = 160;
+/// Entries that are one in the second look, for logs of every step.
+const BLOCK_ENTRIES: usize = 8;
+/// The least height of a slow rise, as a share of the loss: a curve that bends is no spike.
+const LEAST_SHARE: f64 = 0.04;
+/// The least height in standard deviations of the noise, where the median of nine has less than half of one.
+const LEAST_HEIGHT: f64 = 5.0;
+/// How far above the old level a loss is back at it, as a share of the rise.
+const BACK_SHARE: f64 = 0.25;
+
+/// Slow rises where no spike was found yet, oldest first.
+pub(super) fn detect_slow(losses: &[f64], known: &[Found]) -> Vec<Found> {
+    let mut found = Vec::new();
+    for n_block in [1, BLOCK_ENTRIES] {
+        let blocks: Vec<f64> = match n_block {
+            1 => losses.to_vec(),
+            _ => losses.chunks_exact(n_block).map(|block| block.iter().sum::<f64>() / n_block as f64).collect(),
+        };
+        let mut rises = Rises { blocks: &blocks, n_block, known, found: std::mem::take(&mut found) };
+        rises.run();
+        found = rises.found;
+    }
+    found.sort_by_key(|one| one.onset);
+    found
+}
+
+#[derive(Debug)]
+struct Rises<'a> {
+    blocks: &'a [f64],
+    n_block: usize,
+    known: &'a [Found],
+    found: Vec<Found>,
+}
+
+impl Rises<'_> {
+    fn run(&mut self) {
+        let mut level = SortedWindow::default();
+        // Levels that may be the lowest yet, rising from front to back.
+        let mut lowest: VecDeque<(usize, f64)> = VecDeque::new();
+        let mut n_level = 0;
+        let mut idx = 0;
+        while let Some(value) = self.blocks.get(idx).copied() {
+            if !value.is_finite() || self.is_known(idx) {
+                (level, n_level) = (SortedWindow::default(), 0);
+                lowest.clear();
+                idx += 1;
+                continue;
+            }
+            level.insert(value);
+            n_level += 1;
+            if n_level > LEVEL_ENTRIES
+                && let Some(oldest) = self.blocks.get(idx - LEVEL_ENTRIES)
+            {
+                level.remove(*oldest);
+            }
+            idx += 1;
+            let Some(now) = level.median().filter(|_| n_level >= LEVEL_ENTRIES) else { continue };
+            while lowest.back().is_some_and(|(_, low)| *low >= now) {
+                lowest.pop_back();
+            }
+            lowest.push_back((idx - 1, now));
+            while lowest.front().is_some_and(|(at, _)| at + REACH_ENTRIES < idx) {
+                lowest.pop_front();
+            }
+            let Some((at, low)) = lowest.front().copied() else { continue };
+            if now - low < LEAST_SHARE * low.abs() || now - low < LEAST_HEIGHT * self.noise(at) {
+                continue;
+            }
+            idx = self.take(at, idx - 1, low);
+            (level, n_level) = (SortedWindow::default(), 0);
+            lowest.clear();
+        }
+    }
+
+    /// Whether a block lies in a spike that is known.
+    fn is_known(&self, idx: usize) -> bool {
+        let (first, last) = (idx * self.n_block, (idx + 1) * self.n_block);
+        let lies_in = |one: &Found| one.onset < last && one.end.unwrap_or(one.last + 1) > first;
+        let near = |some: &[Found]| {
+            let n = some.partition_point(|one| one.onset < last);
+            some.get(n.saturating_sub(1)..n).is_some_and(|one| one.iter().any(lies_in))
+        };
+        near(self.known) || self.found.iter().any(lies_in)
+    }
+
+    /// The standard deviation of the noise before a block, from neighbours' differences.
+    fn noise(&self, idx: usize) -> f64 {
+        let some = self.blocks.get(idx.saturating_sub(64)..=idx).unwrap_or_default();
+        let steps = some.windows(2).filter_map(|pair| Some((pair.last()? - pair.first()?).abs()));
+        let steps: Vec<f64> = steps.filter(|step| step.is_finite()).collect();
+        1.4826 / std::f64::consts::SQRT_2 * median(steps).unwrap_or(0.0)
+    }
+
+    /// Takes a rise from the lowest level to where it was noticed, if a ramp fits it, and returns where to go on.
+    fn take(&mut self, lowest: usize, noticed: usize, low: f64) -> usize {
+        let n_block = self.n_block;
+        let ends = self.known.iter().chain(&self.found).map(|one| one.end.unwrap_or(one.last + 1).div_ceil(n_block));
+        let least = ends.filter(|end| *end <= lowest).max().unwrap_or(0);
+        let Some(onset) = refine_onset(self.blocks, lowest, noticed, least) else { return noticed + 1 };
+        let onset = onset * n_block;
+        let (mut peak, mut highest) = (noticed, f64::NEG_INFINITY);
+        let mut end = None;
+        let mut level = SortedWindow::of(self.blocks.get(noticed + 1 - LEVEL_ENTRIES..=noticed).unwrap_or_default());
+        let mut last = noticed;
+        for (idx, value) in self.blocks.iter().enumerate().skip(noticed + 1) {
+            if !value.is_finite() || self.is_known(idx) {
+                break;
+            }
+            level.insert(*value);
+            level.remove(self.blocks.get(idx - LEVEL_ENTRIES).copied().unwrap_or(*value));
+            let Some(now) = level.median() else { break };
+            if now > highest {
+                (peak, highest) = (idx, now);
+            }
+            last = idx;
+            if now - low <= BACK_SHARE * (highest - low) {
+                end = Some((idx + 1 - LEVEL_ENTRIES / 2) * n_block);
+                break;
+            }
+            if idx - peak > 2 * REACH_ENTRIES {
+                break;
+            }
+        }
+        let (peak, last) = ((peak * n_block).max(onset), (last + 1) * n_block - 1);
+        self.found.push(Found { onset, peak, end, signal: SpikeSignal::Loss, last });
+        last / n_block + 1
+    }
+}

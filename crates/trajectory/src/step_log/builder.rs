@@ -1,0 +1,396 @@
+//! Collects records into a log. Which column is which field is settled at the end, when all names are known.
+
+use std::collections::BTreeMap;
+
+use super::attempt::{Attempt, join_attempts};
+use super::columns::{ColumnMap, ColumnMatch, ColumnNames, ENDING_RANK, GIVEN_RANK, LogField, is_iteration_name};
+use super::number::LogNumber;
+use super::{LogEntry, LogError, LogNote, LogOptions, MAX_LOG_RECORDS, StepLog};
+use crate::{Step, Tokens, TokensPerStep};
+
+/// Columns that only end in `loss`: more than one are no choice.
+const MAX_ENDINGS: usize = 2;
+
+/// One value and the column that it is from.
+#[derive(Debug, Clone, Copy)]
+struct Value {
+    column: ColumnMatch,
+    number: LogNumber,
+}
+
+/// Lines and records that break their format's rules.
+#[derive(Debug, Default)]
+struct Damage {
+    n: usize,
+    /// Where the first one is.
+    first: Option<String>,
+    n_in_file: usize,
+    /// What is wrong with the first one of the file.
+    error: Option<LogError>,
+}
+
+/// What the records say of columns `step` and `iter` side by side.
+#[derive(Debug, Default)]
+struct MicroBatches {
+    n_records: usize,
+    n_one_less: usize,
+    column: String,
+}
+
+/// Collects the records of one log or several.
+#[derive(Debug)]
+pub(super) struct LogBuilder<'a> {
+    names: ColumnNames<'a>,
+    tokens_per_step: Option<TokensPerStep>,
+    /// Steps between two losses of a log that has no steps.
+    log_every: Option<u64>,
+    n_counted: u64,
+    attempts: Vec<Attempt>,
+    attempt: Attempt,
+    /// The best rank of each field so far, and the column that has it.
+    best: [Option<ColumnMatch>; 5],
+    values: [Option<Value>; 5],
+    iteration: Option<(u16, u64)>,
+    micro_batches: MicroBatches,
+    /// Two columns of one record that are equally good.
+    clash: Option<(ColumnMatch, ColumnMatch)>,
+    endings: Vec<u16>,
+    n_records: usize,
+    n_in_file: usize,
+    n_useful_in_file: usize,
+    n_without_step: usize,
+    n_large: usize,
+    n_headers: usize,
+    damage: Damage,
+    /// The name of the file, where there are several.
+    file: Option<String>,
+    notes: Vec<LogNote>,
+}
+
+impl<'a> LogBuilder<'a> {
+    pub(super) fn new(map: &'a ColumnMap) -> Self {
+        Self {
+            names: ColumnNames::new(map),
+            tokens_per_step: None,
+            log_every: None,
+            n_counted: 0,
+            attempts: Vec::new(),
+            attempt: Attempt::default(),
+            best: [None; 5],
+            values: [None; 5],
+            iteration: None,
+            micro_batches: MicroBatches::default(),
+            clash: None,
+            endings: Vec::new(),
+            n_records: 0,
+            n_in_file: 0,
+            n_useful_in_file: 0,
+            n_without_step: 0,
+            n_large: 0,
+            n_headers: 0,
+            damage: Damage::default(),
+            file: None,
+            notes: Vec::new(),
+        }
+    }
+
+    pub(super) fn with_options(options: &'a LogOptions) -> Self {
+        Self { tokens_per_step: options.tokens_per_step, log_every: options.log_every, ..Self::new(&options.columns) }
+    }
+
+    /// Whether records without a step are counted, because the user said how far apart they are.
+    pub(super) fn counts_records(&self) -> bool {
+        self.log_every.is_some()
+    }
+
+    /// The names that the user gave.
+    pub(super) fn given_names(&self) -> impl Iterator<Item = &str> {
+        self.names.map().iter().map(|(_, name)| name)
+    }
+
+    /// The names of columns so far.
+    pub(super) fn listed(&self) -> Vec<String> {
+        self.names.listed()
+    }
+
+    /// Begins the records of a file, with its name where there are several.
+    pub(super) fn begin_file(&mut self, name: Option<&str>, begun_at: Option<u64>) {
+        self.file = name.map(str::to_owned);
+        self.attempt = Attempt::new(begun_at);
+        (self.n_in_file, self.n_useful_in_file) = (0, 0);
+        (self.damage.n_in_file, self.damage.error) = (0, None);
+    }
+
+    /// Ends the records of a file.
+    ///
+    /// # Errors
+    /// The first damage, where more of the file is damaged than can be read, or nothing in it is of use.
+    pub(super) fn end_file(&mut self) -> Result<(), LogError> {
+        self.drop_record();
+        if (self.damage.n_in_file > self.n_in_file || self.n_useful_in_file == 0)
+            && let Some(error) = self.damage.error.take()
+        {
+            return Err(error);
+        }
+        self.attempts.push(std::mem::take(&mut self.attempt));
+        Ok(())
+    }
+
+    /// Whether the file that is being read has no record so far.
+    pub(super) fn is_file_empty(&self) -> bool {
+        self.n_in_file == 0
+    }
+
+    /// A place in the file that is being read: `line 12`.
+    fn place(&self, at: &str) -> String {
+        self.file.as_ref().map_or_else(|| at.to_owned(), |file| format!("`{file}` {at}"))
+    }
+
+    pub(super) fn note_torn_end(&mut self, at: &str) {
+        let at = self.place(at);
+        self.notes.push(LogNote::TornEnd { at });
+    }
+
+    /// Passes over something damaged, and the current record with it.
+    pub(super) fn count_damage(&mut self, at: &str, error: LogError) {
+        self.drop_record();
+        if self.damage.first.is_none() {
+            self.damage.first = Some(self.place(at));
+        }
+        self.damage.error.get_or_insert(error);
+        self.damage.n += 1;
+        self.damage.n_in_file += 1;
+    }
+
+    pub(super) fn count_large_record(&mut self) {
+        self.n_large += 1;
+    }
+
+    pub(super) fn count_header(&mut self) {
+        self.n_headers += 1;
+    }
+
+    /// What a column of this name means.
+    pub(super) fn find_column(&mut self, name: &str) -> Option<ColumnMatch> {
+        self.names.find(name)
+    }
+
+    /// Sets the step of the current record where the format itself has one.
+    pub(super) fn set_step(&mut self, step: u64) {
+        let column = ColumnMatch { field: LogField::Step, rank: GIVEN_RANK, id: u16::MAX };
+        self.values[0] = Some(Value { column, number: LogNumber::Whole(step) });
+    }
+
+    /// Adds a value of the current record under its name.
+    pub(super) fn push(&mut self, name: &str, number: LogNumber) {
+        if let Some(column) = self.names.find(name) {
+            self.push_value(column, number);
+        }
+    }
+
+    /// Adds a value of the current record.
+    pub(super) fn push_value(&mut self, column: ColumnMatch, number: LogNumber) {
+        let is_whole = matches!(column.field, LogField::Step | LogField::Tokens);
+        if is_whole && number.whole().is_none() {
+            return;
+        }
+        if column.field == LogField::Step && column.rank != GIVEN_RANK && is_iteration_name(self.names.name(column.id))
+        {
+            self.iteration = number.whole().map(|n| (column.id, n));
+        }
+        if column.rank == ENDING_RANK && self.endings.len() < MAX_ENDINGS && !self.endings.contains(&column.id) {
+            self.endings.push(column.id);
+        }
+        let Some(slot) = self.values.get_mut(column.field.index()) else { return };
+        match slot {
+            Some(old) if old.column.rank < column.rank => {}
+            // Of two columns that are equally good the first counts; for step and loss that must be said.
+            Some(old) if old.column.rank == column.rank && old.column.id != column.id => {
+                let matters = matches!(column.field, LogField::Step | LogField::Loss) && column.rank != ENDING_RANK;
+                if matters && self.clash.is_none() {
+                    self.clash = Some((old.column, column));
+                }
+            }
+            _ => *slot = Some(Value { column, number }),
+        }
+    }
+
+    /// The step of the current record.
+    pub(super) fn current_step(&self) -> Option<u64> {
+        self.values[0].and_then(|step| step.number.whole())
+    }
+
+    /// Whether the current record has anything but a step.
+    pub(super) fn has_values(&self) -> bool {
+        self.values.iter().skip(1).any(Option::is_some)
+    }
+
+    /// Ends the current record.
+    pub(super) fn end_record(&mut self) -> Result<(), LogError> {
+        self.n_in_file += 1;
+        self.count_step();
+        let is_useful = self.has_values();
+        if is_useful {
+            if self.n_records == MAX_LOG_RECORDS {
+                return Err(LogError::TooManyRecords { limit: MAX_LOG_RECORDS });
+            }
+            self.n_records += 1;
+            self.n_useful_in_file += 1;
+        }
+        self.note_better_columns();
+        if is_useful {
+            self.keep_record();
+        }
+        self.drop_record();
+        Ok(())
+    }
+
+    fn count_step(&mut self) {
+        let Some(log_every) = self.log_every.filter(|_| self.values[0].is_none()) else { return };
+        if self.values[LogField::Loss.index()].is_some() {
+            self.n_counted += 1;
+            self.set_step(self.n_counted.saturating_mul(log_every));
+        }
+    }
+
+    /// A column of a better name than before makes what was read from the other one void.
+    fn note_better_columns(&mut self) {
+        for (best, value) in self.best.iter_mut().zip(self.values) {
+            let Some(column) = value.map(|value| value.column) else { continue };
+            let Some(old) = best else {
+                *best = Some(column);
+                continue;
+            };
+            if column.rank >= old.rank {
+                continue;
+            }
+            *best = Some(column);
+            for attempt in self.attempts.iter_mut().chain([&mut self.attempt]) {
+                match column.field {
+                    LogField::Step => self.n_without_step += attempt.clear(),
+                    LogField::Tokens => attempt.forget(|entry| entry.tokens = None),
+                    LogField::Loss => attempt.forget(|entry| entry.loss = None),
+                    LogField::LearningRate => attempt.forget(|entry| entry.learning_rate = None),
+                    LogField::GradNorm => attempt.forget(|entry| entry.grad_norm = None),
+                }
+            }
+        }
+    }
+
+    fn keep_record(&mut self) {
+        let [step, tokens, loss, learning_rate, grad_norm] = self.values.map(|value| {
+            let value = value?;
+            let best = self.best.get(value.column.field.index()).copied().flatten();
+            (best?.rank == value.column.rank).then_some(value.number)
+        });
+        let Some(step) = step.and_then(LogNumber::whole) else {
+            self.n_without_step += 1;
+            return;
+        };
+        if let Some((column, iteration)) = self.iteration
+            && self.values[0].is_some_and(|step| step.column.id != column && step.column.rank != GIVEN_RANK)
+        {
+            self.micro_batches.n_records += 1;
+            self.micro_batches.n_one_less += usize::from(iteration.checked_sub(1) == Some(step));
+            if self.micro_batches.column.is_empty() {
+                self.names.name(column).clone_into(&mut self.micro_batches.column);
+            }
+        }
+        let entry = LogEntry {
+            step: Step(step),
+            tokens: tokens.and_then(LogNumber::whole).map(Tokens),
+            loss: loss.map(LogNumber::real),
+            learning_rate: learning_rate.map(LogNumber::real),
+            grad_norm: grad_norm.map(LogNumber::real),
+        };
+        if !entry.is_empty() {
+            self.attempt.push(entry);
+        }
+    }
+
+    /// Forgets the current record: it turned out to be cut off.
+    pub(super) fn drop_record(&mut self) {
+        self.values = [None; 5];
+        self.iteration = None;
+        self.names.begin_record();
+    }
+
+    /// Settles the columns and makes the entries, of one file unless files were begun and ended.
+    pub(super) fn finish(mut self) -> Result<StepLog, LogError> {
+        if self.attempts.is_empty() {
+            self.end_file()?;
+        }
+        self.check_columns()?;
+        let (mut entries, order_notes) = join_attempts(std::mem::take(&mut self.attempts));
+        if self.micro_batches.n_records > 0 && self.micro_batches.n_records == self.micro_batches.n_one_less {
+            entries = self.steps_by_tokens(entries)?;
+        }
+        let mut notes = std::mem::take(&mut self.notes);
+        notes.extend(order_notes);
+        notes.extend(self.count_notes());
+        let columns: BTreeMap<LogField, String> = LogField::ALL
+            .into_iter()
+            .zip(self.best)
+            .filter_map(|(field, best)| Some((field, self.names.name(best?.id).to_owned())))
+            .collect();
+        Ok(StepLog { entries, columns, notes })
+    }
+
+    fn count_notes(&mut self) -> Vec<LogNote> {
+        let mut notes = Vec::new();
+        if let Some(first) = self.damage.first.take() {
+            notes.push(LogNote::Damaged { n_lines: self.damage.n, first });
+        }
+        if self.n_headers > 0 {
+            notes.push(LogNote::RepeatedHeader { n_lines: self.n_headers });
+        }
+        if self.n_without_step > 0 {
+            notes.push(LogNote::NoStep { n_records: self.n_without_step });
+        }
+        if self.n_large > 0 {
+            notes.push(LogNote::LargeRecords { n_records: self.n_large });
+        }
+        if let Some(loss) = self.best[LogField::Loss.index()].filter(|loss| loss.rank == ENDING_RANK) {
+            notes.push(LogNote::LossByEnding { name: self.names.name(loss.id).to_owned() });
+        }
+        notes
+    }
+
+    fn check_columns(&self) -> Result<(), LogError> {
+        let found = || self.names.listed();
+        for (field, name) in self.names.map().iter() {
+            if self.best.get(field.index()).copied().flatten().is_none() {
+                return Err(LogError::NoSuchColumn { field, name: name.to_owned(), found: found() });
+            }
+        }
+        for field in [LogField::Step, LogField::Loss] {
+            let Some(best) = self.best.get(field.index()).copied().flatten() else {
+                return Err(LogError::NoColumn { field, found: found() });
+            };
+            if best.rank == ENDING_RANK && self.endings.len() > 1 {
+                return Err(LogError::NoColumn { field, found: found() });
+            }
+            if let Some((a, b)) = self.clash.filter(|(a, _)| a.field == field && a.rank == best.rank) {
+                let names = [a, b].map(|column| self.names.name(column.id).to_owned()).to_vec();
+                return Err(LogError::Ambiguous { field, names });
+            }
+        }
+        Ok(())
+    }
+
+    /// Steps of a log that counts micro-batches, by its tokens.
+    fn steps_by_tokens(&self, entries: Vec<LogEntry>) -> Result<Vec<LogEntry>, LogError> {
+        let refuse = || LogError::MicroBatches { column: self.micro_batches.column.clone() };
+        let TokensPerStep(per_step) = self.tokens_per_step.ok_or_else(refuse)?;
+        let mut by_step: Vec<LogEntry> = Vec::new();
+        for entry in entries {
+            let Some(step) = entry.tokens.and_then(|tokens| tokens.0.checked_div(per_step)) else { continue };
+            let entry = LogEntry { step: Step(step), ..entry };
+            match by_step.last_mut() {
+                Some(last) if last.step >= entry.step => last.take(&entry),
+                _ => by_step.push(entry),
+            }
+        }
+        if by_step.is_empty() { Err(refuse()) } else { Ok(by_step) }
+    }
+}

@@ -1,0 +1,336 @@
+//! What trainers print: Megatron's and torchtitan's lines, dictionaries of Hugging Face's Trainer, and their like.
+//!
+//! A line is searched for names of columns that are known or given, each followed by a number. Everything else in it is
+//! left alone, and so are lines without any.
+
+use std::borrow::Cow;
+
+use super::builder::LogBuilder;
+use super::columns::{ColumnMap, LogField};
+use super::lines::{Line, LineFormat, read_text};
+use super::number::LogNumber;
+use super::{LogError, StepLog};
+
+/// Words of one name, such as `lm loss`.
+const MAX_WORDS: usize = 4;
+/// A number is no longer than this.
+const MAX_NUMBER_BYTES: usize = 32;
+/// What loggers put before a message.
+const LEVELS: [&str; 4] = ["INFO", "WARNING", "DEBUG", "ERROR"];
+
+/// Reads the console output of a trainer.
+///
+/// Known are Megatron's `iteration 100/ 5000 | lm loss: 2.5E+00 |`, torchtitan's `step: 10  loss: 2.5`, metrics below a
+/// line with their step as OLMo-core prints them, and printed dictionaries. The dictionaries of Hugging Face's Trainer
+/// have no step: it is taken from the progress bar behind each, `10/5000 [`.
+///
+/// # Errors
+/// `NoColumn` if no line has a loss, or none has a step; `NoSuchColumn`; `TooManyRecords`.
+///
+/// # Example
+/// ```
+/// use thalweg_trajectory::{ColumnMap, Step, parse_console};
+///
+/// let text = b" iteration      100/    5000 | learning rate: 3.0E-04 | lm loss: 2.5E+00 | grad norm: 0.4 |\n";
+/// let log = parse_console(text, &ColumnMap::default())?;
+/// assert_eq!((log.last_step(), log.entries()[0].loss), (Some(Step(100)), Some(2.5)));
+/// # Ok::<(), thalweg_trajectory::LogError>(())
+/// ```
+pub fn parse_console(bytes: &[u8], columns: &ColumnMap) -> Result<StepLog, LogError> {
+    let mut builder = LogBuilder::new(columns);
+    read_text(bytes, &mut Console::default(), &mut builder)?;
+    builder.finish()
+}
+
+/// The state between lines.
+#[derive(Debug, Default)]
+pub(super) struct Console {
+    /// Only what one process of a group printed is read: all print the same.
+    rank: Option<u64>,
+    /// A step that stands in a line of its own, for the indented lines below it.
+    heading: Option<u64>,
+    /// The record that is being read has values and no step.
+    is_waiting: bool,
+    bars: Bars,
+}
+
+/// The progress bars between records without a step.
+#[derive(Debug, Default)]
+struct Bars {
+    /// The bar of the training has the most steps: evaluations have bars too.
+    total: u64,
+    newest: Option<u64>,
+    n_with: usize,
+    n_without: usize,
+}
+
+impl LineFormat for Console {
+    fn read_line(&mut self, line: Line<'_>, builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
+        let text = strip_colours(line.text);
+        for part in text.split(|byte| *byte == b'\r') {
+            self.read_part(part, builder)?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
+        self.end_record(builder)?;
+        // Bars and dictionaries that do not alternate were buffered apart: which belong together is not known.
+        if self.bars.n_without > self.bars.n_with && self.bars.n_with > 0 && !builder.counts_records() {
+            return Err(LogError::NoColumn { field: LogField::Step, found: builder.listed() });
+        }
+        Ok(())
+    }
+}
+
+impl Console {
+    fn read_part(&mut self, part: &[u8], builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
+        if let Some(bar) = read_bar(part) {
+            return self.take_bar(&bar, builder);
+        }
+        let rank = read_rank(part);
+        if let Some(rank) = rank
+            && *self.rank.get_or_insert(rank) != rank
+        {
+            return Ok(());
+        }
+        // Metrics below a line with their step; a dictionary is whole, wherever a bar left the cursor.
+        let is_indented = self.heading.is_some()
+            && (part.starts_with(b"  ") || part.starts_with(b"\t"))
+            && memchr::memmem::find(part, b"{'").is_none();
+        if !is_indented {
+            if !holds_a_name(part, builder) {
+                return Ok(());
+            }
+            self.end_record(builder)?;
+            self.heading = None;
+        }
+        let mut step = None;
+        let mut has_values = false;
+        for (name, number) in (Pairs { text: part, at: 0 }) {
+            let Some(column) = builder.find_column(strip_level(name)) else { continue };
+            if column.field == LogField::Step {
+                if let Some(n) = number.whole()
+                    && step.is_none_or(|(rank, _)| column.rank < rank)
+                {
+                    step = Some((column.rank, n));
+                }
+            } else {
+                builder.push_value(column, number);
+                has_values = true;
+            }
+        }
+        let step = step.map(|(_, step)| step);
+        self.heading = step.or(self.heading);
+        if has_values {
+            match self.heading {
+                Some(step) => builder.set_step(step),
+                None => self.is_waiting = true,
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the record that is being read.
+    fn end_record(&mut self, builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
+        if !builder.has_values() {
+            builder.drop_record();
+            return Ok(());
+        }
+        if std::mem::take(&mut self.is_waiting) && !builder.counts_records() {
+            match self.bars.newest.take() {
+                Some(step) => {
+                    builder.set_step(step);
+                    self.bars.n_with += 1;
+                }
+                None => self.bars.n_without += 1,
+            }
+        }
+        builder.end_record()
+    }
+
+    fn take_bar(&mut self, bar: &Bar<'_>, builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
+        if bar.total < self.bars.total {
+            return Ok(());
+        }
+        self.bars.total = bar.total;
+        self.bars.newest = Some(bar.done);
+        // Trainer draws its bar anew behind each dictionary that it prints.
+        if self.is_waiting {
+            self.end_record(builder)?;
+        }
+        // A bar may have values behind it: `10/5000 [00:10<1:23:20, loss=2.5]`. Bars of epochs begin at 0 again.
+        let is_of_epoch = memchr::memmem::find(bar.title, b"poch").is_some();
+        let mut step = Some(bar.done).filter(|_| !is_of_epoch);
+        for (name, number) in (Pairs { text: bar.values, at: 0 }) {
+            let Some(column) = builder.find_column(name) else { continue };
+            match column.field {
+                LogField::Step => step = number.whole().or(step),
+                _ => builder.push_value(column, number),
+            }
+        }
+        match step.filter(|_| builder.has_values()) {
+            Some(step) => {
+                builder.set_step(step);
+                builder.end_record()
+            }
+            None => {
+                builder.drop_record();
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Without the escape sequences that colour a terminal.
+fn strip_colours(text: &[u8]) -> Cow<'_, [u8]> {
+    if memchr::memchr(0x1b, text).is_none() {
+        return Cow::Borrowed(text);
+    }
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = memchr::memchr(0x1b, rest) {
+        let (before, escape) = rest.split_at(at);
+        out.extend_from_slice(before);
+        let body = escape.get(1..).unwrap_or_default();
+        let end = body.iter().skip(1).position(|byte| byte.is_ascii_alphabetic());
+        let skip = if body.first() == Some(&b'[') { end.map_or(body.len(), |end| end + 2) } else { 0 };
+        rest = body.get(skip..).unwrap_or_default();
+    }
+    out.extend_from_slice(rest);
+    Cow::Owned(out)
+}
+
+/// A progress bar as tqdm draws it: `title:  1%|▏ | 10/5000 [00:10<1:23:20, loss=2.5]`.
+#[derive(Debug, PartialEq, Eq)]
+struct Bar<'a> {
+    title: &'a [u8],
+    done: u64,
+    total: u64,
+    values: &'a [u8],
+}
+
+fn read_bar(part: &[u8]) -> Option<Bar<'_>> {
+    let (title, rest) = part.split_at(memchr::memmem::find(part, b"%|")?);
+    let (head, values) = rest.split_at(memchr::memmem::find(rest, b" [")?);
+    let counts = head.get(memchr::memrchr(b'|', head)? + 1..)?;
+    let (done, total) = std::str::from_utf8(counts).ok()?.trim().split_once('/')?;
+    Some(Bar { title, done: done.parse().ok()?, total: total.parse().ok()?, values })
+}
+
+/// The process in `[rank0]:` or `[default0]:`.
+fn read_rank(part: &[u8]) -> Option<u64> {
+    let after = [&b"[rank"[..], b"[default"].into_iter().find_map(|word| {
+        let at = memchr::memmem::find(part.get(..part.len().min(64))?, word)?;
+        part.get(at + word.len()..)
+    })?;
+    let end = after.iter().position(|byte| !byte.is_ascii_digit())?;
+    std::str::from_utf8(after.get(..end)?).ok()?.parse().ok()
+}
+
+/// Whether a line may hold a value: most lines of a console do not, and need no search.
+fn holds_a_name(part: &[u8], builder: &LogBuilder<'_>) -> bool {
+    let holds = |word: &[u8]| memchr::memmem::find(part, word).is_some();
+    let known: [&[u8]; 7] = [b"loss", b"Loss", b"LOSS", b"step", b"Step", b"iter", b"Iter"];
+    known.into_iter().any(holds) || builder.given_names().any(|name| holds(name.as_bytes()))
+}
+
+fn strip_level(name: &str) -> &str {
+    LEVELS.iter().find_map(|level| name.strip_prefix(level)?.strip_prefix(' ')).unwrap_or(name)
+}
+
+/// The names in a line that have a number behind them.
+#[derive(Debug)]
+struct Pairs<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Iterator for Pairs<'a> {
+    type Item = (&'a str, LogNumber);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.at < self.text.len() {
+            let start = self.at;
+            let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.' | b'_');
+            let rest = self.text.get(start..)?;
+            let length = rest.iter().take_while(|byte| is_token(byte)).count();
+            self.at = start + length.max(1);
+            let is_begun = start == 0 || !self.text.get(start - 1).is_some_and(|byte| matches!(byte, b'/' | b','));
+            if length == 0 || length > MAX_NUMBER_BYTES || !is_begun {
+                continue;
+            }
+            let token = std::str::from_utf8(rest.get(..length)?).unwrap_or_default().trim_end_matches('.');
+            let Some(number) = LogNumber::parse(token) else { continue };
+            let before = self.text.get(..start)?;
+            if let Some(name) = name_before(before) {
+                return Some((name, number));
+            }
+        }
+        None
+    }
+}
+
+/// The name that a number belongs to, with or without a colon or an equals sign between them.
+fn name_before(text: &[u8]) -> Option<&str> {
+    let trim = |text: &'_ [u8], odd: fn(&u8) -> bool| text.iter().rposition(|byte| !odd(byte)).map(|last| last + 1);
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let is_blank_or_quote = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\'' | b'"');
+    let text = text.get(..trim(text, is_blank_or_quote)?)?;
+    let text = text.strip_suffix(b":").or_else(|| text.strip_suffix(b"=")).unwrap_or(text);
+    let text = text.get(..trim(text, is_blank)?)?;
+    if let Some((quote @ (b'\'' | b'"'), inner)) = text.split_last() {
+        let start = memchr::memrchr(*quote, inner)? + 1;
+        return std::str::from_utf8(inner.get(start..)?).ok();
+    }
+    let mut start = text.len();
+    for _ in 0..MAX_WORDS {
+        let end = match start {
+            start if start == text.len() => start,
+            // One blank is within a name, two part names.
+            _ if text.get(..start)?.ends_with(b" ") => start - 1,
+            _ => break,
+        };
+        let is_part =
+            |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'/' | b'-' | b'(' | b')');
+        let n = text.get(..end)?.iter().rev().take_while(|byte| is_part(byte)).count();
+        let word = text.get(end - n..end)?;
+        // `LR (group 0)` has a number in it.
+        let is_closed = word.last() == Some(&b')');
+        if !is_closed && !word.first().is_some_and(|byte| byte.is_ascii_alphabetic() || matches!(byte, b'_' | b'(')) {
+            break;
+        }
+        start = end - n;
+    }
+    let name = std::str::from_utf8(text.get(start..)?).ok()?;
+    (!name.is_empty()).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(text: &str) -> Vec<(&str, f64)> {
+        Pairs { text: text.as_bytes(), at: 0 }.map(|(name, number)| (name, number.real())).collect()
+    }
+
+    #[test]
+    fn names_and_numbers_are_found_in_lines() {
+        let megatron =
+            "iteration      100/  500000 | learning rate: 1.000000E-04 | lm loss: 6.7E+00 | loss scale: 1.0 |";
+        let found = [("iteration", 100.0), ("learning rate", 1e-4), ("lm loss", 6.7), ("loss scale", 1.0)];
+        assert_eq!(pairs(megatron), found);
+        assert_eq!(pairs("{'loss': '2.5', 'epoch': 0.1}"), [("loss", 2.5), ("epoch", 0.1)]);
+        assert!(pairs("{'loss': nan}")[0].1.is_nan());
+        assert_eq!(pairs("step: 10  loss:  7.1234  memory: 10.00GiB(12%)"), [("step", 10.0), ("loss", 7.1234)]);
+        assert_eq!(pairs("it found 3 places"), [("it found", 3.0)]);
+        assert_eq!(
+            pairs("validation loss at iteration 10 | validation loss: 2.5"),
+            [("validation loss at iteration", 10.0), ("validation loss", 2.5)]
+        );
+        let bar = read_bar("  1%|▏         | 10/5000 [00:10<1:23:20,  1.00s/it]".as_bytes()).unwrap();
+        assert_eq!((bar.done, bar.total), (10, 5000));
+        assert_eq!(&*strip_colours(b"\x1b[31mstep: 1\x1b[0m\x1b"), b"step: 1");
+        assert_eq!(read_rank(b"[rank12]:[titan] x"), Some(12));
+    }
+}
