@@ -124,13 +124,13 @@ pub(crate) struct InspectArgs {
 
 /// How checkpoints are read.
 #[derive(Debug, Args, Clone, Default, PartialEq, Eq)]
-#[command(next_help_heading = "Reading")]
 pub(crate) struct ReadArgs {
     /// Key of the state dict in files that hold several, such as model or state.ema; `.` is the whole file
-    #[arg(long, value_name = "KEY")]
+    // A heading of the struct would go on over the arguments that follow it.
+    #[arg(long, value_name = "KEY", help_heading = "Reading")]
     pub(crate) key: Option<String>,
     /// Which numbers, where a checkpoint has both: weights of the module or masters of the optimizer [default: master]
-    #[arg(long, value_enum, value_name = "WHICH")]
+    #[arg(long, value_enum, value_name = "WHICH", help_heading = "Reading")]
     pub(crate) params: Option<ParamsChoice>,
 }
 

@@ -11,7 +11,7 @@ use thalweg_tensor::display_name;
 use crate::available::Available;
 use crate::error::Length;
 use crate::state::Fault;
-use crate::trajectory::{Trajectory, TrajectoryCheckpoint};
+use crate::trajectory::{Trajectory, TrajectoryCheckpoint, TrajectoryNote};
 use crate::{Error, Phase, Step, Tokens};
 
 /// A distance or a place on the axis of a run.
@@ -356,6 +356,9 @@ impl<'a> Pool<'a> {
 
     /// The tokens of all finished checkpoints, with how far each may be off.
     fn tokens(&self) -> Result<Vec<(u64, u64)>, Error> {
+        if self.trajectory.notes.contains(&TrajectoryNote::EpochsForSteps) {
+            return Err(bad("the names count epochs, whose tokens are not known: ask in steps, which are epochs here"));
+        }
         let mut tokens: Vec<(u64, u64)> = Vec::with_capacity(self.finished.len());
         let mut before: Option<&TrajectoryCheckpoint> = None;
         for checkpoint in &self.finished {

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use thalweg_trajectory::{
-    CheckpointState, Error, Fault, PathKind, Phase, PhaseSource, RunDir, Step, Tokens, TokensPerStep, TokensSource,
-    Trajectory, TrajectoryNote, TrajectoryOptions, look_at_path, resolve_checkpoint_reference, resolve_reference,
+    CheckpointState, Error, Extent, Fault, PathKind, Phase, PhaseSource, RunDir, Step, Tokens, TokensPerStep,
+    TokensSource, Trajectory, TrajectoryNote, TrajectoryOptions, WindowEnd, WindowSpec, look_at_path,
+    resolve_checkpoint_reference, resolve_reference,
 };
 
 use crate::support::{TestRun, disk, finished_steps, fixture, tiny_safetensors, write};
@@ -177,6 +178,8 @@ fn epochs_are_steps_only_where_no_name_says_a_step() {
     // Tokens of a step are not those of an epoch.
     let run = run.write("thalweg.toml", "tokens_per_step = 1000\n");
     assert!(run.trajectory().checkpoints().iter().all(|one| one.tokens.is_none()));
+    let in_tokens = WindowSpec::Last { n_checkpoints: 1, end: WindowEnd::At(Extent::Tokens(Tokens(1))) };
+    assert!(run.select(&in_tokens).unwrap_err().to_string().contains("the names count epochs"));
     let run = TestRun::new(["epoch_1", "epoch_2", "step_500", "step_1000"]);
     assert_eq!(finished_steps(&run.open().unwrap()), [500, 1000]);
     assert_eq!(run.open().unwrap().ignored(), ["epoch_1", "epoch_2"]);
