@@ -53,6 +53,9 @@ pub(crate) fn select(
 ) -> Result<Vec<SourceRef>, Error> {
     let window = select_window(trajectory, &window_spec(args)?)?;
     window.notes().iter().for_each(|note| messages.note(note));
+    if !args.steps.is_sorted_by_key(|step| step.0) {
+        messages.note("the checkpoints are taken by their steps, oldest first, not in the order of `--steps`");
+    }
     if let Some(newest) = window.checkpoints().last() {
         warn_of_spike(trajectory, newest.step, messages);
     }

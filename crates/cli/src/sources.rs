@@ -1,5 +1,6 @@
 //! From what was typed to checkpoints: one run with a selection, or checkpoints by name, oldest first.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use thalweg_merge::Ratio;
@@ -111,6 +112,21 @@ fn agreeing_steps(given: Vec<(SourceRef, Option<NameCount>)>) -> Vec<SourceRef> 
     given.into_iter().map(agree).collect()
 }
 
+/// Two checkpoints of one step are of two runs, or copies: their steps do not say which is the older one.
+fn note_equal_steps<'a>(sources: impl Iterator<Item = &'a SourceRef>, messages: &Messages) {
+    let mut known: BTreeMap<u64, &PathBuf> = BTreeMap::new();
+    for source in sources {
+        let Some(step) = source.step else { continue };
+        let first = *known.entry(step).or_insert(&source.path);
+        if *first != source.path {
+            let name = |path: &PathBuf| display_name(&path.display().to_string()).to_string();
+            let (first, second) = (name(first), name(&source.path));
+            messages.note(format!("`{first}` and `{second}` are both of step {step}: they count in the order given"));
+            return;
+        }
+    }
+}
+
 /// Brings checkpoints that were named one by one into the order of their steps, and says what was not as it seemed.
 fn in_order<T>(
     mut given: Vec<T>,
@@ -123,6 +139,7 @@ fn in_order<T>(
     if let Some(twice) = paths.windows(2).find(|pair| pair[0] == pair[1]) {
         messages.note(format!("`{}` is given more than once, and counts as often", twice[0].display()));
     }
+    note_equal_steps(given.iter().map(&source), messages);
     let SourceOrder::BySteps { keep_option } = order else { return given };
     if let Some(without) = given.iter().map(&source).find(|source| source.step.is_none()) {
         let n_known = given.iter().filter(|one| source(one).step.is_some()).count();

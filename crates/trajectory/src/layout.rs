@@ -52,8 +52,17 @@ impl CheckpointName {
 }
 
 /// What converters add to a trainer's names.
-const SUFFIXES: [&str; 8] =
-    ["-hf", "_hf", "-unsharded", "_unsharded", "-consolidated", "_consolidated", "-safetensors", "_safetensors"];
+const SUFFIXES: [&str; 9] = [
+    "-hf",
+    "_hf",
+    "-unsharded",
+    "_unsharded",
+    "-consolidated",
+    "_consolidated",
+    "-safetensors",
+    "_safetensors",
+    "_universal",
+];
 
 /// Whether a name says that something is not finished: hidden, `tmp-...`, `....tmp`, or a stage of ours.
 pub fn is_temporary_name(name: &str) -> bool {
@@ -245,6 +254,7 @@ mod tests {
         check_folder("step_1000", 1000);
         check_folder("step_001000", 1000);
         check_folder("global_step64", 64);
+        check_folder("global_step64_universal", 64);
         check_folder("iter_0001000", 1000);
         check_folder("ep0-ba1000", 1000);
         check_folder("ep12-ba7", 7);

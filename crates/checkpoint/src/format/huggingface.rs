@@ -61,9 +61,15 @@ impl Format for HuggingFace {
         &self,
         storage: &Arc<dyn Storage>,
         place: &Place,
-        _options: &ReadOptions,
+        options: &ReadOptions,
         cache: &CatalogCache,
     ) -> Result<FormatContent, Error> {
+        if let Some(key) = options.key.as_deref().filter(|key| *key != ".") {
+            // The weights that it does hold are not those that were asked for.
+            let key = thalweg_tensor::display_name(key);
+            let reason = format!("a safetensors checkpoint has no keys, and `--key {key}` asks for one");
+            return Err(Error::Layout { path: place.path().to_owned(), reason });
+        }
         let mut notes = Vec::new();
         let entrance = match place {
             Place::Folder { .. } => choose_entrance(place, &mut notes)?,

@@ -113,6 +113,36 @@ fn a_rank_that_is_missing_makes_a_checkpoint_unfinished() {
 }
 
 #[test]
+fn ranks_of_megatron_that_are_missing_or_of_another_iteration_are_noticed() {
+    let scratch = tempfile::tempdir().unwrap();
+    copy_folder(&fixture("megatron-legacy/iter_0000080"), scratch.path());
+    let last = scratch.path().join("mp_rank_01/model_optim_rng.pt");
+    fs::copy(fixture("megatron-legacy/iter_0000060/mp_rank_01/model_optim_rng.pt"), &last).unwrap();
+    let error = open(scratch.path()).unwrap_err().to_string();
+    assert!(error.contains("it is of iteration 60, and the ranks before it are of iteration 80"), "{error}");
+    // Only the arguments show that the folder of the last rank is missing.
+    fs::remove_dir_all(last.parent().unwrap()).unwrap();
+    let error = open(scratch.path()).unwrap_err();
+    assert!(error.is_unfinished() && error.details().join(" ").contains("mp_rank_01"), "{error} {:?}", error.details());
+}
+
+#[test]
+fn masters_of_zero_3_that_no_parameter_claims_are_noticed() {
+    let scratch = tempfile::tempdir().unwrap();
+    copy_folder(&fixture("deepspeed/zero3/global_step80"), scratch.path());
+    let path = scratch.path().join("zero_pp_rank_0_mp_rank_00_model_states.pt");
+    let mut bytes = fs::read(&path).unwrap();
+    // The shape [256, 24] of the first parameter, as a pickle has it, becomes [256, 23].
+    let shape = b"M\x00\x01K\x18\x86";
+    let names = bytes.windows(12).position(|window| window == b"param_shapes").unwrap();
+    let at = names + bytes[names..].windows(shape.len()).position(|window| window == shape).unwrap();
+    bytes[at + 4] = 0x17;
+    fs::write(&path, bytes).unwrap();
+    let error = open(scratch.path()).unwrap_err().to_string();
+    assert!(error.contains("its masters have") && error.contains("its parameters"), "{error}");
+}
+
+#[test]
 fn a_model_that_is_itself_cut_is_refused_with_the_way_out() {
     let scratch = tempfile::tempdir().unwrap();
     copy_folder(&fixture("deepspeed/zero1/global_step80"), scratch.path());

@@ -214,6 +214,30 @@ fn a_sum_that_is_meant_is_told_in_plan_receipt_and_card() {
 }
 
 #[test]
+fn two_checkpoints_of_one_step_are_told_with_what_counts_then() {
+    let scene = Scene::new(&[500, 1000]);
+    TinyRun::new(RunLayout::Checkpoint, &[500]).write_to_disk(&scene.path("other"));
+    let plan = scene.run("plan run/checkpoint-500 other/checkpoint-500 run/checkpoint-1000 --scheme wma");
+    assert!(plan.code == 0 && plan.stderr.contains("are both of step 500"), "{plan:?}");
+    assert!(!scene.run("plan run/checkpoint-500 run/checkpoint-1000").stderr.contains("both of step"));
+}
+
+#[test]
+fn steps_in_another_order_than_their_coefficients_are_told() {
+    let scene = Scene::new(&[500, 1000]);
+    let plan = scene.run("plan run --steps 1000,500 --coefficients 3/4,1/4 --json");
+    assert_eq!(plan.sources(), [(Some(500), "3/4".to_owned()), (Some(1000), "1/4".to_owned())]);
+    assert!(plan.stderr.contains("not in the order of `--steps`"), "{plan:?}");
+    assert!(!scene.run("plan run --steps 500,1000 --coefficients 3/4,1/4").stderr.contains("order of `--steps`"));
+}
+
+#[test]
+fn a_key_that_safetensors_cannot_have_is_refused() {
+    let scene = Scene::new(&[500, 1000]);
+    scene.run("plan run --last 2 --key ema").refused(&["has no keys", "`--key ema`"]);
+}
+
+#[test]
 fn checkpoints_count_by_step_whatever_the_shell_made_of_their_order() {
     let scene = Scene::new(&[500, 1000, 10_000]);
     let shell_order = "run/checkpoint-1000 run/checkpoint-10000 run/checkpoint-500";

@@ -155,8 +155,8 @@ impl Console {
         }
         self.bars.total = bar.total;
         self.bars.newest = Some(bar.done);
-        // Trainer draws its bar anew behind each dictionary that it prints.
-        if self.is_waiting {
+        // Trainer draws its bar anew behind each dictionary that it prints. A record that says its own step keeps it.
+        if self.is_waiting || builder.has_values() {
             self.end_record(builder)?;
         }
         // A bar may have values behind it: `10/5000 [00:10<1:23:20, loss=2.5]`. Bars of epochs begin at 0 again.
@@ -254,14 +254,15 @@ impl<'a> Iterator for Pairs<'a> {
             let start = self.at;
             let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.' | b'_');
             let rest = self.text.get(start..)?;
-            let length = rest.iter().take_while(|byte| is_token(byte)).count();
+            let token_bytes = rest.iter().take_while(|byte| is_token(byte)).count();
+            let length = token_bytes + thousands(rest, token_bytes);
             self.at = start + length.max(1);
             let is_begun = start == 0 || !self.text.get(start - 1).is_some_and(|byte| matches!(byte, b'/' | b','));
             if length == 0 || length > MAX_NUMBER_BYTES || !is_begun {
                 continue;
             }
             let token = std::str::from_utf8(rest.get(..length)?).unwrap_or_default().trim_end_matches('.');
-            let Some(number) = LogNumber::parse(token) else { continue };
+            let Some(number) = LogNumber::parse(&token.replace(',', "")) else { continue };
             let before = self.text.get(..start)?;
             if let Some(name) = name_before(before) {
                 return Some((name, number));
@@ -269,6 +270,21 @@ impl<'a> Iterator for Pairs<'a> {
         }
         None
     }
+}
+
+/// Bytes of the groups of `,350` behind the first digits of a number.
+fn thousands(text: &[u8], n_first: usize) -> usize {
+    let is_first =
+        (1..=3).contains(&n_first) && text.get(..n_first).is_some_and(|first| first.iter().all(u8::is_ascii_digit));
+    let is_group = |rest: &[u8]| {
+        matches!(rest, [b',', a, b, c, ..] if [a, b, c].iter().all(|byte| byte.is_ascii_digit()))
+            && !rest.get(4).is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_'))
+    };
+    let mut n = 0;
+    while is_first && text.get(n_first + n..).is_some_and(is_group) {
+        n += 4;
+    }
+    n
 }
 
 /// The name that a number belongs to, with or without a colon or an equals sign between them.
@@ -325,6 +341,11 @@ mod tests {
         assert_eq!(pairs("step: 10  loss:  7.1234  memory: 10.00GiB(12%)"), [("step", 10.0), ("loss", 7.1234)]);
         assert_eq!(pairs("it found 3 places"), [("it found", 3.0)]);
         assert_eq!(
+            pairs("step: 1,350 loss: 2.6 tokens: 1,234,567"),
+            [("step", 1350.0), ("loss", 2.6), ("tokens", 1_234_567.0)]
+        );
+        assert_eq!(pairs("step: 1,35 loss: 2.6"), [("step", 1.0), ("loss", 2.6)]);
+        assert_eq!(
             pairs("validation loss at iteration 10 | validation loss: 2.5"),
             [("validation loss at iteration", 10.0), ("validation loss", 2.5)]
         );
@@ -332,5 +353,15 @@ mod tests {
         assert_eq!((bar.done, bar.total), (10, 5000));
         assert_eq!(&*strip_colours(b"\x1b[31mstep: 1\x1b[0m\x1b"), b"step: 1");
         assert_eq!(read_rank(b"[rank12]:[titan] x"), Some(12));
+    }
+
+    #[test]
+    fn a_line_that_says_its_step_keeps_it_beside_a_progress_bar() {
+        let line =
+            |step: u64| format!("\r 12%|#  | {}/2000 [00:10<1:23]\nstep: {step} loss: 2.5 lr: 3.0e-04\n", step + 3);
+        let text: String = (1..=20).map(|i| line(10 * i)).collect();
+        let log = parse_console(text.as_bytes(), &ColumnMap::default()).unwrap();
+        let steps: Vec<u64> = log.entries().iter().map(|entry| entry.step.0).collect();
+        assert_eq!(steps, (1..=20).map(|i| 10 * i).collect::<Vec<_>>());
     }
 }

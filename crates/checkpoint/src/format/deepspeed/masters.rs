@@ -201,6 +201,11 @@ fn runs_of_stage_3<'a>(ranks: &[Opened], shapes: &'a Groups) -> Result<Runs<'a>,
             }
             position += share;
         }
+        let n_held = parts.iter().fold(0_u64, |n, part| n.saturating_add(part.n_elements));
+        if n_held != position {
+            // Every parameter behind one that is not listed would get its neighbour's numbers.
+            return Err(rank.broken(format!("its masters have {n_held} elements, and its parameters {position}")));
+        }
     }
     Ok(runs)
 }

@@ -19,7 +19,7 @@ use super::torch::error::TorchError;
 use super::torch::{TorchFile, content_under};
 use super::{Findings, Format, FormatContent, OpenFile, Place};
 use crate::error::{UnfinishedFault, storage_error};
-use crate::pickle::NameList;
+use crate::pickle::{NameList, Value};
 use crate::{CatalogCache, Error, ReadOptions};
 
 const FILE_NAME: &str = "model_optim_rng.pt";
@@ -57,11 +57,14 @@ impl Format for MegatronLegacy {
         let mut files = Vec::new();
         let mut stages: BTreeMap<StageKey, Vec<TensorEntry>> = BTreeMap::new();
         let mut findings = Findings::default();
+        let mut iteration = None;
         for (file_idx, (rank, name)) in (0..).zip(&grid.ranks) {
             let path = place.folder().join(name);
             let reader = storage.open_file(&path).map_err(|error| storage_error(&path, error))?;
             let refuse = |source| refuse(&path, source);
             let torch = TorchFile::open(&*reader, 0..reader.info().len_bytes, &[NAMES]).map_err(refuse)?;
+            grid.check_arguments(&torch, place)?;
+            check_iteration(&torch, &path, &mut iteration)?;
             for (chunk, value) in chunks(&torch).ok_or_else(|| broken(&path, "it holds no `model`"))? {
                 let found = content_under(&torch, &*reader, file_idx, value).map_err(refuse)?;
                 findings.join(found.findings);
@@ -87,8 +90,18 @@ fn broken(path: &std::path::Path, reason: impl Into<String>) -> Error {
     Error::Layout { path: path.to_owned(), reason: reason.into() }
 }
 
+/// The ranks of one save are of one iteration; a file of another is of a save that did not end, or of a wrong copy.
+fn check_iteration(torch: &TorchFile, path: &std::path::Path, known: &mut Option<u64>) -> Result<(), Error> {
+    let Some(found) = torch.pickle.root().get("iteration").and_then(Value::as_u64) else { return Ok(()) };
+    let wanted = *known.get_or_insert(found);
+    if wanted == found {
+        return Ok(());
+    }
+    Err(broken(path, format!("it is of iteration {found}, and the ranks before it are of iteration {wanted}")))
+}
+
 /// The parts of the model that a rank holds: one, or one for each virtual stage.
-fn chunks(torch: &TorchFile) -> Option<Vec<(u32, crate::pickle::Value<'_>)>> {
+fn chunks(torch: &TorchFile) -> Option<Vec<(u32, Value<'_>)>> {
     let root = torch.pickle.root();
     if let Some(model) = root.get("model") {
         return Some(vec![(0, model)]);
@@ -117,6 +130,14 @@ impl Rank {
         let expert = numbers.next().unwrap_or(Some(0))?;
         numbers.next().is_none().then_some(Self { stage, expert, tensor })
     }
+
+    /// The file of this rank in a grid of so many stages and expert ranks.
+    fn file_name(self, n_stages: u32, n_experts: u32) -> String {
+        let Self { stage, expert, tensor } = self;
+        let stage = if n_stages > 1 || n_experts > 1 { format!("_{stage:03}") } else { String::new() };
+        let expert = if n_experts > 1 { format!("_{expert:03}") } else { String::new() };
+        format!("{FOLDER_START}{tensor:02}{stage}{expert}/{FILE_NAME}")
+    }
 }
 
 /// Which part of the model, in the order in which its layers follow each other.
@@ -133,6 +154,8 @@ struct StageKey {
 struct Grid {
     ranks: BTreeMap<Rank, String>,
     n_tensor: u32,
+    n_stages: u32,
+    n_experts: u32,
 }
 
 impl Grid {
@@ -150,16 +173,32 @@ impl Grid {
             (0..n_experts).flat_map(move |expert| (0..n_tensor).map(move |tensor| Rank { stage, expert, tensor }))
         });
         let missing = all.filter(|rank| !ranks.contains_key(rank));
-        let name = |rank: Rank| {
-            let Rank { stage, expert, tensor } = rank;
-            let stage = if n_stages > 1 || n_experts > 1 { format!("_{stage:03}") } else { String::new() };
-            let expert = if n_experts > 1 { format!("_{expert:03}") } else { String::new() };
-            format!("{FOLDER_START}{tensor:02}{stage}{expert}/{FILE_NAME}")
-        };
-        let faults: Vec<_> = missing.map(|rank| UnfinishedFault::MissingShard { file: name(rank) }).collect();
+        let faults: Vec<_> =
+            missing.map(|rank| UnfinishedFault::MissingShard { file: rank.file_name(n_stages, n_experts) }).collect();
         if faults.is_empty() {
-            return Ok(Self { ranks, n_tensor });
+            return Ok(Self { ranks, n_tensor, n_stages, n_experts });
         }
+        Err(Error::Unfinished { path: PathBuf::from(place.path()), faults })
+    }
+
+    /// Megatron's arguments say over how many ranks the model is cut: the folders alone do not show that the last is missing.
+    fn check_arguments(&self, torch: &TorchFile, place: &Place) -> Result<(), Error> {
+        let arguments = torch.pickle.root().get("args").and_then(Value::as_object);
+        let stated = |name: &str, found: u32| {
+            let size = arguments.and_then(|arguments| arguments.attribute(name)).and_then(Value::as_u64);
+            // A damaged count must not make a list of four thousand million names.
+            size.and_then(|size| u32::try_from(size).ok())
+                .filter(|size| (1..=MAX_RANKS as u32).contains(size))
+                .unwrap_or(found)
+        };
+        let n_tensor = stated("tensor_model_parallel_size", self.n_tensor);
+        let n_stages = stated("pipeline_model_parallel_size", self.n_stages);
+        if n_tensor <= self.n_tensor && n_stages <= self.n_stages {
+            return Ok(());
+        }
+        let (stage, tensor) = (n_stages - 1, n_tensor - 1);
+        let last = Rank { stage, expert: 0, tensor };
+        let faults = vec![UnfinishedFault::MissingShard { file: last.file_name(n_stages, self.n_experts) }];
         Err(Error::Unfinished { path: PathBuf::from(place.path()), faults })
     }
 
