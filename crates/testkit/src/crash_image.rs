@@ -21,7 +21,8 @@ const SECTOR_BYTES: usize = 16;
 struct FileState {
     live: Vec<u8>,
     durable: Vec<u8>,
-    n_changes: u64,
+    /// The disk's clock at the last change.
+    modified: u64,
 }
 
 type Names = BTreeMap<String, Node>;
@@ -39,11 +40,13 @@ pub(crate) struct Image {
     durable: Vec<Names>,
     /// What separates the durable names from the live ones, in order.
     pending: Vec<NameAct>,
+    /// Counts the changes of all files, as time goes on for all.
+    clock: u64,
 }
 
 impl Default for Image {
     fn default() -> Self {
-        Self { files: Vec::new(), live: vec![Names::new()], durable: vec![Names::new()], pending: Vec::new() }
+        Self { files: Vec::new(), live: vec![Names::new()], durable: vec![Names::new()], pending: Vec::new(), clock: 0 }
     }
 }
 
@@ -81,7 +84,7 @@ impl Image {
             Node::File(file_idx) => FileInfo {
                 kind: FileKind::File,
                 len_bytes: self.files[file_idx].live.len() as u64,
-                modified_ns: i128::from(self.files[file_idx].n_changes),
+                modified_ns: i128::from(self.files[file_idx].modified),
                 changed_ns: 0,
                 id: (1, file_idx as u64),
             },
@@ -162,7 +165,8 @@ impl Image {
         let end = start + bytes.len();
         file.live.resize(file.live.len().max(end), 0);
         file.live[start..end].copy_from_slice(bytes);
-        file.n_changes += 1;
+        self.clock += 1;
+        file.modified = self.clock;
     }
 
     pub(crate) fn sync_file(&mut self, file_idx: usize) {
