@@ -137,7 +137,7 @@ impl Held {
             .saturating_add(catalog.saturating_mul(self.n_catalogs.saturating_sub(1)))
             .saturating_add(output.saturating_mul(self.n_outputs))
             .saturating_add(source.saturating_mul(self.n_sources))
-            .saturating_add(self.config_bytes.saturating_mul(24))
+            .saturating_add(self.config_bytes.saturating_mul(28))
             .saturating_add(self.coefficient_digits.saturating_mul(3))
     }
 }
