@@ -96,7 +96,7 @@ fn even_coefficients(scheme: &Scheme, steps: &[u64]) -> Result<Coefficients, Sch
     let (Some(first), Some(last)) = (steps.first(), steps.last()) else { return Err(SchemeError::EmptyWindow) };
     let n_gaps = steps.len() as u64 - 1;
     // Only ratios of steps matter, so that both are scaled to make the even steps whole numbers.
-    let scaled = |i: u64| Some(first.checked_mul(n_gaps)?.checked_add((last - first).checked_mul(i)?)?);
+    let scaled = |i: u64| first.checked_mul(n_gaps)?.checked_add((last - first).checked_mul(i)?);
     match (0..=n_gaps).map(scaled).collect::<Option<Vec<u64>>>() {
         Some(even) => scheme.coefficients_at(&even),
         None => scheme.coefficients(steps.len()),

@@ -157,7 +157,7 @@ fn an_output_is_not_written_over_its_sources_nor_into_another_output() {
     let scene = scene();
     let stage_as_source = stage_path(&scene.folder.path().join("x"));
     write_checkpoint(&stage_as_source, &tensors([("a", f32_tensor(&[1.0]))]));
-    let plan = mean(&[stage_as_source.clone()], &scene.folder.path().join("x"));
+    let plan = mean(std::slice::from_ref(&stage_as_source), &scene.folder.path().join("x"));
     assert!(matches!(Runner::default().execute(&plan, DISCARD), Err(Error::OutputIsSource { .. })));
     assert!(!shards(&stage_as_source).is_empty());
     let [outer, inner] = ["y", "y/z"].map(|name| mean(&scene.sources, &scene.folder.path().join(name)));
@@ -190,7 +190,8 @@ fn seen(plan: &MergePlan) -> MergePlan {
 
 #[test]
 fn a_plan_knows_its_sources_again() {
-    let changes: [(&str, &dyn Fn(&Path)); 3] = [
+    type Change<'a> = (&'a str, &'a dyn Fn(&Path));
+    let changes: [Change<'_>; 3] = [
         ("written again", &|shard| {
             let file = fs::File::options().write(true).open(shard).unwrap();
             file.set_modified(UNIX_EPOCH + Duration::from_secs(1_000_000)).unwrap();

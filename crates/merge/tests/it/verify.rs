@@ -154,7 +154,8 @@ fn edit_receipt(out: &Path, from: &str, to: &str) {
 #[test]
 fn every_fact_of_a_receipt_is_checked() {
     let path = |scene: &Scene| scene.sources[1].display().to_string();
-    let edits: [(&str, &dyn Fn(&Scene) -> (String, String)); 8] = [
+    type Edit<'a> = (&'a str, &'a dyn Fn(&Scene) -> (String, String));
+    let edits: [Edit<'_>; 8] = [
         ("a numerator", &|_| ("\"numerator\": \"1\"".into(), "\"numerator\": \"2\"".into())),
         ("the divisor", &|_| ("\"divisor\": \"2\"".into(), "\"divisor\": \"3\"".into())),
         ("a path", &|scene| (path(scene), path(scene) + "x")),

@@ -187,9 +187,8 @@ impl Grid {
         let stated = |name: &str, found: u32| {
             let size = arguments.and_then(|arguments| arguments.attribute(name)).and_then(Value::as_u64);
             // A damaged count must not make a list of four thousand million names.
-            size.and_then(|size| u32::try_from(size).ok())
-                .filter(|size| (1..=MAX_RANKS as u32).contains(size))
-                .unwrap_or(found)
+            let size = size.filter(|size| (1..=MAX_RANKS as u64).contains(size));
+            size.and_then(|size| u32::try_from(size).ok()).unwrap_or(found)
         };
         let n_tensor = stated("tensor_model_parallel_size", self.n_tensor);
         let n_stages = stated("pipeline_model_parallel_size", self.n_stages);
