@@ -27,11 +27,42 @@ pub(crate) fn travelling_files<'a>(
     })
 }
 
-/// What stays behind where an output's files come from, with the reason: one line, or none.
-pub fn side_file_notes(output: &OutputPlan, sources: &[OpenSource]) -> Option<String> {
-    /// Names of one kind that are told before the rest is counted.
-    const MAX_NAMES: usize = 8;
-    let source = named_source(output, sources)?;
+/// What does not travel to an output, in sentences: files of the named source that stay behind, and files that only another
+/// source has.
+pub fn side_file_notes(output: &OutputPlan, sources: &[OpenSource]) -> Vec<String> {
+    let Some(named) = named_source(output, sources) else { return Vec::new() };
+    let others = sources.iter().filter(|source| output.sources.iter().any(|one| one.path == source.path));
+    stays_behind(output, named).into_iter().chain(is_elsewhere(named, others)).collect()
+}
+
+/// The first source with files that would travel and that the named source does not have: a merge without its tokenizer
+/// may not load.
+fn is_elsewhere<'a>(named: &OpenSource, mut others: impl Iterator<Item = &'a OpenSource>) -> Option<String> {
+    let has = |name: &str| named.checkpoint.side_files().iter().any(|file| file.name == name);
+    others.find_map(|other| {
+        let files = other.checkpoint.side_files().iter();
+        let missing = files.filter(|file| matches!(file.kind, SideFileKind::Travels) && !has(&file.name));
+        let names: Vec<String> = missing.map(|file| format!("`{}`", display_name(&file.name))).collect();
+        (!names.is_empty()).then(|| {
+            let (named, path) = (named.path.display(), other.path.display());
+            let names = shorten(names);
+            format!("`{named}` lacks {names} of `{path}`: `--side-files-from` takes the files of another checkpoint")
+        })
+    })
+}
+
+/// Names of one kind that are listed before the rest is counted.
+const MAX_NAMES: usize = 8;
+
+fn shorten(mut names: Vec<String>) -> String {
+    let n_more = names.len().saturating_sub(MAX_NAMES);
+    names.truncate(MAX_NAMES);
+    let more = if n_more > 0 { format!(" and {n_more} more") } else { String::new() };
+    format!("{}{more}", names.join(", "))
+}
+
+/// What stays behind where an output's files come from, with the reason.
+fn stays_behind(output: &OutputPlan, source: &OpenSource) -> Option<String> {
     let mut stays: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for file in source.checkpoint.side_files() {
         let reason = match file.kind {
@@ -45,12 +76,7 @@ pub fn side_file_notes(output: &OutputPlan, sources: &[OpenSource]) -> Option<St
     if stays.is_empty() {
         return None;
     }
-    let list = |(reason, mut names): (&str, Vec<String>)| {
-        let n_more = names.len().saturating_sub(MAX_NAMES);
-        names.truncate(MAX_NAMES);
-        let more = if n_more > 0 { format!(" and {n_more} more") } else { String::new() };
-        format!("{}{more} ({reason})", names.join(", "))
-    };
+    let list = |(reason, names)| format!("{} ({reason})", shorten(names));
     let lists: Vec<String> = stays.into_iter().map(list).collect();
     Some(format!("not copied from `{}`: {}", source.path.display(), lists.join("; ")))
 }

@@ -100,6 +100,16 @@ pub enum Error {
         /// The oldest finished checkpoint, if there is one.
         oldest: Option<Step>,
     },
+    /// Every checkpoint before a spike lies within another one.
+    #[error(
+        "each of the {n_checkpoints} finished checkpoints before the spike at step {onset} lies within an earlier spike"
+    )]
+    AllWithinSpikes {
+        /// First step of the spike.
+        onset: Step,
+        /// How many there are.
+        n_checkpoints: usize,
+    },
     /// A run whose checkpoints make no start point.
     #[error("a start point needs two checkpoints of the newest phase, and step {newest} is alone there")]
     StartTooShort {
@@ -142,6 +152,11 @@ impl Error {
                 Some("`thalweg forecast ... --save-cases FILE --truth CKPT` writes cases".to_owned())
             }
             Self::NoSpike => Some("name another log with `--log`".to_owned()),
+            Self::AllWithinSpikes { .. } => Some(
+                "look at the log: lines of another loss under the same name, such as a validation loss, look like spikes; \
+                 take them out of it, or name the column of the training loss with `--log-columns loss=NAME`"
+                    .to_owned(),
+            ),
             Self::NothingBeforeSpike { .. } => {
                 Some("start the run again, with a lower learning rate or a longer warmup".to_owned())
             }

@@ -182,7 +182,8 @@ impl RecoveryPlan {
 /// loss of the onset is that of these parameters, and an update that went wrong is in them.
 ///
 /// # Errors
-/// `NoSpike` where none was found; `NothingBeforeSpike` where no finished checkpoint is older than the onset.
+/// `NoSpike` where none was found; `NothingBeforeSpike` where no finished checkpoint is older than the onset;
+/// `AllWithinSpikes` where each that is older lies within an earlier spike.
 pub fn plan_recovery(trajectory: &Trajectory, search: &SpikeSearch) -> Result<RecoveryPlan, Error> {
     let latest = search.spikes.last().ok_or(Error::NoSpike)?;
     let entries: Vec<&LogEntry> = trajectory.log().map_or(&[][..], StepLog::entries).iter().collect();
@@ -208,6 +209,10 @@ pub fn plan_recovery(trajectory: &Trajectory, search: &SpikeSearch) -> Result<Re
     let n_older = sound.len().saturating_sub(MAX_SOURCES);
     let sources: Vec<TrajectoryCheckpoint> = sound.into_iter().skip(n_older).cloned().collect();
     let (Some(oldest), Some(newest)) = (sources.first(), sources.last()) else {
+        let n_checkpoints = before().count();
+        if n_checkpoints > 0 {
+            return Err(Error::AllWithinSpikes { onset: spike.onset, n_checkpoints });
+        }
         let oldest = trajectory.finished().next().map(|checkpoint| checkpoint.step);
         return Err(Error::NothingBeforeSpike { onset: spike.onset, oldest });
     };

@@ -276,7 +276,15 @@ impl Error {
             }
             Self::TooFew { found, .. } if *found > 0 => return Some(format!("ask for at most {found} checkpoints")),
             Self::DuplicateStep { step, names } => {
-                let pattern = names.iter().find_map(|name| NamePattern::of_name(name, *step));
+                // A pattern that fits two of them would end in the same error.
+                let fits_one = |pattern: &NamePattern| {
+                    names
+                        .iter()
+                        .filter(|name| pattern.parse_name(name.trim_end_matches(".safetensors")).is_some())
+                        .count()
+                        == 1
+                };
+                let pattern = names.iter().filter_map(|name| NamePattern::of_name(name, *step)).find(fits_one);
                 let pattern = pattern.map_or_else(String::new, |pattern| {
                     format!("say which ones are meant: `--checkpoint-pattern '{pattern}'`; or ")
                 });
@@ -317,6 +325,10 @@ impl Error {
             Self::MixedStages { .. } => "give the checkpoints of one stage by name, or move the others away",
             Self::Storage(error) => return error.hint(),
             Self::Log { source, .. } => match **source {
+                LogError::NotWhole { .. } => {
+                    "name a column of whole steps with `--log-columns step=NAME`, or take it out of the log and give \
+                     `--log-every N`, the steps between two losses"
+                }
                 LogError::NoColumn { field: LogField::Step, .. } => {
                     "name its column with `--log-columns step=NAME`; where no column counts steps, `--log-every N` says \
                      how many steps lie between two losses"

@@ -151,6 +151,14 @@ pub enum LogError {
         /// The names that are there, sorted, at most 50.
         found: Vec<String>,
     },
+    /// The column of the step holds no whole numbers.
+    #[error("column `{}` holds {value}, which is not a whole number and so not a step", display_name(name))]
+    NotWhole {
+        /// The column.
+        name: String,
+        /// Its first value that is not whole.
+        value: String,
+    },
     /// Two columns that are equally good for one field.
     #[error("several columns may be the {field}: {}", list_names(names))]
     Ambiguous {

@@ -127,6 +127,26 @@ fn ranks_of_megatron_that_are_missing_or_of_another_iteration_are_noticed() {
 }
 
 #[test]
+fn a_rank_of_deepspeed_at_another_step_is_noticed() {
+    // The optimizer's step is an F32 tensor of its own: 80 becomes 60 in the file of one rank.
+    for (folder, name) in [("zero1", "base_optimizer_state"), ("zero3", "optimizer_state_dict")] {
+        let scratch = tempfile::tempdir().unwrap();
+        copy_folder(&fixture(&format!("deepspeed/{folder}/global_step80")), scratch.path());
+        let path = scratch.path().join("bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt");
+        let mut bytes = fs::read(&path).unwrap();
+        let (old, new) = (80.0_f32.to_le_bytes(), 60.0_f32.to_le_bytes());
+        for at in 0..bytes.len() - 3 {
+            if bytes[at..at + 4] == old {
+                bytes[at..at + 4].copy_from_slice(&new);
+            }
+        }
+        fs::write(&path, bytes).unwrap();
+        let error = open(scratch.path()).unwrap_err().to_string();
+        assert!(error.contains("its optimizer is at step 60") && error.contains("at step 80"), "{name}: {error}");
+    }
+}
+
+#[test]
 fn masters_of_zero_3_that_no_parameter_claims_are_noticed() {
     let scratch = tempfile::tempdir().unwrap();
     copy_folder(&fixture("deepspeed/zero3/global_step80"), scratch.path());

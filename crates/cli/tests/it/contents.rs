@@ -264,6 +264,18 @@ fn tokenizers_that_differ_in_meaning_are_refused_until_waived() {
 }
 
 #[test]
+fn files_that_only_another_source_has_are_named_with_how_to_take_them() {
+    for name in ["tokenizer.json", "config.json"] {
+        let run = Run::new([bare(1.0).side_file(name, b"{}"), bare(2.0)]);
+        run.merge(&[]).expect(0, &[&format!("lacks `{name}` of"), "`--side-files-from`"]);
+        let older = run.path("run/step-1");
+        let said = run.merge(&["--side-files-from", &older]);
+        assert!(said.code == 0 && !said.text.contains("lacks"), "{}", said.text);
+        assert!(run.out().join(name).exists());
+    }
+}
+
+#[test]
 fn names_that_differ_by_a_wrapper_are_told_in_one_line() {
     for prefix in ["_orig_mod.", "module.", "net."] {
         let named = |prefix: &str, value: f64| {

@@ -176,6 +176,15 @@ fn fewer_are_said_and_none_is_an_error() {
 }
 
 #[test]
+fn checkpoints_that_all_lie_within_spikes_are_not_called_missing() {
+    // Each checkpoint before the last spike was saved while the loss was high.
+    let losses = lifted(&[(98, 104), (198, 204), (300, 400)]);
+    let error = recover(&[1000, 2000, 3500], &losses).unwrap_err();
+    assert!(matches!(error, Error::AllWithinSpikes { onset: Step(3010), n_checkpoints: 2 }), "{error}");
+    assert!(error.hint().unwrap().contains("--log-columns loss=NAME"));
+}
+
+#[test]
 fn a_checkpoint_near_the_onset_is_noted_and_the_one_before_it_is_passed_over() {
     let losses = lifted(&[(300, 400)]);
     let plan = recover(&[1000, 2000, 2990], &losses).unwrap();

@@ -55,6 +55,8 @@ pub(super) struct LogBuilder<'a> {
     /// Two columns of one record that are equally good.
     clash: Option<(ColumnMatch, ColumnMatch)>,
     endings: Vec<u16>,
+    /// The first value of a step's column that is not a whole number.
+    not_whole: Option<(u16, f64)>,
     n_records: usize,
     n_in_file: usize,
     n_useful_in_file: usize,
@@ -82,6 +84,7 @@ impl<'a> LogBuilder<'a> {
             micro_batches: MicroBatches::default(),
             clash: None,
             endings: Vec::new(),
+            not_whole: None,
             n_records: 0,
             n_in_file: 0,
             n_useful_in_file: 0,
@@ -192,6 +195,9 @@ impl<'a> LogBuilder<'a> {
     pub(super) fn push_value(&mut self, column: ColumnMatch, number: LogNumber) {
         let is_whole = matches!(column.field, LogField::Step | LogField::Tokens);
         if is_whole && number.whole().is_none() {
+            if column.field == LogField::Step {
+                self.not_whole.get_or_insert((column.id, number.real()));
+            }
             return;
         }
         if column.field == LogField::Step && column.rank != GIVEN_RANK && is_iteration_name(self.names.name(column.id))
@@ -358,6 +364,11 @@ impl<'a> LogBuilder<'a> {
 
     fn check_columns(&self) -> Result<(), LogError> {
         let found = || self.names.listed();
+        if self.best[LogField::Step.index()].is_none()
+            && let Some((id, value)) = self.not_whole
+        {
+            return Err(LogError::NotWhole { name: self.names.name(id).to_owned(), value: value.to_string() });
+        }
         for (field, name) in self.names.map().iter() {
             if self.best.get(field.index()).copied().flatten().is_none() {
                 return Err(LogError::NoSuchColumn { field, name: name.to_owned(), found: found() });

@@ -238,6 +238,21 @@ fn series_of_add_scalars_have_their_names() {
 }
 
 #[test]
+fn a_step_that_is_not_whole_is_named_with_its_value() {
+    let text: String = (1..=12).map(|i| format!("{{\"step\": {i}.5, \"loss\": 2}}\n")).collect();
+    for columns in [columns(), "step=step".parse().unwrap()] {
+        let error = parse_json_lines(text.as_bytes(), &columns).unwrap_err();
+        assert_eq!(error, LogError::NotWhole { name: "step".to_owned(), value: "1.5".to_owned() });
+    }
+    // Another column may count the steps.
+    let text: String = (1..=12).map(|i| format!("{{\"step\": {i}.5, \"global_step\": {i}, \"loss\": 2}}\n")).collect();
+    assert_eq!(
+        parse_json_lines(text.as_bytes(), &"step=global_step".parse().unwrap()).unwrap().last_step(),
+        Some(Step(12))
+    );
+}
+
+#[test]
 fn litgpt_counts_micro_batches_and_its_tokens_give_the_steps() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("metrics.csv");

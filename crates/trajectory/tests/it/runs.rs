@@ -250,6 +250,17 @@ fn a_step_that_stands_twice_is_reported() {
     assert!(matches!(notes.notes(), [TrajectoryNote::DuplicateStep { step: Step(100), .. }]), "{:?}", notes.notes());
 }
 
+#[test]
+fn a_pattern_is_hinted_only_where_it_fits_one_of_the_names() {
+    let hint = |names: [&str; 2]| {
+        let names = names.map(str::to_owned).to_vec();
+        thalweg_trajectory::Error::DuplicateStep { step: Step(100), names }.hint().unwrap()
+    };
+    assert!(hint(["checkpoint-100", "step_100"]).contains("--checkpoint-pattern 'checkpoint-{step}'"));
+    let hint = hint(["checkpoint-0100", "checkpoint-100"]);
+    assert!(!hint.contains("--checkpoint-pattern") && hint.contains("move all but one"), "{hint}");
+}
+
 const COMMIT_A: &str = "0123456789abcdef0123456789abcdef01234567";
 const COMMIT_B: &str = "fedcba9876543210fedcba9876543210fedcba98";
 

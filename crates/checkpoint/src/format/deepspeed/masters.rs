@@ -12,7 +12,7 @@ use thalweg_tensor::{Dtype, Piece, Shape, TensorEntry, display_name};
 use super::super::flat::pieces_of_run;
 use super::super::torch::tensor::{Found, TensorSpec, read_tensor};
 use super::{Opened, RankFiles, entries_of, finish, first_model};
-use crate::error::UnfinishedFault;
+use crate::error::{UnfinishedFault, storage_error};
 use crate::format::{Findings, FormatContent};
 use crate::pickle::Value;
 use crate::{CatalogCache, Error, Params};
@@ -39,6 +39,7 @@ pub(super) fn open_masters(
     let model = first_model(storage, files)?;
     let shapes = param_shapes(&model)?;
     let ranks = open_ranks(storage, files, &model)?;
+    check_steps(&ranks)?;
     let is_stage_3 = state_of(&ranks[0])?.get("fp32_flat_groups").is_some();
     let runs = if is_stage_3 { runs_of_stage_3(&ranks, &shapes)? } else { runs_of_stages_1_and_2(&ranks, &shapes)? };
     let mut entries = Vec::new();
@@ -91,6 +92,47 @@ fn open_ranks(storage: &Arc<dyn Storage>, files: &RankFiles, model: &Opened) -> 
         return Err(Error::Unfinished { path: files.folder.clone(), faults });
     }
     files.optimizer.values().map(|name| Opened::open(storage, &files.path(name), name)).collect()
+}
+
+/// The files of one save have done the same number of steps; a file of another is of a save that did not end, or of a
+/// wrong copy, and names and shapes do not show it.
+fn check_steps(ranks: &[Opened]) -> Result<(), Error> {
+    let mut known: Option<(f64, &Opened)> = None;
+    for rank in ranks {
+        let Some(found) = optimizer_step(rank)? else { continue };
+        let (wanted, first) = *known.get_or_insert((found, rank));
+        if found.to_bits() != wanted.to_bits() {
+            let first = display_name(&first.file.name);
+            return Err(
+                rank.broken(format!("its optimizer is at step {found}, and that of `{first}` at step {wanted}"))
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Steps of the optimizer of a rank, where its state says so: a number, or an F32 tensor of one element.
+fn optimizer_step(rank: &Opened) -> Result<Option<f64>, Error> {
+    let state = state_of(rank)?;
+    // Of ZeRO-1 and 2, and of ZeRO-3.
+    let Some(base) = state.get("base_optimizer_state").or_else(|| state.get("optimizer_state_dict")) else {
+        return Ok(None);
+    };
+    let params = base.get("state").unwrap_or(base);
+    let first = params.entries().next().map(|(_, state)| state).or_else(|| params.items().next());
+    let Some(step) = first.and_then(|first| first.get("step")) else { return Ok(None) };
+    if let Some(step) = step.as_u64().map(|step| step as f64).or_else(|| step.as_float()) {
+        return Ok(Some(step));
+    }
+    let Ok(Found::Tensor(spec)) = read_tensor(step) else { return Ok(None) };
+    if spec.dtype != Dtype::F32 || spec.shape.n_elements() != Some(1) {
+        return Ok(None);
+    }
+    // A number of the header that torch keeps as a tensor: its four bytes are read with the header.
+    let mut bytes = [0; 4];
+    let read = rank.file.reader.read_exact_at(place_of(rank, &spec)?, &mut bytes);
+    read.map_err(|error| storage_error(&rank.file.path, error))?;
+    Ok(Some(f32::from_le_bytes(bytes).into()))
 }
 
 /// Where a flat vector lies: an F32 tensor of one dimension.
