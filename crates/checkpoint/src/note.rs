@@ -58,6 +58,11 @@ pub enum Note {
         /// How many are not newer.
         n_older: usize,
     },
+    /// Files of ranks that do not record how many ranks there were.
+    RanksNotRecorded {
+        /// How many ranks have files.
+        n_ranks: usize,
+    },
     /// Entries beside the tensors that are not tensors.
     ObjectsLeftOut {
         /// Their names.
@@ -124,6 +129,11 @@ impl fmt::Display for Note {
                     files.len()
                 )
             }
+            Self::RanksNotRecorded { n_ranks } => write!(
+                f,
+                "the files do not record how many ranks wrote them: if {n_ranks} is not all of them, copy the rest, because \
+                 shapes follow from the files that are there"
+            ),
             Self::ObjectsLeftOut { names } => {
                 let first = names.first().map(|name| display_name(name)).unwrap_or_default();
                 match names.len() {

@@ -47,33 +47,39 @@ pub fn merged_contents(storage: &dyn Storage, folder: &Path) -> Result<Contents,
     }
     let mut foreign = foreign_entries(storage, folder, &names)?;
     for file in &receipt.files {
-        if !foreign.contains(&file.name) && was_changed(storage, folder, file, &receipt)? {
-            foreign.push(format!("{} (changed since the merge)", file.name));
+        if !foreign.contains(&file.name)
+            && let Some(change) = find_change(storage, folder, file, &receipt)?
+        {
+            foreign.push(format!("{} ({change})", file.name));
         }
     }
     Ok(Contents::Ours { manifest: RECEIPT_NAME.to_owned(), foreign })
 }
 
-/// Whether a file is there with other bytes than were written.
-fn was_changed(
+/// Why a file may not be the one that the merge wrote.
+fn find_change(
     storage: &dyn Storage,
     folder: &Path,
     file: &FileReceipt,
     receipt: &MergeReceipt,
-) -> Result<bool, Error> {
+) -> Result<Option<&'static str>, Error> {
+    const CHANGED: &str = "changed since the merge";
     let path = folder.join(&file.name);
     let is_tensors = Path::new(&file.name).extension().is_some_and(|extension| extension == "safetensors");
     let info = match storage.file_info(&path) {
-        Err(error) if error.is_not_found() => return Ok(false),
+        Err(error) if error.is_not_found() => return Ok(None),
         info => info?,
     };
     if info.len_bytes != file.len_bytes {
-        return Ok(true);
+        return Ok(Some(CHANGED));
     }
     if is_tensors || info.len_bytes > MAX_SMALL_BYTES {
-        // Training may go on in the folder of a merge and save weights of the same length.
-        return Ok(info.modified_ns > storage.file_info(&folder.join(RECEIPT_NAME))?.modified_ns);
+        // Training may continue in the folder of a merge and save weights of the same length. A copy may be newer, too:
+        // it is refused rather than read whole.
+        let receipt_info = storage.file_info(&folder.join(RECEIPT_NAME))?;
+        return Ok((info.modified_ns > receipt_info.modified_ns).then_some("newer than the receipt"));
     }
-    let Some((kind, digest)) = receipt.plan.digest.kind().zip(file.digest.as_ref()) else { return Ok(false) };
-    Ok(bytes_digest(kind, &storage.read_file(&path, MAX_SMALL_BYTES)?).to_string() != *digest)
+    let Some((kind, digest)) = receipt.plan.digest.kind().zip(file.digest.as_ref()) else { return Ok(None) };
+    let found = bytes_digest(kind, &storage.read_file(&path, MAX_SMALL_BYTES)?).to_string();
+    Ok((found != *digest).then_some(CHANGED))
 }

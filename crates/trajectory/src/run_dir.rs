@@ -249,7 +249,7 @@ fn judge_failure(
         return Ok(unusable(fault, reason));
     }
     let missing = match storage.list_folder(&candidate.path) {
-        Ok(entries) => missing_marker(storage, candidate, &entries, trackers)?,
+        Ok(entries) => missing_marker(candidate, &entries, trackers),
         Err(_) => None,
     };
     Ok(match missing {
@@ -271,29 +271,11 @@ fn fault_of(error: &thalweg_checkpoint::Error) -> Fault {
 }
 
 /// What a trainer writes last and has not written, in formats that mark their end apart from the tensors.
-fn missing_marker(
-    storage: &Arc<dyn Storage>,
-    candidate: &Candidate,
-    entries: &[FolderEntry],
-    trackers: &Trackers,
-) -> Result<Option<String>, Error> {
+fn missing_marker(candidate: &Candidate, entries: &[FolderEntry], trackers: &Trackers) -> Option<String> {
     if entries.is_empty() {
-        return Ok(Some("the folder is empty".to_owned()));
+        return Some("the folder is empty".to_owned());
     }
-    if lacks_metadata(entries) {
-        return Ok(Some("there are `.distcp` files and no `.metadata`".to_owned()));
-    }
-    let inner = entries.iter().find(|entry| entry.kind == FileKind::Folder && entry.name == "model_and_optim");
-    if let Some(inner) = inner
-        && lacks_metadata(&storage.list_folder(&candidate.path.join(&inner.name))?)
-    {
-        return Ok(Some("`model_and_optim` holds `.distcp` files and no `.metadata`".to_owned()));
-    }
-    Ok(trackers.missing(&candidate.name, candidate.said.step))
-}
-
-fn lacks_metadata(entries: &[FolderEntry]) -> bool {
-    entries.iter().any(|entry| entry.name.ends_with(".distcp")) && entries.iter().all(|entry| entry.name != ".metadata")
+    trackers.missing(&candidate.name, candidate.said.step)
 }
 
 /// The files beside the checkpoints in which Megatron and DeepSpeed name the last one that they finished.

@@ -71,6 +71,8 @@ fn pieces_in_safetensors_files_are_not_taken_for_tensors() {
         let checkpoint = open(&format!("dcp-hf-sharded/step-{step}"));
         assert_eq!(checkpoint.format_name(), "dcp");
         check_equal(&checkpoint, &format!("dcp-hf-sharded/expected/step-{step}.f32.safetensors"), same);
+        // Nothing in the files shows that the last rank is missing.
+        assert!(checkpoint.notes().iter().any(|note| note.to_string().contains("if 2 is not all of them")));
     }
 }
 

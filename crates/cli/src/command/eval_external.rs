@@ -10,6 +10,7 @@ use thalweg_checkpoint::{ReadOptions, open_checkpoint_with};
 use thalweg_eval::check_sound;
 use thalweg_eval::external::{ExternalResults, ExternalScore, read_results, unpaired_gain};
 use thalweg_storage::{FileKind, Storage};
+use thalweg_tensor::shell_word;
 
 use crate::command::Outcome;
 use crate::error::Error;
@@ -188,7 +189,8 @@ pub(crate) fn score_one(
     out: &Path,
     storage: &dyn Storage,
 ) -> Result<ExternalResults, Error> {
-    let line = command.replace("{checkpoint}", &quoted(checkpoint)).replace("{out}", &quoted(out));
+    let word = |path: &Path| shell_word(&path.to_string_lossy());
+    let line = command.replace("{checkpoint}", &word(checkpoint)).replace("{out}", &word(out));
     run_shell(&line, path)?;
     let file = find_results(storage, out, 0)?.ok_or_else(|| {
         Error::usage_with_hint(
@@ -230,9 +232,4 @@ fn find_results(storage: &dyn Storage, path: &Path, depth: usize) -> Result<Opti
         }
     }
     Ok(None)
-}
-
-/// A path as one word of a shell.
-fn quoted(path: &Path) -> String {
-    format!("'{}'", path.to_string_lossy().replace('\'', "'\\''"))
 }

@@ -302,11 +302,13 @@ fn weights_that_were_saved_over_a_merge_are_never_replaced() {
     let last = trained.len() - 1;
     trained[last] ^= 1;
     let longer = [&*merged, &[0; 8]].concat();
-    for saved in [trained, longer, merged[..merged.len() - 8].to_vec()] {
+    let shorter = merged[..merged.len() - 8].to_vec();
+    let (newer, changed) = ("newer than the receipt", "changed since the merge");
+    for (saved, word) in [(trained, newer), (longer, changed), (shorter, changed)] {
         fs::write(&shard, &saved).unwrap();
         let output = run(&merge_to(&out, &["--force"]));
         assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
-        assert!(stderr(&output).contains("model.safetensors (changed since the merge)"), "{}", stderr(&output));
+        assert!(stderr(&output).contains(&format!("model.safetensors ({word})")), "{}", stderr(&output));
         assert_eq!(fs::read(&shard).unwrap(), saved);
     }
 }

@@ -15,7 +15,7 @@ use super::super::safetensors::{HeaderTensor, read_header_text};
 use super::super::{Format, FormatContent, OpenFile, Place};
 use super::error::{ChunkFault, DcpError};
 use crate::error::{UnfinishedFault, storage_error};
-use crate::{CatalogCache, Error, ReadOptions};
+use crate::{CatalogCache, Error, Note, ReadOptions};
 
 const FILE_END: &str = ".safetensors";
 /// The remark of a file that says where its pieces begin.
@@ -92,7 +92,9 @@ impl Format for DcpSafetensors {
         let entries = entries.collect::<Result<Vec<_>, _>>().map_err(refuse)?;
         let catalog =
             TensorCatalog::new(entries).map_err(|name| refuse(DcpError::DuplicateName { name: name.into() }))?;
-        Ok(FormatContent { files, catalog: cache.share(catalog), metadata, ..FormatContent::default() })
+        let n_ranks = names.keys().map(|name| name.rank).collect::<BTreeSet<_>>().len();
+        let notes = vec![Note::RanksNotRecorded { n_ranks }];
+        Ok(FormatContent { files, catalog: cache.share(catalog), metadata, notes, ..FormatContent::default() })
     }
 }
 

@@ -164,6 +164,7 @@ fn runs_of_stages_1_and_2<'a>(ranks: &[Opened], shapes: &'a Groups) -> Result<Ru
     let mut runs = Runs::new();
     // Elements of each group that the ranks before hold: where no addresses say where a parameter lies.
     let mut n_before = vec![0_u64; shapes.len()];
+    let mut has_addresses = vec![true; shapes.len()];
     for (number, rank) in (0..).zip(ranks) {
         let parts = vectors(rank, KEY)?;
         if parts.len() != shapes.len() {
@@ -174,12 +175,31 @@ fn runs_of_stages_1_and_2<'a>(ranks: &[Opened], shapes: &'a Groups) -> Result<Ru
         for (group, part) in parts.iter().enumerate() {
             match addresses.get(group).filter(|addresses| addresses.is_dict()) {
                 Some(addresses) => add_addressed(rank, number, *addresses, part, &shapes[group], &mut runs)?,
-                None => add_overlapping(number, n_before[group], part, &shapes[group], &mut runs),
+                None => {
+                    has_addresses[group] = false;
+                    add_overlapping(number, n_before[group], part, &shapes[group], &mut runs);
+                }
             }
             n_before[group] = n_before[group].saturating_add(part.n_elements);
         }
     }
+    for (group, n_held) in n_before.into_iter().enumerate().filter(|(group, _)| !has_addresses[*group]) {
+        let n_params =
+            shapes[group].iter().fold(0_u64, |n, (_, shape)| n.saturating_add(shape.n_elements().unwrap_or(0)));
+        if !is_only_padded(n_held, n_params, ranks.len() as u64) {
+            let reason =
+                format!("the ranks hold {n_held} elements of group {group}, and its parameters have {n_params}");
+            return Err(ranks[0].broken(reason));
+        }
+    }
     Ok(runs)
+}
+
+/// Whether no more is held than the parameters and the padding that DeepSpeed puts behind them: a group is padded to a
+/// multiple of two elements a rank. Too few elements show where the last parameter is put together.
+fn is_only_padded(n_held: u64, n_params: u64, n_ranks: u64) -> bool {
+    let multiple = n_ranks.saturating_mul(2).max(1);
+    n_held <= n_params.div_ceil(multiple).saturating_mul(multiple)
 }
 
 /// Runs that a rank's file states: first element and length within its share.
@@ -321,4 +341,19 @@ fn add_shared(model: &Opened, entries: &mut Vec<TensorEntry>) -> Result<(), Erro
         entries.push(TensorEntry { name: alias.into(), ..entry.clone() });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_is_told_from_masters_that_no_parameter_claims() {
+        // 10 elements on 4 ranks are padded to 16.
+        for n_held in [10, 12, 16] {
+            assert!(is_only_padded(n_held, 10, 4), "{n_held}");
+        }
+        assert!(!is_only_padded(17, 10, 4) && !is_only_padded(24, 16, 4));
+        assert!(is_only_padded(16, 16, 4) && is_only_padded(0, 0, 4));
+    }
 }

@@ -193,7 +193,6 @@ fn could_be_pickle(head: &[u8]) -> bool {
 fn describe(head: &[u8]) -> &'static str {
     match head {
         [] => "the file is empty",
-        [b'v', ..] if head.starts_with(b"version https://git-lfs") => "the file is a Git LFS pointer",
         [b'<', ..] => "the file is a web page",
         [0x1f, 0x8b, ..] => "the file is compressed by gzip",
         _ if head.get(257..262) == Some(b"ustar") => "the file is a tar archive, as PyTorch wrote them before 0.1.10",
