@@ -2,7 +2,7 @@
 
     python3 bench/dcp_70b.py --program target/release/thalweg --out FOLDER [--n 20]
 
-Needs no PyTorch: the metadata is pickled with classes of the same names. Prints seconds and peak memory of `inspect` on one and of `plan` over all.
+Needs no PyTorch: the metadata is pickled with classes of the same names. Prints the seconds and peak memory of `inspect` on one checkpoint and of `plan` over all.
 """
 import argparse, os, pickle, resource, subprocess, sys, time, types
 
@@ -10,7 +10,7 @@ RANKS, TENSORS, FILES = 64, 700, 600
 
 
 def fake(module, name, bases=(object,), namespace=None):
-    """A class that pickles under a name of PyTorch's."""
+    """A class that pickles under the name of a PyTorch class."""
     parts = module.split(".")
     for i in range(len(parts)):
         path = ".".join(parts[: i + 1])

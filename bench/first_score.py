@@ -1,6 +1,7 @@
-"""Seconds from the start of a scored sweep to its first score, for several programs in turn.
+"""Seconds from the start of a scored sweep to its first score, for several builds in turn.
 
-A run of 10 checkpoints of 30 shards (a Llama of 3 layers) is made in the folder that is named; 40 windows over it are scored.
+Makes a run of 10 checkpoints of 30 shards (a Llama of 3 layers) in FOLDER, unless it exists, and sweeps 40 windows over it. Prints the
+minimum of five rounds.
 
     python3 bench/first_score.py FOLDER thalweg-before thalweg-after
 """

@@ -1,8 +1,9 @@
-"""Times `recover` and `inspect` of several builds on a step log of a million lines, in turn, and their memory.
+"""Times `recover` and `inspect` of several builds in turn on a step log of a million lines, and measures their memory.
 
-python3 bench/step_log.py FOLDER BINARY [BINARY ...]
+    python3 bench/step_log.py FOLDER BINARY [BINARY ...]
 
-FOLDER receives the log and a run of ten small checkpoints, unless they are there. One round is not counted.
+Makes the log and a run of ten small checkpoints in FOLDER, unless the log exists. Run it from the root of the repository. Prints medians of
+three rounds; a first round is not counted.
 """
 
 import json

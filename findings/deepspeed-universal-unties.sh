@@ -2,10 +2,10 @@
 # DeepSpeed 0.19.8 (torch 2.15.0): a universal checkpoint of a model with tied weights holds two unequal copies of them.
 #
 # Expected: the tied weight once, or twice with the same values.
-# Seen: `ds_to_universal --inject_missing_state` writes the name that the optimizer has with its float32 master, and the name tied to it
-# with the 16-bit module weight widened to float32, and without moments. The two differ in most elements, by up to half a unit of the
-# last place of bfloat16. A reader that takes both names has a model that is no longer tied. Fails when this changes.
-# Runs on CPU and needs g++ (DeepSpeed builds a helper for gloo).
+# Observed: under the name that the optimizer knows, `ds_to_universal --inject_missing_state` writes the float32 master. Under the name
+# tied to it, it writes the 16-bit module weight widened to float32, without moments. The two differ in most elements, by up to half a
+# ULP of bfloat16. A reader that takes both names gets a model that is no longer tied. The script fails when this changes.
+# It runs on the CPU and needs g++ (DeepSpeed builds a helper for gloo).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

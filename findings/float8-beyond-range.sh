@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# torch 2.15.0 and ml_dtypes 0.6.0: values beyond the range of float8 end differently, by library and by format.
+# torch 2.15.0 and ml_dtypes 0.6.0: out-of-range values become different float8 values, by library and by format.
 #
 # Expected: NaN for e4m3fn in both (it has no infinity).
-# Seen: torch saturates float8_e4m3fn to 448 even for 1e6, but gives infinity for float8_e5m2; ml_dtypes gives NaN and
-# infinity. A sum of FP8 weights that leaves the range is silent in the one and NaN in the other, and a check for
-# non-finite values finds it in one of them only. Fails when this changes.
+# Observed: torch saturates float8_e4m3fn at 448 even for 1e6, but gives infinity for float8_e5m2; ml_dtypes gives NaN and
+# infinity. If a sum of FP8 weights leaves the range, torch hides it and ml_dtypes gives NaN, so a check for non-finite
+# values finds it only with ml_dtypes. The script fails when this changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

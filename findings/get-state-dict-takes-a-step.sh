@@ -2,10 +2,10 @@
 # torch 2.15.0: get_state_dict() before the first step changes the training that follows.
 #
 # Expected: asking for a state changes nothing, so a checkpoint at step 0 is free.
-# Seen: for an optimizer without state it runs one step with zero gradients to make the state. AdamW then stands at
-# step 1 with zero moments, and SGD with dampening has a momentum buffer; weights are unchanged. The bias correction of
-# AdamW is off by one from there: a run that saved its step 0 differs from one that did not, and so does one that was
-# resumed from it. Plain SGD, Adagrad and Muon do not differ. Fails when this changes.
+# Observed: for an optimizer without state it runs one step with zero gradients to create the state. AdamW is then at
+# step 1 with zero moments, and SGD with dampening has a momentum buffer; the weights are unchanged. From then on the bias
+# correction of AdamW is off by one: a run that saved its step 0 differs from one that did not, and so does a run resumed
+# from it. SGD without dampening and Adagrad do not differ. The script fails when this changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -25,7 +25,7 @@ def run(make, save_step_0):
     if save_step_0:
         _, state = get_state_dict(model, optimizer)
         step = next(iter(state["state"].values())).get("step")
-        step = None if step is None else step.item()          # a copy: the state goes on counting
+        step = None if step is None else step.item()          # a copy: the state keeps counting
         assert torch.equal(model.weight, first.weight)
     data = torch.Generator().manual_seed(1)
     for _ in range(3):

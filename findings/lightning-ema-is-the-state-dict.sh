@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Lightning 2.6.6 (torch 2.15.0): with EMAWeightAveraging the checkpoint's `state_dict` is the average, not the trained weights.
 #
-# Expected: `state_dict` as always, and the average under a key beside it.
-# Seen: the average is in `state_dict`; the trained weights are in `current_model_state`, and `averaging_state` holds the
-# counter only. Averaging `state_dict` over steps, as any tool would, averages averages, and plotting its distance between
-# steps shows a run that barely moves. Fails when this changes.
+# Expected: `state_dict` holds the trained weights, and another key holds the average.
+# Observed: the average is in `state_dict`, the trained weights are in `current_model_state`, and `averaging_state` holds
+# only the counter. A tool that averages `state_dict` over steps therefore averages averages, and the distance of
+# `state_dict` between steps shows a run that barely moves. The script fails when this changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# ml_dtypes 0.6.0 (NumPy 2.4.6): float64 -> bfloat16 rounds twice, by way of float32.
+# ml_dtypes 0.6.0 (NumPy 2.4.6): float64 -> bfloat16 rounds twice, through float32.
 #
-# Expected: one rounding to nearest even, as NumPy's own float64 -> float16 does it.
-# Seen: a value just above the middle of two bfloat16 numbers is taken for the middle and falls to the even one:
-# 1.00390625 + 2^-40 gives 1.0, and 1.0078125 is nearer. Averages that are summed in float64 and stored as bfloat16 are
-# then off by one unit in the last place at such values. Fails when one of these changes.
+# Expected: one rounding to nearest even, as in NumPy's own float64 -> float16.
+# Observed: a value just above the middle of two bfloat16 numbers is rounded to the middle first and then to the even
+# neighbour: 1.00390625 + 2^-40 gives 1.0, although 1.0078125 is nearer. Averages that are summed in float64 and stored as
+# bfloat16 are off by one ULP at such values. The script fails when one of these changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# NumPy 2.4.6 with ml_dtypes 0.6.0: mean() of a bfloat16 array is summed in bfloat16.
+# NumPy 2.4.6 with ml_dtypes 0.6.0: mean() of a bfloat16 array sums in bfloat16.
 #
-# Expected: float32 in between, as NumPy does for float16.
-# Seen: the mean of a thousand ones is 0.255859375, because the sum stays at 256 (256 + 1 rounds to 256); the mean of the
-# checkpoints 1.0, 1.0078125, 1.0078125 is 1.0 and not 1.0078125. No warning. `dtype=np.float32` helps. Averages of
-# checkpoints in a NumPy script are wrong without it. Fails when this changes.
+# Expected: it sums in float32, as NumPy does for float16.
+# Observed: the mean of a thousand ones is 0.255859375, because the sum stays at 256 (256 + 1 rounds to 256). The mean of
+# the checkpoints 1.0, 1.0078125, 1.0078125 is 1.0, not 1.0078125. There is no warning. `dtype=np.float32` fixes it;
+# without it, averages of checkpoints in a NumPy script are wrong. The script fails when this changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # PEFT 0.21.2 (torch 2.15.0, transformers 5.24.0): the half-and-half average of two equal LoRA adapters is not that adapter.
 #
-# Expected: add_weighted_adapter(["a", "b"], [0.5, 0.5]) of two equal adapters gives their weight change back, whatever
-# combination_type says.
-# Seen: "linear", "magnitude_prune" and "dare_linear" give twice the change, "ties" half of it; "cat" and "svd" give it
-# back. The factors A and B are each averaged with square roots of the weights, and their product has the cross terms.
-# Fails when one of these changes.
+# Expected: add_weighted_adapter(["a", "b"], [0.5, 0.5]) of two equal adapters reproduces their weight change for every
+# combination_type.
+# Observed: "linear", "magnitude_prune" and "dare_linear" give twice the change and "ties" gives half of it; "cat" and
+# "svd" reproduce it. The factors A and B are each averaged with the square roots of the weights, and their product has
+# cross terms. The script fails when one of these changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# safetensors 0.8.0: the same tensors and metadata give another file each time.
+# safetensors 0.8.0: saving the same tensors and metadata gives a different file each time.
 #
-# Expected: equal input, equal bytes (the tensors are sorted, after all).
-# Seen: the keys of `__metadata__` stand in random order, also within one process; two keys are enough. Digests of whole
-# files do not tell whether two checkpoints are equal, and a copy saved again has another SHA-256. The data part is the
-# same. Fails when all saves agree.
+# Expected: equal input gives equal bytes (the tensors are sorted, after all).
+# Observed: the keys of `__metadata__` are in random order, even within one process; two keys are enough. Digests of whole
+# files therefore do not show whether two checkpoints are equal, and saving a copy changes its SHA-256. The data part
+# is the same. The script fails when all saves agree.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# safetensors 0.8.0, NumPy side: float8 arrays can be written and not read.
+# safetensors 0.8.0, NumPy side: float8 arrays can be written but not read.
 #
-# Expected: load_file() gives back the ml_dtypes array that save_file() took, as it does for bfloat16.
-# Seen: saving ml_dtypes.float8_e4m3fn works and the header says F8_E4M3; loading the same file raises AttributeError
-# (module 'numpy' has no attribute 'float8_e4m3fn'), also when only another tensor is wanted, as load_file reads all.
-# safe_open(...).get_tensor of the other tensors works. Fails when this changes.
+# Expected: load_file() returns the ml_dtypes array that save_file() took, as it does for bfloat16.
+# Observed: saving ml_dtypes.float8_e4m3fn works and the header says F8_E4M3, but loading the same file raises
+# AttributeError (module 'numpy' has no attribute 'float8_e4m3fn'). load_file reads all tensors, so it fails even if only
+# another one is wanted; safe_open(...).get_tensor of the others works. The script fails when this changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -2,9 +2,10 @@
 # safetensors 0.8.0, NumPy side: save_file() of a transposed array stores its memory, not its values.
 #
 # Expected: the values, or an error as in safetensors.torch ("non contiguous tensor").
-# Seen: shape (3, 2) is written with the bytes of (2, 3), without a word; the file is valid and every value but the first
-# and the last is another one. Arrays in Fortran order, as checkpoints of JAX or of .npz files can be, do the same. The
-# documentation asks for contiguous arrays; nothing checks it. `np.ascontiguousarray` helps. Fails when this changes.
+# Observed: shape (3, 2) is silently written with the bytes of (2, 3). The file is valid, and every value but the first and
+# the last is wrong. The same happens to arrays in Fortran order, which checkpoints of JAX or .npz files can hold. The
+# documentation asks for contiguous arrays, but nothing checks. `np.ascontiguousarray` fixes it. The script fails when this
+# changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# torch_checkpointing 0.1.1 (torch 2.15.0): of several checkpoints that one process saves, the first alone has metadata.pkl.
+# torch_checkpointing 0.1.1 (torch 2.15.0): of several checkpoints that one process saves, only the first has metadata.pkl.
 #
 # Expected: each checkpoint folder describes itself.
-# Seen: with the synchronous saver metadata.pkl is written while it is new, and left out of every later step as long as
-# the layout does not change. Sharded tensors of the later folders can only be put together from the first folder's
-# file, or from the tensor objects in the pickles; with the safetensors layout nothing in a later folder says that the
-# files hold pieces. Deleting old checkpoints deletes the description of the new ones. The asynchronous saver writes it each
-# time. Fails when this changes.
+# Observed: the synchronous saver writes metadata.pkl in the first step and leaves it out of later steps until the layout
+# changes. Sharded tensors in later folders can only be assembled with the first folder's file, or from the tensor objects
+# in the pickles; with the safetensors layout nothing in a later folder says that the files hold pieces. Deleting old
+# checkpoints deletes the description of the new ones. The asynchronous saver writes the file each time. The script fails
+# when this changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

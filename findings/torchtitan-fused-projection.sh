@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# torchtitan 0.3.0 (torch 2.15.0): weights and moments of one checkpoint go by different names, and their rows by different orders.
+# torchtitan 0.3.0 (torch 2.15.0): weights and moments of one checkpoint have different names and different row orders.
 #
 # Expected: `optimizer.state.NAME.exp_avg` for every model tensor NAME, of the same shape.
-# Seen: Llama 3 trains one fused parameter `qkv_linear.wqkv.weight`; a hook splits it into wq, wk, wv when the state dict is
-# taken, so the weights are saved under three names and the Adam moments under the fourth, which the model part does not
-# have. The fused rows are in groups (the queries of a key-value head, its key, its value), so the moments are not the three
-# parts one after another. torch's get_model_state_dict() cannot take the state of such a model at all. Matching moments to
-# weights by name loses attention. Fails when this changes.
+# Observed: Llama 3 trains one fused parameter, `qkv_linear.wqkv.weight`, and a hook splits it into wq, wk, wv for the state
+# dict. So the weights are saved under three names and the Adam moments under a fourth, which the model part does not have.
+# The fused rows are in groups (the queries of a key-value head, its key, its value), so the moments are not the three parts
+# in sequence. torch's get_model_state_dict() fails on such a model. Matching moments to weights by name loses attention.
+# The script fails when this changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

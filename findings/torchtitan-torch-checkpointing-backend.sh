@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# torchtitan 0.3.0 with torch_checkpointing 0.1.1, the newest: the back end that torchtitan names can be neither imported nor saved with.
+# torchtitan 0.3.0 with torch_checkpointing 0.1.1: the back end that torchtitan names can neither be imported nor save.
 #
 # Expected: torchtitan's second checkpoint back end works with the package that it names.
-# Seen: it imports torch_checkpointing.dtensor_resharder, which 0.1.1 calls default_resharder (0.1.0 has the old name);
-# and its save and load raise NotImplementedError. A folder in this format does not come from torchtitan 0.3.0. Fails when
-# this changes. Reads the installed files; torchtitan's other requirements are left out, as they are not run.
+# Observed: it imports torch_checkpointing.dtensor_resharder, which 0.1.1 calls default_resharder (0.1.0 has the old name),
+# and its save and load raise NotImplementedError. So a folder in this format does not come from torchtitan 0.3.0. The
+# script only reads the installed files, so it does not install torchtitan's other requirements. It fails when this changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

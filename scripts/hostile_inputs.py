@@ -2,9 +2,9 @@
 
     python3 scripts/hostile_inputs.py ../shared/fixtures/hostile [pickle/ dcp/ ...]
 
-Each input is given to `inspect` and then to `merge`, alone. What must happen stands in the manifest: `reject` (exit code 2 and the
-file's name in the message, for at least the merge), `accept`, `either`, `skip-part`. Whatever the verdict: no signal, no panic,
-no time-out, no file that a pickle made, no output of a refused merge.
+Runs `inspect` and then `merge` on each input alone. The manifest says what must happen. `reject`: both commands fail, and their
+messages name the file. `accept`: `inspect` succeeds. `either` and `skip-part`: both outcomes are fine. Never: a signal, a panic, a
+timeout, a file that a pickle made, or an output of a refused merge.
 """
 
 import json
@@ -31,7 +31,7 @@ def run(arguments, folder):
 
 
 def check(root, entry, scratch):
-    """What is wrong with how one input was treated, as a list of sentences."""
+    """The faults in how the program handled one input, as sentences."""
     path, verdict = entry["path"], entry["verdict"]
     source = os.path.join(root, path)
     faults = []
@@ -44,7 +44,7 @@ def check(root, entry, scratch):
         try:
             code, text = run(command, scratch)
         except subprocess.TimeoutExpired:
-            faults.append(f"{name} did not end")
+            faults.append(f"{name} did not finish")
             continue
         codes[name] = code
         if code not in (0, 1, 2) or "panicked" in text:
@@ -53,13 +53,13 @@ def check(root, entry, scratch):
             faults.append(f"{name} does not name the file: {text[-300:]}")
     made = [name for name in os.listdir(scratch) if name != "out"]
     if made:
-        faults.append(f"there are new files: {made}")
+        faults.append(f"it made files: {made}")
     if codes.get("merge") != 0 and os.path.exists(out):
         faults.append("a refused merge left an output")
     if verdict == "reject" and codes.get("merge") == 0:
         faults.append("it was merged")
     if verdict == "reject" and codes.get("inspect") == 0:
-        faults.append("inspect took it")
+        faults.append("inspect accepted it")
     if verdict == "accept" and codes.get("inspect") != 0:
         faults.append("inspect refused it")
     shutil.rmtree(out, ignore_errors=True)
@@ -78,7 +78,7 @@ def main():
         n_wrong += bool(faults)
         for fault in faults:
             print(f"{entry['path']} ({entry['verdict']}): {fault}")
-    print(f"{len(entries) - n_wrong} of {len(entries)} inputs are treated as their manifest says")
+    print(f"{len(entries) - n_wrong} of {len(entries)} inputs are handled as the manifest says")
     return 1 if n_wrong else 0
 
 

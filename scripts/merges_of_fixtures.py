@@ -1,9 +1,9 @@
-"""Merges every checkpoint of fixture folders and compares the result with their `expected/`, bit for bit.
+"""Merges all checkpoints of each fixture folder and compares the result with its `expected/`, bit for bit.
 
     python3 scripts/merges_of_fixtures.py ../shared/fixtures/pt-trainstate ../shared/fixtures/pytorch-bin-sharded ...
 
-A folder holds checkpoints and `expected/{sma,wma,ema}.safetensors`; further arguments of `merge` follow its name behind a colon
-(`deepspeed-zero1:--params=module:expected-lowp` also names another folder of expectations).
+A folder holds checkpoints and `expected/{sma,wma,ema}.safetensors`. Options of `merge` and another folder of expectations may follow
+its name after colons: `deepspeed-zero1:--params=module:expected-lowp`.
 """
 
 import json

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Loads what `thalweg` wrote with the library that reads that format, and compares every tensor with the reference merge, bit for bit.
+"""Loads an output of thalweg with the library that reads its format, and compares every tensor with the reference merge, bit for bit.
 
     python scripts/round_trip.py OUTPUT EXPECTED.safetensors [--prefix P] [--config CONFIG.json]
 
-OUTPUT is a merged or converted checkpoint, EXPECTED.safetensors the reference (a file of a fixture's `expected/`). The kind is found by content:
+OUTPUT is a merged checkpoint, EXPECTED.safetensors the reference (a file of a fixture's `expected/`). The kind follows from the content:
 
     .metadata with metadata.json    Megatron torch_dist     megatron.core.dist_checkpointing.load_plain_tensors
     .metadata                       DCP                     torch.distributed.checkpoint.load in a group of 1, then of 2 (gloo, sharded tensors)
@@ -11,9 +11,10 @@ OUTPUT is a merged or converted checkpoint, EXPECTED.safetensors the reference (
     config.json and weights         Hugging Face            transformers, and equal logits
     *.pt *.pth *.bin *.ckpt         torch                   torch.load with weights_only
 
-Names in EXPECTED may lack a prefix that the output has (`model.`, `state_dict.model.`, `module.`); it is found where exactly one fits, or given.
-With --config, a DCP output is also loaded into that transformers model, takes a training step, and the losses before and after must equal
-those of the reference. Needs the libraries of what is tried: torch, safetensors, transformers, megatron-core. Exit 0 if all is equal.
+Names in EXPECTED may lack a prefix that the output has (`model.`, `state_dict.model.`, `module.`). The script finds the prefix if exactly one
+fits; otherwise give --prefix. With --config, a DCP output is also loaded into that transformers model and takes a training step, and the
+losses before and after must equal those of the reference. Needs the libraries of the format: torch, safetensors, transformers,
+megatron-core. Exits with 0 if everything is equal.
 """
 import argparse
 import json
@@ -43,7 +44,7 @@ def kind(path):
 
 
 def with_prefix(expected, there, prefix):
-    """The reference under the output's names. A prefix that is not given must be the only one that fits."""
+    """The reference under the output's names. If no prefix is given, exactly one must fit."""
     fitting = [p for p in PREFIXES if all(p + name in there for name in expected)] if prefix is None else [prefix]
     if len(fitting) != 1:
         missing = sorted(name for name in expected if name not in there)[:3]
@@ -88,7 +89,7 @@ def load_dcp(rank, world, port, path, expected, prefix, out):
 
     metadata = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
     wanted = with_prefix(expected, metadata, prefix)
-    # torch casts silently to the target's dtype, so what the metadata says is compared first.
+    # torch casts silently to the target's dtype, so compare the dtype in the metadata first.
     faults = [f"{name}: .metadata says {metadata[name].properties.dtype}" for name, t in wanted.items() if metadata[name].properties.dtype != t.dtype]
     mesh = init_device_mesh("cpu", (world,))
     state = {}
@@ -105,7 +106,7 @@ def load_dcp(rank, world, port, path, expected, prefix, out):
 
 
 def load_megatron(rank, world, port, path, expected, prefix, out):
-    torch.cuda.current_device = lambda: torch.device("cpu")  # asked for in passing; nothing is put there
+    torch.cuda.current_device = lambda: torch.device("cpu")  # megatron-core asks for it but puts nothing there
     join(rank, world, port)
     from megatron.core import dist_checkpointing
 
@@ -123,7 +124,7 @@ def in_group(function, world, path, expected, prefix):
 
 
 def check_step(config_path, found, expected):
-    """Losses of one step of training from both states, with the same data."""
+    """Compares the losses before and after one training step from both states, with the same data."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     losses = []
@@ -150,7 +151,7 @@ def check_transformers(path, expected):
 
     ours = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
     faults = faults_of(dict(ours.state_dict()), expected)
-    # The reference goes through the same loader, from a copy of the folder with its tensors exchanged.
+    # The same loader reads the reference, from a copy of the folder with the reference's tensors.
     with tempfile.TemporaryDirectory() as folder:
         for name in os.listdir(path):
             if name.endswith(".json") and "index" not in name:
