@@ -211,7 +211,7 @@ pub fn back_at(log: &StepLog, spike: &Spike) -> Option<Step> {
 }
 
 /// The level of the loss before a step: the median, in nats, of the finite ones among the last 9 losses.
-pub fn level_before(log: &StepLog, step: Step) -> Option<f64> {
+fn level_before(log: &StepLog, step: Step) -> Option<f64> {
     let entries = log.entries();
     let before = entries.get(..entries.partition_point(|entry| entry.step < step))?.iter().rev();
     let last = before.filter_map(|entry| entry.loss).take(LEVEL_ENTRIES).filter(|loss| loss.is_finite());

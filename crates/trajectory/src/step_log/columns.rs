@@ -10,7 +10,7 @@ use crate::Error;
 const MAX_NAMES: usize = 50;
 /// A longer name is not that of a known column, and would only fill memory.
 const MAX_NAME_BYTES: usize = 256;
-/// Names whose meaning is remembered. Further names are not known columns: memory stays bounded.
+/// Names that are remembered. Further ones are looked up each time unless they hold a field: memory stays bounded.
 const MAX_KNOWN: usize = 4096;
 /// Names of one record whose order is remembered.
 const MAX_RECENT: usize = 64;
@@ -286,15 +286,15 @@ impl<'a> ColumnNames<'a> {
         if self.listed.len() < MAX_NAMES {
             self.listed.insert(name.to_owned());
         }
-        if self.known.len() >= MAX_KNOWN {
-            return None;
-        }
         let found = self.classify(name).and_then(|(field, rank)| {
             let id = u16::try_from(self.matched.len()).ok()?;
             self.matched.push(name.to_owned());
             Some(ColumnMatch { field, rank, id })
         });
-        self.known.insert(name.to_owned(), found);
+        // The ids bound how many names hold a field.
+        if found.is_some() || self.known.len() < MAX_KNOWN {
+            self.known.insert(name.to_owned(), found);
+        }
         found
     }
 
@@ -350,6 +350,17 @@ mod tests {
 
     fn field_of(name: &str) -> Option<LogField> {
         ColumnNames::new(&ColumnMap::default()).find(name).map(|found| found.field)
+    }
+
+    #[test]
+    fn a_column_is_found_after_any_number_of_others() {
+        let map = ColumnMap::default();
+        let mut names = ColumnNames::new(&map);
+        for i in 0..2 * MAX_KNOWN {
+            assert_eq!(names.find(&format!("layer{i}/scale")), None);
+        }
+        assert_eq!(names.find("loss").map(|found| found.field), Some(LogField::Loss));
+        assert_eq!(names.find("loss"), names.find("loss"));
     }
 
     #[test]
