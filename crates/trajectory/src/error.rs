@@ -198,7 +198,7 @@ pub enum Error {
         stages: Vec<String>,
     },
     /// The folder holds checkpoints, but none that can be used.
-    #[error("`{}` holds no usable checkpoint; {n_checkpoints} cannot be used", path.display())]
+    #[error("`{}` holds no usable checkpoint ({n_checkpoints} cannot be used)", path.display())]
     NothingFinished {
         /// The run folder.
         path: PathBuf,
