@@ -69,7 +69,7 @@ impl Subject {
     /// A model that is in memory.
     ///
     /// # Errors
-    /// `NonFiniteParams`: by accuracy alone a model of NaNs can pass for a sound one.
+    /// `NonFiniteParams`: by its accuracy alone a model of NaNs can look sound.
     pub fn from_model(path: &Path, model: Model<f32>) -> Result<Self, Error> {
         check_sound_model(path, &model)?;
         let params_digest = digest_params(&model);

@@ -158,7 +158,7 @@ pub enum Error {
         /// The item.
         item: String,
     },
-    /// Parameters that are no numbers: whatever such a model scores means nothing.
+    /// Parameters that are NaN or infinite: a score of such a model means nothing.
     #[error(
         "`{}`: tensor `{}` holds {kind} at element {element_idx}, so a score of it would mean nothing",
         path.display(), display_name(tensor)
@@ -232,9 +232,9 @@ impl Error {
                 "every parameter is finite, so the model overflows on this item: leave the checkpoint out".to_owned(),
             ),
             Self::EmptySet { what, .. } if what.contains("where") => {
-                Some("take a condition out of the task's `where`, or name other rows with `file`".to_owned())
+                Some("remove a condition from the task's `where`, or set `file` to a file with other rows".to_owned())
             }
-            Self::EmptySet { .. } => Some("name a file that has rows with `file` in the task".to_owned()),
+            Self::EmptySet { .. } => Some("set the task's `file` to a file that has rows".to_owned()),
             Self::WrongRole { wanted, .. } => {
                 Some(format!("name a suite with `role = \"{wanted}\"`, or change the role in this one"))
             }

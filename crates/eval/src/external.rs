@@ -26,28 +26,31 @@ const HIGHER: [&str; 8] = ["acc", "acc_norm", "acc_bytes", "exact_match", "f1", 
 const LOWER: [&str; 8] =
     ["perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "nll", "loss", "ter", "brier_score"];
 
-/// A score that another program gave and that cannot be used, with the reason.
+/// A score of another program that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedScore {
     /// The task, as in [`ExternalScore::task`].
     pub task: String,
-    /// Why, such as `its value is NaN`.
+    /// Why not, such as `its value is NaN, not a number`.
     pub why: String,
 }
 
-/// What a file of results holds: one bad number does not spoil the others.
+/// The scores of a file of results. One bad number does not invalidate the others.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ExternalResults {
-    /// What can be used, at least one.
+    /// The scores that can be used, at least one.
     pub scores: Vec<ExternalScore>,
-    /// What cannot, by name.
+    /// The scores that cannot be used.
     pub refused: Vec<RefusedScore>,
 }
 
-/// Reads results in either form. NaN and infinities, as Python writes them, are read: as a standard error they mean none, as a value they are refused.
+/// Reads results in either form.
+///
+/// NaN and infinities are read in the spelling of Python. As a standard error they mean that there is none; as a value
+/// they are refused.
 ///
 /// # Errors
-/// `ResultsInvalid` for anything else, or where no score is left.
+/// `ResultsInvalid` for anything else, and if no score is usable.
 ///
 /// # Example
 /// ```
@@ -74,15 +77,16 @@ pub fn read_results(bytes: &[u8], path: &Path) -> Result<ExternalResults, Error>
     }
     if results.scores.is_empty() {
         let why = results.refused.iter().map(|refused| format!("; `{}`: {}", refused.task, refused.why));
-        return Err(invalid(format!("it has no score that can be used{}", why.take(MAX_REASONS).collect::<String>())));
+        return Err(invalid(format!("it has no usable score{}", why.take(MAX_REASONS).collect::<String>())));
     }
     Ok(results)
 }
 
-/// Refused scores that an error lists.
+/// The most refused scores that an error lists.
 const MAX_REASONS: usize = 8;
 
-/// Python writes `NaN`, `Infinity` and `-Infinity`, which are not JSON: they become texts, which no reader takes for numbers.
+/// Puts quotes around `NaN`, `Infinity` and `-Infinity`, which Python writes and which are not JSON. As strings they
+/// are not taken for numbers.
 fn quote_python_numbers(bytes: &[u8]) -> Vec<u8> {
     const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
     let mut quoted = Vec::with_capacity(bytes.len());
@@ -90,7 +94,7 @@ fn quote_python_numbers(bytes: &[u8]) -> Vec<u8> {
     while let Some(&byte) = bytes.get(at) {
         let word = WORDS.iter().find(|word| !is_text && bytes[at..].starts_with(word));
         let n_bytes = word.map_or(1, |word| word.len());
-        // A backslash takes the next byte with it, so that an escaped quote does not end the text.
+        // The byte after a backslash is copied with it, so that an escaped quote does not end the string.
         let n_bytes = if is_text && byte == b'\\' { 2.min(bytes.len() - at) } else { n_bytes };
         is_text ^= byte == b'"';
         quoted.extend(word.map(|_| b'"'));
@@ -104,7 +108,7 @@ fn quote_python_numbers(bytes: &[u8]) -> Vec<u8> {
 /// One score, or why it cannot be used.
 type Row = Result<ExternalScore, RefusedScore>;
 
-/// A number that can be compared; other values are named in the reason.
+/// The value if it is a finite number; otherwise the reason shows it.
 fn finite_value(task: &str, value: &Value) -> Result<f64, RefusedScore> {
     value.as_f64().filter(|value| value.is_finite()).ok_or_else(|| {
         let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -119,10 +123,8 @@ fn plain_row(i: usize, row: &Value) -> Result<Row, String> {
         return Ok(Err(RefusedScore { task: task.to_owned(), why: why.to_owned() }));
     }
     let higher = row["higher_is_better"].as_bool().ok_or_else(|| format!("`{task}` has no `higher_is_better`"))?;
-    let value = match row.get("value").ok_or_else(|| format!("`{task}` has no `value`")) {
-        Ok(value) => finite_value(task, value),
-        Err(what) => return Err(what),
-    };
+    let value = row.get("value").ok_or_else(|| format!("`{task}` has no `value`"))?;
+    let value = finite_value(task, value);
     Ok(value.map(|value| ExternalScore {
         task: task.to_owned(),
         value,
@@ -144,11 +146,11 @@ fn harness_results(document: &Value) -> Vec<Row> {
             let name = if filter == "none" { format!("{task}/{metric}") } else { format!("{task}/{metric},{filter}") };
             let n_samples = &document["n-samples"][task];
             let row = finite_value(&name, value).and_then(|value| {
-                let why = "whether more is better is not known".to_owned();
+                let why = "it is not known whether higher is better".to_owned();
                 let refused = RefusedScore { task: name.clone(), why };
                 Ok(ExternalScore {
                     value,
-                    // `N/A` and NaN: there is none.
+                    // `None` for `N/A` and NaN.
                     standard_error: metrics[format!("{metric}_stderr,{filter}")].as_f64(),
                     n: n_samples["effective"].as_u64().or_else(|| n_samples["original"].as_u64()),
                     higher_is_better: direction(document, task, metric).ok_or(refused)?,
@@ -217,21 +219,18 @@ mod tests {
     #[test]
     fn what_is_missing_is_said() {
         let wrong = |text: &str| read(text).unwrap_err();
-        assert_eq!(wrong("[]"), "results `r.json`: it has no score that can be used");
+        assert_eq!(wrong("[]"), "results `r.json`: it has no usable score");
         assert_eq!(wrong("3"), "results `r.json`: a list of scores, or an object with `results`, expected");
         assert_eq!(wrong(r#"[{"task": "a", "value": 1}]"#), "results `r.json`: `a` has no `higher_is_better`");
         let unknown = r#"{"results": {"a": {"zeal,none": 1.0}}}"#;
-        let said = "results `r.json`: it has no score that can be used; `a/zeal`: whether more is better is not known";
+        let said = "results `r.json`: it has no usable score; `a/zeal`: it is not known whether higher is better";
         assert_eq!(wrong(unknown), said);
         let nan = r#"{"results": {"a": {"acc,none": NaN}}}"#;
-        assert_eq!(
-            wrong(nan),
-            "results `r.json`: it has no score that can be used; `a/acc`: its value is NaN, not a number"
-        );
+        assert_eq!(wrong(nan), "results `r.json`: it has no usable score; `a/acc`: its value is NaN, not a number");
     }
 
     #[test]
-    fn a_standard_error_that_is_no_number_is_none_and_a_bad_value_spoils_no_other() {
+    fn a_standard_error_that_is_not_a_number_is_none_and_a_bad_value_spoils_no_other() {
         let text = r#"{"results": {
             "a": {"acc,none": 0.5, "acc_stderr,none": NaN},
             "b": {"acc,none": NaN, "acc_stderr,none": NaN},
@@ -252,7 +251,7 @@ mod tests {
             "e/perplexity: its value is -Infinity, not a number",
             "f/acc: its value is null, not a number",
             "g/acc: its value is N/A, not a number",
-            "h/zeal: whether more is better is not known",
+            "h/zeal: it is not known whether higher is better",
         ];
         assert_eq!(refused, expected);
         let plain = r#"[{"task": "x", "value": 1, "stderr": NaN, "higher_is_better": true},

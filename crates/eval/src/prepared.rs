@@ -144,26 +144,27 @@ impl PreparedTask {
     }
 }
 
-/// What stands before texts.
+/// The tokens that are put before texts.
 #[derive(Debug, Clone, Copy)]
 struct Lead<'a> {
-    /// Where the first token of the text is scored: it must be predicted from something.
+    /// Before a text whose first token is scored, because that token must be predicted from something.
     start: &'a [u32],
-    /// Before a context, whose first token is not scored.
+    /// Before a context, because its first token is not scored.
     before_context: &'a [u32],
     rule: StartRule,
 }
 
 impl<'a> Lead<'a> {
-    /// The tokens before a text of these tokens, and how many of its own are known to be not scored.
+    /// The tokens to put before a text of these tokens, and how many of the text's tokens are not scored.
     fn before(self, tokens: &[u32], n_unscored: usize) -> (&'a [u32], usize) {
         let lead = if n_unscored == 0 { self.start } else { self.before_context };
-        // As lm-evaluation-harness does it, a text that begins with the start token gets no second one.
+        // As in lm-evaluation-harness, a text that begins with the start token does not get a second one.
         let has_it = self.rule != StartRule::Always && !self.start.is_empty() && tokens.starts_with(self.start);
         if has_it { (&[], n_unscored.max(self.start.len())) } else { (lead, n_unscored) }
     }
 
-    /// What decides scores, for digests. Those from before there was a rule stay what they were.
+    /// Everything that decides scores, for digests. Under `Always` it is what it was before there was a rule, so that
+    /// old digests stay valid.
     fn facts(self, task: Digest, tokenizer: Digest) -> Value {
         let (task, tokenizer) = (task.to_string(), tokenizer.to_string());
         match self.rule {

@@ -1,4 +1,4 @@
-//! A model whose parameters are not all finite is not scored: its accuracy can look normal.
+//! Refuses to score a model whose parameters are not all finite: its accuracy could look normal.
 
 use std::path::Path;
 
@@ -8,10 +8,12 @@ use thalweg_tensor::finite::{NonFiniteKind, find_non_finite};
 
 use crate::Error;
 
-/// Reads a checkpoint whole, before another program is asked to score it; `path` names it in messages.
+/// Reads all of a checkpoint and checks that every element is finite; `path` names it in messages.
+///
+/// For checkpoints that another program scores.
 ///
 /// # Errors
-/// `NonFiniteParams`; `Access` where it cannot be read.
+/// `NonFiniteParams`; `Access` if it cannot be read.
 pub fn check_sound(path: &Path, source: &dyn TensorSource) -> Result<(), Error> {
     let Some(found) = find_non_finite(source)? else { return Ok(()) };
     let tensor = source.catalog().entries().get(found.tensor_idx).map_or("", |entry| &*entry.name);
@@ -19,7 +21,7 @@ pub fn check_sound(path: &Path, source: &dyn TensorSource) -> Result<(), Error> 
     Err(Error::NonFiniteParams { path: path.to_owned(), tensor, element_idx: found.element_idx, kind })
 }
 
-/// The same for a model that is loaded already.
+/// As [`check_sound`], for a model in memory.
 pub(crate) fn check_sound_model(path: &Path, model: &Model<f32>) -> Result<(), Error> {
     for spec in model.layout().specs() {
         let params = &model.params()[spec.range.clone()];

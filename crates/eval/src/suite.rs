@@ -54,13 +54,13 @@ pub enum Start {
     Token(String),
 }
 
-/// Whether the start token stands before every text, or only where its first token would have nothing before it.
+/// Whether the start token is put before every text, or only where the first token would have nothing before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum StartRule {
     /// Before every text.
     #[default]
     Always,
-    /// Before a context where the tokenizer's own files add one, as lm-evaluation-harness does.
+    /// Before a context if the tokenizer's own files add one, as in lm-evaluation-harness.
     Auto,
     /// Never before a context.
     Never,
@@ -70,7 +70,7 @@ impl StartRule {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Always, Self::Auto, Self::Never];
 
-    /// The name in a suite and on the command line.
+    /// Its name in a suite and on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Always => "always",
@@ -91,9 +91,9 @@ pub struct Suite {
     pub role: Option<SuiteRole>,
     /// Tokens that a model may see before and at each scored token.
     pub context_length: usize,
-    /// What stands before every text.
+    /// The token that is put before texts.
     pub start: Start,
-    /// Whether it does.
+    /// Before which texts it is put.
     pub start_rule: StartRule,
     /// The sets.
     pub tasks: Vec<Task>,
@@ -207,7 +207,7 @@ impl Suite {
         Ok(suite)
     }
 
-    /// The same sets with another rule for the start token, and so with another digest.
+    /// The same suite with another rule for the start token, and so with another digest.
     #[must_use]
     pub fn with_start_rule(mut self, rule: StartRule) -> Self {
         self.start_rule = rule;
@@ -390,7 +390,7 @@ fn suite_digest(suite: &Suite) -> Digest {
         Start::Token(token) => Some(token),
     };
     let mut facts = json!({"version": SUITE_VERSION, "start": start, "tasks": tasks});
-    // Digests from before there was a rule stay what they were.
+    // Under `Always` the facts are what they were before there was a rule, so that old digests stay valid.
     if suite.start_rule != StartRule::Always {
         facts["start_token"] = suite.start_rule.name().into();
     }

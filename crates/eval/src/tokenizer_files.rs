@@ -1,4 +1,4 @@
-//! The files that say what a checkpoint's tokenizer does, found beside it or named.
+//! Finds the files of a checkpoint's tokenizer, beside it or where the user says.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::{Error, EvalTokenizer};
 const TOKENIZER_NAME: &str = "tokenizer.json";
 const CONFIG_NAME: &str = "tokenizer_config.json";
 
-/// A `tokenizer.json` with the `tokenizer_config.json` beside it. Equal files split texts alike.
+/// A `tokenizer.json` and the `tokenizer_config.json` beside it. Equal files split texts alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenizerFiles {
     path: PathBuf,
@@ -19,7 +19,7 @@ pub struct TokenizerFiles {
 }
 
 impl TokenizerFiles {
-    /// Reads the file that is `named`, else the checkpoint's own; `path` names the checkpoint in messages.
+    /// Reads the file `named`, if given, or else the checkpoint's own; `path` names the checkpoint in messages.
     ///
     /// # Errors
     /// `TokenizerMissing`, `Storage`, `Checkpoint`.
@@ -43,7 +43,7 @@ impl TokenizerFiles {
         Ok(Self { path: file.path.clone(), tokenizer: file.read(storage)?, config })
     }
 
-    /// Brings them into use.
+    /// Makes a tokenizer of them.
     ///
     /// # Errors
     /// `TokenizerInvalid`.

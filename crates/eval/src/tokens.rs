@@ -28,8 +28,9 @@ pub struct EvalTokenizer {
     path: PathBuf,
     digest: Digest,
     largest_id: u32,
-    /// What `tokenizer_config.json` says, if it says it.
+    /// `add_bos_token` of `tokenizer_config.json`, if it is there.
     adds_start: Option<bool>,
+    /// The id of its `bos_token`.
     bos_token: Option<u32>,
 }
 
@@ -56,7 +57,7 @@ impl EvalTokenizer {
         Ok(Self { inner, path: path.to_owned(), digest, largest_id, adds_start: None, bos_token: None })
     }
 
-    /// Adds what a `tokenizer_config.json` says of the start token; `path` is only said in messages.
+    /// Adds what a `tokenizer_config.json` says about the start token; `path` names the file in messages.
     ///
     /// # Errors
     /// `TokenizerInvalid`.
@@ -137,11 +138,11 @@ impl EvalTokenizer {
         Ok(full.get_ids()[..n_before].to_vec())
     }
 
-    /// The tokens that the tokenizer's own files put before a text, perhaps none; `start` is what stands before a text
-    /// otherwise.
+    /// The tokens that the tokenizer's own files put before a text; may be empty. `start` is used if the files ask for
+    /// a start token and do not name it.
     ///
-    /// `add_bos_token` of `tokenizer_config.json` goes before the post-processor, as for the Llama tokenizers of
-    /// transformers 4; transformers 5 asks the post-processor alone.
+    /// `add_bos_token` of `tokenizer_config.json` takes precedence over the post-processor, as for the Llama tokenizers
+    /// of transformers 4; transformers 5 uses only the post-processor.
     ///
     /// # Errors
     /// `TokenizerInvalid`.

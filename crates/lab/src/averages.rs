@@ -81,7 +81,7 @@ impl AveragePlan {
     }
 }
 
-/// The coefficients of checkpoints at these steps, as every merge has them.
+/// The coefficients of checkpoints at these steps, by the same function as for every merge.
 fn coefficients_of(scheme: &Scheme, steps: &[u64]) -> Result<Coefficients, Error> {
     Ok(scheme.coefficients_for(&steps.iter().copied().map(Some).collect::<Vec<_>>())?)
 }

@@ -146,7 +146,7 @@ pub enum Error {
     /// A worker thread ended by a mistake of ours.
     #[error("a worker thread ended unexpectedly: this is a fault of thalweg")]
     WorkerDied,
-    /// The system gives no threads.
+    /// The system refuses to start threads.
     #[error("cannot start threads: {0}")]
     Threads(rayon::ThreadPoolBuildError),
     /// The model cannot be built.

@@ -20,14 +20,14 @@ const PIECE_BYTES: u64 = 1 << 20;
 pub(crate) struct FolderFiles<'a> {
     pub(crate) files: &'a [(&'a str, &'a [u8])],
     pub(crate) manifest: (&'a str, &'a [u8]),
-    /// What the manifest says it is.
+    /// `kind` in the manifest.
     pub(crate) kind: &'a str,
 }
 
 /// Writes the tensors of `source` and the files as the folder `target`, replacing one of the same kind.
 ///
 /// # Errors
-/// `Checkpoint`, also when the disk is full or something else stands there; the target is then as it was.
+/// `Checkpoint`, also when the disk is full or the target is not ours; the target then stays as it was.
 pub(crate) fn write_folder(
     storage: &Arc<dyn Storage>,
     target: &Path,

@@ -21,7 +21,7 @@ pub const TRAIN_RECORD_NAME: &str = "thalweg-train.json";
 const MAX_RECORD_BYTES: u64 = 16 << 20;
 const LOCK_NAME: &str = ".thalweg-lock";
 const RUN_KIND: &str = "thalweg-train-run";
-/// The folder was found to be of this run before such a file is written.
+/// Such a file is written only after the folder was found to be that of this run.
 pub(crate) const RUN_FILE: OwnKind<'_> = OwnKind::in_own_folder("a file of a run");
 /// The folder of the averages in a run.
 pub const AVERAGES_FOLDER: &str = "averages";
@@ -72,7 +72,7 @@ impl RunFolder {
         Ok(Self { path: path.to_owned(), config_digest, lock })
     }
 
-    /// Whether the lock keeps other processes away: some file systems have none.
+    /// Whether the lock keeps other processes out: some file systems have no locks.
     pub(crate) fn is_locked(&self) -> bool {
         self.lock.is_held()
     }

@@ -165,7 +165,7 @@ pub(crate) fn state_steps(storage: &dyn Storage, run: &Path) -> Result<Vec<u64>,
 /// A state first gets a temporary name, so that none is ever seen half removed.
 pub(crate) fn remove_old_states(storage: &dyn Storage, run: &Path, n_kept: usize) -> Result<(), Error> {
     let folder = run.join(STATES_FOLDER);
-    // Only what a state holds is ever removed.
+    // Only the files of a state are ever removed.
     let names: BTreeSet<String> = [STATE_NAME, STATE_SHARD_NAME].map(str::to_owned).into();
     for entry in storage.list_folder(&folder)? {
         let state = entry.name.strip_suffix(REMOVED_SUFFIX).and_then(|name| name.strip_prefix("step-"));

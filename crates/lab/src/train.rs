@@ -110,7 +110,7 @@ fn train_on_this_pool(
     let folder = RunFolder::open(&*run.storage, job.run_path, config, run.tool)?;
     if !folder.is_locked() {
         watcher.on_note(&format!(
-            "the file system of `{}` has no locks: take care that no other process trains there",
+            "the file system of `{}` has no locks: make sure that no other process trains there",
             job.run_path.display()
         ));
     }

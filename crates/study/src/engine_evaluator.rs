@@ -152,7 +152,7 @@ impl<'a> EngineEvaluator<'a> {
         Ok(publish_file(&*self.run.storage, key, &bytes, OwnKind::in_own_folder("a kept score"))?)
     }
 
-    /// For each output a file named by the plan and by the identity of its sources; `None` without a cache.
+    /// The cache file of each output, named by its plan and the identities of its sources; `None` without a cache.
     fn keys_of(&self, outputs: &[OutputPlan]) -> Result<Vec<Option<PathBuf>>, Error> {
         let Some(folder) = self.cache.as_ref().filter(|_| !outputs.is_empty()) else {
             return Ok(vec![None; outputs.len()]);

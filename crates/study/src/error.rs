@@ -59,24 +59,24 @@ pub enum Error {
         /// What to do.
         hint: Option<String>,
     },
-    /// The system gives no threads.
+    /// The system refuses to start threads.
     #[error("cannot start threads: {0}")]
     Threads(rayon::ThreadPoolBuildError),
-    /// A state that cannot be; a defect of ours.
+    /// A state that should be impossible: a bug in thalweg.
     #[error("a bug in thalweg: {what}")]
     Bug {
         /// What should have held.
         what: &'static str,
     },
     /// The text is not JSON, or not JSON of this form.
-    #[error("the report does not read: {source}")]
+    #[error("cannot read the report: {source}")]
     ReportForm {
         /// Where the reading stopped.
         #[source]
         source: serde_json::Error,
     },
     /// JSON of another kind, or of a version that this program does not know.
-    #[error("this is `{kind}` version {version}, and {what} is `{expected_kind}` version {expected_version}")]
+    #[error("this is `{kind}` version {version}, but {what} is `{expected_kind}` version {expected_version}")]
     ReportKind {
         /// What was expected, such as `the record of a study`.
         what: &'static str,
@@ -162,10 +162,10 @@ impl Error {
             }
             Self::StartTooShort { .. } => Some("choose checkpoints yourself, for example `--last 3`".to_owned()),
             Self::ReportForm { .. } | Self::ReportContent { .. } => {
-                Some("run the command that made it again: it goes on from what is there".to_owned())
+                Some("rerun the command that made it: it resumes".to_owned())
             }
             Self::ReportKind { expected_kind, kind, .. } if kind == expected_kind => {
-                Some("another version of this program wrote it: make it again, or use that version".to_owned())
+                Some("another version of thalweg wrote it: create it again, or use that version".to_owned())
             }
             Self::ReportKind { what, .. } => Some(format!("give {what}")),
         }

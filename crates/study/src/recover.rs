@@ -57,7 +57,7 @@ pub fn search_spikes(log: &StepLog, options: &SpikeOptions) -> SpikeSearch {
     describe_search(log, detect_spikes(log, options), options.threshold)
 }
 
-/// The spikes that a run has found already, and what was looked at for them; `None` without a log.
+/// The spikes of a run under the default options, and which losses were searched; `None` without a log.
 pub fn spikes_of_run(trajectory: &Trajectory) -> Option<SpikeSearch> {
     let threshold = SpikeOptions::default().threshold;
     Some(describe_search(trajectory.log()?, trajectory.spikes().to_vec(), threshold))
@@ -240,10 +240,10 @@ pub fn plan_recovery(trajectory: &Trajectory, search: &SpikeSearch) -> Result<Re
     Ok(RecoveryPlan { spike: *spike, sources, learning_rate, notes })
 }
 
-/// The earliest spike on whose level the latest one still stands.
+/// The earliest spike that still lasts at the onset of the latest one.
 fn spike_that_lasts<'a>(log: &StepLog, spikes: &'a [Spike]) -> Option<&'a Spike> {
     let (latest, earlier) = spikes.split_last()?;
-    // What the loss had not come back to by the latest onset, it had not come back to at all.
+    // A level that the loss had not come back to by the latest onset, it had not come back to at all.
     lasting_spike(log, earlier, Step(latest.onset.0.checked_sub(1)?))
 }
 
@@ -258,7 +258,7 @@ fn rate_at(entries: &[&LogEntry], step: Step) -> Option<f64> {
     entries.iter().rev().filter(|entry| entry.step <= step).find_map(|entry| entry.learning_rate)
 }
 
-/// The spike that the run is still suffering from where its log ends.
+/// The earliest spike from which the run has not recovered at the end of its log.
 pub fn unhealed_spike(trajectory: &Trajectory) -> Option<&Spike> {
     let log = trajectory.log()?;
     lasting_spike(log, trajectory.spikes(), log.last_step()?)

@@ -6,7 +6,7 @@ use thalweg_trajectory::TrajectoryCheckpoint;
 
 use crate::Error;
 
-/// A checkpoint of a run as plans know it.
+/// A checkpoint of a run as a source of a plan.
 pub fn source_ref(checkpoint: &TrajectoryCheckpoint) -> SourceRef {
     SourceRef {
         path: checkpoint.path.clone(),
@@ -15,7 +15,7 @@ pub fn source_ref(checkpoint: &TrajectoryCheckpoint) -> SourceRef {
     }
 }
 
-/// The merge of a window by a scheme, oldest first. `name` stands for a path that is not written to.
+/// The merge of a window by a scheme, oldest first. `name` serves as a path that is not written to.
 ///
 /// # Errors
 /// `Scheme` where the scheme takes no window of this length.

@@ -59,7 +59,7 @@ pub(crate) struct StudyView<'a> {
 }
 
 impl<'a> StudyView<'a> {
-    /// Whether the run has not recovered from a spike.
+    /// Whether there is a spike from which the run has not recovered.
     pub(crate) fn needs_recovery(&self) -> bool {
         !self.record.recovery.is_empty() || self.record.spikes.iter().any(|spike| spike.end.is_none())
     }

@@ -12,13 +12,13 @@ use crate::page::render_study;
 use crate::record::{STUDY_FILE, STUDY_NAME, StudyRecord};
 use crate::table::{TABLE_FILE, TABLE_NAME, to_csv};
 
-/// How a page of this program is known again.
+/// How a page of thalweg is recognized before it is replaced.
 pub const PAGE_FILE: OwnKind<'_> = OwnKind::text("a page of this program", "name=\"generator\" content=\"thalweg");
 
-/// Whether [`write_study`] may write into `folder`: asked before the work whose outcome it writes.
+/// Checks that [`write_study`] may write into `folder`, before the work whose outcome it writes.
 ///
 /// # Errors
-/// `Storage` with the file that is not ours to replace.
+/// `Storage` if a file there is not ours to replace.
 pub fn check_study_folder(storage: &dyn Storage, folder: &Path) -> Result<(), Error> {
     let files = [(STUDY_NAME, STUDY_FILE), (TABLE_NAME, TABLE_FILE), (PAGE_NAME, PAGE_FILE)];
     Ok(files.into_iter().try_for_each(|(name, kind)| check_file(storage, &folder.join(name), kind, &[]))?)

@@ -35,7 +35,7 @@ impl CountingAllocator {
         AllocationCounts { n_packing: after.n_packing - before.n_packing, n_other: after.n_other - before.n_other }
     }
 
-    /// The most bytes that were allocated at once while `act` ran, with those that were allocated before.
+    /// The result of `act`, and the most bytes that were allocated at once while it ran. Earlier allocations count too.
     pub fn peak_bytes<T>(act: impl FnOnce() -> T) -> (T, usize) {
         PEAK_BYTES.store(LIVE_BYTES.load(Ordering::Relaxed), Ordering::Relaxed);
         let result = act();
@@ -67,7 +67,7 @@ unsafe impl GlobalAlloc for CountingAllocator {
         let is_packing = layout.align() >= PACKING_ALIGNMENT || layout.align() == 1;
         let counter = if is_packing { &N_PACKING } else { &N_OTHER };
         counter.fetch_add(1, Ordering::Relaxed);
-        // The system moves large blocks by their pages, so that old and new are never held both.
+        // The system moves large blocks by remapping pages, so that the old and the new one never exist together.
         LIVE_BYTES.fetch_sub(layout.size(), Ordering::Relaxed);
         grow(new_size);
         // SAFETY: the caller's promise is passed on.

@@ -21,7 +21,7 @@ const SECTOR_BYTES: usize = 16;
 struct FileState {
     live: Vec<u8>,
     durable: Vec<u8>,
-    /// The disk's clock at the last change.
+    /// The disk's clock at the last change of the content.
     modified: u64,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Image {
     durable: Vec<Names>,
     /// What separates the durable names from the live ones, in order.
     pending: Vec<NameAct>,
-    /// Counts the changes of all files, as time goes on for all.
+    /// Counts the changes of all files: one clock, because time passes for all of them.
     clock: u64,
 }
 

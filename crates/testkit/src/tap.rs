@@ -1,4 +1,4 @@
-//! A storage that passes everything on, remembers what was read, and can fail one read.
+//! A storage that forwards every call, records reads, and can fail a read or change a file at one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,13 +15,13 @@ struct Seen {
     /// Number of the read that fails, counted over all files from 0.
     fails_at: Option<usize>,
     n_reads: usize,
-    /// Number of the read at which somebody else writes to a file.
+    /// Number of the read at which a file changes, as if another program wrote to it, and the file.
     touches_at: Option<(usize, PathBuf)>,
-    /// Whether it is a file system without locks.
+    /// Whether it behaves like a file system without locks.
     has_no_locks: bool,
 }
 
-/// The storage; clones share what they saw.
+/// The storage. Clones share their record.
 #[derive(Debug, Clone)]
 pub struct Tap {
     inner: Arc<dyn Storage>,
@@ -39,29 +39,29 @@ impl Tap {
         Arc::new(self.clone())
     }
 
-    /// Lets the `n`-th read from now on fail.
+    /// Makes the `n`-th read from now on fail, counted from 0.
     pub fn fail_read(&self, n: usize) {
         let mut seen = self.seen.lock().unwrap();
         seen.fails_at = Some(seen.n_reads + n);
     }
 
-    /// Lets somebody else write to a file of the local disk at the `n`-th read from now on.
+    /// Changes the modification time of a file of the local disk at the `n`-th read from now on, counted from 0.
     pub fn touch_at_read(&self, n: usize, path: &Path) {
         let mut seen = self.seen.lock().unwrap();
         seen.touches_at = Some((seen.n_reads + n, path.to_owned()));
     }
 
-    /// Makes it a file system without locks.
+    /// Makes it behave like a file system without locks.
     pub fn forget_locks(&self) {
         self.seen.lock().unwrap().has_no_locks = true;
     }
 
-    /// Reads so far.
+    /// The number of reads so far.
     pub fn n_reads(&self) -> usize {
         self.seen.lock().unwrap().n_reads
     }
 
-    /// For each safetensors file how often its header was read, which begins with its length in eight bytes.
+    /// How often the header of each safetensors file was read: it begins with its length in eight bytes.
     pub fn header_reads(&self) -> BTreeMap<PathBuf, usize> {
         let seen = self.seen.lock().unwrap();
         let is_shard = |path: &&PathBuf| path.extension().is_some_and(|extension| extension == "safetensors");
@@ -69,7 +69,7 @@ impl Tap {
         seen.reads.keys().filter(is_shard).map(|path| (path.clone(), count(path))).collect()
     }
 
-    /// Bytes read from a file at `from` or after it.
+    /// Bytes read from a file by reads that begin at offset `from` or later.
     pub fn bytes_read(&self, path: &Path, from: u64) -> u64 {
         let seen = self.seen.lock().unwrap();
         seen.reads.get(path).into_iter().flatten().filter(|read| read.0 >= from).map(|read| read.1).sum()

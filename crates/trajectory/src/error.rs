@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thalweg_tensor::display_name;
 
+use crate::layout::strip_file_end;
 use crate::step_log::{LogError, LogField};
 use crate::{Available, Extent, NamePattern, Step, Tokens};
 
@@ -54,7 +55,7 @@ pub enum Error {
         /// What is there.
         available: Vec<String>,
     },
-    /// A repository of a cache in place of one of its revisions.
+    /// A repository of a cache instead of one of its revisions.
     #[error("`{}` holds several revisions, and none is called `main`", path.display())]
     RevisionUnclear {
         /// The repository.
@@ -63,7 +64,7 @@ pub enum Error {
         available: Vec<String>,
     },
     /// A revision that cannot be a name.
-    #[error("`{}` is no name of a revision", display_name(revision))]
+    #[error("`{}` is not a name of a revision", display_name(revision))]
     BadRevision {
         /// What was asked for.
         revision: String,
@@ -76,7 +77,7 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
-    /// A pattern of names that matches none.
+    /// Text that is not a pattern of names.
     #[error("`{}` is not a pattern of checkpoint names: {reason}", display_name(text))]
     BadPattern {
         /// The text.
@@ -141,15 +142,15 @@ pub enum Error {
         available: Box<Available>,
     },
     /// A window that would begin before the run does.
-    #[error("the window of {wanted} is longer than the run: its checkpoints span {span}{up_to}")]
+    #[error("the window of {wanted} is longer than the run: its checkpoints span {span} up to step {end}")]
     LongerThanRun {
         /// What was asked for.
         wanted: Length,
-        /// From the first finished checkpoint to the window's end.
+        /// From the first finished checkpoint to the end of the window.
         span: Length,
-        /// ` up to step 5000`.
-        up_to: String,
-        /// The option that asked.
+        /// The step at the end of the window.
+        end: Step,
+        /// The name of the option that asked, without its dashes.
         option: &'static str,
         /// What exists.
         available: Box<Available>,
@@ -197,7 +198,7 @@ pub enum Error {
         stages: Vec<String>,
     },
     /// The folder holds checkpoints, but none that can be used.
-    #[error("`{}` holds no checkpoint that can be used, and {n_checkpoints} that cannot", path.display())]
+    #[error("`{}` holds no usable checkpoint ({n_checkpoints} cannot be used)", path.display())]
     NothingFinished {
         /// The run folder.
         path: PathBuf,
@@ -205,12 +206,12 @@ pub enum Error {
         n_checkpoints: usize,
         /// Steps and reasons.
         reasons: Vec<String>,
-        /// What would help, for the checkpoints as they are.
+        /// What to do next.
         advice: String,
     },
 }
 
-/// A length on the axis of a run, where an [`Extent`] would read as a place.
+/// A length on the axis of a run. A plain [`Extent`] displays as a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Length(pub Extent);
 
@@ -230,7 +231,7 @@ impl fmt::Display for Length {
 }
 
 fn describe_state(state: Option<&str>) -> String {
-    state.map_or_else(String::new, |state| format!(": the one that stands there is not usable ({state})"))
+    state.map_or_else(String::new, |state| format!(": the one there is not usable ({state})"))
 }
 
 fn list_names(names: &[String]) -> String {
@@ -272,21 +273,20 @@ impl Error {
         match self {
             Self::NothingFinished { advice, .. } => return Some(advice.clone()),
             Self::LongerThanRun { span, option, .. } => {
-                return Some(format!("`--{option} {}` takes all that there are", span.amount()));
+                return Some(format!("`--{option} {}` takes all of them", span.amount()));
             }
             Self::TooFew { found, .. } if *found > 0 => return Some(format!("ask for at most {found} checkpoints")),
             Self::DuplicateStep { step, names } => {
-                // A pattern that fits two of them would end in the same error.
-                let fits_one = |pattern: &NamePattern| {
-                    names
-                        .iter()
-                        .filter(|name| pattern.parse_name(name.trim_end_matches(".safetensors")).is_some())
-                        .count()
-                        == 1
+                // `checkpoint-100` and `checkpoint-0100` match the same pattern: it would not choose between them.
+                let fits = |pattern: &NamePattern, name: &str| {
+                    let said = pattern.parse_name(strip_file_end(name).unwrap_or(name));
+                    said.is_some_and(|said| said.step == *step)
                 };
-                let pattern = names.iter().filter_map(|name| NamePattern::of_name(name, *step)).find(fits_one);
+                let mut patterns = names.iter().filter_map(|name| NamePattern::of_name(name, *step));
+                let pattern =
+                    patterns.find(|pattern| names.iter().filter(|name| fits(pattern, name.as_str())).count() == 1);
                 let pattern = pattern.map_or_else(String::new, |pattern| {
-                    format!("say which ones are meant: `--checkpoint-pattern '{pattern}'`; or ")
+                    format!("select the ones that you mean with `--checkpoint-pattern '{pattern}'`, or ")
                 });
                 return Some(format!("{pattern}move all but one of them out of the run folder"));
             }
@@ -295,7 +295,7 @@ impl Error {
         self.plain_hint().map(str::to_owned)
     }
 
-    /// The hints that are the same whatever the facts.
+    /// The hints that do not depend on the facts.
     fn plain_hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::IsCheckpoint { .. } => {
@@ -303,17 +303,18 @@ impl Error {
             }
             Self::NotARun { .. } => {
                 "a run folder holds `checkpoint-N`, `stepN`, `step-N`, `step_N`, `global_stepN`, `iter_N`, `epN-baN`, \
-                 `stepN-tokensXB`, `epoch_N`, names with `step=N`, `N/` or files `step_N.safetensors`; say where other names \
-                 have the step: `--checkpoint-pattern 'my-{step}-name'`"
+                 `stepN-tokensXB`, `epoch_N`, names with `step=N`, `N/` or files `step_N.safetensors`; for other \
+                 names, say where the step is: `--checkpoint-pattern 'my-{step}-name'`"
             }
-            Self::RevisionUnclear { .. } => "name one behind an `@`: `ORG/NAME@REV`",
+            Self::RevisionUnclear { .. } => "name one after an `@`: `ORG/NAME@REV`",
             Self::NotCached { .. } => "nothing is fetched: download it first, or give a path",
             Self::BadColumns { .. } => {
                 "write `step=NAME`, `loss=NAME`, `lr=NAME`, `grad_norm=NAME` or `tokens=NAME`, with commas between"
             }
-            Self::BadPattern { .. } => "write where the step is: `--checkpoint-pattern 'step{step}-unsharded'`",
+            Self::BadPattern { .. } => "say where the step is: `--checkpoint-pattern 'step{step}-unsharded'`",
             Self::NoMatch { .. } => {
-                "the pattern is the whole name of a folder, or of a file without `.safetensors`; `*` is anything"
+                "the pattern is the whole name of a folder, or of a file without its ending, such as `.safetensors`; \
+                 `*` matches anything"
             }
             Self::BadStable { .. } => "write the first and the last step of the stable phase as `FROM..TO`",
             Self::BadNumber { .. } => "write digits, with `k`, `M`, `B` or `T` behind them for powers of 1,000",
@@ -330,15 +331,15 @@ impl Error {
                      `--log-every N`, the steps between two losses"
                 }
                 LogError::NoColumn { field: LogField::Step, .. } => {
-                    "name its column with `--log-columns step=NAME`; where no column counts steps, `--log-every N` says \
-                     how many steps lie between two losses"
+                    "name its column with `--log-columns step=NAME`; if no column holds the step, give the number of \
+                     steps between two losses with `--log-every N`"
                 }
                 LogError::NoColumn { .. } | LogError::Ambiguous { .. } => {
                     "name the columns with `--log-columns step=NAME,loss=NAME`"
                 }
                 LogError::MicroBatches { .. } => {
-                    "give `--tokens-per-step` and the steps are counted by the column of tokens; where each micro-batch \
-                     is a step, give `--log-columns step=iter`"
+                    "give `--tokens-per-step` to compute the steps from the column of tokens; if each micro-batch is a \
+                     step, give `--log-columns step=iter`"
                 }
                 LogError::UnknownKind => {
                     "give JSON lines, CSV with a header, `trainer_state.json`, console output, or TensorBoard event \

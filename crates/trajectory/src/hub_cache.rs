@@ -50,8 +50,9 @@ pub fn resolve_reference(
     }
 }
 
-/// As [`resolve_reference`] for what must be one checkpoint: of a cache's repository without `@REV` it is the revision `main`,
-/// or the only snapshot there is.
+/// As [`resolve_reference`], but the path is that of one checkpoint.
+///
+/// For a repository of a cache without `@REV` it is the revision `main`, or else the only snapshot.
 ///
 /// # Errors
 /// As [`resolve_reference`]; `RevisionUnclear` for several snapshots without a `main`.
@@ -79,8 +80,8 @@ pub fn resolve_checkpoint_reference(
     }
 }
 
-/// Whether a folder is a repository of a Hugging Face cache, by the names in it. A cache that was filled by commits alone has
-/// no `refs`.
+/// Whether a folder is a repository of a Hugging Face cache, by the names in it. A cache that was filled only by commit
+/// has no `refs`.
 pub(crate) fn is_hub_repository(entries: &[FolderEntry]) -> bool {
     let has = |name: &str| entries.iter().any(|entry| entry.kind == FileKind::Folder && entry.name == name);
     has("snapshots") && (has("refs") || has("blobs") || entries.iter().all(|entry| entry.kind == FileKind::Folder))
@@ -91,8 +92,8 @@ fn list_snapshots(storage: &Arc<dyn Storage>, repository: &Path) -> Result<Vec<S
     Ok(entries.into_iter().filter(|entry| entry.kind == FileKind::Folder).map(|entry| entry.name).collect())
 }
 
-/// The named revisions of a repository with their folders, sorted by name. Refs whose folder is missing are left out; a
-/// snapshot whose folder has a name in place of a commit is a revision of that name.
+/// The named revisions of a repository with their folders, sorted by name. Refs whose folder is missing are skipped. A
+/// snapshot folder whose name is not a commit is a revision of that name.
 pub(crate) fn list_revisions(storage: &Arc<dyn Storage>, repository: &Path) -> Result<Vec<(String, PathBuf)>, Error> {
     let mut names = Vec::new();
     let refs = repository.join("refs");
@@ -136,7 +137,7 @@ fn find_revision(storage: &Arc<dyn Storage>, folder: &Path, revision: &str) -> R
         if let Some(snapshot) = follow_ref(storage, folder, revision)? {
             return Ok(snapshot);
         }
-        // A snapshot by its name, or by the beginning of its commit where only one begins so.
+        // A snapshot by its name, or by an abbreviated commit if only one commit begins with it.
         let snapshots = list_snapshots(storage, folder)?;
         let is_start = |name: &&String| is_commit(revision) && name.starts_with(revision);
         let found = snapshots.iter().find(|name| *name == revision).or_else(|| {

@@ -28,16 +28,16 @@ impl NameTokens {
 pub enum NameCount {
     /// Optimizer steps.
     Steps,
-    /// Epochs, which stand for steps only where no name beside them says steps.
+    /// Epochs. They serve as steps only if no name in the folder has a step.
     Epochs,
 }
 
 /// What the name of a checkpoint says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckpointName {
-    /// The step, or the epoch where the name has no step.
+    /// The step, or the epoch if the name has no step.
     pub step: Step,
-    /// Which of the two it is.
+    /// Whether `step` is a step or an epoch.
     pub counts: NameCount,
     /// Tokens, if the name has them.
     pub tokens: Option<NameTokens>,
@@ -51,7 +51,7 @@ impl CheckpointName {
     }
 }
 
-/// What converters add to a trainer's names.
+/// Suffixes that converters add to a trainer's names.
 const SUFFIXES: [&str; 9] = [
     "-hf",
     "_hf",
@@ -76,8 +76,8 @@ pub fn is_temporary_name(name: &str) -> bool {
 
 /// Reads the name of a folder: `checkpoint-N`, `checkpoint_N`, `stepN`, `step-N`, `step_N`, `global_stepN`, `iter_N`,
 /// `epN-baN`, `N`, `stepN-tokensXB` with or without a stage before it, `epoch_N`, `epoch_N_step_N` and the like, and names
-/// of `KEY=VALUE` with a `step=N`; each with what converters add (`-hf`, `-unsharded`). Whole names only: `step_10` is never
-/// part of `step_100`.
+/// of `KEY=VALUE` parts with a `step=N`. Each may have a suffix of a converter (`-hf`, `-unsharded`). Only whole names
+/// match: `step_10` is never part of `step_100`.
 ///
 /// # Example
 /// ```
@@ -91,22 +91,22 @@ pub fn parse_folder_name(name: &str) -> Option<CheckpointName> {
     parse_digits(strip_suffixes(name)).map(CheckpointName::plain).or_else(|| parse_worded_name(name))
 }
 
-/// Ends of the names of files that hold a whole checkpoint.
+/// Endings of files that hold a whole checkpoint.
 const FILE_ENDS: [&str; 5] = [".safetensors", ".pt", ".pth", ".bin", ".ckpt"];
 
-/// Reads the name of a file: as a folder's, with the end of a checkpoint file behind it and at least one word in it.
+/// Reads the name of a file: a folder's name with at least one word in it, then the ending of a checkpoint file.
 pub fn parse_file_name(name: &str) -> Option<CheckpointName> {
     parse_worded_name(strip_file_end(name)?)
 }
 
-/// Reads the name of something in a run folder: by the pattern where there is one, else as the known names are. `None` for
-/// what is temporary or says no step.
+/// Reads the name of an entry of a run folder, by the pattern if there is one, else by the known names. `None` for a
+/// temporary name and for a name without a step.
 pub fn parse_entry_name(name: &str, kind: FileKind, pattern: Option<&NamePattern>) -> Option<CheckpointName> {
     if is_temporary_name(name) {
         return None;
     }
     match (kind, pattern) {
-        // Lightning gives a folder of shards the name of a file.
+        // Lightning names a folder of shards like a file.
         (FileKind::Folder, None) => parse_file_name(name).or_else(|| parse_folder_name(name)),
         (FileKind::File, None) => parse_file_name(name),
         (FileKind::Folder, Some(pattern)) => pattern.parse_name(name),
@@ -115,7 +115,8 @@ pub fn parse_entry_name(name: &str, kind: FileKind, pattern: Option<&NamePattern
     }
 }
 
-fn strip_file_end(name: &str) -> Option<&str> {
+/// The name of a checkpoint file without its ending; `None` for other files.
+pub(crate) fn strip_file_end(name: &str) -> Option<&str> {
     FILE_ENDS.iter().find_map(|end| name.strip_suffix(end))
 }
 
@@ -134,7 +135,8 @@ fn parse_worded_name(name: &str) -> Option<CheckpointName> {
         if let Some(step) = parse_digits(rest) {
             return Some(CheckpointName::plain(step));
         }
-        // A word before what another trainer writes alone: `checkpoint_epoch_1_step_100`.
+        // Only `checkpoint` and `ckpt` also come before a name that another trainer uses alone, as in
+        // `checkpoint_epoch_1_step_100`.
         if !start.starts_with(['c']) {
             continue;
         }
@@ -156,7 +158,7 @@ fn parse_epoch_batch(name: &str) -> Option<Step> {
     parse_digits(batch)
 }
 
-/// `epoch3`, `epoch_3`, and with a step behind it, which counts: `epoch_3_step_1000`.
+/// `epoch3`, `epoch_3`, or `epoch_3_step_1000`, in which the step counts.
 fn parse_epoch_name(name: &str) -> Option<CheckpointName> {
     let rest = name.strip_prefix("epoch")?;
     let rest = rest.strip_prefix(['-', '_']).unwrap_or(rest);
@@ -170,19 +172,20 @@ fn parse_epoch_name(name: &str) -> Option<CheckpointName> {
     }
 }
 
-/// `KEY=VALUE` between dashes or underscores, as Lightning and NeMo write it: the only `step=N` counts, else `epoch=N`.
+/// `KEY=VALUE` parts between dashes or underscores, as Lightning and NeMo write them. A single `step=N` counts, or else
+/// a single `epoch=N`.
 fn parse_keyed_name(name: &str) -> Option<CheckpointName> {
     let only = |key: &str, separators: &[char]| {
         let mut found = name.split(separators).filter_map(|part| part.strip_prefix(key)?.strip_prefix('='));
         found.next().filter(|_| found.next().is_none()).and_then(parse_digits)
     };
-    // Keys may have underscores of their own, such as `max_step`, so that dashes alone are tried first.
+    // A key may contain underscores, as `max_step` does, so the name is first split at dashes alone.
     let find = |key| only(key, &['-']).or_else(|| only(key, &['-', '_']));
     let by_epoch = |step| CheckpointName { counts: NameCount::Epochs, ..CheckpointName::plain(step) };
     find("step").map(CheckpointName::plain).or_else(|| find("epoch").map(by_epoch))
 }
 
-/// `[stageN-][ingredientN-]step[-_]N[-tokensX]`, or with an epoch behind it: `step_1000_epoch_3`.
+/// `[stageN-][ingredientN-]step[-_]N[-tokensX]`, or with an epoch after the step: `step_1000_epoch_3`.
 fn parse_step_name(name: &str) -> Option<CheckpointName> {
     let (stage, rest) = split_stage(name);
     let rest = rest.strip_prefix("step")?;

@@ -26,7 +26,7 @@ pub use name_pattern::NamePattern;
 pub use phase::{Phase, PhaseSegment, PhaseSource, Phases, StableRange, detect_phases};
 pub use run_config::RunConfig;
 pub use run_dir::{PathKind, RunCheckpoint, RunDir, look_at_path};
-pub use spike::{GradNormUse, Spike, SpikeOptions, SpikeSignal, back_at, detect_spikes, lasting_spike, level_before};
+pub use spike::{GradNormUse, Spike, SpikeOptions, SpikeSignal, back_at, detect_spikes, lasting_spike};
 pub use state::{CheckpointState, Fault};
 pub use step_log::{
     ColumnMap, LogEntry, LogError, LogField, LogNote, LogOptions, StepLog, TrainerState, parse_console, parse_csv,

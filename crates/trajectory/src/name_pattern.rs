@@ -1,16 +1,17 @@
-//! A pattern that says where in a name the step is, for names that are not known.
+//! A pattern that says where in a checkpoint's name the step is, for names that thalweg does not know.
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::layout::{CheckpointName, NameCount};
+use crate::layout::{CheckpointName, NameCount, strip_file_end};
 use crate::{Error, Step};
 
-/// Longer patterns than any name are a mistake.
+/// The longest name that file systems allow: a longer pattern is a mistake.
 const MAX_PATTERN_BYTES: usize = 255;
 const PLACEHOLDER: &str = "{step}";
 
-/// A pattern of checkpoint names, such as `step{step}-unsharded`: `{step}` is the step's digits, `*` is anything.
+/// A pattern of checkpoint names, such as `step{step}-unsharded`: `{step}` matches the digits of the step, `*`
+/// matches any text.
 ///
 /// # Example
 /// ```
@@ -29,7 +30,7 @@ pub struct NamePattern {
 }
 
 impl NamePattern {
-    /// What a name says that matches the whole pattern. The digits are never part of a longer number.
+    /// What a name says if all of it matches the pattern. The digits are never part of a longer number.
     pub fn parse_name(&self, name: &str) -> Option<CheckpointName> {
         let mut rest = 0;
         while let Some(start) = name.get(rest..)?.find(|c: char| c.is_ascii_digit()).map(|at| rest + at) {
@@ -44,12 +45,10 @@ impl NamePattern {
         }
         None
     }
-}
 
-impl NamePattern {
-    /// The pattern of names like this one, whose digits say `step`.
+    /// The pattern of names like this one, whose last number equal to `step` is the step.
     pub(crate) fn of_name(name: &str, step: Step) -> Option<Self> {
-        let name = name.strip_suffix(".safetensors").unwrap_or(name);
+        let name = strip_file_end(name).unwrap_or(name);
         let mut runs = name.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
         let digits = runs.rfind(|digits| digits.parse() == Ok(step.0))?;
         let (before, after) = name.rsplit_once(digits)?;
@@ -64,14 +63,14 @@ impl FromStr for NamePattern {
     fn from_str(text: &str) -> Result<Self, Error> {
         let bad = |reason: &'static str| Error::BadPattern { text: text.to_owned(), reason };
         if text.len() > MAX_PATTERN_BYTES || text.contains(['/', '\0']) {
-            return Err(bad("it matches one name, so it is no longer than one and has no `/`"));
+            return Err(bad("it matches a single name, so it has at most 255 bytes and no `/`"));
         }
         let (before, after) = text.split_once(PLACEHOLDER).ok_or_else(|| bad("it lacks `{step}`"))?;
         if after.contains(PLACEHOLDER) {
             return Err(bad("it has `{step}` twice"));
         }
         if [before, after].iter().any(|part| part.contains(['{', '}'])) {
-            return Err(bad("`{step}` is its only placeholder; `*` is anything"));
+            return Err(bad("`{step}` is its only placeholder; `*` matches anything"));
         }
         Ok(Self { before: before.to_owned(), after: after.to_owned() })
     }
@@ -83,8 +82,8 @@ impl fmt::Display for NamePattern {
     }
 }
 
-/// Whether `text` as a whole is `pattern`, in which `*` is any text. Goes back to the last `*` only, so that hostile
-/// patterns cost no more than the product of the lengths.
+/// Whether all of `text` matches `pattern`, in which `*` matches any text. Backtracks only to the last `*`, so that a
+/// hostile pattern costs at most the product of the lengths.
 fn matches_glob(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut p, mut t) = (0, 0);
@@ -141,6 +140,7 @@ mod tests {
         assert_eq!(pattern("step1000-hf", 1000).as_deref(), Some("step{step}-hf"));
         assert_eq!(pattern("iter_0001000", 1000).as_deref(), Some("iter_{step}"));
         assert_eq!(pattern("epoch_3_step_10.safetensors", 10).as_deref(), Some("epoch_3_step_{step}"));
+        assert_eq!(pattern("step_10.pt", 10).as_deref(), Some("step_{step}"));
         assert_eq!(pattern("final", 10), None);
     }
 

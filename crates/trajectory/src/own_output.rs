@@ -1,6 +1,6 @@
-//! Folders that this program wrote beside the checkpoints of a run: merges, by their receipt, and stages, by their journal.
+//! Recognizes the folders that thalweg wrote into a run: a merge by its receipt, a stage by its journal.
 //!
-//! Whatever its name, such a folder is no raw checkpoint of the run.
+//! Whatever its name, such a folder is not a raw checkpoint of the run.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ struct Plan {
     sources: Vec<IgnoredAny>,
 }
 
-/// The state of a folder that this program wrote; `None` for any other path.
+/// The state of a folder that thalweg wrote; `None` for any other path.
 pub(crate) fn own_output(storage: &Arc<dyn Storage>, path: &Path) -> Option<CheckpointState> {
     let receipt = path.join(RECEIPT_NAME);
     let reason = if storage.file_info(&receipt).is_ok() {

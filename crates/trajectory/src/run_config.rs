@@ -24,7 +24,7 @@ pub struct RunConfig {
     pub stable: Option<StableRange>,
     /// The files and folders of the step log, relative to the run folder.
     pub logs: Vec<String>,
-    /// Which names are checkpoints.
+    /// Which names are checkpoints, and where the step is in them.
     pub checkpoint_pattern: Option<NamePattern>,
 }
 

@@ -53,12 +53,12 @@ impl RunDir {
     /// Temporary names (`tmp-`, `.tmp`, `*.thalweg-partial`, hidden) and other names are ignored. A name that links to
     /// another checkpoint of the same folder, such as `latest`, has no number and so is ignored too.
     ///
-    /// Merges that were written into the folder have a receipt and are never part of the run. With a pattern only the names
-    /// that match it are checkpoints. Names that count epochs are taken only where none says a step.
+    /// A merge in the folder has a receipt and is never part of the run. With a pattern, only the names that match it
+    /// are checkpoints. Names that count epochs are checkpoints only if no name has a step.
     ///
     /// # Errors
-    /// `NotFound`; `IsCheckpoint` if the path is itself a checkpoint; `NotARun` if no name in it says a step, `NoMatch` if
-    /// none matches the pattern; `Storage`.
+    /// `NotFound`; `IsCheckpoint` if the path is itself a checkpoint; `NotARun` if no name in it has a step; `NoMatch`
+    /// if no name matches the pattern; `Storage`.
     ///
     /// # Example
     /// ```no_run
@@ -74,7 +74,7 @@ impl RunDir {
         Self::open_with(storage, path, pattern, &ReadOptions::default())
     }
 
-    /// The same, with checkpoints read as `options` say.
+    /// As [`RunDir::open`], with options for reading the checkpoints.
     ///
     /// # Errors
     /// As [`RunDir::open`].
@@ -114,7 +114,7 @@ impl RunDir {
         self.checkpoints.iter().filter(|checkpoint| checkpoint.state.is_finished())
     }
 
-    /// Whether the steps are epochs, because no name says a step.
+    /// Whether the steps are epochs, because no name has a step.
     pub fn counts_epochs(&self) -> bool {
         self.counts == NameCount::Epochs
     }
@@ -142,7 +142,7 @@ struct Candidate {
     said: CheckpointName,
 }
 
-/// What stands in a run folder, or in a repository of a cache under the names of its revisions.
+/// The entries of a run folder; for a repository of a cache, its revisions under their names.
 fn list_names(
     storage: &Arc<dyn Storage>,
     folder: &Path,
@@ -155,7 +155,7 @@ fn list_names(
     Ok(entries.iter().map(|entry| (entry.name.clone(), folder.join(&entry.name), entry.kind)).collect())
 }
 
-/// Checkpoints by their names, and all other names, sorted.
+/// Splits entries into checkpoints, by their names, and the names of all others, sorted.
 fn split_names(
     names: Vec<(String, PathBuf, FileKind)>,
     pattern: Option<&NamePattern>,
@@ -168,7 +168,7 @@ fn split_names(
             None => ignored.push(name),
         }
     }
-    // Epochs are not steps: beside steps they would be the oldest of all.
+    // Epochs are not steps: sorted among steps they would be the oldest checkpoints.
     if candidates.iter().any(|candidate| candidate.said.counts == NameCount::Steps) {
         let (steps, epochs) = candidates.into_iter().partition(|one| one.said.counts == NameCount::Steps);
         candidates = steps;
@@ -208,7 +208,7 @@ fn check_candidates(
     Ok(checkpoints)
 }
 
-/// What a checkpoint is whose files are whole: trainers that keep a tracker write it after them.
+/// The state of a checkpoint whose files are whole. A trainer that keeps a tracker writes it after them.
 fn judge_success(candidate: &Candidate, format: &str, trackers: &Trackers) -> CheckpointState {
     let has_tracker = format.starts_with("megatron") || format.starts_with("deepspeed");
     let behind = trackers.behind(&candidate.name, candidate.said.step).filter(|_| has_tracker);
@@ -220,7 +220,7 @@ fn unfinished(reason: String) -> CheckpointState {
     CheckpointState::Unusable { fault: Fault::Unfinished, reason, hint }
 }
 
-/// What a checkpoint is that cannot be opened: on its way, broken, or beyond us.
+/// The state of a checkpoint that cannot be opened: still being saved, broken, or in a format that is not read.
 fn judge_failure(
     storage: &Arc<dyn Storage>,
     candidate: &Candidate,
@@ -228,7 +228,7 @@ fn judge_failure(
     trackers: &Trackers,
 ) -> Result<CheckpointState, Error> {
     let mut reason = error.to_string();
-    // The first fact is in the message already, but for candidates, which are only counted there.
+    // The message already holds the first detail, except for candidates, which it only counts.
     let n_told = usize::from(!matches!(error, thalweg_checkpoint::Error::Ambiguous { .. }));
     for detail in error.details().iter().skip(n_told) {
         reason.push_str("; ");
@@ -242,7 +242,7 @@ fn judge_failure(
     };
     let fault = fault_of(error);
     let unusable = |fault, reason| CheckpointState::Unusable { fault, reason, hint: error.hint().map(str::to_owned) };
-    // Files of trainers that mark the end of a save apart from them.
+    // Formats whose trainers mark the end of a save in a separate file.
     let is_marked_apart =
         matches!(error, thalweg_checkpoint::Error::Torch { .. } | thalweg_checkpoint::Error::Layout { .. });
     if fault != Fault::OtherFormat && (fault == Fault::Unfinished || !is_marked_apart) {
@@ -315,14 +315,14 @@ impl Trackers {
         }
     }
 
-    /// What a tracker says that names an older checkpoint; nothing where there is no tracker.
+    /// A reason if the tracker names an older checkpoint as the last finished one; `None` without a tracker.
     fn behind(&self, name: &str, step: Step) -> Option<String> {
         let (tracker, newest) = self.of_name(name)?;
         let newest = newest.filter(|newest| *newest < step)?;
         Some(format!("`{tracker}` says that step {newest} is the last finished one"))
     }
 
-    /// The tracker of the trainer that gives such names, and what it says.
+    /// The tracker of the trainer that uses such names, and the step in it.
     fn of_name(&self, name: &str) -> Option<(&'static str, Option<Step>)> {
         if name.starts_with("iter_") {
             Some((MEGATRON_TRACKER, self.megatron))
@@ -334,18 +334,18 @@ impl Trackers {
     }
 }
 
-/// What a path is, for commands that take either.
+/// What a path is, for commands that take a checkpoint or a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathKind {
     /// One checkpoint.
     Checkpoint,
-    /// A folder of checkpoints, or something that is neither: opening it as a run says what is wrong.
+    /// A folder of checkpoints, or something that is neither: the error of opening it as a run says what is wrong.
     Run,
-    /// A folder of checkpoints with one of its own, such as a trainer's with the final model.
+    /// A folder of checkpoints that is also a checkpoint, such as a trainer's output with the final model.
     RunWithCheckpoint,
 }
 
-/// Whether a path is a checkpoint or a run that holds some; names and a glance into the folders decide.
+/// Whether a path is a checkpoint or a run. Decided by names, and by listing the folders below, without reading files.
 ///
 /// # Errors
 /// `NotFound`; `Storage`.
@@ -361,7 +361,7 @@ pub fn look_at_path(storage: &Arc<dyn Storage>, path: &Path, pattern: Option<&Na
         return Ok(if revisions.iter().any(is_named) { PathKind::Run } else { PathKind::Checkpoint });
     }
     let is_named = |entry: &&FolderEntry| parse_entry_name(&entry.name, entry.kind, pattern).is_some();
-    // A file of a run is one of its checkpoints, and not a checkpoint beside them.
+    // A file with a step in its name is one of the run's checkpoints, not a checkpoint beside them.
     let has_own =
         entries.iter().any(|entry| is_tensor_file(entry) && !is_named(&entry)) || is_checkpoint(&**storage, path);
     if !has_own {
@@ -384,7 +384,7 @@ fn is_tensor_file(entry: &FolderEntry) -> bool {
     entry.kind == FileKind::File
         && ends.iter().any(|end| entry.name.ends_with(end))
         && !is_temporary_name(&entry.name)
-        // States of trainers are no weights.
+        // The state of a trainer is not weights.
         && !["training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"].contains(&entry.name.as_str())
 }
 

@@ -1,8 +1,8 @@
-//! Is this a spike, and where did it begin? Decided here, from the loss, with the other columns as witnesses.
+//! Finds spikes and where they began, from the loss, with the other columns as witnesses.
 //!
-//! Each loss is held against a baseline of accepted losses before it, in units of a robust scale of recent residuals. How
-//! far is too far depends on the log's own tails, so that heavy-tailed noise is not taken for spikes. Slow rises are
-//! looked for once more by running medians. What to do about a spike is decided elsewhere.
+//! Each loss is compared with a baseline of the accepted losses before it, in units of a robust scale of recent
+//! residuals. The threshold depends on the tails of the log's own noise, so that heavy-tailed noise is not taken for
+//! spikes. A second pass over running medians finds slow rises. What to do about a spike is not decided here.
 
 mod detector;
 mod history;
@@ -38,7 +38,7 @@ pub enum SpikeSignal {
 }
 
 impl SpikeSignal {
-    /// Whether nothing can be learned any more, however high the loss stands.
+    /// Whether the run can no longer learn anything, however high the loss is.
     fn is_dead(self) -> bool {
         !matches!(self, Self::Loss | Self::LossAndGradNorm)
     }
@@ -70,10 +70,10 @@ pub struct Spike {
     pub signal: SpikeSignal,
 }
 
-/// Whether the gradient norm may speak.
+/// Whether the gradient norm is evidence of a spike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum GradNormUse {
-    /// A jump of the gradient norm beside it lets a smaller rise of the loss count.
+    /// A jump of the gradient norm at the same place lets a smaller rise of the loss count.
     #[default]
     Witness,
     /// Only the loss counts.
@@ -88,7 +88,7 @@ pub struct SpikeOptions {
     pub threshold: f64,
     /// Entries after which a level that did not come back is the new level.
     pub patience_entries: usize,
-    /// Whether the gradient norm may speak.
+    /// Whether the gradient norm is evidence.
     pub grad_norm: GradNormUse,
 }
 
@@ -98,7 +98,7 @@ impl Default for SpikeOptions {
     }
 }
 
-/// How a loss is dead.
+/// How a loss is dead: it will not recover by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dead {
     NonFinite,
@@ -106,11 +106,11 @@ enum Dead {
 }
 
 impl Dead {
-    /// A loss that was lower than this may have come to 0 by learning.
+    /// A loss that was below this level, in nats, may have reached 0 by learning.
     const LEAST_LEVEL: f64 = 0.05;
 }
 
-/// Losses whose median is the level at a step.
+/// The level at a step is the median of this many losses.
 const LEVEL_ENTRIES: usize = 9;
 
 /// Finds the spikes of a log, oldest first.
@@ -153,7 +153,7 @@ pub fn detect_spikes(log: &StepLog, options: &SpikeOptions) -> Vec<Spike> {
     join_witnesses(spikes, others)
 }
 
-/// Spikes at thresholds that the log's own tails ask for.
+/// Spikes at the thresholds that the tails of the log's own noise call for.
 fn detect_adapted(losses: &[f64], witnesses: &[f64], options: &SpikeOptions) -> Vec<Found> {
     let thresholds = [options.threshold; 2];
     let request = Request { losses, witnesses, thresholds, patience: options.patience_entries };
@@ -165,7 +165,7 @@ fn detect_adapted(losses: &[f64], witnesses: &[f64], options: &SpikeOptions) -> 
     detector::detect(Request { thresholds, ..request }).0
 }
 
-/// Both lists as one. A slow rise from where a spike was left, on a level that still moves, is the same event.
+/// Merges both lists. A slow rise that begins where a spike was left, on a level that still moves, is the same event.
 fn join_events(found: Vec<Found>, slow: Vec<Found>) -> Vec<Found> {
     let mut all: Vec<(Found, bool)> = found.into_iter().map(|one| (one, false)).collect();
     all.extend(slow.into_iter().map(|one| (one, true)));
@@ -180,9 +180,9 @@ fn join_events(found: Vec<Found>, slow: Vec<Found>) -> Vec<Found> {
     joined
 }
 
-/// The spike that a run is still suffering from at a step: it began by then, and the loss has not come back.
+/// The earliest spike from which the run has not recovered at a step.
 ///
-/// A loss that settled on a new level and later fell below the old one has come back. Of several spikes, the earliest.
+/// A loss that settled on a new level and later fell below the old one has recovered.
 pub fn lasting_spike<'a>(log: &StepLog, spikes: &'a [Spike], at: Step) -> Option<&'a Spike> {
     let level_now = level_before(log, Step(at.0.saturating_add(1)));
     let lasts = |spike: &&Spike| {
@@ -193,8 +193,9 @@ pub fn lasting_spike<'a>(log: &StepLog, spikes: &'a [Spike], at: Step) -> Option
     spikes.iter().find(lasts)
 }
 
-/// The first step at which a spike is over: where the loss came back, or where it fell below the level before the spike
-/// after it had settled on a new one. `None` if it is not over.
+/// The first step at which a spike is over; `None` if it is not over.
+///
+/// It is over where the loss came back, or where a loss that had settled on a new level fell below the old one.
 pub fn back_at(log: &StepLog, spike: &Spike) -> Option<Step> {
     if spike.end.is_some() || spike.signal.is_dead() {
         return spike.end;
@@ -209,8 +210,8 @@ pub fn back_at(log: &StepLog, spike: &Spike) -> Option<Step> {
     losses.windows(LEVEL_ENTRIES).find(is_low).and_then(|nine| nine.last()).map(|(step, _)| *step)
 }
 
-/// The median of the last finite losses before a step.
-pub fn level_before(log: &StepLog, step: Step) -> Option<f64> {
+/// The level of the loss before a step: the median, in nats, of the finite ones among the last 9 losses.
+fn level_before(log: &StepLog, step: Step) -> Option<f64> {
     let entries = log.entries();
     let before = entries.get(..entries.partition_point(|entry| entry.step < step))?.iter().rev();
     let last = before.filter_map(|entry| entry.loss).take(LEVEL_ENTRIES).filter(|loss| loss.is_finite());

@@ -1,4 +1,4 @@
-//! Whether a checkpoint of a run can be used, and in what word it is said if it cannot.
+//! Whether a checkpoint of a run can be used, and the words for why not.
 
 use std::fmt;
 
@@ -10,20 +10,20 @@ pub enum Fault {
     Unfinished,
     /// Its files contradict the format, or each other.
     Damaged,
-    /// A format that is not read.
+    /// A format that thalweg does not read.
     OtherFormat,
     /// The file is a pointer to the weights, not the weights.
     Pointer,
     /// More than one checkpoint could be meant.
     Ambiguous,
-    /// The system refuses to give its bytes.
+    /// The system refuses to read it.
     Unreadable,
     /// A merge that was written into the run, or one that is being written.
     Merge,
 }
 
 impl Fault {
-    /// The word for documents.
+    /// Its name in JSON output.
     pub fn name(self) -> &'static str {
         match self {
             Self::Unfinished => "unfinished",
@@ -36,7 +36,7 @@ impl Fault {
         }
     }
 
-    /// The words before the reason; empty where the reason says it all.
+    /// What a message puts before the reason; empty if the reason is enough.
     fn words(self) -> &'static str {
         match self {
             Self::Unfinished => "unfinished: ",
@@ -57,7 +57,7 @@ pub enum CheckpointState {
     Finished,
     /// It cannot be used.
     Unusable {
-        /// Of which kind the reason is.
+        /// The kind of fault.
         fault: Fault,
         /// What is wrong.
         reason: String,
@@ -72,7 +72,7 @@ impl CheckpointState {
         *self == Self::Finished
     }
 
-    /// Of which kind the fault is; `None` if it can be used.
+    /// The kind of fault; `None` if it can be used.
     pub fn fault(&self) -> Option<Fault> {
         match self {
             Self::Finished => None,
@@ -80,7 +80,7 @@ impl CheckpointState {
         }
     }
 
-    /// Why it cannot be used, the kind first; `None` if it can.
+    /// Why it cannot be used, with the kind of fault first; `None` if it can be used.
     pub fn reason(&self) -> Option<String> {
         match self {
             Self::Finished => None,

@@ -64,7 +64,7 @@ pub enum LogNote {
     Rewound {
         /// The step that had been reached.
         from: Step,
-        /// The step at which the log goes on.
+        /// The step at which the log continues.
         to: Step,
     },
     /// Records whose step is missing or not a whole number.
@@ -77,7 +77,7 @@ pub enum LogNote {
         /// How many.
         n_records: usize,
     },
-    /// Lines or event records that are torn, glued together or filled with NUL.
+    /// Lines or event records that are torn, glued together or filled with NUL bytes.
     Damaged {
         /// How many.
         n_lines: usize,
@@ -89,9 +89,9 @@ pub enum LogNote {
         /// How many.
         n_lines: usize,
     },
-    /// Several logs, given in another order than that of their steps.
+    /// Several logs that were not given in the order of their steps.
     Reordered,
-    /// The loss is a column without a known name, the only one that ends in `loss`.
+    /// The loss was read from a column whose name is not known, because only its name ends in `loss`.
     LossByEnding {
         /// The column.
         name: String,

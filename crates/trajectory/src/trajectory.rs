@@ -27,7 +27,7 @@ const MAX_TRAINER_STATE_BYTES: u64 = 256 << 20;
 const LOG_NAMES: [&str; 6] =
     ["log.jsonl", "train_log.jsonl", "metrics.jsonl", "log.csv", "train_log.csv", "metrics.csv"];
 
-/// Entries that a log must be behind the newest checkpoint for it to have stopped.
+/// Entries of a log whose spacing shows how far it may lag behind the newest checkpoint.
 const STOP_ENTRIES: usize = 10;
 
 /// Where the tokens of a checkpoint come from. Earlier ones win over later ones: a user's word first, then exact
@@ -127,7 +127,7 @@ pub enum TrajectoryNote {
         /// The error in full.
         reason: String,
     },
-    /// No name says a step, so that epochs stand for steps.
+    /// No name has a step, so epochs serve as steps.
     EpochsForSteps,
     /// A remark on the log.
     Log(crate::LogNote),
@@ -163,13 +163,13 @@ impl fmt::Display for TrajectoryNote {
             }
             Self::LogUnreadable { reason } => write!(f, "a step log was found and cannot be used: {reason}"),
             Self::EpochsForSteps => {
-                f.write_str("the names count epochs, not steps: where steps are shown or asked for, these are epochs")
+                f.write_str("the names count epochs, not steps: every step that is shown or given is an epoch")
             }
             Self::Log(note) => note.fmt(f),
             Self::LogStops { last, newest } => write!(
                 f,
-                "the step log ends at step {last} and the newest checkpoint is step {newest}: nothing is known of the \
-                 steps between"
+                "the step log ends at step {last} and the newest checkpoint is step {newest}: it says nothing about \
+                 the steps in between"
             ),
         }
     }
@@ -182,11 +182,11 @@ pub struct TrajectoryOptions {
     pub tokens_per_step: Option<TokensPerStep>,
     /// The stable phase.
     pub stable: Option<StableRange>,
-    /// Files and folders that are the step log, in their order; none to look for it.
+    /// Files and folders that make up the step log, in order. If empty, the log is looked for in the run folder.
     pub log_paths: Vec<PathBuf>,
     /// Names of columns in the log.
     pub columns: ColumnMap,
-    /// Steps from one loss to the next in a log that has no steps.
+    /// Steps between two losses, for a log without steps.
     pub log_every: Option<u64>,
     /// How checkpoints are read.
     pub reading: ReadOptions,
@@ -249,7 +249,7 @@ impl Trajectory {
         let mut conflicts = Conflicts::default();
         let mut checkpoints = Vec::with_capacity(run.checkpoints().len());
         for checkpoint in run.checkpoints() {
-            // Rates, logs and phases are by step, which an epoch is not.
+            // Tokens per step, logs and phases go by step, and an epoch is not a step.
             let is_step = !run.counts_epochs();
             let state = if is_step { read_state(storage, checkpoint, &mut notes)? } else { TrainerState::default() };
             let claims = Claims { options, config: &config, state: state.tokens, log: token_log.as_ref() };
@@ -295,12 +295,14 @@ impl Trajectory {
         self.log.as_ref()
     }
 
-    /// Where the step log was read: none if there is no log.
+    /// The files and folders of the step log; empty if there is no log.
     pub fn log_paths(&self) -> &[PathBuf] {
         &self.log_paths
     }
 
-    /// The spikes of the step log by the default options, oldest first; none without a log.
+    /// The spikes of the step log under the default options, oldest first; empty without a log.
+    ///
+    /// The first call looks for them.
     pub fn spikes(&self) -> &[Spike] {
         let detect = || self.log.as_ref().map(|log| detect_spikes(log, &SpikeOptions::default())).unwrap_or_default();
         self.spikes.get_or_init(detect)
@@ -317,7 +319,7 @@ impl Trajectory {
     }
 }
 
-/// A log that ends before the newest checkpoint by more than its own entries are apart.
+/// A note if the log ends before the newest checkpoint by more than the span of its last [`STOP_ENTRIES`] entries.
 fn note_log_stops(log: &StepLog, newest: Option<Step>) -> Option<TrajectoryNote> {
     let newest = newest?;
     let mut last = log.entries().iter().rev().filter(|entry| entry.loss.is_some()).map(|entry| entry.step.0);

@@ -282,7 +282,7 @@ pub fn select_window(trajectory: &Trajectory, spec: &WindowSpec) -> Result<Windo
     Ok(Window { checkpoints, notes })
 }
 
-/// What would help where no checkpoint of a run can be used: waiting is of use to an unfinished save alone.
+/// The hint for a run in which no checkpoint can be used. Waiting helps only while a save is unfinished.
 fn advice(checkpoints: &[TrajectoryCheckpoint]) -> String {
     let faults = || checkpoints.iter().filter_map(|checkpoint| checkpoint.state.fault().zip(Some(checkpoint)));
     if faults().any(|(fault, _)| fault == Fault::Unfinished) {
@@ -357,7 +357,7 @@ impl<'a> Pool<'a> {
     /// The tokens of all finished checkpoints, with how far each may be off.
     fn tokens(&self) -> Result<Vec<(u64, u64)>, Error> {
         if self.trajectory.notes.contains(&TrajectoryNote::EpochsForSteps) {
-            return Err(bad("the names count epochs, whose tokens are not known: ask in steps, which are epochs here"));
+            return Err(bad("the names count epochs, whose tokens are unknown: ask in steps, which mean epochs here"));
         }
         let mut tokens: Vec<(u64, u64)> = Vec::with_capacity(self.finished.len());
         let mut before: Option<&TrajectoryCheckpoint> = None;
@@ -490,9 +490,9 @@ impl<'a> Pool<'a> {
         self.grid(end_idx, n, duration.with_amount(duration.amount() / n_intervals))
     }
 
-    /// A duration that reaches back beyond the first checkpoint is said to be longer than the run.
+    /// Refuses a duration that reaches back beyond the first checkpoint.
     fn check_duration(&self, duration: Extent, end_idx: usize) -> Result<(), Error> {
-        let up_to = format!(" up to step {}", self.step(end_idx));
+        let end = Step(self.step(end_idx));
         let (span, tolerance, option) = match duration {
             Extent::Steps(_) => (self.step(end_idx) - self.step(0), 0, "duration-steps"),
             Extent::Tokens(asked) => {
@@ -506,7 +506,7 @@ impl<'a> Pool<'a> {
             return Ok(());
         }
         let (wanted, span) = (Length(duration), Length(duration.with_amount(span)));
-        Err(Error::LongerThanRun { wanted, span, up_to, option, available: self.available() })
+        Err(Error::LongerThanRun { wanted, span, end, option, available: self.available() })
     }
 
     fn range(&self, from: Option<Step>, to: Option<Step>, apart: Option<Extent>) -> Result<Vec<usize>, Error> {

@@ -126,7 +126,7 @@ fn eval_says_what_does_not_fit() {
     --- stdout
     --- stderr
     error: task `t`: `[OUT]/rows.jsonl` has no rows
-    hint: name a file that has rows with `file` in the task
+    hint: set the task's `file` to a file that has rows
     ");
     let bare = disturbed(&scratch.path().join("bare"));
     std::fs::remove_file(scratch.path().join("bare/tokenizer.json")).unwrap();
@@ -232,7 +232,7 @@ fn a_number_that_is_none_spoils_no_other() {
     let output = run(&["eval", &a, "--eval-command", &command]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
-    assert!(said.contains("it has no score that can be used; `mc2/acc`: its value is NaN, not a number"), "{said}");
+    assert!(said.contains("it has no usable score; `mc2/acc`: its value is NaN, not a number"), "{said}");
 }
 
 /// The folder that a note says is kept.

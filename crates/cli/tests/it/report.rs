@@ -95,7 +95,7 @@ fn report_says_what_is_wrong_with_a_folder_or_a_record() {
     --- stdout
     --- stderr
     error: the report is not whole: there is no model `raw, step 7`
-    hint: run the command that made it again: it goes on from what is there
+    hint: rerun the command that made it: it resumes
     ");
     assert!(!scratch.path().join("report.html").exists());
 }

@@ -449,7 +449,7 @@ fn what_is_wrong_with_a_checkpoint_has_its_own_word() {
     let of_other_format = Scene::new(&[]);
     of_other_format.write("run/checkpoint-1/model.gguf", "x");
     let refused = of_other_format.run("plan run --last 1");
-    refused.refused(&["no checkpoint that can be used", "another format"]);
+    refused.refused(&["no usable checkpoint", "another format"]);
     assert!(!refused.stderr.contains("wait until"), "{refused:?}");
     let unfinished = Scene::new(&[]);
     unfinished.write("run/checkpoint-1/model.safetensors", &whole[..whole.len() - 8]);

@@ -52,7 +52,7 @@ fn values_that_do_not_make_sense_are_refused() {
     insta::assert_snapshot!(suite_error(&format!("context_length = 64\n{STORIES}{STORIES}")), @"suite `/suite.toml`: two tasks are named `s`");
     insta::assert_snapshot!(suite_error(&format!("context_length = 64\n{STORIES}where = {{source = \"none\"}}\n")), @"
     task `s`: `/stories.jsonl.zst` has no rows that meet `where`
-    take a condition out of the task's `where`, or name other rows with `file`
+    remove a condition from the task's `where`, or set `file` to a file with other rows
     ");
     insta::assert_snapshot!(suite_error("context_length = 64\n[[task]]\nname = \"s\"\nkind = \"text\"\nfile = \"no.jsonl\"\n"), @"cannot open `/no.jsonl`: entity not found");
     insta::assert_snapshot!(suite_error("context_length = 64\n[[task]]\nname = \"s\"\nkind = \"pair\"\nfile = \"stories.jsonl.zst\"\n"), @"`/stories.jsonl.zst`, line 1: the row has no list `choices`");

@@ -206,7 +206,7 @@ fn params_that_are_not_finite_are_never_scored() {
         model.params_mut()[i] = value;
         Subject::from_model(Path::new("broken"), model).unwrap_err().to_string()
     };
-    // The embedding of a token that no text holds, and the very last number.
+    // The embedding of a token that no text contains, and the very last parameter.
     let last = subject.model().params().len() - 1;
     let first =
         "`broken`: tensor `model.embed_tokens.weight` holds NaN at element 5, so a score of it would mean nothing";
@@ -221,7 +221,7 @@ fn a_stop_is_heeded_and_losses_that_are_no_numbers_are_named() {
     let prepared = outside.prepare(TWO_TASKS).unwrap();
     let subject = outside.subject(&prepared);
     let config = ModelConfig::from_json(&read_json("stories260K/config.json")).unwrap();
-    // Finite parameters whose products are not.
+    // Finite parameters whose products overflow.
     let mut huge = Model::from_params(config, subject.model().params().to_vec()).unwrap();
     let last_norm = huge.layout().find("model.norm.weight").unwrap().range.clone();
     huge.params_mut()[last_norm].fill(f32::MAX);

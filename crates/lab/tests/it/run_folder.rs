@@ -63,7 +63,7 @@ fn a_checkpoint_is_a_hugging_face_folder_that_loads() {
 }
 
 #[test]
-fn a_folder_of_someone_else_in_a_run_is_not_replaced() {
+fn a_foreign_folder_in_a_run_is_not_replaced() {
     for name in ["step-9", "state/step-9", "step-n9.thalweg-partial", "state/step-n9.thalweg-partial"] {
         let world = World::new();
         let _ = world.train_until(TINY, "run", 4).unwrap_err();

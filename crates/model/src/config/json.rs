@@ -177,14 +177,15 @@ impl<'a> Reader<'a> {
         Ok(dense)
     }
 
-    /// A model rotates `default_share` of each head; whether the configuration may say otherwise depends on the family.
+    /// Reads the rotary embedding. A model rotates `default_share` of each head unless its family allows another share
+    /// and the configuration sets it.
     fn rotary(&mut self, default_theta: f64, default_share: f64, max_positions: usize) -> Result<Rotary, Error> {
         let old = self.value("rope_scaling");
         let new = self.value("rope_parameters");
         let base = self.number("rotary_emb_base")?;
         let theta = base.or(self.number("rope_theta")?);
         let (part, factor) = (self.number("rotary_pct")?, self.number("partial_rotary_factor")?);
-        // transformers asks a GPT-NeoX for its own key alone.
+        // For a GPT-NeoX, transformers reads only `rotary_pct`.
         let share = if self.family == Family::GptNeox { part } else { factor };
         let (key, parameters) = if new.is_some() { ("rope_parameters", new) } else { ("rope_scaling", old) };
         let empty = Map::new();
@@ -201,8 +202,8 @@ impl<'a> Reader<'a> {
         Ok(Rotary { theta, share, scaling })
     }
 
-    /// What a share means to a family whose heads are rotated whole: transformers 5.24 ignores it where frequencies are
-    /// not scaled, and fails over the sizes where they are.
+    /// The share of a family that always rotates whole heads. transformers 5.24 ignores another share if frequencies
+    /// are not scaled, and fails on mismatched sizes if they are.
     fn whole_heads(&self, share: f64, scaling: RotaryScaling) -> Result<f64, Error> {
         if share < 1.0 && scaling != RotaryScaling::None {
             return Err(unsupported("partial_rotary_factor", &json!(share)));

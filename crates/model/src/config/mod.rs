@@ -64,7 +64,7 @@ impl Family {
         }
     }
 
-    /// Whether the configuration may have a part of each head rotated; the other families rotate heads whole.
+    /// Whether the configuration can have only a part of each head rotated. The other families rotate whole heads.
     pub(crate) const fn rotates_a_share(self) -> bool {
         matches!(self, Self::GptNeox | Self::ThalwegMoe)
     }

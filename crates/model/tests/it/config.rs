@@ -36,8 +36,8 @@ fn every_configuration_reads_back_as_it_was_written() {
     }
 }
 
-/// As transformers 5.24 computes it: for each of these families the logits with the factor equal those without it, bit
-/// for bit, and with any scaling of frequencies it fails over the sizes of the heads.
+/// As in transformers 5.24: for each of these families the logits with the factor equal those without it, bit for bit,
+/// and with any scaling of frequencies it fails on mismatched head sizes.
 #[test]
 fn a_partial_rotary_factor_means_what_it_means_to_transformers() {
     for family in ["llama", "mixtral", "qwen2", "qwen3", "qwen3_moe", "olmo2", "olmoe"] {

@@ -63,7 +63,7 @@ pub(crate) struct Findings {
 /// `Lab` and `Eval` where they were interrupted (what was done is kept), and whatever [`Error`] says.
 pub fn run_demo(spec: &DemoSpec, watcher: &dyn DemoWatcher, run: &RunContext<'_>) -> Result<Report, Error> {
     run.storage.create_folder(&spec.folder)?;
-    // Minutes of training come before these are written.
+    // Checked now, because minutes of training come before these files are written.
     check_file(&*run.storage, &spec.path(REPORT_NAME), REPORT_FILE, &[])?;
     check_file(&*run.storage, &spec.path(PAGE_NAME), PAGE_FILE, &[])?;
     let meter = Meter::new(watcher, all_work(spec));

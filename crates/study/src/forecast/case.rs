@@ -7,7 +7,7 @@ use crate::Error;
 
 /// `kind` of a case.
 pub const CASE_KIND: &str = "thalweg-forecast-case";
-/// How a file of cases is known again.
+/// How a file of cases is recognized before it is replaced.
 pub const CASE_FILE: OwnKind<'_> = OwnKind::json("a file of forecast cases", CASE_KIND);
 /// `version` of the cases that this program writes and reads.
 pub const CASE_VERSION: u64 = 1;

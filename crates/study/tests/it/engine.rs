@@ -1,4 +1,4 @@
-//! The evaluator of this program's own engine: what it reads, and what it refuses.
+//! The evaluator with thalweg's own engine: what it reads, and what it refuses.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ impl Progress for Outside {
     fn advance(&self, _n_tokens: u64) {}
 }
 
-/// A Llama of one layer for the tokenizer that is built in, all parameters of a source alike.
+/// A Llama of one layer for the built-in tokenizer, with all parameters equal to `value`.
 fn write_source(folder: &Path, value: f64) {
     let tensors: [(&str, &[u64]); N_SHARDS] = [
         ("model.embed_tokens.weight", &[512, 2]),
@@ -73,7 +73,7 @@ fn window(folder: &Path, first: u16, last: u16) -> OutputPlan {
     OutputPlan { digest: DigestChoice::None, ..OutputPlan::new(out, "sma", &sources, &coefficients) }
 }
 
-/// Gives an evaluator on `storage` to `act`; sources `step-0..` and a suite lie in `folder`.
+/// Calls `act` with an evaluator on `storage`. The sources `step-0..` and the suite are in `folder`.
 fn with_evaluator<T>(storage: &Arc<dyn Storage>, folder: &Path, act: impl FnOnce(&mut EngineEvaluator<'_>) -> T) -> T {
     let tokenizer: PathBuf = folder.join("tokenizer.json");
     std::fs::write(&tokenizer, built_in_tokenizer("bpe-512").unwrap()).unwrap();
@@ -108,7 +108,7 @@ fn forty_windows_over_ten_sources_open_each_header_once() {
     let windows: Vec<OutputPlan> = pairs.take(40).map(|(first, last)| window(folder.path(), first, last)).collect();
     let tap = Tap::new(Arc::new(LocalStorage::new()));
     with_evaluator(&tap.storage(), folder.path(), |evaluator| {
-        // Two readings of the sources, then all from what is kept.
+        // Two readings of the sources, then everything from the cache.
         for windows in [&windows[..20], &windows[20..], &windows[..]] {
             assert_eq!(evaluator.score_merges(windows, &mut |_, _| {}).unwrap().len(), windows.len());
         }

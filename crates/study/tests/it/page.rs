@@ -152,9 +152,9 @@ fn the_sentence_follows_the_interval_and_not_the_wish() {
 #[test]
 fn files_that_are_no_reports_are_told_apart() {
     let message = |text: &str| Report::from_json(text).unwrap_err().to_string();
-    insta::assert_snapshot!(message("{"), @"the report does not read: EOF while parsing an object at line 1 column 1");
-    insta::assert_snapshot!(message(r#"{"kind": "thalweg-plan", "version": 1}"#), @"this is `thalweg-plan` version 1, and the report of a demo is `thalweg-report` version 1");
-    insta::assert_snapshot!(message(r#"{"kind": "thalweg-report", "version": 2}"#), @"this is `thalweg-report` version 2, and the report of a demo is `thalweg-report` version 1");
+    insta::assert_snapshot!(message("{"), @"cannot read the report: EOF while parsing an object at line 1 column 1");
+    insta::assert_snapshot!(message(r#"{"kind": "thalweg-plan", "version": 1}"#), @"this is `thalweg-plan` version 1, but the report of a demo is `thalweg-report` version 1");
+    insta::assert_snapshot!(message(r#"{"kind": "thalweg-report", "version": 2}"#), @"this is `thalweg-report` version 2, but the report of a demo is `thalweg-report` version 1");
     let mut report = sample();
     report.baseline = "raw, step 7".to_owned();
     insta::assert_snapshot!(report.to_json().unwrap_err(), @"the report is not whole: there is no model `raw, step 7`");

@@ -72,7 +72,7 @@ fn the_answer_holds_no_more_than_the_record() {
 
 #[test]
 fn spikes_that_healed_are_no_news() {
-    // The page of a run that came back by itself says what one without spikes says.
+    // The page of a run that recovered by itself says the same as one without spikes.
     let mut quiet = whole();
     (quiet.spikes, quiet.recovery) = (Vec::new(), Vec::new());
     let mut healed = whole();
@@ -84,7 +84,7 @@ fn spikes_that_healed_are_no_news() {
     assert!(page.contains("2 spikes of the training loss that healed without help"));
     healed.spikes.truncate(1);
     assert!(render_study(&healed).contains("1 spike of the training loss that healed without help"));
-    // No checkpoint before it: there is nothing to resume from, and that must be said.
+    // Without a checkpoint before the spike there is nothing to resume from, but the page must name the spike.
     healed.spikes[0].end = None;
     assert!(answer_text(&healed).contains("The run did not recover from the spike at step 430 (gradient norm)."));
 }

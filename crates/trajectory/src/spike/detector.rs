@@ -1,4 +1,4 @@
-//! One pass over the losses: which entries stand over their baseline, and where each such rise begins and ends.
+//! One pass over the losses: which entries rise above their baseline, and where each rise begins and ends.
 
 use super::history::{Baseline, FAST, History, Recent, SCALE_ENTRIES, SLOW};
 use super::onset::refine_onset;
@@ -6,42 +6,42 @@ use super::{Dead, SpikeSignal};
 
 /// Entries in a row that must be back at the old level before a spike is over.
 pub(super) const BACK_ENTRIES: usize = 3;
-/// Entries before the one that was noticed that may belong to its rise.
+/// A rise may begin at most this many entries before the entry at which it was noticed.
 const WALK_ENTRIES: usize = 40;
-/// A rise so soon behind where a spike was left on a new level is still the same spike.
+/// A rise within this many entries after a spike was left on a new level belongs to that spike.
 const SAME_EVENT_ENTRIES: usize = 40;
-/// Spikes whose onset is refined: the rest of a log with thousands keeps the coarse one.
+/// Only this many onsets are refined, to bound the time for a log with thousands of spikes.
 const MAX_REFINED: usize = 500;
 
-/// A spike by indexes of entries.
+/// A spike, by indices of entries.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Found {
     pub(super) onset: usize,
     pub(super) peak: usize,
     pub(super) end: Option<usize>,
     pub(super) signal: SpikeSignal,
-    /// The last entry that was looked at for it.
+    /// The last entry that was examined for it.
     pub(super) last: usize,
 }
 
 impl Found {
-    /// Whether the loss did not come back, and was left on a new level only just before an entry.
+    /// Whether the loss did not come back and settled on a new level shortly before an entry.
     pub(super) fn is_left_before(&self, idx: usize) -> bool {
         self.end.is_none() && idx <= self.last + SAME_EVENT_ENTRIES
     }
 }
 
-/// What is judged, and how strictly.
+/// The losses to judge, and how strictly.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Request<'a> {
     pub(super) losses: &'a [f64],
-    /// How high the gradient norm stands at each entry; empty where it may not speak.
+    /// The height of the gradient norm at each entry; empty if it is not evidence.
     pub(super) witnesses: &'a [f64],
     pub(super) thresholds: [f64; 2],
     pub(super) patience: usize,
 }
 
-/// The heights of ordinary entries, as far as a threshold depends on them.
+/// What a threshold needs to know of the heights of ordinary entries.
 #[derive(Debug, Default)]
 struct Tails {
     last: [Option<f64>; 2],
@@ -53,7 +53,7 @@ struct Tails {
 impl Tails {
     fn push(&mut self, height: f64) {
         let [a, b] = self.last;
-        // A drop of the learning rate lies low for many entries; it says nothing about the noise.
+        // After a drop of the learning rate many entries are low, which says nothing about the noise.
         if let (Some(a), Some(b)) = (a, b)
             && (b.abs() < 3.0 || (a / b < 0.5 && height / b < 0.5))
         {
@@ -64,10 +64,10 @@ impl Tails {
         self.last = [b, Some(height)];
     }
 
-    /// A threshold for this log's tails.
+    /// The threshold that the tails of this log's noise call for, at most 9 standard deviations.
     ///
-    /// The farthest single entry says how far noise reaches, on the lower side, where there are no spikes, and among what
-    /// was not taken for one on the upper side. At most 9 standard deviations.
+    /// The farthest single entry shows how far the noise reaches: below the baseline, where there are no spikes, and
+    /// above it among the entries that were not taken for spikes.
     fn adapt(&self, least: f64) -> f64 {
         // The spread in units of the robust scale: 1 for normal noise, more for heavy tails.
         let spread = (self.squares / self.n.max(1) as f64).sqrt().max(1.0);
@@ -82,7 +82,7 @@ struct Judge {
     threshold: f64,
     /// Heights of the entries that were accepted.
     tails: Tails,
-    /// Height of each entry so far over its own baseline; 0 where there is none, and within spikes.
+    /// Height of each entry so far above its own baseline; 0 without a baseline and within spikes.
     own_heights: Recent,
 }
 
@@ -93,7 +93,7 @@ struct Detector<'a> {
     spikes: Vec<Found>,
 }
 
-/// The spikes, and the thresholds that this log's own tails ask for.
+/// Returns the spikes, and the thresholds that the tails of this log's noise call for.
 pub(super) fn detect(request: Request<'_>) -> (Vec<Found>, [f64; 2]) {
     let [slow, fast] = request.thresholds;
     let judge = |pace, threshold| Judge {
@@ -122,7 +122,7 @@ impl Detector<'_> {
                 continue;
             }
             for (judge, baseline) in self.judges.iter_mut().zip(baselines) {
-                // At the beginning, with few residuals, and just after a spike the baseline itself is uncertain.
+                // With few residuals, and just after a spike, the baseline itself is uncertain.
                 let after_spike = self.spikes.last().and_then(|spike| spike.end).map_or(0, |end| end + SLOW.n_level);
                 let is_steady = judge.history.n_residuals() >= SCALE_ENTRIES && idx >= after_spike;
                 let height = baseline.map(|baseline| baseline.height(loss));
@@ -142,7 +142,7 @@ impl Detector<'_> {
         self.request.losses.get(idx).copied()
     }
 
-    /// Whether the loss is not one at this entry: not finite, or the first of zeros that stay.
+    /// How the loss is dead at this entry, if it is: not finite, or the first of several zeros in a row.
     fn dead(&self, idx: usize) -> Option<Dead> {
         let loss = self.loss(idx)?;
         if !loss.is_finite() {
@@ -164,13 +164,13 @@ impl Detector<'_> {
         witnesses.get(around).is_some_and(|some| some.iter().any(|height| *height >= 6.0))
     }
 
-    /// Whether a loss stands over the newest ones as they are, wherever the curve was going.
+    /// Whether a loss is above the level of the newest ones, wherever the curve was heading.
     fn rises(&self, idx: usize, scale: f64) -> bool {
         let level = self.judges.iter().find_map(|judge| judge.history.level.filter(|_| judge.history.pace.n_gap == 0));
         self.loss(idx).zip(level).is_some_and(|(loss, level)| loss > level + 3.0 * scale)
     }
 
-    /// One entry far off, or two or three in a row that are off, or one that is off with a witness.
+    /// Whether one entry is far off, two or three in a row are off, or one is off and the gradient norm jumps with it.
     fn is_spike(&self, idx: usize, baseline: Baseline, judge: &Judge) -> bool {
         let height = |idx: usize| self.loss(idx).map_or(0.0, |loss| baseline.height(loss));
         let caution = match judge.history.n_fine_residuals() {
@@ -180,7 +180,7 @@ impl Detector<'_> {
         };
         let threshold = judge.threshold * caution;
         let here = height(idx);
-        // Most entries are ordinary and end here. What merely falls less fast than expected is not a rise.
+        // Most entries are ordinary and end here. A loss that only falls more slowly than expected does not rise.
         if here < 0.65 * threshold || !self.rises(idx, baseline.scale) {
             return false;
         }
@@ -189,7 +189,7 @@ impl Detector<'_> {
         here >= threshold || two >= 0.8 * threshold || two.min(height(idx + 2)) >= 0.65 * threshold || is_seen
     }
 
-    /// Follows a spike from where it was noticed to its end, and returns where to go on.
+    /// Follows a spike from where it was noticed to its end, and returns the entry to continue at.
     fn follow(&mut self, noticed: usize, baseline: Option<Baseline>, dead: Option<Dead>) -> usize {
         let onset = if baseline.is_some() && dead.is_none() { self.find_onset(noticed) } else { noticed };
         for judge in &mut self.judges {
@@ -203,7 +203,7 @@ impl Detector<'_> {
                 break;
             }
             last = idx;
-            // What is dead does not become the new level.
+            // A dead loss does not become the new level.
             if idx - noticed >= self.request.patience
                 && self.loss(idx).is_some_and(|loss| !is_dead_value(loss, baseline))
             {
@@ -233,7 +233,7 @@ impl Detector<'_> {
         next
     }
 
-    /// A level that stays is where the run goes on from; what comes later is held against it.
+    /// Takes a level that persists as the new normal: later losses are compared with it.
     fn settle(&mut self, onset: usize, last: usize) {
         let settled = self.request.losses.get(onset..=last).unwrap_or_default().iter().filter(|loss| loss.is_finite());
         let settled: Vec<f64> = settled.rev().take(SCALE_ENTRIES + SLOW.n_level).copied().collect();
@@ -243,7 +243,7 @@ impl Detector<'_> {
     }
 
     fn find_onset(&self, noticed: usize) -> usize {
-        // Entries before the last spike's end are not this one's.
+        // Entries before the end of the last spike do not belong to this one.
         let least = self.spikes.last().map_or(0, |spike| spike.end.unwrap_or(spike.last + 1).min(noticed));
         let onset = self.walk_back(noticed, least.max(noticed.saturating_sub(WALK_ENTRIES)));
         if self.spikes.len() >= MAX_REFINED {
@@ -252,9 +252,9 @@ impl Detector<'_> {
         refine_onset(self.request.losses, onset, noticed, least).unwrap_or(onset)
     }
 
-    /// The first entry that belongs to the rise: from where on the heights, less the noise that one expects, add up to
-    /// most (the start of a cumulative sum test). Each entry counts over its own baseline: further back a falling curve
-    /// stands higher than here, and is no rise.
+    /// The first entry of the rise: the one from which the heights, less the expected noise, have the largest sum (the
+    /// start of a cumulative sum test). Each entry counts above its own baseline: a falling curve was higher further
+    /// back, which is not a rise.
     fn walk_back(&self, noticed: usize, least: usize) -> usize {
         let (mut onset, mut sum, mut most) = (noticed, 0.0, 0.0);
         for idx in (least..noticed).rev() {
@@ -274,14 +274,14 @@ impl Detector<'_> {
     fn is_back(&self, idx: usize, baseline: Option<Baseline>) -> bool {
         let losses = self.request.losses;
         let some = losses.get(idx..(idx + BACK_ENTRIES).min(losses.len())).unwrap_or_default();
-        // Before there is a baseline, only what is not finite is off.
+        // Without a baseline, only a loss that is not finite is off.
         let is_low = |loss: &f64| {
             !is_dead_value(*loss, baseline) && baseline.is_none_or(|baseline| baseline.height(*loss) <= 3.0)
         };
         some.iter().all(is_low)
     }
 
-    /// Adds a spike, or joins it to the last one if that ended only just before, or was left on a level that still moves.
+    /// Adds a spike, or joins it to the last one if that one ended just before or was left on a level that still moves.
     fn record(&mut self, new: Found) {
         let joins =
             |old: &Found| old.end.is_some_and(|end| new.onset < end + BACK_ENTRIES) || old.is_left_before(new.onset);
@@ -289,12 +289,10 @@ impl Detector<'_> {
         let height = |idx: usize| losses.get(idx).copied().unwrap_or(f64::NEG_INFINITY);
         match self.spikes.last_mut().filter(|old| joins(old)) {
             Some(old) => {
-                let is_dead = matches!(old.signal, SpikeSignal::NonFinite | SpikeSignal::ZeroLoss);
-                let dies = matches!(new.signal, SpikeSignal::NonFinite | SpikeSignal::ZeroLoss);
-                if !is_dead && (dies || height(new.peak) > height(old.peak)) {
+                if !old.signal.is_dead() && (new.signal.is_dead() || height(new.peak) > height(old.peak)) {
                     (old.peak, old.signal) = (new.peak, new.signal);
                 }
-                // Back at the level of a new plateau is not back.
+                // A return to the level of a new plateau is not a recovery.
                 if old.end.is_some() {
                     old.end = new.end;
                 }

@@ -1,19 +1,19 @@
-//! What recent values let one expect of the next: levels, drifts and scales as running medians.
+//! Predicts the next value from recent ones: levels, drifts and scales as running medians.
 //!
 //! Each value costs a few insertions into short sorted lists, whatever the length of the log.
 
-/// Residuals that make a scale.
+/// A scale is taken over this many residuals.
 pub(super) const SCALE_ENTRIES: usize = 128;
-/// Fewer residuals than this make no scale: nothing is judged at the very beginning.
+/// With fewer residuals there is no scale: the first entries of a log are not judged.
 const MIN_RESIDUALS: usize = 10;
-/// Residuals below this share of the loss are how it was printed.
+/// Residuals below this share of the loss come from rounding when it was printed.
 const MIN_SCALE_SHARE: f64 = 2e-4;
-/// Makes the median of absolute values of normal noise its standard deviation.
-const MAD_TO_SIGMA: f64 = 1.4826;
-/// Values that are kept: the longest window, and what may be forgotten again behind it.
+/// Turns the median of the absolute values of normal noise into its standard deviation.
+pub(super) const MAD_TO_SIGMA: f64 = 1.4826;
+/// Values that are kept: the longest window, and those that may have to be forgotten again.
 const MIN_KEPT: usize = 512;
 
-/// What the losses before an entry let one expect of it.
+/// What the losses before an entry predict for it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Baseline {
     pub(super) level: f64,
@@ -26,7 +26,7 @@ impl Baseline {
     }
 }
 
-/// The newest of a row of numbers, by their places in the whole row.
+/// The newest numbers of a sequence, indexed by their places in the whole sequence.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     kept: Vec<f64>,
@@ -64,7 +64,7 @@ impl Recent {
         self.kept.truncate(self.kept.len().saturating_sub(n));
     }
 
-    /// Lengthens the row to this length.
+    /// Extends the sequence to this length.
     pub(super) fn pad(&mut self, len: usize, value: f64) {
         if len > self.len() + MIN_KEPT {
             self.n_dropped = len - MIN_KEPT;
@@ -76,7 +76,7 @@ impl Recent {
     }
 }
 
-/// Numbers in order, from which the median is read off.
+/// Sorted numbers and their median.
 #[derive(Debug, Default)]
 pub(super) struct SortedWindow {
     sorted: Vec<f64>,
@@ -115,7 +115,7 @@ impl SortedWindow {
         Some(lower + (upper - lower) / 2.0)
     }
 
-    /// Takes a value out and another one in, moving only what lies between.
+    /// Replaces a value by another one, moving only the numbers between them.
     fn replace(&mut self, old: f64, new: f64) {
         let from = self.sorted.partition_point(|one| one.total_cmp(&old).is_lt());
         let to = self.sorted.partition_point(|one| one.total_cmp(&new).is_lt());
@@ -132,15 +132,15 @@ impl SortedWindow {
         }
     }
 
-    /// The median of the distances from `centre`. Both sides are in order already: how many of the nearest lie on each is
-    /// found by halving.
+    /// The median of the distances from `centre`. Both sides are sorted already, so a binary search finds how many of
+    /// the nearest numbers are on each side.
     fn median_distance(&self, centre: f64) -> Option<f64> {
         let split = self.sorted.partition_point(|value| *value < centre);
         let n_below =
             |i: usize| split.checked_sub(i + 1).and_then(|at| self.sorted.get(at)).map(|value| (value - centre).abs());
         let n_above = |i: usize| self.sorted.get(split + i).map(|value| (value - centre).abs());
         let n = self.sorted.len();
-        // Of the `n_near` nearest, this many lie below.
+        // How many of the `n_near` nearest are below: at least `least`, at most `most`.
         let n_near = n / 2 + 1;
         let (mut least, mut most) = (n_near.saturating_sub(n - split), n_near.min(split));
         while least < most {
@@ -175,7 +175,7 @@ impl SortedWindow {
     }
 }
 
-/// The newest numbers of a row in order.
+/// The newest numbers of a sequence, sorted.
 #[derive(Debug)]
 struct Trailing {
     capacity: usize,
@@ -187,7 +187,7 @@ impl Trailing {
         Self { capacity, window: SortedWindow::default() }
     }
 
-    /// Takes the newest number of the row, which was just added.
+    /// Takes in the newest number of the sequence, which was just added to it.
     fn push(&mut self, row: &Recent, value: f64) {
         let oldest = row.len().checked_sub(self.capacity + 1).and_then(|idx| row.get(idx));
         match oldest.filter(|_| self.window.len() >= self.capacity) {
@@ -204,34 +204,34 @@ impl Trailing {
 /// How a history forms its level.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
-    /// Values that make a level.
+    /// A level is the median of this many values.
     pub(super) n_level: usize,
-    /// Values left out before the one that is judged.
+    /// Values that are skipped before the one that is judged.
     pub(super) n_gap: usize,
-    /// Residuals that show how far the loss on its way lies off its past all the time.
+    /// Residuals that show how far a falling loss is from its past at every entry.
     pub(super) n_drift: usize,
 }
 
 /// For rises over a few entries: a steady median, with a gap so that a rise does not lift its own baseline.
 pub(super) const SLOW: Pace = Pace { n_level: 32, n_gap: 8, n_drift: 32 };
-/// For jumps, also where the loss falls so fast that a median further back says little.
+/// For jumps, also where the loss falls so fast that a median further back is of little use.
 pub(super) const FAST: Pace = Pace { n_level: 9, n_gap: 0, n_drift: 16 };
 
-/// Accepted values, and how far each was off its own baseline.
+/// Accepted values, and how far each was from its own baseline.
 #[derive(Debug)]
 pub(super) struct History {
     pub(super) pace: Pace,
     values: Recent,
-    /// What each was off its level.
+    /// The distance of each value from its level.
     residuals: Recent,
-    /// What of that was not drift.
+    /// The same without the drift.
     fine_residuals: Recent,
     level_range: (usize, usize),
     level_window: SortedWindow,
     drift: Trailing,
     scale: Trailing,
     above: Trailing,
-    /// The level that the next value is held against; `None` at the beginning.
+    /// The level to compare the next value with; `None` at the beginning.
     pub(super) level: Option<f64>,
 }
 
@@ -259,8 +259,8 @@ impl History {
         self.fine_residuals.len()
     }
 
-    /// The median of a stretch that lies behind. How the loss went on from there is for `drift` to say: a line through
-    /// the stretch would run under a curve that flattens, and make the flattening a rise.
+    /// The median of a stretch of past values. `drift` accounts for how the loss moved since. A line through the
+    /// stretch would run below a curve that flattens, and the flattening would look like a rise.
     fn find_level(&mut self) -> Option<f64> {
         let n = self.values.len();
         let end = n - self.pace.n_gap.min(n / 4);
@@ -283,17 +283,17 @@ impl History {
         }
         let middle = self.scale.window.median()?;
         let spread = self.scale.window.median_distance(middle)?;
-        // Where most values are equal, as printed with few digits, the median of what they are off is 0.
+        // If most values are equal, as with losses printed with few digits, the median distance is 0. For normal noise
+        // sqrt(pi / 2) = 1.2533 turns the mean distance into the standard deviation.
         let scale = if spread > 0.0 { MAD_TO_SIGMA * spread } else { 1.2533 * self.scale.window.mean_distance(middle) };
         let scale = scale.max(MIN_SCALE_SHARE * level.abs()).max(f64::MIN_POSITIVE);
-        // A curve that flattens stays a little above what its past lets one expect, all the time.
+        // A curve that flattens is a little above its prediction at every entry.
         let above = self.above.window.median()?.max(middle).max(0.0);
         Some(Baseline { level: level + above, scale })
     }
 
     pub(super) fn accept(&mut self, value: f64) {
         if let Some(level) = self.level {
-            // How far a loss on its way lies off its past all the time.
             if let Some(drift) = self.drift.window.median() {
                 let fine = value - level - drift;
                 self.fine_residuals.push(fine);
@@ -307,7 +307,7 @@ impl History {
         self.level = self.find_level();
     }
 
-    /// Begins anew with these values, which are known to be ordinary; only the scale is kept.
+    /// Starts over with these values, which are known to be ordinary, and keeps only the scale.
     pub(super) fn restart<'a>(&mut self, values: impl Iterator<Item = &'a f64>) {
         let scale = std::mem::take(&mut self.fine_residuals);
         *self = Self { fine_residuals: scale, ..Self::new(self.pace) };

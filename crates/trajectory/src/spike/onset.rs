@@ -1,27 +1,27 @@
-//! Where a slow rise begins.
+//! Finds where a slow rise begins.
 //!
-//! A rise that takes many entries to stand out of the noise began long before it was noticed. The curve that the loss was
-//! on is taken off, a ramp is fitted to what is left by least squares, and the ramp's foot is the onset.
+//! A rise that takes many entries to emerge from the noise began long before it was noticed. The curve that the loss
+//! followed is subtracted, a ramp is fitted to the rest by least squares, and the foot of the ramp is the onset.
 
-/// Entries before the rise that show the curve.
+/// Entries before the rise that the curve is fitted to.
 const TREND_ENTRIES: usize = 128;
 /// Entries before the rise that the ramp is fitted to.
 const BEFORE_ENTRIES: usize = 64;
-/// Entries behind the one that was noticed among which the top of the rise is looked for.
+/// The top of the rise is looked for among this many entries after the one that was noticed.
 const AHEAD_ENTRIES: usize = 64;
-/// A rise over fewer entries is a jump: its onset is known from its height.
+/// A rise over fewer entries is a jump, whose onset its height shows.
 const MIN_RAMP_ENTRIES: usize = 8;
-/// How far the onset may be moved, at least.
+/// The onset may be moved at least this many entries.
 const MIN_REACH: usize = 24;
-/// Places that are tried for each end of the ramp, before the best one is looked at closely.
+/// Places that the coarse search tries for each end of the ramp.
 const N_PLACES: usize = 48;
-/// By how many variances of the noise a slow ramp must explain more than a jump does.
+/// A slow ramp must explain more than a jump does by this many variances of the noise.
 const LEAST_GAIN: f64 = 16.0;
-/// Time constants of decaying curves that are tried, in entries; the last one is as good as a line.
+/// Time constants of the decaying curves that are tried, in entries. The last one is as good as a line.
 const TIME_CONSTANTS: [f64; 9] = [32.0, 45.0, 64.0, 91.0, 128.0, 181.0, 256.0, 512.0, 4096.0];
 
-/// The onset of a rise that was noticed at an entry, looked for around `onset` and not before `least`; `None` where it is
-/// no slow rise.
+/// The onset of a slow rise that was noticed at entry `noticed`, searched for around `onset` but not before `least`;
+/// `None` if it is not a slow rise.
 pub(super) fn refine_onset(losses: &[f64], onset: usize, noticed: usize, least: usize) -> Option<usize> {
     let top = find_top(losses, noticed);
     if top < onset + MIN_RAMP_ENTRIES {
@@ -29,7 +29,7 @@ pub(super) fn refine_onset(losses: &[f64], onset: usize, noticed: usize, least: 
     }
     let first = onset.saturating_sub((top - onset).max(MIN_REACH)).max(least);
     let start = first.saturating_sub(BEFORE_ENTRIES.max(top - onset)).max(least);
-    // Without a level before it a rise has no foot.
+    // Without a level before the rise its foot cannot be found.
     if first < start + MIN_RAMP_ENTRIES {
         return None;
     }
@@ -43,7 +43,7 @@ pub(super) fn refine_onset(losses: &[f64], onset: usize, noticed: usize, least: 
     Fit { losses: &left }.find_foot(first - start, noticed - start).map(|foot| start + foot)
 }
 
-/// The entry up to which the mean of five goes on rising.
+/// The entry up to which the mean of five entries keeps rising.
 fn find_top(losses: &[f64], noticed: usize) -> usize {
     let mean = |idx: usize| {
         let some = losses.get(idx.saturating_sub(4)..=idx).unwrap_or_default();
@@ -62,7 +62,7 @@ fn find_top(losses: &[f64], noticed: usize) -> usize {
     top
 }
 
-/// The curve that a loss is on: a level and what decays towards it.
+/// The curve that a loss follows: an exponential decay towards a level.
 #[derive(Debug, Clone, Copy)]
 struct Trend {
     level: f64,
@@ -93,7 +93,7 @@ impl Trend {
             }
         }
         let (gain, trend) = best;
-        // A curve that noise alone would show as often as not is none.
+        // Noise alone would often show a curve that explains less.
         if gain > 6.0 * (total - gain) / (n - 3.0).max(1.0) { trend } else { flat }
     }
 
@@ -102,13 +102,13 @@ impl Trend {
     }
 }
 
-/// Losses without the curve that they were on.
+/// Losses minus the curve that they followed.
 #[derive(Debug)]
 struct Fit<'a> {
     losses: &'a [f64],
 }
 
-/// A ramp and how much of the squares it explains.
+/// A ramp, and how much of the sum of squares it explains.
 #[derive(Debug, Clone, Copy)]
 struct Ramp {
     foot: usize,
@@ -117,12 +117,12 @@ struct Ramp {
 }
 
 impl Fit<'_> {
-    /// The foot of the best ramp from `first` on, if it explains more than any jump does.
+    /// The foot of the best ramp from `first` on, if it explains clearly more than any jump does.
     fn find_foot(&self, first: usize, noticed: usize) -> Option<usize> {
         let top = self.losses.len() - 1;
         let is_slow = |foot: usize, head: usize| head >= foot + MIN_RAMP_ENTRIES;
         let slow = self.search((first, noticed), (first, top), N_PLACES, is_slow)?;
-        // Once more around the best, at every entry.
+        // Search again around the best one, at every entry.
         let step = (top - first).div_ceil(N_PLACES);
         let around = |at: usize, most: usize| (at.saturating_sub(step), (at + step).min(most));
         let slow = self.search(around(slow.foot, noticed), around(slow.head, top), 2 * step + 1, is_slow)?;
@@ -137,7 +137,7 @@ impl Fit<'_> {
         is_better.then_some(slow.foot)
     }
 
-    /// The best ramp among so many places for each end.
+    /// The best ramp, with at most `n_places` places tried for each end.
     fn search(
         &self,
         feet: (usize, usize),
@@ -158,7 +158,7 @@ impl Fit<'_> {
         best
     }
 
-    /// How much of the squares a ramp from just before `foot` to `head` explains; none where it falls.
+    /// How much of the sum of squares a ramp from just before `foot` to `head` explains; 0 if it would fall.
     fn gain(&self, foot: usize, head: usize) -> f64 {
         let length = (head.saturating_sub(foot) + 1) as f64;
         let (mut sum_y, mut sum_r, mut sum_rr, mut sum_ry) = (0.0, 0.0, 0.0, 0.0);

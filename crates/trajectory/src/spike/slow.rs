@@ -1,30 +1,28 @@
-//! Rises so slow that from entry to entry they are lost in the noise.
+//! Finds rises so slow that from one entry to the next they are lost in the noise.
 //!
-//! A running median that comes to stand a share of the loss above the lowest one before it has risen, whatever the noise;
-//! where the rise began, a fit says.
+//! A running median that exceeds the lowest one before it by a share of the loss has risen, whatever the noise. A fit
+//! finds where the rise began.
 
 use std::collections::VecDeque;
 
-use super::SpikeSignal;
 use super::detector::Found;
-use super::history::SortedWindow;
+use super::history::{MAD_TO_SIGMA, SortedWindow};
 use super::onset::refine_onset;
+use super::{LEVEL_ENTRIES, SpikeSignal};
 use crate::numbers::median;
 
-/// Entries whose median is the level now.
-const LEVEL_ENTRIES: usize = 9;
-/// Entries among which the lowest level is looked for.
+/// The lowest level is looked for among this many entries.
 const REACH_ENTRIES: usize = 160;
-/// Entries that are one in the second look, for logs of every step.
+/// The second pass, for logs of every step, averages this many entries into one.
 const BLOCK_ENTRIES: usize = 8;
-/// The least height of a slow rise, as a share of the loss: a curve that bends is no spike.
+/// The least height of a slow rise, as a share of the loss: a curve that bends is not a spike.
 const LEAST_SHARE: f64 = 0.04;
-/// The least height in standard deviations of the noise, where the median of nine has less than half of one.
+/// The least height in standard deviations of the noise. The noise of the median of nine is less than half of one.
 const LEAST_HEIGHT: f64 = 5.0;
-/// How far above the old level a loss is back at it, as a share of the rise.
+/// A loss is back once it is above the old level by at most this share of the rise.
 const BACK_SHARE: f64 = 0.25;
 
-/// Slow rises where no spike was found yet, oldest first.
+/// Slow rises outside the known spikes, oldest first.
 pub(super) fn detect_slow(losses: &[f64], known: &[Found]) -> Vec<Found> {
     let mut found = Vec::new();
     for n_block in [1, BLOCK_ENTRIES] {
@@ -51,7 +49,7 @@ struct Rises<'a> {
 impl Rises<'_> {
     fn run(&mut self) {
         let mut level = SortedWindow::default();
-        // Levels that may be the lowest yet, rising from front to back.
+        // Levels that may become the lowest one in reach, ascending from front to back.
         let mut lowest: VecDeque<(usize, f64)> = VecDeque::new();
         let mut n_level = 0;
         let mut idx = 0;
@@ -88,7 +86,7 @@ impl Rises<'_> {
         }
     }
 
-    /// Whether a block lies in a spike that is known.
+    /// Whether a block overlaps a known spike.
     fn is_known(&self, idx: usize) -> bool {
         let (first, last) = (idx * self.n_block, (idx + 1) * self.n_block);
         let lies_in = |one: &Found| one.onset < last && one.end.unwrap_or(one.last + 1) > first;
@@ -99,15 +97,15 @@ impl Rises<'_> {
         near(self.known) || self.found.iter().any(lies_in)
     }
 
-    /// The standard deviation of the noise before a block, from neighbours' differences.
+    /// The standard deviation of the noise before a block, from the differences of neighbours.
     fn noise(&self, idx: usize) -> f64 {
         let some = self.blocks.get(idx.saturating_sub(64)..=idx).unwrap_or_default();
         let steps = some.windows(2).filter_map(|pair| Some((pair.last()? - pair.first()?).abs()));
         let steps: Vec<f64> = steps.filter(|step| step.is_finite()).collect();
-        1.4826 / std::f64::consts::SQRT_2 * median(steps).unwrap_or(0.0)
+        MAD_TO_SIGMA / std::f64::consts::SQRT_2 * median(steps).unwrap_or(0.0)
     }
 
-    /// Takes a rise from the lowest level to where it was noticed, if a ramp fits it, and returns where to go on.
+    /// Records a rise from the lowest level to where it was noticed, if a ramp fits. Returns the block to continue at.
     fn take(&mut self, lowest: usize, noticed: usize, low: f64) -> usize {
         let n_block = self.n_block;
         let ends = self.known.iter().chain(&self.found).map(|one| one.end.unwrap_or(one.last + 1).div_ceil(n_block));

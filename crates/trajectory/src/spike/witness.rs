@@ -1,16 +1,18 @@
-//! The other columns as witnesses: a gradient norm that jumps or turns NaN, a loss that is no longer logged.
+//! Evidence in the other columns: a gradient norm that jumps or turns NaN, a loss that is no longer logged.
 
 use super::history::{Baseline, FAST, History};
 use super::{Spike, SpikeSignal};
 use crate::LogEntry;
 
-/// Norms in a row that must not be finite: single ones are steps that a loss scaler passed over.
+/// Up to this many norms in a row that are not finite may be steps that a loss scaler skipped. At the end of a log this
+/// many are enough for a spike.
 const NAN_ENTRIES: usize = 2;
-/// Entries in a row without a loss before it counts as no longer logged, and how many of its usual gaps these must be.
+/// After this many entries without a loss it is no longer logged.
 const STOP_ENTRIES: usize = 10;
+/// So many times its longest usual gap must have passed without a loss.
 const STOP_GAPS: usize = 3;
 
-/// How high each gradient norm stands over those before it, on a logarithmic scale. As many as entries.
+/// The height of each gradient norm above those before it, on a logarithmic scale. One per entry; 0 without a norm.
 pub(super) fn grad_norm_heights(entries: &[&LogEntry]) -> Vec<f64> {
     let mut history = History::new(FAST);
     let mut heights = Vec::with_capacity(entries.len());
@@ -19,7 +21,7 @@ pub(super) fn grad_norm_heights(entries: &[&LogEntry]) -> Vec<f64> {
             heights.push(0.0);
             continue;
         };
-        // A norm that varies less than a tenth is as good as constant.
+        // A scale of less than 2 % is as good as constant.
         let baseline = history.baseline().map(|baseline| Baseline { scale: baseline.scale.max(0.02), ..baseline });
         let height = baseline.map_or(0.0, |baseline| baseline.height(value));
         heights.push(height);
@@ -30,7 +32,7 @@ pub(super) fn grad_norm_heights(entries: &[&LogEntry]) -> Vec<f64> {
     heights
 }
 
-/// Stretches in which the gradient norm is not finite, behind ones in which it is.
+/// Stretches in which the gradient norm is not finite although it was before.
 pub(super) fn find_dead_norms(entries: &[LogEntry]) -> Vec<Spike> {
     let mut found = Vec::new();
     let mut was_finite = false;
@@ -73,7 +75,7 @@ pub(super) fn find_stop(entries: &[LogEntry]) -> Option<Spike> {
     (n_without >= STOP_GAPS * (longest + 1)).then_some(spike)
 }
 
-/// Joins what the losses show with what other columns show: what overlaps is one event.
+/// Joins the spikes of the loss with those of other columns: spikes that overlap are one event.
 pub(super) fn join_witnesses(spikes: Vec<Spike>, witnesses: Vec<Spike>) -> Vec<Spike> {
     let mut all: Vec<Spike> = spikes.into_iter().chain(witnesses).collect();
     all.sort_by_key(|spike| spike.onset);
@@ -81,7 +83,7 @@ pub(super) fn join_witnesses(spikes: Vec<Spike>, witnesses: Vec<Spike>) -> Vec<S
     for new in all {
         match joined.last_mut().filter(|old| is_one_event(old, &new)) {
             Some(old) => {
-                // What is dead says more than what is high.
+                // That a loss is dead says more than that it is high.
                 if !old.signal.is_dead() && new.signal.is_dead() {
                     (old.signal, old.peak) = (new.signal, new.peak);
                 }
@@ -93,8 +95,8 @@ pub(super) fn join_witnesses(spikes: Vec<Spike>, witnesses: Vec<Spike>) -> Vec<S
     joined
 }
 
-/// Whether the later of two spikes begins within the earlier one. On a new level that a loss has settled on, further
-/// rises are events of their own; what is dead does not die again.
+/// Whether the later of two spikes begins within the earlier one. Once a loss has settled on a new level, further rises
+/// are separate events; a dead loss cannot die again.
 fn is_one_event(old: &Spike, new: &Spike) -> bool {
     match old.end {
         Some(end) => new.onset <= end,

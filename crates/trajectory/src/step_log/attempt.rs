@@ -1,13 +1,13 @@
-//! The order of records: a run that went back, lines out of order, and several logs of one run.
+//! Puts records in order: runs that went back, lines out of order, and several logs of one run.
 
 use super::{LogEntry, LogNote};
 use crate::Step;
 
-/// Notes of going back that are kept: a log that jumps back all the time would fill memory with them.
+/// The most notes that are kept: a log that goes back all the time would fill memory with them.
 const MAX_REWIND_NOTES: usize = 100;
 
 impl LogEntry {
-    /// Takes what the later record of the same step has.
+    /// Takes over the values of a later record of the same step.
     pub(super) fn take(&mut self, later: &Self) {
         self.tokens = later.tokens.or(self.tokens);
         self.loss = later.loss.or(self.loss);
@@ -20,24 +20,24 @@ impl LogEntry {
     }
 }
 
-/// The records of one file, put in order as they come.
+/// The records of one file, put in order as they are read.
 ///
-/// A record whose loss lies before the last one's is that of a run which was resumed: whatever the broken-off attempt
-/// had logged from there on is not part of the run any more, on whatever steps it was logged. A lone line that fills a
-/// hole is merely out of order, and so is a line without a loss.
+/// A loss at an earlier step than the last one means that the run was resumed: everything that the previous attempt
+/// logged from that step on is discarded, whatever the spacing of its steps. A single line that fills a gap is merely
+/// out of order, and so is a line without a loss.
 #[derive(Debug, Default)]
 pub(super) struct Attempt {
     /// Ascending.
     entries: Vec<LogEntry>,
-    /// Lines out of order, and how often the run had gone back by then.
+    /// Lines out of order, each with the number of times that the run had gone back by then.
     stragglers: Vec<(usize, LogEntry)>,
-    /// The step of each time that the run went back to.
+    /// The steps that the run went back to.
     rewinds: Vec<Step>,
-    /// A line that may be out of order, or the first after going back: the next one tells.
+    /// A line that is either out of order or the first after the run went back: the next line decides.
     pending: Option<LogEntry>,
     last_loss: Option<Step>,
     notes: Vec<LogNote>,
-    /// Seconds that the name of the file says it was begun at.
+    /// When the file was begun, in seconds since 1970, if its name says so.
     begun_at: Option<u64>,
 }
 
@@ -70,7 +70,7 @@ impl Attempt {
             return self.stragglers.push((self.rewinds.len(), new));
         }
         match self.last_loss {
-            // Only a learning rate or the like was logged beyond.
+            // Later entries hold only values such as a learning rate.
             None => self.stragglers.push((self.rewinds.len(), new)),
             Some(last) if last <= new.step => self.stragglers.push((self.rewinds.len(), new)),
             Some(_) if self.fills_hole(new.step) => {
@@ -82,7 +82,7 @@ impl Attempt {
         self.last_loss = Some(new.step);
     }
 
-    /// Whether the line before this one left a hole in the grid of steps into which it fits.
+    /// Whether the line before this one left a gap in the spacing of steps that this step fills.
     fn fills_hole(&self, step: Step) -> bool {
         let mut last = self.entries.iter().rev().map(|entry| entry.step.0);
         match (last.next(), last.next(), last.next()) {
@@ -116,13 +116,13 @@ impl Attempt {
         self.last_loss = Some(new.step);
     }
 
-    /// Forgets one field of everything so far: a column of a better name has come up.
+    /// Clears one field of all records so far, because a column with a better name has appeared.
     pub(super) fn forget(&mut self, clear: impl Fn(&mut LogEntry)) {
         self.entries.iter_mut().chain(self.pending.as_mut()).for_each(&clear);
         self.stragglers.iter_mut().for_each(|(_, entry)| clear(entry));
     }
 
-    /// Forgets everything so far, and says how many entries that were.
+    /// Discards all records so far and returns their number.
     pub(super) fn clear(&mut self) -> usize {
         let n = self.entries.len() + self.stragglers.len() + usize::from(self.pending.is_some());
         *self = Self { begun_at: self.begun_at, ..Self::default() };
@@ -132,7 +132,7 @@ impl Attempt {
     fn finish(&mut self) {
         self.settle_pending(true);
         let mut lowest = Step(u64::MAX);
-        // The lowest step that was gone back to from each time on.
+        // For each time that the run went back, the lowest step that it went back to then or later.
         let mut lowest_from: Vec<Step> = self
             .rewinds
             .iter()
@@ -164,7 +164,7 @@ fn last_loss_of(entries: &[LogEntry]) -> Option<Step> {
     entries.iter().rev().find(|entry| entry.loss.is_some()).map(|entry| entry.step)
 }
 
-/// Adds entries in any order to ascending ones; of one step, the later ones count.
+/// Adds entries in any order to ascending ones. At the same step the added values replace the old ones.
 fn overlay(entries: &mut Vec<LogEntry>, mut later: Vec<LogEntry>) {
     later.sort_by_key(|entry| entry.step);
     let Some(first) = later.first() else { return };
@@ -185,8 +185,8 @@ fn overlay(entries: &mut Vec<LogEntry>, mut later: Vec<LogEntry>) {
 
 /// Makes one log of the attempts of a run.
 ///
-/// The first loss of each attempt voids what earlier ones have from there on. A file without a loss, such as one with
-/// the learning rates alone, voids nothing.
+/// Each attempt replaces what earlier ones have from its first loss on. A file without a loss, such as one that holds
+/// only learning rates, replaces nothing.
 pub(super) fn join_attempts(mut attempts: Vec<Attempt>) -> (Vec<LogEntry>, Vec<LogNote>) {
     attempts.iter_mut().for_each(Attempt::finish);
     attempts.retain(|attempt| !attempt.entries.is_empty() || !attempt.notes.is_empty());
@@ -195,8 +195,8 @@ pub(super) fn join_attempts(mut attempts: Vec<Attempt>) -> (Vec<LogEntry>, Vec<L
         attempts.into_iter().partition(|attempt| attempt.first_loss().is_some());
     let mut entries: Vec<LogEntry> = Vec::new();
     for attempt in in_order(attempts, &mut notes) {
+        let first = attempt.first_loss();
         notes.extend(attempt.notes);
-        let first = attempt.entries.iter().find(|entry| entry.loss.is_some()).map(|entry| entry.step);
         if let (Some(from), Some(to)) = (last_loss_of(&entries), first)
             && to <= from
         {
@@ -211,14 +211,12 @@ pub(super) fn join_attempts(mut attempts: Vec<Attempt>) -> (Vec<LogEntry>, Vec<L
     }
     let rest: Vec<LogEntry> = rest.into_iter().flat_map(|attempt| attempt.entries).collect();
     overlay(&mut entries, rest);
-    if let Some(more) = notes.len().checked_sub(MAX_REWIND_NOTES) {
-        notes.truncate(notes.len() - more);
-    }
+    notes.truncate(MAX_REWIND_NOTES);
     (entries, notes)
 }
 
-/// By the time in their names; else as given, but a log that ends before the one before it begins is read first, as
-/// with `log.1`, `log.10`, `log.2` from a shell.
+/// Sorts attempts by the time in their names. Without such times they stay as given, except that a log that ends before
+/// the previous one begins is moved before it, as with `log.1`, `log.10`, `log.2` from a shell.
 fn in_order(mut attempts: Vec<Attempt>, notes: &mut Vec<LogNote>) -> Vec<Attempt> {
     if attempts.iter().all(|attempt| attempt.begun_at.is_some()) {
         attempts.sort_by_key(|attempt| attempt.begun_at);

@@ -1,4 +1,4 @@
-//! Collects records into a log. Which column is which field is settled at the end, when all names are known.
+//! Collects records into a log. Which column holds which field is decided at the end, when all names are known.
 
 use std::collections::BTreeMap;
 
@@ -8,28 +8,28 @@ use super::number::LogNumber;
 use super::{LogEntry, LogError, LogNote, LogOptions, MAX_LOG_RECORDS, StepLog};
 use crate::{Step, Tokens, TokensPerStep};
 
-/// Columns that only end in `loss`: more than one are no choice.
+/// Columns with names that only end in `loss` that are remembered: with two, the choice is ambiguous.
 const MAX_ENDINGS: usize = 2;
 
-/// One value and the column that it is from.
+/// A value and its column.
 #[derive(Debug, Clone, Copy)]
 struct Value {
     column: ColumnMatch,
     number: LogNumber,
 }
 
-/// Lines and records that break their format's rules.
+/// Lines and records that break the rules of their format.
 #[derive(Debug, Default)]
 struct Damage {
     n: usize,
     /// Where the first one is.
     first: Option<String>,
     n_in_file: usize,
-    /// What is wrong with the first one of the file.
+    /// What is wrong with the first one in the file.
     error: Option<LogError>,
 }
 
-/// What the records say of columns `step` and `iter` side by side.
+/// How columns `step` and `iter` of the same records compare.
 #[derive(Debug, Default)]
 struct MicroBatches {
     n_records: usize,
@@ -37,22 +37,22 @@ struct MicroBatches {
     column: String,
 }
 
-/// Collects the records of one log or several.
+/// Collects the records of one or several log files.
 #[derive(Debug)]
 pub(super) struct LogBuilder<'a> {
     names: ColumnNames<'a>,
     tokens_per_step: Option<TokensPerStep>,
-    /// Steps between two losses of a log that has no steps.
+    /// Steps between two losses, for a log without steps.
     log_every: Option<u64>,
     n_counted: u64,
     attempts: Vec<Attempt>,
     attempt: Attempt,
-    /// The best rank of each field so far, and the column that has it.
+    /// The column with the best rank of each field so far.
     best: [Option<ColumnMatch>; 5],
     values: [Option<Value>; 5],
     iteration: Option<(u16, u64)>,
     micro_batches: MicroBatches,
-    /// Two columns of one record that are equally good.
+    /// Two columns of one record with equal ranks.
     clash: Option<(ColumnMatch, ColumnMatch)>,
     endings: Vec<u16>,
     /// The first value of a step's column that is not a whole number.
@@ -64,7 +64,7 @@ pub(super) struct LogBuilder<'a> {
     n_large: usize,
     n_headers: usize,
     damage: Damage,
-    /// The name of the file, where there are several.
+    /// The name of the file, if there are several.
     file: Option<String>,
     notes: Vec<LogNote>,
 }
@@ -101,7 +101,7 @@ impl<'a> LogBuilder<'a> {
         Self { tokens_per_step: options.tokens_per_step, log_every: options.log_every, ..Self::new(&options.columns) }
     }
 
-    /// Whether records without a step are counted, because the user said how far apart they are.
+    /// Whether records without a step get one by counting, because the user said how far apart they are.
     pub(super) fn counts_records(&self) -> bool {
         self.log_every.is_some()
     }
@@ -116,7 +116,7 @@ impl<'a> LogBuilder<'a> {
         self.names.listed()
     }
 
-    /// Begins the records of a file, with its name where there are several.
+    /// Begins a file, with its name if there are several.
     pub(super) fn begin_file(&mut self, name: Option<&str>, begun_at: Option<u64>) {
         self.file = name.map(str::to_owned);
         self.attempt = Attempt::new(begun_at);
@@ -124,10 +124,10 @@ impl<'a> LogBuilder<'a> {
         (self.damage.n_in_file, self.damage.error) = (0, None);
     }
 
-    /// Ends the records of a file.
+    /// Ends a file.
     ///
     /// # Errors
-    /// The first damage, where more of the file is damaged than can be read, or nothing in it is of use.
+    /// The first damage, if more records of the file are damaged than read, or none that was read is useful.
     pub(super) fn end_file(&mut self) -> Result<(), LogError> {
         self.drop_record();
         if (self.damage.n_in_file > self.n_in_file || self.n_useful_in_file == 0)
@@ -154,7 +154,7 @@ impl<'a> LogBuilder<'a> {
         self.notes.push(LogNote::TornEnd { at });
     }
 
-    /// Passes over something damaged, and the current record with it.
+    /// Counts a damaged line or record, and drops the current record.
     pub(super) fn count_damage(&mut self, at: &str, error: LogError) {
         self.drop_record();
         if self.damage.first.is_none() {
@@ -178,7 +178,7 @@ impl<'a> LogBuilder<'a> {
         self.names.find(name)
     }
 
-    /// Sets the step of the current record where the format itself has one.
+    /// Sets the step of the current record, for formats with a field for it.
     pub(super) fn set_step(&mut self, step: u64) {
         let column = ColumnMatch { field: LogField::Step, rank: GIVEN_RANK, id: u16::MAX };
         self.values[0] = Some(Value { column, number: LogNumber::Whole(step) });
@@ -210,7 +210,7 @@ impl<'a> LogBuilder<'a> {
         let Some(slot) = self.values.get_mut(column.field.index()) else { return };
         match slot {
             Some(old) if old.column.rank < column.rank => {}
-            // Of two columns that are equally good the first counts; for step and loss that must be said.
+            // Of two columns of equal rank the first counts. For step and loss this is an error.
             Some(old) if old.column.rank == column.rank && old.column.id != column.id => {
                 let matters = matches!(column.field, LogField::Step | LogField::Loss) && column.rank != ENDING_RANK;
                 if matters && self.clash.is_none() {
@@ -259,7 +259,7 @@ impl<'a> LogBuilder<'a> {
         }
     }
 
-    /// A column of a better name than before makes what was read from the other one void.
+    /// Discards what was read from a column when one with a better name appears.
     fn note_better_columns(&mut self) {
         for (best, value) in self.best.iter_mut().zip(self.values) {
             let Some(column) = value.map(|value| value.column) else { continue };
@@ -314,14 +314,14 @@ impl<'a> LogBuilder<'a> {
         }
     }
 
-    /// Forgets the current record: it turned out to be cut off.
+    /// Drops the current record.
     pub(super) fn drop_record(&mut self) {
         self.values = [None; 5];
         self.iteration = None;
         self.names.begin_record();
     }
 
-    /// Settles the columns and makes the entries, of one file unless files were begun and ended.
+    /// Decides about the columns and makes the log. Files need not be begun and ended if there is only one.
     pub(super) fn finish(mut self) -> Result<StepLog, LogError> {
         if self.attempts.is_empty() {
             self.end_file()?;
@@ -389,7 +389,7 @@ impl<'a> LogBuilder<'a> {
         Ok(())
     }
 
-    /// Steps of a log that counts micro-batches, by its tokens.
+    /// Computes the steps of a log that counts micro-batches from its tokens.
     fn steps_by_tokens(&self, entries: Vec<LogEntry>) -> Result<Vec<LogEntry>, LogError> {
         let refuse = || LogError::MicroBatches { column: self.micro_batches.column.clone() };
         let TokensPerStep(per_step) = self.tokens_per_step.ok_or_else(refuse)?;

@@ -1,4 +1,4 @@
-//! Which column is which: the names that trainers use, and the names that the user gives.
+//! Decides which column holds which field, by the names that trainers use and the names that the user gives.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,9 +8,9 @@ use crate::Error;
 
 /// Names kept for the error that lists them.
 const MAX_NAMES: usize = 50;
-/// Longer names are no column of ours, and would only fill memory.
+/// A longer name is not that of a known column, and would only fill memory.
 const MAX_NAME_BYTES: usize = 256;
-/// Names whose meaning is remembered. Names beyond this are looked up again each time: memory stays bounded.
+/// Names that are remembered. Further ones are looked up each time unless they hold a field: memory stays bounded.
 const MAX_KNOWN: usize = 4096;
 /// Names of one record whose order is remembered.
 const MAX_RECENT: usize = 64;
@@ -33,9 +33,9 @@ pub enum LogField {
 impl LogField {
     pub(super) const ALL: [Self; 5] = [Self::Step, Self::Tokens, Self::Loss, Self::LearningRate, Self::GradNorm];
 
-    /// Names as trainers write them, simplified, the best first: the first that occurs is taken. A state of Hugging
+    /// The simplified names that trainers use, best first: the first one that occurs is taken. The state of Hugging
     /// Face's Trainer ends with the mean `train_loss` of the whole run beside the `loss` of each step, and litgpt
-    /// counts `tokens` of one device beside `total_tokens`.
+    /// logs the `tokens` of one device beside `total_tokens`.
     fn names(self) -> &'static [&'static str] {
         match self {
             Self::Step => &[
@@ -175,7 +175,7 @@ fn simplify(name: &str) -> String {
         .collect()
 }
 
-/// A column that may be a field, and how good its name is: the column of the best name wins.
+/// A column that may hold a field, and how good its name is: the column with the best name wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ColumnMatch {
     pub(super) field: LogField,
@@ -192,9 +192,9 @@ const PATTERN_RANK: u8 = 200;
 /// The rank of a name that only ends in `loss`.
 pub(super) const ENDING_RANK: u8 = 250;
 
-/// What stands before a name and says no more than that it is of training.
+/// Prefixes that only say that a column is about training.
 const PREFIXES: [&str; 6] = ["train/", "trainer/", "training/", "optim/", "loss_metrics/", "metrics/train/"];
-/// Words that make a loss another one than that of training.
+/// Words in the name of a loss that is not the training loss.
 const OTHER_LOSSES: [&str; 18] = [
     "eval",
     "val",
@@ -221,11 +221,11 @@ const OTHER_LOSSES: [&str; 18] = [
 pub(super) struct ColumnNames<'a> {
     map: &'a ColumnMap,
     known: BTreeMap<String, Option<ColumnMatch>>,
-    /// Names that are columns of ours, by id.
+    /// Names of columns that hold a field, by id.
     matched: Vec<String>,
-    /// For errors that list them.
+    /// Names for errors that list them.
     listed: BTreeSet<String>,
-    /// The names of the last record in their order: the next one mostly has the same.
+    /// The names of the last record in order: the next record usually has the same ones.
     recent: Vec<(String, Option<ColumnMatch>)>,
     cursor: usize,
 }
@@ -251,12 +251,12 @@ impl<'a> ColumnNames<'a> {
         self.matched.get(usize::from(id)).map_or("step", String::as_str)
     }
 
-    /// The names that are there, sorted, at most 50.
+    /// The names that occurred, sorted, at most 50.
     pub(super) fn listed(&self) -> Vec<String> {
         self.listed.iter().cloned().collect()
     }
 
-    /// Starts with the first name of a record again.
+    /// Expects the first name of a record next.
     pub(super) fn begin_record(&mut self) {
         self.cursor = 0;
     }
@@ -286,15 +286,15 @@ impl<'a> ColumnNames<'a> {
         if self.listed.len() < MAX_NAMES {
             self.listed.insert(name.to_owned());
         }
-        if self.known.len() >= MAX_KNOWN {
-            return None;
-        }
         let found = self.classify(name).and_then(|(field, rank)| {
             let id = u16::try_from(self.matched.len()).ok()?;
             self.matched.push(name.to_owned());
             Some(ColumnMatch { field, rank, id })
         });
-        self.known.insert(name.to_owned(), found);
+        // The ids bound how many names hold a field.
+        if found.is_some() || self.known.len() < MAX_KNOWN {
+            self.known.insert(name.to_owned(), found);
+        }
         found
     }
 
@@ -304,7 +304,7 @@ impl<'a> ColumnNames<'a> {
         }
         let is_free = |field: &LogField| self.map.get(*field).is_none();
         let whole = simplify(name);
-        // Exports of Weights & Biases have `RUN - train/loss`.
+        // Weights & Biases exports columns as `RUN - train/loss`.
         let behind_run = name.rsplit_once(" - ").map(|(_, name)| simplify(name));
         let spellings = [Some(&whole), behind_run.as_ref()];
         for (n, spelling) in spellings.into_iter().flatten().enumerate() {
@@ -313,7 +313,7 @@ impl<'a> ColumnNames<'a> {
                 let position = |wanted: &str| field.names().iter().position(|known| *known == wanted);
                 let plain = position(spelling).map(|idx| 4 * idx + 2 * n);
                 let prefixed = bare.and_then(position).map(|idx| 4 * idx + 2 * n + 1);
-                // Rank 0 is for what is given.
+                // Rank 0 is for names that the user gave.
                 if let Some(rank) = plain.or(prefixed).and_then(|rank| u8::try_from(rank + 1).ok()) {
                     return Some((field, rank));
                 }
@@ -329,7 +329,7 @@ impl<'a> ColumnNames<'a> {
     }
 }
 
-/// `lr-AdamW`, `lr-AdamW/pg1`: Lightning names rates after their optimizer.
+/// Lightning names learning rates after their optimizer: `lr-AdamW`, `lr-AdamW/pg1`.
 fn is_rate_of_optimizer(simple: &str) -> bool {
     simple.starts_with("lr_") && !simple.ends_with("momentum") && !simple.contains("weight_decay")
 }
@@ -350,6 +350,17 @@ mod tests {
 
     fn field_of(name: &str) -> Option<LogField> {
         ColumnNames::new(&ColumnMap::default()).find(name).map(|found| found.field)
+    }
+
+    #[test]
+    fn a_column_is_found_after_any_number_of_others() {
+        let map = ColumnMap::default();
+        let mut names = ColumnNames::new(&map);
+        for i in 0..2 * MAX_KNOWN {
+            assert_eq!(names.find(&format!("layer{i}/scale")), None);
+        }
+        assert_eq!(names.find("loss").map(|found| found.field), Some(LogField::Loss));
+        assert_eq!(names.find("loss"), names.find("loss"));
     }
 
     #[test]

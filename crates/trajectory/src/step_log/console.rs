@@ -1,7 +1,7 @@
-//! What trainers print: Megatron's and torchtitan's lines, dictionaries of Hugging Face's Trainer, and their like.
+//! Reads what trainers print: lines of Megatron and torchtitan, dictionaries of Hugging Face's Trainer, and the like.
 //!
-//! A line is searched for names of columns that are known or given, each followed by a number. Everything else in it is
-//! left alone, and so are lines without any.
+//! Each line is searched for names of columns that are known or given, each followed by a number. Everything else is
+//! ignored.
 
 use std::borrow::Cow;
 
@@ -11,18 +11,18 @@ use super::lines::{Line, LineFormat, read_text};
 use super::number::LogNumber;
 use super::{LogError, StepLog};
 
-/// Words of one name, such as `lm loss`.
+/// The most words of one name, such as `lm loss`.
 const MAX_WORDS: usize = 4;
-/// A number is no longer than this.
+/// The longest number.
 const MAX_NUMBER_BYTES: usize = 32;
-/// What loggers put before a message.
+/// Levels that loggers put before a message.
 const LEVELS: [&str; 4] = ["INFO", "WARNING", "DEBUG", "ERROR"];
 
 /// Reads the console output of a trainer.
 ///
-/// Known are Megatron's `iteration 100/ 5000 | lm loss: 2.5E+00 |`, torchtitan's `step: 10  loss: 2.5`, metrics below a
-/// line with their step as OLMo-core prints them, and printed dictionaries. The dictionaries of Hugging Face's Trainer
-/// have no step: it is taken from the progress bar behind each, `10/5000 [`.
+/// These forms are known: `iteration 100/ 5000 | lm loss: 2.5E+00 |` of Megatron, `step: 10  loss: 2.5` of torchtitan,
+/// a line with the step and indented metrics below it as OLMo-core prints them, and printed dictionaries. The
+/// dictionaries of Hugging Face's Trainer have no step: it is taken from the progress bar after each, `10/5000 [`.
 ///
 /// # Errors
 /// `NoColumn` if no line has a loss, or none has a step; `NoSuchColumn`; `TooManyRecords`.
@@ -45,11 +45,11 @@ pub fn parse_console(bytes: &[u8], columns: &ColumnMap) -> Result<StepLog, LogEr
 /// The state between lines.
 #[derive(Debug, Default)]
 pub(super) struct Console {
-    /// Only what one process of a group printed is read: all print the same.
+    /// The process whose lines are read: all processes of a group print the same.
     rank: Option<u64>,
-    /// A step that stands in a line of its own, for the indented lines below it.
+    /// The step of a line, for the indented lines below it.
     heading: Option<u64>,
-    /// The record that is being read has values and no step.
+    /// Whether the record that is being read has values and no step.
     is_waiting: bool,
     bars: Bars,
 }
@@ -57,7 +57,7 @@ pub(super) struct Console {
 /// The progress bars between records without a step.
 #[derive(Debug, Default)]
 struct Bars {
-    /// The bar of the training has the most steps: evaluations have bars too.
+    /// Steps of the bar with the most steps, which is that of training: evaluations have bars too.
     total: u64,
     newest: Option<u64>,
     n_with: usize,
@@ -75,7 +75,7 @@ impl LineFormat for Console {
 
     fn end(&mut self, builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
         self.end_record(builder)?;
-        // Bars and dictionaries that do not alternate were buffered apart: which belong together is not known.
+        // Bars and dictionaries that do not alternate were buffered separately: nothing shows which belong together.
         if self.bars.n_without > self.bars.n_with && self.bars.n_with > 0 && !builder.counts_records() {
             return Err(LogError::NoColumn { field: LogField::Step, found: builder.listed() });
         }
@@ -94,7 +94,7 @@ impl Console {
         {
             return Ok(());
         }
-        // Metrics below a line with their step; a dictionary is whole, wherever a bar left the cursor.
+        // Metrics below a line with their step. A dictionary is a whole record, wherever a bar left the cursor.
         let is_indented = self.heading.is_some()
             && (part.starts_with(b"  ") || part.starts_with(b"\t"))
             && memchr::memmem::find(part, b"{'").is_none();
@@ -155,11 +155,11 @@ impl Console {
         }
         self.bars.total = bar.total;
         self.bars.newest = Some(bar.done);
-        // Trainer draws its bar anew behind each dictionary that it prints. A record that says its own step keeps it.
+        // Trainer redraws its bar after each dictionary that it prints. A record with its own step keeps it.
         if self.is_waiting || builder.has_values() {
             self.end_record(builder)?;
         }
-        // A bar may have values behind it: `10/5000 [00:10<1:23:20, loss=2.5]`. Bars of epochs begin at 0 again.
+        // Values may follow a bar: `10/5000 [00:10<1:23:20, loss=2.5]`. The bars of epochs restart at 0.
         let is_of_epoch = memchr::memmem::find(bar.title, b"poch").is_some();
         let mut step = Some(bar.done).filter(|_| !is_of_epoch);
         for (name, number) in (Pairs { text: bar.values, at: 0 }) {
@@ -182,7 +182,7 @@ impl Console {
     }
 }
 
-/// Without the escape sequences that colour a terminal.
+/// Removes the escape sequences that set colours in a terminal.
 fn strip_colours(text: &[u8]) -> Cow<'_, [u8]> {
     if memchr::memchr(0x1b, text).is_none() {
         return Cow::Borrowed(text);
@@ -228,7 +228,7 @@ fn read_rank(part: &[u8]) -> Option<u64> {
     std::str::from_utf8(after.get(..end)?).ok()?.parse().ok()
 }
 
-/// Whether a line may hold a value: most lines of a console do not, and need no search.
+/// Whether a line may hold a value. Most console lines do not, and need not be searched.
 fn holds_a_name(part: &[u8], builder: &LogBuilder<'_>) -> bool {
     let holds = |word: &[u8]| memchr::memmem::find(part, word).is_some();
     let known: [&[u8]; 7] = [b"loss", b"Loss", b"LOSS", b"step", b"Step", b"iter", b"Iter"];
@@ -239,7 +239,7 @@ fn strip_level(name: &str) -> &str {
     LEVELS.iter().find_map(|level| name.strip_prefix(level)?.strip_prefix(' ')).unwrap_or(name)
 }
 
-/// The names in a line that have a number behind them.
+/// The names in a line that are followed by a number.
 #[derive(Debug)]
 struct Pairs<'a> {
     text: &'a [u8],
@@ -272,7 +272,7 @@ impl<'a> Iterator for Pairs<'a> {
     }
 }
 
-/// Bytes of the groups of `,350` behind the first digits of a number.
+/// Length in bytes of the groups such as `,350` after the first digits of a number.
 fn thousands(text: &[u8], n_first: usize) -> usize {
     let is_first =
         (1..=3).contains(&n_first) && text.get(..n_first).is_some_and(|first| first.iter().all(u8::is_ascii_digit));
@@ -303,7 +303,7 @@ fn name_before(text: &[u8]) -> Option<&str> {
     for _ in 0..MAX_WORDS {
         let end = match start {
             start if start == text.len() => start,
-            // One blank is within a name, two part names.
+            // One blank is part of a name, two separate names.
             _ if text.get(..start)?.ends_with(b" ") => start - 1,
             _ => break,
         };

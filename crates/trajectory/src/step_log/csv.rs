@@ -13,13 +13,13 @@ const MAX_COLUMNS: usize = 65_536;
 /// A row over more lines or bytes than this has a quote that is not closed.
 const MAX_ROW_LINES: usize = 64;
 const MAX_ROW_BYTES: usize = 1 << 16;
-/// What people and libraries write for a value that is not there.
+/// How people and libraries write a missing value.
 const ABSENT: [&str; 7] = ["", "NA", "N/A", "n/a", "null", "None", "-"];
 
 /// Reads CSV: the first line names the columns; every line has as many fields; an empty field is no value.
 ///
-/// A header in the middle, as a resumed run writes it, names the columns from there on. Lines with more or fewer fields,
-/// or with text in a column of numbers, are passed over and counted.
+/// A header in the middle, as a resumed run writes it, names the columns of the lines after it. Lines with more or
+/// fewer fields, or with text in a column of numbers, are skipped and counted.
 ///
 /// # Errors
 /// `Line` or `Cell` for the first damaged line where more lines are damaged than not; `NoColumn`, `NoSuchColumn`,
@@ -39,7 +39,7 @@ pub fn parse_csv(bytes: &[u8], columns: &ColumnMap) -> Result<StepLog, LogError>
     builder.finish()
 }
 
-/// Whether a line names columns: one of them is known or given, or numbers in as many fields stand below.
+/// Whether a line names columns: a name is known or given, or the next line has as many fields, with numbers.
 pub(super) fn is_header(line: &[u8], next: Option<&[u8]>, builder: &mut LogBuilder<'_>) -> bool {
     let separator = sniff_separator(line);
     let names = header_names(line, separator);
@@ -52,11 +52,11 @@ pub(super) fn is_header(line: &[u8], next: Option<&[u8]>, builder: &mut LogBuild
         || (names.len() > 1 && below().len() == names.len() && below().iter().any(is_number))
 }
 
-/// CSV, its columns and a row that is not yet whole.
+/// The columns of a CSV file, and a row that is not yet complete.
 #[derive(Debug, Default)]
 pub(super) struct Csv {
     columns: Option<Columns>,
-    /// Lines of a row in which a quote is open.
+    /// Lines of a row with an open quote.
     waiting: Vec<u8>,
     /// Where the waiting row begins, and how many lines it has.
     waiting_from: usize,
@@ -111,7 +111,7 @@ impl LineFormat for Csv {
 }
 
 impl Csv {
-    /// The first line of the waiting row is damaged; the others are read anew.
+    /// Counts the first line of the waiting row as damaged, and reads the others again.
     fn give_up_row(&mut self, is_ended: bool, builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
         let waiting = std::mem::take(&mut self.waiting);
         let (first, n_lines) = (self.waiting_from, self.n_waiting);
@@ -121,7 +121,7 @@ impl Csv {
         for (n, text) in waiting.split(|byte| *byte == b'\n').enumerate().skip(1) {
             let is_ended = is_ended || n + 1 < n_lines;
             let line = Line { text, number: first + n, is_ended, had_nul: false };
-            // What is quoted in these lines is read line by line: a row over several of them is lost with the first.
+            // They are read line by line: a quoted field over several of them is lost.
             if has_open_quote(text) {
                 builder.count_damage(&line.place(), line.error("a quote is opened and not closed"));
             } else {
@@ -221,7 +221,7 @@ impl Columns {
         Err(RowError::Cell { column: self.names.get(idx).cloned().unwrap_or_default(), text })
     }
 
-    /// Whether a row that cannot be read names columns, among them a step: a run that was resumed wrote other columns.
+    /// Whether a row that cannot be read is a header with a step: a resumed run may write other columns.
     fn is_other_header(&self, row: &[u8], builder: &mut LogBuilder<'_>) -> bool {
         let names = header_names(row, self.separator);
         let is_name = |name: &String| name.chars().any(char::is_alphabetic) && LogNumber::parse(name).is_none();
@@ -237,12 +237,12 @@ fn header_names(line: &[u8], separator: u8) -> Vec<String> {
     fields.map(|field| field.map(text).unwrap_or_default()).take(MAX_COLUMNS + 1).collect()
 }
 
-/// Whether an odd number of quotes stands in a text: two quotes within a field stand for one.
+/// Whether a text has an odd number of quotes: within a field, two quotes stand for one.
 fn has_open_quote(text: &[u8]) -> bool {
     memchr::memchr_iter(b'"', text).count() % 2 == 1
 }
 
-/// The separator that stands most often in the header, outside quotes.
+/// The separator that occurs most often in the header, outside quotes.
 fn sniff_separator(header: &[u8]) -> u8 {
     let count = |separator: u8| {
         let mut is_quoted = false;

@@ -11,18 +11,18 @@ use super::columns::ColumnMap;
 use super::number::LogNumber;
 use super::{LogError, StepLog};
 
-/// Scalars are small; what is larger holds images, graphs or histograms and is passed over unread.
+/// Scalars are small. A larger record holds images, graphs or histograms, and is skipped unread.
 const MAX_RECORD_BYTES: u64 = 1 << 20;
 const HEAD_BYTES: usize = 12;
 const TAIL_BYTES: usize = 4;
 
-/// Words in the name of a folder that make what lies in it another thing than training.
+/// Names of folders whose files are not about training.
 const EVALUATIONS: [&str; 7] = ["eval", "evaluation", "val", "valid", "validation", "test", "dev"];
 
-/// The folder of an event file below the one that was asked for, and what it says of the tags in the file.
+/// The folder of an event file below the one that was asked for, and what it says about the tags in the file.
 ///
-/// `add_scalars` writes each series into a folder of its own, all with the same tag: torch's has the name
-/// `loss_train`, tensorboardX's is `loss/train`. The series has the folder's name then, and not the tag.
+/// `add_scalars` writes each series into a separate folder, all with the same tag: torch names the folder `loss_train`,
+/// tensorboardX `loss/train`. The series then takes its name from the folder instead of the tag.
 #[derive(Debug, Default)]
 pub(super) struct SeriesFolder {
     /// Names of folders, outermost first.
@@ -51,10 +51,10 @@ impl SeriesFolder {
 
 /// Reads the scalars of an event file, written by any TensorBoard writer.
 ///
-/// Damaged records are passed over and counted; a torn last one is noted.
+/// Damaged records are skipped and counted; a torn last one is noted.
 ///
 /// # Errors
-/// `Record` for the first damage where more records are damaged than not; `NoColumn`, `NoSuchColumn`, `Ambiguous`,
+/// `Record` for the first damage if more records are damaged than not; `NoColumn`, `NoSuchColumn`, `Ambiguous`,
 /// `TooManyRecords`.
 pub fn parse_event_file(bytes: &[u8], columns: &ColumnMap) -> Result<StepLog, LogError> {
     let mut builder = LogBuilder::new(columns);
@@ -65,7 +65,7 @@ pub fn parse_event_file(bytes: &[u8], columns: &ColumnMap) -> Result<StepLog, Lo
 /// Adds the scalars of one file.
 pub(super) fn read_events(bytes: &[u8], folder: &SeriesFolder, builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
     let mut at = 0;
-    // What may be spent on looking for whole records behind damaged ones: made-up lengths must not make it quadratic.
+    // Bounds the search for whole records after damaged ones: forged lengths must not make it quadratic.
     let mut budget = bytes.len().saturating_mul(2).saturating_add(1 << 20);
     while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
         let place = format_args!("byte {at}").to_string();
@@ -87,7 +87,7 @@ pub(super) fn read_events(bytes: &[u8], folder: &SeriesFolder, builder: &mut Log
             }
             Cut::Damaged { message } => {
                 let Some(next) = find_record(rest, &mut budget) else {
-                    // Whatever follows holds no whole record: a torn end, or no event file at all.
+                    // No whole record follows: the end is torn, or this is not an event file.
                     builder.count_damage(&place, refuse(message));
                     return Ok(());
                 };
@@ -99,7 +99,7 @@ pub(super) fn read_events(bytes: &[u8], folder: &SeriesFolder, builder: &mut Log
     Ok(())
 }
 
-/// What stands at the beginning of some bytes.
+/// The record at the beginning of some bytes.
 #[derive(Debug)]
 enum Cut<'a> {
     /// The bytes end before the record does.
@@ -120,7 +120,7 @@ enum Cut<'a> {
 fn cut_record(bytes: &[u8]) -> Cut<'_> {
     let Some((length, rest)) = split_head(bytes) else { return Cut::Torn };
     let Some(length) = length else {
-        let message = "the checksum of the length is wrong, so this is no event file or it is damaged";
+        let message = "the checksum of the length is wrong: this is not an event file, or it is damaged";
         return Cut::Damaged { message };
     };
     let needed = usize::try_from(length).ok().and_then(|length| length.checked_add(TAIL_BYTES));
@@ -136,7 +136,7 @@ fn cut_record(bytes: &[u8]) -> Cut<'_> {
     if next.is_empty() { Cut::Torn } else { Cut::Damaged { message: "the checksum of the data is wrong" } }
 }
 
-/// The distance to the next whole record behind a damaged one.
+/// The distance in bytes to the next whole record after a damaged one; `None` if there is none or the budget is spent.
 fn find_record(bytes: &[u8], budget: &mut usize) -> Option<usize> {
     for at in 1..bytes.len() {
         let rest = bytes.get(at..)?;

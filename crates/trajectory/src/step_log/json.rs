@@ -19,11 +19,11 @@ const MAX_DEPTH: usize = 4;
 /// Reads JSON lines: one object a line, blank lines skipped, a torn last line noted.
 ///
 /// Nested objects are joined with `/`, so `{"train": {"loss": 2}}` has the column `train/loss`. The tokens NaN and
-/// Infinity, which Python writes, are numbers. Lines that are torn, glued together or filled with NUL, as kills and lost
-/// pages leave them, are passed over and counted.
+/// Infinity, which Python writes, are numbers. Lines that are torn, glued together or filled with NUL bytes, as kills
+/// and lost pages leave them, are skipped and counted.
 ///
 /// # Errors
-/// `Line` for the first damaged line where more lines are damaged than not; `NoColumn` if no step or loss is there;
+/// `Line` for the first damaged line if more lines are damaged than not; `NoColumn` if no step or loss is there;
 /// `NoSuchColumn`; `Ambiguous`; `MicroBatches`; `TooManyRecords`.
 ///
 /// # Example

@@ -1,25 +1,25 @@
-//! Which kind of log some bytes are.
+//! Recognizes the kind of a log from its first bytes.
 
 use super::builder::LogBuilder;
 use super::columns::ColumnMap;
 use super::csv::is_header;
 use super::lines::trim_nul;
 
-/// Lines that are looked at.
+/// The most lines that are examined.
 const MAX_LINES: usize = 256;
 
 /// The kinds of file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LogKind {
     JsonLines,
-    /// One document over many lines, or a file that may be one.
+    /// One document over many lines, or a file that may turn out to be one.
     JsonDocument,
     Csv,
     Console,
     Events,
 }
 
-/// The kind, from the name and the beginning of a file; `None` if it is no text and no event file.
+/// The kind, from the name and the beginning of a file; `None` if it is neither text nor an event file.
 pub(super) fn sniff_kind(name: &str, head: &[u8], columns: &ColumnMap) -> Option<LogKind> {
     if name.contains("tfevents") {
         return Some(LogKind::Events);
@@ -29,7 +29,7 @@ pub(super) fn sniff_kind(name: &str, head: &[u8], columns: &ColumnMap) -> Option
     let lines: Vec<&[u8]> = lines.filter(|line| !line.is_empty()).collect();
     let first = *lines.first()?;
     let n_objects = lines.iter().filter(|line| is_object(line)).count();
-    // A console may begin with a configuration that was printed as JSON.
+    // Console output may begin with a configuration that was printed as JSON.
     if is_object(first) && (first == b"{" || 4 * n_objects >= lines.len()) {
         let is_document = name.ends_with(".json") || first == b"{";
         return Some(if is_document { LogKind::JsonDocument } else { LogKind::JsonLines });
@@ -40,11 +40,11 @@ pub(super) fn sniff_kind(name: &str, head: &[u8], columns: &ColumnMap) -> Option
     if is_header(first, lines.get(1).copied(), &mut LogBuilder::new(columns)) {
         return Some(LogKind::Csv);
     }
-    // The beginning of a log that was cut may be the rest of a line.
+    // A log whose beginning was cut off may start in the middle of a line.
     Some(if 2 * n_objects > lines.len() { LogKind::JsonLines } else { LogKind::Console })
 }
 
-/// Whether a line begins as a JSON object does: a Python dictionary has other quotes.
+/// Whether a line begins like a JSON object: a Python dictionary has other quotes.
 fn is_object(line: &[u8]) -> bool {
     let inner = line.strip_prefix(b"{").map(<[u8]>::trim_ascii_start);
     inner.is_some_and(|inner| matches!(inner.first(), None | Some(b'"' | b'}')))

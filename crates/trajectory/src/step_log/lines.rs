@@ -1,22 +1,22 @@
-//! Text in lines, whole or piece by piece: what is common to all kinds of text logs.
+//! Cuts text into lines, whole or piece by piece, for all kinds of text logs.
 
 use super::LogError;
 use super::builder::LogBuilder;
 
-/// A line longer than this is no record of scalars.
+/// A longer line is not a record of scalars.
 pub(super) const MAX_LINE_BYTES: usize = 16 << 20;
 
 /// A line and where it is.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Line<'a> {
-    /// Without its line break, and without NUL at both ends: a file system that lost a page, or a log that was cut
-    /// while it was written, leaves NUL behind.
+    /// Without its line break, and without NUL bytes at both ends. A file system that lost a page leaves NUL bytes, and
+    /// so does truncating a log while it is being written.
     pub(super) text: &'a [u8],
     /// From 1.
     pub(super) number: usize,
-    /// Whether a line break ends it. The last line without one was cut off, or is being written.
+    /// Whether a line break ends it. A last line without one was cut off or is being written.
     pub(super) is_ended: bool,
-    /// Whether NUL was taken off.
+    /// Whether NUL bytes were removed.
     pub(super) had_nul: bool,
 }
 
@@ -32,10 +32,10 @@ impl Line<'_> {
 
 /// A kind of text log.
 pub(super) trait LineFormat {
-    /// Reads one line, blank ones too.
+    /// Reads one line, which may be blank.
     fn read_line(&mut self, line: Line<'_>, builder: &mut LogBuilder<'_>) -> Result<(), LogError>;
 
-    /// Reads what waits for more lines.
+    /// Reads the lines that were kept in case more of their record follows.
     fn end(&mut self, _builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
         Ok(())
     }
@@ -50,7 +50,7 @@ pub(super) struct LineCutter {
 }
 
 impl LineCutter {
-    /// Reads the lines that end in a piece; what is behind the last line break waits for the next piece.
+    /// Reads the lines that end in a piece; what follows the last line break waits for the next piece.
     pub(super) fn push(
         &mut self,
         mut piece: &[u8],
@@ -75,7 +75,7 @@ impl LineCutter {
         Ok(())
     }
 
-    /// Reads the last line, which no line break ends.
+    /// Reads the last line if no line break ends it, and then ends the format.
     pub(super) fn end(&mut self, format: &mut dyn LineFormat, builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
         let line = std::mem::take(&mut self.carry);
         if !line.is_empty() || self.is_too_long {
@@ -115,14 +115,14 @@ impl LineCutter {
     }
 }
 
-/// Text without NUL at both ends.
+/// Text without the NUL bytes at both ends.
 pub(super) fn trim_nul(text: &[u8]) -> &[u8] {
     let start = text.iter().position(|byte| *byte != 0).unwrap_or(text.len());
     let end = text.iter().rposition(|byte| *byte != 0).map_or(start, |last| last + 1);
     text.get(start..end).unwrap_or_default()
 }
 
-/// Reads text that is in memory whole.
+/// Reads text that is completely in memory.
 pub(super) fn read_text(
     bytes: &[u8],
     format: &mut dyn LineFormat,

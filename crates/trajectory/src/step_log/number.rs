@@ -1,4 +1,4 @@
-//! A number as a log has it.
+//! Numbers as logs write them.
 
 /// A number as it was written: whole ones stay exact.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,4 +1,4 @@
-//! Opens logs: files of every kind, folders as TensorBoard reads them, and several of them as one log.
+//! Opens logs: files of every kind, folders in the way of TensorBoard, and several of these as one log.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -17,13 +17,13 @@ use super::lines::{LineCutter, LineFormat, read_text};
 use super::{LogError, LogOptions, MAX_LOG_BYTES, StepLog};
 use crate::Error;
 
-/// Text logs that are read at a time.
+/// Bytes of a text log that are read at a time.
 const PIECE_BYTES: usize = 1 << 18;
-/// A tree of logs that is deeper or larger than this is something else.
+/// Limits of a folder of logs. Whatever is deeper or beyond them is ignored.
 const MAX_DEPTH: usize = 8;
 const MAX_FOLDERS: usize = 10_000;
 const MAX_FILES: usize = 10_000;
-/// Text logs in a tree without event files, as Lightning's `version_0/metrics.csv`.
+/// Names of text logs in a folder without event files, such as Lightning's `version_0/metrics.csv`.
 const TEXT_NAMES: [&str; 8] = [
     "log.jsonl",
     "train_log.jsonl",
@@ -45,10 +45,10 @@ struct LogFile {
 impl StepLog {
     /// Reads files and folders as one log.
     ///
-    /// Of a folder, all event files in it and below it are read, as TensorBoard reads them, or else the text logs with
-    /// known names. Event files are ordered by the time in their names; other files are taken as given, except that one
-    /// that ends before the one before it begins is put first. Where a log goes back to an earlier step, what had been
-    /// logged from there on is not part of the run any more.
+    /// Of a folder, all event files in and below it are read, as TensorBoard does. If there are none, the text logs
+    /// with known names are read. Event files are ordered by the time in their names. Other files are read as given,
+    /// except that a log that ends before the previous one begins is moved before it. Where a log goes back to an
+    /// earlier step, everything that was logged from that step on is discarded.
     ///
     /// # Errors
     /// `NotFound`; `Log` with what is wrong; `Storage`, also if a file is larger than [`MAX_LOG_BYTES`].
@@ -114,7 +114,7 @@ fn read_file(
         LogKind::Csv => return read_pieces(&*reader, head, path, &mut Csv::default(), builder),
         LogKind::Console => {
             read_pieces(&*reader, head, path, &mut Console::default(), builder)?;
-            // Text that is no log at all reads as a console without a record.
+            // Text that is not a log reads like console output without a record.
             if builder.is_file_empty() { Err(LogError::UnknownKind) } else { Ok(()) }
         }
     };
@@ -132,7 +132,7 @@ fn read_document(bytes: &[u8], builder: &mut LogBuilder<'_>) -> Result<(), LogEr
     read_text(text, &mut JsonLines, builder)
 }
 
-/// Reads text without holding more of it than a piece.
+/// Reads text piece by piece, to bound memory.
 fn read_pieces(
     reader: &dyn ReadAt,
     mut piece: Vec<u8>,
@@ -156,7 +156,7 @@ fn read_pieces(
     cutter.end(format, builder).map_err(|source| refuse(path, source))
 }
 
-/// The files of a folder and the folders below it that are logs.
+/// The log files in a folder and in the folders below it.
 fn list_tree(storage: &Arc<dyn Storage>, root: &Path) -> Result<Vec<LogFile>, Error> {
     let mut tree = Tree { storage, seen: BTreeSet::new(), events: Vec::new(), texts: Vec::new() };
     tree.visit(root, &mut Vec::new())?;
@@ -168,7 +168,7 @@ fn list_tree(storage: &Arc<dyn Storage>, root: &Path) -> Result<Vec<LogFile>, Er
 #[derive(Debug)]
 struct Tree<'a> {
     storage: &'a Arc<dyn Storage>,
-    /// Folders that were listed: links may lead back.
+    /// Folders that were listed already: links may lead back to them.
     seen: BTreeSet<PathBuf>,
     events: Vec<LogFile>,
     texts: Vec<LogFile>,
@@ -206,7 +206,7 @@ impl Tree<'_> {
     }
 }
 
-/// `version_2` before `version_10`.
+/// Compares names so that `version_2` comes before `version_10`.
 fn compare_naturally(a: &str, b: &str) -> Ordering {
     let (mut a_rest, mut b_rest) = (a, b);
     while let (Some(x), Some(y)) = (a_rest.chars().next(), b_rest.chars().next()) {

@@ -219,7 +219,7 @@ fn a_folder_of_event_files_is_one_log() {
 }
 
 #[test]
-fn damaged_records_are_passed_over_and_torn_ones_are_noted() {
+fn damaged_records_are_skipped_and_torn_ones_are_noted() {
     let bytes = fs::read(fixture("step-logs/tensor.tfevents")).unwrap();
     for cut in [bytes.len() - 1, bytes.len() - 6, bytes.len() - 100] {
         let log = parse_event_file(&bytes[..cut], &columns()).unwrap();
@@ -231,7 +231,7 @@ fn damaged_records_are_passed_over_and_torn_ones_are_noted() {
     let log = parse_event_file(&damaged, &columns()).unwrap();
     assert!(matches!(log.notes(), [LogNote::Damaged { n_lines: 1, .. }]), "{:?}", log.notes());
     assert!(log.entries().len() + 1 >= whole.entries().len());
-    // The head of the file alone, a hole in the middle, and what is no event file at all.
+    // Damage to the head of the file, a hole in the middle, and bytes that are not an event file.
     damaged = bytes.clone();
     damaged[0] ^= 1;
     assert_eq!(bits(&parse_event_file(&damaged, &columns()).unwrap()), bits(&whole));

@@ -1,4 +1,4 @@
-//! Logs as restarts, kills and other tools leave them: torn, glued, begun again, in several files, printed.
+//! Logs as restarts, kills and other tools leave them: torn, glued, restarted, in several files, printed.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ fn check_entries(log: &StepLog, expected: &[u64]) {
 }
 
 #[test]
-fn a_damaged_line_anywhere_is_counted_and_passed_over() {
+fn a_damaged_line_anywhere_is_counted_and_skipped() {
     let damaged = [
         "{\"step\": 30, \"loss\": 2.5\n".to_owned(),
         format!("{{\"step\": 30, \"loss\": 2.5{}", line(40)),
@@ -53,7 +53,7 @@ fn a_damaged_line_anywhere_is_counted_and_passed_over() {
         check_entries(&log, &[10, 20, 50]);
         assert_eq!(log.notes(), [LogNote::Damaged { n_lines: 1, first: "line 3".to_owned() }], "{text:?}");
     }
-    // NUL before a whole record, as a log leaves it that was cut while it was written.
+    // NUL bytes before a whole record, as a log has them that was truncated while it was being written.
     let text = format!("{}{}{}", "\0".repeat(5000), line(10), line(20));
     check_entries(&parse_json_lines(text.as_bytes(), &columns()).unwrap(), &[10, 20]);
 }
@@ -71,7 +71,7 @@ fn damaged_rows_and_repeated_headers_of_csv_are_counted() {
     let log = parse_csv(format!("{header}{}{}{header}{}{}", row(10), row(20), row(20), row(30)).as_bytes(), &columns());
     assert_eq!(log.as_ref().unwrap().notes(), [LogNote::RepeatedHeader { n_lines: 1 }]);
     assert_eq!(steps(&log.unwrap()), [10, 20, 30]);
-    // A resumed run that logs other columns.
+    // A resumed run may log other columns.
     let text = format!("{header}{}loss,grad_norm,lr,step\n{},0.25,0.5,20\n", row(10), loss(20));
     let log = parse_csv(text.as_bytes(), &columns()).unwrap();
     assert_eq!(log.entries()[1], LogEntry { grad_norm: Some(0.25), learning_rate: Some(0.5), ..entry(20, loss(20)) });
@@ -84,7 +84,7 @@ fn going_back_voids_what_lay_beyond_on_any_grid_of_steps() {
         parse_json_lines(steps.iter().map(|step| line(*step)).collect::<String>().as_bytes(), &columns()).unwrap()
     };
     let rewound = |from, to| LogNote::Rewound { from: Step(from), to: Step(to) };
-    // Resumed on the same grid, one between, a coarser, and a finer one.
+    // Resumed on the same grid of steps, between its steps, on a coarser and on a finer one.
     let cases: [(&[u64], &[u64], u64); 4] = [
         (&[20, 30], &[10, 20, 30], 20),
         (&[25, 35], &[10, 20, 25, 35], 25),
@@ -100,7 +100,7 @@ fn going_back_voids_what_lay_beyond_on_any_grid_of_steps() {
     let log = log_of(&[10, 20, 30, 40, 25, 35, 15, 25]);
     check_entries(&log, &[10, 15, 25]);
     assert_eq!(log.notes(), [rewound(40, 25), rewound(35, 15)]);
-    // A lone line that fills a hole is out of order and no restart.
+    // A single line that fills a gap is out of order and not a restart.
     let log = log_of(&[10, 20, 40, 30, 50, 60]);
     check_entries(&log, &[10, 20, 30, 40, 50, 60]);
     assert!(log.notes().is_empty());
@@ -113,7 +113,7 @@ fn values_without_a_loss_void_nothing_and_go_with_their_attempt() {
     let log = parse_json_lines(text.as_bytes(), &columns()).unwrap();
     assert_eq!(steps(&log), [10, 15, 20, 30]);
     assert_eq!((log.entries()[0].grad_norm, log.entries()[1].learning_rate), (Some(0.5), Some(0.5)));
-    // What the abandoned attempt logged late goes with it.
+    // A late line of the abandoned attempt is discarded with it.
     let text = "{\"step\":10,\"loss\":3}\n{\"step\":20,\"loss\":2}\n{\"step\":30,\"loss\":2}\n{\"step\":25,\"lr\":9}\n\
                 {\"step\":15,\"loss\":1}\n{\"step\":16,\"loss\":1}\n";
     let log = parse_json_lines(text.as_bytes(), &columns()).unwrap();
@@ -142,7 +142,7 @@ fn several_files_are_one_log() {
     let log = open_all(&[first.clone(), last, later]);
     check_entries(&log, &[10, 20, 30, 40, 50, 60, 70]);
     assert_eq!(log.notes(), [LogNote::Reordered]);
-    // Of several kinds; what is damaged says in which file.
+    // Files of several kinds; the note of damage names the file.
     let csv = folder.path().join("e.csv");
     write(&csv, format!("step,loss\n50,{}\n60\n70,{}\n", loss(50), loss(70)));
     let log = open_all(&[first, csv]);
@@ -150,7 +150,7 @@ fn several_files_are_one_log() {
     assert_eq!(log.notes(), [LogNote::Damaged { n_lines: 1, first: "`e.csv` line 3".to_owned() }]);
 }
 
-/// An event file with one scalar a record.
+/// An event file with one scalar per record.
 fn events(rows: &[(u64, &str, f64)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (step, tag, value) in rows {
@@ -182,7 +182,7 @@ fn a_tree_of_event_files_is_read_in_the_order_of_their_times() {
     put("runs/Jan11_host/sub/events.out.tfevents.1700000300.h.1.0", loss_events(&[35, 45]));
     put("runs/hparams.yaml", b"x".to_vec());
     check_entries(&open_all(&[folder.path().to_owned()]), &[10, 20, 30, 35, 45]);
-    // Losses of an evaluation in a folder of their own are another thing.
+    // Losses of an evaluation, in a separate folder, are ignored.
     put("runs/eval/events.out.tfevents.1700000400.h.1.0", events(&[(10, "train/loss", 9.0), (40, "loss", 9.0)]));
     check_entries(&open_all(&[folder.path().to_owned()]), &[10, 20, 30, 35, 45]);
 }
@@ -219,13 +219,14 @@ fn series_of_add_scalars_have_their_names() {
     let log = open_all(&[folder.path().to_owned()]);
     assert_eq!(log.entries()[1], LogEntry { learning_rate: Some(0.25), ..entry(20, loss(20)) });
     assert_eq!(log.columns()[&LogField::Loss], "loss_train");
-    // tensorboardX nests them, and names that say nothing must be chosen from.
+    // tensorboardX nests the folders.
     let other = tempfile::tempdir().unwrap();
     for series in ["train", "val"] {
         let path = other.path().join("loss").join(series).join("events.out.tfevents.1.h");
         write(&path, events(&[row(10, if series == "train" { loss(10) } else { 9.0 })]));
     }
     check_entries(&open_all(&[other.path().to_owned()]), &[10]);
+    // Names that say nothing must be chosen from.
     let third = tempfile::tempdir().unwrap();
     for series in ["loss_a", "loss_b"] {
         write(&third.path().join(series).join("events.out.tfevents.1.h"), events(&[row(10, loss(10))]));
@@ -272,7 +273,7 @@ fn litgpt_counts_micro_batches_and_its_tokens_give_the_steps() {
     assert_eq!(log.entries()[3].loss, Some(loss(12)));
     let named = StepLog::open(&disk(), &path, &"step=iter".parse().unwrap()).unwrap();
     assert_eq!(named.last_step(), Some(Step(12)));
-    // Where the two differ otherwise, the steps are steps.
+    // If the two columns differ in another way, `step` counts steps.
     let real: String = text.lines().take(1).map(|line| format!("{line}\n")).collect::<String>()
         + &(1..=12u64).map(|iter| format!("0,{iter},0.5,0.001,2,9,{},1,1\n", iter / 4)).collect::<String>();
     assert_eq!(parse_csv(real.as_bytes(), &columns()).unwrap().last_step(), Some(Step(3)));
@@ -286,7 +287,7 @@ fn exports_of_weights_and_biases_need_no_flag() {
     let log = parse_csv(own.as_bytes(), &columns()).unwrap();
     assert_eq!(log.entries(), [entry(10, 2.5)]);
     assert!(matches!(log.notes(), [LogNote::LossByEnding { .. }]));
-    // Two runs side by side, and two columns of one run, must be chosen from.
+    // Of two runs side by side, or two columns of one run, the user must choose one.
     let two = "Step,a - train/loss,b - train/loss\n10,2.5,3.5\n";
     let error = parse_csv(two.as_bytes(), &columns()).unwrap_err();
     assert!(matches!(error, LogError::Ambiguous { field: LogField::Loss, .. }), "{error}");
@@ -358,14 +359,14 @@ fn printed_dictionaries_take_their_step_from_the_bar_behind_them() {
     }
     let whole = |step| LogEntry { learning_rate: Some(3e-4), grad_norm: Some(0.5), ..entry(step, loss(step)) };
     assert_eq!(console(&text).entries(), [whole(10), whole(20), whole(30)]);
-    // On the line of the bar, or where the bar left the cursor.
+    // A dictionary on the line of the bar, or where the bar left the cursor.
     let text =
         format!("{}{}\n{}\n     {}{}\n", bar(10).trim_start(), dictionary(10).trim(), bar(19), dictionary(20), bar(20));
     assert_eq!(console(&text).entries(), [whole(10), whole(20)]);
-    // A dictionary may have its step, and a bar its values.
+    // A dictionary may have its own step, and a bar its own values.
     assert_eq!(console("{'loss': 2.5, 'step': 10}\n").entries(), [entry(10, 2.5)]);
     assert_eq!(console("Steps:   1%|▏ | 10/5000 [00:10<1:23:20, loss=2.5]").entries(), [entry(10, 2.5)]);
-    // Without either there is no step, unless the user says how far apart they are.
+    // Without either there is no step, unless the user says how far apart the losses are.
     let bare: String = [10, 20, 30].into_iter().map(dictionary).collect();
     let error = parse_console(bare.as_bytes(), &columns()).unwrap_err();
     assert!(matches!(error, LogError::NoColumn { field: LogField::Step, .. }), "{error}");
@@ -379,7 +380,7 @@ fn printed_dictionaries_take_their_step_from_the_bar_behind_them() {
 }
 
 #[test]
-fn the_kind_of_a_log_is_seen_behind_rubbish() {
+fn the_kind_of_a_log_is_recognized_after_rubbish() {
     let folder = tempfile::tempdir().unwrap();
     let open = |name: &str, text: String| -> Result<StepLog, Error> {
         let path: &Path = &folder.path().join(name);

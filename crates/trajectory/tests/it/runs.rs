@@ -146,7 +146,7 @@ fn a_run_whose_trainer_left_the_final_model_beside_the_checkpoints_is_a_run() {
 }
 
 #[test]
-fn what_this_program_wrote_is_no_checkpoint_of_the_run() {
+fn what_thalweg_wrote_is_not_a_checkpoint_of_the_run() {
     let receipt = r#"{"kind":"thalweg-receipt","version":1,"plan":{"sources":[{},{},{}]},"files":[]}"#;
     let run = TestRun::new(["checkpoint-1", "checkpoint-2", "checkpoint-3", "checkpoint-4", "checkpoint-5"])
         .write("checkpoint-3/thalweg.json", receipt)
@@ -171,11 +171,11 @@ fn candidates_that_could_be_meant_are_all_named() {
 }
 
 #[test]
-fn epochs_are_steps_only_where_no_name_says_a_step() {
+fn epochs_are_steps_only_if_no_name_has_a_step() {
     let run = TestRun::new(["epoch_1", "epoch_10", "epoch_2"]);
     assert_eq!(finished_steps(&run.open().unwrap()), [1, 2, 10]);
     assert_eq!(run.trajectory().notes(), [TrajectoryNote::EpochsForSteps]);
-    // Tokens of a step are not those of an epoch.
+    // Tokens per step say nothing about an epoch.
     let run = run.write("thalweg.toml", "tokens_per_step = 1000\n");
     assert!(run.trajectory().checkpoints().iter().all(|one| one.tokens.is_none()));
     let in_tokens = WindowSpec::Last { n_checkpoints: 1, end: WindowEnd::At(Extent::Tokens(Tokens(1))) };
@@ -218,7 +218,7 @@ fn a_hub_cache_without_refs_is_read_by_its_commits() {
     assert_eq!(one(&format!("{}@fedcba9", repository.display())).unwrap(), snapshots.join(COMMIT_B));
     write(&repository.join("refs/main"), COMMIT_B);
     assert_eq!(one("org/small").unwrap(), snapshots.join(COMMIT_B));
-    // Revisions that were put there by name make a run.
+    // Snapshots whose folders have names of steps make a run.
     write(&snapshots.join("step10").join("model.safetensors"), tiny_safetensors());
     write(&snapshots.join("step20").join("model.safetensors"), tiny_safetensors());
     assert_eq!(finished_steps(&RunDir::open(&disk(), &repository, None).unwrap()), [10, 20]);
@@ -234,7 +234,7 @@ fn a_glance_tells_a_run_from_a_checkpoint() {
     assert_eq!(look(&trainer), PathKind::RunWithCheckpoint);
     let trainer = trainer.write("training_args.bin", "x");
     assert_eq!(look(&trainer), PathKind::RunWithCheckpoint);
-    // DeepSpeed's state within a checkpoint of the Trainer.
+    // DeepSpeed's state in a checkpoint of the Trainer is not a checkpoint of a run.
     let checkpoint = TestRun::new::<&str>([])
         .write("model.safetensors", tiny_safetensors())
         .write("global_step500/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "x");

@@ -1,4 +1,4 @@
-//! Slow, low spikes, losses that are dead, and what the other columns say.
+//! Slow, low spikes, dead losses, and the evidence of the other columns.
 
 use thalweg_trajectory::{
     LogEntry, Spike, SpikeOptions, SpikeSignal, Step, StepLog, back_at, detect_spikes, lasting_spike,
@@ -20,7 +20,7 @@ fn detect(log: &StepLog) -> Vec<Spike> {
     detect_spikes(log, &SpikeOptions::default())
 }
 
-/// How a slow spike rises and falls over `n` entries, as a share of its height.
+/// The shape of a slow spike that rises over `n` entries, as a share of its height.
 #[derive(Debug, Clone, Copy)]
 enum SlowShape {
     /// Up, and stays.
@@ -74,8 +74,8 @@ fn onsets_of_slow_low_spikes_are_found_within_three_entries() {
             }
         }
     }
-    // Where an entry rises by a third of the noise, the foot of a ramp is known to one entry in the mean: 2 of 100 are
-    // farther off than three.
+    // If the loss rises by a third of the noise per entry, the foot of a ramp is known to about one entry: 2 of 100 are
+    // off by more than three.
     assert!(50 * off.len() <= n, "{} of {n}: {off:#?}", off.len());
 }
 
@@ -95,7 +95,7 @@ fn slow_spikes_of_logs_of_every_step_are_found() {
         assert_eq!(found.len(), 1, "{found:?}");
         found_onsets.push(found[0].onset.0.abs_diff(u64::from(at) + 1));
     }
-    // An entry rises by a thirtieth of the noise: the foot is known to about ten entries.
+    // The loss rises by a thirtieth of the noise per entry: the foot is known to about ten entries.
     assert!(found_onsets.iter().all(|off| *off <= 30), "{found_onsets:?}");
 }
 
@@ -117,7 +117,7 @@ fn a_dead_loss_is_one_spike_however_long_it_lasts() {
         assert_eq!(lasting_spike(&log, &[spike], Step(20_000)), Some(&spike));
         assert_eq!(lasting_spike(&log, &[spike], Step(7000)), None);
     }
-    // Zeros that a run has learned to, single zeros, and zeros from the start are no spikes.
+    // Zeros that a run reached by learning, single zeros, and zeros from the start are not spikes.
     let mut losses: Vec<f64> = (0..600).map(|i| 2.0 * (-(f64::from(i)) / 40.0).exp()).collect();
     losses[500..].fill(0.0);
     assert_eq!(detect(&log_of(&losses, 10, |_| None)), []);
@@ -140,10 +140,10 @@ fn a_gradient_norm_that_turns_nan_is_a_spike_and_joins_that_of_the_loss() {
     };
     assert_eq!(detect(&log_of(&losses, 10, turned(400, 600))), [spike(None)]);
     assert_eq!(detect(&log_of(&losses, 10, turned(400, 410))), [spike(Some(4110))]);
-    // Steps that a loss scaler passes over, at the start and now and then.
+    // A loss scaler skips steps at the start and now and then.
     assert_eq!(detect(&log_of(&losses, 10, turned(0, 12))), []);
     assert_eq!(detect(&log_of(&losses, 10, turned(400, 402))), []);
-    // The loss is 0 from the entry on at which the norm turns NaN, or goes up a little later.
+    // The loss is 0 from the entry at which the norm turns NaN, or rises a little later.
     let mut dead = losses.clone();
     dead[400..].fill(0.0);
     let found = detect(&log_of(&dead, 10, turned(400, 600)));
@@ -163,7 +163,7 @@ fn a_loss_that_is_no_longer_logged_is_a_spike() {
     entries[380..].iter_mut().for_each(|entry| entry.loss = None);
     let spike = Spike { onset: Step(3810), peak: Step(3810), end: None, signal: SpikeSignal::LossStops };
     assert_eq!(stopped(&entries), [spike]);
-    // A few at the end, or a loss that is logged more seldom than the rest, have not stopped.
+    // A loss that is missing from the last few entries, or logged less often than the rest, has not stopped.
     let mut entries = log_of(&losses, 10, |_| Some(0.5)).entries().to_vec();
     entries[395..].iter_mut().for_each(|entry| entry.loss = None);
     assert_eq!(stopped(&entries), []);
@@ -175,7 +175,7 @@ fn a_loss_that_is_no_longer_logged_is_a_spike() {
 fn a_run_that_diverges_for_long_is_one_spike() {
     let mut random = Random::new(16);
     let mut losses = quiet(1500, &mut random);
-    // Rises for 400 entries, longer than a new level is waited for, with ten times the noise on the way.
+    // Rises for 400 entries, longer than the patience for a new level, with ten times the noise on the way.
     for (i, loss) in losses.iter_mut().enumerate().skip(500) {
         *loss += 4.0 * ((i - 499) as f64 / 400.0).min(1.0) + 0.2 * random.normal();
     }
@@ -192,7 +192,7 @@ fn a_spike_is_over_when_the_loss_falls_below_its_old_level() {
     let log = log_of(&losses, 10, |_| None);
     let spikes = detect(&log);
     assert_eq!((spikes.len(), spikes[0].onset, spikes[0].end), (1, Step(4010), None), "{spikes:?}");
-    // 0.5 nats at 0.001 an entry.
+    // 0.5 nats at 0.001 per entry.
     let back = back_at(&log, &spikes[0]).unwrap();
     assert!(back.0.abs_diff(9010) <= 300, "{back}");
     assert!(lasting_spike(&log, &spikes, Step(7000)).is_some());

@@ -240,6 +240,10 @@ fn a_step_that_stands_twice_stops_only_windows_that_hold_it() {
     check(&run, last(2), &[200, 300]);
     let error = refuse(&run, last(3));
     assert_eq!(error.to_string(), "step 100 appears more than once: `checkpoint-100`, `step_100`");
+    assert!(error.hint().unwrap().contains("`--checkpoint-pattern 'checkpoint-{step}'`"), "{:?}", error.hint());
+    // Both names match the pattern of either.
+    let padded = refuse(&TestRun::new(["checkpoint-100", "checkpoint-0100", "checkpoint-200"]), last(2));
+    assert_eq!(padded.hint().unwrap(), "move all but one of them out of the run folder");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::svg::StepAxis;
 /// Rows of the table, the latest ones.
 const MAX_ROWS: usize = 100;
 
-/// Spikes that the run did not recover from, with what to resume from.
+/// The spikes from which the run did not recover, and what to resume from.
 pub(super) fn write_spikes(page: &mut Markup, view: &StudyView<'_>, axes: &[StepAxis]) {
     let record = view.record;
     if !view.needs_recovery() {
@@ -25,7 +25,7 @@ pub(super) fn write_spikes(page: &mut Markup, view: &StudyView<'_>, axes: &[Step
     write_recovery(page, view);
 }
 
-/// Spikes that healed by themselves: nothing to act on.
+/// The spikes that healed by themselves, which need no action.
 pub(super) fn write_healed_spikes(page: &mut Markup, view: &StudyView<'_>) {
     let healed: Vec<&SpikeRow> = view.record.spikes.iter().filter(|spike| spike.end.is_some()).collect();
     if healed.is_empty() {
