@@ -1,4 +1,4 @@
-//! What travels from the named source beside the tensors, and what a person is told stays behind.
+//! Which files beside the tensors travel from the named source, and the note about those that do not.
 
 use std::collections::BTreeMap;
 
@@ -27,9 +27,9 @@ pub(crate) fn travelling_files<'a>(
     })
 }
 
-/// What stays behind where an output's files come from, with the reason: one line, or none.
+/// A note about files of the named source that are not copied to an output, with the reasons; `None` if all are.
 pub fn side_file_notes(output: &OutputPlan, sources: &[OpenSource]) -> Option<String> {
-    /// Names of one kind that are told before the rest is counted.
+    /// Names listed for each reason before the rest is counted.
     const MAX_NAMES: usize = 8;
     let source = named_source(output, sources)?;
     let mut stays: BTreeMap<&str, Vec<String>> = BTreeMap::new();
