@@ -126,7 +126,7 @@ pub(crate) struct InspectArgs {
 #[derive(Debug, Args, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ReadArgs {
     /// Key of the state dict in files that hold several, such as model or state.ema; `.` is the whole file
-    // A heading of the struct would go on over the arguments that follow it.
+    // The heading is set for each argument: one for the struct would also cover the arguments after it.
     #[arg(long, value_name = "KEY", help_heading = "Reading")]
     pub(crate) key: Option<String>,
     /// Which numbers, where a checkpoint has both: weights of the module or masters of the optimizer [default: master]
@@ -141,7 +141,7 @@ pub(crate) enum ParamsChoice {
 }
 
 impl Command {
-    /// What was said about how checkpoints are read.
+    /// What the arguments say about how checkpoints are read.
     pub(crate) fn reading(&self) -> ReadOptions {
         let args = match self {
             Self::Inspect(args) => &args.run.reading,
@@ -485,7 +485,7 @@ pub(crate) struct VerifyArgs {
     pub(crate) inputs: bool,
 }
 
-/// When the start token stands before a text.
+/// When the start token is put before a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum StartTokenChoice {
     Always,
