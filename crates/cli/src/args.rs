@@ -558,7 +558,7 @@ pub(crate) struct EvalArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// A run folder, or checkpoints, oldest first
+    /// A run folder; or checkpoints, taken by step where each has one, else oldest first
     #[arg(value_name = "RUN|CKPT...", required = true)]
     pub(crate) inputs: Vec<PathBuf>,
     #[command(flatten)]

@@ -14,7 +14,7 @@ pub(crate) enum PaceUnit {
 pub(crate) struct Pace {
     pub(crate) unit: PaceUnit,
     pub(crate) total: u64,
-    /// Done by an earlier run, which took this run no time.
+    /// Done by an earlier run. It does not count towards the rate.
     pub(crate) resumed: u64,
     /// Done in all, including `resumed`.
     pub(crate) done: u64,

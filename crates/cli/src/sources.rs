@@ -120,7 +120,7 @@ fn note_equal_steps<'a>(sources: impl Iterator<Item = &'a SourceRef>, messages: 
         let Some(step) = source.step else { continue };
         let first = *known.entry(step).or_insert(&source.path);
         if *first != source.path {
-            let name = |path: &PathBuf| display_name(&path.display().to_string()).to_string();
+            let name = |path: &PathBuf| display_name(&path.display().to_string());
             let (first, second) = (name(first), name(&source.path));
             messages.note(format!("`{first}` and `{second}` are both at step {step}: they count in the order given"));
             return;
@@ -145,7 +145,7 @@ fn in_order<T>(
     if let Some(without) = given.iter().map(&source).find(|source| source.step.is_none()) {
         let n_known = given.iter().filter(|one| source(one).step.is_some()).count();
         if n_known > 0 {
-            let name = display_name(&without.path.display().to_string()).to_string();
+            let name = display_name(&without.path.display().to_string());
             messages.note(format!(
                 "the step of `{name}` is not known, so the order given counts: the first is the oldest, the last the \
                  newest"

@@ -54,7 +54,7 @@ pub struct MergeOutcome {
     pub receipt: MergeReceipt,
     /// Whether it was there already, from this very plan over unchanged sources.
     pub was_done: bool,
-    /// Of the receipt's `bytes_read`, those that an interrupted run had read: they took this run no time.
+    /// Of the receipt's `bytes_read`, those of units that an interrupted run had finished: this run did not merge them.
     pub bytes_resumed: u64,
     /// What was compared to find that; `None` if the output was not there.
     pub compared: Option<Compared>,
@@ -173,7 +173,7 @@ pub(crate) struct Merged {
     /// For each tensor, the sources that it was read from.
     pub(crate) read_by: Vec<Vec<usize>>,
     pub(crate) bytes_read: u64,
-    /// Of these, those that an interrupted run had read.
+    /// Of these, those of units that an interrupted run had finished.
     bytes_resumed: u64,
 }
 

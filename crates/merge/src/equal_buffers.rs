@@ -70,8 +70,10 @@ impl Worker<'_> {
     pub(crate) fn sum_of_equals(&mut self, k: usize, terms: &[usize], piece: &Piece<'_>) -> Result<TensorStats, Error> {
         let combination = &self.job.combinations[k];
         let (input, output) = (piece.entry.dtype, combination.dtype.resolve(piece.entry.dtype));
-        let Some(sum) = self.prepared.sums.get(&(k, input, output)) else { return Err(Error::WorkerDied) };
-        let Some(&first) = terms.first() else { return Err(Error::WorkerDied) };
+        let Some(sum) = self.prepared.sums.get(&(k, input, output)) else {
+            return Err(Error::Bug { what: "a sum was not prepared" });
+        };
+        let Some(&first) = terms.first() else { return Err(Error::Bug { what: "a sum has no terms" }) };
         let original = self.inputs[first].clone();
         let special = Special::find(input, &original);
         let sources: Vec<&[u8]> = terms.iter().map(|_| special.finite.as_slice()).collect();
@@ -136,7 +138,8 @@ impl Special {
         let sum = WeightedSum::new(std::slice::from_ref(&one), &one, spec)
             .map_err(|source| Error::Sum { tensor: display_name(tensor), source })?;
         let mut converted = vec![0; self.positions.len() * to_index(output.bytes().unwrap_or(1))];
-        sum.sum_into(&[&own], &mut converted).map_err(|_| Error::WorkerDied)?;
+        sum.sum_into(&[&own], &mut converted)
+            .map_err(|_| Error::Bug { what: "a value that is not finite did not convert" })?;
         Ok(converted)
     }
 }
