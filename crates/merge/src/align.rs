@@ -444,7 +444,8 @@ fn find_prefix(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>)
 fn compare_tensor(name: &str, sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> Option<Difference> {
     let (mut present, mut absent, mut rows) = (Vec::new(), Vec::new(), Vec::new());
     let mut newest: Vec<Option<(&Shape, Dtype)>> = Vec::new();
-    let mut is_taken = false;
+    // In every source: otherwise an integer in one source and a float in another would be summed as floats.
+    let mut is_taken = true;
     for (catalog, members) in groups {
         let entry = catalog.find(name).map(|i| &catalog.entries()[i]);
         let of_newest = members.iter().filter(|i| policy.newest.contains(i));
@@ -453,7 +454,7 @@ fn compare_tensor(name: &str, sources: &[OpenSource], groups: &Groups<'_>, polic
             absent.extend_from_slice(members);
             continue;
         };
-        is_taken |= policy.is_taken(classify(entry, policy.take_newest));
+        is_taken &= policy.is_taken(classify(entry, policy.take_newest));
         present.extend_from_slice(members);
         let is_known = rows
             .iter()

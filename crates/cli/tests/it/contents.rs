@@ -346,6 +346,11 @@ fn what_is_taken_from_the_newest_need_not_agree_in_shape() {
     }
     let ids = |value: f64, n: usize| bare(value).raw_tensor("l.ids", Dtype::I64, &[n as u64], &vec![7; 8 * n]);
     Run::new([ids(1.0, 2), ids(2.0, 3)]).merge(&["--non-float", "newest"]).expect(0, &[]);
+    let integer = |value: f64| bare(value).tensor("l.ids", Dtype::I32, &[1], &[value]);
+    let float = |value: f64| bare(value).tensor("l.ids", Dtype::F32, &[1], &[value]);
+    for run in [Run::new([integer(1.0), float(2.0)]), Run::new([float(1.0), integer(2.0)])] {
+        run.merge(&["--non-float", "newest"]).expect(2, &["`l.ids` differs"]);
+    }
     let mask_of = |value: f64, n: usize| bare(value).raw_tensor("l.mask", Dtype::F32, &[n as u64], &vec![0; 4 * n]);
     let run = Run::new([mask_of(1.0, 2), mask_of(2.0, 3)]);
     run.merge(&[]).expect(2, &["`l.mask` differs"]);
