@@ -126,10 +126,11 @@ pub(crate) struct InspectArgs {
 #[derive(Debug, Args, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ReadArgs {
     /// Key of the state dict in files that hold several, such as model or state.ema; `.` is the whole file
-    // A heading of the struct would go on over the arguments that follow it.
+    // The heading is set for each argument: one for the struct would also cover the arguments after it.
     #[arg(long, value_name = "KEY", help_heading = "Reading")]
     pub(crate) key: Option<String>,
-    /// Which numbers, where a checkpoint has both: weights of the module or masters of the optimizer [default: master]
+    /// Which parameters to read where a checkpoint has both: the module's weights or the optimizer's masters [default:
+    /// master]
     #[arg(long, value_enum, value_name = "WHICH", help_heading = "Reading")]
     pub(crate) params: Option<ParamsChoice>,
 }
@@ -141,7 +142,7 @@ pub(crate) enum ParamsChoice {
 }
 
 impl Command {
-    /// What was said about how checkpoints are read.
+    /// What the arguments say about how checkpoints are read.
     pub(crate) fn reading(&self) -> ReadOptions {
         let args = match self {
             Self::Inspect(args) => &args.run.reading,
@@ -188,7 +189,7 @@ pub(crate) struct RunArgs {
     /// First and last step of the stable phase, where the log has no learning rate
     #[arg(long, value_name = "FROM..TO")]
     pub(crate) stable: Option<String>,
-    /// Which names are checkpoints: step{step}-unsharded; {step} is the step, * is anything
+    /// Which names are checkpoints, such as step{step}-unsharded; {step} is the step, * matches anything
     #[arg(long, value_name = "PATTERN")]
     pub(crate) checkpoint_pattern: Option<String>,
 }
@@ -209,10 +210,10 @@ pub(crate) struct SelectionArgs {
     /// Tokens between neighbours
     #[arg(long, value_name = "V")]
     pub(crate) interval_tokens: Option<Count>,
-    /// All checkpoints of the last D steps, the one D steps before the end included
+    /// All checkpoints of the last D steps, including the one D steps before the end
     #[arg(long, value_name = "D", conflicts_with = "duration_tokens")]
     pub(crate) duration_steps: Option<Count>,
-    /// All checkpoints of the last D tokens, the one D tokens before the end included
+    /// All checkpoints of the last D tokens, including the one D tokens before the end
     #[arg(long, value_name = "D")]
     pub(crate) duration_tokens: Option<Count>,
     /// End at this step [default: the newest]
@@ -257,14 +258,14 @@ pub(crate) struct SchemeArgs {
     /// Reconstruct a power EMA from snapshots of online averages: twice or more
     #[arg(long, value_name = "SIGMA=RUN")]
     pub(crate) from_averages: Vec<String>,
-    /// as-is: checkpoints by step where each has one; given: in the order given, equally spaced; for experiments, coefficients
-    /// on the wrong checkpoints: reverse or scramble:SEED [default: as-is]
+    /// as-is: checkpoints by step where each has one; given: in the order given, equally spaced; reverse or
+    /// scramble:SEED: for experiments, coefficients on the wrong checkpoints [default: as-is]
     #[arg(long, value_name = "ORDER")]
     pub(crate) order: Option<String>,
     /// Divide hand-given coefficients by their exact sum
     #[arg(long)]
     pub(crate) normalize: bool,
-    /// Use hand-given coefficients as they are, though they do not sum to 1 and so scale the model
+    /// Use hand-given coefficients as they are, even if they do not sum to 1 and so scale the model
     #[arg(long, conflicts_with = "normalize")]
     pub(crate) allow_sum: bool,
 }
@@ -285,16 +286,17 @@ pub(crate) struct OutputArgs {
     /// Routers and expert biases of a mixture of experts
     #[arg(long, value_enum, default_value_t = RouterChoice::Average)]
     pub(crate) router: RouterChoice,
-    /// Waive a difference of configs or tokenizers, for these values alone; the error has the line to copy; repeatable
+    /// Waive a difference between configs or tokenizers, for these values only; the error shows the option to copy;
+    /// repeatable
     #[arg(long, value_name = "KEY=VALUE,VALUE")]
     pub(crate) allow_config: Vec<String>,
-    /// Leave a tensor out; `*` stands for anything; repeatable
+    /// Leave out tensors of this name; `*` matches anything; repeatable
     #[arg(long, value_name = "NAME")]
     pub(crate) drop: Vec<String>,
-    /// Take a tensor from the newest checkpoint as it is; `*` stands for anything; repeatable
+    /// Take tensors of this name from the newest checkpoint as they are; `*` matches anything; repeatable
     #[arg(long, value_name = "NAME")]
     pub(crate) take_newest: Vec<String>,
-    /// Copy code beside the tensors (`*.py`) too
+    /// Also copy code beside the tensors (`*.py`)
     #[arg(long)]
     pub(crate) code: bool,
     /// Merge NaN and infinities by IEEE rules instead of refusing them
@@ -321,7 +323,7 @@ pub(crate) struct ExecutionArgs {
     /// Replace an output that a merge wrote and that holds nothing else, once its successor is durable
     #[arg(long)]
     pub(crate) force: bool,
-    /// Start over instead of going on from an interrupted merge
+    /// Start over instead of resuming an interrupted merge
     #[arg(long)]
     pub(crate) discard_partial: bool,
 }
@@ -359,7 +361,8 @@ pub(crate) enum DigestArg {
 /// What is merged: a run with a selection, or checkpoints.
 #[derive(Debug, Args, Clone, PartialEq, Eq)]
 pub(crate) struct SourceArgs {
-    /// A run folder; or checkpoints, by step or else oldest first; or a recipe (.toml, .yml) and the output
+    /// A run folder; or checkpoints, taken by step where each has one, else oldest first; or a recipe (.toml, .yml) and
+    /// the output
     #[arg(value_name = "RUN|CKPT...")]
     pub(crate) inputs: Vec<PathBuf>,
     /// A checkpoint with its coefficient, which may be negative; split at the last colon; repeatable
@@ -404,7 +407,7 @@ Examples:
   thalweg merge --plan plan.json
   thalweg merge recipe.yml merged
 
-An interrupted merge leaves OUT.thalweg-partial; the same command goes on from it.")]
+An interrupted merge leaves OUT.thalweg-partial; rerun the command to resume it.")]
 pub(crate) struct MergeArgs {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
@@ -433,7 +436,7 @@ Trains a Llama of about a million parameters on short stories that are built in,
 rate; forks a real anneal from it; merges windows of the checkpoints in memory; scores everything on
 held-out text, choosing by one part and reporting on another; writes DIR/report.html. Nothing is fetched.
 
-Takes two to three minutes on two cores. Ctrl-C stops it, and the same command goes on.
+Takes two to three minutes on two cores. Ctrl-C stops it; rerun the command to resume it.
 
 Examples:
   thalweg demo                          into thalweg-demo/
@@ -466,7 +469,8 @@ pub(crate) struct ReportArgs {
 pub(crate) struct TrainArgs {
     /// A config: `kind = "thalweg-train"`, TOML
     pub(crate) config: PathBuf,
-    /// The run's folder; of a grid, the folder that holds one for each cell [default: the config's name without `.toml`]
+    /// The run's folder; of a grid, the folder that holds one for each cell [default: the config's name without
+    /// `.toml`]
     #[arg(short, long, alias = "output", value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
 }
@@ -485,7 +489,7 @@ pub(crate) struct VerifyArgs {
     pub(crate) inputs: bool,
 }
 
-/// When the start token stands before a text.
+/// When the start token is put before a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum StartTokenChoice {
     Always,
@@ -540,12 +544,12 @@ pub(crate) struct EvalArgs {
     /// Use this tokenizer.json instead of each checkpoint's own
     #[arg(long, value_name = "FILE", conflicts_with = "eval_command")]
     pub(crate) tokenizer: Option<PathBuf>,
-    /// Put the start token before every text, where the tokenizer's own files do, or never before a context [default: as the suite
-    /// says, else always]
+    /// Put the start token before every text (always), where the tokenizer's own files do (auto), or never before a
+    /// context (never) [default: as the suite says, else always]
     #[arg(long, value_enum, value_name = "WHEN", conflicts_with = "eval_command")]
     pub(crate) start_token: Option<StartTokenChoice>,
-    /// Score with another program, run by the shell; {checkpoint} and {out} stand for paths. It writes lm-evaluation-harness results
-    /// or a list of {task, value, stderr, n, higher_is_better}
+    /// Score with another program, run by the shell; {checkpoint} and {out} stand for paths. It writes
+    /// lm-evaluation-harness results or a list of {task, value, stderr, n, higher_is_better}
     #[arg(long, value_name = "COMMAND", conflicts_with = "suite")]
     pub(crate) eval_command: Option<String>,
     #[command(flatten)]
@@ -554,7 +558,7 @@ pub(crate) struct EvalArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// A run folder, or checkpoints, oldest first
+    /// A run folder; or checkpoints, taken by step where each has one, else oldest first
     #[arg(value_name = "RUN|CKPT...", required = true)]
     pub(crate) inputs: Vec<PathBuf>,
     #[command(flatten)]

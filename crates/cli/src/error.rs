@@ -52,7 +52,7 @@ impl Error {
             Self::Recipe { source, .. } => source.hint(),
             Self::Scheme(error) => error.hint(),
             Self::Lab(error) => error.hint(),
-            Self::Study(error) if error.is_interrupt() => Some("the same command goes on from here".to_owned()),
+            Self::Study(error) if error.is_interrupt() => Some("rerun the command to resume".to_owned()),
             Self::Study(error) => error.hint(),
             Self::Usage { hint, .. } => hint.clone(),
             Self::Storage(error) => error.hint().map(str::to_owned),

@@ -24,15 +24,15 @@ use crate::run::hub_cache_root;
 /// Name and version, as receipts have it.
 pub(crate) const TOOL: &str = concat!("thalweg ", env!("CARGO_PKG_VERSION"));
 
-/// More threads than these for each core are no faster, and systems refuse them in the end.
-const THREADS_A_CORE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
-/// A limit for machines of few cores, where tests of many threads run too.
+/// More threads than this for each core are not faster, and at some number the system refuses them.
+const THREADS_PER_CORE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
+/// The limit is never lower, so that tests of many threads also run on machines with few cores.
 const LEAST_LIMIT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(127);
 
 /// Everything outside of the program.
 pub(crate) struct World<'a> {
     pub(crate) storage: Arc<dyn Storage>,
-    /// Checkpoints that are open already.
+    /// Checkpoints that are already open.
     pub(crate) pool: CheckpointPool,
     /// How checkpoints are read.
     pub(crate) reading: ReadOptions,
@@ -53,10 +53,10 @@ impl<'a> World<'a> {
                 .map_err(Error::Signal)?;
         }
         let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let most = available.saturating_mul(THREADS_A_CORE).max(LEAST_LIMIT);
+        let most = available.saturating_mul(THREADS_PER_CORE).max(LEAST_LIMIT);
         let asked = global.threads.unwrap_or(available);
         if asked > most {
-            messages.note(format!("`--threads {asked}` is taken as {most}: more would only get in each other's way"));
+            messages.note(format!("`--threads {asked}` is limited to {most}: more threads would not be faster"));
         }
         let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new());
         Ok(Self {
@@ -116,22 +116,23 @@ impl<'a> World<'a> {
         self.progress.clear();
     }
 
-    /// The path of a run or checkpoint that a user's words stand for, also in the local Hugging Face cache; a path as typed.
+    /// The path of the run or checkpoint that the user names: a path as it was typed, or one in the local Hugging Face
+    /// cache.
     pub(crate) fn find(&self, path: &Path) -> Result<PathBuf, Error> {
         Ok(resolve_reference(&self.storage, &path.to_string_lossy(), hub_cache_root().as_deref())?)
     }
 
-    /// As [`find`](Self::find) for what must be one checkpoint.
+    /// As [`find`](Self::find), for a name that must mean one checkpoint.
     pub(crate) fn find_checkpoint(&self, path: &Path) -> Result<PathBuf, Error> {
         Ok(resolve_checkpoint_reference(&self.storage, &path.to_string_lossy(), hub_cache_root().as_deref())?)
     }
 
-    /// As [`find`](Self::find), whole and from the root, as plans have it.
+    /// As [`find`](Self::find), but absolute and without links, as paths are in plans.
     pub(crate) fn resolve(&self, path: &Path) -> Result<PathBuf, Error> {
         Ok(self.storage.canonical_path(&self.find(path)?)?)
     }
 
-    /// As [`find_checkpoint`](Self::find_checkpoint), whole and from the root.
+    /// As [`find_checkpoint`](Self::find_checkpoint), but absolute and without links.
     pub(crate) fn resolve_checkpoint(&self, path: &Path) -> Result<PathBuf, Error> {
         Ok(self.storage.canonical_path(&self.find_checkpoint(path)?)?)
     }
@@ -254,7 +255,7 @@ impl<'a> CliProgress<'a> {
         self.next_report_ms.store(now_ms.saturating_add(every_ms), Ordering::Relaxed);
         if self.messages.draws_bars() {
             let (activity, total, text) = (state.activity, state.total, state.pace(done).text());
-            // The text goes first: drawing a place draws the text of the moment before.
+            // The text is set first: setting the position draws the bar with whatever text it has.
             let bar = state.bar.get_or_insert_with(|| new_bar(activity, total));
             bar.set_message(text);
             bar.set_position(done);

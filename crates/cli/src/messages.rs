@@ -19,7 +19,7 @@ pub(crate) struct Messages {
     quiet: bool,
     verbose: bool,
     color: bool,
-    /// What went wrong with standard output, first of all.
+    /// The first error of standard output.
     output_fault: Mutex<Option<std::io::Error>>,
 }
 

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use thalweg_tensor::{parse_count, parse_size};
 
-/// A whole number as people write it: `500`, `2K`, `1.5M`, `4e9`, `8B`.
+/// A whole number in the forms that people write: `500`, `2K`, `1.5M`, `4e9`, `8B`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Count(pub(crate) u64);
 

@@ -1,24 +1,24 @@
-//! How far a counted act is and how fast it goes: one text for bars and lines, in the units of the summary.
+//! Progress of a counted task and its rate: one text for bars and lines, in the units of the summary.
 
 use crate::options::{show_bytes, show_count};
 
-/// In what an act is counted.
+/// The unit in which a task is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PaceUnit {
     Bytes,
     Tokens,
 }
 
-/// Where an act is now.
+/// The progress of a task.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
     pub(crate) unit: PaceUnit,
     pub(crate) total: u64,
-    /// Done by an earlier run: it took no time of this one.
+    /// Done by an earlier run. It does not count towards the rate.
     pub(crate) resumed: u64,
-    /// Done in all, what was resumed included.
+    /// Done in all, including `resumed`.
     pub(crate) done: u64,
-    /// Since this run began with it.
+    /// Time since this run began the task.
     pub(crate) seconds: f64,
 }
 
@@ -28,7 +28,7 @@ impl Pace {
     pub(crate) fn text(&self) -> String {
         let rate = self.done.saturating_sub(self.resumed) as f64 / self.seconds.max(1e-9);
         let left = self.total.saturating_sub(self.done) as f64 / rate;
-        // Before the first byte nothing is known.
+        // Before the first byte the rate is 0, and the time left is unknown.
         let left = if left.is_finite() { format!(", {left:.0} s left") } else { String::new() };
         match self.unit {
             PaceUnit::Bytes => {
@@ -43,7 +43,7 @@ impl Pace {
     }
 }
 
-/// A rate in bytes, as bars and summaries have it.
+/// A rate in bytes per second, as bars and summaries show it.
 pub(crate) fn show_rate(bytes_per_second: f64) -> String {
     format!("{:.2} GB/s", bytes_per_second / 1e9)
 }

@@ -215,17 +215,17 @@ fn policy(
     })
 }
 
-/// `KEY=VALUE,VALUE`: a key alone would waive values that nobody has seen.
+/// Parses `KEY=VALUE,VALUE`. A key alone is refused: it would waive values that the user has not seen.
 fn parse_waiver(text: &str) -> Result<ConfigWaiver, Error> {
     text.parse().map_err(|error: WaiverError| {
         Error::usage_with_hint(
             format!("`--allow-config {}`: {error}", thalweg_tensor::display_name(text)),
-            "leave the option away: the error that follows has the whole line to copy, with the values that differ",
+            "leave out the option: the error then shows the option to copy, with the values that differ",
         )
     })
 }
 
-/// A plan that only says which checkpoints are looked at: for geometry, which has no output.
+/// A plan that only names checkpoints: for geometry, which has no output.
 pub(crate) fn geometry_plan(sources: &[SourceRef], world: &World<'_>) -> Result<MergePlan, Error> {
     let mean = Scheme::Sma.coefficients(sources.len())?;
     let mut output = OutputPlan::new("geometry", "none", sources, &mean);

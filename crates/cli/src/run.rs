@@ -62,16 +62,16 @@ pub(crate) fn select(
     Ok(window.checkpoints().iter().map(source_ref).collect())
 }
 
-/// Which names are checkpoints, if the user says so.
+/// The user's pattern for names of checkpoints, if there is one.
 pub(crate) fn name_pattern(args: &RunArgs) -> Result<Option<NamePattern>, Error> {
     Ok(args.checkpoint_pattern.as_deref().map(str::parse).transpose()?)
 }
 
-/// What a checkpoint's own name says: the name of its folder or file, or its revision.
+/// Parses a checkpoint's own name: that of its folder or file, or its revision.
 pub(crate) fn parse_own_name(path: &Path, pattern: Option<&NamePattern>) -> Option<CheckpointName> {
     let text = |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let name = text(path);
-    // `run/step1000/model.safetensors` has its step in the folder.
+    // `run/step1000/model.safetensors` has its step in the name of the folder.
     let is_plain_file = name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".index.json"));
     let name = if is_plain_file { text(path.parent()?) } else { name };
     let parse = |name: &str| {
@@ -172,11 +172,11 @@ pub(crate) fn hub_cache_root() -> Option<PathBuf> {
         .or_else(|| folder("HOME").map(|home| home.join(".cache/huggingface/hub")))
 }
 
-/// Says that a window ends within a spike that the run has not recovered from by then.
+/// Notes that a window ends within a spike, before the run has recovered from it.
 fn warn_of_spike(trajectory: &Trajectory, newest: Step, messages: &Messages) {
     let Some(spike) = trajectory.log().and_then(|log| lasting_spike(log, trajectory.spikes(), newest)) else { return };
     let what = match spike.end {
-        Some(end) => format!("the loss comes back at step {end} only"),
+        Some(end) => format!("the loss comes back only at step {end}"),
         None => "it did not come back".to_owned(),
     };
     messages.note(format!(
@@ -188,14 +188,14 @@ fn warn_of_spike(trajectory: &Trajectory, newest: Step, messages: &Messages) {
     ));
 }
 
-/// The files of the step log in a line.
+/// The files of the step log, as words for a line of text.
 pub(crate) fn log_words(trajectory: &Trajectory) -> Option<String> {
     let (first, more) = trajectory.log_paths().split_first()?;
     let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
     Some(format!("`{}`{more}", first.display()))
 }
 
-/// The files of the step log for JSON: one as it is, several as a list.
+/// The files of the step log as JSON: a string for one, a list for several.
 pub(crate) fn log_json(trajectory: &Trajectory) -> serde_json::Value {
     match trajectory.log_paths() {
         [] => serde_json::Value::Null,

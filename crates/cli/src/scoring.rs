@@ -37,7 +37,7 @@ pub(crate) fn open_suites(
         return match report {
             None => Ok(Vec::new()),
             Some(_) => Err(Error::usage_with_hint(
-                "`--report-suite` reports beside a suite that decides, and there is none",
+                "`--report-suite` needs a suite that decides, and none was given",
                 "name that one with `--suite FILE`, or leave `--report-suite` out",
             )),
         };
@@ -154,7 +154,7 @@ impl CommandEvaluator<'_> {
         Ok(self.cache.join(format!("{}.json", digits.get(..32).unwrap_or(digits))))
     }
 
-    /// Scores that were kept, with those that were refused.
+    /// Scores from the cache. Refused ones are noted again.
     fn known(&self, path: &Path, key: &Path) -> Option<Vec<ExternalScore>> {
         let bytes = self.run.storage.read_file(key, MAX_RESULTS_BYTES).ok()?;
         let results = read_results(&bytes, key).ok()?;
@@ -192,14 +192,14 @@ impl CommandEvaluator<'_> {
         self.run.storage.create_folder(&self.cache)?;
         let outcomes = execute_merge(&MergePlan::new(vec![scored])?, options, self.run)?;
         self.cost.bytes_read += outcomes.iter().map(|outcome| outcome.receipt.bytes_read).sum::<u64>();
-        // Where scoring fails the merge stays: the command can be tried on it by hand.
+        // If scoring fails, the merge stays, so that the user can try the command on it.
         let scores = self.score(&path, &key)?;
         self.run.storage.remove(&path)?;
         Ok(scores)
     }
 }
 
-/// Results as a plain list, refused ones with a value that is refused again.
+/// Results as a plain list for the cache. Refused scores are kept so that they are refused again.
 fn kept_results(results: &ExternalResults) -> Vec<u8> {
     let rows = results.scores.iter().map(|score| {
         json!({

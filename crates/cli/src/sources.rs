@@ -1,4 +1,4 @@
-//! From what was typed to checkpoints: one run with a selection, or checkpoints by name, oldest first.
+//! From arguments to checkpoints: one run with a selection, or checkpoints by name, oldest first.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,12 +15,12 @@ use crate::host::World;
 use crate::messages::Messages;
 use crate::run::{is_selection_empty, name_pattern, open_trajectory, parse_own_name, select};
 
-/// In which order checkpoints count that were named one by one.
+/// The order of checkpoints that were named one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SourceOrder {
-    /// By step, where each has one.
+    /// By step, if each has one.
     BySteps {
-        /// The option that keeps the order given, where the command has one.
+        /// The option that keeps the order given, if the command has one.
         keep_option: Option<&'static str>,
     },
     /// As they were given, oldest first.
@@ -51,7 +51,7 @@ pub(crate) fn choose_checkpoints(
             Named::Checkpoint(path) => {
                 return Err(Error::usage_with_hint(
                     format!("`{}` is a checkpoint, so there is nothing to select from", path.display()),
-                    "give the folder above it as the run, or leave the selection away",
+                    "give the folder above it as the run, or leave out the selection",
                 ));
             }
         }
@@ -59,7 +59,7 @@ pub(crate) fn choose_checkpoints(
     if inputs.is_empty() {
         return Err(Error::usage_with_hint(
             "no run and no checkpoints were given",
-            "name a run folder, or two checkpoints and more",
+            "name a run folder, or two or more checkpoints",
         ));
     }
     if !is_selection_empty(selection) {
@@ -71,15 +71,15 @@ pub(crate) fn choose_checkpoints(
     Ok(in_order(given, |source| source, order, messages))
 }
 
-/// What a user's words name, where a command takes a run or a checkpoint.
+/// What an argument names, where a command takes a run or a checkpoint.
 pub(crate) enum Named {
     Checkpoint(PathBuf),
     Run(PathBuf),
-    /// A run with a checkpoint of its own beside those of the steps.
+    /// A run folder that is also a checkpoint itself.
     Both(PathBuf),
 }
 
-/// Finds what the words stand for, and whether that is a checkpoint or a run.
+/// Resolves an argument, and finds whether it is a checkpoint or a run.
 pub(crate) fn look_at(path: &Path, run: &RunArgs, world: &World<'_>) -> Result<Named, Error> {
     let found = world.find(path)?;
     Ok(match look_at_path(&world.storage, &found, name_pattern(run)?.as_ref())? {
@@ -89,7 +89,7 @@ pub(crate) fn look_at(path: &Path, run: &RunArgs, world: &World<'_>) -> Result<N
     })
 }
 
-/// A checkpoint that was named, with what its own name says.
+/// A checkpoint that was named, and what its name counts: steps or epochs.
 fn given_checkpoint(
     path: &Path,
     pattern: Option<&NamePattern>,
@@ -102,7 +102,7 @@ fn given_checkpoint(
     Ok((SourceRef { path: found, step, tokens }, name.map(|name| name.counts)))
 }
 
-/// Epochs order checkpoints among themselves, but not beside steps.
+/// Drops epochs where other checkpoints have steps: epochs order checkpoints only among themselves.
 fn agreeing_steps(given: Vec<(SourceRef, Option<NameCount>)>) -> Vec<SourceRef> {
     let has_steps = given.iter().any(|(_, counts)| *counts == Some(NameCount::Steps));
     let agree = |(source, counts): (SourceRef, Option<NameCount>)| match counts {
@@ -112,22 +112,23 @@ fn agreeing_steps(given: Vec<(SourceRef, Option<NameCount>)>) -> Vec<SourceRef> 
     given.into_iter().map(agree).collect()
 }
 
-/// Two checkpoints of one step are of two runs, or copies: their steps do not say which is the older one.
+/// Notes the first two checkpoints at one step: they are from two runs or copies, and their steps do not say which is
+/// older.
 fn note_equal_steps<'a>(sources: impl Iterator<Item = &'a SourceRef>, messages: &Messages) {
     let mut known: BTreeMap<u64, &PathBuf> = BTreeMap::new();
     for source in sources {
         let Some(step) = source.step else { continue };
         let first = *known.entry(step).or_insert(&source.path);
         if *first != source.path {
-            let name = |path: &PathBuf| display_name(&path.display().to_string()).to_string();
+            let name = |path: &PathBuf| display_name(&path.display().to_string());
             let (first, second) = (name(first), name(&source.path));
-            messages.note(format!("`{first}` and `{second}` are both of step {step}: they count in the order given"));
+            messages.note(format!("`{first}` and `{second}` are both at step {step}: they count in the order given"));
             return;
         }
     }
 }
 
-/// Brings checkpoints that were named one by one into the order of their steps, and says what was not as it seemed.
+/// Sorts checkpoints that were named one by one by step, and notes what may surprise the user.
 fn in_order<T>(
     mut given: Vec<T>,
     source: impl Fn(&T) -> &SourceRef,
@@ -137,17 +138,17 @@ fn in_order<T>(
     let mut paths: Vec<&PathBuf> = given.iter().map(|one| &source(one).path).collect();
     paths.sort();
     if let Some(twice) = paths.windows(2).find(|pair| pair[0] == pair[1]) {
-        messages.note(format!("`{}` is given more than once, and counts as often", twice[0].display()));
+        messages.note(format!("`{}` is given more than once, and counts each time", twice[0].display()));
     }
     note_equal_steps(given.iter().map(&source), messages);
     let SourceOrder::BySteps { keep_option } = order else { return given };
     if let Some(without) = given.iter().map(&source).find(|source| source.step.is_none()) {
         let n_known = given.iter().filter(|one| source(one).step.is_some()).count();
         if n_known > 0 {
-            let name = display_name(&without.path.display().to_string()).to_string();
+            let name = display_name(&without.path.display().to_string());
             messages.note(format!(
-                "no step is known of `{name}`, so the order given counts: the first one as the oldest, the last one as \
-                 the newest"
+                "the step of `{name}` is not known, so the order given counts: the first is the oldest, the last the \
+                 newest"
             ));
         }
         return given;
@@ -161,7 +162,7 @@ fn in_order<T>(
     given
 }
 
-/// Checkpoints of `-m CKPT[:COEF]`, and their coefficients if they have some.
+/// Checkpoints of `-m CKPT[:COEF]`, and their coefficients if they have any.
 pub(crate) fn choose_models(
     models: &[String],
     run: &RunArgs,
@@ -188,7 +189,7 @@ pub(crate) fn choose_models(
     Ok((sources, coefficients.into_iter().collect()))
 }
 
-/// `PATH:COEF`, split at the last colon; a path that exists as it stands has no coefficient.
+/// Splits `PATH:COEF` at the last colon. If the whole text is a path that exists, there is no coefficient.
 fn split_model(model: &str, world: &World<'_>) -> Result<(PathBuf, Option<Ratio>), Error> {
     let whole = PathBuf::from(model);
     let Some((path, text)) = model.rsplit_once(':').filter(|_| world.find(&whole).is_err()) else {
@@ -199,7 +200,7 @@ fn split_model(model: &str, world: &World<'_>) -> Result<(PathBuf, Option<Ratio>
         Err(_) if world.find(Path::new(path)).is_err() => Ok((whole, None)),
         Err(_) => Err(Error::usage_with_hint(
             format!("`-m {model}`: the coefficient `{text}` is not a number"),
-            "write a decimal number or a fraction behind the colon: `-m CKPT:0.5`, `-m CKPT:1/3`",
+            "write a decimal number or a fraction after the colon: `-m CKPT:0.5`, `-m CKPT:1/3`",
         )),
     }
 }

@@ -1,7 +1,7 @@
-//! Standard output, which must be there and take what is written: an answer that nobody gets is an error.
+//! Standard output. If it is closed or cannot be written, that is an error: the user would miss the answer.
 //!
-//! The standard library opens `/dev/null` in the place of a descriptor that is closed, so that a closed standard output
-//! looks like one that was thrown away on purpose. Only before `main` can the two be told apart.
+//! The standard library opens `/dev/null` instead of a closed descriptor, so a closed standard output looks like one
+//! that the user redirected to `/dev/null`. Only before `main` can the two be distinguished.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 static WAS_CLOSED: AtomicBool = AtomicBool::new(false);
 
 ctor::declarative::ctor! {
-    // One system call and one store: nothing here needs what the standard library sets up.
+    // One system call and one store: neither needs the standard library to be set up.
     #[ctor(unsafe)]
     fn look_at_stdout() {
         WAS_CLOSED.store(rustix::io::fcntl_getfd(rustix::stdio::stdout()).is_err(), Ordering::Relaxed);

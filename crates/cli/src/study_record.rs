@@ -43,7 +43,7 @@ pub(crate) fn begin_record(title: String, trajectory: &Trajectory) -> StudyRecor
     if let (Some(log), Some(search)) = (trajectory.log(), spikes_of_run(trajectory)) {
         let row = |spike| SpikeRow { end: back_at(log, spike).map(|step| step.0), ..spike_row(spike) };
         record.spikes = search.spikes.iter().map(row).collect();
-        // A run that came back by itself needs no advice.
+        // A run that recovered by itself needs no advice.
         if unhealed_spike(trajectory).is_some() {
             let plan = plan_recovery(trajectory, &search);
             record.recovery = plan.map(|plan| plan.sources.iter().map(|one| one.step.0).collect()).unwrap_or_default();

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use thalweg_merge::geometry::Geometry;
 use thalweg_storage::guard::OwnKind;
 
-/// How such a picture is known again.
+/// How such a picture is recognised.
 pub(crate) const PLANE_FILE: OwnKind<'_> = OwnKind::text("a picture of `explain`", PLANE_TITLE);
 const PLANE_TITLE: &str = "<title>Trajectory on its first two principal components</title>";
 

@@ -1,4 +1,4 @@
-//! From scheme options and checkpoints to coefficients, with what a person should know about them.
+//! From scheme options and checkpoints to coefficients, with notes about them.
 
 use thalweg_merge::plan::SourceRef;
 use thalweg_merge::scheme::{CoefficientOrder, Scheme, SchemeError, SchemeParameters, SumRule, custom_coefficients};
@@ -15,7 +15,7 @@ const MAX_LISTED: usize = 6;
 pub(crate) enum Weights {
     /// By a scheme.
     Scheme(Scheme),
-    /// By coefficients that came with the checkpoints, in their order.
+    /// By coefficients that were given with the checkpoints, in their order.
     Given(Vec<Ratio>, SumRule),
 }
 
@@ -24,7 +24,7 @@ pub(crate) enum Weights {
 pub(crate) struct Weighed {
     pub(crate) coefficients: Coefficients,
     pub(crate) name: String,
-    /// What a person should be told.
+    /// Notes for the user.
     pub(crate) notes: Vec<String>,
 }
 
@@ -35,7 +35,7 @@ pub(crate) fn weigh(weights: &Weights, order: CoefficientOrder, sources: &[Sourc
         Weights::Given(given, sum_rule) => (custom_coefficients(given, *sum_rule)?, "custom".to_owned()),
         Weights::Scheme(scheme) => {
             let steps = match order {
-                // The order may contradict the steps, so that no distance means anything.
+                // The order may contradict the steps, so distances between them mean nothing.
                 CoefficientOrder::Given => vec![None; sources.len()],
                 _ => sources.iter().map(|source| source.step).collect::<Vec<_>>(),
             };
@@ -52,7 +52,7 @@ pub(crate) fn weigh(weights: &Weights, order: CoefficientOrder, sources: &[Sourc
     Ok(Weighed { coefficients: order.apply(&coefficients), name, notes })
 }
 
-/// Whether the order rests on nothing but how the checkpoints were given.
+/// A note that the order is only that of the arguments, because no step is known.
 fn order_note(scheme: &Scheme, order: CoefficientOrder, sources: &[SourceRef]) -> Option<String> {
     let is_ordered_by_hand = order == CoefficientOrder::Given || matches!(scheme, Scheme::Custom { .. });
     let is_unknown = sources.len() > 1 && sources.iter().all(|source| source.step.is_none());
@@ -60,7 +60,7 @@ fn order_note(scheme: &Scheme, order: CoefficientOrder, sources: &[SourceRef]) -
         .then(|| format!("no step of the checkpoints is known: {scheme} takes them in the order given, oldest first"))
 }
 
-/// What the steps of unevenly spaced checkpoints do to the coefficients of a scheme that follows them.
+/// A note about what the spacing of the checkpoints does to the coefficients of a scheme that follows positions.
 fn spacing_note(
     scheme: &Scheme,
     order: CoefficientOrder,
@@ -72,7 +72,7 @@ fn spacing_note(
     }
     let Some(known) = steps.iter().copied().collect::<Option<Vec<u64>>>() else {
         let why = if order == CoefficientOrder::Given { "their order is as given" } else { "not every step is known" };
-        return Ok(Some(format!("{scheme} takes the checkpoints as equally spaced: {why}")));
+        return Ok(Some(format!("{scheme} treats the checkpoints as equally spaced: {why}")));
     };
     let mut gaps = known.windows(2).map(|pair| pair[1] - pair[0]);
     let first = gaps.next();
@@ -91,11 +91,11 @@ fn spacing_note(
     Ok(Some(format!("{scheme} goes by the checkpoints' own steps, which are unevenly spaced: {effect}")))
 }
 
-/// The coefficients if the same span were divided evenly.
+/// The coefficients for the same span with equal spacing.
 fn even_coefficients(scheme: &Scheme, steps: &[u64]) -> Result<Coefficients, SchemeError> {
     let (Some(first), Some(last)) = (steps.first(), steps.last()) else { return Err(SchemeError::EmptyWindow) };
     let n_gaps = steps.len() as u64 - 1;
-    // Only ratios of steps matter, so that both are scaled to make the even steps whole numbers.
+    // Only ratios of steps matter, so all are scaled to make the even steps whole numbers.
     let scaled = |i: u64| first.checked_mul(n_gaps)?.checked_add((last - first).checked_mul(i)?);
     match (0..=n_gaps).map(scaled).collect::<Option<Vec<u64>>>() {
         Some(even) => scheme.coefficients_at(&even),
@@ -103,7 +103,7 @@ fn even_coefficients(scheme: &Scheme, steps: &[u64]) -> Result<Coefficients, Sch
     }
 }
 
-/// What the options say about a sum other than 1.
+/// The rule for a sum other than 1, by the options.
 pub(crate) fn sum_rule(args: &SchemeArgs) -> SumRule {
     match (args.normalize, args.allow_sum) {
         (true, _) => SumRule::DivideBySum,
@@ -134,7 +134,7 @@ pub(crate) fn parse_scheme(args: &SchemeArgs) -> Result<Scheme, Error> {
     Ok(Scheme::parse(named, parameters)?)
 }
 
-/// A scheme in one word, such as `ema:0.2`, for commands that take no other options of it.
+/// Parses a scheme in one word, such as `ema:0.2`, for commands without further options for schemes.
 pub(crate) fn parse_scheme_word(text: &str) -> Result<Scheme, Error> {
     Scheme::parse(text, SchemeParameters::default()).map_err(|error| match error {
         SchemeError::ParameterMissing { scheme, parameter: "coefficients" } => Error::usage_with_hint(
@@ -143,13 +143,13 @@ pub(crate) fn parse_scheme_word(text: &str) -> Result<Scheme, Error> {
         ),
         SchemeError::ParameterMissing { scheme, parameter } => Error::usage_with_hint(
             format!("scheme `{scheme}` needs `{parameter}`"),
-            format!("write it behind the name: `{scheme}:0.1`"),
+            format!("write it after the name: `{scheme}:0.1`"),
         ),
         error => error.into(),
     })
 }
 
-/// A number of an option, whose error names the text.
+/// Parses a number of an option. The error names the option and the text.
 pub(crate) fn parse_ratio(option: &str, text: &str) -> Result<Ratio, Error> {
     text.parse().map_err(|error| Error::usage(format!("`--{option} {text}`: {error}")))
 }

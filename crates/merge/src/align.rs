@@ -1,7 +1,7 @@
 //! Do the sources agree? Everything that headers, configs and tokenizers show is reported before the sum begins.
 //!
-//! Reads no tensor, but for a first look at codes that must be equal, and decides nothing that is not in the plan's
-//! policy. What is inside one source is asked of `contents`; the words are in `difference`.
+//! Reads no tensors, except the beginnings of codes that must be equal, and decides nothing that is not in the plan's
+//! policy. `contents` looks inside one source; `difference` has the messages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -42,7 +42,7 @@ pub enum TensorClass {
 
 /// The sources agree on this: one catalog for all, and what each tensor is.
 ///
-/// A tensor has one number everywhere: where a source's own list differs, a [`SourceView`] translates.
+/// A tensor has one number everywhere. Where the list of a source differs, a [`SourceView`] translates.
 #[derive(Debug, Clone)]
 pub struct MergeLayout {
     /// Names, shapes and input dtypes, sorted by name.
@@ -51,7 +51,7 @@ pub struct MergeLayout {
     pub classes: Vec<TensorClass>,
     /// What a person should be told, and what did not stop the merge.
     pub notes: Vec<String>,
-    /// For each source whose own list differs, the number there of each tensor; empty where none does.
+    /// For each source whose list differs, the number of each tensor in it; empty for sources in memory.
     pub(crate) places: Vec<Option<Arc<Places>>>,
 }
 
@@ -59,7 +59,7 @@ pub struct MergeLayout {
 type Places = [Option<usize>];
 
 impl MergeLayout {
-    /// The sources, each listing the layout's tensors under the layout's numbers.
+    /// Views of `sources`, in their order, that list the layout's tensors under the layout's numbers.
     pub fn views<'a>(&'a self, sources: &'a [OpenSource]) -> Vec<SourceView<'a>> {
         let view = |(i, source): (usize, &'a OpenSource)| SourceView {
             checkpoint: &source.checkpoint,
@@ -69,7 +69,7 @@ impl MergeLayout {
         sources.iter().enumerate().map(view).collect()
     }
 
-    /// Whether the tensors of source `source_idx` are those of the layout, no more and no others.
+    /// Whether source `source_idx` has exactly the tensors of the layout.
     pub(crate) fn is_whole_source(&self, source_idx: usize) -> bool {
         self.places.get(source_idx).is_none_or(Option::is_none)
     }
@@ -145,7 +145,7 @@ pub fn is_router(name: &str) -> bool {
     ENDINGS.iter().any(|ending| name.ends_with(ending)) || name.ends_with(".shared_expert_gate.weight")
 }
 
-/// What a tensor is, `take_newest` being the patterns of those that the plan takes from the newest source.
+/// What a tensor is. The plan takes tensors that fit `take_newest` from the newest source.
 pub(crate) fn classify(entry: &TensorEntry, take_newest: &[String]) -> TensorClass {
     if fits_any(take_newest, &entry.name) {
         return TensorClass::Newest;
@@ -161,7 +161,7 @@ pub(crate) fn classify(entry: &TensorEntry, take_newest: &[String]) -> TensorCla
     }
 }
 
-/// Tensors that are there and cannot be read: to leave them out in silence would make another model.
+/// Tensors that cannot be read. Leaving them out silently would make another model.
 fn unreadable(sources: &[OpenSource], policy: &Policy<'_>) -> Vec<Difference> {
     let of_source = |source: &OpenSource| {
         let label = source.label();
@@ -176,10 +176,11 @@ fn unreadable(sources: &[OpenSource], policy: &Policy<'_>) -> Vec<Difference> {
 
 /// Establishes that all sources of `plan` hold the same tensors and the same function.
 ///
-/// `storage` is where they were opened: tokenizers are read from it, and a first look at codes.
+/// `storage` is where the sources were opened; their tokenizers are read from it.
 ///
 /// # Errors
-/// `NotAligned` with every difference; `NothingToMerge` when there is no tensor; as reading for what is read.
+/// `NotAligned` with every difference; `NothingToMerge` when there is no tensor; `Checkpoint` or `Access` when a
+/// tokenizer or the beginning of a tensor cannot be read.
 pub fn align_sources(sources: &[OpenSource], plan: &MergePlan, storage: &dyn Storage) -> Result<MergeLayout, Error> {
     let Some(first) = sources.first() else {
         return Err(Error::NothingToMerge { path: PathBuf::new() });
@@ -209,7 +210,7 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan, storage: &dyn Sto
     Ok(MergeLayout { notes, ..layout })
 }
 
-/// What the outputs of a plan say about tensors, which they say alike.
+/// What the outputs of a plan say about tensors. All outputs of a plan drop and take the same ones.
 struct Policy<'a> {
     drop: &'a [String],
     take_newest: &'a [String],
@@ -256,7 +257,7 @@ impl<'a> Policy<'a> {
     }
 }
 
-/// Obstacles inside the sources, each told once with the sources that have it.
+/// Obstacles inside the sources, each reported once with the sources that have it.
 fn find_contents(sources: &[OpenSource], policy: &Policy<'_>) -> Vec<Difference> {
     let is_averaged = |name: &str| !policy.is_dropped(name) && !fits_any(policy.take_newest, name);
     let mut found: Vec<(crate::contents::Obstacle, Vec<String>)> = Vec::new();
@@ -271,7 +272,7 @@ fn find_contents(sources: &[OpenSource], policy: &Policy<'_>) -> Vec<Difference>
     found.into_iter().map(|(obstacle, sources)| Difference::Contents { sources, obstacle }).collect()
 }
 
-/// Sources by their lists of tensors: those of one run share one in memory, so that this is cheap for any number.
+/// Sources by their lists of tensors. Sources of one run share a list in memory, so grouping is cheap for any number.
 type Groups<'a> = Vec<(&'a Arc<TensorCatalog>, Vec<usize>)>;
 
 fn group_by_catalog(sources: &[OpenSource]) -> Groups<'_> {
@@ -297,7 +298,7 @@ fn find_idle_patterns(sources: &[OpenSource], groups: &Groups<'_>, policy: &Poli
     idle.chain(idle_patterns("--take-newest", policy.take_newest, &names)).collect()
 }
 
-/// One catalog for all: that of a newest source, without what is left out.
+/// One catalog for all: that of a newest source, without the dropped tensors.
 fn lay_out(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> MergeLayout {
     let newest = policy.newest.first().copied().unwrap_or(0);
     let base = sources[newest].checkpoint.catalog();
@@ -306,7 +307,7 @@ fn lay_out(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> 
         Arc::clone(base)
     } else {
         let kept = base.entries().iter().filter(|entry| !policy.is_dropped(&entry.name)).cloned().collect();
-        // Names of a catalog are unique, and so are those of a part of it.
+        // Names in a catalog are unique, so this cannot fail.
         Arc::new(TensorCatalog::new(kept).unwrap_or_default())
     };
     let mut places = vec![None; sources.len()];
@@ -322,7 +323,7 @@ fn lay_out(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> 
     MergeLayout { catalog, classes, notes: Vec::new(), places }
 }
 
-/// Compares the beginnings of codes that must be equal, so that most differences are told before the work.
+/// Compares the beginnings of codes that must be equal, so that most differences are reported before the merge.
 fn first_look_at_codes(sources: &[OpenSource], layout: &MergeLayout) -> Result<Vec<Difference>, Error> {
     const LOOK_BYTES: u64 = 64 << 10;
     const MAX_TOLD: usize = 20;
@@ -418,7 +419,7 @@ fn compare_catalogs(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy
     found
 }
 
-/// Where names differ between two lists by a word alone, one line says it for all of them.
+/// The prefix by which all names of two lists differ, so that one line reports it instead of one for each tensor.
 fn find_prefix(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> Option<Difference> {
     let [(a, a_members), (b, b_members)] = groups.as_slice() else { return None };
     let only_in = |one: &Arc<TensorCatalog>, other: &Arc<TensorCatalog>| -> Vec<String> {
@@ -443,7 +444,8 @@ fn find_prefix(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>)
 fn compare_tensor(name: &str, sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> Option<Difference> {
     let (mut present, mut absent, mut rows) = (Vec::new(), Vec::new(), Vec::new());
     let mut newest: Vec<Option<(&Shape, Dtype)>> = Vec::new();
-    let mut is_taken = false;
+    // In every source: otherwise an integer in one source and a float in another would be summed as floats.
+    let mut is_taken = true;
     for (catalog, members) in groups {
         let entry = catalog.find(name).map(|i| &catalog.entries()[i]);
         let of_newest = members.iter().filter(|i| policy.newest.contains(i));
@@ -452,7 +454,7 @@ fn compare_tensor(name: &str, sources: &[OpenSource], groups: &Groups<'_>, polic
             absent.extend_from_slice(members);
             continue;
         };
-        is_taken |= policy.is_taken(classify(entry, policy.take_newest));
+        is_taken &= policy.is_taken(classify(entry, policy.take_newest));
         present.extend_from_slice(members);
         let is_known = rows
             .iter()
@@ -469,7 +471,7 @@ fn compare_tensor(name: &str, sources: &[OpenSource], groups: &Groups<'_>, polic
         return Some(Difference::NewestDiffer { tensor });
     }
     let newest_has = newest.iter().all(Option::is_some);
-    // A layer's own state follows the newest source, also where that has none.
+    // A layer's private state follows the newest source, even where that source has none.
     let follows_newest = is_taken && (newest_has || name.ends_with("_extra_state"));
     let labels = |mut members: Vec<usize>| {
         members.sort_unstable();
@@ -486,13 +488,13 @@ fn compare_tensor(name: &str, sources: &[OpenSource], groups: &Groups<'_>, polic
     })
 }
 
-/// Whether every output waives this difference, these values and no others.
+/// Whether every output waives this difference. A waiver covers the values that it lists, and no others.
 pub(crate) fn is_waived(plan: &MergePlan, key: &str, rows: &[(String, Option<Value>)]) -> bool {
     let covers = |waiver: &ConfigWaiver| waiver.covers(key, rows.iter().map(|(_, value)| value));
     plan.outputs.iter().all(|output| output.policy.allow_config.iter().any(covers))
 }
 
-/// Differences that stop a merge, and a note on those that do not.
+/// Differences that stop a merge, and a note about those that do not.
 fn compare_source_configs(sources: &[OpenSource], plan: &MergePlan) -> (Vec<Difference>, Option<String>) {
     let configs: Vec<(String, &Value)> =
         sources.iter().filter_map(|source| Some((source.label(), source.checkpoint.config()?))).collect();
@@ -523,7 +525,7 @@ pub(crate) fn first_of_each(values: Vec<(String, Option<Value>)>) -> Vec<(String
     rows
 }
 
-/// Tokenizers that give a text other tokens: the same parameters then mean something else.
+/// Tokenizers that split a text into different tokens: the same embeddings then belong to different tokens.
 fn compare_tokenizers(
     sources: &[OpenSource],
     plan: &MergePlan,

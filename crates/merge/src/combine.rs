@@ -196,7 +196,7 @@ pub(crate) fn combine(job: &CombineJob<'_>, run: &RunContext<'_>) -> Result<(), 
 pub(crate) fn run_workers(run: &RunContext<'_>, work: &(dyn Fn() + Sync)) -> Result<(), Error> {
     std::thread::scope(|scope| {
         let others: Vec<_> = (1..run.limits.n_threads.get())
-            // Where the system refuses a thread, the others do its share.
+            // If the system refuses a thread, the others do its share.
             .filter_map(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok())
             .collect();
         work();
@@ -211,7 +211,8 @@ pub(crate) struct Prepared {
     pub(crate) sums: BTreeMap<(usize, Dtype, Dtype), WeightedSum>,
     /// Exact widening for statistics where input and output types differ.
     widenings: BTreeMap<(Dtype, Dtype), WeightedSum>,
-    /// For tensors in which a value that is not finite was met, by combination: whether all its sources hold the same bytes.
+    /// By tensor and combination, for tensors that hold a value that is not finite: whether all sources of the
+    /// combination hold the same bytes.
     pub(crate) equal: Mutex<BTreeMap<(usize, usize), bool>>,
 }
 
@@ -471,7 +472,7 @@ impl<'a> Worker<'a> {
         self.convert_copy(from, output, piece)
     }
 
-    /// What is copied while the element type changes: one source with the coefficient 1.
+    /// A copy that changes the element type: a sum over one source with the coefficient 1.
     fn convert_copy(&mut self, from: usize, output: Dtype, piece: &Piece<'_>) -> Result<TensorStats, Error> {
         let one = BigInt::from(1);
         let spec = SumSpec {

@@ -1,7 +1,7 @@
-//! What is inside one checkpoint that has no average: quantised codes, factors of an update, training state, tensors
-//! without elements. Names, headers and config alone are looked at.
+//! What cannot be averaged in one checkpoint: quantised codes, factors of an update, training state, tensors without
+//! elements. Reads only names, headers and the config.
 //!
-//! One rule for each kind, whatever the library: `align` refuses by it before a merge, `inspect` shows it.
+//! Each kind has one rule, whatever the library. `align` refuses by it before a merge, and `inspect` shows it.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ pub enum Obstacle {
     Factored {
         /// The first such tensor.
         tensor: String,
-        /// What such factors are called.
+        /// The method that uses such factors, such as `LoRA`.
         scheme: &'static str,
         /// How many there are.
         n_tensors: usize,
@@ -35,21 +35,21 @@ pub enum Obstacle {
         tensor: String,
         /// How many there are.
         n_empty: usize,
-        /// Of how many floating tensors.
+        /// How many floating tensors there are in all.
         n_tensors: usize,
     },
-    /// Codes that mean something only with the scales beside them.
+    /// Codes that mean nothing without their scales.
     Quantised {
         /// The first tensor of codes.
         codes: String,
         /// Its scales, or other companion, where there is one.
         scales: Option<String>,
-        /// Who writes such tensors.
+        /// The library or format that writes such tensors.
         by: &'static str,
     },
-    /// A config that says that the weights are quantised.
+    /// A config that declares the weights quantised.
     QuantisationConfig {
-        /// `quant_method`, or `-`.
+        /// Its `quant_method`, or `-` where it has none.
         method: String,
     },
     /// Tensors of an optimizer or of other training state among the parameters.
@@ -58,7 +58,7 @@ pub enum Obstacle {
         tensor: String,
         /// How many there are.
         n_tensors: usize,
-        /// Patterns that cover them all and nothing else.
+        /// Patterns for `--drop` that cover all of them and no parameter.
         patterns: Vec<String>,
     },
 }
@@ -84,16 +84,16 @@ impl fmt::Display for Obstacle {
             Self::Quantised { codes, scales, by } => {
                 write!(f, "the weights are quantised ({by}): `{}` holds codes", display_name(codes))?;
                 if let Some(scales) = scales {
-                    write!(f, " with scales of their own in `{}`", display_name(scales))?;
+                    write!(f, " whose scales are in `{}`", display_name(scales))?;
                 }
-                write!(f, ", and neither has an average")
+                write!(f, ", and codes cannot be averaged")
             }
             Self::QuantisationConfig { method } => {
                 write!(f, "`config.json` has a `quantization_config` (method {method}): the weights are quantised")
             }
             Self::TrainingState { tensor, n_tensors, .. } => write!(
                 f,
-                "{n_tensors} tensors are training state, such as `{}`: averaging moments with parameters is no policy",
+                "{n_tensors} tensors are training state, such as `{}`: they are not parameters and are not averaged",
                 display_name(tensor)
             ),
         }
@@ -125,7 +125,8 @@ impl Obstacle {
     }
 }
 
-/// Everything inside a checkpoint that keeps it from being averaged, tensors that fail `is_averaged` left aside.
+/// Everything inside a checkpoint that keeps it from being averaged. `is_averaged` is given the name of each tensor;
+/// tensors for which it is false are skipped.
 pub fn find_obstacles(checkpoint: &Checkpoint, is_averaged: &dyn Fn(&str) -> bool) -> Vec<Obstacle> {
     let mut found = find_in_catalog(checkpoint.catalog(), is_averaged);
     let is_factored = found.iter().any(|obstacle| matches!(obstacle, Obstacle::Factored { .. }));
@@ -134,26 +135,26 @@ pub fn find_obstacles(checkpoint: &Checkpoint, is_averaged: &dyn Fn(&str) -> boo
         found.push(Obstacle::Adapter { file: file.name.clone() });
     }
     found.extend(checkpoint.config().and_then(quantisation_config));
-    // No key of an optimizer is found without asking: such a state was asked for by its name.
+    // Only `--key` reads an optimizer's state: then the user asked for it.
     if checkpoint.findings().key.as_deref().is_some_and(is_state_key) {
         found.retain(|obstacle| !matches!(obstacle, Obstacle::TrainingState { .. }));
     }
     found
 }
 
-/// Whether a key (`--key`) is that of a training state.
+/// Whether a key (`--key`) names a training state.
 fn is_state_key(key: &str) -> bool {
     key.split('.').next().is_some_and(|root| STATE_ROOTS.contains(&root))
 }
 
-/// Obstacles that names, element types and shapes show.
+/// Obstacles that names, element types and shapes reveal.
 pub(crate) fn find_in_catalog(catalog: &TensorCatalog, is_averaged: &dyn Fn(&str) -> bool) -> Vec<Obstacle> {
     let entries: Vec<&TensorEntry> = catalog.entries().iter().filter(|entry| is_averaged(&entry.name)).collect();
     let found = [training_state(&entries), factored(&entries), quantised(&entries, catalog), empty(&entries)];
     found.into_iter().flatten().collect()
 }
 
-/// Parts of names of factors, with what they are called.
+/// Beginnings of parts of names of factors, with the method that writes them.
 const FACTORS: [(&str, &str); 12] = [
     ("lora_", "LoRA"),
     ("loraA", "LoRA"),
@@ -180,7 +181,8 @@ fn factored(entries: &[&TensorEntry]) -> Option<Obstacle> {
     Some(Obstacle::Factored { tensor: first.name.to_string(), scheme, n_tensors: found.len() })
 }
 
-/// A parameter is a weight or a bias; other tensors without elements are buffers that hold nothing yet.
+/// Reports weights and biases without elements. Other tensors may be buffers that are empty on
+/// purpose, unless every floating tensor is empty.
 fn empty(entries: &[&TensorEntry]) -> Option<Obstacle> {
     let floats: Vec<&&TensorEntry> = entries
         .iter()
@@ -193,7 +195,7 @@ fn empty(entries: &[&TensorEntry]) -> Option<Obstacle> {
     Some(Obstacle::Empty { tensor: first.name.to_string(), n_empty, n_tensors: floats.len() })
 }
 
-/// Ends of names that only quantised checkpoints have.
+/// Endings of names that only quantised checkpoints have, with the library or format that writes them.
 const CODE_ENDS: [(&str, &str); 11] = [
     ("_weight_qdata", "torchao"),
     (".qweight", "GPTQ or AWQ"),
@@ -207,7 +209,7 @@ const CODE_ENDS: [(&str, &str); 11] = [
     (".codebooks", "AQLM"),
     (".weight_scale_inv", "FP8 with block scales"),
 ];
-/// Ends of names of scales and of what belongs to them.
+/// Endings of names of scales, zero points and the like.
 const SCALE_ENDS: [&str; 14] = [
     "_scale",
     "_scales",
@@ -224,7 +226,7 @@ const SCALE_ENDS: [&str; 14] = [
     ".SCB",
     ".absmax",
 ];
-/// What the name of the codes may add to the stem of their scales.
+/// Endings of names of codes, after the stem that they share with their scales.
 const STEM_ENDS: [&str; 12] = [
     "",
     "_qdata",
@@ -262,7 +264,7 @@ fn quantised(entries: &[&TensorEntry], catalog: &TensorCatalog) -> Option<Obstac
             return Some(Obstacle::Quantised { codes: entry.name.to_string(), scales: None, by });
         }
     }
-    // Names and companions say more, so this is asked last.
+    // Names and companions tell more about the library, so they are tried first.
     let is_weight = |name: &str| name.rsplit('.').next() == Some("weight");
     let mut whole = entries.iter().filter(|entry| entry.dtype.class() == DtypeClass::Discrete && is_code(entry));
     let codes = whole.find(|entry| is_weight(&entry.name))?.name.to_string();
@@ -279,7 +281,7 @@ fn quantisation_config(config: &Value) -> Option<Obstacle> {
     object.iter().filter(|(key, _)| key.ends_with("_config")).find_map(|(_, inner)| quantisation_config(inner))
 }
 
-/// First parts of names under which trainers keep their state.
+/// First parts of names of tensors that belong to a trainer's state.
 const STATE_ROOTS: [&str; 12] = [
     "dataloader",
     "grad_scaler",
@@ -294,7 +296,7 @@ const STATE_ROOTS: [&str; 12] = [
     "scheduler",
     "train_state",
 ];
-/// Parts of names that an optimizer gives to what it keeps beside a parameter.
+/// Parts of names that optimizers give to their state for one parameter.
 const STATE_PARTS: [&str; 9] = [
     "exp_avg",
     "exp_avg_sq",
@@ -307,7 +309,7 @@ const STATE_PARTS: [&str; 9] = [
     "fp32_master_param",
 ];
 
-/// Whether a name says that the tensor belongs to a trainer and not to the model.
+/// Whether the name of a tensor shows that it belongs to a trainer, not to the model.
 pub fn is_training_state(name: &str) -> bool {
     let mut parts = name.split('.');
     let root = parts.next().unwrap_or(name);
@@ -334,7 +336,9 @@ fn training_state(entries: &[&TensorEntry]) -> Option<Obstacle> {
     Some(Obstacle::TrainingState { tensor: (*first).to_owned(), n_tensors: found.len(), patterns })
 }
 
-/// The output head and the embedding of a checkpoint whose config ties them, where both are stored.
+/// Positions in `catalog` of the output head and the embedding, if the config ties them and both are stored.
+///
+/// `None` too where their shapes or element types differ.
 pub fn tied_pair(catalog: &TensorCatalog, config: &Value) -> Option<(usize, usize)> {
     const EMBEDDINGS: [&str; 5] =
         ["embed_tokens.weight", "wte.weight", "embed_in.weight", "tok_embeddings.weight", "word_embeddings.weight"];
@@ -358,12 +362,12 @@ fn says_tied(config: &Value) -> bool {
     }
 }
 
-/// What is said of a checkpoint whose config ties a head and an embedding that are not equal.
+/// The note about a checkpoint whose config ties a head and an embedding that are not equal.
 pub fn untied_note(catalog: &TensorCatalog, (head, embedding): (usize, usize)) -> String {
     let name = |t: usize| display_name(&catalog.entries()[t].name);
     format!(
-        "`config.json` ties the output head to the embedding, and `{}` and `{}` are not equal: such a checkpoint loads untied, \
-         as another architecture",
+        "`config.json` ties the output head to the embedding, but `{}` and `{}` are not equal: the checkpoint loads untied, \
+         as a different architecture",
         name(head),
         name(embedding)
     )
@@ -408,7 +412,7 @@ mod tests {
         );
         check(&[("l.q.weight", Dtype::F8E4M3, &[2]), ("l.q.weight_scale", Dtype::F32, &[1])], "codes with scales");
         check(&[("l.q.weight", Dtype::I8, &[2, 2])], "whole numbers");
-        // A scale of floats is a parameter, and so is a count beside one.
+        // A scale beside floats is a parameter, and a counter of integers is a buffer.
         check(&[W, ("l.w.scale", Dtype::F32, &[1]), ("l.n.num_batches_tracked", Dtype::I64, &[])], "");
     }
 
@@ -430,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_without_elements_are_told_and_empty_buffers_are_not() {
+    fn parameters_without_elements_are_reported_and_empty_buffers_are_not() {
         check(&[("l.a", Dtype::F32, &[0]), ("l.b", Dtype::F32, &[0])], "2 of 2");
         check(&[("l.q.weight", Dtype::Bf16, &[0]), ("l.norm.weight", Dtype::Bf16, &[4])], "1 of 2");
         check(&[("l.q.bias", Dtype::F16, &[0, 4]), W], "empty");
@@ -452,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn optimizer_tensors_are_told_with_patterns_that_reach_nothing_else() {
+    fn optimizer_tensors_are_reported_with_patterns_that_reach_nothing_else() {
         check_patterns(&["l.weight", "optimizer.state.0.exp_avg", "optimizer.state.0.step"], &["optimizer.*"]);
         check_patterns(&["l.weight", "l.weight.exp_avg", "l.weight.exp_avg_sq"], &["*.exp_avg", "*.exp_avg_sq"]);
         check_patterns(&["l.weight", "optim.state.l.weight.exp_avg"], &["optim.*"]);

@@ -44,7 +44,7 @@ pub enum Stage {
 pub trait Progress: Sync {
     /// A stage begins that will move `total_bytes` bytes.
     fn begin(&self, stage: Stage, total_bytes: u64);
-    /// So many bytes of the stage were done by an earlier run: part of the total, but not of this run's speed.
+    /// An earlier run did `n_bytes` of the stage: they count towards the total, not towards this run's speed.
     fn resume(&self, n_bytes: u64);
     /// So many bytes more are done.
     fn advance(&self, n_bytes: u64);
@@ -101,7 +101,7 @@ pub struct Limits {
 pub struct RunContext<'a> {
     /// Where sources lie and outputs go.
     pub storage: Arc<dyn Storage>,
-    /// Checkpoints of that storage that are open already.
+    /// Checkpoints of that storage that are already open.
     pub pool: &'a CheckpointPool,
     /// Clock and counters.
     pub host: &'a dyn Host,

@@ -1,4 +1,4 @@
-//! Why sources cannot be merged, as a person reads it: each reason with the next move.
+//! Why sources cannot be merged, in messages for people: each reason, and the next step.
 
 use std::fmt;
 
@@ -24,15 +24,15 @@ pub enum Difference {
         /// Whether the newest source is among those that have it.
         newest: NewestHas,
     },
-    /// All names of some sources have a word that those of the others lack.
+    /// All names of some sources contain a word that those of the others lack.
     Prefix {
-        /// The word, such as `_orig_mod.`.
+        /// The word with its dot, such as `_orig_mod.`.
         prefix: String,
         /// Sources whose names have it.
         with: Vec<String>,
         /// Sources whose names lack it.
         without: Vec<String>,
-        /// How many tensors differ by it.
+        /// How many names differ by it.
         n_tensors: usize,
     },
     /// Shape or element type differ.
@@ -55,7 +55,7 @@ pub enum Difference {
         tensor: String,
         /// The source.
         source: String,
-        /// Why not, as the end of a sentence about it.
+        /// Why not, to follow a colon.
         reason: String,
     },
     /// A config key that changes the model's function.
@@ -65,28 +65,29 @@ pub enum Difference {
         /// First source of each value: label, value (`None` where it is missing).
         rows: Vec<(String, Option<Value>)>,
     },
-    /// Tokenizers that give a text other tokens.
+    /// Tokenizers that split a text into different tokens.
     Tokenizer {
-        /// What differs, as a waiver names it: `tokenizer.vocabulary`, say.
+        /// What differs, as a waiver names it, such as `tokenizer.vocabulary`.
         key: String,
         /// First source of each kind: label, value.
         rows: Vec<(String, Option<Value>)>,
     },
-    /// Something inside sources that has no average.
+    /// Something inside sources that cannot be averaged.
     Contents {
         /// The sources.
         sources: Vec<String>,
         /// What it is.
         obstacle: Obstacle,
     },
-    /// A pattern that fits no tensor.
+    /// A pattern that matches no tensor.
     IdlePattern {
         /// The option that gave it, such as `--drop`.
         option: &'static str,
         /// The pattern.
         pattern: String,
     },
-    /// A tensor that outputs of one reading take from different sources, in which it has other shapes.
+    /// A tensor that outputs of one plan take from different newest sources, in which its shape or element type
+    /// differs.
     NewestDiffer {
         /// Its name.
         tensor: String,
@@ -124,8 +125,7 @@ impl fmt::Display for Difference {
             }
             Self::Refused { tensor, dtype } => write!(
                 f,
-                "tensor `{}` is {dtype} and not equal in all sources: such codes have scales of their own, and averaging them has no \
-                 meaning",
+                "tensor `{}` is {dtype} and not equal in all sources: such codes have separate scales and cannot be averaged",
                 display_name(tensor)
             ),
             Self::Unreadable { tensor, source, reason } => {
@@ -141,11 +141,11 @@ impl fmt::Display for Difference {
             }
             Self::Contents { sources, obstacle } => write!(f, "{}: {obstacle}", shorten(sources)),
             Self::IdlePattern { option, pattern } => {
-                write!(f, "`{option} {}` fits no tensor of the sources", display_name(pattern))
+                write!(f, "`{option} {}` matches no tensor of the sources", display_name(pattern))
             }
             Self::NewestDiffer { tensor } => write!(
                 f,
-                "tensor `{}` is taken from the newest source, and its shape differs between the newest sources of the outputs",
+                "tensor `{}` is taken from the newest source, but it differs between the newest sources of the outputs",
                 display_name(tensor)
             ),
         }
@@ -176,11 +176,11 @@ fn shorten(labels: &[String]) -> String {
     text
 }
 
-/// Keys whose difference means another model, whatever the values.
+/// Keys whose difference means a different model, whatever the values.
 const ARCHITECTURE_KEYS: [&str; 6] =
     ["architectures", "hidden_size", "model_type", "num_attention_heads", "num_hidden_layers", "vocab_size"];
 
-/// The next move for a set of differences: the first obstacle that the others cannot be mended without.
+/// The next step for a set of differences: what to do about the one that must be fixed first.
 pub(crate) fn hint_for(differences: &[Difference]) -> Option<String> {
     let first = |wanted: &dyn Fn(&Difference) -> Option<String>| differences.iter().find_map(wanted);
     first(&hint_for_contents)
@@ -197,7 +197,7 @@ fn hint_for_contents(difference: &Difference) -> Option<String> {
         }
         Difference::Contents { obstacle, .. } => Some(obstacle.hint()),
         Difference::IdlePattern { option, .. } => {
-            Some(format!("`thalweg inspect CKPT -v` lists the names; in `{option} NAME` a `*` stands for anything"))
+            Some(format!("`thalweg inspect CKPT -v` lists the names; in `{option} NAME` a `*` matches anything"))
         }
         Difference::NewestDiffer { .. } => Some("make the outputs one by one, with `thalweg merge`".to_owned()),
         _ => None,
@@ -254,7 +254,7 @@ fn hint_for_names(differences: &[Difference]) -> Option<String> {
     })
 }
 
-/// Buffers can be left out, or taken from the newest source where that has them: the whole line to copy.
+/// Buffers can be left out, or taken from the newest source if it has them. The hint has the options to copy.
 fn hint_for_buffers(missing: &[(&str, NewestHas)]) -> String {
     let options = |option: &str, names: &[&str]| {
         let patterns = patterns_for(names, &|_| false);
@@ -280,7 +280,7 @@ fn hint_for_shape(difference: &Difference) -> Option<String> {
     }
 }
 
-/// All waivers at once: a line to copy, which covers the values that were seen and no others.
+/// All waivers at once, as options to copy. They cover the values that were found and no others.
 fn hint_for_waivers(differences: &[Difference]) -> Option<String> {
     let waiver = |difference: &Difference| match difference {
         Difference::Config { key, rows } | Difference::Tokenizer { key, rows } => {
@@ -297,12 +297,12 @@ pub(crate) fn is_output_head(name: &str) -> bool {
     matches!(name, "lm_head.weight" | "embed_out.weight" | "output.weight") || name.ends_with(".lm_head.weight")
 }
 
-/// Words that wrappers put into all names of a model.
+/// Words that wrappers insert into all names of a model.
 const WRAPPERS: [&str; 5] = ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "module.", "model."];
 
-/// The word by which the names of two sets differ: a wrapper's, anywhere in the name, or a common prefix.
+/// The word by which the names of two sets differ: a wrapper's word anywhere in the names, or a common prefix.
 ///
-/// `a` has it and `b` lacks it. Both are names that the other set lacks.
+/// Names of `a` have it, names of `b` lack it. Neither set has a name of the other.
 pub(crate) fn common_prefix_difference(a: &[&str], b: &[&str]) -> Option<String> {
     if a.len() != b.len() || a.is_empty() {
         return None;
@@ -320,12 +320,12 @@ pub(crate) fn common_prefix_difference(a: &[&str], b: &[&str]) -> Option<String>
     if let Some(word) = wrapper {
         return Some((*word).to_owned());
     }
-    // The first name in order need not meet the first one of the other set, but its prefix must fit one of them.
+    // Without its prefix, the first name of `a` may be any name of `b`.
     let prefix = b.iter().find_map(|name| a[0].strip_suffix(name)).filter(|prefix| prefix.ends_with('.'))?;
     is_match(&|name: &str| name.strip_prefix(prefix).map(str::to_owned)).then(|| prefix.to_owned())
 }
 
-/// The name without `word` wherever it stands at the beginning or after a dot.
+/// The name without `word`, wherever it is at the beginning or after a dot.
 fn remove_part(name: &str, word: &str) -> String {
     let mut out = String::with_capacity(name.len());
     let mut rest = name;
@@ -341,7 +341,7 @@ fn remove_part(name: &str, word: &str) -> String {
     out
 }
 
-/// Whether any of the patterns fits none of the names, and which.
+/// The patterns that match none of the names.
 pub(crate) fn idle_patterns<'a>(
     option: &'static str,
     patterns: &'a [String],
@@ -356,7 +356,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_that_a_wrapper_adds_is_found_wherever_it_stands() {
+    fn a_word_that_a_wrapper_adds_is_found_anywhere() {
         for (a, b, word) in [
             (vec!["_orig_mod.a.weight", "_orig_mod.b.weight"], vec!["a.weight", "b.weight"], Some("_orig_mod.")),
             (vec!["l.0._orig_mod.a", "l.1._orig_mod.a"], vec!["l.0.a", "l.1.a"], Some("_orig_mod.")),

@@ -54,9 +54,9 @@ pub struct MergeOutcome {
     pub receipt: MergeReceipt,
     /// Whether it was there already, from this very plan over unchanged sources.
     pub was_done: bool,
-    /// Of the bytes read, those that an interrupted run had read: they took no time of this one.
+    /// Of the receipt's `bytes_read`, those of units that an interrupted run had finished: this run did not merge them.
     pub bytes_resumed: u64,
-    /// What was compared to find that.
+    /// What was compared to find that; `None` if the output was not there.
     pub compared: Option<Compared>,
 }
 
@@ -73,7 +73,7 @@ pub fn execute_merge(
     let sources = open_sources(plan, run)?;
     check_seen(plan, &sources)?;
     let layout = align_sources(&sources, plan, &*run.storage)?;
-    // What a source cannot deliver is better known before anything is written.
+    // A source that cannot deliver its tensors is found before anything is written.
     sources.iter().try_for_each(|source| source.checkpoint.look_inside(Look::EachTensor))?;
     layout.notes.iter().for_each(|note| run.progress.note(note));
     check_memory(plan, &sources, &layout, run)?;
@@ -96,7 +96,7 @@ pub fn execute_merge(
     Ok(outcomes)
 }
 
-/// Says no before a stage is made where the limit is too small for the merge.
+/// Refuses before a stage is made if the limit is too small for the merge.
 fn check_memory(
     plan: &MergePlan,
     sources: &[OpenSource],
@@ -107,7 +107,7 @@ fn check_memory(
     fit_piece(layout, (sources.len(), plan.outputs.len()), held.bytes(&layout.catalog), 0, run).map(|_| ())
 }
 
-/// Publishes one output after the other. Those that are not published stay staged: all of their work is done.
+/// Publishes one output after the other. If one fails, it and those after it stay staged: their work is done.
 fn commit_all(
     staged: Vec<StagedOutput<'_>>,
     input: &CommitInput<'_>,
@@ -157,7 +157,7 @@ fn stage_outputs<'a>(
         match stage_output(output, sources, layout, &reading, options, run) {
             Ok(output) => staged.push(output),
             Err(error) => {
-                // Those that hold work of an earlier run are kept; empty ones would only be in the way.
+                // Stages that hold work of an earlier run are kept; empty ones would only be in the way.
                 let fresh = staged.into_iter().filter(|output: &StagedOutput<'_>| output.found.is_empty());
                 fresh.for_each(|output| remove_stage(&*run.storage, &output));
                 return Err(error);
@@ -173,7 +173,7 @@ pub(crate) struct Merged {
     /// For each tensor, the sources that it was read from.
     pub(crate) read_by: Vec<Vec<usize>>,
     pub(crate) bytes_read: u64,
-    /// Of these, what an interrupted run had read.
+    /// Of these, those of units that an interrupted run had finished.
     bytes_resumed: u64,
 }
 

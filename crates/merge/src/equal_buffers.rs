@@ -1,7 +1,7 @@
-//! Buffers that are no parameters: a tensor that is the same in every source is copied, whatever its values.
+//! Values that are not finite in tensors that are the same in every source: they are copied instead of refused.
 //!
-//! The guard on values that are not finite asks here before it refuses. A mask of minus infinities is equal in all sources;
-//! parameters that went wrong are not.
+//! The guard on values that are not finite asks this module before it refuses. A mask of minus infinities is equal in
+//! all sources; parameters of a run that diverged are not.
 
 use std::sync::PoisonError;
 
@@ -15,9 +15,10 @@ use crate::error::Error;
 use crate::unit::Part;
 
 impl Worker<'_> {
-    /// Whether all sources of combination `k` hold the same bytes of a whole tensor. One source equals only itself.
+    /// Whether all sources of combination `k` hold the same bytes of a whole tensor. One source alone does not count.
     ///
-    /// Asked for the whole tensor and kept, so that the answer depends neither on the cut of the work nor on threads.
+    /// The whole tensor is compared and the answer kept, so that it depends neither on the cut of the work nor on
+    /// threads.
     pub(crate) fn is_equal_everywhere(
         &mut self,
         k: usize,
@@ -65,12 +66,14 @@ impl Worker<'_> {
         Ok(is_equal)
     }
 
-    /// The sum over equal sources: finite elements as everywhere, the others as they are.
+    /// The sum over equal sources: finite elements are summed as everywhere, the others are copied.
     pub(crate) fn sum_of_equals(&mut self, k: usize, terms: &[usize], piece: &Piece<'_>) -> Result<TensorStats, Error> {
         let combination = &self.job.combinations[k];
         let (input, output) = (piece.entry.dtype, combination.dtype.resolve(piece.entry.dtype));
-        let Some(sum) = self.prepared.sums.get(&(k, input, output)) else { return Err(Error::WorkerDied) };
-        let Some(&first) = terms.first() else { return Err(Error::WorkerDied) };
+        let Some(sum) = self.prepared.sums.get(&(k, input, output)) else {
+            return Err(Error::Bug { what: "a sum was not prepared" });
+        };
+        let Some(&first) = terms.first() else { return Err(Error::Bug { what: "a sum has no terms" }) };
         let original = self.inputs[first].clone();
         let special = Special::find(input, &original);
         let sources: Vec<&[u8]> = terms.iter().map(|_| special.finite.as_slice()).collect();
@@ -84,7 +87,7 @@ impl Worker<'_> {
         };
         let newest_idx = combination.newest_idx;
         if terms.contains(&newest_idx) {
-            // The distance is that of the finite elements: infinity minus itself is no number.
+            // The distance counts finite elements only: infinity minus itself is NaN.
             let kept = std::mem::replace(&mut self.inputs[newest_idx], special.finite.clone());
             let measured = self.measure_distance(newest_idx, input, output, &mut stats);
             self.inputs[newest_idx] = kept;
@@ -99,9 +102,11 @@ impl Worker<'_> {
     }
 }
 
-/// Elements that are not finite, and the others with zeros in their place.
+/// Elements that are not finite, separated from the others.
 struct Special {
+    /// Where the elements that are not finite are.
     positions: Vec<usize>,
+    /// All elements, with zeros instead of those that are not finite.
     finite: Vec<u8>,
 }
 
@@ -133,7 +138,8 @@ impl Special {
         let sum = WeightedSum::new(std::slice::from_ref(&one), &one, spec)
             .map_err(|source| Error::Sum { tensor: display_name(tensor), source })?;
         let mut converted = vec![0; self.positions.len() * to_index(output.bytes().unwrap_or(1))];
-        sum.sum_into(&[&own], &mut converted).map_err(|_| Error::WorkerDied)?;
+        sum.sum_into(&[&own], &mut converted)
+            .map_err(|_| Error::Bug { what: "a value that is not finite did not convert" })?;
         Ok(converted)
     }
 }
@@ -170,7 +176,7 @@ mod tests {
         for (value, expected) in [(f32::MAX, false), (f32::NEG_INFINITY, true), (f32::NAN, true)] {
             assert_eq!(is_non_finite(Dtype::F32, &value.to_le_bytes()), expected, "{value}");
             let [_, _, low, high] = value.to_le_bytes();
-            // The largest single rounds to an infinity only on conversion; its upper half is a finite bf16.
+            // The largest f32 becomes an infinity only when it is rounded; its upper half is a finite bf16.
             assert_eq!(is_non_finite(Dtype::Bf16, &[low, high]), expected, "{value}");
         }
         for (bits, expected) in [(0x7bff_u16, false), (0x7c00, true), (0xfc00, true), (0x7e00, true)] {

@@ -108,12 +108,12 @@ pub enum Error {
         /// What there is.
         free_bytes: u64,
     },
-    /// Another output of ours, or a damaged one, stands where the output should go.
+    /// There is another output of ours, or a damaged one, where the output should go.
     #[error("`{}` {}", path.display(), if holds.is_empty() { "exists" } else { holds })]
     OutputExists {
         /// The output.
         path: PathBuf,
-        /// What it holds.
+        /// What is wrong with it, as a predicate after its path; empty if it only exists.
         holds: String,
     },
     /// The output, or its stage, would be written over one of the sources.
@@ -155,7 +155,7 @@ pub enum Error {
     /// A worker thread died; a defect of ours.
     #[error("a worker thread stopped unexpectedly")]
     WorkerDied,
-    /// A state that cannot be; a defect of ours.
+    /// A state that must not occur; a defect of ours.
     #[error("a bug in thalweg: {what}; nothing was published")]
     Bug {
         /// What should have held.
@@ -164,8 +164,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the same command may come to its end once its surroundings are mended: then a stage is worth keeping. What
-    /// the values of the sources refuse, they refuse again.
+    /// Whether the same command may succeed later, once a disk or a network is repaired: then a stage is worth keeping.
+    /// What fails because of the sources' values fails again.
     pub fn can_be_resumed(&self) -> bool {
         matches!(
             self,
@@ -181,7 +181,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Checkpoint(error) => error.hint().map(str::to_owned),
-            Self::Interrupted => Some("run the same command again to go on".to_owned()),
+            Self::Interrupted => Some("rerun the command to resume".to_owned()),
             Self::NonFloatDiffers { tensor, class: crate::align::TensorClass::Opaque, .. } => {
                 Some(format!("take the newest source's with `--take-newest {}`", shell_word(tensor)))
             }
@@ -190,7 +190,7 @@ impl Error {
                 shell_word(tensor)
             )),
             Self::NonFinite { tensor, .. } => Some(format!(
-                "leave that checkpoint out; of a buffer take the newest source's with `--take-newest {}`; or merge by IEEE rules with \
+                "leave that checkpoint out; for a buffer, take the newest source's with `--take-newest {}`; or merge by IEEE rules with \
                  `--allow-non-finite`",
                 shell_word(tensor)
             )),

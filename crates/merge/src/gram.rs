@@ -99,7 +99,7 @@ pub fn gram(
     let units = UnitList::cut(&layout.catalog, is_wanted, |t| entries[t].dtype.bytes().unwrap_or(1));
     let wanted_bytes: u64 = (0..entries.len()).filter(|&t| is_wanted(t)).map(|t| entries[t].n_bytes()).sum();
     let bytes_read = wanted_bytes * sources.len() as u64;
-    // The products of each part and of each tensor.
+    // The products are kept for each part and for each tensor.
     let gram_bytes = (Gram::zero(sources.len()).products.len() as u64 * 8 + 96) * 2;
     let held = Held::live(sources.len()).bytes(&layout.catalog);
     let held = held.saturating_add(gram_bytes.saturating_mul(entries.len() as u64));

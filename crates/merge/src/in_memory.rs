@@ -35,7 +35,7 @@ impl std::fmt::Debug for LiveSource<'_> {
 
 /// Executes `plan` into `sinks`, one for each output in its order: the bits that `execute_merge` would publish.
 ///
-/// Gives the bytes that were read. The paths of the outputs, shards, digests, side files and cards mean nothing here.
+/// Returns the number of bytes read. Ignores the outputs' paths, shards, digests, side files and cards.
 ///
 /// # Errors
 /// `PlanInvalid` where the sinks are not as many as the outputs or hold other tensors; as a merge for the sources.
@@ -83,7 +83,7 @@ pub fn merge_live(
     fill_sinks((&layout, held), (&tensors, names), &[combination], &[sink], run).map(|_| ())
 }
 
-/// One reading of aligned sources, given with their names, into sinks that are checked first; gives the bytes read.
+/// One reading of aligned sources, given with their names, into sinks that are checked first. Returns the bytes read.
 fn fill_sinks(
     (layout, held_bytes): (&MergeLayout, u64),
     (sources, names): (&[&dyn TensorSource], Vec<PathBuf>),

@@ -18,12 +18,13 @@ pub(crate) use thalweg_checkpoint::JOURNAL_NAME;
 
 const MAGIC: &[u8; 8] = b"thalwegj";
 const VERSION: u32 = 3;
-/// Digests of the plan, of the sources' identity where nothing is hashed, and of what is merged in the same reading. A stage of other plans or
-/// sources is refused; with another reading its units mean other things, and it is begun anew.
+/// Digests of the plan, of the sources' sizes and times where nothing is hashed, and of what is merged in the same
+/// reading. A stage of another plan or other sources is refused. A stage of another reading is begun anew, because its
+/// units mean other things.
 pub(crate) type StageKey = [u8; 96];
 const HEADER_BYTES: u64 = 8 + 4 + 96;
 const CHECKSUM_BYTES: usize = 16;
-/// What a frame adds to its bytes.
+/// What a frame adds to its body: length and checksum.
 const FRAME_BYTES: u64 = 8 + CHECKSUM_BYTES as u64;
 /// A record is a unit of 256 parts at most; each part has few subtrees. More than this is not ours.
 const MAX_RECORD_BYTES: u64 = 64 << 20;
@@ -61,7 +62,7 @@ pub(crate) enum JournalState {
 }
 
 impl Journal {
-    /// A new journal, durable, in a stage that may hold files of these names.
+    /// Creates a durable journal in a stage that may hold files of these names.
     pub(crate) fn create(
         storage: &dyn Storage,
         path: &Path,
@@ -80,7 +81,8 @@ impl Journal {
         Ok(Self { file, end: Mutex::new(header.len() as u64) })
     }
 
-    /// Reads a journal as far as it is whole, and the names of files that it lists, also where it belongs to another plan.
+    /// Reads a journal as far as it is whole. Also returns the names of files that it lists, even if it belongs to
+    /// another plan.
     pub(crate) fn open(
         storage: &dyn Storage,
         path: &Path,
@@ -147,7 +149,7 @@ fn checksum(body: &[u8]) -> [u8; CHECKSUM_BYTES] {
     sum
 }
 
-/// Length and checksum around bytes.
+/// A frame: the length of `body`, `body`, its checksum.
 fn framed(body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(body.len() + to_index(FRAME_BYTES));
     bytes.extend_from_slice(&(body.len() as u64).to_le_bytes());
@@ -156,7 +158,8 @@ fn framed(body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What was framed at `at`; `None` where the file ends or the checksum differs: a torn end was never whole.
+/// The body of the frame at `at`; `None` if the file ends before it does or the checksum differs, as after a torn
+/// write.
 fn read_frame(file: &dyn WriteAt, at: u64, len_bytes: u64) -> Result<Option<Vec<u8>>, Error> {
     let mut prefix = [0; 8];
     if at.saturating_add(8) > len_bytes {

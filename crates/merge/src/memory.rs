@@ -1,7 +1,8 @@
-//! How much memory a merge takes: what it holds whatever the limit, and how large a piece of each source a worker reads.
+//! How much memory a merge takes: what it holds whatever the limit, and how large a piece of each source a worker
+//! reads.
 //!
-//! Tensor data is a function of the limit, the threads and the number of buffers, never of the model's size. What is held
-//! besides grows with the number of tensors and with the length of coefficients and configurations.
+//! The size of tensor data in memory depends on the limit, the threads and the number of buffers, never on the model's
+//! size. Everything else grows with the number of tensors and with the length of coefficients and configurations.
 
 use std::ops::Range;
 
@@ -20,7 +21,7 @@ const BASE_BYTES: u64 = 24 << 20;
 const PIECE_BYTES: u64 = 64 << 10;
 /// All pieces of a worker together stay within what a core's caches serve well.
 const WORKER_BYTES: u64 = 4 << 20;
-/// A further piece of a tensor in a catalog.
+/// Each piece of a tensor in a catalog after its first.
 const PIECE_ENTRY_BYTES: u64 = 100;
 /// Hashers and bookkeeping of one buffer.
 const OVERHEAD_BYTES: u64 = 4 << 10;
@@ -75,27 +76,27 @@ impl PieceSize {
 
 /// What a merge holds besides pieces of tensors, from headers and plans alone.
 ///
-/// Every factor is measured on merges where it is most of the memory (`crates/merge/tests/memory.rs` has such merges) and
-/// rounded up by a tenth.
+/// Every factor was measured on merges that it dominates (such as those of `crates/merge/tests/memory.rs`) and rounded
+/// up by a tenth.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Held {
     n_sources: u64,
-    /// Sources whose tensors lie elsewhere have catalogs of their own.
+    /// Catalogs that differ: sources whose tensors have the same names and places share one.
     n_catalogs: u64,
     n_outputs: u64,
-    /// Of all sources: values that were parsed take many times their text.
+    /// Length of the configs of all sources. Parsed values take many times their text.
     config_bytes: u64,
-    /// Decimal digits of all coefficients: as text, as numbers, in plan, digest and receipt.
+    /// Decimal digits of all coefficients, which are held as text and as numbers, in plan, digest and receipt.
     coefficient_digits: u64,
 }
 
 impl Held {
-    /// Sources that are in memory anyway, and outputs without a receipt.
+    /// For sources that are in memory anyway, and outputs without a receipt.
     pub(crate) fn live(n_sources: usize) -> Self {
         Self { n_sources: n_sources as u64, n_catalogs: 1, ..Self::default() }
     }
 
-    /// Checkpoints that are open.
+    /// For open checkpoints.
     pub(crate) fn of_sources(sources: &[OpenSource]) -> Self {
         let mut catalogs: Vec<_> =
             sources.iter().map(|source| std::sync::Arc::as_ptr(source.checkpoint.catalog())).collect();
@@ -109,7 +110,7 @@ impl Held {
         }
     }
 
-    /// Adds what is made of them.
+    /// Adds what the outputs of a plan take.
     pub(crate) fn with_outputs<'a>(mut self, outputs: impl Iterator<Item = &'a OutputPlan>) -> Self {
         for output in outputs {
             self.n_outputs += 1;
@@ -119,7 +120,7 @@ impl Held {
         self
     }
 
-    /// Bytes, for sources with the tensors of `catalog`.
+    /// The bytes held, for sources with the tensors of `catalog`.
     pub(crate) fn bytes(&self, catalog: &TensorCatalog) -> u64 {
         let n_tensors = catalog.entries().len() as u64;
         let name_bytes: u64 = catalog.entries().iter().map(|entry| entry.name.len() as u64).sum();
@@ -129,7 +130,7 @@ impl Held {
         let n_pieces = catalog.entries().iter().map(|entry| entry.pieces.len() as u64).sum::<u64>();
         let further_bytes = n_pieces.saturating_sub(n_tensors).saturating_mul(PIECE_ENTRY_BYTES);
         let catalog = n_tensors.saturating_mul(260).saturating_add(name_bytes).saturating_add(further_bytes);
-        // Layout, header, records and receipt, the latter as a value and as text.
+        // Layout, header, records, and the receipt both as a value and as text.
         let output = n_tensors.saturating_mul(500).saturating_add(name_bytes.saturating_mul(4));
         // A digest of each tensor of each source.
         let source = n_tensors.saturating_mul(68).saturating_add(4 << 10);

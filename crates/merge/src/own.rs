@@ -1,9 +1,9 @@
-//! How a merged checkpoint is known as one that this program wrote and that nobody has touched since.
+//! How to recognise a merged checkpoint that this program wrote and that has not been changed since.
 //!
-//! Only such a folder is ever replaced: its `thalweg.json` is a receipt, it holds nothing but what the receipt lists, its
-//! small files, which a person may have edited, are still those that were written, and no tensors were saved over its own:
-//! they have their length and are not newer than the receipt, which is written last. A bit that the disk turned changes
-//! neither, so a damaged output may be replaced.
+//! Only such a folder is ever replaced. Its `thalweg.json` is a receipt, and it holds only what the receipt lists.
+//! Small files, which a person may have edited, still have their digests. Files of tensors still have their lengths and
+//! are not newer than the receipt, which is written last: otherwise another program saved tensors over them. A bit that
+//! the disk flipped changes neither length nor time, so a damaged output may be replaced.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -29,7 +29,7 @@ pub const MERGED_FOLDER: OwnFolder<'static> = OwnFolder { what: "a merged checkp
 /// What a folder holds beyond a merge.
 ///
 /// # Errors
-/// `Io`. A receipt that does not read is none.
+/// `Io`. A folder whose receipt cannot be parsed is not ours.
 pub fn merged_contents(storage: &dyn Storage, folder: &Path) -> Result<Contents, Error> {
     let path = folder.join(RECEIPT_NAME);
     if look_at(storage, &path)? != Place::File {
@@ -56,7 +56,7 @@ pub fn merged_contents(storage: &dyn Storage, folder: &Path) -> Result<Contents,
     Ok(Contents::Ours { manifest: RECEIPT_NAME.to_owned(), foreign })
 }
 
-/// Why a file may not be the one that the merge wrote.
+/// Why a file may not be the one that the merge wrote. A missing file is not a reason.
 fn find_change(
     storage: &dyn Storage,
     folder: &Path,
@@ -74,8 +74,8 @@ fn find_change(
         return Ok(Some(CHANGED));
     }
     if is_tensors || info.len_bytes > MAX_SMALL_BYTES {
-        // Training may continue in the folder of a merge and save weights of the same length. A copy may be newer, too:
-        // it is refused rather than read whole.
+        // Training may resume in the folder of a merge and save weights of the same length. A copied file may be newer
+        // too; it is refused, since only reading all of it could tell.
         let receipt_info = storage.file_info(&folder.join(RECEIPT_NAME))?;
         return Ok((info.modified_ns > receipt_info.modified_ns).then_some("newer than the receipt"));
     }

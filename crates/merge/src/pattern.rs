@@ -1,6 +1,6 @@
-//! Names of tensors with `*` in them, as `--drop` and `--take-newest` take them.
+//! Patterns for names of tensors, as `--drop` and `--take-newest` take them: `*` is the only wildcard.
 
-/// Whether `name` fits `pattern`, in which `*` stands for any characters, dots and none included.
+/// Whether `name` fits `pattern`, in which `*` matches any number of characters, including dots and none at all.
 ///
 /// # Example
 /// ```
@@ -15,7 +15,7 @@ pub fn name_fits(pattern: &str, name: &str) -> bool {
     let Some(mut name) = name.strip_prefix(first) else { return false };
     let mut parts: Vec<&str> = rest.split('*').collect();
     let last = parts.pop().unwrap_or_default();
-    // The earliest place of each part leaves the most room for those after it.
+    // Matching each part as early as possible leaves the most room for those after it.
     for part in parts {
         match name.find(part) {
             Some(at) => name = &name[at + part.len()..],
@@ -30,9 +30,9 @@ pub fn fits_any(patterns: &[String], name: &str) -> bool {
     patterns.iter().any(|pattern| name_fits(pattern, name))
 }
 
-/// The fewest obvious patterns that cover `names`: a name by itself, or `*.LAST` for several with the same last part.
+/// Patterns that cover `names`: the name itself, or `*.LAST` for several with the same last part.
 ///
-/// A pattern may cover other names too; `all` are those that it must not reach.
+/// A pattern may match other names too. `others` says whether it matches one that it must not.
 pub(crate) fn patterns_for(names: &[&str], others: &dyn Fn(&str) -> bool) -> Vec<String> {
     let mut patterns: Vec<String> = Vec::new();
     for &name in names {
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stars_stand_for_anything_and_everything_else_for_itself() {
+    fn a_star_matches_anything_and_every_other_character_itself() {
         for (pattern, name, fits) in [
             ("a", "a", true),
             ("a", "ab", false),

@@ -1,4 +1,4 @@
-//! What stands where the outputs of a plan go: looked at before the first byte is read, so that every no comes in time.
+//! What is where the outputs of a plan go. Looked at before the first byte is read, so that refusals come early.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ use crate::receipt::{MergeReceipt, RECEIPT_NAME, SourceReceipt};
 use crate::stage::check_stage;
 use crate::verify::{digest_checkpoint, read_receipt, verify_receipt};
 
-/// How an output that was there already was found to be what the plan makes.
+/// How an existing output was found to be what the plan makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Compared {
     /// How the output's files were compared with its receipt.
@@ -28,12 +28,12 @@ pub struct Compared {
     pub sources: ComparedBy,
 }
 
-/// What a comparison rests on.
+/// What a comparison is based on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ComparedBy {
     /// Every byte was read and hashed.
     Digests,
-    /// There are no digests: lengths and headers.
+    /// Lengths and headers, because there are no digests.
     Headers,
     /// Lengths and times of files.
     Times,
@@ -51,7 +51,7 @@ pub(crate) struct Pending<'a> {
 }
 
 impl<'a> Pending<'a> {
-    /// Looks at what stands where the outputs go.
+    /// Looks at what is where the outputs go.
     pub(crate) fn find(
         plan: &'a MergePlan,
         sources: &[OpenSource],
@@ -76,7 +76,7 @@ impl<'a> Pending<'a> {
         Ok(Self { outputs })
     }
 
-    /// Those that are to be made.
+    /// The outputs still to be made.
     pub(crate) fn outputs(&self) -> impl Iterator<Item = &'a OutputPlan> + '_ {
         self.outputs.iter().filter(|(_, done)| done.is_none()).map(|(output, _)| *output)
     }
@@ -91,7 +91,7 @@ impl<'a> Pending<'a> {
         Ok(bytes_digest(DigestKind::Blake3, text.as_bytes()))
     }
 
-    /// All outcomes in the plan's order, `fresh` being those that were made.
+    /// All outcomes in the plan's order. `fresh` has the receipts of the outputs that were made.
     pub(crate) fn into_outcomes(self, fresh: Vec<MergeReceipt>) -> Vec<MergeOutcome> {
         let mut fresh = fresh.into_iter();
         let outcome = |(output, done): (&OutputPlan, Option<Done>)| {
@@ -113,12 +113,12 @@ impl<'a> Pending<'a> {
     }
 }
 
-/// Whether outputs could be written where they are to go, asked long before they are: before models are scored, say.
+/// Checks that outputs could be written to their paths, long before they are: before models are scored, for example.
 ///
-/// What a merge of ours is replaced by, and whether it may be, is decided when they are written.
+/// Whether an existing merge may be replaced is decided later, when the outputs are written.
 ///
 /// # Errors
-/// `Storage` with what stands there and is not ours.
+/// `Storage` where something else is in the way; `ForeignStage` where the stage of another plan is.
 pub fn check_places<'a>(outputs: impl Iterator<Item = &'a OutputPlan>, storage: &dyn Storage) -> Result<(), Error> {
     let options = ExecuteOptions { replace: Replace::Force, partial: PartialStage::Discard };
     for output in outputs {
@@ -128,20 +128,20 @@ pub fn check_places<'a>(outputs: impl Iterator<Item = &'a OutputPlan>, storage: 
     Ok(())
 }
 
-/// No output may lie in another: replacing the outer one would remove it.
+/// No output may be inside another: replacing the outer one would remove it.
 fn check_nesting(plan: &MergePlan, storage: &dyn Storage) -> Result<(), Error> {
     let real = |output: &OutputPlan| storage.canonical_path(&output.path);
     let mut paths = plan.outputs.iter().map(real).collect::<Result<Vec<_>, _>>()?;
     paths.sort_unstable();
     match paths.windows(2).find(|pair| pair[1].starts_with(&pair[0])) {
         Some(pair) => Err(Error::PlanInvalid {
-            what: format!("the output `{}` would lie in the output `{}`", pair[1].display(), pair[0].display()),
+            what: format!("the output `{}` would be inside the output `{}`", pair[1].display(), pair[0].display()),
         }),
         None => Ok(()),
     }
 }
 
-/// Neither an output nor its stage may replace what it is made from.
+/// Neither an output nor its stage may replace a source.
 fn refuse_sources(storage: &dyn Storage, output: &OutputPlan, sources: &[OpenSource]) -> Result<(), Error> {
     let target = storage.canonical_path(&output.path)?;
     let stage = storage.canonical_path(&stage_path(&output.path))?;
@@ -154,7 +154,7 @@ fn refuse_sources(storage: &dyn Storage, output: &OutputPlan, sources: &[OpenSou
     Ok(())
 }
 
-/// The receipt of an output that this very plan made from these very sources and that is whole; `None` where nothing is.
+/// The receipt of an undamaged output that this plan made from these sources; `None` where there is nothing.
 fn find_existing(output: &OutputPlan, sources: &[OpenSource], run: &RunContext<'_>) -> Result<Option<Done>, Error> {
     let (storage, path) = (&*run.storage, &output.path);
     match look_at(storage, path)? {
@@ -168,20 +168,20 @@ fn find_existing(output: &OutputPlan, sources: &[OpenSource], run: &RunContext<'
     }
     let found = verify_receipt(path, &receipt, run)?;
     if let Some(fault) = found.first_fault() {
-        return Err(exists(storage, path, &format!("holds this merge, and it is damaged: {fault}")));
+        return Err(exists(storage, path, &format!("holds this merge, but it is damaged: {fault}")));
     }
     let has_digests = receipt.plan.digest.kind().is_some();
     let Some(by) = compare_sources(&receipt, sources, run)? else {
-        return Err(exists(storage, path, "holds this merge of sources that have changed since"));
+        return Err(exists(storage, path, "holds this merge, but its sources have changed since"));
     };
-    // It may stand there only in memory: the run that published it may have been stopped before this sync.
+    // It may be there only in memory: the run that published it may have been stopped before this sync.
     storage.sync_folder(path.parent().unwrap_or(Path::new("/")))?;
     let compared =
         Compared { output: if has_digests { ComparedBy::Digests } else { ComparedBy::Headers }, sources: by };
     Ok(Some(Done { receipt, compared }))
 }
 
-/// What stands there is named; `--force` is proposed only where it would be allowed.
+/// The error for an existing output: `--force` is proposed only where it would be allowed.
 fn exists(storage: &dyn Storage, path: &Path, holds: &str) -> Error {
     match check_folder(storage, path, MERGED_FOLDER) {
         Ok(()) => Error::OutputExists { path: path.to_owned(), holds: holds.to_owned() },
@@ -189,7 +189,7 @@ fn exists(storage: &dyn Storage, path: &Path, holds: &str) -> Error {
     }
 }
 
-/// How the sources were found to be those that were merged; `None` if they are not, or cannot be told.
+/// How the sources were found to be those that were merged; `None` if they are not, or if that cannot be decided.
 fn compare_sources(
     receipt: &MergeReceipt,
     sources: &[OpenSource],
@@ -209,7 +209,7 @@ fn compare_sources(
     Ok(Some(by))
 }
 
-/// Copies of the same bytes are the same source, whatever their times.
+/// Whether a source has the digest that the receipt knows: copies of the same bytes are the same source.
 fn has_digest(
     source: &OpenSource,
     known: &SourceReceipt,
@@ -220,7 +220,7 @@ fn has_digest(
     Ok(digest_checkpoint(&*source.checkpoint, kind, run)?.to_string() == *digest)
 }
 
-/// Says no before the first byte is written when a disk cannot hold its outputs.
+/// Refuses before the first byte is written if a disk cannot hold its outputs.
 pub(crate) fn check_disk_space(pending: &Pending<'_>, layout: &MergeLayout, run: &RunContext<'_>) -> Result<(), Error> {
     let mut needed_bytes = 0;
     for output in pending.outputs() {
@@ -237,10 +237,10 @@ pub(crate) fn check_disk_space(pending: &Pending<'_>, layout: &MergeLayout, run:
     Ok(())
 }
 
-/// What a person should be told about where the outputs go.
+/// Notes about where the outputs go.
 ///
-/// A trainer that keeps the newest checkpoints counts and deletes by names alone: an output beside its checkpoints whose
-/// name contains a step is taken for one of them.
+/// A trainer that keeps only the newest checkpoints counts and deletes by name. It mistakes an output for a checkpoint
+/// if the output is beside its checkpoints and has a step in its name.
 pub fn place_notes(plan: &MergePlan, storage: &dyn Storage) -> Vec<String> {
     plan.outputs.iter().filter_map(|output| trainer_note(plan, output, storage)).collect()
 }
@@ -262,8 +262,8 @@ fn trainer_note(plan: &MergePlan, output: &OutputPlan, storage: &dyn Storage) ->
     let entries = storage.list_folder(folder).ok()?;
     let beside = entries.iter().find(|entry| is_checkpoint(entry))?;
     Some(format!(
-        "`{name}` lies beside `{}`, and trainers find checkpoints by `{part}` in a name: one that keeps only the newest \
-         may count and delete this output; choose a name without it, or another folder",
+        "`{name}` is beside `{}`, and trainers find checkpoints by `{part}` in a name: one that keeps only the newest \
+         may count and delete this output; choose a name without `{part}`, or another folder",
         beside.name
     ))
 }

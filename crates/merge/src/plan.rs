@@ -18,7 +18,7 @@ use crate::waiver::ConfigWaiver;
 
 /// `kind` of a plan file.
 pub const PLAN_KIND: &str = "thalweg-plan";
-/// How the file of a plan is known again.
+/// How the file of a plan is recognised.
 pub const PLAN_FILE: OwnKind<'_> = OwnKind::json("a plan", PLAN_KIND);
 /// `version` of the plan files that this program writes and reads.
 pub const PLAN_VERSION: u32 = 1;
@@ -33,7 +33,7 @@ pub struct MergePlan {
     pub version: u32,
     /// What is to be made, at least one.
     pub outputs: Vec<OutputPlan>,
-    /// The sources as they were when the plan was made; empty where nobody looked.
+    /// The sources as they were when the plan was made; empty if they were not looked at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub seen_sources: Vec<SeenSource>,
 }
@@ -50,12 +50,12 @@ pub struct OutputPlan {
     pub dtype: OutputDtype,
     /// D: what the weighted sum is divided by, a positive integer in decimal digits.
     pub divisor: String,
-    /// What the coefficients sum to, exactly: 1 unless the model is to be scaled.
+    /// The exact sum of the coefficients, a whole number or a fraction: 1 unless the model is to be scaled.
     #[serde(default = "one")]
     pub sum: String,
     /// The checkpoints, oldest first, with their coefficients.
     pub sources: Vec<PlanSource>,
-    /// How the sources are read, the same for all outputs of a plan.
+    /// How the sources are read; the same for all outputs of a plan.
     #[serde(default, skip_serializing_if = "ReadOptions::is_default")]
     pub reading: ReadOptions,
     /// What is done where averaging has no meaning.
@@ -97,7 +97,9 @@ pub struct SourceRef {
     pub tokens: Option<u64>,
 }
 
-/// Position of the newest: the highest step, or the last one where not every step is known.
+/// Position of the newest source: the one with the highest step, or the last one if not every step is known.
+///
+/// Of several with the highest step, the last one; 0 without sources.
 pub fn newest_of(sources: &[SourceRef]) -> usize {
     let last = sources.len().saturating_sub(1);
     if sources.iter().any(|source| source.step.is_none()) {
@@ -106,7 +108,7 @@ pub fn newest_of(sources: &[SourceRef]) -> usize {
     (0..sources.len()).max_by_key(|&i| (sources[i].step, i)).unwrap_or(last)
 }
 
-/// Most bytes of a shard where nobody said otherwise.
+/// Most bytes of a shard by default.
 pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
 
 /// Element type of floating tensors in the output.
@@ -178,11 +180,11 @@ pub enum RouterPolicy {
     Newest,
 }
 
-/// Code that a model brings along (`*.py`), which someone may run.
+/// What becomes of code beside the tensors (`*.py`), which a program that loads the model may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CodePolicy {
-    /// It stays behind, and is named.
+    /// It is not copied, and a note names it.
     #[default]
     Leave,
     /// It is copied with the other files.
@@ -203,12 +205,12 @@ pub struct MergePolicy {
     pub non_float: NonFloatPolicy,
     /// Routers and expert biases.
     pub router: RouterPolicy,
-    /// Differences of configs and tokenizers that the user waived, each with the values that were seen.
+    /// Differences between configs or tokenizers that the user waived, each with the values that it covers.
     pub allow_config: Vec<ConfigWaiver>,
-    /// Tensors that are left out: names, in which `*` stands for anything.
+    /// Names of tensors that are left out; `*` matches anything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drop: Vec<String>,
-    /// Tensors that are taken from the newest source as they are: names, in which `*` stands for anything.
+    /// Names of tensors that are taken from the newest source as they are; `*` matches anything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub take_newest: Vec<String>,
     /// What becomes of code beside the tensors.
@@ -246,9 +248,9 @@ impl MergePolicy {
 }
 
 impl OutputPlan {
-    /// An output with everything but its sources and coefficients as it is where nobody said otherwise.
+    /// An output of these sources and coefficients, with defaults for everything else.
     ///
-    /// `scheme` is the name to record. There is one coefficient for each source.
+    /// `scheme` is the name to record. `coefficients` has one for each source, in the same order.
     ///
     /// # Example
     /// ```
@@ -313,12 +315,12 @@ impl OutputPlan {
         self.sources.get(self.policy.newest)
     }
 
-    /// Whether the coefficients are those that the scheme gives, where its name says all of it.
+    /// Checks that the coefficients are those of the scheme, if its name determines them.
     ///
     /// # Errors
-    /// `PlanInvalid` where they are not: someone changed one and not the other.
+    /// `PlanInvalid` if they are not: one was edited and the other was not.
     pub fn check_scheme(&self) -> Result<(), Error> {
-        // `custom`, and names that say where coefficients came from, promise nothing that could be computed again.
+        // `custom`, and names that only say where coefficients came from, do not determine them.
         let Ok(scheme) = Scheme::parse(&self.scheme, SchemeParameters::default()) else { return Ok(()) };
         let coefficients = self.coefficients()?;
         let steps: Vec<Option<u64>> = self.sources.iter().map(|source| source.step).collect();
@@ -327,7 +329,7 @@ impl OutputPlan {
         }
         let what =
             format!("the coefficients of `{}` are not those of the scheme `{}`", self.path.display(), self.scheme);
-        Err(Error::PlanInvalid { what: format!("{what}; coefficients of your own have the scheme `custom`") })
+        Err(Error::PlanInvalid { what: format!("{what}; for other coefficients, set the scheme to `custom`") })
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -345,7 +347,7 @@ impl OutputPlan {
         let sum = self.coefficients()?.sum().to_string();
         if sum != self.sum {
             return fail(format!(
-                "the coefficients of output `{}` sum to {sum} and its `sum` says {}: make them agree if that is meant",
+                "the coefficients of output `{}` sum to {sum}, but its `sum` is {}: change one if that is meant",
                 self.path.display(),
                 self.sum
             ));
@@ -374,7 +376,7 @@ impl MergePlan {
             serde_json::from_str(text).map_err(|error| Error::PlanInvalid { what: error.to_string() })?;
         for output in &mut plan.outputs {
             check_local(&output.path)?;
-            // A name with `/` at its end means the same folder.
+            // A path that ends in `/` names the same folder.
             output.path = output.path.components().collect();
         }
         plan.check()?;
@@ -415,13 +417,13 @@ impl MergePlan {
         }
     }
 
-    /// One reading has one list of tensors, so all outputs leave out and take the same.
+    /// One reading has one list of tensors, so all outputs must leave out and take the same ones.
     fn check_names(&self) -> Result<(), Error> {
         let names = |output: &OutputPlan| (output.policy.drop.clone(), output.policy.take_newest.clone());
         match self.outputs.windows(2).find(|pair| names(&pair[0]) != names(&pair[1])) {
             Some(pair) => Err(Error::PlanInvalid {
                 what: format!(
-                    "outputs `{}` and `{}` leave out or take other tensors, so they cannot share one reading",
+                    "outputs `{}` and `{}` leave out or take different tensors, so they cannot share one reading",
                     pair[0].path.display(),
                     pair[1].path.display()
                 ),

@@ -50,7 +50,7 @@ pub struct MergeReceipt {
     pub peak_memory_bytes: Option<u64>,
     /// Worker threads.
     pub n_threads: usize,
-    /// Digest of this receipt without this line; none in receipts of earlier versions.
+    /// BLAKE3 digest of this receipt without this line; `None` in receipts of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipt_digest: Option<String>,
 }
@@ -67,13 +67,13 @@ pub struct SourceReceipt {
     pub tokens: Option<u64>,
     /// Its coefficient, to read; the plan has the exact one.
     pub coefficient: f64,
-    /// The format it was read from; `None` for safetensors.
+    /// The name of the format that it was read from; `None` for safetensors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
-    /// The key under which its tensors stand, in files that hold several things.
+    /// The key of its tensors, in files that hold several state dicts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// Which numbers were read, of a checkpoint that may have both.
+    /// Which parameters were read, in formats that may hold both the module's weights and the optimizer's masters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub params: Option<Params>,
     /// Digest of all its tensors; `None` when some were not read, or without digests.
@@ -92,7 +92,7 @@ pub struct SourceFile {
     pub len_bytes: u64,
     /// Time of the last change, nanoseconds since 1970, as decimal digits.
     pub modified_ns: String,
-    /// Time of the last change of content or metadata, the same way, where the file system has one.
+    /// Time of the last change of content or metadata, in the same form, if the file system has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed_ns: Option<String>,
 }
@@ -149,22 +149,23 @@ impl MergeReceipt {
     /// The document that `from_json` reads, with its own digest as its last line.
     ///
     /// # Errors
-    /// `PlanInvalid` if it cannot be written down.
+    /// `PlanInvalid` if it cannot be serialised.
     pub fn seal(&mut self) -> Result<Vec<u8>, Error> {
         self.receipt_digest = None;
         let mut json = self.to_bare_json()?;
         let digest = bytes_digest(DigestKind::Blake3, &json).to_string();
-        // A receipt of many tensors is large: it is written down once, and its digest put before the closing brace.
+        // A receipt of many tensors is large. It is serialised once, and its digest inserted before the closing brace.
         json.truncate(json.len().saturating_sub(2));
         json.extend_from_slice(format!(",\n  \"receipt_digest\": \"{digest}\"\n}}\n").as_bytes());
         self.receipt_digest = Some(digest);
         Ok(json)
     }
 
-    /// Whether everything in the receipt is as it was sealed; `None` for receipts of earlier versions, which have no digest.
+    /// Whether the receipt is unchanged since it was sealed; `None` for receipts of earlier versions, which have no
+    /// digest.
     ///
     /// # Errors
-    /// `PlanInvalid` if it cannot be written down.
+    /// `PlanInvalid` if it cannot be serialised.
     pub fn is_as_sealed(&self) -> Result<Option<bool>, Error> {
         let Some(digest) = &self.receipt_digest else { return Ok(None) };
         let bare = Self { receipt_digest: None, ..self.clone() };

@@ -1,4 +1,4 @@
-//! A receipt checked against itself: what is said twice must agree, and what follows must follow.
+//! Checks a receipt against itself: facts that are recorded twice must agree, and derived facts must be correct.
 
 use thalweg_tensor::digest::ListHasher;
 use thalweg_tensor::{Digest, Dtype, Shape};
@@ -7,10 +7,10 @@ use crate::error::Error;
 use crate::receipt::MergeReceipt;
 use crate::verify::Verdict;
 
-/// Facts of a receipt that do not fit each other.
+/// Facts of a receipt that contradict each other.
 ///
 /// # Errors
-/// When the receipt cannot be written down again.
+/// `PlanInvalid` when the receipt cannot be serialised again.
 pub(crate) fn check_receipt(receipt: &MergeReceipt) -> Result<Vec<Verdict>, Error> {
     let mut faults = Vec::new();
     let mut fault = |name: &str, what: String| faults.push(Verdict { name: name.to_owned(), fault: Some(what) });
@@ -31,17 +31,17 @@ pub(crate) fn check_receipt(receipt: &MergeReceipt) -> Result<Vec<Verdict>, Erro
     if n_bytes != receipt.bytes_written {
         fault(
             "the receipt's files",
-            format!("they have {n_bytes} bytes, and the receipt says {}", receipt.bytes_written),
+            format!("they have {n_bytes} bytes, but the receipt says {}", receipt.bytes_written),
         );
     }
-    // Last: the facts above say more about what was changed.
+    // Last, because the faults above say more about what was changed.
     if receipt.is_as_sealed()? == Some(false) {
         fault("the receipt", "it was changed since it was written".to_owned());
     }
     Ok(faults)
 }
 
-/// Sources stand in the plan and in the list of what was read.
+/// Sources are both in the plan and in the list of what was read.
 fn check_sources(receipt: &MergeReceipt, coefficients: &[f64], fault: &mut dyn FnMut(&str, String)) {
     let (planned, merged) = (&receipt.plan.sources, &receipt.sources);
     if planned.len() != merged.len() {
@@ -55,10 +55,7 @@ fn check_sources(receipt: &MergeReceipt, coefficients: &[f64], fault: &mut dyn F
         }
         let is_exact = |value: f64| value.to_bits() == coefficient.to_bits();
         if !is_exact(planned.coefficient) || !is_exact(merged.coefficient) {
-            fault(
-                &name,
-                format!("its coefficient is {coefficient} by the plan's whole numbers, and another is written"),
-            );
+            fault(&name, format!("its coefficient is {coefficient} by the plan's integers, but another is recorded"));
         }
     }
 }

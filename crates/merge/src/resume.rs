@@ -1,5 +1,5 @@
-//! What may be kept after a kill: units that a stage's journal names, whose bytes still have their digests, and whose sources
-//! still hold what was merged: else an output could be a mixture of old sources and new ones.
+//! What may be kept after a kill: units that a stage's journal names, whose bytes still have their digests, and whose
+//! sources still hold what was merged. Otherwise an output could be a mixture of old and new sources.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use crate::ledger::Ledger;
 use crate::stage::StagedOutput;
 use crate::unit::{Part, UnitList};
 
-/// What is read, and by whom: the sources of a merge and, for each tensor, which of them are read.
+/// The sources of a merge and, for each tensor, which of them are read.
 pub(crate) struct Reading<'a> {
     pub(crate) layout: &'a MergeLayout,
     pub(crate) sources: &'a [&'a dyn TensorSource],
@@ -111,7 +111,8 @@ pub(crate) fn restore(
     Ok(done)
 }
 
-/// Whether the sources hold what a unit was merged from. Without digests their sizes and times answer for them.
+/// Whether the sources still hold what a unit was merged from. Without digests, the stage's key compares sizes and
+/// times instead.
 fn has_its_sources(
     staged: &[StagedOutput<'_>],
     parts: &[Part],
@@ -177,7 +178,7 @@ fn is_whole(
     })
 }
 
-/// Subtrees of a part that `read` fills in pieces; `None` where it cannot be read.
+/// Digests of the subtrees of a part, which `read` fetches in pieces; `None` if it fails.
 fn hash_part(
     part: &Part,
     (kind, dtype, n_elements): (DigestKind, Dtype, u64),

@@ -1,4 +1,4 @@
-//! How a plan knows its sources again: length, time and header of each file, as they were when the plan was made.
+//! How a plan recognises its sources: length, time and header of each file, as they were when the plan was made.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ use crate::plan::MergePlan;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SeenSource {
-    /// Where it lies.
+    /// Its folder or file.
     pub path: PathBuf,
     /// Its files.
     pub files: Vec<SeenFile>,
@@ -31,18 +31,18 @@ pub struct SeenFile {
     pub len_bytes: u64,
     /// Time of the last change, nanoseconds since 1970, as decimal digits.
     pub modified_ns: String,
-    /// Digest of what its header says: names, types, shapes and places of its tensors.
+    /// BLAKE3 digest of what its header says: names, element types, shapes and offsets of its tensors.
     pub header_digest: String,
 }
 
-/// The sources of a plan as they are now.
+/// The sources as they are now, for [`MergePlan::seen_sources`].
 pub fn see_sources(sources: &[OpenSource]) -> Vec<SeenSource> {
     let see = |source: &OpenSource| SeenSource { path: source.path.clone(), files: see_files(&source.checkpoint) };
     sources.iter().map(see).collect()
 }
 
 fn see_files(checkpoint: &Checkpoint) -> Vec<SeenFile> {
-    // What a header says, in the same words for every format: names, types, shapes and places.
+    // One text for all formats, so that the digest does not depend on how a format writes its header.
     let mut headers = vec![String::new(); checkpoint.files().len()];
     for entry in checkpoint.catalog().entries() {
         for piece in &entry.pieces {
@@ -59,7 +59,7 @@ fn see_files(checkpoint: &Checkpoint) -> Vec<SeenFile> {
     checkpoint.files().iter().zip(headers).map(see).collect()
 }
 
-/// Compares the sources with what the plan saw of them, where it says that.
+/// Compares the sources with what the plan saw of them, if it did.
 ///
 /// # Errors
 /// `SourcesChanged` with the first change of each source.

@@ -1,4 +1,4 @@
-//! What travels from the named source beside the tensors, and what a person is told stays behind.
+//! Which files beside the tensors travel from the named source, and the note about those that do not.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
-//! The stage of one output: found, checked to be ours, locked, made or resumed, and given up.
+//! The stage of one output: find it, check that it is ours, lock it, create or resume it, give it up.
 //!
-//! A stage is known by its lock, and its journal lists the files that may be in it. Nothing else is ever removed.
+//! A stage is recognised by its lock, and its journal lists the files that may be in it. No other file is ever removed.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -35,25 +35,25 @@ pub(crate) struct StagedOutput<'a> {
     /// What an earlier run's journal says.
     pub(crate) found: Vec<UnitRecord>,
     pub(crate) plan_digest: String,
-    /// Files of the stage that are ours and not part of the output.
+    /// Files that may be in the stage and are ours.
     pub(crate) leftovers: BTreeSet<String>,
     _lock: Lock,
 }
 
-/// What stands in the place of a stage.
+/// What is at the path of a stage.
 enum StagePlace {
     /// Nothing, or an empty folder.
     Free,
-    /// A stage, locked once.
+    /// A stage: it has a lock file.
     Stage,
-    /// A whole output of ours: sealed and not yet published, or replaced and not yet removed.
+    /// A complete output of ours, not yet published, or replaced and not yet removed.
     Sealed,
 }
 
-/// Looks at the place of a stage, and says no where it is not ours to empty.
+/// Looks at the path of an output's stage, and refuses if what is there is not ours to empty.
 ///
 /// # Errors
-/// `ForeignStage` for a sealed output of another plan; `Storage` for what this program did not write.
+/// `ForeignStage` for a complete output of another plan; `Storage` for anything that this program did not write.
 pub(crate) fn check_stage(storage: &dyn Storage, output: &OutputPlan, options: ExecuteOptions) -> Result<(), Error> {
     find_stage(storage, output, options).map(|_| ())
 }
@@ -66,7 +66,7 @@ fn find_stage(storage: &dyn Storage, output: &OutputPlan, options: ExecuteOption
         Place::Folder if look_at(storage, &stage.join(LOCK_NAME))? == Place::File => return Ok(StagePlace::Stage),
         Place::Folder => {}
         Place::Link(_) | Place::File | Place::Other => {
-            return Err(refuse(&stage, "is where the output is written first, and is not a folder".to_owned()));
+            return Err(refuse(&stage, "is where the output is staged, but is not a folder".to_owned()));
         }
     }
     match merged_contents(storage, &stage)? {
@@ -83,7 +83,7 @@ fn find_stage(storage: &dyn Storage, output: &OutputPlan, options: ExecuteOption
             let holds = shown_names(&foreign_entries(storage, &stage, &BTreeSet::new())?);
             Err(refuse(
                 &stage,
-                format!("is where the output is written first, and holds {holds}: it is not an interrupted merge"),
+                format!("is where the output is staged, but holds {holds}: it is not an interrupted merge"),
             ))
         }
     }
@@ -93,7 +93,7 @@ fn refuse(path: &Path, holds: String) -> Error {
     thalweg_storage::Error::MayNotReplace { path: path.to_owned(), holds, hint: STAGE_HINT }.into()
 }
 
-/// Opens the stage of an interrupted run of this plan, or makes a new one.
+/// Opens the stage of an interrupted run of this plan, or creates a new one.
 pub(crate) fn stage_output<'a>(
     output: &'a OutputPlan,
     sources: &[OpenSource],
@@ -145,10 +145,10 @@ pub(crate) fn stage_output<'a>(
     }
     empty_stage(&**storage, &stage)?;
     let journal = Journal::create(&**storage, &journal_path, &key, &names)?;
-    // What says that this is a stage, and which files are its own, is durable before the first of them.
+    // The lock and the journal, by which a stage and its files are recognised, are durable before the first file.
     storage.sync_folder(&stage)?;
     let created = StagedCheckpoint::create(storage, &stage, output_layout).inspect_err(|_| {
-        // A disk that is full, mostly: what was begun would only be in the way.
+        // Usually the disk is full: what was begun would only be in the way.
         let _ = check_names(&**storage, &stage, &known).and_then(|()| Ok(storage.remove(&stage)?));
     })?;
     Ok(staged(created, journal, Vec::new()))
@@ -181,13 +181,11 @@ fn stage_names(
 fn check_names(storage: &dyn Storage, stage: &Path, known: &BTreeSet<String>) -> Result<(), Error> {
     match foreign_entries(storage, stage, known)? {
         foreign if foreign.is_empty() => Ok(()),
-        foreign => {
-            Err(refuse(stage, format!("is an interrupted merge, and holds {} beside it", shown_names(&foreign))))
-        }
+        foreign => Err(refuse(stage, format!("is an interrupted merge, but also holds {}", shown_names(&foreign)))),
     }
 }
 
-/// Removes all but the lock; that everything is ours was checked.
+/// Removes all but the lock. The caller has checked that everything is ours.
 fn empty_stage(storage: &dyn Storage, stage: &Path) -> Result<(), Error> {
     for entry in storage.list_folder(stage)? {
         if entry.name != LOCK_NAME {
@@ -199,7 +197,8 @@ fn empty_stage(storage: &dyn Storage, stage: &Path) -> Result<(), Error> {
 
 /// What a stage must share with the run that resumes it: the plan, and what is merged in the same reading.
 ///
-/// Without digests the sources' sizes and times too: with them, each finished part is compared with the sources.
+/// Without digests, also the sizes and times of the sources. With digests, each finished part is compared with the
+/// sources.
 fn stage_key(output: &OutputPlan, plan_digest: &str, sources: &[OpenSource], reading: &Digest) -> StageKey {
     let mut identity = String::new();
     for planned in output.sources.iter().filter(|_| output.digest.kind().is_none()) {
@@ -216,8 +215,8 @@ fn stage_key(output: &OutputPlan, plan_digest: &str, sources: &[OpenSource], rea
     key
 }
 
-/// The stages of a merge that failed: kept and named where the same command can resume them, else removed, so that they do
-/// not block the command that mends the fault.
+/// Gives up the stages of a merge that failed. If the same command can resume them, they are kept and a note names
+/// them. Otherwise they are removed, so that they do not block the command that fixes the fault.
 pub(crate) fn give_up(staged: Vec<StagedOutput<'_>>, error: Error, run: &RunContext<'_>) -> Error {
     if error.can_be_resumed() {
         note_stages(staged.iter().map(|output| stage_path(&output.plan.path)), run);
@@ -229,18 +228,18 @@ pub(crate) fn give_up(staged: Vec<StagedOutput<'_>>, error: Error, run: &RunCont
     error
 }
 
-/// Says what is left of a merge that did not come to its end.
+/// Notes which stages a merge left behind.
 pub(crate) fn note_stages(stages: impl Iterator<Item = PathBuf>, run: &RunContext<'_>) {
     let stages: Vec<String> = stages.map(|stage| stage.display().to_string()).collect();
     if !stages.is_empty() {
         run.progress.note(&format!(
-            "what is merged so far is kept in {}: the same command resumes it, and `--discard-partial` starts over",
+            "the work so far is kept in {}: rerun the command to resume it, or start over with `--discard-partial`",
             shown_names(&stages)
         ));
     }
 }
 
-/// Removes a stage that nothing is gained from. One that cannot be removed is named by the next attempt.
+/// Removes a stage that is of no use. If it cannot be removed, the next attempt reports it.
 pub(crate) fn remove_stage(storage: &dyn Storage, output: &StagedOutput<'_>) {
     let stage = stage_path(&output.plan.path);
     let _ = check_names(storage, &stage, &output.leftovers).and_then(|()| Ok(storage.remove(&stage)?));

@@ -28,25 +28,25 @@ pub enum VerifyScope {
     OutputAndInputs,
 }
 
-/// What became of a source since it was merged.
+/// How a source compares with what was merged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceState {
     /// It is what was merged.
     Unchanged,
-    /// It is not there.
+    /// It does not exist.
     Missing,
-    /// It holds other bytes, or other files.
+    /// It holds other bytes, or other files; the text says which.
     Changed(String),
-    /// It cannot be read.
+    /// It cannot be read; the text says why.
     Unreadable(String),
 }
 
 /// A source of an output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceVerdict {
-    /// Where the receipt says that it lay.
+    /// Its path by the receipt.
     pub path: PathBuf,
-    /// What became of it.
+    /// How it compares.
     pub state: SourceState,
 }
 
@@ -66,11 +66,11 @@ pub struct Verification {
     pub files: Vec<Verdict>,
     /// Tensors of the output whose bytes differ.
     pub tensors: Vec<Verdict>,
-    /// Facts of the receipt that do not fit each other.
+    /// Facts of the receipt that contradict each other.
     pub facts: Vec<Verdict>,
     /// Sources, when they were asked for.
     pub sources: Vec<SourceVerdict>,
-    /// Files of tensors beside the output that the receipt does not know: other programs may load them.
+    /// Files of tensors in the output's folder that the receipt does not list: other programs may load them.
     pub strays: Vec<String>,
     /// Whether bytes were compared; without digests only sizes and headers are.
     pub compared_bytes: bool,
@@ -82,23 +82,23 @@ impl Verification {
         self.output_is_equal() && self.sources_are_equal()
     }
 
-    /// Whether the output is as the receipt says, and the receipt fits itself.
+    /// Whether the output is as the receipt says, and the receipt does not contradict itself.
     pub fn output_is_equal(&self) -> bool {
         self.faults().next().is_none()
     }
 
-    /// Whether the sources, where they were asked for, are those that were merged.
+    /// Whether the sources are those that were merged; true if they were not checked.
     pub fn sources_are_equal(&self) -> bool {
         self.sources.iter().all(|source| source.state == SourceState::Unchanged)
     }
 
-    /// What is wrong with the output: names and what differs.
+    /// What is wrong with the output or its receipt: pairs of a name and what differs.
     pub fn faults(&self) -> impl Iterator<Item = (&str, &str)> {
         let verdicts = [&self.facts, &self.files, &self.tensors].into_iter().flatten();
         verdicts.filter_map(|verdict| Some((verdict.name.as_str(), verdict.fault.as_deref()?)))
     }
 
-    /// The first thing that is wrong with the output, in words.
+    /// The first fault of the output, as text.
     pub(crate) fn first_fault(&self) -> Option<String> {
         self.faults().next().map(|(name, fault)| format!("{name}: {fault}"))
     }
@@ -107,7 +107,7 @@ impl Verification {
 /// The receipt of the output in `folder`.
 ///
 /// # Errors
-/// `NoReceipt` where there is none; `ReceiptInvalid`.
+/// `NoReceipt` where there is none; `ReceiptInvalid` where it cannot be parsed.
 pub(crate) fn read_receipt(folder: &Path, run: &RunContext<'_>) -> Result<MergeReceipt, Error> {
     read_receipt_of(&*run.storage, folder)
 }
@@ -125,7 +125,7 @@ pub(crate) fn read_receipt_of(storage: &dyn Storage, folder: &Path) -> Result<Me
 /// Compares the output in `folder` with its receipt.
 ///
 /// # Errors
-/// When there is no receipt, or it does not read. What differs is no error but a verdict.
+/// When there is no receipt, or it cannot be read. A difference is not an error but a verdict.
 pub fn verify_output(folder: &Path, scope: VerifyScope, run: &RunContext<'_>) -> Result<Verification, Error> {
     let receipt = read_receipt(folder, run)?;
     let mut found = verify_receipt(folder, &receipt, run)?;

@@ -1,4 +1,4 @@
-//! A waived difference of configs: the key with the values that a person saw, and no others.
+//! A waived difference between configs or tokenizers: the key, with the values that a person has seen.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thalweg_tensor::shell_word;
 
-/// A key whose difference was waived. It covers the listed values alone: another value is another difference.
+/// A key whose difference was waived. It covers only the listed values: another value is another difference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConfigWaiver {
     /// The key, nested ones with dots.
     pub key: String,
-    /// The values that may stand side by side; `null` for a missing key.
+    /// The values that may differ between sources; `null` for a missing key.
     pub values: Vec<Value>,
 }
 
@@ -52,7 +52,7 @@ pub enum WaiverError {
         text: String,
     },
     /// Values that are not JSON.
-    #[error("the values of `{key}` are not JSON values with commas between: {reason}")]
+    #[error("the values of `{key}` are not JSON values separated by commas: {reason}")]
     BadValues {
         /// The key.
         key: String,

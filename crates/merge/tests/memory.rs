@@ -1,5 +1,5 @@
-//! `--memory` holds for everything: catalogs, coefficients and configurations count. One binary, for the allocator counts
-//! for the whole process.
+//! `--memory` limits everything: catalogs, coefficients and configurations count too. A separate binary, because the
+//! allocator counts for the whole process.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test says no")]
 
 use std::num::NonZeroUsize;
@@ -21,7 +21,7 @@ use thalweg_testkit::{CountingAllocator, TinyCheckpoint};
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-/// Resident besides what is allocated: the program's text and stacks.
+/// Resident memory that is not allocated: the program's text and stacks.
 const PROGRAM_BYTES: usize = 12 << 20;
 
 fn output(sources: &[PathBuf], numerators: &[String], divisor: &str, path: PathBuf) -> OutputPlan {
@@ -31,7 +31,7 @@ fn output(sources: &[PathBuf], numerators: &[String], divisor: &str, path: PathB
     OutputPlan::new(path, "custom", &sources, &coefficients)
 }
 
-/// Merges within `memory_bytes`: the most bytes that were allocated at once, or the least limit that works.
+/// Merges within `memory_bytes`. Returns the most bytes allocated at once, or the least limit that works as an error.
 fn merge(plan: &MergePlan, memory_bytes: u64) -> Result<usize, u64> {
     let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new());
     let (pool, interrupt) = (CheckpointPool::new(&storage), AtomicBool::new(false));
@@ -47,7 +47,7 @@ fn merge(plan: &MergePlan, memory_bytes: u64) -> Result<usize, u64> {
     }
 }
 
-/// A limit that is too small is refused with the least one, and that one holds. Twice that is not needed.
+/// A limit that is too small is refused with the least one that works. That one holds, and is less than twice the peak.
 #[track_caller]
 fn check_limit(plan: &MergePlan) {
     let least_bytes = merge(plan, 1_000_000).unwrap_err();
@@ -64,7 +64,7 @@ fn paths(folder: &Path, n: usize) -> Vec<PathBuf> {
 
 #[test]
 fn the_limit_holds_for_many_tensors_long_coefficients_and_large_configurations() {
-    // One after the other: the allocator counts for all threads.
+    // In sequence, because the allocator counts for all threads.
     many_tensors(30_000, 3, 1);
     many_tensors(20_000, 2, 4);
     long_coefficients(400, 19_990);
@@ -91,7 +91,7 @@ fn long_coefficients(n_sources: usize, n_digits: usize) {
     for path in &sources {
         TinyCheckpoint::new().tensor("w", Dtype::F32, &[4], &[1.0; 4]).write_to_disk(path);
     }
-    // 10^19990 over n times itself, each numerator with another last digit.
+    // Numerators of about 10^19989 over n times as much; their last digits alternate.
     let numerator = |i: usize| format!("1{}{}", "0".repeat(n_digits - 2), i % 2);
     let numerators: Vec<String> = (0..n_sources).map(numerator).collect();
     let divisor = format!("{n_sources}{}", "0".repeat(n_digits - 1));

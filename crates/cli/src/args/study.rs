@@ -137,8 +137,8 @@ pub(crate) struct ScoringArgs {
     /// The tokenizer.json to use [default: that of the checkpoint]
     #[arg(long, value_name = "FILE")]
     pub(crate) tokenizer: Option<PathBuf>,
-    /// Put the start token before every text, where the tokenizer's own files do, or never before a context [default: as the suite
-    /// says, else always]
+    /// Put the start token before every text (always), where the tokenizer's own files do (auto), or never before a
+    /// context (never) [default: as the suite says, else always]
     #[arg(long, value_enum, value_name = "WHEN", conflicts_with = "eval_command")]
     pub(crate) start_token: Option<StartTokenChoice>,
     /// Folder of scores that are kept for the next time [default: DIR/scores]

@@ -60,7 +60,7 @@ fn checkpoints_with_baseline(args: &EvalArgs) -> Vec<PathBuf> {
     let baseline = args.baseline.as_ref().map(|named| {
         let word = |word: &str, meant: Option<&PathBuf>| meant.filter(|_| named.as_os_str() == word).cloned();
         let of_those = || word("last", args.checkpoints.last()).or_else(|| word("first", args.checkpoints.first()));
-        // A checkpoint of that name is what is meant, if there is one.
+        // A checkpoint that is called `first` or `last` comes before the word.
         if args.checkpoints.contains(named) { named.clone() } else { of_those().unwrap_or_else(|| named.clone()) }
     });
     let others = args.checkpoints.iter().filter(|path| Some(*path) != baseline.as_ref());

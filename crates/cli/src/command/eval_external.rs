@@ -25,7 +25,8 @@ const MAX_DEPTH: usize = 2;
 pub(crate) fn run(command: &str, paths: &[PathBuf], world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     check_command(command)?;
     let checkpoints = paths.iter().map(|path| world.resolve_checkpoint(path)).collect::<Result<Vec<_>, _>>()?;
-    // All of them before the first is scored: scoring takes hours, and a checkpoint of NaNs must not pass for a sound one.
+    // All checkpoints are checked before the first is scored: scoring takes hours, and one full of NaNs must not get a
+    // score.
     for (path, checkpoint) in paths.iter().zip(&checkpoints) {
         check_params(path, checkpoint, (&world.storage, &world.reading), messages)?;
     }
@@ -44,7 +45,7 @@ pub(crate) fn run(command: &str, paths: &[PathBuf], world: &World<'_>, messages:
     Ok(Outcome::Done)
 }
 
-/// Scores that cannot be used, by name: the others are kept.
+/// Notes which scores cannot be used. The others are kept.
 pub(crate) fn tell_refused(path: &Path, found: &ExternalResults, messages: &Messages) {
     for refused in &found.refused {
         messages.note(format!("`{}`: `{}` is left out: {}", path.display(), refused.task, refused.why));
@@ -122,10 +123,11 @@ pub(crate) fn check_command(command: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// A checkpoint with NaN or infinity among its parameters is refused; one in a format that is not read here is scored with a note.
+/// Refuses a checkpoint with NaN or infinity among its parameters. One that cannot be opened is only noted: the command
+/// may know its format.
 ///
 /// # Errors
-/// `NonFiniteParams`, and a file that cannot be read.
+/// `NonFiniteParams`, or a file that cannot be read.
 pub(crate) fn check_params(
     path: &Path,
     checkpoint: &Path,
@@ -141,7 +143,7 @@ pub(crate) fn check_params(
     }
 }
 
-/// A new folder for what commands write. It is removed only when everything in it was used.
+/// A new folder for what commands write. It is removed only if everything in it was used.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     folder: PathBuf,
@@ -155,7 +157,7 @@ impl Scratch {
         let folder = loop {
             let folder = std::env::temp_dir().join(format!("thalweg-eval-{process}-{number}"));
             match storage.file_info(&folder) {
-                // Of an earlier process with this number, or someone else's.
+                // It belongs to an earlier process with this id, or to another program.
                 Ok(_) => number += 1,
                 Err(_) => break folder,
             }
@@ -164,16 +166,16 @@ impl Scratch {
         Ok(Self { folder, storage: Arc::clone(storage) })
     }
 
-    /// What `{out}` stands for in run `i`: nothing is there yet.
+    /// The path that replaces `{out}` in run `i`. Nothing is there yet.
     pub(crate) fn out(&self, i: usize) -> PathBuf {
         self.folder.join(format!("out-{}", i + 1))
     }
 
-    /// Removes what was used, and says where the rest is kept.
+    /// Removes the folder if its content was used or it is empty; otherwise notes where it is kept.
     pub(crate) fn close(self, is_used: bool, messages: &Messages) {
         let is_empty = self.storage.list_folder(&self.folder).is_ok_and(|entries| entries.is_empty());
         if is_used || is_empty {
-            // What is left in the folder of temporary files does no harm.
+            // A file that is left in the folder of temporary files does no harm.
             let _ = self.storage.remove(&self.folder);
         } else {
             messages.note(format!("what the command wrote is kept in `{}`", self.folder.display()));
@@ -194,8 +196,8 @@ pub(crate) fn score_one(
     run_shell(&line, path)?;
     let file = find_results(storage, out, 0)?.ok_or_else(|| {
         Error::usage_with_hint(
-            format!("the command ended well for `{}` and wrote no JSON file to {{out}}", path.display()),
-            "let it write one to `{out}` itself, or into a folder of that name",
+            format!("the command succeeded for `{}` but wrote no JSON file to {{out}}", path.display()),
+            "make it write one to `{out}` itself, or into a folder of that name",
         )
     })?;
     Ok(read_results(&storage.read_file(&file, MAX_RESULTS_BYTES)?, &file)?)
@@ -211,7 +213,7 @@ fn run_shell(line: &str, path: &Path) -> Result<(), Error> {
     }
 }
 
-/// The file itself, or the last JSON file by name in a folder; one that is called results goes first.
+/// The file itself, or the last JSON file by name in a folder. Files whose names begin with `results` take precedence.
 fn find_results(storage: &dyn Storage, path: &Path, depth: usize) -> Result<Option<PathBuf>, Error> {
     let kind = match storage.file_info(path) {
         Ok(info) => info.kind,

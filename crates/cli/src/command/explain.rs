@@ -68,7 +68,7 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
         world.storage.create_folder(folder)?;
         publish_record(folder, &record, world)?;
     }
-    // Of each tensor class and layer: large where there are many.
+    // The document has each tensor class and layer, so it is not built in vain.
     if messages.wants_json() {
         messages.json(&report.document(&chosen));
     }

@@ -45,7 +45,7 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
     if !(0.0..=1.0).contains(&args.anneal_floor) {
         return Err(Error::usage(format!("`--anneal-floor {}` is not between 0 and 1", args.anneal_floor)));
     }
-    // Scoring takes long, and what it finds must have a place.
+    // Scoring takes long, so the places of its results are checked first.
     if let Some(folder) = &args.out {
         check_study_folder(&*world.storage, folder)?;
     }

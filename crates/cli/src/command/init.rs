@@ -21,7 +21,7 @@ use crate::resolve::{check_window_scheme, window_plan};
 use crate::run::{is_selection_empty, learning_rate_at, open_trajectory, select};
 
 pub(crate) fn run(args: &InitArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    // A mistyped scheme is found before the run is read.
+    // A mistyped scheme is reported before the run is read.
     check_window_scheme(&args.scheme)?;
     let trajectory = open_trajectory(&args.run_path, &args.run, world, messages)?;
     let window = window(args, &trajectory, messages)?;

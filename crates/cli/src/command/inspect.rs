@@ -19,8 +19,8 @@ use crate::sources::{Named, look_at};
 
 /// Tensors that are printed; `-v` prints all.
 const MAX_ROWS: usize = 12;
-/// Pieces of a distributed checkpoint that are looked into: each costs some small reads. Larger ones are looked into
-/// when they are merged.
+/// Most pieces of a distributed checkpoint that are looked into, since each costs some small reads. Checkpoints of more
+/// pieces are looked into only when they are merged.
 const MAX_PIECES: usize = 4096;
 
 pub(crate) fn run(args: &InspectArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &InspectArgs, world: &World<'_>, messages: &Messages) ->
             };
         }
         Named::Both(path) => {
-            // The run is the larger part, so that a checkpoint that cannot be read is only told.
+            // The run matters more, so a checkpoint beside it that cannot be read is only noted.
             let beside = open_checkpoint_with(&world.storage, &path, &world.reading);
             let beside = beside.map_err(|error| messages.note(format!("the checkpoint beside the run: {error}"))).ok();
             return inspect_run::run(args, (&path, beside.as_ref()), world, messages);
@@ -47,7 +47,7 @@ fn is_no_run(error: &thalweg_trajectory::Error) -> bool {
     matches!(error, thalweg_trajectory::Error::IsCheckpoint { .. } | thalweg_trajectory::Error::NotARun { .. })
 }
 
-/// What is no run may be a checkpoint that cannot be read: that is said then.
+/// A path that is not a run may be a checkpoint that cannot be read: then the error says why.
 fn inspect_stranger(
     path: &Path,
     not_a_run: thalweg_trajectory::Error,
@@ -77,7 +77,7 @@ fn show(checkpoint: &Checkpoint, messages: &Messages) -> Result<Outcome, Error> 
     Ok(Outcome::Done)
 }
 
-/// Compares the beginnings of a head and an embedding that the config ties.
+/// Notes a head and an embedding that the config ties but whose beginnings differ.
 fn note_untied(checkpoint: &Checkpoint, messages: &Messages) -> Result<(), Error> {
     const LOOK_ELEMENTS: u64 = 64 << 10;
     let catalog = checkpoint.catalog();

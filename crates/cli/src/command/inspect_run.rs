@@ -18,7 +18,7 @@ use crate::run::{log_json, log_words, open_trajectory};
 /// Checkpoints that a table shows of a long run: the first and the last ones.
 const MAX_ROWS: usize = 40;
 
-/// `beside` is the checkpoint that stands in the run folder itself, such as a trainer's final model.
+/// `beside` is the checkpoint in the run folder itself, such as a trainer's final model.
 pub(super) fn run(
     args: &InspectArgs,
     (path, beside): (&Path, Option<&Checkpoint>),

@@ -118,8 +118,8 @@ fn find_plan(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> Result
     if let Some(path) = &args.plan {
         if is_anything_typed(&args.source) {
             return Err(Error::usage_with_hint(
-                "a plan names everything that is merged and how, so that other options would change nothing",
-                "leave them away, or make another plan with `thalweg plan`",
+                "a plan names everything that is merged and how, so other options would have no effect",
+                "leave them out, or make another plan with `thalweg plan`",
             ));
         }
         let bytes = world.storage.read_file(path, MAX_PLAN_BYTES)?;
@@ -198,7 +198,7 @@ pub(crate) fn describe(outcome: &MergeOutcome) -> String {
     text
 }
 
-/// On what it rests that nothing need be done.
+/// What was compared to find that nothing need be done.
 fn describe_comparison(compared: Compared) -> String {
     let words = |by| match by {
         ComparedBy::Digests => "every byte",

@@ -22,7 +22,7 @@ use crate::messages::Messages;
 use crate::options::{show_bytes, show_count};
 use crate::resolve::resolve_plan;
 
-/// The output that a plan names where nobody said otherwise.
+/// The output that a plan names by default.
 const DEFAULT_OUTPUT: &str = "merged";
 /// Sources that a table shows of a long window: the first and the last ones.
 const MAX_ROWS: usize = 24;

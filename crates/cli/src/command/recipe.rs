@@ -24,7 +24,7 @@ struct RecipeArguments {
     source: SourceArgs,
 }
 
-/// The recipe among the inputs of a command, if it names one, and where its output goes.
+/// The recipe among the inputs of a command, if there is one, and its output, if it is given.
 pub(crate) fn recipe_of<'a>(
     inputs: &'a [PathBuf],
     out: Option<&'a Path>,
@@ -44,20 +44,20 @@ pub(crate) fn recipe_of<'a>(
     }
 }
 
-/// Whether anything was typed that says what is merged, or how.
+/// Whether the user typed anything that says what is merged, or how.
 pub(crate) fn is_anything_typed(typed: &SourceArgs) -> bool {
     let nothing = RecipeArguments::try_parse_from(std::iter::empty::<&str>());
     nothing.map_or(true, |nothing| nothing.source != *typed)
 }
 
-/// A recipe's own options with those typed beside it, of which only what allows a sum is taken.
+/// A recipe's options, with `--normalize` or `--allow-sum` from the command line. Other options there are refused.
 fn with_typed(mut recipe: SourceArgs, typed: &SourceArgs) -> Result<SourceArgs, Error> {
     let SchemeArgs { normalize, allow_sum, .. } = typed.scheme;
     let mut rest = typed.clone();
     (rest.inputs, rest.scheme.normalize, rest.scheme.allow_sum) = (Vec::new(), false, false);
     if is_anything_typed(&rest) {
         return Err(Error::usage_with_hint(
-            "a recipe says what is merged and how, so that other options would be ignored",
+            "a recipe says what is merged and how, so other options would be ignored",
             "write them into the recipe; only `--normalize` and `--allow-sum` may be given beside it",
         ));
     }
@@ -89,7 +89,7 @@ pub(crate) fn plan_of_recipe(
     let Some(out) = out else {
         return Err(Error::usage_with_hint(
             "where should the merged checkpoint go?",
-            format!("name it behind the recipe: `thalweg merge {} OUT`", path.display()),
+            format!("name it after the recipe: `thalweg merge {} OUT`", path.display()),
         ));
     };
     let arguments = RecipeArguments::try_parse_from(recipe.to_arguments())

@@ -106,7 +106,7 @@ fn write(
     Ok(outcome)
 }
 
-/// Says no before the merge where the policy could not be written into its folder.
+/// Refuses before the merge if the policy could not be written into its folder.
 pub(crate) fn check_policy_place(folder: &Path, world: &World<'_>) -> Result<(), Error> {
     Ok(check_file(&*world.storage, &folder.join(START_NAME), START_FILE, &[])?)
 }

@@ -106,7 +106,7 @@ fn trials(args: &SweepArgs, trajectory: &Trajectory, messages: &Messages) -> Res
     }
     let mut trials = Vec::new();
     let mut told = BTreeSet::new();
-    let mut passed_over = PassedOver::default();
+    let mut skipped = SkippedEnds::default();
     for End { at, need } in ends(&args.ends, trajectory)? {
         for &n_checkpoints in &args.counts {
             for &interval in &intervals {
@@ -116,7 +116,7 @@ fn trials(args: &SweepArgs, trajectory: &Trajectory, messages: &Messages) -> Res
                 };
                 let window = match select_window(trajectory, &spec) {
                     Err(error) if need == Need::IfThereIsRoom && is_lack(&error) => {
-                        passed_over.add(n_checkpoints, at, error);
+                        skipped.add(n_checkpoints, at, error);
                         continue;
                     }
                     window => window?,
@@ -132,33 +132,33 @@ fn trials(args: &SweepArgs, trajectory: &Trajectory, messages: &Messages) -> Res
             }
         }
     }
-    passed_over.finish(trials.is_empty(), messages)?;
+    skipped.finish(trials.is_empty(), messages)?;
     Ok(trials)
 }
 
-/// Where windows end.
+/// An end of windows.
 struct End {
     at: WindowEnd,
     need: Need,
 }
 
-/// Whether an end was asked for by itself.
+/// Whether an end must have a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Need {
-    /// It was: a window that cannot be made is an error.
+    /// The user named it: a window that cannot be made is an error.
     Always,
-    /// It is one of a grid, whose first ones cannot have long windows.
+    /// It is one of a grid, whose first ends may have too few checkpoints before them.
     IfThereIsRoom,
 }
 
-/// Ends of a grid that have too few checkpoints before them, by the length of the windows.
+/// Ends of a grid that have too few checkpoints before them, by the number of checkpoints in the windows.
 #[derive(Default)]
-struct PassedOver {
+struct SkippedEnds {
     by_count: BTreeMap<usize, BTreeSet<u64>>,
     last_error: Option<thalweg_trajectory::Error>,
 }
 
-impl PassedOver {
+impl SkippedEnds {
     fn add(&mut self, n_checkpoints: usize, end: WindowEnd, error: thalweg_trajectory::Error) {
         if let WindowEnd::At(Extent::Steps(step)) = end {
             self.by_count.entry(n_checkpoints).or_default().insert(step.0);
@@ -166,7 +166,10 @@ impl PassedOver {
         self.last_error = Some(error);
     }
 
-    /// Says what was passed over; where nothing is left, why.
+    /// Notes what was skipped.
+    ///
+    /// # Errors
+    /// If no end is left, the error of the last one.
     fn finish(self, is_nothing_left: bool, messages: &Messages) -> Result<(), Error> {
         if let Some(error) = self.last_error.filter(|_| is_nothing_left) {
             return Err(error.into());
@@ -178,19 +181,20 @@ impl PassedOver {
             } else {
                 format!("{} ends from step {first} to {last} are", steps.len())
             };
-            messages.note(format!("{which} passed over: too few checkpoints for windows of {n_checkpoints}"));
+            messages.note(format!("{which} skipped: too few checkpoints for windows of {n_checkpoints}"));
         }
         Ok(())
     }
 }
 
-/// Whether a window lacks checkpoints, rather than being asked for wrongly.
+/// Whether a window lacks checkpoints, as opposed to an invalid request.
 fn is_lack(error: &thalweg_trajectory::Error) -> bool {
     use thalweg_trajectory::Error as Run;
     matches!(error, Run::TooFew { .. } | Run::NoCheckpointAt { .. })
 }
 
-/// `newest`, `steps` for every finished checkpoint, steps one by one, or `every:STEPS` counted back from the newest.
+/// The ends that `newest`, `steps` (every finished checkpoint), single steps or `every:STEPS` (back from the newest)
+/// mean.
 fn ends(texts: &[String], trajectory: &Trajectory) -> Result<Vec<End>, Error> {
     let always = |at: WindowEnd| End { at, need: Need::Always };
     let at = |step: u64| WindowEnd::At(Extent::Steps(Step(step)));

@@ -188,7 +188,7 @@ fn document(record: &StudyRecord) -> serde_json::Value {
     })
 }
 
-/// What every merge scored.
+/// The scores of every merge.
 fn models(findings: &SweepFindings) -> Vec<&ModelScores> {
     findings.trials.iter().map(|one| &one.scores).collect()
 }

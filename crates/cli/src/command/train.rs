@@ -42,7 +42,8 @@ pub(crate) fn run(args: &TrainArgs, world: &World<'_>, messages: &Messages) -> R
     Ok(Outcome::Done)
 }
 
-/// Where a run starts may be named as any checkpoint may: by a revision, also of the local Hugging Face cache.
+/// Resolves the checkpoint that a run starts from. Like any checkpoint, it may be a revision, also in the local Hugging
+/// Face cache.
 fn find_start(config: &mut TrainConfig, folder: &Path, world: &World<'_>) -> Result<(), Error> {
     let Some(start) = &mut config.start else { return Ok(()) };
     if world.storage.file_info(&folder.join(&start.from)).is_err() && start.from.to_string_lossy().contains('@') {

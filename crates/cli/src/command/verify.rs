@@ -54,14 +54,14 @@ pub(crate) fn run(args: &VerifyArgs, world: &World<'_>, messages: &Messages) -> 
 fn source_row(source: &SourceVerdict) -> serde_json::Value {
     let (state, fault) = match &source.state {
         SourceState::Unchanged => ("unchanged", None),
-        SourceState::Missing => ("missing", Some("it is not there any more".to_owned())),
+        SourceState::Missing => ("missing", Some("it no longer exists".to_owned())),
         SourceState::Changed(what) => ("changed", Some(what.clone())),
         SourceState::Unreadable(what) => ("unreadable", Some(what.clone())),
     };
     json!({"name": source.path, "equal": fault.is_none(), "state": state, "fault": fault})
 }
 
-/// What differs, and then one sentence about the output and one about its sources.
+/// What differs, and then a sentence about the output and its sources.
 fn text(args: &VerifyArgs, found: &Verification) -> String {
     let mut text = String::new();
     for (name, fault) in found.faults() {

@@ -1,6 +1,6 @@
-//! What is inside a checkpoint, as a person meets it: what is refused and why, what travels, and hints that work.
+//! What is inside a checkpoint, as a user sees it: what is refused and why, which files travel, and hints.
 //!
-//! A hint is taken from the error and typed; it must succeed.
+//! Each hint is taken from the error and followed; it must succeed.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use thalweg_testkit::TinyCheckpoint;
 
 use crate::support::run;
 
-/// What a command said.
+/// The exit code and messages of a command.
 struct Said {
     code: i32,
     text: String,
@@ -24,7 +24,7 @@ impl Said {
         self
     }
 
-    /// The options in back-ticks of the hint that begin with `--`, as a shell reads them; the first such text.
+    /// The words of the first back-ticked part of the hint that begins with `option`, as a shell reads them.
     #[track_caller]
     fn hinted(&self, option: &str) -> Vec<String> {
         let hint = self.text.lines().find(|line| line.starts_with("hint: ")).unwrap_or_else(|| panic!("{}", self.text));
@@ -71,7 +71,7 @@ impl Run {
         self.scratch.path().join(name).to_str().unwrap().to_owned()
     }
 
-    /// Merges all into a folder that is new each time.
+    /// Merges all checkpoints into a new folder.
     fn merge(&self, options: &[&str]) -> Said {
         self.n_merges.set(self.n_merges.get() + 1);
         let (run, out) = (self.path("run"), self.out().to_str().unwrap().to_owned());
@@ -112,7 +112,7 @@ fn pair(make: impl Fn(f64) -> TinyCheckpoint) -> Run {
 }
 
 #[test]
-fn whatever_is_neither_weights_nor_training_state_travels() {
+fn files_that_are_neither_weights_nor_training_state_travel() {
     let names =
         ["vocab.txt", "spiece.model", "qwen.tiktoken", "tekken.json", "processor_config.json", "NOTICE", "x.yaml"];
     let left = ["optimizer.pt", "trainer_state.json", "README.md", "modeling_x.py"];
@@ -213,7 +213,7 @@ fn a_waiver_is_hinted_whole_and_covers_the_values_that_were_seen() {
     run(&old, &config(1e6, json!(4096))).merge_with(&options).expect(2, &["`rope_theta`", "1000000"]);
     run(&old, &config(5e5, json!(512))).merge_with(&options).expect(2, &["`sliding_window`", "512"]);
     first.merge(&["--allow-config", "rope_theta"]).expect(2, &["does not say which values"]);
-    // What the plan holds is the waiver with its values.
+    // The plan holds the waiver with its values.
     let plan = thalweg(
         &[
             &["plan", &first.path("run"), "--last", "2", "--json"],
@@ -225,7 +225,7 @@ fn a_waiver_is_hinted_whole_and_covers_the_values_that_were_seen() {
 }
 
 #[test]
-fn one_value_in_two_spellings_and_written_defaults_are_no_obstacle() {
+fn one_value_in_two_spellings_and_explicit_defaults_are_not_obstacles() {
     let old = json!({"model_type": "llama", "rope_theta": 10000.0});
     let new = json!({"model_type": "llama", "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}});
     Run::new([with_config(1.0, &old), with_config(2.0, &new)]).merge(&[]).expect(0, &[]);
@@ -258,7 +258,7 @@ fn tokenizers_that_differ_in_meaning_are_refused_until_waived() {
         run.merge_with(&options).expect(0, &[]);
         Run::new([with(1.0, name, &a), with(2.0, name, &c)]).merge_with(&options).expect(2, &[part]);
     }
-    // The same tokens in another order of the text are the same tokenizer.
+    // The same tokens listed in another order are the same tokenizer.
     let (a, b) = (tokenizer(r#"{"a":0,"b":1}"#), tokenizer(r#"{"b":1, "a":0}"#));
     Run::new([with(1.0, "tokenizer.json", &a), with(2.0, "tokenizer.json", &b)]).merge(&[]).expect(0, &[]);
 }
@@ -276,7 +276,7 @@ fn files_that_only_another_source_has_are_named_with_how_to_take_them() {
 }
 
 #[test]
-fn names_that_differ_by_a_wrapper_are_told_in_one_line() {
+fn names_that_differ_by_a_wrapper_are_reported_in_one_line() {
     for prefix in ["_orig_mod.", "module.", "net."] {
         let named = |prefix: &str, value: f64| {
             let name = |last: &str| format!("{prefix}{last}");
@@ -311,7 +311,7 @@ fn mask(made: TinyCheckpoint, dtype: Dtype, bytes: &[u8]) -> TinyCheckpoint {
     made.raw_tensor("l.mask", dtype, &[n_elements], bytes)
 }
 
-/// The bytes of `l.mask` in the output: it stands first by its name, or alone in its width.
+/// Whether the output holds these bytes, which are those of `l.mask`.
 fn output_holds(run: &Run, bytes: &[u8]) -> bool {
     let file = std::fs::read(run.out().join("model.safetensors")).unwrap();
     file.windows(bytes.len()).any(|window| window == bytes)
@@ -358,6 +358,11 @@ fn what_is_taken_from_the_newest_need_not_agree_in_shape() {
     }
     let ids = |value: f64, n: usize| bare(value).raw_tensor("l.ids", Dtype::I64, &[n as u64], &vec![7; 8 * n]);
     Run::new([ids(1.0, 2), ids(2.0, 3)]).merge(&["--non-float", "newest"]).expect(0, &[]);
+    let integer = |value: f64| bare(value).tensor("l.ids", Dtype::I32, &[1], &[value]);
+    let float = |value: f64| bare(value).tensor("l.ids", Dtype::F32, &[1], &[value]);
+    for run in [Run::new([integer(1.0), float(2.0)]), Run::new([float(1.0), integer(2.0)])] {
+        run.merge(&["--non-float", "newest"]).expect(2, &["`l.ids` differs"]);
+    }
     let mask_of = |value: f64, n: usize| bare(value).raw_tensor("l.mask", Dtype::F32, &[n as u64], &vec![0; 4 * n]);
     let run = Run::new([mask_of(1.0, 2), mask_of(2.0, 3)]);
     run.merge(&[]).expect(2, &["`l.mask` differs"]);
@@ -380,17 +385,17 @@ fn a_buffer_that_some_sources_lack_is_left_out_or_taken_by_name() {
     thalweg(&["verify", run.out().to_str().unwrap(), "--inputs"]).expect(0, &[]);
     run.merge_with(&said.hinted("--take-newest")).expect(0, &["2 tensors are taken"]);
     assert_eq!(run.tensors().len(), 3);
-    // The newest lacks them: only leaving them out is hinted.
+    // The newest source lacks them, so the hint proposes only to leave them out.
     let run = Run::new([buffers(1.0), bare(2.0)]);
     let said = run.merge(&[]);
     assert!(!said.expect(2, &["--drop"]).text.contains("--take-newest"), "{}", said.text);
     run.merge_with(&said.hinted("--drop")).expect(0, &[]);
     run.merge(&["--take-newest", "*.inv_freq"]).expect(2, &["is not in every source"]);
-    run.merge(&["--drop", "nothing.like.it"]).expect(2, &["fits no tensor"]);
+    run.merge(&["--drop", "nothing.like.it"]).expect(2, &["matches no tensor"]);
 }
 
 #[test]
-fn a_tied_config_over_an_unequal_head_is_said() {
+fn a_tied_config_over_an_unequal_head_is_noted() {
     let tied = |value: f64, head: f64, says: bool| {
         TinyCheckpoint::new()
             .tensor("model.embed_tokens.weight", Dtype::F32, &[1, 1], &[value])
@@ -410,7 +415,7 @@ fn a_tied_config_over_an_unequal_head_is_said() {
 }
 
 #[test]
-fn each_kind_of_trouble_has_its_word() {
+fn each_kind_of_unreadable_checkpoint_is_reported_separately() {
     let scratch = tempfile::tempdir().unwrap();
     let put = |name: &str, bytes: &[u8]| {
         let path = scratch.path().join(name);
@@ -446,7 +451,7 @@ fn each_kind_of_trouble_has_its_word() {
     merge_only(scratch.path(), 5).expect(2, &["wait until a save has finished"]);
 }
 
-/// Merges a run that holds one of the checkpoints alone.
+/// Merges a run that holds only one of the checkpoints.
 fn merge_only(scratch: &Path, step: u64) -> Said {
     let (run, name) = (scratch.join(format!("only{step}")), format!("step-{step}"));
     std::fs::create_dir_all(run.join(&name)).unwrap();

@@ -187,7 +187,7 @@ fn another_evaluator_is_run_and_its_results_are_compared() {
     ");
 }
 
-/// A command that writes these results for every checkpoint.
+/// A command for `--eval-command` that writes the same results for every checkpoint.
 fn results_command(folder: &Path, results: &str) -> String {
     let file = folder.join("written-before.json");
     std::fs::write(&file, results).unwrap();
@@ -195,7 +195,7 @@ fn results_command(folder: &Path, results: &str) -> String {
 }
 
 #[test]
-fn a_number_that_is_none_spoils_no_other() {
+fn a_value_that_is_not_a_number_leaves_the_others_usable() {
     let scratch = tempfile::tempdir().unwrap();
     let (a, b) = (disturbed(&scratch.path().join("a")), disturbed(&scratch.path().join("b")));
     let results = r#"{"results": {"piqa": {"acc,none": 0.5, "acc_stderr,none": NaN},
@@ -227,7 +227,7 @@ fn a_number_that_is_none_spoils_no_other() {
         (&document["refused"][0]["task"], &document["scores"][0]["standard_error"]),
         (&"mc2/acc".into(), &Value::Null)
     );
-    // Where nothing is left there is an error, with every reason.
+    // If no score is left, the error has every reason.
     let command = results_command(scratch.path(), r#"{"results": {"mc2": {"acc,none": NaN}}}"#);
     let output = run(&["eval", &a, "--eval-command", &command]);
     let said = String::from_utf8_lossy(&output.stderr);
@@ -235,7 +235,7 @@ fn a_number_that_is_none_spoils_no_other() {
     assert!(said.contains("it has no usable score; `mc2/acc`: its value is NaN, not a number"), "{said}");
 }
 
-/// The folder that a note says is kept.
+/// The folder that a note reports as kept.
 fn kept_folder(output: &std::process::Output) -> std::path::PathBuf {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let line = said
@@ -250,7 +250,7 @@ fn what_another_program_wrote_is_kept_where_anything_fails() {
     let scratch = tempfile::tempdir().unwrap();
     let (a, b) = (disturbed(&scratch.path().join("a")), disturbed(&scratch.path().join("b")));
     let good = "printf '[{\"task\": \"t\", \"value\": 1, \"higher_is_better\": true}]' > {out}/results.json";
-    // The first checkpoint is scored for hours, the second one fails.
+    // The first checkpoint may be scored for hours before the second one fails.
     let command =
         format!("mkdir {{out}} && echo log > {{out}}/run.log && case {{checkpoint}} in */b) exit 3;; esac; {good}");
     let output = run(&["eval", &a, &b, "--eval-command", &command]);
@@ -258,14 +258,14 @@ fn what_another_program_wrote_is_kept_where_anything_fails() {
     assert_eq!(output.status.code(), Some(2));
     assert!(kept.join("out-1/results.json").is_file() && kept.join("out-2/run.log").is_file());
     std::fs::remove_dir_all(kept).unwrap();
-    // Results that do not read, and results that are missing.
+    // Results that cannot be parsed, and missing results.
     for script in ["echo '{' > {out}/results.json", "echo text > {out}/results.txt"] {
         let output = run(&["eval", &a, "--eval-command", &format!("mkdir {{out}} && {script}; : {{checkpoint}}")]);
         let kept = kept_folder(&output);
         assert_eq!(std::fs::read_dir(kept.join("out-1")).unwrap().count(), 1);
         std::fs::remove_dir_all(kept).unwrap();
     }
-    // What was used is not kept.
+    // Results that were used are not kept.
     let command = format!("mkdir {{out}} && {good}; : {{checkpoint}}");
     let tmp = scratch.path().join("tmp");
     std::fs::create_dir(&tmp).unwrap();
@@ -304,19 +304,19 @@ fn the_start_token_is_put_where_the_rule_says() {
     };
     let plain = score(&copy, &[]);
     let [always, auto, never] = ["always", "auto", "never"].map(|rule| score(&copy, &["--start-token", rule]));
-    // The rule is part of the digest; `always` is what was before there was a rule.
+    // The rule is part of the digest, except `always`, which is what older versions did.
     assert_eq!(plain["suite"]["digest"], always["suite"]["digest"]);
     assert_ne!(always["suite"]["digest"], auto["suite"]["digest"]);
     assert_ne!(never["suite"]["digest"], auto["suite"]["digest"]);
-    // This tokenizer's post-processor adds the token, so that `auto` puts it everywhere.
+    // This tokenizer's post-processor adds the token, so `auto` puts it before every text.
     assert_eq!(
         (values(&plain, "last-word"), values(&plain, "stories")),
         (values(&auto, "last-word"), values(&auto, "stories"))
     );
-    // Without it a continuation scores otherwise; a document keeps it, for its first token must follow something.
+    // Without it a continuation scores differently; a document keeps it, because its first token must follow something.
     assert_ne!(values(&never, "next-sentence"), values(&always, "next-sentence"));
     assert_eq!(values(&never, "stories"), values(&always, "stories"));
-    // `tokenizer_config.json` goes before the post-processor.
+    // `tokenizer_config.json` overrides the post-processor.
     let config = scratch.path().join("copy/tokenizer_config.json");
     std::fs::write(&config, "{\"add_bos_token\": false}").unwrap();
     assert_eq!(values(&score(&copy, &["--start-token", "auto"]), "next-sentence"), values(&never, "next-sentence"));
@@ -332,19 +332,19 @@ fn the_baseline_may_be_the_last_one_and_hints_work_when_followed() {
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     let first = &document["comparisons"][0];
     assert_eq!((first["a"].as_str(), first["b"].as_str()), (Some(&*worse), Some(MODEL)));
-    // `--tokenizer FILE`, which the error of a checkpoint without a tokenizer advises.
+    // The error about a checkpoint without a tokenizer proposes `--tokenizer FILE`.
     std::fs::remove_file(scratch.path().join("worse/tokenizer.json")).unwrap();
     let refused = run(&["eval", &worse, "--suite", SUITE]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("name one with `--tokenizer FILE`"));
     let tokenizer = root().join(MODEL).join("tokenizer.json");
     let followed = run(&["eval", &worse, "--suite", SUITE, "--tokenizer", tokenizer.to_str().unwrap()]);
     assert_eq!(followed.status.code(), Some(0), "{}", String::from_utf8_lossy(&followed.stderr));
-    // A command without its marks, and the example that the hint gives: then the obstacle is another one.
+    // A command without placeholders, and the example in the hint, which gets as far as running the command.
     let refused = run(&["eval", MODEL, "--eval-command", "score.py"]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("`--eval-command 'score.py {checkpoint} {out}'`"));
     let followed = run(&["eval", MODEL, "--eval-command", "score.py {checkpoint} {out}"]);
     assert!(String::from_utf8_lossy(&followed.stderr).contains("the command failed"));
-    // A number of threads that no machine has.
+    // More threads than any machine has.
     let many = run(&["eval", MODEL, "--suite", SUITE, "-j", "1000000000"]);
     assert_eq!(many.status.code(), Some(0), "{}", String::from_utf8_lossy(&many.stderr));
 }

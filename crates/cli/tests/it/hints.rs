@@ -1,4 +1,4 @@
-//! Every hint is followed: what it proposes is done, and that succeeds or meets another obstacle, never the same one again.
+//! Follows every hint: what it proposes must succeed or meet a different error, never the same one again.
 
 use thalweg_tensor::Dtype;
 use thalweg_testkit::TinyCheckpoint;
@@ -12,7 +12,7 @@ fn said(answer: &Answer) -> (String, String) {
     (error, line("hint: ").unwrap_or_else(|| panic!("no hint: {answer:?}")))
 }
 
-/// Words as a shell divides them: by spaces, but for single quotes.
+/// Words as a shell splits them: at spaces, except within single quotes.
 fn words_of(text: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut is_quoted = false;
@@ -27,7 +27,7 @@ fn words_of(text: &str) -> Vec<String> {
     words
 }
 
-/// The command with a proposal in it: another command in its place, or options in place of those of the same name.
+/// The command after a proposal: another command replaces it; options are added, or replace those of the same name.
 fn apply(command: &str, proposal: &str) -> Vec<String> {
     let proposed = words_of(proposal);
     if let Some(("thalweg", rest)) = proposed.split_first().map(|(first, rest)| (first.as_str(), rest)) {
@@ -52,13 +52,13 @@ fn check_followed(scene: &Scene, command: &str, proposal: &str, error: &str) {
         return;
     }
     let first = after.stderr.lines().find(|line| line.starts_with("error:")).unwrap_or_default();
-    assert!(!first.contains(error), "`{proposal}` after `{command}` meets the same obstacle: {after:?}");
-    assert!(!after.stderr.contains("unexpected argument"), "`{proposal}` is no option of `{command}`: {after:?}");
+    assert!(!first.contains(error), "`{proposal}` after `{command}` meets the same error: {after:?}");
+    assert!(!after.stderr.contains("unexpected argument"), "`{proposal}` is not an option of `{command}`: {after:?}");
     assert!(!after.stderr.contains("panicked"), "{after:?}");
 }
 
-/// Provokes an error and follows each proposal that stands in back-ticks in its hint. `fills` says what stands for a
-/// placeholder, or for a whole proposal.
+/// Provokes an error and follows each proposal in back-ticks in its hint. `fills` has replacements for placeholders and
+/// for whole proposals.
 fn follow(scene: &Scene, command: &str, fills: &[(&str, &str)]) {
     let before = scene.run_words(&words_of(command).iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(before.code, 2, "{command}: {before:?}");
@@ -78,7 +78,7 @@ fn follow(scene: &Scene, command: &str, fills: &[(&str, &str)]) {
     assert!(n_followed > 0, "`{command}`: nothing in `{hint}` can be followed");
 }
 
-/// Provokes an error whose hint is a sentence, and does what it says.
+/// Provokes an error whose hint contains `sentence`, and runs `then`, which does what the sentence says.
 fn follow_sentence(scene: &Scene, command: &str, sentence: &str, then: &str) {
     let before = scene.run(command);
     assert_eq!(before.code, 2, "{command}: {before:?}");
@@ -104,16 +104,11 @@ fn hints_about_windows_are_followed() {
     follow_sentence(
         &scene,
         "plan run/checkpoint-1000 --last 1",
-        "give the folder above it as the run, or leave the selection away",
+        "give the folder above it as the run, or leave out the selection",
         "plan run --last 1",
     );
-    follow_sentence(
-        &scene,
-        "plan run/checkpoint-1000 --last 1",
-        "leave the selection away",
-        "plan run/checkpoint-1000",
-    );
-    follow_sentence(&scene, "plan", "two checkpoints and more", "plan run/checkpoint-1000 run/checkpoint-2000");
+    follow_sentence(&scene, "plan run/checkpoint-1000 --last 1", "leave out the selection", "plan run/checkpoint-1000");
+    follow_sentence(&scene, "plan", "two or more checkpoints", "plan run/checkpoint-1000 run/checkpoint-2000");
 }
 
 #[test]
@@ -263,9 +258,9 @@ fn hints_about_scores_and_logs_are_followed() {
 }
 
 #[test]
-fn words_of_the_help_are_taken() {
+fn words_in_the_help_are_accepted() {
     let scene = Scene::new(&[1000, 2000]);
-    // `eval --baseline last` stands in the examples of the help: it gets as far as the suite.
+    // `eval --baseline last` is in the examples of the help: it must get as far as the suite.
     scene.write("suite.toml", "kind = \"x\"\n");
     let suite = "--suite suite.toml";
     let last = scene.run(&format!("eval run/checkpoint-1000 run/checkpoint-2000 --baseline last {suite}"));
@@ -286,7 +281,7 @@ fn words_of_the_help_are_taken() {
 }
 
 #[test]
-fn hints_about_what_stands_in_the_way_are_followed() {
+fn hints_about_existing_outputs_are_followed() {
     let scene = Scene::new(&[1000, 2000]);
     scene.run("merge run --last 2 -o out");
     follow(&scene, "merge run --last 1 -o out", &[]);
@@ -297,7 +292,7 @@ fn hints_about_what_stands_in_the_way_are_followed() {
     follow_sentence(&scene, "inspect gs://bucket/run", "a local path", "inspect run");
     let source = "merge run --last 2 -o run/checkpoint-1000";
     assert_eq!(scene.run(source).code, 2);
-    // A plan over sources that changed.
+    // A plan whose sources changed.
     scene.run("plan run --last 2 -o plan.json");
     TinyCheckpoint::llama(Dtype::F32, 7.0).write_to_disk(&scene.path("run/checkpoint-2000"));
     follow(&scene, "merge --plan plan.json", &[]);

@@ -146,7 +146,7 @@ fn fault_6_coefficients_that_cancel_cannot_be_normalised() {
     );
     let recipe = scene.recipe("cancel.yml", &mergekit);
     scene.check_refused(&[&recipe], &["sum"]);
-    // Without normalisation it is a difference, which is made where it is meant.
+    // Without normalisation this is a difference, which needs `--allow-sum`.
     scene.check_refused(&["-m", &plus, "-m", &minus], &["sum to 0"]);
     check_data(&scene.merge(&["-m", &plus, "-m", &minus, "--allow-sum"]), &f32s(&[-2.0]));
 }

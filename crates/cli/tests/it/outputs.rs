@@ -1,4 +1,4 @@
-//! Nothing of the user's is lost: what commands write over, what they refuse, and what they advise instead.
+//! The user's files are never lost: what commands overwrite, what they refuse, and what they propose instead.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -9,7 +9,7 @@ use crate::support::{program, run};
 
 const RUN: &str = "examples/runs/hybridstories";
 
-/// A scratch folder and what is in it, path by path.
+/// A scratch folder.
 struct Scene(tempfile::TempDir);
 
 impl Scene {
@@ -31,7 +31,7 @@ impl Scene {
         fs::write(path, text).unwrap();
     }
 
-    /// Every file and link below the folder with its content.
+    /// Every file, folder and link below the scratch folder, with its content.
     fn content(&self) -> Vec<(PathBuf, Vec<u8>)> {
         fn collect(folder: &Path, all: &mut Vec<(PathBuf, Vec<u8>)>) {
             for entry in fs::read_dir(folder).unwrap() {
@@ -53,7 +53,7 @@ impl Scene {
         all
     }
 
-    /// Runs a command that must be refused, with nothing changed and no advice to use force.
+    /// Runs a command that must be refused, change nothing, and not propose `--force`.
     #[track_caller]
     fn refused(&self, arguments: &[&str]) -> String {
         let before = self.content();
@@ -160,7 +160,7 @@ fn a_start_point_can_be_replaced_with_its_policy() {
 }
 
 #[test]
-fn a_stage_of_someone_else_is_neither_emptied_nor_followed() {
+fn a_foreign_stage_is_neither_emptied_nor_followed() {
     let scene = Scene::new();
     scene.write("out.thalweg-partial/notes.md", "mine");
     scene.write("target/model.safetensors", "weights");
@@ -259,14 +259,14 @@ fn addresses_are_refused_by_name_in_and_out() {
     assert!(scene.content().is_empty(), "{:?}", scene.content());
 }
 
-/// The example's run by its whole path.
+/// The command with the absolute path of the example's run.
 fn rooted(command: &[&str]) -> Vec<String> {
     let whole = crate::support::root().join(RUN).to_str().unwrap().to_owned();
     command.iter().map(|word| if *word == RUN { whole.clone() } else { (*word).to_owned() }).collect()
 }
 
 #[test]
-fn a_damaged_output_is_not_called_the_result_and_the_advice_mends_it() {
+fn a_damaged_output_is_not_called_the_result_and_the_hint_repairs_it() {
     let scene = Scene::new();
     let out = scene.text("out");
     succeeds(&merge_to(&out, &[]));
@@ -285,7 +285,7 @@ fn a_damaged_output_is_not_called_the_result_and_the_advice_mends_it() {
     succeeds(&["verify", &out]);
 }
 
-/// Other bytes under the same time, as a failing disk leaves them.
+/// Writes other bytes but keeps the time, as a failing disk does.
 fn rot(path: &Path, bytes: &[u8]) {
     let modified = fs::metadata(path).unwrap().modified().unwrap();
     fs::write(path, bytes).unwrap();
@@ -314,7 +314,7 @@ fn weights_that_were_saved_over_a_merge_are_never_replaced() {
 }
 
 #[test]
-fn a_plan_over_changed_sources_needs_a_word() {
+fn a_plan_over_changed_sources_needs_allow_changed() {
     let scene = Scene::new();
     fs::create_dir(scene.path("run")).unwrap();
     for step in ["step_14000.safetensors", "step_16000.safetensors"] {
@@ -336,7 +336,7 @@ fn a_plan_over_changed_sources_needs_a_word() {
 }
 
 #[test]
-fn verify_tells_sources_from_the_output() {
+fn verify_distinguishes_sources_from_the_output() {
     let scene = Scene::new();
     fs::create_dir(scene.path("run")).unwrap();
     for step in ["step_14000.safetensors", "step_16000.safetensors"] {
@@ -374,7 +374,7 @@ fn verify_tells_sources_from_the_output() {
     assert!(stderr(&output).contains("`pytorch_model.bin`"), "{}", stderr(&output));
 }
 
-/// Runs the program under a shell, which redirects its standard output.
+/// Runs the program in a shell that redirects its standard output.
 fn redirected(command: &str, redirection: &str) -> Output {
     let line = format!("exec \"$0\" {command} {redirection}");
     let mut shell = std::process::Command::new("sh");

@@ -1,4 +1,4 @@
-//! Logs of runs that were killed and resumed, as a person gives them; spikes that did not heal; hints that work.
+//! Logs of runs that were killed and resumed, as users give them; spikes from which a run did not recover; hints.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::support::run;
 
 const RUN: &str = "examples/runs/hybridstories";
 
-/// A falling loss with noise that repeats; 3 nats higher from step 9000 on for `n_high` steps.
+/// A falling loss with deterministic noise, 3 nats higher for `n_high` steps from step 9000.
 fn loss(step: u64, n_high: u64) -> f64 {
     let high = if (9000..9000 + n_high).contains(&step) { 3.0 } else { 0.0 };
     2.5 + 4.0 * (-(step as f64) / 4000.0).exp() + 0.02 * ((step * 7919 % 101) as f64 / 50.0 - 1.0) + high
@@ -41,7 +41,7 @@ fn told(output: &std::process::Output) -> String {
 }
 
 #[test]
-fn damaged_lines_of_a_killed_run_are_passed_over_and_counted() {
+fn damaged_lines_of_a_killed_run_are_skipped_and_counted() {
     let scratch = tempfile::tempdir().unwrap();
     let before = lines((50..=15_000).step_by(50));
     let after = lines((12_550..=20_000).step_by(50));
@@ -82,7 +82,7 @@ fn logs_of_each_start_are_one_log_by_names_or_as_a_tree() {
         let output = run(&arguments);
         assert_eq!((output.status.code(), onsets(&output)), (Some(0), vec![9000]), "{}", told(&output));
         let document: Value = serde_json::from_slice(&output.stdout).unwrap();
-        // 12,500 by 50 of the first start, and what the second one has.
+        // 250 losses of the first start, to step 12,500, and 150 of the second.
         assert_eq!(document["searched"]["n_losses"], 400);
         assert!(told(&output).contains("from step 15000 to step 12525"), "{}", told(&output));
         let inspect = run(&[&["inspect", RUN][..], &arguments[2..]].concat());
@@ -91,7 +91,7 @@ fn logs_of_each_start_are_one_log_by_names_or_as_a_tree() {
 }
 
 #[test]
-fn a_loss_of_zero_for_good_is_found_shown_and_warned_of() {
+fn a_loss_that_stays_zero_is_found_shown_and_noted() {
     let scratch = tempfile::tempdir().unwrap();
     let row = |step: u64| {
         let (loss, norm) = if step < 9000 { (loss(step, 0), "0.5") } else { (0.0, "NaN") };
@@ -142,7 +142,7 @@ fn merge_says_when_its_window_holds_an_unhealed_spike() {
     assert!(merge(&lasting, "10000").contains(said));
     assert!(!merge(&lasting, "8000").contains("spike"));
     assert!(!merge(&healed, "20000").contains("spike"));
-    // The command that it names works.
+    // The command in the note works.
     assert_eq!(run(&["recover", RUN, "--log", &lasting]).status.code(), Some(0));
 }
 
@@ -157,7 +157,7 @@ fn hints_for_logs_without_steps_work() {
     let refused = run(&["recover", RUN, "--log", &litgpt]);
     assert_eq!(refused.status.code(), Some(2));
     assert!(told(&refused).contains("counts micro-batches") && told(&refused).contains("--tokens-per-step"));
-    // 80 tokens a step: 1600 micro-batches of 1000 tokens make 20,000 steps.
+    // 80 tokens per step: 1600 micro-batches of 1000 tokens make 20,000 steps.
     let output = run(&["recover", RUN, "--log", &litgpt, "--tokens-per-step", "80", "--json"]);
     assert_eq!((output.status.code(), onsets(&output)), (Some(0), vec![9000]), "{}", told(&output));
     let printed: String = (50..=20_000)

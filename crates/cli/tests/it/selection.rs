@@ -1,4 +1,4 @@
-//! Which checkpoints are merged, in what order, with which coefficients: as a user meets it.
+//! Which checkpoints are merged, in what order, with which coefficients, as a user sees it.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -8,13 +8,13 @@ use thalweg_testkit::{RunLayout, Scratch, TinyRun};
 
 use crate::support::program;
 
-/// A run in a scratch folder of its own.
+/// A run in a scratch folder.
 pub(crate) struct Scene {
     scratch: Scratch,
 }
 
 impl Scene {
-    /// Checkpoints `run/checkpoint-STEP`, each of whose params is the step.
+    /// Makes checkpoints `run/checkpoint-STEP`, in which each parameter is the step.
     pub(crate) fn new(steps: &[u64]) -> Self {
         let scratch = Scratch::new();
         TinyRun::new(RunLayout::Checkpoint, steps).write_to_disk(&scratch.join("run"));
@@ -29,7 +29,7 @@ impl Scene {
         self.scratch.write(name, bytes);
     }
 
-    /// Runs the program in the scratch folder; words are divided by spaces.
+    /// Runs the program in the scratch folder. `words` are separated by spaces.
     pub(crate) fn run(&self, words: &str) -> Answer {
         self.run_words(&words.split_whitespace().collect::<Vec<_>>())
     }
@@ -45,7 +45,7 @@ impl Scene {
     }
 }
 
-/// What the program said.
+/// What the program printed, with its exit code.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) code: i32,
@@ -95,7 +95,8 @@ fn coefficients(output: &Value) -> Vec<f64> {
     output["sources"].as_array().unwrap().iter().map(|source| source["coefficient"].as_f64().unwrap()).collect()
 }
 
-/// All schemes over steps 2000, 4000, 10,000: w(t) at t = 1/6 and 2/3 for decays, shares of 10,000 for the power profile.
+/// All schemes over steps 2000, 4000, 10,000: w(t) at t = 1/6 and 2/3 for decays, shares of 10,000 for the power
+/// profile.
 fn closed_forms() -> Vec<(&'static str, [f64; 3])> {
     let decay = |w1: f64, w2: f64| [1.0 - w1, w1 - w2, w2];
     let (third, sixth) = (1.0 / 3.0, 1.0 / 6.0);
@@ -118,7 +119,7 @@ fn closed_forms() -> Vec<(&'static str, [f64; 3])> {
 fn check_near(found: &[f64], expected: &[f64], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     for (found, expected) in found.iter().zip(expected) {
-        // The exponent of the power profile has eight figures; everything else is exact to the last bit.
+        // The exponent of the power profile has nine digits; everything else is exact to rounding.
         assert!((found - expected).abs() < 1e-7, "{what}: {found} and {expected}");
     }
 }
@@ -181,13 +182,13 @@ fn coefficients_that_do_not_sum_to_one_are_refused_with_their_sum() {
     );
     scene.run("merge kit.yml out").refused(&["sum to 2, not to 1"]);
     assert!(!scene.path("out").exists());
-    // Sums of one in any spelling are fine.
+    // A sum of 1 is accepted in any form.
     scene.run("plan run --last 3 --coefficients 1/3,1/3,1/3").done(&[]);
     scene.run("plan run --last 3 --coefficients 1.5,-0.25,-0.25").done(&[]);
 }
 
 #[test]
-fn a_sum_that_is_meant_is_told_in_plan_receipt_and_card() {
+fn an_allowed_sum_is_in_plan_receipt_and_card() {
     let scene = Scene::new(&[1000, 2000, 3000]);
     let plan = scene.run("plan run --last 3 --coefficients 1,2,3 --allow-sum");
     plan.done(&["the coefficients sum to 6, which scales the model"]);
@@ -201,7 +202,7 @@ fn a_sum_that_is_meant_is_told_in_plan_receipt_and_card() {
     assert_eq!(normal.sources()[2], (Some(3000), "3/6".to_owned()));
     scene.write("native.toml", "run = \"run\"\nlast = 2\ncoefficients = [1, 1]\nallow_sum = true\n");
     scene.run("merge native.toml of-recipe").done(&["sum to 2"]);
-    // A plan whose numbers were changed by hand no longer agrees with the sum that it states.
+    // A plan whose numerators were edited no longer agrees with its `sum`.
     scene.run("plan run --last 3 -o plan.json").done(&[]);
     let edited = read("plan.json").replacen("\"numerator\": \"1\"", "\"numerator\": \"2\"", 1);
     scene.write("plan.json", edited.clone());
@@ -214,16 +215,16 @@ fn a_sum_that_is_meant_is_told_in_plan_receipt_and_card() {
 }
 
 #[test]
-fn two_checkpoints_of_one_step_are_told_with_what_counts_then() {
+fn two_checkpoints_at_one_step_are_noted_with_the_order_that_counts() {
     let scene = Scene::new(&[500, 1000]);
     TinyRun::new(RunLayout::Checkpoint, &[500]).write_to_disk(&scene.path("other"));
     let plan = scene.run("plan run/checkpoint-500 other/checkpoint-500 run/checkpoint-1000 --scheme wma");
-    assert!(plan.code == 0 && plan.stderr.contains("are both of step 500"), "{plan:?}");
-    assert!(!scene.run("plan run/checkpoint-500 run/checkpoint-1000").stderr.contains("both of step"));
+    assert!(plan.code == 0 && plan.stderr.contains("are both at step 500"), "{plan:?}");
+    assert!(!scene.run("plan run/checkpoint-500 run/checkpoint-1000").stderr.contains("both at step"));
 }
 
 #[test]
-fn steps_in_another_order_than_their_coefficients_are_told() {
+fn steps_in_another_order_than_their_coefficients_are_noted() {
     let scene = Scene::new(&[500, 1000]);
     let plan = scene.run("plan run --steps 1000,500 --coefficients 3/4,1/4 --json");
     assert_eq!(plan.sources(), [(Some(500), "3/4".to_owned()), (Some(1000), "1/4".to_owned())]);
@@ -251,12 +252,12 @@ fn checkpoints_count_by_step_whatever_the_shell_made_of_their_order() {
     assert_eq!(given.sources(), expected);
     assert!(!given.stderr.contains("by their steps"));
     assert_eq!(given.json()["outputs"][0]["policy"]["newest"], 2);
-    // Coefficients by hand are oldest first too; those beside their checkpoints stay with them.
+    // Coefficients of `--coefficients` count oldest first too; those of `-m` stay with their checkpoints.
     let custom = scene.run(&format!("plan {shell_order} --coefficients 0.2,0.3,0.5 --json"));
     assert_eq!(custom.sources()[0], (Some(500), "2/10".to_owned()));
     let beside = scene.run("plan -m run/checkpoint-10000:0.9 -m run/checkpoint-500:0.1 --json");
     assert_eq!(beside.sources(), [(Some(500), "1/10".to_owned()), (Some(10_000), "9/10".to_owned())]);
-    // In a recipe it is the same.
+    // The same holds for recipes.
     scene.write("r.toml", "checkpoints = [\"run/checkpoint-1000\", \"run/checkpoint-500\"]\nscheme = \"ema:0.2\"\n");
     scene.run("plan r.toml").done(&["by their steps, oldest first"]);
     scene.run("explain run/checkpoint-1000 run/checkpoint-500").done(&["by their steps, oldest first"]);
@@ -267,7 +268,10 @@ fn checkpoints_without_a_step_are_named_where_order_counts() {
     let scene = Scene::new(&[500, 1000]);
     scene.rename("run/checkpoint-500", "best");
     let mixed = scene.run("plan run/checkpoint-1000 best --scheme wma --json");
-    assert!(mixed.stderr.contains("no step is known of") && mixed.stderr.contains("/best"), "{mixed:?}");
+    assert!(
+        mixed.stderr.contains("is not known, so the order given counts") && mixed.stderr.contains("/best"),
+        "{mixed:?}"
+    );
     assert_eq!(mixed.sources()[1], (None, "2/3".to_owned()));
     scene.rename("run/checkpoint-1000", "other");
     scene.run("plan other best --scheme decay:cosine").done(&["no step of the checkpoints is known", "equally spaced"]);
@@ -312,7 +316,7 @@ fn a_trainers_folder_with_the_final_model_is_a_run_for_every_command_that_select
 }
 
 #[test]
-fn names_of_other_trainers_and_converters_are_found_or_can_be_told() {
+fn names_of_other_trainers_and_converters_are_found_or_can_be_given() {
     let steps = [1000, 2000];
     for (from, to) in [
         ("step", "step{}-unsharded"),
@@ -375,10 +379,10 @@ fn a_revision_is_taken_wherever_a_checkpoint_is() {
     }
     assert_eq!(scene.run(&format!("diff {a} {b}")).code, 1);
     assert_eq!(scene.run(&format!("diff {a} {a}")).code, 0);
-    // The step of a revision is known, so that order goes by it.
+    // The step of a revision is known, so it decides the order.
     let plan = scene.run(&format!("plan {b} {a} --scheme wma --json"));
     assert_eq!(plan.sources()[0].0, Some(1000));
-    // Without refs a snapshot is found by its commit, whole or its beginning.
+    // Without refs a snapshot is found by its commit, whole or abbreviated.
     std::fs::remove_dir_all(scene.path("hub/models--acme--tiny/refs")).unwrap();
     for command in [format!("inspect acme/tiny@{}", commits[0]), "inspect acme/tiny@a1a1a1a1".to_owned()] {
         scene.run(&command).done(&["safetensors checkpoint"]);
@@ -428,7 +432,7 @@ fn names_that_others_use_are_taken() {
 }
 
 #[test]
-fn what_is_wrong_with_a_checkpoint_has_its_own_word() {
+fn each_fault_of_a_checkpoint_is_reported_separately() {
     let scene = Scene::new(&[1000, 2000]);
     let whole = std::fs::read(scene.path("run/checkpoint-1000/model.safetensors")).unwrap();
     let mut broken = whole.clone();
@@ -445,7 +449,7 @@ fn what_is_wrong_with_a_checkpoint_has_its_own_word() {
         .map(|one| one["fault"].clone())
         .collect();
     assert_eq!(faults, [Value::Null, Value::Null, "unfinished".into(), "damaged".into(), "other-format".into()]);
-    // Waiting helps an unfinished save alone.
+    // Waiting helps only an unfinished save.
     let of_other_format = Scene::new(&[]);
     of_other_format.write("run/checkpoint-1/model.gguf", "x");
     let refused = of_other_format.run("plan run --last 1");
@@ -490,11 +494,11 @@ fn threads_of_any_number_do_no_harm() {
 }
 
 #[test]
-fn ends_of_a_sweep_with_too_few_checkpoints_are_passed_over() {
+fn ends_of_a_sweep_with_too_few_checkpoints_are_skipped() {
     let scene = Scene::new(&[1000, 2000, 3000, 4000]);
     let sweep = scene.run("sweep run --counts 3 --ends every:1000 --dry-run --json -o sweep");
     assert_eq!(sweep.json()["outputs"].as_array().unwrap().len(), 2);
-    assert!(sweep.stderr.contains("2 ends from step 1000 to 2000 are passed over"), "{sweep:?}");
+    assert!(sweep.stderr.contains("2 ends from step 1000 to 2000 are skipped"), "{sweep:?}");
     let steps = scene.run("sweep run --counts 1 --ends steps --dry-run --json -o sweep");
     assert_eq!(steps.json()["outputs"].as_array().unwrap().len(), 4);
     scene.run("sweep run --counts 3 --ends 2000 --dry-run -o sweep").refused(&["needs 3 finished checkpoints"]);

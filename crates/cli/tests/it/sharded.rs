@@ -1,4 +1,4 @@
-//! Distributed checkpoints on the command line: runs of them merged, mixed, and refused by name.
+//! Distributed checkpoints on the command line: runs of them are merged, mixed, and refused by name.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,7 @@ fn json(arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {stderr}"))
 }
 
-/// Exit code and message of a command that fails.
+/// The exit code and messages of a command.
 fn refusal(arguments: &[&str]) -> (i32, String) {
     let output = run(arguments);
     (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
@@ -34,7 +34,8 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// Merges all of a run by each scheme; the result must be the exact average, and verify against its sources.
+/// Merges all of a run by each scheme. The result must be the exact average, and `verify` must accept it and its
+/// sources.
 fn check_run(folder: &str, n_steps: &str) {
     for (scheme, words) in [
         ("sma", &["--scheme", "sma"][..]),
@@ -98,7 +99,7 @@ fn every_folder_is_named_by_its_format() {
     assert!(moments["tensors"][0]["name"].as_str().unwrap().ends_with("exp_avg"), "{}", moments["tensors"][0]);
 }
 
-/// Steps of a run and whether each is finished.
+/// The steps of a run, and whether each is finished.
 fn states(folder: &Path) -> Vec<(u64, bool)> {
     let document = json(&["inspect", folder.to_str().unwrap(), "--json"]);
     let state = |one: &Value| (one["step"].as_u64().unwrap(), one["finished"].as_bool().unwrap());

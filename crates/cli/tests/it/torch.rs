@@ -1,4 +1,4 @@
-//! Files of PyTorch on the command line: found, merged, and refused by name.
+//! PyTorch files on the command line: they are found, merged, and refused by name.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,13 +18,13 @@ fn json(arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {stderr}"))
 }
 
-/// Exit code and message of a command that fails.
+/// The exit code and messages of a command.
 fn refusal(arguments: &[&str]) -> (i32, String) {
     let output = run(arguments);
     (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// Name to element type, shape and bytes.
+/// Element type, shape and bytes of each tensor, by name.
 pub(crate) fn tensors(path: &Path) -> BTreeMap<String, (String, String, Vec<u8>)> {
     let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new());
     let checkpoint = open_checkpoint(&storage, path).unwrap();
@@ -84,7 +84,7 @@ fn a_training_state_is_inspected_and_merged_by_its_model_or_by_a_key() {
     json(&["merge", "-m", file, "-o", out.to_str().unwrap(), "--json"]);
     assert_same(&out, &root().join("fixtures/torch/trainstate/expected/step-80.f32.safetensors"));
 
-    // The plan and the receipt say what was read, and `verify` reads it so again.
+    // The plan and the receipt record what was read, and `verify` reads the same again.
     let out = scratch.path().join("moments");
     json(&[
         "merge",
@@ -103,7 +103,7 @@ fn a_training_state_is_inspected_and_merged_by_its_model_or_by_a_key() {
 }
 
 #[test]
-fn a_key_that_is_not_there_is_answered_with_those_that_are() {
+fn the_error_about_a_missing_key_lists_those_that_exist() {
     let file = "fixtures/torch/trainstate/step-80.pt";
     let (code, message) = refusal(&["inspect", file, "--key", "modle"]);
     assert_eq!(code, 2);
@@ -174,7 +174,7 @@ fn a_run_of_megatron_is_merged_up_to_what_its_tracker_names() {
     assert_same(&out, &root().join("fixtures/megatron-legacy/expected/rank0-sma.safetensors"));
     let whole = scratch.path().join("whole");
     json(&["merge", "fixtures/megatron-legacy", "--last", "2", "-o", whole.to_str().unwrap(), "--json"]);
-    // The vocabulary is cut by rows: rank 0 holds the first half.
+    // The vocabulary is split by rows: rank 0 holds the first half.
     let (whole, rank) = (tensors(&whole), tensors(&out));
     let name = "embedding.word_embeddings.weight";
     assert_eq!(whole[name].2[..rank[name].2.len()], rank[name].2);

@@ -149,7 +149,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// A whole number as the command line takes it; as it was written.
+    /// A count in any form that the command line takes, returned as it was written.
     pub(super) fn count(&mut self, key: &str, node: &Node) -> Option<String> {
         const EXPECTED: &str = "a count such as 2000, 4B or 1.5k";
         match &node.value {

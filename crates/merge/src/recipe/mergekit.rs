@@ -204,7 +204,7 @@ fn read_scheme(checker: &mut Checker<'_>, top: &Fields<'_>, models: &Models, is_
         return None;
     }
     let coefficients = models.checkpoints.iter().map(|checkpoint| checkpoint.coefficient.clone()).collect();
-    // A sum other than 1 is judged where the plan is made.
+    // A sum other than 1 is checked where the plan is made.
     let sum_rule = if is_normalized { SumRule::DivideBySum } else { SumRule::AsGiven };
     match Scheme::parse("custom", SchemeParameters { coefficients, sum_rule, ..Default::default() }) {
         Ok(scheme) => Some(scheme),

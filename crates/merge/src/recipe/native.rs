@@ -323,7 +323,7 @@ fn read_scheme(checker: &mut Checker<'_>, top: &Fields<'_>, sources: Option<&Rec
     let is_normalized = top.get("normalize").and_then(|entry| checker.flag("normalize", &entry.node));
     let is_allowed = top.get("allow_sum").and_then(|entry| checker.flag("allow_sum", &entry.node)) == Some(true);
     let coefficients = beside.or(listed);
-    // A sum other than 1 is judged where the plan is made, because options beside the recipe may allow it.
+    // A sum other than 1 is checked where the plan is made, because options beside the recipe may allow it.
     let sum_rule = match is_normalized {
         Some(true) => SumRule::DivideBySum,
         _ if is_allowed || coefficients.is_some() => SumRule::AsGiven,

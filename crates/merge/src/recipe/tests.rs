@@ -345,7 +345,7 @@ fn misspelt_mergekit_keys_are_errors() {
 /// mergekit 0.1.5 writes infinities and NaN and exits with success.
 #[test]
 fn weights_without_a_sum_are_errors() {
-    let hint = "`--allow-sum` in place of `--normalize` uses the coefficients as they are";
+    let hint = "`--allow-sum` instead of `--normalize` uses the coefficients as they are";
     let expected = format!("2:1 the coefficients sum to 0 and cannot be divided by their sum -> {hint}");
     check_refused(&two_models(["1", "-1"]), RecipeKind::Yaml, &expected);
     for weight in [".nan", "nan", ".inf", "-.inf", "abc"] {

@@ -8,7 +8,7 @@
 use super::SchemeError;
 use crate::{Coefficients, Ratio};
 
-/// What becomes of hand-given coefficients that do not sum to 1.
+/// What happens to hand-given coefficients that do not sum to 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum SumRule {
     /// They are refused.
@@ -23,8 +23,8 @@ pub enum SumRule {
 /// Coefficients given by hand, oldest first.
 ///
 /// # Errors
-/// `EmptyWindow` without numbers, `AllZero` if every one is 0, `SumNotOne` if they must sum to 1 and do not, `SumZero` if
-/// they are to be divided by a sum of 0.
+/// `EmptyWindow` without numbers, `AllZero` if every one is 0, `SumNotOne` if they must sum to 1 and do not, `SumZero`
+/// if they are to be divided by a sum of 0.
 ///
 /// # Example
 /// ```

@@ -178,7 +178,7 @@ impl SchemeError {
             Self::SumNotOne { .. } => {
                 "`--normalize` divides them by their sum; if the sum is meant, `--allow-sum` keeps them".to_owned()
             }
-            Self::SumZero => "`--allow-sum` in place of `--normalize` uses the coefficients as they are".to_owned(),
+            Self::SumZero => "`--allow-sum` instead of `--normalize` uses the coefficients as they are".to_owned(),
             Self::NumberTooLong { .. } => "write the number with fewer digits".to_owned(),
             Self::DivisorTooLarge { .. } => {
                 "give the parameter with fewer digits, or merge fewer checkpoints".to_owned()
@@ -186,7 +186,7 @@ impl SchemeError {
             Self::CountMismatch { .. } => "give one coefficient for each checkpoint, oldest first".to_owned(),
             Self::UnknownOrder { .. } => "one of `as-is`, `given`, `reverse` or `scramble:SEED`".to_owned(),
             Self::PositionsNotIncreasing { .. } => {
-                "`--order given` takes the checkpoints as equally spaced, in the order given".to_owned()
+                "`--order given` treats the checkpoints as equally spaced, in the order given".to_owned()
             }
             Self::NoSnapshots { .. } => "choose a later target step, or give earlier snapshots".to_owned(),
             Self::TooManySnapshots { .. } => "use every second snapshot: a few dozen are enough".to_owned(),

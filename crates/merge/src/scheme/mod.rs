@@ -44,7 +44,7 @@ pub enum SchemeParameter {
     Coefficients,
     /// Division of hand-given coefficients by their sum.
     Normalize,
-    /// Leave for hand-given coefficients to sum to something else than 1.
+    /// Permission for hand-given coefficients to sum to something other than 1.
     AllowSum,
 }
 
@@ -73,7 +73,7 @@ pub struct SchemeParameters {
     pub sigma_rel: Option<Ratio>,
     /// Hand-given coefficients, oldest first.
     pub coefficients: Option<Vec<Ratio>>,
-    /// What becomes of hand-given coefficients that do not sum to 1.
+    /// What happens to hand-given coefficients that do not sum to 1.
     pub sum_rule: SumRule,
 }
 
@@ -250,7 +250,7 @@ pub enum Scheme {
     Custom {
         /// One for each checkpoint, oldest first.
         coefficients: Vec<Ratio>,
-        /// What becomes of them if they do not sum to 1.
+        /// What happens to them if they do not sum to 1.
         sum_rule: SumRule,
     },
 }
@@ -342,9 +342,10 @@ impl Scheme {
         }
     }
 
-    /// Coefficients of these checkpoints, oldest first, each with its step where that is known: what every merge takes.
+    /// Coefficients of checkpoints with these optimizer steps, oldest first, `None` for an unknown step. Every merge
+    /// uses this.
     ///
-    /// Schemes that follow positions take the steps where all are known, and equal spacing otherwise.
+    /// Schemes that follow positions use the steps if all are known, and equal spacing otherwise.
     ///
     /// # Errors
     /// As [`coefficients_at`](Self::coefficients_at).
@@ -367,12 +368,12 @@ impl Scheme {
         }
     }
 
-    /// Whether the distances between checkpoints matter.
+    /// Whether coefficients depend on the distances between checkpoints.
     pub fn follows_positions(&self) -> bool {
         matches!(self, Self::Decay { .. } | Self::PowerEma { .. })
     }
 
-    /// Whether it matters which checkpoint is the oldest.
+    /// Whether coefficients depend on the order of the checkpoints.
     pub fn follows_order(&self) -> bool {
         !matches!(self, Self::Sma)
     }

@@ -1,4 +1,4 @@
-//! Which checkpoint gets which coefficient: by step, in the order given, or on purpose the wrong one.
+//! Which checkpoint gets which coefficient: by step, in the order given, or deliberately the wrong one.
 //!
 //! Control experiments give the same coefficients to the wrong checkpoints.
 //! If a scheme beats a plain mean only because its coefficients are unequal, and not because the right checkpoints
@@ -16,7 +16,7 @@ pub enum CoefficientOrder {
     /// As the scheme says: oldest first, by step where every checkpoint has one.
     #[default]
     AsIs,
-    /// As the scheme says, with the first checkpoint given as the oldest, whatever their steps.
+    /// As the scheme says, with the checkpoints in the order given, the first as the oldest, whatever their steps.
     Given,
     /// The oldest checkpoint gets the newest one's coefficient.
     Reverse,

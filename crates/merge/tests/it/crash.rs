@@ -27,7 +27,7 @@ fn put(disk: &CrashDisk, folder: &str, files: &[(&str, Vec<u8>)]) {
     disk.sync_folder(Path::new(folder)).unwrap();
 }
 
-/// Two sources that are durable, and the merge of another plan where one is to be replaced.
+/// Two durable sources, and the merge of another plan if one is to be replaced.
 fn prepared_disk(replace: Replace) -> CrashDisk {
     let disk = CrashDisk::new();
     disk.create_folder(Path::new("/runs")).unwrap();
@@ -162,7 +162,8 @@ fn two_outputs() -> MergePlan {
     MergePlan::new(vec![wide, narrow]).unwrap()
 }
 
-/// The content without the receipt's count of bytes read and its own digest: a later run need not read what only the first output needed.
+/// The contents without the receipts' counts of bytes read and digests: a later run need not read what only the first
+/// output needed.
 fn contents(disk: &CrashDisk) -> [Option<Content>; 2] {
     [OUT, "/runs/narrow"].map(|path| {
         let mut content = disk.content(Path::new(path))?;

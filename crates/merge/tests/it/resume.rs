@@ -1,4 +1,4 @@
-//! An interrupted merge goes on where it stopped, with the same bytes, or says why it cannot.
+//! An interrupted merge resumes where it stopped and produces identical bytes, or reports why it cannot.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -96,7 +96,7 @@ fn a_resumed_merge_reads_finished_parts_once_to_compare_them_and_the_rest_once_t
 }
 
 #[test]
-fn without_digests_times_answer_for_the_sources_and_finished_parts_are_not_read() {
+fn without_digests_sources_are_recognised_by_times_and_finished_parts_are_not_read() {
     let mut scene = scene();
     scene.plan.outputs[0].digest = DigestChoice::None;
     let before = scene.interrupt();
@@ -105,7 +105,7 @@ fn without_digests_times_answer_for_the_sources_and_finished_parts_are_not_read(
     assert!(before + after <= TOTAL_BYTES + N_SOURCES * (1 << 20), "{before} + {after} of {TOTAL_BYTES}");
 }
 
-/// Bytes of the merge as progress hears of them.
+/// Bytes of the merge as they are reported to progress.
 #[derive(Default)]
 struct Told {
     is_merging: AtomicBool,
@@ -136,7 +136,7 @@ impl Progress for Told {
 }
 
 #[test]
-fn what_an_earlier_run_did_is_not_told_as_speed() {
+fn work_of_an_earlier_run_is_resumed_and_not_advanced() {
     let scene = scene();
     scene.interrupt();
     let told = Told::default();
@@ -239,7 +239,7 @@ fn a_damaged_journal_costs_work_but_no_byte() {
     scene.finish();
 }
 
-/// Other bytes everywhere, with the length and the time of before.
+/// Changes bytes all over a source, but neither its length nor its time.
 fn rewrite(source: &Path) {
     let shard = shards(source).remove(0);
     let modified = fs::metadata(&shard).unwrap().modified().unwrap();
@@ -312,7 +312,8 @@ fn a_damaged_output_is_not_the_result() {
     for at in [data_start(&bytes) + 5, bytes.len() - 1, 20] {
         let mut damaged = bytes.clone();
         damaged[at] ^= 1;
-        // As a failing disk leaves it: newer weights would be somebody's.
+        // A failing disk keeps the time. Newer weights would be another program's, and `--force` would not replace
+        // them.
         let modified = fs::metadata(&shard).unwrap().modified().unwrap();
         fs::write(&shard, damaged).unwrap();
         fs::File::options().write(true).open(&shard).unwrap().set_modified(modified).unwrap();
@@ -341,7 +342,7 @@ fn another_output_is_kept_unless_it_is_to_be_replaced() {
     let mut other = scene.plan.clone();
     other.outputs[0].sources[0].numerator = "4".to_owned();
     let error = Runner::default().execute(&other, PLAIN).unwrap_err();
-    assert!(matches!(error, Error::OutputExists { .. }), "{error}");
+    assert!(matches!(&error, Error::OutputExists { holds, .. } if holds == "holds another merge"), "{error}");
     assert_same_tensors(&read_tensors(scene.out()), &scene.expected, "kept");
     Runner::default().execute(&other, FORCE).unwrap();
     assert!(read_tensors(scene.out()) != scene.expected);

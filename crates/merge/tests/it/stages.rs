@@ -1,4 +1,4 @@
-//! What stands in the place of a stage, what a failed merge leaves, and what a plan knows of its sources.
+//! What is at the path of a stage, what a failed merge leaves, and how a plan recognises its sources.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -38,7 +38,7 @@ fn scene() -> Scene {
     Scene { folder, sources, plan }
 }
 
-/// Sources of several units of work each, so that a merge can be stopped between them.
+/// Sources of several units of work, so that a merge can be stopped between units.
 fn large_scene() -> Scene {
     let scene = scene();
     for (i, source) in scene.sources.iter().enumerate() {
@@ -63,7 +63,7 @@ impl Scene {
 }
 
 #[test]
-fn a_folder_of_someone_else_in_the_place_of_a_stage_is_kept() {
+fn a_foreign_folder_at_the_path_of_a_stage_is_kept() {
     let scene = scene();
     fs::create_dir(scene.stage()).unwrap();
     fs::write(scene.stage().join("model.safetensors"), "weights of mine").unwrap();
@@ -75,7 +75,7 @@ fn a_folder_of_someone_else_in_the_place_of_a_stage_is_kept() {
 }
 
 #[test]
-fn a_link_in_the_place_of_a_stage_is_not_followed() {
+fn a_link_at_the_path_of_a_stage_is_not_followed() {
     let scene = scene();
     let target = scene.folder.path().join("elsewhere");
     fs::create_dir(&target).unwrap();
@@ -92,7 +92,7 @@ fn a_link_in_the_place_of_a_stage_is_not_followed() {
 }
 
 #[test]
-fn what_someone_put_into_a_stage_is_not_removed_with_it() {
+fn a_foreign_file_in_a_stage_is_not_removed_with_it() {
     let scene = large_scene();
     let runner = Runner { stop_after_bytes: Some(1), n_threads: 1, ..Runner::default() };
     assert!(matches!(runner.execute(&scene.plan, PLAIN), Err(Error::Interrupted)));
@@ -182,14 +182,14 @@ fn an_impossible_place_is_refused_before_anything_is_read() {
     assert_eq!(left, ["c1", "c2", "dangling", "file"]);
 }
 
-/// The plan with what it sees of its sources now.
+/// The plan, with its sources as they are now.
 fn seen(plan: &MergePlan) -> MergePlan {
     let see = |run: &thalweg_merge::context::RunContext<'_>| see_sources(&open_sources(plan, run).unwrap());
     MergePlan { seen_sources: Runner::default().with_context(see).0, ..plan.clone() }
 }
 
 #[test]
-fn a_plan_knows_its_sources_again() {
+fn a_plan_recognises_its_sources() {
     type Change<'a> = (&'a str, &'a dyn Fn(&Path));
     let changes: [Change<'_>; 3] = [
         ("written again", &|shard| {
@@ -239,10 +239,10 @@ fn coefficients_that_are_not_those_of_the_scheme_are_refused_in_a_plan() {
 }
 
 #[test]
-fn times_of_sources_are_no_part_of_an_output() {
+fn times_of_sources_are_not_part_of_an_output() {
     let scene = scene();
     Runner::default().execute(&scene.plan, PLAIN).unwrap();
-    // The same plan with and without what it saw is the same output.
+    // A plan makes the same output whether it recorded its sources or not.
     assert!(Runner::default().execute(&seen(&scene.plan), PLAIN).unwrap()[0].was_done);
 }
 
@@ -257,7 +257,7 @@ fn a_plan_whose_output_ends_in_a_slash_stages_beside_it() {
 }
 
 #[test]
-fn an_output_that_a_trainer_would_delete_is_warned_of() {
+fn an_output_that_a_trainer_would_delete_is_noted() {
     let scene = scene();
     let storage = LocalStorage::new();
     let run = scene.folder.path().join("run");
@@ -272,7 +272,7 @@ fn an_output_that_a_trainer_would_delete_is_warned_of() {
     for name in ["merged", "merged-900", "iter_900", "step-by-step"] {
         assert!(notes(name).is_empty(), "{name}");
     }
-    // Beside other merges it is in nobody's way.
+    // A folder of merges has no checkpoints of a trainer.
     fs::create_dir_all(run.join("sweep/step-1")).unwrap();
     fs::write(run.join("sweep/step-1/thalweg.json"), "{}").unwrap();
     assert!(notes("sweep/step-2").is_empty());

@@ -143,7 +143,7 @@ fn shards_with_empty_and_scalar_tensors_of_several_types_are_equal() {
     }
 }
 
-/// Changes the receipt as text, in the first place where `from` stands.
+/// Replaces the first `from` in the receipt's text.
 fn edit_receipt(out: &Path, from: &str, to: &str) {
     let path = out.join("thalweg.json");
     let text = fs::read_to_string(&path).unwrap();
@@ -179,7 +179,7 @@ fn every_flipped_bit_of_a_receipt_is_found() {
     let scene = scene();
     let path = scene.out.join("thalweg.json");
     let text = fs::read(&path).unwrap();
-    // One bit of every byte but those between words, whose number means nothing.
+    // One bit of every byte except whitespace, which means nothing.
     for at in (0..text.len()).filter(|&at| !text[at].is_ascii_whitespace()) {
         let mut changed = text.clone();
         changed[at] ^= 1;
@@ -190,7 +190,7 @@ fn every_flipped_bit_of_a_receipt_is_found() {
 }
 
 #[test]
-fn a_receipt_of_before_has_no_digest_and_is_checked_as_far_as_it_goes() {
+fn a_receipt_of_an_earlier_version_is_checked_without_its_digest() {
     let scene = scene();
     let path = scene.out.join("thalweg.json");
     let mut receipt: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
