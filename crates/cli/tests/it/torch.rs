@@ -108,7 +108,7 @@ fn a_key_that_is_not_there_is_answered_with_those_that_are() {
     let (code, message) = refusal(&["inspect", file, "--key", "modle"]);
     assert_eq!(code, 2);
     assert!(
-        message.contains("there is nothing under the key `modle`; tensors stand under `model`, `optimizer`"),
+        message.contains("there is nothing under the key `modle`; the tensors are under `model`, `optimizer`"),
         "{message}"
     );
     assert!(message.contains("`--key`"), "{message}");
