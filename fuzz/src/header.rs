@@ -46,7 +46,7 @@ fn check_cover(header: &Header, data_len: u64) {
     assert_eq!(expected, data_len);
     let mut names: Vec<&str> = header.tensors.iter().map(|tensor| &*tensor.name).collect();
     names.sort_unstable();
-    assert!(names.windows(2).all(|pair| pair[0] < pair[1]), "a name stands twice");
+    assert!(names.windows(2).all(|pair| pair[0] < pair[1]), "a name appears twice");
     assert!(!names.contains(&"__metadata__"));
 }
 

@@ -59,7 +59,7 @@ impl CatalogCache {
         kept
     }
 
-    /// Waits for one of two turns: metadata that takes many times its length to read is read by two threads at most.
+    /// Waits for one of two turns: at most two threads read metadata that takes many times its length in memory.
     pub(crate) fn take_turn(&self) -> MutexGuard<'_, ()> {
         let turn = self.next_turn.fetch_add(1, Ordering::Relaxed) % self.turns.len();
         self.turns[turn].lock().unwrap_or_else(PoisonError::into_inner)

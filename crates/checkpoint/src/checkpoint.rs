@@ -98,15 +98,15 @@ impl Checkpoint {
         &self.notes
     }
 
-    /// Length, time and identity of every file, as text: equal for two openings between which no file was changed.
+    /// Length, time and identity of every file, as text: equal for two openings if no file changed in between.
     ///
-    /// For names of what is kept from a checkpoint. The path is not part of it.
+    /// Meant for naming data cached from a checkpoint. The path is not part of it.
     pub fn identity(&self) -> String {
         let facts = |file: &ShardFile| format!("{} {:?};", file.name, file.info);
         self.files.iter().map(facts).collect()
     }
 
-    /// What was found out while the tensors were looked for, such as tensors that cannot be read.
+    /// What opening found besides the tensors, such as tensors that cannot be read.
     pub fn findings(&self) -> &Findings {
         &self.findings
     }
@@ -127,7 +127,7 @@ impl Checkpoint {
         })
     }
 
-    /// Checks that a range of elements is in the tensor and begins and ends between bytes.
+    /// Checks that a range of elements is in the tensor and starts and ends on byte boundaries.
     fn check_range(&self, entry: &TensorEntry, elements: &Range<u64>) -> Result<(), AccessError> {
         let is_range = elements.start <= elements.end && elements.end <= entry.n_elements();
         let ends_fill_bytes = [elements.start, elements.end].iter().all(|&n| entry.dtype.bytes_of(n).is_some());
@@ -139,24 +139,24 @@ impl Checkpoint {
         Err(AccessError { path: self.first_path(entry), message, source: None })
     }
 
-    /// The path of the file of the first piece; that of the checkpoint for a tensor without pieces.
+    /// Path of the file that holds the first piece, or of the checkpoint if the tensor has no pieces.
     fn first_path(&self, entry: &TensorEntry) -> String {
         let file = entry.pieces.first().and_then(|piece| self.files.get(to_index(piece.file_idx.into())));
         file.map_or(&*self.path, |file| &*file.path).display().to_string()
     }
 
-    /// The file in which a piece lies, and its reader.
+    /// The file that holds a piece, and its reader.
     fn file_of(&self, entry: &TensorEntry, piece: &Piece) -> Result<(&ShardFile, &dyn ReadAt), AccessError> {
         let file_idx = to_index(piece.file_idx.into());
         let file = self.files.get(file_idx).zip(self.readers.get(file_idx));
         file.map(|(file, reader)| (file, &**reader)).ok_or_else(|| {
             let name = display_name(&entry.name);
-            let message = format!("tensor `{name}` lies in file number {file_idx}, of {}", self.files.len());
+            let message = format!("tensor `{name}` is in file number {file_idx} of {}", self.files.len());
             AccessError { path: self.path.display().to_string(), message, source: None }
         })
     }
 
-    /// A piece as it lies in its file.
+    /// The piece with the offset and strides that its file states.
     fn opened_piece<'a>(
         &'a self,
         tensor_idx: usize,
@@ -175,8 +175,8 @@ impl Checkpoint {
         })
     }
 
-    /// Looks into pieces whose files say more about them than the directory does, so that what cannot be read is known
-    /// before anything relies on it. Reads no tensor byte; does nothing where headers say everything.
+    /// Opens pieces whose files describe them more fully than the directory does, so that an unreadable piece is found
+    /// before anything relies on it. Reads no tensor bytes; does nothing if the headers say everything.
     ///
     /// # Errors
     /// `Access` for the first piece that contradicts the directory.
@@ -222,8 +222,8 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Tells the files which bytes a range of elements needs. Pieces with strides are left out: what a range needs of
-    /// them lies all over the piece.
+    /// Tells the files which bytes a range of elements needs. Skips pieces with strides: the bytes that a range needs
+    /// are spread over the whole piece.
     fn hint(&self, tensor_idx: usize, elements: &Range<u64>, tell: fn(&dyn ReadAt, u64, u64)) {
         let Ok(entry) = self.entry(tensor_idx) else { return };
         if self.check_range(entry, elements).is_err() {
@@ -241,8 +241,8 @@ impl Checkpoint {
     }
 }
 
-/// Bytes of an element range in the file that holds the tensor whole; `None` if none does, if the range is not in the
-/// tensor or if it cuts a byte.
+/// Bytes of an element range in the file that holds the whole tensor; `None` if the tensor is in pieces, or if the
+/// range is outside the tensor or cuts a byte.
 pub(crate) fn byte_range(entry: &TensorEntry, piece: &Piece, elements: &Range<u64>) -> Option<Range<u64>> {
     if !piece.is_whole() || elements.start > elements.end || elements.end > entry.n_elements() {
         return None;

@@ -12,7 +12,7 @@ use thalweg_storage::publish::{Replace, publish_folder};
 use crate::format::huggingface::INDEX_FILE_NAME;
 use crate::{Error, StagedCheckpoint};
 
-/// Name of the receipt in an output folder: its presence makes the output a checkpoint, and tells it from a raw one.
+/// Name of the receipt in an output folder. Its presence makes the output a checkpoint, and marks it as a merge.
 pub const RECEIPT_NAME: &str = "thalweg.json";
 /// Name of the journal in a stage.
 pub const JOURNAL_NAME: &str = "thalweg-journal";
@@ -31,18 +31,18 @@ pub struct Manifest<'a> {
 pub struct CommitRules<'a> {
     /// Whether an old output is replaced.
     pub replace: Replace,
-    /// How an old output is known as one of ours.
+    /// How to recognise an old output as one of ours.
     pub own: OwnFolder<'a>,
-    /// Files of the stage that are ours and not part of the output, such as a journal. What else is in the stage was put
-    /// there by someone else, and stays beside the output.
+    /// Files of the stage that are ours and not part of the output, such as a journal. Another program put any other
+    /// file there, and it stays in the folder.
     pub leftovers: &'a BTreeSet<String>,
 }
 
 /// Seals a stage whose tensors are all written, and publishes it as `target`.
 ///
 /// # Errors
-/// `OutputExists` where something is there and nothing may be replaced; `Storage` where it is not ours to replace; as
-/// [`StagedCheckpoint::seal`]. The stage is then still there, and so is an old target.
+/// `OutputExists` if the target exists and nothing may be replaced; `Storage` if it is not ours to replace; as
+/// [`StagedCheckpoint::seal`]. The stage and an old target are then still there.
 pub fn commit_checkpoint(
     mut staged: StagedCheckpoint,
     target: &Path,
@@ -69,8 +69,8 @@ pub fn commit_checkpoint(
 }
 
 impl StagedCheckpoint {
-    /// Makes the stage whole and durable: shards, index, then the manifest; of what does not belong to the output, the
-    /// `leftovers` are removed.
+    /// Makes the stage complete and durable: shards, index, then the manifest. Removes the `leftovers`, which are not
+    /// part of the output.
     ///
     /// # Errors
     /// `BadFileName` or `DuplicateFile` for the manifest; `Storage`.

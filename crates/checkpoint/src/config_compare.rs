@@ -1,6 +1,6 @@
-//! Configs of several checkpoints side by side: which keys differ, and whether that matters.
+//! Compares the configs of several checkpoints: which keys differ, and whether that matters.
 //!
-//! Only the text is handled here; what an architecture makes of its values is not known.
+//! Only the text is compared; how an architecture uses the values is not known here.
 
 use serde_json::{Map, Value};
 
@@ -87,15 +87,15 @@ pub struct ConfigDifference {
     pub key: String,
     /// Label of each config and its value, `None` where the key is missing, in the order given.
     pub values: Vec<(String, Option<Value>)>,
-    /// Whether the model computes something else under another value. Unknown keys are taken to; a missing key that
-    /// stands for the value of the others does not.
+    /// Whether the model computes something else under another value. True for unknown keys; false for a missing key
+    /// whose default is the value that the other configs have.
     pub changes_function: bool,
 }
 
 /// The keys in which configs differ, sorted.
 ///
 /// Who saved the file and the dtype of the tensors are not compared. `10000` equals `10000.0`, and a value equals itself in
-/// another spelling: `rope_theta` in `rope_parameters`, say. Keys are told in the older spelling.
+/// another spelling, such as `rope_theta` inside `rope_parameters`. Keys are reported in the older spelling.
 ///
 /// # Example
 /// ```
@@ -137,7 +137,7 @@ fn is_below_harmless(key: &str) -> bool {
     key.split('.').any(|part| HARMLESS_KEYS.contains(&part))
 }
 
-/// Whether the key is missing in some configs, and the value that the others agree on is what a missing key stands for.
+/// Whether some configs lack the key and all others state its default.
 fn missing_means_the_same(key: &str, values: &[Option<Value>], configs: &[Value]) -> bool {
     let mut present = values.iter().zip(configs).filter_map(|(value, config)| Some((value.as_ref()?, config)));
     let is_missing_somewhere = values.iter().any(Option::is_none);
@@ -180,7 +180,7 @@ fn is_same_option(a: Option<&Value>, b: Option<&Value>) -> bool {
     }
 }
 
-/// Whether two JSON values say the same: `10000` equals `10000.0`, and the order of keys does not matter.
+/// Whether two JSON values mean the same: `10000` equals `10000.0`, and the order of keys does not matter.
 pub fn is_same_value(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(x), Value::Number(y)) => {

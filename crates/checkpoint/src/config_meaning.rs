@@ -1,5 +1,5 @@
-//! What a `config.json` means, whatever the library's version wrote: one spelling for each value, and values that a
-//! missing key stands for.
+//! What a `config.json` means, whichever version of a library wrote it: one spelling for each value, and the defaults
+//! of missing keys.
 
 use serde_json::{Map, Value, json};
 
@@ -10,12 +10,12 @@ const RENAMED: [(&str, &str); 4] = [
     ("rotary_emb_base", "rope_theta"),
     ("rotary_pct", "partial_rotary_factor"),
 ];
-/// Values that were renamed, with the word that is compared.
+/// Values that were renamed, with the value that is compared.
 const RENAMED_VALUES: [(&str, &str, &str); 2] =
     [("hidden_act", "swish", "silu"), ("hidden_activation", "swish", "silu")];
 /// Keys of `rope_parameters` that older libraries keep beside `rope_scaling`.
 const BESIDE_SCALING: [&str; 2] = ["rope_theta", "partial_rotary_factor"];
-/// Objects of `rope_parameters` for each kind of layer, with the key that older libraries keep their base under.
+/// Kinds of layers in `rope_parameters`, with the key under which older libraries keep the rotation base of each.
 const LAYER_KINDS: [(&str, &str); 2] =
     [("full_attention", "rope_theta"), ("sliding_attention", "rope_local_base_freq")];
 
@@ -28,7 +28,7 @@ pub(crate) fn canonical_config(config: &Value) -> Value {
         match (key.as_str(), value) {
             ("rope_scaling", Value::Object(old)) => merge_scaling(&mut scaling, old),
             ("rope_parameters", Value::Object(new)) => spread_parameters(&mut canonical, &mut scaling, new),
-            // Keys without a value say the same as missing ones.
+            // A null means the same as a missing key.
             (_, Value::Null) => {}
             (_, Value::Object(_)) if key.ends_with("_config") => {
                 canonical.insert(key.clone(), canonical_config(value));
@@ -60,7 +60,7 @@ fn merge_scaling(scaling: &mut Map<String, Value>, added: &Map<String, Value>) {
     }
 }
 
-/// The object of transformers 5, which holds what stood in several keys before.
+/// Reads the object of transformers 5, which replaces several keys.
 fn spread_parameters(canonical: &mut Map<String, Value>, scaling: &mut Map<String, Value>, new: &Map<String, Value>) {
     let is_by_layer = !new.is_empty() && new.values().all(Value::is_object);
     if is_by_layer {
@@ -94,7 +94,7 @@ const LLAMA_LIKE: &[&str] = &["llama", "mistral", "mixtral", "qwen2", "qwen3", "
 /// As above, with a rotation base of 10,000.
 const BASE_10000: &[&str] = &["llama", "mistral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "olmo2", "gpt_neox"];
 
-/// What a missing key stands for in the libraries that write these files: key, value, families (none: all).
+/// Defaults of missing keys in the libraries that write these files: key, value, families (none means all).
 const DEFAULTS: [(&str, &str, &[&str]); 34] = [
     ("add_cross_attention", "false", &[]),
     ("attention_bias", "false", LLAMA_LIKE),
@@ -132,9 +132,9 @@ const DEFAULTS: [(&str, &str, &[&str]); 34] = [
     ("use_sliding_window", "false", &[]),
 ];
 
-/// Whether a library reads `config` without `key` as if it said `value`.
+/// Whether a library that finds no `key` takes this `value` for it.
 ///
-/// `object` is the object that holds the key's last part, in the compared spelling.
+/// `object` is the object that holds the key, in the compared spelling; `family` is the `model_type`.
 pub(crate) fn is_default(key: &str, value: &Value, object: &Map<String, Value>, family: Option<&str>) -> bool {
     let number = |key: &str| object.get(key).and_then(Value::as_u64);
     let heads = || number("num_attention_heads").filter(|heads| *heads > 0);
@@ -145,7 +145,7 @@ pub(crate) fn is_default(key: &str, value: &Value, object: &Map<String, Value>, 
             value.as_u64().is_some() && value.as_u64() == computed
         }
         "layer_types" => value.as_array().is_some_and(|kinds| kinds.iter().all(|kind| kind == "full_attention")),
-        // Which layers slide matters only where some do.
+        // Which layers have a sliding window matters only if any do.
         "max_window_layers" => object.get("use_sliding_window").is_none_or(|used| used == false),
         _ => DEFAULTS.iter().any(|(known, default, families)| {
             let is_family = families.is_empty() || family.is_some_and(|family| families.contains(&family));

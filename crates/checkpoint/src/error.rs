@@ -36,20 +36,20 @@ pub enum Error {
         path: PathBuf,
         /// What is there instead.
         found: String,
-        /// What makes a checkpoint of it that can be read, if the format is known.
+        /// How to convert it to a checkpoint that can be read, if the format is known.
         converter: Option<&'static str>,
     },
-    /// A small text that stands for a file kept elsewhere.
+    /// A small text file that points to a file kept elsewhere.
     #[error("`{}` is a {kind} pointer, not the file that it points to", path.display())]
     Pointer {
-        /// The text.
+        /// The text file.
         path: PathBuf,
-        /// Whose pointer it is.
+        /// Which tool's pointer it is, such as Git LFS.
         kind: &'static str,
-        /// What fetches the file.
+        /// What to run to fetch the file.
         fetch: &'static str,
     },
-    /// A file that is something else than its name says.
+    /// A file that is not what its name says.
     #[error("`{}` is {found}", path.display())]
     Impostor {
         /// The file.
@@ -81,7 +81,7 @@ pub enum Error {
         /// What is wrong with it.
         source: Box<HeaderError>,
     },
-    /// A file of torch.save that is not read.
+    /// A torch.save file that cannot be read.
     #[error("`{}`: {source}", path.display())]
     Torch {
         /// The file.
@@ -89,7 +89,7 @@ pub enum Error {
         /// What is wrong with it.
         source: Box<TorchError>,
     },
-    /// A distributed checkpoint that is not read.
+    /// A distributed checkpoint that cannot be read.
     #[error("`{}`: {source}", path.display())]
     Dcp {
         /// The metadata, or a file of pieces.
@@ -97,7 +97,7 @@ pub enum Error {
         /// What is wrong with it.
         source: Box<DcpError>,
     },
-    /// A checkpoint of torch_checkpointing that is not read.
+    /// A checkpoint of torch_checkpointing that cannot be read.
     #[error("`{}`: {source}", path.display())]
     TorchCheckpointing {
         /// The metadata, a file of an item, or the folder.
@@ -121,7 +121,7 @@ pub enum Error {
         /// Every difference, at least one.
         faults: Vec<IndexFault>,
     },
-    /// Files of a trainer that do not belong together as its layout says.
+    /// A trainer's files that do not fit together as its layout requires.
     #[error("`{}`: {reason}", path.display())]
     Layout {
         /// The folder or file.
@@ -175,7 +175,7 @@ pub enum Error {
         name: String,
     },
     /// A file of the output would be written twice.
-    #[error("`{name}` stands twice among the files of the output")]
+    #[error("`{name}` appears twice among the files of the output")]
     DuplicateFile {
         /// The name.
         name: String,
@@ -196,20 +196,20 @@ pub enum Error {
     },
 }
 
-/// The kinds of trouble with a checkpoint that cannot be opened.
+/// The kind of problem with a checkpoint that cannot be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// A save or copy that has not ended, or broke off.
+    /// A save or copy that has not finished, or was interrupted.
     Unfinished,
     /// Files that break the rules of their format, or contradict each other.
     Damaged,
     /// A pointer where a file should be.
     Pointer,
-    /// Something that is not in a format that is read.
+    /// A format that thalweg does not read.
     OtherFormat,
-    /// Several files that could each be meant.
+    /// Several files, any of which could be meant.
     Ambiguous,
-    /// Files that the system does not let us read.
+    /// Anything else, such as files that the system does not let us read.
     Unreadable,
 }
 
@@ -231,8 +231,11 @@ pub enum UnfinishedFault {
         /// Its name.
         file: String,
     },
-    /// A shard ends before bytes that the metadata says are in it.
-    #[error("shard `{}` ends at byte {found_bytes}, and {wanted_bytes} are expected", display_name(file))]
+    /// A shard ends before bytes that the metadata places in it.
+    #[error(
+        "shard `{}` ends at byte {found_bytes}, but at least {wanted_bytes} bytes are expected",
+        display_name(file)
+    )]
     ShortShard {
         /// Its name.
         file: String,
@@ -382,7 +385,7 @@ impl Error {
         self.fault() == Fault::Unfinished
     }
 
-    /// What kind of trouble this is with a checkpoint.
+    /// What kind of problem with a checkpoint this is.
     pub fn fault(&self) -> Fault {
         match self {
             Self::Unfinished { .. } => Fault::Unfinished,

@@ -47,8 +47,8 @@ pub enum IndexError {
     /// There is no tensor in it.
     #[error("the `weight_map` of the index is empty")]
     NoTensors,
-    /// A name stands twice.
-    #[error("tensor `{}` stands twice in the index", display_name(tensor))]
+    /// A name appears twice.
+    #[error("tensor `{}` appears twice in the index", display_name(tensor))]
     DuplicateTensor {
         /// The name.
         tensor: String,

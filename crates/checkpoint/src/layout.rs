@@ -76,7 +76,7 @@ impl OutputLayout {
 /// does the same. `metadata` goes into every header, with `format` = `pt` where it is not given.
 ///
 /// # Errors
-/// `NothingToWrite`; `UnwritableTensor` for a name that stands twice or is reserved, and for impossible sizes;
+/// `NothingToWrite`; `UnwritableTensor` for a name that appears twice or is reserved, and for impossible sizes;
 /// `HeaderTooLong`.
 ///
 /// # Example
@@ -124,7 +124,7 @@ pub fn layout_output(
     let entries: Vec<TensorEntry> =
         sorted.iter().zip(&places).map(|(entry, place)| place_entry(entry, *place)).collect();
     let index = (files.len() > 1).then(|| write_index(&entries, &files));
-    let catalog = TensorCatalog::new(entries).map_err(|name| unwritable(&name, "its name stands twice"))?;
+    let catalog = TensorCatalog::new(entries).map_err(|name| unwritable(&name, "its name appears twice"))?;
     Ok(OutputLayout { files, catalog: Arc::new(catalog), index })
 }
 
@@ -143,7 +143,7 @@ fn check_entries(sorted: &[&LayoutEntry]) -> Result<Vec<u64>, Error> {
         return Err(Error::NothingToWrite);
     }
     if let Some(pair) = sorted.windows(2).find(|pair| pair[0].name == pair[1].name) {
-        return Err(unwritable(&pair[0].name, "its name stands twice"));
+        return Err(unwritable(&pair[0].name, "its name appears twice"));
     }
     let mut total_bytes = 0_u64;
     let mut size_of = |entry: &&LayoutEntry| {
@@ -285,7 +285,7 @@ mod tests {
         let lay = |entries: &[LayoutEntry]| layout_output(entries, 100, &BTreeMap::new()).unwrap_err().to_string();
         assert_eq!(lay(&[]), "there is no tensor to write");
         let twice = [entry("w", Dtype::F32, &[1]), entry("w", Dtype::F32, &[1])];
-        assert_eq!(lay(&twice), "tensor `w` cannot be written: its name stands twice");
+        assert_eq!(lay(&twice), "tensor `w` cannot be written: its name appears twice");
         assert!(lay(&[entry("__metadata__", Dtype::F32, &[1])]).contains("reserves"));
         assert!(lay(&[entry("w", Dtype::F4, &[3])]).contains("cannot be counted"));
         assert!(lay(&[entry("w", Dtype::F32, &[u64::MAX, 2])]).contains("cannot be counted"));

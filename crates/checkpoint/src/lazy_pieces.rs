@@ -1,4 +1,4 @@
-//! Pieces whose files say more about them than the directory does: looked into when they are first needed, once.
+//! Pieces whose files describe them more fully than the directory does. Each is opened once, when it is first needed.
 
 use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
@@ -6,41 +6,41 @@ use std::sync::{Arc, OnceLock};
 use thalweg_storage::ReadAt;
 use thalweg_tensor::{Piece, TensorEntry};
 
-/// Looks into the file of a piece.
+/// Reads what the file of a piece says about it.
 pub trait OpenPiece: Debug + Send + Sync {
-    /// The piece as its file says that it lies: another offset, and strides.
+    /// The piece with the offset and strides that its file states.
     ///
     /// # Errors
-    /// When the file contradicts the directory, or cannot be read.
+    /// If the file contradicts the directory or cannot be read.
     fn open_piece(&self, entry: &TensorEntry, piece: &Piece, file: &dyn ReadAt) -> Result<Piece, PieceRefusal>;
 }
 
-/// Why a piece is not read.
+/// Why a piece cannot be read.
 #[derive(Debug)]
 pub enum PieceRefusal {
-    /// What the file gets wrong, in words; the tensor is named by the caller.
+    /// What is wrong with the file; the caller names the tensor.
     Format(String),
-    /// The storage refused.
+    /// The storage failed.
     Storage(thalweg_storage::Error),
 }
 
-/// How far to look into a checkpoint before it is relied on.
+/// Which pieces to open before a checkpoint is relied on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
-    /// Into one piece of each tensor: what is quantised or of another type shows there.
+    /// One piece of each tensor: enough to find tensors that are quantised or of another dtype.
     EachTensor,
-    /// Into every piece.
+    /// Every piece.
     EachPiece,
 }
 
-/// What was found for each piece of each tensor, so far.
+/// The pieces opened so far, by tensor and piece.
 type Opened = Box<[Box<[OnceLock<Piece>]>]>;
 
-/// The pieces of a checkpoint that need a look, and what was seen.
+/// The pieces of a checkpoint that are opened on demand, and those opened so far.
 #[derive(Debug)]
 pub(crate) struct LazyPieces {
     opener: Arc<dyn OpenPiece>,
-    /// Made when the first piece is needed: a plan over many checkpoints needs none.
+    /// Allocated when the first piece is needed: a plan over many checkpoints needs none.
     opened: OnceLock<Opened>,
 }
 
@@ -54,12 +54,12 @@ impl LazyPieces {
         self.opened.get_or_init(|| entries.iter().map(slots).collect()).get(tensor_idx)?.get(piece_idx)
     }
 
-    /// The piece as it lies, if it was looked into before.
+    /// The piece as its file describes it, if it was opened before.
     pub(crate) fn known(&self, tensor_idx: usize, piece_idx: usize) -> Option<&Piece> {
         self.opened.get()?.get(tensor_idx)?.get(piece_idx)?.get()
     }
 
-    /// The piece as it lies.
+    /// The piece as its file describes it, opened now if needed.
     pub(crate) fn open(
         &self,
         entries: &[TensorEntry],
@@ -73,7 +73,7 @@ impl LazyPieces {
         }
         let entry = entries.get(tensor_idx).ok_or_else(missing)?;
         let piece = entry.pieces.get(piece_idx).ok_or_else(missing)?;
-        // Two threads may look at once; they see the same.
+        // Two threads may open the same piece at once; both see the same.
         let opened = self.opener.open_piece(entry, piece, file)?;
         Ok(slot.get_or_init(|| opened))
     }

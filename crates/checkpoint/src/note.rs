@@ -22,9 +22,9 @@ pub enum Note {
         /// Their names, sorted.
         files: Vec<String>,
     },
-    /// All shards of a checkpoint by their names, which has no index.
+    /// A checkpoint without an index, whose shards are complete by their names.
     ShardsWithoutIndex {
-        /// How many.
+        /// Number of shards.
         n_shards: usize,
     },
     /// The index states another total than its tensors have.
@@ -41,21 +41,21 @@ pub enum Note {
         /// The first such field.
         field: String,
     },
-    /// Only what stands under one key of a file is read.
+    /// Only the tensors under one key of the file are read.
     KeyChosen {
         /// The key.
         key: String,
     },
-    /// Other tensors stand in the same file.
+    /// The same file has other tensors.
     OtherKeys {
-        /// Keys, and how many tensors each has.
+        /// Keys, and the number of tensors under each.
         keys: Vec<(String, usize)>,
     },
     /// Some files of a distributed checkpoint are newer than its metadata, which a save writes last, and some are not.
     NewerThanMetadata {
         /// The newer ones.
         files: Vec<String>,
-        /// How many are not newer.
+        /// Number of files that are not newer.
         n_older: usize,
     },
     /// Files of ranks that do not record how many ranks there were.
@@ -63,19 +63,19 @@ pub enum Note {
         /// How many ranks have files.
         n_ranks: usize,
     },
-    /// Entries beside the tensors that are not tensors.
+    /// Entries that are not tensors.
     ObjectsLeftOut {
         /// Their names.
         names: Vec<String>,
     },
-    /// Which numbers of the parameters are read, of a checkpoint that may have both.
+    /// Whether the module's weights or the masters are read, for a checkpoint that may have both.
     ParamsChosen {
         /// Which.
         params: Params,
     },
-    /// What wrappers of a module put into names is left out of them.
+    /// A part that a wrapper of the module added to the names is removed from them.
     PrefixTakenOff {
-        /// What is left out.
+        /// What is removed.
         prefix: String,
     },
     /// The folder's only candidate has another name than usual.
@@ -109,9 +109,9 @@ impl fmt::Display for Note {
             }
             Self::KeyChosen { key } => write!(f, "the tensors under key `{}` are read", display_name(key)),
             Self::OtherKeys { keys } => {
-                /// Keys that are named.
+                /// Most keys that the note names.
                 const MAX_KEYS: usize = 6;
-                f.write_str("other tensors stand under ")?;
+                f.write_str("other tensors are under ")?;
                 for (i, (key, n_tensors)) in keys.iter().take(MAX_KEYS).enumerate() {
                     write!(f, "{}`{}` ({n_tensors})", if i > 0 { ", " } else { "" }, display_name(key))?;
                 }
@@ -122,11 +122,14 @@ impl fmt::Display for Note {
             }
             Self::NewerThanMetadata { files, n_older } => {
                 let first = files.first().map(|name| display_name(name)).unwrap_or_default();
+                match files.len() {
+                    1 => write!(f, "`{first}` was")?,
+                    n => write!(f, "{n} files such as `{first}` were")?,
+                }
                 write!(
                     f,
-                    "{} files such as `{first}` were written after `.metadata` and {n_older} were not: a save over this \
-                     checkpoint may have been broken off, and its tensors may be of two steps",
-                    files.len()
+                    " written after `.metadata`, and {n_older} before it: a save over this checkpoint may have been \
+                     interrupted, and its tensors may come from two steps"
                 )
             }
             Self::RanksNotRecorded { n_ranks } => write!(
@@ -148,7 +151,7 @@ impl fmt::Display for Note {
                 "the module's own weights are read; `--params master` reads the F32 masters of the optimizer",
             ),
             Self::PrefixTakenOff { prefix } => {
-                write!(f, "`{prefix}` is left out of the names, which a wrapper of the module put there")
+                write!(f, "`{prefix}`, which a wrapper of the module added, is removed from the names")
             }
             Self::UnusualName { file } => {
                 write!(f, "`{}` is read, the only candidate in the folder", display_name(file))

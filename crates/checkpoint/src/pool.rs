@@ -11,7 +11,7 @@ use thalweg_storage::Storage;
 use crate::open::open_all_with_cache;
 use crate::{CatalogCache, Checkpoint, Error, ReadOptions};
 
-/// Open checkpoints by path and by how they are read.
+/// Open checkpoints by path and read options.
 ///
 /// # Example
 /// ```no_run
@@ -29,7 +29,7 @@ pub struct CheckpointPool {
     open: Mutex<BTreeMap<PoolKey, Arc<Checkpoint>>>,
 }
 
-/// A path, and what was said about reading it, as text.
+/// A path, and the read options as text.
 type PoolKey = (PathBuf, String);
 
 fn key_of(path: &Path, options: &ReadOptions) -> PoolKey {
@@ -42,7 +42,7 @@ impl CheckpointPool {
         Self { storage: Arc::clone(storage), cache: CatalogCache::default(), open: Mutex::default() }
     }
 
-    /// The open checkpoint at `path`, opened now if need be.
+    /// The open checkpoint at `path`, opened now if needed.
     ///
     /// # Errors
     /// As [`crate::open_checkpoint`].

@@ -1,10 +1,10 @@
-//! What a user says about how a checkpoint is to be read.
+//! How the user wants a checkpoint to be read.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What to read of a checkpoint that holds several things.
+/// What to read from a checkpoint that holds several things.
 ///
 /// # Example
 /// ```
@@ -16,19 +16,19 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReadOptions {
-    /// Key of the state dict in files that hold several, with points between its parts; `.` for the whole file.
+    /// Key of the state dict in files that hold several, with dots between its parts; `.` for the whole file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// Which numbers of the parameters, where a checkpoint has both.
+    /// Which values of the parameters to read, if a checkpoint has both.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub params: Option<Params>,
 }
 
-/// Which numbers of the parameters are read.
+/// Which values of the parameters are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Params {
-    /// The weights with which the module computes, mostly of 16 bits.
+    /// The weights that the module computes with, mostly 16-bit.
     Module,
     /// The F32 masters that the optimizer updates.
     Master,
@@ -44,7 +44,7 @@ impl fmt::Display for Params {
 }
 
 impl ReadOptions {
-    /// Whether nothing was said.
+    /// Whether the user asked for nothing in particular.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }

@@ -1,4 +1,4 @@
-//! The digest by which a receipt knows a shard.
+//! The digest of a shard, as receipts record it.
 
 use thalweg_tensor::Digest;
 use thalweg_tensor::digest::{DigestKind, ListHasher, bytes_digest};

@@ -1,7 +1,8 @@
 //! The files beside the tensors: which of them travel to an output, and why the others stay.
 //!
-//! What is neither weights nor training state travels, byte for byte from one named source, whatever its name: tokenizers,
-//! processors, templates and licences have too many names to list. Model cards stay: an output gets its own.
+//! A file that is neither weights nor training state travels, byte for byte from one named source, whatever its name:
+//! tokenizers, processors, templates and licences have too many names to list. Model cards stay: an output gets its
+//! own.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,10 +14,10 @@ use crate::Error;
 /// The name of the model's config.
 pub const CONFIG_FILE_NAME: &str = "config.json";
 
-/// The largest side file that is carried along, in bytes. The largest known `tokenizer.json` has about half of it.
+/// The largest side file that is carried along, in bytes. The largest known `tokenizer.json` is about half of that.
 pub const MAX_SIDE_FILE_BYTES: u64 = 64_000_000;
 
-/// Names that are looked for beside a single file, whose folder may be a run with files of its own.
+/// Names that are looked for beside a single file, whose folder may be a run folder with other files.
 const NAMES: [&str; 31] = [
     CONFIG_FILE_NAME,
     "generation_config.json",
@@ -51,10 +52,10 @@ const NAMES: [&str; 31] = [
     "USE_POLICY.md",
 ];
 
-/// What becomes of a file beside the tensors.
+/// What happens to a file beside the tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SideFileKind {
-    /// Config, tokenizer, templates, licence and the like: always carried along.
+    /// Config, tokenizer, templates, licence and the like: always copied.
     Travels,
     /// Code that a model brings along: only on request, since someone may run it.
     Code,
@@ -65,19 +66,19 @@ pub enum SideFileKind {
 /// Why a file stays behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StayReason {
-    /// Weights in this or another form.
+    /// Weights in this or another format.
     Weights,
-    /// Optimizer, scheduler, random numbers, logs, results of this checkpoint.
+    /// State of the optimizer, the scheduler or random numbers; logs; results of this checkpoint.
     TrainingState,
     /// The model card.
     Card,
-    /// What this program writes beside checkpoints.
+    /// A file that thalweg writes beside checkpoints.
     Record,
     /// More than [`MAX_SIDE_FILE_BYTES`].
     TooLarge,
     /// A folder.
     Folder,
-    /// A lock, a download or copy under way, or a mark of the system.
+    /// A lock, an unfinished download or copy, or a file of the operating system.
     Temporary,
 }
 
@@ -119,7 +120,7 @@ impl SideFile {
     }
 }
 
-/// Ends of names of weights, in any form.
+/// Name endings of weights, in any format.
 const WEIGHT_ENDS: [&str; 18] = [
     ".safetensors",
     ".safetensors.index.json",
@@ -140,7 +141,7 @@ const WEIGHT_ENDS: [&str; 18] = [
     ".pdparams",
     ".tflite",
 ];
-/// Beginnings and ends of names of training state, logs and results.
+/// Name beginnings and endings of training state, logs and results.
 const STATE_STARTS: [&str; 16] = [
     "all_results",
     "common.pt",
@@ -163,10 +164,10 @@ const STATE_ENDS: [&str; 9] =
     [".pkl", ".pickle", ".log", ".jsonl", ".csv", ".tsv", ".wandb", "_optim_states.pt", "_model_states.pt"];
 const STATE_NAMES: [&str; 7] =
     ["latest", "latest_universal", "metrics.json", "log.txt", "metadata.pkl", "trainer_log.json", "zero_to_fp32.py"];
-/// Marks of locks, of downloads and copies under way, and of systems.
+/// Name endings of locks, unfinished downloads and copies, and files of the operating system.
 const TEMPORARY_ENDS: [&str; 7] = [".tmp", ".lock", ".incomplete", ".part", ".swp", "~", ".DS_Store"];
 
-/// What becomes of a file with this name and length.
+/// What happens to a file with this name and length.
 pub fn side_file_kind(name: &str, len_bytes: u64) -> SideFileKind {
     let starts = |starts: &[&str]| starts.iter().any(|start| name.starts_with(start));
     let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
@@ -190,7 +191,8 @@ pub fn side_file_kind(name: &str, len_bytes: u64) -> SideFileKind {
     SideFileKind::Stays(reason)
 }
 
-/// The side files of a folder that was listed, sorted by name; `used` are the names of the checkpoint's own weights.
+/// The side files of a folder that was listed, sorted by name; `used` says whether a name is part of the checkpoint
+/// itself.
 pub(crate) fn find_in_listing(folder: &Path, entries: &[FolderEntry], used: &dyn Fn(&str) -> bool) -> Vec<SideFile> {
     let side_file = |entry: &FolderEntry| {
         let (name, path) = (entry.name.clone(), folder.join(&entry.name));

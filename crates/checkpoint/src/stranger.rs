@@ -1,5 +1,5 @@
-//! What stands where a checkpoint was expected, and what makes one of it: other formats, pointers to files that were not
-//! fetched, pages that a failed download left.
+//! What is at a path where a checkpoint was expected, and how to get a checkpoint from it: other formats, pointers to
+//! files that were not fetched, pages that a failed download left.
 
 use std::path::Path;
 
@@ -9,14 +9,14 @@ use thalweg_tensor::display_name;
 use crate::Error;
 use crate::format::Place;
 
-/// A format that is not read: ends of names of files or folders, what it is, and what converts it.
+/// A format that thalweg does not read: name endings of its files or folders, what it is, and what converts it.
 struct Stranger {
     ends: &'static [&'static str],
     what: &'static str,
     converter: &'static str,
 }
 
-/// In the order of asking: a folder of one trainer may hold files of another's kind.
+/// In the order of matching: a folder of one format may also hold files that look like another.
 const STRANGERS: [Stranger; 7] = [
     Stranger {
         ends: &["common.pt"],
@@ -55,7 +55,7 @@ const STRANGERS: [Stranger; 7] = [
     },
 ];
 
-/// What a path holds that no format recognises, so that the error can say it and what to do.
+/// The error for a path that no format recognises: what it holds, and what to do.
 pub(crate) fn describe_stranger(place: &Place) -> Error {
     let names: Vec<&str> = match place {
         Place::File { path, .. } => path.file_name().and_then(|name| name.to_str()).into_iter().collect(),
@@ -85,13 +85,13 @@ pub(crate) fn describe_stranger(place: &Place) -> Error {
     }
 }
 
-/// Beginnings of small texts that stand for files kept elsewhere, what they are, and what fetches the files.
+/// First bytes of pointers to files kept elsewhere, the tool they belong to, and how to fetch the files.
 const POINTERS: [(&[u8], &str, &str); 3] = [
     (b"version https://git-lfs.github.com/spec/", "Git LFS", "run `git lfs pull` to fetch the file itself"),
     (b"/annex/objects/", "git-annex", "run `git annex get` to fetch the file itself"),
     (b"../.git/annex/objects/", "git-annex", "run `git annex get` to fetch the file itself"),
 ];
-/// Beginnings of files that are something else under the name of a checkpoint's file.
+/// First bytes of files that are something else under the name of a checkpoint file, and what they are.
 const IMPOSTORS: [(&[u8], &str); 6] = [
     (b"PK\x03\x04", "a zip archive, as PyTorch saves"),
     (b"GGUF", "a GGUF file"),
@@ -100,10 +100,10 @@ const IMPOSTORS: [(&[u8], &str); 6] = [
     (b"<", "a page of HTML or XML, as a failed download leaves"),
     (b"\x80", "a Python pickle"),
 ];
-/// Enough of a file to know it by.
+/// Bytes of a file that are read to recognise it.
 const LOOK_BYTES: usize = 64;
 
-/// A better word for a file that breaks the rules of its format, if its first bytes say what it is.
+/// A better error for a file that breaks the rules of its format, if its first bytes show what it is.
 pub(crate) fn recognise_file(path: &Path, first: &[u8]) -> Option<Error> {
     let path = path.to_owned();
     if let Some((_, kind, fetch)) = POINTERS.iter().find(|(start, ..)| first.starts_with(start)) {
@@ -127,7 +127,7 @@ pub(crate) fn explain_header_error(error: Error, file: &dyn ReadAt, path: &Path)
     }
 }
 
-/// `error` about a PyTorch file, or the pointer that stands in its place.
+/// `error` about a PyTorch file, or that the file is a pointer.
 pub(crate) fn explain_torch_error(error: Error, storage: &dyn Storage) -> Error {
     let Error::Torch { path, .. } = &error else { return error };
     let Ok(file) = storage.open_file(path) else { return error };

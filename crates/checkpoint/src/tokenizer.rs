@@ -1,6 +1,6 @@
-//! Tokenizers of several checkpoints side by side: do they give a text the same tokens?
+//! Compares the tokenizers of several checkpoints: do they give a text the same tokens?
 //!
-//! Vocabulary, merges and added tokens are compared by what they say, not by bytes: libraries write the same tokenizer in
+//! Vocabulary, merges and added tokens are compared by meaning, not by bytes: libraries write the same tokenizer in
 //! several ways. Nothing is tokenized here.
 
 use std::collections::BTreeMap;
@@ -18,14 +18,14 @@ use crate::{Checkpoint, Error, SideFile, SideFileKind};
 pub struct TokenizerDifference {
     /// Such as `tokenizer.vocabulary`, or `tokenizer.spiece.model` for a file that is compared whole.
     pub key: String,
-    /// For each checkpoint the number of entries and a short digest of them; `None` where it has no such file.
+    /// For each checkpoint, the number of entries and a short digest of them; `None` if it has no such file.
     pub values: Vec<Option<String>>,
 }
 
-/// The parts in which the tokenizers differ, sorted. A checkpoint without a file agrees with everything.
+/// The parts in which the tokenizers differ, sorted. A checkpoint that lacks a file does not differ in it.
 ///
 /// # Errors
-/// When a tokenizer file cannot be read.
+/// If a tokenizer file cannot be read.
 pub fn compare_tokenizer_files(
     checkpoints: &[&Checkpoint],
     storage: &dyn Storage,
@@ -67,7 +67,7 @@ fn is_tokenizer_file(name: &str) -> bool {
     NAMES.contains(&name) || name.starts_with("tokenizer.model") || name.ends_with(".tiktoken")
 }
 
-/// Key, checkpoint and value of each part of one file in each checkpoint; nothing where all bytes are equal.
+/// Key, checkpoint and value of each part of one file in each checkpoint; nothing if all bytes are equal.
 fn distinct_meanings(
     name: &str,
     places: &[(usize, &SideFile)],
@@ -100,7 +100,7 @@ fn distinct_meanings(
     Ok(found)
 }
 
-/// Parts of a file and what they say: the number of entries and a short digest.
+/// Parts of a file, each with its number of entries and a short digest.
 fn meaning_of(name: &str, bytes: &[u8]) -> Vec<(String, String)> {
     let whole = || vec![(name.to_owned(), short(bytes.len(), bytes))];
     match name {
@@ -108,7 +108,7 @@ fn meaning_of(name: &str, bytes: &[u8]) -> Vec<(String, String)> {
             serde_json::from_slice::<TokenizerFile>(bytes).map_or_else(|_| whole(), TokenizerFile::parts)
         }
         "tokenizer_config.json" => {
-            // Everything else in it says how the tokenizer is used.
+            // Everything else in it is about how the tokenizer is used.
             let config: Option<TokenizerConfig> = serde_json::from_slice(bytes).ok();
             let added = config.and_then(|config| config.added_tokens_decoder).unwrap_or_default();
             let lines = added.iter().map(|(id, token)| format!("{id}\0{}", token.content)).collect::<Vec<_>>();

@@ -1,10 +1,10 @@
-//! Addresses on the network: none is supported, and none may be taken for a path.
+//! Network addresses: none are supported, and none may be mistaken for a path.
 
 use std::path::Path;
 
 use crate::Error;
 
-/// Whether a path is one of a file system, and not an address such as `s3://bucket/run`.
+/// Checks that a path is one of a file system, and not an address such as `s3://bucket/run`.
 ///
 /// # Errors
 /// `UnsupportedScheme`.
@@ -25,7 +25,8 @@ pub fn check_local(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// What stands before `://`, at the beginning or after a `/`: an address that was joined to a folder is still one.
+/// The scheme before `://`, at the beginning or after a `/`: an address that was joined to a folder is still an
+/// address.
 fn scheme_of(text: &str) -> Option<&str> {
     let before = &text[..text.find("://")?];
     let scheme = before.rsplit('/').next()?;

@@ -58,7 +58,7 @@ pub enum Error {
         /// What it was to become.
         target: PathBuf,
     },
-    /// What stands there is not ours to replace.
+    /// What is at a path is not ours to replace.
     #[error("`{}` {holds}", path.display())]
     MayNotReplace {
         /// The path.
@@ -68,7 +68,7 @@ pub enum Error {
         /// What to do instead.
         hint: &'static str,
     },
-    /// Nothing can come to lie at a path.
+    /// Nothing can be written to a path.
     #[error("nothing can be written to `{}`: {what}", path.display())]
     NoPlace {
         /// The path.
@@ -77,11 +77,11 @@ pub enum Error {
         what: String,
     },
     /// A path is an address on the network.
-    #[error("`{}`: addresses with `{scheme}://` are not supported, only paths of files", path.display())]
+    #[error("`{}`: addresses with `{scheme}://` are not supported, only local paths", path.display())]
     UnsupportedScheme {
         /// The address as it was given.
         path: PathBuf,
-        /// What stands before `://`.
+        /// The part before `://`.
         scheme: String,
     },
     /// Another process holds the lock.
@@ -93,7 +93,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// What to do next, where there is something.
+    /// What to do next, if anything helps.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::MayNotReplace { hint, .. } => Some(hint),
@@ -101,9 +101,9 @@ impl Error {
             Self::UnsupportedScheme { scheme, .. } if scheme.eq_ignore_ascii_case("file") => {
                 Some("give the path alone, without `file://`")
             }
-            Self::UnsupportedScheme { .. } => Some(
-                "mount it and give a local path, or copy what is read, and what was written, with a tool of its own",
-            ),
+            Self::UnsupportedScheme { .. } => {
+                Some("mount it and give a local path, or copy inputs and outputs with a separate tool")
+            }
             Self::Locked { .. } => Some("wait until the other process has ended"),
             _ => None,
         }
@@ -121,7 +121,7 @@ impl Error {
     }
 }
 
-/// The system's words without "(os error 2)", which helps nobody.
+/// The system's words without "(os error 2)", which does not help.
 pub fn describe_io_error(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or(&text);

@@ -1,8 +1,8 @@
-//! What a command may write over: the one home of that rule.
+//! What a command may write over. The rule is here and nowhere else.
 //!
-//! Only what this program wrote is ever replaced or removed, and only by its own kind: a folder whose manifest is ours and
-//! that holds nothing else, or a file that says what it is. A link is never followed to replace what it points at. Where
-//! something else stands, the error says what, and proposes nothing that would remove it.
+//! Only what this program wrote is ever replaced or removed, and only by the same kind: a folder whose manifest is ours
+//! and that holds nothing else, or a file that says what it is. A link is never followed to replace what it points to.
+//! If something else is there, the error says what it is, and suggests nothing that would remove it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ const HEAD_BYTES: u64 = 4096;
 /// How many names a refusal shows.
 const MAX_SHOWN: usize = 3;
 
-/// What stands at a path itself, no link followed.
+/// What is at a path itself; links are not followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// Nothing.
@@ -30,7 +30,7 @@ pub enum Place {
     Other,
 }
 
-/// A kind of small file, and how a file of this kind is known again.
+/// A kind of small file, and how to recognise one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OwnKind<'a> {
     what: &'a str,
@@ -43,14 +43,14 @@ enum Mark<'a> {
     Json(&'a str),
     /// A text whose beginning contains this.
     Text(&'a str),
-    /// Only the very same bytes.
+    /// Only the same bytes.
     SameBytes,
-    /// Anything, in a folder that is known to be ours.
+    /// Anything: the folder is known to be ours.
     InOwnFolder,
 }
 
 impl<'a> OwnKind<'a> {
-    /// A document in JSON that begins with `"kind": KIND`; messages call it `what`.
+    /// A JSON document that begins with `"kind": KIND`; messages call it `what`.
     pub const fn json(what: &'a str, kind: &'a str) -> Self {
         Self { what, mark: Mark::Json(kind) }
     }
@@ -65,7 +65,7 @@ impl<'a> OwnKind<'a> {
         Self { what, mark: Mark::SameBytes }
     }
 
-    /// A file of a folder that was found to be ours before, such as a run's log.
+    /// A file in a folder that is already known to be ours, such as a run's log.
     pub const fn in_own_folder(what: &'a str) -> Self {
         Self { what, mark: Mark::InOwnFolder }
     }
@@ -88,7 +88,7 @@ pub enum Contents {
 /// Tells what a folder holds.
 pub type ContentsOf<'a> = &'a dyn Fn(&dyn Storage, &Path) -> Result<Contents, Error>;
 
-/// A kind of folder, and how one is known again.
+/// A kind of folder, and how to recognise one.
 #[derive(Clone, Copy)]
 pub struct OwnFolder<'a> {
     /// What messages call it, such as `a merged checkpoint`.
@@ -103,7 +103,7 @@ impl std::fmt::Debug for OwnFolder<'_> {
     }
 }
 
-/// What stands at `path`.
+/// What is at `path`; links are not followed.
 ///
 /// # Errors
 /// `Io`.
@@ -141,14 +141,14 @@ pub fn output_path(storage: &dyn Storage, path: &Path) -> Result<PathBuf, Error>
     }
 }
 
-/// Whether something can come to lie at `path`: asked before the work, because the answer would otherwise come after it.
+/// Checks that something can be written to `path`. To be asked before the work, which would otherwise be lost.
 ///
 /// # Errors
-/// `NoPlace` for a name that is kept for stages, or where something above is no folder; `Io`.
+/// `NoPlace` for a name that is reserved for stages, or if something above is not a folder; `Io`.
 pub fn check_place(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
     let Some(name) = path.file_name() else { return Err(no_place(path, "it is the root".to_owned())) };
     if is_stage_name(&name.to_string_lossy()) {
-        return Err(no_place(path, "names with `.thalweg-` are kept for what is being written".to_owned()));
+        return Err(no_place(path, "names with `.thalweg-` are reserved for unfinished outputs".to_owned()));
     }
     for above in path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
         match storage.file_info(above) {
@@ -174,10 +174,10 @@ fn no_place(path: &Path, what: String) -> Error {
     Error::NoPlace { path: path.to_owned(), what }
 }
 
-/// Whether a file of `kind` with these bytes may come to stand at `path`.
+/// Checks that a file of `kind` with these bytes may be written to `path`.
 ///
 /// # Errors
-/// `MayNotReplace` with what stands there; `NoPlace`; `Io`.
+/// `MayNotReplace` with what is there; `NoPlace`; `Io`.
 pub fn check_file(storage: &dyn Storage, path: &Path, kind: OwnKind<'_>, bytes: &[u8]) -> Result<(), Error> {
     let what = kind.what;
     let refuse = |holds: String, hint| Err(Error::MayNotReplace { path: path.to_owned(), holds, hint });
@@ -193,10 +193,10 @@ pub fn check_file(storage: &dyn Storage, path: &Path, kind: OwnKind<'_>, bytes: 
     }
 }
 
-/// As [`check_file`], for a file whose folder nobody makes: it must be there. Asked before the work that fills the file.
+/// As [`check_file`], for a file whose folder must exist already. To be asked before the work that fills the file.
 ///
 /// # Errors
-/// Those of [`check_file`], and `NoPlace` where the folder is missing.
+/// Those of [`check_file`], and `NoPlace` if the folder is missing.
 pub fn check_document(storage: &dyn Storage, path: &Path, kind: OwnKind<'_>) -> Result<(), Error> {
     check_file(storage, path, kind, &[])?;
     let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -209,7 +209,7 @@ pub fn check_document(storage: &dyn Storage, path: &Path, kind: OwnKind<'_>) -> 
     }
 }
 
-const LINK_HINT: &str = "name what it points at, or remove the link: links are not replaced";
+const LINK_HINT: &str = "give the path that it points to, or remove the link: links are not replaced";
 
 fn is_a_link(target: &Path) -> String {
     format!("is a link to `{}`", target.display())
@@ -232,13 +232,13 @@ pub(crate) fn is_own_file(storage: &dyn Storage, path: &Path, kind: OwnKind<'_>,
     })
 }
 
-/// Whether JSON text begins with the key `kind` and this value: so do all documents of this program.
+/// Whether JSON text begins with the key `kind` and this value: as all documents of this program do.
 fn says_kind(head: &[u8], kind: &str) -> bool {
     let words: Vec<u8> = head.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
     words.starts_with(format!("{{\"kind\":\"{kind}\"").as_bytes())
 }
 
-/// Whether a file is JSON of this kind; no where there is none.
+/// Whether a file is JSON of this kind; `false` if there is no file.
 ///
 /// # Errors
 /// `Io`.
@@ -249,7 +249,7 @@ pub fn is_json_of_kind(storage: &dyn Storage, path: &Path, kind: &str) -> Result
     }
 }
 
-/// Whether a folder of this kind may come to stand at `path`, in the place of one that is there.
+/// Checks that a folder of this kind may be written to `path`, and replace one that is there.
 ///
 /// # Errors
 /// `MayNotReplace` with what the folder holds; `NoPlace`; `Io`.
@@ -257,7 +257,7 @@ pub fn check_folder(storage: &dyn Storage, path: &Path, own: OwnFolder<'_>) -> R
     manifest_of(storage, path, own).map(|_| ())
 }
 
-/// The manifest of a folder that may be replaced; `None` where there is nothing.
+/// The manifest of a folder that may be replaced; `None` if nothing is there.
 fn manifest_of(storage: &dyn Storage, path: &Path, own: OwnFolder<'_>) -> Result<Option<String>, Error> {
     let refuse = |holds: String, hint| Err(Error::MayNotReplace { path: path.to_owned(), holds, hint });
     match look_at(storage, path)? {
@@ -295,7 +295,7 @@ fn check_mount(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
     Err(no_place(path, "another file system is mounted there, so it cannot be renamed".to_owned()))
 }
 
-/// `a`, `b` and `c`, or how many more there are.
+/// The first three names in back-ticks, separated by commas, and how many more there are.
 pub fn shown_names(names: &[String]) -> String {
     let mut text = names.iter().take(MAX_SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     if names.len() > MAX_SHOWN {
@@ -304,7 +304,8 @@ pub fn shown_names(names: &[String]) -> String {
     text
 }
 
-/// Everything in a folder but what `names` lists, with `/` between the names of folders. Links are never listed.
+/// Everything in a folder except the files that `names` lists, as paths below the folder. A link is always foreign,
+/// even if `names` lists it.
 ///
 /// # Errors
 /// `Io`.
@@ -340,12 +341,13 @@ fn collect_foreign(
     Ok(())
 }
 
-/// Removes a folder of this kind with all it holds, the manifest last: what a crash leaves is still known as ours.
+/// Removes a folder of this kind with all that it holds, the manifest last: what a crash leaves is still recognised as
+/// ours.
 ///
 /// # Errors
 /// `MayNotReplace` as [`check_folder`], with nothing removed; `Io`.
 pub fn remove_own_folder(storage: &dyn Storage, path: &Path, own: OwnFolder<'_>) -> Result<(), Error> {
-    // The last step of a removal that a crash cut short.
+    // The last step of a removal that a crash interrupted.
     if look_at(storage, path)? == Place::Folder && storage.count_entries(path)? == 0 {
         return storage.remove(path);
     }
@@ -384,12 +386,12 @@ pub fn clear_stage(storage: &dyn Storage, stage: &Path, names: &BTreeSet<String>
         Place::Free => Ok(()),
         Place::Folder => match foreign_entries(storage, stage, names)? {
             foreign if foreign.is_empty() => storage.remove(stage),
-            foreign => refuse(format!("is where it is written first, and holds {}", shown_names(&foreign))),
+            foreign => refuse(format!("is where the output is written first, and holds {}", shown_names(&foreign))),
         },
         Place::Link(target) => refuse(is_a_link(&target)),
-        Place::File | Place::Other => refuse("is where it is written first, and is not a folder".to_owned()),
+        Place::File | Place::Other => refuse("is where the output is written first, and is not a folder".to_owned()),
     }
 }
 
-/// What to do about something that stands in the place of a stage.
+/// What to do about something else at the path of a stage.
 pub const STAGE_HINT: &str = "move it away, or choose another output";

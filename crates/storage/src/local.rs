@@ -314,7 +314,7 @@ fn without_slash(path: &Path) -> &Path {
     path.components().as_path()
 }
 
-/// Whether the file system has no locks, as some network ones.
+/// Whether the error means that the file system has no locks, like some network file systems.
 fn lacks_locks(error: Errno) -> bool {
     [Errno::NOSYS, Errno::NOTSUP, Errno::OPNOTSUPP, Errno::NOLCK].contains(&error)
 }

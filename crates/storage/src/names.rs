@@ -16,10 +16,10 @@ const NEW_SUFFIX: &str = ".thalweg-new";
 
 /// Words that trainers put before a step in the names of checkpoints.
 const TRAINER_WORDS: [&str; 6] = ["step", "checkpoint", "ckpt", "iteration", "iter", "epoch"];
-/// What may stand between such a word and its number.
+/// What may come between such a word and its number.
 const SEPARATORS: [char; 5] = ['-', '_', '=', '.', ' '];
 
-/// Where the output `target` is written before it gets its name: beside it, and the same for the same target.
+/// Where the output `target` is written before it gets its name: a path beside it, always the same for the same target.
 ///
 /// # Example
 /// ```
@@ -44,7 +44,7 @@ pub(crate) fn new_path(target: &Path) -> PathBuf {
     beside(target, NEW_SUFFIX)
 }
 
-/// Whether a name is one that this program gives to what is not finished or about to be removed: never a checkpoint.
+/// Whether a name is one that this program gives to something unfinished or about to be removed: never a checkpoint.
 pub fn is_stage_name(name: &str) -> bool {
     [STAGE_SUFFIX, OLD_SUFFIX, NEW_SUFFIX].iter().any(|suffix| name.contains(suffix))
 }
@@ -66,7 +66,7 @@ pub fn trainer_part(name: &str) -> Option<&str> {
 
 /// Where a trainer's word begins and where its number does, at or after byte `from`.
 fn trainer_span(name: &str, from: usize) -> Option<(usize, usize)> {
-    // ASCII letters only change case, so the places in both texts are the same.
+    // Only ASCII letters change their case, so positions are the same in both strings.
     let lower = name.to_ascii_lowercase();
     let found = TRAINER_WORDS.iter().flat_map(|word| {
         lower[from..].match_indices(word).filter_map(|(at, word)| {

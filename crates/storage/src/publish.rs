@@ -28,7 +28,7 @@ pub enum Replace {
 /// old one is whole under that name. Where there is no rename at all the folder was written in place, manifest last.
 ///
 /// # Errors
-/// `MayNotReplace` where the target is not of the kind `own` or holds more than it, and nothing is changed then.
+/// `MayNotReplace` if the target is not of the kind `own` or holds anything else; nothing is changed then.
 /// `NotInPlace` where there is no rename and `stage` is not `target`. `Io`, of kind `AlreadyExists` if there is a
 /// target and `replace` is `Never`; the stage is then still there, and so is an old target, unless only the removal of
 /// the old one failed: then the new one is in its place.
@@ -65,12 +65,12 @@ pub fn publish_folder(
     }
 }
 
-/// Writes a small file whole or not at all, replacing one of its own kind.
+/// Writes a small file whole or not at all, replacing one of the same kind.
 ///
 /// Where there is no rename the old file is removed first.
 ///
 /// # Errors
-/// `MayNotReplace` where something else stands there; `Io`; where there is a rename, an old file is then untouched.
+/// `MayNotReplace` if something else is there; `Io`. Where there is a rename, an old file is then untouched.
 pub fn publish_file(storage: &dyn Storage, path: &Path, bytes: &[u8], kind: OwnKind<'_>) -> Result<(), Error> {
     let own = Own::File(kind, bytes);
     own.check(storage, path)?;
@@ -114,7 +114,7 @@ impl Own<'_> {
     }
 }
 
-/// Names beside an output are our own choice; nothing lies at one that is free.
+/// Accepts `NoPlace`: names beside an output are reserved names, which users may not choose and we may.
 fn check_own_name(checked: Result<(), Error>) -> Result<(), Error> {
     match checked {
         Err(Error::NoPlace { .. }) => Ok(()),
@@ -122,7 +122,8 @@ fn check_own_name(checked: Result<(), Error>) -> Result<(), Error> {
     }
 }
 
-/// A free name for a small file that is being written. What is no leftover of ours at such a name stays there.
+/// A free name for a small file that is being written. Anything else than a leftover of ours at such a name stays
+/// there.
 fn place_beside(storage: &dyn Storage, path: &Path, own: Own<'_>) -> Result<PathBuf, Error> {
     const MAX_NAMES: usize = 100;
     let first = new_path(path);
@@ -143,8 +144,8 @@ fn place_beside(storage: &dyn Storage, path: &Path, own: Own<'_>) -> Result<Path
     Err(Error::Io { act: "create", path: first, source: io::ErrorKind::AlreadyExists.into() })
 }
 
-/// Whether a file is what a crash left of one that was being written: of its kind, or not yet more than zeros and parts of
-/// what is written again.
+/// Whether a file is what a crash left of one that was being written: it is of the same kind, or holds only zeros and
+/// parts of the bytes that are about to be written.
 fn is_leftover(storage: &dyn Storage, path: &Path, own: Own<'_>) -> Result<bool, Error> {
     let Own::File(kind, bytes) = own else { return Ok(false) };
     let file = storage.open_file(path)?;
@@ -171,7 +172,7 @@ fn replace_durably(storage: &dyn Storage, from: &Path, to: &Path, own: Own<'_>) 
     match storage.exchange(from, to) {
         // Now the old one has the stage's name.
         Ok(()) => {
-            // Something may have been added to it since it was looked at: then it goes back to its place.
+            // Something may have been added to it since the check above: then it goes back to its place.
             let settled = check_own_name(own.check(storage, from)).and_then(|()| sync_parents(storage, from, to));
             if let Err(error) = settled {
                 // Else the next attempt would take the old one for its stage. If this fails too, nothing helps.
@@ -182,7 +183,7 @@ fn replace_durably(storage: &dyn Storage, from: &Path, to: &Path, own: Own<'_>) 
         }
         Err(error) if error.is_not_found() => {
             rename_or_undo(storage, from, to)?;
-            // A crash between the two renames below left the old one there; what else has that name stays.
+            // A crash between the two renames below may have left the old one there; anything else of that name stays.
             drop_leftover(storage, &aside, own)
         }
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::Unsupported => {
@@ -213,7 +214,7 @@ fn replace_by_two_renames(
     own.remove(storage, aside)
 }
 
-/// Removes an old output that a crash left aside, if it is one.
+/// Removes what a crash left at `aside`, if it is an old output.
 fn drop_leftover(storage: &dyn Storage, aside: &Path, own: Own<'_>) -> Result<(), Error> {
     match own.remove(storage, aside) {
         Err(Error::MayNotReplace { .. }) => Ok(()),

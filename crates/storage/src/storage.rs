@@ -29,7 +29,8 @@ pub struct FileInfo {
     pub len_bytes: u64,
     /// Time of the last change, nanoseconds since 1970; 0 where the storage has none.
     pub modified_ns: i128,
-    /// Time of the last change of content or metadata, which no program can set; 0 where the storage has none.
+    /// Time of the last change of content or metadata, which no program can set, nanoseconds since 1970; 0 where the
+    /// storage has none.
     pub changed_ns: i128,
     /// Device and inode, or another identity; (0, 0) where there is none.
     pub id: (u64, u64),
@@ -109,7 +110,7 @@ pub trait WriteAt: Send + Sync + Debug {
     fn sync(&self) -> Result<(), Error>;
 }
 
-/// A lock on a file, given back when it is dropped.
+/// A lock on a file, released when it is dropped.
 #[derive(Debug)]
 pub struct Lock(Option<Box<dyn Debug + Send + Sync>>);
 
@@ -119,7 +120,7 @@ impl Lock {
         Self(Some(Box::new(guard)))
     }
 
-    /// What a file system without locks can give: nothing keeps another process away.
+    /// What a file system without locks gives: it does not keep other processes away.
     pub fn unsupported() -> Self {
         Self(None)
     }
@@ -146,7 +147,7 @@ pub trait Storage: Send + Sync + Debug {
         Ok(None)
     }
 
-    /// How many names a folder has, those included that are not UTF-8.
+    /// Number of names in a folder, including those that are not UTF-8.
     ///
     /// # Errors
     /// `Io`.

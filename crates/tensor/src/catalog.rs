@@ -24,10 +24,10 @@ impl TensorEntry {
     /// A tensor of several pieces, which must cover it exactly once; those without elements are dropped.
     ///
     /// # Errors
-    /// What the pieces get wrong.
+    /// What is wrong with the pieces.
     pub fn of_pieces(name: Box<str>, dtype: Dtype, shape: Shape, pieces: Vec<Piece>) -> Result<Self, CoverFault> {
         shape.n_elements().and_then(|n| dtype.bytes_of(n)).ok_or(CoverFault::TooLarge)?;
-        // An element range of a packed type need not begin at a byte of each piece.
+        // An element range of a packed type need not begin at a byte boundary of each piece.
         if dtype.bytes().is_none() && pieces.iter().any(|piece| !piece.is_whole()) {
             return Err(CoverFault::Packed);
         }
@@ -57,7 +57,7 @@ impl TensorCatalog {
     /// Sorts the entries by name.
     ///
     /// # Errors
-    /// The name that stands twice.
+    /// The name that appears twice.
     pub fn new(mut entries: Vec<TensorEntry>) -> Result<Self, Box<str>> {
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         if let Some(pair) = entries.windows(2).find(|pair| pair[0].name == pair[1].name) {

@@ -2,17 +2,17 @@
 //!
 //! One grammar for the command line, recipes, configs and names of files. Exact, or refused.
 
-/// Longer texts are no numbers of this kind.
+/// Longest text that is read as a number.
 const MAX_BYTES: usize = 64;
 
 /// Why a text is not a whole number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CountError {
-    /// Something else than digits, a point, a suffix or an exponent.
+    /// Something other than digits, a decimal point, a suffix or an exponent.
     #[error("a number is digits, with one of the suffixes `k`, `M`, `B`, `T` or none")]
     NotDigits,
-    /// An exponent that is none.
+    /// Not a valid exponent.
     #[error("the exponent must be a whole number below 20")]
     BadExponent,
     /// A fraction is left.

@@ -1,6 +1,6 @@
 //! Does a source of tensors hold NaN or infinity? Asked before a model is scored: a model of NaNs can look sound.
 //!
-//! Reads everything once, in small pieces. Masks are left alone: infinity is their meaning.
+//! Reads everything once, in small pieces. Attention masks are skipped: their infinities are intended.
 
 use crate::{Dtype, TensorEntry, TensorSource, to_index};
 
@@ -36,11 +36,11 @@ impl NonFiniteKind {
 
 /// Finds the first tensor, by name, with a number that is not finite; in it a NaN before an infinity.
 ///
-/// A tensor of zeros and negative infinities alone is an attention mask, and is passed over. Integers and packed
-/// element types have no such values.
+/// A tensor that holds only zeros and negative infinities is an attention mask and is skipped. So is every tensor whose
+/// dtype is not F64, F32, F16, BF16, F8_E5M2 or F8_E4M3.
 ///
 /// # Errors
-/// What reading gives.
+/// The first read that failed.
 pub fn find_non_finite(source: &dyn TensorSource) -> Result<Option<NonFiniteElement>, crate::AccessError> {
     let mut buffer = Vec::new();
     for (tensor_idx, entry) in source.catalog().entries().iter().enumerate() {
@@ -81,14 +81,14 @@ fn scan(
     Ok(first_infinity.filter(|_| !is_mask))
 }
 
-/// Where sign and exponent of a number lie.
+/// Where the sign and the exponent of a number are.
 #[derive(Debug, Clone, Copy)]
 struct FloatBits {
     n_bytes: usize,
     sign: u64,
-    /// All ones there say that the number is not finite.
+    /// The bits that are all ones if the number is not finite.
     exponent: u64,
-    /// Without one all ones are NaN alone.
+    /// If `false`, all ones mean NaN only.
     has_infinity: bool,
 }
 

@@ -1,15 +1,16 @@
-//! `Piece`: a box of a logical tensor and where its bytes lie; and whether boxes cover a tensor exactly once.
+//! `Piece`: a box of a logical tensor and where its bytes are; and whether boxes cover a tensor exactly once.
 //!
-//! Pure arithmetic on boxes. Whoever reads the bytes is elsewhere.
+//! Pure arithmetic on boxes. No bytes are read here.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::Shape;
 
-/// Most corners that the check of a cover keeps: two for each piece, to the power of the dimensions that are cut.
+/// Most corners that the check of a cover keeps: a piece has 2^n of them, where n is the number of dimensions that are
+/// cut.
 ///
-/// A thousand ranks that cut three dimensions have 8,192.
+/// 1,024 ranks that cut three dimensions have 8,192.
 const MAX_CORNERS: usize = 1 << 18;
 
 /// A box of a logical tensor and the bytes that hold it, row-major within the box unless strides say otherwise.
@@ -17,7 +18,7 @@ const MAX_CORNERS: usize = 1 << 18;
 pub struct Piece {
     /// Which file of the checkpoint, counted from 0.
     pub file_idx: u32,
-    /// Byte of that file at which the first element of the box lies.
+    /// Byte offset in that file of the first element of the box.
     pub offset: u64,
     form: PieceForm,
     /// Start and extent of a box, then the strides: one allocation, because a large model has 100,000 pieces.
@@ -45,8 +46,8 @@ impl Piece {
 
     /// The same piece with its elements at these strides, counted in elements, one for each dimension.
     ///
-    /// Strides of a row-major box are left out, so that equal pieces compare equal. `None` if there is not one stride
-    /// for each dimension.
+    /// Strides of a row-major box are dropped, so that equal pieces compare equal. `None` if the number of strides is
+    /// not the number of dimensions.
     pub fn with_strides(self, shape: &Shape, strides: &[u64]) -> Option<Self> {
         let extent = self.extent(shape).to_vec();
         if strides.len() != extent.len() {
@@ -98,7 +99,7 @@ impl Piece {
         }
     }
 
-    /// Elements from the first to the last of the box as they lie in the file; `None` if that cannot be counted.
+    /// Number of elements that the box spans in its file, from its first to its last; `None` if that overflows.
     pub fn n_spanned(&self, shape: &Shape) -> Option<u64> {
         let extent = self.extent(shape);
         if extent.contains(&0) {
@@ -133,7 +134,7 @@ pub enum CoverFault {
         /// Of the tensor.
         expected: usize,
     },
-    /// A box that reaches out of the tensor.
+    /// A box that reaches beyond the tensor.
     Outside {
         /// First index of the box.
         start: Box<[u64]>,
@@ -150,7 +151,7 @@ pub enum CoverFault {
         /// Its index.
         at: Box<[u64]>,
     },
-    /// Cut more often than can be checked.
+    /// More cuts than can be checked.
     TooManyCuts {
         /// Into how many pieces.
         n_pieces: usize,
@@ -159,7 +160,7 @@ pub enum CoverFault {
     },
     /// Several pieces of elements that do not fill whole bytes.
     Packed,
-    /// The size cannot be counted in 64 bits.
+    /// The size overflows 64 bits.
     TooLarge,
 }
 
@@ -170,7 +171,7 @@ impl fmt::Display for CoverFault {
                 write!(f, "a chunk has {found} dimensions and the tensor has {expected}")
             }
             Self::Outside { start, extent } => {
-                write!(f, "the chunk of extent {} at {} reaches out of it", dims(extent), dims(start))
+                write!(f, "the chunk of extent {} at {} reaches beyond it", dims(extent), dims(start))
             }
             Self::Gap { at } => write!(f, "no chunk holds the element at {}", dims(at)),
             Self::Overlap { at } => write!(f, "more than one chunk holds the element at {}", dims(at)),
@@ -216,8 +217,8 @@ pub fn arrange_pieces(shape: &Shape, mut pieces: Vec<Piece>) -> Result<Box<[Piec
     Ok(pieces.into())
 }
 
-/// The number of boxes over each element is a sum of one step function for each corner of each box, and such a sum is
-/// the tensor's own exactly if the signed corners are: so no pair of boxes has to be compared.
+/// The number of boxes over each element is a sum of step functions, one for each corner of each box. That sum equals
+/// the tensor's own exactly if the signed corners do, so no two boxes have to be compared.
 fn check_cover(shape: &Shape, pieces: &[Piece]) -> Result<(), CoverFault> {
     let is_cut = |dim: &usize| {
         let is_full = |piece: &Piece| piece.extent(shape)[*dim] == shape.0[*dim];
@@ -243,7 +244,7 @@ fn check_cover(shape: &Shape, pieces: &[Piece]) -> Result<(), CoverFault> {
         add_box(&|dim| piece.start().map_or(0, |start| start[dim]), piece.extent(shape), 1);
     }
     add_box(&|_| 0, &shape.0, -1);
-    // At the first corner that is left, no step before it counts: its number is the fault itself.
+    // No step before the first corner that is left counts, so its number is the fault itself.
     let Some((corner, &excess)) = corners.iter().find(|(_, excess)| **excess != 0) else { return Ok(()) };
     let mut at = vec![0; shape.0.len()];
     cut_dims.iter().zip(corner).for_each(|(&dim, &index)| at[dim] = index);
@@ -273,11 +274,11 @@ mod tests {
         check_fault(&[2], &[(&[0], &[2]), (&[0], &[2])], "more than one chunk holds the element at [0]");
         check_fault(&[], &[(&[], &[]), (&[], &[])], "more than one chunk holds the element at []");
         check_fault(&[], &[], "no chunk holds the element at []");
-        check_fault(&[4], &[(&[2], &[3])], "the chunk of extent [3] at [2] reaches out of it");
+        check_fault(&[4], &[(&[2], &[3])], "the chunk of extent [3] at [2] reaches beyond it");
         check_fault(
             &[4],
             &[(&[u64::MAX], &[2])],
-            "the chunk of extent [2] at [18446744073709551615] reaches out of it",
+            "the chunk of extent [2] at [18446744073709551615] reaches beyond it",
         );
         check_fault(&[4], &[(&[0, 0], &[4, 1])], "a chunk has 2 dimensions and the tensor has 1");
         check_fault(&[u64::MAX, 2], &[], "its size cannot be counted");

@@ -2,7 +2,7 @@
 
 use thalweg_tensor::{Dtype, Piece, Shape};
 
-/// The pieces of a tensor that hold its elements `start..end` in row-major order, which lie side by side in a file.
+/// The pieces of a tensor that hold its elements `start..end` in row-major order, which are contiguous in a file.
 ///
 /// At most two for each dimension. `offset` is the byte of element `start`. Empty for a range that is not in the tensor.
 pub(crate) fn pieces_of_run(
@@ -105,7 +105,7 @@ mod tests {
                 rest /= extent[dim];
             }
             let position = index.iter().zip(&*shape.0).fold(0, |position, (index, size)| position * size + index);
-            // A box of a run lies side by side in the file, element by element.
+            // The elements of a box of a run are contiguous in the file.
             assert_eq!(1000 + 4 * (position - run_start), piece.offset + 4 * inner, "{piece:?}");
             let slot = &mut seen[usize::try_from(position).unwrap()];
             assert!(!*slot);

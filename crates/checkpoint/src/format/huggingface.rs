@@ -65,7 +65,7 @@ impl Format for HuggingFace {
         cache: &CatalogCache,
     ) -> Result<FormatContent, Error> {
         if let Some(key) = options.key.as_deref().filter(|key| *key != ".") {
-            // The weights that it does hold are not those that were asked for.
+            // The weights in it are not the ones that the user asked for.
             let key = thalweg_tensor::display_name(key);
             let reason = format!("a safetensors checkpoint has no keys, and `--key {key}` asks for one");
             return Err(Error::Layout { path: place.path().to_owned(), reason });

@@ -1,7 +1,7 @@
 //! Distributed checkpoints of Megatron-Core (`torch_dist`): a distributed checkpoint of PyTorch beside `metadata.json`,
 //! which names the back end, and `common.pt`, which holds what is not sharded.
 //!
-//! Names are stored without what leads to the model, and layers are stacked along a first dimension unless they differ.
+//! Names are stored without the path to the model, and layers are stacked along a first dimension unless they differ.
 
 use std::sync::Arc;
 

@@ -45,10 +45,10 @@ pub trait Format: Debug + Sync {
     /// Name as `inspect` shows it.
     fn name(&self) -> &'static str;
 
-    /// Names of files by each of which a folder is certainly one checkpoint of this format, not a run that holds some.
+    /// Names of files, any of which shows that a folder is one checkpoint of this format and not a run of several.
     fn marks(&self) -> &'static [&'static str];
 
-    /// Whether a folder is certainly one checkpoint of this format by names that vary.
+    /// Whether names that vary, such as those of shards, show that a folder is one checkpoint of this format.
     fn is_certain(&self, _place: &Place) -> bool {
         false
     }
@@ -137,7 +137,7 @@ pub struct OpenFile {
     pub reader: Arc<dyn ReadAt>,
 }
 
-/// A tensor that is there and cannot be read.
+/// A tensor that exists but cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreadable {
     /// Its name.
@@ -146,23 +146,23 @@ pub struct Unreadable {
     pub reason: String,
 }
 
-/// What was found out while the tensors were looked for: for whoever inspects, and for merges to refuse by name.
+/// What opening found besides the tensors. `inspect` shows it, and merges refuse by name what cannot be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// The key under which the tensors stand, in files that hold several things.
+    /// The key that the tensors are under, in files that hold several things.
     pub key: Option<String>,
-    /// Which numbers were read, of a checkpoint that may have both.
+    /// Which values of the parameters were read, for a checkpoint that may have both.
     pub params: Option<Params>,
-    /// Other keys under which tensors stand, and how many.
+    /// Other keys with tensors, and the number of tensors under each.
     pub other_keys: Vec<(String, usize)>,
     /// Tensors that cannot be read.
     pub unreadable: Vec<Unreadable>,
-    /// Names of classes and functions that the files mention and that are never looked up.
+    /// Names of classes and functions that the files mention. They are never looked up.
     pub foreign_names: Vec<String>,
 }
 
 impl Findings {
-    /// Adds those of another file of the same checkpoint.
+    /// Adds the findings of another file of the same checkpoint.
     pub fn join(&mut self, other: Self) {
         self.key = self.key.take().or(other.key);
         self.params = self.params.or(other.params);
@@ -190,8 +190,8 @@ pub struct FormatContent {
     pub metadata: BTreeMap<String, String>,
     /// What a user should be told.
     pub notes: Vec<Note>,
-    /// What was found out on the way.
+    /// What opening found besides the tensors.
     pub findings: Findings,
-    /// Looks into pieces whose files say more about them than the catalog.
+    /// Opens pieces whose files describe them more fully than the catalog does.
     pub opener: Option<Arc<dyn OpenPiece>>,
 }

@@ -1,5 +1,5 @@
-//! Which part of a saved training state is the model, and what its tensors are called: one rule for every format in
-//! which trainers keep more than a model.
+//! Which part of a saved training state is the model, and what its tensors are called: one rule for every format that
+//! holds more than a model.
 
 use std::collections::BTreeSet;
 
@@ -23,11 +23,11 @@ const OTHER_KEYS: [&str; 12] = [
     "dataloader",
     "train_state",
 ];
-/// What wrappers of modules put into names, anywhere.
+/// What module wrappers insert anywhere in a name.
 const WRAPPERS: [&str; 3] = ["_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod."];
-/// What wrappers put before every name.
+/// The prefix that wrappers add to every name.
 const PREFIX: &str = "module.";
-/// What Lightning puts before every name of the model that a module holds.
+/// The prefix that Lightning adds to every name of the model that a module holds.
 const LIGHTNING_PREFIX: &str = "model.";
 /// The key that means the whole state.
 pub(crate) const WHOLE_KEY: &str = ".";
@@ -39,23 +39,23 @@ const MAX_KEYS: usize = 8;
 #[non_exhaustive]
 pub enum KeyFault {
     /// Several parts could be meant.
-    #[error("tensors stand under {}, and it is not clear which are meant", list_keys(keys))]
+    #[error("the tensors are under {}, and it is not clear which are meant", list_keys(keys))]
     SeveralKeys {
         /// The keys.
         keys: Vec<String>,
     },
-    /// The key that was asked for is not there.
-    #[error("there is nothing under the key `{}`; tensors stand under {}", display_name(key), list_keys(keys))]
+    /// The requested key does not exist.
+    #[error("there is nothing under the key `{}`; the tensors are under {}", display_name(key), list_keys(keys))]
     NoSuchKey {
-        /// What was asked for.
+        /// The requested key.
         key: String,
-        /// What there is.
+        /// The keys that exist.
         keys: Vec<String>,
     },
 }
 
 impl KeyFault {
-    /// Says that a key is not there; the key that it resembles comes first.
+    /// The error for a key that does not exist; lists the most similar key first.
     pub(crate) fn no_such_key(key: &str, mut keys: Vec<String>) -> Self {
         if let Some(near) = nearest_name(key, keys.iter().map(String::as_str)).map(str::to_owned) {
             keys.sort_by_key(|name| *name != near);
@@ -89,17 +89,17 @@ pub(crate) fn is_usual_key(key: &str) -> bool {
 /// One level of a saved state.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Level<'a> {
-    /// Keys below which tensors stand.
+    /// Keys that have tensors below them.
     pub(crate) branches: &'a [String],
-    /// Tensors that stand here themselves.
+    /// Number of tensors directly at this level.
     pub(crate) n_direct: usize,
-    /// Levels above this one.
+    /// Number of levels above this one.
     pub(crate) depth: usize,
     /// Whether the caller named this level or one above it.
     pub(crate) was_named: bool,
 }
 
-/// The branch to go down; `None` if this level is the model.
+/// Number of the branch to descend into; `None` if this level is the model.
 ///
 /// # Errors
 /// `SeveralKeys`.
@@ -121,7 +121,7 @@ pub(crate) fn choose_branch(level: Level<'_>) -> Result<Option<usize>, KeyFault>
     }
 }
 
-/// Takes off what wrappers of modules put into names, where that leaves all names different. Returns what it took off.
+/// Removes what module wrappers added to the names, if all names stay distinct. Returns what it removed.
 pub(crate) fn strip_names(names: &mut [String], is_lightning: bool) -> Vec<&'static str> {
     let mut stripped = Vec::new();
     for wrapper in WRAPPERS {
@@ -149,7 +149,7 @@ pub(crate) fn strip_names(names: &mut [String], is_lightning: bool) -> Vec<&'sta
     stripped
 }
 
-/// Renames, unless that changes nothing or makes two names one.
+/// Renames, unless that changes nothing or makes two names equal.
 fn apply(names: &mut [String], renamed: impl Fn(&str) -> String) -> bool {
     let after: Vec<String> = names.iter().map(|name| renamed(name)).collect();
     let n_different = |names: &[String]| names.iter().collect::<BTreeSet<_>>().len();

@@ -1,6 +1,6 @@
 //! Checkpoints of nanotron: one safetensors file for each parameter and tensor rank, in folders named after the modules.
 //!
-//! Which box of the whole tensor a file holds stands in the file's own header.
+//! Each file's header says which box of the whole tensor the file holds.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,9 +21,9 @@ const FILE_START: &str = "model_";
 const FILE_END: &str = ".safetensors";
 /// The name of the only tensor in a file.
 const TENSOR_NAME: &str = "data";
-/// Folders within folders.
+/// Deepest nesting of folders.
 const MAX_DEPTH: usize = 32;
-/// More files than any model has parameters and ranks.
+/// Most files: more than any model needs for its parameters and ranks.
 const MAX_FILES: usize = 1 << 20;
 
 /// Folders of one small safetensors file for each parameter.
@@ -76,7 +76,7 @@ impl Format for Nanotron {
         }
         let entries =
             tensors.into_iter().map(|(name, parts)| join(place.path(), name, parts)).collect::<Result<_, _>>()?;
-        let twice = |name: Box<str>| refuse(place.path(), format!("tensor `{}` stands twice", display_name(&name)));
+        let twice = |name: Box<str>| refuse(place.path(), format!("tensor `{}` appears twice", display_name(&name)));
         let catalog = cache.share(TensorCatalog::new(entries).map_err(twice)?);
         Ok(FormatContent { files, catalog, ..FormatContent::default() })
     }
@@ -91,9 +91,9 @@ fn refuse(path: &Path, reason: String) -> Error {
 struct Shard {
     /// Relative to the checkpoint's folder.
     file: String,
-    /// Of the parameter: folders and file joined by points.
+    /// Name of the parameter: folders and file joined by dots.
     name: String,
-    /// Tensor rank and their number, where the parameter is cut.
+    /// Tensor rank and number of tensor ranks, if the parameter is cut.
     rank: Option<(u32, u32)>,
 }
 
@@ -126,7 +126,8 @@ fn list_shards(storage: &Arc<dyn Storage>, place: &Place) -> Result<Vec<Shard>, 
     Ok(shards)
 }
 
-/// Reads `model_NAME[_pp-rank-P-of-PP_tp-rank-T-of-TT[_exp-rank-E-of-EE]].safetensors`; older versions end the name twice.
+/// Reads `model_NAME[_pp-rank-P-of-PP_tp-rank-T-of-TT[_exp-rank-E-of-EE]].safetensors`; older versions also write
+/// `.safetensors` after `NAME`.
 fn parse_name(file: &str) -> Option<(&str, Option<(u32, u32)>)> {
     let stem = file.strip_prefix(FILE_START)?.strip_suffix(FILE_END)?;
     let Some((name, ranks)) = stem.split_once("_pp-rank-") else {
@@ -137,7 +138,7 @@ fn parse_name(file: &str) -> Option<(&str, Option<(u32, u32)>)> {
     Some((name.strip_suffix(FILE_END).unwrap_or(name), Some((rank.parse().ok()?, n_ranks.parse().ok()?))))
 }
 
-/// Every tensor rank of every parameter that is cut must be there.
+/// Checks that every parameter that is cut has a file for each of its tensor ranks.
 fn check_ranks(place: &Place, shards: &[Shard]) -> Result<(), Error> {
     let mut found: BTreeMap<&str, (u32, Vec<u32>)> = BTreeMap::new();
     for shard in shards {
@@ -163,14 +164,14 @@ struct Local {
     shape: Shape,
 }
 
-/// What a file has of a parameter.
+/// The part of a parameter that a file holds.
 struct Part {
     dtype: Dtype,
     shape: Shape,
     pieces: Vec<Piece>,
 }
 
-/// One number for each dimension: first index and length.
+/// First index and length in each dimension.
 type StartAndExtent = (Vec<u64>, Vec<u64>);
 
 fn read_part(local: Local, metadata: &BTreeMap<String, String>) -> Result<Part, String> {

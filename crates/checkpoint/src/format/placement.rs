@@ -1,6 +1,6 @@
-//! Which box of a tensor a rank holds: follows from the mesh of ranks and from how the tensor is placed on it.
+//! Which box of a tensor a rank holds, given the mesh of ranks and how the tensor is placed on it.
 
-/// How a tensor lies along one dimension of a mesh.
+/// How a tensor is placed along one dimension of a mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Placement {
     /// Each rank along it holds the same.
@@ -10,11 +10,11 @@ pub(crate) enum Placement {
         /// Dimension of the tensor.
         dim: usize,
     },
-    /// Cut along this dimension after later dimensions of the mesh have cut it, into so many pieces together.
+    /// Cut along this dimension after later dimensions of the mesh have already cut it.
     StridedShard {
         /// Dimension of the tensor.
         dim: usize,
-        /// Pieces that were there before.
+        /// Number of pieces that the later dimensions made.
         split_factor: u64,
     },
 }
@@ -31,7 +31,7 @@ impl Placement {
 /// First index and extent of the box of the rank at `coordinate`; `None` for placements that do not fit the mesh or the
 /// tensor.
 ///
-/// A cut makes pieces of the same size rounded up, so later ones may be shorter or empty; an empty one begins at the end.
+/// A cut makes pieces of equal size, rounded up, so later ones may be shorter or empty; an empty one begins at the end.
 pub(crate) fn box_at(
     shape: &[u64],
     mesh_shape: &[u64],
@@ -64,7 +64,7 @@ fn cut_order(dim: usize, mesh_shape: &[u64], placements: &[Placement]) -> Option
         match placement {
             Placement::Shard { dim: own } if *own == dim => order.insert(0, mesh_dim),
             Placement::StridedShard { dim: own, split_factor } if *own == dim => {
-                // After those later cuts that make as many pieces as it says were there before.
+                // It comes after the later cuts that together make `split_factor` pieces.
                 let mut n_pieces = 1_u64;
                 let mut after = 0;
                 while n_pieces < *split_factor {
@@ -82,7 +82,7 @@ fn cut_order(dim: usize, mesh_shape: &[u64], placements: &[Placement]) -> Option
     Some(order)
 }
 
-/// Where a rank stands in a mesh whose ranks are listed row by row; `None` if it is not in it.
+/// Coordinate of a rank in a mesh whose ranks are listed row by row; `None` if the rank is not in the mesh.
 pub(crate) fn coordinate_of(rank: u64, mesh_shape: &[u64], ranks: &[u64]) -> Option<Vec<u64>> {
     let mut position = ranks.iter().position(|listed| *listed == rank)? as u64;
     let mut coordinate = vec![0; mesh_shape.len()];

@@ -102,8 +102,8 @@ pub enum HeaderError {
         /// Position in the header.
         at_byte: usize,
     },
-    /// A name stands twice.
-    #[error("tensor `{}` stands twice in the header", display_name(tensor))]
+    /// A name appears twice.
+    #[error("tensor `{}` appears twice in the header", display_name(tensor))]
     DuplicateTensor {
         /// The name.
         tensor: String,
@@ -445,7 +445,7 @@ impl<'de> Visitor<'de> for HeaderSeed<'_, 'de> {
         while let Some(name) = map.next_key_seed(TextSeed)? {
             if name == METADATA_KEY {
                 if raw.has_metadata.replace(()).is_some() {
-                    return Err(A::Error::custom("`__metadata__` stands twice"));
+                    return Err(A::Error::custom("`__metadata__` appears twice"));
                 }
                 raw.metadata = map.next_value_seed(StringMapSeed)?;
                 continue;
@@ -591,7 +591,7 @@ impl<'de> Visitor<'de> for StringMapSeed {
         let mut entries = BTreeMap::new();
         while let Some((key, value)) = map.next_entry::<String, String>()? {
             if entries.contains_key(&key) {
-                return Err(A::Error::custom(format_args!("key `{key}` stands twice in `__metadata__`")));
+                return Err(A::Error::custom(format_args!("key `{key}` appears twice in `__metadata__`")));
             }
             entries.insert(key, value);
         }

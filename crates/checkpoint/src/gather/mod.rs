@@ -1,19 +1,21 @@
-//! Which bytes of a file a range of elements needs, for a piece that is a box or has strides, and how to put them in
-//! order. Reads are few and large, scratch is bounded; the pieces are known to cover their tensor exactly once.
+//! Reads ranges of elements from pieces that are boxes or have strides: which bytes of a file a range needs, and where
+//! they go. Reads are few and large, and scratch memory is bounded. The pieces are known to cover their tensor exactly
+//! once.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
 use thalweg_tensor::{Piece, Shape, TensorEntry, to_index};
 
-/// Scratch of one thread: what it reads at once of a piece whose elements do not follow one another in the tensor.
+/// Scratch memory of one thread, in bytes: the most that it reads at once from a piece that is not contiguous in the
+/// tensor.
 pub const GATHER_SCRATCH_BYTES: u64 = 64 << 10;
-/// A gap of fewer bytes is read along: it costs less than another call. Not measured.
+/// Gaps of up to this many bytes are read too, which costs less than another call. Not measured.
 const READ_ALONG_BYTES: u64 = 4 << 10;
-/// Runs whose places are kept at once.
+/// Most runs in one batch.
 const MAX_RUNS: usize = 2048;
 
-/// Reads bytes at an offset of the file of one piece.
+/// Reads bytes at an offset in the file that holds a piece.
 pub(crate) type ReadBytes<'a, E> = &'a mut dyn FnMut(u64, &mut [u8]) -> Result<(), E>;
 
 thread_local! {
@@ -27,11 +29,11 @@ pub(crate) struct Share {
     pub(crate) positions: Range<u64>,
 }
 
-/// The pieces that hold the elements, with their shares. The range lies in the tensor.
+/// The shares of all pieces that hold some of the elements. The range must be in the tensor.
 pub(crate) fn shares_of(entry: &TensorEntry, elements: &Range<u64>) -> Vec<Share> {
     let shape = &entry.shape;
     let begins_before_end = |piece: &Piece| piece.start().map_or(0, |start| linear_index(shape, start)) < elements.end;
-    // Pieces are sorted by their first element, so those that begin later are passed over.
+    // Pieces are sorted by their first element, so those that begin later are skipped.
     let n_candidates = entry.pieces.partition_point(begins_before_end);
     let mut shares = Vec::new();
     let mut n_left = elements.end.saturating_sub(elements.start);
@@ -51,7 +53,7 @@ pub(crate) fn shares_of(entry: &TensorEntry, elements: &Range<u64>) -> Vec<Share
 
 /// Reads a share into its places in `out`, which holds the elements from `first_element` on.
 ///
-/// `piece` says where the box lies: the entry's own, or what the file itself says about it.
+/// `piece` says where the box is in the file: the entry's piece, or the one that the file itself describes.
 pub(crate) fn read_share<E>(
     entry: &TensorEntry,
     piece: &Piece,
@@ -60,7 +62,7 @@ pub(crate) fn read_share<E>(
     out: &mut [u8],
     read: ReadBytes<'_, E>,
 ) -> Result<(), E> {
-    // Packed elements lie whole and row-major in one piece and never come here.
+    // A tensor of packed elements is one whole, row-major piece and never comes here.
     let width = entry.dtype.bytes().unwrap_or(1);
     let target = Target { shape: &entry.shape, piece, width, first_element };
     match piece.strides() {
@@ -73,7 +75,7 @@ fn linear_index(shape: &Shape, index: &[u64]) -> u64 {
     shape.0.iter().zip(index).fold(0, |linear, (&dim, &i)| linear * dim + i)
 }
 
-/// Elements of the box before element `linear` of the tensor: its position in the box, if it is there.
+/// Number of elements of the box before element `linear` of the tensor, which is its position if the box holds it.
 fn position_of(shape: &Shape, piece: &Piece, linear: u64) -> u64 {
     let extent = piece.extent(shape);
     let (mut rest, mut below) = (linear, shape.n_elements().unwrap_or(0));
@@ -99,7 +101,7 @@ fn position_of(shape: &Shape, piece: &Piece, linear: u64) -> u64 {
     position
 }
 
-/// A read of one piece on its way into the elements from `first_element` on.
+/// Where the elements of one piece go: into an output that begins at `first_element`.
 struct Target<'a> {
     shape: &'a Shape,
     piece: &'a Piece,
@@ -108,7 +110,7 @@ struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// Byte of the output at which the element at this position of the box belongs.
+    /// Byte of the output where the element at this position of the box goes.
     fn out_byte(&self, position: u64) -> usize {
         let extent = self.piece.extent(self.shape);
         let (mut rest, mut below) = (position, extent.iter().product::<u64>());
@@ -121,7 +123,7 @@ impl Target<'_> {
         to_index((linear - self.first_element) * self.width)
     }
 
-    /// A row-major box: its elements stand in the file in the order of the tensor, with other boxes' left out.
+    /// Reads a row-major box: the file has its elements in the tensor's order, without those of other boxes.
     fn read_rows<E>(&self, positions: Range<u64>, out: &mut [u8], read: ReadBytes<'_, E>) -> Result<(), E> {
         let extent = self.piece.extent(self.shape);
         // Neighbours in the box are neighbours in the tensor up to the innermost dimension that is cut.
@@ -159,7 +161,7 @@ impl Target<'_> {
         })
     }
 
-    /// A box with strides: cut into boxes within the range, and each is read in the order in which the file has it.
+    /// Reads a box with strides: cuts the range into boxes and reads each of them in file order.
     fn read_strided<E>(
         &self,
         strides: &[u64],
@@ -194,8 +196,8 @@ fn with_scratch<T>(act: impl FnOnce(&mut [u8]) -> T) -> T {
     })
 }
 
-/// A range of row-major positions of a box as boxes: the end of a row, whole rows, the beginning of a row, and so on
-/// in each dimension.
+/// Splits a range of row-major positions of a box into boxes: the end of a row, whole rows, the beginning of a row, and
+/// so on in each dimension.
 fn boxes_of(extent: &[u64], positions: Range<u64>) -> Vec<Vec<Range<u64>>> {
     let mut boxes = Vec::new();
     let mut at = positions.start;
@@ -224,7 +226,7 @@ fn boxes_of(extent: &[u64], positions: Range<u64>) -> Vec<Vec<Range<u64>>> {
     boxes
 }
 
-/// One loop over a box: how often, and how far apart in the file and in the output, in elements.
+/// One loop over a box: its length, and the distance between its elements in the file and in the output, in elements.
 #[derive(Debug, Clone, Copy)]
 struct Axis {
     n: u64,
@@ -232,7 +234,7 @@ struct Axis {
     out_stride: u64,
 }
 
-/// Loops in the order of the file, outermost first; loops that continue one another are one.
+/// Loops in file order, outermost first; loops that continue one another are merged.
 fn axes_of(sub: &[Range<u64>], strides: &[u64], out_strides: &[u64]) -> Vec<Axis> {
     let axes = sub.iter().zip(strides).zip(out_strides);
     let axis = |((range, &file_stride), &out_stride): ((&Range<u64>, &u64), &u64)| Axis {
@@ -241,7 +243,7 @@ fn axes_of(sub: &[Range<u64>], strides: &[u64], out_strides: &[u64]) -> Vec<Axis
         out_stride,
     };
     let mut axes: Vec<Axis> = axes.map(axis).filter(|axis| axis.n > 1).collect();
-    // An element that stands for a whole dimension is read again for each, so that dimension goes outermost.
+    // Stride 0 repeats one element along a dimension, and each repeat reads it again, so that dimension goes outermost.
     axes.sort_by_key(|axis| if axis.file_stride == 0 { 0 } else { u64::MAX - axis.file_stride });
     let mut merged: Vec<Axis> = Vec::with_capacity(axes.len());
     for inner in axes {
@@ -258,7 +260,7 @@ fn axes_of(sub: &[Range<u64>], strides: &[u64], out_strides: &[u64]) -> Vec<Axis
     merged
 }
 
-/// Elements that follow one another in the file.
+/// Elements that are contiguous in the file.
 #[derive(Debug, Clone, Copy)]
 struct Run {
     file_byte: u64,

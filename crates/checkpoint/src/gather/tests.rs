@@ -1,4 +1,4 @@
-//! The oracle: each element is its own index in the tensor, so what a read must return is known without another reader.
+//! The oracle: each element encodes its index in the tensor, so the expected bytes are known without a second reader.
 
 use std::convert::Infallible;
 
@@ -6,13 +6,13 @@ use thalweg_tensor::Dtype;
 
 use super::*;
 
-/// A file whose boxes were laid out with any strides, and the entry that describes it.
+/// Files with boxes laid out with arbitrary strides, and the entry that describes them.
 struct Laid {
     entry: TensorEntry,
     files: Vec<Vec<u8>>,
 }
 
-/// Small numbers drawn from a seed: the shape of a case, not its randomness, is what shrinks.
+/// Small pseudo-random numbers from a seed.
 struct Draw(u64);
 
 impl Draw {

@@ -2,7 +2,7 @@
 
 use thalweg_tensor::display_name;
 
-/// A pickle that is not read, with the byte at which that was decided.
+/// Why a pickle cannot be read, and at which byte.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("byte {position} of the pickle: {fault}")]
 pub struct PickleError {
@@ -33,7 +33,7 @@ pub enum PickleFault {
         /// What the operation says.
         found: i64,
     },
-    /// A protocol from after this reader.
+    /// A protocol newer than this reader.
     #[error("protocol {found} is unknown, the newest known is 5")]
     Protocol {
         /// What the pickle says.
@@ -74,22 +74,22 @@ pub enum PickleFault {
         index: u32,
     },
     /// A value of the wrong kind.
-    #[error("{wanted} is expected, {found} is there")]
+    #[error("{wanted} expected, {found} found")]
     WrongKind {
         /// What the operation needs.
         wanted: &'static str,
         /// What is there.
         found: &'static str,
     },
-    /// A text that does not say what it must.
+    /// A string that does not say what it must.
     #[error("`{}` is not {wanted}", display_name(found))]
     BadText {
         /// What it must be.
         wanted: &'static str,
-        /// The beginning of the text.
+        /// The beginning of the string.
         found: String,
     },
-    /// A limit is reached.
+    /// A limit is exceeded.
     #[error("the pickle needs more than {limit} {what}")]
     TooMuch {
         /// What is limited.

@@ -1,4 +1,4 @@
-//! Numbers and texts of the operations that write them as lines of text.
+//! Numbers and strings of the operations that write them as lines of text.
 
 use super::PickleFault;
 
@@ -13,7 +13,7 @@ pub(super) fn parse_int(line: &[u8]) -> Result<Option<i128>, PickleFault> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return Err(PickleFault::BadText { wanted: "an integer", found: excerpt(line) });
     }
-    // 38 digits always fit; longer ones, which Python needs time for, are only known to be large.
+    // 38 digits always fit. Longer numbers, which even Python takes long to read, are only known to be large.
     Ok(std::str::from_utf8(line).ok().filter(|line| line.len() <= 40).and_then(|line| line.parse().ok()))
 }
 
@@ -24,7 +24,7 @@ pub(super) fn parse_float(line: &[u8]) -> Result<f64, PickleFault> {
     text.parse().map_err(|_| bad())
 }
 
-/// An integer in two's complement, least byte first; `None` where it does not fit 128 bits.
+/// A little-endian integer in two's complement; `None` where it does not fit 128 bits.
 pub(super) fn int_of_bytes(bytes: &[u8]) -> Option<i128> {
     let fill = if bytes.last().is_some_and(|byte| byte & 0x80 != 0) { 0xff } else { 0 };
     let (low, high) = bytes.split_at(bytes.len().min(16));
@@ -35,9 +35,9 @@ pub(super) fn int_of_bytes(bytes: &[u8]) -> Option<i128> {
     (sign_agrees && high.iter().all(|byte| *byte == fill)).then_some(value)
 }
 
-/// A text in which characters outside Latin-1 stand as `\u1234` or `\U00012345`; `None` for a lone surrogate.
+/// A string in which characters outside Latin-1 are written as `\u1234` or `\U00012345`; `None` for a lone surrogate.
 pub(super) fn decode_escaped(line: &[u8]) -> Result<Option<String>, PickleFault> {
-    let bad = || PickleFault::BadText { wanted: "an escaped text", found: excerpt(line) };
+    let bad = || PickleFault::BadText { wanted: "an escaped string", found: excerpt(line) };
     let mut text = String::with_capacity(line.len());
     let mut rest = line;
     while let [byte, after @ ..] = rest {

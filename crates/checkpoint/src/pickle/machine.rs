@@ -1,6 +1,6 @@
 //! The stack machine that a pickle is written for.
 //!
-//! One operation at a time, each length compared with the bytes that are left before anything is allocated.
+//! One operation at a time; each length is compared with the remaining bytes before anything is allocated.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,13 +10,13 @@ use super::{NameList, Pickle, PickleError, PickleFault, PickleLimits};
 
 type Step<T> = Result<T, PickleFault>;
 
-/// Values that need not be made again.
+/// Values that exist once and are shared.
 const NONE: u32 = 0;
 const TRUE: u32 = 1;
 const FALSE: u32 = 2;
 const EMPTY_TUPLE: u32 = 3;
 
-/// Memory for a value and its places on the stack and in the memo, vectors' spare room included.
+/// Memory for a value and its places on the stack and in the memo, spare room of vectors included.
 const NODE_BYTES: u64 = 2 * (size_of::<Node>() as u64) + 24;
 /// Memory for a member of a container, spare room included.
 const MEMBER_BYTES: u64 = 16;
@@ -147,7 +147,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    // What the operations are made of.
+    // Building blocks of the operations.
 
     fn spend(&mut self, n_bytes: u64) -> Step<()> {
         self.used_bytes = self.used_bytes.saturating_add(n_bytes);
@@ -238,7 +238,7 @@ impl<'a> Machine<'a> {
         Ok(&rest[..n_bytes])
     }
 
-    /// An unsigned number of up to eight bytes, least byte first.
+    /// A little-endian unsigned number of up to eight bytes.
     fn take_length(&mut self, n_bytes: usize) -> Step<u64> {
         let rest = &self.bytes[self.position..];
         let found = rest.get(..n_bytes).ok_or(PickleFault::Truncated)?;
@@ -287,7 +287,7 @@ impl<'a> Machine<'a> {
     fn push_binary_number(&mut self, opcode: u8) -> Step<()> {
         let node = match opcode {
             b'J' => int_of_bytes(self.take(4)?).map_or(Node::HugeInt, Node::Int),
-            // The one number that is written with its greatest byte first.
+            // The only number that is written big-endian.
             b'G' => Node::Float(f64::from_bits(self.take_length(8)?.swap_bytes())),
             _ => {
                 let n_bytes = if opcode == 0x8a {
@@ -412,7 +412,7 @@ impl<'a> Machine<'a> {
             let (name, module) = (self.pop()?, self.pop()?);
             let text = |id| match self.node(id) {
                 Node::Text(text) => Ok(text.clone()),
-                _ => Err(self.wrong_kind("a text", id)),
+                _ => Err(self.wrong_kind("a string", id)),
             };
             (text(module)?, text(name)?)
         };
@@ -476,7 +476,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// The container that a call of Python's own classes makes, where it is one that is known.
+    /// The container that a call of one of Python's own classes makes, if the class is known here.
     fn build_plain(&mut self, callee: u32, args: u32) -> Step<Option<Node>> {
         let Some(global) = self.global_of(callee).filter(|global| is_built_here(&global.module, &global.name)) else {
             return Ok(None);
@@ -518,7 +518,7 @@ fn is_built_here(module: &str, name: &str) -> bool {
     }
 }
 
-/// Bytes that protocol 2 writes as a text of the characters 0 to 255.
+/// Bytes that protocol 2 writes as a string of the characters 0 to 255.
 fn latin1(text: &str) -> Option<Node> {
     let bytes: Option<Box<[u8]>> = text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
     bytes.map(Node::Bytes)

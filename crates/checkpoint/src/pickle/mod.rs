@@ -2,7 +2,7 @@
 //!
 //! A pickle is a program that names functions of the process that loads it. Here a name is only text. Calls of names
 //! that the caller lists become [`Value`]s with arguments and state; calls of any other name are opaque values that
-//! keep their name for messages. What a tensor, a storage or a shard is decide the formats that use this.
+//! keep their name for messages. The formats that use this decide what a tensor, a storage or a shard is.
 //!
 //! Values live in one flat list and refer to each other by number, so that shared and circular values cost nothing,
 //! nothing recurses, and a nest of a million lists is dropped in one go.
@@ -19,16 +19,16 @@ pub use value::{Global, ObjectView, Value};
 
 use value::Node;
 
-/// What one pickle may cost.
+/// Limits on what reading one pickle may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PickleLimits {
     /// Operations, the last one included.
     pub max_ops: u64,
     /// Containers that may be open at once.
     pub max_open: usize,
-    /// Bytes that the values may hold, texts included.
+    /// Bytes that the values may hold, strings included.
     pub max_memory_bytes: u64,
-    /// Bytes of all texts and byte strings together.
+    /// Bytes of all strings and byte strings together.
     pub max_text_bytes: u64,
 }
 
@@ -68,7 +68,7 @@ impl Pickle {
     }
 }
 
-/// Reads one pickle from the start of `bytes`; says also how many bytes it took.
+/// Reads one pickle from the start of `bytes`; also returns how many bytes it took.
 ///
 /// Names in one of `lists` are marked as listed. Python's own containers (`collections OrderedDict`, `torch Size`,
 /// `set`, byte strings of protocol 2) are always built as plain containers.

@@ -147,14 +147,14 @@ fn broken_pickles_are_refused_with_the_place() {
     check_fault(b"(K\x01u.", "a value is taken");
     check_fault(b"h\x07.", "memo entry 7");
     check_fault(b"\xff.", "0xff is not a pickle operation");
-    check_fault(b"K\x01K\x02a.", "a list is expected, an integer is there");
-    check_fault(b"}K\x01a.", "a list is expected, a dictionary is there");
-    check_fault(b"NNR.", "a tuple of arguments is expected");
-    check_fault(b"N)R.", "something to call is expected");
+    check_fault(b"K\x01K\x02a.", "a list expected, an integer found");
+    check_fault(b"}K\x01a.", "a list expected, a dictionary found");
+    check_fault(b"NNR.", "a tuple of arguments expected");
+    check_fault(b"N)R.", "something to call expected");
     check_fault(b"Ix\n.", "`x` is not an integer");
     check_fault(b"Fx\n.", "`x` is not a floating-point number");
-    check_fault(b"V\\u12\n.", "not an escaped text");
-    check_fault(b"K\x01K\x02\x93.", "a text is expected, an integer is there");
+    check_fault(b"V\\u12\n.", "not an escaped string");
+    check_fault(b"K\x01K\x02\x93.", "a string expected, an integer found");
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn deep_nests_are_read_and_dropped_without_recursion() {
 
 #[test]
 fn shared_values_are_not_expanded() {
-    // Thirty levels of a pair of the same value: 2^30 leaves for who expands them.
+    // Thirty levels of a pair of the same value: 2^30 leaves for a reader that expands them.
     let laughs = [&b"]"[..], &b"\x942\x86".repeat(30), b"."].concat();
     assert!(parse(&laughs).is_ok());
 }

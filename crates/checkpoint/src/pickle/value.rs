@@ -14,7 +14,7 @@ pub(super) enum Node {
     HugeInt,
     Float(f64),
     Text(Box<str>),
-    /// Also a text that is not Unicode.
+    /// Also a string that is not Unicode.
     Bytes(Box<[u8]>),
     Tuple(Box<[u32]>),
     List(Vec<u32>),
@@ -43,7 +43,7 @@ impl Node {
             Self::Bool(_) => "a boolean",
             Self::Int(_) | Self::HugeInt => "an integer",
             Self::Float(_) => "a floating-point number",
-            Self::Text(_) => "a text",
+            Self::Text(_) => "a string",
             Self::Bytes(_) => "a byte string",
             Self::Tuple(_) => "a tuple",
             Self::List(_) => "a list",
@@ -125,7 +125,7 @@ impl<'a> ObjectView<'a> {
 
 /// A value of a pickle, as cheap to copy as a reference.
 ///
-/// Values may be shared and may contain themselves: whoever walks them keeps a limit, or remembers [`Value::id`].
+/// Values may be shared and may contain themselves: code that walks them must keep a limit, or remember [`Value::id`].
 #[derive(Debug, Clone, Copy)]
 pub struct Value<'a> {
     pickle: &'a Pickle,
@@ -142,7 +142,7 @@ impl<'a> Value<'a> {
         self.pickle.nodes.get(self.id as usize).unwrap_or(NOTHING)
     }
 
-    /// A number that this value shares with no other of its pickle.
+    /// A number that is unique to this value within its pickle.
     pub fn id(self) -> u32 {
         self.id
     }
@@ -172,7 +172,7 @@ impl<'a> Value<'a> {
         if let Node::Float(value) = self.node() { Some(*value) } else { None }
     }
 
-    /// The text that it is.
+    /// The string that it is.
     pub fn as_text(self) -> Option<&'a str> {
         if let Node::Text(text) = self.node() { Some(text) } else { None }
     }
@@ -208,7 +208,7 @@ impl<'a> Value<'a> {
         ids.iter().map(move |id| Self::new(pickle, *id))
     }
 
-    /// Keys and values of a dictionary in the order in which they were set, a key set twice standing twice; nothing
+    /// Keys and values of a dictionary in the order in which they were set; a key set twice appears twice. Nothing
     /// for other values.
     pub fn entries(self) -> impl DoubleEndedIterator<Item = (Value<'a>, Value<'a>)> + ExactSizeIterator {
         let pairs: &'a [(u32, u32)] = if let Node::Dict(pairs) = self.node() { pairs } else { &[] };
@@ -216,7 +216,7 @@ impl<'a> Value<'a> {
         pairs.iter().map(move |(key, value)| (Self::new(pickle, *key), Self::new(pickle, *value)))
     }
 
-    /// The value under a text key of a dictionary: the last one, as in Python.
+    /// The value under a string key of a dictionary: the last one, as in Python.
     pub fn get(self, key: &str) -> Option<Value<'a>> {
         self.entries().rev().find(|(name, _)| name.as_text() == Some(key)).map(|(_, value)| value)
     }
@@ -231,7 +231,7 @@ impl<'a> Value<'a> {
         self.as_any_object().filter(|object| object.global.is_listed)
     }
 
-    /// The call that it is, listed or not: only text of it may be used where the name is not listed.
+    /// The call that it is, listed or not. If its name is not listed, nothing but its text may be used.
     pub fn as_any_object(self) -> Option<ObjectView<'a>> {
         let Node::Object(object) = self.node() else {
             return None;
@@ -246,7 +246,7 @@ impl<'a> Value<'a> {
 
     /// The name that keeps this value from being understood: an unlisted name, or the one that a call begins with.
     pub fn opaque_name(self) -> Option<&'a Global> {
-        /// Calls of calls that are followed for the sake of a message.
+        /// Most calls of calls that are followed, for a message.
         const MAX_CALLS: usize = 64;
         let mut value = self;
         for _ in 0..MAX_CALLS {

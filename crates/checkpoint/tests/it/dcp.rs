@@ -61,7 +61,7 @@ fn another_key_is_read_when_it_is_named() {
     assert!(optimizer.catalog().find(name).is_some(), "{:?}", optimizer.catalog().entries()[0].name);
     assert_eq!(tensor_bytes(&optimizer, name).len(), 4 * 64 * 24);
     let error = read("modle").unwrap_err();
-    assert!(error.to_string().contains("nothing under the key `modle`; tensors stand under `model`"), "{error}");
+    assert!(error.to_string().contains("nothing under the key `modle`; the tensors are under `model`"), "{error}");
     assert!(read(".").unwrap().catalog().find("model.model.norm.weight").is_some());
 }
 
@@ -171,7 +171,7 @@ fn refusals_say_what_is_wrong() {
         ("chunk-overlap", "more than one chunk holds the element at"),
         ("size-not-covered", "no chunk holds the element at"),
         ("dtype-differs", "the metadata says BF16, and the chunk at byte 0 holds F32"),
-        ("storage-entry-missing", "does not say in which file it lies"),
+        ("storage-entry-missing", "does not say which file holds it"),
         ("length-negative", "length"),
     ];
     for (name, expected) in cases {

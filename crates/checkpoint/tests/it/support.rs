@@ -60,7 +60,7 @@ pub(crate) fn widened(checkpoint: &Checkpoint, name: &str) -> Vec<u8> {
     }
 }
 
-/// Every old output may be replaced; `leftovers` go with the stage.
+/// Rules by which every old output may be replaced; `leftovers` are removed from the stage.
 pub(crate) fn rules(replace: Replace, leftovers: &BTreeSet<String>) -> CommitRules<'_> {
     let own = OwnFolder { what: "an output", contents_of: &all_is_ours };
     CommitRules { replace, own, leftovers }

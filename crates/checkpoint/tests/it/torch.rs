@@ -16,7 +16,7 @@ fn hex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
-/// Every tensor of a file of quirks against what PyTorch says of it, but for those that the file lacks.
+/// Every tensor of a file of quirks against what PyTorch says of it, except those that the file lacks.
 fn check_quirks(file: &str, lacks: &[&str]) {
     let bytes = fs::read(fixture("torch/quirks/expected.json")).unwrap();
     let expected: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
@@ -136,7 +136,7 @@ fn a_key_names_another_part_of_the_file() {
     let moments = open_key("optimizer").unwrap();
     assert!(moments.catalog().find("0.exp_avg").is_some(), "{:?}", moments.catalog().entries()[0].name);
     let error = open_key("modle").unwrap_err();
-    assert!(error.to_string().contains("there is nothing under the key `modle`; tensors stand under `model`"));
+    assert!(error.to_string().contains("there is nothing under the key `modle`; the tensors are under `model`"));
     assert!(error.hint().unwrap().contains("--key"));
 }
 
@@ -210,7 +210,7 @@ fn hostile_files_are_refused_for_the_right_reason() {
         ("record-too-short.pt", "23 bytes in the file, 24 expected"),
         ("byteorder-junk.pt", "byte order"),
         ("two-roots.pt", "2 records named `data.pkl`"),
-        ("duplicate-entry.pt", "stands twice"),
+        ("duplicate-entry.pt", "appears twice"),
         ("truncated-zip.pt", "no zip directory"),
         ("central-size-lies.pt", "past the end"),
         ("legacy-key-missing.pt", "not in the file"),

@@ -28,7 +28,7 @@ fn runs_of_both_savers_are_read_with_and_without_metadata() {
     for step in [10, 20, 30, 40] {
         let expected = format!("expected/step-{step}.f32.safetensors");
         check_equal(&format!("run/step-{step}"), &expected);
-        // Only the first of these has metadata; the distributed tensors of the others tell their boxes themselves.
+        // Only the first of these has metadata; the distributed tensors of the others state their boxes themselves.
         check_equal(&format!("sync/step-{step}"), &expected);
         let expected = format!("one-rank/expected/step-{step}.f32.safetensors");
         check_equal(&format!("one-rank/step-{step}"), &expected);
@@ -83,7 +83,7 @@ fn other_items_are_read_when_they_are_named() {
     assert!(checkpoint.catalog().entries().iter().any(|entry| entry.name.ends_with("exp_avg")));
     let options = ReadOptions { key: Some("optimiser".to_owned()), ..ReadOptions::default() };
     let error = open_checkpoint_with(&disk(), &path, &options).unwrap_err().to_string();
-    assert!(error.contains("nothing under the key `optimiser`; tensors stand under `optimizer`"), "{error}");
+    assert!(error.contains("nothing under the key `optimiser`; the tensors are under `optimizer`"), "{error}");
 }
 
 #[test]

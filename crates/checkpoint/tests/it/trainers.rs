@@ -1,4 +1,4 @@
-//! Checkpoints of trainers that cut a model over ranks, against what their own code puts together.
+//! Checkpoints of trainers that cut a model over ranks, against what their own code assembles.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,7 +27,7 @@ fn reference(path: &str) -> Reference {
     file.iter().map(|(name, view)| (name.to_owned(), (sizes(view.shape()), view.data().to_vec()))).collect()
 }
 
-/// Every tensor, widened to F32, is the one of the reference, and any part of it the same part.
+/// Every tensor, widened to F32, equals the reference, and so does any part of it.
 fn check_values(checkpoint: &Checkpoint, expected: &Reference, dtype: Dtype) {
     let names: Vec<&str> = checkpoint.catalog().entries().iter().map(|entry| &*entry.name).collect();
     assert_eq!(names, expected.keys().map(String::as_str).collect::<Vec<_>>());
@@ -119,7 +119,7 @@ fn ranks_of_megatron_that_are_missing_or_of_another_iteration_are_noticed() {
     let last = scratch.path().join("mp_rank_01/model_optim_rng.pt");
     fs::copy(fixture("megatron-legacy/iter_0000060/mp_rank_01/model_optim_rng.pt"), &last).unwrap();
     let error = open(scratch.path()).unwrap_err().to_string();
-    assert!(error.contains("it is of iteration 60, and the ranks before it are of iteration 80"), "{error}");
+    assert!(error.contains("it is from iteration 60, and the ranks before it are from iteration 80"), "{error}");
     // Only the arguments show that the folder of the last rank is missing.
     fs::remove_dir_all(last.parent().unwrap()).unwrap();
     let error = open(scratch.path()).unwrap_err();
@@ -188,15 +188,15 @@ fn what_lightning_torchtune_and_old_releases_of_torch_wrote_is_read() {
         let dtype = checkpoint.catalog().entries()[0].dtype;
         check_values(&checkpoint, &reference(&format!("trainers/{expected}.f32.safetensors")), dtype);
     }
-    // The averages stand where a reader looks for the model; the weights themselves have a key of their own.
+    // The averages are where a reader looks for the model; the weights themselves have a separate key.
     let raw = ReadOptions { key: Some("current_model_state".to_owned()), ..ReadOptions::default() };
     let file = fixture("trainers/lightning-ema/epoch=0-step=30.ckpt");
     let checkpoint = open_checkpoint_with(&disk(), &file, &raw).unwrap();
     check_values(&checkpoint, &reference("trainers/lightning-ema/expected-raw/step-30.f32.safetensors"), Dtype::F32);
     let named = open(&file).unwrap();
     assert!(named.findings().other_keys.iter().any(|(key, _)| key == "current_model_state"));
-    // Old releases saved the class of a whole module as a reference of its own.
-    for (release, refusal) in [("1.4.0", "something to call is expected"), ("1.13.1", "which is not built")] {
+    // Old releases saved the class of a whole module as a separate reference.
+    for (release, refusal) in [("1.4.0", "something to call expected"), ("1.13.1", "which is not built")] {
         let folder = fixture("trainers/old-torch").join(release);
         let half = open(&folder.join("half.pth")).unwrap();
         assert!(half.catalog().find("model.norm.weight").is_some() && half.catalog().entries()[0].dtype == Dtype::F16);
@@ -247,7 +247,7 @@ fn rows(bytes: &[u8], row_bytes: usize, from: usize, to: usize) -> Vec<u8> {
     bytes[from * row_bytes..to * row_bytes].to_vec()
 }
 
-/// Two tensor ranks put together by hand, by what Megatron's layers do with each of their tensors.
+/// Two tensor ranks joined by hand, as Megatron's layers use each of their tensors.
 fn join_ranks(a: &Reference, b: &Reference) -> Reference {
     let join = |name: &String| {
         let ((shape, first), (_, second)) = (&a[name], &b[name]);

@@ -1,5 +1,5 @@
-//! A chunk of a distributed checkpoint is a whole archive of torch.save with one tensor: only that says where the
-//! elements lie, in what order, and of what type they really are.
+//! A chunk of a distributed checkpoint is a complete torch.save archive of one tensor. Only the archive says where the
+//! elements are, in what order, and of what type they really are.
 
 use thalweg_storage::ReadAt;
 use thalweg_tensor::{Piece, Shape, TensorEntry};
@@ -32,7 +32,7 @@ impl OpenPiece for Archives {
         let len_bytes = found.ok().and_then(|at| self.places.get(at)).map_or(0, |place| place.2);
         let end = offset.checked_add(len_bytes).filter(|end| *end <= file.info().len_bytes);
         let end = end.ok_or_else(|| refuse("reaches past the end of the file".to_owned()))?;
-        // A file that changes while it is read would be blamed for its content.
+        // Without this check, a file that changes while it is read would be reported as damaged.
         let archive = TorchFile::open(file, offset..end, &[]).map_err(|error| match file.check_unchanged() {
             Ok(()) => refuse(format!("is not an archive of one tensor: {error}")),
             Err(changed) => PieceRefusal::Storage(changed),
@@ -58,7 +58,7 @@ impl OpenPiece for Archives {
             LocateError::Tensor(fault) => refuse(format!("holds a tensor that cannot be read: {fault}")),
             LocateError::Archive(error) => refuse(format!("is broken: {error}")),
         })?;
-        // The archive knows the chunk as a whole tensor; here it is a box of a larger one.
+        // The archive describes the chunk as a whole tensor; here it is a box of a larger one.
         let mut place = piece.clone();
         place.offset = located.offset;
         let Some(strides) = located.strides() else { return Ok(place) };

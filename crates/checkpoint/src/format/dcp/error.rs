@@ -6,11 +6,11 @@ use crate::format::model_key::KeyFault;
 use crate::index::FileNameFault;
 use crate::pickle::PickleError;
 
-/// Why metadata is refused. Whoever knows the file adds its path.
+/// Why metadata is refused. The caller adds the path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DcpError {
-    /// A pickle that is not read.
+    /// A pickle that cannot be read.
     #[error("{0}")]
     Pickle(#[from] PickleError),
     /// A value that would have to be built by calling something.
@@ -37,8 +37,8 @@ pub enum DcpError {
         /// Which part.
         what: &'static str,
     },
-    /// A name that stands twice.
-    #[error("the name `{}` stands twice", display_name(name))]
+    /// A name that appears twice.
+    #[error("the name `{}` appears twice", display_name(name))]
     DuplicateName {
         /// The name.
         name: String,
@@ -46,7 +46,7 @@ pub enum DcpError {
     /// No tensors, or none of the model.
     #[error("it lists no tensors")]
     NoTensors,
-    /// Another back end of Megatron-Core than the one that is read.
+    /// A back end of Megatron-Core that is not read.
     #[error("its sharded back end is `{found}`, version {version}; only `torch_dist`, version 1, is read")]
     Backend {
         /// What `metadata.json` names, as JSON.
@@ -54,10 +54,10 @@ pub enum DcpError {
         /// Its version, as JSON.
         version: String,
     },
-    /// The key is not clear, or not there.
+    /// The key is ambiguous or does not exist.
     #[error(transparent)]
     Key(#[from] KeyFault),
-    /// A tensor whose chunks are not right.
+    /// A tensor with faulty chunks.
     #[error("tensor `{}`: {fault}", display_name(tensor))]
     Tensor {
         /// Its name.
@@ -68,7 +68,7 @@ pub enum DcpError {
 }
 
 impl DcpError {
-    /// What to do next, where there is a next move.
+    /// What to do next, if anything helps.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Key(_) => Some(KeyFault::HINT),
@@ -97,14 +97,14 @@ pub enum ChunkFault {
     /// Chunks that do not make up the tensor.
     #[error("{0}")]
     Cover(CoverFault),
-    /// More chunks than are read.
-    #[error("the tensors have more than {limit} chunks together")]
+    /// More chunks than the limit.
+    #[error("the tensors together have more than {limit} chunks")]
     TooMany {
-        /// What is read.
+        /// The limit.
         limit: usize,
     },
     /// A chunk without a place.
-    #[error("the metadata lists a chunk at {at} and does not say in which file it lies")]
+    #[error("the metadata lists a chunk at {at} and does not say which file holds it")]
     NotStored {
         /// First index of the chunk.
         at: Shape,
@@ -122,20 +122,23 @@ pub enum ChunkFault {
         name: String,
     },
     /// A chunk that is compressed or encrypted.
-    #[error("its chunks were changed by `{}` before they were written, which is not undone", display_name(how))]
+    #[error(
+        "its chunks were transformed by `{}` before they were written, and thalweg does not undo that",
+        display_name(how)
+    )]
     Transformed {
         /// What changed them.
         how: String,
     },
-    /// A file outside of the folder.
-    #[error("a chunk lies in `{}`, {fault}", display_name(file))]
+    /// A file outside the folder.
+    #[error("a chunk is in `{}`, {fault}", display_name(file))]
     ForbiddenFile {
         /// The name.
         file: String,
         /// Which rule it breaks.
         fault: FileNameFault,
     },
-    /// What lies at the place of a chunk is something else.
+    /// Something else is stored where a chunk should be.
     #[error("the chunk at byte {offset} {reason}")]
     Content {
         /// First byte.

@@ -1,8 +1,8 @@
 //! Pieces of tensors in safetensors files, as the Hugging Face storage writer of PyTorch leaves them: each file holds
-//! what one rank had of some tensors, and says at which index of the whole tensor each piece begins.
+//! one rank's pieces of some tensors, and says at which index of the whole tensor each piece begins.
 //!
-//! There is no index and no mark of completeness: whole shapes follow from the pieces, so a rank whose files are all
-//! missing shows only where its pieces leave a gap.
+//! There is no index and no mark of completeness. Whole shapes follow from the pieces, so the loss of all files of a
+//! rank is noticed only if its pieces leave a gap.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::error::{UnfinishedFault, storage_error};
 use crate::{CatalogCache, Error, Note, ReadOptions};
 
 const FILE_END: &str = ".safetensors";
-/// The remark of a file that says where its pieces begin.
+/// The metadata key of a file that says where its pieces begin.
 const OFFSETS_KEY: &str = "DCP_SHARDING_INFO";
 
 /// A folder of `shard-00001-model-00001-of-00003.safetensors` files.
@@ -98,7 +98,7 @@ impl Format for DcpSafetensors {
     }
 }
 
-/// Every rank up to the last has a file, and every file of the count has a rank.
+/// Checks that every rank up to the last has a file, and that every file up to the stated number exists.
 fn check_names(place: &Place, names: impl Iterator<Item = ShardName>) -> Result<(), Error> {
     let (mut ranks, mut numbers, mut n_files) = (BTreeSet::new(), BTreeSet::new(), 0);
     for name in names {
@@ -133,7 +133,7 @@ fn read_offsets(text: Option<&String>) -> Result<Offsets, DcpError> {
     tensors.into_iter().map(read).collect()
 }
 
-/// A tensor while its pieces are found.
+/// A tensor while its pieces are collected.
 #[derive(Debug)]
 struct Pieced {
     dtype: Dtype,

@@ -1,7 +1,7 @@
-//! The `.metadata` of a distributed checkpoint: which tensors there are, in which boxes they were cut, and at which
-//! bytes of which file each box lies.
+//! The `.metadata` of a distributed checkpoint: which tensors there are, which boxes they are cut into, and which bytes
+//! of which file hold each box.
 //!
-//! It is a pickle of the training job. It is read as data; what it names is never looked up.
+//! It is a pickle that the training job wrote. It is read as data; the names in it are never looked up.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use crate::format::torch::tensor::{StorageType, dtype_of};
 use crate::index::check_file_name;
 use crate::pickle::{NameList, ObjectView, Pickle, Value};
 
-/// What writers of distributed checkpoints pickle. Whatever else a file names stays opaque.
+/// Classes that writers of distributed checkpoints pickle. Any other name in a file stays opaque.
 pub(super) const METADATA_NAMES: NameList = &[
     ("torch.distributed.checkpoint.metadata", "Metadata"),
     ("torch.distributed.checkpoint.metadata", "TensorStorageMetadata"),
@@ -44,9 +44,9 @@ pub(super) const METADATA_NAMES: NameList = &[
 pub(in crate::format) struct Entry<'a> {
     /// The name under which everything is stored.
     pub(super) fqn: &'a str,
-    /// Keys and positions in the saved state that lead to it; only the name where the metadata has no more.
+    /// Keys and positions in the saved state that lead to it; only the name if the metadata has no path.
     pub(super) path: Vec<&'a str>,
-    /// The description of a tensor; nothing for other objects.
+    /// The description of a tensor; `None` for other objects.
     tensor: Option<ObjectView<'a>>,
 }
 
@@ -56,7 +56,7 @@ impl Entry<'_> {
     }
 }
 
-/// Chunks of all tensors together that are looked at: lists may be shared, so their lengths are no bound.
+/// Most chunks of all tensors together. Lists may be shared, so the length of the metadata does not bound them.
 const MAX_CHUNKS: usize = 4_000_000;
 
 /// Everything that the metadata lists.
@@ -76,7 +76,7 @@ pub(super) struct StoredTensor<'a> {
     pub(super) chunks: Vec<StoredChunk<'a>>,
 }
 
-/// A box and where its archive lies.
+/// A box and where its archive is.
 #[derive(Debug)]
 pub(super) struct StoredChunk<'a> {
     pub(super) start: Vec<u64>,
@@ -117,7 +117,7 @@ pub(super) fn list_entries(pickle: &Pickle) -> Result<Directory<'_>, DcpError> {
     Ok(Directory { entries, stored, n_chunks_left: std::cell::Cell::new(MAX_CHUNKS) })
 }
 
-/// The call of a class of this name, listed: anything else is named and not understood.
+/// The call of a listed class of this name; for anything else, an error that names what was found.
 fn object_of<'a>(value: Value<'a>, class: &str, what: &str) -> Result<ObjectView<'a>, DcpError> {
     if let Some(object) = value.as_object().filter(|object| *object.global.name == *class) {
         return Ok(object);
@@ -139,7 +139,7 @@ fn tensor_of<'a>(state: Value<'a>, fqn: &str) -> Result<Option<ObjectView<'a>>, 
     object_of(state, "TensorStorageMetadata", &format!("the entry `{}`", display_name(fqn))).map(Some)
 }
 
-/// The parts of a name that a path says; they are the name with points between them.
+/// Splits a name into the parts that a path lists; joined by dots, they are the name.
 fn path_of<'a>(fqn: &'a str, path: Value<'_>) -> Option<Vec<&'a str>> {
     let mut parts = Vec::new();
     let mut rest = Some(fqn);
@@ -159,10 +159,10 @@ fn path_of<'a>(fqn: &'a str, path: Value<'_>) -> Option<Vec<&'a str>> {
     (rest.is_none() && !parts.is_empty()).then_some(parts)
 }
 
-/// Without paths in the metadata, only a first part that trainers use tells a key from a part of a name.
+/// The path of a name, if the metadata has none: only a first part that trainers use as a key counts as one.
 fn guess_path(fqn: &str) -> Vec<&str> {
     use crate::format::model_key::is_usual_key;
-    /// Under which Megatron-Core keeps moments and masters, one key for each kind.
+    /// Where Megatron-Core keeps moments and masters, one key for each kind.
     const OPTIMIZER: &str = "optimizer.state.";
     if let Some((kind, rest)) = fqn.strip_prefix(OPTIMIZER).and_then(|rest| rest.split_once('.')) {
         return vec![&fqn[..9], &fqn[10..15], kind, rest];
@@ -174,7 +174,7 @@ fn guess_path(fqn: &str) -> Vec<&str> {
 }
 
 impl<'a> Directory<'a> {
-    /// The boxes of a tensor; what is wrong with it names the tensor.
+    /// The boxes of a tensor. The caller adds the tensor's name to a fault.
     pub(super) fn read_tensor(&self, entry: &Entry<'a>) -> Result<StoredTensor<'a>, ChunkFault> {
         let malformed = |what| ChunkFault::Malformed { what };
         let tensor = entry.tensor.ok_or(malformed("description"))?;
@@ -202,7 +202,7 @@ impl<'a> Directory<'a> {
             if extent.contains(&0) {
                 continue;
             }
-            // Each place is for one chunk, so a list that repeats one would be longer than the places are many.
+            // Each place belongs to one chunk, so a list that repeats a chunk is longer than the list of places.
             if read.len() >= places.len() && places.contains_key(&start) {
                 return Err(ChunkFault::Cover(CoverFault::Overlap { at: start.into() }));
             }
@@ -214,7 +214,7 @@ impl<'a> Directory<'a> {
     }
 }
 
-/// The element type: first of the tuple to which the properties are pickled.
+/// The element type: the first member of the tuple that the properties are pickled as.
 fn dtype_in(tensor: ObjectView<'_>) -> Result<Dtype, ChunkFault> {
     let malformed = ChunkFault::Malformed { what: "properties" };
     let properties = tensor.attribute("properties").and_then(Value::as_object);

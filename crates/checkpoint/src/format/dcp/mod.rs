@@ -1,8 +1,8 @@
 //! Distributed checkpoints of PyTorch (`torch.distributed.checkpoint`): `.metadata` and `.distcp` files, as FSDP, FSDP2,
 //! meshes, torchtitan, OLMo-core, Lightning and others save them.
 //!
-//! The metadata says which boxes of which tensors lie where, so a checkpoint opens without a look at the data. Each box
-//! is an archive of its own, which is looked into when it is first needed.
+//! The metadata says where each box of each tensor is, so a checkpoint is opened without reading the data. Each box is
+//! a separate archive, which is opened when it is first needed.
 
 mod chunk;
 pub mod error;
@@ -32,10 +32,10 @@ use crate::{CatalogCache, Error, Note, ReadOptions};
 pub(super) const METADATA_FILE_NAME: &str = ".metadata";
 /// The longest metadata that is read, in bytes: room for a million chunks.
 const MAX_METADATA_BYTES: u64 = 256 << 20;
-/// Longer metadata is read by few threads at once: a pickle takes about ten times its length.
+/// Longer metadata is read by few threads at once: a pickle takes about ten times its length in memory.
 const LARGE_METADATA_BYTES: u64 = 1 << 20;
 const DATA_END: &str = ".distcp";
-/// Folders inside of a trainer's checkpoint that hold the distributed one with the model.
+/// Folders inside a trainer's checkpoint that hold the distributed checkpoint of the model.
 const INNER_FOLDERS: [&str; 3] = ["model_and_optim", "pytorch_model_fsdp_0", "lit_model.pth"];
 /// The metadata here and in each of those folders.
 const MARKS: [&str; 4] =
@@ -94,18 +94,18 @@ fn inner_folder(place: &Place) -> Option<&'static str> {
     INNER_FOLDERS.iter().find(is_there).copied()
 }
 
-/// The folder of a distributed checkpoint, which may lie inside the trainer's.
+/// The folder of a distributed checkpoint, which may be inside the trainer's.
 #[derive(Debug)]
 pub(super) struct DcpFolder {
     pub(super) path: PathBuf,
-    /// What leads to its files from the checkpoint's folder.
+    /// Path from the checkpoint's folder to its files.
     pub(super) prefix: String,
 }
 
-/// Says which entries are the model; also told whether Lightning wrote the folder.
+/// Chooses the entries of the model. The second argument says whether Lightning wrote the folder.
 pub(super) type ChooseEntries<'a> = &'a dyn Fn(&[Entry<'_>], bool) -> Result<Selection, DcpError>;
 
-/// Reads the metadata of a folder, opens the files that it names, and puts the chosen tensors together.
+/// Reads the metadata of a folder, opens the files that it names, and assembles the chosen tensors.
 pub(super) fn open_folder(
     storage: &Arc<dyn Storage>,
     folder: &DcpFolder,
@@ -141,15 +141,15 @@ pub(super) fn open_folder(
     })
 }
 
-/// The tensors below a key that the bytes of a `.metadata` list, or those of the only model in it.
+/// The tensors that the bytes of a `.metadata` list below `key`, or those of the only model in it.
 ///
 /// # Errors
-/// A [`DcpError`] for whatever keeps the metadata from being read.
+/// A [`DcpError`] if the metadata cannot be read.
 pub fn read_metadata(bytes: &[u8], key: Option<&str>) -> Result<Vec<TensorEntry>, DcpError> {
     Ok(choose_tensors(bytes, &|entries| select_model(entries, key, false))?.entries)
 }
 
-/// Reads the metadata, which is let go of before any file is opened.
+/// Reads the metadata, and frees it before any file is opened.
 fn choose_tensors(
     bytes: &[u8],
     choose: &dyn Fn(&[Entry<'_>]) -> Result<Selection, DcpError>,
@@ -168,9 +168,9 @@ fn choose_tensors(
     Ok(chosen)
 }
 
-/// What reading metadata may cost: it grows with the ranks, so the limits grow with its length.
+/// Limits on reading metadata. It grows with the number of ranks, so the limits grow with its length.
 ///
-/// A chunk takes 180 bytes of metadata and, with its place, 4 KiB as the pickle counts memory, which is twice what it takes.
+/// A chunk takes 180 bytes of metadata. With its place, the pickle counts 4 KiB of memory for it, twice what it takes.
 fn limits_for(n_bytes: usize) -> PickleLimits {
     let n_bytes = n_bytes as u64;
     PickleLimits {
@@ -181,11 +181,11 @@ fn limits_for(n_bytes: usize) -> PickleLimits {
     }
 }
 
-/// The tensors that are meant, and all that their pieces need.
+/// The chosen tensors, and everything that their pieces need.
 #[derive(Default)]
 struct Chosen {
     entries: Vec<TensorEntry>,
-    /// Names of files in the order in which pieces count them, with the first byte that none of them needs.
+    /// Names of files in the order of their numbers in pieces, each with the end of the last byte that a piece needs.
     files: Vec<(String, u64)>,
     archives: Vec<(u32, u64, u64)>,
     findings: Findings,
@@ -228,7 +228,7 @@ fn gather_tensors(directory: &Directory<'_>, selection: &Selection) -> Result<Ch
     Ok(chosen)
 }
 
-/// Opens every file that has a chunk; missing and cut-off ones are told together.
+/// Opens every file that has a chunk; the error lists all missing and truncated files.
 fn open_files(storage: &Arc<dyn Storage>, folder: &DcpFolder, chosen: &Chosen) -> Result<Vec<OpenFile>, Error> {
     let (mut files, mut faults) = (Vec::with_capacity(chosen.files.len()), Vec::new());
     for (name, end) in &chosen.files {
@@ -255,9 +255,9 @@ fn open_files(storage: &Arc<dyn Storage>, folder: &DcpFolder, chosen: &Chosen) -
     Err(Error::Unfinished { path: folder.path.clone(), faults })
 }
 
-/// A save over an existing checkpoint that is killed leaves files of two steps beside the old metadata.
+/// A save over an existing checkpoint, if killed, leaves files of two steps beside the old metadata.
 fn note_mixture(files: &[OpenFile], metadata_ns: i128) -> Option<Note> {
-    /// Files that were copied together may differ by so much.
+    /// The times of files that were copied together may differ by this much.
     const TOLERANCE_NS: i128 = 60_000_000_000;
     let is_newer = |file: &&OpenFile| file.reader.info().modified_ns > metadata_ns + TOLERANCE_NS;
     let newer: Vec<String> = files.iter().filter(is_newer).map(|file| file.name.clone()).collect();

@@ -6,21 +6,21 @@ use super::error::DcpError;
 use super::metadata::Entry;
 use crate::format::model_key::{KeyFault, Level, WHOLE_KEY, choose_branch, is_other_key, strip_names};
 
-/// Keys above a model; nobody nests deeper.
+/// Most keys above a model; no known trainer nests deeper.
 const MAX_DEPTH: usize = 16;
 
-/// The entries that are meant.
+/// The chosen entries.
 #[derive(Debug)]
 pub(in crate::format) struct Selection {
-    /// The key that leads to the model; none where it is not below one.
+    /// The key that leads to the model; `None` if it is not below one.
     pub(super) key: Option<String>,
     /// Position of the entry and the tensor's name.
     pub(super) tensors: Vec<(usize, String)>,
-    /// Names of entries beside the tensors that are not tensors.
+    /// Names of chosen entries that are not tensors.
     pub(super) objects: Vec<String>,
-    /// Other keys with tensors, and how many.
+    /// Other keys with tensors, and the number of tensors under each.
     pub(super) others: Vec<(String, usize)>,
-    /// What was taken off the names.
+    /// What was removed from the names.
     pub(super) stripped: Vec<&'static str>,
 }
 
@@ -38,7 +38,7 @@ pub(in crate::format) fn select_model(
         Some(key) => descend(entries, named_path(entries, key)?, true)?,
         None => descend(entries, Vec::new(), false)?,
     };
-    // What stands beside a model that is not below a key, such as torchtitan's optimizer, is not of the model.
+    // If the model is not below a key, entries beside it such as torchtitan's optimizer are not part of it.
     let is_beside = |rest: &[&str]| {
         key.is_none() && path.is_empty() && rest.len() > 1 && rest.first().is_some_and(|first| is_other_key(first))
     };
@@ -65,19 +65,19 @@ pub(in crate::format) fn select_model(
     Ok(Selection { key, tensors: positions.into_iter().zip(names).collect(), objects, others, stripped })
 }
 
-/// What is left of an entry's path below this one; nothing for an entry that is not below it.
+/// The rest of an entry's path below `path`; `None` for an entry that is not below it.
 fn rest_of<'e, 'a>(entry: &'e Entry<'a>, path: &[&str]) -> Option<&'e [&'a str]> {
     let rest = entry.path.get(path.len()..).filter(|rest| !rest.is_empty())?;
     entry.path.iter().zip(path).all(|(a, b)| a == b).then_some(rest)
 }
 
-/// The key by which an entry beside the model is told: as deep as where its path leaves the model's.
+/// The key under which an entry beside the model is reported: its path up to where it leaves the model's.
 fn other_key(entry: &[&str], model: &[&str]) -> String {
     let n_common = entry.iter().zip(model).take_while(|(a, b)| a == b).count();
     entry[..entry.len().min(n_common + 1)].join(".")
 }
 
-/// Tensors below a path: those of each branch, and those that stand there themselves.
+/// Number of tensors below a path: in each branch, and directly at the path.
 fn branches<'a>(entries: &[Entry<'a>], path: &[&str]) -> (BTreeMap<&'a str, usize>, usize) {
     let (mut branches, mut n_direct) = (BTreeMap::new(), 0);
     for entry in entries.iter().filter(|entry| entry.is_tensor()) {
@@ -105,7 +105,7 @@ fn descend<'a>(entries: &[Entry<'a>], mut path: Vec<&'a str>, was_named: bool) -
     Ok(path)
 }
 
-/// The path that a key with points means: the first entry whose path begins with it says where its parts end.
+/// The path that a dotted key means: the first entry whose path begins with it shows where its parts end.
 fn named_path<'a>(entries: &[Entry<'a>], key: &str) -> Result<Vec<&'a str>, DcpError> {
     let prefix_of = |entry: &Entry<'a>| {
         let mut joined = String::new();

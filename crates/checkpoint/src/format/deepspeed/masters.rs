@@ -1,7 +1,7 @@
-//! FP32 masters, put together from the shares of all ranks.
+//! FP32 masters, assembled from the shares of all ranks.
 //!
 //! ZeRO-1 and 2 lay the parameters of a group end to end and cut the whole into one share for each rank; ZeRO-3 cuts
-//! each parameter into as many equal parts as there are ranks, the last one padded with memory that nobody wrote.
+//! each parameter into as many equal parts as there are ranks, the last one padded with uninitialised memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::format::{Findings, FormatContent};
 use crate::pickle::Value;
 use crate::{CatalogCache, Error, Params};
 
-/// Where the run of one parameter in one rank's file lies.
+/// Where a run of elements of one parameter is in one rank's file.
 struct Run {
     rank: u32,
     /// Byte of its first element.
@@ -54,13 +54,13 @@ pub(super) fn open_masters(
     finish(all, entries, Findings::default(), Params::Master, cache)
 }
 
-/// Names and shapes of the parameters of each group, in the order in which they lie.
+/// Names and shapes of the parameters of each group, in storage order.
 type Groups = Vec<Vec<(String, Shape)>>;
 
 fn param_shapes(model: &Opened) -> Result<Groups, Error> {
     let fail = || model.broken("its `param_shapes` are not as DeepSpeed writes them");
     let shapes = model.root().get("param_shapes").ok_or_else(fail)?;
-    // One dictionary in old versions, one for each group since.
+    // Old versions write one dictionary, newer ones one for each group.
     let groups: Vec<Value<'_>> = if shapes.is_dict() { vec![shapes] } else { shapes.items().collect() };
     let group =
         |group: Value<'_>| group.entries().map(|(name, shape)| read_shape(name, shape).ok_or_else(fail)).collect();
@@ -79,11 +79,11 @@ fn state_of(rank: &Opened) -> Result<Value<'_>, Error> {
     state.filter(|state| state.is_dict()).ok_or_else(|| rank.broken("it holds no `optimizer_state_dict`"))
 }
 
-/// Opens the files of all ranks; each rank that is missing is told.
+/// Opens the files of all ranks; the error lists every missing rank.
 fn open_ranks(storage: &Arc<dyn Storage>, files: &RankFiles, model: &Opened) -> Result<Vec<Opened>, Error> {
     let highest = files.optimizer.keys().last().map_or(0, |rank| rank + 1);
     let stated = model.root().get("dp_world_size").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
-    // A damaged count must not make a list of four thousand million names.
+    // A damaged count must not make a list of four billion names.
     let n_ranks = stated.unwrap_or(highest).max(highest).min(highest.saturating_add(1024));
     let missing = (0..n_ranks).filter(|rank| !files.optimizer.contains_key(rank));
     let name = |rank| format!("zero_pp_rank_{rank}_mp_rank_00_optim_states.pt");
@@ -94,8 +94,8 @@ fn open_ranks(storage: &Arc<dyn Storage>, files: &RankFiles, model: &Opened) -> 
     files.optimizer.values().map(|name| Opened::open(storage, &files.path(name), name)).collect()
 }
 
-/// The files of one save have done the same number of steps; a file of another is of a save that did not end, or of a
-/// wrong copy, and names and shapes do not show it.
+/// Checks that the optimizers of all ranks are at the same step. A file of another save, left by an interrupted save or a
+/// wrong copy, has the same names and shapes.
 fn check_steps(ranks: &[Opened]) -> Result<(), Error> {
     let mut known: Option<(f64, &Opened)> = None;
     for rank in ranks {
@@ -111,7 +111,7 @@ fn check_steps(ranks: &[Opened]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Steps of the optimizer of a rank, where its state says so: a number, or an F32 tensor of one element.
+/// The optimizer's step count of a rank, if the state has one: a number, or an F32 tensor of one element.
 fn optimizer_step(rank: &Opened) -> Result<Option<f64>, Error> {
     let state = state_of(rank)?;
     // Of ZeRO-1 and 2, and of ZeRO-3.
@@ -128,14 +128,14 @@ fn optimizer_step(rank: &Opened) -> Result<Option<f64>, Error> {
     if spec.dtype != Dtype::F32 || spec.shape.n_elements() != Some(1) {
         return Ok(None);
     }
-    // A number of the header that torch keeps as a tensor: its four bytes are read with the header.
+    // A count that torch keeps as a tensor: opening reads these four bytes.
     let mut bytes = [0; 4];
     let read = rank.file.reader.read_exact_at(place_of(rank, &spec)?, &mut bytes);
     read.map_err(|error| storage_error(&rank.file.path, error))?;
     Ok(Some(f32::from_le_bytes(bytes).into()))
 }
 
-/// Where a flat vector lies: an F32 tensor of one dimension.
+/// Where a flat vector is; it must be an F32 tensor of one dimension.
 fn flat_vector(rank: &Opened, value: Value<'_>) -> Result<FlatVector, Error> {
     let fail = || rank.broken("a share of the masters is not a flat F32 tensor");
     let Ok(Found::Tensor(spec)) = read_tensor(value) else { return Err(fail()) };
@@ -162,7 +162,7 @@ type Runs<'a> = BTreeMap<&'a str, Vec<Run>>;
 fn runs_of_stages_1_and_2<'a>(ranks: &[Opened], shapes: &'a Groups) -> Result<Runs<'a>, Error> {
     const KEY: &str = "single_partition_of_fp32_groups";
     let mut runs = Runs::new();
-    // Elements of each group that the ranks before hold: where no addresses say where a parameter lies.
+    // Number of elements of each group that earlier ranks hold, for files without the addresses of parameters.
     let mut n_before = vec![0_u64; shapes.len()];
     let mut has_addresses = vec![true; shapes.len()];
     for (number, rank) in (0..).zip(ranks) {
@@ -195,14 +195,14 @@ fn runs_of_stages_1_and_2<'a>(ranks: &[Opened], shapes: &'a Groups) -> Result<Ru
     Ok(runs)
 }
 
-/// Whether no more is held than the parameters and the padding that DeepSpeed puts behind them: a group is padded to a
-/// multiple of two elements a rank. Too few elements show where the last parameter is put together.
+/// Whether the ranks hold no more elements than the parameters and DeepSpeed's padding: a group is padded to a multiple of
+/// two elements per rank. Too few elements are found when the last parameter is put together.
 fn is_only_padded(n_held: u64, n_params: u64, n_ranks: u64) -> bool {
     let multiple = n_ranks.saturating_mul(2).max(1);
     n_held <= n_params.div_ceil(multiple).saturating_mul(multiple)
 }
 
-/// Runs that a rank's file states: first element and length within its share.
+/// Adds the runs that a rank's file states: first element and length within its share.
 fn add_addressed<'a>(
     rank: &Opened,
     number: u32,
@@ -218,14 +218,14 @@ fn add_addressed<'a>(
             return Err(rank.broken("an address of a parameter is not as DeepSpeed writes it"));
         };
         if start.checked_add(n_elements).is_none_or(|end| end > part.n_elements) {
-            return Err(rank.broken(format!("parameter `{}` reaches out of this rank's share", display_name(name))));
+            return Err(rank.broken(format!("parameter `{}` reaches beyond this rank's share", display_name(name))));
         }
         runs.entry(name).or_default().push(Run { rank: number, offset: part.offset + 4 * start, n_elements });
     }
     Ok(())
 }
 
-/// Runs that follow from the lengths: the share of this rank begins `n_before` elements into the group.
+/// Adds the runs that follow from the lengths: the share of this rank begins `n_before` elements into the group.
 fn add_overlapping<'a>(
     number: u32,
     n_before: u64,
@@ -256,7 +256,7 @@ fn runs_of_stage_3<'a>(ranks: &[Opened], shapes: &'a Groups) -> Result<Runs<'a>,
             let n_elements = shape.n_elements().unwrap_or(0);
             let share = n_elements.div_ceil(n_ranks);
             let before = share.saturating_mul(number.into()).min(n_elements);
-            // What is behind the last element is padding: memory that was never written.
+            // After the last element comes padding: uninitialised memory.
             let own = share.min(n_elements - before);
             for (offset, n_elements) in cut_run(rank, &parts, position, own)? {
                 runs.entry(name).or_default().push(Run { rank: number, offset, n_elements });
@@ -265,14 +265,14 @@ fn runs_of_stage_3<'a>(ranks: &[Opened], shapes: &'a Groups) -> Result<Runs<'a>,
         }
         let n_held = parts.iter().fold(0_u64, |n, part| n.saturating_add(part.n_elements));
         if n_held != position {
-            // Every parameter behind one that is not listed would get its neighbour's numbers.
+            // Every parameter after one that is not listed would get the values of its neighbour.
             return Err(rank.broken(format!("its masters have {n_held} elements, and its parameters {position}")));
         }
     }
     Ok(runs)
 }
 
-/// Bytes and lengths of a run of elements of vectors that lie end to end.
+/// Byte offset and length of each part of a run of elements, in vectors that are laid end to end.
 fn cut_run(rank: &Opened, parts: &[FlatVector], first: u64, n_elements: u64) -> Result<Vec<(u64, u64)>, Error> {
     let (mut found, mut first, mut left, mut start) = (Vec::new(), first, n_elements, 0_u64);
     for part in parts {
@@ -288,7 +288,7 @@ fn cut_run(rank: &Opened, parts: &[FlatVector], first: u64, n_elements: u64) -> 
     if left > 0 { Err(rank.broken(format!("its masters end {left} elements early"))) } else { Ok(found) }
 }
 
-/// A tensor of runs that lie one after the other in it, in the order of the ranks.
+/// A tensor assembled from consecutive runs, in the order of the ranks.
 fn entry_of_runs(ranks: &[Opened], name: &str, shape: &Shape, runs: &[Run]) -> Result<TensorEntry, Error> {
     let mut pieces: Vec<Piece> = Vec::new();
     let mut first = 0;
@@ -305,7 +305,7 @@ fn entry_of_runs(ranks: &[Opened], name: &str, shape: &Shape, runs: &[Run]) -> R
     })
 }
 
-/// Buffers and frozen parameters, which no group has.
+/// Buffers and frozen parameters, which are in no group.
 fn outside_of_groups(model: &Opened, file_idx: u32, files: &RankFiles) -> Result<Vec<TensorEntry>, Error> {
     let root = model.root();
     let mut entries = Vec::new();
@@ -325,7 +325,7 @@ fn outside_of_groups(model: &Opened, file_idx: u32, files: &RankFiles) -> Result
     Ok(entries)
 }
 
-/// Parameters that share their numbers with another: both names are kept, as in the module.
+/// Adds parameters that share their values with another one: both names are kept, as in the module.
 fn add_shared(model: &Opened, entries: &mut Vec<TensorEntry>) -> Result<(), Error> {
     let Some(shared) = model.root().get("shared_params") else { return Ok(()) };
     for (alias, source) in shared.entries() {
@@ -336,7 +336,9 @@ fn add_shared(model: &Opened, entries: &mut Vec<TensorEntry>) -> Result<(), Erro
             continue;
         }
         let Some(entry) = entries.iter().find(|entry| &*entry.name == source) else {
-            return Err(model.broken(format!("parameter `{}` shares with one that is not there", display_name(alias))));
+            return Err(
+                model.broken(format!("parameter `{}` shares its values with one that is missing", display_name(alias)))
+            );
         };
         entries.push(TensorEntry { name: alias.into(), ..entry.clone() });
     }

@@ -1,7 +1,7 @@
 //! Checkpoints of DeepSpeed: 16-bit weights of the module, and FP32 masters that ZeRO cut over the ranks.
 //!
-//! Decides which files of a folder belong together and which numbers are meant. How masters are put together stands in
-//! `masters`, universal checkpoints in `universal`; a file itself is read by `torch`.
+//! Decides which files of a folder belong together and which values are meant. `masters` assembles the masters,
+//! `universal` reads universal checkpoints, and `torch` reads the files themselves.
 
 mod masters;
 mod universal;
@@ -30,7 +30,7 @@ const MAX_TRACKER_BYTES: u64 = 4096;
 const MODEL_END: &str = "_model_states.pt";
 const OPTIMIZER_END: &str = "_optim_states.pt";
 
-/// ZeRO of any stage, and DeepSpeed without it.
+/// ZeRO of any stage, and DeepSpeed without ZeRO.
 #[derive(Debug, Clone, Copy)]
 pub struct DeepSpeedZero;
 
@@ -95,7 +95,7 @@ impl Format for DeepSpeedUniversal {
     }
 }
 
-/// The folder that `latest` names, where a folder holds that file and no states of its own.
+/// The folder that `latest` names, if this folder holds that file and no states itself.
 fn follow_latest(storage: &Arc<dyn Storage>, place: &Place) -> Result<Option<Place>, Error> {
     if place.file_names().any(|name| name.ends_with(MODEL_END) || name.ends_with(OPTIMIZER_END)) {
         return Ok(None);
@@ -109,7 +109,7 @@ fn follow_latest(storage: &Arc<dyn Storage>, place: &Place) -> Result<Option<Pla
     let path = place.folder().join(name);
     let entries = storage.list_folder(&path)?;
     if !entries.iter().any(|entry| entry.name.ends_with(MODEL_END)) {
-        let found = format!("`{LATEST_NAME}` names `{name}`, which holds no states of DeepSpeed");
+        let found = format!("`{LATEST_NAME}` names `{name}`, which holds no DeepSpeed states");
         return Err(Error::NotACheckpoint { path: place.path().to_owned(), found, converter: None });
     }
     Ok(Some(Place::Folder { path, entries }))
@@ -123,7 +123,7 @@ struct RankFiles {
     model: BTreeMap<u32, String>,
     /// States of the optimizer.
     optimizer: BTreeMap<u32, String>,
-    /// A file that says that the model itself is cut, by tensor, pipeline or expert parallelism.
+    /// A file whose name shows that tensor, pipeline or expert parallelism cuts the model itself.
     cut: Option<String>,
 }
 
@@ -144,7 +144,7 @@ impl RankFiles {
     fn refuse_cut(&self) -> Result<(), Error> {
         let Some(name) = &self.cut else { return Ok(()) };
         let found = format!(
-            "`{}` says that tensors of the model are cut over ranks by tensor, pipeline or expert parallelism, which is read \
+            "`{}` shows that tensor, pipeline or expert parallelism cuts the model over ranks; such a model is read \
              only from a universal checkpoint (`ds_to_universal.py`)",
             thalweg_tensor::display_name(name)
         );
@@ -256,7 +256,7 @@ fn finish(
 ) -> Result<FormatContent, Error> {
     let path = files.first().map(|file| file.path.clone()).unwrap_or_default();
     let twice =
-        |name: Box<str>| broken(&path, format!("tensor `{}` stands twice", thalweg_tensor::display_name(&name)));
+        |name: Box<str>| broken(&path, format!("tensor `{}` appears twice", thalweg_tensor::display_name(&name)));
     let catalog = cache.share(thalweg_tensor::TensorCatalog::new(entries).map_err(twice)?);
     findings.params = Some(params);
     let notes = vec![Note::ParamsChosen { params }];

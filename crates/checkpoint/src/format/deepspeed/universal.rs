@@ -1,4 +1,4 @@
-//! Universal checkpoints: one folder for each parameter, with its master and its moments in files of their own.
+//! Universal checkpoints: one folder for each parameter, with its master and its moments in separate files.
 
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ pub(super) fn open_masters(
     finish(open_files, entries, Findings::default(), Params::Master, cache)
 }
 
-/// Parameters of the module whose folder is not there.
+/// Parameters of the module whose folder is missing.
 fn missing_parameters(model: &Opened, entries: &[TensorEntry]) -> Vec<UnfinishedFault> {
     let groups = model.root().get("param_shapes").map(|groups| groups.items().collect::<Vec<_>>()).unwrap_or_default();
     let names = groups.into_iter().flat_map(Value::entries).filter_map(|(name, _)| name.as_text());
@@ -70,12 +70,12 @@ fn read_master(opened: &Opened, model: &Opened, file_idx: u32, name: &str) -> Re
     if !is_flat || entry.shape.0.len() != 1 {
         return Ok(entry);
     }
-    // Under ZeRO-3 the file holds the elements alone; their shape stands in the states of the module.
+    // Under ZeRO-3 the file holds only the elements; their shape is in the states of the module.
     let groups = model.root().get("param_shapes").map(|groups| groups.items().collect::<Vec<_>>()).unwrap_or_default();
     let sizes = groups.into_iter().find_map(|group| group.get(name));
     let sizes = sizes.and_then(|sizes| sizes.items().map(Value::as_u64).collect::<Option<Vec<u64>>>());
     let Some(shape) = sizes.map(Shape::new) else {
-        return Err(opened.broken(format!("no shape of parameter `{}` is known", display_name(name))));
+        return Err(opened.broken(format!("the shape of parameter `{}` is not known", display_name(name))));
     };
     if shape.n_elements() != entry.shape.n_elements() || !entry.pieces.iter().all(|piece| piece.is_whole()) {
         let facts = format!("it has shape {}, {shape} expected", entry.shape);

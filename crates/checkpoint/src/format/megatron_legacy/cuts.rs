@@ -1,21 +1,21 @@
-//! How tensor parallelism cuts the tensors of Megatron's models, and how they are put together.
+//! How tensor parallelism cuts the tensors of Megatron's models, and how to join them again.
 
 use std::collections::BTreeMap;
 
 use thalweg_tensor::{Piece, Shape, TensorEntry, display_name};
 
-/// How a tensor lies over the tensor ranks.
+/// How a tensor is spread over the tensor ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cut {
     /// Each rank holds all of it.
     Replicated,
     /// Each rank holds an equal part of a dimension.
     Along(usize),
-    /// Each rank holds a part of the first half of the rows, then one of the second half.
+    /// Each rank holds a part of the first half of the rows, then a part of the second half.
     Gated,
 }
 
-/// Ends of names of tensors that are cut by rows: columns of the matrix product.
+/// Name endings of tensors that are cut by rows, which Megatron calls column-parallel.
 const BY_ROWS: [&str; 16] = [
     "word_embeddings.weight",
     "word_embeddings_for_head.weight",
@@ -34,10 +34,10 @@ const BY_ROWS: [&str; 16] = [
     "key_value.weight",
     "lm_head.bias",
 ];
-/// Ends of names of tensors that are cut by columns.
+/// Name endings of tensors that are cut by columns, which Megatron calls row-parallel.
 const BY_COLUMNS: [&str; 4] =
     ["linear_proj.weight", "self_attention.dense.weight", "dense_4h_to_h.weight", "attention.dense.weight"];
-/// Ends of names of tensors that every rank holds.
+/// Name endings of tensors that every rank holds in full.
 const REPLICATED: [&str; 14] = [
     "linear_proj.bias",
     "linear_fc2.bias",
@@ -55,7 +55,7 @@ const REPLICATED: [&str; 14] = [
     "shared_experts.gate_weight",
 ];
 
-/// A matrix of grouped experts has its number behind the name.
+/// Drops the number of the expert, which a matrix of grouped experts has at the end of its name.
 fn without_number(name: &str) -> &str {
     if name.contains(".experts.") { name.trim_end_matches(|c: char| c.is_ascii_digit()) } else { name }
 }
@@ -66,7 +66,7 @@ fn is_norm(name: &str) -> bool {
     module.ends_with("norm") || module.ends_with("layernorm") || last.starts_with("layer_norm_")
 }
 
-/// The matrix behind the one of an MLP, by the names of both.
+/// Name of the second matrix of an MLP, given the name of the first.
 fn second_matrix(name: &str) -> Option<String> {
     const PAIRS: [(&str, &str); 2] = [("linear_fc1", "linear_fc2"), ("dense_h_to_4h", "dense_4h_to_h")];
     let (first, second) = PAIRS.iter().find(|(first, _)| name.contains(first))?;
@@ -95,7 +95,7 @@ fn cut_of(name: &str, shape: &Shape, of_rank: &BTreeMap<&str, &TensorEntry>) -> 
     }
 }
 
-/// Puts the tensors of one stage together, of all tensor ranks in their order; the reason where that is not possible.
+/// Joins the tensors of one stage from all tensor ranks, in rank order; the error is the reason why they do not fit.
 pub(super) fn join_ranks(mut ranks: Vec<Vec<TensorEntry>>) -> Result<Vec<TensorEntry>, String> {
     if ranks.len() == 1 {
         return Ok(ranks.swap_remove(0));
@@ -117,9 +117,9 @@ pub(super) fn join_ranks(mut ranks: Vec<Vec<TensorEntry>>) -> Result<Vec<TensorE
             return Err(format!("tensor `{shown}` has another shape or element type in some tensor ranks"));
         }
         let Some(cut) = cut_of(name, &entry.shape, first) else {
-            return Err(format!("how tensor `{shown}` is cut over {} tensor ranks is not known", ranks.len()));
+            return Err(format!("it is not known how tensor `{shown}` is cut over {} tensor ranks", ranks.len()));
         };
-        joined.push(join_tensor(&parts, cut).ok_or_else(|| format!("tensor `{shown}` cannot be put together"))?);
+        joined.push(join_tensor(&parts, cut).ok_or_else(|| format!("tensor `{shown}` cannot be joined"))?);
     }
     Ok(joined)
 }
@@ -140,7 +140,7 @@ fn join_tensor(parts: &[&TensorEntry], cut: Cut) -> Option<TensorEntry> {
     let mut pieces = Vec::new();
     for (rank, part) in (0..).zip(parts) {
         let [piece] = &*part.pieces else { return None };
-        // Torch saves parameters row by row; a part that lies otherwise would need strides within a slice of it.
+        // PyTorch saves parameters row-major; a part in another order would need strides within each slice.
         if !piece.is_whole() {
             return None;
         }

@@ -1,7 +1,7 @@
 //! Megatron-LM's older checkpoints: one `model_optim_rng.pt` for each tensor, pipeline and expert rank.
 //!
-//! Decides which files belong together and puts their tensors together under the names that an uncut model has. How a
-//! tensor is cut over the tensor ranks is known by its name alone: see `cuts`.
+//! Decides which files belong together and joins their tensors under the names that an uncut model has. The name of a
+//! tensor says how it is cut over the tensor ranks: see `cuts`.
 
 mod cuts;
 mod names;
@@ -26,7 +26,7 @@ const FILE_NAME: &str = "model_optim_rng.pt";
 const FOLDER_START: &str = "mp_rank_";
 /// Classes in which Megatron keeps its arguments.
 const NAMES: NameList = &[("argparse", "Namespace"), ("types", "SimpleNamespace")];
-/// More ranks than anyone cuts a model over.
+/// Most ranks: more than any model is cut over.
 const MAX_RANKS: usize = 65_536;
 
 /// One file for each rank.
@@ -76,7 +76,7 @@ impl Format for MegatronLegacy {
             files.push(OpenFile { name: name.clone(), path, reader });
         }
         let entries = grid.join(stages).map_err(|reason| broken(place.path(), reason))?;
-        let twice = |name: Box<str>| broken(place.path(), format!("tensor `{}` stands twice", display_name(&name)));
+        let twice = |name: Box<str>| broken(place.path(), format!("tensor `{}` appears twice", display_name(&name)));
         let catalog = cache.share(TensorCatalog::new(entries).map_err(twice)?);
         Ok(FormatContent { files, catalog, findings, ..FormatContent::default() })
     }
@@ -90,14 +90,14 @@ fn broken(path: &std::path::Path, reason: impl Into<String>) -> Error {
     Error::Layout { path: path.to_owned(), reason: reason.into() }
 }
 
-/// The ranks of one save are of one iteration; a file of another is of a save that did not end, or of a wrong copy.
+/// All ranks of a save have one iteration; a file with another one comes from an unfinished save or a wrong copy.
 fn check_iteration(torch: &TorchFile, path: &std::path::Path, known: &mut Option<u64>) -> Result<(), Error> {
     let Some(found) = torch.pickle.root().get("iteration").and_then(Value::as_u64) else { return Ok(()) };
     let wanted = *known.get_or_insert(found);
     if wanted == found {
         return Ok(());
     }
-    Err(broken(path, format!("it is of iteration {found}, and the ranks before it are of iteration {wanted}")))
+    Err(broken(path, format!("it is from iteration {found}, and the ranks before it are from iteration {wanted}")))
 }
 
 /// The parts of the model that a rank holds: one, or one for each virtual stage.
@@ -110,7 +110,7 @@ fn chunks(torch: &TorchFile) -> Option<Vec<(u32, Value<'_>)>> {
     (!chunks.is_empty()).then_some(chunks)
 }
 
-/// A place in the grid of ranks, as the name of its folder says it.
+/// A place in the grid of ranks, as the name of its folder gives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     stage: u32,
@@ -131,7 +131,7 @@ impl Rank {
         numbers.next().is_none().then_some(Self { stage, expert, tensor })
     }
 
-    /// The file of this rank in a grid of so many stages and expert ranks.
+    /// The file of this rank in a grid of this many stages and expert ranks.
     fn file_name(self, n_stages: u32, n_experts: u32) -> String {
         let Self { stage, expert, tensor } = self;
         let stage = if n_stages > 1 || n_experts > 1 { format!("_{stage:03}") } else { String::new() };
@@ -140,7 +140,7 @@ impl Rank {
     }
 }
 
-/// Which part of the model, in the order in which its layers follow each other.
+/// Which part of the model; sorts in the order of the layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct StageKey {
     chunk: u32,
@@ -181,12 +181,13 @@ impl Grid {
         Err(Error::Unfinished { path: PathBuf::from(place.path()), faults })
     }
 
-    /// Megatron's arguments say over how many ranks the model is cut: the folders alone do not show that the last is missing.
+    /// Compares the folders with Megatron's arguments, which say over how many ranks the model is cut: the folders
+    /// alone do not show that the last rank is missing.
     fn check_arguments(&self, torch: &TorchFile, place: &Place) -> Result<(), Error> {
         let arguments = torch.pickle.root().get("args").and_then(Value::as_object);
         let stated = |name: &str, found: u32| {
             let size = arguments.and_then(|arguments| arguments.attribute(name)).and_then(Value::as_u64);
-            // A damaged count must not make a list of four thousand million names.
+            // A damaged count must not make a list of four billion names.
             let size = size.filter(|size| (1..=MAX_RANKS as u64).contains(size));
             size.and_then(|size| u32::try_from(size).ok()).unwrap_or(found)
         };
@@ -201,7 +202,7 @@ impl Grid {
         Err(Error::Unfinished { path: PathBuf::from(place.path()), faults })
     }
 
-    /// Puts the tensors of all ranks together; the reason where that is not possible.
+    /// Joins the tensors of all ranks; the error is the reason why they do not fit.
     fn join(&self, stages: BTreeMap<StageKey, Vec<TensorEntry>>) -> Result<Vec<TensorEntry>, String> {
         let mut joined: BTreeMap<Box<str>, TensorEntry> = BTreeMap::new();
         let mut layers = LayerNames::default();
@@ -226,7 +227,7 @@ impl Grid {
                     continue;
                 }
                 entry.name = layers.rename(&experts.rename(&entry.name)).into();
-                // Tied embeddings stand in the first and in the last stage.
+                // Tied embeddings are in both the first and the last stage.
                 joined.entry(entry.name.clone()).or_insert(entry);
             }
         }

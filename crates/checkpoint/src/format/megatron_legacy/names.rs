@@ -2,7 +2,7 @@
 
 use thalweg_tensor::TensorEntry;
 
-/// Splits a name at the number behind `mark`.
+/// Splits a name at the number after `mark`.
 fn split_number<'a>(name: &'a str, mark: &str) -> Option<(&'a str, u64, &'a str)> {
     let at = name.find(mark)? + mark.len();
     let digits = name[at..].bytes().take_while(u8::is_ascii_digit).count();
@@ -10,14 +10,14 @@ fn split_number<'a>(name: &'a str, mark: &str) -> Option<(&'a str, u64, &'a str)
     Some((&name[..at], number, &name[at + digits..]))
 }
 
-/// The layer of a tensor. Layers for predicting further tokens stand in the last stage alone, with numbers of their own.
+/// The layer of a tensor. Layers that predict further tokens are only in the last stage and are numbered separately.
 fn layer(name: &str) -> Option<(&str, u64, &str)> {
     let (before, number, after) = split_number(name, "layers.")?;
     let is_counted = after.starts_with('.') && !before.contains("mtp.");
     is_counted.then_some((before, number, after))
 }
 
-/// Counts layers on from stage to stage.
+/// Continues the numbers of layers from stage to stage.
 #[derive(Debug, Default)]
 pub(super) struct LayerNames {
     n_before: u64,
@@ -40,17 +40,17 @@ impl LayerNames {
     }
 }
 
-/// Where the number of an expert stands: a module for each, or a matrix for each in one module.
+/// What comes before the number of an expert: each expert is a module, or a matrix in one module.
 const EXPERT_MARKS: [&str; 3] = [".experts.local_experts.", ".experts.linear_fc1.weight", ".experts.linear_fc2.weight"];
 
-/// Counts experts on from rank to rank.
+/// Continues the numbers of experts from rank to rank.
 #[derive(Debug)]
 pub(super) struct ExpertNames {
     n_before: u64,
 }
 
 impl ExpertNames {
-    /// For the expert rank `rank`, which holds these tensors; all ranks hold equally many experts.
+    /// For the expert rank `rank`, which holds these tensors; all ranks hold the same number of experts.
     pub(super) fn new(rank: u32, entries: &[TensorEntry]) -> Self {
         let last = entries.iter().filter_map(|entry| Self::expert(&entry.name)).map(|(_, number, _)| number).max();
         Self { n_before: last.map_or(0, |last| last.saturating_add(1)).saturating_mul(rank.into()) }

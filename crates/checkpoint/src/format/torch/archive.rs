@@ -1,6 +1,7 @@
-//! The zip archives that torch.save writes: which record lies where.
+//! The zip archives that torch.save writes: where each record is.
 //!
-//! Only the directory at the end is believed, because sizes stand nowhere else; nothing is unpacked, and no name is
+//! Only the directory at the end is trusted, because sizes are recorded nowhere else. Nothing is unpacked, and no name
+//! is
 //! ever used as a path. An archive may be a part of a file, as the chunks of a distributed checkpoint are.
 
 use std::collections::BTreeMap;
@@ -15,23 +16,23 @@ use super::read_at;
 const MAX_DIRECTORY_BYTES: u64 = 64 << 20;
 /// The fixed part of the record that ends an archive.
 const END_BYTES: usize = 22;
-/// The record that ends an archive, and the longest comment behind it.
+/// The record that ends an archive, and the longest comment after it.
 const MAX_END_BYTES: u64 = END_BYTES as u64 + 0xffff;
-/// What is read first of the end: room for its forms of 32 and 64 bits.
+/// Bytes of the end that are read first: room for its 32-bit and 64-bit forms.
 const SHORT_END_BYTES: u64 = 256;
-/// Where storages lie: PyTorch 1.4 and 1.5, which wrote archives only on request, called the folder `tensors`.
+/// Folders of storages: PyTorch 1.4 and 1.5, which wrote archives only on request, used `tensors`.
 const STORAGE_FOLDERS: [&str; 2] = ["data", "tensors"];
 /// The newest version of the archive's own layout that PyTorch reads.
 const MAX_VERSION: u64 = 10;
 /// The longest small record, such as `byteorder`.
 const MAX_WORD_BYTES: u64 = 64;
 
-/// Why an archive is refused. Whoever knows the file adds its path.
+/// Why an archive is refused. The caller adds the path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArchiveError {
-    /// No directory at the end: the file is cut off.
-    #[error("the file has no zip directory at its end: it is cut off, or its save has not ended")]
+    /// No directory at the end: the file is truncated.
+    #[error("the file has no zip directory at its end: it is truncated, or its save has not finished")]
     NoEnd,
     /// The directory contradicts itself or the file.
     #[error("the zip directory is broken: {reason}")]
@@ -44,11 +45,11 @@ pub enum ArchiveError {
     DirectoryTooLong {
         /// What the end says.
         found_bytes: u64,
-        /// What is read.
+        /// The limit.
         limit_bytes: u64,
     },
-    /// A name stands twice.
-    #[error("record `{}` stands twice in the archive", display_name(name))]
+    /// A name appears twice.
+    #[error("record `{}` appears twice in the archive", display_name(name))]
     DuplicateRecord {
         /// The name.
         name: String,
@@ -73,13 +74,13 @@ pub enum ArchiveError {
     /// A program, not only weights.
     #[error("it is a TorchScript archive, which holds a program and not a state dict")]
     TorchScript,
-    /// A word that is not known.
-    #[error("the archive's byte order is `{}`, and `little` is the only one that is read", display_name(found))]
+    /// A byte order that is not read.
+    #[error("the archive's byte order is `{}`, and only `little` is read", display_name(found))]
     ByteOrder {
         /// What the record says.
         found: String,
     },
-    /// A layout from after this reader.
+    /// A layout newer than this reader.
     #[error("the archive's layout has version `{}`, and the newest known is {MAX_VERSION}", display_name(found))]
     Version {
         /// What the record says.
@@ -88,7 +89,7 @@ pub enum ArchiveError {
     /// Written with `skip_data`.
     #[error("it was written without data (`torch.serialization.skip_data`): its tensors would be read as zeros")]
     WithoutData,
-    /// The storage refused.
+    /// The storage failed.
     #[error("it cannot be read: {message}")]
     Read {
         /// What the storage says.
@@ -113,15 +114,15 @@ pub struct Archive {
     records: BTreeMap<Box<str>, Record>,
     /// The folder inside the archive that holds everything.
     root: Box<str>,
-    /// Where the archive lies in its file, up to its directory.
+    /// The bytes of the file that hold the archive, up to its directory.
     window: Range<u64>,
 }
 
 impl Archive {
-    /// Reads the directory of the archive that lies at these bytes of a file.
+    /// Reads the directory of the archive in these bytes of a file.
     ///
     /// # Errors
-    /// An [`ArchiveError`] for whatever is not an archive that torch.save could have written.
+    /// An [`ArchiveError`] for anything that torch.save could not have written.
     pub fn open(file: &dyn ReadAt, window: Range<u64>) -> Result<Self, ArchiveError> {
         let end = find_end(file, &window)?;
         if end.len_bytes > MAX_DIRECTORY_BYTES {
@@ -139,15 +140,15 @@ impl Archive {
     /// The pickle that says what the archive holds.
     ///
     /// # Errors
-    /// When the record is not as torch.save writes it, or longer than `limit_bytes`.
+    /// If the record is not as torch.save writes it, or is longer than `limit_bytes`.
     pub fn read_pickle(&self, file: &dyn ReadAt, limit_bytes: u64) -> Result<Vec<u8>, ArchiveError> {
         self.read_record(file, "data.pkl", limit_bytes)?.ok_or(ArchiveError::NoPickle)
     }
 
-    /// Where the bytes of a storage lie in the file; `None` if there is no such storage.
+    /// The bytes of the file that hold a storage; `None` if there is no such storage.
     ///
     /// # Errors
-    /// When the record is not as torch.save writes it.
+    /// If the record is not as torch.save writes it.
     pub fn find_storage(&self, file: &dyn ReadAt, key: &str) -> Result<Option<Range<u64>>, ArchiveError> {
         let names = STORAGE_FOLDERS.map(|folder| format!("{}/{folder}/{key}", self.root));
         let found = names.iter().find_map(|name| Some((name, self.records.get(&**name)?)));
@@ -178,7 +179,7 @@ impl Archive {
         let is_storage = |name: &str| folders.iter().any(|folder| name.starts_with(&**folder));
         let mut storages =
             self.records.iter().filter(|(name, record)| is_storage(name) && record.len_bytes > 0).peekable();
-        // A writer that leaves checksums out leaves out that of the pickle, too.
+        // A writer that omits checksums also omits the one of the pickle.
         if has_sum(&inside("data.pkl")) && storages.peek().is_some() && storages.all(|(_, record)| record.crc == 0) {
             return Err(ArchiveError::WithoutData);
         }
@@ -207,7 +208,7 @@ impl Archive {
             return Err(fail("is encrypted".to_owned()));
         }
         if record.method != 0 || record.packed_bytes != record.len_bytes {
-            return Err(fail("is compressed; torch.save stores records as they are".to_owned()));
+            return Err(fail("is compressed, and torch.save never compresses records".to_owned()));
         }
         let past_end = || fail("reaches past the end of the archive".to_owned());
         let header_start = self.window.start.checked_add(record.header_offset).ok_or_else(past_end)?;
@@ -215,7 +216,7 @@ impl Archive {
         let header = read_at(file, header_start, HEADER_BYTES.min(name_start.ok_or_else(past_end)? - header_start));
         let header = header.map_err(refuse_reading)?;
         if !header.starts_with(b"PK\x03\x04") || u64::from(u16_at(&header, 26)) != name.len() as u64 {
-            return Err(fail("has another header before its bytes than the directory says".to_owned()));
+            return Err(fail("has a header that differs from the directory".to_owned()));
         }
         let n_before = HEADER_BYTES + u64::from(u16_at(&header, 26)) + u64::from(u16_at(&header, 28));
         let start = header_start.checked_add(n_before).ok_or_else(past_end)?;
@@ -250,13 +251,13 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 fn find_end(file: &dyn ReadAt, window: &Range<u64>) -> Result<End, ArchiveError> {
     const BROKEN: ArchiveError = ArchiveError::Directory { reason: "its place does not fit the file" };
     let len_bytes = window.end.saturating_sub(window.start);
-    // torch.save leaves no comment behind the end, and a distributed checkpoint has an archive for each chunk: most are
-    // done with a short read.
+    // torch.save writes no comment after the end, and a distributed checkpoint has an archive for each chunk: a short
+    // read is enough for most.
     let mut found = None;
     for tail_bytes in [len_bytes.min(SHORT_END_BYTES), len_bytes.min(MAX_END_BYTES)] {
         let tail_start = len_bytes - tail_bytes;
         let tail = read_at(file, window.start + tail_start, tail_bytes).map_err(refuse_reading)?;
-        // The comment behind the record must end where the archive does: a signature inside a comment does not count.
+        // The comment after the record must end where the archive does: a signature inside a comment does not count.
         let is_end = |at: usize| {
             tail[at..].starts_with(b"PK\x05\x06") && at + END_BYTES + usize::from(u16_at(&tail, at + 20)) == tail.len()
         };
@@ -282,14 +283,14 @@ fn find_end(file: &dyn ReadAt, window: &Range<u64>) -> Result<End, ArchiveError>
         None if is_full => return Err(BROKEN),
         None => (small, end_offset),
     };
-    // The directory ends where its end begins; a gap means bytes before the archive, or a place that is not true.
+    // The directory ends where its end record begins; a gap means bytes before the archive, or a wrong offset.
     if end.offset.checked_add(end.len_bytes) != Some(end_offset) {
         return Err(BROKEN);
     }
     Ok(end)
 }
 
-/// The end of an archive with numbers of 64 bits, and where it begins.
+/// The 64-bit end record of an archive, and where it begins.
 fn find_large_end(
     file: &dyn ReadAt,
     window: &Range<u64>,
@@ -367,7 +368,7 @@ fn parse_entry(entry: &[u8], extra: &[u8]) -> Option<Record> {
         large = rest;
         Some(u64_at(number, 0))
     };
-    // The order in which the 64-bit numbers stand.
+    // The 64-bit numbers are in this order.
     let len_bytes = widen(u32_at(entry, 24))?;
     let packed_bytes = widen(u32_at(entry, 20))?;
     let header_offset = widen(u32_at(entry, 42))?;
@@ -388,7 +389,7 @@ fn find_extra(mut extra: &[u8], wanted: u16) -> Option<&[u8]> {
     None
 }
 
-/// The folder in which `data.pkl` stands.
+/// The folder that holds `data.pkl`.
 fn find_root(records: &BTreeMap<Box<str>, Record>) -> Result<Box<str>, ArchiveError> {
     let mut roots = records.keys().filter_map(|name| name.strip_suffix("/data.pkl")).filter(|root| !root.contains('/'));
     match (roots.next(), roots.count()) {

@@ -10,7 +10,7 @@ use super::{TorchFile, read_at};
 use crate::format::placement::Placement;
 use crate::pickle::{NameList, ObjectView, Value};
 
-/// What the placement of a distributed tensor is pickled as.
+/// Classes that the placement of a distributed tensor is pickled as.
 pub(crate) const DTENSOR_NAMES: NameList = &[
     ("torch.distributed.tensor._dtensor_spec", "DTensorSpec"),
     ("torch.distributed.tensor._dtensor_spec", "TensorMeta"),
@@ -23,7 +23,7 @@ pub(crate) const DTENSOR_NAMES: NameList = &[
     ("torch.distributed.tensor.placement_types", "_StridedShard"),
 ];
 
-/// One rank's part of a tensor, and what is said of the whole.
+/// One rank's part of a tensor, and the description of the whole.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DistributedTensor<'a> {
     /// The part.
@@ -57,7 +57,7 @@ impl<'a> DistributedTensor<'a> {
         numbers(self.shape)
     }
 
-    /// How the whole lies on its mesh; the ranks of the mesh are read from their storage.
+    /// How the whole is placed on its mesh; the ranks of the mesh are read from their storage.
     pub(crate) fn spread(&self, file: &dyn ReadAt, archive: &TorchFile) -> Option<Spread> {
         let spec = self.spec?;
         let placements = spec.attribute("placements")?.items().map(read_placement).collect::<Option<Vec<_>>>()?;
@@ -98,7 +98,7 @@ fn read_placement(value: Value<'_>) -> Option<Placement> {
 
 /// The ranks of a mesh and the shape of their tensor.
 fn read_ranks(value: Value<'_>, file: &dyn ReadAt, archive: &TorchFile) -> Option<(Vec<u64>, Vec<u64>)> {
-    /// More ranks than any training job has.
+    /// Most ranks: more than any training job has.
     const MAX_RANKS: u64 = 1 << 20;
     let Found::Tensor(spec) = read_tensor(value).ok()? else { return None };
     let n_ranks = spec.shape.n_elements().filter(|n| *n <= MAX_RANKS)?;

@@ -1,4 +1,4 @@
-//! What can be wrong with a file of torch.save.
+//! What can be wrong with a torch.save file.
 
 use thalweg_tensor::display_name;
 
@@ -7,11 +7,11 @@ use super::tensor::TensorFault;
 use crate::format::model_key::KeyFault;
 use crate::pickle::PickleError;
 
-/// Why a file of torch.save is refused. Whoever knows the file adds its path.
+/// Why a torch.save file is refused. The caller adds the path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TorchError {
-    /// Something else.
+    /// Not a torch.save file.
     #[error("it is not a file of torch.save: {found}")]
     NotTorch {
         /// What it is.
@@ -20,7 +20,7 @@ pub enum TorchError {
     /// A zip archive that torch.save did not write, or that is broken.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    /// A pickle that is not read.
+    /// A pickle that cannot be read.
     #[error("{0}")]
     Pickle(#[from] PickleError),
     /// The pickle does not end within the limit.
@@ -29,7 +29,7 @@ pub enum TorchError {
         /// The limit.
         limit_bytes: u64,
     },
-    /// A stream in the form from before PyTorch 1.6 that is broken.
+    /// A broken stream in the form that PyTorch wrote before 1.6.
     #[error("it is broken: {reason}")]
     Stream {
         /// What is wrong.
@@ -51,7 +51,7 @@ pub enum TorchError {
         /// What is wrong.
         fault: TensorFault,
     },
-    /// Not one tensor can be read.
+    /// None of the tensors can be read.
     #[error("it holds no tensor that can be read: `{}`: {reason}", display_name(tensor))]
     NoneReadable {
         /// The first that cannot.
@@ -62,7 +62,7 @@ pub enum TorchError {
     /// A single tensor, which has no name.
     #[error("it holds one tensor and no name for it, not a state dict")]
     BareTensor,
-    /// Something else than a dictionary.
+    /// Not a dictionary.
     #[error("it holds {found}, not a state dict")]
     NoStateDict {
         /// What it holds.
@@ -100,7 +100,7 @@ impl TorchError {
         }
     }
 
-    /// What to do next, where there is a next move.
+    /// What to do next, if anything helps.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::Key(_) => KeyFault::HINT,

@@ -1,4 +1,4 @@
-//! Which file of a folder holds the model, where torch.save wrote several.
+//! Which file of a folder holds the model, if torch.save wrote several.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::{Error, Note};
 const SINGLE_FILE_NAME: &str = "pytorch_model.bin";
 /// The index that readers look for next.
 const INDEX_FILE_NAME: &str = "pytorch_model.bin.index.json";
-/// Names under which trainers keep the whole model, beside files of other things.
+/// Names that trainers give to a file of the whole model, with other files beside it.
 const MODEL_NAMES: [&str; 7] = [
     "lit_model.pth",
     "model.pt",
@@ -43,7 +43,7 @@ const SIDE_STARTS: [&str; 11] = [
     "meta.pt",
 ];
 
-/// Which file tells what the checkpoint is.
+/// Which file or files to open.
 #[derive(Debug)]
 pub(super) enum Entrance {
     Single {
@@ -51,11 +51,11 @@ pub(super) enum Entrance {
         note: Option<Note>,
     },
     Index(String),
-    /// All shards that the names of shards say there are, without an index.
+    /// All shards, complete by their names, without an index.
     Shards(Vec<String>),
 }
 
-/// Whether a name is one that torch.save's files have.
+/// Whether a name is like those of torch.save files.
 pub(super) fn is_torch_name(name: &str) -> bool {
     FILE_ENDS.iter().any(|end| name.ends_with(end)) || name.ends_with(INDEX_END)
 }
@@ -64,7 +64,7 @@ fn is_side_name(name: &str) -> bool {
     SIDE_STARTS.iter().any(|start| name.starts_with(start))
 }
 
-/// A shard's stem, number and how many there are: `STEM-00001-of-00004.bin`.
+/// A shard's stem, its number, and the number of shards: `STEM-00001-of-00004.bin`.
 fn parse_shard(name: &str) -> Option<(&str, u64, u64)> {
     let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
     let stem = FILE_ENDS.iter().find_map(|end| name.strip_suffix(end))?;
@@ -73,7 +73,7 @@ fn parse_shard(name: &str) -> Option<(&str, u64, u64)> {
     Some((stem, number(shard)?, number(n_shards)?))
 }
 
-/// Shards without an index: complete, or a save that has not ended.
+/// Shards without an index: complete, or an unfinished save.
 fn shards_alone(path: PathBuf, names: &[&str]) -> Result<Entrance, Error> {
     let mut shards: Vec<(&str, u64, u64)> = names.iter().filter_map(|name| parse_shard(name)).collect();
     shards.sort_unstable();
@@ -133,7 +133,7 @@ pub(super) fn choose_entrance(place: &Place) -> Result<Entrance, Error> {
     }
 }
 
-/// Tells all shards that are missing together.
+/// Checks that no shard is missing; the error lists all that are.
 pub(super) fn check_shards(
     storage: &Arc<dyn Storage>,
     place: &Place,

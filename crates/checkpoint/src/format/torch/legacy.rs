@@ -1,6 +1,6 @@
 //! The stream of pickles that torch.save wrote before PyTorch 1.6, and still writes when it is asked to.
 //!
-//! Five pickles, the fourth of which is the object, and then the bytes of each storage behind its length.
+//! Five pickles, the fourth of which is the object, and then the bytes of each storage after its length.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,14 +12,14 @@ use super::tensor::read_storage;
 use super::{MAX_PICKLE_BYTES, read_at, refuse_reading};
 use crate::pickle::{NameList, Pickle, PickleLimits, parse_pickle};
 
-/// The number with which such a stream begins.
+/// The number that such a stream begins with.
 const MAGIC: i128 = 0x1950_a86a_20f9_469c_fc6c;
 /// The version of the stream's layout.
 const VERSION: i128 = 1001;
 /// Bytes that are read at first to look for the end of a pickle.
 const FIRST_BYTES: u64 = 1 << 20;
 
-/// An opened stream: the object, and where the storages lie.
+/// An opened stream: the object, and where the storages are.
 #[derive(Debug)]
 pub(super) struct LegacyStream {
     pub(super) pickle: Pickle,
@@ -52,14 +52,14 @@ pub(super) fn open_stream(
     if let Some(global) = pickle.root().opaque_name().filter(|_| pickle.persistent_ids().next().is_none()) {
         return Err(TorchError::Foreign { what: "the saved object", name: global.display() });
     }
-    let element_bytes = element_bytes(&pickle)?;
+    let storage_sizes = storage_sizes(&pickle)?;
     let mut storages = BTreeMap::new();
     for key in keys.root().items() {
-        let key = key.as_text().ok_or_else(|| broken("a key of a storage is not a text"))?;
-        let range = find_storage(file, key, cursor, window.end, &element_bytes)?;
+        let key = key.as_text().ok_or_else(|| broken("the key of a storage is not a string"))?;
+        let range = find_storage(file, key, cursor, window.end, &storage_sizes)?;
         cursor = range.end;
         if storages.insert(key.into(), range).is_some() {
-            return Err(broken(format!("storage `{}` stands twice", thalweg_tensor::display_name(key))));
+            return Err(broken(format!("storage `{}` appears twice", thalweg_tensor::display_name(key))));
         }
     }
     Ok(LegacyStream { pickle, storages })
@@ -72,13 +72,13 @@ fn check_number(pickle: &Pickle, what: &'static str, wanted: i128) -> Result<(),
     }
     match root.as_int() {
         Some(found) if found == wanted => Ok(()),
-        Some(_) => Err(broken(format!("{what} is another number than PyTorch writes"))),
+        Some(_) => Err(broken(format!("{what} is not the number that PyTorch writes"))),
         None => Err(broken(format!("{what} is {}, not a number", root.kind()))),
     }
 }
 
-/// Elements and bytes of one element of each storage that the object refers to.
-fn element_bytes(pickle: &Pickle) -> Result<BTreeMap<&str, (u64, u64)>, TorchError> {
+/// Number of elements and of bytes of each storage that the object refers to.
+fn storage_sizes(pickle: &Pickle) -> Result<BTreeMap<&str, (u64, u64)>, TorchError> {
     let mut known: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for id in pickle.persistent_ids() {
         let Ok(storage) = read_storage(id) else { continue };
@@ -86,7 +86,7 @@ fn element_bytes(pickle: &Pickle) -> Result<BTreeMap<&str, (u64, u64)>, TorchErr
         let found = (storage.n_elements, n_bytes);
         if *known.entry(storage.key).or_insert(found) != found {
             let key = thalweg_tensor::display_name(storage.key);
-            return Err(broken(format!("storage `{key}` is said to have two sizes")));
+            return Err(broken(format!("the object gives storage `{key}` two sizes")));
         }
     }
     Ok(known)
@@ -97,12 +97,12 @@ fn find_storage(
     key: &str,
     at: u64,
     end: u64,
-    element_bytes: &BTreeMap<&str, (u64, u64)>,
+    storage_sizes: &BTreeMap<&str, (u64, u64)>,
 ) -> Result<Range<u64>, TorchError> {
     const LENGTH_BYTES: u64 = 8;
     let shown = thalweg_tensor::display_name(key);
     let (n_elements, n_bytes) =
-        element_bytes.get(key).copied().ok_or_else(|| broken(format!("nothing refers to storage `{shown}`")))?;
+        storage_sizes.get(key).copied().ok_or_else(|| broken(format!("nothing refers to storage `{shown}`")))?;
     let cut = || TorchError::Archive(super::archive::ArchiveError::NoEnd);
     let start = at.checked_add(LENGTH_BYTES).filter(|start| *start <= end).ok_or_else(cut)?;
     let length = read_at(file, at, LENGTH_BYTES).map_err(refuse_reading)?;

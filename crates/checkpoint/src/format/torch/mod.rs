@@ -1,7 +1,7 @@
 //! Files of torch.save: `.pt`, `.pth`, `.bin`, `.ckpt`, one or many with an index.
 //!
-//! Decides which file of a folder is meant and what of it is the model. Archives are read by `archive`, the older
-//! streams by `legacy`, tensors by `tensor`; no instruction of a pickle is executed anywhere.
+//! Decides which file of a folder is meant and which part of it is the model. `archive` reads archives, `legacy` the
+//! older streams, and `tensor` tensors. No instruction of a pickle is ever executed.
 
 pub mod archive;
 pub(crate) mod dtensor;
@@ -90,7 +90,7 @@ impl Format for Torch {
     }
 }
 
-/// The bytes at these places of a file.
+/// Reads `n_bytes` bytes of a file from `offset` on.
 fn read_at(file: &dyn ReadAt, offset: u64, n_bytes: u64) -> Result<Vec<u8>, thalweg_storage::Error> {
     let mut bytes = vec![0; usize::try_from(n_bytes).unwrap_or(usize::MAX)];
     file.read_exact_at(offset, &mut bytes)?;
@@ -101,7 +101,7 @@ fn refuse_reading(error: thalweg_storage::Error) -> TorchError {
     TorchError::Archive(ArchiveError::Read { message: error.to_string() })
 }
 
-/// An opened file of torch.save: what its pickle says, and where its storages lie.
+/// An opened torch.save file: what its pickle says, and where its storages are.
 #[derive(Debug)]
 pub(crate) struct TorchFile {
     pub(crate) pickle: Pickle,
@@ -115,9 +115,10 @@ enum Container {
 }
 
 impl TorchFile {
-    /// Opens what lies at these bytes of a file: a chunk of a distributed checkpoint is a whole archive, too.
+    /// Opens the archive or stream in these bytes of a file: a chunk of a distributed checkpoint is a whole archive,
+    /// too.
     ///
-    /// Calls of names in `lists` are understood besides those that make tensors.
+    /// Calls of names in `lists` are understood in addition to those that make tensors.
     pub(crate) fn open(file: &dyn ReadAt, window: Range<u64>, lists: &[NameList]) -> Result<Self, TorchError> {
         let lists = [lists, &[TENSOR_NAMES]].concat();
         let head_bytes = (window.end.saturating_sub(window.start)).min(512);
@@ -137,7 +138,7 @@ impl TorchFile {
         }
     }
 
-    /// Where the bytes of a tensor lie.
+    /// Where the bytes of a tensor are.
     pub(crate) fn locate(&self, file: &dyn ReadAt, file_idx: u32, spec: &TensorSpec<'_>) -> Result<Piece, LocateError> {
         let key = spec.key.to_owned();
         let range = match &self.container {
@@ -155,7 +156,7 @@ impl TorchFile {
     }
 }
 
-/// What keeps a tensor from being found in its file.
+/// Why a tensor cannot be found in its file.
 #[derive(Debug)]
 pub(crate) enum LocateError {
     Tensor(TensorFault),
@@ -189,7 +190,7 @@ fn could_be_pickle(head: &[u8]) -> bool {
     matches!(head, [0x80, ..] | [b'c' | b'(' | b'I' | b'L' | b'J' | b'K' | b'M' | b'N' | b']' | b'}' | b')', ..])
 }
 
-/// What a file is that is not of torch.save, by its first bytes.
+/// What a file is, if it is not a torch.save file, by its first bytes.
 fn describe(head: &[u8]) -> &'static str {
     match head {
         [] => "the file is empty",
@@ -203,18 +204,18 @@ fn describe(head: &[u8]) -> &'static str {
 /// The tensors of one file.
 #[derive(Debug)]
 pub struct FileContent {
-    /// The tensors that are meant, with places in file number `file_idx`.
+    /// The chosen tensors, with their places in file number `file_idx`.
     pub entries: Vec<TensorEntry>,
-    /// What was found out on the way.
+    /// What reading found besides the tensors.
     pub findings: Findings,
-    /// What was taken off the names.
+    /// What was removed from the names.
     pub stripped: Vec<&'static str>,
 }
 
 /// Reads what a file holds under `key`, or the only state dict in it that can be meant. No tensor byte is read.
 ///
 /// # Errors
-/// A [`TorchError`] for whatever keeps the file from being read.
+/// A [`TorchError`] if the file cannot be read.
 pub fn read_content(file: &dyn ReadAt, file_idx: u32, key: Option<&str>) -> Result<FileContent, TorchError> {
     let torch_file = TorchFile::open(file, 0..file.info().len_bytes, &[])?;
     content_of(&torch_file, file, file_idx, key)
@@ -248,7 +249,7 @@ fn place_all(
     Ok(FileContent { entries, findings, stripped })
 }
 
-/// Every tensor below a value, named by its path; none of them is also accepted.
+/// Every tensor below a value, named by its path; it is not an error if there are none.
 pub(crate) fn content_under(
     torch_file: &TorchFile,
     file: &dyn ReadAt,
@@ -269,7 +270,7 @@ fn place_entry(
     Ok(TensorEntry { name: name.into(), dtype: spec.dtype, shape: spec.shape, pieces: [piece].into() })
 }
 
-/// The tensor that a value is, with its place; none where it is something else.
+/// The tensor that a value is, with its place; `None` if it is something else.
 pub(crate) fn entry_of(
     torch_file: &TorchFile,
     file: &dyn ReadAt,
@@ -288,7 +289,7 @@ fn torch_error(path: &Path, source: TorchError) -> Error {
     Error::Torch { path: path.to_owned(), source: Box::new(source) }
 }
 
-/// Opens files one after the other and puts their tensors together.
+/// Opens files one after the other and joins their tensors.
 fn open_shards(
     storage: &Arc<dyn Storage>,
     shards: Vec<(String, std::path::PathBuf)>,
@@ -310,7 +311,7 @@ fn open_shards(
     content.notes = notes(&content.findings, &stripped);
     let first_path = content.files.first().map(|file| file.path.clone()).unwrap_or_default();
     let refuse = |tensor: Box<str>| {
-        let fault = TensorFault::Malformed { what: "name, which stands twice," };
+        let fault = TensorFault::Malformed { what: "name, which appears twice," };
         torch_error(&first_path, TorchError::Tensor { tensor: tensor.into(), fault })
     };
     content.catalog = cache.share(thalweg_tensor::TensorCatalog::new(entries).map_err(refuse)?);

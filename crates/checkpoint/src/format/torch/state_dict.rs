@@ -1,7 +1,7 @@
 //! Which of the values in a file of torch.save are the model, and what its tensors are called.
 //!
-//! A file holds anything: a state dict, or one among optimizer state, counters and averages. Where exactly one part can
-//! be meant it is taken; else the caller must name it.
+//! A file may hold anything: a state dict, alone or among optimizer state, counters and averages. If exactly one part
+//! can be meant, it is taken; otherwise the caller must name one.
 
 use std::collections::HashSet;
 
@@ -13,24 +13,24 @@ use crate::pickle::Value;
 /// The key that marks a checkpoint of Lightning.
 const LIGHTNING_KEY: &str = "pytorch-lightning_version";
 
-/// Dictionaries within dictionaries.
+/// Deepest nesting of dictionaries.
 const MAX_DEPTH: usize = 64;
-/// Values that are looked at, each once for each name that it has.
+/// Most values that are visited, each once for each of its names.
 const MAX_VALUES: usize = 4_000_000;
-/// Bytes of all names together.
+/// Most bytes of all names together.
 const MAX_NAME_BYTES: usize = 64 << 20;
 
-/// The tensors that are meant.
+/// The chosen tensors.
 #[derive(Debug, Default)]
 pub(super) struct StateDict<'a> {
-    /// The key under which they stand; none for the whole file.
+    /// The key that they are under; `None` for the whole file.
     pub(super) key: Option<String>,
     pub(super) tensors: Vec<(String, TensorSpec<'a>)>,
     /// Names and reasons.
     pub(super) unreadable: Vec<(String, String)>,
-    /// Other keys that hold tensors, and how many.
+    /// Other keys with tensors, and the number of tensors under each.
     pub(super) others: Vec<(String, usize)>,
-    /// What was taken off the names.
+    /// What was removed from the names.
     pub(super) stripped: Vec<&'static str>,
 }
 
@@ -90,7 +90,7 @@ fn members<'a>(value: Value<'a>) -> Box<dyn Iterator<Item = (String, Value<'a>)>
     Box::new(value.items().enumerate().map(|(position, member)| (position.to_string(), member)))
 }
 
-/// Tensors in a value, each value looked at once.
+/// Number of tensors in a value; each value is visited once.
 fn count_tensors(value: Value<'_>) -> usize {
     let mut seen = HashSet::new();
     let mut waiting = vec![value];
@@ -106,7 +106,7 @@ fn count_tensors(value: Value<'_>) -> usize {
     n_tensors
 }
 
-/// The members of a dictionary that are dictionaries with tensors, and how many.
+/// The members of a dictionary that are dictionaries with tensors, and the number of tensors in each.
 fn candidates(value: Value<'_>) -> Vec<(String, Value<'_>, usize)> {
     let dicts = members(value).filter(|(_, member)| member.is_dict());
     dicts
@@ -122,7 +122,7 @@ fn follow_key<'a>(root: Value<'a>, key: &str, path: &mut Vec<String>) -> Result<
     let mut value = root;
     let mut rest = Some(key);
     while let Some(wanted) = rest {
-        // A key may hold points itself: the longest that fits is meant.
+        // A key may itself contain dots: the longest one that fits is meant.
         let fits = |name: &str| wanted == name || wanted.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
         let longest = members(value).filter(|(name, _)| fits(name)).max_by_key(|(name, _)| name.len());
         let Some((name, member)) = longest else {
@@ -137,7 +137,7 @@ fn follow_key<'a>(root: Value<'a>, key: &str, path: &mut Vec<String>) -> Result<
     Ok(value)
 }
 
-/// Goes down while exactly one dictionary can be the model.
+/// Descends while exactly one dictionary can be the model.
 fn descend<'a>(
     root: Value<'a>,
     path: &mut Vec<String>,
@@ -161,7 +161,7 @@ fn descend<'a>(
     Ok(value)
 }
 
-/// Keys of the file that hold tensors, but for the first of `path`.
+/// Keys of the file that hold tensors, except the first of `path`.
 fn outside(root: Value<'_>, path: &[String]) -> Vec<(String, usize)> {
     let beside = candidates(root).into_iter().filter(|(name, ..)| path.first().is_some_and(|first| first != name));
     beside.map(|(name, _, n_tensors)| (name, n_tensors)).collect()
@@ -171,7 +171,7 @@ fn outside(root: Value<'_>, path: &[String]) -> Vec<(String, usize)> {
 struct Level<'a> {
     id: u32,
     members: Box<dyn Iterator<Item = (String, Value<'a>)> + 'a>,
-    /// Length of the name of the container, with the point behind it.
+    /// Length of the name of the container, with the dot after it.
     name_len: usize,
 }
 
@@ -216,7 +216,7 @@ fn flatten<'a>(value: Value<'a>, found: &mut StateDict<'a>) -> Result<(), TorchE
 }
 
 impl StateDict<'_> {
-    /// Takes off what wrappers of modules put into names.
+    /// Removes what module wrappers added to the names.
     fn strip_names(&mut self, is_lightning: bool) {
         let tensors = self.tensors.iter_mut().map(|(name, _)| name);
         let slots: Vec<&mut String> = tensors.chain(self.unreadable.iter_mut().map(|(name, _)| name)).collect();

@@ -1,6 +1,6 @@
 //! Tensors as PyTorch pickles them: a call of a function that rebuilds one from a storage, an offset, a size and strides.
 //!
-//! Everything is checked with the numbers of the storage; where the storage's bytes lie is not known here.
+//! Everything is checked against the size of the storage; where the storage's bytes are is not known here.
 
 use thalweg_tensor::{Dtype, Shape};
 
@@ -38,7 +38,7 @@ const PLAIN_TYPES: [(&str, &str); 5] = [
     ("torch.nn.parameter", "Buffer"),
 ];
 
-/// A wrapper around a wrapper is not written by anyone.
+/// Most wrappers around a tensor: more than any writer nests.
 const MAX_WRAPPERS: usize = 4;
 
 /// What is wrong with a tensor that should be readable.
@@ -59,10 +59,10 @@ pub enum TensorFault {
         /// Strides.
         n_strides: usize,
     },
-    /// A size, stride or offset whose product cannot be counted.
+    /// A size, stride or offset that overflows 64 bits.
     #[error("its size cannot be counted in 64 bits")]
     TooLarge,
-    /// Elements outside of the storage.
+    /// Elements outside the storage.
     #[error("it needs {wanted} elements of storage `{}`, which has {found}", thalweg_tensor::display_name(key))]
     OutsideStorage {
         /// Name of the storage.
@@ -73,12 +73,12 @@ pub enum TensorFault {
         found: u64,
     },
     /// A storage that is not in the file.
-    #[error("storage `{}`, in which it lies, is not in the file", thalweg_tensor::display_name(key))]
+    #[error("its storage `{}` is not in the file", thalweg_tensor::display_name(key))]
     NoStorage {
         /// Its name.
         key: String,
     },
-    /// A storage of another length than the tensor says.
+    /// A storage whose length differs from what the tensor says.
     #[error(
         "storage `{}` has {found_bytes} bytes in the file, {wanted_bytes} expected",
         thalweg_tensor::display_name(key)
@@ -109,7 +109,7 @@ pub(crate) struct StorageRef<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StorageType {
     Known(Dtype),
-    /// One that safetensors lacks, with its bytes.
+    /// One that safetensors lacks, with its size in bytes.
     Unknown(&'static str, u64),
 }
 
@@ -129,7 +129,7 @@ impl StorageRef<'_> {
     }
 }
 
-/// A tensor within its storage; all numbers were checked against the storage's.
+/// A tensor within its storage; all numbers were checked against the size of the storage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TensorSpec<'a> {
     pub(crate) key: &'a str,
@@ -151,7 +151,7 @@ pub(crate) enum Found<'a> {
     Other,
 }
 
-/// Whether a value is a call that makes a tensor, readable or not. Cheap: looks at its name alone.
+/// Whether a value is a call that makes a tensor, readable or not. Cheap: looks only at its name.
 pub(crate) fn is_tensor(value: Value<'_>) -> bool {
     value.as_any_object().is_some_and(|object| is_rebuild(object.global))
 }
@@ -207,7 +207,7 @@ struct Call<'a> {
     args: Value<'a>,
 }
 
-/// The call that makes the tensor inside of a subclass; or why the subclass is not a plain tensor.
+/// The call that makes the tensor inside a subclass, or why the subclass is not a plain tensor.
 fn unwrap_type(object: ObjectView<'_>) -> Result<Result<Call<'_>, String>, TensorFault> {
     const FAULT: TensorFault = TensorFault::Malformed { what: "class" };
     let global = |position| argument(object, position, "class")?.as_global().ok_or(FAULT);
@@ -253,7 +253,7 @@ fn read_arguments<'a>(args: Value<'a>, function: &str) -> Result<Found<'a>, Tens
         && marks.entries().any(|(_, mark)| mark.as_bool() == Some(true))
     {
         return Ok(Found::Unreadable(
-            "it is a conjugate or negative view, whose numbers are not those stored".to_owned(),
+            "it is a conjugate or negative view, whose values differ from the stored ones".to_owned(),
         ));
     }
     let first = arg(1).and_then(Value::as_u64).ok_or(malformed("offset"))?;
@@ -323,7 +323,7 @@ pub(crate) fn read_storage(id: Value<'_>) -> Result<StorageRef<'_>, TensorFault>
     Ok(StorageRef { key, dtype, n_elements, view })
 }
 
-/// Whether a name stands for a kind of storage or of element: a word of the format, which nothing is built from.
+/// Whether a name is that of a storage type or an element type, which belongs to the format and builds nothing.
 pub(crate) fn is_type_name(global: &Global) -> bool {
     storage_class(global).is_some() || dtype_of(global).is_some()
 }

@@ -139,9 +139,9 @@ fn modules_that_are_called_model_are_not_taken_for_the_whole() {
 #[test]
 fn what_is_not_clear_is_asked_for() {
     let two = dict(&[("model", dict(&[("w", tensor())])), ("state_dict", dict(&[("w", tensor())]))]);
-    check_refusal(&two, None, "tensors stand under `model`, `state_dict`, and it is not clear which");
+    check_refusal(&two, None, "the tensors are under `model`, `state_dict`, and it is not clear which");
     let other = dict(&[("encoder", dict(&[("w", tensor())])), ("decoder", dict(&[("w", tensor())]))]);
-    check_refusal(&other, None, "tensors stand under `encoder`, `decoder`");
+    check_refusal(&other, None, "the tensors are under `encoder`, `decoder`");
     check_names(&other, Some("decoder"), &["w"]);
     check_names(&other, Some("."), &["encoder.w", "decoder.w"]);
 }
@@ -154,7 +154,7 @@ fn keys_are_followed_through_levels_and_points() {
     let averages = dict(&[("ema", dict(&[("params", dict(&[("w", tensor())]))])), ("model", dict(&[("v", tensor())]))]);
     check_names(&averages, Some("ema"), &["w"]);
     check_names(&averages, Some("ema.params"), &["w"]);
-    check_refusal(&averages, Some("eam"), "there is nothing under the key `eam`; tensors stand under `ema`, `model`");
+    check_refusal(&averages, Some("eam"), "there is nothing under the key `eam`; the tensors are under `ema`, `model`");
     let content = read_content(&file(&averages), 0, Some("ema")).unwrap();
     assert_eq!(content.findings.other_keys, [("model".to_owned(), 1)]);
 }
@@ -278,7 +278,7 @@ fn other_files_are_named_for_what_they_are() {
     assert!(says(b"<html>").contains("web page"));
     assert!(says(b"{\"a\": 1}").contains("neither a zip archive nor a pickle"));
     assert!(says(b"\x80\x02cos\nsystem\n)R.").contains("its first pickle is an object of `os.system`"));
-    assert!(says(b"\x80\x02K\x05.").contains("another number than PyTorch writes"));
+    assert!(says(b"\x80\x02K\x05.").contains("not the number that PyTorch writes"));
 }
 
 #[test]

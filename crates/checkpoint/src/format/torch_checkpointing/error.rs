@@ -5,20 +5,20 @@ use thalweg_tensor::{CoverFault, display_name};
 use crate::index::FileNameFault;
 use crate::pickle::PickleError;
 
-/// Why it is refused. Whoever knows the file adds its path.
+/// Why a checkpoint is refused. The caller adds the path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TcError {
-    /// A pickle that is not read.
+    /// A pickle that cannot be read.
     #[error("{0}")]
     Pickle(#[from] PickleError),
     /// The metadata is plain data in every version that is read.
-    #[error("it names `{name}`, and the metadata of torch_checkpointing names nothing")]
+    #[error("it refers to `{name}`, and metadata of torch_checkpointing holds plain data only")]
     Foreign {
         /// The name as it can be printed.
         name: String,
     },
-    /// Another version than those that are read.
+    /// A version that is not read.
     #[error("its version is `{}`, and only 2.0 and 1.0 are read", display_name(found))]
     Version {
         /// What it says.
@@ -30,7 +30,7 @@ pub enum TcError {
         /// Which part.
         what: &'static str,
     },
-    /// A file outside of the folder.
+    /// A file outside the folder.
     #[error("it names the file `{}`, {fault}", display_name(file))]
     ForbiddenFile {
         /// The name.
@@ -46,12 +46,12 @@ pub enum TcError {
         /// What the metadata says.
         found: String,
     },
-    /// The item is not clear, or not there.
+    /// The item is ambiguous or does not exist.
     #[error(transparent)]
     Key(#[from] crate::format::model_key::KeyFault),
-    /// Pieces without anything that says so.
+    /// Pieces of tensors without metadata that describes them.
     #[error(
-        "item `{}` lies in {n_ranks} files of pieces, and there is no `metadata.pkl` that says how they belong together",
+        "item `{}` is in {n_ranks} files of pieces, and there is no `metadata.pkl` that says how they belong together",
         display_name(item)
     )]
     NoMetadata {
@@ -85,7 +85,7 @@ pub enum TcError {
 }
 
 impl TcError {
-    /// What to do next, where there is a next move.
+    /// What to do next, if anything helps.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NoMetadata { .. } => Some(

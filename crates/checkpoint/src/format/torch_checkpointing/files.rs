@@ -15,9 +15,9 @@ use crate::format::torch::error::TorchError;
 use crate::format::torch::tensor::{Found, read_tensor};
 use crate::pickle::Value;
 
-/// Containers within containers.
+/// Deepest nesting of containers.
 const MAX_DEPTH: usize = 64;
-/// Values that are looked at.
+/// Most values that are visited.
 const MAX_VALUES: usize = 4_000_000;
 
 /// A file of one rank, opened.

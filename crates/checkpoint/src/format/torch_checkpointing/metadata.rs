@@ -13,7 +13,7 @@ use crate::format::torch::tensor::{StorageType, dtype_named};
 use crate::index::check_file_name;
 use crate::pickle::{Pickle, Value};
 
-/// Ranks of one tensor that are looked at.
+/// Most ranks of one tensor.
 const MAX_RANKS: usize = 1 << 20;
 
 /// A step on the way to a value inside an item.
@@ -145,7 +145,7 @@ impl<'a> Metadata<'a> {
         self.items.keys().map(String::as_str)
     }
 
-    /// The file in which a rank keeps an item, where it does not have the usual name.
+    /// The file in which a rank keeps an item, if the file does not have the usual name.
     pub(super) fn layout(&self, item: &str, rank: u64) -> Option<&FileLayout> {
         self.layouts.get(&(item.to_owned(), rank))
     }
@@ -168,12 +168,12 @@ fn parse_path(text: &str) -> Result<Vec<PathPart>, TcError> {
     parts.into_iter().map(part).collect()
 }
 
-/// The name that a path is in files of plain names, and in a merge.
+/// The name that a path has in files with plain names, and in a merge.
 pub(super) fn name_of(path: &[PathPart]) -> String {
     path.iter().map(ToString::to_string).collect::<Vec<_>>().join(".")
 }
 
-/// Lists of ranks seen before: one for thousands of tensors.
+/// Lists of ranks read before: thousands of tensors share one.
 #[derive(Debug, Default)]
 struct Meshes {
     known: HashMap<u32, Rc<Vec<u64>>>,

@@ -2,7 +2,7 @@
 //! an item lie on the mesh of ranks.
 //!
 //! Which box a rank holds is not stored; it follows from mesh and placement. Where the metadata is missing, as it is in all
-//! but the first checkpoint of a process, distributed tensors still say it themselves.
+//! but the first checkpoint of a process, distributed tensors still state both themselves.
 
 pub mod error;
 mod files;
@@ -64,7 +64,7 @@ impl Format for TorchCheckpointing {
     fn recognises(&self, place: &Place) -> bool {
         let has = |test: &dyn Fn(&str) -> bool| place.file_names().any(test);
         let is_first = |name: &str| parse_name(name).is_some_and(|(item, rank, _)| item == MODEL_ITEM && rank == 0);
-        // A consolidated copy in the same folder is whole, and its index tells it apart.
+        // A consolidated copy in the same folder is complete and is read instead; its index shows that it is there.
         !has(&|name| name.ends_with(INDEX_END)) && (has(&|name| name == METADATA_FILE_NAME) || has(&is_first))
     }
 
@@ -105,7 +105,7 @@ impl Format for TorchCheckpointing {
         let mut notes = vec![Note::KeyChosen { key: choice.key.clone() }];
         notes.extend(entries.1.iter().map(|prefix| Note::PrefixTakenOff { prefix: (*prefix).to_owned() }));
         let duplicate =
-            |name: Box<str>| folder(TcError::Tensor { tensor: name.into(), reason: "stands twice".to_owned() });
+            |name: Box<str>| folder(TcError::Tensor { tensor: name.into(), reason: "appears twice".to_owned() });
         let catalog = TensorCatalog::new(entries.0).map_err(duplicate)?;
         let findings = Findings { key: Some(choice.key), ..Findings::default() };
         Ok(FormatContent {
@@ -126,11 +126,11 @@ fn refuse_of(place: &Place) -> impl Fn(TcError) -> Error + Copy + '_ {
     |source| tc_error(place.path(), source)
 }
 
-/// The item that is meant, and what of it.
+/// The chosen item, and which part of it.
 #[derive(Debug)]
 struct Choice {
     item: String,
-    /// What must stand before a name in the item: nothing for the whole item.
+    /// Prefix of the chosen names in the item; empty for the whole item.
     prefix: String,
     key: String,
 }
@@ -215,7 +215,7 @@ impl RankFiles<'_> {
         place_local(tensor, place, local).map_err(fail)
     }
 
-    /// The entries of an item, and what was taken off their names.
+    /// The entries of an item, and what was removed from their names.
     fn gather(
         &mut self,
         tensors: Vec<ItemTensor>,
@@ -240,7 +240,7 @@ impl RankFiles<'_> {
         Ok((entries, stripped))
     }
 
-    /// What an item holds where no metadata says it: each rank's file is asked.
+    /// What an item holds, if there is no metadata: reads each rank's file.
     fn describe(&mut self) -> Result<Vec<ItemTensor>, Error> {
         let refuse = refuse_of(self.place);
         let ranks: BTreeSet<u64> = self
@@ -274,7 +274,7 @@ impl RankFiles<'_> {
                         let fail = |reason| tc_error(&open.path, TcError::Tensor { tensor: name_of(&path), reason });
                         let local = files::local_tensor(archive, &*open.reader, *file_idx, value).map_err(fail)?;
                         let Some(distributed) = DistributedTensor::of(value) else {
-                            // What is not distributed is the same on every rank: the lowest one is read.
+                            // A tensor that is not distributed is the same on every rank: the lowest rank's is read.
                             found.entry(path.clone()).or_insert_with(|| whole_tensor(path, &local, *rank));
                             continue;
                         };
@@ -284,7 +284,7 @@ impl RankFiles<'_> {
                             let place = box_at(&shape, &spread.mesh_shape, &coordinate, &spread.placements)?;
                             Some((shape, place))
                         });
-                        let malformed = "its placement cannot be read, and there is no `metadata.pkl` that says it";
+                        let malformed = "its placement cannot be read, and there is no `metadata.pkl` that states it";
                         let (shape, (start, extent)) = place.ok_or_else(|| fail(malformed.to_owned()))?;
                         let tensor = found.entry(path.clone()).or_insert_with(|| ItemTensor {
                             path,
