@@ -5,11 +5,12 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use thalweg_storage::guard::{OwnFolder, check_folder, check_place};
 use thalweg_storage::publish::{Replace, publish_folder};
 
-use crate::format::huggingface::INDEX_FILE_NAME;
+use crate::stage::folders_of;
 use crate::{Error, StagedCheckpoint};
 
 /// Name of the receipt in an output folder. Its presence makes the output a checkpoint, and marks it as a merge.
@@ -81,11 +82,16 @@ impl StagedCheckpoint {
         leftovers: &BTreeSet<String>,
     ) -> Result<(), Error> {
         self.check_new_name(manifest_name)?;
-        if let Some(index) = self.layout().index_bytes().map(<[u8]>::to_vec) {
-            self.put_file(INDEX_FILE_NAME, &index)?;
+        self.write_checksums()?;
+        let layout = Arc::clone(self.layout());
+        for document in layout.documents() {
+            self.put_file(&document.name, &document.bytes)?;
         }
         self.sync()?;
         // The names of all the rest are durable before the file that vouches for them.
+        for inner in folders_of(&layout) {
+            self.storage().sync_folder(&self.folder().join(inner))?;
+        }
         self.storage().sync_folder(self.folder())?;
         self.put_file(manifest_name, manifest_bytes)?;
         for entry in self.storage().list_folder(self.folder())? {

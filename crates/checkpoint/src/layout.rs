@@ -6,6 +6,8 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -26,17 +28,72 @@ pub struct LayoutEntry {
     pub shape: Shape,
 }
 
-/// A shard of an output.
+/// A file of an output that is written in pieces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutputFile {
-    /// File name.
+    /// Name within the output, with `/` between folders.
     pub name: String,
     /// Final length.
     pub len_bytes: u64,
-    /// The first bytes: length of the JSON text, the text, padding.
-    pub header: Vec<u8>,
+    /// The bytes that belong to no tensor, in file order; bytes in neither are zero.
+    pub frame: Vec<FramePart>,
+    /// CRC-32 sums that the file holds of ranges with tensors, which are known only at the end.
+    pub checksums: Vec<Checksum>,
     /// Positions in the catalog of the tensors that it holds, in the order of their bytes.
     pub tensors: Vec<usize>,
+}
+
+impl OutputFile {
+    /// The bytes from the beginning up to the first tensor, if they are known; empty otherwise.
+    pub fn header(&self) -> &[u8] {
+        match self.frame.first() {
+            Some(FramePart { offset: 0, content: FrameContent::Bytes(bytes) }) => bytes,
+            _ => &[],
+        }
+    }
+}
+
+/// Bytes of an output file that belong to no tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FramePart {
+    /// Where they begin.
+    pub offset: u64,
+    /// Where they come from.
+    pub content: FrameContent,
+}
+
+/// Where bytes that belong to no tensor come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FrameContent {
+    /// They are known.
+    Bytes(Vec<u8>),
+    /// They are copied from another file.
+    Copy {
+        /// Its path.
+        path: PathBuf,
+        /// Where they begin in it.
+        offset: u64,
+        /// How many they are.
+        len_bytes: u64,
+    },
+}
+
+/// A CRC-32 sum (IEEE 802.3, as in zip archives) of a range of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checksum {
+    /// The bytes that it is the sum of.
+    pub range: Range<u64>,
+    /// Offsets at which the file holds it, as four bytes, little-endian.
+    pub places: Vec<u64>,
+}
+
+/// A small file that is written whole once all tensors are, such as an index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// Its name.
+    pub name: String,
+    /// Its content.
+    pub bytes: Vec<u8>,
 }
 
 /// The files of an output and the place of every tensor.
@@ -44,26 +101,31 @@ pub struct OutputFile {
 pub struct OutputLayout {
     files: Vec<OutputFile>,
     catalog: Arc<TensorCatalog>,
-    index: Option<Vec<u8>>,
+    documents: Vec<Document>,
 }
 
 impl OutputLayout {
-    /// The shards; pieces of the catalog count them from 0.
+    /// A layout of these files; pieces of the catalog count them from 0. The documents are written last, in this order.
+    pub fn new(files: Vec<OutputFile>, catalog: Arc<TensorCatalog>, documents: Vec<Document>) -> Self {
+        Self { files, catalog, documents }
+    }
+
+    /// The files; pieces of the catalog count them from 0.
     pub fn files(&self) -> &[OutputFile] {
         &self.files
     }
 
-    /// The tensors, each one piece at its offset in its file.
+    /// The tensors and the places of their elements.
     pub fn catalog(&self) -> &Arc<TensorCatalog> {
         &self.catalog
     }
 
-    /// The text of `model.safetensors.index.json`; `None` for an output of one file.
-    pub fn index_bytes(&self) -> Option<&[u8]> {
-        self.index.as_deref()
+    /// The small files that are written once all tensors are, in this order.
+    pub fn documents(&self) -> &[Document] {
+        &self.documents
     }
 
-    /// Length of all shards together.
+    /// Length of all files together.
     pub fn len_bytes(&self) -> u64 {
         self.files.iter().map(|file| file.len_bytes).sum()
     }
@@ -119,13 +181,17 @@ pub fn layout_output(
             places[at] = (file_idx, len_bytes);
             len_bytes += sizes[at];
         }
-        files.push(OutputFile { name, len_bytes, header, tensors });
+        let frame = vec![FramePart { offset: 0, content: FrameContent::Bytes(header) }];
+        files.push(OutputFile { name, len_bytes, frame, checksums: Vec::new(), tensors });
     }
     let entries: Vec<TensorEntry> =
         sorted.iter().zip(&places).map(|(entry, place)| place_entry(entry, *place)).collect();
-    let index = (files.len() > 1).then(|| write_index(&entries, &files));
+    let index = (files.len() > 1).then(|| Document {
+        name: INDEX_FILE_NAME.to_owned(),
+        bytes: write_index(&entries, files.iter().map(|file| (&*file.name, &*file.tensors))),
+    });
     let catalog = TensorCatalog::new(entries).map_err(|name| unwritable(&name, "its name appears twice"))?;
-    Ok(OutputLayout { files, catalog: Arc::new(catalog), index })
+    Ok(OutputLayout { files, catalog: Arc::new(catalog), documents: index.into_iter().collect() })
 }
 
 fn place_entry(entry: &LayoutEntry, (file_idx, offset): (u32, u64)) -> TensorEntry {
@@ -133,12 +199,12 @@ fn place_entry(entry: &LayoutEntry, (file_idx, offset): (u32, u64)) -> TensorEnt
     TensorEntry { name: entry.name.clone(), dtype: entry.dtype, shape: entry.shape.clone(), pieces }
 }
 
-fn unwritable(tensor: &str, reason: &'static str) -> Error {
+pub(crate) fn unwritable(tensor: &str, reason: &'static str) -> Error {
     Error::UnwritableTensor { tensor: tensor.to_owned(), reason }
 }
 
 /// The size of each entry; their sum is known to leave room for the headers.
-fn check_entries(sorted: &[&LayoutEntry]) -> Result<Vec<u64>, Error> {
+pub(crate) fn check_entries(sorted: &[&LayoutEntry]) -> Result<Vec<u64>, Error> {
     if sorted.is_empty() {
         return Err(Error::NothingToWrite);
     }
@@ -165,7 +231,7 @@ fn check_entries(sorted: &[&LayoutEntry]) -> Result<Vec<u64>, Error> {
 }
 
 /// Runs of neighbours, each within the limit or of one tensor.
-fn fill_shards(sizes: &[u64], max_shard_bytes: u64) -> Vec<std::ops::Range<usize>> {
+pub(crate) fn fill_shards(sizes: &[u64], max_shard_bytes: u64) -> Vec<Range<usize>> {
     let mut shards = Vec::new();
     let (mut start, mut filled_bytes) = (0, 0_u64);
     for (at, &size) in sizes.iter().enumerate() {
@@ -219,11 +285,13 @@ fn write_header(
 }
 
 /// The index as transformers writes it: sorted keys, two spaces, a line end.
-fn write_index(entries: &[TensorEntry], files: &[OutputFile]) -> Vec<u8> {
+///
+/// `files` has the name of each file and the positions in `entries` of its tensors.
+pub(crate) fn write_index<'a>(entries: &[TensorEntry], files: impl Iterator<Item = (&'a str, &'a [usize])>) -> Vec<u8> {
     let n_params: u64 = entries.iter().map(TensorEntry::n_elements).sum();
     let n_bytes: u64 = entries.iter().map(TensorEntry::n_bytes).sum();
     let file_of: BTreeMap<usize, &str> =
-        files.iter().flat_map(|file| file.tensors.iter().map(|&at| (at, &*file.name))).collect();
+        files.flat_map(|(name, tensors)| tensors.iter().map(move |&at| (at, name))).collect();
     let lines: Vec<String> =
         file_of.iter().map(|(&at, file)| format!("    {}: {}", quote(&entries[at].name), quote(file))).collect();
     let totals = format!("    \"total_parameters\": {n_params},\n    \"total_size\": {n_bytes}");
@@ -233,7 +301,7 @@ fn write_index(entries: &[TensorEntry], files: &[OutputFile]) -> Vec<u8> {
 
 /// The names that an output of this layout holds besides its side files.
 pub(crate) fn reserved_names(layout: &OutputLayout) -> impl Iterator<Item = &str> {
-    layout.files.iter().map(|file| &*file.name).chain(layout.index.iter().map(|_| INDEX_FILE_NAME))
+    layout.files.iter().map(|file| &*file.name).chain(layout.documents.iter().map(|document| &*document.name))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! An output in the making: files of their final length in a folder that nobody takes for a checkpoint.
+//! A staged output: files of their final length in a folder that no program takes for a checkpoint.
 //!
 //! Tensors are written at their known offsets, in any order and from any thread. Nothing here makes the output
 //! exist; see `commit`.
@@ -8,13 +8,16 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use thalweg_storage::{Storage, WriteAt};
+use thalweg_storage::{Error as StorageError, Storage, WriteAt};
 use thalweg_tensor::{AccessError, TensorCatalog, TensorEntry, TensorSink, display_name, to_index};
 
 use crate::Error;
 use crate::checkpoint::{access_error, byte_range};
+use crate::crc_ranges::CrcRanges;
+use crate::error::storage_error;
+use crate::gather::{read_share, shares_of, write_share};
 use crate::index::check_file_name;
-use crate::layout::{OutputLayout, reserved_names};
+use crate::layout::{FrameContent, FramePart, OutputFile, OutputLayout, reserved_names};
 
 /// Shards of one output that are kept open: several outputs of thousands of shards must not use up the process's
 /// files.
@@ -28,6 +31,25 @@ pub struct StagedCheckpoint {
     layout: Arc<OutputLayout>,
     shards: OpenShards,
     added: BTreeSet<String>,
+    /// For each file that holds sums, those of what was written to it.
+    sums: Vec<Option<CrcRanges>>,
+    /// Held while elements that are not contiguous in their file are changed: their neighbours are written back too.
+    strided: Mutex<()>,
+}
+
+/// Bytes to copy from a file of the newest source into a file of the stage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrameCopy {
+    /// Position of the file in the layout.
+    pub file_idx: usize,
+    /// Where they go.
+    pub offset: u64,
+    /// Path of the file to copy from.
+    pub path: PathBuf,
+    /// Where they begin in it.
+    pub from_offset: u64,
+    /// How many they are.
+    pub len_bytes: u64,
 }
 
 /// The shards that are open now; the others are opened when they are needed.
@@ -78,27 +100,50 @@ pub fn check_free_space(storage: &dyn Storage, path: &Path, wanted_bytes: u64) -
 }
 
 impl StagedCheckpoint {
-    /// Creates every shard with its final length and its header; the folder may exist, the shards may not.
+    /// Creates every file with its final length and the known bytes of its frame; the folder may exist, the files may
+    /// not.
+    ///
+    /// What [`StagedCheckpoint::frame_copies`] lists is still missing, and must be copied before the first tensor is
+    /// written.
     ///
     /// # Errors
-    /// `Storage`, also when a shard is there already or the disk is full.
+    /// `Storage`, also when a file is there already or the disk is full.
     pub fn create(storage: &Arc<dyn Storage>, folder: &Path, layout: Arc<OutputLayout>) -> Result<Self, Error> {
         storage.create_folder(folder)?;
+        for inner in folders_of(&layout) {
+            storage.create_folder(&folder.join(inner))?;
+        }
         let shards = OpenShards::new(layout.files().len());
         for (file_idx, output) in layout.files().iter().enumerate() {
             let file = storage.create_file(&folder.join(&output.name), output.len_bytes)?;
-            file.write_all_at(0, &output.header)?;
+            for (offset, bytes) in known_bytes(output) {
+                file.write_all_at(offset, bytes)?;
+            }
             shards.keep(file_idx, file);
         }
-        Ok(Self { storage: Arc::clone(storage), folder: folder.to_owned(), layout, shards, added: BTreeSet::new() })
+        Ok(Self::new(storage, folder, layout, shards))
     }
 
-    /// Opens a stage that was left behind, if its shards have the lengths and headers of this very layout.
+    fn new(storage: &Arc<dyn Storage>, folder: &Path, layout: Arc<OutputLayout>, shards: OpenShards) -> Self {
+        let sums = layout.files().iter().map(|file| (!file.checksums.is_empty()).then(CrcRanges::default)).collect();
+        Self {
+            storage: Arc::clone(storage),
+            folder: folder.to_owned(),
+            layout,
+            shards,
+            added: BTreeSet::new(),
+            sums,
+            strided: Mutex::new(()),
+        }
+    }
+
+    /// Opens a stage that was left behind, if its files have the lengths and known bytes of this very layout.
     ///
-    /// What the tensors hold is not looked at: whoever resumes checks the ranges that it means to keep.
+    /// The tensors are not checked: a caller that resumes checks the ranges that it means to keep. What is copied is
+    /// copied again, as after [`StagedCheckpoint::create`].
     ///
     /// # Errors
-    /// `StageMismatch` with the first shard that differs; `Storage`.
+    /// `StageMismatch` with the first file that differs; `Storage`.
     pub fn reopen(storage: &Arc<dyn Storage>, folder: &Path, layout: Arc<OutputLayout>) -> Result<Self, Error> {
         let shards = OpenShards::new(layout.files().len());
         for (file_idx, output) in layout.files().iter().enumerate() {
@@ -112,14 +157,48 @@ impl StagedCheckpoint {
             if found_bytes != output.len_bytes {
                 return Err(refuse(format!("it has {found_bytes} bytes, {} expected", output.len_bytes)));
             }
-            let mut header = vec![0; output.header.len()];
-            file.read_exact_at(0, &mut header)?;
-            if header != output.header {
-                return Err(refuse("its header lists other tensors".to_owned()));
+            for (offset, bytes) in known_bytes(output) {
+                let mut found = vec![0; bytes.len()];
+                file.read_exact_at(offset, &mut found)?;
+                if found != bytes {
+                    return Err(refuse("its header lists other tensors".to_owned()));
+                }
             }
             shards.keep(file_idx, file);
         }
-        Ok(Self { storage: Arc::clone(storage), folder: folder.to_owned(), layout, shards, added: BTreeSet::new() })
+        Ok(Self::new(storage, folder, layout, shards))
+    }
+
+    /// What must be copied into the stage before the first tensor is written, cut into parts of at most `max_bytes`.
+    pub fn frame_copies(&self, max_bytes: u64) -> Vec<FrameCopy> {
+        let max_bytes = max_bytes.max(1);
+        let mut copies = Vec::new();
+        for (file_idx, file) in self.layout.files().iter().enumerate() {
+            for FramePart { offset, content } in &file.frame {
+                let FrameContent::Copy { path, offset: from, len_bytes } = content else { continue };
+                for n_before in (0..*len_bytes).step_by(to_index(max_bytes)) {
+                    copies.push(FrameCopy {
+                        file_idx,
+                        offset: offset + n_before,
+                        path: path.clone(),
+                        from_offset: from + n_before,
+                        len_bytes: max_bytes.min(len_bytes - n_before),
+                    });
+                }
+            }
+        }
+        copies
+    }
+
+    /// Copies one part of the frame. `buffer` is grown to its length.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn copy_frame(&self, copy: &FrameCopy, buffer: &mut Vec<u8>) -> Result<(), Error> {
+        buffer.resize(to_index(copy.len_bytes), 0);
+        let source = self.storage.open_file(&copy.path).map_err(|error| storage_error(&copy.path, error))?;
+        source.read_exact_at(copy.from_offset, buffer)?;
+        Ok(self.shard(copy.file_idx)?.write_all_at(copy.offset, buffer)?)
     }
 
     /// The folder of the stage.
@@ -169,19 +248,52 @@ impl StagedCheckpoint {
     /// # Errors
     /// As [`TensorSink::write_elements`].
     pub fn read_back(&self, tensor_idx: usize, elements: Range<u64>, out: &mut [u8]) -> Result<(), AccessError> {
-        let (entry, file_idx) = self.entry(tensor_idx)?;
-        let bytes = self.place(entry, elements, out.len())?;
-        let read = self.shard(file_idx).and_then(|file| file.read_exact_at(bytes.start, out));
-        read.map_err(|error| access_error(&self.file_path(file_idx), "read back", &entry.name, error))
+        let entry = self.entry(tensor_idx)?;
+        self.check_length(entry, &elements, out.len())?;
+        if let Some((file_idx, bytes)) = contiguous(entry, &elements) {
+            let read = self.shard(file_idx).and_then(|file| file.read_exact_at(bytes.start, out));
+            return read.map_err(|error| access_error(&self.file_path(file_idx), "read back", &entry.name, error));
+        }
+        for share in shares_of(entry, &elements) {
+            let piece = &entry.pieces[share.piece_idx];
+            let file_idx = to_index(piece.file_idx.into());
+            let fail = |error| access_error(&self.file_path(file_idx), "read back", &entry.name, error);
+            let file = self.shard(file_idx).map_err(fail)?;
+            let read = &mut |offset, out: &mut [u8]| file.read_exact_at(offset, out);
+            read_share(entry, piece, share.positions, elements.start, out, read).map_err(fail)?;
+        }
+        Ok(())
     }
 
     /// Asks the system to begin writing these elements to the medium, without waiting.
     pub fn start_writeback(&self, tensor_idx: usize, elements: Range<u64>) {
-        let Ok((entry, file_idx)) = self.entry(tensor_idx) else { return };
-        let bytes = entry.pieces.first().and_then(|piece| byte_range(entry, piece, &elements));
-        if let (Some(bytes), Some(file)) = (bytes, self.shards.get(file_idx)) {
+        let Ok(entry) = self.entry(tensor_idx) else { return };
+        if let Some((file_idx, bytes)) = contiguous(entry, &elements)
+            && let Some(file) = self.shards.get(file_idx)
+        {
             file.start_writeback(bytes.start, bytes.end - bytes.start);
         }
+    }
+
+    /// Writes the sums that files hold of their tensors. All tensors must be written.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub(crate) fn write_checksums(&self) -> Result<(), Error> {
+        for (file_idx, output) in self.layout.files().iter().enumerate() {
+            let Some(sums) = &self.sums[file_idx] else { continue };
+            let file = self.shard(file_idx)?;
+            for checksum in &output.checksums {
+                let sum = match sums.sum_of(&checksum.range) {
+                    Some(sum) => sum,
+                    None => read_sum(&*file, &checksum.range)?,
+                };
+                for place in &checksum.places {
+                    file.write_all_at(*place, &sum.to_le_bytes())?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Returns once all shards are on the medium.
@@ -221,27 +333,73 @@ impl StagedCheckpoint {
         name.map_or_else(|| self.folder.clone(), |name| self.folder.join(name))
     }
 
-    fn entry(&self, tensor_idx: usize) -> Result<(&TensorEntry, usize), AccessError> {
+    fn entry(&self, tensor_idx: usize) -> Result<&TensorEntry, AccessError> {
         let entries = self.layout.catalog().entries();
-        let found =
-            entries.get(tensor_idx).and_then(|entry| Some((entry, to_index(entry.pieces.first()?.file_idx.into()))));
-        found.filter(|(_, file_idx)| *file_idx < self.layout.files().len()).ok_or_else(|| {
+        let n_files = self.layout.files().len();
+        let is_placed =
+            |entry: &&TensorEntry| entry.pieces.iter().all(|piece| to_index(piece.file_idx.into()) < n_files);
+        entries.get(tensor_idx).filter(is_placed).ok_or_else(|| {
             let message = format!("there is no tensor number {tensor_idx}, only {}", entries.len());
             AccessError { path: self.folder.display().to_string(), message, source: None }
         })
     }
 
-    fn place(&self, entry: &TensorEntry, elements: Range<u64>, n_bytes: usize) -> Result<Range<u64>, AccessError> {
-        let bytes = entry.pieces.first().and_then(|piece| byte_range(entry, piece, &elements));
-        bytes.filter(|bytes| bytes.end - bytes.start == n_bytes as u64).ok_or_else(|| {
-            let (name, n_elements) = (display_name(&entry.name), entry.n_elements());
-            let Range { start, end } = elements;
-            let message = format!(
-                "{n_bytes} bytes are not the range {start}..{end} of tensor `{name}` with {n_elements} elements"
-            );
-            AccessError { path: self.folder.display().to_string(), message, source: None }
-        })
+    /// Checks that `n_bytes` are the bytes of a range of a tensor's elements.
+    fn check_length(&self, entry: &TensorEntry, elements: &Range<u64>, n_bytes: usize) -> Result<(), AccessError> {
+        let is_range = elements.start <= elements.end && elements.end <= entry.n_elements();
+        let ends = entry.dtype.bytes_of(elements.start).zip(entry.dtype.bytes_of(elements.end));
+        if is_range && ends.is_some_and(|(start, end)| end - start == n_bytes as u64) {
+            return Ok(());
+        }
+        let (name, n_elements) = (display_name(&entry.name), entry.n_elements());
+        let Range { start, end } = elements;
+        let message =
+            format!("{n_bytes} bytes are not the range {start}..{end} of tensor `{name}` with {n_elements} elements");
+        Err(AccessError { path: self.folder.display().to_string(), message, source: None })
     }
+
+    /// Writes bytes to a file and keeps their sum if the file holds sums.
+    fn write_to(&self, file_idx: usize, file: &dyn WriteAt, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
+        file.write_all_at(offset, bytes)?;
+        if let Some(sums) = &self.sums[file_idx] {
+            sums.add(offset, bytes);
+        }
+        Ok(())
+    }
+}
+
+/// The file and the bytes that hold a range of elements, if they are one run.
+fn contiguous(entry: &TensorEntry, elements: &Range<u64>) -> Option<(usize, Range<u64>)> {
+    let [piece] = &*entry.pieces else { return None };
+    Some((to_index(piece.file_idx.into()), byte_range(entry, piece, elements)?))
+}
+
+/// The known bytes of a file's frame.
+fn known_bytes(file: &OutputFile) -> impl Iterator<Item = (u64, &[u8])> {
+    file.frame.iter().filter_map(|part| match &part.content {
+        FrameContent::Bytes(bytes) => Some((part.offset, &**bytes)),
+        FrameContent::Copy { .. } => None,
+    })
+}
+
+/// The folders inside an output, each after the one that holds it.
+pub(crate) fn folders_of(layout: &OutputLayout) -> BTreeSet<&str> {
+    let names = reserved_names(layout);
+    names.flat_map(|name| name.match_indices('/').map(move |(at, _)| &name[..at])).collect()
+}
+
+fn read_sum(file: &dyn WriteAt, range: &Range<u64>) -> Result<u32, Error> {
+    const PIECE_BYTES: u64 = 1 << 20;
+    let mut hasher = crc32fast::Hasher::new();
+    let mut buffer = vec![0; to_index(PIECE_BYTES.min(range.end - range.start))];
+    let mut at = range.start;
+    while at < range.end {
+        let piece = &mut buffer[..to_index(PIECE_BYTES.min(range.end - at))];
+        file.read_exact_at(at, piece)?;
+        hasher.update(piece);
+        at += piece.len() as u64;
+    }
+    Ok(hasher.finalize())
 }
 
 impl TensorSink for StagedCheckpoint {
@@ -250,11 +408,25 @@ impl TensorSink for StagedCheckpoint {
     }
 
     fn write_elements(&self, tensor_idx: usize, first_element: u64, bytes: &[u8]) -> Result<(), AccessError> {
-        let (entry, file_idx) = self.entry(tensor_idx)?;
-        // Packed elements included: whole bytes hold a whole number of them, or `place` refuses.
+        let entry = self.entry(tensor_idx)?;
+        // Packed elements included: whole bytes hold a whole number of them, or `check_length` refuses.
         let n_elements = (bytes.len() as u64).saturating_mul(8) / u64::from(entry.dtype.bits());
-        let range = self.place(entry, first_element..first_element.saturating_add(n_elements), bytes.len())?;
-        let written = self.shard(file_idx).and_then(|file| file.write_all_at(range.start, bytes));
-        written.map_err(|error| access_error(&self.file_path(file_idx), "write", &entry.name, error))
+        let elements = first_element..first_element.saturating_add(n_elements);
+        self.check_length(entry, &elements, bytes.len())?;
+        if let Some((file_idx, range)) = contiguous(entry, &elements) {
+            let written = self.shard(file_idx).and_then(|file| self.write_to(file_idx, &*file, range.start, bytes));
+            return written.map_err(|error| access_error(&self.file_path(file_idx), "write", &entry.name, error));
+        }
+        for share in shares_of(entry, &elements) {
+            let piece = &entry.pieces[share.piece_idx];
+            let file_idx = to_index(piece.file_idx.into());
+            let fail = |error| access_error(&self.file_path(file_idx), "write", &entry.name, error);
+            let file = self.shard(file_idx).map_err(fail)?;
+            let _guard = piece.strides().map(|_| self.strided.lock().unwrap_or_else(PoisonError::into_inner));
+            let read = &mut |offset, out: &mut [u8]| file.read_exact_at(offset, out);
+            let write = &mut |offset, bytes: &[u8]| self.write_to(file_idx, &*file, offset, bytes);
+            write_share(entry, piece, share.positions, first_element, bytes, (read, write)).map_err(fail)?;
+        }
+        Ok(())
     }
 }

@@ -1,6 +1,10 @@
-//! Reads ranges of elements from pieces that are boxes or have strides: which bytes of a file a range needs, and where
-//! they go. Reads are few and large, and scratch memory is bounded. The pieces are known to cover their tensor exactly
-//! once.
+//! Reads and writes ranges of elements in pieces that are boxes or have strides: which bytes of a file a range needs, and
+//! where they go. Reads and writes are few and large, and scratch memory is bounded. The pieces are known to cover their
+//! tensor exactly once.
+
+mod scatter;
+
+pub(crate) use scatter::write_share;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -123,14 +127,19 @@ impl Target<'_> {
         to_index((linear - self.first_element) * self.width)
     }
 
-    /// Reads a row-major box: the file has its elements in the tensor's order, without those of other boxes.
-    fn read_rows<E>(&self, positions: Range<u64>, out: &mut [u8], read: ReadBytes<'_, E>) -> Result<(), E> {
+    /// The position after the run of neighbours in the tensor that holds this position of a row-major box.
+    fn end_of_run(&self, position: u64) -> u64 {
         let extent = self.piece.extent(self.shape);
         // Neighbours in the box are neighbours in the tensor up to the innermost dimension that is cut.
         let cut = extent.iter().zip(&self.shape.0).rposition(|(extent, size)| extent != size);
         let run: u64 = cut.map_or(u64::MAX, |dim| extent[dim..].iter().product());
+        (position / run).saturating_add(1).saturating_mul(run)
+    }
+
+    /// Reads a row-major box: the file has its elements in the tensor's order, without those of other boxes.
+    fn read_rows<E>(&self, positions: Range<u64>, out: &mut [u8], read: ReadBytes<'_, E>) -> Result<(), E> {
         let byte_of = |position: u64| self.piece.offset + position * self.width;
-        let end_of_run = |position: u64| (position / run).saturating_add(1).saturating_mul(run).min(positions.end);
+        let end_of_run = |position: u64| self.end_of_run(position).min(positions.end);
         if end_of_run(positions.start) == positions.end {
             let (from, n_bytes) = (self.out_byte(positions.start), (positions.end - positions.start) * self.width);
             return read(byte_of(positions.start), &mut out[from..from + to_index(n_bytes)]);
@@ -169,13 +178,35 @@ impl Target<'_> {
         out: &mut [u8],
         read: ReadBytes<'_, E>,
     ) -> Result<(), E> {
+        let width = to_index(self.width);
+        self.visit_strided(strides, positions, &mut |window, runs, first| {
+            read(first, window)?;
+            for run in runs {
+                let from = to_index(run.file_byte - first);
+                let bytes = &window[from..from + to_index(run.n) * width];
+                let to = to_index(run.out_element) * width;
+                if run.out_stride == 1 {
+                    out[to..to + bytes.len()].copy_from_slice(bytes);
+                    continue;
+                }
+                let step = to_index(run.out_stride) * width;
+                for (element, at) in bytes.chunks_exact(width).zip((to..).step_by(step)) {
+                    out[at..at + width].copy_from_slice(element);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Cuts a range of a box with strides into windows of the file, and visits each in file order.
+    fn visit_strided<E>(&self, strides: &[u64], positions: Range<u64>, visit: VisitWindow<'_, E>) -> Result<(), E> {
         let extent = self.piece.extent(self.shape);
         let mut out_strides = vec![1; extent.len()];
         for dim in (1..extent.len()).rev() {
             out_strides[dim - 1] = out_strides[dim] * self.shape.0[dim];
         }
         with_scratch(|scratch| {
-            let mut batch = Batch { width: self.width, scratch, runs: Vec::new(), out, read };
+            let mut batch = Batch { width: self.width, scratch, runs: Vec::new(), visit };
             for sub in boxes_of(extent, positions) {
                 let at = |strides: &[u64]| sub.iter().zip(strides).map(|(range, stride)| range.start * stride).sum();
                 let (file_at, box_at): (u64, u64) = (at(strides), at(&out_strides));
@@ -269,13 +300,15 @@ struct Run {
     out_stride: u64,
 }
 
-/// Runs that are read with one call.
+/// Acts on the runs in a window of the file, given memory for the window and the window's first byte.
+type VisitWindow<'a, E> = &'a mut dyn FnMut(&mut [u8], &[Run], u64) -> Result<(), E>;
+
+/// Runs that are read or written with one call.
 struct Batch<'a, 'r, E> {
     width: u64,
     scratch: &'a mut [u8],
     runs: Vec<Run>,
-    out: &'a mut [u8],
-    read: ReadBytes<'r, E>,
+    visit: VisitWindow<'r, E>,
 }
 
 impl<E> Batch<'_, '_, E> {
@@ -325,22 +358,8 @@ impl<E> Batch<'_, '_, E> {
     fn flush(&mut self) -> Result<(), E> {
         let Some(first) = self.runs.first().map(|run| run.file_byte) else { return Ok(()) };
         let end = self.runs.iter().map(|run| run.file_byte + run.n * self.width).max().unwrap_or(first);
-        let window = &mut self.scratch[..to_index(end - first)];
-        (self.read)(first, window)?;
-        let width = to_index(self.width);
-        for run in self.runs.drain(..) {
-            let from = to_index(run.file_byte - first);
-            let bytes = &window[from..from + to_index(run.n) * width];
-            let to = to_index(run.out_element) * width;
-            if run.out_stride == 1 {
-                self.out[to..to + bytes.len()].copy_from_slice(bytes);
-                continue;
-            }
-            let step = to_index(run.out_stride) * width;
-            for (element, at) in bytes.chunks_exact(width).zip((to..).step_by(step)) {
-                self.out[at..at + width].copy_from_slice(element);
-            }
-        }
+        (self.visit)(&mut self.scratch[..to_index(end - first)], &self.runs, first)?;
+        self.runs.clear();
         Ok(())
     }
 }

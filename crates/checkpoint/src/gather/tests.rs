@@ -100,6 +100,61 @@ fn lay_out(shape: &[u64], dtype: Dtype, is_strided: bool, seed: u64) -> Laid {
     Laid { entry, files }
 }
 
+/// Writes all elements in ranges of `step` into files that held none, and compares each byte of the files.
+fn check_written(laid: &Laid, step: u64) {
+    let width = to_index(laid.entry.dtype.bytes().unwrap());
+    let mut files: Vec<Vec<u8>> = laid.files.clone();
+    for piece in &laid.entry.pieces {
+        // Wipes the elements and what is between them; the latter is put back as a frame would be.
+        let spanned = to_index(piece.n_spanned(&laid.entry.shape).unwrap()) * width;
+        let at = to_index(piece.offset);
+        let file_idx = to_index(piece.file_idx.into());
+        let is_gap = |i: usize| laid.files[file_idx][i] == 0xEE;
+        (at..at + spanned).filter(|&i| !is_gap(i)).for_each(|i| files[file_idx][i] = 0x11);
+    }
+    let n_elements = laid.entry.n_elements();
+    let files = RefCell::new(files);
+    for first in (0..n_elements).step_by(to_index(step)) {
+        let elements = first..n_elements.min(first + step);
+        let bytes: Vec<u8> = elements.clone().flat_map(|linear| element_bytes(linear, width)).collect();
+        for share in shares_of(&laid.entry, &elements) {
+            let piece = &laid.entry.pieces[share.piece_idx];
+            let file_idx = to_index(piece.file_idx.into());
+            let read = &mut |offset: u64, out: &mut [u8]| {
+                out.copy_from_slice(&files.borrow()[file_idx][to_index(offset)..to_index(offset) + out.len()]);
+                Ok::<(), Infallible>(())
+            };
+            let write = &mut |offset: u64, bytes: &[u8]| {
+                files.borrow_mut()[file_idx][to_index(offset)..to_index(offset) + bytes.len()].copy_from_slice(bytes);
+                Ok::<(), Infallible>(())
+            };
+            let Ok(()) = write_share(&laid.entry, piece, share.positions, first, &bytes, (read, write));
+        }
+    }
+    assert!(*files.borrow() == laid.files, "{:?}", laid.entry);
+}
+
+#[test]
+fn what_is_written_in_any_cut_is_what_reading_expects() {
+    for seed in 0..60 {
+        for (shape, dtype) in
+            [(&[7, 5, 3][..], Dtype::F32), (&[64, 33], Dtype::Bf16), (&[300], Dtype::U8), (&[], Dtype::F64)]
+        {
+            for is_strided in [false, true] {
+                let laid = lay_out(shape, dtype, is_strided, seed);
+                [1, 7, 64, 100_000].into_iter().for_each(|step| check_written(&laid, step));
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_longer_than_the_scratch_are_written_too() {
+    let laid = lay_out(&[3, 70_000], Dtype::Bf16, false, 5);
+    check_written(&laid, 100_000);
+    check_written(&laid, 45_001);
+}
+
 /// Reads a range and compares; returns the number of reads.
 fn check_range(laid: &Laid, elements: Range<u64>) -> usize {
     let width = to_index(laid.entry.dtype.bytes().unwrap());

@@ -1,0 +1,83 @@
+//! CRC-32 sums of what was written to a file, in any order, so that most of it need not be read again.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use crc32fast::Hasher;
+
+/// The sums of ranges of a file. Neighbours are joined, so that few are kept at a time.
+#[derive(Debug, Default)]
+pub(crate) struct CrcRanges {
+    /// First byte of each range; its end and its sum so far.
+    ranges: Mutex<BTreeMap<u64, (u64, Hasher)>>,
+}
+
+impl CrcRanges {
+    /// Notes that `bytes` were written at `offset`. Ranges that they overlap are forgotten, and so are they: their sum
+    /// would have to be taken apart.
+    pub(crate) fn add(&self, offset: u64, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let mut sum = Hasher::new();
+        sum.update(bytes);
+        let (mut start, mut end) = (offset, offset.saturating_add(bytes.len() as u64));
+        let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        let overlaps = |range: &(&u64, &(u64, Hasher))| *range.0 < end && range.1.0 > start;
+        let overlapped: Vec<u64> = ranges.range(..end).rev().take_while(overlaps).map(|(&first, _)| first).collect();
+        if !overlapped.is_empty() {
+            overlapped.iter().for_each(|first| drop(ranges.remove(first)));
+            return;
+        }
+        if let Some((&first, (last, _))) = ranges.range(..start).next_back()
+            && *last == start
+            && let Some((_, mut before)) = ranges.remove(&first)
+        {
+            before.combine(&sum);
+            (start, sum) = (first, before);
+        }
+        if let Some((last, after)) = ranges.remove(&end) {
+            sum.combine(&after);
+            end = last;
+        }
+        ranges.insert(start, (end, sum));
+    }
+
+    /// The sum of a range, if it was written once, whole and with nothing joined to it.
+    pub(crate) fn sum_of(&self, range: &Range<u64>) -> Option<u32> {
+        let ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        let (end, sum) = ranges.get(&range.start)?;
+        (*end == range.end).then(|| sum.clone().finalize())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(parts: &[(u64, &[u8])]) -> CrcRanges {
+        let ranges = CrcRanges::default();
+        parts.iter().for_each(|(offset, bytes)| ranges.add(*offset, bytes));
+        ranges
+    }
+
+    #[test]
+    fn parts_in_any_order_have_the_sum_of_the_whole() {
+        // The published check value of CRC-32.
+        let check = 0xcbf4_3926;
+        for order in [[0, 1, 2], [2, 1, 0], [0, 2, 1], [1, 0, 2]] {
+            let parts: [(u64, &[u8]); 3] = [(7, b"123"), (10, b"4"), (11, b"56789")];
+            let ranges = written(&order.map(|at| parts[at]));
+            assert_eq!(ranges.sum_of(&(7..16)), Some(check), "{order:?}");
+            assert_eq!(ranges.sum_of(&(7..15)), None);
+        }
+    }
+
+    #[test]
+    fn gaps_and_overlaps_have_no_sum() {
+        assert_eq!(written(&[(0, b"12"), (3, b"4")]).sum_of(&(0..4)), None);
+        assert_eq!(written(&[(0, b"1234"), (2, b"34")]).sum_of(&(0..4)), None);
+        assert_eq!(written(&[(0, b"12"), (4, b"56"), (1, b"2345")]).sum_of(&(0..6)), None);
+    }
+}
