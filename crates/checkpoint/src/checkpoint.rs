@@ -193,6 +193,27 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// The tensors with the offsets and strides that their files state. Opens all pieces; reads no tensor bytes.
+    ///
+    /// # Errors
+    /// `Access` for the first piece that contradicts the directory.
+    pub fn opened_entries(&self) -> Result<Vec<TensorEntry>, Error> {
+        let open = |(tensor_idx, entry): (usize, &TensorEntry)| {
+            let pieces = (0..entry.pieces.len()).map(|i| self.opened_piece(tensor_idx, entry, i).cloned());
+            Ok(TensorEntry { pieces: pieces.collect::<Result<_, AccessError>>()?, ..entry.clone() })
+        };
+        self.catalog.entries().iter().enumerate().map(open).collect()
+    }
+
+    /// The archives in a file, as ranges of its bytes; none if the format does not list them.
+    pub(crate) fn archives_in(&self, file_idx: u32) -> Vec<Range<u64>> {
+        self.lazy.as_ref().map(|lazy| lazy.archives_in(file_idx)).unwrap_or_default()
+    }
+
+    pub(crate) fn readers(&self) -> &[Arc<dyn ReadAt>] {
+        &self.readers
+    }
+
     fn read_range(&self, tensor_idx: usize, elements: Range<u64>, out: &mut [u8]) -> Result<(), AccessError> {
         let entry = self.entry(tensor_idx)?;
         self.check_range(entry, &elements)?;

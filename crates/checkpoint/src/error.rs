@@ -194,6 +194,14 @@ pub enum Error {
         /// What differs, with both values.
         reason: String,
     },
+    /// A checkpoint whose files cannot be those of an output.
+    #[error("an output cannot have the files of `{path}`: {reason}")]
+    CannotKeepFiles {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
 }
 
 /// The kind of problem with a checkpoint that cannot be opened.
@@ -373,6 +381,7 @@ impl Error {
             Self::Dcp { source, .. } => return source.hint(),
             Self::TorchCheckpointing { source, .. } => return source.hint(),
             Self::IndexMismatch { .. } => "files of two saves may be mixed in this folder: copy the checkpoint again",
+            Self::CannotKeepFiles { .. } => "write the tensors anew, with `--format safetensors`",
             Self::OutputExists { .. } => "give another path",
             Self::StageMismatch { .. } => "discard the partial output and start over",
             Self::Storage(error) => return error.hint(),

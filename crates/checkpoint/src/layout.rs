@@ -101,13 +101,26 @@ pub struct Document {
 pub struct OutputLayout {
     files: Vec<OutputFile>,
     catalog: Arc<TensorCatalog>,
+    copies: Arc<TensorCatalog>,
     documents: Vec<Document>,
 }
 
 impl OutputLayout {
     /// A layout of these files; pieces of the catalog count them from 0. The documents are written last, in this order.
     pub fn new(files: Vec<OutputFile>, catalog: Arc<TensorCatalog>, documents: Vec<Document>) -> Self {
-        Self { files, catalog, documents }
+        Self { files, catalog, copies: Arc::default(), documents }
+    }
+
+    /// The same layout with further copies of tensors, which have other element types.
+    #[must_use]
+    pub(crate) fn with_copies(self, copies: Arc<TensorCatalog>) -> Self {
+        Self { copies, ..self }
+    }
+
+    /// Further copies of tensors of the catalog, with the same names and other element types: the module's weights
+    /// beside the masters, or the reverse. They are written once the tensors are.
+    pub fn copies(&self) -> &Arc<TensorCatalog> {
+        &self.copies
     }
 
     /// The files; pieces of the catalog count them from 0.
@@ -191,7 +204,7 @@ pub fn layout_output(
         bytes: write_index(&entries, files.iter().map(|file| (&*file.name, &*file.tensors))),
     });
     let catalog = TensorCatalog::new(entries).map_err(|name| unwritable(&name, "its name appears twice"))?;
-    Ok(OutputLayout { files, catalog: Arc::new(catalog), documents: index.into_iter().collect() })
+    Ok(OutputLayout::new(files, Arc::new(catalog), index.into_iter().collect()))
 }
 
 fn place_entry(entry: &LayoutEntry, (file_idx, offset): (u32, u64)) -> TensorEntry {

@@ -1,6 +1,7 @@
 //! Pieces whose files describe them more fully than the directory does. Each is opened once, when it is first needed.
 
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use thalweg_storage::ReadAt;
@@ -13,6 +14,9 @@ pub trait OpenPiece: Debug + Send + Sync {
     /// # Errors
     /// If the file contradicts the directory or cannot be read.
     fn open_piece(&self, entry: &TensorEntry, piece: &Piece, file: &dyn ReadAt) -> Result<Piece, PieceRefusal>;
+
+    /// The archives in a file, as ranges of its bytes.
+    fn archives_in(&self, file_idx: u32) -> Vec<Range<u64>>;
 }
 
 /// Why a piece cannot be read.
@@ -52,6 +56,10 @@ impl LazyPieces {
     fn slot(&self, entries: &[TensorEntry], tensor_idx: usize, piece_idx: usize) -> Option<&OnceLock<Piece>> {
         let slots = |entry: &TensorEntry| entry.pieces.iter().map(|_| OnceLock::new()).collect();
         self.opened.get_or_init(|| entries.iter().map(slots).collect()).get(tensor_idx)?.get(piece_idx)
+    }
+
+    pub(crate) fn archives_in(&self, file_idx: u32) -> Vec<Range<u64>> {
+        self.opener.archives_in(file_idx)
     }
 
     /// The piece as its file describes it, if it was opened before.

@@ -25,6 +25,7 @@ mod shard_digest;
 mod side_files;
 mod stage;
 mod stranger;
+mod template;
 mod tokenizer;
 
 pub use catalog_cache::{CatalogCache, KnownHeaders};
@@ -43,4 +44,5 @@ pub use read_options::{Params, ReadOptions};
 pub use shard_digest::shard_digest;
 pub use side_files::{CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, StayReason, side_file_kind};
 pub use stage::{FrameCopy, StagedCheckpoint, check_free_space};
+pub use template::{Template, can_be_template, frame_ranges, layout_like};
 pub use tokenizer::{TokenizerDifference, compare_tokenizer_files};

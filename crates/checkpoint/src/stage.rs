@@ -296,6 +296,14 @@ impl StagedCheckpoint {
         Ok(())
     }
 
+    /// Writes elements of copy number `copy_idx` of [`OutputLayout::copies`], from element `first_element` on.
+    ///
+    /// # Errors
+    /// As [`TensorSink::write_elements`].
+    pub fn write_copy(&self, copy_idx: usize, first_element: u64, bytes: &[u8]) -> Result<(), AccessError> {
+        self.write_entry(self.entry_of(self.layout.copies(), copy_idx)?, first_element, bytes)
+    }
+
     /// Returns once all shards are on the medium.
     ///
     /// # Errors
@@ -334,7 +342,11 @@ impl StagedCheckpoint {
     }
 
     fn entry(&self, tensor_idx: usize) -> Result<&TensorEntry, AccessError> {
-        let entries = self.layout.catalog().entries();
+        self.entry_of(self.layout.catalog(), tensor_idx)
+    }
+
+    fn entry_of<'a>(&self, catalog: &'a TensorCatalog, tensor_idx: usize) -> Result<&'a TensorEntry, AccessError> {
+        let entries = catalog.entries();
         let n_files = self.layout.files().len();
         let is_placed =
             |entry: &&TensorEntry| entry.pieces.iter().all(|piece| to_index(piece.file_idx.into()) < n_files);
@@ -356,6 +368,28 @@ impl StagedCheckpoint {
         let message =
             format!("{n_bytes} bytes are not the range {start}..{end} of tensor `{name}` with {n_elements} elements");
         Err(AccessError { path: self.folder.display().to_string(), message, source: None })
+    }
+
+    fn write_entry(&self, entry: &TensorEntry, first_element: u64, bytes: &[u8]) -> Result<(), AccessError> {
+        // Packed elements included: whole bytes hold a whole number of them, or `check_length` refuses.
+        let n_elements = (bytes.len() as u64).saturating_mul(8) / u64::from(entry.dtype.bits());
+        let elements = first_element..first_element.saturating_add(n_elements);
+        self.check_length(entry, &elements, bytes.len())?;
+        if let Some((file_idx, range)) = contiguous(entry, &elements) {
+            let written = self.shard(file_idx).and_then(|file| self.write_to(file_idx, &*file, range.start, bytes));
+            return written.map_err(|error| access_error(&self.file_path(file_idx), "write", &entry.name, error));
+        }
+        for share in shares_of(entry, &elements) {
+            let piece = &entry.pieces[share.piece_idx];
+            let file_idx = to_index(piece.file_idx.into());
+            let fail = |error| access_error(&self.file_path(file_idx), "write", &entry.name, error);
+            let file = self.shard(file_idx).map_err(fail)?;
+            let _guard = piece.strides().map(|_| self.strided.lock().unwrap_or_else(PoisonError::into_inner));
+            let read = &mut |offset, out: &mut [u8]| file.read_exact_at(offset, out);
+            let write = &mut |offset, bytes: &[u8]| self.write_to(file_idx, &*file, offset, bytes);
+            write_share(entry, piece, share.positions, first_element, bytes, (read, write)).map_err(fail)?;
+        }
+        Ok(())
     }
 
     /// Writes bytes to a file and keeps their sum if the file holds sums.
@@ -408,25 +442,6 @@ impl TensorSink for StagedCheckpoint {
     }
 
     fn write_elements(&self, tensor_idx: usize, first_element: u64, bytes: &[u8]) -> Result<(), AccessError> {
-        let entry = self.entry(tensor_idx)?;
-        // Packed elements included: whole bytes hold a whole number of them, or `check_length` refuses.
-        let n_elements = (bytes.len() as u64).saturating_mul(8) / u64::from(entry.dtype.bits());
-        let elements = first_element..first_element.saturating_add(n_elements);
-        self.check_length(entry, &elements, bytes.len())?;
-        if let Some((file_idx, range)) = contiguous(entry, &elements) {
-            let written = self.shard(file_idx).and_then(|file| self.write_to(file_idx, &*file, range.start, bytes));
-            return written.map_err(|error| access_error(&self.file_path(file_idx), "write", &entry.name, error));
-        }
-        for share in shares_of(entry, &elements) {
-            let piece = &entry.pieces[share.piece_idx];
-            let file_idx = to_index(piece.file_idx.into());
-            let fail = |error| access_error(&self.file_path(file_idx), "write", &entry.name, error);
-            let file = self.shard(file_idx).map_err(fail)?;
-            let _guard = piece.strides().map(|_| self.strided.lock().unwrap_or_else(PoisonError::into_inner));
-            let read = &mut |offset, out: &mut [u8]| file.read_exact_at(offset, out);
-            let write = &mut |offset, bytes: &[u8]| self.write_to(file_idx, &*file, offset, bytes);
-            write_share(entry, piece, share.positions, first_element, bytes, (read, write)).map_err(fail)?;
-        }
-        Ok(())
+        self.write_entry(self.entry(tensor_idx)?, first_element, bytes)
     }
 }

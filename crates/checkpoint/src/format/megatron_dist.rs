@@ -11,13 +11,15 @@ use thalweg_storage::Storage;
 use super::dcp::error::DcpError;
 use super::dcp::{Dcp, DcpFolder, open_folder, select_model};
 use super::{Format, FormatContent, Place};
-use crate::{CatalogCache, Error, ReadOptions};
+use crate::{CatalogCache, Error, Note, Params, ReadOptions};
 
 /// The file by which Megatron-Core recognises its own distributed checkpoints.
 const METADATA_FILE_NAME: &str = "metadata.json";
 const COMMON_FILE_NAME: &str = "common.pt";
 const MAX_METADATA_BYTES: u64 = 1 << 20;
 const BACKEND: &str = "torch_dist";
+/// Where the distributed optimizer keeps the F32 masters, under the names of the parameters.
+const MASTER_KEY: &str = "optimizer.state.fp32_param";
 
 /// A folder `iter_0000020` of Megatron-Core.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +32,10 @@ impl Format for MegatronDist {
 
     fn marks(&self) -> &'static [&'static str] {
         &[]
+    }
+
+    fn stores_elements_once(&self) -> bool {
+        true
     }
 
     fn recognises(&self, place: &Place) -> bool {
@@ -48,7 +54,14 @@ impl Format for MegatronDist {
         let bytes = storage.read_file(&path, MAX_METADATA_BYTES)?;
         check_backend(&bytes).map_err(|source| Error::Dcp { path, source: Box::new(source) })?;
         let folder = DcpFolder { path: place.folder().to_owned(), prefix: String::new() };
-        open_folder(storage, &folder, &|entries, _| select_model(entries, options.key.as_deref(), false), cache)
+        let key = match options.params {
+            Some(Params::Master) if options.key.is_none() => Some(MASTER_KEY),
+            _ => options.key.as_deref(),
+        };
+        let mut content = open_folder(storage, &folder, &|entries, _| select_model(entries, key, false), cache)?;
+        content.findings.params = options.params;
+        content.notes.extend(options.params.map(|params| Note::ParamsChosen { params }));
+        Ok(content)
     }
 }
 

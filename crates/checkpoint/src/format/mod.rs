@@ -53,6 +53,12 @@ pub trait Format: Debug + Sync {
         false
     }
 
+    /// Whether the files store each element of a tensor once, so that writing other elements into copies of the files
+    /// makes another checkpoint. False for formats in which every rank keeps its copy of what is not cut.
+    fn stores_elements_once(&self) -> bool {
+        false
+    }
+
     /// Whether this path is in this format, by the names of files and the first bytes of a single one.
     fn recognises(&self, place: &Place) -> bool;
 

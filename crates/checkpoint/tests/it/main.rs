@@ -16,6 +16,8 @@ mod real;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod template;
+#[cfg(test)]
 mod torch;
 #[cfg(test)]
 mod torch_checkpointing;

@@ -1,6 +1,8 @@
 //! A chunk of a distributed checkpoint is a complete torch.save archive of one tensor. Only the archive says where the
 //! elements are, in what order, and of what type they really are.
 
+use std::ops::Range;
+
 use thalweg_storage::ReadAt;
 use thalweg_tensor::{Piece, Shape, TensorEntry};
 
@@ -63,5 +65,11 @@ impl OpenPiece for Archives {
         place.offset = located.offset;
         let Some(strides) = located.strides() else { return Ok(place) };
         place.with_strides(&entry.shape, strides).ok_or_else(|| refuse("has other dimensions than it says".to_owned()))
+    }
+
+    fn archives_in(&self, file_idx: u32) -> Vec<Range<u64>> {
+        let first = self.places.partition_point(|place| place.0 < file_idx);
+        let in_file = self.places[first..].iter().take_while(|place| place.0 == file_idx);
+        in_file.map(|(_, offset, len_bytes)| *offset..offset.saturating_add(*len_bytes)).collect()
     }
 }

@@ -55,6 +55,10 @@ impl Format for DcpSafetensors {
         self.recognises(place)
     }
 
+    fn stores_elements_once(&self) -> bool {
+        true
+    }
+
     fn recognises(&self, place: &Place) -> bool {
         let has = |test: &dyn Fn(&str) -> bool| place.file_names().any(test);
         let is_whole = |name: &str| name.ends_with(".safetensors.index.json") || name == "model.safetensors";

@@ -60,6 +60,10 @@ impl Format for Dcp {
         is_ours(place)
     }
 
+    fn stores_elements_once(&self) -> bool {
+        true
+    }
+
     fn recognises(&self, place: &Place) -> bool {
         if let Place::File { path, .. } = place {
             return path.file_name().is_some_and(|name| name == METADATA_FILE_NAME);

@@ -47,6 +47,10 @@ impl Format for DeepSpeedZero {
         &["mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt"]
     }
 
+    fn stores_elements_once(&self) -> bool {
+        true
+    }
+
     fn recognises(&self, place: &Place) -> bool {
         let is_ours = |name: &str| name.ends_with(MODEL_END) || name.ends_with(OPTIMIZER_END) || name == LATEST_NAME;
         matches!(place, Place::Folder { .. }) && place.file_names().any(is_ours)
@@ -73,6 +77,10 @@ impl Format for DeepSpeedUniversal {
 
     fn marks(&self) -> &'static [&'static str] {
         &[]
+    }
+
+    fn stores_elements_once(&self) -> bool {
+        true
     }
 
     fn recognises(&self, place: &Place) -> bool {

@@ -1,7 +1,6 @@
 //! The zip archives that torch.save writes: where each record is.
 //!
-//! Only the directory at the end is trusted, because sizes are recorded nowhere else. Nothing is unpacked, and no name
-//! is
+//! Only the directory at the end is trusted, because sizes are recorded nowhere else. Nothing is unpacked, and no name is
 //! ever used as a path. An archive may be a part of a file, as the chunks of a distributed checkpoint are.
 
 use std::collections::BTreeMap;
@@ -106,6 +105,8 @@ struct Record {
     method: u16,
     flags: u16,
     crc: u32,
+    /// Where the directory holds the sum, from the start of the directory.
+    crc_place: u64,
 }
 
 /// The directory of an archive.
@@ -116,6 +117,15 @@ pub struct Archive {
     root: Box<str>,
     /// The bytes of the file that hold the archive, up to its directory.
     window: Range<u64>,
+}
+
+/// The data of a record, and where the archive holds its CRC-32 sum.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordSum {
+    /// The bytes of the file that the sum is of.
+    pub range: Range<u64>,
+    /// Offsets in the file of the copies of the sum.
+    pub places: Vec<u64>,
 }
 
 impl Archive {
@@ -153,6 +163,38 @@ impl Archive {
         let names = STORAGE_FOLDERS.map(|folder| format!("{}/{folder}/{key}", self.root));
         let found = names.iter().find_map(|name| Some((name, self.records.get(&**name)?)));
         found.map(|(name, record)| self.locate(file, name, record)).transpose()
+    }
+
+    /// The records that have a CRC-32 sum, and where it is: in the directory, and before or after the data.
+    ///
+    /// # Errors
+    /// If a record is not as torch.save writes it.
+    pub fn record_sums(&self, file: &dyn ReadAt) -> Result<Vec<RecordSum>, ArchiveError> {
+        /// A record with this flag has its sum after the data.
+        const SUM_FOLLOWS: u16 = 1 << 3;
+        let mut sums = Vec::new();
+        for (name, record) in self.records.iter().filter(|(_, record)| record.crc != 0) {
+            let range = self.locate(file, name, record)?;
+            let mut places = vec![self.window.end + record.crc_place];
+            let header_place = self.window.start + record.header_offset + 14;
+            let mut holds_sum = |place: u64, mark: &[u8]| -> Result<(), ArchiveError> {
+                let n_bytes = mark.len() as u64 + 4;
+                if place + n_bytes > self.window.end {
+                    return Ok(());
+                }
+                let found = read_at(file, place, n_bytes).map_err(refuse_reading)?;
+                if found.starts_with(mark) && u32_at(&found, mark.len()) == record.crc {
+                    places.push(place + mark.len() as u64);
+                }
+                Ok(())
+            };
+            holds_sum(header_place, &[])?;
+            if record.flags & SUM_FOLLOWS != 0 {
+                holds_sum(range.end, b"PK\x07\x08")?;
+            }
+            sums.push(RecordSum { range, places });
+        }
+        Ok(sums)
     }
 
     fn check_words(&self, file: &dyn ReadAt) -> Result<(), ArchiveError> {
@@ -339,7 +381,9 @@ fn parse_directory(
             return Err(fail("an entry reaches past its end"));
         }
         let name = std::str::from_utf8(&after[..n_name]).map_err(|_| fail("a name is not UTF-8"))?;
-        let record = parse_entry(entry, &after[n_name..n_name + n_extra]).ok_or(fail("an entry has no 64-bit size"))?;
+        let crc_place = (bytes.len() - rest.len() + 16) as u64;
+        let record = parse_entry(entry, &after[n_name..n_name + n_extra], crc_place);
+        let record = record.ok_or(fail("an entry has no 64-bit size"))?;
         let is_inside = |record: &Record| {
             record.header_offset.checked_add(record.packed_bytes).is_some_and(|end| end <= directory_offset)
         };
@@ -358,7 +402,7 @@ fn parse_directory(
     Ok(records)
 }
 
-fn parse_entry(entry: &[u8], extra: &[u8]) -> Option<Record> {
+fn parse_entry(entry: &[u8], extra: &[u8], crc_place: u64) -> Option<Record> {
     let mut large = find_extra(extra, 1).unwrap_or_default();
     let mut widen = |small: u32| {
         if small != 0xffff_ffff {
@@ -373,7 +417,7 @@ fn parse_entry(entry: &[u8], extra: &[u8]) -> Option<Record> {
     let packed_bytes = widen(u32_at(entry, 20))?;
     let header_offset = widen(u32_at(entry, 42))?;
     let (flags, method, crc) = (u16_at(entry, 8), u16_at(entry, 10), u32_at(entry, 16));
-    Some(Record { header_offset, len_bytes, packed_bytes, method, flags, crc })
+    Some(Record { header_offset, len_bytes, packed_bytes, method, flags, crc, crc_place })
 }
 
 /// The content of an extra field with this number.

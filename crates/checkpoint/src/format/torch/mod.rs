@@ -48,6 +48,10 @@ impl Format for Torch {
         &["pytorch_model.bin", "pytorch_model.bin.index.json", "lit_model.pth"]
     }
 
+    fn stores_elements_once(&self) -> bool {
+        true
+    }
+
     fn recognises(&self, place: &Place) -> bool {
         match place {
             Place::File { path, head } => {

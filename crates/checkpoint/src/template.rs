@@ -1,0 +1,341 @@
+//! An output with the files of an existing checkpoint: everything that is no tensor of the merge is copied, so that the
+//! trainer that wrote the checkpoint resumes from the output.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use thalweg_storage::{FileKind, ReadAt, Storage};
+use thalweg_tensor::{Piece, TensorCatalog, TensorEntry, to_index};
+
+use crate::format::FORMATS;
+use crate::format::torch::archive::Archive;
+use crate::layout::{Checksum, FrameContent, FramePart, LayoutEntry, OutputFile, OutputLayout};
+use crate::side_files::{SideFileKind, StayReason, side_file_kind};
+use crate::{Checkpoint, Error};
+
+/// Deepest nesting of folders inside a checkpoint. No known trainer nests deeper than eight.
+const MAX_DEPTH: usize = 32;
+
+/// What an output takes from an existing checkpoint.
+#[derive(Debug, Clone, Copy)]
+pub struct Template<'a> {
+    /// The checkpoint whose files are copied.
+    pub checkpoint: &'a Checkpoint,
+    /// The same files, opened for the other copy of the parameters that they hold, such as masters beside the module's
+    /// weights.
+    pub other_copy: Option<&'a Checkpoint>,
+    /// Whether the state of the optimizer is copied if it is in separate files.
+    pub keeps_optimizer: bool,
+    /// Names of files in the checkpoint's folder that are not copied, because the output has other files of that name.
+    pub replaced: &'a BTreeSet<String>,
+}
+
+/// Lays out an output with the files of a checkpoint, in which only the elements of `entries` are other ones.
+///
+/// Tensors of the other copy with the name and shape of one of `entries` become [`OutputLayout::copies`].
+///
+/// # Errors
+/// `CannotKeepFiles` if the format stores elements more than once, or if a tensor is missing in the checkpoint or has
+/// another shape or element type there; `Access` and `Storage` if a file cannot be read.
+pub fn layout_like(
+    storage: &dyn Storage,
+    template: &Template<'_>,
+    entries: &[LayoutEntry],
+) -> Result<OutputLayout, Error> {
+    let checkpoint = template.checkpoint;
+    check_format(checkpoint)?;
+    let mut names = FileList::find(storage, template)?;
+    let opened = checkpoint.opened_entries()?;
+    let mut placed = place_tensors(checkpoint, &opened, entries)?;
+    renumber(&mut placed, checkpoint, &mut names)?;
+    let mut copies = Vec::new();
+    if let Some(other) = template.other_copy {
+        let wanted = |entry: &TensorEntry| {
+            placed.binary_search_by(|known| known.name.cmp(&entry.name)).is_ok_and(|i| placed[i].shape == entry.shape)
+        };
+        copies = other.opened_entries()?.into_iter().filter(wanted).collect();
+        renumber(&mut copies, other, &mut names)?;
+    }
+    let mut files = Vec::with_capacity(names.files.len());
+    for (file_idx, file) in (0..).zip(&names.files) {
+        files.push(lay_out_file(file, file_idx, [&placed, &copies])?);
+    }
+    let catalog = |entries| {
+        TensorCatalog::new(entries).map(Arc::new).map_err(|name| refuse(checkpoint, format!("`{name}` appears twice")))
+    };
+    Ok(OutputLayout::new(files, catalog(placed)?, Vec::new()).with_copies(catalog(copies)?))
+}
+
+/// Whether outputs can have the files of a checkpoint in this format.
+pub fn can_be_template(format_name: &str) -> bool {
+    FORMATS.iter().any(|format| format.name() == format_name && format.stores_elements_once())
+}
+
+fn check_format(checkpoint: &Checkpoint) -> Result<(), Error> {
+    if can_be_template(checkpoint.format_name()) {
+        return Ok(());
+    }
+    let reason = "its ranks store some tensors more than once, and the copies would differ";
+    Err(refuse(checkpoint, reason.to_owned()))
+}
+
+fn refuse(checkpoint: &Checkpoint, reason: String) -> Error {
+    Error::CannotKeepFiles { path: checkpoint.path().to_owned(), reason }
+}
+
+/// A file that goes to the output.
+struct KeptFile {
+    name: String,
+    path: PathBuf,
+    len_bytes: u64,
+    reader: Option<Arc<dyn ReadAt>>,
+    /// The archives in it that tensors lie in.
+    archives: Vec<Range<u64>>,
+}
+
+struct FileList {
+    files: Vec<KeptFile>,
+    numbers: BTreeMap<String, u32>,
+}
+
+impl FileList {
+    /// Every file of the checkpoint's folder, except for records, model cards, code, temporary files and what is
+    /// replaced; for a single file, only that.
+    fn find(storage: &dyn Storage, template: &Template<'_>) -> Result<Self, Error> {
+        let checkpoint = template.checkpoint;
+        let mut found = BTreeMap::new();
+        let is_folder = storage.file_info(checkpoint.path())?.kind == FileKind::Folder;
+        let root = checkpoint.files().first().and_then(|file| root_of(&file.path, &file.name));
+        if let Some(root) = root.filter(|_| is_folder) {
+            collect(storage, &root, "", template, &mut found, 0)?;
+        }
+        // What holds tensors is kept whatever its name.
+        for opened in [Some(checkpoint), template.other_copy].into_iter().flatten() {
+            for (file, reader) in opened.files().iter().zip(opened.readers()) {
+                let kept = found.entry(file.name.clone()).or_insert_with(|| KeptFile {
+                    name: file.name.clone(),
+                    path: file.path.clone(),
+                    len_bytes: file.info.len_bytes,
+                    reader: None,
+                    archives: Vec::new(),
+                });
+                kept.len_bytes = file.info.len_bytes;
+                kept.reader = Some(Arc::clone(reader));
+            }
+        }
+        let files: Vec<KeptFile> = found.into_values().collect();
+        let numbers = (0..).zip(&files).map(|(number, file)| (file.name.clone(), number)).collect();
+        Ok(Self { files, numbers })
+    }
+}
+
+/// The folder from which a file's name leads to it.
+fn root_of(path: &Path, name: &str) -> Option<PathBuf> {
+    path.ancestors().nth(Path::new(name).components().count()).map(Path::to_owned)
+}
+
+fn collect(
+    storage: &dyn Storage,
+    folder: &Path,
+    prefix: &str,
+    template: &Template<'_>,
+    found: &mut BTreeMap<String, KeptFile>,
+    depth: usize,
+) -> Result<(), Error> {
+    for entry in storage.list_folder(folder)? {
+        let (name, path) = (format!("{prefix}{}", entry.name), folder.join(&entry.name));
+        let is_optimizer = entry.name.starts_with("optim") || entry.name.ends_with("_optim_states.pt");
+        if is_optimizer && !template.keeps_optimizer {
+            continue;
+        }
+        match entry.kind {
+            FileKind::Folder if depth < MAX_DEPTH => {
+                collect(storage, &path, &format!("{name}/"), template, found, depth + 1)?;
+            }
+            FileKind::File if is_kept(prefix, &entry.name, entry.len_bytes) && !template.replaced.contains(&name) => {
+                let file = KeptFile {
+                    name: name.clone(),
+                    path,
+                    len_bytes: entry.len_bytes,
+                    reader: None,
+                    archives: Vec::new(),
+                };
+                found.insert(name, file);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file is kept. Cards and code directly in the folder are not: an output has its own card, and code only on
+/// request.
+fn is_kept(prefix: &str, name: &str, len_bytes: u64) -> bool {
+    match side_file_kind(name, len_bytes) {
+        SideFileKind::Stays(StayReason::Record | StayReason::Temporary) => false,
+        SideFileKind::Stays(StayReason::Card) | SideFileKind::Code => !prefix.is_empty(),
+        SideFileKind::Stays(_) | SideFileKind::Travels => true,
+    }
+}
+
+/// The tensors of an output at their places in the checkpoint, sorted by name.
+fn place_tensors(
+    checkpoint: &Checkpoint,
+    opened: &[TensorEntry],
+    entries: &[LayoutEntry],
+) -> Result<Vec<TensorEntry>, Error> {
+    let place = |wanted: &LayoutEntry| {
+        let name = thalweg_tensor::display_name(&wanted.name);
+        let found = checkpoint.catalog().find(&wanted.name).and_then(|i| opened.get(i));
+        let found = found.ok_or_else(|| refuse(checkpoint, format!("it has no tensor `{name}`")))?;
+        if found.dtype != wanted.dtype {
+            let reason = format!("tensor `{name}` is {} in it, and the output's is {}", found.dtype, wanted.dtype);
+            return Err(refuse(checkpoint, reason));
+        }
+        if found.shape != wanted.shape {
+            let reason = format!("tensor `{name}` has shape {} in it, and {} in the output", found.shape, wanted.shape);
+            return Err(refuse(checkpoint, reason));
+        }
+        Ok(found.clone())
+    };
+    let mut placed = entries.iter().map(place).collect::<Result<Vec<_>, Error>>()?;
+    let names: BTreeSet<&str> = entries.iter().map(|entry| &*entry.name).collect();
+    let mut known = checkpoint.catalog().entries().iter();
+    if let Some(left) = known.find(|entry| !names.contains(&*entry.name)) {
+        let name = thalweg_tensor::display_name(&left.name);
+        return Err(refuse(checkpoint, format!("tensor `{name}` cannot be left out of them")));
+    }
+    placed.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(placed)
+}
+
+/// Makes pieces count the files of the output instead of those of a checkpoint, and notes the archives in those files.
+fn renumber(entries: &mut [TensorEntry], checkpoint: &Checkpoint, list: &mut FileList) -> Result<(), Error> {
+    let mut numbers = Vec::with_capacity(checkpoint.files().len());
+    for (old, file) in (0..).zip(checkpoint.files()) {
+        let number = list.numbers.get(&file.name).copied().unwrap_or_default();
+        numbers.push(number);
+        let mut archives = checkpoint.archives_in(old);
+        let kept = &mut list.files[to_index(number.into())];
+        if archives.is_empty() && is_archive(&*checkpoint.readers()[to_index(old.into())])? {
+            archives.push(0..kept.len_bytes);
+        }
+        kept.archives
+            .extend(archives.into_iter().filter(|archive| !kept.archives.contains(archive)).collect::<Vec<_>>());
+    }
+    for piece in entries.iter_mut().flat_map(|entry| entry.pieces.iter_mut()) {
+        piece.file_idx = numbers.get(to_index(piece.file_idx.into())).copied().unwrap_or(u32::MAX);
+    }
+    Ok(())
+}
+
+fn is_archive(reader: &dyn ReadAt) -> Result<bool, Error> {
+    let mut head = [0; 4];
+    if reader.info().len_bytes < 4 {
+        return Ok(false);
+    }
+    reader.read_exact_at(0, &mut head)?;
+    Ok(&head == b"PK\x03\x04")
+}
+
+/// The bytes of a file from the first to the last element of a piece.
+fn span_of(entry: &TensorEntry, piece: &Piece) -> Range<u64> {
+    let n_bytes = piece.n_spanned(&entry.shape).and_then(|n| entry.dtype.bytes_of(n)).unwrap_or(0);
+    piece.offset..piece.offset.saturating_add(n_bytes)
+}
+
+/// The spans of all pieces in a file, sorted and joined. Pieces with strides are left out unless `with_strided`.
+fn spans_in<'a>(
+    entries: impl IntoIterator<Item = &'a TensorEntry>,
+    file_idx: u32,
+    with_strided: bool,
+) -> Vec<Range<u64>> {
+    let pieces = entries.into_iter().flat_map(|entry| entry.pieces.iter().map(move |piece| (entry, piece)));
+    let in_file = pieces.filter(|(_, piece)| piece.file_idx == file_idx);
+    let taken = in_file.filter(|(_, piece)| with_strided || piece.strides().is_none());
+    let mut spans: Vec<Range<u64>> = taken.map(|(entry, piece)| span_of(entry, piece)).collect();
+    spans.retain(|span| !span.is_empty());
+    spans.sort_by_key(|span| (span.start, span.end));
+    let mut joined: Vec<Range<u64>> = Vec::with_capacity(spans.len());
+    for span in spans {
+        match joined.last_mut() {
+            Some(last) if span.start <= last.end => last.end = last.end.max(span.end),
+            _ => joined.push(span),
+        }
+    }
+    joined
+}
+
+/// What is left of a file of this length without these spans, which are sorted and do not overlap.
+fn without(spans: &[Range<u64>], len_bytes: u64) -> Vec<Range<u64>> {
+    let mut gaps = Vec::new();
+    let mut at = 0;
+    for span in spans {
+        if at < span.start {
+            gaps.push(at..span.start.min(len_bytes));
+        }
+        at = at.max(span.end);
+    }
+    if at < len_bytes {
+        gaps.push(at..len_bytes);
+    }
+    gaps
+}
+
+/// The bytes of a file that belong to no tensor, for each file that pieces of `entries` count: `len_bytes` has its length.
+///
+/// The bytes between the elements of a piece with strides are not among them.
+pub fn frame_ranges(entries: &[TensorEntry], len_bytes: &[u64]) -> Vec<Vec<Range<u64>>> {
+    (0..).zip(len_bytes).map(|(file_idx, &len_bytes)| without(&spans_in(entries, file_idx, true), len_bytes)).collect()
+}
+
+fn lay_out_file(file: &KeptFile, file_idx: u32, written: [&[TensorEntry]; 2]) -> Result<OutputFile, Error> {
+    let [tensors, copies] = written;
+    let copy = |range: Range<u64>| FramePart {
+        offset: range.start,
+        content: FrameContent::Copy {
+            path: file.path.clone(),
+            offset: range.start,
+            len_bytes: range.end - range.start,
+        },
+    };
+    // The bytes between the elements of a piece with strides are copied with the elements, which are written later.
+    let frame = without(&spans_in(tensors, file_idx, false), file.len_bytes).into_iter().map(copy).collect();
+    let written = spans_in(tensors.iter().chain(copies), file_idx, true);
+    let mut in_file: Vec<(u64, usize)> = Vec::new();
+    for (tensor_idx, entry) in tensors.iter().enumerate() {
+        let first = entry.pieces.iter().filter(|piece| piece.file_idx == file_idx).map(|piece| piece.offset).min();
+        in_file.extend(first.map(|offset| (offset, tensor_idx)));
+    }
+    in_file.sort_unstable();
+    Ok(OutputFile {
+        name: file.name.clone(),
+        len_bytes: file.len_bytes,
+        frame,
+        checksums: checksums_of(file, &written)?,
+        tensors: in_file.into_iter().map(|(_, tensor_idx)| tensor_idx).collect(),
+    })
+}
+
+/// The sums that a file holds of records in which something is written. `written` is sorted and does not overlap.
+fn checksums_of(file: &KeptFile, written: &[Range<u64>]) -> Result<Vec<Checksum>, Error> {
+    let Some(reader) = file.reader.as_deref().filter(|_| !written.is_empty()) else { return Ok(Vec::new()) };
+    let mut sums = Vec::new();
+    for window in &file.archives {
+        let overlaps = |range: &Range<u64>| {
+            let next = written.partition_point(|span| span.end <= range.start);
+            written.get(next).is_some_and(|span| span.start < range.end)
+        };
+        if !overlaps(window) {
+            continue;
+        }
+        let refuse = |source| Error::Torch { path: file.path.clone(), source: Box::new(source) };
+        let archive = Archive::open(reader, window.clone()).map_err(|error| refuse(error.into()))?;
+        let records = archive.record_sums(reader).map_err(|error| refuse(error.into()))?;
+        let touched = records.into_iter().filter(|record| overlaps(&record.range));
+        sums.extend(touched.map(|record| Checksum { range: record.range, places: record.places }));
+    }
+    Ok(sums)
+}

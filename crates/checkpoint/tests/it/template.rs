@@ -1,0 +1,167 @@
+//! Outputs with the files of an existing checkpoint, over checkpoints that other programs wrote.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use thalweg_checkpoint::format::torch::archive::Archive;
+use thalweg_checkpoint::{
+    Checkpoint, LayoutEntry, Manifest, Params, ReadOptions, StagedCheckpoint, Template, commit_checkpoint, layout_like,
+    open_checkpoint_with,
+};
+use thalweg_storage::publish::Replace;
+use thalweg_tensor::{TensorSink, TensorSource};
+
+use crate::support::{disk, fixture, rules};
+
+const WRITTEN: [(&str, ReadOptions); 14] = [
+    ("dcp-fsdp2/step-60", PLAIN),
+    ("dcp-2d/step-20", PLAIN),
+    ("dcp-hf-sharded/step-20", PLAIN),
+    ("dcp-variants/async", PLAIN),
+    ("dcp-variants/file-per-item", PLAIN),
+    ("dcp-variants/threads-3", PLAIN),
+    ("megatron-torch_dist/iter_0000060", PLAIN),
+    ("deepspeed/zero1/global_step80", PLAIN),
+    ("deepspeed/zero1/global_step80", MODULE),
+    ("deepspeed/zero3/global_step80", PLAIN),
+    ("deepspeed/universal/global_step80_universal", PLAIN),
+    ("torch/bin-sharded/step-60", PLAIN),
+    ("torch/trainstate/step-60.pt", PLAIN),
+    ("trainers/torchtitan/step-30", PLAIN),
+];
+const PLAIN: ReadOptions = ReadOptions { key: None, params: None };
+const MODULE: ReadOptions = ReadOptions { key: None, params: Some(Params::Module) };
+
+fn open(path: &Path, options: &ReadOptions) -> Checkpoint {
+    open_checkpoint_with(&disk(), path, options).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn files_below(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(next).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                folders.push(entry);
+            } else {
+                let name = entry.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
+                found.insert(name, fs::read(entry).unwrap());
+            }
+        }
+    }
+    found
+}
+
+/// Writes an output with the files of `source`, whose elements `change` has changed, into `target`.
+fn write_like(source: &Checkpoint, target: &Path, n_bytes_at_once: u64, change: impl Fn(u8) -> u8) {
+    let entry = |entry: &thalweg_tensor::TensorEntry| LayoutEntry {
+        name: entry.name.clone(),
+        dtype: entry.dtype,
+        shape: entry.shape.clone(),
+    };
+    let entries: Vec<LayoutEntry> = source.catalog().entries().iter().map(entry).collect();
+    let template = Template { checkpoint: source, other_copy: None, keeps_optimizer: true, replaced: &BTreeSet::new() };
+    let layout = Arc::new(layout_like(&*disk(), &template, &entries).unwrap());
+    let stage = target.with_extension("stage");
+    let staged = StagedCheckpoint::create(&disk(), &stage, layout).unwrap();
+    for copy in staged.frame_copies(1000) {
+        staged.copy_frame(&copy, &mut Vec::new()).unwrap();
+    }
+    for (t, entry) in source.catalog().entries().iter().enumerate().rev() {
+        let step = (n_bytes_at_once / entry.dtype.bytes().unwrap()).max(1);
+        for first in (0..entry.n_elements()).step_by(usize::try_from(step).unwrap()) {
+            let elements = first..entry.n_elements().min(first + step);
+            let n_bytes = entry.dtype.bytes_of(elements.end - elements.start).unwrap();
+            let mut bytes = vec![0; usize::try_from(n_bytes).unwrap()];
+            source.read_elements(t, elements.clone(), &mut bytes).unwrap();
+            bytes.iter_mut().for_each(|byte| *byte = change(*byte));
+            staged.write_elements(t, first, &bytes).unwrap();
+            let mut back = vec![0; bytes.len()];
+            staged.read_back(t, elements, &mut back).unwrap();
+            assert_eq!(back, bytes);
+        }
+    }
+    commit_checkpoint(
+        staged,
+        target,
+        Manifest { name: "receipt", bytes: b"{}" },
+        rules(Replace::Never, &BTreeSet::new()),
+    )
+    .unwrap();
+}
+
+/// The path to open in an output: a file if the source was one.
+fn output_path(source: &Path, target: &Path) -> PathBuf {
+    if source.is_dir() { target.to_owned() } else { target.join(source.file_name().unwrap()) }
+}
+
+#[test]
+fn equal_elements_give_equal_files() {
+    let scratch = tempfile::tempdir().unwrap();
+    for (number, (name, options)) in WRITTEN.iter().enumerate() {
+        let path = fixture(name);
+        let target = scratch.path().join(format!("out{number}"));
+        write_like(&open(&path, options), &target, 777, |byte| byte);
+        let mut written = files_below(&target);
+        assert!(written.remove("receipt").is_some());
+        if path.is_dir() {
+            assert!(files_below(&path) == written, "{name}: {:?}", written.keys());
+        } else {
+            assert!(written.into_values().eq([fs::read(&path).unwrap()]), "{name}");
+        }
+    }
+}
+
+#[test]
+fn other_elements_are_read_back_and_archives_keep_right_sums() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut n_sums = 0;
+    for (number, (name, options)) in WRITTEN.iter().enumerate() {
+        let (path, target) = (fixture(name), scratch.path().join(format!("out{number}")));
+        let source = open(&path, options);
+        write_like(&source, &target, 4096, |byte| byte ^ 0x55);
+        let found = open(&output_path(&path, &target), options);
+        assert_eq!(found.format_name(), source.format_name());
+        assert_eq!(found.catalog().entries().len(), source.catalog().entries().len(), "{name}");
+        for (t, entry) in source.catalog().entries().iter().enumerate() {
+            let mut bytes = [0, 1].map(|_| vec![0; usize::try_from(entry.n_bytes()).unwrap()]);
+            source.read_elements(t, 0..entry.n_elements(), &mut bytes[0]).unwrap();
+            found.read_elements(t, 0..entry.n_elements(), &mut bytes[1]).unwrap();
+            assert!(bytes[0].iter().zip(&bytes[1]).all(|(a, b)| a ^ 0x55 == *b), "{name}: {}", entry.name);
+        }
+        n_sums += files_below(&target).keys().map(|file| check_sums(&target.join(file))).sum::<usize>();
+    }
+    assert!(n_sums > 100, "{n_sums}");
+}
+
+/// Compares the sums of an archive with its data; returns how many there are.
+fn check_sums(path: &Path) -> usize {
+    let file = disk().open_file(path).unwrap();
+    let bytes = fs::read(path).unwrap();
+    if !bytes.starts_with(b"PK\x03\x04") || path.extension().is_some_and(|extension| extension == "distcp") {
+        return 0;
+    }
+    let sums = Archive::open(&*file, 0..bytes.len() as u64).unwrap().record_sums(&*file).unwrap();
+    for sum in &sums {
+        let data = &bytes[usize::try_from(sum.range.start).unwrap()..usize::try_from(sum.range.end).unwrap()];
+        for place in &sum.places {
+            let at = usize::try_from(*place).unwrap();
+            assert_eq!(crc32fast::hash(data).to_le_bytes(), bytes[at..at + 4], "{}", path.display());
+        }
+        assert!(!sum.places.is_empty());
+    }
+    sums.len()
+}
+
+#[test]
+fn formats_that_store_elements_more_than_once_are_refused() {
+    for name in ["megatron-legacy/iter_0000060", "torch-checkpointing/one-rank/step-10"] {
+        let source = open(&fixture(name), &PLAIN);
+        let template =
+            Template { checkpoint: &source, other_copy: None, keeps_optimizer: true, replaced: &BTreeSet::new() };
+        let error = layout_like(&*disk(), &template, &[]).unwrap_err();
+        assert!(error.to_string().contains("more than once") && error.hint().is_some(), "{error}");
+    }
+}
