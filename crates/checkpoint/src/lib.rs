@@ -38,7 +38,9 @@ pub use gather::GATHER_SCRATCH_BYTES;
 pub use layout::{Checksum, Document, FrameContent, FramePart, LayoutEntry, OutputFile, OutputLayout, layout_output};
 pub use lazy_pieces::{Look, OpenPiece, PieceRefusal};
 pub use note::Note;
-pub use open::{is_checkpoint, open_checkpoint, open_checkpoint_with, open_checkpoints, open_with_cache};
+pub use open::{
+    is_checkpoint, open_checkpoint, open_checkpoint_with, open_checkpoints, open_other_copy, open_with_cache,
+};
 pub use pool::CheckpointPool;
 pub use read_options::{Params, ReadOptions};
 pub use shard_digest::shard_digest;

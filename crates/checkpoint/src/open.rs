@@ -12,6 +12,7 @@ use thalweg_storage::{FileKind, Storage};
 use crate::checkpoint::{Checkpoint, ConfigFile, ShardFile};
 use crate::config::{MAX_CONFIG_BYTES, parse_config};
 use crate::error::storage_error;
+use crate::format::dcp::error::DcpError;
 use crate::format::huggingface::INDEX_END;
 use crate::format::{FORMATS, HEAD_BYTES, Place};
 use crate::lazy_pieces::LazyPieces;
@@ -157,6 +158,31 @@ pub fn open_with_cache(
         findings: content.findings,
         lazy: content.opener.map(LazyPieces::new),
     })
+}
+
+/// Opens the other copy of the parameters in the files of an opened checkpoint: masters beside the module's weights, or
+/// the reverse. `None` if the files hold one copy.
+///
+/// # Errors
+/// As [`open_checkpoint`].
+pub fn open_other_copy(
+    storage: &Arc<dyn Storage>,
+    checkpoint: &Checkpoint,
+    options: &ReadOptions,
+) -> Result<Option<Checkpoint>, Error> {
+    // The path may be a folder that only names the checkpoint's own.
+    let first = checkpoint.files().first();
+    let root = first.and_then(|file| file.path.ancestors().nth(Path::new(&file.name).components().count()));
+    let place = look_at(storage, root.unwrap_or(checkpoint.path()))?;
+    let format = FORMATS.iter().find(|format| format.recognises(&place));
+    let params = format.and_then(|format| format.other_params(&place, checkpoint.findings().params));
+    let Some(params) = params.filter(|_| options.key.is_none()) else { return Ok(None) };
+    let options = ReadOptions { params: Some(params), ..options.clone() };
+    match open_with_cache(storage, place.path(), &options, &CatalogCache::default()) {
+        // A distributed checkpoint says only when it is read whether it holds masters.
+        Err(Error::Dcp { source, .. }) if matches!(*source, DcpError::Key(_)) => Ok(None),
+        opened => opened.map(Some),
+    }
 }
 
 fn look_at(storage: &Arc<dyn Storage>, path: &Path) -> Result<Place, Error> {

@@ -33,6 +33,7 @@ pub struct StagedCheckpoint {
     added: BTreeSet<String>,
     /// For each file that holds sums, those of what was written to it.
     sums: Vec<Option<CrcRanges>>,
+    has_checksums: bool,
     /// Held while elements that are not contiguous in their file are changed: their neighbours are written back too.
     strided: Mutex<()>,
 }
@@ -133,6 +134,7 @@ impl StagedCheckpoint {
             shards,
             added: BTreeSet::new(),
             sums,
+            has_checksums: false,
             strided: Mutex::new(()),
         }
     }
@@ -275,11 +277,22 @@ impl StagedCheckpoint {
         }
     }
 
-    /// Writes the sums that files hold of their tensors. All tensors must be written.
+    /// Reads bytes of file number `file_idx` as it is now.
     ///
     /// # Errors
     /// `Storage`.
-    pub(crate) fn write_checksums(&self) -> Result<(), Error> {
+    pub fn read_file(&self, file_idx: usize, offset: u64, out: &mut [u8]) -> Result<(), StorageError> {
+        self.shard(file_idx)?.read_exact_at(offset, out)
+    }
+
+    /// Writes the sums that files hold of their tensors, unless that was done. All tensors must be written.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn write_checksums(&mut self) -> Result<(), Error> {
+        if std::mem::replace(&mut self.has_checksums, true) {
+            return Ok(());
+        }
         for (file_idx, output) in self.layout.files().iter().enumerate() {
             let Some(sums) = &self.sums[file_idx] else { continue };
             let file = self.shard(file_idx)?;

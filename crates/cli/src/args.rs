@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use thalweg_checkpoint::{Params, ReadOptions};
+use thalweg_merge::output_format::{OptimizerPolicy, OutputFormat, RequestedFormat};
 
 pub(crate) use self::study::{
     CurveChoice, DataChoice, ForecastArgs, InitArgs, KeepChoice, MomentsChoice, RawChoice, RecoverArgs, ScoringArgs,
@@ -277,6 +278,14 @@ pub(crate) struct OutputArgs {
     /// Element type of floating tensors
     #[arg(long, value_enum, default_value_t = DtypeChoice::Same, ignore_case = true)]
     pub(crate) dtype: DtypeChoice,
+    /// Format of the output; same is that of the newest checkpoint, whose other files are then kept, so that its trainer
+    /// resumes from the output [default: same where it can be written, else safetensors]
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<FormatChoice>,
+    /// State of the optimizer and of the training run: left out, or that of the newest checkpoint [default: newest where
+    /// the output has its files]
+    #[arg(long, value_enum)]
+    pub(crate) optimizer: Option<OptimizerChoice>,
     /// Largest shard: 5GB, 5GiB, or bytes; a larger tensor gets a shard of its own
     #[arg(long, value_name = "SIZE", default_value = "5GB")]
     pub(crate) out_shard_size: ByteSize,
@@ -337,6 +346,48 @@ pub(crate) enum DtypeChoice {
     Bf16,
     #[value(aliases = ["float16", "fp16", "half"])]
     F16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FormatChoice {
+    Same,
+    Safetensors,
+    #[value(aliases = ["pt", "bin", "pytorch"])]
+    Torch,
+    Dcp,
+    #[value(alias = "torch_dist")]
+    MegatronDist,
+    DeepspeedZero,
+    DeepspeedUniversal,
+}
+
+impl From<FormatChoice> for RequestedFormat {
+    fn from(choice: FormatChoice) -> Self {
+        match choice {
+            FormatChoice::Same => Self::Same,
+            FormatChoice::Safetensors => Self::Named(OutputFormat::Safetensors),
+            FormatChoice::Torch => Self::Named(OutputFormat::Torch),
+            FormatChoice::Dcp => Self::Named(OutputFormat::Dcp),
+            FormatChoice::MegatronDist => Self::Named(OutputFormat::MegatronDist),
+            FormatChoice::DeepspeedZero => Self::Named(OutputFormat::DeepspeedZero),
+            FormatChoice::DeepspeedUniversal => Self::Named(OutputFormat::DeepspeedUniversal),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OptimizerChoice {
+    Drop,
+    Newest,
+}
+
+impl From<OptimizerChoice> for OptimizerPolicy {
+    fn from(choice: OptimizerChoice) -> Self {
+        match choice {
+            OptimizerChoice::Drop => Self::Drop,
+            OptimizerChoice::Newest => Self::Newest,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

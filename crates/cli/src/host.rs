@@ -1,5 +1,6 @@
 //! What the program hands to the libraries: storage, clock, limits, progress, Ctrl-C.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -41,6 +42,8 @@ pub(crate) struct World<'a> {
     interrupt: Arc<AtomicBool>,
     n_threads: NonZeroUsize,
     simd: Simd,
+    /// Notes that were shown and are not repeated.
+    told: Mutex<BTreeSet<String>>,
 }
 
 impl<'a> World<'a> {
@@ -68,7 +71,16 @@ impl<'a> World<'a> {
             interrupt,
             n_threads: asked.min(most),
             simd: global.simd.map_or(Simd::Auto, Into::into),
+            told: Mutex::default(),
         })
+    }
+
+    /// Shows a note, unless it was shown before.
+    pub(crate) fn note_once(&self, note: Option<String>) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(note) = note.filter(|note| told.insert(note.clone())) {
+            Progress::note(&self.progress, &note);
+        }
     }
 
     /// The context of a run that may use `memory_bytes` of resident memory.
@@ -267,6 +279,7 @@ impl<'a> CliProgress<'a> {
 
 fn verb(activity: Activity) -> &'static str {
     match activity {
+        Activity::Bytes(Stage::Copy) => "copying",
         Activity::Bytes(Stage::Resume) => "checking what was staged",
         Activity::Bytes(Stage::Merge) => "merging",
         Activity::Bytes(Stage::Sync) => "syncing",

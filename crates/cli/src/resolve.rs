@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use thalweg_merge::Coefficients;
+use thalweg_merge::output_format::{ChosenFormat, FormatRequest, choose_format};
 use thalweg_merge::plan::{
     CodePolicy, DigestChoice, MergePlan, MergePolicy, NonFloatPolicy, OutputDtype, OutputPlan, RouterPolicy, SourceRef,
     newest_of,
@@ -162,6 +163,9 @@ pub(crate) fn output_plan(
     };
     output.reading = world.reading.clone();
     output.policy = policy((sources, newest), args, world)?;
+    let chosen = output_format(&output, args, world)?;
+    (output.format, output.policy.optimizer) = (chosen.format, chosen.optimizer);
+    world.note_once(chosen.note);
     output.out_shard_bytes = args.out_shard_size.0;
     output.digest = match args.digest {
         DigestArg::Blake3 => DigestChoice::Blake3,
@@ -169,6 +173,15 @@ pub(crate) fn output_plan(
         DigestArg::None => DigestChoice::None,
     };
     Ok(output)
+}
+
+/// The format of an output: that of its newest source, unless another one was asked for or is all that works.
+fn output_format(output: &OutputPlan, args: &OutputArgs, world: &World<'_>) -> Result<ChosenFormat, Error> {
+    let request = FormatRequest { format: args.format.map(Into::into), optimizer: args.optimizer.map(Into::into) };
+    let Some(newest) = output.newest_source() else { return Err(Error::usage("there is no checkpoint to merge")) };
+    let newest = world.pool.open(&newest.path, &output.reading)?;
+    let chosen = choose_format(request, &newest, (output.dtype, output.policy.drop.is_empty()));
+    Ok(chosen.map_err(thalweg_merge::Error::from)?)
 }
 
 fn policy(

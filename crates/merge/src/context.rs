@@ -30,6 +30,8 @@ pub trait Host: Sync {
 pub enum Stage {
     /// Checking what an interrupted run left behind.
     Resume,
+    /// Copying what is not merged.
+    Copy,
     /// Reading, averaging, writing.
     Merge,
     /// Waiting for the medium.

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use thalweg_checkpoint::Look;
+use thalweg_checkpoint::{Look, OutputLayout};
 use thalweg_storage::publish::Replace;
 use thalweg_tensor::kernel::NonFinitePolicy;
 use thalweg_tensor::{TensorSink, TensorSource};
@@ -15,9 +15,10 @@ use crate::align::{MergeLayout, OpenSource, align_sources};
 use crate::combine::{Combination, CombineJob, combine, output_dtype, source_use};
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
+use crate::frame::copy_frames;
 use crate::ledger::{Finished, Ledger};
 use crate::memory::{Held, PieceSize};
-use crate::output::{CommitInput, commit_output};
+use crate::output::{CommitInput, commit_output, output_layout};
 use crate::pending::{Compared, Pending, check_disk_space};
 use crate::plan::{DigestChoice, MergePlan, OutputPlan};
 use crate::receipt::MergeReceipt;
@@ -79,9 +80,11 @@ pub fn execute_merge(
     check_memory(plan, &sources, &layout, run)?;
     let pending = Pending::find(plan, &sources, options, run)?;
     pending.outputs().flat_map(|output| side_file_notes(output, &sources)).for_each(|note| run.progress.note(&note));
-    check_disk_space(&pending, &layout, run)?;
-    let staged = stage_outputs(&pending, &sources, &layout, options, run)?;
-    let merged = match merge_into(&staged, &sources, &layout, run) {
+    let lay_out = |output| output_layout(output, &layout, &sources, &run.storage);
+    let layouts = pending.outputs().map(lay_out).collect::<Result<Vec<_>, _>>()?;
+    check_disk_space(&pending, &layouts, run)?;
+    let staged = stage_outputs(&pending, &sources, layouts, options, run)?;
+    let merged = match copy_frames(&staged, run).and_then(|()| merge_into(&staged, &sources, &layout, run)) {
         Ok(merged) => merged,
         Err(error) => return Err(give_up(staged, error, run)),
     };
@@ -147,13 +150,13 @@ pub fn open_sources(plan: &MergePlan, run: &RunContext<'_>) -> Result<Vec<OpenSo
 fn stage_outputs<'a>(
     pending: &Pending<'a>,
     sources: &[OpenSource],
-    layout: &MergeLayout,
+    layouts: Vec<OutputLayout>,
     options: ExecuteOptions,
     run: &RunContext<'_>,
 ) -> Result<Vec<StagedOutput<'a>>, Error> {
     let reading = pending.reading_digest(sources)?;
     let mut staged = Vec::new();
-    for output in pending.outputs() {
+    for (output, layout) in pending.outputs().zip(layouts) {
         match stage_output(output, sources, layout, &reading, options, run) {
             Ok(output) => staged.push(output),
             Err(error) => {

@@ -152,6 +152,9 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// A format that the output cannot have.
+    #[error(transparent)]
+    Format(#[from] crate::output_format::FormatError),
     /// A worker thread died; a defect of ours.
     #[error("a worker thread stopped unexpectedly")]
     WorkerDied,
@@ -210,6 +213,7 @@ impl Error {
             Self::NoReceipt { .. } => {
                 Some("only what `merge` and `sweep` wrote can be verified; `inspect` shows any checkpoint".to_owned())
             }
+            Self::Format(error) => Some(error.hint().to_owned()),
             Self::NotAligned { differences } => crate::difference::hint_for(differences),
             Self::Scheme(error) => error.hint(),
             Self::Storage(error) => error.hint().map(str::to_owned),

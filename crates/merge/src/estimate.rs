@@ -47,7 +47,8 @@ pub fn estimate_merge(
         .zip(&layout.classes)
         .map(|(entry, &class)| entry.n_bytes() * source_use(class, &uses).read.len() as u64)
         .sum();
-    let layouts = plan.outputs.iter().map(|output| output_layout(output, layout)).collect::<Result<Vec<_>, _>>()?;
+    let lay_out = |output| output_layout(output, layout, sources, &run.storage);
+    let layouts = plan.outputs.iter().map(lay_out).collect::<Result<Vec<_>, _>>()?;
     let held = Held::of_sources(sources).with_outputs(plan.outputs.iter());
     let sizes = (sources.len(), plan.outputs.len());
     let piece = fit_piece(layout, sizes, held.bytes(&layout.catalog), bytes_read, run)?;

@@ -1,12 +1,14 @@
 //! One output at its end: described by a receipt, given its side files, published. How it is staged is in `stage`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use thalweg_checkpoint::format::huggingface::{FORMAT_NAME, INDEX_FILE_NAME};
+use thalweg_checkpoint::format::huggingface::FORMAT_NAME;
 use thalweg_checkpoint::{
-    CONFIG_FILE_NAME, Checkpoint, CommitRules, LayoutEntry, Manifest, OutputFile, OutputLayout, commit_checkpoint,
-    layout_output, shard_digest, updated_config,
+    CONFIG_FILE_NAME, Checkpoint, CommitRules, LayoutEntry, Manifest, OutputFile, OutputLayout, Template,
+    commit_checkpoint, layout_like, layout_output, open_other_copy, shard_digest, updated_config,
 };
+use thalweg_storage::Storage;
 use thalweg_storage::publish::Replace;
 use thalweg_tensor::digest::{DigestKind, ListHasher};
 use thalweg_tensor::{Digest, Dtype, TensorSink};
@@ -18,7 +20,9 @@ use crate::contents::{tied_pair, untied_note};
 use crate::context::RunContext;
 use crate::engine::Merged;
 use crate::error::Error;
+use crate::frame::{framed_receipts, write_copies};
 use crate::ledger::TensorRecord;
+use crate::output_format::FormatError;
 use crate::own::MERGED_FOLDER;
 use crate::plan::OutputPlan;
 use crate::receipt::{
@@ -31,15 +35,60 @@ use crate::stage::StagedOutput;
 pub(crate) const MAX_RECEIPT_BYTES: u64 = 1 << 30;
 pub(crate) const CARD_NAME: &str = "README.md";
 
-/// Names, sizes and offsets of everything that an output's shards will hold.
-pub(crate) fn output_layout(output: &OutputPlan, layout: &MergeLayout) -> Result<OutputLayout, Error> {
+/// Names, sizes and offsets of everything that an output's files will hold.
+pub(crate) fn output_layout(
+    output: &OutputPlan,
+    layout: &MergeLayout,
+    sources: &[OpenSource],
+    storage: &Arc<dyn Storage>,
+) -> Result<OutputLayout, Error> {
     let tensors = layout.catalog.entries().iter().zip(&layout.classes).map(|(entry, &class)| LayoutEntry {
         name: entry.name.clone(),
         dtype: output_dtype(class, entry.dtype, output.dtype),
         shape: entry.shape.clone(),
     });
     let tensors: Vec<LayoutEntry> = tensors.collect();
-    Ok(layout_output(&tensors, output.out_shard_bytes, &BTreeMap::new())?)
+    if output.format.is_safetensors() {
+        return Ok(layout_output(&tensors, output.out_shard_bytes, &BTreeMap::new())?);
+    }
+    match kept_source(output, sources) {
+        Some(newest) => layout_like_newest(output, newest, sources, &tensors, storage),
+        None => Err(cannot_write_anew(output, sources)),
+    }
+}
+
+/// The newest source, if the output has its files.
+pub(crate) fn kept_source<'a>(output: &OutputPlan, sources: &'a [OpenSource]) -> Option<&'a OpenSource> {
+    let planned = output.newest_source()?;
+    let newest = sources.iter().find(|source| source.path == planned.path)?;
+    output.format.keeps_files_of(&newest.checkpoint, output.dtype, output.policy.optimizer).then_some(newest)
+}
+
+fn layout_like_newest(
+    output: &OutputPlan,
+    newest: &OpenSource,
+    sources: &[OpenSource],
+    tensors: &[LayoutEntry],
+    storage: &Arc<dyn Storage>,
+) -> Result<OutputLayout, Error> {
+    let other_copy = open_other_copy(storage, &newest.checkpoint, &output.reading)?;
+    let replaced: BTreeSet<String> = match output.policy.side_files_from == output.policy.newest {
+        true => BTreeSet::new(),
+        false => travelling_files(output, sources).map(|file| file.name.clone()).collect(),
+    };
+    let template = Template {
+        checkpoint: &newest.checkpoint,
+        other_copy: other_copy.as_ref(),
+        keeps_optimizer: true,
+        replaced: &replaced,
+    };
+    Ok(layout_like(&**storage, &template, tensors)?)
+}
+
+fn cannot_write_anew(output: &OutputPlan, sources: &[OpenSource]) -> Error {
+    let newest = output.newest_source().and_then(|planned| sources.iter().find(|source| source.path == planned.path));
+    let found = newest.map_or("none", |newest| newest.checkpoint.format_name());
+    FormatError::OnlyFromItself { format: output.format, found }.into()
 }
 
 /// What `commit_output` needs besides the output itself.
@@ -59,6 +108,8 @@ pub(crate) fn commit_output(
     run: &RunContext<'_>,
 ) -> Result<MergeReceipt, Error> {
     let records: Vec<TensorRecord> = input.merged.finished.output(k).collect();
+    write_copies(&output.staged, run)?;
+    output.staged.write_checksums()?;
     note_untied(&output, &records, input, run);
     let mut receipt = describe(&output, &records, input, run)?;
     add_side_files(&mut output, input, &mut receipt, run)?;
@@ -100,7 +151,7 @@ fn describe(
         plan_digest: output.plan_digest.clone(),
         sources: output.plan.sources.iter().map(|source| source_receipt(source, output, input)).collect(),
         digest: kind.map(|_| list.finish().to_string()),
-        files: shard_receipts(output, records, kind),
+        files: file_receipts(output, records, kind)?,
         tensors,
         finished_unix_seconds: run.host.unix_seconds(),
         seconds: input.seconds,
@@ -143,15 +194,24 @@ pub(crate) fn source_files(source: &OpenSource) -> Vec<SourceFile> {
     source.checkpoint.files().iter().map(|file| SourceFile::new(&file.name, &file.info)).collect()
 }
 
-fn shard_receipts(output: &StagedOutput<'_>, records: &[TensorRecord], kind: Option<DigestKind>) -> Vec<FileReceipt> {
+fn file_receipts(
+    output: &StagedOutput<'_>,
+    records: &[TensorRecord],
+    kind: Option<DigestKind>,
+) -> Result<Vec<FileReceipt>, Error> {
+    let layout = output.staged.layout();
+    let documents =
+        layout.documents().iter().map(|document| FileReceipt::of_bytes(&document.name, &document.bytes, kind));
+    if !output.plan.format.is_safetensors() {
+        let files = framed_receipts(&output.staged, kind)?;
+        return Ok(files.into_iter().chain(documents).collect());
+    }
     let of_shard = |file: &OutputFile| {
         let digests: Vec<Digest> = file.tensors.iter().map(|&t| records[t].digest).collect();
-        let digest = kind.map(|kind| shard_digest(kind, &file.header, &digests).to_string());
-        FileReceipt { name: file.name.clone(), len_bytes: file.len_bytes, digest }
+        let digest = kind.map(|kind| shard_digest(kind, file.header(), &digests).to_string());
+        FileReceipt { name: file.name.clone(), len_bytes: file.len_bytes, digest, frame_digest: None }
     };
-    let layout = output.staged.layout();
-    let index = layout.index_bytes().map(|bytes| FileReceipt::of_bytes(INDEX_FILE_NAME, bytes, kind));
-    layout.files().iter().map(of_shard).chain(index).collect()
+    Ok(layout.files().iter().map(of_shard).chain(documents).collect())
 }
 
 /// A config that ties what came out unequal describes another model than the one that loads.
@@ -175,12 +235,13 @@ fn add_side_files(
     run: &RunContext<'_>,
 ) -> Result<(), Error> {
     let new_dtype = config_dtype(output, input);
+    let kept = output.staged.names();
     let mut add = |name: &str, bytes: &[u8]| -> Result<(), Error> {
         output.staged.add_file(name, bytes)?;
         receipt.files.push(FileReceipt::of_bytes(name, bytes, output.plan.digest.kind()));
         Ok(())
     };
-    for file in travelling_files(output.plan, input.sources) {
+    for file in travelling_files(output.plan, input.sources).filter(|file| !kept.contains(&file.name)) {
         let bytes = file.read(&*run.storage)?;
         // A config that does not read travels as it is: the tensors do not depend on it.
         let updated = new_dtype.filter(|_| file.name == CONFIG_FILE_NAME);

@@ -65,7 +65,8 @@ fn find_change(
 ) -> Result<Option<&'static str>, Error> {
     const CHANGED: &str = "changed since the merge";
     let path = folder.join(&file.name);
-    let is_tensors = Path::new(&file.name).extension().is_some_and(|extension| extension == "safetensors");
+    let is_tensors = file.frame_digest.is_some()
+        || Path::new(&file.name).extension().is_some_and(|extension| extension == "safetensors");
     let info = match storage.file_info(&path) {
         Err(error) if error.is_not_found() => return Ok(None),
         info => info?,

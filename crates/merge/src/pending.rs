@@ -2,17 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
+use thalweg_checkpoint::OutputLayout;
 use thalweg_storage::guard::{Place, check_folder, check_place, look_at};
 use thalweg_storage::publish::{Replace, is_stage_name, stage_path, trainer_part};
 use thalweg_storage::{FileKind, Storage};
 use thalweg_tensor::Digest;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
-use crate::align::{MergeLayout, OpenSource};
+use crate::align::OpenSource;
 use crate::context::RunContext;
 use crate::engine::{ExecuteOptions, MergeOutcome, PartialStage};
 use crate::error::Error;
-use crate::output::{output_layout, source_files};
+use crate::output::source_files;
 use crate::own::MERGED_FOLDER;
 use crate::plan::{MergePlan, OutputPlan};
 use crate::receipt::{MergeReceipt, RECEIPT_NAME, SourceReceipt};
@@ -221,10 +222,14 @@ fn has_digest(
 }
 
 /// Refuses before the first byte is written if a disk cannot hold its outputs.
-pub(crate) fn check_disk_space(pending: &Pending<'_>, layout: &MergeLayout, run: &RunContext<'_>) -> Result<(), Error> {
+pub(crate) fn check_disk_space(
+    pending: &Pending<'_>,
+    layouts: &[OutputLayout],
+    run: &RunContext<'_>,
+) -> Result<(), Error> {
     let mut needed_bytes = 0;
-    for output in pending.outputs() {
-        needed_bytes += output_layout(output, layout)?.len_bytes();
+    for (output, layout) in pending.outputs().zip(layouts) {
+        needed_bytes += layout.len_bytes();
         let staged_bytes = run
             .storage
             .list_folder(&stage_path(&output.path))

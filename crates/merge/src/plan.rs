@@ -12,6 +12,7 @@ use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::Coefficients;
 use crate::Error;
+use crate::output_format::{OptimizerPolicy, OutputFormat};
 use crate::scheme::{Scheme, SchemeParameters};
 use crate::seen::SeenSource;
 use crate::waiver::ConfigWaiver;
@@ -48,6 +49,9 @@ pub struct OutputPlan {
     pub scheme: String,
     /// Element type of the output's floating tensors.
     pub dtype: OutputDtype,
+    /// In which files the output is written.
+    #[serde(default, skip_serializing_if = "OutputFormat::is_safetensors")]
+    pub format: OutputFormat,
     /// D: what the weighted sum is divided by, a positive integer in decimal digits.
     pub divisor: String,
     /// The exact sum of the coefficients, a whole number or a fraction: 1 unless the model is to be scaled.
@@ -216,6 +220,9 @@ pub struct MergePolicy {
     /// What becomes of code beside the tensors.
     #[serde(default, skip_serializing_if = "CodePolicy::is_default")]
     pub code: CodePolicy,
+    /// What becomes of the state of the optimizer.
+    #[serde(default, skip_serializing_if = "OptimizerPolicy::is_drop")]
+    pub optimizer: OptimizerPolicy,
     /// Whether NaN and infinities are merged by IEEE rules instead of refused.
     pub allow_non_finite: bool,
     /// Position in `sources` of the newest checkpoint: the highest step, or the last given.
@@ -239,6 +246,7 @@ impl MergePolicy {
             drop: Vec::new(),
             take_newest: Vec::new(),
             code: CodePolicy::Leave,
+            optimizer: OptimizerPolicy::Drop,
             allow_non_finite: false,
             newest,
             side_files_from: newest,
@@ -277,6 +285,7 @@ impl OutputPlan {
             path: path.into(),
             scheme: scheme.into(),
             dtype: OutputDtype::Same,
+            format: OutputFormat::Safetensors,
             divisor,
             sum: coefficients.sum().to_string(),
             sources: weighed.collect(),

@@ -113,15 +113,20 @@ pub struct FileReceipt {
     pub name: String,
     /// Length in bytes.
     pub len_bytes: u64,
-    /// Of a shard: digest of its header's digest and its tensors' digests, in file order. Of another file: of its bytes.
+    /// Of a safetensors file: digest of its header's digest and its tensors' digests, in file order. Of another file:
+    /// of its bytes.
     pub digest: Option<String>,
+    /// Of a file with the newest source's form: digest of the bytes that belong to no merged tensor, in pieces of a
+    /// mebibyte.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frame_digest: Option<String>,
 }
 
 impl FileReceipt {
     /// The record of a small file that is at hand whole.
     pub fn of_bytes(name: &str, bytes: &[u8], kind: Option<DigestKind>) -> Self {
         let digest = kind.map(|kind| bytes_digest(kind, bytes).to_string());
-        Self { name: name.to_owned(), len_bytes: bytes.len() as u64, digest }
+        Self { name: name.to_owned(), len_bytes: bytes.len() as u64, digest, frame_digest: None }
     }
 }
 

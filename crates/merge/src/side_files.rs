@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use thalweg_checkpoint::{SideFile, SideFileKind};
+use thalweg_checkpoint::{SideFile, SideFileKind, StayReason};
 use thalweg_tensor::display_name;
 
 use crate::align::OpenSource;
+use crate::output::kept_source;
 use crate::plan::{CodePolicy, OutputPlan};
 
 /// The source whose files travel to an output.
@@ -32,7 +33,10 @@ pub(crate) fn travelling_files<'a>(
 pub fn side_file_notes(output: &OutputPlan, sources: &[OpenSource]) -> Vec<String> {
     let Some(named) = named_source(output, sources) else { return Vec::new() };
     let others = sources.iter().filter(|source| output.sources.iter().any(|one| one.path == source.path));
-    stays_behind(output, named).into_iter().chain(is_elsewhere(named, others)).collect()
+    stays_behind(output, named, kept_source(output, sources).is_some())
+        .into_iter()
+        .chain(is_elsewhere(named, others))
+        .collect()
 }
 
 /// The first source with files that would travel and that the named source does not have: a merge without its tokenizer
@@ -62,13 +66,19 @@ fn shorten(mut names: Vec<String>) -> String {
 }
 
 /// What stays behind where an output's files come from, with the reason.
-fn stays_behind(output: &OutputPlan, source: &OpenSource) -> Option<String> {
+fn stays_behind(output: &OutputPlan, source: &OpenSource, keeps_files: bool) -> Option<String> {
     let mut stays: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for file in source.checkpoint.side_files() {
         let reason = match file.kind {
             SideFileKind::Travels => continue,
             SideFileKind::Code if output.policy.code == CodePolicy::Copy => continue,
             SideFileKind::Code => "code: `--code` copies it",
+            // The output has the files of a source, all but these.
+            SideFileKind::Stays(
+                StayReason::Weights | StayReason::TrainingState | StayReason::TooLarge | StayReason::Folder,
+            ) if keeps_files => {
+                continue;
+            }
             SideFileKind::Stays(reason) => reason.words(),
         };
         stays.entry(reason).or_default().push(format!("`{}`", display_name(&file.name)));

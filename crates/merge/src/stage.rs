@@ -6,19 +6,19 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use thalweg_checkpoint::{CONFIG_FILE_NAME, StagedCheckpoint};
+use thalweg_checkpoint::{CONFIG_FILE_NAME, OutputLayout, StagedCheckpoint};
 use thalweg_storage::guard::{Contents, Place, STAGE_HINT, foreign_entries, look_at, remove_own_folder, shown_names};
 use thalweg_storage::publish::{Replace, stage_path};
 use thalweg_storage::{Lock, Storage};
 use thalweg_tensor::Digest;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
-use crate::align::{MergeLayout, OpenSource};
+use crate::align::OpenSource;
 use crate::context::RunContext;
 use crate::engine::{ExecuteOptions, PartialStage};
 use crate::error::Error;
 use crate::journal::{JOURNAL_NAME, Journal, JournalState, StageKey, UnitRecord};
-use crate::output::{CARD_NAME, output_layout, source_files};
+use crate::output::{CARD_NAME, source_files};
 use crate::own::{MERGED_FOLDER, merged_contents};
 use crate::plan::OutputPlan;
 use crate::receipt::RECEIPT_NAME;
@@ -97,7 +97,7 @@ fn refuse(path: &Path, holds: String) -> Error {
 pub(crate) fn stage_output<'a>(
     output: &'a OutputPlan,
     sources: &[OpenSource],
-    layout: &MergeLayout,
+    output_layout: OutputLayout,
     reading: &Digest,
     options: ExecuteOptions,
     run: &RunContext<'_>,
@@ -117,7 +117,7 @@ pub(crate) fn stage_output<'a>(
     }
     let plan_digest = output.digest()?;
     let key = stage_key(output, &plan_digest, sources, reading);
-    let output_layout = Arc::new(output_layout(output, layout)?);
+    let output_layout = Arc::new(output_layout);
     let journal_path = stage.join(JOURNAL_NAME);
     let (state, listed) = Journal::open(&**storage, &journal_path, &key)?;
     let names = stage_names(output, sources, &output_layout);
@@ -155,20 +155,10 @@ pub(crate) fn stage_output<'a>(
 }
 
 /// Every name that this plan may put into its stage.
-fn stage_names(
-    output: &OutputPlan,
-    sources: &[OpenSource],
-    layout: &thalweg_checkpoint::OutputLayout,
-) -> BTreeSet<String> {
+fn stage_names(output: &OutputPlan, sources: &[OpenSource], layout: &OutputLayout) -> BTreeSet<String> {
     let mut names: BTreeSet<String> = layout.files().iter().map(|file| file.name.clone()).collect();
-    let fixed = [
-        LOCK_NAME,
-        JOURNAL_NAME,
-        RECEIPT_NAME,
-        CARD_NAME,
-        CONFIG_FILE_NAME,
-        thalweg_checkpoint::format::huggingface::INDEX_FILE_NAME,
-    ];
+    names.extend(layout.documents().iter().map(|document| document.name.clone()));
+    let fixed = [LOCK_NAME, JOURNAL_NAME, RECEIPT_NAME, CARD_NAME, CONFIG_FILE_NAME];
     names.extend(fixed.map(str::to_owned));
     for planned in &output.sources {
         let source = sources.iter().find(|source| source.path == planned.path);

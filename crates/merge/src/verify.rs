@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use thalweg_checkpoint::{Checkpoint, ReadOptions, open_checkpoint, open_checkpoint_with, shard_digest};
+use thalweg_checkpoint::{Checkpoint, ReadOptions, frame_ranges, open_checkpoint_with, shard_digest};
 use thalweg_storage::Storage;
 use thalweg_tensor::digest::{
     Digest, DigestKind, ListHasher, SUBTREE_BYTES, SubtreeDigest, bytes_digest, tensor_digest,
@@ -14,6 +14,7 @@ use thalweg_tensor::{TensorEntry, TensorSource, display_name, to_index};
 use crate::combine::{RunningHash, run_workers};
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
+use crate::frame::frame_digest;
 use crate::output::MAX_RECEIPT_BYTES;
 use crate::receipt::{MergeReceipt, RECEIPT_NAME, SourceReceipt};
 use crate::receipt_check::check_receipt;
@@ -158,7 +159,10 @@ pub(crate) fn verify_receipt(
     };
     // A file that is missing or has another length cannot be opened as a checkpoint; the verdict stands already.
     if found.files.iter().all(|file| file.fault.is_none()) {
-        match open_checkpoint(&run.storage, folder) {
+        // Safetensors outputs hold only what was read.
+        let plain = ReadOptions::default();
+        let reading = if receipt.plan.format.is_safetensors() { &plain } else { &receipt.plan.reading };
+        match open_checkpoint_with(&run.storage, folder, reading) {
             Ok(checkpoint) => check_tensors(&checkpoint, receipt, run, &mut found)?,
             Err(error) => {
                 found.files.push(Verdict { name: folder.display().to_string(), fault: Some(error.to_string()) });
@@ -195,7 +199,7 @@ fn check_files(folder: &Path, receipt: &MergeReceipt, run: &RunContext<'_>) -> V
         if info.len_bytes != file.len_bytes {
             return Some(format!("{} bytes expected, {} found", file.len_bytes, info.len_bytes));
         }
-        if file.name.ends_with(".safetensors") {
+        if file.frame_digest.is_some() || file.name.ends_with(".safetensors") {
             return None;
         }
         let kind = receipt.plan.digest.kind()?;
@@ -232,7 +236,39 @@ fn check_tensors(
             found.tensors.push(Verdict { name: display_name(&entry.name), fault });
         }
     }
-    if found.tensors.is_empty() { check_headers(checkpoint, receipt, &digests, run, found) } else { Ok(()) }
+    if !found.tensors.is_empty() {
+        return Ok(());
+    }
+    if receipt.plan.format.is_safetensors() {
+        check_headers(checkpoint, receipt, &digests, run, found)
+    } else {
+        check_frames(checkpoint, receipt, run, found)
+    }
+}
+
+/// Compares what the files hold besides the tensors.
+fn check_frames(
+    checkpoint: &Checkpoint,
+    receipt: &MergeReceipt,
+    run: &RunContext<'_>,
+    found: &mut Verification,
+) -> Result<(), Error> {
+    let Some(kind) = receipt.plan.digest.kind() else { return Ok(()) };
+    let lengths: Vec<u64> = checkpoint.files().iter().map(|file| file.info.len_bytes).collect();
+    let ranges = frame_ranges(&checkpoint.opened_entries()?, &lengths);
+    for (known, verdict) in receipt.files.iter().zip(&mut found.files).filter(|(known, _)| known.frame_digest.is_some())
+    {
+        run.check_interrupt()?;
+        let position = checkpoint.files().iter().position(|file| file.name == known.name);
+        let whole = [std::iter::once(0..known.len_bytes).collect::<Vec<_>>()];
+        let ranges = position.and_then(|i| ranges.get(i)).unwrap_or(&whole[0]);
+        let file = run.storage.open_file(&checkpoint.path().join(&known.name))?;
+        let read = &mut |offset: u64, out: &mut [u8]| Ok(file.read_exact_at(offset, out)?);
+        if Some(frame_digest(kind, ranges, read)?.to_string()) != known.frame_digest {
+            verdict.fault = Some("what it holds besides the merged tensors differs".to_owned());
+        }
+    }
+    Ok(())
 }
 
 /// Where all tensors are equal, a shard's digest can differ only by its header.

@@ -38,6 +38,10 @@ impl Format for MegatronDist {
         true
     }
 
+    fn other_params(&self, _place: &Place, params: Option<Params>) -> Option<Params> {
+        Some(if params == Some(Params::Master) { Params::Module } else { Params::Master })
+    }
+
     fn recognises(&self, place: &Place) -> bool {
         let has = |wanted: &str| place.file_names().any(|name| name == wanted);
         has(METADATA_FILE_NAME) && (has(COMMON_FILE_NAME) || Dcp.recognises(place))

@@ -59,6 +59,12 @@ pub trait Format: Debug + Sync {
         false
     }
 
+    /// The other copy of the parameters that the files may hold, if `params` was read: masters beside the module's
+    /// weights, for example.
+    fn other_params(&self, _place: &Place, _params: Option<Params>) -> Option<Params> {
+        None
+    }
+
     /// Whether this path is in this format, by the names of files and the first bytes of a single one.
     fn recognises(&self, place: &Place) -> bool;
 

@@ -51,6 +51,10 @@ impl Format for DeepSpeedZero {
         true
     }
 
+    fn other_params(&self, place: &Place, params: Option<Params>) -> Option<Params> {
+        other_params(place, params)
+    }
+
     fn recognises(&self, place: &Place) -> bool {
         let is_ours = |name: &str| name.ends_with(MODEL_END) || name.ends_with(OPTIMIZER_END) || name == LATEST_NAME;
         matches!(place, Place::Folder { .. }) && place.file_names().any(is_ours)
@@ -83,6 +87,10 @@ impl Format for DeepSpeedUniversal {
         true
     }
 
+    fn other_params(&self, place: &Place, params: Option<Params>) -> Option<Params> {
+        other_params(place, params)
+    }
+
     fn recognises(&self, place: &Place) -> bool {
         place.folder_names().any(|name| name == universal::FOLDER_NAME)
             && place.file_names().any(|name| name.ends_with(MODEL_END))
@@ -100,6 +108,16 @@ impl Format for DeepSpeedUniversal {
             return open_module(storage, &files, cache);
         }
         universal::open_masters(storage, place, &files, cache)
+    }
+}
+
+/// Masters and the module's weights are copies of each other, if the files hold both: ZeRO-3 has only masters.
+fn other_params(place: &Place, params: Option<Params>) -> Option<Params> {
+    let files = RankFiles::find(place);
+    let has_masters = !files.optimizer.is_empty() || DeepSpeedUniversal.recognises(place);
+    match params? {
+        Params::Master => (files.model.len() == 1).then_some(Params::Module),
+        Params::Module => has_masters.then_some(Params::Master),
     }
 }
 

@@ -1,0 +1,218 @@
+//! In which files an output is written, and what becomes of the state of the optimizer.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use thalweg_checkpoint::{Checkpoint, can_be_template};
+use thalweg_tensor::DtypeClass;
+
+use crate::plan::OutputDtype;
+
+/// The format of an output.
+///
+/// If the newest source is in the same format and its element types are kept, the output has that source's files with
+/// other tensors, so that the trainer resumes from it. Otherwise the tensors are written anew, if that is possible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OutputFormat {
+    /// Safetensors files, as Hugging Face libraries read them.
+    #[default]
+    Safetensors,
+    /// Files of `torch.save`.
+    Torch,
+    /// A distributed checkpoint of PyTorch.
+    Dcp,
+    /// A distributed checkpoint of Megatron-Core.
+    MegatronDist,
+    /// ZeRO of DeepSpeed; only with the files of the newest source.
+    DeepspeedZero,
+    /// A universal checkpoint of DeepSpeed; only with the files of the newest source.
+    DeepspeedUniversal,
+}
+
+/// Every format that outputs can have, by its name.
+pub const OUTPUT_FORMATS: [(&str, OutputFormat); 6] = [
+    ("safetensors", OutputFormat::Safetensors),
+    ("torch", OutputFormat::Torch),
+    ("dcp", OutputFormat::Dcp),
+    ("megatron-dist", OutputFormat::MegatronDist),
+    ("deepspeed-zero", OutputFormat::DeepspeedZero),
+    ("deepspeed-universal", OutputFormat::DeepspeedUniversal),
+];
+
+impl fmt::Display for OutputFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(OUTPUT_FORMATS.iter().find(|(_, format)| format == self).map_or("safetensors", |(name, _)| name))
+    }
+}
+
+impl OutputFormat {
+    /// The format with this name, which is that of [`Checkpoint::format_name`].
+    pub fn from_name(name: &str) -> Option<Self> {
+        OUTPUT_FORMATS.iter().find(|(known, _)| *known == name).map(|(_, format)| *format)
+    }
+
+    /// The format of a checkpoint, if outputs can have its files.
+    pub fn of(checkpoint: &Checkpoint) -> Option<Self> {
+        Self::from_name(checkpoint.format_name()).filter(|_| can_be_template(checkpoint.format_name()))
+    }
+
+    /// Whether tensors can be written in this format without files to take everything else from.
+    pub fn is_written_anew(self) -> bool {
+        matches!(self, Self::Safetensors)
+    }
+
+    pub(crate) fn is_safetensors(&self) -> bool {
+        *self == Self::Safetensors
+    }
+
+    /// Whether an output of this format has the files of `newest`.
+    pub fn keeps_files_of(self, newest: &Checkpoint, dtype: OutputDtype, optimizer: OptimizerPolicy) -> bool {
+        let is_kept = |entry: &thalweg_tensor::TensorEntry| {
+            entry.dtype.class() != DtypeClass::Mergeable || dtype.resolve(entry.dtype) == entry.dtype
+        };
+        // The masters that DeepSpeed's formats are merged from are a part of the optimizer's state.
+        let needs_optimizer = matches!(self, Self::DeepspeedZero | Self::DeepspeedUniversal);
+        Self::of(newest) == Some(self)
+            && (needs_optimizer || optimizer != OptimizerPolicy::Drop)
+            && newest.catalog().entries().iter().all(is_kept)
+    }
+}
+
+/// What becomes of the state of the optimizer, and of everything else that a checkpoint holds beside the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerPolicy {
+    /// It is left out.
+    #[default]
+    Drop,
+    /// It is taken from the newest source.
+    Newest,
+}
+
+impl OptimizerPolicy {
+    pub(crate) fn is_drop(&self) -> bool {
+        *self == Self::Drop
+    }
+}
+
+/// What was asked for; nothing decides by the newest source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FormatRequest {
+    /// The format, or that of the newest source.
+    pub format: Option<RequestedFormat>,
+    /// What becomes of the state of the optimizer.
+    pub optimizer: Option<OptimizerPolicy>,
+}
+
+/// A format that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestedFormat {
+    /// That of the newest source.
+    Same,
+    /// This one.
+    Named(OutputFormat),
+}
+
+/// A format request that cannot be met.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FormatError {
+    /// The newest source's format cannot be written.
+    #[error("checkpoints in the format `{found}` are read, not written")]
+    NotWritten {
+        /// The format of the newest source.
+        found: &'static str,
+    },
+    /// A format that is written only with the files of a source in that format.
+    #[error("the format `{format}` is written only from checkpoints of that format, and the newest is in `{found}`")]
+    OnlyFromItself {
+        /// That of the output.
+        format: OutputFormat,
+        /// That of the newest source.
+        found: &'static str,
+    },
+    /// The format has no place for the state of the optimizer, or the files that hold it are not kept.
+    #[error("an output in the format `{format}` made from `{found}` has no state of the optimizer")]
+    NoOptimizer {
+        /// That of the output.
+        format: OutputFormat,
+        /// That of the newest source.
+        found: &'static str,
+    },
+}
+
+impl FormatError {
+    /// What to do next.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::NotWritten { .. } | Self::OnlyFromItself { .. } => {
+                "`--format safetensors` writes the tensors of any checkpoint"
+            }
+            Self::NoOptimizer { .. } => "leave out `--optimizer newest`",
+        }
+    }
+}
+
+/// The format that was chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChosenFormat {
+    /// In which files the output is written.
+    pub format: OutputFormat,
+    /// What becomes of the state of the optimizer.
+    pub optimizer: OptimizerPolicy,
+    /// What a person should be told about it.
+    pub note: Option<String>,
+}
+
+/// Chooses the format of an output by its newest source, `newest`. `keeps_all` says whether no tensor is left out.
+///
+/// # Errors
+/// A [`FormatError`] if what was asked for is impossible.
+pub fn choose_format(
+    request: FormatRequest,
+    newest: &Checkpoint,
+    (dtype, keeps_all): (OutputDtype, bool),
+) -> Result<ChosenFormat, FormatError> {
+    let found = newest.format_name();
+    let own = OutputFormat::of(newest);
+    let keeps_files = |format: OutputFormat| {
+        let optimizer = request.optimizer.unwrap_or(OptimizerPolicy::Newest);
+        keeps_all && format.keeps_files_of(newest, dtype, optimizer)
+    };
+    let can_be_made = |format: &OutputFormat| format.is_written_anew() || keeps_files(*format);
+    let (format, note) = match request.format {
+        Some(RequestedFormat::Named(format)) => (format, None),
+        Some(RequestedFormat::Same) if found == "safetensors" => (OutputFormat::Safetensors, None),
+        Some(RequestedFormat::Same) => (own.ok_or(FormatError::NotWritten { found })?, None),
+        None => match own.filter(can_be_made) {
+            Some(format) => (format, None),
+            None if found == "safetensors" => (OutputFormat::Safetensors, None),
+            None => {
+                let note = format!("the sources are in the format `{found}`; the output is written as safetensors");
+                (OutputFormat::Safetensors, Some(note))
+            }
+        },
+    };
+    if !can_be_made(&format) {
+        return Err(FormatError::OnlyFromItself { format, found });
+    }
+    let optimizer = if keeps_files(format) { OptimizerPolicy::Newest } else { OptimizerPolicy::Drop };
+    if request.optimizer == Some(OptimizerPolicy::Newest) && optimizer == OptimizerPolicy::Drop {
+        return Err(FormatError::NoOptimizer { format, found });
+    }
+    Ok(ChosenFormat { format, optimizer, note })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_that_plans_hold() {
+        for (name, format) in OUTPUT_FORMATS {
+            assert_eq!(serde_json::to_string(&format).unwrap(), format!("\"{name}\""));
+            assert_eq!((OutputFormat::from_name(name), format.to_string().as_str()), (Some(format), name));
+        }
+    }
+}
