@@ -9,8 +9,13 @@ use serde_json::Value as Json;
 use thalweg_storage::Storage;
 
 use super::dcp::error::DcpError;
-use super::dcp::{Dcp, DcpFolder, open_folder, select_model};
+use super::dcp::write::{Paths, lay_folder};
+use super::dcp::{Dcp, DcpExtras, DcpFolder, DcpObject, open_folder, select_model};
+use super::torch::archive_write::lay_archive;
 use super::{Format, FormatContent, Place};
+use crate::frame_builder::{CopiedBytes, FrameBuilder};
+use crate::layout::{Document, LayoutEntry, OutputLayout};
+use crate::pickle::PickleWriter;
 use crate::{CatalogCache, Error, Note, Params, ReadOptions};
 
 /// The file by which Megatron-Core recognises its own distributed checkpoints.
@@ -82,6 +87,46 @@ fn check_backend(bytes: &[u8]) -> Result<(), DcpError> {
             Err(DcpError::Backend { found, version })
         }
     }
+}
+
+/// What a new checkpoint of Megatron-Core takes over from another besides tensors.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MegatronExtras {
+    /// Entries that are not tensors, such as extra state of layers.
+    pub objects: Vec<DcpObject>,
+    /// The file of values that are not sharded; without one, an empty one is written.
+    pub common: Option<CopiedBytes>,
+}
+
+/// Lays out a checkpoint of Megatron-Core of the form `torch_dist`: as [`layout_dcp`](crate::layout_dcp), without paths,
+/// with `common.pt` and `metadata.json`.
+///
+/// # Errors
+/// As [`layout_dcp`](crate::layout_dcp).
+pub fn layout_megatron_dist(
+    entries: &[LayoutEntry],
+    max_shard_bytes: u64,
+    extras: &MegatronExtras,
+) -> Result<OutputLayout, Error> {
+    let objects = DcpExtras { key: Vec::new(), objects: extras.objects.clone() };
+    let layout = lay_folder(entries, max_shard_bytes, &objects, Paths::Absent)?;
+    let mut files = layout.files().to_vec();
+    let mut common = FrameBuilder::default();
+    match &extras.common {
+        Some(copied) => common.copy(copied),
+        None => {
+            let mut writer = PickleWriter::new();
+            writer.dict();
+            lay_archive(&mut common, COMMON_FILE_NAME.trim_end_matches(".pt"), &writer.finish(), []);
+        }
+    }
+    files.push(common.finish(COMMON_FILE_NAME.to_owned()));
+    let back_end = serde_json::json!({
+        "sharded_backend": BACKEND, "sharded_backend_version": 1, "common_backend": "torch", "common_backend_version": 1,
+    });
+    let back_end = Document { name: METADATA_FILE_NAME.to_owned(), bytes: back_end.to_string().into_bytes() };
+    let documents = layout.documents().iter().cloned().chain([back_end]).collect();
+    Ok(OutputLayout::new(files, Arc::clone(layout.catalog()), documents))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Reads pickles as data: bytes in, a tree of values out. No name is looked up, nothing is called.
+//! Reads pickles as data: bytes in, a tree of values out. No name is looked up, nothing is called. `write` writes them.
 //!
 //! A pickle is a program that names functions of the process that loads it. Here a name is only text. Calls of names
 //! that the caller lists become [`Value`]s with arguments and state; calls of any other name are opaque values that
@@ -13,9 +13,11 @@ mod machine;
 #[cfg(test)]
 mod tests;
 mod value;
+mod write;
 
 pub use error::{PickleError, PickleFault};
 pub use value::{Global, ObjectView, Value};
+pub use write::{PickleWriter, Slot};
 
 use value::Node;
 

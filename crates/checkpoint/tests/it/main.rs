@@ -25,3 +25,5 @@ mod torch_checkpointing;
 mod trainers;
 #[cfg(test)]
 mod write;
+#[cfg(test)]
+mod write_formats;

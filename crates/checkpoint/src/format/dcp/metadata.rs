@@ -46,13 +46,33 @@ pub(in crate::format) struct Entry<'a> {
     pub(super) fqn: &'a str,
     /// Keys and positions in the saved state that lead to it; only the name if the metadata has no path.
     pub(super) path: Vec<&'a str>,
+    /// The same path as the metadata has it.
+    stated_path: Option<Value<'a>>,
     /// The description of a tensor; `None` for other objects.
     tensor: Option<ObjectView<'a>>,
+}
+
+/// A step on the way to an entry of a saved state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PathPart {
+    /// The key of a dictionary.
+    Key(String),
+    /// A position in a list.
+    Index(u64),
 }
 
 impl Entry<'_> {
     pub(super) fn is_tensor(&self) -> bool {
         self.tensor.is_some()
+    }
+
+    /// The path that the metadata states, if it states one that leads to this name.
+    pub(super) fn parts(&self) -> Vec<PathPart> {
+        let part = |part: Value<'_>| match part.as_text() {
+            Some(key) => Some(PathPart::Key(key.to_owned())),
+            None => part.as_u64().map(PathPart::Index),
+        };
+        self.stated_path.and_then(|path| path.items().map(part).collect()).unwrap_or_default()
     }
 }
 
@@ -104,8 +124,9 @@ pub(super) fn list_entries(pickle: &Pickle) -> Result<Directory<'_>, DcpError> {
         if positions.insert(fqn, entries.len()).is_some() {
             return Err(DcpError::DuplicateName { name: fqn.to_owned() });
         }
-        let path = paths.get(fqn).and_then(|path| path_of(fqn, *path)).unwrap_or_else(|| guess_path(fqn));
-        entries.push(Entry { fqn, path, tensor: tensor_of(state, fqn)? });
+        let stated = paths.get(fqn).and_then(|path| Some((path_of(fqn, *path)?, *path)));
+        let (path, stated_path) = stated.map_or_else(|| (guess_path(fqn), None), |(parts, path)| (parts, Some(path)));
+        entries.push(Entry { fqn, path, stated_path, tensor: tensor_of(state, fqn)? });
     }
     let storage = required(root, "storage_data")?;
     let mut stored: HashMap<&str, Vec<(Value<'_>, Value<'_>)>> = HashMap::new();
@@ -174,6 +195,15 @@ fn guess_path(fqn: &str) -> Vec<&str> {
 }
 
 impl<'a> Directory<'a> {
+    /// File, first byte and length of an entry that is not a tensor.
+    pub(super) fn place_of_object(&self, fqn: &str) -> Result<(&'a str, u64, u64), ChunkFault> {
+        match self.stored.get(fqn).map(Vec::as_slice).unwrap_or_default() {
+            [(_, info)] => read_place(*info),
+            [] => Err(ChunkFault::NotStored { at: Shape::new([]) }),
+            _ => Err(ChunkFault::StoredTwice { at: Shape::new([]) }),
+        }
+    }
+
     /// The boxes of a tensor. The caller adds the tensor's name to a fault.
     pub(super) fn read_tensor(&self, entry: &Entry<'a>) -> Result<StoredTensor<'a>, ChunkFault> {
         let malformed = |what| ChunkFault::Malformed { what };
@@ -214,12 +244,14 @@ impl<'a> Directory<'a> {
     }
 }
 
-/// The element type: the first member of the tuple that the properties are pickled as.
+/// The element type: the first member of the tuple that the properties are pickled as, or the first argument of the
+/// call that makes them.
 fn dtype_in(tensor: ObjectView<'_>) -> Result<Dtype, ChunkFault> {
     let malformed = ChunkFault::Malformed { what: "properties" };
     let properties = tensor.attribute("properties").and_then(Value::as_object);
     let state = properties.and_then(ObjectView::state);
     let dtype = state.and_then(|state| state.items().next().or_else(|| state.get("dtype")));
+    let dtype = dtype.or_else(|| properties.filter(|_| state.is_none())?.arg(0));
     let Some(global) = dtype.and_then(Value::as_global) else { return Err(malformed) };
     match dtype_of(global) {
         Some(StorageType::Known(dtype)) => Ok(dtype),

@@ -8,7 +8,9 @@ mod chunk;
 pub mod error;
 mod hf_shards;
 mod metadata;
+mod objects;
 mod select;
+pub(crate) mod write;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,7 +22,9 @@ use thalweg_tensor::{Piece, TensorCatalog, TensorEntry};
 use self::chunk::Archives;
 use self::error::{ChunkFault, DcpError};
 pub use self::hf_shards::DcpSafetensors;
+pub use self::metadata::PathPart;
 use self::metadata::{Directory, Entry, METADATA_NAMES, StoredTensor, list_entries};
+pub use self::objects::{DcpExtras, DcpObject, dcp_extras};
 use self::select::Selection;
 pub(super) use self::select::select_model;
 use super::{Findings, Format, FormatContent, OpenFile, Place};
@@ -79,12 +83,8 @@ impl Format for Dcp {
         options: &ReadOptions,
         cache: &CatalogCache,
     ) -> Result<FormatContent, Error> {
-        let (folder, prefix) = match inner_folder(place).filter(|_| !is_ours(place)) {
-            Some(inner) => (place.folder().join(inner), format!("{inner}/")),
-            None => (place.folder().to_owned(), String::new()),
-        };
         let choose = |entries: &[Entry<'_>], is_lightning| select_model(entries, options.key.as_deref(), is_lightning);
-        open_folder(storage, &DcpFolder { path: folder, prefix }, &choose, cache)
+        open_folder(storage, &folder_of(place), &choose, cache)
     }
 }
 
@@ -96,6 +96,14 @@ fn inner_folder(place: &Place) -> Option<&'static str> {
     let Place::Folder { entries, .. } = place else { return None };
     let is_there = |name: &&&str| entries.iter().any(|entry| entry.kind == FileKind::Folder && entry.name == **name);
     INNER_FOLDERS.iter().find(is_there).copied()
+}
+
+/// The folder of the distributed checkpoint at a place.
+fn folder_of(place: &Place) -> DcpFolder {
+    match inner_folder(place).filter(|_| !is_ours(place)) {
+        Some(inner) => DcpFolder { path: place.folder().join(inner), prefix: format!("{inner}/") },
+        None => DcpFolder { path: place.folder().to_owned(), prefix: String::new() },
+    }
 }
 
 /// The folder of a distributed checkpoint, which may be inside the trainer's.

@@ -14,6 +14,8 @@ const MAX_DEPTH: usize = 16;
 pub(in crate::format) struct Selection {
     /// The key that leads to the model; `None` if it is not below one.
     pub(super) key: Option<String>,
+    /// The parts of that key.
+    pub(super) path: Vec<String>,
     /// Position of the entry and the tensor's name.
     pub(super) tensors: Vec<(usize, String)>,
     /// Names of chosen entries that are not tensors.
@@ -62,7 +64,8 @@ pub(in crate::format) fn select_model(
     let stripped = strip_names(&mut names, is_lightning);
     let key = (!path.is_empty()).then(|| path.join("."));
     let others = others.into_iter().collect();
-    Ok(Selection { key, tensors: positions.into_iter().zip(names).collect(), objects, others, stripped })
+    let path = path.into_iter().map(str::to_owned).collect();
+    Ok(Selection { key, path, tensors: positions.into_iter().zip(names).collect(), objects, others, stripped })
 }
 
 /// The rest of an entry's path below `path`; `None` for an entry that is not below it.

@@ -13,9 +13,9 @@ use crate::error::UnfinishedFault;
 use crate::{Error, Note};
 
 /// The single file that readers look for first.
-const SINGLE_FILE_NAME: &str = "pytorch_model.bin";
+pub(super) const SINGLE_FILE_NAME: &str = "pytorch_model.bin";
 /// The index that readers look for next.
-const INDEX_FILE_NAME: &str = "pytorch_model.bin.index.json";
+pub(super) const INDEX_FILE_NAME: &str = "pytorch_model.bin.index.json";
 /// Names that trainers give to a file of the whole model, with other files beside it.
 const MODEL_NAMES: [&str; 7] = [
     "lit_model.pth",

@@ -4,6 +4,7 @@
 //! older streams, and `tensor` tensors. No instruction of a pickle is ever executed.
 
 pub mod archive;
+pub(crate) mod archive_write;
 pub(crate) mod dtensor;
 pub mod error;
 mod folder;
@@ -12,6 +13,9 @@ mod state_dict;
 pub(crate) mod tensor;
 #[cfg(test)]
 mod tests;
+pub(crate) mod write;
+#[cfg(test)]
+mod write_tests;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
