@@ -234,7 +234,8 @@ fn describe_state(state: Option<&str>) -> String {
     state.map_or_else(String::new, |state| format!(": the one there is not usable ({state})"))
 }
 
-fn list_names(names: &[String]) -> String {
+/// The first names in back-ticks, and how many more there are.
+pub(crate) fn list_names(names: &[String]) -> String {
     let mut text: Vec<String> = names.iter().take(MAX_LISTED).map(|name| format!("`{}`", display_name(name))).collect();
     if names.len() > text.len() {
         text.push(format!("and {} more", names.len() - text.len()));
