@@ -21,7 +21,7 @@ const OPENED_AT_ONCE: usize = 16;
 /// A tracker file holds one short name.
 const MAX_TRACKER_BYTES: u64 = 4096;
 
-/// A checkpoint as it stands in a run folder.
+/// A checkpoint in a run folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunCheckpoint {
     /// Its folder or file.
@@ -121,7 +121,7 @@ impl RunDir {
         self.counts == NameCount::Epochs
     }
 
-    /// Names in the folder that are no checkpoints, temporary ones too, sorted.
+    /// Names in the folder that are not checkpoints, temporary ones too, sorted.
     pub fn ignored(&self) -> &[String] {
         &self.ignored
     }

@@ -260,9 +260,8 @@ fn a_glance_tells_a_run_from_a_checkpoint() {
 
 /// A final model beside the checkpoints of a run, each of which consists of these files.
 fn check_run_with_final_model(files: &[&str]) {
-    let write_all = |run: TestRun, step| {
-        files.iter().fold(run, |run, name| run.write(&format!("checkpoint-{step}/{name}"), "x"))
-    };
+    let write_all =
+        |run: TestRun, step| files.iter().fold(run, |run, name| run.write(&format!("checkpoint-{step}/{name}"), "x"));
     let run = TestRun::new::<&str>([]).write("model.safetensors", tiny_safetensors());
     let run = write_all(write_all(run, 10), 20);
     assert_eq!(look_at_path(&disk(), run.path(), None).unwrap(), PathKind::RunWithCheckpoint, "{files:?}");
@@ -286,7 +285,7 @@ fn checkpoints_of_each_format_beside_a_final_model_are_a_run() {
 }
 
 #[test]
-fn a_step_that_stands_twice_is_reported() {
+fn a_step_that_appears_twice_is_reported() {
     let run = TestRun::new(["step_100", "checkpoint-100", "step_200"]).write("step-200/model.safetensors", "");
     let opened = run.open().unwrap();
     assert_eq!(opened.duplicates(), [(Step(100), vec!["checkpoint-100", "step_100"])]);
@@ -396,7 +395,7 @@ fn tokens_come_from_the_log_at_the_step_or_between_equal_rates() {
         "{\"step\":10,\"loss\":3,\"tokens\":1000}\n{\"step\":20,\"loss\":3,\"tokens\":2000}\n{\"step\":30,\"loss\":3,\"tokens\":5000}\n",
     );
     let (log, between) = (Some(TokensSource::Log), Some(TokensSource::LogInterpolated));
-    // Step 25 lies where the rate changes, step 40 beyond the log.
+    // Step 25 is where the rate changes, step 40 beyond the log.
     let expected = [(Some(500), between), (Some(1000), log), (Some(1500), between), (None, None), (None, None)];
     assert_eq!(tokens_of(&run), expected);
 }
