@@ -88,7 +88,7 @@ impl StagedCheckpoint {
             self.put_file(&document.name, &document.bytes)?;
         }
         self.sync()?;
-        // The names of all the rest are durable before the file that vouches for them.
+        // The names of all the rest are durable before the manifest that lists them.
         for inner in folders_of(&layout) {
             self.storage().sync_folder(&self.folder().join(inner))?;
         }

@@ -1,4 +1,4 @@
-//! A staged output: files of their final length in a folder that no program takes for a checkpoint.
+//! An unfinished output: files of their final length in a folder that is not taken for a checkpoint.
 //!
 //! Tensors are written at their known offsets, in any order and from any thread. Nothing here makes the output
 //! exist; see `commit`.

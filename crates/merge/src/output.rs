@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use thalweg_checkpoint::format::huggingface::FORMAT_NAME;
 use thalweg_checkpoint::{
-    CONFIG_FILE_NAME, Checkpoint, CommitRules, LayoutEntry, Manifest, OutputFile, OutputLayout, Template,
-    commit_checkpoint, layout_like, layout_output, open_other_copy, shard_digest, updated_config,
+    CONFIG_FILE_NAME, Checkpoint, CommitRules, DcpExtras, LayoutEntry, Manifest, MegatronExtras, OutputFile,
+    OutputLayout, Template, commit_checkpoint, dcp_extras, layout_dcp, layout_like, layout_megatron_dist,
+    layout_output, layout_torch, open_other_copy, shard_digest, updated_config,
 };
 use thalweg_storage::Storage;
 use thalweg_storage::publish::Replace;
@@ -22,7 +23,7 @@ use crate::engine::Merged;
 use crate::error::Error;
 use crate::frame::{framed_receipts, write_copies};
 use crate::ledger::TensorRecord;
-use crate::output_format::FormatError;
+use crate::output_format::{FormatError, OutputFormat};
 use crate::own::MERGED_FOLDER;
 use crate::plan::OutputPlan;
 use crate::receipt::{
@@ -53,8 +54,42 @@ pub(crate) fn output_layout(
     }
     match kept_source(output, sources) {
         Some(newest) => layout_like_newest(output, newest, sources, &tensors, storage),
-        None => Err(cannot_write_anew(output, sources)),
+        None => lay_out_anew(output, sources, &tensors, storage),
     }
+}
+
+/// Lays out an output that holds only the tensors, and what a format cannot do without.
+fn lay_out_anew(
+    output: &OutputPlan,
+    sources: &[OpenSource],
+    tensors: &[LayoutEntry],
+    storage: &Arc<dyn Storage>,
+) -> Result<OutputLayout, Error> {
+    let size = output.out_shard_bytes;
+    match output.format {
+        OutputFormat::Torch => Ok(layout_torch(tensors, size)?),
+        OutputFormat::Dcp => Ok(layout_dcp(tensors, size, &model_extras(output, sources, storage)?)?),
+        OutputFormat::MegatronDist => {
+            let objects = model_extras(output, sources, storage)?.objects;
+            Ok(layout_megatron_dist(tensors, size, &MegatronExtras { objects, common: None })?)
+        }
+        _ => Err(cannot_write_anew(output, sources)),
+    }
+}
+
+/// The key of the model in the newest source, and the extra state of its layers, if the output has the same format.
+fn model_extras(output: &OutputPlan, sources: &[OpenSource], storage: &Arc<dyn Storage>) -> Result<DcpExtras, Error> {
+    let newest = output.newest_source().and_then(|planned| sources.iter().find(|source| source.path == planned.path));
+    let Some(newest) = newest.filter(|newest| OutputFormat::of(&newest.checkpoint) == Some(output.format)) else {
+        return Ok(DcpExtras::default());
+    };
+    // Pieces in safetensors files have no metadata.
+    if newest.checkpoint.files().iter().any(|file| file.name.ends_with(".safetensors")) {
+        return Ok(DcpExtras::default());
+    }
+    let mut extras = dcp_extras(storage, &newest.path, output.reading.key.as_deref())?;
+    extras.objects.retain(|object| object.name.contains("_extra_state"));
+    Ok(extras)
 }
 
 /// The newest source, if the output has its files.

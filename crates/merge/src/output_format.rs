@@ -59,7 +59,7 @@ impl OutputFormat {
 
     /// Whether tensors can be written in this format without files to take everything else from.
     pub fn is_written_anew(self) -> bool {
-        matches!(self, Self::Safetensors)
+        matches!(self, Self::Safetensors | Self::Torch | Self::Dcp | Self::MegatronDist)
     }
 
     pub(crate) fn is_safetensors(&self) -> bool {
