@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Merge a window of a run, or given checkpoints, into a new checkpoint
     Merge(MergeArgs),
+    /// Write a checkpoint in another format or element type
+    Convert(ConvertArgs),
     /// Make many merges of one run, each source byte read once
     Sweep(SweepArgs),
     /// Read an output again and compare it with its receipt
@@ -149,6 +151,7 @@ impl Command {
             Self::Inspect(args) => &args.run.reading,
             Self::Plan(args) => &args.source.run.reading,
             Self::Merge(args) => &args.source.run.reading,
+            Self::Convert(args) => &args.reading,
             Self::Sweep(args) => &args.run.reading,
             Self::Diff(args) => &args.reading,
             Self::Eval(args) => &args.reading,
@@ -444,6 +447,52 @@ pub(crate) struct PlanArgs {
     /// Output folder that the plan names [default: merged]
     #[arg(long, value_name = "OUT")]
     pub(crate) merged: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) execution: ExecutionArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  thalweg convert run/step-1000 -o hf                       a distributed checkpoint as safetensors
+  thalweg convert run/global_step1000 -o hf --dtype bf16    the masters of DeepSpeed, rounded once
+  thalweg convert hf -o dcp --format dcp                    back, for a trainer
+  thalweg convert run/step-1000 -o one --format torch --consolidate")]
+pub(crate) struct ConvertArgs {
+    /// A checkpoint (folder, index or one file)
+    pub(crate) source: PathBuf,
+    /// Folder of the new checkpoint
+    #[arg(short, long, alias = "output", value_name = "OUT")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) reading: ReadArgs,
+    /// Format of the new checkpoint; same keeps all other files of the source too
+    #[arg(long, value_enum, default_value_t = FormatChoice::Safetensors)]
+    pub(crate) format: FormatChoice,
+    /// Element type of floating tensors
+    #[arg(long, value_enum, default_value_t = DtypeChoice::Same, ignore_case = true)]
+    pub(crate) dtype: DtypeChoice,
+    /// Write one file, however large
+    #[arg(long, conflicts_with = "out_shard_size")]
+    pub(crate) consolidate: bool,
+    /// Largest shard: 5GB, 5GiB, or bytes; a larger tensor gets a separate shard
+    #[arg(long, value_name = "SIZE", default_value = "5GB")]
+    pub(crate) out_shard_size: ByteSize,
+    /// Leave out tensors of this name; `*` matches anything; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub(crate) drop: Vec<String>,
+    /// Also copy code beside the tensors (`*.py`)
+    #[arg(long)]
+    pub(crate) code: bool,
+    /// Hash of input and output; with none, verify compares sizes and headers only
+    #[arg(long, value_enum, default_value_t = DigestArg::Blake3)]
+    pub(crate) digest: DigestArg,
+    /// Write no README.md
+    #[arg(long)]
+    pub(crate) no_model_card: bool,
+    /// Print what would be done and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) execution: ExecutionArgs,
 }

@@ -187,7 +187,9 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan, storage: &dyn Sto
     };
     let policy = Policy::of(plan, sources);
     let mut differences = unreadable(sources, &policy);
-    differences.extend(find_contents(sources, &policy));
+    if !plan.is_copy() {
+        differences.extend(find_contents(sources, &policy));
+    }
     let groups = group_by_catalog(sources);
     differences.extend(find_idle_patterns(sources, &groups, &policy));
     differences.extend(compare_catalogs(sources, &groups, &policy));

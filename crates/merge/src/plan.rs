@@ -393,6 +393,12 @@ impl MergePlan {
         Ok(plan)
     }
 
+    /// Whether every output is a copy of one source, perhaps in another format or element type: nothing is averaged.
+    pub fn is_copy(&self) -> bool {
+        let is_copy = |output: &OutputPlan| matches!(&*output.sources, [source] if source.numerator == output.divisor);
+        self.outputs.iter().all(is_copy)
+    }
+
     /// The plan as a document that `from_json` reads.
     ///
     /// # Errors

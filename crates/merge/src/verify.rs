@@ -16,6 +16,7 @@ use crate::context::{RunContext, Stage};
 use crate::error::Error;
 use crate::frame::frame_digest;
 use crate::output::MAX_RECEIPT_BYTES;
+use crate::output_format::{OptimizerPolicy, OutputFormat};
 use crate::receipt::{MergeReceipt, RECEIPT_NAME, SourceReceipt};
 use crate::receipt_check::check_receipt;
 use crate::unit::UnitList;
@@ -159,9 +160,8 @@ pub(crate) fn verify_receipt(
     };
     // A file that is missing or has another length cannot be opened as a checkpoint; the verdict is known already.
     if found.files.iter().all(|file| file.fault.is_none()) {
-        // Safetensors outputs hold only what was read.
         let plain = ReadOptions::default();
-        let reading = if receipt.plan.format.is_safetensors() { &plain } else { &receipt.plan.reading };
+        let reading = if keeps_keys(receipt) { &receipt.plan.reading } else { &plain };
         match open_checkpoint_with(&run.storage, folder, reading) {
             Ok(checkpoint) => check_tensors(&checkpoint, receipt, run, &mut found)?,
             Err(error) => {
@@ -170,6 +170,14 @@ pub(crate) fn verify_receipt(
         }
     }
     Ok(found)
+}
+
+/// Whether the tensors of an output are under the key of the newest source. Outputs written anew hold only what was read.
+fn keeps_keys(receipt: &MergeReceipt) -> bool {
+    let plan = &receipt.plan;
+    let newest = receipt.sources.get(plan.policy.newest);
+    let is_like_newest = newest.is_some_and(|source| source.format.as_deref() == Some(&plan.format.to_string()));
+    is_like_newest && (plan.policy.optimizer != OptimizerPolicy::Drop || plan.format != OutputFormat::Torch)
 }
 
 /// Files of tensors that the receipt does not list.

@@ -40,7 +40,7 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> R
     };
     let against = args.against.as_ref().map(open).transpose()?;
     let outcomes = execute(&plan, &args.execution, world)?;
-    let mut document = document(&plan, &outcomes);
+    let mut document = document("thalweg-merge", &plan, &outcomes);
     let mut text = String::new();
     for (i, outcome) in outcomes.iter().enumerate() {
         text.push_str(&describe(outcome));
@@ -154,8 +154,8 @@ fn with_output(plan: MergePlan, out: &Path, world: &World<'_>) -> Result<MergePl
 }
 
 /// The plan's own keys, with what happened added to each output.
-pub(crate) fn document(plan: &MergePlan, outcomes: &[MergeOutcome]) -> serde_json::Value {
-    let mut document = json!({"kind": "thalweg-merge", "version": 1});
+pub(crate) fn document(kind: &str, plan: &MergePlan, outcomes: &[MergeOutcome]) -> serde_json::Value {
+    let mut document = json!({"kind": kind, "version": 1});
     let outputs = plan.outputs.iter().zip(outcomes).map(|(output, outcome)| {
         let mut row = serde_json::to_value(output).unwrap_or_default();
         row["receipt"] = json!(outcome.path.join(RECEIPT_NAME));
@@ -174,14 +174,27 @@ pub(crate) fn document(plan: &MergePlan, outcomes: &[MergeOutcome]) -> serde_jso
 
 pub(crate) fn describe(outcome: &MergeOutcome) -> String {
     let receipt = &outcome.receipt;
+    let what = format!("merged {} checkpoints by {} into", receipt.sources.len(), receipt.plan.scheme);
+    let mut text = describe_with(&what, outcome);
+    if let (None, Some(distance), Some(largest)) =
+        (outcome.compared, receipt.distance_to_newest(), receipt.max_abs_change())
+    {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "distance to the newest source {distance:.6}, largest change {largest:.3e}");
+    }
+    text
+}
+
+/// What was done, and how much was read and written. `what` stands before the output's path.
+pub(crate) fn describe_with(what: &str, outcome: &MergeOutcome) -> String {
+    let receipt = &outcome.receipt;
     let path = outcome.path.display();
     if let Some(compared) = outcome.compared {
         return format!("`{path}` already holds the result of this plan ({})\n", describe_comparison(compared));
     }
     let mut text = String::new();
-    let n_sources = receipt.sources.len();
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "merged {n_sources} checkpoints by {} into `{path}`", receipt.plan.scheme);
+    let _ = writeln!(text, "{what} `{path}`");
     let read_now = receipt.bytes_read.saturating_sub(outcome.bytes_resumed);
     let rate = show_rate(bytes_per_second(read_now, receipt.seconds));
     let _ = writeln!(
@@ -192,9 +205,6 @@ pub(crate) fn describe(outcome: &MergeOutcome) -> String {
         receipt.seconds,
         receipt.tensors.len()
     );
-    if let (Some(distance), Some(largest)) = (receipt.distance_to_newest(), receipt.max_abs_change()) {
-        let _ = writeln!(text, "distance to the newest source {distance:.6}, largest change {largest:.3e}");
-    }
     text
 }
 
