@@ -1,6 +1,5 @@
 //! Archives of ours against those of PyTorch, byte for byte.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use thalweg_storage::{LocalStorage, Storage};
@@ -16,6 +15,10 @@ use crate::pickle::PickleWriter;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    LocalStorage::new().read_file(path, 1 << 20).unwrap()
 }
 
 /// The tensors of a file in the order in which its pickle lists them.
@@ -75,7 +78,7 @@ fn files_equal_those_of_pytorch_byte_for_byte() {
         for number in 1..=4 {
             let stem = format!("pytorch_model-0000{number}-of-00004");
             let path = fixture(&format!("torch/bin-sharded/step-{step}/{stem}.bin"));
-            let theirs = fs::read(&path).unwrap();
+            let theirs = read(&path);
             let found = entries_of(&path);
             let entries: Vec<LayoutEntry> = found.iter().map(wanted).collect();
             let typed: Vec<_> = entries.iter().map(|entry| (entry, torch_type(entry).unwrap())).collect();
@@ -99,7 +102,7 @@ fn files_equal_those_of_pytorch_byte_for_byte() {
 
 #[test]
 fn chunks_equal_those_of_pytorch_byte_for_byte() {
-    let theirs = fs::read(fixture("hostile/dcp/good-one-tensor/__0_0.distcp")).unwrap();
+    let theirs = read(&fixture("hostile/dcp/good-one-tensor/__0_0.distcp"));
     let entry = LayoutEntry { name: "".into(), dtype: Dtype::F32, shape: Shape::new([12, 32]) };
     let mut writer = PickleWriter::new();
     write_tensor(&mut writer, &entry, torch_type(&entry).unwrap(), 0);
@@ -120,8 +123,7 @@ fn a_file_of_more_than_four_gib_has_the_numbers_of_pytorch() {
     let entries = [entry("a", Dtype::U8, n_large), entry("b", Dtype::F32, 3), entry("c", Dtype::F32, 0)];
     let layout = layout_torch(&entries, u64::MAX).unwrap();
     let file = &layout.files()[0];
-    let [head, tail, length] =
-        ["head", "tail", "length"].map(|name| fs::read(fixture("torch/large").join(name)).unwrap());
+    let [head, tail, length] = ["head", "tail", "length"].map(|name| read(&fixture("torch/large").join(name)));
     assert_eq!(file.len_bytes.to_string(), String::from_utf8(length).unwrap().trim());
     assert_eq!(file.header(), head);
     assert_eq!(layout.catalog().entries()[0].pieces[0].offset, head.len() as u64);
