@@ -9,10 +9,10 @@ use thalweg_tensor::{Dtype, Piece, Shape};
 use super::metadata::{PathPart, name_of};
 use crate::Error;
 use crate::format::safetensors::read_header_text;
-use crate::format::torch::TorchFile;
 use crate::format::torch::dtensor::{DTENSOR_NAMES, DistributedTensor};
 use crate::format::torch::error::TorchError;
 use crate::format::torch::tensor::{Found, read_tensor};
+use crate::format::torch::{TorchFile, most_names};
 use crate::pickle::Value;
 
 /// Deepest nesting of containers.
@@ -96,29 +96,68 @@ pub(super) fn local_tensor(
     }
 }
 
+/// A tensor and the way to it.
+type PathAndValue<'a> = (Vec<PathPart>, Value<'a>);
+
+/// A container on the way to a value.
+struct Level<'a> {
+    id: u32,
+    members: Box<dyn Iterator<Item = (PathPart, Value<'a>)> + 'a>,
+}
+
+fn members<'a>(value: Value<'a>) -> Box<dyn Iterator<Item = (PathPart, Value<'a>)> + 'a> {
+    let part = |key: Value<'_>| {
+        let text = key.as_text().map(|key| PathPart::Key(key.to_owned()));
+        text.or_else(|| Some(PathPart::Number(i64::try_from(key.as_int()?).ok()?)))
+    };
+    if value.is_dict() {
+        return Box::new(value.entries().filter_map(move |(key, member)| Some((part(key)?, member))));
+    }
+    Box::new((0..).zip(value.items()).map(|(position, member)| (PathPart::Number(position), member)))
+}
+
 /// Every value below the root that is a tensor, with its path.
-pub(super) fn list_tensors(archive: &TorchFile) -> Vec<(Vec<PathPart>, Value<'_>)> {
-    let mut tensors = Vec::new();
-    let mut waiting = vec![(Vec::new(), archive.pickle.root())];
-    let mut n_values = 0;
-    while let Some((path, value)) = waiting.pop() {
+///
+/// # Errors
+/// `TooMuch`: containers may be shared, so that a small file names any number of tensors.
+pub(super) fn list_tensors(archive: &TorchFile) -> Result<Vec<PathAndValue<'_>>, TorchError> {
+    let root = archive.pickle.root();
+    let (max_names, max_name_bytes) = most_names(root);
+    let (mut tensors, mut path) = (Vec::new(), Vec::new());
+    let mut levels = vec![Level { id: root.id(), members: members(root) }];
+    let (mut n_values, mut n_name_bytes) = (0, 0);
+    loop {
+        let n_levels = levels.len();
+        let Some(level) = levels.last_mut() else { return Ok(tensors) };
+        path.truncate(n_levels - 1);
+        let Some((part, member)) = level.members.next() else {
+            levels.pop();
+            continue;
+        };
+        path.push(part);
         n_values += 1;
-        if n_values > MAX_VALUES || path.len() > MAX_DEPTH {
+        if n_values > MAX_VALUES {
+            return Err(TorchError::TooMuch { what: "values", limit: MAX_VALUES });
+        }
+        if member.is_dict() || member.is_sequence() {
+            if levels.len() >= MAX_DEPTH {
+                return Err(TorchError::TooMuch { what: "levels", limit: MAX_DEPTH });
+            }
+            if levels.iter().all(|level| level.id != member.id()) {
+                levels.push(Level { id: member.id(), members: members(member) });
+            }
             continue;
         }
-        let below = |part| [&path[..], &[part]].concat();
-        if value.is_dict() {
-            waiting.extend(value.entries().filter_map(|(key, member)| {
-                let text = key.as_text().map(|key| PathPart::Key(key.to_owned()));
-                let number = || Some(PathPart::Number(i64::try_from(key.as_int()?).ok()?));
-                Some((below(text.or_else(number)?), member))
-            }));
-        } else if value.is_sequence() {
-            waiting
-                .extend((0..).zip(value.items()).map(|(position, member)| (below(PathPart::Number(position)), member)));
-        } else if DistributedTensor::of(value).is_some() || !matches!(read_tensor(value), Ok(Found::Other)) {
-            tensors.push((path, value));
+        if DistributedTensor::of(member).is_none() && matches!(read_tensor(member), Ok(Found::Other)) {
+            continue;
+        }
+        n_name_bytes += path.iter().map(PathPart::n_bytes).sum::<usize>();
+        tensors.push((path.clone(), member));
+        if tensors.len() > max_names {
+            return Err(TorchError::TooMuch { what: "names of tensors", limit: max_names });
+        }
+        if n_name_bytes > max_name_bytes {
+            return Err(TorchError::TooMuch { what: "bytes of names", limit: max_name_bytes });
         }
     }
-    tensors
 }
