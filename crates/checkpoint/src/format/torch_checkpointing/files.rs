@@ -1,6 +1,7 @@
 //! The file of one rank for one item: a state dict of torch.save, or safetensors with the rank's pieces under plain names.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use thalweg_storage::ReadAt;
@@ -23,8 +24,32 @@ const MAX_VALUES: usize = 4_000_000;
 /// A file of one rank, opened.
 #[derive(Debug)]
 pub(super) enum ItemFile {
-    Torch(TorchFile),
+    Torch(TorchItem),
     Safetensors(BTreeMap<Box<str>, LocalTensor>),
+}
+
+/// A state dict, with the members of its dictionaries by their keys: every tensor of an item is looked for.
+#[derive(Debug)]
+pub(super) struct TorchItem {
+    pub(super) archive: TorchFile,
+    members: RefCell<HashMap<u32, HashMap<PathPart, u32>>>,
+}
+
+impl TorchItem {
+    fn member<'a>(&self, value: Value<'a>, part: &PathPart) -> Option<Value<'a>> {
+        let mut known = self.members.borrow_mut();
+        let members = known.entry(value.id()).or_insert_with(|| {
+            // Of a key that is set twice the last value counts, as in Python.
+            value.entries().filter_map(|(key, member)| Some((part_of(key)?, member.id()))).collect()
+        });
+        if let Some(member) = members.get(part) {
+            return Some(value.with_id(*member));
+        }
+        match part {
+            PathPart::Key(_) => None,
+            PathPart::Number(number) => value.items().nth(usize::try_from(*number).ok()?),
+        }
+    }
 }
 
 /// What one rank holds of a tensor.
@@ -38,7 +63,8 @@ pub(super) struct LocalTensor {
 
 impl ItemFile {
     pub(super) fn open_torch(file: &dyn ReadAt) -> Result<Self, TorchError> {
-        TorchFile::open(file, 0..file.info().len_bytes, &[DTENSOR_NAMES]).map(Self::Torch)
+        TorchFile::open(file, 0..file.info().len_bytes, &[DTENSOR_NAMES])
+            .map(|archive| Self::Torch(TorchItem { archive, members: RefCell::default() }))
     }
 
     pub(super) fn open_safetensors(file: &dyn ReadAt, path: &Path, file_idx: u32) -> Result<Self, Error> {
@@ -57,22 +83,11 @@ impl ItemFile {
             Self::Safetensors(tensors) => {
                 tensors.get(&*name_of(path)).cloned().ok_or_else(|| "is not in the file of its rank".to_owned())
             }
-            Self::Torch(archive) => {
-                let value = path.iter().try_fold(archive.pickle.root(), |value, part| member(value, part));
+            Self::Torch(item) => {
+                let value = path.iter().try_fold(item.archive.pickle.root(), |value, part| item.member(value, part));
                 let value = value.ok_or_else(|| "is not in the file of its rank".to_owned())?;
-                local_tensor(archive, file, file_idx, value)
+                local_tensor(&item.archive, file, file_idx, value)
             }
-        }
-    }
-}
-
-fn member<'a>(value: Value<'a>, part: &PathPart) -> Option<Value<'a>> {
-    match part {
-        PathPart::Key(key) => value.get(key),
-        PathPart::Number(number) => {
-            let wanted = i128::from(*number);
-            let found = value.entries().rev().find(|(key, _)| key.as_int() == Some(wanted)).map(|(_, member)| member);
-            found.or_else(|| value.items().nth(usize::try_from(*number).ok()?))
         }
     }
 }
@@ -105,13 +120,14 @@ struct Level<'a> {
     members: Box<dyn Iterator<Item = (PathPart, Value<'a>)> + 'a>,
 }
 
+fn part_of(key: Value<'_>) -> Option<PathPart> {
+    let text = key.as_text().map(|key| PathPart::Key(key.to_owned()));
+    text.or_else(|| Some(PathPart::Number(i64::try_from(key.as_int()?).ok()?)))
+}
+
 fn members<'a>(value: Value<'a>) -> Box<dyn Iterator<Item = (PathPart, Value<'a>)> + 'a> {
-    let part = |key: Value<'_>| {
-        let text = key.as_text().map(|key| PathPart::Key(key.to_owned()));
-        text.or_else(|| Some(PathPart::Number(i64::try_from(key.as_int()?).ok()?)))
-    };
     if value.is_dict() {
-        return Box::new(value.entries().filter_map(move |(key, member)| Some((part(key)?, member))));
+        return Box::new(value.entries().filter_map(|(key, member)| Some((part_of(key)?, member))));
     }
     Box::new((0..).zip(value.items()).map(|(position, member)| (PathPart::Number(position), member)))
 }

@@ -20,7 +20,7 @@ const MAX_RANKS: usize = 1 << 20;
 const MAX_PLACES: usize = 1 << 23;
 
 /// A step on the way to a value inside an item.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum PathPart {
     Key(String),
     Number(i64),

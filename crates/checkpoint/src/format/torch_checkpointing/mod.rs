@@ -16,7 +16,7 @@ use thalweg_storage::Storage;
 use thalweg_tensor::{Piece, Shape, TensorCatalog, TensorEntry};
 
 use self::error::TcError;
-use self::files::{ItemFile, LocalTensor, list_tensors};
+use self::files::{ItemFile, LocalTensor, TorchItem, list_tensors};
 use self::metadata::{ItemTensor, Metadata, RankBox, name_of, read_metadata};
 use super::model_key::{KeyFault, Level, choose_branch, strip_names};
 use super::placement::{box_at, coordinate_of};
@@ -270,7 +270,7 @@ impl RankFiles<'_> {
                         found.insert(path.clone(), whole_tensor(path, local, *rank));
                     }
                 }
-                ItemFile::Torch(archive) => {
+                ItemFile::Torch(TorchItem { archive, .. }) => {
                     let tensors = list_tensors(archive);
                     let tensors =
                         tensors.map_err(|source| Error::Torch { path: open.path.clone(), source: Box::new(source) })?;
