@@ -28,6 +28,8 @@ const FOLDER_START: &str = "mp_rank_";
 const NAMES: NameList = &[("argparse", "Namespace"), ("types", "SimpleNamespace")];
 /// Most ranks: more than any model is cut over.
 const MAX_RANKS: usize = 65_536;
+/// Most virtual stages of a rank: more than any model has layers for.
+const MAX_CHUNKS: usize = 256;
 /// Most missing ranks that an error lists: one folder with a damaged number has tens of thousands.
 const MAX_MISSING: usize = 1024;
 
@@ -69,9 +71,14 @@ impl Format for MegatronLegacy {
             check_iteration(&torch, &path, &mut iteration)?;
             let (max_names, _) = most_names(torch.pickle.root());
             let mut n_names = 0;
-            for (chunk, value) in chunks(&torch).ok_or_else(|| broken(&path, "it holds no `model`"))? {
+            let chunks = chunks(&torch).ok_or_else(|| broken(&path, "it holds no `model`"))?;
+            if chunks.len() > MAX_CHUNKS {
+                let reason = format!("it holds {} virtual stages of the model, more than {MAX_CHUNKS}", chunks.len());
+                return Err(broken(&path, reason));
+            }
+            for (chunk, value) in chunks {
                 let found = content_under(&torch, &*reader, file_idx, value).map_err(refuse)?;
-                n_names += found.entries.len();
+                n_names += found.entries.len() + found.findings.unreadable.len();
                 if n_names > max_names {
                     return Err(refuse(TorchError::TooMuch { what: "names of tensors", limit: max_names }));
                 }
