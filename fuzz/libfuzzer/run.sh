@@ -4,6 +4,7 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 corpus=$here/../corpus
+hostile=$here/../../fixtures/hostile
 work=${FUZZ_WORK:-$here/target/inputs}
 if [ "$1" = build ]; then
     # What cargo-fuzz passes, less the sanitizers, which need a nightly toolchain.
@@ -16,6 +17,6 @@ fi
 target=$1 seconds=$2
 shift 2
 mkdir -p "$work/$target" "$work/found"
-FUZZ_TARGET=$target exec "$here"/target/*/release/thalweg-libfuzzer "$work/$target" "$corpus/$target" \
+FUZZ_TARGET=$target exec "$here"/target/*/release/thalweg-libfuzzer "$work/$target" "$corpus/$target" "$hostile" \
     -max_total_time="$seconds" -max_len=4096 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
     -artifact_prefix="$work/found/$target-" "$@"

@@ -6,10 +6,15 @@
 
 mod checkpoint_text;
 mod dcp;
+mod folder;
 mod header;
 mod logs;
 mod merge_text;
 mod torch;
+mod trainers;
+mod zip;
+
+pub use trainers::open_folder;
 
 use std::fmt;
 
@@ -55,11 +60,18 @@ impl Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 18] = [
     Target { name: "safetensors_header", act: header::check_header },
     Target { name: "pickle", act: torch::check_pickle },
     Target { name: "torch_file", act: torch::check_file },
+    Target { name: "zip_directory", act: zip::check_directory },
+    Target { name: "torch_folder", act: trainers::check_torch_folder },
     Target { name: "dcp_metadata", act: dcp::check_metadata },
+    Target { name: "dcp_folder", act: trainers::check_dcp_folder },
+    Target { name: "megatron", act: trainers::check_megatron },
+    Target { name: "deepspeed", act: trainers::check_deepspeed },
+    Target { name: "nanotron", act: trainers::check_nanotron },
+    Target { name: "torch_checkpointing", act: trainers::check_torch_checkpointing },
     Target { name: "shard_index", act: checkpoint_text::check_index },
     Target { name: "config", act: checkpoint_text::check_config },
     Target { name: "recipe_toml", act: merge_text::check_recipe_toml },

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 use thalweg_storage::Storage;
+use thalweg_tensor::display_name;
 
 use super::dcp::error::DcpError;
 use super::dcp::write::{Paths, lay_folder};
@@ -82,8 +83,9 @@ fn check_backend(bytes: &[u8]) -> Result<(), DcpError> {
     match (backend, version) {
         (Some(BACKEND), Some(1)) => Ok(()),
         _ => {
-            let found = json.get("sharded_backend").map_or_else(|| "none".to_owned(), Json::to_string);
-            let version = json.get("sharded_backend_version").map_or_else(|| "none".to_owned(), Json::to_string);
+            let shown =
+                |key| json.get(key).map_or_else(|| "none".to_owned(), |value: &Json| display_name(&value.to_string()));
+            let (found, version) = (shown("sharded_backend"), shown("sharded_backend_version"));
             Err(DcpError::Backend { found, version })
         }
     }

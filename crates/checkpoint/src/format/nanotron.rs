@@ -2,7 +2,7 @@
 //!
 //! Each file's header says which box of the whole tensor the file holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -140,12 +140,12 @@ fn parse_name(file: &str) -> Option<(&str, Option<(u32, u32)>)> {
 
 /// Checks that every parameter that is cut has a file for each of its tensor ranks.
 fn check_ranks(place: &Place, shards: &[Shard]) -> Result<(), Error> {
-    let mut found: BTreeMap<&str, (u32, Vec<u32>)> = BTreeMap::new();
+    let mut found: BTreeMap<&str, (u32, BTreeSet<u32>)> = BTreeMap::new();
     for shard in shards {
         if let Some((rank, n_ranks)) = shard.rank {
-            let known = found.entry(&shard.name).or_insert((n_ranks, Vec::new()));
+            let known = found.entry(&shard.name).or_insert((n_ranks, BTreeSet::new()));
             known.0 = known.0.max(n_ranks);
-            known.1.push(rank);
+            known.1.insert(rank);
         }
     }
     let missing = found.into_iter().filter_map(|(name, (n_ranks, ranks))| {
@@ -181,6 +181,9 @@ fn read_part(local: Local, metadata: &BTreeMap<String, String>) -> Result<Part, 
     };
     let whole = metadata.get("unsharded_shape").and_then(|text| parse_shape(text));
     let whole = whole.ok_or("its `unsharded_shape` is not as nanotron writes it")?;
+    // A file without elements has no element to step over, and its sizes may be too large for a product.
+    let stride = |dim: usize| shape.0[dim + 1..].iter().product();
+    let strides: Vec<u64> = (0..shape.0.len()).map(|dim| if shape.0.contains(&0) { 0 } else { stride(dim) }).collect();
     let mut pieces = Vec::new();
     for pair in pairs.split(';') {
         let boxes =
@@ -188,7 +191,6 @@ fn read_part(local: Local, metadata: &BTreeMap<String, String>) -> Result<Part, 
         let Some(((start, extent), (global, _))) = boxes.filter(|(here, there)| here.1 == there.1) else {
             return Err(format!("its slices `{}` are not as nanotron writes them", display_name(pair)));
         };
-        let strides: Vec<u64> = (0..shape.0.len()).map(|dim| shape.0[dim + 1..].iter().product()).collect();
         let first: u64 = start.iter().zip(&strides).map(|(index, stride)| index * stride).sum();
         let at = dtype.bytes_of(first).ok_or("its elements do not fill whole bytes")?;
         let piece = Piece::boxed(file_idx, offset + at, &global, &extent).with_strides(&whole, &strides);

@@ -1,5 +1,7 @@
 //! Which box of a tensor a rank holds, given the mesh of ranks and how the tensor is placed on it.
 
+use std::collections::HashMap;
+
 /// How a tensor is placed along one dimension of a mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Placement {
@@ -82,9 +84,31 @@ fn cut_order(dim: usize, mesh_shape: &[u64], placements: &[Placement]) -> Option
     Some(order)
 }
 
-/// Coordinate of a rank in a mesh whose ranks are listed row by row; `None` if the rank is not in the mesh.
-pub(crate) fn coordinate_of(rank: u64, mesh_shape: &[u64], ranks: &[u64]) -> Option<Vec<u64>> {
-    let mut position = ranks.iter().position(|listed| *listed == rank)? as u64;
+/// The ranks of a mesh, listed row by row.
+#[derive(Debug)]
+pub(crate) struct MeshRanks {
+    ranks: Vec<u64>,
+    /// Where each is in the list. A mesh may have thousands of ranks, and each tensor looks for all of them.
+    positions: HashMap<u64, u64>,
+}
+
+impl MeshRanks {
+    pub(crate) fn new(ranks: Vec<u64>) -> Self {
+        let mut positions = HashMap::with_capacity(ranks.len());
+        for (position, rank) in (0..).zip(&ranks) {
+            positions.entry(*rank).or_insert(position);
+        }
+        Self { ranks, positions }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u64> {
+        self.ranks.iter().copied()
+    }
+}
+
+/// Coordinate of a rank in a mesh; `None` if the rank is not in the mesh.
+pub(crate) fn coordinate_of(rank: u64, mesh_shape: &[u64], ranks: &MeshRanks) -> Option<Vec<u64>> {
+    let mut position = *ranks.positions.get(&rank)?;
     let mut coordinate = vec![0; mesh_shape.len()];
     for (index, size) in coordinate.iter_mut().zip(mesh_shape).rev() {
         *index = position.checked_rem(*size)?;
@@ -101,9 +125,9 @@ mod tests {
 
     /// The rows of each rank of a mesh, in the order of ranks.
     fn check_rows(n_rows: u64, mesh_shape: &[u64], placements: &[Placement], expected: &[(u64, u64)]) {
-        let ranks: Vec<u64> = (0..mesh_shape.iter().product()).collect();
+        let ranks = MeshRanks::new((0..mesh_shape.iter().product()).collect());
         let rows = ranks.iter().map(|rank| {
-            let coordinate = coordinate_of(*rank, mesh_shape, &ranks).unwrap();
+            let coordinate = coordinate_of(rank, mesh_shape, &ranks).unwrap();
             let (start, extent) = box_at(&[n_rows, 5], mesh_shape, &coordinate, placements).unwrap();
             assert_eq!((start[1], extent[1]), (0, 5));
             (start[0], extent[0])
@@ -137,8 +161,12 @@ mod tests {
         assert_eq!(box_at(&[8], &[2], &[2], &[SHARD]), None);
         assert_eq!(box_at(&[8], &[2], &[0], &[Placement::Shard { dim: 1 }]), None);
         assert_eq!(box_at(&[8], &[2, 2], &[0], &[SHARD]), None);
-        assert_eq!(coordinate_of(4, &[2, 2], &[0, 1, 2, 3]), None);
-        assert_eq!(coordinate_of(0, &[0], &[0]), None);
-        assert_eq!(coordinate_of(7, &[2, 2], &[4, 5, 6, 7]), Some(vec![1, 1]));
+        let at =
+            |rank, mesh_shape: &[u64], ranks: &[u64]| coordinate_of(rank, mesh_shape, &MeshRanks::new(ranks.to_vec()));
+        assert_eq!(at(4, &[2, 2], &[0, 1, 2, 3]), None);
+        assert_eq!(at(0, &[0], &[0]), None);
+        assert_eq!(at(7, &[2, 2], &[4, 5, 6, 7]), Some(vec![1, 1]));
+        // A rank that is listed twice is where it is first.
+        assert_eq!(at(5, &[3], &[4, 5, 5]), Some(vec![1]));
     }
 }

@@ -147,6 +147,16 @@ impl<'a> Value<'a> {
         self.id
     }
 
+    /// The value of the same pickle with this number.
+    pub fn with_id(self, id: u32) -> Self {
+        Self { id, ..self }
+    }
+
+    /// Number of values in its pickle, of which each is counted once however often it is used.
+    pub fn n_in_pickle(self) -> usize {
+        self.pickle.nodes.len()
+    }
+
     /// Whether it is None.
     pub fn is_none(self) -> bool {
         matches!(self.node(), Node::None)

@@ -3,19 +3,26 @@
 //! ZeRO-1 and 2 concatenate the parameters of a group and cut the whole into one share for each rank; ZeRO-3 cuts
 //! each parameter into as many equal parts as there are ranks, the last one padded with uninitialised memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use thalweg_storage::Storage;
-use thalweg_tensor::{Dtype, Piece, Shape, TensorEntry, display_name};
+use thalweg_tensor::{Dtype, Piece, Shape, TensorEntry, display_name, to_index};
 
 use super::super::flat::pieces_of_run;
+use super::super::torch::most_names;
 use super::super::torch::tensor::{Found, TensorSpec, read_tensor};
 use super::{Opened, RankFiles, entries_of, finish, first_model};
 use crate::error::{UnfinishedFault, storage_error};
 use crate::format::{Findings, FormatContent};
 use crate::pickle::Value;
 use crate::{CatalogCache, Error, Params};
+
+/// Most missing ranks that an error lists: one file with a damaged number has a million.
+const MAX_MISSING: u32 = 1024;
+
+/// Most pieces of parameters that share their values with another one: each has a copy of the other's pieces.
+const MAX_SHARED_PIECES: usize = 4_000_000;
 
 /// Where a run of elements of one parameter is in one rank's file.
 struct Run {
@@ -62,6 +69,12 @@ fn param_shapes(model: &Opened) -> Result<Groups, Error> {
     let shapes = model.root().get("param_shapes").ok_or_else(fail)?;
     // Old versions write one dictionary, newer ones one for each group.
     let groups: Vec<Value<'_>> = if shapes.is_dict() { vec![shapes] } else { shapes.items().collect() };
+    // Groups may be one dictionary listed many times.
+    let (max_params, _) = most_names(shapes);
+    let n_params = groups.iter().fold(groups.len(), |n, group| n.saturating_add(group.entries().len()));
+    if n_params > max_params {
+        return Err(model.broken(format!("its `param_shapes` have more than {max_params} names")));
+    }
     let group =
         |group: Value<'_>| group.entries().map(|(name, shape)| read_shape(name, shape).ok_or_else(fail)).collect();
     groups.into_iter().map(group).collect()
@@ -83,9 +96,8 @@ fn state_of(rank: &Opened) -> Result<Value<'_>, Error> {
 fn open_ranks(storage: &Arc<dyn Storage>, files: &RankFiles, model: &Opened) -> Result<Vec<Opened>, Error> {
     let highest = files.optimizer.keys().last().map_or(0, |rank| rank + 1);
     let stated = model.root().get("dp_world_size").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
-    // A damaged count must not make a list of four billion names.
-    let n_ranks = stated.unwrap_or(highest).max(highest).min(highest.saturating_add(1024));
-    let missing = (0..n_ranks).filter(|rank| !files.optimizer.contains_key(rank));
+    let n_ranks = stated.unwrap_or(highest).max(highest).min(highest.saturating_add(MAX_MISSING));
+    let missing = (0..n_ranks).filter(|rank| !files.optimizer.contains_key(rank)).take(to_index(MAX_MISSING.into()));
     let name = |rank| format!("zero_pp_rank_{rank}_mp_rank_00_optim_states.pt");
     let faults: Vec<_> = missing.map(|rank| UnfinishedFault::MissingShard { file: name(rank) }).collect();
     if !faults.is_empty() {
@@ -211,10 +223,11 @@ fn add_addressed<'a>(
     group: &'a [(String, Shape)],
     runs: &mut Runs<'a>,
 ) -> Result<(), Error> {
+    let names: BTreeSet<&str> = group.iter().map(|(name, _)| name.as_str()).collect();
     for (name, address) in addresses.entries() {
-        let known = name.as_text().and_then(|name| group.iter().find(|(known, _)| known == name));
+        let known = name.as_text().and_then(|name| names.get(name).copied());
         let number_of = |field| address.as_object().and_then(|object| object.attribute(field)).and_then(Value::as_u64);
-        let (Some((name, _)), Some(start), Some(n_elements)) = (known, number_of("start"), number_of("numel")) else {
+        let (Some(name), Some(start), Some(n_elements)) = (known, number_of("start"), number_of("numel")) else {
             return Err(rank.broken("an address of a parameter is not as DeepSpeed writes it"));
         };
         if start.checked_add(n_elements).is_none_or(|end| end > part.n_elements) {
@@ -251,17 +264,20 @@ fn runs_of_stage_3<'a>(ranks: &[Opened], shapes: &'a Groups) -> Result<Runs<'a>,
     let mut runs = Runs::new();
     for (number, rank) in (0..).zip(ranks) {
         let parts = vectors(rank, "fp32_flat_groups")?;
-        let mut position = 0;
+        let (mut cursor, mut position) = (Cursor { parts: &parts, next: 0, used: 0 }, 0_u64);
         for (name, shape) in shapes.iter().flatten() {
             let n_elements = shape.n_elements().unwrap_or(0);
             let share = n_elements.div_ceil(n_ranks);
             let before = share.saturating_mul(number.into()).min(n_elements);
             // After the last element comes padding: uninitialised memory.
             let own = share.min(n_elements - before);
-            for (offset, n_elements) in cut_run(rank, &parts, position, own)? {
+            let ends_early = |left: u64| rank.broken(format!("its masters end {left} elements early"));
+            for (offset, n_elements) in cursor.take(own).map_err(ends_early)? {
                 runs.entry(name).or_default().push(Run { rank: number, offset, n_elements });
             }
-            position += share;
+            // Padding that is missing is found by the sum below.
+            let _padding = cursor.take(share - own);
+            position = position.saturating_add(share);
         }
         let n_held = parts.iter().fold(0_u64, |n, part| n.saturating_add(part.n_elements));
         if n_held != position {
@@ -272,20 +288,31 @@ fn runs_of_stage_3<'a>(ranks: &[Opened], shapes: &'a Groups) -> Result<Runs<'a>,
     Ok(runs)
 }
 
-/// Byte offset and length of each part of a run of elements, in vectors that are laid end to end.
-fn cut_run(rank: &Opened, parts: &[FlatVector], first: u64, n_elements: u64) -> Result<Vec<(u64, u64)>, Error> {
-    let (mut found, mut first, mut left, mut start) = (Vec::new(), first, n_elements, 0_u64);
-    for part in parts {
-        let end = start.saturating_add(part.n_elements);
-        if left > 0 && first < end {
-            let n_here = left.min(end - first);
-            found.push((part.offset + 4 * (first - start), n_here));
-            first += n_here;
-            left -= n_here;
+/// A position in vectors that are laid end to end.
+struct Cursor<'a> {
+    parts: &'a [FlatVector],
+    next: usize,
+    /// Elements of the next part that were taken.
+    used: u64,
+}
+
+impl Cursor<'_> {
+    /// Byte offset and length of each part of the next `n_elements`; the error is how many are missing.
+    fn take(&mut self, n_elements: u64) -> Result<Vec<(u64, u64)>, u64> {
+        let (mut found, mut left) = (Vec::new(), n_elements);
+        while left > 0 {
+            let part = self.parts.get(self.next).ok_or(left)?;
+            let n_here = left.min(part.n_elements - self.used);
+            if n_here > 0 {
+                found.push((part.offset + 4 * self.used, n_here));
+            }
+            (self.used, left) = (self.used + n_here, left - n_here);
+            if self.used == part.n_elements {
+                (self.next, self.used) = (self.next + 1, 0);
+            }
         }
-        start = end;
+        Ok(found)
     }
-    if left > 0 { Err(rank.broken(format!("its masters end {left} elements early"))) } else { Ok(found) }
 }
 
 /// A tensor assembled from consecutive runs, in the order of the ranks.
@@ -310,10 +337,8 @@ fn outside_of_groups(model: &Opened, file_idx: u32, files: &RankFiles) -> Result
     let root = model.root();
     let mut entries = Vec::new();
     let module = root.get("module").map(|module| entries_of(model, file_idx, module)).transpose()?.unwrap_or_default();
-    let is_buffer = |entry: &TensorEntry| {
-        let names = root.get("buffer_names");
-        names.is_some_and(|names| names.items().any(|name| name.as_text() == Some(&entry.name)))
-    };
+    let names = root.get("buffer_names").map(|names| names.items().filter_map(Value::as_text).collect::<BTreeSet<_>>());
+    let is_buffer = |entry: &TensorEntry| names.as_ref().is_some_and(|names| names.contains(&*entry.name));
     entries.extend(module.into_iter().filter(is_buffer));
     let Some(frozen) = root.get("frozen_param_fragments").filter(|frozen| frozen.entries().len() > 0) else {
         return Ok(entries);
@@ -328,19 +353,28 @@ fn outside_of_groups(model: &Opened, file_idx: u32, files: &RankFiles) -> Result
 /// Adds parameters that share their values with another one: both names are kept, as in the module.
 fn add_shared(model: &Opened, entries: &mut Vec<TensorEntry>) -> Result<(), Error> {
     let Some(shared) = model.root().get("shared_params") else { return Ok(()) };
+    let mut positions: HashMap<Box<str>, usize> =
+        entries.iter().enumerate().map(|(position, entry)| (entry.name.clone(), position)).rev().collect();
+    let mut n_pieces = 0;
     for (alias, source) in shared.entries() {
         let (Some(alias), Some(source)) = (alias.as_text(), source.as_text()) else {
             return Err(model.broken("its `shared_params` are not as DeepSpeed writes them"));
         };
-        if entries.iter().any(|entry| &*entry.name == alias) {
+        if positions.contains_key(alias) {
             continue;
         }
-        let Some(entry) = entries.iter().find(|entry| &*entry.name == source) else {
+        let Some(entry) = positions.get(source).and_then(|position| entries.get(*position)) else {
             return Err(
                 model.broken(format!("parameter `{}` shares its values with one that is missing", display_name(alias)))
             );
         };
-        entries.push(TensorEntry { name: alias.into(), ..entry.clone() });
+        n_pieces += entry.pieces.len();
+        if n_pieces > MAX_SHARED_PIECES {
+            return Err(model.broken(format!("parameters that share values have more than {MAX_SHARED_PIECES} pieces")));
+        }
+        let copy = TensorEntry { name: alias.into(), ..entry.clone() };
+        positions.insert(alias.into(), entries.len());
+        entries.push(copy);
     }
     Ok(())
 }

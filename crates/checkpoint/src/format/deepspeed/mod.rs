@@ -27,6 +27,8 @@ const NAMES: NameList =
 const LATEST_NAME: &str = "latest";
 /// A tracker file holds one short name.
 const MAX_TRACKER_BYTES: u64 = 4096;
+/// Most ranks: more than any job has.
+const MAX_RANKS: u32 = 1 << 20;
 const MODEL_END: &str = "_model_states.pt";
 const OPTIMIZER_END: &str = "_optim_states.pt";
 
@@ -203,7 +205,7 @@ fn parse_name(name: &str) -> Option<(States, u32)> {
         Some(rest) => rest.split_once("_mp_rank_")?,
         None => ("0", stem.strip_prefix("mp_rank_")?),
     };
-    let (rank, model_rank) = (rank.parse().ok()?, model_rank.parse::<u32>().ok()?);
+    let (rank, model_rank) = (rank.parse().ok().filter(|rank| *rank < MAX_RANKS)?, model_rank.parse::<u32>().ok()?);
     Some((if model_rank == 0 { states } else { States::OfACutModel }, rank))
 }
 

@@ -1,5 +1,6 @@
 //! Universal checkpoints: one folder for each parameter, with its master and its moments in separate files.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use thalweg_storage::{FileKind, Storage};
@@ -17,6 +18,8 @@ use crate::{CatalogCache, Error, Params};
 pub(super) const FOLDER_NAME: &str = "zero";
 /// The file of a parameter's master.
 const MASTER_NAME: &str = "fp32.pt";
+/// Most missing parameters that an error lists: groups may be one dictionary listed many times.
+const MAX_MISSING: usize = 1024;
 
 pub(super) fn open_masters(
     storage: &Arc<dyn Storage>,
@@ -52,9 +55,11 @@ pub(super) fn open_masters(
 fn missing_parameters(model: &Opened, entries: &[TensorEntry]) -> Vec<UnfinishedFault> {
     let groups = model.root().get("param_shapes").map(|groups| groups.items().collect::<Vec<_>>()).unwrap_or_default();
     let names = groups.into_iter().flat_map(Value::entries).filter_map(|(name, _)| name.as_text());
-    let is_missing = |name: &&str| !entries.iter().any(|entry| *entry.name == **name);
+    let found: BTreeSet<&str> = entries.iter().map(|entry| &*entry.name).collect();
+    let is_missing = |name: &&str| !found.contains(name);
     names
         .filter(is_missing)
+        .take(MAX_MISSING)
         .map(|name| UnfinishedFault::MissingShard { file: format!("{FOLDER_NAME}/{name}/{MASTER_NAME}") })
         .collect()
 }

@@ -16,7 +16,7 @@ use thalweg_tensor::{TensorCatalog, TensorEntry, display_name};
 use self::cuts::join_ranks;
 use self::names::{ExpertNames, LayerNames};
 use super::torch::error::TorchError;
-use super::torch::{TorchFile, content_under};
+use super::torch::{TorchFile, content_under, most_names};
 use super::{Findings, Format, FormatContent, OpenFile, Place};
 use crate::error::{UnfinishedFault, storage_error};
 use crate::pickle::{NameList, Value};
@@ -28,6 +28,10 @@ const FOLDER_START: &str = "mp_rank_";
 const NAMES: NameList = &[("argparse", "Namespace"), ("types", "SimpleNamespace")];
 /// Most ranks: more than any model is cut over.
 const MAX_RANKS: usize = 65_536;
+/// Most virtual stages of a rank: more than any model has layers for.
+const MAX_CHUNKS: usize = 256;
+/// Most missing ranks that an error lists: one folder with a damaged number has tens of thousands.
+const MAX_MISSING: usize = 1024;
 
 /// One file for each rank.
 #[derive(Debug, Clone, Copy)]
@@ -65,8 +69,19 @@ impl Format for MegatronLegacy {
             let torch = TorchFile::open(&*reader, 0..reader.info().len_bytes, &[NAMES]).map_err(refuse)?;
             grid.check_arguments(&torch, place)?;
             check_iteration(&torch, &path, &mut iteration)?;
-            for (chunk, value) in chunks(&torch).ok_or_else(|| broken(&path, "it holds no `model`"))? {
+            let (max_names, _) = most_names(torch.pickle.root());
+            let mut n_names = 0;
+            let chunks = chunks(&torch).ok_or_else(|| broken(&path, "it holds no `model`"))?;
+            if chunks.len() > MAX_CHUNKS {
+                let reason = format!("it holds {} virtual stages of the model, more than {MAX_CHUNKS}", chunks.len());
+                return Err(broken(&path, reason));
+            }
+            for (chunk, value) in chunks {
                 let found = content_under(&torch, &*reader, file_idx, value).map_err(refuse)?;
+                n_names += found.entries.len() + found.findings.unreadable.len();
+                if n_names > max_names {
+                    return Err(refuse(TorchError::TooMuch { what: "names of tensors", limit: max_names }));
+                }
                 findings.join(found.findings);
                 stages.insert(
                     StageKey { chunk, stage: rank.stage, expert: rank.expert, tensor: rank.tensor },
@@ -106,7 +121,14 @@ fn chunks(torch: &TorchFile) -> Option<Vec<(u32, Value<'_>)>> {
     if let Some(model) = root.get("model") {
         return Some(vec![(0, model)]);
     }
-    let chunks: Vec<_> = (0..).map_while(|chunk: u32| Some((chunk, root.get(&format!("model{chunk}"))?))).collect();
+    let numbered = |(key, value): (Value<'_>, _)| {
+        let text = key.as_text()?.strip_prefix("model")?;
+        let number: u32 = text.parse().ok()?;
+        (number.to_string() == text).then_some((number, value))
+    };
+    let found: BTreeMap<u32, Value<'_>> = root.entries().filter_map(numbered).collect();
+    let chunks: Vec<_> =
+        (0..).zip(found).map_while(|(n, (number, value))| (n == number).then_some((n, value))).collect();
     (!chunks.is_empty()).then_some(chunks)
 }
 
@@ -172,7 +194,7 @@ impl Grid {
         let all = (0..n_stages).flat_map(|stage| {
             (0..n_experts).flat_map(move |expert| (0..n_tensor).map(move |tensor| Rank { stage, expert, tensor }))
         });
-        let missing = all.filter(|rank| !ranks.contains_key(rank));
+        let missing = all.filter(|rank| !ranks.contains_key(rank)).take(MAX_MISSING);
         let faults: Vec<_> =
             missing.map(|rank| UnfinishedFault::MissingShard { file: rank.file_name(n_stages, n_experts) }).collect();
         if faults.is_empty() {

@@ -1,13 +1,15 @@
 //! Distributed tensors as PyTorch pickles them: one rank's part with the placement of the whole.
 
+use std::collections::HashMap;
 use std::ops::Range;
+use std::rc::Rc;
 
 use thalweg_storage::ReadAt;
 use thalweg_tensor::{Dtype, to_index};
 
 use super::tensor::{Found, read_tensor};
 use super::{TorchFile, read_at};
-use crate::format::placement::Placement;
+use crate::format::placement::{MeshRanks, Placement};
 use crate::pickle::{NameList, ObjectView, Value};
 
 /// Classes that the placement of a distributed tensor is pickled as.
@@ -33,11 +35,29 @@ pub(crate) struct DistributedTensor<'a> {
 }
 
 /// Mesh and placements, as the part itself states them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Spread {
     pub(crate) mesh_shape: Vec<u64>,
-    pub(crate) ranks: Vec<u64>,
+    pub(crate) ranks: Rc<MeshRanks>,
     pub(crate) placements: Vec<Placement>,
+}
+
+/// The ranks of meshes read before, with the shape of their tensor: all tensors of a file share one.
+#[derive(Debug, Default)]
+pub(crate) struct KnownMeshes {
+    by_id: HashMap<u32, (Rc<MeshRanks>, Vec<u64>)>,
+}
+
+impl KnownMeshes {
+    fn read(&mut self, map: Value<'_>, file: &dyn ReadAt, archive: &TorchFile) -> Option<(Rc<MeshRanks>, Vec<u64>)> {
+        if let Some(known) = self.by_id.get(&map.id()) {
+            return Some(known.clone());
+        }
+        let (ranks, shape) = read_ranks(map, file, archive)?;
+        let read = (Rc::new(MeshRanks::new(ranks)), shape);
+        self.by_id.insert(map.id(), read.clone());
+        Some(read)
+    }
 }
 
 impl<'a> DistributedTensor<'a> {
@@ -58,12 +78,12 @@ impl<'a> DistributedTensor<'a> {
     }
 
     /// How the whole is placed on its mesh; the ranks of the mesh are read from their storage.
-    pub(crate) fn spread(&self, file: &dyn ReadAt, archive: &TorchFile) -> Option<Spread> {
+    pub(crate) fn spread(&self, file: &dyn ReadAt, archive: &TorchFile, meshes: &mut KnownMeshes) -> Option<Spread> {
         let spec = self.spec?;
         let placements = spec.attribute("placements")?.items().map(read_placement).collect::<Option<Vec<_>>>()?;
         let mesh = spec.attribute("mesh")?.as_object()?;
         let map = mesh.attribute("_rank_map").or_else(|| mesh.attribute("mesh"))?;
-        let (ranks, map_shape) = read_ranks(map, file, archive)?;
+        let (ranks, map_shape) = meshes.read(map, file, archive)?;
         let axes = mesh.attribute("_layout").and_then(Value::as_object).and_then(|layout| layout.attribute("axes"));
         let axis_size = |axis: Value<'_>| {
             axis.as_object()?

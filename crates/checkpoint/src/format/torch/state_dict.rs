@@ -3,6 +3,7 @@
 //! A file may hold anything: a state dict, alone or among optimizer state, counters and averages. If exactly one part
 //! can be meant, it is taken; otherwise the caller must name one.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 
 use super::error::TorchError;
@@ -17,8 +18,19 @@ const LIGHTNING_KEY: &str = "pytorch-lightning_version";
 const MAX_DEPTH: usize = 64;
 /// Most values that are visited, each once for each of its names.
 const MAX_VALUES: usize = 4_000_000;
-/// Most bytes of all names together.
-const MAX_NAME_BYTES: usize = 64 << 20;
+/// Most bytes of the names of all values that are visited.
+const MAX_NAME_BYTES: usize = 1 << 30;
+/// Most values that are counted to find out which part is the model.
+const MAX_COUNTED: usize = 16_000_000;
+
+/// Most tensors that a pickle may name, and most bytes of their names together.
+///
+/// Containers may be shared, so that each level of a small pickle doubles the number of names. Files that programs write
+/// have far fewer: one for each tensor, and a second where a state dict is stored twice.
+pub(crate) fn most_names(value: Value<'_>) -> (usize, usize) {
+    let n_values = value.n_in_pickle();
+    (n_values.saturating_mul(4).saturating_add(1_000), n_values.saturating_mul(64).saturating_add(256 << 10))
+}
 
 /// The chosen tensors.
 #[derive(Debug, Default)]
@@ -48,7 +60,7 @@ pub(super) fn find_state_dict<'a>(root: Value<'a>, key: Option<&str>) -> Result<
         value = descend(value, &mut path, &mut found.others, key.is_some())?;
     }
     if key.is_some() {
-        found.others = outside(root, &path);
+        found.others = outside(root, &path)?;
     }
     found.key = (!path.is_empty()).then(|| path.join("."));
     flatten(value, &mut found)?;
@@ -91,11 +103,14 @@ fn members<'a>(value: Value<'a>) -> Box<dyn Iterator<Item = (String, Value<'a>)>
 }
 
 /// Number of tensors in a value; each value is visited once.
-fn count_tensors(value: Value<'_>) -> usize {
+fn count_tensors(value: Value<'_>, n_left: &Cell<usize>) -> Result<usize, TorchError> {
     let mut seen = HashSet::new();
     let mut waiting = vec![value];
     let mut n_tensors = 0;
     while let Some(value) = waiting.pop() {
+        // Members may share what they hold, so that each of them is counted for as long as all of them together.
+        let left = n_left.get().checked_sub(1).ok_or(TorchError::TooMuch { what: "values", limit: MAX_COUNTED })?;
+        n_left.set(left);
         if is_tensor(value) {
             n_tensors += 1;
         } else if (value.is_dict() || value.is_sequence()) && seen.insert(value.id()) {
@@ -103,16 +118,22 @@ fn count_tensors(value: Value<'_>) -> usize {
             waiting.extend(value.items());
         }
     }
-    n_tensors
+    Ok(n_tensors)
 }
 
-/// The members of a dictionary that are dictionaries with tensors, and the number of tensors in each.
-fn candidates(value: Value<'_>) -> Vec<(String, Value<'_>, usize)> {
-    let dicts = members(value).filter(|(_, member)| member.is_dict());
-    dicts
-        .map(|(name, member)| (name, member, count_tensors(member)))
-        .filter(|(_, _, n_tensors)| *n_tensors > 0)
-        .collect()
+/// A member of a dictionary: its name, itself, and the number of tensors in it.
+type Candidate<'a> = (String, Value<'a>, usize);
+
+/// The members of a dictionary that are dictionaries with tensors.
+fn candidates<'a>(value: Value<'a>, n_left: &Cell<usize>) -> Result<Vec<Candidate<'a>>, TorchError> {
+    let mut found = Vec::new();
+    for (name, member) in members(value).filter(|(_, member)| member.is_dict()) {
+        let n_tensors = count_tensors(member, n_left)?;
+        if n_tensors > 0 {
+            found.push((name, member, n_tensors));
+        }
+    }
+    Ok(found)
 }
 
 fn follow_key<'a>(root: Value<'a>, key: &str, path: &mut Vec<String>) -> Result<Value<'a>, TorchError> {
@@ -126,7 +147,7 @@ fn follow_key<'a>(root: Value<'a>, key: &str, path: &mut Vec<String>) -> Result<
         let fits = |name: &str| wanted == name || wanted.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
         let longest = members(value).filter(|(name, _)| fits(name)).max_by_key(|(name, _)| name.len());
         let Some((name, member)) = longest else {
-            let keys = candidates(root).into_iter().map(|(name, ..)| name).collect();
+            let keys = candidates(root, &Cell::new(MAX_COUNTED))?.into_iter().map(|(name, ..)| name).collect();
             return Err(KeyFault::no_such_key(key, keys).into());
         };
         rest = wanted.get(name.len() + 1..);
@@ -145,8 +166,9 @@ fn descend<'a>(
     was_named: bool,
 ) -> Result<Value<'a>, TorchError> {
     let mut value = root;
+    let n_left = Cell::new(MAX_COUNTED);
     for depth in 0..MAX_DEPTH {
-        let found = candidates(value);
+        let found = candidates(value, &n_left)?;
         let n_direct = members(value).filter(|(_, member)| is_tensor(*member)).count();
         let branches: Vec<String> = found.iter().map(|(name, ..)| name.clone()).collect();
         let level = model_key::Level { branches: &branches, n_direct, depth, was_named };
@@ -162,9 +184,10 @@ fn descend<'a>(
 }
 
 /// Keys of the file that hold tensors, except the first of `path`.
-fn outside(root: Value<'_>, path: &[String]) -> Vec<(String, usize)> {
-    let beside = candidates(root).into_iter().filter(|(name, ..)| path.first().is_some_and(|first| first != name));
-    beside.map(|(name, _, n_tensors)| (name, n_tensors)).collect()
+fn outside(root: Value<'_>, path: &[String]) -> Result<Vec<(String, usize)>, TorchError> {
+    let found = candidates(root, &Cell::new(MAX_COUNTED))?;
+    let beside = found.into_iter().filter(|(name, ..)| path.first().is_some_and(|first| first != name));
+    Ok(beside.map(|(name, _, n_tensors)| (name, n_tensors)).collect())
 }
 
 /// A container on the way to a value.
@@ -179,7 +202,8 @@ struct Level<'a> {
 fn flatten<'a>(value: Value<'a>, found: &mut StateDict<'a>) -> Result<(), TorchError> {
     let mut name = String::new();
     let mut levels = vec![Level { id: value.id(), members: members(value), name_len: 0 }];
-    let (mut n_values, mut n_name_bytes) = (0, 0);
+    let (max_names, max_kept_bytes) = most_names(value);
+    let (mut n_values, mut n_name_bytes, mut n_kept_bytes) = (0, 0, 0);
     while let Some(level) = levels.last_mut() {
         name.truncate(level.name_len);
         let Some((key, member)) = level.members.next() else {
@@ -191,6 +215,9 @@ fn flatten<'a>(value: Value<'a>, found: &mut StateDict<'a>) -> Result<(), TorchE
         n_name_bytes += name.len();
         if n_values > MAX_VALUES {
             return Err(TorchError::TooMuch { what: "values", limit: MAX_VALUES });
+        }
+        if n_name_bytes > MAX_NAME_BYTES {
+            return Err(TorchError::TooMuch { what: "bytes of names", limit: MAX_NAME_BYTES });
         }
         if member.is_dict() || member.is_sequence() {
             if levels.iter().any(|level| level.id == member.id()) {
@@ -208,8 +235,12 @@ fn flatten<'a>(value: Value<'a>, found: &mut StateDict<'a>) -> Result<(), TorchE
             Found::Unreadable(reason) => found.unreadable.push((name.clone(), reason)),
             Found::Other => continue,
         }
-        if n_name_bytes > MAX_NAME_BYTES {
-            return Err(TorchError::TooMuch { what: "bytes of names", limit: MAX_NAME_BYTES });
+        n_kept_bytes += name.len();
+        if found.tensors.len() + found.unreadable.len() > max_names {
+            return Err(TorchError::TooMuch { what: "names of tensors", limit: max_names });
+        }
+        if n_kept_bytes > max_kept_bytes {
+            return Err(TorchError::TooMuch { what: "bytes of names", limit: max_kept_bytes });
         }
     }
     Ok(())

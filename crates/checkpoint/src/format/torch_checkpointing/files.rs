@@ -1,6 +1,7 @@
 //! The file of one rank for one item: a state dict of torch.save, or safetensors with the rank's pieces under plain names.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use thalweg_storage::ReadAt;
@@ -9,10 +10,10 @@ use thalweg_tensor::{Dtype, Piece, Shape};
 use super::metadata::{PathPart, name_of};
 use crate::Error;
 use crate::format::safetensors::read_header_text;
-use crate::format::torch::TorchFile;
 use crate::format::torch::dtensor::{DTENSOR_NAMES, DistributedTensor};
 use crate::format::torch::error::TorchError;
 use crate::format::torch::tensor::{Found, read_tensor};
+use crate::format::torch::{TorchFile, most_names};
 use crate::pickle::Value;
 
 /// Deepest nesting of containers.
@@ -23,8 +24,32 @@ const MAX_VALUES: usize = 4_000_000;
 /// A file of one rank, opened.
 #[derive(Debug)]
 pub(super) enum ItemFile {
-    Torch(TorchFile),
+    Torch(TorchItem),
     Safetensors(BTreeMap<Box<str>, LocalTensor>),
+}
+
+/// A state dict, with the members of its dictionaries by their keys: every tensor of an item is looked for.
+#[derive(Debug)]
+pub(super) struct TorchItem {
+    pub(super) archive: TorchFile,
+    members: RefCell<HashMap<u32, HashMap<PathPart, u32>>>,
+}
+
+impl TorchItem {
+    fn member<'a>(&self, value: Value<'a>, part: &PathPart) -> Option<Value<'a>> {
+        let mut known = self.members.borrow_mut();
+        let members = known.entry(value.id()).or_insert_with(|| {
+            // Of a key that is set twice the last value counts, as in Python.
+            value.entries().filter_map(|(key, member)| Some((part_of(key)?, member.id()))).collect()
+        });
+        if let Some(member) = members.get(part) {
+            return Some(value.with_id(*member));
+        }
+        match part {
+            PathPart::Key(_) => None,
+            PathPart::Number(number) => value.items().nth(usize::try_from(*number).ok()?),
+        }
+    }
 }
 
 /// What one rank holds of a tensor.
@@ -38,7 +63,8 @@ pub(super) struct LocalTensor {
 
 impl ItemFile {
     pub(super) fn open_torch(file: &dyn ReadAt) -> Result<Self, TorchError> {
-        TorchFile::open(file, 0..file.info().len_bytes, &[DTENSOR_NAMES]).map(Self::Torch)
+        TorchFile::open(file, 0..file.info().len_bytes, &[DTENSOR_NAMES])
+            .map(|archive| Self::Torch(TorchItem { archive, members: RefCell::default() }))
     }
 
     pub(super) fn open_safetensors(file: &dyn ReadAt, path: &Path, file_idx: u32) -> Result<Self, Error> {
@@ -57,22 +83,11 @@ impl ItemFile {
             Self::Safetensors(tensors) => {
                 tensors.get(&*name_of(path)).cloned().ok_or_else(|| "is not in the file of its rank".to_owned())
             }
-            Self::Torch(archive) => {
-                let value = path.iter().try_fold(archive.pickle.root(), |value, part| member(value, part));
+            Self::Torch(item) => {
+                let value = path.iter().try_fold(item.archive.pickle.root(), |value, part| item.member(value, part));
                 let value = value.ok_or_else(|| "is not in the file of its rank".to_owned())?;
-                local_tensor(archive, file, file_idx, value)
+                local_tensor(&item.archive, file, file_idx, value)
             }
-        }
-    }
-}
-
-fn member<'a>(value: Value<'a>, part: &PathPart) -> Option<Value<'a>> {
-    match part {
-        PathPart::Key(key) => value.get(key),
-        PathPart::Number(number) => {
-            let wanted = i128::from(*number);
-            let found = value.entries().rev().find(|(key, _)| key.as_int() == Some(wanted)).map(|(_, member)| member);
-            found.or_else(|| value.items().nth(usize::try_from(*number).ok()?))
         }
     }
 }
@@ -96,29 +111,69 @@ pub(super) fn local_tensor(
     }
 }
 
+/// A tensor and the way to it.
+type PathAndValue<'a> = (Vec<PathPart>, Value<'a>);
+
+/// A container on the way to a value.
+struct Level<'a> {
+    id: u32,
+    members: Box<dyn Iterator<Item = (PathPart, Value<'a>)> + 'a>,
+}
+
+fn part_of(key: Value<'_>) -> Option<PathPart> {
+    let text = key.as_text().map(|key| PathPart::Key(key.to_owned()));
+    text.or_else(|| Some(PathPart::Number(i64::try_from(key.as_int()?).ok()?)))
+}
+
+fn members<'a>(value: Value<'a>) -> Box<dyn Iterator<Item = (PathPart, Value<'a>)> + 'a> {
+    if value.is_dict() {
+        return Box::new(value.entries().filter_map(|(key, member)| Some((part_of(key)?, member))));
+    }
+    Box::new((0..).zip(value.items()).map(|(position, member)| (PathPart::Number(position), member)))
+}
+
 /// Every value below the root that is a tensor, with its path.
-pub(super) fn list_tensors(archive: &TorchFile) -> Vec<(Vec<PathPart>, Value<'_>)> {
-    let mut tensors = Vec::new();
-    let mut waiting = vec![(Vec::new(), archive.pickle.root())];
-    let mut n_values = 0;
-    while let Some((path, value)) = waiting.pop() {
+///
+/// # Errors
+/// `TooMuch`: containers may be shared, so that a small file names any number of tensors.
+pub(super) fn list_tensors(archive: &TorchFile) -> Result<Vec<PathAndValue<'_>>, TorchError> {
+    let root = archive.pickle.root();
+    let (max_names, max_name_bytes) = most_names(root);
+    let (mut tensors, mut path) = (Vec::new(), Vec::new());
+    let mut levels = vec![Level { id: root.id(), members: members(root) }];
+    let (mut n_values, mut n_name_bytes) = (0, 0);
+    loop {
+        let n_levels = levels.len();
+        let Some(level) = levels.last_mut() else { return Ok(tensors) };
+        path.truncate(n_levels - 1);
+        let Some((part, member)) = level.members.next() else {
+            levels.pop();
+            continue;
+        };
+        path.push(part);
         n_values += 1;
-        if n_values > MAX_VALUES || path.len() > MAX_DEPTH {
+        if n_values > MAX_VALUES {
+            return Err(TorchError::TooMuch { what: "values", limit: MAX_VALUES });
+        }
+        if member.is_dict() || member.is_sequence() {
+            if levels.len() >= MAX_DEPTH {
+                return Err(TorchError::TooMuch { what: "levels", limit: MAX_DEPTH });
+            }
+            if levels.iter().all(|level| level.id != member.id()) {
+                levels.push(Level { id: member.id(), members: members(member) });
+            }
             continue;
         }
-        let below = |part| [&path[..], &[part]].concat();
-        if value.is_dict() {
-            waiting.extend(value.entries().filter_map(|(key, member)| {
-                let text = key.as_text().map(|key| PathPart::Key(key.to_owned()));
-                let number = || Some(PathPart::Number(i64::try_from(key.as_int()?).ok()?));
-                Some((below(text.or_else(number)?), member))
-            }));
-        } else if value.is_sequence() {
-            waiting
-                .extend((0..).zip(value.items()).map(|(position, member)| (below(PathPart::Number(position)), member)));
-        } else if DistributedTensor::of(value).is_some() || !matches!(read_tensor(value), Ok(Found::Other)) {
-            tensors.push((path, value));
+        if DistributedTensor::of(member).is_none() && matches!(read_tensor(member), Ok(Found::Other)) {
+            continue;
+        }
+        n_name_bytes += path.iter().map(PathPart::n_bytes).sum::<usize>();
+        tensors.push((path.clone(), member));
+        if tensors.len() > max_names {
+            return Err(TorchError::TooMuch { what: "names of tensors", limit: max_names });
+        }
+        if n_name_bytes > max_name_bytes {
+            return Err(TorchError::TooMuch { what: "bytes of names", limit: max_name_bytes });
         }
     }
-    tensors
 }

@@ -1,26 +1,39 @@
 //! `metadata.pkl` of torch_checkpointing: how the tensors of each item are placed on a mesh of ranks, and in which files. A pickle
 //! of plain data; versions 2.0 and 1.0.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 use serde_json::Value as Json;
-use thalweg_tensor::{Dtype, to_index};
+use thalweg_tensor::{Dtype, display_name, to_index};
 
 use super::error::TcError;
-use crate::format::placement::{Placement, box_at, coordinate_of};
+use crate::format::placement::{MeshRanks, Placement, box_at, coordinate_of};
 use crate::format::torch::tensor::{StorageType, dtype_named};
 use crate::index::check_file_name;
 use crate::pickle::{Pickle, Value};
 
 /// Most ranks of one tensor.
 const MAX_RANKS: usize = 1 << 20;
+/// Most places of all tensors together. Lists of ranks are shared, so the length of the metadata does not bound them:
+/// 2,000 tensors on 4,096 ranks have as many.
+const MAX_PLACES: usize = 1 << 23;
 
 /// A step on the way to a value inside an item.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum PathPart {
     Key(String),
     Number(i64),
+}
+
+impl PathPart {
+    /// Bytes that it takes in memory, about.
+    pub(super) fn n_bytes(&self) -> usize {
+        match self {
+            Self::Key(key) => size_of::<Self>() + key.len(),
+            Self::Number(_) => size_of::<Self>(),
+        }
+    }
 }
 
 impl std::fmt::Display for PathPart {
@@ -176,15 +189,16 @@ pub(super) fn name_of(path: &[PathPart]) -> String {
 /// Lists of ranks read before: thousands of tensors share one.
 #[derive(Debug, Default)]
 struct Meshes {
-    known: HashMap<u32, Rc<Vec<u64>>>,
+    known: HashMap<u32, Rc<MeshRanks>>,
+    n_places: usize,
 }
 
 impl Meshes {
-    fn ranks(&mut self, value: Value<'_>) -> Result<Rc<Vec<u64>>, TcError> {
+    fn ranks(&mut self, value: Value<'_>) -> Result<Rc<MeshRanks>, TcError> {
         if let Some(known) = self.known.get(&value.id()) {
             return Ok(Rc::clone(known));
         }
-        let ranks = Rc::new(numbers(Some(value), "list of ranks")?);
+        let ranks = Rc::new(MeshRanks::new(numbers(Some(value), "list of ranks")?));
         self.known.insert(value.id(), Rc::clone(&ranks));
         Ok(ranks)
     }
@@ -199,11 +213,13 @@ fn read_tensor(path: &[PathPart], groups: Value<'_>, meshes: &mut Meshes) -> Res
     let fail = |reason: String| TcError::Tensor { tensor: name_of(path), reason };
     let mut whole: Option<(Dtype, Vec<u64>)> = None;
     let mut boxes: BTreeMap<(Vec<u64>, Vec<u64>), u64> = BTreeMap::new();
-    for group in groups.items() {
+    let mut seen = HashSet::new();
+    // A group that is listed again adds nothing.
+    for group in groups.items().filter(|group| seen.insert(group.id())) {
         let sharding = group.get("sharding_metadata").ok_or(malformed("`sharding_metadata`"))?;
         let kind = text(sharding.get("type"), "type of a sharding")?;
         if kind != "DTensorShardingMetadata" {
-            return Err(fail(format!("its pieces are described as `{kind}`, which is not read")));
+            return Err(fail(format!("its pieces are described as `{}`, which is not read", display_name(kind))));
         }
         let data = sharding.get("data").ok_or(malformed("sharding"))?;
         let shape = numbers(data.get("global_shape"), "`global_shape`")?;
@@ -218,11 +234,15 @@ fn read_tensor(path: &[PathPart], groups: Value<'_>, meshes: &mut Meshes) -> Res
         let placements = data.get("placements").ok_or(malformed("`placements`"))?;
         let placements = placements.items().map(read_placement).collect::<Result<Vec<_>, _>>().map_err(fail)?;
         for rank in meshes.ranks(group.get("ranks").ok_or(malformed("`ranks`"))?)?.iter() {
-            let coordinate = coordinate_of(*rank, &mesh_shape, &listed);
+            meshes.n_places += 1;
+            if meshes.n_places > MAX_PLACES {
+                return Err(fail(format!("with the tensors before it, it has more than {MAX_PLACES} places on ranks")));
+            }
+            let coordinate = coordinate_of(rank, &mesh_shape, &listed);
             let place = coordinate.and_then(|at| box_at(&shape, &mesh_shape, &at, &placements));
             let place = place.ok_or_else(|| fail(format!("its placement does not fit rank {rank} of its mesh")))?;
             if !place.1.contains(&0) {
-                boxes.entry(place).and_modify(|lowest| *lowest = (*lowest).min(*rank)).or_insert(*rank);
+                boxes.entry(place).and_modify(|lowest| *lowest = (*lowest).min(rank)).or_insert(rank);
             }
         }
     }
@@ -234,7 +254,7 @@ fn read_tensor(path: &[PathPart], groups: Value<'_>, meshes: &mut Meshes) -> Res
 fn read_dtype(name: &str) -> Result<Dtype, String> {
     match name.strip_prefix("torch.").and_then(dtype_named) {
         Some(StorageType::Known(dtype)) => Ok(dtype),
-        _ => Err(format!("its elements are `{}`, which safetensors does not have", thalweg_tensor::display_name(name))),
+        _ => Err(format!("its elements are `{}`, which safetensors does not have", display_name(name))),
     }
 }
 
@@ -247,6 +267,6 @@ fn read_placement(value: Value<'_>) -> Result<Placement, String> {
         (Some("StridedShard" | "_StridedShard"), Some(dim), Some(split_factor)) => {
             Ok(Placement::StridedShard { dim, split_factor })
         }
-        (kind, ..) => Err(format!("its placement `{}` is not known", kind.unwrap_or("?"))),
+        (kind, ..) => Err(format!("its placement `{}` is not known", display_name(kind.unwrap_or("?")))),
     }
 }

@@ -16,11 +16,11 @@ use thalweg_storage::Storage;
 use thalweg_tensor::{Piece, Shape, TensorCatalog, TensorEntry};
 
 use self::error::TcError;
-use self::files::{ItemFile, LocalTensor, list_tensors};
+use self::files::{ItemFile, LocalTensor, TorchItem, list_tensors};
 use self::metadata::{ItemTensor, Metadata, RankBox, name_of, read_metadata};
 use super::model_key::{KeyFault, Level, choose_branch, strip_names};
 use super::placement::{box_at, coordinate_of};
-use super::torch::dtensor::DistributedTensor;
+use super::torch::dtensor::{DistributedTensor, KnownMeshes};
 use super::{Findings, Format, FormatContent, OpenFile, Place};
 use crate::error::{UnfinishedFault, storage_error};
 use crate::pickle::{PickleLimits, parse_pickle};
@@ -257,6 +257,7 @@ impl RankFiles<'_> {
         ranks.iter().try_for_each(|rank| self.open(*rank))?;
         let mut found: BTreeMap<Vec<metadata::PathPart>, ItemTensor> = BTreeMap::new();
         for (rank, (file_idx, file)) in &self.opened {
+            let mut meshes = KnownMeshes::default();
             let Some(open) = self.files.get(thalweg_tensor::to_index((*file_idx).into())) else { continue };
             match file {
                 ItemFile::Safetensors(_) if ranks.len() > 1 => {
@@ -269,8 +270,11 @@ impl RankFiles<'_> {
                         found.insert(path.clone(), whole_tensor(path, local, *rank));
                     }
                 }
-                ItemFile::Torch(archive) => {
-                    for (path, value) in list_tensors(archive) {
+                ItemFile::Torch(TorchItem { archive, .. }) => {
+                    let tensors = list_tensors(archive);
+                    let tensors =
+                        tensors.map_err(|source| Error::Torch { path: open.path.clone(), source: Box::new(source) })?;
+                    for (path, value) in tensors {
                         let fail = |reason| tc_error(&open.path, TcError::Tensor { tensor: name_of(&path), reason });
                         let local = files::local_tensor(archive, &*open.reader, *file_idx, value).map_err(fail)?;
                         let Some(distributed) = DistributedTensor::of(value) else {
@@ -278,7 +282,7 @@ impl RankFiles<'_> {
                             found.entry(path.clone()).or_insert_with(|| whole_tensor(path, &local, *rank));
                             continue;
                         };
-                        let spread = distributed.spread(&*open.reader, archive).zip(distributed.shape());
+                        let spread = distributed.spread(&*open.reader, archive, &mut meshes).zip(distributed.shape());
                         let place = spread.and_then(|(spread, shape)| {
                             let coordinate = coordinate_of(*rank, &spread.mesh_shape, &spread.ranks)?;
                             let place = box_at(&shape, &spread.mesh_shape, &coordinate, &spread.placements)?;

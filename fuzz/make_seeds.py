@@ -1,0 +1,460 @@
+#!/usr/bin/env python3
+"""Writes the first inputs of the targets whose inputs are folders or archives: tiny checkpoints, as `fixtures` has large ones.
+
+    python3 fuzz/make_seeds.py
+
+Needs no PyTorch: the classes and functions that a pickle names exist here only as names.
+"""
+
+import io
+import json
+import pickle
+import struct
+import sys
+import types
+from collections import OrderedDict
+from pathlib import Path
+
+CORPUS = Path(__file__).parent / "corpus"
+
+
+def named(full):
+    """A class that pickles as this name."""
+    module, name = full.rsplit(".", 1)
+    parts = module.split(".")
+    for n in range(1, len(parts) + 1):
+        parent = ".".join(parts[:n])
+        sys.modules.setdefault(parent, types.ModuleType(parent))
+    made = type(name, (), {"__module__": module, "__qualname__": name})
+    setattr(sys.modules[module], name, made)
+    return made
+
+
+REBUILD, PARAMETER = named("torch._utils._rebuild_tensor_v2"), named("torch._utils._rebuild_parameter")
+FROM_TYPE, WRAPPER = named("torch._tensor._rebuild_from_type_v2"), named("torch._utils._rebuild_wrapper_subclass")
+SIZE, DTYPE = named("torch.Size"), named("torch.float32")
+STORAGES = {4: named("torch.FloatStorage"), 2: named("torch.BFloat16Storage"), 8: named("torch.LongStorage")}
+D = "torch.distributed.checkpoint.metadata."
+T = "torch.distributed.tensor."
+DTENSOR = named("torch.distributed.tensor.DTensor")
+
+
+class Call:
+    """A call of a name, with a state."""
+
+    def __init__(self, function, *args, state=None):
+        self.parts = (function, args) if state is None else (function, args, state)
+
+    def __reduce__(self):
+        return self.parts
+
+
+class Storage:
+    def __init__(self, key, n, width=4):
+        self.id = ("storage", STORAGES[width], key, "cpu", n)
+
+
+class Pickler(pickle.Pickler):
+    def persistent_id(self, value):
+        return value.id if isinstance(value, Storage) else None
+
+
+def dump(value, protocol=2):
+    out = io.BytesIO()
+    Pickler(out, protocol).dump(value)
+    return out.getvalue()
+
+
+class File:
+    """A file of torch.save: storages are added as tensors are made."""
+
+    def __init__(self):
+        self.records = {}
+
+    def tensor(self, *shape, strides=None, storage=None, offset=0, values=None, width=4):
+        n = 1
+        default = []
+        for size in reversed(shape):
+            default.insert(0, n)
+            n *= size
+        if storage is None:
+            storage = Storage(str(len(self.records)), n, width)
+            code = {4: "f", 2: "h", 8: "q"}[width]
+            values = values or [i + len(self.records) for i in range(n)]
+            self.records["data/" + storage.id[2]] = struct.pack(f"<{n}{code}", *values)
+        return Call(REBUILD, storage, offset, shape, tuple(strides or default), False, OrderedDict())
+
+    def parts(self, name, value, **options):
+        records = {"data.pkl": dump(value, **options), "byteorder": b"little", **self.records}
+        return {f"{name}//{record}": content for record, content in records.items()}
+
+
+def archive(records, root="a", large=False):
+    """The bytes of an archive, and where its directory begins."""
+    out, directory = b"", b""
+    for name, content in records.items():
+        name = f"{root}/{name}".encode()
+        lengths = (0xFFFFFFFF,) * 2 if large else (len(content),) * 2
+        extra = struct.pack("<HHQQQ", 1, 24, len(content), len(content), len(out)) if large else b""
+        head = struct.pack("<HHHHHIIIHH", 0, 0, 0, 0, 0, 1, *lengths, len(name), 0)
+        offset = 0xFFFFFFFF if large else len(out)
+        fields = head[:-2] + struct.pack("<H", len(extra))
+        directory += b"PK\1\2\0\0" + fields + struct.pack("<HHHII", 0, 0, 0, 0, offset) + name + extra
+        out += b"PK\3\4" + head + name + content
+    end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, len(records), len(records), len(directory), len(out), 0)
+    return out + directory, end
+
+
+def write(target, name, parts):
+    content = b"\n".join(b"== " + path.encode() + b"\n" + content for path, content in parts.items())
+    assert all(b"\n== " not in part for part in parts.values()), name
+    write_bytes(target, name, content)
+
+
+def write_bytes(target, name, content):
+    assert len(content) <= 4096, (target, name, len(content))
+    (CORPUS / target).mkdir(exist_ok=True)
+    (CORPUS / target / name).write_bytes(content)
+
+
+def header(tensors, **metadata):
+    entries = {"__metadata__": metadata} if metadata else {}
+    at = 0
+    for name, shape in tensors.items():
+        n = 4
+        for size in shape:
+            n *= size
+        entries[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + n]}
+        at += n
+    return json.dumps(entries, separators=(",", ":")).encode()
+
+
+def zip_directory():
+    file = File()
+    state = dump({"a": file.tensor(2, 3), "b": file.tensor(2)})
+    records = {"data.pkl": state, "byteorder": b"little", **file.records, "version": b"3\n"}
+    write_bytes("zip_directory", "small", archive(records)[0])
+    write_bytes("zip_directory", "large", archive(records, large=True)[0])
+    write_bytes("zip_directory", "old", archive({"data.pkl": b"\x80\2}.", "tensors/0": bytes(8)}, root="old-0")[0])
+    write_bytes("zip_directory", "script", archive({"data.pkl": b"\x80\2}.", "code/x.py": b"pass"})[0])
+    write_bytes("zip_directory", "empty", b"PK\3\4")
+
+
+def torch_folder():
+    file = File()
+    shared = Storage("0", 6)
+    first = file.tensor(2, 3)
+    views = {
+        "a": first,
+        "a.t": file.tensor(3, 2, strides=(1, 3), storage=shared),
+        "a.row": file.tensor(3, storage=shared, offset=3),
+        "a.wide": file.tensor(4, 3, strides=(0, 1), storage=shared),
+        "p": Call(PARAMETER, file.tensor(3, width=2), True, OrderedDict()),
+    }
+    write("torch_folder", "views", file.parts("pytorch_model.bin", views))
+    file = File()
+    state = {"epoch": 3, "model": {"module.a.w": file.tensor(2, 2), "module.a.b": file.tensor(2)}}
+    state["optimizer"] = {"state": {0: {"step": file.tensor(1), "exp_avg": file.tensor(2, 2)}}}
+    write("torch_folder", "state", file.parts("last.pt", state))
+    file = File()
+    state = {"pytorch-lightning_version": "2.0", "state_dict": OrderedDict(x=file.tensor(2)), "loops": {}}
+    write("torch_folder", "lightning", file.parts("x.ckpt", state))
+    shards, index = {}, {}
+    for n in (1, 2):
+        file, name = File(), f"pytorch_model-0000{n}-of-00002.bin"
+        shards |= file.parts(name, {f"w{n}": file.tensor(2, 2)})
+        index[f"w{n}"] = name
+    index = json.dumps({"metadata": {"total_size": 32}, "weight_map": index}).encode()
+    write("torch_folder", "index", {"pytorch_model.bin.index.json": index, **shards})
+    write("torch_folder", "shards", shards)
+    stream = [dump(0x1950A86A20F9469CFC6C), dump(1001), dump({"little_endian": True, "protocol_version": 1001})]
+    file = File()
+    stream += [dump({"a": file.tensor(2)}), dump(["0"]), struct.pack("<q", 2), file.records["data/0"]]
+    write("torch_folder", "stream", {"model.pt": b"".join(stream)})
+
+
+def metadata_of(tensors, places, planner=None, version=4):
+    """The `.metadata` of tensors {name: (shape, [(offsets, sizes)])}, whose chunks are at places {(name, offsets): place}."""
+    call = lambda name, **state: Call(NEW[name], state=state)
+    properties = Call(NEW["TensorProperties"], state=(DTYPE, None, False, None, False))
+    states = {}
+    for name, (shape, chunks) in tensors.items():
+        chunks = [call("ChunkStorageMetadata", offsets=Call(SIZE, o), sizes=Call(SIZE, s)) for o, s in chunks]
+        states[name] = call("TensorStorageMetadata", properties=properties, size=Call(SIZE, shape), chunks=chunks)
+    data = {}
+    for (name, offsets), (file, offset, length) in places.items():
+        index = call("MetadataIndex", fqn=name, offset=Call(SIZE, offsets), index=0)
+        data[index] = call("_StorageInfo", relative_path=file, offset=offset, length=length, transform_descriptors=None)
+    root = call("Metadata", state_dict_metadata=states, planner_data=planner, storage_data=data)
+    return dump(root, version)
+
+
+NAMES = ["Metadata", "TensorStorageMetadata", "ChunkStorageMetadata", "TensorProperties", "MetadataIndex"]
+NEW = {name: named(D + name) for name in NAMES}
+NEW["_StorageInfo"] = named("torch.distributed.checkpoint.filesystem._StorageInfo")
+
+
+def chunk(name, *shape, **options):
+    file = File()
+    records = {"data.pkl": dump(file.tensor(*shape, **options)), **file.records}
+    body, end = archive(records)
+    parts = {f"{name}//{record}": content for record, content in records.items()}
+    return parts, body + end
+
+
+def dcp_parts(rows=(2, 1), key=""):
+    parts, chunks, places, at = {}, [], {}, 0
+    for rank, n_rows in enumerate(rows):
+        more, built = chunk(f"__{rank}_0.distcp", n_rows, 2)
+        parts |= more
+        chunks.append(((at, 0), (n_rows, 2)))
+        places[key + "w", (at, 0)] = (f"__{rank}_0.distcp", 0, len(built))
+        at += n_rows
+    return {key + "w": ((at, 2), chunks)}, places, parts
+
+
+def dcp_folder():
+    tensors, places, parts = dcp_parts()
+    write("dcp_folder", "two-ranks", {".metadata": metadata_of(tensors, places), **parts})
+    tensors, places, parts = dcp_parts((1,), "model.")
+    planner = {"model.w": ("model", "w")}
+    inner = {f"model_and_optim/{name}": part for name, part in parts.items()}
+    write("dcp_folder", "inner", {"model_and_optim/.metadata": metadata_of(tensors, places, planner), **inner})
+    write("dcp_folder", "lightning", {".metadata": metadata_of(tensors, places), "meta.pt": b"", **parts})
+    transposed = chunk("__0_0.distcp", 3, 2, strides=(1, 3))
+    places = {("w", (0, 0)): ("__0_0.distcp", 0, len(transposed[1]))}
+    metadata = metadata_of({"w": ((3, 2), [((0, 0), (3, 2))])}, places)
+    write("dcp_folder", "transposed", {".metadata": metadata, **transposed[0]})
+    one, two = chunk("x", 2)[1], chunk("x", 1)[1]
+    places = {("w", (0,)): ("__0_0.distcp", 0, len(one)), ("w", (2,)): ("__0_0.distcp", len(one), len(two))}
+    metadata = metadata_of({"w": ((3,), [((0,), (2,)), ((2,), (1,))])}, places)
+    write("dcp_folder", "one-file", {".metadata": metadata, "__0_0.distcp": one + two})
+    shards = {}
+    for rank, (start, rows) in enumerate([(0, 2), (2, 1)], 1):
+        info = json.dumps({"w": {"saved_offsets": [start, 0]}})
+        head = header({"w": [rows, 2], f"only{rank}": [rank]}, DCP_SHARDING_INFO=info, format="pt")
+        shards[f"shard-0000{rank}-model-00001-of-00001.safetensors//header"] = head
+    write("dcp_folder", "safetensors", shards)
+
+
+def megatron():
+    backend = json.dumps({"sharded_backend": "torch_dist", "sharded_backend_version": 1}).encode()
+    file = File()
+    common = file.parts("common.pt", {"iteration": 20, "args": None})
+    tensors, places, parts = dcp_parts()
+    write("megatron", "dist", {"metadata.json": backend, ".metadata": metadata_of(tensors, places), **common, **parts})
+    tensors, places, parts = dcp_parts((1,))
+    moments, more, _ = dcp_parts((1,), "optimizer.state.exp_avg.")
+    metadata = metadata_of(tensors | moments, places | more)
+    write("megatron", "dist-optimizer", {"metadata.json": backend, ".metadata": metadata, **parts})
+    args = lambda tensor, stages: Call(
+        types.SimpleNamespace, state={"tensor_model_parallel_size": tensor, "pipeline_model_parallel_size": stages}
+    )
+    layer = {
+        "embedding.word_embeddings.weight": (2, 2),
+        "decoder.layers.0.self_attention.linear_proj.weight": (2, 1),
+        "decoder.layers.0.input_layernorm.weight": (2,),
+    }
+    mlp = {"decoder.layers.0.mlp.linear_fc1.weight": (4, 2), "decoder.layers.0.mlp.linear_fc2.weight": (2, 2)}
+    expert = {
+        "decoder.layers.0.mlp.router.weight": (1, 2),
+        "decoder.layers.0.mlp.experts.local_experts.0.linear_fc1.weight": (1, 2),
+        "decoder.layers.0.mlp.experts.linear_fc2.weight0": (2, 1),
+    }
+
+    def rank(folder, tensors, tensor=1, stages=1, chunks=None):
+        file = File()
+        made = {name: file.tensor(*shape) for name, shape in tensors.items()}
+        state = {"args": args(tensor, stages), "iteration": 20}
+        state |= {"model": made} if chunks is None else {f"model{n}": made for n in range(chunks)}
+        return file.parts(f"{folder}/model_optim_rng.pt", state)
+
+    write("megatron", "one-rank", rank("mp_rank_00", layer | mlp))
+    write("megatron", "tensor", rank("mp_rank_00", layer, 2) | rank("mp_rank_01", layer, 2))
+    write("megatron", "gated", rank("mp_rank_00", mlp, 2) | rank("mp_rank_01", mlp, 2))
+    stages = rank("mp_rank_00_000", layer, 1, 2) | rank("mp_rank_00_001", mlp, 1, 2)
+    write("megatron", "pipeline", stages)
+    write("megatron", "virtual", rank("mp_rank_00_000", mlp, 1, 2, 2) | rank("mp_rank_00_001", mlp, 1, 2, 2))
+    experts = rank("mp_rank_00_000_000", expert) | rank("mp_rank_00_000_001", expert)
+    write("megatron", "experts", experts)
+
+
+def deepspeed():
+    shapes = OrderedDict(a=Call(SIZE, (3, 2)), b=Call(SIZE, (2,)))
+    tail = "mp_rank_00_optim_states.pt"
+    address = named("deepspeed.utils.tensor_fragment.fragment_address")
+
+    def model(name, file, **more):
+        state = {"module": OrderedDict(a=file.tensor(3, 2, width=2), b=file.tensor(2, width=2), buffer=file.tensor(2))}
+        state |= {"param_shapes": [shapes], "buffer_names": ["buffer"], "shared_params": {"c": "a"}, "dp_world_size": 2}
+        return file.parts(name, state | more)
+
+    def optimizer(name, key, sizes, slices=None, step=20.0):
+        file = File()
+        groups = [file.tensor(n) for n in sizes]
+        base = {"state": {0: {"step": file.tensor(values=[step])}}}
+        state = {key: groups, "base_optimizer_state": base, "zero_stage": 1}
+        if slices:
+            parts = {name: Call(address, state={"start": s, "numel": n}) for name, (s, n) in slices.items()}
+            state["param_slice_mappings"] = [parts]
+        return file.parts(name, {"optimizer_state_dict": state})
+
+    key = "single_partition_of_fp32_groups"
+    ranks = [optimizer(f"zero_pp_rank_{n}_{tail}", key, [4]) for n in (0, 1)]
+    write("deepspeed", "zero1", model("mp_rank_00_model_states.pt", File(), frozen_param_fragments=None) | ranks[0] | ranks[1])
+    cuts = [{"a": (0, 4)}, {"a": (0, 2), "b": (2, 2)}]
+    ranks = [optimizer(f"bf16_zero_pp_rank_{n}_{tail}", key, [4], cuts[n]) for n in (0, 1)]
+    write("deepspeed", "zero2-addresses", model("mp_rank_00_model_states.pt", File()) | ranks[0] | ranks[1])
+    parts = {}
+    for n in (0, 1):
+        file = File()
+        state = {"param_shapes": [shapes], "dp_world_size": 2, "module": {}}
+        parts |= file.parts(f"zero_pp_rank_{n}_mp_rank_00_model_states.pt", state)
+        parts |= optimizer(f"zero_pp_rank_{n}_{tail}", "fp32_flat_groups", [3, 1])
+    write("deepspeed", "zero3", parts)
+    inner = {f"global_step20/{name}": part for name, part in model("mp_rank_00_model_states.pt", File()).items()}
+    write("deepspeed", "latest", {"latest": b"global_step20", **inner})
+    file = File()
+    frozen = {"f": file.tensor(2)}
+    alone = model("mp_rank_00_model_states.pt", file, frozen_param_fragments=frozen, dp_world_size=1)
+    write("deepspeed", "frozen", alone | optimizer(f"zero_pp_rank_0_{tail}", key, [8]))
+    parts = {}
+    for name, shape, is_flat in (("a", (3, 2), False), ("b", (2,), True)):
+        file = File()
+        tensor = file.tensor(*shape)
+        parts |= file.parts(f"zero/{name}/fp32.pt", tensor if is_flat else {"param": tensor, "cat_dim": 0})
+    write("deepspeed", "universal", model("mp_rank_00_model_states.pt", File()) | parts)
+    file = File()
+    flat = file.parts("zero/a/fp32.pt", file.tensor(6)) | {name: p for name, p in parts.items() if "/b/" in name}
+    write("deepspeed", "universal-flat", model("mp_rank_00_model_states.pt", File()) | flat)
+    write("deepspeed", "refused-cut-model", model("mp_rank_01_model_states.pt", File()))
+
+
+def nanotron():
+    end = {"checkpoint_metadata.json": b"{}"}
+    none = "None,None,None"
+    cut = lambda pairs, whole: {"version": "1.4", "local_global_slices_pairs": pairs, "unsharded_shape": whole}
+    norm = {"model/model/norm/model_weight.safetensors//header": header({"data": [2]})}
+    write("nanotron", "one-rank", end | norm)
+
+    def rank(n, of, shape, pairs, whole):
+        path = f"model/model/mlp/model_weight_pp-rank-0-of-1_tp-rank-{n}-of-{of}.safetensors//header"
+        return {path: header({"data": shape}, **cut(pairs, whole))}
+
+    rows = [rank(n, 2, [2, 3], f"0,2,None|{none}#{2 * n},{2 * n + 2},None|{none}", "(4, 3)") for n in (0, 1)]
+    write("nanotron", "rows", end | norm | rows[0] | rows[1])
+    columns = [rank(n, 2, [2, 1], f"{none}|{none}#{none}|{n},{n + 1},None", "(np.int64(2), 2)") for n in (0, 1)]
+    write("nanotron", "columns", end | columns[0] | columns[1])
+    pairs = ";".join(f"{n},{n + 1},1#{2 * n},{2 * n + 1},1" for n in (0, 1))
+    other = ";".join(f"{n},{n + 1},1#{2 * n + 1},{2 * n + 2},1" for n in (0, 1))
+    write("nanotron", "slices", end | rank(0, 2, [2], pairs, "(4,)") | rank(1, 2, [2], other, "(4,)"))
+    inside = f"{none}|1,2,None#{none}|0,1,None"
+    write("nanotron", "inside", end | rank(0, 1, [4, 3], inside, "(4, 1)"))
+    experts = "model/model/w/model_weight_pp-rank-0-of-1_tp-rank-0-of-1_exp-rank-0-of-2.safetensors//header"
+    write("nanotron", "experts", end | {experts: header({"data": [1]})})
+
+
+def torch_checkpointing():
+    rows = lambda dim=0, kind="Shard": {"type": kind, "dim": dim, "split_factor": 2}
+
+    def group(shape, mesh, ranks, *placements):
+        data = {"global_shape": list(shape), "dtype": "torch.float32", "placements": list(placements)}
+        data["mesh_spec"] = {"mesh_shape": mesh, "mesh_data": ranks}
+        return {"sharding_metadata": {"type": "DTensorShardingMetadata", "data": data}, "ranks": ranks}
+
+    def nested(tensors, layouts=None):
+        paths = {json.dumps([name]): groups for name, groups in tensors.items()}
+        item = {"nested_path_to_metadata": paths, "rank_to_layout_info": layouts or {}}
+        return dump({"version": "2.0", "metadata": {"model": item}}, 4)
+
+    def plain(name, tensors):
+        file = File()
+        return file.parts(name, {"model": OrderedDict((key, file.tensor(*shape)) for key, shape in tensors.items())}["model"])
+
+    two = [group((3, 2), (2,), (0, 1), rows())]
+    same = [group((2,), (2,), (0, 1), {"type": "Replicate"})]
+    ranks = [plain(f"model_{n}.pt", {"w": (2 - n, 2), "b": (2,)}) for n in (0, 1)]
+    write("torch_checkpointing", "rows", {"metadata.pkl": nested({"w": two, "b": same})} | ranks[0] | ranks[1])
+    rows_of = ranks
+    four = [group((5,), (2, 2), (0, 1, 2, 3), rows(0, "_StridedShard"), rows())]
+    sizes = [2, 1, 1, 1]
+    ranks = {}
+    for n, size in enumerate(sizes):
+        ranks[f"model_{n}.safetensors//header"] = header({"w": [size]})
+    write("torch_checkpointing", "strided", {"metadata.pkl": nested({"w": four})} | ranks)
+    layouts = {0: {"file_path": "x/0.st", "serialization_format": {"type": "SafetensorsSerialization"}}, 1: None}
+    one = [group((2,), (1,), (0,), rows())]
+    file = {"x/0.st": struct.pack("<Q", len(header({"w": [2]}))) + header({"w": [2]}) + bytes(8)}
+    write("torch_checkpointing", "layout", {"metadata.pkl": nested({"w": one}, layouts)} | file)
+    flat = {"version": "1.0", "metadata": {json.dumps(["model", "w"]): two, json.dumps(["model", "b"]): same}}
+    write("torch_checkpointing", "flat", {"metadata.pkl": dump(flat, 4)} | rows_of[0] | rows_of[1])
+    write("torch_checkpointing", "no-metadata", plain("model_0.pt", {"w": (2, 2)}))
+    write("torch_checkpointing", "no-metadata-header", {"model_0.safetensors//header": header({"w": [2, 2]})})
+    parts = {}
+    spec_of = lambda name, **state: Call(SPEC[name], state=state)
+    for n in (0, 1):
+        file = File()
+        local = file.tensor(2 - n, 2)
+        mesh = spec_of("DeviceMesh", mesh=file.tensor(2, width=8, values=[0, 1]))
+        spec = spec_of("DTensorSpec", mesh=mesh, placements=(spec_of("Shard", dim=0),))
+        whole = Call(FROM_TYPE, WRAPPER, DTENSOR, (DTENSOR, (3, 2), (2, 1)), {"_local_tensor": local, "_spec": spec})
+        parts |= file.parts(f"model_{n}.pt", {"w": whole})
+    write("torch_checkpointing", "distributed", parts)
+
+
+SPEC = {
+    "DTensorSpec": named(T + "_dtensor_spec.DTensorSpec"),
+    "DeviceMesh": named("torch.distributed.device_mesh.DeviceMesh"),
+    "Shard": named(T + "placement_types.Shard"),
+}
+
+
+
+def shared(leaf, depth, width=2):
+    """A dictionary in which each level names the one below it `width` times."""
+    for _ in range(depth):
+        leaf = {chr(97 + n): leaf for n in range(width)}
+    return leaf
+
+
+def hostile():
+    """Small files that stand for more than any file holds."""
+    file = File()
+    write("torch_folder", "hostile-shared-tensors", file.parts("x.pt", shared({"w": file.tensor(1)}, 20)))
+    file = File()
+    long = {"n" * 1500: {f"{n}": {"a" * 300: file.tensor(1)} for n in range(1)}}
+    write("torch_folder", "hostile-long-names", file.parts("x.pt", {"k": shared(long, 9), "b": file.tensor(1)}))
+    file = File()
+    write("torch_checkpointing", "hostile-shared-tensors", file.parts("model_0.pt", shared({"w": file.tensor(1)}, 20)))
+    ranks = list(range(200))
+    placements = [{"type": "Shard", "dim": 0}]
+    mesh = {"mesh_shape": [200], "mesh_data": ranks}
+    data = {"global_shape": [200], "dtype": "torch.float32", "placements": placements, "mesh_spec": mesh}
+    groups = [{"sharding_metadata": {"type": "DTensorShardingMetadata", "data": data}, "ranks": ranks}] * 300
+    item = {"nested_path_to_metadata": {json.dumps([f"{n}"]): groups for n in range(40)}}
+    metadata = dump({"version": "2.0", "metadata": {"model": item}}, 4)
+    write("torch_checkpointing", "hostile-shared-ranks", {"metadata.pkl": metadata})
+    file = File()
+    shapes = OrderedDict((f"{n}", Call(SIZE, (1,))) for n in range(100))
+    state = {"module": {}, "param_shapes": [shapes] * 800, "dp_world_size": 1}
+    model = file.parts("mp_rank_00_model_states.pt", state)
+    name = lambda rank: f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
+    optimizer = File().parts(name(0), {"optimizer_state_dict": {"single_partition_of_fp32_groups": []}})
+    write("deepspeed", "hostile-shared-groups", model | optimizer)
+    model = File().parts("mp_rank_00_model_states.pt", {"param_shapes": [], "dp_world_size": 1 << 40})
+    optimizer = File().parts(name((1 << 32) - 2), {"optimizer_state_dict": {}})
+    write("deepspeed", "hostile-rank-number", model | optimizer)
+    write("deepspeed", "hostile-last-rank-number", model | File().parts(name((1 << 32) - 1), {}))
+    write("megatron", "hostile-rank-number", File().parts("mp_rank_65535/model_optim_rng.pt", {"model": {}}))
+    file = File()
+    chunk = shared({"w": file.tensor(1)}, 8)
+    chunks = {f"model{n}": chunk for n in range(100)}
+    write("megatron", "hostile-shared-chunks", file.parts("mp_rank_00/model_optim_rng.pt", chunks))
+    huge = {"data": {"dtype": "F32", "shape": [0, 1 << 63, 4], "data_offsets": [0, 0]}}
+    cut = {"local_global_slices_pairs": "0,0,1|0,1,1|0,1,1#0,0,1|0,1,1|0,1,1", "unsharded_shape": "(0, 1, 1)"}
+    head = json.dumps({"__metadata__": cut} | huge).encode()
+    write("nanotron", "hostile-no-elements", {"checkpoint_metadata.json": b"{}", "model/model_w.safetensors//header": head})
+
+
+for seeds in (zip_directory, torch_folder, dcp_folder, megatron, deepspeed, nanotron, torch_checkpointing, hostile):
+    seeds()
