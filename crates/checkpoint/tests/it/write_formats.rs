@@ -233,6 +233,30 @@ fn more_records_than_sixteen_bits_count_are_laid_out_and_read() {
 }
 
 #[test]
+fn a_sealed_stage_can_be_resumed_and_changed() {
+    let entries = mixed_entries();
+    let lays: [&dyn Fn() -> OutputLayout; 2] =
+        [&|| layout_torch(&entries, 200).unwrap(), &|| layout_dcp(&entries, 200, &DcpExtras::default()).unwrap()];
+    for lay in lays {
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = scratch.path().join("out");
+        write_output(&folder, lay(), Order::Forward);
+        let before = files_in(&folder);
+        // The sums are in the files now, and differ from what was there when the stage was created.
+        let layout = Arc::new(lay());
+        let mut again = StagedCheckpoint::reopen(&disk(), &folder, Arc::clone(&layout)).unwrap();
+        let tensor_idx = layout.catalog().find("z").unwrap();
+        again.write_elements(tensor_idx, 0, &[9; 60]).unwrap();
+        again.seal("thalweg.json", b"{}", &Default::default()).unwrap();
+        assert!(files_in(&folder) != before);
+        let mut again = StagedCheckpoint::reopen(&disk(), &folder, Arc::clone(&layout)).unwrap();
+        again.write_elements(tensor_idx, 0, &content(tensor_idx, 60)).unwrap();
+        again.seal("thalweg.json", b"{}", &Default::default()).unwrap();
+        assert!(files_in(&folder) == before);
+    }
+}
+
+#[test]
 fn metadata_of_thousands_of_tensors_lists_them_all() {
     let entries: Vec<LayoutEntry> = (0..5_000).map(|i| entry(&format!("layers.{i}.w"), Dtype::U8, &[1])).collect();
     let layout = layout_dcp(&entries, 4_000, &DcpExtras::default()).unwrap();

@@ -1,5 +1,5 @@
-//! What a distributed checkpoint holds besides tensors: counters, schedulers, positions of data loaders. Each is an
-//! archive of its own, which a new checkpoint takes over byte for byte.
+//! What a distributed checkpoint holds besides tensors: counters, schedulers, positions of data loaders. Each is a
+//! separate archive, which a new checkpoint takes over byte for byte.
 
 use std::path::Path;
 use std::sync::Arc;

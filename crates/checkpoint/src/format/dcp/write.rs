@@ -49,7 +49,7 @@ pub(crate) enum Paths {
 /// Lays out a distributed checkpoint of PyTorch: `__0_0.distcp`, `__0_1.distcp` ... and `.metadata`.
 ///
 /// Tensors go to files in the order of their names, then objects. A file holds at most `max_shard_bytes` of them; a
-/// larger tensor gets a file of its own. `extras.key` is put before the names in the checkpoint, not in the catalog.
+/// larger tensor gets its own file. `extras.key` is put before the names in the checkpoint, not in the catalog.
 ///
 /// # Errors
 /// `NothingToWrite`; `UnwritableTensor` for a name that appears twice, for impossible sizes, and for element types that

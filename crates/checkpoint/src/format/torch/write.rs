@@ -114,7 +114,7 @@ pub(super) fn write_state_dict(entries: &[(&LayoutEntry, TorchType)]) -> Vec<u8>
 /// Lays out an output of torch.save: `pytorch_model.bin`, or several files and `pytorch_model.bin.index.json`.
 ///
 /// Tensors go to files in the order of their names. A file holds at most `max_shard_bytes` of tensors; a larger tensor
-/// gets a file of its own.
+/// gets its own file.
 ///
 /// # Errors
 /// `NothingToWrite`; `UnwritableTensor` for a name that appears twice, for impossible sizes, and for element types that
