@@ -27,7 +27,7 @@ impl CrcRanges {
         let overlaps = |range: &(&u64, &(u64, Hasher))| *range.0 < end && range.1.0 > start;
         let overlapped: Vec<u64> = ranges.range(..end).rev().take_while(overlaps).map(|(&first, _)| first).collect();
         if !overlapped.is_empty() {
-            overlapped.iter().for_each(|first| drop(ranges.remove(first)));
+            ranges.retain(|first, _| !overlapped.contains(first));
             return;
         }
         if let Some((&first, (last, _))) = ranges.range(..start).next_back()

@@ -1,4 +1,4 @@
-//! An output with the files of an existing checkpoint: everything that is no tensor of the merge is copied, so that the
+//! An output with the files of an existing checkpoint: everything except the merged tensors is copied, so that the
 //! trainer that wrote the checkpoint resumes from the output.
 
 use std::collections::{BTreeMap, BTreeSet};
