@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What to resume from after a spike, with the control that the paper lacks: the newest checkpoint before it, the oldest of
-# three, and the SMA of the three, each with the optimizer's moments reset, kept or averaged. Run again, it goes on from what
+# three, and the SMA of the three, each with the optimizer's moments reset, kept or averaged. Run again, it resumes from what
 # is there. Writes docs/results/recovery.csv; about an hour on one thread.
 #
 #     runs/recover.sh [OUT]          default: OUT = recover-runs; THALWEG names the binary, JOBS the seeds at once

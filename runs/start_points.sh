@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Continued training from the merge that `thalweg init` writes and from the newest checkpoint, at three peak learning rates, on
-# the same stories and on the African Storybook part of them alone. Run again, it goes on from what is there. Writes
+# the same stories and on the African Storybook part of them alone. Run again, it resumes from what is there. Writes
 # docs/results/start-points.csv; about half an hour on one thread.
 #
 #     runs/start_points.sh [OUT]     default: OUT = start-runs; THALWEG names the binary, JOBS the seeds at once

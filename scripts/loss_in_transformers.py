@@ -5,7 +5,7 @@
 
 RUN/step-STEP is loaded, DOCUMENTS.jsonl (not packed) is what the run's only domain was validated on, SEQUENCE_LENGTH that
 of its config. Exit 0 if transformers' mean next-token loss over the same tokens differs by less than 1e-5 nats, exit 1 if not, or
-if a tensor is missing, left over or of another shape (transformers fills it with random values and goes on). Needs torch,
+if a tensor is missing, left over or of another shape (transformers fills it with random values and continues). Needs torch,
 transformers and tokenizers.
 """
 import json, os, sys

@@ -35,7 +35,7 @@ fn check_text(text: &[u8]) {
     assert_eq!(again, Header { unknown_field: None, ..header });
 }
 
-/// The tensors stand in order, and every byte of the data belongs to exactly one.
+/// The tensors are in order, and every byte of the data belongs to exactly one.
 fn check_cover(header: &Header, data_len: u64) {
     let mut expected = 0;
     for tensor in &header.tensors {

@@ -1,7 +1,7 @@
 //! What must hold for any bytes: one function for each parser of untrusted input.
 //!
 //! Plain functions, so that whatever makes bytes can drive them: `tests/it` replays the kept corpus on any toolchain,
-//! `libfuzzer` looks for new inputs. A function panics where a promise is broken; that an input is refused is no fault.
+//! `libfuzzer` looks for new inputs. A function panics where a promise is broken; a refused input is not a fault.
 #![expect(clippy::unwrap_used, reason = "a panic is how a target says no")]
 
 mod checkpoint_text;

@@ -7,7 +7,7 @@ use thalweg_trajectory::{
 
 use crate::check_message;
 
-/// The input as an event file; and once more with its checksums made right, so that what stands in the records is
+/// The input as an event file; and once more with its checksums made right, so that what is in the records is
 /// read too.
 pub(crate) fn check_event_file(bytes: &[u8]) {
     check_log(bytes.len(), parse_event_file(bytes, &ColumnMap::default()));

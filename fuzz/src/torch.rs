@@ -22,7 +22,7 @@ pub(crate) fn check_pickle(bytes: &[u8]) {
         }
     };
     assert!(n_bytes <= bytes.len() && bytes[n_bytes - 1] == b'.');
-    // What follows the end makes no difference, and a pickle that lacks its end is told from one that is wrong.
+    // What follows the end makes no difference, and a pickle without its end differs from one that is wrong.
     let (_, again) = parse_pickle(&bytes[..n_bytes], &[NAMES], &limits).unwrap();
     assert_eq!(again, n_bytes);
     assert!(parse_pickle(&bytes[..n_bytes - 1], &[NAMES], &limits).unwrap_err().is_truncated());
@@ -51,7 +51,7 @@ fn limits(n_bytes: usize) -> PickleLimits {
     PickleLimits { max_memory_bytes: (1 << 20) + 100 * n_bytes as u64, ..PickleLimits::default() }
 }
 
-/// Any bytes as a file of torch.save: whatever is accepted lies within the file.
+/// Any bytes as a file of torch.save: whatever is accepted is within the file.
 pub(crate) fn check_file(bytes: &[u8]) {
     let file = MemoryFile(Arc::from(bytes));
     let content = match read_content(&file, 0, None) {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains what the forecast is validated on: constant-rate runs and, from four forks of each, real anneals of two lengths.
-# Two sizes, dense and with experts, one other peak rate, one other decay shape; three seeds of each. Run again, it goes on
+# Two sizes, dense and with experts, one other peak rate, one other decay shape; three seeds of each. Run again, it resumes
 # from what is there. About 50 minutes on two cores, 4 GB.
 #
 #     runs/forecast/train.sh [OUT]          default: OUT = forecast-runs; THALWEG names the binary, JOBS the runs at once

@@ -11,7 +11,7 @@ SELECTION, REPORT = "validation", "test-120"
 
 
 def window(path):
-    """Checkpoints, interval and scheme of a proposal; the newest checkpoint twice over (which is raw) stands for none."""
+    """Checkpoints, interval and scheme of a proposal; the newest checkpoint twice (which is raw) means none."""
     found = json.load(open(path))["window"]
     return (found["n_checkpoints"], found["interval_steps"], found["scheme"]) if found else (1, 10, "sma")
 

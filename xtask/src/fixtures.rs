@@ -30,12 +30,12 @@ fn check_digests(root: &Path, name: &str) -> Result<Vec<String>, String> {
     let mut faults = Vec::new();
     for line in list.lines() {
         let Some((digest, name)) = line.split_once("  ") else {
-            faults.push(format!("{folder}/{LIST}: `{line}` is no digest and name"));
+            faults.push(format!("{folder}/{LIST}: `{line}` is not a digest and name"));
             continue;
         };
         match found.remove(name) {
             Some(content) if hex_digest(&content) == digest => {}
-            Some(_) => faults.push(format!("{folder}/{name} is not what {LIST} says: restore it, or list it anew")),
+            Some(_) => faults.push(format!("{folder}/{name} is not what {LIST} says: restore it, or list it again")),
             None => faults.push(format!("{folder}/{name} is listed and not there")),
         }
     }

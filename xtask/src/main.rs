@@ -6,6 +6,7 @@ mod licences;
 mod metadata;
 mod methods;
 mod tidy;
+mod voice;
 
 use std::process::ExitCode;
 

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-/// Where the page lies.
+/// Where the page is.
 pub(crate) const METHODS_PATH: &str = "docs/methods.md";
 const TABLE_PATH: &str = "crates/merge/src/scheme/mod.rs";
 

@@ -12,7 +12,7 @@ const MAX_FILE_LINES: usize = 700;
 /// Lines of a function.
 const MAX_FUNCTION_LINES: usize = 70;
 
-/// A word that may stand only in its home.
+/// A word that may be used only in its home.
 struct Banned {
     word: &'static str,
     homes: &'static [&'static str],
@@ -48,30 +48,37 @@ pub(crate) fn check(root: &Path, metadata: &Value) -> Result<(), String> {
     let mut faults = check_floors(root, metadata)?;
     let mut files = Vec::new();
     for folder in ["crates", "fuzz/src", "fuzz/tests", "xtask"] {
-        collect_rust_files(&root.join(folder), &mut files)?;
+        collect_files(&root.join(folder), &["rs"], &mut files)?;
     }
     files.sort();
     for path in files {
         let content = read(&path)?;
-        let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+        let name = name_below(root, &path);
         faults.extend(check_file(&name, &content).into_iter().map(|fault| format!("{name}: {fault}")));
     }
     faults.extend(check_paths_in_documents(root)?);
+    faults.extend(crate::voice::check(root)?);
     faults.extend(crate::fixtures::check(root)?);
     if faults.is_empty() { Ok(()) } else { Err(format!("{} faults\n  {}", faults.len(), faults.join("\n  "))) }
 }
 
-fn read(path: &Path) -> Result<String, String> {
+/// The name of a file as faults show it.
+pub(crate) fn name_below(root: &Path, path: &Path) -> String {
+    path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned()
+}
+
+pub(crate) fn read(path: &Path) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-fn collect_rust_files(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
+/// The files below a folder whose names have one of these extensions.
+pub(crate) fn collect_files(folder: &Path, extensions: &[&str], files: &mut Vec<PathBuf>) -> Result<(), String> {
     let entries = std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     for entry in entries.flatten() {
         let path = entry.path();
         if path.is_dir() {
-            collect_rust_files(&path, files)?;
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            collect_files(&path, extensions, files)?;
+        } else if path.extension().is_some_and(|found| extensions.iter().any(|extension| found == *extension)) {
             files.push(path);
         }
     }
@@ -174,7 +181,7 @@ fn check_floors(root: &Path, metadata: &Value) -> Result<Vec<String>, String> {
         found.push(name);
     }
     let missing = table.keys().filter(|name| !found.contains(name));
-    faults.extend(missing.map(|name| format!("ARCHITECTURE.md: `{name}` has a row and is no crate")));
+    faults.extend(missing.map(|name| format!("ARCHITECTURE.md: `{name}` has a row and is not a crate")));
     Ok(faults)
 }
 
@@ -191,7 +198,7 @@ fn check_paths_in_documents(root: &Path) -> Result<Vec<String>, String> {
     documents.sort();
     let mut faults = Vec::new();
     for path in documents {
-        let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+        let name = name_below(root, &path);
         let is_missing = |word: &&str| !root.join(word).exists();
         faults
             .extend(paths_of(&read(&path)?).filter(is_missing).map(|word| format!("{name}: `{word}` does not exist")));
@@ -199,7 +206,8 @@ fn check_paths_in_documents(root: &Path) -> Result<Vec<String>, String> {
     Ok(faults)
 }
 
-fn collect_documents(folder: &Path, documents: &mut Vec<PathBuf>) -> Result<(), String> {
+/// The documents in a folder, not in the folders below it.
+pub(crate) fn collect_documents(folder: &Path, documents: &mut Vec<PathBuf>) -> Result<(), String> {
     let entries = std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let paths = entries.flatten().map(|entry| entry.path());
     documents.extend(paths.filter(|path| path.extension().is_some_and(|extension| extension == "md")));

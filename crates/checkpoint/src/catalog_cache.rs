@@ -17,7 +17,7 @@ pub struct KnownHeaders {
     pub catalog: Arc<TensorCatalog>,
     /// Remarks of the first header.
     pub metadata: BTreeMap<String, String>,
-    /// What a user should be told of the index.
+    /// What to tell the user about the index.
     pub notes: Vec<Note>,
     /// Header fields that the format does not define: number of the file, and the first such field.
     pub unknown_fields: Vec<(usize, String)>,

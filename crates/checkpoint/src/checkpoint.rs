@@ -27,7 +27,7 @@ pub struct ShardFile {
     pub info: FileInfo,
 }
 
-/// A `config.json` as it stood in the folder.
+/// A `config.json` as it was in the folder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConfigFile {
     /// The bytes.
@@ -93,7 +93,7 @@ impl Checkpoint {
         &self.metadata
     }
 
-    /// Things a user should be told.
+    /// Notes for the user.
     pub fn notes(&self) -> &[Note] {
         &self.notes
     }

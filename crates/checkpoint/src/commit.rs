@@ -85,7 +85,7 @@ impl StagedCheckpoint {
             self.put_file(INDEX_FILE_NAME, &index)?;
         }
         self.sync()?;
-        // The names of all the rest are durable before the file that vouches for them.
+        // The names of all the rest are durable before the manifest that lists them.
         self.storage().sync_folder(self.folder())?;
         self.put_file(manifest_name, manifest_bytes)?;
         for entry in self.storage().list_folder(self.folder())? {

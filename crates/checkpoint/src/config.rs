@@ -34,7 +34,7 @@ pub fn parse_config(bytes: &[u8]) -> Result<Value, String> {
     }
 }
 
-/// Puts quotes around `NaN`, `Infinity` and `-Infinity` where they stand outside of strings.
+/// Puts quotes around `NaN`, `Infinity` and `-Infinity` outside of strings.
 fn quote_bare_words(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 16);
     let mut rest = text;
@@ -131,7 +131,7 @@ fn is_float_word(text: &str) -> bool {
 
 /// An object or array that is open at some place of the text.
 struct OpenValue<'a> {
-    /// Key of the last member begun; `None` in an array.
+    /// Key of the last member that was started; `None` in an array.
     key: Option<&'a str>,
     is_waiting_for_key: IsWaitingForKey,
     /// Whether a dtype in it speaks of the saved tensors.

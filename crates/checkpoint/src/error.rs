@@ -23,7 +23,7 @@ pub enum Error {
     /// Tensor bytes could not be read or written; the message says the file and the tensor.
     #[error(transparent)]
     Access(#[from] thalweg_tensor::AccessError),
-    /// Nothing stands at the path.
+    /// Nothing exists at the path.
     #[error("`{}` does not exist", path.display())]
     NotFound {
         /// The path.
@@ -169,7 +169,7 @@ pub enum Error {
         limit_bytes: u64,
     },
     /// A name that cannot be a file of a checkpoint's folder.
-    #[error("`{}` is no plain file name", display_name(name))]
+    #[error("`{}` is not a plain file name", display_name(name))]
     BadFileName {
         /// The name.
         name: String,
@@ -180,7 +180,7 @@ pub enum Error {
         /// The name.
         name: String,
     },
-    /// Something stands where the output would go.
+    /// Something exists where the output would go.
     #[error("`{}` exists already", path.display())]
     OutputExists {
         /// The path.
@@ -217,7 +217,7 @@ pub enum Fault {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnfinishedFault {
-    /// Shards stand there, the index that a save writes last does not.
+    /// There are shards, but not the index that a save writes last.
     #[error("there are {n_shards} shards and no `{index}`")]
     NoIndex {
         /// How many shards.
@@ -403,7 +403,7 @@ impl Error {
     }
 }
 
-/// A missing path in words of its own, any other failure as the storage says it.
+/// A missing path becomes `NotFound`; any other failure keeps the message of the storage.
 pub(crate) fn storage_error(path: &Path, error: thalweg_storage::Error) -> Error {
     if error.is_not_found() { Error::NotFound { path: path.to_owned() } } else { Error::Storage(error) }
 }

@@ -1,6 +1,6 @@
 //! `model.safetensors.index.json`: which shard holds which tensor.
 //!
-//! The index only says where; the headers of the shards say what. Its file names come from whoever wrote
+//! The index only says where; the headers of the shards say what. Its file names come from whatever wrote
 //! the file, so they may name plain files below the checkpoint's folder and nothing else.
 
 use std::borrow::Cow;
@@ -26,7 +26,7 @@ pub struct ShardIndex {
     pub total_size: Option<u64>,
 }
 
-/// Why an index is refused. Whoever knows the file adds its path.
+/// Why an index is refused. The caller adds the path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IndexError {
@@ -131,7 +131,7 @@ pub fn check_file_name(name: &str) -> Result<(), FileNameFault> {
 /// Reads the text of an index.
 ///
 /// # Errors
-/// The first fault found: syntax, then names that stand twice, then file names.
+/// The first fault found: syntax, then duplicate names, then file names.
 ///
 /// # Example
 /// ```
@@ -224,7 +224,7 @@ impl<'de> Deserialize<'de> for Metadata {
 
 struct MetadataVisitor;
 
-/// Values that are no object, and numbers that are no size, are passed over.
+/// Values that are not objects, and numbers that are not sizes, are skipped.
 impl<'de> Visitor<'de> for MetadataVisitor {
     type Value = Metadata;
 

@@ -1,4 +1,4 @@
-//! Where every byte of an output will stand, known before the first one is written.
+//! Where every byte of an output will be, known before the first one is written.
 //!
 //! Pure: entries in, names, sizes, headers and offsets out. So a worker can write any range at any time, an
 //! interrupted output can be checked, and any subset of the shards can be made alone.
@@ -71,7 +71,7 @@ impl OutputLayout {
 
 /// Lays out an output: tensors go to shards in the order of their names.
 ///
-/// A shard holds at most `max_shard_bytes` of tensors; a larger tensor gets a shard of its own. Within a file
+/// A shard holds at most `max_shard_bytes` of tensors; a larger tensor gets a separate shard. Within a file
 /// wide elements come first, then names, so that every tensor is aligned to its element; the reference writer
 /// does the same. `metadata` goes into every header, with `format` = `pt` where it is not given.
 ///

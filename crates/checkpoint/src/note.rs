@@ -1,4 +1,4 @@
-//! Things a user should be told about a checkpoint that can be read all the same.
+//! Notes for the user about a checkpoint that can be read.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::Params;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Note {
-    /// A single file and an index stand side by side; the single file is read, as transformers does.
+    /// There are both a single file and an index; the single file is read, as transformers does.
     SingleFilePreferred {
         /// The file that is read.
         used: String,
@@ -108,18 +108,7 @@ impl fmt::Display for Note {
                 write!(f, "the header of `{file}` has a field `{field}` that the format does not define; it is ignored")
             }
             Self::KeyChosen { key } => write!(f, "the tensors under key `{}` are read", display_name(key)),
-            Self::OtherKeys { keys } => {
-                /// Most keys that the note names.
-                const MAX_KEYS: usize = 6;
-                f.write_str("other tensors are under ")?;
-                for (i, (key, n_tensors)) in keys.iter().take(MAX_KEYS).enumerate() {
-                    write!(f, "{}`{}` ({n_tensors})", if i > 0 { ", " } else { "" }, display_name(key))?;
-                }
-                if keys.len() > MAX_KEYS {
-                    write!(f, " and {} more", keys.len() - MAX_KEYS)?;
-                }
-                f.write_str("; `--key` reads those")
-            }
+            Self::OtherKeys { keys } => write_other_keys(f, keys),
             Self::NewerThanMetadata { files, n_older } => {
                 let first = files.first().map(|name| display_name(name)).unwrap_or_default();
                 match files.len() {
@@ -158,4 +147,17 @@ impl fmt::Display for Note {
             }
         }
     }
+}
+
+fn write_other_keys(f: &mut fmt::Formatter<'_>, keys: &[(String, usize)]) -> fmt::Result {
+    /// Most keys that the note names.
+    const MAX_KEYS: usize = 6;
+    f.write_str("other tensors are under ")?;
+    for (i, (key, n_tensors)) in keys.iter().take(MAX_KEYS).enumerate() {
+        write!(f, "{}`{}` ({n_tensors})", if i > 0 { ", " } else { "" }, display_name(key))?;
+    }
+    if keys.len() > MAX_KEYS {
+        write!(f, " and {} more", keys.len() - MAX_KEYS)?;
+    }
+    f.write_str("; `--key` reads those")
 }

@@ -1,4 +1,4 @@
-//! An output in the making: files of their final length in a folder that nobody takes for a checkpoint.
+//! An unfinished output: files of their final length in a folder that is not taken for a checkpoint.
 //!
 //! Tensors are written at their known offsets, in any order and from any thread. Nothing here makes the output
 //! exist; see `commit`.
@@ -95,7 +95,7 @@ impl StagedCheckpoint {
 
     /// Opens a stage that was left behind, if its shards have the lengths and headers of this very layout.
     ///
-    /// What the tensors hold is not looked at: whoever resumes checks the ranges that it means to keep.
+    /// What the tensors hold is not looked at: a caller that resumes checks the ranges that it keeps.
     ///
     /// # Errors
     /// `StageMismatch` with the first shard that differs; `Storage`.

@@ -167,7 +167,7 @@ impl Command {
     }
 }
 
-/// What the program may be told about a run.
+/// What the user says about a run.
 #[derive(Debug, Args, Clone, Default, PartialEq, Eq)]
 #[command(next_help_heading = "About the run")]
 pub(crate) struct RunArgs {
@@ -277,7 +277,7 @@ pub(crate) struct OutputArgs {
     /// Element type of floating tensors
     #[arg(long, value_enum, default_value_t = DtypeChoice::Same, ignore_case = true)]
     pub(crate) dtype: DtypeChoice,
-    /// Largest shard: 5GB, 5GiB, or bytes; a larger tensor gets a shard of its own
+    /// Largest shard: 5GB, 5GiB, or bytes; a larger tensor gets a separate shard
     #[arg(long, value_name = "SIZE", default_value = "5GB")]
     pub(crate) out_shard_size: ByteSize,
     /// Integers and booleans that differ
@@ -476,8 +476,8 @@ pub(crate) struct TrainArgs {
 }
 
 const TRAIN_HELP: &str = "\
-A run that was interrupted goes on where it stopped when the same command is given again, and ends with the same
-bytes. `[start] from = \"RUN/step-1000\"` forks a run; with a merged checkpoint and `moments` it resumes from the merge.
+Rerun the command to resume an interrupted run: it ends with the same bytes.
+`[start] from = \"RUN/step-1000\"` forks a run; with a merged checkpoint and `moments` it resumes from the merge.
 `examples/train` holds configs with every section.";
 
 #[derive(Debug, Args)]
@@ -548,7 +548,7 @@ pub(crate) struct EvalArgs {
     /// context (never) [default: as the suite says, else always]
     #[arg(long, value_enum, value_name = "WHEN", conflicts_with = "eval_command")]
     pub(crate) start_token: Option<StartTokenChoice>,
-    /// Score with another program, run by the shell; {checkpoint} and {out} stand for paths. It writes
+    /// Score with another program, run by the shell; {checkpoint} and {out} become paths. It writes
     /// lm-evaluation-harness results or a list of {task, value, stderr, n, higher_is_better}
     #[arg(long, value_name = "COMMAND", conflicts_with = "suite")]
     pub(crate) eval_command: Option<String>,

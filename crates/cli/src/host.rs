@@ -142,7 +142,7 @@ impl<'a> World<'a> {
     }
 }
 
-/// Scoring that nobody watches.
+/// Scoring without progress or notes.
 #[derive(Debug)]
 struct Silent;
 

@@ -64,7 +64,7 @@ impl Messages {
         }
     }
 
-    /// Something a person should be told while or after the work.
+    /// A note for the user, during or after the work.
     pub(crate) fn note(&self, text: impl Display) {
         if !self.quiet {
             self.stderr(&format!("{} {}\n", self.paint("36", "note:"), shown(text)));
@@ -145,7 +145,7 @@ pub(crate) fn finish_without_command(answer: &clap::Error) -> ExitCode {
     }
 }
 
-/// A text as a terminal may have it: paths and names come from files that nobody vouches for, and could steer it.
+/// A text that is safe to print: paths and names come from untrusted files and could hold control sequences.
 fn shown(text: impl Display) -> String {
     text.to_string().split('\n').map(display_name).collect::<Vec<_>>().join("\n")
 }

@@ -11,7 +11,7 @@ use crate::messages::Messages;
 
 /// How often a line is printed where there is no terminal.
 pub(crate) const LINE_EVERY: Duration = Duration::from_secs(5);
-/// How often a bar is told its place.
+/// How often a bar is updated.
 pub(crate) const BAR_EVERY: Duration = Duration::from_millis(100);
 
 /// Shows places and texts, no oftener than a person reads.

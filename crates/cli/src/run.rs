@@ -18,7 +18,7 @@ use crate::host::World;
 use crate::messages::Messages;
 use crate::options::Count;
 
-/// Opens a run with what the user says about it; what should be known about it is told.
+/// Opens a run with what the user says about it; prints notes about it.
 pub(crate) fn open_trajectory(
     path: &Path,
     args: &RunArgs,

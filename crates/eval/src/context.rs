@@ -26,7 +26,7 @@ pub trait Progress: Sync {
 
 /// Everything from outside.
 pub struct EvalContext<'a> {
-    /// Where suites, data and cached scores lie.
+    /// Where suites, data and cached scores are.
     pub storage: Arc<dyn Storage>,
     /// The clock.
     pub clock: &'a dyn Clock,

@@ -16,7 +16,7 @@ const MAX_FILE_BYTES: u64 = 4 << 30;
 /// The most that a packed file may unpack to.
 const MAX_UNPACKED_BYTES: u64 = 4 << 30;
 
-/// A file of data as it stands, unpacked.
+/// A file of data, unpacked.
 #[derive(Debug)]
 pub(crate) struct DataFile {
     /// BLAKE3 of the file as it is stored.
@@ -49,7 +49,7 @@ fn unpack(packed: &[u8]) -> Result<Vec<u8>, String> {
     Ok(out)
 }
 
-/// Objects of a JSON-lines text with their line numbers from 1; empty lines are passed over.
+/// Objects of a JSON-lines text with their line numbers from 1; empty lines are skipped.
 pub(crate) fn json_lines<'a>(
     path: &'a Path,
     text: &'a str,

@@ -120,7 +120,7 @@ fn digest_params(model: &Model<f32>) -> Digest {
 ///
 /// # Errors
 /// `TokenizerMismatch` where the model's vocabulary is smaller than the suite's tokens; `NonFiniteLoss`; `Interrupted`. A cache that cannot be written
-/// is `Storage`; one that cannot be read is passed over.
+/// is `Storage`; one that cannot be read is skipped.
 pub fn score_suite(
     prepared: &PreparedSuite,
     subject: &Subject,
@@ -151,7 +151,7 @@ pub fn score_suite(
     Ok(found.into_iter().flatten().collect())
 }
 
-/// The scores of a model that is not at hand, by its digest as text ([`Subject::params_digest`]), if the cache has every task.
+/// The scores of a model that is not loaded, by its digest as text ([`Subject::params_digest`]), if the cache has every task.
 pub fn cached_scores(prepared: &PreparedSuite, params: &str, cache: &ScoreCache<'_>) -> Option<Vec<TaskScores>> {
     let read = |task: &PreparedTask| cache.read(&CacheKey::new(task.digest, params), task);
     prepared.tasks.iter().map(read).collect()
@@ -276,7 +276,7 @@ impl BatchBuffers {
             self.tokens.extend(&ids[window.start..window.end]);
             let target = |at: usize| if at < window.first_scored { NO_TARGET } else { ids[at] };
             self.targets.extend((window.start + 1..=window.end).map(target));
-            // What stands to the right is never seen by what stands before it.
+            // A token never sees what is to its right.
             self.tokens.resize(filled, 0);
             self.targets.resize(filled, NO_TARGET);
         }
@@ -324,7 +324,7 @@ fn item_value(measure: Measure, item: &PreparedItem, results: &[TextResult]) -> 
         }
         (Measure::Acc, PreparedItem::Choices { texts, .. }) if texts.len() == 1 => {
             let result = &results[texts[0]];
-            // A loss that is no number must not pass for a wrong answer.
+            // A NaN loss must not count as a wrong answer.
             (if result.nats().is_finite() { share(result.is_greedy) } else { f64::NAN }, 1.0)
         }
         (Measure::Acc, PreparedItem::Choices { texts, answer, .. }) => {

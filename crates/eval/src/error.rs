@@ -38,7 +38,7 @@ pub enum Error {
     UnknownName {
         /// The file.
         path: PathBuf,
-        /// Where it stands: `the suite`, or a task by its name.
+        /// Where it is: `the suite`, or a task by its name.
         place: String,
         /// `key`, `kind` or `measure`.
         what: &'static str,
@@ -148,7 +148,7 @@ pub enum Error {
         /// What the model has.
         max_positions: usize,
     },
-    /// A loss that is no number.
+    /// A loss that is not a number.
     #[error("`{}`: the loss of item `{}` of task `{task}` is not finite", path.display(), display_name(item))]
     NonFiniteLoss {
         /// The checkpoint.

@@ -50,7 +50,7 @@ impl TaskKind {
         }
     }
 
-    /// How many of [`TaskKind::measures`] are taken unasked.
+    /// How many of [`TaskKind::measures`] are taken by default.
     pub const fn n_default_measures(self) -> usize {
         match self {
             Self::Partial | Self::Gold | Self::Pair => 1,
@@ -58,7 +58,7 @@ impl TaskKind {
         }
     }
 
-    /// What stands between context and continuation where the suite says nothing.
+    /// What separates context and continuation where the suite says nothing.
     pub const fn default_delimiter(self) -> &'static str {
         match self {
             Self::Text | Self::Pair | Self::EntitySpans => "",

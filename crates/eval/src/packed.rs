@@ -20,7 +20,7 @@ pub fn is_zstd(bytes: &[u8]) -> bool {
     magic.is_some_and(|magic| magic == FRAME_MAGIC || magic & !0xf == SKIPPABLE_MAGIC)
 }
 
-/// Unpacks every frame of a file in memory; frames that hold no data are passed over.
+/// Unpacks every frame of a file in memory; frames that hold no data are skipped.
 ///
 /// Reading fails with `InvalidData` where a frame is broken, cut short, or differs from its checksum. Memory is that of
 /// one frame's window, at most 100 MiB.

@@ -247,10 +247,10 @@ impl Gatherer<'_> {
         let delimiter = if context.is_empty() { "" } else { &*self.task.delimiter };
         let tokens = self.tokenizer.encode(&format!("{context}{delimiter}{continuation}"))?;
         let n_before = tokens.bytes.iter().take_while(|bytes| bytes.end <= context.len()).count();
-        // Without a context every token counts, also one that stands for no byte.
+        // Without a context every token counts, also one that represents no byte.
         let n_before = if context.is_empty() { 0 } else { n_before };
         if n_before == tokens.ids.len() {
-            let what = format!("the continuation of item `{id}` has no token of its own");
+            let what = format!("item `{id}` has a continuation that adds no token to its context");
             return Err(Error::DataInvalid { path: PathBuf::from(&self.task.file), what });
         }
         Ok(self.add(tokens.ids, n_before))

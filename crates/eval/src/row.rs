@@ -27,7 +27,7 @@ pub enum RowBody {
     },
     /// Continuations of a context.
     Choices {
-        /// What stands before each.
+        /// What comes before each.
         context: String,
         /// The continuations.
         choices: Vec<String>,
@@ -36,7 +36,7 @@ pub enum RowBody {
     },
     /// Contexts of a continuation.
     Contexts {
-        /// What may stand before.
+        /// What may come before.
         contexts: Vec<String>,
         /// What follows each.
         continuation: String,
@@ -45,7 +45,7 @@ pub enum RowBody {
     },
     /// What should follow a context.
     Target {
-        /// What stands before.
+        /// What comes before.
         context: String,
         /// What should follow.
         target: String,
@@ -138,7 +138,7 @@ fn spans(value: &Value) -> Result<RowBody, String> {
         };
         let found = text.get(start..end).filter(|found| !found.is_empty());
         let Some(found) = found else {
-            return Err(format!("`byte` [{start}, {end}] is no span of a text of {} bytes", text.len()));
+            return Err(format!("`byte` [{start}, {end}] is not a span of a text of {} bytes", text.len()));
         };
         if entity["text"].as_str().is_some_and(|said| said != found) {
             return Err(format!("`byte` [{start}, {end}] is `{found}`, and the entity says {}", entity["text"]));
@@ -194,7 +194,7 @@ mod tests {
             (
                 TaskKind::EntitySpans,
                 json!({"text": "à", "entities": [{"byte": [1, 2]}]}),
-                "`byte` [1, 2] is no span of a text of 2 bytes",
+                "`byte` [1, 2] is not a span of a text of 2 bytes",
             ),
             (
                 TaskKind::EntitySpans,

@@ -45,7 +45,7 @@ impl SuiteRole {
     }
 }
 
-/// What stands before every text: the token that nothing predicts and that is never scored.
+/// What comes before every text: the token that nothing predicts and that is never scored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
     /// What the tokenizer puts there; else the config's `bos_token_id`, else its `eos_token_id`.

@@ -39,7 +39,7 @@ pub struct EvalTokenizer {
 pub struct TokenizedText {
     /// Token ids.
     pub ids: Vec<u32>,
-    /// Bytes of the text that each token stands for; tokens of one split character share its range.
+    /// Bytes of the text that each token represents; tokens of one split character share its range.
     pub bytes: Vec<Range<usize>>,
 }
 
@@ -103,7 +103,7 @@ impl EvalTokenizer {
             .map_err(|error| Error::TokenizerInvalid { path: self.path.clone(), what: error.to_string() })
     }
 
-    /// The tokens that stand before every text of a model with this `config.json`.
+    /// The tokens before every text of a model with this `config.json`.
     ///
     /// # Errors
     /// `NoStartToken`; `TokenizerInvalid` for a named token that there is not.

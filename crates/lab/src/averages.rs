@@ -61,7 +61,7 @@ impl AveragePlan {
         }
     }
 
-    /// Checkpoints that must be at hand.
+    /// Checkpoints that must be kept.
     pub(crate) fn window(&self) -> usize {
         match self {
             Self::Window { count, .. } => *count,

@@ -395,7 +395,7 @@ pub struct StartSection {
     /// The moments, where `from` was merged and `state` is `full`.
     #[serde(default)]
     pub moments: Option<MomentsPolicy>,
-    /// Steps of data that are passed over: after a spike, the batches that may have caused it.
+    /// Steps of data that are skipped: after a spike, the batches that may have caused it.
     #[serde(default)]
     pub skip_data_steps: u64,
 }
@@ -534,10 +534,10 @@ impl TrainConfig {
             let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
             let is_name = !average.name.is_empty() && !average.name.starts_with('.');
             if !is_name || !average.name.chars().all(is_plain) {
-                return Err(Error::value("average.name", format!("`{}` is no folder name", average.name)));
+                return Err(Error::value("average.name", format!("`{}` is not a folder name", average.name)));
             }
             if self.average[..i].iter().any(|earlier| earlier.name == average.name) {
-                return Err(Error::value("average.name", format!("`{}` stands twice", average.name)));
+                return Err(Error::value("average.name", format!("`{}` appears twice", average.name)));
             }
             if average.count.is_some() == average.every_steps.is_some() {
                 return Err(Error::value("average", "give either `count` or `every_steps`"));

@@ -57,10 +57,10 @@ pub fn built_in_tokenizer(name: &str) -> Option<&'static [u8]> {
     }
 }
 
-/// The texts of one file of JSON lines, in their order; other keys than `text` are passed over.
+/// The texts of one file of JSON lines, in their order; other keys than `text` are ignored.
 ///
 /// # Errors
-/// `CorpusLine` with the number of the line that is no document; `CorpusFile` where zstd finds a fault; `Storage`.
+/// `CorpusLine` with the number of the line that is not a document; `CorpusFile` where zstd finds a fault; `Storage`.
 pub fn read_documents(storage: &dyn Storage, path: &Path) -> Result<Vec<String>, Error> {
     let bytes = storage.read_file(path, MAX_FILE_BYTES)?;
     parse_documents(&bytes, path)
@@ -161,6 +161,6 @@ mod tests {
         assert_eq!(twice.len(), 660, "files put behind each other are one corpus");
         let mut cut = built_in_bytes("stories", CorpusPart::Validation).unwrap().to_vec();
         cut.truncate(40_000);
-        assert!(parse_documents(&cut, Path::new("cut")).is_err(), "a torn file is no shorter corpus");
+        assert!(parse_documents(&cut, Path::new("cut")).is_err(), "a torn file must not read as a shorter corpus");
     }
 }

@@ -8,8 +8,8 @@ use thalweg_tensor::display_name;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A stop was asked for; the state is on disk and the same command goes on from it.
-    #[error("interrupted after step {step}; the same command goes on from there")]
+    /// A stop was asked for; the state is on disk and the same command resumes from it.
+    #[error("interrupted after step {step}; rerun the command to resume")]
     Interrupted {
         /// The last step that is kept.
         step: u64,
@@ -32,7 +32,7 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
-    /// A line of a corpus that is no document.
+    /// A line of a corpus that is not a document.
     #[error("`{}`, line {line}: {message}", path.display())]
     CorpusLine {
         /// The file.
@@ -79,7 +79,7 @@ pub enum Error {
         /// Rows of the model's embedding.
         vocab_size: usize,
     },
-    /// The loss or the gradient is no number any more.
+    /// The loss or the gradient became NaN or infinite.
     #[error("step {step}: the {what} is not finite, so the run stops before the step is taken")]
     NotFinite {
         /// The step that was not taken.
@@ -108,7 +108,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A state that a run cannot go on from.
-    #[error("`{}` cannot be gone on from: {message}", path.display())]
+    #[error("cannot resume from `{}`: {message}", path.display())]
     State {
         /// The state's folder or file.
         path: PathBuf,

@@ -15,7 +15,7 @@ use crate::Error;
 /// Bytes that are copied at once.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// Small files of a folder, the last one of which vouches for all.
+/// Small files of a folder, and the manifest, which is written last.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FolderFiles<'a> {
     pub(crate) files: &'a [(&'a str, &'a [u8])],
@@ -79,7 +79,7 @@ fn fill_stage(staged: &mut StagedCheckpoint, source: &dyn TensorSource, files: F
     Ok(())
 }
 
-/// Whether something stands at `path`.
+/// Whether something exists at `path`.
 pub(crate) fn exists(storage: &dyn Storage, path: &Path) -> Result<bool, Error> {
     match storage.file_info(path) {
         Ok(_) => Ok(true),

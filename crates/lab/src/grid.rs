@@ -1,7 +1,7 @@
 //! Many runs from one file: every combination of the values of some keys, several at a time.
 //!
 //! `[grid.axes]` gives a list for each key; `[grid] jobs` how many run at once, with the threads divided among them. A cell has a
-//! folder of its own, named by its values and the digest of its config, and is gone on from like any run.
+//! separate folder, named by its values and the digest of its config, and resumes like any run.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -116,7 +116,7 @@ fn part_of_name(key: &str, value: &serde_json::Value) -> String {
     format!("{word}-{}_", value.chars().filter(is_plain).take(40).collect::<String>())
 }
 
-/// Sets `a.b.c`; a number stands for the entry of a list (`data.0.share`).
+/// Sets `a.b.c`; a number is the index of an entry of a list (`data.0.share`).
 fn set_key(table: &mut Table, key: &str, value: Value) -> Result<(), Error> {
     let refuse = || Error::value("grid.axes", format!("`{key}` meets no table of the config"));
     let (parents, last) = key.rsplit_once('.').map_or(("", key), |(parents, last)| (parents, last));
@@ -143,7 +143,7 @@ pub trait GridWatcher: Sync {
     fn on_step(&self, cell: &str, record: &StepRecord, n_steps: u64, seconds_left: f64);
     /// A cell ended, or failed.
     fn on_end(&self, cell: &str, outcome: &Result<TrainOutcome, Error>);
-    /// Something a person should be told.
+    /// A note for the user.
     fn on_note(&self, cell: &str, text: &str);
 }
 

@@ -66,7 +66,7 @@ pub fn model_config_of(config: &TrainConfig, n_tokens: usize) -> Result<ModelCon
 fn table_config(section: &ModelSection, table: &Map<String, Value>, n_tokens: usize) -> Result<Value, Error> {
     let alone = ModelSection { config: Some(table.clone()), balance: section.balance.clone(), ..empty_section() };
     if *section != alone {
-        let message = "a `config` says everything: of the other keys of `[model]` only `balance` may stand beside it";
+        let message = "a `config` says everything: of the other keys of `[model]` only `balance` may be given with it";
         return Err(Error::value("model.config", message));
     }
     let mut table = table.clone();

@@ -1,4 +1,4 @@
-//! The folder of a run: whose it is, and what stands where.
+//! The folder of a run: which run it belongs to, and where its files are.
 //!
 //! `thalweg-train.json` holds the resolved config; a folder of another config is refused. `thalweg.toml` tells the rest of
 //! thalweg the log, the tokens of a step and the stable phase. A lock keeps two processes apart.
@@ -77,12 +77,12 @@ impl RunFolder {
         self.lock.is_held()
     }
 
-    /// Where the checkpoint of a step stands.
+    /// Path of the checkpoint of a step.
     pub(crate) fn checkpoint_path(&self, step: u64) -> PathBuf {
         self.path.join(checkpoint_name(step))
     }
 
-    /// Where a step of an average stands.
+    /// Path of a step of an average.
     pub(crate) fn average_path(&self, name: &str, step: u64) -> PathBuf {
         self.path.join(AVERAGES_FOLDER).join(name).join(checkpoint_name(step))
     }
@@ -106,7 +106,7 @@ impl RunFolder {
         {
             text.push_str(&format!("stable = [{from}, {to}]\n"));
         }
-        // An average has no log of its own, and the run's does not tell its loss.
+        // There is no log for an average, and the log of the run does not have its loss.
         for average in &config.average {
             let folder = self.path.join(AVERAGES_FOLDER).join(&average.name);
             storage.create_folder(&folder)?;
@@ -137,7 +137,7 @@ fn read_record(bytes: &[u8], path: &Path) -> Result<Value, Error> {
     let refuse = |message: String| Error::State { path: path.to_owned(), message };
     let record: Value = serde_json::from_slice(bytes).map_err(|error| refuse(error.to_string()))?;
     let is_known = record["kind"] == RUN_KIND && record["version"] == 1;
-    if is_known { Ok(record["config"].clone()) } else { Err(refuse("it is no record of a training run".to_owned())) }
+    if is_known { Ok(record["config"].clone()) } else { Err(refuse("it is not a record of a training run".to_owned())) }
 }
 
 /// The first key that differs, with both values as JSON (`-` where it is missing).

@@ -68,7 +68,7 @@ pub(crate) fn start_from(
             "it is a merge, and nothing says what becomes of the optimizer's moments",
             Some("add `moments = \"reset\"`, `\"newest\"` or `\"average\"` to `[start]`"),
         )),
-        // A checkpoint of a run, or an average that it kept, has a state of its own.
+        // A checkpoint of a run, or an average that it kept, has its own state.
         (None, Some(policy)) if policy != MomentsPolicy::Average => {
             let state = state_of(&run.storage, &path, params.len())?;
             Ok(with_moments(params, state, policy))

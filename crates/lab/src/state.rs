@@ -1,6 +1,6 @@
 //! The training state: everything besides the config that the next step depends on.
 //!
-//! A folder `state/step-N` of the run: flat arenas as safetensors, and `state.json`, which vouches for them.
+//! A folder `state/step-N` of the run: flat arenas as safetensors, and the manifest `state.json`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -118,7 +118,7 @@ pub(crate) struct RunLogs {
 }
 
 impl RunLogs {
-    /// Opens the logs of a run folder, cut to what they were; lengths of 0 begin them anew.
+    /// Opens the logs of a run folder, cut to what they were; lengths of 0 start them again.
     pub(crate) fn open(storage: &dyn Storage, run: &Path, lengths: LogLengths) -> Result<Self, Error> {
         let event_path: PathBuf = run.join(EVENT_FILE_NAME);
         if let Some(folder) = event_path.parent() {

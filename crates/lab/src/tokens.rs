@@ -1,6 +1,6 @@
 //! Documents as tokens: the tokenizer, and one domain as a stream that any position can be read from.
 //!
-//! A pass over a domain is its documents in an order of their own, each followed by the end-of-text token. Every pass has
+//! A pass over a domain is its documents in a random order, each followed by the end-of-text token. Every pass has
 //! the same length, so that a position says pass and place without a history.
 
 use std::path::Path;
@@ -13,7 +13,7 @@ use tokenizers::Tokenizer;
 use crate::Error;
 use crate::random::{Random, Stream};
 
-/// The token that stands between documents.
+/// The token between documents.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
 
 /// A tokenizer with the bytes it was read from.
@@ -242,7 +242,7 @@ pub(crate) mod tests {
         };
         let mut expected = split(&domain.tokens);
         let passes: Vec<Vec<Vec<u32>>> = whole.chunks(length).map(split).collect();
-        assert_ne!(passes[0], passes[1], "each pass has an order of its own");
+        assert_ne!(passes[0], passes[1], "each pass has a different order");
         expected.sort();
         for mut pass in passes {
             pass.sort();

@@ -1,7 +1,7 @@
 //! A run from its first step to its last: the whole story.
 //!
 //! Each step is read, differentiated, clipped, applied, logged; at checkpoints the state is written first and the checkpoint
-//! after it, so that whatever is published can be gone on from. The bits depend on the config and its files alone, not on
+//! after it, so that a run can resume from whatever is published. The bits depend on the config and its files alone, not on
 //! threads, interruptions or time.
 
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::run_folder::RunFolder;
 use crate::step_log::{StepRecord, ValidationRecord};
 use crate::trainer::Trainer;
 
-/// What a run is told to do.
+/// What a run does.
 #[derive(Debug, Clone, Copy)]
 pub struct TrainJob<'a> {
     /// The config.
@@ -40,7 +40,7 @@ pub trait TrainWatcher: Sync {
     fn on_validation(&self, record: &ValidationRecord);
     /// A checkpoint, or a step of an average, was written.
     fn on_checkpoint(&self, step: u64, path: &Path);
-    /// Something a person should be told.
+    /// A note for the user.
     fn on_note(&self, text: &str);
 }
 
@@ -86,7 +86,7 @@ impl TrainPlan {
     }
 }
 
-/// Trains, or goes on with a run that was interrupted, to the last step.
+/// Trains to the last step, or resumes an interrupted run.
 ///
 /// Uses the context's threads, storage, clock and interrupt. A run that is complete already is left as it is.
 ///

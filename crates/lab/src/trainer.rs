@@ -68,7 +68,7 @@ pub(crate) struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// Goes on from the newest state of the folder, or begins as the config says.
+    /// Resumes from the newest state of the folder, or starts as the config says.
     pub(crate) fn open(
         job: &TrainJob<'a>,
         plan: &'a TrainPlan,
@@ -178,7 +178,7 @@ impl<'a> Trainer<'a> {
         if is_start { self.config.checkpoints.steps.contains(&step) } else { self.config.is_checkpoint_step(step) }
     }
 
-    /// What the step that this call goes on from may lack: its checkpoint, if a kill came between state and checkpoint.
+    /// What may be missing of the step that this call resumes from: its checkpoint, if a kill came between state and checkpoint.
     pub(crate) fn finish_step_of_start(&mut self) -> Result<(), Error> {
         if !self.is_checkpoint_step(self.step) {
             return Ok(());
@@ -317,7 +317,7 @@ impl<'a> Trainer<'a> {
             }
         }
         if self.is_checkpoint_step(self.step) {
-            // Block means begin anew with the state, so that a resumed run does not take a block twice.
+            // Block means start again with the state, so that a resumed run does not take a block twice.
             self.write_running_averages()?;
             self.save_state()?;
             self.write_checkpoints(false)?;

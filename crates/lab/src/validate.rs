@@ -80,7 +80,7 @@ fn held_out(domain: &TokenDomain, n_sequences: usize, length: usize) -> HeldOut 
         name: domain.name().to_owned(),
         tokens: all[..n].to_vec(),
         targets: all.get(1..=n).unwrap_or_default().to_vec(),
-        // Ends of text stand for no bytes of it: they count as tokens and not as text.
+        // Ends of text represent no bytes: they count as tokens and not as text.
         bytes_per_token: domain.text_bytes() as f64 / domain.n_tokens().max(1) as f64,
     }
 }

@@ -49,7 +49,7 @@ pub struct MergeLayout {
     pub catalog: Arc<TensorCatalog>,
     /// One class for each tensor.
     pub classes: Vec<TensorClass>,
-    /// What a person should be told, and what did not stop the merge.
+    /// Notes for the user that did not stop the merge.
     pub notes: Vec<String>,
     /// For each source whose list differs, the number of each tensor in it; empty for sources in memory.
     pub(crate) places: Vec<Option<Arc<Places>>>,

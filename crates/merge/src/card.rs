@@ -18,7 +18,7 @@ pub fn model_card(plan: &OutputPlan, tool: &str) -> String {
     );
     for source in &plan.sources {
         let number = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
-        // The last two parts of the path say which run and checkpoint; the rest is nobody's business.
+        // The last two parts of the path say which run and checkpoint; the rest is private.
         let parts: Vec<_> = source.path.iter().rev().take(2).map(|part| part.to_string_lossy()).collect();
         let name = parts.into_iter().rev().collect::<Vec<_>>().join("/");
         let name: String = name.chars().filter(|c| !c.is_control() && !matches!(c, '|' | '`')).collect();

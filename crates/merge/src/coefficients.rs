@@ -111,7 +111,7 @@ impl Coefficients {
     /// Reads the decimal strings that [`to_decimal_strings`](Self::to_decimal_strings) gives.
     ///
     /// # Errors
-    /// `NotANumber` or `NumberTooLong` for a text that is no whole number, and those of [`new`](Self::new).
+    /// `NotANumber` or `NumberTooLong` for a text that is not a whole number, and those of [`new`](Self::new).
     pub fn from_decimal_strings<S: AsRef<str>>(numerators: &[S], divisor: &str) -> Result<Self, SchemeError> {
         let numerators = numerators.iter().map(|text| parse_integer(text.as_ref())).collect::<Result<Vec<_>, _>>()?;
         Self::new(numerators, parse_integer(divisor)?)

@@ -48,11 +48,11 @@ pub trait Progress: Sync {
     fn resume(&self, n_bytes: u64);
     /// So many bytes more are done.
     fn advance(&self, n_bytes: u64);
-    /// Something a person should be told.
+    /// A note for the user.
     fn note(&self, text: &str);
 }
 
-/// Nobody watches and nothing is measured: a clock that stands still, unknown memory, progress that goes nowhere.
+/// Nothing is shown or measured: a stopped clock, unknown memory, progress that is discarded.
 ///
 /// For callers without a terminal. Receipts then say 0 seconds, so equal acts leave equal bytes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -99,7 +99,7 @@ pub struct Limits {
 
 /// Everything from outside.
 pub struct RunContext<'a> {
-    /// Where sources lie and outputs go.
+    /// Where sources are and outputs go.
     pub storage: Arc<dyn Storage>,
     /// Checkpoints of that storage that are already open.
     pub pool: &'a CheckpointPool,

@@ -100,7 +100,7 @@ pub fn diff_checkpoints(a: &Checkpoint, b: &Checkpoint, run: &RunContext<'_>) ->
     Ok(CheckpointDiff { tensors, total })
 }
 
-/// What stands for a tensor of the first checkpoint in the second.
+/// The counterpart of a tensor of the first checkpoint in the second.
 enum Partner {
     Same(usize),
     Other(String),

@@ -250,7 +250,7 @@ fn with_background_sync(
         });
         let outcome = work(&|| {
             if (n_units.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(UNITS_PER_SYNC) {
-                // A full channel means that a sync is due already; a closed one, that it failed and will be told.
+                // A full channel means that a sync is due already; a closed one, that it failed and will be reported.
                 let _ = wake.try_send(());
             }
         });

@@ -108,7 +108,7 @@ fn principal_components(n: usize, product: impl Fn(usize, usize) -> f64) -> Comp
     let shares = order.iter().take(N_COMPONENTS.min(n - 1)).map(|&k| eigen.eigenvalues[k].max(0.0) / total).collect();
     let coordinate =
         |i: usize, k: usize| eigen.eigenvectors[(i, order[k])] * eigen.eigenvalues[order[k]].max(0.0).sqrt();
-    // An eigenvector has no sign of its own: the run goes from left to right, and its middle lies above.
+    // The sign of an eigenvector is arbitrary: draw the run from left to right, with its middle above.
     let flip_x = (coordinate(n - 1, 0) - coordinate(0, 0)).signum();
     let flip_y = coordinate(n / 2, 1).signum();
     let plane = (0..n).map(|i| [flip_x * coordinate(i, 0), flip_y * coordinate(i, 1)]).collect();

@@ -1,7 +1,7 @@
 //! Merges that end in memory: no file, no receipt. What is to last is written by `engine`.
 //!
 //! [`merge_into_sinks`] executes a plan over checkpoints, for scoring many windows without writing any. [`merge_live`]
-//! takes sources that are no checkpoints: live models, arenas of moments. Both are the one sum of `combine`.
+//! takes sources that are not checkpoints: live models, arenas of moments. Both are the one sum of `combine`.
 
 use std::path::PathBuf;
 use std::sync::Arc;

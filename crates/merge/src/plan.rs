@@ -60,7 +60,7 @@ pub struct OutputPlan {
     pub reading: ReadOptions,
     /// What is done where averaging has no meaning.
     pub policy: MergePolicy,
-    /// Most bytes of a shard; a larger tensor gets a shard of its own.
+    /// Most bytes of a shard; a larger tensor gets a separate shard.
     pub out_shard_bytes: u64,
     /// Hash of inputs and outputs.
     pub digest: DigestChoice,
@@ -70,7 +70,7 @@ pub struct OutputPlan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlanSource {
-    /// Where it lies.
+    /// Its path.
     pub path: PathBuf,
     /// Optimizer steps done, if known.
     pub step: Option<u64>,
@@ -227,7 +227,7 @@ pub struct MergePolicy {
 }
 
 impl MergePolicy {
-    /// What holds where nobody said otherwise: discrete tensors must be equal, routers are averaged, nothing is waived,
+    /// The defaults: discrete tensors must be equal, routers are averaged, nothing is waived,
     /// NaN and infinities are refused, config and tokenizer come from the newest, a card is written.
     ///
     /// `newest` is a position in the output's sources.

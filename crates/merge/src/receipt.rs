@@ -59,7 +59,7 @@ pub struct MergeReceipt {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceReceipt {
-    /// Where it lay.
+    /// Its path.
     pub path: PathBuf,
     /// Optimizer steps done, if known.
     pub step: Option<u64>,

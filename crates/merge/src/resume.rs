@@ -35,7 +35,7 @@ impl DoneUnits {
         self.is_done.get(unit_idx).copied().unwrap_or(false)
     }
 
-    /// Source bytes that the finished units stand for.
+    /// Source bytes that went into the finished units.
     pub(crate) fn bytes_read(&self, units: &UnitList, layout: &MergeLayout, read_by: &[Vec<usize>]) -> u64 {
         let of_part = |part: &Part| {
             let entry = &layout.catalog.entries()[part.tensor_idx];
@@ -133,7 +133,7 @@ fn has_its_sources(
     })
 }
 
-/// Units that stand in the journal of every output, with their results put together again.
+/// Units that are in the journal of every output, with their results put together again.
 fn common_units(staged: &[StagedOutput<'_>], units: &UnitList) -> Vec<(usize, Vec<PartResult>)> {
     let mut by_unit: Vec<Vec<&UnitRecord>> = vec![Vec::new(); units.len()];
     for (k, output) in staged.iter().enumerate() {

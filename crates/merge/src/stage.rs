@@ -148,7 +148,7 @@ pub(crate) fn stage_output<'a>(
     // The lock and the journal, by which a stage and its files are recognised, are durable before the first file.
     storage.sync_folder(&stage)?;
     let created = StagedCheckpoint::create(storage, &stage, output_layout).inspect_err(|_| {
-        // Usually the disk is full: what was begun would only be in the way.
+        // Usually the disk is full: an unfinished output would only be in the way.
         let _ = check_names(&**storage, &stage, &known).and_then(|()| Ok(storage.remove(&stage)?));
     })?;
     Ok(staged(created, journal, Vec::new()))

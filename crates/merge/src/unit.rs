@@ -32,7 +32,7 @@ pub(crate) struct UnitList {
 }
 
 impl UnitList {
-    /// Cuts the tensors of `catalog` for which `wanted` holds, in the order in which their bytes lie.
+    /// Cuts the tensors of `catalog` for which `wanted` holds, in the order of their bytes.
     ///
     /// `min_element_bytes` is the smallest element size among a tensor's inputs and outputs: a part then
     /// fills whole subtrees on each side.

@@ -156,7 +156,7 @@ pub(crate) fn verify_receipt(
         strays: find_strays(folder, receipt, run)?,
         compared_bytes: receipt.plan.digest.kind().is_some(),
     };
-    // A file that is missing or has another length cannot be opened as a checkpoint; the verdict stands already.
+    // A file that is missing or has another length cannot be opened as a checkpoint; the verdict is known already.
     if found.files.iter().all(|file| file.fault.is_none()) {
         match open_checkpoint(&run.storage, folder) {
             Ok(checkpoint) => check_tensors(&checkpoint, receipt, run, &mut found)?,
@@ -276,7 +276,7 @@ fn in_file<'a>(entries: &[TensorEntry], file_idx: usize, digests: &'a [Digest]) 
     let place = |entry: &TensorEntry| entry.pieces.first().map(|piece| (piece.file_idx as usize, piece.offset));
     let mut tensors: Vec<usize> =
         (0..entries.len()).filter(|&t| place(&entries[t]).is_some_and(|place| place.0 == file_idx)).collect();
-    // A tensor without bytes stands where the next one begins.
+    // A tensor without bytes begins where the next one begins.
     tensors.sort_by_key(|&t| (place(&entries[t]), entries[t].n_bytes(), t));
     tensors.into_iter().map(|t| &digests[t]).collect()
 }

@@ -103,7 +103,7 @@ impl TensorSink for ArenaSink<'_> {
         let first = to_index(first_element);
         let end = first.checked_add(numbers.len()).filter(|_| rest.is_empty()).ok_or_else(fault)?;
         let tensor = self.tensors.get(tensor_idx).ok_or_else(fault)?;
-        // A writer that panicked left whole numbers behind, each of which will be judged by whoever reads them.
+        // A writer that panicked left whole numbers behind, each of which the reader will check.
         let mut tensor = tensor.lock().unwrap_or_else(PoisonError::into_inner);
         for (out, number) in tensor.get_mut(first..end).ok_or_else(fault)?.iter_mut().zip(numbers) {
             *out = f32::from_le_bytes(*number);

@@ -79,7 +79,7 @@ pub enum Error {
         missing: Vec<String>,
         /// Tensors that are there and have no place.
         extra: Vec<String>,
-        /// Tensors of another shape or of a dtype that is no float, in words.
+        /// Tensors of another shape or of a dtype that is not a float, in words.
         misfit: Vec<String>,
     },
     /// The bytes of a tensor could not be had.

@@ -1,6 +1,6 @@
-//! `ParamLayout`: the names of every family and where each parameter lies in the flat arena.
+//! `ParamLayout`: the names of every family and where each parameter is in the flat arena.
 //!
-//! Parameters stand in the order of use. Matrices that are multiplied together (queries, keys, values; gate, up) lie side by side, so that one product
+//! Parameters are in the order of use. Matrices that are multiplied together (queries, keys, values; gate, up) are adjacent, so that one product
 //! serves them.
 
 use std::collections::BTreeMap;

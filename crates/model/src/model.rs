@@ -81,7 +81,7 @@ impl<T: Real> Model<T> {
         &self.config
     }
 
-    /// Where each parameter lies.
+    /// Where each parameter is.
     pub fn layout(&self) -> &ParamLayout {
         &self.layout
     }

@@ -1,4 +1,4 @@
-//! A training step allocates nothing after the first: a binary of its own, because it counts through the global allocator.
+//! A training step allocates nothing after the first: a separate binary, because it counts through the global allocator.
 
 use thalweg_model::{Batch, BatchShape, LossOptions, Model, ModelConfig, Purpose, Workspace};
 use thalweg_testkit::CountingAllocator;

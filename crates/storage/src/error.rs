@@ -43,7 +43,7 @@ pub enum Error {
         /// Its length.
         found_bytes: u64,
     },
-    /// Something other than a regular file stands where a file is expected.
+    /// Something other than a regular file is where a file is expected.
     #[error("`{}` is not a regular file", path.display())]
     NotAFile {
         /// The path.

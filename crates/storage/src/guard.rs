@@ -78,7 +78,7 @@ pub enum Contents {
     NotOurs,
     /// It has one, of this name.
     Ours {
-        /// The file that vouches for the others.
+        /// The manifest that lists the others.
         manifest: String,
         /// What the folder holds beyond what was written into it.
         foreign: Vec<String>,

@@ -18,7 +18,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use crate::{Error, FileInfo, FileKind, FolderEntry, Lock, ReadAt, Storage, WriteAt, check_local};
 
-/// The path is copied only if there is an error: this stands on the path of every read and write.
+/// The path is copied only if there is an error: this is on the path of every read and write.
 fn io_error(act: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
     move |source| Error::Io { act, path: path.to_owned(), source }
 }
@@ -90,7 +90,7 @@ struct FilePool {
 }
 
 impl FilePool {
-    /// Makes room for one more file and notes it. A file that was read since its last turn is passed over once.
+    /// Makes room for one more file and notes it. A file that was read since its last turn is skipped once.
     fn admit(&self, file: &Arc<LocalFile>) {
         let mut victims = Vec::new();
         let mut open = lock_mutex(&self.open);
@@ -401,7 +401,7 @@ impl Storage for LocalStorage {
         let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && fs::metadata(folder).is_err();
         let missing: Vec<&Path> = without_slash(path).ancestors().take_while(is_missing).collect();
         fs::create_dir_all(path).map_err(io_error("create", path))?;
-        // Whoever publishes syncs the folder next to the output, and cannot know that those above are new as well.
+        // The caller syncs the folder next to the output, and cannot know that those above are new as well.
         missing.iter().skip(1).rev().filter_map(|folder| folder.parent()).try_for_each(|above| self.sync_folder(above))
     }
 
@@ -491,7 +491,7 @@ impl Storage for LocalStorage {
                 Err(error) if lacks_locks(error) => return Ok(Lock::unsupported()),
                 Err(error) => return Err(io_error("lock", path)(error.into())),
             }
-            // Its last holder may have removed the file after we opened it: then we hold a lock that nobody sees.
+            // Its last holder may have removed the file after we opened it: then our lock has no effect.
             if fs::metadata(path).is_ok_and(|metadata| info_of(&metadata).id == info.id) {
                 return Ok(Lock::held(file));
             }

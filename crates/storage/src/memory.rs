@@ -1,4 +1,4 @@
-//! A disk in memory behind the `Storage` trait: for tests, and for outputs that nobody keeps.
+//! A disk in memory behind the `Storage` trait: for tests, and for outputs that are not kept.
 //!
 //! It can do without renames, as an object store does; see [`MemoryStorage::with_commit_style`]. Nothing in it
 //! survives the process, so a sync does nothing. There are no links, and relative paths start at the root.
@@ -228,7 +228,7 @@ impl Disk {
 }
 
 impl Tree {
-    /// What stands at a path; a file in the place of a folder is told apart from nothing at all.
+    /// What is at a path; a file in the place of a folder differs from nothing at all.
     fn need(&self, act: &'static str, path: &Path) -> Result<&Node, Error> {
         let normal = normal_path(path);
         self.nodes.get(&normal).ok_or_else(|| {
@@ -237,7 +237,7 @@ impl Tree {
         })
     }
 
-    /// Where something new may stand: in a folder, and where nothing is.
+    /// Where something new may go: in a folder, where nothing exists yet.
     fn free_place(&self, act: &'static str, path: &Path) -> Result<PathBuf, Error> {
         let normal = normal_path(path);
         if self.nodes.contains_key(&normal) {
@@ -257,7 +257,7 @@ impl Tree {
         self.n_made
     }
 
-    /// Takes out what stands at a path, with all below it.
+    /// Removes and returns what is at a path, with all below it.
     fn take_subtree(&mut self, top: &Path) -> Vec<(PathBuf, Node)> {
         let paths = self.nodes.range(top.to_owned()..).map(|(path, _)| path);
         let paths: Vec<PathBuf> = paths.take_while(|path| path.starts_with(top)).cloned().collect();

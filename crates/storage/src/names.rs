@@ -1,6 +1,6 @@
 //! Names that this program reserves beside an output, and the names by which trainers count checkpoints.
 //!
-//! A stage lies beside the output that it becomes, often in a folder that a trainer watches. Trainers decide by names
+//! A stage is beside the output that it becomes, often in a folder that a trainer watches. Trainers decide by names
 //! alone: torchtitan's `keep_latest_k` deletes the oldest entries whose name contains `step-N`, whatever they hold. So no
 //! name made here contains a word that trainers use followed by a number.
 
@@ -34,7 +34,7 @@ pub fn stage_path(target: &Path) -> PathBuf {
     beside(target, STAGE_SUFFIX)
 }
 
-/// Where an output lies between the two renames that replace it.
+/// Where an output is between the two renames that replace it.
 pub(crate) fn old_path(target: &Path) -> PathBuf {
     beside(target, OLD_SUFFIX)
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::Error;
 
-/// What stands at a path, after following links.
+/// What is at a path, after following links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
     /// A regular file.
@@ -20,7 +20,7 @@ pub enum FileKind {
     Other,
 }
 
-/// Size and identity of a file. Two equal values mean that nobody changed it in between.
+/// Size and identity of a file. Two equal values mean that it did not change in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileInfo {
     /// What it is.
@@ -133,7 +133,7 @@ impl Lock {
 
 /// A disk, a memory, later an object store.
 pub trait Storage: Send + Sync + Debug {
-    /// What stands at `path`, following links.
+    /// What is at `path`, following links.
     ///
     /// # Errors
     /// `Io` (see [`Error::is_not_found`]).

@@ -16,7 +16,7 @@ struct Row {
     group: String,
     error: f64,
     gain: f64,
-    /// Whether the truth lay within 80 and 95 %.
+    /// Whether the truth was within 80 and 95 %.
     is_within: Option<[bool; 2]>,
 }
 
@@ -24,7 +24,7 @@ fn configuration(case: &Case) -> &str {
     case.run.split('/').next().unwrap_or(&case.run)
 }
 
-/// Runs with the same configuration differ by seed; the shape of the anneal makes a group of its own.
+/// Runs with the same configuration differ by seed; each shape of the anneal is a separate group.
 fn group(case: &Case) -> String {
     let shape = if case.curve == "linear" { "" } else { ", 1-sqrt" };
     format!("{}{shape}", configuration(case))

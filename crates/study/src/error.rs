@@ -93,16 +93,16 @@ pub enum Error {
     #[error("the step log shows no spike")]
     NoSpike,
     /// No checkpoint to go back to.
-    #[error("no finished checkpoint lies before the spike at step {onset}{}", show_oldest(*oldest))]
+    #[error("there is no finished checkpoint before the spike at step {onset}{}", show_oldest(*oldest))]
     NothingBeforeSpike {
         /// First step of the spike.
         onset: Step,
         /// The oldest finished checkpoint, if there is one.
         oldest: Option<Step>,
     },
-    /// Every checkpoint before a spike lies within another one.
+    /// Every checkpoint before a spike is within another one.
     #[error(
-        "each of the {n_checkpoints} finished checkpoints before the spike at step {onset} lies within an earlier spike"
+        "each of the {n_checkpoints} finished checkpoints before the spike at step {onset} is within an earlier spike"
     )]
     AllWithinSpikes {
         /// First step of the spike.

@@ -38,7 +38,7 @@ impl Markup {
         self
     }
 
-    /// Text of ours that is no data: styles, scripts, the document type.
+    /// Text of ours that is not data: styles, scripts, the document type.
     pub(crate) fn verbatim(&mut self, text: &'static str) {
         self.text.push_str(text);
     }

@@ -11,7 +11,7 @@ use crate::window_fit::{ScoredWindow, Unsupported, Weighing, WindowModel, fit_co
 const SCHEMES: [&str; 3] = ["sma", "wma", "ema:0.2"];
 /// Intervals that are proposed, as multiples of the smallest distance of checkpoints.
 const INTERVAL_MULTIPLES: [u64; 6] = [1, 2, 3, 4, 6, 8];
-/// Times over which half of the noise may be forgotten, in intervals of checkpoints; 0 is no correlation.
+/// Times over which half of the noise may be forgotten, in intervals of checkpoints; 0 means no correlation.
 const HALF_LIVES: [f64; 8] = [0.0, 0.2, 0.4, 0.8, 1.6, 3.0, 6.0, 12.0];
 /// Longest window that is proposed, relative to the longest that was scored: the model is a line there, and lines bend.
 const MAX_REACH: f64 = 1.5;
@@ -92,7 +92,7 @@ fn as_steps(steps: u64) -> f64 {
 /// Proposes a window from scored ones; `resampled` are the same windows with losses over resampled items, for the interval.
 ///
 /// # Errors
-/// `Unsupported` where the scores do not say where the best window lies.
+/// `Unsupported` where the scores do not say where the best window is.
 pub fn propose(
     choices: &Choices,
     windows: &[ScoredWindow],

@@ -135,7 +135,7 @@ pub struct GainRow {
 pub struct RawRow {
     /// Its step.
     pub step: u64,
-    /// Where it lies, to read.
+    /// Where it is, to read.
     pub path: String,
     /// Digest of its parameters.
     pub params_digest: Option<String>,

@@ -78,26 +78,26 @@ pub enum RecoveryNote {
         /// First step that is back.
         end: Step,
     },
-    /// The latest spike stands on a level that an earlier one left behind: that one counts.
+    /// The latest spike starts from a level that an earlier one left behind: that one counts.
     EarlierSpikeLasts {
         /// Onset of the earlier one.
         onset: Step,
         /// Onset of the latest one.
         latest_onset: Step,
     },
-    /// The newest source lies within three log entries of the onset, as far as an onset may be off.
+    /// The newest source is within three log entries of the onset, as far as an onset may be off.
     NewestMayBeDamaged {
         /// Its step.
         step: Step,
         /// The third entry with a loss before the onset.
         quiet_until: Step,
     },
-    /// Checkpoints within an earlier spike are passed over.
+    /// Checkpoints within an earlier spike are skipped.
     WithinSpike {
         /// Their steps.
         steps: Vec<Step>,
     },
-    /// The checkpoint one step before the onset is passed over: the loss of the onset is that of its parameters.
+    /// The checkpoint one step before the onset is skipped: the loss of the onset is that of its parameters.
     AtOnset {
         /// Its step.
         step: Step,
@@ -124,7 +124,7 @@ impl fmt::Display for RecoveryNote {
             }
             Self::EarlierSpikeLasts { onset, latest_onset } => write!(
                 f,
-                "the spike at step {latest_onset} stands on the level that the one at step {onset} left behind: checkpoints \
+                "the spike at step {latest_onset} starts from the level that the one at step {onset} left behind: checkpoints \
                  are taken from before step {onset}"
             ),
             Self::NewestMayBeDamaged { step, quiet_until } => write!(
@@ -134,15 +134,15 @@ impl fmt::Display for RecoveryNote {
             ),
             Self::WithinSpike { steps } => {
                 let steps: Vec<String> = steps.iter().map(ToString::to_string).collect();
-                write!(f, "passed over, because they lie within an earlier spike: step {}", steps.join(", "))
+                write!(f, "skipped, because they are within an earlier spike: step {}", steps.join(", "))
             }
             Self::AtOnset { step } => {
-                write!(f, "passed over: step {step}, whose parameters may have given the loss of the onset")
+                write!(f, "skipped: step {step}, whose parameters may have given the loss of the onset")
             }
             Self::Fewer { n: 1 } => {
-                f.write_str("only one sound checkpoint lies before the onset: resume from it, there is no merge")
+                f.write_str("there is only one usable checkpoint before the onset: resume from it; nothing is merged")
             }
-            Self::Fewer { n } => write!(f, "only {n} sound checkpoints lie before the onset"),
+            Self::Fewer { n } => write!(f, "there are only {n} usable checkpoints before the onset"),
             Self::RateWasRaised { before, at_onset } => write!(
                 f,
                 "the learning rate was {at_onset} at the onset and {before} at the newest source: look for the cause there"
@@ -165,7 +165,7 @@ pub struct RecoveryPlan {
 }
 
 impl RecoveryPlan {
-    /// Steps of data to pass over after the newest source: through the last step before the loss was back, or through the
+    /// Steps of data to skip after the newest source: through the last step before the loss was back, or through the
     /// peak where it did not come back.
     pub fn skip_data_steps(&self, data: DataPolicy) -> u64 {
         let Some(newest) = self.sources.last().filter(|_| data == DataPolicy::Skip) else { return 0 };
@@ -176,14 +176,14 @@ impl RecoveryPlan {
 
 /// Proposes up to three checkpoints before the latest onset.
 ///
-/// The latest spike counts, unless it stands on a level that an earlier one left behind: a run that has diverged has spikes on
-/// its plateau, and checkpoints from there are no way back. Passed over are checkpoints within earlier spikes, and the one
+/// The latest spike counts, unless it starts from a level that an earlier one left behind: a run that has diverged has spikes on
+/// its plateau, and checkpoints from there do not help. Skips checkpoints within earlier spikes, and the one
 /// a single step before the onset, unless it is the only one: a loss is computed before the update of its step, so the
 /// loss of the onset is that of these parameters, and an update that went wrong is in them.
 ///
 /// # Errors
 /// `NoSpike` where none was found; `NothingBeforeSpike` where no finished checkpoint is older than the onset;
-/// `AllWithinSpikes` where each that is older lies within an earlier spike.
+/// `AllWithinSpikes` where each older one is within an earlier spike.
 pub fn plan_recovery(trajectory: &Trajectory, search: &SpikeSearch) -> Result<RecoveryPlan, Error> {
     let latest = search.spikes.last().ok_or(Error::NoSpike)?;
     let entries: Vec<&LogEntry> = trajectory.log().map_or(&[][..], StepLog::entries).iter().collect();

@@ -25,7 +25,7 @@ pub struct Report {
     pub tool: String,
     /// What the page is called.
     pub title: String,
-    /// A caution that stands above everything else: sizes too small to trust, made-up data.
+    /// A caution, shown above everything else: sizes too small to trust, made-up data.
     pub caution: Option<String>,
     /// The seed of the run; one report is one seed.
     pub seed: u64,
@@ -348,7 +348,7 @@ impl ScoredModel {
 }
 
 impl Gain {
-    /// Whether the interval leaves out zero, and on which side it lies.
+    /// Whether the interval leaves out zero, and on which side it is.
     pub fn verdict(&self) -> GainVerdict {
         match self.interval_95 {
             [low, _] if low > 0.0 => GainVerdict::Better,

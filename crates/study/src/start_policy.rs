@@ -46,7 +46,7 @@ pub enum StartPurpose {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DataPolicy {
-    /// They are passed over.
+    /// They are skipped.
     Skip,
     /// They are read again.
     Replay,
@@ -70,7 +70,7 @@ pub struct LearningRatePolicy {
     pub advice: String,
 }
 
-/// Everything besides the parameters that decides how training goes on from a start point.
+/// Everything besides the parameters that decides how training continues from a start point.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StatePolicy {
     /// Always [`START_KIND`].
@@ -83,13 +83,13 @@ pub struct StatePolicy {
     pub checkpoint: PathBuf,
     /// What it was made of, oldest first. One alone is the checkpoint itself.
     pub sources: Vec<StartSource>,
-    /// How much of the training state goes on.
+    /// How much of the training state is kept.
     pub state: StartState,
     /// The optimizer's moments.
     pub moments: MomentsPolicy,
     /// The batches since the newest source.
     pub data: DataPolicy,
-    /// Steps of data that are passed over from the newest source on; 0 for replay.
+    /// Steps of data that are skipped from the newest source on; 0 for replay.
     pub skip_data_steps: u64,
     /// The learning rate.
     pub learning_rate: LearningRatePolicy,
@@ -126,7 +126,7 @@ impl StatePolicy {
         }
     }
 
-    /// The policy of a start point for continued training or fine-tuning: parameters alone, moments and steps anew.
+    /// The policy of a start point for continued training or fine-tuning: parameters alone; moments and steps start again.
     pub fn for_start(purpose: StartPurpose, sources: Vec<StartSource>, checkpoint: PathBuf, rate: Option<f64>) -> Self {
         let advice = match purpose {
             StartPurpose::Sft => SFT_ADVICE,
@@ -174,7 +174,7 @@ impl StatePolicy {
         Ok(text)
     }
 
-    /// The step at which training goes on: that of the newest source, or nothing where it begins anew.
+    /// The step at which training resumes: that of the newest source, or nothing where it starts again.
     pub fn step(&self) -> Option<u64> {
         match self.state {
             StartState::Full => self.newest().and_then(|source| source.step),
@@ -239,7 +239,7 @@ impl StatePolicy {
         let mut lines = Vec::new();
         if !goes_on {
             lines.push(format!("model = AutoModelForCausalLM.from_pretrained(\"{checkpoint}\")"));
-            lines.push("trainer.train() without resume_from_checkpoint: moments and schedule begin anew".to_owned());
+            lines.push("trainer.train() without resume_from_checkpoint: moments and schedule start again".to_owned());
             if let Some(step) = self.step() {
                 lines.push(format!("take step {step} off max_steps, and give warmup_steps for the fresh moments"));
             }
@@ -279,13 +279,13 @@ impl StatePolicy {
             format!(
                 "--checkpoint.enable --checkpoint.initial_load_path \"{checkpoint}\" --checkpoint.initial_load_in_hf"
             ),
-            "with an empty checkpoint.folder: parameters alone are loaded, so moments, schedule and data begin anew"
+            "with an empty checkpoint.folder: parameters alone are loaded, so moments, schedule and data start again"
                 .to_owned(),
         ];
         if let (StartPurpose::Recovery, Some(step)) = (self.purpose, self.step()) {
             lines.push(format!("take step {step} off training.steps, and give lr_scheduler.warmup_steps"));
             lines.push(format!(
-                "there is no option that passes over data: let the data set begin after step {}",
+                "there is no option to skip data: let the data set begin after step {}",
                 step + self.skip_data_steps
             ));
         }
@@ -307,7 +307,8 @@ impl StatePolicy {
         lines.push("--load DIR --finetune: without optimizer and random state, from iteration 0".to_owned());
         let Some(step) = self.step().filter(|_| self.purpose == StartPurpose::Recovery) else { return lines };
         lines.push(format!("take step {step} off --train-iters, and give --lr-warmup-iters"));
-        lines.push(format!("the samples begin anew: let --data-path begin after step {}", step + self.skip_data_steps));
+        lines
+            .push(format!("the samples start again: let --data-path begin after step {}", step + self.skip_data_steps));
         let mut unmerged = format!("unmerged, with the moments kept: --load RUN --ckpt-step {step}");
         if self.skip_data_steps > 0 {
             let (first, last) = (step + 1, step + self.skip_data_steps);

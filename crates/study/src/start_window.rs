@@ -1,4 +1,4 @@
-//! Which checkpoints make a start point for continued training or fine-tuning, where nobody says.
+//! Which checkpoints make a start point for continued training or fine-tuning, by default.
 //!
 //! Decides only the default; what a user selects is taken as it is.
 

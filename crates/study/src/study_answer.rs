@@ -3,7 +3,7 @@
 use crate::record::{ForecastRow, GainRow, ProposalRow, ScoreRow, StudyRecord, TrialRow};
 use crate::study_view::{StudyView, gain_word, measure_words, show_gain_interval, show_gain_row, window_words};
 
-/// What stands first on a study's page.
+/// What comes first on a study's page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StudyAnswer {
     /// A few words.

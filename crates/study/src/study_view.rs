@@ -1,4 +1,4 @@
-//! What the page, the table and the answer ask of a [`StudyRecord`]: its measures, who was chosen, and in which order trials stand.
+//! What the page, the table and the answer ask of a [`StudyRecord`]: its measures, who was chosen, and the order of trials.
 
 use crate::record::{GainRow, ScoreRow, StudyRecord, SuiteRow, TrialRow};
 

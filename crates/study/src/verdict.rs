@@ -66,7 +66,7 @@ fn anneal_sentence(report: &Report, merged: &ScoredModel, merge_gain: &Gain) -> 
             if merge_gain.verdict() == GainVerdict::Better && gain.verdict() == GainVerdict::Better {
                 let share = merge_gain.gain_nats / gain.gain_nats * 100.0;
                 text.push_str(&format!(
-                    ": the merge brings {share:.0} % of what the anneal brings, with no training of its own"
+                    ": the merge brings {share:.0} % of what the anneal brings, with no further training"
                 ));
             }
             text.push('.');

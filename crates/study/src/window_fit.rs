@@ -1,6 +1,6 @@
 //! Which window is best, from a few scored ones: lag against noise, in two terms.
 //!
-//! An average of checkpoints trails the run and damps its noise. With coefficients w over checkpoints that lie t steps
+//! An average of checkpoints trails the run and damps its noise. With coefficients w over checkpoints that are t steps
 //! before the newest one, its loss is
 //!
 //! loss(w) = river + drift * sum_i w_i t_i + hill * sum_ij w_i w_j r^|t_i - t_j|
@@ -61,7 +61,7 @@ impl Unsupported {
         match self {
             Self::TooFewWindows => "three windows that differ in length are needed",
             Self::NoNoise => "averaging does not lower the loss here, so the newest checkpoint is best",
-            Self::NoDrift => "longer windows still help, so the best length lies beyond those that were scored",
+            Self::NoDrift => "longer windows still help, so the best length is beyond those that were scored",
         }
     }
 }

@@ -15,7 +15,7 @@ use thalweg_tensor::{Dtype, to_index};
 const N_ELEMENTS: usize = 16 << 10;
 const ROUNDS: usize = 400;
 
-/// Shortest of many rounds: what the machine does when nobody disturbs it.
+/// Shortest of many rounds: what the machine does undisturbed.
 fn best_seconds(mut work: impl FnMut()) -> f64 {
     let mut best = f64::INFINITY;
     for _ in 0..ROUNDS {

@@ -1,7 +1,7 @@
-//! The catalog: names, dtypes and shapes of a checkpoint, and where the bytes lie.
+//! The catalog: names, dtypes and shapes of a checkpoint, and where the bytes are.
 //!
 //! A logical tensor is made of pieces, so that a sharded format (DCP, Megatron, ZeRO) needs no other
-//! engine than safetensors, where each tensor is one piece. Files are numbers here: whoever owns the
+//! engine than safetensors, where each tensor is one piece. Files are numbers here: the owner of the
 //! catalog knows their paths, so checkpoints of one run share one catalog.
 
 use crate::piece::{CoverFault, arrange_pieces};
@@ -16,7 +16,7 @@ pub struct TensorEntry {
     pub dtype: Dtype,
     /// Global shape; its product and byte size are known not to overflow.
     pub shape: Shape,
-    /// Where the bytes lie: boxes that cover the tensor exactly once, sorted by their first index.
+    /// Where the bytes are: boxes that cover the tensor exactly once, sorted by their first index.
     pub pieces: Box<[Piece]>,
 }
 
@@ -37,7 +37,7 @@ impl TensorEntry {
 
     /// Number of elements.
     pub fn n_elements(&self) -> u64 {
-        // Whoever builds a catalog checks the product; 0 would make a tensor empty, never overrun it.
+        // The code that builds a catalog checks the product; 0 would make a tensor empty, never overrun it.
         self.shape.n_elements().unwrap_or(0)
     }
 

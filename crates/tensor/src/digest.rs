@@ -173,7 +173,7 @@ fn widen(value: u128) -> [u8; 32] {
 /// assert!(digest.to_string().starts_with("blake3:6437b3ac38465133"));
 /// ```
 pub fn tensor_digest(kind: DigestKind, subtrees: &[SubtreeDigest], tensor_bytes: u64) -> Digest {
-    debug_assert_eq!(subtrees.len() as u64, n_subtrees(tensor_bytes), "each subtree stands once");
+    debug_assert_eq!(subtrees.len() as u64, n_subtrees(tensor_bytes), "each subtree appears once");
     let bytes = match (kind, subtrees) {
         (_, [only]) => only.0,
         (DigestKind::Blake3, _) => merge_root(subtrees, tensor_bytes),
@@ -262,7 +262,7 @@ impl ListHasher {
     }
 }
 
-/// The digest of bytes that are at hand whole: a header, a side file.
+/// The digest of bytes that are whole in memory: a header, a side file.
 pub fn bytes_digest(kind: DigestKind, bytes: &[u8]) -> Digest {
     let bytes = match kind {
         DigestKind::Blake3 => *blake3::hash(bytes).as_bytes(),

@@ -79,7 +79,7 @@ impl Dtype {
     }
 
     fn row(self) -> &'static (Self, &'static str, u32, DtypeClass) {
-        // The table stands in declaration order; a test holds it there.
+        // The table is in declaration order; a test keeps it there.
         &TABLE[self as usize]
     }
 

@@ -1,6 +1,6 @@
 //! The known name that a mistyped one most likely means.
 
-/// Longer input is nobody's typing error.
+/// Longer input is not a typing error.
 const MAX_NAME_BYTES: usize = 64;
 
 /// The candidate closest to `name`, if any is close enough to be worth a question. Ties go to the earlier one.

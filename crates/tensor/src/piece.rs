@@ -34,7 +34,7 @@ enum PieceForm {
 }
 
 impl Piece {
-    /// The one piece of a tensor that lies whole in one file, row-major.
+    /// The one piece of a tensor that is whole in one file, row-major.
     pub fn whole(file_idx: u32, offset: u64) -> Self {
         Self { file_idx, offset, form: PieceForm::Whole, numbers: Box::default() }
     }
@@ -90,7 +90,7 @@ impl Piece {
         own.unwrap_or(&shape.0)
     }
 
-    /// Distance between neighbours in each dimension, in elements; `None` when the box lies row-major.
+    /// Distance between neighbours in each dimension, in elements; `None` when the box is row-major.
     pub fn strides(&self) -> Option<&[u64]> {
         match self.form {
             PieceForm::Whole | PieceForm::Box => None,

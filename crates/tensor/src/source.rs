@@ -10,7 +10,7 @@ use crate::TensorCatalog;
 #[derive(Debug, thiserror::Error)]
 #[error("`{path}`: {message}")]
 pub struct AccessError {
-    /// The file, or what stands for one.
+    /// The file, or its replacement.
     pub path: String,
     /// What went wrong, in words, without the path.
     pub message: String,

@@ -21,7 +21,7 @@ pub enum Aftermath {
     OnlySynced,
     /// All names, but only synced content: file systems may write names first.
     NamesFirst,
-    /// Everything: the process was killed and the machine went on.
+    /// Everything: the process was killed and the machine kept running.
     Everything,
     /// What was synced, and of the rest what this seed picks: some sectors of unsynced writes, some acts on names. A
     /// rename or an exchange stays one act.
@@ -63,7 +63,7 @@ pub struct ActCounts {
     pub n_creates: u64,
     /// Removed files and folders, each one apart.
     pub n_removes: u64,
-    /// Reads of files; these are no acts.
+    /// Reads of files; these are not acts.
     pub n_reads: u64,
 }
 
@@ -184,7 +184,7 @@ impl State {
         self.image.find(&normal_names(path)).map_err(|kind| fail(verb, path, kind))
     }
 
-    /// The folder in which something new may stand, and its name.
+    /// The folder in which something new may go, and its name.
     fn free_place(&self, verb: &'static str, path: &Path) -> Result<(usize, String), Error> {
         if self.need(verb, path).is_ok() {
             return Err(fail(verb, path, io::ErrorKind::AlreadyExists));

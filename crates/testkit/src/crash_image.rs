@@ -27,7 +27,7 @@ struct FileState {
 
 type Names = BTreeMap<String, Node>;
 
-/// A folder, a name in it, and what that name stands for from now on.
+/// A folder, a name in it, and what that name refers to from now on.
 type NameChange = (usize, String, Option<Node>);
 
 /// An act on names that happens whole or not at all.

@@ -52,7 +52,7 @@ fn float_code(value: f64, exponent_bits: u32, fraction_bits: u32) -> Option<u64>
     if size > bias {
         return None;
     }
-    // What the last digit stands for; small numbers have a fixed one.
+    // The value of the last digit; small numbers have a fixed one.
     let unit = (size - digits).max(1 - bias - digits);
     let code = shifted(parts.fraction, parts.exponent - unit)?;
     if code < 1 << fraction_bits {

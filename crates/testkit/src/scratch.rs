@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use thalweg_storage::{LocalStorage, Storage};
 
-/// A folder of its own for one test.
+/// A separate folder for one test.
 #[derive(Debug)]
 pub struct Scratch {
     folder: TempDir,

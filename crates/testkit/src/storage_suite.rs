@@ -59,7 +59,7 @@ impl SuiteFolder {
     }
 }
 
-/// Runs everything, each part in an empty folder of its own that `make` gives.
+/// Runs everything, each part in a new empty folder from `make`.
 ///
 /// # Panics
 /// At the first thing that is not as it must be.
@@ -206,7 +206,7 @@ fn check_folders(at: &SuiteFolder) {
 
 fn check_listing(at: &SuiteFolder) {
     assert_eq!(at.names(""), [""; 0]);
-    // Bytes decide the order: `a-` before `a.`, and both before what lies in `a`.
+    // Bytes decide the order: `a-` before `a.`, and both before what is in `a`.
     at.make_folder("a/inner");
     for (name, bytes) in [("b", &b"12"[..]), ("a.b", b"1"), ("a-b", b""), ("B", b"")] {
         at.create(name, bytes);

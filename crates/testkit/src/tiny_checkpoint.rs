@@ -28,7 +28,7 @@ struct TinyTensor {
     bytes: Vec<u8>,
 }
 
-/// A checkpoint in the making.
+/// A checkpoint that is being built.
 ///
 /// # Example
 /// ```

@@ -113,7 +113,7 @@ pub struct LogRow {
     pub grad_norm: f64,
 }
 
-/// A run in the making.
+/// A run that is being built.
 ///
 /// # Example
 /// ```
@@ -213,7 +213,7 @@ impl TinyRun {
         TinyCheckpoint::llama(self.dtype, as_f64(step))
     }
 
-    /// Where the checkpoint of a step stands.
+    /// Path of the checkpoint of a step.
     pub fn checkpoint_path(&self, folder: &Path, step: u64) -> PathBuf {
         folder.join(self.layout.name(&self.row(step)))
     }

@@ -1,4 +1,4 @@
-//! What a run has, in lines that stand below an error.
+//! What a run has, as lines below an error.
 
 use crate::{Extent, Step, Tokens};
 

@@ -19,13 +19,13 @@ pub enum Error {
     /// The storage refused; its message says the path.
     #[error(transparent)]
     Storage(#[from] thalweg_storage::Error),
-    /// Nothing stands at the path.
+    /// Nothing exists at the path.
     #[error("`{}` does not exist", path.display())]
     NotFound {
         /// The path.
         path: PathBuf,
     },
-    /// A checkpoint stands where a run was expected.
+    /// The path is a checkpoint where a run was expected.
     #[error("`{}` is a checkpoint, not a run folder", path.display())]
     IsCheckpoint {
         /// The path.
@@ -69,7 +69,7 @@ pub enum Error {
         /// What was asked for.
         revision: String,
     },
-    /// Text that is no count of steps or tokens.
+    /// Text that is not a count of steps or tokens.
     #[error("`{}` is not a number of steps or tokens: {reason}", display_name(text))]
     BadNumber {
         /// The text.
@@ -160,7 +160,7 @@ pub enum Error {
     NoCheckpointAt {
         /// The place.
         wanted: Extent,
-        /// What is wrong with the checkpoint that stands there, if one does.
+        /// What is wrong with the checkpoint there, if there is one.
         state: Option<String>,
         /// What exists.
         available: Box<Available>,
@@ -234,7 +234,8 @@ fn describe_state(state: Option<&str>) -> String {
     state.map_or_else(String::new, |state| format!(": the one there is not usable ({state})"))
 }
 
-fn list_names(names: &[String]) -> String {
+/// The first names in back-ticks, and how many more there are.
+pub(crate) fn list_names(names: &[String]) -> String {
     let mut text: Vec<String> = names.iter().take(MAX_LISTED).map(|name| format!("`{}`", display_name(name))).collect();
     if names.len() > text.len() {
         text.push(format!("and {} more", names.len() - text.len()));
@@ -243,7 +244,7 @@ fn list_names(names: &[String]) -> String {
 }
 
 impl Error {
-    /// A missing path in words of its own, any other failure as the storage says it.
+    /// A missing path becomes `NotFound`; any other failure keeps the message of the storage.
     pub(crate) fn from_storage(path: &Path, error: thalweg_storage::Error) -> Self {
         if error.is_not_found() { Self::NotFound { path: path.to_owned() } } else { Self::Storage(error) }
     }

@@ -14,13 +14,13 @@ const MAX_REF_BYTES: u64 = 256;
 /// How deep refs are nested: `refs/pr/1` is two.
 const MAX_REF_DEPTH: usize = 4;
 
-/// The path that a user's words stand for: a path as it is, `PATH@REV`, `ORG/NAME@REV` or `ORG/NAME`.
+/// The path that a user's reference means: a path as it is, `PATH@REV`, `ORG/NAME@REV` or `ORG/NAME`.
 ///
 /// `PATH@REV` is revision `REV` of a cache's repository folder, or the checkpoint `REV` of a run folder. A path that
-/// exists is taken as it stands, `@` or not.
+/// exists is taken as it is, `@` or not.
 ///
 /// # Errors
-/// `NotFound` if nothing stands there; `RevisionNotFound` with the revisions that are there; `BadRevision`; `Storage`.
+/// `NotFound` if nothing is there; `RevisionNotFound` with the revisions that are there; `BadRevision`; `Storage`.
 pub fn resolve_reference(
     storage: &Arc<dyn Storage>,
     reference: &str,
@@ -209,7 +209,7 @@ fn exists(storage: &Arc<dyn Storage>, path: &Path) -> Result<bool, Error> {
     match storage.file_info(path) {
         Ok(_) => Ok(true),
         Err(error) if error.is_not_found() => Ok(false),
-        // A file in the middle of a path: nothing can stand below it.
+        // A file in the middle of a path: nothing can be below it.
         Err(thalweg_storage::Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotADirectory => {
             Ok(false)
         }

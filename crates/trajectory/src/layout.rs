@@ -12,7 +12,7 @@ use crate::{NamePattern, Step, Tokens};
 pub struct NameTokens {
     /// The stated number.
     pub tokens: Tokens,
-    /// What one unit of its last digit stands for: `4B` 1,000,000,000; `1.5B` 100,000,000.
+    /// The value of one unit of its last digit: `4B` 1,000,000,000; `1.5B` 100,000,000.
     pub unit: u64,
 }
 
@@ -41,7 +41,7 @@ pub struct CheckpointName {
     pub counts: NameCount,
     /// Tokens, if the name has them.
     pub tokens: Option<NameTokens>,
-    /// What stands before the step, such as `stage1`: steps of different stages cannot be ordered.
+    /// What comes before the step, such as `stage1`: steps of different stages cannot be ordered.
     pub stage: Option<String>,
 }
 

@@ -309,7 +309,7 @@ impl Curve {
         let last_top = self.points.iter().rposition(is_top).unwrap_or(n);
         let label = |idx: usize| match idx {
             _ if idx < first_top => Phase::Warmup,
-            // The rate has not begun to fall where the log ends.
+            // The rate is not falling yet where the log ends.
             _ if last_top + 1 == n && first_top < last_top => Phase::Stable,
             _ if last_top + 1 == n => Phase::Warmup,
             _ => Phase::Anneal,
@@ -325,7 +325,7 @@ impl Curve {
                 None => segments.push(PhaseSegment { phase: *phase, from: Step(0), to: step }),
                 Some(last) if last.phase == *phase => last.to = step,
                 Some(last) => {
-                    // What lies between two entries is not known to be stable.
+                    // What is between two entries is not known to be stable.
                     let is_end = last.phase == Phase::Stable;
                     let from = if is_end { Step(last.to.0 + 1) } else { step };
                     last.to = if is_end { last.to } else { Step(step.0.saturating_sub(1)) };

@@ -21,7 +21,7 @@ const OPENED_AT_ONCE: usize = 16;
 /// A tracker file holds one short name.
 const MAX_TRACKER_BYTES: u64 = 4096;
 
-/// A checkpoint as it stands in a run folder.
+/// A checkpoint in a run folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunCheckpoint {
     /// Its folder or file.
@@ -44,6 +44,7 @@ pub struct RunDir {
     path: PathBuf,
     checkpoints: Vec<RunCheckpoint>,
     ignored: Vec<String>,
+    ignored_epochs: Vec<String>,
     counts: NameCount,
 }
 
@@ -89,14 +90,15 @@ impl RunDir {
             return Err(refuse_file(path));
         }
         let entries = storage.list_folder(path)?;
-        let (candidates, ignored) = split_names(list_names(storage, path, &entries)?, pattern);
+        let SplitNames { candidates, ignored, ignored_epochs } =
+            split_names(list_names(storage, path, &entries)?, pattern);
         let Some(counts) = candidates.first().map(|candidate| candidate.said.counts) else {
             return Err(refuse_folder(path, &entries, pattern));
         };
         let trackers = Trackers::read(storage, path, &entries)?;
         let mut checkpoints = check_candidates(storage, candidates, &trackers, options)?;
         checkpoints.sort_by(|a, b| (a.step, &a.name).cmp(&(b.step, &b.name)));
-        Ok(Self { path: path.to_owned(), checkpoints, ignored, counts })
+        Ok(Self { path: path.to_owned(), checkpoints, ignored, ignored_epochs, counts })
     }
 
     /// The folder.
@@ -119,12 +121,17 @@ impl RunDir {
         self.counts == NameCount::Epochs
     }
 
-    /// Names in the folder that are no checkpoints, temporary ones too, sorted.
+    /// Names in the folder that are not checkpoints, temporary ones too, sorted.
     pub fn ignored(&self) -> &[String] {
         &self.ignored
     }
 
-    /// Steps at which more than one finished checkpoint stands, with their names.
+    /// Names that count epochs and are ignored because other names have steps, sorted; part of [`RunDir::ignored`].
+    pub fn ignored_epochs(&self) -> &[String] {
+        &self.ignored_epochs
+    }
+
+    /// Steps that more than one finished checkpoint has, with their names.
     pub fn duplicates(&self) -> Vec<(Step, Vec<&str>)> {
         let mut names_by_step: BTreeMap<Step, Vec<&str>> = BTreeMap::new();
         for checkpoint in self.finished() {
@@ -155,11 +162,18 @@ fn list_names(
     Ok(entries.iter().map(|entry| (entry.name.clone(), folder.join(&entry.name), entry.kind)).collect())
 }
 
-/// Splits entries into checkpoints, by their names, and the names of all others, sorted.
-fn split_names(
-    names: Vec<(String, PathBuf, FileKind)>,
-    pattern: Option<&NamePattern>,
-) -> (Vec<Candidate>, Vec<String>) {
+/// The entries of a run folder, by their names.
+#[derive(Debug, Default)]
+struct SplitNames {
+    candidates: Vec<Candidate>,
+    /// All other names, sorted.
+    ignored: Vec<String>,
+    /// Those of them that count epochs.
+    ignored_epochs: Vec<String>,
+}
+
+/// Splits entries into checkpoints, by their names, and the names of all others.
+fn split_names(names: Vec<(String, PathBuf, FileKind)>, pattern: Option<&NamePattern>) -> SplitNames {
     let mut candidates = Vec::new();
     let mut ignored = Vec::new();
     for (name, path, kind) in names {
@@ -169,13 +183,17 @@ fn split_names(
         }
     }
     // Epochs are not steps: sorted among steps they would be the oldest checkpoints.
+    let mut ignored_epochs = Vec::new();
     if candidates.iter().any(|candidate| candidate.said.counts == NameCount::Steps) {
-        let (steps, epochs) = candidates.into_iter().partition(|one| one.said.counts == NameCount::Steps);
+        let (steps, epochs): (_, Vec<Candidate>) =
+            candidates.into_iter().partition(|one| one.said.counts == NameCount::Steps);
         candidates = steps;
-        ignored.extend(Vec::into_iter(epochs).map(|candidate: Candidate| candidate.name));
+        ignored_epochs.extend(epochs.into_iter().map(|candidate| candidate.name));
+        ignored_epochs.sort();
+        ignored.extend_from_slice(&ignored_epochs);
         ignored.sort();
     }
-    (candidates, ignored)
+    SplitNames { candidates, ignored, ignored_epochs }
 }
 
 fn check_candidates(
@@ -287,6 +305,8 @@ struct Trackers {
 
 const MEGATRON_TRACKER: &str = "latest_checkpointed_iteration.txt";
 const DEEPSPEED_TRACKER: &str = "latest";
+/// How DeepSpeed names the folder of a step.
+const DEEPSPEED_START: &str = "global_step";
 
 impl Trackers {
     fn read(storage: &Arc<dyn Storage>, folder: &Path, entries: &[FolderEntry]) -> Result<Self, Error> {
@@ -326,7 +346,7 @@ impl Trackers {
     fn of_name(&self, name: &str) -> Option<(&'static str, Option<Step>)> {
         if name.starts_with("iter_") {
             Some((MEGATRON_TRACKER, self.megatron))
-        } else if name.starts_with("global_step") {
+        } else if name.starts_with(DEEPSPEED_START) {
             Some((DEEPSPEED_TRACKER, self.deepspeed))
         } else {
             None
@@ -367,15 +387,22 @@ pub fn look_at_path(storage: &Arc<dyn Storage>, path: &Path, pattern: Option<&Na
     if !has_own {
         return Ok(PathKind::Run);
     }
-    // A checkpoint may hold folders of training state whose names say steps, but no weights that are read.
-    let holds_weights = |entry: &FolderEntry| match entry.kind {
-        FileKind::Folder => storage
-            .list_folder(&path.join(&entry.name))
-            .is_ok_and(|inner| inner.iter().any(|file| is_tensor_file(file) && file.name.contains(".safetensors"))),
-        _ => true,
-    };
-    let is_run = entries.iter().filter(is_named).any(holds_weights);
+    let is_run = entries.iter().filter(is_named).any(|entry| holds_params(storage, path, entry));
     Ok(if is_run { PathKind::RunWithCheckpoint } else { PathKind::Checkpoint })
+}
+
+/// Whether an entry with a step in its name is a checkpoint of a run, and not a part of the checkpoint that `folder` is.
+fn holds_params(storage: &Arc<dyn Storage>, folder: &Path, entry: &FolderEntry) -> bool {
+    if entry.kind != FileKind::Folder {
+        return true;
+    }
+    let path = folder.join(&entry.name);
+    let is_params = |file: &FolderEntry| is_tensor_file(file) && file.name.contains(".safetensors");
+    if storage.list_folder(&path).is_ok_and(|inner| inner.iter().any(is_params)) {
+        return true;
+    }
+    // The Trainer keeps the training state of DeepSpeed in such a folder inside each of its checkpoints.
+    !entry.name.starts_with(DEEPSPEED_START) && is_checkpoint(&**storage, &path)
 }
 
 /// Whether an entry is a file of tensors, in any format that is known.

@@ -80,7 +80,7 @@ pub enum GradNormUse {
     Ignore,
 }
 
-/// How spikes are told from noise.
+/// How spikes are distinguished from noise.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SpikeOptions {
     /// The least height of a spike, in standard deviations of the log's own noise. Raised for noise with heavy tails, to

@@ -191,7 +191,7 @@ pub enum LogError {
         line: usize,
         /// The column.
         column: String,
-        /// What stands there, shortened.
+        /// What is there, shortened.
         text: String,
     },
     /// A JSON document that breaks the rules.

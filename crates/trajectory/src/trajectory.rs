@@ -11,6 +11,7 @@ use thalweg_checkpoint::ReadOptions;
 use thalweg_storage::Storage;
 use thalweg_tensor::display_name;
 
+use crate::error::list_names;
 use crate::layout::NameTokens;
 use crate::phase::{Phase, Phases, StableRange, detect_phases};
 use crate::run_config::{RunConfig, read_run_config};
@@ -129,6 +130,11 @@ pub enum TrajectoryNote {
     },
     /// No name has a step, so epochs serve as steps.
     EpochsForSteps,
+    /// Checkpoints that are named by epoch, in a run whose other checkpoints are named by step.
+    EpochsIgnored {
+        /// Their names.
+        names: Vec<String>,
+    },
     /// A remark on the log.
     Log(crate::LogNote),
     /// The log ends long before the newest checkpoint.
@@ -158,12 +164,15 @@ impl fmt::Display for TrajectoryNote {
                 write!(f, "`{TRAINER_STATE_NAME}` of `{}` cannot be read: {reason}", display_name(name))
             }
             Self::DuplicateStep { step, names } => {
-                let names: Vec<String> = names.iter().map(|name| format!("`{}`", display_name(name))).collect();
-                write!(f, "step {step} appears more than once: {}", names.join(", "))
+                write!(f, "step {step} appears more than once: {}", list_names(names))
             }
             Self::LogUnreadable { reason } => write!(f, "a step log was found and cannot be used: {reason}"),
             Self::EpochsForSteps => {
                 f.write_str("the names count epochs, not steps: every step that is shown or given is an epoch")
+            }
+            Self::EpochsIgnored { names } => {
+                let names = list_names(names);
+                write!(f, "checkpoints named by epoch are ignored because others are named by step: {names}")
             }
             Self::Log(note) => note.fmt(f),
             Self::LogStops { last, newest } => write!(
@@ -231,6 +240,9 @@ impl Trajectory {
         let mut notes = Vec::new();
         if run.counts_epochs() {
             notes.push(TrajectoryNote::EpochsForSteps);
+        }
+        if !run.ignored_epochs().is_empty() {
+            notes.push(TrajectoryNote::EpochsIgnored { names: run.ignored_epochs().to_vec() });
         }
         for (step, names) in run.duplicates() {
             let names = names.into_iter().map(str::to_owned).collect();

@@ -1,6 +1,6 @@
 //! Which checkpoints are in the window: the only place where that is decided.
 //!
-//! A request is met as it stands or refused with what exists; it never becomes a smaller window. Nothing here reads
+//! A request is met exactly or refused with what exists; it never becomes a smaller window. Nothing here reads
 //! files.
 
 use std::collections::BTreeMap;
@@ -77,7 +77,7 @@ pub enum WindowSpec {
         /// Where the window ends.
         end: WindowEnd,
     },
-    /// All that lies between the end and a checkpoint this far before it, or that many at equal intervals.
+    /// All checkpoints between the end and a checkpoint this far before it, or that many at equal intervals.
     Duration {
         /// From the first to the last.
         duration: Extent,
@@ -124,7 +124,7 @@ pub enum WindowNote {
         /// The last step of the warmup, if it ends.
         until: Option<Step>,
     },
-    /// A checkpoint between the window's ends, or newer than it, cannot be used and was passed over.
+    /// A checkpoint between the window's ends, or newer than it, cannot be used and was skipped.
     PassedOver {
         /// Its name.
         name: String,
@@ -160,7 +160,7 @@ impl fmt::Display for WindowNote {
             }
             Self::StartsInWarmup { until: None } => write!(f, "the window starts in the warmup"),
             Self::PassedOver { name, step, reason } => {
-                write!(f, "step {step} (`{}`) is passed over: {reason}", display_name(name))
+                write!(f, "step {step} (`{}`) is skipped: {reason}", display_name(name))
             }
             Self::UnevenInterval { smallest, largest } => {
                 write!(f, "the checkpoints are not equally far apart: {smallest} to {largest} steps")
@@ -561,7 +561,7 @@ impl<'a> Pool<'a> {
         Ok(chosen)
     }
 
-    /// What no window may hold: a step that stands there twice, or stages whose steps cannot be ordered.
+    /// What no window may hold: a step that appears twice, or stages whose steps cannot be ordered.
     fn check(&self, checkpoints: &[TrajectoryCheckpoint]) -> Result<(), Error> {
         for checkpoint in checkpoints {
             let same = self.trajectory.finished().filter(|other| other.step == checkpoint.step);
@@ -608,7 +608,7 @@ fn describe_window(
     let mut notes = Vec::new();
     let (Some(first), Some(last)) = (checkpoints.first(), checkpoints.last()) else { return notes };
     notes.extend(describe_phases(trajectory, first.step, last.step));
-    // Given steps are what was meant; what lies between them was not asked for.
+    // Given steps are what was meant; what is between them was not asked for.
     if !matches!(spec, WindowSpec::Steps(_)) {
         let ends_at_newest = trajectory.finished().next_back().is_some_and(|newest| newest.step == last.step);
         for checkpoint in trajectory.checkpoints() {

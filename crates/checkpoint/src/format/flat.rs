@@ -74,7 +74,7 @@ fn piece_of(
 mod tests {
     use super::*;
 
-    /// Every element of every run of a shape lies where the run says.
+    /// Every element of every run of a shape is where the run says.
     fn check_shape(dims: &[u64]) {
         let shape = Shape::new(dims);
         let n_elements = shape.n_elements().unwrap();

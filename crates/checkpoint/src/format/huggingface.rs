@@ -202,7 +202,7 @@ fn open_sharded(
     Ok(make_content(shards, known))
 }
 
-/// Opens every shard and reads its header; missing and cut-off ones go to `faults`, to be told together.
+/// Opens every shard and reads its header; missing and cut-off ones go to `faults`, to be reported together.
 fn open_shards(
     storage: &Arc<dyn Storage>,
     place: &Place,
@@ -226,7 +226,7 @@ fn open_shards(
     Ok(shards)
 }
 
-/// A file that is only too short becomes a fault to be told with the others.
+/// A file that is only too short becomes a fault, reported with the others.
 fn keep_unless_cut<T>(
     read: Result<T, Error>,
     name: &str,
@@ -244,7 +244,7 @@ fn keep_unless_cut<T>(
 
 /// All that the outcome of parsing depends on: the index, and the headers and lengths of the shards.
 ///
-/// Names of shards stand in the index; a single file may have any.
+/// The index has the names of shards; a single file may have any name.
 fn fingerprint(shards: &[RawShard], index: &[u8]) -> String {
     let digest = |bytes| bytes_digest(DigestKind::Blake3, bytes);
     let mut text = digest(index).to_string();
@@ -342,7 +342,7 @@ pub(super) fn compare_index(index: &ShardIndex, entries: &[TensorEntry]) -> Vec<
     faults
 }
 
-/// Shards that stand in the folder and are not part of the checkpoint are told, never read unasked.
+/// Shards that are in the folder but not part of the checkpoint are reported, and never read by default.
 fn note_strays(place: &Place, content: &FormatContent, notes: &mut Vec<Note>) {
     let is_used = |name: &str| content.files.iter().any(|file| file.name == name);
     let strays = place.file_names().filter(|name| name.starts_with("model-") && is_shard_name(name) && !is_used(name));

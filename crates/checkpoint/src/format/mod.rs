@@ -99,7 +99,7 @@ impl Place {
         }
     }
 
-    /// The folder in which shards and side files stand.
+    /// The folder that holds shards and side files.
     pub fn folder(&self) -> &Path {
         match self {
             Self::Folder { path, .. } => path,
@@ -188,7 +188,7 @@ pub struct FormatContent {
     pub catalog: Arc<TensorCatalog>,
     /// Remarks of the first file's header.
     pub metadata: BTreeMap<String, String>,
-    /// What a user should be told.
+    /// Notes for the user.
     pub notes: Vec<Note>,
     /// What opening found besides the tensors.
     pub findings: Findings,

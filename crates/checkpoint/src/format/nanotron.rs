@@ -295,7 +295,7 @@ mod tests {
         let part = read_part(local, &metadata).ok().unwrap();
         let wanted = [Piece::boxed(5, 100, &[0, 0], &[2, 3]), Piece::boxed(5, 124, &[6, 0], &[2, 3])];
         assert_eq!(part.pieces, wanted);
-        // Columns of a file lie apart in it.
+        // The columns of a file are not adjacent in it.
         let columns = BTreeMap::from([
             ("local_global_slices_pairs".to_owned(), "None,None,None|1,2,None#None,None,None|0,1,None".to_owned()),
             ("unsharded_shape".to_owned(), "(4, 1)".to_owned()),

@@ -1,6 +1,6 @@
 //! The header of a safetensors file, read strictly: `u64 LE n`, n bytes of JSON, then the tensors.
 //!
-//! Nothing is allocated by an unchecked length, names that stand twice are found also when one of them is
+//! Nothing is allocated by an unchecked length, duplicate names are found also when one of them is
 //! escaped, and the tensors must cover the data exactly. Tensor bytes are not read here.
 
 use std::borrow::Cow;
@@ -24,7 +24,7 @@ pub const MAX_RANK: usize = 64;
 /// Bytes before the JSON text: its length.
 pub(crate) const LENGTH_BYTES: u64 = 8;
 
-/// The JSON key that holds the file's own remarks and is no tensor.
+/// The JSON key that holds the file's own remarks and is not a tensor.
 pub(crate) const METADATA_KEY: &str = "__metadata__";
 
 /// What a header says, checked.
@@ -53,7 +53,7 @@ pub struct HeaderTensor {
     pub end: u64,
 }
 
-/// Why a header is refused. Whoever knows the file adds its path.
+/// Why a header is refused. The caller adds the path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HeaderError {
@@ -89,7 +89,7 @@ pub enum HeaderError {
     /// The header is not one JSON object followed by spaces.
     #[error("the header is not a JSON object: {found}")]
     NotAnObject {
-        /// What stands there instead.
+        /// What is there instead.
         found: String,
     },
     /// The JSON text is broken or a value has the wrong type.
@@ -205,7 +205,7 @@ pub enum HeaderError {
         /// Bytes of data in the file.
         found_bytes: u64,
     },
-    /// The file goes on after the last tensor.
+    /// The file has bytes after the last tensor.
     #[error("the tensors end after {wanted_bytes} bytes of data, the file holds {found_bytes}")]
     TrailingData {
         /// Bytes of data that the header asks for.
@@ -244,7 +244,7 @@ fn tensor_prefix(tensor: Option<&str>) -> String {
     tensor.map_or_else(String::new, |name| format!("tensor `{}`: ", display_name(name)))
 }
 
-/// The text of a header as it stands in a file, not yet looked at.
+/// The text of a header as it is in a file, not yet parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeaderText {
     /// The JSON text with its padding.
@@ -450,7 +450,7 @@ impl<'de> Visitor<'de> for HeaderSeed<'_, 'de> {
                 raw.metadata = map.next_value_seed(StringMapSeed)?;
                 continue;
             }
-            // Pushed first, so that an error inside the value can be told with the tensor's name.
+            // Pushed first, so that an error inside the value can name the tensor.
             raw.tensors.push(RawTensor { name, dtype: Cow::Borrowed(""), shape: Vec::new(), rank: 0, offsets: [0, 0] });
             raw.is_inside = IsInside::Tensor;
             let RawHeader { tensors, unknown_field, .. } = &mut *raw;

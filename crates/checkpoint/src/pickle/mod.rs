@@ -51,7 +51,7 @@ pub struct Pickle {
 }
 
 impl Pickle {
-    /// The value that the pickle stands for.
+    /// The value that the pickle encodes.
     pub fn root(&self) -> Value<'_> {
         Value::new(self, self.root)
     }

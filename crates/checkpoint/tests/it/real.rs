@@ -71,7 +71,7 @@ fn files_with_equal_headers_share_what_was_parsed_and_keep_their_names() {
         assert_eq!(checkpoint.metadata()["format"], "pt");
         let name = path.file_name().unwrap().to_str().unwrap();
         assert!(checkpoint.notes()[0].to_string().contains(name));
-        // Padding moves the data, so the last one has a catalog of its own.
+        // Padding moves the data, so the last one has a separate catalog.
         assert_eq!(Arc::ptr_eq(checkpoint.catalog(), opened[0].catalog()), name != "step_5.safetensors");
     }
 }

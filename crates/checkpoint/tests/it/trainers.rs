@@ -128,7 +128,7 @@ fn ranks_of_megatron_that_are_missing_or_of_another_iteration_are_noticed() {
 
 #[test]
 fn a_rank_of_deepspeed_at_another_step_is_noticed() {
-    // The optimizer's step is an F32 tensor of its own: 80 becomes 60 in the file of one rank.
+    // The optimizer's step is a separate F32 tensor: 80 becomes 60 in the file of one rank.
     for (folder, name) in [("zero1", "base_optimizer_state"), ("zero3", "optimizer_state_dict")] {
         let scratch = tempfile::tempdir().unwrap();
         copy_folder(&fixture(&format!("deepspeed/{folder}/global_step80")), scratch.path());

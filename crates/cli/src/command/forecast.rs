@@ -30,7 +30,7 @@ use crate::study_record::{begin_record, publish_record};
 
 /// The largest file of cases.
 const MAX_CASES_BYTES: u64 = 256 << 20;
-/// Of a run's end step, the share that an anneal takes where nobody said otherwise.
+/// The share of a run's end step that an anneal takes by default.
 const DEFAULT_SHARE: u64 = 10;
 
 pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {

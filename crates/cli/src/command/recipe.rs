@@ -67,7 +67,7 @@ fn with_typed(mut recipe: SourceArgs, typed: &SourceArgs) -> Result<SourceArgs, 
     Ok(recipe)
 }
 
-/// The plan that a recipe file stands for.
+/// The plan that a recipe file describes.
 pub(crate) fn plan_of_recipe(
     path: &Path,
     out: Option<&Path>,

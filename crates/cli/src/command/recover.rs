@@ -25,7 +25,7 @@ use crate::resolve::scheme_plan;
 use crate::run::{log_json, log_words, open_trajectory};
 use crate::weigh::parse_scheme_word;
 
-/// Where a merge would be, as long as nobody has said.
+/// Where a merge goes, unless the user says.
 const UNWRITTEN: &str = "OUT";
 
 pub(crate) fn run(args: &RecoverArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &RecoverArgs, world: &World<'_>, messages: &Messages) ->
     Ok(Outcome::Done)
 }
 
-/// One checkpoint has no moments but its own to average.
+/// A single checkpoint has only its moments, so there is nothing to average.
 fn moments_policy(choice: MomentsChoice, plan: &RecoveryPlan, messages: &Messages) -> MomentsPolicy {
     match choice {
         MomentsChoice::Reset => MomentsPolicy::Reset,
@@ -154,7 +154,7 @@ fn looked_at(trajectory: &Trajectory, search: &SpikeSearch) -> String {
         let threshold = search.threshold;
         // Writing to a String cannot fail.
         let _ =
-            writeln!(text, "no spike: none stands {threshold} standard deviations of the log's noise above its level");
+            writeln!(text, "no spike: no loss is {threshold} standard deviations of the log's noise above its level");
         return text;
     }
     for spike in &search.spikes {
@@ -200,11 +200,7 @@ pub(crate) fn describe_policy(text: &mut String, policy: &StatePolicy) {
         (None, _) => writeln!(text, "steps: from 0"),
         (Some(step), 0) => writeln!(text, "steps: from {step}; data: replayed from there"),
         (Some(step), n) => {
-            writeln!(
-                text,
-                "steps: from {step}; data: {n} steps passed over, to go on with those of step {}",
-                step + n + 1
-            )
+            writeln!(text, "steps: from {step}; data: skip {n} steps and resume with those of step {}", step + n + 1)
         }
     };
     for one in policy.instructions() {

@@ -38,7 +38,7 @@ pub(crate) fn run(args: &ReportArgs, world: &World<'_>, messages: &Messages) -> 
         }
         RecordKind::Study => {
             let study = StudyRecord::from_json(&text)?;
-            // The table stands beside the record, wherever the page goes.
+            // The table is written beside the record, wherever the page goes.
             let table = folder.join(TABLE_NAME);
             check_document(&*world.storage, &page, PAGE_FILE)?;
             publish_file(&*world.storage, &table, to_csv(&study).as_bytes(), TABLE_FILE)?;
@@ -80,7 +80,7 @@ fn find_record(folder: &Path, world: &World<'_>) -> Result<FoundRecord, Error> {
         )),
         (Some(_), Some(_)) => Err(Error::usage_with_hint(
             format!("`{}` holds both `{REPORT_NAME}` and `{STUDY_NAME}`, whose pages have one name", folder.display()),
-            "move one of them to a folder of its own",
+            "move one of them to another folder",
         )),
     }
 }

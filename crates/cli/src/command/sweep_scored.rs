@@ -152,7 +152,7 @@ fn describe(
     Ok(record)
 }
 
-/// Writes the merges that are wanted, and says where they lie.
+/// Writes the merges that are wanted, and says where they are.
 fn keep(
     args: &SweepArgs,
     mut record: StudyRecord,
@@ -245,7 +245,7 @@ fn line(trial: &TrialRow, row: &ScoreRow) -> String {
     format!("{end:>10} {n:>5} {scheme:<16} {:>10.4}{gain}{every}\n", row.value)
 }
 
-/// What was chosen, what it scores where nothing was chosen, and where everything lies.
+/// What was chosen, what it scores where nothing was chosen, and where everything is.
 fn closing(args: &SweepArgs, record: &StudyRecord, findings: &SweepFindings, decides: &TaskScore) -> String {
     let mut text = String::new();
     if let Some(choice) = &record.choice {

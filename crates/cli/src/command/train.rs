@@ -188,7 +188,7 @@ fn describe(outcome: &TrainOutcome) -> String {
         let _ = writeln!(text, "`{domain}` held out: {nats:.4} nats a token, {bits:.4} bits a byte");
     }
     if let Some(step) = outcome.resumed_from {
-        let _ = writeln!(text, "went on from step {step}");
+        let _ = writeln!(text, "resumed from step {step}");
     }
     let (n, last_path) = (outcome.n_checkpoints, outcome.checkpoint.display());
     let noun = if n == 1 { "checkpoint" } else { "checkpoints" };

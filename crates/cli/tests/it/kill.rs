@@ -1,4 +1,4 @@
-//! Kills at any moment: no output, or the whole one; and the same command goes on to the same bytes.
+//! Kills at any moment: no output, or the whole one; and the same command resumes and produces the same bytes.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -164,7 +164,7 @@ fn fault_8_tensors_merge_without_config_and_with_an_unknown_model_type() {
     let (a, b) = (scene.simple("a", &[1.0]), scene.simple("b", &[3.0]));
     check_data(&scene.merge(&[&a, &b]), &f32s(&[2.0]));
     let other = Scene::new();
-    let config = r#"{"model_type": "nobody-knows-this"}"#;
+    let config = r#"{"model_type": "unknown-to-all"}"#;
     let checkpoint = |name: &str, x: f32| other.checkpoint(name, &[("w", "F32", f32s(&[x]))], Some(config));
     let (a, b) = (checkpoint("a", 1.0), checkpoint("b", 3.0));
     check_data(&other.merge(&[&a, &b]), &f32s(&[2.0]));
@@ -204,7 +204,7 @@ fn fault_11_a_second_merge_leaves_nothing_of_the_first() {
     };
     assert_eq!(names().len(), 3, "two shards and their index: {:?}", names());
     let refused = merge(&[]);
-    assert_eq!(refused.status.code(), Some(2), "another plan does not replace an output unasked");
+    assert_eq!(refused.status.code(), Some(2), "another plan does not replace an output by default");
     assert_eq!(names().len(), 3);
     assert!(merge(&["--force"]).status.success());
     assert_eq!(names(), ["model.safetensors"]);

@@ -109,7 +109,7 @@ fn recover_says_what_it_found_and_writes_the_merge() {
 
     moments: average
     learning rate: the schedule's at step 14000, where the log has 0.001
-    steps: from 14000; data: 1499 steps passed over, to go on with those of step 15500
+    steps: from 14000; data: skip 1499 steps and resume with those of step 15500
 
     thalweg train:
       [start]
@@ -126,16 +126,16 @@ fn recover_says_what_it_found_and_writes_the_merge() {
 
     torchtitan:
       --checkpoint.enable --checkpoint.initial_load_path "[OUT]/restart" --checkpoint.initial_load_in_hf
-      with an empty checkpoint.folder: parameters alone are loaded, so moments, schedule and data begin anew
+      with an empty checkpoint.folder: parameters alone are loaded, so moments, schedule and data start again
       take step 14000 off training.steps, and give lr_scheduler.warmup_steps
-      there is no option that passes over data: let the data set begin after step 15499
+      there is no option to skip data: let the data set begin after step 15499
       moments are kept only with torchtitan's own checkpoint: --checkpoint.load_step resumes it, unmerged
 
     Megatron-LM:
       convert with Megatron Bridge: AutoBridge.import_ckpt("[OUT]/restart", DIR)
       --load DIR --finetune: without optimizer and random state, from iteration 0
       take step 14000 off --train-iters, and give --lr-warmup-iters
-      the samples begin anew: let --data-path begin after step 15499
+      the samples start again: let --data-path begin after step 15499
       unmerged, with the moments kept: --load RUN --ckpt-step 14000 --iterations-to-skip $(seq 14001 15499)
     merged 3 checkpoints by sma into `[OUT]/restart`
     read 2.97 MB, [MEASURED]
@@ -158,7 +158,7 @@ fn recover_says_no_with_what_was_looked_at() {
     exit 1
     --- stdout
     step log `[OUT]/log.csv`: 200 losses, steps 100 to 20000
-    no spike: none stands 6.5 standard deviations of the log's noise above its level
+    no spike: no loss is 6.5 standard deviations of the log's noise above its level
     --- stderr
     ");
 }
@@ -178,7 +178,7 @@ fn recover_needs_a_log_and_a_checkpoint_before_the_spike() {
     exit 2
     --- stdout
     --- stderr
-    error: no finished checkpoint lies before the spike at step 1800; the oldest is step 2000
+    error: there is no finished checkpoint before the spike at step 1800; the oldest is step 2000
     hint: start the run again, with a lower learning rate or a longer warmup
     ");
 }
@@ -214,19 +214,19 @@ fn one_checkpoint_before_the_spike_is_resumed_from_as_it_is() {
 
     torchtitan:
       --checkpoint.enable --checkpoint.initial_load_path "[ROOT]/examples/runs/hybridstories/step_02000.safetensors" --checkpoint.initial_load_in_hf
-      with an empty checkpoint.folder: parameters alone are loaded, so moments, schedule and data begin anew
+      with an empty checkpoint.folder: parameters alone are loaded, so moments, schedule and data start again
       take step 2000 off training.steps, and give lr_scheduler.warmup_steps
-      there is no option that passes over data: let the data set begin after step 2000
+      there is no option to skip data: let the data set begin after step 2000
       moments are kept only with torchtitan's own checkpoint: --checkpoint.load_step resumes it, unmerged
 
     Megatron-LM:
       convert with Megatron Bridge: AutoBridge.import_ckpt("[ROOT]/examples/runs/hybridstories/step_02000.safetensors", DIR)
       --load DIR --finetune: without optimizer and random state, from iteration 0
       take step 2000 off --train-iters, and give --lr-warmup-iters
-      the samples begin anew: let --data-path begin after step 2000
+      the samples start again: let --data-path begin after step 2000
       unmerged, with the moments kept: --load RUN --ckpt-step 2000
     --- stderr
-    note: only one sound checkpoint lies before the onset: resume from it, there is no merge
+    note: there is only one usable checkpoint before the onset: resume from it; nothing is merged
     note: nothing was written: one checkpoint makes no merge
     "#);
     assert!(!out.exists());
@@ -256,11 +256,11 @@ fn init_writes_a_start_point_with_its_policy() {
 
     Hugging Face Trainer:
       model = AutoModelForCausalLM.from_pretrained("[OUT]/start")
-      trainer.train() without resume_from_checkpoint: moments and schedule begin anew
+      trainer.train() without resume_from_checkpoint: moments and schedule start again
 
     torchtitan:
       --checkpoint.enable --checkpoint.initial_load_path "[OUT]/start" --checkpoint.initial_load_in_hf
-      with an empty checkpoint.folder: parameters alone are loaded, so moments, schedule and data begin anew
+      with an empty checkpoint.folder: parameters alone are loaded, so moments, schedule and data start again
 
     Megatron-LM:
       convert with Megatron Bridge: AutoBridge.import_ckpt("[OUT]/start", DIR)
@@ -331,14 +331,14 @@ fn init_writes_a_start_point_with_its_policy() {
           "trainer": "Hugging Face Trainer",
           "lines": [
             "model = AutoModelForCausalLM.from_pretrained(\"[OUT]/start\")",
-            "trainer.train() without resume_from_checkpoint: moments and schedule begin anew"
+            "trainer.train() without resume_from_checkpoint: moments and schedule start again"
           ]
         },
         {
           "trainer": "torchtitan",
           "lines": [
             "--checkpoint.enable --checkpoint.initial_load_path \"[OUT]/start\" --checkpoint.initial_load_in_hf",
-            "with an empty checkpoint.folder: parameters alone are loaded, so moments, schedule and data begin anew"
+            "with an empty checkpoint.folder: parameters alone are loaded, so moments, schedule and data start again"
           ]
         },
         {

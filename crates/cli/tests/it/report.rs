@@ -60,7 +60,7 @@ fn report_makes_the_page_again_from_the_record() {
     annealed, step 300                 2.3000      +0.2000   +0.1900 to +0.2100  better
 
     Merging helps. The average of the newest 2 checkpoints (sma) lowers the test loss of the newest one by 0.100 nats a token (95 % interval +0.090 to +0.110; 20 documents, 1 seed).
-    A real anneal (linear, 100 steps from step 200) gains 0.200 over the same checkpoint (95 % interval +0.190 to +0.210). It is ahead of the merge by 0.100 (95 % interval +0.090 to +0.110): the merge brings 50 % of what the anneal brings, with no training of its own.
+    A real anneal (linear, 100 steps from step 200) gains 0.200 over the same checkpoint (95 % interval +0.190 to +0.210). It is ahead of the merge by 0.100 (95 % interval +0.090 to +0.110): the merge brings 50 % of what the anneal brings, with no further training.
 
     The page is `[OUT]/report.html`.
     --- stderr
@@ -128,7 +128,7 @@ fn report_makes_page_and_table_of_a_study_and_does_not_guess_between_two_records
     --- stdout
     --- stderr
     error: `[OUT]` holds both `report.json` and `study.json`, whose pages have one name
-    hint: move one of them to a folder of its own
+    hint: move one of them to another folder
     ");
 }
 

@@ -309,7 +309,7 @@ fn a_run_that_supports_no_forecast_is_told_why() {
     insta::assert_snapshot!(ask(&whole, &["--anneal-steps", "48"]), @"
     exit 1
     --- stdout
-    no forecast: step 160 lies beyond the stable phase, which ends at step 120: the run is annealed already
+    no forecast: step 160 is after the stable phase, which ends at step 120: the run is annealed already
     take an earlier end with `--end-step`, or simply score the annealed checkpoint
     --- stderr
     ");

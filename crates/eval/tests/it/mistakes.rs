@@ -8,7 +8,7 @@ use thalweg_eval::{
 
 use crate::support::{Outside, checkpoint, fixture, read_json, tokenizer};
 
-/// The error of a suite, with its hint in a line of its own.
+/// The error of a suite, with its hint on a separate line.
 fn said(error: &Error) -> String {
     error.hint().map_or_else(|| error.to_string(), |hint| format!("{error}\n{hint}"))
 }

@@ -68,7 +68,7 @@ pub fn rules_of(layout: &ParamLayout, kind: OptimizerKind) -> Vec<RuledRange> {
             _ => Rule::Adamw { decay: Decay::Yes },
         };
         match rules.last_mut() {
-            // Neighbours of one rule are one range; a matrix of Muon stands alone.
+            // Neighbours of one rule are one range; each matrix of Muon is a separate range.
             Some(last)
                 if last.rule == rule && last.range.end == spec.range.start && !matches!(rule, Rule::Muon { .. }) =>
             {
@@ -113,7 +113,7 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// Takes over the rules; they must stand in the arena's order.
+    /// Takes over the rules, which must be in the arena's order.
     pub fn new(section: &OptimizerSection, rules: Vec<RuledRange>) -> Self {
         let shapes = rules.iter().filter_map(|ruled| match ruled.rule {
             Rule::Muon { shape } => Some(shape),

@@ -1,4 +1,4 @@
-//! A tiny run in memory, with a clock that stands still and an interrupt at a step of choice.
+//! A tiny run in memory, with a stopped clock and an interrupt at a step of choice.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};

@@ -11,7 +11,7 @@ use thalweg_tensor::{nearest_name, parse_count};
 /// More problems than this are not looked for.
 const MAX_PROBLEMS: usize = 100;
 
-/// A table of a recipe: where it stands and which keys it has.
+/// A table of a recipe: its position and its keys.
 #[derive(Debug)]
 pub(super) struct Level {
     pub(super) name: &'static str,

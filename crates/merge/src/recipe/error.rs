@@ -55,14 +55,14 @@ pub enum RecipeFault {
     UnknownKey {
         /// The key, safe to print.
         key: String,
-        /// Where it stands.
+        /// Where it is.
         level: &'static str,
         /// The key that looks most like it.
         nearest: Option<&'static str>,
         /// Where a key of this name is known.
         belongs: Option<&'static str>,
     },
-    /// A key that stands twice in one table.
+    /// A key that appears twice in one table.
     #[error("key `{key}` is given twice in one table")]
     DuplicateKey {
         /// The key, safe to print.
@@ -73,7 +73,7 @@ pub enum RecipeFault {
     MissingKey {
         /// The key.
         key: &'static str,
-        /// Where it should stand.
+        /// Where it should be.
         level: &'static str,
     },
     /// A value of another type.
@@ -97,7 +97,7 @@ pub enum RecipeFault {
         choices: &'static [&'static str],
     },
     /// Two keys that exclude each other.
-    #[error("`{key}` cannot stand beside `{other}`")]
+    #[error("`{key}` cannot be given with `{other}`")]
     Conflict {
         /// The later key.
         key: &'static str,

@@ -1,6 +1,6 @@
 //! The part of mergekit's YAML that means something for checkpoints of one run, in its own meaning.
 //!
-//! Facts of mergekit 0.1.5: `linear` divides by the sum of the weights unless `normalize` is false; a weight stands at the
+//! Facts of mergekit 0.1.5: `linear` divides by the sum of the weights unless `normalize` is false; a weight is at the
 //! model or in the global `parameters`; `dtype` casts the inputs before they are merged and is the output's type unless
 //! `out_dtype` says otherwise; a `base_model` that is not among the models is added to them.
 

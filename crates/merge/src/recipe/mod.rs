@@ -71,7 +71,7 @@ pub struct Recipe {
     /// mergekit's `dtype`: its meaning is kept only if no source changes when it is cast to this; see
     /// [`cast_is_exact`].
     pub input_dtype: Option<Dtype>,
-    /// What a person should be told about the translation.
+    /// Notes for the user about the translation.
     pub notices: Vec<String>,
 }
 
@@ -90,7 +90,7 @@ pub enum RecipeSources {
 }
 
 impl RecipeSources {
-    /// The coefficients that stand beside the checkpoints.
+    /// The coefficients that are given beside the checkpoints.
     pub fn coefficients(&self) -> Option<Vec<Ratio>> {
         match self {
             Self::Checkpoints(checkpoints) if !checkpoints.is_empty() => {
@@ -235,7 +235,7 @@ pub fn cast_is_exact(from: Dtype, to: Dtype) -> bool {
         || to == Dtype::F32 && matches!(from, Dtype::F16 | Dtype::Bf16)
 }
 
-/// Text of the input as it may stand in a message: short, and without control characters.
+/// Text of the input for a message: short, and without control characters.
 fn show(text: &str) -> String {
     const MAX_CHARS: usize = 60;
     let show = |c: char| if c.is_control() { '\u{fffd}' } else { c };

@@ -1,4 +1,4 @@
-//! Recipes: what is read, what is refused, and how it is told.
+//! Recipes: what is read, what is refused, and with which message.
 
 use super::*;
 use crate::scheme::{DecayCurve, SumRule};
@@ -168,8 +168,8 @@ fn wrong_values_show_their_line() {
         "run = 'r'\norder = 'random'\n",
         "2:9 there is no order `random` -> one of `as-is`, `given`, `reverse` or `scramble:SEED`",
     );
-    check("run = 'r'\ncheckpoints = ['a']\n", "2:1 `checkpoints` cannot stand beside `run`");
-    check("checkpoints = ['a']\nlast = 3\n", "2:1 `last` cannot stand beside `checkpoints`");
+    check("run = 'r'\ncheckpoints = ['a']\n", "2:1 `checkpoints` cannot be given with `run`");
+    check("checkpoints = ['a']\nlast = 3\n", "2:1 `last` cannot be given with `checkpoints`");
     check("", "1:1 a recipe needs `run` or `checkpoints`");
     check_refused("# nothing\n", RecipeKind::Yaml, "1:1 a recipe needs `run` or `checkpoints`");
     check_refused("hello", RecipeKind::Yaml, "1:1 `the recipe` is a table, text was found");

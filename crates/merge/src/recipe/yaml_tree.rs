@@ -95,7 +95,7 @@ impl TreeBuilder {
 
     fn scalar(&mut self, text: String, style: ScalarStyle, place: Place) -> Result<(), Failure> {
         if let Some(Open::Table { key: key @ None, entries, .. }) = self.open.last_mut() {
-            // The search for duplicates is over all keys before, so that their number needs a bound of its own.
+            // The search for duplicates is over all keys before, so that their number needs a separate bound.
             if entries.len() >= MAX_KEYS {
                 return Err((place, RecipeFault::TooLarge { what: "keys in one table", limit: MAX_KEYS }));
             }

@@ -6,7 +6,7 @@
 //! with the recursion and not with the shorthand. The shorthand divided by its sum is the scheme `ema-normalised`,
 //! a different object: at a = 0.2 and n = 10 the oldest checkpoint gets 3 % there and 13 % here.
 //!
-//! Taken as the paper does, with a = 0.1 or 0.2. Early it lies between the others (see `wma`), late beside them.
+//! Taken as the paper does, with a = 0.1 or 0.2. Early, it is between the others (see `wma`); late, close to them.
 
 use num_bigint::BigInt;
 use num_traits::One;

@@ -24,7 +24,7 @@ pub enum SchemeError {
     /// Normalising is impossible.
     #[error("the coefficients sum to 0 and cannot be divided by their sum")]
     SumZero,
-    /// Text that is no finite number.
+    /// Text that is not a finite number.
     #[error("`{text}` is not a finite decimal number or fraction")]
     NotANumber {
         /// The text, its beginning if it is long.
@@ -125,13 +125,13 @@ pub enum SchemeError {
         text: String,
     },
     /// No snapshot that a reconstruction may use.
-    #[error("no snapshot lies at or before step {target_step}")]
+    #[error("there is no snapshot at or before step {target_step}")]
     NoSnapshots {
         /// Step of the wanted average.
         target_step: u64,
     },
     /// More snapshots than the exact solution is made for.
-    #[error("{n_snapshots} snapshots lie at or before the target, at most {max_snapshots} can be used")]
+    #[error("{n_snapshots} snapshots are at or before the target, at most {max_snapshots} can be used")]
     TooManySnapshots {
         /// Snapshots that could be used.
         n_snapshots: usize,

@@ -1,7 +1,7 @@
 //! Schemes: the rules that turn a window of N checkpoints into N coefficients.
 //!
 //! Each is a function from the number of checkpoints (or their positions) and its parameters to exact
-//! [`Coefficients`], in a file of its own with its equation and source; [`SCHEMES`] lists them. Rational schemes are
+//! [`Coefficients`], in a separate file with its equation and source; [`SCHEMES`] lists them. Rational schemes are
 //! exact. Irrational ones yield the double nearest to each real coefficient, and these doubles are then the exact
 //! coefficients, over their exact sum. Nothing here reads a checkpoint.
 
@@ -416,7 +416,7 @@ impl fmt::Display for Scheme {
     }
 }
 
-/// The entry of a name, and what stands behind its last colon if that is not part of the name.
+/// The entry of a name, and what follows its last colon if that is not part of the name.
 fn find_entry(text: &str) -> Result<(&'static SchemeEntry, Option<&str>), SchemeError> {
     let find = |name: &str| {
         let is_name = |known: &str| known.eq_ignore_ascii_case(name);

@@ -4,7 +4,7 @@
 //! proportional to tau^g over 0 < tau <= t, its width is sigma_rel = sqrt(g+1) / ((g+2) sqrt(g+3)), and g is
 //! the largest real root of g^3 + 7g^2 + (16 - s^-2) g + (12 - s^-2) with s = sigma_rel.
 //!
-//! **Over raw checkpoints** at steps T_1 < ... < T_n a checkpoint stands for the training since the one before it, the
+//! **Over raw checkpoints** at steps T_1 < ... < T_n a checkpoint represents the training since the one before it, the
 //! oldest for all training before it:
 //!
 //! c_i = (T_i / T_n)^(g+1) - (T_(i-1) / T_n)^(g+1), T_0 = 0,

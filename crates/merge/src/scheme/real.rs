@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_value_near_a_midpoint_gets_more_bits() {
-        // 1 + 2^-53 + 2^-1000 lies just above the midpoint of 1 and its successor.
+        // 1 + 2^-53 + 2^-1000 is just above the midpoint of 1 and its successor.
         let text_bits = 1001;
         let numerator = (BigInt::one() << 1000u32) + (BigInt::one() << 947u32) + BigInt::one();
         let above = Ratio::new(numerator, BigInt::one() << (text_bits - 1)).unwrap();

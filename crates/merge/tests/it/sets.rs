@@ -26,7 +26,7 @@ fn merge(set: &str, change: impl FnOnce(&mut OutputPlan)) -> Tensors {
     Runner::default().merge(&plan(output))
 }
 
-/// The merge is refused, the message holds all of `facts`, and no output stands there.
+/// The merge is refused, the message holds all of `facts`, and there is no output.
 #[track_caller]
 fn check_refused(set: &str, facts: &[&str]) {
     let scratch = tempfile::tempdir().unwrap();

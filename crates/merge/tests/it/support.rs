@@ -21,7 +21,7 @@ pub(crate) type Tensor = (String, Vec<u64>, Vec<u8>);
 /// Tensors by name.
 pub(crate) type Tensors = BTreeMap<String, Tensor>;
 
-/// Nothing done yet is kept from an earlier output; an interrupted run is gone on with.
+/// Nothing done yet is kept from an earlier output; an interrupted run resumes.
 pub(crate) const PLAIN: ExecuteOptions = ExecuteOptions { replace: Replace::Never, partial: PartialStage::Resume };
 /// Another output is replaced.
 pub(crate) const FORCE: ExecuteOptions = ExecuteOptions { replace: Replace::Force, partial: PartialStage::Resume };
@@ -152,7 +152,7 @@ pub(crate) fn mean(sources: &[PathBuf], out: &Path) -> MergePlan {
     plan(output(sources, &vec![1; sources.len()], i64::try_from(sources.len()).unwrap(), out))
 }
 
-/// A clock that stands still, so that equal merges have equal receipts.
+/// A stopped clock, so that equal merges have equal receipts.
 struct StillHost;
 
 impl Host for StillHost {

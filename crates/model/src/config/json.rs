@@ -157,7 +157,7 @@ impl<'a> Reader<'a> {
         Ok(window.filter(|_| is_on))
     }
 
-    /// Layers without experts: those listed, and those whose number from 1 is no multiple of the step.
+    /// Layers without experts: those listed, and those whose number from 1 is not a multiple of the step.
     fn dense_layers(&mut self) -> Result<Vec<usize>, Error> {
         let step = self.size("decoder_sparse_step")?.unwrap_or(1);
         let n_layers = self.need_size("num_hidden_layers")?;

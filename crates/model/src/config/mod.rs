@@ -86,7 +86,7 @@ impl Family {
     }
 }
 
-/// Where the two norms of a layer stand.
+/// Where the two norms of a layer are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NormPlace {
     /// Before attention and MLP.
@@ -183,7 +183,7 @@ pub struct ModelConfig {
     pub norm: NormKind,
     /// Added to each variance.
     pub norm_epsilon: f64,
-    /// Where the norms stand.
+    /// Where the norms are.
     pub norm_place: NormPlace,
     /// Sequential or parallel.
     pub residual: Residual,
@@ -204,7 +204,7 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Where each parameter lies.
+    /// Where each parameter is.
     ///
     /// # Panics
     /// When the sizes overflow: [`ModelConfig::validate`] says so first.

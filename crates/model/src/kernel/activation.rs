@@ -67,7 +67,7 @@ fn relu<T: Real>(x: T) -> (T, T) {
     if x > T::ZERO { (x, T::ONE) } else { (x * T::ZERO, T::ZERO) }
 }
 
-/// Runs `$body` with `$f` standing for the function of `$activation`, compiled once for each.
+/// Runs `$body` with `$f` bound to the function of `$activation`, compiled once for each.
 macro_rules! with_function {
     ($activation:expr, $f:ident, $body:expr) => {
         match $activation {

@@ -58,11 +58,11 @@ pub struct HeadNorm<'a, T> {
 /// One of the three parts of the joint projection.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadPart<'a, T> {
-    /// Columns of a row of the matrix that the part lies in.
+    /// Columns of a row of the matrix that holds the part.
     pub row_width: usize,
     /// First column of the first head.
     pub first_column: usize,
-    /// Columns from one head to the next: `head_dim`, or more where queries, keys and values of a head lie side by side (GPT-NeoX).
+    /// Columns from one head to the next: `head_dim`, or more where queries, keys and values of a head are adjacent (GPT-NeoX).
     pub head_stride: usize,
     /// Heads of this part.
     pub n_heads: usize,
@@ -165,7 +165,7 @@ pub fn merge_heads<T: Real>(out: &mut [T], heads: &[T], part: HeadPart<'_, T>, s
     });
 }
 
-/// Takes the gradient of a normalised part whose heads lie side by side of the joint projection through its QK-norm, in place, and adds that of the norm's weight to `d_weight`.
+/// Takes the gradient of a normalised part whose heads are adjacent in the joint projection through its QK-norm, in place, and adds that of the norm's weight to `d_weight`.
 pub fn head_norm_backward<T: Real>(
     d_qkv: &mut [T],
     d_weight: &mut [T],

@@ -5,7 +5,7 @@
 
 use super::Real;
 
-/// A read-only matrix inside a slice: element (i, j) lies at `i * row_stride + j * column_stride`.
+/// A read-only matrix inside a slice: element (i, j) is at `i * row_stride + j * column_stride`.
 #[derive(Debug, Clone, Copy)]
 pub struct Mat<'a, T> {
     data: &'a [T],
@@ -16,7 +16,7 @@ pub struct Mat<'a, T> {
 }
 
 impl<'a, T> Mat<'a, T> {
-    /// A row-major matrix whose rows lie `row_stride` elements apart.
+    /// A row-major matrix whose rows are `row_stride` elements apart.
     ///
     /// # Panics
     /// When the slice does not hold the last element: a mistake of ours.
@@ -53,7 +53,7 @@ pub struct MatMut<'a, T> {
 }
 
 impl<'a, T> MatMut<'a, T> {
-    /// A row-major matrix whose rows lie `row_stride` elements apart.
+    /// A row-major matrix whose rows are `row_stride` elements apart.
     ///
     /// # Panics
     /// When the slice does not hold the last element or rows overlap: a mistake of ours.
@@ -124,7 +124,7 @@ pub fn matmul<T: Real>(
             n => gemm::Parallelism::Rayon(n),
         },
     };
-    // SAFETY: the constructors of `Mat` and `MatMut` checked that every (row, column) of each view lies inside its slice, rows of `out` do not
+    // SAFETY: the constructors of `Mat` and `MatMut` checked that every (row, column) of each view is inside its slice, rows of `out` do not
     // overlap, and `out` is borrowed mutably, so it cannot alias `a` or `b`. `T` is f32 or f64, the types gemm accepts.
     unsafe {
         gemm::gemm(

@@ -91,7 +91,7 @@ fn choose<T: Real>(experts: &mut [u32], p: &[T], bias: Option<&[T]>) {
     }
 }
 
-/// Where the rows of each expert lie once tokens are sorted by expert.
+/// Where the rows of each expert are once tokens are sorted by expert.
 #[derive(Debug)]
 pub struct DispatchMut<'a> {
     /// `[n_experts + 1]`: first row of each expert, and the number of rows.
@@ -118,7 +118,7 @@ pub fn dispatch(out: DispatchMut<'_>, experts: &[u32]) {
         out.choices[row as usize] = choice;
         out.rows[choice as usize] = row;
     }
-    // Each entry now stands where the next expert begins.
+    // Each entry is now where the next expert begins.
     out.first_rows.copy_within(..n_experts, 1);
     out.first_rows[0] = 0;
 }

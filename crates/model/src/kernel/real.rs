@@ -1,6 +1,6 @@
 //! `Real`: the two float types of the engine, with exponentials that a compiler can vectorise.
 //!
-//! `f32` is what models run in. `f64` exists for gradient checks, so its functions are the accurate ones and speed is no aim.
+//! `f32` is what models run in. `f64` exists for gradient checks, so its functions are the accurate ones and speed does not matter.
 
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};

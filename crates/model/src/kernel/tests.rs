@@ -168,7 +168,7 @@ fn part<'a>(
     HeadPart { row_width: 72, first_column, head_stride, n_heads: HEADS.n_heads, norm, rotary: Some(rotary) }
 }
 
-/// Queries as Llama and as GPT-NeoX lay them, with each norm; the rotation turns four of six numbers.
+/// Queries in the layouts of Llama and of GPT-NeoX, with each norm; the rotation turns four of six numbers.
 #[test]
 fn heads_normalised_and_rotated() {
     let rotary = RotaryTable::new(&[0.9, 0.1], HEADS.sequence_length, 1.3);

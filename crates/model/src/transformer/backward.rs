@@ -272,7 +272,7 @@ impl<T: Real> Pass<'_, T> {
     }
 }
 
-/// The gradients of a weight and of the bias that stands behind it in the arena.
+/// The gradients of a weight and of the bias that follows it in the arena.
 fn two_parts<'a, T>(
     gradients: &'a mut [T],
     weight: &std::ops::Range<usize>,

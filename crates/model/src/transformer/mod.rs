@@ -101,7 +101,7 @@ impl<'a, T: Real> Pass<'a, T> {
         };
         debug_assert!(
             self.config.qk_norm == QkNorm::None || head_stride == head_dim,
-            "norms of heads that do not lie side by side"
+            "norms of heads that are not adjacent"
         );
         let row_width = self.shape.qkv_width();
         let [q, k, v] = first_columns;

@@ -1,4 +1,4 @@
-//! A real model, `stories260K`, against an f64 pass of its own kind in NumPy (`reference.json`).
+//! A real model, `stories260K`, against an f64 pass of the same kind in NumPy (`reference.json`).
 
 use thalweg_model::{Batch, BatchShape, Purpose, Workspace};
 

@@ -147,7 +147,7 @@ fn without_an_exchange_an_old_output_is_at_least_beside() {
 fn a_manifest_never_vouches_for_a_stage_that_is_not_whole() {
     check_every_stop(&prepared_disk(Replace::Never), Replace::Never, |after, what| {
         let staged = after.content(Path::new(STAGE)).unwrap_or_default();
-        // The manifest's name may be there before its content; only its content vouches.
+        // The manifest's name may be there before its content; only its content counts.
         if staged.get(MANIFEST) == new().get(MANIFEST) {
             assert_eq!(staged, new(), "{what}");
         }

@@ -23,7 +23,7 @@ struct State {
     total: f64,
     /// Work of the parts that are finished.
     finished: f64,
-    /// Work done of the part at hand.
+    /// Work done of the current part.
     part: f64,
     tokens_per_step: f64,
     first_step: u64,

@@ -1,7 +1,7 @@
 //! The whole story on the embedded corpus: train, fork a real anneal, merge windows in memory, score, compare, report.
 //!
 //! Everything is decided in `spec` before anything is seen: sizes, learning rate, windows, documents. Which merge is shown is
-//! decided by validation text; what is said about it comes from test text. An interrupted demo goes on where it stopped.
+//! decided by validation text; what is said about it comes from test text. An interrupted demo resumes.
 
 mod merges;
 mod meter;
@@ -34,7 +34,7 @@ pub const PAGE_NAME: &str = "report.html";
 pub trait DemoWatcher: Sync {
     /// So much of all the work is done, 0 to 1.
     fn on_progress(&self, stage: &str, share_done: f64, detail: &str);
-    /// Something a person should be told.
+    /// A note for the user.
     fn on_note(&self, text: &str);
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Findings {
     pub(crate) merge_seconds: f64,
 }
 
-/// Runs the demo, or goes on with one that was interrupted, and writes record and page.
+/// Runs the demo, or resumes an interrupted one, and writes record and page.
 ///
 /// # Errors
 /// `Lab` and `Eval` where they were interrupted (what was done is kept), and whatever [`Error`] says.

@@ -14,7 +14,7 @@ use super::request::Refusal;
 
 /// How strongly coefficients are held: as if each had been seen in this many cases of unit size.
 const RIDGE: f64 = 0.02;
-/// How far beyond what was seen a number may lie, as a factor.
+/// How far beyond what was seen a number may be, as a factor.
 const DOMAIN_MARGIN: f64 = 1.25;
 /// Without cases of an accuracy: a forecast is off by so many paired standard errors.
 const DEFAULT_ACCURACY_SPREAD: f64 = 1.2;
@@ -53,7 +53,7 @@ pub struct Predicted {
 impl Calibration {
     /// Learns from `own` cases, held towards what `others` teach; either may be empty, but not both.
     ///
-    /// Cases without a truth, or whose merge gains nothing, teach nothing and are passed over.
+    /// Cases without a truth, or whose merge gains nothing, teach nothing and are skipped.
     pub fn fit(own: &[Case], others: &[Case]) -> Option<Self> {
         let (own_losses, other_losses) = (losses(own), losses(others));
         let prior = regress(&other_losses, [0.0; N_TERMS]);
@@ -86,7 +86,7 @@ impl Calibration {
         })
     }
 
-    /// Whether a case lies where something was learned.
+    /// Whether a case is within the range of what was learned.
     ///
     /// # Errors
     /// `UnknownCurve`, `OutsideDomain`.
@@ -186,7 +186,7 @@ fn regress(cases: &[&Case], base: [f64; N_TERMS]) -> [f64; N_TERMS] {
 
 /// Root mean square of what is left of the runs that were left out, and its degrees of freedom.
 ///
-/// With a single run there is nothing to leave out: what is left of the other cases stands for it.
+/// With a single run there is nothing to leave out: the other cases are used instead.
 fn left_out_spread(cases: &[&Case], base: [f64; N_TERMS], others: &[&Case]) -> (f64, f64) {
     let runs = runs_of(cases);
     let mut squares = Vec::new();
@@ -201,7 +201,7 @@ fn left_out_spread(cases: &[&Case], base: [f64; N_TERMS], others: &[&Case]) -> (
     #[expect(clippy::cast_precision_loss, reason = "counts of cases")]
     let (n, n_runs) = (squares.len() as f64, runs.len() as f64);
     let spread = (squares.iter().sum::<f64>() / n.max(1.0)).sqrt();
-    // Cases of one run share its luck: the truth lies between the number of runs and that of cases.
+    // Cases of one run share its luck: the truth is between the number of runs and that of cases.
     (spread, (n_runs * n).sqrt().max(2.0) - 1.0)
 }
 

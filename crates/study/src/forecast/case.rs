@@ -128,7 +128,7 @@ impl Case {
     }
 }
 
-/// Reads cases, one JSON object a line; blank lines are passed over.
+/// Reads cases, one JSON object per line; blank lines are skipped.
 ///
 /// # Errors
 /// `CaseForm` with the line.

@@ -25,9 +25,7 @@ pub enum Refusal {
     #[error("nothing says where the learning rate is constant: the log has no learning rate")]
     NoPhases,
     /// The windows would end in an anneal that was really run.
-    #[error(
-        "step {end_step} lies beyond the stable phase, which ends at step {stable_end}: the run is annealed already"
-    )]
+    #[error("step {end_step} is after the stable phase, which ends at step {stable_end}: the run is annealed already")]
     AlreadyAnnealed {
         /// What was asked.
         end_step: u64,

@@ -73,7 +73,7 @@ fn intervals_hold_the_truth_about_as_often_as_they_say() {
         in_80 += holds(predicted.interval_80);
         in_95 += holds(predicted.interval_95);
     }
-    // The made noise is even and not normal, so that few truths lie far out.
+    // The made noise is even and not normal, so that few truths are far out.
     assert!((350..=460).contains(&in_80), "{in_80} of 500");
     assert!((470..=500).contains(&in_95), "{in_95} of 500");
 }

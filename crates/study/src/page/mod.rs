@@ -57,7 +57,7 @@ fn begin_page(title: &str, tool: &str, styles: &[&'static str]) -> Markup {
 fn end_page(mut page: Markup, footer: &str, scripts: &[&'static str]) -> String {
     page.element("footer").filled(footer);
     page.close();
-    // A div of its own and not `<div/>`, which HTML would not close.
+    // A full `<div></div>` and not `<div/>`, which HTML would not close.
     page.element("div").attr("id", "tip").attr("role", "tooltip").attr("hidden", "hidden").filled("");
     page.element("script").open();
     scripts.iter().for_each(|script| page.verbatim(script));

@@ -48,7 +48,7 @@ pub(super) fn write_run(page: &mut Markup, report: &Report) {
         write_key_entry(page, "annealed", Some((Mark::Square, "annealed")), "annealed fork");
     }
     page.close();
-    let caption = "The whole run. The shading is the phase of the learning rate, which is drawn below. A merge stands \
+    let caption = "The whole run. The shading is the phase of the learning rate, which is drawn below. A merge is \
                    at the step of its newest source. Training loss may leave the picture: test losses set its range.";
     write_figure(page, |width| draw_run(report, Extent::Whole, width), caption);
     page.close();
@@ -183,7 +183,7 @@ pub(super) fn write_limits(page: &mut Markup, report: &Report) {
     page.element("p").filled(seeds);
     if report.anneal.is_some() {
         let anneal = "The annealed fork has trained on as many tokens as the newest raw checkpoint, where both end at \
-                      the same step; the merge has trained on none of its own.";
+                      the same step; the merge was not trained further.";
         page.element("p").filled(anneal);
     }
 }

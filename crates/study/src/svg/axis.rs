@@ -1,4 +1,4 @@
-//! The same picture by steps, by tokens and by time: where a step lies on each axis.
+//! The same picture by steps, by tokens and by time: where a step is on each axis.
 
 use super::frame::Frame;
 use super::scale::place_of;
@@ -69,7 +69,7 @@ impl StepAxis {
         (knots.len() > 1).then_some(Self { kind, knots })
     }
 
-    /// The value of a step; beyond what is known the last pace goes on.
+    /// The value of a step; beyond what is known the last pace continues.
     pub(crate) fn value(&self, step: f64) -> f64 {
         let [.., before, last] = self.knots.as_slice() else { return step };
         let i = self.knots.partition_point(|knot| knot.0 < step);

@@ -151,7 +151,7 @@ pub(crate) fn draw_label(svg: &mut Markup, class: &str, anchor: Anchor, at: (f64
         .filled(text);
 }
 
-/// Which end of a text stands at its place.
+/// Which end of a text is at its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Anchor {
     Start,

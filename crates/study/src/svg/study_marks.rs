@@ -1,4 +1,4 @@
-//! Marks of a study's picture, few enough to read and to move over: what stands in one place becomes a range with its best.
+//! Marks of a study's picture, few enough to read and to move over: what is in one place becomes a range with its best.
 
 use std::collections::BTreeSet;
 
@@ -38,7 +38,7 @@ pub(super) fn draw_raws(svg: &mut Markup, view: &StudyView<'_>, metric: Metric<'
     let first = raws.partition_point(|raw| !run.holds(run.x(raw.0))).saturating_sub(1);
     raws.drain(..first);
     let n_columns = run.frame.width.choose(55, 26);
-    // Without clamping: what leaves the picture at its beginning is cut off, as a line that goes on.
+    // Without clamping: what leaves the picture at its beginning is cut off, as a line that continues.
     let places: Vec<(f64, f64)> =
         raws.iter().map(|(step, score)| (run.x(*step), run.frame.y.place(score.value))).collect();
     let kept = thin_curve(&places, n_columns);
@@ -113,7 +113,7 @@ pub(super) fn draw_merges(
         if gathered {
             draw_range(svg, metric, column);
         }
-        // Worst first, so that the best lies on top.
+        // Worst first, so that the best is on top.
         for (rank, one) in column.iter().enumerate().rev() {
             if !gathered || rank == 0 || view.is_chosen(one.trial) {
                 draw_merge(svg, view, one);
@@ -191,7 +191,7 @@ pub(super) fn draw_forecasts(svg: &mut Markup, view: &StudyView<'_>, metric: Met
         if !run.holds(x) {
             continue;
         }
-        // Forecasts of one step would lie on each other.
+        // Forecasts of one step would overlap.
         if (x - x_before).abs() < 9.0 {
             x = x_before - 10.0;
         }

@@ -43,7 +43,7 @@ impl RunFrame<'_> {
         self.frame.x.place(self.axis.value(place_of(step)))
     }
 
-    /// Where a value stands, and whether it had to be moved to the edge.
+    /// Where a value is drawn, and whether it had to be moved to the edge.
     pub(super) fn place(&self, step: u64, value: f64) -> ((f64, f64), bool) {
         let [low, high] = self.y_range;
         let shown = value.clamp(low, high);
@@ -67,7 +67,7 @@ pub(crate) fn end_from(view: &StudyView<'_>, metric: Metric<'_>) -> Option<u64> 
     (from > last / 5 && from < last).then_some(from)
 }
 
-/// Draws the run; `shown` gathers the trials that have a mark of their own.
+/// Draws the run; `shown` gathers the trials that have a separate mark.
 pub(crate) fn draw_study_run(picture: &RunPicture<'_>, width: Width, shown: &mut BTreeSet<usize>) -> Markup {
     let height = width.choose(330.0, 270.0);
     let mut svg = begin_chart(width, height + STRIP + 96.0, &label_of(picture), &describe(picture));

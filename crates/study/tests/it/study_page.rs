@@ -136,7 +136,7 @@ fn each_part_stands_alone_and_an_empty_record_has_a_page() {
 fn thousands_of_trials_and_checkpoints_stay_small_and_keep_their_extremes() {
     let mut record = large();
     assert_eq!((record.trials.len(), record.raws.len()), (2_000, 2_000));
-    // One step of training and one checkpoint stand out: they may not be thinned away.
+    // One step of training and one checkpoint differ from the rest: they may not be thinned away.
     record.training[1_700].nll_nats = 9.5;
     record.raws[1_500].scores[2].value = 2.9;
     let page = render_study(&record);
@@ -204,7 +204,7 @@ fn what_is_hidden_without_a_script_is_what_was_not_chosen_first() {
     }
     let is_shown = |node: &roxmltree::Node<'_, '_>| !node.has_attribute("hidden");
     let axes = elements(&document).filter(|node| node.has_attribute("data-axis")).filter(is_shown);
-    // Steps and tokens share their places, and time has pictures of its own, whose first ticks are ready but not shown.
+    // Steps and tokens share their places, and time has separate pictures, whose first ticks are ready but not shown.
     let blocks: Vec<_> = axes.filter(|node| node.has_tag_name(("http://www.w3.org/1999/xhtml", "div"))).collect();
     assert!(blocks.len() > 4, "{}", blocks.len());
     for node in blocks {

@@ -79,7 +79,7 @@ impl Spread {
         self.least = _mm256_min_epu16(self.least, _mm256_sub_epi16(doubled, _mm256_set1_epi16(1)));
     }
 
-    /// Whether every lane's exponents lie within `limit` of each other and none is above `highest`.
+    /// Whether every lane's exponents are within `limit` of each other and none is above `highest`.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     fn is_within(self, limit: i16, highest: i16) -> bool {

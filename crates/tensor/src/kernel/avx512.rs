@@ -66,7 +66,7 @@ impl Spread {
         self.least[register] = _mm512_min_epu16(self.least[register], less_one);
     }
 
-    /// Lanes whose exponents lie within `limit` of each other.
+    /// Lanes whose exponents are within `limit` of each other.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     fn lanes_within(&self, register: usize, limit: i16) -> __mmask32 {

@@ -57,7 +57,7 @@ pub(crate) trait Input {
     /// Bits of the significand, the hidden one included.
     const PRECISION: i32;
     const INFINITY: u32;
-    /// One element's bits as they lie in memory.
+    /// One element's bits as they are in memory.
     type Raw: Raw;
     /// The bits of one element.
     fn bits(raw: Self::Raw) -> u32;
@@ -74,7 +74,7 @@ impl Raw for u16 {}
 impl Raw for u32 {}
 impl Raw for u64 {}
 
-/// The first `N` elements of `bytes`, which may lie anywhere.
+/// The first `N` elements of `bytes`, at any alignment.
 ///
 /// # Panics
 /// If there are not as many.
@@ -127,7 +127,7 @@ impl Input for InF16 {
     }
     #[inline(always)]
     fn widen(bits: u32) -> f64 {
-        // The bits as a single 2^112 too small: subnormals need no case of their own.
+        // The bits as a single 2^112 too small: subnormals need no separate case.
         let small = f64::from(f32::from_bits((bits & 0x8000) << 16 | (bits & 0x7FFF) << 13));
         small * F16_SCALE
     }
@@ -188,7 +188,7 @@ pub(crate) trait Output {
     fn store_tile(bits: &[u32; TILE], bytes: &mut [u8]);
 }
 
-/// Stores lanes of integers, wherever the bytes lie.
+/// Stores lanes of integers, at any alignment.
 ///
 /// # Panics
 /// If there is not room for all.
@@ -301,7 +301,7 @@ impl Rounded {
 
 /// |s|/d rounded to nearest, ties to even, without its sign: exact if `s` and `d` are.
 ///
-/// A neighbour of the quotient is known; which side of the midpoint above it |s|/d lies on is the sign of |s| - m d,
+/// A neighbour of the quotient is known; which side of the midpoint above it |s|/d is on is the sign of |s| - m d,
 /// which a fused multiply-add has right (and so has a plain one while m d is exact).
 #[inline(always)]
 pub(crate) fn round_quotient<O: Output, M: MultiplyAdd>(s: f64, d: f64, reciprocal: f64) -> Rounded {
@@ -410,7 +410,7 @@ pub(crate) fn sum_tile<I: Input, O: Output, M: MultiplyAdd>(
     unsettled
 }
 
-/// Between how many exponents a lane's inputs may lie for its sum, and the sign that rounds it, to be exact.
+/// How far apart the exponents of a lane's inputs may be for its sum, and the sign that rounds it, to be exact.
 fn exact_spread_of<I: Input, M: MultiplyAdd>(prepared: &Prepared) -> i32 {
     /// m d is exact in 53 bits while d has at most this many beside the 25 of m.
     const MAX_PLAIN_DIVISOR: f64 = 268_435_456.0;

@@ -103,7 +103,7 @@ impl Prepared {
         self.words.as_ref().is_some_and(|words| words.divisor == 1 && words.numerators == [1])
     }
 
-    /// Between how many exponents the inputs of one element may lie for their sum to be exact in an accumulator of
+    /// How far apart the exponents of one element's inputs may be for their sum to be exact in an accumulator of
     /// this many bits; below 0 if never. `precision` is that of the inputs.
     pub(crate) fn exact_spread(&self, accumulator_bits: i32, precision: i32) -> i32 {
         if self.is_small { accumulator_bits - precision - self.log2_sum_abs } else { -1 }

@@ -59,7 +59,7 @@ impl<O: Output> WideOutput for O {
     #[inline(always)]
     fn round_pair(high: f64, low: f64) -> u64 {
         let (near, rest) = two_sum(high, low);
-        // To odd: of the two doubles around the pair the one that is no tie of a shorter format.
+        // To odd: of the two doubles around the pair the one that is not a tie of a shorter format.
         let bits = near.to_bits();
         let odd = if rest == 0.0 || bits & 1 == 1 { bits } else { bits.wrapping_sub(u64::from(rest < 0.0)) | 1 };
         u64::from(round_quotient::<O, Separate>(f64::from_bits(odd), 1.0, 1.0).bits)

@@ -37,7 +37,7 @@ pub(super) struct Attempt {
     pending: Option<LogEntry>,
     last_loss: Option<Step>,
     notes: Vec<LogNote>,
-    /// When the file was begun, in seconds since 1970, if its name says so.
+    /// When the file was started, in seconds since 1970, if its name says so.
     begun_at: Option<u64>,
 }
 

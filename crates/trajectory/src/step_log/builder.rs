@@ -321,7 +321,7 @@ impl<'a> LogBuilder<'a> {
         self.names.begin_record();
     }
 
-    /// Decides about the columns and makes the log. Files need not be begun and ended if there is only one.
+    /// Decides about the columns and makes the log. Starting and ending files is optional if there is only one.
     pub(super) fn finish(mut self) -> Result<StepLog, LogError> {
         if self.attempts.is_empty() {
             self.end_file()?;

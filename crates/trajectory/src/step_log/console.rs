@@ -51,15 +51,20 @@ pub(super) struct Console {
     heading: Option<u64>,
     /// Whether the record that is being read has values and no step.
     is_waiting: bool,
+    /// Whether nothing was printed since that record.
+    is_at_record: bool,
     bars: Bars,
 }
 
 /// The progress bars between records without a step.
 #[derive(Debug, Default)]
 struct Bars {
-    /// Steps of the bar with the most steps, which is that of training: evaluations have bars too.
+    /// Steps of the bar that counts: the one with the most steps, because evaluations have bars too. The preparation
+    /// of data may have a bar with still more, which no record follows.
     total: u64,
     newest: Option<u64>,
+    /// Whether a record has its step from the bar that counts.
+    has_given: bool,
     n_with: usize,
     n_without: usize,
 }
@@ -83,10 +88,34 @@ impl LineFormat for Console {
     }
 }
 
+impl Bars {
+    /// Whether a bar counts. Trainer redraws its bar directly after each dictionary that it prints, which makes that
+    /// bar the one of training, whatever larger ones came before.
+    fn count(&mut self, bar: &Bar<'_>, is_at_record: bool) -> bool {
+        let takes_over = is_at_record && !self.has_given;
+        if bar.total < self.total && !takes_over {
+            return false;
+        }
+        if bar.total != self.total {
+            self.total = bar.total;
+            self.has_given = false;
+        }
+        self.newest = Some(bar.done);
+        true
+    }
+}
+
 impl Console {
     fn read_part(&mut self, part: &[u8], builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
+        if part.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        let is_at_record = std::mem::take(&mut self.is_at_record);
         if let Some(bar) = read_bar(part) {
-            return self.take_bar(&bar, builder);
+            if self.bars.count(&bar, is_at_record) {
+                self.take_bar(&bar, builder)?;
+            }
+            return Ok(());
         }
         let rank = read_rank(part);
         if let Some(rank) = rank
@@ -125,7 +154,10 @@ impl Console {
         if has_values {
             match self.heading {
                 Some(step) => builder.set_step(step),
-                None => self.is_waiting = true,
+                None => {
+                    self.is_waiting = true;
+                    self.is_at_record = true;
+                }
             }
         }
         Ok(())
@@ -142,6 +174,7 @@ impl Console {
                 Some(step) => {
                     builder.set_step(step);
                     self.bars.n_with += 1;
+                    self.bars.has_given = true;
                 }
                 None => self.bars.n_without += 1,
             }
@@ -150,11 +183,6 @@ impl Console {
     }
 
     fn take_bar(&mut self, bar: &Bar<'_>, builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
-        if bar.total < self.bars.total {
-            return Ok(());
-        }
-        self.bars.total = bar.total;
-        self.bars.newest = Some(bar.done);
         // Trainer redraws its bar after each dictionary that it prints. A record with its own step keeps it.
         if self.is_waiting || builder.has_values() {
             self.end_record(builder)?;

@@ -8,7 +8,7 @@ use super::lines::{Line, LineFormat, read_text};
 use super::number::LogNumber;
 use super::{LogError, StepLog};
 
-/// More columns than this are no log.
+/// A file with more columns than this is not a log.
 const MAX_COLUMNS: usize = 65_536;
 /// A row over more lines or bytes than this has a quote that is not closed.
 const MAX_ROW_LINES: usize = 64;
@@ -16,7 +16,7 @@ const MAX_ROW_BYTES: usize = 1 << 16;
 /// How people and libraries write a missing value.
 const ABSENT: [&str; 7] = ["", "NA", "N/A", "n/a", "null", "None", "-"];
 
-/// Reads CSV: the first line names the columns; every line has as many fields; an empty field is no value.
+/// Reads CSV: the first line names the columns; every line has as many fields; an empty field has no value.
 ///
 /// A header in the middle, as a resumed run writes it, names the columns of the lines after it. Lines with more or
 /// fewer fields, or with text in a column of numbers, are skipped and counted.
@@ -237,7 +237,7 @@ fn header_names(line: &[u8], separator: u8) -> Vec<String> {
     fields.map(|field| field.map(text).unwrap_or_default()).take(MAX_COLUMNS + 1).collect()
 }
 
-/// Whether a text has an odd number of quotes: within a field, two quotes stand for one.
+/// Whether a text has an odd number of quotes: within a field, two quotes mean one.
 fn has_open_quote(text: &[u8]) -> bool {
     memchr::memchr_iter(b'"', text).count() % 2 == 1
 }
@@ -287,7 +287,7 @@ impl<'a> Fields<'a> {
             let (part, tail) = rest.split_at(end);
             field.extend_from_slice(part);
             let tail = tail.get(1..).unwrap_or_default();
-            // Two quotes stand for one.
+            // Two quotes mean one.
             if let Some(more) = tail.strip_prefix(b"\"") {
                 field.push(b'"');
                 rest = more;

@@ -233,7 +233,7 @@ impl<'de> Visitor<'de> for KeySeed {
     }
 }
 
-/// Reads one value: a number is kept, an object is joined, anything else is passed over.
+/// Reads one value: a number is kept, an object is joined, anything else is skipped.
 struct ValueSeed<'a, 'b> {
     builder: &'a mut LogBuilder<'b>,
     name: &'a str,
@@ -389,7 +389,7 @@ impl<'de> Deserialize<'de> for MaybeWhole {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let columns = ColumnMap::default();
         let mut builder = LogBuilder::new(&columns);
-        // The reader of values keeps what is a number under the name `step` and passes over the rest.
+        // The reader of values keeps what is a number under the name `step` and skips the rest.
         ValueSeed { builder: &mut builder, name: "step", depth: MAX_DEPTH }.deserialize(deserializer)?;
         Ok(Self(builder.current_step()))
     }

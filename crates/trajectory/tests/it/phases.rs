@@ -114,7 +114,7 @@ fn a_constant_rate_is_stable_throughout_and_a_ramp_is_warmup() {
     let phases = phases_of(10, 1000, |_| PEAK);
     assert_eq!(phases.phase_at(Step(0)), Some(Phase::Stable));
     assert_eq!((phases.stable_end(), phases.segments().len()), (None, 1));
-    // A checkpoint may be saved just after the last entry; what lies further on is not known.
+    // A checkpoint may be saved just after the last entry; what comes later is not known.
     assert_eq!(phases.phase_at(Step(1010)), Some(Phase::Stable));
     assert_eq!(phases.phase_at(Step(1011)), None);
     let phases = phases_of(10, 1000, |step| PEAK * step as f64 / 2000.0);

@@ -379,6 +379,50 @@ fn printed_dictionaries_take_their_step_from_the_bar_behind_them() {
     assert_eq!(StepLog::open_all(&disk(), &[path], &options).unwrap().entries(), [whole(10), whole(20), whole(30)]);
 }
 
+/// What Trainer prints after these bars of the preparation of its data.
+fn check_trainer_after(bars: &str) {
+    let bar = |step: u64| format!("\r  0%|          | {step}/5000 [00:10<1:23:20,  1.00s/it]");
+    let mut text = format!("{bars}\n\r  0%|          | 0/5000 [00:00<?, ?it/s]");
+    for step in 1..=30 {
+        text += &bar(step);
+        if step % 10 == 0 {
+            let dictionary = format!("{{'loss': {}, 'grad_norm': 0.5, 'epoch': 0.1}}", loss(step));
+            text += &format!("\n{:60}\n{dictionary}\n{}", "", bar(step));
+        }
+        if step % 15 == 0 {
+            text += "\n\r 50%|█████     | 5/10 [00:01<00:01]\r100%|██████████| 10/10 [00:02<00:00]\n";
+            text += "{'eval_loss': 9.0, 'epoch': 0.2}\n";
+        }
+    }
+    let whole = |step| LogEntry { grad_norm: Some(0.5), ..entry(step, loss(step)) };
+    assert_eq!(console(&text).entries(), [whole(10), whole(20), whole(30)], "{bars}");
+}
+
+#[test]
+fn larger_bars_before_training_do_not_hide_its_steps() {
+    check_trainer_after("");
+    check_trainer_after("Map: 100%|██████████| 500/500 [00:01<00:00, 8000.00 examples/s]");
+    check_trainer_after(
+        "\rMap:   0%|          | 0/50000 [00:00<?, ? examples/s]\rMap: 100%|██████████| 50000/50000 [00:06<00:00]",
+    );
+    check_trainer_after(
+        "Filter: 100%|██████████| 60000/60000 [00:06<00:00]\nGrouping: 100%|██████████| 50000/50000 [00:06<00:00]",
+    );
+}
+
+#[test]
+fn a_smaller_bar_takes_over_only_where_it_directly_follows_a_dictionary() {
+    let dictionary = |step| format!("{{'loss': {}}}\n", loss(step));
+    let bar = |step: u64, n: u64| format!("\r  0%|          | {step}/{n} [00:10<1:23:20]");
+    // The bar of training has given its steps, so that a bar of an evaluation gives none.
+    let training = format!("{}{}\n", dictionary(10), bar(10, 5000));
+    let text = format!("{training}{}{}{}", dictionary(20), bar(3, 100), bar(20, 5000));
+    assert_eq!(console(&text).entries(), [entry(10, loss(10)), entry(20, loss(20))]);
+    // Another line comes between.
+    let text = format!("{}\n{}Evaluating\n{}{}", bar(0, 5000), dictionary(10), bar(3, 100), bar(10, 5000));
+    assert_eq!(console(&text).entries(), [entry(10, loss(10))]);
+}
+
 #[test]
 fn the_kind_of_a_log_is_recognized_after_rubbish() {
     let folder = tempfile::tempdir().unwrap();

@@ -183,9 +183,24 @@ fn epochs_are_steps_only_if_no_name_has_a_step() {
     let run = TestRun::new(["epoch_1", "epoch_2", "step_500", "step_1000"]);
     assert_eq!(finished_steps(&run.open().unwrap()), [500, 1000]);
     assert_eq!(run.open().unwrap().ignored(), ["epoch_1", "epoch_2"]);
-    assert!(run.trajectory().notes().is_empty());
+    assert_eq!(run.trajectory().notes(), [epochs_ignored(&["epoch_1", "epoch_2"])]);
     let run = TestRun::new(["epoch=1-step=500", "epoch=2-step=1000", "epoch=3"]);
     assert_eq!(finished_steps(&run.open().unwrap()), [500, 1000]);
+    assert_eq!(run.trajectory().notes(), [epochs_ignored(&["epoch=3"])]);
+    // Without names by epoch there is nothing to say.
+    assert!(TestRun::new(["epoch=1-step=500", "latest"]).trajectory().notes().is_empty());
+}
+
+fn epochs_ignored(names: &[&str]) -> TrajectoryNote {
+    TrajectoryNote::EpochsIgnored { names: names.iter().map(|name| (*name).to_owned()).collect() }
+}
+
+#[test]
+fn a_note_on_many_epochs_names_the_first_of_them() {
+    let names: Vec<String> = (0..12).map(|n| format!("epoch_{n}")).collect();
+    let note = TrajectoryNote::EpochsIgnored { names }.to_string();
+    assert!(note.starts_with("checkpoints named by epoch are ignored because others are named by step: `epoch_0`, "));
+    assert!(note.ends_with("`epoch_9`, and 2 more"), "{note}");
 }
 
 #[test]
@@ -239,10 +254,38 @@ fn a_glance_tells_a_run_from_a_checkpoint() {
         .write("model.safetensors", tiny_safetensors())
         .write("global_step500/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "x");
     assert_eq!(look(&checkpoint), PathKind::Checkpoint);
+    let checkpoint = checkpoint.write("global_step500/mp_rank_00_model_states.pt", "x");
+    assert_eq!(look(&checkpoint), PathKind::Checkpoint);
+}
+
+/// A final model beside the checkpoints of a run, each of which consists of these files.
+fn check_run_with_final_model(files: &[&str]) {
+    let write_all =
+        |run: TestRun, step| files.iter().fold(run, |run, name| run.write(&format!("checkpoint-{step}/{name}"), "x"));
+    let run = TestRun::new::<&str>([]).write("model.safetensors", tiny_safetensors());
+    let run = write_all(write_all(run, 10), 20);
+    assert_eq!(look_at_path(&disk(), run.path(), None).unwrap(), PathKind::RunWithCheckpoint, "{files:?}");
 }
 
 #[test]
-fn a_step_that_stands_twice_is_reported() {
+fn checkpoints_of_each_format_beside_a_final_model_are_a_run() {
+    check_run_with_final_model(&["model.safetensors"]);
+    check_run_with_final_model(&[".metadata", "__0_0.distcp", "__1_0.distcp"]);
+    check_run_with_final_model(&["pytorch_model.bin"]);
+    check_run_with_final_model(&["pytorch_model.bin.index.json", "pytorch_model-00001-of-00001.bin"]);
+    check_run_with_final_model(&["mp_rank_00/model_optim_rng.pt"]);
+    check_run_with_final_model(&["mp_rank_00_model_states.pt"]);
+    check_run_with_final_model(&["lit_model.pth"]);
+    // Folders whose names say steps and that hold no checkpoint are part of the model beside them.
+    let state = TestRun::new::<&str>([])
+        .write("model.safetensors", tiny_safetensors())
+        .write("checkpoint-10/optimizer.pt", "x")
+        .write("step-10/notes.txt", "x");
+    assert_eq!(look_at_path(&disk(), state.path(), None).unwrap(), PathKind::Checkpoint);
+}
+
+#[test]
+fn a_step_that_appears_twice_is_reported() {
     let run = TestRun::new(["step_100", "checkpoint-100", "step_200"]).write("step-200/model.safetensors", "");
     let opened = run.open().unwrap();
     assert_eq!(opened.duplicates(), [(Step(100), vec!["checkpoint-100", "step_100"])]);
@@ -352,7 +395,7 @@ fn tokens_come_from_the_log_at_the_step_or_between_equal_rates() {
         "{\"step\":10,\"loss\":3,\"tokens\":1000}\n{\"step\":20,\"loss\":3,\"tokens\":2000}\n{\"step\":30,\"loss\":3,\"tokens\":5000}\n",
     );
     let (log, between) = (Some(TokensSource::Log), Some(TokensSource::LogInterpolated));
-    // Step 25 lies where the rate changes, step 40 beyond the log.
+    // Step 25 is where the rate changes, step 40 beyond the log.
     let expected = [(Some(500), between), (Some(1000), log), (Some(1500), between), (None, None), (None, None)];
     assert_eq!(tokens_of(&run), expected);
 }

@@ -158,7 +158,7 @@ fn judge(shape: Shape, found: &[Spike], at: usize, falls_back: bool) -> (bool, u
     let is_right = |spike: &&Spike| {
         spike.onset.0.abs_diff(10 * at as u64) <= 30
             && spike.peak >= spike.onset
-            // A loss that goes on falling reaches its old level in time, however high it was lifted.
+            // A loss that keeps falling reaches its old level in time, however high it was lifted.
             && (spike.end.is_some() == shape.comes_back() || falls_back)
     };
     let n_right = found.iter().filter(is_right).count();

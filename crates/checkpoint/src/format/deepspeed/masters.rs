@@ -1,6 +1,6 @@
 //! FP32 masters, assembled from the shares of all ranks.
 //!
-//! ZeRO-1 and 2 lay the parameters of a group end to end and cut the whole into one share for each rank; ZeRO-3 cuts
+//! ZeRO-1 and 2 concatenate the parameters of a group and cut the whole into one share for each rank; ZeRO-3 cuts
 //! each parameter into as many equal parts as there are ranks, the last one padded with uninitialised memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -270,7 +270,7 @@ fn whole_numbers(value: Option<Value<'_>>, what: &'static str) -> Result<Vec<u64
     value.items().map(Value::as_u64).collect::<Option<_>>().ok_or(fault)
 }
 
-/// Checks that every element of a tensor lies in its storage.
+/// Checks that every element of a tensor is within its storage.
 fn place_in<'a>(
     storage: &StorageRef<'a>,
     dtype: Dtype,

@@ -1,4 +1,4 @@
-//! What it took, where everything lies, and the lines that make each trial again.
+//! What it took, where everything is, and the lines that make each trial again.
 
 use crate::markup::Markup;
 use crate::study_view::{MAX_METRICS, StudyView, merge_command, window_words};

@@ -34,7 +34,7 @@ pub(super) fn write_run(page: &mut Markup, view: &StudyView<'_>, axes: &[StepAxi
             ""
         };
         let caption = format!(
-            "A merge stands at its newest source, a forecast where the anneal would end. Many merges in one place are \
+            "A merge is at its newest source, a forecast where the anneal would end. Many merges in one place are \
              drawn as a bar from best to worst, with the first in rank on it. The shading is the phase of the learning \
              rate, drawn below. Point at a mark, or walk along them with the arrow keys, for its numbers.{training}"
         );

@@ -72,7 +72,7 @@ fn write_recovery(page: &mut Markup, view: &StudyView<'_>) {
     let list: Vec<String> = steps.iter().map(u64::to_string).collect();
     let text = match list.as_slice() {
         [] => "No checkpoint is proposed to resume from.".to_owned(),
-        [only] => format!("One checkpoint lies before the onset: resume from step {only}, unmerged."),
+        [only] => format!("There is one checkpoint before the onset: resume from step {only}, unmerged."),
         many => format!("Proposed start point: the average of steps {}, before the onset.", many.join(", ")),
     };
     page.element("p").filled(text);
