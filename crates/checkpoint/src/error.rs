@@ -381,6 +381,7 @@ impl Error {
             Self::Dcp { source, .. } => return source.hint(),
             Self::TorchCheckpointing { source, .. } => return source.hint(),
             Self::IndexMismatch { .. } => "files of two saves may be mixed in this folder: copy the checkpoint again",
+            Self::UnwritableTensor { .. } => "`--format safetensors` writes the tensors of any checkpoint",
             Self::CannotKeepFiles { .. } => "write the tensors anew, with `--format safetensors`",
             Self::OutputExists { .. } => "give another path",
             Self::StageMismatch { .. } => "discard the partial output and start over",
