@@ -4,6 +4,7 @@
 //!
 //! Start with [`engine::execute_merge`]; what multiplies what is decided in [`scheme`] alone.
 
+mod aliases;
 pub mod align;
 pub mod card;
 pub mod coefficients;
@@ -22,6 +23,7 @@ pub mod gram;
 pub mod in_memory;
 mod journal;
 mod ledger;
+pub mod masters;
 mod memory;
 mod output;
 pub mod output_format;

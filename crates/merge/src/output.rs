@@ -14,6 +14,7 @@ use thalweg_storage::publish::Replace;
 use thalweg_tensor::digest::{DigestKind, ListHasher};
 use thalweg_tensor::{Digest, Dtype, TensorSink};
 
+use crate::aliases::check_aliases;
 use crate::align::{MergeLayout, OpenSource};
 use crate::card::model_card;
 use crate::combine::output_dtype;
@@ -23,6 +24,7 @@ use crate::engine::Merged;
 use crate::error::Error;
 use crate::frame::{framed_receipts, write_copies};
 use crate::ledger::TensorRecord;
+use crate::masters::unreached_masters;
 use crate::output_format::{FormatError, OutputFormat};
 use crate::own::MERGED_FOLDER;
 use crate::plan::OutputPlan;
@@ -53,7 +55,11 @@ pub(crate) fn output_layout(
         return Ok(layout_output(&tensors, output.out_shard_bytes, &BTreeMap::new())?);
     }
     match kept_source(output, sources) {
-        Some(newest) => layout_like_newest(output, newest, sources, &tensors, storage),
+        Some(newest) => {
+            let laid_out = layout_like_newest(output, newest, sources, &tensors, storage)?;
+            check_aliases(output, &laid_out, layout, sources)?;
+            Ok(laid_out)
+        }
         None => lay_out_anew(output, sources, &tensors, storage),
     }
 }
@@ -106,6 +112,9 @@ fn layout_like_newest(
     tensors: &[LayoutEntry],
     storage: &Arc<dyn Storage>,
 ) -> Result<OutputLayout, Error> {
+    if let Some(master) = unreached_masters(storage, &newest.checkpoint, &output.reading)? {
+        return Err(FormatError::StaleMasters { master }.into());
+    }
     let other_copy = open_other_copy(storage, &newest.checkpoint, &output.reading)?;
     let replaced: BTreeSet<String> = match output.policy.side_files_from == output.policy.newest {
         true => BTreeSet::new(),

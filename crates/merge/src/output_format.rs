@@ -4,9 +4,14 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use thalweg_checkpoint::{Checkpoint, can_be_template};
-use thalweg_tensor::DtypeClass;
+use thalweg_tensor::{DtypeClass, display_name};
 
-use crate::plan::OutputDtype;
+use crate::align::OpenSource;
+use crate::output::kept_source;
+use crate::plan::{OutputDtype, OutputPlan};
+
+/// How many keys a line lists.
+const MAX_KEYS: usize = 6;
 
 /// The format of an output.
 ///
@@ -134,6 +139,25 @@ pub enum FormatError {
         /// That of the newest source.
         found: &'static str,
     },
+    /// The state of the optimizer has copies of the parameters that the merge does not reach.
+    #[error(
+        "the state of the optimizer has copies of the parameters, such as `{master}`, that are not merged: a trainer that \
+         resumed from them would undo the merge"
+    )]
+    StaleMasters {
+        /// The first of them.
+        master: String,
+    },
+    /// Tensors that share bytes and have different results.
+    #[error("tensors `{a}` and `{b}` share bytes in the newest source, but {reason}: its files cannot hold both results")]
+    SharedBytes {
+        /// One of them.
+        a: String,
+        /// The other one; the same name if a tensor repeats its elements.
+        b: String,
+        /// What differs.
+        reason: String,
+    },
     /// The format has no place for the state of the optimizer, or the files that hold it are not kept.
     #[error("an output in the format `{format}` made from `{found}` has no state of the optimizer")]
     NoOptimizer {
@@ -148,9 +172,10 @@ impl FormatError {
     /// What to do next.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::NotWritten { .. } | Self::OnlyFromItself { .. } => {
+            Self::NotWritten { .. } | Self::OnlyFromItself { .. } | Self::SharedBytes { .. } => {
                 "`--format safetensors` writes the tensors of any checkpoint"
             }
+            Self::StaleMasters { .. } => "leave its state out with `--optimizer drop`",
             Self::NoOptimizer { .. } => "leave out `--optimizer newest`",
         }
     }
@@ -167,20 +192,38 @@ pub struct ChosenFormat {
     pub note: Option<String>,
 }
 
-/// Chooses the format of an output by its newest source, `newest`. `keeps_all` says whether no tensor is left out.
+/// What decides whether an output can have the files of its newest source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keeping<'a> {
+    /// Element type of the output.
+    pub dtype: OutputDtype,
+    /// Whether no tensor is left out.
+    pub keeps_all: bool,
+    /// A copy of parameters that the merge would not reach, of [`unreached_masters`](crate::masters::unreached_masters).
+    pub unreached_master: Option<&'a str>,
+}
+
+/// Chooses the format of an output by its newest source, `newest`.
 ///
 /// # Errors
 /// A [`FormatError`] if what was asked for is impossible.
 pub fn choose_format(
     request: FormatRequest,
     newest: &Checkpoint,
-    (dtype, keeps_all): (OutputDtype, bool),
+    keeping: Keeping<'_>,
 ) -> Result<ChosenFormat, FormatError> {
     let found = newest.format_name();
     let own = OutputFormat::of(newest);
     let keeps_files = |format: OutputFormat| {
         let optimizer = request.optimizer.unwrap_or(OptimizerPolicy::Newest);
-        keeps_all && format.keeps_files_of(newest, dtype, optimizer)
+        let Keeping { dtype, keeps_all, unreached_master } = keeping;
+        keeps_all && unreached_master.is_none() && format.keeps_files_of(newest, dtype, optimizer)
+    };
+    // Whether those copies are all that is in the way.
+    let stale = keeping.unreached_master.filter(|_| keeping.keeps_all).map(str::to_owned);
+    let is_stale = |format: OutputFormat| {
+        let optimizer = request.optimizer.unwrap_or(OptimizerPolicy::Newest);
+        stale.clone().filter(|_| format.keeps_files_of(newest, keeping.dtype, optimizer))
     };
     let can_be_made = |format: &OutputFormat| format.is_written_anew() || keeps_files(*format);
     let (format, note) = match request.format {
@@ -201,10 +244,32 @@ pub fn choose_format(
         return Err(FormatError::OnlyFromItself { format, found });
     }
     let optimizer = if keeps_files(format) { OptimizerPolicy::Newest } else { OptimizerPolicy::Drop };
+    let stale = is_stale(format);
     if request.optimizer == Some(OptimizerPolicy::Newest) && optimizer == OptimizerPolicy::Drop {
-        return Err(FormatError::NoOptimizer { format, found });
+        return Err(match stale {
+            Some(master) => FormatError::StaleMasters { master },
+            None => FormatError::NoOptimizer { format, found },
+        });
     }
-    Ok(ChosenFormat { format, optimizer, note })
+    let left_out = |master| format!("{}; it is left out", FormatError::StaleMasters { master });
+    Ok(ChosenFormat { format, optimizer, note: note.or(stale.map(left_out)) })
+}
+
+/// In which files an output is written and what it has besides the merged tensors, in a line; `None` for safetensors made
+/// from safetensors.
+pub fn describe_format(output: &OutputPlan, sources: &[OpenSource]) -> Option<String> {
+    let planned = output.newest_source()?;
+    let newest = sources.iter().find(|source| source.path == planned.path)?;
+    let format = output.format;
+    if kept_source(output, sources).is_none() {
+        let is_plain = format.is_safetensors() && newest.checkpoint.format_name() == format.to_string();
+        return (!is_plain).then(|| format!("written as {format}, with nothing else from the checkpoints' own files"));
+    }
+    let name = newest.path.file_name().unwrap_or(newest.path.as_os_str()).to_string_lossy().into_owned();
+    let keys = newest.checkpoint.findings().other_keys.iter().map(|(key, n)| format!("`{}` ({n})", display_name(key)));
+    let keys: Vec<String> = keys.take(MAX_KEYS).collect();
+    let tensors = if keys.is_empty() { String::new() } else { format!(", also the tensors under {}", keys.join(", ")) };
+    Some(format!("written as {format}; everything else is as in `{}`{tensors}", display_name(&name)))
 }
 
 #[cfg(test)]

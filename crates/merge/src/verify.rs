@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use thalweg_checkpoint::{Checkpoint, ReadOptions, frame_ranges, open_checkpoint_with, shard_digest};
 use thalweg_storage::Storage;
+use thalweg_storage::guard::foreign_entries;
 use thalweg_tensor::digest::{
     Digest, DigestKind, ListHasher, SUBTREE_BYTES, SubtreeDigest, bytes_digest, tensor_digest,
 };
@@ -163,13 +164,31 @@ pub(crate) fn verify_receipt(
         let plain = ReadOptions::default();
         let reading = if keeps_keys(receipt) { &receipt.plan.reading } else { &plain };
         match open_checkpoint_with(&run.storage, folder, reading) {
-            Ok(checkpoint) => check_tensors(&checkpoint, receipt, run, &mut found)?,
+            Ok(checkpoint) => match check_tensors(&checkpoint, receipt, run, &mut found) {
+                // What surrounds a tensor in its file, such as an archive, is damaged.
+                Err(error @ (Error::Access { .. } | Error::Checkpoint(_))) if !is_io(&error) => {
+                    found.files.push(Verdict { name: folder.display().to_string(), fault: Some(error.to_string()) });
+                }
+                checked => checked?,
+            },
             Err(error) => {
                 found.files.push(Verdict { name: folder.display().to_string(), fault: Some(error.to_string()) });
             }
         }
     }
     Ok(found)
+}
+
+/// Whether the system refused to read, which says nothing about the bytes.
+fn is_io(error: &Error) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(found) = cause {
+        if found.is::<std::io::Error>() {
+            return true;
+        }
+        cause = found.source();
+    }
+    false
 }
 
 /// Whether the tensors of an output are under the key of the newest source. Outputs written anew hold only what was read.
@@ -182,14 +201,14 @@ fn keeps_keys(receipt: &MergeReceipt) -> bool {
 
 /// Files of tensors that the receipt does not list.
 fn find_strays(folder: &Path, receipt: &MergeReceipt, run: &RunContext<'_>) -> Result<Vec<String>, Error> {
-    const ENDINGS: [&str; 10] =
-        ["safetensors", "bin", "pt", "pth", "ckpt", "gguf", "h5", "msgpack", "npz", "safetensors.index.json"];
+    const ENDINGS: [&str; 11] =
+        ["safetensors", "distcp", "bin", "pt", "pth", "ckpt", "gguf", "h5", "msgpack", "npz", "safetensors.index.json"];
     let is_stray = |name: &str| {
         ENDINGS.iter().any(|ending| name.ends_with(&format!(".{ending}")))
-            && !receipt.files.iter().any(|file| file.name == name)
     };
-    let entries = run.storage.list_folder(folder)?;
-    Ok(entries.into_iter().map(|entry| entry.name).filter(|name| is_stray(name)).collect())
+    let listed = receipt.files.iter().map(|file| file.name.clone()).collect();
+    let unlisted = foreign_entries(&*run.storage, folder, &listed)?;
+    Ok(unlisted.into_iter().filter(|name| is_stray(name)).collect())
 }
 
 fn check_files(folder: &Path, receipt: &MergeReceipt, run: &RunContext<'_>) -> Vec<Verdict> {
