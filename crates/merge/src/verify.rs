@@ -203,9 +203,7 @@ fn keeps_keys(receipt: &MergeReceipt) -> bool {
 fn find_strays(folder: &Path, receipt: &MergeReceipt, run: &RunContext<'_>) -> Result<Vec<String>, Error> {
     const ENDINGS: [&str; 11] =
         ["safetensors", "distcp", "bin", "pt", "pth", "ckpt", "gguf", "h5", "msgpack", "npz", "safetensors.index.json"];
-    let is_stray = |name: &str| {
-        ENDINGS.iter().any(|ending| name.ends_with(&format!(".{ending}")))
-    };
+    let is_stray = |name: &str| ENDINGS.iter().any(|ending| name.ends_with(&format!(".{ending}")));
     let listed = receipt.files.iter().map(|file| file.name.clone()).collect();
     let unlisted = foreign_entries(&*run.storage, folder, &listed)?;
     Ok(unlisted.into_iter().filter(|name| is_stray(name)).collect())
