@@ -256,7 +256,7 @@ fn an_output_says_in_a_note_what_else_it_has() {
     let dcp = told(&FORMAT_CASES[0]);
     assert!(dcp.contains("written as dcp; everything else is as in `c1`, also the tensors under `optim` (63)"), "{dcp}");
     let anew = told(&FORMAT_CASES[6]);
-    assert!(anew.contains("written as dcp, with nothing else"), "{anew}");
+    assert!(anew.contains("written as dcp, without the state of the training"), "{anew}");
 }
 
 #[test]
