@@ -265,7 +265,7 @@ pub fn describe_format(output: &OutputPlan, sources: &[OpenSource]) -> Option<St
     let format = output.format;
     if kept_source(output, sources).is_none() {
         let is_plain = format.is_safetensors() && newest.checkpoint.format_name() == format.to_string();
-        return (!is_plain).then(|| format!("written as {format}, with nothing else from the checkpoints' own files"));
+        return (!is_plain).then(|| format!("written as {format}, without the state of the training"));
     }
     let name = newest.path.file_name().unwrap_or(newest.path.as_os_str()).to_string_lossy().into_owned();
     let keys = newest.checkpoint.findings().other_keys.iter().map(|(key, n)| format!("`{}` ({n})", display_name(key)));

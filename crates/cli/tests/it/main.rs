@@ -5,6 +5,7 @@
 mod commands;
 mod contents;
 mod eval;
+mod formats;
 mod hints;
 mod kill;
 mod mergekit_faults;

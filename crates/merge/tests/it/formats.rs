@@ -260,7 +260,7 @@ fn an_output_says_in_a_note_what_else_it_has() {
         "{dcp}"
     );
     let anew = told(&FORMAT_CASES[6]);
-    assert!(anew.contains("written as dcp, with nothing else"), "{anew}");
+    assert!(anew.contains("written as dcp, without the state of the training"), "{anew}");
 }
 
 #[test]

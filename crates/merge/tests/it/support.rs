@@ -350,8 +350,8 @@ impl FormatCase {
     pub(crate) fn read(&self, out: &Path) -> Tensors {
         let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new());
         // An output with the file of a source is a folder with one file.
-        let file = fixture(self.sources[1]).is_file().then(|| Path::new(self.sources[1]).file_name().unwrap());
-        let path = file.map_or_else(|| out.to_owned(), |file| out.join(file));
+        let is_file = fixture(self.sources[1]).is_file();
+        let path = if is_file { self.source_paths(out)[1].clone() } else { out.to_owned() };
         read_any(&storage, &path, &ReadOptions::default())
     }
 }
