@@ -75,6 +75,7 @@ impl OutputFormat {
         let needs_optimizer = matches!(self, Self::DeepspeedZero | Self::DeepspeedUniversal);
         Self::of(newest) == Some(self)
             && (needs_optimizer || optimizer != OptimizerPolicy::Drop)
+            && !newest.findings().has_unread_masters
             && newest.catalog().entries().iter().all(is_kept)
     }
 }
@@ -201,6 +202,14 @@ pub fn choose_format(
         return Err(FormatError::OnlyFromItself { format, found });
     }
     let optimizer = if keeps_files(format) { OptimizerPolicy::Newest } else { OptimizerPolicy::Drop };
+    let loses_masters = own == Some(format) && newest.findings().has_unread_masters;
+    let note = note.or_else(|| {
+        loses_masters.then(|| {
+            "the optimizer's masters are in buffers that cannot be merged, so the output has only the model: resume \
+             without the optimizer (`--no-load-optim`)"
+                .to_owned()
+        })
+    });
     if request.optimizer == Some(OptimizerPolicy::Newest) && optimizer == OptimizerPolicy::Drop {
         return Err(FormatError::NoOptimizer { format, found });
     }
