@@ -194,6 +194,14 @@ pub enum Error {
         /// What differs, with both values.
         reason: String,
     },
+    /// A parameter whose name is like those of the optimizer's state, which is read too.
+    #[error("`{}`: parameter `{}` has a name like those of the optimizer's state", path.display(), display_name(tensor))]
+    LikeOptimizer {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The parameter.
+        tensor: String,
+    },
     /// A checkpoint whose files cannot be those of an output.
     #[error("an output cannot have the files of `{path}`: {reason}")]
     CannotKeepFiles {
@@ -381,6 +389,7 @@ impl Error {
             Self::Dcp { source, .. } => return source.hint(),
             Self::TorchCheckpointing { source, .. } => return source.hint(),
             Self::IndexMismatch { .. } => "files of two saves may be mixed in this folder: copy the checkpoint again",
+            Self::LikeOptimizer { .. } => "the two cannot be told apart: use `--optimizer newest`",
             Self::CannotKeepFiles { .. } => "write the tensors anew, with `--format safetensors`",
             Self::OutputExists { .. } => "give another path",
             Self::StageMismatch { .. } => "discard the partial output and start over",

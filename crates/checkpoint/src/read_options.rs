@@ -22,6 +22,10 @@ pub struct ReadOptions {
     /// Which values of the parameters to read, if a checkpoint has both.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub params: Option<Params>,
+    /// Whether the tensors of the optimizer's state are listed too, under names that
+    /// [`is_optimizer_state`](crate::is_optimizer_state) knows.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub optimizer: bool,
 }
 
 /// Which values of the parameters are read.

@@ -11,7 +11,7 @@ use thalweg_tensor::display_name;
 
 use super::dcp::error::DcpError;
 use super::dcp::write::{Paths, lay_folder};
-use super::dcp::{Dcp, DcpExtras, DcpFolder, DcpObject, open_folder, select_model};
+use super::dcp::{Dcp, DcpExtras, DcpFolder, DcpObject, Entry, Selection, open_folder, select_model};
 use super::torch::archive_write::lay_archive;
 use super::{Format, FormatContent, Place};
 use crate::frame_builder::{CopiedBytes, FrameBuilder};
@@ -24,8 +24,10 @@ const METADATA_FILE_NAME: &str = "metadata.json";
 const COMMON_FILE_NAME: &str = "common.pt";
 const MAX_METADATA_BYTES: u64 = 1 << 20;
 const BACKEND: &str = "torch_dist";
-/// Where the distributed optimizer keeps the F32 masters, under the names of the parameters.
-const MASTER_KEY: &str = "optimizer.state.fp32_param";
+/// Where the optimizer keeps what it has for each parameter, one key for each kind.
+const STATE_START: &str = "optimizer.state.";
+/// Where optimizers keep the F32 masters, under the names of the parameters: the distributed one has the second key.
+const MASTER_KEYS: [&str; 2] = ["optimizer.state.fp32_param", "optimizer.state.param"];
 
 /// A folder `iter_0000020` of Megatron-Core.
 #[derive(Debug, Clone, Copy)]
@@ -64,15 +66,33 @@ impl Format for MegatronDist {
         let bytes = storage.read_file(&path, MAX_METADATA_BYTES)?;
         check_backend(&bytes).map_err(|source| Error::Dcp { path, source: Box::new(source) })?;
         let folder = DcpFolder { path: place.folder().to_owned(), prefix: String::new() };
-        let key = match options.params {
-            Some(Params::Master) if options.key.is_none() => Some(MASTER_KEY),
-            _ => options.key.as_deref(),
+        let choose = |entries: &[Entry<'_>], _| {
+            let model = match options.params {
+                Some(Params::Master) if options.key.is_none() => select_masters(entries)?,
+                _ => select_model(entries, options.key.as_deref(), false)?,
+            };
+            Ok(if options.optimizer { model.with_optimizer(entries, &is_whole_state) } else { model })
         };
-        let mut content = open_folder(storage, &folder, &|entries, _| select_model(entries, key, false), cache)?;
+        let mut content = open_folder(storage, &folder, &choose, cache)?;
         content.findings.params = options.params;
         content.notes.extend(options.params.map(|params| Note::ParamsChosen { params }));
         Ok(content)
     }
+}
+
+fn select_masters(entries: &[Entry<'_>]) -> Result<Selection, DcpError> {
+    let [first, second] = MASTER_KEYS;
+    match select_model(entries, Some(first), false) {
+        Err(DcpError::Key(missing)) => select_model(entries, Some(second), false).map_err(|_| DcpError::Key(missing)),
+        found => found,
+    }
+}
+
+/// Whether a tensor of the optimizer's state is stored whole, under the name of its parameter, and is not a master, which
+/// is the other copy of the parameters. Flat buckets of `dp_reshardable` have uninitialised memory between parameters.
+fn is_whole_state(name: &str) -> bool {
+    let is_under = |key: &&str| name.strip_prefix(*key).is_some_and(|rest| rest.starts_with('.'));
+    name.starts_with(STATE_START) && !MASTER_KEYS.iter().any(|key| is_under(key))
 }
 
 fn check_backend(bytes: &[u8]) -> Result<(), DcpError> {
@@ -134,6 +154,19 @@ pub fn layout_megatron_dist(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn masters_and_flat_buckets_are_not_moments_stored_whole() {
+        for (name, expected) in [
+            ("optimizer.state.exp_avg.decoder.final_layernorm.weight", true),
+            ("optimizer.state.step.decoder.final_layernorm.weight", true),
+            ("optimizer.state.param.decoder.final_layernorm.weight", false),
+            ("optimizer.state.fp32_param.decoder.final_layernorm.weight", false),
+            ("optimizer.distributed.dp_group_idx_0.gbuf_idx_0.bucket_idx_0.exp_avg", false),
+        ] {
+            assert_eq!(is_whole_state(name), expected, "{name}");
+        }
+    }
 
     #[test]
     fn only_the_known_back_end_is_read() {
