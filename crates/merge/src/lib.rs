@@ -23,6 +23,7 @@ pub mod in_memory;
 mod journal;
 mod ledger;
 mod memory;
+mod moments;
 mod output;
 pub mod output_format;
 pub mod own;

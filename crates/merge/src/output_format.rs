@@ -1,9 +1,10 @@
 //! In which files an output is written, and what becomes of the state of the optimizer.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use thalweg_checkpoint::{Checkpoint, can_be_template};
+use thalweg_checkpoint::{Checkpoint, can_be_template, is_optimizer_state};
 use thalweg_tensor::DtypeClass;
 
 use crate::plan::OutputDtype;
@@ -69,7 +70,10 @@ impl OutputFormat {
     /// Whether an output of this format has the files of `newest`.
     pub fn keeps_files_of(self, newest: &Checkpoint, dtype: OutputDtype, optimizer: OptimizerPolicy) -> bool {
         let is_kept = |entry: &thalweg_tensor::TensorEntry| {
-            entry.dtype.class() != DtypeClass::Mergeable || dtype.resolve(entry.dtype) == entry.dtype
+            // Moments keep their element type, whatever that of the parameters.
+            optimizer == OptimizerPolicy::Average && is_optimizer_state(&entry.name)
+                || entry.dtype.class() != DtypeClass::Mergeable
+                || dtype.resolve(entry.dtype) == entry.dtype
         };
         // The masters that DeepSpeed's formats are merged from are a part of the optimizer's state.
         let needs_optimizer = matches!(self, Self::DeepspeedZero | Self::DeepspeedUniversal);
@@ -88,6 +92,8 @@ pub enum OptimizerPolicy {
     Drop,
     /// It is taken from the newest source.
     Newest,
+    /// The moments are averaged with the coefficients of the parameters; everything else is taken from the newest source.
+    Average,
 }
 
 impl OptimizerPolicy {
@@ -114,6 +120,9 @@ pub enum RequestedFormat {
     Named(OutputFormat),
 }
 
+/// What to do about a state that cannot be averaged.
+pub(crate) const NEWEST_HINT: &str = "`--optimizer newest` takes the state of the newest checkpoint as it is";
+
 /// A format request that cannot be met.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -139,6 +148,17 @@ pub enum FormatError {
         format: OutputFormat,
         /// That of the newest source.
         found: &'static str,
+        /// What was asked for.
+        asked: OptimizerPolicy,
+    },
+    /// Moments that would be averaged with a negative coefficient.
+    #[error(
+        "`{}` has a negative coefficient: averaged with it, second moments of the optimizer may become negative",
+        source_path.display()
+    )]
+    NegativeMoments {
+        /// The source.
+        source_path: PathBuf,
     },
 }
 
@@ -149,7 +169,9 @@ impl FormatError {
             Self::NotWritten { .. } | Self::OnlyFromItself { .. } => {
                 "`--format safetensors` writes the tensors of any checkpoint"
             }
+            Self::NoOptimizer { asked: OptimizerPolicy::Average, .. } => "leave out `--optimizer average`",
             Self::NoOptimizer { .. } => "leave out `--optimizer newest`",
+            Self::NegativeMoments { .. } => NEWEST_HINT,
         }
     }
 }
@@ -197,10 +219,16 @@ pub fn choose_format(
     if !can_be_made(&format) {
         return Err(FormatError::OnlyFromItself { format, found });
     }
-    let optimizer = if keeps_files(format) { OptimizerPolicy::Newest } else { OptimizerPolicy::Drop };
-    if request.optimizer == Some(OptimizerPolicy::Newest) && optimizer == OptimizerPolicy::Drop {
-        return Err(FormatError::NoOptimizer { format, found });
-    }
+    let kept = keeps_files(format);
+    let optimizer = match request.optimizer {
+        Some(asked @ (OptimizerPolicy::Newest | OptimizerPolicy::Average)) if !kept => {
+            return Err(FormatError::NoOptimizer { format, found, asked });
+        }
+        Some(OptimizerPolicy::Average) => OptimizerPolicy::Average,
+        // Files that are kept hold the state.
+        _ if kept => OptimizerPolicy::Newest,
+        _ => OptimizerPolicy::Drop,
+    };
     Ok(ChosenFormat { format, optimizer, note })
 }
 

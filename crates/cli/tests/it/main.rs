@@ -8,6 +8,7 @@ mod eval;
 mod hints;
 mod kill;
 mod mergekit_faults;
+mod optimizer;
 mod outputs;
 mod recover;
 mod report;
