@@ -103,4 +103,18 @@ mod tests {
             assert_eq!((is_optimizer_state(name), is_moment(name)), (is_state, averages), "{name}");
         }
     }
+
+    #[test]
+    fn a_parameter_that_looks_like_state_is_found() {
+        let entry = |name: &str| TensorEntry {
+            name: name.into(),
+            dtype: thalweg_tensor::Dtype::F32,
+            shape: thalweg_tensor::Shape::new([1]),
+            pieces: [thalweg_tensor::Piece::whole(0, 0)].into(),
+        };
+        let entries = ["gate.weight", "optim_gate.weight", "optimizer.state.0.exp_avg"].map(entry);
+        assert_eq!(find_disguised(&entries, 1).map(|entry| &*entry.name), Some("optim_gate.weight"));
+        assert_eq!(find_disguised(&entries, 2), None);
+        assert_eq!(find_disguised(&entries[..1], 0), None);
+    }
 }

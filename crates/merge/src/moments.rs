@@ -84,3 +84,39 @@ pub(crate) fn describe_state(layout: &MergeLayout) -> Option<String> {
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use thalweg_tensor::{Dtype, Piece, Shape};
+
+    use super::*;
+
+    #[test]
+    fn only_moments_that_are_numbers_are_averaged() {
+        let class = |name: &str, dtype, optimizer| {
+            let pieces = [Piece::whole(0, 0)].into();
+            state_class(&TensorEntry { name: name.into(), dtype, shape: Shape::new([8]), pieces }, optimizer)
+        };
+        let average = OptimizerPolicy::Average;
+        assert_eq!(class("optim.state.w.exp_avg", Dtype::Bf16, average), Some(TensorClass::Moment));
+        assert_eq!(class("optim.state.w.exp_avg", Dtype::U8, average), Some(TensorClass::OptimizerState));
+        assert_eq!(class("optim.state.w.step", Dtype::F32, average), Some(TensorClass::OptimizerState));
+        assert_eq!(class("w.exp_avg", Dtype::F32, average), None);
+        assert_eq!(class("optim.state.w.exp_avg", Dtype::F32, OptimizerPolicy::Newest), None);
+    }
+
+    #[test]
+    fn differences_of_the_state_become_one() {
+        let unreadable = |tensor: &str| Difference::Unreadable {
+            tensor: tensor.to_owned(),
+            source: "step 1".to_owned(),
+            reason: "it is sparse".to_owned(),
+        };
+        let list = ["w", "optim.state.w.exp_avg", "optim.state.w.exp_avg_sq"].map(unreadable);
+        let joined = join_state(list.to_vec());
+        let [first, Difference::OptimizerState { n_tensors: 2, .. }] = &*joined else { panic!("{joined:?}") };
+        assert_eq!(*first, list[0]);
+        let lacking = Difference::NoMoments { sources: vec!["step 2".to_owned()] };
+        assert_eq!(join_state(vec![lacking.clone(), list[1].clone()]), [lacking]);
+    }
+}

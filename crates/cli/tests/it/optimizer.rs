@@ -15,15 +15,15 @@ use crate::support::{root, run};
 use crate::torch::tensors;
 
 /// Two steps of a run in each format, oldest first.
-const RUNS: [[&str; 2]; 8] = [
+const RUNS: [[&str; 2]; 7] = [
     ["fixtures/dcp-fsdp2/step-60", "fixtures/dcp-fsdp2/step-80"],
     ["fixtures/megatron-torch_dist/iter_0000060", "fixtures/megatron-torch_dist/iter_0000080"],
     ["fixtures/torch/trainstate/step-60.pt", "fixtures/torch/trainstate/step-80.pt"],
+    ["fixtures/trainers/lightning/epoch=0-step=30.ckpt", "fixtures/trainers/lightning/epoch=0-step=40.ckpt"],
     [
-        "fixtures/trainers/lightning-sharded/epoch=0-step=30.ckpt",
-        "fixtures/trainers/lightning-sharded/epoch=0-step=40.ckpt",
+        "fixtures/trainers/other-ranks/deepspeed-zero1/global_step10",
+        "fixtures/trainers/other-ranks/deepspeed-zero1/global_step20",
     ],
-    [ZERO_1[0], ZERO_1[1]],
     [
         "fixtures/trainers/other-ranks/deepspeed-zero2/global_step10",
         "fixtures/trainers/other-ranks/deepspeed-zero2/global_step20",
@@ -32,14 +32,6 @@ const RUNS: [[&str; 2]; 8] = [
         "fixtures/trainers/other-ranks/deepspeed-zero3/global_step10",
         "fixtures/trainers/other-ranks/deepspeed-zero3/global_step20",
     ],
-    [
-        "fixtures/trainers/other-ranks/megatron-torch_dist/iter_0000010",
-        "fixtures/trainers/other-ranks/megatron-torch_dist/iter_0000020",
-    ],
-];
-const ZERO_1: [&str; 2] = [
-    "fixtures/trainers/other-ranks/deepspeed-zero1/global_step10",
-    "fixtures/trainers/other-ranks/deepspeed-zero1/global_step20",
 ];
 const UNIVERSAL: &str = "fixtures/trainers/other-ranks/deepspeed-universal/global_step20_universal";
 
@@ -162,13 +154,14 @@ fn everything_else_has_the_bytes_of_the_newest() {
 /// The same tensors, read with `--key` and merged as if they were a model.
 #[test]
 fn moments_are_those_of_a_merge_of_the_state_alone() {
-    for (sources, key, prefix) in [(RUNS[0], "optim.state", "optim.state."), (RUNS[2], "optimizer", "optimizer.")] {
+    for (sources, key, prefix) in [(RUNS[0], "optim.state", "optim.state."), (RUNS[2], "optimizer", "optimizer.state.")]
+    {
         let scratch = tempfile::tempdir().unwrap();
         let [whole, alone] = ["whole", "alone"].map(|name| scratch.path().join(name));
         let fixed = ["merge", sources[0], sources[1], "-q", "--scheme", "ema", "--alpha", "0.3", "-o"];
         succeeds(&[&fixed[..], &[whole.to_str().unwrap(), "--optimizer", "average"]].concat());
-        let words = [alone.to_str().unwrap(), "--key", key, "--format", "safetensors", "--drop", "nothing*"];
-        succeeds(&[&fixed[..], &words[..5]].concat());
+        let words = [alone.to_str().unwrap(), "--key", key, "--format", "safetensors"];
+        succeeds(&[&fixed[..], &words].concat());
         let (whole, alone) = (state(&output_of(sources[1], &whole)), tensors(&alone));
         assert!(alone.len() > 60);
         for (name, (_, _, bytes)) in alone.iter().filter(|(name, _)| !name.ends_with("step")) {
@@ -238,7 +231,7 @@ fn what_cannot_be_averaged_is_refused_with_a_hint_that_works() {
     check_refused(&[old, new, "--dtype", "bf16"], &["has no state of the optimizer"], leave_out);
     // The last save of torchtitan holds the model only.
     let titan = ["fixtures/trainers/torchtitan/step-30", "fixtures/trainers/torchtitan/step-40"];
-    check_refused(&titan, &["step-40`: no moments of an optimizer"], newest);
+    check_refused(&titan, &["step 40: no moments of an optimizer"], newest);
     // The names of the state differ, those of the parameters do not.
     let mixed = [RUNS[2][0], new];
     check_refused(&mixed, &["the state of the optimizer cannot be averaged", "more of its tensors"], newest);

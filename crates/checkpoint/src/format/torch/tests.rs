@@ -135,6 +135,28 @@ fn the_model_is_found_beside_training_state() {
 }
 
 #[test]
+fn the_state_of_the_optimizer_is_listed_by_its_path_if_asked_for() {
+    let check = |object: &[u8], key: Option<&str>, wanted: &[&str], n_state: usize| {
+        let options = ReadOptions { optimizer: true, ..reading(key) };
+        let content = read_content(&file(object), 0, &options).unwrap();
+        let names: Vec<&str> = content.entries.iter().map(|entry| &*entry.name).collect();
+        assert_eq!((names.as_slice(), content.n_state), (wanted, n_state));
+        assert_eq!(content.findings.other_keys, []);
+    };
+    let moments = dict(&[("exp_avg", tensor()), ("step", b"K\x05".to_vec())]);
+    let optimizer = dict(&[("state", dict(&[("0", moments)]))]);
+    let state = dict(&[("model", dict(&[("w", tensor())])), ("optimizer", optimizer.clone()), ("loss", tensor())]);
+    check(&state, None, &["w", "optimizer.state.0.exp_avg"], 1);
+    check(&state, Some("model"), &["w", "optimizer.state.0.exp_avg"], 1);
+    check(&state, Some("."), &["model.w", "optimizer.state.0.exp_avg", "loss"], 1);
+    // Beside the model, at any level; in a list; or not at all.
+    let list = [&b"]("[..], &optimizer, b"e"].concat();
+    let deep = dict(&[("state", dict(&[("model", dict(&[("w", tensor())])), ("optimizer_states", list)]))]);
+    check(&deep, None, &["w", "optimizer_states.0.state.0.exp_avg"], 1);
+    check(&dict(&[("model", dict(&[("w", tensor())])), ("optimizer_name", text("adamw"))]), None, &["w"], 0);
+}
+
+#[test]
 fn modules_that_are_called_model_are_not_taken_for_the_whole() {
     let inner = dict(&[("model", dict(&[("w", tensor())])), ("head", dict(&[("h", tensor())]))]);
     check_names(&dict(&[("state_dict", inner)]), None, &["model.w", "head.h"]);
