@@ -19,6 +19,7 @@ mod layout;
 mod lazy_pieces;
 mod note;
 mod open;
+mod optimizer_state;
 pub mod pickle;
 mod pool;
 mod read_options;
@@ -48,6 +49,7 @@ pub use note::Note;
 pub use open::{
     is_checkpoint, open_checkpoint, open_checkpoint_with, open_checkpoints, open_other_copy, open_with_cache,
 };
+pub use optimizer_state::{MOMENT_NAMES, is_moment, is_optimizer_state};
 pub use pool::CheckpointPool;
 pub use read_options::{Params, ReadOptions};
 pub use rename::{RenameError, RenameMap, RenameRule};

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use thalweg_checkpoint::can_be_template;
+use thalweg_checkpoint::{ReadOptions, can_be_template};
 use thalweg_merge::Coefficients;
 use thalweg_merge::masters::unreached_masters;
 use thalweg_merge::output_format::{ChosenFormat, FormatRequest, Keeping, choose_format};
@@ -14,7 +14,9 @@ use thalweg_merge::scheme::{CoefficientOrder, PowerSnapshot, Scheme, reconstruct
 use thalweg_merge::waiver::{ConfigWaiver, WaiverError};
 use thalweg_storage::guard::output_path;
 
-use crate::args::{DigestArg, DtypeChoice, NonFloatChoice, OutputArgs, RouterChoice, SchemeArgs, SourceArgs};
+use crate::args::{
+    DigestArg, DtypeChoice, NonFloatChoice, OptimizerChoice, OutputArgs, RouterChoice, SchemeArgs, SourceArgs,
+};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
@@ -163,7 +165,8 @@ pub(crate) fn output_plan(
         DtypeChoice::Bf16 => OutputDtype::Bf16,
         DtypeChoice::F16 => OutputDtype::F16,
     };
-    output.reading = world.reading.clone();
+    let averages_moments = args.optimizer == Some(OptimizerChoice::Average);
+    output.reading = ReadOptions { optimizer: averages_moments, ..world.reading.clone() };
     output.policy = policy((sources, newest), args, world)?;
     let chosen = output_format(&output, args, world)?;
     (output.format, output.policy.optimizer) = (chosen.format, chosen.optimizer);

@@ -25,6 +25,7 @@ mod journal;
 mod ledger;
 pub mod masters;
 mod memory;
+mod moments;
 mod output;
 pub mod output_format;
 pub mod own;

@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::frame::{framed_receipts, write_copies};
 use crate::ledger::TensorRecord;
 use crate::masters::unreached_masters;
-use crate::output_format::{FormatError, OutputFormat};
+use crate::output_format::{FormatError, OptimizerPolicy, OutputFormat};
 use crate::own::MERGED_FOLDER;
 use crate::plan::OutputPlan;
 use crate::receipt::{
@@ -51,6 +51,10 @@ pub(crate) fn output_layout(
         shape: entry.shape.clone(),
     });
     let tensors: Vec<LayoutEntry> = tensors.collect();
+    if output.policy.optimizer == OptimizerPolicy::Average && kept_source(output, sources).is_none() {
+        let found = newest_format(output, sources);
+        return Err(FormatError::NoOptimizer { format: output.format, found, asked: OptimizerPolicy::Average }.into());
+    }
     if output.format.is_safetensors() {
         return Ok(layout_output(&tensors, output.out_shard_bytes, &BTreeMap::new())?);
     }
@@ -147,9 +151,13 @@ fn layout_like_newest(
     Ok(layout_like(&**storage, &template, tensors)?)
 }
 
-fn cannot_write_anew(output: &OutputPlan, sources: &[OpenSource]) -> Error {
+fn newest_format(output: &OutputPlan, sources: &[OpenSource]) -> &'static str {
     let newest = output.newest_source().and_then(|planned| sources.iter().find(|source| source.path == planned.path));
-    let found = newest.map_or("none", |newest| newest.checkpoint.format_name());
+    newest.map_or("none", |newest| newest.checkpoint.format_name())
+}
+
+fn cannot_write_anew(output: &OutputPlan, sources: &[OpenSource]) -> Error {
+    let found = newest_format(output, sources);
     FormatError::OnlyFromItself { format: output.format, found }.into()
 }
 

@@ -1,9 +1,10 @@
 //! In which files an output is written, and what becomes of the state of the optimizer.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use thalweg_checkpoint::{Checkpoint, can_be_template};
+use thalweg_checkpoint::{Checkpoint, can_be_template, is_optimizer_state};
 use thalweg_tensor::{DtypeClass, display_name};
 
 use crate::align::OpenSource;
@@ -74,7 +75,10 @@ impl OutputFormat {
     /// Whether an output of this format has the files of `newest`.
     pub fn keeps_files_of(self, newest: &Checkpoint, dtype: OutputDtype, optimizer: OptimizerPolicy) -> bool {
         let is_kept = |entry: &thalweg_tensor::TensorEntry| {
-            entry.dtype.class() != DtypeClass::Mergeable || dtype.resolve(entry.dtype) == entry.dtype
+            // Moments keep their element type, whatever that of the parameters.
+            optimizer == OptimizerPolicy::Average && is_optimizer_state(&entry.name)
+                || entry.dtype.class() != DtypeClass::Mergeable
+                || dtype.resolve(entry.dtype) == entry.dtype
         };
         // The masters that DeepSpeed's formats are merged from are a part of the optimizer's state.
         let needs_optimizer = matches!(self, Self::DeepspeedZero | Self::DeepspeedUniversal);
@@ -93,6 +97,8 @@ pub enum OptimizerPolicy {
     Drop,
     /// It is taken from the newest source.
     Newest,
+    /// The moments are averaged with the coefficients of the parameters; everything else is taken from the newest source.
+    Average,
 }
 
 impl OptimizerPolicy {
@@ -120,6 +126,9 @@ pub enum RequestedFormat {
     /// One that can be read, but not written.
     OnlyRead(&'static str),
 }
+
+/// What to do about a state that cannot be averaged.
+pub(crate) const NEWEST_HINT: &str = "`--optimizer newest` takes the state of the newest checkpoint as it is";
 
 /// A format request that cannot be met.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -167,6 +176,17 @@ pub enum FormatError {
         format: OutputFormat,
         /// That of the newest source.
         found: &'static str,
+        /// What was asked for.
+        asked: OptimizerPolicy,
+    },
+    /// Moments that would be averaged with a negative coefficient.
+    #[error(
+        "`{}` has a negative coefficient: averaged with it, second moments of the optimizer may become negative",
+        source_path.display()
+    )]
+    NegativeMoments {
+        /// The source.
+        source_path: PathBuf,
     },
 }
 
@@ -178,7 +198,9 @@ impl FormatError {
                 "`--format safetensors` writes the tensors of any checkpoint"
             }
             Self::StaleMasters { .. } => "leave its state out with `--optimizer drop`",
+            Self::NoOptimizer { asked: OptimizerPolicy::Average, .. } => "leave out `--optimizer average`",
             Self::NoOptimizer { .. } => "leave out `--optimizer newest`",
+            Self::NegativeMoments { .. } => NEWEST_HINT,
         }
     }
 }
@@ -245,14 +267,20 @@ pub fn choose_format(
     if !can_be_made(&format) {
         return Err(FormatError::OnlyFromItself { format, found });
     }
-    let optimizer = if keeps_files(format) { OptimizerPolicy::Newest } else { OptimizerPolicy::Drop };
+    let kept = keeps_files(format);
     let stale = is_stale(format);
-    if request.optimizer == Some(OptimizerPolicy::Newest) && optimizer == OptimizerPolicy::Drop {
-        return Err(match stale {
-            Some(master) => FormatError::StaleMasters { master },
-            None => FormatError::NoOptimizer { format, found },
-        });
-    }
+    let optimizer = match request.optimizer {
+        Some(asked @ (OptimizerPolicy::Newest | OptimizerPolicy::Average)) if !kept => {
+            return Err(match stale {
+                Some(master) => FormatError::StaleMasters { master },
+                None => FormatError::NoOptimizer { format, found, asked },
+            });
+        }
+        Some(OptimizerPolicy::Average) => OptimizerPolicy::Average,
+        // Files that are kept hold the state.
+        _ if kept => OptimizerPolicy::Newest,
+        _ => OptimizerPolicy::Drop,
+    };
     let left_out = |master| format!("{}; it is left out", FormatError::StaleMasters { master });
     Ok(ChosenFormat { format, optimizer, note: note.or(stale.map(left_out)) })
 }

@@ -25,6 +25,8 @@ const METADATA_FILE_NAME: &str = "metadata.json";
 const COMMON_FILE_NAME: &str = "common.pt";
 const MAX_METADATA_BYTES: u64 = 1 << 20;
 const BACKEND: &str = "torch_dist";
+/// Where the optimizer keeps what it has for each parameter, one key for each kind.
+const STATE_START: &str = "optimizer.state.";
 /// Where optimizers keep the masters, under the names of the parameters: the optimizer of 16-bit models, and the
 /// distributed optimizer with `--dist-ckpt-optim-fully-reshardable`.
 const MASTER_KEYS: [&str; 2] = ["optimizer.state.fp32_param", "optimizer.state.param"];
@@ -80,7 +82,8 @@ impl Format for MegatronDist {
             if options.key.is_none() && key.is_some() {
                 params.set(Some(Params::Master));
             }
-            select_model(entries, key, false)
+            let model = select_model(entries, key, false)?;
+            Ok(if options.optimizer { model.with_optimizer(entries, &is_whole_state) } else { model })
         };
         let mut content = open_folder(storage, &folder, &choose, cache)?;
         content.findings.params = params.get();
@@ -91,6 +94,12 @@ impl Format for MegatronDist {
 
 fn is_below(name: &str, key: &str) -> bool {
     name.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'))
+}
+
+/// Whether a tensor of the optimizer's state is stored whole, under the name of its parameter, and is not a master, which
+/// is the other copy of the parameters. Flat buckets of `dp_reshardable` have uninitialised memory between parameters.
+fn is_whole_state(name: &str) -> bool {
+    name.starts_with(STATE_START) && !MASTER_KEYS.iter().any(|key| is_below(name, key))
 }
 
 fn check_backend(bytes: &[u8]) -> Result<(), DcpError> {
@@ -152,6 +161,19 @@ pub fn layout_megatron_dist(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn masters_and_flat_buckets_are_not_moments_stored_whole() {
+        for (name, expected) in [
+            ("optimizer.state.exp_avg.decoder.final_layernorm.weight", true),
+            ("optimizer.state.step.decoder.final_layernorm.weight", true),
+            ("optimizer.state.param.decoder.final_layernorm.weight", false),
+            ("optimizer.state.fp32_param.decoder.final_layernorm.weight", false),
+            ("optimizer.distributed.dp_group_idx_0.gbuf_idx_0.bucket_idx_0.exp_avg", false),
+        ] {
+            assert_eq!(is_whole_state(name), expected, "{name}");
+        }
+    }
 
     #[test]
     fn only_the_known_back_end_is_read() {

@@ -200,6 +200,8 @@ pub struct FormatContent {
     pub files: Vec<OpenFile>,
     /// The tensors.
     pub catalog: Arc<TensorCatalog>,
+    /// How many of the tensors belong to the state of an optimizer that was asked for.
+    pub n_state: usize,
     /// Remarks of the first file's header.
     pub metadata: BTreeMap<String, String>,
     /// Notes for the user.

@@ -9,6 +9,7 @@ mod formats;
 mod hints;
 mod kill;
 mod mergekit_faults;
+mod optimizer;
 mod outputs;
 mod recover;
 mod rename;
