@@ -197,11 +197,8 @@ fn output_format(output: &OutputPlan, args: &OutputArgs, world: &World<'_>) -> R
         true => unreached_masters(&world.storage, &newest, &output.reading)?,
         false => None,
     };
-    let keeping = Keeping {
-        dtype: output.dtype,
-        keeps_all: output.policy.drop.is_empty(),
-        unreached_master: master.as_deref(),
-    };
+    let keeping =
+        Keeping { dtype: output.dtype, keeps_all: output.policy.drop.is_empty(), unreached_master: master.as_deref() };
     let chosen = choose_format(request, &newest, keeping);
     Ok(chosen.map_err(thalweg_merge::Error::from)?)
 }

@@ -38,9 +38,9 @@ pub(crate) fn check_aliases(
         let opened = source.checkpoint.opened_entries()?;
         for &pair in &pairs {
             let in_source = pair.map(|t| find(&source.checkpoint, &opened, &entries[t].name));
-            let is_same = in_source[0].zip(in_source[1]).is_some_and(|found| {
-                relation(pair.map(|t| &entries[t])) == relation([found.0, found.1])
-            });
+            let is_same = in_source[0]
+                .zip(in_source[1])
+                .is_some_and(|found| relation(pair.map(|t| &entries[t])) == relation([found.0, found.1]));
             if !is_same {
                 return fail(pair, format!("in `{}` they do not share them in the same way", source.path.display()));
             }
@@ -104,7 +104,8 @@ mod tests {
     fn entry(name: &str, offset: u64, dims: &[u64], strides: Option<&[u64]>) -> TensorEntry {
         let shape = Shape::new(dims);
         let piece = Piece::whole(0, offset);
-        let piece = strides.map_or_else(|| piece.clone(), |strides| piece.clone().with_strides(&shape, strides).unwrap());
+        let piece =
+            strides.map_or_else(|| piece.clone(), |strides| piece.clone().with_strides(&shape, strides).unwrap());
         TensorEntry { name: name.into(), dtype: Dtype::F32, shape, pieces: Box::new([piece]) }
     }
 

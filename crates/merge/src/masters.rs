@@ -41,8 +41,7 @@ pub fn unreached_masters(
     };
     let beside: BTreeSet<&str> = newest.findings().other_keys.iter().map(|(key, _)| &**key).collect();
     let is_beside = |name: &str| name.match_indices('.').any(|(at, _)| beside.contains(&name[..at]));
-    let is_master =
-        |name: &str| MASTER_WORDS.iter().any(|word| name.contains(word)) || name.ends_with(BUCKET_NAME);
+    let is_master = |name: &str| MASTER_WORDS.iter().any(|word| name.contains(word)) || name.ends_with(BUCKET_NAME);
     let mut names = whole.catalog().entries().iter().map(|entry| &*entry.name);
     let found = names.find(|name| {
         is_beside(name) && is_master(name) && !other.as_ref().is_some_and(|other| is_written(name, other.catalog()))

@@ -147,7 +147,9 @@ pub enum FormatError {
         master: String,
     },
     /// Tensors that share bytes and have different results.
-    #[error("tensors `{a}` and `{b}` share bytes in the newest source, but {reason}: its files cannot hold both results")]
+    #[error(
+        "tensors `{a}` and `{b}` share bytes in the newest source, but {reason}: its files cannot hold both results"
+    )]
     SharedBytes {
         /// One of them.
         a: String,

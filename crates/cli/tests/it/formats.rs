@@ -105,7 +105,12 @@ fn each_format_is_written_from_each_source_or_refused_with_a_hint_that_works() {
                 "same" => *own != "safetensors" || name.starts_with("hf-"),
                 _ => !format.starts_with("deepspeed") || format == *own,
             };
-            assert_eq!(output.status.code(), Some(if is_possible { 0 } else { 2 }), "{arguments:?}: {}", stderr(&output));
+            assert_eq!(
+                output.status.code(),
+                Some(if is_possible { 0 } else { 2 }),
+                "{arguments:?}: {}",
+                stderr(&output)
+            );
             if !is_possible {
                 n_refused += 1;
                 assert!(stderr(&output).contains("hint: `--format safetensors`"), "{}", stderr(&output));
@@ -155,7 +160,7 @@ fn convert_consolidates_says_what_it_would_do_and_reports_json() {
     let output = run_in(&scratch, &["convert", "parts", "-o", "json", "--dtype", "bf16", "--json"]);
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&document["kind"], &document["outputs"][0]["dtype"]), (&"thalweg-convert".into(), &"bf16".into()));
-    assert!(tensors(&scratch.join("json")).values().all(|(dtype, _, _)| dtype == "bf16"));
+    assert!(tensors(&scratch.join("json")).values().all(|(dtype, _, _)| dtype.eq_ignore_ascii_case("bf16")));
 }
 
 #[test]
@@ -239,9 +244,7 @@ fn an_output_in_its_run_is_not_one_of_the_runs_checkpoints() {
 #[test]
 fn recipes_name_a_format_and_a_policy_for_the_optimizer() {
     let scratch = Scratch::new();
-    let recipe = |more: &str| {
-        format!("run = {:?}\nlast = 2\nscheme = \"sma\"\n{more}", source("dcp-fsdp2"))
-    };
+    let recipe = |more: &str| format!("run = {:?}\nlast = 2\nscheme = \"sma\"\n{more}", source("dcp-fsdp2"));
     for (name, more, format, optimizer) in [
         ("a", "", "dcp", "newest"),
         ("b", "format = \"torch\"\n", "torch", "drop"),

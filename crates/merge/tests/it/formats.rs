@@ -231,7 +231,8 @@ fn folders_inside_a_checkpoint_are_copied_with_it_unless_they_are_something_else
         }
     }
     let kept = ["train/rank0.pt", "train/deep/er/state.json", "optimizer.pt"];
-    let left = [".git/config", "runs/events.out.tfevents.1", "merged/thalweg.json", "merged/model.safetensors", "x.lock"];
+    let left =
+        [".git/config", "runs/events.out.tfevents.1", "merged/thalweg.json", "merged/model.safetensors", "x.lock"];
     kept.iter().chain(&left).for_each(|name| put(&format!("run/{name}"), b"0123"));
     let mut output = output(&[at("run")], &[1], 2, &at("run/out"));
     (output.format, output.policy.optimizer) = (OutputFormat::Torch, OptimizerPolicy::Newest);
@@ -254,7 +255,10 @@ fn an_output_says_in_a_note_what_else_it_has() {
         notes.join("\n")
     };
     let dcp = told(&FORMAT_CASES[0]);
-    assert!(dcp.contains("written as dcp; everything else is as in `c1`, also the tensors under `optim` (63)"), "{dcp}");
+    assert!(
+        dcp.contains("written as dcp; everything else is as in `c1`, also the tensors under `optim` (63)"),
+        "{dcp}"
+    );
     let anew = told(&FORMAT_CASES[6]);
     assert!(anew.contains("written as dcp, without the state of the training"), "{anew}");
 }
@@ -273,7 +277,9 @@ fn names_that_would_be_read_otherwise_are_not_written() {
     let formats = [OutputFormat::Torch, OutputFormat::Dcp, OutputFormat::MegatronDist];
     for format in formats {
         for (number, names) in
-            [["model.w", "lm_head.w"], ["model.w", "model.v"], ["module.w", "v"], ["state.a", "net.b"]].iter().enumerate()
+            [["model.w", "lm_head.w"], ["model.w", "model.v"], ["module.w", "v"], ["state.a", "net.b"]]
+                .iter()
+                .enumerate()
         {
             let out = write(&format!("good{number}"), *names, format).unwrap_or_else(|error| panic!("{error}"));
             assert!(verify(&out).is_equal(), "{format}: {names:?}");

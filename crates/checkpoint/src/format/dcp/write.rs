@@ -83,7 +83,9 @@ pub(crate) fn lay_folder(
     let types = check_types(&sorted)?;
     check_names_last(sorted.iter().map(|entry| &*entry.name))?;
     let is_lost = |entry: &&&LayoutEntry| entry.name.split_once('.').is_some_and(|(first, _)| is_other_key(first));
-    if paths == Paths::Absent && let Some(entry) = sorted.iter().find(is_lost) {
+    if paths == Paths::Absent
+        && let Some(entry) = sorted.iter().find(is_lost)
+    {
         return Err(unwritable(&entry.name, "readers of this format would take it for state of the optimizer"));
     }
     let tensors = sorted.iter().zip(types).map(|(entry, torch)| tensor_at(&extras.key, entry, torch));
