@@ -194,6 +194,14 @@ pub enum Error {
         /// What differs, with both values.
         reason: String,
     },
+    /// A name map that does not fit a checkpoint.
+    #[error("`{path}` cannot be renamed: {source}")]
+    Rename {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Why not.
+        source: crate::RenameError,
+    },
     /// A checkpoint whose files cannot be those of an output.
     #[error("an output cannot have the files of `{path}`: {reason}")]
     CannotKeepFiles {
@@ -381,6 +389,7 @@ impl Error {
             Self::Dcp { source, .. } => return source.hint(),
             Self::TorchCheckpointing { source, .. } => return source.hint(),
             Self::IndexMismatch { .. } => "files of two saves may be mixed in this folder: copy the checkpoint again",
+            Self::Rename { .. } => "change the rules of the name map so that no two tensors get the same name",
             Self::UnwritableTensor { .. } => "`--format safetensors` writes the tensors of any checkpoint",
             Self::CannotKeepFiles { .. } => "write the tensors anew, with `--format safetensors`",
             Self::OutputExists { .. } => "give another path",

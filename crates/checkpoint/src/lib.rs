@@ -22,6 +22,7 @@ mod open;
 pub mod pickle;
 mod pool;
 mod read_options;
+mod rename;
 mod shard_digest;
 mod side_files;
 mod stage;
@@ -49,8 +50,9 @@ pub use open::{
 };
 pub use pool::CheckpointPool;
 pub use read_options::{Params, ReadOptions};
+pub use rename::{RenameError, RenameMap, RenameRule};
 pub use shard_digest::shard_digest;
 pub use side_files::{CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, StayReason, side_file_kind};
 pub use stage::{FrameCopy, StagedCheckpoint, check_free_space};
-pub use template::{Template, can_be_template, frame_ranges, layout_like};
+pub use template::{Template, can_be_template, frame_ranges, kept_files, layout_like};
 pub use tokenizer::{TokenizerDifference, compare_tokenizer_files};

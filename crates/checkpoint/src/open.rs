@@ -125,8 +125,14 @@ pub fn open_with_cache(
     let Some(format) = FORMATS.iter().find(|format| format.recognises(&place)) else {
         return Err(describe_stranger(&place));
     };
-    let content =
+    let mut content =
         format.open(storage, &place, options, cache).map_err(|error| explain_torch_error(error, &**storage))?;
+    if !options.rename.is_empty() {
+        let renamed = options.rename.rename(&content.catalog);
+        let (catalog, idle) = renamed.map_err(|source| Error::Rename { path: path.to_owned(), source })?;
+        content.catalog = cache.share(catalog);
+        content.findings.idle_renames = idle;
+    }
     let side_files = match &place {
         Place::Folder { path, entries } => {
             let is_used = |name: &str| {

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::RenameMap;
+
 /// What to read from a checkpoint that holds several things.
 ///
 /// # Example
@@ -22,6 +24,9 @@ pub struct ReadOptions {
     /// Which values of the parameters to read, if a checkpoint has both.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub params: Option<Params>,
+    /// Other names for the tensors.
+    #[serde(skip_serializing_if = "RenameMap::is_empty")]
+    pub rename: RenameMap,
 }
 
 /// Which values of the parameters are read.

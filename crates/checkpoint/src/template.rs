@@ -70,6 +70,15 @@ pub fn layout_like(
     Ok(OutputLayout::new(files, catalog(placed)?, Vec::new()).with_copies(catalog(copies)?))
 }
 
+/// Names and lengths of the files that [`layout_like`] would lay out. Does not look into them.
+///
+/// # Errors
+/// `Storage` if a folder cannot be listed.
+pub fn kept_files(storage: &dyn Storage, template: &Template<'_>) -> Result<Vec<(String, u64)>, Error> {
+    let list = FileList::find(storage, template)?;
+    Ok(list.files.into_iter().map(|file| (file.name, file.len_bytes)).collect())
+}
+
 /// Whether outputs can have the files of a checkpoint in this format.
 pub fn can_be_template(format_name: &str) -> bool {
     FORMATS.iter().any(|format| format.name() == format_name && format.stores_elements_once())

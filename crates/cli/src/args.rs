@@ -3,7 +3,7 @@
 mod study;
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use thalweg_checkpoint::{Params, ReadOptions};
@@ -136,6 +136,10 @@ pub(crate) struct ReadArgs {
     /// master]
     #[arg(long, value_enum, value_name = "WHICH", help_heading = "Reading")]
     pub(crate) params: Option<ParamsChoice>,
+    /// Other names for tensors, so that formats can be mixed: a file with one rule on each line, such as `layers.*.wq ->
+    /// model.layers.*.q_proj.weight`; `*` matches anything
+    #[arg(long, value_name = "FILE", help_heading = "Reading")]
+    pub(crate) rename: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -145,8 +149,8 @@ pub(crate) enum ParamsChoice {
 }
 
 impl Command {
-    /// What the arguments say about how checkpoints are read.
-    pub(crate) fn reading(&self) -> ReadOptions {
+    /// What the arguments say about how checkpoints are read, and the file of a name map.
+    pub(crate) fn reading(&self) -> (ReadOptions, Option<&Path>) {
         let args = match self {
             Self::Inspect(args) => &args.run.reading,
             Self::Plan(args) => &args.source.run.reading,
@@ -160,14 +164,14 @@ impl Command {
             Self::Recover(args) => &args.run.reading,
             Self::Init(args) => &args.run.reading,
             Self::Verify(_) | Self::Train(_) | Self::Demo(_) | Self::Report(_) | Self::Generate(_) => {
-                return ReadOptions::default();
+                return (ReadOptions::default(), None);
             }
         };
         let params = args.params.map(|params| match params {
             ParamsChoice::Module => Params::Module,
             ParamsChoice::Master => Params::Master,
         });
-        ReadOptions { key: args.key.clone(), params }
+        (ReadOptions { key: args.key.clone(), params, ..ReadOptions::default() }, args.rename.as_deref())
     }
 }
 
@@ -362,6 +366,12 @@ pub(crate) enum FormatChoice {
     MegatronDist,
     DeepspeedZero,
     DeepspeedUniversal,
+    #[value(hide = true)]
+    TorchCheckpointing,
+    #[value(hide = true)]
+    MegatronLegacy,
+    #[value(hide = true)]
+    Nanotron,
 }
 
 impl From<FormatChoice> for RequestedFormat {
@@ -374,6 +384,9 @@ impl From<FormatChoice> for RequestedFormat {
             FormatChoice::MegatronDist => Self::Named(OutputFormat::MegatronDist),
             FormatChoice::DeepspeedZero => Self::Named(OutputFormat::DeepspeedZero),
             FormatChoice::DeepspeedUniversal => Self::Named(OutputFormat::DeepspeedUniversal),
+            FormatChoice::TorchCheckpointing => Self::OnlyRead("torch-checkpointing"),
+            FormatChoice::MegatronLegacy => Self::OnlyRead("megatron-legacy"),
+            FormatChoice::Nanotron => Self::OnlyRead("nanotron"),
         }
     }
 }

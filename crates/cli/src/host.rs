@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use thalweg_checkpoint::{CheckpointPool, ReadOptions};
+use thalweg_checkpoint::{CheckpointPool, ReadOptions, RenameError, RenameMap};
 use thalweg_eval::EvalContext;
 use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage, Unwatched};
 use thalweg_storage::{LocalStorage, Storage};
@@ -73,6 +73,19 @@ impl<'a> World<'a> {
             simd: global.simd.map_or(Simd::Auto, Into::into),
             told: Mutex::default(),
         })
+    }
+
+    /// Reads a name map (`--rename`).
+    pub(crate) fn read_rename_map(&self, path: &Path) -> Result<RenameMap, Error> {
+        /// Longer than any list of a model's names.
+        const MAX_BYTES: u64 = 64 << 20;
+        let bytes = self.storage.read_file(path, MAX_BYTES)?;
+        let refuse = |what: String| {
+            let hint = "each line is `FROM -> TO`, such as `layers.*.wq -> model.layers.*.q_proj.weight`";
+            Error::usage_with_hint(format!("`--rename {}`: {what}", path.display()), hint)
+        };
+        let text = std::str::from_utf8(&bytes).map_err(|_| refuse("it is not UTF-8 text".to_owned()))?;
+        text.parse().map_err(|error: RenameError| refuse(error.to_string()))
     }
 
     /// Shows a note, unless it was shown before.

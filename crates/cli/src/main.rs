@@ -37,7 +37,11 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Error> {
-    let world = host::World::new(&arguments.global, arguments.command.reading(), messages)?;
+    let (reading, rename) = arguments.command.reading();
+    let mut world = host::World::new(&arguments.global, reading, messages)?;
+    if let Some(path) = rename {
+        world.reading.rename = world.read_rename_map(path)?;
+    }
     match &arguments.command {
         Command::Inspect(args) => command::inspect::run(args, &world, messages),
         Command::Plan(args) => command::plan::run(args, &world, messages),

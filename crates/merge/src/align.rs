@@ -290,14 +290,18 @@ fn group_by_catalog(sources: &[OpenSource]) -> Groups<'_> {
 }
 
 fn find_idle_patterns(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> Vec<Difference> {
+    let idle_renames = |source: &OpenSource| source.checkpoint.findings().idle_renames.clone();
+    let mut idle_rules = sources.first().map(idle_renames).unwrap_or_default();
+    idle_rules.retain(|rule| sources.iter().all(|source| source.checkpoint.findings().idle_renames.contains(rule)));
+    let rules = idle_rules.into_iter().map(|pattern| Difference::IdlePattern { option: "--rename", pattern });
     if policy.drop.is_empty() && policy.take_newest.is_empty() {
-        return Vec::new();
+        return rules.collect();
     }
     let names = groups.iter().flat_map(|(catalog, _)| catalog.entries()).map(|entry| &*entry.name);
     let unreadable = sources.iter().flat_map(|source| &source.checkpoint.findings().unreadable);
     let names: Vec<&str> = names.chain(unreadable.map(|one| one.name.as_str())).collect();
     let idle = idle_patterns("--drop", policy.drop, &names);
-    idle.chain(idle_patterns("--take-newest", policy.take_newest, &names)).collect()
+    rules.chain(idle).chain(idle_patterns("--take-newest", policy.take_newest, &names)).collect()
 }
 
 /// One catalog for all: that of a newest source, without the dropped tensors.

@@ -140,6 +140,9 @@ impl fmt::Display for Difference {
                 write_values(f, rows)
             }
             Self::Contents { sources, obstacle } => write!(f, "{}: {obstacle}", shorten(sources)),
+            Self::IdlePattern { option: "--rename", pattern } => {
+                write!(f, "the rule `{}` of `--rename` matches no tensor of the sources", display_name(pattern))
+            }
             Self::IdlePattern { option, pattern } => {
                 write!(f, "`{option} {}` matches no tensor of the sources", display_name(pattern))
             }
@@ -196,6 +199,9 @@ fn hint_for_contents(difference: &Difference) -> Option<String> {
             Some("save these tensors as plain ones, or name another key with `--key`".to_owned())
         }
         Difference::Contents { obstacle, .. } => Some(obstacle.hint()),
+        Difference::IdlePattern { option: "--rename", .. } => {
+            Some("`thalweg inspect CKPT -v` lists the names; in a rule a `*` matches anything".to_owned())
+        }
         Difference::IdlePattern { option, .. } => {
             Some(format!("`thalweg inspect CKPT -v` lists the names; in `{option} NAME` a `*` matches anything"))
         }

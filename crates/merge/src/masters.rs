@@ -28,7 +28,7 @@ pub fn unreached_masters(
     if newest.format_name().starts_with("deepspeed") || newest.findings().other_keys.is_empty() {
         return Ok(None);
     }
-    let whole = ReadOptions { key: Some(".".to_owned()), params: None };
+    let whole = ReadOptions { key: Some(".".to_owned()), ..ReadOptions::default() };
     let whole = open_checkpoint_with(storage, newest.path(), &whole)?;
     let other = open_other_copy(storage, newest, reading)?;
     let is_written = |name: &str, catalog: &thalweg_tensor::TensorCatalog| {

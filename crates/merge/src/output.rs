@@ -6,7 +6,7 @@ use std::sync::Arc;
 use thalweg_checkpoint::format::huggingface::FORMAT_NAME;
 use thalweg_checkpoint::{
     CONFIG_FILE_NAME, Checkpoint, CommitRules, DcpExtras, LayoutEntry, Manifest, MegatronExtras, OutputFile,
-    OutputLayout, Template, commit_checkpoint, dcp_extras, layout_dcp, layout_like, layout_megatron_dist,
+    OutputLayout, Template, commit_checkpoint, dcp_extras, kept_files, layout_dcp, layout_like, layout_megatron_dist,
     layout_output, layout_torch, open_other_copy, shard_digest, updated_config,
 };
 use thalweg_storage::Storage;
@@ -62,6 +62,24 @@ pub(crate) fn output_layout(
         }
         None => lay_out_anew(output, sources, &tensors, storage),
     }
+}
+
+/// Bytes and number of the files of an output. Does not look into the newest source's files.
+pub(crate) fn output_size(
+    output: &OutputPlan,
+    layout: &MergeLayout,
+    sources: &[OpenSource],
+    storage: &Arc<dyn Storage>,
+) -> Result<(u64, usize), Error> {
+    if let Some(newest) = kept_source(output, sources) {
+        let replaced = BTreeSet::new();
+        let template =
+            Template { checkpoint: &newest.checkpoint, other_copy: None, keeps_optimizer: true, replaced: &replaced };
+        let files = kept_files(&**storage, &template)?;
+        return Ok((files.iter().map(|(_, len_bytes)| len_bytes).sum(), files.len()));
+    }
+    let layout = output_layout(output, layout, sources, storage)?;
+    Ok((layout.len_bytes(), layout.files().len()))
 }
 
 /// Lays out an output that holds only the tensors, and what a format cannot do without.

@@ -117,6 +117,8 @@ pub enum RequestedFormat {
     Same,
     /// This one.
     Named(OutputFormat),
+    /// One that can be read, but not written.
+    OnlyRead(&'static str),
 }
 
 /// A format request that cannot be met.
@@ -228,6 +230,7 @@ pub fn choose_format(
     let can_be_made = |format: &OutputFormat| format.is_written_anew() || keeps_files(*format);
     let (format, note) = match request.format {
         Some(RequestedFormat::Named(format)) => (format, None),
+        Some(RequestedFormat::OnlyRead(found)) => return Err(FormatError::NotWritten { found }),
         Some(RequestedFormat::Same) if found == "safetensors" => (OutputFormat::Safetensors, None),
         Some(RequestedFormat::Same) => (own.ok_or(FormatError::NotWritten { found })?, None),
         None => match own.filter(can_be_made) {

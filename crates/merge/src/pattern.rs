@@ -1,5 +1,7 @@
 //! Patterns for names of tensors, as `--drop` and `--take-newest` take them: `*` is the only wildcard.
 
+use thalweg_tensor::match_pattern;
+
 /// Whether `name` fits `pattern`, in which `*` matches any number of characters, including dots and none at all.
 ///
 /// # Example
@@ -11,18 +13,7 @@
 /// assert!(name_fits("lm_head.weight", "lm_head.weight"));
 /// ```
 pub fn name_fits(pattern: &str, name: &str) -> bool {
-    let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
-    let Some(mut name) = name.strip_prefix(first) else { return false };
-    let mut parts: Vec<&str> = rest.split('*').collect();
-    let last = parts.pop().unwrap_or_default();
-    // Matching each part as early as possible leaves the most room for those after it.
-    for part in parts {
-        match name.find(part) {
-            Some(at) => name = &name[at + part.len()..],
-            None => return false,
-        }
-    }
-    name.ends_with(last)
+    match_pattern(pattern, name).is_some()
 }
 
 /// Whether `name` fits any of the patterns.

@@ -3,6 +3,7 @@
 //!
 //! Names are stored without the path to the model, and layers are stacked along a first dimension unless they differ.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use serde_json::Value as Json;
@@ -11,7 +12,7 @@ use thalweg_tensor::display_name;
 
 use super::dcp::error::DcpError;
 use super::dcp::write::{Paths, lay_folder};
-use super::dcp::{Dcp, DcpExtras, DcpFolder, DcpObject, open_folder, select_model};
+use super::dcp::{Dcp, DcpExtras, DcpFolder, DcpObject, Entry, has_all_below, open_folder, select_model};
 use super::torch::archive_write::lay_archive;
 use super::{Format, FormatContent, Place};
 use crate::frame_builder::{CopiedBytes, FrameBuilder};
@@ -24,8 +25,9 @@ const METADATA_FILE_NAME: &str = "metadata.json";
 const COMMON_FILE_NAME: &str = "common.pt";
 const MAX_METADATA_BYTES: u64 = 1 << 20;
 const BACKEND: &str = "torch_dist";
-/// Where the distributed optimizer keeps the F32 masters, under the names of the parameters.
-const MASTER_KEY: &str = "optimizer.state.fp32_param";
+/// Where optimizers keep the masters, under the names of the parameters: the optimizer of 16-bit models, and the
+/// distributed optimizer with `--dist-ckpt-optim-fully-reshardable`.
+const MASTER_KEYS: [&str; 2] = ["optimizer.state.fp32_param", "optimizer.state.param"];
 
 /// A folder `iter_0000020` of Megatron-Core.
 #[derive(Debug, Clone, Copy)]
@@ -64,15 +66,31 @@ impl Format for MegatronDist {
         let bytes = storage.read_file(&path, MAX_METADATA_BYTES)?;
         check_backend(&bytes).map_err(|source| Error::Dcp { path, source: Box::new(source) })?;
         let folder = DcpFolder { path: place.folder().to_owned(), prefix: String::new() };
-        let key = match options.params {
-            Some(Params::Master) if options.key.is_none() => Some(MASTER_KEY),
-            _ => options.key.as_deref(),
+        let params = Cell::new(options.params);
+        let choose = |entries: &[Entry<'_>], _| {
+            let is_there = |key: &&str| entries.iter().any(|entry| is_below(entry.fqn, key));
+            let masters = MASTER_KEYS.into_iter().find(is_there);
+            let key = match (options.key.as_deref(), options.params) {
+                (Some(key), _) => Some(key),
+                (None, Some(Params::Module)) => None,
+                (None, Some(Params::Master)) => Some(masters.unwrap_or(MASTER_KEYS[0])),
+                // Without masters of every tensor, the model would be incomplete.
+                (None, None) => masters.filter(|key| has_all_below(entries, key)),
+            };
+            if options.key.is_none() && key.is_some() {
+                params.set(Some(Params::Master));
+            }
+            select_model(entries, key, false)
         };
-        let mut content = open_folder(storage, &folder, &|entries, _| select_model(entries, key, false), cache)?;
-        content.findings.params = options.params;
-        content.notes.extend(options.params.map(|params| Note::ParamsChosen { params }));
+        let mut content = open_folder(storage, &folder, &choose, cache)?;
+        content.findings.params = params.get();
+        content.notes.extend(params.get().map(|params| Note::ParamsChosen { params }));
         Ok(content)
     }
+}
+
+fn is_below(name: &str, key: &str) -> bool {
+    name.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'))
 }
 
 fn check_backend(bytes: &[u8]) -> Result<(), DcpError> {

@@ -171,6 +171,8 @@ pub struct Findings {
     pub unreadable: Vec<Unreadable>,
     /// Names of classes and functions that the files mention. They are never looked up.
     pub foreign_names: Vec<String>,
+    /// The left sides of the rules of a name map that fit no tensor.
+    pub idle_renames: Vec<String>,
 }
 
 impl Findings {

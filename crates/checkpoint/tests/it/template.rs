@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use thalweg_checkpoint::format::torch::archive::Archive;
 use thalweg_checkpoint::{
-    Checkpoint, LayoutEntry, Manifest, Params, ReadOptions, StagedCheckpoint, Template, commit_checkpoint, layout_like,
-    open_checkpoint_with,
+    Checkpoint, LayoutEntry, Manifest, Params, ReadOptions, RenameMap, StagedCheckpoint, Template, commit_checkpoint,
+    layout_like, open_checkpoint_with,
 };
 use thalweg_storage::publish::Replace;
 use thalweg_tensor::{TensorSink, TensorSource};
@@ -31,8 +31,8 @@ const WRITTEN: [(&str, ReadOptions); 14] = [
     ("torch/trainstate/step-60.pt", PLAIN),
     ("trainers/torchtitan/step-30", PLAIN),
 ];
-const PLAIN: ReadOptions = ReadOptions { key: None, params: None };
-const MODULE: ReadOptions = ReadOptions { key: None, params: Some(Params::Module) };
+const PLAIN: ReadOptions = ReadOptions { key: None, params: None, rename: RenameMap(Vec::new()) };
+const MODULE: ReadOptions = ReadOptions { key: None, params: Some(Params::Module), rename: RenameMap(Vec::new()) };
 
 fn open(path: &Path, options: &ReadOptions) -> Checkpoint {
     open_checkpoint_with(&disk(), path, options).unwrap_or_else(|error| panic!("{}: {error}", path.display()))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use thalweg_checkpoint::{
     Checkpoint, CopiedBytes, DcpExtras, DcpObject, Error, LayoutEntry, Look, MegatronExtras, Note, OutputLayout,
-    PathPart, ReadOptions, StagedCheckpoint, dcp_extras, layout_dcp, layout_megatron_dist, layout_torch,
+    Params, PathPart, ReadOptions, StagedCheckpoint, dcp_extras, layout_dcp, layout_megatron_dist, layout_torch,
     open_checkpoint, open_checkpoint_with,
 };
 use thalweg_tensor::{Dtype, Shape, TensorSink};
@@ -283,4 +283,34 @@ fn extras_of_a_broken_checkpoint_are_refused() {
     assert!(error.to_string().contains("ends at byte 10"), "{error}");
     fs::remove_file(&name).unwrap();
     assert!(extras(scratch.path()).unwrap_err().to_string().contains("is missing"));
+}
+
+#[test]
+fn masters_of_megatron_are_found_under_either_name_and_reported_if_they_are_in_buffers() {
+    let written = |names: &[&str]| {
+        let scratch = tempfile::tempdir().unwrap();
+        let entries: Vec<_> = names.iter().map(|name| entry(name, Dtype::F32, &[4])).collect();
+        let layout = layout_megatron_dist(&entries, u64::MAX, &MegatronExtras::default()).unwrap();
+        write_output(&scratch.path().join("out"), layout, Order::Forward);
+        scratch
+    };
+    let opened = |folder: &Path, params| {
+        let options = ReadOptions { params, ..ReadOptions::default() };
+        open_checkpoint_with(&disk(), &folder.join("out"), &options)
+    };
+    for key in ["optimizer.state.fp32_param", "optimizer.state.param"] {
+        let folder = written(&["a.weight", &format!("{key}.a.weight"), "optimizer.state.exp_avg.a.weight"]);
+        let masters = opened(folder.path(), Some(Params::Master)).unwrap();
+        assert_eq!(masters.findings().key.as_deref(), Some(key));
+        assert_eq!(&*masters.catalog().entries()[0].name, "a.weight");
+        assert_eq!(opened(folder.path(), None).unwrap().findings().params, Some(Params::Master));
+        let module = opened(folder.path(), Some(Params::Module)).unwrap();
+        assert_eq!((module.findings().params, module.catalog().entries().len()), (Some(Params::Module), 1));
+        let folder = written(&["a.weight", "b.bias", &format!("{key}.a.weight")]);
+        assert_eq!(opened(folder.path(), None).unwrap().findings().params, None);
+    }
+    let buffers = "optimizer.distributed.dp_group_idx_0.gbuf_idx_0.dtype_(torch.bfloat16, torch.float32).bucket_idx_0";
+    let folder = written(&["a.weight", &format!("{buffers}.param")]);
+    assert_eq!(opened(folder.path(), None).unwrap().findings().params, None);
+    assert!(opened(folder.path(), Some(Params::Master)).is_err());
 }

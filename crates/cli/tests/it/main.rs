@@ -11,6 +11,7 @@ mod kill;
 mod mergekit_faults;
 mod outputs;
 mod recover;
+mod rename;
 mod report;
 mod restarts;
 mod selection;

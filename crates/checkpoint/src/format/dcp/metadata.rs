@@ -44,7 +44,7 @@ pub(super) const METADATA_NAMES: NameList = &[
 #[derive(Debug, Clone)]
 pub(in crate::format) struct Entry<'a> {
     /// The name under which everything is stored.
-    pub(super) fqn: &'a str,
+    pub(in crate::format) fqn: &'a str,
     /// Keys and positions in the saved state that lead to it; only the name if the metadata has no path.
     pub(super) path: Vec<&'a str>,
     /// The same path as the metadata has it.

@@ -1,6 +1,6 @@
 //! Which entries of a distributed checkpoint are the model, and their names without what leads to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::DcpError;
 use super::metadata::Entry;
@@ -66,6 +66,14 @@ pub(in crate::format) fn select_model(
     let others = others.into_iter().collect();
     let path = path.into_iter().map(str::to_owned).collect();
     Ok(Selection { key, path, tensors: positions.into_iter().zip(names).collect(), objects, others, stripped })
+}
+
+/// Whether each tensor of the model has another of its name below `key`.
+pub(in crate::format) fn has_all_below(entries: &[Entry<'_>], key: &str) -> bool {
+    let names = |key| -> Result<BTreeSet<String>, DcpError> {
+        Ok(select_model(entries, key, false)?.tensors.into_iter().map(|(_, name)| name).collect())
+    };
+    matches!((names(None), names(Some(key))), (Ok(model), Ok(others)) if model.is_subset(&others))
 }
 
 /// The rest of an entry's path below `path`; `None` for an entry that is not below it.

@@ -254,7 +254,7 @@ fn place_all(
     let unreadable = unreadable.into_iter().map(|(name, reason)| Unreadable { name, reason }).collect();
     let foreign_names =
         torch_file.pickle.unlisted_names().filter(|name| !is_type_name(name)).map(Global::display).collect();
-    let findings = Findings { key, params: None, other_keys: others, unreadable, foreign_names };
+    let findings = Findings { key, other_keys: others, unreadable, foreign_names, ..Findings::default() };
     Ok(FileContent { entries, findings, stripped })
 }
 
