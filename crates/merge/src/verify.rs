@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::frame::frame_digest;
 use crate::output::MAX_RECEIPT_BYTES;
 use crate::output_format::{OptimizerPolicy, OutputFormat};
-use crate::receipt::{MergeReceipt, RECEIPT_NAME, SourceReceipt};
+use crate::receipt::{FileReceipt, MergeReceipt, RECEIPT_NAME, SourceReceipt};
 use crate::receipt_check::check_receipt;
 use crate::unit::UnitList;
 
@@ -172,6 +172,7 @@ pub(crate) fn verify_receipt(
                 checked => checked?,
             },
             Err(error) => {
+                check_whole_frames(folder, receipt, run, &mut found)?;
                 found.files.push(Verdict { name: folder.display().to_string(), fault: Some(error.to_string()) });
             }
         }
@@ -269,6 +270,27 @@ fn check_tensors(
     } else {
         check_frames(checkpoint, receipt, run, found)
     }
+}
+
+/// Compares the files without tensors among those that were copied: one of them may be why an output cannot be opened.
+fn check_whole_frames(
+    folder: &Path,
+    receipt: &MergeReceipt,
+    run: &RunContext<'_>,
+    found: &mut Verification,
+) -> Result<(), Error> {
+    let Some(kind) = receipt.plan.digest.kind() else { return Ok(()) };
+    let is_whole = |known: &FileReceipt| known.frame_digest.is_some() && known.digest == known.frame_digest;
+    for (known, verdict) in receipt.files.iter().zip(&mut found.files).filter(|(known, _)| is_whole(known)) {
+        run.check_interrupt()?;
+        let file = run.storage.open_file(&folder.join(&known.name))?;
+        let read = &mut |offset: u64, out: &mut [u8]| Ok(file.read_exact_at(offset, out)?);
+        let ranges = [0..known.len_bytes];
+        if Some(frame_digest(kind, &ranges, read)?.to_string()) != known.frame_digest {
+            verdict.fault = Some("the bytes differ".to_owned());
+        }
+    }
+    Ok(())
 }
 
 /// Compares what the files hold besides the tensors.

@@ -160,7 +160,7 @@ fn convert_consolidates_says_what_it_would_do_and_reports_json() {
     let output = run_in(&scratch, &["convert", "parts", "-o", "json", "--dtype", "bf16", "--json"]);
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&document["kind"], &document["outputs"][0]["dtype"]), (&"thalweg-convert".into(), &"bf16".into()));
-    assert!(tensors(&scratch.join("json")).values().all(|(dtype, _, _)| dtype == "bf16"));
+    assert!(tensors(&scratch.join("json")).values().all(|(dtype, _, _)| dtype.eq_ignore_ascii_case("bf16")));
 }
 
 #[test]
