@@ -167,7 +167,6 @@ impl Command {
             ParamsChoice::Module => Params::Module,
             ParamsChoice::Master => Params::Master,
         });
-        // What the output is like decides about the state of the optimizer.
         ReadOptions { key: args.key.clone(), params, optimizer: false }
     }
 }

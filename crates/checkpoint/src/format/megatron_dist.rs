@@ -92,7 +92,7 @@ fn select_masters(entries: &[Entry<'_>]) -> Result<Selection, DcpError> {
 /// is the other copy of the parameters. Flat buckets of `dp_reshardable` have uninitialised memory between parameters.
 fn is_whole_state(name: &str) -> bool {
     let is_under = |key: &&str| name.strip_prefix(*key).is_some_and(|rest| rest.starts_with('.'));
-    name.starts_with(STATE_START) && !MASTER_KEYS.iter().any(|key| is_under(key))
+    name.starts_with(STATE_START) && !MASTER_KEYS.iter().any(is_under)
 }
 
 fn check_backend(bytes: &[u8]) -> Result<(), DcpError> {
