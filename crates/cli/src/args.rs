@@ -1,5 +1,6 @@
 //! What can be typed. Nothing is interpreted here; see `options` and `resolve`.
 
+mod format;
 mod study;
 
 use std::num::NonZeroUsize;
@@ -7,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use thalweg_checkpoint::{Params, ReadOptions};
-use thalweg_merge::output_format::{OptimizerPolicy, OutputFormat, RequestedFormat};
 
+pub(crate) use self::format::{FormatChoice, OptimizerChoice};
 pub(crate) use self::study::{
     CurveChoice, DataChoice, ForecastArgs, InitArgs, KeepChoice, MomentsChoice, RawChoice, RecoverArgs, ScoringArgs,
     StartChoice, SweepArgs,
@@ -171,7 +172,6 @@ impl Command {
             ParamsChoice::Module => Params::Module,
             ParamsChoice::Master => Params::Master,
         });
-        // What the output is like decides about the state of the optimizer.
         (ReadOptions { key: args.key.clone(), params, ..ReadOptions::default() }, args.rename.as_deref())
     }
 }
@@ -354,59 +354,6 @@ pub(crate) enum DtypeChoice {
     Bf16,
     #[value(aliases = ["float16", "fp16", "half"])]
     F16,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum FormatChoice {
-    Same,
-    Safetensors,
-    #[value(aliases = ["pt", "bin", "pytorch"])]
-    Torch,
-    Dcp,
-    #[value(alias = "torch_dist")]
-    MegatronDist,
-    DeepspeedZero,
-    DeepspeedUniversal,
-    #[value(hide = true)]
-    TorchCheckpointing,
-    #[value(hide = true)]
-    MegatronLegacy,
-    #[value(hide = true)]
-    Nanotron,
-}
-
-impl From<FormatChoice> for RequestedFormat {
-    fn from(choice: FormatChoice) -> Self {
-        match choice {
-            FormatChoice::Same => Self::Same,
-            FormatChoice::Safetensors => Self::Named(OutputFormat::Safetensors),
-            FormatChoice::Torch => Self::Named(OutputFormat::Torch),
-            FormatChoice::Dcp => Self::Named(OutputFormat::Dcp),
-            FormatChoice::MegatronDist => Self::Named(OutputFormat::MegatronDist),
-            FormatChoice::DeepspeedZero => Self::Named(OutputFormat::DeepspeedZero),
-            FormatChoice::DeepspeedUniversal => Self::Named(OutputFormat::DeepspeedUniversal),
-            FormatChoice::TorchCheckpointing => Self::OnlyRead("torch-checkpointing"),
-            FormatChoice::MegatronLegacy => Self::OnlyRead("megatron-legacy"),
-            FormatChoice::Nanotron => Self::OnlyRead("nanotron"),
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum OptimizerChoice {
-    Drop,
-    Newest,
-    Average,
-}
-
-impl From<OptimizerChoice> for OptimizerPolicy {
-    fn from(choice: OptimizerChoice) -> Self {
-        match choice {
-            OptimizerChoice::Drop => Self::Drop,
-            OptimizerChoice::Newest => Self::Newest,
-            OptimizerChoice::Average => Self::Average,
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

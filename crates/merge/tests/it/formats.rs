@@ -310,7 +310,7 @@ fn tensors_that_share_bytes_are_refused_where_their_results_differ() {
     let found = Runner::default().execute(&plan(shared.clone()), PLAIN);
     found.unwrap_or_else(|error| panic!("{error}"));
     assert!(verify(&shared.path).is_equal());
-    // In one of them each tensor has bytes of its own, so the results may differ.
+    // In one of them no two tensors share bytes, so the results may differ.
     let apart = scratch.path().join("apart");
     let mut alone = output(&[views.clone()], &[1], 1, &apart);
     alone.policy.allow_non_finite = true;
