@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use thalweg_checkpoint::ReadOptions;
 use thalweg_checkpoint::format::torch::read_content;
 use thalweg_checkpoint::pickle::{NameList, PickleLimits, Value, parse_pickle};
 
@@ -54,7 +55,7 @@ fn limits(n_bytes: usize) -> PickleLimits {
 /// Any bytes as a file of torch.save: whatever is accepted is within the file.
 pub(crate) fn check_file(bytes: &[u8]) {
     let file = MemoryFile(Arc::from(bytes));
-    let content = match read_content(&file, 0, None) {
+    let content = match read_content(&file, 0, &ReadOptions::default()) {
         Ok(content) => content,
         Err(error) => return check_message(&error),
     };
@@ -68,6 +69,10 @@ pub(crate) fn check_file(bytes: &[u8]) {
             assert!(end <= bytes.len() as u64, "`{}` ends at {end} of {}", entry.name, bytes.len());
         }
     }
-    let again = read_content(&file, 0, Some(".")).unwrap();
+    let whole = ReadOptions { key: Some(".".to_owned()), ..ReadOptions::default() };
+    let again = read_content(&file, 0, &whole).unwrap();
+    if let Ok(state) = read_content(&file, 0, &ReadOptions { optimizer: true, ..ReadOptions::default() }) {
+        assert!(state.n_state <= state.entries.len() && state.entries.len() >= content.entries.len());
+    }
     assert!(again.entries.len() + again.findings.unreadable.len() >= content.entries.len());
 }

@@ -202,6 +202,14 @@ pub enum Error {
         /// Why not.
         source: crate::RenameError,
     },
+    /// A parameter whose name is like those of the optimizer's state, which is read too.
+    #[error("`{}`: parameter `{}` has a name like those of the optimizer's state", path.display(), display_name(tensor))]
+    LikeOptimizer {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The parameter.
+        tensor: String,
+    },
     /// A checkpoint whose files cannot be those of an output.
     #[error("an output cannot have the files of `{path}`: {reason}")]
     CannotKeepFiles {
@@ -389,7 +397,9 @@ impl Error {
             Self::Dcp { source, .. } => return source.hint(),
             Self::TorchCheckpointing { source, .. } => return source.hint(),
             Self::IndexMismatch { .. } => "files of two saves may be mixed in this folder: copy the checkpoint again",
-            Self::Rename { .. } => "change the rules of the name map so that each tensor gets a name of its own",
+            Self::Rename { .. } => "change the rules of the name map so that no two tensors get the same name",
+            Self::UnwritableTensor { .. } => "`--format safetensors` writes the tensors of any checkpoint",
+            Self::LikeOptimizer { .. } => "the two cannot be told apart: use `--optimizer newest`",
             Self::CannotKeepFiles { .. } => "write the tensors anew, with `--format safetensors`",
             Self::OutputExists { .. } => "give another path",
             Self::StageMismatch { .. } => "discard the partial output and start over",

@@ -16,6 +16,7 @@ use crate::format::dcp::error::DcpError;
 use crate::format::huggingface::INDEX_END;
 use crate::format::{FORMATS, HEAD_BYTES, Place};
 use crate::lazy_pieces::LazyPieces;
+use crate::optimizer_state::find_disguised;
 use crate::side_files::{CONFIG_FILE_NAME, find_in_listing, probe_folder};
 use crate::stranger::{describe_stranger, explain_torch_error, recognise_file};
 use crate::{CatalogCache, Error, ReadOptions};
@@ -127,6 +128,11 @@ pub fn open_with_cache(
     };
     let mut content =
         format.open(storage, &place, options, cache).map_err(|error| explain_torch_error(error, &**storage))?;
+    if options.optimizer
+        && let Some(entry) = find_disguised(content.catalog.entries(), content.n_state)
+    {
+        return Err(Error::LikeOptimizer { path: path.to_owned(), tensor: entry.name.to_string() });
+    }
     if !options.rename.is_empty() {
         let renamed = options.rename.rename(&content.catalog);
         let (catalog, idle) = renamed.map_err(|source| Error::Rename { path: path.to_owned(), source })?;
@@ -183,7 +189,8 @@ pub fn open_other_copy(
     let format = FORMATS.iter().find(|format| format.recognises(&place));
     let params = format.and_then(|format| format.other_params(&place, checkpoint.findings().params));
     let Some(params) = params.filter(|_| options.key.is_none()) else { return Ok(None) };
-    let options = ReadOptions { params: Some(params), ..options.clone() };
+    // The state of the optimizer is the same in both.
+    let options = ReadOptions { params: Some(params), optimizer: false, ..options.clone() };
     match open_with_cache(storage, place.path(), &options, &CatalogCache::default()) {
         // A distributed checkpoint says only when it is read whether it holds masters.
         Err(Error::Dcp { source, .. }) if matches!(*source, DcpError::Key(_)) => Ok(None),

@@ -27,6 +27,10 @@ pub struct ReadOptions {
     /// Other names for the tensors.
     #[serde(skip_serializing_if = "RenameMap::is_empty")]
     pub rename: RenameMap,
+    /// Whether the tensors of the optimizer's state are listed too, under names that
+    /// [`is_optimizer_state`](crate::is_optimizer_state) knows.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub optimizer: bool,
 }
 
 /// Which values of the parameters are read.

@@ -335,9 +335,11 @@ impl StagedCheckpoint {
         reserved_names(&self.layout).map(str::to_owned).chain(self.added.iter().cloned()).collect()
     }
 
-    /// Whether a name in the folder belongs to the output.
+    /// Whether a name in the folder belongs to the output: that of a file, or of a folder with its files.
     pub(crate) fn owns(&self, name: &str) -> bool {
-        self.added.contains(name) || reserved_names(&self.layout).any(|reserved| reserved == name)
+        let is_or_is_below =
+            |owned: &str| owned.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        self.added.contains(name) || reserved_names(&self.layout).any(is_or_is_below)
     }
 
     fn shard(&self, file_idx: usize) -> Result<Arc<dyn WriteAt>, thalweg_storage::Error> {

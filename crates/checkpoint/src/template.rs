@@ -6,9 +6,11 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use thalweg_storage::publish::{is_stage_name, trainer_part};
 use thalweg_storage::{FileKind, ReadAt, Storage};
 use thalweg_tensor::{Piece, TensorCatalog, TensorEntry, to_index};
 
+use crate::commit::RECEIPT_NAME;
 use crate::format::FORMATS;
 use crate::format::torch::archive::Archive;
 use crate::layout::{Checksum, FrameContent, FramePart, LayoutEntry, OutputFile, OutputLayout};
@@ -66,6 +68,15 @@ pub fn layout_like(
         TensorCatalog::new(entries).map(Arc::new).map_err(|name| refuse(checkpoint, format!("`{name}` appears twice")))
     };
     Ok(OutputLayout::new(files, catalog(placed)?, Vec::new()).with_copies(catalog(copies)?))
+}
+
+/// Names and lengths of the files that [`layout_like`] would lay out. Does not look into them.
+///
+/// # Errors
+/// `Storage` if a folder cannot be listed.
+pub fn kept_files(storage: &dyn Storage, template: &Template<'_>) -> Result<Vec<(String, u64)>, Error> {
+    let list = FileList::find(storage, template)?;
+    Ok(list.files.into_iter().map(|file| (file.name, file.len_bytes)).collect())
 }
 
 /// Whether outputs can have the files of a checkpoint in this format.
@@ -151,7 +162,7 @@ fn collect(
             continue;
         }
         match entry.kind {
-            FileKind::Folder if depth < MAX_DEPTH => {
+            FileKind::Folder if depth < MAX_DEPTH && is_kept_folder(storage, &name, &path, template)? => {
                 collect(storage, &path, &format!("{name}/"), template, found, depth + 1)?;
             }
             FileKind::File if is_kept(prefix, &entry.name, entry.len_bytes) && !template.replaced.contains(&name) => {
@@ -168,6 +179,25 @@ fn collect(
         }
     }
     Ok(())
+}
+
+/// Whether a folder inside the checkpoint's is a part of it. A run folder may itself be a checkpoint, with other
+/// checkpoints, outputs, logs and version control inside.
+fn is_kept_folder(storage: &dyn Storage, name: &str, path: &Path, template: &Template<'_>) -> Result<bool, Error> {
+    /// Where logs go beside checkpoints.
+    const LOGS: [&str; 6] = ["logs", "runs", "wandb", "tensorboard", "tb", "mlruns"];
+    let inside = format!("{name}/");
+    if template.checkpoint.files().iter().any(|file| file.name.starts_with(&inside)) {
+        return Ok(true);
+    }
+    let last = name.rsplit('/').next().unwrap_or(name);
+    if last.starts_with('.') || LOGS.contains(&last) || is_stage_name(last) || trainer_part(last).is_some() {
+        return Ok(false);
+    }
+    match storage.file_info(&path.join(RECEIPT_NAME)) {
+        Err(error) if error.is_not_found() => Ok(true),
+        found => Ok(found.map(|_| false)?),
+    }
 }
 
 /// Whether a file is kept. Cards and code directly in the folder are not: an output has its own card, and code only on

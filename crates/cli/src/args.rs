@@ -171,6 +171,7 @@ impl Command {
             ParamsChoice::Module => Params::Module,
             ParamsChoice::Master => Params::Master,
         });
+        // What the output is like decides about the state of the optimizer.
         (ReadOptions { key: args.key.clone(), params, ..ReadOptions::default() }, args.rename.as_deref())
     }
 }
@@ -289,8 +290,8 @@ pub(crate) struct OutputArgs {
     /// resumes from the output [default: same where it can be written, else safetensors]
     #[arg(long, value_enum)]
     pub(crate) format: Option<FormatChoice>,
-    /// State of the optimizer and of the training run: left out, or that of the newest checkpoint [default: newest where
-    /// the output has its files]
+    /// State of the optimizer and of the training run: left out, that of the newest checkpoint, or that with the average of
+    /// the optimizer's moments [default: newest where the output has its files]
     #[arg(long, value_enum)]
     pub(crate) optimizer: Option<OptimizerChoice>,
     /// Largest shard: 5GB, 5GiB, or bytes; a larger tensor gets a separate shard
@@ -395,6 +396,7 @@ impl From<FormatChoice> for RequestedFormat {
 pub(crate) enum OptimizerChoice {
     Drop,
     Newest,
+    Average,
 }
 
 impl From<OptimizerChoice> for OptimizerPolicy {
@@ -402,6 +404,7 @@ impl From<OptimizerChoice> for OptimizerPolicy {
         match choice {
             OptimizerChoice::Drop => Self::Drop,
             OptimizerChoice::Newest => Self::Newest,
+            OptimizerChoice::Average => Self::Average,
         }
     }
 }

@@ -1,9 +1,11 @@
 //! From what was typed to a plan: which checkpoints, which coefficients, which policies. Reads names and headers only.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use thalweg_checkpoint::{ReadOptions, can_be_template};
 use thalweg_merge::Coefficients;
-use thalweg_merge::output_format::{ChosenFormat, FormatRequest, choose_format};
+use thalweg_merge::masters::unreached_masters;
+use thalweg_merge::output_format::{ChosenFormat, FormatRequest, Keeping, choose_format};
 use thalweg_merge::plan::{
     CodePolicy, DigestChoice, MergePlan, MergePolicy, NonFloatPolicy, OutputDtype, OutputPlan, RouterPolicy, SourceRef,
     newest_of,
@@ -12,7 +14,9 @@ use thalweg_merge::scheme::{CoefficientOrder, PowerSnapshot, Scheme, reconstruct
 use thalweg_merge::waiver::{ConfigWaiver, WaiverError};
 use thalweg_storage::guard::output_path;
 
-use crate::args::{DigestArg, DtypeChoice, NonFloatChoice, OutputArgs, RouterChoice, SchemeArgs, SourceArgs};
+use crate::args::{
+    DigestArg, DtypeChoice, NonFloatChoice, OptimizerChoice, OutputArgs, RouterChoice, SchemeArgs, SourceArgs,
+};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
@@ -154,14 +158,15 @@ pub(crate) fn output_plan(
     out: &Path,
     world: &World<'_>,
 ) -> Result<OutputPlan, Error> {
-    let mut output = OutputPlan::new(output_path(&*world.storage, out)?, scheme, sources, coefficients);
+    let mut output = OutputPlan::new(output_folder(out, world)?, scheme, sources, coefficients);
     output.dtype = match args.dtype {
         DtypeChoice::Same => OutputDtype::Same,
         DtypeChoice::F32 => OutputDtype::F32,
         DtypeChoice::Bf16 => OutputDtype::Bf16,
         DtypeChoice::F16 => OutputDtype::F16,
     };
-    output.reading = world.reading.clone();
+    let averages_moments = args.optimizer == Some(OptimizerChoice::Average);
+    output.reading = ReadOptions { optimizer: averages_moments, ..world.reading.clone() };
     output.policy = policy((sources, newest), args, world)?;
     let chosen = output_format(&output, args, world)?;
     (output.format, output.policy.optimizer) = (chosen.format, chosen.optimizer);
@@ -175,12 +180,29 @@ pub(crate) fn output_plan(
     Ok(output)
 }
 
+/// The absolute path of an output, which is a folder: a name that ends like a file's is refused.
+pub(crate) fn output_folder(out: &Path, world: &World<'_>) -> Result<PathBuf, Error> {
+    const FILE_ENDS: [&str; 6] = ["safetensors", "pt", "pth", "bin", "ckpt", "distcp"];
+    let end = out.extension().and_then(|end| end.to_str()).filter(|end| FILE_ENDS.contains(end));
+    let Some(end) = end else { return Ok(output_path(&*world.storage, out)?) };
+    Err(Error::usage_with_hint(
+        format!("an output is a folder, and `{}` ends with `.{end}` like a file", out.display()),
+        format!("leave out the ending: `-o {}`", out.with_extension("").display()),
+    ))
+}
+
 /// The format of an output: that of its newest source, unless another one was asked for or is all that works.
 fn output_format(output: &OutputPlan, args: &OutputArgs, world: &World<'_>) -> Result<ChosenFormat, Error> {
     let request = FormatRequest { format: args.format.map(Into::into), optimizer: args.optimizer.map(Into::into) };
     let Some(newest) = output.newest_source() else { return Err(Error::usage("there is no checkpoint to merge")) };
     let newest = world.pool.open(&newest.path, &output.reading)?;
-    let chosen = choose_format(request, &newest, (output.dtype, output.policy.drop.is_empty()));
+    let master = match can_be_template(newest.format_name()) {
+        true => unreached_masters(&world.storage, &newest, &output.reading)?,
+        false => None,
+    };
+    let keeping =
+        Keeping { dtype: output.dtype, keeps_all: output.policy.drop.is_empty(), unreached_master: master.as_deref() };
+    let chosen = choose_format(request, &newest, keeping);
     Ok(chosen.map_err(thalweg_merge::Error::from)?)
 }
 

@@ -9,7 +9,6 @@ use thalweg_eval::suite::SuiteRole;
 use thalweg_eval::{EvalContext, ReportSuite, SelectionSuite, Suite, check_apart};
 use thalweg_merge::context::RunContext;
 use thalweg_merge::engine::{ExecuteOptions, PartialStage, execute_merge};
-use thalweg_merge::output_format::{OptimizerPolicy, OutputFormat};
 use thalweg_merge::plan::{DigestChoice, MergePlan, OutputPlan};
 use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::{Replace, publish_file};
@@ -189,9 +188,7 @@ impl CommandEvaluator<'_> {
         }
         let path = self.cache.join("merge-to-score");
         // Programs that score models read safetensors.
-        let format = OutputFormat::Safetensors;
-        let mut scored = OutputPlan { path: path.clone(), digest: DigestChoice::None, format, ..output.clone() };
-        scored.policy.optimizer = OptimizerPolicy::Drop;
+        let scored = OutputPlan { path: path.clone(), digest: DigestChoice::None, ..output.of_model_alone() };
         let options = ExecuteOptions { replace: Replace::Force, partial: PartialStage::Discard };
         self.run.storage.create_folder(&self.cache)?;
         let outcomes = execute_merge(&MergePlan::new(vec![scored])?, options, self.run)?;

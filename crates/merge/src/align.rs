@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
-use thalweg_checkpoint::{Checkpoint, compare_configs, compare_tokenizer_files};
+use thalweg_checkpoint::{Checkpoint, compare_configs, compare_tokenizer_files, is_optimizer_state};
 use thalweg_storage::Storage;
 use thalweg_tensor::{
     AccessError, Dtype, DtypeClass, Shape, TensorCatalog, TensorEntry, TensorSource, display_name, to_index,
@@ -19,6 +19,8 @@ use crate::Error;
 use crate::contents::find_obstacles;
 pub use crate::difference::{Difference, NewestHas};
 use crate::difference::{common_prefix_difference, idle_patterns};
+use crate::moments::{check_signs, describe_state, find_missing, join_state, state_class};
+use crate::output_format::OptimizerPolicy;
 use crate::pattern::fits_any;
 use crate::plan::{MergePlan, NonFloatPolicy, RouterPolicy};
 use crate::waiver::ConfigWaiver;
@@ -38,6 +40,10 @@ pub enum TensorClass {
     Newest,
     /// Element types that have no average: copied if equal.
     Opaque,
+    /// A moment of the optimizer: averaged, in its own element type.
+    Moment,
+    /// Anything else of the optimizer's state: from the newest source.
+    OptimizerState,
 }
 
 /// The sources agree on this: one catalog for all, and what each tensor is.
@@ -67,6 +73,13 @@ impl MergeLayout {
             places: self.places.get(i).and_then(Option::as_deref),
         };
         sources.iter().enumerate().map(view).collect()
+    }
+
+    /// Number of parameters: the elements of tensors that do not belong to the state of the optimizer.
+    pub fn n_params(&self) -> u64 {
+        let is_param = |class: &TensorClass| !matches!(class, TensorClass::Moment | TensorClass::OptimizerState);
+        let params = self.catalog.entries().iter().zip(&self.classes).filter(|(_, class)| is_param(class));
+        params.map(|(entry, _)| entry.n_elements()).sum()
     }
 
     /// Whether source `source_idx` has exactly the tensors of the layout.
@@ -146,9 +159,12 @@ pub fn is_router(name: &str) -> bool {
 }
 
 /// What a tensor is. The plan takes tensors that fit `take_newest` from the newest source.
-pub(crate) fn classify(entry: &TensorEntry, take_newest: &[String]) -> TensorClass {
+pub(crate) fn classify(entry: &TensorEntry, take_newest: &[String], optimizer: OptimizerPolicy) -> TensorClass {
     if fits_any(take_newest, &entry.name) {
         return TensorClass::Newest;
+    }
+    if let Some(class) = state_class(entry, optimizer) {
+        return class;
     }
     if entry.name.ends_with("_extra_state") {
         return TensorClass::ExtraState;
@@ -185,6 +201,7 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan, storage: &dyn Sto
     let Some(first) = sources.first() else {
         return Err(Error::NothingToMerge { path: PathBuf::new() });
     };
+    check_signs(plan)?;
     let policy = Policy::of(plan, sources);
     let mut differences = unreadable(sources, &policy);
     if !plan.is_copy() {
@@ -196,6 +213,10 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan, storage: &dyn Sto
     let (config_differences, harmless) = compare_source_configs(sources, plan);
     differences.extend(config_differences);
     differences.extend(compare_tokenizers(sources, plan, storage)?);
+    if policy.averages_moments() {
+        differences.extend(find_missing(sources));
+        differences = join_state(differences);
+    }
     if !differences.is_empty() {
         return Err(Error::NotAligned { differences });
     }
@@ -219,6 +240,7 @@ struct Policy<'a> {
     /// Whether every output takes differing integers from its newest source.
     non_float: NonFloatPolicy,
     router: RouterPolicy,
+    optimizer: OptimizerPolicy,
     /// Positions of the outputs' newest sources.
     newest: BTreeSet<usize>,
 }
@@ -239,6 +261,7 @@ impl<'a> Policy<'a> {
             drop: first.map_or(&[], |policy| &policy.drop),
             take_newest: first.map_or(&[], |policy| &policy.take_newest),
             non_float: if non_float { NonFloatPolicy::Newest } else { NonFloatPolicy::Error },
+            optimizer: first.map_or(OptimizerPolicy::Drop, |policy| policy.optimizer),
             router: if router { RouterPolicy::Newest } else { RouterPolicy::Average },
             newest: newest.collect(),
         }
@@ -248,20 +271,35 @@ impl<'a> Policy<'a> {
         fits_any(self.drop, name)
     }
 
+    fn classify(&self, entry: &TensorEntry) -> TensorClass {
+        classify(entry, self.take_newest, self.optimizer)
+    }
+
+    fn averages_moments(&self) -> bool {
+        self.optimizer == OptimizerPolicy::Average
+    }
+
+    /// Whether a tensor belongs to a state that was asked for.
+    fn is_state(&self, name: &str) -> bool {
+        self.averages_moments() && is_optimizer_state(name)
+    }
+
     /// Whether only the newest source's tensor matters.
     fn is_taken(&self, class: TensorClass) -> bool {
         match class {
             TensorClass::Newest | TensorClass::ExtraState => true,
             TensorClass::Discrete => self.non_float == NonFloatPolicy::Newest,
             TensorClass::Router => self.router == RouterPolicy::Newest,
-            TensorClass::Float | TensorClass::Opaque => false,
+            // What the sources' optimizers keep must agree, even where only the newest one's is taken.
+            TensorClass::Float | TensorClass::Opaque | TensorClass::Moment | TensorClass::OptimizerState => false,
         }
     }
 }
 
 /// Obstacles inside the sources, each reported once with the sources that have it.
 fn find_contents(sources: &[OpenSource], policy: &Policy<'_>) -> Vec<Difference> {
-    let is_averaged = |name: &str| !policy.is_dropped(name) && !fits_any(policy.take_newest, name);
+    let is_averaged =
+        |name: &str| !policy.is_dropped(name) && !fits_any(policy.take_newest, name) && !policy.is_state(name);
     let mut found: Vec<(crate::contents::Obstacle, Vec<String>)> = Vec::new();
     for source in sources {
         for obstacle in find_obstacles(&source.checkpoint, &is_averaged) {
@@ -325,7 +363,7 @@ fn lay_out(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> 
             members.iter().for_each(|&i| places[i] = Some(Arc::clone(&own)));
         }
     }
-    let classes = catalog.entries().iter().map(|entry| classify(entry, policy.take_newest)).collect();
+    let classes = catalog.entries().iter().map(|entry| policy.classify(entry)).collect();
     MergeLayout { catalog, classes, notes: Vec::new(), places }
 }
 
@@ -393,6 +431,7 @@ fn collect_notes(sources: &[OpenSource], layout: &MergeLayout, plan: &MergePlan)
         let how = if newest { "taken from the newest source" } else { "averaged" };
         notes.push(format!("{n_routers} router tensors are {how} (`--router`)"));
     }
+    notes.extend(describe_state(layout));
     let n_taken = count(TensorClass::Newest);
     if n_taken > 0 {
         notes.push(format!("{n_taken} tensors are taken from the newest source (`--take-newest`)"));
@@ -419,7 +458,11 @@ fn compare_catalogs(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy
     let mut found: Vec<Difference> =
         names.into_iter().filter_map(|name| compare_tensor(name, sources, groups, policy)).collect();
     if let Some(prefix) = find_prefix(sources, groups, policy) {
-        found.retain(|difference| !matches!(difference, Difference::Presence { .. }));
+        let is_told = |difference: &Difference| match difference {
+            Difference::Presence { tensor, .. } => !policy.is_state(tensor),
+            _ => false,
+        };
+        found.retain(|difference| !is_told(difference));
         found.insert(0, prefix);
     }
     found
@@ -430,7 +473,8 @@ fn find_prefix(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>)
     let [(a, a_members), (b, b_members)] = groups.as_slice() else { return None };
     let only_in = |one: &Arc<TensorCatalog>, other: &Arc<TensorCatalog>| -> Vec<String> {
         let entries = one.entries().iter().filter(|entry| other.find(&entry.name).is_none());
-        entries.filter(|entry| !policy.is_dropped(&entry.name)).map(|entry| entry.name.to_string()).collect()
+        let is_compared = |name: &str| !policy.is_dropped(name) && !policy.is_state(name);
+        entries.filter(|entry| is_compared(&entry.name)).map(|entry| entry.name.to_string()).collect()
     };
     let (only_a, only_b) = (only_in(a, b), only_in(b, a));
     let refs_a: Vec<&str> = only_a.iter().map(String::as_str).collect();
@@ -460,7 +504,7 @@ fn compare_tensor(name: &str, sources: &[OpenSource], groups: &Groups<'_>, polic
             absent.extend_from_slice(members);
             continue;
         };
-        is_taken &= policy.is_taken(classify(entry, policy.take_newest));
+        is_taken &= policy.is_taken(policy.classify(entry));
         present.extend_from_slice(members);
         let is_known = rows
             .iter()

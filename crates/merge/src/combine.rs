@@ -130,12 +130,12 @@ pub(crate) fn source_use(class: TensorClass, combinations: &[Combination]) -> So
 fn action(class: TensorClass, combination: &Combination) -> Action {
     let from = combination.newest_idx;
     match class {
-        TensorClass::ExtraState | TensorClass::Newest => Action::Copy { from },
+        TensorClass::ExtraState | TensorClass::Newest | TensorClass::OptimizerState => Action::Copy { from },
         TensorClass::Opaque => Action::CopyEqual { from, others: combination.source_idxs.clone() },
         TensorClass::Router if combination.router == RouterPolicy::Newest => Action::Copy { from },
         TensorClass::Discrete if combination.non_float == NonFloatPolicy::Newest => Action::Copy { from },
         TensorClass::Discrete => Action::CopyEqual { from, others: combination.source_idxs.clone() },
-        TensorClass::Float | TensorClass::Router => Action::Sum { terms: terms(combination).0 },
+        TensorClass::Float | TensorClass::Router | TensorClass::Moment => Action::Sum { terms: terms(combination).0 },
     }
 }
 
@@ -150,6 +150,7 @@ pub(crate) fn output_dtype(class: TensorClass, input: Dtype, wanted: OutputDtype
     match class {
         TensorClass::Float | TensorClass::Router => wanted.resolve(input),
         TensorClass::Newest if input.class() == DtypeClass::Mergeable => wanted.resolve(input),
+        TensorClass::Moment | TensorClass::OptimizerState => input,
         TensorClass::Discrete | TensorClass::ExtraState | TensorClass::Newest | TensorClass::Opaque => input,
     }
 }
@@ -222,18 +223,23 @@ impl Prepared {
             Self { uses: BTreeMap::new(), sums: BTreeMap::new(), widenings: BTreeMap::new(), equal: Mutex::default() };
         for (entry, &class) in job.layout.catalog.entries().iter().zip(&job.layout.classes) {
             prepared.uses.entry(class as u8).or_insert_with(|| source_use(class, job.combinations));
-            if matches!(class, TensorClass::Float | TensorClass::Router) {
-                prepared.prepare_sums(job, run, entry)?;
+            if matches!(class, TensorClass::Float | TensorClass::Router | TensorClass::Moment) {
+                prepared.prepare_sums(job, run, (entry, class))?;
             }
         }
         Ok(prepared)
     }
 
-    fn prepare_sums(&mut self, job: &CombineJob<'_>, run: &RunContext<'_>, entry: &TensorEntry) -> Result<(), Error> {
+    fn prepare_sums(
+        &mut self,
+        job: &CombineJob<'_>,
+        run: &RunContext<'_>,
+        (entry, class): (&TensorEntry, TensorClass),
+    ) -> Result<(), Error> {
         let input = entry.dtype;
         let in_tensor = |source| Error::Sum { tensor: display_name(&entry.name), source };
         for (i, combination) in job.combinations.iter().enumerate() {
-            let output = combination.dtype.resolve(input);
+            let output = output_dtype(class, input, combination.dtype);
             if self.sums.contains_key(&(i, input, output)) {
                 continue;
             }
@@ -388,7 +394,7 @@ impl<'a> Worker<'a> {
         run: &RunContext<'_>,
     ) -> Result<TensorStats, Error> {
         let combination = &self.job.combinations[k];
-        let (input, output) = (piece.entry.dtype, combination.dtype.resolve(piece.entry.dtype));
+        let (input, output) = piece.dtypes(combination);
         let Some(sum) = self.prepared.sums.get(&(k, input, output)) else {
             return Err(Error::Bug { what: "a sum was not prepared" });
         };
@@ -459,7 +465,7 @@ impl<'a> Worker<'a> {
             });
         }
         let combination = &self.job.combinations[k];
-        let (input, output) = (piece.entry.dtype, output_dtype(piece.class, piece.entry.dtype, combination.dtype));
+        let (input, output) = piece.dtypes(combination);
         if input == output {
             self.output.clear();
             self.output.extend_from_slice(&self.inputs[from]);
@@ -525,6 +531,11 @@ pub(crate) struct Piece<'b> {
 }
 
 impl Piece<'_> {
+    /// The element types in the sources and in the output.
+    pub(crate) fn dtypes(&self, combination: &Combination) -> (Dtype, Dtype) {
+        (self.entry.dtype, output_dtype(self.class, self.entry.dtype, combination.dtype))
+    }
+
     pub(crate) fn n_bytes(&self, dtype: Dtype) -> usize {
         to_index(dtype.bytes_of(self.elements.end - self.elements.start).unwrap_or(0))
     }

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use serde_json::Value;
-use thalweg_checkpoint::Checkpoint;
+use thalweg_checkpoint::{Checkpoint, MOMENT_NAMES, is_optimizer_state};
 use thalweg_tensor::{DtypeClass, TensorCatalog, TensorEntry, display_name};
 
 use crate::pattern::name_fits;
@@ -296,24 +296,11 @@ const STATE_ROOTS: [&str; 12] = [
     "scheduler",
     "train_state",
 ];
-/// Parts of names that optimizers give to their state for one parameter.
-const STATE_PARTS: [&str; 9] = [
-    "exp_avg",
-    "exp_avg_sq",
-    "exp_avg_slow",
-    "exp_inf",
-    "max_exp_avg_sq",
-    "momentum_buffer",
-    "square_avg",
-    "acc_delta",
-    "fp32_master_param",
-];
-
 /// Whether the name of a tensor shows that it belongs to a trainer, not to the model.
 pub fn is_training_state(name: &str) -> bool {
     let mut parts = name.split('.');
     let root = parts.next().unwrap_or(name);
-    (STATE_ROOTS.contains(&root) && name.contains('.')) || name.split('.').any(|part| STATE_PARTS.contains(&part))
+    (STATE_ROOTS.contains(&root) && name.contains('.')) || name.split('.').any(|part| MOMENT_NAMES.contains(&part))
 }
 
 fn training_state(entries: &[&TensorEntry]) -> Option<Obstacle> {
@@ -345,7 +332,10 @@ pub fn tied_pair(catalog: &TensorCatalog, config: &Value) -> Option<(usize, usiz
     if !says_tied(config) {
         return None;
     }
-    let position = |is_it: &dyn Fn(&str) -> bool| catalog.entries().iter().position(|entry| is_it(&entry.name));
+    // Moments have the names of parameters at their end.
+    let position = |is_it: &dyn Fn(&str) -> bool| {
+        catalog.entries().iter().position(|entry| is_it(&entry.name) && !is_optimizer_state(&entry.name))
+    };
     let is_embedding = |name: &str| {
         EMBEDDINGS.iter().any(|end| name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
     };

@@ -6,6 +6,7 @@ use serde_json::Value;
 use thalweg_tensor::{Dtype, Shape, display_name, shell_word};
 
 use crate::contents::Obstacle;
+use crate::output_format::NEWEST_HINT;
 use crate::pattern::{name_fits, patterns_for};
 use crate::waiver::ConfigWaiver;
 
@@ -92,6 +93,32 @@ pub enum Difference {
         /// Its name.
         tensor: String,
     },
+    /// Sources whose optimizer has no moments that can be averaged.
+    NoMoments {
+        /// The sources.
+        sources: Vec<String>,
+    },
+    /// The state of the optimizer, which is to be averaged, differs.
+    OptimizerState {
+        /// The first difference.
+        first: Box<Difference>,
+        /// How many there are.
+        n_tensors: usize,
+    },
+}
+
+impl Difference {
+    /// The tensor that differs.
+    pub(crate) fn tensor(&self) -> Option<&str> {
+        match self {
+            Self::Presence { tensor, .. }
+            | Self::Tensor { tensor, .. }
+            | Self::Refused { tensor, .. }
+            | Self::Unreadable { tensor, .. }
+            | Self::NewestDiffer { tensor } => Some(tensor),
+            _ => None,
+        }
+    }
 }
 
 /// Whether the newest source has a tensor.
@@ -151,6 +178,16 @@ impl fmt::Display for Difference {
                 "tensor `{}` is taken from the newest source, but it differs between the newest sources of the outputs",
                 display_name(tensor)
             ),
+            Self::NoMoments { sources } => {
+                write!(f, "{}: no moments of an optimizer that could be averaged", shorten(sources))
+            }
+            Self::OptimizerState { first, n_tensors } => {
+                write!(f, "the state of the optimizer cannot be averaged: {first}")?;
+                if *n_tensors > 1 {
+                    write!(f, "\n  and {} more of its tensors", n_tensors - 1)?;
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -205,6 +242,7 @@ fn hint_for_contents(difference: &Difference) -> Option<String> {
         Difference::IdlePattern { option, .. } => {
             Some(format!("`thalweg inspect CKPT -v` lists the names; in `{option} NAME` a `*` matches anything"))
         }
+        Difference::NoMoments { .. } | Difference::OptimizerState { .. } => Some(NEWEST_HINT.to_owned()),
         Difference::NewestDiffer { .. } => Some("make the outputs one by one, with `thalweg merge`".to_owned()),
         _ => None,
     }

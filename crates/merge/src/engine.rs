@@ -19,6 +19,7 @@ use crate::frame::copy_frames;
 use crate::ledger::{Finished, Ledger};
 use crate::memory::{Held, PieceSize};
 use crate::output::{CommitInput, commit_output, output_layout};
+use crate::output_format::describe_format;
 use crate::pending::{Compared, Pending, check_disk_space};
 use crate::plan::{DigestChoice, MergePlan, OutputPlan};
 use crate::receipt::MergeReceipt;
@@ -80,6 +81,7 @@ pub fn execute_merge(
     check_memory(plan, &sources, &layout, run)?;
     let pending = Pending::find(plan, &sources, options, run)?;
     pending.outputs().flat_map(|output| side_file_notes(output, &sources)).for_each(|note| run.progress.note(&note));
+    pending.outputs().filter_map(|output| describe_format(output, &sources)).for_each(|line| run.progress.note(&line));
     let lay_out = |output| output_layout(output, &layout, &sources, &run.storage);
     let layouts = pending.outputs().map(lay_out).collect::<Result<Vec<_>, _>>()?;
     check_disk_space(&pending, &layouts, run)?;

@@ -69,7 +69,7 @@ impl Worker<'_> {
     /// The sum over equal sources: finite elements are summed as everywhere, the others are copied.
     pub(crate) fn sum_of_equals(&mut self, k: usize, terms: &[usize], piece: &Piece<'_>) -> Result<TensorStats, Error> {
         let combination = &self.job.combinations[k];
-        let (input, output) = (piece.entry.dtype, combination.dtype.resolve(piece.entry.dtype));
+        let (input, output) = piece.dtypes(combination);
         let Some(sum) = self.prepared.sums.get(&(k, input, output)) else {
             return Err(Error::Bug { what: "a sum was not prepared" });
         };

@@ -6,7 +6,7 @@ use crate::context::RunContext;
 use crate::engine::{combination_of, fit_piece};
 use crate::error::Error;
 use crate::memory::Held;
-use crate::output::output_layout;
+use crate::output::output_size;
 use crate::plan::MergePlan;
 
 /// The cost of a merge.
@@ -47,15 +47,15 @@ pub fn estimate_merge(
         .zip(&layout.classes)
         .map(|(entry, &class)| entry.n_bytes() * source_use(class, &uses).read.len() as u64)
         .sum();
-    let lay_out = |output| output_layout(output, layout, sources, &run.storage);
-    let layouts = plan.outputs.iter().map(lay_out).collect::<Result<Vec<_>, _>>()?;
+    let size_of = |output| output_size(output, layout, sources, &run.storage);
+    let sizes_written = plan.outputs.iter().map(size_of).collect::<Result<Vec<_>, _>>()?;
     let held = Held::of_sources(sources).with_outputs(plan.outputs.iter());
     let sizes = (sources.len(), plan.outputs.len());
     let piece = fit_piece(layout, sizes, held.bytes(&layout.catalog), bytes_read, run)?;
     Ok(MergeEstimate {
         bytes_read,
-        bytes_written: layouts.iter().map(thalweg_checkpoint::OutputLayout::len_bytes).sum(),
-        n_files: layouts.iter().map(|layout| layout.files().len()).sum(),
+        bytes_written: sizes_written.iter().map(|(n_bytes, _)| n_bytes).sum(),
+        n_files: sizes_written.iter().map(|(_, n_files)| n_files).sum(),
         memory_bytes: piece.memory_bytes,
     })
 }

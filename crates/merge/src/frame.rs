@@ -124,10 +124,11 @@ pub(crate) fn framed_receipts(staged: &StagedCheckpoint, kind: Option<DigestKind
     for ((file_idx, file), ranges) in files.iter().enumerate().zip(&ranges) {
         let read = &mut |offset: u64, out: &mut [u8]| Ok(staged.read_file(file_idx, offset, out)?);
         let frame_digest = kind.map(|kind| frame_digest(kind, ranges, read)).transpose()?;
+        let has_tensors = ranges.iter().map(|range| range.end - range.start).sum::<u64>() < file.len_bytes;
         receipts.push(FileReceipt {
             name: file.name.clone(),
             len_bytes: file.len_bytes,
-            digest: None,
+            digest: frame_digest.as_ref().filter(|_| !has_tensors).map(ToString::to_string),
             frame_digest: frame_digest.map(|digest| digest.to_string()),
         });
     }

@@ -16,6 +16,7 @@ use crate::context::{RunContext, Stage};
 use crate::engine::{combination_of, cut_units, fit_piece, open_sources};
 use crate::error::Error;
 use crate::memory::Held;
+use crate::output_format::OptimizerPolicy;
 use crate::plan::{DigestChoice, MergePlan, NonFloatPolicy, OutputDtype, RouterPolicy};
 
 /// A source with the name that messages use.
@@ -151,7 +152,8 @@ fn align_live(sources: &[LiveSource<'_>], coefficients: &Coefficients) -> Result
             return Err(refuse(format!("tensor `{tensor}` of {} differs from that of {}", first.name, other.name)));
         }
     }
-    let classes: Vec<TensorClass> = catalog.entries().iter().map(|entry| classify(entry, &[])).collect();
+    let class_of = |entry| classify(entry, &[], OptimizerPolicy::Drop);
+    let classes: Vec<TensorClass> = catalog.entries().iter().map(class_of).collect();
     Ok(MergeLayout { catalog: Arc::new(catalog.clone()), classes, notes: Vec::new(), places: Vec::new() })
 }
 

@@ -4,6 +4,7 @@
 //!
 //! Start with [`engine::execute_merge`]; what multiplies what is decided in [`scheme`] alone.
 
+mod aliases;
 pub mod align;
 pub mod card;
 pub mod coefficients;
@@ -22,7 +23,9 @@ pub mod gram;
 pub mod in_memory;
 mod journal;
 mod ledger;
+pub mod masters;
 mod memory;
+mod moments;
 mod output;
 pub mod output_format;
 pub mod own;

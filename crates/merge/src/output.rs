@@ -6,14 +6,15 @@ use std::sync::Arc;
 use thalweg_checkpoint::format::huggingface::FORMAT_NAME;
 use thalweg_checkpoint::{
     CONFIG_FILE_NAME, Checkpoint, CommitRules, DcpExtras, LayoutEntry, Manifest, MegatronExtras, OutputFile,
-    OutputLayout, Template, commit_checkpoint, dcp_extras, layout_dcp, layout_like, layout_megatron_dist,
-    layout_output, layout_torch, open_other_copy, shard_digest, updated_config,
+    OutputLayout, Template, commit_checkpoint, dcp_extras, kept_files, layout_dcp, layout_like, layout_megatron_dist,
+    layout_output, layout_torch, megatron_common, open_other_copy, shard_digest, updated_config,
 };
 use thalweg_storage::Storage;
 use thalweg_storage::publish::Replace;
 use thalweg_tensor::digest::{DigestKind, ListHasher};
 use thalweg_tensor::{Digest, Dtype, TensorSink};
 
+use crate::aliases::check_aliases;
 use crate::align::{MergeLayout, OpenSource};
 use crate::card::model_card;
 use crate::combine::output_dtype;
@@ -23,7 +24,8 @@ use crate::engine::Merged;
 use crate::error::Error;
 use crate::frame::{framed_receipts, write_copies};
 use crate::ledger::TensorRecord;
-use crate::output_format::{FormatError, OutputFormat};
+use crate::masters::unreached_masters;
+use crate::output_format::{FormatError, OptimizerPolicy, OutputFormat};
 use crate::own::MERGED_FOLDER;
 use crate::plan::OutputPlan;
 use crate::receipt::{
@@ -49,13 +51,39 @@ pub(crate) fn output_layout(
         shape: entry.shape.clone(),
     });
     let tensors: Vec<LayoutEntry> = tensors.collect();
+    if output.policy.optimizer == OptimizerPolicy::Average && kept_source(output, sources).is_none() {
+        let found = newest_format(output, sources);
+        return Err(FormatError::NoOptimizer { format: output.format, found, asked: OptimizerPolicy::Average }.into());
+    }
     if output.format.is_safetensors() {
         return Ok(layout_output(&tensors, output.out_shard_bytes, &BTreeMap::new())?);
     }
     match kept_source(output, sources) {
-        Some(newest) => layout_like_newest(output, newest, sources, &tensors, storage),
+        Some(newest) => {
+            let laid_out = layout_like_newest(output, newest, sources, &tensors, storage)?;
+            check_aliases(output, &laid_out, layout, sources)?;
+            Ok(laid_out)
+        }
         None => lay_out_anew(output, sources, &tensors, storage),
     }
+}
+
+/// Bytes and number of the files of an output. Does not look into the newest source's files.
+pub(crate) fn output_size(
+    output: &OutputPlan,
+    layout: &MergeLayout,
+    sources: &[OpenSource],
+    storage: &Arc<dyn Storage>,
+) -> Result<(u64, usize), Error> {
+    if let Some(newest) = kept_source(output, sources) {
+        let replaced = BTreeSet::new();
+        let template =
+            Template { checkpoint: &newest.checkpoint, other_copy: None, keeps_optimizer: true, replaced: &replaced };
+        let files = kept_files(&**storage, &template)?;
+        return Ok((files.iter().map(|(_, len_bytes)| len_bytes).sum(), files.len()));
+    }
+    let layout = output_layout(output, layout, sources, storage)?;
+    Ok((layout.len_bytes(), layout.files().len()))
 }
 
 /// Lays out an output that holds only the tensors, and what a format cannot do without.
@@ -71,7 +99,10 @@ fn lay_out_anew(
         OutputFormat::Dcp => Ok(layout_dcp(tensors, size, &model_extras(output, sources, storage)?)?),
         OutputFormat::MegatronDist => {
             let objects = model_extras(output, sources, storage)?.objects;
-            Ok(layout_megatron_dist(tensors, size, &MegatronExtras { objects, common: None })?)
+            // Megatron-LM opens nothing without the arguments in it.
+            let newest = newest_of_format(output, sources);
+            let common = newest.map(|newest| megatron_common(&**storage, &newest.checkpoint)).transpose()?.flatten();
+            Ok(layout_megatron_dist(tensors, size, &MegatronExtras { objects, common })?)
         }
         _ => Err(cannot_write_anew(output, sources)),
     }
@@ -79,10 +110,7 @@ fn lay_out_anew(
 
 /// The key of the model in the newest source, and the extra state of its layers, if the output has the same format.
 fn model_extras(output: &OutputPlan, sources: &[OpenSource], storage: &Arc<dyn Storage>) -> Result<DcpExtras, Error> {
-    let newest = output.newest_source().and_then(|planned| sources.iter().find(|source| source.path == planned.path));
-    let Some(newest) = newest.filter(|newest| OutputFormat::of(&newest.checkpoint) == Some(output.format)) else {
-        return Ok(DcpExtras::default());
-    };
+    let Some(newest) = newest_of_format(output, sources) else { return Ok(DcpExtras::default()) };
     // Pieces in safetensors files have no metadata.
     if newest.checkpoint.files().iter().any(|file| file.name.ends_with(".safetensors")) {
         return Ok(DcpExtras::default());
@@ -90,6 +118,13 @@ fn model_extras(output: &OutputPlan, sources: &[OpenSource], storage: &Arc<dyn S
     let mut extras = dcp_extras(storage, &newest.path, output.reading.key.as_deref())?;
     extras.objects.retain(|object| object.name.contains("_extra_state"));
     Ok(extras)
+}
+
+/// The newest source, if it is in the output's format.
+fn newest_of_format<'a>(output: &OutputPlan, sources: &'a [OpenSource]) -> Option<&'a OpenSource> {
+    let planned = output.newest_source()?;
+    let newest = sources.iter().find(|source| source.path == planned.path)?;
+    (OutputFormat::of(&newest.checkpoint) == Some(output.format)).then_some(newest)
 }
 
 /// The newest source, if the output has its files.
@@ -106,6 +141,9 @@ fn layout_like_newest(
     tensors: &[LayoutEntry],
     storage: &Arc<dyn Storage>,
 ) -> Result<OutputLayout, Error> {
+    if let Some(master) = unreached_masters(storage, &newest.checkpoint, &output.reading)? {
+        return Err(FormatError::StaleMasters { master }.into());
+    }
     let other_copy = open_other_copy(storage, &newest.checkpoint, &output.reading)?;
     let replaced: BTreeSet<String> = match output.policy.side_files_from == output.policy.newest {
         true => BTreeSet::new(),
@@ -120,9 +158,13 @@ fn layout_like_newest(
     Ok(layout_like(&**storage, &template, tensors)?)
 }
 
-fn cannot_write_anew(output: &OutputPlan, sources: &[OpenSource]) -> Error {
+fn newest_format(output: &OutputPlan, sources: &[OpenSource]) -> &'static str {
     let newest = output.newest_source().and_then(|planned| sources.iter().find(|source| source.path == planned.path));
-    let found = newest.map_or("none", |newest| newest.checkpoint.format_name());
+    newest.map_or("none", |newest| newest.checkpoint.format_name())
+}
+
+fn cannot_write_anew(output: &OutputPlan, sources: &[OpenSource]) -> Error {
+    let found = newest_format(output, sources);
     FormatError::OnlyFromItself { format: output.format, found }.into()
 }
 

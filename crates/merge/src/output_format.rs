@@ -1,12 +1,18 @@
 //! In which files an output is written, and what becomes of the state of the optimizer.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use thalweg_checkpoint::{Checkpoint, can_be_template};
-use thalweg_tensor::DtypeClass;
+use thalweg_checkpoint::{Checkpoint, can_be_template, is_optimizer_state};
+use thalweg_tensor::{DtypeClass, display_name};
 
-use crate::plan::OutputDtype;
+use crate::align::OpenSource;
+use crate::output::kept_source;
+use crate::plan::{OutputDtype, OutputPlan};
+
+/// How many keys a line lists.
+const MAX_KEYS: usize = 6;
 
 /// The format of an output.
 ///
@@ -69,13 +75,15 @@ impl OutputFormat {
     /// Whether an output of this format has the files of `newest`.
     pub fn keeps_files_of(self, newest: &Checkpoint, dtype: OutputDtype, optimizer: OptimizerPolicy) -> bool {
         let is_kept = |entry: &thalweg_tensor::TensorEntry| {
-            entry.dtype.class() != DtypeClass::Mergeable || dtype.resolve(entry.dtype) == entry.dtype
+            // Moments keep their element type, whatever that of the parameters.
+            optimizer == OptimizerPolicy::Average && is_optimizer_state(&entry.name)
+                || entry.dtype.class() != DtypeClass::Mergeable
+                || dtype.resolve(entry.dtype) == entry.dtype
         };
         // The masters that DeepSpeed's formats are merged from are a part of the optimizer's state.
         let needs_optimizer = matches!(self, Self::DeepspeedZero | Self::DeepspeedUniversal);
         Self::of(newest) == Some(self)
             && (needs_optimizer || optimizer != OptimizerPolicy::Drop)
-            && !newest.findings().has_unread_masters
             && newest.catalog().entries().iter().all(is_kept)
     }
 }
@@ -89,6 +97,8 @@ pub enum OptimizerPolicy {
     Drop,
     /// It is taken from the newest source.
     Newest,
+    /// The moments are averaged with the coefficients of the parameters; everything else is taken from the newest source.
+    Average,
 }
 
 impl OptimizerPolicy {
@@ -117,6 +127,9 @@ pub enum RequestedFormat {
     OnlyRead(&'static str),
 }
 
+/// What to do about a state that cannot be averaged.
+pub(crate) const NEWEST_HINT: &str = "`--optimizer newest` takes the state of the newest checkpoint as it is";
+
 /// A format request that cannot be met.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -135,6 +148,27 @@ pub enum FormatError {
         /// That of the newest source.
         found: &'static str,
     },
+    /// The state of the optimizer has copies of the parameters that the merge does not reach.
+    #[error(
+        "the state of the optimizer has copies of the parameters, such as `{master}`, that are not merged: a trainer that \
+         resumed from them would undo the merge"
+    )]
+    StaleMasters {
+        /// The first of them.
+        master: String,
+    },
+    /// Tensors that share bytes and have different results.
+    #[error(
+        "tensors `{a}` and `{b}` share bytes in the newest source, but {reason}: its files cannot hold both results"
+    )]
+    SharedBytes {
+        /// One of them.
+        a: String,
+        /// The other one; the same name if a tensor repeats its elements.
+        b: String,
+        /// What differs.
+        reason: String,
+    },
     /// The format has no place for the state of the optimizer, or the files that hold it are not kept.
     #[error("an output in the format `{format}` made from `{found}` has no state of the optimizer")]
     NoOptimizer {
@@ -142,6 +176,17 @@ pub enum FormatError {
         format: OutputFormat,
         /// That of the newest source.
         found: &'static str,
+        /// What was asked for.
+        asked: OptimizerPolicy,
+    },
+    /// Moments that would be averaged with a negative coefficient.
+    #[error(
+        "`{}` has a negative coefficient: averaged with it, second moments of the optimizer may become negative",
+        source_path.display()
+    )]
+    NegativeMoments {
+        /// The source.
+        source_path: PathBuf,
     },
 }
 
@@ -149,10 +194,13 @@ impl FormatError {
     /// What to do next.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::NotWritten { .. } | Self::OnlyFromItself { .. } => {
+            Self::NotWritten { .. } | Self::OnlyFromItself { .. } | Self::SharedBytes { .. } => {
                 "`--format safetensors` writes the tensors of any checkpoint"
             }
+            Self::StaleMasters { .. } => "leave its state out with `--optimizer drop`",
+            Self::NoOptimizer { asked: OptimizerPolicy::Average, .. } => "leave out `--optimizer average`",
             Self::NoOptimizer { .. } => "leave out `--optimizer newest`",
+            Self::NegativeMoments { .. } => NEWEST_HINT,
         }
     }
 }
@@ -168,20 +216,38 @@ pub struct ChosenFormat {
     pub note: Option<String>,
 }
 
-/// Chooses the format of an output by its newest source, `newest`. `keeps_all` says whether no tensor is left out.
+/// What decides whether an output can have the files of its newest source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keeping<'a> {
+    /// Element type of the output.
+    pub dtype: OutputDtype,
+    /// Whether no tensor is left out.
+    pub keeps_all: bool,
+    /// A copy of parameters that the merge would not reach, of [`unreached_masters`](crate::masters::unreached_masters).
+    pub unreached_master: Option<&'a str>,
+}
+
+/// Chooses the format of an output by its newest source, `newest`.
 ///
 /// # Errors
 /// A [`FormatError`] if what was asked for is impossible.
 pub fn choose_format(
     request: FormatRequest,
     newest: &Checkpoint,
-    (dtype, keeps_all): (OutputDtype, bool),
+    keeping: Keeping<'_>,
 ) -> Result<ChosenFormat, FormatError> {
     let found = newest.format_name();
     let own = OutputFormat::of(newest);
     let keeps_files = |format: OutputFormat| {
         let optimizer = request.optimizer.unwrap_or(OptimizerPolicy::Newest);
-        keeps_all && format.keeps_files_of(newest, dtype, optimizer)
+        let Keeping { dtype, keeps_all, unreached_master } = keeping;
+        keeps_all && unreached_master.is_none() && format.keeps_files_of(newest, dtype, optimizer)
+    };
+    // Whether those copies are all that is in the way.
+    let stale = keeping.unreached_master.filter(|_| keeping.keeps_all).map(str::to_owned);
+    let is_stale = |format: OutputFormat| {
+        let optimizer = request.optimizer.unwrap_or(OptimizerPolicy::Newest);
+        stale.clone().filter(|_| format.keeps_files_of(newest, keeping.dtype, optimizer))
     };
     let can_be_made = |format: &OutputFormat| format.is_written_anew() || keeps_files(*format);
     let (format, note) = match request.format {
@@ -201,19 +267,39 @@ pub fn choose_format(
     if !can_be_made(&format) {
         return Err(FormatError::OnlyFromItself { format, found });
     }
-    let optimizer = if keeps_files(format) { OptimizerPolicy::Newest } else { OptimizerPolicy::Drop };
-    let loses_masters = own == Some(format) && newest.findings().has_unread_masters;
-    let note = note.or_else(|| {
-        loses_masters.then(|| {
-            "the optimizer's masters are in buffers that cannot be merged, so the output has only the model: resume \
-             without the optimizer (`--no-load-optim`)"
-                .to_owned()
-        })
-    });
-    if request.optimizer == Some(OptimizerPolicy::Newest) && optimizer == OptimizerPolicy::Drop {
-        return Err(FormatError::NoOptimizer { format, found });
+    let kept = keeps_files(format);
+    let stale = is_stale(format);
+    let optimizer = match request.optimizer {
+        Some(asked @ (OptimizerPolicy::Newest | OptimizerPolicy::Average)) if !kept => {
+            return Err(match stale {
+                Some(master) => FormatError::StaleMasters { master },
+                None => FormatError::NoOptimizer { format, found, asked },
+            });
+        }
+        Some(OptimizerPolicy::Average) => OptimizerPolicy::Average,
+        // Files that are kept hold the state.
+        _ if kept => OptimizerPolicy::Newest,
+        _ => OptimizerPolicy::Drop,
+    };
+    let left_out = |master| format!("{}; it is left out", FormatError::StaleMasters { master });
+    Ok(ChosenFormat { format, optimizer, note: note.or(stale.map(left_out)) })
+}
+
+/// In which files an output is written and what it has besides the merged tensors, in a line; `None` for safetensors made
+/// from safetensors.
+pub fn describe_format(output: &OutputPlan, sources: &[OpenSource]) -> Option<String> {
+    let planned = output.newest_source()?;
+    let newest = sources.iter().find(|source| source.path == planned.path)?;
+    let format = output.format;
+    if kept_source(output, sources).is_none() {
+        let is_plain = format.is_safetensors() && newest.checkpoint.format_name() == format.to_string();
+        return (!is_plain).then(|| format!("written as {format}, without the state of the training"));
     }
-    Ok(ChosenFormat { format, optimizer, note })
+    let name = newest.path.file_name().unwrap_or(newest.path.as_os_str()).to_string_lossy().into_owned();
+    let keys = newest.checkpoint.findings().other_keys.iter().map(|(key, n)| format!("`{}` ({n})", display_name(key)));
+    let keys: Vec<String> = keys.take(MAX_KEYS).collect();
+    let tensors = if keys.is_empty() { String::new() } else { format!(", also the tensors under {}", keys.join(", ")) };
+    Some(format!("written as {format}; everything else is as in `{}`{tensors}", display_name(&name)))
 }
 
 #[cfg(test)]

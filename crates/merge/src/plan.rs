@@ -319,6 +319,14 @@ impl OutputPlan {
         Ok(bytes_digest(DigestKind::Blake3, &json).to_string())
     }
 
+    /// The same merge of the model alone, as safetensors files: what is scored.
+    pub fn of_model_alone(&self) -> Self {
+        let mut output = Self { format: OutputFormat::Safetensors, ..self.clone() };
+        output.policy.optimizer = OptimizerPolicy::Drop;
+        output.reading.optimizer = false;
+        output
+    }
+
     /// The newest source.
     pub fn newest_source(&self) -> Option<&PlanSource> {
         self.sources.get(self.policy.newest)
@@ -349,6 +357,11 @@ impl OutputPlan {
         }
         if self.policy.newest >= n_sources || self.policy.side_files_from >= n_sources {
             return fail(format!("output `{}` names a source that it does not have", self.path.display()));
+        }
+        if self.reading.optimizer != (self.policy.optimizer == OptimizerPolicy::Average) {
+            let what =
+                "`reading.optimizer` must be true where the policy of the optimizer is `average`, and only there";
+            return fail(format!("output `{}`: {what}", self.path.display()));
         }
         if self.out_shard_bytes == 0 {
             return fail(format!("output `{}` has shards of no bytes", self.path.display()));

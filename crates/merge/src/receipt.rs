@@ -114,7 +114,7 @@ pub struct FileReceipt {
     /// Length in bytes.
     pub len_bytes: u64,
     /// Of a safetensors file: digest of its header's digest and its tensors' digests, in file order. Of another file:
-    /// of its bytes.
+    /// of its bytes; where there is a `frame_digest`, the same, and only if no merged tensor is in the file.
     pub digest: Option<String>,
     /// Of a file with the newest source's form: digest of the bytes that belong to no merged tensor, in pieces of a
     /// mebibyte.

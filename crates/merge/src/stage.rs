@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use thalweg_checkpoint::{CONFIG_FILE_NAME, OutputLayout, StagedCheckpoint};
+use thalweg_checkpoint::{CONFIG_FILE_NAME, OutputLayout, SideFile, SideFileKind, StagedCheckpoint};
 use thalweg_storage::guard::{Contents, Place, STAGE_HINT, foreign_entries, look_at, remove_own_folder, shown_names};
 use thalweg_storage::publish::{Replace, stage_path};
 use thalweg_storage::{Lock, Storage};
@@ -163,7 +163,9 @@ fn stage_names(output: &OutputPlan, sources: &[OpenSource], layout: &OutputLayou
     for planned in &output.sources {
         let source = sources.iter().find(|source| source.path == planned.path);
         let files = source.map(|source| source.checkpoint.side_files()).unwrap_or_default();
-        names.extend(files.iter().map(|file| file.name.clone()));
+        // A folder beside the tensors is not a file of ours, and neither is one of that name in the stage.
+        let can_travel = |file: &&SideFile| !matches!(file.kind, SideFileKind::Stays(_));
+        names.extend(files.iter().filter(can_travel).map(|file| file.name.clone()));
     }
     names
 }

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use thalweg_checkpoint::{Checkpoint, ReadOptions, frame_ranges, open_checkpoint_with, shard_digest};
 use thalweg_storage::Storage;
+use thalweg_storage::guard::foreign_entries;
 use thalweg_tensor::digest::{
     Digest, DigestKind, ListHasher, SUBTREE_BYTES, SubtreeDigest, bytes_digest, tensor_digest,
 };
@@ -17,7 +18,7 @@ use crate::error::Error;
 use crate::frame::frame_digest;
 use crate::output::MAX_RECEIPT_BYTES;
 use crate::output_format::{OptimizerPolicy, OutputFormat};
-use crate::receipt::{MergeReceipt, RECEIPT_NAME, SourceReceipt};
+use crate::receipt::{FileReceipt, MergeReceipt, RECEIPT_NAME, SourceReceipt};
 use crate::receipt_check::check_receipt;
 use crate::unit::UnitList;
 
@@ -163,13 +164,32 @@ pub(crate) fn verify_receipt(
         let plain = ReadOptions::default();
         let reading = if keeps_keys(receipt) { &receipt.plan.reading } else { &plain };
         match open_checkpoint_with(&run.storage, folder, reading) {
-            Ok(checkpoint) => check_tensors(&checkpoint, receipt, run, &mut found)?,
+            Ok(checkpoint) => match check_tensors(&checkpoint, receipt, run, &mut found) {
+                // What surrounds a tensor in its file, such as an archive, is damaged.
+                Err(error @ (Error::Access { .. } | Error::Checkpoint(_))) if !is_io(&error) => {
+                    found.files.push(Verdict { name: folder.display().to_string(), fault: Some(error.to_string()) });
+                }
+                checked => checked?,
+            },
             Err(error) => {
+                check_whole_frames(folder, receipt, run, &mut found)?;
                 found.files.push(Verdict { name: folder.display().to_string(), fault: Some(error.to_string()) });
             }
         }
     }
     Ok(found)
+}
+
+/// Whether the system refused to read, which says nothing about the bytes.
+fn is_io(error: &Error) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(found) = cause {
+        if found.is::<std::io::Error>() {
+            return true;
+        }
+        cause = found.source();
+    }
+    false
 }
 
 /// Whether the tensors of an output are under the key of the newest source. Outputs written anew hold only what was read.
@@ -182,14 +202,12 @@ fn keeps_keys(receipt: &MergeReceipt) -> bool {
 
 /// Files of tensors that the receipt does not list.
 fn find_strays(folder: &Path, receipt: &MergeReceipt, run: &RunContext<'_>) -> Result<Vec<String>, Error> {
-    const ENDINGS: [&str; 10] =
-        ["safetensors", "bin", "pt", "pth", "ckpt", "gguf", "h5", "msgpack", "npz", "safetensors.index.json"];
-    let is_stray = |name: &str| {
-        ENDINGS.iter().any(|ending| name.ends_with(&format!(".{ending}")))
-            && !receipt.files.iter().any(|file| file.name == name)
-    };
-    let entries = run.storage.list_folder(folder)?;
-    Ok(entries.into_iter().map(|entry| entry.name).filter(|name| is_stray(name)).collect())
+    const ENDINGS: [&str; 11] =
+        ["safetensors", "distcp", "bin", "pt", "pth", "ckpt", "gguf", "h5", "msgpack", "npz", "safetensors.index.json"];
+    let is_stray = |name: &str| ENDINGS.iter().any(|ending| name.ends_with(&format!(".{ending}")));
+    let listed = receipt.files.iter().map(|file| file.name.clone()).collect();
+    let unlisted = foreign_entries(&*run.storage, folder, &listed)?;
+    Ok(unlisted.into_iter().filter(|name| is_stray(name)).collect())
 }
 
 fn check_files(folder: &Path, receipt: &MergeReceipt, run: &RunContext<'_>) -> Vec<Verdict> {
@@ -252,6 +270,27 @@ fn check_tensors(
     } else {
         check_frames(checkpoint, receipt, run, found)
     }
+}
+
+/// Compares the files without tensors among those that were copied: one of them may be why an output cannot be opened.
+fn check_whole_frames(
+    folder: &Path,
+    receipt: &MergeReceipt,
+    run: &RunContext<'_>,
+    found: &mut Verification,
+) -> Result<(), Error> {
+    let Some(kind) = receipt.plan.digest.kind() else { return Ok(()) };
+    let is_whole = |known: &FileReceipt| known.frame_digest.is_some() && known.digest == known.frame_digest;
+    for (known, verdict) in receipt.files.iter().zip(&mut found.files).filter(|(known, _)| is_whole(known)) {
+        run.check_interrupt()?;
+        let file = run.storage.open_file(&folder.join(&known.name))?;
+        let read = &mut |offset: u64, out: &mut [u8]| Ok(file.read_exact_at(offset, out)?);
+        let ranges = [0..known.len_bytes];
+        if Some(frame_digest(kind, &ranges, read)?.to_string()) != known.frame_digest {
+            verdict.fault = Some("the bytes differ".to_owned());
+        }
+    }
+    Ok(())
 }
 
 /// Compares what the files hold besides the tensors.

@@ -239,5 +239,5 @@ impl Evaluator for EngineEvaluator<'_> {
 /// The same sum, kept as F32 and not hashed. The path only tells the outputs of a plan apart.
 fn in_memory(output: &OutputPlan, i: usize) -> OutputPlan {
     let path = PathBuf::from(format!("{i}"));
-    OutputPlan { path, dtype: OutputDtype::F32, digest: DigestChoice::None, ..output.clone() }
+    OutputPlan { path, dtype: OutputDtype::F32, digest: DigestChoice::None, ..output.of_model_alone() }
 }

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use serde_json::Value as Json;
-use thalweg_storage::Storage;
+use thalweg_storage::{FileKind, Storage};
 use thalweg_tensor::display_name;
 
 use super::dcp::error::DcpError;
@@ -18,18 +18,18 @@ use super::{Format, FormatContent, Place};
 use crate::frame_builder::{CopiedBytes, FrameBuilder};
 use crate::layout::{Document, LayoutEntry, OutputLayout};
 use crate::pickle::PickleWriter;
-use crate::{CatalogCache, Error, Note, Params, ReadOptions};
+use crate::{CatalogCache, Checkpoint, Error, Note, Params, ReadOptions};
 
 /// The file by which Megatron-Core recognises its own distributed checkpoints.
 const METADATA_FILE_NAME: &str = "metadata.json";
 const COMMON_FILE_NAME: &str = "common.pt";
 const MAX_METADATA_BYTES: u64 = 1 << 20;
 const BACKEND: &str = "torch_dist";
+/// Where the optimizer keeps what it has for each parameter, one key for each kind.
+const STATE_START: &str = "optimizer.state.";
 /// Where optimizers keep the masters, under the names of the parameters: the optimizer of 16-bit models, and the
 /// distributed optimizer with `--dist-ckpt-optim-fully-reshardable`.
 const MASTER_KEYS: [&str; 2] = ["optimizer.state.fp32_param", "optimizer.state.param"];
-/// Where the distributed optimizer keeps them otherwise: buffers of many parameters, cut for its ranks.
-const BUFFERS: (&str, &str) = ("optimizer.distributed.", ".param");
 
 /// A folder `iter_0000020` of Megatron-Core.
 #[derive(Debug, Clone, Copy)]
@@ -68,9 +68,8 @@ impl Format for MegatronDist {
         let bytes = storage.read_file(&path, MAX_METADATA_BYTES)?;
         check_backend(&bytes).map_err(|source| Error::Dcp { path, source: Box::new(source) })?;
         let folder = DcpFolder { path: place.folder().to_owned(), prefix: String::new() };
-        let (has_buffers, params) = (Cell::new(false), Cell::new(options.params));
+        let params = Cell::new(options.params);
         let choose = |entries: &[Entry<'_>], _| {
-            has_buffers.set(entries.iter().any(is_master_buffer));
             let is_there = |key: &&str| entries.iter().any(|entry| is_below(entry.fqn, key));
             let masters = MASTER_KEYS.into_iter().find(is_there);
             let key = match (options.key.as_deref(), options.params) {
@@ -83,22 +82,24 @@ impl Format for MegatronDist {
             if options.key.is_none() && key.is_some() {
                 params.set(Some(Params::Master));
             }
-            select_model(entries, key, false)
+            let model = select_model(entries, key, false)?;
+            Ok(if options.optimizer { model.with_optimizer(entries, &is_whole_state) } else { model })
         };
         let mut content = open_folder(storage, &folder, &choose, cache)?;
-        content.findings.has_unread_masters = has_buffers.get();
         content.findings.params = params.get();
         content.notes.extend(params.get().map(|params| Note::ParamsChosen { params }));
         Ok(content)
     }
 }
 
-fn is_master_buffer(entry: &Entry<'_>) -> bool {
-    entry.fqn.starts_with(BUFFERS.0) && entry.fqn.ends_with(BUFFERS.1)
-}
-
 fn is_below(name: &str, key: &str) -> bool {
     name.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'))
+}
+
+/// Whether a tensor of the optimizer's state is stored whole, under the name of its parameter, and is not a master, which
+/// is the other copy of the parameters. Flat buckets of `dp_reshardable` have uninitialised memory between parameters.
+fn is_whole_state(name: &str) -> bool {
+    name.starts_with(STATE_START) && !MASTER_KEYS.iter().any(|key| is_below(name, key))
 }
 
 fn check_backend(bytes: &[u8]) -> Result<(), DcpError> {
@@ -124,6 +125,17 @@ pub struct MegatronExtras {
     pub objects: Vec<DcpObject>,
     /// The file of values that are not sharded; without one, an empty one is written.
     pub common: Option<CopiedBytes>,
+}
+
+/// The file of values that are not sharded in the folder of a checkpoint of Megatron-Core, if it has one.
+///
+/// # Errors
+/// `Storage` if the folder cannot be listed.
+pub fn megatron_common(storage: &dyn Storage, checkpoint: &Checkpoint) -> Result<Option<CopiedBytes>, Error> {
+    let Some(folder) = checkpoint.files().first().and_then(|file| file.path.parent()) else { return Ok(None) };
+    let entries = storage.list_folder(folder)?;
+    let found = entries.into_iter().find(|entry| entry.name == COMMON_FILE_NAME && entry.kind == FileKind::File);
+    Ok(found.map(|entry| CopiedBytes { path: folder.join(entry.name), offset: 0, len_bytes: entry.len_bytes }))
 }
 
 /// Lays out a checkpoint of Megatron-Core of the form `torch_dist`: as [`layout_dcp`](crate::layout_dcp), without paths,
@@ -160,6 +172,19 @@ pub fn layout_megatron_dist(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn masters_and_flat_buckets_are_not_moments_stored_whole() {
+        for (name, expected) in [
+            ("optimizer.state.exp_avg.decoder.final_layernorm.weight", true),
+            ("optimizer.state.step.decoder.final_layernorm.weight", true),
+            ("optimizer.state.param.decoder.final_layernorm.weight", false),
+            ("optimizer.state.fp32_param.decoder.final_layernorm.weight", false),
+            ("optimizer.distributed.dp_group_idx_0.gbuf_idx_0.bucket_idx_0.exp_avg", false),
+        ] {
+            assert_eq!(is_whole_state(name), expected, "{name}");
+        }
+    }
 
     #[test]
     fn only_the_known_back_end_is_read() {

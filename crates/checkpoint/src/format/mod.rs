@@ -173,9 +173,6 @@ pub struct Findings {
     pub foreign_names: Vec<String>,
     /// The left sides of the rules of a name map that fit no tensor.
     pub idle_renames: Vec<String>,
-    /// Whether the optimizer's state holds masters that cannot be read tensor by tensor. A trainer that resumes takes the
-    /// parameters from them, so files with other parameters must not keep them.
-    pub has_unread_masters: bool,
 }
 
 impl Findings {
@@ -190,7 +187,6 @@ impl Findings {
             }
         }
         self.unreadable.extend(other.unreadable);
-        self.has_unread_masters |= other.has_unread_masters;
         self.foreign_names.extend(other.foreign_names);
         self.foreign_names.sort();
         self.foreign_names.dedup();
@@ -204,6 +200,8 @@ pub struct FormatContent {
     pub files: Vec<OpenFile>,
     /// The tensors.
     pub catalog: Arc<TensorCatalog>,
+    /// How many of the tensors belong to the state of an optimizer that was asked for.
+    pub n_state: usize,
     /// Remarks of the first file's header.
     pub metadata: BTreeMap<String, String>,
     /// Notes for the user.

@@ -5,12 +5,17 @@ use std::collections::BTreeSet;
 
 use thalweg_tensor::{display_name, nearest_name};
 
+use crate::Error;
+use crate::layout::unwritable;
+
 /// Keys under which trainers keep the model.
 const MODEL_KEYS: [&str; 9] =
     ["state_dict", "model", "module", "model_state_dict", "model_state", "state", "net", "weights", "params"];
 /// Beginnings of keys whose tensors are not the model.
-const OTHER_KEYS: [&str; 12] = [
+const OTHER_KEYS: [&str; 13] = [
     "optim",
+    // Where Megatron-Core keeps the state of several optimizers.
+    "chained_",
     "lr_sched",
     "sched",
     "rng",
@@ -147,6 +152,20 @@ pub(crate) fn strip_names(names: &mut [String], is_lightning: bool) -> Vec<&'sta
         }
     }
     stripped
+}
+
+/// Checks that names come back as they are when a file that holds only these tensors is read.
+///
+/// # Errors
+/// `UnwritableTensor` for the first name that would be shortened.
+pub(crate) fn check_names_last<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), Error> {
+    let before: Vec<String> = names.map(str::to_owned).collect();
+    let mut after = before.clone();
+    strip_names(&mut after, false);
+    match before.iter().zip(&after).find(|(before, after)| before != after) {
+        Some((name, _)) => Err(unwritable(name, "readers of this format would take the wrapper's part off its name")),
+        None => Ok(()),
+    }
 }
 
 /// Renames, unless that changes nothing or makes two names equal.

@@ -15,7 +15,7 @@ use thalweg_tensor::{TensorSink, TensorSource};
 
 use crate::support::{disk, fixture, rules};
 
-const WRITTEN: [(&str, ReadOptions); 14] = [
+const WRITTEN: [(&str, ReadOptions); 22] = [
     ("dcp-fsdp2/step-60", PLAIN),
     ("dcp-2d/step-20", PLAIN),
     ("dcp-hf-sharded/step-20", PLAIN),
@@ -30,9 +30,22 @@ const WRITTEN: [(&str, ReadOptions); 14] = [
     ("torch/bin-sharded/step-60", PLAIN),
     ("torch/trainstate/step-60.pt", PLAIN),
     ("trainers/torchtitan/step-30", PLAIN),
+    ("dcp-fsdp2/step-60", STATE),
+    ("megatron-torch_dist/iter_0000060", STATE),
+    ("torch/trainstate/step-60.pt", STATE),
+    ("trainers/torchtitan/step-30", STATE),
+    ("deepspeed/zero1/global_step80", STATE),
+    ("deepspeed/zero3/global_step80", STATE),
+    ("trainers/other-ranks/deepspeed-zero2/global_step20", STATE),
+    ("trainers/other-ranks/deepspeed-universal/global_step20_universal", STATE),
 ];
-const PLAIN: ReadOptions = ReadOptions { key: None, params: None, rename: RenameMap(Vec::new()) };
-const MODULE: ReadOptions = ReadOptions { key: None, params: Some(Params::Module), rename: RenameMap(Vec::new()) };
+const PLAIN: ReadOptions = reading(None, false);
+const MODULE: ReadOptions = reading(Some(Params::Module), false);
+const STATE: ReadOptions = reading(None, true);
+
+const fn reading(params: Option<Params>, optimizer: bool) -> ReadOptions {
+    ReadOptions { key: None, params, rename: RenameMap(Vec::new()), optimizer }
+}
 
 fn open(path: &Path, options: &ReadOptions) -> Checkpoint {
     open_checkpoint_with(&disk(), path, options).unwrap_or_else(|error| panic!("{}: {error}", path.display()))

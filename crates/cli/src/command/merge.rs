@@ -10,7 +10,6 @@ use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage, execute_
 use thalweg_merge::pending::{Compared, ComparedBy};
 use thalweg_merge::plan::MergePlan;
 use thalweg_merge::receipt::RECEIPT_NAME;
-use thalweg_storage::guard::output_path;
 use thalweg_storage::publish::Replace;
 
 use crate::args::{ExecutionArgs, MergeArgs};
@@ -22,7 +21,7 @@ use crate::host::World;
 use crate::messages::Messages;
 use crate::options::show_bytes;
 use crate::pace::show_rate;
-use crate::resolve::resolve_plan;
+use crate::resolve::{output_folder, resolve_plan};
 
 /// The largest plan file that is read.
 const MAX_PLAN_BYTES: u64 = 256 << 20;
@@ -149,7 +148,7 @@ fn with_output(plan: MergePlan, out: &Path, world: &World<'_>) -> Result<MergePl
     let Ok([mut output]) = <[_; 1]>::try_from(outputs) else {
         return Err(Error::usage(format!("the plan has {n_outputs} outputs, so `-o` cannot name one for all")));
     };
-    output.path = output_path(&*world.storage, out)?;
+    output.path = output_folder(out, world)?;
     Ok(MergePlan { seen_sources, ..MergePlan::new(vec![output])? })
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use thalweg_merge::align::{MergeLayout, align_sources};
 use thalweg_merge::engine::open_sources;
 use thalweg_merge::estimate::{MergeEstimate, estimate_merge};
+use thalweg_merge::output_format::{OptimizerPolicy, OutputFormat, describe_format};
 use thalweg_merge::pending::place_notes;
 use thalweg_merge::plan::{MergePlan, OutputPlan, PLAN_FILE};
 use thalweg_merge::seen::see_sources;
@@ -70,6 +71,8 @@ pub(crate) fn show_plan(
     let mut text = String::new();
     for output in &plan.outputs {
         describe_output(&mut text, output);
+        // Writing to a String cannot fail.
+        let _infallible = describe_format(output, &sources).map(|line| writeln!(text, "{line}"));
     }
     describe_work(&mut text, &layout, &estimate, world);
     messages.text(&text);
@@ -99,6 +102,13 @@ fn describe_output(text: &mut String, output: &OutputPlan) {
         let _ = writeln!(text, "{step:>12} {tokens:>10} {:>14.9}  {path}", source.coefficient);
     }
     let _ = writeln!(text, "{:>12} {:>10} {:>14}", "sum", "", output.sum);
+    let state = match output.policy.optimizer {
+        OptimizerPolicy::Newest => "that of the newest checkpoint",
+        OptimizerPolicy::Average => "that of the newest checkpoint, with the average of all moments",
+        OptimizerPolicy::Drop if output.format != OutputFormat::Safetensors => "left out",
+        OptimizerPolicy::Drop => return,
+    };
+    let _ = writeln!(text, "state of the optimizer: {state}");
 }
 
 fn describe_work(text: &mut String, layout: &MergeLayout, estimate: &MergeEstimate, world: &World<'_>) {
@@ -107,7 +117,7 @@ fn describe_work(text: &mut String, layout: &MergeLayout, estimate: &MergeEstima
         text,
         "\n{} tensors, {} parameters; reads {}, writes {} in {} files",
         entries.len(),
-        show_count(layout.catalog.n_params()),
+        show_count(layout.n_params()),
         show_bytes(estimate.bytes_read),
         show_bytes(estimate.bytes_written),
         estimate.n_files

@@ -5,9 +5,11 @@
 mod commands;
 mod contents;
 mod eval;
+mod formats;
 mod hints;
 mod kill;
 mod mergekit_faults;
+mod optimizer;
 mod outputs;
 mod recover;
 mod rename;

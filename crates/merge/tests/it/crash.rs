@@ -9,7 +9,7 @@ use thalweg_storage::Storage;
 use thalweg_storage::publish::Replace;
 use thalweg_testkit::crash_disk::{Aftermath, CrashDisk, Mishap};
 
-use crate::support::{PLAIN, Runner, encode_safetensors, f32_tensor, output, plan, tensors};
+use crate::support::{FORMAT_CASES, FormatCase, PLAIN, Runner, encode_safetensors, f32_tensor, output, plan, tensors};
 use thalweg_testkit::Tap;
 
 const AFTERMATHS: [Aftermath; 3] = [Aftermath::OnlySynced, Aftermath::NamesFirst, Aftermath::Everything];
@@ -54,51 +54,86 @@ fn mean_plan() -> MergePlan {
     plan(output)
 }
 
-fn execute(disk: &CrashDisk, replace: Replace) -> Result<(), thalweg_merge::Error> {
-    let runner = Runner { n_threads: 1, ..Runner::on(disk.storage()) };
-    runner.execute(&mean_plan(), ExecuteOptions { replace, partial: PartialStage::Resume }).map(|_| ())
+/// A plan, and whether its output replaces an older one.
+struct Task {
+    plan: MergePlan,
+    replace: Replace,
 }
 
-fn undisturbed(prepared: &CrashDisk, replace: Replace) -> (u64, Content) {
+impl Task {
+    fn mean(replace: Replace) -> Self {
+        Self { plan: mean_plan(), replace }
+    }
+
+    fn execute(&self, disk: &CrashDisk) -> Result<(), thalweg_merge::Error> {
+        let runner = Runner { n_threads: 1, ..Runner::on(disk.storage()) };
+        let options = ExecuteOptions { replace: self.replace, partial: PartialStage::Resume };
+        runner.execute(&self.plan, options).map(|_| ())
+    }
+}
+
+/// Every file of the output, also in folders inside it.
+fn output_content(disk: &CrashDisk) -> Option<Content> {
+    let (mut found, mut folders) = (Content::new(), vec![String::new()]);
+    while let Some(prefix) = folders.pop() {
+        let content = disk.content(&Path::new(OUT).join(&prefix))?;
+        for (name, bytes) in content {
+            if name.ends_with('/') {
+                folders.push(format!("{prefix}{name}"));
+            } else {
+                found.insert(format!("{prefix}{name}"), bytes);
+            }
+        }
+    }
+    Some(found)
+}
+
+fn undisturbed(prepared: &CrashDisk, task: &Task) -> (u64, Content) {
     let disk = prepared.copy();
     let before = disk.n_acts();
-    execute(&disk, replace).unwrap();
-    let content = disk.after_crash(Aftermath::OnlySynced).content(Path::new(OUT)).unwrap();
-    assert_eq!(content.keys().filter(|name| name.ends_with(".safetensors")).count(), 2);
+    task.execute(&disk).unwrap();
+    let content = output_content(&disk.after_crash(Aftermath::OnlySynced)).unwrap();
     (disk.n_acts() - before, content)
 }
 
 /// None, the old one, or the whole new one; and the same command then ends with the new one.
-fn check_restart(disk: &CrashDisk, (replace, old): (Replace, Option<&Content>), expected: &Content, what: &str) {
-    match (disk.content(Path::new(OUT)), replace) {
+fn check_restart(disk: &CrashDisk, (task, old): (&Task, Option<&Content>), expected: &Content, what: &str) {
+    match (output_content(disk), task.replace) {
         (Some(found), _) if found == *expected => {}
         (Some(found), Replace::Force) => assert!(Some(&found) == old, "{what}: {:?}", found.keys()),
         (Some(found), Replace::Never) => panic!("{what}: half an output: {:?}", found.keys()),
         (None, Replace::Never) => {}
         (None, Replace::Force) => panic!("{what}: the old output is gone"),
     }
-    execute(disk, replace).unwrap_or_else(|error| panic!("{what}: not repeated: {error}"));
-    let after = disk.after_crash(Aftermath::OnlySynced).content(Path::new(OUT));
+    task.execute(disk).unwrap_or_else(|error| panic!("{what}: not repeated: {error}"));
+    let after = output_content(&disk.after_crash(Aftermath::OnlySynced));
     assert!(after.as_ref() == Some(expected), "{what}: other bytes");
 }
 
-fn check_every_stop(replace: Replace) {
-    let prepared = prepared_disk(replace);
-    let (n_acts, expected) = undisturbed(&prepared, replace);
-    let old = prepared.content(Path::new(OUT));
+/// Stops at the acts that `is_tried` picks, by number and count.
+fn check_stops(name: &str, prepared: &CrashDisk, task: &Task, is_tried: impl Fn(u64, u64) -> bool) {
+    let (n_acts, expected) = undisturbed(prepared, task);
+    let (old, replace) = (output_content(prepared), task.replace);
     assert!(n_acts > 15, "{n_acts}");
-    for at in 1..=n_acts + 1 {
+    for at in (1..=n_acts + 1).filter(|&at| is_tried(at, n_acts)) {
         let disk = prepared.copy();
         disk.plan_mishap(at, Mishap::PowerFails);
-        let result = execute(&disk, replace);
+        let result = task.execute(&disk);
         for aftermath in AFTERMATHS {
             let after = disk.after_crash(aftermath);
-            let what = format!("{replace:?}, power fails at act {at} of {n_acts}, {aftermath:?}");
-            let is_there = after.content(Path::new(OUT)).as_ref() == Some(&expected);
+            let what = format!("{name}: {replace:?}, power fails at act {at} of {n_acts}, {aftermath:?}");
+            let is_there = output_content(&after).as_ref() == Some(&expected);
             assert!(result.is_err() || is_there, "{what}: said done");
-            check_restart(&after, (replace, old.as_ref()), &expected, &what);
+            check_restart(&after, (task, old.as_ref()), &expected, &what);
         }
     }
+}
+
+fn check_every_stop(replace: Replace) {
+    let (prepared, task) = (prepared_disk(replace), Task::mean(replace));
+    let (_, content) = undisturbed(&prepared, &task);
+    assert_eq!(content.keys().filter(|name| name.ends_with(".safetensors")).count(), 2);
+    check_stops("safetensors", &prepared, &task, |_, _| true);
 }
 
 #[test]
@@ -111,20 +146,77 @@ fn an_old_output_stays_until_its_successor_is_whole() {
     check_every_stop(Replace::Force);
 }
 
+/// The fixtures of a format on a disk, durable, and their merge; an older output of other coefficients if one is to be
+/// replaced.
+fn format_task(case: &FormatCase, replace: Replace) -> (CrashDisk, Task) {
+    let (disk, runs) = (CrashDisk::new(), Path::new("/runs"));
+    disk.create_folder(runs).unwrap();
+    for (name, bytes) in case.files() {
+        let path = runs.join(name);
+        disk.create_folder(path.parent().unwrap()).unwrap();
+        disk.create_file(&path, bytes.len() as u64).unwrap().write_all_at(0, &bytes).unwrap();
+    }
+    if replace == Replace::Force {
+        Task { plan: plan(case.output(runs, Path::new(OUT), 3)), replace: Replace::Never }.execute(&disk).unwrap();
+    }
+    disk.settle();
+    (disk, Task { plan: plan(case.output(runs, Path::new(OUT), 2)), replace })
+}
+
+/// A few acts all over the merge, and the last ones, which publish.
+fn is_picked(at: u64, n_acts: u64) -> bool {
+    at.is_multiple_of((n_acts / 7).max(1)) || at + 4 > n_acts
+}
+
+#[test]
+fn outputs_in_other_formats_are_none_or_whole_after_a_stop() {
+    for case in FORMAT_CASES {
+        let (prepared, task) = format_task(&case, Replace::Never);
+        check_stops(case.name, &prepared, &task, is_picked);
+    }
+}
+
+#[test]
+fn old_outputs_in_other_formats_stay_until_their_successors_are_whole() {
+    for case in FORMAT_CASES {
+        let (prepared, task) = format_task(&case, Replace::Force);
+        check_stops(case.name, &prepared, &task, |at, n_acts| at + 8 > n_acts || at == n_acts / 2);
+    }
+}
+
+#[test]
+fn a_full_disk_is_a_clear_error_for_outputs_in_other_formats() {
+    for case in FORMAT_CASES {
+        let (prepared, task) = format_task(&case, Replace::Never);
+        let (n_acts, expected) = undisturbed(&prepared, &task);
+        for at in (1..=n_acts).filter(|&at| is_picked(at, n_acts)) {
+            for mishap in [Mishap::DiskFull, Mishap::Refused] {
+                let disk = prepared.copy();
+                disk.plan_mishap(at, mishap);
+                let what = format!("{}: {mishap:?} at act {at} of {n_acts}", case.name);
+                let error = task.execute(&disk).expect_err(&what).to_string();
+                assert!(error.contains("`/runs"), "{what}: {error}");
+                check_restart(&disk, (&task, None), &expected, &what);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_full_disk_or_a_refusal_at_any_act_is_a_clear_error() {
     for replace in [Replace::Never, Replace::Force] {
         let prepared = prepared_disk(replace);
-        let (n_acts, expected) = undisturbed(&prepared, replace);
-        let old = prepared.content(Path::new(OUT));
+        let task = Task::mean(replace);
+        let (n_acts, expected) = undisturbed(&prepared, &task);
+        let old = output_content(&prepared);
         for at in 1..=n_acts {
             for mishap in [Mishap::DiskFull, Mishap::Refused] {
                 let disk = prepared.copy();
                 disk.plan_mishap(at, mishap);
                 let what = format!("{replace:?}, {mishap:?} at act {at} of {n_acts}");
-                let error = execute(&disk, replace).expect_err(&what).to_string();
+                let error = task.execute(&disk).expect_err(&what).to_string();
                 assert!(error.contains("`/runs"), "{what}: {error}");
-                check_restart(&disk, (replace, old.as_ref()), &expected, &what);
+                check_restart(&disk, (&task, old.as_ref()), &expected, &what);
             }
         }
     }
@@ -132,8 +224,8 @@ fn a_full_disk_or_a_refusal_at_any_act_is_a_clear_error() {
 
 #[test]
 fn a_failed_read_is_an_error_that_names_the_file() {
-    let prepared = prepared_disk(Replace::Never);
-    let (_, expected) = undisturbed(&prepared, Replace::Never);
+    let (prepared, task) = (prepared_disk(Replace::Never), Task::mean(Replace::Never));
+    let (_, expected) = undisturbed(&prepared, &task);
     let tap = Tap::new(prepared.copy().storage());
     Runner { n_threads: 1, ..Runner::on(tap.storage()) }.execute(&mean_plan(), PLAIN).unwrap();
     let n_reads = tap.n_reads();
@@ -147,7 +239,7 @@ fn a_failed_read_is_an_error_that_names_the_file() {
         let error = result.expect_err(&what).to_string();
         assert!(error.contains("`/runs/c") && error.contains("input/output error"), "{what}: {error}");
         assert_eq!(disk.content(Path::new(OUT)), None, "{what}");
-        check_restart(&disk, (Replace::Never, None), &expected, &what);
+        check_restart(&disk, (&task, None), &expected, &what);
     }
 }
 

@@ -6,6 +6,8 @@ mod crash;
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]
+mod formats;
+#[cfg(test)]
 mod in_memory;
 #[cfg(test)]
 mod many_outputs;

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thalweg_merge::Error;
-use thalweg_merge::plan::{OutputDtype, RouterPolicy};
+use thalweg_merge::output_format::OptimizerPolicy;
+use thalweg_merge::plan::{MergePlan, OutputDtype, RouterPolicy};
 use thalweg_storage::LocalStorage;
 
 use crate::support::{
@@ -112,4 +113,22 @@ fn f16_output_reaches_its_largest_number_and_no_further() {
     let Error::Overflow { tensor, element_idx, value, .. } = &error else { panic!("{error}") };
     assert_eq!((tensor.as_str(), *element_idx), ("w", 1));
     assert!(value.total_cmp(&65_520.0).is_eq(), "{value}");
+}
+
+#[test]
+fn a_plan_that_averages_moments_reads_them_and_no_other_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = [folder.path().join("a"), folder.path().join("b")];
+    for (policy, reads, is_valid) in [
+        (OptimizerPolicy::Average, true, true),
+        (OptimizerPolicy::Average, false, false),
+        (OptimizerPolicy::Newest, true, false),
+        (OptimizerPolicy::Newest, false, true),
+    ] {
+        let mut output = output(&sources, &[1, 1], 2, &folder.path().join("out"));
+        (output.policy.optimizer, output.reading.optimizer) = (policy, reads);
+        let alone = output.of_model_alone();
+        assert_eq!(MergePlan::new(vec![output]).is_ok(), is_valid, "{policy:?} {reads}");
+        assert!(MergePlan::new(vec![alone]).is_ok());
+    }
 }

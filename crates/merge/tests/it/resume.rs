@@ -9,6 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use thalweg_merge::Error;
 use thalweg_merge::context::{Progress, RunContext, Stage};
 use thalweg_merge::engine::{ExecuteOptions, PartialStage, execute_merge};
+use thalweg_merge::output_format::{OptimizerPolicy, OutputFormat};
 use thalweg_merge::pending::ComparedBy;
 use thalweg_merge::plan::{DigestChoice, MergePlan, OutputPlan};
 use thalweg_merge::verify::{VerifyScope, verify_output};
@@ -16,8 +17,8 @@ use thalweg_storage::LocalStorage;
 use thalweg_storage::publish::{Replace, stage_path};
 
 use crate::support::{
-    FORCE, PLAIN, Runner, Tensors, assert_same_tensors, data_start, noise_tensor, output, plan, read_tensors, shards,
-    write_checkpoint,
+    FORCE, PLAIN, Runner, Tensors, assert_same_tensors, data_start, files_below, noise_tensor, output, plan,
+    read_tensors, shards, write_checkpoint,
 };
 use thalweg_testkit::Tap;
 
@@ -401,4 +402,87 @@ fn a_source_that_changes_while_it_is_read_is_an_error() {
     let error = Runner::on(tap.storage()).execute(&scene.plan, PLAIN).unwrap_err();
     assert!(error.to_string().contains("changed while it was read"), "{error}");
     assert!(!scene.out().exists());
+}
+
+/// Sources in a format, larger than a unit of work, with other contents kept in the output.
+struct FormatScene {
+    folder: tempfile::TempDir,
+    sources: Vec<PathBuf>,
+    format: OutputFormat,
+}
+
+impl FormatScene {
+    fn new(format: OutputFormat) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut sources = Vec::new();
+        for i in 0..2 {
+            let (plain, path) = (folder.path().join(format!("plain-{i}")), folder.path().join(format!("c{i}")));
+            let tensor = |t: u64| (format!("t{t}"), noise_tensor(i * 100 + t + 1, N_ELEMENTS));
+            write_checkpoint(&plain, &(0..4).map(tensor).collect());
+            let mut alone = output(&[plain], &[1], 1, &path);
+            (alone.format, alone.out_shard_bytes) = (format, 3_000_000);
+            Runner::default().execute(&plan(alone), PLAIN).unwrap();
+            sources.push(path);
+        }
+        Self { folder, sources, format }
+    }
+
+    fn plan(&self, name: &str, digest: DigestChoice) -> MergePlan {
+        let mut output = output(&self.sources, &[3, -1], 2, &self.folder.path().join(name));
+        (output.format, output.policy.optimizer, output.digest) = (self.format, OptimizerPolicy::Newest, digest);
+        plan(output)
+    }
+}
+
+/// A stage after a kill, which `damage` may change, is resumed or done again to identical files.
+fn check_resumed_format(format: OutputFormat, digest: DigestChoice, damage: impl Fn(&Path)) {
+    let scene = FormatScene::new(format);
+    let undisturbed = scene.plan("undisturbed", digest);
+    Runner::default().execute(&undisturbed, PLAIN).unwrap();
+    let plan = scene.plan("out", digest);
+    let out = &plan.outputs[0].path;
+    let runner = Runner { stop_after_bytes: Some(4_000_000), n_threads: 1, ..Runner::default() };
+    let error = runner.execute(&plan, PLAIN).unwrap_err();
+    assert!(matches!(error, Error::Interrupted), "{format}: {error}");
+    damage(&stage_path(out));
+    let tap = Tap::new(Arc::new(LocalStorage::new()));
+    let outcome = Runner::on(tap.storage()).execute(&plan, PLAIN).unwrap_or_else(|error| panic!("{format}: {error}"));
+    assert!(!outcome[0].was_done && !stage_path(out).exists());
+    let content = |folder: &Path| {
+        let mut files = files_below(folder);
+        files.remove("thalweg.json").unwrap();
+        files
+    };
+    assert!(content(out) == content(&undisturbed.outputs[0].path), "{format}");
+}
+
+const RESUMED_FORMATS: [OutputFormat; 3] = [OutputFormat::Dcp, OutputFormat::Torch, OutputFormat::MegatronDist];
+
+#[test]
+fn outputs_in_other_formats_are_resumed_to_identical_files() {
+    for format in RESUMED_FORMATS {
+        for digest in [DigestChoice::Blake3, DigestChoice::None] {
+            check_resumed_format(format, digest, |_| {});
+        }
+    }
+}
+
+#[test]
+fn damage_to_the_stage_of_an_output_in_another_format_costs_work_but_no_byte() {
+    for format in RESUMED_FORMATS {
+        let each_file = |stage: &Path, change: &dyn Fn(&mut Vec<u8>)| {
+            for (name, mut bytes) in files_below(stage) {
+                if !name.starts_with("thalweg") && !bytes.is_empty() {
+                    change(&mut bytes);
+                    fs::write(stage.join(name), bytes).unwrap();
+                }
+            }
+        };
+        check_resumed_format(format, DigestChoice::None, |stage| {
+            each_file(stage, &|bytes| bytes.iter_mut().step_by(100).for_each(|byte| *byte ^= 1));
+        });
+        check_resumed_format(format, DigestChoice::Blake3, |stage| {
+            each_file(stage, &|bytes| bytes.truncate(bytes.len() / 3));
+        });
+    }
 }

@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use thalweg_checkpoint::CheckpointPool;
+use thalweg_checkpoint::{CheckpointPool, ReadOptions, open_checkpoint_with};
 use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage};
 use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage, execute_merge};
+use thalweg_merge::output_format::{OptimizerPolicy, OutputFormat};
 use thalweg_merge::plan::{MergePlan, OutputPlan, SourceRef};
 use thalweg_merge::{Coefficients, Error};
 use thalweg_storage::publish::Replace;
 use thalweg_storage::{LocalStorage, Storage};
+use thalweg_tensor::TensorSource;
 use thalweg_tensor::kernel::Simd;
 
 /// Element type, shape and bytes of a tensor.
@@ -261,4 +263,122 @@ impl Runner {
         self.execute(plan, PLAIN).unwrap_or_else(|error| panic!("{error}"));
         read_tensors(&plan.outputs[0].path)
     }
+}
+
+/// An output in another format than safetensors: two sources, of which the second is the newest, and what is written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FormatCase {
+    pub(crate) name: &'static str,
+    /// Fixtures; where there is only one of a format, it is taken twice, and the coefficients do not sum to 1.
+    sources: [&'static str; 2],
+    format: OutputFormat,
+    optimizer: OptimizerPolicy,
+}
+
+/// Outputs with the files of the newest source, then outputs with the tensors only.
+pub(crate) const FORMAT_CASES: [FormatCase; 9] = [
+    like("dcp", ["dcp-fsdp2/step-60", "dcp-fsdp2/step-80"], OutputFormat::Dcp),
+    like("torch-file", ["torch/trainstate/step-60.pt", "torch/trainstate/step-80.pt"], OutputFormat::Torch),
+    like("torch-shards", ["torch/bin-sharded/step-60", "torch/bin-sharded/step-80"], OutputFormat::Torch),
+    like(
+        "megatron-dist",
+        ["megatron-torch_dist/iter_0000060", "megatron-torch_dist/iter_0000080"],
+        OutputFormat::MegatronDist,
+    ),
+    like("zero", ["deepspeed/zero1/global_step80"; 2], OutputFormat::DeepspeedZero),
+    like("universal", ["deepspeed/universal/global_step80_universal"; 2], OutputFormat::DeepspeedUniversal),
+    anew("dcp-anew", OutputFormat::Dcp),
+    anew("torch-anew", OutputFormat::Torch),
+    anew("megatron-dist-anew", OutputFormat::MegatronDist),
+];
+
+const fn like(name: &'static str, sources: [&'static str; 2], format: OutputFormat) -> FormatCase {
+    FormatCase { name, sources, format, optimizer: OptimizerPolicy::Newest }
+}
+
+const fn anew(name: &'static str, format: OutputFormat) -> FormatCase {
+    let sources = ["hf-sharded/step-60", "hf-sharded/step-80"];
+    FormatCase { name, sources, format, optimizer: OptimizerPolicy::Drop }
+}
+
+impl FormatCase {
+    /// The sources' files, and where each goes below a folder.
+    pub(crate) fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let copy = |(i, name): (usize, &&str)| {
+            let from = fixture(name);
+            if from.is_file() {
+                let name = format!("c{i}-{}", from.file_name().unwrap().to_string_lossy());
+                return vec![(PathBuf::from(name), fs::read(&from).unwrap())];
+            }
+            let place = |(name, bytes)| (Path::new(&format!("c{i}")).join(name), bytes);
+            files_below(&from).into_iter().map(place).collect()
+        };
+        self.sources.iter().enumerate().flat_map(copy).collect()
+    }
+
+    fn source_paths(&self, folder: &Path) -> [PathBuf; 2] {
+        [0, 1].map(|i| match fixture(self.sources[i]).is_file() {
+            true => folder.join(format!("c{i}-{}", Path::new(self.sources[i]).file_name().unwrap().to_string_lossy())),
+            false => folder.join(format!("c{i}")),
+        })
+    }
+
+    /// Copies the sources to the local disk.
+    pub(crate) fn put(&self, folder: &Path) {
+        for (name, bytes) in self.files() {
+            fs::create_dir_all(folder.join(&name).parent().unwrap()).unwrap();
+            fs::write(folder.join(name), bytes).unwrap();
+        }
+    }
+
+    /// The merge of the sources in `folder` into `out`, by other coefficients for each `number`.
+    pub(crate) fn output(&self, folder: &Path, out: &Path, number: i64) -> OutputPlan {
+        let mut output = output(&self.source_paths(folder), &[1, number], 2, out);
+        (output.format, output.policy.optimizer) = (self.format, self.optimizer);
+        output.out_shard_bytes = 30_000;
+        output
+    }
+
+    /// The same in other files: safetensors.
+    pub(crate) fn plain(&self, folder: &Path, out: &Path, number: i64) -> OutputPlan {
+        let mut output = self.output(folder, out, number);
+        (output.format, output.policy.optimizer) = (OutputFormat::Safetensors, OptimizerPolicy::Drop);
+        output
+    }
+
+    /// Every tensor of an output, by the reader of its format.
+    pub(crate) fn read(&self, out: &Path) -> Tensors {
+        let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new());
+        // An output with the file of a source is a folder with one file.
+        let is_file = fixture(self.sources[1]).is_file();
+        let path = if is_file { self.source_paths(out)[1].clone() } else { out.to_owned() };
+        read_any(&storage, &path, &ReadOptions::default())
+    }
+}
+
+/// Every tensor of a checkpoint in any format.
+pub(crate) fn read_any(storage: &Arc<dyn Storage>, path: &Path, reading: &ReadOptions) -> Tensors {
+    let checkpoint = open_checkpoint_with(storage, path, reading).unwrap_or_else(|error| panic!("{error}"));
+    let read = |(t, entry): (usize, &thalweg_tensor::TensorEntry)| {
+        let mut bytes = vec![0; usize::try_from(entry.n_bytes()).unwrap()];
+        checkpoint.read_elements(t, 0..entry.n_elements(), &mut bytes).unwrap();
+        (entry.name.to_string(), (entry.dtype.name().to_owned(), entry.shape.0.to_vec(), bytes))
+    };
+    checkpoint.catalog().entries().iter().enumerate().map(read).collect()
+}
+
+/// Every file below a folder.
+pub(crate) fn files_below(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let (mut found, mut folders) = (BTreeMap::new(), vec![folder.to_owned()]);
+    while let Some(next) = folders.pop() {
+        for path in fs::read_dir(next).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
+                found.insert(name, fs::read(path).unwrap());
+            }
+        }
+    }
+    found
 }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use thalweg_tensor::{CoverFault, Dtype, Shape, display_name};
 
 use super::error::{ChunkFault, DcpError};
+use crate::format::model_key::{is_other_key, is_usual_key};
 use crate::format::safetensors::MAX_RANK;
 use crate::format::torch::tensor::{StorageType, dtype_of};
 use crate::index::check_file_name;
@@ -128,6 +129,7 @@ pub(super) fn list_entries(pickle: &Pickle) -> Result<Directory<'_>, DcpError> {
         let (path, stated_path) = stated.map_or_else(|| (guess_path(fqn), None), |(parts, path)| (parts, Some(path)));
         entries.push(Entry { fqn, path, stated_path, tensor: tensor_of(state, fqn)? });
     }
+    settle_guesses(&mut entries);
     let storage = required(root, "storage_data")?;
     let mut stored: HashMap<&str, Vec<(Value<'_>, Value<'_>)>> = HashMap::new();
     for (index, info) in storage.entries() {
@@ -180,9 +182,23 @@ fn path_of<'a>(fqn: &'a str, path: Value<'_>) -> Option<Vec<&'a str>> {
     (rest.is_none() && !parts.is_empty()).then_some(parts)
 }
 
+/// Takes back the guess that a first part such as `model` is a key, unless all tensors beside those below it are
+/// something else, such as an optimizer's: a model may have a module of that name.
+fn settle_guesses(entries: &mut [Entry<'_>]) {
+    let below_other = |entry: &Entry<'_>| entry.path.len() > 1 && is_other_key(entry.path[0]);
+    let mut tensors = entries.iter().filter(|entry| entry.is_tensor());
+    if tensors.clone().any(below_other) && tensors.all(|entry| entry.path.len() > 1) {
+        return;
+    }
+    for entry in entries.iter_mut().filter(|entry| entry.stated_path.is_none()) {
+        if !below_other(entry) {
+            entry.path = vec![entry.fqn];
+        }
+    }
+}
+
 /// The path of a name, if the metadata has none: only a first part that trainers use as a key counts as one.
 fn guess_path(fqn: &str) -> Vec<&str> {
-    use crate::format::model_key::is_usual_key;
     /// Where Megatron-Core keeps moments and masters, one key for each kind.
     const OPTIMIZER: &str = "optimizer.state.";
     if let Some((kind, rest)) = fqn.strip_prefix(OPTIMIZER).and_then(|rest| rest.split_once('.')) {

@@ -26,8 +26,7 @@ pub(super) use self::metadata::Entry;
 pub use self::metadata::PathPart;
 use self::metadata::{Directory, METADATA_NAMES, StoredTensor, list_entries};
 pub use self::objects::{DcpExtras, DcpObject, dcp_extras};
-use self::select::Selection;
-pub(super) use self::select::{has_all_below, select_model};
+pub(super) use self::select::{Selection, has_all_below, select_model};
 use super::{Findings, Format, FormatContent, OpenFile, Place};
 use crate::error::{UnfinishedFault, storage_error};
 use crate::pickle::{Global, PickleLimits, parse_pickle};
@@ -84,7 +83,10 @@ impl Format for Dcp {
         options: &ReadOptions,
         cache: &CatalogCache,
     ) -> Result<FormatContent, Error> {
-        let choose = |entries: &[Entry<'_>], is_lightning| select_model(entries, options.key.as_deref(), is_lightning);
+        let choose = |entries: &[Entry<'_>], is_lightning| {
+            let model = select_model(entries, options.key.as_deref(), is_lightning)?;
+            Ok(if options.optimizer { model.with_optimizer(entries, &|_| true) } else { model })
+        };
         open_folder(storage, &folder_of(place), &choose, cache)
     }
 }
@@ -141,12 +143,13 @@ pub(super) fn open_folder(
         choose_tensors(&bytes, &|entries| choose(entries, is_lightning)).map_err(refuse)?
     };
     let files = open_files(storage, folder, &chosen)?;
-    let Chosen { entries, archives, findings, mut notes, .. } = chosen;
+    let Chosen { entries, archives, findings, mut notes, n_state, .. } = chosen;
     notes.extend(note_mixture(&files, storage.file_info(&metadata_path)?.modified_ns));
     let duplicate = |name: Box<str>| refuse(DcpError::DuplicateName { name: name.into() });
     Ok(FormatContent {
         files,
         catalog: cache.share(TensorCatalog::new(entries).map_err(duplicate)?),
+        n_state,
         notes,
         findings,
         opener: Some(Arc::new(Archives::new(archives))),
@@ -172,6 +175,7 @@ fn choose_tensors(
     let selection = choose(&directory.entries)?;
     let mut chosen = gather_tensors(&directory, &selection)?;
     chosen.notes = notes(&selection);
+    chosen.n_state = selection.n_state;
     chosen.findings = Findings {
         key: selection.key,
         other_keys: selection.others,
@@ -204,6 +208,7 @@ struct Chosen {
     archives: Vec<(u32, u64, u64)>,
     findings: Findings,
     notes: Vec<Note>,
+    n_state: usize,
 }
 
 fn gather_tensors(directory: &Directory<'_>, selection: &Selection) -> Result<Chosen, DcpError> {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::error::DcpError;
 use super::metadata::Entry;
 use crate::format::model_key::{KeyFault, Level, WHOLE_KEY, choose_branch, is_other_key, strip_names};
+use crate::optimizer_state::{is_optimizer_key, is_optimizer_state};
 
 /// Most keys above a model; no known trainer nests deeper.
 const MAX_DEPTH: usize = 16;
@@ -24,6 +25,32 @@ pub(in crate::format) struct Selection {
     pub(super) others: Vec<(String, usize)>,
     /// What was removed from the names.
     pub(super) stripped: Vec<&'static str>,
+    /// How many of the tensors belong to the state of an optimizer that was asked for.
+    pub(super) n_state: usize,
+}
+
+impl Selection {
+    /// Adds the tensors of the optimizer's state whose names `is_wanted` accepts: those under its key, which is beside a
+    /// key that leads to the model.
+    pub(in crate::format) fn with_optimizer(mut self, entries: &[Entry<'_>], is_wanted: &dyn Fn(&str) -> bool) -> Self {
+        let chosen: BTreeSet<usize> = self.tensors.iter().map(|(position, _)| *position).collect();
+        if self.path.is_empty() {
+            // Names below no key are those in the file, so that the whole file has the state among its tensors.
+            self.n_state = self.tensors.iter().filter(|(_, name)| is_optimizer_state(name)).count();
+        }
+        for (position, entry) in entries.iter().enumerate().filter(|(_, entry)| entry.is_tensor()) {
+            let n_common = entry.path.iter().zip(&self.path).take_while(|(a, b)| **a == **b).count();
+            let rest = entry.path.get(n_common..).unwrap_or_default();
+            let is_state = rest.len() > 1 && rest.first().is_some_and(|key| is_optimizer_key(key));
+            let name = rest.join(".");
+            if is_state && !chosen.contains(&position) && is_wanted(&name) {
+                self.tensors.push((position, name));
+                self.n_state += 1;
+            }
+        }
+        self.others.retain(|(key, _)| !is_optimizer_key(key.rsplit('.').next().unwrap_or(key)));
+        self
+    }
 }
 
 /// Chooses the entries below `key`, or the only part that can be meant.
@@ -65,7 +92,15 @@ pub(in crate::format) fn select_model(
     let key = (!path.is_empty()).then(|| path.join("."));
     let others = others.into_iter().collect();
     let path = path.into_iter().map(str::to_owned).collect();
-    Ok(Selection { key, path, tensors: positions.into_iter().zip(names).collect(), objects, others, stripped })
+    Ok(Selection {
+        key,
+        path,
+        tensors: positions.into_iter().zip(names).collect(),
+        objects,
+        others,
+        stripped,
+        n_state: 0,
+    })
 }
 
 /// Whether each tensor of the model has another of its name below `key`.

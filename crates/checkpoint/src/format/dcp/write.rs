@@ -12,6 +12,7 @@ use super::metadata::PathPart;
 use super::objects::{DcpExtras, DcpObject};
 use super::{DATA_END, MAX_METADATA_BYTES, METADATA_FILE_NAME};
 use crate::Error;
+use crate::format::model_key::{check_names_last, is_other_key};
 use crate::format::torch::archive_write::{CHUNK_ROOT, StoredTensor, lay_archive};
 use crate::format::torch::write::{TorchType, check_length, check_types, place_whole, write_tensor};
 use crate::frame_builder::{CopiedBytes, FrameBuilder};
@@ -80,6 +81,13 @@ pub(crate) fn lay_folder(
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
     let mut sizes = check_entries(&sorted)?;
     let types = check_types(&sorted)?;
+    check_names_last(sorted.iter().map(|entry| &*entry.name))?;
+    let is_lost = |entry: &&&LayoutEntry| entry.name.split_once('.').is_some_and(|(first, _)| is_other_key(first));
+    if paths == Paths::Absent
+        && let Some(entry) = sorted.iter().find(is_lost)
+    {
+        return Err(unwritable(&entry.name, "readers of this format would take it for state of the optimizer"));
+    }
     let tensors = sorted.iter().zip(types).map(|(entry, torch)| tensor_at(&extras.key, entry, torch));
     let mut stored: Vec<Stored<'_>> = tensors.chain(extras.objects.iter().map(object_at)).collect();
     check_names(&stored)?;

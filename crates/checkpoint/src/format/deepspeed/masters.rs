@@ -1,4 +1,4 @@
-//! FP32 masters, assembled from the shares of all ranks.
+//! FP32 masters, and the moments, which are laid out in the same way, assembled from the shares of all ranks.
 //!
 //! ZeRO-1 and 2 concatenate the parameters of a group and cut the whole into one share for each rank; ZeRO-3 cuts
 //! each parameter into as many equal parts as there are ranks, the last one padded with uninitialised memory.
@@ -15,8 +15,9 @@ use super::super::torch::tensor::{Found, TensorSpec, read_tensor};
 use super::{Opened, RankFiles, entries_of, finish, first_model};
 use crate::error::{UnfinishedFault, storage_error};
 use crate::format::{Findings, FormatContent};
+use crate::optimizer_state::MOMENT_NAMES;
 use crate::pickle::Value;
-use crate::{CatalogCache, Error, Params};
+use crate::{CatalogCache, Error, Params, ReadOptions};
 
 /// Most missing ranks that an error lists: one file with a damaged number has a million.
 const MAX_MISSING: u32 = 1024;
@@ -38,27 +39,87 @@ struct FlatVector {
     n_elements: u64,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    OneOrTwo,
+    Three,
+}
+
+impl Stage {
+    /// The key of the masters in a rank's state.
+    fn master_key(self) -> &'static str {
+        match self {
+            Self::OneOrTwo => "single_partition_of_fp32_groups",
+            Self::Three => "fp32_flat_groups",
+        }
+    }
+}
+
+/// What the flat vectors of all ranks hold for each parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Master,
+    /// A moment of this name.
+    Moment(&'static str),
+}
+
+impl Kind {
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Master => "masters",
+            Self::Moment(_) => "moments",
+        }
+    }
+
+    /// The name of the tensor that belongs to a parameter.
+    fn tensor_name(self, param: &str) -> String {
+        match self {
+            Self::Master => param.to_owned(),
+            Self::Moment(moment) => super::moment_name(moment, param),
+        }
+    }
+}
+
 pub(super) fn open_masters(
     storage: &Arc<dyn Storage>,
     files: &RankFiles,
+    options: &ReadOptions,
     cache: &CatalogCache,
 ) -> Result<FormatContent, Error> {
     let model = first_model(storage, files)?;
     let shapes = param_shapes(&model)?;
     let ranks = open_ranks(storage, files, &model)?;
     check_steps(&ranks)?;
-    let is_stage_3 = state_of(&ranks[0])?.get("fp32_flat_groups").is_some();
-    let runs = if is_stage_3 { runs_of_stage_3(&ranks, &shapes)? } else { runs_of_stages_1_and_2(&ranks, &shapes)? };
-    let mut entries = Vec::new();
-    for (name, shape) in shapes.iter().flatten() {
-        entries.push(entry_of_runs(&ranks, name, shape, runs.get(name.as_str()).map_or(&[], Vec::as_slice))?);
-    }
+    let is_stage_3 = state_of(&ranks[0])?.get(Stage::Three.master_key()).is_some();
+    let stage = if is_stage_3 { Stage::Three } else { Stage::OneOrTwo };
+    let mut entries = assemble(&ranks, &shapes, (stage, Kind::Master))?;
     let model_idx = u32::try_from(ranks.len()).unwrap_or(u32::MAX);
     entries.extend(outside_of_groups(&model, model_idx, files)?);
     add_shared(&model, &mut entries)?;
+    let n_params = entries.len();
+    if options.optimizer {
+        for moment in moments_of(&ranks[0])? {
+            entries.extend(assemble(&ranks, &shapes, (stage, Kind::Moment(moment)))?);
+        }
+    }
+    let n_state = entries.len() - n_params;
     let mut all: Vec<_> = ranks.into_iter().map(|rank| rank.file).collect();
     all.push(model.file);
-    finish(all, entries, Findings::default(), Params::Master, cache)
+    let content = finish(all, entries, Findings::default(), Params::Master, cache)?;
+    Ok(FormatContent { n_state, ..content })
+}
+
+/// One tensor for each parameter.
+fn assemble(ranks: &[Opened], shapes: &Groups, (stage, kind): (Stage, Kind)) -> Result<Vec<TensorEntry>, Error> {
+    let runs = match stage {
+        Stage::OneOrTwo => runs_of_stages_1_and_2(ranks, shapes, kind)?,
+        Stage::Three => runs_of_stage_3(ranks, shapes, kind)?,
+    };
+    let entry = |(name, shape): &(String, Shape)| {
+        let runs = runs.get(name.as_str()).map_or(&[][..], Vec::as_slice);
+        entry_of_runs(ranks, &kind.tensor_name(name), shape, runs)
+    };
+    shapes.iter().flatten().map(entry).collect()
 }
 
 /// Names and shapes of the parameters of each group, in storage order.
@@ -123,14 +184,25 @@ fn check_steps(ranks: &[Opened]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The optimizer's step count of a rank, if the state has one: a number, or an F32 tensor of one element.
-fn optimizer_step(rank: &Opened) -> Result<Option<f64>, Error> {
+/// What the optimizer of a rank keeps for each of its flat vectors: a dictionary by their numbers, or a list.
+fn groups_of_state(rank: &Opened) -> Result<Option<Value<'_>>, Error> {
     let state = state_of(rank)?;
     // Of ZeRO-1 and 2, and of ZeRO-3.
-    let Some(base) = state.get("base_optimizer_state").or_else(|| state.get("optimizer_state_dict")) else {
-        return Ok(None);
-    };
-    let params = base.get("state").unwrap_or(base);
+    let base = state.get("base_optimizer_state").or_else(|| state.get("optimizer_state_dict"));
+    Ok(base.map(|base| base.get("state").unwrap_or(base)))
+}
+
+/// The names of the moments that a rank's optimizer keeps.
+fn moments_of(rank: &Opened) -> Result<Vec<&'static str>, Error> {
+    let Some(groups) = groups_of_state(rank)? else { return Ok(Vec::new()) };
+    let groups: Vec<Value<'_>> = groups.entries().map(|(_, group)| group).chain(groups.items()).collect();
+    let is_kept = |name: &&str| groups.iter().any(|group| group.get(name).is_some());
+    Ok(MOMENT_NAMES.into_iter().filter(is_kept).collect())
+}
+
+/// The optimizer's step count of a rank, if the state has one: a number, or an F32 tensor of one element.
+fn optimizer_step(rank: &Opened) -> Result<Option<f64>, Error> {
+    let Some(params) = groups_of_state(rank)? else { return Ok(None) };
     let first = params.entries().next().map(|(_, state)| state).or_else(|| params.items().next());
     let Some(step) = first.and_then(|first| first.get("step")) else { return Ok(None) };
     if let Some(step) = step.as_u64().map(|step| step as f64).or_else(|| step.as_float()) {
@@ -148,8 +220,8 @@ fn optimizer_step(rank: &Opened) -> Result<Option<f64>, Error> {
 }
 
 /// Where a flat vector is; it must be an F32 tensor of one dimension.
-fn flat_vector(rank: &Opened, value: Value<'_>) -> Result<FlatVector, Error> {
-    let fail = || rank.broken("a share of the masters is not a flat F32 tensor");
+fn flat_vector(rank: &Opened, value: Value<'_>, kind: Kind) -> Result<FlatVector, Error> {
+    let fail = || rank.broken(format!("a share of the {} is not a flat F32 tensor", kind.noun()));
     let Ok(Found::Tensor(spec)) = read_tensor(value) else { return Err(fail()) };
     let is_flat = spec.dtype == Dtype::F32 && spec.shape.0.len() == 1 && spec.strides == [1];
     if !is_flat {
@@ -164,21 +236,33 @@ fn place_of(rank: &Opened, spec: &TensorSpec<'_>) -> Result<u64, Error> {
     piece.map(|piece| piece.offset).map_err(|error| super::refuse(&rank.file.path, error.of("a share of the masters")))
 }
 
-fn vectors(rank: &Opened, key: &str) -> Result<Vec<FlatVector>, Error> {
-    let groups = state_of(rank)?.get(key).ok_or_else(|| rank.broken(format!("it holds no `{key}`")))?;
-    groups.items().map(|value| flat_vector(rank, value)).collect()
+fn vectors(rank: &Opened, (stage, kind): (Stage, Kind)) -> Result<Vec<FlatVector>, Error> {
+    let key = stage.master_key();
+    let masters = state_of(rank)?.get(key).ok_or_else(|| rank.broken(format!("it holds no `{key}`")))?;
+    let Kind::Moment(moment) = kind else {
+        return masters.items().map(|value| flat_vector(rank, value, kind)).collect();
+    };
+    let Some(groups) = groups_of_state(rank)? else { return Ok(Vec::new()) };
+    let numbered = groups.entries().filter_map(|(number, group)| Some((number.as_u64()?, group)));
+    let groups: BTreeMap<u64, Value<'_>> = numbered.chain((0..).zip(groups.items())).collect();
+    let n_vectors = masters.items().len() as u64;
+    let vector = |number: u64| {
+        let value = groups.get(&number).and_then(|group| group.get(moment));
+        let missing = || rank.broken(format!("its optimizer keeps no `{moment}` for group {number}"));
+        flat_vector(rank, value.ok_or_else(missing)?, kind)
+    };
+    (0..n_vectors).map(vector).collect()
 }
 
 type Runs<'a> = BTreeMap<&'a str, Vec<Run>>;
 
-fn runs_of_stages_1_and_2<'a>(ranks: &[Opened], shapes: &'a Groups) -> Result<Runs<'a>, Error> {
-    const KEY: &str = "single_partition_of_fp32_groups";
+fn runs_of_stages_1_and_2<'a>(ranks: &[Opened], shapes: &'a Groups, kind: Kind) -> Result<Runs<'a>, Error> {
     let mut runs = Runs::new();
     // Number of elements of each group that earlier ranks hold, for files without the addresses of parameters.
     let mut n_before = vec![0_u64; shapes.len()];
     let mut has_addresses = vec![true; shapes.len()];
     for (number, rank) in (0..).zip(ranks) {
-        let parts = vectors(rank, KEY)?;
+        let parts = vectors(rank, (Stage::OneOrTwo, kind))?;
         if parts.len() != shapes.len() {
             return Err(rank.broken(format!("it has {} groups of parameters, {} expected", parts.len(), shapes.len())));
         }
@@ -259,11 +343,11 @@ fn add_overlapping<'a>(
     }
 }
 
-fn runs_of_stage_3<'a>(ranks: &[Opened], shapes: &'a Groups) -> Result<Runs<'a>, Error> {
+fn runs_of_stage_3<'a>(ranks: &[Opened], shapes: &'a Groups, kind: Kind) -> Result<Runs<'a>, Error> {
     let n_ranks = ranks.len() as u64;
     let mut runs = Runs::new();
     for (number, rank) in (0..).zip(ranks) {
-        let parts = vectors(rank, "fp32_flat_groups")?;
+        let parts = vectors(rank, (Stage::Three, kind))?;
         let (mut cursor, mut position) = (Cursor { parts: &parts, next: 0, used: 0 }, 0_u64);
         for (name, shape) in shapes.iter().flatten() {
             let n_elements = shape.n_elements().unwrap_or(0);
@@ -271,7 +355,7 @@ fn runs_of_stage_3<'a>(ranks: &[Opened], shapes: &'a Groups) -> Result<Runs<'a>,
             let before = share.saturating_mul(number.into()).min(n_elements);
             // After the last element comes padding: uninitialised memory.
             let own = share.min(n_elements - before);
-            let ends_early = |left: u64| rank.broken(format!("its masters end {left} elements early"));
+            let ends_early = |left: u64| rank.broken(format!("its {} end {left} elements early", kind.noun()));
             for (offset, n_elements) in cursor.take(own).map_err(ends_early)? {
                 runs.entry(name).or_default().push(Run { rank: number, offset, n_elements });
             }
@@ -282,7 +366,8 @@ fn runs_of_stage_3<'a>(ranks: &[Opened], shapes: &'a Groups) -> Result<Runs<'a>,
         let n_held = parts.iter().fold(0_u64, |n, part| n.saturating_add(part.n_elements));
         if n_held != position {
             // Every parameter after one that is not listed would get the values of its neighbour.
-            return Err(rank.broken(format!("its masters have {n_held} elements, and its parameters {position}")));
+            let noun = kind.noun();
+            return Err(rank.broken(format!("its {noun} have {n_held} elements, and its parameters {position}")));
         }
     }
     Ok(runs)

@@ -107,9 +107,9 @@ impl Format for DeepSpeedUniversal {
     ) -> Result<FormatContent, Error> {
         let files = RankFiles::find(place);
         if options.params == Some(Params::Module) {
-            return open_module(storage, &files, cache);
+            return open_module(storage, &files, options, cache);
         }
-        universal::open_masters(storage, place, &files, cache)
+        universal::open_masters(storage, place, &files, options, cache)
     }
 }
 
@@ -249,9 +249,14 @@ fn open_zero(
     let files = RankFiles::find(place);
     files.refuse_cut()?;
     if options.params == Some(Params::Module) || files.optimizer.is_empty() && options.params.is_none() {
-        return open_module(storage, &files, cache);
+        return open_module(storage, &files, options, cache);
     }
-    masters::open_masters(storage, &files, cache)
+    masters::open_masters(storage, &files, options, cache)
+}
+
+/// The name of a moment of a parameter.
+fn moment_name(moment: &str, param: &str) -> String {
+    format!("optimizer.{moment}.{param}")
 }
 
 fn first_model(storage: &Arc<dyn Storage>, files: &RankFiles) -> Result<Opened, Error> {
@@ -263,16 +268,22 @@ fn first_model(storage: &Arc<dyn Storage>, files: &RankFiles) -> Result<Opened, 
 }
 
 /// The module's own weights, in the element type in which the model computes.
-fn open_module(storage: &Arc<dyn Storage>, files: &RankFiles, cache: &CatalogCache) -> Result<FormatContent, Error> {
+fn open_module(
+    storage: &Arc<dyn Storage>,
+    files: &RankFiles,
+    options: &ReadOptions,
+    cache: &CatalogCache,
+) -> Result<FormatContent, Error> {
     let model = first_model(storage, files)?;
     if files.model.len() > 1 {
         let reason = "ZeRO-3 leaves the module's weights out of it; read the masters (`--params master`)";
         return Err(model.broken(reason));
     }
     let path = &model.file.path;
-    let content =
-        content_of(&model.torch, &*model.file.reader, 0, Some("module")).map_err(|source| refuse(path, source))?;
-    finish(vec![model.file.clone()], content.entries, content.findings, Params::Module, cache)
+    let module = ReadOptions { key: Some("module".to_owned()), ..options.clone() };
+    let found = content_of(&model.torch, &*model.file.reader, 0, &module).map_err(|source| refuse(path, source))?;
+    let content = finish(vec![model.file.clone()], found.entries, found.findings, Params::Module, cache)?;
+    Ok(FormatContent { n_state: found.n_state, ..content })
 }
 
 fn finish(

@@ -1,6 +1,7 @@
 //! Universal checkpoints: one folder for each parameter, with its master and its moments in separate files.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use thalweg_storage::{FileKind, Storage};
@@ -8,16 +9,19 @@ use thalweg_tensor::{Shape, TensorEntry, display_name};
 
 use super::super::torch::entry_of;
 use super::super::torch::error::TorchError;
-use super::{Opened, RankFiles, finish, first_model, refuse};
+use super::{Opened, RankFiles, finish, first_model, moment_name, refuse};
 use crate::error::UnfinishedFault;
 use crate::format::{Findings, FormatContent, Place};
+use crate::optimizer_state::MOMENT_NAMES;
 use crate::pickle::Value;
-use crate::{CatalogCache, Error, Params};
+use crate::{CatalogCache, Error, Params, ReadOptions};
 
 /// The folder of the parameters.
 pub(super) const FOLDER_NAME: &str = "zero";
 /// The file of a parameter's master.
 const MASTER_NAME: &str = "fp32.pt";
+/// Ending of the names of all files of a parameter.
+const FILE_END: &str = ".pt";
 /// Most missing parameters that an error lists: groups may be one dictionary listed many times.
 const MAX_MISSING: usize = 1024;
 
@@ -25,30 +29,51 @@ pub(super) fn open_masters(
     storage: &Arc<dyn Storage>,
     place: &Place,
     files: &RankFiles,
+    options: &ReadOptions,
     cache: &CatalogCache,
 ) -> Result<FormatContent, Error> {
     let model = first_model(storage, files)?;
     let zero = place.folder().join(FOLDER_NAME);
-    let (mut entries, mut open_files) = (Vec::new(), Vec::new());
+    let (mut entries, mut state, mut open_files) = (Vec::new(), Vec::new(), Vec::new());
     let folders = storage.list_folder(&zero)?;
-    for (file_idx, folder) in (0..).zip(folders.iter().filter(|entry| entry.kind == FileKind::Folder)) {
-        let name = format!("{FOLDER_NAME}/{}/{MASTER_NAME}", folder.name);
-        let path = zero.join(&folder.name).join(MASTER_NAME);
-        let opened = match Opened::open(storage, &path, &name) {
-            Err(Error::NotFound { .. }) => {
-                let faults = vec![UnfinishedFault::MissingShard { file: name }];
-                return Err(Error::Unfinished { path: place.path().to_owned(), faults });
-            }
-            opened => opened?,
+    for folder in folders.iter().filter(|entry| entry.kind == FileKind::Folder) {
+        let mut read = |file_name: &str, tensor: &str| {
+            let name = format!("{FOLDER_NAME}/{}/{file_name}", folder.name);
+            let opened = match Opened::open(storage, &zero.join(&folder.name).join(file_name), &name) {
+                Err(Error::NotFound { .. }) => {
+                    let faults = vec![UnfinishedFault::MissingShard { file: name }];
+                    return Err(Error::Unfinished { path: place.path().to_owned(), faults });
+                }
+                opened => opened?,
+            };
+            let file_idx = u32::try_from(open_files.len()).unwrap_or(u32::MAX);
+            let entry = read_whole(&opened, &model, file_idx, (&folder.name, tensor))?;
+            open_files.push(opened.file);
+            Ok(entry)
         };
-        entries.push(read_master(&opened, &model, file_idx, &folder.name)?);
-        open_files.push(opened.file);
+        entries.push(read(MASTER_NAME, &folder.name)?);
+        for moment in moments_in(&**storage, &zero.join(&folder.name), options)? {
+            state.push(read(&format!("{moment}{FILE_END}"), &moment_name(moment, &folder.name))?);
+        }
     }
     let missing = missing_parameters(&model, &entries);
     if !missing.is_empty() {
         return Err(Error::Unfinished { path: place.path().to_owned(), faults: missing });
     }
-    finish(open_files, entries, Findings::default(), Params::Master, cache)
+    let n_state = state.len();
+    entries.extend(state);
+    let content = finish(open_files, entries, Findings::default(), Params::Master, cache)?;
+    Ok(FormatContent { n_state, ..content })
+}
+
+/// The moments that have a file in the folder of a parameter, if they are to be read.
+fn moments_in(storage: &dyn Storage, folder: &Path, options: &ReadOptions) -> Result<Vec<&'static str>, Error> {
+    if !options.optimizer {
+        return Ok(Vec::new());
+    }
+    let files = storage.list_folder(folder)?;
+    let is_there = |moment: &&str| files.iter().any(|file| file.name.strip_suffix(FILE_END) == Some(*moment));
+    Ok(MOMENT_NAMES.into_iter().filter(is_there).collect())
 }
 
 /// Parameters of the module whose folder is missing.
@@ -64,12 +89,17 @@ fn missing_parameters(model: &Opened, entries: &[TensorEntry]) -> Vec<Unfinished
         .collect()
 }
 
-/// A master: a tensor, or a dictionary that also says along which dimension it was cut.
-fn read_master(opened: &Opened, model: &Opened, file_idx: u32, name: &str) -> Result<TensorEntry, Error> {
+/// A master or moment of the parameter `name`: a tensor, or a dictionary that also says along which dimension it was cut.
+fn read_whole(
+    opened: &Opened,
+    model: &Opened,
+    file_idx: u32,
+    (name, tensor): (&str, &str),
+) -> Result<TensorEntry, Error> {
     let path = &opened.file.path;
     let root = opened.root();
     let (value, is_flat) = root.get("param").map_or((root, true), |param| (param, false));
-    let entry = entry_of(&opened.torch, &*opened.file.reader, file_idx, name, value);
+    let entry = entry_of(&opened.torch, &*opened.file.reader, file_idx, tensor, value);
     let entry = entry.map_err(|source| refuse(path, source))?;
     let Some(entry) = entry else { return Err(refuse(path, TorchError::NoTensors)) };
     if !is_flat || entry.shape.0.len() != 1 {

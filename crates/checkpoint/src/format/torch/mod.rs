@@ -219,25 +219,28 @@ pub struct FileContent {
     pub findings: Findings,
     /// What was removed from the names.
     pub stripped: Vec<&'static str>,
+    /// How many of the tensors belong to the state of an optimizer that was asked for.
+    pub n_state: usize,
 }
 
-/// Reads what a file holds under `key`, or the only state dict in it that can be meant. No tensor byte is read.
+/// Reads what a file holds under the key of `options`, or the only state dict in it that can be meant. No tensor byte is
+/// read.
 ///
 /// # Errors
 /// A [`TorchError`] if the file cannot be read.
-pub fn read_content(file: &dyn ReadAt, file_idx: u32, key: Option<&str>) -> Result<FileContent, TorchError> {
+pub fn read_content(file: &dyn ReadAt, file_idx: u32, options: &ReadOptions) -> Result<FileContent, TorchError> {
     let torch_file = TorchFile::open(file, 0..file.info().len_bytes, &[])?;
-    content_of(&torch_file, file, file_idx, key)
+    content_of(&torch_file, file, file_idx, options)
 }
 
-/// What an opened file holds under `key`, or the only state dict in it that can be meant.
+/// What an opened file holds under the key of `options`, or the only state dict in it that can be meant.
 pub(crate) fn content_of(
     torch_file: &TorchFile,
     file: &dyn ReadAt,
     file_idx: u32,
-    key: Option<&str>,
+    options: &ReadOptions,
 ) -> Result<FileContent, TorchError> {
-    place_all(torch_file, file, file_idx, find_state_dict(torch_file.pickle.root(), key)?)
+    place_all(torch_file, file, file_idx, find_state_dict(torch_file.pickle.root(), options)?)
 }
 
 fn place_all(
@@ -246,7 +249,7 @@ fn place_all(
     file_idx: u32,
     found: StateDict<'_>,
 ) -> Result<FileContent, TorchError> {
-    let StateDict { key, tensors, unreadable, others, stripped } = found;
+    let StateDict { key, tensors, unreadable, others, stripped, n_state } = found;
     let mut entries = Vec::with_capacity(tensors.len());
     for (name, spec) in tensors {
         entries.push(place_entry(torch_file, file, file_idx, &name, spec)?);
@@ -255,7 +258,7 @@ fn place_all(
     let foreign_names =
         torch_file.pickle.unlisted_names().filter(|name| !is_type_name(name)).map(Global::display).collect();
     let findings = Findings { key, other_keys: others, unreadable, foreign_names, ..Findings::default() };
-    Ok(FileContent { entries, findings, stripped })
+    Ok(FileContent { entries, findings, stripped, n_state })
 }
 
 /// Every tensor below a value, named by its path; it is not an error if there are none.
@@ -310,9 +313,9 @@ fn open_shards(
     let mut stripped = Vec::new();
     for (file_idx, (name, path)) in (0..).zip(shards) {
         let reader = storage.open_file(&path).map_err(|error| storage_error(&path, error))?;
-        let found =
-            read_content(&*reader, file_idx, options.key.as_deref()).map_err(|error| torch_error(&path, error))?;
+        let found = read_content(&*reader, file_idx, options).map_err(|error| torch_error(&path, error))?;
         entries.extend(found.entries);
+        content.n_state += found.n_state;
         content.findings.join(found.findings);
         stripped.extend(found.stripped.into_iter().filter(|what| !stripped.contains(what)).collect::<Vec<_>>());
         content.files.push(OpenFile { name, path, reader });

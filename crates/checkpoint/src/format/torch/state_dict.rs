@@ -8,7 +8,9 @@ use std::collections::HashSet;
 
 use super::error::TorchError;
 use super::tensor::{Found, TensorSpec, is_tensor, read_tensor};
+use crate::ReadOptions;
 use crate::format::model_key::{self, KeyFault, WHOLE_KEY, choose_branch, strip_names};
+use crate::optimizer_state::{is_moment, is_optimizer_key, is_optimizer_state};
 use crate::pickle::Value;
 
 /// The key that marks a checkpoint of Lightning.
@@ -44,10 +46,13 @@ pub(super) struct StateDict<'a> {
     pub(super) others: Vec<(String, usize)>,
     /// What was removed from the names.
     pub(super) stripped: Vec<&'static str>,
+    /// How many of the tensors belong to the state of an optimizer that was asked for.
+    pub(super) n_state: usize,
 }
 
-/// Finds the state dict under `key`, or the only one that can be meant.
-pub(super) fn find_state_dict<'a>(root: Value<'a>, key: Option<&str>) -> Result<StateDict<'a>, TorchError> {
+/// Finds the state dict under the key of `options`, or the only one that can be meant.
+pub(super) fn find_state_dict<'a>(root: Value<'a>, options: &ReadOptions) -> Result<StateDict<'a>, TorchError> {
+    let key = options.key.as_deref();
     check_root(root)?;
     let is_lightning = root.get(LIGHTNING_KEY).is_some();
     let mut path = Vec::new();
@@ -71,7 +76,38 @@ pub(super) fn find_state_dict<'a>(root: Value<'a>, key: Option<&str>) -> Result<
         });
     }
     found.strip_names(is_lightning);
+    if options.optimizer {
+        add_optimizer(root, &path, &mut found)?;
+    }
     Ok(found)
+}
+
+/// Adds the state of the optimizer, which is under a key beside one that leads to the model.
+fn add_optimizer<'a>(root: Value<'a>, path: &[String], found: &mut StateDict<'a>) -> Result<(), TorchError> {
+    if path.is_empty() {
+        // The whole file was read.
+        found.n_state = found.tensors.iter().filter(|(name, _)| is_optimizer_state(name)).count();
+        return Ok(());
+    }
+    let mut level = Some(root);
+    for part in path {
+        let Some(value) = level else { break };
+        let is_state = |(key, member): &(String, Value<'_>)| {
+            key != part && is_optimizer_key(key) && (member.is_dict() || member.is_sequence())
+        };
+        for (key, member) in members(value).filter(is_state) {
+            let mut state = StateDict::default();
+            flatten(member, &mut state)?;
+            found.n_state += state.tensors.len();
+            found.tensors.extend(state.tensors.into_iter().map(|(name, spec)| (format!("{key}.{name}"), spec)));
+            // What is not a moment is not changed, so it need not be readable.
+            let unreadable = state.unreadable.into_iter().map(|(name, reason)| (format!("{key}.{name}"), reason));
+            found.unreadable.extend(unreadable.filter(|(name, _)| is_moment(name)));
+        }
+        level = members(value).find(|(key, _)| key == part).map(|(_, member)| member);
+    }
+    found.others.retain(|(name, _)| !is_optimizer_key(name.rsplit('.').next().unwrap_or(name)));
+    Ok(())
 }
 
 /// Every tensor below a value, without a choice.

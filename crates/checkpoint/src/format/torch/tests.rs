@@ -95,8 +95,12 @@ fn file(object: &[u8]) -> MemoryFile {
     MemoryFile(archive(&[("a/data.pkl", &pickle), ("a/data/0", &[1; 8]), ("a/version", b"3\n")], false))
 }
 
+fn reading(key: Option<&str>) -> ReadOptions {
+    ReadOptions { key: key.map(str::to_owned), ..ReadOptions::default() }
+}
+
 fn names(file: &MemoryFile, key: Option<&str>) -> Result<Vec<String>, TorchError> {
-    let content = read_content(file, 0, key)?;
+    let content = read_content(file, 0, &reading(key))?;
     Ok(content.entries.iter().map(|entry| entry.name.to_string()).collect())
 }
 
@@ -122,12 +126,34 @@ fn a_plain_state_dict_is_the_whole_file() {
 fn the_model_is_found_beside_training_state() {
     let state = [("model", dict(&[("w", tensor())])), ("optimizer", dict(&[("m", tensor())])), ("loss", tensor())];
     check_names(&dict(&state), None, &["w"]);
-    let content = read_content(&file(&dict(&state)), 0, None).unwrap();
+    let content = read_content(&file(&dict(&state)), 0, &reading(None)).unwrap();
     assert_eq!(content.findings.key.as_deref(), Some("model"));
     assert_eq!(content.findings.other_keys, [("optimizer".to_owned(), 1)]);
     let deep = [("state", dict(&[("model", dict(&[("w", tensor())])), ("optimizers", dict(&[("m", tensor())]))]))];
     check_names(&dict(&deep), None, &["w"]);
     check_names(&dict(&[("anything", dict(&[("w", tensor())])), ("step", b"K\x05".to_vec())]), None, &["w"]);
+}
+
+#[test]
+fn the_state_of_the_optimizer_is_listed_by_its_path_if_asked_for() {
+    let check = |object: &[u8], key: Option<&str>, wanted: &[&str], n_state: usize| {
+        let options = ReadOptions { optimizer: true, ..reading(key) };
+        let content = read_content(&file(object), 0, &options).unwrap();
+        let names: Vec<&str> = content.entries.iter().map(|entry| &*entry.name).collect();
+        assert_eq!((names.as_slice(), content.n_state), (wanted, n_state));
+        assert_eq!(content.findings.other_keys, []);
+    };
+    let moments = dict(&[("exp_avg", tensor()), ("step", b"K\x05".to_vec())]);
+    let optimizer = dict(&[("state", dict(&[("0", moments)]))]);
+    let state = dict(&[("model", dict(&[("w", tensor())])), ("optimizer", optimizer.clone()), ("loss", tensor())]);
+    check(&state, None, &["w", "optimizer.state.0.exp_avg"], 1);
+    check(&state, Some("model"), &["w", "optimizer.state.0.exp_avg"], 1);
+    check(&state, Some("."), &["model.w", "optimizer.state.0.exp_avg", "loss"], 1);
+    // Beside the model, at any level; in a list; or not at all.
+    let list = [&b"]("[..], &optimizer, b"e"].concat();
+    let deep = dict(&[("state", dict(&[("model", dict(&[("w", tensor())])), ("optimizer_states", list)]))]);
+    check(&deep, None, &["w", "optimizer_states.0.state.0.exp_avg"], 1);
+    check(&dict(&[("model", dict(&[("w", tensor())])), ("optimizer_name", text("adamw"))]), None, &["w"], 0);
 }
 
 #[test]
@@ -155,7 +181,7 @@ fn keys_are_followed_through_levels_and_points() {
     check_names(&averages, Some("ema"), &["w"]);
     check_names(&averages, Some("ema.params"), &["w"]);
     check_refusal(&averages, Some("eam"), "there is nothing under the key `eam`; the tensors are under `ema`, `model`");
-    let content = read_content(&file(&averages), 0, Some("ema")).unwrap();
+    let content = read_content(&file(&averages), 0, &reading(Some("ema"))).unwrap();
     assert_eq!(content.findings.other_keys, [("model".to_owned(), 1)]);
 }
 
@@ -193,7 +219,7 @@ fn values_that_contain_themselves_end() {
 #[test]
 fn what_cannot_be_read_is_named() {
     let sparse = b"ctorch._utils\n_rebuild_sparse_tensor\n)R".to_vec();
-    let content = read_content(&file(&dict(&[("w", tensor()), ("s", sparse.clone())])), 0, None).unwrap();
+    let content = read_content(&file(&dict(&[("w", tensor()), ("s", sparse.clone())])), 0, &reading(None)).unwrap();
     let one = &content.findings.unreadable[0];
     assert_eq!((&*one.name, &*one.reason), ("s", "it is sparse (`torch._utils._rebuild_sparse_tensor`)"));
     check_refusal(&dict(&[("s", sparse)]), None, "`s`: it is sparse");
@@ -242,7 +268,7 @@ fn every_cut_of_an_archive_is_refused() {
     let MemoryFile(bytes) = file(&dict(&[("w", tensor())]));
     for n_bytes in 0..bytes.len() {
         let cut = MemoryFile(bytes[..n_bytes].to_vec());
-        assert!(read_content(&cut, 0, None).is_err(), "{n_bytes}");
+        assert!(read_content(&cut, 0, &reading(None)).is_err(), "{n_bytes}");
     }
 }
 
@@ -254,7 +280,7 @@ fn every_changed_byte_is_read_or_refused() {
             let mut changed = bytes.clone();
             changed[at] ^= change;
             // The bytes of the storage may be any; everything else must be noticed or make no difference.
-            if let Ok(content) = read_content(&MemoryFile(changed), 0, None) {
+            if let Ok(content) = read_content(&MemoryFile(changed), 0, &reading(None)) {
                 assert_eq!(content.entries.len(), 1);
             }
         }
@@ -267,13 +293,13 @@ fn a_file_without_data_is_refused() {
     let name = b"a/data/0";
     let at = (0..bytes.len()).rfind(|at| bytes[*at..].starts_with(name)).unwrap();
     bytes[at - 30..at - 26].fill(0);
-    let error = read_content(&MemoryFile(bytes), 0, None).unwrap_err();
+    let error = read_content(&MemoryFile(bytes), 0, &reading(None)).unwrap_err();
     assert_eq!(error, TorchError::Archive(ArchiveError::WithoutData));
 }
 
 #[test]
 fn other_files_are_named_for_what_they_are() {
-    let says = |bytes: &[u8]| read_content(&MemoryFile(bytes.to_vec()), 0, None).unwrap_err().to_string();
+    let says = |bytes: &[u8]| read_content(&MemoryFile(bytes.to_vec()), 0, &reading(None)).unwrap_err().to_string();
     assert!(says(b"").contains("the file is empty"));
     assert!(says(b"<html>").contains("web page"));
     assert!(says(b"{\"a\": 1}").contains("neither a zip archive nor a pickle"));

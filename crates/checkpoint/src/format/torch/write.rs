@@ -8,6 +8,7 @@ use super::MAX_PICKLE_BYTES;
 use super::archive_write::{StoredTensor, lay_archive};
 use super::folder::{INDEX_FILE_NAME, SINGLE_FILE_NAME};
 use crate::Error;
+use crate::format::model_key::check_names_last;
 use crate::frame_builder::FrameBuilder;
 use crate::layout::{Document, LayoutEntry, OutputLayout, check_entries, fill_shards, unwritable, write_index};
 use crate::pickle::PickleWriter;
@@ -135,6 +136,7 @@ pub fn layout_torch(entries: &[LayoutEntry], max_shard_bytes: u64) -> Result<Out
     let mut sorted: Vec<&LayoutEntry> = entries.iter().collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
     let sizes = check_entries(&sorted)?;
+    check_names_last(sorted.iter().map(|entry| &*entry.name))?;
     let types = check_types(&sorted)?;
     let typed: Vec<(&LayoutEntry, TorchType)> = sorted.into_iter().zip(types).collect();
     let shards = fill_shards(&sizes, max_shard_bytes);

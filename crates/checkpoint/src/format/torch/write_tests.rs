@@ -9,6 +9,7 @@ use super::archive_write::{CHUNK_ROOT, StoredTensor, lay_archive};
 use super::read_content;
 use super::tensor::{StorageType, dtype_named};
 use super::write::{layout_torch, torch_type, write_state_dict, write_tensor};
+use crate::ReadOptions;
 use crate::frame_builder::FrameBuilder;
 use crate::layout::{FrameContent, LayoutEntry, OutputFile};
 use crate::pickle::PickleWriter;
@@ -24,7 +25,8 @@ fn read(path: &Path) -> Vec<u8> {
 /// The tensors of a file in the order in which its pickle lists them.
 fn entries_of(path: &Path) -> Vec<TensorEntry> {
     let reader = LocalStorage::new().open_file(path).unwrap();
-    read_content(&*reader, 0, Some(".")).unwrap().entries
+    let whole = ReadOptions { key: Some(".".to_owned()), ..ReadOptions::default() };
+    read_content(&*reader, 0, &whole).unwrap().entries
 }
 
 fn wanted(entry: &TensorEntry) -> LayoutEntry {

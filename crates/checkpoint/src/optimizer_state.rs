@@ -1,0 +1,120 @@
+//! Which tensors belong to the state of an optimizer, and which of them are its moments: by their names, for all formats.
+//!
+//! A reader that is asked for this state lists each of its tensors by the path that leads to it in the file, from the
+//! optimizer's key on: `optimizer.state.0.exp_avg`, `optim.state.lm_head.weight.exp_avg_sq`, `optimizer.exp_avg.lm_head.weight`.
+
+use thalweg_tensor::TensorEntry;
+
+/// Beginning of the keys under which trainers keep the state of an optimizer.
+const KEY_START: &str = "optim";
+
+/// Names that optimizers give to averages over gradients, or to their copy of a parameter, and that nothing else has.
+pub const MOMENT_NAMES: [&str; 15] = [
+    "exp_avg",
+    "exp_avg_sq",
+    "max_exp_avg_sq",
+    "exp_avg_slow",
+    "exp_avg_fast",
+    "exp_avg_sq_row",
+    "exp_avg_sq_col",
+    "exp_inf",
+    "momentum_buffer",
+    "square_avg",
+    "grad_avg",
+    "acc_delta",
+    "fp32_master_param",
+    "master_param",
+    "exp_avg_diff",
+];
+
+/// Adagrad's name, which counts only at the end: modules have it too.
+const SUM: &str = "sum";
+/// The counter that an optimizer keeps for each parameter.
+const STEP: &str = "step";
+
+/// Whether a key of a saved state leads to the state of an optimizer.
+pub(crate) fn is_optimizer_key(key: &str) -> bool {
+    key.get(..KEY_START.len()).is_some_and(|start| start.eq_ignore_ascii_case(KEY_START))
+}
+
+/// Whether a tensor belongs to the state of the optimizer, in a checkpoint read with [`ReadOptions::optimizer`].
+///
+/// Such a checkpoint has no parameter of such a name: it is refused.
+///
+/// [`ReadOptions::optimizer`]: crate::ReadOptions::optimizer
+///
+/// # Example
+/// ```
+/// use thalweg_checkpoint::is_optimizer_state;
+///
+/// assert!(is_optimizer_state("optim.state.lm_head.weight.step") && !is_optimizer_state("lm_head.weight"));
+/// ```
+pub fn is_optimizer_state(name: &str) -> bool {
+    name.split_once('.').is_some_and(|(key, rest)| is_optimizer_key(key) && !rest.is_empty())
+}
+
+/// Whether a tensor is a moment: an average over gradients, or the optimizer's copy of a parameter. Its mean over
+/// checkpoints means what the mean of the parameters means; that of a counter does not.
+///
+/// # Example
+/// ```
+/// use thalweg_checkpoint::is_moment;
+///
+/// assert!(is_moment("optimizer.state.exp_avg.lm_head.weight") && !is_moment("optimizer.state.0.step"));
+/// assert!(!is_moment("lm_head.weight"));
+/// ```
+pub fn is_moment(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    is_optimizer_state(name)
+        && last != STEP
+        && (last == SUM || name.split('.').any(|part| MOMENT_NAMES.contains(&part)))
+}
+
+/// A parameter whose name is like those of an optimizer's state, of which a reader listed `n_state` tensors.
+pub(crate) fn find_disguised(entries: &[TensorEntry], n_state: usize) -> Option<&TensorEntry> {
+    let mut state = entries.iter().filter(|entry| is_optimizer_state(&entry.name));
+    if state.clone().count() == n_state { None } else { state.next() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_and_its_moments_are_known_by_name() {
+        for (name, is_state, averages) in [
+            ("optimizer.state.0.exp_avg", true, true),
+            ("optimizer.state.12.max_exp_avg_sq", true, true),
+            ("optim.state.model.norm.weight.exp_avg_sq", true, true),
+            ("optim.state.model.norm.weight.step", true, false),
+            ("optim.state.layers.sum.weight.step", true, false),
+            ("optimizer.state.0.sum", true, true),
+            ("optimizer_states.0.state.3.momentum_buffer", true, true),
+            ("optimizer.state.exp_avg.decoder.final_layernorm.weight", true, true),
+            ("optimizer.exp_avg_sq.model.norm.weight", true, true),
+            ("optimizer.param_groups.0.lr", true, false),
+            ("Optimizer.state.0.exp_avg", true, true),
+            ("optimizer", false, false),
+            ("optimizer.", false, false),
+            ("model.norm.weight", false, false),
+            ("model.optimizer.exp_avg", false, false),
+            ("\u{f6}ptim.exp_avg", false, false),
+        ] {
+            assert_eq!((is_optimizer_state(name), is_moment(name)), (is_state, averages), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_that_looks_like_state_is_found() {
+        let entry = |name: &str| TensorEntry {
+            name: name.into(),
+            dtype: thalweg_tensor::Dtype::F32,
+            shape: thalweg_tensor::Shape::new([1]),
+            pieces: [thalweg_tensor::Piece::whole(0, 0)].into(),
+        };
+        let entries = ["gate.weight", "optim_gate.weight", "optimizer.state.0.exp_avg"].map(entry);
+        assert_eq!(find_disguised(&entries, 1).map(|entry| &*entry.name), Some("optim_gate.weight"));
+        assert_eq!(find_disguised(&entries, 2), None);
+        assert_eq!(find_disguised(&entries[..1], 0), None);
+    }
+}

@@ -1,0 +1,122 @@
+//! The state of the optimizer as a part of a merge: moments are averaged with the parameters' coefficients, everything
+//! else is the newest source's.
+//!
+//! What belongs to the state, and what is a moment, is decided by names in the `checkpoint` crate.
+
+use num_bigint::Sign;
+use thalweg_checkpoint::{is_moment, is_optimizer_state};
+use thalweg_tensor::{DtypeClass, TensorEntry};
+
+use crate::Error;
+use crate::align::{MergeLayout, OpenSource, TensorClass};
+use crate::difference::Difference;
+use crate::output_format::{FormatError, OptimizerPolicy};
+use crate::plan::MergePlan;
+
+/// What a tensor is if it belongs to a state that is averaged.
+pub(crate) fn state_class(entry: &TensorEntry, optimizer: OptimizerPolicy) -> Option<TensorClass> {
+    if optimizer != OptimizerPolicy::Average || !is_optimizer_state(&entry.name) {
+        return None;
+    }
+    let is_averaged = is_moment(&entry.name) && entry.dtype.class() == DtypeClass::Mergeable;
+    Some(if is_averaged { TensorClass::Moment } else { TensorClass::OptimizerState })
+}
+
+/// Refuses negative coefficients where moments are averaged: a second moment must not become negative.
+pub(crate) fn check_signs(plan: &MergePlan) -> Result<(), Error> {
+    for output in plan.outputs.iter().filter(|output| output.policy.optimizer == OptimizerPolicy::Average) {
+        let coefficients = output.coefficients()?;
+        let mut pairs = output.sources.iter().zip(coefficients.numerators());
+        if let Some((source, _)) = pairs.find(|(_, numerator)| numerator.sign() == Sign::Minus) {
+            return Err(FormatError::NegativeMoments { source_path: source.path.clone() }.into());
+        }
+    }
+    Ok(())
+}
+
+/// Sources without moments, and moments that are stored as codes.
+pub(crate) fn find_missing(sources: &[OpenSource]) -> Vec<Difference> {
+    let (mut differences, mut lacking) = (Vec::new(), Vec::new());
+    for source in sources {
+        let moments = source.checkpoint.catalog().entries().iter().filter(|entry| is_moment(&entry.name));
+        let is_unreadable = source.checkpoint.findings().unreadable.iter().any(|one| is_moment(&one.name));
+        if moments.clone().next().is_none() && !is_unreadable {
+            lacking.push(source.label());
+        }
+        let coded = moments.filter(|entry| entry.dtype.class() != DtypeClass::Mergeable);
+        differences.extend(coded.map(|entry| Difference::Unreadable {
+            tensor: entry.name.to_string(),
+            source: source.label(),
+            reason: format!("it holds codes ({})", entry.dtype),
+        }));
+    }
+    if !lacking.is_empty() {
+        differences.push(Difference::NoMoments { sources: lacking });
+    }
+    differences
+}
+
+/// Joins the differences of the state into one: they have one remedy.
+pub(crate) fn join_state(differences: Vec<Difference>) -> Vec<Difference> {
+    let is_of_state = |difference: &Difference| difference.tensor().is_some_and(is_optimizer_state);
+    let (state, mut others): (Vec<_>, Vec<_>) = differences.into_iter().partition(is_of_state);
+    let n_tensors = state.len();
+    // A source without moments lacks every tensor of the state.
+    let is_lacking = others.iter().any(|difference| matches!(difference, Difference::NoMoments { .. }));
+    if let Some(first) = state.into_iter().next().filter(|_| !is_lacking) {
+        others.push(Difference::OptimizerState { first: Box::new(first), n_tensors });
+    }
+    others
+}
+
+/// What is done with the state, for the user.
+pub(crate) fn describe_state(layout: &MergeLayout) -> Option<String> {
+    let count = |wanted| layout.classes.iter().filter(|&&class| class == wanted).count();
+    let (n_moments, n_others) = (count(TensorClass::Moment), count(TensorClass::OptimizerState));
+    (n_moments > 0).then(|| {
+        let rest = if n_others > 0 {
+            format!("{n_others} other tensors of its state, such as step counters, are")
+        } else {
+            "the rest of its state is".to_owned()
+        };
+        format!(
+            "{n_moments} moments of the optimizer are averaged; {rest} taken from the newest source (`--optimizer average`)"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use thalweg_tensor::{Dtype, Piece, Shape};
+
+    use super::*;
+
+    #[test]
+    fn only_moments_that_are_numbers_are_averaged() {
+        let class = |name: &str, dtype, optimizer| {
+            let pieces = [Piece::whole(0, 0)].into();
+            state_class(&TensorEntry { name: name.into(), dtype, shape: Shape::new([8]), pieces }, optimizer)
+        };
+        let average = OptimizerPolicy::Average;
+        assert_eq!(class("optim.state.w.exp_avg", Dtype::Bf16, average), Some(TensorClass::Moment));
+        assert_eq!(class("optim.state.w.exp_avg", Dtype::U8, average), Some(TensorClass::OptimizerState));
+        assert_eq!(class("optim.state.w.step", Dtype::F32, average), Some(TensorClass::OptimizerState));
+        assert_eq!(class("w.exp_avg", Dtype::F32, average), None);
+        assert_eq!(class("optim.state.w.exp_avg", Dtype::F32, OptimizerPolicy::Newest), None);
+    }
+
+    #[test]
+    fn differences_of_the_state_become_one() {
+        let unreadable = |tensor: &str| Difference::Unreadable {
+            tensor: tensor.to_owned(),
+            source: "step 1".to_owned(),
+            reason: "it is sparse".to_owned(),
+        };
+        let list = ["w", "optim.state.w.exp_avg", "optim.state.w.exp_avg_sq"].map(unreadable);
+        let joined = join_state(list.to_vec());
+        let [first, Difference::OptimizerState { n_tensors: 2, .. }] = &*joined else { panic!("{joined:?}") };
+        assert_eq!(*first, list[0]);
+        let lacking = Difference::NoMoments { sources: vec!["step 2".to_owned()] };
+        assert_eq!(join_state(vec![lacking.clone(), list[1].clone()]), [lacking]);
+    }
+}
