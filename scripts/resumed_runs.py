@@ -8,15 +8,17 @@
     dcp                     FSDP2 on 2 ranks: model, optim, step                       dcp.load and set_state_dict on 1 and 2 ranks
     zero1 zero2 zero3       DeepSpeed on 2 ranks, bf16                                 engine.load_checkpoint
     universal               ds_to_universal of ZeRO 1                                  engine.load_checkpoint with load_universal, on 1 and 2 ranks
-    megatron                Megatron-Core torch_dist on 2 ranks, bf16, distributed     dist_checkpointing.load
-    megatron-f32            optimizer; the same in f32 with torch's AdamW
+    megatron-f32            Megatron-Core torch_dist, 2 tensor ranks                   dist_checkpointing.load
+    megatron-bf16           the same with masters
+    megatron-full           2 data ranks, distributed optimizer, fully_reshardable
+    megatron-dp             the same, dp_reshardable: the optimizer is left out        dist_checkpointing.load of the model, reload_model_params
 
 For each case three checkpoints are merged in the default format, and resumed from. The script compares, bit for bit: the parameters, and the masters
 if there are any, with averages that PyTorch makes in f64 from what training had in memory and rounds once; the optimizer's state and the step with
 those resumed from the newest checkpoint; the losses before and after one training step, and the parameters after it, with those from a reference
 merge, in which PyTorch rewrote the newest checkpoint. Then `convert` writes the merge in the other formats, and their libraries load them.
 
-Everything runs on the CPU in gloo. Needs torch, transformers, deepspeed and megatron-core. Exits with 0 if everything is equal.
+Everything runs on the CPU in gloo. Needs torch, transformers, deepspeed with ninja on the path and g++, and megatron-core. Exits with 0 if everything is equal.
 """
 import contextlib
 import io
@@ -273,6 +275,8 @@ def deepspeed_state(engine, what):
 
     if what == "masters":
         return {name: safe_get_full_fp32_param(p).detach().clone() for name, p in engine.module.named_parameters()}
+    if hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):  # ZeRO 1 and 2 link the moments to the parameters in the first step
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
     return {f"{name}/{key}": safe_get_full_optimizer_state(p, key).detach().clone() for name, p in engine.module.named_parameters() for key in ("exp_avg", "exp_avg_sq")}
 
 
@@ -338,6 +342,9 @@ def make_universal(folder, out):
 
 
 # ---------------------------------------------------------------- Megatron-Core
+IN_BUFFERS = "dp_reshardable"  # the masters of the distributed optimizer, cut for its ranks
+
+
 class OnCpu(torch.overrides.TorchFunctionMode):
     """Megatron-Core asks for CUDA tensors and streams in a few places; here they are tensors of the CPU."""
 
@@ -440,24 +447,29 @@ def megatron_moments(optimizer):
 
 
 def megatron_sharded(model, optimizer, sharding, is_loading, step=0):
-    metadata = {"distrib_optim_sharding_type": sharding} if sharding else None
     sharded = model.module.sharded_state_dict()
-    kind = {"metadata": metadata} if metadata else {}
+    kind = {"metadata": {"distrib_optim_sharding_type": sharding}} if sharding else {}
     return {"model": sharded, "optimizer": optimizer.sharded_state_dict(sharded, is_loading=is_loading, **kind), "iteration": step, "checkpoint_version": 3.0}
 
 
-def save_megatron(model, optimizer, sharding, path, step):
+def save_megatron(state, path):
     from megatron.core import dist_checkpointing
 
     if dist.get_rank() == 0:
         os.makedirs(path)
     dist.barrier()
-    dist_checkpointing.save(megatron_sharded(model, optimizer, sharding, False, step), path, ("torch_dist", 1))
+    dist_checkpointing.save(state, path, ("torch_dist", 1))
 
 
 def load_megatron(model, optimizer, sharding, path):
     from megatron.core import dist_checkpointing
 
+    if sharding == IN_BUFFERS:  # as with --no-load-optim
+        model.module.load_state_dict(dist_checkpointing.load({"model": model.module.sharded_state_dict()}, path)["model"])
+        optimizer.reload_model_params()
+        return 0
+    if sharding:  # the state that torch's AdamW lacks before its first step
+        megatron_step(model, optimizer, 0)
     state = dist_checkpointing.load(megatron_sharded(model, optimizer, sharding, True), path)
     model.module.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
@@ -470,7 +482,7 @@ def train_megatron(rank, world, folder, tensor_parallel, half, sharding):
         for step in range(1, max(STEPS) + 1):
             megatron_step(model, optimizer, step)
             if step in STEPS:
-                save_megatron(model, optimizer, sharding, f"{folder}/iter_{step:07}", step)
+                save_megatron(megatron_sharded(model, optimizer, sharding, False, step), f"{folder}/iter_{step:07}")
                 states[step] = megatron_found(model, optimizer)
     with open(f"{folder}/latest_checkpointed_iteration.txt", "w") as file:
         file.write(str(max(STEPS)))
@@ -496,7 +508,7 @@ def refer_megatron(rank, world, path, out, params, masters, tensor_parallel, hal
                 p.copy_(params[f"{name}@{part}"].view(p.shape))
             for name, start, master in local_masters(model, optimizer):
                 master.copy_(masters[f"{name}@{part}"][start : start + master.numel()].view(master.shape))
-        save_megatron(model, optimizer, sharding, out, step)
+        save_megatron({"model": model.module.sharded_state_dict()} if sharding == IN_BUFFERS else megatron_sharded(model, optimizer, sharding, False, step), out)
 
 
 # ---------------------------------------------------------------- cases
@@ -528,7 +540,7 @@ CASES = {
     "megatron-f32": torch_dist(2, False, None),
     "megatron-bf16": torch_dist(2, True, None),
     "megatron-full": torch_dist(1, True, "fully_reshardable"),
-    "megatron-dp": torch_dist(1, True, "dp_reshardable"),
+    "megatron-dp": torch_dist(1, True, IN_BUFFERS),
 }
 
 
@@ -599,7 +611,9 @@ def check_case(name, thalweg, folder):
         plan = json.load(file)["plan"]
     faults = [f"the output is {plan.get('format', 'safetensors')}"] if plan.get("format") != case.format else []
     expected = {kind: averages([states[step][kind] for step in STEPS]) for kind in states[STEPS[0]]}
-    if "masters" in expected:  # the module's weights are the masters, rounded
+    if IN_BUFFERS in case.arguments:  # the optimizer is left out, and starts from the model's weights
+        expected["masters"] = {key: tensor.float().flatten() for key, tensor in expected["params"].items()}
+    elif "masters" in expected:  # the module's weights are the masters, rounded
         expected["params"] = {key: rounded(tensor.double(), torch.bfloat16).view(expected["params"][key].shape) if expected["params"][key].dtype == torch.bfloat16 else expected["params"][key]
                               for key, tensor in averages([states[step]["masters"] for step in STEPS]).items()}
     if case.refer:

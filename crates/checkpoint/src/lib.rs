@@ -39,7 +39,7 @@ pub use config_compare::{ConfigDifference, compare_configs, is_same_value};
 pub use error::{Error, Fault};
 pub use format::dcp::write::layout_dcp;
 pub use format::dcp::{DcpExtras, DcpObject, PathPart, dcp_extras};
-pub use format::megatron_dist::{MegatronExtras, layout_megatron_dist};
+pub use format::megatron_dist::{MegatronExtras, layout_megatron_dist, megatron_common};
 pub use format::torch::write::layout_torch;
 pub use frame_builder::CopiedBytes;
 pub use gather::GATHER_SCRATCH_BYTES;

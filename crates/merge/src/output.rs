@@ -7,7 +7,7 @@ use thalweg_checkpoint::format::huggingface::FORMAT_NAME;
 use thalweg_checkpoint::{
     CONFIG_FILE_NAME, Checkpoint, CommitRules, DcpExtras, LayoutEntry, Manifest, MegatronExtras, OutputFile,
     OutputLayout, Template, commit_checkpoint, dcp_extras, kept_files, layout_dcp, layout_like, layout_megatron_dist,
-    layout_output, layout_torch, open_other_copy, shard_digest, updated_config,
+    layout_output, layout_torch, megatron_common, open_other_copy, shard_digest, updated_config,
 };
 use thalweg_storage::Storage;
 use thalweg_storage::publish::Replace;
@@ -99,7 +99,10 @@ fn lay_out_anew(
         OutputFormat::Dcp => Ok(layout_dcp(tensors, size, &model_extras(output, sources, storage)?)?),
         OutputFormat::MegatronDist => {
             let objects = model_extras(output, sources, storage)?.objects;
-            Ok(layout_megatron_dist(tensors, size, &MegatronExtras { objects, common: None })?)
+            // Megatron-LM opens nothing without the arguments in it.
+            let newest = newest_of_format(output, sources);
+            let common = newest.map(|newest| megatron_common(&**storage, &newest.checkpoint)).transpose()?.flatten();
+            Ok(layout_megatron_dist(tensors, size, &MegatronExtras { objects, common })?)
         }
         _ => Err(cannot_write_anew(output, sources)),
     }
@@ -107,10 +110,7 @@ fn lay_out_anew(
 
 /// The key of the model in the newest source, and the extra state of its layers, if the output has the same format.
 fn model_extras(output: &OutputPlan, sources: &[OpenSource], storage: &Arc<dyn Storage>) -> Result<DcpExtras, Error> {
-    let newest = output.newest_source().and_then(|planned| sources.iter().find(|source| source.path == planned.path));
-    let Some(newest) = newest.filter(|newest| OutputFormat::of(&newest.checkpoint) == Some(output.format)) else {
-        return Ok(DcpExtras::default());
-    };
+    let Some(newest) = newest_of_format(output, sources) else { return Ok(DcpExtras::default()) };
     // Pieces in safetensors files have no metadata.
     if newest.checkpoint.files().iter().any(|file| file.name.ends_with(".safetensors")) {
         return Ok(DcpExtras::default());
@@ -118,6 +118,13 @@ fn model_extras(output: &OutputPlan, sources: &[OpenSource], storage: &Arc<dyn S
     let mut extras = dcp_extras(storage, &newest.path, output.reading.key.as_deref())?;
     extras.objects.retain(|object| object.name.contains("_extra_state"));
     Ok(extras)
+}
+
+/// The newest source, if it is in the output's format.
+fn newest_of_format<'a>(output: &OutputPlan, sources: &'a [OpenSource]) -> Option<&'a OpenSource> {
+    let planned = output.newest_source()?;
+    let newest = sources.iter().find(|source| source.path == planned.path)?;
+    (OutputFormat::of(&newest.checkpoint) == Some(output.format)).then_some(newest)
 }
 
 /// The newest source, if the output has its files.

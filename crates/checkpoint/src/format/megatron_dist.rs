@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use serde_json::Value as Json;
-use thalweg_storage::Storage;
+use thalweg_storage::{FileKind, Storage};
 use thalweg_tensor::display_name;
 
 use super::dcp::error::DcpError;
@@ -18,7 +18,7 @@ use super::{Format, FormatContent, Place};
 use crate::frame_builder::{CopiedBytes, FrameBuilder};
 use crate::layout::{Document, LayoutEntry, OutputLayout};
 use crate::pickle::PickleWriter;
-use crate::{CatalogCache, Error, Note, Params, ReadOptions};
+use crate::{CatalogCache, Checkpoint, Error, Note, Params, ReadOptions};
 
 /// The file by which Megatron-Core recognises its own distributed checkpoints.
 const METADATA_FILE_NAME: &str = "metadata.json";
@@ -125,6 +125,17 @@ pub struct MegatronExtras {
     pub objects: Vec<DcpObject>,
     /// The file of values that are not sharded; without one, an empty one is written.
     pub common: Option<CopiedBytes>,
+}
+
+/// The file of values that are not sharded in the folder of a checkpoint of Megatron-Core, if it has one.
+///
+/// # Errors
+/// `Storage` if the folder cannot be listed.
+pub fn megatron_common(storage: &dyn Storage, checkpoint: &Checkpoint) -> Result<Option<CopiedBytes>, Error> {
+    let Some(folder) = checkpoint.files().first().and_then(|file| file.path.parent()) else { return Ok(None) };
+    let entries = storage.list_folder(folder)?;
+    let found = entries.into_iter().find(|entry| entry.name == COMMON_FILE_NAME && entry.kind == FileKind::File);
+    Ok(found.map(|entry| CopiedBytes { path: folder.join(entry.name), offset: 0, len_bytes: entry.len_bytes }))
 }
 
 /// Lays out a checkpoint of Megatron-Core of the form `torch_dist`: as [`layout_dcp`](crate::layout_dcp), without paths,

@@ -323,6 +323,19 @@ fn masters_beside_the_weights_are_merged_with_them_or_the_optimizers_state_is_le
 }
 
 #[test]
+fn megatron_finds_its_arguments_in_an_output_without_the_optimizer() {
+    let scratch = Scratch::new();
+    let from = source("megatron-torch_dist/iter_0000080");
+    done(&scratch, &["merge", "-m", &from, "-o", "out", "--optimizer", "drop"]);
+    let common = |folder: &Path| fs::read(folder.join("common.pt")).unwrap();
+    assert!(common(&scratch.join("out")) == common(Path::new(&from)));
+    assert_eq!(run(&["verify", scratch.join("out").to_str().unwrap(), "--inputs"]).status.code(), Some(0));
+    // From another format there are none.
+    done(&scratch, &["convert", &source("dcp-fsdp2/step-80"), "-o", "anew", "--format", "megatron-dist"]);
+    assert!(common(&scratch.join("anew")).len() < common(Path::new(&from)).len());
+}
+
+#[test]
 fn averages_that_are_kept_beside_the_model_are_said_to_stay_as_they_are() {
     let scratch = Scratch::new();
     let from = source("trainers/lightning-ema/epoch=0-step=40.ckpt");
