@@ -200,7 +200,7 @@ pub enum Error {
         /// The checkpoint.
         path: PathBuf,
         /// Why not.
-        source: crate::RenameError,
+        source: Box<crate::RenameError>,
     },
     /// A parameter whose name is like those of the optimizer's state, which is read too.
     #[error("`{}`: parameter `{}` has a name like those of the optimizer's state", path.display(), display_name(tensor))]

@@ -135,7 +135,8 @@ pub fn open_with_cache(
     }
     if !options.rename.is_empty() {
         let renamed = options.rename.rename(&content.catalog);
-        let (catalog, idle) = renamed.map_err(|source| Error::Rename { path: path.to_owned(), source })?;
+        let (catalog, idle) =
+            renamed.map_err(|source| Error::Rename { path: path.to_owned(), source: Box::new(source) })?;
         content.catalog = cache.share(catalog);
         content.findings.idle_renames = idle;
     }
