@@ -468,8 +468,11 @@ def load_megatron(model, optimizer, sharding, path):
         model.module.load_state_dict(dist_checkpointing.load({"model": model.module.sharded_state_dict()}, path)["model"])
         optimizer.reload_model_params()
         return 0
-    if sharding:  # the state that torch's AdamW lacks before its first step
+    if sharding:  # torch's AdamW, unlike those of Transformer Engine and Apex, has no state before its first step, and has a step for each parameter
         megatron_step(model, optimizer, 0)
+        for one in getattr(optimizer, "chained_optimizers", [optimizer]):
+            get, put = one._get_main_param_and_optimizer_states, one._set_main_param_and_optimizer_states
+            one._set_main_param_and_optimizer_states = lambda p, tensors, get=get, put=put: put(p, {"step": get(p)["step"]} | tensors)
     state = dist_checkpointing.load(megatron_sharded(model, optimizer, sharding, True), path)
     model.module.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
