@@ -279,13 +279,36 @@ pub(crate) struct SchemeArgs {
     pub(crate) allow_sum: bool,
 }
 
+/// How the files of an output are written.
+#[derive(Debug, Args, Clone, PartialEq, Eq)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct FileArgs {
+    /// Element type of floating tensors
+    #[arg(long, value_enum, default_value_t = DtypeChoice::Same, ignore_case = true)]
+    pub(crate) dtype: DtypeChoice,
+    /// Largest shard: 5GB, 5GiB, or bytes; a larger tensor gets a separate shard
+    #[arg(long, value_name = "SIZE", default_value = "5GB")]
+    pub(crate) out_shard_size: ByteSize,
+    /// Leave out tensors of this name; `*` matches anything; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub(crate) drop: Vec<String>,
+    /// Also copy code beside the tensors (`*.py`)
+    #[arg(long)]
+    pub(crate) code: bool,
+    /// Hash of inputs and outputs; with none, verify compares sizes and headers only
+    #[arg(long, value_enum, default_value_t = DigestArg::Blake3)]
+    pub(crate) digest: DigestArg,
+    /// Write no README.md
+    #[arg(long)]
+    pub(crate) no_model_card: bool,
+}
+
 /// What the output is like.
 #[derive(Debug, Args, Clone, PartialEq, Eq)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct OutputArgs {
-    /// Element type of floating tensors
-    #[arg(long, value_enum, default_value_t = DtypeChoice::Same, ignore_case = true)]
-    pub(crate) dtype: DtypeChoice,
+    #[command(flatten)]
+    pub(crate) files: FileArgs,
     /// Format of the output; same is that of the newest checkpoint, whose other files are then kept, so that its trainer
     /// resumes from the output [default: same where it can be written, else safetensors]
     #[arg(long, value_enum)]
@@ -294,9 +317,6 @@ pub(crate) struct OutputArgs {
     /// the optimizer's moments [default: newest where the output has its files]
     #[arg(long, value_enum)]
     pub(crate) optimizer: Option<OptimizerChoice>,
-    /// Largest shard: 5GB, 5GiB, or bytes; a larger tensor gets a separate shard
-    #[arg(long, value_name = "SIZE", default_value = "5GB")]
-    pub(crate) out_shard_size: ByteSize,
     /// Integers and booleans that differ
     #[arg(long, value_enum, default_value_t = NonFloatChoice::Error)]
     pub(crate) non_float: NonFloatChoice,
@@ -307,27 +327,15 @@ pub(crate) struct OutputArgs {
     /// repeatable
     #[arg(long, value_name = "KEY=VALUE,VALUE")]
     pub(crate) allow_config: Vec<String>,
-    /// Leave out tensors of this name; `*` matches anything; repeatable
-    #[arg(long, value_name = "NAME")]
-    pub(crate) drop: Vec<String>,
     /// Take tensors of this name from the newest checkpoint as they are; `*` matches anything; repeatable
     #[arg(long, value_name = "NAME")]
     pub(crate) take_newest: Vec<String>,
-    /// Also copy code beside the tensors (`*.py`)
-    #[arg(long)]
-    pub(crate) code: bool,
     /// Merge NaN and infinities by IEEE rules instead of refusing them
     #[arg(long)]
     pub(crate) allow_non_finite: bool,
-    /// Hash of inputs and outputs; with none, verify compares sizes and headers only
-    #[arg(long, value_enum, default_value_t = DigestArg::Blake3)]
-    pub(crate) digest: DigestArg,
     /// Whose config and tokenizer travel: newest, or one of the checkpoints
     #[arg(long, value_name = "newest|CKPT", default_value = "newest")]
     pub(crate) side_files_from: String,
-    /// Write no README.md
-    #[arg(long)]
-    pub(crate) no_model_card: bool,
 }
 
 /// How a merge is carried out.
@@ -432,27 +440,11 @@ pub(crate) struct ConvertArgs {
     /// Format of the new checkpoint; same keeps all other files of the source too
     #[arg(long, value_enum, default_value_t = FormatChoice::Safetensors)]
     pub(crate) format: FormatChoice,
-    /// Element type of floating tensors
-    #[arg(long, value_enum, default_value_t = DtypeChoice::Same, ignore_case = true)]
-    pub(crate) dtype: DtypeChoice,
     /// Write one file, however large
     #[arg(long, conflicts_with = "out_shard_size")]
     pub(crate) consolidate: bool,
-    /// Largest shard: 5GB, 5GiB, or bytes; a larger tensor gets a separate shard
-    #[arg(long, value_name = "SIZE", default_value = "5GB")]
-    pub(crate) out_shard_size: ByteSize,
-    /// Leave out tensors of this name; `*` matches anything; repeatable
-    #[arg(long, value_name = "NAME")]
-    pub(crate) drop: Vec<String>,
-    /// Also copy code beside the tensors (`*.py`)
-    #[arg(long)]
-    pub(crate) code: bool,
-    /// Hash of input and output; with none, verify compares sizes and headers only
-    #[arg(long, value_enum, default_value_t = DigestArg::Blake3)]
-    pub(crate) digest: DigestArg,
-    /// Write no README.md
-    #[arg(long)]
-    pub(crate) no_model_card: bool,
+    #[command(flatten)]
+    pub(crate) files: FileArgs,
     /// Print what would be done and write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -159,7 +159,7 @@ pub(crate) fn output_plan(
     world: &World<'_>,
 ) -> Result<OutputPlan, Error> {
     let mut output = OutputPlan::new(output_folder(out, world)?, scheme, sources, coefficients);
-    output.dtype = match args.dtype {
+    output.dtype = match args.files.dtype {
         DtypeChoice::Same => OutputDtype::Same,
         DtypeChoice::F32 => OutputDtype::F32,
         DtypeChoice::Bf16 => OutputDtype::Bf16,
@@ -171,8 +171,8 @@ pub(crate) fn output_plan(
     let chosen = output_format(&output, args, world)?;
     (output.format, output.policy.optimizer) = (chosen.format, chosen.optimizer);
     world.note_once(chosen.note);
-    output.out_shard_bytes = args.out_shard_size.0;
-    output.digest = match args.digest {
+    output.out_shard_bytes = args.files.out_shard_size.0;
+    output.digest = match args.files.digest {
         DigestArg::Blake3 => DigestChoice::Blake3,
         DigestArg::Xxh3 => DigestChoice::Xxh3,
         DigestArg::None => DigestChoice::None,
@@ -194,7 +194,7 @@ pub(crate) fn output_folder(out: &Path, world: &World<'_>) -> Result<PathBuf, Er
 /// The format of an output: that of its newest source, unless another one was asked for or is all that works.
 fn output_format(output: &OutputPlan, args: &OutputArgs, world: &World<'_>) -> Result<ChosenFormat, Error> {
     let request = FormatRequest { format: args.format.map(Into::into), optimizer: args.optimizer.map(Into::into) };
-    let Some(newest) = output.newest_source() else { return Err(Error::usage("there is no checkpoint to merge")) };
+    let Some(newest) = output.newest_source() else { return Err(Error::usage("no checkpoints to merge")) };
     let newest = world.pool.open(&newest.path, &output.reading)?;
     let master = match can_be_template(newest.format_name()) {
         true => unreached_masters(&world.storage, &newest, &output.reading)?,
@@ -240,12 +240,12 @@ fn policy(
             RouterChoice::Newest => RouterPolicy::Newest,
         },
         allow_config,
-        drop: sorted(&args.drop),
+        drop: sorted(&args.files.drop),
         take_newest: sorted(&args.take_newest),
-        code: if args.code { CodePolicy::Copy } else { CodePolicy::Leave },
+        code: if args.files.code { CodePolicy::Copy } else { CodePolicy::Leave },
         allow_non_finite: args.allow_non_finite,
         side_files_from,
-        model_card: !args.no_model_card,
+        model_card: !args.files.no_model_card,
         ..MergePolicy::defaults(newest)
     })
 }

@@ -35,22 +35,21 @@ fn conversion(args: &ConvertArgs, world: &World<'_>) -> Result<OutputPlan, Error
     let path = world.resolve_checkpoint(&args.source)?;
     let source = SourceRef { path, step: None, tokens: None };
     let one = Coefficients::new([1], 1)?;
+    let mut files = args.files.clone();
+    if args.consolidate {
+        files.out_shard_size = ByteSize(u64::MAX);
+    }
     let wanted = OutputArgs {
-        dtype: args.dtype,
+        files,
         format: Some(args.format),
         optimizer: None,
-        out_shard_size: if args.consolidate { ByteSize(u64::MAX) } else { args.out_shard_size },
         non_float: NonFloatChoice::Newest,
         router: RouterChoice::Average,
         allow_config: Vec::new(),
-        drop: args.drop.clone(),
         take_newest: Vec::new(),
-        code: args.code,
         // Nothing is computed: values that are not finite are copied like any others.
         allow_non_finite: true,
-        digest: args.digest,
         side_files_from: "newest".to_owned(),
-        no_model_card: args.no_model_card,
     };
     output_plan((&[source], 0), (&one, SCHEME.to_owned()), &wanted, &args.out, world)
 }

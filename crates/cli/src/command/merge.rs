@@ -184,7 +184,7 @@ pub(crate) fn describe(outcome: &MergeOutcome) -> String {
     text
 }
 
-/// What was done, and how much was read and written. `what` stands before the output's path.
+/// What was done, and how much was read and written. `what` precedes the output's path.
 pub(crate) fn describe_with(what: &str, outcome: &MergeOutcome) -> String {
     let receipt = &outcome.receipt;
     let path = outcome.path.display();
