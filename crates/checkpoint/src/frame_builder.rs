@@ -3,20 +3,8 @@
 //! Tensors and their sums are left out: the stage writes them, and compares the rest with what it finds when it resumes.
 
 use std::ops::Range;
-use std::path::PathBuf;
 
-use crate::layout::{Checksum, FrameContent, FramePart, OutputFile};
-
-/// A range of a file that an output copies.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CopiedBytes {
-    /// Path of the file.
-    pub path: PathBuf,
-    /// Where the range begins.
-    pub offset: u64,
-    /// How long it is.
-    pub len_bytes: u64,
-}
+use crate::layout::{Checksum, CopiedBytes, FrameContent, FramePart, OutputFile};
 
 /// A file whose bytes are described in order.
 #[derive(Debug, Default)]
@@ -49,9 +37,8 @@ impl FrameBuilder {
 
     /// Bytes of a file.
     pub(crate) fn copy(&mut self, from: &CopiedBytes) {
-        let CopiedBytes { path, offset, len_bytes } = from.clone();
-        self.parts.push(FramePart { offset: self.at, content: FrameContent::Copy { path, offset, len_bytes } });
-        self.at += len_bytes;
+        self.parts.push(FramePart { offset: self.at, content: FrameContent::Copy(from.clone()) });
+        self.at += from.len_bytes;
     }
 
     /// The bytes of a tensor.

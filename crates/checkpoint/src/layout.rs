@@ -68,14 +68,18 @@ pub enum FrameContent {
     /// They are known.
     Bytes(Vec<u8>),
     /// They are copied from another file.
-    Copy {
-        /// Its path.
-        path: PathBuf,
-        /// Where they begin in it.
-        offset: u64,
-        /// How many they are.
-        len_bytes: u64,
-    },
+    Copy(CopiedBytes),
+}
+
+/// A range of a file that an output copies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopiedBytes {
+    /// Path of the file.
+    pub path: PathBuf,
+    /// First byte of the range.
+    pub offset: u64,
+    /// Length of the range.
+    pub len_bytes: u64,
 }
 
 /// A CRC-32 sum (IEEE 802.3, as in zip archives) of a range of a file.

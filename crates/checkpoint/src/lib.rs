@@ -41,9 +41,10 @@ pub use format::dcp::write::layout_dcp;
 pub use format::dcp::{DcpExtras, DcpObject, PathPart, dcp_extras};
 pub use format::megatron_dist::{MegatronExtras, layout_megatron_dist, megatron_common};
 pub use format::torch::write::layout_torch;
-pub use frame_builder::CopiedBytes;
 pub use gather::GATHER_SCRATCH_BYTES;
-pub use layout::{Checksum, Document, FrameContent, FramePart, LayoutEntry, OutputFile, OutputLayout, layout_output};
+pub use layout::{
+    Checksum, CopiedBytes, Document, FrameContent, FramePart, LayoutEntry, OutputFile, OutputLayout, layout_output,
+};
 pub use lazy_pieces::{Look, OpenPiece, PieceRefusal};
 pub use note::Note;
 pub use open::{

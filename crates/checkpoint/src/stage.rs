@@ -3,13 +3,13 @@
 //! Tensors are written at their known offsets, in any order and from any thread. Nothing here makes the output
 //! exist; see `commit`.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use thalweg_storage::{Error as StorageError, Storage, WriteAt};
-use thalweg_tensor::{AccessError, TensorCatalog, TensorEntry, TensorSink, display_name, to_index};
+use thalweg_storage::{Error as StorageError, FileInfo, Storage, WriteAt};
+use thalweg_tensor::{AccessError, Piece, TensorCatalog, TensorEntry, TensorSink, display_name, to_index};
 
 use crate::Error;
 use crate::checkpoint::{access_error, byte_range};
@@ -17,7 +17,7 @@ use crate::crc_ranges::CrcRanges;
 use crate::error::storage_error;
 use crate::gather::{read_share, shares_of, write_share};
 use crate::index::check_file_name;
-use crate::layout::{FrameContent, FramePart, OutputFile, OutputLayout, reserved_names};
+use crate::layout::{CopiedBytes, FrameContent, FramePart, OutputFile, OutputLayout, reserved_names};
 
 /// Shards of one output that are kept open: several outputs of thousands of shards must not use up the process's
 /// files.
@@ -34,9 +34,14 @@ pub struct StagedCheckpoint {
     /// For each file that holds sums, those of what was written to it.
     sums: Vec<Option<CrcRanges>>,
     has_checksums: bool,
+    /// Files that parts of the frame were copied from, as they were then.
+    copied: Mutex<BTreeMap<PathBuf, FileInfo>>,
     /// Held while elements that are not contiguous in their file are changed: their neighbours are written back too.
     strided: Mutex<()>,
 }
+
+/// Acts on a piece, given the positions in it, the number of its file and the file.
+type VisitShare<'a> = &'a mut dyn FnMut(&Piece, Range<u64>, usize, &dyn WriteAt) -> Result<(), StorageError>;
 
 /// Bytes to copy from a file of the newest source into a file of the stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,12 +50,8 @@ pub struct FrameCopy {
     pub file_idx: usize,
     /// Where they go.
     pub offset: u64,
-    /// Path of the file to copy from.
-    pub path: PathBuf,
-    /// Where they begin in it.
-    pub from_offset: u64,
-    /// How many they are.
-    pub len_bytes: u64,
+    /// Where they come from.
+    pub from: CopiedBytes,
 }
 
 /// The shards that are open now; the others are opened when they are needed.
@@ -135,6 +136,7 @@ impl StagedCheckpoint {
             added: BTreeSet::new(),
             sums,
             has_checksums: false,
+            copied: Mutex::default(),
             strided: Mutex::new(()),
         }
     }
@@ -177,30 +179,36 @@ impl StagedCheckpoint {
         let mut copies = Vec::new();
         for (file_idx, file) in self.layout.files().iter().enumerate() {
             for FramePart { offset, content } in &file.frame {
-                let FrameContent::Copy { path, offset: from, len_bytes } = content else { continue };
-                for n_before in (0..*len_bytes).step_by(to_index(max_bytes)) {
-                    copies.push(FrameCopy {
-                        file_idx,
-                        offset: offset + n_before,
-                        path: path.clone(),
-                        from_offset: from + n_before,
-                        len_bytes: max_bytes.min(len_bytes - n_before),
-                    });
+                let FrameContent::Copy(whole) = content else { continue };
+                for n_before in (0..whole.len_bytes).step_by(to_index(max_bytes)) {
+                    let len_bytes = max_bytes.min(whole.len_bytes - n_before);
+                    let from = CopiedBytes { path: whole.path.clone(), offset: whole.offset + n_before, len_bytes };
+                    copies.push(FrameCopy { file_idx, offset: offset + n_before, from });
                 }
             }
         }
         copies
     }
 
-    /// Copies one part of the frame. `buffer` is grown to its length.
+    /// Copies one part of the frame. `buffer` holds up to a mebibyte of it at a time.
     ///
     /// # Errors
-    /// `Storage`.
+    /// `Storage`, also if the file changed since another part of it was copied.
     pub fn copy_frame(&self, copy: &FrameCopy, buffer: &mut Vec<u8>) -> Result<(), Error> {
-        buffer.resize(to_index(copy.len_bytes), 0);
-        let source = self.storage.open_file(&copy.path).map_err(|error| storage_error(&copy.path, error))?;
-        source.read_exact_at(copy.from_offset, buffer)?;
-        Ok(self.shard(copy.file_idx)?.write_all_at(copy.offset, buffer)?)
+        const PIECE_BYTES: u64 = 1 << 20;
+        let CopiedBytes { path, offset, len_bytes } = &copy.from;
+        let source = self.storage.open_file(path).map_err(|error| storage_error(path, error))?;
+        let info = source.info();
+        if *self.copied.lock().unwrap_or_else(PoisonError::into_inner).entry(path.clone()).or_insert(info) != info {
+            return Err(StorageError::Changed { path: path.clone() }.into());
+        }
+        let target = self.shard(copy.file_idx)?;
+        for n_before in (0..*len_bytes).step_by(to_index(PIECE_BYTES)) {
+            buffer.resize(to_index(PIECE_BYTES.min(len_bytes - n_before)), 0);
+            source.read_exact_at(offset + n_before, buffer)?;
+            target.write_all_at(copy.offset + n_before, buffer)?;
+        }
+        Ok(())
     }
 
     /// The folder of the stage.
@@ -256,13 +264,25 @@ impl StagedCheckpoint {
             let read = self.shard(file_idx).and_then(|file| file.read_exact_at(bytes.start, out));
             return read.map_err(|error| access_error(&self.file_path(file_idx), "read back", &entry.name, error));
         }
-        for share in shares_of(entry, &elements) {
+        self.for_each_share(entry, &elements, "read back", &mut |piece, positions, _, file| {
+            let read = &mut |offset, out: &mut [u8]| file.read_exact_at(offset, out);
+            read_share(entry, piece, positions, elements.start, out, read)
+        })
+    }
+
+    /// Visits the pieces that hold some of the elements, each with the positions in it and its file.
+    fn for_each_share(
+        &self,
+        entry: &TensorEntry,
+        elements: &Range<u64>,
+        act: &str,
+        visit: VisitShare<'_>,
+    ) -> Result<(), AccessError> {
+        for share in shares_of(entry, elements) {
             let piece = &entry.pieces[share.piece_idx];
             let file_idx = to_index(piece.file_idx.into());
-            let fail = |error| access_error(&self.file_path(file_idx), "read back", &entry.name, error);
-            let file = self.shard(file_idx).map_err(fail)?;
-            let read = &mut |offset, out: &mut [u8]| file.read_exact_at(offset, out);
-            read_share(entry, piece, share.positions, elements.start, out, read).map_err(fail)?;
+            let visited = self.shard(file_idx).and_then(|file| visit(piece, share.positions, file_idx, &*file));
+            visited.map_err(|error| access_error(&self.file_path(file_idx), act, &entry.name, error))?;
         }
         Ok(())
     }
@@ -394,17 +414,12 @@ impl StagedCheckpoint {
             let written = self.shard(file_idx).and_then(|file| self.write_to(file_idx, &*file, range.start, bytes));
             return written.map_err(|error| access_error(&self.file_path(file_idx), "write", &entry.name, error));
         }
-        for share in shares_of(entry, &elements) {
-            let piece = &entry.pieces[share.piece_idx];
-            let file_idx = to_index(piece.file_idx.into());
-            let fail = |error| access_error(&self.file_path(file_idx), "write", &entry.name, error);
-            let file = self.shard(file_idx).map_err(fail)?;
+        self.for_each_share(entry, &elements, "write", &mut |piece, positions, file_idx, file| {
             let _guard = piece.strides().map(|_| self.strided.lock().unwrap_or_else(PoisonError::into_inner));
             let read = &mut |offset, out: &mut [u8]| file.read_exact_at(offset, out);
-            let write = &mut |offset, bytes: &[u8]| self.write_to(file_idx, &*file, offset, bytes);
-            write_share(entry, piece, share.positions, first_element, bytes, (read, write)).map_err(fail)?;
-        }
-        Ok(())
+            let write = &mut |offset, bytes: &[u8]| self.write_to(file_idx, file, offset, bytes);
+            write_share(entry, piece, positions, first_element, bytes, (read, write))
+        })
     }
 
     /// Writes bytes to a file and keeps their sum if the file holds sums.
@@ -427,7 +442,7 @@ fn contiguous(entry: &TensorEntry, elements: &Range<u64>) -> Option<(usize, Rang
 fn known_bytes(file: &OutputFile) -> impl Iterator<Item = (u64, &[u8])> {
     file.frame.iter().filter_map(|part| match &part.content {
         FrameContent::Bytes(bytes) => Some((part.offset, &**bytes)),
-        FrameContent::Copy { .. } => None,
+        FrameContent::Copy(_) => None,
     })
 }
 

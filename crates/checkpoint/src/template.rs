@@ -13,7 +13,7 @@ use thalweg_tensor::{Piece, TensorCatalog, TensorEntry, to_index};
 use crate::commit::RECEIPT_NAME;
 use crate::format::FORMATS;
 use crate::format::torch::archive::Archive;
-use crate::layout::{Checksum, FrameContent, FramePart, LayoutEntry, OutputFile, OutputLayout};
+use crate::layout::{Checksum, CopiedBytes, FrameContent, FramePart, LayoutEntry, OutputFile, OutputLayout};
 use crate::side_files::{SideFileKind, StayReason, side_file_kind};
 use crate::{Checkpoint, Error};
 
@@ -28,13 +28,11 @@ pub struct Template<'a> {
     /// The same files, opened for the other copy of the parameters that they hold, such as masters beside the module's
     /// weights.
     pub other_copy: Option<&'a Checkpoint>,
-    /// Whether the state of the optimizer is copied if it is in separate files.
-    pub keeps_optimizer: bool,
     /// Names of files in the checkpoint's folder that are not copied, because the output has other files of that name.
     pub replaced: &'a BTreeSet<String>,
 }
 
-/// Lays out an output with the files of a checkpoint, in which only the elements of `entries` are other ones.
+/// Lays out an output that has the files of a checkpoint. Only the elements of the tensors in `entries` differ.
 ///
 /// Tensors of the other copy with the name and shape of one of `entries` become [`OutputLayout::copies`].
 ///
@@ -157,10 +155,6 @@ fn collect(
 ) -> Result<(), Error> {
     for entry in storage.list_folder(folder)? {
         let (name, path) = (format!("{prefix}{}", entry.name), folder.join(&entry.name));
-        let is_optimizer = entry.name.starts_with("optim") || entry.name.ends_with("_optim_states.pt");
-        if is_optimizer && !template.keeps_optimizer {
-            continue;
-        }
         match entry.kind {
             FileKind::Folder if depth < MAX_DEPTH && is_kept_folder(storage, &name, &path, template)? => {
                 collect(storage, &path, &format!("{name}/"), template, found, depth + 1)?;
@@ -252,8 +246,9 @@ fn renumber(entries: &mut [TensorEntry], checkpoint: &Checkpoint, list: &mut Fil
         if archives.is_empty() && is_archive(&*checkpoint.readers()[to_index(old.into())])? {
             archives.push(0..kept.len_bytes);
         }
-        kept.archives
-            .extend(archives.into_iter().filter(|archive| !kept.archives.contains(archive)).collect::<Vec<_>>());
+        kept.archives.extend(archives);
+        kept.archives.sort_unstable_by_key(|archive| (archive.start, archive.end));
+        kept.archives.dedup();
     }
     for piece in entries.iter_mut().flat_map(|entry| entry.pieces.iter_mut()) {
         piece.file_idx = numbers.get(to_index(piece.file_idx.into())).copied().unwrap_or(u32::MAX);
@@ -325,11 +320,11 @@ fn lay_out_file(file: &KeptFile, file_idx: u32, written: [&[TensorEntry]; 2]) ->
     let [tensors, copies] = written;
     let copy = |range: Range<u64>| FramePart {
         offset: range.start,
-        content: FrameContent::Copy {
+        content: FrameContent::Copy(CopiedBytes {
             path: file.path.clone(),
             offset: range.start,
             len_bytes: range.end - range.start,
-        },
+        }),
     };
     // The bytes between the elements of a piece with strides are copied with the elements, which are written later.
     let frame = without(&spans_in(tensors, file_idx, false), file.len_bytes).into_iter().map(copy).collect();

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use num_bigint::BigInt;
 use num_traits::Zero;
@@ -178,7 +178,7 @@ pub(crate) fn combine(job: &CombineJob<'_>, run: &RunContext<'_>) -> Result<(), 
             let outcome = run.check_interrupt().and_then(|()| worker.do_unit(unit_idx, run));
             if let Err(error) = outcome {
                 stop.store(true, Ordering::Relaxed);
-                let mut slot = failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut slot = failure.lock().unwrap_or_else(PoisonError::into_inner);
                 if slot.as_ref().is_none_or(|(earlier, _)| unit_idx < *earlier) {
                     *slot = Some((unit_idx, error));
                 }
@@ -187,7 +187,7 @@ pub(crate) fn combine(job: &CombineJob<'_>, run: &RunContext<'_>) -> Result<(), 
         }
     };
     run_workers(run, &work)?;
-    match failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some((_, error)) => Err(error),
         None => Ok(()),
     }
@@ -203,6 +203,34 @@ pub(crate) fn run_workers(run: &RunContext<'_>, work: &(dyn Fn() + Sync)) -> Res
         work();
         others.into_iter().try_for_each(|other| other.join().map_err(|_| Error::WorkerDied))
     })
+}
+
+/// What is done for a number, with a buffer that it may use.
+type ActOnNumber<'a> = &'a (dyn Fn(usize, &mut Vec<u8>) -> Result<(), Error> + Sync);
+
+/// Does `act` for each number below `n`, by all threads. The first error, or a stop that was asked for, ends the work.
+///
+/// # Errors
+/// The first error of `act`; `Interrupted`.
+pub(crate) fn for_each_number(run: &RunContext<'_>, n: usize, act: ActOnNumber<'_>) -> Result<(), Error> {
+    let next = AtomicUsize::new(0);
+    let failure = Mutex::new(None);
+    run_workers(run, &|| {
+        let mut buffer = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= n {
+                return;
+            }
+            if let Err(error) = run.check_interrupt().and_then(|()| act(number, &mut buffer)) {
+                // The others take no further number.
+                next.store(n, Ordering::Relaxed);
+                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                return;
+            }
+        }
+    })?;
+    failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
 /// What all workers share: which sources serve which class, and the prepared sums.

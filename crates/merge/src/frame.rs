@@ -2,47 +2,40 @@
 //! written again after it, hashed for the receipt.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::OnceLock;
 
 use num_bigint::BigInt;
-use thalweg_checkpoint::{StagedCheckpoint, frame_ranges};
+use thalweg_checkpoint::{OutputFile, StagedCheckpoint, frame_ranges};
 use thalweg_tensor::digest::{Digest, DigestKind, ListHasher, bytes_digest};
-use thalweg_tensor::kernel::{NonFinitePolicy, Simd, SumSpec, WeightedSum};
+use thalweg_tensor::kernel::{NonFinitePolicy, Simd, SumError, SumFault, SumSpec, WeightedSum};
 use thalweg_tensor::{Dtype, DtypeClass, TensorEntry, TensorSink, display_name, to_index};
 
-use crate::combine::run_workers;
+use crate::combine::for_each_number;
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
 use crate::receipt::FileReceipt;
 use crate::stage::StagedOutput;
 
-/// Bytes that a worker copies or hashes at once.
+/// Bytes that a worker hashes or converts at once.
 const PIECE_BYTES: u64 = 1 << 20;
+/// Bytes of a part that a worker copies: long enough that a list of all parts is short.
+const COPY_BYTES: u64 = 16 << 20;
 
 /// Copies into every stage what its frame takes from the newest source.
 pub(crate) fn copy_frames(staged: &[StagedOutput<'_>], run: &RunContext<'_>) -> Result<(), Error> {
-    let of_output = |output: &StagedOutput<'_>| output.staged.frame_copies(PIECE_BYTES);
+    let of_output = |output: &StagedOutput<'_>| output.staged.frame_copies(COPY_BYTES);
     let copies: Vec<_> =
         staged.iter().enumerate().flat_map(|(k, output)| of_output(output).into_iter().map(move |c| (k, c))).collect();
     if copies.is_empty() {
         return Ok(());
     }
-    run.progress.begin(Stage::Copy, copies.iter().map(|(_, copy)| copy.len_bytes).sum());
-    let next = AtomicUsize::new(0);
-    let failure = Mutex::new(None);
-    run_workers(run, &|| {
-        let mut buffer = Vec::new();
-        while let Some((k, copy)) = copies.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let copied = run.check_interrupt().and_then(|()| Ok(staged[*k].staged.copy_frame(copy, &mut buffer)?));
-            if let Err(error) = copied {
-                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                return;
-            }
-            run.progress.advance(copy.len_bytes);
-        }
-    })?;
-    failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    run.progress.begin(Stage::Copy, copies.iter().map(|(_, copy)| copy.from.len_bytes).sum());
+    for_each_number(run, copies.len(), &|number, buffer| {
+        let (k, copy) = &copies[number];
+        staged[*k].staged.copy_frame(copy, buffer)?;
+        run.progress.advance(copy.from.len_bytes);
+        Ok(())
+    })
 }
 
 /// Writes the further copies of merged tensors, rounded or widened from the merged values.
@@ -52,52 +45,44 @@ pub(crate) fn write_copies(staged: &StagedCheckpoint, run: &RunContext<'_>) -> R
         return Ok(());
     }
     run.progress.begin(Stage::Copy, copies.iter().map(TensorEntry::n_bytes).sum());
-    let next = AtomicUsize::new(0);
-    let failure = Mutex::new(None);
-    run_workers(run, &|| {
-        loop {
-            let copy_idx = next.fetch_add(1, Ordering::Relaxed);
-            let Some(copy) = copies.get(copy_idx) else { return };
-            if let Err(error) = write_copy(staged, copy_idx, copy, run) {
-                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                return;
-            }
-        }
-    })?;
-    failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    for_each_number(run, copies.len(), &|copy_idx, values| {
+        write_copy(staged, (copy_idx, &copies[copy_idx]), values, run)
+    })
 }
 
 fn write_copy(
     staged: &StagedCheckpoint,
-    copy_idx: usize,
-    copy: &TensorEntry,
+    (copy_idx, copy): (usize, &TensorEntry),
+    values: &mut Vec<u8>,
     run: &RunContext<'_>,
 ) -> Result<(), Error> {
     let catalog = staged.catalog();
     let Some(tensor_idx) = catalog.find(&copy.name) else { return Ok(()) };
     let merged = &catalog.entries()[tensor_idx];
-    let fail = |source| Error::Access { tensor: display_name(&copy.name), source };
-    let conversion = conversion(merged.dtype, copy.dtype)
-        .map_err(|source| Error::Sum { tensor: display_name(&copy.name), source })?;
-    let n_at_once = (PIECE_BYTES / 8).max(1);
-    let (mut values, mut converted) = (Vec::new(), Vec::new());
+    let tensor = || display_name(&copy.name);
+    let fail = |source| Error::Access { tensor: tensor(), source };
+    let conversion = conversion(merged.dtype, copy.dtype, run.limits.simd);
+    let conversion = conversion.map_err(|source| Error::Sum { tensor: tensor(), source })?;
+    let n_at_once = PIECE_BYTES / 8;
+    let mut converted = Vec::new();
     for first in (0..copy.n_elements()).step_by(to_index(n_at_once)) {
         run.check_interrupt()?;
         let elements = first..copy.n_elements().min(first + n_at_once);
         let n = elements.end - elements.start;
         values.resize(to_index(merged.dtype.bytes_of(n).unwrap_or(0)), 0);
         converted.resize(to_index(copy.dtype.bytes_of(n).unwrap_or(0)), 0);
-        staged.read_back(tensor_idx, elements, &mut values).map_err(fail)?;
+        staged.read_back(tensor_idx, elements, values).map_err(fail)?;
         match &conversion {
             Some(sum) => {
-                sum.sum_into(&[&values], &mut converted).map_err(|_| Error::Overflow {
-                    tensor: display_name(&copy.name),
-                    element_idx: first,
-                    value: f64::INFINITY,
-                    dtype: copy.dtype,
+                sum.sum_into(&[values.as_slice()], &mut converted).map_err(|fault| match fault {
+                    SumFault::Overflow { element_idx, value } => {
+                        let element_idx = first + element_idx as u64;
+                        Error::Overflow { tensor: tensor(), element_idx, value, dtype: copy.dtype }
+                    }
+                    _ => Error::Bug { what: "a copy of a tensor has its number of elements" },
                 })?;
             }
-            None => converted.clone_from(&values),
+            None => converted.clone_from(values),
         }
         staged.write_copy(copy_idx, first, &converted).map_err(fail)?;
         run.progress.advance(converted.len() as u64);
@@ -105,50 +90,67 @@ fn write_copy(
     Ok(())
 }
 
-/// The conversion between two element types; `None` if they are the same.
-fn conversion(from: Dtype, to: Dtype) -> Result<Option<WeightedSum>, thalweg_tensor::kernel::SumError> {
+/// The conversion between two element types; `None` if they are the same, or if the values are not numbers to convert.
+fn conversion(from: Dtype, to: Dtype, simd: Simd) -> Result<Option<WeightedSum>, SumError> {
     if from == to || from.class() != DtypeClass::Mergeable {
         return Ok(None);
     }
     let one = BigInt::from(1);
-    let spec = SumSpec { input: from, output: to, non_finite: NonFinitePolicy::Propagate, simd: Simd::Auto };
+    let spec = SumSpec { input: from, output: to, non_finite: NonFinitePolicy::Propagate, simd };
     WeightedSum::new(std::slice::from_ref(&one), &one, spec).map(Some)
 }
 
 /// The records of files whose tensors lie anywhere in them.
-pub(crate) fn framed_receipts(staged: &StagedCheckpoint, kind: Option<DigestKind>) -> Result<Vec<FileReceipt>, Error> {
+pub(crate) fn framed_receipts(
+    staged: &StagedCheckpoint,
+    kind: Option<DigestKind>,
+    run: &RunContext<'_>,
+) -> Result<Vec<FileReceipt>, Error> {
     let files = staged.layout().files();
     let lengths: Vec<u64> = files.iter().map(|file| file.len_bytes).collect();
     let ranges = frame_ranges(staged.catalog().entries(), &lengths);
-    let mut receipts = Vec::with_capacity(files.len());
-    for ((file_idx, file), ranges) in files.iter().enumerate().zip(&ranges) {
-        let read = &mut |offset: u64, out: &mut [u8]| Ok(staged.read_file(file_idx, offset, out)?);
-        let frame_digest = kind.map(|kind| frame_digest(kind, ranges, read)).transpose()?;
-        let has_tensors = ranges.iter().map(|range| range.end - range.start).sum::<u64>() < file.len_bytes;
-        receipts.push(FileReceipt {
-            name: file.name.clone(),
-            len_bytes: file.len_bytes,
-            digest: frame_digest.as_ref().filter(|_| !has_tensors).map(ToString::to_string),
-            frame_digest: frame_digest.map(|digest| digest.to_string()),
-        });
-    }
-    Ok(receipts)
+    let read = |file_idx: usize, offset: u64, out: &mut [u8]| Ok(staged.read_file(file_idx, offset, out)?);
+    let digests = kind.map(|kind| frame_digests(kind, &ranges, &read, run)).transpose()?;
+    let receipt = |(file_idx, file): (usize, &OutputFile)| {
+        let frame_digest = digests.as_ref().map(|digests| digests[file_idx].to_string());
+        let has_tensors = ranges[file_idx].iter().map(|range| range.end - range.start).sum::<u64>() < file.len_bytes;
+        let digest = frame_digest.clone().filter(|_| !has_tensors);
+        FileReceipt { name: file.name.clone(), len_bytes: file.len_bytes, digest, frame_digest }
+    };
+    Ok(files.iter().enumerate().map(receipt).collect())
 }
 
-/// Reads bytes of a file at an offset.
-pub(crate) type ReadFile<'a> = &'a mut dyn FnMut(u64, &mut [u8]) -> Result<(), Error>;
+/// Reads bytes of a file, given by its number, at an offset.
+pub(crate) type ReadFile<'a> = &'a (dyn Fn(usize, u64, &mut [u8]) -> Result<(), Error> + Sync);
 
-/// Digest of ranges of a file: of the list of the digests of their pieces, each of up to a mebibyte.
-pub(crate) fn frame_digest(kind: DigestKind, ranges: &[Range<u64>], read: ReadFile<'_>) -> Result<Digest, Error> {
-    let mut list = ListHasher::new(kind);
-    let mut buffer = Vec::new();
-    for range in ranges {
-        for start in (range.start..range.end).step_by(to_index(PIECE_BYTES)) {
-            let n_bytes = PIECE_BYTES.min(range.end - start);
-            buffer.resize(to_index(n_bytes), 0);
-            read(start, &mut buffer)?;
-            list.add_digest(&bytes_digest(kind, &buffer));
-        }
+/// Digests of ranges of files: for each file, of the list of the digests of its pieces, each of up to a mebibyte.
+pub(crate) fn frame_digests(
+    kind: DigestKind,
+    ranges: &[Vec<Range<u64>>],
+    read: ReadFile<'_>,
+    run: &RunContext<'_>,
+) -> Result<Vec<Digest>, Error> {
+    let cut = |range: &Range<u64>| {
+        let end = range.end;
+        (range.start..end).step_by(to_index(PIECE_BYTES)).map(move |start| start..end.min(start + PIECE_BYTES))
+    };
+    let mut digests = Vec::with_capacity(ranges.len());
+    run.progress.begin(Stage::Verify, ranges.iter().flatten().map(|range| range.end - range.start).sum());
+    for (file_idx, ranges) in ranges.iter().enumerate() {
+        let pieces: Vec<Range<u64>> = ranges.iter().flat_map(cut).collect();
+        let found: Vec<OnceLock<Digest>> = pieces.iter().map(|_| OnceLock::new()).collect();
+        for_each_number(run, pieces.len(), &|number, buffer| {
+            let piece = &pieces[number];
+            buffer.resize(to_index(piece.end - piece.start), 0);
+            read(file_idx, piece.start, buffer)?;
+            // Each piece is hashed once.
+            let _ = found[number].set(bytes_digest(kind, buffer));
+            run.progress.advance(buffer.len() as u64);
+            Ok(())
+        })?;
+        let mut list = ListHasher::new(kind);
+        found.iter().filter_map(OnceLock::get).for_each(|digest| list.add_digest(digest));
+        digests.push(list.finish());
     }
-    Ok(list.finish())
+    Ok(digests)
 }

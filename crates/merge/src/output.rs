@@ -64,7 +64,7 @@ pub(crate) fn output_layout(
             check_aliases(output, &laid_out, layout, sources)?;
             Ok(laid_out)
         }
-        None => lay_out_anew(output, sources, &tensors, storage),
+        None => lay_out_from_scratch(output, sources, &tensors, storage),
     }
 }
 
@@ -77,8 +77,7 @@ pub(crate) fn output_size(
 ) -> Result<(u64, usize), Error> {
     if let Some(newest) = kept_source(output, sources) {
         let replaced = BTreeSet::new();
-        let template =
-            Template { checkpoint: &newest.checkpoint, other_copy: None, keeps_optimizer: true, replaced: &replaced };
+        let template = Template { checkpoint: &newest.checkpoint, other_copy: None, replaced: &replaced };
         let files = kept_files(&**storage, &template)?;
         return Ok((files.iter().map(|(_, len_bytes)| len_bytes).sum(), files.len()));
     }
@@ -87,7 +86,7 @@ pub(crate) fn output_size(
 }
 
 /// Lays out an output that holds only the tensors, and what a format cannot do without.
-fn lay_out_anew(
+fn lay_out_from_scratch(
     output: &OutputPlan,
     sources: &[OpenSource],
     tensors: &[LayoutEntry],
@@ -104,7 +103,7 @@ fn lay_out_anew(
             let common = newest.map(|newest| megatron_common(&**storage, &newest.checkpoint)).transpose()?.flatten();
             Ok(layout_megatron_dist(tensors, size, &MegatronExtras { objects, common })?)
         }
-        _ => Err(cannot_write_anew(output, sources)),
+        _ => Err(cannot_write_from_scratch(output, sources)),
     }
 }
 
@@ -120,18 +119,21 @@ fn model_extras(output: &OutputPlan, sources: &[OpenSource], storage: &Arc<dyn S
     Ok(extras)
 }
 
+/// The newest source of an output among those that are open.
+pub(crate) fn newest_open<'a>(output: &OutputPlan, sources: &'a [OpenSource]) -> Option<&'a OpenSource> {
+    let planned = output.newest_source()?;
+    sources.iter().find(|source| source.path == planned.path)
+}
+
 /// The newest source, if it is in the output's format.
 fn newest_of_format<'a>(output: &OutputPlan, sources: &'a [OpenSource]) -> Option<&'a OpenSource> {
-    let planned = output.newest_source()?;
-    let newest = sources.iter().find(|source| source.path == planned.path)?;
-    (OutputFormat::of(&newest.checkpoint) == Some(output.format)).then_some(newest)
+    newest_open(output, sources).filter(|newest| OutputFormat::of(&newest.checkpoint) == Some(output.format))
 }
 
 /// The newest source, if the output has its files.
 pub(crate) fn kept_source<'a>(output: &OutputPlan, sources: &'a [OpenSource]) -> Option<&'a OpenSource> {
-    let planned = output.newest_source()?;
-    let newest = sources.iter().find(|source| source.path == planned.path)?;
-    output.format.keeps_files_of(&newest.checkpoint, output.dtype, output.policy.optimizer).then_some(newest)
+    let (dtype, optimizer) = (output.dtype, output.policy.optimizer);
+    newest_open(output, sources).filter(|newest| output.format.keeps_files_of(&newest.checkpoint, dtype, optimizer))
 }
 
 fn layout_like_newest(
@@ -149,21 +151,15 @@ fn layout_like_newest(
         true => BTreeSet::new(),
         false => travelling_files(output, sources).map(|file| file.name.clone()).collect(),
     };
-    let template = Template {
-        checkpoint: &newest.checkpoint,
-        other_copy: other_copy.as_ref(),
-        keeps_optimizer: true,
-        replaced: &replaced,
-    };
+    let template = Template { checkpoint: &newest.checkpoint, other_copy: other_copy.as_ref(), replaced: &replaced };
     Ok(layout_like(&**storage, &template, tensors)?)
 }
 
 fn newest_format(output: &OutputPlan, sources: &[OpenSource]) -> &'static str {
-    let newest = output.newest_source().and_then(|planned| sources.iter().find(|source| source.path == planned.path));
-    newest.map_or("none", |newest| newest.checkpoint.format_name())
+    newest_open(output, sources).map_or("none", |newest| newest.checkpoint.format_name())
 }
 
-fn cannot_write_anew(output: &OutputPlan, sources: &[OpenSource]) -> Error {
+fn cannot_write_from_scratch(output: &OutputPlan, sources: &[OpenSource]) -> Error {
     let found = newest_format(output, sources);
     FormatError::OnlyFromItself { format: output.format, found }.into()
 }
@@ -228,7 +224,7 @@ fn describe(
         plan_digest: output.plan_digest.clone(),
         sources: output.plan.sources.iter().map(|source| source_receipt(source, output, input)).collect(),
         digest: kind.map(|_| list.finish().to_string()),
-        files: file_receipts(output, records, kind)?,
+        files: file_receipts(output, records, kind, run)?,
         tensors,
         finished_unix_seconds: run.host.unix_seconds(),
         seconds: input.seconds,
@@ -275,12 +271,13 @@ fn file_receipts(
     output: &StagedOutput<'_>,
     records: &[TensorRecord],
     kind: Option<DigestKind>,
+    run: &RunContext<'_>,
 ) -> Result<Vec<FileReceipt>, Error> {
     let layout = output.staged.layout();
     let documents =
         layout.documents().iter().map(|document| FileReceipt::of_bytes(&document.name, &document.bytes, kind));
     if !output.plan.format.is_safetensors() {
-        let files = framed_receipts(&output.staged, kind)?;
+        let files = framed_receipts(&output.staged, kind, run)?;
         return Ok(files.into_iter().chain(documents).collect());
     }
     let of_shard = |file: &OutputFile| {

@@ -8,7 +8,7 @@ use thalweg_checkpoint::{Checkpoint, can_be_template, is_optimizer_state};
 use thalweg_tensor::{DtypeClass, display_name};
 
 use crate::align::OpenSource;
-use crate::output::kept_source;
+use crate::output::{kept_source, newest_open};
 use crate::plan::{OutputDtype, OutputPlan};
 
 /// How many keys a line lists.
@@ -17,7 +17,7 @@ const MAX_KEYS: usize = 6;
 /// The format of an output.
 ///
 /// If the newest source is in the same format and its element types are kept, the output has that source's files with
-/// other tensors, so that the trainer resumes from it. Otherwise the tensors are written anew, if that is possible.
+/// other tensors, so that the trainer resumes from it. Otherwise only the tensors are written, if that is possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OutputFormat {
@@ -63,8 +63,8 @@ impl OutputFormat {
         Self::from_name(checkpoint.format_name()).filter(|_| can_be_template(checkpoint.format_name()))
     }
 
-    /// Whether tensors can be written in this format without files to take everything else from.
-    pub fn is_written_anew(self) -> bool {
+    /// Whether an output of this format can be written without the files of a source: only the tensors.
+    pub fn is_written_from_scratch(self) -> bool {
         matches!(self, Self::Safetensors | Self::Torch | Self::Dcp | Self::MegatronDist)
     }
 
@@ -107,12 +107,12 @@ impl OptimizerPolicy {
     }
 }
 
-/// What was asked for; nothing decides by the newest source.
+/// What was asked for. Where nothing was, the newest source decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FormatRequest {
-    /// The format, or that of the newest source.
+    /// The format; `None` to take that of the newest source where it can be written.
     pub format: Option<RequestedFormat>,
-    /// What becomes of the state of the optimizer.
+    /// What becomes of the state of the optimizer; `None` to keep it where the output keeps the source's files.
     pub optimizer: Option<OptimizerPolicy>,
 }
 
@@ -238,18 +238,10 @@ pub fn choose_format(
 ) -> Result<ChosenFormat, FormatError> {
     let found = newest.format_name();
     let own = OutputFormat::of(newest);
-    let keeps_files = |format: OutputFormat| {
-        let optimizer = request.optimizer.unwrap_or(OptimizerPolicy::Newest);
-        let Keeping { dtype, keeps_all, unreached_master } = keeping;
-        keeps_all && unreached_master.is_none() && format.keeps_files_of(newest, dtype, optimizer)
-    };
-    // Whether those copies are all that is in the way.
-    let stale = keeping.unreached_master.filter(|_| keeping.keeps_all).map(str::to_owned);
-    let is_stale = |format: OutputFormat| {
-        let optimizer = request.optimizer.unwrap_or(OptimizerPolicy::Newest);
-        stale.clone().filter(|_| format.keeps_files_of(newest, keeping.dtype, optimizer))
-    };
-    let can_be_made = |format: &OutputFormat| format.is_written_anew() || keeps_files(*format);
+    let optimizer = request.optimizer.unwrap_or(OptimizerPolicy::Newest);
+    let fits = |format: OutputFormat| keeping.keeps_all && format.keeps_files_of(newest, keeping.dtype, optimizer);
+    let keeps_files = |format: OutputFormat| fits(format) && keeping.unreached_master.is_none();
+    let can_be_made = |format: &OutputFormat| format.is_written_from_scratch() || keeps_files(*format);
     let (format, note) = match request.format {
         Some(RequestedFormat::Named(format)) => (format, None),
         Some(RequestedFormat::OnlyRead(found)) => return Err(FormatError::NotWritten { found }),
@@ -268,7 +260,8 @@ pub fn choose_format(
         return Err(FormatError::OnlyFromItself { format, found });
     }
     let kept = keeps_files(format);
-    let stale = is_stale(format);
+    // Copies of the parameters that the merge does not reach, if they are all that is in the way.
+    let stale = keeping.unreached_master.filter(|_| fits(format)).map(str::to_owned);
     let optimizer = match request.optimizer {
         Some(asked @ (OptimizerPolicy::Newest | OptimizerPolicy::Average)) if !kept => {
             return Err(match stale {
@@ -288,8 +281,7 @@ pub fn choose_format(
 /// In which files an output is written and what it has besides the merged tensors, in a line; `None` for safetensors made
 /// from safetensors.
 pub fn describe_format(output: &OutputPlan, sources: &[OpenSource]) -> Option<String> {
-    let planned = output.newest_source()?;
-    let newest = sources.iter().find(|source| source.path == planned.path)?;
+    let newest = newest_open(output, sources)?;
     let format = output.format;
     if kept_source(output, sources).is_none() {
         let is_plain = format.is_safetensors() && newest.checkpoint.format_name() == format.to_string();

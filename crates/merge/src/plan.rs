@@ -19,7 +19,7 @@ use crate::waiver::ConfigWaiver;
 
 /// `kind` of a plan file.
 pub const PLAN_KIND: &str = "thalweg-plan";
-/// How the file of a plan is recognised.
+/// What marks a file as a plan. Only such a file may be replaced.
 pub const PLAN_FILE: OwnKind<'_> = OwnKind::json("a plan", PLAN_KIND);
 /// `version` of the plan files that this program writes and reads.
 pub const PLAN_VERSION: u32 = 1;

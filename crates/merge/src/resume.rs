@@ -2,14 +2,13 @@
 //! sources still hold what was merged. Otherwise an output could be a mixture of old and new sources.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use thalweg_tensor::digest::{DigestKind, SUBTREE_BYTES, SubtreeDigest};
 use thalweg_tensor::{Dtype, TensorSource, to_index};
 
 use crate::align::MergeLayout;
-use crate::combine::{PartResult, RunningHash, output_dtype, run_workers};
+use crate::combine::{PartResult, RunningHash, for_each_number, output_dtype};
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
 use crate::journal::{PartRecord, UnitRecord};
@@ -77,29 +76,19 @@ pub(crate) fn restore(
     // A unit is about one subtree of each file.
     let unit_bytes = (staged.len() + reading.sources.len()) as u64 * SUBTREE_BYTES;
     run.progress.begin(Stage::Resume, candidates.len() as u64 * unit_bytes);
-    let next = AtomicUsize::new(0);
     let done = Mutex::new(DoneUnits { is_done: vec![false; units.len()] });
-    let failure = Mutex::new(None);
-    run_workers(run, &|| {
-        let mut buffer = Vec::new();
-        while let Some((unit_idx, results)) = candidates.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if let Err(error) = run.check_interrupt() {
-                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                return;
-            }
-            let parts = units.parts(*unit_idx);
-            if has_its_sources(staged, parts, results, reading, &mut buffer)
-                && is_whole(staged, parts, results, reading.layout, &mut buffer)
-            {
-                ledger.add(*unit_idx, results.clone());
-                done.lock().unwrap_or_else(PoisonError::into_inner).is_done[*unit_idx] = true;
-            }
-            run.progress.advance(unit_bytes);
+    for_each_number(run, candidates.len(), &|number, buffer| {
+        let (unit_idx, results) = &candidates[number];
+        let parts = units.parts(*unit_idx);
+        if has_its_sources(staged, parts, results, reading, buffer)
+            && is_whole(staged, parts, results, reading.layout, buffer)
+        {
+            ledger.add(*unit_idx, results.clone());
+            done.lock().unwrap_or_else(PoisonError::into_inner).is_done[*unit_idx] = true;
         }
+        run.progress.advance(unit_bytes);
+        Ok(())
     })?;
-    if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        return Err(error);
-    }
     let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     let (n_found, n_kept) = (candidates.len(), done.is_done.iter().filter(|&&is_done| is_done).count());
     if n_kept < n_found {

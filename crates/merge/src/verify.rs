@@ -1,7 +1,7 @@
 //! Reads an output again and compares it with its receipt; on request the sources too.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use thalweg_checkpoint::{Checkpoint, ReadOptions, frame_ranges, open_checkpoint_with, shard_digest};
@@ -12,10 +12,10 @@ use thalweg_tensor::digest::{
 };
 use thalweg_tensor::{TensorEntry, TensorSource, display_name, to_index};
 
-use crate::combine::{RunningHash, run_workers};
+use crate::combine::{RunningHash, for_each_number};
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
-use crate::frame::frame_digest;
+use crate::frame::frame_digests;
 use crate::output::MAX_RECEIPT_BYTES;
 use crate::output_format::{OptimizerPolicy, OutputFormat};
 use crate::receipt::{FileReceipt, MergeReceipt, RECEIPT_NAME, SourceReceipt};
@@ -172,7 +172,7 @@ pub(crate) fn verify_receipt(
                 checked => checked?,
             },
             Err(error) => {
-                check_whole_frames(folder, receipt, run, &mut found)?;
+                check_frames((folder, None), receipt, run, &mut found)?;
                 found.files.push(Verdict { name: folder.display().to_string(), fault: Some(error.to_string()) });
             }
         }
@@ -192,7 +192,7 @@ fn is_io(error: &Error) -> bool {
     false
 }
 
-/// Whether the tensors of an output are under the key of the newest source. Outputs written anew hold only what was read.
+/// Whether the tensors of an output are under the key of the newest source. Outputs written from scratch hold only what was read.
 fn keeps_keys(receipt: &MergeReceipt) -> bool {
     let plan = &receipt.plan;
     let newest = receipt.sources.get(plan.policy.newest);
@@ -268,51 +268,43 @@ fn check_tensors(
     if receipt.plan.format.is_safetensors() {
         check_headers(checkpoint, receipt, &digests, run, found)
     } else {
-        check_frames(checkpoint, receipt, run, found)
+        check_frames((checkpoint.path(), Some(checkpoint)), receipt, run, found)
     }
 }
 
-/// Compares the files without tensors among those that were copied: one of them may be why an output cannot be opened.
-fn check_whole_frames(
-    folder: &Path,
-    receipt: &MergeReceipt,
-    run: &RunContext<'_>,
-    found: &mut Verification,
-) -> Result<(), Error> {
-    let Some(kind) = receipt.plan.digest.kind() else { return Ok(()) };
-    let is_whole = |known: &FileReceipt| known.frame_digest.is_some() && known.digest == known.frame_digest;
-    for (known, verdict) in receipt.files.iter().zip(&mut found.files).filter(|(known, _)| is_whole(known)) {
-        run.check_interrupt()?;
-        let file = run.storage.open_file(&folder.join(&known.name))?;
-        let read = &mut |offset: u64, out: &mut [u8]| Ok(file.read_exact_at(offset, out)?);
-        let whole = 0..known.len_bytes;
-        if Some(frame_digest(kind, std::slice::from_ref(&whole), read)?.to_string()) != known.frame_digest {
-            verdict.fault = Some("the bytes differ".to_owned());
-        }
-    }
-    Ok(())
-}
-
-/// Compares what the files hold besides the tensors.
+/// Compares what files hold besides the tensors. Without an opened checkpoint, only the files without tensors: one of them
+/// may be why it cannot be opened.
 fn check_frames(
-    checkpoint: &Checkpoint,
+    (folder, checkpoint): (&Path, Option<&Checkpoint>),
     receipt: &MergeReceipt,
     run: &RunContext<'_>,
     found: &mut Verification,
 ) -> Result<(), Error> {
     let Some(kind) = receipt.plan.digest.kind() else { return Ok(()) };
-    let lengths: Vec<u64> = checkpoint.files().iter().map(|file| file.info.len_bytes).collect();
-    let ranges = frame_ranges(&checkpoint.opened_entries()?, &lengths);
-    for (known, verdict) in receipt.files.iter().zip(&mut found.files).filter(|(known, _)| known.frame_digest.is_some())
-    {
-        run.check_interrupt()?;
-        let position = checkpoint.files().iter().position(|file| file.name == known.name);
-        let whole = [std::iter::once(0..known.len_bytes).collect::<Vec<_>>()];
-        let ranges = position.and_then(|i| ranges.get(i)).unwrap_or(&whole[0]);
-        let file = run.storage.open_file(&checkpoint.path().join(&known.name))?;
-        let read = &mut |offset: u64, out: &mut [u8]| Ok(file.read_exact_at(offset, out)?);
-        if Some(frame_digest(kind, ranges, read)?.to_string()) != known.frame_digest {
-            verdict.fault = Some("what it holds besides the merged tensors differs".to_owned());
+    let opened = checkpoint.map_or(&[][..], Checkpoint::files);
+    let lengths: Vec<u64> = opened.iter().map(|file| file.info.len_bytes).collect();
+    let entries = checkpoint.map(Checkpoint::opened_entries).transpose()?.unwrap_or_default();
+    let frames = frame_ranges(&entries, &lengths);
+    let is_compared = |known: &FileReceipt| {
+        known.frame_digest.is_some() && (checkpoint.is_some() || known.digest == known.frame_digest)
+    };
+    let compared: Vec<usize> = (0..receipt.files.len()).filter(|&i| is_compared(&receipt.files[i])).collect();
+    let ranges_of = |&i: &usize| {
+        let known = &receipt.files[i];
+        let frame = opened.iter().position(|file| file.name == known.name).and_then(|number| frames.get(number));
+        frame.cloned().unwrap_or_else(|| std::iter::once(0..known.len_bytes).collect())
+    };
+    let ranges: Vec<Vec<Range<u64>>> = compared.iter().map(ranges_of).collect();
+    let open = |&i: &usize| run.storage.open_file(&folder.join(&receipt.files[i].name));
+    let files = compared.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let read = |number: usize, offset: u64, out: &mut [u8]| Ok(files[number].read_exact_at(offset, out)?);
+    let digests = frame_digests(kind, &ranges, &read, run)?;
+    for (i, digest) in compared.into_iter().zip(digests) {
+        let known = &receipt.files[i];
+        if known.frame_digest.as_deref() != Some(digest.to_string().as_str()) {
+            let is_whole = known.digest == known.frame_digest;
+            let fault = if is_whole { "the bytes differ" } else { "what it holds besides the merged tensors differs" };
+            found.files[i].fault = Some(fault.to_owned());
         }
     }
     Ok(())
@@ -402,8 +394,8 @@ pub fn digest_checkpoint(source: &dyn TensorSource, kind: DigestKind, run: &RunC
     Ok(list.finish())
 }
 
-/// Tensor, part and subtrees of what is done, and what went wrong first.
-type PartSubtrees = (Vec<(usize, usize, Vec<SubtreeDigest>)>, Option<Error>);
+/// Tensor, part and subtrees of what is done.
+type PartSubtrees = (usize, usize, Vec<SubtreeDigest>);
 
 /// The digest of each tensor, read once, by all threads.
 fn digest_tensors(source: &dyn TensorSource, kind: DigestKind, run: &RunContext<'_>) -> Result<Vec<Digest>, Error> {
@@ -413,46 +405,29 @@ fn digest_tensors(source: &dyn TensorSource, kind: DigestKind, run: &RunContext<
     let element_bytes = |t: usize| entries[t].dtype.bytes().unwrap_or(1);
     let units = UnitList::cut(source.catalog(), |_| true, element_bytes);
     run.progress.begin(Stage::Verify, source.catalog().n_bytes());
-    let next = AtomicUsize::new(0);
-    let results: Mutex<PartSubtrees> = Mutex::new((Vec::new(), None));
-    run_workers(run, &|| {
-        let mut buffer = Vec::new();
-        loop {
-            let unit_idx = next.fetch_add(1, Ordering::Relaxed);
-            if unit_idx >= units.len() {
-                return;
+    let results: Mutex<Vec<PartSubtrees>> = Mutex::new(Vec::new());
+    for_each_number(run, units.len(), &|unit_idx, buffer| {
+        for part in units.parts(unit_idx) {
+            let entry = &entries[part.tensor_idx];
+            let offset = entry.dtype.bytes_of(part.elements.start).unwrap_or(0);
+            let mut hash = RunningHash::new(Some(kind), offset / SUBTREE_BYTES, entry.n_bytes());
+            let mut at = part.elements.start;
+            while at < part.elements.end {
+                let end = part.elements.end.min(at + PIECE_BYTES / element_bytes(part.tensor_idx));
+                buffer.resize(to_index(entry.dtype.bytes_of(end - at).unwrap_or(0)), 0);
+                source
+                    .read_elements(part.tensor_idx, at..end, buffer)
+                    .map_err(|source| Error::Access { tensor: display_name(&entry.name), source })?;
+                hash.update(buffer);
+                run.progress.advance(buffer.len() as u64);
+                at = end;
             }
-            for part in units.parts(unit_idx) {
-                let entry = &entries[part.tensor_idx];
-                let offset = entry.dtype.bytes_of(part.elements.start).unwrap_or(0);
-                let mut hash = RunningHash::new(Some(kind), offset / SUBTREE_BYTES, entry.n_bytes());
-                let mut at = part.elements.start;
-                let mut outcome = run.check_interrupt();
-                while at < part.elements.end && outcome.is_ok() {
-                    let end = part.elements.end.min(at + PIECE_BYTES / element_bytes(part.tensor_idx));
-                    buffer.resize(to_index(entry.dtype.bytes_of(end - at).unwrap_or(0)), 0);
-                    outcome = source
-                        .read_elements(part.tensor_idx, at..end, &mut buffer)
-                        .map_err(|source| Error::Access { tensor: display_name(&entry.name), source });
-                    hash.update(&buffer);
-                    run.progress.advance(buffer.len() as u64);
-                    at = end;
-                }
-                let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
-                match outcome {
-                    Ok(()) => results.0.push((part.tensor_idx, part.part_idx, hash.finish())),
-                    Err(error) => {
-                        results.1.get_or_insert(error);
-                        return;
-                    }
-                }
-            }
+            let done = (part.tensor_idx, part.part_idx, hash.finish());
+            results.lock().unwrap_or_else(PoisonError::into_inner).push(done);
         }
+        Ok(())
     })?;
-    let (mut parts, error) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if let Some(error) = error {
-        return Err(error);
-    }
+    let mut parts = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     parts.sort_unstable_by_key(|(tensor_idx, part_idx, _)| (*tensor_idx, *part_idx));
     let mut subtrees = vec![Vec::new(); entries.len()];
     parts.into_iter().for_each(|(tensor_idx, _, part)| subtrees[tensor_idx].extend(part));

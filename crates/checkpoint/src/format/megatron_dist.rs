@@ -15,8 +15,8 @@ use super::dcp::write::{Paths, lay_folder};
 use super::dcp::{Dcp, DcpExtras, DcpFolder, DcpObject, Entry, has_all_below, open_folder, select_model};
 use super::torch::archive_write::lay_archive;
 use super::{Format, FormatContent, Place};
-use crate::frame_builder::{CopiedBytes, FrameBuilder};
-use crate::layout::{Document, LayoutEntry, OutputLayout};
+use crate::frame_builder::FrameBuilder;
+use crate::layout::{CopiedBytes, Document, LayoutEntry, OutputLayout};
 use crate::pickle::PickleWriter;
 use crate::{CatalogCache, Checkpoint, Error, Note, Params, ReadOptions};
 

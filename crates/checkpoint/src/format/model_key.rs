@@ -163,7 +163,9 @@ pub(crate) fn check_names_last<'a>(names: impl Iterator<Item = &'a str>) -> Resu
     let mut after = before.clone();
     strip_names(&mut after, false);
     match before.iter().zip(&after).find(|(before, after)| before != after) {
-        Some((name, _)) => Err(unwritable(name, "readers of this format would take the wrapper's part off its name")),
+        Some((name, _)) => {
+            Err(unwritable(name, "readers of this format would remove a wrapper's prefix from its name"))
+        }
         None => Ok(()),
     }
 }

@@ -67,15 +67,20 @@ fn files_below(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-/// Writes an output with the files of `source`, whose elements `change` has changed, into `target`.
-fn write_like(source: &Checkpoint, target: &Path, n_bytes_at_once: u64, change: impl Fn(u8) -> u8) {
+/// The tensors of a checkpoint, to lay out.
+fn entries_of(source: &Checkpoint) -> Vec<LayoutEntry> {
     let entry = |entry: &thalweg_tensor::TensorEntry| LayoutEntry {
         name: entry.name.clone(),
         dtype: entry.dtype,
         shape: entry.shape.clone(),
     };
-    let entries: Vec<LayoutEntry> = source.catalog().entries().iter().map(entry).collect();
-    let template = Template { checkpoint: source, other_copy: None, keeps_optimizer: true, replaced: &BTreeSet::new() };
+    source.catalog().entries().iter().map(entry).collect()
+}
+
+/// Writes an output with the files of `source`, whose elements `change` has changed, into `target`.
+fn write_like(source: &Checkpoint, target: &Path, n_bytes_at_once: u64, change: impl Fn(u8) -> u8) {
+    let entries = entries_of(source);
+    let template = Template { checkpoint: source, other_copy: None, replaced: &BTreeSet::new() };
     let layout = Arc::new(layout_like(&*disk(), &template, &entries).unwrap());
     let stage = target.with_extension("stage");
     let staged = StagedCheckpoint::create(&disk(), &stage, layout).unwrap();
@@ -172,9 +177,27 @@ fn check_sums(path: &Path) -> usize {
 fn formats_that_store_elements_more_than_once_are_refused() {
     for name in ["megatron-legacy/iter_0000060", "torch-checkpointing/one-rank/step-10"] {
         let source = open(&fixture(name), &PLAIN);
-        let template =
-            Template { checkpoint: &source, other_copy: None, keeps_optimizer: true, replaced: &BTreeSet::new() };
+        let template = Template { checkpoint: &source, other_copy: None, replaced: &BTreeSet::new() };
         let error = layout_like(&*disk(), &template, &[]).unwrap_err();
         assert!(error.to_string().contains("more than once") && error.hint().is_some(), "{error}");
     }
+}
+
+#[test]
+fn a_file_that_changes_while_its_frame_is_copied_is_noticed() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("step-60.pt");
+    fs::copy(fixture("torch/trainstate/step-60.pt"), &path).unwrap();
+    let source = open(&path, &PLAIN);
+    let entries = entries_of(&source);
+    let template = Template { checkpoint: &source, other_copy: None, replaced: &BTreeSet::new() };
+    let layout = Arc::new(layout_like(&*disk(), &template, &entries).unwrap());
+    let staged = StagedCheckpoint::create(&disk(), &scratch.path().join("stage"), layout).unwrap();
+    let copies = staged.frame_copies(1000);
+    staged.copy_frame(&copies[0], &mut Vec::new()).unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    bytes.push(0);
+    fs::write(&path, bytes).unwrap();
+    let error = staged.copy_frame(&copies[1], &mut Vec::new()).unwrap_err();
+    assert!(error.to_string().contains("changed while it was read"), "{error}");
 }

@@ -197,7 +197,7 @@ fn a_foreign_file_in_the_stage_is_kept() {
 
 #[test]
 fn a_merge_of_merges_keeps_the_format_and_the_other_contents() {
-    for case in FORMAT_CASES.iter().filter(|case| !case.name.ends_with("anew") && case.name != "torch-file") {
+    for case in FORMAT_CASES.iter().filter(|case| !case.name.ends_with("from-scratch") && case.name != "torch-file") {
         let scratch = merged(case);
         let at = |name: &str| scratch.path().join(name);
         let mut again = output(&[at("c0"), at("out")], &[1, 2], 2, &at("again"));
@@ -259,8 +259,8 @@ fn an_output_says_in_a_note_what_else_it_has() {
         dcp.contains("written as dcp; everything else is as in `c1`, also the tensors under `optim` (63)"),
         "{dcp}"
     );
-    let anew = told(&FORMAT_CASES[6]);
-    assert!(anew.contains("written as dcp, without the state of the training"), "{anew}");
+    let alone = told(&FORMAT_CASES[6]);
+    assert!(alone.contains("written as dcp, without the state of the training"), "{alone}");
 }
 
 #[test]

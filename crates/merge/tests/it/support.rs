@@ -287,16 +287,16 @@ pub(crate) const FORMAT_CASES: [FormatCase; 9] = [
     ),
     like("zero", ["deepspeed/zero1/global_step80"; 2], OutputFormat::DeepspeedZero),
     like("universal", ["deepspeed/universal/global_step80_universal"; 2], OutputFormat::DeepspeedUniversal),
-    anew("dcp-anew", OutputFormat::Dcp),
-    anew("torch-anew", OutputFormat::Torch),
-    anew("megatron-dist-anew", OutputFormat::MegatronDist),
+    from_scratch("dcp-from-scratch", OutputFormat::Dcp),
+    from_scratch("torch-from-scratch", OutputFormat::Torch),
+    from_scratch("megatron-dist-from-scratch", OutputFormat::MegatronDist),
 ];
 
 const fn like(name: &'static str, sources: [&'static str; 2], format: OutputFormat) -> FormatCase {
     FormatCase { name, sources, format, optimizer: OptimizerPolicy::Newest }
 }
 
-const fn anew(name: &'static str, format: OutputFormat) -> FormatCase {
+const fn from_scratch(name: &'static str, format: OutputFormat) -> FormatCase {
     let sources = ["hf-sharded/step-60", "hf-sharded/step-80"];
     FormatCase { name, sources, format, optimizer: OptimizerPolicy::Drop }
 }

@@ -182,7 +182,7 @@ fn path_of<'a>(fqn: &'a str, path: Value<'_>) -> Option<Vec<&'a str>> {
     (rest.is_none() && !parts.is_empty()).then_some(parts)
 }
 
-/// Takes back the guess that a first part such as `model` is a key, unless all tensors beside those below it are
+/// Drops the guess that a first part such as `model` is a key, unless all tensors beside those below it are
 /// something else, such as an optimizer's: a model may have a module of that name.
 fn settle_guesses(entries: &mut [Entry<'_>]) {
     let below_other = |entry: &Entry<'_>| entry.path.len() > 1 && is_other_key(entry.path[0]);

@@ -12,7 +12,7 @@ use super::{DcpFolder, MAX_METADATA_BYTES, METADATA_FILE_NAME, folder_of, limits
 use crate::Error;
 use crate::error::{UnfinishedFault, storage_error};
 use crate::format::Place;
-use crate::frame_builder::CopiedBytes;
+use crate::layout::CopiedBytes;
 use crate::pickle::parse_pickle;
 
 /// An entry of a distributed checkpoint that is not a tensor.

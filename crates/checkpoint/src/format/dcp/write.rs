@@ -15,8 +15,10 @@ use crate::Error;
 use crate::format::model_key::{check_names_last, is_other_key};
 use crate::format::torch::archive_write::{CHUNK_ROOT, StoredTensor, lay_archive};
 use crate::format::torch::write::{TorchType, check_length, check_types, place_whole, write_tensor};
-use crate::frame_builder::{CopiedBytes, FrameBuilder};
-use crate::layout::{Document, LayoutEntry, OutputFile, OutputLayout, check_entries, fill_shards, unwritable};
+use crate::frame_builder::FrameBuilder;
+use crate::layout::{
+    CopiedBytes, Document, LayoutEntry, OutputFile, OutputLayout, check_entries, fill_shards, unwritable,
+};
 use crate::pickle::{PickleWriter, Slot};
 
 const METADATA_MODULE: &str = "torch.distributed.checkpoint.metadata";
