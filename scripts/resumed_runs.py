@@ -574,7 +574,7 @@ def check_resumed(case, world, paths, expected):
 
 
 def check_converted(thalweg, merged, folder, format):
-    """Writes the merge anew in another format, and compares what the library reads with what `convert` writes as safetensors."""
+    """Writes the tensors of the merge in another format, and compares what the library reads with what `convert` writes as safetensors."""
     expected, out = {}, f"{folder}/as-{format}"
     for name, into in (("safetensors", f"{folder}/as-safetensors"), (format, out)):
         if not os.path.exists(into):

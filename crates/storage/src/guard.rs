@@ -238,7 +238,7 @@ fn says_kind(head: &[u8], kind: &str) -> bool {
     words.starts_with(format!("{{\"kind\":\"{kind}\"").as_bytes())
 }
 
-/// Whether a file is JSON of this kind; `false` if there is no file.
+/// Whether a file is JSON of this kind; `false` if the file does not exist.
 ///
 /// # Errors
 /// `Io`.

@@ -11,7 +11,7 @@ use crate::report::{MergeSource, PhaseSpan, TrainingPoint};
 
 /// `kind` of a study file.
 pub const STUDY_KIND: &str = "thalweg-study";
-/// How the file of a study is recognized before it is replaced.
+/// What marks a file as the record of a study. Only such a file may be replaced.
 pub const STUDY_FILE: OwnKind<'_> = OwnKind::json("the record of a study", STUDY_KIND);
 /// `version` of the study files that this program writes and reads.
 pub const STUDY_VERSION: u64 = 1;

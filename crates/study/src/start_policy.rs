@@ -20,7 +20,7 @@ pub const START_KIND: &str = thalweg_merge::own::START_KIND;
 pub const START_VERSION: u64 = 1;
 /// Name of the file in the start point's folder.
 pub const START_NAME: &str = thalweg_merge::own::START_NAME;
-/// How the file of a policy is recognized before it is replaced.
+/// What marks a file as a start policy. Only such a file may be replaced.
 pub const START_FILE: OwnKind<'_> = OwnKind::json("the policy of a start point", START_KIND);
 
 /// What is known of learning rates for continued training from a merge.
