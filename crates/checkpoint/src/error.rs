@@ -73,6 +73,12 @@ pub enum Error {
         /// Missing and cut-off files, at least one.
         faults: Vec<UnfinishedFault>,
     },
+    /// What a merge that was interrupted left: some of its tensors may not be written yet.
+    #[error("`{}` is the output of a merge that was interrupted", path.display())]
+    InterruptedMerge {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A header that breaks the format's rules.
     #[error("`{}`: {source}", path.display())]
     Header {
@@ -397,10 +403,11 @@ impl Error {
             Self::Dcp { source, .. } => return source.hint(),
             Self::TorchCheckpointing { source, .. } => return source.hint(),
             Self::IndexMismatch { .. } => "files of two saves may be mixed in this folder: copy the checkpoint again",
-            Self::Rename { .. } => "change the rules of the name map so that no two tensors get the same name",
+            Self::Rename { .. } => "change the rules of `--rename` so that no two tensors get the same name",
             Self::UnwritableTensor { .. } => "`--format safetensors` writes the tensors of any checkpoint",
             Self::LikeOptimizer { .. } => "use `--optimizer newest`, which does not look inside that state",
             Self::CannotKeepFiles { .. } => "`--format safetensors` writes only the tensors",
+            Self::InterruptedMerge { .. } => "rerun the merge: it resumes",
             Self::OutputExists { .. } => "give another path",
             Self::StageMismatch { .. } => "discard the partial output and start over",
             Self::Storage(error) => return error.hint(),

@@ -56,6 +56,6 @@ pub use read_options::{Params, ReadOptions};
 pub use rename::{RenameError, RenameMap, RenameRule};
 pub use shard_digest::shard_digest;
 pub use side_files::{CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, StayReason, side_file_kind};
-pub use stage::{FrameCopy, StagedCheckpoint, check_free_space};
-pub use template::{Template, can_be_template, frame_ranges, kept_files, layout_like};
+pub use stage::{FrameCopies, FrameCopy, StagedCheckpoint, check_free_space};
+pub use template::{KeptName, Template, can_be_template, frame_ranges, kept_files, layout_like, unchanged_copies};
 pub use tokenizer::{TokenizerDifference, compare_tokenizer_files};

@@ -286,9 +286,9 @@ pub(crate) struct FileArgs {
     /// Element type of floating tensors
     #[arg(long, value_enum, default_value_t = DtypeChoice::Same, ignore_case = true)]
     pub(crate) dtype: DtypeChoice,
-    /// Largest shard: 5GB, 5GiB, or bytes; a larger tensor gets a separate shard
-    #[arg(long, value_name = "SIZE", default_value = "5GB")]
-    pub(crate) out_shard_size: ByteSize,
+    /// Largest shard: 5GB (the default), 5GiB, or bytes; a larger tensor gets a separate shard
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) out_shard_size: Option<ByteSize>,
     /// Leave out tensors of this name; `*` matches anything; repeatable
     #[arg(long, value_name = "NAME")]
     pub(crate) drop: Vec<String>,

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use thalweg_checkpoint::{ReadOptions, can_be_template};
 use thalweg_merge::Coefficients;
 use thalweg_merge::masters::unreached_masters;
-use thalweg_merge::output_format::{ChosenFormat, FormatRequest, Keeping, choose_format};
+use thalweg_merge::output_format::{ChosenFormat, FormatRequest, choose_format};
 use thalweg_merge::plan::{
-    CodePolicy, DigestChoice, MergePlan, MergePolicy, NonFloatPolicy, OutputDtype, OutputPlan, RouterPolicy, SourceRef,
-    newest_of,
+    CodePolicy, DEFAULT_SHARD_BYTES, DigestChoice, MergePlan, MergePolicy, NonFloatPolicy, OutputDtype, OutputPlan,
+    RouterPolicy, SourceRef, newest_of,
 };
 use thalweg_merge::scheme::{CoefficientOrder, PowerSnapshot, Scheme, reconstruct_from_averages};
 use thalweg_merge::waiver::{ConfigWaiver, WaiverError};
@@ -171,7 +171,7 @@ pub(crate) fn output_plan(
     let chosen = output_format(&output, args, world)?;
     (output.format, output.policy.optimizer) = (chosen.format, chosen.optimizer);
     world.note_once(chosen.note);
-    output.out_shard_bytes = args.files.out_shard_size.0;
+    output.out_shard_bytes = args.files.out_shard_size.map_or(DEFAULT_SHARD_BYTES, |size| size.0);
     output.digest = match args.files.digest {
         DigestArg::Blake3 => DigestChoice::Blake3,
         DigestArg::Xxh3 => DigestChoice::Xxh3,
@@ -193,16 +193,19 @@ pub(crate) fn output_folder(out: &Path, world: &World<'_>) -> Result<PathBuf, Er
 
 /// The format of an output: that of its newest source, unless another one was asked for or is all that works.
 fn output_format(output: &OutputPlan, args: &OutputArgs, world: &World<'_>) -> Result<ChosenFormat, Error> {
-    let request = FormatRequest { format: args.format.map(Into::into), optimizer: args.optimizer.map(Into::into) };
     let Some(newest) = output.newest_source() else { return Err(Error::usage("no checkpoints to merge")) };
     let newest = world.pool.open(&newest.path, &output.reading)?;
     let master = match can_be_template(newest.format_name()) {
         true => unreached_masters(&world.storage, &newest, &output.reading)?,
         false => None,
     };
-    let keeping =
-        Keeping { dtype: output.dtype, keeps_all: output.policy.drop.is_empty(), unreached_master: master.as_deref() };
-    let chosen = choose_format(request, &newest, keeping);
+    let request = FormatRequest {
+        format: args.format.map(Into::into),
+        optimizer: args.optimizer.map(Into::into),
+        shards: args.files.out_shard_size.is_some(),
+        unreached_master: master.as_deref(),
+    };
+    let chosen = choose_format(request, &newest, output);
     Ok(chosen.map_err(thalweg_merge::Error::from)?)
 }
 

@@ -12,7 +12,8 @@ use serde_json::Value;
 use thalweg_checkpoint::{Checkpoint, compare_configs, compare_tokenizer_files, is_optimizer_state};
 use thalweg_storage::Storage;
 use thalweg_tensor::{
-    AccessError, Dtype, DtypeClass, Shape, TensorCatalog, TensorEntry, TensorSource, display_name, to_index,
+    AccessError, Dtype, DtypeClass, Shape, TensorCatalog, TensorEntry, TensorSource, counted_are, display_name,
+    to_index,
 };
 
 use crate::Error;
@@ -22,7 +23,7 @@ use crate::difference::{common_prefix_difference, idle_patterns};
 use crate::moments::{check_signs, describe_state, find_missing, join_state, state_class};
 use crate::output_format::OptimizerPolicy;
 use crate::pattern::fits_any;
-use crate::plan::{MergePlan, NonFloatPolicy, RouterPolicy};
+use crate::plan::{CONVERT_SCHEME, MergePlan, NonFloatPolicy, OutputDtype, OutputPlan, RouterPolicy};
 use crate::waiver::ConfigWaiver;
 
 /// How one tensor is treated.
@@ -421,7 +422,12 @@ fn collect_notes(sources: &[OpenSource], layout: &MergeLayout, plan: &MergePlan)
         }
         first_by_file.entry(file.info.id).or_insert(i);
     }
-    if sources.len() == 1 {
+    let is_copy = |output: &OutputPlan| {
+        let [only] = output.sources.as_slice() else { return false };
+        // A conversion says so itself.
+        only.numerator == output.divisor && output.dtype == OutputDtype::Same && output.scheme != CONVERT_SCHEME
+    };
+    if plan.outputs.iter().any(is_copy) {
         notes.push("one source: the merge equals it".to_owned());
     }
     let count = |wanted| layout.classes.iter().filter(|&&class| class == wanted).count();
@@ -429,18 +435,18 @@ fn collect_notes(sources: &[OpenSource], layout: &MergeLayout, plan: &MergePlan)
     if n_routers > 0 {
         let newest = plan.outputs.iter().any(|output| output.policy.router == RouterPolicy::Newest);
         let how = if newest { "taken from the newest source" } else { "averaged" };
-        notes.push(format!("{n_routers} router tensors are {how} (`--router`)"));
+        notes.push(format!("{} {how} (`--router`)", counted_are(n_routers, "router tensor")));
     }
     notes.extend(describe_state(layout));
     let n_taken = count(TensorClass::Newest);
     if n_taken > 0 {
-        notes.push(format!("{n_taken} tensors are taken from the newest source (`--take-newest`)"));
+        notes.push(format!("{} taken from the newest source (`--take-newest`)", counted_are(n_taken, "tensor")));
     }
     let drop = plan.outputs.first().map_or(&[][..], |output| &output.policy.drop);
     if !drop.is_empty() {
         let entries = sources.iter().flat_map(|source| source.checkpoint.catalog().entries());
         let dropped: BTreeSet<&str> = entries.map(|entry| &*entry.name).filter(|name| fits_any(drop, name)).collect();
-        notes.push(format!("{} tensors are left out (`--drop`)", dropped.len()));
+        notes.push(format!("{} left out (`--drop`)", counted_are(dropped.len(), "tensor")));
     }
     notes
 }

@@ -315,7 +315,15 @@ fn hint_for_buffers(missing: &[(&str, NewestHas)]) -> String {
 
 fn hint_for_shape(difference: &Difference) -> Option<String> {
     match difference {
-        Difference::Tensor { rows, .. } => rows.last().map(|row| format!("choose a window on one side of {}", row.0)),
+        Difference::Tensor { rows, .. } => {
+            let (label, shape, ..) = rows.last()?;
+            if rows.iter().all(|row| row.1 == *shape) {
+                return Some(
+                    "bring all sources to one element type: `thalweg convert SOURCE -o OUT --dtype f32`".to_owned(),
+                );
+            }
+            Some(format!("choose a window on one side of {label}"))
+        }
         Difference::Refused { tensor, dtype } if *dtype == Dtype::C64 => {
             Some(format!("take the newest source's with `--take-newest {}`", shell_word(tensor)))
         }

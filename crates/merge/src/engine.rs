@@ -15,7 +15,7 @@ use crate::align::{MergeLayout, OpenSource, align_sources};
 use crate::combine::{Combination, CombineJob, combine, output_dtype, source_use};
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
-use crate::frame::copy_frames;
+use crate::frame::{CopyTime, copy_frames};
 use crate::ledger::{Finished, Ledger};
 use crate::memory::{Held, PieceSize};
 use crate::output::{CommitInput, commit_output, output_layout};
@@ -79,14 +79,14 @@ pub fn execute_merge(
     sources.iter().try_for_each(|source| source.checkpoint.look_inside(Look::EachTensor))?;
     layout.notes.iter().for_each(|note| run.progress.note(note));
     check_memory(plan, &sources, &layout, run)?;
-    let pending = Pending::find(plan, &sources, options, run)?;
+    let pending = Pending::find(plan, (&sources, &layout), options, run)?;
     pending.outputs().flat_map(|output| side_file_notes(output, &sources)).for_each(|note| run.progress.note(&note));
     pending.outputs().filter_map(|output| describe_format(output, &sources)).for_each(|line| run.progress.note(&line));
     let lay_out = |output| output_layout(output, &layout, &sources, &run.storage);
     let layouts = pending.outputs().map(lay_out).collect::<Result<Vec<_>, _>>()?;
     check_disk_space(&pending, &layouts, run)?;
     let staged = stage_outputs(&pending, &sources, layouts, options, run)?;
-    let merged = match copy_frames(&staged, run).and_then(|()| merge_into(&staged, &sources, &layout, run)) {
+    let merged = match merge_with_frames(&staged, &sources, &layout, run) {
         Ok(merged) => merged,
         Err(error) => return Err(give_up(staged, error, run)),
     };
@@ -99,6 +99,20 @@ pub fn execute_merge(
         outcome.bytes_resumed = merged.bytes_resumed;
     }
     Ok(outcomes)
+}
+
+/// Merges, and copies what belongs around the tensors, except for what [`commit_output`] writes last.
+fn merge_with_frames(
+    staged: &[StagedOutput<'_>],
+    sources: &[OpenSource],
+    layout: &MergeLayout,
+    run: &RunContext<'_>,
+) -> Result<Merged, Error> {
+    let stages = || staged.iter().map(|output| &output.staged);
+    copy_frames(stages(), CopyTime::Before, run)?;
+    let merged = merge_into(staged, sources, layout, run)?;
+    copy_frames(stages(), CopyTime::After, run)?;
+    Ok(merged)
 }
 
 /// Refuses before a stage is made if the limit is too small for the merge.

@@ -22,6 +22,7 @@ pub mod geometry;
 pub mod gram;
 pub mod in_memory;
 mod journal;
+mod kept;
 mod ledger;
 pub mod masters;
 mod memory;

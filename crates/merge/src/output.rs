@@ -22,10 +22,11 @@ use crate::contents::{tied_pair, untied_note};
 use crate::context::RunContext;
 use crate::engine::Merged;
 use crate::error::Error;
-use crate::frame::{framed_receipts, write_copies};
+use crate::frame::{CopyTime, copy_frames, framed_receipts, write_copies};
+use crate::kept::copied_files;
 use crate::ledger::TensorRecord;
 use crate::masters::unreached_masters;
-use crate::output_format::{FormatError, OptimizerPolicy, OutputFormat};
+use crate::output_format::{FormatError, Keeping, OptimizerPolicy, OutputFormat};
 use crate::own::MERGED_FOLDER;
 use crate::plan::OutputPlan;
 use crate::receipt::{
@@ -51,9 +52,12 @@ pub(crate) fn output_layout(
         shape: entry.shape.clone(),
     });
     let tensors: Vec<LayoutEntry> = tensors.collect();
-    if output.policy.optimizer == OptimizerPolicy::Average && kept_source(output, sources).is_none() {
-        let found = newest_format(output, sources);
-        return Err(FormatError::NoOptimizer { format: output.format, found, asked: OptimizerPolicy::Average }.into());
+    let asked = output.policy.optimizer;
+    if asked != OptimizerPolicy::Drop
+        && let Some(newest) = newest_open(output, sources)
+        && let Some(why) = output.format.obstacle(&newest.checkpoint, Keeping::of(output))
+    {
+        return Err(FormatError::NoOptimizer { asked, why }.into());
     }
     if output.format.is_safetensors() {
         return Ok(layout_output(&tensors, output.out_shard_bytes, &BTreeMap::new())?);
@@ -76,10 +80,9 @@ pub(crate) fn output_size(
     storage: &Arc<dyn Storage>,
 ) -> Result<(u64, usize), Error> {
     if let Some(newest) = kept_source(output, sources) {
-        let replaced = BTreeSet::new();
-        let template = Template { checkpoint: &newest.checkpoint, other_copy: None, replaced: &replaced };
+        let template = Template { checkpoint: &newest.checkpoint, other_copy: None, replaced: &BTreeSet::new() };
         let files = kept_files(&**storage, &template)?;
-        return Ok((files.iter().map(|(_, len_bytes)| len_bytes).sum(), files.len()));
+        return Ok((files.iter().map(|file| file.len_bytes).sum(), files.len()));
     }
     let layout = output_layout(output, layout, sources, storage)?;
     Ok((layout.len_bytes(), layout.files().len()))
@@ -130,10 +133,17 @@ fn newest_of_format<'a>(output: &OutputPlan, sources: &'a [OpenSource]) -> Optio
     newest_open(output, sources).filter(|newest| OutputFormat::of(&newest.checkpoint) == Some(output.format))
 }
 
+/// Whether an output is written from scratch with the arguments of training, from a newest source of its format.
+pub(crate) fn takes_arguments(output: &OutputPlan, sources: &[OpenSource]) -> bool {
+    output.format == OutputFormat::MegatronDist
+        && kept_source(output, sources).is_none()
+        && newest_of_format(output, sources).is_some()
+}
+
 /// The newest source, if the output has its files.
 pub(crate) fn kept_source<'a>(output: &OutputPlan, sources: &'a [OpenSource]) -> Option<&'a OpenSource> {
-    let (dtype, optimizer) = (output.dtype, output.policy.optimizer);
-    newest_open(output, sources).filter(|newest| output.format.keeps_files_of(&newest.checkpoint, dtype, optimizer))
+    newest_open(output, sources)
+        .filter(|newest| output.format.obstacle(&newest.checkpoint, Keeping::of(output)).is_none())
 }
 
 fn layout_like_newest(
@@ -147,12 +157,17 @@ fn layout_like_newest(
         return Err(FormatError::StaleMasters { master }.into());
     }
     let other_copy = open_other_copy(storage, &newest.checkpoint, &output.reading)?;
-    let replaced: BTreeSet<String> = match output.policy.side_files_from == output.policy.newest {
-        true => BTreeSet::new(),
-        false => travelling_files(output, sources).map(|file| file.name.clone()).collect(),
-    };
+    let replaced = replaced_files(output, sources);
     let template = Template { checkpoint: &newest.checkpoint, other_copy: other_copy.as_ref(), replaced: &replaced };
     Ok(layout_like(&**storage, &template, tensors)?)
+}
+
+/// Files of the newest source that an output has from another source.
+pub(crate) fn replaced_files(output: &OutputPlan, sources: &[OpenSource]) -> BTreeSet<String> {
+    match output.policy.side_files_from == output.policy.newest {
+        true => BTreeSet::new(),
+        false => travelling_files(output, sources).map(|file| file.name.clone()).collect(),
+    }
 }
 
 fn newest_format(output: &OutputPlan, sources: &[OpenSource]) -> &'static str {
@@ -181,6 +196,7 @@ pub(crate) fn commit_output(
     run: &RunContext<'_>,
 ) -> Result<MergeReceipt, Error> {
     let records: Vec<TensorRecord> = input.merged.finished.output(k).collect();
+    copy_frames([&output.staged], CopyTime::Last, run)?;
     write_copies(&output.staged, run)?;
     output.staged.write_checksums()?;
     note_untied(&output, &records, input, run);
@@ -222,7 +238,12 @@ fn describe(
         tool: run.tool.to_owned(),
         plan: output.plan.clone(),
         plan_digest: output.plan_digest.clone(),
-        sources: output.plan.sources.iter().map(|source| source_receipt(source, output, input)).collect(),
+        sources: output
+            .plan
+            .sources
+            .iter()
+            .map(|source| source_receipt(source, output, input, run))
+            .collect::<Result<_, _>>()?,
         digest: kind.map(|_| list.finish().to_string()),
         files: file_receipts(output, records, kind, run)?,
         tensors,
@@ -240,7 +261,8 @@ fn source_receipt(
     planned: &crate::plan::PlanSource,
     output: &StagedOutput<'_>,
     input: &CommitInput<'_>,
-) -> SourceReceipt {
+    run: &RunContext<'_>,
+) -> Result<SourceReceipt, Error> {
     let position = input.sources.iter().position(|source| source.path == planned.path);
     let read_by = |t: usize| input.merged.read_by[t].as_slice();
     let whole = position.filter(|&source_idx| input.layout.is_whole_source(source_idx));
@@ -249,7 +271,8 @@ fn source_receipt(
     });
     let checkpoint = position.map(|i| &*input.sources[i].checkpoint);
     let (format, findings) = (checkpoint.map(Checkpoint::format_name), checkpoint.map(Checkpoint::findings));
-    SourceReceipt {
+    let is_newest = output.plan.newest_source().is_some_and(|newest| newest.path == planned.path);
+    Ok(SourceReceipt {
         path: planned.path.clone(),
         step: planned.step,
         tokens: planned.tokens,
@@ -259,7 +282,8 @@ fn source_receipt(
         params: findings.and_then(|found| found.params),
         digest: digest.map(|digest| digest.to_string()),
         files: position.map(|i| source_files(&input.sources[i])).unwrap_or_default(),
-    }
+        kept_files: if is_newest { copied_files(output, input.sources, run)? } else { Vec::new() },
+    })
 }
 
 /// Size and times of a source's files.

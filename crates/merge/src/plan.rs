@@ -112,6 +112,9 @@ pub fn newest_of(sources: &[SourceRef]) -> usize {
     (0..sources.len()).max_by_key(|&i| (sources[i].step, i)).unwrap_or(last)
 }
 
+/// The scheme that plans and receipts of conversions name.
+pub const CONVERT_SCHEME: &str = "convert";
+
 /// Most bytes of a shard by default.
 pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
 
@@ -394,8 +397,8 @@ impl MergePlan {
     /// # Errors
     /// `PlanInvalid`, with the line where the text goes wrong.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        let mut plan: Self =
-            serde_json::from_str(text).map_err(|error| Error::PlanInvalid { what: error.to_string() })?;
+        let mut plan: Self = serde_json::from_str(text)
+            .map_err(|error| Error::PlanInvalid { what: format!("it is not a plan: {error}") })?;
         for output in &mut plan.outputs {
             check_local(&output.path)?;
             // A path that ends in `/` names the same folder.

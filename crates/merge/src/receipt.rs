@@ -78,8 +78,11 @@ pub struct SourceReceipt {
     pub params: Option<Params>,
     /// Digest of all its tensors; `None` when some were not read, or without digests.
     pub digest: Option<String>,
-    /// Size and time of its files.
+    /// Size and time of its files with tensors.
     pub files: Vec<SourceFile>,
+    /// Of the newest source, size and time of every file that the output has from it; empty if it has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept_files: Vec<SourceFile>,
 }
 
 /// Size and time of a source's file: what tells whether it is still the same.

@@ -94,7 +94,7 @@ pub(crate) fn restore(
     if n_kept < n_found {
         let n_again = n_found - n_kept;
         run.progress.note(&format!(
-            "{n_again} of {n_found} finished parts are merged again: the sources or the stage changed since"
+            "{n_again} of {n_found} finished parts are merged again: the sources or the unfinished output have changed since"
         ));
     }
     Ok(done)

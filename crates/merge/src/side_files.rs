@@ -6,7 +6,7 @@ use thalweg_checkpoint::{SideFile, SideFileKind, StayReason};
 use thalweg_tensor::display_name;
 
 use crate::align::OpenSource;
-use crate::output::kept_source;
+use crate::output::{kept_source, takes_arguments};
 use crate::plan::{CodePolicy, OutputPlan};
 
 /// The source whose files travel to an output.
@@ -33,7 +33,7 @@ pub(crate) fn travelling_files<'a>(
 pub fn side_file_notes(output: &OutputPlan, sources: &[OpenSource]) -> Vec<String> {
     let Some(named) = named_source(output, sources) else { return Vec::new() };
     let others = sources.iter().filter(|source| output.sources.iter().any(|one| one.path == source.path));
-    stays_behind(output, named, kept_source(output, sources).is_some())
+    stays_behind(output, named, kept_source(output, sources).is_some(), takes_arguments(output, sources))
         .into_iter()
         .chain(is_elsewhere(named, others))
         .collect()
@@ -55,6 +55,8 @@ fn is_elsewhere<'a>(named: &OpenSource, mut others: impl Iterator<Item = &'a Ope
     })
 }
 
+/// The file of Megatron-LM's arguments, which it cannot do without.
+const MEGATRON_COMMON: &str = "common.pt";
 /// Names of one kind that are listed before the rest is counted.
 const MAX_NAMES: usize = 8;
 
@@ -66,7 +68,7 @@ fn shorten(mut names: Vec<String>) -> String {
 }
 
 /// What stays behind where an output's files come from, with the reason.
-fn stays_behind(output: &OutputPlan, source: &OpenSource, keeps_files: bool) -> Option<String> {
+fn stays_behind(output: &OutputPlan, source: &OpenSource, keeps_files: bool, has_arguments: bool) -> Option<String> {
     let mut stays: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for file in source.checkpoint.side_files() {
         let reason = match file.kind {
@@ -79,6 +81,8 @@ fn stays_behind(output: &OutputPlan, source: &OpenSource, keeps_files: bool) -> 
             ) if keeps_files => {
                 continue;
             }
+            SideFileKind::Stays(StayReason::Card) if !output.policy.model_card => "it describes the source",
+            SideFileKind::Stays(StayReason::TrainingState) if has_arguments && file.name == MEGATRON_COMMON => continue,
             SideFileKind::Stays(reason) => reason.words(),
         };
         stays.entry(reason).or_default().push(format!("`{}`", display_name(&file.name)));

@@ -18,7 +18,7 @@ pub mod shell;
 pub mod source;
 
 pub use catalog::{TensorCatalog, TensorEntry};
-pub use count::{CountError, parse_count, parse_size};
+pub use count::{CountError, counted, counted_are, parse_count, parse_size};
 pub use digest::Digest;
 pub use dtype::{Dtype, DtypeClass};
 pub use name::display_name;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use thalweg_checkpoint::format::torch::archive::Archive;
 use thalweg_checkpoint::{
-    Checkpoint, LayoutEntry, Manifest, Params, ReadOptions, RenameMap, StagedCheckpoint, Template, commit_checkpoint,
-    layout_like, open_checkpoint_with,
+    Checkpoint, FrameCopies, FrameCopy, LayoutEntry, Manifest, Params, ReadOptions, RenameMap, StagedCheckpoint,
+    Template, commit_checkpoint, layout_like, open_checkpoint_with,
 };
 use thalweg_storage::publish::Replace;
 use thalweg_tensor::{TensorSink, TensorSource};
@@ -84,9 +84,11 @@ fn write_like(source: &Checkpoint, target: &Path, n_bytes_at_once: u64, change: 
     let layout = Arc::new(layout_like(&*disk(), &template, &entries).unwrap());
     let stage = target.with_extension("stage");
     let staged = StagedCheckpoint::create(&disk(), &stage, layout).unwrap();
-    for copy in staged.frame_copies(1000) {
-        staged.copy_frame(&copy, &mut Vec::new()).unwrap();
-    }
+    let copy_all = |copies: Vec<FrameCopy>| {
+        copies.iter().for_each(|copy| staged.copy_frame(copy, &mut Vec::new()).unwrap());
+    };
+    let FrameCopies { before, after, last } = staged.frame_copies(1000);
+    copy_all(before);
     for (t, entry) in source.catalog().entries().iter().enumerate().rev() {
         let step = (n_bytes_at_once / entry.dtype.bytes().unwrap()).max(1);
         for first in (0..entry.n_elements()).step_by(usize::try_from(step).unwrap()) {
@@ -101,6 +103,10 @@ fn write_like(source: &Checkpoint, target: &Path, n_bytes_at_once: u64, change: 
             assert_eq!(back, bytes);
         }
     }
+    copy_all(after);
+    let unfinished = output_path(source.path(), &stage);
+    assert!(open_checkpoint_with(&disk(), &unfinished, &PLAIN).is_err(), "{}", source.path().display());
+    copy_all(last);
     commit_checkpoint(
         staged,
         target,
@@ -193,7 +199,7 @@ fn a_file_that_changes_while_its_frame_is_copied_is_noticed() {
     let template = Template { checkpoint: &source, other_copy: None, replaced: &BTreeSet::new() };
     let layout = Arc::new(layout_like(&*disk(), &template, &entries).unwrap());
     let staged = StagedCheckpoint::create(&disk(), &scratch.path().join("stage"), layout).unwrap();
-    let copies = staged.frame_copies(1000);
+    let copies: Vec<_> = staged.frame_copies(1000).in_order().collect();
     staged.copy_frame(&copies[0], &mut Vec::new()).unwrap();
     let mut bytes = fs::read(&path).unwrap();
     bytes.push(0);

@@ -7,7 +7,8 @@ use std::path::Path;
 use serde_json::json;
 use thalweg_checkpoint::{Checkpoint, Look, SideFileKind, open_checkpoint_with};
 use thalweg_merge::contents::{find_obstacles, tied_pair, untied_note};
-use thalweg_tensor::{Dtype, DtypeClass, TensorSource, display_name};
+use thalweg_merge::verify::read_merge;
+use thalweg_tensor::{Dtype, DtypeClass, TensorSource, counted, display_name};
 
 use crate::args::InspectArgs;
 use crate::command::{Outcome, inspect_run};
@@ -40,7 +41,7 @@ pub(crate) fn run(args: &InspectArgs, world: &World<'_>, messages: &Messages) ->
             return inspect_run::run(args, (&path, beside.as_ref()), world, messages);
         }
     };
-    show(&open_checkpoint_with(&world.storage, &path, &world.reading)?, messages)
+    show(&open_checkpoint_with(&world.storage, &path, &world.reading)?, world, messages)
 }
 
 fn is_no_run(error: &thalweg_trajectory::Error) -> bool {
@@ -55,21 +56,28 @@ fn inspect_stranger(
     messages: &Messages,
 ) -> Result<Outcome, Error> {
     match open_checkpoint_with(&world.storage, path, &world.reading) {
-        Ok(checkpoint) => show(&checkpoint, messages),
+        Ok(checkpoint) => show(&checkpoint, world, messages),
         Err(thalweg_checkpoint::Error::NotACheckpoint { converter: None, .. }) => Err(not_a_run.into()),
         Err(error) => Err(error.into()),
     }
 }
 
-fn show(checkpoint: &Checkpoint, messages: &Messages) -> Result<Outcome, Error> {
+fn show(checkpoint: &Checkpoint, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let n_pieces: usize = checkpoint.catalog().entries().iter().map(|entry| entry.pieces.len()).sum();
     if n_pieces <= MAX_PIECES {
         checkpoint.look_inside(Look::EachPiece)?;
     }
     checkpoint.notes().iter().for_each(|note| messages.note(note));
     note_untied(checkpoint, messages)?;
-    messages.json(&document(checkpoint));
-    messages.text(&describe(checkpoint));
+    let merge = read_merge(&*world.storage, checkpoint.path());
+    let mut json = document(checkpoint);
+    json["merge"] = merge
+        .as_ref()
+        .map_or(serde_json::Value::Null, |merge| json!({"n_checkpoints": merge.n_checkpoints, "scheme": merge.scheme}));
+    messages.json(&json);
+    let made =
+        merge.map(|merge| format!("a merge of {} by {}\n", counted(merge.n_checkpoints, "checkpoint"), merge.scheme));
+    messages.text(&(describe(checkpoint) + made.as_deref().unwrap_or_default()));
     let entries = checkpoint.catalog().entries();
     if !messages.wants_json() && entries.len() > MAX_ROWS {
         messages.detail(table(checkpoint, entries.len()));
@@ -170,12 +178,12 @@ pub(super) fn describe(checkpoint: &Checkpoint) -> String {
     let _ = writeln!(text, "`{}`: {} checkpoint", checkpoint.path().display(), checkpoint.format_name());
     let _ = writeln!(
         text,
-        "{} parameters ({}) in {} tensors, {} in {} files",
+        "{} parameters ({}) in {}, {} in {}",
         show_count(catalog.n_params()),
         dtypes.join(", "),
-        catalog.entries().len(),
+        counted(catalog.entries().len(), "tensor"),
         show_bytes(catalog.n_bytes()),
-        checkpoint.files().len()
+        counted(checkpoint.files().len(), "file")
     );
     let key = |key: &str| checkpoint.config().and_then(|config| config.get(key)).map(ToString::to_string);
     let config: Vec<String> = ["model_type", "hidden_size", "num_hidden_layers", "vocab_size", "tie_word_embeddings"]

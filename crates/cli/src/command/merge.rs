@@ -11,6 +11,7 @@ use thalweg_merge::pending::{Compared, ComparedBy};
 use thalweg_merge::plan::MergePlan;
 use thalweg_merge::receipt::RECEIPT_NAME;
 use thalweg_storage::publish::Replace;
+use thalweg_tensor::counted;
 
 use crate::args::{ExecutionArgs, MergeArgs};
 use crate::command::Outcome;
@@ -173,7 +174,7 @@ pub(crate) fn document(kind: &str, plan: &MergePlan, outcomes: &[MergeOutcome]) 
 
 pub(crate) fn describe(outcome: &MergeOutcome) -> String {
     let receipt = &outcome.receipt;
-    let what = format!("merged {} checkpoints by {} into", receipt.sources.len(), receipt.plan.scheme);
+    let what = format!("merged {} by {} into", counted(receipt.sources.len(), "checkpoint"), receipt.plan.scheme);
     let mut text = describe_with(&what, outcome);
     if let (None, Some(distance), Some(largest)) =
         (outcome.compared, receipt.distance_to_newest(), receipt.max_abs_change())
@@ -198,11 +199,11 @@ pub(crate) fn describe_with(what: &str, outcome: &MergeOutcome) -> String {
     let rate = show_rate(bytes_per_second(read_now, receipt.seconds));
     let _ = writeln!(
         text,
-        "read {}, wrote {}, {:.2} s ({rate}), {} tensors",
+        "read {}, wrote {}, {:.2} s ({rate}), {}",
         show_bytes(receipt.bytes_read),
         show_bytes(receipt.bytes_written),
         receipt.seconds,
-        receipt.tensors.len()
+        counted(receipt.tensors.len(), "tensor")
     );
     text
 }

@@ -6,8 +6,9 @@ use std::fs;
 use std::path::Path;
 
 use thalweg_merge::Error;
-use thalweg_merge::engine::execute_merge;
+use thalweg_merge::engine::{MergeOutcome, execute_merge};
 use thalweg_merge::output_format::{FormatError, OptimizerPolicy, OutputFormat};
+use thalweg_merge::pending::ComparedBy;
 use thalweg_merge::plan::{DigestChoice, OutputPlan};
 use thalweg_merge::verify::{Verification, VerifyScope, verify_output};
 use thalweg_storage::publish::stage_path;
@@ -114,6 +115,36 @@ fn a_changed_byte_anywhere_in_an_output_is_found_and_named() {
             fs::write(&path, bytes).unwrap();
         }
         assert!(verify(&out).is_equal(), "{}", case.name);
+    }
+}
+
+#[test]
+fn a_changed_byte_anywhere_in_the_newest_source_makes_it_another_source() {
+    for case in FORMAT_CASES.iter().filter(|case| case.keeps_files()) {
+        let scratch = merged(case);
+        let out = scratch.path().join("out");
+        let again = || Runner::default().execute(&plan(case.output(scratch.path(), &out, 2)), PLAIN);
+        let by = |outcomes: &[MergeOutcome]| outcomes[0].compared.unwrap().sources;
+        assert_eq!(by(&again().unwrap()), ComparedBy::Times, "{}", case.name);
+        let newest = case.source_paths(scratch.path())[1].clone();
+        let names = if newest.is_file() { vec![String::new()] } else { files_below(&newest).into_keys().collect() };
+        for name in names {
+            // An empty name would add a slash to a file's path.
+            let path = if name.is_empty() { newest.clone() } else { newest.join(&name) };
+            let bytes = fs::read(&path).unwrap();
+            let mut changed = bytes.clone();
+            changed[bytes.len() / 2] ^= 0x01;
+            fs::write(&path, changed).unwrap();
+            assert!(again().is_err(), "{}: {name}", case.name);
+            assert!(!verify(&out).sources_are_equal(), "{}: {name}", case.name);
+            fs::write(&path, bytes).unwrap();
+        }
+        assert!(verify(&out).sources_are_equal(), "{}", case.name);
+        assert_eq!(by(&again().unwrap()), ComparedBy::Digests, "{}", case.name);
+        if newest.is_dir() {
+            fs::write(newest.join("added.json"), "{}").unwrap();
+            assert!(again().unwrap_err().to_string().contains("changed since"), "{}", case.name);
+        }
     }
 }
 
