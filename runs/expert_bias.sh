@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Should a merge average the bias that balances the experts of a mixture, or take the newest one? Constant-rate runs of a small
-# mixture at two bias rates; merges of four windows by each policy; held-out loss and tokens of each expert. Run again, it resumes
+# mixture at two bias rates; merges of three windows by each policy; held-out loss and tokens of each expert. Run again, it resumes
 # from what is there. Writes docs/results/expert-bias.csv; about TIME on one thread.
 #
 #     runs/expert_bias.sh [OUT]      default: OUT = expert-bias-runs; THALWEG names the binary, EXPERT_LOAD the built example
@@ -93,7 +93,7 @@ one() { # SEED BIAS_RATE: a constant run, then every window
     [ -e "$folder/trunk/step-$last_step" ] || "$thalweg" train "$folder/trunk.toml" -o "$folder/trunk" --threads 1 --quiet > /dev/null
     # The same loss as in the run's own log: the table holds the two programs against each other.
     RAYON_NUM_THREADS=1 "$expert_load" validation 96 "$folder/trunk/step-$last_step" > "$folder/validation-load.jsonl"
-    for interval in 10 20 40 80; do
+    for interval in 10 40 80; do
         arms "$folder" 8x$interval 8 $interval "$2" "$1"
     done
     touch "$folder/done"

@@ -15,7 +15,7 @@ import sys
 RESULTS = pathlib.Path(__file__).parent.parent / "docs" / "results"
 BIAS = ".e_score_correction_bias"
 T95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-WINDOWS = {"8x10": "8, 10 apart", "8x20": "8, 20 apart", "8x40": "8, 40 apart", "8x80": "8, 80 apart"}
+WINDOWS = {"8x10": "8, 10 apart", "8x40": "8, 40 apart", "8x80": "8, 80 apart"}
 ARMS = {
     "average": "all averaged (`--router average`)",
     "bias-newest": "bias of the newest (`--take-newest`)",
