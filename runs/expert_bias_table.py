@@ -15,7 +15,7 @@ import sys
 RESULTS = pathlib.Path(__file__).parent.parent / "docs" / "results"
 BIAS = ".e_score_correction_bias"
 T95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-WINDOWS = {"8x10": "8, 10 apart", "8x40": "8, 40 apart", "8x80": "8, 80 apart"}
+WINDOWS = {"8x10": "8 checkpoints, 10 steps apart", "8x40": "8 checkpoints, 40 steps apart", "8x80": "8 checkpoints, 80 steps apart"}
 ARMS = {
     "average": "all averaged (`--router average`)",
     "bias-newest": "bias of the newest (`--take-newest`)",
@@ -43,10 +43,11 @@ def tensors(folder):
 
 
 def biases(folder):
-    """The bias of each layer."""
+    """The bias of each layer, less its mean: only differences between experts choose."""
     data, places = tensors(folder)
     found = [data[place] for name, place in sorted(places.items()) if name.endswith(BIAS)]
-    return [struct.unpack(f"<{len(raw) // 4}f", raw) for raw in found]
+    found = [struct.unpack(f"<{len(raw) // 4}f", raw) for raw in found]
+    return [[value - statistics.fmean(layer) for value in layer] for layer in found]
 
 
 def parameters(folder):
@@ -129,25 +130,50 @@ def spread(values, digits=4, sign="+"):
     return f"{mean:{sign}.{digits}f} ± {half:.{digits}f}"
 
 
-def tables(rows):
-    rates, seeds = sorted({row[0] for row in rows}), sorted({row[1] for row in rows})
-    text = [f"n = {len(seeds)} seeds ({', '.join(map(str, seeds))}) at each rate, {rows[0][9]} texts.", ""]
+def overview(rows, rates):
+    """What each policy costs against averaging everything, one line for each rate and window."""
+    shown = ["bias-newest", "router-newest", "bias-zero"]
+    names = ["bias of the newest", "matrix and bias of the newest", "bias 0"]
+    text = ["| bias rate | window | " + " | ".join(f"{name}: nats | load" for name in names) + " |"]
+    text.append("|---|---" + "|---" * (2 * len(shown)) + "|")
     for rate in rates:
         for window, title in WINDOWS.items():
             of = lambda arm: sorted(row for row in rows if (row[0], row[2], row[3]) == (rate, window, arm))
-            text += [f"### Bias moved by {rate} each step; window of {title} steps", ""]
-            text += ["| policy | nats per token | over all averaged (paired by seed) | seeds worse, better beyond the texts' noise | largest over mean load | paired | busiest expert's share of tokens |"]
-            text += ["|---|---|---|---|---|---|---|"]
-            base = of("average")
-            for arm, name in ARMS.items():
-                found = of(arm)
-                worse, better = sum(row[7] > 0 for row in found), sum(row[8] < 0 for row in found)
-                pairs = [row[10] - other[10] for row, other in zip(found, base)]
-                paired = ["–", "–", "–"] if arm == "average" else [spread([row[5] for row in found]), f"{worse}, {better} of {len(found)}", spread(pairs, 3)]
-                cells = [name, spread([row[4] for row in found], sign=""), paired[0], paired[1], spread([row[10] for row in found], 3, ""), paired[2]]
-                text.append("| " + " | ".join([*cells, f"{statistics.fmean(row[11] for row in found):.3f}"]) + " |")
-            moved = statistics.fmean(row[12] for row in of("bias-newest"))
-            text += ["", f"The newest bias is {moved:.4f} from the averaged one (mean over experts), whose standard deviation over experts is {statistics.fmean(row[13] for row in base):.4f}.", ""]
+            base, cells = of("average"), []
+            for arm in shown:
+                pairs = [row[10] - other[10] for row, other in zip(of(arm), base)]
+                cells += [spread([row[5] for row in of(arm)]), spread(pairs, 3)]
+            text.append(f"| {rate} | {title} | " + " | ".join(cells) + " |")
+    return [*text, ""]
+
+
+def details(rows, rate, window, title):
+    of = lambda arm: sorted(row for row in rows if (row[0], row[2], row[3]) == (rate, window, arm))
+    text = [f"### Bias moved by {rate} each step, {title}", ""]
+    text += ["| policy | nats per token | over all averaged (paired) | seeds worse, better beyond the texts' noise | largest over mean load | over all averaged (paired) | busiest expert's share of tokens |"]
+    text += ["|---|---|---|---|---|---|---|"]
+    base = of("average")
+    for arm, name in ARMS.items():
+        found = of(arm)
+        worse, better = sum(row[7] > 0 for row in found), sum(row[8] < 0 for row in found)
+        loads = spread([row[10] - other[10] for row, other in zip(found, base)], 3)
+        paired = [spread([row[5] for row in found]), f"{worse}, {better} of {len(found)}", loads]
+        if arm == "average":
+            paired = ["–", "–", "–"]
+        cells = [name, spread([row[4] for row in found], sign=""), paired[0], paired[1], spread([row[10] for row in found], 3, ""), paired[2]]
+        text.append("| " + " | ".join([*cells, f"{statistics.fmean(row[11] for row in found):.3f}"]) + " |")
+    moved, wide = statistics.fmean(row[12] for row in of("bias-newest")), statistics.fmean(row[13] for row in base)
+    return [*text, "", f"Less its mean, the newest bias is {moved:.4f} from the averaged one (mean over experts), which has a standard deviation of {wide:.4f} over experts.", ""]
+
+
+def tables(rows):
+    rates, seeds = sorted({row[0] for row in rows}), sorted({row[1] for row in rows})
+    assert all({row[1] for row in rows if row[0] == rate} == set(seeds) for rate in rates), "a seed is not done at every rate"
+    text = [f"n = {len(seeds)} seeds ({', '.join(map(str, seeds))}) at each rate, {rows[0][9]} texts. Over all averaged, paired by seed:", ""]
+    text += overview(rows, rates)
+    for rate in rates:
+        for window, title in WINDOWS.items():
+            text += details(rows, rate, window, title)
     return text
 
 
