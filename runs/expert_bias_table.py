@@ -131,18 +131,19 @@ def spread(values, digits=4, sign="+"):
 
 
 def overview(rows, rates):
-    """What each policy costs against averaging everything, one line for each rate and window."""
+    """What each policy costs against averaging everything: a line for each rate and window, and the mean of the windows."""
     shown = ["bias-newest", "router-newest", "bias-zero"]
     names = ["bias of the newest", "matrix and bias of the newest", "bias 0"]
     text = ["| bias rate | window | " + " | ".join(f"{name}: nats | load" for name in names) + " |"]
     text.append("|---|---" + "|---" * (2 * len(shown)) + "|")
     for rate in rates:
-        for window, title in WINDOWS.items():
-            of = lambda arm: sorted(row for row in rows if (row[0], row[2], row[3]) == (rate, window, arm))
-            base, cells = of("average"), []
+        for windows, title in [*(([window], title) for window, title in WINDOWS.items()), (list(WINDOWS), "mean of the three")]:
+            cells = []
             for arm in shown:
-                pairs = [row[10] - other[10] for row, other in zip(of(arm), base)]
-                cells += [spread([row[5] for row in of(arm)]), spread(pairs, 3)]
+                of = lambda arm, window: sorted(row for row in rows if (row[0], row[2], row[3]) == (rate, window, arm))
+                nats = [[row[5] for row in of(arm, window)] for window in windows]
+                loads = [[row[10] - base[10] for row, base in zip(of(arm, window), of("average", window))] for window in windows]
+                cells += [spread([statistics.fmean(seed) for seed in zip(*nats)]), spread([statistics.fmean(seed) for seed in zip(*loads)], 3)]
             text.append(f"| {rate} | {title} | " + " | ".join(cells) + " |")
     return [*text, ""]
 
