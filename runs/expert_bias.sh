@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Should a merge average the bias that balances the experts of a mixture, or take the newest one? Constant-rate runs of a small
 # mixture at two bias rates; merges of three windows by each policy; held-out loss and tokens of each expert. Run again, it resumes
-# from what is there. Writes docs/results/expert-bias.csv; about TIME on one thread.
+# from what is there. Writes docs/results/expert-bias.csv; about 45 minutes on one thread of a busy machine.
 #
 #     runs/expert_bias.sh [OUT]      default: OUT = expert-bias-runs; THALWEG names the binary, EXPERT_LOAD the built example
 #                                    `cargo build --release -p thalweg-lab --example expert_load`, JOBS the runs at once
