@@ -24,6 +24,7 @@ use crate::moments::{check_signs, describe_state, find_missing, join_state, stat
 use crate::output_format::OptimizerPolicy;
 use crate::pattern::fits_any;
 use crate::plan::{CONVERT_SCHEME, MergePlan, NonFloatPolicy, OutputDtype, OutputPlan, RouterPolicy};
+use crate::router::is_router;
 use crate::waiver::ConfigWaiver;
 
 /// How one tensor is treated.
@@ -31,7 +32,7 @@ use crate::waiver::ConfigWaiver;
 pub enum TensorClass {
     /// Averaged.
     Float,
-    /// A router or expert bias: averaged or taken from the newest source, as the plan says.
+    /// A router or balancing bias: averaged or taken from the newest source, as the plan says.
     Router,
     /// Integers or booleans: copied if equal, or from the newest source.
     Discrete,
@@ -141,22 +142,6 @@ impl OpenSource {
     pub(crate) fn label(&self) -> String {
         self.step.map_or_else(|| format!("`{}`", self.path.display()), |step| format!("step {step}"))
     }
-}
-
-/// Whether a tensor steers a mixture of experts: the router itself or its balancing bias.
-///
-/// Names of Mixtral, Qwen-MoE, OLMoE, DeepSeek and Megatron.
-pub fn is_router(name: &str) -> bool {
-    const ENDINGS: [&str; 7] = [
-        ".mlp.gate.weight",
-        ".mlp.gate.bias",
-        ".block_sparse_moe.gate.weight",
-        ".router.weight",
-        ".router.bias",
-        ".e_score_correction_bias",
-        ".expert_bias",
-    ];
-    ENDINGS.iter().any(|ending| name.ends_with(ending)) || name.ends_with(".shared_expert_gate.weight")
 }
 
 /// What a tensor is. The plan takes tensors that fit `take_newest` from the newest source.

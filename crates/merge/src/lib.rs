@@ -38,6 +38,7 @@ pub mod receipt;
 mod receipt_check;
 pub mod recipe;
 pub mod resume;
+pub mod router;
 pub mod scheme;
 pub mod seen;
 pub mod side_files;

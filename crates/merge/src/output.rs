@@ -15,7 +15,7 @@ use thalweg_tensor::digest::{DigestKind, ListHasher};
 use thalweg_tensor::{Digest, Dtype, TensorSink};
 
 use crate::aliases::check_aliases;
-use crate::align::{MergeLayout, OpenSource};
+use crate::align::{MergeLayout, OpenSource, TensorClass};
 use crate::card::model_card;
 use crate::combine::output_dtype;
 use crate::contents::{tied_pair, untied_note};
@@ -220,7 +220,7 @@ fn describe(
     let entries = output.staged.catalog().entries();
     let mut list = ListHasher::new(kind.unwrap_or(DigestKind::Xxh3));
     let mut tensors = Vec::with_capacity(entries.len());
-    for (entry, record) in entries.iter().zip(records) {
+    for ((entry, record), class) in entries.iter().zip(records).zip(&input.layout.classes) {
         list.add_tensor(&entry.name, entry.dtype, &entry.shape, &record.digest);
         tensors.push(TensorReceipt {
             name: entry.name.to_string(),
@@ -230,6 +230,7 @@ fn describe(
             distance_to_newest: record.stats.sum_squared_distance.map(f64::sqrt),
             max_abs_change: record.stats.max_abs_change,
             n_non_finite: record.stats.n_non_finite,
+            router: (*class == TensorClass::Router).then_some(output.plan.policy.router),
         });
     }
     Ok(MergeReceipt {

@@ -8,7 +8,7 @@ use thalweg_storage::FileInfo;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::error::Error;
-use crate::plan::OutputPlan;
+use crate::plan::{OutputPlan, RouterPolicy};
 
 pub use thalweg_checkpoint::RECEIPT_NAME;
 /// `kind` of a receipt.
@@ -151,6 +151,9 @@ pub struct TensorReceipt {
     pub max_abs_change: Option<f64>,
     /// Elements that are NaN or infinite.
     pub n_non_finite: u64,
+    /// What the policy for routers did with it; `None` for tensors that it does not apply to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router: Option<RouterPolicy>,
 }
 
 impl MergeReceipt {
