@@ -44,7 +44,7 @@ pub fn see_sources(sources: &[OpenSource]) -> Vec<SeenSource> {
 fn see_files(checkpoint: &Checkpoint) -> Vec<SeenFile> {
     // One text for all formats, so that the digest does not depend on how a format writes its header.
     let mut headers = vec![String::new(); checkpoint.files().len()];
-    for entry in checkpoint.catalog().entries() {
+    for entry in checkpoint.stored_catalog().entries() {
         for piece in &entry.pieces {
             let Some(header) = headers.get_mut(to_index(piece.file_idx.into())) else { continue };
             header.push_str(&format!("{}\0{}\0{}\0{}\n", entry.name, entry.dtype, entry.shape, piece.offset));
