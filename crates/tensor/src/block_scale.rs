@@ -7,8 +7,8 @@ use std::ops::Range;
 
 use crate::{Shape, to_index};
 
-/// Scales that are held at once, at most.
-const MAX_SCALES: u64 = 4096;
+/// Scales that are held at once, at most: few, because readers count their memory with that of the elements.
+const MAX_SCALES: u64 = 1024;
 /// Bytes of a double.
 const WIDTH: usize = 8;
 
@@ -78,7 +78,7 @@ impl BlockGrid {
     /// Fills `out` with the products for a range of elements, as little-endian doubles. At the start the last eighth of
     /// `out` holds their codes.
     ///
-    /// `scales_of` is asked for ranges of at most a few thousand scales, which it puts into the empty vector.
+    /// `scales_of` is asked for ranges of at most 1024 scales, which it puts into the empty vector.
     ///
     /// # Errors
     /// Those of `scales_of`.
@@ -246,7 +246,7 @@ mod tests {
         check_grid(&[3, 5, 7], [2, 3], &[0..105, 30..40, 69..71]);
         check_grid(&[1, 1], [128, 128], &[0..1]);
         check_grid(&[2, 3], [u64::MAX, u64::MAX], &[0..6, 2..4]);
-        check_grid(&[2, 10_000], [1, 1], &[0..20_000, 4_095..4_097, 9_999..10_001]);
+        check_grid(&[2, 10_000], [1, 1], &[0..20_000, 1_023..1_025, 9_999..10_001]);
     }
 
     #[test]
