@@ -113,14 +113,21 @@ impl fmt::Display for ScaledFault {
                 write!(f, "`{}` is {found}, and only {expected} is known here", display_name(tensor))
             }
             Self::Shape { codes, shape, scales, block } => {
-                write!(f, "`{}` of shape {shape} has scales of shape {scales}, which are not one for ", display_name(codes))?;
+                write!(
+                    f,
+                    "`{}` of shape {shape} has scales of shape {scales}, which are not one for ",
+                    display_name(codes)
+                )?;
                 match block {
                     Some([rows, columns]) => write!(f, "each block of {rows} x {columns}"),
                     None => f.write_str("each block of any one size"),
                 }
             }
             Self::Ambiguous { of, between: (least, u64::MAX) } => {
-                write!(f, "`config.json` has no `weight_block_size`, and any block of {least} {of} or more fits the shapes")
+                write!(
+                    f,
+                    "`config.json` has no `weight_block_size`, and any block of {least} {of} or more fits the shapes"
+                )
             }
             Self::Ambiguous { of, between: (least, greatest) } => write!(
                 f,
@@ -140,14 +147,21 @@ impl fmt::Display for ScaledFault {
 ///
 /// # Errors
 /// The first thing by which some weight's numbers are not known.
-pub(crate) fn find_block_scaled(catalog: &TensorCatalog, config: Option<&Value>) -> Option<Result<BlockScaled, ScaledFault>> {
+pub(crate) fn find_block_scaled(
+    catalog: &TensorCatalog,
+    config: Option<&Value>,
+) -> Option<Result<BlockScaled, ScaledFault>> {
     let entries = catalog.entries();
     let scales: Vec<(usize, &str)> =
         entries.iter().enumerate().filter_map(|(i, entry)| Some((i, entry.name.strip_suffix(SCALES_END)?))).collect();
     (!scales.is_empty()).then(|| pair_up(catalog, &scales, config))
 }
 
-fn pair_up(catalog: &TensorCatalog, scales: &[(usize, &str)], config: Option<&Value>) -> Result<BlockScaled, ScaledFault> {
+fn pair_up(
+    catalog: &TensorCatalog,
+    scales: &[(usize, &str)],
+    config: Option<&Value>,
+) -> Result<BlockScaled, ScaledFault> {
     let stated = config.and_then(quantisation_of).map(stated_block).transpose()?.flatten();
     let entries = catalog.entries();
     let mut pairs = Vec::with_capacity(scales.len());
@@ -215,7 +229,9 @@ fn stated_block(quantisation: &Value) -> Result<Option<[u64; 2]>, ScaledFault> {
     };
     check("quant_method", "fp8")?;
     check("fmt", "e4m3")?;
-    let Some(stated) = quantisation.get("weight_block_size").filter(|stated| !stated.is_null()) else { return Ok(None) };
+    let Some(stated) = quantisation.get("weight_block_size").filter(|stated| !stated.is_null()) else {
+        return Ok(None);
+    };
     let lengths: Option<Vec<u64>> = stated.as_array().and_then(|list| list.iter().map(Value::as_u64).collect());
     match lengths.as_deref() {
         Some(&[rows, columns]) if rows > 0 && columns > 0 => Ok(Some([rows, columns])),
@@ -237,7 +253,8 @@ fn derive_length(
     let (mut least, mut greatest) = (1, u64::MAX);
     for &(codes, scales) in pairs {
         let length = |entry: &TensorEntry| entry.shape.0.iter().rev().nth(from_end - 1).copied();
-        let fitting = length(&entries[codes]).zip(length(&entries[scales])).and_then(|(n, n_blocks)| block_lengths(n, n_blocks));
+        let fitting =
+            length(&entries[codes]).zip(length(&entries[scales])).and_then(|(n, n_blocks)| block_lengths(n, n_blocks));
         let Some((low, high)) = fitting else { return Err(misfit(&entries[codes], &entries[scales], None)) };
         (least, greatest) = (least.max(low), greatest.min(high));
         if least > greatest {
@@ -291,7 +308,8 @@ mod tests {
         assert_eq!(find(&stack, stated(json!([128, 128]))).unwrap().unwrap().weights.len(), 1);
         assert_eq!(find(&[CODES, NORM], stated(json!([128, 128]))), None);
         assert_eq!(find(&[CODES, ("a.weight_scale", Dtype::F32, &[1])], None), None);
-        let nested = json!({"text_config": {"quantization_config": {"quant_method": "fp8", "weight_block_size": [100, 100]}}});
+        let nested =
+            json!({"text_config": {"quantization_config": {"quant_method": "fp8", "weight_block_size": [100, 100]}}});
         assert_eq!(find(&[CODES, SCALES], Some(nested)).unwrap().unwrap().block, [100, 100]);
     }
 
@@ -308,10 +326,19 @@ mod tests {
         assert_eq!(find(&tensors, None).unwrap().unwrap().block, [128, 128]);
         assert_eq!(find(&tensors, stated(json!(null))).unwrap().unwrap().block, [128, 128]);
         check_fault(&[CODES, SCALES], None, "blocks of 100 to 149 rows fit");
-        check_fault(&[("a.weight", Dtype::F8E4M3, &[300, 9]), ("a.weight_scale_inv", Dtype::F32, &[300, 1])], None, "any block of 9 columns");
+        check_fault(
+            &[("a.weight", Dtype::F8E4M3, &[300, 9]), ("a.weight_scale_inv", Dtype::F32, &[300, 1])],
+            None,
+            "any block of 9 columns",
+        );
         check_fault(&[CODES, ("a.weight_scale_inv", Dtype::F32, &[301, 2])], None, "of any one size");
-        let apart: [Tensor<'_>; 2] = [("b.weight", Dtype::F8E4M3, &[30, 20]), ("b.weight_scale_inv", Dtype::F32, &[3, 2])];
-        check_fault(&[&[CODES, SCALES], &apart[..]].concat(), None, "`b.weight` of shape [30, 20] has scales of shape [3, 2]");
+        let apart: [Tensor<'_>; 2] =
+            [("b.weight", Dtype::F8E4M3, &[30, 20]), ("b.weight_scale_inv", Dtype::F32, &[3, 2])];
+        check_fault(
+            &[&[CODES, SCALES], &apart[..]].concat(),
+            None,
+            "`b.weight` of shape [30, 20] has scales of shape [3, 2]",
+        );
     }
 
     #[test]
@@ -325,7 +352,11 @@ mod tests {
         for shape in [&[3, 3][..], &[2, 3], &[6], &[], &[1, 3, 2]] {
             check_fault(&[CODES, ("a.weight_scale_inv", Dtype::F32, shape)], block(), "each block of 128 x 128");
         }
-        check_fault(&[CODES, SCALES, ("a.input_scale", Dtype::F32, &[])], block(), "`a.input_scale` scales activations");
+        check_fault(
+            &[CODES, SCALES, ("a.input_scale", Dtype::F32, &[])],
+            block(),
+            "`a.input_scale` scales activations",
+        );
         check_fault(&[CODES, SCALES, ("a.activation_scale", Dtype::F32, &[1])], block(), "scales activations");
     }
 
@@ -356,7 +387,8 @@ mod tests {
             stated(json!([u64::MAX, u64::MAX])),
             "which are not one for",
         );
-        let empty: [Tensor<'_>; 2] = [("a.weight", Dtype::F8E4M3, &[0, 5]), ("a.weight_scale_inv", Dtype::F32, &[0, 1])];
+        let empty: [Tensor<'_>; 2] =
+            [("a.weight", Dtype::F8E4M3, &[0, 5]), ("a.weight_scale_inv", Dtype::F32, &[0, 1])];
         assert_eq!(find(&empty, stated(json!([128, 128]))).unwrap().unwrap().weights.len(), 1);
     }
 }

@@ -319,7 +319,9 @@ mod tests {
     #[test]
     fn what_speaks_of_quantisation_is_removed_and_all_else_is_kept_as_it_is() {
         let quantised = r#""quantization_config": {"fmt": "e4m3", "weight_block_size": [128, 128], "x": "}\","}"#;
-        for (before, after) in [("", ""), ("\"a\": 1e-06, ", ""), ("", ", \"b\" :[1, {}]"), ("\"a\": 1, ", ", \"b\": \"}\"")] {
+        for (before, after) in
+            [("", ""), ("\"a\": 1e-06, ", ""), ("", ", \"b\" :[1, {}]"), ("\"a\": 1, ", ", \"b\": \"}\"")]
+        {
             let kept = format!("{}{}", before, after.strip_prefix(", ").unwrap_or_default());
             let kept = if after.is_empty() { kept.strip_suffix(", ").unwrap_or_default() } else { &kept };
             check_removal(&format!("{{{before}{quantised}{after}}}"), Some(&format!("{{{kept}}}")));

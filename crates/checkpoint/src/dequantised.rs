@@ -115,7 +115,10 @@ fn read_scales(
         None => Ok(()),
         Some(at) => {
             let (name, scale) = (display_name(&entry.name), scales[at]);
-            Err(fail(format!("scale {} of `{name}` is {scale}, so the weights of its block are unknown", wanted.start + at as u64)))
+            Err(fail(format!(
+                "scale {} of `{name}` is {scale}, so the weights of its block are unknown",
+                wanted.start + at as u64
+            )))
         }
     }
 }

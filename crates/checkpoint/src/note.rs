@@ -151,7 +151,7 @@ impl fmt::Display for Note {
             }
             Self::Dequantised { n_tensors, block: [rows, columns] } => write!(
                 f,
-                "{n_tensors} weights are dequantised: each FP8 code is multiplied by the scale of its block of {rows} x {columns}, \
+                "FP8 weights are dequantised ({n_tensors}): each code is multiplied by the scale of its block of {rows} x {columns}, \
                  exactly"
             ),
             Self::UnusualName { file } => {

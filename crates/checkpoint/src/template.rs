@@ -80,7 +80,10 @@ fn check_copies(checkpoint: &Checkpoint, placed: &[TensorEntry], copies: &[Tenso
         None => Ok(()),
         Some(copy) => {
             let (name, dtype) = (display_name(&copy.name), copy.dtype);
-            Err(refuse(checkpoint, format!("it also holds `{name}` as {dtype}, which cannot be made from the merged tensor")))
+            Err(refuse(
+                checkpoint,
+                format!("it also holds `{name}` as {dtype}, which cannot be made from the merged tensor"),
+            ))
         }
     }
 }

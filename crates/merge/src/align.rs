@@ -10,9 +10,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use thalweg_checkpoint::{Checkpoint, compare_configs, compare_tokenizer_files, is_optimizer_state};
 use thalweg_storage::Storage;
-use thalweg_tensor::{
-    Dtype, DtypeClass, Shape, TensorCatalog, TensorEntry, TensorSource, display_name, to_index,
-};
+use thalweg_tensor::{Dtype, DtypeClass, Shape, TensorCatalog, TensorEntry, TensorSource, display_name, to_index};
 
 use crate::Error;
 use crate::contents::find_obstacles;
@@ -247,7 +245,8 @@ impl<'a> Policy<'a> {
 
     /// The element type in which a tensor is read: doubles, if another source has products in its place.
     fn read_as(&self, entry: &TensorEntry, has_products: bool) -> Dtype {
-        let is_widened = has_products && can_be_read_as(entry.dtype, Dtype::F64) && !self.is_taken(self.classify(entry));
+        let is_widened =
+            has_products && can_be_read_as(entry.dtype, Dtype::F64) && !self.is_taken(self.classify(entry));
         if is_widened { Dtype::F64 } else { entry.dtype }
     }
 
@@ -354,7 +353,8 @@ fn lay_out(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> 
 /// Whether some source's tensor of this name holds products of codes and scales.
 fn has_products(name: &str, sources: &[OpenSource], groups: &Groups<'_>) -> bool {
     groups.iter().any(|(catalog, members)| {
-        let mut seen = members.iter().map(|&i| &sources[i].checkpoint).filter(|one| one.dequantised_weights().is_some());
+        let mut seen =
+            members.iter().map(|&i| &sources[i].checkpoint).filter(|one| one.dequantised_weights().is_some());
         seen.any(|checkpoint| catalog.find(name).is_some_and(|place| checkpoint.is_dequantised(place)))
     })
 }

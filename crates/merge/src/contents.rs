@@ -105,12 +105,15 @@ impl fmt::Display for Obstacle {
             }
             Self::BlockScaled { weight, n_weights, block: [rows, columns] } => write!(
                 f,
-                "{n_weights} weights are FP8 codes with a scale for each block of {rows} x {columns}, such as `{}`: an output \
-                 of that type would need new codes",
+                "FP8 weights with a scale for each block of {rows} x {columns} ({n_weights}, such as `{}`): an output of that type \
+                 would need new codes",
                 display_name(weight)
             ),
             Self::UnknownScales { fault } => {
-                write!(f, "the weights are quantised (FP8 with block scales), and not all of their values are known: {fault}")
+                write!(
+                    f,
+                    "the weights are quantised (FP8 with block scales), and not all of their values are known: {fault}"
+                )
             }
             Self::QuantisationConfig { method } => {
                 write!(f, "`config.json` has a `quantization_config` (method {method}): the weights are quantised")
@@ -170,7 +173,9 @@ pub fn find_obstacles(checkpoint: &Checkpoint, is_averaged: &dyn Fn(&str) -> boo
     match scaled {
         Some(scaled) => {
             // The rule for all codes would tell the same tensors with less.
-            found.retain(|obstacle| !matches!((obstacle, &scaled), (Obstacle::Quantised { .. }, Obstacle::UnknownScales { .. })));
+            found.retain(|obstacle| {
+                !matches!((obstacle, &scaled), (Obstacle::Quantised { .. }, Obstacle::UnknownScales { .. }))
+            });
             found.push(scaled);
         }
         None => found.extend(checkpoint.config().and_then(quantisation_config)),

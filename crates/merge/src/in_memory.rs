@@ -155,7 +155,13 @@ fn align_live(sources: &[LiveSource<'_>], coefficients: &Coefficients) -> Result
     }
     let class_of = |entry| classify(entry, &[], OptimizerPolicy::Drop);
     let classes: Vec<TensorClass> = catalog.entries().iter().map(class_of).collect();
-    Ok(MergeLayout { catalog: Arc::new(catalog.clone()), classes, notes: Vec::new(), places: Vec::new(), widened: BTreeSet::new() })
+    Ok(MergeLayout {
+        catalog: Arc::new(catalog.clone()),
+        classes,
+        notes: Vec::new(),
+        places: Vec::new(),
+        widened: BTreeSet::new(),
+    })
 }
 
 /// A tensor that one of them lacks, or that has another shape or element type.

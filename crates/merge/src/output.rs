@@ -7,8 +7,7 @@ use thalweg_checkpoint::format::huggingface::FORMAT_NAME;
 use thalweg_checkpoint::{
     CONFIG_FILE_NAME, Checkpoint, CommitRules, DcpExtras, LayoutEntry, Manifest, MegatronExtras, OutputFile,
     OutputLayout, Template, commit_checkpoint, dcp_extras, kept_files, layout_dcp, layout_like, layout_megatron_dist,
-    layout_output, layout_torch, megatron_common, open_other_copy, shard_digest, updated_config,
-    without_quantisation,
+    layout_output, layout_torch, megatron_common, open_other_copy, shard_digest, updated_config, without_quantisation,
 };
 use thalweg_storage::Storage;
 use thalweg_storage::publish::Replace;
@@ -30,7 +29,8 @@ use crate::output_format::{FormatError, OptimizerPolicy, OutputFormat};
 use crate::own::MERGED_FOLDER;
 use crate::plan::OutputPlan;
 use crate::receipt::{
-    DequantisedWeights, FileReceipt, MergeReceipt, RECEIPT_KIND, RECEIPT_NAME, RECEIPT_VERSION, SourceFile, SourceReceipt, TensorReceipt,
+    DequantisedWeights, FileReceipt, MergeReceipt, RECEIPT_KIND, RECEIPT_NAME, RECEIPT_VERSION, SourceFile,
+    SourceReceipt, TensorReceipt,
 };
 use crate::side_files::{named_source, travelling_files};
 use crate::stage::StagedOutput;

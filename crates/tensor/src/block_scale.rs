@@ -59,13 +59,13 @@ impl BlockGrid {
     ///
     /// `None` unless `scales` has one element for each block: the same leading dimensions, then the numbers of blocks.
     pub fn new(codes: &Shape, scales: &Shape, block: [u64; 2]) -> Option<Self> {
-        let ([stack @ .., rows, columns], [scale_stack @ .., scale_rows, scale_columns]) = (&*codes.0, &*scales.0) else {
+        let ([stack @ .., rows, columns], [scale_stack @ .., scale_rows, scale_columns]) = (&*codes.0, &*scales.0)
+        else {
             return None;
         };
         let is_cut = |length: u64, block: u64, n_blocks: u64| block > 0 && length.div_ceil(block) == n_blocks;
-        let fits = stack == scale_stack
-            && is_cut(*rows, block[0], *scale_rows)
-            && is_cut(*columns, block[1], *scale_columns);
+        let fits =
+            stack == scale_stack && is_cut(*rows, block[0], *scale_rows) && is_cut(*columns, block[1], *scale_columns);
         fits.then_some(Self {
             rows: *rows,
             columns: *columns,
@@ -202,7 +202,10 @@ mod tests {
                 match exact(code, scale) {
                     // Doubling is exact here: the least product is 2^-158.
                     Some((whole, exponent)) => {
-                        assert_eq!(product * 2f64.powi(-exponent / 2) * 2f64.powi(-exponent - -exponent / 2), whole as f64);
+                        assert_eq!(
+                            product * 2f64.powi(-exponent / 2) * 2f64.powi(-exponent - -exponent / 2),
+                            whole as f64
+                        );
                         assert_eq!(product.is_sign_negative(), (code >= 128) != scale.is_sign_negative());
                     }
                     None => assert!(product.is_nan()),
@@ -251,7 +254,8 @@ mod tests {
 
     #[test]
     fn scales_that_do_not_fit_the_codes_have_no_grid() {
-        let fits = |codes: &[u64], scales: &[u64], block| BlockGrid::new(&Shape::new(codes), &Shape::new(scales), block);
+        let fits =
+            |codes: &[u64], scales: &[u64], block| BlockGrid::new(&Shape::new(codes), &Shape::new(scales), block);
         assert!(fits(&[130, 128], &[2, 1], [128, 128]).is_some());
         assert!(fits(&[0, 128], &[0, 1], [128, 128]).is_some());
         for (codes, scales, block) in [
