@@ -243,10 +243,11 @@ impl<'a> Policy<'a> {
         self.averages_moments() && is_optimizer_state(name)
     }
 
-    /// The element type in which a tensor is read: doubles, if another source has products in its place.
-    fn read_as(&self, entry: &TensorEntry, has_products: bool) -> Dtype {
-        let is_widened =
-            has_products && can_be_read_as(entry.dtype, Dtype::F64) && !self.is_taken(self.classify(entry));
+    /// The element type in which a tensor is read: doubles, if a source has products in its place.
+    fn read_as(&self, entry: &TensorEntry, products: &BTreeSet<&str>) -> Dtype {
+        let is_widened = products.contains(&*entry.name)
+            && can_be_read_as(entry.dtype, Dtype::F64)
+            && !self.is_taken(self.classify(entry));
         if is_widened { Dtype::F64 } else { entry.dtype }
     }
 
@@ -321,7 +322,8 @@ fn find_idle_patterns(sources: &[OpenSource], groups: &Groups<'_>, policy: &Poli
 fn lay_out(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> MergeLayout {
     let newest = policy.newest.first().copied().unwrap_or(0);
     let base = sources[newest].checkpoint.catalog();
-    let dtype_of = |entry: &TensorEntry| policy.read_as(entry, has_products(&entry.name, sources, groups));
+    let products = product_names(sources, groups);
+    let dtype_of = |entry: &TensorEntry| policy.read_as(entry, &products);
     let is_kept = |entry: &TensorEntry| !policy.is_dropped(&entry.name) && dtype_of(entry) == entry.dtype;
     let catalog = if base.entries().iter().all(is_kept) {
         Arc::clone(base)
@@ -350,13 +352,16 @@ fn lay_out(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> 
     MergeLayout { catalog, classes, notes: Vec::new(), places, widened }
 }
 
-/// Whether some source's tensor of this name holds products of codes and scales.
-fn has_products(name: &str, sources: &[OpenSource], groups: &Groups<'_>) -> bool {
-    groups.iter().any(|(catalog, members)| {
-        let mut seen =
-            members.iter().map(|&i| &sources[i].checkpoint).filter(|one| one.dequantised_weights().is_some());
-        seen.any(|checkpoint| catalog.find(name).is_some_and(|place| checkpoint.is_dequantised(place)))
-    })
+/// Names of the tensors that hold products of codes and scales in some source.
+fn product_names<'a>(sources: &[OpenSource], groups: &Groups<'a>) -> BTreeSet<&'a str> {
+    let of_group = |(catalog, members): &(&'a Arc<TensorCatalog>, Vec<usize>)| {
+        let mut seen = members.iter().map(|&i| &sources[i].checkpoint);
+        let seen = seen.find(|checkpoint| checkpoint.dequantised_weights().is_some());
+        let is_product = |t: usize| seen.is_some_and(|checkpoint| checkpoint.is_dequantised(t));
+        let entries = catalog.entries().iter().enumerate().filter(|(t, _)| is_product(*t));
+        entries.map(|(_, entry)| &*entry.name).collect::<Vec<_>>()
+    };
+    groups.iter().flat_map(of_group).collect()
 }
 
 /// Compares the beginnings of codes that must be equal, so that most differences are reported before the merge.
@@ -447,8 +452,9 @@ fn compare_catalogs(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy
         .map(|entry| &*entry.name)
         .filter(|name| !policy.is_dropped(name))
         .collect();
+    let products = product_names(sources, groups);
     let mut found: Vec<Difference> =
-        names.into_iter().filter_map(|name| compare_tensor(name, sources, groups, policy)).collect();
+        names.into_iter().filter_map(|name| compare_tensor((name, &products), sources, groups, policy)).collect();
     if let Some(prefix) = find_prefix(sources, groups, policy) {
         let is_told = |difference: &Difference| match difference {
             Difference::Presence { tensor, .. } => !policy.is_state(tensor),
@@ -483,9 +489,13 @@ fn find_prefix(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>)
         .or_else(|| common_prefix_difference(&refs_b, &refs_a).map(|prefix| make(prefix, b_members, a_members)))
 }
 
-fn compare_tensor(name: &str, sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> Option<Difference> {
+fn compare_tensor(
+    (name, products): (&str, &BTreeSet<&str>),
+    sources: &[OpenSource],
+    groups: &Groups<'_>,
+    policy: &Policy<'_>,
+) -> Option<Difference> {
     let (mut present, mut absent, mut rows) = (Vec::new(), Vec::new(), Vec::new());
-    let has_products = has_products(name, sources, groups);
     let mut newest: Vec<Option<(&Shape, Dtype)>> = Vec::new();
     // In every source: otherwise an integer in one source and a float in another would be summed as floats.
     let mut is_taken = true;
@@ -499,7 +509,7 @@ fn compare_tensor(name: &str, sources: &[OpenSource], groups: &Groups<'_>, polic
         };
         is_taken &= policy.is_taken(policy.classify(entry));
         present.extend_from_slice(members);
-        let read_as = policy.read_as(entry, has_products);
+        let read_as = policy.read_as(entry, products);
         let is_known = rows
             .iter()
             .any(|(_, shape, dtype, _): &(usize, Shape, Dtype, _)| *shape == entry.shape && *dtype == read_as);
