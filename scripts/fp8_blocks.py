@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Quantises made-up models to block-scaled FP8 with PyTorch, converts and merges them with thalweg, and compares every tensor with PyTorch's own arithmetic in doubles, bit for bit.
+"""Quantises made-up models to block-scaled FP8 with PyTorch, converts and merges them with thalweg, and compares every tensor with the products in doubles, bit for bit.
 
     cargo build --release -p thalweg-cli
     python scripts/fp8_blocks.py target/release/thalweg
 
-    convert      to bf16, f32 and f16: code x scale in doubles, rounded once; shapes that blocks of 128 x 128 do not divide, other
+    convert      to bf16, f32 and f16: code x scale in doubles, rounded once (`tensor.to` rounds doubles twice); shapes that blocks of 128 x 128 do not divide, other
                  blocks, scales in bf16, all 256 codes but the two NaNs, stacks of matrices, one file and shards
     merge        of two and of three, and of a quantised source with one in bf16: the sum in exact fractions, rounded once
     reader       torch.distributed.checkpoint.QuantizedHuggingFaceStorageReader gives the same bits where it rounds once, in f32
-    config       config.json loses quantization_config and nothing else; transformers loads the output, where it is installed
+    config       config.json loses quantization_config and nothing else
 
 Needs torch and safetensors. Exits with 0 if everything is equal.
 """
@@ -50,6 +50,15 @@ def dequantise(codes, scales, block):
     return codes.to(torch.float64) * spread
 
 
+def ties_after_f32(generator, block):
+    """Codes 15/8 and scales whose products lie just above the middle of two bf16 numbers: in f32 they are the middle."""
+    middles = (2 * torch.randint(2**7, 2**8, (512,), generator=generator) + 1) * 2**19
+    scales = torch.cat([(middles + above)[(middles + above) % 15 == 0] // 15 for above in range(1, 8)])
+    scales = scales[(scales >= 2**23) & (scales < 2**24)][:20, None]
+    codes = torch.full((len(scales) * block[0], 1), 0x3F, dtype=torch.uint8).view(FP8)
+    return codes, scales.to(torch.float32)
+
+
 def model(seed, block, scale_dtype=torch.float32, shapes=((300, 200), (128, 256), (1, 129), (3, 140, 260))):
     """Stored tensors and the doubles that they stand for."""
     generator = torch.Generator().manual_seed(seed)
@@ -65,6 +74,10 @@ def model(seed, block, scale_dtype=torch.float32, shapes=((300, 200), (128, 256)
     scales = (torch.rand(grid, generator=generator) * 2 ** -10).to(scale_dtype)
     stored["codes.weight"], stored["codes.weight_scale_inv"] = all_codes, scales
     values["codes.weight"] = dequantise(all_codes, scales, block)
+    codes, scales = ties_after_f32(generator, block)
+    stored["ties.weight"], stored["ties.weight_scale_inv"] = codes, scales
+    values["ties.weight"] = dequantise(codes, scales, block)
+    assert (round_once(values["ties.weight"], torch.bfloat16) != values["ties.weight"].float().bfloat16()).any()
     for name in ("norm.weight", "bias"):
         stored[name] = torch.randn(96, generator=generator).to(torch.bfloat16)
         values[name] = stored[name].to(torch.float64)
@@ -111,13 +124,25 @@ def differences(found, expected):
     return faults
 
 
+# Significant bits, and the exponent of the least subnormal.
+PRECISIONS = {torch.bfloat16: (8, -133), torch.float16: (11, -24), torch.float32: (24, -149)}
+
+
+def round_once(value, dtype):
+    """Doubles rounded to the nearest number of the type, ties to even. `value.to(dtype)` goes through float and rounds twice."""
+    precision, least = PRECISIONS[dtype]
+    exponent = torch.frexp(value).exponent.clamp(min=least + precision) - precision
+    # Scaling by powers of two is exact, and torch.round rounds half to even.
+    return torch.ldexp(torch.round(torch.ldexp(value, -exponent)), exponent).to(dtype)
+
+
 def rounded(values, dtype):
-    return {name: value.to(dtype) for name, value in values.items()}
+    return {name: round_once(value, dtype) for name, value in values.items()}
 
 
 def round_fraction(value, dtype):
     """The nearest number of the type, ties to even: by the two neighbours of the double next to the fraction."""
-    near = torch.tensor(float(value), dtype=torch.float64).to(dtype)
+    near = round_once(torch.tensor(float(value), dtype=torch.float64), dtype)
     around = [torch.nextafter(near, torch.tensor(-float("inf"), dtype=dtype)), near, torch.nextafter(near, torch.tensor(float("inf"), dtype=dtype))]
     integer = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}[dtype]
     return min(around, key=lambda x: (abs(Fraction(float(x)) - value), int(x.view(integer)) & 1))

@@ -179,6 +179,21 @@ fn a_conversion_writes_each_code_times_the_scale_of_its_block_rounded_once() {
 }
 
 #[test]
+fn a_product_next_to_a_tie_is_not_rounded_to_it_first() {
+    // Above the middle of two bf16 numbers, by less than half a unit of f32: 15 s = k 2^19 + 1 .. 7 for an odd k.
+    let above = |k: u32| (1..8).map(move |by| k << 19 | by).find(|whole| whole % 15 == 0).map(|whole| whole / 15);
+    let scales = (257..511).step_by(2).filter_map(above).filter(|scale| scale >> 23 == 1).map(|scale| scale as f32);
+    let scales: Vec<f32> = scales.collect();
+    let n_rows = scales.len() as u64;
+    let weight = Scaled::new("a.weight", [n_rows, 1], [1, 1], 0).with_codes(&vec![0x3f; scales.len()], &scales);
+    let twice = |value: &f64| rounded(f64::from(*value as f32), Dtype::Bf16) != rounded(*value, Dtype::Bf16);
+    assert!(weight.values().iter().filter(|value| twice(value)).count() > 10);
+    let run = Run::new([checkpoint(&[weight.clone()])]);
+    convert(&run, "out", &["--dtype", "bf16"]).expect(0, &[]);
+    check_output(Path::new(&run.path("out")), Dtype::Bf16, &[("a.weight", weight.values())]);
+}
+
+#[test]
 fn a_merge_sums_exact_products() {
     // 2 x 9/8 (1 + 2^-23) - 9/8 x 2 is 9/4 x 2^-23, and 2^-22 if the first product is rounded to f32.
     let one = |scale: f32| Scaled::new("a.weight", [1, 2], [2, 2], 0).with_codes(&[0x39, 0xb9], &[scale]);
