@@ -56,7 +56,7 @@ def ties_after_f32(generator, block):
     scales = torch.cat([(middles + above)[(middles + above) % 15 == 0] // 15 for above in range(1, 8)])
     scales = scales[(scales >= 2**23) & (scales < 2**24)][:20, None]
     codes = torch.full((len(scales) * block[0], 1), 0x3F, dtype=torch.uint8).view(FP8)
-    return codes, scales.to(torch.float32)
+    return codes, scales.to(torch.float32) * 2.0**-20
 
 
 def model(seed, block, scale_dtype=torch.float32, shapes=((300, 200), (128, 256), (1, 129), (3, 140, 260))):
