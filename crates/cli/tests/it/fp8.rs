@@ -28,10 +28,12 @@ impl Scaled {
     /// Codes and scales without a pattern that a wrong index would repeat; no NaN among the codes.
     fn new(name: &'static str, shape: [u64; 2], block: [u64; 2], seed: u64) -> Self {
         let numbers = |n: u64, salt: u64| (0..n).map(move |i| mixed(i, seed * 31 + salt));
-        let codes =
-            numbers(shape[0] * shape[1], 1).map(|bits| bits as u8).map(|code| code & !u8::from(code & 127 == 127));
+        let codes = numbers(shape[0] * shape[1], 1)
+            .map(|bits| bits.to_le_bytes()[0])
+            .map(|code| code & !u8::from(code & 127 == 127));
         let n_scales = shape[0].div_ceil(block[0]) * shape[1].div_ceil(block[1]);
-        let scales = numbers(n_scales, 2).map(|bits| f32::from_bits(0x3000_0000 | bits as u32 & 0x07ff_ffff));
+        let scales =
+            numbers(n_scales, 2).map(|bits| f32::from_bits(0x3000_0000 | u32::try_from(bits & 0x07ff_ffff).unwrap()));
         Self { name, shape, codes: codes.collect(), scales: scales.collect(), block }
     }
 
@@ -83,16 +85,21 @@ fn value_of(code: u8) -> f64 {
     if code > 127 { -magnitude } else { magnitude }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "the conversion rounds to nearest even")]
+fn single(value: f64) -> f32 {
+    value as f32
+}
+
 /// A value rounded once, to nearest even. It is zero or normal in the type.
 fn rounded(value: f64, dtype: Dtype) -> Vec<u8> {
     if dtype == Dtype::F32 {
-        return (value as f32).to_le_bytes().to_vec();
+        return single(value).to_le_bytes().to_vec();
     }
     // Seven bits of the fraction are kept.
     let (bits, cut) = (value.to_bits(), 1_u64 << 45);
     let even = (bits >> 45) & 1;
     let kept = (bits + (cut / 2 - 1) + even) & !(cut - 1);
-    ((f64::from_bits(kept) as f32).to_bits() >> 16).to_le_bytes()[..2].to_vec()
+    (single(f64::from_bits(kept)).to_bits() >> 16).to_le_bytes()[..2].to_vec()
 }
 
 fn config_of(block: [u64; 2]) -> Value {
@@ -186,9 +193,9 @@ fn a_product_next_to_a_tie_is_not_rounded_to_it_first() {
     let scales: Vec<f32> = scales.collect();
     let n_rows = scales.len() as u64;
     let weight = Scaled::new("a.weight", [n_rows, 1], [1, 1], 0).with_codes(&vec![0x3f; scales.len()], &scales);
-    let twice = |value: &f64| rounded(f64::from(*value as f32), Dtype::Bf16) != rounded(*value, Dtype::Bf16);
+    let twice = |value: &f64| rounded(f64::from(single(*value)), Dtype::Bf16) != rounded(*value, Dtype::Bf16);
     assert!(weight.values().iter().filter(|value| twice(value)).count() > 10);
-    let run = Run::new([checkpoint(&[weight.clone()])]);
+    let run = Run::new([checkpoint(std::slice::from_ref(&weight))]);
     convert(&run, "out", &["--dtype", "bf16"]).expect(0, &[]);
     check_output(Path::new(&run.path("out")), Dtype::Bf16, &[("a.weight", weight.values())]);
 }
@@ -227,7 +234,7 @@ fn quantised_and_plain_sources_merge_together() {
         .tensor("norm.weight", Dtype::Bf16, &[2], &[1.0, -0.5])
         .config(&config);
     let expected: Vec<f64> = values.iter().zip([3.0, -1.0, 0.5, 2.0]).map(|(a, b)| (a + b) / 2.0).collect();
-    for sources in [[checkpoint(&[scaled.clone()]), plain.clone()], [plain, checkpoint(&[scaled])]] {
+    for sources in [[checkpoint(std::slice::from_ref(&scaled)), plain.clone()], [plain, checkpoint(&[scaled])]] {
         let run = Run::new(sources);
         run.merge(&["--dtype", "f32"]).expect(0, &["FP8 weights are dequantised (1)"]);
         check_output(&run.out(), Dtype::F32, &[("a.weight", expected.clone())]);
