@@ -2,6 +2,7 @@
 //!
 //! Floor 1: this crate knows files and tensors. It does not know merging, runs or models.
 
+mod block_scaled;
 mod catalog_cache;
 mod checkpoint;
 mod commit;
@@ -9,6 +10,7 @@ mod config;
 mod config_compare;
 mod config_meaning;
 mod crc_ranges;
+mod dequantised;
 pub mod error;
 pub mod format;
 mod frame_builder;
@@ -31,10 +33,11 @@ mod stranger;
 mod template;
 mod tokenizer;
 
+pub use block_scaled::{BlockScaled, ScaledFault, ScaledWeight};
 pub use catalog_cache::{CatalogCache, KnownHeaders};
 pub use checkpoint::{Checkpoint, ConfigFile, ShardFile};
 pub use commit::{CommitRules, JOURNAL_NAME, Manifest, RECEIPT_NAME, commit_checkpoint};
-pub use config::{MAX_CONFIG_BYTES, parse_config, updated_config};
+pub use config::{MAX_CONFIG_BYTES, parse_config, quantisation_of, updated_config, without_quantisation};
 pub use config_compare::{ConfigDifference, compare_configs, is_same_value};
 pub use error::{Error, Fault};
 pub use format::dcp::write::layout_dcp;

@@ -78,6 +78,13 @@ pub enum Note {
         /// What is removed.
         prefix: String,
     },
+    /// FP8 codes are read as the numbers that they stand for.
+    Dequantised {
+        /// Number of weights.
+        n_tensors: usize,
+        /// Rows and columns of the blocks that share a scale.
+        block: [u64; 2],
+    },
     /// The folder's only candidate has another name than usual.
     UnusualName {
         /// The file.
@@ -142,6 +149,11 @@ impl fmt::Display for Note {
             Self::PrefixTakenOff { prefix } => {
                 write!(f, "`{prefix}`, which a wrapper of the module added, is removed from the names")
             }
+            Self::Dequantised { n_tensors, block: [rows, columns] } => write!(
+                f,
+                "FP8 weights are dequantised ({n_tensors}): each code is multiplied by the scale of its block of {rows} x {columns}, \
+                 exactly"
+            ),
             Self::UnusualName { file } => {
                 write!(f, "`{}` is read, the only candidate in the folder", display_name(file))
             }

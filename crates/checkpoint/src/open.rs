@@ -11,7 +11,8 @@ use thalweg_storage::{FileKind, Storage};
 
 use crate::checkpoint::{Checkpoint, ConfigFile, ShardFile};
 use crate::commit::JOURNAL_NAME;
-use crate::config::{MAX_CONFIG_BYTES, parse_config};
+use crate::config::{MAX_CONFIG_BYTES, parse_config, without_quantisation};
+use crate::dequantised::Dequantised;
 use crate::error::storage_error;
 use crate::format::dcp::error::DcpError;
 use crate::format::huggingface::INDEX_END;
@@ -20,7 +21,7 @@ use crate::lazy_pieces::LazyPieces;
 use crate::optimizer_state::find_disguised;
 use crate::side_files::{CONFIG_FILE_NAME, find_in_listing, probe_folder};
 use crate::stranger::{describe_stranger, explain_torch_error, recognise_file};
-use crate::{CatalogCache, Error, ReadOptions};
+use crate::{CatalogCache, Error, Note, ReadOptions};
 
 /// Threads that open checkpoints side by side: opening waits for the disk more than it computes. Not measured.
 const MAX_OPENERS: usize = 4;
@@ -159,10 +160,11 @@ pub fn open_with_cache(
         .into_iter()
         .map(|file| (ShardFile { name: file.name, path: file.path, info: file.reader.info() }, file.reader))
         .unzip();
-    Ok(Checkpoint {
+    let mut checkpoint = Checkpoint {
         path: path.to_owned(),
         format_name: format.name(),
         catalog: content.catalog,
+        dequantised: None,
         files,
         readers,
         config,
@@ -171,7 +173,26 @@ pub fn open_with_cache(
         notes: content.notes,
         findings: content.findings,
         lazy: content.opener.map(LazyPieces::new),
-    })
+    };
+    if options.dequantise {
+        dequantise(&mut checkpoint, cache);
+    }
+    Ok(checkpoint)
+}
+
+/// Shows block-scaled weights as the numbers that they stand for. Where these are not known, or the config cannot be made
+/// to say so, the checkpoint is left as it is, and a merge reports why.
+fn dequantise(checkpoint: &mut Checkpoint, cache: &CatalogCache) {
+    let Some(Ok(found)) = checkpoint.block_scaled() else { return };
+    let edit = |config: &ConfigFile| -> Result<ConfigFile, String> {
+        let bytes = without_quantisation(&config.bytes)?;
+        Ok(ConfigFile { value: parse_config(&bytes)?, bytes })
+    };
+    let Ok(config) = checkpoint.config.as_ref().map(edit).transpose() else { return };
+    let Some(seen) = Dequantised::new(&checkpoint.catalog, &found, cache) else { return };
+    checkpoint.config = config;
+    checkpoint.notes.push(Note::Dequantised { n_tensors: seen.n_weights, block: seen.block });
+    checkpoint.dequantised = Some(seen);
 }
 
 /// Opens the other copy of the parameters in the files of an opened checkpoint: masters beside the module's weights, or

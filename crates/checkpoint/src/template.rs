@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use thalweg_storage::publish::{is_stage_name, trainer_part};
 use thalweg_storage::{FileKind, ReadAt, Storage};
-use thalweg_tensor::{Piece, TensorCatalog, TensorEntry, to_index};
+use thalweg_tensor::{Dtype, DtypeClass, Piece, TensorCatalog, TensorEntry, display_name, to_index};
 
 use crate::commit::RECEIPT_NAME;
 use crate::format::FORMATS;
@@ -57,6 +57,7 @@ pub fn layout_like(
             placed.binary_search_by(|known| known.name.cmp(&entry.name)).is_ok_and(|i| placed[i].shape == entry.shape)
         };
         copies = other.opened_entries()?.into_iter().filter(wanted).collect();
+        check_copies(checkpoint, &placed, &copies)?;
         renumber(&mut copies, other, &mut names)?;
     }
     let mut files = Vec::with_capacity(names.files.len());
@@ -67,6 +68,25 @@ pub fn layout_like(
         TensorCatalog::new(entries).map(Arc::new).map_err(|name| refuse(checkpoint, format!("`{name}` appears twice")))
     };
     Ok(OutputLayout::new(files, catalog(placed)?, Vec::new()).with_copies(catalog(copies)?))
+}
+
+/// Refuses copies of averaged tensors in an element type to which no sum is rounded, such as FP8.
+fn check_copies(checkpoint: &Checkpoint, placed: &[TensorEntry], copies: &[TensorEntry]) -> Result<(), Error> {
+    let is_float = |dtype: Dtype| dtype.class() == DtypeClass::Mergeable;
+    let is_averaged = |copy: &TensorEntry| {
+        let found = placed.binary_search_by(|known| known.name.cmp(&copy.name));
+        found.is_ok_and(|i| is_float(placed[i].dtype))
+    };
+    match copies.iter().find(|copy| !is_float(copy.dtype) && is_averaged(copy)) {
+        None => Ok(()),
+        Some(copy) => {
+            let (name, dtype) = (display_name(&copy.name), copy.dtype);
+            Err(refuse(
+                checkpoint,
+                format!("it also holds `{name}` as {dtype}, which cannot be made from the merged tensor"),
+            ))
+        }
+    }
 }
 
 /// A file that [`layout_like`] would lay out.

@@ -283,7 +283,7 @@ pub(crate) struct SchemeArgs {
 #[derive(Debug, Args, Clone, PartialEq, Eq)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct FileArgs {
-    /// Element type of floating tensors
+    /// Element type of floating tensors; any but same also reads FP8 weights with block scales as the values that they stand for
     #[arg(long, value_enum, default_value_t = DtypeChoice::Same, ignore_case = true)]
     pub(crate) dtype: DtypeChoice,
     /// Largest shard: 5GB (the default), 5GiB, or bytes; a larger tensor gets a separate shard

@@ -194,7 +194,7 @@ pub(crate) fn output_folder(out: &Path, world: &World<'_>) -> Result<PathBuf, Er
 /// The format of an output: that of its newest source, unless another one was asked for or is all that works.
 fn output_format(output: &OutputPlan, args: &OutputArgs, world: &World<'_>) -> Result<ChosenFormat, Error> {
     let Some(newest) = output.newest_source() else { return Err(Error::usage("no checkpoints to merge")) };
-    let newest = world.pool.open(&newest.path, &output.reading)?;
+    let newest = world.pool.open(&newest.path, &output.reading_options())?;
     let master = match can_be_template(newest.format_name()) {
         true => unreached_masters(&world.storage, &newest, &output.reading)?,
         false => None,
@@ -268,6 +268,8 @@ pub(crate) fn geometry_plan(sources: &[SourceRef], world: &World<'_>) -> Result<
     let mean = Scheme::Sma.coefficients(sources.len())?;
     let mut output = OutputPlan::new("geometry", "none", sources, &mean);
     output.reading = world.reading.clone();
+    // Nothing is written; sources are then read as numbers, whatever codes they hold.
+    output.dtype = OutputDtype::F32;
     output.policy.non_float = NonFloatPolicy::Newest;
     Ok(MergePlan::new(vec![output])?)
 }

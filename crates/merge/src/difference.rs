@@ -80,6 +80,13 @@ pub enum Difference {
         /// What it is.
         obstacle: Obstacle,
     },
+    /// A copy in another element type of a source that holds codes: their scales would be rounded.
+    CopiedCodes {
+        /// The sources.
+        sources: Vec<String>,
+        /// What they hold.
+        obstacle: Obstacle,
+    },
     /// A pattern that matches no tensor.
     IdlePattern {
         /// The option that gave it, such as `--drop`.
@@ -167,6 +174,9 @@ impl fmt::Display for Difference {
                 write_values(f, rows)
             }
             Self::Contents { sources, obstacle } => write!(f, "{}: {obstacle}", shorten(sources)),
+            Self::CopiedCodes { sources, obstacle } => {
+                write!(f, "{}: {obstacle}; in another element type their scales would be rounded", shorten(sources))
+            }
             Self::IdlePattern { option: "--rename", pattern } => {
                 write!(f, "the rule `{}` of `--rename` matches no tensor of the sources", display_name(pattern))
             }
@@ -236,6 +246,9 @@ fn hint_for_contents(difference: &Difference) -> Option<String> {
             Some("save these tensors as plain ones, or name another key with `--key`".to_owned())
         }
         Difference::Contents { obstacle, .. } => Some(obstacle.hint()),
+        Difference::CopiedCodes { .. } => {
+            Some("leave out `--dtype`: codes and scales are then copied as they are".to_owned())
+        }
         Difference::IdlePattern { option: "--rename", .. } => {
             Some("`thalweg inspect CKPT -v` lists the names; in a rule a `*` matches anything".to_owned())
         }

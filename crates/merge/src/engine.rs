@@ -12,7 +12,7 @@ use thalweg_tensor::kernel::NonFinitePolicy;
 use thalweg_tensor::{TensorSink, TensorSource};
 
 use crate::align::{MergeLayout, OpenSource, align_sources};
-use crate::combine::{Combination, CombineJob, combine, output_dtype, source_use};
+use crate::combine::{Combination, CombineJob, bytes_read, combine, output_dtype, source_use};
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
 use crate::frame::{CopyTime, copy_frames};
@@ -210,19 +210,19 @@ fn merge_into(
     let dtype_of = |t: usize, k: usize| output_dtype(layout.classes[t], entries[t].dtype, staged[k].plan.dtype);
     let units = cut_units(layout, &|t, k| dtype_of(t, k), staged.len());
     let read_by: Vec<Vec<usize>> = layout.classes.iter().map(|&class| source_use(class, &combinations).read).collect();
-    let bytes_read = entries.iter().zip(&read_by).map(|(entry, read)| entry.n_bytes() * read.len() as u64).sum();
+    let views = layout.views(sources);
+    let source_refs: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
+    let bytes_read = bytes_read(layout, &source_refs, &read_by);
     let held = Held::of_sources(sources).with_outputs(staged.iter().map(|output| output.plan));
     let sizes = (sources.len(), staged.len());
     let piece = fit_piece(layout, sizes, held.bytes(&layout.catalog), bytes_read, run)?;
 
     let ledger = Ledger::new(&layout.catalog, &units, digest.kind(), &dtype_of);
-    let views = layout.views(sources);
-    let source_refs: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
     let source_paths: Vec<PathBuf> = sources.iter().map(|source| source.path.clone()).collect();
     let reading = Reading { layout, sources: &source_refs, read_by: &read_by };
     let done = crate::resume::restore(staged, &units, &reading, &ledger, run)?;
     run.progress.begin(Stage::Merge, bytes_read);
-    let bytes_resumed = done.bytes_read(&units, layout, &read_by);
+    let bytes_resumed = done.bytes_read(&units, &reading);
     run.progress.resume(bytes_resumed);
     with_background_sync(staged, |wrote| {
         let job = CombineJob {

@@ -45,6 +45,7 @@ pub mod side_files;
 mod stage;
 mod unit;
 pub mod verify;
+mod view;
 pub mod waiver;
 
 pub use coefficients::Coefficients;

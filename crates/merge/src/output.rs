@@ -7,7 +7,7 @@ use thalweg_checkpoint::format::huggingface::FORMAT_NAME;
 use thalweg_checkpoint::{
     CONFIG_FILE_NAME, Checkpoint, CommitRules, DcpExtras, LayoutEntry, Manifest, MegatronExtras, OutputFile,
     OutputLayout, Template, commit_checkpoint, dcp_extras, kept_files, layout_dcp, layout_like, layout_megatron_dist,
-    layout_output, layout_torch, megatron_common, open_other_copy, shard_digest, updated_config,
+    layout_output, layout_torch, megatron_common, open_other_copy, shard_digest, updated_config, without_quantisation,
 };
 use thalweg_storage::Storage;
 use thalweg_storage::publish::Replace;
@@ -30,9 +30,10 @@ use crate::output_format::{FormatError, Keeping, OptimizerPolicy, OutputFormat};
 use crate::own::MERGED_FOLDER;
 use crate::plan::OutputPlan;
 use crate::receipt::{
-    FileReceipt, MergeReceipt, RECEIPT_KIND, RECEIPT_NAME, RECEIPT_VERSION, SourceFile, SourceReceipt, TensorReceipt,
+    DequantisedWeights, FileReceipt, MergeReceipt, RECEIPT_KIND, RECEIPT_NAME, RECEIPT_VERSION, SourceFile,
+    SourceReceipt, TensorReceipt,
 };
-use crate::side_files::travelling_files;
+use crate::side_files::{named_source, travelling_files};
 use crate::stage::StagedOutput;
 
 /// A receipt of a hundred thousand tensors has about 30 MB.
@@ -231,6 +232,7 @@ fn describe(
             max_abs_change: record.stats.max_abs_change,
             n_non_finite: record.stats.n_non_finite,
             router: (*class == TensorClass::Router).then_some(output.plan.policy.router),
+            dequantised: is_dequantised(&entry.name, output.plan, input.sources),
         });
     }
     Ok(MergeReceipt {
@@ -281,9 +283,20 @@ fn source_receipt(
         format: format.filter(|name| *name != FORMAT_NAME).map(str::to_owned),
         key: findings.and_then(|found| found.key.clone()),
         params: findings.and_then(|found| found.params),
+        dequantised: checkpoint.and_then(Checkpoint::dequantised_weights).map(DequantisedWeights::new),
         digest: digest.map(|digest| digest.to_string()),
         files: position.map(|i| source_files(&input.sources[i])).unwrap_or_default(),
         kept_files: if is_newest { copied_files(output, input.sources, run)? } else { Vec::new() },
+    })
+}
+
+/// Whether some source of an output holds FP8 codes for a tensor, which were read as numbers.
+fn is_dequantised(tensor: &str, output: &OutputPlan, sources: &[OpenSource]) -> bool {
+    let is_source = |source: &&OpenSource| output.sources.iter().any(|planned| planned.path == source.path);
+    let mut seen = sources.iter().filter(|source| source.checkpoint.dequantised_weights().is_some()).filter(is_source);
+    seen.any(|source| {
+        let found = source.checkpoint.catalog().find(tensor);
+        found.is_some_and(|t| source.checkpoint.is_dequantised(t))
     })
 }
 
@@ -326,7 +339,7 @@ fn note_untied(output: &StagedOutput<'_>, records: &[TensorRecord], input: &Comm
     }
 }
 
-/// Config, tokenizer and the like from the named source, byte for byte, then the card.
+/// Config, tokenizer and the like from the named source, then the card. All but the config are copied byte for byte.
 fn add_side_files(
     output: &mut StagedOutput<'_>,
     input: &CommitInput<'_>,
@@ -334,6 +347,8 @@ fn add_side_files(
     run: &RunContext<'_>,
 ) -> Result<(), Error> {
     let new_dtype = config_dtype(output, input);
+    let is_dequantised = named_source(output.plan, input.sources)
+        .is_some_and(|source| source.checkpoint.dequantised_weights().is_some());
     let kept = output.staged.names();
     let mut add = |name: &str, bytes: &[u8]| -> Result<(), Error> {
         output.staged.add_file(name, bytes)?;
@@ -341,11 +356,15 @@ fn add_side_files(
         Ok(())
     };
     for file in travelling_files(output.plan, input.sources).filter(|file| !kept.contains(&file.name)) {
-        let bytes = file.read(&*run.storage)?;
-        // A config that does not read travels as it is: the tensors do not depend on it.
-        let updated = new_dtype.filter(|_| file.name == CONFIG_FILE_NAME);
-        let updated = updated.and_then(|dtype| updated_config(&bytes, dtype).ok());
-        add(&file.name, updated.as_deref().unwrap_or(&bytes))?;
+        let mut bytes = file.read(&*run.storage)?;
+        if file.name == CONFIG_FILE_NAME {
+            // A config that does not read travels as it is: the tensors do not depend on it.
+            let plain = is_dequantised.then(|| without_quantisation(&bytes).ok()).flatten();
+            bytes = plain.unwrap_or(bytes);
+            let updated = new_dtype.and_then(|dtype| updated_config(&bytes, dtype).ok());
+            bytes = updated.unwrap_or(bytes);
+        }
+        add(&file.name, &bytes)?;
     }
     let card = output.plan.policy.model_card.then(|| model_card(output.plan, run.tool));
     card.map_or(Ok(()), |card| add(CARD_NAME, card.as_bytes()))

@@ -330,6 +330,11 @@ impl OutputPlan {
         output
     }
 
+    /// How the sources are read. Codes with scales are read as numbers where the output has an element type for them.
+    pub fn reading_options(&self) -> ReadOptions {
+        ReadOptions { dequantise: self.dtype != OutputDtype::Same, ..self.reading.clone() }
+    }
+
     /// The newest source.
     pub fn newest_source(&self) -> Option<&PlanSource> {
         self.sources.get(self.policy.newest)
@@ -465,7 +470,10 @@ impl MergePlan {
 
     /// How the sources are read.
     pub fn reading(&self) -> ReadOptions {
-        self.outputs.first().map(|output| output.reading.clone()).unwrap_or_default()
+        let mut reading = self.outputs.first().map(OutputPlan::reading_options).unwrap_or_default();
+        // An output that keeps element types needs the codes.
+        reading.dequantise = self.outputs.iter().all(|output| output.dtype != OutputDtype::Same);
+        reading
     }
 
     /// Every source path once, in order of first use.

@@ -24,7 +24,10 @@ pub fn is_router(name: &str) -> bool {
         Some((name, dims)) if dims.bytes().all(|byte| byte.is_ascii_uppercase()) => name,
         _ => leaf,
     };
-    if ROUTERS.contains(&leaf) || BALANCE_BIASES.contains(&leaf) || COUNTERS.iter().any(|counter| leaf.contains(counter)) {
+    if ROUTERS.contains(&leaf)
+        || BALANCE_BIASES.contains(&leaf)
+        || COUNTERS.iter().any(|counter| leaf.contains(counter))
+    {
         return true;
     }
     // Megatron's shared experts have their gate as a parameter, not as a module.

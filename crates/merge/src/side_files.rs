@@ -10,7 +10,7 @@ use crate::output::{kept_source, takes_arguments};
 use crate::plan::{CodePolicy, OutputPlan};
 
 /// The source whose files travel to an output.
-fn named_source<'a>(output: &OutputPlan, sources: &'a [OpenSource]) -> Option<&'a OpenSource> {
+pub(crate) fn named_source<'a>(output: &OutputPlan, sources: &'a [OpenSource]) -> Option<&'a OpenSource> {
     let path = &output.sources.get(output.policy.side_files_from)?.path;
     sources.iter().find(|source| source.path == *path)
 }

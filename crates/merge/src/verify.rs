@@ -153,7 +153,7 @@ pub fn verify_output(folder: &Path, scope: VerifyScope, run: &RunContext<'_>) ->
         let check = |source: &SourceReceipt| {
             Ok(SourceVerdict {
                 path: source.path.clone(),
-                state: check_source(source, &receipt.plan.reading, kind, run)?,
+                state: check_source(source, &receipt.plan.reading_options(), kind, run)?,
             })
         };
         found.sources = receipt.sources.iter().map(check).collect::<Result<_, Error>>()?;

@@ -5,6 +5,7 @@
 mod crash;
 #[cfg(test)]
 mod dcp;
+mod dequantised;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]

@@ -11,7 +11,8 @@ use thalweg_checkpoint::{
     Template, commit_checkpoint, layout_like, open_checkpoint_with,
 };
 use thalweg_storage::publish::Replace;
-use thalweg_tensor::{TensorSink, TensorSource};
+use thalweg_tensor::{Dtype, TensorSink, TensorSource};
+use thalweg_testkit::TinyCheckpoint;
 
 use crate::support::{disk, fixture, rules};
 
@@ -44,7 +45,7 @@ const MODULE: ReadOptions = reading(Some(Params::Module), false);
 const STATE: ReadOptions = reading(None, true);
 
 const fn reading(params: Option<Params>, optimizer: bool) -> ReadOptions {
-    ReadOptions { key: None, params, rename: RenameMap(Vec::new()), optimizer }
+    ReadOptions { key: None, params, rename: RenameMap(Vec::new()), optimizer, dequantise: false }
 }
 
 fn open(path: &Path, options: &ReadOptions) -> Checkpoint {
@@ -206,4 +207,23 @@ fn a_file_that_changes_while_its_frame_is_copied_is_noticed() {
     fs::write(&path, bytes).unwrap();
     let error = staged.copy_frame(&copies[1], &mut Vec::new()).unwrap_err();
     assert!(error.to_string().contains("changed while it was read"), "{error}");
+}
+
+#[test]
+fn a_copy_of_the_parameters_in_fp8_is_refused_before_the_merge() {
+    let scratch = tempfile::tempdir().unwrap();
+    let source = open(&fixture("torch/trainstate/step-60.pt"), &PLAIN);
+    let entries = entries_of(&source);
+    for (dtype, is_refused) in [(Dtype::F8E4M3, true), (Dtype::I8, true), (Dtype::Bf16, false)] {
+        let (first, n_elements) = (&entries[0], source.catalog().entries()[0].n_elements());
+        let bytes = vec![0; usize::try_from(dtype.bytes_of(n_elements).unwrap()).unwrap()];
+        let path = scratch.path().join(dtype.name());
+        TinyCheckpoint::new().raw_tensor(&first.name, dtype, &first.shape.0, &bytes).write_to_disk(&path);
+        let other = open(&path, &PLAIN);
+        let template = Template { checkpoint: &source, other_copy: Some(&other), replaced: &BTreeSet::new() };
+        let refused = layout_like(&*disk(), &template, &entries).err().map(|error| error.to_string());
+        let names_it =
+            refused.as_ref().is_some_and(|error| error.contains(dtype.name()) && error.contains(&*first.name));
+        assert_eq!(names_it, is_refused, "{refused:?}");
+    }
 }

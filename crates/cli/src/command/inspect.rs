@@ -1,6 +1,6 @@
 //! `thalweg inspect`: what a path holds, and what would block a merge. Exit 0 for whatever can be read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -125,7 +125,9 @@ fn blocks_merge(checkpoint: &Checkpoint) -> Vec<String> {
         .iter()
         .map(|obstacle| format!("{obstacle}; {}", obstacle.hint()))
         .collect();
-    let refused = entries.iter().filter(|entry| entry.dtype.class() == DtypeClass::Refused);
+    let scaled = scaled_codes(checkpoint);
+    let refused = entries.iter().enumerate().filter(|(_, entry)| entry.dtype.class() == DtypeClass::Refused);
+    let refused = refused.filter(|(t, _)| !scaled.contains(t)).map(|(_, entry)| entry);
     let codes = refused.filter(|entry| !entry.name.ends_with("_extra_state"));
     blocks.extend(codes.map(|entry| {
         let name = display_name(&entry.name);
@@ -136,6 +138,12 @@ fn blocks_merge(checkpoint: &Checkpoint) -> Vec<String> {
         cannot_be_read.map(|one| format!("tensor `{}` cannot be read: {}", display_name(&one.name), one.reason)),
     );
     blocks
+}
+
+/// Numbers of the tensors of codes that `--dtype` turns into values; they are told together.
+fn scaled_codes(checkpoint: &Checkpoint) -> BTreeSet<usize> {
+    let found = checkpoint.block_scaled().and_then(Result::ok);
+    found.into_iter().flat_map(|found| found.weights).map(|weight| weight.codes).collect()
 }
 
 pub(super) fn document(checkpoint: &Checkpoint) -> serde_json::Value {
@@ -150,6 +158,8 @@ pub(super) fn document(checkpoint: &Checkpoint) -> serde_json::Value {
     let dtypes: serde_json::Map<_, _> =
         dtypes(checkpoint).into_iter().map(|(dtype, n)| (dtype.name().to_owned(), json!(n))).collect();
     let findings = checkpoint.findings();
+    let block_scaled = checkpoint.block_scaled().and_then(Result::ok);
+    let block_scaled = block_scaled.map(|found| json!({"n_tensors": found.weights.len(), "block": found.block}));
     json!({
         "kind": "thalweg-inspect",
         "version": 1,
@@ -164,6 +174,7 @@ pub(super) fn document(checkpoint: &Checkpoint) -> serde_json::Value {
         "key": findings.key,
         "other_keys": findings.other_keys.iter().map(|(key, n)| json!({"key": key, "n_tensors": n})).collect::<Vec<_>>(),
         "foreign_names": findings.foreign_names,
+        "block_scaled": block_scaled,
         "tensors": tensors,
         "blocks_merge": blocks_merge(checkpoint),
     })

@@ -6,6 +6,7 @@ mod commands;
 mod contents;
 mod eval;
 mod formats;
+mod fp8;
 mod hints;
 mod kill;
 mod mergekit_faults;
