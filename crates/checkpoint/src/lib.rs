@@ -29,6 +29,7 @@ mod side_files;
 mod stage;
 mod stranger;
 mod template;
+mod to_huggingface;
 mod tokenizer;
 
 pub use catalog_cache::{CatalogCache, KnownHeaders};
@@ -58,4 +59,8 @@ pub use shard_digest::shard_digest;
 pub use side_files::{CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, StayReason, side_file_kind};
 pub use stage::{FrameCopy, StagedCheckpoint, check_free_space};
 pub use template::{Template, can_be_template, frame_ranges, kept_files, layout_like};
+pub use to_huggingface::{
+    ConfigFault, HuggingFaceAssets, LlamaHeads, Naming, ToHuggingFaceError, check_llama_config, llama_heads, naming_of,
+    open_assets,
+};
 pub use tokenizer::{TokenizerDifference, compare_tokenizer_files};

@@ -78,6 +78,11 @@ pub enum Note {
         /// What is removed.
         prefix: String,
     },
+    /// Tables of rotations, which the model under its new names computes.
+    RotaryTablesLeftOut {
+        /// Their names.
+        names: Vec<String>,
+    },
     /// The folder's only candidate has another name than usual.
     UnusualName {
         /// The file.
@@ -141,6 +146,10 @@ impl fmt::Display for Note {
             ),
             Self::PrefixTakenOff { prefix } => {
                 write!(f, "`{prefix}`, which a wrapper of the module added, is removed from the names")
+            }
+            Self::RotaryTablesLeftOut { names } => {
+                let first = names.first().map(|name| display_name(name)).unwrap_or_default();
+                write!(f, "`{first}`, a table of rotations that Hugging Face computes from the config, is left out")
             }
             Self::UnusualName { file } => {
                 write!(f, "`{}` is read, the only candidate in the folder", display_name(file))

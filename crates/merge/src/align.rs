@@ -19,6 +19,7 @@ use crate::Error;
 use crate::contents::find_obstacles;
 pub use crate::difference::{Difference, NewestHas};
 use crate::difference::{common_prefix_difference, idle_patterns};
+use crate::huggingface::check_configs;
 use crate::moments::{check_signs, describe_state, find_missing, join_state, state_class};
 use crate::output_format::OptimizerPolicy;
 use crate::pattern::fits_any;
@@ -228,6 +229,7 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan, storage: &dyn Sto
     if !differences.is_empty() {
         return Err(Error::NotAligned { differences });
     }
+    check_configs(plan, sources, &layout.catalog, storage)?;
     let mut notes = collect_notes(sources, &layout, plan);
     notes.extend(harmless);
     Ok(MergeLayout { notes, ..layout })

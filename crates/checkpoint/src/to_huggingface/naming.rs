@@ -1,0 +1,200 @@
+//! What torchtitan's Llama and Hugging Face's Llama call the same tensors; and whose names other checkpoints have, with the
+//! program that exports those.
+
+use thalweg_tensor::{TensorCatalog, match_pattern};
+
+use super::LlamaHeads;
+
+/// Names of tensors outside the layers: torchtitan's, which called the head `output` before May 2026, and Hugging Face's.
+const OUTER: [(&str, &str); 4] = [
+    ("tok_embeddings.weight", "model.embed_tokens.weight"),
+    ("norm.weight", "model.norm.weight"),
+    ("lm_head.weight", "lm_head.weight"),
+    ("output.weight", "lm_head.weight"),
+];
+/// Names within a layer, `layers.N.` there and `model.layers.N.` here. The projections of queries, keys and values have had
+/// a module of their own since April 2026.
+const INNER: [(&str, &str, Rows); 12] = [
+    ("attention.wq.weight", "self_attn.q_proj.weight", Rows::Queries),
+    ("attention.wk.weight", "self_attn.k_proj.weight", Rows::Keys),
+    ("attention.wv.weight", "self_attn.v_proj.weight", Rows::Same),
+    ("attention.qkv_linear.wq.weight", "self_attn.q_proj.weight", Rows::Queries),
+    ("attention.qkv_linear.wk.weight", "self_attn.k_proj.weight", Rows::Keys),
+    ("attention.qkv_linear.wv.weight", "self_attn.v_proj.weight", Rows::Same),
+    ("attention.wo.weight", "self_attn.o_proj.weight", Rows::Same),
+    ("feed_forward.w1.weight", "mlp.gate_proj.weight", Rows::Same),
+    ("feed_forward.w2.weight", "mlp.down_proj.weight", Rows::Same),
+    ("feed_forward.w3.weight", "mlp.up_proj.weight", Rows::Same),
+    ("attention_norm.weight", "input_layernorm.weight", Rows::Same),
+    ("ffn_norm.weight", "post_attention_layernorm.weight", Rows::Same),
+];
+/// The table of rotations, which torchtitan saved before August 2025 and Hugging Face computes from the config.
+const ROTATIONS: &str = "freqs_cis";
+
+/// In what order the rows of a tensor are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rows {
+    /// The same in both.
+    Same,
+    /// Two rows that are rotated together are neighbours there, and half a head apart here: the heads of the queries.
+    Queries,
+    /// The same for the heads of the keys.
+    Keys,
+}
+
+impl Rows {
+    /// The heads whose rows get another order.
+    pub(super) fn heads(self, heads: LlamaHeads) -> Option<u64> {
+        match self {
+            Self::Same => None,
+            Self::Queries => Some(heads.num_attention_heads),
+            Self::Keys => Some(heads.num_key_value_heads),
+        }
+    }
+}
+
+/// Where a tensor of torchtitan's Llama goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It is a tensor of the other model.
+    Tensor {
+        /// Its name there.
+        name: String,
+        /// What becomes of its rows.
+        rows: Rows,
+    },
+    /// The other model computes it.
+    LeftOut,
+}
+
+/// Where a tensor goes; `None` if torchtitan's Llama has none of this name.
+pub(super) fn place_of(name: &str) -> Option<Place> {
+    if name == ROTATIONS {
+        return Some(Place::LeftOut);
+    }
+    if let Some((_, to)) = OUTER.iter().find(|(from, _)| *from == name) {
+        return Some(Place::Tensor { name: (*to).to_owned(), rows: Rows::Same });
+    }
+    let (number, inner) = name.strip_prefix("layers.")?.split_once('.')?;
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let (_, to, rows) = INNER.iter().find(|(from, ..)| is_number && *from == inner)?;
+    Some(Place::Tensor { name: format!("model.layers.{number}.{to}"), rows: *rows })
+}
+
+/// Whose names the tensors of a checkpoint have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Naming {
+    /// torchtitan's Llama, all of it: what `--to-huggingface` translates.
+    TorchtitanLlama,
+    /// Another model of torchtitan.
+    Torchtitan,
+    /// A model of torchtitan that was saved with its projections fused.
+    TorchtitanFused,
+    /// Hugging Face.
+    HuggingFace,
+    /// Megatron-Core and Megatron-LM.
+    Megatron,
+    /// nanotron.
+    Nanotron,
+    /// The training library GPT-NeoX.
+    GptNeox,
+    /// OLMo-core.
+    OlmoCore,
+    /// litgpt.
+    Litgpt,
+    /// None of these.
+    Unknown,
+}
+
+/// Names by which each is known, in this order; `*` matches anything.
+const MARKS: [(&str, Naming); 14] = [
+    ("model.layers.*.self_attn.*", Naming::HuggingFace),
+    ("model.embed_tokens.weight", Naming::HuggingFace),
+    ("gpt_neox.layers.*", Naming::HuggingFace),
+    ("*.pp_block.*", Naming::Nanotron),
+    ("*.linear_qkv.*", Naming::Megatron),
+    ("*decoder.layers.*.self_attention.*", Naming::Megatron),
+    ("*encoder.layers.*.query_key_value.*", Naming::Megatron),
+    ("sequential.*.attention.query_key_value.*", Naming::GptNeox),
+    ("*.attention.query_key_value.*", Naming::GptNeox),
+    ("blocks.*.attention.w_*", Naming::OlmoCore),
+    ("transformer.h.*.attn.qkv.weight", Naming::Litgpt),
+    ("transformer.h.*", Naming::HuggingFace),
+    ("layers.*.attention.*wqkv.*", Naming::TorchtitanFused),
+    ("tok_embeddings.weight", Naming::Torchtitan),
+];
+
+/// Whose names the tensors of a checkpoint have, by the first mark that any of them has.
+pub fn naming_of(catalog: &TensorCatalog) -> Naming {
+    let is_llama = catalog.entries().iter().all(|entry| place_of(&entry.name).is_some()) && catalog.find("tok_embeddings.weight").is_some();
+    if is_llama {
+        return Naming::TorchtitanLlama;
+    }
+    mark_of(catalog).map_or(Naming::Unknown, |(_, naming)| naming)
+}
+
+/// The first tensor by which the naming of a checkpoint is known, and the naming.
+pub(super) fn mark_of(catalog: &TensorCatalog) -> Option<(&str, Naming)> {
+    let has = |mark: &str| catalog.entries().iter().find(|entry| match_pattern(mark, &entry.name).is_some());
+    MARKS.iter().find_map(|(mark, naming)| Some((&*has(mark)?.name, *naming)))
+}
+
+impl Naming {
+    /// What is said of a tensor with such a name.
+    pub(super) fn what(self) -> &'static str {
+        match self {
+            Self::TorchtitanLlama | Self::Torchtitan => "is not in torchtitan's Llama",
+            Self::TorchtitanFused => "holds queries, keys and values fused",
+            Self::HuggingFace => "has a Hugging Face name",
+            Self::Megatron => "has one of Megatron's names",
+            Self::Nanotron => "has one of nanotron's names",
+            Self::GptNeox => "has one of GPT-NeoX's names",
+            Self::OlmoCore => "has one of OLMo-core's names",
+            Self::Litgpt => "has one of litgpt's names",
+            Self::Unknown => "has a name that is not known",
+        }
+    }
+
+    /// The program that exports checkpoints with these names.
+    pub fn exporter(self) -> Option<&'static str> {
+        Some(match self {
+            Self::TorchtitanLlama | Self::HuggingFace | Self::Unknown => return None,
+            Self::Torchtitan | Self::TorchtitanFused => "torchtitan's `scripts/checkpoint_conversion/convert_to_hf.py`",
+            Self::Megatron => "Megatron Bridge's `examples/conversion/convert_checkpoints.py export`",
+            Self::Nanotron => "nanotron's `examples/llama/convert_nanotron_to_hf.py`",
+            Self::GptNeox => "GPT-NeoX's `tools/ckpts/convert_neox_to_hf.py`",
+            Self::OlmoCore => "OLMo-core's `src/examples/huggingface/convert_checkpoint_to_hf.py`",
+            Self::Litgpt => "litgpt's `litgpt convert_from_litgpt`",
+        })
+    }
+
+    /// What to do to get a checkpoint with Hugging Face names.
+    pub(super) fn hint(self) -> &'static str {
+        match self {
+            Self::Torchtitan | Self::TorchtitanFused => {
+                "write the checkpoint in its trainer's format (`--format same`) and export it with torchtitan's \
+                 `scripts/checkpoint_conversion/convert_to_hf.py`"
+            }
+            Self::Megatron => {
+                "write the checkpoint in its trainer's format (`--format same`) and export it with Megatron Bridge's \
+                 `examples/conversion/convert_checkpoints.py export`, or with Megatron-LM's `tools/checkpoint/convert.py`"
+            }
+            Self::Nanotron => {
+                "export the checkpoint with nanotron's `examples/llama/convert_nanotron_to_hf.py`"
+            }
+            Self::GptNeox => "export the checkpoint with GPT-NeoX's `tools/ckpts/convert_neox_to_hf.py`",
+            Self::OlmoCore => {
+                "write the checkpoint in its trainer's format (`--format same`) and export it with OLMo-core's \
+                 `src/examples/huggingface/convert_checkpoint_to_hf.py`"
+            }
+            Self::Litgpt => {
+                "write the checkpoint in its trainer's format (`--format same`) and export it with \
+                 `litgpt convert_from_litgpt`"
+            }
+            Self::TorchtitanLlama | Self::HuggingFace | Self::Unknown => {
+                "use the trainer's exporter; where only the names differ, `--rename FILE` gives the tensors others"
+            }
+        }
+    }
+}
