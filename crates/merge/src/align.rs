@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
-use thalweg_checkpoint::{Checkpoint, compare_configs, compare_tokenizer_files, is_optimizer_state};
+use thalweg_checkpoint::{Checkpoint, LlamaHeads, compare_configs, compare_tokenizer_files, is_optimizer_state};
 use thalweg_storage::Storage;
 use thalweg_tensor::{
     AccessError, Dtype, DtypeClass, Shape, TensorCatalog, TensorEntry, TensorSource, display_name, to_index,
@@ -423,7 +423,15 @@ fn collect_notes(sources: &[OpenSource], layout: &MergeLayout, plan: &MergePlan)
         }
         first_by_file.entry(file.info.id).or_insert(i);
     }
-    if sources.len() == 1 {
+    let heads = plan.reading().to_huggingface;
+    notes.extend(heads.map(|heads| {
+        let LlamaHeads { num_attention_heads, num_key_value_heads, head_dim } = heads;
+        format!(
+            "the tensors get Hugging Face names, and the rows of {num_attention_heads} heads of queries and \
+             {num_key_value_heads} of keys, of {head_dim} rows each, its order"
+        )
+    }));
+    if sources.len() == 1 && heads.is_none() {
         notes.push("one source: the merge equals it".to_owned());
     }
     let count = |wanted| layout.classes.iter().filter(|&&class| class == wanted).count();

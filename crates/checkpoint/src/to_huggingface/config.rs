@@ -1,6 +1,7 @@
 //! The config of the model that a checkpoint of torchtitan is: read for its heads, and compared with the tensors, because
 //! it comes from elsewhere.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -75,7 +76,7 @@ pub enum ConfigFault {
         /// The key.
         key: &'static str,
         /// What the config says.
-        stated: u64,
+        stated: String,
         /// What the tensor says.
         found: u64,
         /// The tensor.
@@ -151,8 +152,8 @@ pub fn check_llama_config(config: &Value, catalog: &TensorCatalog) -> Result<Vec
     let heads = llama_heads(config)?;
     let (hidden, inner) = (number(config, "hidden_size")?, number(config, "intermediate_size")?);
     let (vocabulary, layers) = (number(config, "vocab_size")?, number(config, "num_hidden_layers")?);
-    let rows = |n: u64| n.checked_mul(heads.head_dim).unwrap_or(u64::MAX);
-    let (q, kv) = (rows(heads.num_attention_heads), rows(heads.num_key_value_heads));
+    let side = |key, size| Side { key, size, rows_each: 1 };
+    let of_heads = |key, n_heads| Side { key, size: n_heads, rows_each: heads.head_dim };
     let mut faults = extra_features(config);
     let mut expect = |name: &str, sides: &[Side], is_needed: bool| {
         let Some(tensor) = catalog.find(name).and_then(|i| catalog.entries().get(i)) else {
@@ -160,13 +161,15 @@ pub fn check_llama_config(config: &Value, catalog: &TensorCatalog) -> Result<Vec
             return;
         };
         let found = (0..sides.len()).map(|dim| tensor.shape.0.get(dim).copied().unwrap_or(0));
-        let wrong = sides.iter().zip(found).find(|((_, size), found)| size != found);
-        if let Some((&(key, stated), found)) = wrong {
-            faults.push(ConfigFault::Differs { key, stated, found, tensor: name.to_owned() });
+        if let Some((side, found)) = sides.iter().zip(found).find(|(side, found)| !side.fits(*found)) {
+            let stated = side.to_string();
+            faults.push(ConfigFault::Differs { key: side.key, stated, found, tensor: name.to_owned() });
         }
     };
-    let (hidden, inner) = (("hidden_size", hidden), ("intermediate_size", inner));
-    let (vocabulary, q, kv) = (("vocab_size", vocabulary), ("num_attention_heads", q), ("num_key_value_heads", kv));
+    let (hidden, inner) = (side("hidden_size", hidden), side("intermediate_size", inner));
+    let vocabulary = side("vocab_size", vocabulary);
+    let q = of_heads("num_attention_heads", heads.num_attention_heads);
+    let kv = of_heads("num_key_value_heads", heads.num_key_value_heads);
     let is_tied = config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false);
     expect("model.embed_tokens.weight", &[vocabulary, hidden], true);
     expect("model.norm.weight", &[hidden], true);
@@ -191,8 +194,28 @@ pub fn check_llama_config(config: &Value, catalog: &TensorCatalog) -> Result<Vec
     Ok(faults)
 }
 
-/// The key that states a size, and the size.
-type Side = (&'static str, u64);
+/// A side of a tensor: the key that states its size, and the rows of each.
+#[derive(Debug, Clone, Copy)]
+struct Side {
+    key: &'static str,
+    size: u64,
+    rows_each: u64,
+}
+
+impl Side {
+    fn fits(self, found: u64) -> bool {
+        self.size.checked_mul(self.rows_each) == Some(found)
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.rows_each {
+            1 => write!(f, "{}", self.size),
+            rows => write!(f, "{} heads of {rows} rows", self.size),
+        }
+    }
+}
 
 fn layer_of(name: &str) -> Option<u64> {
     name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
@@ -208,4 +231,94 @@ fn extra_features(config: &Value) -> Vec<ConfigFault> {
         Some(ConfigFault::NotInTorchtitan { key, found })
     };
     KEYS.into_iter().filter_map(fault).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use thalweg_tensor::{Dtype, Piece, Shape, TensorEntry};
+
+    use super::*;
+
+    fn config() -> Value {
+        json!({
+            "model_type": "llama", "vocab_size": 11, "hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 1
+        })
+    }
+
+    fn catalog(without: &str) -> TensorCatalog {
+        let mut entries = vec![("model.embed_tokens.weight".to_owned(), vec![11, 8])];
+        entries.push(("model.norm.weight".to_owned(), vec![8]));
+        entries.push(("lm_head.weight".to_owned(), vec![11, 8]));
+        for layer in 0..2 {
+            for (name, shape) in [
+                ("self_attn.q_proj", vec![8, 8]),
+                ("self_attn.k_proj", vec![4, 8]),
+                ("self_attn.v_proj", vec![4, 8]),
+                ("self_attn.o_proj", vec![8, 8]),
+                ("mlp.gate_proj", vec![6, 8]),
+                ("mlp.up_proj", vec![6, 8]),
+                ("mlp.down_proj", vec![8, 6]),
+                ("input_layernorm", vec![8]),
+                ("post_attention_layernorm", vec![8]),
+            ] {
+                entries.push((format!("model.layers.{layer}.{name}.weight"), shape));
+            }
+        }
+        let entry = |(name, shape): (String, Vec<u64>)| {
+            let pieces = vec![Piece::whole(0, 0)];
+            TensorEntry::of_pieces(name.into(), Dtype::F32, Shape::new(shape), pieces).unwrap()
+        };
+        TensorCatalog::new(entries.into_iter().filter(|(name, _)| name != without).map(entry).collect()).unwrap()
+    }
+
+    /// The faults of the config with these keys, over a checkpoint without this tensor.
+    fn faults(keys: &Value, without: &str) -> Vec<String> {
+        let mut config = config();
+        config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        let faults = check_llama_config(&config, &catalog(without)).unwrap_or_else(|fault| vec![fault]);
+        faults.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_config_of_the_checkpoint_fits() {
+        for keys in [
+            json!({}),
+            json!({"head_dim": 4, "tie_word_embeddings": true, "attention_bias": false, "quantization_config": null}),
+            json!({"head_dim": null, "mlp_bias": false, "rope_theta": 5e5}),
+        ] {
+            assert_eq!(faults(&keys, ""), [""; 0], "{keys}");
+        }
+        assert_eq!(faults(&json!({"tie_word_embeddings": true}), "lm_head.weight"), [""; 0]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        for (keys, without, words) in [
+            (json!({"model_type": "qwen3"}), "", "`model_type` is \"qwen3\", `\"llama\"` expected"),
+            (json!({"model_type": null}), "", "`model_type` is null"),
+            (json!({"num_attention_heads": 0}), "", "`num_attention_heads` is 0, a positive number expected"),
+            (json!({"num_attention_heads": "8"}), "", "`num_attention_heads` is \"8\""),
+            (json!({"num_key_value_heads": -1}), "", "`num_key_value_heads` is -1"),
+            (json!({"head_dim": 3}), "", "a head has 3 rows, an even number expected"),
+            (json!({"num_attention_heads": 16}), "", "a head has 0 rows"),
+            (json!({"hidden_size": 4, "head_dim": 4}), "", "`hidden_size` is 4, and 8 by tensor `model.embed_tokens"),
+            (json!({"vocab_size": 12}), "", "`vocab_size` is 12, and 11 by tensor `model.embed_tokens.weight`"),
+            (json!({"intermediate_size": 7}), "", "`intermediate_size` is 7, and 6 by tensor"),
+            (json!({"num_attention_heads": 4, "head_dim": 4}), "", "`num_attention_heads` is 4 heads of 4 rows"),
+            (json!({"num_key_value_heads": 2}), "", "`num_key_value_heads` is 2 heads of 4 rows"),
+            (json!({"num_hidden_layers": 1}), "", "its model has 1 layers, and the checkpoint has a tensor"),
+            (json!({"num_hidden_layers": 3}), "", "`model.layers.2.self_attn.q_proj.weight`, which the checkpoint"),
+            (json!({"num_hidden_layers": u64::MAX}), "", "which the checkpoint lacks"),
+            (json!({}), "lm_head.weight", "its model has a tensor `lm_head.weight`, which the checkpoint lacks"),
+            (json!({}), "model.norm.weight", "`model.norm.weight`, which the checkpoint lacks"),
+            (json!({"attention_bias": true}), "", "`attention_bias` is true, which torchtitan's Llama does not have"),
+            (json!({"mlp_bias": true}), "", "`mlp_bias` is true"),
+            (json!({"quantization_config": {"bits": 4}}), "", "`quantization_config` is set"),
+        ] {
+            let found = faults(&keys, without);
+            assert!(found.iter().any(|fault| fault.contains(words)), "{keys}: `{words}` is not in {found:?}");
+        }
+    }
 }

@@ -108,11 +108,12 @@ pub enum Naming {
 }
 
 /// Names by which each is known, in this order; `*` matches anything.
-const MARKS: [(&str, Naming); 14] = [
+const MARKS: [(&str, Naming); 15] = [
     ("model.layers.*.self_attn.*", Naming::HuggingFace),
     ("model.embed_tokens.weight", Naming::HuggingFace),
     ("gpt_neox.layers.*", Naming::HuggingFace),
     ("*.pp_block.*", Naming::Nanotron),
+    ("*.linear_qkv.weight", Naming::Megatron),
     ("*.linear_qkv.*", Naming::Megatron),
     ("*decoder.layers.*.self_attention.*", Naming::Megatron),
     ("*encoder.layers.*.query_key_value.*", Naming::Megatron),
@@ -141,6 +142,21 @@ pub(super) fn mark_of(catalog: &TensorCatalog) -> Option<(&str, Naming)> {
 }
 
 impl Naming {
+    /// The name, as `inspect` prints it.
+    pub fn name(self) -> Option<&'static str> {
+        Some(match self {
+            Self::TorchtitanLlama => "torchtitan-llama",
+            Self::Torchtitan | Self::TorchtitanFused => "torchtitan",
+            Self::HuggingFace => "huggingface",
+            Self::Megatron => "megatron",
+            Self::Nanotron => "nanotron",
+            Self::GptNeox => "gpt-neox",
+            Self::OlmoCore => "olmo-core",
+            Self::Litgpt => "litgpt",
+            Self::Unknown => return None,
+        })
+    }
+
     /// What is said of a tensor with such a name.
     pub(super) fn what(self) -> &'static str {
         match self {
@@ -195,6 +211,83 @@ impl Naming {
             Self::TorchtitanLlama | Self::HuggingFace | Self::Unknown => {
                 "use the trainer's exporter; where only the names differ, `--rename FILE` gives the tensors others"
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use thalweg_tensor::{Dtype, Shape, TensorEntry};
+
+    use super::*;
+
+    fn catalog(names: &[&str]) -> TensorCatalog {
+        let entry = |name: &&str| TensorEntry {
+            name: (*name).into(),
+            dtype: Dtype::F32,
+            shape: Shape::new([0]),
+            pieces: Box::default(),
+        };
+        TensorCatalog::new(names.iter().map(entry).collect()).unwrap()
+    }
+
+    #[test]
+    fn names_of_both_versions_of_torchtitan_have_one_place() {
+        for (from, to, rows) in [
+            ("tok_embeddings.weight", "model.embed_tokens.weight", Rows::Same),
+            ("output.weight", "lm_head.weight", Rows::Same),
+            ("lm_head.weight", "lm_head.weight", Rows::Same),
+            ("layers.0.attention.wq.weight", "model.layers.0.self_attn.q_proj.weight", Rows::Queries),
+            ("layers.31.attention.qkv_linear.wq.weight", "model.layers.31.self_attn.q_proj.weight", Rows::Queries),
+            ("layers.1.attention.qkv_linear.wk.weight", "model.layers.1.self_attn.k_proj.weight", Rows::Keys),
+            ("layers.1.attention.wv.weight", "model.layers.1.self_attn.v_proj.weight", Rows::Same),
+            ("layers.7.feed_forward.w2.weight", "model.layers.7.mlp.down_proj.weight", Rows::Same),
+            ("layers.7.feed_forward.w3.weight", "model.layers.7.mlp.up_proj.weight", Rows::Same),
+            ("layers.7.ffn_norm.weight", "model.layers.7.post_attention_layernorm.weight", Rows::Same),
+        ] {
+            assert_eq!(place_of(from), Some(Place::Tensor { name: to.to_owned(), rows }), "{from}");
+        }
+        assert_eq!(place_of("freqs_cis"), Some(Place::LeftOut));
+        for other in [
+            "layers.x.attention.wq.weight",
+            "layers..attention.wq.weight",
+            "layers.0.attention.wq.bias",
+            "layers.0.attention.q_norm.weight",
+            "layers.0.moe.router.gate.weight",
+            "model.layers.0.attention.wq.weight",
+            "wq.weight",
+            "",
+        ] {
+            assert_eq!(place_of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn each_trainer_is_known_by_its_names() {
+        for (names, naming) in [
+            (&["tok_embeddings.weight", "layers.0.attention.wq.weight"][..], Naming::TorchtitanLlama),
+            (&["tok_embeddings.weight", "layers.0.moe.experts.w1"], Naming::Torchtitan),
+            (&["tok_embeddings.weight", "layers.0.attention.q_norm.weight"], Naming::Torchtitan),
+            (&["tok_embeddings.weight", "layers.0.attention.qkv_linear.wqkv.weight"], Naming::TorchtitanFused),
+            (&["model.layers.0.self_attn.q_proj.weight", "lm_head.weight"], Naming::HuggingFace),
+            (&["transformer.h.0.attn.c_attn.weight"], Naming::HuggingFace),
+            (&["gpt_neox.layers.0.attention.query_key_value.weight"], Naming::HuggingFace),
+            (&["decoder.layers.0.self_attention.linear_qkv.weight"], Naming::Megatron),
+            (&["decoder.layers.self_attention.linear_qkv.weight"], Naming::Megatron),
+            (&["language_model.encoder.layers.0.self_attention.query_key_value.weight"], Naming::Megatron),
+            (&["model.decoder.0.pp_block.attn.qkv_proj.weight"], Naming::Nanotron),
+            (&["sequential.2.attention.query_key_value.weight"], Naming::GptNeox),
+            (&["blocks.0.attention.w_q.weight"], Naming::OlmoCore),
+            (&["transformer.h.0.attn.qkv.weight"], Naming::Litgpt),
+            (&["encoder.weight"], Naming::Unknown),
+            (&[], Naming::Unknown),
+        ] {
+            let found = naming_of(&catalog(names));
+            assert_eq!(found, naming, "{names:?}");
+            let is_exported = !matches!(naming, Naming::TorchtitanLlama | Naming::HuggingFace | Naming::Unknown);
+            assert_eq!(found.exporter().is_some(), is_exported);
+            let exporter = found.exporter().and_then(|exporter| exporter.split('`').nth(1)).unwrap_or_default();
+            assert!(found.hint().contains(exporter), "{} and {exporter}", found.hint());
         }
     }
 }

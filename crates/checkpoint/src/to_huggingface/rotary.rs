@@ -142,3 +142,102 @@ impl OpenPiece for RotaryPieces {
         self.opener.archives_in(file_idx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use thalweg_tensor::{Dtype, to_index};
+
+    use super::*;
+    use crate::gather::{read_share, shares_of};
+
+    const N_COLUMNS: u64 = 3;
+
+    /// How the pieces of a test lie in their file.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Lie {
+        RowMajor,
+        /// Column by column, with a gap after each column.
+        ByColumns,
+    }
+
+    /// Pieces cut before these rows, and cut in two by columns if `is_split`; each element is its row and column there.
+    fn lay_out(n_rows: u64, cuts: &[u64], lie: Lie, is_split: bool) -> (TensorEntry, Vec<u8>) {
+        let shape = Shape::new([n_rows, N_COLUMNS]);
+        let ends = cuts.iter().copied().chain([n_rows]);
+        let rows: Vec<_> = [0].into_iter().chain(cuts.iter().copied()).zip(ends).collect();
+        let columns: &[(u64, u64)] = if is_split { &[(0, 1), (1, 3)] } else { &[(0, 3)] };
+        let (mut pieces, mut file) = (Vec::new(), vec![0xEE; 10]);
+        for (&(first_row, end_row), &(first, end)) in rows.iter().flat_map(|r| columns.iter().map(move |c| (r, c))) {
+            let extent = [end_row - first_row, end - first];
+            let strides = if lie == Lie::RowMajor { [extent[1], 1] } else { [1, extent[0] + 2] };
+            let offset = file.len() as u64;
+            file.resize(file.len() + to_index((extent[0] + 2) * extent[1] * 2), 0xEE);
+            for (row, column) in (0..extent[0]).flat_map(|row| (0..extent[1]).map(move |column| (row, column))) {
+                let at = to_index(offset + (row * strides[0] + column * strides[1]) * 2);
+                let value = u16::try_from((first_row + row) * 16 + first + column).unwrap();
+                file[at..at + 2].copy_from_slice(&value.to_le_bytes());
+            }
+            let piece = Piece::boxed(0, offset, &[first_row, first], &extent);
+            pieces.push(piece.with_strides(&shape, &strides).unwrap());
+        }
+        (TensorEntry::of_pieces("q".into(), Dtype::Bf16, shape, pieces).unwrap(), file)
+    }
+
+    fn read(entry: &TensorEntry, file: &[u8], elements: Range<u64>) -> Vec<u16> {
+        let mut out = vec![0; to_index(elements.end - elements.start) * 2];
+        for share in shares_of(entry, &elements) {
+            let read = &mut |offset: u64, out: &mut [u8]| {
+                out.copy_from_slice(&file[to_index(offset)..to_index(offset) + out.len()]);
+                Ok::<(), Infallible>(())
+            };
+            let piece = &entry.pieces[share.piece_idx];
+            let Ok(()) = read_share(entry, piece, share.positions, elements.start, &mut out, read);
+        }
+        out.chunks_exact(2).map(|two| u16::from_le_bytes([two[0], two[1]])).collect()
+    }
+
+    /// The rows by the definition: each head of `[head_dim / 2, 2]` rows is transposed.
+    fn expected(n_rows: u64, head_dim: u64) -> Vec<u16> {
+        let mut rows = Vec::new();
+        for head in 0..n_rows / head_dim {
+            for side in 0..2 {
+                rows.extend((0..head_dim / 2).map(|pair| head * head_dim + pair * 2 + side));
+            }
+        }
+        let value = |row: u64| (0..N_COLUMNS).map(move |column| u16::try_from(row * 16 + column).unwrap());
+        rows.into_iter().flat_map(value).collect()
+    }
+
+    #[test]
+    fn each_row_is_where_the_definition_puts_it_whatever_the_pieces() {
+        for (n_heads, head_dim) in [(1, 2), (4, 6), (8, 4), (2, 16), (3, 10)] {
+            let n_rows = n_heads * head_dim;
+            let every_row: Vec<u64> = (1..n_rows).collect();
+            for cuts in [&[][..], &[1], &[n_rows / 2], &[3.min(n_rows - 1)], &every_row] {
+                for (lie, is_split) in
+                    [(Lie::RowMajor, false), (Lie::ByColumns, false), (Lie::RowMajor, true), (Lie::ByColumns, true)]
+                {
+                    let (entry, file) = lay_out(n_rows, cuts, lie, is_split);
+                    let halves = pieces_by_halves(&entry, head_dim, false).unwrap();
+                    let wanted = expected(n_rows, head_dim);
+                    let n = halves.n_elements();
+                    assert_eq!(read(&halves, &file, 0..n), wanted, "{n_heads} heads of {head_dim}, cut at {cuts:?}");
+                    for part in [1..n - 1, n / 3..n / 2 + 1, n - 1..n] {
+                        let range = to_index(part.start)..to_index(part.end);
+                        assert_eq!(read(&halves, &file, part), wanted[range]);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn even_rows_of_a_head_come_first() {
+        let order = |head_dim: u64| (0..head_dim).map(|row| row_there(row, head_dim)).collect::<Vec<_>>();
+        assert_eq!(order(4), [0, 2, 1, 3]);
+        assert_eq!(order(8), [0, 2, 4, 6, 1, 3, 5, 7]);
+        assert_eq!(order(2), [0, 1]);
+    }
+}
