@@ -60,7 +60,7 @@ pub use side_files::{CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKi
 pub use stage::{FrameCopy, StagedCheckpoint, check_free_space};
 pub use template::{Template, can_be_template, frame_ranges, kept_files, layout_like};
 pub use to_huggingface::{
-    ConfigFault, HuggingFaceAssets, LlamaHeads, Naming, ToHuggingFaceError, check_llama_config, llama_heads, naming_of,
-    open_assets,
+    ConfigFault, HuggingFaceAssets, LlamaHeads, Naming, ToHuggingFaceError, check_llama_config, check_torchtitan_names,
+    llama_heads, naming_of, open_assets,
 };
 pub use tokenizer::{TokenizerDifference, compare_tokenizer_files};

@@ -456,7 +456,7 @@ Examples:
   thalweg convert run/step-1000 -o hf                       a distributed checkpoint as safetensors
   thalweg convert run/global_step1000 -o hf --dtype bf16    the masters of DeepSpeed, rounded once
   thalweg convert hf -o dcp --format dcp                    back, for a trainer
-  thalweg convert run/step-1000 -o hf --to-huggingface --hf-assets assets/hf/Llama-3.1-8B
+  thalweg convert titan/step-1000 -o hf --to-huggingface --hf-assets assets/Llama-3.1-8B
   thalweg convert run/step-1000 -o one --format torch --consolidate")]
 pub(crate) struct ConvertArgs {
     /// A checkpoint (folder, index or one file)
@@ -490,7 +490,7 @@ Examples:
   thalweg merge runs/my-run --count 10 --interval-tokens 8B --scheme ema --alpha 0.2 -o merged
   thalweg merge step1000 step2000 step3000 --scheme wma -o merged
   thalweg merge -m step2000:1.5 -m step1000:-0.5 -o extrapolated
-  thalweg merge outputs/checkpoint --last 10 -o hf --to-huggingface --hf-assets assets/hf/Llama-3.1-8B
+  thalweg merge runs/titan --last 10 -o hf --to-huggingface --hf-assets assets/Llama-3.1-8B
   thalweg merge --plan plan.json
   thalweg merge recipe.yml merged
 

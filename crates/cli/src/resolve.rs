@@ -16,7 +16,8 @@ use thalweg_merge::waiver::{ConfigWaiver, WaiverError};
 use thalweg_storage::guard::output_path;
 
 use crate::args::{
-    DigestArg, DtypeChoice, FormatChoice, NonFloatChoice, OptimizerChoice, OutputArgs, RouterChoice, SchemeArgs, SourceArgs,
+    DigestArg, DtypeChoice, FormatChoice, NonFloatChoice, OptimizerChoice, OutputArgs, RouterChoice, SchemeArgs,
+    SourceArgs,
 };
 use crate::error::Error;
 use crate::host::World;

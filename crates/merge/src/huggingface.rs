@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use thalweg_checkpoint::{
     CONFIG_FILE_NAME, Checkpoint, ConfigFault, Error as CheckpointError, HuggingFaceAssets, LlamaHeads,
-    check_llama_config, llama_heads, open_assets,
+    check_llama_config, check_torchtitan_names, llama_heads, open_assets,
 };
 use thalweg_storage::Storage;
 use thalweg_tensor::TensorCatalog;
@@ -40,10 +40,10 @@ pub(crate) fn config_of(
 }
 
 /// The heads that the config of an output states, for [`ReadOptions::to_huggingface`]. `checkpoint` is the source whose
-/// other files travel by default.
+/// other files travel by default, not yet translated.
 ///
 /// # Errors
-/// `NoHeads` without a config; `OtherConfig` if it does not describe a Llama; what opening the assets gives.
+/// `ToHuggingFace` if it is not a Llama of torchtitan; `NoHeads` without a config; `OtherConfig` if it does not describe a Llama; what opening the assets gives.
 ///
 /// [`ReadOptions::to_huggingface`]: thalweg_checkpoint::ReadOptions::to_huggingface
 pub fn heads_of_output(
@@ -51,6 +51,12 @@ pub fn heads_of_output(
     checkpoint: &Checkpoint,
     storage: &dyn Storage,
 ) -> Result<LlamaHeads, Error> {
+    // First: where the names are others, no config helps.
+    let names = check_torchtitan_names(checkpoint.catalog());
+    names.map_err(|source| CheckpointError::ToHuggingFace {
+        path: checkpoint.path().to_owned(),
+        source: Box::new(source),
+    })?;
     let (path, config) = needed_config(output, checkpoint, storage)?;
     let heads = llama_heads(&config);
     Ok(heads.map_err(|fault| other_config(path, checkpoint.path(), vec![fault]))?)

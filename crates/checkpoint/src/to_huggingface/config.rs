@@ -9,11 +9,11 @@ use thalweg_storage::{FileKind, Storage};
 use thalweg_tensor::{TensorCatalog, display_name};
 
 use super::LlamaHeads;
+use crate::Error;
 use crate::checkpoint::ConfigFile;
 use crate::error::storage_error;
 use crate::open::read_config;
 use crate::side_files::{CONFIG_FILE_NAME, SideFile, find_in_listing};
-use crate::Error;
 
 /// A folder of config, tokenizer and the like, without tensors that matter.
 #[derive(Debug, Clone, PartialEq)]

@@ -53,7 +53,12 @@ pub enum ToHuggingFaceError {
         naming: Naming,
     },
     /// Two tensors that would get one name, from two versions of torchtitan.
-    #[error("tensors `{}` and `{}` would both be called `{}`", display_name(first), display_name(second), display_name(to))]
+    #[error(
+        "tensors `{}` and `{}` would both be called `{}`",
+        display_name(first),
+        display_name(second),
+        display_name(to)
+    )]
     Collision {
         /// One tensor.
         first: String,
@@ -107,12 +112,12 @@ pub(crate) fn translate(
     cache: &CatalogCache,
 ) -> Result<(), ToHuggingFaceError> {
     let catalog = Arc::clone(&content.catalog);
+    check_torchtitan_names(&catalog)?;
     let (mut entries, mut left_out) = (Vec::new(), Vec::new());
     let mut old_names: BTreeMap<String, &str> = BTreeMap::new();
     let mut rotary = BTreeMap::new();
     for entry in catalog.entries() {
-        let place = place_of(&entry.name).ok_or_else(|| refusal(&catalog, &entry.name))?;
-        let Place::Tensor { name, rows } = place else {
+        let Some(Place::Tensor { name, rows }) = place_of(&entry.name) else {
             left_out.push(entry.name.to_string());
             continue;
         };
@@ -140,6 +145,15 @@ pub(crate) fn translate(
     })?;
     content.catalog = cache.share(renamed);
     Ok(())
+}
+
+/// Checks that a checkpoint has the names of torchtitan's Llama.
+///
+/// # Errors
+/// `AlreadyThere` or `OtherNames`.
+pub fn check_torchtitan_names(catalog: &TensorCatalog) -> Result<(), ToHuggingFaceError> {
+    let other = catalog.entries().iter().find(|entry| place_of(&entry.name).is_none());
+    other.map_or(Ok(()), |entry| Err(refusal(catalog, &entry.name)))
 }
 
 fn refusal(catalog: &TensorCatalog, tensor: &str) -> ToHuggingFaceError {

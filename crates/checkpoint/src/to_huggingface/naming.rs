@@ -5,7 +5,7 @@ use thalweg_tensor::{TensorCatalog, match_pattern};
 
 use super::LlamaHeads;
 
-/// Names of tensors outside the layers: torchtitan's, which called the head `output` before May 2026, and Hugging Face's.
+/// Names of tensors outside the layers: torchtitan's, which called the head `output` until April 2026, and Hugging Face's.
 const OUTER: [(&str, &str); 4] = [
     ("tok_embeddings.weight", "model.embed_tokens.weight"),
     ("norm.weight", "model.norm.weight"),
@@ -81,6 +81,37 @@ pub(super) fn place_of(name: &str) -> Option<Place> {
     Some(Place::Tensor { name: format!("model.layers.{number}.{to}"), rows: *rows })
 }
 
+/// The exporter of each trainer, for text that is put together when this is compiled.
+macro_rules! exporter {
+    (Torchtitan) => {
+        "torchtitan's `scripts/checkpoint_conversion/convert_to_hf.py`"
+    };
+    (Megatron) => {
+        "Megatron Bridge's `examples/conversion/convert_checkpoints.py export`"
+    };
+    (Nanotron) => {
+        "nanotron's `examples/llama/convert_nanotron_to_hf.py`"
+    };
+    (GptNeox) => {
+        "GPT-NeoX's `tools/ckpts/convert_neox_to_hf.py`"
+    };
+    (OlmoCore) => {
+        "OLMo-core's `src/examples/huggingface/convert_checkpoint_to_hf.py`"
+    };
+    (Litgpt) => {
+        "`litgpt convert_from_litgpt`"
+    };
+}
+
+macro_rules! hint {
+    ($trainer:ident) => {
+        concat!(
+            "leave out `--to-huggingface`, write the checkpoint in its trainer's format (`--format same`), and export it with ",
+            exporter!($trainer)
+        )
+    };
+}
+
 /// Whose names the tensors of a checkpoint have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -128,7 +159,8 @@ const MARKS: [(&str, Naming); 15] = [
 
 /// Whose names the tensors of a checkpoint have, by the first mark that any of them has.
 pub fn naming_of(catalog: &TensorCatalog) -> Naming {
-    let is_llama = catalog.entries().iter().all(|entry| place_of(&entry.name).is_some()) && catalog.find("tok_embeddings.weight").is_some();
+    let is_llama = catalog.entries().iter().all(|entry| place_of(&entry.name).is_some())
+        && catalog.find("tok_embeddings.weight").is_some();
     if is_llama {
         return Naming::TorchtitanLlama;
     }
@@ -176,38 +208,24 @@ impl Naming {
     pub fn exporter(self) -> Option<&'static str> {
         Some(match self {
             Self::TorchtitanLlama | Self::HuggingFace | Self::Unknown => return None,
-            Self::Torchtitan | Self::TorchtitanFused => "torchtitan's `scripts/checkpoint_conversion/convert_to_hf.py`",
-            Self::Megatron => "Megatron Bridge's `examples/conversion/convert_checkpoints.py export`",
-            Self::Nanotron => "nanotron's `examples/llama/convert_nanotron_to_hf.py`",
-            Self::GptNeox => "GPT-NeoX's `tools/ckpts/convert_neox_to_hf.py`",
-            Self::OlmoCore => "OLMo-core's `src/examples/huggingface/convert_checkpoint_to_hf.py`",
-            Self::Litgpt => "litgpt's `litgpt convert_from_litgpt`",
+            Self::Torchtitan | Self::TorchtitanFused => exporter!(Torchtitan),
+            Self::Megatron => exporter!(Megatron),
+            Self::Nanotron => exporter!(Nanotron),
+            Self::GptNeox => exporter!(GptNeox),
+            Self::OlmoCore => exporter!(OlmoCore),
+            Self::Litgpt => exporter!(Litgpt),
         })
     }
 
     /// What to do to get a checkpoint with Hugging Face names.
     pub(super) fn hint(self) -> &'static str {
         match self {
-            Self::Torchtitan | Self::TorchtitanFused => {
-                "write the checkpoint in its trainer's format (`--format same`) and export it with torchtitan's \
-                 `scripts/checkpoint_conversion/convert_to_hf.py`"
-            }
-            Self::Megatron => {
-                "write the checkpoint in its trainer's format (`--format same`) and export it with Megatron Bridge's \
-                 `examples/conversion/convert_checkpoints.py export`, or with Megatron-LM's `tools/checkpoint/convert.py`"
-            }
-            Self::Nanotron => {
-                "export the checkpoint with nanotron's `examples/llama/convert_nanotron_to_hf.py`"
-            }
-            Self::GptNeox => "export the checkpoint with GPT-NeoX's `tools/ckpts/convert_neox_to_hf.py`",
-            Self::OlmoCore => {
-                "write the checkpoint in its trainer's format (`--format same`) and export it with OLMo-core's \
-                 `src/examples/huggingface/convert_checkpoint_to_hf.py`"
-            }
-            Self::Litgpt => {
-                "write the checkpoint in its trainer's format (`--format same`) and export it with \
-                 `litgpt convert_from_litgpt`"
-            }
+            Self::Torchtitan | Self::TorchtitanFused => hint!(Torchtitan),
+            Self::Megatron => hint!(Megatron),
+            Self::Nanotron => hint!(Nanotron),
+            Self::GptNeox => hint!(GptNeox),
+            Self::OlmoCore => hint!(OlmoCore),
+            Self::Litgpt => hint!(Litgpt),
             Self::TorchtitanLlama | Self::HuggingFace | Self::Unknown => {
                 "use the trainer's exporter; where only the names differ, `--rename FILE` gives the tensors others"
             }

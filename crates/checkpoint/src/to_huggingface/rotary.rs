@@ -16,11 +16,7 @@ use crate::lazy_pieces::{OpenPiece, PieceRefusal};
 /// The same tensor with its rows in the order of Hugging Face. It has two dimensions, and heads of `head_dim` rows.
 ///
 /// With `is_lazy`, pieces are only named by their places: [`RotaryPieces`] says where their elements are.
-pub(super) fn pieces_by_halves(
-    entry: &TensorEntry,
-    head_dim: u64,
-    is_lazy: bool,
-) -> Result<TensorEntry, CoverFault> {
+pub(super) fn pieces_by_halves(entry: &TensorEntry, head_dim: u64, is_lazy: bool) -> Result<TensorEntry, CoverFault> {
     let width = entry.dtype.bytes().ok_or(CoverFault::Packed)?;
     let mut halves = Vec::new();
     for piece in &entry.pieces {

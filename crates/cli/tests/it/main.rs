@@ -19,5 +19,6 @@ mod selection;
 mod sharded;
 mod study;
 mod support;
+mod to_huggingface;
 mod torch;
 mod train;
