@@ -205,7 +205,8 @@ fn hints_about_outputs_and_recipes_are_followed() {
     follow(
         &scene,
         "merge r.toml out-2 --dtype bf16",
-        &[("--normalize", "thalweg plan r.toml"), ("--allow-sum", "thalweg plan r.toml")],
+        &["--normalize", "--allow-sum", "--to-huggingface", "--hf-assets"]
+            .map(|option| (option, "thalweg plan r.toml")),
     );
     scene.write("sum.toml", "run = \"run\"\nlast = 2\ncoefficients = [1, 1]\n");
     follow(&scene, "merge sum.toml summed", &[]);
