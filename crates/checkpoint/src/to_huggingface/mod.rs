@@ -99,7 +99,9 @@ impl ToHuggingFaceError {
         match self {
             Self::AlreadyThere { .. } => "leave out `--to-huggingface`: `convert` writes safetensors by default",
             Self::OtherNames { naming, .. } => naming.hint(),
-            Self::Collision { .. } => "leave one of them out of the checkpoint, or rename it with `--rename`",
+            Self::Collision { .. } => {
+                "leave one of them out first, with `thalweg convert SRC -o OUT --drop NAME`, and translate the result"
+            }
             Self::Rows { .. } | Self::Pieces { .. } => "give the `config.json` of this model",
         }
     }
@@ -158,16 +160,20 @@ pub fn check_torchtitan_names(catalog: &TensorCatalog) -> Result<(), ToHuggingFa
 
 fn refusal(catalog: &TensorCatalog, tensor: &str) -> ToHuggingFaceError {
     match mark_of(catalog) {
-        Some((tensor, Naming::HuggingFace)) => ToHuggingFaceError::AlreadyThere { tensor: tensor.to_owned() },
-        // torchtitan's own mark is a tensor that is known.
-        Some((_, naming @ Naming::Torchtitan)) => ToHuggingFaceError::OtherNames { tensor: tensor.to_owned(), naming },
-        Some((tensor, naming)) => ToHuggingFaceError::OtherNames { tensor: tensor.to_owned(), naming },
-        None => ToHuggingFaceError::OtherNames { tensor: tensor.to_owned(), naming: Naming::Unknown },
+        Some((mark, Naming::HuggingFace)) => ToHuggingFaceError::AlreadyThere { tensor: mark.to_owned() },
+        // The mark says more than the first name that is not known, except that torchtitan's is a known one.
+        Some((mark, naming)) if naming != Naming::Torchtitan => {
+            ToHuggingFaceError::OtherNames { tensor: mark.to_owned(), naming }
+        }
+        found => {
+            let naming = found.map_or(Naming::Unknown, |(_, naming)| naming);
+            ToHuggingFaceError::OtherNames { tensor: tensor.to_owned(), naming }
+        }
     }
 }
 
 fn check_rows(entry: &TensorEntry, n_heads: u64, head_dim: u64) -> Result<(), ToHuggingFaceError> {
-    let fits = |rows: u64| head_dim.is_multiple_of(2) && n_heads.checked_mul(head_dim) == Some(rows);
+    let fits = |rows: u64| head_dim > 0 && head_dim.is_multiple_of(2) && n_heads.checked_mul(head_dim) == Some(rows);
     match &*entry.shape.0 {
         &[rows, _] if fits(rows) => Ok(()),
         _ => {

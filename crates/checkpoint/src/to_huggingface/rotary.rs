@@ -9,9 +9,12 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use thalweg_storage::ReadAt;
-use thalweg_tensor::{CoverFault, Piece, Shape, TensorEntry};
+use thalweg_tensor::{CoverFault, Piece, Shape, TensorEntry, to_index};
 
 use crate::lazy_pieces::{OpenPiece, PieceRefusal};
+
+/// Most pieces that a tensor is cut into. Models have some hundred heads.
+const MAX_HALVES: usize = 1 << 17;
 
 /// The same tensor with its rows in the order of Hugging Face. It has two dimensions, and heads of `head_dim` rows.
 ///
@@ -19,7 +22,14 @@ use crate::lazy_pieces::{OpenPiece, PieceRefusal};
 pub(super) fn pieces_by_halves(entry: &TensorEntry, head_dim: u64, is_lazy: bool) -> Result<TensorEntry, CoverFault> {
     let width = entry.dtype.bytes().ok_or(CoverFault::Packed)?;
     let mut halves = Vec::new();
-    for piece in &entry.pieces {
+    // Rows without elements may be any number.
+    let pieces = if entry.n_elements() == 0 { &[][..] } else { &entry.pieces };
+    for piece in pieces {
+        let n_heads = piece.extent(&entry.shape).first().map_or(0, |n_rows| n_rows / head_dim);
+        let n_pieces = halves.len().saturating_add(to_index(n_heads).saturating_mul(2));
+        if n_pieces > MAX_HALVES {
+            return Err(CoverFault::TooManyCuts { n_pieces, n_dims: 1 });
+        }
         for half in halves_of(piece, &entry.shape, head_dim) {
             let placed = if is_lazy { Some(half) } else { placed(&half, piece, &entry.shape, head_dim, width) };
             halves.push(placed.ok_or(CoverFault::TooLarge)?);
@@ -143,7 +153,7 @@ impl OpenPiece for RotaryPieces {
 mod tests {
     use std::convert::Infallible;
 
-    use thalweg_tensor::{Dtype, to_index};
+    use thalweg_tensor::Dtype;
 
     use super::*;
     use crate::gather::{read_share, shares_of};

@@ -173,3 +173,18 @@ fn heads_that_do_not_fit_are_refused() {
         "{said}"
     );
 }
+
+#[test]
+fn any_number_of_heads_is_refused_or_read_at_once() {
+    let with = |shape: &[u64], dtype, bytes: &[u8]| {
+        TinyCheckpoint::new().raw_tensor("layers.0.attention.wq.weight", dtype, shape, bytes)
+    };
+    let said = refusal(&with(&[1 << 20, 1], Dtype::U8, &[0; 1 << 20]), (1 << 19, 1, 2));
+    assert!(said.contains("it is cut into 1048576 chunks"), "{said}");
+    let scratch = tempfile::tempdir().unwrap();
+    with(&[1 << 60, 0], Dtype::F32, &[]).write_to_disk(scratch.path());
+    let empty = open(scratch.path(), (1 << 59, 1, 2)).unwrap();
+    assert_eq!(tensor_bytes(&empty, "model.layers.0.self_attn.q_proj.weight"), [0_u8; 0]);
+    let said = refusal(&with(&[0, 4], Dtype::F32, &[]), (1, 1, 0));
+    assert!(said.contains("1 heads of 0 rows have 0 rows"), "{said}");
+}

@@ -139,6 +139,11 @@ fn the_bytes_do_not_depend_on_threads_memory_or_the_form_of_the_source() {
     }
 }
 
+/// A shape from its text.
+fn sizes(shape: &str) -> Vec<u64> {
+    shape.trim_matches(['[', ']']).split(", ").map(|size| size.parse().unwrap()).collect()
+}
+
 /// A Llama of Hugging Face under torchtitan's names: row 2 j + s of a head there is row s d/2 + j here.
 fn to_torchtitan(path: &Path, n_heads: usize, n_kv_heads: usize) -> TinyCheckpoint {
     let names: BTreeMap<&str, &str> = [
@@ -154,7 +159,7 @@ fn to_torchtitan(path: &Path, n_heads: usize, n_kv_heads: usize) -> TinyCheckpoi
     ]
     .into();
     tensors(path).into_iter().fold(TinyCheckpoint::new(), |tiny, (name, (_, shape, bytes))| {
-        let shape: Vec<u64> = shape.trim_matches(['[', ']']).split(", ").map(|n| n.parse().unwrap()).collect();
+        let shape = sizes(&shape);
         let n_heads = if name.contains("q_proj") { n_heads } else { n_kv_heads };
         let is_rotated = name.contains("q_proj") || name.contains("k_proj");
         let n_rows = usize::try_from(shape[0]).unwrap();
@@ -347,6 +352,21 @@ fn hints_are_followed() {
     let plain = format!("convert {} -o out-6", megatron.display());
     let sentence = "leave out `--to-huggingface`, write the checkpoint in its trainer's format (`--format same`)";
     follow_sentence(&scene, &format!("{plain} --to-huggingface"), sentence, &format!("{plain} --format same"));
+    let both =
+        tensors(&scene.path("final")).into_iter().fold(TinyCheckpoint::new(), |tiny, (name, (_, shape, bytes))| {
+            let shape = sizes(&shape);
+            let tiny = if name == "lm_head.weight" {
+                tiny.raw_tensor("output.weight", Dtype::Bf16, &shape, &bytes)
+            } else {
+                tiny
+            };
+            tiny.raw_tensor(&name, Dtype::Bf16, &shape, &bytes)
+        });
+    both.write_to_disk(&scene.path("both"));
+    let twice = format!("convert both -o out-7 {TO_HF}");
+    let first = "leave one of them out first, with `thalweg convert SRC -o OUT --drop NAME`";
+    follow_sentence(&scene, &twice, first, "convert both -o one --drop output.weight");
+    done(&scene, &format!("convert one -o out-7 {TO_HF}"));
     let stories = root().join("fixtures/stories260K");
     let plain = format!("convert {} -o out-5", stories.display());
     let sentence = "leave out `--to-huggingface`";
