@@ -31,6 +31,7 @@ mod side_files;
 mod stage;
 mod stranger;
 mod template;
+mod to_huggingface;
 mod tokenizer;
 
 pub use block_scaled::{BlockScaled, ScaledFault, ScaledWeight};
@@ -61,4 +62,8 @@ pub use shard_digest::shard_digest;
 pub use side_files::{CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, StayReason, side_file_kind};
 pub use stage::{FrameCopies, FrameCopy, StagedCheckpoint, check_free_space};
 pub use template::{KeptName, Template, can_be_template, frame_ranges, kept_files, layout_like, unchanged_copies};
+pub use to_huggingface::{
+    ConfigFault, HuggingFaceAssets, LlamaHeads, Naming, ToHuggingFaceError, check_llama_config, check_torchtitan_names,
+    llama_heads, naming_of, open_assets,
+};
 pub use tokenizer::{TokenizerDifference, compare_tokenizer_files};

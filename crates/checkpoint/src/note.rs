@@ -85,6 +85,11 @@ pub enum Note {
         /// Rows and columns of the blocks that share a scale.
         block: [u64; 2],
     },
+    /// Tables of rotations, which the model under its new names computes.
+    RotaryTablesLeftOut {
+        /// Their names.
+        names: Vec<String>,
+    },
     /// The folder's only candidate has another name than usual.
     UnusualName {
         /// The file.
@@ -154,6 +159,10 @@ impl fmt::Display for Note {
                 "FP8 weights are dequantised ({n_tensors}): each code is multiplied by the scale of its block of {rows} x {columns}, \
                  exactly"
             ),
+            Self::RotaryTablesLeftOut { names } => {
+                let first = names.first().map(|name| display_name(name)).unwrap_or_default();
+                write!(f, "`{first}`, a table of rotations that Hugging Face computes from the config, is left out")
+            }
             Self::UnusualName { file } => {
                 write!(f, "`{}` is read, the only candidate in the folder", display_name(file))
             }

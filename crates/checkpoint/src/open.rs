@@ -21,6 +21,7 @@ use crate::lazy_pieces::LazyPieces;
 use crate::optimizer_state::find_disguised;
 use crate::side_files::{CONFIG_FILE_NAME, find_in_listing, probe_folder};
 use crate::stranger::{describe_stranger, explain_torch_error, recognise_file};
+use crate::to_huggingface::translate;
 use crate::{CatalogCache, Error, Note, ReadOptions};
 
 /// Threads that open checkpoints side by side: opening waits for the disk more than it computes. Not measured.
@@ -142,6 +143,10 @@ pub fn open_with_cache(
         content.catalog = cache.share(catalog);
         content.findings.idle_renames = idle;
     }
+    if let Some(heads) = options.to_huggingface {
+        let refuse = |source| Error::ToHuggingFace { path: path.to_owned(), source: Box::new(source) };
+        translate(&mut content, heads, cache).map_err(refuse)?;
+    }
     let side_files = match &place {
         Place::Folder { path, entries } => {
             let is_used = |name: &str| {
@@ -152,7 +157,7 @@ pub fn open_with_cache(
         Place::File { .. } => probe_folder(storage, place.folder()),
     };
     let config = match side_files.iter().find(|file| file.name == CONFIG_FILE_NAME) {
-        Some(file) => Some(read_config(storage, &file.path)?),
+        Some(file) => Some(read_config(&**storage, &file.path)?),
         None => None,
     };
     let (files, readers) = content
@@ -239,7 +244,7 @@ fn look_at(storage: &Arc<dyn Storage>, path: &Path) -> Result<Place, Error> {
     }
 }
 
-fn read_config(storage: &Arc<dyn Storage>, path: &Path) -> Result<ConfigFile, Error> {
+pub(crate) fn read_config(storage: &dyn Storage, path: &Path) -> Result<ConfigFile, Error> {
     let bytes = storage.read_file(path, MAX_CONFIG_BYTES)?;
     match parse_config(&bytes) {
         Ok(value) => Ok(ConfigFile { bytes, value }),

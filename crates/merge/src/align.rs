@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
-use thalweg_checkpoint::{Checkpoint, compare_configs, compare_tokenizer_files, is_optimizer_state};
+use thalweg_checkpoint::{Checkpoint, LlamaHeads, compare_configs, compare_tokenizer_files, is_optimizer_state};
 use thalweg_storage::Storage;
 use thalweg_tensor::{
     Dtype, DtypeClass, Shape, TensorCatalog, TensorEntry, TensorSource, counted_are, display_name, to_index,
@@ -18,6 +18,7 @@ use crate::Error;
 use crate::contents::find_obstacles;
 pub use crate::difference::{Difference, NewestHas};
 use crate::difference::{common_prefix_difference, idle_patterns};
+use crate::huggingface::check_configs;
 use crate::moments::{check_signs, describe_state, find_missing, join_state, state_class};
 use crate::output_format::OptimizerPolicy;
 use crate::pattern::fits_any;
@@ -174,6 +175,7 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan, storage: &dyn Sto
     if !differences.is_empty() {
         return Err(Error::NotAligned { differences });
     }
+    check_configs(plan, sources, &layout.catalog, storage)?;
     let mut notes = collect_notes(sources, &layout, plan);
     notes.extend(harmless);
     Ok(MergeLayout { notes, ..layout })
@@ -405,10 +407,21 @@ fn collect_notes(sources: &[OpenSource], layout: &MergeLayout, plan: &MergePlan)
         }
         first_by_file.entry(file.info.id).or_insert(i);
     }
+    let heads = plan.reading().to_huggingface;
+    notes.extend(heads.map(|heads| {
+        let LlamaHeads { num_attention_heads, num_key_value_heads, head_dim } = heads;
+        format!(
+            "the tensors get Hugging Face names, and the rows of {num_attention_heads} heads of queries and \
+             {num_key_value_heads} of keys, of {head_dim} rows each, its order"
+        )
+    }));
     let is_copy = |output: &OutputPlan| {
         let [only] = output.sources.as_slice() else { return false };
         // A conversion says so itself.
-        only.numerator == output.divisor && output.dtype == OutputDtype::Same && output.scheme != CONVERT_SCHEME
+        heads.is_none()
+            && only.numerator == output.divisor
+            && output.dtype == OutputDtype::Same
+            && output.scheme != CONVERT_SCHEME
     };
     if plan.outputs.iter().any(is_copy) {
         notes.push("one source: the merge equals it".to_owned());

@@ -22,7 +22,7 @@ const PIECE_BYTES: u64 = 1 << 20;
 
 fn list_kept(output: &OutputPlan, sources: &[OpenSource], storage: &dyn Storage) -> Result<Vec<KeptName>, Error> {
     let Some(newest) = kept_source(output, sources) else { return Ok(Vec::new()) };
-    let replaced = replaced_files(output, sources);
+    let replaced = replaced_files(output, sources, storage)?;
     let template = Template { checkpoint: &newest.checkpoint, other_copy: None, replaced: &replaced };
     Ok(kept_files(storage, &template)?)
 }

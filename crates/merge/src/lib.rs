@@ -20,6 +20,7 @@ pub mod estimate;
 mod frame;
 pub mod geometry;
 pub mod gram;
+pub mod huggingface;
 pub mod in_memory;
 mod journal;
 mod kept;

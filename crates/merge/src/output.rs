@@ -23,6 +23,7 @@ use crate::context::RunContext;
 use crate::engine::Merged;
 use crate::error::Error;
 use crate::frame::{CopyTime, copy_frames, framed_receipts, write_copies};
+use crate::huggingface::config_of;
 use crate::kept::copied_files;
 use crate::ledger::TensorRecord;
 use crate::masters::unreached_masters;
@@ -158,17 +159,21 @@ fn layout_like_newest(
         return Err(FormatError::StaleMasters { master }.into());
     }
     let other_copy = open_other_copy(storage, &newest.checkpoint, &output.reading)?;
-    let replaced = replaced_files(output, sources);
+    let replaced = replaced_files(output, sources, &**storage)?;
     let template = Template { checkpoint: &newest.checkpoint, other_copy: other_copy.as_ref(), replaced: &replaced };
     Ok(layout_like(&**storage, &template, tensors)?)
 }
 
 /// Files of the newest source that an output has from another source.
-pub(crate) fn replaced_files(output: &OutputPlan, sources: &[OpenSource]) -> BTreeSet<String> {
-    match output.policy.side_files_from == output.policy.newest {
-        true => BTreeSet::new(),
-        false => travelling_files(output, sources).map(|file| file.name.clone()).collect(),
+pub(crate) fn replaced_files(
+    output: &OutputPlan,
+    sources: &[OpenSource],
+    storage: &dyn Storage,
+) -> Result<BTreeSet<String>, Error> {
+    if output.policy.side_files_from == output.policy.newest {
+        return Ok(BTreeSet::new());
     }
+    Ok(travelling_files(output, sources, storage)?.into_iter().map(|file| file.name).collect())
 }
 
 fn newest_format(output: &OutputPlan, sources: &[OpenSource]) -> &'static str {
@@ -328,11 +333,11 @@ fn file_receipts(
 
 /// A config that ties what came out unequal describes another model than the one that loads.
 fn note_untied(output: &StagedOutput<'_>, records: &[TensorRecord], input: &CommitInput<'_>, run: &RunContext<'_>) {
-    let from = output.plan.sources.get(output.plan.policy.side_files_from).map(|source| &source.path);
-    let source = input.sources.iter().find(|source| Some(&source.path) == from);
-    let Some(config) = source.and_then(|source| source.checkpoint.config()) else { return };
+    let source = named_source(output.plan, input.sources);
+    let config = source.and_then(|source| config_of(output.plan, &source.checkpoint, &*run.storage).ok()?);
+    let Some((_, config)) = config else { return };
     let catalog = &input.layout.catalog;
-    if let Some((head, embedding)) = tied_pair(catalog, config)
+    if let Some((head, embedding)) = tied_pair(catalog, &config)
         && records[head].digest != records[embedding].digest
     {
         run.progress.note(&untied_note(catalog, (head, embedding)));
@@ -355,7 +360,10 @@ fn add_side_files(
         receipt.files.push(FileReceipt::of_bytes(name, bytes, output.plan.digest.kind()));
         Ok(())
     };
-    for file in travelling_files(output.plan, input.sources).filter(|file| !kept.contains(&file.name)) {
+    for file in travelling_files(output.plan, input.sources, &*run.storage)? {
+        if kept.contains(&file.name) {
+            continue;
+        }
         let mut bytes = file.read(&*run.storage)?;
         if file.name == CONFIG_FILE_NAME {
             // A config that does not read travels as it is: the tensors do not depend on it.
@@ -380,5 +388,9 @@ fn config_dtype(output: &StagedOutput<'_>, input: &CommitInput<'_>) -> Option<Dt
         .filter(|entry| matches!(entry.dtype.class(), thalweg_tensor::DtypeClass::Mergeable));
     let first = inputs.next()?.dtype;
     let wanted = output.plan.dtype.resolve(first);
+    // The config did not come with these tensors.
+    if output.plan.policy.hf_assets.is_some() {
+        return Some(wanted);
+    }
     (wanted != first || inputs.any(|entry| output.plan.dtype.resolve(entry.dtype) != entry.dtype)).then_some(wanted)
 }

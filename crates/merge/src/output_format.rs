@@ -8,7 +8,7 @@ use thalweg_checkpoint::{Checkpoint, RenameMap, can_be_template, is_optimizer_st
 use thalweg_tensor::{DtypeClass, display_name};
 
 use crate::align::OpenSource;
-use crate::output::{kept_source, newest_open, replaced_files, takes_arguments};
+use crate::output::{kept_source, newest_open, takes_arguments};
 use crate::plan::{OutputDtype, OutputPlan};
 
 /// How many keys a line lists.
@@ -367,8 +367,11 @@ pub fn describe_format(output: &OutputPlan, sources: &[OpenSource]) -> Option<St
     let keys = newest.checkpoint.findings().other_keys.iter().map(|(key, n)| format!("`{}` ({n})", display_name(key)));
     let keys: Vec<String> = keys.take(MAX_KEYS).collect();
     let tensors = if keys.is_empty() { String::new() } else { format!(", also the tensors under {}", keys.join(", ")) };
-    let replaced =
-        if replaced_files(output, sources).is_empty() { "" } else { ", except for the files of `--side-files-from`" };
+    let replaced = if output.policy.side_files_from == output.policy.newest {
+        ""
+    } else {
+        ", except for the files of `--side-files-from`"
+    };
     Some(format!("written as {format}; everything else is as in `{}`{tensors}{replaced}", display_name(&name)))
 }
 

@@ -232,6 +232,9 @@ pub struct MergePolicy {
     pub newest: usize,
     /// Position in `sources` of the checkpoint whose config and tokenizer travel.
     pub side_files_from: usize,
+    /// A folder whose config and tokenizer travel instead of those of a source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hf_assets: Option<PathBuf>,
     /// Whether a README.md is written.
     pub model_card: bool,
 }
@@ -253,6 +256,7 @@ impl MergePolicy {
             allow_non_finite: false,
             newest,
             side_files_from: newest,
+            hf_assets: None,
             model_card: true,
         }
     }
@@ -370,6 +374,10 @@ impl OutputPlan {
             let what =
                 "`reading.optimizer` must be true where the policy of the optimizer is `average`, and only there";
             return fail(format!("output `{}`: {what}", self.path.display()));
+        }
+        if self.reading.to_huggingface.is_some() && !self.format.is_safetensors() {
+            let what = "is written as Hugging Face reads it, so its format must be `safetensors`";
+            return fail(format!("output `{}` {what}", self.path.display()));
         }
         if self.out_shard_bytes == 0 {
             return fail(format!("output `{}` has shards of no bytes", self.path.display()));

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use thalweg_checkpoint::{SideFile, SideFileKind, StayReason};
+use thalweg_storage::Storage;
 use thalweg_tensor::display_name;
 
 use crate::align::OpenSource;
+use crate::huggingface::assets_of;
 use crate::output::{kept_source, takes_arguments};
 use crate::plan::{CodePolicy, OutputPlan};
 
@@ -16,21 +18,33 @@ pub(crate) fn named_source<'a>(output: &OutputPlan, sources: &'a [OpenSource]) -
 }
 
 /// The files that travel to an output.
-pub(crate) fn travelling_files<'a>(
-    output: &'a OutputPlan,
-    sources: &'a [OpenSource],
-) -> impl Iterator<Item = &'a SideFile> + 'a {
-    let files = named_source(output, sources).into_iter().flat_map(|source| source.checkpoint.side_files());
-    files.filter(|file| match file.kind {
+///
+/// # Errors
+/// When the folder that the output names instead of a source cannot be opened.
+pub(crate) fn travelling_files(
+    output: &OutputPlan,
+    sources: &[OpenSource],
+    storage: &dyn Storage,
+) -> Result<Vec<SideFile>, thalweg_checkpoint::Error> {
+    let travels = |file: &SideFile| match file.kind {
         SideFileKind::Travels => true,
         SideFileKind::Code => output.policy.code == CodePolicy::Copy,
         SideFileKind::Stays(_) => false,
-    })
+    };
+    let mut files = match assets_of(output, storage)? {
+        Some(assets) => assets.side_files,
+        None => named_source(output, sources).map_or_else(Vec::new, |source| source.checkpoint.side_files().to_vec()),
+    };
+    files.retain(travels);
+    Ok(files)
 }
 
 /// What does not travel to an output, in sentences: files of the named source that stay behind, and files that only another
 /// source has.
 pub fn side_file_notes(output: &OutputPlan, sources: &[OpenSource]) -> Vec<String> {
+    if output.policy.hf_assets.is_some() {
+        return Vec::new();
+    }
     let Some(named) = named_source(output, sources) else { return Vec::new() };
     let others = sources.iter().filter(|source| output.sources.iter().any(|one| one.path == source.path));
     stays_behind(output, named, kept_source(output, sources).is_some(), takes_arguments(output, sources))

@@ -19,6 +19,8 @@ mod support;
 #[cfg(test)]
 mod template;
 #[cfg(test)]
+mod to_huggingface;
+#[cfg(test)]
 mod torch;
 #[cfg(test)]
 mod torch_checkpointing;

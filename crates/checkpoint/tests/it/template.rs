@@ -45,7 +45,7 @@ const MODULE: ReadOptions = reading(Some(Params::Module), false);
 const STATE: ReadOptions = reading(None, true);
 
 const fn reading(params: Option<Params>, optimizer: bool) -> ReadOptions {
-    ReadOptions { key: None, params, rename: RenameMap(Vec::new()), optimizer, dequantise: false }
+    ReadOptions { key: None, params, rename: RenameMap(Vec::new()), to_huggingface: None, optimizer, dequantise: false }
 }
 
 fn open(path: &Path, options: &ReadOptions) -> Checkpoint {

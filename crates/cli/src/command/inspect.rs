@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use serde_json::json;
-use thalweg_checkpoint::{Checkpoint, Look, SideFileKind, open_checkpoint_with};
+use thalweg_checkpoint::{Checkpoint, Look, Naming, SideFileKind, naming_of, open_checkpoint_with};
 use thalweg_merge::contents::{find_obstacles, tied_pair, untied_note};
 use thalweg_merge::verify::read_merge;
 use thalweg_tensor::{Dtype, DtypeClass, TensorSource, counted, display_name};
@@ -170,6 +170,7 @@ pub(super) fn document(checkpoint: &Checkpoint) -> serde_json::Value {
         "dtypes": dtypes,
         "files": files,
         "config": checkpoint.config(),
+        "naming": naming_of(catalog).name(),
         "side_files": checkpoint.side_files().iter().map(|file| &file.name).collect::<Vec<_>>(),
         "key": findings.key,
         "other_keys": findings.other_keys.iter().map(|(key, n)| json!({"key": key, "n_tensors": n})).collect::<Vec<_>>(),
@@ -216,6 +217,8 @@ pub(super) fn describe(checkpoint: &Checkpoint) -> String {
         let more = if names.len() > MAX_ROWS { format!(" and {} more", names.len() - MAX_ROWS) } else { String::new() };
         let _ = writeln!(text, "objects that are not built: {}{more}", shown.join(", "));
     }
+    // Writing to a String cannot fail.
+    let _infallible = naming_line(checkpoint).map(|line| writeln!(text, "{line}"));
     text.push_str(&table(checkpoint, MAX_ROWS));
     let blocks = blocks_merge(checkpoint);
     if blocks.is_empty() {
@@ -227,6 +230,19 @@ pub(super) fn describe(checkpoint: &Checkpoint) -> String {
         });
     }
     text
+}
+
+/// What gives the tensors Hugging Face names, if they have those of a trainer.
+fn naming_line(checkpoint: &Checkpoint) -> Option<String> {
+    match naming_of(checkpoint.catalog()) {
+        Naming::TorchtitanLlama => {
+            Some("names: torchtitan's Llama; `thalweg convert --to-huggingface` writes Hugging Face's".to_owned())
+        }
+        naming => {
+            let (name, exporter) = naming.name().zip(naming.exporter())?;
+            Some(format!("names: {name}; after a merge, {exporter} exports it to Hugging Face"))
+        }
+    }
 }
 
 fn table(checkpoint: &Checkpoint, max_rows: usize) -> String {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use thalweg_checkpoint::{Checkpoint, open_checkpoint_with};
+use thalweg_checkpoint::{Checkpoint, ReadOptions, open_checkpoint_with};
 use thalweg_merge::diff::{Distance, diff_checkpoints};
 use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage, execute_merge};
 use thalweg_merge::pending::{Compared, ComparedBy};
@@ -68,14 +68,16 @@ fn compare(
     memory_bytes: u64,
     world: &World<'_>,
 ) -> Result<Comparison, Error> {
-    let distance = |path: &Path| -> Result<Distance, Error> {
-        let checkpoint = open_checkpoint_with(&world.storage, path, &world.reading)?;
+    let distance = |path: &Path, reading: &ReadOptions| -> Result<Distance, Error> {
+        let checkpoint = open_checkpoint_with(&world.storage, path, reading)?;
         let diff = diff_checkpoints(&checkpoint, target, &world.context(memory_bytes));
         world.clear_progress();
         Ok(diff?.total)
     };
-    let newest = outcome.receipt.plan.newest_source().map_or(outcome.path.as_path(), |source| source.path.as_path());
-    Ok(Comparison { path: target.path().to_owned(), merged: distance(&outcome.path)?, newest: distance(newest)? })
+    let plan = &outcome.receipt.plan;
+    let newest = plan.newest_source().map_or(outcome.path.as_path(), |source| source.path.as_path());
+    let (merged, newest) = (distance(&outcome.path, &world.reading)?, distance(newest, &plan.reading)?);
+    Ok(Comparison { path: target.path().to_owned(), merged, newest })
 }
 
 impl Comparison {

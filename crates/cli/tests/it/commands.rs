@@ -337,8 +337,8 @@ fn recipes_are_read_and_their_mistakes_are_shown() {
 #[test]
 fn every_command_has_help() {
     let commands = [
-        "", "inspect", "plan", "merge", "sweep", "verify", "diff", "eval", "explain", "forecast", "recover", "init",
-        "train", "demo", "report",
+        "", "inspect", "plan", "merge", "convert", "sweep", "verify", "diff", "eval", "explain", "forecast", "recover",
+        "init", "train", "demo", "report",
     ];
     for command in commands {
         let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();

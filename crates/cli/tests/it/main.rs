@@ -20,5 +20,6 @@ mod selection;
 mod sharded;
 mod study;
 mod support;
+mod to_huggingface;
 mod torch;
 mod train;
