@@ -12,8 +12,8 @@ const OUTER: [(&str, &str); 4] = [
     ("lm_head.weight", "lm_head.weight"),
     ("output.weight", "lm_head.weight"),
 ];
-/// Names within a layer, `layers.N.` there and `model.layers.N.` here. The projections of queries, keys and values have had
-/// a module of their own since April 2026.
+/// Names within a layer, `layers.N.` there and `model.layers.N.` here. The projections of queries, keys and values have been
+/// in a separate module since April 2026.
 const INNER: [(&str, &str, Rows); 12] = [
     ("attention.wq.weight", "self_attn.q_proj.weight", Rows::Queries),
     ("attention.wk.weight", "self_attn.k_proj.weight", Rows::Keys),

@@ -15,7 +15,7 @@ fn values() -> ReadOptions {
 }
 
 fn open(path: &Path, options: &ReadOptions) -> Checkpoint {
-    open_checkpoint_with(&disk(), path, options).unwrap()
+    open_checkpoint_with(&disk(), path, options).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Two matrices of 3 x 4 codes in blocks of 2 x 3, each with scales 1, 2, 3, 4 in `dtype`, and a norm between them.
