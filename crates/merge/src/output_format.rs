@@ -178,7 +178,7 @@ pub enum FormatError {
         reason: String,
     },
     /// A format that is written only with the files of the newest source, which the output cannot have.
-    #[error("an output in the format `{format}` has the files of its newest source, which is not possible here: {why}")]
+    #[error("`{format}` is written only with the files of the newest source, which the output cannot have: {why}")]
     NeedsOtherFiles {
         /// That of the output.
         format: OutputFormat,
@@ -186,9 +186,7 @@ pub enum FormatError {
         why: Obstacle,
     },
     /// The output has not the files of the newest source, which hold the state of the optimizer.
-    #[error(
-        "only an output with the files of its newest source has the state of the optimizer, which is not possible here: {why}"
-    )]
+    #[error("the output has no state of the optimizer, because it cannot have the files of its newest source: {why}")]
     NoOptimizer {
         /// What was asked for.
         asked: OptimizerPolicy,
