@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use thalweg_checkpoint::{ReadOptions, can_be_template};
 use thalweg_merge::Coefficients;
 use thalweg_merge::masters::unreached_masters;
-use thalweg_merge::output_format::{ChosenFormat, FormatRequest, Keeping, choose_format};
+use thalweg_merge::output_format::{
+    ChosenFormat, FormatRequest, Keeping, OutputFormat, RequestedFormat, choose_format,
+};
 use thalweg_merge::plan::{
     CodePolicy, DigestChoice, MergePlan, MergePolicy, NonFloatPolicy, OutputDtype, OutputPlan, RouterPolicy, SourceRef,
     newest_of,
@@ -196,7 +198,13 @@ fn output_format(output: &OutputPlan, args: &OutputArgs, world: &World<'_>) -> R
     let request = FormatRequest { format: args.format.map(Into::into), optimizer: args.optimizer.map(Into::into) };
     let Some(newest) = output.newest_source() else { return Err(Error::usage("no checkpoints to merge")) };
     let newest = world.pool.open(&newest.path, &output.reading)?;
-    let master = match can_be_template(newest.format_name()) {
+    // Other formats hold the tensors alone.
+    let may_keep = match request.format {
+        Some(RequestedFormat::Named(format)) => OutputFormat::of(&newest) == Some(format),
+        Some(RequestedFormat::OnlyRead(_)) => false,
+        Some(RequestedFormat::Same) | None => can_be_template(newest.format_name()),
+    };
+    let master = match may_keep {
         true => unreached_masters(&world.storage, &newest, &output.reading)?,
         false => None,
     };

@@ -18,7 +18,7 @@ use thalweg_tensor::{
 use crate::Error;
 use crate::contents::find_obstacles;
 pub use crate::difference::{Difference, NewestHas};
-use crate::difference::{common_prefix_difference, idle_patterns};
+use crate::difference::{common_prefix_difference, count_are, idle_patterns};
 use crate::moments::{check_signs, describe_state, find_missing, join_state, state_class};
 use crate::output_format::OptimizerPolicy;
 use crate::pattern::fits_any;
@@ -201,7 +201,7 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan, storage: &dyn Sto
     let Some(first) = sources.first() else {
         return Err(Error::NothingToMerge { path: PathBuf::new() });
     };
-    check_signs(plan)?;
+    check_signs(plan, sources)?;
     let policy = Policy::of(plan, sources);
     let mut differences = unreadable(sources, &policy);
     if !plan.is_copy() {
@@ -214,7 +214,7 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan, storage: &dyn Sto
     differences.extend(config_differences);
     differences.extend(compare_tokenizers(sources, plan, storage)?);
     if policy.averages_moments() {
-        differences.extend(find_missing(sources));
+        differences.extend(find_missing(sources, &policy.newest));
         differences = join_state(differences);
     }
     if !differences.is_empty() {
@@ -429,18 +429,18 @@ fn collect_notes(sources: &[OpenSource], layout: &MergeLayout, plan: &MergePlan)
     if n_routers > 0 {
         let newest = plan.outputs.iter().any(|output| output.policy.router == RouterPolicy::Newest);
         let how = if newest { "taken from the newest source" } else { "averaged" };
-        notes.push(format!("{n_routers} router tensors are {how} (`--router`)"));
+        notes.push(format!("{} {how} (`--router`)", count_are(n_routers, "router tensor")));
     }
     notes.extend(describe_state(layout));
     let n_taken = count(TensorClass::Newest);
     if n_taken > 0 {
-        notes.push(format!("{n_taken} tensors are taken from the newest source (`--take-newest`)"));
+        notes.push(format!("{} taken from the newest source (`--take-newest`)", count_are(n_taken, "tensor")));
     }
     let drop = plan.outputs.first().map_or(&[][..], |output| &output.policy.drop);
     if !drop.is_empty() {
         let entries = sources.iter().flat_map(|source| source.checkpoint.catalog().entries());
         let dropped: BTreeSet<&str> = entries.map(|entry| &*entry.name).filter(|name| fits_any(drop, name)).collect();
-        notes.push(format!("{} tensors are left out (`--drop`)", dropped.len()));
+        notes.push(format!("{} left out (`--drop`)", count_are(dropped.len(), "tensor")));
     }
     notes
 }

@@ -97,6 +97,8 @@ pub enum Difference {
     NoMoments {
         /// The sources.
         sources: Vec<String>,
+        /// Whether the newest source has any state of an optimizer.
+        newest: NewestHas,
     },
     /// The state of the optimizer, which is to be averaged, differs.
     OptimizerState {
@@ -121,7 +123,7 @@ impl Difference {
     }
 }
 
-/// Whether the newest source has a tensor.
+/// Whether the newest source has something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NewestHas {
     /// It does.
@@ -178,7 +180,7 @@ impl fmt::Display for Difference {
                 "tensor `{}` is taken from the newest source, but it differs between the newest sources of the outputs",
                 display_name(tensor)
             ),
-            Self::NoMoments { sources } => {
+            Self::NoMoments { sources, .. } => {
                 write!(f, "{}: no moments of an optimizer that could be averaged", shorten(sources))
             }
             Self::OptimizerState { first, n_tensors } => {
@@ -197,6 +199,11 @@ fn write_values(f: &mut fmt::Formatter<'_>, rows: &[(String, Option<Value>)]) ->
         let value = value.as_ref().map_or_else(|| "-".to_owned(), Value::to_string);
         write!(f, "\n  {label}  {}", display_name(&value))
     })
+}
+
+/// A number of things and the verb after it: `1 tensor is`, `2 tensors are`.
+pub(crate) fn count_are(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what} is") } else { format!("{n} {what}s are") }
 }
 
 fn names_differ(n_tensors: usize) -> String {
@@ -242,6 +249,9 @@ fn hint_for_contents(difference: &Difference) -> Option<String> {
         Difference::IdlePattern { option, .. } => {
             Some(format!("`thalweg inspect CKPT -v` lists the names; in `{option} NAME` a `*` matches anything"))
         }
+        Difference::NoMoments { newest: NewestHas::No, .. } => Some(
+            "leave out `--optimizer average`: the newest checkpoint has no tensors of an optimizer's state".to_owned(),
+        ),
         Difference::NoMoments { .. } | Difference::OptimizerState { .. } => Some(NEWEST_HINT.to_owned()),
         Difference::NewestDiffer { .. } => Some("make the outputs one by one, with `thalweg merge`".to_owned()),
         _ => None,

@@ -24,7 +24,6 @@ use crate::engine::Merged;
 use crate::error::Error;
 use crate::frame::{framed_receipts, write_copies};
 use crate::ledger::TensorRecord;
-use crate::masters::unreached_masters;
 use crate::output_format::{FormatError, OptimizerPolicy, OutputFormat};
 use crate::own::MERGED_FOLDER;
 use crate::plan::OutputPlan;
@@ -143,9 +142,6 @@ fn layout_like_newest(
     tensors: &[LayoutEntry],
     storage: &Arc<dyn Storage>,
 ) -> Result<OutputLayout, Error> {
-    if let Some(master) = unreached_masters(storage, &newest.checkpoint, &output.reading)? {
-        return Err(FormatError::StaleMasters { master }.into());
-    }
     let other_copy = open_other_copy(storage, &newest.checkpoint, &output.reading)?;
     let replaced: BTreeSet<String> = match output.policy.side_files_from == output.policy.newest {
         true => BTreeSet::new(),
