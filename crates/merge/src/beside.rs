@@ -47,7 +47,7 @@ pub(crate) struct Beside<'a> {
     pub(crate) newest: &'a Checkpoint,
     /// Everything that the files hold.
     pub(crate) wholes: Vec<Checkpoint>,
-    /// What the merge writes, with files counted as in `numbers`.
+    /// What the merge writes.
     written: Vec<TensorEntry>,
     pub(crate) bystanders: Vec<Bystander>,
 }
@@ -208,5 +208,48 @@ impl<'a> WrittenMap<'a> {
         let after = self.spans.partition_point(|span| (span.0, span.1) < (file_idx, end));
         let last = self.spans[..after].last()?;
         (last.0 == file_idx && last.2 > start).then_some(last.3)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use thalweg_tensor::{Dtype, Piece, Shape};
+
+    use super::*;
+
+    fn entry(file_idx: u32, offset: u64, n: u64) -> TensorEntry {
+        let pieces = [Piece::whole(file_idx, offset)].into();
+        TensorEntry {
+            name: format!("{file_idx}.{offset}.{n}").into(),
+            dtype: Dtype::F32,
+            shape: Shape::new([n]),
+            pieces,
+        }
+    }
+
+    #[test]
+    fn tensors_are_written_ones_other_names_of_them_across_them_or_apart() {
+        // The second lies within the first; the third is another name of the fourth and written, too.
+        let written = [entry(0, 0, 16), entry(0, 8, 2), entry(1, 0, 4), entry(1, 0, 4)];
+        let mut map = WrittenMap::new(&written);
+        for (file_idx, offset, n, expected) in [
+            (0, 0, 16, None),
+            (0, 0, 16, Some(Lies::On(0))),
+            (0, 8, 2, None),
+            (1, 0, 4, None),
+            (1, 0, 4, None),
+            (1, 0, 4, Some(Lies::On(3))),
+            (1, 0, 2, Some(Lies::Across(3))),
+            // After the end of the inner one and within the outer one.
+            (0, 40, 1, Some(Lies::Across(0))),
+            (0, 60, 2, Some(Lies::Across(0))),
+            (0, 64, 1, Some(Lies::Apart)),
+            (1, 16, 1, Some(Lies::Apart)),
+            (2, 0, 16, Some(Lies::Apart)),
+        ] {
+            assert_eq!(map.place(&entry(file_idx, offset, n)), expected, "{file_idx} {offset} {n}");
+        }
+        let empty = TensorEntry { shape: Shape::new([0]), ..entry(0, 0, 1) };
+        assert_eq!(map.place(&empty), Some(Lies::Apart));
     }
 }

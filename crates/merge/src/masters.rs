@@ -22,6 +22,8 @@ use crate::frame::conversion;
 const BUCKET_NAME: &str = ".param";
 /// A beginning of fewer elements proves nothing.
 const MIN_HEAD_ELEMENTS: u64 = 8;
+/// Most lengths of beginnings that a tensor is compared with, the longest first, so that no checkpoint takes long.
+const MAX_HEAD_LENGTHS: usize = 64;
 /// Elements that are compared at the beginning of a tensor, and as many from its middle on.
 const SAMPLE_ELEMENTS: u64 = 4096;
 
@@ -30,7 +32,7 @@ const SAMPLE_ELEMENTS: u64 = 4096;
 /// Reads the headers of all files that an output keeps, and samples of tensors that may be copies.
 ///
 /// # Errors
-/// When the checkpoint cannot be opened again, or a sample cannot be read.
+/// When the checkpoint cannot be opened again, or a parameter cannot be read.
 pub fn unreached_masters(
     storage: &Arc<dyn Storage>,
     newest: &Checkpoint,
@@ -48,12 +50,7 @@ pub(crate) fn find_master(beside: &Beside<'_>) -> Result<Option<String>, Error> 
     }
     let unknown: Vec<&Bystander> = apart.into_iter().filter(|one| !is_known_moment(&one.path)).collect();
     let params = ParamSamples::read(beside, &unknown)?;
-    for one in unknown {
-        if params.have(beside, one)? {
-            return Ok(Some(display_name(&one.path)));
-        }
-    }
-    Ok(None)
+    Ok(unknown.into_iter().find(|one| params.have(beside, one)).map(|one| display_name(&one.path)))
 }
 
 /// Whether a tensor that is not merged may hold parameters that a trainer resumes from.
@@ -116,7 +113,7 @@ impl ParamSamples {
     }
 
     /// Whether one of the parameters has the values of a tensor, rounded to its element type.
-    fn have(&self, beside: &Beside<'_>, one: &Bystander) -> Result<bool, Error> {
+    fn have(&self, beside: &Beside<'_>, one: &Bystander) -> bool {
         let entry = beside.entry(one);
         let n = entry.n_elements();
         // Another model of the same element type is not what a trainer computes with; a wider one may be its masters.
@@ -126,27 +123,31 @@ impl ParamSamples {
             .filter(|dtype| one.kind == KeyKind::State || dtype.bits() < entry.dtype.bits())
             .peekable();
         if dtypes.peek().is_none() {
-            return Ok(false);
+            return false;
         }
-        let [head, middle] = read_sample(&beside.wholes[one.whole_idx], one.tensor_idx, n)?;
+        // What cannot be read is not a plain copy; the merge copies its bytes as they are.
+        let Ok([head, middle]) = read_sample(&beside.wholes[one.whole_idx], one.tensor_idx, n) else { return false };
+        let sample = [&*head, &*middle].concat();
         for &dtype in dtypes {
-            let has = |known: &BTreeMap<(Dtype, u64), BTreeSet<String>>, key: u64, values: &[u8]| {
-                let digest = rounded(values, entry.dtype, dtype).and_then(|values| digest_of(&values, dtype));
-                digest.is_some_and(|digest| known.get(&(dtype, key)).is_some_and(|known| known.contains(&digest)))
+            let Some(values) = rounded(&sample, entry.dtype, dtype) else { continue };
+            let has = |known: &BTreeMap<(Dtype, u64), BTreeSet<String>>, n: u64, values: &[u8]| {
+                let digest = digest_of(values, dtype);
+                digest.is_some_and(|digest| known.get(&(dtype, n)).is_some_and(|known| known.contains(&digest)))
             };
-            if self.whole.contains_key(&(dtype, n)) && has(&self.whole, n, &[&*head, &*middle].concat()) {
-                return Ok(true);
+            if self.whole.contains_key(&(dtype, n)) && has(&self.whole, n, &values) {
+                return true;
             }
-            let lengths = self.heads.range((dtype, 0)..=(dtype, n)).map(|((_, length), _)| *length);
+            let lengths = self.heads.range((dtype, 0)..=(dtype, n.min(SAMPLE_ELEMENTS))).rev().take(MAX_HEAD_LENGTHS);
+            let mut lengths = lengths.map(|((_, length), _)| *length);
             let begins = |length: u64| {
-                let n_bytes = to_index(entry.dtype.bytes_of(length).unwrap_or(0));
-                head.get(..n_bytes).is_some_and(|values| has(&self.heads, length, values))
+                let n_bytes = to_index(dtype.bytes_of(length).unwrap_or(0));
+                values.get(..n_bytes).is_some_and(|values| has(&self.heads, length, values))
             };
-            if entry.shape.0.len() == 1 && lengths.into_iter().any(begins) {
-                return Ok(true);
+            if entry.shape.0.len() == 1 && lengths.any(begins) {
+                return true;
             }
         }
-        Ok(false)
+        false
     }
 }
 
@@ -188,4 +189,35 @@ fn digest_of(values: &[u8], dtype: Dtype) -> Option<String> {
     let is_constant = values.chunks_exact(width).all(|element| element == first);
     let digest: Digest = bytes_digest(DigestKind::Blake3, &values);
     (!is_constant).then(|| digest.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn f32s(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn samples_are_equal_by_value_and_prove_nothing_if_all_elements_are() {
+        let digest = |values: &[f32]| digest_of(&f32s(values), Dtype::F32);
+        assert!(digest(&[0.0, 1.0]).is_some());
+        assert_eq!(digest(&[0.0, 1.0]), digest(&[-0.0, 1.0]));
+        assert_ne!(digest(&[0.0, 1.0]), digest(&[0.0, -1.0]));
+        for constant in [&[][..], &[1.0], &[1.0, 1.0], &[0.0, -0.0]] {
+            assert_eq!(digest(constant), None, "{constant:?}");
+        }
+    }
+
+    #[test]
+    fn values_are_rounded_to_nearest_even_and_not_beyond_the_range() {
+        // bfloat16 has 8 bits of significand: 1 + 1/256 is a tie, which goes to the even neighbour.
+        let values = f32s(&[1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, -2.5]);
+        let expected = [0x80, 0x3f, 0x82, 0x3f, 0x20, 0xc0];
+        assert_eq!(rounded(&values, Dtype::F32, Dtype::Bf16).unwrap(), expected);
+        assert_eq!(rounded(&values, Dtype::F32, Dtype::F32).unwrap(), values);
+        assert_eq!(rounded(&f32s(&[1e6]), Dtype::F32, Dtype::F16), None);
+        assert_eq!(rounded(&[1, 2], Dtype::U8, Dtype::F16), None);
+    }
 }

@@ -153,10 +153,10 @@ pub enum FormatError {
         /// That of the newest source.
         found: &'static str,
     },
-    /// The state of the optimizer has copies of the parameters that the merge does not reach.
+    /// The training state has copies of the parameters that the merge does not reach.
     #[error(
-        "the state of the optimizer has copies of the parameters, such as `{master}`, that are not merged: a trainer that \
-         resumed from them would undo the merge"
+        "the training state has copies of the parameters, such as `{master}`, that are not merged: a trainer that resumed \
+         from them would undo the merge"
     )]
     StaleMasters {
         /// The first of them.
@@ -208,7 +208,7 @@ impl FormatError {
             Self::NotWritten { .. } | Self::OnlyFromItself { .. } | Self::SharedBytes { .. } => {
                 "`--format safetensors` writes the tensors of any checkpoint"
             }
-            Self::StaleMasters { .. } => "leave its state out with `--optimizer drop`",
+            Self::StaleMasters { .. } => "leave the training state out with `--optimizer drop`",
             Self::NoOptimizer { asked: OptimizerPolicy::Average, .. } => "leave out `--optimizer average`",
             Self::NoOptimizer { .. } => "leave out `--optimizer newest`",
             Self::NegativeMoments { .. } => NEWEST_HINT,

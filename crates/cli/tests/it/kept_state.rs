@@ -86,8 +86,11 @@ fn merge_all<'a>(run: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 /// Copies of the parameters are refused where they would be kept, with a hint that works, and are left out by default.
 #[track_caller]
 fn check_stale(scratch: &Scratch, run: &str, master: &str) {
-    let facts =
-        [&format!("such as `{master}`"), "would undo the merge", "hint: leave its state out with `--optimizer drop`"];
+    let facts = [
+        &format!("such as `{master}`"),
+        "would undo the merge",
+        "hint: leave the training state out with `--optimizer drop`",
+    ];
     refused(scratch, &merge_all(run, &["-o", "x", "--optimizer", "newest"]), &facts);
     refused(scratch, &merge_all(run, &["-o", "x", "--optimizer", "average"]), &facts);
     let out = format!("{}-merged", run.replace('/', "-"));
@@ -348,7 +351,8 @@ fn masters_in_a_state_of_deepspeed_without_zero_are_found_too() {
         let state = dict([("module", module), ("optimizer", optimizer)]);
         saved.write(&scratch.join(format!("run/global_step{step}/mp_rank_00_model_states.pt")), &state);
     }
-    let facts = ["such as `optimizer.fp32_groups_flat.0`", "hint: leave its state out with `--optimizer drop`"];
+    let facts =
+        ["such as `optimizer.fp32_groups_flat.0`", "hint: leave the training state out with `--optimizer drop`"];
     refused(&scratch, &merge_all("run", &["-o", "x", "--optimizer", "newest"]), &facts);
     let told = done(&scratch, &merge_all("run", &["-o", "out"]));
     assert!(told.contains("would undo the merge; it is left out") && told.contains("written as safetensors"), "{told}");
