@@ -44,6 +44,7 @@ pub use error::{Error, Fault};
 pub use format::dcp::write::layout_dcp;
 pub use format::dcp::{DcpExtras, DcpObject, PathPart, dcp_extras};
 pub use format::megatron_dist::{MegatronExtras, layout_megatron_dist, megatron_common};
+pub use format::model_key::KeyKind;
 pub use format::torch::write::layout_torch;
 pub use gather::GATHER_SCRATCH_BYTES;
 pub use layout::{
@@ -54,14 +55,16 @@ pub use note::Note;
 pub use open::{
     is_checkpoint, open_checkpoint, open_checkpoint_with, open_checkpoints, open_other_copy, open_with_cache,
 };
-pub use optimizer_state::{MOMENT_NAMES, is_moment, is_optimizer_state};
+pub use optimizer_state::{MOMENT_NAMES, is_master_name, is_moment, is_optimizer_state};
 pub use pool::CheckpointPool;
 pub use read_options::{Params, ReadOptions};
 pub use rename::{RenameError, RenameMap, RenameRule};
 pub use shard_digest::shard_digest;
 pub use side_files::{CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, StayReason, side_file_kind};
 pub use stage::{FrameCopies, FrameCopy, StagedCheckpoint, check_free_space};
-pub use template::{KeptName, Template, can_be_template, frame_ranges, kept_files, layout_like, unchanged_copies};
+pub use template::{
+    KeptName, Template, can_be_template, frame_ranges, kept_files, layout_like, open_whole, unchanged_copies,
+};
 pub use to_huggingface::{
     ConfigFault, HuggingFaceAssets, LlamaHeads, Naming, ToHuggingFaceError, check_llama_config, check_torchtitan_names,
     llama_heads, naming_of, open_assets,

@@ -5,6 +5,7 @@ use std::fmt;
 use thalweg_tensor::display_name;
 
 use crate::Params;
+use crate::format::model_key::KeyKind;
 
 /// One remark. Shown after the result, never instead of an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,5 +181,12 @@ fn write_other_keys(f: &mut fmt::Formatter<'_>, keys: &[(String, usize)]) -> fmt
     if keys.len() > MAX_KEYS {
         write!(f, " and {} more", keys.len() - MAX_KEYS)?;
     }
-    f.write_str("; `--key` reads those")
+    // Averages of training state mean nothing.
+    let models = keys.iter().filter(|(key, _)| KeyKind::of(key) != KeyKind::State);
+    let models: Vec<String> = models.map(|(key, _)| format!("`{}`", display_name(key))).collect();
+    match &*models {
+        [] => Ok(()),
+        _ if models.len() == keys.len() => f.write_str("; `--key` reads those"),
+        _ => write!(f, "; `--key` reads those under {}", models[..models.len().min(MAX_KEYS)].join(", ")),
+    }
 }

@@ -27,6 +27,8 @@ pub const MOMENT_NAMES: [&str; 15] = [
     "exp_avg_diff",
 ];
 
+/// Parts of names by which optimizers call their copies of the parameters.
+const MASTER_WORDS: [&str; 4] = ["fp32_param", "fp32_from_fp16", "fp32_groups", "master"];
 /// Adagrad's name, which counts only at the end: modules have it too.
 const SUM: &str = "sum";
 /// The counter that an optimizer keeps for each parameter.
@@ -68,6 +70,18 @@ pub fn is_moment(name: &str) -> bool {
     is_optimizer_state(name)
         && last != STEP
         && (last == SUM || name.split('.').any(|part| MOMENT_NAMES.contains(&part)))
+}
+
+/// Whether a name is one that optimizers give to their copies of the parameters.
+///
+/// # Example
+/// ```
+/// use thalweg_checkpoint::is_master_name;
+///
+/// assert!(is_master_name("optimizer.fp32_from_fp16_params.0.0") && !is_master_name("optimizer.state.0.exp_avg"));
+/// ```
+pub fn is_master_name(name: &str) -> bool {
+    MASTER_WORDS.iter().any(|word| name.contains(word))
 }
 
 /// A parameter whose name is like those of an optimizer's state, of which a reader listed `n_state` tensors.

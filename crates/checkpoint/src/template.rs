@@ -12,11 +12,16 @@ use thalweg_tensor::{Dtype, DtypeClass, Piece, TensorCatalog, TensorEntry, displ
 
 use crate::commit::RECEIPT_NAME;
 use crate::format::FORMATS;
+use crate::format::dcp::METADATA_FILE_NAME;
+use crate::format::deepspeed::MODEL_END;
+use crate::format::model_key::WHOLE_KEY;
 use crate::format::torch::archive::Archive;
+use crate::format::torch::is_torch_name;
 use crate::layout::{Checksum, CopiedBytes, FrameContent, FramePart, LayoutEntry, OutputFile, OutputLayout};
+use crate::open::open_checkpoint_with;
 use crate::side_files::{SideFileKind, StayReason, side_file_kind};
 use crate::stage::FrameCopy;
-use crate::{Checkpoint, Error};
+use crate::{Checkpoint, Error, ReadOptions};
 
 /// Deepest nesting of folders inside a checkpoint. No known trainer nests deeper than eight.
 const MAX_DEPTH: usize = 32;
@@ -133,6 +138,46 @@ pub fn unchanged_copies(layout: &OutputLayout) -> Vec<FrameCopy> {
         }
     }
     copies
+}
+
+/// Everything that the files of an output made like `checkpoint` hold, whatever it is: one checkpoint for each file of
+/// torch.save and for each distributed checkpoint, with all tensors under their full names.
+///
+/// Files with tensors that no other tensor can be a part of are left out: safetensors, and what DeepSpeed's ranks hold of
+/// the optimizer, where its format says which bytes are masters and which are moments. So are other files than those of
+/// the checkpoint if they cannot be read: they are copied as they are.
+///
+/// # Errors
+/// As [`open_checkpoint`](crate::open_checkpoint), for the files of the checkpoint itself.
+pub fn open_whole(storage: &Arc<dyn Storage>, checkpoint: &Checkpoint) -> Result<Vec<Checkpoint>, Error> {
+    let replaced = BTreeSet::new();
+    let list = FileList::find(&**storage, &Template { checkpoint, other_copy: None, replaced: &replaced })?;
+    let is_deepspeed = checkpoint.format_name().starts_with("deepspeed");
+    let options = ReadOptions { key: Some(WHOLE_KEY.to_owned()), ..ReadOptions::default() };
+    let mut opened = Vec::new();
+    for file in list.files {
+        let is_metadata = file.path.file_name().is_some_and(|name| name == METADATA_FILE_NAME);
+        let path = match file.path.parent().filter(|_| is_metadata) {
+            Some(folder) => folder,
+            None => &file.path,
+        };
+        let is_own = checkpoint.files().iter().any(|own| own.path == path || own.path.parent() == Some(path));
+        let is_wanted = match checkpoint.format_name() {
+            _ if is_metadata => true,
+            "torch" if is_own => true,
+            _ if is_deepspeed => file.name.ends_with(MODEL_END),
+            _ => is_torch_name(&file.name),
+        };
+        if !is_wanted {
+            continue;
+        }
+        match open_checkpoint_with(storage, path, &options) {
+            Ok(whole) => opened.push(whole),
+            Err(error) if is_own => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(opened)
 }
 
 /// Whether outputs can have the files of a checkpoint in this format.

@@ -6,7 +6,7 @@ use thalweg_checkpoint::{ReadOptions, can_be_template};
 use thalweg_merge::Coefficients;
 use thalweg_merge::huggingface::heads_of_output;
 use thalweg_merge::masters::unreached_masters;
-use thalweg_merge::output_format::{ChosenFormat, FormatRequest, choose_format};
+use thalweg_merge::output_format::{ChosenFormat, FormatRequest, OutputFormat, RequestedFormat, choose_format};
 use thalweg_merge::plan::{
     CodePolicy, DEFAULT_SHARD_BYTES, DigestChoice, MergePlan, MergePolicy, NonFloatPolicy, OutputDtype, OutputPlan,
     RouterPolicy, SourceRef, newest_of,
@@ -224,12 +224,19 @@ fn output_format(output: &OutputPlan, args: &OutputArgs, world: &World<'_>) -> R
     let format = args.format.or(is_translated.then_some(FormatChoice::Safetensors));
     let Some(newest) = output.newest_source() else { return Err(Error::usage("no checkpoints to merge")) };
     let newest = world.pool.open(&newest.path, &output.reading_options())?;
-    let master = match can_be_template(newest.format_name()) {
+    let asked = format.map(Into::into);
+    // Other formats hold the tensors alone.
+    let may_keep = match asked {
+        Some(RequestedFormat::Named(format)) => OutputFormat::of(&newest) == Some(format),
+        Some(RequestedFormat::OnlyRead(_)) => false,
+        Some(RequestedFormat::Same) | None => can_be_template(newest.format_name()),
+    };
+    let master = match may_keep {
         true => unreached_masters(&world.storage, &newest, &output.reading)?,
         false => None,
     };
     let request = FormatRequest {
-        format: format.map(Into::into),
+        format: asked,
         optimizer: args.optimizer.map(Into::into),
         shards: args.files.out_shard_size.is_some(),
         unreached_master: master.as_deref(),

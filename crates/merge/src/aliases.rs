@@ -1,11 +1,12 @@
 //! Tensors that share bytes in the files that an output is made like, such as tied weights and views: the bytes can hold
 //! only one result. So what is shared must be shared in every source, and treated alike.
 
-use thalweg_checkpoint::{Checkpoint, OutputLayout};
+use thalweg_checkpoint::{Checkpoint, OutputLayout, is_optimizer_state};
 use thalweg_tensor::{Piece, TensorEntry, display_name};
 
 use crate::align::{MergeLayout, OpenSource};
 use crate::error::Error;
+use crate::output::newest_open;
 use crate::output_format::FormatError;
 use crate::plan::OutputPlan;
 
@@ -24,8 +25,12 @@ pub(crate) fn check_aliases(
     if pairs.is_empty() {
         return Ok(());
     }
+    let newest = newest_open(output, sources);
     let fail = |pair: [usize; 2], reason: String| {
-        let [a, b] = pair.map(|t| display_name(&entries[t].name));
+        let path = |t: usize| {
+            newest.map_or_else(|| entries[t].name.to_string(), |source| path_in(&source.checkpoint, &entries[t]))
+        };
+        let [a, b] = pair.map(|t| display_name(&path(t)));
         Err(FormatError::SharedBytes { a, b, reason }.into())
     };
     for &pair in &pairs {
@@ -42,11 +47,21 @@ pub(crate) fn check_aliases(
                 .zip(in_source[1])
                 .is_some_and(|found| relation(pair.map(|t| &entries[t])) == relation([found.0, found.1]));
             if !is_same {
-                return fail(pair, format!("in `{}` they do not share them in the same way", source.path.display()));
+                let subject = if pair[0] == pair[1] { "its elements" } else { "they" };
+                let path = source.path.display();
+                return fail(pair, format!("in `{path}` {subject} do not share them in the same way"));
             }
         }
     }
     Ok(())
+}
+
+/// The path of a merged tensor in the files of its checkpoint, with the key that was removed from its name.
+pub(crate) fn path_in(checkpoint: &Checkpoint, entry: &TensorEntry) -> String {
+    match checkpoint.findings().key.as_deref().filter(|_| !is_optimizer_state(&entry.name)) {
+        Some(key) if key != "." => format!("{key}.{}", entry.name),
+        _ => entry.name.to_string(),
+    }
 }
 
 fn find<'a>(checkpoint: &Checkpoint, opened: &'a [TensorEntry], name: &str) -> Option<&'a TensorEntry> {
@@ -60,22 +75,24 @@ fn relation(pair: [&TensorEntry; 2]) -> Option<(bool, i128, [Vec<u64>; 2])> {
     Some((a.file_idx == b.file_idx, i128::from(b.offset) - i128::from(a.offset), [strides(a), strides(b)]))
 }
 
+/// The bytes of each piece of a tensor from its first to its last element: number of the file, start and end.
+pub(crate) fn spans_of(entry: &TensorEntry) -> impl Iterator<Item = (u32, u64, u64)> + '_ {
+    entry.pieces.iter().filter_map(|piece| {
+        let n_bytes = entry.dtype.bytes_of(piece.n_spanned(&entry.shape)?)?;
+        (n_bytes > 0).then(|| (piece.file_idx, piece.offset, piece.offset.saturating_add(n_bytes)))
+    })
+}
+
 /// Pairs of tensors that have bytes in common, enough of them to link all that do; a tensor that repeats its own elements
 /// is a pair with itself.
 fn shared_pairs(entries: &[TensorEntry]) -> Vec<[usize; 2]> {
+    let repeats = |entry: &TensorEntry, piece: &Piece| {
+        piece.extent(&entry.shape).iter().product::<u64>() > piece.n_spanned(&entry.shape).unwrap_or(0)
+    };
     let (mut pairs, mut spans) = (Vec::new(), Vec::new());
     for (t, entry) in entries.iter().enumerate() {
-        for piece in &entry.pieces {
-            let n_elements: u64 = piece.extent(&entry.shape).iter().product();
-            let n_spanned = piece.n_spanned(&entry.shape).unwrap_or(0);
-            if n_elements > n_spanned {
-                pairs.push([t, t]);
-            }
-            let n_bytes = entry.dtype.bytes_of(n_spanned).unwrap_or(0);
-            if n_elements > 0 && n_bytes > 0 {
-                spans.push((piece.file_idx, piece.offset, piece.offset.saturating_add(n_bytes), t));
-            }
-        }
+        pairs.extend(entry.pieces.iter().filter(|piece| repeats(entry, piece)).map(|_| [t, t]));
+        spans.extend(spans_of(entry).map(|(file_idx, start, end)| (file_idx, start, end, t)));
     }
     spans.sort_unstable();
     let mut widest: Option<(u32, u64, usize)> = None;

@@ -150,7 +150,7 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan, storage: &dyn Sto
     let Some(first) = sources.first() else {
         return Err(Error::NothingToMerge { path: PathBuf::new() });
     };
-    check_signs(plan)?;
+    check_signs(plan, sources)?;
     let policy = Policy::of(plan, sources);
     let mut differences = unreadable(sources, &policy);
     differences.extend(find_contents(sources, plan, &policy));
@@ -161,7 +161,7 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan, storage: &dyn Sto
     differences.extend(config_differences);
     differences.extend(compare_tokenizers(sources, plan, storage)?);
     if policy.averages_moments() {
-        differences.extend(find_missing(sources));
+        differences.extend(find_missing(sources, &policy.newest));
         differences = join_state(differences);
     }
     if !differences.is_empty() {

@@ -7,7 +7,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use serde_json::Value;
-use thalweg_checkpoint::{BlockScaled, Checkpoint, MOMENT_NAMES, ScaledFault, is_optimizer_state, quantisation_of};
+use thalweg_checkpoint::format::Findings;
+use thalweg_checkpoint::{
+    BlockScaled, Checkpoint, KeyKind, MOMENT_NAMES, ScaledFault, is_optimizer_state, quantisation_of,
+};
 use thalweg_tensor::{DtypeClass, TensorCatalog, TensorEntry, display_name};
 
 use crate::pattern::name_fits;
@@ -76,17 +79,26 @@ pub enum Obstacle {
         /// Patterns for `--drop` that cover all of them and no parameter.
         patterns: Vec<String>,
     },
+    /// Tensors that were read under a key of training state.
+    StateKey {
+        /// The key.
+        key: String,
+    },
 }
 
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Factored { tensor, scheme, n_tensors } => write!(
-                f,
-                "{n_tensors} tensors are factors of an update ({scheme}), such as `{}`: the product of averaged factors is \
-                 not the average of the updates",
-                display_name(tensor)
-            ),
+            Self::Factored { tensor, scheme, n_tensors } => {
+                let what =
+                    if *n_tensors == 1 { "1 tensor is a factor" } else { &*format!("{n_tensors} tensors are factors") };
+                let tensor = display_name(tensor);
+                write!(
+                    f,
+                    "{what} of an update ({scheme}), such as `{tensor}`: the product of averaged factors is not the average \
+                     of the updates"
+                )
+            }
             Self::Adapter { file } => {
                 write!(f, "`{}` is an adapter, an update of a base model that is not here", display_name(file))
             }
@@ -118,6 +130,16 @@ impl fmt::Display for Obstacle {
             Self::QuantisationConfig { method } => {
                 write!(f, "`config.json` has a `quantization_config` (method {method}): the weights are quantised")
             }
+            Self::TrainingState { tensor, n_tensors: 1, .. } => write!(
+                f,
+                "tensor `{}` is training state: it is not a parameter and is not averaged",
+                display_name(tensor)
+            ),
+            Self::StateKey { key } => write!(
+                f,
+                "the key `{}` leads to training state, not to a model: counters and schedules have no average",
+                display_name(key)
+            ),
             Self::TrainingState { tensor, n_tensors, .. } => write!(
                 f,
                 "{n_tensors} tensors are training state, such as `{}`: they are not parameters and are not averaged",
@@ -156,6 +178,10 @@ impl Obstacle {
                     patterns.iter().map(|pattern| format!("--drop {}", thalweg_tensor::shell_word(pattern))).collect();
                 format!("leave them out with `{}`", options.join(" "))
             }
+            Self::StateKey { .. } => {
+                "leave out `--key`: then the model is merged, and `--optimizer` says what becomes of the optimizer's state"
+                    .to_owned()
+            }
         }
     }
 }
@@ -180,9 +206,11 @@ pub fn find_obstacles(checkpoint: &Checkpoint, is_averaged: &dyn Fn(&str) -> boo
         }
         None => found.extend(checkpoint.config().and_then(quantisation_config)),
     }
-    // Only `--key` reads an optimizer's state: then the user asked for it.
-    if checkpoint.findings().key.as_deref().is_some_and(is_state_key) {
+    // Names lack the key that leads to them. Masters have a key of the optimizer, and are parameters.
+    let Findings { key, params, .. } = checkpoint.findings();
+    if let Some(key) = key.as_ref().filter(|key| params.is_none() && KeyKind::of(key) == KeyKind::State) {
         found.retain(|obstacle| !matches!(obstacle, Obstacle::TrainingState { .. }));
+        found.push(Obstacle::StateKey { key: key.clone() });
     }
     found
 }
@@ -210,11 +238,6 @@ fn find_scaled<'a>(
             (found, names.into_iter().flatten().collect())
         }
     }
-}
-
-/// Whether a key (`--key`) names a training state.
-fn is_state_key(key: &str) -> bool {
-    key.split('.').next().is_some_and(|root| STATE_ROOTS.contains(&root))
 }
 
 /// Obstacles that names, element types and shapes reveal.
@@ -483,7 +506,7 @@ mod tests {
             "l.q.lokr_w2",
             "l.q.oft_r",
         ] {
-            check(&[(name, Dtype::F32, &[2, 2])], "factors of an update");
+            check(&[(name, Dtype::F32, &[2, 2])], " of an update (");
         }
         check(&[("l.explorations.weight", Dtype::F32, &[2]), ("l.flora.weight", Dtype::F32, &[2])], "");
     }

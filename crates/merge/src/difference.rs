@@ -104,6 +104,8 @@ pub enum Difference {
     NoMoments {
         /// The sources.
         sources: Vec<String>,
+        /// Whether the newest source has any state of an optimizer.
+        newest: NewestHas,
     },
     /// The state of the optimizer, which is to be averaged, differs.
     OptimizerState {
@@ -128,7 +130,7 @@ impl Difference {
     }
 }
 
-/// Whether the newest source has a tensor.
+/// Whether the newest source has something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NewestHas {
     /// It does.
@@ -188,7 +190,7 @@ impl fmt::Display for Difference {
                 "tensor `{}` is taken from the newest source, but it differs between the newest sources of the outputs",
                 display_name(tensor)
             ),
-            Self::NoMoments { sources } => {
+            Self::NoMoments { sources, .. } => {
                 write!(f, "{}: no moments of an optimizer that could be averaged", shorten(sources))
             }
             Self::OptimizerState { first, n_tensors } => {
@@ -255,6 +257,9 @@ fn hint_for_contents(difference: &Difference) -> Option<String> {
         Difference::IdlePattern { option, .. } => {
             Some(format!("`thalweg inspect CKPT -v` lists the names; in `{option} NAME` a `*` matches anything"))
         }
+        Difference::NoMoments { newest: NewestHas::No, .. } => Some(
+            "leave out `--optimizer average`: the newest checkpoint has no tensors of an optimizer's state".to_owned(),
+        ),
         Difference::NoMoments { .. } | Difference::OptimizerState { .. } => Some(NEWEST_HINT.to_owned()),
         Difference::NewestDiffer { .. } => Some("make the outputs one by one, with `thalweg merge`".to_owned()),
         _ => None,

@@ -19,7 +19,7 @@ use crate::frame::{CopyTime, copy_frames};
 use crate::ledger::{Finished, Ledger};
 use crate::memory::{Held, PieceSize};
 use crate::output::{CommitInput, commit_output, output_layout};
-use crate::output_format::describe_format;
+use crate::output_format::{describe_format, find_kept_state};
 use crate::pending::{Compared, Pending, check_disk_space};
 use crate::plan::{DigestChoice, MergePlan, OutputPlan};
 use crate::receipt::MergeReceipt;
@@ -81,8 +81,12 @@ pub fn execute_merge(
     check_memory(plan, &sources, &layout, run)?;
     let pending = Pending::find(plan, (&sources, &layout), options, run)?;
     pending.outputs().flat_map(|output| side_file_notes(output, &sources)).for_each(|note| run.progress.note(&note));
-    pending.outputs().filter_map(|output| describe_format(output, &sources)).for_each(|line| run.progress.note(&line));
-    let lay_out = |output| output_layout(output, &layout, &sources, &run.storage);
+    let lay_out = |output| {
+        let kept = find_kept_state(output, &sources, &run.storage)?;
+        let laid_out = output_layout(output, &layout, &sources, &run.storage)?;
+        describe_format(output, &sources, kept.as_ref()).iter().for_each(|line| run.progress.note(line));
+        Ok::<_, Error>(laid_out)
+    };
     let layouts = pending.outputs().map(lay_out).collect::<Result<Vec<_>, _>>()?;
     check_disk_space(&pending, &layouts, run)?;
     let staged = stage_outputs(&pending, &sources, layouts, options, run)?;

@@ -112,7 +112,7 @@ fn write_copy(
 }
 
 /// The conversion between two element types; `None` if they are the same, or if the values are not numbers to convert.
-fn conversion(from: Dtype, to: Dtype, simd: Simd) -> Result<Option<WeightedSum>, SumError> {
+pub(crate) fn conversion(from: Dtype, to: Dtype, simd: Simd) -> Result<Option<WeightedSum>, SumError> {
     if from == to || from.class() != DtypeClass::Mergeable {
         return Ok(None);
     }

@@ -6,6 +6,7 @@
 
 mod aliases;
 pub mod align;
+mod beside;
 pub mod card;
 pub mod coefficients;
 pub mod combine;

@@ -3,13 +3,15 @@
 //!
 //! What belongs to the state, and what is a moment, is decided by names in the `checkpoint` crate.
 
+use std::collections::BTreeSet;
+
 use num_bigint::Sign;
-use thalweg_checkpoint::{is_moment, is_optimizer_state};
+use thalweg_checkpoint::{is_master_name, is_moment, is_optimizer_state};
 use thalweg_tensor::{DtypeClass, TensorEntry};
 
 use crate::Error;
 use crate::align::{MergeLayout, OpenSource, TensorClass};
-use crate::difference::Difference;
+use crate::difference::{Difference, NewestHas};
 use crate::output_format::{FormatError, OptimizerPolicy};
 use crate::plan::MergePlan;
 
@@ -23,7 +25,12 @@ pub(crate) fn state_class(entry: &TensorEntry, optimizer: OptimizerPolicy) -> Op
 }
 
 /// Refuses negative coefficients where moments are averaged: a second moment must not become negative.
-pub(crate) fn check_signs(plan: &MergePlan) -> Result<(), Error> {
+pub(crate) fn check_signs(plan: &MergePlan, sources: &[OpenSource]) -> Result<(), Error> {
+    let has_moments =
+        |source: &OpenSource| source.checkpoint.catalog().entries().iter().any(|one| is_moment(&one.name));
+    if !sources.iter().any(has_moments) {
+        return Ok(());
+    }
     for output in plan.outputs.iter().filter(|output| output.policy.optimizer == OptimizerPolicy::Average) {
         let coefficients = output.coefficients()?;
         let mut pairs = output.sources.iter().zip(coefficients.numerators());
@@ -34,8 +41,8 @@ pub(crate) fn check_signs(plan: &MergePlan) -> Result<(), Error> {
     Ok(())
 }
 
-/// Sources without moments, and moments that are stored as codes.
-pub(crate) fn find_missing(sources: &[OpenSource]) -> Vec<Difference> {
+/// Sources without moments, and moments that are stored as codes. `newest` has the positions of the newest sources.
+pub(crate) fn find_missing(sources: &[OpenSource], newest: &BTreeSet<usize>) -> Vec<Difference> {
     let (mut differences, mut lacking) = (Vec::new(), Vec::new());
     for source in sources {
         let moments = source.checkpoint.catalog().entries().iter().filter(|entry| is_moment(&entry.name));
@@ -51,7 +58,12 @@ pub(crate) fn find_missing(sources: &[OpenSource]) -> Vec<Difference> {
         }));
     }
     if !lacking.is_empty() {
-        differences.push(Difference::NoMoments { sources: lacking });
+        let has_state = |source: &OpenSource| {
+            source.checkpoint.catalog().entries().iter().any(|entry| is_optimizer_state(&entry.name))
+        };
+        let is_there = newest.iter().filter_map(|&i| sources.get(i)).all(has_state);
+        let newest = if is_there { NewestHas::Yes } else { NewestHas::No };
+        differences.push(Difference::NoMoments { sources: lacking, newest });
     }
     differences
 }
@@ -72,16 +84,26 @@ pub(crate) fn join_state(differences: Vec<Difference>) -> Vec<Difference> {
 /// What is done with the state, for the user.
 pub(crate) fn describe_state(layout: &MergeLayout) -> Option<String> {
     let count = |wanted| layout.classes.iter().filter(|&&class| class == wanted).count();
-    let (n_moments, n_others) = (count(TensorClass::Moment), count(TensorClass::OptimizerState));
-    (n_moments > 0).then(|| {
-        let rest = if n_others > 0 {
-            format!("{n_others} other tensors of its state, such as step counters, are")
-        } else {
-            "the rest of its state is".to_owned()
+    let averaged =
+        layout.catalog.entries().iter().zip(&layout.classes).filter(|(_, class)| **class == TensorClass::Moment);
+    let n_masters = averaged.filter(|(entry, _)| is_master_name(&entry.name)).count();
+    let (n_averaged, n_others) = (count(TensorClass::Moment), count(TensorClass::OptimizerState));
+    (n_averaged > 0).then(|| {
+        let what = match (n_averaged - n_masters, n_masters) {
+            (1, 0) => "1 moment of the optimizer is".to_owned(),
+            (n_moments, 0) => format!("{n_moments} moments of the optimizer are"),
+            (0, 1) => "1 copy of a parameter in the optimizer's state is".to_owned(),
+            (0, n_masters) => format!("{n_masters} copies of parameters in the optimizer's state are"),
+            (n_moments, n_masters) => {
+                format!("{n_moments} moments of the optimizer and {n_masters} of its copies of parameters are")
+            }
         };
-        format!(
-            "{n_moments} moments of the optimizer are averaged; {rest} taken from the newest source (`--optimizer average`)"
-        )
+        let rest = match n_others {
+            0 => "the rest of its state is".to_owned(),
+            1 => "1 other tensor of its state is".to_owned(),
+            _ => format!("{n_others} other tensors of its state, such as step counters, are"),
+        };
+        format!("{what} averaged; {rest} taken from the newest source (`--optimizer average`)")
     })
 }
 
@@ -116,7 +138,7 @@ mod tests {
         let joined = join_state(list.to_vec());
         let [first, Difference::OptimizerState { n_tensors: 2, .. }] = &*joined else { panic!("{joined:?}") };
         assert_eq!(*first, list[0]);
-        let lacking = Difference::NoMoments { sources: vec!["step 2".to_owned()] };
+        let lacking = Difference::NoMoments { sources: vec!["step 2".to_owned()], newest: NewestHas::Yes };
         assert_eq!(join_state(vec![lacking.clone(), list[1].clone()]), [lacking]);
     }
 }

@@ -26,7 +26,6 @@ use crate::frame::{CopyTime, copy_frames, framed_receipts, write_copies};
 use crate::huggingface::config_of;
 use crate::kept::copied_files;
 use crate::ledger::TensorRecord;
-use crate::masters::unreached_masters;
 use crate::output_format::{FormatError, Keeping, OptimizerPolicy, OutputFormat};
 use crate::own::MERGED_FOLDER;
 use crate::plan::OutputPlan;
@@ -155,9 +154,6 @@ fn layout_like_newest(
     tensors: &[LayoutEntry],
     storage: &Arc<dyn Storage>,
 ) -> Result<OutputLayout, Error> {
-    if let Some(master) = unreached_masters(storage, &newest.checkpoint, &output.reading)? {
-        return Err(FormatError::StaleMasters { master }.into());
-    }
     let other_copy = open_other_copy(storage, &newest.checkpoint, &output.reading)?;
     let replaced = replaced_files(output, sources, &**storage)?;
     let template = Template { checkpoint: &newest.checkpoint, other_copy: other_copy.as_ref(), replaced: &replaced };

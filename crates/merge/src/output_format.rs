@@ -2,12 +2,17 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thalweg_checkpoint::{Checkpoint, RenameMap, can_be_template, is_optimizer_state};
+use thalweg_storage::Storage;
 use thalweg_tensor::{DtypeClass, display_name};
 
+use crate::Error;
 use crate::align::OpenSource;
+use crate::beside::Beside;
+use crate::masters::find_master;
 use crate::output::{kept_source, newest_open, takes_arguments};
 use crate::plan::{OutputDtype, OutputPlan};
 
@@ -156,19 +161,17 @@ pub enum FormatError {
         /// That of the newest source.
         found: &'static str,
     },
-    /// The state of the optimizer has copies of the parameters that the merge does not reach.
+    /// The training state has copies of the parameters that the merge does not reach.
     #[error(
-        "the state of the optimizer has copies of the parameters, such as `{master}`, that are not merged: a trainer that \
-         resumed from them would undo the merge"
+        "the training state has copies of the parameters, such as `{master}`, that are not merged: a trainer that resumed \
+         from them would undo the merge"
     )]
     StaleMasters {
         /// The first of them.
         master: String,
     },
     /// Tensors that share bytes and have different results.
-    #[error(
-        "tensors `{a}` and `{b}` share bytes in the newest source, but {reason}: its files cannot hold both results"
-    )]
+    #[error("{} in the newest source, but {reason}: its files cannot hold both results", shared_bytes(a, b))]
     SharedBytes {
         /// One of them.
         a: String,
@@ -204,6 +207,14 @@ pub enum FormatError {
     },
 }
 
+fn shared_bytes(a: &str, b: &str) -> String {
+    if a == b {
+        format!("elements of tensor `{a}` share bytes")
+    } else {
+        format!("tensors `{a}` and `{b}` share bytes")
+    }
+}
+
 impl FormatError {
     /// What to do next.
     pub fn hint(&self) -> &'static str {
@@ -212,7 +223,7 @@ impl FormatError {
             | Self::OnlyFromItself { .. }
             | Self::NeedsOtherFiles { .. }
             | Self::SharedBytes { .. } => "`--format safetensors` writes the tensors of any checkpoint",
-            Self::StaleMasters { .. } => "leave its state out with `--optimizer drop`",
+            Self::StaleMasters { .. } => "leave the training state out with `--optimizer drop`",
             Self::NoOptimizer { asked: OptimizerPolicy::Average, .. } => "leave out `--optimizer average`",
             Self::NoOptimizer { .. } => "leave out `--optimizer newest`",
             Self::NegativeMoments { .. } => NEWEST_HINT,
@@ -326,7 +337,8 @@ pub fn choose_format(
         },
     };
     // Copies of the parameters that the merge does not reach, if they are all that is in the way.
-    let stale = request.unreached_master.filter(|_| obstacle(format).is_none()).map(str::to_owned);
+    let is_in_the_way = own.is_some_and(|own| obstacle(own).is_none() && (own == format || request.format.is_none()));
+    let stale = request.unreached_master.filter(|_| is_in_the_way).map(str::to_owned);
     if !can_be_made(&format) {
         return Err(match (stale, obstacle(format)) {
             (Some(master), _) => FormatError::StaleMasters { master },
@@ -348,21 +360,54 @@ pub fn choose_format(
         _ => OptimizerPolicy::Drop,
     };
     let left_out = |master| format!("{}; it is left out", FormatError::StaleMasters { master });
-    Ok(ChosenFormat { format, optimizer, note: note.or(stale.map(left_out)) })
+    let notes: Vec<String> = stale.map(left_out).into_iter().chain(note).collect();
+    Ok(ChosenFormat { format, optimizer, note: (!notes.is_empty()).then(|| notes.join("; ")) })
+}
+
+/// What an output has of its newest source beside the merged tensors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptState {
+    /// Paths of tensors that are other names of merged ones, and so change with them.
+    pub other_names: Vec<String>,
+}
+
+/// Looks at what an output keeps of its newest source; `None` if it does not have that source's files. Reads headers, and
+/// samples of tensors that may be copies of the parameters.
+///
+/// # Errors
+/// `StaleMasters` and `SharedBytes` of [`FormatError`]; an error of the checkpoint if it cannot be opened again.
+pub fn find_kept_state(
+    output: &OutputPlan,
+    sources: &[OpenSource],
+    storage: &Arc<dyn Storage>,
+) -> Result<Option<KeptState>, Error> {
+    let Some(newest) = kept_source(output, sources).filter(|_| !output.format.is_safetensors()) else {
+        return Ok(None);
+    };
+    let beside = Beside::look(storage, &newest.checkpoint, &output.reading)?;
+    if let Some(master) = find_master(&beside)? {
+        return Err(FormatError::StaleMasters { master }.into());
+    }
+    Ok(Some(KeptState { other_names: beside.other_names()? }))
 }
 
 /// In which files an output is written and what it has besides the merged tensors, in a line; `None` for safetensors made
-/// from safetensors.
-pub fn describe_format(output: &OutputPlan, sources: &[OpenSource]) -> Option<String> {
+/// from safetensors. `kept` is what [`find_kept_state`] found.
+pub fn describe_format(output: &OutputPlan, sources: &[OpenSource], kept: Option<&KeptState>) -> Option<String> {
     let newest = newest_open(output, sources)?;
     let format = output.format;
-    if kept_source(output, sources).is_none() {
+    let Some(kept) = kept else {
         let is_plain = format.is_safetensors() && newest.checkpoint.format_name() == format.to_string();
         let kept = if takes_arguments(output, sources) { "with its `common.pt` and " } else { "" };
         return (!is_plain).then(|| format!("written as {format}, {kept}without the state of the training"));
-    }
+    };
     let name = newest.path.file_name().unwrap_or(newest.path.as_os_str()).to_string_lossy().into_owned();
-    let keys = newest.checkpoint.findings().other_keys.iter().map(|(key, n)| format!("`{}` ({n})", display_name(key)));
+    let n_changed = |key: &str| {
+        let is_below = |name: &&String| name.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
+        kept.other_names.iter().filter(is_below).count()
+    };
+    let keys = newest.checkpoint.findings().other_keys.iter().map(|(key, n)| (key, n.saturating_sub(n_changed(key))));
+    let keys = keys.filter(|(_, n)| *n > 0).map(|(key, n)| format!("`{}` ({n})", display_name(key)));
     let keys: Vec<String> = keys.take(MAX_KEYS).collect();
     let tensors = if keys.is_empty() { String::new() } else { format!(", also the tensors under {}", keys.join(", ")) };
     let replaced = if output.policy.side_files_from == output.policy.newest {
@@ -370,7 +415,21 @@ pub fn describe_format(output: &OutputPlan, sources: &[OpenSource]) -> Option<St
     } else {
         ", except for the files of `--side-files-from`"
     };
-    Some(format!("written as {format}; everything else is as in `{}`{tensors}{replaced}", display_name(&name)))
+    let line = format!("written as {format}; everything else is as in `{}`{tensors}{replaced}", display_name(&name));
+    let changed: Vec<String> =
+        kept.other_names.iter().take(MAX_KEYS).map(|name| format!("`{}`", display_name(name))).collect();
+    Some(match kept.other_names.len() {
+        0 => line,
+        1 => format!("{line}; {} shares its bytes with a merged tensor and changes with it", changed[0]),
+        n if n > MAX_KEYS => {
+            let more = n - MAX_KEYS;
+            format!(
+                "{line}; {} and {more} more share their bytes with merged tensors and change with them",
+                changed.join(", ")
+            )
+        }
+        _ => format!("{line}; {} share their bytes with merged tensors and change with them", changed.join(", ")),
+    })
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use thalweg_checkpoint::Params;
+use thalweg_checkpoint::{Params, is_optimizer_state};
 use thalweg_storage::FileInfo;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::error::Error;
+use crate::output_format::OptimizerPolicy;
 use crate::plan::{OutputPlan, RouterPolicy};
 
 pub use thalweg_checkpoint::RECEIPT_NAME;
@@ -228,15 +229,21 @@ impl MergeReceipt {
         Ok(receipt)
     }
 
-    /// Euclidean distance of the whole output to the newest source; `None` when that was not read.
+    /// Euclidean distance of all parameters to those of the newest source; `None` when that was not read.
     pub fn distance_to_newest(&self) -> Option<f64> {
-        let squares = self.tensors.iter().map(|tensor| tensor.distance_to_newest.map(|distance| distance * distance));
+        let squares = self.params().map(|tensor| tensor.distance_to_newest.map(|distance| distance * distance));
         squares.sum::<Option<f64>>().map(f64::sqrt)
     }
 
-    /// Largest change of an element against the newest source; `None` when that was not read.
+    /// Largest change of a parameter against the newest source; `None` when that was not read.
     pub fn max_abs_change(&self) -> Option<f64> {
-        self.tensors.iter().map(|tensor| tensor.max_abs_change).try_fold(0.0, |max: f64, next| Some(max.max(next?)))
+        self.params().map(|tensor| tensor.max_abs_change).try_fold(0.0, |max: f64, next| Some(max.max(next?)))
+    }
+
+    /// The tensors that do not belong to a state of the optimizer that is merged with them.
+    fn params(&self) -> impl Iterator<Item = &TensorReceipt> {
+        let has_state = self.plan.policy.optimizer == OptimizerPolicy::Average;
+        self.tensors.iter().filter(move |tensor| !has_state || !is_optimizer_state(&tensor.name))
     }
 }
 

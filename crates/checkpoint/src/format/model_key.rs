@@ -22,12 +22,16 @@ const OTHER_KEYS: [&str; 13] = [
     "random",
     "scaler",
     "grad_scaler",
-    "callbacks",
+    CALLBACKS,
     "loops",
-    "ema",
+    AVERAGE,
     "dataloader",
     "train_state",
 ];
+/// Where Lightning keeps what its callbacks save, which may be an average.
+const CALLBACKS: &str = "callbacks";
+/// Beginning of the keys of averages of the parameters.
+const AVERAGE: &str = "ema";
 /// What module wrappers insert anywhere in a name.
 const WRAPPERS: [&str; 3] = ["_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod."];
 /// The prefix that wrappers add to every name.
@@ -81,9 +85,49 @@ fn list_keys(keys: &[String]) -> String {
     }
 }
 
+/// Whether a key begins like this, whatever the case of its letters.
+fn starts_with(key: &str, start: &str) -> bool {
+    key.get(..start.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(start))
+}
+
 /// Whether tensors under a key of this name are not the model, unless the caller says so.
 pub(crate) fn is_other_key(key: &str) -> bool {
-    OTHER_KEYS.iter().any(|start| key.to_ascii_lowercase().starts_with(start))
+    OTHER_KEYS.iter().any(|start| starts_with(key, start))
+}
+
+/// What a path of keys leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyKind {
+    /// A model, or something that trainers have no usual name for.
+    Model,
+    /// An average of the parameters that a trainer keeps beside the model.
+    Average,
+    /// Training state, such as that of an optimizer.
+    State,
+}
+
+impl KeyKind {
+    /// What a path of keys, with dots between them, leads to. The first part that is not the model's decides; among
+    /// callbacks, the first one below.
+    ///
+    /// # Example
+    /// ```
+    /// use thalweg_checkpoint::KeyKind;
+    ///
+    /// assert_eq!(KeyKind::of("optim.state"), KeyKind::State);
+    /// assert_eq!(KeyKind::of("callbacks.EMA"), KeyKind::Average);
+    /// assert_eq!(KeyKind::of("model"), KeyKind::Model);
+    /// ```
+    pub fn of(path: &str) -> Self {
+        let mut known = path.split('.').filter(|part| is_other_key(part));
+        let first = known.next();
+        let below = first.filter(|key| starts_with(key, CALLBACKS)).and_then(|_| known.next());
+        match below.or(first) {
+            None => Self::Model,
+            Some(key) if starts_with(key, AVERAGE) => Self::Average,
+            Some(_) => Self::State,
+        }
+    }
 }
 
 /// Whether this is a key that trainers use, for the model or for something else.
@@ -179,4 +223,19 @@ fn apply(names: &mut [String], renamed: impl Fn(&str) -> String) -> bool {
     }
     names.clone_from_slice(&after);
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_training_state_are_told_from_keys_of_models() {
+        let check = |keys: &[&str], kind| keys.iter().for_each(|key| assert_eq!(KeyKind::of(key), kind, "{key}"));
+        check(&["optim", "optim.state", "optimizer_state_dict", "Optimizer", "optimizers.0"], KeyKind::State);
+        check(&["state.optimizer", "chained_0.optimizer", "lr_scheduler", "rng_state"], KeyKind::State);
+        check(&["callbacks", "callbacks.ModelCheckpoint", "train_state", "optim.state.ema.w"], KeyKind::State);
+        check(&["ema", "EMA.model", "ema_model", "callbacks.EMA", "ema.optim_gate"], KeyKind::Average);
+        check(&["model", "state", "best", "app.model", ".", ""], KeyKind::Model);
+    }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use thalweg_merge::align::{MergeLayout, align_sources};
 use thalweg_merge::engine::open_sources;
 use thalweg_merge::estimate::{MergeEstimate, estimate_merge};
-use thalweg_merge::output_format::{OptimizerPolicy, OutputFormat, describe_format};
+use thalweg_merge::output_format::{OptimizerPolicy, OutputFormat, describe_format, find_kept_state};
 use thalweg_merge::pending::place_notes;
 use thalweg_merge::plan::{MergePlan, OutputPlan, PLAN_FILE};
 use thalweg_merge::seen::see_sources;
@@ -73,7 +73,8 @@ pub(crate) fn show_plan(
     for output in &plan.outputs {
         describe_output(&mut text, output);
         // Writing to a String cannot fail.
-        let _infallible = describe_format(output, &sources).map(|line| writeln!(text, "{line}"));
+        let kept = find_kept_state(output, &sources, &run.storage)?;
+        let _infallible = describe_format(output, &sources, kept.as_ref()).map(|line| writeln!(text, "{line}"));
     }
     describe_work(&mut text, &layout, &estimate, world);
     messages.text(&text);

@@ -317,7 +317,11 @@ fn masters_beside_the_weights_are_merged_with_them_or_the_optimizers_state_is_le
         assert!(told.contains("would undo the merge") && told.contains("without the state of the training"), "{told}");
         assert!(tensors(&scratch.join(&out)) == tensors(Path::new(&folder)), "{name}");
         let asked = ["merge", "-m", &folder, "-o", "x", "--optimizer", "newest"];
-        refused(&scratch, &asked, &["would undo the merge", "hint: leave its state out with `--optimizer drop`"]);
+        refused(
+            &scratch,
+            &asked,
+            &["would undo the merge", "hint: leave the training state out with `--optimizer drop`"],
+        );
         done(&scratch, &["merge", "-m", &folder, "-o", &format!("dropped{number}"), "--optimizer", "drop"]);
     }
 }

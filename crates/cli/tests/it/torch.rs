@@ -85,20 +85,20 @@ fn a_training_state_is_inspected_and_merged_by_its_model_or_by_a_key() {
     assert_same(&out, &root().join("fixtures/torch/trainstate/expected/step-80.f32.safetensors"));
 
     // The plan and the receipt record what was read, and `verify` reads the same again.
-    let out = scratch.path().join("moments");
+    let out = scratch.path().join("named");
     json(&[
         "merge",
         "fixtures/torch/trainstate",
         "--last",
         "2",
         "--key",
-        "optimizer",
+        "model",
         "-o",
         out.to_str().unwrap(),
         "--json",
     ]);
     let receipt: Value = serde_json::from_slice(&std::fs::read(out.join("thalweg.json")).unwrap()).unwrap();
-    assert_eq!(receipt["plan"]["reading"]["key"], "optimizer");
+    assert_eq!(receipt["plan"]["reading"]["key"], "model");
     assert_eq!(run(&["verify", out.to_str().unwrap(), "--inputs"]).status.code(), Some(0));
 }
 

@@ -27,13 +27,14 @@ pub use self::metadata::PathPart;
 use self::metadata::{Directory, METADATA_NAMES, StoredTensor, list_entries};
 pub use self::objects::{DcpExtras, DcpObject, dcp_extras};
 pub(super) use self::select::{Selection, has_all_below, select_model};
+use super::torch::tensor::is_type_name;
 use super::{Findings, Format, FormatContent, OpenFile, Place};
 use crate::error::{UnfinishedFault, storage_error};
 use crate::pickle::{Global, PickleLimits, parse_pickle};
 use crate::{CatalogCache, Error, Note, ReadOptions};
 
 /// The file that a save writes last.
-pub(super) const METADATA_FILE_NAME: &str = ".metadata";
+pub(crate) const METADATA_FILE_NAME: &str = ".metadata";
 /// The longest metadata that is read, in bytes: room for a million chunks.
 const MAX_METADATA_BYTES: u64 = 256 << 20;
 /// Longer metadata is read by few threads at once: a pickle takes about ten times its length in memory.
@@ -179,7 +180,7 @@ fn choose_tensors(
     chosen.findings = Findings {
         key: selection.key,
         other_keys: selection.others,
-        foreign_names: pickle.unlisted_names().map(Global::display).collect(),
+        foreign_names: pickle.unlisted_names().filter(|name| !is_type_name(name)).map(Global::display).collect(),
         ..Findings::default()
     };
     Ok(chosen)

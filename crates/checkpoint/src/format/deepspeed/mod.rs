@@ -29,7 +29,7 @@ const LATEST_NAME: &str = "latest";
 const MAX_TRACKER_BYTES: u64 = 4096;
 /// Most ranks: more than any job has.
 const MAX_RANKS: u32 = 1 << 20;
-const MODEL_END: &str = "_model_states.pt";
+pub(crate) const MODEL_END: &str = "_model_states.pt";
 const OPTIMIZER_END: &str = "_optim_states.pt";
 
 /// ZeRO of any stage, and DeepSpeed without ZeRO.

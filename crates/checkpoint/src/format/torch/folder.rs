@@ -56,7 +56,7 @@ pub(super) enum Entrance {
 }
 
 /// Whether a name is like those of torch.save files.
-pub(super) fn is_torch_name(name: &str) -> bool {
+pub(crate) fn is_torch_name(name: &str) -> bool {
     FILE_ENDS.iter().any(|end| name.ends_with(end)) || name.ends_with(INDEX_END)
 }
 
