@@ -139,6 +139,12 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// The module's weights were asked for, and only the masters are there.
+    #[error("`{}`: ZeRO-3 leaves the module's weights out of it", path.display())]
+    NoModuleWeights {
+        /// The file.
+        path: PathBuf,
+    },
     /// A `config.json` that is not a JSON object.
     #[error("`{}` is not a JSON object: {message}", path.display())]
     Config {
@@ -446,6 +452,7 @@ impl Error {
             Self::LikeOptimizer { .. } => "use `--optimizer newest`, which does not look inside that state",
             Self::CannotKeepFiles { .. } => "`--format safetensors` writes only the tensors",
             Self::InterruptedMerge { .. } => "rerun the merge: it resumes",
+            Self::NoModuleWeights { .. } => "leave out `--params module`: then the masters are read",
             Self::OutputExists { .. } => "give another path",
             Self::StageMismatch { .. } => "discard the partial output and start over",
             Self::Storage(error) => return error.hint(),

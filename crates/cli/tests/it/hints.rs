@@ -304,3 +304,14 @@ fn hints_about_existing_outputs_are_followed() {
         "plan run --last 2 -o plan-2.json",
     );
 }
+
+#[test]
+fn weights_that_zero_3_does_not_save_are_not_asked_for_again() {
+    let run = crate::support::root().join("fixtures/trainers/other-ranks/deepspeed-zero3");
+    let run = run.to_str().unwrap();
+    let scene = Scene::new(&[1]);
+    let command = ["merge", run, "--last", "2", "-o", "out"];
+    let (_, hint) = said(&scene.run_words(&[&command[..], &["--params", "module"]].concat()));
+    assert_eq!(hint, "leave out `--params module`: then the masters are read");
+    assert_eq!(scene.run_words(&command).code, 0);
+}

@@ -276,8 +276,7 @@ fn open_module(
 ) -> Result<FormatContent, Error> {
     let model = first_model(storage, files)?;
     if files.model.len() > 1 {
-        let reason = "ZeRO-3 leaves the module's weights out of it; read the masters (`--params master`)";
-        return Err(model.broken(reason));
+        return Err(Error::NoModuleWeights { path: model.file.path.clone() });
     }
     let path = &model.file.path;
     let module = ReadOptions { key: Some("module".to_owned()), ..options.clone() };
