@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use thalweg_checkpoint::index::{check_file_name, parse_index};
-use thalweg_checkpoint::{compare_configs, parse_config, updated_config};
+use thalweg_checkpoint::{compare_configs, parse_config, quantisation_of, updated_config, without_quantisation};
 use thalweg_tensor::Dtype;
 
 use crate::check_message;
@@ -56,6 +56,12 @@ pub(crate) fn check_config(bytes: &[u8]) {
     }
     // A dtype that configs have no word for changes no byte.
     assert_eq!(updated_config(bytes, Dtype::U8).unwrap(), bytes);
+    if let Ok(plain) = without_quantisation(bytes) {
+        let plain = parse_config(&plain).unwrap();
+        assert_eq!(quantisation_of(&plain), None);
+        let (Value::Object(before), Value::Object(after)) = (&config, &plain) else { return };
+        assert!(before.keys().filter(|key| *key != "quantization_config").eq(after.keys()));
+    }
 }
 
 fn check_same_but_dtypes(before: &Value, after: &Value) {

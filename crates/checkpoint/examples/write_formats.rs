@@ -110,7 +110,7 @@ fn write_output(
     let layout = Arc::new(layout);
     let mut staged = StagedCheckpoint::create(storage, folder, Arc::clone(&layout))?;
     let mut buffer = Vec::new();
-    for copy in staged.frame_copies(1 << 20) {
+    for copy in staged.frame_copies(1 << 20).in_order() {
         staged.copy_frame(&copy, &mut buffer)?;
     }
     for (tensor_idx, entry) in layout.catalog().entries().iter().enumerate() {

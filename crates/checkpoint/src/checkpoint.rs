@@ -11,6 +11,9 @@ use serde_json::Value;
 use thalweg_storage::{FileInfo, ReadAt};
 use thalweg_tensor::{AccessError, Piece, TensorCatalog, TensorEntry, TensorSource, display_name, to_index};
 
+use crate::block_scaled::{BlockScaled, ScaledFault, find_block_scaled};
+use crate::config::without_quantisation;
+use crate::dequantised::Dequantised;
 use crate::format::Findings;
 use crate::gather::{Share, read_share, shares_of};
 use crate::lazy_pieces::{LazyPieces, Look, PieceRefusal};
@@ -41,7 +44,9 @@ pub struct ConfigFile {
 pub struct Checkpoint {
     pub(crate) path: PathBuf,
     pub(crate) format_name: &'static str,
+    /// The tensors as they are stored.
     pub(crate) catalog: Arc<TensorCatalog>,
+    pub(crate) dequantised: Option<Dequantised>,
     pub(crate) files: Vec<ShardFile>,
     pub(crate) readers: Vec<Arc<dyn ReadAt>>,
     pub(crate) config: Option<ConfigFile>,
@@ -65,7 +70,34 @@ impl Checkpoint {
 
     /// Names, dtypes, shapes and places of the tensors; checkpoints opened together share equal ones.
     pub fn catalog(&self) -> &Arc<TensorCatalog> {
+        self.dequantised.as_ref().map_or(&self.catalog, |seen| &seen.catalog)
+    }
+
+    /// The same for the tensors as the files hold them, where they are seen without quantisation.
+    pub fn stored_catalog(&self) -> &Arc<TensorCatalog> {
         &self.catalog
+    }
+
+    /// Whether a tensor holds products of FP8 codes and scales.
+    pub fn is_dequantised(&self, tensor_idx: usize) -> bool {
+        self.dequantised.as_ref().is_some_and(|seen| seen.is_product(tensor_idx))
+    }
+
+    /// Number of tensors that hold products of FP8 codes and scales, and the block that shares a scale; `None` if there are
+    /// none, or if the checkpoint was opened without [`ReadOptions::dequantise`](crate::ReadOptions).
+    pub fn dequantised_weights(&self) -> Option<(usize, [u64; 2])> {
+        self.dequantised.as_ref().map(|seen| (seen.n_weights, seen.block))
+    }
+
+    /// The stored weights that are FP8 codes with scales for blocks, by their positions in
+    /// [`stored_catalog`](Self::stored_catalog); `None` if there are no such scales.
+    ///
+    /// # Errors
+    /// Why the numbers of some weight are not known.
+    pub fn block_scaled(&self) -> Option<Result<BlockScaled, ScaledFault>> {
+        let found = find_block_scaled(&self.catalog, self.config())?;
+        let edited = self.config_bytes().map(without_quantisation).transpose();
+        Some(found.and_then(|found| edited.map(|_| found).map_err(|reason| ScaledFault::ConfigText { reason })))
     }
 
     /// The files that hold the tensors; pieces of the catalog count them from 0.
@@ -214,7 +246,13 @@ impl Checkpoint {
         &self.readers
     }
 
-    fn read_range(&self, tensor_idx: usize, elements: Range<u64>, out: &mut [u8]) -> Result<(), AccessError> {
+    /// Reads a range of a tensor of the stored catalog.
+    pub(crate) fn read_stored(
+        &self,
+        tensor_idx: usize,
+        elements: Range<u64>,
+        out: &mut [u8],
+    ) -> Result<(), AccessError> {
         let entry = self.entry(tensor_idx)?;
         self.check_range(entry, &elements)?;
         let wanted_bytes = entry.dtype.bytes_of(elements.end - elements.start).unwrap_or(0);
@@ -241,6 +279,10 @@ impl Checkpoint {
                 .map_err(|error| access_error(&file.path, "read", &entry.name, error))?;
         }
         Ok(())
+    }
+
+    fn position(&self, tensor_idx: usize) -> usize {
+        self.dequantised.as_ref().map_or(tensor_idx, |seen| seen.position(tensor_idx))
     }
 
     /// Tells the files which bytes a range of elements needs. Skips pieces with strides: the bytes that a range needs
@@ -288,18 +330,33 @@ pub(crate) fn access_error(path: &Path, act: &str, tensor: &str, error: thalweg_
 
 impl TensorSource for Checkpoint {
     fn catalog(&self) -> &TensorCatalog {
-        &self.catalog
+        Self::catalog(self)
     }
 
     fn read_elements(&self, tensor_idx: usize, elements: Range<u64>, out: &mut [u8]) -> Result<(), AccessError> {
-        self.read_range(tensor_idx, elements, out)
+        match &self.dequantised {
+            Some(seen) => seen.read(self, tensor_idx, elements, out),
+            None => self.read_stored(tensor_idx, elements, out),
+        }
+    }
+
+    fn stored_bytes(&self, tensor_idx: usize, elements: Range<u64>) -> u64 {
+        match &self.dequantised {
+            Some(seen) => seen.stored_bytes(&self.catalog, tensor_idx, &elements),
+            None => {
+                let n_elements = elements.end.saturating_sub(elements.start);
+                self.catalog.entries().get(tensor_idx).and_then(|entry| entry.dtype.bytes_of(n_elements)).unwrap_or(0)
+            }
+        }
     }
 
     fn will_read(&self, tensor_idx: usize, elements: Range<u64>) {
-        self.hint(tensor_idx, &elements, |reader, offset, len_bytes| reader.will_need(offset, len_bytes));
+        let stored = self.position(tensor_idx);
+        self.hint(stored, &elements, |reader, offset, len_bytes| reader.will_need(offset, len_bytes));
     }
 
     fn done_reading(&self, tensor_idx: usize, elements: Range<u64>) {
-        self.hint(tensor_idx, &elements, |reader, offset, len_bytes| reader.drop_cache(offset, len_bytes));
+        let stored = self.position(tensor_idx);
+        self.hint(stored, &elements, |reader, offset, len_bytes| reader.drop_cache(offset, len_bytes));
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Only the text is handled here; what an architecture makes of its values is not known.
 
+use std::ops::Range;
+
 use serde_json::Value;
 use thalweg_tensor::Dtype;
 
@@ -75,6 +77,8 @@ fn string_len(text: &str) -> usize {
     text.len()
 }
 
+/// The name under which transformers keeps how a model was quantised.
+const QUANTISATION_KEY: &str = "quantization_config";
 /// Names under which a config states the dtype of the saved tensors.
 const DTYPE_KEYS: [&str; 2] = ["torch_dtype", "dtype"];
 
@@ -100,18 +104,56 @@ pub fn updated_config(bytes: &[u8], dtype: Dtype) -> Result<Vec<u8>, String> {
     parse_config(bytes)?;
     let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
     let Some(word) = float_word(dtype) else { return Ok(bytes.to_vec()) };
+    let with_prefix = |old: &str| format!("{}{word}", if old.starts_with("torch.") { "torch." } else { "" });
+    Ok(replace_ranges(text, &find_dtypes(text), with_prefix))
+}
+
+/// The text with each of these ranges, which are ascending, replaced.
+fn replace_ranges(text: &str, ranges: &[Range<usize>], new: impl Fn(&str) -> String) -> Vec<u8> {
     let mut out = String::with_capacity(text.len() + 16);
     let mut copied = 0;
-    for (start, end) in find_dtypes(text) {
-        let old = &text[start..end];
-        let prefix = if old.starts_with("torch.") { "torch." } else { "" };
+    for range in ranges.iter().filter(|range| !range.is_empty()) {
+        let start = range.start.max(copied);
         out.push_str(&text[copied..start]);
-        out.push_str(prefix);
-        out.push_str(word);
-        copied = end;
+        out.push_str(&new(&text[start..range.end]));
+        copied = range.end;
     }
     out.push_str(&text[copied..]);
-    Ok(out.into_bytes())
+    out.into_bytes()
+}
+
+/// What a config says of the quantisation of its weights, at the top or in a nested `..._config`; `None` if it says nothing.
+pub fn quantisation_of(config: &Value) -> Option<&Value> {
+    let object = config.as_object()?;
+    let found = [QUANTISATION_KEY, "compression_config"].iter().find_map(|key| object.get(*key));
+    found.filter(|value| !value.is_null()).or_else(|| {
+        object.iter().filter(|(key, _)| key.ends_with("_config")).find_map(|(_, inner)| quantisation_of(inner))
+    })
+}
+
+/// The config of an output whose weights are no longer quantised: the same bytes without `quantization_config`, at the
+/// top and in nested `..._config` objects.
+///
+/// # Errors
+/// As [`parse_config`]; when something about quantisation remains.
+///
+/// # Example
+/// ```
+/// use thalweg_checkpoint::without_quantisation;
+///
+/// let out = without_quantisation(br#"{"a": 1, "quantization_config": {"fmt": "e4m3"}, "b": 2}"#)?;
+/// assert_eq!(out, br#"{"a": 1, "b": 2}"#);
+/// # Ok::<(), String>(())
+/// ```
+pub fn without_quantisation(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    parse_config(bytes)?;
+    let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+    let out = replace_ranges(text, &find_quantisation(text), |_| String::new());
+    match quantisation_of(&parse_config(&out)?) {
+        None => Ok(out),
+        // Such as a key that is written with escapes.
+        Some(_) => Err(format!("its `{QUANTISATION_KEY}` cannot be removed")),
+    }
 }
 
 fn float_word(dtype: Dtype) -> Option<&'static str> {
@@ -129,19 +171,23 @@ fn is_float_word(text: &str) -> bool {
     Dtype::all().filter_map(float_word).any(|known| known == word)
 }
 
-/// An object or array that is open at some place of the text.
-struct OpenValue<'a> {
-    /// Key of the last member that was started; `None` in an array.
-    key: Option<&'a str>,
-    is_waiting_for_key: IsWaitingForKey,
-    /// Whether a dtype in it speaks of the saved tensors.
-    speaks_of_tensors: SpeaksOfTensors,
+/// A member of an object that speaks of the saved tensors: the top of a config, or a nested `..._config`.
+struct Member<'a> {
+    /// Its key as it is written.
+    key: &'a str,
+    /// Where the quotes of the key begin.
+    start: usize,
+    /// Where its value is.
+    value: Range<usize>,
 }
 
-#[derive(PartialEq, Eq, Clone, Copy)]
-enum IsWaitingForKey {
-    Yes,
-    No,
+/// An object or array that is open at some place of the text.
+struct OpenValue<'a> {
+    /// Key and beginning of the member that was started last; `None` in an array and before the first member.
+    member: Option<(&'a str, usize)>,
+    /// Where the value of that member begins.
+    value_start: Option<usize>,
+    speaks_of_tensors: SpeaksOfTensors,
 }
 
 #[derive(PartialEq, Eq, Clone, Copy)]
@@ -150,53 +196,36 @@ enum SpeaksOfTensors {
     No,
 }
 
-/// Byte ranges, without quotes, of the dtype words that speak of the saved tensors. `text` is valid JSON.
-fn find_dtypes(text: &str) -> Vec<(usize, usize)> {
+/// Members of objects that speak of the saved tensors. `text` is valid JSON.
+fn find_members(text: &str) -> Vec<Member<'_>> {
     let mut found = Vec::new();
     let mut open: Vec<OpenValue<'_>> = Vec::new();
     let mut at = 0;
     while let Some(&byte) = text.as_bytes().get(at) {
         let mut n_bytes = 1;
         match byte {
-            b'{' => {
-                let speaks_of_tensors = match open.last() {
-                    None => SpeaksOfTensors::Yes,
-                    Some(parent) => match parent.key {
-                        Some(key) if key.ends_with("_config") && key != "quantization_config" => {
-                            parent.speaks_of_tensors
-                        }
-                        _ => SpeaksOfTensors::No,
-                    },
-                };
-                open.push(OpenValue { key: None, is_waiting_for_key: IsWaitingForKey::Yes, speaks_of_tensors });
+            b'{' | b'[' => {
+                let speaks_of_tensors = speaks_of_tensors(open.last(), byte);
+                open.push(OpenValue { member: None, value_start: None, speaks_of_tensors });
             }
-            b'[' => open.push(OpenValue {
-                key: None,
-                is_waiting_for_key: IsWaitingForKey::No,
-                speaks_of_tensors: SpeaksOfTensors::No,
-            }),
-            b'}' | b']' => drop(open.pop()),
-            b',' => {
-                if let Some(object) = open.last_mut().filter(|value| value.key.is_some()) {
-                    object.is_waiting_for_key = IsWaitingForKey::Yes;
+            b'}' | b']' | b',' => {
+                if let Some(object) = open.last_mut() {
+                    found.extend(object.finish_member(text, at));
+                }
+                if byte != b',' {
+                    open.pop();
+                }
+            }
+            b':' => {
+                if let Some(object) = open.last_mut() {
+                    object.value_start = Some(at + 1);
                 }
             }
             b'"' => {
                 n_bytes = string_len(&text[at..]);
                 let (start, end) = (at + 1, (at + n_bytes).saturating_sub(1).max(at + 1));
-                match open.last_mut() {
-                    Some(object) if object.is_waiting_for_key == IsWaitingForKey::Yes => {
-                        object.key = Some(&text[start..end]);
-                        object.is_waiting_for_key = IsWaitingForKey::No;
-                    }
-                    Some(object)
-                        if object.speaks_of_tensors == SpeaksOfTensors::Yes
-                            && object.key.is_some_and(|key| DTYPE_KEYS.contains(&key))
-                            && is_float_word(&text[start..end]) =>
-                    {
-                        found.push((start, end));
-                    }
-                    _ => {}
+                if let Some(object) = open.last_mut().filter(|object| object.member.is_none()) {
+                    object.member = Some((&text[start..end], at));
                 }
             }
             _ => {}
@@ -204,6 +233,51 @@ fn find_dtypes(text: &str) -> Vec<(usize, usize)> {
         at += n_bytes;
     }
     found
+}
+
+fn speaks_of_tensors(parent: Option<&OpenValue<'_>>, bracket: u8) -> SpeaksOfTensors {
+    match parent {
+        _ if bracket == b'[' => SpeaksOfTensors::No,
+        None => SpeaksOfTensors::Yes,
+        Some(parent) => match parent.member {
+            Some((key, _)) if key.ends_with("_config") && key != QUANTISATION_KEY => parent.speaks_of_tensors,
+            _ => SpeaksOfTensors::No,
+        },
+    }
+}
+
+impl<'a> OpenValue<'a> {
+    /// The member that ends at `end`, if it speaks of the tensors. What follows is another member.
+    fn finish_member(&mut self, text: &'a str, end: usize) -> Option<Member<'a>> {
+        let (member, value_start) = (self.member.take(), self.value_start.take());
+        let ((key, start), value_start) = member.zip(value_start)?;
+        let value = &text[value_start..end];
+        let first = value_start + (value.len() - value.trim_start().len());
+        let value = first..first + value.trim().len();
+        (self.speaks_of_tensors == SpeaksOfTensors::Yes).then_some(Member { key, start, value })
+    }
+}
+
+/// Byte ranges, without quotes, of the dtype words that speak of the saved tensors. `text` is valid JSON.
+fn find_dtypes(text: &str) -> Vec<Range<usize>> {
+    let word_of = |member: Member<'_>| {
+        let word = text[member.value.clone()].strip_prefix('"')?.strip_suffix('"')?;
+        (DTYPE_KEYS.contains(&member.key) && is_float_word(word)).then(|| member.value.start + 1..member.value.end - 1)
+    };
+    find_members(text).into_iter().filter_map(word_of).collect()
+}
+
+/// Byte ranges of the members that say how the weights are quantised, each with one comma. `text` is valid JSON.
+fn find_quantisation(text: &str) -> Vec<Range<usize>> {
+    let range_of = |member: Member<'_>| {
+        let after = text[member.value.end..].trim_start();
+        if let Some(next) = after.strip_prefix(',') {
+            return member.start..text.len() - next.trim_start().len();
+        }
+        let before = text[..member.start].trim_end();
+        before.strip_suffix(',').map_or(member.start, str::len)..member.value.end
+    };
+    find_members(text).into_iter().filter(|member| member.key == QUANTISATION_KEY).map(range_of).collect()
 }
 
 #[cfg(test)]
@@ -234,5 +308,42 @@ mod tests {
             r#"{"dtype": "auto", "x": "\"dtype\": \"float32\""}"#,
         );
         check_update(r#"{"dtype": "float32"}"#, Dtype::U8, r#"{"dtype": "float32"}"#);
+    }
+
+    #[track_caller]
+    fn check_removal(config: &str, expected: Option<&str>) {
+        let out = without_quantisation(config.as_bytes()).ok().map(|out| String::from_utf8(out).unwrap());
+        assert_eq!(out.as_deref(), expected);
+    }
+
+    #[test]
+    fn what_speaks_of_quantisation_is_removed_and_all_else_is_kept_as_it_is() {
+        let quantised = r#""quantization_config": {"fmt": "e4m3", "weight_block_size": [128, 128], "x": "}\","}"#;
+        for (before, after) in
+            [("", ""), ("\"a\": 1e-06, ", ""), ("", ", \"b\" :[1, {}]"), ("\"a\": 1, ", ", \"b\": \"}\"")]
+        {
+            let kept = format!("{}{}", before, after.strip_prefix(", ").unwrap_or_default());
+            let kept = if after.is_empty() { kept.strip_suffix(", ").unwrap_or_default() } else { &kept };
+            check_removal(&format!("{{{before}{quantised}{after}}}"), Some(&format!("{{{kept}}}")));
+        }
+        check_removal("{\n  \"a\": 1,\n  \"quantization_config\": {}\n}\n", Some("{\n  \"a\": 1\n}\n"));
+        check_removal(
+            "{\n  \"quantization_config\": {},\n  \"limit\": Infinity\n}",
+            Some("{\n  \"limit\": Infinity\n}"),
+        );
+        check_removal(
+            r#"{"text_config": {"quantization_config": {"a": 1}, "b": 2}, "x": ["quantization_config"]}"#,
+            Some(r#"{"text_config": {"b": 2}, "x": ["quantization_config"]}"#),
+        );
+        check_removal(r#"{"x": "quantization_config", "b": 2}"#, Some(r#"{"x": "quantization_config", "b": 2}"#));
+        check_removal(r#"{"quantization_config": {}, "a": 1, "quantization_config": {}}"#, Some(r#"{"a": 1}"#));
+    }
+
+    #[test]
+    fn a_config_that_still_speaks_of_quantisation_is_an_error() {
+        check_removal(r#"{"quantization\u005fconfig": {"quant_method": "fp8"}}"#, None);
+        check_removal(r#"{"compression_config": {"format": "x"}}"#, None);
+        check_removal(r#"{"a": 1, "quantization_config": {}, "quantization_config": {}}"#, None);
+        check_removal("[]", None);
     }
 }

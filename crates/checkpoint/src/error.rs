@@ -13,6 +13,10 @@ use crate::index::IndexError;
 /// How many facts of one kind a message lists before it only counts.
 const MAX_LISTED: usize = 10;
 
+/// Where a config comes from that a trainer's files lack.
+const ASSETS_HINT: &str = "give the folder of the model's Hugging Face assets, `config.json` and the tokenizer, with `--hf-assets DIR`; \
+     torchtitan's `scripts/download_hf_assets.py --assets config tokenizer` fetches them";
+
 /// A checkpoint that cannot be opened, written or verified.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -72,6 +76,12 @@ pub enum Error {
         path: PathBuf,
         /// Missing and cut-off files, at least one.
         faults: Vec<UnfinishedFault>,
+    },
+    /// What a merge that was interrupted left: some of its tensors may not be written yet.
+    #[error("`{}` is the output of a merge that was interrupted", path.display())]
+    InterruptedMerge {
+        /// The folder.
+        path: PathBuf,
     },
     /// A header that breaks the format's rules.
     #[error("`{}`: {source}", path.display())]
@@ -201,6 +211,36 @@ pub enum Error {
         path: PathBuf,
         /// Why not.
         source: Box<crate::RenameError>,
+    },
+    /// A checkpoint that does not become one of Hugging Face.
+    #[error("`{}`: {source}", path.display())]
+    ToHuggingFace {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Why not.
+        source: Box<crate::ToHuggingFaceError>,
+    },
+    /// A folder of assets without the config.
+    #[error("`{}` holds no `config.json`", path.display())]
+    NoConfig {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A checkpoint whose rows of queries and keys cannot be put in order, because the number of heads is not known.
+    #[error("nothing says how many attention heads `{}` has: there is no `config.json`", path.display())]
+    NoHeads {
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// A config that does not describe the checkpoint.
+    #[error("`{}` is not the config of `{}`: {}", path.display(), checkpoint.display(), summarise(faults, "difference"))]
+    OtherConfig {
+        /// The config, or its folder.
+        path: PathBuf,
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// Every difference, at least one.
+        faults: Vec<crate::ConfigFault>,
     },
     /// A parameter whose name is like those of the optimizer's state, which is read too.
     #[error("`{}`: parameter `{}` has a name like those of the optimizer's state", path.display(), display_name(tensor))]
@@ -366,6 +406,7 @@ impl Error {
         match self {
             Self::Unfinished { faults, .. } if faults.len() > 1 => list_facts(faults),
             Self::IndexMismatch { faults, .. } if faults.len() > 1 => list_facts(faults),
+            Self::OtherConfig { faults, .. } if faults.len() > 1 => list_facts(faults),
             Self::Ambiguous { candidates, .. } => {
                 list_facts(&candidates.iter().map(|name| display_name(name)).collect::<Vec<_>>())
             }
@@ -397,10 +438,14 @@ impl Error {
             Self::Dcp { source, .. } => return source.hint(),
             Self::TorchCheckpointing { source, .. } => return source.hint(),
             Self::IndexMismatch { .. } => "files of two saves may be mixed in this folder: copy the checkpoint again",
-            Self::Rename { .. } => "change the rules of the name map so that no two tensors get the same name",
+            Self::Rename { .. } => "change the rules of `--rename` so that no two tensors get the same name",
+            Self::ToHuggingFace { source, .. } => source.hint(),
+            Self::NoConfig { .. } | Self::NoHeads { .. } => ASSETS_HINT,
+            Self::OtherConfig { .. } => "give the `config.json` of this model: `--hf-assets` names its folder",
             Self::UnwritableTensor { .. } => "`--format safetensors` writes the tensors of any checkpoint",
             Self::LikeOptimizer { .. } => "use `--optimizer newest`, which does not look inside that state",
             Self::CannotKeepFiles { .. } => "`--format safetensors` writes only the tensors",
+            Self::InterruptedMerge { .. } => "rerun the merge: it resumes",
             Self::OutputExists { .. } => "give another path",
             Self::StageMismatch { .. } => "discard the partial output and start over",
             Self::Storage(error) => return error.hint(),

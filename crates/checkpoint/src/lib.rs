@@ -2,6 +2,7 @@
 //!
 //! Floor 1: this crate knows files and tensors. It does not know merging, runs or models.
 
+mod block_scaled;
 mod catalog_cache;
 mod checkpoint;
 mod commit;
@@ -9,6 +10,7 @@ mod config;
 mod config_compare;
 mod config_meaning;
 mod crc_ranges;
+mod dequantised;
 pub mod error;
 pub mod format;
 mod frame_builder;
@@ -29,12 +31,14 @@ mod side_files;
 mod stage;
 mod stranger;
 mod template;
+mod to_huggingface;
 mod tokenizer;
 
+pub use block_scaled::{BlockScaled, ScaledFault, ScaledWeight};
 pub use catalog_cache::{CatalogCache, KnownHeaders};
 pub use checkpoint::{Checkpoint, ConfigFile, ShardFile};
 pub use commit::{CommitRules, JOURNAL_NAME, Manifest, RECEIPT_NAME, commit_checkpoint};
-pub use config::{MAX_CONFIG_BYTES, parse_config, updated_config};
+pub use config::{MAX_CONFIG_BYTES, parse_config, quantisation_of, updated_config, without_quantisation};
 pub use config_compare::{ConfigDifference, compare_configs, is_same_value};
 pub use error::{Error, Fault};
 pub use format::dcp::write::layout_dcp;
@@ -57,6 +61,12 @@ pub use read_options::{Params, ReadOptions};
 pub use rename::{RenameError, RenameMap, RenameRule};
 pub use shard_digest::shard_digest;
 pub use side_files::{CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, StayReason, side_file_kind};
-pub use stage::{FrameCopy, StagedCheckpoint, check_free_space};
-pub use template::{Template, can_be_template, frame_ranges, kept_files, layout_like, open_whole};
+pub use stage::{FrameCopies, FrameCopy, StagedCheckpoint, check_free_space};
+pub use template::{
+    KeptName, Template, can_be_template, frame_ranges, kept_files, layout_like, open_whole, unchanged_copies,
+};
+pub use to_huggingface::{
+    ConfigFault, HuggingFaceAssets, LlamaHeads, Naming, ToHuggingFaceError, check_llama_config, check_torchtitan_names,
+    llama_heads, naming_of, open_assets,
+};
 pub use tokenizer::{TokenizerDifference, compare_tokenizer_files};

@@ -79,6 +79,18 @@ pub enum Note {
         /// What is removed.
         prefix: String,
     },
+    /// FP8 codes are read as the numbers that they stand for.
+    Dequantised {
+        /// Number of weights.
+        n_tensors: usize,
+        /// Rows and columns of the blocks that share a scale.
+        block: [u64; 2],
+    },
+    /// Tables of rotations, which the model under its new names computes.
+    RotaryTablesLeftOut {
+        /// Their names.
+        names: Vec<String>,
+    },
     /// The folder's only candidate has another name than usual.
     UnusualName {
         /// The file.
@@ -142,6 +154,15 @@ impl fmt::Display for Note {
             ),
             Self::PrefixTakenOff { prefix } => {
                 write!(f, "`{prefix}`, which a wrapper of the module added, is removed from the names")
+            }
+            Self::Dequantised { n_tensors, block: [rows, columns] } => write!(
+                f,
+                "FP8 weights are dequantised ({n_tensors}): each code is multiplied by the scale of its block of {rows} x {columns}, \
+                 exactly"
+            ),
+            Self::RotaryTablesLeftOut { names } => {
+                let first = names.first().map(|name| display_name(name)).unwrap_or_default();
+                write!(f, "`{first}`, a table of rotations that Hugging Face computes from the config, is left out")
             }
             Self::UnusualName { file } => {
                 write!(f, "`{}` is read, the only candidate in the folder", display_name(file))

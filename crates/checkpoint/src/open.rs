@@ -10,7 +10,9 @@ use std::thread;
 use thalweg_storage::{FileKind, Storage};
 
 use crate::checkpoint::{Checkpoint, ConfigFile, ShardFile};
-use crate::config::{MAX_CONFIG_BYTES, parse_config};
+use crate::commit::JOURNAL_NAME;
+use crate::config::{MAX_CONFIG_BYTES, parse_config, without_quantisation};
+use crate::dequantised::Dequantised;
 use crate::error::storage_error;
 use crate::format::dcp::error::DcpError;
 use crate::format::huggingface::INDEX_END;
@@ -19,7 +21,8 @@ use crate::lazy_pieces::LazyPieces;
 use crate::optimizer_state::find_disguised;
 use crate::side_files::{CONFIG_FILE_NAME, find_in_listing, probe_folder};
 use crate::stranger::{describe_stranger, explain_torch_error, recognise_file};
-use crate::{CatalogCache, Error, ReadOptions};
+use crate::to_huggingface::translate;
+use crate::{CatalogCache, Error, Note, ReadOptions};
 
 /// Threads that open checkpoints side by side: opening waits for the disk more than it computes. Not measured.
 const MAX_OPENERS: usize = 4;
@@ -140,6 +143,10 @@ pub fn open_with_cache(
         content.catalog = cache.share(catalog);
         content.findings.idle_renames = idle;
     }
+    if let Some(heads) = options.to_huggingface {
+        let refuse = |source| Error::ToHuggingFace { path: path.to_owned(), source: Box::new(source) };
+        translate(&mut content, heads, cache).map_err(refuse)?;
+    }
     let side_files = match &place {
         Place::Folder { path, entries } => {
             let is_used = |name: &str| {
@@ -150,7 +157,7 @@ pub fn open_with_cache(
         Place::File { .. } => probe_folder(storage, place.folder()),
     };
     let config = match side_files.iter().find(|file| file.name == CONFIG_FILE_NAME) {
-        Some(file) => Some(read_config(storage, &file.path)?),
+        Some(file) => Some(read_config(&**storage, &file.path)?),
         None => None,
     };
     let (files, readers) = content
@@ -158,10 +165,11 @@ pub fn open_with_cache(
         .into_iter()
         .map(|file| (ShardFile { name: file.name, path: file.path, info: file.reader.info() }, file.reader))
         .unzip();
-    Ok(Checkpoint {
+    let mut checkpoint = Checkpoint {
         path: path.to_owned(),
         format_name: format.name(),
         catalog: content.catalog,
+        dequantised: None,
         files,
         readers,
         config,
@@ -170,7 +178,26 @@ pub fn open_with_cache(
         notes: content.notes,
         findings: content.findings,
         lazy: content.opener.map(LazyPieces::new),
-    })
+    };
+    if options.dequantise {
+        dequantise(&mut checkpoint, cache);
+    }
+    Ok(checkpoint)
+}
+
+/// Shows block-scaled weights as the numbers that they stand for. Where these are not known, or the config cannot be made
+/// to say so, the checkpoint is left as it is, and a merge reports why.
+fn dequantise(checkpoint: &mut Checkpoint, cache: &CatalogCache) {
+    let Some(Ok(found)) = checkpoint.block_scaled() else { return };
+    let edit = |config: &ConfigFile| -> Result<ConfigFile, String> {
+        let bytes = without_quantisation(&config.bytes)?;
+        Ok(ConfigFile { value: parse_config(&bytes)?, bytes })
+    };
+    let Ok(config) = checkpoint.config.as_ref().map(edit).transpose() else { return };
+    let Some(seen) = Dequantised::new(&checkpoint.catalog, &found, cache) else { return };
+    checkpoint.config = config;
+    checkpoint.notes.push(Note::Dequantised { n_tensors: seen.n_weights, block: seen.block });
+    checkpoint.dequantised = Some(seen);
 }
 
 /// Opens the other copy of the parameters in the files of an opened checkpoint: masters beside the module's weights, or
@@ -201,6 +228,10 @@ pub fn open_other_copy(
 
 fn look_at(storage: &Arc<dyn Storage>, path: &Path) -> Result<Place, Error> {
     let info = storage.file_info(path).map_err(|error| storage_error(path, error))?;
+    let is_stage = |folder: &&Path| storage.file_info(&folder.join(JOURNAL_NAME)).is_ok();
+    if let Some(stage) = path.ancestors().take(2).find(is_stage) {
+        return Err(Error::InterruptedMerge { path: stage.to_owned() });
+    }
     match info.kind {
         FileKind::File => {
             let file = storage.open_file(path).map_err(|error| storage_error(path, error))?;
@@ -213,7 +244,7 @@ fn look_at(storage: &Arc<dyn Storage>, path: &Path) -> Result<Place, Error> {
     }
 }
 
-fn read_config(storage: &Arc<dyn Storage>, path: &Path) -> Result<ConfigFile, Error> {
+pub(crate) fn read_config(storage: &dyn Storage, path: &Path) -> Result<ConfigFile, Error> {
     let bytes = storage.read_file(path, MAX_CONFIG_BYTES)?;
     match parse_config(&bytes) {
         Ok(value) => Ok(ConfigFile { bytes, value }),

@@ -69,7 +69,10 @@ impl CheckpointPool {
 
     fn known(&self, path: &Path, options: &ReadOptions) -> Option<Arc<Checkpoint>> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = open.get(&key_of(path, options)).cloned()?;
+        // Without codes, a checkpoint is the same whether it was to be dequantised or not.
+        let other = ReadOptions { dequantise: !options.dequantise, ..options.clone() };
+        let alike = || open.get(&key_of(path, &other)).filter(|known| known.block_scaled().is_none());
+        let known = open.get(&key_of(path, options)).or_else(alike).cloned()?;
         drop(open);
         known.check_unchanged().is_ok().then_some(known)
     }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::RenameMap;
+use crate::{LlamaHeads, RenameMap};
 
 /// What to read from a checkpoint that holds several things.
 ///
@@ -27,10 +27,17 @@ pub struct ReadOptions {
     /// Other names for the tensors.
     #[serde(skip_serializing_if = "RenameMap::is_empty")]
     pub rename: RenameMap,
+    /// The heads of a Llama of torchtitan that is read as one of Hugging Face, after the names have changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to_huggingface: Option<LlamaHeads>,
     /// Whether the tensors of the optimizer's state are listed too, under names that
     /// [`is_optimizer_state`](crate::is_optimizer_state) knows.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub optimizer: bool,
+    /// Whether FP8 codes with scales for blocks are read as the numbers that they stand for, where these are known. In a plan
+    /// this follows from the element type of the output.
+    #[serde(skip)]
+    pub dequantise: bool,
 }
 
 /// Which values of the parameters are read.

@@ -142,9 +142,11 @@ const WEIGHT_ENDS: [&str; 18] = [
     ".tflite",
 ];
 /// Name beginnings and endings of training state, logs and results.
-const STATE_STARTS: [&str; 16] = [
+const STATE_STARTS: [&str; 18] = [
     "all_results",
     "common.pt",
+    "data_loader",
+    "dataloader",
     "eval_results",
     "events.out.tfevents",
     "latest_checkpointed",

@@ -18,6 +18,7 @@ use crate::error::storage_error;
 use crate::gather::{read_share, shares_of, write_share};
 use crate::index::check_file_name;
 use crate::layout::{CopiedBytes, FrameContent, FramePart, OutputFile, OutputLayout, reserved_names};
+use crate::template::strided_spans;
 
 /// Shards of one output that are kept open: several outputs of thousands of shards must not use up the process's
 /// files.
@@ -52,6 +53,27 @@ pub struct FrameCopy {
     pub offset: u64,
     /// Where they come from.
     pub from: CopiedBytes,
+}
+
+/// What is copied into a stage, by when.
+///
+/// Until the last of it is there, programs that read the format cannot read the files: each lacks its beginning and its end,
+/// and with them headers, directories and the trainer's own marker of a finished checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FrameCopies {
+    /// Before the tensors are written, because elements that are not contiguous lie between these bytes.
+    pub before: Vec<FrameCopy>,
+    /// Once the tensors are written.
+    pub after: Vec<FrameCopy>,
+    /// When nothing but these is missing.
+    pub last: Vec<FrameCopy>,
+}
+
+impl FrameCopies {
+    /// All of them, in a possible order.
+    pub fn in_order(self) -> impl Iterator<Item = FrameCopy> {
+        self.before.into_iter().chain(self.after).chain(self.last)
+    }
 }
 
 /// The shards that are open now; the others are opened when they are needed.
@@ -105,8 +127,7 @@ impl StagedCheckpoint {
     /// Creates every file with its final length and the known bytes of its frame; the folder may exist, the files may
     /// not.
     ///
-    /// What [`StagedCheckpoint::frame_copies`] lists is still missing, and must be copied before the first tensor is
-    /// written.
+    /// What [`StagedCheckpoint::frame_copies`] lists is still missing.
     ///
     /// # Errors
     /// `Storage`, also when a file is there already or the disk is full.
@@ -173,17 +194,33 @@ impl StagedCheckpoint {
         Ok(Self::new(storage, folder, layout, shards))
     }
 
-    /// What must be copied into the stage before the first tensor is written, cut into parts of at most `max_bytes`.
-    pub fn frame_copies(&self, max_bytes: u64) -> Vec<FrameCopy> {
+    /// What must be copied into the stage, cut into parts of at most `max_bytes`.
+    pub fn frame_copies(&self, max_bytes: u64) -> FrameCopies {
         let max_bytes = max_bytes.max(1);
-        let mut copies = Vec::new();
+        let mut copies = FrameCopies::default();
         for (file_idx, file) in self.layout.files().iter().enumerate() {
+            let under = strided_spans(self.catalog().entries(), u32::try_from(file_idx).unwrap_or(u32::MAX));
+            let mut in_file = Vec::new();
             for FramePart { offset, content } in &file.frame {
                 let FrameContent::Copy(whole) = content else { continue };
                 for n_before in (0..whole.len_bytes).step_by(to_index(max_bytes)) {
                     let len_bytes = max_bytes.min(whole.len_bytes - n_before);
                     let from = CopiedBytes { path: whole.path.clone(), offset: whole.offset + n_before, len_bytes };
-                    copies.push(FrameCopy { file_idx, offset: offset + n_before, from });
+                    in_file.push(FrameCopy { file_idx, offset: offset + n_before, from });
+                }
+            }
+            let is_under = |copy: &FrameCopy| {
+                let end = copy.offset + copy.from.len_bytes;
+                let next = under.partition_point(|span| span.end <= copy.offset);
+                under.get(next).is_some_and(|span| span.start < end)
+            };
+            let (first, last) = (in_file.first().map(|copy| copy.offset), in_file.last().map(|copy| copy.offset));
+            for copy in in_file {
+                let is_at_an_end = Some(copy.offset) == first || Some(copy.offset) == last;
+                match (is_under(&copy), is_at_an_end) {
+                    (true, _) => copies.before.push(copy),
+                    (false, false) => copies.after.push(copy),
+                    (false, true) => copies.last.push(copy),
                 }
             }
         }
@@ -209,6 +246,11 @@ impl StagedCheckpoint {
             target.write_all_at(copy.offset + n_before, buffer)?;
         }
         Ok(())
+    }
+
+    /// The file that parts of the frame were copied from, as it was then; `None` if none were.
+    pub fn copied_from(&self, path: &Path) -> Option<FileInfo> {
+        self.copied.lock().unwrap_or_else(PoisonError::into_inner).get(path).copied()
     }
 
     /// The folder of the stage.

@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use thalweg_storage::{FolderEntry, ReadAt, Storage};
+use thalweg_storage::publish::trainer_part;
+use thalweg_storage::{FileKind, FolderEntry, ReadAt, Storage};
 use thalweg_tensor::display_name;
 
 use crate::Error;
@@ -65,6 +66,13 @@ pub(crate) fn describe_stranger(place: &Place) -> Error {
         let name = names.iter().find(|name| stranger.ends.iter().any(|end| name.ends_with(end)))?;
         Some((stranger, display_name(name)))
     });
+    let run = match place {
+        Place::Folder { entries, .. } => {
+            let mut folders = entries.iter().filter(|entry| entry.kind == FileKind::Folder);
+            folders.find(|entry| trainer_part(&entry.name).is_some()).map(|entry| &*entry.name)
+        }
+        Place::File { .. } => None,
+    };
     let found = match (place, &known) {
         (Place::File { .. }, Some((stranger, _))) => format!("it is {}", stranger.what),
         (Place::File { .. }, None) => "neither its name nor its first bytes are those of a checkpoint".to_owned(),
@@ -72,6 +80,9 @@ pub(crate) fn describe_stranger(place: &Place) -> Error {
             format!("it holds {} (`{name}`) and nothing that can be read", stranger.what)
         }
         (Place::Folder { entries, .. }, None) if entries.is_empty() => "the folder is empty".to_owned(),
+        (Place::Folder { .. }, None) if run.is_some() => {
+            format!("it holds `{}`, as a run does", display_name(run.unwrap_or_default()))
+        }
         (Place::Folder { entries, .. }, None) => {
             let name = |entry: &FolderEntry| format!("`{}`", display_name(&entry.name));
             let first: Vec<String> = entries.iter().take(3).map(name).collect();
@@ -81,7 +92,9 @@ pub(crate) fn describe_stranger(place: &Place) -> Error {
     Error::NotACheckpoint {
         path: place.path().to_owned(),
         found,
-        converter: known.map(|(stranger, _)| stranger.converter),
+        converter: known
+            .map(|(stranger, _)| stranger.converter)
+            .or(run.map(|_| "give one of the checkpoints in it, or use a command that takes a run")),
     }
 }
 

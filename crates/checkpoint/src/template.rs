@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use thalweg_storage::publish::{is_stage_name, trainer_part};
 use thalweg_storage::{FileKind, ReadAt, Storage};
-use thalweg_tensor::{Piece, TensorCatalog, TensorEntry, to_index};
+use thalweg_tensor::{Dtype, DtypeClass, Piece, TensorCatalog, TensorEntry, display_name, to_index};
 
 use crate::commit::RECEIPT_NAME;
 use crate::format::FORMATS;
@@ -20,6 +20,7 @@ use crate::format::torch::is_saved_name;
 use crate::layout::{Checksum, CopiedBytes, FrameContent, FramePart, LayoutEntry, OutputFile, OutputLayout};
 use crate::open::open_checkpoint_with;
 use crate::side_files::{SideFileKind, StayReason, side_file_kind};
+use crate::stage::FrameCopy;
 use crate::{Checkpoint, Error, ReadOptions};
 
 /// Deepest nesting of folders inside a checkpoint. No known trainer nests deeper than eight.
@@ -61,6 +62,7 @@ pub fn layout_like(
             placed.binary_search_by(|known| known.name.cmp(&entry.name)).is_ok_and(|i| placed[i].shape == entry.shape)
         };
         copies = other.opened_entries()?.into_iter().filter(wanted).collect();
+        check_copies(checkpoint, &placed, &copies)?;
         renumber(&mut copies, other, &mut names)?;
     }
     let mut files = Vec::with_capacity(names.files.len());
@@ -73,13 +75,69 @@ pub fn layout_like(
     Ok(OutputLayout::new(files, catalog(placed)?, Vec::new()).with_copies(catalog(copies)?))
 }
 
-/// Names and lengths of the files that [`layout_like`] would lay out. Does not look into them.
+/// Refuses copies of averaged tensors in an element type to which no sum is rounded, such as FP8.
+fn check_copies(checkpoint: &Checkpoint, placed: &[TensorEntry], copies: &[TensorEntry]) -> Result<(), Error> {
+    let is_float = |dtype: Dtype| dtype.class() == DtypeClass::Mergeable;
+    let is_averaged = |copy: &TensorEntry| {
+        let found = placed.binary_search_by(|known| known.name.cmp(&copy.name));
+        found.is_ok_and(|i| is_float(placed[i].dtype))
+    };
+    match copies.iter().find(|copy| !is_float(copy.dtype) && is_averaged(copy)) {
+        None => Ok(()),
+        Some(copy) => {
+            let (name, dtype) = (display_name(&copy.name), copy.dtype);
+            Err(refuse(
+                checkpoint,
+                format!("it also holds `{name}` as {dtype}, which cannot be made from the merged tensor"),
+            ))
+        }
+    }
+}
+
+/// A file that [`layout_like`] would lay out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptName {
+    /// Its name in the output.
+    pub name: String,
+    /// Its path in the checkpoint.
+    pub path: PathBuf,
+    /// Its length.
+    pub len_bytes: u64,
+}
+
+/// The files that [`layout_like`] would lay out. Does not look into them.
 ///
 /// # Errors
 /// `Storage` if a folder cannot be listed.
-pub fn kept_files(storage: &dyn Storage, template: &Template<'_>) -> Result<Vec<(String, u64)>, Error> {
+pub fn kept_files(storage: &dyn Storage, template: &Template<'_>) -> Result<Vec<KeptName>, Error> {
     let list = FileList::find(storage, template)?;
-    Ok(list.files.into_iter().map(|file| (file.name, file.len_bytes)).collect())
+    let kept = |file: KeptFile| KeptName { name: file.name, path: file.path, len_bytes: file.len_bytes };
+    Ok(list.files.into_iter().map(kept).collect())
+}
+
+/// The bytes that a finished output has unchanged from other files: what is copied, without what is written over it later.
+pub fn unchanged_copies(layout: &OutputLayout) -> Vec<FrameCopy> {
+    let mut copies = Vec::new();
+    for (file_idx, file) in layout.files().iter().enumerate() {
+        let number = u32::try_from(file_idx).unwrap_or(u32::MAX);
+        let mut changed = spans_in(layout.copies().entries(), number, true);
+        changed.extend(file.checksums.iter().flat_map(|sum| &sum.places).map(|&place| place..place + CRC_BYTES));
+        changed.sort_by_key(|span| span.start);
+        let kept = without(&changed, file.len_bytes);
+        let mut next = 0;
+        for FramePart { offset, content } in &file.frame {
+            let FrameContent::Copy(from) = content else { continue };
+            let end = offset + from.len_bytes;
+            // Both lists are sorted. A range may reach into several parts.
+            next += kept[next..].iter().take_while(|range| range.end <= *offset).count();
+            for range in kept[next..].iter().take_while(|range| range.start < end) {
+                let (start, len_bytes) = (range.start.max(*offset), range.end.min(end) - range.start.max(*offset));
+                let from = CopiedBytes { path: from.path.clone(), offset: from.offset + (start - offset), len_bytes };
+                copies.push(FrameCopy { file_idx, offset: start, from });
+            }
+        }
+    }
+    copies
 }
 
 /// Everything that the files of an output made like `checkpoint` hold, whatever it is: one checkpoint for each file of
@@ -139,6 +197,9 @@ fn check_format(checkpoint: &Checkpoint) -> Result<(), Error> {
 fn refuse(checkpoint: &Checkpoint, reason: String) -> Error {
     Error::CannotKeepFiles { path: checkpoint.path().to_owned(), reason }
 }
+
+/// Length of a CRC-32 sum in a file.
+const CRC_BYTES: u64 = 4;
 
 /// A file that goes to the output.
 struct KeptFile {
@@ -323,9 +384,21 @@ fn spans_in<'a>(
     file_idx: u32,
     with_strided: bool,
 ) -> Vec<Range<u64>> {
+    spans_of_pieces(entries, file_idx, |piece| with_strided || piece.strides().is_none())
+}
+
+/// The spans of the pieces with strides in a file, sorted and joined.
+pub(crate) fn strided_spans<'a>(entries: impl IntoIterator<Item = &'a TensorEntry>, file_idx: u32) -> Vec<Range<u64>> {
+    spans_of_pieces(entries, file_idx, |piece| piece.strides().is_some())
+}
+
+fn spans_of_pieces<'a>(
+    entries: impl IntoIterator<Item = &'a TensorEntry>,
+    file_idx: u32,
+    is_taken: impl Fn(&Piece) -> bool,
+) -> Vec<Range<u64>> {
     let pieces = entries.into_iter().flat_map(|entry| entry.pieces.iter().map(move |piece| (entry, piece)));
-    let in_file = pieces.filter(|(_, piece)| piece.file_idx == file_idx);
-    let taken = in_file.filter(|(_, piece)| with_strided || piece.strides().is_none());
+    let taken = pieces.filter(|(_, piece)| piece.file_idx == file_idx && is_taken(piece));
     let mut spans: Vec<Range<u64>> = taken.map(|(entry, piece)| span_of(entry, piece)).collect();
     spans.retain(|span| !span.is_empty());
     spans.sort_by_key(|span| (span.start, span.end));

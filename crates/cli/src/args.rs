@@ -176,6 +176,18 @@ impl Command {
     }
 }
 
+impl Command {
+    /// Whether outputs get Hugging Face names.
+    pub(crate) fn huggingface(&self) -> HuggingFaceArgs {
+        match self {
+            Self::Plan(args) => args.source.huggingface.clone(),
+            Self::Merge(args) => args.source.huggingface.clone(),
+            Self::Convert(args) => args.huggingface.clone(),
+            _ => HuggingFaceArgs::default(),
+        }
+    }
+}
+
 /// What the user says about a run.
 #[derive(Debug, Args, Clone, Default, PartialEq, Eq)]
 #[command(next_help_heading = "About the run")]
@@ -283,12 +295,12 @@ pub(crate) struct SchemeArgs {
 #[derive(Debug, Args, Clone, PartialEq, Eq)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct FileArgs {
-    /// Element type of floating tensors
+    /// Element type of floating tensors; any but same also reads FP8 weights with block scales as the values that they stand for
     #[arg(long, value_enum, default_value_t = DtypeChoice::Same, ignore_case = true)]
     pub(crate) dtype: DtypeChoice,
-    /// Largest shard: 5GB, 5GiB, or bytes; a larger tensor gets a separate shard
-    #[arg(long, value_name = "SIZE", default_value = "5GB")]
-    pub(crate) out_shard_size: ByteSize,
+    /// Largest shard: 5GB (the default), 5GiB, or bytes; a larger tensor gets a separate shard
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) out_shard_size: Option<ByteSize>,
     /// Leave out tensors of this name; `*` matches anything; repeatable
     #[arg(long, value_name = "NAME")]
     pub(crate) drop: Vec<String>,
@@ -301,6 +313,20 @@ pub(crate) struct FileArgs {
     /// Write no README.md
     #[arg(long)]
     pub(crate) no_model_card: bool,
+}
+
+/// Whether an output gets Hugging Face names.
+#[derive(Debug, Args, Clone, Default, PartialEq, Eq)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct HuggingFaceArgs {
+    /// Write a Llama of torchtitan as Hugging Face's: names, the order of the rows of queries and keys, `config.json`.
+    /// `--rename` applies before it, `--drop` after it
+    #[arg(long)]
+    pub(crate) to_huggingface: bool,
+    /// Folder with the model's `config.json`, which says how many heads it has, and its tokenizer, which travels [default:
+    /// what is beside the tensors]
+    #[arg(long, alias = "hf-assets-path", value_name = "DIR", requires = "to_huggingface")]
+    pub(crate) hf_assets: Option<PathBuf>,
 }
 
 /// What the output is like.
@@ -401,6 +427,8 @@ pub(crate) struct SourceArgs {
     pub(crate) scheme: SchemeArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) huggingface: HuggingFaceArgs,
 }
 
 #[derive(Debug, Args)]
@@ -428,6 +456,7 @@ Examples:
   thalweg convert run/step-1000 -o hf                       a distributed checkpoint as safetensors
   thalweg convert run/global_step1000 -o hf --dtype bf16    the masters of DeepSpeed, rounded once
   thalweg convert hf -o dcp --format dcp                    back, for a trainer
+  thalweg convert titan/step-1000 -o hf --to-huggingface --hf-assets assets/Llama-3.1-8B
   thalweg convert run/step-1000 -o one --format torch --consolidate")]
 pub(crate) struct ConvertArgs {
     /// A checkpoint (folder, index or one file)
@@ -445,6 +474,8 @@ pub(crate) struct ConvertArgs {
     pub(crate) consolidate: bool,
     #[command(flatten)]
     pub(crate) files: FileArgs,
+    #[command(flatten)]
+    pub(crate) huggingface: HuggingFaceArgs,
     /// Print what would be done and write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -459,6 +490,7 @@ Examples:
   thalweg merge runs/my-run --count 10 --interval-tokens 8B --scheme ema --alpha 0.2 -o merged
   thalweg merge step1000 step2000 step3000 --scheme wma -o merged
   thalweg merge -m step2000:1.5 -m step1000:-0.5 -o extrapolated
+  thalweg merge runs/titan --last 10 -o hf --to-huggingface --hf-assets assets/Llama-3.1-8B
   thalweg merge --plan plan.json
   thalweg merge recipe.yml merged
 

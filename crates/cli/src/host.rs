@@ -15,7 +15,7 @@ use thalweg_storage::{LocalStorage, Storage};
 use thalweg_tensor::kernel::Simd;
 use thalweg_trajectory::{resolve_checkpoint_reference, resolve_reference};
 
-use crate::args::GlobalArgs;
+use crate::args::{GlobalArgs, HuggingFaceArgs};
 use crate::error::Error;
 use crate::messages::Messages;
 use crate::meter::{BAR_EVERY, LINE_EVERY};
@@ -37,6 +37,8 @@ pub(crate) struct World<'a> {
     pub(crate) pool: CheckpointPool,
     /// How checkpoints are read.
     pub(crate) reading: ReadOptions,
+    /// Whether outputs get Hugging Face names.
+    pub(crate) huggingface: HuggingFaceArgs,
     clock: ProcessHost,
     progress: CliProgress<'a>,
     interrupt: Arc<AtomicBool>,
@@ -66,6 +68,7 @@ impl<'a> World<'a> {
             pool: CheckpointPool::new(&storage),
             storage,
             reading,
+            huggingface: HuggingFaceArgs::default(),
             clock: ProcessHost { started: Instant::now() },
             progress: CliProgress::new(messages),
             interrupt,

@@ -42,6 +42,7 @@ fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Err
     if let Some(path) = rename {
         world.reading.rename = world.read_rename_map(path)?;
     }
+    world.huggingface = arguments.command.huggingface();
     match &arguments.command {
         Command::Inspect(args) => command::inspect::run(args, &world, messages),
         Command::Plan(args) => command::plan::run(args, &world, messages),

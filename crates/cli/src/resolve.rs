@@ -4,20 +4,20 @@ use std::path::{Path, PathBuf};
 
 use thalweg_checkpoint::{ReadOptions, can_be_template};
 use thalweg_merge::Coefficients;
+use thalweg_merge::huggingface::heads_of_output;
 use thalweg_merge::masters::unreached_masters;
-use thalweg_merge::output_format::{
-    ChosenFormat, FormatRequest, Keeping, OutputFormat, RequestedFormat, choose_format,
-};
+use thalweg_merge::output_format::{ChosenFormat, FormatRequest, OutputFormat, RequestedFormat, choose_format};
 use thalweg_merge::plan::{
-    CodePolicy, DigestChoice, MergePlan, MergePolicy, NonFloatPolicy, OutputDtype, OutputPlan, RouterPolicy, SourceRef,
-    newest_of,
+    CodePolicy, DEFAULT_SHARD_BYTES, DigestChoice, MergePlan, MergePolicy, NonFloatPolicy, OutputDtype, OutputPlan,
+    RouterPolicy, SourceRef, newest_of,
 };
 use thalweg_merge::scheme::{CoefficientOrder, PowerSnapshot, Scheme, reconstruct_from_averages};
 use thalweg_merge::waiver::{ConfigWaiver, WaiverError};
 use thalweg_storage::guard::output_path;
 
 use crate::args::{
-    DigestArg, DtypeChoice, NonFloatChoice, OptimizerChoice, OutputArgs, RouterChoice, SchemeArgs, SourceArgs,
+    DigestArg, DtypeChoice, FormatChoice, NonFloatChoice, OptimizerChoice, OutputArgs, RouterChoice, SchemeArgs,
+    SourceArgs,
 };
 use crate::error::Error;
 use crate::host::World;
@@ -170,10 +170,11 @@ pub(crate) fn output_plan(
     let averages_moments = args.optimizer == Some(OptimizerChoice::Average);
     output.reading = ReadOptions { optimizer: averages_moments, ..world.reading.clone() };
     output.policy = policy((sources, newest), args, world)?;
+    translate_names(&mut output, args, world)?;
     let chosen = output_format(&output, args, world)?;
     (output.format, output.policy.optimizer) = (chosen.format, chosen.optimizer);
     world.note_once(chosen.note);
-    output.out_shard_bytes = args.files.out_shard_size.0;
+    output.out_shard_bytes = args.files.out_shard_size.map_or(DEFAULT_SHARD_BYTES, |size| size.0);
     output.digest = match args.files.digest {
         DigestArg::Blake3 => DigestChoice::Blake3,
         DigestArg::Xxh3 => DigestChoice::Xxh3,
@@ -193,13 +194,39 @@ pub(crate) fn output_folder(out: &Path, world: &World<'_>) -> Result<PathBuf, Er
     ))
 }
 
+/// Gives an output Hugging Face names, if that was asked for.
+fn translate_names(output: &mut OutputPlan, args: &OutputArgs, world: &World<'_>) -> Result<(), Error> {
+    if !world.huggingface.to_huggingface {
+        return Ok(());
+    }
+    if args.format.is_some_and(|format| format != FormatChoice::Safetensors) {
+        return Err(Error::usage_with_hint(
+            "`--to-huggingface` writes safetensors, and `--format` asks for something else",
+            "leave out `--format`",
+        ));
+    }
+    if args.optimizer.is_some_and(|optimizer| optimizer != OptimizerChoice::Drop) {
+        return Err(Error::usage_with_hint(
+            "`--to-huggingface` writes a model without the state of the training",
+            "leave out `--optimizer`",
+        ));
+    }
+    let Some(source) = output.sources.get(output.policy.side_files_from) else { return Ok(()) };
+    let checkpoint = world.pool.open(&source.path, &output.reading)?;
+    output.policy.hf_assets = world.huggingface.hf_assets.as_ref().map(|path| world.resolve(path)).transpose()?;
+    output.reading.to_huggingface = Some(heads_of_output(output, &checkpoint, &*world.storage)?);
+    Ok(())
+}
+
 /// The format of an output: that of its newest source, unless another one was asked for or is all that works.
 fn output_format(output: &OutputPlan, args: &OutputArgs, world: &World<'_>) -> Result<ChosenFormat, Error> {
-    let request = FormatRequest { format: args.format.map(Into::into), optimizer: args.optimizer.map(Into::into) };
+    let is_translated = output.reading.to_huggingface.is_some();
+    let format = args.format.or(is_translated.then_some(FormatChoice::Safetensors));
     let Some(newest) = output.newest_source() else { return Err(Error::usage("no checkpoints to merge")) };
-    let newest = world.pool.open(&newest.path, &output.reading)?;
+    let newest = world.pool.open(&newest.path, &output.reading_options())?;
+    let asked = format.map(Into::into);
     // Other formats hold the tensors alone.
-    let may_keep = match request.format {
+    let may_keep = match asked {
         Some(RequestedFormat::Named(format)) => OutputFormat::of(&newest) == Some(format),
         Some(RequestedFormat::OnlyRead(_)) => false,
         Some(RequestedFormat::Same) | None => can_be_template(newest.format_name()),
@@ -208,9 +235,13 @@ fn output_format(output: &OutputPlan, args: &OutputArgs, world: &World<'_>) -> R
         true => unreached_masters(&world.storage, &newest, &output.reading)?,
         false => None,
     };
-    let keeping =
-        Keeping { dtype: output.dtype, keeps_all: output.policy.drop.is_empty(), unreached_master: master.as_deref() };
-    let chosen = choose_format(request, &newest, keeping);
+    let request = FormatRequest {
+        format: asked,
+        optimizer: args.optimizer.map(Into::into),
+        shards: args.files.out_shard_size.is_some(),
+        unreached_master: master.as_deref(),
+    };
+    let chosen = choose_format(request, &newest, output);
     Ok(chosen.map_err(thalweg_merge::Error::from)?)
 }
 
@@ -273,6 +304,8 @@ pub(crate) fn geometry_plan(sources: &[SourceRef], world: &World<'_>) -> Result<
     let mean = Scheme::Sma.coefficients(sources.len())?;
     let mut output = OutputPlan::new("geometry", "none", sources, &mean);
     output.reading = world.reading.clone();
+    // Nothing is written; sources are then read as numbers, whatever codes they hold.
+    output.dtype = OutputDtype::F32;
     output.policy.non_float = NonFloatPolicy::Newest;
     Ok(MergePlan::new(vec![output])?)
 }

@@ -10,17 +10,6 @@ use thalweg_tensor::digest::{DigestKind, bytes_digest};
 use crate::Error;
 use crate::suite::Start;
 
-/// Reads a `tokenizer.json` that leaves texts as long as they are: many name a length to cut or fill texts to.
-///
-/// # Errors
-/// What the library says about the file.
-pub fn whole_text_tokenizer(bytes: &[u8]) -> tokenizers::Result<tokenizers::Tokenizer> {
-    let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes)?;
-    tokenizer.with_padding(None);
-    tokenizer.with_truncation(None)?;
-    Ok(tokenizer)
-}
-
 /// A tokenizer, without truncation or padding.
 #[derive(Debug, Clone)]
 pub struct EvalTokenizer {
@@ -50,7 +39,10 @@ impl EvalTokenizer {
     /// `TokenizerInvalid`.
     pub fn from_json(bytes: &[u8], path: &Path) -> Result<Self, Error> {
         let invalid = |what: String| Error::TokenizerInvalid { path: path.to_owned(), what };
-        let inner = whole_text_tokenizer(bytes).map_err(|error| invalid(error.to_string()))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| invalid(error.to_string()))?;
+        // Many files name a length to cut or fill texts to.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?;
         let largest_id = inner.get_vocab(true).into_values().max();
         let largest_id = largest_id.ok_or_else(|| invalid("it has no tokens".to_owned()))?;
         let digest = bytes_digest(DigestKind::Blake3, bytes);
@@ -69,6 +61,18 @@ impl EvalTokenizer {
         let bos_token = bos_token.as_str().or_else(|| bos_token["content"].as_str());
         self.bos_token = bos_token.and_then(|token| self.inner.token_to_id(token));
         Ok(self)
+    }
+
+    /// Encodes a special token that a text spells out as ordinary text, as for text to train on.
+    #[must_use]
+    pub fn with_plain_special_tokens(mut self) -> Self {
+        self.inner.set_encode_special_tokens(true);
+        self
+    }
+
+    /// The id of a token, if there is one.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
     }
 
     /// Where it was read.
@@ -96,11 +100,22 @@ impl EvalTokenizer {
         Ok(TokenizedText { ids: encoding.get_ids().to_vec(), bytes })
     }
 
+    /// As `encode`, without the byte ranges, which cost time.
+    ///
+    /// # Errors
+    /// `TokenizerInvalid` where the tokenizer cannot split this text.
+    pub fn encode_ids(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let encoding = self.inner.encode_fast(text, false);
+        encoding.map(|encoding| encoding.get_ids().to_vec()).map_err(|error| self.invalid(&error.to_string()))
+    }
+
+    fn invalid(&self, what: &str) -> Error {
+        Error::TokenizerInvalid { path: self.path.clone(), what: what.to_owned() }
+    }
+
     fn encoding(&self, text: &str, special: SpecialTokens) -> Result<tokenizers::Encoding, Error> {
         let add = special == SpecialTokens::Add;
-        self.inner
-            .encode(text, add)
-            .map_err(|error| Error::TokenizerInvalid { path: self.path.clone(), what: error.to_string() })
+        self.inner.encode(text, add).map_err(|error| self.invalid(&error.to_string()))
     }
 
     /// The tokens before every text of a model with this `config.json`.
@@ -109,11 +124,8 @@ impl EvalTokenizer {
     /// `NoStartToken`; `TokenizerInvalid` for a named token that there is not.
     pub fn start_tokens(&self, start: &Start, config: &Value, checkpoint: &Path) -> Result<Vec<u32>, Error> {
         if let Start::Token(token) = start {
-            let what = || format!("it has no token `{token}`, which the suite starts texts with");
-            let id = self.inner.token_to_id(token);
-            return id
-                .map(|id| vec![id])
-                .ok_or_else(|| Error::TokenizerInvalid { path: self.path.clone(), what: what() });
+            let missing = || self.invalid(&format!("it has no token `{token}`, which the suite starts texts with"));
+            return self.token_id(token).map(|id| vec![id]).ok_or_else(missing);
         }
         let processed = self.post_processor_start()?;
         if !processed.is_empty() {

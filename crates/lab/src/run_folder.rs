@@ -26,6 +26,43 @@ pub(crate) const RUN_FILE: OwnKind<'_> = OwnKind::in_own_folder("a file of a run
 /// The folder of the averages in a run.
 pub const AVERAGES_FOLDER: &str = "averages";
 
+/// Whether a folder holds a run already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunFolderState {
+    /// It is missing, or holds nothing.
+    New,
+    /// It holds a run of the same config.
+    Begun,
+}
+
+/// Checks that a config may be trained in a folder. Changes nothing, so that callers can ask before they read the data.
+///
+/// # Errors
+/// `OtherRun` with the first key that differs; `NotARun`; `Storage`.
+pub fn check_run_folder(storage: &dyn Storage, path: &Path, config: &TrainConfig) -> Result<RunFolderState, Error> {
+    let record_path = path.join(TRAIN_RECORD_NAME);
+    match storage.read_file(&record_path, MAX_RECORD_BYTES) {
+        Ok(bytes) => {
+            let wanted = serde_json::to_value(config).unwrap_or_default();
+            match first_difference("", &read_record(&bytes, &record_path)?, &wanted) {
+                Some((key, found, wanted)) => Err(Error::OtherRun { path: path.to_owned(), key, found, wanted }),
+                None => Ok(RunFolderState::Begun),
+            }
+        }
+        Err(error) if error.is_not_found() => {
+            let is_ours = |name: &str| name == LOCK_NAME || name.contains(".thalweg-");
+            match storage.list_folder(path) {
+                Ok(entries) if entries.iter().any(|entry| !is_ours(&entry.name)) => {
+                    Err(Error::NotARun { path: path.to_owned() })
+                }
+                Err(error) if !error.is_not_found() => Err(error.into()),
+                Ok(_) | Err(_) => Ok(RunFolderState::New),
+            }
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// A run folder that belongs to this process.
 #[derive(Debug)]
 pub(crate) struct RunFolder {
@@ -40,34 +77,20 @@ impl RunFolder {
     /// # Errors
     /// `OtherRun` with the first key that differs; `NotARun`; `Storage`, also where another process holds it.
     pub(crate) fn open(storage: &dyn Storage, path: &Path, config: &TrainConfig, tool: &str) -> Result<Self, Error> {
-        let wanted = serde_json::to_value(config).unwrap_or_default();
-        let config_digest = digest_config(config);
         storage.create_folder(path)?;
-        let record_path = path.join(TRAIN_RECORD_NAME);
-        let found = match storage.read_file(&record_path, MAX_RECORD_BYTES) {
-            Ok(bytes) => Some(read_record(&bytes, &record_path)?),
-            Err(error) if error.is_not_found() => None,
-            Err(error) => return Err(error.into()),
-        };
-        match &found {
-            Some(found) => {
-                if let Some((key, found, wanted)) = first_difference("", found, &wanted) {
-                    return Err(Error::OtherRun { path: path.to_owned(), key, found, wanted });
-                }
-            }
-            None => {
-                let is_ours = |name: &str| name == LOCK_NAME || name.contains(".thalweg-");
-                if storage.list_folder(path)?.iter().any(|entry| !is_ours(&entry.name)) {
-                    return Err(Error::NotARun { path: path.to_owned() });
-                }
-            }
-        }
+        let is_new = check_run_folder(storage, path, config)? == RunFolderState::New;
+        let config_digest = digest_config(config);
         let lock = storage.lock(&path.join(LOCK_NAME))?;
-        if found.is_none() {
+        if is_new {
             let record = json!({
-                "kind": RUN_KIND, "version": 1, "tool": tool, "digest": config_digest, "config": wanted,
+                "kind": RUN_KIND, "version": 1, "tool": tool, "digest": config_digest, "config": config,
             });
-            publish_file(storage, &record_path, &pretty(&record), OwnKind::json("the record of a run", RUN_KIND))?;
+            publish_file(
+                storage,
+                &path.join(TRAIN_RECORD_NAME),
+                &pretty(&record),
+                OwnKind::json("the record of a run", RUN_KIND),
+            )?;
         }
         Ok(Self { path: path.to_owned(), config_digest, lock })
     }

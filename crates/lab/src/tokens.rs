@@ -6,9 +6,8 @@
 use std::path::Path;
 
 use rayon::prelude::*;
-use thalweg_eval::tokens::whole_text_tokenizer;
+use thalweg_eval::tokens::EvalTokenizer;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
-use tokenizers::Tokenizer;
 
 use crate::Error;
 use crate::random::{Random, Stream};
@@ -19,7 +18,7 @@ pub const END_OF_TEXT: &str = "<|endoftext|>";
 /// A tokenizer with the bytes it was read from.
 #[derive(Debug, Clone)]
 pub struct TextTokenizer {
-    tokenizer: Tokenizer,
+    tokenizer: EvalTokenizer,
     bytes: Vec<u8>,
     end_of_text: u32,
 }
@@ -30,19 +29,17 @@ impl TextTokenizer {
     /// # Errors
     /// `Tokenizer` if it cannot be read or has no token [`END_OF_TEXT`].
     pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self, Error> {
-        let refuse = |message: String| Error::Tokenizer { path: path.to_owned(), message };
-        let mut tokenizer = whole_text_tokenizer(bytes).map_err(|error| refuse(error.to_string()))?;
-        // A document that spells out a special token must not become one.
-        tokenizer.set_encode_special_tokens(true);
-        let missing = || refuse(format!("there is no token `{END_OF_TEXT}`"));
-        let end_of_text = tokenizer.token_to_id(END_OF_TEXT).ok_or_else(missing)?;
+        let tokenizer = EvalTokenizer::from_json(bytes, path).map_err(|error| refuse(error, path))?;
+        let tokenizer = tokenizer.with_plain_special_tokens();
+        let missing =
+            || Error::Tokenizer { path: path.to_owned(), message: format!("there is no token `{END_OF_TEXT}`") };
+        let end_of_text = tokenizer.token_id(END_OF_TEXT).ok_or_else(missing)?;
         Ok(Self { tokenizer, bytes: bytes.to_vec(), end_of_text })
     }
 
     /// One more than the largest token.
     pub fn n_tokens(&self) -> usize {
-        let largest = self.tokenizer.get_vocab(true).into_values().max();
-        largest.map_or(0, |largest| largest as usize + 1)
+        self.tokenizer.largest_id() as usize + 1
     }
 
     /// The token of [`END_OF_TEXT`].
@@ -60,10 +57,16 @@ impl TextTokenizer {
     /// # Errors
     /// `Tokenizer`.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
-        let refuse = |message: String| Error::Tokenizer { path: "tokenizer.json".into(), message };
-        let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| refuse(error.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        self.tokenizer.encode_ids(text).map_err(|error| refuse(error, self.tokenizer.path()))
     }
+}
+
+fn refuse(error: thalweg_eval::Error, path: &Path) -> Error {
+    let message = match error {
+        thalweg_eval::Error::TokenizerInvalid { what, .. } => what,
+        other => other.to_string(),
+    };
+    Error::Tokenizer { path: path.to_owned(), message }
 }
 
 /// The documents of one domain as tokens.

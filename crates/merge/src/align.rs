@@ -4,25 +4,28 @@
 //! policy. `contents` looks inside one source; `difference` has the messages.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
-use thalweg_checkpoint::{Checkpoint, compare_configs, compare_tokenizer_files, is_optimizer_state};
+use thalweg_checkpoint::{Checkpoint, LlamaHeads, compare_configs, compare_tokenizer_files, is_optimizer_state};
 use thalweg_storage::Storage;
 use thalweg_tensor::{
-    AccessError, Dtype, DtypeClass, Shape, TensorCatalog, TensorEntry, TensorSource, display_name, to_index,
+    Dtype, DtypeClass, Shape, TensorCatalog, TensorEntry, TensorSource, counted_are, display_name, to_index,
 };
 
 use crate::Error;
 use crate::contents::find_obstacles;
 pub use crate::difference::{Difference, NewestHas};
-use crate::difference::{common_prefix_difference, count_are, idle_patterns};
+use crate::difference::{common_prefix_difference, idle_patterns};
+use crate::huggingface::check_configs;
 use crate::moments::{check_signs, describe_state, find_missing, join_state, state_class};
 use crate::output_format::OptimizerPolicy;
 use crate::pattern::fits_any;
-use crate::plan::{MergePlan, NonFloatPolicy, RouterPolicy};
+use crate::plan::{CONVERT_SCHEME, MergePlan, NonFloatPolicy, OutputDtype, OutputPlan, RouterPolicy};
+use crate::router::is_router;
+pub use crate::view::SourceView;
+use crate::view::{Places, can_be_read_as};
 use crate::waiver::ConfigWaiver;
 
 /// How one tensor is treated.
@@ -30,7 +33,7 @@ use crate::waiver::ConfigWaiver;
 pub enum TensorClass {
     /// Averaged.
     Float,
-    /// A router or expert bias: averaged or taken from the newest source, as the plan says.
+    /// A router or balancing bias: averaged or taken from the newest source, as the plan says.
     Router,
     /// Integers or booleans: copied if equal, or from the newest source.
     Discrete,
@@ -59,10 +62,9 @@ pub struct MergeLayout {
     pub notes: Vec<String>,
     /// For each source whose list differs, the number of each tensor in it; empty for sources in memory.
     pub(crate) places: Vec<Option<Arc<Places>>>,
+    /// Sources of which some tensor is read in a wider element type than it has.
+    pub(crate) widened: BTreeSet<usize>,
 }
-
-/// The number in a source of each tensor of the layout; `None` where the source lacks it.
-type Places = [Option<usize>];
 
 impl MergeLayout {
     /// Views of `sources`, in their order, that list the layout's tensors under the layout's numbers.
@@ -82,46 +84,9 @@ impl MergeLayout {
         params.map(|(entry, _)| entry.n_elements()).sum()
     }
 
-    /// Whether source `source_idx` has exactly the tensors of the layout.
+    /// Whether source `source_idx` has exactly the tensors of the layout, in its element types.
     pub(crate) fn is_whole_source(&self, source_idx: usize) -> bool {
-        self.places.get(source_idx).is_none_or(Option::is_none)
-    }
-}
-
-/// A source under the numbers of the layout.
-#[derive(Debug)]
-pub struct SourceView<'a> {
-    checkpoint: &'a Checkpoint,
-    catalog: &'a TensorCatalog,
-    places: Option<&'a Places>,
-}
-
-impl SourceView<'_> {
-    fn place(&self, tensor_idx: usize) -> Option<usize> {
-        self.places.map_or(Some(tensor_idx), |places| places.get(tensor_idx).copied().flatten())
-    }
-}
-
-impl TensorSource for SourceView<'_> {
-    fn catalog(&self) -> &TensorCatalog {
-        self.catalog
-    }
-
-    fn read_elements(&self, tensor_idx: usize, elements: Range<u64>, out: &mut [u8]) -> Result<(), AccessError> {
-        let Some(place) = self.place(tensor_idx) else {
-            let name = self.catalog.entries().get(tensor_idx).map(|entry| display_name(&entry.name));
-            let message = format!("it has no tensor `{}`", name.unwrap_or_default());
-            return Err(AccessError { path: self.checkpoint.path().display().to_string(), message, source: None });
-        };
-        self.checkpoint.read_elements(place, elements, out)
-    }
-
-    fn will_read(&self, tensor_idx: usize, elements: Range<u64>) {
-        self.place(tensor_idx).into_iter().for_each(|place| self.checkpoint.will_read(place, elements.clone()));
-    }
-
-    fn done_reading(&self, tensor_idx: usize, elements: Range<u64>) {
-        self.place(tensor_idx).into_iter().for_each(|place| self.checkpoint.done_reading(place, elements.clone()));
+        self.places.get(source_idx).is_none_or(Option::is_none) && !self.widened.contains(&source_idx)
     }
 }
 
@@ -140,22 +105,6 @@ impl OpenSource {
     pub(crate) fn label(&self) -> String {
         self.step.map_or_else(|| format!("`{}`", self.path.display()), |step| format!("step {step}"))
     }
-}
-
-/// Whether a tensor steers a mixture of experts: the router itself or its balancing bias.
-///
-/// Names of Mixtral, Qwen-MoE, OLMoE, DeepSeek and Megatron.
-pub fn is_router(name: &str) -> bool {
-    const ENDINGS: [&str; 7] = [
-        ".mlp.gate.weight",
-        ".mlp.gate.bias",
-        ".block_sparse_moe.gate.weight",
-        ".router.weight",
-        ".router.bias",
-        ".e_score_correction_bias",
-        ".expert_bias",
-    ];
-    ENDINGS.iter().any(|ending| name.ends_with(ending)) || name.ends_with(".shared_expert_gate.weight")
 }
 
 /// What a tensor is. The plan takes tensors that fit `take_newest` from the newest source.
@@ -204,9 +153,7 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan, storage: &dyn Sto
     check_signs(plan, sources)?;
     let policy = Policy::of(plan, sources);
     let mut differences = unreadable(sources, &policy);
-    if !plan.is_copy() {
-        differences.extend(find_contents(sources, &policy));
-    }
+    differences.extend(find_contents(sources, plan, &policy));
     let groups = group_by_catalog(sources);
     differences.extend(find_idle_patterns(sources, &groups, &policy));
     differences.extend(compare_catalogs(sources, &groups, &policy));
@@ -228,6 +175,7 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan, storage: &dyn Sto
     if !differences.is_empty() {
         return Err(Error::NotAligned { differences });
     }
+    check_configs(plan, sources, &layout.catalog, storage)?;
     let mut notes = collect_notes(sources, &layout, plan);
     notes.extend(harmless);
     Ok(MergeLayout { notes, ..layout })
@@ -284,6 +232,14 @@ impl<'a> Policy<'a> {
         self.averages_moments() && is_optimizer_state(name)
     }
 
+    /// The element type in which a tensor is read: doubles, if a source has products in its place.
+    fn read_as(&self, entry: &TensorEntry, products: &BTreeSet<&str>) -> Dtype {
+        let is_widened = products.contains(&*entry.name)
+            && can_be_read_as(entry.dtype, Dtype::F64)
+            && !self.is_taken(self.classify(entry));
+        if is_widened { Dtype::F64 } else { entry.dtype }
+    }
+
     /// Whether only the newest source's tensor matters.
     fn is_taken(&self, class: TensorClass) -> bool {
         match class {
@@ -296,8 +252,13 @@ impl<'a> Policy<'a> {
     }
 }
 
-/// Obstacles inside the sources, each reported once with the sources that have it.
-fn find_contents(sources: &[OpenSource], policy: &Policy<'_>) -> Vec<Difference> {
+/// Obstacles inside the sources, each reported once with the sources that have it. Only codes are an obstacle to a copy, and
+/// only if it changes the element type of their scales.
+fn find_contents(sources: &[OpenSource], plan: &MergePlan, policy: &Policy<'_>) -> Vec<Difference> {
+    let is_copy = plan.is_copy();
+    if is_copy && plan.outputs.iter().all(|output| output.dtype == OutputDtype::Same) {
+        return Vec::new();
+    }
     let is_averaged =
         |name: &str| !policy.is_dropped(name) && !fits_any(policy.take_newest, name) && !policy.is_state(name);
     let mut found: Vec<(crate::contents::Obstacle, Vec<String>)> = Vec::new();
@@ -309,7 +270,11 @@ fn find_contents(sources: &[OpenSource], policy: &Policy<'_>) -> Vec<Difference>
             }
         }
     }
-    found.into_iter().map(|(obstacle, sources)| Difference::Contents { sources, obstacle }).collect()
+    let difference = |(obstacle, sources): (crate::contents::Obstacle, _)| match is_copy {
+        false => Some(Difference::Contents { sources, obstacle }),
+        true => obstacle.is_codes().then_some(Difference::CopiedCodes { sources, obstacle }),
+    };
+    found.into_iter().filter_map(difference).collect()
 }
 
 /// Sources by their lists of tensors. Sources of one run share a list in memory, so grouping is cheap for any number.
@@ -346,25 +311,46 @@ fn find_idle_patterns(sources: &[OpenSource], groups: &Groups<'_>, policy: &Poli
 fn lay_out(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> MergeLayout {
     let newest = policy.newest.first().copied().unwrap_or(0);
     let base = sources[newest].checkpoint.catalog();
-    let keeps_all = base.entries().iter().all(|entry| !policy.is_dropped(&entry.name));
-    let catalog = if keeps_all {
+    let products = product_names(sources, groups);
+    let dtype_of = |entry: &TensorEntry| policy.read_as(entry, &products);
+    let is_kept = |entry: &TensorEntry| !policy.is_dropped(&entry.name) && dtype_of(entry) == entry.dtype;
+    let catalog = if base.entries().iter().all(is_kept) {
         Arc::clone(base)
     } else {
-        let kept = base.entries().iter().filter(|entry| !policy.is_dropped(&entry.name)).cloned().collect();
+        let kept = base.entries().iter().filter(|entry| !policy.is_dropped(&entry.name));
+        let kept = kept.map(|entry| TensorEntry { dtype: dtype_of(entry), ..entry.clone() }).collect();
         // Names in a catalog are unique, so this cannot fail.
         Arc::new(TensorCatalog::new(kept).unwrap_or_default())
     };
-    let mut places = vec![None; sources.len()];
+    let (mut places, mut widened) = (vec![None; sources.len()], BTreeSet::new());
     for (theirs, members) in groups {
         let is_same = theirs.entries().len() == catalog.entries().len()
             && theirs.entries().iter().zip(catalog.entries()).all(|(a, b)| a.name == b.name);
+        let is_other = |entry: &TensorEntry| {
+            theirs.find(&entry.name).is_some_and(|place| theirs.entries()[place].dtype != entry.dtype)
+        };
+        if !Arc::ptr_eq(theirs, &catalog) && catalog.entries().iter().any(is_other) {
+            widened.extend(members.iter().copied());
+        }
         if !is_same {
             let own: Arc<Places> = catalog.entries().iter().map(|entry| theirs.find(&entry.name)).collect();
             members.iter().for_each(|&i| places[i] = Some(Arc::clone(&own)));
         }
     }
     let classes = catalog.entries().iter().map(|entry| policy.classify(entry)).collect();
-    MergeLayout { catalog, classes, notes: Vec::new(), places }
+    MergeLayout { catalog, classes, notes: Vec::new(), places, widened }
+}
+
+/// Names of the tensors that hold products of codes and scales in some source.
+fn product_names<'a>(sources: &[OpenSource], groups: &Groups<'a>) -> BTreeSet<&'a str> {
+    let of_group = |(catalog, members): &(&'a Arc<TensorCatalog>, Vec<usize>)| {
+        let mut seen = members.iter().map(|&i| &sources[i].checkpoint);
+        let seen = seen.find(|checkpoint| checkpoint.dequantised_weights().is_some());
+        let is_product = |t: usize| seen.is_some_and(|checkpoint| checkpoint.is_dequantised(t));
+        let entries = catalog.entries().iter().enumerate().filter(|(t, _)| is_product(*t));
+        entries.map(|(_, entry)| &*entry.name).collect::<Vec<_>>()
+    };
+    groups.iter().flat_map(of_group).collect()
 }
 
 /// Compares the beginnings of codes that must be equal, so that most differences are reported before the merge.
@@ -421,7 +407,23 @@ fn collect_notes(sources: &[OpenSource], layout: &MergeLayout, plan: &MergePlan)
         }
         first_by_file.entry(file.info.id).or_insert(i);
     }
-    if sources.len() == 1 {
+    let heads = plan.reading().to_huggingface;
+    notes.extend(heads.map(|heads| {
+        let LlamaHeads { num_attention_heads, num_key_value_heads, head_dim } = heads;
+        format!(
+            "the tensors get Hugging Face names, and the rows of {num_attention_heads} heads of queries and \
+             {num_key_value_heads} of keys, of {head_dim} rows each, its order"
+        )
+    }));
+    let is_copy = |output: &OutputPlan| {
+        let [only] = output.sources.as_slice() else { return false };
+        // A conversion says so itself.
+        heads.is_none()
+            && only.numerator == output.divisor
+            && output.dtype == OutputDtype::Same
+            && output.scheme != CONVERT_SCHEME
+    };
+    if plan.outputs.iter().any(is_copy) {
         notes.push("one source: the merge equals it".to_owned());
     }
     let count = |wanted| layout.classes.iter().filter(|&&class| class == wanted).count();
@@ -429,18 +431,18 @@ fn collect_notes(sources: &[OpenSource], layout: &MergeLayout, plan: &MergePlan)
     if n_routers > 0 {
         let newest = plan.outputs.iter().any(|output| output.policy.router == RouterPolicy::Newest);
         let how = if newest { "taken from the newest source" } else { "averaged" };
-        notes.push(format!("{} {how} (`--router`)", count_are(n_routers, "router tensor")));
+        notes.push(format!("{} {how} (`--router`)", counted_are(n_routers, "router tensor")));
     }
     notes.extend(describe_state(layout));
     let n_taken = count(TensorClass::Newest);
     if n_taken > 0 {
-        notes.push(format!("{} taken from the newest source (`--take-newest`)", count_are(n_taken, "tensor")));
+        notes.push(format!("{} taken from the newest source (`--take-newest`)", counted_are(n_taken, "tensor")));
     }
     let drop = plan.outputs.first().map_or(&[][..], |output| &output.policy.drop);
     if !drop.is_empty() {
         let entries = sources.iter().flat_map(|source| source.checkpoint.catalog().entries());
         let dropped: BTreeSet<&str> = entries.map(|entry| &*entry.name).filter(|name| fits_any(drop, name)).collect();
-        notes.push(format!("{} left out (`--drop`)", count_are(dropped.len(), "tensor")));
+        notes.push(format!("{} left out (`--drop`)", counted_are(dropped.len(), "tensor")));
     }
     notes
 }
@@ -455,8 +457,9 @@ fn compare_catalogs(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy
         .map(|entry| &*entry.name)
         .filter(|name| !policy.is_dropped(name))
         .collect();
+    let products = product_names(sources, groups);
     let mut found: Vec<Difference> =
-        names.into_iter().filter_map(|name| compare_tensor(name, sources, groups, policy)).collect();
+        names.into_iter().filter_map(|name| compare_tensor((name, &products), sources, groups, policy)).collect();
     if let Some(prefix) = find_prefix(sources, groups, policy) {
         let is_told = |difference: &Difference| match difference {
             Difference::Presence { tensor, .. } => !policy.is_state(tensor),
@@ -491,7 +494,12 @@ fn find_prefix(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>)
         .or_else(|| common_prefix_difference(&refs_b, &refs_a).map(|prefix| make(prefix, b_members, a_members)))
 }
 
-fn compare_tensor(name: &str, sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> Option<Difference> {
+fn compare_tensor(
+    (name, products): (&str, &BTreeSet<&str>),
+    sources: &[OpenSource],
+    groups: &Groups<'_>,
+    policy: &Policy<'_>,
+) -> Option<Difference> {
     let (mut present, mut absent, mut rows) = (Vec::new(), Vec::new(), Vec::new());
     let mut newest: Vec<Option<(&Shape, Dtype)>> = Vec::new();
     // In every source: otherwise an integer in one source and a float in another would be summed as floats.
@@ -506,14 +514,15 @@ fn compare_tensor(name: &str, sources: &[OpenSource], groups: &Groups<'_>, polic
         };
         is_taken &= policy.is_taken(policy.classify(entry));
         present.extend_from_slice(members);
+        let read_as = policy.read_as(entry, products);
         let is_known = rows
             .iter()
-            .any(|(_, shape, dtype, _): &(usize, Shape, Dtype, _)| *shape == entry.shape && *dtype == entry.dtype);
+            .any(|(_, shape, dtype, _): &(usize, Shape, Dtype, _)| *shape == entry.shape && *dtype == read_as);
         if !is_known {
             let source = &sources[members[0]];
             let file = entry.pieces.first().and_then(|piece| source.checkpoint.files().get(piece.file_idx as usize));
             let file = file.map_or_else(String::new, |file| file.path.display().to_string());
-            rows.push((members[0], entry.shape.clone(), entry.dtype, file));
+            rows.push((members[0], entry.shape.clone(), read_as, file));
         }
     }
     let tensor = name.to_owned();

@@ -2,18 +2,26 @@
 
 use std::fmt::Write;
 
-use crate::plan::OutputPlan;
+use crate::plan::{CONVERT_SCHEME, OutputPlan};
 
 /// A model card in Markdown: scheme, checkpoints, coefficients, and the paper.
 pub fn model_card(plan: &OutputPlan, tool: &str) -> String {
     let mut card = String::new();
     // Writing to a String cannot fail.
+    let is_conversion = plan.scheme == CONVERT_SCHEME;
+    let n = plan.sources.len();
+    let (tag, title, what) = match (is_conversion, n) {
+        (true, _) => ("", "Converted checkpoint", "The tensors of one checkpoint in other files.".to_owned()),
+        (false, 1) => ("- merge\n", "Merged checkpoint", "One checkpoint, multiplied by a coefficient.".to_owned()),
+        (false, n) => {
+            ("- merge\n", "Merged checkpoint", format!("Weighted average of {n} checkpoints of one training run."))
+        }
+    };
     let _ = write!(
         card,
-        "---\ntags:\n- merge\n- thalweg\n---\n\n# Merged checkpoint\n\nWeighted average of {} checkpoints of one \
-         training run, every element correctly rounded once.\n\nScheme: `{}`. Made by {tool}; `thalweg verify` checks this \
-         folder against its receipt, `thalweg.json`.\n\n| step | tokens | coefficient | checkpoint |\n|---|---|---|---|\n",
-        plan.sources.len(),
+        "---\ntags:\n{tag}- thalweg\n---\n\n# {title}\n\n{what} Every element is correctly rounded once.\n\nScheme: `{}`. \
+         Made by {tool}; `thalweg verify` checks this folder against its receipt, `thalweg.json`.\n\n| step | tokens | \
+         coefficient | checkpoint |\n|---|---|---|---|\n",
         plan.scheme,
     );
     for source in &plan.sources {
@@ -31,9 +39,11 @@ pub fn model_card(plan: &OutputPlan, tool: &str) -> String {
         plan.sum,
         if plan.sum == "1" { "" } else { ", which scales the model" }
     );
-    card.push_str(
-        "\nMerging checkpoints of the constant-learning-rate phase stands in for annealing: Li et al. 2025, *Model \
-         Merging in Pre-training of Large Language Models* (arXiv 2505.12082).\n",
-    );
+    if !is_conversion {
+        card.push_str(
+            "\nMerging checkpoints of the constant-learning-rate phase can replace annealing: Li et al. 2025, *Model \
+             Merging in Pre-training of Large Language Models* (arXiv 2505.12082).\n",
+        );
+    }
     card
 }

@@ -139,6 +139,14 @@ fn action(class: TensorClass, combination: &Combination) -> Action {
     }
 }
 
+/// Bytes of tensors that are read from `sources`, for each tensor from those that `read_by` lists.
+pub(crate) fn bytes_read(layout: &MergeLayout, sources: &[&dyn TensorSource], read_by: &[Vec<usize>]) -> u64 {
+    let of_tensor = |(t, (entry, read)): (usize, (&TensorEntry, &Vec<usize>))| {
+        read.iter().map(|&i| sources[i].stored_bytes(t, 0..entry.n_elements())).sum::<u64>()
+    };
+    layout.catalog.entries().iter().zip(read_by).enumerate().map(of_tensor).sum()
+}
+
 /// Sources with a coefficient that is not zero: the others are not read, because 0 x inf is NaN.
 fn terms(combination: &Combination) -> (Vec<usize>, Vec<BigInt>) {
     let pairs = combination.source_idxs.iter().zip(combination.coefficients.numerators());
@@ -349,12 +357,14 @@ impl<'a> Worker<'a> {
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
     fn bytes_read_by(&self, parts: &[Part]) -> f64 {
         let of_part = |part: &Part| {
-            let n_elements = part.elements.end - part.elements.start;
-            let n_bytes = self.job.layout.catalog.entries()[part.tensor_idx].dtype.bytes_of(n_elements).unwrap_or(0);
-            let class = self.job.layout.classes[part.tensor_idx];
-            n_bytes * self.prepared.use_of(class).map_or(0, |used| used.read.len()) as u64
+            let used = self.prepared.use_of(self.job.layout.classes[part.tensor_idx]);
+            used.map_or(0, |used| self.stored_bytes(used, part.tensor_idx, &part.elements))
         };
         parts.iter().map(of_part).sum::<u64>() as f64
+    }
+
+    fn stored_bytes(&self, used: &SourceUse, tensor_idx: usize, elements: &Range<u64>) -> u64 {
+        used.read.iter().map(|&i| self.job.sources[i].stored_bytes(tensor_idx, elements.clone())).sum()
     }
 
     fn hint(&self, parts: &[Part], tell: fn(&(dyn TensorSource + 'a), usize, Range<u64>)) {
@@ -390,7 +400,7 @@ impl<'a> Worker<'a> {
                 stats.add(&self.make_output(k, action, &piece, run)?);
                 hashers.output(k, &self.output);
             }
-            run.progress.advance((n_bytes * used.read.len()) as u64);
+            run.progress.advance(self.stored_bytes(used, part.tensor_idx, &elements));
         }
         Ok(hashers.finish(stats))
     }

@@ -3,11 +3,14 @@
 //!
 //! Each kind has one rule, whatever the library. `align` refuses by it before a merge, and `inspect` shows it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde_json::Value;
 use thalweg_checkpoint::format::Findings;
-use thalweg_checkpoint::{Checkpoint, KeyKind, MOMENT_NAMES, is_optimizer_state};
+use thalweg_checkpoint::{
+    BlockScaled, Checkpoint, KeyKind, MOMENT_NAMES, ScaledFault, is_optimizer_state, quantisation_of,
+};
 use thalweg_tensor::{DtypeClass, TensorCatalog, TensorEntry, display_name};
 
 use crate::pattern::name_fits;
@@ -47,6 +50,20 @@ pub enum Obstacle {
         scales: Option<String>,
         /// The library or format that writes such tensors.
         by: &'static str,
+    },
+    /// FP8 codes with scales, which are merged as the numbers that they stand for if the output has another element type.
+    BlockScaled {
+        /// The first weight.
+        weight: String,
+        /// How many there are.
+        n_weights: usize,
+        /// Rows and columns of a block.
+        block: [u64; 2],
+    },
+    /// FP8 codes with scales that do not say which numbers they stand for.
+    UnknownScales {
+        /// Why not.
+        fault: ScaledFault,
     },
     /// A config that declares the weights quantised.
     QuantisationConfig {
@@ -98,6 +115,18 @@ impl fmt::Display for Obstacle {
                 }
                 write!(f, ", and codes cannot be averaged")
             }
+            Self::BlockScaled { weight, n_weights, block: [rows, columns] } => write!(
+                f,
+                "FP8 weights with a scale for each block of {rows} x {columns} ({n_weights}, such as `{}`): an output of that type \
+                 would need new codes",
+                display_name(weight)
+            ),
+            Self::UnknownScales { fault } => {
+                write!(
+                    f,
+                    "the weights are quantised (FP8 with block scales), and not all of their values are known: {fault}"
+                )
+            }
             Self::QuantisationConfig { method } => {
                 write!(f, "`config.json` has a `quantization_config` (method {method}): the weights are quantised")
             }
@@ -121,6 +150,11 @@ impl fmt::Display for Obstacle {
 }
 
 impl Obstacle {
+    /// Whether it is about codes, whose scales must keep their bits.
+    pub(crate) fn is_codes(&self) -> bool {
+        matches!(self, Self::Quantised { .. } | Self::BlockScaled { .. } | Self::UnknownScales { .. })
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> String {
         match self {
@@ -132,7 +166,10 @@ impl Obstacle {
                  (`stage3_gather_16bit_weights_on_model_save`), or convert with DeepSpeed's \
                  `zero_to_fp32.py --safe_serialization`"
                 .to_owned(),
-            Self::Quantised { .. } | Self::QuantisationConfig { .. } => {
+            Self::BlockScaled { .. } => {
+                "`--dtype bf16` (or `f32` or `f16`) uses the values that the codes stand for, exactly, and rounds once".to_owned()
+            }
+            Self::Quantised { .. } | Self::UnknownScales { .. } | Self::QuantisationConfig { .. } => {
                 "average the checkpoints as they were before quantisation, and quantise the result; or dequantise each first"
                     .to_owned()
             }
@@ -152,13 +189,23 @@ impl Obstacle {
 /// Everything inside a checkpoint that keeps it from being averaged. `is_averaged` is given the name of each tensor;
 /// tensors for which it is false are skipped.
 pub fn find_obstacles(checkpoint: &Checkpoint, is_averaged: &dyn Fn(&str) -> bool) -> Vec<Obstacle> {
-    let mut found = find_in_catalog(checkpoint.catalog(), is_averaged);
+    let (scaled, others) = find_scaled(checkpoint, is_averaged);
+    let mut found = find_in_catalog(checkpoint.catalog(), &|name| is_averaged(name) && !others.contains(name));
     let is_factored = found.iter().any(|obstacle| matches!(obstacle, Obstacle::Factored { .. }));
     let adapter = checkpoint.files().iter().find(|file| file.name.starts_with("adapter_model"));
     if let Some(file) = adapter.filter(|_| !is_factored) {
         found.push(Obstacle::Adapter { file: file.name.clone() });
     }
-    found.extend(checkpoint.config().and_then(quantisation_config));
+    match scaled {
+        Some(scaled) => {
+            // The rule for all codes would tell the same tensors with less.
+            found.retain(|obstacle| {
+                !matches!((obstacle, &scaled), (Obstacle::Quantised { .. }, Obstacle::UnknownScales { .. }))
+            });
+            found.push(scaled);
+        }
+        None => found.extend(checkpoint.config().and_then(quantisation_config)),
+    }
     // Names lack the key that leads to them. Masters have a key of the optimizer, and are parameters.
     let Findings { key, params, .. } = checkpoint.findings();
     if let Some(key) = key.as_ref().filter(|key| params.is_none() && KeyKind::of(key) == KeyKind::State) {
@@ -166,6 +213,31 @@ pub fn find_obstacles(checkpoint: &Checkpoint, is_averaged: &dyn Fn(&str) -> boo
         found.push(Obstacle::StateKey { key: key.clone() });
     }
     found
+}
+
+/// Block-scaled weights that are seen as they are stored, and the names of all that this is about: codes and scales.
+fn find_scaled<'a>(
+    checkpoint: &'a Checkpoint,
+    is_averaged: &dyn Fn(&str) -> bool,
+) -> (Option<Obstacle>, BTreeSet<&'a str>) {
+    let entries = checkpoint.stored_catalog().entries();
+    let is_stored = checkpoint.dequantised_weights().is_none();
+    match checkpoint.block_scaled().filter(|_| is_stored) {
+        None => (None, BTreeSet::new()),
+        Some(Err(fault)) => {
+            let is_it = |entry: &&TensorEntry| entry.name.ends_with("_scale_inv") && is_averaged(&entry.name);
+            (entries.iter().any(|entry| is_it(&entry)).then_some(Obstacle::UnknownScales { fault }), BTreeSet::new())
+        }
+        Some(Ok(BlockScaled { block, weights })) => {
+            let names: Vec<[&str; 2]> =
+                weights.iter().map(|weight| [weight.codes, weight.scales].map(|i| &*entries[i].name)).collect();
+            let averaged: Vec<&[&str; 2]> =
+                names.iter().filter(|names| names.iter().any(|name| is_averaged(name))).collect();
+            let first = averaged.first().map(|[weight, _]| (*weight).to_owned());
+            let found = first.map(|weight| Obstacle::BlockScaled { weight, n_weights: averaged.len(), block });
+            (found, names.into_iter().flatten().collect())
+        }
+    }
 }
 
 /// Obstacles that names, element types and shapes reveal.
@@ -293,13 +365,8 @@ fn quantised(entries: &[&TensorEntry], catalog: &TensorCatalog) -> Option<Obstac
 }
 
 fn quantisation_config(config: &Value) -> Option<Obstacle> {
-    let object = config.as_object()?;
-    let found = ["quantization_config", "compression_config"].iter().find_map(|key| object.get(*key));
-    if let Some(found) = found.filter(|value| !value.is_null()) {
-        let method = found.get("quant_method").and_then(Value::as_str).unwrap_or("-").to_owned();
-        return Some(Obstacle::QuantisationConfig { method: display_name(&method) });
-    }
-    object.iter().filter(|(key, _)| key.ends_with("_config")).find_map(|(_, inner)| quantisation_config(inner))
+    let method = quantisation_of(config)?.get("quant_method").and_then(Value::as_str).unwrap_or("-");
+    Some(Obstacle::QuantisationConfig { method: display_name(method) })
 }
 
 /// First parts of names of tensors that belong to a trainer's state.

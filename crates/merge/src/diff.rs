@@ -1,12 +1,11 @@
 //! Two checkpoints compared tensor by tensor: equal bytes, distance, cosine, units of the last place.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use thalweg_checkpoint::Checkpoint;
 use thalweg_tensor::kernel::{FloatEnvironment, difference_stats, gram_into, ulp_difference};
-use thalweg_tensor::{Dtype, DtypeClass, TensorCatalog, TensorSource, display_name, to_index};
+use thalweg_tensor::{Dtype, DtypeClass, TensorSource, display_name, to_index};
 
 use crate::combine::run_workers;
 use crate::context::{RunContext, Stage};
@@ -78,7 +77,7 @@ impl CheckpointDiff {
 /// # Errors
 /// When a tensor cannot be read whole; `Interrupted`.
 pub fn diff_checkpoints(a: &Checkpoint, b: &Checkpoint, run: &RunContext<'_>) -> Result<CheckpointDiff, Error> {
-    let pair = Pair { a, b, partners: partners(a.catalog(), b.catalog()) };
+    let pair = Pair { a, b, partners: partners(a, b) };
     let distances = pair.measure(run)?;
     let mut total = Distance::default();
     let mut tensors = Vec::new();
@@ -106,16 +105,21 @@ enum Partner {
     Other(String),
 }
 
-fn partners(a: &Arc<TensorCatalog>, b: &Arc<TensorCatalog>) -> Vec<Partner> {
-    let partner = |entry: &thalweg_tensor::TensorEntry| {
-        let Some(other) = b.find(&entry.name) else { return Partner::Other("only in the first".to_owned()) };
-        let theirs = &b.entries()[other];
+fn partners(a: &Checkpoint, b: &Checkpoint) -> Vec<Partner> {
+    let dtype = |checkpoint: &Checkpoint, t: usize| match checkpoint.is_dequantised(t) {
+        true => "FP8 with block scales".to_owned(),
+        false => checkpoint.catalog().entries()[t].dtype.to_string(),
+    };
+    let partner = |(t, entry): (usize, &thalweg_tensor::TensorEntry)| {
+        let Some(other) = b.catalog().find(&entry.name) else { return Partner::Other("only in the first".to_owned()) };
+        let theirs = &b.catalog().entries()[other];
         if (theirs.dtype, &theirs.shape) == (entry.dtype, &entry.shape) {
             return Partner::Same(other);
         }
-        Partner::Other(format!("{} {} against {} {}", entry.dtype, entry.shape, theirs.dtype, theirs.shape))
+        let (ours, other) = (dtype(a, t), dtype(b, other));
+        Partner::Other(format!("{ours} {} against {other} {}", entry.shape, theirs.shape))
     };
-    a.entries().iter().map(partner).collect()
+    a.catalog().entries().iter().enumerate().map(partner).collect()
 }
 
 /// Tensor, part and distance of what is done, and what went wrong first.

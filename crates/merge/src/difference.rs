@@ -80,6 +80,13 @@ pub enum Difference {
         /// What it is.
         obstacle: Obstacle,
     },
+    /// A copy in another element type of a source that holds codes: their scales would be rounded.
+    CopiedCodes {
+        /// The sources.
+        sources: Vec<String>,
+        /// What they hold.
+        obstacle: Obstacle,
+    },
     /// A pattern that matches no tensor.
     IdlePattern {
         /// The option that gave it, such as `--drop`.
@@ -169,6 +176,9 @@ impl fmt::Display for Difference {
                 write_values(f, rows)
             }
             Self::Contents { sources, obstacle } => write!(f, "{}: {obstacle}", shorten(sources)),
+            Self::CopiedCodes { sources, obstacle } => {
+                write!(f, "{}: {obstacle}; in another element type their scales would be rounded", shorten(sources))
+            }
             Self::IdlePattern { option: "--rename", pattern } => {
                 write!(f, "the rule `{}` of `--rename` matches no tensor of the sources", display_name(pattern))
             }
@@ -199,11 +209,6 @@ fn write_values(f: &mut fmt::Formatter<'_>, rows: &[(String, Option<Value>)]) ->
         let value = value.as_ref().map_or_else(|| "-".to_owned(), Value::to_string);
         write!(f, "\n  {label}  {}", display_name(&value))
     })
-}
-
-/// A number of things and the verb after it: `1 tensor is`, `2 tensors are`.
-pub(crate) fn count_are(n: usize, what: &str) -> String {
-    if n == 1 { format!("1 {what} is") } else { format!("{n} {what}s are") }
 }
 
 fn names_differ(n_tensors: usize) -> String {
@@ -243,6 +248,9 @@ fn hint_for_contents(difference: &Difference) -> Option<String> {
             Some("save these tensors as plain ones, or name another key with `--key`".to_owned())
         }
         Difference::Contents { obstacle, .. } => Some(obstacle.hint()),
+        Difference::CopiedCodes { .. } => {
+            Some("leave out `--dtype`: codes and scales are then copied as they are".to_owned())
+        }
         Difference::IdlePattern { option: "--rename", .. } => {
             Some("`thalweg inspect CKPT -v` lists the names; in a rule a `*` matches anything".to_owned())
         }
@@ -325,7 +333,15 @@ fn hint_for_buffers(missing: &[(&str, NewestHas)]) -> String {
 
 fn hint_for_shape(difference: &Difference) -> Option<String> {
     match difference {
-        Difference::Tensor { rows, .. } => rows.last().map(|row| format!("choose a window on one side of {}", row.0)),
+        Difference::Tensor { rows, .. } => {
+            let (label, shape, ..) = rows.last()?;
+            if rows.iter().all(|row| row.1 == *shape) {
+                return Some(
+                    "bring all sources to one element type: `thalweg convert SOURCE -o OUT --dtype f32`".to_owned(),
+                );
+            }
+            Some(format!("choose a window on one side of {label}"))
+        }
         Difference::Refused { tensor, dtype } if *dtype == Dtype::C64 => {
             Some(format!("take the newest source's with `--take-newest {}`", shell_word(tensor)))
         }

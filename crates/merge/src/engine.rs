@@ -12,10 +12,10 @@ use thalweg_tensor::kernel::NonFinitePolicy;
 use thalweg_tensor::{TensorSink, TensorSource};
 
 use crate::align::{MergeLayout, OpenSource, align_sources};
-use crate::combine::{Combination, CombineJob, combine, output_dtype, source_use};
+use crate::combine::{Combination, CombineJob, bytes_read, combine, output_dtype, source_use};
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
-use crate::frame::copy_frames;
+use crate::frame::{CopyTime, copy_frames};
 use crate::ledger::{Finished, Ledger};
 use crate::memory::{Held, PieceSize};
 use crate::output::{CommitInput, commit_output, output_layout};
@@ -79,7 +79,7 @@ pub fn execute_merge(
     sources.iter().try_for_each(|source| source.checkpoint.look_inside(Look::EachTensor))?;
     layout.notes.iter().for_each(|note| run.progress.note(note));
     check_memory(plan, &sources, &layout, run)?;
-    let pending = Pending::find(plan, &sources, options, run)?;
+    let pending = Pending::find(plan, (&sources, &layout), options, run)?;
     pending.outputs().flat_map(|output| side_file_notes(output, &sources)).for_each(|note| run.progress.note(&note));
     let lay_out = |output| {
         let kept = find_kept_state(output, &sources, &run.storage)?;
@@ -90,7 +90,7 @@ pub fn execute_merge(
     let layouts = pending.outputs().map(lay_out).collect::<Result<Vec<_>, _>>()?;
     check_disk_space(&pending, &layouts, run)?;
     let staged = stage_outputs(&pending, &sources, layouts, options, run)?;
-    let merged = match copy_frames(&staged, run).and_then(|()| merge_into(&staged, &sources, &layout, run)) {
+    let merged = match merge_with_frames(&staged, &sources, &layout, run) {
         Ok(merged) => merged,
         Err(error) => return Err(give_up(staged, error, run)),
     };
@@ -103,6 +103,20 @@ pub fn execute_merge(
         outcome.bytes_resumed = merged.bytes_resumed;
     }
     Ok(outcomes)
+}
+
+/// Merges, and copies what belongs around the tensors, except for what [`commit_output`] writes last.
+fn merge_with_frames(
+    staged: &[StagedOutput<'_>],
+    sources: &[OpenSource],
+    layout: &MergeLayout,
+    run: &RunContext<'_>,
+) -> Result<Merged, Error> {
+    let stages = || staged.iter().map(|output| &output.staged);
+    copy_frames(stages(), CopyTime::Before, run)?;
+    let merged = merge_into(staged, sources, layout, run)?;
+    copy_frames(stages(), CopyTime::After, run)?;
+    Ok(merged)
 }
 
 /// Refuses before a stage is made if the limit is too small for the merge.
@@ -200,19 +214,19 @@ fn merge_into(
     let dtype_of = |t: usize, k: usize| output_dtype(layout.classes[t], entries[t].dtype, staged[k].plan.dtype);
     let units = cut_units(layout, &|t, k| dtype_of(t, k), staged.len());
     let read_by: Vec<Vec<usize>> = layout.classes.iter().map(|&class| source_use(class, &combinations).read).collect();
-    let bytes_read = entries.iter().zip(&read_by).map(|(entry, read)| entry.n_bytes() * read.len() as u64).sum();
+    let views = layout.views(sources);
+    let source_refs: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
+    let bytes_read = bytes_read(layout, &source_refs, &read_by);
     let held = Held::of_sources(sources).with_outputs(staged.iter().map(|output| output.plan));
     let sizes = (sources.len(), staged.len());
     let piece = fit_piece(layout, sizes, held.bytes(&layout.catalog), bytes_read, run)?;
 
     let ledger = Ledger::new(&layout.catalog, &units, digest.kind(), &dtype_of);
-    let views = layout.views(sources);
-    let source_refs: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
     let source_paths: Vec<PathBuf> = sources.iter().map(|source| source.path.clone()).collect();
     let reading = Reading { layout, sources: &source_refs, read_by: &read_by };
     let done = crate::resume::restore(staged, &units, &reading, &ledger, run)?;
     run.progress.begin(Stage::Merge, bytes_read);
-    let bytes_resumed = done.bytes_read(&units, layout, &read_by);
+    let bytes_resumed = done.bytes_read(&units, &reading);
     run.progress.resume(bytes_resumed);
     with_background_sync(staged, |wrote| {
         let job = CombineJob {

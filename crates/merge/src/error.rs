@@ -12,7 +12,7 @@ pub enum Error {
     #[error("interrupted")]
     Interrupted,
     /// A plan does not say one thing.
-    #[error("the plan does not hold together: {}", display_name(what))]
+    #[error("the plan cannot be executed: {}", display_name(what))]
     PlanInvalid {
         /// What is wrong with it.
         what: String,

@@ -1,7 +1,9 @@
 //! What a merge would read, write and hold, from headers alone.
 
+use thalweg_tensor::TensorSource;
+
 use crate::align::{MergeLayout, OpenSource};
-use crate::combine::source_use;
+use crate::combine::{bytes_read, source_use};
 use crate::context::RunContext;
 use crate::engine::{combination_of, fit_piece};
 use crate::error::Error;
@@ -41,12 +43,10 @@ pub fn estimate_merge(
     run: &RunContext<'_>,
 ) -> Result<MergeEstimate, Error> {
     let uses = plan.outputs.iter().map(|output| combination_of(output, sources)).collect::<Result<Vec<_>, _>>()?;
-    let entries = layout.catalog.entries();
-    let bytes_read = entries
-        .iter()
-        .zip(&layout.classes)
-        .map(|(entry, &class)| entry.n_bytes() * source_use(class, &uses).read.len() as u64)
-        .sum();
+    let views = layout.views(sources);
+    let views: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
+    let read_by: Vec<Vec<usize>> = layout.classes.iter().map(|&class| source_use(class, &uses).read).collect();
+    let bytes_read = bytes_read(layout, &views, &read_by);
     let size_of = |output| output_size(output, layout, sources, &run.storage);
     let sizes_written = plan.outputs.iter().map(size_of).collect::<Result<Vec<_>, _>>()?;
     let held = Held::of_sources(sources).with_outputs(plan.outputs.iter());

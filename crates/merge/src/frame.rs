@@ -1,5 +1,5 @@
-//! What an output holds besides the merged tensors when it has the files of the newest source: copied before the merge,
-//! written again after it, hashed for the receipt.
+//! What an output holds besides the merged tensors when it has the files of the newest source: copied, corrected where
+//! it depends on the tensors, hashed for the receipt.
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -14,25 +14,46 @@ use crate::combine::for_each_number;
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
 use crate::receipt::FileReceipt;
-use crate::stage::StagedOutput;
 
 /// Bytes that a worker hashes or converts at once.
 const PIECE_BYTES: u64 = 1 << 20;
 /// Bytes of a part that a worker copies: long enough that a list of all parts is short.
 const COPY_BYTES: u64 = 16 << 20;
 
-/// Copies into every stage what its frame takes from the newest source.
-pub(crate) fn copy_frames(staged: &[StagedOutput<'_>], run: &RunContext<'_>) -> Result<(), Error> {
-    let of_output = |output: &StagedOutput<'_>| output.staged.frame_copies(COPY_BYTES);
-    let copies: Vec<_> =
-        staged.iter().enumerate().flat_map(|(k, output)| of_output(output).into_iter().map(move |c| (k, c))).collect();
+/// When bytes are copied from the newest source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CopyTime {
+    /// Before the tensors are merged.
+    Before,
+    /// After that.
+    After,
+    /// When nothing else is missing.
+    Last,
+}
+
+/// Copies into every stage what its frame takes from the newest source at this time.
+pub(crate) fn copy_frames<'a>(
+    staged: impl IntoIterator<Item = &'a StagedCheckpoint>,
+    time: CopyTime,
+    run: &RunContext<'_>,
+) -> Result<(), Error> {
+    let at_this_time = |staged: &'a StagedCheckpoint| {
+        let all = staged.frame_copies(COPY_BYTES);
+        let copies = match time {
+            CopyTime::Before => all.before,
+            CopyTime::After => all.after,
+            CopyTime::Last => all.last,
+        };
+        copies.into_iter().map(move |copy| (staged, copy))
+    };
+    let copies: Vec<_> = staged.into_iter().flat_map(at_this_time).collect();
     if copies.is_empty() {
         return Ok(());
     }
     run.progress.begin(Stage::Copy, copies.iter().map(|(_, copy)| copy.from.len_bytes).sum());
     for_each_number(run, copies.len(), &|number, buffer| {
-        let (k, copy) = &copies[number];
-        staged[*k].staged.copy_frame(copy, buffer)?;
+        let (staged, copy) = &copies[number];
+        staged.copy_frame(copy, buffer)?;
         run.progress.advance(copy.from.len_bytes);
         Ok(())
     })

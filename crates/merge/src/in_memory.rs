@@ -3,6 +3,7 @@
 //! [`merge_into_sinks`] executes a plan over checkpoints, for scoring many windows without writing any. [`merge_live`]
 //! takes sources that are not checkpoints: live models, arenas of moments. Both are the one sum of `combine`.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use thalweg_tensor::{TensorCatalog, TensorSink, TensorSource, display_name};
 
 use crate::Coefficients;
 use crate::align::{MergeLayout, TensorClass, align_sources, classify};
-use crate::combine::{Combination, CombineJob, combine, output_dtype, source_use};
+use crate::combine::{Combination, CombineJob, bytes_read, combine, output_dtype, source_use};
 use crate::context::{RunContext, Stage};
 use crate::engine::{combination_of, cut_units, fit_piece, open_sources};
 use crate::error::Error;
@@ -96,8 +97,8 @@ fn fill_sinks(
     let entries = layout.catalog.entries();
     let dtype_of = |t: usize, k: usize| output_dtype(layout.classes[t], entries[t].dtype, combinations[k].dtype);
     let units = cut_units(layout, &dtype_of, sinks.len());
-    let n_read = |&class| source_use(class, combinations).read.len() as u64;
-    let bytes_read = entries.iter().zip(&layout.classes).map(|(entry, class)| entry.n_bytes() * n_read(class)).sum();
+    let read_by: Vec<Vec<usize>> = layout.classes.iter().map(|&class| source_use(class, combinations).read).collect();
+    let bytes_read = bytes_read(layout, sources, &read_by);
     let piece = fit_piece(layout, (sources.len(), sinks.len()), held_bytes, bytes_read, run)?;
     run.progress.begin(Stage::Merge, bytes_read);
     let job = CombineJob {
@@ -154,7 +155,13 @@ fn align_live(sources: &[LiveSource<'_>], coefficients: &Coefficients) -> Result
     }
     let class_of = |entry| classify(entry, &[], OptimizerPolicy::Drop);
     let classes: Vec<TensorClass> = catalog.entries().iter().map(class_of).collect();
-    Ok(MergeLayout { catalog: Arc::new(catalog.clone()), classes, notes: Vec::new(), places: Vec::new() })
+    Ok(MergeLayout {
+        catalog: Arc::new(catalog.clone()),
+        classes,
+        notes: Vec::new(),
+        places: Vec::new(),
+        widened: BTreeSet::new(),
+    })
 }
 
 /// A tensor that one of them lacks, or that has another shape or element type.

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use thalweg_checkpoint::GATHER_SCRATCH_BYTES;
+use thalweg_checkpoint::{Checkpoint, GATHER_SCRATCH_BYTES};
 use thalweg_tensor::TensorCatalog;
 
 use crate::align::OpenSource;
@@ -74,6 +74,11 @@ impl PieceSize {
     }
 }
 
+/// The list of tensors that a checkpoint shows, and the one that it stores.
+fn catalogs_of(checkpoint: &Checkpoint) -> [&std::sync::Arc<TensorCatalog>; 2] {
+    [checkpoint.catalog(), checkpoint.stored_catalog()]
+}
+
 /// What a merge holds besides pieces of tensors, from headers and plans alone.
 ///
 /// Every factor was measured on merges that it dominates (such as those of `crates/merge/tests/memory.rs`) and rounded
@@ -99,7 +104,7 @@ impl Held {
     /// For open checkpoints.
     pub(crate) fn of_sources(sources: &[OpenSource]) -> Self {
         let mut catalogs: Vec<_> =
-            sources.iter().map(|source| std::sync::Arc::as_ptr(source.checkpoint.catalog())).collect();
+            sources.iter().flat_map(|source| catalogs_of(&source.checkpoint)).map(std::sync::Arc::as_ptr).collect();
         catalogs.sort_unstable();
         catalogs.dedup();
         let config_bytes = sources.iter().filter_map(|source| source.checkpoint.config_bytes());

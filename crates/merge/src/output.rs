@@ -7,7 +7,7 @@ use thalweg_checkpoint::format::huggingface::FORMAT_NAME;
 use thalweg_checkpoint::{
     CONFIG_FILE_NAME, Checkpoint, CommitRules, DcpExtras, LayoutEntry, Manifest, MegatronExtras, OutputFile,
     OutputLayout, Template, commit_checkpoint, dcp_extras, kept_files, layout_dcp, layout_like, layout_megatron_dist,
-    layout_output, layout_torch, megatron_common, open_other_copy, shard_digest, updated_config,
+    layout_output, layout_torch, megatron_common, open_other_copy, shard_digest, updated_config, without_quantisation,
 };
 use thalweg_storage::Storage;
 use thalweg_storage::publish::Replace;
@@ -15,22 +15,25 @@ use thalweg_tensor::digest::{DigestKind, ListHasher};
 use thalweg_tensor::{Digest, Dtype, TensorSink};
 
 use crate::aliases::check_aliases;
-use crate::align::{MergeLayout, OpenSource};
+use crate::align::{MergeLayout, OpenSource, TensorClass};
 use crate::card::model_card;
 use crate::combine::output_dtype;
 use crate::contents::{tied_pair, untied_note};
 use crate::context::RunContext;
 use crate::engine::Merged;
 use crate::error::Error;
-use crate::frame::{framed_receipts, write_copies};
+use crate::frame::{CopyTime, copy_frames, framed_receipts, write_copies};
+use crate::huggingface::config_of;
+use crate::kept::copied_files;
 use crate::ledger::TensorRecord;
-use crate::output_format::{FormatError, OptimizerPolicy, OutputFormat};
+use crate::output_format::{FormatError, Keeping, OptimizerPolicy, OutputFormat};
 use crate::own::MERGED_FOLDER;
 use crate::plan::OutputPlan;
 use crate::receipt::{
-    FileReceipt, MergeReceipt, RECEIPT_KIND, RECEIPT_NAME, RECEIPT_VERSION, SourceFile, SourceReceipt, TensorReceipt,
+    DequantisedWeights, FileReceipt, MergeReceipt, RECEIPT_KIND, RECEIPT_NAME, RECEIPT_VERSION, SourceFile,
+    SourceReceipt, TensorReceipt,
 };
-use crate::side_files::travelling_files;
+use crate::side_files::{named_source, travelling_files};
 use crate::stage::StagedOutput;
 
 /// A receipt of a hundred thousand tensors has about 30 MB.
@@ -50,9 +53,12 @@ pub(crate) fn output_layout(
         shape: entry.shape.clone(),
     });
     let tensors: Vec<LayoutEntry> = tensors.collect();
-    if output.policy.optimizer == OptimizerPolicy::Average && kept_source(output, sources).is_none() {
-        let found = newest_format(output, sources);
-        return Err(FormatError::NoOptimizer { format: output.format, found, asked: OptimizerPolicy::Average }.into());
+    let asked = output.policy.optimizer;
+    if asked != OptimizerPolicy::Drop
+        && let Some(newest) = newest_open(output, sources)
+        && let Some(why) = output.format.obstacle(&newest.checkpoint, Keeping::of(output))
+    {
+        return Err(FormatError::NoOptimizer { asked, why }.into());
     }
     if output.format.is_safetensors() {
         return Ok(layout_output(&tensors, output.out_shard_bytes, &BTreeMap::new())?);
@@ -75,10 +81,9 @@ pub(crate) fn output_size(
     storage: &Arc<dyn Storage>,
 ) -> Result<(u64, usize), Error> {
     if let Some(newest) = kept_source(output, sources) {
-        let replaced = BTreeSet::new();
-        let template = Template { checkpoint: &newest.checkpoint, other_copy: None, replaced: &replaced };
+        let template = Template { checkpoint: &newest.checkpoint, other_copy: None, replaced: &BTreeSet::new() };
         let files = kept_files(&**storage, &template)?;
-        return Ok((files.iter().map(|(_, len_bytes)| len_bytes).sum(), files.len()));
+        return Ok((files.iter().map(|file| file.len_bytes).sum(), files.len()));
     }
     let layout = output_layout(output, layout, sources, storage)?;
     Ok((layout.len_bytes(), layout.files().len()))
@@ -129,10 +134,17 @@ fn newest_of_format<'a>(output: &OutputPlan, sources: &'a [OpenSource]) -> Optio
     newest_open(output, sources).filter(|newest| OutputFormat::of(&newest.checkpoint) == Some(output.format))
 }
 
+/// Whether an output is written from scratch with the arguments of training, from a newest source of its format.
+pub(crate) fn takes_arguments(output: &OutputPlan, sources: &[OpenSource]) -> bool {
+    output.format == OutputFormat::MegatronDist
+        && kept_source(output, sources).is_none()
+        && newest_of_format(output, sources).is_some()
+}
+
 /// The newest source, if the output has its files.
 pub(crate) fn kept_source<'a>(output: &OutputPlan, sources: &'a [OpenSource]) -> Option<&'a OpenSource> {
-    let (dtype, optimizer) = (output.dtype, output.policy.optimizer);
-    newest_open(output, sources).filter(|newest| output.format.keeps_files_of(&newest.checkpoint, dtype, optimizer))
+    newest_open(output, sources)
+        .filter(|newest| output.format.obstacle(&newest.checkpoint, Keeping::of(output)).is_none())
 }
 
 fn layout_like_newest(
@@ -143,12 +155,21 @@ fn layout_like_newest(
     storage: &Arc<dyn Storage>,
 ) -> Result<OutputLayout, Error> {
     let other_copy = open_other_copy(storage, &newest.checkpoint, &output.reading)?;
-    let replaced: BTreeSet<String> = match output.policy.side_files_from == output.policy.newest {
-        true => BTreeSet::new(),
-        false => travelling_files(output, sources).map(|file| file.name.clone()).collect(),
-    };
+    let replaced = replaced_files(output, sources, &**storage)?;
     let template = Template { checkpoint: &newest.checkpoint, other_copy: other_copy.as_ref(), replaced: &replaced };
     Ok(layout_like(&**storage, &template, tensors)?)
+}
+
+/// Files of the newest source that an output has from another source.
+pub(crate) fn replaced_files(
+    output: &OutputPlan,
+    sources: &[OpenSource],
+    storage: &dyn Storage,
+) -> Result<BTreeSet<String>, Error> {
+    if output.policy.side_files_from == output.policy.newest {
+        return Ok(BTreeSet::new());
+    }
+    Ok(travelling_files(output, sources, storage)?.into_iter().map(|file| file.name).collect())
 }
 
 fn newest_format(output: &OutputPlan, sources: &[OpenSource]) -> &'static str {
@@ -177,6 +198,7 @@ pub(crate) fn commit_output(
     run: &RunContext<'_>,
 ) -> Result<MergeReceipt, Error> {
     let records: Vec<TensorRecord> = input.merged.finished.output(k).collect();
+    copy_frames([&output.staged], CopyTime::Last, run)?;
     write_copies(&output.staged, run)?;
     output.staged.write_checksums()?;
     note_untied(&output, &records, input, run);
@@ -200,7 +222,7 @@ fn describe(
     let entries = output.staged.catalog().entries();
     let mut list = ListHasher::new(kind.unwrap_or(DigestKind::Xxh3));
     let mut tensors = Vec::with_capacity(entries.len());
-    for (entry, record) in entries.iter().zip(records) {
+    for ((entry, record), class) in entries.iter().zip(records).zip(&input.layout.classes) {
         list.add_tensor(&entry.name, entry.dtype, &entry.shape, &record.digest);
         tensors.push(TensorReceipt {
             name: entry.name.to_string(),
@@ -210,6 +232,8 @@ fn describe(
             distance_to_newest: record.stats.sum_squared_distance.map(f64::sqrt),
             max_abs_change: record.stats.max_abs_change,
             n_non_finite: record.stats.n_non_finite,
+            router: (*class == TensorClass::Router).then_some(output.plan.policy.router),
+            dequantised: is_dequantised(&entry.name, output.plan, input.sources),
         });
     }
     Ok(MergeReceipt {
@@ -218,7 +242,12 @@ fn describe(
         tool: run.tool.to_owned(),
         plan: output.plan.clone(),
         plan_digest: output.plan_digest.clone(),
-        sources: output.plan.sources.iter().map(|source| source_receipt(source, output, input)).collect(),
+        sources: output
+            .plan
+            .sources
+            .iter()
+            .map(|source| source_receipt(source, output, input, run))
+            .collect::<Result<_, _>>()?,
         digest: kind.map(|_| list.finish().to_string()),
         files: file_receipts(output, records, kind, run)?,
         tensors,
@@ -236,7 +265,8 @@ fn source_receipt(
     planned: &crate::plan::PlanSource,
     output: &StagedOutput<'_>,
     input: &CommitInput<'_>,
-) -> SourceReceipt {
+    run: &RunContext<'_>,
+) -> Result<SourceReceipt, Error> {
     let position = input.sources.iter().position(|source| source.path == planned.path);
     let read_by = |t: usize| input.merged.read_by[t].as_slice();
     let whole = position.filter(|&source_idx| input.layout.is_whole_source(source_idx));
@@ -245,7 +275,8 @@ fn source_receipt(
     });
     let checkpoint = position.map(|i| &*input.sources[i].checkpoint);
     let (format, findings) = (checkpoint.map(Checkpoint::format_name), checkpoint.map(Checkpoint::findings));
-    SourceReceipt {
+    let is_newest = output.plan.newest_source().is_some_and(|newest| newest.path == planned.path);
+    Ok(SourceReceipt {
         path: planned.path.clone(),
         step: planned.step,
         tokens: planned.tokens,
@@ -253,9 +284,21 @@ fn source_receipt(
         format: format.filter(|name| *name != FORMAT_NAME).map(str::to_owned),
         key: findings.and_then(|found| found.key.clone()),
         params: findings.and_then(|found| found.params),
+        dequantised: checkpoint.and_then(Checkpoint::dequantised_weights).map(DequantisedWeights::new),
         digest: digest.map(|digest| digest.to_string()),
         files: position.map(|i| source_files(&input.sources[i])).unwrap_or_default(),
-    }
+        kept_files: if is_newest { copied_files(output, input.sources, run)? } else { Vec::new() },
+    })
+}
+
+/// Whether some source of an output holds FP8 codes for a tensor, which were read as numbers.
+fn is_dequantised(tensor: &str, output: &OutputPlan, sources: &[OpenSource]) -> bool {
+    let is_source = |source: &&OpenSource| output.sources.iter().any(|planned| planned.path == source.path);
+    let mut seen = sources.iter().filter(|source| source.checkpoint.dequantised_weights().is_some()).filter(is_source);
+    seen.any(|source| {
+        let found = source.checkpoint.catalog().find(tensor);
+        found.is_some_and(|t| source.checkpoint.is_dequantised(t))
+    })
 }
 
 /// Size and times of a source's files.
@@ -286,18 +329,18 @@ fn file_receipts(
 
 /// A config that ties what came out unequal describes another model than the one that loads.
 fn note_untied(output: &StagedOutput<'_>, records: &[TensorRecord], input: &CommitInput<'_>, run: &RunContext<'_>) {
-    let from = output.plan.sources.get(output.plan.policy.side_files_from).map(|source| &source.path);
-    let source = input.sources.iter().find(|source| Some(&source.path) == from);
-    let Some(config) = source.and_then(|source| source.checkpoint.config()) else { return };
+    let source = named_source(output.plan, input.sources);
+    let config = source.and_then(|source| config_of(output.plan, &source.checkpoint, &*run.storage).ok()?);
+    let Some((_, config)) = config else { return };
     let catalog = &input.layout.catalog;
-    if let Some((head, embedding)) = tied_pair(catalog, config)
+    if let Some((head, embedding)) = tied_pair(catalog, &config)
         && records[head].digest != records[embedding].digest
     {
         run.progress.note(&untied_note(catalog, (head, embedding)));
     }
 }
 
-/// Config, tokenizer and the like from the named source, byte for byte, then the card.
+/// Config, tokenizer and the like from the named source, then the card. All but the config are copied byte for byte.
 fn add_side_files(
     output: &mut StagedOutput<'_>,
     input: &CommitInput<'_>,
@@ -305,18 +348,27 @@ fn add_side_files(
     run: &RunContext<'_>,
 ) -> Result<(), Error> {
     let new_dtype = config_dtype(output, input);
+    let is_dequantised = named_source(output.plan, input.sources)
+        .is_some_and(|source| source.checkpoint.dequantised_weights().is_some());
     let kept = output.staged.names();
     let mut add = |name: &str, bytes: &[u8]| -> Result<(), Error> {
         output.staged.add_file(name, bytes)?;
         receipt.files.push(FileReceipt::of_bytes(name, bytes, output.plan.digest.kind()));
         Ok(())
     };
-    for file in travelling_files(output.plan, input.sources).filter(|file| !kept.contains(&file.name)) {
-        let bytes = file.read(&*run.storage)?;
-        // A config that does not read travels as it is: the tensors do not depend on it.
-        let updated = new_dtype.filter(|_| file.name == CONFIG_FILE_NAME);
-        let updated = updated.and_then(|dtype| updated_config(&bytes, dtype).ok());
-        add(&file.name, updated.as_deref().unwrap_or(&bytes))?;
+    for file in travelling_files(output.plan, input.sources, &*run.storage)? {
+        if kept.contains(&file.name) {
+            continue;
+        }
+        let mut bytes = file.read(&*run.storage)?;
+        if file.name == CONFIG_FILE_NAME {
+            // A config that does not read travels as it is: the tensors do not depend on it.
+            let plain = is_dequantised.then(|| without_quantisation(&bytes).ok()).flatten();
+            bytes = plain.unwrap_or(bytes);
+            let updated = new_dtype.and_then(|dtype| updated_config(&bytes, dtype).ok());
+            bytes = updated.unwrap_or(bytes);
+        }
+        add(&file.name, &bytes)?;
     }
     let card = output.plan.policy.model_card.then(|| model_card(output.plan, run.tool));
     card.map_or(Ok(()), |card| add(CARD_NAME, card.as_bytes()))
@@ -332,5 +384,9 @@ fn config_dtype(output: &StagedOutput<'_>, input: &CommitInput<'_>) -> Option<Dt
         .filter(|entry| matches!(entry.dtype.class(), thalweg_tensor::DtypeClass::Mergeable));
     let first = inputs.next()?.dtype;
     let wanted = output.plan.dtype.resolve(first);
+    // The config did not come with these tensors.
+    if output.plan.policy.hf_assets.is_some() {
+        return Some(wanted);
+    }
     (wanted != first || inputs.any(|entry| output.plan.dtype.resolve(entry.dtype) != entry.dtype)).then_some(wanted)
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use thalweg_checkpoint::{Checkpoint, can_be_template, is_optimizer_state};
+use thalweg_checkpoint::{Checkpoint, RenameMap, can_be_template, is_optimizer_state};
 use thalweg_storage::Storage;
 use thalweg_tensor::{DtypeClass, display_name};
 
@@ -13,7 +13,7 @@ use crate::Error;
 use crate::align::OpenSource;
 use crate::beside::Beside;
 use crate::masters::find_master;
-use crate::output::{kept_source, newest_open};
+use crate::output::{kept_source, newest_open, takes_arguments};
 use crate::plan::{OutputDtype, OutputPlan};
 
 /// How many keys a line lists.
@@ -77,19 +77,23 @@ impl OutputFormat {
         *self == Self::Safetensors
     }
 
-    /// Whether an output of this format has the files of `newest`.
-    pub fn keeps_files_of(self, newest: &Checkpoint, dtype: OutputDtype, optimizer: OptimizerPolicy) -> bool {
+    /// Why an output of this format cannot have the files of `newest`; `None` if it can.
+    pub fn obstacle(self, newest: &Checkpoint, keeping: Keeping<'_>) -> Option<Obstacle> {
         let is_kept = |entry: &thalweg_tensor::TensorEntry| {
             // Moments keep their element type, whatever that of the parameters.
-            optimizer == OptimizerPolicy::Average && is_optimizer_state(&entry.name)
+            keeping.optimizer == OptimizerPolicy::Average && is_optimizer_state(&entry.name)
                 || entry.dtype.class() != DtypeClass::Mergeable
-                || dtype.resolve(entry.dtype) == entry.dtype
+                || keeping.dtype.resolve(entry.dtype) == entry.dtype
         };
-        // The masters that DeepSpeed's formats are merged from are a part of the optimizer's state.
-        let needs_optimizer = matches!(self, Self::DeepspeedZero | Self::DeepspeedUniversal);
-        Self::of(newest) == Some(self)
-            && (needs_optimizer || optimizer != OptimizerPolicy::Drop)
-            && newest.catalog().entries().iter().all(is_kept)
+        let renames = newest.findings().idle_renames.len() < keeping.rename.0.len();
+        let obstacles = [
+            (Self::of(newest) != Some(self), Obstacle::Format { found: newest.format_name() }),
+            (keeping.drops, Obstacle::Drop),
+            (renames, Obstacle::Rename),
+            (!newest.catalog().entries().iter().all(is_kept), Obstacle::Dtype),
+            (keeping.optimizer == OptimizerPolicy::Drop, Obstacle::Optimizer),
+        ];
+        obstacles.into_iter().find(|(is_met, _)| *is_met).map(|(_, obstacle)| obstacle)
     }
 }
 
@@ -114,11 +118,15 @@ impl OptimizerPolicy {
 
 /// What was asked for. Where nothing was, the newest source decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct FormatRequest {
+pub struct FormatRequest<'a> {
     /// The format; `None` to take that of the newest source where it can be written.
     pub format: Option<RequestedFormat>,
     /// What becomes of the state of the optimizer; `None` to keep it where the output keeps the source's files.
     pub optimizer: Option<OptimizerPolicy>,
+    /// Whether files of another size than the source's were asked for.
+    pub shards: bool,
+    /// A copy of parameters that the merge would not reach, of [`unreached_masters`](crate::masters::unreached_masters).
+    pub unreached_master: Option<&'a str>,
 }
 
 /// A format that was asked for.
@@ -172,15 +180,21 @@ pub enum FormatError {
         /// What differs.
         reason: String,
     },
-    /// The format has no place for the state of the optimizer, or the files that hold it are not kept.
-    #[error("an output in the format `{format}` made from `{found}` has no state of the optimizer")]
-    NoOptimizer {
+    /// A format that is written only with the files of the newest source, which the output cannot have.
+    #[error("`{format}` is written only with the files of the newest source, which the output cannot have: {why}")]
+    NeedsOtherFiles {
         /// That of the output.
         format: OutputFormat,
-        /// That of the newest source.
-        found: &'static str,
+        /// Why its files cannot be those of the newest source.
+        why: Obstacle,
+    },
+    /// The output has not the files of the newest source, which hold the state of the optimizer.
+    #[error("the output has no state of the optimizer, because it cannot have the files of its newest source: {why}")]
+    NoOptimizer {
         /// What was asked for.
         asked: OptimizerPolicy,
+        /// Why the files are not those of the newest source.
+        why: Obstacle,
     },
     /// Moments that would be averaged with a negative coefficient.
     #[error(
@@ -205,13 +219,47 @@ impl FormatError {
     /// What to do next.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::NotWritten { .. } | Self::OnlyFromItself { .. } | Self::SharedBytes { .. } => {
-                "`--format safetensors` writes the tensors of any checkpoint"
-            }
+            Self::NotWritten { .. }
+            | Self::OnlyFromItself { .. }
+            | Self::NeedsOtherFiles { .. }
+            | Self::SharedBytes { .. } => "`--format safetensors` writes the tensors of any checkpoint",
             Self::StaleMasters { .. } => "leave the training state out with `--optimizer drop`",
             Self::NoOptimizer { asked: OptimizerPolicy::Average, .. } => "leave out `--optimizer average`",
             Self::NoOptimizer { .. } => "leave out `--optimizer newest`",
             Self::NegativeMoments { .. } => NEWEST_HINT,
+        }
+    }
+}
+
+/// Why an output cannot have the files of its newest source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The newest source has another format.
+    Format {
+        /// That format.
+        found: &'static str,
+    },
+    /// Tensors are left out.
+    Drop,
+    /// Tensors of the newest source get other names.
+    Rename,
+    /// Tensors get another element type.
+    Dtype,
+    /// The state of the optimizer is left out.
+    Optimizer,
+    /// The files are to have another size.
+    Shards,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Format { found } => write!(f, "the newest source is in `{found}`"),
+            Self::Drop => f.write_str("`--drop` leaves out tensors"),
+            Self::Rename => f.write_str("`--rename` gives its tensors other names"),
+            Self::Dtype => f.write_str("`--dtype` gives its tensors another element type"),
+            Self::Optimizer => f.write_str("the state of the optimizer is left out"),
+            Self::Shards => f.write_str("the files are to have another size"),
         }
     }
 }
@@ -228,30 +276,49 @@ pub struct ChosenFormat {
 }
 
 /// What decides whether an output can have the files of its newest source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Keeping<'a> {
     /// Element type of the output.
     pub dtype: OutputDtype,
-    /// Whether no tensor is left out.
-    pub keeps_all: bool,
-    /// A copy of parameters that the merge would not reach, of [`unreached_masters`](crate::masters::unreached_masters).
-    pub unreached_master: Option<&'a str>,
+    /// Names that are changed.
+    pub rename: &'a RenameMap,
+    /// Whether tensors are left out.
+    pub drops: bool,
+    /// What becomes of the state of the optimizer.
+    pub optimizer: OptimizerPolicy,
 }
 
-/// Chooses the format of an output by its newest source, `newest`.
+impl<'a> Keeping<'a> {
+    /// What an output's plan says.
+    pub fn of(output: &'a OutputPlan) -> Self {
+        Self {
+            dtype: output.dtype,
+            rename: &output.reading.rename,
+            drops: !output.policy.drop.is_empty(),
+            optimizer: output.policy.optimizer,
+        }
+    }
+}
+
+/// Chooses the format of an output by its newest source, `newest`. What the plan says of format and optimizer is not
+/// looked at.
 ///
 /// # Errors
 /// A [`FormatError`] if what was asked for is impossible.
 pub fn choose_format(
-    request: FormatRequest,
+    request: FormatRequest<'_>,
     newest: &Checkpoint,
-    keeping: Keeping<'_>,
+    output: &OutputPlan,
 ) -> Result<ChosenFormat, FormatError> {
     let found = newest.format_name();
     let own = OutputFormat::of(newest);
     let optimizer = request.optimizer.unwrap_or(OptimizerPolicy::Newest);
-    let fits = |format: OutputFormat| keeping.keeps_all && format.keeps_files_of(newest, keeping.dtype, optimizer);
-    let keeps_files = |format: OutputFormat| fits(format) && keeping.unreached_master.is_none();
+    let keeping = Keeping { optimizer, ..Keeping::of(output) };
+    let obstacle = |format: OutputFormat| {
+        let shards = request.shards.then_some(Obstacle::Shards);
+        format.obstacle(newest, keeping).or(shards)
+    };
+    let keeps_files = |format: OutputFormat| obstacle(format).is_none() && request.unreached_master.is_none();
     let can_be_made = |format: &OutputFormat| format.is_written_from_scratch() || keeps_files(*format);
     let (format, note) = match request.format {
         Some(RequestedFormat::Named(format)) => (format, None),
@@ -262,23 +329,29 @@ pub fn choose_format(
             Some(format) => (format, None),
             None if found == "safetensors" => (OutputFormat::Safetensors, None),
             None => {
-                let note = format!("the sources are in the format `{found}`; the output is written as safetensors");
+                let why = own.and_then(obstacle).map_or_else(String::new, |obstacle| format!(": {obstacle}"));
+                let note =
+                    format!("the sources are in the format `{found}`; the output is written as safetensors{why}");
                 (OutputFormat::Safetensors, Some(note))
             }
         },
     };
+    // Copies of the parameters that the merge does not reach, if they are all that is in the way.
+    let is_in_the_way = own.is_some_and(|own| obstacle(own).is_none() && (own == format || request.format.is_none()));
+    let stale = request.unreached_master.filter(|_| is_in_the_way).map(str::to_owned);
     if !can_be_made(&format) {
-        return Err(FormatError::OnlyFromItself { format, found });
+        return Err(match (stale, obstacle(format)) {
+            (Some(master), _) => FormatError::StaleMasters { master },
+            (None, Some(Obstacle::Format { found })) => FormatError::OnlyFromItself { format, found },
+            (None, why) => FormatError::NeedsOtherFiles { format, why: why.unwrap_or(Obstacle::Optimizer) },
+        });
     }
     let kept = keeps_files(format);
-    // Copies of the parameters that the merge does not reach, if they are all that is in the way.
-    let is_in_the_way = own.is_some_and(|own| fits(own) && (own == format || request.format.is_none()));
-    let stale = keeping.unreached_master.filter(|_| is_in_the_way).map(str::to_owned);
     let optimizer = match request.optimizer {
-        Some(asked @ (OptimizerPolicy::Newest | OptimizerPolicy::Average)) if !kept => {
-            return Err(match stale {
-                Some(master) => FormatError::StaleMasters { master },
-                None => FormatError::NoOptimizer { format, found, asked },
+        Some(OptimizerPolicy::Newest | OptimizerPolicy::Average) if !kept => {
+            return Err(match (stale, obstacle(format)) {
+                (Some(master), _) => FormatError::StaleMasters { master },
+                (None, why) => FormatError::NoOptimizer { asked: optimizer, why: why.unwrap_or(Obstacle::Optimizer) },
             });
         }
         Some(OptimizerPolicy::Average) => OptimizerPolicy::Average,
@@ -325,7 +398,8 @@ pub fn describe_format(output: &OutputPlan, sources: &[OpenSource], kept: Option
     let format = output.format;
     let Some(kept) = kept else {
         let is_plain = format.is_safetensors() && newest.checkpoint.format_name() == format.to_string();
-        return (!is_plain).then(|| format!("written as {format}, without the state of the training"));
+        let kept = if takes_arguments(output, sources) { "with its `common.pt` and " } else { "" };
+        return (!is_plain).then(|| format!("written as {format}, {kept}without the state of the training"));
     };
     let name = newest.path.file_name().unwrap_or(newest.path.as_os_str()).to_string_lossy().into_owned();
     let n_changed = |key: &str| {
@@ -336,7 +410,12 @@ pub fn describe_format(output: &OutputPlan, sources: &[OpenSource], kept: Option
     let keys = keys.filter(|(_, n)| *n > 0).map(|(key, n)| format!("`{}` ({n})", display_name(key)));
     let keys: Vec<String> = keys.take(MAX_KEYS).collect();
     let tensors = if keys.is_empty() { String::new() } else { format!(", also the tensors under {}", keys.join(", ")) };
-    let line = format!("written as {format}; everything else is as in `{}`{tensors}", display_name(&name));
+    let replaced = if output.policy.side_files_from == output.policy.newest {
+        ""
+    } else {
+        ", except for the files of `--side-files-from`"
+    };
+    let line = format!("written as {format}; everything else is as in `{}`{tensors}{replaced}", display_name(&name));
     let changed: Vec<String> =
         kept.other_names.iter().take(MAX_KEYS).map(|name| format!("`{}`", display_name(name))).collect();
     Some(match kept.other_names.len() {

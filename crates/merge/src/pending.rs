@@ -9,10 +9,11 @@ use thalweg_storage::{FileKind, Storage};
 use thalweg_tensor::Digest;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
-use crate::align::OpenSource;
+use crate::align::{MergeLayout, OpenSource};
 use crate::context::RunContext;
 use crate::engine::{ExecuteOptions, MergeOutcome, PartialStage};
 use crate::error::Error;
+use crate::kept::{has_same_bytes, has_same_times};
 use crate::output::source_files;
 use crate::own::MERGED_FOLDER;
 use crate::plan::{MergePlan, OutputPlan};
@@ -55,7 +56,7 @@ impl<'a> Pending<'a> {
     /// Looks at what is where the outputs go.
     pub(crate) fn find(
         plan: &'a MergePlan,
-        sources: &[OpenSource],
+        (sources, layout): (&[OpenSource], &MergeLayout),
         options: ExecuteOptions,
         run: &RunContext<'_>,
     ) -> Result<Self, Error> {
@@ -64,7 +65,7 @@ impl<'a> Pending<'a> {
         let look = |output: &'a OutputPlan| {
             refuse_sources(storage, output, sources)?;
             let found = match options.replace {
-                Replace::Never => find_existing(output, sources, run)?,
+                Replace::Never => find_existing(output, (sources, layout), run)?,
                 Replace::Force => check_folder(storage, &output.path, MERGED_FOLDER).map(|()| None)?,
             };
             if found.is_none() {
@@ -156,7 +157,11 @@ fn refuse_sources(storage: &dyn Storage, output: &OutputPlan, sources: &[OpenSou
 }
 
 /// The receipt of an undamaged output that this plan made from these sources; `None` where there is nothing.
-fn find_existing(output: &OutputPlan, sources: &[OpenSource], run: &RunContext<'_>) -> Result<Option<Done>, Error> {
+fn find_existing(
+    output: &OutputPlan,
+    from: (&[OpenSource], &MergeLayout),
+    run: &RunContext<'_>,
+) -> Result<Option<Done>, Error> {
     let (storage, path) = (&*run.storage, &output.path);
     match look_at(storage, path)? {
         Place::Free => return Ok(check_place(storage, path).map(|()| None)?),
@@ -172,7 +177,7 @@ fn find_existing(output: &OutputPlan, sources: &[OpenSource], run: &RunContext<'
         return Err(exists(storage, path, &format!("holds this merge, but it is damaged: {fault}")));
     }
     let has_digests = receipt.plan.digest.kind().is_some();
-    let Some(by) = compare_sources(&receipt, sources, run)? else {
+    let Some(by) = compare_sources(&receipt, from, run)? else {
         return Err(exists(storage, path, "holds this merge, but its sources have changed since"));
     };
     // It may be there only in memory: the run that published it may have been stopped before this sync.
@@ -193,7 +198,7 @@ fn exists(storage: &dyn Storage, path: &Path, holds: &str) -> Error {
 /// How the sources were found to be those that were merged; `None` if they are not, or if that cannot be decided.
 fn compare_sources(
     receipt: &MergeReceipt,
-    sources: &[OpenSource],
+    (sources, layout): (&[OpenSource], &MergeLayout),
     run: &RunContext<'_>,
 ) -> Result<Option<ComparedBy>, Error> {
     let mut by = ComparedBy::Times;
@@ -207,7 +212,10 @@ fn compare_sources(
             return Ok(None);
         }
     }
-    Ok(Some(by))
+    if has_same_times(receipt, sources, &*run.storage)? {
+        return Ok(Some(by));
+    }
+    Ok(has_same_bytes((&receipt.plan.path, receipt), (sources, layout), run)?.then_some(ComparedBy::Digests))
 }
 
 /// Whether a source has the digest that the receipt knows: copies of the same bytes are the same source.

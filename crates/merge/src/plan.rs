@@ -112,6 +112,9 @@ pub fn newest_of(sources: &[SourceRef]) -> usize {
     (0..sources.len()).max_by_key(|&i| (sources[i].step, i)).unwrap_or(last)
 }
 
+/// The scheme that plans and receipts of conversions name.
+pub const CONVERT_SCHEME: &str = "convert";
+
 /// Most bytes of a shard by default.
 pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
 
@@ -229,6 +232,9 @@ pub struct MergePolicy {
     pub newest: usize,
     /// Position in `sources` of the checkpoint whose config and tokenizer travel.
     pub side_files_from: usize,
+    /// A folder whose config and tokenizer travel instead of those of a source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hf_assets: Option<PathBuf>,
     /// Whether a README.md is written.
     pub model_card: bool,
 }
@@ -250,6 +256,7 @@ impl MergePolicy {
             allow_non_finite: false,
             newest,
             side_files_from: newest,
+            hf_assets: None,
             model_card: true,
         }
     }
@@ -327,6 +334,11 @@ impl OutputPlan {
         output
     }
 
+    /// How the sources are read. Codes with scales are read as numbers where the output has an element type for them.
+    pub fn reading_options(&self) -> ReadOptions {
+        ReadOptions { dequantise: self.dtype != OutputDtype::Same, ..self.reading.clone() }
+    }
+
     /// The newest source.
     pub fn newest_source(&self) -> Option<&PlanSource> {
         self.sources.get(self.policy.newest)
@@ -363,6 +375,10 @@ impl OutputPlan {
                 "`reading.optimizer` must be true where the policy of the optimizer is `average`, and only there";
             return fail(format!("output `{}`: {what}", self.path.display()));
         }
+        if self.reading.to_huggingface.is_some() && !self.format.is_safetensors() {
+            let what = "is written as Hugging Face reads it, so its format must be `safetensors`";
+            return fail(format!("output `{}` {what}", self.path.display()));
+        }
         if self.out_shard_bytes == 0 {
             return fail(format!("output `{}` has shards of no bytes", self.path.display()));
         }
@@ -394,8 +410,8 @@ impl MergePlan {
     /// # Errors
     /// `PlanInvalid`, with the line where the text goes wrong.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        let mut plan: Self =
-            serde_json::from_str(text).map_err(|error| Error::PlanInvalid { what: error.to_string() })?;
+        let mut plan: Self = serde_json::from_str(text)
+            .map_err(|error| Error::PlanInvalid { what: format!("it is not a plan: {error}") })?;
         for output in &mut plan.outputs {
             check_local(&output.path)?;
             // A path that ends in `/` names the same folder.
@@ -462,7 +478,10 @@ impl MergePlan {
 
     /// How the sources are read.
     pub fn reading(&self) -> ReadOptions {
-        self.outputs.first().map(|output| output.reading.clone()).unwrap_or_default()
+        let mut reading = self.outputs.first().map(OutputPlan::reading_options).unwrap_or_default();
+        // An output that keeps element types needs the codes.
+        reading.dequantise = self.outputs.iter().all(|output| output.dtype != OutputDtype::Same);
+        reading
     }
 
     /// Every source path once, in order of first use.

@@ -9,7 +9,7 @@ use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::error::Error;
 use crate::output_format::OptimizerPolicy;
-use crate::plan::OutputPlan;
+use crate::plan::{OutputPlan, RouterPolicy};
 
 pub use thalweg_checkpoint::RECEIPT_NAME;
 /// `kind` of a receipt.
@@ -77,10 +77,34 @@ pub struct SourceReceipt {
     /// Which parameters were read, in formats that may hold both the module's weights and the optimizer's masters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub params: Option<Params>,
-    /// Digest of all its tensors; `None` when some were not read, or without digests.
+    /// Its weights that are FP8 codes, which were read as the numbers that they stand for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dequantised: Option<DequantisedWeights>,
+    /// Digest of all its tensors as they were read; `None` when some were not read or only in a wider element type, or
+    /// without digests.
     pub digest: Option<String>,
-    /// Size and time of its files.
+    /// Size and time of its files with tensors.
     pub files: Vec<SourceFile>,
+    /// Of the newest source, size and time of every file that the output has from it; empty if it has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept_files: Vec<SourceFile>,
+}
+
+/// FP8 codes of a source that were multiplied by the scales of their blocks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DequantisedWeights {
+    /// Number of weights. [`TensorReceipt::dequantised`] marks them.
+    pub n_tensors: usize,
+    /// Rows and columns of the blocks that share a scale.
+    pub block: [u64; 2],
+}
+
+impl DequantisedWeights {
+    /// The record of so many weights with blocks of this size.
+    pub fn new((n_tensors, block): (usize, [u64; 2])) -> Self {
+        Self { n_tensors, block }
+    }
 }
 
 /// Size and time of a source's file: what tells whether it is still the same.
@@ -149,6 +173,12 @@ pub struct TensorReceipt {
     pub max_abs_change: Option<f64>,
     /// Elements that are NaN or infinite.
     pub n_non_finite: u64,
+    /// What the policy for routers did with it; `None` for tensors that it does not apply to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router: Option<RouterPolicy>,
+    /// Whether the tensor of some source is FP8 codes with scales.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dequantised: bool,
 }
 
 impl MergeReceipt {

@@ -35,11 +35,10 @@ impl DoneUnits {
     }
 
     /// Source bytes that went into the finished units.
-    pub(crate) fn bytes_read(&self, units: &UnitList, layout: &MergeLayout, read_by: &[Vec<usize>]) -> u64 {
+    pub(crate) fn bytes_read(&self, units: &UnitList, reading: &Reading<'_>) -> u64 {
         let of_part = |part: &Part| {
-            let entry = &layout.catalog.entries()[part.tensor_idx];
-            let n_bytes = entry.dtype.bytes_of(part.elements.end - part.elements.start).unwrap_or(0);
-            n_bytes * read_by[part.tensor_idx].len() as u64
+            let read = reading.read_by[part.tensor_idx].iter();
+            read.map(|&i| reading.sources[i].stored_bytes(part.tensor_idx, part.elements.clone())).sum::<u64>()
         };
         let done = (0..units.len()).filter(|&unit_idx| self.contains(unit_idx));
         done.flat_map(|unit_idx| units.parts(unit_idx)).map(of_part).sum()
@@ -94,7 +93,7 @@ pub(crate) fn restore(
     if n_kept < n_found {
         let n_again = n_found - n_kept;
         run.progress.note(&format!(
-            "{n_again} of {n_found} finished parts are merged again: the sources or the stage changed since"
+            "{n_again} of {n_found} finished parts are merged again: the sources or the unfinished output have changed since"
         ));
     }
     Ok(done)

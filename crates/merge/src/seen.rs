@@ -10,6 +10,7 @@ use thalweg_tensor::to_index;
 use crate::align::OpenSource;
 use crate::error::Error;
 use crate::plan::MergePlan;
+use crate::receipt::DequantisedWeights;
 
 /// A source as a plan saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,9 @@ pub struct SeenSource {
     pub path: PathBuf,
     /// Its files.
     pub files: Vec<SeenFile>,
+    /// Its weights that are FP8 codes, if the plan reads them as the values that they stand for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dequantised: Option<DequantisedWeights>,
 }
 
 /// A file as a plan saw it.
@@ -37,14 +41,18 @@ pub struct SeenFile {
 
 /// The sources as they are now, for [`MergePlan::seen_sources`].
 pub fn see_sources(sources: &[OpenSource]) -> Vec<SeenSource> {
-    let see = |source: &OpenSource| SeenSource { path: source.path.clone(), files: see_files(&source.checkpoint) };
+    let see = |source: &OpenSource| SeenSource {
+        path: source.path.clone(),
+        files: see_files(&source.checkpoint),
+        dequantised: source.checkpoint.dequantised_weights().map(DequantisedWeights::new),
+    };
     sources.iter().map(see).collect()
 }
 
 fn see_files(checkpoint: &Checkpoint) -> Vec<SeenFile> {
     // One text for all formats, so that the digest does not depend on how a format writes its header.
     let mut headers = vec![String::new(); checkpoint.files().len()];
-    for entry in checkpoint.catalog().entries() {
+    for entry in checkpoint.stored_catalog().entries() {
         for piece in &entry.pieces {
             let Some(header) = headers.get_mut(to_index(piece.file_idx.into())) else { continue };
             header.push_str(&format!("{}\0{}\0{}\0{}\n", entry.name, entry.dtype, entry.shape, piece.offset));

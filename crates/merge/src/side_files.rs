@@ -3,37 +3,51 @@
 use std::collections::BTreeMap;
 
 use thalweg_checkpoint::{SideFile, SideFileKind, StayReason};
+use thalweg_storage::Storage;
 use thalweg_tensor::display_name;
 
 use crate::align::OpenSource;
-use crate::output::kept_source;
+use crate::huggingface::assets_of;
+use crate::output::{kept_source, takes_arguments};
 use crate::plan::{CodePolicy, OutputPlan};
 
 /// The source whose files travel to an output.
-fn named_source<'a>(output: &OutputPlan, sources: &'a [OpenSource]) -> Option<&'a OpenSource> {
+pub(crate) fn named_source<'a>(output: &OutputPlan, sources: &'a [OpenSource]) -> Option<&'a OpenSource> {
     let path = &output.sources.get(output.policy.side_files_from)?.path;
     sources.iter().find(|source| source.path == *path)
 }
 
 /// The files that travel to an output.
-pub(crate) fn travelling_files<'a>(
-    output: &'a OutputPlan,
-    sources: &'a [OpenSource],
-) -> impl Iterator<Item = &'a SideFile> + 'a {
-    let files = named_source(output, sources).into_iter().flat_map(|source| source.checkpoint.side_files());
-    files.filter(|file| match file.kind {
+///
+/// # Errors
+/// When the folder that the output names instead of a source cannot be opened.
+pub(crate) fn travelling_files(
+    output: &OutputPlan,
+    sources: &[OpenSource],
+    storage: &dyn Storage,
+) -> Result<Vec<SideFile>, thalweg_checkpoint::Error> {
+    let travels = |file: &SideFile| match file.kind {
         SideFileKind::Travels => true,
         SideFileKind::Code => output.policy.code == CodePolicy::Copy,
         SideFileKind::Stays(_) => false,
-    })
+    };
+    let mut files = match assets_of(output, storage)? {
+        Some(assets) => assets.side_files,
+        None => named_source(output, sources).map_or_else(Vec::new, |source| source.checkpoint.side_files().to_vec()),
+    };
+    files.retain(travels);
+    Ok(files)
 }
 
 /// What does not travel to an output, in sentences: files of the named source that stay behind, and files that only another
 /// source has.
 pub fn side_file_notes(output: &OutputPlan, sources: &[OpenSource]) -> Vec<String> {
+    if output.policy.hf_assets.is_some() {
+        return Vec::new();
+    }
     let Some(named) = named_source(output, sources) else { return Vec::new() };
     let others = sources.iter().filter(|source| output.sources.iter().any(|one| one.path == source.path));
-    stays_behind(output, named, kept_source(output, sources).is_some())
+    stays_behind(output, named, kept_source(output, sources).is_some(), takes_arguments(output, sources))
         .into_iter()
         .chain(is_elsewhere(named, others))
         .collect()
@@ -55,6 +69,8 @@ fn is_elsewhere<'a>(named: &OpenSource, mut others: impl Iterator<Item = &'a Ope
     })
 }
 
+/// The file of Megatron-LM's arguments, which it cannot do without.
+const MEGATRON_COMMON: &str = "common.pt";
 /// Names of one kind that are listed before the rest is counted.
 const MAX_NAMES: usize = 8;
 
@@ -66,7 +82,7 @@ fn shorten(mut names: Vec<String>) -> String {
 }
 
 /// What stays behind where an output's files come from, with the reason.
-fn stays_behind(output: &OutputPlan, source: &OpenSource, keeps_files: bool) -> Option<String> {
+fn stays_behind(output: &OutputPlan, source: &OpenSource, keeps_files: bool, has_arguments: bool) -> Option<String> {
     let mut stays: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for file in source.checkpoint.side_files() {
         let reason = match file.kind {
@@ -79,6 +95,8 @@ fn stays_behind(output: &OutputPlan, source: &OpenSource, keeps_files: bool) -> 
             ) if keeps_files => {
                 continue;
             }
+            SideFileKind::Stays(StayReason::Card) if !output.policy.model_card => "it describes the source",
+            SideFileKind::Stays(StayReason::TrainingState) if has_arguments && file.name == MEGATRON_COMMON => continue,
             SideFileKind::Stays(reason) => reason.words(),
         };
         stays.entry(reason).or_default().push(format!("`{}`", display_name(&file.name)));

@@ -22,6 +22,7 @@ use crate::output::{CARD_NAME, source_files};
 use crate::own::{MERGED_FOLDER, merged_contents};
 use crate::plan::OutputPlan;
 use crate::receipt::RECEIPT_NAME;
+use crate::side_files::travelling_files;
 use crate::verify::read_receipt_of;
 
 /// Keeps two processes from one stage.
@@ -120,7 +121,8 @@ pub(crate) fn stage_output<'a>(
     let output_layout = Arc::new(output_layout);
     let journal_path = stage.join(JOURNAL_NAME);
     let (state, listed) = Journal::open(&**storage, &journal_path, &key)?;
-    let names = stage_names(output, sources, &output_layout);
+    let mut names = stage_names(output, sources, &output_layout);
+    names.extend(travelling_files(output, sources, &**storage)?.into_iter().map(|file| file.name));
     let known: BTreeSet<String> = names.iter().cloned().chain(listed).collect();
     check_names(&**storage, &stage, &known)?;
     let staged = |staged, journal, found| StagedOutput {

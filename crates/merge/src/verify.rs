@@ -16,6 +16,7 @@ use crate::combine::{RunningHash, for_each_number};
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
 use crate::frame::frame_digests;
+use crate::kept::sources_have_same_bytes;
 use crate::output::MAX_RECEIPT_BYTES;
 use crate::output_format::{OptimizerPolicy, OutputFormat};
 use crate::receipt::{FileReceipt, MergeReceipt, RECEIPT_NAME, SourceReceipt};
@@ -125,6 +126,21 @@ pub(crate) fn read_receipt_of(storage: &dyn Storage, folder: &Path) -> Result<Me
     MergeReceipt::from_json(&bytes, &receipt_path)
 }
 
+/// What a folder was merged from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MergeOf {
+    /// How many checkpoints.
+    pub n_checkpoints: usize,
+    /// By which scheme.
+    pub scheme: String,
+}
+
+/// What the receipt in a folder says; `None` if there is none.
+pub fn read_merge(storage: &dyn Storage, folder: &Path) -> Option<MergeOf> {
+    let plan = read_receipt_of(storage, folder).ok()?.plan;
+    Some(MergeOf { n_checkpoints: plan.sources.len(), scheme: plan.scheme })
+}
+
 /// Compares the output in `folder` with its receipt.
 ///
 /// # Errors
@@ -137,10 +153,24 @@ pub fn verify_output(folder: &Path, scope: VerifyScope, run: &RunContext<'_>) ->
         let check = |source: &SourceReceipt| {
             Ok(SourceVerdict {
                 path: source.path.clone(),
-                state: check_source(source, &receipt.plan.reading, kind, run)?,
+                state: check_source(source, &receipt.plan.reading_options(), kind, run)?,
             })
         };
         found.sources = receipt.sources.iter().map(check).collect::<Result<_, Error>>()?;
+        if found.is_equal() {
+            let compared = sources_have_same_bytes(folder, &receipt, run);
+            run.check_interrupt()?;
+            let state = match compared {
+                Ok(true) => SourceState::Unchanged,
+                Ok(false) => {
+                    SourceState::Changed("the bytes beside its tensors are not those that were copied".to_owned())
+                }
+                Err(error) => SourceState::Unreadable(error.to_string()),
+            };
+            if let Some(newest) = found.sources.get_mut(receipt.plan.policy.newest) {
+                newest.state = state;
+            }
+        }
     }
     Ok(found)
 }

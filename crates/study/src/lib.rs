@@ -19,6 +19,7 @@ pub mod recover;
 pub mod report;
 mod resample;
 pub mod select;
+mod start_files;
 pub mod start_policy;
 pub mod start_window;
 pub mod study_answer;

@@ -13,6 +13,7 @@ use thalweg_trajectory::TrajectoryCheckpoint;
 
 use crate::Error;
 use crate::recover::RecoveryPlan;
+use crate::start_files::for_own_format;
 
 /// `kind` of a policy.
 pub const START_KIND: &str = thalweg_merge::own::START_KIND;
@@ -81,6 +82,12 @@ pub struct StatePolicy {
     pub purpose: StartPurpose,
     /// The checkpoint to start from.
     pub checkpoint: PathBuf,
+    /// Its format, as `thalweg inspect` names it.
+    #[serde(default = "safetensors")]
+    pub format: String,
+    /// Whether its files have the state of an optimizer.
+    #[serde(default)]
+    pub has_optimizer: bool,
     /// What it was made of, oldest first. One alone is the checkpoint itself.
     pub sources: Vec<StartSource>,
     /// How much of the training state is kept.
@@ -117,6 +124,8 @@ impl StatePolicy {
             version: START_VERSION,
             purpose: StartPurpose::Recovery,
             checkpoint,
+            format: safetensors(),
+            has_optimizer: false,
             sources: start_sources(&plan.sources),
             state: StartState::Full,
             moments,
@@ -137,6 +146,8 @@ impl StatePolicy {
             version: START_VERSION,
             purpose,
             checkpoint,
+            format: safetensors(),
+            has_optimizer: false,
             sources,
             state: StartState::ParamsOnly,
             moments: MomentsPolicy::Reset,
@@ -206,8 +217,18 @@ impl StatePolicy {
         }
     }
 
-    /// What to do in the lab, Hugging Face's Trainer, torchtitan and Megatron-LM.
+    /// The same policy for a checkpoint with other files than safetensors without an optimizer.
+    #[must_use]
+    pub fn with_files(self, format: impl Into<String>, has_optimizer: bool) -> Self {
+        Self { format: format.into(), has_optimizer, ..self }
+    }
+
+    /// What to do in the trainers that read the checkpoint: for safetensors the lab, Hugging Face's Trainer, torchtitan
+    /// and Megatron-LM.
     pub fn instructions(&self) -> Vec<TrainerInstructions> {
+        if let Some(rows) = for_own_format(self) {
+            return rows;
+        }
         let row = |trainer, lines| TrainerInstructions { trainer, lines };
         vec![
             row("thalweg train", self.for_lab()),
@@ -322,6 +343,10 @@ impl StatePolicy {
     fn newest_path(&self) -> String {
         self.newest().map_or_else(String::new, |source| source.path.display().to_string())
     }
+}
+
+fn safetensors() -> String {
+    "safetensors".to_owned()
 }
 
 /// Checkpoints of a run as a policy names them.

@@ -23,6 +23,22 @@ pub enum CountError {
     TooLarge,
 }
 
+/// A number of things in words: `1 tensor`, `3 tensors`.
+///
+/// # Example
+/// ```
+/// assert_eq!([1, 3].map(|n| thalweg_tensor::counted(n, "tensor")), ["1 tensor", "3 tensors"]);
+/// ```
+pub fn counted(n: usize, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+}
+
+/// The beginning of a sentence about a number of things: `1 tensor is`, `3 tensors are`.
+pub fn counted_are(n: usize, noun: &str) -> String {
+    let verb = if n == 1 { "is" } else { "are" };
+    format!("{} {verb}", counted(n, noun))
+}
+
 /// A whole number with a decimal suffix (`k`, `K`, `M`, `B`, `T`) or an exponent, or neither.
 ///
 /// # Errors

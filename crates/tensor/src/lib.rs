@@ -2,6 +2,7 @@
 //!
 //! Floor 0: this crate knows bytes and numbers. It does not know files, formats, runs or models.
 
+pub mod block_scale;
 pub mod catalog;
 pub mod count;
 pub mod digest;
@@ -17,8 +18,9 @@ pub mod shape;
 pub mod shell;
 pub mod source;
 
+pub use block_scale::BlockGrid;
 pub use catalog::{TensorCatalog, TensorEntry};
-pub use count::{CountError, parse_count, parse_size};
+pub use count::{CountError, counted, counted_are, parse_count, parse_size};
 pub use digest::Digest;
 pub use dtype::{Dtype, DtypeClass};
 pub use name::display_name;

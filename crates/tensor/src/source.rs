@@ -32,6 +32,12 @@ pub trait TensorSource: Send + Sync {
     /// When the bytes cannot be had whole, or the source changed since it was opened.
     fn read_elements(&self, tensor_idx: usize, elements: Range<u64>, out: &mut [u8]) -> Result<(), AccessError>;
 
+    /// Bytes that the source reads to yield a range of elements, over adjacent ranges as many as over both together.
+    fn stored_bytes(&self, tensor_idx: usize, elements: Range<u64>) -> u64 {
+        let entry = self.catalog().entries().get(tensor_idx);
+        entry.and_then(|entry| entry.dtype.bytes_of(elements.end.saturating_sub(elements.start))).unwrap_or(0)
+    }
+
     /// Says that these elements will be wanted soon, so that they can be fetched ahead.
     fn will_read(&self, _tensor_idx: usize, _elements: Range<u64>) {}
 

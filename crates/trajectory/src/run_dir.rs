@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use thalweg_checkpoint::{ReadOptions, is_checkpoint, open_checkpoints};
+use thalweg_checkpoint::{RECEIPT_NAME, ReadOptions, is_checkpoint, open_checkpoints};
 use thalweg_storage::{FileKind, FolderEntry, Storage};
 use thalweg_tensor::display_name;
 
@@ -375,6 +375,10 @@ pub fn look_at_path(storage: &Arc<dyn Storage>, path: &Path, pattern: Option<&Na
         return Ok(PathKind::Checkpoint);
     }
     let entries = storage.list_folder(path)?;
+    // The file of a merge may have a step in its name.
+    if entries.iter().any(|entry| entry.kind == FileKind::File && entry.name == RECEIPT_NAME) {
+        return Ok(PathKind::Checkpoint);
+    }
     if is_hub_repository(&entries) {
         let revisions = list_revisions(storage, path)?;
         let is_named = |(name, _): &(String, PathBuf)| parse_entry_name(name, FileKind::Folder, pattern).is_some();

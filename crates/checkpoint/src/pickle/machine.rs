@@ -2,9 +2,10 @@
 //!
 //! One operation at a time; each length is compared with the remaining bytes before anything is allocated.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::int_text::{decode_escaped, int_of_bytes, parse_float, parse_int};
+use super::memo::Memo;
 use super::value::{Global, Node, Object};
 use super::{NameList, Pickle, PickleError, PickleFault, PickleLimits};
 
@@ -31,7 +32,7 @@ pub(super) struct Machine<'a> {
     /// Heights of the stack at which groups begin.
     marks: Vec<usize>,
     /// A map, because a pickle may use any numbers.
-    memo: HashMap<u32, u32>,
+    memo: Memo,
     globals: Vec<Global>,
     global_numbers: BTreeMap<(Box<str>, Box<str>), u32>,
     used_bytes: u64,
@@ -49,7 +50,7 @@ impl<'a> Machine<'a> {
             nodes,
             stack: Vec::new(),
             marks: Vec::new(),
-            memo: HashMap::new(),
+            memo: Memo::default(),
             globals: Vec::new(),
             global_numbers: BTreeMap::new(),
             used_bytes: 0,
@@ -347,12 +348,12 @@ impl<'a> Machine<'a> {
                     || PickleFault::BadText { wanted: "a memo number", found: String::from_utf8_lossy(line).into() };
                 parse_int(line)?.and_then(|index| u64::try_from(index).ok()).ok_or_else(bad)?
             }
-            _ => self.memo.len() as u64,
+            _ => self.memo.len(),
         };
         let limit = u32::MAX.into();
         let index = u32::try_from(index).map_err(|_| PickleFault::TooMuch { what: "memo entries", limit })?;
         if matches!(opcode, b'h' | b'j' | b'g') {
-            let id = self.memo.get(&index).copied().ok_or(PickleFault::MemoMissing { index })?;
+            let id = self.memo.get(index).ok_or(PickleFault::MemoMissing { index })?;
             return self.push_id(id);
         }
         let top = self.top()?;

@@ -10,6 +10,7 @@
 mod error;
 mod int_text;
 mod machine;
+mod memo;
 #[cfg(test)]
 mod tests;
 mod value;

@@ -5,6 +5,7 @@
 mod crash;
 #[cfg(test)]
 mod dcp;
+mod dequantised;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
@@ -17,6 +18,8 @@ mod real;
 mod support;
 #[cfg(test)]
 mod template;
+#[cfg(test)]
+mod to_huggingface;
 #[cfg(test)]
 mod torch;
 #[cfg(test)]

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use thalweg_checkpoint::format::torch::archive::Archive;
 use thalweg_checkpoint::{
-    Checkpoint, LayoutEntry, Manifest, Params, ReadOptions, RenameMap, StagedCheckpoint, Template, commit_checkpoint,
-    layout_like, open_checkpoint_with,
+    Checkpoint, FrameCopies, FrameCopy, LayoutEntry, Manifest, Params, ReadOptions, RenameMap, StagedCheckpoint,
+    Template, commit_checkpoint, layout_like, open_checkpoint_with,
 };
 use thalweg_storage::publish::Replace;
-use thalweg_tensor::{TensorSink, TensorSource};
+use thalweg_tensor::{Dtype, TensorSink, TensorSource};
+use thalweg_testkit::TinyCheckpoint;
 
 use crate::support::{disk, fixture, rules};
 
@@ -44,7 +45,7 @@ const MODULE: ReadOptions = reading(Some(Params::Module), false);
 const STATE: ReadOptions = reading(None, true);
 
 const fn reading(params: Option<Params>, optimizer: bool) -> ReadOptions {
-    ReadOptions { key: None, params, rename: RenameMap(Vec::new()), optimizer }
+    ReadOptions { key: None, params, rename: RenameMap(Vec::new()), to_huggingface: None, optimizer, dequantise: false }
 }
 
 fn open(path: &Path, options: &ReadOptions) -> Checkpoint {
@@ -84,9 +85,11 @@ fn write_like(source: &Checkpoint, target: &Path, n_bytes_at_once: u64, change: 
     let layout = Arc::new(layout_like(&*disk(), &template, &entries).unwrap());
     let stage = target.with_extension("stage");
     let staged = StagedCheckpoint::create(&disk(), &stage, layout).unwrap();
-    for copy in staged.frame_copies(1000) {
-        staged.copy_frame(&copy, &mut Vec::new()).unwrap();
-    }
+    let copy_all = |copies: Vec<FrameCopy>| {
+        copies.iter().for_each(|copy| staged.copy_frame(copy, &mut Vec::new()).unwrap());
+    };
+    let FrameCopies { before, after, last } = staged.frame_copies(1000);
+    copy_all(before);
     for (t, entry) in source.catalog().entries().iter().enumerate().rev() {
         let step = (n_bytes_at_once / entry.dtype.bytes().unwrap()).max(1);
         for first in (0..entry.n_elements()).step_by(usize::try_from(step).unwrap()) {
@@ -101,6 +104,10 @@ fn write_like(source: &Checkpoint, target: &Path, n_bytes_at_once: u64, change: 
             assert_eq!(back, bytes);
         }
     }
+    copy_all(after);
+    let unfinished = output_path(source.path(), &stage);
+    assert!(open_checkpoint_with(&disk(), &unfinished, &PLAIN).is_err(), "{}", source.path().display());
+    copy_all(last);
     commit_checkpoint(
         staged,
         target,
@@ -193,11 +200,30 @@ fn a_file_that_changes_while_its_frame_is_copied_is_noticed() {
     let template = Template { checkpoint: &source, other_copy: None, replaced: &BTreeSet::new() };
     let layout = Arc::new(layout_like(&*disk(), &template, &entries).unwrap());
     let staged = StagedCheckpoint::create(&disk(), &scratch.path().join("stage"), layout).unwrap();
-    let copies = staged.frame_copies(1000);
+    let copies: Vec<_> = staged.frame_copies(1000).in_order().collect();
     staged.copy_frame(&copies[0], &mut Vec::new()).unwrap();
     let mut bytes = fs::read(&path).unwrap();
     bytes.push(0);
     fs::write(&path, bytes).unwrap();
     let error = staged.copy_frame(&copies[1], &mut Vec::new()).unwrap_err();
     assert!(error.to_string().contains("changed while it was read"), "{error}");
+}
+
+#[test]
+fn a_copy_of_the_parameters_in_fp8_is_refused_before_the_merge() {
+    let scratch = tempfile::tempdir().unwrap();
+    let source = open(&fixture("torch/trainstate/step-60.pt"), &PLAIN);
+    let entries = entries_of(&source);
+    for (dtype, is_refused) in [(Dtype::F8E4M3, true), (Dtype::I8, true), (Dtype::Bf16, false)] {
+        let (first, n_elements) = (&entries[0], source.catalog().entries()[0].n_elements());
+        let bytes = vec![0; usize::try_from(dtype.bytes_of(n_elements).unwrap()).unwrap()];
+        let path = scratch.path().join(dtype.name());
+        TinyCheckpoint::new().raw_tensor(&first.name, dtype, &first.shape.0, &bytes).write_to_disk(&path);
+        let other = open(&path, &PLAIN);
+        let template = Template { checkpoint: &source, other_copy: Some(&other), replaced: &BTreeSet::new() };
+        let refused = layout_like(&*disk(), &template, &entries).err().map(|error| error.to_string());
+        let names_it =
+            refused.as_ref().is_some_and(|error| error.contains(dtype.name()) && error.contains(&*first.name));
+        assert_eq!(names_it, is_refused, "{refused:?}");
+    }
 }

@@ -55,7 +55,7 @@ fn write_output(folder: &Path, layout: OutputLayout, order: Order) {
     let layout = Arc::new(layout);
     let mut staged = StagedCheckpoint::create(&disk(), folder, Arc::clone(&layout)).unwrap();
     let mut buffer = Vec::new();
-    for copy in staged.frame_copies(100) {
+    for copy in staged.frame_copies(100).in_order() {
         staged.copy_frame(&copy, &mut buffer).unwrap();
     }
     let mut tensors: Vec<_> = layout.catalog().entries().iter().enumerate().collect();

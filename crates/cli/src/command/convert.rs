@@ -1,7 +1,7 @@
 //! `thalweg convert`: one checkpoint in another format or element type. It is a merge of one, with the same promises.
 
 use thalweg_merge::Coefficients;
-use thalweg_merge::plan::{MergePlan, OutputPlan, SourceRef};
+use thalweg_merge::plan::{CONVERT_SCHEME, MergePlan, OutputPlan, SourceRef};
 
 use crate::args::{ConvertArgs, NonFloatChoice, OutputArgs, RouterChoice};
 use crate::command::Outcome;
@@ -12,9 +12,6 @@ use crate::host::World;
 use crate::messages::Messages;
 use crate::options::ByteSize;
 use crate::resolve::output_plan;
-
-/// The scheme that plans and receipts of conversions name.
-const SCHEME: &str = "convert";
 
 pub(crate) fn run(args: &ConvertArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let plan = MergePlan::new(vec![conversion(args, world)?])?;
@@ -37,7 +34,7 @@ fn conversion(args: &ConvertArgs, world: &World<'_>) -> Result<OutputPlan, Error
     let one = Coefficients::new([1], 1)?;
     let mut files = args.files.clone();
     if args.consolidate {
-        files.out_shard_size = ByteSize(u64::MAX);
+        files.out_shard_size = Some(ByteSize(u64::MAX));
     }
     let wanted = OutputArgs {
         files,
@@ -51,5 +48,5 @@ fn conversion(args: &ConvertArgs, world: &World<'_>) -> Result<OutputPlan, Error
         allow_non_finite: true,
         side_files_from: "newest".to_owned(),
     };
-    output_plan((&[source], 0), (&one, SCHEME.to_owned()), &wanted, &args.out, world)
+    output_plan((&[source], 0), (&one, CONVERT_SCHEME.to_owned()), &wanted, &args.out, world)
 }

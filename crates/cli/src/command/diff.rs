@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::json;
-use thalweg_checkpoint::open_checkpoint_with;
+use thalweg_checkpoint::{ReadOptions, open_checkpoint_with};
 use thalweg_merge::diff::{CheckpointDiff, Distance, TensorDiff, diff_checkpoints};
 
 use crate::args::DiffArgs;
@@ -16,8 +16,9 @@ use crate::messages::Messages;
 const MAX_ROWS: usize = 20;
 
 pub(crate) fn run(args: &DiffArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    let a = open_checkpoint_with(&world.storage, &world.resolve_checkpoint(&args.a)?, &world.reading)?;
-    let b = open_checkpoint_with(&world.storage, &world.resolve_checkpoint(&args.b)?, &world.reading)?;
+    let reading = ReadOptions { dequantise: true, ..world.reading.clone() };
+    let a = open_checkpoint_with(&world.storage, &world.resolve_checkpoint(&args.a)?, &reading)?;
+    let b = open_checkpoint_with(&world.storage, &world.resolve_checkpoint(&args.b)?, &reading)?;
     let diff = diff_checkpoints(&a, &b, &world.context(args.memory.0));
     world.clear_progress();
     let diff = diff?;

@@ -13,7 +13,7 @@ use thalweg_trajectory::Trajectory;
 use crate::args::{InitArgs, StartChoice};
 use crate::command::Outcome;
 use crate::command::merge::{describe, execute};
-use crate::command::recover::{check_policy_place, describe_policy, publish_policy};
+use crate::command::recover::{check_policy_place, describe_policy, publish_policy, with_files_of};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &InitArgs, world: &World<'_>, messages: &Messages) -> Re
     check_policy_place(&args.out, world)?;
     let merge = window_plan(&window, &args.scheme, (&args.output, &args.out), world, messages)?;
     let outcome = execute(&merge, &args.execution, world)?.pop();
-    let policy = policy(args, &trajectory, &window, world)?;
+    let policy = with_files_of(policy(args, &trajectory, &window, world)?, &merge);
     publish_policy(&policy, &args.out, world)?;
     messages.json(&document(&policy, outcome.as_ref()));
     let mut text: String = outcome.iter().map(describe).collect();

@@ -1,13 +1,14 @@
 //! `thalweg inspect`: what a path holds, and what would block a merge. Exit 0 for whatever can be read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
 
 use serde_json::json;
-use thalweg_checkpoint::{Checkpoint, Look, SideFileKind, open_checkpoint_with};
+use thalweg_checkpoint::{Checkpoint, Look, Naming, SideFileKind, naming_of, open_checkpoint_with};
 use thalweg_merge::contents::{find_obstacles, tied_pair, untied_note};
-use thalweg_tensor::{Dtype, DtypeClass, TensorSource, display_name};
+use thalweg_merge::verify::read_merge;
+use thalweg_tensor::{Dtype, DtypeClass, TensorSource, counted, display_name};
 
 use crate::args::InspectArgs;
 use crate::command::{Outcome, inspect_run};
@@ -40,7 +41,7 @@ pub(crate) fn run(args: &InspectArgs, world: &World<'_>, messages: &Messages) ->
             return inspect_run::run(args, (&path, beside.as_ref()), world, messages);
         }
     };
-    show(&open_checkpoint_with(&world.storage, &path, &world.reading)?, messages)
+    show(&open_checkpoint_with(&world.storage, &path, &world.reading)?, world, messages)
 }
 
 fn is_no_run(error: &thalweg_trajectory::Error) -> bool {
@@ -55,21 +56,28 @@ fn inspect_stranger(
     messages: &Messages,
 ) -> Result<Outcome, Error> {
     match open_checkpoint_with(&world.storage, path, &world.reading) {
-        Ok(checkpoint) => show(&checkpoint, messages),
+        Ok(checkpoint) => show(&checkpoint, world, messages),
         Err(thalweg_checkpoint::Error::NotACheckpoint { converter: None, .. }) => Err(not_a_run.into()),
         Err(error) => Err(error.into()),
     }
 }
 
-fn show(checkpoint: &Checkpoint, messages: &Messages) -> Result<Outcome, Error> {
+fn show(checkpoint: &Checkpoint, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let n_pieces: usize = checkpoint.catalog().entries().iter().map(|entry| entry.pieces.len()).sum();
     if n_pieces <= MAX_PIECES {
         checkpoint.look_inside(Look::EachPiece)?;
     }
     checkpoint.notes().iter().for_each(|note| messages.note(note));
     note_untied(checkpoint, messages)?;
-    messages.json(&document(checkpoint));
-    messages.text(&describe(checkpoint));
+    let merge = read_merge(&*world.storage, checkpoint.path());
+    let mut json = document(checkpoint);
+    json["merge"] = merge
+        .as_ref()
+        .map_or(serde_json::Value::Null, |merge| json!({"n_checkpoints": merge.n_checkpoints, "scheme": merge.scheme}));
+    messages.json(&json);
+    let made =
+        merge.map(|merge| format!("a merge of {} by {}\n", counted(merge.n_checkpoints, "checkpoint"), merge.scheme));
+    messages.text(&(describe(checkpoint) + made.as_deref().unwrap_or_default()));
     let entries = checkpoint.catalog().entries();
     if !messages.wants_json() && entries.len() > MAX_ROWS {
         messages.detail(table(checkpoint, entries.len()));
@@ -117,7 +125,9 @@ fn blocks_merge(checkpoint: &Checkpoint) -> Vec<String> {
         .iter()
         .map(|obstacle| format!("{obstacle}; {}", obstacle.hint()))
         .collect();
-    let refused = entries.iter().filter(|entry| entry.dtype.class() == DtypeClass::Refused);
+    let scaled = scaled_codes(checkpoint);
+    let refused = entries.iter().enumerate().filter(|(_, entry)| entry.dtype.class() == DtypeClass::Refused);
+    let refused = refused.filter(|(t, _)| !scaled.contains(t)).map(|(_, entry)| entry);
     let codes = refused.filter(|entry| !entry.name.ends_with("_extra_state"));
     blocks.extend(codes.map(|entry| {
         let name = display_name(&entry.name);
@@ -128,6 +138,12 @@ fn blocks_merge(checkpoint: &Checkpoint) -> Vec<String> {
         cannot_be_read.map(|one| format!("tensor `{}` cannot be read: {}", display_name(&one.name), one.reason)),
     );
     blocks
+}
+
+/// Numbers of the tensors of codes that `--dtype` turns into values; they are told together.
+fn scaled_codes(checkpoint: &Checkpoint) -> BTreeSet<usize> {
+    let found = checkpoint.block_scaled().and_then(Result::ok);
+    found.into_iter().flat_map(|found| found.weights).map(|weight| weight.codes).collect()
 }
 
 pub(super) fn document(checkpoint: &Checkpoint) -> serde_json::Value {
@@ -142,6 +158,8 @@ pub(super) fn document(checkpoint: &Checkpoint) -> serde_json::Value {
     let dtypes: serde_json::Map<_, _> =
         dtypes(checkpoint).into_iter().map(|(dtype, n)| (dtype.name().to_owned(), json!(n))).collect();
     let findings = checkpoint.findings();
+    let block_scaled = checkpoint.block_scaled().and_then(Result::ok);
+    let block_scaled = block_scaled.map(|found| json!({"n_tensors": found.weights.len(), "block": found.block}));
     json!({
         "kind": "thalweg-inspect",
         "version": 1,
@@ -152,10 +170,12 @@ pub(super) fn document(checkpoint: &Checkpoint) -> serde_json::Value {
         "dtypes": dtypes,
         "files": files,
         "config": checkpoint.config(),
+        "naming": naming_of(catalog).name(),
         "side_files": checkpoint.side_files().iter().map(|file| &file.name).collect::<Vec<_>>(),
         "key": findings.key,
         "other_keys": findings.other_keys.iter().map(|(key, n)| json!({"key": key, "n_tensors": n})).collect::<Vec<_>>(),
         "foreign_names": findings.foreign_names,
+        "block_scaled": block_scaled,
         "tensors": tensors,
         "blocks_merge": blocks_merge(checkpoint),
     })
@@ -170,12 +190,12 @@ pub(super) fn describe(checkpoint: &Checkpoint) -> String {
     let _ = writeln!(text, "`{}`: {} checkpoint", checkpoint.path().display(), checkpoint.format_name());
     let _ = writeln!(
         text,
-        "{} parameters ({}) in {} tensors, {} in {} files",
+        "{} parameters ({}) in {}, {} in {}",
         show_count(catalog.n_params()),
         dtypes.join(", "),
-        catalog.entries().len(),
+        counted(catalog.entries().len(), "tensor"),
         show_bytes(catalog.n_bytes()),
-        checkpoint.files().len()
+        counted(checkpoint.files().len(), "file")
     );
     let key = |key: &str| checkpoint.config().and_then(|config| config.get(key)).map(ToString::to_string);
     let config: Vec<String> = ["model_type", "hidden_size", "num_hidden_layers", "vocab_size", "tie_word_embeddings"]
@@ -197,6 +217,8 @@ pub(super) fn describe(checkpoint: &Checkpoint) -> String {
         let more = if names.len() > MAX_ROWS { format!(" and {} more", names.len() - MAX_ROWS) } else { String::new() };
         let _ = writeln!(text, "objects that are not built: {}{more}", shown.join(", "));
     }
+    // Writing to a String cannot fail.
+    let _infallible = naming_line(checkpoint).map(|line| writeln!(text, "{line}"));
     text.push_str(&table(checkpoint, MAX_ROWS));
     let blocks = blocks_merge(checkpoint);
     if blocks.is_empty() {
@@ -208,6 +230,19 @@ pub(super) fn describe(checkpoint: &Checkpoint) -> String {
         });
     }
     text
+}
+
+/// What gives the tensors Hugging Face names, if they have those of a trainer.
+fn naming_line(checkpoint: &Checkpoint) -> Option<String> {
+    match naming_of(checkpoint.catalog()) {
+        Naming::TorchtitanLlama => {
+            Some("names: torchtitan's Llama; `thalweg convert --to-huggingface` writes Hugging Face's".to_owned())
+        }
+        naming => {
+            let (name, exporter) = naming.name().zip(naming.exporter())?;
+            Some(format!("names: {name}; after a merge, {exporter} exports it to Hugging Face"))
+        }
+    }
 }
 
 fn table(checkpoint: &Checkpoint, max_rows: usize) -> String {

@@ -4,13 +4,14 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use thalweg_checkpoint::{Checkpoint, open_checkpoint_with};
+use thalweg_checkpoint::{Checkpoint, ReadOptions, open_checkpoint_with};
 use thalweg_merge::diff::{Distance, diff_checkpoints};
 use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage, execute_merge};
 use thalweg_merge::pending::{Compared, ComparedBy};
 use thalweg_merge::plan::MergePlan;
 use thalweg_merge::receipt::RECEIPT_NAME;
 use thalweg_storage::publish::Replace;
+use thalweg_tensor::counted;
 
 use crate::args::{ExecutionArgs, MergeArgs};
 use crate::command::Outcome;
@@ -67,14 +68,16 @@ fn compare(
     memory_bytes: u64,
     world: &World<'_>,
 ) -> Result<Comparison, Error> {
-    let distance = |path: &Path| -> Result<Distance, Error> {
-        let checkpoint = open_checkpoint_with(&world.storage, path, &world.reading)?;
+    let distance = |path: &Path, reading: &ReadOptions| -> Result<Distance, Error> {
+        let checkpoint = open_checkpoint_with(&world.storage, path, reading)?;
         let diff = diff_checkpoints(&checkpoint, target, &world.context(memory_bytes));
         world.clear_progress();
         Ok(diff?.total)
     };
-    let newest = outcome.receipt.plan.newest_source().map_or(outcome.path.as_path(), |source| source.path.as_path());
-    Ok(Comparison { path: target.path().to_owned(), merged: distance(&outcome.path)?, newest: distance(newest)? })
+    let plan = &outcome.receipt.plan;
+    let newest = plan.newest_source().map_or(outcome.path.as_path(), |source| source.path.as_path());
+    let (merged, newest) = (distance(&outcome.path, &world.reading)?, distance(newest, &plan.reading)?);
+    Ok(Comparison { path: target.path().to_owned(), merged, newest })
 }
 
 impl Comparison {
@@ -173,7 +176,7 @@ pub(crate) fn document(kind: &str, plan: &MergePlan, outcomes: &[MergeOutcome]) 
 
 pub(crate) fn describe(outcome: &MergeOutcome) -> String {
     let receipt = &outcome.receipt;
-    let what = format!("merged {} checkpoints by {} into", receipt.sources.len(), receipt.plan.scheme);
+    let what = format!("merged {} by {} into", counted(receipt.sources.len(), "checkpoint"), receipt.plan.scheme);
     let mut text = describe_with(&what, outcome);
     if let (None, Some(distance), Some(largest)) =
         (outcome.compared, receipt.distance_to_newest(), receipt.max_abs_change())
@@ -198,11 +201,11 @@ pub(crate) fn describe_with(what: &str, outcome: &MergeOutcome) -> String {
     let rate = show_rate(bytes_per_second(read_now, receipt.seconds));
     let _ = writeln!(
         text,
-        "read {}, wrote {}, {:.2} s ({rate}), {} tensors",
+        "read {}, wrote {}, {:.2} s ({rate}), {}",
         show_bytes(receipt.bytes_read),
         show_bytes(receipt.bytes_written),
         receipt.seconds,
-        receipt.tensors.len()
+        counted(receipt.tensors.len(), "tensor")
     );
     text
 }

@@ -13,6 +13,7 @@ use thalweg_merge::seen::see_sources;
 use thalweg_merge::side_files::side_file_notes;
 use thalweg_storage::guard::check_document;
 use thalweg_storage::publish::publish_file;
+use thalweg_tensor::counted;
 
 use crate::args::PlanArgs;
 use crate::command::Outcome;
@@ -116,12 +117,12 @@ fn describe_work(text: &mut String, layout: &MergeLayout, estimate: &MergeEstima
     let entries = layout.catalog.entries();
     let _ = writeln!(
         text,
-        "\n{} tensors, {} parameters; reads {}, writes {} in {} files",
-        entries.len(),
+        "\n{}, {} parameters; reads {}, writes {} in {}",
+        counted(entries.len(), "tensor"),
         show_count(layout.n_params()),
         show_bytes(estimate.bytes_read),
         show_bytes(estimate.bytes_written),
-        estimate.n_files
+        counted(estimate.n_files, "file")
     );
     let _ = writeln!(
         text,

@@ -8,7 +8,7 @@ use thalweg_merge::plan::MergePlan;
 use thalweg_merge::recipe::{Recipe, RecipeDialect, RecipeKind, cast_is_exact, native_equivalent, parse_recipe};
 use thalweg_tensor::DtypeClass;
 
-use crate::args::{SchemeArgs, SourceArgs};
+use crate::args::{HuggingFaceArgs, SchemeArgs, SourceArgs};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
@@ -50,15 +50,17 @@ pub(crate) fn is_anything_typed(typed: &SourceArgs) -> bool {
     nothing.map_or(true, |nothing| nothing.source != *typed)
 }
 
-/// A recipe's options, with `--normalize` or `--allow-sum` from the command line. Other options there are refused.
+/// A recipe's options, with those from the command line that may be given beside it. Others there are refused.
 fn with_typed(mut recipe: SourceArgs, typed: &SourceArgs) -> Result<SourceArgs, Error> {
     let SchemeArgs { normalize, allow_sum, .. } = typed.scheme;
     let mut rest = typed.clone();
     (rest.inputs, rest.scheme.normalize, rest.scheme.allow_sum) = (Vec::new(), false, false);
+    rest.huggingface = HuggingFaceArgs::default();
     if is_anything_typed(&rest) {
         return Err(Error::usage_with_hint(
             "a recipe says what is merged and how, so other options would be ignored",
-            "write them into the recipe; only `--normalize` and `--allow-sum` may be given beside it",
+            "write them into the recipe; only `--normalize`, `--allow-sum`, `--to-huggingface` and `--hf-assets` may be \
+             given beside it",
         ));
     }
     if normalize || allow_sum {

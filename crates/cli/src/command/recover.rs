@@ -6,6 +6,8 @@ use std::path::Path;
 use serde_json::json;
 use thalweg_lab::config::MomentsPolicy;
 use thalweg_merge::engine::MergeOutcome;
+use thalweg_merge::output_format::{OptimizerPolicy, OutputFormat};
+use thalweg_merge::plan::MergePlan;
 use thalweg_merge::receipt::RECEIPT_NAME;
 use thalweg_merge::scheme::Scheme;
 use thalweg_storage::guard::{check_file, output_path};
@@ -15,7 +17,7 @@ use thalweg_study::select::source_ref;
 use thalweg_study::start_policy::{DataPolicy, START_FILE, START_NAME, StatePolicy, moments_name};
 use thalweg_trajectory::Trajectory;
 
-use crate::args::{DataChoice, MomentsChoice, RecoverArgs};
+use crate::args::{DataChoice, FormatChoice, MomentsChoice, RecoverArgs};
 use crate::command::Outcome;
 use crate::command::merge::{describe, execute};
 use crate::error::Error;
@@ -45,7 +47,7 @@ pub(crate) fn run(args: &RecoverArgs, world: &World<'_>, messages: &Messages) ->
     let plan = plan_recovery(&trajectory, &search)?;
     let moments = moments_policy(args.moments, &plan, messages);
     let proposal = propose(args, &plan, moments, world)?;
-    let outcome = write((args, &scheme), &plan, &proposal, world, messages)?;
+    let (proposal, outcome) = write((args, &scheme), &plan, proposal, world, messages)?;
     messages.json(&document(&trajectory, &search, Some((&plan, &proposal, outcome.as_ref()))));
     let mut text = looked_at(&trajectory, &search);
     describe_proposal(&mut text, args, &scheme, &plan, &proposal);
@@ -86,24 +88,43 @@ fn propose(
         (_, Some(out)) => output_path(&*world.storage, out)?,
         (_, None) => UNWRITTEN.into(),
     };
-    Ok(StatePolicy::for_recovery(plan, checkpoint, moments, data))
+    let policy = StatePolicy::for_recovery(plan, checkpoint, moments, data);
+    let Some(newest) = plan.sources.last() else { return Ok(policy) };
+    let newest = world.pool.open(&newest.path, &world.reading)?;
+    // A merge has the format of its newest source and its state, where that format can be written.
+    let format = match (policy.is_merge(), args.output.format) {
+        (true, Some(FormatChoice::Safetensors)) => OutputFormat::Safetensors.to_string(),
+        (true, _) => OutputFormat::of(&newest).unwrap_or_default().to_string(),
+        (false, _) => newest.format_name().to_owned(),
+    };
+    let is_safetensors = format == OutputFormat::Safetensors.to_string();
+    Ok(policy.with_files(format, !is_safetensors))
 }
 
 /// Merges, where there is more than one source and a place, and puts the policy beside the merge.
 fn write(
     (args, scheme): (&RecoverArgs, &Scheme),
     plan: &RecoveryPlan,
-    policy: &StatePolicy,
+    policy: StatePolicy,
     world: &World<'_>,
     messages: &Messages,
-) -> Result<Option<MergeOutcome>, Error> {
-    let Some(out) = args.out.as_ref().filter(|_| policy.is_merge()) else { return Ok(None) };
+) -> Result<(StatePolicy, Option<MergeOutcome>), Error> {
+    let Some(out) = args.out.as_ref().filter(|_| policy.is_merge()) else { return Ok((policy, None)) };
     check_policy_place(out, world)?;
     let window: Vec<_> = plan.sources.iter().map(source_ref).collect();
     let merge = scheme_plan(&window, scheme, (&args.output, out), world, messages)?;
+    let policy = with_files_of(policy, &merge);
     let outcome = execute(&merge, &args.execution, world)?.pop();
-    publish_policy(policy, out, world)?;
-    Ok(outcome)
+    publish_policy(&policy, out, world)?;
+    Ok((policy, outcome))
+}
+
+/// A policy with the format of the merge that it is for.
+pub(crate) fn with_files_of(policy: StatePolicy, merge: &MergePlan) -> StatePolicy {
+    match merge.outputs.first() {
+        Some(output) => policy.with_files(output.format.to_string(), output.policy.optimizer != OptimizerPolicy::Drop),
+        None => policy,
+    }
 }
 
 /// Refuses before the merge if the policy could not be written into its folder.

@@ -229,7 +229,7 @@ fn ends(texts: &[String], trajectory: &Trajectory) -> Result<Vec<End>, Error> {
 pub(super) fn check_budget(args: &SweepArgs, plan: &MergePlan, world: &World<'_>) -> Result<(), Error> {
     let Some(budget) = args.budget_bytes else { return Ok(()) };
     let sources = thalweg_merge::engine::open_sources(plan, &world.context(args.execution.memory.0))?;
-    let n_bytes: u64 = sources.iter().map(|source| source.checkpoint.catalog().n_bytes()).sum();
+    let n_bytes: u64 = sources.iter().map(|source| source.checkpoint.stored_catalog().n_bytes()).sum();
     if n_bytes > budget.0 {
         return Err(Error::usage_with_hint(
             format!(

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use thalweg_lab::grid::{Grid, GridWatcher, TrainFile, parse_train_file, train_grid};
+use thalweg_lab::run_folder::check_run_folder;
 use thalweg_lab::step_log::{StepRecord, ValidationRecord};
 use thalweg_lab::{TrainConfig, TrainData, TrainJob, TrainOutcome, TrainWatcher, train};
 
@@ -60,6 +61,7 @@ fn train_one(
     world: &World<'_>,
     messages: &Messages,
 ) -> Result<TrainOutcome, Error> {
+    check_run_folder(&*world.storage, out, config)?;
     let data = TrainData::load(config, folder, &*world.storage)?;
     for domain in &data.domains {
         let (name, documents) = (domain.name(), domain.n_documents());

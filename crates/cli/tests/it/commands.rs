@@ -123,7 +123,7 @@ fn a_plan_is_a_document_that_merge_executes() {
            20000          -    0.333333333  [ROOT]/examples/runs/hybridstories/step_20000.safetensors
              sum                         1
 
-    165 tensors, 247.65k parameters; reads 2.97 MB, writes 1.01 MB in 1 files
+    165 tensors, 247.65k parameters; reads 2.97 MB, writes 1.01 MB in 1 file
     memory, [MEASURED]
     --- stderr
     note: the window crosses the end of the stable phase at step 17000
@@ -337,8 +337,8 @@ fn recipes_are_read_and_their_mistakes_are_shown() {
 #[test]
 fn every_command_has_help() {
     let commands = [
-        "", "inspect", "plan", "merge", "sweep", "verify", "diff", "eval", "explain", "forecast", "recover", "init",
-        "train", "demo", "report",
+        "", "inspect", "plan", "merge", "convert", "sweep", "verify", "diff", "eval", "explain", "forecast", "recover",
+        "init", "train", "demo", "report",
     ];
     for command in commands {
         let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();

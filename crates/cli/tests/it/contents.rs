@@ -11,14 +11,14 @@ use thalweg_testkit::TinyCheckpoint;
 use crate::support::run;
 
 /// The exit code and messages of a command.
-struct Said {
-    code: i32,
-    text: String,
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) text: String,
 }
 
 impl Said {
     #[track_caller]
-    fn expect(&self, code: i32, words: &[&str]) -> &Self {
+    pub(crate) fn expect(&self, code: i32, words: &[&str]) -> &Self {
         assert_eq!(self.code, code, "{}", self.text);
         words.iter().for_each(|word| assert!(self.text.contains(word), "`{word}` is not in:\n{}", self.text));
         self
@@ -26,7 +26,7 @@ impl Said {
 
     /// The words of the first back-ticked part of the hint that begins with `option`, as a shell reads them.
     #[track_caller]
-    fn hinted(&self, option: &str) -> Vec<String> {
+    pub(crate) fn hinted(&self, option: &str) -> Vec<String> {
         let hint = self.text.lines().find(|line| line.starts_with("hint: ")).unwrap_or_else(|| panic!("{}", self.text));
         let quoted = hint.split('`').skip(1).step_by(2).find(|part| part.starts_with(option));
         shell_words(quoted.unwrap_or_else(|| panic!("no `{option}` in {hint}")))
@@ -46,20 +46,20 @@ fn shell_words(text: &str) -> Vec<String> {
     words
 }
 
-fn thalweg(arguments: &[&str]) -> Said {
+pub(crate) fn thalweg(arguments: &[&str]) -> Said {
     let output = run(arguments);
     let text = [&output.stdout[..], &output.stderr[..]].concat();
     Said { code: output.status.code().unwrap(), text: String::from_utf8_lossy(&text).into_owned() }
 }
 
 /// A run of checkpoints with steps 1, 2, ...
-struct Run {
+pub(crate) struct Run {
     scratch: tempfile::TempDir,
     n_merges: std::cell::Cell<usize>,
 }
 
 impl Run {
-    fn new<const N: usize>(checkpoints: [TinyCheckpoint; N]) -> Self {
+    pub(crate) fn new<const N: usize>(checkpoints: [TinyCheckpoint; N]) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         for (checkpoint, step) in checkpoints.iter().zip(1..) {
             checkpoint.write_to_disk(&scratch.path().join(format!("run/step-{step}")));
@@ -67,27 +67,27 @@ impl Run {
         Self { scratch, n_merges: std::cell::Cell::new(0) }
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.scratch.path().join(name).to_str().unwrap().to_owned()
     }
 
     /// Merges all checkpoints into a new folder.
-    fn merge(&self, options: &[&str]) -> Said {
+    pub(crate) fn merge(&self, options: &[&str]) -> Said {
         self.n_merges.set(self.n_merges.get() + 1);
         let (run, out) = (self.path("run"), self.out().to_str().unwrap().to_owned());
         thalweg(&[&["merge", &run, "--every", "1", "-o", &out], options].concat())
     }
 
-    fn merge_with(&self, options: &[String]) -> Said {
+    pub(crate) fn merge_with(&self, options: &[String]) -> Said {
         self.merge(&options.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// The folder of the last merge.
-    fn out(&self) -> PathBuf {
+    pub(crate) fn out(&self) -> PathBuf {
         self.scratch.path().join(format!("out{}", self.n_merges.get()))
     }
 
-    fn inspect(&self, step: u64) -> Said {
+    pub(crate) fn inspect(&self, step: u64) -> Said {
         thalweg(&["inspect", &self.path(&format!("run/step-{step}"))])
     }
 

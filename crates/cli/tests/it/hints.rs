@@ -59,7 +59,7 @@ fn check_followed(scene: &Scene, command: &str, proposal: &str, error: &str) {
 
 /// Provokes an error and follows each proposal in back-ticks in its hint. `fills` has replacements for placeholders and
 /// for whole proposals.
-fn follow(scene: &Scene, command: &str, fills: &[(&str, &str)]) {
+pub(crate) fn follow(scene: &Scene, command: &str, fills: &[(&str, &str)]) {
     let before = scene.run_words(&words_of(command).iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(before.code, 2, "{command}: {before:?}");
     let (error, hint) = said(&before);
@@ -79,7 +79,7 @@ fn follow(scene: &Scene, command: &str, fills: &[(&str, &str)]) {
 }
 
 /// Provokes an error whose hint contains `sentence`, and runs `then`, which does what the sentence says.
-fn follow_sentence(scene: &Scene, command: &str, sentence: &str, then: &str) {
+pub(crate) fn follow_sentence(scene: &Scene, command: &str, sentence: &str, then: &str) {
     let before = scene.run(command);
     assert_eq!(before.code, 2, "{command}: {before:?}");
     let (error, hint) = said(&before);
@@ -205,7 +205,8 @@ fn hints_about_outputs_and_recipes_are_followed() {
     follow(
         &scene,
         "merge r.toml out-2 --dtype bf16",
-        &[("--normalize", "thalweg plan r.toml"), ("--allow-sum", "thalweg plan r.toml")],
+        &["--normalize", "--allow-sum", "--to-huggingface", "--hf-assets"]
+            .map(|option| (option, "thalweg plan r.toml")),
     );
     scene.write("sum.toml", "run = \"run\"\nlast = 2\ncoefficients = [1, 1]\n");
     follow(&scene, "merge sum.toml summed", &[]);

@@ -37,7 +37,7 @@ fn merge(run: &Path, out: &Path) -> Command {
 }
 
 /// Waits until the stage's journal has grown to `n_bytes`, so that a kill comes at a known place on any machine.
-fn wait_for_journal(child: &mut Child, out: &Path, n_bytes: u64) {
+pub(crate) fn wait_for_journal(child: &mut Child, out: &Path, n_bytes: u64) {
     let mut stage = out.as_os_str().to_owned();
     stage.push(".thalweg-partial/thalweg-journal");
     loop {
@@ -49,7 +49,7 @@ fn wait_for_journal(child: &mut Child, out: &Path, n_bytes: u64) {
     }
 }
 
-fn signal(child: &Child, signal: Signal) {
+pub(crate) fn signal(child: &Child, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     // The child may have ended on its own just now.
     let _ = kill_process(pid, signal);

@@ -295,6 +295,8 @@ fn init_writes_a_start_point_with_its_policy() {
         "version": 1,
         "purpose": "sft",
         "checkpoint": "[OUT]/start",
+        "format": "safetensors",
+        "has_optimizer": false,
         "sources": [
           {
             "path": "[ROOT]/examples/runs/hybridstories/step_16000.safetensors",

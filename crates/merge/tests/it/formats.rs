@@ -6,8 +6,9 @@ use std::fs;
 use std::path::Path;
 
 use thalweg_merge::Error;
-use thalweg_merge::engine::execute_merge;
+use thalweg_merge::engine::{MergeOutcome, execute_merge};
 use thalweg_merge::output_format::{FormatError, OptimizerPolicy, OutputFormat};
+use thalweg_merge::pending::ComparedBy;
 use thalweg_merge::plan::{DigestChoice, OutputPlan};
 use thalweg_merge::verify::{Verification, VerifyScope, verify_output};
 use thalweg_storage::publish::stage_path;
@@ -79,6 +80,14 @@ fn verify(out: &Path) -> Verification {
     Runner::default().with_context(verify).0.unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// Files of a folder besides the receipt: up to twelve, since a universal checkpoint has three alike for each parameter.
+fn some_files(folder: &Path) -> Files {
+    let mut files = files_below(folder);
+    files.remove("thalweg.json");
+    let step = files.len().div_ceil(12);
+    files.into_iter().step_by(step).collect()
+}
+
 /// An output of a format in a scratch folder.
 fn merged(case: &FormatCase) -> tempfile::TempDir {
     let scratch = tempfile::tempdir().unwrap();
@@ -95,7 +104,7 @@ fn a_changed_byte_anywhere_in_an_output_is_found_and_named() {
         let untouched = verify(&out);
         assert!(untouched.is_equal() && untouched.strays.is_empty(), "{}: {untouched:?}", case.name);
         let names: Vec<String> = case.read(&out).into_keys().collect();
-        for (file, bytes) in files_below(&out).into_iter().filter(|(file, _)| file != "thalweg.json") {
+        for (file, bytes) in some_files(&out) {
             let path = out.join(&file);
             let step = (bytes.len() / 5).max(1);
             for at in (0..bytes.len()).step_by(step).chain([bytes.len() - 1]) {
@@ -118,11 +127,53 @@ fn a_changed_byte_anywhere_in_an_output_is_found_and_named() {
 }
 
 #[test]
+fn a_changed_byte_anywhere_in_the_newest_source_makes_it_another_source() {
+    for case in FORMAT_CASES.iter().filter(|case| case.keeps_files()) {
+        let scratch = merged(case);
+        let out = scratch.path().join("out");
+        let again = || Runner::default().execute(&plan(case.output(scratch.path(), &out, 2)), PLAIN);
+        let by = |outcomes: &[MergeOutcome]| outcomes[0].compared.unwrap().sources;
+        assert_eq!(by(&again().unwrap()), ComparedBy::Times, "{}", case.name);
+        let newest = case.source_paths(scratch.path())[1].clone();
+        let names = if newest.is_file() { vec![String::new()] } else { some_files(&newest).into_keys().collect() };
+        let mut n_noticed = 0;
+        for name in names {
+            // An empty name would add a slash to a file's path.
+            let path = if name.is_empty() { newest.clone() } else { newest.join(&name) };
+            let bytes = fs::read(&path).unwrap();
+            let mut changed = bytes.clone();
+            changed[bytes.len() / 2] ^= 0x01;
+            fs::write(&path, changed).unwrap();
+            if again().is_ok() {
+                // The byte may be of a copy that is neither merged nor kept, such as the module's weights beside masters.
+                let fresh = scratch.path().join("fresh");
+                let mut expected = files_below(&out);
+                expected.remove("thalweg.json");
+                let found = merged_files(&Runner::default(), case.output(scratch.path(), &fresh, 2));
+                check_same_files(&found, &expected, &format!("{}: {name}", case.name));
+                fs::remove_dir_all(&fresh).unwrap();
+            } else {
+                assert!(!verify(&out).sources_are_equal(), "{}: {name}", case.name);
+                n_noticed += 1;
+            }
+            fs::write(&path, bytes).unwrap();
+        }
+        assert!(n_noticed > 0, "{}", case.name);
+        assert!(verify(&out).sources_are_equal(), "{}", case.name);
+        assert_eq!(by(&again().unwrap()), ComparedBy::Digests, "{}", case.name);
+        if newest.is_dir() {
+            fs::write(newest.join("added.json"), "{}").unwrap();
+            assert!(again().unwrap_err().to_string().contains("changed since"), "{}", case.name);
+        }
+    }
+}
+
+#[test]
 fn a_shorter_a_missing_and_an_added_file_are_found_and_named() {
     for case in FORMAT_CASES {
         let scratch = merged(&case);
         let out = scratch.path().join("out");
-        for (file, bytes) in files_below(&out).into_iter().filter(|(file, _)| file != "thalweg.json") {
+        for (file, bytes) in some_files(&out) {
             let path = out.join(&file);
             let named = || verify(&out).faults().map(|(name, _)| name.to_owned()).collect::<Vec<_>>();
             fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use thalweg_merge::Error;
 use thalweg_merge::output_format::OptimizerPolicy;
 use thalweg_merge::plan::{MergePlan, OutputDtype, RouterPolicy};
+use thalweg_merge::receipt::{MergeReceipt, RECEIPT_NAME};
 use thalweg_storage::LocalStorage;
 
 use crate::support::{
@@ -64,21 +65,75 @@ fn the_first_value_that_is_not_finite_is_named() {
     assert!(!out.exists());
 }
 
-#[test]
-fn routers_are_averaged_or_taken_from_the_newest_source() {
-    const ROUTER: &str = "model.layers.0.mlp.gate.weight";
+/// The tensors of a mixture that the policy for routers covers, and those that it does not, in one trainer's names.
+fn check_routers(covered: &[&str], others: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
+    let names = || covered.iter().chain(others).copied();
     let sources = [1.0_f32, 3.0].map(|value| {
         let path = folder.path().join(format!("c{value}"));
-        write_checkpoint(&path, &tensors([(ROUTER, f32_tensor(&[value])), ("w", f32_tensor(&[value]))]));
+        write_checkpoint(&path, &names().map(|name| (name.to_owned(), f32_tensor(&[value]))).collect());
         path
     });
     for (router, expected) in [(RouterPolicy::Average, 2.0_f32), (RouterPolicy::Newest, 3.0)] {
-        let mut output = output(&sources, &[1, 1], 2, &folder.path().join(format!("{router:?}")));
+        let out = folder.path().join(format!("{router:?}"));
+        let mut output = output(&sources, &[1, 1], 2, &out);
         output.policy.router = router;
         let found = Runner::default().merge(&plan(output));
-        assert_eq!((&found[ROUTER].2, &found["w"].2), (&f32s(&[expected]), &f32s(&[2.0])));
+        covered.iter().for_each(|name| assert_eq!(found[*name].2, f32s(&[expected]), "{name}"));
+        others.iter().for_each(|name| assert_eq!(found[*name].2, f32s(&[2.0]), "{name}"));
+        let path = out.join(RECEIPT_NAME);
+        let receipt = MergeReceipt::from_json(&std::fs::read(&path).unwrap(), &path).unwrap();
+        for tensor in &receipt.tensors {
+            let is_covered = covered.contains(&&*tensor.name);
+            assert_eq!(tensor.router, is_covered.then_some(router), "{}", tensor.name);
+        }
+        assert_eq!(receipt.tensors.len(), names().count());
     }
+}
+
+#[test]
+fn routers_in_names_of_transformers_follow_the_policy_and_the_receipt_lists_them() {
+    check_routers(
+        &["model.layers.0.mlp.gate.weight", "model.layers.0.mlp.gate.e_score_correction_bias"],
+        &["model.layers.0.mlp.experts.0.gate_proj.weight", "w"],
+    );
+}
+
+#[test]
+fn routers_in_names_of_torchtitan_follow_the_policy_and_the_receipt_lists_them() {
+    check_routers(
+        &["layers.0.moe.expert_bias_E", "layers.0.moe.router.gate.weight", "layers.0.moe.tokens_per_expert_E"],
+        &["layers.0.moe.experts.w1_EFD"],
+    );
+    check_routers(&["layers.0.moe.expert_bias", "layers.0.moe.tokens_per_expert"], &["layers.0.moe.experts.w1"]);
+}
+
+#[test]
+fn routers_in_names_of_megatron_follow_the_policy_and_the_receipt_lists_them() {
+    check_routers(
+        &["decoder.layers.0.mlp.router.weight", "decoder.layers.0.mlp.router.expert_bias"],
+        &["decoder.layers.0.mlp.experts.linear_fc1.weight"],
+    );
+}
+
+#[test]
+fn a_bias_taken_by_name_is_not_a_matter_of_the_policy_for_routers() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["layers.0.moe.expert_bias", "layers.0.moe.router.gate.weight"];
+    let sources = [1.0_f32, 3.0].map(|value| {
+        let path = folder.path().join(format!("c{value}"));
+        write_checkpoint(&path, &tensors(names.map(|name| (name, f32_tensor(&[value])))));
+        path
+    });
+    let out = folder.path().join("out");
+    let mut output = output(&sources, &[1, 1], 2, &out);
+    output.policy.take_newest = vec!["*.expert_bias".to_owned()];
+    let found = Runner::default().merge(&plan(output));
+    assert_eq!(names.map(|name| found[name].2.clone()), [f32s(&[3.0]), f32s(&[2.0])]);
+    let path = out.join(RECEIPT_NAME);
+    let receipt = MergeReceipt::from_json(&std::fs::read(&path).unwrap(), &path).unwrap();
+    let listed: Vec<_> = receipt.tensors.iter().map(|tensor| tensor.router).collect();
+    assert_eq!(listed, [None, Some(RouterPolicy::Average)]);
 }
 
 fn merge_as(dtype: OutputDtype, list: [Tensor; 2]) -> Result<Tensors, Error> {

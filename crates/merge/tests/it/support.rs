@@ -316,11 +316,16 @@ impl FormatCase {
         self.sources.iter().enumerate().flat_map(copy).collect()
     }
 
-    fn source_paths(&self, folder: &Path) -> [PathBuf; 2] {
+    pub(crate) fn source_paths(&self, folder: &Path) -> [PathBuf; 2] {
         [0, 1].map(|i| match fixture(self.sources[i]).is_file() {
             true => folder.join(format!("c{i}-{}", Path::new(self.sources[i]).file_name().unwrap().to_string_lossy())),
             false => folder.join(format!("c{i}")),
         })
+    }
+
+    /// Whether the output has the files of the newest source.
+    pub(crate) fn keeps_files(&self) -> bool {
+        self.optimizer == OptimizerPolicy::Newest
     }
 
     /// Copies the sources to the local disk.

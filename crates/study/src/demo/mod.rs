@@ -9,7 +9,7 @@ mod scorer;
 mod spec;
 mod tell;
 
-use thalweg_lab::run_folder::checkpoint_name;
+use thalweg_lab::run_folder::{check_run_folder, checkpoint_name};
 use thalweg_lab::{TrainConfig, TrainData, TrainJob, train};
 use thalweg_merge::context::RunContext;
 use thalweg_storage::guard::{OwnKind, check_file};
@@ -93,9 +93,12 @@ fn write_configs(spec: &DemoSpec, run: &RunContext<'_>) -> Result<Configs, Error
 }
 
 fn train_both(spec: &DemoSpec, configs: &Configs, meter: &Meter<'_>, run: &RunContext<'_>) -> Result<usize, Error> {
-    let data = TrainData::load(&configs.run, &spec.folder, &*run.storage)?;
     let fork_step = spec.numbers().fork_step;
     let parts = [(&configs.run, "run", "training", 0), (&configs.anneal, "anneal", "annealing", fork_step)];
+    for (config, name, ..) in parts {
+        check_run_folder(&*run.storage, &spec.path(name), config)?;
+    }
+    let data = TrainData::load(&configs.run, &spec.folder, &*run.storage)?;
     let mut n_params = 0;
     for (config, name, stage, first_step) in parts {
         meter.begin_training(stage, first_step, config.tokens_per_step());

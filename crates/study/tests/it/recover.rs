@@ -285,6 +285,33 @@ fn the_lab_reads_the_printed_start_and_the_policy_reads_back() {
 }
 
 #[test]
+fn a_start_point_with_a_trainers_own_files_is_for_that_trainer() {
+    let plan = recover(&[1000, 2000, 2500, 4000], &lifted(&[(300, 305)])).unwrap();
+    let policy = |moments, format: &str| {
+        let policy = StatePolicy::for_recovery(&plan, "/runs/out".into(), moments, DataPolicy::Skip);
+        policy.with_files(format, format != "safetensors")
+    };
+    let kept = [
+        ("dcp", "torchtitan", "--checkpoint.no_initial_load_model_only"),
+        ("megatron-dist", "Megatron-LM", "DIR/iter_0002500"),
+        ("deepspeed-zero", "DeepSpeed", "engine.load_checkpoint(\"/runs\", tag=\"out\")"),
+        ("deepspeed-universal", "DeepSpeed", "\"load_universal\": true"),
+        ("torch", "PyTorch", "`/runs/out`"),
+    ];
+    for (format, trainer, part) in kept {
+        let newest = policy(MomentsPolicy::Newest, format);
+        assert_eq!(StatePolicy::from_json(&newest.to_json().unwrap()).unwrap(), newest);
+        let rows = newest.instructions();
+        assert_eq!((rows.len(), rows[0].trainer), (1, trainer));
+        let text = rows[0].lines.join("\n");
+        assert!(text.contains(part) && text.contains("of the newest source"), "{format}: {text}");
+        let reset = policy(MomentsPolicy::Reset, format).instructions()[0].lines.join("\n");
+        assert!(!reset.contains("of the newest source"), "{format}: {reset}");
+    }
+    assert_eq!(policy(MomentsPolicy::Newest, "safetensors").instructions().len(), 4);
+}
+
+#[test]
 fn the_default_window_is_ten_of_the_newest_phase_within_the_last_fifth() {
     let window = |steps: &[u64], log: &str| {
         let folder = tempfile::tempdir().unwrap();

@@ -1,0 +1,184 @@
+//! A Llama of torchtitan under the names and with the rows that Hugging Face's Llama has.
+//!
+//! The tensors are those of the source: names change, and the rows of queries and keys get another order, by pieces with
+//! strides. Nothing is computed, and no other model is translated: what is fused or reshaped is the trainer's exporter's
+//! work, which `naming` knows.
+
+mod config;
+mod naming;
+mod rotary;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use thalweg_tensor::{CoverFault, Shape, TensorCatalog, TensorEntry, display_name};
+
+use self::naming::{Place, mark_of, place_of};
+use self::rotary::{RotaryPieces, pieces_by_halves};
+use crate::format::FormatContent;
+use crate::{CatalogCache, Note};
+
+pub use self::config::{ConfigFault, HuggingFaceAssets, check_llama_config, llama_heads, open_assets};
+pub use self::naming::{Naming, naming_of};
+
+/// The attention heads of a Llama, which decide the order of the rows of its queries and keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LlamaHeads {
+    /// Heads of the queries.
+    pub num_attention_heads: u64,
+    /// Heads of the keys and of the values.
+    pub num_key_value_heads: u64,
+    /// Rows of a head, an even number.
+    pub head_dim: u64,
+}
+
+/// Why a checkpoint does not become one of Hugging Face.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ToHuggingFaceError {
+    /// The names are Hugging Face's.
+    #[error("it already has Hugging Face names, such as `{}`", display_name(tensor))]
+    AlreadyThere {
+        /// A tensor.
+        tensor: String,
+    },
+    /// A name that torchtitan's Llama does not have.
+    #[error("tensor `{}` {}, and only torchtitan's Llama can be translated", display_name(tensor), naming.what())]
+    OtherNames {
+        /// The tensor.
+        tensor: String,
+        /// Whose names these are.
+        naming: Naming,
+    },
+    /// Two tensors that would get one name, from two versions of torchtitan.
+    #[error(
+        "tensors `{}` and `{}` would both be called `{}`",
+        display_name(first),
+        display_name(second),
+        display_name(to)
+    )]
+    Collision {
+        /// One tensor.
+        first: String,
+        /// Another one.
+        second: String,
+        /// The name.
+        to: String,
+    },
+    /// Queries or keys that do not have the rows of their heads.
+    #[error(
+        "tensor `{}` has shape {shape}, and {n_heads} heads of {head_dim} rows have {} rows",
+        display_name(tensor),
+        u128::from(*n_heads) * u128::from(*head_dim)
+    )]
+    Rows {
+        /// The tensor.
+        tensor: String,
+        /// Its shape.
+        shape: Shape,
+        /// Heads that the config states.
+        n_heads: u64,
+        /// Rows of a head that the config states.
+        head_dim: u64,
+    },
+    /// Pieces that cannot be cut.
+    #[error("tensor `{}`: {fault}", display_name(tensor))]
+    Pieces {
+        /// The tensor.
+        tensor: String,
+        /// Why not.
+        fault: CoverFault,
+    },
+}
+
+impl ToHuggingFaceError {
+    /// What to do next.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::AlreadyThere { .. } => "leave out `--to-huggingface`: `convert` writes safetensors by default",
+            Self::OtherNames { naming, .. } => naming.hint(),
+            Self::Collision { .. } => {
+                "leave one of them out first, with `thalweg convert SRC -o OUT --drop NAME`, and translate the result"
+            }
+            Self::Rows { .. } | Self::Pieces { .. } => "give the `config.json` of this model",
+        }
+    }
+}
+
+/// Translates what was opened.
+pub(crate) fn translate(
+    content: &mut FormatContent,
+    heads: LlamaHeads,
+    cache: &CatalogCache,
+) -> Result<(), ToHuggingFaceError> {
+    let catalog = Arc::clone(&content.catalog);
+    check_torchtitan_names(&catalog)?;
+    let (mut entries, mut left_out) = (Vec::new(), Vec::new());
+    let mut old_names: BTreeMap<String, &str> = BTreeMap::new();
+    let mut rotary = BTreeMap::new();
+    for entry in catalog.entries() {
+        let Some(Place::Tensor { name, rows }) = place_of(&entry.name) else {
+            left_out.push(entry.name.to_string());
+            continue;
+        };
+        if let Some(first) = old_names.insert(name.clone(), &entry.name) {
+            let (first, second) = (first.to_owned(), entry.name.to_string());
+            return Err(ToHuggingFaceError::Collision { first, second, to: name });
+        }
+        let mut renamed = TensorEntry { name: name.into(), ..entry.clone() };
+        if let Some(n_heads) = rows.heads(heads) {
+            check_rows(entry, n_heads, heads.head_dim)?;
+            let is_lazy = content.opener.is_some();
+            renamed = pieces_by_halves(&renamed, heads.head_dim, is_lazy)
+                .map_err(|fault| ToHuggingFaceError::Pieces { tensor: entry.name.to_string(), fault })?;
+            rotary.insert(renamed.name.clone(), entry.pieces.clone());
+        }
+        entries.push(renamed);
+    }
+    if !left_out.is_empty() {
+        content.notes.push(Note::RotaryTablesLeftOut { names: left_out });
+    }
+    content.opener = content.opener.take().map(|opener| RotaryPieces::wrap(opener, rotary, heads.head_dim));
+    let renamed = TensorCatalog::new(entries).map_err(|name| {
+        let (first, second) = (String::new(), String::new());
+        ToHuggingFaceError::Collision { first, second, to: name.into() }
+    })?;
+    content.catalog = cache.share(renamed);
+    Ok(())
+}
+
+/// Checks that a checkpoint has the names of torchtitan's Llama.
+///
+/// # Errors
+/// `AlreadyThere` or `OtherNames`.
+pub fn check_torchtitan_names(catalog: &TensorCatalog) -> Result<(), ToHuggingFaceError> {
+    let other = catalog.entries().iter().find(|entry| place_of(&entry.name).is_none());
+    other.map_or(Ok(()), |entry| Err(refusal(catalog, &entry.name)))
+}
+
+fn refusal(catalog: &TensorCatalog, tensor: &str) -> ToHuggingFaceError {
+    match mark_of(catalog) {
+        Some((mark, Naming::HuggingFace)) => ToHuggingFaceError::AlreadyThere { tensor: mark.to_owned() },
+        // The mark says more than the first name that is not known, except that torchtitan's is a known one.
+        Some((mark, naming)) if naming != Naming::Torchtitan => {
+            ToHuggingFaceError::OtherNames { tensor: mark.to_owned(), naming }
+        }
+        found => {
+            let naming = found.map_or(Naming::Unknown, |(_, naming)| naming);
+            ToHuggingFaceError::OtherNames { tensor: tensor.to_owned(), naming }
+        }
+    }
+}
+
+fn check_rows(entry: &TensorEntry, n_heads: u64, head_dim: u64) -> Result<(), ToHuggingFaceError> {
+    let fits = |rows: u64| head_dim > 0 && head_dim.is_multiple_of(2) && n_heads.checked_mul(head_dim) == Some(rows);
+    match &*entry.shape.0 {
+        &[rows, _] if fits(rows) => Ok(()),
+        _ => {
+            let (tensor, shape) = (entry.name.to_string(), entry.shape.clone());
+            Err(ToHuggingFaceError::Rows { tensor, shape, n_heads, head_dim })
+        }
+    }
+}

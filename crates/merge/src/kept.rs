@@ -1,0 +1,126 @@
+//! The files that an output has from its newest source: whether the source still holds what was copied.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use thalweg_checkpoint::{FrameCopy, KeptName, Template, kept_files, unchanged_copies};
+use thalweg_storage::{Error as StorageError, Storage};
+use thalweg_tensor::to_index;
+
+use crate::align::{MergeLayout, OpenSource, align_sources};
+use crate::combine::for_each_number;
+use crate::context::{RunContext, Stage};
+use crate::engine::open_sources;
+use crate::error::Error;
+use crate::output::{kept_source, output_layout, replaced_files};
+use crate::plan::{MergePlan, OutputPlan};
+use crate::receipt::{MergeReceipt, SourceFile};
+use crate::stage::StagedOutput;
+
+/// Bytes that a worker compares at once.
+const PIECE_BYTES: u64 = 1 << 20;
+
+fn list_kept(output: &OutputPlan, sources: &[OpenSource], storage: &dyn Storage) -> Result<Vec<KeptName>, Error> {
+    let Some(newest) = kept_source(output, sources) else { return Ok(Vec::new()) };
+    let replaced = replaced_files(output, sources, storage)?;
+    let template = Template { checkpoint: &newest.checkpoint, other_copy: None, replaced: &replaced };
+    Ok(kept_files(storage, &template)?)
+}
+
+/// Size and time of the files that an output would have from its newest source.
+fn files_now(output: &OutputPlan, sources: &[OpenSource], storage: &dyn Storage) -> Result<Vec<SourceFile>, Error> {
+    let now = |file: &KeptName| Ok(SourceFile::new(&file.name, &storage.file_info(&file.path)?));
+    list_kept(output, sources, storage)?.iter().map(now).collect()
+}
+
+/// Size and time of the files that were copied into an output.
+///
+/// # Errors
+/// `Storage` if one of them changed since.
+pub(crate) fn copied_files(
+    output: &StagedOutput<'_>,
+    sources: &[OpenSource],
+    run: &RunContext<'_>,
+) -> Result<Vec<SourceFile>, Error> {
+    for file in list_kept(output.plan, sources, &*run.storage)? {
+        let info = run.storage.file_info(&file.path)?;
+        if output.staged.copied_from(&file.path).is_some_and(|then| then != info) {
+            return Err(StorageError::Changed { path: file.path }.into());
+        }
+    }
+    files_now(output.plan, sources, &*run.storage)
+}
+
+/// Whether the newest source has the files that an output copied, with the sizes and times of then.
+pub(crate) fn has_same_times(
+    receipt: &MergeReceipt,
+    sources: &[OpenSource],
+    storage: &dyn Storage,
+) -> Result<bool, Error> {
+    let known = receipt.sources.get(receipt.plan.policy.newest).map_or(&[][..], |newest| &newest.kept_files);
+    Ok(files_now(&receipt.plan, sources, storage)? == known)
+}
+
+/// Whether the newest source still holds every byte that the output in `folder` has from it.
+pub(crate) fn has_same_bytes(
+    (folder, receipt): (&Path, &MergeReceipt),
+    (sources, layout): (&[OpenSource], &MergeLayout),
+    run: &RunContext<'_>,
+) -> Result<bool, Error> {
+    let output = &receipt.plan;
+    if kept_source(output, sources).is_none() {
+        return Ok(true);
+    }
+    let laid_out = output_layout(output, layout, sources, &run.storage)?;
+    let is_known = |name: &str, len_bytes: u64| {
+        receipt.files.iter().any(|known| known.name == name && known.len_bytes == len_bytes)
+    };
+    if !laid_out.files().iter().all(|file| is_known(&file.name, file.len_bytes)) {
+        return Ok(false);
+    }
+    let copies = unchanged_copies(&laid_out);
+    run.progress.begin(Stage::Verify, copies.iter().map(|copy| copy.from.len_bytes).sum());
+    let differs = AtomicBool::new(false);
+    for_each_number(run, copies.len(), &|number, buffer| {
+        let copy = &copies[number];
+        let path = folder.join(&laid_out.files()[copy.file_idx].name);
+        if !differs.load(Ordering::Relaxed) && !is_same(copy, &path, buffer, run)? {
+            differs.store(true, Ordering::Relaxed);
+        }
+        run.progress.advance(copy.from.len_bytes);
+        Ok(())
+    })?;
+    Ok(!differs.into_inner())
+}
+
+fn is_same(copy: &FrameCopy, path: &Path, buffer: &mut Vec<u8>, run: &RunContext<'_>) -> Result<bool, Error> {
+    let source = run.storage.open_file(&copy.from.path)?;
+    let file = run.storage.open_file(path)?;
+    for n_before in (0..copy.from.len_bytes).step_by(to_index(PIECE_BYTES)) {
+        run.check_interrupt()?;
+        let n = to_index(PIECE_BYTES.min(copy.from.len_bytes - n_before));
+        buffer.resize(2 * n, 0);
+        let (theirs, ours) = buffer.split_at_mut(n);
+        source.read_exact_at(copy.from.offset + n_before, theirs)?;
+        file.read_exact_at(copy.offset + n_before, ours)?;
+        if theirs != ours {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// As [`has_same_bytes`], for a receipt alone: opens the sources of its plan.
+pub(crate) fn sources_have_same_bytes(
+    folder: &Path,
+    receipt: &MergeReceipt,
+    run: &RunContext<'_>,
+) -> Result<bool, Error> {
+    let plan = MergePlan::new(vec![receipt.plan.clone()])?;
+    let sources = open_sources(&plan, run)?;
+    if has_same_times(receipt, &sources, &*run.storage)? {
+        return Ok(true);
+    }
+    let layout = align_sources(&sources, &plan, &*run.storage)?;
+    has_same_bytes((folder, receipt), (&sources, &layout), run)
+}

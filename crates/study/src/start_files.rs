@@ -1,0 +1,110 @@
+//! How a start point is resumed from by the trainer whose files it has.
+//!
+//! `scripts/resumed_runs.py` resumes from merges in these formats with the real libraries.
+
+use std::path::Path;
+
+use thalweg_lab::config::{MomentsPolicy, StartState};
+
+use crate::start_policy::{StartPurpose, StatePolicy, TrainerInstructions};
+
+/// What to do in the trainers that read the start point's format; `None` for safetensors, which many read.
+pub(crate) fn for_own_format(policy: &StatePolicy) -> Option<Vec<TrainerInstructions>> {
+    let row = |trainer, lines| Some(vec![TrainerInstructions { trainer, lines }]);
+    match policy.format.as_str() {
+        "safetensors" => None,
+        "dcp" => row("torchtitan", for_torchtitan(policy)),
+        "megatron-dist" | "megatron-legacy" => row("Megatron-LM", for_megatron(policy)),
+        "deepspeed-zero" => row("DeepSpeed", for_deepspeed(policy)),
+        "deepspeed-universal" => {
+            let mut lines = vec!["in the config of DeepSpeed: \"checkpoint\": {\"load_universal\": true}".to_owned()];
+            lines.extend(for_deepspeed(policy));
+            row("DeepSpeed", lines)
+        }
+        "torch" => row("PyTorch", for_pytorch(policy)),
+        _ => row("its trainer", vec![format!("load `{}` as any of its checkpoints", policy.checkpoint.display())]),
+    }
+}
+
+/// Whether training resumes with the state of the optimizer that is in the files.
+fn resumes(policy: &StatePolicy) -> bool {
+    policy.has_optimizer && policy.state == StartState::Full && policy.moments != MomentsPolicy::Reset
+}
+
+/// As the checkpoint options of torchtitan have it.
+fn for_torchtitan(policy: &StatePolicy) -> Vec<String> {
+    let load = format!("--checkpoint.enable --checkpoint.initial_load_path \"{}\"", policy.checkpoint.display());
+    if resumes(policy) {
+        let mut lines = vec![
+            format!("{load} --checkpoint.no_initial_load_model_only"),
+            "with an empty checkpoint.folder: moments, schedule, step and data are those of the newest source"
+                .to_owned(),
+        ];
+        lines.extend(skipped(policy));
+        return lines;
+    }
+    let mut lines = vec![
+        load,
+        "with an empty checkpoint.folder: parameters alone are loaded, so moments, schedule and data start again"
+            .to_owned(),
+    ];
+    if let (StartPurpose::Recovery, Some(step)) = (policy.purpose, policy.step()) {
+        lines.push(format!("take step {step} off training.steps, and give lr_scheduler.warmup_steps"));
+        lines.push(format!(
+            "there is no option to skip data: let the data set begin after step {}",
+            step + policy.skip_data_steps
+        ));
+    }
+    lines
+}
+
+/// As megatron/training/arguments.py has it.
+fn for_megatron(policy: &StatePolicy) -> Vec<String> {
+    let step = policy.newest().and_then(|newest| newest.step).unwrap_or(0);
+    let mut lines = vec![format!(
+        "move `{}` to DIR/iter_{step:07}, and write {step} into DIR/latest_checkpointed_iteration.txt",
+        policy.checkpoint.display()
+    )];
+    if resumes(policy) {
+        let mut load = "--load DIR: moments, schedule and iteration are those of the newest source".to_owned();
+        if policy.skip_data_steps > 0 {
+            let (first, last) = (step + 1, step + policy.skip_data_steps);
+            load.push_str(&format!("; --iterations-to-skip $(seq {first} {last})"));
+        }
+        lines.push(load);
+    } else if policy.state == StartState::Full {
+        lines.push("--load DIR --no-load-optim --no-load-rng, and give --lr-warmup-iters for fresh moments".to_owned());
+        lines.extend(skipped(policy));
+    } else {
+        lines.push("--load DIR --finetune: without optimizer and random state, from iteration 0".to_owned());
+    }
+    lines
+}
+
+fn for_deepspeed(policy: &StatePolicy) -> Vec<String> {
+    let text = |path: Option<&Path>| path.map_or_else(|| ".".to_owned(), |path| path.display().to_string());
+    let folder = text(policy.checkpoint.parent().filter(|parent| !parent.as_os_str().is_empty()));
+    let tag = text(policy.checkpoint.file_name().map(Path::new));
+    let options = if resumes(policy) { "" } else { ", load_optimizer_states=False, load_lr_scheduler_states=False" };
+    let mut lines = vec![format!("engine.load_checkpoint(\"{folder}\", tag=\"{tag}\"{options})")];
+    if resumes(policy) {
+        lines.push("moments, schedule and step are those of the newest source".to_owned());
+    }
+    lines.extend(skipped(policy));
+    lines
+}
+
+fn for_pytorch(policy: &StatePolicy) -> Vec<String> {
+    let what = if resumes(policy) {
+        "resume from it as from any checkpoint: everything beside the parameters is that of the newest source"
+    } else {
+        "load its model alone: moments, schedule and data start again"
+    };
+    std::iter::once(format!("{what}: `{}`", policy.checkpoint.display())).chain(skipped(policy)).collect()
+}
+
+/// What to do about batches that are to be skipped.
+fn skipped(policy: &StatePolicy) -> Option<String> {
+    let step = policy.newest()?.step?;
+    (policy.skip_data_steps > 0).then(|| format!("let the data begin after step {}", step + policy.skip_data_steps))
+}
