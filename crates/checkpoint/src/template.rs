@@ -16,7 +16,7 @@ use crate::format::dcp::METADATA_FILE_NAME;
 use crate::format::deepspeed::MODEL_END;
 use crate::format::model_key::WHOLE_KEY;
 use crate::format::torch::archive::Archive;
-use crate::format::torch::is_torch_name;
+use crate::format::torch::is_saved_name;
 use crate::layout::{Checksum, CopiedBytes, FrameContent, FramePart, LayoutEntry, OutputFile, OutputLayout};
 use crate::open::open_checkpoint_with;
 use crate::side_files::{SideFileKind, StayReason, side_file_kind};
@@ -166,7 +166,8 @@ pub fn open_whole(storage: &Arc<dyn Storage>, checkpoint: &Checkpoint) -> Result
             _ if is_metadata => true,
             "torch" if is_own => true,
             _ if is_deepspeed => file.name.ends_with(MODEL_END),
-            _ => is_torch_name(&file.name),
+            // An index leads to the files that are listed here one by one.
+            _ => is_saved_name(&file.name),
         };
         if !is_wanted {
             continue;

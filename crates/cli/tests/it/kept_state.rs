@@ -458,6 +458,15 @@ fn other_names_of_merged_tensors_are_said_to_change_with_them() {
 }
 
 #[test]
+fn shards_with_an_index_have_no_other_names() {
+    let scratch = Scratch::new();
+    let steps =
+        ["60", "80"].map(|step| root().join(format!("fixtures/torch/bin-sharded/step-{step}")).display().to_string());
+    let told = done(&scratch, &["merge", &steps[0], &steps[1], "-o", "out"]);
+    assert!(told.contains("everything else is as in `step-80`\n"), "{told}");
+}
+
+#[test]
 fn tensors_that_would_change_in_part_and_training_state_that_would_change_are_refused() {
     let scratch = Scratch::new();
     let cases: [(&str, &str, u64, &[u64]); 5] = [

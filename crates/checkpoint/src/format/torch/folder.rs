@@ -56,8 +56,13 @@ pub(super) enum Entrance {
 }
 
 /// Whether a name is like those of torch.save files.
-pub(crate) fn is_torch_name(name: &str) -> bool {
-    FILE_ENDS.iter().any(|end| name.ends_with(end)) || name.ends_with(INDEX_END)
+pub(super) fn is_torch_name(name: &str) -> bool {
+    is_saved_name(name) || name.ends_with(INDEX_END)
+}
+
+/// Whether a name is like those of files of torch.save, without their indexes.
+pub(crate) fn is_saved_name(name: &str) -> bool {
+    FILE_ENDS.iter().any(|end| name.ends_with(end))
 }
 
 fn is_side_name(name: &str) -> bool {
