@@ -3,6 +3,7 @@
 //! Reads and checks; opens nothing. An unknown key is an error that names the nearest known one.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
@@ -212,6 +213,9 @@ pub struct DomainSection {
     /// Part of the sequences that come from here, relative to the other domains.
     #[serde(default = "unit_share")]
     pub share: f64,
+    /// Documents of the training text that are used, the first ones; default all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<NonZeroUsize>,
 }
 
 fn unit_share() -> f64 {

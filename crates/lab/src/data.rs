@@ -1,5 +1,6 @@
 //! What a run reads: the tokenizer, the domains and their held-out text, encoded.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -41,7 +42,9 @@ impl TrainData {
         let mut validation = Vec::new();
         for section in &config.data {
             let name = domain_name(section);
-            domains.push(encode(&name, documents_of(&section.from, CorpusPart::Train, folder, storage)?)?);
+            let mut documents = documents_of(&section.from, CorpusPart::Train, folder, storage)?;
+            documents.truncate(section.limit.map_or(usize::MAX, NonZeroUsize::get));
+            domains.push(encode(&name, documents)?);
             let held_out = match &section.validation {
                 _ if config.validation.is_none() => None,
                 Some(paths) => Some(documents_of(paths, CorpusPart::Validation, folder, storage)?),
@@ -118,4 +121,29 @@ fn documents_of(
         documents.extend(read_documents(storage, &resolve_path(folder, path))?);
     }
     Ok(documents)
+}
+
+#[cfg(test)]
+mod tests {
+    use thalweg_storage::LocalStorage;
+
+    use super::*;
+
+    #[test]
+    fn a_limit_takes_the_first_documents() {
+        let load = |limit: usize| {
+            let text = format!(
+                "kind = \"thalweg-train\"\nversion = 1\nsteps = 1\nsequence_length = 8\nbatch_sequences = 1\n\
+                 tokenizer = \"bpe-512\"\n[model]\nhidden = 8\nlayers = 1\nheads = 1\nintermediate = 8\n\
+                 [[data]]\nfrom = \"stories\"\nlimit = {limit}\n[optimizer]\nlearning_rate = 0.01\n\
+                 [schedule]\nkind = \"constant\"\n[checkpoints]\nevery_steps = 1\n"
+            );
+            let config = TrainConfig::from_toml(&text, Path::new("run.toml")).unwrap();
+            let data = TrainData::load(&config, Path::new(""), &LocalStorage::new()).unwrap();
+            Arc::clone(&data.domains[0])
+        };
+        let (three, five) = (load(3), load(5));
+        assert_eq!((three.n_documents(), five.n_documents()), (3, 5));
+        assert!(five.tokens().starts_with(three.tokens()));
+    }
 }

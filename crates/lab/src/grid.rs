@@ -217,7 +217,7 @@ fn load_all(grid: &Grid, folder: &Path, run: &RunContext<'_>) -> Result<Vec<Arc<
     let key_of = |config: &TrainConfig| {
         json!([
             config.tokenizer,
-            config.data.iter().map(|d| (&d.from, &d.validation, &d.name)).collect::<Vec<_>>(),
+            config.data.iter().map(|d| (&d.from, &d.validation, &d.name, d.limit)).collect::<Vec<_>>(),
             config.validation.is_some()
         ])
         .to_string()

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
-use thalweg_lab::corpus::{CorpusPart, built_in_bytes, parse_documents};
+use serde_json::Value;
 
 use crate::support::{root, run, transcript};
 
@@ -17,7 +16,6 @@ struct Lab {
 impl Lab {
     fn new() -> Self {
         let lab = Self { scratch: tempfile::tempdir().unwrap() };
-        std::fs::write(lab.path("train.jsonl"), a_part_of_the_stories()).unwrap();
         lab.train("run", STEPS, 0, "");
         for (part, role) in [("validation", "selection"), ("test", "report")] {
             let file = root().join(format!("corpora/stories/{part}.jsonl.zst"));
@@ -39,7 +37,7 @@ impl Lab {
         let config = format!(
             "kind = \"thalweg-train\"\nversion = 1\nseed = 3\nsteps = {steps}\nsequence_length = 32\nbatch_sequences = 4\n\
              tokenizer = \"bpe-512\"\n[model]\nhidden = 24\nlayers = 1\nheads = 2\nintermediate = 32\n\
-             [[data]]\nfrom = \"train.jsonl\"\n[optimizer]\nlearning_rate = 0.02\n\
+             [[data]]\nfrom = \"stories\"\nlimit = 400\n[optimizer]\nlearning_rate = 0.02\n\
              [schedule]\nkind = \"wsd\"\nwarmup_steps = 8\nanneal_steps = {anneal_steps}\ncurve = \"linear\"\n\
              [checkpoints]\nevery_steps = 4\nkeep_states = 0\n{more}"
         );
@@ -61,13 +59,6 @@ impl Lab {
     fn transcript(&self, arguments: &[&str]) -> String {
         transcript(arguments, self.scratch.path())
     }
-}
-
-/// Enough to train on. Encoding the whole corpus takes longer than the training.
-fn a_part_of_the_stories() -> String {
-    let bytes = built_in_bytes("stories", CorpusPart::Train).unwrap();
-    let documents = parse_documents(bytes, Path::new("stories")).unwrap();
-    documents[..400].iter().map(|text| json!({ "text": text }).to_string() + "\n").collect()
 }
 
 fn value_of(row: &Value, suite: &str) -> f64 {

@@ -139,13 +139,15 @@ impl DemoSpec {
         // The fork starts from a training state, so those since the fork step must not be let go.
         let keep_states = (last_step - self.numbers().fork_step) / every_steps + 1;
         let seed = self.seed;
+        // Encoding the whole corpus takes longer than a tiny demo.
+        let limit = if self.size == DemoSize::Tiny { "limit = 400\n" } else { "" };
         format!(
             "{head}\n\
              kind = \"thalweg-train\"\nversion = 1\nseed = {seed}\nsteps = {last_step}\n\
              sequence_length = {SEQUENCE_LENGTH}\nbatch_sequences = {batch_sequences}\ntokenizer = \"bpe-512\"\n\n\
              [model]\nfamily = \"llama\"\nhidden = {hidden}\nlayers = {layers}\nheads = 4\nkv_heads = 2\n\
              intermediate = {intermediate}\n\n\
-             [[data]]\nfrom = \"stories\"\n\n\
+             [[data]]\nfrom = \"stories\"\n{limit}\n\
              [optimizer]\nkind = \"adamw\"\nlearning_rate = {LEARNING_RATE}\nweight_decay = 0.1\nclip_norm = 1.0\n\n\
              [schedule]\nkind = \"wsd\"\nwarmup_steps = {warmup_steps}\nanneal_steps = {anneal_steps}\n\
              curve = \"{ANNEAL_CURVE}\"\n\n\
