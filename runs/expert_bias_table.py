@@ -12,6 +12,8 @@ import statistics
 import struct
 import sys
 
+from pages import paste
+
 RESULTS = pathlib.Path(__file__).parent.parent / "docs" / "results"
 BIAS = ".e_score_correction_bias"
 T95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -176,13 +178,6 @@ def tables(rows):
         for window, title in WINDOWS.items():
             text += details(rows, rate, window, title)
     return text
-
-
-def paste(path, lines):
-    text = path.read_text()
-    begin, end = "<!-- tables: begin -->\n", "<!-- tables: end -->"
-    before, rest = text.split(begin)
-    path.write_text(before + begin + "\n" + "\n".join(lines) + "\n" + end + rest.split(end)[1])
 
 
 def main(out):

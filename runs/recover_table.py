@@ -7,6 +7,8 @@ import pathlib
 import statistics
 import sys
 
+from pages import paste
+
 OUT = pathlib.Path(sys.argv[1])
 RESULTS = pathlib.Path(__file__).parent.parent / "docs" / "results"
 LAST_STEP = 560
@@ -107,13 +109,6 @@ def tables(rows):
             text.append("| " + " | ".join(cells) + " |")
         text.append("")
     return text
-
-
-def paste(path, lines):
-    text = path.read_text()
-    begin, end = "<!-- tables: begin -->\n", "<!-- tables: end -->"
-    before, rest = text.split(begin)
-    path.write_text(before + begin + "\n" + "\n".join(lines) + "\n" + end + rest.split(end)[1])
 
 
 rows = collect()
