@@ -1,7 +1,8 @@
-//! The record of a sweep, forecast or recovery over one run: plain data, one JSON file, from which its page and table are made.
+//! The record of a sweep, forecast or recovery over one run: plain data, one JSON file, from which its page and table
+//! are made.
 //!
-//! Where [`crate::report::Report`] tells the fixed story of the demo, a [`StudyRecord`] holds whatever was asked about a run:
-//! each part may be empty. Paths in it are to read, never to open.
+//! Where [`crate::report::Report`] tells the fixed story of the demo, a [`StudyRecord`] holds whatever was asked about
+//! a run: each part may be empty. Paths in it are to read, never to open.
 
 use serde::{Deserialize, Serialize};
 use thalweg_storage::guard::OwnKind;

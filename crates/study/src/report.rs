@@ -9,7 +9,7 @@ use crate::Error;
 
 /// `kind` of a report file.
 pub const REPORT_KIND: &str = "thalweg-report";
-/// What marks a file as the page of a report. Only such a file may be replaced.
+/// What marks a file as the report of a demo. Only such a file may be replaced.
 pub const REPORT_FILE: OwnKind<'_> = OwnKind::json("the report of a demo", REPORT_KIND);
 /// `version` of the report files that this program writes and reads.
 pub const REPORT_VERSION: u64 = 1;

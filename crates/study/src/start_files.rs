@@ -5,8 +5,9 @@
 use std::path::Path;
 
 use thalweg_lab::config::{MomentsPolicy, StartState};
+use thalweg_merge::output_format::OptimizerPolicy;
 
-use crate::start_policy::{StartPurpose, StatePolicy, TrainerInstructions};
+use crate::start_policy::{StatePolicy, TrainerInstructions};
 
 /// What to do in the trainers that read the start point's format; `None` for safetensors, which many read.
 pub(crate) fn for_own_format(policy: &StatePolicy) -> Option<Vec<TrainerInstructions>> {
@@ -28,33 +29,30 @@ pub(crate) fn for_own_format(policy: &StatePolicy) -> Option<Vec<TrainerInstruct
 
 /// Whether training resumes with the state of the optimizer that is in the files.
 fn resumes(policy: &StatePolicy) -> bool {
-    policy.has_optimizer && policy.state == StartState::Full && policy.moments != MomentsPolicy::Reset
+    policy.optimizer != OptimizerPolicy::Drop
+        && policy.state == StartState::Full
+        && policy.moments != MomentsPolicy::Reset
+}
+
+/// Where the state of a trainer that resumes comes from.
+fn origin(policy: &StatePolicy, rest: &str) -> String {
+    match policy.optimizer {
+        OptimizerPolicy::Average => format!("moments are averaged; {rest} are those of the newest source"),
+        _ => format!("moments, {rest} are those of the newest source"),
+    }
 }
 
 /// As the checkpoint options of torchtitan have it.
 fn for_torchtitan(policy: &StatePolicy) -> Vec<String> {
+    if !resumes(policy) {
+        return policy.params_alone_in_torchtitan("");
+    }
     let load = format!("--checkpoint.enable --checkpoint.initial_load_path \"{}\"", policy.checkpoint.display());
-    if resumes(policy) {
-        let mut lines = vec![
-            format!("{load} --checkpoint.no_initial_load_model_only"),
-            "with an empty checkpoint.folder: moments, schedule, step and data are those of the newest source"
-                .to_owned(),
-        ];
-        lines.extend(skipped(policy));
-        return lines;
-    }
     let mut lines = vec![
-        load,
-        "with an empty checkpoint.folder: parameters alone are loaded, so moments, schedule and data start again"
-            .to_owned(),
+        format!("{load} --checkpoint.no_initial_load_model_only"),
+        format!("with an empty checkpoint.folder: {}", origin(policy, "schedule, step and data")),
     ];
-    if let (StartPurpose::Recovery, Some(step)) = (policy.purpose, policy.step()) {
-        lines.push(format!("take step {step} off training.steps, and give lr_scheduler.warmup_steps"));
-        lines.push(format!(
-            "there is no option to skip data: let the data set begin after step {}",
-            step + policy.skip_data_steps
-        ));
-    }
+    lines.extend(skipped(policy));
     lines
 }
 
@@ -66,7 +64,7 @@ fn for_megatron(policy: &StatePolicy) -> Vec<String> {
         policy.checkpoint.display()
     )];
     if resumes(policy) {
-        let mut load = "--load DIR: moments, schedule and iteration are those of the newest source".to_owned();
+        let mut load = format!("--load DIR: {}", origin(policy, "schedule and iteration"));
         if policy.skip_data_steps > 0 {
             let (first, last) = (step + 1, step + policy.skip_data_steps);
             load.push_str(&format!("; --iterations-to-skip $(seq {first} {last})"));
@@ -88,19 +86,19 @@ fn for_deepspeed(policy: &StatePolicy) -> Vec<String> {
     let options = if resumes(policy) { "" } else { ", load_optimizer_states=False, load_lr_scheduler_states=False" };
     let mut lines = vec![format!("engine.load_checkpoint(\"{folder}\", tag=\"{tag}\"{options})")];
     if resumes(policy) {
-        lines.push("moments, schedule and step are those of the newest source".to_owned());
+        lines.push(origin(policy, "schedule and step"));
     }
     lines.extend(skipped(policy));
     lines
 }
 
 fn for_pytorch(policy: &StatePolicy) -> Vec<String> {
-    let what = if resumes(policy) {
-        "resume from it as from any checkpoint: everything beside the parameters is that of the newest source"
-    } else {
-        "load its model alone: moments, schedule and data start again"
+    let checkpoint = policy.checkpoint.display();
+    let line = match resumes(policy) {
+        true => format!("resume from `{checkpoint}` as from any checkpoint: {}", origin(policy, "schedule and step")),
+        false => format!("load the model of `{checkpoint}` alone: moments, schedule and data start again"),
     };
-    std::iter::once(format!("{what}: `{}`", policy.checkpoint.display())).chain(skipped(policy)).collect()
+    std::iter::once(line).chain(skipped(policy)).collect()
 }
 
 /// What to do about batches that are to be skipped.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thalweg_lab::config::{MomentsPolicy, StartSection, StartState};
+use thalweg_merge::output_format::OptimizerPolicy;
 use thalweg_storage::guard::OwnKind;
 use thalweg_trajectory::TrajectoryCheckpoint;
 
@@ -85,9 +86,9 @@ pub struct StatePolicy {
     /// Its format, as `thalweg inspect` names it.
     #[serde(default = "safetensors")]
     pub format: String,
-    /// Whether its files have the state of an optimizer.
+    /// What its files have of the optimizer's state.
     #[serde(default)]
-    pub has_optimizer: bool,
+    pub optimizer: OptimizerPolicy,
     /// What it was made of, oldest first. One alone is the checkpoint itself.
     pub sources: Vec<StartSource>,
     /// How much of the training state is kept.
@@ -125,7 +126,7 @@ impl StatePolicy {
             purpose: StartPurpose::Recovery,
             checkpoint,
             format: safetensors(),
-            has_optimizer: false,
+            optimizer: OptimizerPolicy::Drop,
             sources: start_sources(&plan.sources),
             state: StartState::Full,
             moments,
@@ -135,7 +136,8 @@ impl StatePolicy {
         }
     }
 
-    /// The policy of a start point for continued training or fine-tuning: parameters alone; moments and steps start again.
+    /// The policy of a start point for continued training or fine-tuning: parameters alone; moments and steps start
+    /// again.
     pub fn for_start(purpose: StartPurpose, sources: Vec<StartSource>, checkpoint: PathBuf, rate: Option<f64>) -> Self {
         let advice = match purpose {
             StartPurpose::Sft => SFT_ADVICE,
@@ -147,7 +149,7 @@ impl StatePolicy {
             purpose,
             checkpoint,
             format: safetensors(),
-            has_optimizer: false,
+            optimizer: OptimizerPolicy::Drop,
             sources,
             state: StartState::ParamsOnly,
             moments: MomentsPolicy::Reset,
@@ -219,8 +221,8 @@ impl StatePolicy {
 
     /// The same policy for a checkpoint with other files than safetensors without an optimizer.
     #[must_use]
-    pub fn with_files(self, format: impl Into<String>, has_optimizer: bool) -> Self {
-        Self { format: format.into(), has_optimizer, ..self }
+    pub fn with_files(self, format: impl Into<String>, optimizer: OptimizerPolicy) -> Self {
+        Self { format: format.into(), optimizer, ..self }
     }
 
     /// What to do in the trainers that read the checkpoint: for safetensors the lab, Hugging Face's Trainer, torchtitan
@@ -293,13 +295,11 @@ impl StatePolicy {
         Some(format!("give a train set that begins after step {step}: dataset.skip({step} * global batch size){how}"))
     }
 
-    /// As docs/checkpoint.md and the checkpoint options of torchtitan have it.
-    fn for_torchtitan(&self) -> Vec<String> {
+    /// How torchtitan starts from the parameters, with further options.
+    pub(crate) fn params_alone_in_torchtitan(&self, options: &str) -> Vec<String> {
         let checkpoint = self.checkpoint.display();
         let mut lines = vec![
-            format!(
-                "--checkpoint.enable --checkpoint.initial_load_path \"{checkpoint}\" --checkpoint.initial_load_in_hf"
-            ),
+            format!("--checkpoint.enable --checkpoint.initial_load_path \"{checkpoint}\"{options}"),
             "with an empty checkpoint.folder: parameters alone are loaded, so moments, schedule and data start again"
                 .to_owned(),
         ];
@@ -310,6 +310,12 @@ impl StatePolicy {
                 step + self.skip_data_steps
             ));
         }
+        lines
+    }
+
+    /// As docs/checkpoint.md and the checkpoint options of torchtitan have it.
+    fn for_torchtitan(&self) -> Vec<String> {
+        let mut lines = self.params_alone_in_torchtitan(" --checkpoint.initial_load_in_hf");
         if self.state == StartState::Full && self.moments != MomentsPolicy::Reset {
             lines.push(
                 "moments are kept only with torchtitan's own checkpoint: --checkpoint.load_step resumes it, unmerged"

@@ -97,8 +97,12 @@ fn propose(
         (true, _) => OutputFormat::of(&newest).unwrap_or_default().to_string(),
         (false, _) => newest.format_name().to_owned(),
     };
-    let is_safetensors = format == OutputFormat::Safetensors.to_string();
-    Ok(policy.with_files(format, !is_safetensors))
+    let optimizer = match args.output.optimizer {
+        _ if format == OutputFormat::Safetensors.to_string() => OptimizerPolicy::Drop,
+        Some(asked) if policy.is_merge() => asked.into(),
+        _ => OptimizerPolicy::Newest,
+    };
+    Ok(policy.with_files(format, optimizer))
 }
 
 /// Merges, where there is more than one source and a place, and puts the policy beside the merge.
@@ -122,7 +126,7 @@ fn write(
 /// A policy with the format of the merge that it is for.
 pub(crate) fn with_files_of(policy: StatePolicy, merge: &MergePlan) -> StatePolicy {
     match merge.outputs.first() {
-        Some(output) => policy.with_files(output.format.to_string(), output.policy.optimizer != OptimizerPolicy::Drop),
+        Some(output) => policy.with_files(output.format.to_string(), output.policy.optimizer),
         None => policy,
     }
 }

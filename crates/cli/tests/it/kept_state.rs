@@ -1,5 +1,5 @@
-//! What an output keeps of its newest source beside the merged tensors: copies of the parameters that would undo the merge,
-//! tensors that share bytes with merged ones, training state that is not a model.
+//! What an output keeps of its newest source beside the merged tensors: copies of the parameters that would undo the
+//! merge, tensors that share bytes with merged ones, training state that is not a model.
 
 use std::fs;
 use std::path::Path;

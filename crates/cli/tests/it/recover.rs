@@ -10,7 +10,8 @@ use crate::support::{run, transcript};
 
 const RUN: &str = "examples/runs/hybridstories";
 
-/// Losses of steps 100 to 20,000, every 100: noise that repeats, and from the entry `onset` on a jump of this many entries.
+/// Losses of steps 100 to 20,000, every 100: noise that repeats, and from the entry `onset` on a jump of this many
+/// entries.
 fn losses(onset: usize, length: usize) -> Vec<f64> {
     let noise = |i: usize| 0.01 * ((i * 7919 % 101) as f64 / 100.0 - 0.5);
     let jump = |i: usize| if (onset..onset + length).contains(&i) { 1.0 } else { 0.0 };
@@ -296,7 +297,7 @@ fn init_writes_a_start_point_with_its_policy() {
         "purpose": "sft",
         "checkpoint": "[OUT]/start",
         "format": "safetensors",
-        "has_optimizer": false,
+        "optimizer": "drop",
         "sources": [
           {
             "path": "[ROOT]/examples/runs/hybridstories/step_16000.safetensors",

@@ -1,7 +1,7 @@
 //! The whole story on the embedded corpus: train, fork a real anneal, merge windows in memory, score, compare, report.
 //!
-//! Everything is decided in `spec` before anything is seen: sizes, learning rate, windows, documents. Which merge is shown is
-//! decided by validation text; what is said about it comes from test text. An interrupted demo resumes.
+//! Everything is decided in `spec` before anything is seen: sizes, learning rate, windows, documents. Which merge is
+//! shown is decided by validation text; what is said about it comes from test text. An interrupted demo resumes.
 
 mod merges;
 mod meter;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use thalweg_lab::config::{MomentsPolicy, StartState, TrainConfig};
 use thalweg_lab::event_file::{event_record, file_version_record};
+use thalweg_merge::output_format::OptimizerPolicy;
 use thalweg_storage::{LocalStorage, Storage};
 use thalweg_study::Error;
 use thalweg_study::recover::{RecoveryNote, RecoveryPlan, plan_recovery, search_spikes};
@@ -289,7 +290,8 @@ fn a_start_point_with_a_trainers_own_files_is_for_that_trainer() {
     let plan = recover(&[1000, 2000, 2500, 4000], &lifted(&[(300, 305)])).unwrap();
     let policy = |moments, format: &str| {
         let policy = StatePolicy::for_recovery(&plan, "/runs/out".into(), moments, DataPolicy::Skip);
-        policy.with_files(format, format != "safetensors")
+        let optimizer = if format == "safetensors" { OptimizerPolicy::Drop } else { OptimizerPolicy::Newest };
+        policy.with_files(format, optimizer)
     };
     let kept = [
         ("dcp", "torchtitan", "--checkpoint.no_initial_load_model_only"),
@@ -307,6 +309,8 @@ fn a_start_point_with_a_trainers_own_files_is_for_that_trainer() {
         assert!(text.contains(part) && text.contains("of the newest source"), "{format}: {text}");
         let reset = policy(MomentsPolicy::Reset, format).instructions()[0].lines.join("\n");
         assert!(!reset.contains("of the newest source"), "{format}: {reset}");
+        let averaged = newest.with_files(format, OptimizerPolicy::Average).instructions()[0].lines.join("\n");
+        assert!(averaged.contains("moments are averaged"), "{format}: {averaged}");
     }
     assert_eq!(policy(MomentsPolicy::Newest, "safetensors").instructions().len(), 4);
 }
