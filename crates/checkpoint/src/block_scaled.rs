@@ -1,7 +1,8 @@
 //! Which weights of a checkpoint are FP8 codes with a scale for each block, and the blocks. Reads names, element types,
 //! shapes and the config, and no bytes.
 //!
-//! One convention, that of `weight_scale_inv`: the weight is the code times the scale of its block, in spite of the name.
+//! One convention, that of `weight_scale_inv`: the weight is the code times the scale of its block, in spite of the
+//! name.
 
 use std::collections::BTreeSet;
 use std::fmt;

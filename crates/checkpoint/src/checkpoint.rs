@@ -83,8 +83,8 @@ impl Checkpoint {
         self.dequantised.as_ref().is_some_and(|seen| seen.is_product(tensor_idx))
     }
 
-    /// Number of tensors that hold products of FP8 codes and scales, and the block that shares a scale; `None` if there are
-    /// none, or if the checkpoint was opened without [`ReadOptions::dequantise`](crate::ReadOptions).
+    /// Number of tensors that hold products of FP8 codes and scales, and the block that shares a scale; `None` if there
+    /// are none, or if the checkpoint was opened without [`ReadOptions::dequantise`](crate::ReadOptions).
     pub fn dequantised_weights(&self) -> Option<(usize, [u64; 2])> {
         self.dequantised.as_ref().map(|seen| (seen.n_weights, seen.block))
     }

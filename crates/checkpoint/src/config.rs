@@ -122,7 +122,8 @@ fn replace_ranges(text: &str, ranges: &[Range<usize>], new: impl Fn(&str) -> Str
     out.into_bytes()
 }
 
-/// What a config says of the quantisation of its weights, at the top or in a nested `..._config`; `None` if it says nothing.
+/// What a config says of the quantisation of its weights, at the top or in a nested `..._config`; `None` if it says
+/// nothing.
 pub fn quantisation_of(config: &Value) -> Option<&Value> {
     let object = config.as_object()?;
     let found = [QUANTISATION_KEY, "compression_config"].iter().find_map(|key| object.get(*key));

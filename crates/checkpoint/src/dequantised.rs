@@ -1,5 +1,5 @@
-//! A checkpoint with block-scaled weights, seen without quantisation: F64 tensors that hold each product exactly, and no
-//! scales.
+//! A checkpoint with block-scaled weights, seen without quantisation: F64 tensors that hold each product exactly, and
+//! no scales.
 //!
 //! Formats deliver the codes; the products are made here, above all formats.
 

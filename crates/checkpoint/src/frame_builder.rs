@@ -1,6 +1,7 @@
 //! Builds the frame of an output file from its first byte to its last.
 //!
-//! Tensors and their sums are left out: the stage writes them, and compares the rest with what it finds when it resumes.
+//! Tensors and their sums are left out: the stage writes them, and compares the rest with what it finds when it
+//! resumes.
 
 use std::ops::Range;
 

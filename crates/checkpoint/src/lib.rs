@@ -58,7 +58,7 @@ pub use open::{
 pub use optimizer_state::{MOMENT_NAMES, is_master_name, is_moment, is_optimizer_state};
 pub use pool::CheckpointPool;
 pub use read_options::{Params, ReadOptions};
-pub use rename::{RenameError, RenameMap, RenameRule};
+pub use rename::{NameCollision, RenameError, RenameMap, RenameRule};
 pub use shard_digest::shard_digest;
 pub use side_files::{CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, StayReason, side_file_kind};
 pub use stage::{FrameCopies, FrameCopy, StagedCheckpoint, check_free_space};

@@ -31,8 +31,8 @@ const MAX_OPENERS: usize = 4;
 ///
 /// # Errors
 /// `NotFound`, `NotACheckpoint` or `Ambiguous` for the path; `Unfinished` for a save that has not ended;
-/// `Header`, `Index`, `IndexMismatch` or `Config` for files that break the rules; `Pointer` or `Impostor` for files that are
-/// something else; `Storage`.
+/// `Header`, `Index`, `IndexMismatch` or `Config` for files that break the rules; `Pointer` or `Impostor` for files
+/// that are something else; `Storage`.
 ///
 /// # Example
 /// ```no_run
@@ -185,8 +185,8 @@ pub fn open_with_cache(
     Ok(checkpoint)
 }
 
-/// Shows block-scaled weights as the numbers that they stand for. Where these are not known, or the config cannot be made
-/// to say so, the checkpoint is left as it is, and a merge reports why.
+/// Shows block-scaled weights as the numbers that they stand for. Where these are not known, or the config cannot be
+/// made to say so, the checkpoint is left as it is, and a merge reports why.
 fn dequantise(checkpoint: &mut Checkpoint, cache: &CatalogCache) {
     let Some(Ok(found)) = checkpoint.block_scaled() else { return };
     let edit = |config: &ConfigFile| -> Result<ConfigFile, String> {

@@ -1,7 +1,9 @@
-//! Which tensors belong to the state of an optimizer, and which of them are its moments: by their names, for all formats.
+//! Which tensors belong to the state of an optimizer, and which of them are its moments: by their names, for all
+//! formats.
 //!
 //! A reader that is asked for this state lists each of its tensors by the path that leads to it in the file, from the
-//! optimizer's key on: `optimizer.state.0.exp_avg`, `optim.state.lm_head.weight.exp_avg_sq`, `optimizer.exp_avg.lm_head.weight`.
+//! optimizer's key on: `optimizer.state.0.exp_avg`, `optim.state.lm_head.weight.exp_avg_sq`,
+//! `optimizer.exp_avg.lm_head.weight`.
 
 use thalweg_tensor::TensorEntry;
 

@@ -34,8 +34,8 @@ pub struct ReadOptions {
     /// [`is_optimizer_state`](crate::is_optimizer_state) knows.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub optimizer: bool,
-    /// Whether FP8 codes with scales for blocks are read as the numbers that they stand for, where these are known. In a plan
-    /// this follows from the element type of the output.
+    /// Whether FP8 codes with scales for blocks are read as the numbers that they stand for, where these are known. In
+    /// a plan this follows from the element type of the output.
     #[serde(skip)]
     pub dequantise: bool,
 }

@@ -22,6 +22,32 @@ pub struct RenameRule {
     pub to: String,
 }
 
+/// Two tensors that would get one name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("tensors `{}` and `{}` would both be called `{}`", display_name(first), display_name(second), display_name(to))]
+pub struct NameCollision {
+    /// The name of one tensor.
+    pub first: String,
+    /// That of the other one.
+    pub second: String,
+    /// The new name of both.
+    pub to: String,
+}
+
+/// A catalog of tensors, each given with its old name.
+pub(crate) fn renamed_catalog(tensors: Vec<(&str, TensorEntry)>) -> Result<TensorCatalog, NameCollision> {
+    let mut old_names: BTreeMap<&str, &str> = BTreeMap::new();
+    for (old, entry) in &tensors {
+        if let Some(first) = old_names.insert(&entry.name, old) {
+            let (first, second, to) = (first.to_owned(), (*old).to_owned(), entry.name.to_string());
+            return Err(NameCollision { first, second, to });
+        }
+    }
+    // Names that differ are all that a catalog asks for.
+    let collision = |name: Box<str>| NameCollision { first: String::new(), second: String::new(), to: name.into() };
+    TensorCatalog::new(tensors.into_iter().map(|(_, entry)| entry).collect()).map_err(collision)
+}
+
 /// Why a name map is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -45,20 +71,8 @@ pub enum RenameError {
         to: String,
     },
     /// Two tensors with one new name.
-    #[error(
-        "tensors `{}` and `{}` would both be called `{}`",
-        display_name(first),
-        display_name(second),
-        display_name(to)
-    )]
-    Collision {
-        /// One tensor.
-        first: String,
-        /// Another one.
-        second: String,
-        /// The name.
-        to: String,
-    },
+    #[error(transparent)]
+    Collision(#[from] NameCollision),
 }
 
 impl FromStr for RenameMap {
@@ -128,7 +142,6 @@ impl RenameMap {
     /// ```
     pub fn rename(&self, catalog: &TensorCatalog) -> Result<(TensorCatalog, Vec<String>), RenameError> {
         let mut is_used = vec![false; self.0.len()];
-        let mut old_names: BTreeMap<String, &str> = BTreeMap::new();
         let mut entries = Vec::with_capacity(catalog.entries().len());
         for entry in catalog.entries() {
             let found = self.0.iter().enumerate().find_map(|(i, rule)| Some((i, rule.apply(&entry.name)?)));
@@ -139,18 +152,10 @@ impl RenameMap {
                 }
                 None => entry.name.to_string(),
             };
-            if let Some(first) = old_names.insert(name.clone(), &entry.name) {
-                let (first, second) = (first.to_owned(), entry.name.to_string());
-                return Err(RenameError::Collision { first, second, to: name });
-            }
-            entries.push(TensorEntry { name: name.into(), ..entry.clone() });
+            entries.push((&*entry.name, TensorEntry { name: name.into(), ..entry.clone() }));
         }
         let idle = self.0.iter().zip(is_used).filter(|(_, is_used)| !is_used).map(|(rule, _)| rule.from.clone());
-        let renamed = TensorCatalog::new(entries).map_err(|name| {
-            let (first, second) = (String::new(), String::new());
-            RenameError::Collision { first, second, to: name.into() }
-        })?;
-        Ok((renamed, idle.collect()))
+        Ok((renamed_catalog(entries)?, idle.collect()))
     }
 }
 

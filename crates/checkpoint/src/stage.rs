@@ -57,8 +57,8 @@ pub struct FrameCopy {
 
 /// What is copied into a stage, by when.
 ///
-/// Until the last of it is there, programs that read the format cannot read the files: each lacks its beginning and its end,
-/// and with them headers, directories and the trainer's own marker of a finished checkpoint.
+/// Until the last of it is there, programs that read the format cannot read the files: each lacks its beginning and its
+/// end, and with them headers, directories and the trainer's own marker of a finished checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FrameCopies {
     /// Before the tensors are written, because elements that are not contiguous lie between these bytes.

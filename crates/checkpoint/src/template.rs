@@ -115,7 +115,8 @@ pub fn kept_files(storage: &dyn Storage, template: &Template<'_>) -> Result<Vec<
     Ok(list.files.into_iter().map(kept).collect())
 }
 
-/// The bytes that a finished output has unchanged from other files: what is copied, without what is written over it later.
+/// The bytes that a finished output has unchanged from other files: what is copied, without what is written over it
+/// later.
 pub fn unchanged_copies(layout: &OutputLayout) -> Vec<FrameCopy> {
     let mut copies = Vec::new();
     for (file_idx, file) in layout.files().iter().enumerate() {
@@ -143,9 +144,9 @@ pub fn unchanged_copies(layout: &OutputLayout) -> Vec<FrameCopy> {
 /// Everything that the files of an output made like `checkpoint` hold, whatever it is: one checkpoint for each file of
 /// torch.save and for each distributed checkpoint, with all tensors under their full names.
 ///
-/// Files with tensors that no other tensor can be a part of are left out: safetensors, and what DeepSpeed's ranks hold of
-/// the optimizer, where its format says which bytes are masters and which are moments. So are other files than those of
-/// the checkpoint if they cannot be read: they are copied as they are.
+/// Files with tensors that no other tensor can be a part of are left out: safetensors, and what DeepSpeed's ranks hold
+/// of the optimizer, where its format says which bytes are masters and which are moments. So are other files than those
+/// of the checkpoint if they cannot be read: they are copied as they are.
 ///
 /// # Errors
 /// As [`open_checkpoint`](crate::open_checkpoint), for the files of the checkpoint itself.
@@ -428,7 +429,8 @@ fn without(spans: &[Range<u64>], len_bytes: u64) -> Vec<Range<u64>> {
     gaps
 }
 
-/// The bytes of a file that belong to no tensor, for each file that pieces of `entries` count: `len_bytes` has its length.
+/// The bytes of a file that belong to no tensor, for each file that pieces of `entries` count: `len_bytes` has its
+/// length.
 ///
 /// The bytes between the elements of a piece with strides are not among them.
 pub fn frame_ranges(entries: &[TensorEntry], len_bytes: &[u64]) -> Vec<Vec<Range<u64>>> {

@@ -137,8 +137,8 @@ pub(crate) struct ReadArgs {
     /// master]
     #[arg(long, value_enum, value_name = "WHICH", help_heading = "Reading")]
     pub(crate) params: Option<ParamsChoice>,
-    /// Other names for tensors, so that formats can be mixed: a file with one rule on each line, such as `layers.*.wq ->
-    /// model.layers.*.q_proj.weight`; `*` matches anything
+    /// Other names for tensors, so that formats can be mixed: a file with one rule on each line, such as
+    /// `layers.*.wq -> model.layers.*.q_proj.weight`; `*` matches anything
     #[arg(long, value_name = "FILE", help_heading = "Reading")]
     pub(crate) rename: Option<PathBuf>,
 }
@@ -295,7 +295,8 @@ pub(crate) struct SchemeArgs {
 #[derive(Debug, Args, Clone, PartialEq, Eq)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct FileArgs {
-    /// Element type of floating tensors; any but same also reads FP8 weights with block scales as the values that they stand for
+    /// Element type of floating tensors; any but same also reads FP8 weights with block scales as the values that they
+    /// stand for
     #[arg(long, value_enum, default_value_t = DtypeChoice::Same, ignore_case = true)]
     pub(crate) dtype: DtypeChoice,
     /// Largest shard: 5GB (the default), 5GiB, or bytes; a larger tensor gets a separate shard
@@ -323,8 +324,8 @@ pub(crate) struct HuggingFaceArgs {
     /// `--rename` applies before it, `--drop` after it
     #[arg(long)]
     pub(crate) to_huggingface: bool,
-    /// Folder with the model's `config.json`, which says how many heads it has, and its tokenizer, which travels [default:
-    /// what is beside the tensors]
+    /// Folder with the model's `config.json`, which says how many heads it has, and its tokenizer, which travels
+    /// [default: what is beside the tensors]
     #[arg(long, alias = "hf-assets-path", value_name = "DIR", requires = "to_huggingface")]
     pub(crate) hf_assets: Option<PathBuf>,
 }
@@ -335,12 +336,12 @@ pub(crate) struct HuggingFaceArgs {
 pub(crate) struct OutputArgs {
     #[command(flatten)]
     pub(crate) files: FileArgs,
-    /// Format of the output; same is that of the newest checkpoint, whose other files are then kept, so that its trainer
-    /// resumes from the output [default: same where it can be written, else safetensors]
+    /// Format of the output; same is that of the newest checkpoint, whose other files are then kept, so that its
+    /// trainer resumes from the output [default: same where it can be written, else safetensors]
     #[arg(long, value_enum)]
     pub(crate) format: Option<FormatChoice>,
-    /// State of the optimizer and of the training run: left out, that of the newest checkpoint, or that with the average of
-    /// the optimizer's moments [default: newest where the output has its files]
+    /// State of the optimizer and of the training run: left out, that of the newest checkpoint, or that with the
+    /// average of the optimizer's moments [default: newest where the output has its files]
     #[arg(long, value_enum)]
     pub(crate) optimizer: Option<OptimizerChoice>,
     /// Integers and booleans that differ

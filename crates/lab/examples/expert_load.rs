@@ -2,8 +2,8 @@
 //!
 //!     cargo run --release -p thalweg-lab --example expert_load -- test SEQUENCE_LENGTH CHECKPOINT...
 //!
-//! The text is a part of the built-in stories (`validation` or `test`), cut into sequences as in training: documents behind
-//! each other with an end of text after each, no padding. `nats_per_token` is that of the same sequences.
+//! The text is a part of the built-in stories (`validation` or `test`), cut into sequences as in training: documents
+//! behind each other with an end of text after each, no padding. `nats_per_token` is that of the same sequences.
 
 #![expect(clippy::print_stdout, reason = "an example prints its results")]
 #![expect(clippy::cast_precision_loss, reason = "counts of tokens stay far below 2^53")]

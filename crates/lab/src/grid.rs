@@ -1,7 +1,7 @@
 //! Many runs from one file: every combination of the values of some keys, several at a time.
 //!
-//! `[grid.axes]` gives a list for each key; `[grid] jobs` how many run at once, with the threads divided among them. A cell has a
-//! separate folder, named by its values and the digest of its config, and resumes like any run.
+//! `[grid.axes]` gives a list for each key; `[grid] jobs` how many run at once, with the threads divided among them. A
+//! cell has a separate folder, named by its values and the digest of its config, and resumes like any run.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;

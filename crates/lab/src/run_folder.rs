@@ -1,7 +1,7 @@
 //! The folder of a run: which run it belongs to, and where its files are.
 //!
-//! `thalweg-train.json` holds the resolved config; a folder of another config is refused. `thalweg.toml` tells the rest of
-//! thalweg the log, the tokens of a step and the stable phase. A lock keeps two processes apart.
+//! `thalweg-train.json` holds the resolved config; a folder of another config is refused. `thalweg.toml` tells the rest
+//! of thalweg the log, the tokens of a step and the stable phase. A lock keeps two processes apart.
 
 use std::path::{Path, PathBuf};
 

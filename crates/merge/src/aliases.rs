@@ -1,5 +1,5 @@
-//! Tensors that share bytes in the files that an output is made like, such as tied weights and views: the bytes can hold
-//! only one result. So what is shared must be shared in every source, and treated alike.
+//! Tensors that share bytes in the files that an output is made like, such as tied weights and views: the bytes can
+//! hold only one result. So what is shared must be shared in every source, and treated alike.
 
 use thalweg_checkpoint::{Checkpoint, OutputLayout, is_optimizer_state};
 use thalweg_tensor::{Piece, TensorEntry, display_name};
@@ -83,8 +83,8 @@ pub(crate) fn spans_of(entry: &TensorEntry) -> impl Iterator<Item = (u32, u64, u
     })
 }
 
-/// Pairs of tensors that have bytes in common, enough of them to link all that do; a tensor that repeats its own elements
-/// is a pair with itself.
+/// Pairs of tensors that have bytes in common, enough of them to link all that do; a tensor that repeats its own
+/// elements is a pair with itself.
 fn shared_pairs(entries: &[TensorEntry]) -> Vec<[usize; 2]> {
     let repeats = |entry: &TensorEntry, piece: &Piece| {
         piece.extent(&entry.shape).iter().product::<u64>() > piece.n_spanned(&entry.shape).unwrap_or(0)

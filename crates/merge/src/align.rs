@@ -252,8 +252,8 @@ impl<'a> Policy<'a> {
     }
 }
 
-/// Obstacles inside the sources, each reported once with the sources that have it. Only codes are an obstacle to a copy, and
-/// only if it changes the element type of their scales.
+/// Obstacles inside the sources, each reported once with the sources that have it. Only codes are an obstacle to a
+/// copy, and only if it changes the element type of their scales.
 fn find_contents(sources: &[OpenSource], plan: &MergePlan, policy: &Policy<'_>) -> Vec<Difference> {
     let is_copy = plan.is_copy();
     if is_copy && plan.outputs.iter().all(|output| output.dtype == OutputDtype::Same) {
@@ -415,15 +415,10 @@ fn collect_notes(sources: &[OpenSource], layout: &MergeLayout, plan: &MergePlan)
              {num_key_value_heads} of keys, of {head_dim} rows each, its order"
         )
     }));
-    let is_copy = |output: &OutputPlan| {
-        let [only] = output.sources.as_slice() else { return false };
-        // A conversion says so itself.
-        heads.is_none()
-            && only.numerator == output.divisor
-            && output.dtype == OutputDtype::Same
-            && output.scheme != CONVERT_SCHEME
-    };
-    if plan.outputs.iter().any(is_copy) {
+    // A conversion is known to be a copy.
+    let is_same =
+        |output: &OutputPlan| output.is_copy() && output.dtype == OutputDtype::Same && output.scheme != CONVERT_SCHEME;
+    if heads.is_none() && plan.outputs.iter().any(is_same) {
         notes.push("one source: the merge equals it".to_owned());
     }
     let count = |wanted| layout.classes.iter().filter(|&&class| class == wanted).count();

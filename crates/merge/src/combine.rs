@@ -139,10 +139,20 @@ fn action(class: TensorClass, combination: &Combination) -> Action {
     }
 }
 
+/// Bytes of some elements of a tensor in the files of the sources that `read` lists.
+pub(crate) fn stored_bytes(
+    sources: &[&dyn TensorSource],
+    read: &[usize],
+    tensor_idx: usize,
+    elements: &Range<u64>,
+) -> u64 {
+    read.iter().map(|&i| sources[i].stored_bytes(tensor_idx, elements.clone())).sum()
+}
+
 /// Bytes of tensors that are read from `sources`, for each tensor from those that `read_by` lists.
 pub(crate) fn bytes_read(layout: &MergeLayout, sources: &[&dyn TensorSource], read_by: &[Vec<usize>]) -> u64 {
     let of_tensor = |(t, (entry, read)): (usize, (&TensorEntry, &Vec<usize>))| {
-        read.iter().map(|&i| sources[i].stored_bytes(t, 0..entry.n_elements())).sum::<u64>()
+        stored_bytes(sources, read, t, &(0..entry.n_elements()))
     };
     layout.catalog.entries().iter().zip(read_by).enumerate().map(of_tensor).sum()
 }
@@ -364,7 +374,7 @@ impl<'a> Worker<'a> {
     }
 
     fn stored_bytes(&self, used: &SourceUse, tensor_idx: usize, elements: &Range<u64>) -> u64 {
-        used.read.iter().map(|&i| self.job.sources[i].stored_bytes(tensor_idx, elements.clone())).sum()
+        stored_bytes(self.job.sources, &used.read, tensor_idx, elements)
     }
 
     fn hint(&self, parts: &[Part], tell: fn(&(dyn TensorSource + 'a), usize, Range<u64>)) {

@@ -51,7 +51,8 @@ pub enum Obstacle {
         /// The library or format that writes such tensors.
         by: &'static str,
     },
-    /// FP8 codes with scales, which are merged as the numbers that they stand for if the output has another element type.
+    /// FP8 codes with scales, which are merged as the numbers that they stand for if the output has another element
+    /// type.
     BlockScaled {
         /// The first weight.
         weight: String,

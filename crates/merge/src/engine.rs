@@ -254,8 +254,8 @@ fn merge_into(
 
 /// Runs `work` while another thread brings what was written to the medium, so that the end need not wait for all of it.
 ///
-/// `work` is given a function to call after each unit. An error of the medium is reported to whichever call comes first,
-/// so those of the other thread are kept.
+/// `work` is given a function to call after each unit. An error of the medium is reported to whichever call comes
+/// first, so those of the other thread are kept.
 fn with_background_sync(
     staged: &[StagedOutput<'_>],
     work: impl FnOnce(&(dyn Fn() + Sync)) -> Result<(), Error>,

@@ -1,5 +1,5 @@
-//! The config and the other files of outputs that get Hugging Face names. They come from a folder of assets, or from beside
-//! the tensors, and must describe the tensors.
+//! The config and the other files of outputs that get Hugging Face names. They come from a folder of assets, or from
+//! beside the tensors, and must describe the tensors.
 
 use std::path::{Path, PathBuf};
 
@@ -43,7 +43,8 @@ pub(crate) fn config_of(
 /// other files travel by default, not yet translated.
 ///
 /// # Errors
-/// `ToHuggingFace` if it is not a Llama of torchtitan; `NoHeads` without a config; `OtherConfig` if it does not describe a Llama; what opening the assets gives.
+/// `ToHuggingFace` if it is not a Llama of torchtitan; `NoHeads` without a config; `OtherConfig` if it does not
+/// describe a Llama; what opening the assets gives.
 ///
 /// [`ReadOptions::to_huggingface`]: thalweg_checkpoint::ReadOptions::to_huggingface
 pub fn heads_of_output(

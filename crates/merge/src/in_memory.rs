@@ -56,8 +56,8 @@ pub fn merge_into_sinks(plan: &MergePlan, sinks: &[&dyn TensorSink], run: &RunCo
     Ok(bytes_read)
 }
 
-/// Fills `sink` with the weighted sum of `sources`, oldest first: the bits that `execute_merge` writes for checkpoints of
-/// the same content with the default policies.
+/// Fills `sink` with the weighted sum of `sources`, oldest first: the bits that `execute_merge` writes for checkpoints
+/// of the same content with the default policies.
 ///
 /// Element types stay; routers are averaged; other than floating tensors must be equal in all sources.
 ///

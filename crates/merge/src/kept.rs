@@ -27,12 +27,6 @@ fn list_kept(output: &OutputPlan, sources: &[OpenSource], storage: &dyn Storage)
     Ok(kept_files(storage, &template)?)
 }
 
-/// Size and time of the files that an output would have from its newest source.
-fn files_now(output: &OutputPlan, sources: &[OpenSource], storage: &dyn Storage) -> Result<Vec<SourceFile>, Error> {
-    let now = |file: &KeptName| Ok(SourceFile::new(&file.name, &storage.file_info(&file.path)?));
-    list_kept(output, sources, storage)?.iter().map(now).collect()
-}
-
 /// Size and time of the files that were copied into an output.
 ///
 /// # Errors
@@ -42,13 +36,14 @@ pub(crate) fn copied_files(
     sources: &[OpenSource],
     run: &RunContext<'_>,
 ) -> Result<Vec<SourceFile>, Error> {
-    for file in list_kept(output.plan, sources, &*run.storage)? {
+    let now = |file: KeptName| {
         let info = run.storage.file_info(&file.path)?;
         if output.staged.copied_from(&file.path).is_some_and(|then| then != info) {
             return Err(StorageError::Changed { path: file.path }.into());
         }
-    }
-    files_now(output.plan, sources, &*run.storage)
+        Ok(SourceFile::new(&file.name, &info))
+    };
+    list_kept(output.plan, sources, &*run.storage)?.into_iter().map(now).collect()
 }
 
 /// Whether the newest source has the files that an output copied, with the sizes and times of then.
@@ -58,7 +53,10 @@ pub(crate) fn has_same_times(
     storage: &dyn Storage,
 ) -> Result<bool, Error> {
     let known = receipt.sources.get(receipt.plan.policy.newest).map_or(&[][..], |newest| &newest.kept_files);
-    Ok(files_now(&receipt.plan, sources, storage)? == known)
+    let now = |file: KeptName| Ok(SourceFile::new(&file.name, &storage.file_info(&file.path)?));
+    let files: Vec<SourceFile> =
+        list_kept(&receipt.plan, sources, storage)?.into_iter().map(now).collect::<Result<_, Error>>()?;
+    Ok(files == known)
 }
 
 /// Whether the newest source still holds every byte that the output in `folder` has from it.

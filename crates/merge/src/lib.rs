@@ -6,7 +6,6 @@
 
 mod aliases;
 pub mod align;
-mod beside;
 pub mod card;
 pub mod coefficients;
 pub mod combine;
@@ -25,6 +24,7 @@ pub mod huggingface;
 pub mod in_memory;
 mod journal;
 mod kept;
+mod kept_tensors;
 mod ledger;
 pub mod masters;
 mod memory;

@@ -1,8 +1,8 @@
-//! Copies of the parameters that a merge would not reach, such as the masters of an optimizer. A trainer that resumed from
-//! an output with them would go back to the newest source at its first step.
+//! Copies of the parameters that a merge would not reach, such as the masters of an optimizer. A trainer that resumed
+//! from an output with them would go back to the newest source at its first step.
 //!
-//! A tensor is a copy if its values in the newest source are those of a parameter, whatever its name; or if it is part of
-//! the training state and has a name that optimizers give to copies.
+//! A tensor is a copy if its values in the newest source are those of a parameter, whatever its name; or if it is part
+//! of the training state and has a name that optimizers give to copies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -14,9 +14,9 @@ use thalweg_tensor::digest::{Digest, DigestKind, bytes_digest};
 use thalweg_tensor::kernel::Simd;
 use thalweg_tensor::{Dtype, DtypeClass, TensorEntry, TensorSource, display_name, to_index};
 
-use crate::beside::{Beside, Bystander, Lies};
 use crate::error::Error;
 use crate::frame::conversion;
+use crate::kept_tensors::{KeptTensors, Overlap, UnmergedTensor};
 
 /// What Megatron-Core calls the copies in its buckets, which hold many parameters each.
 const BUCKET_NAME: &str = ".param";
@@ -38,33 +38,33 @@ pub fn unreached_masters(
     newest: &Checkpoint,
     reading: &ReadOptions,
 ) -> Result<Option<String>, Error> {
-    find_master(&Beside::look(storage, newest, reading)?)
+    find_master(&KeptTensors::look(storage, newest, reading)?)
 }
 
 /// The first copy of parameters among tensors that are not merged.
-pub(crate) fn find_master(beside: &Beside<'_>) -> Result<Option<String>, Error> {
-    let apart: Vec<&Bystander> =
-        beside.bystanders.iter().filter(|one| may_hold_params(beside.entry(one), one)).collect();
-    if let Some(named) = apart.iter().find(|one| is_named_so(beside, one)) {
+pub(crate) fn find_master(kept: &KeptTensors<'_>) -> Result<Option<String>, Error> {
+    let apart: Vec<&UnmergedTensor> =
+        kept.unmerged.iter().filter(|one| may_hold_params(kept.entry(one), one)).collect();
+    if let Some(named) = apart.iter().find(|one| is_named_so(kept, one)) {
         return Ok(Some(display_name(&named.path)));
     }
-    let unknown: Vec<&Bystander> = apart.into_iter().filter(|one| !is_known_moment(&one.path)).collect();
-    let params = ParamSamples::read(beside, &unknown)?;
-    Ok(unknown.into_iter().find(|one| params.have(beside, one)).map(|one| display_name(&one.path)))
+    let unknown: Vec<&UnmergedTensor> = apart.into_iter().filter(|one| !is_known_moment(&one.path)).collect();
+    let params = ParamSamples::read(kept, &unknown)?;
+    Ok(unknown.into_iter().find(|one| params.have(kept, one)).map(|one| display_name(&one.path)))
 }
 
 /// Whether a tensor that is not merged may hold parameters that a trainer resumes from.
-fn may_hold_params(entry: &TensorEntry, bystander: &Bystander) -> bool {
+fn may_hold_params(entry: &TensorEntry, tensor: &UnmergedTensor) -> bool {
     // An average is a model beside the model: a trainer does not resume its parameters from it.
-    bystander.lies == Lies::Apart
-        && bystander.kind != KeyKind::Average
+    tensor.overlap == Overlap::None
+        && tensor.kind != KeyKind::Average
         && entry.dtype.class() == DtypeClass::Mergeable
         && entry.n_elements() > 1
 }
 
 /// Whether a tensor has the name of a copy: anywhere in training state, elsewhere only as the key itself.
-fn is_named_so(beside: &Beside<'_>, one: &Bystander) -> bool {
-    let name = &*beside.entry(one).name;
+fn is_named_so(kept: &KeptTensors<'_>, one: &UnmergedTensor) -> bool {
+    let name = &*kept.entry(one).name;
     let key = name.split_once('.').map_or("", |(key, _)| key);
     one.kind == KeyKind::State && (is_master_name(name) || name.ends_with(BUCKET_NAME)) || is_master_name(key)
 }
@@ -79,19 +79,19 @@ struct ParamSamples {
     dtypes: BTreeSet<Dtype>,
     /// By element type and number of elements of the parameter.
     whole: BTreeMap<(Dtype, u64), BTreeSet<String>>,
-    /// Of the beginnings of parameters, by element type and number of elements of the sample: one of them begins a tensor
-    /// that holds several parameters one after the other.
+    /// Of the beginnings of parameters, by element type and number of elements of the sample: one of them begins a
+    /// tensor that holds several parameters one after the other.
     heads: BTreeMap<(Dtype, u64), BTreeSet<String>>,
 }
 
 impl ParamSamples {
     /// Reads what can be compared with one of these tensors.
-    fn read(beside: &Beside<'_>, with: &[&Bystander]) -> Result<Self, Error> {
+    fn read(kept: &KeptTensors<'_>, with: &[&UnmergedTensor]) -> Result<Self, Error> {
         let mut samples = Self { dtypes: BTreeSet::new(), whole: BTreeMap::new(), heads: BTreeMap::new() };
-        let lengths: BTreeSet<u64> = with.iter().map(|one| beside.entry(one).n_elements()).collect();
-        let flat = with.iter().map(|one| beside.entry(one)).filter(|entry| entry.shape.0.len() == 1);
+        let lengths: BTreeSet<u64> = with.iter().map(|one| kept.entry(one).n_elements()).collect();
+        let flat = with.iter().map(|one| kept.entry(one)).filter(|entry| entry.shape.0.len() == 1);
         let longest_flat = flat.map(TensorEntry::n_elements).max().unwrap_or(0);
-        let newest = beside.newest;
+        let newest = kept.newest;
         for (t, entry) in newest.catalog().entries().iter().enumerate() {
             let n = entry.n_elements();
             let (is_whole, is_head) = (lengths.contains(&n), (MIN_HEAD_ELEMENTS..longest_flat).contains(&n));
@@ -113,8 +113,8 @@ impl ParamSamples {
     }
 
     /// Whether one of the parameters has the values of a tensor, rounded to its element type.
-    fn have(&self, beside: &Beside<'_>, one: &Bystander) -> bool {
-        let entry = beside.entry(one);
+    fn have(&self, kept: &KeptTensors<'_>, one: &UnmergedTensor) -> bool {
+        let entry = kept.entry(one);
         let n = entry.n_elements();
         // Another model of the same element type is not what a trainer computes with; a wider one may be its masters.
         let mut dtypes = self
@@ -126,7 +126,7 @@ impl ParamSamples {
             return false;
         }
         // What cannot be read is not a plain copy; the merge copies its bytes as they are.
-        let Ok([head, middle]) = read_sample(&beside.wholes[one.whole_idx], one.tensor_idx, n) else { return false };
+        let Ok([head, middle]) = read_sample(&kept.opened[one.opened_idx], one.tensor_idx, n) else { return false };
         let sample = [&*head, &*middle].concat();
         for &dtype in dtypes {
             let Some(values) = rounded(&sample, entry.dtype, dtype) else { continue };

@@ -11,10 +11,11 @@ use thalweg_tensor::{DtypeClass, display_name};
 
 use crate::Error;
 use crate::align::OpenSource;
-use crate::beside::Beside;
+use crate::kept_tensors::KeptTensors;
 use crate::masters::find_master;
 use crate::output::{kept_source, newest_open, takes_arguments};
 use crate::plan::{OutputDtype, OutputPlan};
+use crate::side_files::shorten;
 
 /// How many keys a line lists.
 const MAX_KEYS: usize = 6;
@@ -78,7 +79,7 @@ impl OutputFormat {
     }
 
     /// Why an output of this format cannot have the files of `newest`; `None` if it can.
-    pub fn obstacle(self, newest: &Checkpoint, keeping: Keeping<'_>) -> Option<Obstacle> {
+    pub fn obstacle(self, newest: &Checkpoint, keeping: Keeping<'_>) -> Option<KeepObstacle> {
         let is_kept = |entry: &thalweg_tensor::TensorEntry| {
             // Moments keep their element type, whatever that of the parameters.
             keeping.optimizer == OptimizerPolicy::Average && is_optimizer_state(&entry.name)
@@ -87,11 +88,11 @@ impl OutputFormat {
         };
         let renames = newest.findings().idle_renames.len() < keeping.rename.0.len();
         let obstacles = [
-            (Self::of(newest) != Some(self), Obstacle::Format { found: newest.format_name() }),
-            (keeping.drops, Obstacle::Drop),
-            (renames, Obstacle::Rename),
-            (!newest.catalog().entries().iter().all(is_kept), Obstacle::Dtype),
-            (keeping.optimizer == OptimizerPolicy::Drop, Obstacle::Optimizer),
+            (Self::of(newest) != Some(self), KeepObstacle::Format { found: newest.format_name() }),
+            (keeping.drops, KeepObstacle::Drop),
+            (renames, KeepObstacle::Rename),
+            (!newest.catalog().entries().iter().all(is_kept), KeepObstacle::Dtype),
+            (keeping.optimizer == OptimizerPolicy::Drop, KeepObstacle::Optimizer),
         ];
         obstacles.into_iter().find(|(is_met, _)| *is_met).map(|(_, obstacle)| obstacle)
     }
@@ -106,7 +107,8 @@ pub enum OptimizerPolicy {
     Drop,
     /// It is taken from the newest source.
     Newest,
-    /// The moments are averaged with the coefficients of the parameters; everything else is taken from the newest source.
+    /// The moments are averaged with the coefficients of the parameters; everything else is taken from the newest
+    /// source.
     Average,
 }
 
@@ -125,7 +127,8 @@ pub struct FormatRequest<'a> {
     pub optimizer: Option<OptimizerPolicy>,
     /// Whether files of another size than the source's were asked for.
     pub shards: bool,
-    /// A copy of parameters that the merge would not reach, of [`unreached_masters`](crate::masters::unreached_masters).
+    /// A copy of parameters that the merge would not reach, of
+    /// [`unreached_masters`](crate::masters::unreached_masters).
     pub unreached_master: Option<&'a str>,
 }
 
@@ -186,7 +189,7 @@ pub enum FormatError {
         /// That of the output.
         format: OutputFormat,
         /// Why its files cannot be those of the newest source.
-        why: Obstacle,
+        why: KeepObstacle,
     },
     /// The output has not the files of the newest source, which hold the state of the optimizer.
     #[error("the output has no state of the optimizer, because it cannot have the files of its newest source: {why}")]
@@ -194,7 +197,7 @@ pub enum FormatError {
         /// What was asked for.
         asked: OptimizerPolicy,
         /// Why the files are not those of the newest source.
-        why: Obstacle,
+        why: KeepObstacle,
     },
     /// Moments that would be averaged with a negative coefficient.
     #[error(
@@ -233,7 +236,7 @@ impl FormatError {
 
 /// Why an output cannot have the files of its newest source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Obstacle {
+pub enum KeepObstacle {
     /// The newest source has another format.
     Format {
         /// That format.
@@ -251,7 +254,7 @@ pub enum Obstacle {
     Shards,
 }
 
-impl fmt::Display for Obstacle {
+impl fmt::Display for KeepObstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Format { found } => write!(f, "the newest source is in `{found}`"),
@@ -315,7 +318,7 @@ pub fn choose_format(
     let optimizer = request.optimizer.unwrap_or(OptimizerPolicy::Newest);
     let keeping = Keeping { optimizer, ..Keeping::of(output) };
     let obstacle = |format: OutputFormat| {
-        let shards = request.shards.then_some(Obstacle::Shards);
+        let shards = request.shards.then_some(KeepObstacle::Shards);
         format.obstacle(newest, keeping).or(shards)
     };
     let keeps_files = |format: OutputFormat| obstacle(format).is_none() && request.unreached_master.is_none();
@@ -342,8 +345,8 @@ pub fn choose_format(
     if !can_be_made(&format) {
         return Err(match (stale, obstacle(format)) {
             (Some(master), _) => FormatError::StaleMasters { master },
-            (None, Some(Obstacle::Format { found })) => FormatError::OnlyFromItself { format, found },
-            (None, why) => FormatError::NeedsOtherFiles { format, why: why.unwrap_or(Obstacle::Optimizer) },
+            (None, Some(KeepObstacle::Format { found })) => FormatError::OnlyFromItself { format, found },
+            (None, why) => FormatError::NeedsOtherFiles { format, why: why.unwrap_or(KeepObstacle::Optimizer) },
         });
     }
     let kept = keeps_files(format);
@@ -351,7 +354,9 @@ pub fn choose_format(
         Some(OptimizerPolicy::Newest | OptimizerPolicy::Average) if !kept => {
             return Err(match (stale, obstacle(format)) {
                 (Some(master), _) => FormatError::StaleMasters { master },
-                (None, why) => FormatError::NoOptimizer { asked: optimizer, why: why.unwrap_or(Obstacle::Optimizer) },
+                (None, why) => {
+                    FormatError::NoOptimizer { asked: optimizer, why: why.unwrap_or(KeepObstacle::Optimizer) }
+                }
             });
         }
         Some(OptimizerPolicy::Average) => OptimizerPolicy::Average,
@@ -371,8 +376,8 @@ pub struct KeptState {
     pub other_names: Vec<String>,
 }
 
-/// Looks at what an output keeps of its newest source; `None` if it does not have that source's files. Reads headers, and
-/// samples of tensors that may be copies of the parameters.
+/// Looks at what an output keeps of its newest source; `None` if it does not have that source's files. Reads headers,
+/// and samples of tensors that may be copies of the parameters.
 ///
 /// # Errors
 /// `StaleMasters` and `SharedBytes` of [`FormatError`]; an error of the checkpoint if it cannot be opened again.
@@ -384,15 +389,15 @@ pub fn find_kept_state(
     let Some(newest) = kept_source(output, sources).filter(|_| !output.format.is_safetensors()) else {
         return Ok(None);
     };
-    let beside = Beside::look(storage, &newest.checkpoint, &output.reading)?;
-    if let Some(master) = find_master(&beside)? {
+    let tensors = KeptTensors::look(storage, &newest.checkpoint, &output.reading)?;
+    if let Some(master) = find_master(&tensors)? {
         return Err(FormatError::StaleMasters { master }.into());
     }
-    Ok(Some(KeptState { other_names: beside.other_names()? }))
+    Ok(Some(KeptState { other_names: tensors.other_names()? }))
 }
 
-/// In which files an output is written and what it has besides the merged tensors, in a line; `None` for safetensors made
-/// from safetensors. `kept` is what [`find_kept_state`] found.
+/// In which files an output is written and what it has besides the merged tensors, in a line; `None` for safetensors
+/// made from safetensors. `kept` is what [`find_kept_state`] found.
 pub fn describe_format(output: &OutputPlan, sources: &[OpenSource], kept: Option<&KeptState>) -> Option<String> {
     let newest = newest_open(output, sources)?;
     let format = output.format;
@@ -416,19 +421,11 @@ pub fn describe_format(output: &OutputPlan, sources: &[OpenSource], kept: Option
         ", except for the files of `--side-files-from`"
     };
     let line = format!("written as {format}; everything else is as in `{}`{tensors}{replaced}", display_name(&name));
-    let changed: Vec<String> =
-        kept.other_names.iter().take(MAX_KEYS).map(|name| format!("`{}`", display_name(name))).collect();
+    let changed = kept.other_names.iter().map(|name| format!("`{}`", display_name(name))).collect();
     Some(match kept.other_names.len() {
         0 => line,
-        1 => format!("{line}; {} shares its bytes with a merged tensor and changes with it", changed[0]),
-        n if n > MAX_KEYS => {
-            let more = n - MAX_KEYS;
-            format!(
-                "{line}; {} and {more} more share their bytes with merged tensors and change with them",
-                changed.join(", ")
-            )
-        }
-        _ => format!("{line}; {} share their bytes with merged tensors and change with them", changed.join(", ")),
+        1 => format!("{line}; {} shares its bytes with a merged tensor and changes with it", shorten(changed)),
+        _ => format!("{line}; {} share their bytes with merged tensors and change with them", shorten(changed)),
     })
 }
 

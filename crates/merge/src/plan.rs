@@ -339,6 +339,11 @@ impl OutputPlan {
         ReadOptions { dequantise: self.dtype != OutputDtype::Same, ..self.reading.clone() }
     }
 
+    /// Whether it is a copy of one source, perhaps in another format or element type.
+    pub fn is_copy(&self) -> bool {
+        matches!(&*self.sources, [source] if source.numerator == self.divisor)
+    }
+
     /// The newest source.
     pub fn newest_source(&self) -> Option<&PlanSource> {
         self.sources.get(self.policy.newest)
@@ -424,8 +429,7 @@ impl MergePlan {
 
     /// Whether every output is a copy of one source, perhaps in another format or element type: nothing is averaged.
     pub fn is_copy(&self) -> bool {
-        let is_copy = |output: &OutputPlan| matches!(&*output.sources, [source] if source.numerator == output.divisor);
-        self.outputs.iter().all(is_copy)
+        self.outputs.iter().all(OutputPlan::is_copy)
     }
 
     /// The plan as a document that `from_json` reads.

@@ -8,7 +8,7 @@ use thalweg_tensor::digest::{DigestKind, SUBTREE_BYTES, SubtreeDigest};
 use thalweg_tensor::{Dtype, TensorSource, to_index};
 
 use crate::align::MergeLayout;
-use crate::combine::{PartResult, RunningHash, for_each_number, output_dtype};
+use crate::combine::{PartResult, RunningHash, for_each_number, output_dtype, stored_bytes};
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
 use crate::journal::{PartRecord, UnitRecord};
@@ -37,8 +37,7 @@ impl DoneUnits {
     /// Source bytes that went into the finished units.
     pub(crate) fn bytes_read(&self, units: &UnitList, reading: &Reading<'_>) -> u64 {
         let of_part = |part: &Part| {
-            let read = reading.read_by[part.tensor_idx].iter();
-            read.map(|&i| reading.sources[i].stored_bytes(part.tensor_idx, part.elements.clone())).sum::<u64>()
+            stored_bytes(reading.sources, &reading.read_by[part.tensor_idx], part.tensor_idx, &part.elements)
         };
         let done = (0..units.len()).filter(|&unit_idx| self.contains(unit_idx));
         done.flat_map(|unit_idx| units.parts(unit_idx)).map(of_part).sum()

@@ -39,8 +39,8 @@ pub(crate) fn travelling_files(
     Ok(files)
 }
 
-/// What does not travel to an output, in sentences: files of the named source that stay behind, and files that only another
-/// source has.
+/// What does not travel to an output, in sentences: files of the named source that stay behind, and files that only
+/// another source has.
 pub fn side_file_notes(output: &OutputPlan, sources: &[OpenSource]) -> Vec<String> {
     if output.policy.hf_assets.is_some() {
         return Vec::new();
@@ -74,7 +74,8 @@ const MEGATRON_COMMON: &str = "common.pt";
 /// Names of one kind that are listed before the rest is counted.
 const MAX_NAMES: usize = 8;
 
-fn shorten(mut names: Vec<String>) -> String {
+/// A list of names, with the number of those that are left out.
+pub(crate) fn shorten(mut names: Vec<String>) -> String {
     let n_more = names.len().saturating_sub(MAX_NAMES);
     names.truncate(MAX_NAMES);
     let more = if n_more > 0 { format!(" and {n_more} more") } else { String::new() };

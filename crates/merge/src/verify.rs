@@ -128,7 +128,7 @@ pub(crate) fn read_receipt_of(storage: &dyn Storage, folder: &Path) -> Result<Me
 
 /// What a folder was merged from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MergeOf {
+pub struct MergeSummary {
     /// How many checkpoints.
     pub n_checkpoints: usize,
     /// By which scheme.
@@ -136,9 +136,9 @@ pub struct MergeOf {
 }
 
 /// What the receipt in a folder says; `None` if there is none.
-pub fn read_merge(storage: &dyn Storage, folder: &Path) -> Option<MergeOf> {
+pub fn read_merge(storage: &dyn Storage, folder: &Path) -> Option<MergeSummary> {
     let plan = read_receipt_of(storage, folder).ok()?.plan;
-    Some(MergeOf { n_checkpoints: plan.sources.len(), scheme: plan.scheme })
+    Some(MergeSummary { n_checkpoints: plan.sources.len(), scheme: plan.scheme })
 }
 
 /// Compares the output in `folder` with its receipt.
@@ -222,7 +222,8 @@ fn is_io(error: &Error) -> bool {
     false
 }
 
-/// Whether the tensors of an output are under the key of the newest source. Outputs written from scratch hold only what was read.
+/// Whether the tensors of an output are under the key of the newest source. Outputs written from scratch hold only what
+/// was read.
 fn keeps_keys(receipt: &MergeReceipt) -> bool {
     let plan = &receipt.plan;
     let newest = receipt.sources.get(plan.policy.newest);
@@ -302,8 +303,8 @@ fn check_tensors(
     }
 }
 
-/// Compares what files hold besides the tensors. Without an opened checkpoint, only the files without tensors: one of them
-/// may be why it cannot be opened.
+/// Compares what files hold besides the tensors. Without an opened checkpoint, only the files without tensors: one of
+/// them may be why it cannot be opened.
 fn check_frames(
     (folder, checkpoint): (&Path, Option<&Checkpoint>),
     receipt: &MergeReceipt,

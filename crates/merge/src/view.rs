@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use num_bigint::BigInt;
 use thalweg_checkpoint::Checkpoint;
-use thalweg_tensor::kernel::{NonFinitePolicy, Simd, SumSpec, WeightedSum};
+use thalweg_tensor::kernel::Simd;
 use thalweg_tensor::{AccessError, Dtype, DtypeClass, TensorCatalog, TensorSource, display_name, to_index};
+
+use crate::frame::conversion;
 
 /// The number in a source of each tensor of the layout; `None` where the source lacks it.
 pub(crate) type Places = [Option<usize>];
@@ -76,8 +77,6 @@ fn widen(narrow: &[u8], (stored, wanted): (Dtype, Dtype), out: &mut [u8]) -> Opt
     if !can_be_read_as(stored, wanted) {
         return None;
     }
-    let one = BigInt::from(1);
-    let spec = SumSpec { input: stored, output: wanted, non_finite: NonFinitePolicy::Propagate, simd: Simd::Auto };
-    let copy = WeightedSum::new(std::slice::from_ref(&one), &one, spec).ok()?;
-    copy.sum_into(&[narrow], out).ok().map(|_| ())
+    let sum = conversion(stored, wanted, Simd::Auto).ok()??;
+    sum.sum_into(&[narrow], out).ok().map(|_| ())
 }

@@ -1,7 +1,7 @@
 //! Block-scaled FP8: a matrix of F8_E4M3 codes with one scale for each of its blocks, as exact doubles.
 //!
-//! A code has 4 significant bits and a scale at most 24, so the product has at most 28 and is a double without rounding.
-//! Which tensors belong together is not known here.
+//! A code has 4 significant bits and a scale at most 24, so the product has at most 28 and is a double without
+//! rounding. Which tensors belong together is not known here.
 
 use std::ops::Range;
 

@@ -395,7 +395,8 @@ pub fn look_at_path(storage: &Arc<dyn Storage>, path: &Path, pattern: Option<&Na
     Ok(if is_run { PathKind::RunWithCheckpoint } else { PathKind::Checkpoint })
 }
 
-/// Whether an entry with a step in its name is a checkpoint of a run, and not a part of the checkpoint that `folder` is.
+/// Whether an entry with a step in its name is a checkpoint of a run, and not a part of the checkpoint that `folder`
+/// is.
 fn holds_params(storage: &Arc<dyn Storage>, folder: &Path, entry: &FolderEntry) -> bool {
     if entry.kind != FileKind::Folder {
         return true;

@@ -96,8 +96,9 @@ fn is_below(name: &str, key: &str) -> bool {
     name.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'))
 }
 
-/// Whether a tensor of the optimizer's state is stored whole, under the name of its parameter, and is not a master, which
-/// is the other copy of the parameters. Flat buckets of `dp_reshardable` have uninitialised memory between parameters.
+/// Whether a tensor of the optimizer's state is stored whole, under the name of its parameter, and is not a master,
+/// which is the other copy of the parameters. Flat buckets of `dp_reshardable` have uninitialised memory between
+/// parameters.
 fn is_whole_state(name: &str) -> bool {
     name.starts_with(STATE_START) && !MASTER_KEYS.iter().any(|key| is_below(name, key))
 }
@@ -138,8 +139,8 @@ pub fn megatron_common(storage: &dyn Storage, checkpoint: &Checkpoint) -> Result
     Ok(found.map(|entry| CopiedBytes { path: folder.join(entry.name), offset: 0, len_bytes: entry.len_bytes }))
 }
 
-/// Lays out a checkpoint of Megatron-Core of the form `torch_dist`: as [`layout_dcp`](crate::layout_dcp), without paths,
-/// with `common.pt` and `metadata.json`.
+/// Lays out a checkpoint of Megatron-Core of the form `torch_dist`: as [`layout_dcp`](crate::layout_dcp), without
+/// paths, with `common.pt` and `metadata.json`.
 ///
 /// # Errors
 /// As [`layout_dcp`](crate::layout_dcp).

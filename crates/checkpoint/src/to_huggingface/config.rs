@@ -1,5 +1,5 @@
-//! The config of the model that a checkpoint of torchtitan is: read for its heads, and compared with the tensors, because
-//! it comes from elsewhere.
+//! The config of the model that a checkpoint of torchtitan is: read for its heads, and compared with the tensors,
+//! because it comes from elsewhere.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

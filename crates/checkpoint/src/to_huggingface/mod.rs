@@ -1,8 +1,8 @@
 //! A Llama of torchtitan under the names and with the rows that Hugging Face's Llama has.
 //!
-//! The tensors are those of the source: names change, and the rows of queries and keys get another order, by pieces with
-//! strides. Nothing is computed, and no other model is translated: what is fused or reshaped is the trainer's exporter's
-//! work, which `naming` knows.
+//! The tensors are those of the source: names change, and the rows of queries and keys get another order, by pieces
+//! with strides. Nothing is computed, and no other model is translated: what is fused or reshaped is the trainer's
+//! exporter's work, which `naming` knows.
 
 mod config;
 mod naming;
@@ -17,6 +17,7 @@ use thalweg_tensor::{CoverFault, Shape, TensorCatalog, TensorEntry, display_name
 use self::naming::{Place, mark_of, place_of};
 use self::rotary::{RotaryPieces, pieces_by_halves};
 use crate::format::FormatContent;
+use crate::rename::{NameCollision, renamed_catalog};
 use crate::{CatalogCache, Note};
 
 pub use self::config::{ConfigFault, HuggingFaceAssets, check_llama_config, llama_heads, open_assets};
@@ -53,20 +54,8 @@ pub enum ToHuggingFaceError {
         naming: Naming,
     },
     /// Two tensors that would get one name, from two versions of torchtitan.
-    #[error(
-        "tensors `{}` and `{}` would both be called `{}`",
-        display_name(first),
-        display_name(second),
-        display_name(to)
-    )]
-    Collision {
-        /// One tensor.
-        first: String,
-        /// Another one.
-        second: String,
-        /// The name.
-        to: String,
-    },
+    #[error(transparent)]
+    Collision(#[from] NameCollision),
     /// Queries or keys that do not have the rows of their heads.
     #[error(
         "tensor `{}` has shape {shape}, and {n_heads} heads of {head_dim} rows have {} rows",
@@ -99,7 +88,7 @@ impl ToHuggingFaceError {
         match self {
             Self::AlreadyThere { .. } => "leave out `--to-huggingface`: `convert` writes safetensors by default",
             Self::OtherNames { naming, .. } => naming.hint(),
-            Self::Collision { .. } => {
+            Self::Collision(_) => {
                 "leave one of them out first, with `thalweg convert SRC -o OUT --drop NAME`, and translate the result"
             }
             Self::Rows { .. } | Self::Pieces { .. } => "give the `config.json` of this model",
@@ -116,17 +105,12 @@ pub(crate) fn translate(
     let catalog = Arc::clone(&content.catalog);
     check_torchtitan_names(&catalog)?;
     let (mut entries, mut left_out) = (Vec::new(), Vec::new());
-    let mut old_names: BTreeMap<String, &str> = BTreeMap::new();
     let mut rotary = BTreeMap::new();
     for entry in catalog.entries() {
         let Some(Place::Tensor { name, rows }) = place_of(&entry.name) else {
             left_out.push(entry.name.to_string());
             continue;
         };
-        if let Some(first) = old_names.insert(name.clone(), &entry.name) {
-            let (first, second) = (first.to_owned(), entry.name.to_string());
-            return Err(ToHuggingFaceError::Collision { first, second, to: name });
-        }
         let mut renamed = TensorEntry { name: name.into(), ..entry.clone() };
         if let Some(n_heads) = rows.heads(heads) {
             check_rows(entry, n_heads, heads.head_dim)?;
@@ -135,17 +119,13 @@ pub(crate) fn translate(
                 .map_err(|fault| ToHuggingFaceError::Pieces { tensor: entry.name.to_string(), fault })?;
             rotary.insert(renamed.name.clone(), entry.pieces.clone());
         }
-        entries.push(renamed);
+        entries.push((&*entry.name, renamed));
     }
     if !left_out.is_empty() {
         content.notes.push(Note::RotaryTablesLeftOut { names: left_out });
     }
     content.opener = content.opener.take().map(|opener| RotaryPieces::wrap(opener, rotary, heads.head_dim));
-    let renamed = TensorCatalog::new(entries).map_err(|name| {
-        let (first, second) = (String::new(), String::new());
-        ToHuggingFaceError::Collision { first, second, to: name.into() }
-    })?;
-    content.catalog = cache.share(renamed);
+    content.catalog = cache.share(renamed_catalog(entries)?);
     Ok(())
 }
 

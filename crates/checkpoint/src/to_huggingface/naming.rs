@@ -1,19 +1,20 @@
-//! What torchtitan's Llama and Hugging Face's Llama call the same tensors; and whose names other checkpoints have, with the
-//! program that exports those.
+//! What torchtitan's Llama and Hugging Face's Llama call the same tensors; and whose names other checkpoints have, with
+//! the program that exports those.
 
 use thalweg_tensor::{TensorCatalog, match_pattern};
 
 use super::LlamaHeads;
 
-/// Names of tensors outside the layers: torchtitan's, which called the head `output` until April 2026, and Hugging Face's.
+/// Names of tensors outside the layers: torchtitan's, which called the head `output` until April 2026, and Hugging
+/// Face's.
 const OUTER: [(&str, &str); 4] = [
     ("tok_embeddings.weight", "model.embed_tokens.weight"),
     ("norm.weight", "model.norm.weight"),
     ("lm_head.weight", "lm_head.weight"),
     ("output.weight", "lm_head.weight"),
 ];
-/// Names within a layer, `layers.N.` there and `model.layers.N.` here. The projections of queries, keys and values have been
-/// in a separate module since April 2026.
+/// Names within a layer, `layers.N.` there and `model.layers.N.` here. The projections of queries, keys and values have
+/// been in a separate module since April 2026.
 const INNER: [(&str, &str, Rows); 12] = [
     ("attention.wq.weight", "self_attn.q_proj.weight", Rows::Queries),
     ("attention.wk.weight", "self_attn.k_proj.weight", Rows::Keys),

@@ -1,8 +1,8 @@
 //! The order of the rows of queries and keys: in torchtitan the two rows that are rotated together are neighbours, in
 //! Hugging Face they are half a head apart.
 //!
-//! Row `h d + s d/2 + j` here is row `h d + 2 j + s` there (head h of d rows, s 0 or 1, j below d/2). So half a head is every
-//! second row of a piece: a piece with twice the stride.
+//! Row `h d + s d/2 + j` here is row `h d + 2 j + s` there (head h of d rows, s 0 or 1, j below d/2). So half a head is
+//! every second row of a piece: a piece with twice the stride.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

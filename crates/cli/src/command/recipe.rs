@@ -1,4 +1,5 @@
-//! `thalweg merge recipe.yml OUT`: a recipe read, its native equivalent shown, its plan resolved as if it had been typed.
+//! `thalweg merge recipe.yml OUT`: a recipe read, its native equivalent shown, its plan resolved as if it had been
+//! typed.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
-//! Outputs in other formats on the command line: which one is written, what is kept, what is refused, and hints that work.
+//! Outputs in other formats on the command line: which one is written, what is kept, what is refused, and hints that
+//! work.
 
 use std::fs;
 use std::path::{Path, PathBuf};

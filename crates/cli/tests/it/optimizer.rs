@@ -1,4 +1,5 @@
-//! `--optimizer average`: moments are the exact average, everything else is the newest checkpoint's, whatever the format.
+//! `--optimizer average`: moments are the exact average, everything else is the newest checkpoint's, whatever the
+//! format.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -67,8 +68,8 @@ fn f32s(bytes: &[u8]) -> impl Iterator<Item = f64> + '_ {
     bytes.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()).into())
 }
 
-/// (a + 2 b) / 3 of F32 values. The sum is exact in doubles for exponents as close as these, and no quotient here is so near
-/// a tie of F32 that its rounding to a double matters.
+/// (a + 2 b) / 3 of F32 values. The sum is exact in doubles for exponents as close as these, and no quotient here is so
+/// near a tie of F32 that its rounding to a double matters.
 #[expect(clippy::cast_possible_truncation, reason = "the one rounding of the average")]
 fn average(a: &[u8], b: &[u8]) -> Vec<u8> {
     f32s(a).zip(f32s(b)).flat_map(|(a, b)| (((a + 2.0 * b) / 3.0) as f32).to_le_bytes()).collect()

@@ -80,7 +80,8 @@ fn verify(out: &Path) -> Verification {
     Runner::default().with_context(verify).0.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Files of a folder besides the receipt: up to twelve, since a universal checkpoint has three alike for each parameter.
+/// Files of a folder besides the receipt: up to twelve, since a universal checkpoint has three alike for each
+/// parameter.
 fn some_files(folder: &Path) -> Files {
     let mut files = files_below(folder);
     files.remove("thalweg.json");
@@ -145,7 +146,8 @@ fn a_changed_byte_anywhere_in_the_newest_source_makes_it_another_source() {
             changed[bytes.len() / 2] ^= 0x01;
             fs::write(&path, changed).unwrap();
             if again().is_ok() {
-                // The byte may be of a copy that is neither merged nor kept, such as the module's weights beside masters.
+                // The byte may be of a copy that is neither merged nor kept, such as the module's weights beside
+                // masters.
                 let fresh = scratch.path().join("fresh");
                 let mut expected = files_below(&out);
                 expected.remove("thalweg.json");

@@ -1,5 +1,5 @@
-//! Distributed checkpoints of PyTorch (`torch.distributed.checkpoint`): `.metadata` and `.distcp` files, as FSDP, FSDP2,
-//! meshes, torchtitan, OLMo-core, Lightning and others save them.
+//! Distributed checkpoints of PyTorch (`torch.distributed.checkpoint`): `.metadata` and `.distcp` files, as FSDP,
+//! FSDP2, meshes, torchtitan, OLMo-core, Lightning and others save them.
 //!
 //! The metadata says where each box of each tensor is, so a checkpoint is opened without reading the data. Each box is
 //! a separate archive, which is opened when it is first needed.
@@ -189,7 +189,8 @@ fn choose_tensors(
 /// Limits on reading metadata. It grows with the number of ranks, so the limits grow with its length.
 ///
 /// A chunk takes 180 bytes of metadata. With its place, the pickle counts 4 KiB of memory for it, twice what it takes.
-/// The name of a class counts as text again although its module was written before: small metadata has more text than bytes.
+/// The name of a class counts as text again although its module was written before: small metadata has more text than
+/// bytes.
 fn limits_for(n_bytes: usize) -> PickleLimits {
     let n_bytes = n_bytes as u64;
     PickleLimits {

@@ -224,8 +224,8 @@ pub struct FileContent {
     pub n_state: usize,
 }
 
-/// Reads what a file holds under the key of `options`, or the only state dict in it that can be meant. No tensor byte is
-/// read.
+/// Reads what a file holds under the key of `options`, or the only state dict in it that can be meant. No tensor byte
+/// is read.
 ///
 /// # Errors
 /// A [`TorchError`] if the file cannot be read.

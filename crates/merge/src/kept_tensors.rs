@@ -1,5 +1,6 @@
-//! What the files that an output keeps hold beside the tensors that the merge writes: tensors that share bytes with those,
-//! which would change with them, and tensors elsewhere, among which `masters` looks for copies of the parameters.
+//! What the files that an output keeps hold beside the tensors that the merge writes: tensors that share bytes with
+//! those, which would change with them, and tensors elsewhere, among which `masters` looks for copies of the
+//! parameters.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,42 +18,42 @@ use crate::output_format::{FormatError, OptimizerPolicy};
 
 /// A tensor that the merge does not write, in one of the files that an output keeps.
 #[derive(Debug, Clone)]
-pub(crate) struct Bystander {
+pub(crate) struct UnmergedTensor {
     /// The opened file or folder that holds it.
-    pub(crate) whole_idx: usize,
+    pub(crate) opened_idx: usize,
     /// Its number there.
     pub(crate) tensor_idx: usize,
     /// Its path there, after the name of its file if that holds none of the merged tensors.
     pub(crate) path: String,
     /// What its path leads to.
     pub(crate) kind: KeyKind,
-    /// Where its bytes are.
-    pub(crate) lies: Lies,
+    /// Whether it shares bytes with a written tensor.
+    pub(crate) overlap: Overlap,
 }
 
-/// Where the bytes of a tensor are that the merge does not write.
+/// Which bytes of a tensor the merge writes, as those of another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lies {
-    /// Apart from all that is written.
-    Apart,
+pub(crate) enum Overlap {
+    /// None of its bytes are written.
+    None,
     /// It has the elements, shape and element type of this written tensor: another name for it.
-    On(usize),
+    Alias(usize),
     /// Some of its bytes are those of this written tensor.
-    Across(usize),
+    Partial(usize),
 }
 
 /// The tensors in the files of a checkpoint that an output keeps.
 #[derive(Debug)]
-pub(crate) struct Beside<'a> {
+pub(crate) struct KeptTensors<'a> {
     pub(crate) newest: &'a Checkpoint,
     /// Everything that the files hold.
-    pub(crate) wholes: Vec<Checkpoint>,
+    pub(crate) opened: Vec<Checkpoint>,
     /// What the merge writes.
     written: Vec<TensorEntry>,
-    pub(crate) bystanders: Vec<Bystander>,
+    pub(crate) unmerged: Vec<UnmergedTensor>,
 }
 
-impl<'a> Beside<'a> {
+impl<'a> KeptTensors<'a> {
     /// Lists the tensors. Reads headers only.
     pub(crate) fn look(
         storage: &Arc<dyn Storage>,
@@ -60,7 +61,7 @@ impl<'a> Beside<'a> {
         reading: &ReadOptions,
     ) -> Result<Self, Error> {
         let other = open_other_copy(storage, newest, reading)?;
-        let wholes = open_whole(storage, newest)?;
+        let opened = open_whole(storage, newest)?;
         let mut numbers = BTreeMap::new();
         let policy = if reading.optimizer { OptimizerPolicy::Average } else { OptimizerPolicy::Newest };
         let mut written = renumbered(newest, &mut numbers);
@@ -71,24 +72,24 @@ impl<'a> Beside<'a> {
             copies.retain(|copy| shape(&copy.name) == Some(&copy.shape));
             written.extend(copies);
         }
-        let mut bystanders = Vec::new();
+        let mut unmerged = Vec::new();
         let mut map = WrittenMap::new(&written);
-        for (whole_idx, whole) in wholes.iter().enumerate() {
+        for (opened_idx, whole) in opened.iter().enumerate() {
             let is_own = whole.files().iter().any(|file| newest.files().iter().any(|own| own.path == file.path));
             let entries = renumbered(whole, &mut numbers);
             for tensor_idx in naming_order(newest, &entries) {
                 let entry = &entries[tensor_idx];
-                let Some(lies) = map.place(entry) else { continue };
+                let Some(overlap) = map.place(entry) else { continue };
                 let (path, kind) = name_of(whole, is_own, &entry.name);
-                bystanders.push(Bystander { whole_idx, tensor_idx, path, kind, lies });
+                unmerged.push(UnmergedTensor { opened_idx, tensor_idx, path, kind, overlap });
             }
         }
-        Ok(Self { newest, wholes, written, bystanders })
+        Ok(Self { newest, opened, written, unmerged })
     }
 
-    /// The entry of a bystander.
-    pub(crate) fn entry(&self, bystander: &Bystander) -> &TensorEntry {
-        &self.wholes[bystander.whole_idx].catalog().entries()[bystander.tensor_idx]
+    /// The entry of a tensor.
+    pub(crate) fn entry(&self, tensor: &UnmergedTensor) -> &TensorEntry {
+        &self.opened[tensor.opened_idx].catalog().entries()[tensor.tensor_idx]
     }
 
     /// Paths of the tensors that are other names of merged ones, and change with them.
@@ -97,18 +98,18 @@ impl<'a> Beside<'a> {
     /// `SharedBytes` for a tensor that would change in part, and for training state that would change.
     pub(crate) fn other_names(&self) -> Result<Vec<String>, FormatError> {
         let mut names = Vec::new();
-        for bystander in &self.bystanders {
-            let merged = match bystander.lies {
-                Lies::Apart => continue,
-                Lies::On(_) if bystander.kind != KeyKind::State => {
-                    names.push(bystander.path.clone());
+        for tensor in &self.unmerged {
+            let merged = match tensor.overlap {
+                Overlap::None => continue,
+                Overlap::Alias(_) if tensor.kind != KeyKind::State => {
+                    names.push(tensor.path.clone());
                     continue;
                 }
-                Lies::On(merged) | Lies::Across(merged) => merged,
+                Overlap::Alias(merged) | Overlap::Partial(merged) => merged,
             };
             return Err(FormatError::SharedBytes {
                 a: display_name(&path_in(self.newest, &self.written[merged])),
-                b: display_name(&bystander.path),
+                b: display_name(&tensor.path),
                 reason: "the other one is not merged".to_owned(),
             });
         }
@@ -140,8 +141,8 @@ fn renumbered(checkpoint: &Checkpoint, numbers: &mut BTreeMap<PathBuf, u32>) -> 
     entries
 }
 
-/// Positions of tensors, those first that are what the merge writes if several have the same elements: what is under the
-/// key of the model, then training state, then the rest.
+/// Positions of tensors, those first that are what the merge writes if several have the same elements: what is under
+/// the key of the model, then training state, then the rest.
 fn naming_order(newest: &Checkpoint, entries: &[TensorEntry]) -> Vec<usize> {
     let key = newest.findings().key.as_ref().map(|key| format!("{key}."));
     let rank = |name: &str| match (&key, KeyKind::of(name)) {
@@ -183,8 +184,8 @@ impl<'a> WrittenMap<'a> {
         Self { written, by_start, spans }
     }
 
-    /// Where a tensor lies; `None` if it is a written tensor itself.
-    fn place(&mut self, entry: &TensorEntry) -> Option<Lies> {
+    /// Where a tensor overlap; `None` if it is a written tensor itself.
+    fn place(&mut self, entry: &TensorEntry) -> Option<Overlap> {
         let first = entry.pieces.first()?;
         let is_same = |t: usize| {
             let written = &self.written[t];
@@ -197,14 +198,14 @@ impl<'a> WrittenMap<'a> {
                     *is_known = true;
                     return None;
                 }
-                same = Some(Lies::On(*t));
+                same = Some(Overlap::Alias(*t));
             }
         }
-        let across = || spans_of(entry).find_map(|span| self.across(span)).map_or(Lies::Apart, Lies::Across);
-        Some(same.unwrap_or_else(across))
+        let partial = || spans_of(entry).find_map(|span| self.partial(span)).map_or(Overlap::None, Overlap::Partial);
+        Some(same.unwrap_or_else(partial))
     }
 
-    fn across(&self, (file_idx, start, end): (u32, u64, u64)) -> Option<usize> {
+    fn partial(&self, (file_idx, start, end): (u32, u64, u64)) -> Option<usize> {
         let after = self.spans.partition_point(|span| (span.0, span.1) < (file_idx, end));
         let last = self.spans[..after].last()?;
         (last.0 == file_idx && last.2 > start).then_some(last.3)
@@ -228,28 +229,28 @@ mod tests {
     }
 
     #[test]
-    fn tensors_are_written_ones_other_names_of_them_across_them_or_apart() {
-        // The second lies within the first; the third is another name of the fourth and written, too.
+    fn tensors_are_written_ones_aliases_of_them_or_overlap_them_in_part_or_not_at_all() {
+        // The second overlap within the first; the third is another name of the fourth and written, too.
         let written = [entry(0, 0, 16), entry(0, 8, 2), entry(1, 0, 4), entry(1, 0, 4)];
         let mut map = WrittenMap::new(&written);
         for (file_idx, offset, n, expected) in [
             (0, 0, 16, None),
-            (0, 0, 16, Some(Lies::On(0))),
+            (0, 0, 16, Some(Overlap::Alias(0))),
             (0, 8, 2, None),
             (1, 0, 4, None),
             (1, 0, 4, None),
-            (1, 0, 4, Some(Lies::On(3))),
-            (1, 0, 2, Some(Lies::Across(3))),
+            (1, 0, 4, Some(Overlap::Alias(3))),
+            (1, 0, 2, Some(Overlap::Partial(3))),
             // After the end of the inner one and within the outer one.
-            (0, 40, 1, Some(Lies::Across(0))),
-            (0, 60, 2, Some(Lies::Across(0))),
-            (0, 64, 1, Some(Lies::Apart)),
-            (1, 16, 1, Some(Lies::Apart)),
-            (2, 0, 16, Some(Lies::Apart)),
+            (0, 40, 1, Some(Overlap::Partial(0))),
+            (0, 60, 2, Some(Overlap::Partial(0))),
+            (0, 64, 1, Some(Overlap::None)),
+            (1, 16, 1, Some(Overlap::None)),
+            (2, 0, 16, Some(Overlap::None)),
         ] {
             assert_eq!(map.place(&entry(file_idx, offset, n)), expected, "{file_idx} {offset} {n}");
         }
         let empty = TensorEntry { shape: Shape::new([0]), ..entry(0, 0, 1) };
-        assert_eq!(map.place(&empty), Some(Lies::Apart));
+        assert_eq!(map.place(&empty), Some(Overlap::None));
     }
 }
