@@ -8,8 +8,8 @@ use thalweg_checkpoint::{Checkpoint, ReadOptions, open_checkpoint_with};
 use thalweg_merge::diff::{Distance, diff_checkpoints};
 use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage, execute_merge};
 use thalweg_merge::pending::{Compared, ComparedBy};
-use thalweg_merge::plan::MergePlan;
-use thalweg_merge::receipt::RECEIPT_NAME;
+use thalweg_merge::plan::{MergePlan, OutputPlan};
+use thalweg_merge::receipt::{MergeReceipt, RECEIPT_NAME};
 use thalweg_storage::publish::Replace;
 use thalweg_tensor::counted;
 
@@ -20,7 +20,7 @@ use crate::command::recipe::{is_anything_typed, plan_of_recipe, recipe_of};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
-use crate::options::show_bytes;
+use crate::options::{show_bytes, show_figures};
 use crate::pace::show_rate;
 use crate::resolve::{output_folder, resolve_plan};
 
@@ -44,6 +44,7 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> R
     let mut text = String::new();
     for (i, outcome) in outcomes.iter().enumerate() {
         text.push_str(&describe(outcome));
+        note_distance(outcome, messages);
         if let Some(target) = &against {
             let comparison = compare(outcome, target, args.execution.memory.0, world)?;
             document["outputs"][i]["against"] = comparison.document();
@@ -167,6 +168,7 @@ pub(crate) fn document(kind: &str, plan: &MergePlan, outcomes: &[MergeOutcome]) 
         row["bytes_written"] = json!(outcome.receipt.bytes_written);
         row["peak_memory_bytes"] = json!(outcome.receipt.peak_memory_bytes);
         row["distance_to_newest"] = json!(outcome.receipt.distance_to_newest());
+        row["relative_distance_to_newest"] = json!(outcome.receipt.relative_distance());
         row["max_abs_change"] = json!(outcome.receipt.max_abs_change());
         row
     });
@@ -176,15 +178,54 @@ pub(crate) fn document(kind: &str, plan: &MergePlan, outcomes: &[MergeOutcome]) 
 
 pub(crate) fn describe(outcome: &MergeOutcome) -> String {
     let receipt = &outcome.receipt;
-    let what = format!("merged {} by {} into", counted(receipt.sources.len(), "checkpoint"), receipt.plan.scheme);
+    let n_merged = counted(receipt.plan.sources.len(), "checkpoint");
+    let what = format!("merged {n_merged}{} by {} into", describe_steps(&receipt.plan), receipt.plan.scheme);
     let mut text = describe_with(&what, outcome);
-    if let (None, Some(distance), Some(largest)) =
-        (outcome.compared, receipt.distance_to_newest(), receipt.max_abs_change())
-    {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "distance to the newest source {distance:.6}, largest change {largest:.3e}");
+    if outcome.compared.is_none() {
+        text.push_str(&describe_distance(receipt));
     }
     text
+}
+
+/// The steps of the sources in brackets, if each has one.
+fn describe_steps(plan: &OutputPlan) -> String {
+    const MAX_LISTED: usize = 6;
+    let steps: Option<Vec<u64>> = plan.sources.iter().map(|source| source.step).collect();
+    match steps.as_deref() {
+        None | Some([]) => String::new(),
+        Some([only]) => format!(" (step {only})"),
+        Some(steps) if steps.len() <= MAX_LISTED => {
+            let steps: Vec<String> = steps.iter().map(u64::to_string).collect();
+            format!(" (steps {})", steps.join(", "))
+        }
+        Some([first, .., last]) => format!(" (steps {first} to {last})"),
+    }
+}
+
+/// How far the merge is from the newest source.
+fn describe_distance(receipt: &MergeReceipt) -> String {
+    let (Some(distance), Some(largest)) = (receipt.distance_to_newest(), receipt.max_abs_change()) else {
+        return String::new();
+    };
+    let share = receipt
+        .relative_distance()
+        .map_or_else(String::new, |share| format!("{} % of its norm, ", show_figures(share * 100.0)));
+    let (distance, largest) = (show_figures(distance), show_figures(largest));
+    format!("distance to the newest checkpoint: {share}{distance} in all, at most {largest} in one element\n")
+}
+
+/// A note where the sources of a merge are so far apart that they may not be of one run.
+fn note_distance(outcome: &MergeOutcome, messages: &Messages) {
+    /// Two unrelated models of equal norms are 71 % of it away from their mean; checkpoints of one run a few percent.
+    const FAR: f64 = 0.5;
+    let receipt = &outcome.receipt;
+    let share = receipt.relative_distance().filter(|share| outcome.compared.is_none() && *share > FAR);
+    if let Some(share) = share {
+        let (path, percent) = (outcome.path.display(), show_figures(share * 100.0));
+        messages.note(format!(
+            "`{path}` is {percent} % of the norm away from its newest checkpoint: these may not be checkpoints of one run"
+        ));
+    }
 }
 
 /// What was done, and how much was read and written. `what` precedes the output's path.
