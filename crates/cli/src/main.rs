@@ -8,15 +8,12 @@ mod messages;
 mod meter;
 mod options;
 mod pace;
-mod resolve;
+mod requests;
 mod run;
 mod scoring;
-mod sources;
 mod stdout;
-mod study_record;
 mod svg;
 mod tensor_groups;
-mod weigh;
 
 use std::process::ExitCode;
 
@@ -42,7 +39,6 @@ fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Err
     if let Some(path) = rename {
         world.reading.rename = world.read_rename_map(path)?;
     }
-    world.huggingface = arguments.command.huggingface();
     match &arguments.command {
         Command::Inspect(args) => command::inspect::run(args, &world, messages),
         Command::Plan(args) => command::plan::run(args, &world, messages),

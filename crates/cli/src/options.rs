@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+pub(crate) use thalweg_tensor::show_size as show_bytes;
 use thalweg_tensor::{parse_count, parse_size};
 
 /// A whole number in the forms that people write: `500`, `2K`, `1.5M`, `4e9`, `8B`.
@@ -29,16 +30,6 @@ impl FromStr for ByteSize {
             Ok(n_bytes) => Ok(Self(n_bytes)),
         }
     }
-}
-
-/// Bytes for people: `8.80 GB`.
-pub(crate) fn show_bytes(n_bytes: u64) -> String {
-    const UNITS: [(u64, &str); 4] =
-        [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
-    #[expect(clippy::cast_precision_loss, reason = "two decimals are shown")]
-    let scaled = |unit: u64| n_bytes as f64 / unit as f64;
-    let unit = UNITS.iter().find(|(unit, _)| n_bytes >= *unit);
-    unit.map_or_else(|| format!("{n_bytes} B"), |(unit, name)| format!("{:.2} {name}", scaled(*unit)))
 }
 
 /// A number for people, with three figures: `44.6`, `0.00123`; very large and very small ones as `1.2e-9`.

@@ -22,23 +22,19 @@ use crate::host::World;
 use crate::messages::Messages;
 use crate::options::{show_bytes, show_figures};
 use crate::pace::show_rate;
-use crate::resolve::{output_folder, resolve_plan};
+use crate::requests::merge_request;
 
 /// The largest plan file that is read.
 const MAX_PLAN_BYTES: u64 = 256 << 20;
 
 pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    let plan = find_plan(args, world, messages)?;
+    let plan = find_plan(args, world)?;
     if args.dry_run {
         show_plan(&plan, args.execution.memory.0, world, messages)?;
         return Ok(Outcome::Done);
     }
     // A mistyped path is found before the work, not after it.
-    let open = |path: &PathBuf| {
-        let path = world.resolve_checkpoint(path)?;
-        Ok::<_, Error>(open_checkpoint_with(&world.storage, &path, &world.reading)?)
-    };
-    let against = args.against.as_ref().map(open).transpose()?;
+    let against = args.against.as_ref().map(|path| world.resolver().open_checkpoint(path)).transpose()?;
     let outcomes = execute(&plan, &args.execution, world)?;
     let mut document = document("thalweg-merge", &plan, &outcomes);
     let mut text = String::new();
@@ -106,20 +102,24 @@ impl Comparison {
     }
 }
 
-/// Executes a plan with the user's limits.
-pub(crate) fn execute(plan: &MergePlan, args: &ExecutionArgs, world: &World<'_>) -> Result<Vec<MergeOutcome>, Error> {
-    let options = ExecuteOptions {
+/// What the user says about existing outputs and stages.
+pub(crate) fn execute_options(args: &ExecutionArgs) -> ExecuteOptions {
+    ExecuteOptions {
         replace: if args.force { Replace::Force } else { Replace::Never },
         partial: if args.discard_partial { PartialStage::Discard } else { PartialStage::Resume },
-    };
-    let outcomes = execute_merge(plan, options, &world.context(args.memory.0));
+    }
+}
+
+/// Executes a plan with the user's limits.
+pub(crate) fn execute(plan: &MergePlan, args: &ExecutionArgs, world: &World<'_>) -> Result<Vec<MergeOutcome>, Error> {
+    let outcomes = execute_merge(plan, execute_options(args), &world.context(args.memory.0));
     world.clear_progress();
     Ok(outcomes?)
 }
 
-fn find_plan(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> Result<MergePlan, Error> {
+fn find_plan(args: &MergeArgs, world: &World<'_>) -> Result<MergePlan, Error> {
     if let Some(path) = &args.plan {
-        if is_anything_typed(&args.source) {
+        if is_anything_typed(&args.source, world)? {
             return Err(Error::usage_with_hint(
                 "a plan names everything that is merged and how, so other options would have no effect",
                 "leave them out, or make another plan with `thalweg plan`",
@@ -138,12 +138,13 @@ fn find_plan(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> Result
         return Ok(plan);
     }
     if let Some((recipe, out)) = recipe_of(&args.source.inputs, args.out.as_deref())? {
-        return plan_of_recipe(recipe, out, &args.source, world, messages);
+        return plan_of_recipe(recipe, out, &args.source, world);
     }
     let Some(out) = &args.out else {
         return Err(Error::usage_with_hint("where should the merged checkpoint go?", "name a folder with `-o OUT`"));
     };
-    resolve_plan(&args.source, out, world, messages)
+    let resolver = world.resolver();
+    Ok(resolver.merge_plan(&merge_request(&args.source, &resolver)?, out)?)
 }
 
 fn with_output(plan: MergePlan, out: &Path, world: &World<'_>) -> Result<MergePlan, Error> {
@@ -152,7 +153,7 @@ fn with_output(plan: MergePlan, out: &Path, world: &World<'_>) -> Result<MergePl
     let Ok([mut output]) = <[_; 1]>::try_from(outputs) else {
         return Err(Error::usage(format!("the plan has {n_outputs} outputs, so `-o` cannot name one for all")));
     };
-    output.path = output_folder(out, world)?;
+    output.path = world.resolver().output_folder(out)?;
     Ok(MergePlan { seen_sources, ..MergePlan::new(vec![output])? })
 }
 
