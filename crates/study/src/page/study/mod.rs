@@ -1,4 +1,4 @@
-//! The page of a sweep, forecast or recovery: the answer first, then what it rests on. A part without data is left out.
+//! The page of a demo, sweep, forecast or recovery: the answer first, then what it rests on. A part without data is left out.
 
 mod costs;
 mod forecasts;
@@ -7,6 +7,7 @@ mod ranking;
 mod run;
 mod spikes;
 mod window_map;
+mod windows;
 
 use std::collections::BTreeSet;
 
@@ -37,12 +38,16 @@ pub fn render_study(record: &StudyRecord) -> String {
     let mut page = begin_page(&record.title, &record.tool, &[STYLE, STUDY_STYLE]);
     write_answer(&mut page, &view);
     run::write_run(&mut page, &view, &axes, &mut shown);
+    windows::write_lengths(&mut page, &view);
     window_map::write_maps(&mut page, &view);
     ranking::write_ranking(&mut page, &view, &mut shown);
     forecasts::write_forecasts(&mut page, record);
     spikes::write_spikes(&mut page, &view, &axes);
     geometry::write_geometry(&mut page, record);
     spikes::write_healed_spikes(&mut page, &view);
+    windows::write_coefficients(&mut page, &view);
+    costs::write_limits(&mut page, &view);
+    costs::write_own_commands(&mut page, record);
     costs::write_costs(&mut page, &view);
     write_windows(&mut page, record, &shown);
     let footer = format!("Made by {} from study.json; the page loads nothing from anywhere.", record.tool);
@@ -53,6 +58,9 @@ fn write_answer(page: &mut Markup, view: &StudyView<'_>) {
     let answer = find_answer(view);
     page.element("header").open();
     page.element("h1").filled(&view.record.title);
+    if let Some(caution) = &view.record.caution {
+        page.element("p").attr("class", "caution").filled(caution);
+    }
     page.element("p").attr("class", "answer").filled(format!("{}.", answer.word));
     for sentence in &answer.sentences {
         page.element("p").attr("class", "lead").filled(sentence);
