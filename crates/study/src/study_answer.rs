@@ -232,7 +232,7 @@ fn capital(text: &str) -> String {
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// A gain in a table: value, word.
-pub(crate) fn gain_cell(gain: Option<GainRow>) -> (String, &'static str) {
-    gain.map_or_else(|| ("-".to_owned(), ""), |gain| (show_gain_row(gain), gain_word(gain)))
+/// A gain in a table: value with as many decimals as the other rows, word.
+pub(crate) fn gain_cell(gain: Option<GainRow>, decimals: usize) -> (String, &'static str) {
+    gain.map_or_else(|| ("-".to_owned(), ""), |gain| (format!("{:+.decimals$}", gain.value), gain_word(gain)))
 }

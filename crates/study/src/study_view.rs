@@ -249,6 +249,11 @@ pub(crate) fn decimals_of([low, high]: [f64; 2]) -> usize {
     [2u8, 3, 4, 5].into_iter().find(|&n| places <= f64::from(n)).unwrap_or(6).into()
 }
 
+/// Decimals that all rows of a table share.
+pub(crate) fn shared_decimals(gains: impl Iterator<Item = GainRow>) -> usize {
+    gains.map(gain_decimals).max().unwrap_or(4)
+}
+
 fn gain_decimals(gain: GainRow) -> usize {
     gain.interval_95.map_or(4, decimals_of)
 }

@@ -69,13 +69,7 @@ pub(super) fn draw_rates(svg: &mut Markup, frame: &Frame, curves: &[(&str, Vec<(
     let bottom = frame.bottom + STRIP + 8.0;
     let scale = Scale::new([0.0, peak], [bottom, frame.bottom + 14.0]);
     frame.draw_rule(svg, "grid", bottom);
-    draw_label(
-        svg,
-        "axis faint",
-        Anchor::Start,
-        (f64::midpoint(frame.left, frame.right) - 40.0, bottom - 5.0),
-        "learning rate",
-    );
+    draw_label(svg, "axis faint", Anchor::Start, (frame.left + 44.0, bottom - 5.0), "learning rate");
     for (class, points) in curves {
         let places = points.iter().map(|(x, rate)| (frame.x.place(*x), scale.place(*rate)));
         let visible: Vec<(f64, f64)> = places.filter(|(x, _)| *x >= frame.left && *x <= frame.right + 0.5).collect();

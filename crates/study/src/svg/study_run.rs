@@ -7,7 +7,7 @@ use super::frame::Frame;
 use super::phases::{Extent, STRIP, draw_phase, draw_rates, phase_words};
 use super::scale::{place_of, span_of};
 use super::study_marks::{draw_annealed, draw_forecasts, draw_merges, draw_raws};
-use super::thin::thin_curve;
+use super::thin::{smooth_curve, thin_curve};
 use super::{Anchor, Mark, Scale, Width, begin_chart, begin_mark, draw_label, draw_line};
 use crate::markup::Markup;
 use crate::record::TrainingPoint;
@@ -223,14 +223,16 @@ fn draw_training(svg: &mut Markup, picture: &RunPicture<'_>, run: &RunFrame<'_>)
         return;
     }
     let frame = &run.frame;
-    let curve = |points: &[TrainingPoint]| {
+    let n_columns = frame.width.choose(420, 170);
+    let mut draw = |class: &str, points: &[TrainingPoint]| {
         let points = points.iter().filter(|point| point.nll_nats.is_finite());
         let places: Vec<(f64, f64)> = points.map(|point| (run.x(point.step), frame.y.place(point.nll_nats))).collect();
-        thin_curve(&places, frame.width.choose(420, 170))
+        draw_line(svg, &format!("{class} noise"), &thin_curve(&places, n_columns));
+        draw_line(svg, class, &thin_curve(&smooth_curve(&places), n_columns));
     };
-    draw_line(svg, "training", &curve(&picture.view.record.training));
+    draw("training", &picture.view.record.training);
     if let Some(anneal) = &picture.view.record.anneal {
-        draw_line(svg, "training annealed", &curve(&anneal.training));
+        draw("training annealed", &anneal.training);
     }
 }
 
