@@ -1,6 +1,6 @@
 //! Compares the tokenizers of several checkpoints: do they give a text the same tokens?
 //!
-//! Vocabulary, merges and added tokens are compared by meaning, not by bytes: libraries write the same tokenizer in
+//! Vocabulary, merges, added tokens and the steps before and after are compared by meaning, not by bytes: libraries write the same tokenizer in
 //! several ways. Nothing is tokenized here.
 
 use std::collections::BTreeMap;
@@ -143,16 +143,34 @@ fn short(n: usize, bytes: &[u8]) -> String {
     format!("{n}:{}", hex.get(..12).unwrap_or(hex))
 }
 
+/// The same value with the keys of all objects in order.
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let map: BTreeMap<&String, Value> = map.iter().map(|(key, value)| (key, sorted(value))).collect();
+            map.into_iter().map(|(key, value)| (key.clone(), value)).collect::<serde_json::Map<_, _>>().into()
+        }
+        Value::Array(values) => values.iter().map(sorted).collect(),
+        other => other.clone(),
+    }
+}
+
 fn digest_lines(lines: Vec<String>) -> String {
     short(lines.len(), lines.join("\n").as_bytes())
 }
 
-/// The parts of `tokenizer.json` that decide which tokens there are.
+/// The parts of `tokenizer.json` that decide which tokens a text has.
 #[derive(Deserialize)]
 struct TokenizerFile {
     #[serde(default)]
     added_tokens: Vec<AddedToken>,
     model: TokenizerModel,
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    post_processor: Value,
 }
 
 #[derive(Deserialize)]
@@ -213,7 +231,15 @@ impl TokenizerFile {
             self.added_tokens.into_iter().map(|token| format!("{}\0{}", token.id, token.content)).collect();
         added.sort();
         let n_tokens = vocabulary.len() - 1;
+        // What is done to a text before and after: the order of keys in an object means nothing and is sorted.
+        let step = |name: &str, value: &Value| {
+            let n_parts = value.as_object().map_or(0, serde_json::Map::len);
+            (name.to_owned(), short(n_parts, sorted(value).to_string().as_bytes()))
+        };
         vec![
+            step("normalizer", &self.normalizer),
+            step("pre_tokenizer", &self.pre_tokenizer),
+            step("post_processor", &self.post_processor),
             ("vocabulary".to_owned(), short(n_tokens, vocabulary.join("\n").as_bytes())),
             ("merges".to_owned(), digest_lines(self.model.merges.into_iter().map(merge).collect())),
             ("added_tokens".to_owned(), digest_lines(added)),

@@ -107,6 +107,11 @@ impl OpenSource {
     }
 }
 
+/// Whether a shape has two dimensions or more that are longer than 1.
+fn is_table(shape: &Shape) -> bool {
+    shape.0.iter().filter(|&&len| len > 1).count() > 1
+}
+
 /// What a tensor is. The plan takes tensors that fit `take_newest` from the newest source.
 pub(crate) fn classify(entry: &TensorEntry, take_newest: &[String], optimizer: OptimizerPolicy) -> TensorClass {
     if fits_any(take_newest, &entry.name) {
@@ -121,6 +126,9 @@ pub(crate) fn classify(entry: &TensorEntry, take_newest: &[String], optimizer: O
     match entry.dtype.class() {
         DtypeClass::Mergeable if is_router(&entry.name) => TensorClass::Router,
         DtypeClass::Mergeable => TensorClass::Float,
+        // Counters are numbers or lists. A table of whole numbers that changes in training holds codes of a quantised
+        // weight, whose newest value means nothing beside averaged scales.
+        DtypeClass::Discrete if is_table(&entry.shape) => TensorClass::Opaque,
         DtypeClass::Discrete => TensorClass::Discrete,
         DtypeClass::Refused => TensorClass::Opaque,
     }

@@ -495,6 +495,9 @@ impl<'a> Worker<'a> {
         let tensor = display_name(&piece.entry.name);
         match fault {
             SumFault::NonFiniteInput { source_idx, element_idx } => Error::NonFinite {
+                is_newest: terms
+                    .get(source_idx)
+                    .is_some_and(|i| self.job.combinations.iter().any(|combination| combination.newest_idx == *i)),
                 tensor,
                 path: terms.get(source_idx).map(|&i| self.job.source_paths[i].clone()).unwrap_or_default(),
                 element_idx: piece.elements.start + element_idx as u64,

@@ -180,7 +180,8 @@ impl fmt::Display for Difference {
             }
             Self::Refused { tensor, dtype } => write!(
                 f,
-                "tensor `{}` is {dtype} and not equal in all sources: such codes have separate scales and cannot be averaged",
+                "tensor `{}` is {dtype} and not equal in all sources: such codes have separate scales, and neither they nor \
+                 the newest of them can be merged with those",
                 display_name(tensor)
             ),
             Self::Unreadable { tensor, source, reason } => {
@@ -323,8 +324,7 @@ fn hint_for_names(differences: &[Difference]) -> Option<String> {
     if let Some(key) = architecture {
         return Some(format!("these are different models (`{key}`): choose checkpoints of one run"));
     }
-    let is_parameter = |name: &str| matches!(name.rsplit('.').next(), Some("weight" | "bias"));
-    if missing.iter().all(|(name, _)| !is_parameter(name)) {
+    if missing.iter().all(|(name, _)| is_known_buffer(name)) {
         return Some(hint_for_buffers(&missing));
     }
     differences.iter().find_map(|difference| match difference {
@@ -333,6 +333,35 @@ fn hint_for_names(differences: &[Difference]) -> Option<String> {
         }
         _ => None,
     })
+}
+
+/// Whether a name is that of a buffer which a model computes anew, or which means nothing to it: what may be left out.
+///
+/// Anything else may be a parameter, whatever its name: without it there would be another model.
+fn is_known_buffer(name: &str) -> bool {
+    const BUFFERS: [&str; 20] = [
+        "_extra_state",
+        "attn_mask",
+        "attention_mask",
+        "causal_mask",
+        "cos_cached",
+        "freqs_cis",
+        "inv_freq",
+        "mask",
+        "masked_bias",
+        "num_batches_tracked",
+        "original_inv_freq",
+        "position_ids",
+        "relative_position_index",
+        "rotary_emb",
+        "running_mean",
+        "running_var",
+        "sin_cached",
+        "tokens_per_expert",
+        "token_type_ids",
+        "tril",
+    ];
+    name.rsplit('.').next().is_some_and(|last| BUFFERS.contains(&last))
 }
 
 /// Buffers can be left out, or taken from the newest source if it has them. The hint has the options to copy.

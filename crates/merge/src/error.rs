@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use thalweg_tensor::{AccessError, counted, display_name, shell_word};
+use thalweg_tensor::{AccessError, Dtype, counted, display_name, shell_word};
 
 use crate::align::Difference;
 
@@ -54,7 +54,7 @@ pub enum Error {
         /// Its name, safe to print.
         tensor: String,
         /// Its element type.
-        dtype: thalweg_tensor::Dtype,
+        dtype: Dtype,
         /// How such a tensor is treated.
         class: crate::align::TensorClass,
         /// A source.
@@ -65,6 +65,8 @@ pub enum Error {
     /// NaN or infinity in a source.
     #[error("tensor `{tensor}` of `{}` holds a value that is not finite, at element {element_idx}", path.display())]
     NonFinite {
+        /// Whether the newest source holds it.
+        is_newest: bool,
         /// Its name, safe to print.
         tensor: String,
         /// The source.
@@ -82,7 +84,7 @@ pub enum Error {
         /// About the value.
         value: f64,
         /// Element type of the output.
-        dtype: thalweg_tensor::Dtype,
+        dtype: Dtype,
     },
     /// The kernel refused its input.
     #[error("tensor `{tensor}`: {source}")]
@@ -187,13 +189,19 @@ impl Error {
         match self {
             Self::Checkpoint(error) => error.hint().map(str::to_owned),
             Self::Interrupted => Some("rerun the command to resume".to_owned()),
-            Self::NonFloatDiffers { tensor, class: crate::align::TensorClass::Opaque, .. } => {
+            Self::NonFloatDiffers { tensor, dtype: Dtype::C64, .. } => {
                 Some(format!("take the newest source's with `--take-newest {}`", shell_word(tensor)))
+            }
+            Self::NonFloatDiffers { class: crate::align::TensorClass::Opaque, .. } => {
+                Some("merge the checkpoints as they were in a wider element type".to_owned())
             }
             Self::NonFloatDiffers { tensor, .. } => Some(format!(
                 "take the newest source's with `--take-newest {}`, or all such tensors with `--non-float newest`",
                 shell_word(tensor)
             )),
+            Self::NonFinite { is_newest: true, .. } => {
+                Some("leave that checkpoint out, or merge by IEEE rules with `--allow-non-finite`".to_owned())
+            }
             Self::NonFinite { tensor, .. } => Some(format!(
                 "leave that checkpoint out; for a buffer, take the newest source's with `--take-newest {}`; or merge by IEEE rules with \
                  `--allow-non-finite`",

@@ -212,6 +212,11 @@ pub(crate) fn commit_output(
     Ok(receipt)
 }
 
+/// JSON has no NaN and no infinities: a receipt with one would not read back as it was written.
+fn finite(value: Option<f64>) -> Option<f64> {
+    value.filter(|value| value.is_finite())
+}
+
 fn describe(
     output: &StagedOutput<'_>,
     records: &[TensorRecord],
@@ -229,9 +234,9 @@ fn describe(
             dtype: entry.dtype.name().to_owned(),
             shape: entry.shape.0.to_vec(),
             digest: kind.map(|_| record.digest.to_string()),
-            distance_to_newest: record.stats.sum_squared_distance.map(f64::sqrt),
-            max_abs_change: record.stats.max_abs_change,
-            norm_of_newest: record.stats.newest_squares.map(f64::sqrt),
+            distance_to_newest: finite(record.stats.sum_squared_distance.map(f64::sqrt)),
+            max_abs_change: finite(record.stats.max_abs_change),
+            norm_of_newest: finite(record.stats.newest_squares.map(f64::sqrt)),
             n_non_finite: record.stats.n_non_finite,
             router: (*class == TensorClass::Router).then_some(output.plan.policy.router),
             dequantised: is_dequantised(&entry.name, output.plan, input.sources),

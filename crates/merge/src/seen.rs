@@ -35,6 +35,10 @@ pub struct SeenFile {
     pub len_bytes: u64,
     /// Time of the last change, nanoseconds since 1970, as decimal digits.
     pub modified_ns: String,
+    /// Time of the last change of the file or its entry, where the system tells: it changes even if a program sets the
+    /// other one back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_ns: Option<String>,
     /// BLAKE3 digest of what its header says: names, element types, shapes and offsets of its tensors.
     pub header_digest: String,
 }
@@ -62,6 +66,7 @@ fn see_files(checkpoint: &Checkpoint) -> Vec<SeenFile> {
         name: file.name.clone(),
         len_bytes: file.info.len_bytes,
         modified_ns: file.info.modified_ns.to_string(),
+        changed_ns: Some(file.info.changed_ns).filter(|changed| *changed != 0).map(|changed| changed.to_string()),
         header_digest: bytes_digest(DigestKind::Blake3, header.as_bytes()).to_string(),
     };
     checkpoint.files().iter().zip(headers).map(see).collect()
@@ -95,6 +100,7 @@ fn first_change(before: &[SeenFile], now: &[SeenFile]) -> Option<String> {
         if before.header_digest != now.header_digest {
             return Some(format!("`{name}` has another header"));
         }
-        (before.modified_ns != now.modified_ns).then(|| format!("`{name}` was written again"))
+        let is_touched = before.changed_ns.is_some() && before.changed_ns != now.changed_ns;
+        (before.modified_ns != now.modified_ns || is_touched).then(|| format!("`{name}` was written or moved again"))
     })
 }

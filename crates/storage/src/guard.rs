@@ -273,10 +273,10 @@ fn manifest_of(storage: &dyn Storage, path: &Path, own: OwnFolder<'_>) -> Result
         Place::Link(target) => refuse(is_a_link(&target), LINK_HINT),
         Place::File => refuse("is a file".to_owned(), ELSEWHERE),
         Place::Other => refuse("is a device or a pipe".to_owned(), ELSEWHERE),
-        Place::Folder if storage.count_entries(path)? == 0 => check_mount(storage, path).map(|()| None),
+        Place::Folder if storage.count_entries(path)? == 0 => check_replaceable(storage, path).map(|()| None),
         Place::Folder => match (own.contents_of)(storage, path)? {
             Contents::Ours { manifest, foreign } if foreign.is_empty() => {
-                check_mount(storage, path)?;
+                check_replaceable(storage, path)?;
                 Ok(Some(manifest))
             }
             Contents::Ours { foreign, .. } => refuse(
@@ -293,14 +293,12 @@ fn manifest_of(storage: &dyn Storage, path: &Path, own: OwnFolder<'_>) -> Result
 
 const ELSEWHERE: &str = "choose another output, or move it away";
 
-/// A folder on which something is mounted cannot be renamed.
-fn check_mount(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
-    let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let device = |path: &Path| storage.file_info(path).map(|info| info.id.0);
-    if device(path)? == device(above)? {
-        return Ok(());
+/// A folder that is replaced is renamed and then emptied: what forbids that is asked before the work.
+fn check_replaceable(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
+    match storage.keeps_folder(path)? {
+        None => Ok(()),
+        Some(why) => Err(no_place(path, why.to_owned())),
     }
-    Err(no_place(path, "another file system is mounted there, so it cannot be renamed".to_owned()))
 }
 
 /// The first three names in back-ticks, separated by commas, and how many more there are.

@@ -13,7 +13,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags, RenameFlags};
+use rustix::fs::{Access, Advice, AtFlags, FallocateFlags, FlockOperation, OFlags, RenameFlags, StatxFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::{Error, FileInfo, FileKind, FolderEntry, Lock, ReadAt, Storage, WriteAt, check_local};
@@ -325,6 +325,13 @@ fn lacks_rename_flags(error: Errno) -> bool {
     matches!(error, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)
 }
 
+/// The mount that a path is on, as far as the system tells: two of one disk differ only in this.
+fn mount_of(path: &Path) -> Option<(u32, u32, u64)> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    let found = rustix::fs::statx(rustix::fs::CWD, path, flags, StatxFlags::MNT_ID | StatxFlags::BASIC_STATS).ok()?;
+    Some((found.stx_dev_major, found.stx_dev_minor, found.stx_mnt_id))
+}
+
 impl Storage for LocalStorage {
     fn file_info(&self, path: &Path) -> Result<FileInfo, Error> {
         check_local(path)?;
@@ -355,6 +362,15 @@ impl Storage for LocalStorage {
             }
             _ => Ok(None),
         }
+    }
+
+    fn keeps_folder(&self, path: &Path) -> Result<Option<&'static str>, Error> {
+        let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if mount_of(path) != mount_of(above) {
+            return Ok(Some("something is mounted there, so it cannot be renamed"));
+        }
+        let may_change = |path: &Path| rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).is_ok();
+        Ok((!may_change(path)).then_some("the names in it may not be changed: permission denied"))
     }
 
     fn count_entries(&self, path: &Path) -> Result<usize, Error> {

@@ -147,6 +147,15 @@ pub trait Storage: Send + Sync + Debug {
         Ok(None)
     }
 
+    /// Why a folder cannot be renamed or emptied, where the system tells: something is mounted on it, or its names may
+    /// not be changed. `None` where nothing speaks against it.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn keeps_folder(&self, _path: &Path) -> Result<Option<&'static str>, Error> {
+        Ok(None)
+    }
+
     /// Number of names in a folder, including those that are not UTF-8.
     ///
     /// # Errors

@@ -133,6 +133,8 @@ fn find_plan(args: &MergeArgs, world: &World<'_>) -> Result<MergePlan, Error> {
         let mut plan = MergePlan::from_json(&text)?;
         if args.allow_changed {
             plan.seen_sources.clear();
+        } else if plan.seen_sources.is_empty() {
+            world.resolver().note("the plan does not say what its sources were: changes since are not noticed");
         }
         if let Some(out) = &args.out {
             plan = with_output(plan, out, world)?;

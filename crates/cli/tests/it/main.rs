@@ -26,3 +26,4 @@ mod support;
 mod to_huggingface;
 mod torch;
 mod train;
+mod trial;
