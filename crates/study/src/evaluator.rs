@@ -1,6 +1,7 @@
 //! Scores of checkpoints and of merges, wherever they come from: this program's engine, or another program.
 //!
-//! A study asks an [`Evaluator`]; [`crate::engine_evaluator`] scores in memory, a face may bring one that runs a command.
+//! A study asks an [`Evaluator`]; [`crate::engine_evaluator`] scores in memory, a face may bring one that runs a
+//! command.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -124,6 +125,7 @@ impl ModelScores {
             n: task.n,
             higher_is_better: task.higher_is_better,
             gain: baseline.and_then(|baseline| baseline.find(task)).and_then(|over| gain_over(task, over)),
+            gain_over_chosen: None,
         };
         self.tasks.iter().map(row).collect()
     }

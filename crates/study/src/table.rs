@@ -39,8 +39,8 @@ const COLUMNS: [&str; 25] = [
 
 /// The scores of `record` by RFC 4180: a header, then raw checkpoints, merges and annealed checkpoints in their order.
 ///
-/// A number is written so that reading it gives the same number; what is not known is empty. Steps and coefficients of a
-/// window are one field each, oldest first, with spaces between them.
+/// A number is written so that reading it gives the same number; what is not known is empty. Steps and coefficients of
+/// a window are one field each, oldest first, with spaces between them.
 ///
 /// # Example
 /// ```
@@ -101,7 +101,7 @@ fn cells(record: &StudyRecord, model: Model<'_>, score: &ScoreRow) -> [String; 2
     let is_chosen = record.choice.as_ref().is_some_and(|choice| trial.is_some_and(|trial| trial.name == choice.trial));
     let gain = score.gain;
     let interval = gain.and_then(|gain| gain.interval_95);
-    let joined = |show: &dyn Fn(&crate::report::MergeSource) -> String| {
+    let joined = |show: &dyn Fn(&crate::record::MergeSource) -> String| {
         trial.map_or_else(String::new, |trial| trial.sources.iter().map(show).collect::<Vec<_>>().join(" "))
     };
     [

@@ -4,8 +4,7 @@ use thalweg_merge::plan::OutputPlan;
 
 use crate::Error;
 use crate::evaluator::{Evaluator, ModelScores, TaskScore};
-use crate::record::{ChoiceRow, RawRow, TrialRow};
-use crate::report::MergeSource;
+use crate::record::{ChoiceRow, MergeSource, RawRow, TrialRow};
 
 /// How a window was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -137,7 +136,8 @@ impl SweepFindings {
         })
     }
 
-    /// The checkpoints of a window by the score `shown`; which is best is decided by `deciding`. `None` unless all were scored.
+    /// The checkpoints of a window by the score `shown`; which is best is decided by `deciding`. `None` unless all were
+    /// scored.
     pub fn ingredients(&self, trial: &ScoredTrial, deciding: &TaskScore, shown: &TaskScore) -> Option<Ingredients> {
         let steps: Vec<u64> = trial.trial.output.sources.iter().filter_map(|source| source.step).collect();
         let raws: Vec<&ScoredTrial> = steps.iter().map(|&step| self.raw_at(step)).collect::<Option<_>>()?;

@@ -133,16 +133,17 @@ impl Resolver<'_> {
         }
         newest.sort_by_key(|one| one.step);
         newest.dedup_by_key(|one| one.step);
-        let raws = newest.iter().map(|one| self.raw(one, request)).collect::<Result<_, _>>()?;
+        let raws = self.raw_trials(request, &newest)?;
         Ok(Sweep { trials, raws })
     }
 
+    /// Raw checkpoints, as windows of one.
+    pub(crate) fn raw_trials(&self, request: &SweepRequest, sources: &[SourceRef]) -> Result<Vec<SweepTrial>, Error> {
+        sources.iter().map(|source| self.raw(source, request)).collect()
+    }
+
     /// Every combination of end, count and interval.
-    fn windows(
-        &self,
-        request: &SweepRequest,
-        trajectory: &Trajectory,
-    ) -> Result<Vec<AskedWindow>, Error> {
+    fn windows(&self, request: &SweepRequest, trajectory: &Trajectory) -> Result<Vec<AskedWindow>, Error> {
         let steps = request.interval_steps.iter().map(|&steps| Some(Extent::Steps(Step(steps))));
         let tokens = request.interval_tokens.iter().map(|&tokens| Some(Extent::Tokens(Tokens(tokens))));
         let mut intervals: Vec<Option<Extent>> = steps.chain(tokens).collect();
