@@ -25,7 +25,11 @@ const BANNED: [Banned; 9] = [
         homes: &["crates/storage/", "crates/testkit/", "xtask/", "/tests/"],
         instead: "go through `storage`",
     },
-    Banned { word: "println!(", homes: &["/examples/", "/tests/", "xtask/"], instead: "hand the text to `messages`" },
+    Banned {
+        word: "println!(",
+        homes: &["/examples/", "/tests/", "/build.rs", "xtask/"],
+        instead: "hand the text to `messages`",
+    },
     Banned {
         word: "Instant::now",
         homes: &["crates/cli/", "/examples/", "/tests/", "xtask/"],
