@@ -10,51 +10,70 @@ use thalweg_tensor::display_name;
 use crate::Error;
 use crate::format::Place;
 
-/// A format that thalweg does not read: name endings of its files or folders, what it is, and what converts it.
+/// A format that thalweg does not read: name endings of its files or folders, what it is, and how to get one that it
+/// reads. Each proposal was checked against the source of the tool that it names.
 struct Stranger {
     ends: &'static [&'static str],
     what: &'static str,
-    converter: &'static str,
+    way_out: &'static str,
+}
+
+impl Stranger {
+    fn has_name(&self, name: &str) -> bool {
+        self.ends.iter().any(|end| name.ends_with(end))
+    }
 }
 
 /// In the order of matching: a folder of one format may also hold files that look like another.
-const STRANGERS: [Stranger; 7] = [
+const STRANGERS: [Stranger; 8] = [
     Stranger {
-        ends: &["common.pt"],
-        what: "a Megatron-LM distributed checkpoint",
-        converter: "convert it with Megatron-LM's `tools/checkpoint/convert.py`, or with Megatron Bridge, to Hugging Face safetensors",
-    },
-    Stranger {
-        ends: &[".distcp", ".metadata"],
-        what: "a PyTorch distributed checkpoint",
-        converter: "convert it with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch CKPT model.pt`",
+        ends: &[".distcp"],
+        what: "a shard of a distributed checkpoint of PyTorch",
+        way_out: "give the folder that it is in",
     },
     Stranger {
         ends: &["_CHECKPOINT_METADATA", "manifest.ocdbt", "_METADATA", ".zarray", "zarr.json"],
         what: "an Orbax checkpoint",
-        converter: "restore it with Orbax and save the arrays with `safetensors.flax.save_file`",
+        way_out: "restore it with `orbax.checkpoint.StandardCheckpointer().restore(PATH)`, flatten the tree with \
+                  `flax.traverse_util.flatten_dict(TREE, sep=\".\")`, and save that with `safetensors.flax.save_file`",
     },
     Stranger {
         ends: &[".nemo"],
-        what: "a NeMo archive",
-        converter: "convert it with NeMo's `llm.export_ckpt(..., target=\"hf\")`",
+        what: "a NeMo archive, which is a tar file",
+        way_out: "unpack it with `tar -xf`, and give the `model_weights.ckpt` or the folder `model_weights` in it",
     },
     Stranger {
         ends: &[".gguf"],
         what: "a GGUF file",
-        converter: "give the checkpoint that it was made from: GGUF holds converted, mostly quantised weights",
+        way_out: "give the checkpoint that it was made from: GGUF holds converted, mostly quantised weights",
     },
     Stranger {
-        ends: &[".npz", ".npy", ".msgpack", ".h5"],
-        what: "a file of arrays (NumPy, Flax or Keras)",
-        converter: "load it and save the arrays with `safetensors`",
+        ends: &[".npz"],
+        what: "an archive of NumPy arrays",
+        way_out: "convert it with `safetensors.numpy.save_file(dict(numpy.load(FILE)), \"model.safetensors\")`",
+    },
+    Stranger {
+        ends: &[".msgpack"],
+        what: "a file of Flax",
+        way_out: "read it with `flax.serialization.msgpack_restore(open(FILE, \"rb\").read())`, flatten the tree with \
+                  `flax.traverse_util.flatten_dict(TREE, sep=\".\")`, and save that with `safetensors.flax.save_file`",
+    },
+    Stranger {
+        ends: &[".npy", ".h5"],
+        what: "a file of arrays (NumPy or Keras)",
+        way_out: "load it with the library that wrote it, and save its arrays by name with `safetensors.numpy.save_file`",
     },
     Stranger {
         ends: &[".onnx", ".tflite", ".pdparams"],
         what: "a file of another framework",
-        converter: "give the checkpoint that it was made from",
+        way_out: "give the checkpoint that it was made from",
     },
 ];
+
+/// Whether a name is that of a file that thalweg does not read, whatever its first bytes.
+pub(crate) fn has_name_of_stranger(name: &str) -> bool {
+    STRANGERS.iter().any(|stranger| stranger.has_name(name))
+}
 
 /// The error for a path that no format recognises: what it holds, and what to do.
 pub(crate) fn describe_stranger(place: &Place) -> Error {
@@ -63,7 +82,7 @@ pub(crate) fn describe_stranger(place: &Place) -> Error {
         Place::Folder { entries, .. } => entries.iter().map(|entry| &*entry.name).collect(),
     };
     let known = STRANGERS.iter().find_map(|stranger| {
-        let name = names.iter().find(|name| stranger.ends.iter().any(|end| name.ends_with(end)))?;
+        let name = names.iter().find(|name| stranger.has_name(name))?;
         Some((stranger, display_name(name)))
     });
     let run = match place {
@@ -93,7 +112,7 @@ pub(crate) fn describe_stranger(place: &Place) -> Error {
         path: place.path().to_owned(),
         found,
         converter: known
-            .map(|(stranger, _)| stranger.converter)
+            .map(|(stranger, _)| stranger.way_out)
             .or(run.map(|_| "give one of the checkpoints in it, or use a command that takes a run")),
     }
 }

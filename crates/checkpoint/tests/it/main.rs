@@ -15,6 +15,8 @@ mod mutated;
 #[cfg(test)]
 mod real;
 #[cfg(test)]
+mod strangers;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod template;

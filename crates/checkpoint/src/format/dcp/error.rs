@@ -72,7 +72,17 @@ impl DcpError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Key(_) => Some(KeyFault::HINT),
-            Self::Backend { .. } => Some("load it with Megatron-Core and save it again as `torch_dist`"),
+            Self::Backend { found, .. } => Some(match found.trim_matches('"') {
+                "zarr" => {
+                    "start the training with Megatron-Core 0.15, the last that reads `zarr`, and with \
+                     `--ckpt-convert-format torch_dist --ckpt-convert-save DIR`"
+                }
+                "fsdp_dtensor" => {
+                    "convert it with Megatron-LM's `tools/checkpoint/checkpoint_inspector.py \
+                     convert-fsdp-dtensor-to-torch-dist FROM TO`"
+                }
+                _ => "load it with the release of Megatron-Core that wrote it, and save it as `torch_dist`",
+            }),
             _ => None,
         }
     }

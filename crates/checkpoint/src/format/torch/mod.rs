@@ -36,6 +36,7 @@ use super::{Findings, Format, FormatContent, OpenFile, Place, Unreadable};
 use crate::error::storage_error;
 use crate::index::{MAX_INDEX_BYTES, parse_index};
 use crate::pickle::{Global, NameList, Pickle, PickleLimits, Value, parse_pickle};
+use crate::stranger::has_name_of_stranger;
 use crate::{CatalogCache, Error, Note, ReadOptions};
 
 /// The longest pickle that is read, in bytes.
@@ -62,7 +63,9 @@ impl Format for Torch {
         match place {
             Place::File { path, head } => {
                 let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                is_torch_name(name) || head.starts_with(b"PK\x03\x04") || matches!(**head, [0x80, 0..=5, ..])
+                let is_saved = head.starts_with(b"PK\x03\x04") || matches!(**head, [0x80, 0..=5, ..]);
+                // NumPy's archives and shards of distributed checkpoints begin like files of torch.save.
+                is_torch_name(name) || is_saved && !has_name_of_stranger(name)
             }
             Place::Folder { .. } => place.file_names().any(is_torch_name),
         }
