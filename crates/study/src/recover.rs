@@ -130,8 +130,8 @@ impl fmt::Display for RecoveryNote {
             ),
             Self::NewestMayBeDamaged { step, quiet_until } => write!(
                 f,
-                "step {step} may be damaged already: an onset is sure within three log entries, and the third before it \
-                 is step {quiet_until}"
+                "step {step} may be damaged already: the onset of a sudden spike is known to within three log entries, and \
+                 the third before it is step {quiet_until}"
             ),
             Self::WithinSpike { steps } => {
                 let steps: Vec<String> = steps.iter().map(ToString::to_string).collect();
