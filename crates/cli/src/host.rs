@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use indicatif::{ProgressBar, ProgressStyle};
 use thalweg_checkpoint::{CheckpointPool, ReadOptions, RenameError, RenameMap};
 use thalweg_eval::EvalContext;
-use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage, Unwatched};
+use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage, TOOL, Unwatched, limit_threads};
 use thalweg_storage::{LocalStorage, Storage};
 use thalweg_tensor::kernel::Simd;
 use thalweg_trajectory::{resolve_checkpoint_reference, resolve_reference};
@@ -21,14 +21,6 @@ use crate::messages::Messages;
 use crate::meter::{BAR_EVERY, LINE_EVERY};
 use crate::pace::{Pace, PaceUnit};
 use crate::run::hub_cache_root;
-
-/// Name and version, as receipts have it.
-pub(crate) const TOOL: &str = concat!("thalweg ", env!("CARGO_PKG_VERSION"));
-
-/// More threads than this for each core are not faster, and at some number the system refuses them.
-const THREADS_PER_CORE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
-/// The limit is never lower, so that tests of many threads also run on machines with few cores.
-const LEAST_LIMIT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(127);
 
 /// Everything outside of the program.
 pub(crate) struct World<'a> {
@@ -58,10 +50,10 @@ impl<'a> World<'a> {
                 .map_err(Error::Signal)?;
         }
         let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let most = available.saturating_mul(THREADS_PER_CORE).max(LEAST_LIMIT);
         let asked = global.threads.unwrap_or(available);
-        if asked > most {
-            messages.note(format!("`--threads {asked}` is limited to {most}: more threads would not be faster"));
+        let n_threads = limit_threads(asked, available);
+        if asked > n_threads {
+            messages.note(format!("`--threads {asked}` is limited to {n_threads}: more threads would not be faster"));
         }
         let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new());
         Ok(Self {
@@ -72,7 +64,7 @@ impl<'a> World<'a> {
             clock: ProcessHost { started: Instant::now() },
             progress: CliProgress::new(messages),
             interrupt,
-            n_threads: asked.min(most),
+            n_threads,
             simd: global.simd.map_or(Simd::Auto, Into::into),
             told: Mutex::default(),
         })

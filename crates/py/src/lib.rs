@@ -1,0 +1,36 @@
+//! The Python package `thalweg`: arguments in, library calls, objects out. Every rule is in the libraries.
+//!
+//! Floor 5: a face beside `cli`. It does not parse command lines and prints nothing.
+
+mod checkpoint;
+#[expect(unsafe_code, reason = "DLPack is a protocol of C structures; each block says why it is sound")]
+mod dlpack;
+mod error;
+mod hint;
+#[expect(unsafe_code, reason = "bytes that Python owns are written where they are; each block says why it is sound")]
+mod memory;
+mod merge;
+mod plan;
+mod session;
+mod tensor;
+
+use pyo3::prelude::*;
+
+/// What `import thalweg` builds on; use the package `thalweg`.
+#[pymodule(name = "_thalweg")]
+mod module {
+    #[pymodule_export]
+    use crate::checkpoint::{PyCheckpoint, PyTensorInfo, open_checkpoint};
+    #[pymodule_export]
+    use crate::merge::{PyMerge, PyTensorIterator, merge};
+    #[pymodule_export]
+    use crate::plan::{PyPlan, PyPlanSource};
+    #[pymodule_export]
+    use crate::tensor::PyTensor;
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}
