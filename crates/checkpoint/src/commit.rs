@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use thalweg_storage::guard::{OwnFolder, check_folder, check_place};
+use thalweg_storage::guard::{OwnFolder, check_folder, check_place, is_empty_folder};
 use thalweg_storage::publish::{Replace, publish_folder};
 
 use crate::stage::folders_of;
@@ -55,7 +55,9 @@ pub fn commit_checkpoint(
         Err(error) if error.is_not_found() => check_place(&**staged.storage(), target)?,
         Err(error) => return Err(error.into()),
         Ok(_) if target == staged.folder() => {}
-        Ok(_) if rules.replace == Replace::Force => check_folder(&**staged.storage(), target, rules.own)?,
+        Ok(_) if rules.replace == Replace::Force || is_empty_folder(&**staged.storage(), target)? => {
+            check_folder(&**staged.storage(), target, rules.own)?;
+        }
         Ok(_) => return Err(Error::OutputExists { path: target.to_owned() }),
     }
     staged.seal(manifest.name, manifest.bytes, rules.leftovers)?;

@@ -80,19 +80,22 @@ pub enum StayReason {
     Folder,
     /// A lock, an unfinished download or copy, or a file of the operating system.
     Temporary,
+    /// A dangling link, a device, a pipe or a socket.
+    NotAFile,
 }
 
 impl StayReason {
     /// The reason in a word or two.
     pub fn words(self) -> &'static str {
         match self {
-            Self::Weights => "weights",
+            Self::Weights => "weights or their index",
             Self::TrainingState => "training state",
             Self::Card => "the output has its own",
             Self::Record => "a record of this program",
             Self::TooLarge => "larger than 64 MB",
             Self::Folder => "folders",
             Self::Temporary => "temporary",
+            Self::NotAFile => "not a file",
         }
     }
 }
@@ -201,7 +204,7 @@ pub(crate) fn find_in_listing(folder: &Path, entries: &[FolderEntry], used: &dyn
         let kind = match entry.kind {
             FileKind::Folder => SideFileKind::Stays(StayReason::Folder),
             FileKind::File => side_file_kind(&name, entry.len_bytes),
-            FileKind::Other => SideFileKind::Stays(StayReason::Temporary),
+            FileKind::Other => SideFileKind::Stays(StayReason::NotAFile),
         };
         SideFile { kind, name, path, len_bytes: entry.len_bytes }
     };

@@ -306,7 +306,7 @@ fn is_kept_folder(storage: &dyn Storage, name: &str, path: &Path, template: &Tem
 /// request.
 fn is_kept(prefix: &str, name: &str, len_bytes: u64) -> bool {
     match side_file_kind(name, len_bytes) {
-        SideFileKind::Stays(StayReason::Record | StayReason::Temporary) => false,
+        SideFileKind::Stays(StayReason::Record | StayReason::Temporary | StayReason::NotAFile) => false,
         SideFileKind::Stays(StayReason::Card) | SideFileKind::Code => !prefix.is_empty(),
         SideFileKind::Stays(_) | SideFileKind::Travels => true,
     }

@@ -177,18 +177,6 @@ impl Command {
     }
 }
 
-impl Command {
-    /// Whether outputs get Hugging Face names.
-    pub(crate) fn huggingface(&self) -> HuggingFaceArgs {
-        match self {
-            Self::Plan(args) => args.source.huggingface.clone(),
-            Self::Merge(args) => args.source.huggingface.clone(),
-            Self::Convert(args) => args.huggingface.clone(),
-            _ => HuggingFaceArgs::default(),
-        }
-    }
-}
-
 /// What the user says about a run.
 #[derive(Debug, Args, Clone, Default, PartialEq, Eq)]
 #[command(next_help_heading = "About the run")]

@@ -1,7 +1,5 @@
 //! Errors as the user meets them.
 
-use std::path::PathBuf;
-
 /// Why a command did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -13,8 +11,6 @@ pub(crate) enum Error {
     Checkpoint(#[from] thalweg_checkpoint::Error),
     #[error(transparent)]
     Trajectory(#[from] thalweg_trajectory::Error),
-    #[error("recipe `{}`: {source}", path.display())]
-    Recipe { path: PathBuf, source: thalweg_merge::recipe::RecipeError },
     #[error(transparent)]
     Lab(#[from] thalweg_lab::Error),
     #[error(transparent)]
@@ -49,7 +45,6 @@ impl Error {
             Self::Eval(error) => error.hint(),
             Self::Checkpoint(error) => error.hint().map(str::to_owned),
             Self::Trajectory(error) => error.hint(),
-            Self::Recipe { source, .. } => source.hint(),
             Self::Scheme(error) => error.hint(),
             Self::Lab(error) => error.hint(),
             Self::Study(error) if error.is_interrupt() => Some("rerun the command to resume".to_owned()),
@@ -64,6 +59,7 @@ impl Error {
     pub(crate) fn details(&self) -> Vec<String> {
         match self {
             Self::Trajectory(error) => error.details(),
+            Self::Study(error) => error.details(),
             Self::Checkpoint(error)
             | Self::Merge(thalweg_merge::Error::Checkpoint(error))
             | Self::Eval(thalweg_eval::Error::Checkpoint(error)) => error.details(),

@@ -1,6 +1,5 @@
 //! What the program hands to the libraries: storage, clock, limits, progress, Ctrl-C.
 
-use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,19 +7,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use thalweg_checkpoint::{CheckpointPool, ReadOptions, RenameError, RenameMap};
+use thalweg_checkpoint::{CheckpointPool, ReadOptions};
 use thalweg_eval::EvalContext;
 use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage, TOOL, Unwatched, limit_threads};
 use thalweg_storage::{LocalStorage, Storage};
+use thalweg_study::request::Resolver;
 use thalweg_tensor::kernel::Simd;
-use thalweg_trajectory::{resolve_checkpoint_reference, resolve_reference};
 
-use crate::args::{GlobalArgs, HuggingFaceArgs};
+use crate::args::GlobalArgs;
 use crate::error::Error;
 use crate::messages::Messages;
 use crate::meter::{BAR_EVERY, LINE_EVERY};
 use crate::pace::{Pace, PaceUnit};
 use crate::run::hub_cache_root;
+
+/// Memory for what reads only headers: no limit is met.
+const HEADER_MEMORY_BYTES: u64 = 1 << 30;
 
 /// Everything outside of the program.
 pub(crate) struct World<'a> {
@@ -29,15 +31,11 @@ pub(crate) struct World<'a> {
     pub(crate) pool: CheckpointPool,
     /// How checkpoints are read.
     pub(crate) reading: ReadOptions,
-    /// Whether outputs get Hugging Face names.
-    pub(crate) huggingface: HuggingFaceArgs,
     clock: ProcessHost,
     progress: CliProgress<'a>,
     interrupt: Arc<AtomicBool>,
     n_threads: NonZeroUsize,
     simd: Simd,
-    /// Notes that were shown and are not repeated.
-    told: Mutex<BTreeSet<String>>,
 }
 
 impl<'a> World<'a> {
@@ -60,35 +58,12 @@ impl<'a> World<'a> {
             pool: CheckpointPool::new(&storage),
             storage,
             reading,
-            huggingface: HuggingFaceArgs::default(),
             clock: ProcessHost { started: Instant::now() },
             progress: CliProgress::new(messages),
             interrupt,
             n_threads,
             simd: global.simd.map_or(Simd::Auto, Into::into),
-            told: Mutex::default(),
         })
-    }
-
-    /// Reads a name map (`--rename`).
-    pub(crate) fn read_rename_map(&self, path: &Path) -> Result<RenameMap, Error> {
-        /// Longer than any list of a model's names.
-        const MAX_BYTES: u64 = 64 << 20;
-        let bytes = self.storage.read_file(path, MAX_BYTES)?;
-        let refuse = |what: String| {
-            let hint = "each line is `FROM -> TO`, such as `layers.*.wq -> model.layers.*.q_proj.weight`";
-            Error::usage_with_hint(format!("`--rename {}`: {what}", path.display()), hint)
-        };
-        let text = std::str::from_utf8(&bytes).map_err(|_| refuse("it is not UTF-8 text".to_owned()))?;
-        text.parse().map_err(|error: RenameError| refuse(error.to_string()))
-    }
-
-    /// Shows a note, unless it was shown before.
-    pub(crate) fn note_once(&self, note: Option<String>) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(note) = note.filter(|note| told.insert(note.clone())) {
-            Progress::note(&self.progress, &note);
-        }
     }
 
     /// The context of a run that may use `memory_bytes` of resident memory.
@@ -136,30 +111,31 @@ impl<'a> World<'a> {
         self.progress.clear();
     }
 
-    /// The path of the run or checkpoint that the user names: a path as it was typed, or one in the local Hugging Face
-    /// cache.
-    pub(crate) fn find(&self, path: &Path) -> Result<PathBuf, Error> {
-        Ok(resolve_reference(&self.storage, &path.to_string_lossy(), hub_cache_root().as_deref())?)
+    /// What requests are resolved with.
+    pub(crate) fn resolver(&self) -> Resolver<'_> {
+        Resolver::new(self.context(HEADER_MEMORY_BYTES), self.reading.clone(), hub_cache_root())
     }
 
-    /// As [`find`](Self::find), for a name that must mean one checkpoint.
+    /// The path of the checkpoint that the user names.
     pub(crate) fn find_checkpoint(&self, path: &Path) -> Result<PathBuf, Error> {
-        Ok(resolve_checkpoint_reference(&self.storage, &path.to_string_lossy(), hub_cache_root().as_deref())?)
+        Ok(self.resolver().find_checkpoint(path)?)
     }
 
-    /// As [`find`](Self::find), but absolute and without links, as paths are in plans.
-    pub(crate) fn resolve(&self, path: &Path) -> Result<PathBuf, Error> {
-        Ok(self.storage.canonical_path(&self.find(path)?)?)
-    }
-
-    /// As [`find_checkpoint`](Self::find_checkpoint), but absolute and without links.
+    /// As [`find_checkpoint`](Self::find_checkpoint), but absolute and without links, as paths are in plans.
     pub(crate) fn resolve_checkpoint(&self, path: &Path) -> Result<PathBuf, Error> {
-        Ok(self.storage.canonical_path(&self.find_checkpoint(path)?)?)
+        Ok(self.resolver().resolve_checkpoint(path)?)
     }
 
     pub(crate) fn n_threads(&self) -> usize {
         self.n_threads.get()
     }
+}
+
+/// The command as it was typed, for the record.
+pub(crate) fn command_line() -> String {
+    let word = |word: std::ffi::OsString| thalweg_tensor::shell_word(&word.to_string_lossy());
+    let words: Vec<String> = std::env::args_os().skip(1).map(word).collect();
+    format!("thalweg {}", words.join(" "))
 }
 
 /// Scoring without progress or notes.

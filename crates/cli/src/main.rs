@@ -8,15 +8,12 @@ mod messages;
 mod meter;
 mod options;
 mod pace;
-mod resolve;
+mod requests;
 mod run;
 mod scoring;
-mod sources;
 mod stdout;
-mod study_record;
 mod svg;
 mod tensor_groups;
-mod weigh;
 
 use std::process::ExitCode;
 
@@ -25,6 +22,7 @@ use clap::Parser;
 use crate::args::{Arguments, Command};
 use crate::command::Outcome;
 use crate::messages::Messages;
+use thalweg_study::request::read_rename_map;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -40,9 +38,8 @@ fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Err
     let (reading, rename) = arguments.command.reading();
     let mut world = host::World::new(&arguments.global, reading, messages)?;
     if let Some(path) = rename {
-        world.reading.rename = world.read_rename_map(path)?;
+        world.reading.rename = read_rename_map(&*world.storage, path)?;
     }
-    world.huggingface = arguments.command.huggingface();
     match &arguments.command {
         Command::Inspect(args) => command::inspect::run(args, &world, messages),
         Command::Plan(args) => command::plan::run(args, &world, messages),

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+pub(crate) use thalweg_tensor::show_size as show_bytes;
 use thalweg_tensor::{parse_count, parse_size};
 
 /// A whole number in the forms that people write: `500`, `2K`, `1.5M`, `4e9`, `8B`.
@@ -31,14 +32,20 @@ impl FromStr for ByteSize {
     }
 }
 
-/// Bytes for people: `8.80 GB`.
-pub(crate) fn show_bytes(n_bytes: u64) -> String {
-    const UNITS: [(u64, &str); 4] =
-        [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
-    #[expect(clippy::cast_precision_loss, reason = "two decimals are shown")]
-    let scaled = |unit: u64| n_bytes as f64 / unit as f64;
-    let unit = UNITS.iter().find(|(unit, _)| n_bytes >= *unit);
-    unit.map_or_else(|| format!("{n_bytes} B"), |(unit, name)| format!("{:.2} {name}", scaled(*unit)))
+/// A number for people, with three figures: `44.6`, `0.00123`; very large and very small ones as `1.2e-9`.
+pub(crate) fn show_figures(value: f64) -> String {
+    const PLAIN: std::ops::Range<f64> = 1e-5..1e7;
+    if value == 0.0 {
+        return "0".to_owned();
+    }
+    if !PLAIN.contains(&value.abs()) {
+        return format!("{value:.1e}");
+    }
+    // Digits after the point, by the exponent of the value as it is rounded.
+    let rounded = format!("{value:.2e}");
+    let exponent: i32 = rounded.split_once('e').and_then(|(_, exponent)| exponent.parse().ok()).unwrap_or(0);
+    let decimals = usize::try_from(2 - exponent).unwrap_or(0);
+    format!("{value:.decimals$}")
 }
 
 /// Counts for people: `1.10B`, `248k`.
@@ -49,4 +56,15 @@ pub(crate) fn show_count(count: u64) -> String {
     let scaled = count as f64 / *unit as f64;
     let text = format!("{scaled:.2}");
     format!("{}{name}", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_three_figures() {
+        let shown = [44.587_984, 0.999_6, 1.0, 1234.5, 0.001_234, 0.0, 1e-9, 2.5e9].map(show_figures);
+        assert_eq!(shown, ["44.6", "1.00", "1.00", "1234", "0.00123", "0", "1.0e-9", "2.5e9"]);
+    }
 }

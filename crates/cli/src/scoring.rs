@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use thalweg_checkpoint::ReadOptions;
 use thalweg_eval::external::{ExternalResults, ExternalScore, read_results};
-use thalweg_eval::suite::SuiteRole;
 use thalweg_eval::{EvalContext, ReportSuite, SelectionSuite, Suite, check_apart};
 use thalweg_merge::context::RunContext;
 use thalweg_merge::engine::{ExecuteOptions, PartialStage, execute_merge};
@@ -13,7 +12,7 @@ use thalweg_merge::plan::{DigestChoice, MergePlan, OutputPlan};
 use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::{Replace, publish_file};
 use thalweg_study::engine_evaluator::EngineEvaluator;
-use thalweg_study::evaluator::{Evaluator, ModelScores, TaskScore};
+use thalweg_study::evaluator::{Evaluator, ModelScores};
 use thalweg_study::record::{CostRow, SuiteRow};
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
@@ -80,11 +79,6 @@ fn check_by(args: &ScoringArgs, suite: &Suite) -> Result<(), Error> {
     Err(Error::usage_with_hint(format!("there is no score `{by}`"), format!("there are {}", names.join(", "))))
 }
 
-/// Whether a suite may decide.
-pub(crate) fn may_choose(suites: &[Suite]) -> bool {
-    suites.first().is_none_or(|suite| suite.role != Some(SuiteRole::Report))
-}
-
 /// What scores, as the options say. `like` is any checkpoint of the run, `folder` that of the study.
 pub(crate) fn make_evaluator<'a>(
     args: &ScoringArgs,
@@ -106,27 +100,6 @@ pub(crate) fn make_evaluator<'a>(
             Ok(Box::new(EngineEvaluator::new(suites, like, tokenizer, cache, eval, run)?))
         }
     }
-}
-
-/// The score that decides: `--by`, or the first one that every model has.
-pub(crate) fn deciding(args: &ScoringArgs, models: &[&ModelScores]) -> Result<TaskScore, Error> {
-    let known = || models.iter().flat_map(|scores| &scores.tasks);
-    let found = match &args.by {
-        None => known().find(|score| models.iter().all(|model| model.find(score).is_some())).or(known().next()),
-        Some(by) => {
-            let (task, measure) = by.split_once('/').map_or((by.as_str(), None), |(task, m)| (task, Some(m)));
-            known().find(|one| one.task == task && measure.is_none_or(|measure| one.measure == measure))
-        }
-    };
-    found.cloned().ok_or_else(|| {
-        let mut names: Vec<String> = known().map(|task| format!("{}/{}", task.task, task.measure)).collect();
-        names.sort();
-        names.dedup();
-        Error::usage_with_hint(
-            format!("there is no score `{}`", args.by.as_deref().unwrap_or("of any task")),
-            format!("there are {}", names.join(", ")),
-        )
-    })
 }
 
 /// Another program: merges are written for it, one at a time, and removed.

@@ -49,6 +49,8 @@ pub struct TensorStats {
     pub sum_squared_distance: Option<f64>,
     /// Largest difference of an element from the newest source's.
     pub max_abs_change: Option<f64>,
+    /// Sum of the squares of the newest source's tensor.
+    pub newest_squares: Option<f64>,
     /// Elements that are NaN or infinite.
     pub n_non_finite: u64,
     /// Elements that needed the exact slow path.
@@ -61,6 +63,7 @@ impl TensorStats {
         let both = |a: Option<f64>, b: Option<f64>, join: fn(f64, f64) -> f64| Some(join(a?, b?));
         self.sum_squared_distance = both(self.sum_squared_distance, next.sum_squared_distance, |a, b| a + b);
         self.max_abs_change = both(self.max_abs_change, next.max_abs_change, f64::max);
+        self.newest_squares = both(self.newest_squares, next.newest_squares, |a, b| a + b);
         self.n_non_finite += next.n_non_finite;
         self.n_slow_path += next.n_slow_path;
     }
@@ -484,6 +487,7 @@ impl<'a> Worker<'a> {
         let distance = difference_stats(wide, newest, merged);
         stats.sum_squared_distance = Some(distance.sum_squared_difference);
         stats.max_abs_change = Some(distance.max_abs_difference);
+        stats.newest_squares = Some(distance.sum_squares);
         Ok(())
     }
 
@@ -547,7 +551,8 @@ impl<'a> Worker<'a> {
 impl TensorStats {
     /// The neutral start of a sum over parts.
     pub(crate) fn start() -> Self {
-        Self { sum_squared_distance: Some(0.0), max_abs_change: Some(0.0), n_non_finite: 0, n_slow_path: 0 }
+        let zero = Some(0.0);
+        Self { sum_squared_distance: zero, max_abs_change: zero, newest_squares: zero, n_non_finite: 0, n_slow_path: 0 }
     }
 }
 

@@ -128,6 +128,25 @@ impl Difference {
             _ => None,
         }
     }
+
+    /// Whether two tensors differ in the same way: between the same sources, by presence or by the same element types.
+    pub(crate) fn is_alike(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Presence { present, absent, .. }, Self::Presence { present: theirs, absent: lack, .. }) => {
+                present == theirs && absent == lack
+            }
+            (Self::Tensor { rows, .. }, Self::Tensor { rows: theirs, .. }) => {
+                let has_one_shape =
+                    |rows: &[(String, Shape, Dtype, String)]| rows.windows(2).all(|pair| pair[0].1 == pair[1].1);
+                let mut pairs = rows.iter().zip(theirs);
+                rows.len() == theirs.len()
+                    && has_one_shape(rows)
+                    && has_one_shape(theirs)
+                    && pairs.all(|(a, b)| a.0 == b.0 && a.2 == b.2)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Whether the newest source has something.

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use thalweg_tensor::{AccessError, display_name, shell_word};
+use thalweg_tensor::{AccessError, counted, display_name, shell_word};
+
+use crate::align::Difference;
 
 /// Why a merge, a verification or a geometry pass did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +40,7 @@ pub enum Error {
     #[error("{}", describe_differences(differences))]
     NotAligned {
         /// The differences, in the order of the tensors' names.
-        differences: Vec<crate::align::Difference>,
+        differences: Vec<Difference>,
     },
     /// No tensor at all.
     #[error("`{}` holds no tensors: there is nothing to merge", path.display())]
@@ -243,20 +245,38 @@ fn describe_changes(changes: &[String]) -> String {
 /// How many differences are printed before the rest is counted.
 const MAX_SHOWN: usize = 20;
 
-fn describe_differences(differences: &[crate::align::Difference]) -> String {
+fn describe_differences(differences: &[Difference]) -> String {
     let mut text = match differences {
         [only] => return only.to_string(),
-        many if many.iter().any(|one| matches!(one, crate::align::Difference::Contents { .. })) => {
+        many if many.iter().any(|one| matches!(one, Difference::Contents { .. })) => {
             format!("the sources cannot be merged, for {} reasons", many.len())
         }
         many => format!("the sources differ in {} places", many.len()),
     };
-    for difference in differences.iter().take(MAX_SHOWN) {
+    let (shown, n_left) = one_of_each_kind(differences);
+    for (difference, n_alike) in shown {
         text.push_str("\n  ");
         text.push_str(&difference.to_string().replace('\n', "\n  "));
+        if n_alike > 0 {
+            text.push_str(&format!("\n    and the same for {}", counted(n_alike, "other tensor")));
+        }
     }
-    if differences.len() > MAX_SHOWN {
-        text.push_str(&format!("\n  and {} more", differences.len() - MAX_SHOWN));
+    if n_left > 0 {
+        text.push_str(&format!("\n  and {n_left} more"));
     }
     text
+}
+
+/// The first differences, each with the number of tensors that differ in the same way, and how many others are left.
+fn one_of_each_kind(differences: &[Difference]) -> (Vec<(&Difference, usize)>, usize) {
+    let mut shown: Vec<(&Difference, usize)> = Vec::new();
+    let mut n_left = 0;
+    for difference in differences {
+        match shown.iter().position(|(first, _)| first.is_alike(difference)) {
+            Some(i) => shown[i].1 += 1,
+            None if shown.len() < MAX_SHOWN => shown.push((difference, 0)),
+            None => n_left += 1,
+        }
+    }
+    (shown, n_left)
 }

@@ -17,7 +17,7 @@ use crate::error::Error;
 pub(crate) use thalweg_checkpoint::JOURNAL_NAME;
 
 const MAGIC: &[u8; 8] = b"thalwegj";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// Digests of the plan, of the sources' sizes and times where nothing is hashed, and of what is merged in the same
 /// reading. A stage of another plan or other sources is refused. A stage of another reading is started again, because its
 /// units mean other things.
@@ -197,7 +197,7 @@ fn encode(record: &UnitRecord) -> Vec<u8> {
             put(&mut out, subtrees.len() as u64);
             subtrees.iter().for_each(|subtree| out.extend_from_slice(&subtree.0));
         }
-        for value in [part.stats.sum_squared_distance, part.stats.max_abs_change] {
+        for value in [part.stats.sum_squared_distance, part.stats.max_abs_change, part.stats.newest_squares] {
             put(&mut out, u64::from(value.is_some()));
             put(&mut out, value.unwrap_or(0.0).to_bits());
         }
@@ -240,15 +240,19 @@ impl Cursor<'_> {
 fn decode(body: &[u8]) -> Option<UnitRecord> {
     let mut cursor = Cursor(body);
     let unit_idx = cursor.number()?;
-    let n_parts = cursor.count(64)?;
+    let n_parts = cursor.count(80)?;
     let mut parts = Vec::with_capacity(n_parts);
     for _ in 0..n_parts {
         let n_sources = cursor.count(8)?;
         let source_subtrees = (0..n_sources).map(|_| cursor.subtrees()).collect::<Option<Vec<_>>>()?;
         let output_subtrees = cursor.subtrees()?;
-        let (sum_squared_distance, max_abs_change) = (cursor.value()?, cursor.value()?);
-        let (n_non_finite, n_slow_path) = (cursor.number()?, cursor.number()?);
-        let stats = TensorStats { sum_squared_distance, max_abs_change, n_non_finite, n_slow_path };
+        let stats = TensorStats {
+            sum_squared_distance: cursor.value()?,
+            max_abs_change: cursor.value()?,
+            newest_squares: cursor.value()?,
+            n_non_finite: cursor.number()?,
+            n_slow_path: cursor.number()?,
+        };
         parts.push(PartRecord { source_subtrees, output_subtrees, stats });
     }
     cursor.0.is_empty().then_some(UnitRecord { unit_idx, parts })

@@ -231,6 +231,7 @@ fn describe(
             digest: kind.map(|_| record.digest.to_string()),
             distance_to_newest: record.stats.sum_squared_distance.map(f64::sqrt),
             max_abs_change: record.stats.max_abs_change,
+            norm_of_newest: record.stats.newest_squares.map(f64::sqrt),
             n_non_finite: record.stats.n_non_finite,
             router: (*class == TensorClass::Router).then_some(output.plan.policy.router),
             dequantised: is_dequantised(&entry.name, output.plan, input.sources),

@@ -143,6 +143,26 @@ pub enum RequestedFormat {
     OnlyRead(&'static str),
 }
 
+impl RequestedFormat {
+    /// The format of this name, as `inspect` shows it, or of another common name for it; `same` is that of the newest
+    /// source.
+    pub fn from_name(name: &str) -> Option<Self> {
+        const OTHER_NAMES: [(&str, OutputFormat); 4] = [
+            ("pt", OutputFormat::Torch),
+            ("bin", OutputFormat::Torch),
+            ("pytorch", OutputFormat::Torch),
+            ("torch_dist", OutputFormat::MegatronDist),
+        ];
+        const ONLY_READ: [&str; 3] = ["torch-checkpointing", "megatron-legacy", "nanotron"];
+        if name == "same" {
+            return Some(Self::Same);
+        }
+        let other = OTHER_NAMES.iter().find(|(other, _)| *other == name).map(|(_, format)| *format);
+        let only_read = || ONLY_READ.iter().find(|known| **known == name).map(|known| Self::OnlyRead(known));
+        OutputFormat::from_name(name).or(other).map(Self::Named).or_else(only_read)
+    }
+}
+
 /// What to do about a state that cannot be averaged.
 pub(crate) const NEWEST_HINT: &str = "`--optimizer newest` takes the state of the newest checkpoint as it is";
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use thalweg_checkpoint::OutputLayout;
-use thalweg_storage::guard::{Place, check_folder, check_place, look_at};
+use thalweg_storage::guard::{Place, check_folder, check_place, is_empty_folder, look_at};
 use thalweg_storage::publish::{Replace, is_stage_name, stage_path, trainer_part};
 use thalweg_storage::{FileKind, Storage};
 use thalweg_tensor::Digest;
@@ -165,6 +165,9 @@ fn find_existing(
     let (storage, path) = (&*run.storage, &output.path);
     match look_at(storage, path)? {
         Place::Free => return Ok(check_place(storage, path).map(|()| None)?),
+        Place::Folder if is_empty_folder(storage, path)? => {
+            return Ok(check_folder(storage, path, MERGED_FOLDER).map(|()| None)?);
+        }
         Place::Folder | Place::Link(_) => {}
         Place::File | Place::Other => return Err(exists(storage, path, "")),
     }

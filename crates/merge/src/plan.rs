@@ -125,10 +125,13 @@ pub enum OutputDtype {
     /// That of the input tensor.
     Same,
     /// IEEE single.
+    #[serde(alias = "float32", alias = "fp32", alias = "float")]
     F32,
     /// bfloat16.
+    #[serde(alias = "bfloat16")]
     Bf16,
     /// IEEE half.
+    #[serde(alias = "float16", alias = "fp16", alias = "half")]
     F16,
 }
 

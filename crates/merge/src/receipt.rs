@@ -171,6 +171,9 @@ pub struct TensorReceipt {
     pub distance_to_newest: Option<f64>,
     /// Largest change of an element against the newest source.
     pub max_abs_change: Option<f64>,
+    /// Euclidean norm of the newest source's tensor; `None` when that was not read as numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub norm_of_newest: Option<f64>,
     /// Elements that are NaN or infinite.
     pub n_non_finite: u64,
     /// What the policy for routers did with it; `None` for tensors that it does not apply to.
@@ -233,6 +236,13 @@ impl MergeReceipt {
     pub fn distance_to_newest(&self) -> Option<f64> {
         let squares = self.params().map(|tensor| tensor.distance_to_newest.map(|distance| distance * distance));
         squares.sum::<Option<f64>>().map(f64::sqrt)
+    }
+
+    /// Distance of all parameters to those of the newest source as a share of their norm; `None` when that was not read.
+    pub fn relative_distance(&self) -> Option<f64> {
+        let squares = |norm: Option<f64>| norm.map(|norm| norm * norm);
+        let norm = self.params().filter_map(|tensor| squares(tensor.norm_of_newest)).sum::<f64>().sqrt();
+        self.distance_to_newest().filter(|_| norm > 0.0).map(|distance| distance / norm)
     }
 
     /// Largest change of a parameter against the newest source; `None` when that was not read.

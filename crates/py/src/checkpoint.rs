@@ -6,12 +6,12 @@ use std::sync::Arc;
 use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use thalweg_checkpoint::{Checkpoint, ReadOptions};
+use thalweg_checkpoint::Checkpoint;
 use thalweg_merge::context::Stage;
 use thalweg_tensor::{TensorCatalog, TensorEntry, TensorSource, display_name, nearest_name, to_index};
 
 use crate::error::Result;
-use crate::plan::find_checkpoint;
+use crate::options::{RenameArgument, read_options};
 use crate::session::{Session, Watch, run_watched};
 use crate::tensor::{PyTensor, TensorData};
 
@@ -155,15 +155,21 @@ fn read_tensor(checkpoint: &Checkpoint, tensor_idx: usize, watch: &Watch) -> Res
 
 /// Opens a checkpoint of any format: a folder, a file, or a name in the local Hugging Face cache.
 ///
-/// `key` is the key of the state dict in files that hold several.
+/// `key`, `params` and `rename` say how it is read, as for `plan`.
 #[pyfunction]
-#[pyo3(signature = (path, *, key=None))]
-pub(crate) fn open_checkpoint(py: Python<'_>, path: PathBuf, key: Option<String>) -> Result<PyCheckpoint> {
+#[pyo3(signature = (path, *, key=None, params=None, rename=None))]
+pub(crate) fn open_checkpoint(
+    py: Python<'_>,
+    path: PathBuf,
+    key: Option<String>,
+    params: Option<String>,
+    rename: Option<RenameArgument>,
+) -> Result<PyCheckpoint> {
     let watch = Watch::default();
-    let session = Session::new(None, 0)?;
+    let session = Session::for_headers()?;
     let checkpoint = run_watched(py, None, &watch, || {
-        let path = find_checkpoint(&session.storage, &path)?;
-        Ok(session.pool.open(&path, &ReadOptions { key, ..ReadOptions::default() })?)
+        let reading = read_options(&session, (key, params, rename))?;
+        Ok(session.resolver(&watch, reading).open_checkpoint(&path)?)
     })?;
-    Ok(PyCheckpoint { checkpoint })
+    Ok(PyCheckpoint { checkpoint: Arc::new(checkpoint) })
 }

@@ -41,10 +41,24 @@ from_library!(
     Checkpoint(thalweg_checkpoint::Error),
     Trajectory(thalweg_trajectory::Error),
     Scheme(thalweg_merge::scheme::SchemeError),
-    Study(thalweg_study::Error),
     Storage(thalweg_storage::Error),
     Python(PyErr)
 );
+
+impl From<thalweg_study::Error> for Failure {
+    fn from(error: thalweg_study::Error) -> Self {
+        use thalweg_study::Error;
+        match error {
+            Error::Request { what, hint } => Self::Usage { what, hint },
+            Error::Merge(error) => error.into(),
+            Error::Checkpoint(error) => error.into(),
+            Error::Trajectory(error) => error.into(),
+            Error::Scheme(error) => error.into(),
+            Error::Storage(error) => error.into(),
+            error => Self::Study(error),
+        }
+    }
+}
 
 impl From<thalweg_merge::Error> for Failure {
     fn from(error: thalweg_merge::Error) -> Self {
@@ -88,6 +102,7 @@ impl Failure {
         match self {
             Self::Trajectory(error) => error.details(),
             Self::Checkpoint(error) => error.details(),
+            Self::Study(error) => error.details(),
             _ => Vec::new(),
         }
     }

@@ -10,6 +10,7 @@ mod hint;
 #[expect(unsafe_code, reason = "bytes that Python owns are written where they are; each block says why it is sound")]
 mod memory;
 mod merge;
+mod options;
 mod plan;
 mod session;
 mod tensor;
@@ -24,13 +25,15 @@ mod module {
     #[pymodule_export]
     use crate::merge::{PyMerge, PyTensorIterator, merge};
     #[pymodule_export]
-    use crate::plan::{PyPlan, PyPlanSource};
+    use crate::plan::{PyPlan, PyPlanSource, plan};
     #[pymodule_export]
     use crate::tensor::PyTensor;
     use pyo3::prelude::*;
+    use thalweg_study::request::OPTION_NAMES;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("_OPTION_NAMES", OPTION_NAMES)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

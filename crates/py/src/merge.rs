@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use pyo3::prelude::*;
+use thalweg_checkpoint::ReadOptions;
 use thalweg_merge::context::DEFAULT_MEMORY;
 use thalweg_merge::engine::{ExecuteOptions, PartialStage, execute_merge};
 use thalweg_merge::in_memory::OpenMerge;
 use thalweg_merge::plan::MergePlan;
-use thalweg_storage::guard::output_path;
 use thalweg_storage::publish::Replace;
 use thalweg_tensor::{TensorCatalog, display_name};
 
@@ -151,7 +151,7 @@ impl PyMerge {
         let state = &self.state;
         let watch = Watch::default();
         let receipt = run_watched(py, state.progress(py), &watch, || {
-            let plan = plan_with_output(state, out)?;
+            let plan = plan_with_output(state, out, &watch)?;
             let outcomes = execute_merge(&plan, state.options, &state.session.context(&watch))?;
             let receipt = outcomes.into_iter().next().map(|outcome| outcome.receipt);
             let receipt = receipt.ok_or(thalweg_merge::Error::Bug { what: "a merge has an output" })?;
@@ -198,16 +198,11 @@ impl PyMerge {
     }
 }
 
-/// The plan with the output that was asked for.
-fn plan_with_output(state: &MergeState, out: Option<PathBuf>) -> Result<MergePlan> {
+/// The plan with the output that was asked for, if one was.
+fn plan_with_output(state: &MergeState, out: Option<PathBuf>, watch: &Watch) -> Result<MergePlan> {
     let mut plan = state.plan.clone();
-    let Some(output) = plan.outputs.first_mut() else { return Ok(plan) };
-    match out {
-        Some(out) => output.path = output_path(&*state.session.storage, &out)?,
-        None if output.path.as_os_str().is_empty() => {
-            return Err(Failure::usage_with_hint("where should the merged checkpoint go?", "name a folder: `out`"));
-        }
-        None => {}
+    if let (Some(output), Some(out)) = (plan.outputs.first_mut(), out) {
+        output.path = state.session.resolver(watch, ReadOptions::default()).output_folder(&out)?;
     }
     Ok(plan)
 }
@@ -265,7 +260,8 @@ impl PyTensorIterator {
 /// With `out`, the merge is also written there at once, as by `write`.
 #[pyfunction]
 #[pyo3(signature = (
-    plan, out=None, *, threads=None, memory=None, progress=None, force=false, discard_partial=false
+    plan, out=None, *, threads=None, memory=None, progress=None, force=false, discard_partial=false,
+    allow_changed=false
 ))]
 #[expect(clippy::too_many_arguments, reason = "keywords of Python")]
 pub(crate) fn merge(
@@ -277,6 +273,7 @@ pub(crate) fn merge(
     progress: Option<Py<PyAny>>,
     force: bool,
     discard_partial: bool,
+    allow_changed: bool,
 ) -> Result<PyMerge> {
     let memory = memory.unwrap_or_else(|| SizeArgument::Text(DEFAULT_MEMORY.to_owned()));
     let session = Session::new(threads, memory.bytes("memory")?)?;
@@ -284,7 +281,10 @@ pub(crate) fn merge(
         replace: if force { Replace::Force } else { Replace::Never },
         partial: if discard_partial { PartialStage::Discard } else { PartialStage::Resume },
     };
-    let plan = plan.plan.clone();
+    let mut plan = plan.plan.clone();
+    if allow_changed {
+        plan.seen_sources.clear();
+    }
     let [output] = &*plan.outputs else {
         let n_outputs = plan.outputs.len();
         return Err(Failure::usage(format!("the plan has {n_outputs} outputs, and a merge in memory has one")));

@@ -1,34 +1,23 @@
 //! Plans, as Python sees them: what is merged, with which coefficients.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use thalweg_merge::engine::open_sources;
 use thalweg_merge::plan::{MergePlan, PLAN_FILE, PlanSource};
-use thalweg_storage::Storage;
+use thalweg_merge::seen::see_sources;
+use thalweg_storage::guard::check_document;
 use thalweg_storage::publish::publish_file;
-use thalweg_trajectory::{hub_cache_root, resolve_checkpoint_reference, resolve_reference};
 
 use crate::error::{Failure, Result};
+use crate::options::{RenameArgument, SourceArgument, merge_request, read_options};
 use crate::session::{Session, Watch, run_watched};
 
+/// The output that a plan names by default, as that of `thalweg plan` does.
+const DEFAULT_OUTPUT: &str = "merged";
 /// The largest plan file that is read.
 const MAX_PLAN_BYTES: u64 = 256 << 20;
-
-fn cache_root() -> Option<PathBuf> {
-    hub_cache_root(&|name| std::env::var_os(name))
-}
-
-/// The path of a run or checkpoint that the user names: a path, or a name in the local Hugging Face cache.
-pub(crate) fn find_path(storage: &Arc<dyn Storage>, path: &Path) -> Result<PathBuf> {
-    Ok(resolve_reference(storage, &path.to_string_lossy(), cache_root().as_deref())?)
-}
-
-/// The absolute path of a checkpoint that the user names.
-pub(crate) fn find_checkpoint(storage: &Arc<dyn Storage>, path: &Path) -> Result<PathBuf> {
-    let found = resolve_checkpoint_reference(storage, &path.to_string_lossy(), cache_root().as_deref())?;
-    Ok(storage.canonical_path(&found)?)
-}
 
 /// A source of a plan with its coefficient.
 #[pyclass(frozen, module = "thalweg", name = "PlanSource")]
@@ -91,7 +80,7 @@ impl PyPlan {
     #[staticmethod]
     fn load(py: Python<'_>, path: PathBuf) -> Result<Self> {
         let watch = Watch::default();
-        let session = Session::new(None, 0)?;
+        let session = Session::for_headers()?;
         run_watched(py, None, &watch, || {
             let bytes = session.storage.read_file(&path, MAX_PLAN_BYTES)?;
             let text = String::from_utf8(bytes)
@@ -100,13 +89,16 @@ impl PyPlan {
         })
     }
 
-    /// Writes the plan to a file, which only replaces a plan. `thalweg merge --plan FILE` executes it.
+    /// Writes the plan to a file, which only replaces a plan, with the sources as they are now: a merge of it refuses
+    /// sources that changed since. `thalweg merge --plan FILE` executes it too.
     fn save(&self, py: Python<'_>, path: PathBuf) -> Result<()> {
         let watch = Watch::default();
-        let session = Session::new(None, 0)?;
+        let session = Session::for_headers()?;
         run_watched(py, None, &watch, || {
-            thalweg_storage::guard::check_document(&*session.storage, &path, PLAN_FILE)?;
-            publish_file(&*session.storage, &path, self.plan.to_json()?.as_bytes(), PLAN_FILE)?;
+            check_document(&*session.storage, &path, PLAN_FILE)?;
+            let mut plan = self.plan.clone();
+            plan.seen_sources = see_sources(&open_sources(&plan, &session.context(&watch))?);
+            publish_file(&*session.storage, &path, plan.to_json()?.as_bytes(), PLAN_FILE)?;
             Ok(())
         })
     }
@@ -118,8 +110,14 @@ impl PyPlan {
 
     /// The scheme, as it was asked for.
     #[getter]
-    fn scheme(&self) -> Vec<String> {
-        self.plan.outputs.iter().map(|output| output.scheme.clone()).collect()
+    fn scheme(&self) -> Option<String> {
+        self.plan.outputs.first().map(|output| output.scheme.clone())
+    }
+
+    /// The folder that `Merge.write` writes to if no other is named.
+    #[getter]
+    fn out(&self) -> Option<PathBuf> {
+        self.plan.outputs.first().map(|output| output.path.clone())
     }
 
     /// The sources of the first output, oldest first.
@@ -154,4 +152,40 @@ impl PyPlan {
     pub(crate) fn new(plan: MergePlan, notes: Vec<String>) -> Self {
         Self { plan, notes }
     }
+}
+
+/// The plan of a merge. Reads names and headers only.
+///
+/// Merges checkpoints of a run, `plan(run, last=10)`, or given ones, `plan(sources=[(path, "3/2"), (path, "-1/2")])`.
+/// The keywords are the options of `thalweg plan`; numbers may be text such as `"8B"`.
+#[pyfunction]
+#[pyo3(signature = (run=None, *, sources=None, out=None, key=None, params=None, rename=None, **options))]
+#[pyo3(text_signature = "(run=None, *, sources=None, out=None, key=None, params=None, rename=None, last=None, count=None, \
+    interval_steps=None, interval_tokens=None, duration_steps=None, duration_tokens=None, end_step=None, \
+    end_tokens=None, from_step=None, to_step=None, every=None, steps=None, tokens_per_step=None, log=None, \
+    log_columns=None, log_every=None, stable=None, checkpoint_pattern=None, scheme=None, alpha=None, \
+    floor=None, sigma_rel=None, coefficients=None, from_averages=None, order=None, normalize=None, \
+    allow_sum=None, dtype=None, out_shard_size=None, drop=None, code=None, digest=None, no_model_card=None, \
+    to_huggingface=None, hf_assets=None, format=None, optimizer=None, non_float=None, router=None, \
+    allow_config=None, take_newest=None, allow_non_finite=None, side_files_from=None)")]
+#[expect(clippy::too_many_arguments, reason = "keywords of Python")]
+pub(crate) fn plan(
+    py: Python<'_>,
+    run: Option<PathBuf>,
+    sources: Option<Vec<SourceArgument>>,
+    out: Option<PathBuf>,
+    key: Option<String>,
+    params: Option<String>,
+    rename: Option<RenameArgument>,
+    options: Option<&Bound<'_, PyDict>>,
+) -> Result<PyPlan> {
+    let request = merge_request(run, sources, options)?;
+    let watch = Watch::default();
+    let session = Session::for_headers()?;
+    let plan = run_watched(py, None, &watch, || {
+        let reading = read_options(&session, (key, params, rename))?;
+        let out = out.unwrap_or_else(|| DEFAULT_OUTPUT.into());
+        Ok(session.resolver(&watch, reading).merge_plan(&request, &out)?)
+    })?;
+    Ok(PyPlan::new(plan, watch.notes()))
 }

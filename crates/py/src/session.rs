@@ -4,14 +4,16 @@
 //! progress, so that an exception in either stops the work at its next safe point.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pyo3::prelude::*;
-use thalweg_checkpoint::CheckpointPool;
+use thalweg_checkpoint::{CheckpointPool, ReadOptions};
 use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage, TOOL, limit_threads};
 use thalweg_storage::{LocalStorage, Storage};
+use thalweg_study::request::Resolver;
 use thalweg_tensor::kernel::Simd;
 use thalweg_tensor::parse_size;
 
@@ -19,6 +21,9 @@ use crate::error::{Failure, Result};
 
 /// How often the waiting thread asks for signals and reports progress.
 const WAIT: Duration = Duration::from_millis(50);
+
+/// Memory for what reads only headers.
+const HEADER_MEMORY_BYTES: u64 = 1 << 30;
 
 /// Storage with its open checkpoints, and the limits of the work.
 #[derive(Debug)]
@@ -55,6 +60,21 @@ impl Session {
             tool: TOOL,
         }
     }
+
+    /// What turns names into paths and requests into plans, for checkpoints that are read by `reading`.
+    pub(crate) fn resolver<'a>(&'a self, watch: &'a Watch, reading: ReadOptions) -> Resolver<'a> {
+        Resolver::new(self.context(watch), reading, hub_cache_root())
+    }
+
+    /// For what reads headers only: no limit is met.
+    pub(crate) fn for_headers() -> Result<Self> {
+        Self::new(None, HEADER_MEMORY_BYTES)
+    }
+}
+
+/// The root of the local Hugging Face cache, where models are found by name.
+fn hub_cache_root() -> Option<PathBuf> {
+    thalweg_trajectory::hub_cache_root(&|name| std::env::var_os(name))
 }
 
 /// A size as Python gives it: a number of bytes, or text such as `"5GB"`.

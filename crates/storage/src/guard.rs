@@ -249,6 +249,14 @@ pub fn is_json_of_kind(storage: &dyn Storage, path: &Path, kind: &str) -> Result
     }
 }
 
+/// Whether `path` is a folder that holds nothing: it may be replaced like a free place.
+///
+/// # Errors
+/// `Io`.
+pub fn is_empty_folder(storage: &dyn Storage, path: &Path) -> Result<bool, Error> {
+    Ok(look_at(storage, path)? == Place::Folder && storage.count_entries(path)? == 0)
+}
+
 /// Checks that a folder of this kind may be written to `path`, and replace one that is there.
 ///
 /// # Errors
@@ -257,7 +265,7 @@ pub fn check_folder(storage: &dyn Storage, path: &Path, own: OwnFolder<'_>) -> R
     manifest_of(storage, path, own).map(|_| ())
 }
 
-/// The manifest of a folder that may be replaced; `None` if nothing is there.
+/// The manifest of a folder that may be replaced; `None` if nothing is there, or an empty folder.
 fn manifest_of(storage: &dyn Storage, path: &Path, own: OwnFolder<'_>) -> Result<Option<String>, Error> {
     let refuse = |holds: String, hint| Err(Error::MayNotReplace { path: path.to_owned(), holds, hint });
     match look_at(storage, path)? {
@@ -265,6 +273,7 @@ fn manifest_of(storage: &dyn Storage, path: &Path, own: OwnFolder<'_>) -> Result
         Place::Link(target) => refuse(is_a_link(&target), LINK_HINT),
         Place::File => refuse("is a file".to_owned(), ELSEWHERE),
         Place::Other => refuse("is a device or a pipe".to_owned(), ELSEWHERE),
+        Place::Folder if storage.count_entries(path)? == 0 => check_mount(storage, path).map(|()| None),
         Place::Folder => match (own.contents_of)(storage, path)? {
             Contents::Ours { manifest, foreign } if foreign.is_empty() => {
                 check_mount(storage, path)?;
@@ -276,8 +285,7 @@ fn manifest_of(storage: &dyn Storage, path: &Path, own: OwnFolder<'_>) -> Result
             ),
             Contents::NotOurs => {
                 let entries = foreign_entries(storage, path, &BTreeSet::new())?;
-                let holds = if entries.is_empty() { "nothing".to_owned() } else { shown_names(&entries) };
-                refuse(format!("is a folder with {holds} in it, and not {}", own.what), ELSEWHERE)
+                refuse(format!("is a folder with {} in it, and not {}", shown_names(&entries), own.what), ELSEWHERE)
             }
         },
     }
@@ -348,7 +356,7 @@ fn collect_foreign(
 /// `MayNotReplace` as [`check_folder`], with nothing removed; `Io`.
 pub fn remove_own_folder(storage: &dyn Storage, path: &Path, own: OwnFolder<'_>) -> Result<(), Error> {
     // The last step of a removal that a crash interrupted.
-    if look_at(storage, path)? == Place::Folder && storage.count_entries(path)? == 0 {
+    if is_empty_folder(storage, path)? {
         return storage.remove(path);
     }
     let Some(manifest) = manifest_of(storage, path, own)? else { return Ok(()) };

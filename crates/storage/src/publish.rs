@@ -7,7 +7,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::guard::{OwnFolder, OwnKind, Place, check_file, check_folder, is_own_file, look_at, remove_own_folder};
+use crate::guard::{
+    OwnFolder, OwnKind, Place, check_file, check_folder, is_empty_folder, is_own_file, look_at, remove_own_folder,
+};
 pub use crate::names::{is_stage_name, stage_path, trainer_part};
 use crate::names::{new_path, old_path};
 use crate::{CommitStyle, Error, Storage};
@@ -21,7 +23,7 @@ pub enum Replace {
     Force,
 }
 
-/// Makes a folder visible whose whole content, manifest included, is durable.
+/// Makes a folder visible whose whole content, manifest included, is durable. An empty folder is replaced.
 ///
 /// With `Force` stage and target are exchanged by one step, then the old one is removed. Where the system cannot do
 /// that, the old one is first renamed to `TARGET.thalweg-old`: between the two renames there is no target, but the
@@ -57,7 +59,12 @@ pub fn publish_folder(
     own: OwnFolder<'_>,
 ) -> Result<(), Error> {
     match storage.commit_style() {
-        CommitStyle::RenameFolder if replace == Replace::Never => rename_or_undo(storage, stage, target),
+        CommitStyle::RenameFolder if replace == Replace::Never => {
+            if is_empty_folder(storage, target)? {
+                storage.remove(target)?;
+            }
+            rename_or_undo(storage, stage, target)
+        }
         CommitStyle::RenameFolder => replace_durably(storage, stage, target, Own::Folder(own)),
         CommitStyle::ManifestLast if stage == target => Ok(()),
         // To say yes here would be to lose the output without a word.

@@ -1,5 +1,7 @@
 //! What can go wrong in a study.
 
+use std::path::PathBuf;
+
 use thalweg_trajectory::Step;
 
 /// Why a study or its report could not be made.
@@ -15,6 +17,25 @@ pub enum Error {
     /// Merging.
     #[error(transparent)]
     Merge(#[from] thalweg_merge::Error),
+    /// A run, or a name of one, that does not open.
+    #[error(transparent)]
+    Trajectory(#[from] thalweg_trajectory::Error),
+    /// A request that does not make sense as it was made.
+    #[error("{what}")]
+    Request {
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// A recipe.
+    #[error("recipe `{}`: {source}", path.display())]
+    Recipe {
+        /// Its file.
+        path: PathBuf,
+        /// Every problem of it.
+        source: thalweg_merge::recipe::RecipeError,
+    },
     /// A scheme that does not read.
     #[error(transparent)]
     Scheme(#[from] thalweg_merge::scheme::SchemeError),
@@ -132,6 +153,25 @@ fn show_oldest(oldest: Option<Step>) -> String {
 }
 
 impl Error {
+    pub(crate) fn request(what: impl Into<String>) -> Self {
+        Self::Request { what: what.into(), hint: None }
+    }
+
+    pub(crate) fn request_with_hint(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Request { what: what.into(), hint: Some(hint.into()) }
+    }
+
+    /// Lines that follow the first: what exists, what differs.
+    pub fn details(&self) -> Vec<String> {
+        match self {
+            Self::Trajectory(error) => error.details(),
+            Self::Checkpoint(error)
+            | Self::Merge(thalweg_merge::Error::Checkpoint(error))
+            | Self::Eval(thalweg_eval::Error::Checkpoint(error)) => error.details(),
+            _ => Vec::new(),
+        }
+    }
+
     /// The next move, if there is a plain one.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -140,7 +180,9 @@ impl Error {
             Self::Merge(error) => error.hint(),
             Self::Scheme(error) => error.hint(),
             Self::Checkpoint(error) => error.hint().map(str::to_owned),
-            Self::Evaluator { hint, .. } => hint.clone(),
+            Self::Trajectory(error) => error.hint(),
+            Self::Recipe { source, .. } => source.hint(),
+            Self::Evaluator { hint, .. } | Self::Request { hint, .. } => hint.clone(),
             Self::Storage(error) => error.hint().map(str::to_owned),
             Self::Model(_)
             | Self::MeasureMissing { .. }

@@ -5,6 +5,7 @@
 //! [`report::Report`] is the record of a study, one JSON file; [`page::render_page`] makes the page from it, and the
 //! same record always gives the same bytes.
 
+pub mod begin_record;
 pub mod compare;
 pub mod demo;
 pub mod engine_evaluator;
@@ -17,6 +18,7 @@ pub mod propose;
 pub mod record;
 pub mod recover;
 pub mod report;
+pub mod request;
 mod resample;
 pub mod select;
 mod start_files;

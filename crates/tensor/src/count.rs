@@ -39,6 +39,16 @@ pub fn counted_are(n: usize, noun: &str) -> String {
     format!("{} {verb}", counted(n, noun))
 }
 
+/// Bytes for people: `8.80 GB`.
+pub fn show_size(n_bytes: u64) -> String {
+    const UNITS: [(u64, &str); 4] =
+        [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
+    #[expect(clippy::cast_precision_loss, reason = "two decimals are shown")]
+    let scaled = |unit: u64| n_bytes as f64 / unit as f64;
+    let unit = UNITS.iter().find(|(unit, _)| n_bytes >= *unit);
+    unit.map_or_else(|| format!("{n_bytes} B"), |(unit, name)| format!("{:.2} {name}", scaled(*unit)))
+}
+
 /// A whole number with a decimal suffix (`k`, `K`, `M`, `B`, `T`) or an exponent, or neither.
 ///
 /// # Errors

@@ -12,28 +12,22 @@ use thalweg_merge::plan::SourceRef;
 use thalweg_storage::guard::check_document;
 use thalweg_storage::publish::publish_file;
 use thalweg_study::record::{GeometryRow, GroupRow, StudyRecord};
-use thalweg_study::write_study::check_study_folder;
+use thalweg_study::request::{SourceOrder, choose_checkpoints, label};
+use thalweg_study::write_study::{check_study_folder, write_study};
 use thalweg_tensor::TensorSource;
 
 use crate::args::ExplainArgs;
 use crate::command::Outcome;
 use crate::error::Error;
-use crate::host::World;
+use crate::host::{World, command_line};
 use crate::messages::Messages;
-use crate::resolve::geometry_plan;
-use crate::sources::{SourceOrder, choose_checkpoints, label};
-use crate::study_record::{command_line, publish_record};
 use crate::svg::{PLANE_FILE, draw_plane};
 use crate::tensor_groups::{layer_of, tensor_class_of};
 
 pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    let chosen = choose_checkpoints(
-        &args.inputs,
-        (&args.selection, &args.run),
-        SourceOrder::BySteps { keep_option: None },
-        world,
-        messages,
-    )?;
+    let resolver = world.resolver();
+    let from = (&(&args.selection).into(), &(&args.run).into());
+    let chosen = choose_checkpoints(&args.inputs, from, SourceOrder::BySteps { keep_option: None }, &resolver)?;
     if chosen.len() < 2 {
         return Err(Error::usage("geometry needs at least two checkpoints"));
     }
@@ -44,7 +38,7 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
         check_study_folder(&*world.storage, folder)?;
     }
     let run = world.context(args.memory.0);
-    let plan = geometry_plan(&chosen, world)?;
+    let plan = resolver.geometry_plan(&chosen)?;
     let sources = open_sources(&plan, &run)?;
     let layout = align_sources(&sources, &plan, &*run.storage)?;
     let views = layout.views(&sources);
@@ -66,7 +60,7 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
         let mut record = StudyRecord::new(title, run_path, command_line());
         record.geometry = Some(report.row(&chosen));
         world.storage.create_folder(folder)?;
-        publish_record(folder, &record, world)?;
+        write_study(&*world.storage, folder, &record)?;
     }
     // The document has each tensor class and layer, so it is not built in vain.
     if messages.wants_json() {

@@ -5,6 +5,7 @@ use thalweg_merge::engine::MergeOutcome;
 use thalweg_merge::plan::SourceRef;
 use thalweg_merge::receipt::RECEIPT_NAME;
 use thalweg_storage::guard::output_path;
+use thalweg_study::request::{Resolver, SchemeOptions, Selection};
 use thalweg_study::select::source_ref;
 use thalweg_study::start_policy::{StartPurpose, StartSource, StatePolicy};
 use thalweg_study::start_window::default_start_window;
@@ -17,16 +18,17 @@ use crate::command::recover::{check_policy_place, describe_policy, publish_polic
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
-use crate::resolve::{check_window_scheme, window_plan};
-use crate::run::{is_selection_empty, learning_rate_at, open_trajectory, select};
+use crate::run::learning_rate_at;
 
 pub(crate) fn run(args: &InitArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     // A mistyped scheme is reported before the run is read.
-    check_window_scheme(&args.scheme)?;
-    let trajectory = open_trajectory(&args.run_path, &args.run, world, messages)?;
-    let window = window(args, &trajectory, messages)?;
+    let scheme = SchemeOptions::from(&args.scheme);
+    scheme.window_scheme()?;
+    let resolver = world.resolver();
+    let trajectory = resolver.open_run(&args.run_path, &(&args.run).into())?;
+    let window = window(&(&args.selection).into(), &trajectory, &resolver)?;
     check_policy_place(&args.out, world)?;
-    let merge = window_plan(&window, &args.scheme, (&args.output, &args.out), world, messages)?;
+    let merge = resolver.window_plan(&window, &scheme, &(&args.output).into(), &args.out)?;
     let outcome = execute(&merge, &args.execution, world)?.pop();
     let policy = with_files_of(policy(args, &trajectory, &window, world)?, &merge);
     publish_policy(&policy, &args.out, world)?;
@@ -37,13 +39,13 @@ pub(crate) fn run(args: &InitArgs, world: &World<'_>, messages: &Messages) -> Re
     Ok(Outcome::Done)
 }
 
-fn window(args: &InitArgs, trajectory: &Trajectory, messages: &Messages) -> Result<Vec<SourceRef>, Error> {
-    if !is_selection_empty(&args.selection) {
-        return select(trajectory, &args.selection, messages);
+fn window(selection: &Selection, trajectory: &Trajectory, resolver: &Resolver<'_>) -> Result<Vec<SourceRef>, Error> {
+    if !selection.is_empty() {
+        return Ok(resolver.select(trajectory, selection)?);
     }
     let window = default_start_window(trajectory)?;
     if let (Some(first), Some(last)) = (window.first(), window.last()) {
-        messages.note(format!("window: {} checkpoints, steps {} to {}", window.len(), first.step, last.step));
+        resolver.note(format!("window: {} checkpoints, steps {} to {}", window.len(), first.step, last.step));
     }
     Ok(window.iter().map(source_ref).collect())
 }

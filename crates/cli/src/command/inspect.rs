@@ -8,6 +8,7 @@ use serde_json::json;
 use thalweg_checkpoint::{Checkpoint, Look, Naming, SideFileKind, naming_of, open_checkpoint_with};
 use thalweg_merge::contents::{find_obstacles, tied_pair, untied_note};
 use thalweg_merge::verify::read_merge;
+use thalweg_study::request::{Named, look_at};
 use thalweg_tensor::{Dtype, DtypeClass, TensorSource, counted, display_name};
 
 use crate::args::InspectArgs;
@@ -16,7 +17,6 @@ use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::options::{show_bytes, show_count};
-use crate::sources::{Named, look_at};
 
 /// Tensors that are printed; `-v` prints all.
 const MAX_ROWS: usize = 12;
@@ -25,12 +25,14 @@ const MAX_ROWS: usize = 12;
 const MAX_PIECES: usize = 4096;
 
 pub(crate) fn run(args: &InspectArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    let path = match look_at(&args.path, &args.run, world)? {
+    let path = match look_at(&args.path, &(&args.run).into(), &world.resolver())? {
         Named::Checkpoint(path) => path,
         Named::Run(path) => {
             let shown = inspect_run::run(args, (&path, None), world, messages);
             return match shown {
-                Err(Error::Trajectory(error)) if is_no_run(&error) => inspect_stranger(&path, error, world, messages),
+                Err(Error::Study(thalweg_study::Error::Trajectory(error))) if is_no_run(&error) => {
+                    inspect_stranger(&path, error, world, messages)
+                }
                 shown => shown,
             };
         }

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::options::show_count;
-use crate::run::{log_json, log_words, open_trajectory};
+use crate::run::{log_json, log_words};
 
 /// Checkpoints that a table shows of a long run: the first and the last ones.
 const MAX_ROWS: usize = 40;
@@ -25,7 +25,7 @@ pub(super) fn run(
     world: &World<'_>,
     messages: &Messages,
 ) -> Result<Outcome, Error> {
-    let trajectory = open_trajectory(path, &args.run, world, messages)?;
+    let trajectory = world.resolver().open_run(path, &(&args.run).into())?;
     let mut json = document(&trajectory);
     let mut text = table(&trajectory);
     if let Some(beside) = beside {

@@ -8,8 +8,8 @@ use thalweg_checkpoint::{Checkpoint, ReadOptions, open_checkpoint_with};
 use thalweg_merge::diff::{Distance, diff_checkpoints};
 use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage, execute_merge};
 use thalweg_merge::pending::{Compared, ComparedBy};
-use thalweg_merge::plan::MergePlan;
-use thalweg_merge::receipt::RECEIPT_NAME;
+use thalweg_merge::plan::{MergePlan, OutputPlan};
+use thalweg_merge::receipt::{MergeReceipt, RECEIPT_NAME};
 use thalweg_storage::publish::Replace;
 use thalweg_tensor::counted;
 
@@ -20,30 +20,27 @@ use crate::command::recipe::{is_anything_typed, plan_of_recipe, recipe_of};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
-use crate::options::show_bytes;
+use crate::options::{show_bytes, show_figures};
 use crate::pace::show_rate;
-use crate::resolve::{output_folder, resolve_plan};
+use crate::requests::merge_request;
 
 /// The largest plan file that is read.
 const MAX_PLAN_BYTES: u64 = 256 << 20;
 
 pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    let plan = find_plan(args, world, messages)?;
+    let plan = find_plan(args, world)?;
     if args.dry_run {
         show_plan(&plan, args.execution.memory.0, world, messages)?;
         return Ok(Outcome::Done);
     }
     // A mistyped path is found before the work, not after it.
-    let open = |path: &PathBuf| {
-        let path = world.resolve_checkpoint(path)?;
-        Ok::<_, Error>(open_checkpoint_with(&world.storage, &path, &world.reading)?)
-    };
-    let against = args.against.as_ref().map(open).transpose()?;
+    let against = args.against.as_ref().map(|path| world.resolver().open_checkpoint(path)).transpose()?;
     let outcomes = execute(&plan, &args.execution, world)?;
     let mut document = document("thalweg-merge", &plan, &outcomes);
     let mut text = String::new();
     for (i, outcome) in outcomes.iter().enumerate() {
         text.push_str(&describe(outcome));
+        note_distance(outcome, messages);
         if let Some(target) = &against {
             let comparison = compare(outcome, target, args.execution.memory.0, world)?;
             document["outputs"][i]["against"] = comparison.document();
@@ -105,20 +102,24 @@ impl Comparison {
     }
 }
 
-/// Executes a plan with the user's limits.
-pub(crate) fn execute(plan: &MergePlan, args: &ExecutionArgs, world: &World<'_>) -> Result<Vec<MergeOutcome>, Error> {
-    let options = ExecuteOptions {
+/// What the user says about existing outputs and stages.
+pub(crate) fn execute_options(args: &ExecutionArgs) -> ExecuteOptions {
+    ExecuteOptions {
         replace: if args.force { Replace::Force } else { Replace::Never },
         partial: if args.discard_partial { PartialStage::Discard } else { PartialStage::Resume },
-    };
-    let outcomes = execute_merge(plan, options, &world.context(args.memory.0));
+    }
+}
+
+/// Executes a plan with the user's limits.
+pub(crate) fn execute(plan: &MergePlan, args: &ExecutionArgs, world: &World<'_>) -> Result<Vec<MergeOutcome>, Error> {
+    let outcomes = execute_merge(plan, execute_options(args), &world.context(args.memory.0));
     world.clear_progress();
     Ok(outcomes?)
 }
 
-fn find_plan(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> Result<MergePlan, Error> {
+fn find_plan(args: &MergeArgs, world: &World<'_>) -> Result<MergePlan, Error> {
     if let Some(path) = &args.plan {
-        if is_anything_typed(&args.source) {
+        if is_anything_typed(&args.source, world)? {
             return Err(Error::usage_with_hint(
                 "a plan names everything that is merged and how, so other options would have no effect",
                 "leave them out, or make another plan with `thalweg plan`",
@@ -137,12 +138,13 @@ fn find_plan(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> Result
         return Ok(plan);
     }
     if let Some((recipe, out)) = recipe_of(&args.source.inputs, args.out.as_deref())? {
-        return plan_of_recipe(recipe, out, &args.source, world, messages);
+        return plan_of_recipe(recipe, out, &args.source, world);
     }
     let Some(out) = &args.out else {
         return Err(Error::usage_with_hint("where should the merged checkpoint go?", "name a folder with `-o OUT`"));
     };
-    resolve_plan(&args.source, out, world, messages)
+    let resolver = world.resolver();
+    Ok(resolver.merge_plan(&merge_request(&args.source, &resolver)?, out)?)
 }
 
 fn with_output(plan: MergePlan, out: &Path, world: &World<'_>) -> Result<MergePlan, Error> {
@@ -151,7 +153,7 @@ fn with_output(plan: MergePlan, out: &Path, world: &World<'_>) -> Result<MergePl
     let Ok([mut output]) = <[_; 1]>::try_from(outputs) else {
         return Err(Error::usage(format!("the plan has {n_outputs} outputs, so `-o` cannot name one for all")));
     };
-    output.path = output_folder(out, world)?;
+    output.path = world.resolver().output_folder(out)?;
     Ok(MergePlan { seen_sources, ..MergePlan::new(vec![output])? })
 }
 
@@ -167,6 +169,7 @@ pub(crate) fn document(kind: &str, plan: &MergePlan, outcomes: &[MergeOutcome]) 
         row["bytes_written"] = json!(outcome.receipt.bytes_written);
         row["peak_memory_bytes"] = json!(outcome.receipt.peak_memory_bytes);
         row["distance_to_newest"] = json!(outcome.receipt.distance_to_newest());
+        row["relative_distance_to_newest"] = json!(outcome.receipt.relative_distance());
         row["max_abs_change"] = json!(outcome.receipt.max_abs_change());
         row
     });
@@ -176,15 +179,54 @@ pub(crate) fn document(kind: &str, plan: &MergePlan, outcomes: &[MergeOutcome]) 
 
 pub(crate) fn describe(outcome: &MergeOutcome) -> String {
     let receipt = &outcome.receipt;
-    let what = format!("merged {} by {} into", counted(receipt.sources.len(), "checkpoint"), receipt.plan.scheme);
+    let n_merged = counted(receipt.plan.sources.len(), "checkpoint");
+    let what = format!("merged {n_merged}{} by {} into", describe_steps(&receipt.plan), receipt.plan.scheme);
     let mut text = describe_with(&what, outcome);
-    if let (None, Some(distance), Some(largest)) =
-        (outcome.compared, receipt.distance_to_newest(), receipt.max_abs_change())
-    {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "distance to the newest source {distance:.6}, largest change {largest:.3e}");
+    if outcome.compared.is_none() {
+        text.push_str(&describe_distance(receipt));
     }
     text
+}
+
+/// The steps of the sources in brackets, if each has one.
+fn describe_steps(plan: &OutputPlan) -> String {
+    const MAX_LISTED: usize = 6;
+    let steps: Option<Vec<u64>> = plan.sources.iter().map(|source| source.step).collect();
+    match steps.as_deref() {
+        None | Some([]) => String::new(),
+        Some([only]) => format!(" (step {only})"),
+        Some(steps) if steps.len() <= MAX_LISTED => {
+            let steps: Vec<String> = steps.iter().map(u64::to_string).collect();
+            format!(" (steps {})", steps.join(", "))
+        }
+        Some([first, .., last]) => format!(" (steps {first} to {last})"),
+    }
+}
+
+/// How far the merge is from the newest source.
+fn describe_distance(receipt: &MergeReceipt) -> String {
+    let (Some(distance), Some(largest)) = (receipt.distance_to_newest(), receipt.max_abs_change()) else {
+        return String::new();
+    };
+    let share = receipt
+        .relative_distance()
+        .map_or_else(String::new, |share| format!("{} % of its norm, ", show_figures(share * 100.0)));
+    let (distance, largest) = (show_figures(distance), show_figures(largest));
+    format!("distance to the newest checkpoint: {share}{distance} in all, at most {largest} in one element\n")
+}
+
+/// A note where the sources of a merge are so far apart that they may not be of one run.
+fn note_distance(outcome: &MergeOutcome, messages: &Messages) {
+    /// Two unrelated models of equal norms are 71 % of it away from their mean; checkpoints of one run a few percent.
+    const FAR: f64 = 0.5;
+    let receipt = &outcome.receipt;
+    let share = receipt.relative_distance().filter(|share| outcome.compared.is_none() && *share > FAR);
+    if let Some(share) = share {
+        let (path, percent) = (outcome.path.display(), show_figures(share * 100.0));
+        messages.note(format!(
+            "`{path}` is {percent} % of the norm away from its newest checkpoint: these may not be checkpoints of one run"
+        ));
+    }
 }
 
 /// What was done, and how much was read and written. `what` precedes the output's path.

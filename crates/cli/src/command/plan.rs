@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::options::{show_bytes, show_count};
-use crate::resolve::resolve_plan;
+use crate::requests::merge_request;
 
 /// The output that a plan names by default.
 const DEFAULT_OUTPUT: &str = "merged";
@@ -37,9 +37,13 @@ pub(crate) fn run(args: &PlanArgs, world: &World<'_>, messages: &Messages) -> Re
     let mut plan = match recipe_of(&args.source.inputs, merged)? {
         Some((recipe, out)) => {
             let out = out.unwrap_or(Path::new(DEFAULT_OUTPUT));
-            plan_of_recipe(recipe, Some(out), &args.source, world, messages)?
+            plan_of_recipe(recipe, Some(out), &args.source, world)?
         }
-        None => resolve_plan(&args.source, merged.unwrap_or(Path::new(DEFAULT_OUTPUT)), world, messages)?,
+        None => {
+            let resolver = world.resolver();
+            let request = merge_request(&args.source, &resolver)?;
+            resolver.merge_plan(&request, merged.unwrap_or(Path::new(DEFAULT_OUTPUT)))?
+        }
     };
     if let Some(path) = &args.out {
         let run = world.context(args.execution.memory.0);

@@ -13,6 +13,7 @@ use thalweg_merge::scheme::Scheme;
 use thalweg_storage::guard::{check_file, output_path};
 use thalweg_storage::publish::publish_file;
 use thalweg_study::recover::{RecoveryPlan, SpikeSearch, plan_recovery, spike_row, spikes_of_run};
+use thalweg_study::request::parse_scheme_word;
 use thalweg_study::select::source_ref;
 use thalweg_study::start_policy::{DataPolicy, START_FILE, START_NAME, StatePolicy, moments_name};
 use thalweg_trajectory::Trajectory;
@@ -23,16 +24,15 @@ use crate::command::merge::{describe, execute};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
-use crate::resolve::scheme_plan;
-use crate::run::{log_json, log_words, open_trajectory};
-use crate::weigh::parse_scheme_word;
+use crate::run::{log_json, log_words};
 
 /// Where a merge goes, unless the user says.
 const UNWRITTEN: &str = "OUT";
 
 pub(crate) fn run(args: &RecoverArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let scheme = parse_scheme_word(&args.scheme)?;
-    let trajectory = open_trajectory(&args.run_path, &args.run, world, messages)?;
+    let resolver = world.resolver();
+    let trajectory = resolver.open_run(&args.run_path, &(&args.run).into())?;
     let Some(search) = spikes_of_run(&trajectory) else {
         return Err(Error::usage_with_hint(
             format!("`{}` has no step log, and spikes are found in one", trajectory.path().display()),
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &RecoverArgs, world: &World<'_>, messages: &Messages) ->
     let plan = plan_recovery(&trajectory, &search)?;
     let moments = moments_policy(args.moments, &plan, messages);
     let proposal = propose(args, &plan, moments, world)?;
-    let (proposal, outcome) = write((args, &scheme), &plan, proposal, world, messages)?;
+    let (proposal, outcome) = write((args, &scheme), &plan, proposal, world)?;
     messages.json(&document(&trajectory, &search, Some((&plan, &proposal, outcome.as_ref()))));
     let mut text = looked_at(&trajectory, &search);
     describe_proposal(&mut text, args, &scheme, &plan, &proposal);
@@ -111,12 +111,11 @@ fn write(
     plan: &RecoveryPlan,
     policy: StatePolicy,
     world: &World<'_>,
-    messages: &Messages,
 ) -> Result<(StatePolicy, Option<MergeOutcome>), Error> {
     let Some(out) = args.out.as_ref().filter(|_| policy.is_merge()) else { return Ok((policy, None)) };
     check_policy_place(out, world)?;
     let window: Vec<_> = plan.sources.iter().map(source_ref).collect();
-    let merge = scheme_plan(&window, scheme, (&args.output, out), world, messages)?;
+    let merge = MergePlan::new(vec![world.resolver().scheme_output(&window, scheme, &(&args.output).into(), out)?])?;
     let policy = with_files_of(policy, &merge);
     let outcome = execute(&merge, &args.execution, world)?.pop();
     publish_policy(&policy, out, world)?;

@@ -87,10 +87,9 @@ fn force_replaces_nothing_but_a_merge() {
     scene.write("notes/thesis.tex", "ten years of work");
     scene.write("run/step-100/model.safetensors", "weights");
     scene.write("file", "x");
-    fs::create_dir(scene.path("empty")).unwrap();
     symlink(scene.path("notes"), scene.path("link")).unwrap();
     symlink(scene.path("nowhere"), scene.path("dangling")).unwrap();
-    for name in ["notes", "run", "run/step-100", "file", "empty", "link", "dangling", "file/out", "dangling/out", ""] {
+    for name in ["notes", "run", "run/step-100", "file", "link", "dangling", "file/out", "dangling/out", ""] {
         let out = scene.text(name);
         scene.refused(&merge_to(&out, &["--force"]));
         scene.refused(&merge_to(&out, &[]));
@@ -104,6 +103,23 @@ fn force_replaces_nothing_but_a_merge() {
     fs::write(trial.join("notes"), "mine").unwrap();
     assert!(scene.refused(&sweep).contains("`notes`"));
     assert!(scene.refused(&[&sweep[..], &scored].concat()).contains("`notes`"));
+}
+
+#[test]
+fn an_empty_folder_becomes_the_output() {
+    let scene = Scene::new();
+    let convert = ["convert", "examples/runs/hybridstories/step_20000.safetensors", "-q", "-o"];
+    let init = ["init", RUN, "--for", "cpt", "--last", "2", "-q", "-o"];
+    for (i, command) in [&merge_to("", &[])[..6], &convert, &init].into_iter().enumerate() {
+        for force in [&[][..], &["--force"]] {
+            let out = scene.text(&format!("out-{i}-{}", force.len()));
+            fs::create_dir(&out).unwrap();
+            succeeds(&[command, &[&out], force].concat());
+            succeeds(&["verify", &out, "-q"]);
+        }
+    }
+    scene.write("inner/.keep", "");
+    scene.refused(&merge_to(&scene.text("inner"), &[]));
 }
 
 #[test]
@@ -218,7 +234,7 @@ fn a_document_whose_folder_is_missing_is_refused_before_the_work() {
 #[test]
 fn demo_and_train_leave_other_files_alone() {
     let scene = Scene::new();
-    for name in ["run.toml", "report.json", "report.html", "run/notes.md"] {
+    for name in ["run.toml", "report.json", "report.html", "run/notes.md", "step-100/model.safetensors", "notes"] {
         let mine = Scene::new();
         mine.write(name, "mine");
         let output = run(&["demo", "--quick", "-q", "-o", &mine.text("")]);

@@ -138,9 +138,9 @@ fn recover_says_what_it_found_and_writes_the_merge() {
       take step 14000 off --train-iters, and give --lr-warmup-iters
       the samples start again: let --data-path begin after step 15499
       unmerged, with the moments kept: --load RUN --ckpt-step 14000 --iterations-to-skip $(seq 14001 15499)
-    merged 3 checkpoints by sma into `[OUT]/restart`
+    merged 3 checkpoints (steps 10000, 12000, 14000) by sma into `[OUT]/restart`
     read 2.97 MB, [MEASURED]
-    distance to the newest source 44.498831, largest change 1.271e0
+    distance to the newest checkpoint: 15.3 % of its norm, 44.5 in all, at most 1.27 in one element
     --- stderr
     note: the loss came back by itself at step 15500: it may not need to be resumed
     "#);
@@ -242,9 +242,9 @@ fn init_writes_a_start_point_with_its_policy() {
     insta::assert_snapshot!(transcript(&arguments, scratch.path()), @r#"
     exit 0
     --- stdout
-    merged 3 checkpoints by wma into `[OUT]/start`
+    merged 3 checkpoints (steps 16000, 18000, 20000) by wma into `[OUT]/start`
     read 2.97 MB, [MEASURED]
-    distance to the newest source 21.030784, largest change 6.092e-1
+    distance to the newest checkpoint: 7.61 % of its norm, 21.0 in all, at most 0.609 in one element
 
     moments: reset
     learning rate: the peak that you would take from the newest checkpoint, with a warmup: of 1e-5, 2e-5 and 4e-5 the paper found the first two best for one model of 15B active parameters, and no gain on others (arXiv 2505.12082, table 1)

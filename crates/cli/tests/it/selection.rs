@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use serde_json::Value;
-use thalweg_testkit::{RunLayout, Scratch, TinyRun};
+use thalweg_tensor::Dtype;
+use thalweg_testkit::{RunLayout, Scratch, TinyCheckpoint, TinyRun};
 
 use crate::support::program;
 
@@ -515,4 +516,30 @@ fn options_that_would_be_ignored_are_refused() {
     scene.run("merge r.toml out --scheme wma").refused(&["a recipe says what is merged"]);
     scene.run("init run --for cpt --from-averages 0.1=run -o x").refused(&["merge` and `plan` only"]);
     assert!(!Path::new("merged").exists());
+}
+
+#[test]
+fn checkpoints_that_are_too_far_apart_for_one_run_are_noted() {
+    let scene = Scene::new(&[1000, 1100]);
+    // Each parameter is its step: the mean of 1000 and 1100 is 50 from the newest, 4.55 % of it.
+    let near = scene.run("merge run --last 2 -o near");
+    near.done(&["(steps 1000, 1100)", "4.55 % of its norm", "at most 50.0 in one element"]);
+    assert!(!near.stderr.contains("of one run"), "{near:?}");
+    TinyCheckpoint::llama(Dtype::F32, -1.0).write_to_disk(&scene.path("other"));
+    TinyCheckpoint::llama(Dtype::F32, 2.0).write_to_disk(&scene.path("another"));
+    let far = scene.run("merge other another -o far");
+    far.done(&["75.0 % of its norm"]);
+    assert!(far.stderr.contains("may not be checkpoints of one run"), "{far:?}");
+    let json = scene.run("merge other another -o far2 --json").json();
+    assert_eq!(json["outputs"][0]["relative_distance_to_newest"], 0.75);
+}
+
+#[test]
+fn tensors_that_differ_alike_are_counted_and_not_listed() {
+    let scene = Scene::new(&[1000]);
+    TinyCheckpoint::llama(Dtype::F32, 1.0).write_to_disk(&scene.path("f32"));
+    TinyCheckpoint::llama(Dtype::Bf16, 1.0).write_to_disk(&scene.path("bf16"));
+    let answer = scene.run("merge f32 bf16 -o out");
+    answer.refused(&["[3, 2] f32", "[3, 2] bf16", "and the same for 11 other tensors"]);
+    assert_eq!(answer.stderr.matches("differs between sources").count(), 1, "{answer:?}");
 }

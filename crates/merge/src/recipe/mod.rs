@@ -124,52 +124,6 @@ impl Recipe {
     pub fn option(&self, name: &str) -> Option<&[String]> {
         self.options.iter().find(|option| option.name == name).map(|option| option.values.as_slice())
     }
-
-    /// The arguments of `thalweg merge` that mean the same, options first, then `--` and paths.
-    ///
-    /// # Example
-    /// ```
-    /// use thalweg_merge::recipe::{RecipeKind, parse_recipe};
-    ///
-    /// let recipe = parse_recipe("run: runs/base\nlast: 10\nscheme: ema:0.2\n", RecipeKind::Yaml)?;
-    /// assert_eq!(recipe.to_arguments(), ["--last=10", "--scheme=ema:0.2", "--", "runs/base"]);
-    /// # Ok::<(), thalweg_merge::recipe::RecipeError>(())
-    /// ```
-    pub fn to_arguments(&self) -> Vec<String> {
-        let mut arguments = Vec::new();
-        for RecipeOption { name, values } in &self.options {
-            let name = name.replace('_', "-");
-            match (name.as_str(), values.as_slice()) {
-                ("normalize" | "allow-sum" | "allow-non-finite" | "no-model-card" | "code", _) => {
-                    arguments.push(format!("--{name}"))
-                }
-                ("allow-config" | "drop" | "take-newest", values) => {
-                    arguments.extend(values.iter().map(|value| format!("--{name}={value}")));
-                }
-                (_, values) => arguments.push(format!("--{name}={}", values.join(","))),
-            }
-        }
-        let mut paths = Vec::new();
-        match &self.sources {
-            RecipeSources::Run { path } => paths.push(path.clone()),
-            RecipeSources::Averages(runs) => {
-                arguments.extend(runs.iter().map(|(sigma, run)| format!("--from-averages={sigma}={run}")));
-            }
-            RecipeSources::Checkpoints(checkpoints) => {
-                for RecipeCheckpoint { path, coefficient } in checkpoints {
-                    match coefficient {
-                        Some(coefficient) => arguments.push(format!("--model={path}:{coefficient}")),
-                        None => paths.push(path.clone()),
-                    }
-                }
-            }
-        }
-        if !paths.is_empty() {
-            arguments.push("--".to_owned());
-            arguments.extend(paths);
-        }
-        arguments
-    }
 }
 
 /// Reads a recipe.

@@ -21,6 +21,7 @@ from thalweg._thalweg import (
     __version__,
     merge,
     open_checkpoint,
+    plan,
 )
 
 __all__ = [
@@ -42,4 +43,5 @@ __all__ = [
     "__version__",
     "merge",
     "open_checkpoint",
+    "plan",
 ]

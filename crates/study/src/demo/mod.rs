@@ -9,11 +9,14 @@ mod scorer;
 mod spec;
 mod tell;
 
+use std::collections::BTreeSet;
+
 use thalweg_lab::run_folder::{check_run_folder, checkpoint_name};
 use thalweg_lab::{TrainConfig, TrainData, TrainJob, train};
 use thalweg_merge::context::RunContext;
-use thalweg_storage::guard::{OwnKind, check_file};
-use thalweg_storage::publish::publish_file;
+use thalweg_storage::Storage;
+use thalweg_storage::guard::{OwnKind, Place, check_file, foreign_entries, look_at, shown_names};
+use thalweg_storage::publish::{is_stage_name, publish_file};
 
 use self::merges::{Merged, merge_all, model_config};
 use self::meter::Meter;
@@ -62,6 +65,7 @@ pub(crate) struct Findings {
 /// # Errors
 /// `Lab` and `Eval` where they were interrupted (what was done is kept), and whatever [`Error`] says.
 pub fn run_demo(spec: &DemoSpec, watcher: &dyn DemoWatcher, run: &RunContext<'_>) -> Result<Report, Error> {
+    check_demo_folder(&*run.storage, spec)?;
     run.storage.create_folder(&spec.folder)?;
     // Checked now, because minutes of training come before these files are written.
     check_file(&*run.storage, &spec.path(REPORT_NAME), REPORT_FILE, &[])?;
@@ -77,6 +81,24 @@ pub fn run_demo(spec: &DemoSpec, watcher: &dyn DemoWatcher, run: &RunContext<'_>
     Ok(report)
 }
 
+/// The first file of a demo.
+const RUN_CONFIG: &str = "run.toml";
+
+/// Checks that the folder is missing, empty or that of a demo: it may not mix its files with those of something else.
+fn check_demo_folder(storage: &dyn Storage, spec: &DemoSpec) -> Result<(), Error> {
+    if look_at(storage, &spec.folder)? != Place::Folder || look_at(storage, &spec.path(RUN_CONFIG))? != Place::Free {
+        return Ok(());
+    }
+    let mut foreign = foreign_entries(storage, &spec.folder, &BTreeSet::new())?;
+    foreign.retain(|name| !is_stage_name(name));
+    if foreign.is_empty() {
+        return Ok(());
+    }
+    let holds = format!("is a folder with {} in it, and not a demo", shown_names(&foreign));
+    let hint = "name another folder with `-o`";
+    Err(thalweg_storage::Error::MayNotReplace { path: spec.folder.clone(), holds, hint }.into())
+}
+
 /// The run and the anneal that leaves it.
 pub(crate) struct Configs {
     pub(crate) run: TrainConfig,
@@ -89,7 +111,7 @@ fn write_configs(spec: &DemoSpec, run: &RunContext<'_>) -> Result<Configs, Error
         publish_file(&*run.storage, &spec.path(name), toml.as_bytes(), OwnKind::same_bytes("a config of this demo"))?;
         Ok(config)
     };
-    Ok(Configs { run: write("run.toml", &spec.run_toml())?, anneal: write("anneal.toml", &spec.anneal_toml())? })
+    Ok(Configs { run: write(RUN_CONFIG, &spec.run_toml())?, anneal: write("anneal.toml", &spec.anneal_toml())? })
 }
 
 fn train_both(spec: &DemoSpec, configs: &Configs, meter: &Meter<'_>, run: &RunContext<'_>) -> Result<usize, Error> {

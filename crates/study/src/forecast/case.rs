@@ -1,7 +1,11 @@
 //! A case: what four scored windows say about an anneal, and what the anneal then scored. Cases are what a forecast learns from.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
+use thalweg_storage::Storage;
 use thalweg_storage::guard::OwnKind;
+use thalweg_storage::publish::publish_file;
 
 use crate::Error;
 
@@ -151,4 +155,35 @@ pub fn read_cases(text: &str) -> Result<Vec<Case>, Error> {
         cases.push(case);
     }
     Ok(cases)
+}
+
+/// Reads a file of cases.
+///
+/// # Errors
+/// `Request` where it is not text; `CaseForm`; `Storage`.
+pub fn read_case_file(storage: &dyn Storage, path: &Path) -> Result<Vec<Case>, Error> {
+    /// The largest file of cases.
+    const MAX_BYTES: u64 = 256 << 20;
+    let bytes = storage.read_file(path, MAX_BYTES)?;
+    let text = String::from_utf8(bytes);
+    read_cases(&text.map_err(|_| Error::request(format!("`{}` is not UTF-8 text", path.display())))?)
+}
+
+/// Adds cases to a file; those that it has already are not added again.
+///
+/// # Errors
+/// As [`read_case_file`]; `Storage` where the file is not one of cases.
+pub fn add_cases(storage: &dyn Storage, path: &Path, cases: impl Iterator<Item = Case>) -> Result<(), Error> {
+    let mut known = match storage.file_info(path) {
+        Ok(_) => read_case_file(storage, path)?,
+        Err(error) if error.is_not_found() => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    for case in cases {
+        if !known.contains(&case) {
+            known.push(case);
+        }
+    }
+    let text: String = known.iter().map(|case| case.to_line() + "\n").collect();
+    Ok(publish_file(storage, path, text.as_bytes(), CASE_FILE)?)
 }

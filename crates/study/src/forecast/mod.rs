@@ -9,6 +9,7 @@
 pub mod calibrate;
 pub mod case;
 pub mod request;
+pub mod run;
 
 use std::sync::Arc;
 

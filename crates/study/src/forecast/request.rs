@@ -1,8 +1,9 @@
 //! Which anneal is asked about, whether the run can answer, and the four windows that are scored for it.
 
-use thalweg_trajectory::{Phase, Trajectory, TrajectoryCheckpoint};
-
 use thalweg_merge::scheme::DecayCurve;
+use thalweg_trajectory::{Extent, Phase, Tokens, Trajectory, TrajectoryCheckpoint};
+
+use crate::Error;
 
 /// An anneal that was never run.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -15,6 +16,62 @@ pub struct ForecastRequest {
     pub curve: DecayCurve,
     /// Learning rate at the end, as a share of the peak.
     pub floor: f64,
+}
+
+/// An anneal as a user asks about it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AnnealQuestion {
+    /// Step at which it would end; the newest finished checkpoint's, if left out.
+    pub end_step: Option<u64>,
+    /// Its length; a tenth of the end step, if left out.
+    pub length: Option<Extent>,
+    /// Its shape.
+    pub curve: DecayCurve,
+    /// Learning rate at the end, as a share of the peak, 0 to 1.
+    pub floor: f64,
+}
+
+impl AnnealQuestion {
+    /// The anneal in steps.
+    ///
+    /// # Errors
+    /// `Request` where the run has no checkpoint at the end step, where its tokens are not known, and for a floor outside
+    /// 0 to 1.
+    pub fn in_steps(&self, trajectory: &Trajectory) -> Result<ForecastRequest, Error> {
+        /// The share of a run's end step that an anneal takes by default.
+        const DEFAULT_SHARE: u64 = 10;
+        if !(0.0..=1.0).contains(&self.floor) {
+            return Err(Error::request(format!("`--anneal-floor {}` is not between 0 and 1", self.floor)));
+        }
+        let newest = trajectory.finished().next_back().map_or(0, |newest| newest.step.0);
+        let end_step = self.end_step.unwrap_or(newest);
+        if !trajectory.finished().any(|one| one.step.0 == end_step) {
+            let steps: Vec<String> = trajectory.finished().map(|one| one.step.0.to_string()).collect();
+            let shown = if steps.len() > 8 { &steps[steps.len() - 8..] } else { &steps };
+            return Err(Error::request_with_hint(
+                format!("there is no finished checkpoint at step {end_step}"),
+                format!("the newest are at {}", shown.join(", ")),
+            ));
+        }
+        let anneal_steps = match self.length {
+            Some(Extent::Steps(steps)) => steps.0,
+            Some(Extent::Tokens(tokens)) => tokens_to_steps(tokens, end_step, trajectory)?,
+            None => end_step / DEFAULT_SHARE,
+        };
+        Ok(ForecastRequest { end_step, anneal_steps, curve: self.curve, floor: self.floor })
+    }
+}
+
+fn tokens_to_steps(tokens: Tokens, end_step: u64, trajectory: &Trajectory) -> Result<u64, Error> {
+    let end = trajectory.finished().find(|one| one.step.0 == end_step).and_then(|one| one.tokens);
+    let per_step = end.map(|tokens| tokens.0 / end_step.max(1)).filter(|tokens| *tokens > 0);
+    let per_step = per_step.ok_or_else(|| {
+        Error::request_with_hint(
+            "the run's tokens are not known",
+            "give the length with `--anneal-steps`, or add `--tokens-per-step`",
+        )
+    })?;
+    Ok(tokens.0.div_ceil(per_step))
 }
 
 /// Why there is no forecast. Not an error: the answer is no.

@@ -1,19 +1,14 @@
-//! Records of studies: what every one of them says about its run, and where it is put.
+//! What every record of a study says about its run: phases, log, checkpoints, spikes.
 
-use std::path::Path;
-
-use thalweg_study::record::{CheckpointRow, SpikeRow, StudyRecord};
-use thalweg_study::recover::{plan_recovery, spike_row, spikes_of_run, unhealed_spike};
-use thalweg_study::report::{PhaseName, PhaseSpan, TrainingPoint};
-use thalweg_study::write_study::write_study;
 use thalweg_trajectory::{Phase, Trajectory, back_at};
 
-use crate::error::Error;
-use crate::host::World;
+use crate::record::{CheckpointRow, SpikeRow, StudyRecord};
+use crate::recover::{plan_recovery, spike_row, spikes_of_run, unhealed_spike};
+use crate::report::{PhaseName, PhaseSpan, TrainingPoint};
 
-/// A record with what the run's folder and log tell.
-pub(crate) fn begin_record(title: String, trajectory: &Trajectory) -> StudyRecord {
-    let mut record = StudyRecord::new(title, trajectory.path().display().to_string(), command_line());
+/// A record with what the run's folder and log tell. `command` is what made it, to type again.
+pub fn begin_record(title: String, command: String, trajectory: &Trajectory) -> StudyRecord {
+    let mut record = StudyRecord::new(title, trajectory.path().display().to_string(), command);
     let last = trajectory.finished().next_back().map_or(0, |newest| newest.step.0);
     let segments = trajectory.phases().map(|phases| phases.segments()).unwrap_or_default();
     record.phases = segments
@@ -50,17 +45,4 @@ pub(crate) fn begin_record(title: String, trajectory: &Trajectory) -> StudyRecor
         }
     }
     record
-}
-
-/// The command as it was typed, for the record.
-pub(crate) fn command_line() -> String {
-    let word = |word: std::ffi::OsString| thalweg_tensor::shell_word(&word.to_string_lossy());
-    let words: Vec<String> = std::env::args_os().skip(1).map(word).collect();
-    format!("thalweg {}", words.join(" "))
-}
-
-/// Puts record, table and page into a study's folder.
-pub(crate) fn publish_record(folder: &Path, record: &StudyRecord, world: &World<'_>) -> Result<(), Error> {
-    write_study(&*world.storage, folder, record)?;
-    Ok(())
 }

@@ -1,6 +1,4 @@
-//! Many windows of one run, scored: which is best by the selection suite, and what it gains where nothing was chosen.
-//!
-//! Raw checkpoints are scored beside the merges, as windows of one, in the same readings of the sources.
+//! What a sweep found: which window is best by the selection suite, and what it gains where nothing was chosen.
 
 use thalweg_merge::plan::OutputPlan;
 
@@ -92,6 +90,31 @@ impl SweepFindings {
     /// The raw checkpoint of a step.
     pub fn raw_at(&self, step: u64) -> Option<&ScoredTrial> {
         self.raws.iter().find(|raw| raw.trial.end_step() == step)
+    }
+
+    /// The score that decides: `by` is a task or `task/measure`; else the first one that every merge has.
+    ///
+    /// # Errors
+    /// `Request` where there is no such score.
+    pub fn deciding(&self, by: Option<&str>) -> Result<TaskScore, Error> {
+        let models = || self.trials.iter().map(|one| &one.scores);
+        let known = || models().flat_map(|scores| &scores.tasks);
+        let found = match by {
+            None => known().find(|score| models().all(|model| model.find(score).is_some())).or(known().next()),
+            Some(by) => {
+                let (task, measure) = by.split_once('/').map_or((by, None), |(task, m)| (task, Some(m)));
+                known().find(|one| one.task == task && measure.is_none_or(|measure| one.measure == measure))
+            }
+        };
+        found.cloned().ok_or_else(|| {
+            let mut names: Vec<String> = known().map(|task| format!("{}/{}", task.task, task.measure)).collect();
+            names.sort();
+            names.dedup();
+            Error::request_with_hint(
+                format!("there is no score `{}`", by.unwrap_or("of any task")),
+                format!("there are {}", names.join(", ")),
+            )
+        })
     }
 
     /// The best trial by one score; the earlier of two that are equal.

@@ -4,15 +4,81 @@ use thalweg_merge::plan::SourceRef;
 use thalweg_merge::scheme::{CoefficientOrder, Scheme, SchemeError, SchemeParameters, SumRule, custom_coefficients};
 use thalweg_merge::{Coefficients, Ratio};
 
-use crate::args::SchemeArgs;
-use crate::error::Error;
+use crate::Error;
 
 /// Coefficients that a note lists one by one.
 const MAX_LISTED: usize = 6;
 
+/// Options of a scheme, as text where they are exact numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SchemeOptions {
+    /// The scheme's name, with its parameter after a colon; `sma` if left out.
+    pub scheme: Option<String>,
+    /// EMA: share of the newest checkpoint.
+    pub alpha: Option<String>,
+    /// Decay schemes: learning rate at the end, as a share of the peak.
+    pub floor: Option<String>,
+    /// Power EMA: relative width of the profile.
+    pub sigma_rel: Option<String>,
+    /// Custom: coefficients, oldest first.
+    pub coefficients: Vec<String>,
+    /// Snapshots of online averages, `SIGMA=RUN`, from which a power EMA is reconstructed.
+    pub from_averages: Vec<String>,
+    /// Which checkpoint gets which coefficient: `as-is`, `given`, `reverse`, `scramble:SEED`.
+    pub order: Option<String>,
+    /// Divide given coefficients by their sum.
+    pub normalize: bool,
+    /// Use given coefficients as they are, whatever their sum.
+    pub allow_sum: bool,
+}
+
+impl SchemeOptions {
+    /// The rule for a sum other than 1.
+    pub(super) fn sum_rule(&self) -> SumRule {
+        match (self.normalize, self.allow_sum) {
+            (true, _) => SumRule::DivideBySum,
+            (_, true) => SumRule::AsGiven,
+            _ => SumRule::MustBeOne,
+        }
+    }
+
+    /// Which checkpoint gets which coefficient.
+    pub(super) fn coefficient_order(&self) -> Result<CoefficientOrder, Error> {
+        Ok(self.order.as_deref().map(str::parse).transpose()?.unwrap_or_default())
+    }
+
+    /// The scheme that the options mean; `sma` when none is named.
+    pub(super) fn scheme(&self) -> Result<Scheme, Error> {
+        let optional =
+            |option: &str, text: &Option<String>| text.as_deref().map(|text| parse_ratio(option, text)).transpose();
+        let coefficients: Vec<Ratio> =
+            self.coefficients.iter().map(|text| parse_ratio("coefficients", text)).collect::<Result<_, _>>()?;
+        let parameters = SchemeParameters {
+            alpha: optional("alpha", &self.alpha)?,
+            floor: optional("floor", &self.floor)?,
+            sigma_rel: optional("sigma-rel", &self.sigma_rel)?,
+            coefficients: (!coefficients.is_empty()).then_some(coefficients),
+            sum_rule: self.sum_rule(),
+        };
+        let named = self.scheme.as_deref().unwrap_or(if self.coefficients.is_empty() { "sma" } else { "custom" });
+        Ok(Scheme::parse(named, parameters)?)
+    }
+
+    /// The scheme for a window of one run.
+    ///
+    /// # Errors
+    /// `Scheme` and `Request` for options that do not fit.
+    pub fn window_scheme(&self) -> Result<Scheme, Error> {
+        if !self.from_averages.is_empty() {
+            return Err(Error::request("`--from-averages` is an option of `merge` and `plan` only"));
+        }
+        self.scheme()
+    }
+}
+
 /// How the checkpoints are weighed.
 #[derive(Debug, Clone)]
-pub(crate) enum Weights {
+pub(super) enum Weights {
     /// By a scheme.
     Scheme(Scheme),
     /// By coefficients that were given with the checkpoints, in their order.
@@ -21,15 +87,17 @@ pub(crate) enum Weights {
 
 /// Coefficients with the name under which a plan records them.
 #[derive(Debug)]
-pub(crate) struct Weighed {
-    pub(crate) coefficients: Coefficients,
-    pub(crate) name: String,
+pub(super) struct Weighed {
+    /// Coefficients of the sources, oldest first.
+    pub(super) coefficients: Coefficients,
+    /// The name of the scheme.
+    pub(super) name: String,
     /// Notes for the user.
-    pub(crate) notes: Vec<String>,
+    pub(super) notes: Vec<String>,
 }
 
 /// Coefficients of `sources`, oldest first.
-pub(crate) fn weigh(weights: &Weights, order: CoefficientOrder, sources: &[SourceRef]) -> Result<Weighed, Error> {
+pub(super) fn weigh(weights: &Weights, order: CoefficientOrder, sources: &[SourceRef]) -> Result<Weighed, Error> {
     let mut notes = Vec::new();
     let (coefficients, name) = match weights {
         Weights::Given(given, sum_rule) => (custom_coefficients(given, *sum_rule)?, "custom".to_owned()),
@@ -103,45 +171,17 @@ fn even_coefficients(scheme: &Scheme, steps: &[u64]) -> Result<Coefficients, Sch
     }
 }
 
-/// The rule for a sum other than 1, by the options.
-pub(crate) fn sum_rule(args: &SchemeArgs) -> SumRule {
-    match (args.normalize, args.allow_sum) {
-        (true, _) => SumRule::DivideBySum,
-        (_, true) => SumRule::AsGiven,
-        _ => SumRule::MustBeOne,
-    }
-}
-
-/// Which checkpoint gets which coefficient.
-pub(crate) fn parse_order(args: &SchemeArgs) -> Result<CoefficientOrder, Error> {
-    Ok(args.order.as_deref().map(str::parse).transpose()?.unwrap_or_default())
-}
-
-/// The scheme that the options mean; `sma` when none is named.
-pub(crate) fn parse_scheme(args: &SchemeArgs) -> Result<Scheme, Error> {
-    let optional =
-        |option: &str, text: &Option<String>| text.as_deref().map(|text| parse_ratio(option, text)).transpose();
-    let coefficients: Vec<Ratio> =
-        args.coefficients.iter().map(|text| parse_ratio("coefficients", text)).collect::<Result<_, _>>()?;
-    let parameters = SchemeParameters {
-        alpha: optional("alpha", &args.alpha)?,
-        floor: optional("floor", &args.floor)?,
-        sigma_rel: optional("sigma-rel", &args.sigma_rel)?,
-        coefficients: (!coefficients.is_empty()).then_some(coefficients),
-        sum_rule: sum_rule(args),
-    };
-    let named = args.scheme.as_deref().unwrap_or(if args.coefficients.is_empty() { "sma" } else { "custom" });
-    Ok(Scheme::parse(named, parameters)?)
-}
-
 /// Parses a scheme in one word, such as `ema:0.2`, for commands without further options for schemes.
-pub(crate) fn parse_scheme_word(text: &str) -> Result<Scheme, Error> {
+///
+/// # Errors
+/// `Scheme` and `Request` for a text that names none.
+pub fn parse_scheme_word(text: &str) -> Result<Scheme, Error> {
     Scheme::parse(text, SchemeParameters::default()).map_err(|error| match error {
-        SchemeError::ParameterMissing { scheme, parameter: "coefficients" } => Error::usage_with_hint(
+        SchemeError::ParameterMissing { scheme, parameter: "coefficients" } => Error::request_with_hint(
             format!("scheme `{scheme}` needs coefficients, and this command takes none"),
             "choose another scheme: `thalweg merge --coefficients C,C,...` takes them",
         ),
-        SchemeError::ParameterMissing { scheme, parameter } => Error::usage_with_hint(
+        SchemeError::ParameterMissing { scheme, parameter } => Error::request_with_hint(
             format!("scheme `{scheme}` needs `{parameter}`"),
             format!("write it after the name: `{scheme}:0.1`"),
         ),
@@ -150,6 +190,6 @@ pub(crate) fn parse_scheme_word(text: &str) -> Result<Scheme, Error> {
 }
 
 /// Parses a number of an option. The error names the option and the text.
-pub(crate) fn parse_ratio(option: &str, text: &str) -> Result<Ratio, Error> {
-    text.parse().map_err(|error| Error::usage(format!("`--{option} {text}`: {error}")))
+pub(super) fn parse_ratio(option: &str, text: &str) -> Result<Ratio, Error> {
+    text.parse().map_err(|error| Error::request(format!("`--{option} {text}`: {error}")))
 }

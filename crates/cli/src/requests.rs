@@ -1,0 +1,122 @@
+//! From parsed arguments to the requests of the libraries.
+
+use thalweg_merge::plan::{CodePolicy, DigestChoice, NonFloatPolicy, OutputDtype, RouterPolicy};
+use thalweg_study::request::{MergeRequest, OutputOptions, Resolver, RunOptions, SchemeOptions, Selection};
+
+use crate::args::{
+    DigestArg, DtypeChoice, FileArgs, HuggingFaceArgs, NonFloatChoice, OutputArgs, RouterChoice, RunArgs, SchemeArgs,
+    SelectionArgs, SourceArgs,
+};
+use crate::error::Error;
+use crate::options::Count;
+
+/// The merge that the arguments ask for.
+pub(crate) fn merge_request(args: &SourceArgs, resolver: &Resolver<'_>) -> Result<MergeRequest, Error> {
+    Ok(MergeRequest {
+        inputs: args.inputs.clone(),
+        models: args.models.iter().map(|model| resolver.parse_model(model)).collect::<Result<_, _>>()?,
+        selection: (&args.selection).into(),
+        run: (&args.run).into(),
+        scheme: (&args.scheme).into(),
+        output: OutputOptions {
+            to_huggingface: args.huggingface.to_huggingface,
+            hf_assets: args.huggingface.hf_assets.clone(),
+            ..(&args.output).into()
+        },
+    })
+}
+
+/// What the output of a conversion is like.
+pub(crate) fn file_options(files: &FileArgs, huggingface: &HuggingFaceArgs) -> OutputOptions {
+    OutputOptions {
+        dtype: match files.dtype {
+            DtypeChoice::Same => OutputDtype::Same,
+            DtypeChoice::F32 => OutputDtype::F32,
+            DtypeChoice::Bf16 => OutputDtype::Bf16,
+            DtypeChoice::F16 => OutputDtype::F16,
+        },
+        out_shard_bytes: files.out_shard_size.map(|size| size.0),
+        drop: files.drop.clone(),
+        code: if files.code { CodePolicy::Copy } else { CodePolicy::Leave },
+        digest: match files.digest {
+            DigestArg::Blake3 => DigestChoice::Blake3,
+            DigestArg::Xxh3 => DigestChoice::Xxh3,
+            DigestArg::None => DigestChoice::None,
+        },
+        model_card: !files.no_model_card,
+        to_huggingface: huggingface.to_huggingface,
+        hf_assets: huggingface.hf_assets.clone(),
+        ..OutputOptions::default()
+    }
+}
+
+impl From<&OutputArgs> for OutputOptions {
+    fn from(args: &OutputArgs) -> Self {
+        Self {
+            format: args.format.map(Into::into),
+            optimizer: args.optimizer.map(Into::into),
+            non_float: match args.non_float {
+                NonFloatChoice::Error => NonFloatPolicy::Error,
+                NonFloatChoice::Newest => NonFloatPolicy::Newest,
+            },
+            router: match args.router {
+                RouterChoice::Average => RouterPolicy::Average,
+                RouterChoice::Newest => RouterPolicy::Newest,
+            },
+            allow_config: args.allow_config.clone(),
+            take_newest: args.take_newest.clone(),
+            allow_non_finite: args.allow_non_finite,
+            side_files_from: Some(&args.side_files_from).filter(|from| *from != "newest").map(Into::into),
+            ..file_options(&args.files, &HuggingFaceArgs::default())
+        }
+    }
+}
+
+impl From<&RunArgs> for RunOptions {
+    fn from(args: &RunArgs) -> Self {
+        Self {
+            tokens_per_step: args.tokens_per_step.map(|tokens| tokens.0),
+            log: args.log.clone(),
+            log_columns: args.log_columns.clone(),
+            log_every: args.log_every.map(std::num::NonZeroU64::get),
+            stable: args.stable.clone(),
+            checkpoint_pattern: args.checkpoint_pattern.clone(),
+        }
+    }
+}
+
+impl From<&SelectionArgs> for Selection {
+    fn from(args: &SelectionArgs) -> Self {
+        let number = |count: Option<Count>| count.map(|count| count.0);
+        Self {
+            last: args.last,
+            count: args.count,
+            interval_steps: number(args.interval_steps),
+            interval_tokens: number(args.interval_tokens),
+            duration_steps: number(args.duration_steps),
+            duration_tokens: number(args.duration_tokens),
+            end_step: number(args.end_step),
+            end_tokens: number(args.end_tokens),
+            from_step: number(args.from_step),
+            to_step: number(args.to_step),
+            every: args.every.map(std::num::NonZeroUsize::get),
+            steps: args.steps.iter().map(|step| step.0).collect(),
+        }
+    }
+}
+
+impl From<&SchemeArgs> for SchemeOptions {
+    fn from(args: &SchemeArgs) -> Self {
+        Self {
+            scheme: args.scheme.clone(),
+            alpha: args.alpha.clone(),
+            floor: args.floor.clone(),
+            sigma_rel: args.sigma_rel.clone(),
+            coefficients: args.coefficients.clone(),
+            from_averages: args.from_averages.clone(),
+            order: args.order.clone(),
+            normalize: args.normalize,
+            allow_sum: args.allow_sum,
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Requests: what a user or a program asks for, in the words of the command line, turned into plans.
+//!
+//! A face fills a [`MergeRequest`] from its arguments; a [`Resolver`] makes the plan of it. Which checkpoints are merged,
+//! in which order, with which coefficients and policies, is decided here and in nothing above. Messages name options
+//! as the command line spells them (`--interval-tokens`); other faces translate that.
+
+mod merge;
+mod options;
+mod output;
+mod recipe;
+mod resolver;
+mod run;
+mod selection;
+mod sources;
+mod weights;
+
+pub use merge::MergeRequest;
+pub use options::OPTION_NAMES;
+pub use output::OutputOptions;
+pub use resolver::{Resolver, read_rename_map};
+pub use run::RunOptions;
+pub use selection::Selection;
+pub use sources::{GivenModel, Named, SourceOrder, choose_checkpoints, label, look_at};
+pub use weights::{SchemeOptions, parse_scheme_word};

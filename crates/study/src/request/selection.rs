@@ -1,0 +1,152 @@
+//! Selections: from options to the window of a run.
+
+use thalweg_merge::plan::SourceRef;
+use thalweg_tensor::shell_word;
+use thalweg_trajectory::{Extent, Step, Tokens, Trajectory, WindowEnd, WindowSpec, lasting_spike, select_window};
+
+use super::Resolver;
+use crate::Error;
+use crate::select::source_ref;
+
+/// Which checkpoints of a run. Ways of asking that exclude each other are an error.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// The newest so many finished checkpoints.
+    pub last: Option<usize>,
+    /// So many checkpoints, with an interval.
+    pub count: Option<usize>,
+    /// Steps between neighbours.
+    pub interval_steps: Option<u64>,
+    /// Tokens between neighbours.
+    pub interval_tokens: Option<u64>,
+    /// All checkpoints of the last so many steps, both ends included.
+    pub duration_steps: Option<u64>,
+    /// All checkpoints of the last so many tokens, both ends included.
+    pub duration_tokens: Option<u64>,
+    /// End at this step.
+    pub end_step: Option<u64>,
+    /// End at so many tokens.
+    pub end_tokens: Option<u64>,
+    /// From this step on.
+    pub from_step: Option<u64>,
+    /// Up to this step.
+    pub to_step: Option<u64>,
+    /// Every k-th, counted back from the newest.
+    pub every: Option<usize>,
+    /// Exactly these steps.
+    pub steps: Vec<u64>,
+}
+
+impl Selection {
+    /// Whether nothing was said about which checkpoints are wanted.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn end(&self) -> WindowEnd {
+        match (self.end_step, self.end_tokens) {
+            (Some(step), _) => WindowEnd::At(Extent::Steps(Step(step))),
+            (_, Some(tokens)) => WindowEnd::At(Extent::Tokens(Tokens(tokens))),
+            _ => WindowEnd::Newest,
+        }
+    }
+
+    /// What the options mean; two ways of asking at once are an error.
+    fn window_spec(&self) -> Result<WindowSpec, Error> {
+        let interval = extent(self.interval_steps, self.interval_tokens);
+        let duration = extent(self.duration_steps, self.duration_tokens);
+        let asked = [
+            ("--last", self.last.is_some()),
+            ("--every", self.every.is_some()),
+            ("--steps", !self.steps.is_empty()),
+            ("--from-step or --to-step", self.from_step.is_some() || self.to_step.is_some()),
+            ("a duration", duration.is_some()),
+            ("an interval", interval.is_some()),
+        ];
+        let asked: Vec<&str> = asked.iter().filter(|(_, is_asked)| *is_asked).map(|(name, _)| *name).collect();
+        if let [first, second, ..] = asked.as_slice() {
+            return Err(Error::request(format!("{first} and {second} are two ways of choosing checkpoints: give one")));
+        }
+        let end = self.end();
+        if let Some(n_checkpoints) = self.last {
+            return Ok(WindowSpec::Last { n_checkpoints, end });
+        }
+        if let Some(k) = self.every {
+            return Ok(WindowSpec::Every { k, n_checkpoints: self.count, end });
+        }
+        if !self.steps.is_empty() {
+            return Ok(WindowSpec::Steps(self.steps.iter().map(|step| Step(*step)).collect()));
+        }
+        if let Some(duration) = duration {
+            return Ok(WindowSpec::Duration { duration, n_checkpoints: self.count, end });
+        }
+        match (self.count, interval) {
+            (Some(n_checkpoints), Some(interval)) => Ok(WindowSpec::Count { n_checkpoints, interval, end }),
+            (Some(_), None) => Err(Error::request_with_hint(
+                "`--count` needs to know how far apart the checkpoints are",
+                "add `--interval-steps` or `--interval-tokens`; the newest N as they come are `--last N`",
+            )),
+            (None, Some(_)) => {
+                Err(Error::request_with_hint("an interval needs a number of checkpoints", "add `--count N`"))
+            }
+            (None, None) => self.range_or_all(end),
+        }
+    }
+
+    fn range_or_all(&self, end: WindowEnd) -> Result<WindowSpec, Error> {
+        let step = |count: Option<u64>| count.map(Step);
+        if self.from_step.is_some() || self.to_step.is_some() {
+            return Ok(WindowSpec::Range { from: step(self.from_step), to: step(self.to_step), at_least_apart: None });
+        }
+        match end {
+            WindowEnd::Newest => Err(Error::request_with_hint(
+                "which checkpoints of the run?",
+                "for example `--last 10`, or `--count 10 --interval-tokens 8B`; `--every 1` takes all",
+            )),
+            WindowEnd::At(_) => {
+                Err(Error::request_with_hint("an end needs a beginning", "add `--last N` or `--count N`"))
+            }
+        }
+    }
+}
+
+fn extent(steps: Option<u64>, tokens: Option<u64>) -> Option<Extent> {
+    let steps = steps.map(|steps| Extent::Steps(Step(steps)));
+    steps.or_else(|| tokens.map(|tokens| Extent::Tokens(Tokens(tokens))))
+}
+
+impl Resolver<'_> {
+    /// The window that is asked for, oldest first; passes notes about it.
+    ///
+    /// # Errors
+    /// `Request` where the options contradict each other; `Trajectory` where the run does not have it.
+    pub fn select(&self, trajectory: &Trajectory, selection: &Selection) -> Result<Vec<SourceRef>, Error> {
+        let window = select_window(trajectory, &selection.window_spec()?)?;
+        window.notes().iter().for_each(|note| self.note(note));
+        if !selection.steps.is_sorted() {
+            self.note("the checkpoints are taken by their steps, oldest first, not in the order of `--steps`");
+        }
+        if let Some(newest) = window.checkpoints().last() {
+            self.warn_of_spike(trajectory, newest.step);
+        }
+        Ok(window.checkpoints().iter().map(source_ref).collect())
+    }
+
+    /// Notes that a window ends within a spike, before the run has recovered from it.
+    fn warn_of_spike(&self, trajectory: &Trajectory, newest: Step) {
+        let Some(spike) = trajectory.log().and_then(|log| lasting_spike(log, trajectory.spikes(), newest)) else {
+            return;
+        };
+        let what = match spike.end {
+            Some(end) => format!("the loss comes back only at step {end}"),
+            None => "it did not come back".to_owned(),
+        };
+        self.note(format!(
+        "the window holds an unhealed spike: onset at step {}, seen in the {}, {what}; `thalweg recover {}` proposes \
+         checkpoints before it",
+        spike.onset,
+        spike.signal,
+        shell_word(&trajectory.path().display().to_string())
+    ));
+    }
+}
