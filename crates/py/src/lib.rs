@@ -3,6 +3,7 @@
 //! Floor 5: a face beside `cli`. It does not parse command lines and prints nothing.
 
 mod checkpoint;
+mod compare;
 #[expect(unsafe_code, reason = "DLPack is a protocol of C structures; each block says why it is sound")]
 mod dlpack;
 mod error;
@@ -12,6 +13,8 @@ mod memory;
 mod merge;
 mod options;
 mod plan;
+mod receipt;
+mod run;
 mod session;
 mod tensor;
 
@@ -23,9 +26,15 @@ mod module {
     #[pymodule_export]
     use crate::checkpoint::{PyCheckpoint, PyTensorInfo, open_checkpoint};
     #[pymodule_export]
+    use crate::compare::{PyDiff, PyTensorDiff, PyVerification, diff, verify};
+    #[pymodule_export]
     use crate::merge::{PyMerge, PyTensorIterator, merge};
     #[pymodule_export]
     use crate::plan::{PyPlan, PyPlanSource, plan};
+    #[pymodule_export]
+    use crate::receipt::PyReceipt;
+    #[pymodule_export]
+    use crate::run::{PyRun, PyRunCheckpoint, open_run, select};
     #[pymodule_export]
     use crate::tensor::PyTensor;
     use pyo3::prelude::*;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use thalweg_checkpoint::ReadOptions;
@@ -17,6 +17,7 @@ use crate::checkpoint::{PyTensorInfo, find_tensor, names, tensor_info};
 use crate::error::{Failure, Result};
 use crate::memory::{MemorySink, MemoryTarget};
 use crate::plan::PyPlan;
+use crate::receipt::PyReceipt;
 use crate::session::{Session, SizeArgument, Watch, run_watched};
 use crate::tensor::{PyTensor, TensorData};
 
@@ -75,7 +76,7 @@ impl MergeState {
 #[derive(Debug)]
 pub(crate) struct PyMerge {
     state: Arc<MergeState>,
-    receipt: OnceLock<String>,
+    receipt: Mutex<Option<PyReceipt>>,
 }
 
 #[pymethods]
@@ -143,22 +144,26 @@ impl PyMerge {
         self.state.fill(py, &sink)
     }
 
-    /// Writes the merge as a checkpoint, exactly as `thalweg merge` does, and returns its receipt as JSON.
+    /// Writes the merge as a checkpoint, exactly as `thalweg merge` does, and returns its receipt.
     ///
     /// Without `out`, the folder that the plan names.
     #[pyo3(signature = (out=None))]
-    fn write(&self, py: Python<'_>, out: Option<PathBuf>) -> Result<String> {
+    fn write(&self, py: Python<'_>, out: Option<PathBuf>) -> Result<PyReceipt> {
         let state = &self.state;
         let watch = Watch::default();
         let receipt = run_watched(py, state.progress(py), &watch, || {
             let plan = plan_with_output(state, out, &watch)?;
-            let outcomes = execute_merge(&plan, state.options, &state.session.context(&watch))?;
-            let receipt = outcomes.into_iter().next().map(|outcome| outcome.receipt);
-            let receipt = receipt.ok_or(thalweg_merge::Error::Bug { what: "a merge has an output" })?;
-            let json = serde_json::to_string_pretty(&receipt);
-            json.map_err(|error| Failure::usage(format!("the receipt cannot be shown: {error}")))
+            let outcome = execute_merge(&plan, state.options, &state.session.context(&watch))?.into_iter().next();
+            PyReceipt::new(outcome.ok_or(thalweg_merge::Error::Bug { what: "a merge has an output" })?)
         })?;
-        Ok(self.receipt.get_or_init(|| receipt).clone())
+        *self.receipt.lock().unwrap_or_else(PoisonError::into_inner) = Some(receipt.clone());
+        Ok(receipt)
+    }
+
+    /// The receipt of the newest `write`; `None` before it.
+    #[getter]
+    fn receipt(&self) -> Option<PyReceipt> {
+        self.receipt.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What there was to say about the sources.
@@ -294,7 +299,7 @@ pub(crate) fn merge(
     let watch = Watch::default();
     let open = run_watched(py, None, &watch, || Ok(OpenMerge::open(&in_memory, &session.context(&watch))?))?;
     let state = MergeState { plan, session, open, notes: watch.notes(), progress, options };
-    let merge = PyMerge { state: Arc::new(state), receipt: OnceLock::new() };
+    let merge = PyMerge { state: Arc::new(state), receipt: Mutex::default() };
     if out.is_some() {
         merge.write(py, out)?;
     }

@@ -1,5 +1,6 @@
 //! Plans, as Python sees them: what is merged, with which coefficients.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
@@ -52,6 +53,10 @@ impl PyPlanSource {
     fn coefficient<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let text = format!("{}/{}", self.source.numerator, self.divisor);
         py.import("fractions")?.getattr("Fraction")?.call1((text,))
+    }
+
+    fn __fspath__(&self) -> OsString {
+        self.source.path.clone().into()
     }
 
     fn __repr__(&self) -> String {
@@ -160,14 +165,16 @@ impl PyPlan {
 /// The keywords are the options of `thalweg plan`; numbers may be text such as `"8B"`.
 #[pyfunction]
 #[pyo3(signature = (run=None, *, sources=None, out=None, key=None, params=None, rename=None, **options))]
-#[pyo3(text_signature = "(run=None, *, sources=None, out=None, key=None, params=None, rename=None, last=None, count=None, \
+#[pyo3(
+    text_signature = "(run=None, *, sources=None, out=None, key=None, params=None, rename=None, last=None, count=None, \
     interval_steps=None, interval_tokens=None, duration_steps=None, duration_tokens=None, end_step=None, \
     end_tokens=None, from_step=None, to_step=None, every=None, steps=None, tokens_per_step=None, log=None, \
     log_columns=None, log_every=None, stable=None, checkpoint_pattern=None, scheme=None, alpha=None, \
     floor=None, sigma_rel=None, coefficients=None, from_averages=None, order=None, normalize=None, \
     allow_sum=None, dtype=None, out_shard_size=None, drop=None, code=None, digest=None, no_model_card=None, \
     to_huggingface=None, hf_assets=None, format=None, optimizer=None, non_float=None, router=None, \
-    allow_config=None, take_newest=None, allow_non_finite=None, side_files_from=None)")]
+    allow_config=None, take_newest=None, allow_non_finite=None, side_files_from=None)"
+)]
 #[expect(clippy::too_many_arguments, reason = "keywords of Python")]
 pub(crate) fn plan(
     py: Python<'_>,

@@ -49,7 +49,7 @@ def test_a_module_is_filled_where_its_parameters_are(tmp_path: Path) -> None:
         assert torch.equal(value, expected[name]) and value.data_ptr() == places[name], name
     assert all(value.requires_grad for value in model.parameters())
     assert all(value._version > versions[name] for name, value in model.named_parameters())
-    assert torch.equal(model.not_saved, torch.ones(3))
+    assert torch.equal(model.get_buffer("not_saved"), torch.ones(3))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

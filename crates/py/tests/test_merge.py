@@ -28,7 +28,7 @@ def check_all_ways(plan: thalweg.Plan, written_by_program: Path, folder: Path) -
     target = {name: torch.full_like(tensor, 1) for name, tensor in merge.state_dict().items()}
     assert merge.load_into(target) == ([], [])
     assert {name: raw(tensor) for name, tensor in target.items()} == expected
-    receipt = json.loads(merge.write(folder / "written"))
+    receipt = json.loads(merge.write(folder / "written").to_json())
     assert {name: raw(tensor) for name, tensor in read_folder(folder / "written").items()} == expected
     assert receipt["plan"]["scheme"] == plan.scheme
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 import thalweg
-from thalweg import _thalweg
+
+_thalweg: Any = importlib.import_module("thalweg._thalweg")
 
 STUB = ast.parse((Path(thalweg.__file__).parent / "__init__.pyi").read_text())
 CLASSES = {node.name: node for node in STUB.body if isinstance(node, ast.ClassDef)}
@@ -38,7 +40,7 @@ def signature_of_stub(node: ast.FunctionDef) -> list[tuple[str, str, str | None]
 
 
 def signature_at_run_time(value: Any) -> list[tuple[str, str, str | None]]:
-    kinds = {
+    kinds: dict[inspect._ParameterKind, str] = {
         inspect.Parameter.POSITIONAL_ONLY: "positional",
         inspect.Parameter.POSITIONAL_OR_KEYWORD: "positional",
         inspect.Parameter.KEYWORD_ONLY: "keyword",

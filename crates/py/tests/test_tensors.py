@@ -110,7 +110,7 @@ def test_the_protocol_is_followed(every_dtype: Path) -> None:
     assert '"dltensor"' in repr(tensor.__dlpack__(max_version=(0, 8)))
     assert '"dltensor_versioned"' in repr(tensor.__dlpack__(max_version=(1, 0)))
     assert '"dltensor_versioned"' in repr(tensor.__dlpack__(max_version=(2, 3), later="ignored"))
-    shared = torch.from_dlpack(tensor)
+    shared = tensor.torch()
     copied = np.from_dlpack(tensor, copy=True)
     assert copied.ctypes.data != shared.data_ptr() and copied.tobytes() == tensor.tobytes()
     with pytest.raises(BufferError, match="memory of the CPU"):

@@ -126,7 +126,7 @@ def test_an_exception_in_a_callback_is_raised_and_leaves_nothing_half_written(tm
 def test_a_wrong_callback_is_an_ordinary_error(tmp_path: Path) -> None:
     plan = thalweg.plan(sources=make_sources(tmp_path, [torch.float32]))
     with pytest.raises(TypeError):
-        list(thalweg.merge(plan, progress=lambda: None))
+        list(thalweg.merge(plan, progress=lambda: None))  # type: ignore[arg-type]
 
 
 def test_a_bar_of_tqdm_moves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

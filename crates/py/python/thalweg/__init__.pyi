@@ -26,23 +26,33 @@ if TYPE_CHECKING:
 __all__ = [
     "Checkpoint",
     "CheckpointError",
+    "Diff",
     "Error",
     "Merge",
     "MergeError",
     "Plan",
     "PlanSource",
+    "Receipt",
+    "Run",
+    "RunCheckpoint",
     "SchemeError",
     "StorageError",
     "StudyError",
     "Tensor",
+    "TensorDiff",
     "TensorInfo",
     "TensorIterator",
     "TrajectoryError",
     "UsageError",
+    "Verification",
     "__version__",
+    "diff",
     "merge",
     "open_checkpoint",
+    "open_run",
     "plan",
+    "select",
+    "verify",
 ]
 
 __version__: str
@@ -158,6 +168,8 @@ class PlanSource:
     def coefficient(self) -> Fraction:
         """What its parameters are multiplied by, exactly: a `fractions.Fraction`."""
 
+    def __fspath__(self) -> str: ...
+
 @final
 class Plan:
     """A complete description of a merge, before it happens."""
@@ -192,6 +204,202 @@ class Plan:
     @property
     def notes(self) -> list[str]:
         """What there was to say while the plan was made."""
+
+@final
+class Receipt:
+    """The record of a merge that happened: what `thalweg.json` in its folder says."""
+
+    @property
+    def path(self) -> Path:
+        """The folder of the output."""
+
+    @property
+    def was_done(self) -> bool:
+        """Whether the output was there already, from the same plan over unchanged sources."""
+
+    @property
+    def scheme(self) -> str:
+        """The scheme, as it was asked for."""
+
+    @property
+    def digest(self) -> str | None:
+        """Digest of all merged tensors; `None` without digests."""
+
+    @property
+    def distance_to_newest(self) -> float | None:
+        """Euclidean distance from the newest source; `None` if that was not read."""
+
+    @property
+    def max_abs_change(self) -> float | None:
+        """Largest change of an element from the newest source; `None` if that was not read."""
+
+    @property
+    def seconds(self) -> float:
+        """Wall time."""
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of tensors read from the sources."""
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of the output's files."""
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """Largest resident memory of the process, where the system tells."""
+
+    def to_json(self) -> str:
+        """The receipt as JSON."""
+
+@final
+class RunCheckpoint:
+    """A checkpoint of a run. It can be given wherever a path can."""
+
+    @property
+    def path(self) -> Path:
+        """Its path."""
+
+    @property
+    def step(self) -> int | None:
+        """Optimizer steps done, if known."""
+
+    @property
+    def tokens(self) -> int | None:
+        """Training tokens consumed, if known."""
+
+    @property
+    def phase(self) -> str | None:
+        """The phase of the run, if known."""
+
+    @property
+    def fault(self) -> str | None:
+        """Why it cannot be used; `None` if it can."""
+
+    def __fspath__(self) -> str: ...
+
+@final
+class Run:
+    """A run: its checkpoints by step, finished or not."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+
+    @property
+    def checkpoints(self) -> list[RunCheckpoint]:
+        """Its checkpoints by step, those that cannot be used too."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What there was to say about the run."""
+
+    def select(
+        self,
+        *,
+        last: _Count | None = None,
+        count: _Count | None = None,
+        interval_steps: _Count | None = None,
+        interval_tokens: _Count | None = None,
+        duration_steps: _Count | None = None,
+        duration_tokens: _Count | None = None,
+        end_step: _Count | None = None,
+        end_tokens: _Count | None = None,
+        from_step: _Count | None = None,
+        to_step: _Count | None = None,
+        every: _Count | None = None,
+        steps: Sequence[_Count] | None = None,
+    ) -> list[RunCheckpoint]:
+        """The window of the run that the options ask for, oldest first: those of a selection, such as `last=10`."""
+
+    def __fspath__(self) -> str: ...
+    def __len__(self) -> int: ...
+
+@final
+class TensorDiff:
+    """How a tensor of two checkpoints differs."""
+
+    @property
+    def name(self) -> str:
+        """Its name, safe to print."""
+
+    @property
+    def fault(self) -> str | None:
+        """Why the two cannot be compared; `None` if they can."""
+
+    @property
+    def n_differing(self) -> int:
+        """Elements whose bytes differ."""
+
+    @property
+    def distance(self) -> float:
+        """Euclidean distance."""
+
+    @property
+    def cosine(self) -> float | None:
+        """Cosine of the two as vectors; `None` when one has no length."""
+
+    @property
+    def max_abs(self) -> float:
+        """Largest difference of an element."""
+
+    @property
+    def max_ulps(self) -> int:
+        """Largest difference in ULPs; 0 for types that are not floating."""
+
+@final
+class Diff:
+    """How two checkpoints differ."""
+
+    @property
+    def equal(self) -> bool:
+        """Whether both hold the same tensors with the same bytes."""
+
+    @property
+    def tensors(self) -> list[TensorDiff]:
+        """All tensors of either, sorted by name."""
+
+    @property
+    def total(self) -> TensorDiff:
+        """Over all tensors that could be compared."""
+
+    def to_json(self) -> str:
+        """The comparison as JSON, as `thalweg diff --json` prints it."""
+
+@final
+class Verification:
+    """What a verification found."""
+
+    @property
+    def equal(self) -> bool:
+        """Whether the output, and the sources if they were asked for, are as the receipt says."""
+
+    @property
+    def output_equal(self) -> bool:
+        """Whether the output is as the receipt says."""
+
+    @property
+    def sources_equal(self) -> bool | None:
+        """Whether the sources are those that were merged; `None` if they were not asked for."""
+
+    @property
+    def compared_bytes(self) -> bool:
+        """Whether bytes were compared; without digests only sizes and headers are."""
+
+    @property
+    def faults(self) -> list[tuple[str, str]]:
+        """What is wrong with the output: files, tensors or facts with a fault each."""
+
+    @property
+    def sources(self) -> list[tuple[Path, str]]:
+        """The sources with their state: `unchanged`, `missing`, `changed` or `unreadable`."""
+
+    @property
+    def strays(self) -> list[str]:
+        """Files of tensors that the receipt does not list; other programs may load them."""
+
+    def to_json(self) -> str:
+        """The verification as JSON, as `thalweg verify --json` prints it."""
 
 @final
 class TensorIterator:
@@ -233,8 +441,12 @@ class Merge:
     ) -> LoadResult:
         """Fills a `torch.nn.Module`, or a state dict of torch tensors, in place."""
 
-    def write(self, out: _Path | None = None) -> str:
-        """Writes the merge as a checkpoint, exactly as `thalweg merge` does, and returns its receipt as JSON.
+    @property
+    def receipt(self) -> Receipt | None:
+        """The receipt of the newest `write`; `None` before it."""
+
+    def write(self, out: _Path | None = None) -> Receipt:
+        """Writes the merge as a checkpoint, exactly as `thalweg merge` does, and returns its receipt.
 
         Without `out`, the folder that the plan names."""
 
@@ -322,3 +534,60 @@ def merge(
     """Opens a merge: the sources are opened and compared by their headers, nothing is merged yet.
 
     With `out`, the merge is also written there at once, as by `write`."""
+
+def open_run(
+    path: _Path,
+    *,
+    key: str | None = None,
+    params: str | None = None,
+    rename: _Rename | None = None,
+    tokens_per_step: _Count | None = None,
+    log: _Path | Sequence[_Path] | None = None,
+    log_columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    log_every: _Count | None = None,
+    stable: str | None = None,
+    checkpoint_pattern: str | None = None,
+) -> Run:
+    """Opens a run: a folder of checkpoints, with its log if there is one. The keywords say what is known about it."""
+
+def select(
+    run: _Path | Run,
+    *,
+    last: _Count | None = None,
+    count: _Count | None = None,
+    interval_steps: _Count | None = None,
+    interval_tokens: _Count | None = None,
+    duration_steps: _Count | None = None,
+    duration_tokens: _Count | None = None,
+    end_step: _Count | None = None,
+    end_tokens: _Count | None = None,
+    from_step: _Count | None = None,
+    to_step: _Count | None = None,
+    every: _Count | None = None,
+    steps: Sequence[_Count] | None = None,
+    tokens_per_step: _Count | None = None,
+    log: _Path | Sequence[_Path] | None = None,
+    log_columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    log_every: _Count | None = None,
+    stable: str | None = None,
+    checkpoint_pattern: str | None = None,
+) -> list[RunCheckpoint]:
+    """The checkpoints that a merge with the same options would take, oldest first: `select(run, last=10)`."""
+
+def diff(
+    a: _Path,
+    b: _Path,
+    *,
+    key: str | None = None,
+    params: str | None = None,
+    rename: _Rename | None = None,
+    threads: int | None = None,
+    memory: _Size | None = None,
+    progress: _Progress | None = None,
+) -> Diff:
+    """Compares two checkpoints tensor by tensor; each byte of either is read once."""
+
+def verify(
+    path: _Path, *, inputs: bool = False, threads: int | None = None, progress: _Progress | None = None
+) -> Verification:
+    """Reads an output again and compares it with its receipt; with `inputs`, also the sources."""

@@ -8,7 +8,7 @@ from typing import Any, Callable
 def bar() -> Callable[[int, int, str], None] | None:
     """A callback that moves a bar, or None where tqdm is not installed."""
     try:
-        from tqdm.auto import tqdm
+        from tqdm.auto import tqdm  # type: ignore[import-untyped]
     except ImportError:
         return None
     return _Bar(tqdm)
