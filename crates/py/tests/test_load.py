@@ -63,7 +63,8 @@ def test_other_element_types_are_converted_as_torch_converts_them(tmp_path: Path
 
 def test_parameters_that_are_views_of_other_memory(tmp_path: Path) -> None:
     merge, expected = merged(tmp_path)
-    transposed = {name: torch.zeros(v.shape[::-1], dtype=v.dtype).permute(*range(v.dim())[::-1]) for name, v in expected.items()}
+    reverse = {name: tuple(reversed(range(v.dim()))) for name, v in expected.items()}
+    transposed = {name: torch.zeros(v.shape[::-1], dtype=v.dtype).permute(reverse[name]) for name, v in expected.items()}
     strided = {name: torch.zeros((*v.shape, 3), dtype=v.dtype)[..., 1] for name, v in expected.items()}
     flat = torch.zeros(sum(v.numel() for v in expected.values() if v.dtype is torch.float32))
     packed, end = dict(expected), 0

@@ -17,7 +17,7 @@ _thalweg: Any = importlib.import_module("thalweg._thalweg")
 STUB = ast.parse((Path(thalweg.__file__).parent / "__init__.pyi").read_text())
 CLASSES = {node.name: node for node in STUB.body if isinstance(node, ast.ClassDef)}
 FUNCTIONS = {node.name: node for node in STUB.body if isinstance(node, ast.FunctionDef)}
-# Python itself gives these to every class, with signatures of its own.
+# Python itself gives these to every class, whatever the class.
 SLOTS = {"__getitem__", "__contains__", "__len__", "__iter__", "__next__", "__repr__"}
 
 
