@@ -533,7 +533,7 @@ pub(crate) struct DemoArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
-    /// Folder that holds `report.json` of a demo or `study.json` of a study
+    /// Folder of a demo or study, which holds `study.json`
     #[arg(value_name = "DIR")]
     pub(crate) path: PathBuf,
     /// The page [default: DIR/report.html]

@@ -115,6 +115,7 @@ pub struct Limits {
 }
 
 /// Everything from outside.
+#[derive(Clone)]
 pub struct RunContext<'a> {
     /// Where sources are and outputs go.
     pub storage: Arc<dyn Storage>,

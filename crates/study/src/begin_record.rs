@@ -1,10 +1,9 @@
 //! What every record of a study says about its run: phases, log, checkpoints, spikes.
 
-use thalweg_trajectory::{Phase, Trajectory, back_at};
+use thalweg_trajectory::{LogEntry, Phase, Trajectory, back_at};
 
-use crate::record::{CheckpointRow, SpikeRow, StudyRecord};
+use crate::record::{CheckpointRow, PhaseName, PhaseSpan, SpikeRow, StudyRecord, TrainingPoint};
 use crate::recover::{plan_recovery, spike_row, spikes_of_run, unhealed_spike};
-use crate::report::{PhaseName, PhaseSpan, TrainingPoint};
 
 /// A record with what the run's folder and log tell. `command` is what made it, to type again.
 pub fn begin_record(title: String, command: String, trajectory: &Trajectory) -> StudyRecord {
@@ -23,14 +22,7 @@ pub fn begin_record(title: String, command: String, trajectory: &Trajectory) -> 
             to_step: segment.to.0.min(last.max(segment.from.0)),
         })
         .collect();
-    let entries = trajectory.log().map(|log| log.entries()).unwrap_or_default();
-    record.training = entries
-        .iter()
-        .filter_map(|entry| {
-            let nll_nats = entry.loss.filter(|loss| loss.is_finite())?;
-            Some(TrainingPoint { step: entry.step.0, nll_nats, learning_rate: entry.learning_rate.unwrap_or(0.0) })
-        })
-        .collect();
+    record.training = training_points(trajectory);
     let finished = trajectory.finished();
     record.checkpoints = finished
         .map(|one| CheckpointRow { step: one.step.0, tokens: one.tokens.map(|tokens| tokens.0), seconds: None })
@@ -45,4 +37,14 @@ pub fn begin_record(title: String, command: String, trajectory: &Trajectory) -> 
         }
     }
     record
+}
+
+/// The step log of a run: loss and learning rate.
+pub(crate) fn training_points(trajectory: &Trajectory) -> Vec<TrainingPoint> {
+    let entries = trajectory.log().map(|log| log.entries()).unwrap_or_default();
+    let point = |entry: &LogEntry| {
+        let nll_nats = entry.loss.filter(|loss| loss.is_finite())?;
+        Some(TrainingPoint { step: entry.step.0, nll_nats, learning_rate: entry.learning_rate.unwrap_or(0.0) })
+    };
+    entries.iter().filter_map(point).collect()
 }

@@ -124,6 +124,7 @@ impl ModelScores {
             n: task.n,
             higher_is_better: task.higher_is_better,
             gain: baseline.and_then(|baseline| baseline.find(task)).and_then(|over| gain_over(task, over)),
+            gain_over_chosen: None,
         };
         self.tasks.iter().map(row).collect()
     }

@@ -2,11 +2,11 @@
 //!
 //! Floor 4: joins everything below. It neither prints, nor reads arguments, nor asks the time.
 //!
-//! [`report::Report`] is the record of a study, one JSON file; [`page::render_page`] makes the page from it, and the
-//! same record always gives the same bytes.
+//! [`record::StudyRecord`] is the record of a study, one JSON file; [`page::render_study`] makes the page from it, and
+//! the same record always gives the same bytes. The entries are [`request::Resolver::merge_plan`], [`sweep::run_sweep`],
+//! [`forecast::run::run_forecast`], [`recover::plan_recovery`] and [`demo::run_demo`].
 
 pub mod begin_record;
-pub mod compare;
 pub mod demo;
 pub mod engine_evaluator;
 pub mod error;
@@ -17,7 +17,6 @@ pub mod page;
 pub mod propose;
 pub mod record;
 pub mod recover;
-pub mod report;
 pub mod request;
 mod resample;
 pub mod select;
@@ -25,16 +24,14 @@ mod start_files;
 pub mod start_policy;
 pub mod start_window;
 pub mod study_answer;
+pub mod study_summary;
 mod study_view;
-pub mod summary;
 mod svg;
 pub mod sweep;
 pub mod table;
 mod text;
-mod verdict;
 pub mod window_fit;
 pub mod write_study;
 
 pub use error::Error;
-pub use report::Report;
 pub use study_view::shell_word;

@@ -1,21 +1,20 @@
 //! The record of a sweep, forecast or recovery over one run: plain data, one JSON file, from which its page and table
 //! are made.
 //!
-//! Where [`crate::report::Report`] tells the fixed story of the demo, a [`StudyRecord`] holds whatever was asked about
-//! a run: each part may be empty. Paths in it are to read, never to open.
+//! A [`StudyRecord`] holds whatever was asked about a run: each part may be empty. Paths in it are to read, never to
+//! open.
 
 use serde::{Deserialize, Serialize};
 use thalweg_storage::guard::OwnKind;
 
 use crate::Error;
-use crate::report::{MergeSource, PhaseSpan, TrainingPoint};
 
 /// `kind` of a study file.
 pub const STUDY_KIND: &str = "thalweg-study";
 /// What marks a file as the record of a study. Only such a file may be replaced.
 pub const STUDY_FILE: OwnKind<'_> = OwnKind::json("the record of a study", STUDY_KIND);
 /// `version` of the study files that this program writes and reads.
-pub const STUDY_VERSION: u64 = 1;
+pub const STUDY_VERSION: u64 = 2;
 /// Name of the file in a study's folder.
 pub const STUDY_NAME: &str = "study.json";
 
@@ -32,6 +31,9 @@ pub struct StudyRecord {
     pub command: String,
     /// What the page is called.
     pub title: String,
+    /// What a reader must know first: sizes too small to trust, made-up data.
+    #[serde(default)]
+    pub caution: Option<String>,
     /// The run's folder.
     pub run_path: String,
     /// What was scored on.
@@ -52,9 +54,12 @@ pub struct StudyRecord {
     /// Merges, scored.
     #[serde(default)]
     pub trials: Vec<TrialRow>,
-    /// Really annealed checkpoints, scored: the truth, once it is known.
+    /// Really annealed checkpoints, scored: the truth, once it is known. Gains are over the newest raw checkpoint.
     #[serde(default)]
     pub annealed: Vec<RawRow>,
+    /// The run that was forked off to be annealed.
+    #[serde(default)]
+    pub anneal: Option<AnnealRun>,
     /// The trial that was chosen, and by what.
     #[serde(default)]
     pub choice: Option<ChoiceRow>,
@@ -73,8 +78,102 @@ pub struct StudyRecord {
     /// Geometry of the trajectory.
     #[serde(default)]
     pub geometry: Option<GeometryRow>,
+    /// What was run, to read.
+    #[serde(default)]
+    pub facts: Vec<Fact>,
+    /// Commands that do the same on one's own checkpoints.
+    #[serde(default)]
+    pub commands: Vec<ShellCommand>,
+    /// Where the time went.
+    #[serde(default)]
+    pub stages: Vec<StageSeconds>,
     /// What it took.
     pub cost: CostRow,
+}
+
+/// A learning-rate phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PhaseName {
+    /// The learning rate rises.
+    Warmup,
+    /// It is constant.
+    Stable,
+    /// It falls.
+    Anneal,
+}
+
+/// Steps of one phase.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PhaseSpan {
+    /// Which phase.
+    pub phase: PhaseName,
+    /// Its first step.
+    pub from_step: u64,
+    /// Its last step.
+    pub to_step: u64,
+}
+
+/// One line of a step log.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TrainingPoint {
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Mean training loss in nats per token.
+    pub nll_nats: f64,
+    /// Learning rate of this step.
+    pub learning_rate: f64,
+}
+
+/// The real learning-rate decay that merges are compared with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AnnealRun {
+    /// The step at which it leaves the run.
+    pub fork_step: u64,
+    /// Its last step.
+    pub end_step: u64,
+    /// Curve of the decay: `linear`, `cosine`, `1-sqrt`.
+    pub curve: String,
+    /// Learning rate at the end, as a share of the peak.
+    pub floor: f64,
+    /// Its training loss and learning rate.
+    pub training: Vec<TrainingPoint>,
+}
+
+/// One checkpoint of a window.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct MergeSource {
+    /// Its step.
+    pub step: u64,
+    /// Its coefficient, to read.
+    pub coefficient: f64,
+}
+
+/// A fact to read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fact {
+    /// What it is about.
+    pub name: String,
+    /// What it is.
+    pub value: String,
+}
+
+/// Time of one part of the work.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageSeconds {
+    /// The part.
+    pub stage: String,
+    /// Its seconds.
+    pub seconds: f64,
+}
+
+/// A command to type.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ShellCommand {
+    /// What it is for.
+    pub what: String,
+    /// The line.
+    pub line: String,
 }
 
 /// A suite that scores come from.
@@ -120,6 +219,9 @@ pub struct ScoreRow {
     /// Gain over the newest raw checkpoint of the window on the same items, positive is better, with its 95 % interval.
     #[serde(default)]
     pub gain: Option<GainRow>,
+    /// The same over the chosen merge, for an annealed checkpoint at its step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gain_over_chosen: Option<GainRow>,
 }
 
 /// A paired difference.
@@ -300,6 +402,7 @@ impl StudyRecord {
             tool: format!("thalweg {}", env!("CARGO_PKG_VERSION")),
             command: command.into(),
             title: title.into(),
+            caution: None,
             run_path: run_path.into(),
             suites: Vec::new(),
             phases: Vec::new(),
@@ -308,12 +411,16 @@ impl StudyRecord {
             raws: Vec::new(),
             trials: Vec::new(),
             annealed: Vec::new(),
+            anneal: None,
             choice: None,
             proposal: None,
             forecasts: Vec::new(),
             spikes: Vec::new(),
             recovery: Vec::new(),
             geometry: None,
+            facts: Vec::new(),
+            commands: Vec::new(),
+            stages: Vec::new(),
             cost: CostRow::default(),
         }
     }

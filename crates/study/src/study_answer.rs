@@ -37,6 +37,7 @@ pub(crate) fn find_answer(view: &StudyView<'_>) -> StudyAnswer {
         let (score, is_reported) = headline_score(view, trial);
         words.push(choice_word(score));
         sentences.push(choice_sentence(view, trial, score, is_reported));
+        sentences.extend(score.and_then(|score| anneal_sentence(view, score)));
         note = Some(choice_note(is_reported));
     }
     if let Some(forecast) = record.forecasts.first() {
@@ -98,6 +99,47 @@ fn choice_sentence(view: &StudyView<'_>, trial: &TrialRow, score: Option<&ScoreR
     }
 }
 
+/// What the real anneal gains over the same checkpoint, and whether it is ahead of the merge.
+fn anneal_sentence(view: &StudyView<'_>, merged: &ScoreRow) -> Option<String> {
+    let run = view.record.anneal.as_ref()?;
+    let annealed = view.record.annealed.iter().find(|one| one.step == run.end_step)?;
+    let is_it =
+        |score: &&ScoreRow| score.suite == merged.suite && score.task == merged.task && score.measure == merged.measure;
+    let annealed = annealed.scores.iter().find(is_it)?;
+    let gain = annealed.gain?;
+    let mut text = format!(
+        "A real anneal ({}, {} steps from step {}) gains {} over the same checkpoint ({}).",
+        run.curve,
+        run.end_step.saturating_sub(run.fork_step),
+        run.fork_step,
+        show_gain_row(gain),
+        show_gain_interval(gain)
+    );
+    let Some(lead) = annealed.gain_over_chosen else { return Some(text) };
+    let shown = |lead: GainRow| format!("{} ({})", show_gain_row(lead), show_gain_interval(lead));
+    match gain_word(lead) {
+        "better" => {
+            text.push_str(&format!(" It is ahead of the merge by {}", shown(lead)));
+            let is_clear = |gain: GainRow| gain_word(gain) == "better";
+            if let Some(merge) = merged.gain.filter(|merge| is_clear(*merge) && is_clear(gain)) {
+                let share = merge.value / gain.value * 100.0;
+                text.push_str(&format!(
+                    ": the merge brings {share:.0} % of what the anneal brings, with no further training"
+                ));
+            }
+            text.push('.');
+        }
+        "worse" => text.push_str(&format!(" The merge is ahead of it by {}.", shown(turned(lead)))),
+        _ => text.push_str(&format!(" Its lead over the merge, {}, is within noise.", shown(lead))),
+    }
+    Some(text)
+}
+
+/// The same comparison, judged from the other side.
+fn turned(gain: GainRow) -> GainRow {
+    GainRow { value: -gain.value, interval_95: gain.interval_95.map(|[low, high]| [-high, -low]) }
+}
+
 fn show_error(score: &ScoreRow) -> String {
     score.standard_error.map_or_else(String::new, |error| format!(" ± {error:.4}"))
 }
@@ -125,7 +167,7 @@ fn holds([low, high]: [f64; 2], value: f64) -> bool {
 
 fn forecast_sentence(forecast: &ForecastRow, n_forecasts: usize) -> String {
     let ForecastRow { curve, anneal_steps, end_step, value, task, raw, .. } = forecast;
-    let n = crate::verdict::decimals_of(forecast.interval_95);
+    let n = crate::study_view::decimals_of(forecast.interval_95);
     let ([low_80, high_80], [low_95, high_95]) = (forecast.interval_80, forecast.interval_95);
     let mut text = format!(
         "A {curve} anneal of {anneal_steps} steps that ends at step {end_step} is forecast to reach {value:.n$} {} on \
@@ -190,7 +232,7 @@ fn capital(text: &str) -> String {
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// A gain in a table: value, word.
-pub(crate) fn gain_cell(gain: Option<GainRow>) -> (String, &'static str) {
-    gain.map_or_else(|| ("-".to_owned(), ""), |gain| (show_gain_row(gain), gain_word(gain)))
+/// A gain in a table: value with as many decimals as the other rows, word.
+pub(crate) fn gain_cell(gain: Option<GainRow>, decimals: usize) -> (String, &'static str) {
+    gain.map_or_else(|| ("-".to_owned(), ""), |gain| (format!("{:+.decimals$}", gain.value), gain_word(gain)))
 }

@@ -40,8 +40,8 @@ impl<'a> Metric<'a> {
 /// A measure in words.
 pub(crate) fn measure_words(measure: &str) -> &str {
     match measure {
-        "nats_per_token" => "nats a token",
-        "bits_per_byte" => "bits a byte",
+        "nats_per_token" => "nats per token",
+        "bits_per_byte" => "bits per byte",
         "acc" => "accuracy",
         "acc_norm" => "accuracy by length",
         "nats_in_spans" => "nats in spans",
@@ -156,6 +156,19 @@ impl<'a> StudyView<'a> {
         rows.into_iter().map(|row| row.1).collect()
     }
 
+    /// Merges with a score that end where the chosen one does, or else at the newest end, in the order of the record.
+    pub(crate) fn at_the_end(&self, metric: Metric<'a>) -> Vec<EndTrial<'a>> {
+        let newest = || self.record.trials.iter().map(|trial| trial.end_step).max();
+        let Some(end) = self.chosen().map(|trial| trial.end_step).or_else(newest) else { return Vec::new() };
+        let trials = self.record.trials.iter().filter(|trial| trial.end_step == end);
+        trials.filter_map(|trial| Some(EndTrial { trial, score: metric.find(&trial.scores)? })).collect()
+    }
+
+    /// Training tokens behind a checkpoint, where they are known.
+    pub(crate) fn tokens_at(&self, step: u64) -> Option<u64> {
+        self.record.checkpoints.iter().find(|one| one.step == step)?.tokens
+    }
+
     /// The last step that anything but a forecast knows.
     pub(crate) fn last_step(&self) -> u64 {
         let record = self.record;
@@ -166,6 +179,13 @@ impl<'a> StudyView<'a> {
         let forecasts = record.forecasts.iter().map(|forecast| forecast.end_step);
         scored.chain(trials).chain(training).chain(checkpoints).chain(forecasts).max().unwrap_or(0)
     }
+}
+
+/// A merge that ends at the step in question, with one of its scores.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EndTrial<'a> {
+    pub(crate) trial: &'a TrialRow,
+    pub(crate) score: &'a ScoreRow,
 }
 
 /// A window in words: `sma of 8, every 60 steps, to step 1440`.
@@ -222,8 +242,20 @@ pub(crate) fn show_gain_interval(gain: GainRow) -> String {
         .map_or_else(|| "no interval".to_owned(), |[low, high]| format!("95 % interval {low:+.n$} to {high:+.n$}"))
 }
 
+/// Decimals that leave two figures of the interval's half width.
+pub(crate) fn decimals_of([low, high]: [f64; 2]) -> usize {
+    let half = (high - low).abs() / 2.0;
+    let places = if half.is_finite() && half > 0.0 { 1.0 - half.log10().floor() } else { 4.0 };
+    [2u8, 3, 4, 5].into_iter().find(|&n| places <= f64::from(n)).unwrap_or(6).into()
+}
+
+/// Decimals that all rows of a table share.
+pub(crate) fn shared_decimals(gains: impl Iterator<Item = GainRow>) -> usize {
+    gains.map(gain_decimals).max().unwrap_or(4)
+}
+
 fn gain_decimals(gain: GainRow) -> usize {
-    gain.interval_95.map_or(4, crate::verdict::decimals_of)
+    gain.interval_95.map_or(4, decimals_of)
 }
 
 /// What a gain and its interval say, in a table.
@@ -239,7 +271,7 @@ pub(crate) fn gain_word(gain: GainRow) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::MergeSource;
+    use crate::record::MergeSource;
 
     fn trial(interval_steps: Option<u64>, scheme: &str) -> TrialRow {
         let source = |step, coefficient| MergeSource { step, coefficient };

@@ -101,7 +101,7 @@ fn cells(record: &StudyRecord, model: Model<'_>, score: &ScoreRow) -> [String; 2
     let is_chosen = record.choice.as_ref().is_some_and(|choice| trial.is_some_and(|trial| trial.name == choice.trial));
     let gain = score.gain;
     let interval = gain.and_then(|gain| gain.interval_95);
-    let joined = |show: &dyn Fn(&crate::report::MergeSource) -> String| {
+    let joined = |show: &dyn Fn(&crate::record::MergeSource) -> String| {
         trial.map_or_else(String::new, |trial| trial.sources.iter().map(show).collect::<Vec<_>>().join(" "))
     };
     [

@@ -7,11 +7,12 @@ use thalweg_storage::guard::{OwnKind, check_file};
 use thalweg_storage::publish::publish_file;
 
 use crate::Error;
-use crate::demo::PAGE_NAME;
 use crate::page::render_study;
 use crate::record::{STUDY_FILE, STUDY_NAME, StudyRecord};
 use crate::table::{TABLE_FILE, TABLE_NAME, to_csv};
 
+/// The page, in a study's folder.
+pub const PAGE_NAME: &str = "report.html";
 /// How a page of thalweg is recognized before it is replaced.
 pub const PAGE_FILE: OwnKind<'_> = OwnKind::text("a page of this program", "name=\"generator\" content=\"thalweg");
 

@@ -4,14 +4,15 @@ use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use thalweg_study::demo::{DemoSize, DemoSpec, DemoWatcher, PAGE_NAME, run_demo};
-use thalweg_study::summary::summary_text;
+use serde_json::json;
+use thalweg_study::demo::{DemoSize, DemoSpec, DemoWatcher, run_demo};
+use thalweg_study::study_summary::summary_text;
+use thalweg_study::write_study::PAGE_NAME;
 
 use crate::args::DemoArgs;
 use crate::command::Outcome;
-use crate::command::report::document;
 use crate::error::Error;
-use crate::host::World;
+use crate::host::{World, command_line};
 use crate::messages::Messages;
 use crate::meter::{Meter, Urgency};
 
@@ -22,13 +23,16 @@ pub(crate) fn run(args: &DemoArgs, world: &World<'_>, messages: &Messages) -> Re
     let size = if args.quick { DemoSize::Quick } else { DemoSize::Full };
     let spec = DemoSpec { folder: args.out.clone(), seed: args.seed, size };
     let watcher = ShareWatcher::new(messages);
-    let report = run_demo(&spec, &watcher, &world.context(MEMORY_BYTES));
+    let record = run_demo(&spec, command_line(), &watcher, &world.context(MEMORY_BYTES));
     watcher.meter.clear();
     world.clear_progress();
-    let report = report.map_err(|error| explain_stop(error, args))?;
+    let record = record.map_err(|error| explain_stop(error, args))?;
     let page = spec.folder.join(PAGE_NAME);
-    messages.json(&document(&report, Some(&page)));
-    let mut text = summary_text(&report);
+    messages.json(&json!({
+        "kind": "thalweg-demo", "version": 2, "page": page, "seed": args.seed, "choice": record.choice,
+        "raws": record.raws, "trials": record.trials, "annealed": record.annealed, "cost": record.cost,
+    }));
+    let mut text = summary_text(&record);
     let (page, run_folder) = (page.display(), spec.folder.join("run"));
     // Writing to a String cannot fail.
     let _ = writeln!(text, "\nThe page is `{page}`: open it in a browser.");

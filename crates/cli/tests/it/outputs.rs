@@ -234,7 +234,7 @@ fn a_document_whose_folder_is_missing_is_refused_before_the_work() {
 #[test]
 fn demo_and_train_leave_other_files_alone() {
     let scene = Scene::new();
-    for name in ["run.toml", "report.json", "report.html", "run/notes.md", "step-100/model.safetensors", "notes"] {
+    for name in ["run.toml", "study.json", "report.html", "run/notes.md", "step-100/model.safetensors", "notes"] {
         let mine = Scene::new();
         mine.write(name, "mine");
         let output = run(&["demo", "--quick", "-q", "-o", &mine.text("")]);

@@ -6,44 +6,38 @@ use serde_json::{Value, json};
 
 use crate::support::{run, transcript};
 
-/// A record of three models, made up.
+/// A record of a raw checkpoint, a merge and an annealed one, made up.
 fn record() -> Value {
-    let scores = |nll: f64| {
-        let score = |split: &str| {
-            json!({"split": split, "nll_nats": nll, "standard_error": 0.01, "bits_per_byte": nll * 0.5,
-                "n_documents": 20, "n_tokens": 5000})
-        };
-        json!([score("validation"), score("test")])
+    let score = |suite: &str, value: f64, gain: Option<f64>| {
+        json!({"suite": suite, "task": "text", "measure": "nats_per_token", "value": value, "standard_error": 0.01,
+            "n": 20, "higher_is_better": false,
+            "gain": gain.map(|gain| json!({"value": gain, "interval_95": [gain - 0.01, gain + 0.01]}))})
     };
-    let model = |name: &str, role: &str, merge: Value, nll: f64| json!({"name": name, "role": role, "step": 300, "merge": merge, "scores": scores(nll), "digest": null});
-    let source = |step: u64| json!({"step": step, "coefficient": 0.5});
-    let merge =
-        json!({"scheme": "sma", "interval_steps": 100, "sources": [source(200), source(300)], "plan_digest": null});
-    let gain = |name: &str, over: &str, gain: f64| {
-        json!({"model": name, "over": over, "split": "test", "gain_nats": gain,
-            "interval_95": [gain - 0.01, gain + 0.01], "n_documents": 20})
-    };
+    let scores = |value: f64, gain| json!([score("validation", value, gain), score("test", value, gain)]);
+    let suite = |name: &str, role: &str| json!({"name": name, "role": role, "digest": name});
+    let mut annealed = scores(2.3, Some(0.2));
+    annealed[1]["gain_over_chosen"] = json!({"value": 0.1, "interval_95": [0.09, 0.11]});
     json!({
-        "kind": "thalweg-report", "version": 1, "tool": "thalweg test", "title": "Made up", "caution": null, "seed": 0,
-        "tokens_per_step": 1000, "phases": [], "checkpoints": [100, 200, 300], "training": [],
+        "kind": "thalweg-study", "version": 2, "tool": "thalweg test", "command": "thalweg demo", "title": "Made up",
+        "run_path": "run",
+        "suites": [suite("validation", "selection"), suite("test", "report")],
+        "raws": [{"step": 300, "path": "run/step-300", "params_digest": null, "scores": scores(2.5, None)}],
+        "trials": [{
+            "name": "step300-n2-sma", "plan_digest": "blake3:0", "end_step": 300, "n_checkpoints": 2,
+            "interval_steps": 100, "interval_tokens": null, "scheme": "sma", "path": null, "params_digest": null,
+            "sources": [{"step": 200, "coefficient": 0.5}, {"step": 300, "coefficient": 0.5}],
+            "scores": scores(2.4, Some(0.1)),
+        }],
+        "annealed": [{"step": 300, "path": "anneal/step-300", "params_digest": null, "scores": annealed}],
         "anneal": {"fork_step": 200, "end_step": 300, "curve": "linear", "floor": 0.0, "training": []},
-        "models": [
-            model("raw, step 300", "raw", Value::Null, 2.5),
-            model("sma of 2, step 300", "merged", merge, 2.4),
-            model("annealed, step 300", "annealed", Value::Null, 2.3),
-        ],
-        "gains": [
-            gain("sma of 2, step 300", "raw, step 300", 0.1),
-            gain("annealed, step 300", "raw, step 300", 0.2),
-            gain("annealed, step 300", "sma of 2, step 300", 0.1),
-        ],
-        "choice": {"model": "sma of 2, step 300", "by": "validation", "n_candidates": 1},
-        "baseline": "raw, step 300", "facts": [], "seconds": [], "commands": [],
+        "choice": {"trial": "step300-n2-sma", "suite": "validation", "task": "text", "measure": "nats_per_token",
+            "n_candidates": 1},
+        "cost": {"bytes_read": 0, "n_evaluations": 0, "n_tokens": 0, "seconds": 0.0},
     })
 }
 
 fn write_record(folder: &Path, record: &Value) {
-    std::fs::write(folder.join("report.json"), serde_json::to_vec(record).unwrap()).unwrap();
+    std::fs::write(folder.join("study.json"), serde_json::to_vec(record).unwrap()).unwrap();
 }
 
 #[test]
@@ -54,15 +48,9 @@ fn report_makes_the_page_again_from_the_record() {
     insta::assert_snapshot!(transcript(&["report", folder], scratch.path()), @"
     exit 0
     --- stdout
-    model                           test loss         gain   95 % interval
-    raw, step 300                      2.5000            -
-    sma of 2, step 300 *               2.4000      +0.1000   +0.0900 to +0.1100  better
-    annealed, step 300                 2.3000      +0.2000   +0.1900 to +0.2100  better
+    Merging helps. Best of 1 by suite `validation`: sma of 2, every 100 steps, to step 300. On suite `test` it scores 2.4000 (nats per token on `text`, less is better), a gain of +0.100 over the newest raw checkpoint (95 % interval +0.090 to +0.110; n = 20). A real anneal (linear, 100 steps from step 200) gains +0.200 over the same checkpoint (95 % interval +0.190 to +0.210). It is ahead of the merge by +0.100 (95 % interval +0.090 to +0.110): the merge brings 50 % of what the anneal brings, with no further training. The window was chosen on another suite than the one that reports.
 
-    Merging helps. The average of the newest 2 checkpoints (sma) lowers the test loss of the newest one by 0.100 nats a token (95 % interval +0.090 to +0.110; 20 documents, 1 seed).
-    A real anneal (linear, 100 steps from step 200) gains 0.200 over the same checkpoint (95 % interval +0.190 to +0.210). It is ahead of the merge by 0.100 (95 % interval +0.090 to +0.110): the merge brings 50 % of what the anneal brings, with no further training.
-
-    The page is `[OUT]/report.html`.
+    The page is `[OUT]/report.html`, the table `[OUT]/study.csv`.
     --- stderr
     ");
     let page = std::fs::read(scratch.path().join("report.html")).unwrap();
@@ -70,10 +58,8 @@ fn report_makes_the_page_again_from_the_record() {
     let other = scratch.path().join("other.html");
     assert!(run(&["report", folder, "-o", other.to_str().unwrap(), "-q"]).status.success());
     assert!(std::fs::read(other).unwrap() == page, "the same record gives the same page");
-    let output = run(&["report", folder, "--json"]);
-    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&document["kind"], &document["version"]), (&json!("thalweg-report-summary"), &json!(1)));
-    assert_eq!(document["gains"][0]["gain_nats"], 0.1);
+    let document: Value = serde_json::from_slice(&run(&["report", folder, "--json"]).stdout).unwrap();
+    assert_eq!((&document["kind"], &document["n_trials"]), (&json!("thalweg-study-summary"), &json!(1)));
 }
 
 #[test]
@@ -84,32 +70,32 @@ fn report_says_what_is_wrong_with_a_folder_or_a_record() {
     exit 2
     --- stdout
     --- stderr
-    error: `[OUT]` holds neither `report.json` nor `study.json`
+    error: `[OUT]` holds no `study.json`
     hint: give the folder of a demo (`thalweg demo` makes one) or of a study (`thalweg sweep --suite` makes one)
     ");
-    let mut broken = record();
-    broken["gains"][0]["over"] = json!("raw, step 7");
-    write_record(scratch.path(), &broken);
+    let mut other = record();
+    other["version"] = json!(1);
+    write_record(scratch.path(), &other);
     insta::assert_snapshot!(transcript(&["report", &folder], scratch.path()), @"
     exit 2
     --- stdout
     --- stderr
-    error: the report is not whole: there is no model `raw, step 7`
-    hint: rerun the command that made it: it resumes
+    error: this is `thalweg-study` version 1, but the record of a study is `thalweg-study` version 2
+    hint: another version of thalweg wrote it: create it again, or use that version
     ");
     assert!(!scratch.path().join("report.html").exists());
 }
 
 #[test]
-fn report_makes_page_and_table_of_a_study_and_does_not_guess_between_two_records() {
+fn report_makes_page_and_table_of_a_recovery() {
     let scratch = tempfile::tempdir().unwrap();
     let folder = scratch.path().to_str().unwrap();
     let study = json!({
-        "kind": "thalweg-study", "version": 1, "tool": "thalweg test", "command": "thalweg recover run", "title": "Made up",
+        "kind": "thalweg-study", "version": 2, "tool": "thalweg test", "command": "thalweg recover run", "title": "Made up",
         "run_path": "run", "recovery": [100, 200],
         "cost": {"bytes_read": 0, "n_evaluations": 0, "n_tokens": 0, "seconds": 0.0},
     });
-    std::fs::write(scratch.path().join("study.json"), study.to_string()).unwrap();
+    write_record(scratch.path(), &study);
     insta::assert_snapshot!(transcript(&["report", folder], scratch.path()), @"
     exit 0
     --- stdout
@@ -122,14 +108,6 @@ fn report_makes_page_and_table_of_a_study_and_does_not_guess_between_two_records
     assert!(page.contains("thalweg merge run --steps 100,200 -o start-point"));
     let document: Value = serde_json::from_slice(&run(&["report", folder, "--json"]).stdout).unwrap();
     assert_eq!((&document["kind"], &document["recovery"]), (&json!("thalweg-study-summary"), &json!([100, 200])));
-    write_record(scratch.path(), &record());
-    insta::assert_snapshot!(transcript(&["report", folder], scratch.path()), @"
-    exit 2
-    --- stdout
-    --- stderr
-    error: `[OUT]` holds both `report.json` and `study.json`, whose pages have one name
-    hint: move one of them to another folder
-    ");
 }
 
 #[test]

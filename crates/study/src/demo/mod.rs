@@ -1,37 +1,39 @@
-//! The whole story on the embedded corpus: train, fork a real anneal, merge windows in memory, score, compare, report.
+//! The whole story on the embedded corpus: train, fork a real anneal, sweep windows with two suites, compare, report.
 //!
 //! Everything is decided in `spec` before anything is seen: sizes, learning rate, windows, documents. Which merge is
 //! shown is decided by validation text; what is said about it comes from test text. An interrupted demo resumes.
 
-mod merges;
 mod meter;
-mod scorer;
 mod spec;
+mod suites;
 mod tell;
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
 
+use thalweg_checkpoint::ReadOptions;
+use thalweg_eval::EvalContext;
+use thalweg_eval::context::Clock;
 use thalweg_lab::run_folder::{check_run_folder, checkpoint_name};
 use thalweg_lab::{TrainConfig, TrainData, TrainJob, train};
-use thalweg_merge::context::RunContext;
+use thalweg_merge::context::{Host, RunContext, Unwatched};
 use thalweg_storage::Storage;
-use thalweg_storage::guard::{OwnKind, Place, check_file, foreign_entries, look_at, shown_names};
+use thalweg_storage::guard::{OwnKind, Place, foreign_entries, look_at, shown_names};
 use thalweg_storage::publish::{is_stage_name, publish_file};
+use thalweg_trajectory::Trajectory;
 
-use self::merges::{Merged, merge_all, model_config};
 use self::meter::Meter;
-use self::scorer::{Scored, Scorer};
-use self::spec::DemoMerge;
 pub use self::spec::{DemoSize, DemoSpec};
+use self::suites::{DECIDES, write_suites};
 use crate::Error;
-use crate::page::render_page;
-use crate::report::{MergeOf, REPORT_FILE, Report, Role, Split};
-use crate::write_study::PAGE_FILE;
-
-/// The record, in the demo's folder.
-pub const REPORT_NAME: &str = "report.json";
-/// The page, in the demo's folder.
-pub const PAGE_NAME: &str = "report.html";
+use crate::begin_record::begin_record;
+use crate::engine_evaluator::EngineEvaluator;
+use crate::evaluator::{Evaluator, ModelScores, TaskScore, gain_over};
+use crate::record::{RawRow, StageSeconds, StudyRecord};
+use crate::request::{Resolver, RunOptions};
+use crate::sweep::{ScoredTrial, Sweep, SweepFindings, score_sweep};
+use crate::write_study::{check_study_folder, write_study};
 
 /// Who wants to know how the demo goes.
 pub trait DemoWatcher: Sync {
@@ -41,44 +43,36 @@ pub trait DemoWatcher: Sync {
     fn on_note(&self, text: &str);
 }
 
-/// A model that was scored, before it becomes a row of the report.
-pub(crate) struct Entry {
-    pub(crate) name: String,
-    pub(crate) role: Role,
-    pub(crate) step: u64,
-    pub(crate) merge: Option<MergeOf>,
-    pub(crate) scored: Scored,
-}
-
-/// Everything that the demo found out.
-pub(crate) struct Findings {
-    pub(crate) entries: Vec<Entry>,
-    pub(crate) chosen: String,
-    pub(crate) n_candidates: u64,
-    pub(crate) n_params: usize,
-    pub(crate) suite_digests: [String; 2],
-    pub(crate) merge_seconds: f64,
-}
-
-/// Runs the demo, or resumes an interrupted one, and writes record and page.
+/// Runs the demo, or resumes an interrupted one, and writes record and page. `command` made it, for the record.
 ///
 /// # Errors
 /// `Lab` and `Eval` where they were interrupted (what was done is kept), and whatever [`Error`] says.
-pub fn run_demo(spec: &DemoSpec, watcher: &dyn DemoWatcher, run: &RunContext<'_>) -> Result<Report, Error> {
-    check_demo_folder(&*run.storage, spec)?;
-    run.storage.create_folder(&spec.folder)?;
+pub fn run_demo(
+    spec: &DemoSpec,
+    command: String,
+    watcher: &dyn DemoWatcher,
+    cx: &RunContext<'_>,
+) -> Result<StudyRecord, Error> {
+    check_demo_folder(&*cx.storage, spec)?;
+    cx.storage.create_folder(&spec.folder)?;
     // Checked now, because minutes of training come before these files are written.
-    check_file(&*run.storage, &spec.path(REPORT_NAME), REPORT_FILE, &[])?;
-    check_file(&*run.storage, &spec.path(PAGE_NAME), PAGE_FILE, &[])?;
+    check_study_folder(&*cx.storage, &spec.folder)?;
     let meter = Meter::new(watcher, all_work(spec));
-    let configs = write_configs(spec, run)?;
-    let n_params = train_both(spec, &configs, &meter, run)?;
-    let findings = find_out(spec, n_params, &meter, run)?;
-    let report = tell::assemble(spec, &configs, &findings, run)?;
-    publish_file(&*run.storage, &spec.path(REPORT_NAME), report.to_json()?.as_bytes(), REPORT_FILE)?;
-    publish_file(&*run.storage, &spec.path(PAGE_NAME), render_page(&report).as_bytes(), PAGE_FILE)?;
+    let configs = write_configs(spec, cx)?;
+    let clock = || cx.host.elapsed_seconds();
+    let began = clock();
+    let n_params = train_both(spec, &configs, &meter, cx)?;
+    let trained = clock();
+    let mut record = find_out(spec, command, &meter, cx)?;
+    let stage = |stage: &str, seconds: f64| StageSeconds { stage: stage.to_owned(), seconds };
+    record.stages =
+        vec![stage("training and annealing", trained - began), stage("merging and scoring", clock() - trained)];
+    record.cost.seconds = clock() - began;
+    record.caution = tell::caution(spec);
+    record.facts = tell::facts(spec, &configs, n_params, cx.limits.n_threads.get());
+    write_study(&*cx.storage, &spec.folder, &record)?;
     watcher.on_progress("done", 1.0, "");
-    Ok(report)
+    Ok(record)
 }
 
 /// The first file of a demo.
@@ -105,28 +99,28 @@ pub(crate) struct Configs {
     pub(crate) anneal: TrainConfig,
 }
 
-fn write_configs(spec: &DemoSpec, run: &RunContext<'_>) -> Result<Configs, Error> {
+fn write_configs(spec: &DemoSpec, cx: &RunContext<'_>) -> Result<Configs, Error> {
     let write = |name: &str, toml: &str| -> Result<TrainConfig, Error> {
         let config = spec.config(toml, name)?;
-        publish_file(&*run.storage, &spec.path(name), toml.as_bytes(), OwnKind::same_bytes("a config of this demo"))?;
+        publish_file(&*cx.storage, &spec.path(name), toml.as_bytes(), OwnKind::same_bytes("a config of this demo"))?;
         Ok(config)
     };
     Ok(Configs { run: write(RUN_CONFIG, &spec.run_toml())?, anneal: write("anneal.toml", &spec.anneal_toml())? })
 }
 
-fn train_both(spec: &DemoSpec, configs: &Configs, meter: &Meter<'_>, run: &RunContext<'_>) -> Result<usize, Error> {
+fn train_both(spec: &DemoSpec, configs: &Configs, meter: &Meter<'_>, cx: &RunContext<'_>) -> Result<usize, Error> {
     let fork_step = spec.numbers().fork_step;
     let parts = [(&configs.run, "run", "training", 0), (&configs.anneal, "anneal", "annealing", fork_step)];
     for (config, name, ..) in parts {
-        check_run_folder(&*run.storage, &spec.path(name), config)?;
+        check_run_folder(&*cx.storage, &spec.path(name), config)?;
     }
-    let data = TrainData::load(&configs.run, &spec.folder, &*run.storage)?;
+    let data = TrainData::load(&configs.run, &spec.folder, &*cx.storage)?;
     let mut n_params = 0;
     for (config, name, stage, first_step) in parts {
         meter.begin_training(stage, first_step, config.tokens_per_step());
         let path = spec.path(name);
         let job = TrainJob { config, config_folder: &spec.folder, run_path: &path, data: &data };
-        n_params = train(&job, meter, run)?.n_params;
+        n_params = train(&job, meter, cx)?.n_params;
         meter.finish_part(training_work(config, first_step));
     }
     Ok(n_params)
@@ -145,60 +139,109 @@ fn all_work(spec: &DemoSpec) -> f64 {
     let numbers = spec.numbers();
     let n_steps = 2 * numbers.last_step - numbers.fork_step;
     let n_candidates = spec::SCHEMES.len() * numbers.counts.len();
-    let n_others = spec.raw_steps().len() + spec.annealed_steps().len() + 8;
-    let n_scored = (2 * n_candidates + n_others) as u64;
-    let scoring = Meter::work_of_scoring(n_scored * numbers.n_documents * TOKENS_PER_DOCUMENT);
+    let n_scored = (n_candidates + spec.raw_steps().len() + spec.annealed_steps().len() + 7) as u64;
+    let scoring = Meter::work_of_scoring(2 * n_scored * numbers.n_documents * TOKENS_PER_DOCUMENT);
     (n_steps * numbers.batch_sequences * spec::SEQUENCE_LENGTH) as f64 + scoring
 }
 
-fn find_out(spec: &DemoSpec, n_params: usize, meter: &Meter<'_>, run: &RunContext<'_>) -> Result<Findings, Error> {
-    let config = model_config(spec, run)?;
-    let scorer = Scorer::new(spec, &config, meter, run)?;
-    let mut entries = Vec::new();
-    for (folder, role, steps) in
-        [("run", Role::Raw, spec.raw_steps()), ("anneal", Role::Annealed, spec.annealed_steps())]
-    {
-        for step in steps {
-            let name = if role == Role::Raw { format!("raw, step {step}") } else { format!("annealed, step {step}") };
-            meter.begin("scoring", name.clone());
-            let scored = scorer.score_checkpoint(&spec.path(folder).join(checkpoint_name(step)), &[Split::Test])?;
-            entries.push(Entry { name, role, step, merge: None, scored });
-        }
+struct HostClock<'a>(&'a dyn Host);
+
+impl Clock for HostClock<'_> {
+    fn elapsed_seconds(&self) -> f64 {
+        self.0.elapsed_seconds()
     }
-    meter.begin("merging", String::new());
-    let candidates = spec.candidates()?;
-    let began = run.host.elapsed_seconds();
-    let merged = merge_all(spec, &config, &candidates, run)?;
-    let merge_seconds = run.host.elapsed_seconds() - began;
-    let first = entries.len();
-    for merged in merged {
-        entries.push(score_merge(merged, &scorer, &[Split::Validation, Split::Test], meter)?);
-    }
-    let chosen = choose(&entries[first..]).ok_or(Error::Bug { what: "no merge of the demo was scored" })?;
-    let form: &DemoMerge = &candidates[chosen];
-    let name = entries[first + chosen].name.clone();
-    for merged in merge_all(spec, &config, &spec.rolling(form), run)? {
-        entries.push(score_merge(merged, &scorer, &[Split::Test], meter)?);
-    }
-    let n_candidates = candidates.len() as u64;
-    let suite_digests = scorer.suite_digests();
-    Ok(Findings { entries, chosen: name, n_candidates, n_params, suite_digests, merge_seconds })
 }
 
-fn score_merge(merged: Merged, scorer: &Scorer<'_>, splits: &[Split], meter: &Meter<'_>) -> Result<Entry, Error> {
-    let Merged { merge, model, record } = merged;
-    let name = merge.name();
-    meter.begin("scoring", name.clone());
-    let scored = scorer.score_model(&name, model, splits)?;
-    Ok(Entry { name, role: Role::Merged, step: merge.end_step, merge: Some(record), scored })
-}
-
-/// The merge with the lowest validation loss; the earlier one where two are equal. Test text is not looked at.
-fn choose(entries: &[Entry]) -> Option<usize> {
-    let loss = |entry: &Entry| {
-        let scores = entry.scored.split(Split::Validation)?;
-        crate::compare::held_out(scores).ok().map(|shown| shown.nll_nats)
+/// The sweep at the end of the run, the chosen form along it, and the anneal as the truth.
+fn find_out(spec: &DemoSpec, command: String, meter: &Meter<'_>, cx: &RunContext<'_>) -> Result<StudyRecord, Error> {
+    let suites = write_suites(spec, cx)?;
+    // Models are counted; bars of single merges would be in the way.
+    let quiet = RunContext { progress: &Unwatched, ..cx.clone() };
+    let clock = HostClock(cx.host);
+    let eval = EvalContext {
+        storage: Arc::clone(&cx.storage),
+        clock: &clock,
+        progress: meter,
+        interrupt: cx.interrupt,
+        memory_bytes: u64::MAX,
     };
-    let losses = entries.iter().enumerate().filter_map(|(i, entry)| Some((i, loss(entry)?)));
-    losses.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(i, _)| i)
+    let resolver = Resolver::new(quiet.clone(), ReadOptions::default(), None);
+    let open = |name: &str| resolver.open_run(&spec.path(name), &RunOptions::default());
+    let (trajectory, annealed) = (open("run")?, open("anneal")?);
+    let mut sweep = resolver.sweep(&spec.candidates(), &trajectory)?;
+    sweep.raws = resolver.raw_trials(&spec.candidates(), &sources_at(&trajectory, &spec.raw_steps()))?;
+    let like = sweep.any_checkpoint()?;
+    let mut evaluator = EngineEvaluator::new(&suites, &like, None, Some(spec.path("scores")), eval, &quiet)?;
+    let n_candidates = sweep.trials.len();
+    let mut findings = score(sweep, &mut evaluator, meter)?;
+    let decides = findings.deciding(Some(DECIDES))?;
+    let choice = findings.choose(&decides).ok_or(Error::Bug { what: "no merge of the demo was scored" })?;
+    let chosen = findings.trials.iter().find(|one| one.trial.name == choice.trial).cloned();
+    let chosen = chosen.ok_or(Error::Bug { what: "the chosen merge of the demo is not among its trials" })?;
+    let rolling = spec.rolling(&chosen.trial.output.scheme, chosen.trial.output.sources.len());
+    let rolling = Sweep { raws: Vec::new(), ..resolver.sweep(&rolling, &trajectory)? };
+    findings.trials.extend(score(rolling, &mut evaluator, meter)?.trials);
+    let mut record = begin_record("Merging instead of annealing: a small real run".to_owned(), command, &trajectory);
+    (record.raws, record.trials) = findings.rows()?;
+    record.annealed = score_annealed(spec, &findings, &chosen, &mut evaluator, meter)?;
+    record.anneal = Some(tell::anneal_run(spec, &annealed));
+    record.suites = evaluator.suites();
+    record.cost = evaluator.cost();
+    debug_assert_eq!(choice.n_candidates, n_candidates);
+    if let Some(row) = record.trials.iter().find(|row| row.name == choice.trial) {
+        record.commands = tell::commands(spec, row);
+    }
+    record.choice = Some(choice);
+    Ok(record)
+}
+
+fn sources_at(trajectory: &Trajectory, steps: &[u64]) -> Vec<thalweg_merge::plan::SourceRef> {
+    let is_wanted = |step: u64| steps.contains(&step);
+    trajectory.finished().filter(|one| is_wanted(one.step.0)).map(crate::select::source_ref).collect()
+}
+
+fn score(sweep: Sweep, evaluator: &mut EngineEvaluator<'_>, meter: &Meter<'_>) -> Result<SweepFindings, Error> {
+    let work = Meter::work_of_scoring(evaluator.tokens_per_model().unwrap_or(0));
+    meter.begin("scoring", String::new());
+    score_sweep(sweep.raws, sweep.trials, evaluator, &mut |_, name| {
+        meter.finish_part(work);
+        meter.begin("scoring", name.to_owned());
+    })
+}
+
+/// The annealed checkpoints, with gains over the newest raw one, and at its step over the chosen merge.
+fn score_annealed(
+    spec: &DemoSpec,
+    findings: &SweepFindings,
+    chosen: &ScoredTrial,
+    evaluator: &mut EngineEvaluator<'_>,
+    meter: &Meter<'_>,
+) -> Result<Vec<RawRow>, Error> {
+    let last_step = spec.numbers().last_step;
+    let work = Meter::work_of_scoring(evaluator.tokens_per_model().unwrap_or(0));
+    let mut rows = Vec::new();
+    for step in spec.annealed_steps() {
+        meter.begin("scoring", format!("annealed, step {step}"));
+        let path = spec.path("anneal").join(checkpoint_name(step));
+        let scores = evaluator.score_checkpoint(&path)?;
+        meter.finish_part(work);
+        let baseline = findings.raw_at(step).map(|raw| &raw.scores);
+        let over_chosen = (step == last_step).then_some(&chosen.scores);
+        rows.push(annealed_row(step, &path, &scores, (baseline, over_chosen)));
+    }
+    Ok(rows)
+}
+
+fn annealed_row(
+    step: u64,
+    path: &Path,
+    scores: &ModelScores,
+    (baseline, chosen): (Option<&ModelScores>, Option<&ModelScores>),
+) -> RawRow {
+    let mut rows = scores.rows(baseline);
+    let lead = |task: &TaskScore| gain_over(task, chosen?.find(task)?);
+    for (row, task) in rows.iter_mut().zip(&scores.tasks) {
+        row.gain_over_chosen = lead(task);
+    }
+    RawRow { step, path: path.display().to_string(), params_digest: scores.params_digest.clone(), scores: rows }
 }

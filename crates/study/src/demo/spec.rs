@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use thalweg_lab::TrainConfig;
-use thalweg_merge::scheme::{Scheme, SchemeParameters};
+use thalweg_merge::plan::DigestChoice;
 
 use crate::Error;
+use crate::request::OutputOptions;
+use crate::sweep::{RawChoice, SweepRequest};
 
 /// How much time the demo takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,48 +173,33 @@ impl DemoSpec {
         self.raw_steps().into_iter().filter(|&step| step > fork_step).collect()
     }
 
-    /// Every step that the run has a checkpoint of.
-    pub(crate) fn checkpoint_steps(&self) -> Vec<u64> {
-        let DemoNumbers { every_steps, last_step, .. } = self.numbers();
-        (1..=last_step / every_steps).map(|i| i * every_steps).collect()
-    }
-
-    /// The merges that are tried at the end of the run.
-    pub(crate) fn candidates(&self) -> Result<Vec<DemoMerge>, Error> {
-        let DemoNumbers { counts, last_step, .. } = self.numbers();
-        let mut merges = Vec::new();
-        for text in SCHEMES {
-            let scheme = Scheme::parse(text, SchemeParameters::default())?;
-            merges.extend(counts.iter().map(|&n| DemoMerge { scheme: scheme.clone(), n, end_step: last_step }));
+    /// The merges that are tried at the end of the run: every scheme with every length.
+    pub(crate) fn candidates(&self) -> SweepRequest {
+        let DemoNumbers { counts, every_steps, .. } = self.numbers();
+        SweepRequest {
+            counts: counts.to_vec(),
+            interval_steps: vec![every_steps],
+            interval_tokens: Vec::new(),
+            schemes: SCHEMES.map(str::to_owned).to_vec(),
+            ends: vec!["newest".to_owned()],
+            raws: RawChoice::Newest,
+            output: OutputOptions { model_card: false, digest: DigestChoice::None, ..OutputOptions::default() },
+            // Nothing is written: the folder only tells the outputs of a plan apart.
+            folder: self.path("merges"),
         }
-        Ok(merges)
     }
 
     /// Merges of one form along the run, the one at its end left out.
-    pub(crate) fn rolling(&self, form: &DemoMerge) -> Vec<DemoMerge> {
+    pub(crate) fn rolling(&self, scheme: &str, n_checkpoints: usize) -> SweepRequest {
         let DemoNumbers { rolling_every_steps, last_step, every_steps, .. } = self.numbers();
         let ends = (1..).map(|i| i * rolling_every_steps).take_while(|&end| end < last_step);
-        let reaches = |end: &u64| *end >= form.n as u64 * every_steps;
-        ends.filter(reaches).map(|end_step| DemoMerge { end_step, ..form.clone() }).collect()
-    }
-}
-
-/// One merge of the demo.
-#[derive(Debug, Clone)]
-pub(crate) struct DemoMerge {
-    pub(crate) scheme: Scheme,
-    pub(crate) n: usize,
-    pub(crate) end_step: u64,
-}
-
-impl DemoMerge {
-    pub(crate) fn name(&self) -> String {
-        format!("{} of {}, step {}", self.scheme, self.n, self.end_step)
-    }
-
-    /// Steps of its window, oldest first.
-    pub(crate) fn steps(&self, every_steps: u64) -> Vec<u64> {
-        (0..self.n as u64).rev().map(|back| self.end_step - back * every_steps).collect()
+        let reaches = |end: &u64| *end >= n_checkpoints as u64 * every_steps;
+        SweepRequest {
+            counts: vec![n_checkpoints],
+            schemes: vec![scheme.to_owned()],
+            ends: ends.filter(reaches).map(|end| end.to_string()).collect(),
+            ..self.candidates()
+        }
     }
 }
 
@@ -243,16 +230,16 @@ mod tests {
     }
 
     #[test]
-    fn every_window_lies_on_checkpoints_of_the_run() {
+    fn windows_along_the_run_fit_before_their_ends() {
         for size in [DemoSize::Full, DemoSize::Quick, DemoSize::Tiny] {
             let spec = spec(size);
-            let candidates = spec.candidates().unwrap();
-            let all = candidates.iter().cloned().chain(candidates.iter().flat_map(|form| spec.rolling(form)));
-            let saved = spec.checkpoint_steps();
-            for merge in all {
-                let steps = merge.steps(spec.numbers().every_steps);
-                assert_eq!(steps.len(), merge.n);
-                assert!(steps.iter().all(|step| saved.contains(step)), "{}", merge.name());
+            let numbers = spec.numbers();
+            for &n in numbers.counts {
+                for end in spec.rolling("sma", n).ends {
+                    let end: u64 = end.parse().unwrap();
+                    assert!(end < numbers.last_step && end.is_multiple_of(numbers.every_steps));
+                    assert!(end >= n as u64 * numbers.every_steps, "{n} checkpoints to step {end}");
+                }
             }
         }
     }

@@ -2,7 +2,6 @@
 
 use super::{Anchor, Scale, Width, draw_label};
 use crate::markup::Markup;
-use crate::text::show_count;
 
 /// The rectangle of the data, with its scales.
 #[derive(Debug, Clone, Copy)]
@@ -41,24 +40,5 @@ impl Frame {
             .num("y1", y)
             .num("y2", y)
             .empty();
-    }
-
-    /// Steps below the data, and the tokens behind them.
-    pub(crate) fn draw_step_axis(&self, svg: &mut Markup, bottom: f64, tokens_per_step: u64) {
-        #[expect(clippy::cast_precision_loss, reason = "places on a page")]
-        let per_step = tokens_per_step as f64;
-        let (ticks, _) = self.x.ticks(self.width.choose(9, 4));
-        for step in ticks.into_iter().filter(|step| *step >= 0.0) {
-            let x = self.x.place(step);
-            let line = svg.element("line").attr("class", "grid").num("x1", x).num("x2", x);
-            line.num("y1", bottom).num("y2", bottom + 4.0).empty();
-            // A label in the middle of the last tick would be cut off.
-            let (anchor, x) = if x > self.right - 12.0 { (Anchor::End, self.right) } else { (Anchor::Middle, x) };
-            draw_label(svg, "tick", anchor, (x, bottom + 17.0), &show_count(step * per_step));
-            draw_label(svg, "tick faint", anchor, (x, bottom + 31.0), &format!("{step:.0}"));
-        }
-        let at = |line: f64| (self.left - 12.0, bottom + line);
-        draw_label(svg, "axis", Anchor::End, at(17.0), "tokens");
-        draw_label(svg, "axis faint", Anchor::End, at(31.0), "step");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::run::Extent;
+use super::phases::Extent;
 use super::study_run::RunFrame;
 use super::thin::thin_curve;
 use super::{Mark, begin_mark, draw_line};
@@ -62,8 +62,12 @@ pub(super) fn draw_annealed(svg: &mut Markup, view: &StudyView<'_>, metric: Metr
     let mut annealed: Vec<(u64, &ScoreRow)> =
         view.record.annealed.iter().filter_map(|raw| Some((raw.step, metric.find(&raw.scores)?))).collect();
     annealed.sort_by_key(|raw| raw.0);
+    // The line leaves the raw one where the fork does.
+    let fork = view.record.anneal.as_ref().map(|anneal| anneal.fork_step);
+    let fork = fork.and_then(|step| view.record.raws.iter().find(|raw| raw.step == step));
+    let fork = fork.and_then(|raw| Some((raw.step, metric.find(&raw.scores)?)));
     let places: Vec<(f64, f64)> =
-        annealed.iter().map(|(step, score)| (run.x(*step), run.frame.y.place(score.value))).collect();
+        fork.iter().chain(&annealed).map(|(step, score)| (run.x(*step), run.frame.y.place(score.value))).collect();
     let kept = thin_curve(&places, run.frame.width.choose(60, 30));
     draw_line(svg, "annealed", &kept);
     let every = annealed.len().div_ceil(120).max(1);

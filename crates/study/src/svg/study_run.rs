@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use super::axis::StepAxis;
 use super::frame::Frame;
-use super::run::{Extent, STRIP, draw_phase, draw_rates, phase_words};
+use super::phases::{Extent, STRIP, draw_phase, draw_rates, phase_words};
 use super::scale::{place_of, span_of};
 use super::study_marks::{draw_annealed, draw_forecasts, draw_merges, draw_raws};
-use super::thin::thin_curve;
+use super::thin::{smooth_curve, thin_curve};
 use super::{Anchor, Mark, Scale, Width, begin_chart, begin_mark, draw_label, draw_line};
 use crate::markup::Markup;
+use crate::record::TrainingPoint;
 use crate::study_view::{Metric, StudyView, measure_words};
 
 /// Most spikes that are marked.
@@ -110,8 +111,13 @@ pub(crate) fn draw_study_run(picture: &RunPicture<'_>, width: Width, shown: &mut
     }
     svg.close();
     draw_spikes(&mut svg, view, &run);
-    let rates = view.record.training.iter().map(|point| (axis.value(place_of(point.step)), point.learning_rate));
-    draw_rates(&mut svg, &frame, &[("rate", rates.filter(|point| point.1.is_finite()).collect())]);
+    let rates = |points: &[TrainingPoint]| {
+        let rates = points.iter().map(|point| (axis.value(place_of(point.step)), point.learning_rate));
+        rates.filter(|point| point.1.is_finite()).collect::<Vec<_>>()
+    };
+    let mut curves = vec![("rate", rates(&view.record.training))];
+    curves.extend(view.record.anneal.iter().map(|anneal| ("rate annealed", rates(&anneal.training))));
+    draw_rates(&mut svg, &frame, &curves);
     for (i, shared) in picture.axes.iter().enumerate() {
         let group = svg.element("g").attr("data-axis", shared.kind.name());
         if i == 0 { group } else { group.attr("hidden", "hidden") }.open();
@@ -193,6 +199,10 @@ fn draw_bands(svg: &mut Markup, view: &StudyView<'_>, run: &RunFrame<'_>) {
         let (name, class) = phase_words(span.phase);
         draw_phase(svg, &run.frame, (name, class), [span.from_step, span.to_step], value);
     }
+    if let Some(anneal) = &view.record.anneal {
+        let name = format!("anneal forked ({})", anneal.curve);
+        draw_phase(svg, &run.frame, (&name, "phase annealing"), [anneal.fork_step, anneal.end_step], value);
+    }
     if let (Some(&first), Some(&last)) = (view.record.recovery.iter().min(), view.record.recovery.iter().max()) {
         let steps: Vec<String> = view.record.recovery.iter().map(u64::to_string).collect();
         if !run.holds(run.x(first)) && !run.holds(run.x(last)) {
@@ -213,9 +223,17 @@ fn draw_training(svg: &mut Markup, picture: &RunPicture<'_>, run: &RunFrame<'_>)
         return;
     }
     let frame = &run.frame;
-    let points = picture.view.record.training.iter().filter(|point| point.nll_nats.is_finite());
-    let places: Vec<(f64, f64)> = points.map(|point| (run.x(point.step), frame.y.place(point.nll_nats))).collect();
-    draw_line(svg, "training", &thin_curve(&places, frame.width.choose(420, 170)));
+    let n_columns = frame.width.choose(420, 170);
+    let mut draw = |class: &str, points: &[TrainingPoint]| {
+        let points = points.iter().filter(|point| point.nll_nats.is_finite());
+        let places: Vec<(f64, f64)> = points.map(|point| (run.x(point.step), frame.y.place(point.nll_nats))).collect();
+        draw_line(svg, &format!("{class} noise"), &thin_curve(&places, n_columns));
+        draw_line(svg, class, &thin_curve(&smooth_curve(&places), n_columns));
+    };
+    draw("training", &picture.view.record.training);
+    if let Some(anneal) = &picture.view.record.anneal {
+        draw("training annealed", &anneal.training);
+    }
 }
 
 fn draw_spikes(svg: &mut Markup, view: &StudyView<'_>, run: &RunFrame<'_>) {

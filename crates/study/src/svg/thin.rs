@@ -19,6 +19,23 @@ pub(crate) fn thin_curve(points: &[(f64, f64)], n_columns: usize) -> Vec<(f64, f
     kept
 }
 
+/// The moving mean of a curve, over a thirtieth of its points; the curve itself where it has few.
+pub(crate) fn smooth_curve(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let reach = points.len() / 60;
+    if reach == 0 {
+        return points.to_vec();
+    }
+    let mean = |i: usize| {
+        // As far to both sides as there are points, so that the ends do not lag.
+        let reach = reach.min(i).min(points.len() - 1 - i);
+        let around = &points[i - reach..=i + reach];
+        #[expect(clippy::cast_precision_loss, reason = "a count of points")]
+        let n = around.len() as f64;
+        (points[i].0, around.iter().map(|point| point.1).sum::<f64>() / n)
+    };
+    (0..points.len()).map(mean).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,6 +49,16 @@ mod tests {
         assert!(thin.len() <= 200);
         assert!(thin.contains(&(5_000.0, 1e3)) && thin.contains(&(7_777.0, -1e3)));
         assert!(thin.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    }
+
+    #[test]
+    fn a_smooth_curve_keeps_lines_and_averages_noise_away() {
+        let line: Vec<(f64, f64)> = (0..600).map(|i| (f64::from(i), 2.0 * f64::from(i))).collect();
+        let smooth = smooth_curve(&line);
+        assert!(smooth.iter().zip(&line).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-9));
+        let noisy: Vec<(f64, f64)> = (0..600).map(|i| (f64::from(i), f64::from(i % 2))).collect();
+        assert!(smooth_curve(&noisy)[30..570].iter().all(|point| (point.1 - 0.5).abs() < 0.05));
+        assert_eq!(smooth_curve(&line[..50]), line[..50]);
     }
 
     #[test]

@@ -4,8 +4,7 @@ use thalweg_merge::plan::OutputPlan;
 
 use crate::Error;
 use crate::evaluator::{Evaluator, ModelScores, TaskScore};
-use crate::record::{ChoiceRow, RawRow, TrialRow};
-use crate::report::MergeSource;
+use crate::record::{ChoiceRow, MergeSource, RawRow, TrialRow};
 
 /// How a window was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

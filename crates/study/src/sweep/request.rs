@@ -133,8 +133,13 @@ impl Resolver<'_> {
         }
         newest.sort_by_key(|one| one.step);
         newest.dedup_by_key(|one| one.step);
-        let raws = newest.iter().map(|one| self.raw(one, request)).collect::<Result<_, _>>()?;
+        let raws = self.raw_trials(request, &newest)?;
         Ok(Sweep { trials, raws })
+    }
+
+    /// Raw checkpoints, as windows of one.
+    pub(crate) fn raw_trials(&self, request: &SweepRequest, sources: &[SourceRef]) -> Result<Vec<SweepTrial>, Error> {
+        sources.iter().map(|source| self.raw(source, request)).collect()
     }
 
     /// Every combination of end, count and interval.

@@ -6,11 +6,7 @@ mod demo;
 #[cfg(test)]
 mod engine;
 #[cfg(test)]
-mod page;
-#[cfg(test)]
 mod recover;
-#[cfg(test)]
-mod sample;
 #[cfg(test)]
 mod study_page;
 #[cfg(test)]

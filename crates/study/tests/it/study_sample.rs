@@ -1,7 +1,6 @@
 //! A made-up record with every part, and one with thousands of trials.
 
 use thalweg_study::record::*;
-use thalweg_study::report::{MergeSource, PhaseName, PhaseSpan, TrainingPoint};
 
 const LAST: u64 = 2_000;
 const EVERY: u64 = 40;
@@ -29,6 +28,7 @@ fn scores(nll: f64, gain: Option<f64>) -> Vec<ScoreRow> {
             value: gain * scale,
             interval_95: Some([(gain - 0.006) * scale, (gain + 0.006) * scale]),
         }),
+        gain_over_chosen: None,
     };
     vec![
         row("choose", "text", "nats_per_token", nll + 0.012, 1.0),
@@ -169,9 +169,27 @@ pub(crate) fn whole() -> StudyRecord {
     }
     let annealed = |step: u64| {
         let nll = raw_nll(LAST) - 0.06 * (step - LAST) as f64 / 200.0;
-        RawRow { step, path: "anneal".to_owned(), params_digest: None, scores: scores(nll, None) }
+        let mut scores = scores(nll, Some(raw_nll(LAST) - nll));
+        for score in scores.iter_mut().filter(|_| step == 2_200) {
+            score.gain_over_chosen = Some(GainRow { value: 0.026, interval_95: Some([0.016, 0.036]) });
+        }
+        RawRow { step, path: "anneal".to_owned(), params_digest: None, scores }
     };
     record.annealed = [2_050, 2_100, 2_150, 2_200].map(annealed).to_vec();
+    let rate = |step: u64| 3e-3 * (2_200 - step) as f64 / 200.0;
+    let point = |step: u64| TrainingPoint { step, nll_nats: smooth(step) - 0.02, learning_rate: rate(step) };
+    record.anneal = Some(AnnealRun {
+        fork_step: LAST,
+        end_step: 2_200,
+        curve: "linear".to_owned(),
+        floor: 0.0,
+        training: (LAST..=2_200).map(point).collect(),
+    });
+    record.caution = Some("These numbers are made up.".to_owned());
+    record.facts = vec![Fact { name: "model".to_owned(), value: "none".to_owned() }];
+    let (what, line) = ("Look at a run:".to_owned(), "thalweg inspect runs/my-run".to_owned());
+    record.commands = vec![ShellCommand { what, line }];
+    record.stages = vec![StageSeconds { stage: "scoring".to_owned(), seconds: 80.0 }];
     record.choice = Some(ChoiceRow {
         trial: "wma-n8-v40-step0002000".to_owned(),
         suite: "choose".to_owned(),

@@ -1,6 +1,7 @@
 //! What it took, where everything is, and the lines that make each trial again.
 
 use crate::markup::Markup;
+use crate::record::StudyRecord;
 use crate::study_view::{MAX_METRICS, StudyView, merge_command, window_words};
 use crate::text::{show_count, show_whole};
 
@@ -8,6 +9,33 @@ use crate::text::{show_count, show_whole};
 const MAX_COMMANDS: usize = 200;
 /// Digests of raw and annealed checkpoints that are listed.
 const MAX_DIGESTS: usize = 200;
+
+pub(super) fn write_limits(page: &mut Markup, view: &StudyView<'_>) {
+    if view.chosen().is_none() {
+        return;
+    }
+    page.element("h2").filled("What these numbers do not say");
+    let runs = "This is one run with one seed. The intervals cover which items were drawn, not what another seed would give: \
+                two models of one run may differ by less, or more, in another.";
+    page.element("p").filled(runs);
+    if view.record.anneal.is_some() {
+        let anneal = "The annealed fork has trained on as many tokens as the newest raw checkpoint, where both end at the \
+                      same step; the merge was not trained further.";
+        page.element("p").filled(anneal);
+    }
+}
+
+/// The same on the reader's checkpoints.
+pub(super) fn write_own_commands(page: &mut Markup, record: &StudyRecord) {
+    if record.commands.is_empty() {
+        return;
+    }
+    page.element("h2").filled("The same on your checkpoints");
+    for command in &record.commands {
+        page.element("p").attr("class", "command").filled(&command.what);
+        page.element("pre").filled(&command.line);
+    }
+}
 
 pub(super) fn write_costs(page: &mut Markup, view: &StudyView<'_>) {
     let record = view.record;
@@ -38,8 +66,14 @@ pub(super) fn write_costs(page: &mut Markup, view: &StudyView<'_>) {
     if view.metrics.len() > MAX_METRICS {
         facts.push(("measures", format!("{}; {MAX_METRICS} are shown, study.csv has all", view.metrics.len())));
     }
+    if !record.stages.is_empty() {
+        let parts: Vec<String> =
+            record.stages.iter().map(|stage| format!("{} {:.1} s", stage.stage, stage.seconds)).collect();
+        facts.push(("of which", parts.join(", ")));
+    }
     page.element("dl").open();
-    for (name, value) in facts {
+    let own = record.facts.iter().map(|fact| (fact.name.as_str(), fact.value.clone()));
+    for (name, value) in own.chain(facts) {
         page.element("dt").filled(name);
         page.element("dd").filled(value);
     }

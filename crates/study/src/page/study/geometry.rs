@@ -2,7 +2,7 @@
 
 use super::write_columns;
 use crate::markup::Markup;
-use crate::page::sections::write_figure;
+use crate::page::figure::write_figure;
 use crate::record::{GeometryRow, StudyRecord};
 use crate::svg::{draw_bar, draw_cosines, draw_displacements, draw_plane, draw_shares};
 

@@ -1,4 +1,4 @@
-//! The page of a sweep, forecast or recovery: the answer first, then what it rests on. A part without data is left out.
+//! The page of a demo, sweep, forecast or recovery: the answer first, then what it rests on. A part without data is left out.
 
 mod costs;
 mod forecasts;
@@ -7,6 +7,7 @@ mod ranking;
 mod run;
 mod spikes;
 mod window_map;
+mod windows;
 
 use std::collections::BTreeSet;
 
@@ -37,12 +38,16 @@ pub fn render_study(record: &StudyRecord) -> String {
     let mut page = begin_page(&record.title, &record.tool, &[STYLE, STUDY_STYLE]);
     write_answer(&mut page, &view);
     run::write_run(&mut page, &view, &axes, &mut shown);
+    windows::write_lengths(&mut page, &view);
     window_map::write_maps(&mut page, &view);
     ranking::write_ranking(&mut page, &view, &mut shown);
     forecasts::write_forecasts(&mut page, record);
     spikes::write_spikes(&mut page, &view, &axes);
     geometry::write_geometry(&mut page, record);
     spikes::write_healed_spikes(&mut page, &view);
+    windows::write_coefficients(&mut page, &view);
+    costs::write_limits(&mut page, &view);
+    costs::write_own_commands(&mut page, record);
     costs::write_costs(&mut page, &view);
     write_windows(&mut page, record, &shown);
     let footer = format!("Made by {} from study.json; the page loads nothing from anywhere.", record.tool);
@@ -53,9 +58,12 @@ fn write_answer(page: &mut Markup, view: &StudyView<'_>) {
     let answer = find_answer(view);
     page.element("header").open();
     page.element("h1").filled(&view.record.title);
+    if let Some(caution) = &view.record.caution {
+        page.element("p").attr("class", "caution").filled(caution);
+    }
     page.element("p").attr("class", "answer").filled(format!("{}.", answer.word));
     for sentence in &answer.sentences {
-        page.element("p").attr("class", "lead").filled(sentence);
+        page.element("p").attr("class", "lead").filled(keep_intervals(sentence));
     }
     if let Some(note) = &answer.note {
         page.element("p").attr("class", "note").filled(note);
@@ -74,6 +82,29 @@ fn write_answer(page: &mut Markup, view: &StudyView<'_>) {
     }
     write_choosers(page, view);
     page.close();
+}
+
+/// A sentence whose intervals are not broken over lines: `95 % interval 1.2 to 1.4`.
+fn keep_intervals(sentence: &str) -> String {
+    let is_number = |word: &str| word.trim_matches(|c| "(),;.+-".contains(c)).parse::<f64>().is_ok();
+    let words: Vec<&str> = sentence.split(' ').collect();
+    let mut text = String::with_capacity(sentence.len());
+    for (i, word) in words.iter().enumerate() {
+        let next = words.get(i + 1).copied().unwrap_or_default();
+        let is_inside = match *word {
+            "%" => next == "interval",
+            "interval" => is_number(next),
+            "to" => is_number(next) && i > 0 && is_number(words[i - 1]),
+            word => {
+                next == "%" || next == "to" && words.get(i + 2).is_some_and(|end| is_number(end)) && is_number(word)
+            }
+        };
+        text.push_str(word);
+        if i + 1 < words.len() {
+            text.push(if is_inside { '\u{a0}' } else { ' ' });
+        }
+    }
+    text
 }
 
 /// Which measure and which axis is shown; without a script they stay hidden, as there is nothing to choose.
@@ -129,4 +160,22 @@ fn write_windows(page: &mut Markup, record: &StudyRecord, shown: &BTreeSet<usize
         item.attr("data-c", coefficients.join(" ")).filled("");
     }
     page.close();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::keep_intervals;
+
+    #[test]
+    fn intervals_stay_on_one_line_and_sentences_break() {
+        let text = keep_intervals("a gain of +0.1 (95 % interval +0.09 to +0.11; n = 60), 80 % interval 1 to 2");
+        let pieces: Vec<&str> = text.split(' ').collect();
+        let whole = [
+            "(95\u{a0}%\u{a0}interval\u{a0}+0.09\u{a0}to\u{a0}+0.11;",
+            "80\u{a0}%\u{a0}interval\u{a0}1\u{a0}to\u{a0}2",
+        ];
+        assert!(whole.iter().all(|interval| pieces.contains(interval)), "{pieces:?}");
+        assert!(pieces.contains(&"gain"));
+        assert_eq!(keep_intervals("merge 6 checkpoints to step 600"), "merge 6 checkpoints to step 600");
+    }
 }

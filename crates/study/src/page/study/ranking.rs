@@ -6,7 +6,9 @@ use super::{open_metric, write_columns};
 use crate::markup::Markup;
 use crate::record::{GainRow, ScoreRow, TrialRow};
 use crate::study_answer::gain_cell;
-use crate::study_view::{Metric, StudyView, short_digest, show_gain_interval, show_gain_row, window_words};
+use crate::study_view::{
+    Metric, StudyView, shared_decimals, short_digest, show_gain_interval, show_gain_row, window_words,
+};
 use crate::svg::{describe_trial, draw_interval, gain_range};
 
 /// Trials that are shown at once.
@@ -55,6 +57,7 @@ fn write_best(
     shown: &mut BTreeSet<usize>,
 ) {
     let range = gain_range(rows.iter().filter_map(|row| row.2.gain));
+    let decimals = shared_decimals(rows.iter().filter_map(|row| row.2.gain));
     page.element("table").attr("class", "ranking").open();
     page.element("caption").filled(metric.label());
     write_columns(page, &["merge", "score", "plan", "gain", "gain and 95 % interval"]);
@@ -79,7 +82,7 @@ fn write_best(
         page.element("td").attr("class", "number bits").open();
         page.element("code").attr("title", &trial.plan_digest).filled(short_digest(&trial.plan_digest));
         page.close();
-        let (gain, word) = gain_cell(score.gain);
+        let (gain, word) = gain_cell(score.gain, decimals);
         page.element("td").attr("class", "number").open();
         page.text(gain);
         page.element("small").filled(word);
@@ -101,6 +104,7 @@ fn write_picture(page: &mut Markup, trial: &TrialRow, gain: Option<GainRow>, ran
 
 fn write_rest(page: &mut Markup, rows: &[Row<'_>]) {
     page.element("details").open();
+    let decimals = shared_decimals(rows.iter().filter_map(|row| row.2.gain));
     let n_shown = rows.len().min(MAX_REST);
     let left =
         if n_shown < rows.len() { format!("; {} more are in study.csv", rows.len() - n_shown) } else { String::new() };
@@ -114,7 +118,7 @@ fn write_rest(page: &mut Markup, rows: &[Row<'_>]) {
         page.element("td").filled(rank + N_BEST + 1);
         page.element("th").attr("scope", "row").filled(window_words(trial));
         page.element("td").filled(format!("{:.4}", score.value));
-        page.element("td").filled(gain_cell(score.gain).0);
+        page.element("td").filled(gain_cell(score.gain, decimals).0);
         let interval = score.gain.and_then(|gain| gain.interval_95);
         let interval = interval.map_or_else(|| "-".to_owned(), |[low, high]| format!("{low:+.4} to {high:+.4}"));
         page.element("td").filled(interval);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{open_metric, write_columns};
 use crate::markup::Markup;
-use crate::page::sections::write_key_entry;
+use crate::page::figure::write_key_entry;
 use crate::study_view::{Metric, StudyView};
 use crate::svg::{Extent, Mark, RunPicture, StepAxis, Width, draw_study_run, end_from};
 
