@@ -16,6 +16,7 @@ mod plan;
 mod receipt;
 mod run;
 mod session;
+mod sweep;
 mod tensor;
 
 use pyo3::prelude::*;
@@ -35,6 +36,8 @@ mod module {
     use crate::receipt::PyReceipt;
     #[pymodule_export]
     use crate::run::{PyRun, PyRunCheckpoint, open_run, select};
+    #[pymodule_export]
+    use crate::sweep::{PySweep, PyTrial, sweep};
     #[pymodule_export]
     use crate::tensor::PyTensor;
     use pyo3::prelude::*;

@@ -127,20 +127,10 @@ impl PyMerge {
 
     /// Merges tensors to addresses: name, address, number of bytes. For `load_into`, which keeps the memory alive, has
     /// made sure that it may be written and that no two targets overlap.
-    fn _fill(&self, py: Python<'_>, targets: Vec<(String, usize, usize)>) -> Result<()> {
+    fn _fill(&self, py: Python<'_>, targets: Vec<PyTarget>) -> Result<()> {
         let catalog = self.state.catalog()?;
         let mut sink = MemorySink::new(catalog);
-        for (name, address, n_bytes) in targets {
-            let tensor_idx = find_tensor(catalog, &name)?;
-            if n_bytes == 0 && catalog.entries()[tensor_idx].n_bytes() == 0 {
-                continue;
-            }
-            let target = MemoryTarget::at(address, n_bytes);
-            if !target.is_some_and(|target| sink.send(tensor_idx, target)) {
-                let name = display_name(&name);
-                return Err(Failure::usage(format!("{n_bytes} bytes at {address:#x} cannot hold tensor `{name}`")));
-            }
-        }
+        send_to(&mut sink, catalog, targets)?;
         self.state.fill(py, &sink)
     }
 
@@ -201,6 +191,25 @@ impl PyMerge {
         let (n_tensors, n_params) = (catalog.entries().len(), catalog.n_params());
         Ok(format!("Merge({scheme} of {n_sources} checkpoints, {n_tensors} tensors, {n_params} parameters)"))
     }
+}
+
+/// Name, address and number of bytes of memory that Python keeps for a tensor.
+pub(crate) type PyTarget = (String, usize, usize);
+
+/// Sends tensors to the addresses that Python gave for them; empty tensors need none.
+pub(crate) fn send_to(sink: &mut MemorySink, catalog: &TensorCatalog, targets: Vec<PyTarget>) -> Result<()> {
+    for (name, address, n_bytes) in targets {
+        let tensor_idx = find_tensor(catalog, &name)?;
+        if n_bytes == 0 && catalog.entries()[tensor_idx].n_bytes() == 0 {
+            continue;
+        }
+        let target = MemoryTarget::at(address, n_bytes);
+        if !target.is_some_and(|target| sink.send(tensor_idx, target)) {
+            let name = display_name(&name);
+            return Err(Failure::usage(format!("{n_bytes} bytes at {address:#x} cannot hold tensor `{name}`")));
+        }
+    }
+    Ok(())
 }
 
 /// The plan with the output that was asked for, if one was.

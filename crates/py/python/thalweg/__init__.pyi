@@ -38,11 +38,13 @@ __all__ = [
     "SchemeError",
     "StorageError",
     "StudyError",
+    "Sweep",
     "Tensor",
     "TensorDiff",
     "TensorInfo",
     "TensorIterator",
     "TrajectoryError",
+    "Trial",
     "UsageError",
     "Verification",
     "__version__",
@@ -52,6 +54,7 @@ __all__ = [
     "open_run",
     "plan",
     "select",
+    "sweep",
     "verify",
 ]
 
@@ -402,6 +405,50 @@ class Verification:
         """The verification as JSON, as `thalweg verify --json` prints it."""
 
 @final
+class Trial:
+    """One merge of a sweep, or one raw checkpoint."""
+
+    @property
+    def name(self) -> str:
+        """Unique name, such as `step0000080-n3-sma`."""
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether it is a raw checkpoint: a window of one."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that writes it."""
+
+@final
+class Sweep:
+    """Many windows of one run, and the raw checkpoints beside them."""
+
+    @property
+    def plans(self) -> list[Trial]:
+        """What it merges: raw checkpoints by step, then the merges in the order asked for."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What there was to say about the run and its windows."""
+
+    def keys(self) -> list[str]:
+        """The names of the merged tensors, sorted."""
+
+    def info(self, name: str) -> TensorInfo:
+        """Element type and shape of a merged tensor, without merging it."""
+
+    def trials(
+        self, module_or_state_dict: torch.nn.Module | Mapping[str, Any], *, strict: bool = True, hold: _Size | None = None
+    ) -> Iterator[Trial]:
+        """Fills a module or state dict with each trial in turn, and yields the trial when it is there.
+
+        Trials that fit into `hold` together are merged in one reading of their sources."""
+
+    def _fill(self, trials: Sequence[tuple[int, Sequence[tuple[str, int, int]]]]) -> None: ...
+    def __len__(self) -> int: ...
+
+@final
 class TensorIterator:
     """Merged tensors one after the other: `(name, tensor)`."""
 
@@ -591,3 +638,46 @@ def verify(
     path: _Path, *, inputs: bool = False, threads: int | None = None, progress: _Progress | None = None
 ) -> Verification:
     """Reads an output again and compares it with its receipt; with `inputs`, also the sources."""
+
+def sweep(
+    run: _Path | Run,
+    counts: Sequence[int],
+    *,
+    schemes: Sequence[str] | None = None,
+    ends: Sequence[str | int] | None = None,
+    interval_steps: Sequence[_Count] | None = None,
+    interval_tokens: Sequence[_Count] | None = None,
+    raws: str | None = None,
+    key: str | None = None,
+    params: str | None = None,
+    rename: _Rename | None = None,
+    threads: int | None = None,
+    memory: _Size | None = None,
+    progress: _Progress | None = None,
+    tokens_per_step: _Count | None = None,
+    log: _Path | Sequence[_Path] | None = None,
+    log_columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    log_every: _Count | None = None,
+    stable: str | None = None,
+    checkpoint_pattern: str | None = None,
+    dtype: str | None = None,
+    out_shard_size: _Size | None = None,
+    drop: str | Sequence[str] | None = None,
+    code: bool | None = None,
+    digest: str | None = None,
+    no_model_card: bool | None = None,
+    to_huggingface: bool | None = None,
+    hf_assets: _Path | None = None,
+    format: str | None = None,
+    optimizer: str | None = None,
+    non_float: str | None = None,
+    router: str | None = None,
+    allow_config: str | Sequence[str] | None = None,
+    take_newest: str | Sequence[str] | None = None,
+    allow_non_finite: bool | None = None,
+    side_files_from: _Path | None = None,
+) -> Sweep:
+    """The merges of a grid of windows and schemes of one run, for scoring each in one resident model.
+
+    `counts`, `schemes`, `ends`, `interval_steps`, `interval_tokens` and `raws` are the options of `thalweg sweep`; the
+    other keywords are those of `plan` about the run and the output."""

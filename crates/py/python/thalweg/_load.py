@@ -13,7 +13,7 @@ import torch
 from thalweg._errors import UsageError
 
 if TYPE_CHECKING:
-    from thalweg import Merge, TensorInfo
+    from thalweg import Merge, Sweep, TensorInfo, Trial
 
 # Tensors that go through a staging buffer together hold so many bytes, or are one.
 _WINDOW_BYTES = 32 << 20
@@ -71,6 +71,60 @@ def load_into(merge: Merge, target: torch.nn.Module | Mapping[str, Any], strict:
     return LoadResult(missing, unexpected)
 
 
+def trials(sweep: Sweep, target: torch.nn.Module | Mapping[str, Any], strict: bool, hold_bytes: int) -> Iterator[Trial]:
+    """Checks the model at once; merges as many trials together as may be held, and copies one after the other."""
+    places = _places(target)
+    merged = sweep.keys()
+    unexpected = [name for name in merged if name not in places]
+    wanted = {name: places[name] for name in merged if name in places}
+    _check(sweep, wanted, _missing(places, wanted) if strict else [], unexpected if strict else [])
+    infos = {name: sweep.info(name) for name in wanted}
+    return _trials_in_turn(sweep, wanted, infos, hold_bytes)
+
+
+def _trials_in_turn(
+    sweep: Sweep, wanted: Mapping[str, torch.Tensor], infos: Mapping[str, TensorInfo], hold_bytes: int
+) -> Iterator[Trial]:
+    plans = sweep.plans
+    per_trial = sum(info.nbytes for info in infos.values())
+    n_together = max(1, min(len(plans), hold_bytes // max(per_trial, 1)))
+    held = [{name: _empty(info) for name, info in infos.items()} for _ in range(n_together)]
+    for first in range(0, len(plans), n_together):
+        batch = range(first, min(first + n_together, len(plans)))
+        targets = [[(name, t.data_ptr(), t.nbytes) for name, t in state.items()] for state in held]
+        sweep._fill(list(zip(batch, targets)))
+        for trial_idx, state in zip(batch, held):
+            with torch.no_grad():
+                for name, tensor in wanted.items():
+                    tensor.copy_(state[name])
+                _check_copied(wanted, state)
+            yield plans[trial_idx]
+
+
+def _empty(info: TensorInfo) -> torch.Tensor:
+    return _view(torch.empty(info.nbytes, dtype=torch.uint8), info)
+
+
+def _check_copied(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
+    """Names that share memory were copied over each other: they must have been merged to the same values."""
+    seen: dict[tuple[torch.device, tuple[int, int]], str] = {}
+    for name, tensor in wanted.items():
+        span = _span(tensor)
+        if span is None:
+            continue
+        other = seen.setdefault((tensor.device, span), name)
+        if other != name and not torch.equal(_bits(state[name]), _bits(state[other])):
+            raise UsageError(*_tied_differ(name))
+
+
+def _tied_differ(name: str) -> tuple[str, str, str]:
+    return (
+        f"`{name}` shares its memory with another tensor of the model, and the merge has other values for it",
+        "load into a model that does not tie them",
+        "TiedDiffer",
+    )
+
+
 def _places(target: torch.nn.Module | Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The tensors of a model or a state dict, sharing its memory."""
     state = target.state_dict(keep_vars=True) if isinstance(target, torch.nn.Module) else target
@@ -97,7 +151,7 @@ def _missing(places: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tens
 
 
 def _check(
-    merge: Merge, wanted: Mapping[str, torch.Tensor], missing: list[str], unexpected: list[str]
+    merge: Merge | Sweep, wanted: Mapping[str, torch.Tensor], missing: list[str], unexpected: list[str]
 ) -> None:
     """Raises before anything is written if the model does not fit."""
     lines = [f"`{name}` is in the model, not in the merge" for name in missing]
@@ -226,11 +280,7 @@ def _check_tied(merge: Merge, tied: Mapping[str, torch.Tensor]) -> None:
     for name, merged in merge.tensors(list(tied)):
         value = merged.torch().to(device=tied[name].device, dtype=tied[name].dtype)
         if not torch.equal(_bits(value), _bits(tied[name])):
-            raise UsageError(
-                f"`{name}` shares its memory with another tensor of the model, and the merge has other values for it",
-                "load into a model that does not tie them",
-                "TiedDiffer",
-            )
+            raise UsageError(*_tied_differ(name))
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
