@@ -47,8 +47,8 @@ const BANNED: [Banned; 9] = [
     Banned { word: "todo!(", homes: &[], instead: "build it, or leave it out" },
 ];
 
-/// Files beside the kernels that may be `unsafe`: an allocator that counts cannot be had without, and Python's libraries
-/// hand each other pointers.
+/// Files beside the kernels that may be `unsafe`: an allocator that counts cannot be had without, and Python's
+/// libraries hand each other pointers.
 const UNSAFE_HOMES: [&str; 3] =
     ["crates/testkit/src/counting_allocator.rs", "crates/py/src/dlpack.rs", "crates/py/src/memory.rs"];
 

@@ -283,7 +283,8 @@ fn with_background_sync(
     })
 }
 
-/// Cuts the work on the tensors for which `wanted` holds, so that a part fills whole subtrees of its input and of each of its outputs.
+/// Cuts the work on the tensors for which `wanted` holds, so that a part fills whole subtrees of its input and of each
+/// of its outputs.
 pub(crate) fn cut_units(
     layout: &MergeLayout,
     wanted: &dyn Fn(usize) -> bool,

@@ -1,7 +1,8 @@
 //! Merges that end in memory: no file, no receipt. What is to last is written by `engine`.
 //!
 //! [`OpenMerge`] executes a plan over checkpoints, tensor by tensor or whole, for scoring many windows without writing
-//! any. [`merge_live`] takes sources that are not checkpoints: live models, arenas of moments. Both are the one sum of `combine`.
+//! any. [`merge_live`] takes sources that are not checkpoints: live models, arenas of moments. Both are the one sum of
+//! `combine`.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

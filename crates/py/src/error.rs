@@ -1,4 +1,5 @@
-//! Errors of the libraries as exceptions of Python: one class for each crate, the variant as `kind`, facts as attributes.
+//! Errors of the libraries as exceptions of Python: one class for each crate, the variant as `kind`, facts as
+//! attributes.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! A merge, as Python sees it: an iterator of tensors, a state dict, a model that is filled, or a folder that is written.
+//! A merge, as Python sees it: an iterator of tensors, a state dict, a filled model, or a written folder.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;

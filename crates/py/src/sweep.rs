@@ -134,8 +134,8 @@ impl PySweep {
 
 /// The merges of a grid of windows and schemes of one run, for scoring each in one resident model.
 ///
-/// `counts`, `schemes`, `ends`, `interval_steps`, `interval_tokens` and `raws` are the options of `thalweg sweep`; the other
-/// keywords are those of `plan` about the run and the output.
+/// `counts`, `schemes`, `ends`, `interval_steps`, `interval_tokens` and `raws` are the options of `thalweg sweep`; the
+/// other keywords are those of `plan` about the run and the output.
 #[pyfunction]
 #[pyo3(signature = (
     run, counts, *, schemes=None, ends=None, interval_steps=None, interval_tokens=None, raws=None, key=None,
