@@ -23,7 +23,30 @@ pub(crate) fn run() -> Result<(), String> {
         }
         say(&format!("{name}: passed in {:.1} s", started.elapsed().as_secs_f64()));
     }
-    tidy()
+    tidy()?;
+    match std::env::var_os(PYTHON_VARIABLE) {
+        Some(_) => python(),
+        None => {
+            say(&format!(
+                "python: skipped; `cargo xtask python` runs it, and so does this check with {PYTHON_VARIABLE}=1"
+            ));
+            Ok(())
+        }
+    }
+}
+
+/// Set where the check includes the Python package, which needs Python and PyTorch.
+const PYTHON_VARIABLE: &str = "THALWEG_CHECK_PYTHON";
+
+/// The wheel, its tests and its types.
+pub(crate) fn python() -> Result<(), String> {
+    let started = Instant::now();
+    let status = Command::new("bash").arg(root().join("scripts/python_check.sh")).status();
+    if !status.map_err(|error| format!("bash cannot be started: {error}"))?.success() {
+        return Err("python failed: scripts/python_check.sh".to_owned());
+    }
+    say(&format!("python: passed in {:.1} s", started.elapsed().as_secs_f64()));
+    Ok(())
 }
 
 /// The root of the repository.

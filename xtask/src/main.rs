@@ -16,8 +16,9 @@ fn main() -> ExitCode {
     let outcome = match arguments.first().map(String::as_str) {
         Some("check") => check::run(),
         Some("tidy") => check::tidy(),
+        Some("python") => check::python(),
         Some("docs") => methods::write(&check::root()),
-        _ => Err("usage: cargo xtask check | tidy | docs".to_owned()),
+        _ => Err("usage: cargo xtask check | tidy | python | docs".to_owned()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use thalweg_checkpoint::{Params, ReadOptions};
+use thalweg_merge::context::DEFAULT_MEMORY;
 use thalweg_tensor::kernel::Simd;
 
 pub(crate) use self::format::{FormatChoice, OptimizerChoice};
@@ -374,7 +375,7 @@ pub(crate) struct OutputArgs {
 #[command(next_help_heading = "Execution")]
 pub(crate) struct ExecutionArgs {
     /// Upper limit of resident memory
-    #[arg(long, value_name = "SIZE", default_value = "256MB")]
+    #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY)]
     pub(crate) memory: ByteSize,
     /// Replace an output that a merge wrote and that holds nothing else, once its successor is durable
     #[arg(long)]
@@ -608,7 +609,7 @@ pub(crate) struct DiffArgs {
     #[command(flatten)]
     pub(crate) reading: ReadArgs,
     /// Upper limit of resident memory
-    #[arg(long, value_name = "SIZE", default_value = "256MB")]
+    #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY)]
     pub(crate) memory: ByteSize,
 }
 
@@ -664,7 +665,7 @@ pub(crate) struct ExplainArgs {
     #[arg(short, long, alias = "output", value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Upper limit of resident memory
-    #[arg(long, value_name = "SIZE", default_value = "256MB")]
+    #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY)]
     pub(crate) memory: ByteSize,
 }
 

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use thalweg_checkpoint::{CheckpointPool, ReadOptions, RenameError, RenameMap};
+use thalweg_checkpoint::{CheckpointPool, ReadOptions};
 use thalweg_eval::EvalContext;
-use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage, Unwatched};
+use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage, TOOL, Unwatched, limit_threads};
 use thalweg_storage::{LocalStorage, Storage};
 use thalweg_study::request::Resolver;
 use thalweg_tensor::kernel::Simd;
@@ -20,14 +20,6 @@ use crate::messages::Messages;
 use crate::meter::{BAR_EVERY, LINE_EVERY};
 use crate::pace::{Pace, PaceUnit};
 use crate::run::hub_cache_root;
-
-/// Name and version, as receipts have it.
-pub(crate) const TOOL: &str = concat!("thalweg ", env!("CARGO_PKG_VERSION"));
-
-/// More threads than this for each core are not faster, and at some number the system refuses them.
-const THREADS_PER_CORE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
-/// The limit is never lower, so that tests of many threads also run on machines with few cores.
-const LEAST_LIMIT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(127);
 
 /// Memory for what reads only headers: no limit is met.
 const HEADER_MEMORY_BYTES: u64 = 1 << 30;
@@ -56,10 +48,10 @@ impl<'a> World<'a> {
                 .map_err(Error::Signal)?;
         }
         let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let most = available.saturating_mul(THREADS_PER_CORE).max(LEAST_LIMIT);
         let asked = global.threads.unwrap_or(available);
-        if asked > most {
-            messages.note(format!("`--threads {asked}` is limited to {most}: more threads would not be faster"));
+        let n_threads = limit_threads(asked, available);
+        if asked > n_threads {
+            messages.note(format!("`--threads {asked}` is limited to {n_threads}: more threads would not be faster"));
         }
         let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new());
         Ok(Self {
@@ -69,22 +61,9 @@ impl<'a> World<'a> {
             clock: ProcessHost { started: Instant::now() },
             progress: CliProgress::new(messages),
             interrupt,
-            n_threads: asked.min(most),
+            n_threads,
             simd: global.simd.map_or(Simd::Auto, Into::into),
         })
-    }
-
-    /// Reads a name map (`--rename`).
-    pub(crate) fn read_rename_map(&self, path: &Path) -> Result<RenameMap, Error> {
-        /// Longer than any list of a model's names.
-        const MAX_BYTES: u64 = 64 << 20;
-        let bytes = self.storage.read_file(path, MAX_BYTES)?;
-        let refuse = |what: String| {
-            let hint = "each line is `FROM -> TO`, such as `layers.*.wq -> model.layers.*.q_proj.weight`";
-            Error::usage_with_hint(format!("`--rename {}`: {what}", path.display()), hint)
-        };
-        let text = std::str::from_utf8(&bytes).map_err(|_| refuse("it is not UTF-8 text".to_owned()))?;
-        text.parse().map_err(|error: RenameError| refuse(error.to_string()))
     }
 
     /// The context of a run that may use `memory_bytes` of resident memory.

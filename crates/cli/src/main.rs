@@ -21,6 +21,7 @@ use clap::Parser;
 use crate::args::{Arguments, Command};
 use crate::command::Outcome;
 use crate::messages::Messages;
+use thalweg_study::request::read_rename_map;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -36,7 +37,7 @@ fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Err
     let (reading, rename) = arguments.command.reading();
     let mut world = host::World::new(&arguments.global, reading, messages)?;
     if let Some(path) = rename {
-        world.reading.rename = world.read_rename_map(path)?;
+        world.reading.rename = read_rename_map(&*world.storage, path)?;
     }
     match &arguments.command {
         Command::Inspect(args) => command::inspect::run(args, &world, messages),

@@ -12,10 +12,7 @@ pub(crate) fn learning_rate_at(trajectory: &Trajectory, step: u64) -> Option<f64
 
 /// The root of the local Hugging Face cache, where models are found by name.
 pub(crate) fn hub_cache_root() -> Option<PathBuf> {
-    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    folder("HF_HUB_CACHE")
-        .or_else(|| folder("HF_HOME").map(|home| home.join("hub")))
-        .or_else(|| folder("HOME").map(|home| home.join(".cache/huggingface/hub")))
+    thalweg_trajectory::hub_cache_root(&|name| std::env::var_os(name))
 }
 
 /// The files of the step log, as words for a line of text.

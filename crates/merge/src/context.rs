@@ -13,6 +13,21 @@ use thalweg_tensor::kernel::Simd;
 
 use crate::Error;
 
+/// Name and version, as receipts have it, whichever face is used.
+pub const TOOL: &str = concat!("thalweg ", env!("CARGO_PKG_VERSION"));
+/// The limit of resident memory where none is asked for.
+pub const DEFAULT_MEMORY: &str = "256MB";
+
+/// More threads than this for each core are not faster, and at some number the system refuses them.
+const THREADS_PER_CORE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
+/// The limit is never lower, so that tests of many threads also run on machines with few cores.
+const LEAST_LIMIT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(127);
+
+/// The number of threads that are used where `asked` are asked for, on a machine with `available` cores.
+pub fn limit_threads(asked: NonZeroUsize, available: NonZeroUsize) -> NonZeroUsize {
+    asked.min(available.saturating_mul(THREADS_PER_CORE).max(LEAST_LIMIT))
+}
+
 /// Clock and counters of the process, handed in so that nothing below the faces asks the system.
 pub trait Host: Sync {
     /// Seconds since some fixed moment; never goes back.

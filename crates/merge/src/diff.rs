@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use serde_json::{Value, json};
 use thalweg_checkpoint::Checkpoint;
 use thalweg_tensor::kernel::{FloatEnvironment, difference_stats, gram_into, ulp_difference};
 use thalweg_tensor::{Dtype, DtypeClass, TensorSource, display_name, to_index};
@@ -39,6 +40,18 @@ impl Distance {
         self.products[0].max(0.0).sqrt()
     }
 
+    /// The numbers by name, as JSON.
+    fn document(&self) -> Value {
+        json!({
+            "equal": self.n_differing == 0,
+            "distance": self.distance(),
+            "cosine": self.cosine(),
+            "max_abs": self.max_abs,
+            "max_ulps": self.max_ulps,
+            "n_differing": self.n_differing,
+        })
+    }
+
     /// Cosine of the two as vectors; `None` when one has no length.
     pub fn cosine(&self) -> Option<f64> {
         let [dd, db, bb] = self.products;
@@ -69,6 +82,24 @@ impl CheckpointDiff {
     /// Whether both hold the same tensors with the same bytes.
     pub fn is_equal(&self) -> bool {
         self.tensors.iter().all(|tensor| tensor.outcome.as_ref().is_ok_and(|distance| distance.n_differing == 0))
+    }
+
+    /// The comparison as one JSON document.
+    pub fn document(&self) -> Value {
+        let tensor = |tensor: &TensorDiff| {
+            let mut row = match &tensor.outcome {
+                Ok(distance) => distance.document(),
+                Err(why) => json!({"equal": false, "fault": why}),
+            };
+            row["name"] = json!(tensor.name);
+            row
+        };
+        let mut document = json!({"kind": "thalweg-diff", "version": 1, "equal": self.is_equal()});
+        if let (Some(document), Value::Object(total)) = (document.as_object_mut(), self.total.document()) {
+            document.extend(total.into_iter().filter(|(key, _)| key != "equal"));
+            document.insert("tensors".to_owned(), self.tensors.iter().map(tensor).collect());
+        }
+        document
     }
 }
 

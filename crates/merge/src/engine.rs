@@ -212,7 +212,7 @@ fn merge_into(
     let digest = staged.first().map_or(DigestChoice::None, |output| output.plan.digest);
     let entries = layout.catalog.entries();
     let dtype_of = |t: usize, k: usize| output_dtype(layout.classes[t], entries[t].dtype, staged[k].plan.dtype);
-    let units = cut_units(layout, &|t, k| dtype_of(t, k), staged.len());
+    let units = cut_units(layout, &|_| true, &|t, k| dtype_of(t, k), staged.len());
     let read_by: Vec<Vec<usize>> = layout.classes.iter().map(|&class| source_use(class, &combinations).read).collect();
     let views = layout.views(sources);
     let source_refs: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
@@ -283,21 +283,19 @@ fn with_background_sync(
     })
 }
 
-/// Cuts the work so that a part fills whole subtrees of its input and of each of its outputs.
+/// Cuts the work on the tensors for which `wanted` holds, so that a part fills whole subtrees of its input and of each
+/// of its outputs.
 pub(crate) fn cut_units(
     layout: &MergeLayout,
+    wanted: &dyn Fn(usize) -> bool,
     dtype_of: &dyn Fn(usize, usize) -> thalweg_tensor::Dtype,
     n_outputs: usize,
 ) -> UnitList {
     let entries = layout.catalog.entries();
-    UnitList::cut(
-        &layout.catalog,
-        |_| true,
-        |t| {
-            let outputs = (0..n_outputs).map(|k| dtype_of(t, k));
-            outputs.chain([entries[t].dtype]).filter_map(thalweg_tensor::Dtype::bytes).min().unwrap_or(1)
-        },
-    )
+    UnitList::cut(&layout.catalog, wanted, |t| {
+        let outputs = (0..n_outputs).map(|k| dtype_of(t, k));
+        outputs.chain([entries[t].dtype]).filter_map(thalweg_tensor::Dtype::bytes).min().unwrap_or(1)
+    })
 }
 
 /// How large a piece a worker holds, and whether the page cache is spared.

@@ -1,17 +1,18 @@
 //! Merges that end in memory: no file, no receipt. What is to last is written by `engine`.
 //!
-//! [`merge_into_sinks`] executes a plan over checkpoints, for scoring many windows without writing any. [`merge_live`]
-//! takes sources that are not checkpoints: live models, arenas of moments. Both are the one sum of `combine`.
+//! [`OpenMerge`] executes a plan over checkpoints, tensor by tensor or whole, for scoring many windows without writing
+//! any. [`merge_live`] takes sources that are not checkpoints: live models, arenas of moments. Both are the one sum of
+//! `combine`.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use thalweg_tensor::kernel::NonFinitePolicy;
-use thalweg_tensor::{TensorCatalog, TensorSink, TensorSource, display_name};
+use thalweg_tensor::{TensorCatalog, TensorEntry, TensorSink, TensorSource, display_name};
 
 use crate::Coefficients;
-use crate::align::{MergeLayout, TensorClass, align_sources, classify};
+use crate::align::{MergeLayout, OpenSource, TensorClass, align_sources, classify};
 use crate::combine::{Combination, CombineJob, bytes_read, combine, output_dtype, source_use};
 use crate::context::{RunContext, Stage};
 use crate::engine::{combination_of, cut_units, fit_piece, open_sources};
@@ -19,6 +20,7 @@ use crate::error::Error;
 use crate::memory::Held;
 use crate::output_format::OptimizerPolicy;
 use crate::plan::{DigestChoice, MergePlan, NonFloatPolicy, OutputDtype, RouterPolicy};
+use crate::seen::check_seen;
 
 /// A source with the name that messages use.
 #[derive(Clone, Copy)]
@@ -35,25 +37,80 @@ impl std::fmt::Debug for LiveSource<'_> {
     }
 }
 
+/// A plan with its sources open and compared: merges any of its tensors into memory, any number of times.
+///
+/// Ignores the outputs' paths, shards, digests, side files and cards.
+#[derive(Debug)]
+pub struct OpenMerge {
+    sources: Vec<OpenSource>,
+    layout: MergeLayout,
+    combinations: Vec<Combination>,
+    catalogs: Vec<Arc<TensorCatalog>>,
+}
+
+impl OpenMerge {
+    /// Opens the sources of `plan` and compares them, by their headers alone. The layout's notes go to the progress.
+    ///
+    /// # Errors
+    /// As a merge for the sources; `SourcesChanged` if they are not those that the plan saw.
+    pub fn open(plan: &MergePlan, run: &RunContext<'_>) -> Result<Self, Error> {
+        let sources = open_sources(plan, run)?;
+        check_seen(plan, &sources)?;
+        let layout = align_sources(&sources, plan, &*run.storage)?;
+        layout.notes.iter().for_each(|note| run.progress.note(note));
+        let combinations =
+            plan.outputs.iter().map(|output| combination_of(output, &sources)).collect::<Result<Vec<_>, _>>()?;
+        let catalogs = combinations.iter().map(|combination| output_catalog(&layout, combination.dtype)).collect();
+        Ok(Self { sources, layout, combinations, catalogs })
+    }
+
+    /// The merged tensors of each output, in the order of the plan.
+    pub fn catalogs(&self) -> &[Arc<TensorCatalog>] {
+        &self.catalogs
+    }
+
+    /// Merges the tensors whose numbers are in `wanted` into `sinks`, one for each output: the bits that
+    /// `execute_merge` would publish. Returns the number of bytes read.
+    ///
+    /// # Errors
+    /// `PlanInvalid` where the sinks are not as many as the outputs or hold other tensors; as a merge for the content.
+    pub fn merge_tensors(
+        &self,
+        wanted: &dyn Fn(usize) -> bool,
+        sinks: &[&dyn TensorSink],
+        run: &RunContext<'_>,
+    ) -> Result<u64, Error> {
+        let views = self.layout.views(&self.sources);
+        let tensors: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
+        let names = self.sources.iter().map(|source| source.path.clone()).collect();
+        let held = Held::of_sources(&self.sources).bytes(&self.layout.catalog);
+        let job = FillJob { layout: &self.layout, held_bytes: held, wanted };
+        let bytes_read = fill_sinks(&job, (&tensors, names), &self.combinations, sinks, run)?;
+        self.sources.iter().try_for_each(|source| source.checkpoint.check_unchanged())?;
+        Ok(bytes_read)
+    }
+}
+
+/// The tensors of an output: those of the layout, in the element types that they get.
+fn output_catalog(layout: &MergeLayout, wanted: OutputDtype) -> Arc<TensorCatalog> {
+    let dtype_of = |(entry, &class): (&TensorEntry, _)| output_dtype(class, entry.dtype, wanted);
+    let pairs = || layout.catalog.entries().iter().zip(&layout.classes);
+    if pairs().all(|pair| dtype_of(pair) == pair.0.dtype) {
+        return Arc::clone(&layout.catalog);
+    }
+    let entries = pairs().map(|pair| TensorEntry { dtype: dtype_of(pair), ..pair.0.clone() }).collect();
+    // Names in a catalog are unique, so this cannot fail.
+    Arc::new(TensorCatalog::new(entries).unwrap_or_default())
+}
+
 /// Executes `plan` into `sinks`, one for each output in its order: the bits that `execute_merge` would publish.
 ///
-/// Returns the number of bytes read. Ignores the outputs' paths, shards, digests, side files and cards.
+/// Returns the number of bytes read.
 ///
 /// # Errors
-/// `PlanInvalid` where the sinks are not as many as the outputs or hold other tensors; as a merge for the sources.
+/// As [`OpenMerge::open`] and [`OpenMerge::merge_tensors`].
 pub fn merge_into_sinks(plan: &MergePlan, sinks: &[&dyn TensorSink], run: &RunContext<'_>) -> Result<u64, Error> {
-    let sources = open_sources(plan, run)?;
-    let layout = align_sources(&sources, plan, &*run.storage)?;
-    layout.notes.iter().for_each(|note| run.progress.note(note));
-    let combinations =
-        plan.outputs.iter().map(|output| combination_of(output, &sources)).collect::<Result<Vec<_>, _>>()?;
-    let views = layout.views(&sources);
-    let tensors: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
-    let names = sources.iter().map(|source| source.path.clone()).collect();
-    let held = Held::of_sources(&sources).bytes(&layout.catalog);
-    let bytes_read = fill_sinks((&layout, held), (&tensors, names), &combinations, sinks, run)?;
-    sources.iter().try_for_each(|source| source.checkpoint.check_unchanged())?;
-    Ok(bytes_read)
+    OpenMerge::open(plan, run)?.merge_tensors(&|_| true, sinks, run)
 }
 
 /// Fills `sink` with the weighted sum of `sources`, oldest first: the bits that `execute_merge` writes for checkpoints
@@ -82,24 +139,37 @@ pub fn merge_live(
     let tensors: Vec<&dyn TensorSource> = sources.iter().map(|source| source.tensors).collect();
     let names = sources.iter().map(|source| source.name.into()).collect();
     let held = Held::live(sources.len()).bytes(&layout.catalog);
-    fill_sinks((&layout, held), (&tensors, names), &[combination], &[sink], run).map(|_| ())
+    let job = FillJob { layout: &layout, held_bytes: held, wanted: &|_| true };
+    fill_sinks(&job, (&tensors, names), &[combination], &[sink], run).map(|_| ())
+}
+
+/// What a reading goes through: the aligned tensors, what is held in memory anyway, and which tensors are wanted.
+struct FillJob<'a> {
+    layout: &'a MergeLayout,
+    held_bytes: u64,
+    wanted: &'a dyn Fn(usize) -> bool,
 }
 
 /// One reading of aligned sources, given with their names, into sinks that are checked first. Returns the bytes read.
 fn fill_sinks(
-    (layout, held_bytes): (&MergeLayout, u64),
+    job: &FillJob<'_>,
     (sources, names): (&[&dyn TensorSource], Vec<PathBuf>),
     combinations: &[Combination],
     sinks: &[&dyn TensorSink],
     run: &RunContext<'_>,
 ) -> Result<u64, Error> {
+    let layout = job.layout;
     check_sinks(layout, combinations, sinks)?;
     let entries = layout.catalog.entries();
     let dtype_of = |t: usize, k: usize| output_dtype(layout.classes[t], entries[t].dtype, combinations[k].dtype);
-    let units = cut_units(layout, &dtype_of, sinks.len());
-    let read_by: Vec<Vec<usize>> = layout.classes.iter().map(|&class| source_use(class, combinations).read).collect();
+    let units = cut_units(layout, job.wanted, &dtype_of, sinks.len());
+    let read_of = |(t, &class): (usize, &TensorClass)| match (job.wanted)(t) {
+        true => source_use(class, combinations).read,
+        false => Vec::new(),
+    };
+    let read_by: Vec<Vec<usize>> = layout.classes.iter().enumerate().map(read_of).collect();
     let bytes_read = bytes_read(layout, sources, &read_by);
-    let piece = fit_piece(layout, (sources.len(), sinks.len()), held_bytes, bytes_read, run)?;
+    let piece = fit_piece(layout, (sources.len(), sinks.len()), job.held_bytes, bytes_read, run)?;
     run.progress.begin(Stage::Merge, bytes_read);
     let job = CombineJob {
         layout,

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use serde_json::{Value, json};
 use thalweg_checkpoint::{Checkpoint, ReadOptions, frame_ranges, open_checkpoint_with, shard_digest};
 use thalweg_storage::Storage;
 use thalweg_storage::guard::foreign_entries;
@@ -54,6 +55,23 @@ pub struct SourceVerdict {
     pub state: SourceState,
 }
 
+impl SourceVerdict {
+    /// The state in one word, and what is wrong in words.
+    pub fn describe(&self) -> (&'static str, Option<String>) {
+        match &self.state {
+            SourceState::Unchanged => ("unchanged", None),
+            SourceState::Missing => ("missing", Some("it no longer exists".to_owned())),
+            SourceState::Changed(what) => ("changed", Some(what.clone())),
+            SourceState::Unreadable(what) => ("unreadable", Some(what.clone())),
+        }
+    }
+
+    fn document(&self) -> Value {
+        let (state, fault) = self.describe();
+        json!({"name": self.path, "equal": fault.is_none(), "state": state, "fault": fault})
+    }
+}
+
 /// Whether one thing is as the receipt says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
@@ -94,6 +112,26 @@ impl Verification {
     /// Whether the sources are those that were merged; true if they were not checked.
     pub fn sources_are_equal(&self) -> bool {
         self.sources.iter().all(|source| source.state == SourceState::Unchanged)
+    }
+
+    /// The verification as one JSON document.
+    pub fn document(&self, scope: VerifyScope) -> Value {
+        let row =
+            |verdict: &Verdict| json!({"name": verdict.name, "equal": verdict.fault.is_none(), "fault": verdict.fault});
+        let verdicts = |verdicts: &[Verdict]| -> Vec<Value> { verdicts.iter().map(row).collect() };
+        json!({
+            "kind": "thalweg-verify",
+            "version": 1,
+            "equal": self.is_equal(),
+            "output_equal": self.output_is_equal(),
+            "sources_equal": (scope == VerifyScope::OutputAndInputs).then(|| self.sources_are_equal()),
+            "compared_bytes": self.compared_bytes,
+            "facts": verdicts(&self.facts),
+            "files": verdicts(&self.files),
+            "tensors": verdicts(&self.tensors),
+            "sources": self.sources.iter().map(SourceVerdict::document).collect::<Vec<_>>(),
+            "strays": self.strays,
+        })
     }
 
     /// What is wrong with the output or its receipt: pairs of a name and what differs.

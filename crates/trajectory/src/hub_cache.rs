@@ -2,6 +2,7 @@
 //!
 //! Reads what is on disk; nothing is fetched, and the place of the cache is passed in.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +14,20 @@ use crate::Error;
 const MAX_REF_BYTES: u64 = 256;
 /// How deep refs are nested: `refs/pr/1` is two.
 const MAX_REF_DEPTH: usize = 4;
+
+/// The root of the local Hugging Face cache, by the variables of the environment that the caller looks up.
+///
+/// # Example
+/// ```
+/// let variable = |name: &str| (name == "HF_HOME").then(|| "/data/hf".into());
+/// assert_eq!(thalweg_trajectory::hub_cache_root(&variable), Some("/data/hf/hub".into()));
+/// ```
+pub fn hub_cache_root(variable: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let folder = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    folder("HF_HUB_CACHE")
+        .or_else(|| folder("HF_HOME").map(|home| home.join("hub")))
+        .or_else(|| folder("HOME").map(|home| home.join(".cache/huggingface/hub")))
+}
 
 /// The path that a user's reference means: a path as it is, `PATH@REV`, `ORG/NAME@REV` or `ORG/NAME`.
 ///

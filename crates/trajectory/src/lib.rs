@@ -21,7 +21,7 @@ pub mod window;
 
 pub use available::Available;
 pub use error::Error;
-pub use hub_cache::{resolve_checkpoint_reference, resolve_reference};
+pub use hub_cache::{hub_cache_root, resolve_checkpoint_reference, resolve_reference};
 pub use name_pattern::NamePattern;
 pub use phase::{Phase, PhaseSegment, PhaseSource, Phases, StableRange, detect_phases};
 pub use run_config::RunConfig;

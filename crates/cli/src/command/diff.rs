@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 
-use serde_json::json;
 use thalweg_checkpoint::{ReadOptions, open_checkpoint_with};
 use thalweg_merge::diff::{CheckpointDiff, Distance, TensorDiff, diff_checkpoints};
 
@@ -22,37 +21,9 @@ pub(crate) fn run(args: &DiffArgs, world: &World<'_>, messages: &Messages) -> Re
     let diff = diff_checkpoints(&a, &b, &world.context(args.memory.0));
     world.clear_progress();
     let diff = diff?;
-    messages.json(&document(&diff));
+    messages.json(&diff.document());
     messages.text(&table(&diff));
     Ok(if diff.is_equal() { Outcome::Done } else { Outcome::No })
-}
-
-fn numbers(distance: &Distance) -> serde_json::Value {
-    json!({
-        "equal": distance.n_differing == 0,
-        "distance": distance.distance(),
-        "cosine": distance.cosine(),
-        "max_abs": distance.max_abs,
-        "max_ulps": distance.max_ulps,
-        "n_differing": distance.n_differing,
-    })
-}
-
-fn document(diff: &CheckpointDiff) -> serde_json::Value {
-    let tensor = |tensor: &TensorDiff| {
-        let mut row = match &tensor.outcome {
-            Ok(distance) => numbers(distance),
-            Err(why) => json!({"equal": false, "fault": why}),
-        };
-        row["name"] = json!(tensor.name);
-        row
-    };
-    let mut document = json!({"kind": "thalweg-diff", "version": 1, "equal": diff.is_equal()});
-    if let (Some(document), serde_json::Value::Object(total)) = (document.as_object_mut(), numbers(&diff.total)) {
-        document.extend(total.into_iter().filter(|(key, _)| key != "equal"));
-        document.insert("tensors".to_owned(), diff.tensors.iter().map(tensor).collect());
-    }
-    document
 }
 
 fn table(diff: &CheckpointDiff) -> String {

@@ -1,7 +1,6 @@
 //! `thalweg verify`: is an output still what its receipt says?
 
-use serde_json::json;
-use thalweg_merge::verify::{SourceState, SourceVerdict, Verdict, Verification, VerifyScope, verify_output};
+use thalweg_merge::verify::{SourceState, Verification, VerifyScope, verify_output};
 use thalweg_storage::guard::shown_names;
 
 use crate::args::VerifyArgs;
@@ -18,25 +17,7 @@ pub(crate) fn run(args: &VerifyArgs, world: &World<'_>, messages: &Messages) -> 
     let found = verify_output(&world.find_checkpoint(&args.path)?, scope, &world.context(MEMORY_BYTES));
     world.clear_progress();
     let found = found?;
-    let verdicts = |verdicts: &[Verdict]| -> Vec<serde_json::Value> {
-        let row =
-            |verdict: &Verdict| json!({"name": verdict.name, "equal": verdict.fault.is_none(), "fault": verdict.fault});
-        verdicts.iter().map(row).collect()
-    };
-    let sources: Vec<_> = found.sources.iter().map(source_row).collect();
-    messages.json(&json!({
-        "kind": "thalweg-verify",
-        "version": 1,
-        "equal": found.is_equal(),
-        "output_equal": found.output_is_equal(),
-        "sources_equal": args.inputs.then(|| found.sources_are_equal()),
-        "compared_bytes": found.compared_bytes,
-        "facts": verdicts(&found.facts),
-        "files": verdicts(&found.files),
-        "tensors": verdicts(&found.tensors),
-        "sources": sources,
-        "strays": found.strays,
-    }));
+    messages.json(&found.document(scope));
     if !found.compared_bytes {
         messages.note("this output was made with `--digest none`: sizes and headers were compared, not bytes");
     }
@@ -49,16 +30,6 @@ pub(crate) fn run(args: &VerifyArgs, world: &World<'_>, messages: &Messages) -> 
     }
     messages.text(&text(args, &found));
     Ok(if found.is_equal() { Outcome::Done } else { Outcome::No })
-}
-
-fn source_row(source: &SourceVerdict) -> serde_json::Value {
-    let (state, fault) = match &source.state {
-        SourceState::Unchanged => ("unchanged", None),
-        SourceState::Missing => ("missing", Some("it no longer exists".to_owned())),
-        SourceState::Changed(what) => ("changed", Some(what.clone())),
-        SourceState::Unreadable(what) => ("unreadable", Some(what.clone())),
-    };
-    json!({"name": source.path, "equal": fault.is_none(), "state": state, "fault": fault})
 }
 
 /// What differs, and then a sentence about the output and its sources.

@@ -4,9 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use thalweg_checkpoint::{Checkpoint, open_checkpoint};
-use thalweg_merge::Coefficients;
-use thalweg_merge::in_memory::{LiveSource, merge_into_sinks, merge_live};
-use thalweg_merge::plan::MergePlan;
+use thalweg_merge::context::RunContext;
+use thalweg_merge::engine::open_sources;
+use thalweg_merge::in_memory::{LiveSource, OpenMerge, merge_into_sinks, merge_live};
+use thalweg_merge::plan::{MergePlan, OutputDtype};
+use thalweg_merge::seen::see_sources;
+use thalweg_merge::{Coefficients, Error};
 use thalweg_storage::{LocalStorage, Storage};
 use thalweg_tensor::{AccessError, TensorCatalog, TensorSink};
 
@@ -74,6 +77,59 @@ fn three_merges_in_memory_hold_the_bytes_of_three_that_are_published() {
             assert!(published[&*entry.name].2 == *bytes.lock().unwrap(), "{}", entry.name);
         }
     }
+}
+
+/// A sink with the tensors of an output, in its element types.
+fn empty_sink(catalog: &Arc<TensorCatalog>) -> KeepSink {
+    let empty = |n_bytes: u64| Mutex::new(vec![0; usize::try_from(n_bytes).unwrap()]);
+    let tensors = catalog.entries().iter().map(|entry| empty(entry.n_bytes())).collect();
+    KeepSink { catalog: Arc::clone(catalog), tensors }
+}
+
+#[test]
+fn tensors_merged_one_by_one_hold_the_bytes_of_the_whole_merge_and_read_only_their_share() {
+    let (sources, folder) = (sources(), tempfile::tempdir().unwrap());
+    for dtype in [OutputDtype::Same, OutputDtype::F32, OutputDtype::F16] {
+        let mut single = output(&sources, &[1, 2, 3, 4], 10, &folder.path().join(format!("{dtype:?}")));
+        single.dtype = dtype;
+        let plan = plan(single);
+        let open = Runner::default().with_context(|run| OpenMerge::open(&plan, run)).0.unwrap();
+        let (piecewise, mut n_read) = (empty_sink(&open.catalogs()[0]), 0);
+        for tensor_idx in 0..piecewise.tensors.len() {
+            let alone = empty_sink(&open.catalogs()[0]);
+            let one = |run: &RunContext<'_>| open.merge_tensors(&|t| t == tensor_idx, &[&alone], run);
+            let n_bytes = Runner::default().with_context(one).0.unwrap();
+            // Four bf16 sources.
+            assert_eq!(n_bytes, 4 * 2 * alone.catalog.entries()[tensor_idx].n_elements());
+            n_read += n_bytes;
+            for (i, bytes) in alone.tensors.iter().enumerate().filter(|(i, _)| *i != tensor_idx) {
+                assert!(bytes.lock().unwrap().iter().all(|byte| *byte == 0), "{i} was written for {tensor_idx}");
+            }
+            *piecewise.tensors[tensor_idx].lock().unwrap() = alone.tensors[tensor_idx].lock().unwrap().clone();
+        }
+        let whole = empty_sink(&open.catalogs()[0]);
+        let n_whole = Runner::default().with_context(|run| open.merge_tensors(&|_| true, &[&whole], run)).0.unwrap();
+        assert_eq!(n_whole, n_read);
+        Runner::default().merge(&plan);
+        let published = read_tensors(&plan.outputs[0].path);
+        for ((entry, bytes), single) in whole.catalog.entries().iter().zip(&whole.tensors).zip(&piecewise.tensors) {
+            assert_eq!(published[&*entry.name].0, entry.dtype.name());
+            assert!(published[&*entry.name].2 == *bytes.lock().unwrap(), "{}", entry.name);
+            assert!(*single.lock().unwrap() == *bytes.lock().unwrap(), "{}", entry.name);
+        }
+    }
+}
+
+#[test]
+fn an_open_merge_refuses_sources_that_changed_since_the_plan_saw_them() {
+    let (sources, folder) = (sources(), tempfile::tempdir().unwrap());
+    let mut plan = plan(output(&sources, &[1, 1, 1, 1], 4, &folder.path().join("out")));
+    let seen = |run: &RunContext<'_>| open_sources(&plan, run).map(|open| see_sources(&open));
+    plan.seen_sources = Runner::default().with_context(seen).0.unwrap();
+    Runner::default().with_context(|run| OpenMerge::open(&plan, run)).0.unwrap();
+    plan.seen_sources[1].files[0].len_bytes += 1;
+    let refused = Runner::default().with_context(|run| OpenMerge::open(&plan, run)).0.unwrap_err();
+    assert!(matches!(refused, Error::SourcesChanged { .. }), "{refused}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ mod weights;
 pub use merge::MergeRequest;
 pub use options::OPTION_NAMES;
 pub use output::OutputOptions;
-pub use resolver::Resolver;
+pub use resolver::{Resolver, read_rename_map};
 pub use run::RunOptions;
 pub use selection::Selection;
 pub use sources::{GivenModel, Named, SourceOrder, choose_checkpoints, label, look_at};

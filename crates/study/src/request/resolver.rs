@@ -5,12 +5,28 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use thalweg_checkpoint::{Checkpoint, ReadOptions};
+use thalweg_checkpoint::{Checkpoint, ReadOptions, RenameError, RenameMap};
 use thalweg_merge::context::RunContext;
 use thalweg_storage::Storage;
 use thalweg_trajectory::{resolve_checkpoint_reference, resolve_reference};
 
 use crate::Error;
+
+/// Reads a name map, the file of `--rename`.
+///
+/// # Errors
+/// `Storage`; `Request` where it is not one.
+pub fn read_rename_map(storage: &dyn Storage, path: &Path) -> Result<RenameMap, Error> {
+    /// Longer than any list of a model's names.
+    const MAX_BYTES: u64 = 64 << 20;
+    let bytes = storage.read_file(path, MAX_BYTES)?;
+    let refuse = |what: String| {
+        let hint = "each line is `FROM -> TO`, such as `layers.*.wq -> model.layers.*.q_proj.weight`";
+        Error::request_with_hint(format!("`--rename {}`: {what}", path.display()), hint)
+    };
+    let text = std::str::from_utf8(&bytes).map_err(|_| refuse("it is not UTF-8 text".to_owned()))?;
+    text.parse().map_err(|error: RenameError| refuse(error.to_string()))
+}
 
 /// Turns names into paths, and requests into plans. Reads names and headers only.
 #[derive(Debug)]

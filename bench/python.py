@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""Times filling a model with a merge, beside the ways that people write it in torch. Warm cache, interleaved, medians.
+
+    python3 bench/make_checkpoints.py --size 1b --dtype bf16 --n 4 --out SET
+    python3 bench/python.py --rounds 5 SET/*
+
+The model is a state dict in memory, made before the clock starts. Each measurement is a separate process:
+`thalweg` fills it by `load_into`; `torch` loads every state dict by safetensors, takes the mean in f32 and copies it in;
+`stream` does the same tensor by tensor; `written` writes the merge and loads what was written. Memory is the growth of
+the process's peak over the model, which was touched before. `thalweg` and `written` leave equal bytes; torch rounds twice.
+"""
+import argparse
+import hashlib
+import json
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+WAYS = ("thalweg", "torch", "stream", "written")
+
+
+def files(folder):
+    return sorted(Path(folder).glob("*.safetensors"))
+
+
+def load(folder):
+    from safetensors.torch import load_file
+
+    tensors = {}
+    for path in files(folder):
+        tensors.update(load_file(path))
+    return tensors
+
+
+def make_model(folder):
+    import torch
+    from safetensors import safe_open
+
+    model = {}
+    for path in files(folder):
+        with safe_open(path, "pt") as opened:
+            for name in opened.keys():
+                model[name] = torch.ones_like(opened.get_tensor(name))
+    return model
+
+
+def fill(way, model, sources, out):
+    import torch
+
+    if way == "torch":
+        states = [load(source) for source in sources]
+        for name, tensor in model.items():
+            tensor.copy_(torch.stack([state[name].float() for state in states]).mean(0))
+    elif way == "stream":
+        from safetensors import safe_open
+
+        opened = [{n: o for path in files(s) for o in [safe_open(path, "pt")] for n in o.keys()} for s in sources]
+        for name, tensor in model.items():
+            total = opened[0][name].get_tensor(name).float()
+            for names in opened[1:]:
+                total += names[name].get_tensor(name)
+            tensor.copy_(total / len(sources))
+    else:
+        import thalweg
+
+        merge = thalweg.merge(thalweg.plan(sources=sources))
+        if way == "thalweg":
+            merge.load_into(model)
+        else:
+            merge.write(out)
+            for name, tensor in load(out).items():
+                model[name].copy_(tensor)
+
+
+def measure(way, sources):
+    model = make_model(sources[0])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with tempfile.TemporaryDirectory(dir=Path(sources[0]).parent.parent) as folder:
+        started = time.perf_counter()
+        fill(way, model, sources, Path(folder) / "out")
+        seconds = time.perf_counter() - started
+        shutil.rmtree(Path(folder) / "out", ignore_errors=True)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    import torch
+
+    digest = hashlib.blake2b()
+    for name in sorted(model):
+        digest.update(model[name].view(-1).view(torch.uint8).numpy())
+    print(json.dumps({"seconds": seconds, "mib": grown / 1024, "digest": digest.hexdigest()}))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--way")
+    parser.add_argument("sources", nargs="+")
+    args = parser.parse_args()
+    if args.way:
+        measure(args.way, args.sources)
+        return
+    for path in (path for source in args.sources for path in files(source)):
+        path.read_bytes()
+    rows = {way: [] for way in args.ways.split(",")}
+    for _ in range(args.rounds):
+        for way in rows:
+            words = [sys.executable, __file__, "--way", way, *args.sources]
+            rows[way].append(json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout))
+    first = statistics.median(row["seconds"] for row in next(iter(rows.values())))
+    for way, found in rows.items():
+        seconds = statistics.median(row["seconds"] for row in found)
+        spread = f"{min(row['seconds'] for row in found):.2f} to {max(row['seconds'] for row in found):.2f}"
+        mib = max(row["mib"] for row in found)
+        digests = {row["digest"][:12] for row in found}
+        print(f"{way:8} {seconds:8.2f} s ({spread})  {seconds / first:6.2f} x  {mib:8.0f} MiB over the model  {digests}")
+
+
+if __name__ == "__main__":
+    main()

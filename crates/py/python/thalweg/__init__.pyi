@@ -1,0 +1,683 @@
+"""Merge checkpoints of one pre-training run: exactly rounded, in bounded memory, without writing them."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, final
+
+from thalweg._errors import (
+    CheckpointError as CheckpointError,
+    Error as Error,
+    MergeError as MergeError,
+    SchemeError as SchemeError,
+    StorageError as StorageError,
+    StudyError as StudyError,
+    TrajectoryError as TrajectoryError,
+    UsageError as UsageError,
+)
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
+
+    from thalweg._load import LoadResult
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "Diff",
+    "Error",
+    "Merge",
+    "MergeError",
+    "Plan",
+    "PlanSource",
+    "Receipt",
+    "Run",
+    "RunCheckpoint",
+    "SchemeError",
+    "StorageError",
+    "StudyError",
+    "Sweep",
+    "Tensor",
+    "TensorDiff",
+    "TensorInfo",
+    "TensorIterator",
+    "TrajectoryError",
+    "Trial",
+    "UsageError",
+    "Verification",
+    "__version__",
+    "diff",
+    "merge",
+    "open_checkpoint",
+    "open_run",
+    "plan",
+    "select",
+    "sweep",
+    "verify",
+]
+
+__version__: str
+
+_Path: TypeAlias = str | PathLike[str]
+_Number: TypeAlias = int | float | str | Fraction
+_Count: TypeAlias = int | str
+_Size: TypeAlias = int | str
+_Progress: TypeAlias = Callable[[int, int, str], object] | bool
+_Rename: TypeAlias = _Path | Mapping[str, str] | Sequence[tuple[str, str]]
+
+@final
+class Tensor:
+    """A tensor in memory. `numpy()`, `torch()` and DLPack share its bytes and keep them alive."""
+
+    @property
+    def dtype(self) -> str:
+        """Element type by its safetensors name, such as `BF16`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Dimensions, outermost first; `()` for a scalar."""
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes."""
+
+    def tobytes(self) -> bytes:
+        """A copy of the bytes, little-endian, row-major."""
+
+    def numpy(self) -> numpy.ndarray[Any, Any]:
+        """The tensor as a NumPy array over the same bytes. NumPy has no bfloat16."""
+
+    def torch(self) -> torch.Tensor:
+        """The tensor as a torch tensor over the same bytes."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """The device of the bytes as DLPack numbers it: the CPU."""
+
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+        **_kwargs: Any,
+    ) -> Any:
+        """The tensor as a DLPack capsule, without a copy unless `copy=True`."""
+
+@final
+class TensorInfo:
+    """Name, element type and shape of a tensor, without its bytes."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def dtype(self) -> str:
+        """Element type by its safetensors name, such as `BF16`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Dimensions, outermost first; `()` for a scalar."""
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes."""
+
+@final
+class Checkpoint:
+    """An open checkpoint: its headers were read, its tensors are read when they are asked for."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder or file."""
+
+    @property
+    def format(self) -> str:
+        """The name of its format."""
+
+    def keys(self) -> list[str]:
+        """The names of its tensors, sorted."""
+
+    def info(self, name: str) -> TensorInfo:
+        """Element type and shape of a tensor, without reading it."""
+
+    def tensor(self, name: str) -> Tensor:
+        """Reads a tensor."""
+
+    def __getitem__(self, key: str, /) -> Tensor: ...
+    def __contains__(self, key: str, /) -> bool: ...
+    def __len__(self) -> int: ...
+
+@final
+class PlanSource:
+    """A source of a plan with its coefficient."""
+
+    @property
+    def path(self) -> Path:
+        """Its path."""
+
+    @property
+    def step(self) -> int | None:
+        """Optimizer steps done, if known."""
+
+    @property
+    def tokens(self) -> int | None:
+        """Training tokens consumed, if known."""
+
+    @property
+    def coefficient(self) -> Fraction:
+        """What its parameters are multiplied by, exactly: a `fractions.Fraction`."""
+
+    def __fspath__(self) -> str: ...
+
+@final
+class Plan:
+    """A complete description of a merge, before it happens."""
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Reads a plan from the JSON that `to_json` or `thalweg plan` wrote."""
+
+    @staticmethod
+    def load(path: _Path) -> Plan:
+        """Reads a plan file."""
+
+    def save(self, path: _Path) -> None:
+        """Writes the plan to a file, which only replaces a plan, with the sources as they are now: a merge of it
+        refuses sources that changed since. `thalweg merge --plan FILE` executes it too."""
+
+    def to_json(self) -> str:
+        """The plan as JSON."""
+
+    @property
+    def scheme(self) -> str | None:
+        """The scheme, as it was asked for."""
+
+    @property
+    def out(self) -> Path | None:
+        """The folder that `Merge.write` writes to if no other is named."""
+
+    @property
+    def sources(self) -> list[PlanSource]:
+        """The sources of the first output, oldest first."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What there was to say while the plan was made."""
+
+@final
+class Receipt:
+    """The record of a merge that happened: what `thalweg.json` in its folder says."""
+
+    @property
+    def path(self) -> Path:
+        """The folder of the output."""
+
+    @property
+    def was_done(self) -> bool:
+        """Whether the output was there already, from the same plan over unchanged sources."""
+
+    @property
+    def scheme(self) -> str:
+        """The scheme, as it was asked for."""
+
+    @property
+    def digest(self) -> str | None:
+        """Digest of all merged tensors; `None` without digests."""
+
+    @property
+    def distance_to_newest(self) -> float | None:
+        """Euclidean distance from the newest source; `None` if that was not read."""
+
+    @property
+    def max_abs_change(self) -> float | None:
+        """Largest change of an element from the newest source; `None` if that was not read."""
+
+    @property
+    def seconds(self) -> float:
+        """Wall time."""
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of tensors read from the sources."""
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of the output's files."""
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """Largest resident memory of the process, where the system tells."""
+
+    def to_json(self) -> str:
+        """The receipt as JSON."""
+
+@final
+class RunCheckpoint:
+    """A checkpoint of a run. It can be given wherever a path can."""
+
+    @property
+    def path(self) -> Path:
+        """Its path."""
+
+    @property
+    def step(self) -> int | None:
+        """Optimizer steps done, if known."""
+
+    @property
+    def tokens(self) -> int | None:
+        """Training tokens consumed, if known."""
+
+    @property
+    def phase(self) -> str | None:
+        """The phase of the run, if known."""
+
+    @property
+    def fault(self) -> str | None:
+        """Why it cannot be used; `None` if it can."""
+
+    def __fspath__(self) -> str: ...
+
+@final
+class Run:
+    """A run: its checkpoints by step, finished or not."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+
+    @property
+    def checkpoints(self) -> list[RunCheckpoint]:
+        """Its checkpoints by step, those that cannot be used too."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What there was to say about the run."""
+
+    def select(
+        self,
+        *,
+        last: _Count | None = None,
+        count: _Count | None = None,
+        interval_steps: _Count | None = None,
+        interval_tokens: _Count | None = None,
+        duration_steps: _Count | None = None,
+        duration_tokens: _Count | None = None,
+        end_step: _Count | None = None,
+        end_tokens: _Count | None = None,
+        from_step: _Count | None = None,
+        to_step: _Count | None = None,
+        every: _Count | None = None,
+        steps: Sequence[_Count] | None = None,
+    ) -> list[RunCheckpoint]:
+        """The window of the run that the options ask for, oldest first: those of a selection, such as `last=10`."""
+
+    def __fspath__(self) -> str: ...
+    def __len__(self) -> int: ...
+
+@final
+class TensorDiff:
+    """How a tensor of two checkpoints differs."""
+
+    @property
+    def name(self) -> str:
+        """Its name, safe to print."""
+
+    @property
+    def fault(self) -> str | None:
+        """Why the two cannot be compared; `None` if they can."""
+
+    @property
+    def n_differing(self) -> int:
+        """Elements whose bytes differ."""
+
+    @property
+    def distance(self) -> float:
+        """Euclidean distance."""
+
+    @property
+    def cosine(self) -> float | None:
+        """Cosine of the two as vectors; `None` when one has no length."""
+
+    @property
+    def max_abs(self) -> float:
+        """Largest difference of an element."""
+
+    @property
+    def max_ulps(self) -> int:
+        """Largest difference in ULPs; 0 for types that are not floating."""
+
+@final
+class Diff:
+    """How two checkpoints differ."""
+
+    @property
+    def equal(self) -> bool:
+        """Whether both hold the same tensors with the same bytes."""
+
+    @property
+    def tensors(self) -> list[TensorDiff]:
+        """All tensors of either, sorted by name."""
+
+    @property
+    def total(self) -> TensorDiff:
+        """Over all tensors that could be compared."""
+
+    def to_json(self) -> str:
+        """The comparison as JSON, as `thalweg diff --json` prints it."""
+
+@final
+class Verification:
+    """What a verification found."""
+
+    @property
+    def equal(self) -> bool:
+        """Whether the output, and the sources if they were asked for, are as the receipt says."""
+
+    @property
+    def output_equal(self) -> bool:
+        """Whether the output is as the receipt says."""
+
+    @property
+    def sources_equal(self) -> bool | None:
+        """Whether the sources are those that were merged; `None` if they were not asked for."""
+
+    @property
+    def compared_bytes(self) -> bool:
+        """Whether bytes were compared; without digests only sizes and headers are."""
+
+    @property
+    def faults(self) -> list[tuple[str, str]]:
+        """What is wrong with the output: files, tensors or facts with a fault each."""
+
+    @property
+    def sources(self) -> list[tuple[Path, str]]:
+        """The sources with their state: `unchanged`, `missing`, `changed` or `unreadable`."""
+
+    @property
+    def strays(self) -> list[str]:
+        """Files of tensors that the receipt does not list; other programs may load them."""
+
+    def to_json(self) -> str:
+        """The verification as JSON, as `thalweg verify --json` prints it."""
+
+@final
+class Trial:
+    """One merge of a sweep, or one raw checkpoint."""
+
+    @property
+    def name(self) -> str:
+        """Unique name, such as `step0000080-n3-sma`."""
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether it is a raw checkpoint: a window of one."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that writes it."""
+
+@final
+class Sweep:
+    """Many windows of one run, and the raw checkpoints beside them."""
+
+    @property
+    def plans(self) -> list[Trial]:
+        """What it merges: raw checkpoints by step, then the merges in the order asked for."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What there was to say about the run and its windows."""
+
+    def keys(self) -> list[str]:
+        """The names of the merged tensors, sorted."""
+
+    def info(self, name: str) -> TensorInfo:
+        """Element type and shape of a merged tensor, without merging it."""
+
+    def trials(
+        self, module_or_state_dict: torch.nn.Module | Mapping[str, Any], *, strict: bool = True, hold: _Size | None = None
+    ) -> Iterator[Trial]:
+        """Fills a module or state dict with each trial in turn, and yields the trial when it is there.
+
+        Trials that fit into `hold` together are merged in one reading of their sources."""
+
+    def _fill(self, trials: Sequence[tuple[int, Sequence[tuple[str, int, int]]]]) -> None: ...
+    def __len__(self) -> int: ...
+
+@final
+class TensorIterator:
+    """Merged tensors one after the other: `(name, tensor)`."""
+
+    def __iter__(self) -> TensorIterator: ...
+    def __next__(self) -> tuple[str, Tensor]: ...
+    def __length_hint__(self) -> int: ...
+
+@final
+class Merge:
+    """A merge that has not happened yet: iterate over it, load it into a model, or write it."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What there was to say about the sources."""
+
+    def keys(self) -> list[str]:
+        """The names of the merged tensors, sorted."""
+
+    def info(self, name: str) -> TensorInfo:
+        """Element type and shape of a merged tensor, without merging it."""
+
+    def tensor(self, name: str) -> Tensor:
+        """Merges one tensor."""
+
+    def tensors(self, names: Sequence[str] | None = None) -> TensorIterator:
+        """Merges the named tensors, or all, a window of memory at a time: an iterator of `(name, tensor)`."""
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All merged tensors as torch tensors by their names."""
+
+    def load_into(
+        self, module_or_state_dict: torch.nn.Module | Mapping[str, Any], strict: bool = True
+    ) -> LoadResult:
+        """Fills a `torch.nn.Module`, or a state dict of torch tensors, in place."""
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """The receipt of the newest `write`; `None` before it."""
+
+    def write(self, out: _Path | None = None) -> Receipt:
+        """Writes the merge as a checkpoint, exactly as `thalweg merge` does, and returns its receipt.
+
+        Without `out`, the folder that the plan names."""
+
+    def _fill(self, targets: Sequence[tuple[str, int, int]]) -> None: ...
+    def __getitem__(self, key: str, /) -> Tensor: ...
+    def __contains__(self, key: str, /) -> bool: ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> TensorIterator: ...
+
+def open_checkpoint(
+    path: _Path, *, key: str | None = None, params: str | None = None, rename: _Rename | None = None
+) -> Checkpoint:
+    """Opens a checkpoint of any format: a folder, a file, or a name in the local Hugging Face cache.
+
+    `key`, `params` and `rename` say how it is read, as for `plan`."""
+
+def plan(
+    run: _Path | None = None,
+    *,
+    sources: Iterable[_Path | tuple[_Path, _Number]] | None = None,
+    out: _Path | None = None,
+    key: str | None = None,
+    params: str | None = None,
+    rename: _Rename | None = None,
+    last: _Count | None = None,
+    count: _Count | None = None,
+    interval_steps: _Count | None = None,
+    interval_tokens: _Count | None = None,
+    duration_steps: _Count | None = None,
+    duration_tokens: _Count | None = None,
+    end_step: _Count | None = None,
+    end_tokens: _Count | None = None,
+    from_step: _Count | None = None,
+    to_step: _Count | None = None,
+    every: _Count | None = None,
+    steps: Sequence[_Count] | None = None,
+    tokens_per_step: _Count | None = None,
+    log: _Path | Sequence[_Path] | None = None,
+    log_columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    log_every: _Count | None = None,
+    stable: str | None = None,
+    checkpoint_pattern: str | None = None,
+    scheme: str | None = None,
+    alpha: _Number | None = None,
+    floor: _Number | None = None,
+    sigma_rel: _Number | None = None,
+    coefficients: Sequence[_Number] | None = None,
+    from_averages: Sequence[str] | Mapping[_Number, _Path] | None = None,
+    order: str | None = None,
+    normalize: bool | None = None,
+    allow_sum: bool | None = None,
+    dtype: str | None = None,
+    out_shard_size: _Size | None = None,
+    drop: str | Sequence[str] | None = None,
+    code: bool | None = None,
+    digest: str | None = None,
+    no_model_card: bool | None = None,
+    to_huggingface: bool | None = None,
+    hf_assets: _Path | None = None,
+    format: str | None = None,
+    optimizer: str | None = None,
+    non_float: str | None = None,
+    router: str | None = None,
+    allow_config: str | Sequence[str] | None = None,
+    take_newest: str | Sequence[str] | None = None,
+    allow_non_finite: bool | None = None,
+    side_files_from: _Path | None = None,
+) -> Plan:
+    """The plan of a merge. Reads names and headers only.
+
+    Merges checkpoints of a run, `plan(run, last=10)`, or given ones, `plan(sources=[(path, "3/2"), (path, "-1/2")])`.
+    The keywords are the options of `thalweg plan`; numbers may be text such as `"8B"`."""
+
+def merge(
+    plan: Plan,
+    out: _Path | None = None,
+    *,
+    threads: int | None = None,
+    memory: _Size | None = None,
+    progress: _Progress | None = None,
+    force: bool = False,
+    discard_partial: bool = False,
+    allow_changed: bool = False,
+) -> Merge:
+    """Opens a merge: the sources are opened and compared by their headers, nothing is merged yet.
+
+    With `out`, the merge is also written there at once, as by `write`."""
+
+def open_run(
+    path: _Path,
+    *,
+    key: str | None = None,
+    params: str | None = None,
+    rename: _Rename | None = None,
+    tokens_per_step: _Count | None = None,
+    log: _Path | Sequence[_Path] | None = None,
+    log_columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    log_every: _Count | None = None,
+    stable: str | None = None,
+    checkpoint_pattern: str | None = None,
+) -> Run:
+    """Opens a run: a folder of checkpoints, with its log if there is one. The keywords say what is known about it."""
+
+def select(
+    run: _Path | Run,
+    *,
+    last: _Count | None = None,
+    count: _Count | None = None,
+    interval_steps: _Count | None = None,
+    interval_tokens: _Count | None = None,
+    duration_steps: _Count | None = None,
+    duration_tokens: _Count | None = None,
+    end_step: _Count | None = None,
+    end_tokens: _Count | None = None,
+    from_step: _Count | None = None,
+    to_step: _Count | None = None,
+    every: _Count | None = None,
+    steps: Sequence[_Count] | None = None,
+    tokens_per_step: _Count | None = None,
+    log: _Path | Sequence[_Path] | None = None,
+    log_columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    log_every: _Count | None = None,
+    stable: str | None = None,
+    checkpoint_pattern: str | None = None,
+) -> list[RunCheckpoint]:
+    """The checkpoints that a merge with the same options would take, oldest first: `select(run, last=10)`."""
+
+def diff(
+    a: _Path,
+    b: _Path,
+    *,
+    key: str | None = None,
+    params: str | None = None,
+    rename: _Rename | None = None,
+    threads: int | None = None,
+    memory: _Size | None = None,
+    progress: _Progress | None = None,
+) -> Diff:
+    """Compares two checkpoints tensor by tensor; each byte of either is read once."""
+
+def verify(
+    path: _Path, *, inputs: bool = False, threads: int | None = None, progress: _Progress | None = None
+) -> Verification:
+    """Reads an output again and compares it with its receipt; with `inputs`, also the sources."""
+
+def sweep(
+    run: _Path | Run,
+    counts: Sequence[int],
+    *,
+    schemes: Sequence[str] | None = None,
+    ends: Sequence[str | int] | None = None,
+    interval_steps: Sequence[_Count] | None = None,
+    interval_tokens: Sequence[_Count] | None = None,
+    raws: str | None = None,
+    key: str | None = None,
+    params: str | None = None,
+    rename: _Rename | None = None,
+    threads: int | None = None,
+    memory: _Size | None = None,
+    progress: _Progress | None = None,
+    tokens_per_step: _Count | None = None,
+    log: _Path | Sequence[_Path] | None = None,
+    log_columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    log_every: _Count | None = None,
+    stable: str | None = None,
+    checkpoint_pattern: str | None = None,
+    dtype: str | None = None,
+    out_shard_size: _Size | None = None,
+    drop: str | Sequence[str] | None = None,
+    code: bool | None = None,
+    digest: str | None = None,
+    no_model_card: bool | None = None,
+    to_huggingface: bool | None = None,
+    hf_assets: _Path | None = None,
+    format: str | None = None,
+    optimizer: str | None = None,
+    non_float: str | None = None,
+    router: str | None = None,
+    allow_config: str | Sequence[str] | None = None,
+    take_newest: str | Sequence[str] | None = None,
+    allow_non_finite: bool | None = None,
+    side_files_from: _Path | None = None,
+) -> Sweep:
+    """The merges of a grid of windows and schemes of one run, for scoring each in one resident model.
+
+    `counts`, `schemes`, `ends`, `interval_steps`, `interval_tokens` and `raws` are the options of `thalweg sweep`; the
+    other keywords are those of `plan` about the run and the output."""

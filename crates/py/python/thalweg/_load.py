@@ -1,0 +1,287 @@
+"""Merged tensors into torch: state dicts and models. Imported only when it is used, because it imports torch.
+
+A parameter that is contiguous, in memory of the CPU and of the merged element type is written where it is. Any other
+is filled from a staging buffer, which is pinned for devices.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Iterator, Mapping, NamedTuple
+
+import torch
+
+from thalweg._errors import UsageError
+
+if TYPE_CHECKING:
+    from thalweg import Merge, Sweep, TensorInfo, Trial
+
+# Tensors that go through a staging buffer together hold so many bytes, or are one.
+_WINDOW_BYTES = 32 << 20
+_ALIGNMENT = 64
+
+_DTYPES: dict[str, str] = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "I16": "int16",
+    "U16": "uint16",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I32": "int32",
+    "U32": "uint32",
+    "F32": "float32",
+    "F64": "float64",
+    "I64": "int64",
+    "U64": "uint64",
+    "C64": "complex64",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+}
+
+
+class LoadResult(NamedTuple):
+    """What ``load_into(.., strict=False)`` left out."""
+
+    missing_keys: list[str]
+    """Names of the model that the merge does not have; they were left as they were."""
+    unexpected_keys: list[str]
+    """Names of the merge that the model does not have; they were not merged."""
+
+
+def state_dict(merge: Merge) -> dict[str, torch.Tensor]:
+    return {name: tensor.torch() for name, tensor in merge}
+
+
+def load_into(merge: Merge, target: torch.nn.Module | Mapping[str, Any], strict: bool) -> LoadResult:
+    places = _places(target)
+    merged = merge.keys()
+    unexpected = [name for name in merged if name not in places]
+    wanted = {name: places[name] for name in merged if name in places}
+    missing = _missing(places, wanted)
+    _check(merge, wanted, missing if strict else [], unexpected if strict else [])
+    direct, staged, tied = _sort(merge, wanted)
+    with torch.no_grad():
+        merge._fill([(name, tensor.data_ptr(), tensor.nbytes) for name, tensor in direct.items()])
+        _bump_versions(direct)
+        _fill_staged(merge, staged)
+        _check_tied(merge, tied)
+    return LoadResult(missing, unexpected)
+
+
+def trials(sweep: Sweep, target: torch.nn.Module | Mapping[str, Any], strict: bool, hold_bytes: int) -> Iterator[Trial]:
+    """Checks the model at once; merges as many trials together as may be held, and copies one after the other."""
+    places = _places(target)
+    merged = sweep.keys()
+    unexpected = [name for name in merged if name not in places]
+    wanted = {name: places[name] for name in merged if name in places}
+    _check(sweep, wanted, _missing(places, wanted) if strict else [], unexpected if strict else [])
+    infos = {name: sweep.info(name) for name in wanted}
+    return _trials_in_turn(sweep, wanted, infos, hold_bytes)
+
+
+def _trials_in_turn(
+    sweep: Sweep, wanted: Mapping[str, torch.Tensor], infos: Mapping[str, TensorInfo], hold_bytes: int
+) -> Iterator[Trial]:
+    plans = sweep.plans
+    per_trial = sum(info.nbytes for info in infos.values())
+    n_together = max(1, min(len(plans), hold_bytes // max(per_trial, 1)))
+    held = [{name: _empty(info) for name, info in infos.items()} for _ in range(n_together)]
+    for first in range(0, len(plans), n_together):
+        batch = range(first, min(first + n_together, len(plans)))
+        targets = [[(name, t.data_ptr(), t.nbytes) for name, t in state.items()] for state in held]
+        sweep._fill(list(zip(batch, targets)))
+        for trial_idx, state in zip(batch, held):
+            with torch.no_grad():
+                for name, tensor in wanted.items():
+                    tensor.copy_(state[name])
+                _check_copied(wanted, state)
+            yield plans[trial_idx]
+
+
+def _empty(info: TensorInfo) -> torch.Tensor:
+    return _view(torch.empty(info.nbytes, dtype=torch.uint8), info)
+
+
+def _check_copied(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
+    """Names that share memory were copied over each other: they must have been merged to the same values."""
+    seen: dict[tuple[torch.device, tuple[int, int]], str] = {}
+    for name, tensor in wanted.items():
+        span = _span(tensor)
+        if span is None:
+            continue
+        other = seen.setdefault((tensor.device, span), name)
+        if other != name and not torch.equal(_bits(state[name]), _bits(state[other])):
+            raise UsageError(*_tied_differ(name))
+
+
+def _tied_differ(name: str) -> tuple[str, str, str]:
+    return (
+        f"`{name}` shares its memory with another tensor of the model, and the merge has other values for it",
+        "load into a model that does not tie them",
+        "TiedDiffer",
+    )
+
+
+def _places(target: torch.nn.Module | Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors of a model or a state dict, sharing its memory."""
+    state = target.state_dict(keep_vars=True) if isinstance(target, torch.nn.Module) else target
+    if not isinstance(state, Mapping):
+        raise UsageError(
+            f"a merge cannot be loaded into {type(target).__name__}", "give a `torch.nn.Module` or a state dict"
+        )
+    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int] | None:
+    """The addresses of a tensor's elements, from the first to behind the last; None if it has no memory."""
+    if tensor.is_meta or tensor.layout is not torch.strided or tensor.numel() == 0:
+        return None
+    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
+    return tensor.data_ptr(), tensor.data_ptr() + (reach + 1) * tensor.element_size()
+
+
+def _missing(places: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names that no merged tensor fills, not even under another name for the same memory (tied embeddings)."""
+    filled = {(tensor.device, _span(tensor), tensor.shape) for tensor in wanted.values() if _span(tensor)}
+    lacking = (name for name in places if name not in wanted)
+    return [name for name in lacking if (places[name].device, _span(places[name]), places[name].shape) not in filled]
+
+
+def _check(
+    merge: Merge | Sweep, wanted: Mapping[str, torch.Tensor], missing: list[str], unexpected: list[str]
+) -> None:
+    """Raises before anything is written if the model does not fit."""
+    lines = [f"`{name}` is in the model, not in the merge" for name in missing]
+    lines += [f"`{name}` is in the merge, not in the model" for name in unexpected]
+    hint = "load what both have with `strict=False`" if lines else None
+    for name, tensor in wanted.items():
+        shape = merge.info(name).shape
+        if tensor.is_meta:
+            lines.append(f"`{name}` has no memory: it is on the meta device")
+            hint = 'make room first with `model.to_empty(device="cpu")`'
+        elif hasattr(tensor, "to_local"):
+            lines.append(f"`{name}` is a distributed tensor")
+            hint = "load the merge before the model is sharded"
+        elif tuple(tensor.shape) != shape:
+            lines.append(f"`{name}` has shape {list(tensor.shape)} in the model, {list(shape)} in the merge")
+            hint = "build the model from the config of the sources"
+    if lines:
+        raise UsageError(f"the merge does not fit the model in {len(lines)} places", hint, "NotFitting", lines)
+
+
+def _sort(
+    merge: Merge, wanted: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Tensors that are written where they are, those that are staged, and those that others already fill."""
+    direct: dict[str, torch.Tensor] = {}
+    staged: dict[str, torch.Tensor] = {}
+    tied: dict[str, torch.Tensor] = {}
+    spans = {name: _span(tensor) for name, tensor in wanted.items()}
+    ends: dict[torch.device, int] = {}
+    # By address, so that overlaps are neighbours.
+    for name in sorted(wanted, key=lambda name: (spans[name] or (0, 0), name)):
+        tensor, span = wanted[name], spans[name]
+        if span is not None:
+            if span[0] < ends.get(tensor.device, 0):
+                tied[name] = tensor
+                continue
+            ends[tensor.device] = span[1]
+        (direct if _is_direct(tensor, merge.info(name)) else staged)[name] = tensor
+    return direct, staged, tied
+
+
+def _is_direct(tensor: torch.Tensor, info: TensorInfo) -> bool:
+    return (
+        tensor.device.type == "cpu"
+        and tensor.layout is torch.strided
+        and tensor.is_contiguous()
+        and tensor.dtype is _torch_dtype(info.dtype)
+        and type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and not tensor.is_conj()
+        and not tensor.is_neg()
+    )
+
+
+def _torch_dtype(name: str) -> torch.dtype | None:
+    found = getattr(torch, _DTYPES.get(name, ""), None)
+    return found if isinstance(found, torch.dtype) else None
+
+
+def _bump_versions(direct: Mapping[str, torch.Tensor]) -> None:
+    """Tells autograd that the tensors changed, as an operation in place would."""
+    increment = getattr(torch.autograd.graph, "increment_version", None)
+    for tensor in direct.values():
+        if increment is not None and not tensor.is_inference():
+            increment(tensor)
+
+
+def _windows(merge: Merge, names: Mapping[str, torch.Tensor]) -> Iterator[list[tuple[str, int, int]]]:
+    """Names with offset and bytes, so many at a time as a staging buffer takes."""
+    window: list[tuple[str, int, int]] = []
+    end = 0
+    for name in names:
+        n_bytes = merge.info(name).nbytes
+        if window and end + n_bytes > _WINDOW_BYTES:
+            yield window
+            window, end = [], 0
+        window.append((name, end, n_bytes))
+        end += -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
+    if window:
+        yield window
+
+
+def _fill_staged(merge: Merge, staged: Mapping[str, torch.Tensor]) -> None:
+    """Fills tensors through two buffers in turn: while a device copies from one, the next is merged into the other."""
+    is_pinned = torch.cuda.is_available() and any(tensor.device.type == "cuda" for tensor in staged.values())
+    buffers: list[tuple[torch.Tensor, list[torch.device]]] = []
+    for window in _windows(merge, staged):
+        n_bytes = max(window[-1][1] + window[-1][2], 1)
+        buffer = _take_buffer(buffers, n_bytes, is_pinned)
+        base = buffer.data_ptr()
+        merge._fill([(name, base + offset, size) for name, offset, size in window])
+        for name, offset, size in window:
+            merged = _view(buffer[offset : offset + size], merge.info(name))
+            staged[name].copy_(merged, non_blocking=is_pinned)
+        devices = sorted({staged[name].device for name, _, _ in window if staged[name].device.type == "cuda"}, key=str)
+        buffers.append((buffer, devices))
+    for _, devices in buffers:
+        _wait(devices)
+
+
+def _take_buffer(
+    buffers: list[tuple[torch.Tensor, list[torch.device]]], n_bytes: int, is_pinned: bool
+) -> torch.Tensor:
+    """The buffer of the window before the last, once the device has read it, if it is large enough."""
+    if len(buffers) >= (2 if is_pinned else 1):
+        buffer, devices = buffers.pop(0)
+        _wait(devices)
+        if buffer.nbytes >= n_bytes:
+            return buffer
+    return torch.empty(max(n_bytes, _WINDOW_BYTES), dtype=torch.uint8, pin_memory=is_pinned)
+
+
+def _wait(devices: list[torch.device]) -> None:
+    for device in devices:
+        torch.cuda.current_stream(device).synchronize()
+
+
+def _view(raw: torch.Tensor, info: TensorInfo) -> torch.Tensor:
+    dtype = _torch_dtype(info.dtype)
+    if dtype is None:
+        raise UsageError(f"this version of torch has no element type for {info.dtype}")
+    return raw.view(dtype).view(info.shape)
+
+
+def _check_tied(merge: Merge, tied: Mapping[str, torch.Tensor]) -> None:
+    """Two names for one memory must be merged to the same values."""
+    for name, merged in merge.tensors(list(tied)):
+        value = merged.torch().to(device=tied[name].device, dtype=tied[name].dtype)
+        if not torch.equal(_bits(value), _bits(tied[name])):
+            raise UsageError(*_tied_differ(name))
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().view(-1).view(torch.uint8)

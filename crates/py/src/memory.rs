@@ -1,0 +1,134 @@
+//! Memory that merged bytes are written to: aligned memory of ours, and memory that Python objects own.
+//!
+//! Knows neither Python nor DLPack. The only place that writes through pointers.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use thalweg_tensor::{AccessError, TensorCatalog, TensorSink, display_name, to_index};
+
+/// JAX views memory that is aligned so, and copies any other without a word.
+const ALIGNMENT: usize = 64;
+
+/// Bytes at an address that is a multiple of 64, zero at first.
+#[derive(Debug)]
+pub(crate) struct AlignedBytes {
+    start: NonNull<u8>,
+    layout: Layout,
+    n_bytes: usize,
+}
+
+// SAFETY: it owns its memory alone, as a `Vec<u8>` does.
+unsafe impl Send for AlignedBytes {}
+// SAFETY: a shared reference only reads. Who writes through `start()` answers for that, see `MemoryTarget`.
+unsafe impl Sync for AlignedBytes {}
+
+impl AlignedBytes {
+    /// Memory for `n_bytes` bytes; `None` if there is not that much.
+    pub(crate) fn new(n_bytes: usize) -> Option<Self> {
+        let layout = Layout::from_size_align(n_bytes.max(1), ALIGNMENT).ok()?;
+        // SAFETY: the size of the layout is not zero.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        Some(Self { start, layout, n_bytes })
+    }
+
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        // SAFETY: `start` is valid for `n_bytes` initialised bytes as long as `self` lives.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.n_bytes) }
+    }
+
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `self` is borrowed alone.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.n_bytes) }
+    }
+
+    /// Where a merge may write these bytes.
+    pub(crate) fn target(&mut self) -> MemoryTarget {
+        MemoryTarget { start: self.start, n_bytes: self.n_bytes }
+    }
+}
+
+impl Drop for AlignedBytes {
+    fn drop(&mut self) {
+        // SAFETY: allocated by `new` with this layout, and freed only here.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+/// Memory that holds one tensor and stays where it is while a merge writes it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MemoryTarget {
+    start: NonNull<u8>,
+    n_bytes: usize,
+}
+
+// SAFETY: it is an address. Bytes are written only by `MemorySink`, each by one thread.
+unsafe impl Send for MemoryTarget {}
+// SAFETY: as above.
+unsafe impl Sync for MemoryTarget {}
+
+impl MemoryTarget {
+    /// Memory at `address`, which the caller vouches for: `n_bytes` bytes that may be written, that no other thread
+    /// uses, and that outlive every merge into them. `None` for the address zero, which empty tensors have.
+    pub(crate) fn at(address: usize, n_bytes: usize) -> Option<Self> {
+        NonNull::new(std::ptr::with_exposed_provenance_mut(address)).map(|start| Self { start, n_bytes })
+    }
+}
+
+/// A sink that writes tensors to memory; tensors without a target are not taken.
+#[derive(Debug)]
+pub(crate) struct MemorySink {
+    catalog: Arc<TensorCatalog>,
+    targets: Vec<Option<MemoryTarget>>,
+}
+
+impl MemorySink {
+    /// A sink for tensors of `catalog` that has no target yet.
+    pub(crate) fn new(catalog: &Arc<TensorCatalog>) -> Self {
+        Self { catalog: Arc::clone(catalog), targets: vec![None; catalog.entries().len()] }
+    }
+
+    /// Sends tensor number `tensor_idx` to `target`. Returns false if its bytes are not as many as the target's.
+    pub(crate) fn send(&mut self, tensor_idx: usize, target: MemoryTarget) -> bool {
+        let wanted = self.catalog.entries().get(tensor_idx).map(|entry| to_index(entry.n_bytes()));
+        let fits = wanted == Some(target.n_bytes);
+        if fits {
+            self.targets[tensor_idx] = Some(target);
+        }
+        fits
+    }
+
+    pub(crate) fn wants(&self, tensor_idx: usize) -> bool {
+        self.targets.get(tensor_idx).is_some_and(Option::is_some)
+    }
+}
+
+impl TensorSink for MemorySink {
+    fn catalog(&self) -> &TensorCatalog {
+        &self.catalog
+    }
+
+    fn write_elements(&self, tensor_idx: usize, first_element: u64, bytes: &[u8]) -> Result<(), AccessError> {
+        let entry = self.catalog.entries().get(tensor_idx);
+        let target = self.targets.get(tensor_idx).copied().flatten();
+        let place = entry.zip(target).and_then(|(entry, target)| {
+            let start = to_index(entry.dtype.bytes_of(first_element)?);
+            (start.checked_add(bytes.len())? <= target.n_bytes).then_some((target, start))
+        });
+        let Some((target, start)) = place else {
+            let name = entry.map(|entry| display_name(&entry.name)).unwrap_or_default();
+            let message = format!("there is no memory for tensor `{name}` from element {first_element} on");
+            return Err(AccessError { path: "memory".to_owned(), message, source: None });
+        };
+        // SAFETY: the range was just checked to be within the target, which is valid for writes (`AlignedBytes`, or
+        // what the caller of `MemoryTarget::at` vouched for). A merge hands each element to a sink once, so no two
+        // threads write one byte. `bytes` is the worker's own buffer and cannot overlap the target.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target.start.as_ptr().add(start), bytes.len()) }
+        Ok(())
+    }
+}

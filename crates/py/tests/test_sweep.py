@@ -1,0 +1,78 @@
+"""Many merges in one resident model: the bytes of separate merges, sources read once, memory bounded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+import torch
+
+import thalweg
+from conftest import FORMATS, make_sources, raw
+
+Program = Callable[..., dict[str, Any]]
+RUN = FORMATS["safetensors"][0].parent
+
+
+def empty_like(sweep: thalweg.Sweep) -> dict[str, torch.Tensor]:
+    first = thalweg.merge(sweep.plans[0].plan)
+    return {name: torch.zeros_like(tensor) for name, tensor in first.state_dict().items()}
+
+
+@pytest.mark.parametrize("hold", [None, 1, "120kB", "1GB"])
+def test_each_trial_has_the_bytes_of_its_own_merge(hold: str | int | None) -> None:
+    sweep = thalweg.sweep(RUN, [2, 3, 4], schemes=["sma", "wma"], dtype="f32")
+    model = empty_like(sweep)
+    seen = []
+    for trial in sweep.trials(model, hold=hold):
+        expected = {name: tensor.tobytes() for name, tensor in thalweg.merge(trial.plan)}
+        assert {name: raw(tensor) for name, tensor in model.items()} == expected, trial
+        seen.append(trial.name)
+    assert seen == [trial.name for trial in sweep.plans] and len(seen) == len(sweep) == 7
+    assert [trial.is_raw for trial in sweep.plans] == [True] + [False] * 6
+
+
+def test_the_windows_are_those_of_the_command_line(tmp_path: Path, run_program: Program) -> None:
+    options = ["--counts", "1,2", "--ends", "steps", "--interval-steps", "20", "--schemes", "sma,ema:0.2"]
+    document = run_program("sweep", RUN, *options, "-o", tmp_path / "sweep", "--dry-run")
+    sweep = thalweg.sweep(RUN, [1, 2], ends=["steps"], interval_steps=["20"], schemes=["sma", "ema:0.2"])
+    mine = [json.loads(trial.plan.to_json())["outputs"][0] for trial in sweep.plans if not trial.is_raw]
+    theirs = document["outputs"]
+    assert len(mine) == len(theirs) > 4
+    for ours, other in zip(mine, theirs, strict=True):
+        assert Path(ours.pop("path")).name == Path(other["path"]).name
+        assert {key: other[key] for key in ours} == ours
+
+
+def test_sources_are_read_once_for_trials_that_are_held_together(tmp_path: Path) -> None:
+    make_sources(tmp_path, [torch.float32], n_sources=3)
+    told: list[int] = []
+    sweep = thalweg.sweep(tmp_path, [2, 3], progress=lambda done, total, what: told.append(total))
+    per_source = sum(sweep.info(name).nbytes for name in sweep.keys())
+    for hold, n_bytes in (("1GB", 3 * per_source), (1, (1 + 2 + 3) * per_source)):
+        told.clear()
+        list(sweep.trials(empty_like(sweep), hold=hold))
+        # One report of the total for each reading at least; repeated reports say the same.
+        totals = [total for i, total in enumerate(told) if i == 0 or told[i - 1] != total]
+        assert sum(totals) == n_bytes, hold
+
+
+def test_the_model_is_checked_before_the_first_trial(tmp_path: Path) -> None:
+    sweep = thalweg.sweep(RUN, [2])
+    model = empty_like(sweep)
+    del model["lm_head.weight"]
+    with pytest.raises(thalweg.UsageError, match="does not fit the model"):
+        sweep.trials(model)
+    assert len(list(sweep.trials(model, strict=False))) == len(sweep)
+
+
+def test_options_of_one_window_are_refused() -> None:
+    for options in ({"last": 3}, {"scheme": "wma"}):
+        with pytest.raises(thalweg.UsageError, match="has no effect on a sweep"):
+            thalweg.sweep(RUN, [2], **options)
+    with pytest.raises(thalweg.UsageError, match="raws"):
+        thalweg.sweep(RUN, [2], raws="all")
+    with pytest.raises(thalweg.UsageError, match="`interval_steps`: `x`"):
+        thalweg.sweep(RUN, [2], interval_steps=["x"])
