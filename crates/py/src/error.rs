@@ -139,7 +139,7 @@ fn facts_of_merge(error: &thalweg_merge::Error, facts: &Bound<'_, PyDict>) -> Py
             let lines: Vec<String> = differences.iter().map(|one| as_keywords(&one.to_string())).collect();
             facts.set_item("differences", lines)
         }
-        Error::NonFinite { tensor, path: source, element_idx } => {
+        Error::NonFinite { tensor, path: source, element_idx, .. } => {
             facts.set_item("tensor", tensor)?;
             facts.set_item("element", element_idx)?;
             path(source)
