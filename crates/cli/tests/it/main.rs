@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod commands;
+mod comparisons;
 mod contents;
 mod eval;
 mod formats;
@@ -26,3 +27,4 @@ mod support;
 mod to_huggingface;
 mod torch;
 mod train;
+mod words;
