@@ -76,7 +76,7 @@ fn one_thing_is_in_the_singular() {
     assert!(said.stdout.contains("1 of its 2 sources is not what was merged"), "{said:?}");
     scene.run("plan run --last 2").refused(&["and there is 1", "ask for at most 1 checkpoint\n"]);
     scene
-        .run("plan run --last 1 --scheme custom --coefficients 1,2")
+        .run("plan run --last 1 --scheme custom --coefficients 0.5,0.5")
         .refused(&["2 coefficients are given for 1 checkpoint\n"]);
 }
 
