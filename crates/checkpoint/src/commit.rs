@@ -50,6 +50,8 @@ pub fn commit_checkpoint(
     manifest: Manifest<'_>,
     rules: CommitRules<'_>,
 ) -> Result<(), Error> {
+    let exists =
+        |staged: &StagedCheckpoint| Error::OutputExists { path: target.to_owned(), stage: staged.folder().to_owned() };
     // Asked before anything of the stage is removed, so that a refused stage can still be taken up again.
     match staged.storage().file_info(target) {
         Err(error) if error.is_not_found() => check_place(&**staged.storage(), target)?,
@@ -58,14 +60,14 @@ pub fn commit_checkpoint(
         Ok(_) if rules.replace == Replace::Force || is_empty_folder(&**staged.storage(), target)? => {
             check_folder(&**staged.storage(), target, rules.own)?;
         }
-        Ok(_) => return Err(Error::OutputExists { path: target.to_owned() }),
+        Ok(_) => return Err(exists(&staged)),
     }
     staged.seal(manifest.name, manifest.bytes, rules.leftovers)?;
     let storage = &**staged.storage();
     publish_folder(storage, staged.folder(), target, rules.replace, rules.own).map_err(|error| match error {
         // Someone else's output appeared in between.
         thalweg_storage::Error::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists => {
-            Error::OutputExists { path: target.to_owned() }
+            exists(&staged)
         }
         error => error.into(),
     })

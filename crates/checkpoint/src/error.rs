@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use thalweg_tensor::display_name;
+use thalweg_tensor::{display_name, show_size};
 
 use crate::format::dcp::error::DcpError;
+use crate::format::model_key::KeyFault;
 use crate::format::safetensors::HeaderError;
 use crate::format::torch::error::TorchError;
 use crate::format::torch_checkpointing::error::TcError;
@@ -154,7 +155,7 @@ pub enum Error {
         message: String,
     },
     /// The disk cannot hold an output.
-    #[error("`{}` has {free_bytes} bytes free, {wanted_bytes} expected", path.display())]
+    #[error("`{}` has {} free, {} expected", path.display(), show_size(*free_bytes), show_size(*wanted_bytes))]
     NotEnoughSpace {
         /// Where the output would go.
         path: PathBuf,
@@ -197,10 +198,16 @@ pub enum Error {
         name: String,
     },
     /// Something exists where the output would go.
-    #[error("`{}` exists already", path.display())]
+    #[error(
+        "`{}` was made by something else while this command ran; the finished output is kept in `{}`",
+        path.display(),
+        stage.display()
+    )]
     OutputExists {
         /// The path.
         path: PathBuf,
+        /// The folder in which the output is complete but for its name.
+        stage: PathBuf,
     },
     /// A stage that was left by something else.
     #[error("`{}` was not staged for this output: {reason}", path.display())]
@@ -453,7 +460,9 @@ impl Error {
             Self::CannotKeepFiles { .. } => "`--format safetensors` writes only the tensors",
             Self::InterruptedMerge { .. } => "rerun the merge: it resumes",
             Self::NoModuleWeights { .. } => "leave out `--params module`: then the masters are read",
-            Self::OutputExists { .. } => "give another path",
+            Self::OutputExists { .. } => {
+                "move it away and rerun the command: it resumes, and gives the output its name"
+            }
             Self::StageMismatch { .. } => "discard the partial output and start over",
             Self::Storage(error) => return error.hint(),
             _ => return None,
@@ -467,6 +476,12 @@ impl Error {
 
     /// What kind of problem with a checkpoint this is.
     pub fn fault(&self) -> Fault {
+        if let Some(fault) = self.key_fault() {
+            return match fault {
+                KeyFault::SeveralKeys { .. } => Fault::Ambiguous,
+                KeyFault::NoSuchKey { .. } => Fault::Unreadable,
+            };
+        }
         match self {
             Self::Unfinished { .. } => Fault::Unfinished,
             Self::Header { source, .. } if source.is_truncated() => Fault::Unfinished,
@@ -479,6 +494,27 @@ impl Error {
             Self::NotACheckpoint { .. } | Self::Impostor { .. } => Fault::OtherFormat,
             Self::Ambiguous { .. } => Fault::Ambiguous,
             _ => Fault::Unreadable,
+        }
+    }
+}
+
+impl Error {
+    /// Which part of a saved state is meant, where that is the problem.
+    fn key_fault(&self) -> Option<&KeyFault> {
+        match self {
+            Self::Torch { source, .. } => match &**source {
+                TorchError::Key(fault) => Some(fault),
+                _ => None,
+            },
+            Self::Dcp { source, .. } => match &**source {
+                DcpError::Key(fault) => Some(fault),
+                _ => None,
+            },
+            Self::TorchCheckpointing { source, .. } => match &**source {
+                TcError::Key(fault) => Some(fault),
+                _ => None,
+            },
+            _ => None,
         }
     }
 }

@@ -1,9 +1,10 @@
 //! What can be typed. Nothing is interpreted here; see `options` and `requests`.
 
 mod format;
+mod parse;
 mod study;
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -13,11 +14,12 @@ use thalweg_merge::context::DEFAULT_MEMORY;
 use thalweg_tensor::kernel::Simd;
 
 pub(crate) use self::format::{FormatChoice, OptimizerChoice};
+pub(crate) use self::parse::parse_arguments;
 pub(crate) use self::study::{
     CurveChoice, DataChoice, ForecastArgs, InitArgs, KeepChoice, MomentsChoice, RawChoice, RecoverArgs, ScoringArgs,
     StartChoice, SweepArgs,
 };
-use crate::options::{ByteSize, Count};
+use crate::options::{ByteSize, Count, parse_positive, parse_whole};
 
 /// Merge checkpoints of one pre-training run: exactly rounded, at disk speed, in bounded memory.
 #[derive(Debug, Parser)]
@@ -101,7 +103,7 @@ pub(crate) struct GlobalArgs {
     #[arg(short, long, global = true, conflicts_with = "quiet")]
     pub(crate) verbose: bool,
     /// Worker threads [default: all cores]
-    #[arg(long, short = 'j', global = true, value_name = "N")]
+    #[arg(long, short = 'j', global = true, value_name = "N", value_parser = parse_positive::<NonZeroUsize>)]
     pub(crate) threads: Option<NonZeroUsize>,
     /// Colour of messages
     #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
@@ -210,8 +212,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NAME=COLUMN,...", value_delimiter = ',')]
     pub(crate) log_columns: Vec<String>,
     /// Steps between two losses of a log that has no steps, such as dictionaries printed by Trainer
-    #[arg(long, value_name = "N")]
-    pub(crate) log_every: Option<std::num::NonZeroU64>,
+    #[arg(long, value_name = "N", value_parser = parse_positive::<NonZeroU64>)]
+    pub(crate) log_every: Option<NonZeroU64>,
     /// First and last step of the stable phase, where the log has no learning rate
     #[arg(long, value_name = "FROM..TO")]
     pub(crate) stable: Option<String>,
@@ -225,10 +227,10 @@ pub(crate) struct RunArgs {
 #[command(next_help_heading = "Selection of checkpoints")]
 pub(crate) struct SelectionArgs {
     /// The newest N finished checkpoints
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_whole::<usize>)]
     pub(crate) last: Option<usize>,
     /// N checkpoints, with --interval-steps or --interval-tokens
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_whole::<usize>)]
     pub(crate) count: Option<usize>,
     /// Steps between neighbours
     #[arg(long, value_name = "V", conflicts_with = "interval_tokens")]
@@ -255,7 +257,7 @@ pub(crate) struct SelectionArgs {
     #[arg(long, value_name = "S")]
     pub(crate) to_step: Option<Count>,
     /// Every K-th, counted back from the newest
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = parse_positive::<NonZeroUsize>)]
     pub(crate) every: Option<NonZeroUsize>,
     /// Exactly these steps
     #[arg(long, value_name = "S,S,...", value_delimiter = ',')]
@@ -543,7 +545,7 @@ pub(crate) struct DemoArgs {
     #[arg(long)]
     pub(crate) quick: bool,
     /// Seed of the run
-    #[arg(long, value_name = "S", default_value_t = 1)]
+    #[arg(long, value_name = "S", default_value_t = 1, value_parser = parse_whole::<u64>)]
     pub(crate) seed: u64,
 }
 

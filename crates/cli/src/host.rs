@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressDrawTarget;
 use thalweg_checkpoint::{CheckpointPool, ReadOptions};
 use thalweg_eval::EvalContext;
 use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage, TOOL, Unwatched, limit_threads};
@@ -17,7 +17,7 @@ use thalweg_tensor::kernel::Simd;
 use crate::args::GlobalArgs;
 use crate::error::Error;
 use crate::messages::Messages;
-use crate::meter::{BAR_EVERY, LINE_EVERY};
+use crate::meter::{BAR_EVERY, LINE_EVERY, TextBar};
 use crate::pace::{Pace, PaceUnit};
 use crate::run::hub_cache_root;
 
@@ -201,7 +201,7 @@ struct State {
     /// Done by an earlier run.
     resumed: u64,
     began: Instant,
-    bar: Option<ProgressBar>,
+    bar: Option<TextBar>,
 }
 
 impl State {
@@ -238,7 +238,7 @@ impl<'a> CliProgress<'a> {
     fn clear(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bar) = state.bar.take() {
-            bar.finish_and_clear();
+            bar.clear();
         }
         self.next_report_ms.store(u64::MAX, Ordering::Relaxed);
     }
@@ -251,10 +251,9 @@ impl<'a> CliProgress<'a> {
         self.next_report_ms.store(now_ms.saturating_add(every_ms), Ordering::Relaxed);
         if self.messages.draws_bars() {
             let (activity, total, text) = (state.activity, state.total, state.pace(done).text());
-            // The text is set first: setting the position draws the bar with whatever text it has.
-            let bar = state.bar.get_or_insert_with(|| new_bar(activity, total));
-            bar.set_message(text);
-            bar.set_position(done);
+            let template = || format!("{} {{wide_bar}} {{msg}}", verb(activity));
+            let new_bar = || TextBar::new(total, &template(), ProgressDrawTarget::stderr());
+            state.bar.get_or_insert_with(new_bar).show(done, text);
         } else {
             self.messages.progress_line(format!("{}: {}", verb(state.activity), state.pace(done).text()));
         }
@@ -271,12 +270,6 @@ fn verb(activity: Activity) -> &'static str {
         Activity::Bytes(Stage::Geometry) => "measuring",
         Activity::Scoring => "scoring",
     }
-}
-
-fn new_bar(activity: Activity, total: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix} {wide_bar} {msg}");
-    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(total).with_style(style).with_prefix(verb(activity))
 }
 
 impl CliProgress<'_> {

@@ -16,15 +16,13 @@ mod svg;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::args::{Arguments, Command};
 use crate::command::Outcome;
 use crate::messages::Messages;
 use thalweg_study::request::read_rename_map;
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments = match args::parse_arguments() {
         Ok(arguments) => arguments,
         Err(answer) => return messages::finish_without_command(&answer),
     };

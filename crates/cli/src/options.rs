@@ -1,5 +1,6 @@
 //! Numbers as people type and read them: counts with k, M, B, T; sizes in GB and GiB.
 
+use std::num::NonZeroU64;
 use std::str::FromStr;
 
 pub(crate) use thalweg_tensor::show_size as show_bytes;
@@ -19,6 +20,19 @@ impl FromStr for Count {
     fn from_str(text: &str) -> Result<Self, String> {
         parse_count(text).map(Self).map_err(|reason| format!("`{text}`: {reason}, such as 2000, 2K, 4e9 or 8B"))
     }
+}
+
+/// A count that is not a number of steps or tokens, in the same forms.
+pub(crate) fn parse_whole<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    let Count(count) = text.parse()?;
+    T::try_from(count).map_err(|_| format!("`{text}` is too large"))
+}
+
+/// As [`parse_whole`], above zero.
+pub(crate) fn parse_positive<T: TryFrom<NonZeroU64>>(text: &str) -> Result<T, String> {
+    let Count(count) = text.parse()?;
+    let count = NonZeroU64::new(count).ok_or_else(|| format!("`{text}` is not above zero"))?;
+    T::try_from(count).map_err(|_| format!("`{text}` is too large"))
 }
 
 impl FromStr for ByteSize {
@@ -46,6 +60,11 @@ pub(crate) fn show_figures(value: f64) -> String {
     let exponent: i32 = rounded.split_once('e').and_then(|(_, exponent)| exponent.parse().ok()).unwrap_or(0);
     let decimals = usize::try_from(2 - exponent).unwrap_or(0);
     format!("{value:.decimals$}")
+}
+
+/// A number, or `-` where nothing was measured.
+pub(crate) fn or_dash<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {
+    value.map_or_else(|| "-".to_owned(), show)
 }
 
 /// Counts for people: `1.10B`, `248k`.

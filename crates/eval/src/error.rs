@@ -177,7 +177,12 @@ pub enum Error {
     #[error(transparent)]
     Access(#[from] thalweg_tensor::AccessError),
     /// Too little memory, said before any is taken.
-    #[error("scoring `{}` needs {needed_bytes} bytes of memory, {limit_bytes} are allowed", path.display())]
+    #[error(
+        "scoring `{}` needs {} of memory, and {} is allowed",
+        path.display(),
+        thalweg_tensor::show_size(*needed_bytes),
+        thalweg_tensor::show_size(*limit_bytes)
+    )]
     MemoryTooSmall {
         /// The checkpoint.
         path: PathBuf,

@@ -86,6 +86,9 @@ pub fn read_results(bytes: &[u8], path: &Path) -> Result<ExternalResults, Error>
 /// The most refused scores that an error lists.
 const MAX_REASONS: usize = 8;
 
+/// What Python writes for numbers that JSON does not have.
+const PYTHON_NUMBERS: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
+
 /// Puts quotes around `NaN`, `Infinity` and `-Infinity`, which Python writes and which are not JSON. As strings they
 /// are not taken for numbers.
 fn quote_python_numbers(bytes: &[u8]) -> Vec<u8> {
@@ -140,7 +143,14 @@ fn harness_results(document: &Value) -> Vec<Row> {
     let mut rows = Vec::new();
     for (task, metrics) in document["results"].as_object().into_iter().flatten() {
         for (key, value) in metrics.as_object().into_iter().flatten() {
-            let Some((metric, filter)) = key.split_once(',') else { continue };
+            let Some((metric, filter)) = key.split_once(',') else {
+                // Other forms are not read, but a value that is not a number is worth a word.
+                let is_odd = value.as_str().is_some_and(|text| PYTHON_NUMBERS.contains(&text));
+                if let Some(refused) = finite_value(&format!("{task}/{key}"), value).err().filter(|_| is_odd) {
+                    rows.push(Err(refused));
+                }
+                continue;
+            };
             if metric.ends_with("_stderr") {
                 continue;
             }
@@ -215,6 +225,18 @@ mod tests {
         assert_eq!((scores[0].standard_error, scores[0].n), (Some(0.01), Some(100)));
         assert_eq!((scores[1].standard_error, scores[2].higher_is_better), (None, false));
         assert_eq!((scores[3].value, scores[3].standard_error, scores[3].n), (0.25, Some(0.02), None));
+    }
+
+    #[test]
+    fn results_of_nan_alone_name_task_and_value_in_every_form() {
+        for (text, task) in [
+            (r#"{"results": {"a": {"acc,none": NaN}}}"#, "a/acc"),
+            (r#"{"results": {"a": {"alias": "a", "acc": NaN}}}"#, "a/acc"),
+            (r#"[{"task": "b", "value": NaN, "higher_is_better": true}]"#, "b"),
+        ] {
+            let said = read(text).unwrap_err();
+            assert!(said.contains(&format!("`{task}`: its value is NaN")), "{said}");
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub use crate::difference::{Difference, NewestHas};
 use crate::difference::{common_prefix_difference, idle_patterns};
 use crate::huggingface::check_configs;
 use crate::moments::{check_signs, describe_state, find_missing, join_state, state_class};
+use crate::name_rule::removing_rule;
 use crate::output_format::OptimizerPolicy;
 use crate::pattern::fits_any;
 use crate::plan::{CONVERT_SCHEME, MergePlan, NonFloatPolicy, OutputDtype, OutputPlan, RouterPolicy};
@@ -486,15 +487,19 @@ fn find_prefix(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>)
     let refs_a: Vec<&str> = only_a.iter().map(String::as_str).collect();
     let refs_b: Vec<&str> = only_b.iter().map(String::as_str).collect();
     let labels = |members: &[usize]| members.iter().map(|&i| sources[i].label()).collect();
-    let make = |prefix, with: &[usize], without: &[usize]| Difference::Prefix {
-        prefix,
-        with: labels(with),
-        without: labels(without),
-        n_tensors: only_a.len(),
+    let make = |(with, with_names): (&[usize], &[&str]), (without, without_names): (&[usize], &[&str])| {
+        let prefix = common_prefix_difference(with_names, without_names)?;
+        let rule = removing_rule(&prefix, with_names, without_names);
+        Some(Difference::Prefix {
+            prefix,
+            with: labels(with),
+            without: labels(without),
+            n_tensors: with_names.len(),
+            rule,
+        })
     };
-    common_prefix_difference(&refs_a, &refs_b)
-        .map(|prefix| make(prefix, a_members, b_members))
-        .or_else(|| common_prefix_difference(&refs_b, &refs_a).map(|prefix| make(prefix, b_members, a_members)))
+    let (a, b) = ((a_members.as_slice(), refs_a.as_slice()), (b_members.as_slice(), refs_b.as_slice()));
+    make(a, b).or_else(|| make(b, a))
 }
 
 fn compare_tensor(

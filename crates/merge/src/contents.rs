@@ -11,7 +11,7 @@ use thalweg_checkpoint::format::Findings;
 use thalweg_checkpoint::{
     BlockScaled, Checkpoint, KeyKind, MOMENT_NAMES, ScaledFault, is_optimizer_state, quantisation_of,
 };
-use thalweg_tensor::{DtypeClass, TensorCatalog, TensorEntry, display_name};
+use thalweg_tensor::{DtypeClass, TensorCatalog, TensorEntry, display_name, part_of_are};
 
 use crate::pattern::name_fits;
 
@@ -105,8 +105,8 @@ impl fmt::Display for Obstacle {
             }
             Self::Empty { tensor, n_empty, n_tensors } => write!(
                 f,
-                "{n_empty} of {n_tensors} floating tensors are empty, such as `{}`: their elements were never saved, as ZeRO \
-                 stage 3 does without gathering",
+                "{} empty, such as `{}`: elements were never saved, as ZeRO stage 3 does without gathering",
+                part_of_are(*n_empty, *n_tensors, "floating tensor"),
                 display_name(tensor)
             ),
             Self::Quantised { codes, scales, by } => {

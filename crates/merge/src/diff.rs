@@ -6,12 +6,15 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::{Value, json};
 use thalweg_checkpoint::Checkpoint;
 use thalweg_tensor::kernel::{FloatEnvironment, difference_stats, gram_into, ulp_difference};
-use thalweg_tensor::{Dtype, DtypeClass, TensorSource, display_name, to_index};
+use thalweg_tensor::{Dtype, DtypeClass, TensorSource, display_name, part_of, to_index};
 
-use crate::combine::run_workers;
+use crate::align::MergeLayout;
+use crate::combine::{output_dtype, run_workers};
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
+use crate::geometry::root;
 use crate::memory::{Held, PieceSize};
+use crate::plan::OutputPlan;
 use crate::unit::{Part, UnitList};
 
 /// How two tensors, or two checkpoints, differ.
@@ -19,10 +22,15 @@ use crate::unit::{Part, UnitList};
 pub struct Distance {
     /// Elements whose bytes differ.
     pub n_differing: u64,
-    /// Largest difference of an element.
-    pub max_abs: f64,
-    /// Largest difference in units of the last place; 0 for types that are not floating.
-    pub max_ulps: u64,
+    /// What was measured; `None` for element types that are only compared byte by byte.
+    measure: Option<Measure>,
+}
+
+/// Sums and extremes of a pair of floating tensors. NaN where either holds a NaN.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Measure {
+    max_abs: f64,
+    max_ulps: u64,
     /// <a-b, a-b>, <a-b, b>, <b, b>.
     products: [f64; 3],
 }
@@ -30,14 +38,30 @@ pub struct Distance {
 impl Distance {
     fn add(&mut self, next: &Self) {
         self.n_differing += next.n_differing;
-        self.max_abs = self.max_abs.max(next.max_abs);
-        self.max_ulps = self.max_ulps.max(next.max_ulps);
-        self.products.iter_mut().zip(next.products).for_each(|(sum, term)| *sum += term);
+        self.measure = match (self.measure, next.measure) {
+            (Some(ours), Some(theirs)) => Some(ours.and(&theirs)),
+            (ours, theirs) => ours.or(theirs),
+        };
     }
 
-    /// Euclidean distance.
-    pub fn distance(&self) -> f64 {
-        self.products[0].max(0.0).sqrt()
+    /// Euclidean distance; `None` where only bytes were compared, NaN where either holds a NaN.
+    pub fn distance(&self) -> Option<f64> {
+        self.measure.map(|measure| root(measure.products[0]))
+    }
+
+    /// Largest difference of an element; as [`Self::distance`].
+    pub fn max_abs(&self) -> Option<f64> {
+        self.measure.map(|measure| if measure.products[0].is_nan() { f64::NAN } else { measure.max_abs })
+    }
+
+    /// Largest difference in units of the last place; `None` where only bytes were compared.
+    pub fn max_ulps(&self) -> Option<u64> {
+        self.measure.map(|measure| measure.max_ulps)
+    }
+
+    /// Whether every number that the distance is made of is finite.
+    pub fn is_finite(&self) -> bool {
+        self.measure.is_none_or(|measure| measure.products.iter().all(|product| product.is_finite()))
     }
 
     /// The numbers by name, as JSON.
@@ -46,17 +70,26 @@ impl Distance {
             "equal": self.n_differing == 0,
             "distance": self.distance(),
             "cosine": self.cosine(),
-            "max_abs": self.max_abs,
-            "max_ulps": self.max_ulps,
+            "max_abs": self.max_abs(),
+            "max_ulps": self.max_ulps(),
             "n_differing": self.n_differing,
         })
     }
 
-    /// Cosine of the two as vectors; `None` when one has no length.
+    /// Cosine of the two as vectors; `None` when one has no length or is not finite.
     pub fn cosine(&self) -> Option<f64> {
-        let [dd, db, bb] = self.products;
+        let [dd, db, bb] = self.measure?.products;
         let aa = dd + 2.0 * db + bb;
-        (aa > 0.0 && bb > 0.0).then(|| ((db + bb) / (aa.sqrt() * bb.sqrt())).clamp(-1.0, 1.0))
+        (aa > 0.0 && bb > 0.0).then(|| ((db + bb) / (aa.sqrt() * bb.sqrt())).clamp(-1.0, 1.0)).filter(|c| !c.is_nan())
+    }
+}
+
+impl Measure {
+    fn and(mut self, next: &Self) -> Self {
+        self.max_abs = self.max_abs.max(next.max_abs);
+        self.max_ulps = self.max_ulps.max(next.max_ulps);
+        self.products.iter_mut().zip(next.products).for_each(|(sum, term)| *sum += term);
+        self
     }
 }
 
@@ -95,12 +128,65 @@ impl CheckpointDiff {
             row
         };
         let mut document = json!({"kind": "thalweg-diff", "version": 1, "equal": self.is_equal()});
+        document["n_not_compared"] = json!(self.n_not_compared());
+        document["remarks"] = json!(self.remarks());
         if let (Some(document), Value::Object(total)) = (document.as_object_mut(), self.total.document()) {
             document.extend(total.into_iter().filter(|(key, _)| key != "equal"));
             document.insert("tensors".to_owned(), self.tensors.iter().map(tensor).collect());
         }
         document
     }
+
+    /// Why numbers of the total do not cover all tensors or are not finite; empty where they cover all.
+    pub fn remarks(&self) -> Vec<String> {
+        let apart = |tensor: &TensorDiff| tensor.outcome.as_ref().err().cloned();
+        let measured = |tensor: &TensorDiff| tensor.outcome.as_ref().ok().map(|one| (one.measure.is_some(), *one));
+        let bytes_only = |tensor: &TensorDiff| {
+            measured(tensor).filter(|(has_distance, _)| !has_distance).map(|_| "not floating".to_owned())
+        };
+        let not_finite = |tensor: &TensorDiff| {
+            measured(tensor).filter(|(_, one)| !one.is_finite()).map(|_| "NaN, infinity or overflow".to_owned())
+        };
+        let rows = [
+            self.remark("not compared", apart),
+            self.remark("compared byte by byte, without a distance", bytes_only),
+            self.remark("no finite distance", not_finite),
+        ];
+        rows.into_iter().flatten().collect()
+    }
+
+    /// How many tensors have a `reason`, and the first of them.
+    fn remark(&self, what: &str, reason: impl Fn(&TensorDiff) -> Option<String>) -> Option<String> {
+        let (first, why) = self.tensors.iter().find_map(|tensor| Some((tensor, reason(tensor)?)))?;
+        let n = self.tensors.iter().filter(|tensor| reason(tensor).is_some()).count();
+        let such_as = if n == 1 { "" } else { "such as " };
+        Some(format!("{what}: {}, {such_as}`{}` ({why})", part_of(n, self.tensors.len(), "tensor"), first.name))
+    }
+
+    /// Tensors that only one of the two has, or that have other types or shapes.
+    pub fn n_not_compared(&self) -> usize {
+        self.tensors.iter().filter(|tensor| tensor.outcome.is_err()).count()
+    }
+}
+
+/// Why no tensor of an output could be compared with `target`: the first obstacle in words, and whether the element
+/// type alone is in the way. `None` where one can be.
+pub fn find_obstacle(output: &OutputPlan, layout: &MergeLayout, target: &Checkpoint) -> Option<(String, bool)> {
+    let mut first = None;
+    for (entry, &class) in layout.catalog.entries().iter().zip(&layout.classes) {
+        let name = display_name(&entry.name);
+        let dtype = output_dtype(class, entry.dtype, output.dtype);
+        let (why, only_dtype) = match target.catalog().find(&entry.name).map(|t| &target.catalog().entries()[t]) {
+            None => (format!("`{name}` is only in the merge"), false),
+            Some(theirs) if (theirs.dtype, &theirs.shape) == (dtype, &entry.shape) => return None,
+            Some(theirs) => (
+                format!("`{name}` is {dtype} {} in the merge and {} {} there", entry.shape, theirs.dtype, theirs.shape),
+                theirs.shape == entry.shape,
+            ),
+        };
+        first.get_or_insert((why, only_dtype));
+    }
+    first
 }
 
 /// Compares `a` with `b`; each byte of either is read once.
@@ -235,11 +321,12 @@ fn compare_bytes(dtype: Dtype, a: &[u8], b: &[u8]) -> Distance {
     if dtype.class() != DtypeClass::Mergeable {
         let element_bytes = to_index(dtype.bytes().unwrap_or(1));
         let pairs = a.chunks(element_bytes).zip(b.chunks(element_bytes));
-        return Distance { n_differing: pairs.filter(|(a, b)| a != b).count() as u64, ..Distance::default() };
+        return Distance { n_differing: pairs.filter(|(a, b)| a != b).count() as u64, measure: None };
     }
     let ulps = ulp_difference(dtype, a, b);
     let mut products = [0.0; 3];
     gram_into(dtype, b, &[a], &mut products);
     let max_abs = difference_stats(dtype, a, b).max_abs_difference;
-    Distance { n_differing: ulps.n_differing, max_abs, max_ulps: ulps.max_ulps, products }
+    let measure = Some(Measure { max_abs, max_ulps: ulps.max_ulps, products });
+    Distance { n_differing: ulps.n_differing, measure }
 }

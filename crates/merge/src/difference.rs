@@ -6,6 +6,7 @@ use serde_json::Value;
 use thalweg_tensor::{Dtype, Shape, display_name, shell_word};
 
 use crate::contents::Obstacle;
+use crate::name_rule::replacing_rule;
 use crate::output_format::NEWEST_HINT;
 use crate::pattern::{name_fits, patterns_for};
 use crate::waiver::ConfigWaiver;
@@ -35,6 +36,8 @@ pub enum Difference {
         without: Vec<String>,
         /// How many names differ by it.
         n_tensors: usize,
+        /// The rule of `--rename` that removes it, if one does.
+        rule: Option<String>,
     },
     /// Shape or element type differ.
     Tensor {
@@ -166,7 +169,7 @@ impl fmt::Display for Difference {
                 write!(f, "\n  missing in  {}", shorten(absent))?;
                 write!(f, "\n  present in  {}", shorten(present))
             }
-            Self::Prefix { prefix, with, without, n_tensors } => {
+            Self::Prefix { prefix, with, without, n_tensors, .. } => {
                 let prefix = display_name(prefix);
                 write!(f, "{} between sources by `{prefix}` alone", names_differ(*n_tensors))?;
                 write!(f, "\n  with it     {}", shorten(with))?;
@@ -287,15 +290,23 @@ fn hint_for_contents(difference: &Difference) -> Option<String> {
 }
 
 fn hint_for_prefix(difference: &Difference) -> Option<String> {
-    let Difference::Prefix { prefix, .. } = difference else { return None };
+    let Difference::Prefix { prefix, rule, .. } = difference else { return None };
     let origin = match prefix.as_str() {
         "_orig_mod." => "`torch.compile` adds it: save `model._orig_mod.state_dict()`",
         "module." => "`DistributedDataParallel` adds it: save `model.module.state_dict()`",
         _ => "a wrapper adds it: save the model inside the wrapper",
     };
-    Some(format!(
-        "{origin}, or rename the tensors of those sources, so that all names have the prefix `{prefix}` or none has"
-    ))
+    Some(match rule {
+        Some(rule) => format!("{origin}, or {}", rename_with(rule)),
+        None => format!(
+            "{origin}, or rename the tensors of those sources, so that all names have the prefix `{prefix}` or none has"
+        ),
+    })
+}
+
+/// How a rule that renames tensors is given.
+fn rename_with(rule: &str) -> String {
+    format!("write the rule `{}` into a file and name it with `--rename FILE`", display_name(rule))
 }
 
 fn hint_for_names(differences: &[Difference]) -> Option<String> {
@@ -323,6 +334,9 @@ fn hint_for_names(differences: &[Difference]) -> Option<String> {
     });
     if let Some(key) = architecture {
         return Some(format!("these are different models (`{key}`): choose checkpoints of one run"));
+    }
+    if let Some(rule) = replacing_rule(differences) {
+        return Some(rename_with(&rule));
     }
     if missing.iter().all(|(name, _)| is_known_buffer(name)) {
         return Some(hint_for_buffers(&missing));

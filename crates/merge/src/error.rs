@@ -95,7 +95,11 @@ pub enum Error {
         source: thalweg_tensor::kernel::SumError,
     },
     /// The memory limit is too small.
-    #[error("{limit_bytes} bytes of memory are too few: this merge needs at least {least_bytes}")]
+    #[error(
+        "{} of memory {} too little: this merge needs at least {least_bytes}",
+        thalweg_tensor::counted(thalweg_tensor::to_index(*limit_bytes), "byte"),
+        if *limit_bytes == 1 { "is" } else { "are" }
+    )]
     MemoryTooSmall {
         /// What was allowed.
         limit_bytes: u64,
@@ -103,7 +107,12 @@ pub enum Error {
         least_bytes: u64,
     },
     /// The output cannot fit on its disk.
-    #[error("`{}` needs {needed_bytes} bytes, {free_bytes} are free there", path.display())]
+    #[error(
+        "`{}` needs {}, and {} is free there",
+        path.display(),
+        thalweg_tensor::show_size(*needed_bytes),
+        thalweg_tensor::show_size(*free_bytes)
+    )]
     DiskFull {
         /// The output.
         path: PathBuf,

@@ -6,7 +6,7 @@
 
 use nalgebra::{DMatrix, SymmetricEigen};
 
-use crate::gram::Gram;
+use crate::gram::{Gram, not_negative};
 
 /// How many principal components are reported.
 pub const N_COMPONENTS: usize = 3;
@@ -38,6 +38,13 @@ pub struct Geometry {
     pub mean_to_newest: f64,
 }
 
+impl Geometry {
+    /// Positions of checkpoints whose norm is not finite: their parameters hold NaN or infinity.
+    pub fn not_finite(&self) -> Vec<usize> {
+        (0..self.norms.len()).filter(|&i| !self.norms[i].is_finite()).collect()
+    }
+}
+
 /// Derives the geometry of the checkpoints that `gram` was taken over.
 ///
 /// # Example
@@ -49,10 +56,10 @@ pub struct Geometry {
 /// ```
 pub fn describe_geometry(gram: &Gram) -> Geometry {
     let n = gram.n_checkpoints();
-    let distance = |i, j| gram.distance_squared(i, j).sqrt();
+    let distance = |i, j| root(gram.distance_squared(i, j));
     let components = principal_components(n, |i, j| gram.relative(i, j));
     Geometry {
-        norms: (0..n).map(|i| gram.inner(i, i).max(0.0).sqrt()).collect(),
+        norms: (0..n).map(|i| root(gram.inner(i, i))).collect(),
         distances: (0..n).map(|i| (0..n).map(|j| distance(i, j)).collect()).collect(),
         displacements: (1..n).map(|i| distance(i - 1, i)).collect(),
         displacement_cosines: (2..n).map(|i| cosine_of_steps(gram, i)).collect(),
@@ -67,6 +74,11 @@ pub fn describe_geometry(gram: &Gram) -> Geometry {
     }
 }
 
+/// The root of a sum of squares; NaN stays NaN.
+pub(crate) fn root(square: f64) -> f64 {
+    not_negative(square).sqrt()
+}
+
 fn cosine_of_steps(gram: &Gram, i: usize) -> Option<f64> {
     let (before, after) = ((i - 2, i - 1), (i - 1, i));
     let lengths = gram.displacement_product(before, before) * gram.displacement_product(after, after);
@@ -76,7 +88,7 @@ fn cosine_of_steps(gram: &Gram, i: usize) -> Option<f64> {
 fn mean_to_newest(gram: &Gram) -> f64 {
     let n = gram.n_checkpoints();
     let sum: f64 = (0..n).flat_map(|i| (0..n).map(move |j| (i, j))).map(|(i, j)| gram.relative(i, j)).sum();
-    (sum.max(0.0)).sqrt() / n.max(1) as f64
+    root(sum) / n.max(1) as f64
 }
 
 struct Components {
@@ -100,6 +112,9 @@ fn principal_components(n: usize, product: impl Fn(usize, usize) -> f64) -> Comp
     let centring = DMatrix::from_fn(n, n, |i, j| f64::from(u8::from(i == j)) - 1.0 / n.max(1) as f64);
     let centred = &centring * raw * &centring;
     let total = centred.trace();
+    if n >= 2 && centred.iter().any(|product| !product.is_finite()) {
+        return Components { shares: vec![f64::NAN; N_COMPONENTS.min(n - 1)], plane: vec![[f64::NAN; 2]; n] };
+    }
     if n < 2 || total <= 0.0 {
         return Components { shares: vec![0.0; N_COMPONENTS.min(n.saturating_sub(1))], plane: vec![[0.0; 2]; n] };
     }

@@ -74,13 +74,18 @@ impl Gram {
 
     /// Squared Euclidean distance of checkpoints i and j, 0-based.
     pub fn distance_squared(&self, i: usize, j: usize) -> f64 {
-        (self.relative(i, i) - 2.0 * self.relative(i, j) + self.relative(j, j)).max(0.0)
+        not_negative(self.relative(i, i) - 2.0 * self.relative(i, j) + self.relative(j, j))
     }
 
     /// <x_b - x_a, x_d - x_c>: the product of two displacements, 0-based.
     pub fn displacement_product(&self, (a, b): (usize, usize), (c, d): (usize, usize)) -> f64 {
         self.relative(b, d) - self.relative(b, c) - self.relative(a, d) + self.relative(a, c)
     }
+}
+
+/// A sum of squares that rounding may have left below zero. NaN stays NaN, which `f64::max` would hide.
+pub(crate) fn not_negative(square: f64) -> f64 {
+    if square < 0.0 { 0.0 } else { square }
 }
 
 /// Inner products of each floating tensor; `None` for tensors that are not averaged.

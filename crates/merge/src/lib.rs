@@ -29,6 +29,7 @@ mod ledger;
 pub mod masters;
 mod memory;
 mod moments;
+mod name_rule;
 mod output;
 pub mod output_format;
 pub mod own;

@@ -177,7 +177,9 @@ pub enum FormatError {
         found: &'static str,
     },
     /// A format that is written only with the files of a source in that format.
-    #[error("the format `{format}` is written only from checkpoints of that format, and the newest is in `{found}`")]
+    #[error(
+        "the format `{format}` is written only from checkpoints of that format, and the newest source has the format `{found}`"
+    )]
     OnlyFromItself {
         /// That of the output.
         format: OutputFormat,
@@ -277,7 +279,7 @@ pub enum KeepObstacle {
 impl fmt::Display for KeepObstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Format { found } => write!(f, "the newest source is in `{found}`"),
+            Self::Format { found } => write!(f, "the newest source has the format `{found}`"),
             Self::Drop => f.write_str("`--drop` leaves out tensors"),
             Self::Rename => f.write_str("`--rename` gives its tensors other names"),
             Self::Dtype => f.write_str("`--dtype` gives its tensors another element type"),

@@ -6,10 +6,11 @@
 //! the disk flipped changes neither length nor time, so a damaged output may be replaced.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use thalweg_storage::guard::{Contents, OwnFolder, Place, foreign_entries, is_json_of_kind, look_at};
-use thalweg_storage::{Error, Storage};
+use thalweg_storage::publish::is_stage_name;
+use thalweg_storage::{Error, FileKind, Storage};
 use thalweg_tensor::digest::bytes_digest;
 
 use crate::output::MAX_RECEIPT_BYTES;
@@ -54,6 +55,27 @@ pub fn merged_contents(storage: &dyn Storage, folder: &Path) -> Result<Contents,
         }
     }
     Ok(Contents::Ours { manifest: RECEIPT_NAME.to_owned(), foreign })
+}
+
+/// The merges in a folder that is not one itself, sorted by name: those that a sweep wrote.
+///
+/// # Errors
+/// `Io`. A path that is not a folder holds none.
+pub fn merges_in(storage: &dyn Storage, folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let has_receipt = |path: &Path| Ok::<_, Error>(look_at(storage, &path.join(RECEIPT_NAME))? == Place::File);
+    let is_folder = storage.file_info(folder).is_ok_and(|info| info.kind == FileKind::Folder);
+    if !is_folder || has_receipt(folder)? {
+        return Ok(Vec::new());
+    }
+    let mut merges = Vec::new();
+    for entry in storage.list_folder(folder)? {
+        let path = folder.join(&entry.name);
+        if entry.kind == FileKind::Folder && !is_stage_name(&entry.name) && has_receipt(&path)? {
+            merges.push(path);
+        }
+    }
+    merges.sort();
+    Ok(merges)
 }
 
 /// Why a file may not be the one that the merge wrote. A missing file is not a reason.

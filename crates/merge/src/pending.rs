@@ -277,9 +277,14 @@ fn trainer_note(plan: &MergePlan, output: &OutputPlan, storage: &dyn Storage) ->
     };
     let entries = storage.list_folder(folder).ok()?;
     let beside = entries.iter().find(|entry| is_checkpoint(entry))?;
+    // The names of several outputs, as a sweep makes them, are not the user's.
+    let elsewhere = match plan.outputs.len() {
+        1 => format!("a name without `{part}`, or another folder"),
+        _ => "another folder".to_owned(),
+    };
     Some(format!(
         "`{name}` is beside `{}`, and trainers find checkpoints by `{part}` in a name: one that keeps only the newest \
-         may count and delete this output; choose a name without `{part}`, or another folder",
+         may count and delete this output; choose {elsewhere}",
         beside.name
     ))
 }

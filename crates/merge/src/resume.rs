@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use thalweg_tensor::digest::{DigestKind, SUBTREE_BYTES, SubtreeDigest};
-use thalweg_tensor::{Dtype, TensorSource, to_index};
+use thalweg_tensor::{Dtype, TensorSource, part_of_are, to_index};
 
 use crate::align::MergeLayout;
 use crate::combine::{PartResult, RunningHash, for_each_number, output_dtype, stored_bytes};
@@ -92,7 +92,8 @@ pub(crate) fn restore(
     if n_kept < n_found {
         let n_again = n_found - n_kept;
         run.progress.note(&format!(
-            "{n_again} of {n_found} finished parts are merged again: the sources or the unfinished output have changed since"
+            "{} merged again: the sources or the unfinished output have changed since",
+            part_of_are(n_again, n_found, "finished part")
         ));
     }
     Ok(done)

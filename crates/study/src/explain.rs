@@ -88,6 +88,12 @@ impl TrajectoryGeometry {
 
 /// What a geometry says: a few words, and sentences with numbers.
 pub fn geometry_answer(geometry: &GeometryRow) -> (String, Vec<String>) {
+    let is_measured =
+        geometry.newest_norm.is_none_or(f64::is_finite) && geometry.displacements.iter().all(|d| d.is_finite());
+    if !is_measured {
+        let why = "The parameters of a checkpoint are not all finite, so it has no distance to the others.";
+        return ("The movement cannot be measured".to_owned(), vec![why.to_owned()]);
+    }
     let cosines: Vec<f64> = geometry.displacement_cosines.iter().flatten().copied().collect();
     let mut sentences = Vec::new();
     let mut word = "The run moved".to_owned();

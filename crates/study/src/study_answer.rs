@@ -62,7 +62,11 @@ pub(crate) fn find_answer(view: &StudyView<'_>) -> StudyAnswer {
         let (n_trials, n_raws) = (record.trials.len(), record.raws.len());
         words.push(if n_trials + n_raws == 0 { "Nothing was scored" } else { "Nothing was chosen" }.to_owned());
         if n_trials + n_raws > 0 {
-            sentences.push(format!("{n_trials} merges and {n_raws} raw checkpoints were scored."));
+            sentences.push(format!(
+                "{} and {} were scored.",
+                thalweg_tensor::counted(n_trials, "merge"),
+                thalweg_tensor::counted(n_raws, "raw checkpoint")
+            ));
         }
     }
     StudyAnswer { word: words.swap_remove(0), sentences, note }

@@ -39,6 +39,23 @@ pub fn counted_are(n: usize, noun: &str) -> String {
     format!("{} {verb}", counted(n, noun))
 }
 
+/// Some of a number of things: `1 of 3 tensors`, `1 of 1 tensor`.
+pub fn part_of(n: usize, all: usize, noun: &str) -> String {
+    format!("{n} of {}", counted(all, noun))
+}
+
+/// The beginning of a sentence about some of a number of things: `1 of 3 tensors is`, `2 of 3 tensors are`.
+///
+/// # Example
+/// ```
+/// use thalweg_tensor::part_of_are;
+/// assert_eq!([1, 2].map(|n| part_of_are(n, 3, "tensor")), ["1 of 3 tensors is", "2 of 3 tensors are"]);
+/// assert_eq!(part_of_are(1, 1, "tensor"), "1 of 1 tensor is");
+/// ```
+pub fn part_of_are(n: usize, all: usize, noun: &str) -> String {
+    format!("{} {}", part_of(n, all, noun), if n == 1 { "is" } else { "are" })
+}
+
 /// Bytes for people: `8.80 GB`.
 pub fn show_size(n_bytes: u64) -> String {
     const UNITS: [(u64, &str); 4] =

@@ -20,7 +20,7 @@ pub mod source;
 
 pub use block_scale::BlockGrid;
 pub use catalog::{TensorCatalog, TensorEntry};
-pub use count::{CountError, counted, counted_are, parse_count, parse_size, show_size};
+pub use count::{CountError, counted, counted_are, parse_count, parse_size, part_of, part_of_are, show_size};
 pub use digest::Digest;
 pub use dtype::{Dtype, DtypeClass};
 pub use name::display_name;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use thalweg_tensor::display_name;
+use thalweg_tensor::{counted, display_name, shell_word};
 
 use crate::layout::strip_file_end;
 use crate::step_log::{LogError, LogField};
@@ -38,6 +38,21 @@ pub enum Error {
         path: PathBuf,
         /// What is there instead.
         found: String,
+    },
+    /// A folder of merges, as a sweep writes it.
+    #[error(
+        "`{}` is not a run folder: it holds {}, such as `{}`",
+        path.display(),
+        counted(*n_merges, "merge"),
+        display_name(first)
+    )]
+    HoldsMerges {
+        /// The path.
+        path: PathBuf,
+        /// The name of one of them.
+        first: String,
+        /// How many there are.
+        n_merges: usize,
     },
     /// A model that the local cache does not hold.
     #[error("`{}` is neither a path nor in the local Hugging Face cache", display_name(name))]
@@ -130,7 +145,11 @@ pub enum Error {
         reason: String,
     },
     /// Fewer checkpoints than the window needs.
-    #[error("the window needs {wanted} finished checkpoints{up_to}, and there are {found}")]
+    #[error(
+        "the window needs {}{up_to}, and there {}",
+        counted(*wanted, "finished checkpoint"),
+        if *found == 1 { "is 1".to_owned() } else { format!("are {found}") }
+    )]
     TooFew {
         /// The count asked for.
         wanted: usize,
@@ -276,7 +295,9 @@ impl Error {
             Self::LongerThanRun { span, option, .. } => {
                 return Some(format!("`--{option} {}` takes all of them", span.amount()));
             }
-            Self::TooFew { found, .. } if *found > 0 => return Some(format!("ask for at most {found} checkpoints")),
+            Self::TooFew { found, .. } if *found > 0 => {
+                return Some(format!("ask for at most {}", counted(*found, "checkpoint")));
+            }
             Self::DuplicateStep { step, names } => {
                 // `checkpoint-100` and `checkpoint-0100` match the same pattern: it would not choose between them.
                 let fits = |pattern: &NamePattern, name: &str| {
@@ -292,6 +313,14 @@ impl Error {
                 return Some(format!("{pattern}move all but one of them out of the run folder"));
             }
             _ => {}
+        }
+        if let Self::HoldsMerges { path, first, .. } = self {
+            let (one, all) = (path.join(first).display().to_string(), path.display().to_string());
+            return Some(format!(
+                "name one of them: `{}`; `thalweg verify {}` verifies them all",
+                shell_word(&one),
+                shell_word(&all)
+            ));
         }
         self.plain_hint().map(str::to_owned)
     }

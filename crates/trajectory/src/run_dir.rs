@@ -93,7 +93,7 @@ impl RunDir {
         let SplitNames { candidates, ignored, ignored_epochs } =
             split_names(list_names(storage, path, &entries)?, pattern);
         let Some(counts) = candidates.first().map(|candidate| candidate.said.counts) else {
-            return Err(refuse_folder(path, &entries, pattern));
+            return Err(refuse_folder(storage, path, &entries, pattern));
         };
         let trackers = Trackers::read(storage, path, &entries)?;
         let mut checkpoints = check_candidates(storage, candidates, &trackers, options)?;
@@ -427,7 +427,20 @@ fn refuse_file(path: &Path) -> Error {
     Error::NotARun { path: path.to_owned(), found: "it is a file".to_owned() }
 }
 
-fn refuse_folder(path: &Path, entries: &[FolderEntry], pattern: Option<&NamePattern>) -> Error {
+fn refuse_folder(
+    storage: &Arc<dyn Storage>,
+    path: &Path,
+    entries: &[FolderEntry],
+    pattern: Option<&NamePattern>,
+) -> Error {
+    let is_merge = |entry: &&FolderEntry| {
+        !is_temporary_name(&entry.name) && storage.file_info(&path.join(&entry.name).join(RECEIPT_NAME)).is_ok()
+    };
+    let mut merges = entries.iter().filter(is_merge);
+    if let Some(first) = merges.next() {
+        let (path, first) = (path.to_owned(), first.name.clone());
+        return Error::HoldsMerges { path, first, n_merges: 1 + merges.count() };
+    }
     if pattern.is_none() && entries.iter().any(is_tensor_file) {
         return Error::IsCheckpoint { path: path.to_owned() };
     }

@@ -12,6 +12,7 @@ mod events;
 mod json;
 mod kind;
 mod lines;
+mod null_losses;
 mod number;
 mod open;
 
@@ -89,6 +90,13 @@ pub enum LogNote {
         /// How many.
         n_lines: usize,
     },
+    /// The loss is null or empty to the end of the log, and nowhere before.
+    NullLosses {
+        /// The first such step.
+        from: Step,
+        /// How many.
+        n_records: usize,
+    },
     /// Several logs that were not given in the order of their steps.
     Reordered,
     /// The loss was read from a column whose name is not known, because only its name ends in `loss`.
@@ -121,6 +129,11 @@ impl fmt::Display for LogNote {
             Self::RepeatedHeader { n_lines } => {
                 write!(f, "the log repeats its header {n_lines} {}", if *n_lines == 1 { "time" } else { "times" })
             }
+            Self::NullLosses { from, n_records } => write!(
+                f,
+                "the loss is null or empty from step {from} to the end of the log ({n_records} records): writers that \
+                 have no NaN store it so, and it counts as NaN"
+            ),
             Self::Reordered => f.write_str("the logs are read in the order of their steps, not in the order given"),
             Self::LossByEnding { name } => {
                 write!(f, "the loss is read from `{}`, the only column that ends in `loss`", display_name(name))

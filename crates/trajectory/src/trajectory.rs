@@ -372,7 +372,9 @@ fn find_log(
         match StepLog::open_all(storage, &paths, &log_options) {
             Ok(log) => return Ok(Some((log, paths))),
             // A state without a history, or one of evaluations alone, is not meant to be a log.
-            Err(Error::Log { source, .. }) if matches!(*source, LogError::NoHistory | LogError::NoColumn { .. }) => {}
+            Err(Error::Log { source, .. })
+                if paths[0].ends_with(TRAINER_STATE_NAME)
+                    && matches!(*source, LogError::NoHistory | LogError::NoColumn { .. }) => {}
             Err(error) => notes.push(TrajectoryNote::LogUnreadable { reason: error.to_string() }),
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{ExecutionArgs, OutputArgs, RunArgs, SchemeArgs, SelectionArgs, StartTokenChoice};
-use crate::options::{ByteSize, Count};
+use crate::options::{ByteSize, Count, parse_whole};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -23,7 +23,7 @@ pub(crate) struct SweepArgs {
     #[arg(short, long, alias = "output", value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// Checkpoints in a window
-    #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_value = "10")]
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_value = "10", value_parser = parse_whole::<usize>)]
     pub(crate) counts: Vec<usize>,
     /// Steps between neighbours [default: neighbours as they come]
     #[arg(long, value_name = "V,V,...", value_delimiter = ',', conflicts_with = "interval_tokens")]
@@ -55,7 +55,7 @@ pub(crate) struct SweepArgs {
     #[command(flatten)]
     pub(crate) execution: ExecutionArgs,
     /// Refuse to score more models than this
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_whole::<usize>)]
     pub(crate) budget_evaluations: Option<usize>,
     /// Refuse to read more than this
     #[arg(long, value_name = "SIZE")]

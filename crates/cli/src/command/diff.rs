@@ -1,15 +1,18 @@
 //! `thalweg diff`: two checkpoints, tensor by tensor.
 
+use std::cmp::Reverse;
 use std::fmt::Write;
 
 use thalweg_checkpoint::{ReadOptions, open_checkpoint_with};
 use thalweg_merge::diff::{CheckpointDiff, Distance, TensorDiff, diff_checkpoints};
+use thalweg_tensor::{counted, part_of};
 
 use crate::args::DiffArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
+use crate::options::or_dash;
 
 /// Tensors that are printed; all of them are in the JSON.
 const MAX_ROWS: usize = 20;
@@ -23,22 +26,23 @@ pub(crate) fn run(args: &DiffArgs, world: &World<'_>, messages: &Messages) -> Re
     let diff = diff?;
     messages.json(&diff.document());
     messages.text(&table(&diff));
+    diff.remarks().iter().for_each(|remark| messages.note(remark));
     Ok(if diff.is_equal() { Outcome::Done } else { Outcome::No })
 }
 
 fn table(diff: &CheckpointDiff) -> String {
     if diff.is_equal() {
-        return format!("equal: {} tensors, byte for byte\n", diff.tensors.len());
+        return format!("equal: {}, byte for byte\n", counted(diff.tensors.len(), "tensor"));
     }
     let mut rows: Vec<&TensorDiff> = diff
         .tensors
         .iter()
         .filter(|tensor| tensor.outcome.as_ref().map_or(true, |distance| distance.n_differing > 0))
         .collect();
-    // What cannot be compared comes first, then the farthest apart.
-    rows.sort_by(|x, y| {
-        let far = |tensor: &TensorDiff| tensor.outcome.as_ref().map_or(f64::INFINITY, Distance::distance);
-        far(y).total_cmp(&far(x))
+    // What has no distance comes first, then the farthest apart. NaN, whatever its sign, is above infinity.
+    rows.sort_by_key(|tensor| {
+        let far = tensor.outcome.as_ref().ok().and_then(Distance::distance);
+        Reverse(far.map_or(u64::MAX, |far| far.abs().to_bits()))
     });
     let mut text = String::from("  distance     cosine   largest       ulps  tensor\n");
     for tensor in rows.iter().take(MAX_ROWS) {
@@ -50,12 +54,16 @@ fn table(diff: &CheckpointDiff) -> String {
     if rows.len() > MAX_ROWS {
         let _ = writeln!(text, "{:>40}  and {} more (`--json` has all)", "", rows.len() - MAX_ROWS);
     }
-    let _ =
-        writeln!(text, "{}  in total, {} of {} tensors differ", columns(&diff.total), rows.len(), diff.tensors.len());
+    let differ = if rows.len() == 1 { "differs" } else { "differ" };
+    let part = part_of(rows.len(), diff.tensors.len(), "tensor");
+    let _ = writeln!(text, "{}  in total, {part} {differ}", columns(&diff.total));
     text
 }
 
 fn columns(distance: &Distance) -> String {
-    let cosine = distance.cosine().map_or_else(|| "-".to_owned(), |cosine| format!("{cosine:.6}"));
-    format!("{:>10.4e} {cosine:>10} {:>9.2e} {:>10}", distance.distance(), distance.max_abs, distance.max_ulps)
+    let far = or_dash(distance.distance(), |far| format!("{far:.4e}"));
+    let cosine = or_dash(distance.cosine(), |cosine| format!("{cosine:.6}"));
+    let largest = or_dash(distance.max_abs(), |largest| format!("{largest:.2e}"));
+    let ulps = or_dash(distance.max_ulps(), |ulps| ulps.to_string());
+    format!("{far:>10} {cosine:>10} {largest:>9} {ulps:>10}")
 }

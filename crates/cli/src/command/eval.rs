@@ -197,7 +197,7 @@ fn text(suite: &Suite, scored: &[Scored], compared: &[Compared]) -> String {
     for checkpoint in scored {
         let n_cached = checkpoint.tasks.iter().filter(|task| task.is_cached).count();
         let from = if n_cached > 0 {
-            format!(" ({n_cached} of {} tasks from the cache)", checkpoint.tasks.len())
+            format!(" ({} from the cache)", thalweg_tensor::part_of(n_cached, checkpoint.tasks.len(), "task"))
         } else {
             String::new()
         };

@@ -37,6 +37,13 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
     let measured = measure_geometry(&plan, &run);
     world.clear_progress();
     let report = Report(measured?);
+    let fault = report.fault(&chosen);
+    if let Some(fault) = fault.as_ref().filter(|_| args.svg.is_some() || args.out.is_some()) {
+        return Err(Error::usage_with_hint(
+            format!("the trajectory cannot be drawn: {fault}"),
+            "leave out `--svg` and `-o` to print what can be measured, or choose other checkpoints",
+        ));
+    }
     if let Some(path) = &args.svg {
         let labels: Vec<String> = chosen.iter().map(label).collect();
         let svg = draw_plane(&report.0.whole, &labels);
@@ -57,6 +64,7 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
         messages.json(&report.document(&chosen));
     }
     messages.text(&report.text(&chosen));
+    fault.iter().for_each(|fault| messages.note(fault));
     Ok(Outcome::Done)
 }
 
@@ -64,6 +72,24 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
 struct Report(TrajectoryGeometry);
 
 impl Report {
+    /// Which checkpoints have no norm, if any.
+    fn fault(&self, chosen: &[SourceRef]) -> Option<String> {
+        let not_finite = self.0.whole.not_finite();
+        let what = "NaN, infinity or values too large to square";
+        match (not_finite.as_slice(), chosen.last()) {
+            ([], _) => None,
+            // All products are taken about the newest checkpoint.
+            ([.., last], Some(newest)) if last + 1 == chosen.len() => {
+                Some(format!("`{}` holds {what}, and all distances are taken from it", label(newest)))
+            }
+            (some, _) => {
+                let labels: Vec<String> = some.iter().map(|&i| format!("`{}`", label(&chosen[i]))).collect();
+                let hold = if some.len() == 1 { "holds" } else { "hold" };
+                Some(format!("{} {hold} {what}", labels.join(", ")))
+            }
+        }
+    }
+
     fn document(&self, chosen: &[SourceRef]) -> serde_json::Value {
         let checkpoints: Vec<_> = chosen
             .iter()

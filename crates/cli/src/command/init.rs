@@ -45,7 +45,12 @@ fn window(selection: &Selection, trajectory: &Trajectory, resolver: &Resolver<'_
     }
     let window = default_start_window(trajectory)?;
     if let (Some(first), Some(last)) = (window.first(), window.last()) {
-        resolver.note(format!("window: {} checkpoints, steps {} to {}", window.len(), first.step, last.step));
+        resolver.note(format!(
+            "window: {}, steps {} to {}",
+            thalweg_tensor::counted(window.len(), "checkpoint"),
+            first.step,
+            last.step
+        ));
     }
     Ok(window.iter().map(source_ref).collect())
 }

@@ -91,7 +91,7 @@ fn table(trajectory: &Trajectory) -> String {
     );
     if let Some(log) = log_words(trajectory) {
         let n_entries = trajectory.log().map_or(0, |log| log.entries().len());
-        let _ = writeln!(text, "step log {log}: {n_entries} entries");
+        let _ = writeln!(text, "step log {log}: {n_entries} {}", if n_entries == 1 { "entry" } else { "entries" });
     }
     let _ = writeln!(text, "{:>12} {:>10}  {:<7} checkpoint", "step", "tokens", "phase");
     let is_shown =

@@ -1,11 +1,9 @@
 //! `thalweg merge`: a window of a run, or given checkpoints, into one new checkpoint.
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::json;
-use thalweg_checkpoint::{Checkpoint, ReadOptions, open_checkpoint_with};
-use thalweg_merge::diff::{Distance, diff_checkpoints};
 use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage, execute_merge};
 use thalweg_merge::pending::{Compared, ComparedBy};
 use thalweg_merge::plan::{MergePlan, OutputPlan};
@@ -16,6 +14,7 @@ use thalweg_tensor::counted;
 
 use crate::args::{ExecutionArgs, MergeArgs};
 use crate::command::Outcome;
+use crate::command::against::{check_target, compare};
 use crate::command::plan::show_plan;
 use crate::command::recipe::{is_anything_typed, plan_of_recipe, recipe_of};
 use crate::error::Error;
@@ -36,6 +35,9 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> R
     }
     // A mistyped path is found before the work, not after it.
     let against = args.against.as_ref().map(|path| world.resolver().open_checkpoint(path)).transpose()?;
+    if let Some(target) = &against {
+        check_target(&plan, target, args.execution.memory.0, world)?;
+    }
     let outcomes = execute(&plan, &args.execution, world)?;
     let mut document = document("thalweg-merge", &plan, &outcomes);
     let mut text = String::new();
@@ -46,62 +48,13 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> R
             let comparison = compare(outcome, target, args.execution.memory.0, world)?;
             document["outputs"][i]["against"] = comparison.document();
             text.push_str(&comparison.text());
+            comparison.remarks().iter().for_each(|remark| messages.note(remark));
         }
     }
     text.push_str(&next_steps(&outcomes));
     messages.json(&document);
     messages.text(&text);
     Ok(Outcome::Done)
-}
-
-/// How far a merge and its newest source are from a third checkpoint.
-struct Comparison {
-    path: PathBuf,
-    merged: Distance,
-    newest: Distance,
-}
-
-fn compare(
-    outcome: &MergeOutcome,
-    target: &Checkpoint,
-    memory_bytes: u64,
-    world: &World<'_>,
-) -> Result<Comparison, Error> {
-    let distance = |path: &Path, reading: &ReadOptions| -> Result<Distance, Error> {
-        let checkpoint = open_checkpoint_with(&world.storage, path, reading)?;
-        let diff = diff_checkpoints(&checkpoint, target, &world.context(memory_bytes));
-        world.clear_progress();
-        Ok(diff?.total)
-    };
-    let plan = &outcome.receipt.plan;
-    let newest = plan.newest_source().map_or(outcome.path.as_path(), |source| source.path.as_path());
-    let (merged, newest) = (distance(&outcome.path, &world.reading)?, distance(newest, &plan.reading)?);
-    Ok(Comparison { path: target.path().to_owned(), merged, newest })
-}
-
-impl Comparison {
-    fn document(&self) -> serde_json::Value {
-        json!({
-            "path": self.path,
-            "distance_of_merge": self.merged.distance(),
-            "distance_of_newest": self.newest.distance(),
-            "cosine_of_merge": self.merged.cosine(),
-            "cosine_of_newest": self.newest.cosine(),
-        })
-    }
-
-    fn text(&self) -> String {
-        let cosine =
-            |distance: &Distance| distance.cosine().map_or_else(|| "-".to_owned(), |cosine| format!("{cosine:.6}"));
-        format!(
-            "to `{}`: distance {:.4} from the merge, {:.4} from the newest source; cosine {} and {}\n",
-            self.path.display(),
-            self.merged.distance(),
-            self.newest.distance(),
-            cosine(&self.merged),
-            cosine(&self.newest)
-        )
-    }
 }
 
 /// What the user says about existing outputs and stages.
@@ -170,6 +123,7 @@ pub(crate) fn document(kind: &str, plan: &MergePlan, outcomes: &[MergeOutcome]) 
         row["was_done"] = json!(outcome.was_done);
         row["seconds"] = json!(outcome.receipt.seconds);
         row["bytes_read"] = json!(outcome.receipt.bytes_read);
+        row["bytes_resumed"] = json!(outcome.bytes_resumed);
         row["bytes_written"] = json!(outcome.receipt.bytes_written);
         row["peak_memory_bytes"] = json!(outcome.receipt.peak_memory_bytes);
         row["distance_to_newest"] = json!(outcome.receipt.distance_to_newest());
@@ -255,10 +209,14 @@ pub(crate) fn describe_with(what: &str, outcome: &MergeOutcome) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{what} `{path}`");
     let read_now = receipt.bytes_read.saturating_sub(outcome.bytes_resumed);
+    let earlier = match outcome.bytes_resumed {
+        0 => String::new(),
+        n_bytes => format!(", of which {} by an earlier run", show_bytes(n_bytes)),
+    };
     let rate = show_rate(bytes_per_second(read_now, receipt.seconds));
     let _ = writeln!(
         text,
-        "read {}, wrote {}, {:.2} s ({rate}), {}",
+        "read {}{earlier}, wrote {}, {:.2} s ({rate}), {}",
         show_bytes(receipt.bytes_read),
         show_bytes(receipt.bytes_written),
         receipt.seconds,

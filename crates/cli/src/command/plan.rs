@@ -87,8 +87,13 @@ pub(crate) fn show_plan(
 
 fn describe_output(text: &mut String, output: &OutputPlan) {
     // Writing to a String cannot fail.
-    let _ =
-        writeln!(text, "{} of {} checkpoints into `{}`", output.scheme, output.sources.len(), output.path.display());
+    let _ = writeln!(
+        text,
+        "{} of {} into `{}`",
+        output.scheme,
+        counted(output.sources.len(), "checkpoint"),
+        output.path.display()
+    );
     let _ = writeln!(text, "{:>12} {:>10} {:>14}  checkpoint", "step", "tokens", "coefficient");
     let n_sources = output.sources.len();
     let is_shown = |i: usize| n_sources <= MAX_ROWS || i < MAX_ROWS / 2 || i + MAX_ROWS / 2 >= n_sources;
@@ -130,9 +135,9 @@ fn describe_work(text: &mut String, layout: &MergeLayout, estimate: &MergeEstima
     );
     let _ = writeln!(
         text,
-        "memory: at most about {} with {} threads; time: {:.0} s at 1 GB/s, {:.0} s at 5 GB/s",
+        "memory: at most about {} with {}; time: {:.0} s at 1 GB/s, {:.0} s at 5 GB/s",
         show_bytes(estimate.memory_bytes),
-        world.n_threads(),
+        counted(world.n_threads(), "thread"),
         estimate.seconds_at(1e9),
         estimate.seconds_at(5e9),
     );

@@ -16,7 +16,7 @@ use thalweg_study::recover::{RecoveryPlan, SpikeSearch, plan_recovery, spike_row
 use thalweg_study::request::parse_scheme_word;
 use thalweg_study::select::source_ref;
 use thalweg_study::start_policy::{DataPolicy, START_FILE, START_NAME, StatePolicy, moments_name};
-use thalweg_trajectory::Trajectory;
+use thalweg_trajectory::{Trajectory, TrajectoryNote};
 
 use crate::args::{DataChoice, FormatChoice, MomentsChoice, RecoverArgs};
 use crate::command::Outcome;
@@ -34,10 +34,7 @@ pub(crate) fn run(args: &RecoverArgs, world: &World<'_>, messages: &Messages) ->
     let resolver = world.resolver();
     let trajectory = resolver.open_run(&args.run_path, &(&args.run).into())?;
     let Some(search) = spikes_of_run(&trajectory) else {
-        return Err(Error::usage_with_hint(
-            format!("`{}` has no step log, and spikes are found in one", trajectory.path().display()),
-            "name it with `--log`: JSON lines, CSV, trainer_state.json, console output or TensorBoard event files",
-        ));
+        return Err(no_log(&trajectory));
     };
     if search.spikes.is_empty() {
         messages.json(&document(&trajectory, &search, None));
@@ -58,6 +55,29 @@ pub(crate) fn run(args: &RecoverArgs, world: &World<'_>, messages: &Messages) ->
         messages.note("nothing was written: one checkpoint makes no merge");
     }
     Ok(Outcome::Done)
+}
+
+/// Why a run has no log: there is none, or those that were found cannot be used.
+fn no_log(trajectory: &Trajectory) -> Error {
+    let path = trajectory.path().display();
+    let faults: Vec<&str> = trajectory
+        .notes()
+        .iter()
+        .filter_map(|note| match note {
+            TrajectoryNote::LogUnreadable { reason } => Some(reason.as_str()),
+            _ => None,
+        })
+        .collect();
+    if faults.is_empty() {
+        return Error::usage_with_hint(
+            format!("`{path}` has no step log, and spikes are found in one"),
+            "name it with `--log`: JSON lines, CSV, trainer_state.json, console output or TensorBoard event files",
+        );
+    }
+    Error::usage_with_hint(
+        format!("`{path}` has no step log that can be used: {}", faults.join("; ")),
+        "name its columns with `--log-columns loss=NAME,step=NAME`, or another log with `--log`",
+    )
 }
 
 /// A single checkpoint has only its moments, so there is nothing to average.
@@ -173,7 +193,8 @@ fn looked_at(trajectory: &Trajectory, search: &SpikeSearch) -> String {
     let log = log_words(trajectory).unwrap_or_default();
     let range = search.range.map_or_else(String::new, |(first, last)| format!(", steps {first} to {last}"));
     let n = search.n_losses;
-    let mut text = format!("step log {log}: {n} losses{range}\n");
+    let losses = if n == 1 { "loss" } else { "losses" };
+    let mut text = format!("step log {log}: {n} {losses}{range}\n");
     if search.spikes.is_empty() {
         let threshold = search.threshold;
         // Writing to a String cannot fail.

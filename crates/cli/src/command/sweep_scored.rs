@@ -8,6 +8,7 @@ use serde_json::json;
 use thalweg_study::evaluator::{Evaluator, TaskScore};
 use thalweg_study::record::{ScoreRow, StudyRecord, TrialRow};
 use thalweg_study::sweep::{Keep, Sweep, SweepFindings, SweepOptions, SweepOutcome, check_sweep_places, run_sweep};
+use thalweg_tensor::counted;
 use thalweg_trajectory::Trajectory;
 
 use crate::args::{KeepChoice, SweepArgs};
@@ -83,7 +84,9 @@ fn tell_cost(evaluator: &dyn Evaluator, sweep: &Sweep, messages: &Messages) {
         format!(", {} tokens each, {} in all", show_count(tokens), show_count(tokens * n_models))
     });
     messages.note(format!(
-        "scoring {n_trials} merges and {n_raws} raw checkpoints{tokens}; what is known is not scored again"
+        "scoring {} and {}{tokens}; what is known is not scored again",
+        counted(n_trials, "merge"),
+        counted(n_raws, "raw checkpoint")
     ));
 }
 

@@ -1,7 +1,12 @@
 //! `thalweg verify`: is an output still what its receipt says?
 
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use thalweg_merge::own::merges_in;
 use thalweg_merge::verify::{SourceState, Verification, VerifyScope, verify_output};
 use thalweg_storage::guard::shown_names;
+use thalweg_tensor::counted;
 
 use crate::args::VerifyArgs;
 use crate::command::Outcome;
@@ -13,27 +18,73 @@ use crate::messages::Messages;
 const MEMORY_BYTES: u64 = 256_000_000;
 
 pub(crate) fn run(args: &VerifyArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    let scope = if args.inputs { VerifyScope::OutputAndInputs } else { VerifyScope::Output };
-    let found = verify_output(&world.find_checkpoint(&args.path)?, scope, &world.context(MEMORY_BYTES));
+    let path = world.find_checkpoint(&args.path)?;
+    let merges = merges_in(&*world.storage, &path)?;
+    if !merges.is_empty() {
+        return verify_all(&merges, args, world, messages);
+    }
+    let found = verify(&path, args, world)?;
+    messages.json(&found.document(scope(args)));
+    tell(&args.path, &found, messages);
+    messages.text(&text(&args.path, args, &found));
+    Ok(if found.is_equal() { Outcome::Done } else { Outcome::No })
+}
+
+fn scope(args: &VerifyArgs) -> VerifyScope {
+    if args.inputs { VerifyScope::OutputAndInputs } else { VerifyScope::Output }
+}
+
+fn verify(path: &Path, args: &VerifyArgs, world: &World<'_>) -> Result<Verification, Error> {
+    let found = verify_output(path, scope(args), &world.context(MEMORY_BYTES));
     world.clear_progress();
-    let found = found?;
-    messages.json(&found.document(scope));
+    Ok(found?)
+}
+
+/// Verifies each merge of a sweep. One that cannot be read does not keep the others from being verified.
+fn verify_all(merges: &[PathBuf], args: &VerifyArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    let (mut rows, mut is_equal, mut fault) = (Vec::new(), true, None);
+    for path in merges {
+        match verify(path, args, world) {
+            Ok(found) => {
+                is_equal &= found.is_equal();
+                let mut row = found.document(scope(args));
+                row["path"] = json!(path);
+                rows.push(row);
+                tell(path, &found, messages);
+                messages.text(&text(path, args, &found));
+            }
+            Err(error) => {
+                rows.push(json!({"path": path, "equal": false, "fault": error.to_string()}));
+                messages.text(&format!("`{}` cannot be verified: {error}\n", path.display()));
+                fault.get_or_insert(error);
+            }
+        }
+    }
+    let is_equal = is_equal && fault.is_none();
+    messages.json(&json!({"kind": "thalweg-verify", "version": 1, "equal": is_equal, "merges": rows}));
+    match fault {
+        Some(error) => Err(error),
+        None if is_equal => Ok(Outcome::Done),
+        None => Ok(Outcome::No),
+    }
+}
+
+/// Notes what the verdict does not cover.
+fn tell(path: &Path, found: &Verification, messages: &Messages) {
     if !found.compared_bytes {
         messages.note("this output was made with `--digest none`: sizes and headers were compared, not bytes");
     }
     if !found.strays.is_empty() {
         messages.note(format!(
             "`{}` also holds {}, which the receipt does not list: other programs may load it instead",
-            args.path.display(),
+            path.display(),
             shown_names(&found.strays)
         ));
     }
-    messages.text(&text(args, &found));
-    Ok(if found.is_equal() { Outcome::Done } else { Outcome::No })
 }
 
 /// What differs, and then a sentence about the output and its sources.
-fn text(args: &VerifyArgs, found: &Verification) -> String {
+fn text(path: &Path, args: &VerifyArgs, found: &Verification) -> String {
     let mut text = String::new();
     for (name, fault) in found.faults() {
         text.push_str(&format!("{name}: {fault}\n"));
@@ -47,16 +98,20 @@ fn text(args: &VerifyArgs, found: &Verification) -> String {
             SourceState::Unreadable(what) => text.push_str(&format!("source `{path}` cannot be read: {what}\n")),
         }
     }
-    let (path, n_files, n_sources) = (args.path.display(), found.files.len(), found.sources.len());
+    let (path, n_files, n_sources) = (path.display(), found.files.len(), found.sources.len());
     let n_changed = found.sources.iter().filter(|source| source.state != SourceState::Unchanged).count();
     let sources = match n_changed {
         _ if !args.inputs => String::new(),
+        0 if n_sources == 1 && found.output_is_equal() => ", and so is its source".to_owned(),
         0 if found.output_is_equal() => format!(", and so are its {n_sources} sources"),
+        0 if n_sources == 1 => "; its source is".to_owned(),
         0 => format!("; its {n_sources} sources are"),
+        _ if n_sources == 1 => "; its source is not what was merged".to_owned(),
+        1 => format!("; 1 of its {n_sources} sources is not what was merged"),
         n => format!("; {n} of its {n_sources} sources are not what was merged"),
     };
     let is_not = if found.output_is_equal() { String::new() } else { "not ".to_owned() };
-    let files = if found.output_is_equal() { format!(": {n_files} files") } else { String::new() };
+    let files = if found.output_is_equal() { format!(": {}", counted(n_files, "file")) } else { String::new() };
     text.push_str(&format!("`{path}` is {is_not}what its receipt says{files}{sources}\n"));
     text
 }

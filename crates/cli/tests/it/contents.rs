@@ -175,9 +175,9 @@ fn factors_of_updates_are_refused_with_what_to_do() {
 #[test]
 fn parameters_that_were_never_saved_are_refused() {
     let empty = |name: &str| TinyCheckpoint::new().raw_tensor(name, Dtype::Bf16, &[0], &[]);
-    pair(|_| empty("l.q.weight")).merge(&[]).expect(2, &["1 of 1 floating tensors are empty", "gathered"]);
+    pair(|_| empty("l.q.weight")).merge(&[]).expect(2, &["1 of 1 floating tensor is empty", "gathered"]);
     let run = pair(|value| empty("l.q.weight").tensor("l.norm.weight", Dtype::Bf16, &[1], &[value]));
-    run.merge(&[]).expect(2, &["1 of 2 floating tensors are empty"]);
+    run.merge(&[]).expect(2, &["1 of 2 floating tensors is empty"]);
     run.inspect(1).expect(0, &["a merge is blocked", "empty"]);
     pair(|value| bare(value).raw_tensor("l.w.bias", Dtype::F32, &[0, 4], &[])).merge(&[]).expect(2, &["`l.w.bias`"]);
 }
@@ -291,6 +291,31 @@ fn names_that_differ_by_a_wrapper_are_reported_in_one_line() {
         said.expect(2, &[&format!("differ between sources by `{prefix}` alone"), "2 tensors"]);
         assert!(said.text.lines().count() <= 5, "{}", said.text);
         assert!(!said.text.contains("tied"), "{}", said.text);
+    }
+}
+
+#[test]
+fn names_that_begin_otherwise_are_renamed_by_the_rule_of_the_hint() {
+    let named = |prefix: &str, value: f64| {
+        let tensor =
+            |made: TinyCheckpoint, name: &str| made.tensor(&format!("{prefix}{name}"), Dtype::F32, &[1], &[value]);
+        let shared = TinyCheckpoint::new().tensor("lm_head.weight", Dtype::F32, &[1], &[value]);
+        ["layers.0.w.weight", "layers.1.w.weight", "norm.weight", "rope"].into_iter().fold(shared, tensor)
+    };
+    for (first, second) in [
+        ("module.", "_orig_mod."),
+        ("model.", "transformer."),
+        ("module.encoder.", "model."),
+        ("", "_orig_mod."),
+        ("model.", ""),
+    ] {
+        let run = Run::new([named(first, 1.0), named(second, 2.0)]);
+        let said = run.merge(&[]);
+        let hint = said.expect(2, &["--rename FILE"]).text.lines().last().unwrap().to_owned();
+        let rule = hint.split('`').find(|part| part.contains(" -> ")).unwrap();
+        let rules = run.path("rules.txt");
+        std::fs::write(&rules, rule).unwrap();
+        run.merge(&["--rename", &rules]).expect(0, &[]);
     }
 }
 

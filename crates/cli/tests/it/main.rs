@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod commands;
+mod comparisons;
 mod contents;
 mod eval;
 mod formats;
@@ -27,3 +28,4 @@ mod to_huggingface;
 mod torch;
 mod train;
 mod trial;
+mod words;

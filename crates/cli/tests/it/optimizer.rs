@@ -238,7 +238,7 @@ fn what_cannot_be_averaged_is_refused_with_a_hint_that_works() {
     check_refused(&["fixtures/hf-sharded", "--last", "2"], &["`safetensors`", "no state of the optimizer"], leave_out);
     check_refused(
         &[old, new, "--format", "safetensors"],
-        &["no state of the optimizer", "the newest source is in `dcp`"],
+        &["no state of the optimizer", "the newest source has the format `dcp`"],
         leave_out,
     );
     check_refused(&[old, new, "--dtype", "bf16"], &["has no state of the optimizer"], leave_out);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use thalweg_lab::event_file::{event_record, file_version_record};
 
+use crate::selection::Scene;
 use crate::support::{run, transcript};
 
 const RUN: &str = "examples/runs/hybridstories";
@@ -369,4 +370,66 @@ fn init_writes_a_start_point_with_its_policy() {
       there are 10 finished checkpoints, steps 2000 to 20000, every 2000
     hint: ask for at most 10 checkpoints
     ");
+}
+
+/// A run with checkpoints to step 1000 and this log beside them.
+fn run_with_log(name: &str, lines: impl Iterator<Item = String>) -> Scene {
+    let scene = Scene::new(&[200, 400, 600, 800, 1000]);
+    scene.write(&format!("run/{name}"), lines.collect::<String>());
+    scene
+}
+
+#[test]
+fn a_loss_that_is_null_to_the_end_is_a_diverged_run() {
+    let loss = |step: u64| (step < 900).then(|| 3.0 - step as f64 / 1000.0 + (step % 30) as f64 / 1e4);
+    let json = |step: u64| {
+        let loss = loss(step).map_or("null".to_owned(), |loss| loss.to_string());
+        format!("{{\"step\": {step}, \"loss\": {loss}, \"lr\": 0.001}}\n")
+    };
+    let csv = |step: u64| format!("{step},{}\n", loss(step).map_or(String::new(), |loss| loss.to_string()));
+    let header = || std::iter::once("step,loss\n".to_owned());
+    for scene in [
+        run_with_log("log.jsonl", (1..=100).map(|n| json(n * 10))),
+        run_with_log("log.csv", header().chain((1..=100).map(|n| csv(n * 10)))),
+    ] {
+        let said = scene.run("recover run");
+        said.done(&[
+            "onset at step 900",
+            "null or empty from step 900 to the end of the log (11 records)",
+            "checkpoint-800",
+        ]);
+        assert!(!said.stderr.contains("ends at step"), "{}", said.stderr);
+    }
+}
+
+#[test]
+fn a_null_between_numbers_or_in_a_last_record_is_a_record_without_a_loss() {
+    let line = |step: u64, has_loss: bool| {
+        let loss = if has_loss { format!("{}", 3.0 - step as f64 / 1000.0) } else { "null".to_owned() };
+        format!("{{\"step\": {step}, \"loss\": {loss}, \"eval\": 1}}\n")
+    };
+    let sparse = (1..=100).map(|n| line(n * 10, n % 10 != 0 && n < 98));
+    let summary = (1..=100).map(|n| line(n * 10, n < 100));
+    for scene in [run_with_log("log.jsonl", sparse), run_with_log("log.jsonl", summary)] {
+        let said = scene.run("recover run");
+        assert_eq!(said.code, 1, "{said:?}");
+        assert!(!said.stderr.contains("null"), "{}", said.stderr);
+    }
+}
+
+#[test]
+fn a_log_without_a_loss_is_named_with_the_reason() {
+    for (name, text) in [
+        ("log.jsonl", "{\"step\": 1, \"reward\": 2.0}\n{\"step\": 2, \"reward\": 2.0}\n"),
+        ("metrics.csv", "step,reward\n1,2.0\n2,2.0\n"),
+    ] {
+        let scene = run_with_log(name, std::iter::once(text.to_owned()));
+        let said = scene.run("recover run");
+        assert_eq!(said.code, 2);
+        for word in [name, "reward", "no step log that can be used"] {
+            assert!(said.stderr.contains(word), "{word} is not in {}", said.stderr);
+        }
+        let said = scene.run("recover run --log-columns loss=reward");
+        assert!(said.code == 1 && said.stdout.contains("2 losses"), "{said:?}");
+    }
 }

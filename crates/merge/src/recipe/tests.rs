@@ -230,7 +230,7 @@ fn wrong_schemes_point_at_what_is_wrong() {
     );
     check(
         "checkpoints = ['a', 'b']\ncoefficients = [1]\n",
-        "2:16 1 coefficients were given for 2 checkpoints -> give one coefficient for each checkpoint, oldest first",
+        "2:16 1 coefficient is given for 2 checkpoints -> give one coefficient for each checkpoint, oldest first",
     );
     check(
         "checkpoints = [{path = 'a', coefficient = 1}]\nscheme = 'sma'\n",

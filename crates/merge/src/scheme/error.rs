@@ -89,7 +89,11 @@ pub enum SchemeError {
         sigma_rel: Ratio,
     },
     /// Hand-given coefficients that do not match the window.
-    #[error("{n_coefficients} coefficients were given for {n_checkpoints} checkpoints")]
+    #[error(
+        "{} given for {}",
+        thalweg_tensor::counted_are(*n_coefficients, "coefficient"),
+        thalweg_tensor::counted(*n_checkpoints, "checkpoint")
+    )]
     CountMismatch {
         /// Numbers given.
         n_coefficients: usize,
@@ -97,7 +101,7 @@ pub enum SchemeError {
         n_checkpoints: usize,
     },
     /// Positions of checkpoints that do not increase.
-    #[error("checkpoint {idx} is at {position}, the one before it at {previous}: positions must increase")]
+    #[error("checkpoint {} is at {position}, and the one before it at {previous}: positions must increase", idx + 1)]
     PositionsNotIncreasing {
         /// Index of the checkpoint, oldest is 0.
         idx: usize,

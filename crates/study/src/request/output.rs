@@ -111,8 +111,27 @@ impl Resolver<'_> {
     /// # Errors
     /// `Request` for such a name; `Storage`.
     pub fn output_folder(&self, out: &Path) -> Result<PathBuf, Error> {
-        const FILE_ENDS: [&str; 6] = ["safetensors", "pt", "pth", "bin", "ckpt", "distcp"];
-        let end = out.extension().and_then(|end| end.to_str()).filter(|end| FILE_ENDS.contains(end));
+        const FILE_ENDS: [&str; 15] = [
+            "safetensors",
+            "pt",
+            "pth",
+            "bin",
+            "ckpt",
+            "distcp",
+            "gguf",
+            "ggml",
+            "onnx",
+            "npz",
+            "npy",
+            "h5",
+            "msgpack",
+            "zip",
+            "tar",
+        ];
+        let end = out
+            .extension()
+            .and_then(|end| end.to_str())
+            .filter(|end| FILE_ENDS.iter().any(|known| known.eq_ignore_ascii_case(end)));
         let Some(end) = end else { return Ok(output_path(self.storage(), out)?) };
         Err(Error::request_with_hint(
             format!("an output is a folder, and `{}` ends with `.{end}` like a file", out.display()),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::attempt::{Attempt, join_attempts};
 use super::columns::{ColumnMap, ColumnMatch, ColumnNames, ENDING_RANK, GIVEN_RANK, LogField, is_iteration_name};
+use super::null_losses::NullLosses;
 use super::number::LogNumber;
 use super::{LogEntry, LogError, LogNote, LogOptions, MAX_LOG_RECORDS, StepLog};
 use crate::{Step, Tokens, TokensPerStep};
@@ -64,6 +65,8 @@ pub(super) struct LogBuilder<'a> {
     n_large: usize,
     n_headers: usize,
     damage: Damage,
+    /// Records whose loss is null, since the last number.
+    nulls: NullLosses,
     /// The name of the file, if there are several.
     file: Option<String>,
     notes: Vec<LogNote>,
@@ -92,6 +95,7 @@ impl<'a> LogBuilder<'a> {
             n_large: 0,
             n_headers: 0,
             damage: Damage::default(),
+            nulls: NullLosses::default(),
             file: None,
             notes: Vec::new(),
         }
@@ -221,6 +225,20 @@ impl<'a> LogBuilder<'a> {
         }
     }
 
+    /// Notes that the current record has a column without a value.
+    pub(super) fn push_null(&mut self, name: &str) {
+        if let Some(column) = self.names.find(name) {
+            self.push_null_value(column);
+        }
+    }
+
+    /// As [`push_null`](Self::push_null).
+    pub(super) fn push_null_value(&mut self, column: ColumnMatch) {
+        if column.field == LogField::Loss {
+            self.nulls.current = Some(column.id);
+        }
+    }
+
     /// The step of the current record.
     pub(super) fn current_step(&self) -> Option<u64> {
         self.values[0].and_then(|step| step.number.whole())
@@ -244,11 +262,16 @@ impl<'a> LogBuilder<'a> {
             self.n_useful_in_file += 1;
         }
         self.note_better_columns();
+        self.nulls.end_record(self.current_step(), self.best[LogField::Loss.index()], self.loss_of_record());
         if is_useful {
             self.keep_record();
         }
         self.drop_record();
         Ok(())
+    }
+
+    fn loss_of_record(&self) -> Option<u16> {
+        self.values[LogField::Loss.index()].map(|loss| loss.column.id)
     }
 
     fn count_step(&mut self) {
@@ -318,6 +341,7 @@ impl<'a> LogBuilder<'a> {
     pub(super) fn drop_record(&mut self) {
         self.values = [None; 5];
         self.iteration = None;
+        self.nulls.current = None;
         self.names.begin_record();
     }
 
@@ -333,6 +357,7 @@ impl<'a> LogBuilder<'a> {
         }
         let mut notes = std::mem::take(&mut self.notes);
         notes.extend(order_notes);
+        notes.extend(self.nulls.take_as_nan(&mut entries));
         notes.extend(self.count_notes());
         let columns: BTreeMap<LogField, String> = LogField::ALL
             .into_iter()

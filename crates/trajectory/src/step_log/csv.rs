@@ -211,6 +211,7 @@ impl Columns {
         let text = String::from_utf8_lossy(field);
         let text = text.trim();
         if ABSENT.contains(&text) {
+            builder.push_null_value(column);
             return Ok(());
         }
         if let Some(number) = LogNumber::parse(text) {

@@ -260,6 +260,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_, '_> {
     }
 
     fn visit_unit<E>(self) -> Result<(), E> {
+        self.builder.push_null(self.name);
         Ok(())
     }
 

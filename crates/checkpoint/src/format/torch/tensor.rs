@@ -47,7 +47,7 @@ const MAX_WRAPPERS: usize = 4;
 #[non_exhaustive]
 pub enum TensorFault {
     /// An argument that is missing or of the wrong kind.
-    #[error("its {what} is not as PyTorch writes it")]
+    #[error("PyTorch does not write its {what} this way")]
     Malformed {
         /// Which part.
         what: &'static str,

@@ -173,6 +173,20 @@ fn what_is_not_clear_is_asked_for() {
 }
 
 #[test]
+fn a_file_of_several_models_is_ambiguous_and_not_damaged() {
+    let fault = |object: &[u8], key: Option<&str>| {
+        let source = Box::new(names(&file(object), key).unwrap_err());
+        crate::Error::Torch { path: "x.pt".into(), source }.fault()
+    };
+    let models = |a: &str, b: &str| dict(&[(a, dict(&[("w", tensor())])), (b, dict(&[("w", tensor())]))]);
+    for (a, b) in [("model_ema", "teacher"), ("model", "state_dict"), ("encoder", "decoder")] {
+        assert_eq!(fault(&models(a, b), None), crate::Fault::Ambiguous, "{a} {b}");
+    }
+    assert_eq!(fault(&models("encoder", "decoder"), Some("model")), crate::Fault::Unreadable);
+    assert_eq!(fault(b"I1\n", None), crate::Fault::Damaged);
+}
+
+#[test]
 fn keys_are_followed_through_levels_and_points() {
     let ema = dict(&[("ema.shadow", dict(&[("w", tensor())])), ("model", dict(&[("v", tensor())]))]);
     check_names(&ema, None, &["v"]);

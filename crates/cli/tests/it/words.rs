@@ -1,0 +1,90 @@
+//! Words of messages: number and noun, units, tips that work.
+
+use crate::selection::Scene;
+
+#[test]
+fn a_folder_of_merges_is_verified_whole_and_led_out_of() {
+    let scene = Scene::new(&[1000, 2000, 3000, 4000]);
+    scene.run("sweep run --counts 2,3 --interval-steps 1000 -o sweep").done(&[]);
+    let merges: Vec<String> = ["n2", "n3"].map(|n| format!("sweep/step0004000-{n}-every1000-sma")).to_vec();
+    let said = scene.run("verify sweep");
+    said.done(&[&format!("`{}` is what its receipt says", merges[0]), &format!("`{}` is what", merges[1])]);
+    assert_eq!(said.stdout.lines().count(), 2, "{said:?}");
+    scene.run("verify sweep --inputs").done(&["and so are its 2 sources", "and so are its 3 sources"]);
+    for command in ["inspect sweep", "merge sweep --last 2 -o out", "plan sweep"] {
+        let said = scene.run(command);
+        said.refused(&["it holds 2 merges, such as `step0004000-n2-every1000-sma`", "name one of them"]);
+        let named = said.stderr.split('`').find(|word| word.contains("sweep/step")).unwrap().to_owned();
+        scene.run(&format!("inspect {named}")).done(&["a merge of 2 checkpoints"]);
+    }
+    let shard = scene.path(&merges[1]).join("model.safetensors");
+    let mut bytes = std::fs::read(&shard).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&shard, bytes).unwrap();
+    let said = scene.run("verify sweep");
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.stdout.contains("is not what its receipt says"), "{said:?}");
+    // One that cannot be read does not hide the others, and its error is the exit code.
+    std::fs::write(scene.path(&merges[0]).join("thalweg.json"), "{}").unwrap();
+    let said = scene.run("verify sweep");
+    said.refused(&["thalweg.json"]);
+    assert!(said.stdout.contains("cannot be verified") && said.stdout.contains("is not what its"), "{said:?}");
+}
+
+#[test]
+fn the_tip_for_a_value_that_begins_with_a_dash_works() {
+    let scene = Scene::new(&[1, 2]);
+    for (command, option) in [
+        ("merge run --last 2 -o --dash", "-o"),
+        ("merge run --last 2 --out --dash", "--out"),
+        ("convert run/checkpoint-1 -o --dash", "-o"),
+    ] {
+        let said = scene.run(command);
+        let tip = format!("{option}=--dash");
+        said.refused(&[&format!("use '{tip}'")]);
+        assert!(!said.stderr.contains("-- --dash"), "{said:?}");
+        scene.run(&command.replace(&format!("{option} --dash"), &tip)).done(&[]);
+        std::fs::remove_dir_all(scene.path("--dash")).unwrap();
+    }
+    for command in ["plan run --last -1", "plan run --count -2", "plan run --every -1", "inspect run --log-every -1"] {
+        let said = scene.run(command);
+        said.refused(&["invalid value '-", "a number is digits"]);
+        assert!(!said.stderr.contains("'-- -"), "{said:?}");
+    }
+}
+
+#[test]
+fn all_counts_are_read_by_one_grammar() {
+    let scene = Scene::new(&[1000, 2000]);
+    scene.run("plan run --last 2e0").done(&["checkpoint-2000"]);
+    scene.run("plan run --last 2K").refused(&["needs 2000 finished checkpoints, and there are 2"]);
+    scene.run("plan run --every 0.001k").done(&["checkpoint-1000"]);
+    scene.run("sweep run --counts 0.002K --interval-steps 1k --dry-run -o out").done(&[]);
+    scene.run("plan run --last 2 -j 1e0").done(&[]);
+    scene.run("plan run --last two").refused(&["`two`: a number is digits"]);
+    scene.run("plan run --every 0").refused(&["`0` is not above zero"]);
+}
+
+#[test]
+fn one_thing_is_in_the_singular() {
+    let scene = Scene::new(&[1, 2]);
+    scene.run("convert run/checkpoint-1 -o one").done(&[]);
+    scene.run("verify one --inputs").done(&[": 5 files, and so is its source"]);
+    scene.run("merge run --last 2 -o two").done(&[]);
+    std::fs::rename(scene.path("run/checkpoint-2"), scene.path("away")).unwrap();
+    let said = scene.run("verify two --inputs");
+    assert!(said.stdout.contains("1 of its 2 sources is not what was merged"), "{said:?}");
+    scene.run("plan run --last 2").refused(&["and there is 1", "ask for at most 1 checkpoint\n"]);
+    scene
+        .run("plan run --last 1 --scheme custom --coefficients 0.5,0.5")
+        .refused(&["2 coefficients are given for 1 checkpoint\n"]);
+}
+
+#[test]
+fn outputs_named_like_files_of_other_formats_are_refused() {
+    let scene = Scene::new(&[1, 2]);
+    for end in ["gguf", "GGUF", "onnx", "npz", "zip"] {
+        let said = scene.run(&format!("convert run/checkpoint-1 -o x.{end}"));
+        said.refused(&["an output is a folder", "-o x`"]);
+    }
+}
