@@ -1,6 +1,7 @@
 //! What can be typed. Nothing is interpreted here; see `options` and `resolve`.
 
 mod format;
+mod rule;
 mod study;
 
 use std::num::NonZeroUsize;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use thalweg_checkpoint::{Params, ReadOptions};
 
 pub(crate) use self::format::{FormatChoice, OptimizerChoice};
+pub(crate) use self::rule::{RuleArgs, word};
 pub(crate) use self::study::{
     CurveChoice, DataChoice, ForecastArgs, InitArgs, KeepChoice, MomentsChoice, RawChoice, RecoverArgs, ScoringArgs,
     StartChoice, SweepArgs,
@@ -414,6 +416,8 @@ pub(crate) struct SourceArgs {
     pub(crate) run: RunArgs,
     #[command(flatten)]
     pub(crate) scheme: SchemeArgs,
+    #[command(flatten)]
+    pub(crate) rule: RuleArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
     #[command(flatten)]

@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::memory::Held;
 use crate::output_format::OptimizerPolicy;
 use crate::plan::{DigestChoice, MergePlan, NonFloatPolicy, OutputDtype, RouterPolicy};
+use crate::rule::{RuleInputs, held_bytes, prepare_rules};
 
 /// A source with the name that messages use.
 #[derive(Clone, Copy)]
@@ -51,6 +52,7 @@ pub fn merge_into_sinks(plan: &MergePlan, sinks: &[&dyn TensorSink], run: &RunCo
     let tensors: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
     let names = sources.iter().map(|source| source.path.clone()).collect();
     let held = Held::of_sources(&sources).bytes(&layout.catalog);
+    let held = held.saturating_add(held_bytes(plan.outputs.iter(), run.limits.n_threads.get()));
     let bytes_read = fill_sinks((&layout, held), (&tensors, names), &combinations, sinks, run)?;
     sources.iter().try_for_each(|source| source.checkpoint.check_unchanged())?;
     Ok(bytes_read)
@@ -78,6 +80,7 @@ pub fn merge_live(
         non_float: NonFloatPolicy::Error,
         router: RouterPolicy::Average,
         non_finite: NonFinitePolicy::Refuse,
+        rule: None,
     };
     let tensors: Vec<&dyn TensorSource> = sources.iter().map(|source| source.tensors).collect();
     let names = sources.iter().map(|source| source.name.into()).collect();
@@ -100,12 +103,14 @@ fn fill_sinks(
     let read_by: Vec<Vec<usize>> = layout.classes.iter().map(|&class| source_use(class, combinations).read).collect();
     let bytes_read = bytes_read(layout, sources, &read_by);
     let piece = fit_piece(layout, (sources.len(), sinks.len()), held_bytes, bytes_read, run)?;
+    let rules = prepare_rules(combinations, RuleInputs { layout, sources, piece }, run)?;
     run.progress.begin(Stage::Merge, bytes_read);
     let job = CombineJob {
         layout,
         sources,
         source_paths: &names,
         combinations,
+        rules: &rules,
         sinks,
         digest: DigestChoice::None,
         units: &units,
