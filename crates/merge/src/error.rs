@@ -93,7 +93,7 @@ pub enum Error {
         source: thalweg_tensor::kernel::SumError,
     },
     /// A rule has no answer for the values of a tensor.
-    #[error("tensor `{tensor}`: `{kind}` has no answer for its values")]
+    #[error("tensor `{tensor}`: its values are too large for the inner products of `{kind}`")]
     RuleUndefined {
         /// Its name, safe to print.
         tensor: String,

@@ -40,7 +40,7 @@ impl Worker<'_> {
             }
             Some(RuleWork::PerTensor(tensors)) => {
                 let Some(coefficients) = &tensors[piece.tensor_idx] else {
-                    return Err(Error::Bug { what: "a tensor has no coefficients" });
+                    return self.without_coefficients(k, terms, piece, run);
                 };
                 let (kept, exact) = coefficients.without_zeros();
                 let kept = kept.into_iter().map(|i| combination.source_idxs[i]).collect();
@@ -59,6 +59,31 @@ impl Worker<'_> {
             self.measure_distance(combination.newest_idx, input, output, &mut stats)?;
         }
         Ok(stats)
+    }
+
+    /// A tensor whose inner products are not finite: copied where all sources are equal, refused where they are not.
+    fn without_coefficients(
+        &mut self,
+        k: usize,
+        terms: &[usize],
+        piece: &Piece<'_>,
+        run: &RunContext<'_>,
+    ) -> Result<TensorStats, Error> {
+        if self.is_equal_everywhere(k, terms, piece, run)? {
+            return self.copy(k, self.job.combinations[k].newest_idx, &[], piece);
+        }
+        let (input, output) = piece.dtypes(&self.job.combinations[k]);
+        let mut values = vec![0.0; to_index(piece.elements.end - piece.elements.start)];
+        for (source_idx, &term) in terms.iter().enumerate() {
+            widen_into(input, &self.inputs[term], &mut values);
+            if let Some(element_idx) = values.iter().position(|value| !value.is_finite()) {
+                let fault = SumFault::NonFiniteInput { source_idx, element_idx };
+                return Err(self.explain(fault, terms, output, piece));
+            }
+        }
+        let kind = self.job.combinations[k].rule.as_ref().map(|rule| rule.kind);
+        let kind = kind.ok_or(Error::Bug { what: "a combination without a rule has none" })?;
+        Err(Error::RuleUndefined { tensor: display_name(&piece.entry.name), kind })
     }
 
     /// One tensor's exact sum.

@@ -22,9 +22,17 @@ struct Sphere {
     cosines: Vec<Vec<f64>>,
 }
 
+/// A sum of directions below this has no direction: inner products in f64 do not show shorter ones.
+const LEAST_NORM: f64 = 1e-7;
+
+/// The root of a square; not a number stays what it is.
+fn root(square: f64) -> f64 {
+    if square < 0.0 { 0.0 } else { square.sqrt() }
+}
+
 impl Sphere {
     fn new(n: usize, product: impl Fn(usize, usize) -> f64) -> Self {
-        let norms: Vec<f64> = (0..n).map(|i| product(i, i).max(0.0).sqrt()).collect();
+        let norms: Vec<f64> = (0..n).map(|i| root(product(i, i))).collect();
         let cosine = |i: usize, j: usize| match norms[i] * norms[j] {
             0.0 => 0.0,
             _ if i == j => 1.0,
@@ -40,12 +48,12 @@ impl Sphere {
     }
 
     fn norm(&self, point: &[f64]) -> f64 {
-        point.iter().enumerate().map(|(i, p)| p * self.dot(i, point)).sum::<f64>().max(0.0).sqrt()
+        root(point.iter().enumerate().map(|(i, p)| p * self.dot(i, point)).sum())
     }
 
     /// Coefficients of the vectors themselves for a point on the sphere of this radius.
     fn on_radius(&self, point: &[f64], radius: f64) -> Vec<f64> {
-        point.iter().zip(&self.norms).map(|(p, norm)| if *norm > 0.0 { p / norm * radius } else { 0.0 }).collect()
+        point.iter().zip(&self.norms).map(|(p, norm)| if *norm == 0.0 { 0.0 } else { p / norm * radius }).collect()
     }
 }
 
@@ -74,7 +82,7 @@ pub(crate) fn find_shares(rule: &PlanRule, gram: &Gram, weights: &[f64]) -> Shar
 
 /// Shoemake 1985: sin((1-t)a)/sin(a) and sin(ta)/sin(a). Linear where a has no sine, or a vector no direction.
 fn slerp(convention: Convention, gram: &Gram, t: f64) -> Shares {
-    let norms = gram.inner(0, 0).max(0.0).sqrt() * gram.inner(1, 1).max(0.0).sqrt();
+    let norms = root(gram.inner(0, 0)) * root(gram.inner(1, 1));
     let linear = Shares { experts: vec![t], base: Some(1.0 - t) };
     let cosine = match norms {
         0.0 if convention == Convention::Paper => return linear,
@@ -95,9 +103,12 @@ fn slerp(convention: Convention, gram: &Gram, t: f64) -> Shares {
 /// arXiv 2403.19522, eq. 4 for n experts: t = n cos / (1 + (n-1) cos), tensor by tensor.
 #[expect(clippy::cast_precision_loss, reason = "a count of experts")]
 fn model_stock(gram: &Gram, n: usize) -> Shares {
-    let norm = |i: usize| gram.relative(i, i).max(0.0).sqrt();
+    let norm = |i: usize| root(gram.relative(i, i));
     let pairs = (0..n).flat_map(|i| (i + 1..n).map(move |j| (i, j)));
-    let cosine = |(i, j): (usize, usize)| (gram.relative(i, j) / (norm(i) * norm(j)).max(1e-6)).clamp(-1.0, 1.0);
+    let cosine = |(i, j): (usize, usize)| match norm(i) * norm(j) {
+        0.0 => 0.0,
+        norms => (gram.relative(i, j) / norms).clamp(-1.0, 1.0),
+    };
     let count = n as f64;
     let mean = pairs.map(cosine).sum::<f64>() / (count * (count - 1.0) / 2.0);
     let divisor = 1.0 + (count - 1.0) * mean;
@@ -108,12 +119,11 @@ fn model_stock(gram: &Gram, n: usize) -> Shares {
 
 /// One step of the weighted mean in the tangent space at the normalised mean direction.
 fn multi_slerp(sphere: &Sphere, shares: &[f64]) -> Option<Vec<f64>> {
-    const LEAST_NORM: f64 = 1e-8;
     let n = shares.len();
     if n == 1 {
         return None;
     }
-    let unit = |i: usize| f64::from(u8::from(sphere.norms[i] > 0.0));
+    let unit = |i: usize| f64::from(u8::from(sphere.norms[i] != 0.0));
     let mut mean: Vec<f64> = (0..n).map(|i| shares[i] * unit(i)).collect();
     let norm = sphere.norm(&mean);
     if norm < LEAST_NORM {
@@ -133,7 +143,7 @@ fn multi_slerp(sphere: &Sphere, shares: &[f64]) -> Option<Vec<f64>> {
 /// Gradient descent on the sphere from the normalised mean direction, until the step is short.
 fn karcher(sphere: &Sphere, shares: &[f64], convention: Convention) -> Option<Vec<f64>> {
     let (max_steps, tolerance) = match convention {
-        Convention::Paper => (1000, 1e-12),
+        Convention::Paper => (100, 1e-12),
         Convention::Mergekit => (10, 1e-5),
     };
     let n = shares.len();
@@ -141,7 +151,8 @@ fn karcher(sphere: &Sphere, shares: &[f64], convention: Convention) -> Option<Ve
         return None;
     }
     // What has no direction counts for the radius only.
-    let has_direction: Vec<bool> = sphere.norms.iter().map(|norm| *norm > tolerance).collect();
+    let least = if convention == Convention::Paper { 0.0 } else { tolerance };
+    let has_direction: Vec<bool> = sphere.norms.iter().map(|norm| norm.is_nan() || *norm > least).collect();
     let total: f64 = (0..n).filter(|&i| has_direction[i]).map(|i| shares[i]).sum();
     let first = has_direction.iter().position(|has| *has)?;
     if total == 0.0 {
@@ -150,7 +161,7 @@ fn karcher(sphere: &Sphere, shares: &[f64], convention: Convention) -> Option<Ve
     let weight = |i: usize| if has_direction[i] { shares[i] / total } else { 0.0 };
     let mut mean: Vec<f64> = (0..n).map(weight).collect();
     let norm = sphere.norm(&mean);
-    if norm < tolerance {
+    if norm < LEAST_NORM {
         mean = (0..n).map(|i| f64::from(u8::from(i == first))).collect();
     } else {
         mean.iter_mut().for_each(|m| *m /= norm);

@@ -41,7 +41,7 @@
 //! | DARE with signs, breadcrumbs with signs | mean of those that agree | sum of those that agree |
 //! | DELLA: range of the probabilities | density +- epsilon/2 | density +- epsilon |
 //! | SLERP: linear where the vectors are | parallel or opposite | within 1.8 degrees of that |
-//! | Karcher mean: iterations | until the step is below 1e-12 | at most 10, until 1e-5 |
+//! | Karcher mean: iterations | at most 100, until the step is below 1e-12 | at most 10, until 1e-5 |
 
 mod apply;
 mod della;

@@ -1,6 +1,6 @@
 //! From a plan's rule and its sources to what is done with each tensor: thresholds, norms, coefficients.
 
-use thalweg_tensor::{TensorSource, display_name};
+use thalweg_tensor::TensorSource;
 
 use super::delta::{Consensus, Keep, Selector};
 use super::geometry::{Shares, find_shares};
@@ -23,7 +23,8 @@ use crate::unit::{Part, UnitList};
 /// What a rule does, for sources that are open.
 #[derive(Debug)]
 pub(crate) enum RuleWork {
-    /// Each tensor is an exact sum, with coefficients of the combination's sources.
+    /// Each tensor is an exact sum, with coefficients of the combination's sources; `None` where its inner products are
+    /// not finite, and for tensors that are not merged.
     PerTensor(Vec<Option<Coefficients>>),
     /// Element by element.
     Delta(DeltaWork),
@@ -93,18 +94,14 @@ fn prepare_geometry(
     let ordered = counts.iter().chain(&rule.base).map(|&i| inputs.sources[combination.source_idxs[i]]);
     let grams = gram(&ordered.collect::<Vec<_>>(), inputs.layout, run)?;
     let expert_weights: Vec<f64> = counts.iter().map(|&i| weights[i]).collect();
-    let names = inputs.layout.catalog.entries();
-    let of_tensor = |(tensor_idx, gram): (usize, &Option<crate::gram::Gram>)| {
-        let Some(gram) = gram else { return Ok(None) };
-        let shares = find_shares(rule, gram, &expert_weights);
+    let of_tensor = |gram: &Option<crate::gram::Gram>| {
+        let shares = find_shares(rule, gram.as_ref()?, &expert_weights);
         exact_shares(&shares, &counts, (rule.base, n_sources))
-            .map(Some)
-            .ok_or_else(|| Error::RuleUndefined { tensor: display_name(&names[tensor_idx].name), kind: rule.kind })
     };
-    grams.iter().enumerate().map(of_tensor).collect::<Result<_, Error>>().map(RuleWork::PerTensor)
+    Ok(RuleWork::PerTensor(grams.iter().map(of_tensor).collect()))
 }
 
-/// The shares as exact coefficients of all sources of a combination.
+/// The shares as exact coefficients of all sources of a combination; `None` where one is not finite.
 fn exact_shares(shares: &Shares, experts: &[usize], (base, n_sources): (Option<usize>, usize)) -> Option<Coefficients> {
     let mut values = vec![Ratio::from_integer(0); n_sources];
     let mut sum = num_rational::BigRational::from_integer(0.into());
