@@ -9,7 +9,7 @@ use crate::error::Error;
 use thalweg_tensor::{TensorEntry, to_index};
 
 /// The longest row that is sorted, in elements.
-const MAX_ROW: u64 = 1 << 24;
+const MAX_ROW: u64 = 1 << 20;
 
 /// Buffers for rows, and what they end in.
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ pub(crate) struct RowScratch {
 }
 
 /// The probability that an element is kept: `rank` counts from 0, ascending, in a row of `n`.
-#[expect(clippy::cast_precision_loss, reason = "ranks are below 2^24")]
+#[expect(clippy::cast_precision_loss, reason = "ranks are below 2^20")]
 pub(crate) fn keep_probability(convention: Convention, density: f64, epsilon: f64, (rank, n): (u64, u64)) -> f64 {
     match convention {
         Convention::Paper => {

@@ -101,15 +101,20 @@ fn every_rule_equals_mergekits_within_two_ulps() {
         let name = case["case"].as_str().unwrap();
         let merge = merge_of_case(case);
         seen.push(merge.rule.kind);
+        #[expect(clippy::cast_possible_truncation, reason = "a tenth or so")]
+        let least_density = merge.rule.densities.iter().copied().fold(1.0, f64::min) as f32;
+        let largest_factor = if merge.rule.kind.has_seed() { 1.0 / least_density } else { 0.0 };
         let found = merge.run();
         let expected = decode_safetensors(&std::fs::read(folder.join(format!("{name}.safetensors"))).unwrap());
         assert!(expected.len() >= 4, "{name}");
         for (tensor, (_, shape, bytes)) in &expected {
             assert_eq!(&found[tensor].1, shape, "{name}: {tensor}");
-            // Where terms cancel, mergekit's F32 sum is off by steps of the terms: they are counted at the largest input.
+            // Where terms cancel, mergekit's F32 sum is off by steps of the terms: they are counted at the largest input,
+            // or at the largest that rescaling makes of one.
             let inputs = models.each_ref().map(|model| floats(&model[tensor].2));
             for (i, (a, b)) in floats(&found[tensor].2).iter().zip(floats(bytes)).enumerate() {
-                let largest = inputs.iter().map(|input| input[i].abs()).fold(0.0, f32::max);
+                let deltas = inputs.iter().map(|input| (input[i] - inputs[0][i]).abs() * largest_factor);
+                let largest = inputs.iter().map(|input| input[i].abs()).chain(deltas).fold(0.0, f32::max);
                 let distance = ulps(*a, b, largest);
                 assert!(distance <= 2.0, "{name}: {tensor}[{i}]: {a} and {b}, {distance} ULPs apart");
             }
@@ -363,13 +368,13 @@ fn large_set(folder: &Path) -> [PathBuf; 3] {
     let names = ["base", "x1", "x2"].map(|name| folder.join(name));
     for (seed, name) in (1..).zip(&names) {
         let mut set = tensors([
-            ("big", noise_tensor(seed, 530_001)),
+            ("big", noise_tensor(seed, 530_000)),
             ("mask", bits16_tensor("BF16", &[0xff80, 0, 0x3f80])),
             ("one", noise_tensor(seed + 10, 1)),
             ("small", noise_tensor(seed + 20, 4097)),
         ]);
         let big = set.get_mut("big").unwrap();
-        big.1 = vec![1, 530_001];
+        big.1 = vec![530, 1000];
         let matrix = noise_tensor(seed + 30, 70_000);
         set.insert("matrix".to_owned(), (matrix.0, vec![350, 200], matrix.2));
         write_checkpoint(name, &set);
@@ -424,7 +429,7 @@ fn a_stopped_merge_by_a_rule_resumes_to_the_same_bytes() {
         let merge = large_merge(kind, Convention::Mergekit, &set);
         let whole = merge.run();
         let planned = plan(merge.output(&folder.path().join(kind.to_string())));
-        let stopping = Runner { n_threads: 1, stop_after_bytes: Some(3_200_000), ..Runner::default() };
+        let stopping = Runner { n_threads: 1, stop_after_bytes: Some(1_000_000), ..Runner::default() };
         assert!(stopping.execute(&planned, PLAIN).is_err(), "{kind} was stopped");
         let outcomes = Runner::default().execute(&planned, PLAIN).unwrap();
         assert!(outcomes[0].bytes_resumed > 0, "{kind}");
