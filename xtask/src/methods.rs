@@ -6,6 +6,9 @@ use std::path::Path;
 /// Where the page is.
 pub(crate) const METHODS_PATH: &str = "docs/methods.md";
 const TABLE_PATH: &str = "crates/merge/src/scheme/mod.rs";
+/// The table of rules for experts, and the file whose head explains them.
+const RULES_PATH: &str = "crates/merge/src/rule/table.rs";
+const RULES_HEAD_PATH: &str = "crates/merge/src/rule/mod.rs";
 
 /// One line of the table of schemes, as its source text says it.
 #[derive(Debug, Default, PartialEq)]
@@ -15,6 +18,8 @@ struct Entry {
     help: String,
     equation: String,
     source: String,
+    /// How often a rule reads its sources; empty for schemes.
+    passes: String,
 }
 
 /// Writes the page.
@@ -34,7 +39,7 @@ pub(crate) fn check(root: &Path) -> Result<(), String> {
 
 fn make_page(root: &Path) -> Result<String, String> {
     let read = |path: &str| std::fs::read_to_string(root.join(path)).map_err(|error| format!("{path}: {error}"));
-    let entries = read_table(&read(TABLE_PATH)?);
+    let entries = read_table(&read(TABLE_PATH)?, "SCHEMES");
     if entries.is_empty() {
         return Err(format!("{TABLE_PATH}: no table of schemes is found"));
     }
@@ -45,18 +50,7 @@ fn make_page(root: &Path) -> Result<String, String> {
         .to_owned();
     let mut last_file = String::new();
     for entry in &entries {
-        for (what, text) in
-            [("an equation", &entry.equation), ("a source", &entry.source), ("a line of help", &entry.help)]
-        {
-            if text.is_empty() {
-                return Err(format!("{TABLE_PATH}: scheme `{}` has not {what}", entry.name));
-            }
-        }
-        page.push_str(&format!("\n## {}\n\n{}.\n\n", entry.name, capitalise(&entry.help)));
-        page.push_str(&format!("- equation: `{}`\n- source: {}\n", entry.equation, entry.source));
-        if !entry.aliases.is_empty() {
-            page.push_str(&format!("- also called: {}\n", entry.aliases.join(", ")));
-        }
+        page.push_str(&entry_text(entry, TABLE_PATH)?);
         let file = scheme_file(&entry.name);
         page.push_str(&format!("- code: `crates/merge/src/scheme/{file}`\n"));
         // Schemes that share a file share its head: it is shown with the first.
@@ -66,7 +60,35 @@ fn make_page(root: &Path) -> Result<String, String> {
             last_file = file;
         }
     }
+    let rules = read_table(&read(RULES_PATH)?, "RULES");
+    if rules.is_empty() {
+        return Err(format!("{RULES_PATH}: no table of rules is found"));
+    }
+    let head = read_head(&read(RULES_HEAD_PATH)?).replace("\n# ", "\n## ");
+    page.push_str(&format!("\n# Rules for experts\n\n`thalweg merge --rule` has these. {head}\n"));
+    for rule in &rules {
+        page.push_str(&entry_text(rule, RULES_PATH)?);
+    }
     Ok(page)
+}
+
+/// What the page says about one line of a table.
+fn entry_text(entry: &Entry, table: &str) -> Result<String, String> {
+    for (what, text) in [("an equation", &entry.equation), ("a source", &entry.source), ("a line of help", &entry.help)]
+    {
+        if text.is_empty() {
+            return Err(format!("{table}: `{}` has not {what}", entry.name));
+        }
+    }
+    let mut text = format!("\n## {}\n\n{}.\n\n", entry.name, capitalise(&entry.help));
+    text.push_str(&format!("- equation: `{}`\n- source: {}\n", entry.equation, entry.source));
+    if !entry.passes.is_empty() {
+        text.push_str(&format!("- passes over the sources: {}\n", entry.passes));
+    }
+    if !entry.aliases.is_empty() {
+        text.push_str(&format!("- also called: {}\n", entry.aliases.join(", ")));
+    }
+    Ok(text)
 }
 
 /// `decay:cosine` is in `decay.rs`, `ema-normalised` in `ema.rs`, `power-ema` in `power_ema.rs`.
@@ -81,12 +103,12 @@ fn capitalise(text: &str) -> String {
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
-/// Reads the entries of `SCHEMES` from the text of its file: one field a line.
-fn read_table(content: &str) -> Vec<Entry> {
-    let table = content.split_once("static SCHEMES").map_or("", |(_, rest)| rest);
+/// Reads the entries of a static table from the text of its file: one field a line, or a text below its name.
+fn read_table(content: &str, name: &str) -> Vec<Entry> {
+    let table = content.split_once(&format!("static {name}:")).map_or("", |(_, rest)| rest);
     let table = table.split("\n];").next().unwrap_or("");
     let mut entries = Vec::new();
-    for block in table.split("SchemeEntry {").skip(1) {
+    for block in table.split("Entry {").skip(1) {
         let strings = |field: &str| -> Vec<String> {
             let head = format!("{field}: ");
             let line = block.lines().find_map(|line| line.trim().strip_prefix(&head)).unwrap_or("");
@@ -99,6 +121,7 @@ fn read_table(content: &str) -> Vec<Entry> {
             help: one("help"),
             equation: one("equation"),
             source: one("source"),
+            passes: one("passes"),
         });
     }
     entries.retain(|entry| !entry.name.is_empty());
@@ -148,8 +171,9 @@ mod tests {
             help: "alike".to_owned(),
             equation: "c_i = 1/n".to_owned(),
             source: "eq. 3".to_owned(),
+            passes: String::new(),
         };
-        assert_eq!(read_table(text), [expected]);
+        assert_eq!(read_table(text, "SCHEMES"), [expected]);
         assert_eq!(scheme_file("decay:1-sqrt"), "decay.rs");
         assert_eq!(scheme_file("power-ema"), "power_ema.rs");
     }

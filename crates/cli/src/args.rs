@@ -2,6 +2,7 @@
 
 mod format;
 mod parse;
+mod rule;
 mod study;
 
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -15,6 +16,7 @@ use thalweg_tensor::kernel::Simd;
 
 pub(crate) use self::format::{FormatChoice, OptimizerChoice};
 pub(crate) use self::parse::parse_arguments;
+pub(crate) use self::rule::{RuleArgs, word};
 pub(crate) use self::study::{
     CurveChoice, DataChoice, ForecastArgs, InitArgs, KeepChoice, MomentsChoice, RawChoice, RecoverArgs, ScoringArgs,
     StartChoice, SweepArgs,
@@ -433,6 +435,8 @@ pub(crate) struct SourceArgs {
     pub(crate) run: RunArgs,
     #[command(flatten)]
     pub(crate) scheme: SchemeArgs,
+    #[command(flatten)]
+    pub(crate) rule: RuleArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
     #[command(flatten)]

@@ -268,6 +268,7 @@ fn verb(activity: Activity) -> &'static str {
         Activity::Bytes(Stage::Sync) => "syncing",
         Activity::Bytes(Stage::Verify) => "verifying",
         Activity::Bytes(Stage::Geometry) => "measuring",
+        Activity::Bytes(Stage::Rank) => "ranking",
         Activity::Scoring => "scoring",
     }
 }

@@ -1,11 +1,13 @@
 //! From parsed arguments to the requests of the libraries.
 
 use thalweg_merge::plan::{CodePolicy, DigestChoice, NonFloatPolicy, OutputDtype, RouterPolicy};
-use thalweg_study::request::{MergeRequest, OutputOptions, Resolver, RunOptions, SchemeOptions, Selection};
+use thalweg_study::request::{
+    MergeRequest, OutputOptions, Resolver, RuleOptions, RunOptions, SchemeOptions, Selection,
+};
 
 use crate::args::{
-    DigestArg, DtypeChoice, FileArgs, HuggingFaceArgs, NonFloatChoice, OutputArgs, RouterChoice, RunArgs, SchemeArgs,
-    SelectionArgs, SourceArgs,
+    DigestArg, DtypeChoice, FileArgs, HuggingFaceArgs, NonFloatChoice, OutputArgs, RouterChoice, RuleArgs, RunArgs,
+    SchemeArgs, SelectionArgs, SourceArgs, word,
 };
 use crate::error::Error;
 use crate::options::Count;
@@ -18,6 +20,7 @@ pub(crate) fn merge_request(args: &SourceArgs, resolver: &Resolver<'_>) -> Resul
         selection: (&args.selection).into(),
         run: (&args.run).into(),
         scheme: (&args.scheme).into(),
+        rule: (&args.rule).into(),
         output: OutputOptions {
             to_huggingface: args.huggingface.to_huggingface,
             hf_assets: args.huggingface.hf_assets.clone(),
@@ -101,6 +104,23 @@ impl From<&SelectionArgs> for Selection {
             to_step: number(args.to_step),
             every: args.every.map(std::num::NonZeroUsize::get),
             steps: args.steps.iter().map(|step| step.0).collect(),
+        }
+    }
+}
+
+impl From<&RuleArgs> for RuleOptions {
+    fn from(args: &RuleArgs) -> Self {
+        Self {
+            rule: args.rule.clone(),
+            base: args.base.clone(),
+            convention: args.convention.map(word),
+            density: args.density.clone(),
+            lambda: args.lambda.clone(),
+            gamma: args.gamma.clone(),
+            epsilon: args.epsilon.clone(),
+            seed: args.seed,
+            divide: args.divide.map(word),
+            rescale: args.rescale.map(word),
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
+use thalweg_tensor::counted;
+
 use crate::plan::{CONVERT_SCHEME, OutputPlan};
+use crate::rule::PlanRule;
 
 /// A model card in Markdown: scheme, checkpoints, coefficients, and the paper.
 pub fn model_card(plan: &OutputPlan, tool: &str) -> String {
@@ -17,9 +20,13 @@ pub fn model_card(plan: &OutputPlan, tool: &str) -> String {
             ("- merge\n", "Merged checkpoint", format!("Weighted average of {n} checkpoints of one training run."))
         }
     };
+    let (tag, title, what) = match &plan.rule {
+        None => (tag, title, what),
+        Some(rule) => ("- merge\n", "Merged experts", describe_rule(plan, rule)),
+    };
     let _ = write!(
         card,
-        "---\ntags:\n{tag}- thalweg\n---\n\n# {title}\n\n{what} Every element is correctly rounded once.\n\nScheme: `{}`. \
+        "---\ntags:\n{tag}- thalweg\n---\n\n# {title}\n\n{what} Every element is rounded once.\n\nScheme: `{}`. \
          Made by {tool}; `thalweg verify` checks this folder against its receipt, `thalweg.json`.\n\n| step | tokens | \
          coefficient | checkpoint |\n|---|---|---|---|\n",
         plan.scheme,
@@ -32,6 +39,11 @@ pub fn model_card(plan: &OutputPlan, tool: &str) -> String {
         let name: String = name.chars().filter(|c| !c.is_control() && !matches!(c, '|' | '`')).collect();
         let (step, tokens) = (number(source.step), number(source.tokens));
         let _ = writeln!(card, "| {step} | {tokens} | {} | `{name}` |", source.coefficient);
+    }
+    if let Some(rule) = &plan.rule {
+        let entry = rule.kind.entry();
+        let _ = write!(card, "\n{}: `{}` ({}).\n", entry.name, entry.equation, entry.source);
+        return card;
     }
     let _ = write!(
         card,
@@ -46,4 +58,11 @@ pub fn model_card(plan: &OutputPlan, tool: &str) -> String {
         );
     }
     card
+}
+
+/// What a rule merged.
+fn describe_rule(plan: &OutputPlan, rule: &PlanRule) -> String {
+    let n_experts = rule.experts(plan.sources.len()).count();
+    let base = if rule.base.is_some() { " with their base" } else { "" };
+    format!("{} merged{base} by the rule `{}`.", counted(n_experts, "expert"), plan.scheme)
 }

@@ -21,6 +21,7 @@ use crate::context::RunContext;
 use crate::error::Error;
 use crate::memory::PieceSize;
 use crate::plan::{DigestChoice, NonFloatPolicy, OutputDtype, RouterPolicy};
+use crate::rule::{PlanRule, RuleScratch, RuleWork};
 use crate::unit::{Part, UnitList};
 
 /// One of the K combinations: what is multiplied by what.
@@ -40,6 +41,8 @@ pub struct Combination {
     pub router: RouterPolicy,
     /// NaN and infinities.
     pub non_finite: NonFinitePolicy,
+    /// The rule of the experts, if there is one; the coefficients are then theirs.
+    pub rule: Option<PlanRule>,
 }
 
 /// Statistics of one output tensor, or of a part of it.
@@ -85,6 +88,8 @@ pub(crate) struct CombineJob<'a> {
     /// Names of the sources, for messages.
     pub(crate) source_paths: &'a [std::path::PathBuf],
     pub(crate) combinations: &'a [Combination],
+    /// For each combination with a rule, what it does.
+    pub(crate) rules: &'a [Option<RuleWork>],
     /// One for each combination; their catalogs have the layout's names and shapes.
     pub(crate) sinks: &'a [&'a dyn TensorSink],
     pub(crate) digest: DigestChoice,
@@ -101,6 +106,8 @@ pub(crate) struct CombineJob<'a> {
 enum Action {
     /// Sum number so-and-so of the prepared ones, over these sources.
     Sum { terms: Vec<usize> },
+    /// The combination's rule, over the base and these experts.
+    Rule { terms: Vec<usize> },
     /// Bytes of this source.
     Copy { from: usize },
     /// Bytes of `from`, which must equal those of all the others.
@@ -120,7 +127,7 @@ pub(crate) fn source_use(class: TensorClass, combinations: &[Combination]) -> So
     let mut read: Vec<usize> = actions
         .iter()
         .flat_map(|action| match action {
-            Action::Sum { terms } => terms.clone(),
+            Action::Sum { terms } | Action::Rule { terms } => terms.clone(),
             Action::Copy { from } => vec![*from],
             Action::CopyEqual { from, others } => others.iter().chain([from]).copied().collect(),
         })
@@ -138,7 +145,13 @@ fn action(class: TensorClass, combination: &Combination) -> Action {
         TensorClass::Router if combination.router == RouterPolicy::Newest => Action::Copy { from },
         TensorClass::Discrete if combination.non_float == NonFloatPolicy::Newest => Action::Copy { from },
         TensorClass::Discrete => Action::CopyEqual { from, others: combination.source_idxs.clone() },
-        TensorClass::Float | TensorClass::Router | TensorClass::Moment => Action::Sum { terms: terms(combination).0 },
+        TensorClass::Float | TensorClass::Router | TensorClass::Moment => match &combination.rule {
+            None => Action::Sum { terms: terms(combination).0 },
+            Some(rule) => {
+                let base = rule.base.map(|base| combination.source_idxs[base]);
+                Action::Rule { terms: base.into_iter().chain(terms(combination).0).collect() }
+            }
+        },
     }
 }
 
@@ -338,6 +351,7 @@ pub(crate) struct Worker<'a> {
     pub(crate) inputs: Vec<Vec<u8>>,
     pub(crate) output: Vec<u8>,
     pub(crate) wide: [Vec<u8>; 2],
+    pub(crate) rule: RuleScratch,
     /// Whether the unit before came from the medium rather than from memory.
     reads_medium: bool,
 }
@@ -348,7 +362,8 @@ const MEMORY_BYTES_PER_SECOND: f64 = 1e9;
 impl<'a> Worker<'a> {
     fn new(job: &'a CombineJob<'a>, prepared: &'a Prepared) -> Self {
         let inputs = vec![Vec::new(); job.sources.len()];
-        Self { job, prepared, inputs, output: Vec::new(), wide: [Vec::new(), Vec::new()], reads_medium: true }
+        let wide = [Vec::new(), Vec::new()];
+        Self { job, prepared, inputs, output: Vec::new(), wide, rule: RuleScratch::default(), reads_medium: true }
     }
 
     fn do_unit(&mut self, unit_idx: usize, run: &RunContext<'_>) -> Result<(), Error> {
@@ -428,6 +443,7 @@ impl<'a> Worker<'a> {
     ) -> Result<TensorStats, Error> {
         let stats = match action {
             Action::Sum { terms } => self.sum(k, terms, piece, run)?,
+            Action::Rule { terms } => self.apply_rule(k, terms, piece, run)?,
             Action::Copy { from } => self.copy(k, *from, &[], piece)?,
             Action::CopyEqual { from, others } => self.copy(k, *from, others, piece)?,
         };
@@ -509,7 +525,13 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn copy(&mut self, k: usize, from: usize, others: &[usize], piece: &Piece<'_>) -> Result<TensorStats, Error> {
+    pub(crate) fn copy(
+        &mut self,
+        k: usize,
+        from: usize,
+        others: &[usize],
+        piece: &Piece<'_>,
+    ) -> Result<TensorStats, Error> {
         if let Some(&other) = others.iter().find(|&&other| self.inputs[other] != self.inputs[from]) {
             return Err(Error::NonFloatDiffers {
                 tensor: display_name(&piece.entry.name),
@@ -583,7 +605,7 @@ pub(crate) struct Piece<'b> {
     pub(crate) entry: &'b TensorEntry,
     class: TensorClass,
     pub(crate) tensor_idx: usize,
-    elements: Range<u64>,
+    pub(crate) elements: Range<u64>,
 }
 
 impl Piece<'_> {

@@ -55,6 +55,8 @@ pub enum Stage {
     Verify,
     /// Inner products.
     Geometry,
+    /// Thresholds and norms of deltas.
+    Rank,
 }
 
 /// Where progress goes. Called from many threads.

@@ -24,6 +24,7 @@ use crate::pending::{Compared, Pending, check_disk_space};
 use crate::plan::{DigestChoice, MergePlan, OutputPlan};
 use crate::receipt::MergeReceipt;
 use crate::resume::Reading;
+use crate::rule::{RuleInputs, held_bytes, prepare_rules};
 use crate::seen::check_seen;
 use crate::side_files::side_file_notes;
 use crate::stage::{StagedOutput, give_up, note_stages, remove_stage, stage_output};
@@ -126,8 +127,9 @@ fn check_memory(
     layout: &MergeLayout,
     run: &RunContext<'_>,
 ) -> Result<(), Error> {
-    let held = Held::of_sources(sources).with_outputs(plan.outputs.iter());
-    fit_piece(layout, (sources.len(), plan.outputs.len()), held.bytes(&layout.catalog), 0, run).map(|_| ())
+    let held = Held::of_sources(sources).with_outputs(plan.outputs.iter()).bytes(&layout.catalog);
+    let held = held.saturating_add(held_bytes(plan.outputs.iter(), run.limits.n_threads.get()));
+    fit_piece(layout, (sources.len(), plan.outputs.len()), held, 0, run).map(|_| ())
 }
 
 /// Publishes one output after the other. If one fails, it and those after it stay staged: their work is done.
@@ -217,9 +219,10 @@ fn merge_into(
     let views = layout.views(sources);
     let source_refs: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
     let bytes_read = bytes_read(layout, &source_refs, &read_by);
-    let held = Held::of_sources(sources).with_outputs(staged.iter().map(|output| output.plan));
-    let sizes = (sources.len(), staged.len());
-    let piece = fit_piece(layout, sizes, held.bytes(&layout.catalog), bytes_read, run)?;
+    let held = Held::of_sources(sources).with_outputs(staged.iter().map(|output| output.plan)).bytes(&layout.catalog);
+    let held = held.saturating_add(held_bytes(staged.iter().map(|output| output.plan), run.limits.n_threads.get()));
+    let piece = fit_piece(layout, (sources.len(), staged.len()), held, bytes_read, run)?;
+    let rules = prepare_rules(&combinations, RuleInputs { layout, sources: &source_refs, piece }, run)?;
 
     let ledger = Ledger::new(&layout.catalog, &units, digest.kind(), &dtype_of);
     let source_paths: Vec<PathBuf> = sources.iter().map(|source| source.path.clone()).collect();
@@ -234,6 +237,7 @@ fn merge_into(
             sources: &source_refs,
             source_paths: &source_paths,
             combinations: &combinations,
+            rules: &rules,
             sinks: &sinks,
             digest,
             units: &units,
@@ -329,9 +333,13 @@ pub(crate) fn combination_of(plan: &OutputPlan, sources: &[OpenSource]) -> Resul
     let source_idxs = plan.sources.iter().map(|source| position(&source.path)).collect::<Result<Vec<_>, _>>()?;
     let newest_idx = source_idxs[plan.policy.newest];
     let non_finite = if plan.policy.allow_non_finite { NonFinitePolicy::Propagate } else { NonFinitePolicy::Refuse };
+    let weights = plan.coefficients()?;
+    let affine = plan.rule.as_ref().map(|rule| rule.affine_coefficients(&weights)).transpose()?.flatten();
     Ok(Combination {
         newest_idx,
-        coefficients: plan.coefficients()?,
+        // A rule that does not look at values is the exact sum.
+        rule: plan.rule.clone().filter(|_| affine.is_none()),
+        coefficients: affine.unwrap_or(weights),
         source_idxs,
         dtype: plan.dtype,
         non_float: plan.policy.non_float,

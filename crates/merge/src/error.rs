@@ -94,6 +94,24 @@ pub enum Error {
         /// Why.
         source: thalweg_tensor::kernel::SumError,
     },
+    /// A rule has no answer for the values of a tensor.
+    #[error("tensor `{tensor}`: its values are too large for the inner products of `{kind}`")]
+    RuleUndefined {
+        /// Its name, safe to print.
+        tensor: String,
+        /// The rule.
+        kind: crate::rule::RuleKind,
+    },
+    /// A row that would have to be sorted in memory.
+    #[error("tensor `{tensor}` has rows of {n_elements} elements, and rows of more than {max_elements} are not ranked")]
+    RowTooLong {
+        /// Its name, safe to print.
+        tensor: String,
+        /// Elements of a row.
+        n_elements: u64,
+        /// The most that are ranked.
+        max_elements: u64,
+    },
     /// The memory limit is too small.
     #[error(
         "{} of memory {} too little: this merge needs at least {least_bytes}",
@@ -217,6 +235,9 @@ impl Error {
                 shell_word(tensor)
             )),
             Self::Overflow { .. } => Some("choose a wider `--dtype`, or other coefficients".to_owned()),
+            Self::RuleUndefined { tensor, .. } | Self::RowTooLong { tensor, .. } => {
+                Some(format!("take the base's with `--take-newest {}`", shell_word(tensor)))
+            }
             Self::MemoryTooSmall { least_bytes, .. } => {
                 Some(format!("`--memory {}MB`, or fewer `--threads`", least_bytes.div_ceil(1_000_000)))
             }

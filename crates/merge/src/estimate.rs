@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::memory::Held;
 use crate::output::output_size;
 use crate::plan::MergePlan;
+use crate::rule::held_bytes;
 
 /// The cost of a merge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,9 +50,10 @@ pub fn estimate_merge(
     let bytes_read = bytes_read(layout, &views, &read_by);
     let size_of = |output| output_size(output, layout, sources, &run.storage);
     let sizes_written = plan.outputs.iter().map(size_of).collect::<Result<Vec<_>, _>>()?;
-    let held = Held::of_sources(sources).with_outputs(plan.outputs.iter());
+    let held = Held::of_sources(sources).with_outputs(plan.outputs.iter()).bytes(&layout.catalog);
+    let held = held.saturating_add(held_bytes(plan.outputs.iter(), run.limits.n_threads.get()));
     let sizes = (sources.len(), plan.outputs.len());
-    let piece = fit_piece(layout, sizes, held.bytes(&layout.catalog), bytes_read, run)?;
+    let piece = fit_piece(layout, sizes, held, bytes_read, run)?;
     Ok(MergeEstimate {
         bytes_read,
         bytes_written: sizes_written.iter().map(|(n_bytes, _)| n_bytes).sum(),

@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::memory::Held;
 use crate::output_format::OptimizerPolicy;
 use crate::plan::{DigestChoice, MergePlan, NonFloatPolicy, OutputDtype, RouterPolicy};
+use crate::rule::{RuleInputs, held_bytes, prepare_rules};
 use crate::seen::check_seen;
 
 /// A source with the name that messages use.
@@ -46,6 +47,8 @@ pub struct OpenMerge {
     layout: MergeLayout,
     combinations: Vec<Combination>,
     catalogs: Vec<Arc<TensorCatalog>>,
+    /// What rules of experts hold in memory.
+    rule_bytes: u64,
 }
 
 impl OpenMerge {
@@ -61,7 +64,8 @@ impl OpenMerge {
         let combinations =
             plan.outputs.iter().map(|output| combination_of(output, &sources)).collect::<Result<Vec<_>, _>>()?;
         let catalogs = combinations.iter().map(|combination| output_catalog(&layout, combination.dtype)).collect();
-        Ok(Self { sources, layout, combinations, catalogs })
+        let rule_bytes = held_bytes(plan.outputs.iter(), run.limits.n_threads.get());
+        Ok(Self { sources, layout, combinations, catalogs, rule_bytes })
     }
 
     /// The merged tensors of each output, in the order of the plan.
@@ -83,7 +87,7 @@ impl OpenMerge {
         let views = self.layout.views(&self.sources);
         let tensors: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
         let names = self.sources.iter().map(|source| source.path.clone()).collect();
-        let held = Held::of_sources(&self.sources).bytes(&self.layout.catalog);
+        let held = Held::of_sources(&self.sources).bytes(&self.layout.catalog).saturating_add(self.rule_bytes);
         let job = FillJob { layout: &self.layout, held_bytes: held, wanted };
         let bytes_read = fill_sinks(&job, (&tensors, names), &self.combinations, sinks, run)?;
         self.sources.iter().try_for_each(|source| source.checkpoint.check_unchanged())?;
@@ -135,6 +139,7 @@ pub fn merge_live(
         non_float: NonFloatPolicy::Error,
         router: RouterPolicy::Average,
         non_finite: NonFinitePolicy::Refuse,
+        rule: None,
     };
     let tensors: Vec<&dyn TensorSource> = sources.iter().map(|source| source.tensors).collect();
     let names = sources.iter().map(|source| source.name.into()).collect();
@@ -170,12 +175,14 @@ fn fill_sinks(
     let read_by: Vec<Vec<usize>> = layout.classes.iter().enumerate().map(read_of).collect();
     let bytes_read = bytes_read(layout, sources, &read_by);
     let piece = fit_piece(layout, (sources.len(), sinks.len()), job.held_bytes, bytes_read, run)?;
+    let rules = prepare_rules(combinations, RuleInputs { layout, sources, piece }, run)?;
     run.progress.begin(Stage::Merge, bytes_read);
     let job = CombineJob {
         layout,
         sources,
         source_paths: &names,
         combinations,
+        rules: &rules,
         sinks,
         digest: DigestChoice::None,
         units: &units,

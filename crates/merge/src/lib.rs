@@ -42,6 +42,7 @@ mod receipt_check;
 pub mod recipe;
 pub mod resume;
 pub mod router;
+pub mod rule;
 pub mod scheme;
 pub mod seen;
 pub mod side_files;

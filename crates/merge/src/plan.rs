@@ -13,6 +13,7 @@ use thalweg_tensor::digest::{DigestKind, bytes_digest};
 use crate::Coefficients;
 use crate::Error;
 use crate::output_format::{OptimizerPolicy, OutputFormat};
+use crate::rule::PlanRule;
 use crate::scheme::{Scheme, SchemeParameters};
 use crate::seen::SeenSource;
 use crate::waiver::ConfigWaiver;
@@ -52,6 +53,9 @@ pub struct OutputPlan {
     /// In which files the output is written.
     #[serde(default, skip_serializing_if = "OutputFormat::is_safetensors")]
     pub format: OutputFormat,
+    /// The rule, where experts are merged by more than a weighted sum; the coefficients are then the experts'.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<PlanRule>,
     /// D: what the weighted sum is divided by, a positive integer in decimal digits.
     pub divisor: String,
     /// The exact sum of the coefficients, a whole number or a fraction: 1 unless the model is to be scaled.
@@ -296,6 +300,7 @@ impl OutputPlan {
             scheme: scheme.into(),
             dtype: OutputDtype::Same,
             format: OutputFormat::Safetensors,
+            rule: None,
             divisor,
             sum: coefficients.sum().to_string(),
             sources: weighed.collect(),
@@ -344,7 +349,7 @@ impl OutputPlan {
 
     /// Whether it is a copy of one source, perhaps in another format or element type.
     pub fn is_copy(&self) -> bool {
-        matches!(&*self.sources, [source] if source.numerator == self.divisor)
+        self.rule.is_none() && matches!(&*self.sources, [source] if source.numerator == self.divisor)
     }
 
     /// The newest source.
@@ -389,6 +394,14 @@ impl OutputPlan {
         }
         if self.out_shard_bytes == 0 {
             return fail(format!("output `{}` has shards of no bytes", self.path.display()));
+        }
+        if let Some(rule) = &self.rule {
+            let of_rule = rule.check(&self.coefficients()?).map_err(|error| error.to_string());
+            let optimizer = (self.policy.optimizer == OptimizerPolicy::Average)
+                .then(|| "a rule merges parameters, not the moments of an optimizer".to_owned());
+            if let Some(what) = of_rule.err().or(optimizer) {
+                return fail(format!("output `{}`: {what}", self.path.display()));
+            }
         }
         let sum = self.coefficients()?.sum().to_string();
         if sum != self.sum {

@@ -25,13 +25,13 @@ pub(crate) struct PyTensorDiff {
     /// Elements whose bytes differ.
     #[pyo3(get)]
     n_differing: u64,
-    /// Euclidean distance.
+    /// Euclidean distance; NaN where either holds a NaN, or where only bytes were compared.
     #[pyo3(get)]
     distance: f64,
     /// Cosine of the two as vectors; `None` when one has no length.
     #[pyo3(get)]
     cosine: Option<f64>,
-    /// Largest difference of an element.
+    /// Largest difference of an element; NaN like the distance.
     #[pyo3(get)]
     max_abs: f64,
     /// Largest difference in ULPs; 0 for types that are not floating.
@@ -56,10 +56,10 @@ impl PyTensorDiff {
             name,
             fault,
             n_differing: distance.n_differing,
-            distance: distance.distance(),
+            distance: distance.distance().unwrap_or(f64::NAN),
             cosine: distance.cosine(),
-            max_abs: distance.max_abs,
-            max_ulps: distance.max_ulps,
+            max_abs: distance.max_abs().unwrap_or(f64::NAN),
+            max_ulps: distance.max_ulps().unwrap_or(0),
         }
     }
 }
@@ -104,7 +104,7 @@ impl PyDiff {
         let (n_tensors, total) = (self.diff.tensors.len(), &self.diff.total);
         match self.diff.is_equal() {
             true => format!("Diff(equal, {n_tensors} tensors)"),
-            false => format!("Diff({n_tensors} tensors, distance={:.6})", total.distance()),
+            false => format!("Diff({n_tensors} tensors, distance={:.6})", total.distance().unwrap_or(f64::NAN)),
         }
     }
 }

@@ -243,6 +243,7 @@ fn word_of(stage: Stage) -> &'static str {
         Stage::Sync => "sync",
         Stage::Verify => "verify",
         Stage::Geometry => "geometry",
+        Stage::Rank => "rank",
     }
 }
 

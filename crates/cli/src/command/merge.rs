@@ -137,8 +137,15 @@ pub(crate) fn document(kind: &str, plan: &MergePlan, outcomes: &[MergeOutcome]) 
 
 pub(crate) fn describe(outcome: &MergeOutcome) -> String {
     let receipt = &outcome.receipt;
-    let n_merged = counted(receipt.plan.sources.len(), "checkpoint");
-    let what = format!("merged {n_merged}{} by {} into", describe_steps(&receipt.plan), receipt.plan.scheme);
+    let n_sources = receipt.plan.sources.len();
+    let merged = match &receipt.plan.rule {
+        None => format!("{}{}", counted(n_sources, "checkpoint"), describe_steps(&receipt.plan)),
+        Some(rule) if rule.base.is_none() => counted(n_sources, "expert"),
+        Some(_) => {
+            format!("{} and {} base", counted(n_sources - 1, "expert"), if n_sources == 2 { "its" } else { "their" })
+        }
+    };
+    let what = format!("merged {merged} by {} into", receipt.plan.scheme);
     let mut text = describe_with(&what, outcome);
     if outcome.compared.is_none() {
         text.push_str(&describe_distance(receipt));
@@ -181,7 +188,12 @@ fn describe_distance(receipt: &MergeReceipt) -> String {
         .relative_distance()
         .map_or_else(String::new, |share| format!("{} % of its norm, ", show_figures(share * 100.0)));
     let (distance, largest) = (show_figures(distance), show_figures(largest));
-    format!("distance to the newest checkpoint: {share}{distance} in all, at most {largest} in one element\n")
+    let newest = match &receipt.plan.rule {
+        None => "newest checkpoint",
+        Some(rule) if rule.base.is_some() => "base",
+        Some(_) => "last expert",
+    };
+    format!("distance to the {newest}: {share}{distance} in all, at most {largest} in one element\n")
 }
 
 /// A note where the sources of a merge are so far apart that they may not be of one run.
@@ -189,7 +201,9 @@ fn note_distance(outcome: &MergeOutcome, messages: &Messages) {
     /// Two unrelated models of equal norms are 71 % of it away from their mean; checkpoints of one run a few percent.
     const FAR: f64 = 0.5;
     let receipt = &outcome.receipt;
-    let share = receipt.relative_distance().filter(|share| outcome.compared.is_none() && *share > FAR);
+    let share = receipt
+        .relative_distance()
+        .filter(|share| outcome.compared.is_none() && receipt.plan.rule.is_none() && *share > FAR);
     if let Some(share) = share {
         let (path, percent) = (outcome.path.display(), show_figures(share * 100.0));
         messages.note(format!(

@@ -19,6 +19,7 @@ mod recover;
 mod rename;
 mod report;
 mod restarts;
+mod rules;
 mod saved;
 mod selection;
 mod sharded;

@@ -1,4 +1,4 @@
-//! The part of mergekit's YAML that means something for checkpoints of one run, in its own meaning.
+//! mergekit's YAML, in its own meaning: `linear` here, the rules of experts by `mergekit_rules`.
 //!
 //! Facts of mergekit 0.1.5: `linear` divides by the sum of the weights unless `normalize` is false; a weight is at the
 //! model or in the global `parameters`; `dtype` casts the inputs before they are merged and is the output's type unless
@@ -8,9 +8,11 @@ use thalweg_tensor::Dtype;
 
 use super::checker::{Checker, Dashes, Fields, Level};
 use super::error::{RecipeError, RecipeFault};
+use super::mergekit_rules::{self, RuleRecipe, read_rule};
 use super::tree::{Entry, Node, NodeValue};
 use super::{Recipe, RecipeCheckpoint, RecipeDialect, RecipeOption, RecipeSources, show};
 use crate::Ratio;
+use crate::rule::RuleKind;
 use crate::scheme::{Scheme, SchemeParameters, SumRule};
 
 static TOP: Level = Level {
@@ -31,9 +33,10 @@ static TOP: Level = Level {
     ],
 };
 static PARAMETERS: Level = Level { name: "the top level's `parameters`", keys: &["weight", "normalize"] };
-static MODEL: Level = Level { name: "`models[]`", keys: &["model", "parameters"] };
+pub(super) static MODEL: Level = Level { name: "`models[]`", keys: &["model", "parameters"] };
 static MODEL_PARAMETERS: Level = Level { name: "`models[].parameters`", keys: &["weight"] };
 static LEVELS: [&Level; 4] = [&MODEL_PARAMETERS, &PARAMETERS, &MODEL, &TOP];
+static RULE_LEVELS: [&Level; 4] = [&mergekit_rules::MODEL_PARAMETERS, &mergekit_rules::PARAMETERS, &MODEL, &TOP];
 
 /// The method that is read, then the others of mergekit 0.1.5.
 const METHODS: &[&str] = &[
@@ -72,10 +75,15 @@ struct Models {
 
 /// Translates mergekit's YAML.
 pub(super) fn read_mergekit(text: &str, root: &Node) -> Result<Recipe, RecipeError> {
-    let mut checker = Checker::new(text, &LEVELS, Dashes::Distinct);
+    let rule = rule_of(root);
+    let levels = if rule.is_some() { &RULE_LEVELS } else { &LEVELS };
+    let mut checker = Checker::new(text, levels, Dashes::Distinct);
     let top = checker.fields("the recipe", root, &TOP);
     check_method(&mut checker, &top, root);
     refuse_others(&mut checker, &top);
+    if let Some(kind) = rule {
+        return read_experts(checker, &top, root, kind);
+    }
     let mut options = Vec::new();
     let mut notices = Vec::new();
     let parameters = top.get_set("parameters").map(|entry| checker.fields("parameters", &entry.node, &PARAMETERS));
@@ -104,7 +112,38 @@ pub(super) fn read_mergekit(text: &str, root: &Node) -> Result<Recipe, RecipeErr
     checker.finish(Recipe { dialect, sources, options, scheme, input_dtype, notices })
 }
 
-fn refuse(checker: &mut Checker<'_>, place: super::tree::Place, what: impl Into<String>, why: &'static str) {
+/// The rule that a recipe's method is, if it is one.
+fn rule_of(root: &Node) -> Option<RuleKind> {
+    let NodeValue::Table(entries) = &root.value else { return None };
+    let method = entries.iter().find(|entry| entry.key == "merge_method")?;
+    let NodeValue::Scalar { text, .. } = &method.node.value else { return None };
+    // The names are mergekit's; this program's with dashes are none of its.
+    METHODS.contains(&text.as_str()).then(|| text.parse().ok()).flatten()
+}
+
+/// A merge of experts by a rule.
+fn read_experts(
+    mut checker: Checker<'_>,
+    top: &Fields<'_>,
+    root: &Node,
+    kind: RuleKind,
+) -> Result<Recipe, RecipeError> {
+    let RuleRecipe { checkpoints, mut options, mut notices } = read_rule(&mut checker, top, root, kind);
+    let (input_dtype, output_dtype) = read_dtypes(&mut checker, top);
+    options.extend(output_dtype.map(|dtype| {
+        let values = vec![dtype.name().to_lowercase()];
+        RecipeOption { name: "dtype", values }
+    }));
+    for key in ["tokenizer_source", "chat_template"] {
+        if top.get_set(key).is_some() {
+            notices.push(format!("`{key}` is not read: config and tokenizer travel with the base, or the last model"));
+        }
+    }
+    let (dialect, sources) = (RecipeDialect::Mergekit, RecipeSources::Checkpoints(checkpoints));
+    checker.finish(Recipe { dialect, sources, options, scheme: None, input_dtype, notices })
+}
+
+pub(super) fn refuse(checker: &mut Checker<'_>, place: super::tree::Place, what: impl Into<String>, why: &'static str) {
     checker.report(place, RecipeFault::NotSupported { what: what.into(), why });
 }
 
@@ -117,8 +156,9 @@ fn check_method(checker: &mut Checker<'_>, top: &Fields<'_>, root: &Node) {
     };
     match checker.choice("merge_method", &entry.node, METHODS).as_deref() {
         None | Some("linear") => {}
+        Some(method) if method.parse::<RuleKind>().is_ok() => {}
         Some(method) => {
-            let why = "it does not average checkpoints of one run; use mergekit for it, or `merge_method: linear`";
+            let why = "this program has neither a scheme nor a rule of that name; use mergekit for it";
             refuse(checker, entry.node.place, format!("`merge_method: {method}`"), why);
         }
     }
@@ -189,7 +229,7 @@ fn read_models(checker: &mut Checker<'_>, top: &Fields<'_>, global_weight: Optio
 }
 
 /// A model's path. mergekit reads what follows a `+` as an adapter.
-fn read_reference(checker: &mut Checker<'_>, key: &str, entry: &Entry) -> Option<String> {
+pub(super) fn read_reference(checker: &mut Checker<'_>, key: &str, entry: &Entry) -> Option<String> {
     let path = checker.text(key, &entry.node)?;
     if path.contains('+') {
         let why = "merge the adapter into its model first, or, if `+` is part of the path, write a native recipe";

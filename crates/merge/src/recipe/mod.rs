@@ -14,13 +14,14 @@
 //! dtype = "bf16"
 //! ```
 //!
-//! The other is the part of mergekit's YAML that means something for checkpoints of one run (`merge_method: linear`).
+//! The other is mergekit's YAML for weighted averages (`merge_method: linear`) and for rules of experts.
 //! Both become a [`Recipe`]. Everything here is a pure function of text: no file is opened, and paths stay as they are
 //! written. Unknown keys are errors, every problem is shown with its line, and hostile input costs little.
 
 mod checker;
 mod error;
 mod mergekit;
+mod mergekit_rules;
 mod native;
 mod toml_tree;
 mod tree;

@@ -64,6 +64,16 @@ const OPTIONS: &[(&str, OptionKind, Scope)] = &[
     ("normalize", OptionKind::Flag, Scope::Any),
     ("allow_sum", OptionKind::Flag, Scope::Any),
     ("order", OptionKind::Text, Scope::Any),
+    ("rule", OptionKind::Text, Scope::Any),
+    ("base", OptionKind::Text, Scope::Any),
+    ("density", OptionKind::NumberList, Scope::Any),
+    ("lambda", OptionKind::Number, Scope::Any),
+    ("seed", OptionKind::Count, Scope::Any),
+    ("gamma", OptionKind::Number, Scope::Any),
+    ("epsilon", OptionKind::Number, Scope::Any),
+    ("convention", OptionKind::Choice(&["paper", "mergekit"]), Scope::Any),
+    ("divide", OptionKind::Choice(&["yes", "no"]), Scope::Any),
+    ("rescale", OptionKind::Choice(&["none", "inverse", "l1"]), Scope::Any),
     ("dtype", OptionKind::Choice(&["same", "f32", "bf16", "f16", "float32", "bfloat16", "float16"]), Scope::Any),
     (
         "format",
@@ -126,6 +136,16 @@ static TOP: Level = Level {
         "normalize",
         "allow_sum",
         "order",
+        "rule",
+        "base",
+        "density",
+        "lambda",
+        "seed",
+        "gamma",
+        "epsilon",
+        "convention",
+        "divide",
+        "rescale",
         "dtype",
         "format",
         "optimizer",
@@ -322,7 +342,8 @@ fn read_size(checker: &mut Checker<'_>, name: &'static str, node: &Node) -> Opti
 /// The scheme, built here so that its errors show the line they come from. Numbers that do not read were reported
 /// by their own readers.
 fn read_scheme(checker: &mut Checker<'_>, top: &Fields<'_>, sources: Option<&RecipeSources>) -> Option<Scheme> {
-    if checker.has_problems() {
+    // The coefficients of a rule are no scheme's: they need not sum to anything.
+    if checker.has_problems() || top.get("rule").is_some() {
         return None;
     }
     let mut ratio = |key| top.get(key).and_then(|entry| checker.ratio(key, &entry.node));

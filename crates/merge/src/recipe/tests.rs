@@ -411,10 +411,10 @@ fn wrong_methods_and_types_are_sentences() {
     let good = two_models(["1", "2"]);
     check(good.replace("linear", "linaer"), "1:15 `merge_method` cannot be `linaer` -> did you mean `linear`?");
     check(
-        good.replace("linear", "slerp"),
+        good.replace("linear", "nearswap"),
         concat!(
-            "1:15 `merge_method: slerp` is not supported: it does not average checkpoints of one run; ",
-            "use mergekit for it, or `merge_method: linear`"
+            "1:15 `merge_method: nearswap` is not supported: this program has neither a scheme nor a rule of that name; ",
+            "use mergekit for it"
         ),
     );
     check(format!("{good}dtype: bfloat\n"), "5:8 `dtype` cannot be `bfloat` -> did you mean `bfloat16`?");
@@ -533,4 +533,98 @@ fn mutilated_recipes_never_panic() {
             }
         }
     }
+}
+
+/// A recipe of a rule, and the options that it becomes.
+#[track_caller]
+fn check_rule(method: &str, text: &str, options: &[(&str, &str)], coefficients: &[&str]) {
+    let text = format!("merge_method: {method}\n{text}");
+    let recipe = parse_recipe(&text, RecipeKind::Yaml).unwrap_or_else(|error| panic!("{error}"));
+    let found: Vec<(&str, String)> =
+        recipe.options.iter().map(|option| (option.name, option.values.join(","))).collect();
+    let expected: Vec<(&str, String)> = options.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+    assert_eq!(found, expected);
+    let RecipeSources::Checkpoints(checkpoints) = &recipe.sources else { panic!("{:?}", recipe.sources) };
+    let weights: Vec<String> = checkpoints
+        .iter()
+        .map(|one| one.coefficient.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string))
+        .collect();
+    assert_eq!(weights, coefficients);
+    // What the note shows means the same.
+    let native = parse_recipe(&native_equivalent(&recipe), RecipeKind::Toml).unwrap_or_else(|error| panic!("{error}"));
+    let sorted = |options: &[RecipeOption]| {
+        let mut options: Vec<_> = options.iter().map(|one| (one.name, one.values.clone())).collect();
+        options.sort();
+        options
+    };
+    assert_eq!((native.sources, sorted(&native.options)), (recipe.sources.clone(), sorted(&recipe.options)));
+}
+
+#[test]
+fn rules_of_mergekit_are_translated_with_their_defaults() {
+    let ties = "base_model: base\nmodels:\n  - model: base\n  - {model: a, parameters: {weight: 0.5, density: 0.3}}\n  \
+                - {model: b, parameters: {weight: 1}}\nparameters: {density: 0.6, normalize: true, int8_mask: true}\ndtype: float32\n";
+    check_rule(
+        "ties",
+        ties,
+        &[("rule", "ties"), ("base", "base"), ("density", "0.3,0.6"), ("convention", "mergekit"), ("dtype", "f32")],
+        &["0.5", "1"],
+    );
+    check_rule(
+        "dare_ties",
+        &ties.replace("normalize: true", "normalize: true, rescale: false, lambda: 0.9"),
+        &[
+            ("rule", "dare-ties"),
+            ("base", "base"),
+            ("density", "0.3,0.6"),
+            ("lambda", "0.9"),
+            ("divide", "yes"),
+            ("rescale", "none"),
+            ("convention", "mergekit"),
+            ("dtype", "f32"),
+        ],
+        &["0.5", "1"],
+    );
+    check_rule(
+        "slerp",
+        "base_model: a\nmodels: [{model: a}, {model: b}]\nparameters: {t: 0.25}\n",
+        &[("rule", "slerp"), ("base", "a"), ("convention", "mergekit")],
+        &["0.25"],
+    );
+    check_rule(
+        "karcher",
+        "models: [{model: a}, {model: b}, {model: c}]\n",
+        &[("rule", "karcher"), ("convention", "mergekit")],
+        &["-", "-", "-"],
+    );
+    check_rule(
+        "model_stock",
+        "base_model: base\nmodels: [{model: a}, {model: b}]\n",
+        &[("rule", "model-stock"), ("base", "base"), ("convention", "mergekit")],
+        &["-", "-"],
+    );
+    check_rule(
+        "breadcrumbs",
+        "base_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1, density: 0.9, gamma: 0.02}\n",
+        &[
+            ("rule", "breadcrumbs"),
+            ("base", "base"),
+            ("density", "0.9,0.9"),
+            ("gamma", "0.02"),
+            ("convention", "mergekit"),
+        ],
+        &["1", "1"],
+    );
+}
+
+#[test]
+fn what_a_rule_of_mergekit_cannot_mean_here_is_refused() {
+    let check = |text: &str, expected| check_refused(text, RecipeKind::Yaml, expected);
+    let ties = "merge_method: ties\nmodels: [{model: a}, {model: b}]\n";
+    check(&format!("{ties}parameters: {{weight: 1}}\n"), "1:1 the top level needs `base_model`");
+    check(&format!("{ties}base_model: c\n"), "2:10 a model, or the top level's `parameters`, needs `weight`");
+    check(
+        &format!("{ties}base_model: c\nparameters: {{weight: 1, density: [0.1, 0.5]}}\n"),
+        "4:34 a `density` that differs between layers or tensors is not supported: every tensor of a model has one value here; give one number",
+    );
 }

@@ -16,6 +16,10 @@ mod policies;
 #[cfg(test)]
 mod resume;
 #[cfg(test)]
+mod rule_oracle;
+#[cfg(test)]
+mod rules;
+#[cfg(test)]
 mod same_bytes;
 #[cfg(test)]
 mod scale;

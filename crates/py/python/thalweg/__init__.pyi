@@ -336,7 +336,7 @@ class TensorDiff:
 
     @property
     def distance(self) -> float:
-        """Euclidean distance."""
+        """Euclidean distance; NaN where either holds a NaN, or where only bytes were compared."""
 
     @property
     def cosine(self) -> float | None:

@@ -8,7 +8,7 @@ use thalweg_merge::scheme::{CoefficientOrder, PowerSnapshot, Scheme, reconstruct
 
 use super::sources::{GivenModel, SourceOrder, choose_checkpoints, choose_models};
 use super::weights::{Weighed, Weights, parse_ratio, weigh};
-use super::{OutputOptions, Resolver, RunOptions, SchemeOptions, Selection};
+use super::{OutputOptions, Resolver, RuleOptions, RunOptions, SchemeOptions, Selection};
 use crate::Error;
 
 /// A merge that is asked for: a run with a selection, or checkpoints.
@@ -24,6 +24,8 @@ pub struct MergeRequest {
     pub run: RunOptions,
     /// How the checkpoints are weighed.
     pub scheme: SchemeOptions,
+    /// How experts are merged, if not by a weighted sum.
+    pub rule: RuleOptions,
     /// What the output is like.
     pub output: OutputOptions,
 }
@@ -34,6 +36,10 @@ impl Resolver<'_> {
     /// # Errors
     /// `Request` for options that do not fit together; `Scheme`; those of opening runs and checkpoints.
     pub fn merge_plan(&self, request: &MergeRequest, out: &Path) -> Result<MergePlan, Error> {
+        if let Some(rule) = &request.rule.rule {
+            return self.rule_plan(request, rule, out);
+        }
+        request.rule.check_idle()?;
         if !request.scheme.from_averages.is_empty() {
             return self.reconstruction(request, out);
         }

@@ -11,7 +11,7 @@ use super::MergeRequest;
 use crate::Error;
 
 /// The names that [`MergeRequest::set_option`] takes, in the order of the command line's help.
-pub const OPTION_NAMES: [&str; 43] = [
+pub const OPTION_NAMES: [&str; 53] = [
     "last",
     "count",
     "interval_steps",
@@ -39,6 +39,16 @@ pub const OPTION_NAMES: [&str; 43] = [
     "order",
     "normalize",
     "allow_sum",
+    "rule",
+    "base",
+    "density",
+    "lambda",
+    "seed",
+    "gamma",
+    "epsilon",
+    "convention",
+    "divide",
+    "rescale",
     "dtype",
     "out_shard_size",
     "drop",
@@ -105,9 +115,29 @@ impl MergeRequest {
             "order" => scheme.order = Some(option.text()?),
             "normalize" => scheme.normalize = option.flag()?,
             "allow_sum" => scheme.allow_sum = option.flag()?,
+            _ if self.set_rule_option(option)? => {}
             _ => return self.set_output_option(option),
         }
         Ok(())
+    }
+
+    /// Sets an option of rules; `false` if it is none.
+    fn set_rule_option(&mut self, option: Given<'_>) -> Result<bool, Error> {
+        let rule = &mut self.rule;
+        match option.name {
+            "rule" => rule.rule = Some(option.text()?),
+            "base" => rule.base = Some(option.text()?.into()),
+            "density" => rule.density = option.list(),
+            "lambda" => rule.lambda = Some(option.text()?),
+            "seed" => rule.seed = Some(option.count()?),
+            "gamma" => rule.gamma = Some(option.text()?),
+            "epsilon" => rule.epsilon = Some(option.text()?),
+            "convention" => rule.convention = Some(option.text()?),
+            "divide" => rule.divide = Some(option.text()?),
+            "rescale" => rule.rescale = Some(option.text()?),
+            _ => return Ok(false),
+        }
+        Ok(true)
     }
 
     fn set_output_option(&mut self, option: Given<'_>) -> Result<(), Error> {

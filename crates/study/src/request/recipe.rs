@@ -96,7 +96,8 @@ impl Resolver<'_> {
                 *path = folder.join(&*path);
             }
         };
-        request.inputs.iter_mut().chain(request.models.iter_mut().map(|model| &mut model.path)).for_each(find);
+        let models = request.models.iter_mut().map(|model| &mut model.path);
+        request.inputs.iter_mut().chain(models).chain(&mut request.rule.base).for_each(find);
         request
     }
 

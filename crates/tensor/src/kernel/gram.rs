@@ -24,9 +24,9 @@ pub fn gram_into(dtype: Dtype, reference: &[u8], sources: &[&[u8]], out: &mut [f
             Some(split) => split,
             None => return,
         };
-        widen_row(dtype, &reference[range.clone()], reference_row);
+        widen_into(dtype, &reference[range.clone()], reference_row);
         for (row, source) in difference_rows.iter_mut().zip(sources) {
-            widen_row(dtype, &source[range.clone()], row);
+            widen_into(dtype, &source[range.clone()], row);
             row.iter_mut().zip(reference_row.iter()).for_each(|(x, r)| *x -= r);
         }
         // What a shorter block before this one left must not count again.
@@ -37,7 +37,8 @@ pub fn gram_into(dtype: Dtype, reference: &[u8], sources: &[&[u8]], out: &mut [f
     }
 }
 
-fn widen_row(dtype: Dtype, bytes: &[u8], row: &mut [f64; BLOCK]) {
+/// Widens little-endian elements of a floating dtype exactly; `row` has a place for each. Other dtypes give zeros.
+pub fn widen_into(dtype: Dtype, bytes: &[u8], row: &mut [f64]) {
     match dtype {
         Dtype::Bf16 => widen_all::<InBf16>(bytes, row),
         Dtype::F16 => widen_all::<InF16>(bytes, row),
@@ -49,7 +50,7 @@ fn widen_row(dtype: Dtype, bytes: &[u8], row: &mut [f64; BLOCK]) {
     }
 }
 
-fn widen_all<I: Input>(bytes: &[u8], row: &mut [f64; BLOCK]) {
+fn widen_all<I: Input>(bytes: &[u8], row: &mut [f64]) {
     const RUN: usize = 16;
     for (row, bytes) in row.chunks_mut(RUN).zip(bytes.chunks(RUN * I::BYTES)) {
         let mut padded = [0; RUN * 4];

@@ -28,7 +28,7 @@ use prepared::Prepared;
 use simd::{SumTiles, choose_kernel};
 
 pub use float_env::FloatEnvironment;
-pub use gram::gram_into;
+pub use gram::{gram_into, widen_into};
 pub use simd::Simd;
 pub use stats::{DifferenceStats, UlpStats, difference_stats, ulp_difference};
 

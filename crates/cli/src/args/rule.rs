@@ -1,0 +1,68 @@
+//! Options of rules that merge experts.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+/// How experts that were trained from one base are merged.
+#[derive(Debug, Args, Clone, Default, PartialEq, Eq)]
+#[command(next_help_heading = "Rule for experts")]
+pub(crate) struct RuleArgs {
+    /// Merge experts, given with -m, by their differences from --base: task-arithmetic, ties, dare, dare-ties, della,
+    /// della-linear, breadcrumbs, breadcrumbs-ties, slerp, multi-slerp, karcher, model-stock
+    #[arg(long, value_name = "RULE")]
+    pub(crate) rule: Option<String>,
+    /// The model that the experts were trained from
+    #[arg(long, value_name = "CKPT")]
+    pub(crate) base: Option<PathBuf>,
+    /// Share of each expert's differences that are kept: one for all, or one for each [default: 0.5]
+    #[arg(long, value_name = "D,...", value_delimiter = ',')]
+    pub(crate) density: Vec<String>,
+    /// What the merged difference is multiplied by [default: 1]
+    #[arg(long, value_name = "L", allow_hyphen_values = true)]
+    pub(crate) lambda: Option<String>,
+    /// dare and della: what the random mask is drawn from [default: 0]
+    #[arg(long, value_name = "S")]
+    pub(crate) seed: Option<u64>,
+    /// breadcrumbs: share of the largest differences that are dropped [default: 0.01]
+    #[arg(long, value_name = "G")]
+    pub(crate) gamma: Option<String>,
+    /// della: range of the probabilities [default: 0.1; mergekit: 0.15]
+    #[arg(long, value_name = "E")]
+    pub(crate) epsilon: Option<String>,
+    /// Whose definition to follow where they differ: the paper's or mergekit's; docs/methods.md says where [default:
+    /// paper]
+    #[arg(long, value_enum, value_name = "WHOSE")]
+    pub(crate) convention: Option<ConventionChoice>,
+    /// Divide the sum by the coefficients that took part [default: yes where the convention takes a mean]
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub(crate) divide: Option<DivideChoice>,
+    /// How kept differences make up for dropped ones: not at all, divided by their probability, or by the L1 norm of
+    /// each tensor [default: by rule and convention]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub(crate) rescale: Option<RescaleChoice>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ConventionChoice {
+    Paper,
+    Mergekit,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DivideChoice {
+    Yes,
+    No,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RescaleChoice {
+    None,
+    Inverse,
+    L1,
+}
+
+/// A choice as it is spelt.
+pub(crate) fn word(choice: impl ValueEnum) -> String {
+    choice.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}

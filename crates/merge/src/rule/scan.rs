@@ -1,0 +1,175 @@
+//! Passes over the deltas of experts that leave numbers behind: histograms, counts, norms. Nothing is written.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use thalweg_tensor::kernel::{FloatEnvironment, widen_into};
+use thalweg_tensor::{Dtype, TensorEntry, TensorSource, display_name, to_index};
+
+use super::delta::{RowScratch, Selector};
+use crate::align::MergeLayout;
+use crate::combine::run_workers;
+use crate::context::RunContext;
+use crate::error::Error;
+use crate::memory::PieceSize;
+use crate::unit::Part;
+
+/// What a pass reads.
+pub(crate) struct Scan<'a> {
+    pub(crate) sources: &'a [&'a dyn TensorSource],
+    pub(crate) layout: &'a MergeLayout,
+    pub(crate) piece: PieceSize,
+    /// The base's number among the sources.
+    pub(crate) base: usize,
+    /// The experts' numbers among the sources.
+    pub(crate) experts: &'a [usize],
+}
+
+/// Some elements of one delta.
+pub(crate) struct Deltas<'b> {
+    pub(crate) tensor_idx: usize,
+    pub(crate) part_idx: usize,
+    /// The expert's number among the experts.
+    pub(crate) expert: usize,
+    pub(crate) first_element: u64,
+    pub(crate) values: &'b mut [f64],
+}
+
+/// Buffers of one thread.
+#[derive(Default)]
+struct Buffers {
+    bytes: Vec<u8>,
+    base: Vec<f64>,
+    delta: Vec<f64>,
+}
+
+/// A number for the order of magnitudes: the bits of |value| as f32.
+#[expect(clippy::cast_possible_truncation, reason = "magnitudes are ranked as f32")]
+pub(crate) fn magnitude_bits(value: f64) -> u32 {
+    (value as f32).to_bits() & 0x7fff_ffff
+}
+
+/// Reads and widens some elements of a source.
+pub(crate) fn read_widened(
+    source: &dyn TensorSource,
+    (entry, tensor_idx): (&TensorEntry, usize),
+    elements: Range<u64>,
+    bytes: &mut Vec<u8>,
+    out: &mut Vec<f64>,
+) -> Result<(), Error> {
+    let n_elements = elements.end - elements.start;
+    bytes.resize(to_index(entry.dtype.bytes_of(n_elements).unwrap_or(0)), 0);
+    source
+        .read_elements(tensor_idx, elements, bytes)
+        .map_err(|source| Error::Access { tensor: display_name(&entry.name), source })?;
+    out.resize(to_index(n_elements), 0.0);
+    widen_into(entry.dtype, bytes, out);
+    Ok(())
+}
+
+impl Scan<'_> {
+    /// Folds the deltas of `parts` into one state for each thread. The states come in no order, so what they hold must
+    /// add up to the same in any order.
+    pub(crate) fn fold<T: Send>(
+        &self,
+        parts: &[Part],
+        start: &(dyn Fn() -> T + Sync),
+        act: &(dyn Fn(&mut T, Deltas<'_>) -> Result<(), Error> + Sync),
+        run: &RunContext<'_>,
+    ) -> Result<Vec<T>, Error> {
+        let next = AtomicUsize::new(0);
+        let results: Mutex<(Vec<T>, Option<Error>)> = Mutex::new((Vec::new(), None));
+        let work = || {
+            let _environment = FloatEnvironment::set_default();
+            let (mut state, mut buffers) = (None, Buffers::default());
+            let mut failure = None;
+            while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let state = state.get_or_insert_with(start);
+                let outcome = run.check_interrupt().and_then(|()| self.do_part(part, &mut buffers, state, act, run));
+                if let Err(error) = outcome {
+                    // The others take no further part.
+                    next.store(parts.len(), Ordering::Relaxed);
+                    failure = Some(error);
+                    break;
+                }
+            }
+            let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+            results.0.extend(state);
+            if let Some(error) = failure {
+                results.1.get_or_insert(error);
+            }
+        };
+        // A thread costs more than a small tensor.
+        if parts.len() > 1 {
+            run_workers(run, &work)?
+        } else {
+            work()
+        }
+        match results.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            (_, Some(error)) => Err(error),
+            (states, None) => Ok(states),
+        }
+    }
+
+    fn do_part<T>(
+        &self,
+        part: &Part,
+        buffers: &mut Buffers,
+        state: &mut T,
+        act: &(dyn Fn(&mut T, Deltas<'_>) -> Result<(), Error> + Sync),
+        run: &RunContext<'_>,
+    ) -> Result<(), Error> {
+        let entry = (&self.layout.catalog.entries()[part.tensor_idx], part.tensor_idx);
+        let Buffers { bytes, base, delta } = buffers;
+        for elements in self.piece.pieces_of(part) {
+            read_widened(self.sources[self.base], entry, elements.clone(), bytes, base)?;
+            run.progress.advance(bytes.len() as u64);
+            for (expert, &source_idx) in self.experts.iter().enumerate() {
+                read_widened(self.sources[source_idx], entry, elements.clone(), bytes, delta)?;
+                run.progress.advance(bytes.len() as u64);
+                delta.iter_mut().zip(&*base).for_each(|(x, b)| *x -= b);
+                let (tensor_idx, part_idx, first_element) = (part.tensor_idx, part.part_idx, elements.start);
+                act(state, Deltas { tensor_idx, part_idx, expert, first_element, values: delta })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// For each expert, sums of |d| over a tensor before and after its selector drops elements.
+    pub(crate) fn norms(
+        &self,
+        parts: &[Part],
+        selectors: &[Selector],
+        run: &RunContext<'_>,
+    ) -> Result<Vec<(f64, f64)>, Error> {
+        type PartNorm = ((usize, usize), (f64, f64));
+        let act = |(norms, rows): &mut (Vec<PartNorm>, RowScratch), deltas: Deltas<'_>| {
+            let Deltas { tensor_idx, part_idx, expert, first_element, values } = deltas;
+            let before: f64 = values.iter().map(|d| d.abs()).sum();
+            selectors[expert].prepare_rows(self, (tensor_idx, expert), (first_element, values.len()), rows)?;
+            selectors[expert].select(first_element, values, rows);
+            let after: f64 = values.iter().map(|d| d.abs()).sum();
+            match norms.last_mut().filter(|(place, _)| *place == (part_idx, expert)) {
+                Some((_, sum)) => *sum = (sum.0 + before, sum.1 + after),
+                None => norms.push(((part_idx, expert), (before, after))),
+            }
+            Ok(())
+        };
+        let states = self.fold(parts, &|| (Vec::new(), RowScratch::default()), &act, run)?;
+        let mut by_part: Vec<PartNorm> = states.into_iter().flat_map(|(norms, _)| norms).collect();
+        // The sort is stable and a part belongs to one thread, so sums do not depend on threads.
+        by_part.sort_by_key(|(place, _)| *place);
+        let mut sums = vec![(0.0, 0.0); selectors.len()];
+        for ((_, expert), (before, after)) in by_part {
+            sums[expert].0 += before;
+            sums[expert].1 += after;
+        }
+        Ok(sums)
+    }
+}
+
+/// Bytes that widening buffers of one thread take, for pieces of `n_elements` elements at most.
+pub(crate) fn widened_bytes(n_buffers: usize, n_elements: u64) -> u64 {
+    (n_buffers as u64).saturating_mul(n_elements).saturating_mul(Dtype::F64.bytes().unwrap_or(8))
+}

@@ -1,0 +1,479 @@
+//! Rules of experts: mergekit's results, the papers' equations, degenerate inputs, and bytes that depend on nothing else.
+
+use std::path::{Path, PathBuf};
+
+use thalweg_merge::plan::{MergePlan, OutputPlan};
+use thalweg_merge::rule::{Convention, PlanRule, RULES, Rescale, RuleKind};
+
+use crate::rule_oracle::{self as oracle, Expert};
+use crate::support::{
+    FORCE, PLAIN, Runner, Tensors, assert_same_tensors, bits16_tensor, decode_safetensors, f32_tensor, fixture,
+    noise_tensor, output, plan, read_tensors, tensors, write_checkpoint,
+};
+
+/// A merge of experts by a rule; the base, if there is one, is the first source. Coefficients are hundredths.
+struct Merge {
+    sources: Vec<PathBuf>,
+    hundredths: Vec<i64>,
+    rule: PlanRule,
+}
+
+impl Merge {
+    fn new(kind: RuleKind, convention: Convention, base: Option<&Path>, experts: &[(&Path, i64)]) -> Self {
+        let rule = PlanRule::new(kind, convention, base.map(|_| 0), experts.len());
+        let sources = base.into_iter().chain(experts.iter().map(|(path, _)| *path)).map(Path::to_owned).collect();
+        let hundredths = base.map(|_| 0).into_iter().chain(experts.iter().map(|(_, weight)| *weight)).collect();
+        Self { sources, hundredths, rule }
+    }
+
+    fn output(&self, out: &Path) -> OutputPlan {
+        let mut output = output(&self.sources, &self.hundredths, 100, out);
+        let newest = self.rule.base.unwrap_or(self.sources.len() - 1);
+        (output.policy.newest, output.policy.side_files_from) = (newest, newest);
+        output.rule = Some(self.rule.clone());
+        output.scheme = self.rule.scheme_name();
+        output
+    }
+
+    #[track_caller]
+    fn run(&self) -> Tensors {
+        let folder = tempfile::tempdir().unwrap();
+        Runner::default().merge(&plan(self.output(&folder.path().join("out"))))
+    }
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect()
+}
+
+/// The distance of two numbers in steps of f32 at the larger of `scale` and them.
+fn ulps(a: f32, b: f32, scale: f32) -> f32 {
+    let largest = a.abs().max(b.abs()).max(scale.abs()).max(f32::MIN_POSITIVE);
+    (a - b).abs() / (largest.next_up() - largest)
+}
+
+fn numbers(value: &serde_json::Value) -> Vec<f64> {
+    value.as_array().map_or_else(Vec::new, |list| list.iter().map(|number| number.as_f64().unwrap()).collect())
+}
+
+/// The merge that a case of the fixture describes.
+fn merge_of_case(case: &serde_json::Value) -> Merge {
+    let parameters = &case["parameters"];
+    let kind: RuleKind = case["method"].as_str().unwrap().parse().unwrap();
+    let names = case["experts"].as_array().unwrap();
+    let weights = match kind {
+        RuleKind::Slerp => vec![parameters["t"].as_f64().unwrap()],
+        _ if parameters["weight"].is_array() => numbers(&parameters["weight"]),
+        _ => vec![1.0; names.len()],
+    };
+    let paths: Vec<PathBuf> =
+        names.iter().map(|name| fixture(&format!("expert-rules/{}", name.as_str().unwrap()))).collect();
+    #[expect(clippy::cast_possible_truncation, reason = "hundredths of small numbers")]
+    let experts: Vec<(&Path, i64)> =
+        paths.iter().zip(&weights).map(|(path, weight)| (path.as_path(), (weight * 100.0).round() as i64)).collect();
+    let base = fixture("expert-rules/base");
+    let base = (kind != RuleKind::Karcher).then_some(base.as_path());
+    let mut merge = Merge::new(kind, Convention::Mergekit, base, &experts);
+    let rule = &mut merge.rule;
+    if kind.has_density() {
+        rule.densities = numbers(&parameters["density"]);
+    }
+    rule.gamma = rule.gamma.map(|_| numbers(&parameters["gamma"])[0]);
+    rule.epsilon = rule.epsilon.map(|_| numbers(&parameters["epsilon"])[0]);
+    rule.seed = rule.seed.map(|_| case["seed"].as_u64().unwrap());
+    if let Some(lambda) = parameters["lambda"].as_f64() {
+        rule.lambda = lambda.to_string();
+    }
+    rule.divide = parameters["normalize"] == true;
+    rule.rescale = if parameters["rescale"] == true { Rescale::L1 } else { Rescale::None };
+    merge
+}
+
+#[test]
+fn every_rule_equals_mergekits_within_two_ulps() {
+    let folder = fixture("expert-rules");
+    let document: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.join("cases.json")).unwrap()).unwrap();
+    let models = ["base", "a", "b", "c"].map(|name| read_tensors(&folder.join(name)));
+    let cases = document["cases"].as_array().unwrap();
+    let mut seen = Vec::new();
+    for case in cases {
+        let name = case["case"].as_str().unwrap();
+        let merge = merge_of_case(case);
+        seen.push(merge.rule.kind);
+        #[expect(clippy::cast_possible_truncation, reason = "a tenth or so")]
+        let least_density = merge.rule.densities.iter().copied().fold(1.0, f64::min) as f32;
+        let largest_factor = if merge.rule.kind.has_seed() { 1.0 / least_density } else { 0.0 };
+        let found = merge.run();
+        let expected = decode_safetensors(&std::fs::read(folder.join(format!("{name}.safetensors"))).unwrap());
+        assert!(expected.len() >= 4, "{name}");
+        for (tensor, (_, shape, bytes)) in &expected {
+            assert_eq!(&found[tensor].1, shape, "{name}: {tensor}");
+            // Where terms cancel, mergekit's F32 sum is off by steps of the terms: they are counted at the largest input,
+            // or at the largest that rescaling makes of one.
+            let inputs = models.each_ref().map(|model| floats(&model[tensor].2));
+            for (i, (a, b)) in floats(&found[tensor].2).iter().zip(floats(bytes)).enumerate() {
+                let deltas = inputs.iter().map(|input| (input[i] - inputs[0][i]).abs() * largest_factor);
+                let largest = inputs.iter().map(|input| input[i].abs()).chain(deltas).fold(0.0, f32::max);
+                let distance = ulps(*a, b, largest);
+                assert!(distance <= 2.0, "{name}: {tensor}[{i}]: {a} and {b}, {distance} ULPs apart");
+            }
+        }
+    }
+    assert!(RULES.iter().all(|entry| seen.contains(&entry.kind)), "{seen:?}");
+}
+
+/// A base and three experts whose values have no ties, in two tensors of different spread.
+fn small_set(folder: &Path) -> [PathBuf; 4] {
+    let names = ["base", "x1", "x2", "x3"].map(|name| folder.join(name));
+    let mut random = oracle::Random::new(11);
+    let base: Vec<f32> = (0..90).map(|_| random.next(1.0)).collect();
+    for (k, name) in names.iter().enumerate() {
+        let mut values = base.clone();
+        if k > 0 {
+            values.iter_mut().for_each(|x| *x += random.next(0.1));
+        }
+        let (first, second) = values.split_at(40);
+        let rows = ("F32".to_owned(), vec![5, 8], crate::support::f32s(first));
+        write_checkpoint(name, &tensors([("rows", rows), ("vector", f32_tensor(second))]));
+    }
+    names
+}
+
+/// Every tensor of the small set by the rule, and by the plain reading of its equation.
+#[track_caller]
+fn check_equation(kind: RuleKind, hundredths: [i64; 3], change: impl Fn(&mut PlanRule)) {
+    let folder = tempfile::tempdir().unwrap();
+    let [base, x1, x2, x3] = small_set(folder.path());
+    let experts = [(&*x1, hundredths[0]), (&*x2, hundredths[1]), (&*x3, hundredths[2])];
+    let mut merge = Merge::new(kind, Convention::Paper, Some(&base), &experts);
+    change(&mut merge.rule);
+    let found = merge.run();
+    let read = |path: &Path| {
+        let found = read_tensors(path);
+        [("rows", 8), ("vector", 50)].map(|(name, row)| oracle::Part {
+            name,
+            row,
+            values: floats(&found[name].2).into_iter().map(f64::from).collect(),
+        })
+    };
+    let models: Vec<Expert> = experts
+        .iter()
+        .map(|(path, weight)| Expert {
+            parts: read(path).into(),
+            weight: f64::from(i32::try_from(*weight).unwrap()) / 100.0,
+        })
+        .collect();
+    let expected = oracle::merge(&merge.rule, &read(&base), &models);
+    for (name, values) in expected {
+        #[expect(clippy::cast_possible_truncation, reason = "the one rounding")]
+        let expected: Vec<f32> = values.into_iter().map(|value| value as f32).collect();
+        assert_eq!(floats(&found[name].2), expected, "{kind}: {name}");
+    }
+}
+
+#[test]
+fn ties_is_algorithm_1_of_its_paper() {
+    for density in [0.1, 0.2, 0.5, 0.9] {
+        check_equation(RuleKind::Ties, [100, 100, 100], |rule| rule.densities = vec![density; 3]);
+    }
+    check_equation(RuleKind::Ties, [100, 50, -25], |rule| {
+        (rule.densities, rule.lambda) = (vec![0.3, 0.6, 1.0], "0.75".to_owned());
+    });
+}
+
+#[test]
+fn dare_is_equations_3_to_5_of_its_paper() {
+    for (seed, density) in [(0, 0.1), (1, 0.5), (u64::MAX, 0.9)] {
+        for kind in [RuleKind::Dare, RuleKind::DareTies] {
+            check_equation(kind, [100, 50, 30], |rule| (rule.seed, rule.densities) = (Some(seed), vec![density; 3]));
+        }
+    }
+}
+
+#[test]
+fn della_follows_the_ranks_in_rows() {
+    for (density, epsilon) in [(0.5, 0.2), (0.3, 0.0), (0.7, 0.4)] {
+        for kind in [RuleKind::Della, RuleKind::DellaLinear] {
+            check_equation(kind, [100, 50, 30], |rule| {
+                (rule.densities, rule.epsilon) = (vec![density; 3], Some(epsilon));
+            });
+        }
+    }
+}
+
+#[test]
+fn breadcrumbs_drop_outliers_and_small_changes_of_each_tensor() {
+    for (density, gamma) in [(0.5, 0.1), (0.9, 0.05), (0.95, 0.2)] {
+        for kind in [RuleKind::Breadcrumbs, RuleKind::BreadcrumbsTies] {
+            check_equation(kind, [100, 50, 30], |rule| (rule.densities, rule.gamma) = (vec![density; 3], Some(gamma)));
+        }
+    }
+}
+
+#[test]
+fn rules_on_a_sphere_are_their_equations_on_whole_vectors() {
+    check_equation(RuleKind::MultiSlerp, [100, 50, 30], |_| {});
+    check_equation(RuleKind::Karcher, [100, 50, 30], |_| {});
+    check_equation(RuleKind::ModelStock, [100, 100, 100], |_| {});
+}
+
+/// Element-wise rules and those on the sphere, with two experts.
+const OF_TWO: [RuleKind; 11] = [
+    RuleKind::TaskArithmetic,
+    RuleKind::Ties,
+    RuleKind::Dare,
+    RuleKind::DareTies,
+    RuleKind::Della,
+    RuleKind::DellaLinear,
+    RuleKind::Breadcrumbs,
+    RuleKind::BreadcrumbsTies,
+    RuleKind::MultiSlerp,
+    RuleKind::Karcher,
+    RuleKind::ModelStock,
+];
+
+fn one_tensor(folder: &Path, name: &str, values: &[f32]) -> PathBuf {
+    let path = folder.join(name);
+    write_checkpoint(&path, &tensors([("w", f32_tensor(values))]));
+    path
+}
+
+#[track_caller]
+fn merged(merge: &Merge) -> Vec<f32> {
+    floats(&merge.run()["w"].2)
+}
+
+const CONVENTIONS: [Convention; 2] = [Convention::Paper, Convention::Mergekit];
+
+#[test]
+fn experts_equal_to_the_base_give_the_base() {
+    let folder = tempfile::tempdir().unwrap();
+    let values = [1.5, -2.0, 0.0, 3.25, 1e-30, 7.0];
+    let base = one_tensor(folder.path(), "base", &values);
+    let [a, b] = ["a", "b"].map(|name| one_tensor(folder.path(), name, &values));
+    for convention in CONVENTIONS {
+        for kind in OF_TWO {
+            let merge = Merge::new(kind, convention, Some(&base), &[(&a, 100), (&b, 100)]);
+            assert_eq!(merged(&merge), values, "{kind} {convention:?}");
+        }
+        assert_eq!(merged(&Merge::new(RuleKind::Slerp, convention, Some(&base), &[(&a, 30)])), values);
+        for kind in [RuleKind::MultiSlerp, RuleKind::Karcher] {
+            let found = merged(&Merge::new(kind, convention, None, &[(&a, 100), (&b, 50)]));
+            assert!(found.iter().zip(values).all(|(x, y)| ulps(*x, y, 0.0) <= 1.0), "{kind}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn equal_experts_count_as_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = one_tensor(folder.path(), "base", &[1.0, -2.0, 0.5, 3.0]);
+    let expert = [1.25, -2.5, 0.25, 3.5];
+    let [a, b] = ["a", "b"].map(|name| one_tensor(folder.path(), name, &expert));
+    // Rules that take a mean give the expert, where all elements are kept.
+    for kind in [RuleKind::Ties, RuleKind::DareTies, RuleKind::Della, RuleKind::MultiSlerp, RuleKind::ModelStock] {
+        let mut merge = Merge::new(kind, Convention::Paper, Some(&base), &[(&a, 100), (&b, 100)]);
+        merge.rule.densities.fill(1.0);
+        let found = merged(&merge);
+        assert!(found.iter().zip(expert).all(|(x, y)| ulps(*x, y, 0.0) <= 1.0), "{kind}: {found:?}");
+    }
+}
+
+#[test]
+fn density_0_gives_the_base_and_density_1_keeps_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let [base, x1, x2, _] = small_set(folder.path());
+    let experts = [(&*x1, 100), (&*x2, 50)];
+    let original = read_tensors(&base);
+    let sum = Merge::new(RuleKind::TaskArithmetic, Convention::Paper, Some(&base), &experts).run();
+    for kind in OF_TWO.into_iter().filter(|kind| kind.has_density()) {
+        for convention in CONVENTIONS {
+            let mut merge = Merge::new(kind, convention, Some(&base), &experts);
+            merge.rule.densities.fill(0.0);
+            assert_same_tensors(&merge.run(), &original, &format!("{kind} {convention:?}"));
+        }
+        if matches!(kind, RuleKind::Dare | RuleKind::DellaLinear | RuleKind::Breadcrumbs) {
+            let mut merge = Merge::new(kind, Convention::Paper, Some(&base), &experts);
+            merge.rule.densities.fill(1.0);
+            assert_same_tensors(&merge.run(), &sum, &format!("{kind} at density 1"));
+        }
+    }
+}
+
+#[test]
+fn task_arithmetic_is_the_exact_sum() {
+    let folder = tempfile::tempdir().unwrap();
+    let [base, x1, x2, _] = small_set(folder.path());
+    let mut merge = Merge::new(RuleKind::TaskArithmetic, Convention::Paper, Some(&base), &[(&x1, 70), (&x2, -20)]);
+    merge.rule.lambda = "1/3".to_owned();
+    // base (1 - (0.7 - 0.2)/3) + x1 0.7/3 - x2 0.2/3
+    let sum = Runner::default().merge(&plan(output(&[base, x1, x2], &[25, 7, -2], 30, &folder.path().join("sum"))));
+    assert_same_tensors(&merge.run(), &sum, "task arithmetic");
+}
+
+#[test]
+fn opposite_deltas_agree_on_nothing_unless_zero_counts_as_positive() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = one_tensor(folder.path(), "base", &[1.0, 2.0]);
+    let a = one_tensor(folder.path(), "a", &[1.5, 1.5]);
+    let b = one_tensor(folder.path(), "b", &[0.5, 2.5]);
+    let by = |convention| {
+        let mut merge = Merge::new(RuleKind::Ties, convention, Some(&base), &[(&a, 100), (&b, 100)]);
+        merge.rule.densities.fill(1.0);
+        merged(&merge)
+    };
+    assert_eq!(by(Convention::Paper), [1.0, 2.0]);
+    assert_eq!(by(Convention::Mergekit), [1.5, 2.5]);
+    // No direction is the mean of opposite ones: multi-SLERP takes the plain mean, model stock the base.
+    for kind in [RuleKind::MultiSlerp, RuleKind::ModelStock] {
+        let merge = Merge::new(kind, Convention::Paper, Some(&base), &[(&a, 100), (&b, 100)]);
+        assert_eq!(merged(&merge), [1.0, 2.0], "{kind}");
+    }
+}
+
+#[test]
+fn opposite_and_zero_vectors_are_interpolated_linearly_by_slerp() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = one_tensor(folder.path(), "base", &[1.0, -2.0]);
+    let opposite = one_tensor(folder.path(), "opposite", &[-3.0, 6.0]);
+    let zero = one_tensor(folder.path(), "zero", &[0.0, 0.0]);
+    let by = |convention, expert: &Path| merged(&Merge::new(RuleKind::Slerp, convention, Some(&base), &[(expert, 25)]));
+    for convention in CONVENTIONS {
+        assert_eq!(by(convention, &opposite), [0.0, 0.0], "{convention:?}");
+    }
+    assert_eq!(by(Convention::Paper, &zero), [0.75, -1.5]);
+    // The Karcher mean of opposite vectors keeps the first direction and the mean length.
+    let merge = Merge::new(RuleKind::Karcher, Convention::Paper, None, &[(&base, 100), (&opposite, 100)]);
+    let found = merged(&merge);
+    assert!(found.iter().zip([2.0, -4.0]).all(|(x, y)| ulps(*x, y, 0.0) <= 1.0), "{found:?}");
+}
+
+#[test]
+fn of_equal_changes_mergekits_convention_keeps_the_first_and_the_papers_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = one_tensor(folder.path(), "base", &[0.0; 6]);
+    let a = one_tensor(folder.path(), "a", &[1.0, 1.0, -1.0, 1.0, 0.5, 2.0]);
+    let by = |convention| {
+        let mut merge = Merge::new(RuleKind::Ties, convention, Some(&base), &[(&a, 100)]);
+        merge.rule.densities = vec![0.5];
+        merged(&merge)
+    };
+    assert_eq!(by(Convention::Mergekit), [1.0, 1.0, 0.0, 0.0, 0.0, 2.0]);
+    assert_eq!(by(Convention::Paper), [1.0, 1.0, -1.0, 1.0, 0.0, 2.0]);
+}
+
+/// A set of several units, with ties as bf16 has them, and a tensor of each other kind.
+fn large_set(folder: &Path) -> [PathBuf; 3] {
+    let names = ["base", "x1", "x2"].map(|name| folder.join(name));
+    for (seed, name) in (1..).zip(&names) {
+        let mut set = tensors([
+            ("big", noise_tensor(seed, 530_000)),
+            ("mask", bits16_tensor("BF16", &[0xff80, 0, 0x3f80])),
+            ("one", noise_tensor(seed + 10, 1)),
+            ("small", noise_tensor(seed + 20, 4097)),
+        ]);
+        let big = set.get_mut("big").unwrap();
+        big.1 = vec![530, 1000];
+        let matrix = noise_tensor(seed + 30, 70_000);
+        set.insert("matrix".to_owned(), (matrix.0, vec![350, 200], matrix.2));
+        write_checkpoint(name, &set);
+    }
+    names
+}
+
+fn large_merge(kind: RuleKind, convention: Convention, [base, x1, x2]: &[PathBuf; 3]) -> Merge {
+    match kind {
+        RuleKind::Slerp => Merge::new(kind, convention, Some(base), &[(x1, 40)]),
+        RuleKind::ModelStock => Merge::new(kind, convention, Some(base), &[(x1, 100), (x2, 100)]),
+        _ => Merge::new(kind, convention, Some(base), &[(x1, 70), (x2, 40)]),
+    }
+}
+
+#[test]
+fn bytes_depend_on_neither_threads_nor_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = large_set(folder.path());
+    for entry in &RULES {
+        for convention in CONVENTIONS {
+            // What another convention shares with mergekit's need not run twice.
+            let is_other = matches!(entry.kind, RuleKind::Ties | RuleKind::Dare | RuleKind::Della);
+            if convention == Convention::Paper && !is_other {
+                continue;
+            }
+            let merge = large_merge(entry.kind, convention, &set);
+            let mut first: Option<Tensors> = None;
+            let runs = [(1, 256_000_000), (7, 256_000_000), (2, 60_000_000)];
+            for (n_threads, memory_bytes) in runs.into_iter().take(if is_other { 3 } else { 2 }) {
+                let out = folder.path().join("out");
+                let runner = Runner { n_threads, memory_bytes, ..Runner::default() };
+                runner.execute(&plan(merge.output(&out)), FORCE).unwrap_or_else(|error| panic!("{error}"));
+                let found = read_tensors(&out);
+                match &first {
+                    Some(first) => {
+                        assert_same_tensors(&found, first, &format!("{} {convention:?} {n_threads}", entry.name))
+                    }
+                    None => first = Some(found),
+                }
+                std::fs::remove_dir_all(&out).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stopped_merge_by_a_rule_resumes_to_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = large_set(folder.path());
+    for kind in [RuleKind::Ties, RuleKind::DareTies, RuleKind::Karcher] {
+        let merge = large_merge(kind, Convention::Mergekit, &set);
+        let whole = merge.run();
+        let planned = plan(merge.output(&folder.path().join(kind.to_string())));
+        let stopping = Runner { n_threads: 1, stop_after_bytes: Some(1_000_000), ..Runner::default() };
+        assert!(stopping.execute(&planned, PLAIN).is_err(), "{kind} was stopped");
+        let outcomes = Runner::default().execute(&planned, PLAIN).unwrap();
+        assert!(outcomes[0].bytes_resumed > 0, "{kind}");
+        assert_same_tensors(&read_tensors(&planned.outputs[0].path), &whole, "resumed");
+        let again = Runner::default().execute(&planned, PLAIN).unwrap();
+        assert!(again[0].was_done, "{kind}");
+    }
+}
+
+#[test]
+fn a_plan_with_a_rule_reads_back_and_a_wrong_one_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let [base, x1, x2, _] = small_set(folder.path());
+    let good = Merge::new(RuleKind::Della, Convention::Paper, Some(&base), &[(&x1, 100), (&x2, 50)]);
+    let document = plan(good.output(&folder.path().join("out")));
+    assert_eq!(MergePlan::from_json(&document.to_json().unwrap()).unwrap(), document);
+    let refused = |change: &dyn Fn(&mut OutputPlan)| {
+        let mut output = good.output(&folder.path().join("out"));
+        change(&mut output);
+        MergePlan::new(vec![output]).unwrap_err().to_string()
+    };
+    let of_rule = |change: fn(&mut PlanRule)| refused(&|output| change(output.rule.as_mut().unwrap()));
+    assert!(of_rule(|rule| rule.densities = vec![0.5]).contains("takes 2 densities, and 1 are given"));
+    assert!(of_rule(|rule| rule.densities[1] = 1.5).contains("must be between 0 and 1, and it is 1.5"));
+    assert!(of_rule(|rule| rule.densities[1] = f64::NAN).contains("must be between 0 and 1"));
+    assert!(of_rule(|rule| rule.base = None).contains("`della` needs a base"));
+    assert!(of_rule(|rule| rule.base = Some(1)).contains("has a base with a coefficient"));
+    assert!(of_rule(|rule| rule.base = Some(3)).contains("names a base that is not a source"));
+    assert!(of_rule(|rule| rule.seed = None).contains("needs seed"));
+    assert!(of_rule(|rule| rule.gamma = Some(0.1)).contains("has no gamma"));
+    assert!(of_rule(|rule| rule.epsilon = Some(1.5)).contains("no probability around the density"));
+    assert!(of_rule(|rule| rule.lambda = "x".to_owned()).contains("lambda"));
+}
+
+#[test]
+fn values_that_are_not_finite_are_refused_with_their_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = one_tensor(folder.path(), "base", &[1.0, 2.0, 3.0]);
+    let bad = one_tensor(folder.path(), "bad", &[1.0, f32::NAN, 3.0]);
+    let good = one_tensor(folder.path(), "good", &[1.0, 2.5, 3.0]);
+    for kind in [RuleKind::Ties, RuleKind::DareTies, RuleKind::Breadcrumbs, RuleKind::MultiSlerp] {
+        let merge = Merge::new(kind, Convention::Paper, Some(&base), &[(&good, 100), (&bad, 100)]);
+        let planned = plan(merge.output(&folder.path().join("out")));
+        let error = Runner::default().execute(&planned, PLAIN).unwrap_err().to_string();
+        assert!(error.contains("`w`") && error.contains("bad") && error.contains("element 1"), "{kind}: {error}");
+    }
+}

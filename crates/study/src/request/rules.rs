@@ -1,0 +1,162 @@
+//! Rules of experts: from options to the rule of a plan, with its base.
+
+use std::path::{Path, PathBuf};
+
+use thalweg_merge::plan::{MergePlan, SourceRef};
+use thalweg_merge::rule::{Convention, PlanRule, Rescale, RuleError, RuleKind};
+use thalweg_merge::{Coefficients, Ratio};
+
+use super::sources::{GivenModel, SourceOrder, choose_models};
+use super::weights::{SchemeOptions, parse_ratio};
+use super::{MergeRequest, Resolver};
+use crate::Error;
+
+/// Options of a rule, as text where they are numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RuleOptions {
+    /// The rule's name.
+    pub rule: Option<String>,
+    /// The model that the experts were trained from.
+    pub base: Option<PathBuf>,
+    /// `paper` or `mergekit`; `paper` if left out.
+    pub convention: Option<String>,
+    /// Share of the elements that are kept: one for all experts, or one for each.
+    pub density: Vec<String>,
+    /// What the merged delta is multiplied by.
+    pub lambda: Option<String>,
+    /// Breadcrumbs: share of the largest elements that are dropped.
+    pub gamma: Option<String>,
+    /// DELLA: range of the probabilities.
+    pub epsilon: Option<String>,
+    /// DARE and DELLA: what the mask is drawn from.
+    pub seed: Option<u64>,
+    /// `yes` or `no`: whether the sum is divided by the coefficients that took part.
+    pub divide: Option<String>,
+    /// `none`, `inverse` or `l1`: how kept elements make up for dropped ones.
+    pub rescale: Option<String>,
+}
+
+impl From<RuleError> for Error {
+    fn from(error: RuleError) -> Self {
+        match error.hint() {
+            Some(hint) => Self::request_with_hint(error.to_string(), hint),
+            None => Self::request(error.to_string()),
+        }
+    }
+}
+
+impl RuleOptions {
+    /// Refuses options of rules where no rule is named.
+    pub(super) fn check_idle(&self) -> Result<(), Error> {
+        if *self == Self::default() {
+            return Ok(());
+        }
+        Err(Error::request_with_hint(
+            "options of a rule are given, and no rule",
+            "name one, such as `--rule ties`, or leave out `--base` and the others",
+        ))
+    }
+
+    /// The rule of a plan whose base, if there is one, is the first source.
+    fn plan_rule(&self, kind: RuleKind, n_experts: usize) -> Result<PlanRule, Error> {
+        let convention = match self.convention.as_deref() {
+            None | Some("paper") => Convention::Paper,
+            Some("mergekit") => Convention::Mergekit,
+            Some(text) => return Err(unknown("convention", text, "`paper` or `mergekit`")),
+        };
+        let mut rule = PlanRule::new(kind, convention, self.base.as_ref().map(|_| 0), n_experts);
+        let number = |name: &str, text: &String| Ok::<_, Error>(parse_ratio(name, text)?.to_f64());
+        let densities = self.density.iter().map(|text| number("density", text)).collect::<Result<Vec<_>, _>>()?;
+        match *densities {
+            [] => {}
+            [one] => rule.densities = vec![one; n_experts],
+            _ => rule.densities = densities,
+        }
+        if let Some(lambda) = &self.lambda {
+            rule.lambda = parse_ratio("lambda", lambda)?.to_string();
+        }
+        let optional = |name, text: &Option<String>| text.as_ref().map(|text| number(name, text)).transpose();
+        rule.gamma = optional("gamma", &self.gamma)?.or(rule.gamma);
+        rule.epsilon = optional("epsilon", &self.epsilon)?.or(rule.epsilon);
+        rule.seed = self.seed.or(rule.seed);
+        match self.divide.as_deref() {
+            None => {}
+            Some("yes") => rule.divide = true,
+            Some("no") => rule.divide = false,
+            Some(text) => return Err(unknown("divide", text, "`yes` or `no`")),
+        }
+        match self.rescale.as_deref() {
+            None => {}
+            Some("none") => rule.rescale = Rescale::None,
+            Some("inverse") => rule.rescale = Rescale::Inverse,
+            Some("l1") => rule.rescale = Rescale::L1,
+            Some(text) => return Err(unknown("rescale", text, "`none`, `inverse` or `l1`")),
+        }
+        Ok(rule)
+    }
+}
+
+fn unknown(option: &str, text: &str, expected: &str) -> Error {
+    Error::request(format!("`--{option} {text}`: {expected} expected"))
+}
+
+impl Resolver<'_> {
+    /// The plan of one merge of experts by the rule `name`.
+    pub(super) fn rule_plan(&self, request: &MergeRequest, name: &str, out: &Path) -> Result<MergePlan, Error> {
+        let kind: RuleKind = name.parse()?;
+        if request.scheme != SchemeOptions::default() {
+            return Err(Error::request_with_hint(
+                "a rule says how experts are merged; options of a scheme would have no effect",
+                "give the experts' coefficients with `-m CKPT:COEF`",
+            ));
+        }
+        if !request.selection.is_empty() {
+            return Err(Error::request_with_hint(
+                "a rule merges the experts that are named, so there is nothing to select from",
+                "name each expert with `-m CKPT` or `-m CKPT:COEF`",
+            ));
+        }
+        let options = &request.rule;
+        let (experts, given) = self.experts(request)?;
+        let rule = options.plan_rule(kind, experts.len())?;
+        let default = if kind == RuleKind::Slerp { Ratio::new(1, 2) } else { Ratio::new(1, 1) };
+        let default = default.unwrap_or_else(|| Ratio::from_integer(1));
+        let mut coefficients = given.unwrap_or_else(|| vec![default; experts.len()]);
+        let mut sources = Vec::new();
+        if let Some(base) = &options.base {
+            let model = GivenModel { path: base.clone(), coefficient: None };
+            sources.extend(choose_models(&[model], &request.run, SourceOrder::Given, self)?.0);
+            coefficients.insert(0, Ratio::from_integer(0));
+        } else if !kind.works_without_base() {
+            return Err(Error::request_with_hint(
+                format!("`{kind}` needs the model that the experts were trained from"),
+                "name it with `--base CKPT`",
+            ));
+        }
+        sources.extend(experts);
+        let coefficients = Coefficients::from_ratios(&coefficients)?;
+        rule.check(&coefficients)?;
+        let newest = rule.base.unwrap_or(sources.len().saturating_sub(1));
+        let mut output =
+            self.output_plan((&sources, newest), (&coefficients, rule.scheme_name()), &request.output, out)?;
+        self.note(format!("`{kind}` reads the sources this often: {}", kind.passes()));
+        output.rule = Some(rule);
+        Ok(MergePlan::new(vec![output])?)
+    }
+
+    /// The experts in the order given, and their coefficients if they have any.
+    fn experts(&self, request: &MergeRequest) -> Result<(Vec<SourceRef>, Option<Vec<Ratio>>), Error> {
+        let unweighed = |path: &PathBuf| GivenModel { path: path.clone(), coefficient: None };
+        let models = match (request.models.is_empty(), request.inputs.is_empty()) {
+            (false, false) => {
+                return Err(Error::request("checkpoints are given either by themselves or with `-m`, not both ways"));
+            }
+            (true, true) => {
+                return Err(Error::request_with_hint("no experts were given", "name each one with `-m CKPT[:COEF]`"));
+            }
+            (true, false) => request.inputs.iter().map(unweighed).collect(),
+            (false, true) => request.models.clone(),
+        };
+        choose_models(&models, &request.run, SourceOrder::Given, self)
+    }
+}
