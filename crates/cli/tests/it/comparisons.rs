@@ -57,8 +57,8 @@ fn integers_and_infinities_have_no_distance() {
 
 #[test]
 fn explain_prints_nan_and_names_the_checkpoint() {
-    let checkpoints = |at: usize| {
-        [1.0, 2.0, 3.0].map(|value| of(Dtype::F32, [if at as f64 == value { f64::NAN } else { value }, value]))
+    let checkpoints = |at: u8| {
+        [1, 2, 3].map(|step: u8| of(Dtype::F32, [if at == step { f64::NAN } else { step.into() }, step.into()]))
     };
     let inner = Run::new(checkpoints(2));
     let said = thalweg(&["explain", &inner.path("run"), "--every", "1"]);
@@ -66,7 +66,8 @@ fn explain_prints_nan_and_names_the_checkpoint() {
     // sqrt(1 + 1 + 9 + 16)
     said.expect(0, &["step 1                       5.1962"]);
     let last = Run::new(checkpoints(3));
-    thalweg(&["explain", &last.path("run"), "--every", "1"]).expect(0, &["`step 3` holds NaN", "all distances are taken from it"]);
+    thalweg(&["explain", &last.path("run"), "--every", "1"])
+        .expect(0, &["`step 3` holds NaN", "all distances are taken from it"]);
     assert_eq!(json(&["explain", &last.path("run"), "--every", "1"])["model"]["norms"][2], Value::Null);
     for option in ["--svg", "-o"] {
         let said = thalweg(&["explain", &inner.path("run"), "--every", "1", option, &inner.path("drawn")]);
