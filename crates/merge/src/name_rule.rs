@@ -28,7 +28,8 @@ pub(crate) fn replacing_rule(differences: &[Difference]) -> Option<String> {
     else {
         return None;
     };
-    if (a_has, a_lacks) != (b_lacks, b_has) || a.len() != b.len() {
+    // One tensor on each side may as well be two different tensors.
+    if (a_has, a_lacks) != (b_lacks, b_has) || a.len() != b.len() || a.len() < 2 {
         return None;
     }
     // Without their beginnings, the first name of one set may be any name of the other.

@@ -57,8 +57,8 @@ fn integers_and_infinities_have_no_distance() {
 
 #[test]
 fn explain_prints_nan_and_names_the_checkpoint() {
-    let checkpoints = |at: usize| {
-        [1.0, 2.0, 3.0].map(|value| of(Dtype::F32, [if at as f64 == value { f64::NAN } else { value }, value]))
+    let checkpoints = |at: u8| {
+        [1, 2, 3].map(|step: u8| of(Dtype::F32, [if at == step { f64::NAN } else { step.into() }, step.into()]))
     };
     let inner = Run::new(checkpoints(2));
     let said = thalweg(&["explain", &inner.path("run"), "--every", "1"]);
