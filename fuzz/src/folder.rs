@@ -1,8 +1,8 @@
 //! An input as a folder of files: text that names the files, and what is in each.
 //!
 //! A line `== NAME` begins a file, and the bytes after it are its content. Containers whose numbers would hide their
-//! content from a search are built here: `x.pt//data.pkl` is a record of the archive `x.pt`, and `x.safetensors//header`
-//! is the header of a file whose data are as long as the header wants.
+//! content from a search are built here: `x.pt//data.pkl` is a record of the archive `x.pt`, and
+//! `x.safetensors//header` is the header of a file whose data are as long as the header wants.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -5,6 +5,7 @@ mod fixtures;
 mod licences;
 mod metadata;
 mod methods;
+mod surface;
 mod tidy;
 mod voice;
 

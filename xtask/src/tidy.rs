@@ -25,7 +25,11 @@ const BANNED: [Banned; 9] = [
         homes: &["crates/storage/", "crates/testkit/", "xtask/", "/tests/"],
         instead: "go through `storage`",
     },
-    Banned { word: "println!(", homes: &["/examples/", "/tests/", "xtask/"], instead: "hand the text to `messages`" },
+    Banned {
+        word: "println!(",
+        homes: &["/examples/", "/tests/", "/build.rs", "xtask/"],
+        instead: "hand the text to `messages`",
+    },
     Banned {
         word: "Instant::now",
         homes: &["crates/cli/", "/examples/", "/tests/", "xtask/"],
@@ -59,6 +63,7 @@ pub(crate) fn check(root: &Path, metadata: &Value) -> Result<(), String> {
     faults.extend(check_paths_in_documents(root)?);
     faults.extend(crate::voice::check(root)?);
     faults.extend(crate::fixtures::check(root)?);
+    faults.extend(crate::surface::check(root)?);
     if faults.is_empty() { Ok(()) } else { Err(format!("{} faults\n  {}", faults.len(), faults.join("\n  "))) }
 }
 
@@ -99,6 +104,7 @@ fn check_file(name: &str, content: &str) -> Vec<String> {
     if !is_own_test {
         faults.extend(long_functions(own));
     }
+    faults.extend(crate::surface::wide_comments(content));
     // This file must name what it forbids.
     if name == "xtask/src/tidy.rs" {
         return faults;

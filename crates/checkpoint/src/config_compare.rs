@@ -94,8 +94,8 @@ pub struct ConfigDifference {
 
 /// The keys in which configs differ, sorted.
 ///
-/// Who saved the file and the dtype of the tensors are not compared. `10000` equals `10000.0`, and a value equals itself in
-/// another spelling, such as `rope_theta` inside `rope_parameters`. Keys are reported in the older spelling.
+/// Who saved the file and the dtype of the tensors are not compared. `10000` equals `10000.0`, and a value equals
+/// itself in another spelling, such as `rope_theta` inside `rope_parameters`. Keys are reported in the older spelling.
 ///
 /// # Example
 /// ```

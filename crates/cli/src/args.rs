@@ -1,4 +1,4 @@
-//! What can be typed. Nothing is interpreted here; see `options` and `resolve`.
+//! What can be typed. Nothing is interpreted here; see `options` and `requests`.
 
 mod format;
 mod rule;
@@ -6,9 +6,11 @@ mod study;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use thalweg_checkpoint::{Params, ReadOptions};
+use thalweg_tensor::kernel::Simd;
 
 pub(crate) use self::format::{FormatChoice, OptimizerChoice};
 pub(crate) use self::rule::{RuleArgs, word};
@@ -20,12 +22,27 @@ use crate::options::{ByteSize, Count};
 
 /// Merge checkpoints of one pre-training run: exactly rounded, at disk speed, in bounded memory.
 #[derive(Debug, Parser)]
-#[command(name = "thalweg", version, max_term_width = 100, after_help = EXAMPLES)]
+#[command(name = "thalweg", version, long_version = long_version(), max_term_width = 100, after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) global: GlobalArgs,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Version, commit, target and instruction set of the kernels.
+fn long_version() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        let (version, target) = (env!("CARGO_PKG_VERSION"), env!("THALWEG_TARGET"));
+        let commit = option_env!("THALWEG_COMMIT").unwrap_or("unknown");
+        let kernels = match Simd::Auto.resolve() {
+            Simd::Avx512 => "AVX-512",
+            Simd::Avx2 => "AVX2",
+            Simd::Portable | Simd::Auto => "portable",
+        };
+        format!("{version}\ncommit {commit}, target {target}, kernels {kernels}")
+    });
+    &TEXT
 }
 
 const EXAMPLES: &str = "\
@@ -69,7 +86,6 @@ pub(crate) enum Command {
     /// Make the page of a demo or study again from its record
     Report(ReportArgs),
     /// Print shell completions or man pages
-    #[command(hide = true)]
     Generate(GenerateArgs),
 }
 

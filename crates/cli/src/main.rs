@@ -13,7 +13,6 @@ mod run;
 mod scoring;
 mod stdout;
 mod svg;
-mod tensor_groups;
 
 use std::process::ExitCode;
 

@@ -1,4 +1,5 @@
-//! Scores that were taken before, one file each, named by what decides them. A re-run reads; what does not read is scored again.
+//! Scores that were taken before, one file each, named by what decides them. A re-run reads; what does not read is
+//! scored again.
 
 use std::path::{Path, PathBuf};
 

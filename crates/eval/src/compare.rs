@@ -46,7 +46,8 @@ pub struct Comparison {
 
 /// Compares `b` with `a` on every task and measure, then over the tasks of each measure that several tasks have.
 ///
-/// A measure whose denominators differ is left out: another tokenizer cut the text into other tokens, and nats for each of them mean something else.
+/// A measure whose denominators differ is left out: another tokenizer cut the text into other tokens, and nats for each
+/// of them mean something else.
 ///
 /// # Errors
 /// `NotPaired` where tasks, measures or items differ.
@@ -132,7 +133,8 @@ fn check_same_tasks(a: &[TaskScores], b: &[TaskScores]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Fills in `p_holm` of everything that was looked at together: every task, measure and pair of checkpoints, without the pooled means.
+/// Fills in `p_holm` of everything that was looked at together: every task, measure and pair of checkpoints, without
+/// the pooled means.
 pub fn adjust_for_many(comparisons: &mut [&mut Comparison]) {
     let mut tested: Vec<&mut &mut Comparison> = comparisons
         .iter_mut()

@@ -1,7 +1,7 @@
 //! Runs prepared texts through a model and adds up what each item is worth.
 //!
-//! Windows are sorted by length, padded on the right and run in batches of a fixed number of tokens, so that scores are the same bits on every run and
-//! for any number of threads.
+//! Windows are sorted by length, padded on the right and run in batches of a fixed number of tokens, so that scores are
+//! the same bits on every run and for any number of threads.
 
 use std::path::{Path, PathBuf};
 
@@ -81,7 +81,8 @@ impl Subject {
         &self.path
     }
 
-    /// BLAKE3 of configuration and parameters as F32: equal for files of other dtypes or names that mean the same numbers.
+    /// BLAKE3 of configuration and parameters as F32: equal for files of other dtypes or names that mean the same
+    /// numbers.
     pub fn params_digest(&self) -> Digest {
         self.params_digest
     }
@@ -119,8 +120,8 @@ fn digest_params(model: &Model<f32>) -> Digest {
 /// Scores a model on every task, taking from the cache what it has.
 ///
 /// # Errors
-/// `TokenizerMismatch` where the model's vocabulary is smaller than the suite's tokens; `NonFiniteLoss`; `Interrupted`. A cache that cannot be written
-/// is `Storage`; one that cannot be read is skipped.
+/// `TokenizerMismatch` where the model's vocabulary is smaller than the suite's tokens; `NonFiniteLoss`; `Interrupted`.
+/// A cache that cannot be written is `Storage`; one that cannot be read is skipped.
 pub fn score_suite(
     prepared: &PreparedSuite,
     subject: &Subject,
@@ -151,7 +152,8 @@ pub fn score_suite(
     Ok(found.into_iter().flatten().collect())
 }
 
-/// The scores of a model that is not loaded, by its digest as text ([`Subject::params_digest`]), if the cache has every task.
+/// The scores of a model that is not loaded, by its digest as text ([`Subject::params_digest`]), if the cache has every
+/// task.
 pub fn cached_scores(prepared: &PreparedSuite, params: &str, cache: &ScoreCache<'_>) -> Option<Vec<TaskScores>> {
     let read = |task: &PreparedTask| cache.read(&CacheKey::new(task.digest, params), task);
     prepared.tasks.iter().map(read).collect()

@@ -1,4 +1,5 @@
-//! Results of other evaluators: lm-evaluation-harness's JSON, or a plain list. Read only; running them is the caller's affair.
+//! Results of other evaluators: lm-evaluation-harness's JSON, or a plain list. Read only; running them is the caller's
+//! affair.
 
 use std::path::Path;
 

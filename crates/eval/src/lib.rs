@@ -2,8 +2,8 @@
 //!
 //! Floor 2: scores any model that can be loaded from tensors. It does not know merging or training.
 //!
-//! Read [`suite`], [`prepared`], [`engine`], [`compare`] in this order: a suite is data, prepared in the tokens of one tokenizer, scored for
-//! each checkpoint, and checkpoints are compared item by item.
+//! Read [`suite`], [`prepared`], [`engine`], [`compare`] in this order: a suite is data, prepared in the tokens of one
+//! tokenizer, scored for each checkpoint, and checkpoints are compared item by item.
 
 pub mod cache;
 pub mod compare;

@@ -70,7 +70,8 @@ impl TaskKind {
 /// One measured thing. A value is a ratio of two sums over items, which for most measures is a plain mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Measure {
-    /// Share of right answers by summed log-probability. A tie for the best is wrong, so that equal choices earn nothing.
+    /// Share of right answers by summed log-probability. A tie for the best is wrong, so that equal choices earn
+    /// nothing.
     Acc,
     /// The same with each log-probability divided by the choice's length in UTF-8 bytes.
     AccNorm,

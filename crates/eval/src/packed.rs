@@ -1,6 +1,7 @@
 //! zstd files as one stream of what was packed.
 //!
-//! A file may hold many frames (`pzstd`, files put behind each other): all are read. It does not know lines or documents.
+//! A file may hold many frames (`pzstd`, files put behind each other): all are read. It does not know lines or
+//! documents.
 
 use std::io::{Error, ErrorKind, Read};
 

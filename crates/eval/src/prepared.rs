@@ -72,8 +72,8 @@ impl PreparedSuite {
     /// `config` is the `config.json` of the models to come; `checkpoint` is only said in messages.
     ///
     /// # Errors
-    /// `TokenizerMismatch`, `ContextTooLong`, `NoStartToken`, `TokenizerInvalid`; `Model` for a configuration that is not understood; `DataInvalid`
-    /// for a continuation without a token.
+    /// `TokenizerMismatch`, `ContextTooLong`, `NoStartToken`, `TokenizerInvalid`; `Model` for a configuration that is
+    /// not understood; `DataInvalid` for a continuation without a token.
     pub fn new(suite: &Suite, tokenizer: &EvalTokenizer, config: &Value, checkpoint: &Path) -> Result<Self, Error> {
         let model = ModelConfig::from_json(config)
             .map_err(|source| Error::Model { path: checkpoint.to_owned(), source: source.into() })?;
@@ -242,7 +242,8 @@ impl Gatherer<'_> {
         Ok(PreparedItem::Text { text: self.add(tokens.ids, 0), n_bytes })
     }
 
-    /// Context and continuation are split as one text; the tokens that reach beyond the context are scored, the delimiter's among them.
+    /// Context and continuation are split as one text; the tokens that reach beyond the context are scored, the
+    /// delimiter's among them.
     fn continuation(&mut self, id: &str, context: &str, continuation: &str) -> Result<usize, Error> {
         let delimiter = if context.is_empty() { "" } else { &*self.task.delimiter };
         let tokens = self.tokenizer.encode(&format!("{context}{delimiter}{continuation}"))?;

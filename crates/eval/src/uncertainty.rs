@@ -1,9 +1,10 @@
 //! How sure a score is, and a difference of two: influence values, t intervals, the bootstrap, Holm's adjustment.
 //!
-//! A score is a ratio of sums over items, R = sum N_i / sum D_i (a mean where every D_i is 1). Its standard error is that of the ratio estimator
-//! (Cochran, Sampling Techniques, 3rd ed., eq. 6.13, the delta method): with the influence values
-//! psi_i = (N_i - R D_i) / mean(D), SE(R) = sd(psi) / sqrt(n). An exponential exp(R) has the influence values exp(R) psi_i. A paired difference has the
-//! difference of influence values, so that what both checkpoints find hard cancels.
+//! A score is a ratio of sums over items, R = sum N_i / sum D_i (a mean where every D_i is 1). Its standard error is
+//! that of the ratio estimator (Cochran, Sampling Techniques, 3rd ed., eq. 6.13, the delta method): with the influence
+//! values psi_i = (N_i - R D_i) / mean(D), SE(R) = sd(psi) / sqrt(n). An exponential exp(R) has the influence values
+//! exp(R) psi_i. A paired difference has the difference of influence values, so that what both checkpoints find hard
+//! cancels.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -99,7 +100,8 @@ impl Difference {
         [self.value - half, self.value + half]
     }
 
-    /// Probability of a difference at least as large, either way, where there is none. Without any spread it is 1 for no difference, else 0.
+    /// Probability of a difference at least as large, either way, where there is none. Without any spread it is 1 for
+    /// no difference, else 0.
     pub fn p_value(&self) -> f64 {
         if self.standard_error > 0.0 {
             let t = (self.value / self.standard_error).abs();
@@ -148,7 +150,8 @@ impl Default for Bootstrap {
     }
 }
 
-/// Percentile interval of `b` minus `a`, items drawn with replacement, the same ones for both (Efron, Tibshirani 1993, ch. 13).
+/// Percentile interval of `b` minus `a`, items drawn with replacement, the same ones for both (Efron, Tibshirani 1993,
+/// ch. 13).
 pub fn bootstrap_interval(a: &Sums<'_>, b: &Sums<'_>, level: f64, bootstrap: Bootstrap) -> [f64; 2] {
     let n = a.numerators.len();
     let draw = |resample: u32| {
@@ -333,9 +336,11 @@ mod tests {
                 n_bootstrap += i32::from(covers(bootstrap_interval(&sums(&a), &sums(&b), 0.95, bootstrap)));
             }
         }
-        // Of 2,000 at 95 % the binomial deviation is 9.7: 1,900 within three of them, and one per cent for the delta method at 40 documents.
+        // Of 2,000 at 95 % the binomial deviation is 9.7: 1,900 within three of them, and one per cent for the delta
+        // method at 40 documents.
         assert!((1851..=1929).contains(&n_t), "{n_t} of 2000");
-        // Percentile intervals of 40 items are known to be a little short: 93 to 95 %, of 400 within three deviations of 4.6.
+        // Percentile intervals of 40 items are known to be a little short: 93 to 95 %, of 400 within three deviations
+        // of 4.6.
         assert!((356..=394).contains(&n_bootstrap), "{n_bootstrap} of 400");
     }
 }

@@ -1,6 +1,7 @@
 //! How a text that is longer than the context is cut into windows, each scored token once.
 
-/// A run of a text through a model: tokens `start..end` are read, and of tokens `first_scored..=end` each is predicted from those before it.
+/// A run of a text through a model: tokens `start..end` are read, and of tokens `first_scored..=end` each is predicted
+/// from those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TokenWindow {
     /// First token read.
@@ -19,8 +20,9 @@ impl TokenWindow {
 
 /// Windows over a text of `n_tokens` tokens, scored from token `first_scored` (at least 1) on.
 ///
-/// A window reads at most `context_length` tokens, and the next begins `stride` tokens later, so that each scored token but those of the first
-/// window has at least `context_length - stride` tokens before it. What fits is one window with as much context as there is room for.
+/// A window reads at most `context_length` tokens, and the next begins `stride` tokens later, so that each scored token
+/// but those of the first window has at least `context_length - stride` tokens before it. What fits is one window with
+/// as much context as there is room for.
 pub(crate) fn token_windows(
     n_tokens: usize,
     first_scored: usize,

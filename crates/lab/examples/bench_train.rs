@@ -2,8 +2,8 @@
 //!
 //!     cargo run --release -p thalweg-lab --example bench_train [-- THREADS STEPS]
 //!
-//! Two models: a GPT-2 of 5.3M parameters (4 layers, width 256, context 256, batch 16, vocabulary 4,096) and the Llama of 0.9M
-//! parameters of `examples/train/stories-1m.toml`. Medians, in milliseconds.
+//! Two models: a GPT-2 of 5.3M parameters (4 layers, width 256, context 256, batch 16, vocabulary 4,096) and the Llama
+//! of 0.9M parameters of `examples/train/stories-1m.toml`. Medians, in milliseconds.
 
 #![expect(clippy::print_stdout, reason = "an example prints its results")]
 #![expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "small counts")]

@@ -31,7 +31,8 @@ pub(crate) enum RunningRule {
     BlockMean,
     /// A <- A + alpha (M - A), started at the first.
     Ema { alpha: f64 },
-    /// A <- b A + (1 - b) M with b = (1 - D/t)^(gamma + 1) (Karras et al. 2024, arXiv 2312.02696), started at the first.
+    /// A <- b A + (1 - b) M with b = (1 - D/t)^(gamma + 1) (Karras et al. 2024, arXiv 2312.02696), started at the
+    /// first.
     PowerEma { gamma: f64 },
 }
 

@@ -34,8 +34,8 @@ pub const BUILT_IN: [&str; 1] = ["stories"];
 
 /// The packed bytes of a part of a built-in corpus; `None` if there is no corpus of that name.
 ///
-/// `stories`: very simple short stories (TinyStories, CDLA-Sharing-1.0; African Storybook, CC BY 4.0), 8,593 documents of
-/// 7.1 MB for training, 330 and 335 of 0.3 MB held out; see `corpora/README.md`.
+/// `stories`: very simple short stories (TinyStories, CDLA-Sharing-1.0; African Storybook, CC BY 4.0), 8,593 documents
+/// of 7.1 MB for training, 330 and 335 of 0.3 MB held out; see `corpora/README.md`.
 pub fn built_in_bytes(name: &str, part: CorpusPart) -> Option<&'static [u8]> {
     match (name, part) {
         ("stories", CorpusPart::Train) => Some(include_bytes!("../../../corpora/stories/train.jsonl.zst")),

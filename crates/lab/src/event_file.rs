@@ -1,8 +1,8 @@
 //! Writes TensorBoard event files: scalars only, as records that `tensorboard` and `thalweg` read.
 //!
-//! A record is length (u64), masked CRC-32C of the length (u32), data, masked CRC-32C of the data (u32), all little endian
-//! (TensorFlow, `core/lib/io/record_writer.cc`). The event's time is left at 0, so that equal runs give equal files. The
-//! reader is `thalweg_trajectory::step_log`.
+//! A record is length (u64), masked CRC-32C of the length (u32), data, masked CRC-32C of the data (u32), all little
+//! endian (TensorFlow, `core/lib/io/record_writer.cc`). The event's time is left at 0, so that equal runs give equal
+//! files. The reader is `thalweg_trajectory::step_log`.
 
 /// The first record of a file, which says its version.
 pub fn file_version_record() -> Vec<u8> {

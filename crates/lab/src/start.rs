@@ -1,4 +1,5 @@
-//! Where a run starts from: a checkpoint of a run, or a merged one with a policy for the optimizer's moments (PMA-init).
+//! Where a run starts from: a checkpoint of a run, or a merged one with a policy for the optimizer's moments
+//! (PMA-init).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The logs of a run: `steps.jsonl`, one line a step, and a TensorBoard event file with the same numbers.
 //!
-//! Lines are appended as steps end. A state says how long each file was when it was saved, and a resumed run cuts them to
-//! that very length, so that an interrupted run leaves the log of one that was not.
+//! Lines are appended as steps end. A state says how long each file was when it was saved, and a resumed run cuts them
+//! to that very length, so that an interrupted run leaves the log of one that was not.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

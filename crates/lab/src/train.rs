@@ -1,8 +1,8 @@
 //! A run from its first step to its last: the whole story.
 //!
-//! Each step is read, differentiated, clipped, applied, logged; at checkpoints the state is written first and the checkpoint
-//! after it, so that a run can resume from whatever is published. The bits depend on the config and its files alone, not on
-//! threads, interruptions or time.
+//! Each step is read, differentiated, clipped, applied, logged; at checkpoints the state is written first and the
+//! checkpoint after it, so that a run can resume from whatever is published. The bits depend on the config and its
+//! files alone, not on threads, interruptions or time.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;

@@ -178,7 +178,8 @@ impl<'a> Trainer<'a> {
         if is_start { self.config.checkpoints.steps.contains(&step) } else { self.config.is_checkpoint_step(step) }
     }
 
-    /// What may be missing of the step that this call resumes from: its checkpoint, if a kill came between state and checkpoint.
+    /// What may be missing of the step that this call resumes from: its checkpoint, if a kill came between state and
+    /// checkpoint.
     pub(crate) fn finish_step_of_start(&mut self) -> Result<(), Error> {
         if !self.is_checkpoint_step(self.step) {
             return Ok(());
@@ -270,7 +271,8 @@ impl<'a> Trainer<'a> {
         Ok(loss)
     }
 
-    /// Experts with fewer tokens than the mean become easier to choose, by a fixed amount (arXiv 2408.15664, algorithm 1).
+    /// Experts with fewer tokens than the mean become easier to choose, by a fixed amount (arXiv 2408.15664, algorithm
+    /// 1).
     #[expect(clippy::cast_possible_truncation, reason = "the arithmetic is f32")]
     fn move_balance_biases(&mut self) {
         let Balance::Bias(rate) = self.plan.balance else { return };

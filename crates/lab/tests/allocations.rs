@@ -1,4 +1,5 @@
-//! A step of either optimizer allocates nothing after the first: a separate binary, because it counts for the whole process.
+//! A step of either optimizer allocates nothing after the first: a separate binary, because it counts for the whole
+//! process.
 
 use thalweg_lab::config::{OptimizerKind, OptimizerSection};
 use thalweg_lab::optimizer::{Arenas, Decay, GlobalNorm, Optimizer, Rule, RuledRange, StepScale, clip_scale};

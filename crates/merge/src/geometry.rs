@@ -1,4 +1,5 @@
-//! What a Gram matrix says about a trajectory: distances, cosines, principal components beside their null values, drift, lag.
+//! What a Gram matrix says about a trajectory: distances, cosines, principal components beside their null values,
+//! drift, lag.
 //!
 //! Pure arithmetic on [`Gram`]; needs no model. Background: averages of a pure random walk already put most of their
 //! variance on one component, so a share means something only beside that of a walk of the same shape.

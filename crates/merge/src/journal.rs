@@ -19,8 +19,8 @@ pub(crate) use thalweg_checkpoint::JOURNAL_NAME;
 const MAGIC: &[u8; 8] = b"thalwegj";
 const VERSION: u32 = 4;
 /// Digests of the plan, of the sources' sizes and times where nothing is hashed, and of what is merged in the same
-/// reading. A stage of another plan or other sources is refused. A stage of another reading is started again, because its
-/// units mean other things.
+/// reading. A stage of another plan or other sources is refused. A stage of another reading is started again, because
+/// its units mean other things.
 pub(crate) type StageKey = [u8; 96];
 const HEADER_BYTES: u64 = 8 + 4 + 96;
 const CHECKSUM_BYTES: usize = 16;

@@ -238,7 +238,8 @@ impl MergeReceipt {
         squares.sum::<Option<f64>>().map(f64::sqrt)
     }
 
-    /// Distance of all parameters to those of the newest source as a share of their norm; `None` when that was not read.
+    /// Distance of all parameters to those of the newest source as a share of their norm; `None` when that was not
+    /// read.
     pub fn relative_distance(&self) -> Option<f64> {
         let squares = |norm: Option<f64>| norm.map(|norm| norm * norm);
         let norm = self.params().filter_map(|tensor| squares(tensor.norm_of_newest)).sum::<f64>().sqrt();

@@ -1,4 +1,5 @@
-//! Tokens per second of forward, forward and backward, dense and with experts, for the GPT of PyTorch's `train_step.py` in BENCHMARKS.md.
+//! Tokens per second of forward, forward and backward, dense and with experts, for the GPT of PyTorch's `train_step.py`
+//! in BENCHMARKS.md.
 //!
 //! `cargo run --release -p thalweg-model --example bench_step [THREADS [STEPS]]`
 #![expect(clippy::print_stdout, reason = "a benchmark speaks")]

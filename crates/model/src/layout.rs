@@ -1,7 +1,7 @@
 //! `ParamLayout`: the names of every family and where each parameter is in the flat arena.
 //!
-//! Parameters are in the order of use. Matrices that are multiplied together (queries, keys, values; gate, up) are adjacent, so that one product
-//! serves them.
+//! Parameters are in the order of use. Matrices that are multiplied together (queries, keys, values; gate, up) are
+//! adjacent, so that one product serves them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

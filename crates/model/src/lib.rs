@@ -1,10 +1,10 @@
 //! Decoder transformers on the CPU: one description for many families, forward, backward, and the naming of parameters.
 //!
-//! Floor 1: this crate knows tensors. It does not know files, formats, tasks or optimizers. All arithmetic is in [`kernel`]: another back end would
-//! replace that module and leave layers, names and configuration as they are.
+//! Floor 1: this crate knows tensors. It does not know files, formats, tasks or optimizers. All arithmetic is in
+//! [`kernel`]: another back end would replace that module and leave layers, names and configuration as they are.
 //!
-//! Results have the same bits for any number of threads. They differ between instruction sets (`gemm` and the loops here fuse and group differently
-//! for each vector width), as any two libraries differ.
+//! Results have the same bits for any number of threads. They differ between instruction sets (`gemm` and the loops
+//! here fuse and group differently for each vector width), as any two libraries differ.
 
 pub mod arena;
 pub mod config;

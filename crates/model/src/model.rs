@@ -24,10 +24,11 @@ pub struct Model<T: Real = f32> {
 }
 
 impl<T: Real> Model<T> {
-    /// Fresh parameters: matrices and embeddings normal with deviation 0.02, those that write into the residual stream divided by
-    /// `sqrt(2 n_layers)` (GPT-2), norms 1, biases 0.
+    /// Fresh parameters: matrices and embeddings normal with deviation 0.02, those that write into the residual stream
+    /// divided by `sqrt(2 n_layers)` (GPT-2), norms 1, biases 0.
     ///
-    /// The same seed gives the same bits on every machine: each tensor has its own stream of ChaCha8, numbered by its place in the layout.
+    /// The same seed gives the same bits on every machine: each tensor has its own stream of ChaCha8, numbered by its
+    /// place in the layout.
     ///
     /// # Panics
     /// When the configuration would not pass [`ModelConfig::validate`].
@@ -100,11 +101,12 @@ impl<T: Real> Model<T> {
 impl Model<f32> {
     /// Reads the parameters from tensors with Hugging Face names; F64 is rounded, F16 and BF16 are widened.
     ///
-    /// Nothing is allocated before every name, shape and dtype has been checked. A stored head is left out where the configuration ties it, and so are
-    /// buffers that older files carry.
+    /// Nothing is allocated before every name, shape and dtype has been checked. A stored head is left out where the
+    /// configuration ties it, and so are buffers that older files carry.
     ///
     /// # Errors
-    /// Those of [`ModelConfig::validate`]; `ParamsMismatch` with every missing, extra and misshaped tensor; `Access` when bytes cannot be had.
+    /// Those of [`ModelConfig::validate`]; `ParamsMismatch` with every missing, extra and misshaped tensor; `Access`
+    /// when bytes cannot be had.
     pub fn load(config: ModelConfig, source: &dyn TensorSource) -> Result<Self, Error> {
         config.validate()?;
         let layout = config.layout();
@@ -209,7 +211,8 @@ mod tests {
         assert_eq!(out.map(f32::to_bits), [1.0_f32.to_bits(), (-0.1_f32).to_bits()]);
     }
 
-    /// The sample deviation of n normal numbers is off by about 1 / sqrt(2 n): four such steps of the 8,192 here are 3.2%.
+    /// The sample deviation of n normal numbers is off by about 1 / sqrt(2 n): four such steps of the 8,192 here are
+    /// 3.2%.
     #[test]
     fn fresh_matrices_have_the_deviation_that_is_stated() {
         let config = serde_json::json!({

@@ -23,7 +23,8 @@ impl<'a> Batch<'a> {
     /// Checks tokens and targets, both `[n_sequences * sequence_length]` and row-major; a target may be [`NO_TARGET`].
     ///
     /// # Errors
-    /// `BatchSize` if they do not fill the shape, `TokenOutOfRange` outside the vocabulary, `SequenceTooLong` beyond what the model reads.
+    /// `BatchSize` if they do not fill the shape, `TokenOutOfRange` outside the vocabulary, `SequenceTooLong` beyond
+    /// what the model reads.
     pub fn new(config: &ModelConfig, tokens: &'a [u32], targets: &'a [u32], shape: BatchShape) -> Result<Self, Error> {
         let BatchShape { n_sequences, sequence_length } = shape;
         if tokens.len() != shape.n_tokens() || targets.len() != shape.n_tokens() {
@@ -77,7 +78,8 @@ pub struct LossOptions {
     pub balance_loss: f32,
 }
 
-/// Losses of one micro-batch. What was minimised is `nll_sum_nats / n_targets_total + z_loss + balance_loss`, summed over micro-batches.
+/// Losses of one micro-batch. What was minimised is `nll_sum_nats / n_targets_total + z_loss + balance_loss`, summed
+/// over micro-batches.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct StepLoss {
     /// Sum of negative log-likelihoods, in nats.
@@ -86,13 +88,15 @@ pub struct StepLoss {
     pub n_targets: usize,
     /// The z-loss term, its factor included.
     pub z_loss: f64,
-    /// The balance term, its factor included: `E sum_e f_e P_e`, with f the share of tokens that chose an expert and P its mean probability, both
-    /// over all layers (Switch, arXiv 2101.03961, as transformers computes it for Mixtral), times this micro-batch's share of the targets.
+    /// The balance term, its factor included: `E sum_e f_e P_e`, with f the share of tokens that chose an expert and P
+    /// its mean probability, both over all layers (Switch, arXiv 2101.03961, as transformers computes it for Mixtral),
+    /// times this micro-batch's share of the targets.
     pub balance_loss: f64,
 }
 
 impl<T: Real> Model<T> {
-    /// Negative log-likelihood of each target in nats, 0 where there is none; the most probable token of each position in `greedy`, if wanted.
+    /// Negative log-likelihood of each target in nats, 0 where there is none; the most probable token of each position
+    /// in `greedy`, if wanted.
     ///
     /// # Panics
     /// When the workspace is for fewer tokens, or an output has another length than the batch.
@@ -133,9 +137,11 @@ impl<T: Real> Model<T> {
         logits_of_rows(&pass, out, &workspace.head_in[..shape.n_tokens() * self.config.hidden]);
     }
 
-    /// Adds to `gradients`, an arena of the layout, those of the sum of losses over `loss.n_targets_total` and of the terms asked for.
+    /// Adds to `gradients`, an arena of the layout, those of the sum of losses over `loss.n_targets_total` and of the
+    /// terms asked for.
     ///
-    /// Micro-batches that share `n_targets_total` add up to the gradient of the whole (the balance loss is that of each micro-batch, weighted by targets).
+    /// Micro-batches that share `n_targets_total` add up to the gradient of the whole (the balance loss is that of each
+    /// micro-batch, weighted by targets).
     ///
     /// # Panics
     /// When the workspace is for fewer tokens or for scoring only, or `gradients` has another length than the layout.
@@ -174,7 +180,8 @@ impl<T: Real> Model<T> {
         pass
     }
 
-    /// The output matrix and the loss, in blocks of rows, forward and backward. Leaves the gradient of `head_in` in `scratch.d_mlp_in`.
+    /// The output matrix and the loss, in blocks of rows, forward and backward. Leaves the gradient of `head_in` in
+    /// `scratch.d_mlp_in`.
     fn head_and_gradients(
         &self,
         pass: &Pass<'_, T>,

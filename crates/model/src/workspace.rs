@@ -1,6 +1,7 @@
 //! `Workspace`: every activation and scratch buffer of a pass, allocated once.
 //!
-//! Letters in comments: n tokens of the batch, h `hidden`, q columns of all query heads, i inner units, k active experts.
+//! Letters in comments: n tokens of the batch, h `hidden`, q columns of all query heads, i inner units, k active
+//! experts.
 
 use crate::config::{ModelConfig, NormPlace, QkNorm};
 use crate::kernel::Real;
@@ -11,7 +12,8 @@ use crate::kernel::norm::RowStats;
 use crate::kernel::rotary::RotaryTable;
 use crate::model::rotary_table;
 
-/// Numbers of the block of logits that is held at once; a block has between [`FEWEST_HEAD_ROWS`] rows and the whole batch.
+/// Numbers of the block of logits that is held at once; a block has between [`FEWEST_HEAD_ROWS`] rows and the whole
+/// batch.
 const HEAD_BLOCK: usize = 1 << 21;
 const FEWEST_HEAD_ROWS: usize = 64;
 

@@ -1,4 +1,5 @@
-//! A training step allocates nothing after the first: a separate binary, because it counts through the global allocator.
+//! A training step allocates nothing after the first: a separate binary, because it counts through the global
+//! allocator.
 
 use thalweg_model::{Batch, BatchShape, LossOptions, Model, ModelConfig, Purpose, Workspace};
 use thalweg_testkit::CountingAllocator;
@@ -31,8 +32,9 @@ fn count_of_a_step(
     })
 }
 
-/// Ours are none on one thread. `gemm` takes and returns packing space in each product, which the system's allocator serves from its free lists;
-/// on two threads rayon's queue of tasks from outside takes a block now and then (for every 31 tasks). Neither can be had otherwise from outside.
+/// Ours are none on one thread. `gemm` takes and returns packing space in each product, which the system's allocator
+/// serves from its free lists; on two threads rayon's queue of tasks from outside takes a block now and then (for every
+/// 31 tasks). Neither can be had otherwise from outside.
 #[test]
 fn a_step_allocates_nothing_after_the_first() {
     let llama = serde_json::json!({

@@ -1,8 +1,8 @@
 //! The local file system behind the `Storage` trait.
 //!
 //! Positioned reads and writes, no memory maps: a truncated file is an error, not a signal. Files opened for reading
-//! are closed and opened again behind the caller's back when many are in use; see [`LocalStorage::with_max_open_files`].
-//! How an output becomes visible is not decided here, but in `publish`.
+//! are closed and opened again behind the caller's back when many are in use; see
+//! [`LocalStorage::with_max_open_files`]. How an output becomes visible is not decided here, but in `publish`.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -59,7 +59,8 @@ impl LocalStorage {
         Self::with_max_open_files(n_files)
     }
 
-    /// Keeps at most about `n_files` source files open at once: a thread that is reading keeps its file a moment longer.
+    /// Keeps at most about `n_files` source files open at once: a thread that is reading keeps its file a moment
+    /// longer.
     pub fn with_max_open_files(n_files: usize) -> Self {
         Self { pool: Arc::new(FilePool { max_open: n_files.max(1), open: Mutex::new(VecDeque::new()) }) }
     }

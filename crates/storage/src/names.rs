@@ -1,8 +1,8 @@
 //! Names that this program reserves beside an output, and the names by which trainers count checkpoints.
 //!
 //! A stage is beside the output that it becomes, often in a folder that a trainer watches. Trainers decide by names
-//! alone: torchtitan's `keep_latest_k` deletes the oldest entries whose name contains `step-N`, whatever they hold. So no
-//! name made here contains a word that trainers use followed by a number.
+//! alone: torchtitan's `keep_latest_k` deletes the oldest entries whose name contains `step-N`, whatever they hold. So
+//! no name made here contains a word that trainers use followed by a number.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

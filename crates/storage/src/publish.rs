@@ -1,8 +1,8 @@
 //! How bytes become durable and an output becomes visible: the only code that renames.
 //!
 //! On return everything is on the medium. At any crash before, there is no target, or the old one, untouched. What
-//! the output consists of, and that its manifest is written last, is the caller's affair; what may be replaced is decided
-//! by `guard`.
+//! the output consists of, and that its manifest is written last, is the caller's affair; what may be replaced is
+//! decided by `guard`.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! Tables of how far forecasts of anneals are off, by run: `validate_forecast < CASES.jsonl`, cases as `runs/forecast/cases.sh` makes them.
+//! Tables of how far forecasts of anneals are off, by run: `validate_forecast < CASES.jsonl`, cases as
+//! `runs/forecast/cases.sh` makes them.
 //!
 //! A run is named `CONFIGURATION/seed-N/trunk`. Every case is forecast from cases of other runs only.
 

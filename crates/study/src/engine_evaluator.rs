@@ -63,7 +63,8 @@ struct MergedParams {
 }
 
 impl<'a> EngineEvaluator<'a> {
-    /// Converts suites to the tokens of a run; `like` is any checkpoint of it, `tokenizer` a file to use instead of the run's.
+    /// Converts suites to the tokens of a run; `like` is any checkpoint of it, `tokenizer` a file to use instead of the
+    /// run's.
     ///
     /// # Errors
     /// What opening the checkpoint, its tokenizer and the suites give; `MemoryTooSmall` before anything is allocated.

@@ -1,6 +1,7 @@
 //! Scores of checkpoints and of merges, wherever they come from: this program's engine, or another program.
 //!
-//! A study asks an [`Evaluator`]; [`crate::engine_evaluator`] scores in memory, a face may bring one that runs a command.
+//! A study asks an [`Evaluator`]; [`crate::engine_evaluator`] scores in memory, a face may bring one that runs a
+//! command.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -3,14 +3,15 @@
 //! Floor 4: joins everything below. It neither prints, nor reads arguments, nor asks the time.
 //!
 //! [`record::StudyRecord`] is the record of a study, one JSON file; [`page::render_study`] makes the page from it, and
-//! the same record always gives the same bytes. The entries are [`request::Resolver::merge_plan`], [`sweep::run_sweep`],
-//! [`forecast::run::run_forecast`], [`recover::plan_recovery`] and [`demo::run_demo`].
+//! the same record always gives the same bytes. The entries are [`request::Resolver::merge_plan`],
+//! [`sweep::run_sweep`], [`forecast::run::run_forecast`], [`recover::plan_recovery`] and [`demo::run_demo`].
 
 pub mod begin_record;
 pub mod demo;
 pub mod engine_evaluator;
 pub mod error;
 pub mod evaluator;
+pub mod explain;
 pub mod forecast;
 mod markup;
 pub mod page;
@@ -29,6 +30,7 @@ mod study_view;
 mod svg;
 pub mod sweep;
 pub mod table;
+mod tensor_groups;
 mod text;
 pub mod window_fit;
 pub mod write_study;

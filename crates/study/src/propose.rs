@@ -33,7 +33,8 @@ pub struct Choices {
 }
 
 impl Choices {
-    /// Windows of stable checkpoints, oldest first, that end at the newest and reach back at most half further than `longest_steps`.
+    /// Windows of stable checkpoints, oldest first, that end at the newest and reach back at most half further than
+    /// `longest_steps`.
     ///
     /// # Errors
     /// `Scheme`, which the schemes here do not give.
@@ -89,7 +90,8 @@ fn as_steps(steps: u64) -> f64 {
     steps as f64
 }
 
-/// Proposes a window from scored ones; `resampled` are the same windows with losses over resampled items, for the interval.
+/// Proposes a window from scored ones; `resampled` are the same windows with losses over resampled items, for the
+/// interval.
 ///
 /// # Errors
 /// `Unsupported` where the scores do not say where the best window is.

@@ -367,6 +367,12 @@ pub struct GeometryRow {
     pub plane: Vec<[f64; 2]>,
     /// By group of tensors (layer, embedding, head).
     pub groups: Vec<GroupRow>,
+    /// Norm of the newest checkpoint.
+    #[serde(default)]
+    pub newest_norm: Option<f64>,
+    /// Distance of the plain mean of all checkpoints to the newest one.
+    #[serde(default)]
+    pub mean_to_newest: Option<f64>,
 }
 
 /// One group of tensors.

@@ -1,4 +1,5 @@
-//! From a spike to the checkpoints to resume from: the merge that the paper calls PMA-init (arXiv 2505.12082, section 4.6).
+//! From a spike to the checkpoints to resume from: the merge that the paper calls PMA-init (arXiv 2505.12082, section
+//! 4.6).
 //!
 //! Plans and reads nothing. Whether a merge rescues more runs than the newest checkpoint alone is measured in
 //! `docs/results/recovery.md`; the paper has no such control.
@@ -176,8 +177,8 @@ impl RecoveryPlan {
 
 /// Proposes up to three checkpoints before the latest onset.
 ///
-/// The latest spike counts, unless it starts from a level that an earlier one left behind: a run that has diverged has spikes on
-/// its plateau, and checkpoints from there do not help. Skips checkpoints within earlier spikes, and the one
+/// The latest spike counts, unless it starts from a level that an earlier one left behind: a run that has diverged has
+/// spikes on its plateau, and checkpoints from there do not help. Skips checkpoints within earlier spikes, and the one
 /// a single step before the onset, unless it is the only one: a loss is computed before the update of its step, so the
 /// loss of the onset is that of these parameters, and an update that went wrong is in them.
 ///

@@ -8,8 +8,8 @@ use crate::Error;
 
 /// Most checkpoints of the default window: the paper's N (arXiv 2505.12082, section 4.3).
 pub const MAX_START_CHECKPOINTS: usize = 10;
-/// The default window reaches back at most this share of the run, as one part in so many. The paper's windows gain from 1.5
-/// to 20 % of the run and harm from 39 % on (its figure 5).
+/// The default window reaches back at most this share of the run, as one part in so many. The paper's windows gain from
+/// 1.5 to 20 % of the run and harm from 39 % on (its figure 5).
 const WINDOW_PART: u64 = 5;
 
 /// The newest ten checkpoints at most, of the newest one's phase and none from before the last fifth of the run.

@@ -1,5 +1,6 @@
 //! What a study found, in a sentence or two, from its record alone.
 
+use crate::explain::geometry_answer;
 use crate::record::{ForecastRow, GainRow, ProposalRow, ScoreRow, StudyRecord, TrialRow};
 use crate::study_view::{StudyView, gain_word, measure_words, show_gain_interval, show_gain_row, window_words};
 
@@ -51,6 +52,11 @@ pub(crate) fn find_answer(view: &StudyView<'_>) -> StudyAnswer {
     if let Some((word, sentence)) = recovery_words(record) {
         words.push(word);
         sentences.push(sentence);
+    }
+    if let Some(geometry) = &record.geometry {
+        let (word, said) = geometry_answer(geometry);
+        words.push(word);
+        sentences.extend(said);
     }
     if words.is_empty() {
         let (n_trials, n_raws) = (record.trials.len(), record.raws.len());

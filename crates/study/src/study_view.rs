@@ -1,4 +1,5 @@
-//! What the page, the table and the answer ask of a [`StudyRecord`]: its measures, who was chosen, and the order of trials.
+//! What the page, the table and the answer ask of a [`StudyRecord`]: its measures, who was chosen, and the order of
+//! trials.
 
 use crate::record::{GainRow, ScoreRow, StudyRecord, SuiteRow, TrialRow};
 
@@ -101,7 +102,8 @@ impl<'a> StudyView<'a> {
         self.metrics.iter().find(is_it).copied()
     }
 
-    /// The chosen measure on a suite that decided nothing: the same task if it has it, else its first with that measure.
+    /// The chosen measure on a suite that decided nothing: the same task if it has it, else its first with that
+    /// measure.
     pub(crate) fn reporting_metric(&self) -> Option<Metric<'a>> {
         let choice = self.record.choice.as_ref()?;
         let others = || {

@@ -39,8 +39,8 @@ const COLUMNS: [&str; 25] = [
 
 /// The scores of `record` by RFC 4180: a header, then raw checkpoints, merges and annealed checkpoints in their order.
 ///
-/// A number is written so that reading it gives the same number; what is not known is empty. Steps and coefficients of a
-/// window are one field each, oldest first, with spaces between them.
+/// A number is written so that reading it gives the same number; what is not known is empty. Steps and coefficients of
+/// a window are one field each, oldest first, with spaces between them.
 ///
 /// # Example
 /// ```

@@ -5,13 +5,14 @@
 //!
 //! loss(w) = river + drift * sum_i w_i t_i + hill * sum_ij w_i w_j r^|t_i - t_j|
 //!
-//! where `river` is the loss without noise and lag, `drift` the loss that the run gains in a step, `hill` the loss that the
-//! noise of one checkpoint costs, and r the correlation of the noise over a step. For n checkpoints of equal coefficients,
-//! V steps apart and without correlation this is drift V (n-1)/2 + hill/n, with its least at n* = sqrt(2 hill / (drift V)).
-//! Three scores give the three unknowns. The picture is that of a river in a valley (Wen et al. 2024, arXiv 2410.05192);
-//! the two terms are the bias and the variance of an average. A fourth score tells r; the Gram matrix gives a guess of it
-//! that needs no score ([`noise_correlation`]). Without r the model proposes windows that are too dense, and
-//! with the guess far too long ones (docs/results/windows.md): no command proposes from the Gram matrix.
+//! where `river` is the loss without noise and lag, `drift` the loss that the run gains in a step, `hill` the loss that
+//! the noise of one checkpoint costs, and r the correlation of the noise over a step. For n checkpoints of equal
+//! coefficients, V steps apart and without correlation this is drift V (n-1)/2 + hill/n, with its least at n* = sqrt(2
+//! hill / (drift V)). Three scores give the three unknowns. The picture is that of a river in a valley (Wen et al.
+//! 2024, arXiv 2410.05192); the two terms are the bias and the variance of an average. A fourth score tells r; the Gram
+//! matrix gives a guess of it that needs no score ([`noise_correlation`]). Without r the model proposes windows that
+//! are too dense, and with the guess far too long ones (docs/results/windows.md): no command proposes from the Gram
+//! matrix.
 
 /// A window with its score, as a loss: smaller is better.
 #[derive(Debug, Clone, PartialEq)]
@@ -145,8 +146,8 @@ impl WindowModel {
     }
 }
 
-/// Fits a model for each correlation and keeps the one that leaves the least of the losses; with three windows, which any
-/// correlation fits, the first.
+/// Fits a model for each correlation and keeps the one that leaves the least of the losses; with three windows, which
+/// any correlation fits, the first.
 ///
 /// `correlations` are those over one step, as [`WindowModel::correlation_per_step`] has them.
 ///
@@ -189,11 +190,12 @@ fn least_squares(rows: &[[f64; 3]], values: &[f64]) -> Option<[f64; 3]> {
     Some([solution[0] / scales[0], solution[1] / scales[1], solution[2] / scales[2]])
 }
 
-/// Correlation over one step of the noise about a straight drift, from squared distances of checkpoints `interval` steps apart.
+/// Correlation over one step of the noise about a straight drift, from squared distances of checkpoints `interval`
+/// steps apart.
 ///
-/// The noise is taken as a first-order autoregression: with c the mean cosine of successive displacements once the drift is
-/// taken out, the correlation over an interval is 1 + 2 c. `None` with fewer than four checkpoints. Directions count by their
-/// length and not by what they cost, so this is a guess that scores may contradict.
+/// The noise is taken as a first-order autoregression: with c the mean cosine of successive displacements once the
+/// drift is taken out, the correlation over an interval is 1 + 2 c. `None` with fewer than four checkpoints. Directions
+/// count by their length and not by what they cost, so this is a guess that scores may contradict.
 pub fn noise_correlation(
     displacement_product: impl Fn(usize, usize) -> f64,
     n_displacements: usize,

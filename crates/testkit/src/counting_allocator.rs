@@ -4,7 +4,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// `gemm` aligns the space that it packs operands into to cache lines and keeps flags of what is packed in bytes; nothing of ours is aligned so.
+/// `gemm` aligns the space that it packs operands into to cache lines and keeps flags of what is packed in bytes;
+/// nothing of ours is aligned so.
 const PACKING_ALIGNMENT: usize = 64;
 static N_PACKING: AtomicUsize = AtomicUsize::new(0);
 static N_OTHER: AtomicUsize = AtomicUsize::new(0);

@@ -83,8 +83,8 @@ pub enum GradNormUse {
 /// How spikes are distinguished from noise.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SpikeOptions {
-    /// The least height of a spike, in standard deviations of the log's own noise. Raised for noise with heavy tails, to
-    /// at most 9 of its standard deviations.
+    /// The least height of a spike, in standard deviations of the log's own noise. Raised for noise with heavy tails,
+    /// to at most 9 of its standard deviations.
     pub threshold: f64,
     /// Entries after which a level that did not come back is the new level.
     pub patience_entries: usize,

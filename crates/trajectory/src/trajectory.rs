@@ -218,8 +218,9 @@ pub struct Trajectory {
 impl Trajectory {
     /// Reads a run folder with its states, log and `thalweg.toml`.
     ///
-    /// The log is the one given, else the one named in `thalweg.toml`, else the `trainer_state.json` of the run folder or
-    /// of its newest checkpoint, else `log.jsonl`, `train_log.jsonl`, `metrics.jsonl` or the same as `.csv` in the run folder.
+    /// The log is the one given, else the one named in `thalweg.toml`, else the `trainer_state.json` of the run folder
+    /// or of its newest checkpoint, else `log.jsonl`, `train_log.jsonl`, `metrics.jsonl` or the same as `.csv` in the
+    /// run folder.
     ///
     /// # Errors
     /// As [`RunDir::open`]; `RunConfig`; `NotFound` or `Log` for a log that was named.

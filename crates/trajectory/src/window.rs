@@ -72,7 +72,8 @@ pub enum WindowSpec {
     Count {
         /// How many.
         n_checkpoints: usize,
-        /// Between neighbours. Steps are met exactly; tokens within a tenth, because batches seldom divide round numbers.
+        /// Between neighbours. Steps are met exactly; tokens within a tenth, because batches seldom divide round
+        /// numbers.
         interval: Extent,
         /// Where the window ends.
         end: WindowEnd,

@@ -4,7 +4,8 @@ use thalweg_tensor::{Dtype, Piece, Shape};
 
 /// The pieces of a tensor that hold its elements `start..end` in row-major order, which are contiguous in a file.
 ///
-/// At most two for each dimension. `offset` is the byte of element `start`. Empty for a range that is not in the tensor.
+/// At most two for each dimension. `offset` is the byte of element `start`. Empty for a range that is not in the
+/// tensor.
 pub(crate) fn pieces_of_run(
     shape: &Shape,
     dtype: Dtype,

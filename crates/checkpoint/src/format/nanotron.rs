@@ -1,4 +1,5 @@
-//! Checkpoints of nanotron: one safetensors file for each parameter and tensor rank, in folders named after the modules.
+//! Checkpoints of nanotron: one safetensors file for each parameter and tensor rank, in folders named after the
+//! modules.
 //!
 //! Each file's header says which box of the whole tensor the file holds.
 

@@ -1,6 +1,6 @@
-//! Reads and writes ranges of elements in pieces that are boxes or have strides: which bytes of a file a range needs, and
-//! where they go. Reads and writes are few and large, and scratch memory is bounded. The pieces are known to cover their
-//! tensor exactly once.
+//! Reads and writes ranges of elements in pieces that are boxes or have strides: which bytes of a file a range needs,
+//! and where they go. Reads and writes are few and large, and scratch memory is bounded. The pieces are known to cover
+//! their tensor exactly once.
 
 mod scatter;
 

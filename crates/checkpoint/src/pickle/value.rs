@@ -265,7 +265,8 @@ impl<'a> Value<'a> {
             };
             value = Self::new(self.pickle, object.callee);
         }
-        // A listed name is a value like any other, and so is a listed call; a listed name that begins a chain of calls is not.
+        // A listed name is a value like any other, and so is a listed call; a listed name that begins a chain of calls
+        // is not.
         let is_understood = match self.node() {
             Node::Object(_) => self.as_object().is_some(),
             _ => value.as_global().is_some_and(|global| global.is_listed),

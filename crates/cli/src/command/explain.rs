@@ -1,20 +1,16 @@
 //! `thalweg explain`: the geometry of a trajectory, from inner products alone.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde_json::json;
-use thalweg_merge::align::align_sources;
-use thalweg_merge::engine::open_sources;
-use thalweg_merge::geometry::{Geometry, describe_geometry};
-use thalweg_merge::gram::{Gram, gram};
+use thalweg_merge::geometry::Geometry;
 use thalweg_merge::plan::SourceRef;
 use thalweg_storage::guard::check_document;
 use thalweg_storage::publish::publish_file;
-use thalweg_study::record::{GeometryRow, GroupRow, StudyRecord};
+use thalweg_study::explain::{TrajectoryGeometry, geometry_answer, measure_geometry};
+use thalweg_study::record::StudyRecord;
 use thalweg_study::request::{SourceOrder, choose_checkpoints, label};
 use thalweg_study::write_study::{check_study_folder, write_study};
-use thalweg_tensor::TensorSource;
 
 use crate::args::ExplainArgs;
 use crate::command::Outcome;
@@ -22,7 +18,6 @@ use crate::error::Error;
 use crate::host::{World, command_line};
 use crate::messages::Messages;
 use crate::svg::{PLANE_FILE, draw_plane};
-use crate::tensor_groups::{layer_of, tensor_class_of};
 
 pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let resolver = world.resolver();
@@ -39,17 +34,12 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
     }
     let run = world.context(args.memory.0);
     let plan = resolver.geometry_plan(&chosen)?;
-    let sources = open_sources(&plan, &run)?;
-    let layout = align_sources(&sources, &plan, &*run.storage)?;
-    let views = layout.views(&sources);
-    let refs: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
-    let grams = gram(&refs, &layout, &run);
+    let measured = measure_geometry(&plan, &run);
     world.clear_progress();
-    let names = layout.catalog.entries().iter().map(|entry| &*entry.name);
-    let report = Report::new(&chosen, names.zip(grams?));
+    let report = Report(measured?);
     if let Some(path) = &args.svg {
         let labels: Vec<String> = chosen.iter().map(label).collect();
-        let svg = draw_plane(&report.whole, &labels);
+        let svg = draw_plane(&report.0.whole, &labels);
         publish_file(&*world.storage, path, svg.as_bytes(), PLANE_FILE)?;
         messages.note(format!("the trajectory is drawn in `{}`", path.display()));
     }
@@ -58,7 +48,7 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
             format!("Geometry of {}", args.inputs.first().map_or_else(String::new, |p| p.display().to_string()));
         let run_path = args.inputs.first().map_or_else(String::new, |path| path.display().to_string());
         let mut record = StudyRecord::new(title, run_path, command_line());
-        record.geometry = Some(report.row(&chosen));
+        record.geometry = Some(report.0.row(&chosen));
         world.storage.create_folder(folder)?;
         write_study(&*world.storage, folder, &record)?;
     }
@@ -70,78 +60,33 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
     Ok(Outcome::Done)
 }
 
-struct Report {
-    whole: Geometry,
-    layers: BTreeMap<u64, Geometry>,
-    classes: BTreeMap<String, Geometry>,
-}
+/// The geometry as it is printed.
+struct Report(TrajectoryGeometry);
 
 impl Report {
-    fn new<'a>(chosen: &[SourceRef], tensors: impl Iterator<Item = (&'a str, Option<Gram>)>) -> Self {
-        let mut whole = Gram::zero(chosen.len());
-        let mut layers: BTreeMap<u64, Gram> = BTreeMap::new();
-        let mut classes: BTreeMap<String, Gram> = BTreeMap::new();
-        for (name, gram) in tensors.filter_map(|(name, gram)| Some((name, gram?))) {
-            whole.add(&gram);
-            classes.entry(tensor_class_of(name)).or_insert_with(|| Gram::zero(chosen.len())).add(&gram);
-            if let Some(layer) = layer_of(name) {
-                layers.entry(layer).or_insert_with(|| Gram::zero(chosen.len())).add(&gram);
-            }
-        }
-        let describe = |gram: Gram| describe_geometry(&gram);
-        Self {
-            whole: describe_geometry(&whole),
-            layers: layers.into_iter().map(|(layer, gram)| (layer, describe(gram))).collect(),
-            classes: classes.into_iter().map(|(class, gram)| (class, describe(gram))).collect(),
-        }
-    }
-
     fn document(&self, chosen: &[SourceRef]) -> serde_json::Value {
         let checkpoints: Vec<_> = chosen
             .iter()
             .map(|one| json!({"path": one.path.display().to_string(), "step": one.step, "tokens": one.tokens}))
             .collect();
         let layers: serde_json::Map<_, _> =
-            self.layers.iter().map(|(layer, geometry)| (layer.to_string(), numbers(geometry))).collect();
+            self.0.layers.iter().map(|(layer, geometry)| (layer.to_string(), numbers(geometry))).collect();
         let classes: serde_json::Map<_, _> =
-            self.classes.iter().map(|(class, geometry)| (class.clone(), numbers(geometry))).collect();
+            self.0.classes.iter().map(|(class, geometry)| (class.clone(), numbers(geometry))).collect();
         json!({
             "kind": "thalweg-geometry",
             "version": 1,
             "checkpoints": checkpoints,
-            "model": numbers(&self.whole),
+            "model": numbers(&self.0.whole),
             "layers": layers,
             "tensor_classes": classes,
         })
     }
 
-    /// The same as a part of a study.
-    fn row(&self, chosen: &[SourceRef]) -> GeometryRow {
-        let group = |name: String, geometry: &Geometry| {
-            let norm = geometry.norms.last().copied().unwrap_or(0.0);
-            let cosines: Vec<f64> = geometry.displacement_cosines.iter().flatten().copied().collect();
-            GroupRow {
-                name,
-                relative_displacement: if norm > 0.0 { mean(&geometry.displacements) / norm } else { 0.0 },
-                mean_cosine: (!cosines.is_empty()).then(|| mean(&cosines)),
-            }
-        };
-        let layers = self.layers.iter().map(|(layer, geometry)| group(format!("layer {layer}"), geometry));
-        let classes = self.classes.iter().map(|(class, geometry)| group(class.clone(), geometry));
-        GeometryRow {
-            steps: chosen.iter().enumerate().map(|(i, one)| one.step.unwrap_or(i as u64)).collect(),
-            displacements: self.whole.displacements.clone(),
-            displacement_cosines: self.whole.displacement_cosines.clone(),
-            component_shares: self.whole.component_shares.clone(),
-            random_walk_shares: self.whole.random_walk_shares.clone(),
-            plane: self.whole.plane.clone(),
-            groups: layers.chain(classes).collect(),
-        }
-    }
-
     fn text(&self, chosen: &[SourceRef]) -> String {
-        let mut text = String::new();
-        let whole = &self.whole;
+        let (word, sentences) = geometry_answer(&self.0.row(chosen));
+        let mut text = format!("{word}. {}\n\n", sentences.join(" "));
+        let whole = &self.0.whole;
         let _ = writeln!(
             text,
             "{:<22} {:>12} {:>12} {:>12} {:>10}",
@@ -162,8 +107,12 @@ impl Report {
         let _ = writeln!(text, "drift along the first, per interval     {:.4}", whole.drift_per_interval);
         let _ = writeln!(text, "lag of the plain mean, in intervals     {}", whole.averaging_lag);
         let _ = writeln!(text, "distance of the plain mean to newest    {:.4}", whole.mean_to_newest);
-        group_table(&mut text, "layer", self.layers.iter().map(|(layer, geometry)| (layer.to_string(), geometry)));
-        group_table(&mut text, "tensor class", self.classes.iter().map(|(class, geometry)| (class.clone(), geometry)));
+        group_table(&mut text, "layer", self.0.layers.iter().map(|(layer, geometry)| (layer.to_string(), geometry)));
+        group_table(
+            &mut text,
+            "tensor class",
+            self.0.classes.iter().map(|(class, geometry)| (class.clone(), geometry)),
+        );
         text
     }
 }

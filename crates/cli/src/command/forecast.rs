@@ -9,6 +9,7 @@ use thalweg_study::forecast::case::read_case_file;
 use thalweg_study::forecast::request::{AnnealQuestion, ForecastRequest, Refusal};
 use thalweg_study::forecast::run::{ForecastOptions, check_forecast_places, run_forecast};
 use thalweg_study::record::{CostRow, ForecastRow};
+use thalweg_study::shell_word;
 use thalweg_trajectory::{Extent, Step, Tokens};
 
 use crate::args::{CurveChoice, ForecastArgs};
@@ -65,7 +66,7 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
         Err(refusal) => return Ok(refuse(&refusal, &answer.request, messages)),
     };
     messages.json(&document(&outcome, answer.cost));
-    messages.text(&text(&answer.request, &outcome, answer.cost));
+    messages.text(&text(args, &answer.request, &outcome, answer.cost));
     Ok(if outcome.forecasts.is_empty() { Outcome::No } else { Outcome::Done })
 }
 
@@ -113,7 +114,7 @@ fn document(outcome: &ForecastOutcome, cost: CostRow) -> serde_json::Value {
     })
 }
 
-fn text(request: &ForecastRequest, outcome: &ForecastOutcome, cost: CostRow) -> String {
+fn text(args: &ForecastArgs, request: &ForecastRequest, outcome: &ForecastOutcome, cost: CostRow) -> String {
     let mut text = String::new();
     let ForecastRequest { end_step, anneal_steps, floor, .. } = request;
     let curve = outcome.cases.first().map_or("", |case| case.curve.as_str());
@@ -144,6 +145,14 @@ fn text(request: &ForecastRequest, outcome: &ForecastOutcome, cost: CostRow) -> 
                 "to merge: {} checkpoints ({low} to {high}), {} steps apart, {}\n  from {}",
                 window.n_checkpoints, window.interval_steps, window.scheme, window.rests_on
             );
+            if window.n_checkpoints > 1 {
+                let run = shell_word(&args.run_path.display().to_string());
+                let (n, steps, scheme) = (window.n_checkpoints, window.interval_steps, shell_word(&window.scheme));
+                let _ = writeln!(
+                    text,
+                    "  thalweg merge {run} --end-step {end_step} --count {n} --interval-steps {steps} --scheme {scheme} -o merged"
+                );
+            }
         }
         Err(why) => {
             let _ = writeln!(text, "no window is proposed: {}", why.reason());

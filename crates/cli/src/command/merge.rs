@@ -11,6 +11,7 @@ use thalweg_merge::pending::{Compared, ComparedBy};
 use thalweg_merge::plan::{MergePlan, OutputPlan};
 use thalweg_merge::receipt::{MergeReceipt, RECEIPT_NAME};
 use thalweg_storage::publish::Replace;
+use thalweg_study::shell_word;
 use thalweg_tensor::counted;
 
 use crate::args::{ExecutionArgs, MergeArgs};
@@ -47,6 +48,7 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> R
             text.push_str(&comparison.text());
         }
     }
+    text.push_str(&next_steps(&outcomes));
     messages.json(&document);
     messages.text(&text);
     Ok(Outcome::Done)
@@ -193,6 +195,17 @@ pub(crate) fn describe(outcome: &MergeOutcome) -> String {
         text.push_str(&describe_distance(receipt));
     }
     text
+}
+
+/// What a user may want to do with new outputs.
+fn next_steps(outcomes: &[MergeOutcome]) -> String {
+    match outcomes {
+        [only] if only.compared.is_none() => {
+            let path = shell_word(&only.path.display().to_string());
+            format!("next: `thalweg verify {path} --inputs` checks it, `thalweg eval {path} --suite SUITE` scores it\n")
+        }
+        _ => String::new(),
+    }
 }
 
 /// The steps of the sources in brackets, if each has one.

@@ -25,6 +25,7 @@ fn merge_says_what_it_did() {
     merged 3 checkpoints (steps 12000, 14000, 16000) by sma into `[OUT]/merged`
     read 2.97 MB, [MEASURED]
     distance to the newest checkpoint: 15.2 % of its norm, 44.6 in all, at most 1.73 in one element
+    next: `thalweg verify [OUT]/merged --inputs` checks it, `thalweg eval [OUT]/merged --suite SUITE` scores it
     --- stderr
     ");
     insta::assert_snapshot!(transcript(&first, scratch.path()), @"
@@ -231,56 +232,58 @@ fn explain_puts_components_beside_their_null_values() {
     let svg = svg.to_str().unwrap();
     insta::assert_snapshot!(
         transcript(&["explain", RUN, "--steps", "8000,10000,12000", "--svg", svg], scratch.path()), @"
-    exit 0
-    --- stdout
-    checkpoint                     norm    to newest  from before     cosine
-    step 8000                  281.9478      95.9212            -          -
-    step 10000                 286.2694      63.2260      72.2682          -
-    step 12000                 289.2103       0.0000      63.2260     -0.002
+        exit 0
+        --- stdout
+        The run has no direction from checkpoint to checkpoint. Each displacement is nearly at right angles to the one before it: the mean cosine is -0.00 (n = 1). The first principal component takes 76 % of the movement, and that of a random walk as long takes 75 %: the shape of the path says nothing about this run. The plain mean of all 3 checkpoints is 16.8 % of the norm away from the newest one.
 
-    variance on the leading components      0.756 0.244
-      of a random walk of this length       0.750 0.250
-      of noise about a fixed point          0.500 0.500
-    drift along the first, per interval     47.8601
-    lag of the plain mean, in intervals     1
-    distance of the plain mean to newest    48.5044
+        checkpoint                     norm    to newest  from before     cosine
+        step 8000                  281.9478      95.9212            -          -
+        step 10000                 286.2694      63.2260      72.2682          -
+        step 12000                 289.2103       0.0000      63.2260     -0.002
 
-    layer                                    norm      moved  mean cosine        PC1
-    0                                     74.0025    22.8097       -0.022      0.746
-    1                                     79.9409    27.4992       -0.020      0.747
-    2                                     74.1072    28.1116       -0.017      0.746
-    3                                     76.3988    28.5348       -0.012      0.751
-    4                                     77.1350    29.4803       -0.012      0.751
-    5                                     79.2553    30.4231        0.040      0.772
-    6                                     88.5311    29.6053        0.027      0.767
-    7                                     81.5823    30.7702        0.033      0.769
-    8                                     84.5928    31.2966        0.014      0.762
+        variance on the leading components      0.756 0.244
+          of a random walk of this length       0.750 0.250
+          of noise about a fixed point          0.500 0.500
+        drift along the first, per interval     47.8601
+        lag of the plain mean, in intervals     1
+        distance of the plain mean to newest    48.5044
 
-    tensor class                             norm      moved  mean cosine        PC1
-    attn.Wk.weight                        34.1075    18.1242       -0.206      0.668
-    attn.Wo.weight                        54.2132    15.8784       -0.106      0.715
-    attn.Wq.weight                        34.5702    18.4690       -0.204      0.668
-    attn.Wv.weight                        68.9537    18.8009        0.013      0.760
-    meta_tokens                            0.2310     0.0413        0.511      0.903
-    mlp.w1.weight                         97.2199    31.2227        0.049      0.774
-    mlp.w2.weight                        106.3476    40.5805        0.114      0.796
-    mlp.w3.weight                         61.4548    21.7597        0.075      0.783
-    norm1.weight                          13.9695     0.7624        0.991      0.998
-    norm2.weight                          15.8369     0.4052        0.964      0.994
-    norm_f.weight                          5.9446     0.1011        0.943      0.990
-    ssm.A_log                             70.3081    25.7501       -0.030      0.744
-    ssm.D                                 24.9221     1.1027        0.897      0.982
-    ssm.conv1d.bias                        7.2494     0.4616        0.922      0.987
-    ssm.conv1d.weight                      9.9391     1.8154        0.850      0.975
-    ssm.dt_proj.bias                       2.5575     0.7991        0.909      0.984
-    ssm.dt_proj.weight                    29.7948    11.1420       -0.204      0.666
-    ssm.in_proj.weight                   105.5788    41.0015        0.012      0.760
-    ssm.out_proj.weight                   62.4254    23.3014        0.043      0.773
-    ssm.x_proj.weight                     19.6496     9.5226        0.022      0.762
-    tok_emb.weight                       162.8836    41.5026       -0.034      0.748
-    --- stderr
-    note: the trajectory is drawn in `[OUT]/run.svg`
-    ");
+        layer                                    norm      moved  mean cosine        PC1
+        0                                     74.0025    22.8097       -0.022      0.746
+        1                                     79.9409    27.4992       -0.020      0.747
+        2                                     74.1072    28.1116       -0.017      0.746
+        3                                     76.3988    28.5348       -0.012      0.751
+        4                                     77.1350    29.4803       -0.012      0.751
+        5                                     79.2553    30.4231        0.040      0.772
+        6                                     88.5311    29.6053        0.027      0.767
+        7                                     81.5823    30.7702        0.033      0.769
+        8                                     84.5928    31.2966        0.014      0.762
+
+        tensor class                             norm      moved  mean cosine        PC1
+        attn.Wk.weight                        34.1075    18.1242       -0.206      0.668
+        attn.Wo.weight                        54.2132    15.8784       -0.106      0.715
+        attn.Wq.weight                        34.5702    18.4690       -0.204      0.668
+        attn.Wv.weight                        68.9537    18.8009        0.013      0.760
+        meta_tokens                            0.2310     0.0413        0.511      0.903
+        mlp.w1.weight                         97.2199    31.2227        0.049      0.774
+        mlp.w2.weight                        106.3476    40.5805        0.114      0.796
+        mlp.w3.weight                         61.4548    21.7597        0.075      0.783
+        norm1.weight                          13.9695     0.7624        0.991      0.998
+        norm2.weight                          15.8369     0.4052        0.964      0.994
+        norm_f.weight                          5.9446     0.1011        0.943      0.990
+        ssm.A_log                             70.3081    25.7501       -0.030      0.744
+        ssm.D                                 24.9221     1.1027        0.897      0.982
+        ssm.conv1d.bias                        7.2494     0.4616        0.922      0.987
+        ssm.conv1d.weight                      9.9391     1.8154        0.850      0.975
+        ssm.dt_proj.bias                       2.5575     0.7991        0.909      0.984
+        ssm.dt_proj.weight                    29.7948    11.1420       -0.204      0.666
+        ssm.in_proj.weight                   105.5788    41.0015        0.012      0.760
+        ssm.out_proj.weight                   62.4254    23.3014        0.043      0.773
+        ssm.x_proj.weight                     19.6496     9.5226        0.022      0.762
+        tok_emb.weight                       162.8836    41.5026       -0.034      0.748
+        --- stderr
+        note: the trajectory is drawn in `[OUT]/run.svg`
+        ");
     assert!(std::fs::read_to_string(svg).unwrap().starts_with("<svg"));
     let (code, document) = json(&["explain", RUN, "--last", "5", "--json"]);
     assert_eq!((code, document["model"]["norms"].as_array().map(Vec::len)), (0, Some(5)));

@@ -12,6 +12,7 @@ mod kept_state;
 mod kill;
 mod mergekit_faults;
 mod optimizer;
+mod options;
 mod outputs;
 mod recover;
 mod rename;

@@ -65,18 +65,18 @@ impl Answer {
     }
 
     /// The sources of the first output: steps, and exact coefficients as fractions.
-    fn sources(&self) -> Vec<(Option<u64>, String)> {
+    pub(crate) fn sources(&self) -> Vec<(Option<u64>, String)> {
         weighed(&self.json()["outputs"][0])
     }
 
-    fn refused(&self, facts: &[&str]) {
+    pub(crate) fn refused(&self, facts: &[&str]) {
         assert_eq!(self.code, 2, "{self:?}");
         for fact in facts {
             assert!(self.stderr.contains(fact), "`{fact}` is not in {self:?}");
         }
     }
 
-    fn done(&self, facts: &[&str]) {
+    pub(crate) fn done(&self, facts: &[&str]) {
         assert_eq!(self.code, 0, "{self:?}");
         for fact in facts {
             assert!(self.stderr.contains(fact) || self.stdout.contains(fact), "`{fact}` is not in {self:?}");

@@ -1,7 +1,7 @@
 //! Optimizers on flat arenas: which rule moves which range, and one step of all of them.
 //!
-//! Parameters, gradients and moments are slices of one length. Work is cut into blocks at fixed places, so the bits do not
-//! depend on the number of threads.
+//! Parameters, gradients and moments are slices of one length. Work is cut into blocks at fixed places, so the bits do
+//! not depend on the number of threads.
 
 pub mod adamw;
 pub mod muon;

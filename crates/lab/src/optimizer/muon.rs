@@ -2,7 +2,8 @@
 //!
 //! b <- b + (1 - mu)(g - b); u = g + mu (b - g) (Nesterov); five Newton-Schulz steps of X <- a X + (b A + c A A) X with
 //! A = X X^T from X = u / |u|; p <- p (1 - lr wd) - lr 0.2 sqrt(max(rows, columns)) X. The factor matches the size of
-//! AdamW's updates (`adjust_lr_fn="match_rms_adamw"`), so that both share one learning rate. torch iterates in bfloat16, this in f32.
+//! AdamW's updates (`adjust_lr_fn="match_rms_adamw"`), so that both share one learning rate. torch iterates in
+//! bfloat16, this in f32.
 
 use thalweg_model::kernel::{Accumulate, Mat, MatMut, Threads, matmul};
 
@@ -97,7 +98,8 @@ pub(super) fn muon_matrix(
     }
 }
 
-/// Newton-Schulz on `x` in place. The Gram matrix is taken on the smaller side: X X^T for wide matrices, X^T X for tall.
+/// Newton-Schulz on `x` in place. The Gram matrix is taken on the smaller side: X X^T for wide matrices, X^T X for
+/// tall.
 fn orthogonalise(shape: [usize; 2], x: &mut [f32], next: &mut [f32], gram: &mut [f32], polynomial: &mut [f32]) {
     let [a, b, c] = COEFFICIENTS;
     let [rows, columns] = shape;

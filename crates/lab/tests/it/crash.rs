@@ -1,4 +1,5 @@
-//! Power fails, or the disk is full, at any act of a run: what is published is whole, and the run resumes and produces the same bytes.
+//! Power fails, or the disk is full, at any act of a run: what is published is whole, and the run resumes and produces
+//! the same bytes.
 
 use std::path::Path;
 

@@ -7,7 +7,7 @@
 //! kind = "thalweg-recipe"     # both lines may be left away
 //! version = 1
 //!
-//! run = "runs/base"           # or: checkpoints = [{ path = "a", coefficient = 0.75 }, { path = "b", coefficient = 0.25 }]
+//! run = "runs/base"           # or: checkpoints = [{ path = "a", coefficient = 0.75 }, ...]
 //! last = 10
 //! scheme = "ema"
 //! alpha = 0.2

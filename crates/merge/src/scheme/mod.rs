@@ -315,8 +315,8 @@ impl Scheme {
     /// Coefficients of `n` evenly spaced checkpoints, oldest first; for power-EMA at positions 1..n.
     ///
     /// # Errors
-    /// `EmptyWindow` if `n` is 0, `CountMismatch` if coefficients are given for another number of checkpoints, and those
-    /// of the scheme's own function.
+    /// `EmptyWindow` if `n` is 0, `CountMismatch` if coefficients are given for another number of checkpoints, and
+    /// those of the scheme's own function.
     ///
     /// # Example
     /// ```

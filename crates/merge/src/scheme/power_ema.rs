@@ -37,9 +37,9 @@ pub const MAX_SNAPSHOTS: usize = 128;
 
 /// Coefficients of the power-function profile over checkpoints at these steps, oldest first.
 ///
-/// `sigma_rel` is the profile's relative width, from 0.001 to below 1/sqrt(12). Each coefficient is the double nearest to
-/// the real one, the divisor their exact sum. Karras et al. 2024 (arXiv 2312.02696), section 3, integrated over the steps
-/// between checkpoints.
+/// `sigma_rel` is the profile's relative width, from 0.001 to below 1/sqrt(12). Each coefficient is the double nearest
+/// to the real one, the divisor their exact sum. Karras et al. 2024 (arXiv 2312.02696), section 3, integrated over the
+/// steps between checkpoints.
 ///
 /// # Errors
 /// `EmptyWindow`, `PositionsNotIncreasing`, `SigmaRelOutOfRange`.
@@ -76,8 +76,8 @@ pub struct PowerSnapshot {
 
 /// Coefficients that make `target` from snapshots of power averages, in the order of the snapshots.
 ///
-/// Snapshots after the target's step get the coefficient 0. The others are the doubles nearest to the real least-squares
-/// solution divided by its sum. Karras et al. 2024 (arXiv 2312.02696), appendix C.
+/// Snapshots after the target's step get the coefficient 0. The others are the doubles nearest to the real
+/// least-squares solution divided by its sum. Karras et al. 2024 (arXiv 2312.02696), appendix C.
 ///
 /// # Errors
 /// `SigmaRelOutOfRange`, `StepZero`, `NoSnapshots` at or before the target, `TooManySnapshots` ([`MAX_SNAPSHOTS`]),
@@ -138,7 +138,8 @@ pub fn power_ema_exponent(sigma_rel: &Ratio) -> Result<f64, SchemeError> {
     check_sigma_rel(sigma_rel)?;
     let rounded = round_correctly(|math| {
         let root = exponent_of_width(math, sigma_rel);
-        // The cubic's terms are below 2^31 and its slope at the root is at least 4; as for the coefficients, 40 are granted.
+        // The cubic's terms are below 2^31 and its slope at the root is at least 4; as for the coefficients, 40 are
+        // granted.
         Ok(Approximation { values: vec![root], error_exponent: math.error_exponent(40) })
     })?;
     rounded.into_iter().next().ok_or(SchemeError::ArithmeticFailed)

@@ -1,6 +1,7 @@
 //! `config.json` of Hugging Face, in and out.
 //!
-//! Every key is either read, or known to change nothing, or an error: a configuration that means another function must not pass for this one.
+//! Every key is either read, or known to change nothing, or an error: a configuration that means another function must
+//! not pass for this one.
 
 use serde_json::{Map, Value, json};
 
@@ -274,13 +275,16 @@ impl ModelConfig {
     /// Reads a Hugging Face `config.json`.
     ///
     /// # Errors
-    /// `UnknownFamily`, `MissingKey`, `BadValue`, `TooLarge`; `Unsupported` and `UnknownKey` for what would change the function.
+    /// `UnknownFamily`, `MissingKey`, `BadValue`, `TooLarge`; `Unsupported` and `UnknownKey` for what would change the
+    /// function.
     ///
     /// # Example
     /// ```
     /// let config = serde_json::json!({
-    ///     "model_type": "llama", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 5,
-    ///     "num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 512, "tie_word_embeddings": true,
+    ///     "model_type": "llama", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 172,
+    ///     "num_hidden_layers": 5,
+    ///     "num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 512,
+    ///     "tie_word_embeddings": true,
     /// });
     /// let config = thalweg_model::ModelConfig::from_json(&config)?;
     /// assert_eq!((config.head_dim, config.layout().n_params()), (8, 260_032));

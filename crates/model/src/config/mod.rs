@@ -29,7 +29,8 @@ pub enum Family {
     Mixtral,
     Qwen3Moe,
     Olmoe,
-    /// Our own: names as Qwen3-MoE, with shared experts and a balance bias. No other program knows it, so none computes it wrongly.
+    /// Our own: names as Qwen3-MoE, with shared experts and a balance bias. No other program knows it, so none computes
+    /// it wrongly.
     ThalwegMoe,
 }
 
@@ -215,7 +216,8 @@ impl ModelConfig {
     /// Checks what `from_json` checks, for a value built by hand.
     ///
     /// # Errors
-    /// `BadValue` for sizes that do not fit together, `TooLarge`, and `InconsistentConfig` if the family's `config.json` cannot say these switches.
+    /// `BadValue` for sizes that do not fit together, `TooLarge`, and `InconsistentConfig` if the family's
+    /// `config.json` cannot say these switches.
     pub fn validate(&self) -> Result<(), Error> {
         self.check_sizes()?;
         match Self::from_json(&self.to_json()) {

@@ -1,4 +1,5 @@
-//! The non-linearity between the two projections of an MLP: plain, or gated by a second projection (SwiGLU and its kin).
+//! The non-linearity between the two projections of an MLP: plain, or gated by a second projection (SwiGLU and its
+//! kin).
 
 use rayon::prelude::*;
 

@@ -1,7 +1,8 @@
 //! Causal softmax attention over heads laid out as `[sequence, head, position, head_dim]`, in blocks of query rows.
 //!
-//! Probabilities are never kept: forward keeps one logarithm a row, and backward computes a block of them again, which costs less than moving them
-//! through memory. A task owns one key-value head of one sequence with all query heads that share it.
+//! Probabilities are never kept: forward keeps one logarithm a row, and backward computes a block of them again, which
+//! costs less than moving them through memory. A task owns one key-value head of one sequence with all query heads that
+//! share it.
 
 use rayon::prelude::*;
 
@@ -36,7 +37,8 @@ pub struct AttentionInput<'a, T> {
     pub scale: T,
 }
 
-/// `out = softmax(scale q k^T, causal) v`, laid out as `q`. Keeps the logarithm of each row's sum in `log_sums`, `[sequence, head, position]`.
+/// `out = softmax(scale q k^T, causal) v`, laid out as `q`. Keeps the logarithm of each row's sum in `log_sums`,
+/// `[sequence, head, position]`.
 pub fn attention_forward<T: Real>(out: &mut [T], log_sums: &mut [T], input: AttentionInput<'_, T>, scratch: &mut [T]) {
     let AttentionInput { q, k, v, shape, .. } = input;
     let HeadShape { sequence_length: t, head_dim, n_heads, n_kv_heads, .. } = shape;
@@ -113,7 +115,8 @@ pub struct AttentionGradients<'a, T> {
     pub dv: &'a mut [T],
 }
 
-/// Gradients for queries, keys and values, given those of the output (`d_out`), the output itself and what forward kept.
+/// Gradients for queries, keys and values, given those of the output (`d_out`), the output itself and what forward
+/// kept.
 pub fn attention_backward<T: Real>(
     gradients: AttentionGradients<'_, T>,
     d_out: &[T],
@@ -203,7 +206,8 @@ impl<T: Real> HeadBackward<'_, T> {
         }
     }
 
-    /// Turns scores into probabilities `p`, and `ds` from the gradient of the probabilities into that of the unscaled scores.
+    /// Turns scores into probabilities `p`, and `ds` from the gradient of the probabilities into that of the unscaled
+    /// scores.
     #[inline(always)]
     fn score_gradients(&self, p: &mut [T], ds: &mut [T], rows: std::ops::Range<usize>) {
         let n = self.head_dim;

@@ -8,7 +8,8 @@ use super::{BLOCK_ROWS, Real};
 /// Vocabulary rows that one task owns when gradients are gathered.
 const OWNED_ROWS: usize = 256;
 
-/// `out[i] = table[tokens[i]]`, plus `positions[i mod sequence_length]` if positions are learned. Tables are `[n, width]`.
+/// `out[i] = table[tokens[i]]`, plus `positions[i mod sequence_length]` if positions are learned. Tables are `[n,
+/// width]`.
 ///
 /// # Panics
 /// When a token is outside the table: callers check tokens where they come in.

@@ -1,6 +1,8 @@
-//! From the joint projection, `[token, (heads + 2 kv heads) * head_dim]`, to heads that attention reads without strides, and back.
+//! From the joint projection, `[token, (heads + 2 kv heads) * head_dim]`, to heads that attention reads without
+//! strides, and back.
 //!
-//! On the way queries and keys are normalised (QK-norm) and rotated; on the way back gradients go through both transposed.
+//! On the way queries and keys are normalised (QK-norm) and rotated; on the way back gradients go through both
+//! transposed.
 
 use rayon::prelude::*;
 
@@ -62,7 +64,8 @@ pub struct HeadPart<'a, T> {
     pub row_width: usize,
     /// First column of the first head.
     pub first_column: usize,
-    /// Columns from one head to the next: `head_dim`, or more where queries, keys and values of a head are adjacent (GPT-NeoX).
+    /// Columns from one head to the next: `head_dim`, or more where queries, keys and values of a head are adjacent
+    /// (GPT-NeoX).
     pub head_stride: usize,
     /// Heads of this part.
     pub n_heads: usize,
@@ -88,7 +91,8 @@ impl<T: Real> HeadPart<'_, T> {
     }
 }
 
-/// Copies a part of `qkv` to `out` as `[sequence, head, position, head_dim]`, normalised and rotated. Keeps row statistics in `stats`, if it has a norm.
+/// Copies a part of `qkv` to `out` as `[sequence, head, position, head_dim]`, normalised and rotated. Keeps row
+/// statistics in `stats`, if it has a norm.
 pub fn split_heads<T: Real>(
     out: &mut [T],
     qkv: &[T],
@@ -140,7 +144,8 @@ pub fn split_heads<T: Real>(
     });
 }
 
-/// Copies `heads`, `[sequence, head, position, head_dim]`, into a part of the rows of `out`, rotated back. Gradients of queries, keys and values go this way.
+/// Copies `heads`, `[sequence, head, position, head_dim]`, into a part of the rows of `out`, rotated back. Gradients of
+/// queries, keys and values go this way.
 pub fn merge_heads<T: Real>(out: &mut [T], heads: &[T], part: HeadPart<'_, T>, shape: HeadShape) {
     let HeadShape { sequence_length, head_dim, .. } = shape;
     let width = part.row_width;
@@ -165,7 +170,8 @@ pub fn merge_heads<T: Real>(out: &mut [T], heads: &[T], part: HeadPart<'_, T>, s
     });
 }
 
-/// Takes the gradient of a normalised part whose heads are adjacent in the joint projection through its QK-norm, in place, and adds that of the norm's weight to `d_weight`.
+/// Takes the gradient of a normalised part whose heads are adjacent in the joint projection through its QK-norm, in
+/// place, and adds that of the norm's weight to `d_weight`.
 pub fn head_norm_backward<T: Real>(
     d_qkv: &mut [T],
     d_weight: &mut [T],

@@ -1,4 +1,5 @@
-//! Linear layers: `y = x W^T + b`, W row-major as `[n_out, n_in]`, or as `[n_in, n_out]` where a family stores it so (GPT-2).
+//! Linear layers: `y = x W^T + b`, W row-major as `[n_out, n_in]`, or as `[n_in, n_out]` where a family stores it so
+//! (GPT-2).
 
 use rayon::prelude::*;
 

@@ -1,4 +1,5 @@
-//! Cross entropy over a vocabulary, with the z-loss that keeps logits from drifting (Chowdhery et al. 2022, PaLM, section 5).
+//! Cross entropy over a vocabulary, with the z-loss that keeps logits from drifting (Chowdhery et al. 2022, PaLM,
+//! section 5).
 
 use rayon::prelude::*;
 

@@ -1,7 +1,7 @@
 //! Matrix products of strided views, on the `gemm` crate.
 //!
-//! `gemm` splits work over rows and columns of the result and never over the summed dimension, so the bits do not depend on the number of threads
-//! (`tests/it/determinism.rs` holds it).
+//! `gemm` splits work over rows and columns of the result and never over the summed dimension, so the bits do not
+//! depend on the number of threads (`tests/it/determinism.rs` holds it).
 
 use super::Real;
 
@@ -124,8 +124,9 @@ pub fn matmul<T: Real>(
             n => gemm::Parallelism::Rayon(n),
         },
     };
-    // SAFETY: the constructors of `Mat` and `MatMut` checked that every (row, column) of each view is inside its slice, rows of `out` do not
-    // overlap, and `out` is borrowed mutably, so it cannot alias `a` or `b`. `T` is f32 or f64, the types gemm accepts.
+    // SAFETY: the constructors of `Mat` and `MatMut` checked that every (row, column) of each view is inside its slice,
+    // rows of `out` do not overlap, and `out` is borrowed mutably, so it cannot alias `a` or `b`. `T` is f32 or f64,
+    // the types gemm accepts.
     unsafe {
         gemm::gemm(
             out.n_rows,

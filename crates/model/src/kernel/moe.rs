@@ -38,7 +38,8 @@ pub struct RouteMut<'a, T> {
     pub coefficients: &'a mut [T],
 }
 
-/// Softmax of the router's logits and the choice of the largest; `bias` (`[expert]`) is added for the choice only (arXiv 2408.15664).
+/// Softmax of the router's logits and the choice of the largest; `bias` (`[expert]`) is added for the choice only
+/// (arXiv 2408.15664).
 pub fn route<T: Real>(out: RouteMut<'_, T>, bias: Option<&[T]>, shape: RouteShape) {
     let RouteShape { n_experts, n_active, weights } = shape;
     let rows =
@@ -158,7 +159,8 @@ pub fn combine<T: Real>(
     });
 }
 
-/// Gradients of [`combine`]: `dy[row] = coefficient * d_out[token]`, and that of each row's coefficient, by row, in `d_coefficients`.
+/// Gradients of [`combine`]: `dy[row] = coefficient * d_out[token]`, and that of each row's coefficient, by row, in
+/// `d_coefficients`.
 pub fn combine_backward<T: Real>(
     dy: &mut [T],
     d_coefficients: &mut [T],

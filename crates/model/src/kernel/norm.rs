@@ -135,7 +135,8 @@ pub fn norm_backward_input<T: Real>(
     });
 }
 
-/// With g = w dy and h the normalised row: dx += (g - mean(g) - h mean(g h)) * inverse deviation, the first mean only for LayerNorm.
+/// With g = w dy and h the normalised row: dx += (g - mean(g) - h mean(g h)) * inverse deviation, the first mean only
+/// for LayerNorm.
 #[inline(always)]
 fn norm_row_backward<T: Real>(dx: &mut [T], dy: &[T], x: &[T], norm: Norm<'_, T>, stats: RowStats<T>) {
     let RowStats { mean, inverse_deviation } = stats;

@@ -1,6 +1,7 @@
 //! `Real`: the two float types of the engine, with exponentials that a compiler can vectorise.
 //!
-//! `f32` is what models run in. `f64` exists for gradient checks, so its functions are the accurate ones and speed does not matter.
+//! `f32` is what models run in. `f64` exists for gradient checks, so its functions are the accurate ones and speed does
+//! not matter.
 
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
@@ -32,7 +33,8 @@ pub trait Real:
     fn from_f64(x: f64) -> Self;
     /// The same number as `f64`.
     fn to_f64(self) -> f64;
-    /// e to this power. For `f32` within 2 units of the last place and never infinite: arguments are clamped to -87.3..88.
+    /// e to this power. For `f32` within 2 units of the last place and never infinite: arguments are clamped to
+    /// -87.3..88.
     fn exp(self) -> Self;
     /// The error function. For `f32` within 2^-23, the unit of the last place of 1.
     fn erf(self) -> Self;
@@ -106,7 +108,8 @@ impl Real for f32 {
     }
 }
 
-/// Cephes' `expf` without branches: 2^n times a polynomial on -ln 2 / 2 .. ln 2 / 2. A NaN stays one, because comparisons with it are false.
+/// Cephes' `expf` without branches: 2^n times a polynomial on -ln 2 / 2 .. ln 2 / 2. A NaN stays one, because
+/// comparisons with it are false.
 #[inline(always)]
 fn exp_f32(x: f32) -> f32 {
     const LOWEST: f32 = -87.3;
@@ -126,7 +129,8 @@ fn exp_f32(x: f32) -> f32 {
     (p * (r * r) + r + 1.0) * scale
 }
 
-/// Two polynomials after N. Juffa: near zero in x^2, beyond 0.93 as 1 - e^p(|x|), each computed for every x, because a choice is cheaper than a branch.
+/// Two polynomials after N. Juffa: near zero in x^2, beyond 0.93 as 1 - e^p(|x|), each computed for every x, because a
+/// choice is cheaper than a branch.
 #[inline(always)]
 fn erf_f32(x: f32) -> f32 {
     const BORDER: f32 = 0.927_734_4;

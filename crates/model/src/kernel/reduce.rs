@@ -78,7 +78,8 @@ pub(crate) fn dot3<T: Real>(a: &[T], b: &[T], c: &[T]) -> T {
     sum_lanes(lanes)
 }
 
-/// Largest number of a slice, minus infinity for an empty one. Skips NaNs: the sum of exponentials that follows finds them.
+/// Largest number of a slice, minus infinity for an empty one. Skips NaNs: the sum of exponentials that follows finds
+/// them.
 #[inline(always)]
 pub(crate) fn max<T: Real>(x: &[T]) -> T {
     let mut lanes = [T::from_f64(f64::NEG_INFINITY); LANES];

@@ -11,7 +11,8 @@ pub struct RotaryTable<T> {
 }
 
 impl<T: Real> RotaryTable<T> {
-    /// The table of the first `n_positions` positions for these frequencies (radians a position), times `scale` (1 but for some scalings).
+    /// The table of the first `n_positions` positions for these frequencies (radians a position), times `scale` (1 but
+    /// for some scalings).
     pub fn new(frequencies: &[f64], n_positions: usize, scale: f64) -> Self {
         let angles = || (0..n_positions).flat_map(|p| frequencies.iter().map(move |f| position(p) * f));
         Self {

@@ -1,7 +1,8 @@
 //! Every kernel's gradient against central differences, in f64, at sizes that fill more than one block.
 //!
-//! A scalar is made of a kernel's output by fixed coefficients. Differences of the fourth order with a step of 1e-3 err by 1e-12 times a fifth
-//! derivative over 30, and by rounding of some 1e-15 times the size of the sum over the step: 1e-9 holds both.
+//! A scalar is made of a kernel's output by fixed coefficients. Differences of the fourth order with a step of 1e-3 err
+//! by 1e-12 times a fifth derivative over 30, and by rounding of some 1e-15 times the size of the sum over the step:
+//! 1e-9 holds both.
 
 use super::activation::{Activation, Gating, activation_backward, activation_forward};
 use super::attention::{AttentionGradients, AttentionInput, attention_backward, attention_forward, scratch_len};

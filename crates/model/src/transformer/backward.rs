@@ -246,7 +246,8 @@ impl<T: Real> Pass<'_, T> {
         }
     }
 
-    /// Backward of the MLP over some rows; `[pre, inner, d_inner]` are those rows of its buffers, of which `pre` is used up.
+    /// Backward of the MLP over some rows; `[pre, inner, d_inner]` are those rows of its buffers, of which `pre` is
+    /// used up.
     #[expect(clippy::too_many_arguments, reason = "the slices of one step each")]
     pub(super) fn mlp_rows_backward(
         &self,

@@ -1,8 +1,9 @@
 //! Every family against transformers: logits, losses and gradients of tiny random models.
 //!
-//! What is expected was computed in f64 and rounded to f32 once, which moves a number by at most 2^-24 of itself. Our f64 pass must agree to that and
-//! 1e-9, a thousand times what two orders of summation differ by in f64. Our f32 pass gets three times the largest error of transformers' own f32
-//! pass against the same f64 (`largest_float32_error` in `expected.json`): the same roundings in another order.
+//! What is expected was computed in f64 and rounded to f32 once, which moves a number by at most 2^-24 of itself. Our
+//! f64 pass must agree to that and 1e-9, a thousand times what two orders of summation differ by in f64. Our f32 pass
+//! gets three times the largest error of transformers' own f32 pass against the same f64 (`largest_float32_error` in
+//! `expected.json`): the same roundings in another order.
 
 use thalweg_model::{Batch, BatchShape, LossOptions, Model, NO_TARGET, Purpose, Real, Workspace};
 

@@ -18,8 +18,8 @@ fn objective(
     loss.nll_sum_nats / options.n_targets_total as f64 + loss.z_loss + loss.balance_loss
 }
 
-/// Central differences of the fourth order err by step^4 times a fifth derivative over 30, and by rounding of some 1e-15 over the step: both stay below
-/// 1e-10 for derivatives up to 1e9, which RMSNorm of small embeddings needs.
+/// Central differences of the fourth order err by step^4 times a fifth derivative over 30, and by rounding of some
+/// 1e-15 over the step: both stay below 1e-10 for derivatives up to 1e9, which RMSNorm of small embeddings needs.
 #[test]
 fn gradients_of_every_family_are_the_slopes_of_the_loss() {
     const STEP: f64 = 3e-5;
@@ -32,7 +32,8 @@ fn gradients_of_every_family_are_the_slopes_of_the_loss() {
         let mut workspace = Workspace::new(model.config(), SHAPE, Purpose::Train);
         let (mut gradients, mut unused) = (vec![0.0; model.params().len()], vec![0.0; model.params().len()]);
         let options = LossOptions { n_targets_total: 13, z_loss: Some(0.03), balance_loss: 0.1 };
-        // The share of tokens that chose an expert jumps with the choice and has no slope; so must the choice be the same on both sides.
+        // The share of tokens that chose an expert jumps with the choice and has no slope; so must the choice be the
+        // same on both sides.
         objective(&model, batch, options, &mut workspace, &mut gradients);
         let counts = workspace.expert_counts().to_vec();
         let specs = model.layout().specs().to_vec();

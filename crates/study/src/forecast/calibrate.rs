@@ -1,10 +1,11 @@
-//! What past anneals teach: by how much an anneal leads the merge over its span, from the terms of a case, with an interval.
+//! What past anneals teach: by how much an anneal leads the merge over its span, from the terms of a case, with an
+//! interval.
 //!
-//! For mean losses the lead, as a share of the merge's gain, is linear in the terms of [`Case::terms`]; ridge regression
-//! pulls the coefficients towards those of the anneals that come with the program, so that few cases of one's own already
-//! help. The spread is that of cases of runs that were left out, one run at a time. For accuracies the merge's own score
-//! is the forecast, and the spread is in units of the paired standard error, which says how many items two such models
-//! disagree on.
+//! For mean losses the lead, as a share of the merge's gain, is linear in the terms of [`Case::terms`]; ridge
+//! regression pulls the coefficients towards those of the anneals that come with the program, so that few cases of
+//! one's own already help. The spread is that of cases of runs that were left out, one run at a time. For accuracies
+//! the merge's own score is the forecast, and the spread is in units of the paired standard error, which says how many
+//! items two such models disagree on.
 
 use nalgebra::{DMatrix, DVector};
 use thalweg_eval::uncertainty::Difference;
@@ -107,8 +108,8 @@ impl Calibration {
     /// The forecast for a case.
     ///
     /// # Errors
-    /// For a loss: `TooFast` where the first half of the span costs the mean as much as it gains; `NoGain` where the mean does
-    /// not beat the newest checkpoint beyond twice its standard error.
+    /// For a loss: `TooFast` where the first half of the span costs the mean as much as it gains; `NoGain` where the
+    /// mean does not beat the newest checkpoint beyond twice its standard error.
     pub fn predict(&self, case: &Case) -> Result<Predicted, Refusal> {
         let standard_error = case.standard_error.unwrap_or(0.0);
         if case.is_accuracy() {

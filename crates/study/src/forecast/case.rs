@@ -1,4 +1,5 @@
-//! A case: what four scored windows say about an anneal, and what the anneal then scored. Cases are what a forecast learns from.
+//! A case: what four scored windows say about an anneal, and what the anneal then scored. Cases are what a forecast
+//! learns from.
 
 use std::path::Path;
 
@@ -95,8 +96,8 @@ impl Case {
         self.cost(cost)
     }
 
-    /// Share of the anneal's length that its learning rate lacks: 1 minus the mean of the curve. A half for `linear`, and
-    /// then the anneal trails as far as the mean of its checkpoints does.
+    /// Share of the anneal's length that its learning rate lacks: 1 minus the mean of the curve. A half for `linear`,
+    /// and then the anneal trails as far as the mean of its checkpoints does.
     pub fn lag_share(&self) -> f64 {
         let mean = match self.curve.as_str() {
             "1-sqrt" => 1.0 / 3.0,

@@ -1,10 +1,10 @@
 //! What a model would score after an anneal that was never run, from four scored windows of its stable phase.
 //!
-//! The anneal is one that *ends* at the step asked about, having left the constant branch some steps before: the same tokens as
-//! the windows. Over its span the mean of the checkpoints trails as far as a linear anneal does (Tian et al. 2025, WSM,
-//! arXiv 2507.17634, theorem 3.1); what is left between the two, noise that the mean keeps and a bend of the way that the mean
-//! cuts, is learned from anneals that were run ([`calibrate`]). The same four scores propose the window to merge
-//! ([`crate::propose`]).
+//! The anneal is one that *ends* at the step asked about, having left the constant branch some steps before: the same
+//! tokens as the windows. Over its span the mean of the checkpoints trails as far as a linear anneal does (Tian et al.
+//! 2025, WSM, arXiv 2507.17634, theorem 3.1); what is left between the two, noise that the mean keeps and a bend of the
+//! way that the mean cuts, is learned from anneals that were run ([`calibrate`]). The same four scores propose the
+//! window to merge ([`crate::propose`]).
 
 pub mod calibrate;
 pub mod case;

@@ -35,8 +35,8 @@ impl AnnealQuestion {
     /// The anneal in steps.
     ///
     /// # Errors
-    /// `Request` where the run has no checkpoint at the end step, where its tokens are not known, and for a floor outside
-    /// 0 to 1.
+    /// `Request` where the run has no checkpoint at the end step, where its tokens are not known, and for a floor
+    /// outside 0 to 1.
     pub fn in_steps(&self, trajectory: &Trajectory) -> Result<ForecastRequest, Error> {
         /// The share of a run's end step that an anneal takes by default.
         const DEFAULT_SHARE: u64 = 10;

@@ -1,4 +1,5 @@
-//! The page of a study: one file of HTML with its pictures, styles and script inside, which asks no network for anything.
+//! The page of a study: one file of HTML with its pictures, styles and script inside, which asks no network for
+//! anything.
 //!
 //! The same record always gives the same bytes. Data enters through the markup writer only, which escapes it.
 

@@ -1,8 +1,8 @@
 //! Requests: what a user or a program asks for, in the words of the command line, turned into plans.
 //!
-//! A face fills a [`MergeRequest`] from its arguments; a [`Resolver`] makes the plan of it. Which checkpoints are merged,
-//! in which order, with which coefficients and policies, is decided here and in nothing above. Messages name options
-//! as the command line spells them (`--interval-tokens`); other faces translate that.
+//! A face fills a [`MergeRequest`] from its arguments; a [`Resolver`] makes the plan of it. Which checkpoints are
+//! merged, in which order, with which coefficients and policies, is decided here and in nothing above. Messages name
+//! options as the command line spells them (`--interval-tokens`); other faces translate that.
 
 mod merge;
 mod options;

@@ -71,7 +71,8 @@ impl MergeRequest {
     /// Sets the option `name`, spelt with underscores, to `values`; a flag has the value `true` or `false`.
     ///
     /// # Errors
-    /// `Request` for an unknown name, for a value that does not parse, and for several values of an option that has one.
+    /// `Request` for an unknown name, for a value that does not parse, and for several values of an option that has
+    /// one.
     ///
     /// # Example
     /// ```

@@ -1,4 +1,5 @@
-//! Scores along a run: raw checkpoints, merges, forecasts and the truth on one axis, with phases, spikes and training loss.
+//! Scores along a run: raw checkpoints, merges, forecasts and the truth on one axis, with phases, spikes and training
+//! loss.
 
 use std::collections::BTreeSet;
 
@@ -161,7 +162,8 @@ fn sane([low, high]: [f64; 2]) -> [f64; 2] {
     if low.is_finite() && high.is_finite() && low < high { [low, high] } else { [f64::MIN, f64::MAX] }
 }
 
-/// Raw, annealed and forecast values decide the range, and merges as far as they are near: a bad scheme may not flatten the rest.
+/// Raw, annealed and forecast values decide the range, and merges as far as they are near: a bad scheme may not flatten
+/// the rest.
 fn value_range(picture: &RunPicture<'_>, [from, last]: [u64; 2]) -> [f64; 2] {
     let record = picture.view.record;
     let Some(metric) = picture.metric else {

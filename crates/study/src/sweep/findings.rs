@@ -136,7 +136,8 @@ impl SweepFindings {
         })
     }
 
-    /// The checkpoints of a window by the score `shown`; which is best is decided by `deciding`. `None` unless all were scored.
+    /// The checkpoints of a window by the score `shown`; which is best is decided by `deciding`. `None` unless all were
+    /// scored.
     pub fn ingredients(&self, trial: &ScoredTrial, deciding: &TaskScore, shown: &TaskScore) -> Option<Ingredients> {
         let steps: Vec<u64> = trial.trial.output.sources.iter().filter_map(|source| source.step).collect();
         let raws: Vec<&ScoredTrial> = steps.iter().map(|&step| self.raw_at(step)).collect::<Option<_>>()?;

@@ -104,6 +104,8 @@ fn geometry(n: u64) -> GeometryRow {
         mean_cosine: (i != 3).then(|| -0.2 + 0.2 * noise(i + 50)),
     };
     GeometryRow {
+        newest_norm: Some(40.0),
+        mean_to_newest: Some(6.0),
         steps: (1..=n).map(|i| i * EVERY).collect(),
         displacements: (1..n).map(|i| 1.2 + (-4.0 * t(i)).exp() + 0.05 * noise(i)).collect(),
         displacement_cosines: (2..n).map(|i| Some(0.4 * (-5.0 * t(i)).exp() - 0.2 + 0.05 * noise(i))).collect(),

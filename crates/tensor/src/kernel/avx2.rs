@@ -166,7 +166,8 @@ fn round_lanes(low: __m256d, high: __m256d, division: Division) -> __m256i {
     let size_bits = _mm256_castsi256_pd(_mm256_set1_epi64x(i64::MAX));
     let (size_low, size_high) = (_mm256_and_pd(low, size_bits), _mm256_and_pd(high, size_bits));
     let quotient = |size| _mm256_cvtpd_ps(_mm256_mul_pd(size, division.reciprocal));
-    // To nearest, not cut: one that comes out at the next bf16 is then settled by the midpoint above that, which is right too.
+    // To nearest, not cut: one that comes out at the next bf16 is then settled by the midpoint above that, which is
+    // right too.
     let near = _mm256_castps_si256(_mm256_set_m128(quotient(size_high), quotient(size_low)));
     let high_bits = _mm256_set1_epi32(0xFFFF_0000_u32.cast_signed());
     let middle = _mm256_or_si256(_mm256_and_si256(near, high_bits), _mm256_set1_epi32(0x8000));

@@ -124,7 +124,8 @@ fn exact_f64(magnitude: u64, is_negative: bool) -> f64 {
     if is_negative { -(magnitude as f64) } else { magnitude as f64 }
 }
 
-/// c/D as the nearest double and the double nearest to the rest; beyond the doubles infinity, which `is_extreme` catches.
+/// c/D as the nearest double and the double nearest to the rest; beyond the doubles infinity, which `is_extreme`
+/// catches.
 fn nearest_pair(numerator: &BigInt, divisor: &BigUint) -> (f64, f64) {
     let Some(format) = FloatFormat::of(Dtype::F64) else { return (f64::NAN, f64::NAN) };
     let nearest = |numerator: &BigInt, exponent: i32| {

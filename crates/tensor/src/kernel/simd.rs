@@ -76,7 +76,8 @@ impl SumTiles {
     ) -> Option<(usize, Unsettled)> {
         match self {
             Self::Any(sum) => sum(prepared, sources, first, n_tiles, out),
-            // SAFETY: `choose_kernel` makes this variant only after finding the features that the function is compiled for.
+            // SAFETY: `choose_kernel` makes this variant only after finding the features that the function is compiled
+            // for.
             Self::Detected(sum) => unsafe { sum(prepared, sources, first, n_tiles, out) },
         }
     }

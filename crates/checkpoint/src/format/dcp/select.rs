@@ -30,8 +30,8 @@ pub(in crate::format) struct Selection {
 }
 
 impl Selection {
-    /// Adds the tensors of the optimizer's state whose names `is_wanted` accepts: those under its key, which is beside a
-    /// key that leads to the model.
+    /// Adds the tensors of the optimizer's state whose names `is_wanted` accepts: those under its key, which is beside
+    /// a key that leads to the model.
     pub(in crate::format) fn with_optimizer(mut self, entries: &[Entry<'_>], is_wanted: &dyn Fn(&str) -> bool) -> Self {
         let chosen: BTreeSet<usize> = self.tensors.iter().map(|(position, _)| *position).collect();
         if self.path.is_empty() {

@@ -167,8 +167,8 @@ fn open_ranks(storage: &Arc<dyn Storage>, files: &RankFiles, model: &Opened) -> 
     files.optimizer.values().map(|name| Opened::open(storage, &files.path(name), name)).collect()
 }
 
-/// Checks that the optimizers of all ranks are at the same step. A file of another save, left by an interrupted save or a
-/// wrong copy, has the same names and shapes.
+/// Checks that the optimizers of all ranks are at the same step. A file of another save, left by an interrupted save or
+/// a wrong copy, has the same names and shapes.
 fn check_steps(ranks: &[Opened]) -> Result<(), Error> {
     let mut known: Option<(f64, &Opened)> = None;
     for rank in ranks {
@@ -291,8 +291,8 @@ fn runs_of_stages_1_and_2<'a>(ranks: &[Opened], shapes: &'a Groups, kind: Kind) 
     Ok(runs)
 }
 
-/// Whether the ranks hold no more elements than the parameters and DeepSpeed's padding: a group is padded to a multiple of
-/// two elements per rank. Too few elements are found when the last parameter is put together.
+/// Whether the ranks hold no more elements than the parameters and DeepSpeed's padding: a group is padded to a multiple
+/// of two elements per rank. Too few elements are found when the last parameter is put together.
 fn is_only_padded(n_held: u64, n_params: u64, n_ranks: u64) -> bool {
     let multiple = n_ranks.saturating_mul(2).max(1);
     n_held <= n_params.div_ceil(multiple).saturating_mul(multiple)

@@ -89,7 +89,8 @@ fn missing_parameters(model: &Opened, entries: &[TensorEntry]) -> Vec<Unfinished
         .collect()
 }
 
-/// A master or moment of the parameter `name`: a tensor, or a dictionary that also says along which dimension it was cut.
+/// A master or moment of the parameter `name`: a tensor, or a dictionary that also says along which dimension it was
+/// cut.
 fn read_whole(
     opened: &Opened,
     model: &Opened,

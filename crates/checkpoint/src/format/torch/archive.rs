@@ -1,7 +1,7 @@
 //! The zip archives that torch.save writes: where each record is.
 //!
-//! Only the directory at the end is trusted, because sizes are recorded nowhere else. Nothing is unpacked, and no name is
-//! ever used as a path. An archive may be a part of a file, as the chunks of a distributed checkpoint are.
+//! Only the directory at the end is trusted, because sizes are recorded nowhere else. Nothing is unpacked, and no name
+//! is ever used as a path. An archive may be a part of a file, as the chunks of a distributed checkpoint are.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

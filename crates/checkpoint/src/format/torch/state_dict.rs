@@ -27,8 +27,8 @@ const MAX_COUNTED: usize = 16_000_000;
 
 /// Most tensors that a pickle may name, and most bytes of their names together.
 ///
-/// Containers may be shared, so that each level of a small pickle doubles the number of names. Files that programs write
-/// have far fewer: one for each tensor, and a second where a state dict is stored twice.
+/// Containers may be shared, so that each level of a small pickle doubles the number of names. Files that programs
+/// write have far fewer: one for each tensor, and a second where a state dict is stored twice.
 pub(crate) fn most_names(value: Value<'_>) -> (usize, usize) {
     let n_values = value.n_in_pickle();
     (n_values.saturating_mul(4).saturating_add(1_000), n_values.saturating_mul(64).saturating_add(256 << 10))

@@ -1,4 +1,5 @@
-//! Tensors as PyTorch pickles them: a call of a function that rebuilds one from a storage, an offset, a size and strides.
+//! Tensors as PyTorch pickles them: a call of a function that rebuilds one from a storage, an offset, a size and
+//! strides.
 //!
 //! Everything is checked against the size of the storage; where the storage's bytes are is not known here.
 

@@ -1,4 +1,5 @@
-//! The file of one rank for one item: a state dict of torch.save, or safetensors with the rank's pieces under plain names.
+//! The file of one rank for one item: a state dict of torch.save, or safetensors with the rank's pieces under plain
+//! names.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};

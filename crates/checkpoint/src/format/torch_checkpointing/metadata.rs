@@ -1,5 +1,5 @@
-//! `metadata.pkl` of torch_checkpointing: how the tensors of each item are placed on a mesh of ranks, and in which files. A pickle
-//! of plain data; versions 2.0 and 1.0.
+//! `metadata.pkl` of torch_checkpointing: how the tensors of each item are placed on a mesh of ranks, and in which
+//! files. A pickle of plain data; versions 2.0 and 1.0.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;

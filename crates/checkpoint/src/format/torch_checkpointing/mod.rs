@@ -1,8 +1,8 @@
-//! Checkpoints of torch_checkpointing 0.1: a file for each item and rank, and `metadata.pkl`, which says how the tensors of
-//! an item are placed on the mesh of ranks.
+//! Checkpoints of torch_checkpointing 0.1: a file for each item and rank, and `metadata.pkl`, which says how the
+//! tensors of an item are placed on the mesh of ranks.
 //!
-//! Which box a rank holds is not stored; it follows from mesh and placement. Where the metadata is missing, as it is in all
-//! but the first checkpoint of a process, distributed tensors still state both themselves.
+//! Which box a rank holds is not stored; it follows from mesh and placement. Where the metadata is missing, as it is in
+//! all but the first checkpoint of a process, distributed tensors still state both themselves.
 
 pub mod error;
 mod files;

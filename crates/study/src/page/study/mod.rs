@@ -1,4 +1,5 @@
-//! The page of a demo, sweep, forecast or recovery: the answer first, then what it rests on. A part without data is left out.
+//! The page of a demo, sweep, forecast or recovery: the answer first, then what it rests on. A part without data is
+//! left out.
 
 mod costs;
 mod forecasts;
@@ -23,8 +24,8 @@ const STUDY_SCRIPT: &str = include_str!("study.js");
 
 /// The page of `record`, as HTML that is also well-formed XML.
 ///
-/// One file that loads nothing; the same record always gives the same bytes. Marks are gathered where there are too many to
-/// read, so that the page of thousands of trials stays small.
+/// One file that loads nothing; the same record always gives the same bytes. Marks are gathered where there are too
+/// many to read, so that the page of thousands of trials stays small.
 ///
 /// # Example
 /// ```

@@ -1,0 +1,166 @@
+//! The geometry of a trajectory, of the whole model and by groups of tensors, and what it says in sentences.
+
+use std::collections::BTreeMap;
+
+use thalweg_merge::align::align_sources;
+use thalweg_merge::context::RunContext;
+use thalweg_merge::engine::open_sources;
+use thalweg_merge::geometry::{Geometry, describe_geometry};
+use thalweg_merge::gram::{Gram, gram};
+use thalweg_merge::plan::{MergePlan, SourceRef};
+use thalweg_tensor::TensorSource;
+
+use crate::Error;
+use crate::record::{GeometryRow, GroupRow};
+use crate::tensor_groups::{layer_of, tensor_class_of};
+
+/// The geometry of a model, of its layers and of classes of tensors.
+#[derive(Debug, Clone)]
+pub struct TrajectoryGeometry {
+    /// Of all parameters together.
+    pub whole: Geometry,
+    /// By layer.
+    pub layers: BTreeMap<u64, Geometry>,
+    /// By class of tensor, such as `mlp.up_proj.weight`.
+    pub classes: BTreeMap<String, Geometry>,
+}
+
+/// Takes the inner products of a plan's sources in one reading; see [`crate::request::Resolver::geometry_plan`].
+///
+/// # Errors
+/// `Merge` where the sources cannot be opened, compared or read.
+pub fn measure_geometry(plan: &MergePlan, cx: &RunContext<'_>) -> Result<TrajectoryGeometry, Error> {
+    let sources = open_sources(plan, cx)?;
+    let layout = align_sources(&sources, plan, &*cx.storage)?;
+    let views = layout.views(&sources);
+    let refs: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
+    let grams = gram(&refs, &layout, cx)?;
+    let names = layout.catalog.entries().iter().map(|entry| &*entry.name);
+    Ok(TrajectoryGeometry::new(refs.len(), names.zip(grams)))
+}
+
+impl TrajectoryGeometry {
+    fn new<'a>(n_checkpoints: usize, tensors: impl Iterator<Item = (&'a str, Option<Gram>)>) -> Self {
+        let mut whole = Gram::zero(n_checkpoints);
+        let mut layers: BTreeMap<u64, Gram> = BTreeMap::new();
+        let mut classes: BTreeMap<String, Gram> = BTreeMap::new();
+        for (name, gram) in tensors.filter_map(|(name, gram)| Some((name, gram?))) {
+            whole.add(&gram);
+            classes.entry(tensor_class_of(name)).or_insert_with(|| Gram::zero(n_checkpoints)).add(&gram);
+            if let Some(layer) = layer_of(name) {
+                layers.entry(layer).or_insert_with(|| Gram::zero(n_checkpoints)).add(&gram);
+            }
+        }
+        let describe = |gram: Gram| describe_geometry(&gram);
+        Self {
+            whole: describe_geometry(&whole),
+            layers: layers.into_iter().map(|(layer, gram)| (layer, describe(gram))).collect(),
+            classes: classes.into_iter().map(|(class, gram)| (class, describe(gram))).collect(),
+        }
+    }
+
+    /// The same as a part of a study.
+    pub fn row(&self, chosen: &[SourceRef]) -> GeometryRow {
+        let group = |name: String, geometry: &Geometry| {
+            let norm = geometry.norms.last().copied().unwrap_or(0.0);
+            let cosines: Vec<f64> = geometry.displacement_cosines.iter().flatten().copied().collect();
+            GroupRow {
+                name,
+                relative_displacement: if norm > 0.0 { mean(&geometry.displacements) / norm } else { 0.0 },
+                mean_cosine: (!cosines.is_empty()).then(|| mean(&cosines)),
+            }
+        };
+        let layers = self.layers.iter().map(|(layer, geometry)| group(format!("layer {layer}"), geometry));
+        let classes = self.classes.iter().map(|(class, geometry)| group(class.clone(), geometry));
+        GeometryRow {
+            steps: chosen.iter().enumerate().map(|(i, one)| one.step.unwrap_or(i as u64)).collect(),
+            displacements: self.whole.displacements.clone(),
+            displacement_cosines: self.whole.displacement_cosines.clone(),
+            component_shares: self.whole.component_shares.clone(),
+            random_walk_shares: self.whole.random_walk_shares.clone(),
+            plane: self.whole.plane.clone(),
+            groups: layers.chain(classes).collect(),
+            newest_norm: self.whole.norms.last().copied(),
+            mean_to_newest: Some(self.whole.mean_to_newest),
+        }
+    }
+}
+
+/// What a geometry says: a few words, and sentences with numbers.
+pub fn geometry_answer(geometry: &GeometryRow) -> (String, Vec<String>) {
+    let cosines: Vec<f64> = geometry.displacement_cosines.iter().flatten().copied().collect();
+    let mut sentences = Vec::new();
+    let mut word = "The run moved".to_owned();
+    if !cosines.is_empty() {
+        let cosine = mean(&cosines);
+        let (is, what) = match cosine {
+            c if c > 0.3 => ("The run goes straight ahead", "points the way of the one before it"),
+            c if c < -0.3 => ("The run swings", "goes back against the one before it"),
+            _ => (
+                "The run has no direction from checkpoint to checkpoint",
+                "is nearly at right angles to the one before it",
+            ),
+        };
+        is.clone_into(&mut word);
+        sentences.push(format!("Each displacement {what}: the mean cosine is {cosine:.2} (n = {}).", cosines.len()));
+    }
+    if let (Some(share), Some(null)) = (geometry.component_shares.first(), geometry.random_walk_shares.first()) {
+        /// Closer to a random walk than this, the path shows nothing.
+        const ALIKE: f64 = 0.05;
+        let so = match share - null {
+            more if more > ALIKE => "the run drifts along one direction",
+            less if less < -ALIKE => "the run moves about a point more than a walk would",
+            _ => "the shape of the path says nothing about this run",
+        };
+        sentences.push(format!(
+            "The first principal component takes {:.0} % of the movement, and that of a random walk as long takes {:.0} %: {so}.",
+            share * 100.0,
+            null * 100.0
+        ));
+    }
+    if let (Some(norm), Some(distance)) = (geometry.newest_norm.filter(|norm| *norm > 0.0), geometry.mean_to_newest) {
+        sentences.push(format!(
+            "The plain mean of all {} checkpoints is {:.1} % of the norm away from the newest one.",
+            geometry.steps.len(),
+            distance / norm * 100.0
+        ));
+    }
+    (word, sentences)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a handful of checkpoints")]
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(cosine: f64, share: f64) -> GeometryRow {
+        GeometryRow {
+            steps: vec![1, 2, 3, 4],
+            displacements: vec![1.0; 3],
+            displacement_cosines: vec![Some(cosine); 2],
+            component_shares: vec![share],
+            random_walk_shares: vec![0.6],
+            plane: Vec::new(),
+            groups: Vec::new(),
+            newest_norm: Some(20.0),
+            mean_to_newest: Some(3.0),
+        }
+    }
+
+    #[test]
+    fn the_words_follow_the_numbers() {
+        let word = |cosine| geometry_answer(&row(cosine, 0.6)).0;
+        assert_eq!(word(0.9), "The run goes straight ahead");
+        assert_eq!(word(-0.5), "The run swings");
+        assert_eq!(word(-0.08), "The run has no direction from checkpoint to checkpoint");
+        let walk = |share| geometry_answer(&row(0.0, share)).1[1].clone();
+        assert!(walk(0.62).ends_with("says nothing about this run."));
+        assert!(walk(0.9).ends_with("drifts along one direction."));
+        assert!(walk(0.3).ends_with("more than a walk would."));
+        assert!(geometry_answer(&row(0.0, 0.6)).1[2].contains("15.0 % of the norm"));
+    }
+}
