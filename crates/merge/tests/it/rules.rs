@@ -1,4 +1,4 @@
-//! Rules of experts: mergekit's results, the papers' equations, degenerate inputs, and bytes that depend on nothing else.
+//! Rules of experts: mergekit's results, the papers' equations, degenerate inputs, bytes that depend on nothing else.
 
 use std::path::{Path, PathBuf};
 
@@ -109,8 +109,8 @@ fn every_rule_equals_mergekits_within_two_ulps() {
         assert!(expected.len() >= 4, "{name}");
         for (tensor, (_, shape, bytes)) in &expected {
             assert_eq!(&found[tensor].1, shape, "{name}: {tensor}");
-            // Where terms cancel, mergekit's F32 sum is off by steps of the terms, so ULPs are counted at the sum of their
-            // magnitudes; and at the result itself for nearly all elements.
+            // Where terms cancel, mergekit's F32 sum is off by steps of the terms, so ULPs are counted at the sum of
+            // their magnitudes; and at the result itself for nearly all elements.
             let inputs = models.each_ref().map(|model| floats(&model[tensor].2));
             for (i, (a, b)) in floats(&found[tensor].2).iter().zip(floats(bytes)).enumerate() {
                 let deltas = inputs.iter().map(|input| (input[i] - inputs[0][i]).abs() * largest_factor);
