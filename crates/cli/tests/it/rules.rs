@@ -113,6 +113,23 @@ fn every_rule_runs_from_the_command_line() {
 }
 
 #[test]
+fn each_parameter_reaches_the_plan() {
+    let scratch = tempfile::tempdir().unwrap();
+    let rule_of = |rule: &str, more: &[&str]| {
+        let out = scratch.path().join(format!("{rule}{}", more.concat()));
+        let (code, stdout, stderr) = merge(rule, &out, &[more, &["--json"]].concat());
+        assert_eq!(code, 0, "{stderr}");
+        let document: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        document["outputs"][0]["rule"].clone()
+    };
+    assert_eq!(rule_of("breadcrumbs", &["--gamma", "0.05"])["gamma"], 0.05);
+    assert_eq!(rule_of("della", &["--epsilon", "1/5"])["epsilon"], 0.2);
+    assert_eq!(rule_of("ties", &["--divide", "no"])["divide"], false);
+    assert_eq!(rule_of("dare", &["--rescale", "none"])["rescale"], "none");
+    assert_eq!(rule_of("dare", &["--convention", "mergekit"])["rescale"], "l1");
+}
+
+#[test]
 fn requests_that_mean_nothing_are_refused_with_a_way_on() {
     let scratch = tempfile::tempdir().unwrap();
     let out = scratch.path().join("out");

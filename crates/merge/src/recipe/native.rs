@@ -342,7 +342,7 @@ fn read_size(checker: &mut Checker<'_>, name: &'static str, node: &Node) -> Opti
 /// The scheme, built here so that its errors show the line they come from. Numbers that do not read were reported
 /// by their own readers.
 fn read_scheme(checker: &mut Checker<'_>, top: &Fields<'_>, sources: Option<&RecipeSources>) -> Option<Scheme> {
-    // The coefficients of a rule are no scheme's: they need not sum to anything.
+    // The coefficients of a rule belong to its experts: they may have any sum.
     if checker.has_problems() || top.get("rule").is_some() {
         return None;
     }

@@ -1,7 +1,7 @@
 //! Ranks inside the rows of a tensor, for probabilities that follow them.
 //!
-//! A row is the last axis of a tensor, or a whole tensor with one axis. A piece may begin inside a row, so the rows that
-//! it touches are read whole and sorted: never more than one piece and two rows.
+//! A row is the last axis of a tensor, or a whole tensor with one axis. A piece may begin inside a row, so the rows
+//! that it touches are read whole and sorted, one after the other.
 
 use super::scan::{Scan, magnitude_bits, read_widened};
 use super::table::Convention;

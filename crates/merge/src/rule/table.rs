@@ -154,7 +154,7 @@ pub static RULES: [RuleEntry; 12] = [
         help: "elements by chance that favours large ones in their row, then those that agree in sign",
         equation: "as dare-ties with t_i = m_i d_i / (1 - p_i), p_i = 1 - density - epsilon/2 + epsilon r_i / n, r_i = 0 for the largest in a row of n",
         source: "Deep et al. 2024, arXiv 2406.11617, section 3",
-        passes: "2, rows sorted; 3 in mergekit's convention",
+        passes: "2, rows sorted; 4 in mergekit's convention",
     },
     RuleEntry {
         kind: RuleKind::DellaLinear,
@@ -163,7 +163,7 @@ pub static RULES: [RuleEntry; 12] = [
         help: "as della, all kept elements summed",
         equation: "b + L sum_i w_i t_i, t_i as for della",
         source: "Deep et al. 2024, arXiv 2406.11617, section 3, without election",
-        passes: "2, rows sorted; 3 in mergekit's convention",
+        passes: "2, rows sorted; 4 in mergekit's convention",
     },
     RuleEntry {
         kind: RuleKind::Breadcrumbs,

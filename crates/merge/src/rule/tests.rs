@@ -1,3 +1,5 @@
+//! The table of rules finds every name.
+
 use super::*;
 
 #[test]
