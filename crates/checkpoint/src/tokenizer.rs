@@ -1,7 +1,7 @@
 //! Compares the tokenizers of several checkpoints: do they give a text the same tokens?
 //!
-//! Vocabulary, merges, added tokens and the steps before and after are compared by meaning, not by bytes: libraries write the same tokenizer in
-//! several ways. Nothing is tokenized here.
+//! Vocabulary, merges, added tokens and the steps before and after are compared by meaning, not by bytes: libraries
+//! write the same tokenizer in several ways. Nothing is tokenized here.
 
 use std::collections::BTreeMap;
 

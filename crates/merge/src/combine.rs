@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::memory::PieceSize;
 use crate::plan::{DigestChoice, NonFloatPolicy, OutputDtype, RouterPolicy};
 use crate::rule::{PlanRule, RuleScratch, RuleWork};
+pub use crate::tensor_stats::TensorStats;
 use crate::unit::{Part, UnitList};
 
 /// One of the K combinations: what is multiplied by what.
@@ -43,33 +44,6 @@ pub struct Combination {
     pub non_finite: NonFinitePolicy,
     /// The rule of the experts, if there is one; the coefficients are then theirs.
     pub rule: Option<PlanRule>,
-}
-
-/// Statistics of one output tensor, or of a part of it.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct TensorStats {
-    /// Sum of squared differences from the newest source's tensor; `None` when that was not read.
-    pub sum_squared_distance: Option<f64>,
-    /// Largest difference of an element from the newest source's.
-    pub max_abs_change: Option<f64>,
-    /// Sum of the squares of the newest source's tensor.
-    pub newest_squares: Option<f64>,
-    /// Elements that are NaN or infinite.
-    pub n_non_finite: u64,
-    /// Elements that needed the exact slow path.
-    pub n_slow_path: u64,
-}
-
-impl TensorStats {
-    /// Adds the statistics of the next part.
-    pub(crate) fn add(&mut self, next: &Self) {
-        let both = |a: Option<f64>, b: Option<f64>, join: fn(f64, f64) -> f64| Some(join(a?, b?));
-        self.sum_squared_distance = both(self.sum_squared_distance, next.sum_squared_distance, |a, b| a + b);
-        self.max_abs_change = both(self.max_abs_change, next.max_abs_change, f64::max);
-        self.newest_squares = both(self.newest_squares, next.newest_squares, |a, b| a + b);
-        self.n_non_finite += next.n_non_finite;
-        self.n_slow_path += next.n_slow_path;
-    }
 }
 
 /// What a finished part leaves behind.
@@ -570,14 +544,6 @@ impl<'a> Worker<'a> {
         sum.sum_into(&[&self.inputs[from]], &mut self.output)
             .map_err(|fault| self.explain(fault, &[from], output, piece))?;
         Ok(TensorStats::default())
-    }
-}
-
-impl TensorStats {
-    /// The neutral start of a sum over parts.
-    pub(crate) fn start() -> Self {
-        let zero = Some(0.0);
-        Self { sum_squared_distance: zero, max_abs_change: zero, newest_squares: zero, n_non_finite: 0, n_slow_path: 0 }
     }
 }
 

@@ -47,6 +47,7 @@ pub mod scheme;
 pub mod seen;
 pub mod side_files;
 mod stage;
+mod tensor_stats;
 mod unit;
 pub mod verify;
 mod view;

@@ -76,9 +76,8 @@ impl Selector {
                 }
             }
         }
-        if self.scale != 1.0 {
-            values.iter_mut().for_each(|d| *d *= self.scale);
-        }
+        // Multiplying by 1 changes no bit.
+        values.iter_mut().for_each(|d| *d *= self.scale);
     }
 }
 

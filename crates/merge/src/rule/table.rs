@@ -302,11 +302,10 @@ impl RuleKind {
 
     /// Whether the sum is divided by the sum of the coefficients that took part, by default.
     pub fn divides(self, convention: Convention) -> bool {
-        match (self, convention) {
-            (Self::Ties | Self::Della, _) => true,
-            (Self::DareTies | Self::BreadcrumbsTies, Convention::Paper) => true,
-            _ => false,
-        }
+        matches!(
+            (self, convention),
+            (Self::Ties | Self::Della, _) | (Self::DareTies | Self::BreadcrumbsTies, Convention::Paper)
+        )
     }
 
     /// How kept elements make up for dropped ones, by default.
