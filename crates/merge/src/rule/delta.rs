@@ -76,9 +76,7 @@ impl Selector {
                 }
             }
         }
-        if self.scale != 1.0 {
-            values.iter_mut().for_each(|d| *d *= self.scale);
-        }
+        values.iter_mut().for_each(|d| *d *= self.scale);
     }
 }
 

@@ -263,7 +263,7 @@ impl PlanRule {
     pub fn scheme_name(&self) -> String {
         let mut name = self.kind.to_string();
         if let [first, rest @ ..] = &*self.densities {
-            let is_one = rest.iter().all(|density| density == first);
+            let is_one = rest.iter().all(|density| density.total_cmp(first).is_eq());
             name.push_str(&if is_one { format!(":{first}") } else { ":various".to_owned() });
         }
         if self.convention == Convention::Mergekit {

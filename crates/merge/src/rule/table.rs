@@ -302,9 +302,9 @@ impl RuleKind {
 
     /// Whether the sum is divided by the sum of the coefficients that took part, by default.
     pub fn divides(self, convention: Convention) -> bool {
-        match (self, convention) {
-            (Self::Ties | Self::Della, _) => true,
-            (Self::DareTies | Self::BreadcrumbsTies, Convention::Paper) => true,
+        match self {
+            Self::Ties | Self::Della => true,
+            Self::DareTies | Self::BreadcrumbsTies => convention == Convention::Paper,
             _ => false,
         }
     }
