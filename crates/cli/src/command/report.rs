@@ -8,6 +8,7 @@ use thalweg_storage::publish::publish_file;
 use thalweg_study::page::render_study;
 use thalweg_study::record::{STUDY_NAME, StudyRecord};
 use thalweg_study::study_answer::answer_text;
+use thalweg_study::study_summary::summary_text;
 use thalweg_study::table::{TABLE_FILE, TABLE_NAME, to_csv};
 use thalweg_study::write_study::{PAGE_FILE, PAGE_NAME};
 
@@ -29,8 +30,8 @@ pub(crate) fn run(args: &ReportArgs, world: &World<'_>, messages: &Messages) -> 
     publish_file(&*world.storage, &table, to_csv(&study).as_bytes(), TABLE_FILE)?;
     publish_file(&*world.storage, &page, render_study(&study).as_bytes(), PAGE_FILE)?;
     messages.json(&study_document(&study, &page, &table));
-    let answer = answer_text(&study);
-    messages.text(&format!("{answer}\n\nThe page is `{}`, the table `{}`.\n", page.display(), table.display()));
+    let summary = summary_text(&study);
+    messages.text(&format!("{summary}\nThe page is `{}`, the table `{}`.\n", page.display(), table.display()));
     Ok(Outcome::Done)
 }
 

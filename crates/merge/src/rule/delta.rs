@@ -76,7 +76,6 @@ impl Selector {
                 }
             }
         }
-        // Multiplying by 1 changes no bit.
         values.iter_mut().for_each(|d| *d *= self.scale);
     }
 }

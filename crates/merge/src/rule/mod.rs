@@ -42,6 +42,10 @@
 //! | DELLA: range of the probabilities | density +- epsilon/2 | density +- epsilon |
 //! | SLERP: linear where the vectors are | parallel or opposite | within 1.8 degrees of that |
 //! | Karcher mean: iterations | at most 100, until the step is below 1e-12 | at most 10, until 1e-5 |
+//!
+//! In two places both conventions are this program's. A row of DELLA is the last axis of a tensor; mergekit ranks
+//! tensors of three axes along the second. Directions that cancel have no multi-SLERP: the plain mean is taken, where
+//! mergekit stops with an error if there are more than two experts.
 
 mod apply;
 mod della;

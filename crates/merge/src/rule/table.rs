@@ -302,10 +302,11 @@ impl RuleKind {
 
     /// Whether the sum is divided by the sum of the coefficients that took part, by default.
     pub fn divides(self, convention: Convention) -> bool {
-        matches!(
-            (self, convention),
-            (Self::Ties | Self::Della, _) | (Self::DareTies | Self::BreadcrumbsTies, Convention::Paper)
-        )
+        match self {
+            Self::Ties | Self::Della => true,
+            Self::DareTies | Self::BreadcrumbsTies => convention == Convention::Paper,
+            _ => false,
+        }
     }
 
     /// How kept elements make up for dropped ones, by default.
