@@ -100,7 +100,10 @@ fn first_change(before: &[SeenFile], now: &[SeenFile]) -> Option<String> {
         if before.header_digest != now.header_digest {
             return Some(format!("`{name}` has another header"));
         }
+        if before.modified_ns != now.modified_ns {
+            return Some(format!("`{name}` was written again"));
+        }
         let is_touched = before.changed_ns.is_some() && before.changed_ns != now.changed_ns;
-        (before.modified_ns != now.modified_ns || is_touched).then(|| format!("`{name}` was written or moved again"))
+        is_touched.then(|| format!("`{name}` was changed or moved, and its time was set back"))
     })
 }
