@@ -81,7 +81,9 @@ pub(crate) fn merge_request(
         });
     }
     for (name, value) in options.into_iter().flatten() {
+        // `lambda` is a word of the language, so its keyword has an underscore.
         let name: String = name.extract()?;
+        let name = name.strip_suffix('_').unwrap_or(&name).to_owned();
         if !OPTION_NAMES.contains(&name.as_str()) {
             return Err(unknown_option(&name));
         }

@@ -171,7 +171,8 @@ impl PyPlan {
     end_tokens=None, from_step=None, to_step=None, every=None, steps=None, tokens_per_step=None, log=None, \
     log_columns=None, log_every=None, stable=None, checkpoint_pattern=None, scheme=None, alpha=None, \
     floor=None, sigma_rel=None, coefficients=None, from_averages=None, order=None, normalize=None, \
-    allow_sum=None, dtype=None, out_shard_size=None, drop=None, code=None, digest=None, no_model_card=None, \
+    allow_sum=None, rule=None, base=None, density=None, lambda_=None, seed=None, gamma=None, epsilon=None, \
+    convention=None, divide=None, rescale=None, dtype=None, out_shard_size=None, drop=None, code=None, digest=None, no_model_card=None, \
     to_huggingface=None, hf_assets=None, format=None, optimizer=None, non_float=None, router=None, \
     allow_config=None, take_newest=None, allow_non_finite=None, side_files_from=None)"
 )]

@@ -344,7 +344,7 @@ class TensorDiff:
 
     @property
     def max_abs(self) -> float:
-        """Largest difference of an element."""
+        """Largest difference of an element; NaN like the distance."""
 
     @property
     def max_ulps(self) -> int:
@@ -545,6 +545,16 @@ def plan(
     order: str | None = None,
     normalize: bool | None = None,
     allow_sum: bool | None = None,
+    rule: str | None = None,
+    base: _Path | None = None,
+    density: _Number | Sequence[_Number] | None = None,
+    lambda_: _Number | None = None,
+    seed: _Count | None = None,
+    gamma: _Number | None = None,
+    epsilon: _Number | None = None,
+    convention: str | None = None,
+    divide: str | None = None,
+    rescale: str | None = None,
     dtype: str | None = None,
     out_shard_size: _Size | None = None,
     drop: str | Sequence[str] | None = None,
