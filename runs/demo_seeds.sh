@@ -21,6 +21,6 @@ awk '
     / \* / { merges++; sub(/.* \* +/, ""); gain += $2; better += ($3 > 0) }
     / annealed, step/ { anneals++; sub(/.*annealed, step [0-9]+ +/, ""); anneal += $2 }
     END {
-        printf "merged beats raw beyond its paired 95 %% interval in %d of %d seeds; mean gain %.4f nats a token\n", better, merges, gain / merges
+        printf "merged beats raw beyond its paired 95 %% interval in %d of %d seeds; mean gain %.4f nats per token\n", better, merges, gain / merges
         printf "the anneal gains %.4f on average: %.4f more than the merge\n", anneal / anneals, (anneal - gain) / merges
     }' "$out/rows.txt"

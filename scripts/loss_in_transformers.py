@@ -42,7 +42,7 @@ def main():
             ids = torch.tensor(tokens[first:first + length + 1])
             logits = model.eval()(ids[None, :-1], use_cache=False).logits[0].double()
             total += torch.nn.functional.cross_entropy(logits, ids[1:], reduction="sum").item()
-    print(f"{type(model).__name__}, {n} tokens: transformers {total / n:.8f}, thalweg {logged['nll_nats']:.8f} nats a token")
+    print(f"{type(model).__name__}, {n} tokens: transformers {total / n:.8f}, thalweg {logged['nll_nats']:.8f} nats per token")
     return 0 if abs(total / n - logged["nll_nats"]) < 1e-5 else 1
 
 

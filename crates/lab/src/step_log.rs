@@ -29,7 +29,7 @@ pub struct StepRecord {
     pub step: u64,
     /// Cumulative training tokens.
     pub tokens: u64,
-    /// Mean negative log-likelihood of the batch, nats a token, before the step.
+    /// Mean negative log-likelihood of the batch, nats per token, before the step.
     pub loss: f64,
     /// Learning rate of the step, faults included.
     pub learning_rate: f64,
@@ -53,7 +53,7 @@ pub struct ValidationRecord {
     pub tokens: u64,
     /// The domain.
     pub domain: String,
-    /// Mean negative log-likelihood, nats a token.
+    /// Mean negative log-likelihood, nats per token.
     pub nll_nats: f64,
     /// The same by bytes of text.
     pub bits_per_byte: f64,

@@ -124,7 +124,7 @@ impl TrainWatcher for StepWatcher<'_> {
         let (step, domain, nats) = (record.step, &record.domain, record.nll_nats);
         let bits = record.bits_per_byte;
         self.messages
-            .detail(format!("step {step}, `{domain}` held out: {nats:.4} nats a token, {bits:.4} bits a byte"));
+            .detail(format!("step {step}, `{domain}` held out: {nats:.4} nats per token, {bits:.4} bits per byte"));
     }
 
     fn on_checkpoint(&self, step: u64, path: &Path) {
@@ -187,7 +187,7 @@ fn describe(outcome: &TrainOutcome) -> String {
     // Writing to a String cannot fail.
     for record in &outcome.validation {
         let (domain, nats, bits) = (&record.domain, record.nll_nats, record.bits_per_byte);
-        let _ = writeln!(text, "`{domain}` held out: {nats:.4} nats a token, {bits:.4} bits a byte");
+        let _ = writeln!(text, "`{domain}` held out: {nats:.4} nats per token, {bits:.4} bits per byte");
     }
     if let Some(step) = outcome.resumed_from {
         let _ = writeln!(text, "resumed from step {step}");

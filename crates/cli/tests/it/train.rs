@@ -71,7 +71,7 @@ fn train_says_what_it_did_and_what_is_there_already() {
     exit 0
     --- stdout
     trained 18.61k parameters to step 12, 768 tokens, loss [N]
-    `corpus` held out: [N] nats a token, [N] bits a byte
+    `corpus` held out: [N] nats per token, [N] bits per byte
     4 checkpoints in `[OUT]/run`, the last one `[OUT]/run/step-12`
     [SPEED]
     --- stderr
@@ -140,7 +140,7 @@ fn train_says_what_it_did_and_what_is_there_already() {
     exit 0
     --- stdout
     trained 18.61k parameters to step 15, 960 tokens, loss [N]
-    `corpus` held out: [N] nats a token, [N] bits a byte
+    `corpus` held out: [N] nats per token, [N] bits per byte
     1 checkpoint in `[OUT]/fork`, the last one `[OUT]/fork/step-15`
     [SPEED]
     --- stderr

@@ -39,7 +39,7 @@
 //! | sign of a sum of zero | none: nothing agrees | positive |
 //! | DARE and DELLA: rescaling | 1/density, 1/(1 - p_i) | to the delta's L1 norm, tensor by tensor |
 //! | DARE with signs, breadcrumbs with signs | mean of those that agree | sum of those that agree |
-//! | DELLA: range of the probabilities | density +- epsilon/2 | density +- epsilon |
+//! | DELLA: range of the probabilities | density +- epsilon/2 (not checked against the paper) | density +- epsilon |
 //! | SLERP: linear where the vectors are | parallel or opposite | within 1.8 degrees of that |
 //! | Karcher mean: iterations | at most 100, until the step is below 1e-12 | at most 10, until 1e-5 |
 //!

@@ -117,7 +117,7 @@ pub static RULES: [RuleEntry; 12] = [
         aliases: &["task_arithmetic", "ta"],
         help: "the base and the weighted sum of the deltas",
         equation: "b + L sum_i w_i d_i",
-        source: "Ilharco et al. 2023, arXiv 2212.04089, section 2",
+        source: "Ilharco et al. 2023, arXiv 2212.04089",
         passes: "1: the exact sum, rounded once",
     },
     RuleEntry {
@@ -135,7 +135,7 @@ pub static RULES: [RuleEntry; 12] = [
         aliases: &["dare-linear", "dare_linear"],
         help: "elements of each delta by chance, divided by the density",
         equation: "b + L sum_i w_i m_i d_i / density, m_i = 1 with probability density, else 0",
-        source: "Yu et al. 2024, arXiv 2311.03099, eq. 3 to 5",
+        source: "Yu et al. 2024, arXiv 2311.03099",
         passes: "1; 2 in mergekit's convention",
     },
     RuleEntry {
@@ -144,7 +144,7 @@ pub static RULES: [RuleEntry; 12] = [
         aliases: &["dare_ties"],
         help: "as dare, then the elements that agree in sign as in ties",
         equation: "b + L sum_A w_i t_i / sum_A w_i, t_i = m_i d_i / density, A as for ties",
-        source: "Yu et al. 2024, arXiv 2311.03099, section 3.2, with Yadav et al. 2023",
+        source: "Yu et al. 2024, arXiv 2311.03099, with Yadav et al. 2023",
         passes: "1; 2 in mergekit's convention",
     },
     RuleEntry {
@@ -153,7 +153,7 @@ pub static RULES: [RuleEntry; 12] = [
         aliases: &[],
         help: "elements by chance that favours large ones in their row, then those that agree in sign",
         equation: "as dare-ties with t_i = m_i d_i / (1 - p_i), p_i = 1 - density - epsilon/2 + epsilon r_i / n, r_i = 0 for the largest in a row of n",
-        source: "Deep et al. 2024, arXiv 2406.11617, section 3",
+        source: "Deep et al. 2024, arXiv 2406.11617",
         passes: "2, rows sorted; 4 in mergekit's convention",
     },
     RuleEntry {
@@ -162,7 +162,7 @@ pub static RULES: [RuleEntry; 12] = [
         aliases: &["della_linear"],
         help: "as della, all kept elements summed",
         equation: "b + L sum_i w_i t_i, t_i as for della",
-        source: "Deep et al. 2024, arXiv 2406.11617, section 3, without election",
+        source: "Deep et al. 2024, arXiv 2406.11617, without election",
         passes: "2, rows sorted; 4 in mergekit's convention",
     },
     RuleEntry {
@@ -171,7 +171,7 @@ pub static RULES: [RuleEntry; 12] = [
         aliases: &[],
         help: "elements of middle magnitude: without the largest (gamma), then the largest density of each tensor",
         equation: "b + L sum_i w_i m_i d_i, m_i = 0 for the largest gamma and the smallest 1 - density - gamma of a tensor, else 1",
-        source: "Davari and Belilovsky 2024, arXiv 2312.06795, section 3",
+        source: "Davari and Belilovsky 2024, arXiv 2312.06795",
         passes: "4",
     },
     RuleEntry {
@@ -216,7 +216,7 @@ pub static RULES: [RuleEntry; 12] = [
         aliases: &["model_stock"],
         help: "between the base and the mean of two or more experts, by the angle of their deltas",
         equation: "t mean(x) + (1-t) b, t = n cos / (1 + (n-1) cos), cos the mean cosine of pairs of deltas, tensor by tensor",
-        source: "Jang et al. 2024, arXiv 2403.19522, eq. 4 and section 3.3",
+        source: "Jang et al. 2024, arXiv 2403.19522",
         passes: "2",
     },
 ];

@@ -96,7 +96,7 @@ pub(crate) fn draw_study_run(picture: &RunPicture<'_>, width: Width, shown: &mut
     draw_bands(&mut svg, view, &run);
     frame.draw_grid(
         &mut svg,
-        picture.metric.map_or("training loss, nats a token", |metric| measure_words(metric.measure)),
+        picture.metric.map_or("training loss, nats per token", |metric| measure_words(metric.measure)),
     );
     svg.element("clipPath").attr("id", picture.id).open();
     let (w, h) = (right - left + 15.0, height + 20.0);
@@ -219,7 +219,7 @@ fn draw_bands(svg: &mut Markup, view: &StudyView<'_>, run: &RunFrame<'_>) {
 }
 
 fn draw_training(svg: &mut Markup, picture: &RunPicture<'_>, run: &RunFrame<'_>) {
-    // Nats a token are what training loss is in; the end is drawn larger than its noise.
+    // Training loss is in nats per token; the end is drawn larger than its noise.
     let is_nats = picture.metric.is_none_or(|metric| metric.measure == "nats_per_token");
     if !is_nats || picture.extent == Extent::End {
         return;
