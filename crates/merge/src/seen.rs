@@ -104,6 +104,6 @@ fn first_change(before: &[SeenFile], now: &[SeenFile]) -> Option<String> {
             return Some(format!("`{name}` was written again"));
         }
         let is_touched = before.changed_ns.is_some() && before.changed_ns != now.changed_ns;
-        is_touched.then(|| format!("`{name}` was changed or moved, and its time was set back"))
+        is_touched.then(|| format!("`{name}` has the same time, but its content, permissions or links changed"))
     })
 }

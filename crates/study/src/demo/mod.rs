@@ -172,7 +172,6 @@ fn find_out(spec: &DemoSpec, command: String, meter: &Meter<'_>, cx: &RunContext
     sweep.raws = resolver.raw_trials(&spec.candidates(), &sources_at(&trajectory, &spec.raw_steps()))?;
     let like = sweep.any_checkpoint()?;
     let mut evaluator = EngineEvaluator::new(&suites, &like, None, Some(spec.path("scores")), eval, &quiet)?;
-    let n_candidates = sweep.trials.len();
     let mut findings = score(sweep, &mut evaluator, meter)?;
     let decides = findings.deciding(Some(DECIDES))?;
     let choice = findings.choose(&decides).ok_or(Error::Bug { what: "no merge of the demo was scored" })?;
@@ -187,7 +186,6 @@ fn find_out(spec: &DemoSpec, command: String, meter: &Meter<'_>, cx: &RunContext
     record.anneal = Some(tell::anneal_run(spec, &annealed));
     record.suites = evaluator.suites();
     record.cost = evaluator.cost();
-    debug_assert_eq!(choice.n_candidates, n_candidates);
     if let Some(row) = record.trials.iter().find(|row| row.name == choice.trial) {
         record.commands = tell::commands(spec, row);
     }
