@@ -86,6 +86,11 @@ pub enum Note {
         /// Rows and columns of the blocks that share a scale.
         block: [u64; 2],
     },
+    /// Arrays of two-byte elements without a type, which ml_dtypes leaves of BF16.
+    ReadAsBfloat16 {
+        /// Number of arrays.
+        n_tensors: usize,
+    },
     /// Tables of rotations, which the model under its new names computes.
     RotaryTablesLeftOut {
         /// Their names.
@@ -159,6 +164,11 @@ impl fmt::Display for Note {
                 f,
                 "FP8 weights are dequantised ({n_tensors}): each code is multiplied by the scale of its block of {rows} x {columns}, \
                  exactly"
+            ),
+            Self::ReadAsBfloat16 { n_tensors } => write!(
+                f,
+                "elements of type `V2` are read as BF16 ({n_tensors} arrays): NumPy does not record the types of ml_dtypes, and \
+                 no other has two bytes"
             ),
             Self::RotaryTablesLeftOut { names } => {
                 let first = names.first().map(|name| display_name(name)).unwrap_or_default();
