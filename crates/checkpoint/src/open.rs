@@ -177,6 +177,7 @@ pub fn open_with_cache(
         metadata: content.metadata,
         notes: content.notes,
         findings: content.findings,
+        is_packed: content.is_packed,
         lazy: content.opener.map(LazyPieces::new),
     };
     if options.dequantise {

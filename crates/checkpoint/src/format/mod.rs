@@ -231,6 +231,8 @@ pub struct FormatContent {
     pub notes: Vec<Note>,
     /// What opening found besides the tensors.
     pub findings: Findings,
+    /// Whether some of the tensors are packed, so that reading them takes up to [`UNPACK_BYTES`](crate::UNPACK_BYTES).
+    pub is_packed: bool,
     /// Opens pieces whose files describe them more fully than the catalog does.
     pub opener: Option<Arc<dyn OpenPiece>>,
 }

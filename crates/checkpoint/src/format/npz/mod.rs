@@ -70,9 +70,10 @@ impl Format for Npz {
         })?;
         content.notes.extend(note);
         let twice = |name: Box<str>| refuse(&path, format!("array `{}` appears twice", display_name(&name)));
-        let catalog = cache.share(TensorCatalog::new(content.entries).map_err(twice)?);
-        let files = vec![OpenFile { name, path: path.clone(), reader: content.reader }];
-        Ok(FormatContent { files, catalog, notes: content.notes, findings: content.findings, ..FormatContent::default() })
+        let catalog = cache.share(TensorCatalog::new(std::mem::take(&mut content.entries)).map_err(twice)?);
+        let files = vec![OpenFile { name, path: path.clone(), reader: Arc::clone(&content.reader) }];
+        let ArchiveContent { notes, findings, is_packed, .. } = content;
+        Ok(FormatContent { files, catalog, notes, findings, is_packed, ..FormatContent::default() })
     }
 }
 
@@ -104,6 +105,7 @@ struct ArchiveContent {
     findings: Findings,
     notes: Vec<Note>,
     reader: Arc<dyn ReadAt>,
+    is_packed: bool,
 }
 
 fn read_archive(path: &Path, file: Arc<dyn ReadAt>) -> Result<ArchiveContent, NpzError> {
@@ -157,12 +159,9 @@ fn read_archive(path: &Path, file: Arc<dyn ReadAt>) -> Result<ArchiveContent, Np
     }
     // Merges open many checkpoints: none keeps the decoders that read its headers.
     pool.clear();
-    let n_packed = arrays.n_packed;
-    let reader: Arc<dyn ReadAt> = match n_packed {
-        0 => Arc::clone(&file),
-        _ => Arc::new(arrays.unpacked),
-    };
-    Ok(ArchiveContent { entries, findings, notes, reader })
+    let is_packed = arrays.n_packed > 0;
+    let reader: Arc<dyn ReadAt> = if is_packed { Arc::new(arrays.unpacked) } else { Arc::clone(&file) };
+    Ok(ArchiveContent { entries, findings, notes, reader, is_packed })
 }
 
 /// Strides of an array whose first index varies fastest. Products that overflow belong to arrays without elements.
