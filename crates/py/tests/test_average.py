@@ -53,6 +53,17 @@ def save(model: torch.nn.Module, folder: Path, step: int) -> Path:
     return path
 
 
+def train_and_save(model: torch.nn.Module, average: thalweg.Average, steps: range, folder: Path) -> list[Path]:
+    paths: list[Path] = []
+
+    def on_step(step: int) -> None:
+        paths.append(save(model, folder, step))
+        average.update(step)
+
+    train(model, steps, on_step)
+    return paths
+
+
 def offline(paths: list[Path], **options: Any) -> dict[str, bytes]:
     return {name: tensor.tobytes() for name, tensor in thalweg.merge(thalweg.plan(sources=paths, **options))}
 
@@ -89,8 +100,7 @@ def test_at_every_save_the_average_has_the_bytes_of_the_merge(
 def test_options_mean_what_they_mean_in_a_plan(tmp_path: Path, options: dict[str, Any]) -> None:
     model = Model(torch.bfloat16)
     average = thalweg.Average(model, count=4, **options)
-    paths: list[Path] = []
-    train(model, range(1, 5), lambda step: (paths.append(save(model, tmp_path, step)), average.update(step))[1])
+    paths = train_and_save(model, average, range(1, 5), tmp_path)
     assert online(average) == offline(paths, **options)
     assert average.tensor("head.weight").dtype == {"f32": "F32", "f16": "F16"}.get(options.get("dtype", ""), "BF16")
 
@@ -98,8 +108,7 @@ def test_options_mean_what_they_mean_in_a_plan(tmp_path: Path, options: dict[str
 def test_a_written_average_is_a_checkpoint(tmp_path: Path, run_program: Program) -> None:
     model = Model()
     average = thalweg.Average(model, count=2, scheme="wma")
-    paths: list[Path] = []
-    train(model, range(1, 4), lambda step: (paths.append(save(model, tmp_path, step)), average.update(step))[1])
+    paths = train_and_save(model, average, range(1, 4), tmp_path)
     (paths[-1] / "config.json").write_text('{"model_type": "llama", "dtype": "float32"}')
     (paths[-1] / "optimizer.pt").write_bytes(b"state")
     assert average.write(tmp_path / "averages/step-3", side_files_from=paths[-1]) == tmp_path / "averages/step-3"
@@ -155,14 +164,15 @@ def test_a_resumed_run_has_the_average_of_one_that_was_not_stopped(at: int) -> N
 
 
 def test_dcp_stores_an_average_and_loads_it_in_place(tmp_path: Path) -> None:
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_loader import load
+    from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
     model = Model()
     before = thalweg.Average(model, count=3)
     train(model, range(1, 3), before.update)
-    dcp.save({"average": before}, checkpoint_id=tmp_path / "state", no_dist=True)
+    save_distributed({"average": before}, checkpoint_id=tmp_path / "state", no_dist=True)
     after = thalweg.Average(model, count=3)
-    dcp.load({"average": after}, checkpoint_id=tmp_path / "state", no_dist=True)
+    load({"average": after}, checkpoint_id=tmp_path / "state", no_dist=True)
     assert after.steps == [1, 2]
     for one in (before, after):
         one.update(3)

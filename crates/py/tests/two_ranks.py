@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -55,7 +56,7 @@ def train(model: Model, average: thalweg.Average, steps: range, folder: Path) ->
         optimizer.step()
         optimizer.zero_grad()
         if step in SAVES:
-            dcp.save({"model": model.state_dict()}, checkpoint_id=folder / f"step-{step}")
+            save({"model": model.state_dict()}, checkpoint_id=folder / f"step-{step}")
             average.update(step)
 
 
@@ -74,7 +75,7 @@ def main(rank: int, folder: Path) -> None:
     model = sharded()
     average = thalweg.Average(model, count=3, scheme="wma")
     train(model, average, range(1, 6), folder)
-    dcp.save({"model": model.state_dict(), "average": average}, checkpoint_id=folder / "state")
+    save({"model": model.state_dict(), "average": average}, checkpoint_id=folder / "state")
     train(model, average, range(6, 7), folder)
     no_gather()
     average.write(folder / "average")
@@ -82,14 +83,14 @@ def main(rank: int, folder: Path) -> None:
     resumed = sharded()
     again = thalweg.Average(resumed, count=3, scheme="wma")
     model_state = resumed.state_dict()
-    dcp.load({"model": model_state, "average": again}, checkpoint_id=folder / "state")
+    load({"model": model_state, "average": again}, checkpoint_id=folder / "state")
     resumed.load_state_dict(model_state)
     train(resumed, again, range(6, 7), folder / "resumed")
     assert again.steps == average.steps == [3, 5, 6]
     again.write(folder / "resumed-average")
     # Into the sharded model itself.
     again.load_into()
-    dcp.save({"model": resumed.state_dict()}, checkpoint_id=folder / "loaded")
+    save({"model": resumed.state_dict()}, checkpoint_id=folder / "loaded")
     try:
         again.write(folder / "refused", side_files_from=folder)
     except thalweg.UsageError as error:
@@ -100,7 +101,7 @@ def main(rank: int, folder: Path) -> None:
     merged = sharded()
     plan = thalweg.plan(sources=[folder / f"step-{step}" for step in SAVES[1:]], scheme="wma")
     thalweg.merge(plan).load_into(merged)
-    dcp.save({"model": merged.state_dict()}, checkpoint_id=folder / "merged-into-shards")
+    save({"model": merged.state_dict()}, checkpoint_id=folder / "merged-into-shards")
     dist.destroy_process_group()
 
 

@@ -108,7 +108,7 @@ class Capture:
         return value.device.type == "cuda" and value.numel() > 0
 
     def _event(self, device: torch.device) -> Any:
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(device))
         return event
 
@@ -133,7 +133,7 @@ def sharded_like(model: torch.nn.Module | Mapping[str, Any]) -> dict[str, torch.
 def write_sharded(tensors: Mapping[str, torch.Tensor], out: Path, stage: Path, record: str) -> None:
     """Each rank writes its own shards, to a DCP checkpoint that appears whole or not at all. All ranks call it."""
     import torch.distributed as dist
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     # Every rank looks before the first one changes anything, so that all of them refuse.
     for folder in (out, stage):
@@ -143,7 +143,7 @@ def write_sharded(tensors: Mapping[str, torch.Tensor], out: Path, stage: Path, r
     if is_first:
         _remove_own(stage)
     dist.barrier()
-    dcp.save({"model": dict(tensors)}, checkpoint_id=stage)
+    save({"model": dict(tensors)}, checkpoint_id=stage)
     if is_first:
         (stage / _RECORD_NAME).write_text(record)
         _remove_own(out)

@@ -141,9 +141,9 @@ def is_sharded(value: Any) -> bool:
     return hasattr(value, "to_local") and hasattr(value, "device_mesh")
 
 
-def local_of(value: torch.Tensor) -> torch.Tensor:
+def local_of(value: Any) -> torch.Tensor:
     """The part of a tensor that is on this rank, sharing its memory."""
-    local = value.to_local() if is_sharded(value) else value  # type: ignore[operator]
+    local = value.to_local() if is_sharded(value) else value
     assert isinstance(local, torch.Tensor)
     return local.detach()
 
