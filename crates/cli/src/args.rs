@@ -1,6 +1,7 @@
 //! What can be typed. Nothing is interpreted here; see `options` and `requests`.
 
 mod format;
+mod generate;
 mod parse;
 mod rule;
 mod study;
@@ -16,6 +17,7 @@ use thalweg_merge::context::DEFAULT_MEMORY;
 use thalweg_tensor::kernel::Simd;
 
 pub(crate) use self::format::{FormatChoice, OptimizerChoice};
+pub(crate) use self::generate::{GenerateArgs, GenerateWhat};
 pub(crate) use self::parse::parse_arguments;
 pub(crate) use self::rule::{RuleArgs, word};
 pub(crate) use self::study::{
@@ -678,25 +680,4 @@ pub(crate) struct ExplainArgs {
     /// Upper limit of resident memory
     #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY)]
     pub(crate) memory: ByteSize,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct GenerateArgs {
-    /// What to print
-    #[command(subcommand)]
-    pub(crate) what: GenerateWhat,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum GenerateWhat {
-    /// Completions for a shell
-    Completions {
-        /// Which
-        shell: clap_complete::Shell,
-    },
-    /// The man page of the program or of one command
-    Man {
-        /// Which command
-        command: Option<String>,
-    },
 }
