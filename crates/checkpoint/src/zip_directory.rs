@@ -74,7 +74,6 @@ pub(crate) struct ZipRecord {
     pub(crate) crc_place: u64,
 }
 
-
 impl ZipRecord {
     /// The flag of an encrypted record.
     pub(crate) const ENCRYPTED: u16 = 1;
@@ -198,11 +197,7 @@ fn find_end(file: &dyn ReadAt, window: &Range<u64>) -> Result<End, ZipError> {
 }
 
 /// The 64-bit end record of an archive, and where it begins.
-fn find_large_end(
-    file: &dyn ReadAt,
-    window: &Range<u64>,
-    small_offset: u64,
-) -> Result<Option<(End, u64)>, ZipError> {
+fn find_large_end(file: &dyn ReadAt, window: &Range<u64>, small_offset: u64) -> Result<Option<(End, u64)>, ZipError> {
     const LOCATOR_BYTES: u64 = 20;
     const LARGE_BYTES: u64 = 56;
     const BROKEN: ZipError = ZipError::Directory { reason: "its 64-bit end does not fit the file" };
@@ -297,5 +292,3 @@ fn find_extra(mut extra: &[u8], wanted: u16) -> Option<&[u8]> {
     }
     None
 }
-
-

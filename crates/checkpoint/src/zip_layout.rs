@@ -36,7 +36,11 @@ struct Record {
 enum Sum {
     Known(u32),
     /// Of these bytes of the file, the first of which are known; with the places where it is written.
-    OfTensor { range: Range<u64>, head_bytes: u64, places: Vec<u64> },
+    OfTensor {
+        range: Range<u64>,
+        head_bytes: u64,
+        places: Vec<u64>,
+    },
 }
 
 /// A zip archive whose records are not packed. It may be a part of a file.

@@ -22,7 +22,8 @@ const SHAPES: [(&str, &[u64]); 6] = [
 ];
 
 fn widened(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
-    let halves = |widen: fn(u16) -> f32| bytes.chunks_exact(2).map(|two| widen(u16::from_le_bytes([two[0], two[1]]))).collect();
+    let halves =
+        |widen: fn(u16) -> f32| bytes.chunks_exact(2).map(|two| widen(u16::from_le_bytes([two[0], two[1]]))).collect();
     match dtype {
         Dtype::F32 => bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect(),
         Dtype::Bf16 => halves(|bits| f32::from_bits(u32::from(bits) << 16)),
@@ -41,7 +42,11 @@ fn check_model(name: &str, divisor: f32, dtype: Dtype) {
     assert_eq!(checkpoint.catalog().entries().len(), SHAPES.len());
     for (number, (tensor, dims)) in (0_u16..).zip(SHAPES) {
         let entry = &checkpoint.catalog().entries()[checkpoint.catalog().find(tensor).unwrap()];
-        assert_eq!((&*entry.shape.0, entry.dtype), (dims, if dims.len() == 1 { Dtype::F32 } else { dtype }), "{tensor}");
+        assert_eq!(
+            (&*entry.shape.0, entry.dtype),
+            (dims, if dims.len() == 1 { Dtype::F32 } else { dtype }),
+            "{tensor}"
+        );
         let n = u16::try_from(entry.n_elements()).unwrap();
         let expected: Vec<f32> = (0..n).map(|i| (f32::from((i * 7 + number * 31) % 64) - 32.0) / divisor).collect();
         assert_eq!(widened(&tensor_bytes(&checkpoint, tensor), entry.dtype), expected, "{name}: {tensor}");

@@ -51,7 +51,8 @@ fn a_deflated_array_is_read_by_many_threads_in_any_order() {
     let check = |first: u64, n: u64| {
         let mut out = vec![0; usize::try_from(n * 4).unwrap()];
         checkpoint.read_elements(tensor_idx, first..first + n, &mut out).unwrap();
-        let expected = (first..first + n).flat_map(|i| (u16::try_from(i * 7 % 100).map(f32::from)).unwrap().to_le_bytes());
+        let expected =
+            (first..first + n).flat_map(|i| (u16::try_from(i * 7 % 100).map(f32::from)).unwrap().to_le_bytes());
         assert!(out.iter().copied().eq(expected), "{first}");
     };
     thread::scope(|scope| {
@@ -188,7 +189,10 @@ fn archives_that_numpy_does_not_write_are_refused_by_name() {
     }
     assert!(refuse(&[Record { method: 14, ..stored("w.npy", good()) }]).contains("method 14 of zip"));
     assert!(refuse(&[Record { len_bytes: 9, ..stored("w.npy", good()) }]).contains("two different lengths"));
-    assert!(refuse(&[Record { len_bytes: u32::MAX - 1, ..deflated("w.npy", &good()) }]).contains("cannot hold the 4294967294"));
+    assert!(
+        refuse(&[Record { len_bytes: u32::MAX - 1, ..deflated("w.npy", &good()) }])
+            .contains("cannot hold the 4294967294")
+    );
     assert!(refuse(&[stored("w.npy", good()), stored("w.npy", good())]).contains("appears twice"));
 }
 
@@ -200,7 +204,8 @@ fn a_cut_file_is_unfinished() {
         let error = open_bytes(folder.path(), &whole[..n]).unwrap_err();
         assert!(error.is_unfinished(), "{n}: {error}");
     }
-    let pointer = open_bytes(folder.path(), b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n").unwrap_err();
+    let pointer =
+        open_bytes(folder.path(), b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n").unwrap_err();
     assert!(matches!(pointer, Error::Pointer { .. }), "{pointer}");
     let page = open_bytes(folder.path(), b"<!DOCTYPE html>").unwrap_err();
     assert!(page.to_string().contains("HTML"), "{page}");

@@ -65,14 +65,21 @@ pub(crate) struct GgufHeader {
 /// # Errors
 /// Why the file is not GGUF that can be read.
 pub(crate) fn read_header(file: &dyn ReadAt) -> Result<GgufHeader, HeaderFault> {
-    let mut reader = HeaderReader { file, len_bytes: file.info().len_bytes, at: 0, window: Vec::new(), window_start: 0 };
+    let mut reader =
+        HeaderReader { file, len_bytes: file.info().len_bytes, at: 0, window: Vec::new(), window_start: 0 };
     if reader.bytes(4)? != MAGIC {
         return Err("it does not begin with `GGUF`".to_owned().into());
     }
     match reader.u32()? {
         2 | 3 => {}
-        1 => return Err("its version is 1, and only 2 and 3 are read: convert it with a newer llama.cpp".to_owned().into()),
-        version if version.swap_bytes() < 0x100 => return Err("it is big-endian, and only little-endian files are read".to_owned().into()),
+        1 => {
+            return Err("its version is 1, and only 2 and 3 are read: convert it with a newer llama.cpp"
+                .to_owned()
+                .into());
+        }
+        version if version.swap_bytes() < 0x100 => {
+            return Err("it is big-endian, and only little-endian files are read".to_owned().into());
+        }
         version => return Err(format!("its version is {version}, and only 2 and 3 are read").into()),
     }
     let (n_tensors, n_values) = (reader.u64()?, reader.u64()?);
@@ -127,7 +134,8 @@ fn check_places(tensors: &[TensorInfo], len_bytes: u64) -> Result<(), HeaderFaul
     for tensor in tensors {
         let name = display_name(&tensor.name);
         let n_elements = tensor.shape.n_elements();
-        let n_elements = n_elements.ok_or_else(|| format!("tensor `{name}`: its shape {} cannot be counted", tensor.shape))?;
+        let n_elements =
+            n_elements.ok_or_else(|| format!("tensor `{name}`: its shape {} cannot be counted", tensor.shape))?;
         // What is quantised is never read.
         let Ok(dtype) = tensor.dtype else { continue };
         let n_bytes = dtype.bytes_of(n_elements);
@@ -269,7 +277,10 @@ impl HeaderReader<'_> {
     fn name(&mut self, what: &str) -> Result<Box<str>, HeaderFault> {
         let n_bytes = self.u64()?;
         if n_bytes > MAX_NAME_BYTES {
-            return Err(format!("{what} in its header has {n_bytes} bytes, more than the {MAX_NAME_BYTES} that are read").into());
+            return Err(format!(
+                "{what} in its header has {n_bytes} bytes, more than the {MAX_NAME_BYTES} that are read"
+            )
+            .into());
         }
         let text = std::str::from_utf8(self.bytes(n_bytes)?);
         text.map(Into::into).map_err(|_| format!("{what} in its header is not UTF-8").into())

@@ -33,7 +33,9 @@ pub(crate) fn find_header(start: &[u8]) -> Result<HeaderPlace, String> {
     let (length, text_start) = match rest {
         [1, 0, ..] => (number(2)?, 10),
         [2 | 3, 0, ..] => (number(4)?, 12),
-        [major, minor, ..] => return Err(format!("its header has version {major}.{minor}, and only 1.0, 2.0 and 3.0 are read")),
+        [major, minor, ..] => {
+            return Err(format!("its header has version {major}.{minor}, and only 1.0, 2.0 and 3.0 are read"));
+        }
         _ => return Err("its header is cut short".to_owned()),
     };
     if length > MAX_HEADER_BYTES {
@@ -116,14 +118,18 @@ fn dtype_of(descr: &str) -> Result<Dtype, String> {
         // The only type of ml_dtypes with two bytes.
         "V2" => Dtype::Bf16,
         "V1" => {
-            return Err(format!("its element type `{shown}` may be any 8-bit type of ml_dtypes: NumPy does not record which"));
+            return Err(format!(
+                "its element type `{shown}` may be any 8-bit type of ml_dtypes: NumPy does not record which"
+            ));
         }
         "O" => return Err(format!("it is an array of Python objects (`{shown}`), a pickle, which is never opened")),
         _ if descr.starts_with('[') => return Err("its elements are records of several fields".to_owned()),
         _ => return Err(format!("its element type `{shown}` is not a number that can be merged")),
     };
     match order {
-        '>' if dtype.bytes() != Some(1) => Err(format!("its bytes are big-endian (`{shown}`), and only little-endian ones are read")),
+        '>' if dtype.bytes() != Some(1) => {
+            Err(format!("its bytes are big-endian (`{shown}`), and only little-endian ones are read"))
+        }
         '=' => Err(format!("its element type `{shown}` does not state a byte order")),
         _ => Ok(dtype),
     }
@@ -153,7 +159,12 @@ impl Literal<'_> {
     /// A string without escapes.
     fn string(&mut self) -> Result<String, String> {
         self.rest = self.rest.trim_start();
-        let quote = self.rest.chars().next().filter(|c| matches!(c, '\'' | '"')).ok_or("its header has no string where one is expected")?;
+        let quote = self
+            .rest
+            .chars()
+            .next()
+            .filter(|c| matches!(c, '\'' | '"'))
+            .ok_or("its header has no string where one is expected")?;
         let (text, after) = self.rest[1..].split_once(quote).ok_or("its header has a string without an end")?;
         self.rest = after;
         Ok(text.to_owned())
@@ -265,7 +276,8 @@ mod tests {
         assert_eq!(find_header(b"\x93NUMPY\x03\0\x74\x01\0\0"), place(12, 384));
         assert!(find_header(b"\x93NUMPY\x04\0\x74\x01\0\0").unwrap_err().contains("version 4.0"));
         assert!(find_header(b"\x93NUMPY\x02\0\xff\xff\xff\xff").unwrap_err().contains("4294967295 bytes"));
-        for cut in [&b""[..], b"\x93NUMP", b"\x93NUMPY", b"\x93NUMPY\x01", b"\x93NUMPY\x01\0v", b"\x93NUMPY\x02\0v\0\0"] {
+        for cut in [&b""[..], b"\x93NUMP", b"\x93NUMPY", b"\x93NUMPY\x01", b"\x93NUMPY\x01\0v", b"\x93NUMPY\x02\0v\0\0"]
+        {
             assert!(find_header(cut).is_err(), "{cut:?}");
         }
     }

@@ -64,9 +64,7 @@ impl Format for Npz {
             NpzError::Storage(error) => Error::Storage(error),
             NpzError::Zip(ZipError::NoEnd) => truncated(&path),
             NpzError::Zip(error) => refuse(&path, error.to_string()),
-            NpzError::Array { name, reason } => {
-                refuse(&path, format!("array `{}`: {reason}", display_name(&name)))
-            }
+            NpzError::Array { name, reason } => refuse(&path, format!("array `{}`: {reason}", display_name(&name))),
         })?;
         content.notes.extend(note);
         let twice = |name: Box<str>| refuse(&path, format!("array `{}` appears twice", display_name(&name)));
@@ -219,7 +217,8 @@ impl Arrays<'_> {
         let read = |from: u64, n_bytes: u64| read_at(file, start + from, n_bytes).map_err(ArrayError::Storage);
         let first = read(0, record.len_bytes.min(START_BYTES))?;
         let place = find_header(&first)?;
-        let data_bytes = record.len_bytes.checked_sub(place.data_start).ok_or_else(|| "its header is cut short".to_owned())?;
+        let data_bytes =
+            record.len_bytes.checked_sub(place.data_start).ok_or_else(|| "its header is cut short".to_owned())?;
         let header = parse_header(&read(place.text_start, place.data_start - place.text_start)?)?;
         Ok(Array { header, data_start: start + place.data_start, data_bytes })
     }

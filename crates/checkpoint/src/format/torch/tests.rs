@@ -275,7 +275,10 @@ fn archives_that_torch_did_not_write_are_refused() {
     let order = refuse(&[("a/data.pkl", b""), ("a/byteorder", b"big")]);
     assert_eq!(order, ArchiveError::ByteOrder { found: "big".to_owned() });
     assert!(matches!(refuse(&[("a/data.pkl", b""), ("a/version", b"99")]), ArchiveError::Version { .. }));
-    assert!(matches!(refuse(&[("a/data.pkl", b""), ("a/data.pkl", b"")]), ArchiveError::Zip(ZipError::DuplicateRecord { .. })));
+    assert!(matches!(
+        refuse(&[("a/data.pkl", b""), ("a/data.pkl", b"")]),
+        ArchiveError::Zip(ZipError::DuplicateRecord { .. })
+    ));
 }
 
 #[test]
