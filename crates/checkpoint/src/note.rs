@@ -127,18 +127,7 @@ impl fmt::Display for Note {
             }
             Self::KeyChosen { key } => write!(f, "the tensors under key `{}` are read", display_name(key)),
             Self::OtherKeys { keys } => write_other_keys(f, keys),
-            Self::NewerThanMetadata { files, n_older } => {
-                let first = files.first().map(|name| display_name(name)).unwrap_or_default();
-                match files.len() {
-                    1 => write!(f, "`{first}` was")?,
-                    n => write!(f, "{n} files such as `{first}` were")?,
-                }
-                write!(
-                    f,
-                    " written after `.metadata`, and {n_older} before it: a save over this checkpoint may have been \
-                     interrupted, and its tensors may come from two steps"
-                )
-            }
+            Self::NewerThanMetadata { files, n_older } => write_newer(f, files, *n_older),
             Self::RanksNotRecorded { n_ranks } => write!(
                 f,
                 "the files do not record how many ranks wrote them: if {n_ranks} is not all of them, copy the rest, because \
@@ -179,6 +168,19 @@ impl fmt::Display for Note {
             }
         }
     }
+}
+
+fn write_newer(f: &mut fmt::Formatter<'_>, files: &[String], n_older: usize) -> fmt::Result {
+    let first = files.first().map(|name| display_name(name)).unwrap_or_default();
+    match files.len() {
+        1 => write!(f, "`{first}` was")?,
+        n => write!(f, "{n} files such as `{first}` were")?,
+    }
+    write!(
+        f,
+        " written after `.metadata`, and {n_older} before it: a save over this checkpoint may have been \
+         interrupted, and its tensors may come from two steps"
+    )
 }
 
 fn write_other_keys(f: &mut fmt::Formatter<'_>, keys: &[(String, usize)]) -> fmt::Result {

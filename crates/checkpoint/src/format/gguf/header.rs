@@ -1,5 +1,5 @@
-//! The header of a GGUF file: metadata, then a list of tensors. Values of metadata are stepped over, not kept, except for
-//! the few that say what the file is.
+//! The header of a GGUF file: metadata, then a list of tensors. Values of metadata are stepped over, not kept, except
+//! for the few that say what the file is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
