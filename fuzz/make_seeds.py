@@ -12,6 +12,7 @@ import pickle
 import struct
 import sys
 import types
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -456,5 +457,106 @@ def hostile():
     write("nanotron", "hostile-no-elements", {"checkpoint_metadata.json": b"{}", "model/model_w.safetensors//header": head})
 
 
-for seeds in (zip_directory, torch_folder, dcp_folder, megatron, deepspeed, nanotron, torch_checkpointing, hostile):
+# Arrays of NumPy, GGUF files, and folders of Orbax and levanter.
+
+
+def npy(descr, shape, data, order=False, version=1):
+    text = f"{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}"
+    length = "<H" if version == 1 else "<I"
+    text = text.ljust(-(-(len(text) + 11) // 64) * 64 - 11) + "\n"
+    return b"\x93NUMPY" + bytes([version, 0]) + struct.pack(length, len(text)) + text.encode() + data
+
+
+def zip_of(name, method, **members):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        for member, content in members.items():
+            archive.writestr(zipfile.ZipInfo(f"{member}.npy"), content, method)
+    write_bytes("npz_file", name, out.getvalue())
+
+
+def gguf_of(name, values, tensors, data):
+    text = lambda word: struct.pack("<Q", len(word)) + word.encode()
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(values))
+    for key, kind, value in values:
+        head += text(key) + struct.pack("<I", kind) + (text(value) if kind == 8 else value)
+    for key, dims, kind, offset in tensors:
+        head += text(key) + struct.pack("<I", len(dims)) + b"".join(struct.pack("<Q", n) for n in dims) + struct.pack("<IQ", kind, offset)
+    write_bytes("gguf_file", name, head + bytes(-len(head) % 32) + data)
+
+
+def varints(*numbers):
+    out = b""
+    for number in numbers:
+        while number >= 0x80:
+            out, number = out + bytes([number & 0x7F | 0x80]), number >> 7
+        out += bytes([number])
+    return out
+
+
+def table(path, n_base=0):
+    return varints(1, len(path), n_base) + path.encode()
+
+
+def manifest(path, n_base, length, height=0):
+    body = bytes(16) + varints(0, 1024, 1 << 20) + b"\x04" + varints(0) + table(path, n_base)
+    return body + varints(1, 1) + bytes([height]) + varints(0, 0, length, 1, 1, 1) + bytes(8) + varints(0)
+
+
+def leaf(files, *entries):
+    """Values are bytes, or (length, offset) in the first file."""
+    keys = [key.encode() for key, _ in entries]
+    inline = [value if isinstance(value, bytes) else b"" for _, value in entries]
+    places = [value for _, value in entries if not isinstance(value, bytes)]
+    lengths = [len(value) if isinstance(value, bytes) else value[0] for _, value in entries]
+    kinds = bytes(0 if isinstance(value, bytes) else 1 for _, value in entries)
+    body = b"\0" + files + varints(len(keys)) + varints(*[0] * (len(keys) - 1)) + varints(*map(len, keys)) + b"".join(keys)
+    return body + varints(*lengths) + kinds + varints(*[0 for _ in places]) + varints(*[offset for _, offset in places]) + b"".join(inline)
+
+
+def zarr2(shape, chunks, dtype="<f4", compressor=None):
+    return json.dumps({"zarr_format": 2, "shape": shape, "chunks": chunks, "dtype": dtype, "compressor": compressor, "fill_value": None, "filters": None, "order": "C", "dimension_separator": "."}).encode()
+
+
+def zarr3(shape, chunks, *codecs):
+    grid = {"name": "regular", "configuration": {"chunk_shape": chunks}}
+    return json.dumps({"zarr_format": 3, "node_type": "array", "shape": shape, "data_type": "float32", "chunk_grid": grid, "chunk_key_encoding": {"name": "default"}, "fill_value": 0, "codecs": list(codecs)}).encode()
+
+
+LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
+F4 = struct.pack("<6f", 1, 2, 3, 4, 5, 6)
+# A frame of one block that is not packed.
+FRAME = b"\x28\xb5\x2f\xfd\x20\x18" + struct.pack("<I", 24 << 3 | 1)[:3] + F4
+
+
+def store(name, height, node, **files):
+    folder = {"_METADATA": b"{}", "manifest.ocdbt//manifest": manifest("d", 0, 18 + len(node), height), "d//node": node, **files}
+    write("orbax_folder", name, folder)
+
+
+def arrays():
+    write_bytes("npz_file", "array", npy("<f4", "(2, 3)", F4))
+    write_bytes("npz_file", "fortran", npy("<V2", "(3, 4)", F4, order=True, version=2))
+    write_bytes("npz_file", "object", npy("|O", "(1,)", b"\x80\x04N."))
+    zip_of("stored", zipfile.ZIP_STORED, a=npy("<f4", "(2, 3)", F4), b=npy("<i8", "()", bytes(8)))
+    zip_of("deflated", zipfile.ZIP_DEFLATED, a=npy("<f4", "(2, 3)", F4))
+    gguf_of("tensors", [], [("w", (3, 2), 0, 0), ("v", (4,), 30, 32)], F4 + bytes(8 + 8))
+    array = struct.pack("<IQ", 8, 1) + struct.pack("<Q", 1) + b"x" + b""
+    gguf_of("values", [("general.name", 8, "a"), ("general.alignment", 4, struct.pack("<I", 32)), ("t", 9, array)], [("w", (6,), 0, 0)], F4)
+    gguf_of("quantised", [], [("w", (256,), 12, 0)], bytes(144))
+    spec = {"w/.zarray": zarr2([2, 3], [2, 3]), "w/0.0": F4}
+    write("orbax_folder", "plain", {"_METADATA": b"{}", **spec})
+    tree = {"tree_metadata": {"x": {"key_metadata": [{"key": "w", "key_type": 2}], "value_metadata": {"value_type": "jax.Array", "skip_deserialize": False}}}}
+    write("orbax_folder", "tree", {"default/_METADATA": json.dumps(tree).encode(), **{f"default/{name}": value for name, value in spec.items()}})
+    packed = {"m/w/.zarray": zarr2([4, 3], [2, 3], compressor={"id": "zstd"}), "m/w/0.0": FRAME}
+    write("orbax_folder", "packed", {"_METADATA": b"{}", **packed})
+    write("orbax_folder", "levanter", {"metadata.json": b"{}", "model/w/.zarray": zarr2([3, 3], [2, 3]), "model/w/0.0": F4, "model/w/1.0": F4})
+    shard = {"name": "sharding_indexed", "configuration": {"chunk_shape": [1, 3], "codecs": [LITTLE], "index_codecs": [LITTLE]}}
+    index = struct.pack("<4Q", 0, 12, (1 << 64) - 1, (1 << 64) - 1)
+    write("orbax_folder", "shard", {"_METADATA": b"{}", "w/zarr.json": zarr3([2, 3], [2, 3], shard), "w/c/0/0": F4 + index})
+    store("store", 0, leaf(varints(0), ("w/.zarray", zarr2([2, 3], [2, 3])), ("w/0.0", F4)))
+    store("store-files", 0, leaf(table("p/e", 2), ("w/.zarray", zarr2([2, 3], [2, 3], compressor={"id": "zstd"})), ("w/0.0", (len(FRAME), 2))), **{"p/e": b"xx" + FRAME})
+
+
+for seeds in (zip_directory, torch_folder, dcp_folder, megatron, deepspeed, nanotron, torch_checkpointing, hostile, arrays):
     seeds()

@@ -2,7 +2,8 @@
 //!
 //! A line `== NAME` begins a file, and the bytes after it are its content. Containers whose numbers would hide their
 //! content from a search are built here: `x.pt//data.pkl` is a record of the archive `x.pt`, and
-//! `x.safetensors//header` is the header of a file whose data are as long as the header wants.
+//! `x.safetensors//header` is the header of a file whose data are as long as the header wants. `x//manifest` and
+//! `x//node` are the bodies of parts of an OCDBT store, which get their lengths and sums.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -49,6 +50,8 @@ fn files_of(input: &[u8]) -> Vec<(&str, Vec<u8>)> {
             Some((file, "header")) if file.ends_with(".safetensors") => {
                 plain.push((file, safetensors_of(content)));
             }
+            Some((file, "manifest")) => plain.push((file, block_of(0x0cdb_3a2a, content))),
+            Some((file, "node")) => plain.push((file, block_of(0x0cdb_20de, content))),
             Some((file, record)) => {
                 archives.entry(file).or_default().push(ZipRecord { name: record, content });
                 order.push(file);
@@ -88,6 +91,14 @@ fn is_name(name: &str) -> bool {
     name.len() <= MAX_NAME_BYTES
         && !name.contains(char::is_control)
         && file.split('/').all(|part| !matches!(part, "" | "." | ".."))
+}
+
+/// A part of an OCDBT store with this body, which is not packed.
+fn block_of(magic: u32, body: &[u8]) -> Vec<u8> {
+    let len_bytes = (4 + 8 + 2 + body.len() + 4) as u64;
+    let mut bytes = [&magic.to_be_bytes(), &len_bytes.to_le_bytes()[..], &[0, 0], body].concat();
+    bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+    bytes
 }
 
 /// A safetensors file with this header; no two bytes of its data near each other are the same.

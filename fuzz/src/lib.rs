@@ -4,6 +4,7 @@
 //! `libfuzzer` looks for new inputs. A function panics where a promise is broken; a refused input is not a fault.
 #![expect(clippy::unwrap_used, reason = "a panic is how a target says no")]
 
+mod arrays;
 mod checkpoint_text;
 mod dcp;
 mod folder;
@@ -60,7 +61,7 @@ impl Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 21] = [
     Target { name: "safetensors_header", act: header::check_header },
     Target { name: "pickle", act: torch::check_pickle },
     Target { name: "torch_file", act: torch::check_file },
@@ -72,6 +73,9 @@ pub const TARGETS: [Target; 18] = [
     Target { name: "deepspeed", act: trainers::check_deepspeed },
     Target { name: "nanotron", act: trainers::check_nanotron },
     Target { name: "torch_checkpointing", act: trainers::check_torch_checkpointing },
+    Target { name: "npz_file", act: arrays::check_npz },
+    Target { name: "gguf_file", act: arrays::check_gguf },
+    Target { name: "orbax_folder", act: arrays::check_orbax },
     Target { name: "shard_index", act: checkpoint_text::check_index },
     Target { name: "config", act: checkpoint_text::check_config },
     Target { name: "recipe_toml", act: merge_text::check_recipe_toml },

@@ -58,7 +58,7 @@ pub fn open_folder(input: &[u8]) -> Result<Checkpoint, Error> {
 }
 
 /// Opens the folder as it is and in another way that a user can ask for, if its names are those of one of the formats.
-fn check_folder(input: &[u8], formats: &[&dyn Format]) {
+pub(crate) fn check_folder(input: &[u8], formats: &[&dyn Format]) {
     let storage = folder_of(input);
     let path = Path::new(FOLDER);
     let place = Place::Folder { path: path.to_owned(), entries: storage.list_folder(path).unwrap() };
@@ -83,7 +83,7 @@ fn check_folder(input: &[u8], formats: &[&dyn Format]) {
     }
 }
 
-fn check_opened(storage: &MemoryStorage, path: &Path, options: &ReadOptions, is_lazy: bool) {
+pub(crate) fn check_opened(storage: &MemoryStorage, path: &Path, options: &ReadOptions, is_lazy: bool) {
     let shared: Arc<dyn Storage> = Arc::new(storage.clone());
     let checkpoint = match open_checkpoint_with(&shared, path, options) {
         Ok(checkpoint) => checkpoint,
@@ -93,6 +93,8 @@ fn check_opened(storage: &MemoryStorage, path: &Path, options: &ReadOptions, is_
     for entry in checkpoint.catalog().entries() {
         check_places(&checkpoint, entry, is_lazy);
     }
+    // Packed bytes have no place in the file, and may turn out to be broken.
+    let is_lazy = is_lazy || checkpoint.unpack_bytes() > 0;
     let content = |path: &Path| storage.read_file(path, u64::MAX).unwrap();
     let files: Vec<Vec<u8>> = checkpoint.files().iter().map(|file| content(&file.path)).collect();
     let n_tensors = checkpoint.catalog().entries().len();
@@ -120,6 +122,9 @@ fn check_places(checkpoint: &Checkpoint, entry: &TensorEntry, is_lazy: bool) {
     for piece in &entry.pieces {
         let file = &checkpoint.files()[to_index(piece.file_idx.into())];
         // A chunk of a distributed checkpoint says where it begins; its archive says the rest.
+        if checkpoint.unpack_bytes() > 0 {
+            continue;
+        }
         let n_bytes = if is_lazy { 0 } else { entry.dtype.bytes_of(piece.n_spanned(&entry.shape).unwrap()).unwrap() };
         let end = piece.offset.checked_add(n_bytes).unwrap();
         assert!(end <= file.info.len_bytes, "`{name}` ends at {end} of {} in {}", file.info.len_bytes, file.name);

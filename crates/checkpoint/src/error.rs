@@ -108,6 +108,14 @@ pub enum Error {
         /// What is wrong with it.
         source: Box<DcpError>,
     },
+    /// A tree of arrays of which it is not clear which part is meant.
+    #[error("`{}`: {source}", path.display())]
+    TreeKey {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is wrong with the key.
+        source: Box<KeyFault>,
+    },
     /// A checkpoint of torch_checkpointing that cannot be read.
     #[error("`{}`: {source}", path.display())]
     TorchCheckpointing {
@@ -310,6 +318,12 @@ pub enum UnfinishedFault {
         /// The name that is missing.
         index: String,
     },
+    /// The marker that a save writes last is not there.
+    #[error("`{file}`, which a save writes last, is missing")]
+    NotCommitted {
+        /// Its name.
+        file: String,
+    },
     /// The index lists a shard that is not there.
     #[error("shard `{}` is missing", display_name(file))]
     MissingShard {
@@ -344,6 +358,7 @@ impl UnfinishedFault {
     pub fn file(&self) -> &str {
         match self {
             Self::NoIndex { index: file, .. }
+            | Self::NotCommitted { file }
             | Self::MissingShard { file }
             | Self::ShortShard { file, .. }
             | Self::TruncatedShard { file, .. } => file,
@@ -459,6 +474,7 @@ impl Error {
             Self::Torch { source, .. } => return source.hint(),
             Self::Dcp { source, .. } => return source.hint(),
             Self::TorchCheckpointing { source, .. } => return source.hint(),
+            Self::TreeKey { .. } => KeyFault::HINT,
             Self::IndexMismatch { .. } => "files of two saves may be mixed in this folder: copy the checkpoint again",
             Self::Rename { .. } => "change the rules of `--rename` so that no two tensors get the same name",
             Self::ToHuggingFace { source, .. } => source.hint(),
@@ -523,6 +539,7 @@ impl Error {
                 TcError::Key(fault) => Some(fault),
                 _ => None,
             },
+            Self::TreeKey { source, .. } => Some(source),
             _ => None,
         }
     }

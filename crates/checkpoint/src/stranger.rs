@@ -32,10 +32,9 @@ const STRANGERS: [Stranger; 6] = [
         way_out: "give the folder that it is in",
     },
     Stranger {
-        ends: &["_CHECKPOINT_METADATA", "manifest.ocdbt", "_METADATA", ".zarray", "zarr.json"],
-        what: "an Orbax checkpoint",
-        way_out: "restore it with `orbax.checkpoint.StandardCheckpointer().restore(PATH)`, flatten the tree with \
-                  `flax.traverse_util.flatten_dict(TREE, sep=\".\")`, and save that with `safetensors.flax.save_file`",
+        ends: &[".zarray", "zarr.json"],
+        what: "an array of zarr",
+        way_out: "give the folder of the checkpoint that it is a part of",
     },
     Stranger {
         ends: &[".nemo"],

@@ -8,10 +8,11 @@ use std::io::{self, BufReader, Read};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crc32fast::Hasher;
 use flate2::bufread::DeflateDecoder;
+use ruzstd::decoding::StreamingDecoder;
 use thalweg_storage::{Error, FileInfo, ReadAt};
 use thalweg_tensor::to_index;
 
@@ -25,10 +26,22 @@ const SKIP_BYTES: usize = 16 << 10;
 const DEFLATE_BYTES: u64 = (64 << 10) + INPUT_BYTES as u64;
 /// No more bytes than this come out of one byte of deflate: a match of 258 bytes takes two bits at least.
 const DEFLATE_RATIO: u64 = 1032;
+/// Most bytes of a block of zstd, which takes four bytes at least.
+const ZSTD_BLOCK_BYTES: u64 = 128 << 10;
+/// The largest window of zstd that is accepted: that of its highest ordinary level.
+const ZSTD_WINDOW_BYTES: u64 = 8 << 20;
+/// Tables and blocks of a decoder of zstd, besides its window.
+const ZSTD_BYTES: u64 = 512 << 10;
+/// Parts of zstd up to this length are unpacked whole and kept so, which takes less than a decoder.
+const WHOLE_BYTES: u64 = 256 << 10;
 
 /// How bytes are packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Packing {
+    /// Not packed.
+    None,
+    /// One frame of zstd.
+    Zstd,
     /// Deflate without a header; the sum is that of the unpacked bytes.
     Deflate {
         /// CRC-32.
@@ -41,20 +54,116 @@ impl Packing {
     /// read.
     pub(crate) fn can_hold(self, packed_bytes: u64, len_bytes: u64) -> bool {
         match self {
+            Self::None => len_bytes == packed_bytes,
+            Self::Zstd => len_bytes <= (packed_bytes / 4).saturating_add(1).saturating_mul(ZSTD_BLOCK_BYTES),
             Self::Deflate { .. } => len_bytes <= packed_bytes.saturating_mul(DEFLATE_RATIO),
         }
     }
 }
 
+/// Where the packed bytes of a part are.
+#[derive(Debug, Clone)]
+pub(crate) enum Packed {
+    /// In the file.
+    Range(Range<u64>),
+    /// In memory: formats may keep small parts in their directories.
+    Bytes(Arc<[u8]>),
+    /// One of the chunks in a shard, which its index finds when it is first read.
+    Inner {
+        /// The shard.
+        shard: Arc<Shard>,
+        /// Which of its chunks.
+        number: usize,
+    },
+    /// Nowhere: the part is zeros.
+    Zeros,
+}
+
+impl Packed {
+    fn len_bytes(&self) -> u64 {
+        match self {
+            Self::Range(range) => range.end - range.start,
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Inner { .. } | Self::Zeros => 0,
+        }
+    }
+}
+
 /// A packed part of a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct PackedPart {
-    /// Where it lies in the file.
-    pub(crate) packed: Range<u64>,
+    /// Where its packed bytes are.
+    pub(crate) packed: Packed,
     /// Its length once it is unpacked.
     pub(crate) len_bytes: u64,
     /// How it is packed.
     pub(crate) packing: Packing,
+}
+
+/// Chunks with an index that says where each begins and how long it is.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    /// Where it lies; not in another shard.
+    pub(crate) place: Packed,
+    /// Number of chunks.
+    pub(crate) n_chunks: usize,
+    /// Whether the index is at the end.
+    pub(crate) is_index_last: bool,
+    /// Whether a CRC-32C sum follows the index.
+    pub(crate) has_index_sum: bool,
+    /// Bytes of a sum at the end of each chunk.
+    pub(crate) sum_bytes: u64,
+    /// Offset and length of each chunk, once they are known.
+    pub(crate) index: OnceLock<Box<[(u64, u64)]>>,
+}
+
+impl Shard {
+    /// Bytes of the index and its sum.
+    pub(crate) fn index_bytes(n_chunks: u64, has_index_sum: bool) -> Option<u64> {
+        n_chunks.checked_mul(16)?.checked_add(if has_index_sum { 4 } else { 0 })
+    }
+
+    /// The bytes of a chunk in the shard; `None` if it is not stored.
+    fn find(&self, file: &dyn ReadAt, number: usize) -> io::Result<Option<Packed>> {
+        let index = match self.index.get() {
+            Some(index) => index,
+            None => {
+                let read = self.read_index(file)?;
+                self.index.get_or_init(|| read)
+            }
+        };
+        let (offset, n_bytes) = *index.get(number).ok_or_else(|| broken("the index of a shard lacks a chunk"))?;
+        if (offset, n_bytes) == (u64::MAX, u64::MAX) {
+            return Ok(None);
+        }
+        let end = offset.checked_add(n_bytes).filter(|end| *end <= self.place.len_bytes());
+        let end = end.and_then(|end| end.checked_sub(self.sum_bytes)).filter(|end| *end >= offset);
+        let end = end.ok_or_else(|| broken("the index of a shard leads out of it"))?;
+        Ok(match &self.place {
+            Packed::Range(range) => Some(Packed::Range(range.start + offset..range.start + end)),
+            Packed::Bytes(bytes) => bytes.get(to_index(offset)..to_index(end)).map(|bytes| Packed::Bytes(bytes.into())),
+            Packed::Inner { .. } | Packed::Zeros => None,
+        })
+    }
+
+    fn read_index(&self, file: &dyn ReadAt) -> io::Result<Box<[(u64, u64)]>> {
+        let n_bytes =
+            Self::index_bytes(self.n_chunks as u64, self.has_index_sum).filter(|n| *n <= self.place.len_bytes());
+        let n_bytes = n_bytes.ok_or_else(|| broken("a shard is shorter than its index"))?;
+        let start = if self.is_index_last { self.place.len_bytes() - n_bytes } else { 0 };
+        let mut bytes = vec![0; to_index(n_bytes)];
+        match &self.place {
+            Packed::Range(range) => file.read_exact_at(range.start + start, &mut bytes).map_err(io::Error::other)?,
+            Packed::Bytes(whole) => bytes.copy_from_slice(&whole[to_index(start)..to_index(start + n_bytes)]),
+            Packed::Inner { .. } | Packed::Zeros => return Err(broken("a shard is in another one")),
+        }
+        let (numbers, sum) = bytes.split_at(16 * self.n_chunks);
+        if self.has_index_sum && sum != crc32c::crc32c(numbers).to_le_bytes() {
+            return Err(broken("the CRC-32C sum of the index of a shard differs"));
+        }
+        let number = |bytes: &[u8]| bytes.iter().rev().fold(0_u64, |number, &byte| number << 8 | u64::from(byte));
+        Ok(numbers.chunks_exact(16).map(|pair| (number(&pair[..8]), number(&pair[8..]))).collect())
+    }
 }
 
 /// A part, and where it begins behind the end of its file.
@@ -105,18 +214,48 @@ impl UnpackedFile {
         }
     }
 
-    fn read_part(&self, placed: &PlacedPart, from: u64, out: &mut [u8]) -> Result<(), Error> {
+    fn read_part(&self, placed: &PlacedPart, from: u64, out: &mut [u8]) -> io::Result<()> {
+        let PackedPart { packed, len_bytes, packing } = &placed.part;
+        let found = match packed {
+            Packed::Inner { shard, number } => shard.find(&*self.inner, *number)?,
+            Packed::Zeros => None,
+            Packed::Range(_) | Packed::Bytes(_) => Some(packed.clone()),
+        };
+        let Some(found) = found else {
+            out.fill(0);
+            return Ok(());
+        };
+        if !packing.can_hold(found.len_bytes(), *len_bytes) {
+            return Err(broken("a part has another length than its shape and element type need"));
+        }
+        if *packing == Packing::None {
+            return match &found {
+                Packed::Range(range) => self.inner.read_exact_at(range.start + from, out).map_err(io::Error::other),
+                Packed::Bytes(bytes) => {
+                    out.copy_from_slice(&bytes[to_index(from)..to_index(from) + out.len()]);
+                    Ok(())
+                }
+                Packed::Inner { .. } | Packed::Zeros => Ok(()),
+            };
+        }
         let key = (self.number, placed.start);
         let mut cursor = match self.pool.take(key, from) {
             Some(cursor) => cursor,
-            None => Cursor::begin(key, &placed.part, &self.inner),
+            None => Cursor::begin(key, &placed.part, source_of(found, &self.inner))?,
         };
-        cursor.skip_to(from, &placed.part).map_err(|error| self.broken(error))?;
-        cursor.fill(out, &placed.part).map_err(|error| self.broken(error))?;
-        if cursor.position < placed.part.len_bytes {
+        if cursor.read(from, out, &placed.part)? {
             self.pool.put(cursor);
         }
         Ok(())
+    }
+}
+
+/// Packed bytes as a stream.
+fn source_of(packed: Packed, file: &Arc<dyn ReadAt>) -> Box<dyn Read + Send> {
+    match packed {
+        Packed::Range(rest) => Box::new(RangeReader { file: Arc::clone(file), rest }),
+        Packed::Bytes(bytes) => Box::new(io::Cursor::new(bytes)),
+        Packed::Inner { .. } | Packed::Zeros => Box::new(io::empty()),
     }
 }
 
@@ -135,7 +274,7 @@ impl ReadAt for UnpackedFile {
         let wanted_bytes = offset.saturating_add(out.len() as u64);
         let placed = self.part_at(offset).filter(|placed| wanted_bytes <= placed.start + placed.part.len_bytes);
         match placed {
-            Some(placed) => self.read_part(placed, offset - placed.start, out),
+            Some(placed) => self.read_part(placed, offset - placed.start, out).map_err(|error| self.broken(error)),
             None => Err(Error::Truncated { path: self.path.clone(), wanted_bytes, found_bytes: self.end }),
         }
     }
@@ -172,7 +311,7 @@ impl DecoderPool {
     /// The decoder of a part that is nearest before an offset.
     fn take(&self, key: PartKey, offset: u64) -> Option<Cursor> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |cursor: &Cursor| cursor.key == key && cursor.position <= offset;
+        let fits = |cursor: &Cursor| cursor.key == key && (cursor.whole.is_some() || cursor.position <= offset);
         let candidates = waiting.iter().enumerate().filter(|(_, cursor)| fits(cursor));
         let (at, _) = candidates.max_by_key(|(_, cursor)| cursor.position)?;
         Some(waiting.remove(at))
@@ -203,6 +342,8 @@ struct Cursor {
     cost_bytes: u64,
     decoder: Box<dyn Read + Send>,
     sum: Hasher,
+    /// All of the part, if it is short.
+    whole: Option<Vec<u8>>,
 }
 
 impl std::fmt::Debug for Cursor {
@@ -212,13 +353,36 @@ impl std::fmt::Debug for Cursor {
 }
 
 impl Cursor {
-    fn begin(key: PartKey, part: &PackedPart, file: &Arc<dyn ReadAt>) -> Self {
-        let source = RangeReader { file: Arc::clone(file), rest: part.packed.clone() };
+    fn begin(key: PartKey, part: &PackedPart, source: Box<dyn Read + Send>) -> io::Result<Self> {
         let source = BufReader::with_capacity(INPUT_BYTES, source);
         let (decoder, cost_bytes): (Box<dyn Read + Send>, u64) = match part.packing {
             Packing::Deflate { .. } => (Box::new(DeflateDecoder::new(source)), DEFLATE_BYTES),
+            Packing::Zstd => {
+                let window_bytes = part.len_bytes.next_power_of_two().min(ZSTD_WINDOW_BYTES);
+                (Box::new(open_zstd(source, part.len_bytes)?), ZSTD_BYTES + window_bytes)
+            }
+            Packing::None => (Box::new(source), INPUT_BYTES as u64),
         };
-        Self { key, position: 0, cost_bytes, decoder, sum: Hasher::new() }
+        let mut cursor = Self { key, position: 0, cost_bytes, decoder, sum: Hasher::new(), whole: None };
+        if part.packing == Packing::Zstd && part.len_bytes <= WHOLE_BYTES {
+            let mut whole = vec![0; to_index(part.len_bytes)];
+            cursor.fill(&mut whole, part)?;
+            cursor.cost_bytes = part.len_bytes;
+            cursor.decoder = Box::new(io::empty());
+            cursor.whole = Some(whole);
+        }
+        Ok(cursor)
+    }
+
+    /// Reads from a position on; whether anything is left for a later read.
+    fn read(&mut self, from: u64, out: &mut [u8], part: &PackedPart) -> io::Result<bool> {
+        if let Some(whole) = &self.whole {
+            out.copy_from_slice(&whole[to_index(from)..to_index(from) + out.len()]);
+            return Ok(true);
+        }
+        self.skip_to(from, part)?;
+        self.fill(out, part)?;
+        Ok(self.position < part.len_bytes)
     }
 
     fn skip_to(&mut self, position: u64, part: &PackedPart) -> io::Result<()> {
@@ -236,12 +400,10 @@ impl Cursor {
             _ => error,
         })?;
         self.position += out.len() as u64;
-        match part.packing {
-            Packing::Deflate { crc } => {
-                self.sum.update(out);
-                if self.position == part.len_bytes && self.sum.clone().finalize() != crc {
-                    return Err(broken("the unpacked bytes have another CRC-32 sum than the directory states"));
-                }
+        if let Packing::Deflate { crc } = part.packing {
+            self.sum.update(out);
+            if self.position == part.len_bytes && self.sum.clone().finalize() != crc {
+                return Err(broken("the unpacked bytes have another CRC-32 sum than the directory states"));
             }
         }
         if self.position == part.len_bytes && self.decoder.read(&mut [0])? != 0 {
@@ -249,6 +411,33 @@ impl Cursor {
         }
         Ok(())
     }
+}
+
+/// Unpacks a frame of zstd that holds at most `len_bytes`.
+///
+/// A frame whose writer did not know its length asks for a window of megabytes, whatever it holds. No match reaches back
+/// further than the frame is long, so the window that the frame states is replaced by one of that length.
+pub(crate) fn open_zstd(mut source: impl Read + Send, len_bytes: u64) -> io::Result<impl Read + Send> {
+    /// Magic number, descriptor and window.
+    const HEAD_BYTES: usize = 6;
+    const SINGLE_SEGMENT: u8 = 1 << 5;
+    /// The logarithm of the smallest window.
+    const LEAST_LOG: u32 = 10;
+    let mut head = [0; HEAD_BYTES];
+    source.read_exact(&mut head)?;
+    if head.starts_with(&0xfd2f_b528_u32.to_le_bytes()) && head[4] & SINGLE_SEGMENT == 0 {
+        let stated_log = LEAST_LOG + u32::from(head[5] >> 3);
+        let needed_log = len_bytes.max(1).checked_next_power_of_two().map_or(u64::BITS, u64::ilog2).max(LEAST_LOG);
+        if needed_log < stated_log {
+            head[5] = u8::try_from(needed_log - LEAST_LOG).unwrap_or(u8::MAX >> 3) << 3;
+        }
+    }
+    let source = io::Cursor::new(head).chain(source);
+    // A frame of one segment states its length as its window.
+    let limit_bytes =
+        len_bytes.max(1).checked_next_power_of_two().unwrap_or(u64::MAX).clamp(1 << LEAST_LOG, ZSTD_WINDOW_BYTES);
+    let decoder = StreamingDecoder::new_with_max_window_size(source, limit_bytes);
+    decoder.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
 }
 
 fn broken(reason: &'static str) -> io::Error {
@@ -298,7 +487,11 @@ mod tests {
         file.write_all_at(10, packed).unwrap();
         let pool = Arc::default();
         let mut file = UnpackedFile::new(path.clone(), storage.open_file(&path).unwrap(), &pool);
-        let part = PackedPart { packed: 10..10 + packed.len() as u64, len_bytes, packing: Packing::Deflate { crc } };
+        let part = PackedPart {
+            packed: Packed::Range(10..10 + packed.len() as u64),
+            len_bytes,
+            packing: Packing::Deflate { crc },
+        };
         assert_eq!(file.add(part), Some(10 + packed.len() as u64));
         (file, pool)
     }

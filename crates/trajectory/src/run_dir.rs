@@ -203,6 +203,7 @@ fn check_candidates(
     options: &ReadOptions,
 ) -> Result<Vec<RunCheckpoint>, Error> {
     let mut checkpoints = Vec::with_capacity(candidates.len());
+    let mut of_orbax = Vec::new();
     let mut candidates = candidates.into_iter().peekable();
     while candidates.peek().is_some() {
         let some: Vec<Candidate> = candidates.by_ref().take(OPENED_AT_ONCE).collect();
@@ -210,7 +211,13 @@ fn check_candidates(
         for (candidate, opened) in some.into_iter().zip(open_checkpoints(storage, &paths, options)) {
             let state = match (own_output(storage, &candidate.path), opened) {
                 (Some(state), _) => state,
-                (None, Ok(checkpoint)) => judge_success(&candidate, checkpoint.format_name(), trackers),
+                (None, Ok(checkpoint)) => {
+                    if checkpoint.format_name() == ORBAX {
+                        let is_marked = storage.file_info(&candidate.path.join(ORBAX_MARKER)).is_ok();
+                        of_orbax.push((checkpoints.len(), is_marked));
+                    }
+                    judge_success(&candidate, checkpoint.format_name(), trackers)
+                }
                 (None, Err(error)) => judge_failure(storage, &candidate, &error, trackers)?,
             };
             checkpoints.push(RunCheckpoint {
@@ -221,6 +228,12 @@ fn check_candidates(
                 stage: candidate.said.stage,
                 state,
             });
+        }
+    }
+    // Where some steps have the marker of a finished save, its absence means something.
+    if of_orbax.iter().any(|(_, is_marked)| *is_marked) {
+        for (position, _) in of_orbax.into_iter().filter(|(_, is_marked)| !is_marked) {
+            checkpoints[position].state = unfinished(format!("`{ORBAX_MARKER}`, which other steps have, is missing"));
         }
     }
     Ok(checkpoints)
@@ -303,6 +316,9 @@ struct Trackers {
     deepspeed: Option<Step>,
 }
 
+/// The format of Orbax, and the marker that it writes last where folders cannot be renamed.
+const ORBAX: &str = "orbax";
+const ORBAX_MARKER: &str = "commit_success.txt";
 const MEGATRON_TRACKER: &str = "latest_checkpointed_iteration.txt";
 const DEEPSPEED_TRACKER: &str = "latest";
 /// How DeepSpeed names the folder of a step.

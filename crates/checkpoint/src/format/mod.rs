@@ -13,10 +13,12 @@ pub mod megatron_legacy;
 pub(crate) mod model_key;
 pub mod nanotron;
 pub mod npz;
+pub mod orbax;
 pub(crate) mod placement;
 pub mod safetensors;
 pub mod torch;
 pub mod torch_checkpointing;
+mod tree_path;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -42,6 +44,7 @@ pub const FORMATS: &[&dyn Format] = &[
     &torch::Torch,
     &gguf::Gguf,
     &npz::Npz,
+    &orbax::Orbax,
 ];
 
 /// A way to keep a checkpoint in files.

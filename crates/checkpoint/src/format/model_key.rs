@@ -12,8 +12,10 @@ use crate::layout::unwritable;
 const MODEL_KEYS: [&str; 9] =
     ["state_dict", "model", "module", "model_state_dict", "model_state", "state", "net", "weights", "params"];
 /// Beginnings of keys whose tensors are not the model.
-const OTHER_KEYS: [&str; 13] = [
+const OTHER_KEYS: [&str; 14] = [
     "optim",
+    // What optax calls it.
+    "opt_state",
     // Where Megatron-Core keeps the state of several optimizers.
     "chained_",
     "lr_sched",
@@ -232,7 +234,18 @@ mod tests {
     #[test]
     fn keys_of_training_state_are_told_from_keys_of_models() {
         let check = |keys: &[&str], kind| keys.iter().for_each(|key| assert_eq!(KeyKind::of(key), kind, "{key}"));
-        check(&["optim", "optim.state", "optimizer_state_dict", "Optimizer", "optimizers.0"], KeyKind::State);
+        check(
+            &[
+                "opt_state",
+                "opt_state.0.mu",
+                "optim",
+                "optim.state",
+                "optimizer_state_dict",
+                "Optimizer",
+                "optimizers.0",
+            ],
+            KeyKind::State,
+        );
         check(&["state.optimizer", "chained_0.optimizer", "lr_scheduler", "rng_state"], KeyKind::State);
         check(&["callbacks", "callbacks.ModelCheckpoint", "train_state", "optim.state.ema.w"], KeyKind::State);
         check(&["ema", "EMA.model", "ema_model", "callbacks.EMA", "ema.optim_gate"], KeyKind::Average);

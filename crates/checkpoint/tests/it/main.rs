@@ -17,6 +17,8 @@ mod mutated;
 #[cfg(test)]
 mod npz;
 #[cfg(test)]
+mod orbax;
+#[cfg(test)]
 mod real;
 #[cfg(test)]
 mod strangers;

@@ -70,8 +70,8 @@ fn other_formats_name_the_functions_that_convert_them() {
         check_stranger(&path, what, way_out);
     }
     let orbax = folder.path().join("orbax");
-    write(&orbax.join("_CHECKPOINT_METADATA"), "{}");
-    check_stranger(&orbax, "it holds an Orbax checkpoint (`_CHECKPOINT_METADATA`)", "StandardCheckpointer().restore");
+    write(&orbax.join(".zarray"), "{}");
+    check_stranger(&orbax, "it holds an array of zarr (`.zarray`)", "the folder of the checkpoint");
 }
 
 #[test]

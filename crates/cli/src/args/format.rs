@@ -22,6 +22,8 @@ pub(crate) enum FormatChoice {
     MegatronLegacy,
     #[value(hide = true)]
     Nanotron,
+    #[value(hide = true)]
+    Orbax,
 }
 
 impl From<FormatChoice> for RequestedFormat {
@@ -39,6 +41,7 @@ impl From<FormatChoice> for RequestedFormat {
             FormatChoice::TorchCheckpointing => Self::OnlyRead("torch-checkpointing"),
             FormatChoice::MegatronLegacy => Self::OnlyRead("megatron-legacy"),
             FormatChoice::Nanotron => Self::OnlyRead("nanotron"),
+            FormatChoice::Orbax => Self::OnlyRead("orbax"),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::support::{program, root, run};
 use crate::torch::tensors;
 
 /// Checkpoints of every format that is read, with the format of a merge of them by default.
-const SOURCES: [(&str, &str); 14] = [
+const SOURCES: [(&str, &str); 17] = [
     ("hf-sharded/step-80", "safetensors"),
     ("dcp-fsdp2/step-80", "dcp"),
     ("dcp-hf-sharded/step-80", "dcp"),
@@ -27,6 +27,9 @@ const SOURCES: [(&str, &str); 14] = [
     ("trainers/lightning-ema/epoch=0-step=40.ckpt", "torch"),
     ("npz/step-80.npz", "npz"),
     ("gguf/step-20.gguf", "gguf"),
+    ("orbax/manager/20", "safetensors"),
+    ("orbax/maxtext/20", "safetensors"),
+    ("orbax/levanter/step-20", "safetensors"),
 ];
 
 fn source(name: &str) -> String {

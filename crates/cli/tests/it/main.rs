@@ -15,6 +15,7 @@ mod kill;
 mod mergekit_faults;
 mod optimizer;
 mod options;
+mod orbax;
 mod outputs;
 mod recover;
 mod rename;

@@ -4,11 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::DcpError;
 use super::metadata::Entry;
-use crate::format::model_key::{KeyFault, Level, WHOLE_KEY, choose_branch, is_other_key, strip_names};
+use crate::format::model_key::{is_other_key, strip_names};
+use crate::format::tree_path::{choose_path, other_key, rest_of};
 use crate::optimizer_state::{is_optimizer_key, is_optimizer_state};
-
-/// Most keys above a model; no known trainer nests deeper.
-const MAX_DEPTH: usize = 16;
 
 /// The chosen entries.
 #[derive(Debug)]
@@ -62,11 +60,8 @@ pub(in crate::format) fn select_model(
     if !entries.iter().any(Entry::is_tensor) {
         return Err(DcpError::NoTensors);
     }
-    let path = match key {
-        Some(WHOLE_KEY) => Vec::new(),
-        Some(key) => descend(entries, named_path(entries, key)?, true)?,
-        None => descend(entries, Vec::new(), false)?,
-    };
+    let tensors: Vec<&[&str]> = entries.iter().filter(|entry| entry.is_tensor()).map(|entry| &*entry.path).collect();
+    let path = choose_path(&tensors, key)?;
     // If the model is not below a key, entries beside it such as torchtitan's optimizer are not part of it.
     let is_beside = |rest: &[&str]| {
         key.is_none() && path.is_empty() && rest.len() > 1 && rest.first().is_some_and(|first| is_other_key(first))
@@ -74,7 +69,7 @@ pub(in crate::format) fn select_model(
     let (mut positions, mut names, mut objects) = (Vec::new(), Vec::new(), Vec::new());
     let mut others = BTreeMap::new();
     for (position, entry) in entries.iter().enumerate() {
-        let rest = rest_of(entry, &path).filter(|rest| !is_beside(rest));
+        let rest = rest_of(&entry.path, &path).filter(|rest| !is_beside(rest));
         match rest {
             Some(rest) if entry.is_tensor() => {
                 positions.push(position);
@@ -109,65 +104,4 @@ pub(in crate::format) fn has_all_below(entries: &[Entry<'_>], key: &str) -> bool
         Ok(select_model(entries, key, false)?.tensors.into_iter().map(|(_, name)| name).collect())
     };
     matches!((names(None), names(Some(key))), (Ok(model), Ok(others)) if model.is_subset(&others))
-}
-
-/// The rest of an entry's path below `path`; `None` for an entry that is not below it.
-fn rest_of<'e, 'a>(entry: &'e Entry<'a>, path: &[&str]) -> Option<&'e [&'a str]> {
-    let rest = entry.path.get(path.len()..).filter(|rest| !rest.is_empty())?;
-    entry.path.iter().zip(path).all(|(a, b)| a == b).then_some(rest)
-}
-
-/// The key under which an entry beside the model is reported: its path up to where it leaves the model's.
-fn other_key(entry: &[&str], model: &[&str]) -> String {
-    let n_common = entry.iter().zip(model).take_while(|(a, b)| a == b).count();
-    entry[..entry.len().min(n_common + 1)].join(".")
-}
-
-/// Number of tensors below a path: in each branch, and directly at the path.
-fn branches<'a>(entries: &[Entry<'a>], path: &[&str]) -> (BTreeMap<&'a str, usize>, usize) {
-    let (mut branches, mut n_direct) = (BTreeMap::new(), 0);
-    for entry in entries.iter().filter(|entry| entry.is_tensor()) {
-        match rest_of(entry, path) {
-            Some([first, _, ..]) => *branches.entry(*first).or_insert(0) += 1,
-            Some([_]) => n_direct += 1,
-            _ => {}
-        }
-    }
-    (branches, n_direct)
-}
-
-fn descend<'a>(entries: &[Entry<'a>], mut path: Vec<&'a str>, was_named: bool) -> Result<Vec<&'a str>, DcpError> {
-    let n_named = path.len();
-    for _ in 0..MAX_DEPTH {
-        let (found, n_direct) = branches(entries, &path);
-        let branches: Vec<&str> = found.into_keys().collect();
-        let keys: Vec<String> = branches.iter().map(|key| (*key).to_owned()).collect();
-        let depth = path.len() - n_named;
-        match choose_branch(Level { branches: &keys, n_direct, depth, was_named })? {
-            Some(next) => path.push(branches[next]),
-            None => break,
-        }
-    }
-    Ok(path)
-}
-
-/// The path that a dotted key means: the first entry whose path begins with it shows where its parts end.
-fn named_path<'a>(entries: &[Entry<'a>], key: &str) -> Result<Vec<&'a str>, DcpError> {
-    let prefix_of = |entry: &Entry<'a>| {
-        let mut joined = String::new();
-        for (n_parts, part) in (1..entry.path.len()).zip(&entry.path) {
-            if n_parts > 1 {
-                joined.push('.');
-            }
-            joined.push_str(part);
-            if joined == key {
-                return Some(entry.path[..n_parts].to_vec());
-            }
-        }
-        None
-    };
-    if let Some(path) = entries.iter().filter(|entry| entry.is_tensor()).find_map(prefix_of) {
-        return Ok(path);
-    }
-    Err(KeyFault::no_such_key(key, branches(entries, &[]).0.into_keys().map(str::to_owned).collect()).into())
 }

@@ -14,7 +14,7 @@ use thalweg_tensor::{Piece, TensorCatalog, TensorEntry, display_name};
 use self::header::{ArrayHeader, START_BYTES, find_header, parse_header};
 use super::{Findings, Format, FormatContent, OpenFile, Place, Unreadable, choose_file};
 use crate::error::storage_error;
-use crate::unpacked::{DecoderPool, PackedPart, Packing, UnpackedFile};
+use crate::unpacked::{DecoderPool, Packed, PackedPart, Packing, UnpackedFile};
 use crate::zip_directory::{ZipDirectory, ZipError, ZipRecord, read_at};
 use crate::{CatalogCache, Error, Note, ReadOptions};
 
@@ -205,7 +205,7 @@ impl Arrays<'_> {
                     let (packed, claimed) = (record.packed_bytes, record.len_bytes);
                     return Err(format!("{packed} deflated bytes cannot hold the {claimed} that it claims").into());
                 }
-                let part = PackedPart { packed: range, len_bytes: record.len_bytes, packing };
+                let part = PackedPart { packed: Packed::Range(range), len_bytes: record.len_bytes, packing };
                 let start = self.unpacked.add(part).ok_or_else(|| "it is too large to be counted".to_owned())?;
                 self.n_packed += 1;
                 (start, true)

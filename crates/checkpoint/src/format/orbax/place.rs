@@ -1,0 +1,145 @@
+//! Which folder of an Orbax or levanter checkpoint holds the arrays, and whether its save has finished.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+use thalweg_storage::{FolderEntry, Storage};
+
+use super::ocdbt::MANIFEST_NAME;
+use super::store::{read_values, refuse};
+use super::tree::TREE_NAME;
+use crate::Error;
+use crate::error::UnfinishedFault;
+use crate::format::Place;
+
+/// What a step says of itself.
+pub(super) const STEP_METADATA_NAME: &str = "_CHECKPOINT_METADATA";
+/// What Orbax writes last where folders cannot be renamed; newer versions write it everywhere.
+pub(super) const COMMIT_NAME: &str = "commit_success.txt";
+/// In the name of a folder that is being saved.
+const TEMPORARY: &str = ".orbax-checkpoint-tmp";
+/// What levanter writes last.
+pub(super) const LEVANTER_NAME: &str = "metadata.json";
+/// The folder of levanter's model.
+pub(super) const LEVANTER_FOLDER: &str = "model";
+/// What Orbax and MaxText call the item of a checkpoint that has only one.
+pub(super) const USUAL_ITEMS: [&str; 2] = ["default", "items"];
+/// A step's description is small.
+const MAX_METADATA_BYTES: u64 = 16 << 20;
+/// Beginning of the folders in which each process writes its part of a store.
+const PROCESS_START: &str = "ocdbt.process_";
+
+/// The folder of arrays, relative to the checkpoint's.
+#[derive(Debug)]
+pub(super) struct Item {
+    /// Empty for the folder itself; otherwise with a slash at its end.
+    pub(super) prefix: String,
+    pub(super) path: PathBuf,
+    pub(super) entries: Vec<FolderEntry>,
+}
+
+impl Item {
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|entry| &*entry.name)
+    }
+
+    pub(super) fn has(&self, wanted: &str) -> bool {
+        self.names().any(|name| name == wanted)
+    }
+}
+
+/// Finds the folder that holds the arrays.
+///
+/// # Errors
+/// `Unfinished` for a save that was not committed; `Ambiguous` for several items; `NotACheckpoint`; `Storage`.
+pub(super) fn find_item(storage: &Arc<dyn Storage>, place: &Place) -> Result<Item, Error> {
+    let Place::Folder { path, entries } = place else {
+        let found = "it is one file of an Orbax checkpoint".to_owned();
+        let converter = Some("give the folder that it is in");
+        return Err(Error::NotACheckpoint { path: place.path().to_owned(), found, converter });
+    };
+    let whole = Item { prefix: String::new(), path: path.clone(), entries: entries.clone() };
+    check_committed(storage, &whole)?;
+    if holds_arrays(&whole) || whole.has(LEVANTER_NAME) {
+        return Ok(whole);
+    }
+    let mut items = Vec::new();
+    for name in place.folder_names() {
+        let folder = path.join(name);
+        let item = Item { prefix: format!("{name}/"), entries: storage.list_folder(&folder)?, path: folder };
+        if holds_arrays(&item) {
+            check_committed(storage, &item)?;
+            items.push(item);
+        }
+    }
+    if items.len() > 1
+        && let Some(usual) = items.iter().position(|item| USUAL_ITEMS.contains(&item.prefix.trim_end_matches('/')))
+    {
+        return Ok(items.swap_remove(usual));
+    }
+    match items.len() {
+        0 if whole.has(LEVANTER_FOLDER) && has_plain_arrays(storage, path)? => {
+            let fault = UnfinishedFault::NotCommitted { file: LEVANTER_NAME.to_owned() };
+            Err(Error::Unfinished { path: path.clone(), faults: vec![fault] })
+        }
+        0 => {
+            let found = "its folders hold no arrays of Orbax or levanter".to_owned();
+            Err(Error::NotACheckpoint { path: path.clone(), found, converter: None })
+        }
+        1 => Ok(items.swap_remove(0)),
+        _ => {
+            let candidates = items.into_iter().map(|item| item.prefix.trim_end_matches('/').to_owned()).collect();
+            Err(Error::Ambiguous { path: path.clone(), candidates })
+        }
+    }
+}
+
+/// Whether there are arrays in folders below, which is all that levanter writes before its marker.
+fn has_plain_arrays(storage: &Arc<dyn Storage>, path: &Path) -> Result<bool, Error> {
+    let values = read_values(storage, path, false)?;
+    Ok(values.keys().any(|key| key.ends_with("/.zarray") || key.ends_with("/zarr.json")))
+}
+
+/// Whether a folder is an item with arrays: a store, a description of a tree, or arrays beside it.
+fn holds_arrays(item: &Item) -> bool {
+    item.has(TREE_NAME) || item.has(MANIFEST_NAME) || item.names().any(|name| name.starts_with(PROCESS_START))
+}
+
+/// Checks the markers of a finished save.
+fn check_committed(storage: &Arc<dyn Storage>, item: &Item) -> Result<(), Error> {
+    let unfinished = |fault| Error::Unfinished { path: item.path.clone(), faults: vec![fault] };
+    let not_committed = |file: &str| unfinished(UnfinishedFault::NotCommitted { file: file.to_owned() });
+    let is_temporary = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().contains(TEMPORARY));
+    if item.path.ancestors().take(2).any(is_temporary) {
+        return Err(not_committed(COMMIT_NAME));
+    }
+    // Each process writes its part of a store; the manifest that joins them comes after all.
+    if item.names().any(|name| name.starts_with(PROCESS_START)) && !item.has(MANIFEST_NAME) {
+        return Err(unfinished(UnfinishedFault::MissingShard { file: MANIFEST_NAME.to_owned() }));
+    }
+    if item.has(COMMIT_NAME) || !item.has(STEP_METADATA_NAME) {
+        return Ok(());
+    }
+    let path = item.path.join(STEP_METADATA_NAME);
+    let bytes = storage.read_file(&path, MAX_METADATA_BYTES)?;
+    let json: Value =
+        serde_json::from_slice(&bytes).map_err(|error| refuse(&path, format!("it is not JSON: {error}")))?;
+    // Versions that do not write the time have no such key.
+    match json.get("commit_timestamp_nsecs") {
+        Some(Value::Null) => Err(not_committed(COMMIT_NAME)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a place is a checkpoint of Orbax or levanter, by its names.
+pub(super) fn is_ours(place: &Place) -> bool {
+    let has = |wanted: &str| place.file_names().any(|name| name == wanted);
+    let has_folder = |wanted: &str| place.folder_names().any(|name| name == wanted);
+    let is_marked = [STEP_METADATA_NAME, TREE_NAME, MANIFEST_NAME].iter().any(|name| has(name));
+    let is_bare = place.file_names().all(|name| name == COMMIT_NAME) && place.folder_names().count() <= 8;
+    is_marked
+        || has(LEVANTER_NAME) && has_folder(LEVANTER_FOLDER)
+        || place.folder_names().any(|name| name.starts_with(PROCESS_START))
+        || is_bare && (USUAL_ITEMS.iter().any(|item| has_folder(item)) || has_folder(LEVANTER_FOLDER))
+}

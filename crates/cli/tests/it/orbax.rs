@@ -1,0 +1,105 @@
+//! Runs of Orbax, MaxText and levanter on the command line.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use serde_json::Value;
+use thalweg_testkit::Scratch;
+
+use crate::support::{program, root};
+use crate::torch::tensors;
+
+fn fixture(name: &str) -> String {
+    root().join("fixtures/orbax").join(name).display().to_string()
+}
+
+fn run_in(scratch: &Scratch, line: &str) -> Output {
+    program().current_dir(scratch.path()).args(line.split(' ')).output().unwrap()
+}
+
+#[track_caller]
+fn check(scratch: &Scratch, line: &str, code: i32, facts: &[&str]) -> String {
+    let output = run_in(scratch, line);
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{line}: {text}");
+    facts.iter().for_each(|fact| assert!(text.contains(fact), "{line}: `{fact}` is not in: {text}"));
+    text
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            fs::write(&target, fs::read(entry.path()).unwrap()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn runs_of_all_three_are_merged_as_the_same_tensors_in_safetensors_are() {
+    for (name, steps) in [("manager", ["10", "20"]), ("maxtext", ["10", "20"]), ("levanter", ["step-10", "step-20"])] {
+        let scratch = Scratch::new();
+        let run = fixture(name);
+        check(&scratch, &format!("inspect {run}"), 0, &["a run of 2 checkpoints, 2 finished"]);
+        let output = run_in(&scratch, &format!("inspect {run}/{} --json", steps[1]));
+        let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(shown["format"], "orbax", "{name}");
+        for scheme in ["sma", "wma", "ema:0.2"] {
+            let line = format!("merge {run} --last 2 --scheme {scheme} -o {scheme}");
+            check(&scratch, &line, 0, &["the sources are in the format `orbax`; the output is written as safetensors"]);
+            check(&scratch, &format!("verify {scheme} --inputs"), 0, &["and so are its 2 sources"]);
+            let expected = [10, 20].map(|step| format!("{run}/expected/step-{step}.safetensors"));
+            let line = format!("merge -m {} -m {} --scheme {scheme} -o expected-{scheme}", expected[0], expected[1]);
+            check(&scratch, &line, 0, &[]);
+            let found = tensors(&scratch.join(scheme));
+            assert!(found == tensors(&scratch.join(format!("expected-{scheme}"))), "{name} {scheme}");
+        }
+    }
+}
+
+#[test]
+fn orbax_is_not_written_and_the_hint_works() {
+    let scratch = Scratch::new();
+    let run = fixture("manager");
+    for format in ["same", "orbax"] {
+        let line = format!("merge {run} --last 2 --format {format} -o out");
+        check(&scratch, &line, 2, &["read, not written", "hint: `--format safetensors`"]);
+    }
+    check(&scratch, &format!("merge {run} --last 2 --format safetensors -o out"), 0, &[]);
+    check(&scratch, &format!("convert {run}/20 --format npz -o npz"), 0, &[]);
+}
+
+#[test]
+fn a_step_without_the_marker_of_the_others_is_unfinished_and_is_not_merged() {
+    let scratch = Scratch::new();
+    copy_folder(Path::new(&fixture("manager")), &scratch.join("run"));
+    copy_folder(Path::new(&fixture("manager/10")), &scratch.join("run/30"));
+    copy_folder(Path::new(&fixture("manager/10")), &scratch.join("run/40.orbax-checkpoint-tmp-5"));
+    fs::remove_file(scratch.join("run/30/commit_success.txt")).unwrap();
+    let facts = ["a run of 3 checkpoints, 2 finished", "`commit_success.txt`, which other steps have, is missing"];
+    check(&scratch, "inspect run", 0, &facts);
+    check(&scratch, "merge run --last 2 -o out", 0, &["steps 10, 20"]);
+}
+
+#[test]
+fn a_merge_says_how_much_memory_packed_sources_need() {
+    let scratch = Scratch::new();
+    let line = format!("merge -m {} --memory 20MB -o out", fixture("manager/10"));
+    check(&scratch, &line, 2, &["memory"]);
+    assert!(!scratch.join("out").exists());
+}
+
+#[test]
+fn a_damaged_chunk_stops_a_merge_and_leaves_no_output() {
+    let scratch = Scratch::new();
+    copy_folder(Path::new(&fixture("variants/zarr2-plain")), &scratch.join("20"));
+    let chunk = scratch.join("20/params.decoder.bias/0");
+    let bytes = fs::read(&chunk).unwrap();
+    fs::write(&chunk, &bytes[..bytes.len() - 3]).unwrap();
+    check(&scratch, "merge -m 20 -o out", 2, &["params.decoder.bias"]);
+    assert!(!scratch.join("out").exists());
+}
