@@ -415,8 +415,8 @@ impl Cursor {
 
 /// Unpacks a frame of zstd that holds at most `len_bytes`.
 ///
-/// A frame whose writer did not know its length asks for a window of megabytes, whatever it holds. No match reaches back
-/// further than the frame is long, so the window that the frame states is replaced by one of that length.
+/// A frame whose writer did not know its length asks for a window of megabytes, whatever it holds. No match reaches
+/// back further than the frame is long, so the window that the frame states is replaced by one of that length.
 pub(crate) fn open_zstd(mut source: impl Read + Send, len_bytes: u64) -> io::Result<impl Read + Send> {
     /// Magic number, descriptor and window.
     const HEAD_BYTES: usize = 6;
