@@ -144,6 +144,19 @@ const WEIGHT_ENDS: [&str; 18] = [
     ".pdparams",
     ".tflite",
 ];
+/// Descriptions of weights, and markers of a finished save of them: in an output they would say what it is not.
+const WEIGHT_NAMES: [&str; 10] = [
+    ".metadata",
+    ".metadata.json",
+    "adapter_config.json",
+    "_CHECKPOINT_METADATA",
+    "_METADATA",
+    "_sharding",
+    "_strings.json",
+    "array_metadatas",
+    "commit_success.txt",
+    "manifest.ocdbt",
+];
 /// Name beginnings and endings of training state, logs and results.
 const STATE_STARTS: [&str; 18] = [
     "all_results",
@@ -182,7 +195,7 @@ pub fn side_file_kind(name: &str, len_bytes: u64) -> SideFileKind {
         StayReason::Temporary
     } else if starts(&STATE_STARTS) || ends(&STATE_ENDS) || STATE_NAMES.contains(&name) {
         StayReason::TrainingState
-    } else if ends(&WEIGHT_ENDS) || matches!(name, ".metadata" | ".metadata.json" | "adapter_config.json") {
+    } else if ends(&WEIGHT_ENDS) || WEIGHT_NAMES.contains(&name) {
         StayReason::Weights
     } else if name.eq_ignore_ascii_case("README.md") {
         StayReason::Card

@@ -55,6 +55,10 @@ fn runs_of_all_three_are_merged_as_the_same_tensors_in_safetensors_are() {
             let expected = [10, 20].map(|step| format!("{run}/expected/step-{step}.safetensors"));
             let line = format!("merge -m {} -m {} --scheme {scheme} -o expected-{scheme}", expected[0], expected[1]);
             check(&scratch, &line, 0, &[]);
+            // What Orbax and levanter write about their own files is not copied.
+            let names = fs::read_dir(scratch.join(scheme)).unwrap().map(|entry| entry.unwrap().file_name());
+            let names: std::collections::BTreeSet<_> = names.map(|name| name.into_string().unwrap()).collect();
+            assert!(names.iter().eq(["README.md", "model.safetensors", "thalweg.json"]), "{names:?}");
             let found = tensors(&scratch.join(scheme));
             assert!(found == tensors(&scratch.join(format!("expected-{scheme}"))), "{name} {scheme}");
         }

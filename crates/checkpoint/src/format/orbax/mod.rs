@@ -18,7 +18,7 @@ use thalweg_storage::Storage;
 use thalweg_tensor::{Dtype, Piece, Shape, TensorCatalog, TensorEntry, display_name};
 
 use self::ocdbt::MANIFEST_NAME;
-use self::place::{Item, find_item, is_ours};
+use self::place::{Item, LEVANTER_NAME, find_item, is_ours};
 use self::store::{Stored, Values, has_manifest, read_value, read_values, refuse};
 use self::tree::{TREE_NAME, Tree, read_tree};
 use self::zarr::{ArraySpec, Coding, ShardSpec, parse_version_2, parse_version_3};
@@ -80,6 +80,13 @@ impl Format for Orbax {
             .map_err(|error| Error::TreeKey { path: place.path().to_owned(), source: Box::new(error) })?;
         let mut findings = Findings { key: selection.key, other_keys: selection.others, ..Findings::default() };
         let mut files = Files::new(storage, &item, &values);
+        // Among the files of the checkpoint, levanter's description is not copied to outputs, of which it says nothing.
+        if item.has(LEVANTER_NAME) {
+            files.open(LEVANTER_NAME).map_err(|fault| match fault {
+                ChunkFault::Reason(reason) => refuse(&item.path, reason),
+                ChunkFault::Open(error) => error,
+            })?;
+        }
         let mut entries = Vec::new();
         for array in selection.chosen.into_iter().map(|position| &arrays[position]) {
             let name = array.path.join(".");
@@ -225,7 +232,7 @@ struct Files<'a> {
 impl<'a> Files<'a> {
     fn new(storage: &'a Arc<dyn Storage>, item: &'a Item, values: &Values) -> Self {
         // Values in memory are read through the manifest, which says what is newest: a change of it is a change.
-        let first = if item.has(MANIFEST_NAME) { Some(MANIFEST_NAME.to_owned()) } else { None };
+        let first = [MANIFEST_NAME, LEVANTER_NAME].into_iter().find(|name| item.has(name)).map(str::to_owned);
         let any = values.values().find_map(|value| match value {
             Stored::Range { file, .. } => Some(file.clone()),
             Stored::Bytes(_) => None,
