@@ -341,7 +341,7 @@ fn recipes_are_read_and_their_mistakes_are_shown() {
 fn every_command_has_help() {
     let commands = [
         "", "inspect", "plan", "merge", "convert", "sweep", "verify", "diff", "eval", "explain", "forecast", "recover",
-        "init", "train", "demo", "report",
+        "init", "train", "demo", "report", "watch",
     ];
     for command in commands {
         let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();

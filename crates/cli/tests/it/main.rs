@@ -29,4 +29,5 @@ mod to_huggingface;
 mod torch;
 mod train;
 mod trial;
+mod watch;
 mod words;
