@@ -1,7 +1,7 @@
 //! Finds where a slow rise begins.
 //!
-//! A rise that takes many entries to emerge from the noise began long before it was noticed. A decaying curve and a ramp
-//! are fitted together by least squares, and the foot of the ramp is the onset.
+//! A rise that takes many entries to emerge from the noise began long before it was noticed. A decaying curve and a
+//! ramp are fitted together by least squares, and the foot of the ramp is the onset.
 
 use std::ops::RangeInclusive;
 
