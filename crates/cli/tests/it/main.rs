@@ -30,4 +30,5 @@ mod torch;
 mod train;
 mod trial;
 mod watch;
+mod watch_on;
 mod words;
