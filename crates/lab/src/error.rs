@@ -183,9 +183,9 @@ impl Error {
                 || "lower the learning rate; no checkpoint had been written".to_owned(),
                 |path| format!("`{}` is the newest checkpoint; start another run from it", path.display()),
             )),
-            Self::OtherRun { .. } => {
-                Some("name another folder with `-o`; to continue with other settings, fork with `[start] from`".to_owned())
-            }
+            Self::OtherRun { .. } => Some(
+                "name another folder with `-o`; to continue with other settings, fork with `[start] from`".to_owned(),
+            ),
             Self::NotARun { .. } => Some("name another folder with `-o`".to_owned()),
             Self::VocabularyTooSmall { .. } => Some("leave `vocab_size` out, and it is the tokenizer's".to_owned()),
             Self::Merge(error) => error.hint(),
