@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs lm-evaluation-harness over a merge that is not written and over the written one, and compares item by item.
 
-    python scripts/lm_eval_unwritten.py [--task TASK] [--limit N] [--scheme SCHEME] RUN
+    python scripts/lm_eval_unwritten.py [--task TASK] [--limit N] [--scheme SCHEME] [--device D] RUN
 
 RUN holds checkpoints of a Hugging Face model with a tokenizer; fixtures/hf-sharded is a tiny one. Without `--task`, two
 tasks of questions made here are scored: choices by log-likelihood, and text by perplexity. Needs lm-eval, transformers
@@ -72,21 +72,19 @@ def main():
     parser.add_argument("--task", action="append")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--scheme", default="sma")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("run")
     args = parser.parse_args()
     plan = thalweg.plan(sources=[one.path for one in thalweg.open_run(args.run).checkpoints], scheme=args.scheme)
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
+        tasks = args.task or make_tasks(scratch)
         manager = TaskManager(include_path=str(scratch))
-        tasks = args.task
-        if not tasks:
-            tasks = make_tasks(scratch)
-            manager = TaskManager(include_path=str(scratch))
         thalweg.merge(plan, scratch / "merged")
         scored = {}
         for name, model in (
-            ("unwritten", thalweg.lm_eval.UnwrittenMerge(plan, batch_size=4)),
-            ("written", HFLM(pretrained=str(scratch / "merged"), batch_size=4)),
+            ("unwritten", thalweg.lm_eval.UnwrittenMerge(plan, device=args.device, batch_size=4)),
+            ("written", HFLM(pretrained=str(scratch / "merged"), device=args.device, batch_size=4)),
         ):
             scored[name] = lm_eval.simple_evaluate(
                 model=model, tasks=tasks, task_manager=manager, limit=args.limit, log_samples=True, bootstrap_iters=0

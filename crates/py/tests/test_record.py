@@ -42,7 +42,7 @@ def test_the_study_is_that_of_the_program_with_a_command_that_scores_alike(
         "rows = [{'task': 'size/loss', 'value': value, 'higher_is_better': False}]\n"
         "Path(sys.argv[2]).write_text(json.dumps(rows))\n"
     )
-    command = f"{sys.executable} {script} {{model}} {{output}}"
+    command = f"{sys.executable} {script} {{checkpoint}} {{out}}"
     options = ["--counts", "2,3,4", "--schemes", "sma,wma", "--eval-command", command, "--keep", "best"]
     run_program("sweep", RUN, *options, "-o", tmp_path / "theirs")
     sweep = scored()
