@@ -14,7 +14,8 @@ from conftest import FORMATS, ROOT
 @pytest.mark.parametrize("scheme", ["sma", "ema:0.3"])
 def test_every_item_is_that_of_the_written_merge(scheme: str) -> None:
     pytest.importorskip("lm_eval")
-    words = [sys.executable, ROOT / "scripts/lm_eval_unwritten.py", "--scheme", scheme, FORMATS["safetensors"][0].parent]
+    run = FORMATS["safetensors"][0].parent
+    words = [sys.executable, str(ROOT / "scripts/lm_eval_unwritten.py"), "--scheme", scheme, str(run)]
     environment = {**os.environ, "HF_DATASETS_OFFLINE": "1"}
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr

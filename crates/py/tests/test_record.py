@@ -121,7 +121,8 @@ def test_what_cannot_be_recorded_is_refused_and_the_hints_work(tmp_path: Path) -
     with pytest.raises(thalweg.UsageError, match="no merge of the sweep has scores"):
         sweep.write_study(tmp_path / "study")
     assert not (tmp_path / "study").exists()
-    for wrong in ({"mine": 1.0}, {"loss": float("nan")}, {}, []):
+    refused: list[Any] = [{"mine": 1.0}, {"loss": float("nan")}, {}, []]
+    for wrong in refused:
         with pytest.raises(thalweg.UsageError) as error:
             merges[0].record(wrong)
         assert "higher_is_better=False" in str(error.value.hint)

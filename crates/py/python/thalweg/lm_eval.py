@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lm_eval.models.huggingface import HFLM
+from lm_eval.models.huggingface import HFLM  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from thalweg._pretrained import from_pretrained
