@@ -32,4 +32,5 @@ mod torch;
 mod train;
 mod trial;
 mod watch;
+mod watch_on;
 mod words;
