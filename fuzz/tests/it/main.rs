@@ -54,7 +54,9 @@ fn folders_open_and_every_kept_input_keeps_the_promises() {
 fn check_folders_open() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     let mut refused = Vec::new();
-    for target in ["torch_folder", "dcp_folder", "megatron", "deepspeed", "nanotron", "torch_checkpointing", "orbax_folder"] {
+    for target in
+        ["torch_folder", "dcp_folder", "megatron", "deepspeed", "nanotron", "torch_checkpointing", "orbax_folder"]
+    {
         let starts = |path: &Path, start: &str| path.file_name().unwrap().to_str().unwrap().starts_with(start);
         let is_whole = |path: &&PathBuf| !["found", "refused", "hostile"].iter().any(|start| starts(path, start));
         for path in files(&root.join(target)).iter().filter(is_whole) {
