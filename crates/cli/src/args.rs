@@ -1,6 +1,8 @@
 //! What can be typed. Nothing is interpreted here; see `options` and `requests`.
 
 mod format;
+mod generate;
+mod law;
 mod parse;
 mod rule;
 mod study;
@@ -15,6 +17,8 @@ use thalweg_merge::context::DEFAULT_MEMORY;
 use thalweg_tensor::kernel::Simd;
 
 pub(crate) use self::format::{FormatChoice, OptimizerChoice};
+pub(crate) use self::generate::{GenerateArgs, GenerateWhat};
+pub(crate) use self::law::{LawArgs, LawCommand, LawMergeArgs};
 pub(crate) use self::parse::parse_arguments;
 pub(crate) use self::rule::{RuleArgs, word};
 pub(crate) use self::study::{
@@ -58,7 +62,7 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show a checkpoint or a run: format, parameters, steps, tokens, and what would block a merge
+    /// Show a checkpoint or a run, and what would block a merge
     Inspect(InspectArgs),
     /// Resolve everything and print the plan of a merge; reads headers only
     Plan(PlanArgs),
@@ -74,13 +78,15 @@ pub(crate) enum Command {
     Diff(DiffArgs),
     /// Score checkpoints on a suite, with uncertainty, and compare them item by item
     Eval(EvalArgs),
-    /// What an anneal that was never run would score, with its interval, and the window to merge
+    /// What an anneal that was never run would score, and the window to merge
     Forecast(ForecastArgs),
-    /// Geometry of a trajectory: distances, cosines, principal components beside their null values
+    /// How the loss falls with the number of merged experts: the law, forecasts, when to stop
+    Law(LawArgs),
+    /// Geometry of a trajectory: distances, cosines, components beside their null values
     Explain(ExplainArgs),
     /// Find spikes of the loss and propose, or write, the checkpoint to resume from
     Recover(RecoverArgs),
-    /// Write a start point for continued training or fine-tuning, with the policy for its training state
+    /// Write a start point for continued training or fine-tuning, with its training state
     Init(InitArgs),
     /// Train a small model from a config: a run folder like any other, or a grid of them
     Train(TrainArgs),
@@ -185,7 +191,7 @@ impl Command {
             Self::Explain(args) => &args.run.reading,
             Self::Recover(args) => &args.run.reading,
             Self::Init(args) => &args.run.reading,
-            Self::Verify(_) | Self::Train(_) | Self::Demo(_) | Self::Report(_) | Self::Generate(_) => {
+            Self::Law(_) | Self::Verify(_) | Self::Train(_) | Self::Demo(_) | Self::Report(_) | Self::Generate(_) => {
                 return (ReadOptions::default(), None);
             }
         };
@@ -673,25 +679,4 @@ pub(crate) struct ExplainArgs {
     /// Upper limit of resident memory
     #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY)]
     pub(crate) memory: ByteSize,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct GenerateArgs {
-    /// What to print
-    #[command(subcommand)]
-    pub(crate) what: GenerateWhat,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum GenerateWhat {
-    /// Completions for a shell
-    Completions {
-        /// Which
-        shell: clap_complete::Shell,
-    },
-    /// The man page of the program or of one command
-    Man {
-        /// Which command
-        command: Option<String>,
-    },
 }

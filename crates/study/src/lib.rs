@@ -13,6 +13,7 @@ pub mod error;
 pub mod evaluator;
 pub mod explain;
 pub mod forecast;
+pub mod law;
 mod markup;
 pub mod page;
 pub mod propose;

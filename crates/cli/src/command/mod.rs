@@ -12,6 +12,7 @@ pub(crate) mod generate;
 pub(crate) mod init;
 pub(crate) mod inspect;
 pub(crate) mod inspect_run;
+pub(crate) mod law;
 pub(crate) mod merge;
 pub(crate) mod plan;
 pub(crate) mod recipe;

@@ -11,6 +11,7 @@ mod fp8;
 mod hints;
 mod kept_state;
 mod kill;
+mod law;
 mod mergekit_faults;
 mod optimizer;
 mod options;
