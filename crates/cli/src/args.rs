@@ -6,6 +6,7 @@ mod law;
 mod parse;
 mod rule;
 mod study;
+mod watch;
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ pub(crate) use self::study::{
     CurveChoice, DataChoice, ForecastArgs, InitArgs, KeepChoice, MomentsChoice, RawChoice, RecoverArgs, ScoringArgs,
     StartChoice, SweepArgs,
 };
+pub(crate) use self::watch::WatchArgs;
 use crate::options::{ByteSize, Count, parse_positive, parse_whole};
 
 /// Merge checkpoints of one pre-training run: exactly rounded, at disk speed, in bounded memory.
@@ -72,6 +74,8 @@ pub(crate) enum Command {
     Convert(ConvertArgs),
     /// Make many merges of one run, each source byte read once
     Sweep(SweepArgs),
+    /// Keep the merges of a run in training current
+    Watch(WatchArgs),
     /// Read an output again and compare it with its receipt
     Verify(VerifyArgs),
     /// Compare two checkpoints, tensor by tensor
@@ -185,6 +189,7 @@ impl Command {
             Self::Merge(args) => &args.source.run.reading,
             Self::Convert(args) => &args.reading,
             Self::Sweep(args) => &args.run.reading,
+            Self::Watch(args) => &args.run.reading,
             Self::Diff(args) => &args.reading,
             Self::Eval(args) => &args.reading,
             Self::Forecast(args) => &args.run.reading,

@@ -26,6 +26,7 @@ mod journal;
 mod kept;
 mod kept_tensors;
 mod ledger;
+pub mod made;
 pub mod masters;
 mod memory;
 mod moments;

@@ -74,7 +74,7 @@ fn find_stage(storage: &dyn Storage, output: &OutputPlan, options: ExecuteOption
         Contents::Ours { foreign, .. } if foreign.is_empty() => {
             let receipt = read_receipt_of(storage, &stage)?;
             let is_replaced = options.replace == Replace::Force && storage.file_info(&output.path).is_ok();
-            let is_free = is_replaced || options.partial == PartialStage::Discard;
+            let is_free = is_replaced || options.partial != PartialStage::Resume;
             if receipt.plan.path == output.path && (is_free || receipt.plan_digest == output.digest()?) {
                 return Ok(StagePlace::Sealed);
             }
@@ -134,8 +134,9 @@ pub(crate) fn stage_output<'a>(
         leftovers: known.clone(),
         _lock: lock,
     };
-    if options.partial == PartialStage::Resume {
+    if options.partial != PartialStage::Discard {
         match state {
+            JournalState::Foreign(_) if options.partial == PartialStage::ResumeIfSame => {}
             JournalState::Foreign(what) => return Err(Error::ForeignStage { path: stage, what }),
             JournalState::Ours(journal, found) => {
                 if let Ok(reopened) = StagedCheckpoint::reopen(storage, &stage, Arc::clone(&output_layout)) {

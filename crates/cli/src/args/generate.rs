@@ -1,4 +1,4 @@
-//! What can be typed for completions and man pages.
+//! What can be typed for `generate`.
 
 use clap::{Args, Subcommand};
 

@@ -358,6 +358,7 @@ fn every_command_has_help() {
         "report",
         "law",
         "law merge",
+        "watch",
     ];
     for command in commands {
         let arguments: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();

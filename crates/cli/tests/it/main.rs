@@ -30,4 +30,5 @@ mod to_huggingface;
 mod torch;
 mod train;
 mod trial;
+mod watch;
 mod words;
