@@ -40,6 +40,7 @@ pub mod plan;
 pub mod rational;
 pub mod receipt;
 mod receipt_check;
+pub mod recent;
 pub mod recipe;
 pub mod resume;
 pub mod router;
