@@ -19,7 +19,7 @@ use thalweg_tensor::kernel::Simd;
 
 pub(crate) use self::format::{FormatChoice, OptimizerChoice};
 pub(crate) use self::generate::{GenerateArgs, GenerateWhat};
-pub(crate) use self::law::{LawArgs, LawCommand, LawMergeArgs};
+pub(crate) use self::law::{LawArgs, LawCommand, LawCurveArgs, LawMergeArgs};
 pub(crate) use self::parse::parse_arguments;
 pub(crate) use self::rule::{RuleArgs, word};
 pub(crate) use self::study::{
@@ -196,7 +196,13 @@ impl Command {
             Self::Explain(args) => &args.run.reading,
             Self::Recover(args) => &args.run.reading,
             Self::Init(args) => &args.run.reading,
-            Self::Law(_) | Self::Verify(_) | Self::Train(_) | Self::Demo(_) | Self::Report(_) | Self::Generate(_) => {
+            Self::Law(LawArgs { what: LawCommand::Curve(args) }) => &args.run.reading,
+            Self::Law(LawArgs { what: LawCommand::Merge(_) })
+            | Self::Verify(_)
+            | Self::Train(_)
+            | Self::Demo(_)
+            | Self::Report(_)
+            | Self::Generate(_) => {
                 return (ReadOptions::default(), None);
             }
         };

@@ -9,6 +9,7 @@ pub mod align;
 pub mod card;
 pub mod coefficients;
 pub mod combine;
+pub mod compose;
 pub mod contents;
 pub mod context;
 pub mod diff;

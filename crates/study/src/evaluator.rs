@@ -9,6 +9,8 @@ use std::sync::Arc;
 use thalweg_eval::external::{ExternalScore, unpaired_gain};
 use thalweg_eval::uncertainty::Bootstrap;
 use thalweg_eval::{TaskScores, compare_scores};
+use thalweg_merge::Coefficients;
+use thalweg_merge::compose::compose_outputs;
 use thalweg_merge::plan::OutputPlan;
 
 use crate::Error;
@@ -68,8 +70,36 @@ pub trait Evaluator {
         on_score: &mut dyn FnMut(usize, &ModelScores),
     ) -> Result<Vec<ModelScores>, Error>;
 
+    /// Scores combinations of points, which are weighted sums themselves, in the order of `combinations`.
+    ///
+    /// An evaluator that can hold the points in memory reads each source once, and not again while it is asked about the
+    /// same points; their values are then rounded to F32 first.
+    ///
+    /// # Errors
+    /// As [`score_merges`](Self::score_merges); `Merge` for points that are not weighted sums.
+    fn score_combinations(
+        &mut self,
+        points: &[OutputPlan],
+        combinations: &[Coefficients],
+        on_score: &mut dyn FnMut(usize, &ModelScores),
+    ) -> Result<Vec<ModelScores>, Error> {
+        self.score_merges(&combined(points, combinations)?, on_score)
+    }
+
     /// What it took so far. Seconds are the caller's to fill in.
     fn cost(&self) -> CostRow;
+}
+
+/// The merges that combinations of points are.
+///
+/// # Errors
+/// `Merge` for points that are not weighted sums, and for a combination that is nothing.
+pub fn combined(points: &[OutputPlan], combinations: &[Coefficients]) -> Result<Vec<OutputPlan>, Error> {
+    let compose = |(i, coefficients): (usize, &Coefficients)| {
+        let name = format!("combination-{i}");
+        Ok(compose_outputs(Path::new(&name), "custom", points, coefficients)?)
+    };
+    combinations.iter().enumerate().map(compose).collect()
 }
 
 impl ModelScores {

@@ -21,6 +21,7 @@ const MAX_RESAMPLES: u32 = 100_000;
 pub(crate) fn run(args: &LawArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     match &args.what {
         LawCommand::Merge(args) => run_merge(args, world, messages),
+        LawCommand::Curve(args) => super::law_curve::run(args, world, messages),
     }
 }
 

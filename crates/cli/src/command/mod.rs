@@ -13,6 +13,7 @@ pub(crate) mod init;
 pub(crate) mod inspect;
 pub(crate) mod inspect_run;
 pub(crate) mod law;
+mod law_curve;
 pub(crate) mod merge;
 pub(crate) mod plan;
 pub(crate) mod recipe;

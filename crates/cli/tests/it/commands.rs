@@ -358,6 +358,7 @@ fn every_command_has_help() {
         "report",
         "law",
         "law merge",
+        "law curve",
         "watch",
     ];
     for command in commands {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::study::Lab;
 use crate::support::{run, transcript};
 
 /// Macro cross-entropy of 16 domains, LLaMA 3B, by the number of merged experts (Wang et al. 2025, arXiv 2509.24244).
@@ -137,4 +138,103 @@ fn mistakes_are_named_with_a_way_on() {
     error: checkpoints of one run have a best number, not a floor to approach
     hint: leave out `--target`, `--within` and `--least-gain`; `optimum` is the best number
     ");
+}
+
+/// The loss of a record of a curve.
+fn loss_of(curve: &Value, subset: &[usize]) -> f64 {
+    let records = curve["records"].as_array().unwrap();
+    let found =
+        records.iter().find(|record| record["subset"] == serde_json::json!(subset) && record["k"] == subset.len());
+    found.unwrap()["loss"].as_f64().unwrap()
+}
+
+#[test]
+fn all_subsets_are_scored_as_their_merges_and_each_model_is_read_once() {
+    let lab = Lab::new();
+    let (suite, curve) = (lab.path("validation.toml"), lab.path("curve.jsonl"));
+    let models = [40, 80, 120, 160].map(|step| lab.path(&format!("run/step-{step}")));
+    let base = lab.path("run/step-20");
+    let named: Vec<&str> = models.iter().flat_map(|model| ["-m", model.as_str()]).collect();
+    let ask = [&["law", "curve"], &named[..], &["--base", &base, "--suite", &suite, "-o", &curve]].concat();
+    let (code, made) = lab.json(&ask);
+    assert_eq!((code, &made["n_merges"], made["records"].as_array().unwrap().len()), (0, &16.into(), 16));
+    let one = std::fs::metadata(lab.path("run/step-40/model.safetensors")).unwrap().len();
+    let bytes = made["cost"]["bytes_read"].as_u64().unwrap();
+    assert!(bytes <= 5 * one && bytes > 4 * one, "{bytes} of {one} each");
+    assert!(made["overhead"].as_f64().unwrap() >= 0.0);
+    // Single models and merges score what they score on disk.
+    let merged = lab.path("merged");
+    lab.json(&["merge", &models[0], &models[2], &models[3], "--dtype", "f32", "-o", &merged]);
+    for (path, subset) in [(&models[1], &[1][..]), (&merged, &[0, 2, 3])] {
+        let (_, scored) = lab.json(&["eval", path, "--suite", &suite]);
+        let expected = scored["scores"][0]["value"].as_f64().unwrap();
+        assert!((loss_of(&made, subset) - expected).abs() < 1e-12, "{subset:?}");
+    }
+    let (_, law) = lab.json(&["law", "merge", &curve, "--resamples", "20"]);
+    assert_eq!((&law["points"][1]["k"], &law["points"][1]["n_merges"]), (&2.into(), &6.into()));
+    // The file is replaced by a new curve, and by nothing else.
+    let fewer = [&ask[..], &["--k", "1,2", "--subsets", "2"]].concat();
+    assert_eq!(lab.json(&fewer).1["n_merges"], 5);
+    let other = lab.path("notes.jsonl");
+    std::fs::write(&other, "mine").unwrap();
+    let onto = ask.iter().map(|word| if *word == curve { other.as_str() } else { word }).collect::<Vec<_>>();
+    assert!(lab.transcript(&onto).starts_with("exit 2"));
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), "mine");
+}
+
+#[test]
+fn windows_of_a_run_make_a_curve_of_checkpoints() {
+    let lab = Lab::new();
+    let (run_path, suite, curve) = (lab.path("run"), lab.path("validation.toml"), lab.path("windows.jsonl"));
+    let ask = ["law", "curve", &run_path, "--newest", "1,2,4,8", "--suite", &suite, "-o", &curve];
+    let (code, made) = lab.json(&ask);
+    let counts: Vec<u64> = made["records"].as_array().unwrap().iter().map(|row| row["k"].as_u64().unwrap()).collect();
+    assert_eq!((code, counts), (0, vec![1, 2, 4, 8]));
+    // The newest alone is the newest checkpoint.
+    let (_, scored) = lab.json(&["eval", &lab.path("run/step-160"), "--suite", &suite]);
+    assert!((loss_of(&made, &[7]) - scored["scores"][0]["value"].as_f64().unwrap()).abs() < 1e-12);
+    let (_, law) = lab.json(&["law", "merge", &curve, "--checkpoints", "--resamples", "0"]);
+    assert_eq!((&law["form"], law["points"].as_array().unwrap().len()), (&"drift".into(), 4));
+}
+
+#[test]
+fn a_curve_that_cannot_be_made_is_refused_before_anything_is_scored() {
+    let lab = Lab::new();
+    let (run_path, suite, curve) = (lab.path("run"), lab.path("validation.toml"), lab.path("curve.jsonl"));
+    let (a, b) = (lab.path("run/step-40"), lab.path("run/step-80"));
+    let ask = |more: &[&str]| lab.transcript(&[&["law", "curve", "-o", &curve, "--suite", &suite], more].concat());
+    insta::assert_snapshot!(ask(&["-m", &a, "-m", &b, "-m", &a]).lines().skip(3).filter(|line| !line.starts_with("note")).collect::<Vec<_>>().join("\n"), @"
+    error: `[OUT]/run/step-40` is given more than once
+    hint: name each model once
+    ");
+    insta::assert_snapshot!(ask(&["-m", &a]), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: a curve needs at least two models
+    hint: name each one with `-m CKPT`, or a run with `--newest 1,2,4,8`
+    ");
+    insta::assert_snapshot!(ask(&["-m", &a, "-m", &b, "--k", "3"]), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: `--k 3`: there are 2 experts
+    hint: k is between 1 and 2; `--base` scores the base, which is k = 0
+    ");
+    insta::assert_snapshot!(ask(&[&run_path]), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: the windows of a run need their numbers of checkpoints
+    hint: add `--newest 1,2,4,8`, or name experts with `-m CKPT` instead of `[OUT]/run`
+    ");
+    let weighed = format!("{a}:0.5");
+    insta::assert_snapshot!(ask(&["-m", &weighed, "-m", &format!("{b}:0.5")]), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: the models are merged by their plain mean, and some bring coefficients
+    hint: name each as `-m CKPT`, without a colon and a number
+    ");
+    assert!(!Path::new(&curve).exists());
 }

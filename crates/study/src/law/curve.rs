@@ -53,8 +53,9 @@ pub struct CurveRecord {
     pub domain: String,
     /// What the average scored, lower is better.
     pub loss: f64,
-    /// Parameters.
-    pub n: u64,
+    /// Parameters, where they are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<u64>,
 }
 
 /// A model that may be part of a subset, as the file names it.

@@ -257,7 +257,9 @@ pub fn fit_merge_law(curve: &Curve, question: &LawQuestion) -> Result<MergeLaw, 
 
 fn check_question(question: &LawQuestion) -> Result<(), Error> {
     let positive = [("--within", question.within), ("--least-gain", question.least_gain)];
-    if let Some((option, Some(value))) = positive.iter().find(|(_, value)| value.is_some_and(|value| !(value > 0.0))) {
+    if let Some((option, Some(value))) =
+        positive.iter().find(|(_, value)| value.is_some_and(|value| value.is_nan() || value <= 0.0))
+    {
         return Err(Error::request(format!("`{option} {value}` is not above 0")));
     }
     if question.target.is_some_and(|target| !target.is_finite()) {
@@ -301,11 +303,11 @@ fn by_size(curve: &Curve) -> Result<BySize<'_>, Error> {
 }
 
 fn chosen_size(by_size: &BySize<'_>, asked: Option<f64>) -> Result<Option<f64>, Error> {
-    let known = by_size.iter().map(|(size, _)| *size);
-    let Some(asked) = asked else { return Ok(known.last().flatten()) };
-    let found = known.clone().flatten().find(|size| (size - asked).abs() <= 1e-9 * asked.abs());
+    let known = || by_size.iter().map(|(size, _)| *size);
+    let Some(asked) = asked else { return Ok(known().next_back().flatten()) };
+    let found = known().flatten().find(|size| (size - asked).abs() <= 1e-9 * asked.abs());
     found.map(Some).ok_or_else(|| {
-        let known: Vec<String> = known.flatten().map(|size| format!("{size}")).collect();
+        let known: Vec<String> = known().flatten().map(|size| format!("{size}")).collect();
         let hint = if known.is_empty() {
             "leave out `--size`: the records have no `n`".to_owned()
         } else {

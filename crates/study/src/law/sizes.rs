@@ -7,7 +7,7 @@ use super::least_squares::Observed;
 use super::simplex::minimize_from;
 
 /// The ranges of beta, gamma and ln(b + 1).
-const RANGES: [[f64; 2]; 3] = [[0.01, 3.0], [0.0, 3.0], [-0.693_147_180_559_945_3, 3.433_987_204_485_146]];
+const RANGES: [[f64; 2]; 3] = [[0.01, 3.0], [0.0, 3.0], [-std::f64::consts::LN_2, 3.433_987_204_485_146]];
 /// The fewest sizes and k that determine six parameters.
 const LEAST_SIZES: usize = 3;
 
