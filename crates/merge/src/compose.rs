@@ -9,24 +9,25 @@ use num_traits::Zero;
 use crate::plan::{MergePolicy, OutputPlan, SourceRef};
 use crate::{Coefficients, Error, Ratio};
 
-/// The merge that is the sum of `points`, each times its coefficient: every source with its exact coefficient, in the
-/// order in which the points name them, without those whose coefficient is zero.
+/// The merge that is the sum of `points`, each times its coefficient.
+///
+/// It has every source with its exact coefficient, in the order in which the points name them, without those whose
+/// coefficient is zero.
 ///
 /// Reading and policies are those of the first point.
 ///
 /// # Errors
-/// `PlanInvalid` unless there is one coefficient for each point, for a point that is merged by a rule, and where nothing
-/// is left.
+/// `PlanInvalid` unless there is one coefficient for each point, for a point that is merged by a rule, and where
+/// nothing is left.
 ///
 /// # Example
 /// ```
 /// use thalweg_merge::{Coefficients, compose::compose_outputs, plan::{OutputPlan, SourceRef}};
 ///
-/// let mean = |steps: [u64; 2]| {
-///     let source = |step| SourceRef { path: format!("step-{step}").into(), step: Some(step), tokens: None };
-///     Ok::<_, thalweg_merge::scheme::SchemeError>(OutputPlan::new("mean", "sma", &steps.map(source), &Coefficients::new([1, 1], 2)?))
-/// };
-/// let line = compose_outputs("line".as_ref(), "custom", &[mean([1, 2])?, mean([3, 4])?], &Coefficients::new([-1, 3], 2)?)?;
+/// let half = Coefficients::new([1, 1], 2)?;
+/// let source = |step| SourceRef { path: format!("step-{step}").into(), step: Some(step), tokens: None };
+/// let means = [[1, 2], [3, 4]].map(|steps| OutputPlan::new("mean", "sma", &steps.map(source), &half));
+/// let line = compose_outputs("line".as_ref(), "custom", &means, &Coefficients::new([-1, 3], 2)?)?;
 /// assert_eq!(line.coefficients()?, Coefficients::new([-1, -1, 3, 3], 4)?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

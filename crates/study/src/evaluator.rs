@@ -72,8 +72,8 @@ pub trait Evaluator {
 
     /// Scores combinations of points, which are weighted sums themselves, in the order of `combinations`.
     ///
-    /// An evaluator that can hold the points in memory reads each source once, and not again while it is asked about the
-    /// same points; their values are then rounded to F32 first.
+    /// An evaluator that can hold the points in memory reads each source once, and not again while it is asked about
+    /// the same points; their values are then rounded to F32 first.
     ///
     /// # Errors
     /// As [`score_merges`](Self::score_merges); `Merge` for points that are not weighted sums.

@@ -437,7 +437,7 @@ fn bootstrap(groups: &[Group<'_>], levels: &Levels, fit: &Fitted, question: &Law
     Some(Drawn { fits, row })
 }
 
-/// Why a fit is no law.
+/// Why a fit is not a law.
 fn refusal_of(fit: &Fitted) -> Option<String> {
     if fit.a() <= 0.0 {
         return Some("the loss does not fall as more models are merged".to_owned());

@@ -54,8 +54,8 @@ impl ThreePointLaw {
 
 /// r = (L1 - L2)/(L2 - L3), and the values of it for which b is between -1/2 and 30.
 ///
-/// b = ((k2-k1) k3 - r (k3-k2) k1) / (r (k3-k2) - (k2-k1)) falls with r, so the domain is an interval; for 1, 2, 4 it is
-/// 34/62 < r < 7/2.
+/// b = ((k2-k1) k3 - r (k3-k2) k1) / (r (k3-k2) - (k2-k1)) falls with r, so the domain is an interval; for 1, 2, 4 it
+/// is 34/62 < r < 7/2.
 pub(super) fn ratio_and_domain([k1, k2, k3]: [f64; 3], [l1, l2, l3]: [f64; 3]) -> (f64, [f64; 2]) {
     let at = |b: f64| (k2 - k1) * (k3 + b) / ((k3 - k2) * (k1 + b));
     ((l1 - l2) / (l2 - l3), [at(B_RANGE[1]), at(B_RANGE[0])])
