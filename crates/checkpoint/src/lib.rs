@@ -34,6 +34,9 @@ mod stranger;
 mod template;
 mod to_huggingface;
 mod tokenizer;
+mod unpacked;
+mod zip_directory;
+mod zip_layout;
 
 pub use block_scaled::{BlockScaled, ScaledFault, ScaledWeight};
 pub use catalog_cache::{CatalogCache, KnownHeaders};
@@ -47,6 +50,7 @@ pub use format::dcp::write::layout_dcp;
 pub use format::dcp::{DcpExtras, DcpObject, PathPart, dcp_extras};
 pub use format::megatron_dist::{MegatronExtras, layout_megatron_dist, megatron_common};
 pub use format::model_key::KeyKind;
+pub use format::npz::write::layout_npz;
 pub use format::torch::write::layout_torch;
 pub use gather::GATHER_SCRATCH_BYTES;
 pub use layout::{
@@ -74,3 +78,5 @@ pub use to_huggingface::{
     llama_heads, naming_of, open_assets,
 };
 pub use tokenizer::{TokenizerDifference, compare_tokenizer_files};
+pub use unpacked::UNPACK_BYTES;
+pub use zip_directory::ZipError;

@@ -100,6 +100,19 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Waits, in short pieces: a stop that is asked for ends it.
+    pub(crate) fn sleep(&self, seconds: f64) {
+        const PIECE: Duration = Duration::from_millis(50);
+        let until = Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 1e9));
+        while !self.interrupt.load(Ordering::Relaxed) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            std::thread::sleep(left.min(PIECE));
+        }
+    }
+
     /// Runs `act` with as many threads as the user wants.
     pub(crate) fn in_pool<T: Send>(&self, act: impl FnOnce() -> T + Send) -> Result<T, Error> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.n_threads.get()).build();

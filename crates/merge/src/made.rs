@@ -18,12 +18,21 @@ use crate::receipt::{MergeReceipt, RECEIPT_NAME};
 pub enum Made {
     /// Nothing with a receipt.
     Nothing,
-    /// This merge. Whether its sources are still the same is for the caller to compare.
-    Same(Box<MergeReceipt>),
-    /// This merge, but a file is missing or has another length.
+    /// A merge of which a file is missing or has another length.
     Incomplete,
-    /// Another merge.
-    Other,
+    /// A whole merge, by its receipt.
+    Whole(Box<MergeReceipt>, Likeness),
+}
+
+/// How much a merge is like the one that is wanted. Whether the sources still hold the same is not compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Likeness {
+    /// The same merge of the same steps.
+    Same,
+    /// The same but for its steps or coefficients.
+    OtherWindow,
+    /// Made with other options.
+    OtherOptions,
 }
 
 /// Looks at the path of an output.
@@ -36,9 +45,6 @@ pub fn find_made(output: &OutputPlan, storage: &dyn Storage) -> Result<Made, Err
         return Ok(Made::Nothing);
     }
     let receipt = MergeReceipt::from_json(&storage.read_file(&path, MAX_RECEIPT_BYTES)?, &path)?;
-    if !is_same_merge(&receipt.plan, output) {
-        return Ok(Made::Other);
-    }
     for file in &receipt.files {
         match storage.file_info(&output.path.join(&file.name)) {
             Ok(info) if info.kind == FileKind::File && info.len_bytes == file.len_bytes => {}
@@ -47,16 +53,28 @@ pub fn find_made(output: &OutputPlan, storage: &dyn Storage) -> Result<Made, Err
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(Made::Same(Box::new(receipt)))
+    let likeness = likeness(&receipt.plan, output);
+    Ok(Made::Whole(Box::new(receipt), likeness))
 }
 
-/// Whether two plans give equal bytes: they differ at most in the outputs' paths, and in tokens, which a log may tell
-/// only later.
-fn is_same_merge(a: &OutputPlan, b: &OutputPlan) -> bool {
-    let without_tokens = |plan: &OutputPlan| OutputPlan {
-        path: PathBuf::new(),
-        sources: plan.sources.iter().map(|source| PlanSource { tokens: None, ..source.clone() }).collect(),
-        ..plan.clone()
+/// Compares what two plans do. Paths are left out: outputs and runs are moved, and a checkpoint that is held by a link
+/// has another path. So are tokens, which a log may tell only later.
+fn likeness(made: &OutputPlan, wanted: &OutputPlan) -> Likeness {
+    let without_window = |plan: &OutputPlan| {
+        let mut plan = OutputPlan { path: PathBuf::new(), sources: Vec::new(), ..plan.clone() };
+        (plan.divisor, plan.sum) = (String::new(), String::new());
+        // Positions in the window.
+        (plan.policy.newest, plan.policy.side_files_from) = (0, 0);
+        plan
     };
-    without_tokens(a) == without_tokens(b)
+    if without_window(made) != without_window(wanted) {
+        return Likeness::OtherOptions;
+    }
+    // Without a step, the path is all that tells one source from another.
+    let place = |source: &PlanSource| (source.step, source.step.is_none().then(|| source.path.clone()));
+    let window = |plan: &OutputPlan| {
+        let sources = plan.sources.iter().map(|source| (place(source), source.numerator.clone()));
+        (sources.collect::<Vec<_>>(), plan.divisor.clone(), plan.sum.clone(), plan.policy.newest)
+    };
+    if window(made) == window(wanted) { Likeness::Same } else { Likeness::OtherWindow }
 }

@@ -298,6 +298,14 @@ impl Trajectory {
         &self.checkpoints
     }
 
+    /// Adds the finished checkpoints of another folder whose steps this run no longer has.
+    pub fn adopt(&mut self, other: &Self) {
+        let has = |step: Step| self.finished().any(|one| one.step == step);
+        let missing: Vec<TrajectoryCheckpoint> = other.finished().filter(|one| !has(one.step)).cloned().collect();
+        self.checkpoints.extend(missing);
+        self.checkpoints.sort_by(|a, b| (a.step, &a.name).cmp(&(b.step, &b.name)));
+    }
+
     /// Takes finished checkpoints out of use that a later part of the run replaces; `why` says which, and why.
     pub fn supersede(&mut self, why: &dyn Fn(&TrajectoryCheckpoint) -> Option<String>) {
         for checkpoint in self.checkpoints.iter_mut().filter(|checkpoint| checkpoint.state.is_finished()) {

@@ -5,18 +5,20 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{ExecutionArgs, OutputArgs, RunArgs};
-use crate::options::{Count, parse_positive};
+use super::{ExecutionArgs, OutputArgs, RunArgs, ScoringArgs};
+use crate::options::{Count, Seconds, parse_positive};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  thalweg watch runs/my-run --windows sma:10,wma:10 --once -o merged
+  thalweg watch runs/my-run --windows sma:10,wma:10 -o merged               beside the trainer, until Ctrl-C
+  thalweg watch runs/my-run --windows sma:10 --suite suite.toml --hold -o merged
   thalweg watch runs/my-run --windows sma:10,ema:0.2:20 --every 1000 --once -o merged
 
 Each merge is the one that `thalweg merge RUN --last N` would have made at that end. All that are missing
 are made by reading the run once. What is in DIR already is not made again; DIR/watch.jsonl lists it.
-Exit code 2 says that some merges could not be made; the others are kept.")]
+With scores, the newest end goes first. Rerun the command after a stop: it resumes.
+With --once, exit code 2 says that some merges could not be made; the others are kept.")]
 pub(crate) struct WatchArgs {
     /// A run folder
     pub(crate) run_path: PathBuf,
@@ -26,7 +28,7 @@ pub(crate) struct WatchArgs {
     /// Folder that will hold one folder for each merge, and the record
     #[arg(short, long, alias = "output", value_name = "DIR")]
     pub(crate) out: PathBuf,
-    /// Make what is missing and exit
+    /// Make what is missing, score the newest end, and exit
     #[arg(long)]
     pub(crate) once: bool,
     /// Windows end at steps that are multiples of V [default: at every finished checkpoint]
@@ -44,6 +46,17 @@ pub(crate) struct WatchArgs {
     /// Tokens between neighbours in a window
     #[arg(long, value_name = "V")]
     pub(crate) interval_tokens: Option<Count>,
+    /// Time between two looks at the run
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub(crate) poll: Seconds,
+    /// Time between two lines that say what is waited for
+    #[arg(long, value_name = "TIME", default_value = "5m")]
+    pub(crate) heartbeat: Seconds,
+    /// Keep checkpoints that later windows need in DIR/held, by hard links, when the trainer prunes them
+    #[arg(long)]
+    pub(crate) hold: bool,
+    #[command(flatten)]
+    pub(crate) scoring: ScoringArgs,
     #[command(flatten)]
     pub(crate) run: RunArgs,
     #[command(flatten)]

@@ -4,13 +4,13 @@
 //! A run that is rolled back writes some of its steps again. Until it has written the later ones too, those are of the
 //! run before, and no window may mix them with new ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thalweg_checkpoint::{Checkpoint, ReadOptions};
 use thalweg_merge::context::RunContext;
-use thalweg_merge::receipt::{MergeReceipt, SourceFile};
+use thalweg_merge::receipt::{MergeReceipt, SourceFile, SourceReceipt};
 use thalweg_merge::verify::digest_checkpoint;
 use thalweg_storage::Storage;
 use thalweg_storage::guard::OwnKind;
@@ -46,6 +46,8 @@ struct KnownCheckpoint {
 pub(super) struct KnownCheckpoints {
     kind: String,
     version: u64,
+    /// Models of earlier ends were there before the first watcher and are not scored.
+    pub(super) score_from_step: Option<u64>,
     checkpoints: BTreeMap<PathBuf, KnownCheckpoint>,
     #[serde(skip)]
     is_changed: bool,
@@ -59,7 +61,7 @@ impl KnownCheckpoints {
             Err(error) if error.is_not_found() => {
                 let (kind, version) = (STATE_KIND.to_owned(), STATE_VERSION);
                 let checkpoints = BTreeMap::new();
-                return Ok(Self { kind, version, checkpoints, is_changed: false });
+                return Ok(Self { kind, version, score_from_step: None, checkpoints, is_changed: false });
             }
             Err(error) => return Err(error.into()),
         };
@@ -154,13 +156,42 @@ impl KnownCheckpoints {
         known.is_left_behind.then(|| "an earlier step was written again after this one".to_owned())
     }
 
-    /// Whether the sources of a merge are what they were.
-    pub(super) fn has_sources_of(&self, receipt: &MergeReceipt) -> bool {
-        receipt.sources.iter().all(|source| {
-            let Some(known) = self.checkpoints.get(&source.path) else { return false };
-            let has_digest = || known.digest.is_some() && known.digest == source.digest;
-            known.files == without_change_times(&source.files) || has_digest()
-        })
+    /// Whether the checkpoint at a path is the one that a merge read.
+    pub(super) fn is_source(&self, path: &Path, source: &SourceReceipt) -> bool {
+        let Some(known) = self.checkpoints.get(path) else { return false };
+        let has_digest = || known.digest.is_some() && known.digest == source.digest;
+        !known.is_left_behind && (known.files == without_change_times(&source.files) || has_digest())
+    }
+
+    /// Whether two paths were last seen with the same files.
+    pub(super) fn are_alike(&self, a: &Path, b: &Path) -> bool {
+        let files = |path: &Path| self.checkpoints.get(path).map(|known| &known.files);
+        files(a).is_some() && files(a) == files(b)
+    }
+
+    /// Knows a link by what is known of the checkpoint that it holds.
+    pub(super) fn copy_known(&mut self, from: &Path, to: &Path) {
+        if let Some(known) = self.checkpoints.get(from).cloned() {
+            self.checkpoints.insert(to.to_owned(), known);
+            self.is_changed = true;
+        }
+    }
+
+    /// Steps that were ever seen from this one on.
+    pub(super) fn steps_from(&self, first: u64) -> BTreeSet<u64> {
+        let known = self.checkpoints.values().filter(|known| known.step >= first && !known.is_left_behind);
+        known.map(|known| known.step).collect()
+    }
+
+    /// The digest of a checkpoint's tensors, once a merge has read them.
+    pub(super) fn digest_of(&self, path: &Path) -> Option<&String> {
+        self.checkpoints.get(path)?.digest.as_ref()
+    }
+
+    /// Sets from which end on models are scored. Only the first watcher does.
+    pub(super) fn begin_scores_at(&mut self, step: u64) {
+        self.is_changed |= self.score_from_step.is_none();
+        self.score_from_step.get_or_insert(step);
     }
 
     /// Takes the digests of checkpoints from the receipt of a merge that has just read them.

@@ -79,6 +79,23 @@ impl WatchRow {
         }
     }
 
+    /// A line of scores without a model yet.
+    pub(super) fn scored(end_step: u64, unix_seconds: u64) -> Self {
+        Self {
+            kind: RECORD_KIND.to_owned(),
+            version: RECORD_VERSION,
+            event: WatchEvent::Scored,
+            end_step,
+            name: String::new(),
+            scheme: String::new(),
+            n_checkpoints: 0,
+            steps: Vec::new(),
+            digest: None,
+            unix_seconds,
+            scores: Vec::new(),
+        }
+    }
+
     /// Whether both say the same about the same thing, whenever it happened.
     fn is_about_the_same(&self, other: &Self) -> bool {
         (self.event, &self.name, &self.digest, &self.steps) == (other.event, &other.name, &other.digest, &other.steps)

@@ -28,6 +28,10 @@ pub struct WatchRequest {
     pub from_step: Option<u64>,
     /// What the outputs are like.
     pub output: OutputOptions,
+    /// Whether merges are scored.
+    pub scores: bool,
+    /// Whether checkpoints that later windows need are held by hard links.
+    pub holds: bool,
     /// The folder of the merges and the record.
     pub folder: PathBuf,
 }
@@ -72,11 +76,11 @@ impl WatchRequest {
         self.interval_steps.map(|steps| Extent::Steps(Step(steps))).or(tokens)
     }
 
-    /// Steps of the finished checkpoints that windows of later ends still need, for the longest of them.
-    pub(super) fn needed_steps(&self, trajectory: &Trajectory) -> Result<Vec<u64>, Error> {
+    /// Steps of the finished checkpoints that windows of later ends still need, and so many older ones.
+    pub(super) fn needed_steps(&self, trajectory: &Trajectory, n_more: usize) -> Result<Vec<u64>, Error> {
         let steps: Vec<u64> = trajectory.finished().map(|one| one.step.0).collect();
         let n_longest = self.parse_windows()?.iter().map(|window| window.n_checkpoints).max().unwrap_or(1);
-        let n_intervals = n_longest.saturating_sub(1);
+        let n_intervals = n_longest.saturating_sub(1).saturating_add(n_more);
         let n_needed = match self.interval() {
             None => n_intervals.min(steps.len()),
             Some(Extent::Steps(interval)) => {
