@@ -1,5 +1,6 @@
 //! What can be typed. Nothing is interpreted here; see `options` and `requests`.
 
+mod extrapolate;
 mod format;
 mod generate;
 mod law;
@@ -17,6 +18,7 @@ use thalweg_checkpoint::{Params, ReadOptions};
 use thalweg_merge::context::DEFAULT_MEMORY;
 use thalweg_tensor::kernel::Simd;
 
+pub(crate) use self::extrapolate::{DirectionChoice, ExtrapolateArgs};
 pub(crate) use self::format::{FormatChoice, OptimizerChoice};
 pub(crate) use self::generate::{GenerateArgs, GenerateWhat};
 pub(crate) use self::law::{LawArgs, LawCommand, LawCurveArgs, LawMergeArgs};
@@ -84,7 +86,9 @@ pub(crate) enum Command {
     Eval(EvalArgs),
     /// What an anneal that was never run would score, and the window to merge
     Forecast(ForecastArgs),
-    /// How the loss falls with the number of merged experts: the law, forecasts, when to stop
+    /// Step along the line of merged checkpoints, if that beats a plain mean
+    Extrapolate(Box<ExtrapolateArgs>),
+    /// How the loss falls with the number of merged experts, and when to stop
     Law(LawArgs),
     /// Geometry of a trajectory: distances, cosines, components beside their null values
     Explain(ExplainArgs),
@@ -193,6 +197,7 @@ impl Command {
             Self::Diff(args) => &args.reading,
             Self::Eval(args) => &args.reading,
             Self::Forecast(args) => &args.run.reading,
+            Self::Extrapolate(args) => &args.run.reading,
             Self::Explain(args) => &args.run.reading,
             Self::Recover(args) => &args.run.reading,
             Self::Init(args) => &args.run.reading,

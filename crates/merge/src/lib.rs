@@ -38,6 +38,7 @@ pub mod own;
 pub mod pattern;
 pub mod pending;
 pub mod plan;
+pub mod points;
 pub mod rational;
 pub mod receipt;
 mod receipt_check;

@@ -176,15 +176,33 @@ impl TaskScore {
 /// How much better `judged` is than `over`, positive is better: item by item where both have items, else as if the two
 /// were independent. `None` where the items are not the same.
 pub fn gain_over(judged: &TaskScore, over: &TaskScore) -> Option<GainRow> {
+    paired_gain(judged, over).map(|gain| GainRow { value: gain.value, interval_95: gain.interval_95 })
+}
+
+/// A gain with its standard error.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PairedGain {
+    /// Positive is better.
+    pub value: f64,
+    /// Over the same items, where both have items; as if independent otherwise.
+    pub standard_error: Option<f64>,
+    /// 95 % interval.
+    pub interval_95: Option<[f64; 2]>,
+}
+
+/// As [`gain_over`], with the standard error.
+pub fn paired_gain(judged: &TaskScore, over: &TaskScore) -> Option<PairedGain> {
     let Some((a, b)) = over.items.as_ref().zip(judged.items.as_ref()) else {
         let (value, interval_95) = unpaired_gain(&external(over), &external(judged));
-        return Some(GainRow { value, interval_95 });
+        let standard_error = over.standard_error.zip(judged.standard_error).map(|(a, b)| a.hypot(b));
+        return Some(PairedGain { value, standard_error, interval_95 });
     };
     // The percentile bootstrap is not shown, and its resamples would be most of the time.
     let bootstrap = Bootstrap { seed: 0, n_resamples: 1 };
     let all = compare_scores(std::slice::from_ref(&**a), std::slice::from_ref(&**b), bootstrap).ok()?;
     let found = all.into_iter().find(|one| one.measure.name() == judged.measure)?;
-    Some(GainRow { value: found.gain, interval_95: found.interval_95 })
+    let (value, standard_error) = (found.gain, found.standard_error);
+    Some(PairedGain { value, standard_error, interval_95: found.interval_95 })
 }
 
 fn external(score: &TaskScore) -> ExternalScore {

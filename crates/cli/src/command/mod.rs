@@ -7,6 +7,7 @@ pub(crate) mod diff;
 pub(crate) mod eval;
 pub(crate) mod eval_external;
 pub(crate) mod explain;
+pub(crate) mod extrapolate;
 pub(crate) mod forecast;
 pub(crate) mod generate;
 pub(crate) mod init;

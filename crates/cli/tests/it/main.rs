@@ -7,6 +7,7 @@ mod commands;
 mod comparisons;
 mod contents;
 mod eval;
+mod extrapolate;
 mod formats;
 mod fp8;
 mod hints;
