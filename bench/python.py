@@ -8,6 +8,16 @@ The model is a state dict in memory, made before the clock starts. Each measurem
 `thalweg` fills it by `load_into`; `torch` loads every state dict by safetensors, takes the mean in f32 and copies it in;
 `stream` does the same tensor by tensor; `written` writes the merge and loads what was written. Memory is the growth of
 the process's peak over the model, which was touched before. `thalweg` and `written` leave equal bytes; torch rounds twice.
+
+    python3 bench/python.py --rounds 3 --ways trials,eight,eight-written RUN
+
+Nine models of one run, eight merges (three and four checkpoints, four schemes) and the newest checkpoint, into one resident
+model: `trials` by one sweep, `eight` by a merge in memory for each, `eight-written` by writing and loading each.
+
+    python3 bench/python.py --rounds 3 --small RUN
+
+What is small: the time of `import thalweg` over a bare interpreter, and what `Average.update` of a window of three saves
+costs on a CPU, for the model of the first checkpoint, beside `state_dict` copied by torch.
 """
 import argparse
 import hashlib
@@ -22,6 +32,7 @@ import time
 from pathlib import Path
 
 WAYS = ("thalweg", "torch", "stream", "written")
+MANY = ("trials", "eight", "eight-written")
 
 
 def files(folder):
@@ -77,12 +88,73 @@ def fill(way, model, sources, out):
                 model[name].copy_(tensor)
 
 
+def fill_many(way, model, run, out):
+    import thalweg
+
+    sweep = thalweg.sweep(run, [3, 4], schemes=["sma", "wma", "ema:0.3", "ema:0.5"])
+    assert len(sweep) == 9
+    if way == "trials":
+        for _ in sweep.trials(model):
+            pass
+        return
+    for trial in sweep.plans:
+        merge = thalweg.merge(trial.plan)
+        if way == "eight":
+            merge.load_into(model)
+        else:
+            merge.write(out / trial.name)
+            for name, tensor in load(out / trial.name).items():
+                model[name].copy_(tensor)
+            shutil.rmtree(out / trial.name)
+
+
+def small(run, rounds):
+    import torch
+
+    import thalweg
+
+    def median(act):
+        times = []
+        for _ in range(rounds):
+            started = time.perf_counter()
+            act()
+            times.append(time.perf_counter() - started)
+        return statistics.median(times)
+
+    def interpreter(code):
+        return median(lambda: subprocess.run([sys.executable, "-c", code], check=True))
+
+    importing = interpreter("import thalweg") - interpreter("")
+    print(f"import thalweg {1000 * importing:.0f} ms")
+    model = make_model(sorted(Path(run).glob("step*"))[0])
+    average = thalweg.Average(model, count=3)
+    copy = {name: tensor.clone() for name, tensor in model.items()}
+    steps = iter(range(1, 1000))
+    for _ in range(4):
+        # The memory of every place is touched before the clock starts.
+        average.update(next(steps))
+    update = median(lambda: average.update(next(steps)))
+
+    def copy_by_torch():
+        for name, tensor in model.items():
+            copy[name].copy_(tensor)
+
+    plain = median(copy_by_torch)
+    n_params = sum(tensor.numel() for tensor in model.values())
+    print(f"Average.update, {n_params / 1e6:.0f}M parameters in bf16: {1000 * update:.1f} ms; a copy by torch {1000 * plain:.1f} ms")
+    print(f"at a save every 100 steps of 50 ms: {100 * update / 5:.2f} % of the training")
+
+
 def measure(way, sources):
-    model = make_model(sources[0])
+    is_many = way in MANY
+    model = make_model(sorted(Path(sources[0]).glob("step*"))[0] if is_many else sources[0])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryDirectory(dir=Path(sources[0]).parent.parent) as folder:
         started = time.perf_counter()
-        fill(way, model, sources, Path(folder) / "out")
+        if is_many:
+            fill_many(way, model, sources[0], Path(folder))
+        else:
+            fill(way, model, sources, Path(folder) / "out")
         seconds = time.perf_counter() - started
         shutil.rmtree(Path(folder) / "out", ignore_errors=True)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
@@ -99,12 +171,16 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--way")
+    parser.add_argument("--small", action="store_true")
     parser.add_argument("sources", nargs="+")
     args = parser.parse_args()
     if args.way:
         measure(args.way, args.sources)
         return
-    for path in (path for source in args.sources for path in files(source)):
+    if args.small:
+        small(args.sources[0], args.rounds)
+        return
+    for path in (path for source in args.sources for path in Path(source).rglob("*.safetensors")):
         path.read_bytes()
     rows = {way: [] for way in args.ways.split(",")}
     for _ in range(args.rounds):

@@ -378,3 +378,41 @@ def test_a_copy_that_fails_is_raised_at_the_next_call() -> None:
     with pytest.raises(RuntimeError, match="the device is gone"):
         average.wait()
     assert average.steps == []
+
+
+def test_averages_are_read_in_threads_while_saves_are_taken_in() -> None:
+    """Each reading is of one window, whole, and nothing waits for ever."""
+    values = {"a": torch.zeros(4000), "b": torch.zeros(4000, dtype=torch.bfloat16)}
+    average = thalweg.Average(values, count=3)
+
+    def save(step: int) -> None:
+        for value in values.values():
+            value.fill_(float(step))
+        average.update(step)
+
+    for step in (1, 2, 3):
+        save(step)
+    found: list[float] = []
+    faults: list[object] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        try:
+            while not stop.is_set():
+                means = [tensor.torch().double() for _, tensor in average]
+                assert all(bool((mean == means[0][0]).all()) for mean in means)
+                found.append(float(means[0][0]))
+        except BaseException as error:
+            faults.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for step in range(4, 60):
+        save(step)
+    stop.set()
+    for reader in readers:
+        reader.join(timeout=60)
+        assert not reader.is_alive()
+    # The mean of three steps in a row is the middle one; each thread saw only such.
+    assert not faults and found and all(mean in range(2, 59) for mean in found)

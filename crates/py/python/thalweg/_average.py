@@ -52,6 +52,8 @@ class Average:
         self._capture: Any = None
         self._pending: threading.Thread | None = None
         self._failure: BaseException | None = None
+        # A save that is taken in takes the place of the oldest: meanwhile nothing else may look.
+        self._lock = threading.RLock()
 
     @property
     def count(self) -> int:
@@ -66,8 +68,9 @@ class Average:
     @property
     def steps(self) -> list[int]:
         """The steps of the saves that are kept, oldest first."""
-        self.wait()
-        return self._saves.steps
+        with self._lock:
+            self.wait()
+            return self._saves.steps
 
     @property
     def is_full(self) -> bool:
@@ -80,9 +83,13 @@ class Average:
         Tensors on the CPU are copied at once. Those on a device are copied by the device, in the order of its stream,
         while the program goes on; the next call waits for the copy.
         """
+        with self._lock:
+            self.wait()
+            self._start(step)
+
+    def _start(self, step: int) -> None:
         from thalweg import _capture
 
-        self.wait()
         tensors = _capture.tensors_of(self._model)
         names = list(tensors)
         places = self._saves.room(_capture.entries_of(tensors))
@@ -111,17 +118,19 @@ class Average:
 
     def wait(self) -> None:
         """Waits until the newest save is in memory of the host."""
-        if self._pending is not None:
-            self._pending.join()
-            self._pending = None
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
-            raise failure
+        with self._lock:
+            if self._pending is not None:
+                self._pending.join()
+                self._pending = None
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
 
     def clear(self) -> None:
         """Forgets all saves."""
-        self.wait()
-        self._saves.clear()
+        with self._lock:
+            self.wait()
+            self._saves.clear()
 
     def keys(self) -> list[str]:
         """The names of the averaged tensors, sorted."""
@@ -174,25 +183,29 @@ class Average:
         """
         from thalweg import _capture
 
-        self.wait()
-        return _capture.state_of(self._model, self._saves.saves(), self._count, _STATE_VERSION)
+        with self._lock:
+            self.wait()
+            saves = self._saves.saves()
+        return _capture.state_of(self._model, saves, self._count, _STATE_VERSION)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over the saves of a state dict, instead of those that are here."""
         from thalweg import _capture
 
-        self.wait()
         saves = _capture.saves_of(state, _STATE_VERSION)
-        self._saves.clear()
-        for step, tensors in saves[-self._count :]:
-            places = self._saves.room(_capture.entries_of(tensors))
-            for place, value in zip(places, tensors.values()):
-                _capture.copy_now(place.torch(), value)
-            self._saves.keep(step, list(zip(tensors, places)))
+        with self._lock:
+            self.wait()
+            self._saves.clear()
+            for step, tensors in saves[-self._count :]:
+                places = self._saves.room(_capture.entries_of(tensors))
+                for place, value in zip(places, tensors.values()):
+                    _capture.copy_now(place.torch(), value)
+                self._saves.keep(step, list(zip(tensors, places)))
 
     def _window(self) -> _Window:
-        self.wait()
-        return self._saves.window()
+        with self._lock:
+            self.wait()
+            return self._saves.window()
 
     def __repr__(self) -> str:
         return f"Average(count={self._count}, scheme={self.scheme!r}, steps={self.steps})"

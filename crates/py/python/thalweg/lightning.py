@@ -33,6 +33,7 @@ class AverageCallback(Callback):
     ) -> None:
         self._hook = Hook(count, scheme, every_steps, write, options)
         self._folder = None if folder is None else Path(folder)
+        self._last_step = 0
 
     @property
     def average(self) -> Average | None:
@@ -54,8 +55,6 @@ class AverageCallback(Callback):
             # With accumulated gradients, several batches are one step.
             self._last_step = trainer.global_step
             self._hook.on_step(trainer.global_step)
-
-    _last_step = 0
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         is_written = self._hook.on_save(trainer.global_step)
