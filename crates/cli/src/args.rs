@@ -1,7 +1,9 @@
 //! What can be typed. Nothing is interpreted here; see `options` and `requests`.
 
+mod extrapolate;
 mod format;
 mod generate;
+mod law;
 mod parse;
 mod rule;
 mod study;
@@ -16,8 +18,10 @@ use thalweg_checkpoint::{Params, ReadOptions};
 use thalweg_merge::context::DEFAULT_MEMORY;
 use thalweg_tensor::kernel::Simd;
 
+pub(crate) use self::extrapolate::{DirectionChoice, ExtrapolateArgs};
 pub(crate) use self::format::{FormatChoice, OptimizerChoice};
 pub(crate) use self::generate::{GenerateArgs, GenerateWhat};
+pub(crate) use self::law::{LawArgs, LawCommand, LawCurveArgs, LawMergeArgs};
 pub(crate) use self::parse::parse_arguments;
 pub(crate) use self::rule::{RuleArgs, word};
 pub(crate) use self::study::{
@@ -62,7 +66,7 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show a checkpoint or a run: format, parameters, steps, tokens, and what would block a merge
+    /// Show a checkpoint or a run, and what would block a merge
     Inspect(InspectArgs),
     /// Resolve everything and print the plan of a merge; reads headers only
     Plan(PlanArgs),
@@ -80,13 +84,17 @@ pub(crate) enum Command {
     Diff(DiffArgs),
     /// Score checkpoints on a suite, with uncertainty, and compare them item by item
     Eval(EvalArgs),
-    /// What an anneal that was never run would score, with its interval, and the window to merge
+    /// What an anneal that was never run would score, and the window to merge
     Forecast(ForecastArgs),
-    /// Geometry of a trajectory: distances, cosines, principal components beside their null values
+    /// Step along the line of merged checkpoints, if that beats a plain mean
+    Extrapolate(Box<ExtrapolateArgs>),
+    /// How the loss falls with the number of merged experts, and when to stop
+    Law(LawArgs),
+    /// Geometry of a trajectory: distances, cosines, components beside their null values
     Explain(ExplainArgs),
     /// Find spikes of the loss and propose, or write, the checkpoint to resume from
     Recover(RecoverArgs),
-    /// Write a start point for continued training or fine-tuning, with the policy for its training state
+    /// Write a start point for continued training or fine-tuning, with its training state
     Init(InitArgs),
     /// Train a small model from a config: a run folder like any other, or a grid of them
     Train(TrainArgs),
@@ -189,10 +197,17 @@ impl Command {
             Self::Diff(args) => &args.reading,
             Self::Eval(args) => &args.reading,
             Self::Forecast(args) => &args.run.reading,
+            Self::Extrapolate(args) => &args.run.reading,
             Self::Explain(args) => &args.run.reading,
             Self::Recover(args) => &args.run.reading,
             Self::Init(args) => &args.run.reading,
-            Self::Verify(_) | Self::Train(_) | Self::Demo(_) | Self::Report(_) | Self::Generate(_) => {
+            Self::Law(LawArgs { what: LawCommand::Curve(args) }) => &args.run.reading,
+            Self::Law(LawArgs { what: LawCommand::Merge(_) })
+            | Self::Verify(_)
+            | Self::Train(_)
+            | Self::Demo(_)
+            | Self::Report(_)
+            | Self::Generate(_) => {
                 return (ReadOptions::default(), None);
             }
         };

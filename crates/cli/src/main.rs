@@ -48,6 +48,8 @@ fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Err
         Command::Diff(args) => command::diff::run(args, &world, messages),
         Command::Eval(args) => command::eval::run(args, &world, messages),
         Command::Forecast(args) => command::forecast::run(args, &world, messages),
+        Command::Extrapolate(args) => command::extrapolate::run(args, &world, messages),
+        Command::Law(args) => command::law::run(args, &world, messages),
         Command::Explain(args) => command::explain::run(args, &world, messages),
         Command::Recover(args) => command::recover::run(args, &world, messages),
         Command::Init(args) => command::init::run(args, &world, messages),

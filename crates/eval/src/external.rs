@@ -91,7 +91,7 @@ const PYTHON_NUMBERS: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
 
 /// Puts quotes around `NaN`, `Infinity` and `-Infinity`, which Python writes and which are not JSON. As strings they
 /// are not taken for numbers.
-fn quote_python_numbers(bytes: &[u8]) -> Vec<u8> {
+pub fn quote_python_numbers(bytes: &[u8]) -> Vec<u8> {
     const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
     let mut quoted = Vec::with_capacity(bytes.len());
     let (mut is_text, mut at) = (false, 0);

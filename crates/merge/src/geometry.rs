@@ -91,10 +91,13 @@ fn mean_to_newest(gram: &Gram) -> f64 {
     root(sum) / n.max(1) as f64
 }
 
-struct Components {
-    shares: Vec<f64>,
+pub(crate) struct Components {
+    /// Share of the variance that each leading one takes.
+    pub(crate) shares: Vec<f64>,
     /// Coordinates of the checkpoints on the first two components.
-    plane: Vec<[f64; 2]>,
+    pub(crate) plane: Vec<[f64; 2]>,
+    /// The first one as weights of the centred checkpoints, of unit length, from oldest to newest.
+    pub(crate) leading: Vec<f64>,
 }
 
 impl Components {
@@ -107,16 +110,18 @@ impl Components {
 }
 
 /// Principal components about the mean, from inner products about any point.
-fn principal_components(n: usize, product: impl Fn(usize, usize) -> f64) -> Components {
+pub(crate) fn principal_components(n: usize, product: impl Fn(usize, usize) -> f64) -> Components {
     let raw = DMatrix::from_fn(n, n, product);
     let centring = DMatrix::from_fn(n, n, |i, j| f64::from(u8::from(i == j)) - 1.0 / n.max(1) as f64);
     let centred = &centring * raw * &centring;
     let total = centred.trace();
     if n >= 2 && centred.iter().any(|product| !product.is_finite()) {
-        return Components { shares: vec![f64::NAN; N_COMPONENTS.min(n - 1)], plane: vec![[f64::NAN; 2]; n] };
+        let shares = vec![f64::NAN; N_COMPONENTS.min(n - 1)];
+        return Components { shares, plane: vec![[f64::NAN; 2]; n], leading: vec![f64::NAN; n] };
     }
     if n < 2 || total <= 0.0 {
-        return Components { shares: vec![0.0; N_COMPONENTS.min(n.saturating_sub(1))], plane: vec![[0.0; 2]; n] };
+        let shares = vec![0.0; N_COMPONENTS.min(n.saturating_sub(1))];
+        return Components { shares, plane: vec![[0.0; 2]; n], leading: vec![0.0; n] };
     }
     let eigen = SymmetricEigen::new(centred);
     let mut order: Vec<usize> = (0..n).collect();
@@ -128,7 +133,8 @@ fn principal_components(n: usize, product: impl Fn(usize, usize) -> f64) -> Comp
     let flip_x = (coordinate(n - 1, 0) - coordinate(0, 0)).signum();
     let flip_y = coordinate(n / 2, 1).signum();
     let plane = (0..n).map(|i| [flip_x * coordinate(i, 0), flip_y * coordinate(i, 1)]).collect();
-    Components { shares, plane }
+    let leading = (0..n).map(|i| flip_x * eigen.eigenvectors[(i, order[0])]).collect();
+    Components { shares, plane, leading }
 }
 
 #[cfg(test)]

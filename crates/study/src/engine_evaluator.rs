@@ -11,17 +11,18 @@ use thalweg_checkpoint::ReadOptions;
 use thalweg_eval::{
     EvalContext, PreparedSuite, ScoreCache, Subject, Suite, TokenizerFiles, cached_scores, score_suite,
 };
+use thalweg_merge::Coefficients;
 use thalweg_merge::context::RunContext;
-use thalweg_merge::in_memory::merge_into_sinks;
+use thalweg_merge::in_memory::{LiveSource, merge_into_sinks, merge_live};
 use thalweg_merge::plan::{DigestChoice, MergePlan, OutputDtype, OutputPlan};
-use thalweg_model::{Model, ModelConfig, arena_sink};
+use thalweg_model::{Model, ModelConfig, arena_sink, arena_source};
 use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 use thalweg_tensor::TensorSink;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::Error;
-use crate::evaluator::{Evaluator, ModelScores};
+use crate::evaluator::{Evaluator, ModelScores, combined};
 use crate::record::{CostRow, SuiteRow};
 
 /// Merges that are held in memory together, so that each reading of the sources makes so many.
@@ -43,6 +44,14 @@ pub struct EngineEvaluator<'a> {
     eval: EvalContext<'a>,
     run: &'a RunContext<'a>,
     cost: CostRow,
+    /// The points that combinations were last asked of.
+    points: Option<LoadedPoints>,
+}
+
+/// Sums that are held in memory, with what tells them from others.
+struct LoadedPoints {
+    digests: Vec<String>,
+    models: Vec<Model>,
 }
 
 impl std::fmt::Debug for EngineEvaluator<'_> {
@@ -98,13 +107,52 @@ impl<'a> EngineEvaluator<'a> {
         let model_config = ModelConfig::from_json(&config)?;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(run.limits.n_threads.get()).build();
         let pool = pool.map_err(Error::Threads)?;
-        Ok(Self { suites: prepared, config, model_config, cache, pool, eval, run, cost: CostRow::default() })
+        Ok(Self {
+            suites: prepared,
+            config,
+            model_config,
+            cache,
+            pool,
+            eval,
+            run,
+            cost: CostRow::default(),
+            points: None,
+        })
     }
 
     /// Merges that are made by one reading of their sources.
     pub fn n_together(&self) -> usize {
         let model_bytes = self.model_config.layout().n_params().saturating_mul(4).max(1);
         (SMALL_BYTES / model_bytes).max(LEAST_TOGETHER)
+    }
+
+    /// Whether so many points may be held in memory beside the model that is scored.
+    fn holds_points(&self, n_points: usize) -> bool {
+        /// What is left for the program and the system.
+        const SHARE: u64 = 2;
+        let model_bytes = (self.model_config.layout().n_params() as u64).saturating_mul(4);
+        model_bytes.saturating_mul(n_points as u64 + 1) <= self.eval.memory_bytes / SHARE
+    }
+
+    /// A combination of points, which are read unless they are those of the last call.
+    fn combine(&mut self, points: &[OutputPlan], coefficients: &Coefficients) -> Result<Model, Error> {
+        let digests = points.iter().map(OutputPlan::digest).collect::<Result<Vec<_>, _>>()?;
+        let points = match self.points.take() {
+            Some(known) if known.digests == digests => known,
+            _ => {
+                let plans: Vec<OutputPlan> = points.iter().enumerate().map(|(i, point)| in_memory(point, i)).collect();
+                LoadedPoints { digests, models: self.merge(&plans)? }
+            }
+        };
+        let layout = self.model_config.layout();
+        let mut arena = vec![0.0; layout.n_params()];
+        let (used, coefficients) = coefficients.without_zeros();
+        let names: Vec<String> = used.iter().map(|i| format!("point {}", i + 1)).collect();
+        let sources: Vec<_> = used.iter().map(|&i| arena_source(&layout, points.models[i].params())).collect();
+        let live = names.iter().zip(&sources).map(|(name, tensors)| LiveSource { name, tensors });
+        merge_live(&live.collect::<Vec<_>>(), &coefficients, &arena_sink(&layout, &mut arena), self.run)?;
+        self.points = Some(points);
+        Ok(Model::from_params(self.model_config.clone(), arena)?)
     }
 
     fn score(&mut self, subject: &Subject) -> Result<ModelScores, Error> {
@@ -153,8 +201,9 @@ impl<'a> EngineEvaluator<'a> {
         Ok(publish_file(&*self.run.storage, key, &bytes, OwnKind::in_own_folder("a kept score"))?)
     }
 
-    /// The cache file of each output, named by its plan and the identities of its sources; `None` without a cache.
-    fn keys_of(&self, outputs: &[OutputPlan]) -> Result<Vec<Option<PathBuf>>, Error> {
+    /// The cache file of each output, named by its plan, the identities of its sources and `how` it is merged; `None`
+    /// without a cache.
+    fn keys_of(&self, outputs: &[OutputPlan], how: &str) -> Result<Vec<Option<PathBuf>>, Error> {
         let Some(folder) = self.cache.as_ref().filter(|_| !outputs.is_empty()) else {
             return Ok(vec![None; outputs.len()]);
         };
@@ -170,6 +219,7 @@ impl<'a> EngineEvaluator<'a> {
             for source in &output.sources {
                 text.push_str(identities.get(source.path.as_path()).map_or("", String::as_str));
             }
+            text.push_str(how);
             let digest = bytes_digest(DigestKind::Blake3, text.as_bytes()).to_string();
             let digits = digest.rsplit(':').next().unwrap_or(&digest);
             let name = format!("{}.json", digits.get(..32).unwrap_or(digits));
@@ -216,7 +266,7 @@ impl Evaluator for EngineEvaluator<'_> {
         outputs: &[OutputPlan],
         on_score: &mut dyn FnMut(usize, &ModelScores),
     ) -> Result<Vec<ModelScores>, Error> {
-        let keys = self.keys_of(outputs)?;
+        let keys = self.keys_of(outputs, "")?;
         let mut scored: Vec<Option<ModelScores>> = keys.iter().map(|key| self.find_known(key.as_deref())).collect();
         scored.iter().enumerate().for_each(|(i, scores)| scores.iter().for_each(|scores| on_score(i, scores)));
         let missing: Vec<usize> = (0..outputs.len()).filter(|&i| scored[i].is_none()).collect();
@@ -230,6 +280,38 @@ impl Evaluator for EngineEvaluator<'_> {
             }
         }
         Ok(scored.into_iter().flatten().collect())
+    }
+
+    fn score_combinations(
+        &mut self,
+        points: &[OutputPlan],
+        combinations: &[Coefficients],
+        on_score: &mut dyn FnMut(usize, &ModelScores),
+    ) -> Result<Vec<ModelScores>, Error> {
+        let outputs = combined(points, combinations)?;
+        if !self.holds_points(points.len()) {
+            return self.score_merges(&outputs, on_score);
+        }
+        // Sums of several sources are rounded before they are combined, so their scores are kept apart.
+        let how = if points.iter().all(OutputPlan::is_copy) { "" } else { "of points" };
+        let keys = self.keys_of(&outputs, how)?;
+        let mut scored = Vec::new();
+        for (i, coefficients) in combinations.iter().enumerate() {
+            self.run.check_interrupt()?;
+            let known = self.find_known(keys[i].as_deref());
+            let scores = match known {
+                Some(known) => known,
+                None => {
+                    let model = self.combine(points, coefficients)?;
+                    let scores = self.score(&Subject::from_model(&outputs[i].path, model)?)?;
+                    self.remember(keys[i].as_deref(), &scores)?;
+                    scores
+                }
+            };
+            on_score(i, &scores);
+            scored.push(scores);
+        }
+        Ok(scored)
     }
 
     fn cost(&self) -> CostRow {

@@ -72,6 +72,14 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
+    /// A line of a file of losses against the number of merged models.
+    #[error("line {line} of the curve: {what}")]
+    CurveForm {
+        /// From 1.
+        line: usize,
+        /// What is wrong.
+        what: String,
+    },
     /// Another program that scores.
     #[error("{what}")]
     Evaluator {
@@ -193,6 +201,10 @@ impl Error {
             Self::CaseForm { .. } => {
                 Some("`thalweg forecast ... --save-cases FILE --truth CKPT` writes cases".to_owned())
             }
+            Self::CurveForm { .. } => Some(
+                "each line is one loss, such as {\"k\": 4, \"loss\": 2.31}, with `subset`, `domain`, `seed` and `n` as needed"
+                    .to_owned(),
+            ),
             Self::NoSpike => Some("name another log with `--log`".to_owned()),
             Self::AllWithinSpikes { .. } => Some(
                 "look at the log: lines of another loss under the same name, such as a validation loss, look like spikes; \

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use thalweg_eval::external::{ExternalScore, unpaired_gain};
 use thalweg_eval::uncertainty::Bootstrap;
 use thalweg_eval::{TaskScores, compare_scores};
+use thalweg_merge::Coefficients;
+use thalweg_merge::compose::compose_outputs;
 use thalweg_merge::plan::OutputPlan;
 
 use crate::Error;
@@ -68,8 +70,36 @@ pub trait Evaluator {
         on_score: &mut dyn FnMut(usize, &ModelScores),
     ) -> Result<Vec<ModelScores>, Error>;
 
+    /// Scores combinations of points, which are weighted sums themselves, in the order of `combinations`.
+    ///
+    /// An evaluator that can hold the points in memory reads each source once, and not again while it is asked about
+    /// the same points; their values are then rounded to F32 first.
+    ///
+    /// # Errors
+    /// As [`score_merges`](Self::score_merges); `Merge` for points that are not weighted sums.
+    fn score_combinations(
+        &mut self,
+        points: &[OutputPlan],
+        combinations: &[Coefficients],
+        on_score: &mut dyn FnMut(usize, &ModelScores),
+    ) -> Result<Vec<ModelScores>, Error> {
+        self.score_merges(&combined(points, combinations)?, on_score)
+    }
+
     /// What it took so far. Seconds are the caller's to fill in.
     fn cost(&self) -> CostRow;
+}
+
+/// The merges that combinations of points are.
+///
+/// # Errors
+/// `Merge` for points that are not weighted sums, and for a combination that is nothing.
+pub fn combined(points: &[OutputPlan], combinations: &[Coefficients]) -> Result<Vec<OutputPlan>, Error> {
+    let compose = |(i, coefficients): (usize, &Coefficients)| {
+        let name = format!("combination-{i}");
+        Ok(compose_outputs(Path::new(&name), "custom", points, coefficients)?)
+    };
+    combinations.iter().enumerate().map(compose).collect()
 }
 
 impl ModelScores {
@@ -146,15 +176,33 @@ impl TaskScore {
 /// How much better `judged` is than `over`, positive is better: item by item where both have items, else as if the two
 /// were independent. `None` where the items are not the same.
 pub fn gain_over(judged: &TaskScore, over: &TaskScore) -> Option<GainRow> {
+    paired_gain(judged, over).map(|gain| GainRow { value: gain.value, interval_95: gain.interval_95 })
+}
+
+/// A gain with its standard error.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PairedGain {
+    /// Positive is better.
+    pub value: f64,
+    /// Over the same items, where both have items; as if independent otherwise.
+    pub standard_error: Option<f64>,
+    /// 95 % interval.
+    pub interval_95: Option<[f64; 2]>,
+}
+
+/// As [`gain_over`], with the standard error.
+pub fn paired_gain(judged: &TaskScore, over: &TaskScore) -> Option<PairedGain> {
     let Some((a, b)) = over.items.as_ref().zip(judged.items.as_ref()) else {
         let (value, interval_95) = unpaired_gain(&external(over), &external(judged));
-        return Some(GainRow { value, interval_95 });
+        let standard_error = over.standard_error.zip(judged.standard_error).map(|(a, b)| a.hypot(b));
+        return Some(PairedGain { value, standard_error, interval_95 });
     };
     // The percentile bootstrap is not shown, and its resamples would be most of the time.
     let bootstrap = Bootstrap { seed: 0, n_resamples: 1 };
     let all = compare_scores(std::slice::from_ref(&**a), std::slice::from_ref(&**b), bootstrap).ok()?;
     let found = all.into_iter().find(|one| one.measure.name() == judged.measure)?;
-    Some(GainRow { value: found.gain, interval_95: found.interval_95 })
+    let (value, standard_error) = (found.gain, found.standard_error);
+    Some(PairedGain { value, standard_error, interval_95: found.interval_95 })
 }
 
 fn external(score: &TaskScore) -> ExternalScore {

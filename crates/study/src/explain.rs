@@ -8,9 +8,11 @@ use thalweg_merge::engine::open_sources;
 use thalweg_merge::geometry::{Geometry, describe_geometry};
 use thalweg_merge::gram::{Gram, gram};
 use thalweg_merge::plan::{MergePlan, SourceRef};
+use thalweg_merge::points::{PointGeometry, describe_points, disjoint_windows};
 use thalweg_tensor::TensorSource;
 
 use crate::Error;
+use crate::extrapolate::{LEAST_POINTS, default_window};
 use crate::record::{GeometryRow, GroupRow};
 use crate::tensor_groups::{layer_of, tensor_class_of};
 
@@ -19,6 +21,8 @@ use crate::tensor_groups::{layer_of, tensor_class_of};
 pub struct TrajectoryGeometry {
     /// Of all parameters together.
     pub whole: Geometry,
+    /// Of the means of disjoint windows, where there are three.
+    pub points: Option<PointGeometry>,
     /// By layer.
     pub layers: BTreeMap<u64, Geometry>,
     /// By class of tensor, such as `mlp.up_proj.weight`.
@@ -30,29 +34,50 @@ pub struct TrajectoryGeometry {
 /// # Errors
 /// `Merge` where the sources cannot be opened, compared or read.
 pub fn measure_geometry(plan: &MergePlan, cx: &RunContext<'_>) -> Result<TrajectoryGeometry, Error> {
+    let (n_checkpoints, tensors) = tensor_grams(plan, cx)?;
+    Ok(TrajectoryGeometry::new(n_checkpoints, tensors.into_iter()))
+}
+
+/// The inner products of whole models, in one reading.
+///
+/// # Errors
+/// As [`measure_geometry`].
+pub(crate) fn measure_gram(plan: &MergePlan, cx: &RunContext<'_>) -> Result<Gram, Error> {
+    let (n_checkpoints, tensors) = tensor_grams(plan, cx)?;
+    let mut whole = Gram::zero(n_checkpoints);
+    tensors.iter().filter_map(|(_, gram)| gram.as_ref()).for_each(|gram| whole.add(gram));
+    Ok(whole)
+}
+
+/// Tensors by name, with their inner products if they are averaged.
+type TensorGrams = Vec<(String, Option<Gram>)>;
+
+fn tensor_grams(plan: &MergePlan, cx: &RunContext<'_>) -> Result<(usize, TensorGrams), Error> {
     let sources = open_sources(plan, cx)?;
     let layout = align_sources(&sources, plan, &*cx.storage)?;
     let views = layout.views(&sources);
     let refs: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
     let grams = gram(&refs, &layout, cx)?;
-    let names = layout.catalog.entries().iter().map(|entry| &*entry.name);
-    Ok(TrajectoryGeometry::new(refs.len(), names.zip(grams)))
+    let names = layout.catalog.entries().iter().map(|entry| entry.name.to_string());
+    Ok((refs.len(), names.zip(grams).collect()))
 }
 
 impl TrajectoryGeometry {
-    fn new<'a>(n_checkpoints: usize, tensors: impl Iterator<Item = (&'a str, Option<Gram>)>) -> Self {
+    fn new(n_checkpoints: usize, tensors: impl Iterator<Item = (String, Option<Gram>)>) -> Self {
         let mut whole = Gram::zero(n_checkpoints);
         let mut layers: BTreeMap<u64, Gram> = BTreeMap::new();
         let mut classes: BTreeMap<String, Gram> = BTreeMap::new();
         for (name, gram) in tensors.filter_map(|(name, gram)| Some((name, gram?))) {
             whole.add(&gram);
-            classes.entry(tensor_class_of(name)).or_insert_with(|| Gram::zero(n_checkpoints)).add(&gram);
-            if let Some(layer) = layer_of(name) {
+            classes.entry(tensor_class_of(&name)).or_insert_with(|| Gram::zero(n_checkpoints)).add(&gram);
+            if let Some(layer) = layer_of(&name) {
                 layers.entry(layer).or_insert_with(|| Gram::zero(n_checkpoints)).add(&gram);
             }
         }
         let describe = |gram: Gram| describe_geometry(&gram);
+        let windows = disjoint_windows(n_checkpoints, default_window(n_checkpoints));
         Self {
+            points: (windows.len() >= LEAST_POINTS).then(|| describe_points(&whole, &windows)),
             whole: describe_geometry(&whole),
             layers: layers.into_iter().map(|(layer, gram)| (layer, describe(gram))).collect(),
             classes: classes.into_iter().map(|(class, gram)| (class, describe(gram))).collect(),
@@ -132,6 +157,23 @@ pub fn geometry_answer(geometry: &GeometryRow) -> (String, Vec<String>) {
         ));
     }
     (word, sentences)
+}
+
+/// Whether the means of disjoint windows lie on a line, in one sentence with its numbers.
+pub fn line_answer(points: &PointGeometry) -> Option<String> {
+    let (share, walk_share) = (points.component_shares.first()?, points.random_walk_shares.first()?);
+    let (cosine, walk_cosine) = (points.mean_cosine()?, points.random_walk_cosine);
+    let (m, n) = (points.leading.len(), points.window);
+    let (verdict, then) = match points.is_line() {
+        true => ("line", "; `thalweg extrapolate` tries steps along it"),
+        false => ("no line", ""),
+    };
+    Some(format!(
+        "{verdict}: of {m} means of {n} checkpoints each, the first component takes {:.0} % (a random walk: {:.0} %), \
+         and the mean cosine of successive displacements is {cosine:.2} (a random walk: {walk_cosine:.2}){then}",
+        share * 100.0,
+        walk_share * 100.0
+    ))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a handful of checkpoints")]

@@ -4,7 +4,8 @@
 //!
 //! [`record::StudyRecord`] is the record of a study, one JSON file; [`page::render_study`] makes the page from it, and
 //! the same record always gives the same bytes. The entries are [`request::Resolver::merge_plan`],
-//! [`sweep::run_sweep`], [`forecast::run::run_forecast`], [`recover::plan_recovery`] and [`demo::run_demo`].
+//! [`sweep::run_sweep`], [`forecast::run::run_forecast`], [`extrapolate::run_extrapolation`], [`law::fit_merge_law`],
+//! [`recover::plan_recovery`] and [`demo::run_demo`].
 
 pub mod begin_record;
 pub mod demo;
@@ -12,7 +13,9 @@ pub mod engine_evaluator;
 pub mod error;
 pub mod evaluator;
 pub mod explain;
+pub mod extrapolate;
 pub mod forecast;
+pub mod law;
 mod markup;
 pub mod page;
 pub mod propose;

@@ -17,7 +17,7 @@ pub(crate) fn resampled_values(models: &[Arc<TaskScores>], measure: &str, n_resa
         })
         .collect();
     let (Some(found), true) = (found, n_items > 1) else { return Vec::new() };
-    let mut random = SplitMix(0x7468_616c_7765_6721);
+    let mut random = SplitMix::new(0x7468_616c_7765_6721);
     (0..n_resamples)
         .map(|_| {
             let drawn: Vec<usize> = (0..n_items).map(|_| random.below(n_items)).collect();
@@ -33,9 +33,13 @@ pub(crate) fn resampled_values(models: &[Arc<TaskScores>], measure: &str, n_resa
 }
 
 /// SplitMix64 (Steele, Lea and Flood 2014): enough to draw items, and the same everywhere.
-struct SplitMix(u64);
+pub(crate) struct SplitMix(u64);
 
 impl SplitMix {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -45,7 +49,8 @@ impl SplitMix {
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "below n, which is a usize")]
-    fn below(&mut self, n: usize) -> usize {
+    /// A number below `n`, which is not 0.
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         ((u128::from(self.next()) * n as u128) >> 64) as usize
     }
 }

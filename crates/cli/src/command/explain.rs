@@ -5,9 +5,10 @@ use std::fmt::Write;
 use serde_json::json;
 use thalweg_merge::geometry::Geometry;
 use thalweg_merge::plan::SourceRef;
+use thalweg_merge::points::PointGeometry;
 use thalweg_storage::guard::check_document;
 use thalweg_storage::publish::publish_file;
-use thalweg_study::explain::{TrajectoryGeometry, geometry_answer, measure_geometry};
+use thalweg_study::explain::{TrajectoryGeometry, geometry_answer, line_answer, measure_geometry};
 use thalweg_study::record::StudyRecord;
 use thalweg_study::request::{SourceOrder, choose_checkpoints, label};
 use thalweg_study::write_study::{check_study_folder, write_study};
@@ -104,6 +105,7 @@ impl Report {
             "version": 1,
             "checkpoints": checkpoints,
             "model": numbers(&self.0.whole),
+            "merged_points": self.0.points.as_ref().map(point_numbers),
             "layers": layers,
             "tensor_classes": classes,
         })
@@ -133,6 +135,9 @@ impl Report {
         let _ = writeln!(text, "drift along the first, per interval     {:.4}", whole.drift_per_interval);
         let _ = writeln!(text, "lag of the plain mean, in intervals     {}", whole.averaging_lag);
         let _ = writeln!(text, "distance of the plain mean to newest    {:.4}", whole.mean_to_newest);
+        if let Some(answer) = self.0.points.as_ref().and_then(line_answer) {
+            let _ = writeln!(text, "\n{answer}");
+        }
         group_table(&mut text, "layer", self.0.layers.iter().map(|(layer, geometry)| (layer.to_string(), geometry)));
         group_table(
             &mut text,
@@ -162,6 +167,20 @@ fn group_table<'a>(text: &mut String, title: &str, rows: impl Iterator<Item = (S
 #[expect(clippy::cast_precision_loss, reason = "a handful of checkpoints")]
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
+}
+
+fn point_numbers(points: &PointGeometry) -> serde_json::Value {
+    json!({
+        "verdict": if points.is_line() { "line" } else { "no line" },
+        "window": points.window,
+        "n_points": points.leading.len(),
+        "component_shares": points.component_shares,
+        "random_walk_shares": points.random_walk_shares,
+        "displacement_cosines": points.displacement_cosines,
+        "random_walk_cosine": points.random_walk_cosine,
+        "drift_per_point": points.drift_per_point,
+        "averaging_lag": points.averaging_lag,
+    })
 }
 
 fn numbers(geometry: &Geometry) -> serde_json::Value {

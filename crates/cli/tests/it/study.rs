@@ -9,12 +9,12 @@ use crate::support::{root, run, transcript};
 const STEPS: u64 = 160;
 
 /// A run of 40 checkpoints of a very small model, and two suites that share no document.
-struct Lab {
+pub(crate) struct Lab {
     scratch: tempfile::TempDir,
 }
 
 impl Lab {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let lab = Self { scratch: tempfile::tempdir().unwrap() };
         lab.train("run", STEPS, 0, "");
         for (part, role) in [("validation", "selection"), ("test", "report")] {
@@ -29,7 +29,7 @@ impl Lab {
         lab
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.scratch.path().join(name).to_str().unwrap().to_owned()
     }
 
@@ -47,7 +47,7 @@ impl Lab {
     }
 
     /// Exit code and JSON of a command.
-    fn json(&self, arguments: &[&str]) -> (i32, Value) {
+    pub(crate) fn json(&self, arguments: &[&str]) -> (i32, Value) {
         let all: Vec<&str> = arguments.iter().copied().chain(["--json", "-q"]).collect();
         let output = run(&all);
         let text = String::from_utf8_lossy(&output.stdout);
@@ -56,7 +56,7 @@ impl Lab {
         (output.status.code().unwrap(), value)
     }
 
-    fn transcript(&self, arguments: &[&str]) -> String {
+    pub(crate) fn transcript(&self, arguments: &[&str]) -> String {
         transcript(arguments, self.scratch.path())
     }
 }

@@ -102,12 +102,17 @@ impl Resolver<'_> {
     /// `Scheme` without checkpoints.
     pub fn geometry_plan(&self, sources: &[SourceRef]) -> Result<MergePlan, Error> {
         let mean = Scheme::Sma.coefficients(sources.len())?;
-        let mut output = OutputPlan::new("geometry", "none", sources, &mean);
+        Ok(MergePlan::new(vec![self.unwritten("geometry", sources, &mean)])?)
+    }
+
+    /// A sum that is measured or scored and never written; `name` serves as its path.
+    pub fn unwritten(&self, name: &str, sources: &[SourceRef], coefficients: &Coefficients) -> OutputPlan {
+        let mut output = OutputPlan::new(name, "none", sources, coefficients);
         output.reading = self.reading.clone();
-        // Nothing is written; sources are then read as numbers, whatever codes they hold.
+        // Sources are then read as numbers, whatever codes they hold.
         output.dtype = OutputDtype::F32;
         output.policy.non_float = NonFloatPolicy::Newest;
-        Ok(MergePlan::new(vec![output])?)
+        output
     }
 
     fn weighed_output(

@@ -202,6 +202,23 @@ pub(super) fn choose_models(
 }
 
 impl Resolver<'_> {
+    /// Models that were named one by one and count alike, in the order given.
+    ///
+    /// # Errors
+    /// `Request` for coefficients; those of finding checkpoints.
+    pub fn equal_models(&self, models: &[GivenModel], run: &RunOptions) -> Result<Vec<SourceRef>, Error> {
+        if models.is_empty() {
+            return Ok(Vec::new());
+        }
+        match choose_models(models, run, SourceOrder::Given, self)? {
+            (sources, None) => Ok(sources),
+            (_, Some(_)) => Err(Error::request_with_hint(
+                "the models are merged by their plain mean, and some bring coefficients",
+                "name each as `-m CKPT`, without a colon and a number",
+            )),
+        }
+    }
+
     /// Splits `PATH:COEF` at the last colon. If the whole text is a path that exists, there is no coefficient.
     ///
     /// # Errors

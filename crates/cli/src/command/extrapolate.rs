@@ -1,0 +1,183 @@
+//! `thalweg extrapolate`: a step along the line of merged checkpoints, if it is better than a plain mean.
+
+use std::fmt::Write;
+
+use serde_json::json;
+use thalweg_study::extrapolate::{
+    CandidateRow, Direction, ExtrapolationOptions, ExtrapolationOutcome, ExtrapolationRequest, run_extrapolation,
+};
+use thalweg_study::record::{GainRow, ScoreRow};
+use thalweg_study::shell_word;
+
+use crate::args::{DirectionChoice, ExtrapolateArgs};
+use crate::command::Outcome;
+use crate::command::merge::{describe_with, execute_options};
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+use crate::meter::{Meter, Urgency};
+use crate::options::{or_dash, show_bytes, show_count};
+use crate::scoring::{make_evaluator, open_suites};
+
+/// Models that are scored at most.
+const MAX_MODELS: u64 = 6;
+
+pub(crate) fn run(args: &ExtrapolateArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    if args.scoring.suite.is_none() && args.scoring.eval_command.is_none() {
+        return Err(Error::usage_with_hint("by what should steps be chosen?", "name a suite with `--suite FILE`"));
+    }
+    if args.confirm.is_some() && args.scoring.suite.is_none() {
+        return Err(Error::usage_with_hint(
+            "`--confirm` needs a suite that decides, and a command scores instead",
+            "name that suite with `--suite FILE`, or leave `--confirm` out",
+        ));
+    }
+    let resolver = world.resolver();
+    let trajectory = resolver.open_run(&args.run_path, &(&args.run).into())?;
+    let request = request(args);
+    // A request that does not fit the run is refused before suites are opened.
+    let points = resolver.merged_points(&request, &trajectory)?;
+    let suites = open_suites(&args.scoring, args.confirm.as_deref(), world, messages)?;
+    let Some(like) = points.sources.last().map(|one| one.path.clone()) else {
+        return Err(Error::usage(format!("`{}` has no finished checkpoint", args.run_path.display())));
+    };
+    let cx = world.quiet_context(args.execution.memory.0);
+    let from = (like.as_path(), None);
+    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world.quiet_eval_context(), &cx), messages)?;
+    let meter = Meter::new(messages, "scoring {wide_bar} {msg}");
+    let options = ExtrapolationOptions {
+        by: args.scoring.by.clone(),
+        out: args.out.clone(),
+        output: (&args.output).into(),
+        execute: execute_options(&args.execution),
+        on_score: &mut |n_done, name| {
+            let text = || format!("{n_done} of at most {MAX_MODELS} models, {name}");
+            meter.show([n_done as u64, MAX_MODELS], Urgency::InTurn, text);
+        },
+    };
+    // Measuring the line and writing the merge have bars.
+    let writing = world.context(args.execution.memory.0);
+    let outcome = run_extrapolation(&request, &trajectory, &mut *evaluator, options, (&resolver, &writing));
+    world.clear_progress();
+    meter.clear();
+    let outcome = outcome?;
+    messages.json(&document(&outcome));
+    messages.text(&text(args, &outcome));
+    Ok(if outcome.refusal.is_some() { Outcome::No } else { Outcome::Done })
+}
+
+fn request(args: &ExtrapolateArgs) -> ExtrapolationRequest {
+    ExtrapolationRequest {
+        selection: (&args.selection).into(),
+        window: args.window,
+        n_points: args.points,
+        direction: match args.direction {
+            DirectionChoice::Pc1 => Direction::Pc1,
+            DirectionChoice::Secant => Direction::Secant,
+        },
+        alpha: args.alpha,
+    }
+}
+
+fn document(outcome: &ExtrapolationOutcome) -> serde_json::Value {
+    let mut document = json!({"kind": "thalweg-extrapolation", "version": 1});
+    if let (Some(document), Ok(serde_json::Value::Object(rest))) =
+        (document.as_object_mut(), serde_json::to_value(outcome))
+    {
+        document.extend(rest);
+    }
+    document["output"] = json!(outcome.written.as_ref().map(|written| &written.path));
+    document
+}
+
+fn text(args: &ExtrapolateArgs, outcome: &ExtrapolationOutcome) -> String {
+    let mut text = String::new();
+    let line = &outcome.line;
+    let share = |shares: &[f64]| or_dash(shares.first(), |share| format!("{:.0} %", share * 100.0));
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{}", outcome.method);
+    let _ = writeln!(
+        text,
+        "{} means of {} checkpoints, {} steps apart: {}",
+        outcome.n_points, outcome.window, outcome.interval_steps, line.verdict
+    );
+    let _ = writeln!(
+        text,
+        "  first component {} (random walk {}), cosine of successive displacements {} (random walk {:.2})",
+        share(&line.component_shares),
+        share(&line.random_walk_shares),
+        or_dash(line.mean_cosine, |cosine| format!("{cosine:.2}")),
+        line.random_walk_cosine
+    );
+    let _ = writeln!(text, "  drift {:.4} per interval, lag {} intervals", line.drift_per_interval, line.lag);
+    text.push_str(&candidates(outcome));
+    text.push_str(&closing(args, outcome));
+    text
+}
+
+fn candidates(outcome: &ExtrapolationOutcome) -> String {
+    let mut text = format!("\n{:<20} {:>10} {:>10} {:>10}\n", "model", "score", "gain", "its error");
+    let deciding = outcome.gains.iter().find(|row| !row.is_held_out);
+    let value = |scores: &[ScoreRow]| {
+        let found = scores.iter().find(|row| {
+            deciding
+                .is_some_and(|known| known.suite == row.suite && known.score == format!("{} {}", row.task, row.measure))
+        });
+        or_dash(found, |row| format!("{:.4}", row.value))
+    };
+    for average in &outcome.averages {
+        let best = if average.n_checkpoints == outcome.best_average { "  best mean" } else { "" };
+        let name = format!("mean of {}", average.n_checkpoints);
+        let _ = writeln!(text, "{name:<20} {:>10} {:>10} {:>10}{best}", value(&average.scores), "", "");
+    }
+    let is_step = |row: &&CandidateRow| row.alpha > 0.0;
+    for row in outcome.candidates.iter().filter(is_step) {
+        let name = format!("step of {:.2} lags", row.alpha);
+        let gain = or_dash(row.gain, |gain| format!("{gain:+.4}"));
+        let error = or_dash(row.gain_standard_error, |error| format!("{error:.4}"));
+        let _ = writeln!(text, "{name:<20} {:>10} {gain:>10} {error:>10}", value(&row.scores));
+    }
+    let _ = writeln!(text, "gains are over the mean of {}; more is better", outcome.window);
+    text
+}
+
+fn closing(args: &ExtrapolateArgs, outcome: &ExtrapolationOutcome) -> String {
+    let mut text = String::new();
+    let show = |gain: Option<GainRow>| {
+        or_dash(gain, |gain| {
+            let interval =
+                gain.interval_95.map_or_else(String::new, |[low, high]| format!(" ({low:+.4} to {high:+.4})"));
+            format!("{:+.4}{interval}", gain.value)
+        })
+    };
+    let _ = writeln!(text);
+    for row in &outcome.gains {
+        let role = if row.is_held_out { ", which decided nothing" } else { "" };
+        let _ = writeln!(
+            text,
+            "on `{}`{role}: the step of {:.2} lags gains {} over the best mean, {} over the mean of {}",
+            row.suite,
+            outcome.alpha,
+            show(row.over_best_average),
+            show(row.over_newest_point),
+            outcome.window
+        );
+    }
+    if let Some(refusal) = &outcome.refusal {
+        let run = shell_word(&args.run_path.display().to_string());
+        let end = outcome.point_steps.last().map_or(0, |[_, last]| *last);
+        let (n, v) = (outcome.best_average, outcome.interval_steps);
+        let _ = writeln!(text, "no extrapolation: {refusal}");
+        let _ = writeln!(text, "  thalweg merge {run} --end-step {end} --count {n} --interval-steps {v} -o merged");
+    }
+    if let Some(written) = &outcome.written {
+        let n = outcome.coefficients.len();
+        let what = format!("extrapolated {n} checkpoints by {:.2} lags into", outcome.alpha);
+        text.push_str(&describe_with(&what, written));
+    }
+    let cost = &outcome.cost;
+    let (bytes, tokens) = (show_bytes(cost.bytes_read), show_count(cost.n_tokens));
+    let _ =
+        writeln!(text, "scored {} models ({tokens} tokens, read {bytes}) in {:.1} s", cost.n_evaluations, cost.seconds);
+    text
+}

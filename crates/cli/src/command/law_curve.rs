@@ -1,0 +1,147 @@
+//! `thalweg law curve`: subsets of experts merged in memory and scored; each expert is read once.
+
+use std::fmt::Write;
+use std::time::Instant;
+
+use serde_json::json;
+use thalweg_study::law::{CurveOptions, CurveOutcome, ExpertCurve, SubsetChoice, choose_subsets, run_curve};
+use thalweg_study::request::{GivenModel, Resolver, Selection};
+use thalweg_study::shell_word;
+use thalweg_tensor::counted;
+
+use crate::args::LawCurveArgs;
+use crate::command::Outcome;
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+use crate::meter::{Meter, Urgency};
+use crate::options::{show_bytes, show_count};
+use crate::scoring::{make_evaluator, open_suites};
+
+/// Sums are made in pieces: this much is plenty.
+const MEMORY_BYTES: u64 = 1 << 30;
+/// Experts whose subsets are all merged by default.
+const MAX_FOR_ALL: usize = 10;
+
+pub(super) fn run(args: &LawCurveArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    if args.scoring.suite.is_none() && args.scoring.eval_command.is_none() {
+        return Err(Error::usage_with_hint("what should the merges be scored on?", "name a suite with `--suite FILE`"));
+    }
+    let resolver = world.resolver();
+    let curve = if args.newest.is_empty() { of_experts(args, &resolver)? } else { of_run(args, &resolver)? };
+    curve.check()?;
+    let suites = open_suites(&args.scoring, None, world, messages)?;
+    let cx = world.quiet_context(MEMORY_BYTES);
+    let Some(like) = curve.experts.last().map(|one| one.path.clone()) else {
+        return Err(Error::usage("there are no models"));
+    };
+    let from = (like.as_path(), None);
+    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world.quiet_eval_context(), &cx), messages)?;
+    let n_models = curve.n_models();
+    let tokens =
+        evaluator.tokens_per_model().map_or_else(String::new, |tokens| format!(", {} tokens each", show_count(tokens)));
+    messages.note(format!(
+        "scoring {} of {}{tokens}",
+        counted(n_models, "merge"),
+        counted(curve.experts.len(), "model")
+    ));
+    let meter = Meter::new(messages, "scoring {wide_bar} {msg}");
+    let began = Instant::now();
+    let options = CurveOptions {
+        by: args.scoring.by.clone(),
+        path: args.out.clone(),
+        on_score: &mut |n_done| {
+            let seconds_left = began.elapsed().as_secs_f64() / n_done as f64 * (n_models - n_done) as f64;
+            let text = || format!("{n_done} of {n_models} merges, {seconds_left:.0} s left");
+            meter.show([n_done as u64, n_models as u64], Urgency::InTurn, text);
+        },
+    };
+    let outcome = run_curve(&curve, &mut *evaluator, options, (&resolver, &cx));
+    meter.clear();
+    let outcome = outcome?;
+    messages.json(&document(args, &curve, &outcome));
+    messages.text(&text(args, &curve, &outcome));
+    Ok(Outcome::Done)
+}
+
+/// Subsets of models that were named one by one.
+fn of_experts(args: &LawCurveArgs, resolver: &Resolver<'_>) -> Result<ExpertCurve, Error> {
+    if let Some(run) = &args.run_path {
+        return Err(Error::usage_with_hint(
+            "the windows of a run need their numbers of checkpoints",
+            format!("add `--newest 1,2,4,8`, or name experts with `-m CKPT` instead of `{}`", run.display()),
+        ));
+    }
+    let run = (&args.run).into();
+    let parse = |text: &String| resolver.parse_model(text);
+    let models = args.models.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    let experts = resolver.equal_models(&models, &run)?;
+    let base = args.base.iter().map(|path| GivenModel { path: path.clone(), coefficient: None });
+    let base = resolver.equal_models(&base.collect::<Vec<_>>(), &run)?.into_iter().next();
+    let choice = match args.subsets {
+        Some(most) => SubsetChoice::AtMost(most),
+        None if experts.len() <= MAX_FOR_ALL => SubsetChoice::All,
+        None => SubsetChoice::AtMost(2 * experts.len()),
+    };
+    let subsets = choose_subsets(experts.len(), &args.k, choice, args.seed)?;
+    Ok(ExpertCurve { experts, base, subsets })
+}
+
+/// The newest k checkpoints of a run, for each k.
+fn of_run(args: &LawCurveArgs, resolver: &Resolver<'_>) -> Result<ExpertCurve, Error> {
+    let Some(path) = args.run_path.as_ref().filter(|_| args.models.is_empty()) else {
+        return Err(Error::usage_with_hint(
+            "`--newest` takes the checkpoints of a run, and no run is named",
+            "name the run folder, and leave out `-m`",
+        ));
+    };
+    let longest = args.newest.iter().copied().max().unwrap_or(0);
+    let trajectory = resolver.open_run(path, &(&args.run).into())?;
+    let end_step = args.end_step.map(|step| step.0);
+    let selection = Selection { last: Some(longest), end_step, ..Selection::default() };
+    let experts = resolver.select(&trajectory, &selection)?;
+    let mut counts = args.newest.clone();
+    counts.sort_unstable();
+    counts.dedup();
+    let subsets = counts.into_iter().map(|k| (longest - k..longest).collect()).collect();
+    Ok(ExpertCurve { experts, base: None, subsets })
+}
+
+/// The share of the time that was not scoring.
+fn overhead(outcome: &CurveOutcome) -> Option<f64> {
+    let seconds = outcome.cost.seconds;
+    (outcome.scoring_seconds > 0.0).then(|| (seconds - outcome.scoring_seconds).max(0.0) / outcome.scoring_seconds)
+}
+
+fn document(args: &LawCurveArgs, curve: &ExpertCurve, outcome: &CurveOutcome) -> serde_json::Value {
+    json!({
+        "kind": "thalweg-merge-curve-summary",
+        "version": 1,
+        "path": args.out,
+        "n_experts": curve.experts.len(),
+        "n_merges": curve.n_models(),
+        "records": outcome.records,
+        "cost": outcome.cost,
+        "scoring_seconds": outcome.scoring_seconds,
+        "overhead": overhead(outcome),
+    })
+}
+
+fn text(args: &LawCurveArgs, curve: &ExpertCurve, outcome: &CurveOutcome) -> String {
+    let mut text = String::new();
+    let (cost, path) = (&outcome.cost, args.out.display());
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "scored {} of {} into `{path}`",
+        counted(curve.n_models(), "merge"),
+        counted(curve.experts.len(), "model")
+    );
+    let overhead = overhead(outcome).map_or_else(String::new, |share| {
+        format!(", of which merging and bookkeeping took {:.1} % of the scoring", 100.0 * share)
+    });
+    let _ = writeln!(text, "read {} in {:.1} s{overhead}", show_bytes(cost.bytes_read), cost.seconds);
+    let more = if args.newest.is_empty() { "" } else { " --checkpoints" };
+    let _ = writeln!(text, "next: `thalweg law merge {}{more}`", shell_word(&path.to_string()));
+    text
+}

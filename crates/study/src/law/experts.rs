@@ -1,0 +1,191 @@
+//! Makes a curve: merges subsets of models in memory, each model read once, and scores every merge.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use thalweg_merge::Coefficients;
+use thalweg_merge::context::RunContext;
+use thalweg_merge::plan::{OutputPlan, SourceRef};
+use thalweg_storage::guard::check_document;
+use thalweg_storage::publish::publish_file;
+
+use super::curve::{CURVE_FILE, CURVE_KIND, CURVE_VERSION, CurveRecord};
+use crate::Error;
+use crate::evaluator::{Evaluator, ModelScores, TaskScore};
+use crate::record::CostRow;
+use crate::request::Resolver;
+
+/// Models and the subsets of them that are merged by their plain mean.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpertCurve {
+    /// The models.
+    pub experts: Vec<SourceRef>,
+    /// What they were trained from, to be scored as k = 0.
+    pub base: Option<SourceRef>,
+    /// Places in `experts`, by k.
+    pub subsets: Vec<Vec<usize>>,
+}
+
+/// How a curve is scored and where it goes.
+pub struct CurveOptions<'a> {
+    /// The only task, or `task/measure`, that is a domain; all of the suite, if left out.
+    pub by: Option<String>,
+    /// The file of the curve.
+    pub path: PathBuf,
+    /// Hears of each model as it is scored: how many are done.
+    pub on_score: &'a mut dyn FnMut(usize),
+}
+
+impl fmt::Debug for CurveOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CurveOptions").field("by", &self.by).field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// A curve that is done.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CurveOutcome {
+    /// The lines of the file.
+    pub records: Vec<CurveRecord>,
+    /// What it took.
+    pub cost: CostRow,
+    /// Seconds of it that went into scoring; the rest is merging and bookkeeping.
+    pub scoring_seconds: f64,
+}
+
+impl ExpertCurve {
+    /// Models to be scored.
+    pub fn n_models(&self) -> usize {
+        self.subsets.len() + usize::from(self.base.is_some())
+    }
+
+    /// Refuses models that are given twice: k would not be the number of models.
+    ///
+    /// # Errors
+    /// `Request`.
+    pub fn check(&self) -> Result<(), Error> {
+        let mut paths: Vec<&Path> = self.experts.iter().map(|one| one.path.as_path()).collect();
+        paths.sort();
+        let twice = paths.windows(2).find(|pair| pair[0] == pair[1]);
+        match (twice, self.experts.len()) {
+            (Some(pair), _) => Err(Error::request_with_hint(
+                format!("`{}` is given more than once", pair[0].display()),
+                "name each model once",
+            )),
+            (None, 0 | 1) => Err(Error::request_with_hint(
+                "a curve needs at least two models",
+                "name each one with `-m CKPT`, or a run with `--newest 1,2,4,8`",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Merges and scores the subsets of a curve and writes its file.
+///
+/// # Errors
+/// `Request` for models that are given twice and for a suite without losses; `Storage` where something else is in the
+/// way, before anything is scored; what merging and scoring give.
+pub fn run_curve(
+    curve: &ExpertCurve,
+    evaluator: &mut dyn Evaluator,
+    options: CurveOptions<'_>,
+    (resolver, cx): (&Resolver<'_>, &RunContext<'_>),
+) -> Result<CurveOutcome, Error> {
+    curve.check()?;
+    check_document(&*cx.storage, &options.path, CURVE_FILE)?;
+    let one = Coefficients::new([1], 1)?;
+    let models = || curve.experts.iter().chain(&curve.base);
+    let point =
+        |(i, model): (usize, &SourceRef)| resolver.unwritten(&format!("model-{i}"), std::slice::from_ref(model), &one);
+    let points: Vec<OutputPlan> = models().enumerate().map(point).collect();
+    let base = curve.base.as_ref().map(|_| vec![curve.experts.len()]);
+    let subsets: Vec<&Vec<usize>> = base.iter().chain(&curve.subsets).collect();
+    let means = subsets.iter().map(|subset| mean_of(subset, points.len())).collect::<Result<Vec<_>, _>>()?;
+    let began = cx.host.elapsed_seconds();
+    let mut n_done = 0;
+    let scores = evaluator.score_combinations(&points, &means, &mut |_, _| {
+        n_done += 1;
+        (options.on_score)(n_done);
+    })?;
+    let seconds = cx.host.elapsed_seconds() - began;
+    let domains =
+        scores.first().map(|scores| losses_of(scores, options.by.as_deref())).transpose()?.unwrap_or_default();
+    let n = size_of(curve, cx)?;
+    let mut records = Vec::new();
+    for (subset, scores) in subsets.iter().zip(&scores) {
+        let is_base = Some(*subset) == base.as_ref();
+        for domain in &domains {
+            let Some(score) = scores.find(domain) else { continue };
+            records.push(CurveRecord {
+                kind: CURVE_KIND.to_owned(),
+                version: CURVE_VERSION,
+                k: if is_base { 0 } else { u32::try_from(subset.len()).unwrap_or(u32::MAX) },
+                subset: if is_base { Vec::new() } else { (*subset).clone() },
+                pool: curve.experts.len(),
+                domain: format!("{}/{}", score.task, score.measure),
+                loss: score.value,
+                n,
+            });
+        }
+    }
+    write_curve(&records, &options.path, cx)?;
+    let scoring_seconds = scores.iter().map(scoring_seconds).sum();
+    Ok(CurveOutcome { records, cost: CostRow { seconds, ..evaluator.cost() }, scoring_seconds })
+}
+
+/// The plain mean of some of `n` points.
+fn mean_of(subset: &[usize], n: usize) -> Result<Coefficients, Error> {
+    let numerators = (0..n).map(|i| i64::from(subset.contains(&i)));
+    Ok(Coefficients::new(numerators, subset.len() as u64)?)
+}
+
+/// The scores that are losses: the first of each task for which less is better.
+fn losses_of(scores: &ModelScores, by: Option<&str>) -> Result<Vec<TaskScore>, Error> {
+    let is_meant =
+        |score: &&TaskScore| by.is_none_or(|by| by == score.task || by == format!("{}/{}", score.task, score.measure));
+    let mut losses: Vec<TaskScore> = Vec::new();
+    for score in scores.tasks.iter().filter(|score| !score.higher_is_better).filter(is_meant) {
+        if !losses.iter().any(|known| known.task == score.task) {
+            losses.push(score.clone());
+        }
+    }
+    if losses.is_empty() {
+        return Err(Error::request_with_hint(
+            "the suite has no loss: more is better in all of its measures",
+            "add a measure such as `nats_per_token`",
+        ));
+    }
+    Ok(losses)
+}
+
+/// Parameters of one model.
+fn size_of(curve: &ExpertCurve, cx: &RunContext<'_>) -> Result<Option<u64>, Error> {
+    let Some(first) = curve.experts.first() else { return Ok(None) };
+    Ok(Some(cx.pool.open(&first.path, &thalweg_checkpoint::ReadOptions::default())?.catalog().n_params()))
+}
+
+fn scoring_seconds(scores: &ModelScores) -> f64 {
+    let mut last = None;
+    let mut seconds = 0.0;
+    for items in scores.tasks.iter().filter_map(|score| score.items.as_ref()).filter(|items| !items.is_cached) {
+        // A task with several measures was run once.
+        let task = std::sync::Arc::as_ptr(items);
+        if last != Some(task) {
+            seconds += items.seconds;
+        }
+        last = Some(task);
+    }
+    seconds
+}
+
+fn write_curve(records: &[CurveRecord], path: &Path, cx: &RunContext<'_>) -> Result<(), Error> {
+    let line = |record: &CurveRecord| {
+        // Numbers and texts only: this cannot fail.
+        let value: Value = serde_json::to_value(record).unwrap_or_default();
+        format!("{value}\n")
+    };
+    let text: String = records.iter().map(line).collect();
+    Ok(publish_file(&*cx.storage, path, text.as_bytes(), CURVE_FILE)?)
+}
