@@ -340,14 +340,31 @@ fn recipes_are_read_and_their_mistakes_are_shown() {
 #[test]
 fn every_command_has_help() {
     let commands = [
-        "", "inspect", "plan", "merge", "convert", "sweep", "verify", "diff", "eval", "explain", "forecast", "recover",
-        "init", "train", "demo", "report",
+        "",
+        "inspect",
+        "plan",
+        "merge",
+        "convert",
+        "sweep",
+        "verify",
+        "diff",
+        "eval",
+        "explain",
+        "forecast",
+        "recover",
+        "init",
+        "train",
+        "demo",
+        "report",
+        "launch",
+        "launch slurm",
+        "launch kubernetes",
     ];
     for command in commands {
-        let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
+        let arguments: Vec<&str> = command.split(' ').filter(|word| !word.is_empty()).chain(["--help"]).collect();
         let output = run(&arguments);
         assert!(output.status.success());
-        insta::assert_snapshot!(format!("help-{command}"), String::from_utf8_lossy(&output.stdout));
+        insta::assert_snapshot!(format!("help-{}", command.replace(' ', "-")), String::from_utf8_lossy(&output.stdout));
     }
 }
 
