@@ -3,7 +3,8 @@
     python3 scripts/merges_of_fixtures.py ../shared/fixtures/pt-trainstate ../shared/fixtures/pytorch-bin-sharded ...
 
 A folder holds checkpoints and `expected/{sma,wma,ema}.safetensors`. Options of `merge` and another folder of expectations may follow
-its name after colons: `deepspeed-zero1:--params=module:expected-lowp`.
+its name after colons: `deepspeed-zero1:--params=module:expected-lowp`, `npz:--format=safetensors:../pt-trainstate/expected`. A `name_map.json`
+in the folder says what its tensors are called in the expectation.
 """
 
 import json
@@ -47,12 +48,20 @@ def check(argument):
             if result.returncode != 0:
                 faults.append(f"{scheme}: {result.stderr.strip()}")
                 continue
-            found = read_tensors(out)
+            found = renamed(read_tensors(out), os.path.join(folder, "name_map.json"))
         if found.keys() != wanted.keys():
             only = [sorted(found.keys() - wanted.keys())[:3], sorted(wanted.keys() - found.keys())[:3]]
             faults.append(f"{scheme}: names differ: only found {only[0]}, only expected {only[1]}")
         faults.extend(f"{scheme}: tensor {name} differs" for name in found.keys() & wanted.keys() if found[name] != wanted[name])
     return faults
+
+
+def renamed(tensors, path):
+    names = {}
+    if os.path.exists(path):
+        with open(path) as file:
+            names = json.load(file)
+    return {names.get(name, name): tensor for name, tensor in tensors.items()}
 
 
 def count(folder, expected):

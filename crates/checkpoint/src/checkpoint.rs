@@ -17,7 +17,7 @@ use crate::dequantised::Dequantised;
 use crate::format::Findings;
 use crate::gather::{Share, read_share, shares_of};
 use crate::lazy_pieces::{LazyPieces, Look, PieceRefusal};
-use crate::{Error, Note, SideFile};
+use crate::{Error, Note, SideFile, UNPACK_BYTES};
 
 /// One file of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +54,7 @@ pub struct Checkpoint {
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) notes: Vec<Note>,
     pub(crate) findings: Findings,
+    pub(crate) is_packed: bool,
     pub(crate) lazy: Option<LazyPieces>,
 }
 
@@ -118,6 +119,11 @@ impl Checkpoint {
     /// The small files beside the tensors, sorted by name; code files are among them and are marked.
     pub fn side_files(&self) -> &[SideFile] {
         &self.side_files
+    }
+
+    /// Most memory that reading its tensors takes besides the buffers that are read into.
+    pub fn unpack_bytes(&self) -> u64 {
+        if self.is_packed { UNPACK_BYTES } else { 0 }
     }
 
     /// Remarks in the header of the first shard, such as `format`.

@@ -140,6 +140,14 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A file that ends before what its format writes last.
+    #[error("`{}`: {reason}", path.display())]
+    CutOff {
+        /// The file.
+        path: PathBuf,
+        /// What is missing.
+        reason: String,
+    },
     /// The module's weights were asked for, and only the masters are there.
     #[error("`{}`: ZeRO-3 leaves the module's weights out of it", path.display())]
     NoModuleWeights {
@@ -442,6 +450,7 @@ impl Error {
             Self::Pointer { fetch, .. } => fetch,
             Self::Impostor { .. } => "save or download the checkpoint again as safetensors",
             Self::Ambiguous { .. } => "give the path of the one that is meant",
+            Self::CutOff { .. } => "wait until the save has finished, or copy the file again",
             Self::Unfinished { .. } => "wait until the save has finished, or copy the missing files again",
             Self::Header { source, .. } if source.is_truncated() => "the file is incomplete: copy or save it again",
             Self::Header { source, .. } if matches!(**source, HeaderError::TooLong { .. }) => {
@@ -483,10 +492,10 @@ impl Error {
             };
         }
         match self {
-            Self::Unfinished { .. } => Fault::Unfinished,
+            Self::Unfinished { .. } | Self::CutOff { .. } => Fault::Unfinished,
             Self::Header { source, .. } if source.is_truncated() => Fault::Unfinished,
             Self::Torch { source, .. } if source.is_truncated() => Fault::Unfinished,
-            Self::Torch { .. } => Fault::Damaged,
+            Self::Torch { .. } | Self::Layout { .. } => Fault::Damaged,
             Self::Header { .. } | Self::Index { .. } | Self::IndexMismatch { .. } | Self::Config { .. } => {
                 Fault::Damaged
             }

@@ -53,9 +53,9 @@ impl FrameBuilder {
         places.push(self.leave_out(4).start);
     }
 
-    /// Says that the sum of this range is at these places.
-    pub(crate) fn add_checksum(&mut self, range: Range<u64>, places: Vec<u64>) {
-        self.checksums.push(Checksum { range, places });
+    /// Says which range has a sum, and where that is.
+    pub(crate) fn add_checksum(&mut self, checksum: Checksum) {
+        self.checksums.push(checksum);
     }
 
     fn leave_out(&mut self, len_bytes: u64) -> Range<u64> {

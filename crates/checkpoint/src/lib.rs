@@ -12,6 +12,7 @@ mod config_meaning;
 mod crc_ranges;
 mod dequantised;
 pub mod error;
+mod folder;
 pub mod format;
 mod frame_builder;
 mod gather;
@@ -33,6 +34,9 @@ mod stranger;
 mod template;
 mod to_huggingface;
 mod tokenizer;
+mod unpacked;
+mod zip_directory;
+mod zip_layout;
 
 pub use block_scaled::{BlockScaled, ScaledFault, ScaledWeight};
 pub use catalog_cache::{CatalogCache, KnownHeaders};
@@ -43,10 +47,12 @@ pub use commit::{
 pub use config::{MAX_CONFIG_BYTES, parse_config, quantisation_of, updated_config, without_quantisation};
 pub use config_compare::{ConfigDifference, compare_configs, is_same_value};
 pub use error::{Error, Fault};
+pub use folder::{FolderFiles, write_folder};
 pub use format::dcp::write::layout_dcp;
 pub use format::dcp::{DcpExtras, DcpObject, PathPart, dcp_extras};
 pub use format::megatron_dist::{MegatronExtras, layout_megatron_dist, megatron_common};
 pub use format::model_key::KeyKind;
+pub use format::npz::write::layout_npz;
 pub use format::torch::write::layout_torch;
 pub use gather::GATHER_SCRATCH_BYTES;
 pub use layout::{
@@ -62,7 +68,9 @@ pub use pool::CheckpointPool;
 pub use read_options::{Params, ReadOptions};
 pub use rename::{NameCollision, RenameError, RenameMap, RenameRule};
 pub use shard_digest::shard_digest;
-pub use side_files::{CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, StayReason, side_file_kind};
+pub use side_files::{
+    CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, StayReason, side_file_kind, side_files_of,
+};
 pub use stage::{FrameCopies, FrameCopy, StagedCheckpoint, check_free_space};
 pub use template::{
     KeptName, Template, can_be_template, frame_ranges, kept_files, layout_like, open_whole, unchanged_copies,
@@ -72,3 +80,5 @@ pub use to_huggingface::{
     llama_heads, naming_of, open_assets,
 };
 pub use tokenizer::{TokenizerDifference, compare_tokenizer_files};
+pub use unpacked::UNPACK_BYTES;
+pub use zip_directory::ZipError;

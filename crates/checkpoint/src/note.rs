@@ -86,6 +86,11 @@ pub enum Note {
         /// Rows and columns of the blocks that share a scale.
         block: [u64; 2],
     },
+    /// Arrays of two-byte elements without a type, which ml_dtypes leaves of BF16.
+    ReadAsBfloat16 {
+        /// Number of arrays.
+        n_tensors: usize,
+    },
     /// Tables of rotations, which the model under its new names computes.
     RotaryTablesLeftOut {
         /// Their names.
@@ -122,18 +127,7 @@ impl fmt::Display for Note {
             }
             Self::KeyChosen { key } => write!(f, "the tensors under key `{}` are read", display_name(key)),
             Self::OtherKeys { keys } => write_other_keys(f, keys),
-            Self::NewerThanMetadata { files, n_older } => {
-                let first = files.first().map(|name| display_name(name)).unwrap_or_default();
-                match files.len() {
-                    1 => write!(f, "`{first}` was")?,
-                    n => write!(f, "{n} files such as `{first}` were")?,
-                }
-                write!(
-                    f,
-                    " written after `.metadata`, and {n_older} before it: a save over this checkpoint may have been \
-                     interrupted, and its tensors may come from two steps"
-                )
-            }
+            Self::NewerThanMetadata { files, n_older } => write_newer(f, files, *n_older),
             Self::RanksNotRecorded { n_ranks } => write!(
                 f,
                 "the files do not record how many ranks wrote them: if {n_ranks} is not all of them, copy the rest, because \
@@ -160,6 +154,11 @@ impl fmt::Display for Note {
                 "FP8 weights are dequantised ({n_tensors}): each code is multiplied by the scale of its block of {rows} x {columns}, \
                  exactly"
             ),
+            Self::ReadAsBfloat16 { n_tensors } => write!(
+                f,
+                "elements of type `V2` are read as BF16 ({n_tensors} arrays): NumPy does not record the types of ml_dtypes, and \
+                 no other has two bytes"
+            ),
             Self::RotaryTablesLeftOut { names } => {
                 let first = names.first().map(|name| display_name(name)).unwrap_or_default();
                 write!(f, "`{first}`, a table of rotations that Hugging Face computes from the config, is left out")
@@ -169,6 +168,19 @@ impl fmt::Display for Note {
             }
         }
     }
+}
+
+fn write_newer(f: &mut fmt::Formatter<'_>, files: &[String], n_older: usize) -> fmt::Result {
+    let first = files.first().map(|name| display_name(name)).unwrap_or_default();
+    match files.len() {
+        1 => write!(f, "`{first}` was")?,
+        n => write!(f, "{n} files such as `{first}` were")?,
+    }
+    write!(
+        f,
+        " written after `.metadata`, and {n_older} before it: a save over this checkpoint may have been \
+         interrupted, and its tensors may come from two steps"
+    )
 }
 
 fn write_other_keys(f: &mut fmt::Formatter<'_>, keys: &[(String, usize)]) -> fmt::Result {

@@ -20,7 +20,7 @@ use crate::format::{FORMATS, HEAD_BYTES, Place};
 use crate::lazy_pieces::LazyPieces;
 use crate::optimizer_state::find_disguised;
 use crate::side_files::{CONFIG_FILE_NAME, find_in_listing, probe_folder};
-use crate::stranger::{describe_stranger, explain_torch_error, recognise_file};
+use crate::stranger::{describe_stranger, explain_file_error, recognise_file};
 use crate::to_huggingface::translate;
 use crate::{CatalogCache, Error, Note, ReadOptions};
 
@@ -130,7 +130,7 @@ pub fn open_with_cache(
         return Err(describe_stranger(&place));
     };
     let mut content =
-        format.open(storage, &place, options, cache).map_err(|error| explain_torch_error(error, &**storage))?;
+        format.open(storage, &place, options, cache).map_err(|error| explain_file_error(error, &**storage))?;
     if options.optimizer
         && let Some(entry) = find_disguised(content.catalog.entries(), content.n_state)
     {
@@ -177,6 +177,7 @@ pub fn open_with_cache(
         metadata: content.metadata,
         notes: content.notes,
         findings: content.findings,
+        is_packed: content.is_packed,
         lazy: content.opener.map(LazyPieces::new),
     };
     if options.dequantise {

@@ -211,6 +211,14 @@ pub(crate) fn find_in_listing(folder: &Path, entries: &[FolderEntry], used: &dyn
     entries.iter().filter(|entry| !used(&entry.name)).map(side_file).collect()
 }
 
+/// The side files of a folder, whatever its tensors are.
+///
+/// # Errors
+/// `Storage`.
+pub fn side_files_of(storage: &dyn Storage, folder: &Path) -> Result<Vec<SideFile>, Error> {
+    Ok(find_in_listing(folder, &storage.list_folder(folder)?, &|_| false))
+}
+
 /// The side files beside a single file, sorted by name.
 ///
 /// Known names are asked for one by one: a run folder with a thousand such files is not listed a thousand times.

@@ -17,7 +17,7 @@ use crate::crc_ranges::CrcRanges;
 use crate::error::storage_error;
 use crate::gather::{read_share, shares_of, write_share};
 use crate::index::check_file_name;
-use crate::layout::{CopiedBytes, FrameContent, FramePart, OutputFile, OutputLayout, reserved_names};
+use crate::layout::{Checksum, CopiedBytes, FrameContent, FramePart, OutputFile, OutputLayout, reserved_names};
 use crate::template::strided_spans;
 
 /// Shards of one output that are kept open: several outputs of thousands of shards must not use up the process's
@@ -415,10 +415,14 @@ impl StagedCheckpoint {
             let Some(sums) = &self.sums[file_idx] else { continue };
             let file = self.shard(file_idx)?;
             for checksum in &output.checksums {
-                let sum = match sums.sum_of(&checksum.range) {
-                    Some(sum) => sum,
-                    None => read_sum(&*file, &checksum.range)?,
-                };
+                let Checksum { range, head_bytes, .. } = checksum;
+                let tensor = range.start + head_bytes..range.end;
+                let mut sum = read_sum(&*file, &(range.start..tensor.start))?;
+                match sums.sum_of(&tensor) {
+                    Some(known) => sum.combine(&known),
+                    None => sum.combine(&read_sum(&*file, &tensor)?),
+                }
+                let sum = sum.finalize();
                 for place in &checksum.places {
                     file.write_all_at(*place, &sum.to_le_bytes())?;
                 }
@@ -551,7 +555,7 @@ pub(crate) fn folders_of(layout: &OutputLayout) -> BTreeSet<&str> {
     names.flat_map(|name| name.match_indices('/').map(move |(at, _)| &name[..at])).collect()
 }
 
-fn read_sum(file: &dyn WriteAt, range: &Range<u64>) -> Result<u32, Error> {
+fn read_sum(file: &dyn WriteAt, range: &Range<u64>) -> Result<crc32fast::Hasher, Error> {
     const PIECE_BYTES: u64 = 1 << 20;
     let mut hasher = crc32fast::Hasher::new();
     let mut buffer = vec![0; to_index(PIECE_BYTES.min(range.end - range.start))];
@@ -562,7 +566,7 @@ fn read_sum(file: &dyn WriteAt, range: &Range<u64>) -> Result<u32, Error> {
         hasher.update(piece);
         at += piece.len() as u64;
     }
-    Ok(hasher.finalize())
+    Ok(hasher)
 }
 
 impl TensorSink for StagedCheckpoint {

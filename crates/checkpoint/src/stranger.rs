@@ -25,7 +25,7 @@ impl Stranger {
 }
 
 /// In the order of matching: a folder of one format may also hold files that look like another.
-const STRANGERS: [Stranger; 8] = [
+const STRANGERS: [Stranger; 6] = [
     Stranger {
         ends: &[".distcp"],
         what: "a shard of a distributed checkpoint of PyTorch",
@@ -41,16 +41,6 @@ const STRANGERS: [Stranger; 8] = [
         ends: &[".nemo"],
         what: "a NeMo archive, which is a tar file",
         way_out: "unpack it with `tar -xf`, and give the `model_weights.ckpt` or the folder `model_weights` in it",
-    },
-    Stranger {
-        ends: &[".gguf"],
-        what: "a GGUF file",
-        way_out: "give the checkpoint that it was made from: GGUF holds converted, mostly quantised weights",
-    },
-    Stranger {
-        ends: &[".npz"],
-        what: "an archive of NumPy arrays",
-        way_out: "convert it with `safetensors.numpy.save_file(dict(numpy.load(FILE)), \"model.safetensors\")`",
     },
     Stranger {
         ends: &[".msgpack"],
@@ -159,15 +149,21 @@ pub(crate) fn explain_header_error(error: Error, file: &dyn ReadAt, path: &Path)
     }
 }
 
-/// `error` about a PyTorch file, or that the file is a pointer.
-pub(crate) fn explain_torch_error(error: Error, storage: &dyn Storage) -> Error {
-    let Error::Torch { path, .. } = &error else { return error };
+/// `error` about a file of PyTorch, NumPy or llama.cpp, or that the file is a pointer or a page.
+pub(crate) fn explain_file_error(error: Error, storage: &dyn Storage) -> Error {
+    let (Error::Torch { path, .. } | Error::CutOff { path, .. } | Error::Layout { path, .. }) = &error else {
+        return error;
+    };
     let Ok(file) = storage.open_file(path) else { return error };
     let mut first = [0; LOOK_BYTES];
     let n_bytes = LOOK_BYTES.min(thalweg_tensor::to_index(file.info().len_bytes));
-    let is_pointer = |found: &Error| matches!(found, Error::Pointer { .. });
+    let is_torch = matches!(error, Error::Torch { .. });
     match file.read_exact_at(0, &mut first[..n_bytes]) {
-        Ok(()) => recognise_file(path, &first[..n_bytes]).filter(is_pointer).unwrap_or(error),
+        Ok(()) => {
+            let is_page = !is_torch && first.starts_with(b"<");
+            let is_other = |found: &Error| is_page || matches!(found, Error::Pointer { .. });
+            recognise_file(path, &first[..n_bytes]).filter(is_other).unwrap_or(error)
+        }
         Err(_) => error,
     }
 }

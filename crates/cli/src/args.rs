@@ -1,11 +1,13 @@
 //! What can be typed. Nothing is interpreted here; see `options` and `requests`.
 
 mod format;
+mod generate;
 mod launch;
 mod merge;
 mod parse;
 mod rule;
 mod study;
+mod watch;
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
@@ -17,6 +19,7 @@ use thalweg_merge::context::DEFAULT_MEMORY;
 use thalweg_tensor::kernel::Simd;
 
 pub(crate) use self::format::{FormatChoice, OptimizerChoice};
+pub(crate) use self::generate::{GenerateArgs, GenerateWhat};
 pub(crate) use self::launch::{KubernetesArgs, LaunchArgs, LaunchWhat, SlurmArgs, WorkArgs};
 pub(crate) use self::merge::{MergeArgs, ShardChoice};
 pub(crate) use self::parse::parse_arguments;
@@ -25,6 +28,7 @@ pub(crate) use self::study::{
     CurveChoice, DataChoice, ForecastArgs, InitArgs, KeepChoice, MomentsChoice, RawChoice, RecoverArgs, ScoringArgs,
     StartChoice, SweepArgs,
 };
+pub(crate) use self::watch::WatchArgs;
 use crate::options::{ByteSize, Count, parse_positive, parse_whole};
 
 /// Merge checkpoints of one pre-training run: exactly rounded, at disk speed, in bounded memory.
@@ -74,6 +78,8 @@ pub(crate) enum Command {
     Convert(ConvertArgs),
     /// Make many merges of one run, each source byte read once
     Sweep(SweepArgs),
+    /// Keep the merges of a run in training current
+    Watch(WatchArgs),
     /// Read an output again and compare it with its receipt
     Verify(VerifyArgs),
     /// Compare two checkpoints, tensor by tensor
@@ -185,6 +191,7 @@ impl Command {
             Self::Merge(args) => &args.source.run.reading,
             Self::Convert(args) => &args.reading,
             Self::Sweep(args) => &args.run.reading,
+            Self::Watch(args) => &args.run.reading,
             Self::Diff(args) => &args.reading,
             Self::Eval(args) => &args.reading,
             Self::Forecast(args) => &args.run.reading,
@@ -650,25 +657,4 @@ pub(crate) struct ExplainArgs {
     /// Upper limit of resident memory
     #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY)]
     pub(crate) memory: ByteSize,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct GenerateArgs {
-    /// What to print
-    #[command(subcommand)]
-    pub(crate) what: GenerateWhat,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum GenerateWhat {
-    /// Completions for a shell
-    Completions {
-        /// Which
-        shell: clap_complete::Shell,
-    },
-    /// The man page of the program or of one command
-    Man {
-        /// Which command
-        command: Option<String>,
-    },
 }

@@ -4,13 +4,13 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use indicatif::ProgressDrawTarget;
 use thalweg_checkpoint::{CheckpointPool, ReadOptions};
 use thalweg_eval::EvalContext;
-use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage, TOOL, Unwatched, limit_threads};
-use thalweg_storage::{LocalStorage, Storage};
+use thalweg_merge::context::{Limits, Progress, RunContext, Stage, TOOL, limit_threads};
+use thalweg_storage::{Host, LocalStorage, ProcessHost, Storage, Unwatched};
 use thalweg_study::request::Resolver;
 use thalweg_tensor::kernel::Simd;
 
@@ -31,7 +31,7 @@ pub(crate) struct World<'a> {
     pub(crate) pool: CheckpointPool,
     /// How checkpoints are read.
     pub(crate) reading: ReadOptions,
-    clock: ProcessHost,
+    host: ProcessHost,
     progress: CliProgress<'a>,
     interrupt: Arc<AtomicBool>,
     n_threads: NonZeroUsize,
@@ -58,7 +58,7 @@ impl<'a> World<'a> {
             pool: CheckpointPool::new(&storage),
             storage,
             reading,
-            clock: ProcessHost { started: Instant::now() },
+            host: ProcessHost::start(),
             progress: CliProgress::new(messages),
             interrupt,
             n_threads,
@@ -71,7 +71,7 @@ impl<'a> World<'a> {
         RunContext {
             storage: Arc::clone(&self.storage),
             pool: &self.pool,
-            host: &self.clock,
+            host: &self.host,
             progress: &self.progress,
             interrupt: &self.interrupt,
             limits: Limits { n_threads: self.n_threads, memory_bytes, simd: self.simd },
@@ -86,17 +86,30 @@ impl<'a> World<'a> {
 
     /// The same for an evaluation.
     pub(crate) fn quiet_eval_context(&self) -> EvalContext<'_> {
-        EvalContext { progress: &Silent, ..self.eval_context() }
+        EvalContext { progress: &Unwatched, ..self.eval_context() }
     }
 
     /// The context of an evaluation.
     pub(crate) fn eval_context(&self) -> EvalContext<'_> {
         EvalContext {
             storage: Arc::clone(&self.storage),
-            clock: &self.clock,
+            host: &self.host,
             progress: &self.progress,
             interrupt: &self.interrupt,
-            memory_bytes: self.clock.physical_memory_bytes().unwrap_or(u64::MAX),
+            memory_bytes: self.host.physical_memory_bytes().unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Waits, in short pieces: a stop that is asked for ends it.
+    pub(crate) fn sleep(&self, seconds: f64) {
+        const PIECE: Duration = Duration::from_millis(50);
+        let until = Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 1e9));
+        while !self.interrupt.load(Ordering::Relaxed) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            std::thread::sleep(left.min(PIECE));
         }
     }
 
@@ -136,45 +149,6 @@ pub(crate) fn command_line() -> String {
     let word = |word: std::ffi::OsString| thalweg_tensor::shell_word(&word.to_string_lossy());
     let words: Vec<String> = std::env::args_os().skip(1).map(word).collect();
     format!("thalweg {}", words.join(" "))
-}
-
-/// Scoring without progress or notes.
-#[derive(Debug)]
-struct Silent;
-
-impl thalweg_eval::context::Progress for Silent {
-    fn begin(&self, _total_tokens: u64) {}
-
-    fn advance(&self, _n_tokens: u64) {}
-}
-
-#[derive(Debug)]
-struct ProcessHost {
-    started: Instant,
-}
-
-impl thalweg_eval::context::Clock for ProcessHost {
-    fn elapsed_seconds(&self) -> f64 {
-        self.started.elapsed().as_secs_f64()
-    }
-}
-
-impl Host for ProcessHost {
-    fn elapsed_seconds(&self) -> f64 {
-        self.started.elapsed().as_secs_f64()
-    }
-
-    fn unix_seconds(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-    }
-
-    fn peak_memory_bytes(&self) -> Option<u64> {
-        thalweg_storage::machine::peak_memory_bytes()
-    }
-
-    fn physical_memory_bytes(&self) -> Option<u64> {
-        thalweg_storage::machine::physical_memory_bytes()
-    }
 }
 
 /// A bar on a terminal, a line every few seconds elsewhere; nothing for what is done at once.

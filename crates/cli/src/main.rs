@@ -45,6 +45,7 @@ fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Err
         Command::Launch(args) => command::launch::run(args, &world, messages),
         Command::Convert(args) => command::convert::run(args, &world, messages),
         Command::Sweep(args) => command::sweep::run(args, &world, messages),
+        Command::Watch(args) => command::watch::run(args, &world, messages),
         Command::Verify(args) => command::verify::run(args, &world, messages),
         Command::Diff(args) => command::diff::run(args, &world, messages),
         Command::Eval(args) => command::eval::run(args, &world, messages),

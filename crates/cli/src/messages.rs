@@ -53,6 +53,13 @@ impl Messages {
         }
     }
 
+    /// One of many results as a line of JSON, if that was asked for.
+    pub(crate) fn json_line(&self, document: &serde_json::Value) {
+        if self.json {
+            self.stdout(&format!("{document}\n"));
+        }
+    }
+
     /// A document that is the result whatever was asked for: completions, man pages.
     pub(crate) fn document(&self, text: &str) {
         self.stdout(text);

@@ -14,6 +14,23 @@ pub(crate) struct Count(pub(crate) u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ByteSize(pub(crate) u64);
 
+/// A length of time: `30s`, `5m`, `2h`, or seconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Seconds(pub(crate) f64);
+
+impl FromStr for Seconds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0)];
+        let unit = units.into_iter().find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)));
+        let (number, seconds) = unit.unwrap_or((text, 1.0));
+        let parsed = number.trim().parse::<f64>().ok().map(|number| number * seconds);
+        let parsed = parsed.filter(|seconds| *seconds > 0.0 && *seconds <= 1e9);
+        parsed.map(Self).ok_or_else(|| format!("`{text}` is not a length of time; write 30s, 5m or 2h"))
+    }
+}
+
 impl FromStr for Count {
     type Err = String;
 

@@ -6,15 +6,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use thalweg_storage::Storage;
+use thalweg_storage::{Host, Storage, Unwatched};
 
 use crate::Error;
-
-/// The time, handed in.
-pub trait Clock: Sync {
-    /// Seconds since some fixed moment; never goes back.
-    fn elapsed_seconds(&self) -> f64;
-}
 
 /// Where progress goes.
 pub trait Progress: Sync {
@@ -24,12 +18,18 @@ pub trait Progress: Sync {
     fn advance(&self, n_tokens: u64);
 }
 
+impl Progress for Unwatched {
+    fn begin(&self, _total_tokens: u64) {}
+
+    fn advance(&self, _n_tokens: u64) {}
+}
+
 /// Everything from outside.
 pub struct EvalContext<'a> {
     /// Where suites, data and cached scores are.
     pub storage: Arc<dyn Storage>,
-    /// The clock.
-    pub clock: &'a dyn Clock,
+    /// Clock and counters.
+    pub host: &'a dyn Host,
     /// Progress.
     pub progress: &'a dyn Progress,
     /// Set from outside to stop between two batches.

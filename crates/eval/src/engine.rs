@@ -196,7 +196,7 @@ fn score_task(
     context_length: usize,
     context: &EvalContext<'_>,
 ) -> Result<TaskScores, Error> {
-    let began = context.clock.elapsed_seconds();
+    let began = context.host.elapsed_seconds();
     let results = run_texts(&task.texts, subject, workspace, context_length, context)?;
     let mut measures: Vec<MeasureScores> = task
         .measures
@@ -219,7 +219,7 @@ fn score_task(
         items: task.item_ids.clone(),
         measures,
         n_tokens: task.n_tokens(context_length),
-        seconds: context.clock.elapsed_seconds() - began,
+        seconds: context.host.elapsed_seconds() - began,
         is_cached: false,
     })
 }

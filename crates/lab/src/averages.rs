@@ -3,12 +3,11 @@
 //! Two kinds. Over the last N checkpoints: the engine's own sum over the arenas in memory, so the bytes of merging them
 //! offline. Over the parameters after every k steps: running sums in doubles that no checkpoint could give.
 
-use std::collections::VecDeque;
-
 use serde::{Deserialize, Serialize};
 use thalweg_merge::Coefficients;
 use thalweg_merge::context::RunContext;
 use thalweg_merge::in_memory::{LiveSource, merge_live};
+use thalweg_merge::recent::{RecentSaves, coefficients_at_steps};
 use thalweg_merge::scheme::{Scheme, SchemeParameters, power_ema_exponent};
 use thalweg_model::{ParamLayout, arena_sink, arena_source};
 
@@ -43,11 +42,11 @@ impl AveragePlan {
         match (section.count, section.every_steps) {
             (Some(count), _) => {
                 // Found wrong now rather than at the first checkpoint.
-                coefficients_of(&scheme, &(1..=count as u64).collect::<Vec<_>>())?;
+                coefficients_at_steps(&scheme, &(1..=count as u64).collect::<Vec<_>>())?;
                 Ok(Self::Window { name, scheme, count })
             }
             (None, every_steps) => {
-                coefficients_of(&scheme, &[1, 2])?;
+                coefficients_at_steps(&scheme, &[1, 2])?;
                 let rule = match &scheme {
                     Scheme::Sma => RunningRule::BlockMean,
                     Scheme::Ema { alpha } => RunningRule::Ema { alpha: alpha.to_f64() },
@@ -80,11 +79,6 @@ impl AveragePlan {
             }
         }
     }
-}
-
-/// The coefficients of checkpoints at these steps, by the same function as for every merge.
-fn coefficients_of(scheme: &Scheme, steps: &[u64]) -> Result<Coefficients, Error> {
-    Ok(scheme.coefficients_for(&steps.iter().copied().map(Some).collect::<Vec<_>>())?)
 }
 
 /// Counters of a running average.
@@ -141,54 +135,30 @@ fn share(last_step: u64, step: u64) -> f64 {
     step.saturating_sub(last_step) as f64 / step.max(1) as f64
 }
 
-/// The last checkpoints of a run, in memory.
-#[derive(Debug, Default)]
-pub(crate) struct RecentCheckpoints {
-    kept: VecDeque<(u64, Vec<f32>)>,
-    n_kept: usize,
+/// Keeps the newest parameters; their arena reuses that of those that fall out.
+pub(crate) fn keep_recent(recent: &mut RecentSaves<Vec<f32>>, step: u64, params: &[f32]) {
+    if recent.n_kept() == 0 {
+        return;
+    }
+    let mut arena = recent.make_room().unwrap_or_else(|| Vec::with_capacity(params.len()));
+    arena.clear();
+    arena.extend_from_slice(params);
+    recent.push(step, arena);
 }
 
-impl RecentCheckpoints {
-    pub(crate) fn new(n_kept: usize) -> Self {
-        Self { kept: VecDeque::with_capacity(n_kept), n_kept }
-    }
-
-    /// Adds the newest; its arena reuses that of the one that falls out.
-    pub(crate) fn push(&mut self, step: u64, params: &[f32]) {
-        if self.n_kept == 0 {
-            return;
-        }
-        let mut arena = if self.kept.len() < self.n_kept {
-            Vec::with_capacity(params.len())
-        } else {
-            self.kept.pop_front().map(|(_, arena)| arena).unwrap_or_default()
-        };
-        arena.clear();
-        arena.extend_from_slice(params);
-        self.kept.push_back((step, arena));
-    }
-
-    /// Whether so many are there.
-    pub(crate) fn has(&self, count: usize) -> bool {
-        self.kept.len() >= count
-    }
-
-    /// The weighted sum of the last `count`, into `out`.
-    pub(crate) fn combine(
-        &self,
-        layout: &ParamLayout,
-        scheme: &Scheme,
-        count: usize,
-        out: &mut [f32],
-        run: &RunContext<'_>,
-    ) -> Result<(), Error> {
-        let recent = || self.kept.iter().skip(self.kept.len().saturating_sub(count));
-        let steps: Vec<u64> = recent().map(|(step, _)| *step).collect();
-        let coefficients = coefficients_of(scheme, &steps)?;
-        let arenas: Vec<&[f32]> = recent().map(|(_, arena)| arena.as_slice()).collect();
-        let names: Vec<String> = steps.iter().map(|step| format!("step {step}")).collect();
-        combine_arenas(layout, &arenas, &names, &coefficients, out, run)
-    }
+/// The weighted sum of the last `count` checkpoints, into `out`.
+pub(crate) fn combine_recent(
+    recent: &RecentSaves<Vec<f32>>,
+    layout: &ParamLayout,
+    (scheme, count): (&Scheme, usize),
+    out: &mut [f32],
+    run: &RunContext<'_>,
+) -> Result<(), Error> {
+    let steps: Vec<u64> = recent.last(count).map(|(step, _)| *step).collect();
+    let coefficients = coefficients_at_steps(scheme, &steps)?;
+    let arenas: Vec<&[f32]> = recent.last(count).map(|(_, arena)| arena.as_slice()).collect();
+    let names: Vec<String> = steps.iter().map(|step| format!("step {step}")).collect();
+    combine_arenas(layout, &arenas, &names, &coefficients, out, run)
 }
 
 /// The engine's weighted sum of arenas of one layout.
@@ -223,12 +193,12 @@ mod tests {
     fn averages_over_uneven_checkpoints_have_the_coefficients_of_a_merge() {
         let scheme = |text: &str| Scheme::parse(text, SchemeParameters::default()).unwrap();
         let steps = [2000, 4000, 10_000];
-        let linear = coefficients_of(&scheme("decay:linear"), &steps).unwrap();
+        let linear = coefficients_at_steps(&scheme("decay:linear"), &steps).unwrap();
         assert_eq!(linear, Coefficients::new([1, 3, 2], 6).unwrap());
-        let cosine = coefficients_of(&scheme("decay:cosine"), &steps).unwrap();
+        let cosine = coefficients_at_steps(&scheme("decay:cosine"), &steps).unwrap();
         assert_eq!(cosine, scheme("decay:cosine").coefficients_at(&steps).unwrap());
         assert_ne!(cosine, scheme("decay:cosine").coefficients(3).unwrap());
-        assert_eq!(coefficients_of(&scheme("wma"), &steps).unwrap(), Coefficients::new([1, 2, 3], 6).unwrap());
+        assert_eq!(coefficients_at_steps(&scheme("wma"), &steps).unwrap(), Coefficients::new([1, 2, 3], 6).unwrap());
     }
 
     #[test]
@@ -241,7 +211,7 @@ mod tests {
             ("power-ema:0.1", RunningRule::PowerEma { gamma: power_ema_exponent(&"0.1".parse().unwrap()).unwrap() }),
         ] {
             let scheme = Scheme::parse(text, SchemeParameters::default()).unwrap();
-            let coefficients = coefficients_of(&scheme, &steps).unwrap();
+            let coefficients = coefficients_at_steps(&scheme, &steps).unwrap();
             let pairs = coefficients.as_f64();
             let expected: f64 = pairs.iter().zip(samples).map(|(c, (_, value))| c * f64::from(value)).sum();
             let found = f64::from(run_average(rule, &samples));

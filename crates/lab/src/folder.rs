@@ -1,13 +1,10 @@
 //! Folders that appear whole or not at all: checkpoints of a run and the states beside them.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use thalweg_checkpoint::{CommitRules, LayoutEntry, Manifest, StagedCheckpoint, commit_checkpoint, layout_output};
+use thalweg_checkpoint::{FolderFiles, StagedCheckpoint, write_folder};
 use thalweg_storage::Storage;
-use thalweg_storage::guard::{OwnFolder, clear_stage, contents_by_manifest};
-use thalweg_storage::publish::{Replace, stage_path};
 use thalweg_tensor::{Dtype, Shape, TensorSink, TensorSource};
 
 use crate::Error;
@@ -15,56 +12,23 @@ use crate::Error;
 /// Bytes that are copied at once.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// Small files of a folder, and the manifest, which is written last.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct FolderFiles<'a> {
-    pub(crate) files: &'a [(&'a str, &'a [u8])],
-    pub(crate) manifest: (&'a str, &'a [u8]),
-    /// `kind` in the manifest.
-    pub(crate) kind: &'a str,
-}
+/// What the folders of a run are called in messages.
+pub(crate) const WHAT: &str = "what training writes";
 
 /// Writes the tensors of `source` and the files as the folder `target`, replacing one of the same kind.
 ///
 /// # Errors
 /// `Checkpoint`, also when the disk is full or the target is not ours; the target then stays as it was.
-pub(crate) fn write_folder(
+pub(crate) fn write_source(
     storage: &Arc<dyn Storage>,
     target: &Path,
     source: &dyn TensorSource,
     files: FolderFiles<'_>,
 ) -> Result<(), Error> {
-    let entries: Vec<LayoutEntry> = source
-        .catalog()
-        .entries()
-        .iter()
-        .map(|entry| LayoutEntry { name: entry.name.clone(), dtype: entry.dtype, shape: entry.shape.clone() })
-        .collect();
-    let layout = Arc::new(layout_output(&entries, u64::MAX, &std::collections::BTreeMap::new())?);
-    let stage = stage_path(target);
-    let (name, bytes) = files.manifest;
-    let mut names: BTreeSet<String> = layout.files().iter().map(|file| file.name.clone()).collect();
-    names.extend(files.files.iter().map(|(name, _)| (*name).to_owned()));
-    names.insert(name.to_owned());
-    clear_stage(&**storage, &stage, &names)?;
-    let mut staged = StagedCheckpoint::create(storage, &stage, layout)?;
-    let written = fill_stage(&mut staged, source, files);
-    if let Err(error) = written {
-        // A stage that cannot be finished is in the way of the next attempt, most of all on a full disk.
-        let _ = storage.remove(&stage);
-        return Err(error);
-    }
-    let contents_of =
-        |storage: &dyn Storage, folder: &Path| contents_by_manifest(storage, folder, (name, files.kind), &names);
-    let own = OwnFolder { what: "what training writes", contents_of: &contents_of };
-    let rules = CommitRules { replace: Replace::Force, own, leftovers: &BTreeSet::new() };
-    Ok(commit_checkpoint(staged, target, Manifest { name, bytes }, rules)?)
+    write_folder(storage, target, source.catalog(), files, &mut |staged| copy_tensors(source, staged))
 }
 
-fn fill_stage(staged: &mut StagedCheckpoint, source: &dyn TensorSource, files: FolderFiles<'_>) -> Result<(), Error> {
-    for (name, bytes) in files.files {
-        staged.add_file(name, bytes)?;
-    }
+fn copy_tensors(source: &dyn TensorSource, staged: &StagedCheckpoint) -> Result<(), Error> {
     let mut buffer = Vec::new();
     for (tensor_idx, entry) in source.catalog().entries().iter().enumerate() {
         let element_bytes = entry.dtype.bytes().unwrap_or(1);

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use thalweg_checkpoint::open_checkpoint;
+use thalweg_checkpoint::{FolderFiles, open_checkpoint};
 use thalweg_storage::guard::clear_stage;
 use thalweg_storage::{FileKind, Storage};
 use thalweg_trajectory::layout::{is_temporary_name, parse_folder_name};
 
 use crate::Error;
 use crate::averages::{RunningAverage, RunningRecord};
-use crate::folder::{FlatData, FlatSource, FlatTensor, FolderFiles, read_flat_f32, read_flat_f64, write_folder};
+use crate::folder::{FlatData, FlatSource, FlatTensor, WHAT, read_flat_f32, read_flat_f64, write_source};
 use crate::step_log::LogLengths;
 
 /// `kind` of a state.
@@ -99,8 +99,15 @@ pub(crate) fn write_state(
         arenas.averages.iter().map(|average| flat(&average_name(&average.record), FlatData::F64(&average.values))),
     );
     let json = serde_json::to_vec_pretty(record).unwrap_or_default();
-    let files = FolderFiles { files: &[], manifest: (STATE_NAME, &json), kind: STATE_KIND };
-    write_folder(storage, &state_path(run, record.step), &FlatSource::new(tensors), files)
+    let files = FolderFiles {
+        files: &[],
+        manifest: (STATE_NAME, &json),
+        kind: STATE_KIND,
+        what: WHAT,
+        earlier: &[],
+        shard_bytes: u64::MAX,
+    };
+    write_source(storage, &state_path(run, record.step), &FlatSource::new(tensors), files)
 }
 
 fn average_name(record: &RunningRecord) -> String {

@@ -4,15 +4,16 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use serde_json::json;
-use thalweg_checkpoint::open_checkpoint;
+use thalweg_checkpoint::{FolderFiles, open_checkpoint};
 use thalweg_merge::context::RunContext;
+use thalweg_merge::recent::RecentSaves;
 use thalweg_model::{Batch, BatchShape, LossOptions, Model, ParamRole, Purpose, StepLoss, Workspace, arena_source};
 
 use crate::Error;
-use crate::averages::{AveragePlan, RecentCheckpoints, RunningAverage};
+use crate::averages::{AveragePlan, RunningAverage, combine_recent, keep_recent};
 use crate::config::TrainConfig;
 use crate::data::TrainData;
-use crate::folder::{FolderFiles, exists, write_folder};
+use crate::folder::{WHAT, exists, write_source};
 use crate::mixture::Mixture;
 use crate::model_spec::Balance;
 use crate::optimizer::{Arenas, GlobalNorm, Optimizer, StepScale, clip_scale, rules_of};
@@ -45,7 +46,7 @@ pub(crate) struct Trainer<'a> {
     first_moments: Vec<f32>,
     second_moments: Vec<f32>,
     averages: Vec<RunningAverage>,
-    recent: RecentCheckpoints,
+    recent: RecentSaves<Vec<f32>>,
     /// Room for an average.
     scratch: Vec<f32>,
     mixture: Mixture,
@@ -104,7 +105,7 @@ impl<'a> Trainer<'a> {
             second_moments: point.second_moments,
             model: Model::from_params(plan.model.clone(), point.params)?,
             averages,
-            recent: RecentCheckpoints::new(plan.averages.iter().map(AveragePlan::window).max().unwrap_or(0)),
+            recent: RecentSaves::new(plan.averages.iter().map(AveragePlan::window).max().unwrap_or(0)),
             scratch: vec![0.0; if plan.averages.is_empty() { 0 } else { n_params }],
             mixture: job.data.mixture(config)?,
             tokens: vec![0; n_micro],
@@ -141,7 +142,7 @@ impl<'a> Trainer<'a> {
             let path = self.folder.checkpoint_path(step);
             let source = open_checkpoint(&self.run.storage, &path)?;
             let model = Model::load(self.plan.model.clone(), &source)?;
-            self.recent.push(step, model.params());
+            keep_recent(&mut self.recent, step, model.params());
         }
         Ok(())
     }
@@ -362,7 +363,7 @@ impl<'a> Trainer<'a> {
 
     /// Writes the step's checkpoint and what the windows of averages give; only what is missing, if so asked.
     fn write_checkpoints(&mut self, only_missing: bool) -> Result<(), Error> {
-        self.recent.push(self.step, self.model.params());
+        keep_recent(&mut self.recent, self.step, self.model.params());
         let path = self.folder.checkpoint_path(self.step);
         let is_there = |path: &Path| Ok::<bool, Error>(only_missing && exists(&*self.run.storage, path)?);
         if !is_there(&path)? {
@@ -374,7 +375,8 @@ impl<'a> Trainer<'a> {
             let path = self.folder.average_path(name, self.step);
             if self.recent.has(*count) && !is_there(&path)? {
                 let mut scratch = std::mem::take(&mut self.scratch);
-                let combined = self.recent.combine(&self.plan.layout, scheme, *count, &mut scratch, self.run);
+                let window = (scheme, *count);
+                let combined = combine_recent(&self.recent, &self.plan.layout, window, &mut scratch, self.run);
                 let written = combined.and_then(|()| self.write_checkpoint(&path, Some(name), &scratch));
                 self.scratch = scratch;
                 written?;
@@ -428,8 +430,15 @@ impl<'a> Trainer<'a> {
             ("tokenizer.json", self.data.tokenizer.bytes()),
             ("tokenizer_config.json", &tokenizer),
         ];
-        let files = FolderFiles { files: &files, manifest: (CHECKPOINT_RECORD_NAME, &record), kind: CHECKPOINT_KIND };
-        write_folder(&self.run.storage, path, &arena_source(&self.plan.layout, params), files)?;
+        let files = FolderFiles {
+            files: &files,
+            manifest: (CHECKPOINT_RECORD_NAME, &record),
+            kind: CHECKPOINT_KIND,
+            what: WHAT,
+            earlier: &[],
+            shard_bytes: u64::MAX,
+        };
+        write_source(&self.run.storage, path, &arena_source(&self.plan.layout, params), files)?;
         self.watcher.on_checkpoint(self.step, path);
         Ok(())
     }

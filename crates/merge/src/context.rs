@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use thalweg_checkpoint::CheckpointPool;
-use thalweg_storage::Storage;
+use thalweg_storage::{Host, Storage, Unwatched};
 use thalweg_tensor::kernel::Simd;
 
 use crate::Error;
@@ -26,18 +26,6 @@ const LEAST_LIMIT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(127);
 /// The number of threads that are used where `asked` are asked for, on a machine with `available` cores.
 pub fn limit_threads(asked: NonZeroUsize, available: NonZeroUsize) -> NonZeroUsize {
     asked.min(available.saturating_mul(THREADS_PER_CORE).max(LEAST_LIMIT))
-}
-
-/// Clock and counters of the process, handed in so that nothing below the faces asks the system.
-pub trait Host: Sync {
-    /// Seconds since some fixed moment; never goes back.
-    fn elapsed_seconds(&self) -> f64;
-    /// Seconds since 1970-01-01 UTC.
-    fn unix_seconds(&self) -> u64;
-    /// Largest resident memory so far, where the system tells.
-    fn peak_memory_bytes(&self) -> Option<u64>;
-    /// Memory of the machine, where the system tells.
-    fn physical_memory_bytes(&self) -> Option<u64>;
 }
 
 /// What a long act is doing.
@@ -69,30 +57,6 @@ pub trait Progress: Sync {
     fn advance(&self, n_bytes: u64);
     /// A note for the user.
     fn note(&self, text: &str);
-}
-
-/// Nothing is shown or measured: a stopped clock, unknown memory, progress that is discarded.
-///
-/// For callers without a terminal. Receipts then say 0 seconds, so equal acts leave equal bytes.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Unwatched;
-
-impl Host for Unwatched {
-    fn elapsed_seconds(&self) -> f64 {
-        0.0
-    }
-
-    fn unix_seconds(&self) -> u64 {
-        0
-    }
-
-    fn peak_memory_bytes(&self) -> Option<u64> {
-        None
-    }
-
-    fn physical_memory_bytes(&self) -> Option<u64> {
-        None
-    }
 }
 
 impl Progress for Unwatched {

@@ -42,8 +42,10 @@ pub struct ExecuteOptions {
 /// What becomes of a stage that an interrupted run left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PartialStage {
-    /// Go on from it.
+    /// Resume it. One of another plan or reading is an error.
     Resume,
+    /// Resume it if it is of the same plan and reading, else start over.
+    ResumeIfSame,
     /// Start over.
     Discard,
 }

@@ -1,7 +1,7 @@
 //! Merges that end in memory: no file, no receipt. What is to last is written by `engine`.
 //!
 //! [`OpenMerge`] executes a plan over checkpoints, tensor by tensor or whole, for scoring many windows without writing
-//! any. [`merge_live`] takes sources that are not checkpoints: live models, arenas of moments. Both are the one sum of
+//! any. [`LiveMerge`] takes sources that are not checkpoints: live models, arenas of moments. Both are the one sum of
 //! `combine`.
 
 use std::collections::BTreeSet;
@@ -117,35 +117,102 @@ pub fn merge_into_sinks(plan: &MergePlan, sinks: &[&dyn TensorSink], run: &RunCo
     OpenMerge::open(plan, run)?.merge_tensors(&|_| true, sinks, run)
 }
 
-/// Fills `sink` with the weighted sum of `sources`, oldest first: the bits that `execute_merge` writes for checkpoints
-/// of the same content with the default policies.
-///
-/// Element types stay; routers are averaged; other than floating tensors must be equal in all sources.
+/// What is done with live sources where averaging has no meaning, and the element type of the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LiveOptions {
+    /// Element type of averaged tensors.
+    pub dtype: OutputDtype,
+    /// Integers and booleans.
+    pub non_float: NonFloatPolicy,
+    /// Routers and expert biases.
+    pub router: RouterPolicy,
+    /// NaN and infinities.
+    pub non_finite: NonFinitePolicy,
+}
+
+impl Default for LiveOptions {
+    /// The defaults of a merge: element types stay, other than floating tensors must be equal in all sources, routers
+    /// are averaged, and NaN and infinities are refused.
+    fn default() -> Self {
+        Self {
+            dtype: OutputDtype::Same,
+            non_float: NonFloatPolicy::Error,
+            router: RouterPolicy::Average,
+            non_finite: NonFinitePolicy::Refuse,
+        }
+    }
+}
+
+/// A weighted sum of sources that are not checkpoints: the bits that `execute_merge` writes for checkpoints of the same
+/// content.
+#[derive(Debug)]
+pub struct LiveMerge<'a> {
+    sources: &'a [LiveSource<'a>],
+    layout: MergeLayout,
+    combination: Combination,
+    catalog: Arc<TensorCatalog>,
+}
+
+impl<'a> LiveMerge<'a> {
+    /// Compares the sources, oldest first.
+    ///
+    /// # Errors
+    /// `PlanInvalid` where names, shapes, element types or numbers of coefficients differ.
+    pub fn new(
+        sources: &'a [LiveSource<'a>],
+        coefficients: &Coefficients,
+        options: LiveOptions,
+    ) -> Result<Self, Error> {
+        let layout = align_live(sources, coefficients)?;
+        let combination = Combination {
+            source_idxs: (0..sources.len()).collect(),
+            coefficients: coefficients.clone(),
+            newest_idx: sources.len() - 1,
+            dtype: options.dtype,
+            non_float: options.non_float,
+            router: options.router,
+            non_finite: options.non_finite,
+            rule: None,
+        };
+        let catalog = output_catalog(&layout, options.dtype);
+        Ok(Self { sources, layout, combination, catalog })
+    }
+
+    /// The tensors of the sum.
+    pub fn catalog(&self) -> &Arc<TensorCatalog> {
+        &self.catalog
+    }
+
+    /// Merges the tensors whose numbers are in `wanted` into `sink`.
+    ///
+    /// # Errors
+    /// `PlanInvalid` where the sink holds other tensors; as a merge for the content.
+    pub fn merge_tensors(
+        &self,
+        wanted: &dyn Fn(usize) -> bool,
+        sink: &dyn TensorSink,
+        run: &RunContext<'_>,
+    ) -> Result<(), Error> {
+        let tensors: Vec<&dyn TensorSource> = self.sources.iter().map(|source| source.tensors).collect();
+        let names = self.sources.iter().map(|source| source.name.into()).collect();
+        let held_bytes = Held::live(self.sources.len()).bytes(&self.layout.catalog);
+        let job = FillJob { layout: &self.layout, held_bytes, wanted };
+        let combination = std::slice::from_ref(&self.combination);
+        fill_sinks(&job, (&tensors, names), combination, &[sink], run).map(|_| ())
+    }
+}
+
+/// Fills `sink` with the weighted sum of `sources`, oldest first, with the default options.
 ///
 /// # Errors
-/// `PlanInvalid` where names, shapes, element types or numbers of coefficients differ; as a merge for the content.
+/// As [`LiveMerge::new`] and [`LiveMerge::merge_tensors`].
 pub fn merge_live(
     sources: &[LiveSource<'_>],
     coefficients: &Coefficients,
     sink: &dyn TensorSink,
     run: &RunContext<'_>,
 ) -> Result<(), Error> {
-    let layout = align_live(sources, coefficients)?;
-    let combination = Combination {
-        source_idxs: (0..sources.len()).collect(),
-        coefficients: coefficients.clone(),
-        newest_idx: sources.len() - 1,
-        dtype: OutputDtype::Same,
-        non_float: NonFloatPolicy::Error,
-        router: RouterPolicy::Average,
-        non_finite: NonFinitePolicy::Refuse,
-        rule: None,
-    };
-    let tensors: Vec<&dyn TensorSource> = sources.iter().map(|source| source.tensors).collect();
-    let names = sources.iter().map(|source| source.name.into()).collect();
-    let held = Held::live(sources.len()).bytes(&layout.catalog);
-    let job = FillJob { layout: &layout, held_bytes: held, wanted: &|_| true };
-    fill_sinks(&job, (&tensors, names), &[combination], &[sink], run).map(|_| ())
+    LiveMerge::new(sources, coefficients, LiveOptions::default())?.merge_tensors(&|_| true, sink, run)
 }
 
 /// What a reading goes through: the aligned tensors, what is held in memory anyway, and which tensors are wanted.

@@ -93,6 +93,8 @@ pub(crate) struct Held {
     config_bytes: u64,
     /// Decimal digits of all coefficients, which are held as text and as numbers, in plan, digest and receipt.
     coefficient_digits: u64,
+    /// Decoders of sources whose tensors are packed.
+    unpack_bytes: u64,
 }
 
 impl Held {
@@ -111,6 +113,7 @@ impl Held {
         Self {
             n_catalogs: catalogs.len() as u64,
             config_bytes: config_bytes.map(|bytes| bytes.len() as u64).sum(),
+            unpack_bytes: sources.iter().map(|source| source.checkpoint.unpack_bytes()).sum(),
             ..Self::live(sources.len())
         }
     }
@@ -145,5 +148,6 @@ impl Held {
             .saturating_add(source.saturating_mul(self.n_sources))
             .saturating_add(self.config_bytes.saturating_mul(28))
             .saturating_add(self.coefficient_digits.saturating_mul(3))
+            .saturating_add(self.unpack_bytes)
     }
 }

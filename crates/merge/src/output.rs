@@ -7,7 +7,8 @@ use thalweg_checkpoint::format::huggingface::FORMAT_NAME;
 use thalweg_checkpoint::{
     CONFIG_FILE_NAME, Checkpoint, CommitRules, DcpExtras, LayoutEntry, Manifest, MegatronExtras, OutputFile,
     OutputLayout, Template, commit_checkpoint, dcp_extras, kept_files, layout_dcp, layout_like, layout_megatron_dist,
-    layout_output, layout_torch, megatron_common, open_other_copy, shard_digest, updated_config, without_quantisation,
+    layout_npz, layout_output, layout_torch, megatron_common, open_other_copy, shard_digest, updated_config,
+    without_quantisation,
 };
 use thalweg_storage::Storage;
 use thalweg_storage::publish::Replace;
@@ -99,6 +100,7 @@ fn lay_out_from_scratch(
     let size = output.out_shard_bytes;
     match output.format {
         OutputFormat::Torch => Ok(layout_torch(tensors, size)?),
+        OutputFormat::Npz => Ok(layout_npz(tensors)?),
         OutputFormat::Dcp => Ok(layout_dcp(tensors, size, &model_extras(output, sources, storage)?)?),
         OutputFormat::MegatronDist => {
             let objects = model_extras(output, sources, storage)?.objects;

@@ -40,16 +40,22 @@ pub enum OutputFormat {
     DeepspeedZero,
     /// A universal checkpoint of DeepSpeed; only with the files of the newest source.
     DeepspeedUniversal,
+    /// An archive of NumPy arrays.
+    Npz,
+    /// A GGUF file; only with the metadata of the newest source.
+    Gguf,
 }
 
 /// Every format that outputs can have, by its name.
-pub const OUTPUT_FORMATS: [(&str, OutputFormat); 6] = [
+pub const OUTPUT_FORMATS: [(&str, OutputFormat); 8] = [
     ("safetensors", OutputFormat::Safetensors),
     ("torch", OutputFormat::Torch),
     ("dcp", OutputFormat::Dcp),
     ("megatron-dist", OutputFormat::MegatronDist),
     ("deepspeed-zero", OutputFormat::DeepspeedZero),
     ("deepspeed-universal", OutputFormat::DeepspeedUniversal),
+    ("npz", OutputFormat::Npz),
+    ("gguf", OutputFormat::Gguf),
 ];
 
 impl fmt::Display for OutputFormat {
@@ -64,14 +70,15 @@ impl OutputFormat {
         OUTPUT_FORMATS.iter().find(|(known, _)| *known == name).map(|(_, format)| *format)
     }
 
-    /// The format of a checkpoint, if outputs can have its files.
+    /// The format of a checkpoint, if outputs can have its files, or if its files hold nothing that would be lost.
     pub fn of(checkpoint: &Checkpoint) -> Option<Self> {
-        Self::from_name(checkpoint.format_name()).filter(|_| can_be_template(checkpoint.format_name()))
+        let is_own = |format: &Self| *format == Self::Npz || can_be_template(checkpoint.format_name());
+        Self::from_name(checkpoint.format_name()).filter(is_own)
     }
 
     /// Whether an output of this format can be written without the files of a source: only the tensors.
     pub fn is_written_from_scratch(self) -> bool {
-        matches!(self, Self::Safetensors | Self::Torch | Self::Dcp | Self::MegatronDist)
+        matches!(self, Self::Safetensors | Self::Torch | Self::Dcp | Self::MegatronDist | Self::Npz)
     }
 
     pub(crate) fn is_safetensors(&self) -> bool {
@@ -89,6 +96,7 @@ impl OutputFormat {
         let renames = newest.findings().idle_renames.len() < keeping.rename.0.len();
         let obstacles = [
             (Self::of(newest) != Some(self), KeepObstacle::Format { found: newest.format_name() }),
+            (self == Self::Npz, KeepObstacle::OnlyTensors),
             (keeping.drops, KeepObstacle::Drop),
             (renames, KeepObstacle::Rename),
             (!newest.catalog().entries().iter().all(is_kept), KeepObstacle::Dtype),
@@ -186,6 +194,12 @@ pub enum FormatError {
         /// That of the newest source.
         found: &'static str,
     },
+    /// A format of one file, for which files of some size were asked.
+    #[error("`{format}` is a single file, which `--out-shard-size` cannot cut")]
+    OneFile {
+        /// That of the output.
+        format: OutputFormat,
+    },
     /// The training state has copies of the parameters that the merge does not reach.
     #[error(
         "the training state has copies of the parameters, such as `{master}`, that are not merged: a trainer that resumed \
@@ -248,6 +262,7 @@ impl FormatError {
             | Self::OnlyFromItself { .. }
             | Self::NeedsOtherFiles { .. }
             | Self::SharedBytes { .. } => "`--format safetensors` writes the tensors of any checkpoint",
+            Self::OneFile { .. } => "leave out `--out-shard-size`",
             Self::StaleMasters { .. } => "leave the training state out with `--optimizer drop`",
             Self::NoOptimizer { asked: OptimizerPolicy::Average, .. } => "leave out `--optimizer average`",
             Self::NoOptimizer { .. } => "leave out `--optimizer newest`",
@@ -264,6 +279,8 @@ pub enum KeepObstacle {
         /// That format.
         found: &'static str,
     },
+    /// Files of this format hold tensors and nothing else.
+    OnlyTensors,
     /// Tensors are left out.
     Drop,
     /// Tensors of the newest source get other names.
@@ -280,6 +297,7 @@ impl fmt::Display for KeepObstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Format { found } => write!(f, "the newest source has the format `{found}`"),
+            Self::OnlyTensors => f.write_str("its files hold tensors and nothing else"),
             Self::Drop => f.write_str("`--drop` leaves out tensors"),
             Self::Rename => f.write_str("`--rename` gives its tensors other names"),
             Self::Dtype => f.write_str("`--dtype` gives its tensors another element type"),
@@ -361,6 +379,9 @@ pub fn choose_format(
             }
         },
     };
+    if format == OutputFormat::Npz && request.shards {
+        return Err(FormatError::OneFile { format });
+    }
     // Copies of the parameters that the merge does not reach, if they are all that is in the way.
     let is_in_the_way = own.is_some_and(|own| obstacle(own).is_none() && (own == format || request.format.is_none()));
     let stale = request.unreached_master.filter(|_| is_in_the_way).map(str::to_owned);
@@ -424,6 +445,9 @@ pub fn describe_format(output: &OutputPlan, sources: &[OpenSource], kept: Option
     let newest = newest_open(output, sources)?;
     let format = output.format;
     let Some(kept) = kept else {
+        if format == OutputFormat::Npz && newest.checkpoint.format_name() == format.to_string() {
+            return Some(format!("written as {format}"));
+        }
         let is_plain = format.is_safetensors() && newest.checkpoint.format_name() == format.to_string();
         let kept = if takes_arguments(output, sources) { "with its `common.pt` and " } else { "" };
         return (!is_plain).then(|| format!("written as {format}, {kept}without the state of the training"));

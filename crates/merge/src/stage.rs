@@ -78,7 +78,7 @@ pub(crate) fn find_stage(
         Contents::Ours { foreign, .. } if foreign.is_empty() => {
             let receipt = read_receipt_of(storage, &stage)?;
             let is_replaced = options.replace == Replace::Force && storage.file_info(&output.path).is_ok();
-            let is_free = is_replaced || options.partial == PartialStage::Discard;
+            let is_free = is_replaced || options.partial != PartialStage::Resume;
             if receipt.plan.path == output.path && (is_free || receipt.plan_digest == output.digest()?) {
                 return Ok(StagePlace::Sealed);
             }
@@ -137,8 +137,9 @@ pub(crate) fn stage_output<'a>(
         leftovers: known.clone(),
         _locks: vec![lock],
     };
-    if options.partial == PartialStage::Resume {
+    if options.partial != PartialStage::Discard {
         match state {
+            JournalState::Foreign(_) if options.partial == PartialStage::ResumeIfSame => {}
             JournalState::Foreign(what) => return Err(Error::ForeignStage { path: stage, what }),
             JournalState::Ours(journal, found) => {
                 if let Ok(reopened) = StagedCheckpoint::reopen(storage, &stage, Arc::clone(&output_layout)) {

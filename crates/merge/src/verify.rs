@@ -150,7 +150,7 @@ impl Verification {
 ///
 /// # Errors
 /// `NoReceipt` where there is none; `ReceiptInvalid` where it cannot be parsed.
-pub(crate) fn read_receipt(folder: &Path, run: &RunContext<'_>) -> Result<MergeReceipt, Error> {
+pub fn read_receipt(folder: &Path, run: &RunContext<'_>) -> Result<MergeReceipt, Error> {
     read_receipt_of(&*run.storage, folder)
 }
 

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use thalweg_checkpoint::CheckpointPool;
-use thalweg_merge::context::{Limits, RunContext, Unwatched};
+use thalweg_merge::context::{Limits, RunContext};
 use thalweg_merge::engine::{ExecuteOptions, PartialStage, execute_merge};
 use thalweg_merge::plan::{MergePlan, OutputPlan, SourceRef};
 use thalweg_merge::{Coefficients, Error};
 use thalweg_storage::publish::Replace;
-use thalweg_storage::{LocalStorage, Storage};
+use thalweg_storage::{LocalStorage, Storage, Unwatched};
 use thalweg_tensor::Dtype;
 use thalweg_tensor::kernel::Simd;
 use thalweg_testkit::{CountingAllocator, TinyCheckpoint};

@@ -2,6 +2,7 @@
 //!
 //! Floor 5: a face beside `cli`. It does not parse command lines and prints nothing.
 
+mod average_folder;
 mod checkpoint;
 mod compare;
 #[expect(unsafe_code, reason = "DLPack is a protocol of C structures; each block says why it is sound")]
@@ -15,6 +16,7 @@ mod options;
 mod plan;
 mod receipt;
 mod run;
+mod saves;
 mod session;
 mod sweep;
 mod tensor;
@@ -36,6 +38,8 @@ mod module {
     use crate::receipt::PyReceipt;
     #[pymodule_export]
     use crate::run::{PyRun, PyRunCheckpoint, open_run, select};
+    #[pymodule_export]
+    use crate::saves::{PySaves, PyWindow};
     #[pymodule_export]
     use crate::sweep::{PySweep, PyTrial, sweep};
     #[pymodule_export]

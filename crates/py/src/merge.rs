@@ -24,6 +24,44 @@ use crate::tensor::{PyTensor, TensorData};
 /// Tensors that are merged together hold so many bytes, or are one: enough that all threads have work.
 const WINDOW_BYTES: u64 = 32 << 20;
 
+/// What fills memory with merged tensors.
+pub(crate) trait FillsMemory: Send + Sync + std::fmt::Debug {
+    /// The merged tensors.
+    fn catalog(&self) -> Result<&Arc<TensorCatalog>>;
+
+    /// Merges every tensor that the sink has a place for.
+    fn fill(&self, py: Python<'_>, sink: &MemorySink) -> Result<()>;
+}
+
+/// Merges some tensors into memory of ours.
+pub(crate) fn make_tensors(maker: &dyn FillsMemory, py: Python<'_>, tensor_idxs: &[usize]) -> Result<Vec<PyTensor>> {
+    let catalog = maker.catalog()?;
+    let mut sink = MemorySink::new(catalog);
+    let mut tensors = Vec::new();
+    for &tensor_idx in tensor_idxs {
+        let mut data = TensorData::new(&catalog.entries()[tensor_idx])?;
+        sink.send(tensor_idx, data.bytes.target());
+        tensors.push(data);
+    }
+    maker.fill(py, &sink)?;
+    Ok(tensors.into_iter().map(PyTensor::new).collect())
+}
+
+/// Merges one tensor.
+pub(crate) fn make_tensor(maker: &dyn FillsMemory, py: Python<'_>, name: &str) -> Result<PyTensor> {
+    let tensor_idx = find_tensor(maker.catalog()?, name)?;
+    let tensor = make_tensors(maker, py, &[tensor_idx])?.pop();
+    tensor.ok_or_else(|| thalweg_merge::Error::Bug { what: "one tensor was asked for" }.into())
+}
+
+/// Merges tensors to the addresses that Python gave for them.
+pub(crate) fn fill_targets(maker: &dyn FillsMemory, py: Python<'_>, targets: Vec<PyTarget>) -> Result<()> {
+    let catalog = maker.catalog()?;
+    let mut sink = MemorySink::new(catalog);
+    send_to(&mut sink, catalog, targets)?;
+    maker.fill(py, &sink)
+}
+
 /// What every view of a merge shares.
 #[derive(Debug)]
 struct MergeState {
@@ -36,6 +74,12 @@ struct MergeState {
 }
 
 impl MergeState {
+    fn progress<'a, 'py>(&'a self, py: Python<'py>) -> Option<&'a Bound<'py, PyAny>> {
+        self.progress.as_ref().map(|callback| callback.bind(py))
+    }
+}
+
+impl FillsMemory for MergeState {
     fn catalog(&self) -> Result<&Arc<TensorCatalog>> {
         let [catalog] = self.open.catalogs() else {
             return Err(thalweg_merge::Error::Bug { what: "a merge in memory has one output" }.into());
@@ -43,31 +87,12 @@ impl MergeState {
         Ok(catalog)
     }
 
-    /// Merges every tensor that the sink has a place for.
     fn fill(&self, py: Python<'_>, sink: &MemorySink) -> Result<()> {
         let watch = Watch::default();
         run_watched(py, self.progress(py), &watch, || {
             self.open.merge_tensors(&|t| sink.wants(t), &[sink], &self.session.context(&watch))?;
             Ok(())
         })
-    }
-
-    fn progress<'a, 'py>(&'a self, py: Python<'py>) -> Option<&'a Bound<'py, PyAny>> {
-        self.progress.as_ref().map(|callback| callback.bind(py))
-    }
-
-    /// Merges some tensors into memory of ours.
-    fn tensors(&self, py: Python<'_>, tensor_idxs: &[usize]) -> Result<Vec<PyTensor>> {
-        let catalog = self.catalog()?;
-        let mut sink = MemorySink::new(catalog);
-        let mut tensors = Vec::new();
-        for &tensor_idx in tensor_idxs {
-            let mut data = TensorData::new(&catalog.entries()[tensor_idx])?;
-            sink.send(tensor_idx, data.bytes.target());
-            tensors.push(data);
-        }
-        self.fill(py, &sink)?;
-        Ok(tensors.into_iter().map(PyTensor::new).collect())
     }
 }
 
@@ -93,20 +118,13 @@ impl PyMerge {
 
     /// Merges one tensor.
     fn tensor(&self, py: Python<'_>, name: &str) -> Result<PyTensor> {
-        let tensor_idx = find_tensor(self.state.catalog()?, name)?;
-        let tensor = self.state.tensors(py, &[tensor_idx])?.pop();
-        tensor.ok_or_else(|| thalweg_merge::Error::Bug { what: "one tensor was asked for" }.into())
+        make_tensor(&*self.state, py, name)
     }
 
     /// Merges the named tensors, or all, a window of memory at a time: an iterator of `(name, tensor)`.
     #[pyo3(signature = (names=None))]
     fn tensors(&self, names: Option<Vec<String>>) -> Result<PyTensorIterator> {
-        let catalog = self.state.catalog()?;
-        let tensor_idxs: Vec<usize> = match names {
-            Some(names) => names.iter().map(|name| find_tensor(catalog, name)).collect::<Result<_>>()?,
-            None => (0..catalog.entries().len()).collect(),
-        };
-        Ok(PyTensorIterator { state: Arc::clone(&self.state), left: tensor_idxs.into(), ready: VecDeque::new() })
+        PyTensorIterator::new(Arc::clone(&self.state) as Arc<dyn FillsMemory>, names)
     }
 
     /// All merged tensors as torch tensors by their names.
@@ -128,10 +146,7 @@ impl PyMerge {
     /// Merges tensors to addresses: name, address, number of bytes. For `load_into`, which keeps the memory alive, has
     /// made sure that it may be written and that no two targets overlap.
     fn _fill(&self, py: Python<'_>, targets: Vec<PyTarget>) -> Result<()> {
-        let catalog = self.state.catalog()?;
-        let mut sink = MemorySink::new(catalog);
-        send_to(&mut sink, catalog, targets)?;
-        self.state.fill(py, &sink)
+        fill_targets(&*self.state, py, targets)
     }
 
     /// Writes the merge as a checkpoint, exactly as `thalweg merge` does, and returns its receipt.
@@ -225,7 +240,7 @@ fn plan_with_output(state: &MergeState, out: Option<PathBuf>, watch: &Watch) -> 
 #[pyclass(module = "thalweg", name = "TensorIterator")]
 #[derive(Debug)]
 pub(crate) struct PyTensorIterator {
-    state: Arc<MergeState>,
+    maker: Arc<dyn FillsMemory>,
     left: VecDeque<usize>,
     ready: VecDeque<(String, PyTensor)>,
 }
@@ -243,8 +258,8 @@ impl PyTensorIterator {
     fn __next__(&mut self, py: Python<'_>) -> Result<Option<(String, PyTensor)>> {
         if self.ready.is_empty() {
             let window = self.next_window()?;
-            let tensors = self.state.tensors(py, &window)?;
-            let entries = self.state.catalog()?.entries();
+            let tensors = make_tensors(&*self.maker, py, &window)?;
+            let entries = self.maker.catalog()?.entries();
             let names = window.iter().map(|&tensor_idx| entries[tensor_idx].name.to_string());
             self.ready = names.zip(tensors).collect();
             self.left.drain(..window.len());
@@ -254,9 +269,19 @@ impl PyTensorIterator {
 }
 
 impl PyTensorIterator {
+    /// Merges the named tensors, or all, in turn.
+    pub(crate) fn new(maker: Arc<dyn FillsMemory>, names: Option<Vec<String>>) -> Result<Self> {
+        let catalog = maker.catalog()?;
+        let left: VecDeque<usize> = match names {
+            Some(names) => names.iter().map(|name| find_tensor(catalog, name)).collect::<Result<_>>()?,
+            None => (0..catalog.entries().len()).collect(),
+        };
+        Ok(Self { maker, left, ready: VecDeque::new() })
+    }
+
     /// The tensors that are merged next; a name that was given twice begins another window.
     fn next_window(&self) -> Result<Vec<usize>> {
-        let entries = self.state.catalog()?.entries();
+        let entries = self.maker.catalog()?.entries();
         let (mut window, mut n_bytes) = (Vec::new(), 0);
         for &tensor_idx in &self.left {
             n_bytes += entries[tensor_idx].n_bytes();

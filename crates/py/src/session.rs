@@ -1,4 +1,4 @@
-//! What Python hands to the libraries: storage, clock, limits, progress, Ctrl-C.
+//! What Python hands to the libraries: storage, host, limits, progress, Ctrl-C.
 //!
 //! Work runs on a thread of ours without the GIL. The calling thread waits: it asks Python for signals and reports
 //! progress, so that an exception in either stops the work at its next safe point.
@@ -7,12 +7,12 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use pyo3::prelude::*;
 use thalweg_checkpoint::{CheckpointPool, ReadOptions};
-use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage, TOOL, limit_threads};
-use thalweg_storage::{LocalStorage, Storage};
+use thalweg_merge::context::{Limits, Progress, RunContext, Stage, TOOL, limit_threads};
+use thalweg_storage::{LocalStorage, ProcessHost, Storage};
 use thalweg_study::request::Resolver;
 use thalweg_tensor::kernel::Simd;
 use thalweg_tensor::parse_size;
@@ -30,7 +30,7 @@ const HEADER_MEMORY_BYTES: u64 = 1 << 30;
 pub(crate) struct Session {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) pool: CheckpointPool,
-    clock: Clock,
+    host: ProcessHost,
     limits: Limits,
 }
 
@@ -44,8 +44,8 @@ impl Session {
         };
         let n_threads = limit_threads(asked, available);
         let limits = Limits { n_threads, memory_bytes, simd: Simd::Auto };
-        let clock = Clock { started: Instant::now() };
-        Ok(Self { pool: CheckpointPool::new(&storage), storage, clock, limits })
+        let host = ProcessHost::start();
+        Ok(Self { pool: CheckpointPool::new(&storage), storage, host, limits })
     }
 
     /// The context of work that `watch` watches.
@@ -53,7 +53,7 @@ impl Session {
         RunContext {
             storage: Arc::clone(&self.storage),
             pool: &self.pool,
-            host: &self.clock,
+            host: &self.host,
             progress: watch,
             interrupt: &watch.interrupt,
             limits: self.limits,
@@ -101,29 +101,6 @@ impl SizeArgument {
                 Ok(n_bytes) => Ok(n_bytes),
             },
         }
-    }
-}
-
-#[derive(Debug)]
-struct Clock {
-    started: Instant,
-}
-
-impl Host for Clock {
-    fn elapsed_seconds(&self) -> f64 {
-        self.started.elapsed().as_secs_f64()
-    }
-
-    fn unix_seconds(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-    }
-
-    fn peak_memory_bytes(&self) -> Option<u64> {
-        thalweg_storage::machine::peak_memory_bytes()
-    }
-
-    fn physical_memory_bytes(&self) -> Option<u64> {
-        thalweg_storage::machine::physical_memory_bytes()
     }
 }
 

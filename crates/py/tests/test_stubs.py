@@ -17,6 +17,8 @@ _thalweg: Any = importlib.import_module("thalweg._thalweg")
 STUB = ast.parse((Path(thalweg.__file__).parent / "__init__.pyi").read_text())
 CLASSES = {node.name: node for node in STUB.body if isinstance(node, ast.ClassDef)}
 FUNCTIONS = {node.name: node for node in STUB.body if isinstance(node, ast.FunctionDef)}
+INNER = ast.parse((Path(thalweg.__file__).parent / "_thalweg.pyi").read_text())
+PRIVATE = {node.name: node for node in INNER.body if isinstance(node, ast.ClassDef)}
 # Python itself gives these to every class, whatever the class.
 SLOTS = {"__getitem__", "__contains__", "__len__", "__iter__", "__next__", "__repr__"}
 
@@ -60,7 +62,8 @@ def test_the_names_are_the_same() -> None:
     )
     assert sorted(exported) == sorted(thalweg.__all__)
     classes = {name for name in vars(_thalweg) if isinstance(vars(_thalweg)[name], type)}
-    assert set(CLASSES) == classes
+    assert set(CLASSES) == {name for name in classes if not name.startswith("_")}
+    assert set(PRIVATE) == {name for name in classes if name.startswith("_")}
     assert set(FUNCTIONS) == {name for name in vars(_thalweg) if name.islower() and not name.startswith("_")}
 
 
@@ -79,6 +82,17 @@ def test_a_class_has_the_methods_of_its_stub(name: str) -> None:
         if not member.startswith("_"):
             assert first_line(inspect.unwrap(getattr(value, "__func__", value)).__doc__) == first_line(ast.get_docstring(method)), member
         if not is_property and member not in SLOTS:
+            assert signature_at_run_time(getattr(found, member)) == signature_of_stub(method), member
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_a_private_class_has_the_methods_of_its_stub(name: str) -> None:
+    found = getattr(_thalweg, name)
+    methods = {method.name: method for method in PRIVATE[name].body if isinstance(method, ast.FunctionDef)}
+    members = {member for member in vars(found) if not member.startswith("__")}
+    assert members == {member for member in methods if not member.startswith("__")}
+    for member, method in methods.items():
+        if not inspect.isgetsetdescriptor(inspect.getattr_static(found, member)) and member != "__init__":
             assert signature_at_run_time(getattr(found, member)) == signature_of_stub(method), member
 
 

@@ -5,8 +5,9 @@
 mod address;
 pub mod error;
 pub mod guard;
+mod host;
 pub mod local;
-pub mod machine;
+mod machine;
 pub mod memory;
 mod names;
 pub mod publish;
@@ -14,6 +15,7 @@ pub mod storage;
 
 pub use address::check_local;
 pub use error::Error;
+pub use host::{Host, ProcessHost, Unwatched};
 pub use local::LocalStorage;
 pub use memory::MemoryStorage;
 pub use storage::{CommitStyle, FileInfo, FileKind, FolderEntry, Lock, ReadAt, Storage, WriteAt};

@@ -486,6 +486,10 @@ impl Storage for LocalStorage {
         }
     }
 
+    fn link_file(&self, from: &Path, to: &Path) -> Result<(), Error> {
+        fs::hard_link(from, to).map_err(io_error("link", from))
+    }
+
     fn exchange(&self, a: &Path, b: &Path) -> Result<(), Error> {
         let (at, a, b) = (rustix::fs::CWD, without_slash(a), without_slash(b));
         rustix::fs::renameat_with(at, a, at, b, RenameFlags::EXCHANGE).map_err(|error| {

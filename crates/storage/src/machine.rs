@@ -1,4 +1,4 @@
-//! What the system says about this process and machine: memory and I/O counters, where it says so.
+//! What the system says about this process and machine: its memory, where it says so.
 
 use std::fs;
 
@@ -10,18 +10,11 @@ fn field_kib(path: &str, key: &str) -> Option<u64> {
 }
 
 /// Largest resident memory of this process so far, in bytes.
-pub fn peak_memory_bytes() -> Option<u64> {
+pub(crate) fn peak_memory_bytes() -> Option<u64> {
     field_kib("/proc/self/status", "VmHWM")
 }
 
 /// Memory of the machine, in bytes.
-pub fn physical_memory_bytes() -> Option<u64> {
+pub(crate) fn physical_memory_bytes() -> Option<u64> {
     field_kib("/proc/meminfo", "MemTotal")
-}
-
-/// Bytes that this process asked the system to read and to write so far, cached or not.
-pub fn io_counters() -> Option<(u64, u64)> {
-    let text = fs::read_to_string("/proc/self/io").ok()?;
-    let field = |key: &str| text.lines().find_map(|line| line.strip_prefix(key))?.trim().parse().ok();
-    Some((field("rchar:")?, field("wchar:")?))
 }

@@ -240,6 +240,15 @@ pub trait Storage: Send + Sync + Debug {
     /// `Io`.
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Error>;
 
+    /// Gives a file a second name, by a hard link: its content stays as long as either name does.
+    ///
+    /// # Errors
+    /// `Io`, with kind `Unsupported` where the system has no hard links and `CrossesDevices` between file systems.
+    fn link_file(&self, from: &Path, _to: &Path) -> Result<(), Error> {
+        let source = std::io::ErrorKind::Unsupported.into();
+        Err(Error::Io { act: "link", path: from.to_owned(), source })
+    }
+
     /// Exchanges two files or folders in one step.
     ///
     /// # Errors

@@ -32,6 +32,7 @@ pub mod sweep;
 pub mod table;
 mod tensor_groups;
 mod text;
+pub mod watch;
 pub mod window_fit;
 pub mod write_study;
 

@@ -92,7 +92,7 @@ pub fn parse_folder_name(name: &str) -> Option<CheckpointName> {
 }
 
 /// Endings of files that hold a whole checkpoint.
-const FILE_ENDS: [&str; 5] = [".safetensors", ".pt", ".pth", ".bin", ".ckpt"];
+const FILE_ENDS: [&str; 7] = [".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".gguf"];
 
 /// Reads the name of a file: a folder's name with at least one word in it, then the ending of a checkpoint file.
 pub fn parse_file_name(name: &str) -> Option<CheckpointName> {

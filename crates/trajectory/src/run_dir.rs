@@ -412,7 +412,7 @@ fn holds_params(storage: &Arc<dyn Storage>, folder: &Path, entry: &FolderEntry) 
 
 /// Whether an entry is a file of tensors, in any format that is known.
 fn is_tensor_file(entry: &FolderEntry) -> bool {
-    let ends = [".safetensors", ".safetensors.index.json", ".distcp", ".bin", ".pt", ".pth"];
+    let ends = [".safetensors", ".safetensors.index.json", ".distcp", ".bin", ".pt", ".pth", ".npz", ".gguf"];
     entry.kind == FileKind::File
         && ends.iter().any(|end| entry.name.ends_with(end))
         && !is_temporary_name(&entry.name)

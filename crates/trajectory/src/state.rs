@@ -20,6 +20,8 @@ pub enum Fault {
     Unreadable,
     /// A merge that was written into the run, or one that is being written.
     Merge,
+    /// Of the run before it was rolled back.
+    Superseded,
 }
 
 impl Fault {
@@ -33,6 +35,7 @@ impl Fault {
             Self::Ambiguous => "ambiguous",
             Self::Unreadable => "unreadable",
             Self::Merge => "merge",
+            Self::Superseded => "superseded",
         }
     }
 
@@ -46,6 +49,7 @@ impl Fault {
             Self::Ambiguous => "ambiguous: ",
             Self::Unreadable => "cannot be read: ",
             Self::Merge => "",
+            Self::Superseded => "superseded: ",
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::phase::{Phase, Phases, StableRange, detect_phases};
 use crate::run_config::{RunConfig, read_run_config};
 use crate::run_dir::{RunCheckpoint, RunDir};
 use crate::spike::{Spike, SpikeOptions, detect_spikes};
-use crate::state::CheckpointState;
+use crate::state::{CheckpointState, Fault};
 use crate::step_log::{ColumnMap, LogError, LogOptions, StepLog, TrainerState, parse_trainer_progress};
 use crate::{Error, NamePattern, Step, Tokens, TokensPerStep};
 
@@ -296,6 +296,23 @@ impl Trajectory {
     /// All checkpoints by step, unfinished ones too.
     pub fn checkpoints(&self) -> &[TrajectoryCheckpoint] {
         &self.checkpoints
+    }
+
+    /// Adds the finished checkpoints of another folder whose steps this run no longer has.
+    pub fn adopt(&mut self, other: &Self) {
+        let has = |step: Step| self.finished().any(|one| one.step == step);
+        let missing: Vec<TrajectoryCheckpoint> = other.finished().filter(|one| !has(one.step)).cloned().collect();
+        self.checkpoints.extend(missing);
+        self.checkpoints.sort_by(|a, b| (a.step, &a.name).cmp(&(b.step, &b.name)));
+    }
+
+    /// Takes finished checkpoints out of use that a later part of the run replaces; `why` says which, and why.
+    pub fn supersede(&mut self, why: &dyn Fn(&TrajectoryCheckpoint) -> Option<String>) {
+        for checkpoint in self.checkpoints.iter_mut().filter(|checkpoint| checkpoint.state.is_finished()) {
+            if let Some(reason) = why(checkpoint) {
+                checkpoint.state = CheckpointState::Unusable { fault: Fault::Superseded, reason, hint: None };
+            }
+        }
     }
 
     /// The checkpoints that can be used, by step.

@@ -6,11 +6,13 @@
 pub mod dcp;
 pub mod deepspeed;
 mod flat;
+pub mod gguf;
 pub mod huggingface;
 pub mod megatron_dist;
 pub mod megatron_legacy;
 pub(crate) mod model_key;
 pub mod nanotron;
+pub mod npz;
 pub(crate) mod placement;
 pub mod safetensors;
 pub mod torch;
@@ -38,6 +40,8 @@ pub const FORMATS: &[&dyn Format] = &[
     &deepspeed::DeepSpeedUniversal,
     &deepspeed::DeepSpeedZero,
     &torch::Torch,
+    &gguf::Gguf,
+    &npz::Npz,
 ];
 
 /// A way to keep a checkpoint in files.
@@ -138,6 +142,25 @@ impl Place {
     }
 }
 
+/// Which file of a place is meant, for formats that keep a checkpoint in one file: its name, its path, and what to say
+/// about the choice. In a folder that is `usual`, or the only file whose name ends with `end`.
+pub(crate) fn choose_file(place: &Place, usual: &str, end: &str) -> Result<(String, PathBuf, Option<Note>), Error> {
+    if let Place::File { path, .. } = place {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        return Ok((name, path.clone(), None));
+    }
+    let files: Vec<&str> = place.file_names().filter(|name| name.ends_with(end)).collect();
+    let (name, note) = match files[..] {
+        _ if files.contains(&usual) => (usual, None),
+        [only] => (only, Some(Note::UnusualName { file: only.to_owned() })),
+        _ => {
+            let candidates = files.into_iter().map(str::to_owned).collect();
+            return Err(Error::Ambiguous { path: place.path().to_owned(), candidates });
+        }
+    };
+    Ok((name.to_owned(), place.folder().join(name), note))
+}
+
 /// A file of a checkpoint, open for positioned reads.
 #[derive(Debug, Clone)]
 pub struct OpenFile {
@@ -208,6 +231,8 @@ pub struct FormatContent {
     pub notes: Vec<Note>,
     /// What opening found besides the tensors.
     pub findings: Findings,
+    /// Whether some of the tensors are packed, so that reading them takes up to [`UNPACK_BYTES`](crate::UNPACK_BYTES).
+    pub is_packed: bool,
     /// Opens pieces whose files describe them more fully than the catalog does.
     pub opener: Option<Arc<dyn OpenPiece>>,
 }

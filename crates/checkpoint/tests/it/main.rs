@@ -7,11 +7,15 @@ mod crash;
 mod dcp;
 mod dequantised;
 #[cfg(test)]
+mod gguf;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod large;
 #[cfg(test)]
 mod mutated;
+#[cfg(test)]
+mod npz;
 #[cfg(test)]
 mod real;
 #[cfg(test)]

@@ -14,6 +14,8 @@ pub(crate) enum FormatChoice {
     MegatronDist,
     DeepspeedZero,
     DeepspeedUniversal,
+    Npz,
+    Gguf,
     #[value(hide = true)]
     TorchCheckpointing,
     #[value(hide = true)]
@@ -32,6 +34,8 @@ impl From<FormatChoice> for RequestedFormat {
             FormatChoice::MegatronDist => Self::Named(OutputFormat::MegatronDist),
             FormatChoice::DeepspeedZero => Self::Named(OutputFormat::DeepspeedZero),
             FormatChoice::DeepspeedUniversal => Self::Named(OutputFormat::DeepspeedUniversal),
+            FormatChoice::Npz => Self::Named(OutputFormat::Npz),
+            FormatChoice::Gguf => Self::Named(OutputFormat::Gguf),
             FormatChoice::TorchCheckpointing => Self::OnlyRead("torch-checkpointing"),
             FormatChoice::MegatronLegacy => Self::OnlyRead("megatron-legacy"),
             FormatChoice::Nanotron => Self::OnlyRead("nanotron"),

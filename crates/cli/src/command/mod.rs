@@ -23,6 +23,7 @@ pub(crate) mod sweep;
 mod sweep_scored;
 pub(crate) mod train;
 pub(crate) mod verify;
+pub(crate) mod watch;
 
 /// How a command that did not fail ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -359,6 +359,7 @@ fn every_command_has_help() {
         "launch",
         "launch slurm",
         "launch kubernetes",
+        "watch",
     ];
     for command in commands {
         let arguments: Vec<&str> = command.split(' ').filter(|word| !word.is_empty()).chain(["--help"]).collect();

@@ -454,7 +454,7 @@ fn each_kind_of_unreadable_checkpoint_is_reported_separately() {
     put("run/step-2/b.safetensors", &whole);
     put("run/step-3/model.safetensors.index.json", br#"{"weight_map":{"x":"model-00001-of-00001.safetensors"}}"#);
     put("run/step-3/model-00001-of-00001.safetensors", &whole);
-    put("run/step-4/model.gguf", b"GGUF");
+    put("run/step-4/model.onnx", b"ONNX");
     put("run/step-5/model.safetensors", &whole[..whole.len() - 1]);
     put("run/step-6/model.safetensors", b"<!DOCTYPE html><html>not found</html>");
     let listed = scratch.path().join("run");
@@ -468,7 +468,7 @@ fn each_kind_of_unreadable_checkpoint_is_reported_separately() {
     one(1).expect(2, &["Git LFS pointer", "git lfs pull"]);
     one(2).expect(2, &["could each be the checkpoint", "a.safetensors"]);
     one(3).expect(2, &["`x`"]);
-    one(4).expect(2, &["a GGUF file"]);
+    one(4).expect(2, &["a file of another framework"]);
     one(6).expect(2, &["HTML"]);
     let said = merge_only(scratch.path(), 3);
     assert!(!said.text.contains("wait until a save"), "{}", said.text);

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod arrays;
 mod commands;
 mod comparisons;
 mod contents;
@@ -31,4 +32,6 @@ mod to_huggingface;
 mod torch;
 mod train;
 mod trial;
+mod watch;
+mod watch_on;
 mod words;

@@ -440,7 +440,7 @@ fn each_fault_of_a_checkpoint_is_reported_separately() {
     broken[8] = b'[';
     scene.write("run/checkpoint-3000/model.safetensors", &whole[..whole.len() - 8]);
     scene.write("run/checkpoint-4000/model.safetensors", broken);
-    scene.write("run/checkpoint-5000/model.gguf", "x");
+    scene.write("run/checkpoint-5000/model.onnx", "x");
     let shown = scene.run("inspect run");
     shown.done(&["checkpoint-3000  unfinished: ", "checkpoint-4000  damaged: ", "checkpoint-5000  another format: "]);
     let faults: Vec<Value> = scene.run("inspect run --json").json()["checkpoints"]
@@ -452,7 +452,7 @@ fn each_fault_of_a_checkpoint_is_reported_separately() {
     assert_eq!(faults, [Value::Null, Value::Null, "unfinished".into(), "damaged".into(), "other-format".into()]);
     // Waiting helps only an unfinished save.
     let of_other_format = Scene::new(&[]);
-    of_other_format.write("run/checkpoint-1/model.gguf", "x");
+    of_other_format.write("run/checkpoint-1/model.onnx", "x");
     let refused = of_other_format.run("plan run --last 1");
     refused.refused(&["no usable checkpoint", "another format"]);
     assert!(!refused.stderr.contains("wait until"), "{refused:?}");

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::Value;
 use thalweg_checkpoint::{Checkpoint, open_checkpoint};
-use thalweg_eval::context::{Clock, Progress};
+use thalweg_eval::context::Progress;
 use thalweg_eval::{
     Error, EvalContext, EvalTokenizer, PreparedSuite, ScoreCache, Subject, Suite, TaskScores, score_suite,
 };
 use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
-use thalweg_storage::{LocalStorage, MemoryStorage, Storage};
+use thalweg_storage::{LocalStorage, MemoryStorage, Storage, Unwatched};
 
 /// A file among the fixtures.
 pub(crate) fn fixture(name: &str) -> PathBuf {
@@ -41,12 +41,6 @@ pub(crate) struct Outside {
     pub(crate) done_tokens: AtomicU64,
 }
 
-impl Clock for Outside {
-    fn elapsed_seconds(&self) -> f64 {
-        0.0
-    }
-}
-
 impl Progress for Outside {
     fn begin(&self, total_tokens: u64) {
         self.total_tokens.fetch_add(total_tokens, Ordering::Relaxed);
@@ -70,7 +64,7 @@ impl Outside {
     pub(crate) fn context(&self) -> EvalContext<'_> {
         EvalContext {
             storage: Arc::clone(&self.storage),
-            clock: self,
+            host: &Unwatched,
             progress: self,
             interrupt: &self.interrupt,
             memory_bytes: u64::MAX,

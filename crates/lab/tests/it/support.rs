@@ -9,11 +9,11 @@ use thalweg_checkpoint::CheckpointPool;
 use thalweg_lab::step_log::{StepRecord, ValidationRecord};
 use thalweg_lab::{Error, TrainConfig, TrainData, TrainJob, TrainOutcome, TrainWatcher, train};
 use thalweg_merge::Coefficients;
-use thalweg_merge::context::{Limits, RunContext, Unwatched};
+use thalweg_merge::context::{Limits, RunContext};
 use thalweg_merge::engine::{ExecuteOptions, PartialStage, execute_merge};
 use thalweg_merge::plan::{DigestChoice, MergePlan, OutputPlan, SourceRef};
 use thalweg_storage::publish::Replace;
-use thalweg_storage::{FileKind, MemoryStorage, Storage};
+use thalweg_storage::{FileKind, MemoryStorage, Storage, Unwatched};
 use thalweg_tensor::kernel::Simd;
 
 /// Twelve steps of a two-layer Llama, a checkpoint every three.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use thalweg_checkpoint::{Checkpoint, open_checkpoint};
 use thalweg_merge::context::RunContext;
 use thalweg_merge::engine::open_sources;
-use thalweg_merge::in_memory::{LiveSource, OpenMerge, merge_into_sinks, merge_live};
+use thalweg_merge::in_memory::{LiveMerge, LiveOptions, LiveSource, OpenMerge, merge_into_sinks, merge_live};
 use thalweg_merge::plan::{MergePlan, OutputDtype};
 use thalweg_merge::seen::see_sources;
 use thalweg_merge::{Coefficients, Error};
@@ -172,4 +172,28 @@ fn live_sources_give_the_bytes_of_a_merge_and_must_fit_together() {
     let mut mixed = live(&opened);
     mixed[2] = LiveSource { name: "another model", tensors: &moe };
     assert!(refuse(&mixed).contains("of a step differs from that of another model"), "{}", refuse(&mixed));
+}
+
+#[test]
+fn live_sources_in_another_element_type_give_the_bytes_of_that_merge() {
+    let (sources, folder) = (sources(), tempfile::tempdir().unwrap());
+    let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new());
+    let opened: Vec<_> = sources.iter().map(|path| open_checkpoint(&storage, path).unwrap()).collect();
+    let weighted = Coefficients::new([1, 0, 2, 4], 7).unwrap();
+    for dtype in [OutputDtype::F32, OutputDtype::F16, OutputDtype::Bf16] {
+        let live = live(&opened);
+        let merge = LiveMerge::new(&live, &weighted, LiveOptions { dtype, ..LiveOptions::default() }).unwrap();
+        let empty = |n_bytes: u64| Mutex::new(vec![0; usize::try_from(n_bytes).unwrap()]);
+        let tensors = merge.catalog().entries().iter().map(|entry| empty(entry.n_bytes())).collect();
+        let sink = KeepSink { catalog: Arc::clone(merge.catalog()), tensors };
+        Runner::default().with_context(|run| merge.merge_tensors(&|_| true, &sink, run)).0.unwrap();
+        let out = folder.path().join(format!("{dtype:?}"));
+        let mut planned = output(&sources, &[1, 0, 2, 4], 7, &out);
+        planned.dtype = dtype;
+        Runner::default().merge(&plan(planned));
+        let published = read_tensors(&out);
+        for (entry, bytes) in sink.catalog.entries().iter().zip(&sink.tensors) {
+            assert!(published[&*entry.name].2 == *bytes.lock().unwrap(), "{dtype:?} {}", entry.name);
+        }
+    }
 }

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use thalweg_checkpoint::{CheckpointPool, ReadOptions, open_checkpoint_with};
-use thalweg_merge::context::{Host, Limits, Progress, RunContext, Stage};
+use thalweg_merge::context::{Limits, Progress, RunContext, Stage};
 use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage, execute_merge};
 use thalweg_merge::output_format::{OptimizerPolicy, OutputFormat};
 use thalweg_merge::plan::{MergePlan, OutputPlan, SourceRef};
 use thalweg_merge::{Coefficients, Error};
 use thalweg_storage::publish::Replace;
-use thalweg_storage::{LocalStorage, Storage};
+use thalweg_storage::{Host, LocalStorage, Storage};
 use thalweg_tensor::TensorSource;
 use thalweg_tensor::kernel::Simd;
 

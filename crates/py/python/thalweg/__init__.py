@@ -1,5 +1,6 @@
 """Merge checkpoints of one pre-training run: exactly rounded, in bounded memory, without writing them."""
 
+from thalweg._average import Average
 from thalweg._errors import (
     CheckpointError,
     Error,
@@ -38,6 +39,7 @@ from thalweg._thalweg import (
 )
 
 __all__ = [
+    "Average",
     "Checkpoint",
     "CheckpointError",
     "Diff",

@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
+from thalweg._average import Average as Average
 from thalweg._errors import (
     CheckpointError as CheckpointError,
     Error as Error,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from thalweg._load import LoadResult
 
 __all__ = [
+    "Average",
     "Checkpoint",
     "CheckpointError",
     "Diff",

@@ -14,6 +14,7 @@ from thalweg._errors import UsageError
 
 if TYPE_CHECKING:
     from thalweg import Merge, Sweep, TensorInfo, Trial
+    from thalweg._thalweg import _Window
 
 # Tensors that go through a staging buffer together hold so many bytes, or are one.
 _WINDOW_BYTES = 32 << 20
@@ -55,8 +56,8 @@ def state_dict(merge: Merge) -> dict[str, torch.Tensor]:
     return {name: tensor.torch() for name, tensor in merge}
 
 
-def load_into(merge: Merge, target: torch.nn.Module | Mapping[str, Any], strict: bool) -> LoadResult:
-    places = _places(target)
+def load_into(merge: Merge | _Window, target: torch.nn.Module | Mapping[str, Any], strict: bool) -> LoadResult:
+    places = places_of(target)
     merged = merge.keys()
     unexpected = [name for name in merged if name not in places]
     wanted = {name: places[name] for name in merged if name in places}
@@ -73,7 +74,7 @@ def load_into(merge: Merge, target: torch.nn.Module | Mapping[str, Any], strict:
 
 def trials(sweep: Sweep, target: torch.nn.Module | Mapping[str, Any], strict: bool, hold_bytes: int) -> Iterator[Trial]:
     """Checks the model at once; merges as many trials together as may be held, and copies one after the other."""
-    places = _places(target)
+    places = places_of(target)
     merged = sweep.keys()
     unexpected = [name for name in merged if name not in places]
     wanted = {name: places[name] for name in merged if name in places}
@@ -96,7 +97,7 @@ def _trials_in_turn(
         for trial_idx, state in zip(batch, held):
             with torch.no_grad():
                 for name, tensor in wanted.items():
-                    tensor.copy_(state[name])
+                    _put(tensor, state[name])
                 _check_copied(wanted, state)
             yield plans[trial_idx]
 
@@ -109,7 +110,7 @@ def _check_copied(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.
     """Names that share memory were copied over each other: they must have been merged to the same values."""
     seen: dict[tuple[torch.device, tuple[int, int]], str] = {}
     for name, tensor in wanted.items():
-        span = _span(tensor)
+        span = span_of(tensor)
         if span is None:
             continue
         other = seen.setdefault((tensor.device, span), name)
@@ -125,7 +126,7 @@ def _tied_differ(name: str) -> tuple[str, str, str]:
     )
 
 
-def _places(target: torch.nn.Module | Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def places_of(target: torch.nn.Module | Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The tensors of a model or a state dict, sharing its memory."""
     state = target.state_dict(keep_vars=True) if isinstance(target, torch.nn.Module) else target
     if not isinstance(state, Mapping):
@@ -135,8 +136,38 @@ def _places(target: torch.nn.Module | Mapping[str, Any]) -> dict[str, torch.Tens
     return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
-def _span(tensor: torch.Tensor) -> tuple[int, int] | None:
+def is_sharded(value: Any) -> bool:
+    """Whether this is a `DTensor`, of which each rank has a part."""
+    return hasattr(value, "to_local") and hasattr(value, "device_mesh")
+
+
+def local_of(value: Any) -> torch.Tensor:
+    """The part of a tensor that is on this rank, sharing its memory."""
+    local = value.to_local() if is_sharded(value) else value
+    assert isinstance(local, torch.Tensor)
+    return local.detach()
+
+
+def _part_for(target: torch.Tensor, merged: torch.Tensor) -> torch.Tensor:
+    """What of a merged tensor belongs to this rank's part of `target`. Nothing is sent between ranks."""
+    if not is_sharded(target):
+        return merged
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(target, DTensor)
+    return distribute_tensor(merged, target.device_mesh, target.placements, src_data_rank=None).to_local()
+
+
+def _put(target: torch.Tensor, merged: torch.Tensor, non_blocking: bool = False) -> None:
+    """Copies a merged tensor to where it belongs."""
+    local = local_of(target) if is_sharded(target) else target
+    local.copy_(_part_for(target, merged), non_blocking=non_blocking)
+
+
+def span_of(tensor: torch.Tensor) -> tuple[int, int] | None:
     """The addresses of a tensor's elements, from the first to behind the last; None if it has no memory."""
+    if is_sharded(tensor):
+        tensor = local_of(tensor)
     if tensor.is_meta or tensor.layout is not torch.strided or tensor.numel() == 0:
         return None
     reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
@@ -145,13 +176,13 @@ def _span(tensor: torch.Tensor) -> tuple[int, int] | None:
 
 def _missing(places: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> list[str]:
     """Names that no merged tensor fills, not even under another name for the same memory (tied embeddings)."""
-    filled = {(tensor.device, _span(tensor), tensor.shape) for tensor in wanted.values() if _span(tensor)}
+    filled = {(tensor.device, span_of(tensor), tensor.shape) for tensor in wanted.values() if span_of(tensor)}
     lacking = (name for name in places if name not in wanted)
-    return [name for name in lacking if (places[name].device, _span(places[name]), places[name].shape) not in filled]
+    return [name for name in lacking if (places[name].device, span_of(places[name]), places[name].shape) not in filled]
 
 
 def _check(
-    merge: Merge | Sweep, wanted: Mapping[str, torch.Tensor], missing: list[str], unexpected: list[str]
+    merge: Merge | Sweep | _Window, wanted: Mapping[str, torch.Tensor], missing: list[str], unexpected: list[str]
 ) -> None:
     """Raises before anything is written if the model does not fit."""
     lines = [f"`{name}` is in the model, not in the merge" for name in missing]
@@ -162,9 +193,6 @@ def _check(
         if tensor.is_meta:
             lines.append(f"`{name}` has no memory: it is on the meta device")
             hint = 'make room first with `model.to_empty(device="cpu")`'
-        elif hasattr(tensor, "to_local"):
-            lines.append(f"`{name}` is a distributed tensor")
-            hint = "load the merge before the model is sharded"
         elif tuple(tensor.shape) != shape:
             lines.append(f"`{name}` has shape {list(tensor.shape)} in the model, {list(shape)} in the merge")
             hint = "build the model from the config of the sources"
@@ -173,13 +201,13 @@ def _check(
 
 
 def _sort(
-    merge: Merge, wanted: Mapping[str, torch.Tensor]
+    merge: Merge | _Window, wanted: Mapping[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Tensors that are written where they are, those that are staged, and those that others already fill."""
     direct: dict[str, torch.Tensor] = {}
     staged: dict[str, torch.Tensor] = {}
     tied: dict[str, torch.Tensor] = {}
-    spans = {name: _span(tensor) for name, tensor in wanted.items()}
+    spans = {name: span_of(tensor) for name, tensor in wanted.items()}
     ends: dict[torch.device, int] = {}
     # By address, so that overlaps are neighbours.
     for name in sorted(wanted, key=lambda name: (spans[name] or (0, 0), name)):
@@ -210,6 +238,11 @@ def _torch_dtype(name: str) -> torch.dtype | None:
     return found if isinstance(found, torch.dtype) else None
 
 
+def dtype_name(dtype: torch.dtype) -> str | None:
+    """The safetensors name of an element type."""
+    return next((name for name in _DTYPES if _torch_dtype(name) is dtype), None)
+
+
 def _bump_versions(direct: Mapping[str, torch.Tensor]) -> None:
     """Tells autograd that the tensors changed, as an operation in place would."""
     increment = getattr(torch.autograd.graph, "increment_version", None)
@@ -218,7 +251,7 @@ def _bump_versions(direct: Mapping[str, torch.Tensor]) -> None:
             increment(tensor)
 
 
-def _windows(merge: Merge, names: Mapping[str, torch.Tensor]) -> Iterator[list[tuple[str, int, int]]]:
+def _windows(merge: Merge | _Window, names: Mapping[str, torch.Tensor]) -> Iterator[list[tuple[str, int, int]]]:
     """Names with offset and bytes, so many at a time as a staging buffer takes."""
     window: list[tuple[str, int, int]] = []
     end = 0
@@ -233,7 +266,7 @@ def _windows(merge: Merge, names: Mapping[str, torch.Tensor]) -> Iterator[list[t
         yield window
 
 
-def _fill_staged(merge: Merge, staged: Mapping[str, torch.Tensor]) -> None:
+def _fill_staged(merge: Merge | _Window, staged: Mapping[str, torch.Tensor]) -> None:
     """Fills tensors through two buffers in turn: while a device copies from one, the next is merged into the other."""
     is_pinned = torch.cuda.is_available() and any(tensor.device.type == "cuda" for tensor in staged.values())
     buffers: list[tuple[torch.Tensor, list[torch.device]]] = []
@@ -244,7 +277,7 @@ def _fill_staged(merge: Merge, staged: Mapping[str, torch.Tensor]) -> None:
         merge._fill([(name, base + offset, size) for name, offset, size in window])
         for name, offset, size in window:
             merged = _view(buffer[offset : offset + size], merge.info(name))
-            staged[name].copy_(merged, non_blocking=is_pinned)
+            _put(staged[name], merged, non_blocking=is_pinned)
         devices = sorted({staged[name].device for name, _, _ in window if staged[name].device.type == "cuda"}, key=str)
         buffers.append((buffer, devices))
     for _, devices in buffers:
@@ -275,11 +308,11 @@ def _view(raw: torch.Tensor, info: TensorInfo) -> torch.Tensor:
     return raw.view(dtype).view(info.shape)
 
 
-def _check_tied(merge: Merge, tied: Mapping[str, torch.Tensor]) -> None:
+def _check_tied(merge: Merge | _Window, tied: Mapping[str, torch.Tensor]) -> None:
     """Two names for one memory must be merged to the same values."""
     for name, merged in merge.tensors(list(tied)):
-        value = merged.torch().to(device=tied[name].device, dtype=tied[name].dtype)
-        if not torch.equal(_bits(value), _bits(tied[name])):
+        value = _part_for(tied[name], merged.torch()).to(device=tied[name].device, dtype=tied[name].dtype)
+        if not torch.equal(_bits(value), _bits(local_of(tied[name]))):
             raise UsageError(*_tied_differ(name))
 
 

@@ -14,13 +14,12 @@ use std::sync::Arc;
 
 use thalweg_checkpoint::ReadOptions;
 use thalweg_eval::EvalContext;
-use thalweg_eval::context::Clock;
 use thalweg_lab::run_folder::{check_run_folder, checkpoint_name};
 use thalweg_lab::{TrainConfig, TrainData, TrainJob, train};
-use thalweg_merge::context::{Host, RunContext, Unwatched};
-use thalweg_storage::Storage;
+use thalweg_merge::context::RunContext;
 use thalweg_storage::guard::{OwnKind, Place, foreign_entries, look_at, shown_names};
 use thalweg_storage::publish::{is_stage_name, publish_file};
+use thalweg_storage::{Storage, Unwatched};
 use thalweg_trajectory::Trajectory;
 
 use self::meter::Meter;
@@ -144,23 +143,14 @@ fn all_work(spec: &DemoSpec) -> f64 {
     (n_steps * numbers.batch_sequences * spec::SEQUENCE_LENGTH) as f64 + scoring
 }
 
-struct HostClock<'a>(&'a dyn Host);
-
-impl Clock for HostClock<'_> {
-    fn elapsed_seconds(&self) -> f64 {
-        self.0.elapsed_seconds()
-    }
-}
-
 /// The sweep at the end of the run, the chosen form along it, and the anneal as the truth.
 fn find_out(spec: &DemoSpec, command: String, meter: &Meter<'_>, cx: &RunContext<'_>) -> Result<StudyRecord, Error> {
     let suites = write_suites(spec, cx)?;
     // Models are counted; bars of single merges would be in the way.
     let quiet = RunContext { progress: &Unwatched, ..cx.clone() };
-    let clock = HostClock(cx.host);
     let eval = EvalContext {
         storage: Arc::clone(&cx.storage),
-        clock: &clock,
+        host: cx.host,
         progress: meter,
         interrupt: cx.interrupt,
         memory_bytes: u64::MAX,

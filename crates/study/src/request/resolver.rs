@@ -43,6 +43,11 @@ impl<'a> Resolver<'a> {
         Self { cx, reading, hub, told: Mutex::default() }
     }
 
+    /// How checkpoints are read.
+    pub(crate) fn reading(&self) -> &ReadOptions {
+        &self.reading
+    }
+
     pub(super) fn storage(&self) -> &dyn Storage {
         &*self.cx.storage
     }

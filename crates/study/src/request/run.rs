@@ -28,7 +28,7 @@ pub struct RunOptions {
 
 impl RunOptions {
     /// The pattern for names of checkpoints, if there is one.
-    pub(super) fn name_pattern(&self) -> Result<Option<NamePattern>, Error> {
+    pub(crate) fn name_pattern(&self) -> Result<Option<NamePattern>, Error> {
         Ok(self.checkpoint_pattern.as_deref().map(str::parse).transpose()?)
     }
 }

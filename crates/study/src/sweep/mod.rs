@@ -8,5 +8,6 @@ mod request;
 mod run;
 
 pub use findings::{Ingredients, ScoredTrial, SweepFindings, SweepTrial, WindowInterval, score_sweep};
-pub use request::{RawChoice, Sweep, SweepRequest};
+pub(crate) use request::{End, EndedWindow, EndedWindows, WindowShape, ends};
+pub use request::{RawChoice, SkippedEnds, Sweep, SweepRequest};
 pub use run::{Keep, SweepOptions, SweepOutcome, check_sweep_places, run_sweep};

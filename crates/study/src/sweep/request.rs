@@ -1,7 +1,8 @@
 //! Which windows a sweep merges: every combination of end, count, interval and scheme.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 use thalweg_merge::context::RunContext;
 use thalweg_merge::engine::open_sources;
@@ -120,11 +121,15 @@ impl Resolver<'_> {
         let schemes = request.schemes.iter().map(|text| parse_scheme_word(text)).collect::<Result<Vec<_>, _>>()?;
         let mut trials = Vec::new();
         let mut newest: Vec<SourceRef> = Vec::new();
-        for (window, interval) in self.windows(request, trajectory)? {
+        let ends = ends(&request.ends, trajectory)?;
+        let EndedWindows { windows, skipped, last_error } = self.ended_windows(&ends, &request.shapes(), trajectory)?;
+        if let Some(error) = last_error.filter(|_| windows.is_empty()) {
+            return Err(error.into());
+        }
+        skipped.iter().for_each(|skipped| self.note(skipped));
+        for EndedWindow { shape, sources: window } in windows {
             for scheme in &schemes {
-                let name = trial_name(&window, interval, scheme);
-                let output = self.scheme_output(&window, scheme, &request.output, &request.folder.join(&name))?;
-                trials.push(SweepTrial { name, output, interval: window_interval(&window, interval) });
+                trials.push(self.window_trial((&window, shape.interval), scheme, &request.output, &request.folder)?);
             }
             match request.raws {
                 RawChoice::Newest => newest.extend(window.last().cloned()),
@@ -142,37 +147,48 @@ impl Resolver<'_> {
         sources.iter().map(|source| self.raw(source, request)).collect()
     }
 
-    /// Every combination of end, count and interval.
-    fn windows(&self, request: &SweepRequest, trajectory: &Trajectory) -> Result<Vec<AskedWindow>, Error> {
-        let steps = request.interval_steps.iter().map(|&steps| Some(Extent::Steps(Step(steps))));
-        let tokens = request.interval_tokens.iter().map(|&tokens| Some(Extent::Tokens(Tokens(tokens))));
-        let mut intervals: Vec<Option<Extent>> = steps.chain(tokens).collect();
-        if intervals.is_empty() {
-            intervals.push(None);
-        }
+    /// The merge of a window by a scheme, in a folder that is named after both.
+    pub(crate) fn window_trial(
+        &self,
+        (window, interval): (&[SourceRef], Option<Extent>),
+        scheme: &Scheme,
+        output: &OutputOptions,
+        folder: &Path,
+    ) -> Result<SweepTrial, Error> {
+        let name = trial_name(window, interval, scheme);
+        let output = self.scheme_output(window, scheme, output, &folder.join(&name))?;
+        Ok(SweepTrial { name, output, interval: window_interval(window, interval) })
+    }
+
+    /// The window of each shape at each end, ends first. What a grid's end has too few checkpoints for is skipped.
+    pub(crate) fn ended_windows(
+        &self,
+        ends: &[End],
+        shapes: &[WindowShape],
+        trajectory: &Trajectory,
+    ) -> Result<EndedWindows, Error> {
         let mut windows = Vec::new();
-        let mut skipped = SkippedEnds::default();
-        for End { at, need } in ends(&request.ends, trajectory)? {
-            for &n_checkpoints in &request.counts {
-                for &interval in &intervals {
-                    let spec = match interval {
-                        Some(interval) => WindowSpec::Count { n_checkpoints, interval, end: at },
-                        None => WindowSpec::Last { n_checkpoints, end: at },
-                    };
-                    let window = match select_window(trajectory, &spec) {
-                        Err(error) if need == Need::IfThereIsRoom && is_lack(&error) => {
-                            skipped.add(n_checkpoints, at, error);
-                            continue;
+        let mut skipped = BTreeMap::<usize, BTreeSet<u64>>::new();
+        let mut last_error = None;
+        for End { at, need } in ends {
+            for shape in shapes {
+                let window = match select_window(trajectory, &shape.ending(*at)) {
+                    Err(error) if *need == Need::IfThereIsRoom && is_lack(&error) => {
+                        if let WindowEnd::At(Extent::Steps(step)) = at {
+                            skipped.entry(shape.n_checkpoints).or_default().insert(step.0);
                         }
-                        window => window?,
-                    };
-                    window.notes().iter().for_each(|note| self.note(note));
-                    windows.push((window.checkpoints().iter().map(source_ref).collect(), interval));
-                }
+                        last_error = Some(error);
+                        continue;
+                    }
+                    window => window?,
+                };
+                window.notes().iter().for_each(|note| self.note(note));
+                let sources = window.checkpoints().iter().map(source_ref).collect();
+                windows.push(EndedWindow { shape: *shape, sources });
             }
         }
-        skipped.finish(windows.is_empty(), self)?;
-        Ok(windows)
+        let skipped = skipped.into_iter().map(|(n_checkpoints, steps)| SkippedEnds { n_checkpoints, steps });
+        Ok(EndedWindows { windows, skipped: skipped.collect(), last_error })
     }
 
     /// A raw checkpoint, as a window of one.
@@ -185,8 +201,55 @@ impl Resolver<'_> {
     }
 }
 
-/// The checkpoints of a window, and the interval that was asked for.
-type AskedWindow = (Vec<SourceRef>, Option<Extent>);
+impl SweepRequest {
+    /// Every combination of count and interval.
+    fn shapes(&self) -> Vec<WindowShape> {
+        let steps = self.interval_steps.iter().map(|&steps| Some(Extent::Steps(Step(steps))));
+        let tokens = self.interval_tokens.iter().map(|&tokens| Some(Extent::Tokens(Tokens(tokens))));
+        let mut intervals: Vec<Option<Extent>> = steps.chain(tokens).collect();
+        if intervals.is_empty() {
+            intervals.push(None);
+        }
+        let of_count =
+            |&n_checkpoints: &usize| intervals.iter().map(move |&interval| WindowShape { n_checkpoints, interval });
+        self.counts.iter().flat_map(of_count).collect()
+    }
+}
+
+/// A window without its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WindowShape {
+    pub(crate) n_checkpoints: usize,
+    /// Between neighbours; neighbours as they come, if left out.
+    pub(crate) interval: Option<Extent>,
+}
+
+impl WindowShape {
+    fn ending(self, end: WindowEnd) -> WindowSpec {
+        let n_checkpoints = self.n_checkpoints;
+        match self.interval {
+            Some(interval) => WindowSpec::Count { n_checkpoints, interval, end },
+            None => WindowSpec::Last { n_checkpoints, end },
+        }
+    }
+}
+
+/// A window that was found.
+#[derive(Debug)]
+pub(crate) struct EndedWindow {
+    pub(crate) shape: WindowShape,
+    /// Its checkpoints, oldest first.
+    pub(crate) sources: Vec<SourceRef>,
+}
+
+/// The windows at some ends.
+#[derive(Debug)]
+pub(crate) struct EndedWindows {
+    pub(crate) windows: Vec<EndedWindow>,
+    pub(crate) skipped: Vec<SkippedEnds>,
+    /// Why the last one was skipped.
+    pub(crate) last_error: Option<thalweg_trajectory::Error>,
+}
 
 /// A name that sorts and says what it is: `step16000-n5-every2000-sma`.
 fn trial_name(window: &[SourceRef], interval: Option<Extent>, scheme: &Scheme) -> String {
@@ -218,9 +281,25 @@ fn window_interval(window: &[SourceRef], interval: Option<Extent>) -> WindowInte
 }
 
 /// An end of windows.
-struct End {
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct End {
     at: WindowEnd,
     need: Need,
+}
+
+impl End {
+    /// An end of a grid.
+    pub(crate) fn of_grid(step: u64) -> Self {
+        Self { at: WindowEnd::At(Extent::Steps(Step(step))), need: Need::IfThereIsRoom }
+    }
+
+    /// The step, if it is one.
+    pub(crate) fn step(&self) -> Option<u64> {
+        match self.at {
+            WindowEnd::At(Extent::Steps(step)) => Some(step.0),
+            _ => None,
+        }
+    }
 }
 
 /// Whether an end must have a window.
@@ -232,39 +311,23 @@ enum Need {
     IfThereIsRoom,
 }
 
-/// Ends of a grid that have too few checkpoints before them, by the number of checkpoints in the windows.
-#[derive(Default)]
-struct SkippedEnds {
-    by_count: BTreeMap<usize, BTreeSet<u64>>,
-    last_error: Option<thalweg_trajectory::Error>,
+/// Ends of a grid that have too few checkpoints before them for windows of one length.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SkippedEnds {
+    /// Checkpoints in the windows.
+    pub n_checkpoints: usize,
+    /// The steps of the ends.
+    pub steps: BTreeSet<u64>,
 }
 
-impl SkippedEnds {
-    fn add(&mut self, n_checkpoints: usize, end: WindowEnd, error: thalweg_trajectory::Error) {
-        if let WindowEnd::At(Extent::Steps(step)) = end {
-            self.by_count.entry(n_checkpoints).or_default().insert(step.0);
+impl fmt::Display for SkippedEnds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (first, last) = (self.steps.first().copied().unwrap_or(0), self.steps.last().copied().unwrap_or(0));
+        match self.steps.len() {
+            1 => write!(f, "end at step {first} is")?,
+            n => write!(f, "{n} ends from step {first} to {last} are")?,
         }
-        self.last_error = Some(error);
-    }
-
-    /// Notes what was skipped.
-    ///
-    /// # Errors
-    /// If no end is left, the error of the last one.
-    fn finish(self, is_nothing_left: bool, resolver: &Resolver<'_>) -> Result<(), Error> {
-        if let Some(error) = self.last_error.filter(|_| is_nothing_left) {
-            return Err(error.into());
-        }
-        for (n_checkpoints, steps) in self.by_count {
-            let (first, last) = (steps.first().copied().unwrap_or(0), steps.last().copied().unwrap_or(0));
-            let which = if steps.len() == 1 {
-                format!("end at step {first} is")
-            } else {
-                format!("{} ends from step {first} to {last} are", steps.len())
-            };
-            resolver.note(format!("{which} skipped: too few checkpoints for windows of {n_checkpoints}"));
-        }
-        Ok(())
+        write!(f, " skipped: too few checkpoints for windows of {}", self.n_checkpoints)
     }
 }
 
@@ -276,10 +339,9 @@ fn is_lack(error: &thalweg_trajectory::Error) -> bool {
 
 /// The ends that `newest`, `steps` (every finished checkpoint), single steps or `every:STEPS` (back from the newest)
 /// mean.
-fn ends(texts: &[String], trajectory: &Trajectory) -> Result<Vec<End>, Error> {
+pub(crate) fn ends(texts: &[String], trajectory: &Trajectory) -> Result<Vec<End>, Error> {
     let always = |at: WindowEnd| End { at, need: Need::Always };
     let at = |step: u64| WindowEnd::At(Extent::Steps(Step(step)));
-    let of_grid = |step: u64| End { at: at(step), need: Need::IfThereIsRoom };
     let finished = || trajectory.finished().map(|one| one.step.0);
     let mut ends = Vec::new();
     for text in texts {
@@ -294,11 +356,11 @@ fn ends(texts: &[String], trajectory: &Trajectory) -> Result<Vec<End>, Error> {
         if text == "newest" {
             ends.push(always(WindowEnd::Newest));
         } else if text == "steps" {
-            ends.extend(finished().map(of_grid));
+            ends.extend(finished().map(End::of_grid));
         } else if let Some(interval) = text.strip_prefix("every:") {
             let interval = parse(interval)?.max(1);
             let newest = finished().next_back().unwrap_or(0);
-            ends.extend(finished().filter(|step| (newest - step).is_multiple_of(interval)).map(of_grid));
+            ends.extend(finished().filter(|step| (newest - step).is_multiple_of(interval)).map(End::of_grid));
         } else {
             ends.push(always(at(parse(text)?)));
         }

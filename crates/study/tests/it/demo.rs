@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use thalweg_checkpoint::CheckpointPool;
-use thalweg_merge::context::{Limits, RunContext, Unwatched};
-use thalweg_storage::{LocalStorage, Storage};
+use thalweg_merge::context::{Limits, RunContext};
+use thalweg_storage::{LocalStorage, Storage, Unwatched};
 use thalweg_study::Error;
 use thalweg_study::demo::{DemoSize, DemoSpec, DemoWatcher, run_demo};
 use thalweg_study::record::{ScoreRow, StudyRecord};

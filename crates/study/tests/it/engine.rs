@@ -7,13 +7,12 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
 use thalweg_checkpoint::CheckpointPool;
-use thalweg_eval::context::{Clock, Progress};
 use thalweg_eval::{EvalContext, Suite};
 use thalweg_lab::corpus::built_in_tokenizer;
 use thalweg_merge::Coefficients;
-use thalweg_merge::context::{Limits, RunContext, Unwatched};
+use thalweg_merge::context::{Limits, RunContext};
 use thalweg_merge::plan::{DigestChoice, OutputPlan, SourceRef};
-use thalweg_storage::{LocalStorage, Storage};
+use thalweg_storage::{LocalStorage, Storage, Unwatched};
 use thalweg_study::engine_evaluator::EngineEvaluator;
 use thalweg_study::evaluator::Evaluator;
 use thalweg_tensor::Dtype;
@@ -23,19 +22,6 @@ use thalweg_testkit::{Sharding, Tap, TinyCheckpoint};
 const N_SOURCES: u16 = 10;
 /// One for each tensor.
 const N_SHARDS: usize = 11;
-
-struct Outside;
-
-impl Clock for Outside {
-    fn elapsed_seconds(&self) -> f64 {
-        0.0
-    }
-}
-
-impl Progress for Outside {
-    fn begin(&self, _total_tokens: u64) {}
-    fn advance(&self, _n_tokens: u64) {}
-}
 
 /// A Llama of one layer for the built-in tokenizer, with all parameters equal to `value`.
 fn write_source(folder: &Path, value: f64) {
@@ -89,8 +75,8 @@ fn with_evaluator<T>(storage: &Arc<dyn Storage>, folder: &Path, act: impl FnOnce
         RunContext { storage: Arc::clone(storage), pool: &pool, host, progress, interrupt: &interrupt, limits, tool };
     let eval = EvalContext {
         storage: Arc::clone(storage),
-        clock: &Outside,
-        progress: &Outside,
+        host: &Unwatched,
+        progress: &Unwatched,
         interrupt: &interrupt,
         memory_bytes: u64::MAX,
     };

@@ -4,6 +4,7 @@ use thalweg_tensor::display_name;
 
 use super::archive::ArchiveError;
 use super::tensor::TensorFault;
+use crate::ZipError;
 use crate::format::model_key::KeyFault;
 use crate::pickle::PickleError;
 
@@ -94,7 +95,7 @@ impl TorchError {
     /// Whether the file merely ends too early.
     pub fn is_truncated(&self) -> bool {
         match self {
-            Self::Archive(ArchiveError::NoEnd) => true,
+            Self::Archive(ArchiveError::Zip(ZipError::NoEnd)) => true,
             Self::Pickle(error) => error.is_truncated(),
             _ => false,
         }
@@ -107,7 +108,9 @@ impl TorchError {
             Self::NotTorch { found } if found.contains("Git LFS") => "run `git lfs pull`",
             Self::Foreign { .. } => "save a state dict (`torch.save(model.state_dict(), path)`) instead of the object",
             Self::BareTensor | Self::NoStateDict { .. } => "save a dictionary of tensors, such as `model.state_dict()`",
-            Self::Archive(ArchiveError::NoEnd) => "wait until the save has finished, or copy the file again",
+            Self::Archive(ArchiveError::Zip(ZipError::NoEnd)) => {
+                "wait until the save has finished, or copy the file again"
+            }
             Self::OneRank { .. } => "save the whole state dict, or a distributed checkpoint of all ranks",
             _ => return None,
         })

@@ -103,7 +103,7 @@ fn find_storage(
     let shown = thalweg_tensor::display_name(key);
     let (n_elements, n_bytes) =
         storage_sizes.get(key).copied().ok_or_else(|| broken(format!("nothing refers to storage `{shown}`")))?;
-    let cut = || TorchError::Archive(super::archive::ArchiveError::NoEnd);
+    let cut = || TorchError::Archive(crate::ZipError::NoEnd.into());
     let start = at.checked_add(LENGTH_BYTES).filter(|start| *start <= end).ok_or_else(cut)?;
     let length = read_at(file, at, LENGTH_BYTES).map_err(refuse_reading)?;
     let found = length.try_into().map_or(-1, i64::from_le_bytes);

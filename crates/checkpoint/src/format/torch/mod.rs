@@ -32,11 +32,12 @@ use self::folder::{Entrance, choose_entrance, is_torch_name};
 pub(crate) use self::state_dict::most_names;
 use self::state_dict::{StateDict, all_tensors, find_state_dict};
 use self::tensor::{Found, TENSOR_NAMES, TensorFault, TensorSpec, is_type_name, read_tensor};
-use super::{Findings, Format, FormatContent, OpenFile, Place, Unreadable};
+use super::{Findings, Format, FormatContent, OpenFile, Place, Unreadable, npz};
 use crate::error::storage_error;
 use crate::index::{MAX_INDEX_BYTES, parse_index};
 use crate::pickle::{Global, NameList, Pickle, PickleLimits, Value, parse_pickle};
 use crate::stranger::has_name_of_stranger;
+use crate::zip_directory::{self, read_at};
 use crate::{CatalogCache, Error, Note, ReadOptions};
 
 /// The longest pickle that is read, in bytes.
@@ -65,7 +66,7 @@ impl Format for Torch {
                 let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
                 let is_saved = head.starts_with(b"PK\x03\x04") || matches!(**head, [0x80, 0..=5, ..]);
                 // NumPy's archives and shards of distributed checkpoints begin like files of torch.save.
-                is_torch_name(name) || is_saved && !has_name_of_stranger(name)
+                is_torch_name(name) || is_saved && !name.ends_with(npz::FILE_END) && !has_name_of_stranger(name)
             }
             Place::Folder { .. } => place.file_names().any(is_torch_name),
         }
@@ -103,15 +104,8 @@ impl Format for Torch {
     }
 }
 
-/// Reads `n_bytes` bytes of a file from `offset` on.
-fn read_at(file: &dyn ReadAt, offset: u64, n_bytes: u64) -> Result<Vec<u8>, thalweg_storage::Error> {
-    let mut bytes = vec![0; usize::try_from(n_bytes).unwrap_or(usize::MAX)];
-    file.read_exact_at(offset, &mut bytes)?;
-    Ok(bytes)
-}
-
 fn refuse_reading(error: thalweg_storage::Error) -> TorchError {
-    TorchError::Archive(ArchiveError::Read { message: error.to_string() })
+    TorchError::Archive(zip_directory::refuse_reading(error).into())
 }
 
 /// An opened torch.save file: what its pickle says, and where its storages are.

@@ -1,0 +1,66 @@
+//! What can be typed for `watch`.
+
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{ExecutionArgs, OutputArgs, RunArgs, ScoringArgs};
+use crate::options::{Count, Seconds, parse_positive};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  thalweg watch runs/my-run --windows sma:10,wma:10 -o merged               beside the trainer, until Ctrl-C
+  thalweg watch runs/my-run --windows sma:10 --suite suite.toml --hold -o merged
+  thalweg watch runs/my-run --windows sma:10,ema:0.2:20 --every 1000 --once -o merged
+
+Each merge is the one that `thalweg merge RUN --last N` would have made at that end. All that are missing
+are made by reading the run once. What is in DIR already is not made again; DIR/watch.jsonl lists it.
+With scores, the newest end goes first. Rerun the command after a stop: it resumes.
+With --once, exit code 2 says that some merges could not be made; the others are kept.")]
+pub(crate) struct WatchArgs {
+    /// A run folder
+    pub(crate) run_path: PathBuf,
+    /// Windows to keep current: a scheme and a number of checkpoints, such as sma:10 or ema:0.2:10
+    #[arg(long, value_name = "SCHEME:N,...", value_delimiter = ',', required = true)]
+    pub(crate) windows: Vec<String>,
+    /// Folder that will hold one folder for each merge, and the record
+    #[arg(short, long, alias = "output", value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Make what is missing, score the newest end, and exit
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Windows end at steps that are multiples of V [default: at every finished checkpoint]
+    #[arg(long, value_name = "V", value_parser = parse_positive::<NonZeroU64>, conflicts_with = "ends")]
+    pub(crate) every: Option<NonZeroU64>,
+    /// Windows end here: newest; some steps; `steps` for every checkpoint; or every:STEPS, back from the newest
+    #[arg(long, value_name = "ENDS", value_delimiter = ',')]
+    pub(crate) ends: Vec<String>,
+    /// Ignore windows that end before this step
+    #[arg(long, value_name = "S")]
+    pub(crate) from_step: Option<Count>,
+    /// Steps between neighbours in a window [default: neighbours as they come]
+    #[arg(long, value_name = "V", conflicts_with = "interval_tokens")]
+    pub(crate) interval_steps: Option<Count>,
+    /// Tokens between neighbours in a window
+    #[arg(long, value_name = "V")]
+    pub(crate) interval_tokens: Option<Count>,
+    /// Time between two looks at the run
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub(crate) poll: Seconds,
+    /// Time between two lines that say what is waited for
+    #[arg(long, value_name = "TIME", default_value = "5m")]
+    pub(crate) heartbeat: Seconds,
+    /// Keep checkpoints that later windows need in DIR/held, by hard links, when the trainer prunes them
+    #[arg(long)]
+    pub(crate) hold: bool,
+    #[command(flatten)]
+    pub(crate) scoring: ScoringArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) execution: ExecutionArgs,
+}

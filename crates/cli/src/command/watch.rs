@@ -1,0 +1,252 @@
+//! `thalweg watch`: the merges of a run in training, kept current.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use thalweg_study::request::Resolver;
+use thalweg_study::watch::{
+    FailedMerge, KeepOptions, MakeEvaluator, WatchEnds, WatchNews, WatchPass, WatchRequest, WatchRow, WatchedOutput,
+    Watcher, keep_watching, score_once,
+};
+use thalweg_tensor::counted;
+
+use crate::args::WatchArgs;
+use crate::command::Outcome;
+use crate::command::eval_external::check_command;
+use crate::command::merge::execute_options;
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+use crate::options::show_bytes;
+use crate::scoring::{make_evaluator, open_suites};
+
+/// Merges that a person reads one by one; JSON has all of them.
+const MAX_ROWS: usize = 40;
+
+pub(crate) fn run(args: &WatchArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    check_options(args)?;
+    let suites = open_suites(&args.scoring, None, world, messages)?;
+    let resolver = world.resolver();
+    let cx = world.context(args.execution.memory.0);
+    // A run that does not exist yet may begin later.
+    let run = if args.once { resolver.find(&args.run_path)? } else { find_or_wait(args, &resolver) };
+    let mut watcher = Watcher::open(request(args, run), execute_options(&args.execution), &resolver, &cx)?;
+    let quiet = world.quiet_context(args.execution.memory.0);
+    let folder = watcher.request().folder.clone();
+    let make = |like: &Path| {
+        let from = (like, Some(&*folder));
+        let evaluator = make_evaluator(&args.scoring, &suites, from, (world.quiet_eval_context(), &quiet), messages);
+        evaluator.map_err(|error| thalweg_study::Error::Evaluator { what: error.to_string(), hint: error.hint() })
+    };
+    let make: Option<MakeEvaluator<'_>> = if is_scored(args) { Some(&make) } else { None };
+    if args.once {
+        return watch_once(args, &mut watcher, make, world, messages);
+    }
+    let options = KeepOptions {
+        poll_seconds: args.poll.0,
+        heartbeat_seconds: args.heartbeat.0,
+        sleep: &|seconds| world.sleep(seconds),
+        make_evaluator: make,
+        tell: &mut |news| {
+            world.clear_progress();
+            tell(news, messages);
+        },
+    };
+    keep_watching(&mut watcher, options)?;
+    Ok(Outcome::Done)
+}
+
+fn watch_once(
+    args: &WatchArgs,
+    watcher: &mut Watcher<'_>,
+    make: Option<MakeEvaluator<'_>>,
+    world: &World<'_>,
+    messages: &Messages,
+) -> Result<Outcome, Error> {
+    let pass = watcher.bring_up_to_date(&[]);
+    world.clear_progress();
+    let pass = pass?;
+    let mut scored = Vec::new();
+    if let Some(make) = make {
+        score_once(watcher, make, &mut |rows| scored.extend_from_slice(rows))?;
+    }
+    let mut document = document(&pass);
+    document["scored"] = json!(scored);
+    messages.json(&document);
+    messages.text(&table(args, &pass));
+    messages.text(&score_lines(&scored));
+    finish(&pass, messages)
+}
+
+fn is_scored(args: &WatchArgs) -> bool {
+    args.scoring.suite.is_some() || args.scoring.eval_command.is_some()
+}
+
+fn check_options(args: &WatchArgs) -> Result<(), Error> {
+    if args.scoring.by.is_some() {
+        return Err(Error::usage_with_hint("`--by` decides nothing here: no merge is chosen", "leave it out"));
+    }
+    if !args.once && args.ends.iter().any(|end| end.starts_with("every:")) {
+        return Err(Error::usage_with_hint(
+            "`--ends every:STEPS` counts back from the newest checkpoint, which moves while the run goes on",
+            "`--every STEPS` takes multiples of a number of steps",
+        ));
+    }
+    if let Some(command) = &args.scoring.eval_command {
+        check_command(command)?;
+    }
+    Ok(())
+}
+
+/// The run's folder, or where it will be.
+fn find_or_wait(args: &WatchArgs, resolver: &Resolver<'_>) -> PathBuf {
+    resolver.find(&args.run_path).unwrap_or_else(|_| args.run_path.clone())
+}
+
+/// Says what happened, as text and as lines of JSON.
+fn tell(news: WatchNews<'_>, messages: &Messages) {
+    match news {
+        WatchNews::Looked(pass) => {
+            let mut document = document(pass);
+            let made = |one: &&WatchedOutput| !one.was_done;
+            document["outputs"] = json!(pass.outputs.iter().filter(made).map(output_row).collect::<Vec<_>>());
+            messages.json_line(&document);
+            messages.text(&made_lines(pass));
+            for failed in &pass.failed {
+                messages.note(format!("`{}` could not be made: {}", failed.path.display(), failed.error));
+            }
+            if let Some((first, last)) = pass.vanished_steps.first().zip(pass.vanished_steps.last()) {
+                let which = if first == last { format!("step {first}") } else { format!("steps {first} to {last}") };
+                messages.note(format!(
+                    "{which} vanished: the newest windows reach further back; `--hold` keeps checkpoints"
+                ));
+            }
+        }
+        WatchNews::Scored(rows) => {
+            messages.json_line(&json!({"kind": "thalweg-watch", "version": 1, "scored": rows}));
+            messages.text(&score_lines(rows));
+        }
+        WatchNews::Trouble(error) => {
+            let hint = error.hint().map_or_else(String::new, |hint| format!(" ({hint})"));
+            messages.note(format!("{error}{hint}; trying again"));
+        }
+        WatchNews::Heartbeat(beat) => messages.progress_line(beat),
+    }
+}
+
+/// A line for each end that has new merges.
+fn made_lines(pass: &WatchPass) -> String {
+    let mut by_end: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    for one in pass.outputs.iter().filter(|one| !one.was_done) {
+        by_end.entry(one.end_step).or_default().push(format!("{} of {}", one.scheme, one.n_checkpoints));
+    }
+    let lines = by_end.iter().map(|(step, merges)| format!("step {step}: merged {}\n", merges.join(", ")));
+    let mut text: String = lines.collect();
+    if !text.is_empty() {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "read {}", show_bytes(pass.bytes_read));
+    }
+    text
+}
+
+/// A line for each score, with the gain over the raw checkpoint at the same step.
+fn score_lines(rows: &[WatchRow]) -> String {
+    let mut text = String::new();
+    for row in rows {
+        for score in &row.scores {
+            let model =
+                if row.scheme == "raw" { "raw".to_owned() } else { format!("{} of {}", row.scheme, row.n_checkpoints) };
+            let gain = score.gain.map_or_else(String::new, |gain| {
+                let interval =
+                    gain.interval_95.map_or_else(String::new, |[low, high]| format!(" ({low:+.4} to {high:+.4})"));
+                format!(", gain {:+.4}{interval}", gain.value)
+            });
+            let (step, task, measure) = (row.end_step, &score.task, &score.measure);
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "step {step}: {model}: {task} {measure} {:.4}{gain}", score.value);
+        }
+    }
+    text
+}
+
+fn request(args: &WatchArgs, run: PathBuf) -> WatchRequest {
+    let ends = match args.every {
+        Some(interval) => WatchEnds::Multiples(interval.get()),
+        None if args.ends.is_empty() => WatchEnds::All,
+        None => WatchEnds::Named(args.ends.clone()),
+    };
+    WatchRequest {
+        run,
+        run_options: (&args.run).into(),
+        windows: args.windows.clone(),
+        interval_steps: args.interval_steps.map(|steps| steps.0),
+        interval_tokens: args.interval_tokens.map(|tokens| tokens.0),
+        ends,
+        from_step: args.from_step.map(|step| step.0),
+        output: (&args.output).into(),
+        scores: is_scored(args),
+        holds: args.hold,
+        folder: args.out.clone(),
+    }
+}
+
+/// Says which merges could not be made. They make the command fail, after the others were made.
+fn finish(pass: &WatchPass, messages: &Messages) -> Result<Outcome, Error> {
+    let Some(first) = pass.failed.first() else { return Ok(Outcome::Done) };
+    for failed in &pass.failed {
+        messages.note(format!("`{}` could not be made: {}", failed.path.display(), failed.error));
+    }
+    let n_all = pass.failed.len() + pass.outputs.len();
+    let what = format!("{} of {} could not be made", pass.failed.len(), counted(n_all, "merge"));
+    let hint = first.hint.clone().unwrap_or_else(|| "repair the checkpoints that are named, then rerun".to_owned());
+    Err(Error::usage_with_hint(what, hint))
+}
+
+fn output_row(one: &WatchedOutput) -> serde_json::Value {
+    json!({
+        "path": one.path, "end_step": one.end_step, "scheme": one.scheme, "n_checkpoints": one.n_checkpoints,
+        "bytes_read": one.bytes_read, "was_done": one.was_done, "digest": one.digest,
+    })
+}
+
+fn document(pass: &WatchPass) -> serde_json::Value {
+    let failed = |one: &FailedMerge| json!({"path": one.path, "error": one.error});
+    json!({
+        "kind": "thalweg-watch", "version": 1,
+        "outputs": pass.outputs.iter().map(output_row).collect::<Vec<_>>(),
+        "failed": pass.failed.iter().map(failed).collect::<Vec<_>>(),
+        "skipped": pass.skipped.iter()
+            .map(|one| json!({"n_checkpoints": one.n_checkpoints, "end_steps": one.steps})).collect::<Vec<_>>(),
+        "needed_steps": pass.needed_steps,
+        "vanished_steps": pass.vanished_steps,
+        "bytes_read": pass.bytes_read,
+    })
+}
+
+fn table(args: &WatchArgs, pass: &WatchPass) -> String {
+    let mut text = String::new();
+    let made: Vec<&WatchedOutput> = pass.outputs.iter().filter(|one| !one.was_done).collect();
+    // Writing to a String cannot fail.
+    if !made.is_empty() {
+        let _ = writeln!(text, "{:>10} {:>5} {:<16} folder in `{}`", "end step", "N", "scheme", args.out.display());
+    }
+    for one in made.iter().take(MAX_ROWS) {
+        let name = one.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let _ = writeln!(text, "{:>10} {:>5} {:<16} {name}", one.end_step, one.n_checkpoints, one.scheme);
+    }
+    if made.len() > MAX_ROWS {
+        let _ = writeln!(text, "and {} more", made.len() - MAX_ROWS);
+    }
+    let n_kept = pass.outputs.len() - made.len();
+    let newest = pass.newest_step.map_or_else(String::new, |step| format!(", the newest at step {step}"));
+    let _ = writeln!(
+        text,
+        "{}{newest}; made {}, kept {n_kept}, read {}",
+        counted(pass.n_finished, "finished checkpoint"),
+        counted(made.len(), "merge"),
+        show_bytes(pass.bytes_read)
+    );
+    text
+}

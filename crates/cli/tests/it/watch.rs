@@ -1,0 +1,298 @@
+//! A run watched on the command line: what is merged, what is kept, what is said.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::support::{run, transcript};
+
+/// One tensor of so many F32.
+pub(crate) const N_ELEMENTS: usize = 3000;
+pub(crate) const SOURCE_BYTES: u64 = 4 * N_ELEMENTS as u64;
+
+/// The file of a checkpoint whose params depend on a seed.
+pub(crate) fn checkpoint_bytes(seed: u64) -> Vec<u8> {
+    let value = |i: usize| ((i as u64 * 31 + seed * 7919) % 1009) as f32 * 0.001 - 0.5;
+    file_of((0..N_ELEMENTS).map(value))
+}
+
+fn file_of(values: impl Iterator<Item = f32>) -> Vec<u8> {
+    let header = format!(r#"{{"w":{{"dtype":"F32","shape":[{N_ELEMENTS}],"data_offsets":[0,{}]}}}}"#, 4 * N_ELEMENTS);
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(header.as_bytes());
+    bytes.extend(values.flat_map(f32::to_le_bytes));
+    bytes
+}
+
+pub(crate) fn checkpoint(run: &Path, step: u64) -> PathBuf {
+    run.join(format!("step_{step}.safetensors"))
+}
+
+pub(crate) fn save(run: &Path, step: u64, seed: u64) {
+    let beside = run.join("tmp-save");
+    std::fs::create_dir_all(run).unwrap();
+    std::fs::write(&beside, checkpoint_bytes(seed)).unwrap();
+    std::fs::rename(beside, checkpoint(run, step)).unwrap();
+}
+
+pub(crate) fn make_run(folder: &Path, n: u64) -> PathBuf {
+    let run = folder.join("run");
+    (1..=n).for_each(|i| save(&run, 100 * i, i));
+    run
+}
+
+/// Runs `watch --once --json` with more arguments.
+fn watch(run_path: &Path, out: &Path, more: &[&str]) -> (i32, Value, String) {
+    let (run_path, out) = (run_path.to_str().unwrap(), out.to_str().unwrap());
+    let output = run(&[&["watch", run_path, "-o", out, "--once", "--json"], more].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap_or(Value::Null), stderr)
+}
+
+pub(crate) fn receipt(folder: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(folder.join("thalweg.json")).unwrap()).unwrap()
+}
+
+/// The digest of a merge from scratch.
+fn digest_from_scratch(run_path: &Path, n: usize, end: u64, scheme: &str) -> Value {
+    let scratch = tempfile::tempdir().unwrap();
+    let out = scratch.path().join("out");
+    let (n, end) = (n.to_string(), end.to_string());
+    // `--last` has no end: the newest N up to a step are a range of steps.
+    let first = 100 * (end.parse::<u64>().unwrap() / 100 + 1 - n.parse::<u64>().unwrap());
+    let first = first.to_string();
+    let (run_path, path) = (run_path.to_str().unwrap(), out.to_str().unwrap());
+    let made =
+        run(&["merge", run_path, "--from-step", &first, "--to-step", &end, "--scheme", scheme, "-o", path, "-q"]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    receipt(&out)["digest"].clone()
+}
+
+fn outputs(document: &Value) -> Vec<(u64, String, u64, bool)> {
+    let row = |one: &Value| {
+        let scheme = one["scheme"].as_str().unwrap().to_owned();
+        let n = one["n_checkpoints"].as_u64().unwrap();
+        (one["end_step"].as_u64().unwrap(), scheme, n, one["was_done"].as_bool().unwrap())
+    };
+    document["outputs"].as_array().unwrap().iter().map(row).collect()
+}
+
+/// What a record says, whenever it happened.
+pub(crate) fn record(out: &Path) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(out.join("watch.jsonl")).unwrap();
+    let timeless = |line: &str| {
+        let mut row: Value = serde_json::from_str(line).unwrap();
+        row.as_object_mut().unwrap().remove("unix_seconds");
+        row.to_string()
+    };
+    let rows: Vec<String> = text.lines().map(timeless).collect();
+    let set: BTreeSet<String> = rows.iter().cloned().collect();
+    assert_eq!(rows.len(), set.len(), "no line is there twice");
+    set
+}
+
+#[test]
+fn every_window_that_a_checkpoint_ends_is_merged_by_reading_the_run_once() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (run_path, out) = (make_run(scratch.path(), 6), scratch.path().join("out"));
+    let (code, document, stderr) = watch(&run_path, &out, &["--windows", "sma:3,wma:3,ema:0.25:2"]);
+    assert_eq!(code, 0, "{stderr}");
+    let made = outputs(&document);
+    assert_eq!(made.len(), 4 + 4 + 5);
+    assert!(made.contains(&(200, "ema:0.25".to_owned(), 2, false)), "{made:?}");
+    let total: u64 =
+        document["outputs"].as_array().unwrap().iter().map(|one| one["bytes_read"].as_u64().unwrap()).sum();
+    assert_eq!((total, document["bytes_read"].as_u64()), (6 * SOURCE_BYTES, Some(6 * SOURCE_BYTES)));
+    assert!(
+        stderr.contains("2 ends from step 100 to 200 are skipped: too few checkpoints for windows of 3"),
+        "{stderr}"
+    );
+    for output in document["outputs"].as_array().unwrap() {
+        let (n, end) = (output["n_checkpoints"].as_u64().unwrap(), output["end_step"].as_u64().unwrap());
+        let scheme = output["scheme"].as_str().unwrap();
+        let expected = digest_from_scratch(&run_path, usize::try_from(n).unwrap(), end, scheme);
+        assert_eq!(output["digest"], expected, "{scheme} of {n} at {end}");
+        assert_eq!(receipt(Path::new(output["path"].as_str().unwrap()))["digest"], expected);
+    }
+    assert_eq!(record(&out).len(), made.len());
+}
+
+#[test]
+fn what_is_there_is_kept_and_only_what_is_new_is_read() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (run_path, out) = (make_run(scratch.path(), 5), scratch.path().join("out"));
+    let windows = ["--windows", "sma:3,wma:3"];
+    assert_eq!(watch(&run_path, &out, &windows).0, 0);
+    let before = std::fs::metadata(out.join("step0000500-n3-sma/model.safetensors")).unwrap().modified().unwrap();
+    let (code, document, _) = watch(&run_path, &out, &windows);
+    assert_eq!((code, document["bytes_read"].as_u64()), (0, Some(0)));
+    assert!(outputs(&document).iter().all(|(.., was_done)| *was_done));
+    save(&run_path, 600, 6);
+    let (code, document, _) = watch(&run_path, &out, &windows);
+    let made: Vec<_> = outputs(&document).into_iter().filter(|(.., was_done)| !was_done).collect();
+    assert_eq!((code, made.len(), document["bytes_read"].as_u64()), (0, 2, Some(3 * SOURCE_BYTES)));
+    assert!(made.iter().all(|(end, ..)| *end == 600));
+    let after = std::fs::metadata(out.join("step0000500-n3-sma/model.safetensors")).unwrap().modified().unwrap();
+    assert_eq!(before, after);
+    assert_eq!(record(&out).len(), 8);
+}
+
+#[test]
+fn a_run_with_too_few_checkpoints_is_not_a_fault() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (run_path, out) = (make_run(scratch.path(), 2), scratch.path().join("out"));
+    let (code, document, stderr) = watch(&run_path, &out, &["--windows", "sma:5"]);
+    assert_eq!((code, outputs(&document).len()), (0, 0));
+    assert!(stderr.contains("too few checkpoints for windows of 5"), "{stderr}");
+    assert_eq!(document["needed_steps"], serde_json::json!([100, 200]));
+}
+
+#[test]
+fn ends_can_be_multiples_or_named_or_begin_at_a_step() {
+    let scratch = tempfile::tempdir().unwrap();
+    let run_path = make_run(scratch.path(), 8);
+    let check = |name: &str, more: &[&str], expected: &[u64]| {
+        let (code, document, stderr) =
+            watch(&run_path, &scratch.path().join(name), &[&["--windows", "sma:2"], more].concat());
+        assert_eq!(code, 0, "{stderr}");
+        let found: Vec<u64> = outputs(&document).iter().map(|one| one.0).collect();
+        assert_eq!(found, expected, "{name}");
+    };
+    check("multiples", &["--every", "300"], &[300, 600]);
+    check("newest", &["--ends", "newest"], &[800]);
+    check("named", &["--ends", "400,700"], &[400, 700]);
+    check("from", &["--from-step", "650"], &[700, 800]);
+    check("apart", &["--interval-steps", "200", "--every", "400"], &[400, 800]);
+}
+
+#[test]
+fn a_checkpoint_that_is_being_saved_waits_until_it_is_whole() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (run_path, out) = (make_run(scratch.path(), 3), scratch.path().join("out"));
+    let bytes = checkpoint_bytes(4);
+    std::fs::write(checkpoint(&run_path, 400), &bytes[..bytes.len() / 2]).unwrap();
+    let (code, document, _) = watch(&run_path, &out, &["--windows", "sma:2"]);
+    assert_eq!((code, outputs(&document).len()), (0, 2));
+    std::fs::write(checkpoint(&run_path, 400), &bytes).unwrap();
+    let (_, document, _) = watch(&run_path, &out, &["--windows", "sma:2"]);
+    assert_eq!(outputs(&document).last().unwrap().0, 400);
+}
+
+#[test]
+fn a_bad_checkpoint_keeps_only_its_own_windows_from_being_made() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (run_path, out) = (make_run(scratch.path(), 7), scratch.path().join("out"));
+    let values = (0..N_ELEMENTS).map(|i| if i == 77 { f32::NAN } else { 0.5 });
+    std::fs::write(checkpoint(&run_path, 400), file_of(values)).unwrap();
+    let (code, document, stderr) = watch(&run_path, &out, &["--windows", "sma:2,wma:2"]);
+    assert_eq!(code, 2);
+    let made: BTreeSet<u64> = outputs(&document).iter().map(|one| one.0).collect();
+    assert_eq!(made, BTreeSet::from([200, 300, 600, 700]));
+    assert_eq!(document["failed"].as_array().unwrap().len(), 4);
+    assert!(stderr.contains("error: 4 of 12 merges could not be made"), "{stderr}");
+    assert!(stderr.contains("step_400.safetensors"), "{stderr}");
+    save(&run_path, 400, 4);
+    let (code, document, _) = watch(&run_path, &out, &["--windows", "sma:2,wma:2"]);
+    assert_eq!((code, document["failed"].as_array().unwrap().len()), (0, 0));
+    assert_eq!(outputs(&document).last().unwrap().0, 400, "as after a rollback");
+    // The note says what to do about a repair.
+    std::fs::remove_file(out.join("watch-state.json")).unwrap();
+    let (code, document, _) = watch(&run_path, &out, &["--windows", "sma:2,wma:2"]);
+    assert_eq!((code, outputs(&document).len()), (0, 12));
+}
+
+#[test]
+fn merges_of_a_run_that_was_rolled_back_are_made_again_and_never_mix_two_runs() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (run_path, out) = (make_run(scratch.path(), 6), scratch.path().join("out"));
+    let windows = ["--windows", "sma:2"];
+    assert_eq!(watch(&run_path, &out, &windows).0, 0);
+    let old = receipt(&out.join("step0000500-n2-sma"))["digest"].clone();
+    save(&run_path, 400, 1004);
+    let (code, document, stderr) = watch(&run_path, &out, &windows);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("step 400 was written again; steps 500 to 600 are of the run before"), "{stderr}");
+    assert_eq!(outputs(&document).iter().map(|one| one.0).collect::<Vec<_>>(), [200, 300, 400]);
+    assert_eq!(receipt(&out.join("step0000400-n2-sma"))["digest"], digest_from_scratch(&run_path, 2, 400, "sma"));
+    assert_eq!(receipt(&out.join("step0000500-n2-sma"))["digest"], old, "nothing mixes the two runs");
+    // The next watcher remembers.
+    let (_, document, _) = watch(&run_path, &out, &windows);
+    assert_eq!(outputs(&document).len(), 3);
+    save(&run_path, 500, 1005);
+    let (_, document, _) = watch(&run_path, &out, &windows);
+    assert_eq!(outputs(&document).iter().map(|one| one.0).collect::<Vec<_>>(), [200, 300, 400, 500]);
+    let new = receipt(&out.join("step0000500-n2-sma"))["digest"].clone();
+    assert_ne!(new, old);
+    assert_eq!(new, digest_from_scratch(&run_path, 2, 500, "sma"));
+}
+
+#[test]
+fn a_checkpoint_that_is_copied_again_is_the_same() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (run_path, out) = (make_run(scratch.path(), 5), scratch.path().join("out"));
+    assert_eq!(watch(&run_path, &out, &["--windows", "sma:2"]).0, 0);
+    save(&run_path, 200, 2);
+    let (code, document, stderr) = watch(&run_path, &out, &["--windows", "sma:2"]);
+    assert!(code == 0 && outputs(&document).iter().all(|(.., was_done)| *was_done), "{stderr}");
+    assert_eq!(outputs(&document).len(), 4);
+}
+
+#[test]
+fn pruned_checkpoints_leave_their_merges_and_the_record() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (run_path, out) = (make_run(scratch.path(), 5), scratch.path().join("out"));
+    assert_eq!(watch(&run_path, &out, &["--windows", "sma:3"]).0, 0);
+    let before = record(&out);
+    [100, 200, 300].iter().for_each(|&step| std::fs::remove_file(checkpoint(&run_path, step)).unwrap());
+    std::fs::remove_file(out.join("watch.jsonl")).unwrap();
+    let (code, _, stderr) = watch(&run_path, &out, &["--windows", "sma:3"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(record(&out), before, "lines that were lost are read from the receipts");
+    assert!(out.join("step0000300-n3-sma/model.safetensors").exists());
+}
+
+#[test]
+fn other_options_do_not_replace_merges_unless_forced() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (run_path, out) = (make_run(scratch.path(), 3), scratch.path().join("out"));
+    assert_eq!(watch(&run_path, &out, &["--windows", "sma:2"]).0, 0);
+    let other = ["--windows", "sma:2", "--dtype", "bf16"];
+    let (code, _, stderr) = watch(&run_path, &out, &other);
+    assert!(code == 2 && stderr.contains("holds another merge") && stderr.contains("`--force`"), "{stderr}");
+    let (code, document, stderr) = watch(&run_path, &out, &[&other[..], &["--force"]].concat());
+    assert!(code == 0 && outputs(&document).iter().all(|(.., was_done)| !was_done), "{stderr}");
+}
+
+#[test]
+fn two_watchers_do_not_share_a_folder() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (run_path, out) = (make_run(scratch.path(), 3), scratch.path().join("out"));
+    std::fs::create_dir(&out).unwrap();
+    let lock = std::fs::File::create(out.join("watch.lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let (code, _, stderr) = watch(&run_path, &out, &["--windows", "sma:2"]);
+    assert!(code == 2 && stderr.contains("error: another watcher is at work in"), "{stderr}");
+    drop(lock);
+    assert_eq!(watch(&run_path, &out, &["--windows", "sma:2"]).0, 0);
+}
+
+#[test]
+fn watch_says_what_it_did_and_what_is_wrong() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (run_path, out) = (make_run(scratch.path(), 4), scratch.path().join("out"));
+    let (run_text, out) = (run_path.to_str().unwrap(), out.to_str().unwrap());
+    let say = |windows: &str, out: &str| {
+        transcript(&["watch", run_text, "--windows", windows, "--once", "-o", out], scratch.path())
+    };
+    let asked = [
+        ("sma:3,wma:3", out),
+        ("sma:3,wma:3", out),
+        ("sma", out),
+        ("sma:none", out),
+        ("smaa:3", out),
+        ("sma:3", run_text),
+    ];
+    let said = asked.map(|(windows, out)| say(windows, out));
+    insta::assert_snapshot!("watch_says_what_it_did_and_what_is_wrong", said.join("\n\n"));
+}

@@ -1,0 +1,232 @@
+"""Copies parameters out of a model in training. Imported only when it is used, because it imports torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Mapping, NamedTuple, Sequence
+
+import torch
+
+from thalweg._errors import UsageError
+from thalweg._load import dtype_name, is_sharded, local_of, places_of, span_of
+
+if TYPE_CHECKING:
+    from thalweg import Tensor
+
+_ALIGNMENT = 64
+_RECORD_NAME = "thalweg-average.json"
+
+
+def local_places(target: torch.nn.Module | Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The parts of a model's tensors that are on this rank."""
+    return {name: local_of(value) for name, value in places_of(target).items()}
+
+
+def distinct(places: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors without second names for the same memory, such as tied embeddings: as checkpoints have them."""
+    found: dict[str, torch.Tensor] = {}
+    seen = set()
+    for name, tensor in places.items():
+        local = local_of(tensor)
+        key = (local.device, span_of(local), local.shape, local.dtype)
+        if key[1] is None or key not in seen:
+            seen.add(key)
+            found[name] = tensor
+    return found
+
+
+def tensors_of(model: torch.nn.Module | Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """What a save takes in: parameters and buffers, each once, and of sharded ones the part on this rank."""
+    return {name: local_of(value) for name, value in distinct(places_of(model)).items()}
+
+
+def entries_of(tensors: Mapping[str, torch.Tensor]) -> list[tuple[str, str, list[int]]]:
+    """Name, element type and dimensions of each."""
+    entries = []
+    for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise UsageError(f"`{name}` has no memory: it is on the meta device", "begin to average once it is filled")
+        dtype = dtype_name(tensor.dtype)
+        if dtype is None:
+            raise UsageError(f"`{name}` has element type {tensor.dtype}, which cannot be kept")
+        entries.append((name, dtype, list(tensor.shape)))
+    return entries
+
+
+def copy_now(place: torch.Tensor, value: torch.Tensor) -> None:
+    """Copies the bits of a tensor, or of its part on this rank, to memory of the host."""
+    with torch.no_grad():
+        place.copy_(local_of(value))
+
+
+class _Staged(NamedTuple):
+    """A tensor on its way from a device: where the device puts it, and where it belongs."""
+
+    staging: torch.Tensor
+    place: torch.Tensor
+
+
+class Capture:
+    """Copies from a device through a pinned buffer, which is made once, without waiting for the device."""
+
+    def __init__(self) -> None:
+        self._buffer: torch.Tensor | None = None
+
+    def start(self, values: Sequence[torch.Tensor], places: Sequence[torch.Tensor]) -> Callable[[], None] | None:
+        """Copies what is in memory of the host, and lets devices copy the rest.
+
+        Returns what waits for them, to be called from another thread; None if nothing is left to do.
+        """
+        staged: list[_Staged] = []
+        with torch.no_grad():
+            waiting = [(value, place) for value, place in zip(values, places) if self._is_on_device(value)]
+            buffer = self._buffer_of(sum(_aligned(value.nbytes) for value, _ in waiting))
+            offset = 0
+            for value, place in waiting:
+                raw = buffer[offset : offset + value.nbytes]
+                offset += _aligned(value.nbytes)
+                staged.append(_Staged(raw.view(value.dtype).view(value.shape), place))
+                # In the order of the stream: the next step of the optimizer comes after it.
+                staged[-1].staging.copy_(value, non_blocking=True)
+            events = [self._event(device) for device in {value.device for value, _ in waiting}]
+            for value, place in zip(values, places):
+                if not self._is_on_device(value):
+                    place.copy_(value)
+        if not staged:
+            return None
+
+        def finish() -> None:
+            for event in events:
+                event.synchronize()
+            with torch.no_grad():
+                for one in staged:
+                    one.place.copy_(one.staging)
+
+        return finish
+
+    def _is_on_device(self, value: torch.Tensor) -> bool:
+        return value.device.type == "cuda" and value.numel() > 0
+
+    def _event(self, device: torch.device) -> Any:
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(device))
+        return event
+
+    def _buffer_of(self, n_bytes: int) -> torch.Tensor:
+        if self._buffer is None or self._buffer.nbytes < n_bytes:
+            self._buffer = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=n_bytes > 0 and torch.cuda.is_available())
+        return self._buffer
+
+
+def _aligned(n_bytes: int) -> int:
+    return -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
+
+
+def sharded_like(model: torch.nn.Module | Mapping[str, Any]) -> dict[str, torch.Tensor] | None:
+    """Room for an average with the shards of the model; None if nothing is sharded."""
+    places = distinct(places_of(model))
+    if not any(is_sharded(value) for value in places.values()):
+        return None
+    return {name: torch.empty_like(value.detach()) for name, value in places.items()}
+
+
+def write_sharded(tensors: Mapping[str, torch.Tensor], out: Path, stage: Path, record: str) -> None:
+    """Each rank writes its own shards, to a DCP checkpoint that appears whole or not at all. All ranks call it."""
+    import torch.distributed as dist
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    # Every rank looks before the first one changes anything, so that all of them refuse.
+    for folder in (out, stage):
+        _check_own(folder)
+    dist.barrier()
+    is_first = dist.get_rank() == 0
+    if is_first:
+        _remove_own(stage)
+    dist.barrier()
+    save({"model": dict(tensors)}, checkpoint_id=stage)
+    if is_first:
+        (stage / _RECORD_NAME).write_text(record)
+        _remove_own(out)
+        stage.rename(out)
+    dist.barrier()
+
+
+def _foreign(folder: Path) -> list[str]:
+    entries = sorted(folder.iterdir()) if folder.exists() else []
+    return [entry.name for entry in entries if entry.name not in (".metadata", _RECORD_NAME) and entry.suffix != ".distcp"]
+
+
+def _check_own(folder: Path) -> None:
+    """Raises unless a folder is free, or an average that was written by ranks."""
+    foreign = _foreign(folder)
+    if foreign:
+        raise UsageError(f"`{folder}` holds `{foreign[0]}`, which is not part of an average", "choose another output")
+    is_average = not (folder / ".metadata").exists() or (folder / _RECORD_NAME).exists()
+    if folder.suffix != ".thalweg-partial" and not is_average:
+        raise UsageError(f"`{folder}` is a checkpoint that is not an average", "choose another output")
+
+
+def _remove_own(folder: Path) -> None:
+    if folder.exists():
+        for entry in folder.iterdir():
+            entry.unlink()
+        folder.rmdir()
+
+
+def state_of(
+    model: torch.nn.Module | Mapping[str, Any],
+    saves: Sequence[tuple[int, Sequence[tuple[str, Tensor]]]],
+    count: int,
+    version: int,
+) -> dict[str, Any]:
+    """Saves as a state dict: places 0 to count - 1, oldest first; -1 is the step of an empty place."""
+    places = distinct(places_of(model))
+    steps = torch.full((count,), -1, dtype=torch.int64)
+    kept: dict[str, dict[str, torch.Tensor]] = {}
+    for i in range(count):
+        if i < len(saves):
+            steps[i] = saves[i][0]
+            local = {name: tensor.torch() for name, tensor in saves[i][1]}
+        else:
+            local = {name: torch.zeros_like(local_of(value), device="cpu") for name, value in places.items()}
+        kept[str(i)] = {name: _like(value, places.get(name)) for name, value in local.items()}
+    return {"version": version, "steps": steps, "saves": kept}
+
+
+def _like(local: torch.Tensor, model_tensor: torch.Tensor | None) -> torch.Tensor:
+    """A part in memory of the host, as a sharded tensor if it is one in the model."""
+    if model_tensor is None or not is_sharded(model_tensor):
+        return local
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor
+
+    assert isinstance(model_tensor, DTensor)
+    mesh = model_tensor.device_mesh
+    if mesh.device_type != "cpu":
+        mesh = DeviceMesh("cpu", mesh.mesh, mesh_dim_names=mesh.mesh_dim_names)
+    return DTensor.from_local(
+        local,
+        mesh,
+        model_tensor.placements,
+        run_check=False,
+        shape=model_tensor.shape,
+        stride=model_tensor.stride(),
+    )
+
+
+def saves_of(state: Mapping[str, Any], version: int) -> list[tuple[int, dict[str, torch.Tensor]]]:
+    """The saves of a state dict, oldest first."""
+    hint = "give what `Average.state_dict` returned"
+    if state.get("version") != version:
+        raise UsageError(f"the state of an average has version {version}, not {state.get('version')!r}", hint)
+    steps, kept = state.get("steps"), state.get("saves")
+    if not isinstance(steps, torch.Tensor) or not isinstance(kept, Mapping):
+        raise UsageError("this is not the state of an average", hint)
+    saves = []
+    for i, step in enumerate(steps.tolist()):
+        if step >= 0:
+            tensors = kept.get(str(i))
+            if not isinstance(tensors, Mapping):
+                raise UsageError(f"the state of an average has no save of step {step}", hint)
+            saves.append((int(step), {name: local_of(value) for name, value in tensors.items()}))
+    return saves

@@ -1,0 +1,233 @@
+//! What a watcher knows about the checkpoints of a run: which files each had when it was first seen, and whether it was
+//! left behind when the run was rolled back.
+//!
+//! A run that is rolled back writes some of its steps again. Until it has written the later ones too, those are of the
+//! run before, and no window may mix them with new ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use thalweg_checkpoint::{Checkpoint, ReadOptions};
+use thalweg_merge::context::RunContext;
+use thalweg_merge::receipt::{MergeReceipt, SourceFile, SourceReceipt};
+use thalweg_merge::verify::digest_checkpoint;
+use thalweg_storage::Storage;
+use thalweg_storage::guard::OwnKind;
+use thalweg_storage::publish::publish_file;
+use thalweg_tensor::Digest;
+use thalweg_tensor::digest::DigestKind;
+use thalweg_trajectory::Trajectory;
+
+use crate::Error;
+
+/// Name of the state in a watcher's folder.
+const STATE_NAME: &str = "watch-state.json";
+const STATE_KIND: &str = "thalweg-watch-state";
+const STATE_VERSION: u64 = 1;
+const STATE_FILE: OwnKind<'_> = OwnKind::json("the state of a watcher", STATE_KIND);
+/// A checkpoint takes a few hundred bytes for each of its files.
+const MAX_STATE_BYTES: u64 = 1 << 30;
+
+/// A checkpoint as it was last seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct KnownCheckpoint {
+    step: u64,
+    /// Its files of tensors. Times of changed metadata are left out: a hard link or a new mode changes them.
+    files: Vec<SourceFile>,
+    /// Digest of its tensors, once a merge has read them.
+    digest: Option<String>,
+    /// Whether an earlier step was written again after this one was seen.
+    is_left_behind: bool,
+}
+
+/// The checkpoints of a run, by path.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct KnownCheckpoints {
+    kind: String,
+    version: u64,
+    /// Models of earlier ends were there before the first watcher and are not scored.
+    pub(super) score_from_step: Option<u64>,
+    checkpoints: BTreeMap<PathBuf, KnownCheckpoint>,
+    #[serde(skip)]
+    is_changed: bool,
+}
+
+impl KnownCheckpoints {
+    pub(super) fn open(storage: &dyn Storage, folder: &Path) -> Result<Self, Error> {
+        let path = folder.join(STATE_NAME);
+        let bytes = match storage.read_file(&path, MAX_STATE_BYTES) {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_not_found() => {
+                let (kind, version) = (STATE_KIND.to_owned(), STATE_VERSION);
+                let checkpoints = BTreeMap::new();
+                return Ok(Self { kind, version, score_from_step: None, checkpoints, is_changed: false });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let refuse = |what: String| {
+            Error::request_with_hint(
+                format!("`{}` is not the state of a watcher: {what}", path.display()),
+                "choose another folder, or remove the file: checkpoints are then seen as for the first time",
+            )
+        };
+        let known: Self = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
+        if known.kind != STATE_KIND || known.version != STATE_VERSION {
+            return Err(refuse(format!("it is `{}` version {}", known.kind, known.version)));
+        }
+        Ok(known)
+    }
+
+    pub(super) fn publish(&mut self, storage: &dyn Storage, folder: &Path) -> Result<(), Error> {
+        if !self.is_changed {
+            return Ok(());
+        }
+        let text = serde_json::to_vec(self).map_err(|source| Error::ReportForm { source })?;
+        publish_file(storage, &folder.join(STATE_NAME), &text, STATE_FILE)?;
+        self.is_changed = false;
+        Ok(())
+    }
+
+    /// Compares the finished checkpoints of a run with what is known; returns notes for the user.
+    ///
+    /// # Errors
+    /// What reading a checkpoint gives that was written again; one that vanishes meanwhile is ignored.
+    pub(super) fn see(
+        &mut self,
+        trajectory: &Trajectory,
+        reading: &ReadOptions,
+        cx: &RunContext<'_>,
+    ) -> Result<Vec<String>, Error> {
+        let finished: Vec<_> = trajectory.finished().collect();
+        let paths: Vec<PathBuf> = finished.iter().map(|one| one.path.clone()).collect();
+        let mut rewritten: Vec<u64> = Vec::new();
+        let mut changed: Vec<PathBuf> = Vec::new();
+        for (one, opened) in finished.iter().zip(cx.pool.open_all(&paths, reading)) {
+            let Ok(checkpoint) = opened else { continue };
+            let files = files_of(&checkpoint);
+            let Some(known) = self.checkpoints.get_mut(&one.path) else {
+                let fresh = KnownCheckpoint { step: one.step.0, files, digest: None, is_left_behind: false };
+                self.checkpoints.insert(one.path.clone(), fresh);
+                self.is_changed = true;
+                continue;
+            };
+            if known.files == files {
+                continue;
+            }
+            (known.files, self.is_changed) = (files, true);
+            // A copy of the same bytes is the same checkpoint.
+            if let Some(digest) = &known.digest
+                && has_digest(&checkpoint, digest, cx)?
+            {
+                continue;
+            }
+            (known.digest, known.is_left_behind) = (None, false);
+            rewritten.push(known.step);
+            changed.push(one.path.clone());
+        }
+        Ok(self.leave_behind(&rewritten, &changed))
+    }
+
+    /// Marks what follows the first step that was written again and was not written again itself.
+    fn leave_behind(&mut self, rewritten: &[u64], changed: &[PathBuf]) -> Vec<String> {
+        let Some(&first) = rewritten.iter().min() else { return Vec::new() };
+        let mut left: Vec<u64> = Vec::new();
+        for (path, known) in &mut self.checkpoints {
+            if known.step > first && !changed.contains(path) && !known.is_left_behind {
+                known.is_left_behind = true;
+                left.push(known.step);
+            }
+        }
+        left.sort_unstable();
+        let mut note = format!("step {first} was written again");
+        if let (Some(from), Some(to)) = (left.first(), left.last()) {
+            let which = if from == to { format!("step {from} is") } else { format!("steps {from} to {to} are") };
+            note.push_str(&format!(
+                "; {which} of the run before and not merged until the run writes them again (if \
+                 step {first} was only repaired, remove `{STATE_NAME}` beside the record)"
+            ));
+        }
+        vec![note]
+    }
+
+    /// Why a checkpoint may not be merged, if it may not.
+    pub(super) fn obstacle(&self, path: &Path) -> Option<String> {
+        let known = self.checkpoints.get(path)?;
+        known.is_left_behind.then(|| "an earlier step was written again after this one".to_owned())
+    }
+
+    /// Whether the checkpoint at a path is the one that a merge read.
+    pub(super) fn is_source(&self, path: &Path, source: &SourceReceipt) -> bool {
+        let Some(known) = self.checkpoints.get(path) else { return false };
+        let has_digest = || known.digest.is_some() && known.digest == source.digest;
+        !known.is_left_behind && (known.files == without_change_times(&source.files) || has_digest())
+    }
+
+    /// Whether two paths were last seen with the same files.
+    pub(super) fn are_alike(&self, a: &Path, b: &Path) -> bool {
+        let files = |path: &Path| self.checkpoints.get(path).map(|known| &known.files);
+        files(a).is_some() && files(a) == files(b)
+    }
+
+    /// Knows a link by what is known of the checkpoint that it holds.
+    pub(super) fn copy_known(&mut self, from: &Path, to: &Path) {
+        if let Some(known) = self.checkpoints.get(from).cloned() {
+            self.checkpoints.insert(to.to_owned(), known);
+            self.is_changed = true;
+        }
+    }
+
+    /// Steps that were ever seen from this one on.
+    pub(super) fn steps_from(&self, first: u64) -> BTreeSet<u64> {
+        let known = self.checkpoints.values().filter(|known| known.step >= first && !known.is_left_behind);
+        known.map(|known| known.step).collect()
+    }
+
+    /// The digest of a checkpoint's tensors, once a merge has read them.
+    pub(super) fn digest_of(&self, path: &Path) -> Option<&String> {
+        self.checkpoints.get(path)?.digest.as_ref()
+    }
+
+    /// Sets from which end on models are scored. Only the first watcher does.
+    pub(super) fn begin_scores_at(&mut self, step: u64) {
+        self.is_changed |= self.score_from_step.is_none();
+        self.score_from_step.get_or_insert(step);
+    }
+
+    /// Takes the digests of checkpoints from the receipt of a merge that has just read them.
+    pub(super) fn learn_digests(&mut self, receipt: &MergeReceipt) {
+        for source in &receipt.sources {
+            if let Some(known) = self.checkpoints.get_mut(&source.path)
+                && known.digest.is_none()
+                && source.digest.is_some()
+                && known.files == without_change_times(&source.files)
+            {
+                known.digest.clone_from(&source.digest);
+                self.is_changed = true;
+            }
+        }
+    }
+
+    /// The files of the sources at these paths, as text: equal if none changed.
+    pub(super) fn identity_of<'a>(&self, paths: impl Iterator<Item = &'a PathBuf>) -> String {
+        let known = paths.filter_map(|path| self.checkpoints.get(path));
+        known.map(|known| format!("{:?}", known.files)).collect()
+    }
+}
+
+fn files_of(checkpoint: &Checkpoint) -> Vec<SourceFile> {
+    let files: Vec<SourceFile> =
+        checkpoint.files().iter().map(|file| SourceFile::new(&file.name, &file.info)).collect();
+    without_change_times(&files)
+}
+
+fn without_change_times(files: &[SourceFile]) -> Vec<SourceFile> {
+    files.iter().map(|file| SourceFile { changed_ns: None, ..file.clone() }).collect()
+}
+
+/// Whether a checkpoint has a digest, of whatever kind it is.
+fn has_digest(checkpoint: &Checkpoint, wanted: &str, cx: &RunContext<'_>) -> Result<bool, Error> {
+    let kind = if wanted.starts_with("xxh3") { DigestKind::Xxh3 } else { DigestKind::Blake3 };
+    let found: Digest = digest_checkpoint(checkpoint, kind, cx)?;
+    Ok(found.to_string() == wanted)
+}

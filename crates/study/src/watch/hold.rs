@@ -1,0 +1,96 @@
+//! Checkpoints that later windows still need, held by hard links when the trainer prunes them.
+//!
+//! A link takes no space until the trainer deletes its own name. The trainer's files are only ever read.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use thalweg_storage::publish::stage_path;
+use thalweg_storage::{FileKind, Storage};
+use thalweg_trajectory::Trajectory;
+
+use super::checkpoints::KnownCheckpoints;
+use crate::Error;
+
+/// Folder of the links, in a watcher's folder.
+pub(super) const HELD_NAME: &str = "held";
+/// Folders within a checkpoint that are linked into each other.
+const MAX_DEPTH: usize = 4;
+
+/// Links the needed checkpoints of a run that are not held yet, and lets go of those that are no longer needed.
+///
+/// `run` is the trajectory without what is held already. Returns notes for the user.
+///
+/// # Errors
+/// `Request` where the file system cannot link; `Storage`. A checkpoint that vanishes meanwhile is left out.
+pub(super) fn hold_checkpoints(
+    (run, needed): (&Trajectory, &[u64]),
+    folder: &Path,
+    known: &mut KnownCheckpoints,
+    storage: &dyn Storage,
+) -> Result<(), Error> {
+    let held = folder.join(HELD_NAME);
+    storage.create_folder(&held)?;
+    let needed: BTreeSet<u64> = needed.iter().copied().collect();
+    let checkpoints = run.finished().filter(|one| needed.contains(&one.step.0) && !one.path.starts_with(&held));
+    let mut kept: BTreeSet<PathBuf> = BTreeSet::new();
+    for one in checkpoints {
+        let Some(name) = one.path.file_name() else { continue };
+        let link = held.join(name);
+        kept.insert(link.clone());
+        if known.are_alike(&one.path, &link) && storage.file_info(&link).is_ok() {
+            continue;
+        }
+        let stage = stage_path(&link);
+        for old in [&stage, &link] {
+            if storage.file_info(old).is_ok() {
+                storage.remove(old)?;
+            }
+        }
+        match link_all(storage, &one.path, &stage, 0) {
+            Ok(()) => {
+                storage.rename(&stage, &link)?;
+                known.copy_known(&one.path, &link);
+            }
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(explain(&error, folder)),
+        }
+    }
+    // What the run no longer has is kept as long as it is needed.
+    kept.extend(
+        run.finished()
+            .filter(|one| needed.contains(&one.step.0) && one.path.starts_with(&held))
+            .map(|one| one.path.clone()),
+    );
+    for entry in storage.list_folder(&held)? {
+        let path = held.join(&entry.name);
+        if !kept.contains(&path) {
+            storage.remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Links a file, or makes a folder and links what is in it. Links within a checkpoint are followed: their targets are
+/// what must last.
+fn link_all(storage: &dyn Storage, from: &Path, to: &Path, depth: usize) -> Result<(), thalweg_storage::Error> {
+    let info = storage.file_info(from)?;
+    if info.kind == FileKind::File {
+        return storage.link_file(&storage.canonical_path(from)?, to);
+    }
+    storage.create_folder(to)?;
+    for entry in storage.list_folder(from)? {
+        if entry.kind == FileKind::File || (entry.kind == FileKind::Folder && depth < MAX_DEPTH) {
+            link_all(storage, &from.join(&entry.name), &to.join(&entry.name), depth + 1)?;
+        }
+    }
+    Ok(())
+}
+
+fn explain(error: &thalweg_storage::Error, folder: &Path) -> Error {
+    Error::request_with_hint(
+        format!("`--hold` cannot link checkpoints into `{}`: {error}", folder.display()),
+        "choose an `-o` on the file system of the run, or leave `--hold` out and let the trainer keep the steps that \
+         `--json` lists as `needed_steps`",
+    )
+}

@@ -1,0 +1,289 @@
+//! A watcher that keeps looking: what it does between two looks, and what it says.
+//!
+//! It ends only when a stop is asked for. A fault of the run, or of the disk, is said once and tried again.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use thalweg_merge::context::RunContext;
+
+use super::record::WatchRow;
+use super::scan::{Scan, changed_paths};
+use super::score::{ScoreJob, score_end};
+use super::{WatchPass, Watcher};
+use crate::Error;
+use crate::evaluator::Evaluator;
+
+/// A checkpoint whose files change within this time is being written.
+const SETTLE_SECONDS: f64 = 1.0;
+/// Results of scores are looked for so often.
+const SLICE_SECONDS: f64 = 1.0;
+
+/// Makes what scores; it is given any checkpoint of the run.
+pub type MakeEvaluator<'a> = &'a (dyn Fn(&Path) -> Result<Box<dyn Evaluator + 'a>, Error> + Sync);
+
+/// How a watcher keeps looking.
+pub struct KeepOptions<'a> {
+    /// Seconds between two looks.
+    pub poll_seconds: f64,
+    /// Seconds between two signs of life while nothing happens.
+    pub heartbeat_seconds: f64,
+    /// Waits so many seconds, or less if a stop is asked for.
+    pub sleep: &'a dyn Fn(f64),
+    /// What scores, if anything does.
+    pub make_evaluator: Option<MakeEvaluator<'a>>,
+    /// Hears what happens.
+    pub tell: &'a mut dyn FnMut(WatchNews<'_>),
+}
+
+impl fmt::Debug for KeepOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeepOptions").field("poll_seconds", &self.poll_seconds).finish_non_exhaustive()
+    }
+}
+
+/// What a watcher has to say.
+#[derive(Debug)]
+pub enum WatchNews<'a> {
+    /// It looked at a run that had changed.
+    Looked(&'a WatchPass),
+    /// Models of one end were scored.
+    Scored(&'a [WatchRow]),
+    /// Something is in the way; it is tried again.
+    Trouble(&'a Error),
+    /// A sign of life: what it waits for.
+    Heartbeat(&'a Heartbeat),
+}
+
+/// What a watcher waits for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Heartbeat {
+    /// The run.
+    pub run: PathBuf,
+    /// Finished checkpoints, and the newest.
+    pub n_finished: usize,
+    /// The newest of them.
+    pub newest_step: Option<u64>,
+    /// Checkpoints that cannot be used, such as one that is being saved.
+    pub n_unusable: usize,
+    /// Merges that are current.
+    pub n_outputs: usize,
+    /// Ends whose scores are still to come; `None` where nothing is scored.
+    pub n_waiting: Option<usize>,
+    /// Seconds since something happened.
+    pub idle_seconds: f64,
+    /// What is in the way.
+    pub trouble: Option<String>,
+}
+
+impl fmt::Display for Heartbeat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(trouble) = &self.trouble {
+            return write!(f, "waiting: {trouble}");
+        }
+        write!(f, "watching `{}`: ", self.run.display())?;
+        let s = if self.n_finished == 1 { "" } else { "s" };
+        write!(f, "{} finished checkpoint{s}", self.n_finished)?;
+        if let Some(newest) = self.newest_step {
+            write!(f, ", the newest at step {newest}")?;
+        }
+        if self.n_unusable > 0 {
+            write!(f, ", {} not usable", self.n_unusable)?;
+        }
+        write!(f, "; {} merges are current", self.n_outputs)?;
+        if let Some(n) = self.n_waiting.filter(|n| *n > 0) {
+            write!(f, "; {n} ends wait for scores, the newest first")?;
+        }
+        write!(f, "; nothing new for {:.0} s", self.idle_seconds)
+    }
+}
+
+/// Looks at the run again and again until a stop is asked for.
+///
+/// # Errors
+/// `Interrupted`, once a stop was asked for. Everything can then be resumed by a new watcher.
+pub fn keep_watching(watcher: &mut Watcher<'_>, mut options: KeepOptions<'_>) -> Result<(), Error> {
+    let cx = watcher.context();
+    std::thread::scope(|scope| {
+        let (jobs, waiting) = channel::<ScoreJob>();
+        let (done, results) = channel::<ScoreResult>();
+        if let Some(make) = options.make_evaluator {
+            scope.spawn(move || score_jobs(make, &waiting, &done, cx));
+        }
+        let scores = options.make_evaluator.is_some().then_some(Scores { jobs, results, is_busy: false });
+        let beat = Heartbeat {
+            run: watcher.request().run.clone(),
+            n_finished: 0,
+            newest_step: None,
+            n_unusable: 0,
+            n_outputs: 0,
+            n_waiting: None,
+            idle_seconds: 0.0,
+            trouble: None,
+        };
+        let mut keeper = Keeper { watcher, cx, scores, seen: None, beat, since: 0.0, last_beat: None };
+        keeper.run(&mut options)
+    })
+}
+
+/// A job with what came of it.
+type ScoreResult = (ScoreJob, Result<Vec<WatchRow>, Error>);
+
+/// The thread that scores, so that merges need not wait for it.
+fn score_jobs(make: MakeEvaluator<'_>, waiting: &Receiver<ScoreJob>, done: &Sender<ScoreResult>, cx: &RunContext<'_>) {
+    let mut evaluator: Option<Box<dyn Evaluator + '_>> = None;
+    while let Ok(job) = waiting.recv() {
+        let result = score_job(make, &mut evaluator, &job, cx);
+        if done.send((job, result)).is_err() {
+            return;
+        }
+    }
+}
+
+fn score_job<'a>(
+    make: MakeEvaluator<'a>,
+    evaluator: &mut Option<Box<dyn Evaluator + 'a>>,
+    job: &ScoreJob,
+    cx: &RunContext<'_>,
+) -> Result<Vec<WatchRow>, Error> {
+    let like = job.outputs.first().map(|(output, _)| output.path.clone()).unwrap_or_default();
+    let evaluator = match evaluator {
+        Some(evaluator) => evaluator,
+        None => evaluator.insert(make(&like)?),
+    };
+    score_end(job, &mut **evaluator, &|| cx.host.unix_seconds())
+}
+
+/// The way to the thread that scores.
+struct Scores {
+    jobs: Sender<ScoreJob>,
+    results: Receiver<ScoreResult>,
+    is_busy: bool,
+}
+
+struct Keeper<'w, 'a> {
+    watcher: &'w mut Watcher<'a>,
+    cx: &'w RunContext<'w>,
+    scores: Option<Scores>,
+    /// The run as it was when all was done; `None` if there is something to try again.
+    seen: Option<Scan>,
+    beat: Heartbeat,
+    /// When something happened.
+    since: f64,
+    last_beat: Option<f64>,
+}
+
+impl Keeper<'_, '_> {
+    fn run(&mut self, options: &mut KeepOptions<'_>) -> Result<(), Error> {
+        loop {
+            self.cx.check_interrupt()?;
+            match self.look(options).and_then(|()| self.handle_scores(options)) {
+                Ok(()) => self.beat.trouble = None,
+                Err(error) if error.is_interrupt() => return Err(error),
+                Err(error) => self.say_trouble(&error, options),
+            }
+            self.say_alive(options);
+            let until = self.cx.host.elapsed_seconds() + options.poll_seconds;
+            loop {
+                let left = until - self.cx.host.elapsed_seconds();
+                if left <= 0.0 {
+                    break;
+                }
+                (options.sleep)(left.min(SLICE_SECONDS));
+                self.cx.check_interrupt()?;
+                match self.handle_scores(options) {
+                    Err(error) if error.is_interrupt() => return Err(error),
+                    Err(error) => self.say_trouble(&error, options),
+                    Ok(()) => {}
+                }
+            }
+        }
+    }
+
+    fn look(&mut self, options: &mut KeepOptions<'_>) -> Result<(), Error> {
+        let now = self.watcher.scan()?;
+        if self.seen.as_ref() == Some(&now) {
+            return Ok(());
+        }
+        (options.sleep)(SETTLE_SECONDS);
+        let settled = self.watcher.scan()?;
+        let moving = changed_paths(&now, &settled);
+        self.seen = None;
+        let pass = self.watcher.bring_up_to_date(&moving)?;
+        // What moved is looked at again: it differs from what was seen.
+        self.seen = Some(now.into_iter().filter(|(path, _)| !moving.contains(path)).collect());
+        self.beat.n_finished = pass.n_finished;
+        self.beat.newest_step = pass.newest_step;
+        self.beat.n_unusable = pass.n_unusable;
+        self.beat.n_outputs = pass.outputs.len();
+        self.since = self.cx.host.elapsed_seconds();
+        (options.tell)(WatchNews::Looked(&pass));
+        Ok(())
+    }
+
+    fn say_trouble(&mut self, error: &Error, options: &mut KeepOptions<'_>) {
+        let text = error.to_string();
+        if self.beat.trouble.as_ref() != Some(&text) {
+            (options.tell)(WatchNews::Trouble(error));
+            self.beat.trouble = Some(text);
+        }
+    }
+
+    /// Takes results, and hands on the newest end that has no scores.
+    fn handle_scores(&mut self, options: &mut KeepOptions<'_>) -> Result<(), Error> {
+        let Some(scores) = &mut self.scores else { return Ok(()) };
+        while let Ok((job, result)) = scores.results.try_recv() {
+            scores.is_busy = false;
+            self.since = self.cx.host.elapsed_seconds();
+            match result {
+                Ok(rows) => {
+                    self.watcher.record_scores(&rows)?;
+                    (options.tell)(WatchNews::Scored(&rows));
+                }
+                Err(error) if error.is_interrupt() => return Err(error),
+                Err(error) => {
+                    self.watcher.give_up_scores(&job);
+                    (options.tell)(WatchNews::Trouble(&error));
+                }
+            }
+        }
+        if !scores.is_busy
+            && let Some(job) = self.watcher.next_scores()
+        {
+            scores.is_busy = scores.jobs.send(job).is_ok();
+        }
+        self.beat.n_waiting = Some(self.watcher.n_waiting_for_scores());
+        Ok(())
+    }
+
+    fn say_alive(&mut self, options: &mut KeepOptions<'_>) {
+        let now = self.cx.host.elapsed_seconds();
+        if self.last_beat.is_some_and(|last| now - last < options.heartbeat_seconds) {
+            return;
+        }
+        self.last_beat = Some(now);
+        self.beat.idle_seconds = now - self.since;
+        (options.tell)(WatchNews::Heartbeat(&self.beat));
+    }
+}
+
+/// Scores what the last look of a watcher found and has no scores yet, the newest end first; `on_scored` hears of each
+/// end.
+///
+/// # Errors
+/// What the evaluator gives; `Storage`. What was scored until then is recorded.
+pub fn score_once(
+    watcher: &mut Watcher<'_>,
+    make: MakeEvaluator<'_>,
+    on_scored: &mut dyn FnMut(&[WatchRow]),
+) -> Result<(), Error> {
+    let cx = watcher.context();
+    let mut evaluator = None;
+    while let Some(job) = watcher.next_scores() {
+        let rows = score_job(make, &mut evaluator, &job, cx)?;
+        watcher.record_scores(&rows)?;
+        on_scored(&rows);
+    }
+    Ok(())
+}

@@ -1,0 +1,20 @@
+//! A run in training, merged and scored as it goes: which merges are current, which are still to be made, and what
+//! became of them.
+//!
+//! A [`Watcher`] looks at a run, makes what is missing in as few readings as memory allows, and keeps a record.
+//! [`keep_watching`] looks again and again.
+
+mod checkpoints;
+mod hold;
+mod keep;
+mod make;
+mod record;
+mod request;
+mod scan;
+mod score;
+mod watcher;
+
+pub use keep::{Heartbeat, KeepOptions, MakeEvaluator, WatchNews, keep_watching, score_once};
+pub use record::{RECORD_NAME, WatchEvent, WatchRow, read_watch_record};
+pub use request::{WatchEnds, WatchRequest};
+pub use watcher::{FailedMerge, WatchPass, WatchedOutput, Watcher};

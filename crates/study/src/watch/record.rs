@@ -1,0 +1,173 @@
+//! The record of a watcher: what was merged and scored, one JSON object per line.
+//!
+//! It is published whole, so a reader never sees half a line. A line that a kill kept from being written is written
+//! again from the receipt of the merge.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use thalweg_merge::receipt::MergeReceipt;
+use thalweg_storage::Storage;
+use thalweg_storage::guard::OwnKind;
+use thalweg_storage::publish::publish_file;
+
+use crate::Error;
+use crate::record::ScoreRow;
+
+/// Name of the record in a watcher's folder.
+pub const RECORD_NAME: &str = "watch.jsonl";
+const RECORD_KIND: &str = "thalweg-watch";
+const RECORD_VERSION: u64 = 1;
+const RECORD_FILE: OwnKind<'_> = OwnKind::json("the record of a watcher", RECORD_KIND);
+/// A line has a few hundred bytes.
+const MAX_RECORD_BYTES: u64 = 1 << 30;
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WatchEvent {
+    /// A merge was written.
+    Merged,
+    /// A merge, or a raw checkpoint, was scored.
+    Scored,
+}
+
+/// One line of the record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WatchRow {
+    /// Always `thalweg-watch`.
+    pub kind: String,
+    /// Always 1.
+    pub version: u64,
+    /// What happened.
+    pub event: WatchEvent,
+    /// The step at which the window ends; of a raw checkpoint, its step.
+    pub end_step: u64,
+    /// Name of the merge's folder, beside the record; of a raw checkpoint, its name.
+    pub name: String,
+    /// The scheme, or `raw`.
+    pub scheme: String,
+    /// Checkpoints in the window.
+    pub n_checkpoints: usize,
+    /// Steps of the window, oldest first.
+    pub steps: Vec<u64>,
+    /// Digest of the merged tensors, where digests are taken.
+    pub digest: Option<String>,
+    /// When the merge ended, or the scores came, in seconds since 1970-01-01 UTC.
+    pub unix_seconds: u64,
+    /// The scores.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scores: Vec<ScoreRow>,
+}
+
+impl WatchRow {
+    /// The line of a merge, from its receipt.
+    pub(super) fn merged(name: String, receipt: &MergeReceipt) -> Self {
+        let steps: Vec<u64> = receipt.plan.sources.iter().filter_map(|source| source.step).collect();
+        Self {
+            kind: RECORD_KIND.to_owned(),
+            version: RECORD_VERSION,
+            event: WatchEvent::Merged,
+            end_step: steps.iter().copied().max().unwrap_or(0),
+            name,
+            scheme: receipt.plan.scheme.clone(),
+            n_checkpoints: receipt.plan.sources.len(),
+            steps,
+            digest: receipt.digest.clone(),
+            unix_seconds: receipt.finished_unix_seconds,
+            scores: Vec::new(),
+        }
+    }
+
+    /// A line of scores without a model yet.
+    pub(super) fn scored(end_step: u64, unix_seconds: u64) -> Self {
+        Self {
+            kind: RECORD_KIND.to_owned(),
+            version: RECORD_VERSION,
+            event: WatchEvent::Scored,
+            end_step,
+            name: String::new(),
+            scheme: String::new(),
+            n_checkpoints: 0,
+            steps: Vec::new(),
+            digest: None,
+            unix_seconds,
+            scores: Vec::new(),
+        }
+    }
+
+    /// Whether both say the same about the same thing, whenever it happened.
+    fn is_about_the_same(&self, other: &Self) -> bool {
+        (self.event, &self.name, &self.digest, &self.steps) == (other.event, &other.name, &other.digest, &other.steps)
+    }
+}
+
+/// The record in a folder.
+#[derive(Debug)]
+pub(super) struct WatchRecord {
+    path: PathBuf,
+    rows: Vec<WatchRow>,
+    is_changed: bool,
+}
+
+impl WatchRecord {
+    pub(super) fn open(storage: &dyn Storage, folder: &Path) -> Result<Self, Error> {
+        let path = folder.join(RECORD_NAME);
+        let rows = match storage.file_info(&path) {
+            Ok(_) => read_watch_record(storage, &path)?,
+            Err(error) if error.is_not_found() => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { path, rows, is_changed: false })
+    }
+
+    pub(super) fn rows(&self) -> &[WatchRow] {
+        &self.rows
+    }
+
+    /// Adds a line, unless it is there already.
+    pub(super) fn add(&mut self, row: WatchRow) {
+        if !self.rows.iter().any(|known| known.is_about_the_same(&row)) {
+            self.rows.push(row);
+            self.is_changed = true;
+        }
+    }
+
+    /// Writes the record if it has new lines.
+    pub(super) fn publish(&mut self, storage: &dyn Storage) -> Result<(), Error> {
+        if !self.is_changed {
+            return Ok(());
+        }
+        let mut text = String::new();
+        for row in &self.rows {
+            text.push_str(&serde_json::to_string(row).map_err(|source| Error::ReportForm { source })?);
+            text.push('\n');
+        }
+        publish_file(storage, &self.path, text.as_bytes(), RECORD_FILE)?;
+        self.is_changed = false;
+        Ok(())
+    }
+}
+
+/// Reads the record of a watcher.
+///
+/// # Errors
+/// `Storage`; `Request` where it is not one.
+pub fn read_watch_record(storage: &dyn Storage, path: &Path) -> Result<Vec<WatchRow>, Error> {
+    let refuse = |what: String| {
+        Error::request_with_hint(
+            format!("`{}` is not the record of a watcher: {what}", path.display()),
+            "choose another folder, or move the file away: the merges in the folder are kept",
+        )
+    };
+    let bytes = storage.read_file(path, MAX_RECORD_BYTES)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| refuse("it is not UTF-8 text".to_owned()))?;
+    let parse = |(i, line): (usize, &str)| {
+        let row: WatchRow = serde_json::from_str(line).map_err(|error| refuse(format!("line {}: {error}", i + 1)))?;
+        if row.kind != RECORD_KIND || row.version != RECORD_VERSION {
+            return Err(refuse(format!("line {} is `{}` version {}", i + 1, row.kind, row.version)));
+        }
+        Ok(row)
+    };
+    text.lines().enumerate().map(parse).collect()
+}

@@ -1,0 +1,157 @@
+//! Which merges a watcher keeps current.
+
+use std::path::PathBuf;
+
+use thalweg_merge::scheme::Scheme;
+use thalweg_trajectory::{Extent, Step, Tokens, Trajectory};
+
+use crate::Error;
+use crate::request::{OutputOptions, Resolver, RunOptions, parse_scheme_word};
+use crate::sweep::{End, EndedWindow, EndedWindows, SkippedEnds, SweepTrial, WindowShape, ends};
+
+/// What a watcher is asked for.
+#[derive(Debug, Clone)]
+pub struct WatchRequest {
+    /// The run's folder.
+    pub run: PathBuf,
+    /// What the user says about it.
+    pub run_options: RunOptions,
+    /// Windows as `SCHEME:N`, such as `sma:10` or `ema:0.2:10`.
+    pub windows: Vec<String>,
+    /// Steps between neighbours; neighbours as they come, if this and `interval_tokens` are left out.
+    pub interval_steps: Option<u64>,
+    /// Tokens between neighbours.
+    pub interval_tokens: Option<u64>,
+    /// Where windows end.
+    pub ends: WatchEnds,
+    /// Windows that end earlier are not made.
+    pub from_step: Option<u64>,
+    /// What the outputs are like.
+    pub output: OutputOptions,
+    /// Whether merges are scored.
+    pub scores: bool,
+    /// Whether checkpoints that later windows need are held by hard links.
+    pub holds: bool,
+    /// The folder of the merges and the record.
+    pub folder: PathBuf,
+}
+
+/// Where windows end.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum WatchEnds {
+    /// At every finished checkpoint.
+    #[default]
+    All,
+    /// At steps that are multiples of this number.
+    Multiples(u64),
+    /// As a sweep names them.
+    Named(Vec<String>),
+}
+
+/// A scheme and a number of checkpoints.
+#[derive(Debug, Clone)]
+pub(super) struct WatchedWindow {
+    scheme: Scheme,
+    n_checkpoints: usize,
+}
+
+/// The merges of a run as it is now.
+#[derive(Debug, Default)]
+pub(super) struct WatchedMerges {
+    /// By end, then in the order asked for.
+    pub(super) trials: Vec<SweepTrial>,
+    pub(super) skipped: Vec<SkippedEnds>,
+}
+
+impl WatchRequest {
+    pub(super) fn parse_windows(&self) -> Result<Vec<WatchedWindow>, Error> {
+        if self.windows.is_empty() {
+            return Err(Error::request_with_hint("no windows to keep current", "for example `--windows sma:10`"));
+        }
+        self.windows.iter().map(|text| parse_window(text)).collect()
+    }
+
+    fn interval(&self) -> Option<Extent> {
+        let tokens = self.interval_tokens.map(|tokens| Extent::Tokens(Tokens(tokens)));
+        self.interval_steps.map(|steps| Extent::Steps(Step(steps))).or(tokens)
+    }
+
+    /// Steps of the finished checkpoints that windows of later ends still need, and so many older ones.
+    pub(super) fn needed_steps(&self, trajectory: &Trajectory, n_more: usize) -> Result<Vec<u64>, Error> {
+        let steps: Vec<u64> = trajectory.finished().map(|one| one.step.0).collect();
+        let n_longest = self.parse_windows()?.iter().map(|window| window.n_checkpoints).max().unwrap_or(1);
+        let n_intervals = n_longest.saturating_sub(1).saturating_add(n_more);
+        let n_needed = match self.interval() {
+            None => n_intervals.min(steps.len()),
+            Some(Extent::Steps(interval)) => {
+                let span = interval.0.saturating_mul(u64::try_from(n_intervals).unwrap_or(u64::MAX));
+                let newest = steps.last().copied().unwrap_or(0);
+                // The next end is at least one step later.
+                steps.iter().filter(|&&step| newest - step < span).count()
+            }
+            // How far apart the next ones are in tokens is not known.
+            Some(Extent::Tokens(_)) => steps.len(),
+        };
+        Ok(steps[steps.len() - n_needed..].to_vec())
+    }
+
+    fn ends(&self, trajectory: &Trajectory) -> Result<Vec<End>, Error> {
+        let finished = || trajectory.finished().map(|one| one.step.0);
+        let mut found: Vec<End> = match &self.ends {
+            WatchEnds::All => finished().map(End::of_grid).collect(),
+            WatchEnds::Multiples(interval) => {
+                finished().filter(|step| step.is_multiple_of(*interval)).map(End::of_grid).collect()
+            }
+            WatchEnds::Named(texts) => ends(texts, trajectory)?,
+        };
+        if let Some(from) = self.from_step {
+            found.retain(|end| end.step().is_none_or(|step| step >= from));
+        }
+        // Two checkpoints of one step are a fault of the window that holds them, not two ends.
+        found.dedup_by_key(|end| end.step());
+        Ok(found)
+    }
+}
+
+/// Parses `SCHEME:N`. The scheme may have a parameter after a colon too.
+fn parse_window(text: &str) -> Result<WatchedWindow, Error> {
+    let refuse = |what: String| {
+        Error::request_with_hint(what, "write SCHEME:N, such as `sma:10`, `ema:0.2:10` or `decay:1-sqrt:8`")
+    };
+    let Some((scheme, n)) = text.rsplit_once(':') else {
+        return Err(refuse(format!("`--windows {text}` does not say how many checkpoints")));
+    };
+    let n_checkpoints = n.parse().ok().filter(|n| *n > 0);
+    let n_checkpoints =
+        n_checkpoints.ok_or_else(|| refuse(format!("`--windows {text}`: `{n}` is not a number of checkpoints")))?;
+    Ok(WatchedWindow { scheme: parse_scheme_word(scheme)?, n_checkpoints })
+}
+
+impl Resolver<'_> {
+    /// The merges that a watcher keeps current, of the run as it is now.
+    pub(super) fn watched(&self, request: &WatchRequest, trajectory: &Trajectory) -> Result<WatchedMerges, Error> {
+        let windows = request.parse_windows()?;
+        let interval = request.interval();
+        let mut shapes: Vec<WindowShape> = Vec::new();
+        for window in &windows {
+            let shape = WindowShape { n_checkpoints: window.n_checkpoints, interval };
+            if !shapes.contains(&shape) {
+                shapes.push(shape);
+            }
+        }
+        if trajectory.finished().next().is_none() {
+            return Ok(WatchedMerges::default());
+        }
+        let ends = request.ends(trajectory)?;
+        let EndedWindows { windows: found, skipped, .. } = self.ended_windows(&ends, &shapes, trajectory)?;
+        skipped.iter().for_each(|skipped| self.note(skipped));
+        let mut trials = Vec::new();
+        for EndedWindow { shape, sources } in found {
+            for window in windows.iter().filter(|window| window.n_checkpoints == shape.n_checkpoints) {
+                let place = &request.folder;
+                trials.push(self.window_trial((&sources, interval), &window.scheme, &request.output, place)?);
+            }
+        }
+        Ok(WatchedMerges { trials, skipped })
+    }
+}

@@ -1,0 +1,463 @@
+//! One look at a run: what is there, what is missing, and what became of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use thalweg_merge::context::RunContext;
+use thalweg_merge::engine::{ExecuteOptions, MergeOutcome};
+use thalweg_merge::made::{Likeness, Made, find_made};
+use thalweg_merge::own::merges_in;
+use thalweg_merge::plan::OutputPlan;
+use thalweg_merge::receipt::{MergeReceipt, SourceReceipt};
+use thalweg_merge::verify::read_receipt;
+use thalweg_storage::Lock;
+use thalweg_storage::publish::Replace;
+use thalweg_trajectory::Trajectory;
+
+use super::checkpoints::KnownCheckpoints;
+use super::hold::{HELD_NAME, hold_checkpoints};
+use super::make::{MadeMerges, end_step, make_outputs, n_together};
+use super::record::{WatchEvent, WatchRecord, WatchRow};
+use super::request::{WatchRequest, WatchedMerges};
+use super::scan::{Scan, scan_run};
+use super::score::ScoreJob;
+use crate::Error;
+use crate::request::Resolver;
+use crate::sweep::SkippedEnds;
+
+/// Keeps two watchers from one folder.
+const LOCK_NAME: &str = "watch.lock";
+/// How often a run is looked at again at once because a checkpoint vanished or changed while it was merged.
+const MAX_LOOKS: usize = 3;
+
+/// A merge that is current.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchedOutput {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Step of its newest source.
+    pub end_step: u64,
+    /// Its scheme.
+    pub scheme: String,
+    /// Checkpoints in its window.
+    pub n_checkpoints: usize,
+    /// Its share of the bytes that were read now; 0 if it was there already.
+    pub bytes_read: u64,
+    /// Whether it was there already.
+    pub was_done: bool,
+    /// Digest of its tensors, where digests are taken.
+    pub digest: Option<String>,
+}
+
+impl WatchedOutput {
+    /// The name of its folder.
+    pub fn name(&self) -> String {
+        name_of(&self.path)
+    }
+}
+
+/// A merge that could not be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedMerge {
+    /// Where it would be.
+    pub path: PathBuf,
+    /// Why not.
+    pub error: String,
+    /// What would help.
+    pub hint: Option<String>,
+}
+
+/// What a look found and did.
+#[derive(Debug, Default)]
+pub struct WatchPass {
+    /// Merges that are current, by end, then in the order asked for.
+    pub outputs: Vec<WatchedOutput>,
+    /// Merges that could not be made.
+    pub failed: Vec<FailedMerge>,
+    /// Ends that have too few checkpoints before them.
+    pub skipped: Vec<SkippedEnds>,
+    /// Steps that the next windows still need: a trainer that prunes must keep them.
+    pub needed_steps: Vec<u64>,
+    /// Steps that the newest windows would hold, which the run no longer has: they reach further back instead.
+    pub vanished_steps: Vec<u64>,
+    /// Bytes of sources that were read.
+    pub bytes_read: u64,
+    /// Finished checkpoints.
+    pub n_finished: usize,
+    /// Checkpoints that cannot be used, such as one that is being saved.
+    pub n_unusable: usize,
+    /// The newest of them.
+    pub newest_step: Option<u64>,
+}
+
+/// Keeps the merges of a run current. Holds a lock on its folder.
+#[derive(Debug)]
+pub struct Watcher<'a> {
+    request: WatchRequest,
+    execute: ExecuteOptions,
+    resolver: &'a Resolver<'a>,
+    cx: &'a RunContext<'a>,
+    known: KnownCheckpoints,
+    record: WatchRecord,
+    /// Merges that were found or made, with the identity of their sources then: not looked at again.
+    current: BTreeMap<PathBuf, (String, WatchedOutput)>,
+    /// Merges that failed, with the identity of their sources then: not tried again before it changes.
+    failed: BTreeMap<PathBuf, (String, FailedMerge)>,
+    /// What the last look found.
+    last_outputs: Vec<WatchedOutput>,
+    /// Finished checkpoints of the last look, by step.
+    last_checkpoints: BTreeMap<u64, (PathBuf, String)>,
+    /// Models that could not be scored, by name and digest: not tried again by this process.
+    unscorable: BTreeSet<(String, Option<String>)>,
+    _lock: Lock,
+}
+
+/// What is to be done about an output.
+enum Need {
+    Nothing,
+    Make,
+    Failed(FailedMerge),
+}
+
+impl<'a> Watcher<'a> {
+    /// Opens the folder of a watcher, made if it is missing, and its record.
+    ///
+    /// # Errors
+    /// `Request` for windows that mean nothing, or a folder that is the run's; `Storage`, `Locked` where another
+    /// watcher is at work.
+    pub fn open(
+        request: WatchRequest,
+        execute: ExecuteOptions,
+        resolver: &'a Resolver<'a>,
+        cx: &'a RunContext<'a>,
+    ) -> Result<Self, Error> {
+        request.parse_windows()?;
+        let storage = &*cx.storage;
+        let folder = storage.canonical_path(&request.folder)?;
+        if storage.canonical_path(&request.run)? == folder {
+            return Err(Error::request_with_hint(
+                format!("the merges would be among the checkpoints of `{}`", request.run.display()),
+                "choose another folder with `-o`: trainers count and delete what is beside their checkpoints",
+            ));
+        }
+        storage.create_folder(&folder)?;
+        let lock = storage.lock(&folder.join(LOCK_NAME)).map_err(|error| match error {
+            thalweg_storage::Error::Locked { .. } => Error::request_with_hint(
+                format!("another watcher is at work in `{}`", folder.display()),
+                "wait until it has ended, or choose another folder with `-o`",
+            ),
+            error => error.into(),
+        })?;
+        if !lock.is_held() {
+            resolver.note(format!(
+                "the file system of `{}` has no locks: take care that no other watcher writes there",
+                folder.display()
+            ));
+        }
+        let known = KnownCheckpoints::open(storage, &folder)?;
+        let mut record = WatchRecord::open(storage, &folder)?;
+        recover_rows(&mut record, &folder, cx)?;
+        record.publish(storage)?;
+        let request = WatchRequest { folder, ..request };
+        Ok(Self {
+            request,
+            execute,
+            resolver,
+            cx,
+            known,
+            record,
+            current: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            last_outputs: Vec::new(),
+            last_checkpoints: BTreeMap::new(),
+            unscorable: BTreeSet::new(),
+            _lock: lock,
+        })
+    }
+
+    /// The record so far.
+    pub fn rows(&self) -> &[WatchRow] {
+        self.record.rows()
+    }
+
+    /// The request, with the folder as it is.
+    pub fn request(&self) -> &WatchRequest {
+        &self.request
+    }
+
+    pub(super) fn context(&self) -> &'a RunContext<'a> {
+        self.cx
+    }
+
+    /// The run's checkpoints as files, for a comparison with a later moment.
+    pub(super) fn scan(&self) -> Result<Scan, Error> {
+        let pattern = self.request.run_options.name_pattern()?;
+        scan_run(&*self.cx.storage, &self.request.run, pattern.as_ref())
+    }
+
+    /// Looks at the run and makes every merge that is missing. Checkpoints in `moving` are being written and wait.
+    ///
+    /// A checkpoint that vanishes or changes while it is merged leads to another look.
+    ///
+    /// # Errors
+    /// Those of opening the run; those that concern all merges, such as a full disk; `Interrupted`. What was merged
+    /// until then is recorded.
+    pub fn bring_up_to_date(&mut self, moving: &[PathBuf]) -> Result<WatchPass, Error> {
+        let mut pass = self.look(moving)?;
+        for _ in 1..MAX_LOOKS {
+            if pass.failed.is_empty() {
+                break;
+            }
+            let before = pass;
+            pass = self.look(moving)?;
+            pass.bytes_read += before.bytes_read;
+            carry_bytes(&mut pass.outputs, &before.outputs);
+            if pass.failed.iter().map(|one| &one.path).eq(before.failed.iter().map(|one| &one.path)) {
+                break;
+            }
+        }
+        Ok(pass)
+    }
+
+    fn look(&mut self, moving: &[PathBuf]) -> Result<WatchPass, Error> {
+        let (trajectory, merges) = self.find_merges(moving)?;
+        let needed_steps = self.request.needed_steps(&trajectory, 0)?;
+        let mut pass = WatchPass {
+            vanished_steps: self.vanished_steps(&trajectory, &self.request.needed_steps(&trajectory, 1)?),
+            needed_steps,
+            n_finished: trajectory.finished().count(),
+            n_unusable: trajectory.checkpoints().iter().filter(|one| !one.state.is_finished()).count(),
+            newest_step: trajectory.finished().next_back().map(|newest| newest.step.0),
+            skipped: merges.skipped,
+            ..WatchPass::default()
+        };
+        let plans: Vec<OutputPlan> = merges.trials.into_iter().map(|trial| trial.output).collect();
+        let mut missing = Vec::new();
+        let at = |one: &thalweg_trajectory::TrajectoryCheckpoint| (one.step.0, (one.path.clone(), one.name.clone()));
+        self.last_checkpoints = trajectory.finished().map(at).collect();
+        for plan in &plans {
+            match self.need_of(plan)? {
+                Need::Nothing => {}
+                Need::Failed(failed) => pass.failed.push(failed),
+                Need::Make => missing.push(plan.clone()),
+            }
+        }
+        let made = self.make(&missing)?;
+        pass.bytes_read = made.bytes_read;
+        for (outcome, bytes_read) in made.outcomes {
+            let identity = self.identity_of(&outcome.receipt.plan);
+            let output = watched(&outcome.path, &outcome.receipt, (bytes_read, outcome.was_done));
+            self.current.insert(outcome.path.clone(), (identity, output));
+        }
+        for (path, error) in made.failed {
+            let failed = FailedMerge { path: path.clone(), error: error.to_string(), hint: error.hint() };
+            if let Some(plan) = missing.iter().find(|plan| plan.path == path) {
+                self.failed.insert(path, (self.identity_of(plan), failed.clone()));
+            }
+            pass.failed.push(failed);
+        }
+        for plan in &plans {
+            if let Some((_, output)) = self.current.get_mut(&plan.path) {
+                pass.outputs.push(output.clone());
+                // The next look finds it.
+                (output.bytes_read, output.was_done) = (0, true);
+            }
+        }
+        self.last_outputs.clone_from(&pass.outputs);
+        if self.request.scores {
+            let newest = pass.outputs.iter().map(|output| output.end_step).max();
+            self.known.begin_scores_at(newest.unwrap_or(0));
+            self.known.publish(&*self.cx.storage, &self.request.folder)?;
+        }
+        Ok(pass)
+    }
+
+    /// Steps from the first of `window` on that the run had and has no longer.
+    fn vanished_steps(&self, trajectory: &Trajectory, window: &[u64]) -> Vec<u64> {
+        let Some(&first) = window.first() else { return Vec::new() };
+        let has = |step: u64| trajectory.checkpoints().iter().any(|one| one.step.0 == step);
+        self.known.steps_from(first).into_iter().filter(|&step| !has(step)).collect()
+    }
+
+    /// The run as it is now, without what a rollback left behind, and the merges that it should have.
+    fn find_merges(&mut self, moving: &[PathBuf]) -> Result<(Trajectory, WatchedMerges), Error> {
+        let storage = &*self.cx.storage;
+        let mut trajectory = self.resolver.open_run(&self.request.run, &self.request.run_options)?;
+        let held = self.request.folder.join(HELD_NAME);
+        if self.request.holds && storage.list_folder(&held).is_ok_and(|entries| !entries.is_empty()) {
+            trajectory.adopt(&self.resolver.open_run(&held, &self.request.run_options)?);
+        }
+        let reading = self.resolver.reading();
+        let notes = self.known.see(&trajectory, reading, self.cx)?;
+        notes.iter().for_each(|note| self.resolver.note(note));
+        let known = &self.known;
+        trajectory.supersede(&|checkpoint| {
+            let is_moving = moving.contains(&checkpoint.path);
+            known.obstacle(&checkpoint.path).or_else(|| is_moving.then(|| "it is being written".to_owned()))
+        });
+        if self.request.holds {
+            let needed = self.request.needed_steps(&trajectory, 1)?;
+            hold_checkpoints((&trajectory, &needed), &self.request.folder, &mut self.known, storage)?;
+        }
+        self.known.publish(storage, &self.request.folder)?;
+        let merges = self.resolver.watched(&self.request, &trajectory)?;
+        Ok((trajectory, merges))
+    }
+
+    fn need_of(&mut self, plan: &OutputPlan) -> Result<Need, Error> {
+        let identity = self.identity_of(plan);
+        if self.current.get(&plan.path).is_some_and(|(known, _)| *known == identity) {
+            return Ok(Need::Nothing);
+        }
+        if let Some((known, failed)) = self.failed.get(&plan.path)
+            && *known == identity
+        {
+            return Ok(Need::Failed(failed.clone()));
+        }
+        self.current.remove(&plan.path);
+        self.failed.remove(&plan.path);
+        let (receipt, likeness) = match find_made(plan, &*self.cx.storage)? {
+            Made::Nothing | Made::Incomplete => return Ok(Need::Make),
+            Made::Whole(receipt, likeness) => (receipt, likeness),
+        };
+        let is_current = match likeness {
+            Likeness::OtherOptions if self.execute.replace == Replace::Force => false,
+            Likeness::OtherOptions => {
+                return Err(Error::request_with_hint(
+                    format!("`{}` holds another merge", plan.path.display()),
+                    "choose another folder with `-o`, give the options that made it, or replace it with `--force`",
+                ));
+            }
+            Likeness::Same => {
+                plan.sources.iter().zip(&receipt.sources).all(|(now, then)| self.known.is_source(&now.path, then))
+            }
+            Likeness::OtherWindow => self.is_of_pruned(&receipt),
+        };
+        if is_current {
+            self.known.learn_digests(&receipt);
+            self.record.add(WatchRow::merged(name_of(&plan.path), &receipt));
+            let output = watched(&plan.path, &receipt, (0, true));
+            self.current.insert(plan.path.clone(), (identity, output));
+            return Ok(Need::Nothing);
+        }
+        if likeness != Likeness::OtherOptions {
+            self.resolver.note(format!("`{}` is made again: its checkpoints changed", plan.path.display()));
+        }
+        Ok(Need::Make)
+    }
+
+    /// Whether a merge has checkpoints that the run no longer has, and the others are as they were: the window that is
+    /// left would be worse.
+    fn is_of_pruned(&self, receipt: &MergeReceipt) -> bool {
+        let now = |step: Option<u64>| step.and_then(|step| self.last_checkpoints.get(&step));
+        let (kept, gone): (Vec<_>, Vec<_>) = receipt.sources.iter().partition(|source| now(source.step).is_some());
+        let is_same =
+            |source: &&SourceReceipt| now(source.step).is_some_and(|(path, _)| self.known.is_source(path, source));
+        !gone.is_empty() && kept.iter().all(is_same)
+    }
+
+    /// Makes outputs and records each reading as it ends, also if a later one fails.
+    fn make(&mut self, missing: &[OutputPlan]) -> Result<MadeMerges, Error> {
+        let Some(newest) = missing.last().and_then(OutputPlan::newest_source) else { return Ok(MadeMerges::default()) };
+        let n_files = self.cx.pool.open(&newest.path, self.resolver.reading()).map_or(1, |one| one.files().len());
+        // What is at these paths is nothing, or a merge of ours that is to be made again.
+        let options = ExecuteOptions { replace: Replace::Force, ..self.execute };
+        let (record, known) = (&mut self.record, &mut self.known);
+        let on_made = &mut |outcome: &MergeOutcome| {
+            record.add(WatchRow::merged(name_of(&outcome.path), &outcome.receipt));
+            known.learn_digests(&outcome.receipt);
+            Ok(())
+        };
+        let made = make_outputs(missing, n_together(n_files), options, self.cx, on_made);
+        self.record.publish(&*self.cx.storage)?;
+        self.known.publish(&*self.cx.storage, &self.request.folder)?;
+        made
+    }
+
+    /// The newest end with models that are not scored yet; `None` if all are. Ends that were there before the first
+    /// watcher are left out, but for the newest.
+    pub(super) fn next_scores(&self) -> Option<ScoreJob> {
+        let waiting = self.waiting_for_scores();
+        let &end_step = waiting.keys().next_back()?;
+        let raw = self.last_checkpoints.get(&end_step);
+        let raw = raw.map(|(path, name)| (path.clone(), name.clone(), self.known.digest_of(path).cloned()));
+        let with_steps = |output: &WatchedOutput| {
+            let name = output.name();
+            let of_merge = |row: &&WatchRow| row.event == WatchEvent::Merged && row.name == name;
+            let row = self.record.rows().iter().rev().find(of_merge);
+            (output.clone(), row.map(|row| row.steps.clone()).unwrap_or_default())
+        };
+        let outputs = waiting.get(&end_step).into_iter().flatten().map(with_steps).collect();
+        Some(ScoreJob { end_step, raw, outputs })
+    }
+
+    /// Ends with models that are not scored yet.
+    pub(super) fn n_waiting_for_scores(&self) -> usize {
+        self.waiting_for_scores().len()
+    }
+
+    fn waiting_for_scores(&self) -> BTreeMap<u64, Vec<WatchedOutput>> {
+        let Some(first) = self.known.score_from_step else { return BTreeMap::new() };
+        let scored = self.record.rows().iter().filter(|row| row.event == WatchEvent::Scored);
+        let scored: BTreeSet<(&str, Option<&str>)> = scored.map(|row| (&*row.name, row.digest.as_deref())).collect();
+        let mut waiting: BTreeMap<u64, Vec<WatchedOutput>> = BTreeMap::new();
+        for output in self.last_outputs.iter().filter(|output| output.end_step >= first) {
+            let key = (output.name(), output.digest.clone());
+            if !scored.contains(&(&key.0, key.1.as_deref())) && !self.unscorable.contains(&key) {
+                waiting.entry(output.end_step).or_default().push(output.clone());
+            }
+        }
+        waiting
+    }
+
+    /// Adds scores to the record.
+    pub(super) fn record_scores(&mut self, rows: &[WatchRow]) -> Result<(), Error> {
+        rows.iter().for_each(|row| self.record.add(row.clone()));
+        self.record.publish(&*self.cx.storage)
+    }
+
+    /// Notes that the models of an end could not be scored.
+    pub(super) fn give_up_scores(&mut self, job: &ScoreJob) {
+        self.unscorable.extend(job.outputs.iter().map(|(output, _)| (output.name(), output.digest.clone())));
+    }
+
+    fn identity_of(&self, plan: &OutputPlan) -> String {
+        self.known.identity_of(plan.sources.iter().map(|source| &source.path))
+    }
+}
+
+/// The bytes that an earlier look read for outputs that were made then.
+fn carry_bytes(outputs: &mut [WatchedOutput], before: &[WatchedOutput]) {
+    for output in outputs.iter_mut().filter(|output| output.was_done) {
+        if let Some(earlier) = before.iter().find(|earlier| earlier.path == output.path) {
+            (output.bytes_read, output.was_done) = (earlier.bytes_read, earlier.was_done);
+        }
+    }
+}
+
+fn watched(path: &Path, receipt: &MergeReceipt, (bytes_read, was_done): (u64, bool)) -> WatchedOutput {
+    WatchedOutput {
+        path: path.to_owned(),
+        end_step: end_step(&receipt.plan),
+        scheme: receipt.plan.scheme.clone(),
+        n_checkpoints: receipt.plan.sources.len(),
+        bytes_read,
+        was_done,
+        digest: receipt.digest.clone(),
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
+
+/// Adds the lines of merges that were published just before a kill.
+fn recover_rows(record: &mut WatchRecord, folder: &Path, cx: &RunContext<'_>) -> Result<(), Error> {
+    for path in merges_in(&*cx.storage, folder)? {
+        let name = name_of(&path);
+        if !record.rows().iter().any(|row| row.name == name) {
+            record.add(WatchRow::merged(name, &read_receipt(&path, cx)?));
+        }
+    }
+    Ok(())
+}
