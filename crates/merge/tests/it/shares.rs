@@ -366,10 +366,13 @@ fn what_a_disk_lost_after_a_share_was_done_is_merged_again() {
     assert!(outcome.bytes_resumed < outcome.receipt.bytes_read);
 }
 
+/// What is done to a stage, and the shares that are then missing.
+type Damage<'a> = (&'a dyn Fn(&Scene), &'a [usize]);
+
 #[test]
 fn a_share_whose_files_or_journal_are_gone_is_missing() {
     // Two shares write to the file of the large tensor.
-    let damages: [(&dyn Fn(&Scene), &[usize]); 4] = [
+    let damages: [Damage<'_>; 4] = [
         (&|scene| fs::remove_file(&scene.staged()[0]).unwrap(), &[0, 1]),
         (
             &|scene| {
