@@ -152,8 +152,8 @@ impl OutputLayout {
         shares.map(|share| to_index(entry.pieces[share.piece_idx].file_idx.into())).collect()
     }
 
-    /// Numbers of the files in which elements of a tensor are not contiguous: their neighbours are written with them, so
-    /// one process has to write such a file alone.
+    /// Numbers of the files in which elements of a tensor are not contiguous: their neighbours are written with them,
+    /// so one process has to write such a file alone.
     pub fn strided_files(&self) -> BTreeSet<usize> {
         let pieces = self.catalog.entries().iter().flat_map(|entry| &entry.pieces);
         let strided = pieces.filter(|piece| piece.strides().is_some());

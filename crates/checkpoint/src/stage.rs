@@ -353,8 +353,8 @@ impl StagedCheckpoint {
         })
     }
 
-    /// As [`StagedCheckpoint::read_back`], for bytes that are kept if they are whole: the sums that the file holds of them
-    /// need no further reading.
+    /// As [`StagedCheckpoint::read_back`], for bytes that are kept if they are whole: the sums that the file holds of
+    /// them need no further reading.
     ///
     /// # Errors
     /// As [`StagedCheckpoint::read_back`].

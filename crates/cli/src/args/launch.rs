@@ -65,8 +65,8 @@ pub(crate) struct KubernetesArgs {
     /// Claim of the volume that holds plan, sources and output
     #[arg(long, value_name = "NAME", default_value = "checkpoints")]
     pub(crate) claim: String,
-    /// Where the volume is mounted: the plan's paths must be valid there [default: the folder that is above the plan, its
-    /// sources and its outputs]
+    /// Where the volume is mounted: the plan's paths must be valid there [default: the folder that is above the plan,
+    /// its sources and its outputs]
     #[arg(long, value_name = "DIR")]
     pub(crate) mount: Option<PathBuf>,
     /// Name of the jobs

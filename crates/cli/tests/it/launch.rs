@@ -186,8 +186,19 @@ fn what_the_launchers_cannot_do_is_refused() {
 #[test]
 fn the_jobs_for_kubernetes_are_as_they_should_be() {
     let scene = Scene::new();
-    let arguments =
-        ["launch", "kubernetes", "plan.json", "-n", "4", "--image", "registry/thalweg:1", "--mount", "/disk"];
+    let arguments = [
+        "launch",
+        "kubernetes",
+        "plan.json",
+        "-n",
+        "4",
+        "--image",
+        "registry/thalweg:1",
+        "--mount",
+        "/disk",
+        "--claim",
+        "disk-of-runs",
+    ];
     let output = scene.thalweg(&arguments);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let manifest = text(&output.stdout);
@@ -195,6 +206,8 @@ fn the_jobs_for_kubernetes_are_as_they_should_be() {
     let documents: Vec<Value> =
         manifest.split("---\n").skip(1).map(|document| serde_json::from_str(document).unwrap()).collect();
     let [shares, finish] = &*documents else { panic!("two jobs") };
+    let volume = &shares["spec"]["template"]["spec"]["volumes"][0];
+    assert_eq!(volume["persistentVolumeClaim"]["claimName"], "disk-of-runs");
     // The container's own words do the work.
     let words = |job: &Value| -> Vec<String> {
         let words = job["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();

@@ -12,8 +12,8 @@ pub(crate) struct Division {
 }
 
 impl Division {
-    /// Divides units into `count` shares of about equal bytes: runs of units in the order of their places in the output,
-    /// so that a share writes to few files.
+    /// Divides units into `count` shares of about equal bytes: runs of units in the order of their places in the
+    /// output, so that a share writes to few files.
     ///
     /// A tensor larger than a share is divided between its units. Files with elements that are not contiguous are left
     /// to the last step, because their neighbours are written with them.

@@ -4,7 +4,7 @@
 //!
 //! A share is some of the units that the engine cuts the work into (`unit`). Which share does which unit is a function
 //! of the tensors, the output's layout and the number of shares alone (`division`). Every share writes its units at
-//! their places in the files of the output's stage, and notes them in a journal of its own. When all are on the medium
+//! their places in the files of the output's stage, and notes them in a separate journal. When all are on the medium
 //! it leaves a record (`record`), by which a later process sees that the share is done.
 //!
 //! The last step (`finish`) reads the journals of all shares, reads back every unit and compares it with its digest,
@@ -12,8 +12,8 @@
 //!
 //! # Who keeps whom away
 //!
-//! Shares hold the stage's lock together, and each one a lock for its number. The last step, and a merge by one process,
-//! take the stage's lock alone. Without locks, two processes with the same share write the same bytes to the same
+//! Shares hold the stage's lock together, and each one a lock for its number. The last step, and a merge by one
+//! process, take the stage's lock alone. Without locks, two processes with the same share write the same bytes to the same
 //! places; their journal may be torn, and then the share counts as missing.
 
 mod division;

@@ -55,8 +55,8 @@ impl<'a> ShareScene<'a> {
         &*self.run.storage
     }
 
-    /// What all shares of one merge have in common. Sizes and times of the sources are always part of it, so that no two
-    /// shares are of different sources.
+    /// What all shares of one merge have in common. Sizes and times of the sources are always part of it, so that no
+    /// two shares are of different sources.
     pub(super) fn key(self, count: usize) -> Result<StageKey, Error> {
         let reading = bytes_digest(DigestKind::Blake3, format!("shares\0{count}").as_bytes());
         Ok(join_key(&self.output.digest()?, &identity_of(self.output, self.sources), &reading))
@@ -154,8 +154,8 @@ impl<'a> ShareScene<'a> {
         })))
     }
 
-    /// Refuses a stage with files that are not ours. Other shares make and rename theirs meanwhile, so it is listed once,
-    /// and their files are known by their names.
+    /// Refuses a stage with files that are not ours. Other shares make and rename theirs meanwhile, so it is listed
+    /// once, and their files are known by their names.
     fn check_strangers(self) -> Result<(), Error> {
         let (storage, stage) = (self.storage(), self.stage());
         let known = stage_names(self.output, self.sources, self.layout, storage)?;

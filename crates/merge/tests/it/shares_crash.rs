@@ -1,4 +1,4 @@
-//! Shares that are stopped at any act of their disk: what was said to be done is done, and no half output is ever there.
+//! Shares that are stopped at any act of their disk: what was said to be done is done, and no half output is there.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,9 @@
 //! `thalweg launch slurm`: one script that submits an array of shares and a last step.
 //!
 //! What Slurm does, and how the script takes it: a job that depends on an array by `afterok` waits for ever once a task
-//! failed, and a dependency on a job that slurmctld has forgotten is dropped without a word. So the last step is submitted
-//! with the array, runs after it whatever became of it, and checks every share itself. Tasks may run again, also on a
-//! second node while the first is not quite gone: a share that is done is skipped.
+//! failed, and a dependency on a job that slurmctld has forgotten is dropped without an error. So the last step is
+//! submitted with the array, runs after any end of it, and checks every share itself. Tasks may run again, also on a
+//! second node while the first still runs: a share that is done is skipped.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
