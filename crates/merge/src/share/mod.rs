@@ -13,8 +13,8 @@
 //! # Who keeps whom away
 //!
 //! Shares hold the stage's lock together, and each one a lock for its number. The last step, and a merge by one
-//! process, take the stage's lock alone. Without locks, two processes with the same share write the same bytes to the same
-//! places; their journal may be torn, and then the share counts as missing.
+//! process, take the stage's lock alone. Without locks, two processes with the same share write the same bytes to the
+//! same places; their journal may be torn, and then the share counts as missing.
 
 mod division;
 mod finish;
