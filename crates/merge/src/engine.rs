@@ -29,6 +29,7 @@ use crate::seen::check_seen;
 use crate::side_files::side_file_notes;
 use crate::stage::{StagedOutput, give_up, note_stages, remove_stage, stage_output};
 use crate::unit::UnitList;
+use crate::unsound_copies::unsound_copies;
 
 /// What a run may do to things that exist, beyond what the plan says.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +78,7 @@ pub fn execute_merge(
     let started = run.host.elapsed_seconds();
     let (sources, layout) = open_aligned(plan, run)?;
     let pending = Pending::find(plan, (&sources, &layout), options, run)?;
-    pending.outputs().flat_map(|output| side_file_notes(output, &sources)).for_each(|note| run.progress.note(&note));
+    pending.outputs().try_for_each(|output| note_output(output, (&sources, &layout), run))?;
     let layouts =
         pending.outputs().map(|output| lay_out(output, (&sources, &layout), run)).collect::<Result<Vec<_>, _>>()?;
     check_disk_space(pending.outputs().zip(&layouts), run)?;
@@ -114,6 +115,17 @@ pub(crate) fn open_aligned(plan: &MergePlan, run: &RunContext<'_>) -> Result<(Ve
     layout.notes.iter().for_each(|note| run.progress.note(note));
     check_memory(plan, &sources, &layout, run)?;
     Ok((sources, layout))
+}
+
+/// Notes what an output has, and lacks, of its sources beside the merged tensors.
+pub(crate) fn note_output(
+    output: &OutputPlan,
+    (sources, layout): (&[OpenSource], &MergeLayout),
+    run: &RunContext<'_>,
+) -> Result<(), Error> {
+    unsound_copies(output, sources, layout, run)?.iter().for_each(|note| run.progress.note(note));
+    side_file_notes(output, sources, &*run.storage)?.iter().for_each(|note| run.progress.note(note));
+    Ok(())
 }
 
 /// Where every byte of an output goes, with notes about its format.

@@ -18,7 +18,7 @@ use super::{Share, array_expression};
 use crate::align::{MergeLayout, OpenSource};
 use crate::context::{RunContext, Stage};
 use crate::engine::{
-    ExecuteOptions, MergeOutcome, PartialStage, Work, lay_out, merge_with_frames, open_aligned, units_of,
+    ExecuteOptions, MergeOutcome, PartialStage, Work, lay_out, merge_with_frames, note_output, open_aligned, units_of,
 };
 use crate::error::Error;
 use crate::journal::{JOURNAL_NAME, Journal, UnitRecord};
@@ -26,7 +26,6 @@ use crate::output::{CommitInput, commit_output};
 use crate::own::{MERGED_FOLDER, merged_contents};
 use crate::pending::{Pending, check_disk_space, refuse_sources};
 use crate::plan::MergePlan;
-use crate::side_files::side_file_notes;
 use crate::stage::{StagedOutput, check_names, note_lack_of_locks, note_stages};
 
 /// Shares that are not done.
@@ -124,7 +123,7 @@ impl<'a> Ready<'a> {
         let (sources, layout) = (&*self.sources, &self.layout);
         let output = &self.plan.outputs[0];
         let Some(parts) = self.parts else { return existing(self.plan, (sources, layout), options, run) };
-        side_file_notes(output, sources).iter().for_each(|note| run.progress.note(note));
+        note_output(output, (sources, layout), run)?;
         let scene = ShareScene { output, sources, layout: &parts.laid_out, run };
         let stage = scene.stage();
         let known = scene.known_names()?;
