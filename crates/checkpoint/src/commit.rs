@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use thalweg_storage::Storage;
 use thalweg_storage::guard::{OwnFolder, check_folder, check_place, is_empty_folder};
 use thalweg_storage::publish::{Replace, publish_folder};
 
@@ -17,6 +18,13 @@ use crate::{Error, StagedCheckpoint};
 pub const RECEIPT_NAME: &str = "thalweg.json";
 /// Name of the journal in a stage.
 pub const JOURNAL_NAME: &str = "thalweg-journal";
+/// Name of the lock in a stage, which keeps two processes from it. Shares of a merge have journals of other names.
+pub const LOCK_NAME: &str = "thalweg-lock";
+
+/// Whether a folder is an output that a merge has not finished, whatever the folder is called.
+pub fn is_unfinished_output(storage: &dyn Storage, folder: &Path) -> bool {
+    [JOURNAL_NAME, LOCK_NAME].iter().any(|name| storage.file_info(&folder.join(name)).is_ok())
+}
 
 /// The file whose presence makes a checkpoint committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +106,8 @@ impl StagedCheckpoint {
         }
         self.storage().sync_folder(self.folder())?;
         self.put_file(manifest_name, manifest_bytes)?;
+        // What the stage could be resumed from goes only once it is complete without it.
+        self.storage().sync_folder(self.folder())?;
         for entry in self.storage().list_folder(self.folder())? {
             if leftovers.contains(&entry.name) && !self.owns(&entry.name) {
                 self.storage().remove(&self.folder().join(&entry.name))?;

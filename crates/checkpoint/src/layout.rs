@@ -4,18 +4,19 @@
 //! interrupted output can be checked, and any subset of the shards can be made alone.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
-use thalweg_tensor::{Dtype, Piece, Shape, TensorCatalog, TensorEntry};
+use thalweg_tensor::{Dtype, Piece, Shape, TensorCatalog, TensorEntry, to_index};
 
 use crate::Error;
 use crate::format::huggingface::{INDEX_FILE_NAME, SINGLE_FILE_NAME};
 use crate::format::safetensors::{LENGTH_BYTES, MAX_HEADER_BYTES, MAX_RANK, METADATA_KEY};
+use crate::gather::shares_of;
 
 /// A tensor that an output will hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,6 +143,21 @@ impl OutputLayout {
     /// The small files that are written once all tensors are, in this order.
     pub fn documents(&self) -> &[Document] {
         &self.documents
+    }
+
+    /// Numbers of the files that hold some of a tensor's elements.
+    pub fn files_of(&self, tensor_idx: usize, elements: &Range<u64>) -> BTreeSet<usize> {
+        let Some(entry) = self.catalog.entries().get(tensor_idx) else { return BTreeSet::new() };
+        let shares = shares_of(entry, elements).into_iter();
+        shares.map(|share| to_index(entry.pieces[share.piece_idx].file_idx.into())).collect()
+    }
+
+    /// Numbers of the files in which elements of a tensor are not contiguous: their neighbours are written with them,
+    /// so one process has to write such a file alone.
+    pub fn strided_files(&self) -> BTreeSet<usize> {
+        let pieces = self.catalog.entries().iter().flat_map(|entry| &entry.pieces);
+        let strided = pieces.filter(|piece| piece.strides().is_some());
+        strided.map(|piece| to_index(piece.file_idx.into())).collect()
     }
 
     /// Length of all files together.

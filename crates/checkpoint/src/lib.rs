@@ -42,7 +42,9 @@ mod zip_layout;
 pub use block_scaled::{BlockScaled, ScaledFault, ScaledWeight};
 pub use catalog_cache::{CatalogCache, KnownHeaders};
 pub use checkpoint::{Checkpoint, ConfigFile, ShardFile};
-pub use commit::{CommitRules, JOURNAL_NAME, Manifest, RECEIPT_NAME, commit_checkpoint};
+pub use commit::{
+    CommitRules, JOURNAL_NAME, LOCK_NAME, Manifest, RECEIPT_NAME, commit_checkpoint, is_unfinished_output,
+};
 pub use config::{MAX_CONFIG_BYTES, parse_config, quantisation_of, updated_config, without_quantisation};
 pub use config_compare::{ConfigDifference, compare_configs, is_same_value};
 pub use error::{Error, Fault};

@@ -10,7 +10,7 @@ use std::thread;
 use thalweg_storage::{FileKind, Storage};
 
 use crate::checkpoint::{Checkpoint, ConfigFile, ShardFile};
-use crate::commit::JOURNAL_NAME;
+use crate::commit::is_unfinished_output;
 use crate::config::{MAX_CONFIG_BYTES, parse_config, without_quantisation};
 use crate::dequantised::Dequantised;
 use crate::error::storage_error;
@@ -229,7 +229,7 @@ pub fn open_other_copy(
 
 fn look_at(storage: &Arc<dyn Storage>, path: &Path) -> Result<Place, Error> {
     let info = storage.file_info(path).map_err(|error| storage_error(path, error))?;
-    let is_stage = |folder: &&Path| storage.file_info(&folder.join(JOURNAL_NAME)).is_ok();
+    let is_stage = |folder: &&Path| is_unfinished_output(&**storage, folder);
     if let Some(stage) = path.ancestors().take(2).find(is_stage) {
         return Err(Error::InterruptedMerge { path: stage.to_owned() });
     }

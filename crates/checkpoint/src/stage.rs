@@ -35,6 +35,8 @@ pub struct StagedCheckpoint {
     /// For each file that holds sums, those of what was written to it.
     sums: Vec<Option<CrcRanges>>,
     has_checksums: bool,
+    /// The files that this process writes, where other processes write the others; `None` if it writes all.
+    own_files: Option<BTreeSet<usize>>,
     /// Files that parts of the frame were copied from, as they were then.
     copied: Mutex<BTreeMap<PathBuf, FileInfo>>,
     /// Held while elements that are not contiguous in their file are changed: their neighbours are written back too.
@@ -157,9 +159,48 @@ impl StagedCheckpoint {
             added: BTreeSet::new(),
             sums,
             has_checksums: false,
+            own_files: None,
             copied: Mutex::default(),
             strided: Mutex::new(()),
         }
+    }
+
+    /// Opens a stage that several processes fill at once, of which this one writes to `files`: they are made where they
+    /// are missing, and get the known bytes of their frame.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn open_together(
+        storage: &Arc<dyn Storage>,
+        folder: &Path,
+        layout: Arc<OutputLayout>,
+        files: BTreeSet<usize>,
+    ) -> Result<Self, Error> {
+        for inner in folders_of(&layout) {
+            storage.create_folder(&folder.join(inner))?;
+        }
+        let shards = OpenShards::new(layout.files().len());
+        for &file_idx in &files {
+            let Some(output) = layout.files().get(file_idx) else { continue };
+            let file = storage.open_together(&folder.join(&output.name), output.len_bytes)?;
+            for (offset, bytes) in known_bytes(output) {
+                file.write_all_at(offset, bytes)?;
+            }
+            shards.keep(file_idx, file);
+        }
+        Ok(Self { own_files: Some(files), ..Self::new(storage, folder, layout, shards) })
+    }
+
+    /// Makes durable what this process wrote, and the names of all files so far.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn sync_with_names(&self) -> Result<(), Error> {
+        self.sync()?;
+        for inner in folders_of(&self.layout) {
+            self.storage.sync_folder(&self.folder.join(inner))?;
+        }
+        Ok(self.storage.sync_folder(&self.folder)?)
     }
 
     /// Opens a stage that was left behind, if its files have the lengths and known bytes of this very layout.
@@ -312,6 +353,21 @@ impl StagedCheckpoint {
         })
     }
 
+    /// As [`StagedCheckpoint::read_back`], for bytes that are kept if they are whole: the sums that the file holds of
+    /// them need no further reading.
+    ///
+    /// # Errors
+    /// As [`StagedCheckpoint::read_back`].
+    pub fn read_to_keep(&self, tensor_idx: usize, elements: Range<u64>, out: &mut [u8]) -> Result<(), AccessError> {
+        self.read_back(tensor_idx, elements.clone(), out)?;
+        if let Some((file_idx, bytes)) = contiguous(self.entry(tensor_idx)?, &elements)
+            && let Some(sums) = &self.sums[file_idx]
+        {
+            sums.add(bytes.start, out);
+        }
+        Ok(())
+    }
+
     /// Visits the pieces that hold some of the elements, each with the positions in it and its file.
     fn for_each_share(
         &self,
@@ -383,13 +439,14 @@ impl StagedCheckpoint {
         self.write_entry(self.entry_of(self.layout.copies(), copy_idx)?, first_element, bytes)
     }
 
-    /// Returns once all shards are on the medium.
+    /// Returns once all files that this process writes are on the medium.
     ///
     /// # Errors
     /// `Storage`.
     pub fn sync(&self) -> Result<(), Error> {
         // A sync covers what was written through any opening of the file, also one that was closed since.
-        (0..self.layout.files().len()).try_for_each(|file_idx| Ok(self.shard(file_idx)?.sync()?))
+        let is_own = |file_idx: &usize| self.own_files.as_ref().is_none_or(|own| own.contains(file_idx));
+        (0..self.layout.files().len()).filter(is_own).try_for_each(|file_idx| Ok(self.shard(file_idx)?.sync()?))
     }
 
     pub(crate) fn storage(&self) -> &Arc<dyn Storage> {

@@ -4,6 +4,8 @@ mod extrapolate;
 mod format;
 mod generate;
 mod law;
+mod launch;
+mod merge;
 mod parse;
 mod rule;
 mod study;
@@ -22,6 +24,8 @@ pub(crate) use self::extrapolate::{DirectionChoice, ExtrapolateArgs};
 pub(crate) use self::format::{FormatChoice, OptimizerChoice};
 pub(crate) use self::generate::{GenerateArgs, GenerateWhat};
 pub(crate) use self::law::{LawArgs, LawCommand, LawCurveArgs, LawMergeArgs};
+pub(crate) use self::launch::{KubernetesArgs, LaunchArgs, LaunchWhat, SlurmArgs, WorkArgs};
+pub(crate) use self::merge::{MergeArgs, ShardChoice};
 pub(crate) use self::parse::parse_arguments;
 pub(crate) use self::rule::{RuleArgs, word};
 pub(crate) use self::study::{
@@ -72,6 +76,8 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Merge a window of a run, or given checkpoints, into a new checkpoint
     Merge(MergeArgs),
+    /// Run the shares of a plan on a cluster: jobs for Slurm or Kubernetes
+    Launch(LaunchArgs),
     /// Write a checkpoint in another format or element type
     Convert(ConvertArgs),
     /// Make many merges of one run, each source byte read once
@@ -203,6 +209,7 @@ impl Command {
             Self::Init(args) => &args.run.reading,
             Self::Law(LawArgs { what: LawCommand::Curve(args) }) => &args.run.reading,
             Self::Law(LawArgs { what: LawCommand::Merge(_) })
+            | Self::Launch(_)
             | Self::Verify(_)
             | Self::Train(_)
             | Self::Demo(_)
@@ -513,40 +520,6 @@ pub(crate) struct ConvertArgs {
     /// Print what would be done and write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
-    #[command(flatten)]
-    pub(crate) execution: ExecutionArgs,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  thalweg merge runs/my-run --last 10 -o merged
-  thalweg merge runs/my-run --count 10 --interval-tokens 8B --scheme ema --alpha 0.2 -o merged
-  thalweg merge step1000 step2000 step3000 --scheme wma -o merged
-  thalweg merge -m step2000:1.5 -m step1000:-0.5 -o extrapolated
-  thalweg merge runs/titan --last 10 -o hf --to-huggingface --hf-assets assets/Llama-3.1-8B
-  thalweg merge --plan plan.json
-  thalweg merge recipe.yml merged
-
-An interrupted merge leaves OUT.thalweg-partial; rerun the command to resume it.")]
-pub(crate) struct MergeArgs {
-    #[command(flatten)]
-    pub(crate) source: SourceArgs,
-    /// Folder of the merged checkpoint
-    #[arg(short, long, alias = "output", value_name = "OUT")]
-    pub(crate) out: Option<PathBuf>,
-    /// Execute a plan that `plan -o` wrote
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["inputs", "models"])]
-    pub(crate) plan: Option<PathBuf>,
-    /// Execute the plan although its sources changed since it was made
-    #[arg(long, requires = "plan")]
-    pub(crate) allow_changed: bool,
-    /// Print the plan and stop
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// Compare the merge, and the newest source, with this checkpoint: an annealed one, say
-    #[arg(long, value_name = "CKPT")]
-    pub(crate) against: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) execution: ExecutionArgs,
 }

@@ -11,6 +11,7 @@ mod pace;
 mod requests;
 mod run;
 mod scoring;
+mod share_env;
 mod stdout;
 mod svg;
 
@@ -41,6 +42,7 @@ fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Err
         Command::Inspect(args) => command::inspect::run(args, &world, messages),
         Command::Plan(args) => command::plan::run(args, &world, messages),
         Command::Merge(args) => command::merge::run(args, &world, messages),
+        Command::Launch(args) => command::launch::run(args, &world, messages),
         Command::Convert(args) => command::convert::run(args, &world, messages),
         Command::Sweep(args) => command::sweep::run(args, &world, messages),
         Command::Watch(args) => command::watch::run(args, &world, messages),

@@ -76,34 +76,27 @@ pub fn execute_merge(
     run: &RunContext<'_>,
 ) -> Result<Vec<MergeOutcome>, Error> {
     let started = run.host.elapsed_seconds();
-    let sources = open_sources(plan, run)?;
-    check_seen(plan, &sources)?;
-    let layout = align_sources(&sources, plan, &*run.storage)?;
-    // A source that cannot deliver its tensors is found before anything is written.
-    sources.iter().try_for_each(|source| source.checkpoint.look_inside(Look::EachTensor))?;
-    layout.notes.iter().for_each(|note| run.progress.note(note));
-    check_memory(plan, &sources, &layout, run)?;
+    let (sources, layout) = open_aligned(plan, run)?;
     let pending = Pending::find(plan, (&sources, &layout), options, run)?;
-    for output in pending.outputs() {
-        unsound_copies(output, &sources, &layout, run)?.iter().for_each(|note| run.progress.note(note));
-        side_file_notes(output, &sources, &*run.storage)?.iter().for_each(|note| run.progress.note(note));
-    }
-    let lay_out = |output| {
-        let kept = find_kept_state(output, &sources, &run.storage)?;
-        let laid_out = output_layout(output, &layout, &sources, &run.storage)?;
-        describe_format(output, &sources, kept.as_ref()).iter().for_each(|line| run.progress.note(line));
-        Ok::<_, Error>(laid_out)
-    };
-    let layouts = pending.outputs().map(lay_out).collect::<Result<Vec<_>, _>>()?;
-    check_disk_space(&pending, &layouts, run)?;
+    pending.outputs().try_for_each(|output| note_output(output, (&sources, &layout), run))?;
+    let layouts =
+        pending.outputs().map(|output| lay_out(output, (&sources, &layout), run)).collect::<Result<Vec<_>, _>>()?;
+    check_disk_space(pending.outputs().zip(&layouts), run)?;
     let staged = stage_outputs(&pending, &sources, layouts, options, run)?;
-    let merged = match merge_with_frames(&staged, &sources, &layout, run) {
+    let merged = match merge_with_frames(&staged, (&sources, &layout), &Work::ALL, run) {
         Ok(merged) => merged,
         Err(error) => return Err(give_up(staged, error, run)),
     };
     run.progress.begin(Stage::Sync, 0);
     let seconds = run.host.elapsed_seconds() - started;
-    let input = CommitInput { merged: &merged, sources: &sources, layout: &layout, replace: options.replace, seconds };
+    let input = CommitInput {
+        merged: &merged,
+        sources: &sources,
+        layout: &layout,
+        replace: options.replace,
+        seconds,
+        peak_memory_bytes: None,
+    };
     let fresh = commit_all(staged, &input, run)?;
     let mut outcomes = pending.into_outcomes(fresh);
     for outcome in outcomes.iter_mut().filter(|outcome| !outcome.was_done) {
@@ -112,16 +105,51 @@ pub fn execute_merge(
     Ok(outcomes)
 }
 
+/// The sources of a plan, aligned: what can be refused without a look at the outputs is.
+pub(crate) fn open_aligned(plan: &MergePlan, run: &RunContext<'_>) -> Result<(Vec<OpenSource>, MergeLayout), Error> {
+    let sources = open_sources(plan, run)?;
+    check_seen(plan, &sources)?;
+    let layout = align_sources(&sources, plan, &*run.storage)?;
+    // A source that cannot deliver its tensors is found before anything is written.
+    sources.iter().try_for_each(|source| source.checkpoint.look_inside(Look::EachTensor))?;
+    layout.notes.iter().for_each(|note| run.progress.note(note));
+    check_memory(plan, &sources, &layout, run)?;
+    Ok((sources, layout))
+}
+
+/// Notes what an output has, and lacks, of its sources beside the merged tensors.
+pub(crate) fn note_output(
+    output: &OutputPlan,
+    (sources, layout): (&[OpenSource], &MergeLayout),
+    run: &RunContext<'_>,
+) -> Result<(), Error> {
+    unsound_copies(output, sources, layout, run)?.iter().for_each(|note| run.progress.note(note));
+    side_file_notes(output, sources, &*run.storage)?.iter().for_each(|note| run.progress.note(note));
+    Ok(())
+}
+
+/// Where every byte of an output goes, with notes about its format.
+pub(crate) fn lay_out(
+    output: &OutputPlan,
+    (sources, layout): (&[OpenSource], &MergeLayout),
+    run: &RunContext<'_>,
+) -> Result<OutputLayout, Error> {
+    let kept = find_kept_state(output, sources, &run.storage)?;
+    let laid_out = output_layout(output, layout, sources, &run.storage)?;
+    describe_format(output, sources, kept.as_ref()).iter().for_each(|line| run.progress.note(line));
+    Ok(laid_out)
+}
+
 /// Merges, and copies what belongs around the tensors, except for what [`commit_output`] writes last.
-fn merge_with_frames(
+pub(crate) fn merge_with_frames(
     staged: &[StagedOutput<'_>],
-    sources: &[OpenSource],
-    layout: &MergeLayout,
+    (sources, layout): (&[OpenSource], &MergeLayout),
+    work: &Work<'_>,
     run: &RunContext<'_>,
 ) -> Result<Merged, Error> {
     let stages = || staged.iter().map(|output| &output.staged);
     copy_frames(stages(), CopyTime::Before, run)?;
-    let merged = merge_into(staged, sources, layout, run)?;
+    let merged = merge_into(staged, (sources, layout), work, run)?;
     copy_frames(stages(), CopyTime::After, run)?;
     Ok(merged)
 }
@@ -204,14 +232,39 @@ pub(crate) struct Merged {
     /// For each tensor, the sources that it was read from.
     pub(crate) read_by: Vec<Vec<usize>>,
     pub(crate) bytes_read: u64,
-    /// Of these, those of units that an interrupted run had finished.
-    bytes_resumed: u64,
+    /// Of these, those of units that an interrupted run or a share had finished.
+    pub(crate) bytes_resumed: u64,
 }
 
-fn merge_into(
+/// Which units a process does, and how it takes up those that are done.
+pub(crate) struct Work<'a> {
+    /// Whether this process does unit number so-and-so; `None` if it does all.
+    pub(crate) is_own: Option<&'a (dyn Fn(usize) -> bool + Sync)>,
+    /// Whether finished units are compared with the sources. Shares compare sizes and times instead, or the last step
+    /// would read all sources again.
+    pub(crate) compares_sources: bool,
+}
+
+impl Work<'_> {
+    /// Everything, by one process.
+    pub(crate) const ALL: Self = Self { is_own: None, compares_sources: true };
+
+    fn is_own(&self, unit_idx: usize) -> bool {
+        self.is_own.is_none_or(|is_own| is_own(unit_idx))
+    }
+}
+
+/// The cut of the work on a plan's outputs.
+pub(crate) fn units_of(outputs: &[&OutputPlan], layout: &MergeLayout) -> UnitList {
+    let entries = layout.catalog.entries();
+    let dtype_of = |t: usize, k: usize| output_dtype(layout.classes[t], entries[t].dtype, outputs[k].dtype);
+    cut_units(layout, &|_| true, &dtype_of, outputs.len())
+}
+
+pub(crate) fn merge_into(
     staged: &[StagedOutput<'_>],
-    sources: &[OpenSource],
-    layout: &MergeLayout,
+    (sources, layout): (&[OpenSource], &MergeLayout),
+    work: &Work<'_>,
     run: &RunContext<'_>,
 ) -> Result<Merged, Error> {
     let combinations =
@@ -220,22 +273,30 @@ fn merge_into(
     let digest = staged.first().map_or(DigestChoice::None, |output| output.plan.digest);
     let entries = layout.catalog.entries();
     let dtype_of = |t: usize, k: usize| output_dtype(layout.classes[t], entries[t].dtype, staged[k].plan.dtype);
-    let units = cut_units(layout, &|_| true, &|t, k| dtype_of(t, k), staged.len());
+    let plans: Vec<&OutputPlan> = staged.iter().map(|output| output.plan).collect();
+    let units = units_of(&plans, layout);
     let read_by: Vec<Vec<usize>> = layout.classes.iter().map(|&class| source_use(class, &combinations).read).collect();
     let views = layout.views(sources);
     let source_refs: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
-    let bytes_read = bytes_read(layout, &source_refs, &read_by);
-    let held = Held::of_sources(sources).with_outputs(staged.iter().map(|output| output.plan)).bytes(&layout.catalog);
-    let held = held.saturating_add(held_bytes(staged.iter().map(|output| output.plan), run.limits.n_threads.get()));
-    let piece = fit_piece(layout, (sources.len(), staged.len()), held, bytes_read, run)?;
-    let rules = prepare_rules(&combinations, RuleInputs { layout, sources: &source_refs, piece }, run)?;
-
     let ledger = Ledger::new(&layout.catalog, &units, digest.kind(), &dtype_of);
     let source_paths: Vec<PathBuf> = sources.iter().map(|source| source.path.clone()).collect();
     let reading = Reading { layout, sources: &source_refs, read_by: &read_by };
-    let done = crate::resume::restore(staged, &units, &reading, &ledger, run)?;
+    let bytes_read = match work.is_own {
+        None => bytes_read(layout, &source_refs, &read_by),
+        Some(is_own) => reading.bytes_of_units(&units, is_own),
+    };
+    let held = Held::of_sources(sources).with_outputs(plans.iter().copied()).bytes(&layout.catalog);
+    let held = held.saturating_add(held_bytes(plans.iter().copied(), run.limits.n_threads.get()));
+    let piece = fit_piece(layout, (sources.len(), staged.len()), held, bytes_read, run)?;
+    let done = crate::resume::restore(staged, (&units, work.compares_sources), &reading, &ledger, run)?;
+    let is_left = |unit_idx: usize| work.is_own(unit_idx) && !done.contains(unit_idx);
+    // The rules of experts read the sources to be prepared.
+    let rules = match (0..units.len()).any(is_left) {
+        true => prepare_rules(&combinations, RuleInputs { layout, sources: &source_refs, piece }, run)?,
+        false => combinations.iter().map(|_| None).collect(),
+    };
     run.progress.begin(Stage::Merge, bytes_read);
-    let bytes_resumed = done.bytes_read(&units, &reading);
+    let bytes_resumed = reading.bytes_of_units(&units, &|unit_idx| done.contains(unit_idx));
     run.progress.resume(bytes_resumed);
     with_background_sync(staged, |wrote| {
         let job = CombineJob {
@@ -247,7 +308,7 @@ fn merge_into(
             sinks: &sinks,
             digest,
             units: &units,
-            is_done: &|unit_idx| done.contains(unit_idx),
+            is_done: &|unit_idx| !is_left(unit_idx),
             on_unit: &|unit_idx, results| {
                 crate::resume::record(staged, unit_idx, &results)?;
                 ledger.add(unit_idx, results);

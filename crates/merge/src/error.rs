@@ -169,6 +169,20 @@ pub enum Error {
         /// What differs.
         what: &'static str,
     },
+    /// A stage holds shares of a merge that is not this one.
+    #[error("`{}` holds shares of a merge by {what}", path.display())]
+    ForeignShares {
+        /// The stage.
+        path: PathBuf,
+        /// What it is merged by.
+        what: String,
+    },
+    /// There is nothing to finish.
+    #[error("there are no shares of this merge: `{}` does not hold any", stage.display())]
+    NoShares {
+        /// The stage.
+        stage: PathBuf,
+    },
     /// There is no receipt, so there is nothing to compare with.
     #[error("`{}` holds no `{}`", folder.display(), crate::receipt::RECEIPT_NAME)]
     NoReceipt {
@@ -250,6 +264,12 @@ impl Error {
             Self::ForeignStage { .. } => {
                 Some("`--discard-partial` starts over; or finish that merge with its own command".to_owned())
             }
+            Self::ForeignShares { .. } => Some(
+                "repeat the command with the plan and the number of shares that those have, or start over with \
+                 `--discard-partial`"
+                    .to_owned(),
+            ),
+            Self::NoShares { .. } => Some("`--shard 0/1` does the whole work as one share".to_owned()),
             Self::NoReceipt { .. } => {
                 Some("only what `merge` and `sweep` wrote can be verified; `inspect` shows any checkpoint".to_owned())
             }

@@ -105,31 +105,64 @@ impl Journal {
         Ok((Self::state(file, (header, start), len_bytes, key)?, names))
     }
 
+    /// The names of files that a journal lists; none if it is not one, or not whole.
+    pub(crate) fn listed_names(storage: &dyn Storage, path: &Path) -> Result<BTreeSet<String>, Error> {
+        let file = match storage.open_for_update(path) {
+            Err(error) if error.is_not_found() => return Ok(BTreeSet::new()),
+            opened => opened?,
+        };
+        let len_bytes = file.len_bytes()?;
+        if len_bytes < HEADER_BYTES {
+            return Ok(BTreeSet::new());
+        }
+        let mut header = [0; to_index(HEADER_BYTES)];
+        file.read_exact_at(0, &mut header)?;
+        if header[..8] != *MAGIC {
+            return Ok(BTreeSet::new());
+        }
+        let list = read_frame(&*file, HEADER_BYTES, len_bytes)?.unwrap_or_default();
+        Ok(String::from_utf8_lossy(&list).split('\0').map(str::to_owned).collect())
+    }
+
+    /// Why a journal is not of this key, by its header alone; `None` if it is, or if there is none.
+    pub(crate) fn foreign_by(
+        storage: &dyn Storage,
+        path: &Path,
+        key: &StageKey,
+    ) -> Result<Option<&'static str>, Error> {
+        let file = match storage.open_for_update(path) {
+            Err(error) if error.is_not_found() => return Ok(None),
+            opened => opened?,
+        };
+        if file.len_bytes()? < HEADER_BYTES {
+            return Ok(None);
+        }
+        let mut header = [0; to_index(HEADER_BYTES)];
+        file.read_exact_at(0, &mut header)?;
+        Ok(match compare_header(&header, key) {
+            HeaderState::Foreign(what) => Some(what),
+            HeaderState::Absent | HeaderState::Ours => None,
+        })
+    }
+
     fn state(
         file: Arc<dyn WriteAt>,
         (header, start): ([u8; to_index(HEADER_BYTES)], u64),
         len_bytes: u64,
         key: &StageKey,
     ) -> Result<JournalState, Error> {
-        let (magic, rest) = header.split_at(8);
-        let (version, found_key) = rest.split_at(4);
-        if magic == [0; 8] {
-            return Ok(JournalState::Absent);
-        }
-        if magic != MAGIC || version != VERSION.to_le_bytes() {
-            return Ok(JournalState::Foreign("another version of this program"));
-        }
-        if found_key[..32] != key[..32] {
-            return Ok(JournalState::Foreign("another plan"));
-        }
-        if found_key[32..64] != key[32..64] {
-            return Ok(JournalState::Foreign("this plan, but its sources changed since"));
-        }
-        if found_key[64..] != key[64..] {
-            return Ok(JournalState::Absent);
+        match compare_header(&header, key) {
+            HeaderState::Absent => return Ok(JournalState::Absent),
+            HeaderState::Foreign(what) => return Ok(JournalState::Foreign(what)),
+            HeaderState::Ours => {}
         }
         let (records, end) = read_records(&*file, start, len_bytes)?;
         Ok(JournalState::Ours(Self { file, end: Mutex::new(end) }, records))
+    }
+
+    /// Returns once everything that was appended is on the medium.
+    pub(crate) fn sync(&self) -> Result<(), Error> {
+        Ok(self.file.sync()?)
     }
 
     /// Appends a finished unit.
@@ -140,6 +173,34 @@ impl Journal {
         *end += bytes.len() as u64;
         Ok(())
     }
+}
+
+/// What the header of a journal says.
+enum HeaderState {
+    Absent,
+    Foreign(&'static str),
+    Ours,
+}
+
+fn compare_header(header: &[u8; to_index(HEADER_BYTES)], key: &StageKey) -> HeaderState {
+    let (magic, rest) = header.split_at(8);
+    let (version, found_key) = rest.split_at(4);
+    if magic == [0; 8] {
+        return HeaderState::Absent;
+    }
+    if magic != MAGIC || version != VERSION.to_le_bytes() {
+        return HeaderState::Foreign("another version of this program");
+    }
+    if found_key[..32] != key[..32] {
+        return HeaderState::Foreign("another plan");
+    }
+    if found_key[32..64] != key[32..64] {
+        return HeaderState::Foreign("this plan, but its sources changed since");
+    }
+    if found_key[64..] != key[64..] {
+        return HeaderState::Absent;
+    }
+    HeaderState::Ours
 }
 
 fn checksum(body: &[u8]) -> [u8; CHECKSUM_BYTES] {

@@ -49,6 +49,7 @@ pub mod router;
 pub mod rule;
 pub mod scheme;
 pub mod seen;
+pub mod share;
 pub mod side_files;
 mod stage;
 mod tensor_stats;

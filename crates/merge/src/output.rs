@@ -190,6 +190,8 @@ pub(crate) struct CommitInput<'a> {
     pub(crate) layout: &'a MergeLayout,
     pub(crate) replace: Replace,
     pub(crate) seconds: f64,
+    /// Largest memory of the processes that did shares of the work.
+    pub(crate) peak_memory_bytes: Option<u64>,
 }
 
 /// Adds side files and card, writes the receipt and publishes. Before this returns there is no output.
@@ -263,7 +265,7 @@ fn describe(
         seconds: input.seconds,
         bytes_read: input.merged.bytes_read,
         bytes_written: 0,
-        peak_memory_bytes: run.host.peak_memory_bytes(),
+        peak_memory_bytes: run.host.peak_memory_bytes().max(input.peak_memory_bytes),
         n_threads: run.limits.n_threads.get(),
         receipt_digest: None,
     })

@@ -19,7 +19,7 @@ use crate::own::MERGED_FOLDER;
 use crate::plan::{MergePlan, OutputPlan};
 use crate::receipt::{MergeReceipt, RECEIPT_NAME, SourceReceipt};
 use crate::stage::check_stage;
-use crate::verify::{digest_checkpoint, read_receipt, verify_receipt};
+use crate::verify::{digest_checkpoint, read_receipt, read_receipt_of, verify_receipt};
 
 /// How an existing output was found to be what the plan makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +144,7 @@ fn check_nesting(plan: &MergePlan, storage: &dyn Storage) -> Result<(), Error> {
 }
 
 /// Neither an output nor its stage may replace a source.
-fn refuse_sources(storage: &dyn Storage, output: &OutputPlan, sources: &[OpenSource]) -> Result<(), Error> {
+pub(crate) fn refuse_sources(storage: &dyn Storage, output: &OutputPlan, sources: &[OpenSource]) -> Result<(), Error> {
     let target = storage.canonical_path(&output.path)?;
     let stage = storage.canonical_path(&stage_path(&output.path))?;
     for source in sources {
@@ -190,6 +190,28 @@ fn find_existing(
     Ok(Some(Done { receipt, compared }))
 }
 
+/// Whether this plan's output is at its path already: what its receipt says, without a look at its tensors.
+///
+/// # Errors
+/// `OutputExists` for another output, unless it is to be replaced; `Storage` where nothing can be written.
+pub(crate) fn is_published(output: &OutputPlan, replace: Replace, storage: &dyn Storage) -> Result<bool, Error> {
+    let path = &output.path;
+    match look_at(storage, path)? {
+        Place::Free => return Ok(check_place(storage, path).map(|()| false)?),
+        Place::Folder if is_empty_folder(storage, path)? => {
+            return Ok(check_folder(storage, path, MERGED_FOLDER).map(|()| false)?);
+        }
+        _ if replace == Replace::Force => return Ok(check_folder(storage, path, MERGED_FOLDER).map(|()| false)?),
+        Place::Folder | Place::Link(_) => {}
+        Place::File | Place::Other => return Err(exists(storage, path, "")),
+    }
+    let Ok(receipt) = read_receipt_of(storage, path) else { return Err(exists(storage, path, "")) };
+    match receipt.plan_digest == output.digest()? {
+        true => Ok(true),
+        false => Err(exists(storage, path, "holds another merge")),
+    }
+}
+
 /// The error for an existing output: `--force` is proposed only where it would be allowed.
 fn exists(storage: &dyn Storage, path: &Path, holds: &str) -> Error {
     match check_folder(storage, path, MERGED_FOLDER) {
@@ -233,13 +255,12 @@ fn has_digest(
 }
 
 /// Refuses before the first byte is written if a disk cannot hold its outputs.
-pub(crate) fn check_disk_space(
-    pending: &Pending<'_>,
-    layouts: &[OutputLayout],
+pub(crate) fn check_disk_space<'a>(
+    outputs: impl Iterator<Item = (&'a OutputPlan, &'a OutputLayout)>,
     run: &RunContext<'_>,
 ) -> Result<(), Error> {
     let mut needed_bytes = 0;
-    for (output, layout) in pending.outputs().zip(layouts) {
+    for (output, layout) in outputs {
         needed_bytes += layout.len_bytes();
         let staged_bytes = run
             .storage

@@ -23,6 +23,16 @@ pub(crate) struct Reading<'a> {
     pub(crate) read_by: &'a [Vec<usize>],
 }
 
+impl Reading<'_> {
+    /// Source bytes that go into the units for which `is_counted` holds.
+    pub(crate) fn bytes_of_units(&self, units: &UnitList, is_counted: &dyn Fn(usize) -> bool) -> u64 {
+        let of_part =
+            |part: &Part| stored_bytes(self.sources, &self.read_by[part.tensor_idx], part.tensor_idx, &part.elements);
+        let counted = (0..units.len()).filter(|&unit_idx| is_counted(unit_idx));
+        counted.flat_map(|unit_idx| units.parts(unit_idx)).map(of_part).sum()
+    }
+}
+
 /// Units that need not be done again.
 #[derive(Debug, Default)]
 pub(crate) struct DoneUnits {
@@ -32,15 +42,6 @@ pub(crate) struct DoneUnits {
 impl DoneUnits {
     pub(crate) fn contains(&self, unit_idx: usize) -> bool {
         self.is_done.get(unit_idx).copied().unwrap_or(false)
-    }
-
-    /// Source bytes that went into the finished units.
-    pub(crate) fn bytes_read(&self, units: &UnitList, reading: &Reading<'_>) -> u64 {
-        let of_part = |part: &Part| {
-            stored_bytes(reading.sources, &reading.read_by[part.tensor_idx], part.tensor_idx, &part.elements)
-        };
-        let done = (0..units.len()).filter(|&unit_idx| self.contains(unit_idx));
-        done.flat_map(|unit_idx| units.parts(unit_idx)).map(of_part).sum()
     }
 }
 
@@ -55,14 +56,17 @@ pub(crate) fn record(staged: &[StagedOutput<'_>], unit_idx: usize, results: &[Pa
                 stats: part.outputs[k].1,
             })
             .collect();
-        output.journal.append(&UnitRecord { unit_idx: unit_idx as u64, parts })
+        let journal = output.journal.as_ref();
+        journal.map_or(Ok(()), |journal| journal.append(&UnitRecord { unit_idx: unit_idx as u64, parts }))
     })
 }
 
 /// Reads back every unit that all journals name; the whole ones go to the ledger and are not done again.
+///
+/// The sources are read again too if `compares_sources`; otherwise the caller knows that they are the same.
 pub(crate) fn restore(
     staged: &[StagedOutput<'_>],
-    units: &UnitList,
+    (units, compares_sources): (&UnitList, bool),
     reading: &Reading<'_>,
     ledger: &Ledger<'_>,
     run: &RunContext<'_>,
@@ -78,7 +82,7 @@ pub(crate) fn restore(
     for_each_number(run, candidates.len(), &|number, buffer| {
         let (unit_idx, results) = &candidates[number];
         let parts = units.parts(*unit_idx);
-        if has_its_sources(staged, parts, results, reading, buffer)
+        if (!compares_sources || has_its_sources(staged, parts, results, reading, buffer))
             && is_whole(staged, parts, results, reading.layout, buffer)
         {
             ledger.add(*unit_idx, results.clone());
@@ -125,7 +129,8 @@ fn has_its_sources(
 fn common_units(staged: &[StagedOutput<'_>], units: &UnitList) -> Vec<(usize, Vec<PartResult>)> {
     let mut by_unit: Vec<Vec<&UnitRecord>> = vec![Vec::new(); units.len()];
     for (k, output) in staged.iter().enumerate() {
-        for record in &output.found {
+        // Of a unit that was done twice, the last record counts.
+        for record in output.found.iter().rev() {
             let Some(slot) = by_unit.get_mut(to_index(record.unit_idx)) else { continue };
             if slot.len() == k && record.parts.len() == units.parts(to_index(record.unit_idx)).len() {
                 slot.push(record);
@@ -159,7 +164,7 @@ fn is_whole(
             let entry = &layout.catalog.entries()[part.tensor_idx];
             let dtype = output_dtype(layout.classes[part.tensor_idx], entry.dtype, output.plan.dtype);
             let kind = output.plan.digest.kind().unwrap_or(DigestKind::Xxh3);
-            let read = |elements, out: &mut [u8]| output.staged.read_back(part.tensor_idx, elements, out).is_ok();
+            let read = |elements, out: &mut [u8]| output.staged.read_to_keep(part.tensor_idx, elements, out).is_ok();
             let found = hash_part(part, (kind, dtype, entry.n_elements()), buffer, &read);
             found.as_ref() == Some(&result.outputs[k].0)
         })

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use thalweg_checkpoint::{CONFIG_FILE_NAME, OutputLayout, SideFile, SideFileKind, StagedCheckpoint};
+use thalweg_checkpoint::{CONFIG_FILE_NAME, LOCK_NAME, OutputLayout, SideFile, SideFileKind, StagedCheckpoint};
 use thalweg_storage::guard::{Contents, Place, STAGE_HINT, foreign_entries, look_at, remove_own_folder, shown_names};
 use thalweg_storage::publish::{Replace, stage_path};
 use thalweg_storage::{Lock, Storage};
@@ -22,27 +22,27 @@ use crate::output::{CARD_NAME, source_files};
 use crate::own::{MERGED_FOLDER, merged_contents};
 use crate::plan::OutputPlan;
 use crate::receipt::RECEIPT_NAME;
+use crate::share::is_share_name;
 use crate::side_files::travelling_files;
 use crate::verify::read_receipt_of;
-
-/// Keeps two processes from one stage.
-const LOCK_NAME: &str = "thalweg-lock";
 
 /// An output that is being written.
 pub(crate) struct StagedOutput<'a> {
     pub(crate) plan: &'a OutputPlan,
     pub(crate) staged: StagedCheckpoint,
-    pub(crate) journal: Journal,
+    /// Where finished units are noted; `None` if nothing is to be resumed from it.
+    pub(crate) journal: Option<Journal>,
     /// What an earlier run's journal says.
     pub(crate) found: Vec<UnitRecord>,
     pub(crate) plan_digest: String,
     /// Files that may be in the stage and are ours.
     pub(crate) leftovers: BTreeSet<String>,
-    _lock: Lock,
+    /// Held as long as the stage is in use.
+    pub(crate) _locks: Vec<Lock>,
 }
 
 /// What is at the path of a stage.
-enum StagePlace {
+pub(crate) enum StagePlace {
     /// Nothing, or an empty folder.
     Free,
     /// A stage: it has a lock file.
@@ -59,7 +59,11 @@ pub(crate) fn check_stage(storage: &dyn Storage, output: &OutputPlan, options: E
     find_stage(storage, output, options).map(|_| ())
 }
 
-fn find_stage(storage: &dyn Storage, output: &OutputPlan, options: ExecuteOptions) -> Result<StagePlace, Error> {
+pub(crate) fn find_stage(
+    storage: &dyn Storage,
+    output: &OutputPlan,
+    options: ExecuteOptions,
+) -> Result<StagePlace, Error> {
     let stage = stage_path(&output.path);
     match look_at(storage, &stage)? {
         Place::Free => return Ok(StagePlace::Free),
@@ -90,7 +94,7 @@ fn find_stage(storage: &dyn Storage, output: &OutputPlan, options: ExecuteOption
     }
 }
 
-fn refuse(path: &Path, holds: String) -> Error {
+pub(crate) fn refuse(path: &Path, holds: String) -> Error {
     thalweg_storage::Error::MayNotReplace { path: path.to_owned(), holds, hint: STAGE_HINT }.into()
 }
 
@@ -110,29 +114,28 @@ pub(crate) fn stage_output<'a>(
     }
     storage.create_folder(&stage)?;
     let lock = storage.lock(&stage.join(LOCK_NAME))?;
-    if !lock.is_held() {
-        run.progress.note(&format!(
-            "the file system of `{}` has no locks: take care that no other merge writes there",
-            stage.display()
-        ));
-    }
+    note_lack_of_locks(&lock, &stage, run);
     let plan_digest = output.digest()?;
     let key = stage_key(output, &plan_digest, sources, reading);
     let output_layout = Arc::new(output_layout);
     let journal_path = stage.join(JOURNAL_NAME);
     let (state, listed) = Journal::open(&**storage, &journal_path, &key)?;
-    let mut names = stage_names(output, sources, &output_layout);
-    names.extend(travelling_files(output, sources, &**storage)?.into_iter().map(|file| file.name));
-    let known: BTreeSet<String> = names.iter().cloned().chain(listed).collect();
+    let names = stage_names(output, sources, &output_layout, &**storage)?;
+    let mut known: BTreeSet<String> = names.iter().cloned().chain(listed).collect();
+    let of_shares = names_of_shares(&**storage, &stage)?;
+    if !of_shares.is_empty() && options.partial == PartialStage::Resume {
+        return Err(Error::ForeignStage { path: stage, what: "this or another plan in shares" });
+    }
+    known.extend(of_shares);
     check_names(&**storage, &stage, &known)?;
     let staged = |staged, journal, found| StagedOutput {
         plan: output,
         staged,
-        journal,
+        journal: Some(journal),
         found,
         plan_digest,
         leftovers: known.clone(),
-        _lock: lock,
+        _locks: vec![lock],
     };
     if options.partial != PartialStage::Discard {
         match state {
@@ -157,8 +160,22 @@ pub(crate) fn stage_output<'a>(
     Ok(staged(created, journal, Vec::new()))
 }
 
+pub(crate) fn note_lack_of_locks(lock: &Lock, stage: &Path, run: &RunContext<'_>) {
+    if !lock.is_held() {
+        run.progress.note(&format!(
+            "the file system of `{}` has no locks: take care that no other merge writes there",
+            stage.display()
+        ));
+    }
+}
+
 /// Every name that this plan may put into its stage.
-fn stage_names(output: &OutputPlan, sources: &[OpenSource], layout: &OutputLayout) -> BTreeSet<String> {
+pub(crate) fn stage_names(
+    output: &OutputPlan,
+    sources: &[OpenSource],
+    layout: &OutputLayout,
+    storage: &dyn Storage,
+) -> Result<BTreeSet<String>, Error> {
     let mut names: BTreeSet<String> = layout.files().iter().map(|file| file.name.clone()).collect();
     names.extend(layout.documents().iter().map(|document| document.name.clone()));
     let fixed = [LOCK_NAME, JOURNAL_NAME, RECEIPT_NAME, CARD_NAME, CONFIG_FILE_NAME];
@@ -170,10 +187,21 @@ fn stage_names(output: &OutputPlan, sources: &[OpenSource], layout: &OutputLayou
         let can_travel = |file: &&SideFile| !matches!(file.kind, SideFileKind::Stays(_));
         names.extend(files.iter().filter(can_travel).map(|file| file.name.clone()));
     }
-    names
+    names.extend(travelling_files(output, sources, storage)?.into_iter().map(|file| file.name));
+    Ok(names)
 }
 
-fn check_names(storage: &dyn Storage, stage: &Path, known: &BTreeSet<String>) -> Result<(), Error> {
+/// The files of shares in a stage, and the names that their journals list; none if there is no stage.
+pub(crate) fn names_of_shares(storage: &dyn Storage, stage: &Path) -> Result<BTreeSet<String>, Error> {
+    let mut names = BTreeSet::new();
+    for entry in storage.list_folder(stage)?.into_iter().filter(|entry| is_share_name(&entry.name)) {
+        names.extend(Journal::listed_names(storage, &stage.join(&entry.name))?);
+        names.insert(entry.name);
+    }
+    Ok(names)
+}
+
+pub(crate) fn check_names(storage: &dyn Storage, stage: &Path, known: &BTreeSet<String>) -> Result<(), Error> {
     match foreign_entries(storage, stage, known)? {
         foreign if foreign.is_empty() => Ok(()),
         foreign => Err(refuse(stage, format!("is an interrupted merge, but also holds {}", shown_names(&foreign)))),
@@ -181,7 +209,7 @@ fn check_names(storage: &dyn Storage, stage: &Path, known: &BTreeSet<String>) ->
 }
 
 /// Removes all but the lock. The caller has checked that everything is ours.
-fn empty_stage(storage: &dyn Storage, stage: &Path) -> Result<(), Error> {
+pub(crate) fn empty_stage(storage: &dyn Storage, stage: &Path) -> Result<(), Error> {
     for entry in storage.list_folder(stage)? {
         if entry.name != LOCK_NAME {
             storage.remove(&stage.join(&entry.name))?;
@@ -195,14 +223,27 @@ fn empty_stage(storage: &dyn Storage, stage: &Path) -> Result<(), Error> {
 /// Without digests, also the sizes and times of the sources. With digests, each finished part is compared with the
 /// sources.
 fn stage_key(output: &OutputPlan, plan_digest: &str, sources: &[OpenSource], reading: &Digest) -> StageKey {
+    let identity = match output.digest.kind() {
+        None => identity_of(output, sources),
+        Some(_) => String::new(),
+    };
+    join_key(plan_digest, &identity, reading)
+}
+
+/// Names, sizes and times of an output's sources.
+pub(crate) fn identity_of(output: &OutputPlan, sources: &[OpenSource]) -> String {
     let mut identity = String::new();
-    for planned in output.sources.iter().filter(|_| output.digest.kind().is_none()) {
+    for planned in &output.sources {
         let source = sources.iter().find(|source| source.path == planned.path);
         for file in source.map(source_files).unwrap_or_default() {
             let (length, modified, changed) = (file.len_bytes, file.modified_ns, file.changed_ns.unwrap_or_default());
             identity.push_str(&format!("{}\0{length}\0{modified}\0{changed}\0", file.name));
         }
     }
+    identity
+}
+
+pub(crate) fn join_key(plan_digest: &str, identity: &str, reading: &Digest) -> StageKey {
     let mut key = [0; 96];
     key[..32].copy_from_slice(&bytes_digest(DigestKind::Blake3, plan_digest.as_bytes()).to_bytes());
     key[32..64].copy_from_slice(&bytes_digest(DigestKind::Blake3, identity.as_bytes()).to_bytes());

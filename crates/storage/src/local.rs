@@ -332,6 +332,33 @@ fn mount_of(path: &Path) -> Option<(u32, u32, u64)> {
     Some((found.stx_dev_major, found.stx_dev_minor, found.stx_mnt_id))
 }
 
+impl LocalStorage {
+    fn lock_by(&self, path: &Path, operation: FlockOperation) -> Result<Lock, Error> {
+        /// How often the file may be replaced under us before we say that it is in use.
+        const MAX_ATTEMPTS: usize = 8;
+        check_local(path)?;
+        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).clone();
+        for _ in 0..MAX_ATTEMPTS {
+            if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+                return Err(Error::NotAFile { path: path.to_owned() });
+            }
+            let (file, info) = self.pool.open_with_room(|| open_if_regular(path, &options))?;
+            match retry_on_intr(|| rustix::fs::flock(&file, operation)) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => break,
+                // A file system without locks: two processes on one stage are then the user's care.
+                Err(error) if lacks_locks(error) => return Ok(Lock::unsupported()),
+                Err(error) => return Err(io_error("lock", path)(error.into())),
+            }
+            // Its last holder may have removed the file after we opened it: then our lock has no effect.
+            if fs::metadata(path).is_ok_and(|metadata| info_of(&metadata).id == info.id) {
+                return Ok(Lock::held(file));
+            }
+        }
+        Err(Error::Locked { path: path.to_owned() })
+    }
+}
+
 impl Storage for LocalStorage {
     fn file_info(&self, path: &Path) -> Result<FileInfo, Error> {
         check_local(path)?;
@@ -411,6 +438,18 @@ impl Storage for LocalStorage {
         check_local(path)?;
         let (file, _) = self.pool.open_with_room(|| open_regular(path, &updating()))?;
         Ok(Arc::new(LocalOutput { path: path.to_owned(), file }))
+    }
+
+    fn open_together(&self, path: &Path, len_bytes: u64) -> Result<Arc<dyn WriteAt>, Error> {
+        check_local(path)?;
+        let options = updating().create(true).truncate(false).clone();
+        let (file, info) = self.pool.open_with_room(|| open_if_regular(path, &options))?;
+        let output = LocalOutput { path: path.to_owned(), file };
+        if info.len_bytes < len_bytes {
+            // Others may have the file open already, so it stays if this fails.
+            output.reserve(len_bytes)?;
+        }
+        Ok(Arc::new(output))
     }
 
     fn create_folder(&self, path: &Path) -> Result<(), Error> {
@@ -496,28 +535,11 @@ impl Storage for LocalStorage {
     }
 
     fn lock(&self, path: &Path) -> Result<Lock, Error> {
-        /// How often the file may be replaced under us before we say that it is in use.
-        const MAX_ATTEMPTS: usize = 8;
-        check_local(path)?;
-        let options = OpenOptions::new().write(true).create(true).truncate(false).clone();
-        for _ in 0..MAX_ATTEMPTS {
-            if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-                return Err(Error::NotAFile { path: path.to_owned() });
-            }
-            let (file, info) = self.pool.open_with_room(|| open_if_regular(path, &options))?;
-            match retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)) {
-                Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => break,
-                // A file system without locks: two processes on one stage are then the user's care.
-                Err(error) if lacks_locks(error) => return Ok(Lock::unsupported()),
-                Err(error) => return Err(io_error("lock", path)(error.into())),
-            }
-            // Its last holder may have removed the file after we opened it: then our lock has no effect.
-            if fs::metadata(path).is_ok_and(|metadata| info_of(&metadata).id == info.id) {
-                return Ok(Lock::held(file));
-            }
-        }
-        Err(Error::Locked { path: path.to_owned() })
+        self.lock_by(path, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    fn lock_shared(&self, path: &Path) -> Result<Lock, Error> {
+        self.lock_by(path, FlockOperation::NonBlockingLockShared)
     }
 }
 

@@ -3,7 +3,7 @@
 //! It can do without renames, as an object store does; see [`MemoryStorage::with_commit_style`]. Nothing in it
 //! survives the process, so a sync does nothing. There are no links, and relative paths start at the root.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -44,7 +44,8 @@ struct Disk {
 #[derive(Debug)]
 struct Tree {
     nodes: BTreeMap<PathBuf, Node>,
-    locked: BTreeSet<PathBuf>,
+    /// Whether each lock that is held is shared, and by how many.
+    locked: BTreeMap<PathBuf, (bool, usize)>,
     n_made: u64,
 }
 
@@ -299,7 +300,7 @@ impl MemoryStorage {
 
     fn with_limits(commit_style: CommitStyle, capacity_bytes: u64) -> Self {
         let nodes = BTreeMap::from([(PathBuf::from("/"), Node::Folder(0))]);
-        let tree = Mutex::new(Tree { nodes, locked: BTreeSet::new(), n_made: 0 });
+        let tree = Mutex::new(Tree { nodes, locked: BTreeMap::new(), n_made: 0 });
         let space = Arc::new(Space { capacity_bytes, used_bytes: AtomicU64::new(0) });
         Self { disk: Arc::new(Disk { tree, space, commit_style }) }
     }
@@ -324,6 +325,24 @@ impl MemoryStorage {
     }
 }
 
+impl MemoryStorage {
+    fn take_lock(&self, path: &Path, is_shared: bool) -> Result<Lock, Error> {
+        match self.open(path) {
+            Err(error) if error.is_not_found() => drop(self.create_file(path, 0)?),
+            opened => drop(opened?),
+        }
+        let place = normal_path(path);
+        let mut tree = self.disk.tree();
+        match tree.locked.get_mut(&place) {
+            Some((true, n_holders)) if is_shared => *n_holders += 1,
+            Some(_) => return Err(Error::Locked { path: path.to_owned() }),
+            None => drop(tree.locked.insert(place.clone(), (is_shared, 1))),
+        }
+        drop(tree);
+        Ok(Lock::held(MemoryLock { disk: Arc::clone(&self.disk), path: place }))
+    }
+}
+
 /// A lock that is held.
 #[derive(Debug)]
 struct MemoryLock {
@@ -333,7 +352,11 @@ struct MemoryLock {
 
 impl Drop for MemoryLock {
     fn drop(&mut self) {
-        self.disk.tree().locked.remove(&self.path);
+        let mut tree = self.disk.tree();
+        match tree.locked.get_mut(&self.path) {
+            Some((_, n_holders)) if *n_holders > 1 => *n_holders -= 1,
+            _ => drop(tree.locked.remove(&self.path)),
+        }
     }
 }
 
@@ -455,15 +478,11 @@ impl Storage for MemoryStorage {
     }
 
     fn lock(&self, path: &Path) -> Result<Lock, Error> {
-        match self.open(path) {
-            Err(error) if error.is_not_found() => drop(self.create_file(path, 0)?),
-            opened => drop(opened?),
-        }
-        let place = normal_path(path);
-        if !self.disk.tree().locked.insert(place.clone()) {
-            return Err(Error::Locked { path: path.to_owned() });
-        }
-        Ok(Lock::held(MemoryLock { disk: Arc::clone(&self.disk), path: place }))
+        self.take_lock(path, false)
+    }
+
+    fn lock_shared(&self, path: &Path) -> Result<Lock, Error> {
+        self.take_lock(path, true)
     }
 
     fn commit_style(&self) -> CommitStyle {

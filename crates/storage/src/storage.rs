@@ -203,6 +203,24 @@ pub trait Storage: Send + Sync + Debug {
     /// `Io`.
     fn open_for_update(&self, path: &Path) -> Result<Arc<dyn WriteAt>, Error>;
 
+    /// Opens a file of `len_bytes` bytes that several processes write at once, each its own ranges: made or lengthened
+    /// if need be, with its space reserved, never cut or emptied.
+    ///
+    /// # Errors
+    /// `Io`, also when the disk cannot hold it; `NotAFile`.
+    fn open_together(&self, path: &Path, len_bytes: u64) -> Result<Arc<dyn WriteAt>, Error> {
+        let file = match self.create_file(path, len_bytes) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {
+                self.open_for_update(path)?
+            }
+            created => return created,
+        };
+        if file.len_bytes()? < len_bytes {
+            file.write_all_at(len_bytes - 1, &[0])?;
+        }
+        Ok(file)
+    }
+
     /// Makes a folder and its missing parents; no error if it is there already. The names of the parents that were
     /// missing are then durable; the folder's own name is once the folder above it is synced.
     ///
@@ -262,6 +280,12 @@ pub trait Storage: Send + Sync + Debug {
     /// # Errors
     /// `Locked` if another process holds it; `Io`.
     fn lock(&self, path: &Path) -> Result<Lock, Error>;
+
+    /// As `lock`, but any number of holders share it: it keeps only holders of the exclusive lock away.
+    ///
+    /// # Errors
+    /// As `lock`.
+    fn lock_shared(&self, path: &Path) -> Result<Lock, Error>;
 
     /// How an output becomes visible here.
     fn commit_style(&self) -> CommitStyle {

@@ -92,7 +92,8 @@ struct State {
     renames: Renames,
     capacity_bytes: Option<u64>,
     commit_style: CommitStyle,
-    locked: Vec<PathBuf>,
+    /// The locks that are held, and whether each is shared.
+    locked: Vec<(PathBuf, bool)>,
 }
 
 /// The most that any such disk holds: a length that comes from a broken file is refused before it is allocated.
@@ -451,7 +452,26 @@ struct CrashLock {
 
 impl Drop for CrashLock {
     fn drop(&mut self) {
-        self.disk.state().locked.retain(|path| *path != self.path);
+        let mut state = self.disk.state();
+        if let Some(at) = state.locked.iter().position(|(path, _)| *path == self.path) {
+            state.locked.remove(at);
+        }
+    }
+}
+
+impl CrashDisk {
+    fn take_lock(&self, path: &Path, is_shared: bool) -> Result<Lock, Error> {
+        match self.open(path) {
+            Err(error) if error.is_not_found() => drop(self.create_file(path, 0)?),
+            opened => drop(opened?),
+        }
+        let place = self.canonical_path(path)?;
+        let mut state = self.state();
+        if state.locked.iter().any(|(locked, both)| *locked == place && !(is_shared && *both)) {
+            return Err(Error::Locked { path: path.to_owned() });
+        }
+        state.locked.push((place.clone(), is_shared));
+        Ok(Lock::held(CrashLock { disk: self.clone(), path: place }))
     }
 }
 
@@ -576,17 +596,11 @@ impl Storage for CrashDisk {
     }
 
     fn lock(&self, path: &Path) -> Result<Lock, Error> {
-        match self.open(path) {
-            Err(error) if error.is_not_found() => drop(self.create_file(path, 0)?),
-            opened => drop(opened?),
-        }
-        let place = self.canonical_path(path)?;
-        let mut state = self.state();
-        if state.locked.contains(&place) {
-            return Err(Error::Locked { path: path.to_owned() });
-        }
-        state.locked.push(place.clone());
-        Ok(Lock::held(CrashLock { disk: self.clone(), path: place }))
+        self.take_lock(path, false)
+    }
+
+    fn lock_shared(&self, path: &Path) -> Result<Lock, Error> {
+        self.take_lock(path, true)
     }
 
     fn commit_style(&self) -> CommitStyle {

@@ -64,7 +64,7 @@ impl SuiteFolder {
 /// # Panics
 /// At the first thing that is not as it must be.
 pub fn check_storage(make: impl Fn() -> SuiteFolder) {
-    let checks: [fn(&SuiteFolder); 14] = [
+    let checks: [fn(&SuiteFolder); 15] = [
         check_bytes,
         check_ends_of_files,
         check_small_files,
@@ -78,6 +78,7 @@ pub fn check_storage(make: impl Fn() -> SuiteFolder) {
         check_remove,
         check_changes,
         check_locks_and_paths,
+        check_files_opened_together,
         check_threads,
     ];
     checks.iter().for_each(|check| check(&make()));
@@ -308,6 +309,15 @@ fn check_locks_and_paths(at: &SuiteFolder) {
     drop(at.storage.lock(&at.path("other")).unwrap());
     drop(lock);
     drop(at.storage.lock(&path).unwrap());
+    let shared = [at.storage.lock_shared(&path).unwrap(), at.storage.lock_shared(&path).unwrap()];
+    assert!(matches!(at.storage.lock(&path), Err(Error::Locked { path: found }) if found == path));
+    let [first, second] = shared;
+    drop(first);
+    assert!(matches!(at.storage.lock(&path), Err(Error::Locked { .. })), "one holder is left");
+    drop(second);
+    let alone = at.storage.lock(&path).unwrap();
+    assert!(matches!(at.storage.lock_shared(&path), Err(Error::Locked { .. })));
+    drop(alone);
     assert!(at.storage.lock(&at.path("missing/lock")).unwrap_err().is_not_found());
     at.make_folder("f");
     assert!(at.storage.lock(&at.path("f")).is_err());
@@ -318,6 +328,22 @@ fn check_locks_and_paths(at: &SuiteFolder) {
     for (name, expected) in [("f/../lock", "lock"), ("f/./new/deep", "f/new/deep"), ("no/../new", "new"), ("f/", "f")] {
         assert_eq!(canonical(name), root.join(expected), "{name}");
     }
+}
+
+/// A file that several open: made by the first, never emptied by the others.
+fn check_files_opened_together(at: &SuiteFolder) {
+    let path = at.path("both");
+    let first = at.storage.open_together(&path, 8).unwrap();
+    first.write_all_at(0, b"ab").unwrap();
+    let second = at.storage.open_together(&path, 8).unwrap();
+    second.write_all_at(6, b"yz").unwrap();
+    first.write_all_at(2, b"cd").unwrap();
+    assert_eq!(at.bytes("both"), b"abcd\0\0yz");
+    assert_eq!(at.storage.open_together(&path, 10).unwrap().len_bytes().unwrap(), 10);
+    assert_eq!(at.bytes("both"), b"abcd\0\0yz\0\0");
+    assert_eq!(at.storage.open_together(&path, 3).unwrap().len_bytes().unwrap(), 10, "it is not cut");
+    at.make_folder("f2");
+    assert!(at.storage.open_together(&at.path("f2"), 1).is_err());
 }
 
 fn check_threads(at: &SuiteFolder) {

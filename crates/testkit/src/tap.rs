@@ -132,6 +132,9 @@ impl Storage for Tap {
     fn open_for_update(&self, path: &Path) -> Result<Arc<dyn WriteAt>, Error> {
         self.inner.open_for_update(path)
     }
+    fn open_together(&self, path: &Path, len_bytes: u64) -> Result<Arc<dyn WriteAt>, Error> {
+        self.inner.open_together(path, len_bytes)
+    }
     fn create_folder(&self, path: &Path) -> Result<(), Error> {
         self.inner.create_folder(path)
     }
@@ -155,6 +158,10 @@ impl Storage for Tap {
     }
     fn lock(&self, path: &Path) -> Result<Lock, Error> {
         let lock = self.inner.lock(path)?;
+        Ok(if self.seen.lock().unwrap().has_no_locks { Lock::unsupported() } else { lock })
+    }
+    fn lock_shared(&self, path: &Path) -> Result<Lock, Error> {
+        let lock = self.inner.lock_shared(path)?;
         Ok(if self.seen.lock().unwrap().has_no_locks { Lock::unsupported() } else { lock })
     }
     fn commit_style(&self) -> CommitStyle {

@@ -1,4 +1,4 @@
-//! Recognizes the folders that thalweg wrote into a run: a merge by its receipt, a stage by its journal.
+//! Recognizes the folders that thalweg wrote into a run: a merge by its receipt, a stage by its journal or lock.
 //!
 //! Whatever its name, such a folder is not a raw checkpoint of the run.
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use thalweg_checkpoint::{JOURNAL_NAME, RECEIPT_NAME};
+use thalweg_checkpoint::{RECEIPT_NAME, is_unfinished_output};
 use thalweg_storage::Storage;
 
 use crate::state::{CheckpointState, Fault};
@@ -36,8 +36,7 @@ pub fn describe_own_output(storage: &dyn Storage, path: &Path) -> Option<String>
         let what = n_sources.map_or_else(|| "merge".to_owned(), |n| format!("merge of {n}"));
         Some(format!("{what}, not part of the run (it has a receipt, `{RECEIPT_NAME}`)"))
     } else {
-        let is_stage = storage.file_info(&path.join(JOURNAL_NAME)).is_ok();
-        is_stage.then(|| "interrupted merge, not part of the run".to_owned())
+        is_unfinished_output(storage, path).then(|| "interrupted merge, not part of the run".to_owned())
     }
 }
 

@@ -15,6 +15,7 @@ use thalweg_tensor::counted;
 use crate::args::{ExecutionArgs, MergeArgs};
 use crate::command::Outcome;
 use crate::command::against::{check_target, compare};
+use crate::command::merge_shares::{run_finish, run_share};
 use crate::command::plan::show_plan;
 use crate::command::recipe::{is_anything_typed, plan_of_recipe, recipe_of};
 use crate::error::Error;
@@ -28,7 +29,19 @@ use crate::requests::merge_request;
 const MAX_PLAN_BYTES: u64 = 256 << 20;
 
 pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    if args.plan.is_none() && (args.shares.shard.is_some() || args.shares.finish) {
+        return Err(Error::usage_with_hint(
+            "all shares must be of one plan, so `--shard` and `--finish` need `--plan`",
+            "write the plan first: `thalweg plan ... -o plan.json`",
+        ));
+    }
     let plan = find_plan(args, world)?;
+    if let Some(choice) = args.shares.shard {
+        return run_share(args, (choice, &plan), world, messages);
+    }
+    if args.shares.finish {
+        return run_finish(args, &plan, world, messages);
+    }
     if args.dry_run {
         show_plan(&plan, args.execution.memory.0, world, messages)?;
         return Ok(Outcome::Done);
@@ -80,10 +93,7 @@ fn find_plan(args: &MergeArgs, world: &World<'_>) -> Result<MergePlan, Error> {
                 "leave them out, or make another plan with `thalweg plan`",
             ));
         }
-        let bytes = world.storage.read_file(path, MAX_PLAN_BYTES)?;
-        let text = String::from_utf8(bytes)
-            .map_err(|_| Error::usage(format!("`{}` is not a plan: it is not UTF-8 text", path.display())))?;
-        let mut plan = MergePlan::from_json(&text)?;
+        let mut plan = read_plan(path, world)?;
         if args.allow_changed {
             plan.seen_sources.clear();
         } else if plan.seen_sources.is_empty() {
@@ -102,6 +112,14 @@ fn find_plan(args: &MergeArgs, world: &World<'_>) -> Result<MergePlan, Error> {
     };
     let resolver = world.resolver();
     Ok(resolver.merge_plan(&merge_request(&args.source, &resolver)?, out)?)
+}
+
+/// Reads a plan that `plan -o` wrote.
+pub(crate) fn read_plan(path: &Path, world: &World<'_>) -> Result<MergePlan, Error> {
+    let bytes = world.storage.read_file(path, MAX_PLAN_BYTES)?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Error::usage(format!("`{}` is not a plan: it is not UTF-8 text", path.display())))?;
+    Ok(MergePlan::from_json(&text)?)
 }
 
 fn with_output(plan: MergePlan, out: &Path, world: &World<'_>) -> Result<MergePlan, Error> {

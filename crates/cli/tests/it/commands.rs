@@ -360,6 +360,9 @@ fn every_command_has_help() {
         "extrapolate",
         "law merge",
         "law curve",
+        "launch",
+        "launch slurm",
+        "launch kubernetes",
         "watch",
     ];
     for command in commands {

@@ -26,6 +26,10 @@ mod scale;
 #[cfg(test)]
 mod sets;
 #[cfg(test)]
+mod shares;
+#[cfg(test)]
+mod shares_crash;
+#[cfg(test)]
 mod stages;
 #[cfg(test)]
 mod support;

@@ -1,0 +1,56 @@
+//! `thalweg launch`: texts that let a job scheduler run the shares of a plan. The scheduler does the rest.
+
+mod kubernetes;
+mod slurm;
+
+use std::path::{Path, PathBuf};
+
+use thalweg_merge::plan::MergePlan;
+use thalweg_merge::share::MAX_SHARES;
+
+use crate::args::{LaunchArgs, LaunchWhat, WorkArgs};
+use crate::command::Outcome;
+use crate::command::merge::read_plan;
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+
+pub(crate) fn run(args: &LaunchArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    match &args.scheduler {
+        LaunchWhat::Slurm(args) => slurm::run(args, world, messages),
+        LaunchWhat::Kubernetes(args) => kubernetes::run(args, world, messages),
+    }
+}
+
+/// A plan that is to be run by a scheduler.
+struct Work {
+    /// Its file, as an absolute path: jobs begin in other folders.
+    path: PathBuf,
+    plan: MergePlan,
+    n_shares: usize,
+}
+
+impl Work {
+    fn open(args: &WorkArgs, world: &World<'_>) -> Result<Self, Error> {
+        let n_shares = args.shards.get();
+        if n_shares > MAX_SHARES {
+            return Err(Error::usage(format!(
+                "{n_shares} shares are more than the {MAX_SHARES} that a merge can have"
+            )));
+        }
+        let plan = read_plan(&args.plan, world)?;
+        let path = world.storage.canonical_path(&args.plan)?;
+        if path.to_str().is_none() {
+            return Err(Error::usage(format!("the path `{}` is not Unicode text", path.display())));
+        }
+        Ok(Self { path, plan, n_shares })
+    }
+
+    /// Paths of the plan, its sources and its outputs.
+    fn paths(&self) -> impl Iterator<Item = &Path> {
+        let sources =
+            self.plan.outputs.iter().flat_map(|output| output.sources.iter().map(|source| source.path.as_path()));
+        let outputs = self.plan.outputs.iter().map(|output| output.path.as_path());
+        std::iter::once(self.path.as_path()).chain(sources).chain(outputs)
+    }
+}

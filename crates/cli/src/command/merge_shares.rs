@@ -1,0 +1,190 @@
+//! `merge --shard` and `merge --finish`: one merge by many processes.
+
+use std::fmt::Write;
+
+use serde_json::json;
+use thalweg_merge::plan::MergePlan;
+use thalweg_merge::share::{
+    Finished, MissingShares, Share, ShareOutcome, ShareState, array_expression, execute_share, finish_shares,
+};
+use thalweg_storage::publish::stage_path;
+use thalweg_study::shell_word;
+
+use crate::args::{MergeArgs, ShardChoice};
+use crate::command::Outcome;
+use crate::command::merge::{describe, document, execute_options};
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+use crate::options::show_bytes;
+use crate::share_env::share_of_environment;
+
+/// Does one share of a plan.
+pub(crate) fn run_share(
+    args: &MergeArgs,
+    (choice, plan): (ShardChoice, &MergePlan),
+    world: &World<'_>,
+    messages: &Messages,
+) -> Result<Outcome, Error> {
+    let share = match choice {
+        ShardChoice::Given(share) => share,
+        ShardChoice::Auto(count) => share_of_environment(count, &|name| std::env::var(name).ok())?,
+    };
+    let run = world.context(args.execution.memory.0);
+    let outcomes = execute_share(plan, share, execute_options(&args.execution), &run);
+    world.clear_progress();
+    let outcomes = outcomes?;
+    messages.json(&share_document(share, &outcomes));
+    let mut text: String = outcomes.iter().map(|outcome| describe_share(share, outcome)).collect();
+    text.push_str(&next_step(args, share, &outcomes));
+    messages.text(&text);
+    Ok(Outcome::Done)
+}
+
+/// Publishes a plan whose shares are done.
+pub(crate) fn run_finish(
+    args: &MergeArgs,
+    plan: &MergePlan,
+    world: &World<'_>,
+    messages: &Messages,
+) -> Result<Outcome, Error> {
+    let run = world.context(args.execution.memory.0);
+    let finished = finish_shares(plan, execute_options(&args.execution), &run);
+    world.clear_progress();
+    let kind = "thalweg-merge-finish";
+    match finished? {
+        Finished::Merged { outcomes, count } => {
+            let mut document = document(kind, plan, &outcomes);
+            add_shares(&mut document, count, &[]);
+            messages.json(&document);
+            messages.text(&outcomes.iter().map(describe).collect::<String>());
+            Ok(Outcome::Done)
+        }
+        Finished::Missing(missing) => {
+            let mut document = document(kind, plan, &[]);
+            add_shares(&mut document, Some(missing.count), &missing.missing);
+            messages.json(&document);
+            Err(shares_missing(args, &missing))
+        }
+    }
+}
+
+fn add_shares(document: &mut serde_json::Value, count: Option<usize>, missing: &[usize]) {
+    let done: Vec<usize> = (0..count.unwrap_or(0)).filter(|share| missing.binary_search(share).is_err()).collect();
+    document["shards"] = json!(count);
+    document["done"] = json!(done);
+    document["skipped"] = json!([]);
+    document["missing"] = json!(missing);
+    document["rerun"] = rerun(missing);
+}
+
+fn rerun(missing: &[usize]) -> serde_json::Value {
+    if missing.is_empty() { serde_json::Value::Null } else { json!(array_expression(missing)) }
+}
+
+fn share_document(share: Share, outcomes: &[ShareOutcome]) -> serde_json::Value {
+    let is_done = outcomes.iter().any(|outcome| outcome.state == ShareState::Done);
+    let (done, skipped): (Vec<usize>, Vec<usize>) =
+        if is_done { (vec![share.index()], Vec::new()) } else { (Vec::new(), vec![share.index()]) };
+    let missing = missing_of(outcomes);
+    let row = |outcome: &ShareOutcome| {
+        json!({
+            "path": outcome.path,
+            "stage": stage_path(&outcome.path),
+            "state": match outcome.state {
+                ShareState::Done => "done",
+                ShareState::Skipped => "skipped",
+                ShareState::Published => "published",
+            },
+            "bytes_read": outcome.bytes_read,
+            "bytes_resumed": outcome.bytes_resumed,
+            "bytes_written": outcome.bytes_written,
+            "seconds": outcome.seconds,
+        })
+    };
+    json!({
+        "kind": "thalweg-merge-share",
+        "version": 1,
+        "shard": share.index(),
+        "shards": share.count(),
+        "done": done,
+        "skipped": skipped,
+        "missing": missing,
+        "rerun": rerun(&missing),
+        "outputs": outcomes.iter().map(row).collect::<Vec<_>>(),
+    })
+}
+
+/// Shares that some output lacks.
+fn missing_of(outcomes: &[ShareOutcome]) -> Vec<usize> {
+    let mut missing: Vec<usize> = outcomes.iter().flat_map(|outcome| outcome.missing.iter().copied()).collect();
+    missing.sort_unstable();
+    missing.dedup();
+    missing
+}
+
+fn describe_share(share: Share, outcome: &ShareOutcome) -> String {
+    let path = outcome.path.display();
+    match outcome.state {
+        ShareState::Published => format!("`{path}` is there already: nothing to do for share {share}\n"),
+        ShareState::Skipped => format!("share {share} of `{path}` was done before\n"),
+        ShareState::Done => {
+            let (read, wrote) = (show_bytes(outcome.bytes_read), show_bytes(outcome.bytes_written));
+            let mut text = format!("did share {share} of `{path}`: read {read}");
+            if outcome.bytes_resumed > 0 {
+                // Writing to a String cannot fail.
+                let _ = write!(text, ", of which {} by an earlier run", show_bytes(outcome.bytes_resumed));
+            }
+            let _ = writeln!(text, ", wrote {wrote}, {:.2} s", outcome.seconds);
+            text
+        }
+    }
+}
+
+fn next_step(args: &MergeArgs, share: Share, outcomes: &[ShareOutcome]) -> String {
+    if outcomes.iter().all(|outcome| outcome.state == ShareState::Published) {
+        return String::new();
+    }
+    let missing = missing_of(outcomes);
+    match missing.len() {
+        0 => format!("next: all {} shares are done; `{} --finish` publishes\n", share.count(), command(args)),
+        n => format!("next: {n} of {} shares are missing, by number {}\n", share.count(), array_expression(&missing)),
+    }
+}
+
+/// The command with what every share and the last step must have in common.
+fn command(args: &MergeArgs) -> String {
+    let word = |path: &std::path::Path| shell_word(&path.display().to_string());
+    let mut text = "thalweg merge".to_owned();
+    if let Some(plan) = &args.plan {
+        text.push_str(&format!(" --plan {}", word(plan)));
+    }
+    if let Some(out) = &args.out {
+        text.push_str(&format!(" -o {}", word(out)));
+    }
+    for (is_set, flag) in [(args.allow_changed, " --allow-changed"), (args.execution.force, " --force")] {
+        if is_set {
+            text.push_str(flag);
+        }
+    }
+    text
+}
+
+fn shares_missing(args: &MergeArgs, missing: &MissingShares) -> Error {
+    let (command, count, expression) = (command(args), missing.count, missing.array_expression());
+    let what = match &*missing.missing {
+        [one] => format!("share {one} of {count} is missing"),
+        many => format!("{} of {count} shares are missing: {expression}", many.len()),
+    };
+    let again = match &*missing.missing {
+        [one] => format!("`{command} --shard {one}/{count}`"),
+        many => {
+            let numbers: Vec<String> = many.iter().map(usize::to_string).collect();
+            let numbers = numbers.join(" ");
+            format!(
+                "`for i in {numbers}; do {command} --shard $i/{count}; done`, or an array job with `--array={expression}`"
+            )
+        }
+    };
+    Error::usage_with_hint(what, format!("do what is missing with {again}; then finish again"))
+}
