@@ -510,6 +510,7 @@ Examples:
   thalweg merge step1000 step2000 step3000 --scheme wma -o merged
   thalweg merge -m step2000:1.5 -m step1000:-0.5 -o extrapolated
   thalweg merge runs/titan --last 10 -o hf --to-huggingface --hf-assets assets/Llama-3.1-8B
+  thalweg merge --append merged -m runs/my-run/step11000 -o merged-11
   thalweg merge --plan plan.json
   thalweg merge recipe.yml merged
 
@@ -523,6 +524,15 @@ pub(crate) struct MergeArgs {
     /// Execute a plan that `plan -o` wrote
     #[arg(long, value_name = "FILE", conflicts_with_all = ["inputs", "models"])]
     pub(crate) plan: Option<PathBuf>,
+    /// Add the checkpoint of `-m` to this merge, a mean: the bytes of a merge from scratch
+    #[arg(long, value_name = "OLD", conflicts_with_all = ["inputs", "plan"], requires = "models")]
+    pub(crate) append: Option<PathBuf>,
+    /// Append from these exact sums, which `--keep-sums` wrote, instead of reading the old checkpoints again
+    #[arg(long, value_name = "DIR", requires = "append")]
+    pub(crate) sums: Option<PathBuf>,
+    /// Also keep the exact sum of a mean here, as doubles, for `--append --sums`: 8 or 16 bytes per parameter
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep_sums: Option<PathBuf>,
     /// Execute the plan although its sources changed since it was made
     #[arg(long, requires = "plan")]
     pub(crate) allow_changed: bool,

@@ -6,6 +6,7 @@
 //! the same record always gives the same bytes. The entries are [`request::Resolver::merge_plan`],
 //! [`sweep::run_sweep`], [`forecast::run::run_forecast`], [`recover::plan_recovery`] and [`demo::run_demo`].
 
+pub mod append;
 pub mod begin_record;
 pub mod demo;
 pub mod engine_evaluator;
