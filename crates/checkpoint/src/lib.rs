@@ -28,6 +28,7 @@ mod pool;
 mod read_options;
 mod rename;
 mod shard_digest;
+mod side_file_compare;
 mod side_files;
 mod stage;
 mod stranger;
@@ -66,6 +67,7 @@ pub use pool::CheckpointPool;
 pub use read_options::{Params, ReadOptions};
 pub use rename::{NameCollision, RenameError, RenameMap, RenameRule};
 pub use shard_digest::shard_digest;
+pub use side_file_compare::differing_side_files;
 pub use side_files::{
     CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, StayReason, side_file_kind, side_files_of,
 };

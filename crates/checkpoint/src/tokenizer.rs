@@ -144,7 +144,7 @@ fn short(n: usize, bytes: &[u8]) -> String {
 }
 
 /// The same value with the keys of all objects in order.
-fn sorted(value: &Value) -> Value {
+pub(crate) fn sorted(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
             let map: BTreeMap<&String, Value> = map.iter().map(|(key, value)| (key, sorted(value))).collect();

@@ -126,7 +126,9 @@ fn plain_row(i: usize, row: &Value) -> Result<Row, String> {
     if let Some(why) = row["refused"].as_str() {
         return Ok(Err(RefusedScore { task: task.to_owned(), why: why.to_owned() }));
     }
-    let higher = row["higher_is_better"].as_bool().ok_or_else(|| format!("`{task}` has no `higher_is_better`"))?;
+    let metric = task.rsplit('/').next().unwrap_or(task);
+    let higher = row["higher_is_better"].as_bool().or_else(|| known_direction(metric));
+    let higher = higher.ok_or_else(|| format!("`{task}` has no `higher_is_better`"))?;
     let value = row.get("value").ok_or_else(|| format!("`{task}` has no `value`"))?;
     let value = finite_value(task, value);
     Ok(value.map(|value| ExternalScore {
@@ -176,7 +178,11 @@ fn harness_results(document: &Value) -> Vec<Row> {
 
 fn direction(document: &Value, task: &str, metric: &str) -> Option<bool> {
     let said = document["higher_is_better"][task][metric].as_bool();
-    said.or_else(|| HIGHER.contains(&metric).then_some(true)).or_else(|| LOWER.contains(&metric).then_some(false))
+    said.or_else(|| known_direction(metric))
+}
+
+fn known_direction(metric: &str) -> Option<bool> {
+    HIGHER.contains(&metric).then_some(true).or_else(|| LOWER.contains(&metric).then_some(false))
 }
 
 /// Gain of `b` over `a`, positive for what is better, with its 95 % interval where both have a standard error.

@@ -9,7 +9,7 @@ use thalweg_tensor::display_name;
 #[non_exhaustive]
 pub enum Error {
     /// A stop was asked for; the state is on disk and the same command resumes from it.
-    #[error("interrupted after step {step}; rerun the command to resume")]
+    #[error("interrupted after step {step}")]
     Interrupted {
         /// The last step that is kept.
         step: u64,
@@ -176,15 +176,16 @@ impl Error {
     /// The next move, where one is known.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Interrupted { .. } => Some("rerun the command to resume".to_owned()),
             Self::Config { hint, .. } => hint.clone(),
             Self::Start { hint, .. } => hint.map(str::to_owned),
             Self::NotFinite { newest, .. } => Some(newest.as_ref().map_or_else(
                 || "lower the learning rate; no checkpoint had been written".to_owned(),
                 |path| format!("`{}` is the newest checkpoint; start another run from it", path.display()),
             )),
-            Self::OtherRun { .. } => {
-                Some("name another folder with `-o`; to go on with other settings, fork with `[start] from`".to_owned())
-            }
+            Self::OtherRun { .. } => Some(
+                "name another folder with `-o`; to continue with other settings, fork with `[start] from`".to_owned(),
+            ),
             Self::NotARun { .. } => Some("name another folder with `-o`".to_owned()),
             Self::VocabularyTooSmall { .. } => Some("leave `vocab_size` out, and it is the tokenizer's".to_owned()),
             Self::Merge(error) => error.hint(),

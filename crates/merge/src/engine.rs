@@ -29,6 +29,7 @@ use crate::seen::check_seen;
 use crate::side_files::side_file_notes;
 use crate::stage::{StagedOutput, give_up, note_stages, remove_stage, stage_output};
 use crate::unit::UnitList;
+use crate::unsound_copies::unsound_copies;
 
 /// What a run may do to things that exist, beyond what the plan says.
 #[derive(Debug, Clone, Copy)]
@@ -83,7 +84,10 @@ pub fn execute_merge(
     layout.notes.iter().for_each(|note| run.progress.note(note));
     check_memory(plan, &sources, &layout, run)?;
     let pending = Pending::find(plan, (&sources, &layout), options, run)?;
-    pending.outputs().flat_map(|output| side_file_notes(output, &sources)).for_each(|note| run.progress.note(&note));
+    for output in pending.outputs() {
+        unsound_copies(output, &sources, &layout, run)?.iter().for_each(|note| run.progress.note(note));
+        side_file_notes(output, &sources, &*run.storage)?.iter().for_each(|note| run.progress.note(note));
+    }
     let lay_out = |output| {
         let kept = find_kept_state(output, &sources, &run.storage)?;
         let laid_out = output_layout(output, &layout, &sources, &run.storage)?;

@@ -51,6 +51,7 @@ pub mod side_files;
 mod stage;
 mod tensor_stats;
 mod unit;
+mod unsound_copies;
 pub mod verify;
 mod view;
 pub mod waiver;

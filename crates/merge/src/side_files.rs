@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use thalweg_checkpoint::{SideFile, SideFileKind, StayReason};
+use thalweg_checkpoint::{Checkpoint, SideFile, SideFileKind, StayReason, differing_side_files};
 use thalweg_storage::Storage;
 use thalweg_tensor::display_name;
 
@@ -39,18 +39,46 @@ pub(crate) fn travelling_files(
     Ok(files)
 }
 
-/// What does not travel to an output, in sentences: files of the named source that stay behind, and files that only
-/// another source has.
-pub fn side_file_notes(output: &OutputPlan, sources: &[OpenSource]) -> Vec<String> {
+/// What is worth knowing about the files that travel to an output, in sentences: those of the named source that stay
+/// behind, those that only another source has, and those that differ between the sources.
+///
+/// # Errors
+/// If a file cannot be read.
+pub fn side_file_notes(
+    output: &OutputPlan,
+    sources: &[OpenSource],
+    storage: &dyn Storage,
+) -> Result<Vec<String>, thalweg_checkpoint::Error> {
     if output.policy.hf_assets.is_some() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    let Some(named) = named_source(output, sources) else { return Vec::new() };
-    let others = sources.iter().filter(|source| output.sources.iter().any(|one| one.path == source.path));
-    stays_behind(output, named, kept_source(output, sources).is_some(), takes_arguments(output, sources))
-        .into_iter()
-        .chain(is_elsewhere(named, others))
-        .collect()
+    let Some(named) = named_source(output, sources) else { return Ok(Vec::new()) };
+    let is_merged = |source: &&OpenSource| output.sources.iter().any(|one| one.path == source.path);
+    let merged: Vec<&OpenSource> = sources.iter().filter(is_merged).collect();
+    let mut notes = Vec::new();
+    notes.extend(stays_behind(output, named, kept_source(output, sources).is_some(), takes_arguments(output, sources)));
+    notes.extend(is_elsewhere(named, merged.iter().copied()));
+    notes.extend(differs(named, &merged, storage)?);
+    Ok(notes)
+}
+
+/// The files that differ between the sources: the named source decides how the output is used.
+fn differs(
+    named: &OpenSource,
+    merged: &[&OpenSource],
+    storage: &dyn Storage,
+) -> Result<Option<String>, thalweg_checkpoint::Error> {
+    let checkpoints: Vec<&Checkpoint> = merged.iter().map(|source| &*source.checkpoint).collect();
+    let has = |name: &String| named.checkpoint.side_files().iter().any(|file| file.name == *name);
+    let names = differing_side_files(&checkpoints, storage)?.into_iter().filter(has);
+    let names: Vec<String> = names.map(|name| format!("`{}`", display_name(&name))).collect();
+    let (n, path) = (names.len(), named.path.display());
+    let names = shorten(names);
+    Ok(match n {
+        0 => None,
+        1 => Some(format!("{names} differs between the sources: that of `{path}` is copied (`--side-files-from`)")),
+        _ => Some(format!("{names} differ between the sources: those of `{path}` are copied (`--side-files-from`)")),
+    })
 }
 
 /// The first source with files that would travel and that the named source does not have: a merge without its tokenizer

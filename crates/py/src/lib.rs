@@ -17,6 +17,7 @@ mod plan;
 mod receipt;
 mod run;
 mod saves;
+mod scores;
 mod session;
 mod sweep;
 mod tensor;
@@ -41,7 +42,7 @@ mod module {
     #[pymodule_export]
     use crate::saves::{PySaves, PyWindow};
     #[pymodule_export]
-    use crate::sweep::{PySweep, PyTrial, sweep};
+    use crate::sweep::{PyStudy, PySweep, PyTrial, sweep};
     #[pymodule_export]
     use crate::tensor::PyTensor;
     use pyo3::prelude::*;

@@ -134,6 +134,21 @@ impl PyPlan {
         sources.collect()
     }
 
+    /// The checkpoint or folder whose config and tokenizer travel to the output.
+    #[getter]
+    fn side_files_from(&self) -> Option<PathBuf> {
+        let output = self.plan.outputs.first()?;
+        let policy = &output.policy;
+        let source = || output.sources.get(policy.side_files_from).map(|source| source.path.clone());
+        policy.hf_assets.clone().or_else(source)
+    }
+
+    /// The digest of the plan: equal plans over equal sources give equal bytes.
+    #[getter]
+    fn digest(&self) -> Result<Option<String>> {
+        Ok(self.plan.outputs.first().map(|output| output.digest()).transpose()?)
+    }
+
     /// What there was to say while the plan was made.
     #[getter]
     fn notes(&self) -> Vec<String> {

@@ -1,16 +1,24 @@
 //! Sweeps, as Python sees them: the windows of a grid, and many merges in one reading of their sources.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use thalweg_checkpoint::ReadOptions;
 use thalweg_merge::context::DEFAULT_MEMORY;
+use thalweg_merge::engine::{ExecuteOptions, PartialStage};
 use thalweg_merge::in_memory::OpenMerge;
 use thalweg_merge::plan::{MergePlan, OutputPlan};
+use thalweg_storage::publish::Replace;
+use thalweg_study::record::StudyRecord;
+use thalweg_study::recorded::RecordedScores;
 use thalweg_study::request::{MergeRequest, OutputOptions, RunOptions};
-use thalweg_study::sweep::{RawChoice, Sweep, SweepRequest};
+use thalweg_study::sweep::{Keep, RawChoice, Sweep, SweepOptions, SweepRequest, SweepTrial, run_sweep};
+use thalweg_study::write_study::PAGE_NAME;
 use thalweg_tensor::{TensorCatalog, TensorSink, parse_count};
+use thalweg_trajectory::Trajectory;
 
 use crate::checkpoint::{PyTensorInfo, names, tensor_info};
 use crate::error::{Failure, Result};
@@ -18,6 +26,7 @@ use crate::memory::MemorySink;
 use crate::merge::{PyTarget, send_to};
 use crate::options::{RenameArgument, merge_request, read_options};
 use crate::plan::PyPlan;
+use crate::scores::parse_scores;
 use crate::session::{Session, SizeArgument, Watch, run_watched};
 
 /// What is held of merges that are made together, where nothing else is asked for.
@@ -36,6 +45,8 @@ pub(crate) struct PyTrial {
     #[pyo3(get)]
     is_raw: bool,
     output: OutputPlan,
+    /// Those of all trials of the sweep.
+    records: Arc<Mutex<RecordedScores>>,
 }
 
 #[pymethods]
@@ -46,8 +57,72 @@ impl PyTrial {
         Ok(PyPlan::new(MergePlan::new(vec![self.output.clone()])?, Vec::new()))
     }
 
+    /// Records what the trial scored, instead of what was recorded for it before: a number, a dict of tasks, a list of
+    /// rows, or the results of lm-evaluation-harness.
+    ///
+    /// `higher_is_better` says it for all tasks, or as a dict for each. Known measures, such as `acc` and `loss`, need
+    /// none.
+    #[pyo3(signature = (scores, *, higher_is_better=None))]
+    fn record(
+        &self,
+        py: Python<'_>,
+        scores: &Bound<'_, PyAny>,
+        higher_is_better: Option<&Bound<'_, PyAny>>,
+    ) -> Result<()> {
+        let scores = parse_scores(py, scores, higher_is_better)?;
+        self.records.lock().unwrap_or_else(PoisonError::into_inner).record(&self.name, scores);
+        Ok(())
+    }
+
+    /// What was recorded, by task and measure; empty before.
+    #[getter]
+    fn scores(&self) -> BTreeMap<String, f64> {
+        let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        let scores = records.find(&self.name).map(|scores| scores.tasks.iter()).into_iter().flatten();
+        scores.map(|score| (format!("{}/{}", score.task, score.measure), score.value)).collect()
+    }
+
     fn __repr__(&self) -> String {
         format!("Trial({:?})", self.name)
+    }
+}
+
+/// A study that was written: what was found in a run, and the page that shows it.
+#[pyclass(frozen, module = "thalweg", name = "Study")]
+#[derive(Debug)]
+pub(crate) struct PyStudy {
+    /// Its folder.
+    #[pyo3(get)]
+    path: PathBuf,
+    /// The page.
+    #[pyo3(get)]
+    page: PathBuf,
+    /// The name of the merge that is best; `None` if none was chosen.
+    #[pyo3(get)]
+    best: Option<String>,
+    json: String,
+}
+
+#[pymethods]
+impl PyStudy {
+    /// The record as JSON: what `study.json` holds.
+    fn to_json(&self) -> String {
+        self.json.clone()
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "Study({:?}, best={})",
+            self.path,
+            self.best.as_ref().map_or("None".to_owned(), |best| format!("{best:?}"))
+        )
+    }
+}
+
+impl PyStudy {
+    fn new(path: PathBuf, record: &StudyRecord) -> Result<Self> {
+        let best = record.choice.as_ref().map(|choice| choice.trial.clone());
+        Ok(Self { page: path.join(PAGE_NAME), best, json: record.to_json()?, path })
     }
 }
 
@@ -56,6 +131,8 @@ impl PyTrial {
 #[derive(Debug)]
 pub(crate) struct PySweep {
     trials: Vec<PyTrial>,
+    found: Sweep,
+    trajectory: Trajectory,
     session: Session,
     catalog: Arc<TensorCatalog>,
     notes: Vec<String>,
@@ -99,6 +176,50 @@ impl PySweep {
         let hold = hold.map_or(Ok(DEFAULT_HOLD_BYTES), |hold| hold.bytes("hold"))?;
         let trials = slf.py().import("thalweg._load")?.getattr("trials")?;
         Ok(trials.call1((slf, module_or_state_dict, strict, hold))?)
+    }
+
+    /// The best merge by the recorded scores; `by` is a task or `task/measure`, the first one if left out.
+    #[pyo3(signature = (by=None))]
+    fn best(&self, by: Option<&str>) -> Result<PyTrial> {
+        let choice = self.records().choose(&self.found, by)?;
+        let best = self.trials.iter().find(|trial| trial.name == choice.trial);
+        best.cloned().ok_or_else(|| Failure::usage(format!("there is no trial `{}`", choice.trial)))
+    }
+
+    /// Writes the recorded scores as a study: `study.json`, `study.csv` and `report.html`, as `thalweg sweep` does.
+    ///
+    /// The trials that have scores are in it. `by` decides which merge is best, as for `best`; `keep` says which merges
+    /// are written beside it: `"best"`, `"all"` or `"none"`.
+    #[pyo3(signature = (folder, *, by=None, keep="best", title=None))]
+    fn write_study(
+        &self,
+        py: Python<'_>,
+        folder: PathBuf,
+        by: Option<String>,
+        keep: &str,
+        title: Option<String>,
+    ) -> Result<PyStudy> {
+        let keep = keep_choice(keep)?;
+        let watch = Watch::default();
+        let records = self.records().clone();
+        run_watched(py, self.progress.as_ref().map(|progress| progress.bind(py)), &watch, || {
+            let resolver = self.session.resolver(&watch, ReadOptions::default());
+            let folder = resolver.output_folder(&folder)?;
+            let mut part = records.scored_part(&self.found)?;
+            part.trials.iter_mut().for_each(|trial| trial.output.path = folder.join(&trial.name));
+            let options = SweepOptions {
+                title: title.unwrap_or_else(|| format!("Sweep of {}", self.trajectory.path().display())),
+                command: "thalweg.Sweep.write_study (Python)".to_owned(),
+                by,
+                keep,
+                execute: ExecuteOptions { replace: Replace::Never, partial: PartialStage::Resume },
+                folder: folder.clone(),
+                on_score: &mut |_, _| {},
+            };
+            let run = self.session.context(&watch);
+            let outcome = run_sweep(&part, &self.trajectory, &mut records.evaluator(), options, &run)?;
+            PyStudy::new(folder, &outcome.record)
+        })
     }
 
     /// Merges trials, in one reading, to the addresses of each: as `Merge._fill`.
@@ -181,24 +302,52 @@ pub(crate) fn sweep(
     let memory = memory.unwrap_or_else(|| SizeArgument::Text(DEFAULT_MEMORY.to_owned()));
     let session = Session::new(threads, memory.bytes("memory")?)?;
     let watch = Watch::default();
-    let (trials, catalog) = run_watched(py, None, &watch, || {
+    let (trials, found, trajectory, catalog) = run_watched(py, None, &watch, || {
         let reading = read_options(&session, (key, params, rename))?;
         let resolver = session.resolver(&watch, reading);
-        let found = resolver.sweep(&request, &resolver.open_run(&run, &about)?)?;
-        let trials = trials_of(found);
+        let trajectory = resolver.open_run(&run, &about)?;
+        let found = resolver.sweep(&request, &trajectory)?;
+        let trials = trials_of(&found);
         let Some(first) = trials.first() else { return Err(Failure::usage("the sweep has no windows")) };
         let plan = MergePlan::new(vec![first.output.of_model_alone()])?;
         let open = OpenMerge::open(&plan, &session.context(&watch))?;
         let catalog = open.catalogs().first().map(Arc::clone).unwrap_or_default();
-        Ok((trials, catalog))
+        Ok((trials, found, trajectory, catalog))
     })?;
-    Ok(PySweep { trials, session, catalog, notes: watch.notes(), progress })
+    Ok(PySweep { trials, found, trajectory, session, catalog, notes: watch.notes(), progress })
 }
 
-fn trials_of(found: Sweep) -> Vec<PyTrial> {
-    let raws = found.raws.into_iter().map(|trial| (trial, true));
-    let all = raws.chain(found.trials.into_iter().map(|trial| (trial, false)));
-    all.map(|(trial, is_raw)| PyTrial { name: trial.name, is_raw, output: trial.output }).collect()
+fn trials_of(found: &Sweep) -> Vec<PyTrial> {
+    let records = Arc::default();
+    let raws = found.raws.iter().map(|trial| (trial, true));
+    let all = raws.chain(found.trials.iter().map(|trial| (trial, false)));
+    let trial = |(trial, is_raw): (&SweepTrial, bool)| PyTrial {
+        name: trial.name.clone(),
+        is_raw,
+        output: trial.output.clone(),
+        records: Arc::clone(&records),
+    };
+    all.map(trial).collect()
+}
+
+impl PySweep {
+    fn records(&self) -> RecordedScores {
+        let records =
+            self.trials.first().map(|trial| trial.records.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        records.unwrap_or_default()
+    }
+}
+
+fn keep_choice(keep: &str) -> Result<Keep> {
+    match keep {
+        "best" => Ok(Keep::Best),
+        "all" => Ok(Keep::All),
+        "none" => Ok(Keep::None),
+        other => Err(Failure::usage_with_hint(
+            format!("`keep={other:?}` is not known"),
+            "write `\"best\"`, `\"all\"` or `\"none\"`",
+        )),
+    }
 }
 
 /// What is said about the run and the outputs; options about one window or one scheme have no effect on a grid.

@@ -297,6 +297,18 @@ def test_a_model_that_changed_its_tensors_is_refused_until_cleared() -> None:
     assert average.steps == [2]
 
 
+def test_models_without_parameters_of_their_own_are_refused() -> None:
+    partitioned = Model()
+    partitioned.linear.bias.ds_status = "NOT_AVAILABLE"  # type: ignore[attr-defined]
+
+    class FullyShardedDataParallel(torch.nn.Module):
+        pass
+
+    for model, word in ((partitioned, "ZeRO-3"), (torch.nn.Sequential(FullyShardedDataParallel()), "FSDP1")):
+        with pytest.raises(thalweg.UsageError, match=word):
+            thalweg.Average(model, count=2).update(1)
+
+
 def test_a_nan_is_named_with_its_tensor_and_step() -> None:
     model = Model()
     average = thalweg.Average(model, count=2)

@@ -18,6 +18,7 @@ mod markup;
 pub mod page;
 pub mod propose;
 pub mod record;
+pub mod recorded;
 pub mod recover;
 pub mod request;
 mod resample;

@@ -42,14 +42,26 @@ impl NonFiniteKind {
 /// # Errors
 /// The first read that failed.
 pub fn find_non_finite(source: &dyn TensorSource) -> Result<Option<NonFiniteElement>, crate::AccessError> {
-    let mut buffer = Vec::new();
-    for (tensor_idx, entry) in source.catalog().entries().iter().enumerate() {
-        let Some(float) = FloatBits::of(entry.dtype) else { continue };
-        if let Some((element_idx, kind)) = scan(source, tensor_idx, entry, float, &mut buffer)? {
-            return Ok(Some(NonFiniteElement { tensor_idx, element_idx, kind }));
+    for tensor_idx in 0..source.catalog().entries().len() {
+        if let Some(found) = find_non_finite_in(source, tensor_idx)? {
+            return Ok(Some(found));
         }
     }
     Ok(None)
+}
+
+/// The same in one tensor.
+///
+/// # Errors
+/// The first read that failed.
+pub fn find_non_finite_in(
+    source: &dyn TensorSource,
+    tensor_idx: usize,
+) -> Result<Option<NonFiniteElement>, crate::AccessError> {
+    let Some(entry) = source.catalog().entries().get(tensor_idx) else { return Ok(None) };
+    let Some(float) = FloatBits::of(entry.dtype) else { return Ok(None) };
+    let found = scan(source, tensor_idx, entry, float)?;
+    Ok(found.map(|(element_idx, kind)| NonFiniteElement { tensor_idx, element_idx, kind }))
 }
 
 fn scan(
@@ -57,15 +69,15 @@ fn scan(
     tensor_idx: usize,
     entry: &TensorEntry,
     float: FloatBits,
-    buffer: &mut Vec<u8>,
 ) -> Result<Option<(u64, NonFiniteKind)>, crate::AccessError> {
     const BUFFER_BYTES: usize = 1 << 20;
     let (n_elements, step) = (entry.n_elements(), (BUFFER_BYTES / float.n_bytes) as u64);
     let (mut first_infinity, mut is_mask) = (None, true);
+    let mut buffer = Vec::new();
     for first in (0..n_elements).step_by(BUFFER_BYTES / float.n_bytes) {
         let end = n_elements.min(first + step);
         buffer.resize(to_index(end - first) * float.n_bytes, 0);
-        source.read_elements(tensor_idx, first..end, buffer)?;
+        source.read_elements(tensor_idx, first..end, &mut buffer)?;
         for (i, bytes) in (first..).zip(buffer.chunks_exact(float.n_bytes)) {
             let bits = bytes.iter().rev().fold(0_u64, |bits, &byte| bits << 8 | u64::from(byte));
             if bits & float.exponent != float.exponent {

@@ -23,6 +23,7 @@ pub use available::Available;
 pub use error::Error;
 pub use hub_cache::{hub_cache_root, resolve_checkpoint_reference, resolve_reference};
 pub use name_pattern::NamePattern;
+pub use own_output::describe_own_output;
 pub use phase::{Phase, PhaseSegment, PhaseSource, Phases, StableRange, detect_phases};
 pub use run_config::RunConfig;
 pub use run_dir::{PathKind, RunCheckpoint, RunDir, look_at_path};

@@ -26,19 +26,23 @@ struct Plan {
     sources: Vec<IgnoredAny>,
 }
 
-/// The state of a folder that thalweg wrote; `None` for any other path.
-pub(crate) fn own_output(storage: &Arc<dyn Storage>, path: &Path) -> Option<CheckpointState> {
+/// What a folder is that thalweg wrote, in a few words; `None` for any other path.
+pub fn describe_own_output(storage: &dyn Storage, path: &Path) -> Option<String> {
     let receipt = path.join(RECEIPT_NAME);
-    let reason = if storage.file_info(&receipt).is_ok() {
+    if storage.file_info(&receipt).is_ok() {
         let bytes = storage.read_file(&receipt, MAX_RECEIPT_BYTES).ok();
         let parsed = bytes.and_then(|bytes| serde_json::from_slice::<Receipt>(&bytes).ok());
         let n_sources = parsed.map(|receipt| receipt.plan.sources.len());
         let what = n_sources.map_or_else(|| "merge".to_owned(), |n| format!("merge of {n}"));
-        format!("{what}, not part of the run (it has a receipt, `{RECEIPT_NAME}`)")
-    } else if storage.file_info(&path.join(JOURNAL_NAME)).is_ok() {
-        "interrupted merge, not part of the run".to_owned()
+        Some(format!("{what}, not part of the run (it has a receipt, `{RECEIPT_NAME}`)"))
     } else {
-        return None;
-    };
+        let is_stage = storage.file_info(&path.join(JOURNAL_NAME)).is_ok();
+        is_stage.then(|| "interrupted merge, not part of the run".to_owned())
+    }
+}
+
+/// The state of a folder that thalweg wrote; `None` for any other path.
+pub(crate) fn own_output(storage: &Arc<dyn Storage>, path: &Path) -> Option<CheckpointState> {
+    let reason = describe_own_output(&**storage, path)?;
     Some(CheckpointState::Unusable { fault: Fault::Merge, reason, hint: None })
 }

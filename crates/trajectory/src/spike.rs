@@ -15,7 +15,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{LogEntry, Step, StepLog};
-use detector::{Found, Request};
+use detector::{Found, Request, Strictness};
 use slow::detect_slow;
 use witness::{find_dead_norms, find_stop, grad_norm_heights, join_witnesses};
 
@@ -153,16 +153,16 @@ pub fn detect_spikes(log: &StepLog, options: &SpikeOptions) -> Vec<Spike> {
     join_witnesses(spikes, others)
 }
 
-/// Spikes at the thresholds that the tails of the log's own noise call for.
+/// Spikes at the strictness that the log's own noise calls for.
 fn detect_adapted(losses: &[f64], witnesses: &[f64], options: &SpikeOptions) -> Vec<Found> {
-    let thresholds = [options.threshold; 2];
-    let request = Request { losses, witnesses, thresholds, patience: options.patience_entries };
-    let (found, thresholds) = detector::detect(request);
+    let least = Strictness::of(options.threshold);
+    let request = Request { losses, witnesses, strictness: [least; 2], patience: options.patience_entries };
+    let (found, strictness) = detector::detect(request);
     // Higher thresholds find no more.
-    if found.is_empty() || thresholds.iter().all(|threshold| *threshold <= options.threshold) {
+    if found.is_empty() || strictness.iter().all(|one| one.is_at_most(least)) {
         return found;
     }
-    detector::detect(Request { thresholds, ..request }).0
+    detector::detect(Request { strictness, ..request }).0
 }
 
 /// Merges both lists. A slow rise that begins where a spike was left, on a level that still moves, is the same event.

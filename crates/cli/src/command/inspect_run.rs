@@ -1,11 +1,12 @@
 //! `thalweg inspect RUN`: its checkpoints by step and tokens, phases, what is unfinished.
 
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use thalweg_checkpoint::Checkpoint;
-use thalweg_trajectory::{Fault, Spike, Trajectory, lasting_spike};
+use thalweg_storage::{FileKind, Storage};
+use thalweg_trajectory::{Fault, Spike, Trajectory, describe_own_output, lasting_spike};
 
 use crate::args::InspectArgs;
 use crate::command::{Outcome, inspect};
@@ -28,6 +29,13 @@ pub(super) fn run(
     let trajectory = world.resolver().open_run(path, &(&args.run).into())?;
     let mut json = document(&trajectory);
     let mut text = table(&trajectory);
+    let outputs = unnamed_outputs(&trajectory, &*world.storage)?;
+    json["outputs"] = outputs.iter().map(|(path, what)| json!({"path": path, "what": what})).collect();
+    for (path, what) in &outputs {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "also in this folder: `{}`, {what}", thalweg_tensor::display_name(&name));
+    }
     if let Some(beside) = beside {
         json["checkpoint_beside"] = inspect::document(beside);
         text.push_str("\nbeside them in the same folder:\n");
@@ -36,6 +44,14 @@ pub(super) fn run(
     messages.json(&json);
     messages.text(&text);
     Ok(Outcome::Done)
+}
+
+/// What thalweg wrote into the folder of a run under names without a step, and what it is.
+fn unnamed_outputs(trajectory: &Trajectory, storage: &dyn Storage) -> Result<Vec<(PathBuf, String)>, Error> {
+    let is_listed = |path: &Path| trajectory.checkpoints().iter().any(|checkpoint| checkpoint.path == path);
+    let entries = storage.list_folder(trajectory.path())?.into_iter().filter(|entry| entry.kind == FileKind::Folder);
+    let paths = entries.map(|entry| trajectory.path().join(entry.name)).filter(|path| !is_listed(path));
+    Ok(paths.filter_map(|path| describe_own_output(storage, &path).map(|what| (path, what))).collect())
 }
 
 fn document(trajectory: &Trajectory) -> serde_json::Value {

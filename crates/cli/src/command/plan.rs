@@ -66,7 +66,10 @@ pub(crate) fn show_plan(
     let sources = open_sources(plan, &run)?;
     let layout = align_sources(&sources, plan, &*run.storage)?;
     layout.notes.iter().for_each(|note| messages.note(note));
-    plan.outputs.iter().flat_map(|output| side_file_notes(output, &sources)).for_each(|note| messages.note(note));
+    for output in &plan.outputs {
+        let notes = side_file_notes(output, &sources, &*world.storage).map_err(thalweg_merge::Error::from)?;
+        notes.into_iter().for_each(|note| messages.note(note));
+    }
     place_notes(plan, &*world.storage).iter().for_each(|note| messages.note(note));
     let estimate = estimate_merge(plan, &sources, &layout, &run)?;
     if messages.wants_json() {

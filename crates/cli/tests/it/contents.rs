@@ -276,6 +276,44 @@ fn files_that_only_another_source_has_are_named_with_how_to_take_them() {
 }
 
 #[test]
+fn files_that_differ_between_sources_are_named_with_the_source_that_decides() {
+    for (name, a, b) in [
+        ("generation_config.json", r#"{"temperature":0.6}"#, r#"{"temperature":0.7}"#),
+        ("special_tokens_map.json", r#"{"eos_token":"</s>"}"#, r#"{"eos_token":"<|end|>"}"#),
+        ("chat_template.jinja", "{{ a }}", "{{ b }}"),
+        ("tokenizer_config.json", r#"{"chat_template":"x"}"#, r#"{"chat_template":"y"}"#),
+    ] {
+        let run = Run::new([bare(1.0).side_file(name, a.as_bytes()), bare(2.0).side_file(name, b.as_bytes())]);
+        let newest = run.path("run/step-2");
+        let note = format!("`{name}` differs between the sources: that of `{newest}` is copied");
+        run.merge(&[]).expect(0, &[&note, "--side-files-from"]);
+        assert_eq!(std::fs::read(run.out().join(name)).unwrap(), b.as_bytes());
+    }
+    // The same values, written by another version.
+    let name = "generation_config.json";
+    let with = |value: f64, text: &str| bare(value).side_file(name, text.as_bytes());
+    let (a, b) = (r#"{"top_p":1,"transformers_version":"4"}"#, "{\"transformers_version\": \"5\",\n \"top_p\": 1}");
+    let said = Run::new([with(1.0, a), with(2.0, b)]).merge(&[]);
+    said.expect(0, &[]);
+    assert!(!said.text.contains(name), "{}", said.text);
+}
+
+#[test]
+fn tensors_taken_from_the_newest_source_are_named_if_they_are_not_finite() {
+    let with = |value: f64, buffer: f64| bare(value).tensor("x.buffer", Dtype::F32, &[2], &[buffer, 1.0]);
+    for (buffer, word) in [(f64::NAN, "NaN"), (f64::INFINITY, "infinity")] {
+        let run = Run::new([with(1.0, 0.5), with(2.0, buffer)]);
+        let note = format!("`x.buffer` ({word}), taken from step 2, holds values that are not finite");
+        run.merge(&["--take-newest", "x.buffer"]).expect(0, &[&note]);
+    }
+    // A mask is meant so.
+    let said = Run::new([with(1.0, 0.5), bare(2.0).tensor("x.buffer", Dtype::F32, &[2], &[f64::NEG_INFINITY, 0.0])])
+        .merge(&["--take-newest", "x.buffer"]);
+    said.expect(0, &[]);
+    assert!(!said.text.contains("not finite"), "{}", said.text);
+}
+
+#[test]
 fn names_that_differ_by_a_wrapper_are_reported_in_one_line() {
     for prefix in ["_orig_mod.", "module.", "net."] {
         let named = |prefix: &str, value: f64| {

@@ -292,6 +292,9 @@ fn a_merge_within_the_run_is_never_one_of_its_checkpoints() {
         .done(&["a run of 3 checkpoints, 3 finished, and 1 merge", "merge of 3, not part of the run"]);
     assert_eq!(scene.run("inspect run --json").json()["checkpoints"][3]["fault"], "merge");
     scene.run("merge run --steps 3001 -o x").refused(&["merge of 3, not part of the run"]);
+    // A merge whose name has no step is listed after the checkpoints.
+    scene.run("merge run --last 2 -o run/averaged").done(&[]);
+    scene.run("inspect run").done(&["also in this folder: `averaged`, merge of 2, not part of the run"]);
     let sweep = scene.run("sweep run --counts 1 --dry-run --json -o sweep");
     assert_eq!(sweep.sources()[0].0, Some(3000));
     let start = scene.run("init run --for cpt --last 3 -o start --json");

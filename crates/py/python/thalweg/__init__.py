@@ -11,6 +11,7 @@ from thalweg._errors import (
     TrajectoryError,
     UsageError,
 )
+from thalweg._pretrained import from_pretrained
 from thalweg._thalweg import (
     Checkpoint,
     Diff,
@@ -20,6 +21,7 @@ from thalweg._thalweg import (
     Receipt,
     Run,
     RunCheckpoint,
+    Study,
     Sweep,
     Tensor,
     TensorDiff,
@@ -53,6 +55,7 @@ __all__ = [
     "RunCheckpoint",
     "SchemeError",
     "StorageError",
+    "Study",
     "StudyError",
     "Sweep",
     "Tensor",
@@ -65,6 +68,7 @@ __all__ = [
     "Verification",
     "__version__",
     "diff",
+    "from_pretrained",
     "merge",
     "open_checkpoint",
     "open_run",

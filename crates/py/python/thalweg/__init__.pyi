@@ -18,6 +18,8 @@ from thalweg._errors import (
     UsageError as UsageError,
 )
 
+from thalweg._pretrained import from_pretrained as from_pretrained
+
 if TYPE_CHECKING:
     import numpy
     import torch
@@ -39,6 +41,7 @@ __all__ = [
     "RunCheckpoint",
     "SchemeError",
     "StorageError",
+    "Study",
     "StudyError",
     "Sweep",
     "Tensor",
@@ -51,6 +54,7 @@ __all__ = [
     "Verification",
     "__version__",
     "diff",
+    "from_pretrained",
     "merge",
     "open_checkpoint",
     "open_run",
@@ -67,6 +71,7 @@ _Number: TypeAlias = int | float | str | Fraction
 _Count: TypeAlias = int | str
 _Size: TypeAlias = int | str
 _Progress: TypeAlias = Callable[[int, int, str], object] | bool
+_Scores: TypeAlias = float | Mapping[str, Any] | Sequence[Mapping[str, Any]]
 _Rename: TypeAlias = _Path | Mapping[str, str] | Sequence[tuple[str, str]]
 
 @final
@@ -201,6 +206,14 @@ class Plan:
     @property
     def out(self) -> Path | None:
         """The folder that `Merge.write` writes to if no other is named."""
+
+    @property
+    def side_files_from(self) -> Path | None:
+        """The checkpoint or folder whose config and tokenizer travel to the output."""
+
+    @property
+    def digest(self) -> str | None:
+        """The digest of the plan: equal plans over equal sources give equal bytes."""
 
     @property
     def sources(self) -> list[PlanSource]:
@@ -422,6 +435,36 @@ class Trial:
     def plan(self) -> Plan:
         """The plan that writes it."""
 
+    @property
+    def scores(self) -> dict[str, float]:
+        """What was recorded, by task and measure; empty before."""
+
+    def record(self, scores: _Scores, *, higher_is_better: bool | Mapping[str, bool] | None = None) -> None:
+        """Records what the trial scored, instead of what was recorded for it before: a number, a dict of tasks, a list of
+        rows, or the results of lm-evaluation-harness.
+
+        `higher_is_better` says it for all tasks, or as a dict for each. Known measures, such as `acc` and `loss`, need
+        none."""
+
+@final
+class Study:
+    """A study that was written: what was found in a run, and the page that shows it."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+
+    @property
+    def page(self) -> Path:
+        """The page."""
+
+    @property
+    def best(self) -> str | None:
+        """The name of the merge that is best; `None` if none was chosen."""
+
+    def to_json(self) -> str:
+        """The record as JSON: what `study.json` holds."""
+
 @final
 class Sweep:
     """Many windows of one run, and the raw checkpoints beside them."""
@@ -446,6 +489,17 @@ class Sweep:
         """Fills a module or state dict with each trial in turn, and yields the trial when it is there.
 
         Trials that fit into `hold` together are merged in one reading of their sources."""
+
+    def best(self, by: str | None = None) -> Trial:
+        """The best merge by the recorded scores; `by` is a task or `task/measure`, the first one if left out."""
+
+    def write_study(
+        self, folder: _Path, *, by: str | None = None, keep: str = "best", title: str | None = None
+    ) -> Study:
+        """Writes the recorded scores as a study: `study.json`, `study.csv` and `report.html`, as `thalweg sweep` does.
+
+        The trials that have scores are in it. `by` decides which merge is best, as for `best`; `keep` says which merges
+        are written beside it: `"best"`, `"all"` or `"none"`."""
 
     def _fill(self, trials: Sequence[tuple[int, Sequence[tuple[str, int, int]]]]) -> None: ...
     def __len__(self) -> int: ...

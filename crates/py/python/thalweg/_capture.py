@@ -37,7 +37,19 @@ def distinct(places: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def tensors_of(model: torch.nn.Module | Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """What a save takes in: parameters and buffers, each once, and of sharded ones the part on this rank."""
+    _check_whole(model)
     return {name: local_of(value) for name, value in distinct(places_of(model)).items()}
+
+
+def _check_whole(model: torch.nn.Module | Mapping[str, Any]) -> None:
+    """Raises where a framework keeps the parameters elsewhere than in the model's tensors."""
+    if not isinstance(model, torch.nn.Module):
+        return
+    hint = "merge the checkpoints instead, or shard with FSDP2 (`fully_shard`)"
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        raise UsageError("the model is wrapped by FSDP1, which keeps flat pieces of its parameters", hint)
+    if any(hasattr(parameter, "ds_status") for parameter in model.parameters()):
+        raise UsageError("the model is partitioned by ZeRO-3, which keeps no parameters in it", hint)
 
 
 def entries_of(tensors: Mapping[str, torch.Tensor]) -> list[tuple[str, str, list[int]]]:

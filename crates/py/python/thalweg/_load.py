@@ -6,7 +6,7 @@ is filled from a staging buffer, which is pinned for devices.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Iterator, Mapping, NamedTuple
+from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping, NamedTuple
 
 import torch
 
@@ -236,6 +236,12 @@ def _is_direct(tensor: torch.Tensor, info: TensorInfo) -> bool:
 def _torch_dtype(name: str) -> torch.dtype | None:
     found = getattr(torch, _DTYPES.get(name, ""), None)
     return found if isinstance(found, torch.dtype) else None
+
+
+def one_float_dtype(tensors: Iterable[torch.Tensor]) -> torch.dtype | None:
+    """The element type of the floating tensors; None if there are several."""
+    found = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    return found.pop() if len(found) == 1 else None
 
 
 def dtype_name(dtype: torch.dtype) -> str | None:

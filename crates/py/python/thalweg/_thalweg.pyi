@@ -12,6 +12,7 @@ from thalweg import (
     Receipt as Receipt,
     Run as Run,
     RunCheckpoint as RunCheckpoint,
+    Study as Study,
     Sweep as Sweep,
     Tensor as Tensor,
     TensorDiff as TensorDiff,

@@ -1,7 +1,7 @@
 //! One pass over the losses: which entries rise above their baseline, and where each rise begins and ends.
 
 use super::history::{Baseline, FAST, History, Recent, SCALE_ENTRIES, SLOW};
-use super::onset::refine_onset;
+use super::onset::{Rise, find_top, refine_onset};
 use super::{Dead, SpikeSignal};
 
 /// Entries in a row that must be back at the old level before a spike is over.
@@ -37,8 +37,37 @@ pub(super) struct Request<'a> {
     pub(super) losses: &'a [f64],
     /// The height of the gradient norm at each entry; empty if it is not evidence.
     pub(super) witnesses: &'a [f64],
-    pub(super) thresholds: [f64; 2],
+    pub(super) strictness: [Strictness; 2],
     pub(super) patience: usize,
+}
+
+/// How high an entry must be above its baseline to be off.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Strictness {
+    /// In standard deviations of the noise.
+    pub(super) threshold: f64,
+    /// The share of the threshold that each of two entries in a row must reach, and each of three.
+    ///
+    /// Two high entries in a row are rarer than one only where the noise of neighbours is independent.
+    pub(super) in_a_row: [f64; 2],
+}
+
+impl Strictness {
+    /// For noise without memory.
+    pub(super) fn of(threshold: f64) -> Self {
+        Self { threshold, in_a_row: [0.8, 0.65] }
+    }
+
+    /// For noise whose neighbours are correlated by so much.
+    fn with_correlation(threshold: f64, correlation: f64) -> Self {
+        let memory = ((correlation - 0.5) / 0.3).clamp(0.0, 1.0);
+        Self { threshold, in_a_row: Self::of(threshold).in_a_row.map(|share| share + memory * (1.0 - share)) }
+    }
+
+    /// Whether it finds no more than another one.
+    pub(super) fn is_at_most(self, other: Self) -> bool {
+        self.threshold <= other.threshold && self.in_a_row.iter().zip(other.in_a_row).all(|(a, b)| *a <= b)
+    }
 }
 
 /// What a threshold needs to know of the heights of ordinary entries.
@@ -47,6 +76,7 @@ struct Tails {
     last: [Option<f64>; 2],
     n: usize,
     squares: f64,
+    products: f64,
     farthest: f64,
 }
 
@@ -59,19 +89,23 @@ impl Tails {
         {
             self.n += 1;
             self.squares += b * b;
+            self.products += a * b;
             self.farthest = self.farthest.max(b.abs());
         }
         self.last = [b, Some(height)];
     }
 
-    /// The threshold that the tails of this log's noise call for, at most 9 standard deviations.
+    /// What this log's noise calls for: a threshold by its tails, at most 9 standard deviations, and no allowance for
+    /// entries in a row by its memory.
     ///
     /// The farthest single entry shows how far the noise reaches: below the baseline, where there are no spikes, and
     /// above it among the entries that were not taken for spikes.
-    fn adapt(&self, least: f64) -> f64 {
+    fn adapt(&self, least: f64) -> Strictness {
         // The spread in units of the robust scale: 1 for normal noise, more for heavy tails.
         let spread = (self.squares / self.n.max(1) as f64).sqrt().max(1.0);
-        (1.5 * self.farthest).min(9.0 * spread).max(least)
+        let threshold = (1.5 * self.farthest).min(9.0 * spread).max(least);
+        let correlation = if self.squares > 0.0 { self.products / self.squares } else { 0.0 };
+        Strictness::with_correlation(threshold, correlation)
     }
 }
 
@@ -79,7 +113,7 @@ impl Tails {
 #[derive(Debug)]
 struct Judge {
     history: History,
-    threshold: f64,
+    strictness: Strictness,
     /// Heights of the entries that were accepted.
     tails: Tails,
     /// Height of each entry so far above its own baseline; 0 without a baseline and within spikes.
@@ -93,12 +127,12 @@ struct Detector<'a> {
     spikes: Vec<Found>,
 }
 
-/// Returns the spikes, and the thresholds that the tails of this log's noise call for.
-pub(super) fn detect(request: Request<'_>) -> (Vec<Found>, [f64; 2]) {
-    let [slow, fast] = request.thresholds;
-    let judge = |pace, threshold| Judge {
+/// Returns the spikes, and how strict this log's noise calls to be.
+pub(super) fn detect(request: Request<'_>) -> (Vec<Found>, [Strictness; 2]) {
+    let [slow, fast] = request.strictness;
+    let judge = |pace, strictness| Judge {
         history: History::new(pace),
-        threshold,
+        strictness,
         tails: Tails::default(),
         own_heights: Recent::default(),
     };
@@ -107,7 +141,7 @@ pub(super) fn detect(request: Request<'_>) -> (Vec<Found>, [f64; 2]) {
 }
 
 impl Detector<'_> {
-    fn run(mut self) -> (Vec<Found>, [f64; 2]) {
+    fn run(mut self) -> (Vec<Found>, [Strictness; 2]) {
         let mut idx = 0;
         while let Some(loss) = self.loss(idx) {
             let baselines = self.judges.each_ref().map(|judge| judge.history.baseline());
@@ -134,8 +168,8 @@ impl Detector<'_> {
             }
             idx += 1;
         }
-        let thresholds = self.judges.each_ref().map(|judge| judge.tails.adapt(judge.threshold));
-        (self.spikes, thresholds)
+        let strictness = self.judges.each_ref().map(|judge| judge.tails.adapt(judge.strictness.threshold));
+        (self.spikes, strictness)
     }
 
     fn loss(&self, idx: usize) -> Option<f64> {
@@ -178,7 +212,8 @@ impl Detector<'_> {
             24..64 => 1.5,
             _ => 1.0,
         };
-        let threshold = judge.threshold * caution;
+        let threshold = judge.strictness.threshold * caution;
+        let [in_two, in_three] = judge.strictness.in_a_row;
         let here = height(idx);
         // Most entries are ordinary and end here. A loss that only falls more slowly than expected does not rise.
         if here < 0.65 * threshold || !self.rises(idx, baseline.scale) {
@@ -186,7 +221,7 @@ impl Detector<'_> {
         }
         let two = here.min(height(idx + 1));
         let is_seen = here >= 0.75 * threshold && self.has_witness(idx);
-        here >= threshold || two >= 0.8 * threshold || two.min(height(idx + 2)) >= 0.65 * threshold || is_seen
+        here >= threshold || two >= in_two * threshold || two.min(height(idx + 2)) >= in_three * threshold || is_seen
     }
 
     /// Follows a spike from where it was noticed to its end, and returns the entry to continue at.
@@ -249,7 +284,8 @@ impl Detector<'_> {
         if self.spikes.len() >= MAX_REFINED {
             return onset;
         }
-        refine_onset(self.request.losses, onset, noticed, least).unwrap_or(onset)
+        let losses = self.request.losses;
+        refine_onset(losses, Rise { onset, noticed, top: find_top(losses, noticed), least }).unwrap_or(onset)
     }
 
     /// The first entry of the rise: the one from which the heights, less the expected noise, have the largest sum (the

@@ -83,8 +83,8 @@ fn onsets_of_slow_low_spikes_are_found_within_three_entries() {
 fn slow_spikes_of_logs_of_every_step_are_found() {
     let mut random = Random::new(12);
     let mut found_onsets = Vec::new();
-    for round in 0..6u32 {
-        let at = 2500 + 200 * round;
+    for round in 0..12u32 {
+        let at = 2500 + 97 * round;
         let losses: Vec<f64> = (0..5000u32)
             .map(|i| {
                 let rise = if i < at { 0.0 } else { 0.25 * (f64::from(i - at) / 400.0).min(1.0) };
@@ -95,8 +95,9 @@ fn slow_spikes_of_logs_of_every_step_are_found() {
         assert_eq!(found.len(), 1, "{found:?}");
         found_onsets.push(found[0].onset.0.abs_diff(u64::from(at) + 1));
     }
-    // The loss rises by a thirtieth of the noise per entry: the foot is known to about ten entries.
-    assert!(found_onsets.iter().all(|off| *off <= 30), "{found_onsets:?}");
+    // The loss rises by a thirtieth of the noise per entry: the standard error of the foot is about five entries.
+    found_onsets.sort_unstable();
+    assert!(found_onsets[6] <= 6 && found_onsets[11] <= 25, "{found_onsets:?}");
 }
 
 fn quiet(n: usize, random: &mut Random) -> Vec<f64> {
@@ -207,6 +208,53 @@ fn quiet_logs_of_every_length_have_no_slow_spikes() {
             let losses: Vec<f64> =
                 (0..n).map(|i| 2.0 + 2.0 * (10.0 / (f64::from(i) + 10.0)).sqrt() + sigma * random.normal()).collect();
             assert_eq!(detect(&log_of(&losses, 10, |_| None)), [], "{n} {sigma}");
+        }
+    }
+}
+
+/// Noise of standard deviation 1 whose neighbours are correlated, as losses are that a trainer averaged over steps.
+fn remembering_noise(n: usize, correlation: f64, random: &mut Random) -> Vec<f64> {
+    let fresh = (1.0 - correlation * correlation).sqrt();
+    let mut last = 0.0;
+    let mut next = || {
+        last = correlation * last + fresh * random.normal();
+        last
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+#[test]
+fn healthy_logs_whose_noise_has_a_memory_have_no_spikes() {
+    let mut random = Random::new(19);
+    let (mut n_logs, mut found) = (0, Vec::new());
+    for correlation in [0.5, 0.7, 0.8, 0.9] {
+        for sigma in [0.005, 0.02, 0.05] {
+            for round in 0..8 {
+                let noise = remembering_noise(2000, correlation, &mut random).into_iter().enumerate();
+                let loss = |(i, x): (usize, f64)| 2.2 + 8.0 * (-(i as f64) / 60.0).exp() + sigma * x;
+                let spikes = detect(&log_of(&noise.map(loss).collect::<Vec<_>>(), 1, |_| None));
+                n_logs += 1;
+                if !spikes.is_empty() {
+                    found.push(format!("{correlation} {sigma} ({round}): {spikes:?}"));
+                }
+            }
+        }
+    }
+    assert!(found.len() <= 1, "{} of {n_logs}: {found:#?}", found.len());
+}
+
+#[test]
+fn spikes_in_noise_with_a_memory_are_found() {
+    let mut random = Random::new(20);
+    for correlation in [0.5, 0.8, 0.9] {
+        for round in 0..6 {
+            let at = 1200 + 60 * round;
+            let noise = remembering_noise(2000, correlation, &mut random).into_iter().enumerate();
+            let rise = |i: usize| if i < at { 0.0 } else { 0.4 * (-((i - at) as f64) / 30.0).exp() };
+            let loss = |(i, x): (usize, f64)| 2.2 + 8.0 * (-(i as f64) / 60.0).exp() + 0.02 * x + rise(i);
+            let spikes = detect(&log_of(&noise.map(loss).collect::<Vec<_>>(), 1, |_| None));
+            assert_eq!(spikes.len(), 1, "{correlation} ({round}): {spikes:?}");
+            assert!(spikes[0].onset.0.abs_diff(at as u64 + 1) <= 3, "{correlation} ({round}): {spikes:?}");
         }
     }
 }
