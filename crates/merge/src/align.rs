@@ -194,6 +194,8 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan, storage: &dyn Sto
 struct Policy<'a> {
     drop: &'a [String],
     take_newest: &'a [String],
+    /// Whether every output states its element type.
+    states_dtype: bool,
     /// Whether every output takes differing integers from its newest source.
     non_float: NonFloatPolicy,
     router: RouterPolicy,
@@ -217,6 +219,7 @@ impl<'a> Policy<'a> {
         Self {
             drop: first.map_or(&[], |policy| &policy.drop),
             take_newest: first.map_or(&[], |policy| &policy.take_newest),
+            states_dtype: plan.outputs.iter().all(|output| output.dtype != OutputDtype::Same),
             non_float: if non_float { NonFloatPolicy::Newest } else { NonFloatPolicy::Error },
             optimizer: first.map_or(OptimizerPolicy::Drop, |policy| policy.optimizer),
             router: if router { RouterPolicy::Newest } else { RouterPolicy::Average },
@@ -320,7 +323,7 @@ fn find_idle_patterns(sources: &[OpenSource], groups: &Groups<'_>, policy: &Poli
 fn lay_out(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> MergeLayout {
     let newest = policy.newest.first().copied().unwrap_or(0);
     let base = sources[newest].checkpoint.catalog();
-    let products = product_names(sources, groups);
+    let products = doubled_names(sources, groups, policy);
     let dtype_of = |entry: &TensorEntry| policy.read_as(entry, &products);
     let is_kept = |entry: &TensorEntry| !policy.is_dropped(&entry.name) && dtype_of(entry) == entry.dtype;
     let catalog = if base.entries().iter().all(is_kept) {
@@ -350,13 +353,15 @@ fn lay_out(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> 
     MergeLayout { catalog, classes, notes: Vec::new(), places, widened }
 }
 
-/// Names of the tensors that hold products of codes and scales in some source.
-fn product_names<'a>(sources: &[OpenSource], groups: &Groups<'a>) -> BTreeSet<&'a str> {
+/// Names of the tensors that are read as doubles: some source holds products of codes and scales in their place, or
+/// doubles where others hold something narrower and the outputs' element type is stated.
+fn doubled_names<'a>(sources: &[OpenSource], groups: &Groups<'a>, policy: &Policy<'_>) -> BTreeSet<&'a str> {
     let of_group = |(catalog, members): &(&'a Arc<TensorCatalog>, Vec<usize>)| {
         let mut seen = members.iter().map(|&i| &sources[i].checkpoint);
         let seen = seen.find(|checkpoint| checkpoint.dequantised_weights().is_some());
         let is_product = |t: usize| seen.is_some_and(|checkpoint| checkpoint.is_dequantised(t));
-        let entries = catalog.entries().iter().enumerate().filter(|(t, _)| is_product(*t));
+        let is_double = |entry: &TensorEntry| policy.states_dtype && entry.dtype == Dtype::F64;
+        let entries = catalog.entries().iter().enumerate().filter(|(t, entry)| is_product(*t) || is_double(entry));
         entries.map(|(_, entry)| &*entry.name).collect::<Vec<_>>()
     };
     groups.iter().flat_map(of_group).collect()
@@ -461,7 +466,7 @@ fn compare_catalogs(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy
         .map(|entry| &*entry.name)
         .filter(|name| !policy.is_dropped(name))
         .collect();
-    let products = product_names(sources, groups);
+    let products = doubled_names(sources, groups, policy);
     let mut found: Vec<Difference> =
         names.into_iter().filter_map(|name| compare_tensor((name, &products), sources, groups, policy)).collect();
     if let Some(prefix) = find_prefix(sources, groups, policy) {

@@ -137,6 +137,8 @@ pub enum OutputDtype {
     /// IEEE half.
     #[serde(alias = "float16", alias = "fp16", alias = "half")]
     F16,
+    /// IEEE double: for exact sums that are merged further.
+    F64,
 }
 
 impl OutputDtype {
@@ -147,6 +149,7 @@ impl OutputDtype {
             Self::F32 => Dtype::F32,
             Self::Bf16 => Dtype::Bf16,
             Self::F16 => Dtype::F16,
+            Self::F64 => Dtype::F64,
         }
     }
 }

@@ -7,6 +7,7 @@
 //! [`sweep::run_sweep`], [`forecast::run::run_forecast`], [`extrapolate::run_extrapolation`], [`law::fit_merge_law`],
 //! [`recover::plan_recovery`] and [`demo::run_demo`].
 
+pub mod append;
 pub mod begin_record;
 pub mod demo;
 pub mod engine_evaluator;

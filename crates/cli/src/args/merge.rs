@@ -16,6 +16,7 @@ Examples:
   thalweg merge step1000 step2000 step3000 --scheme wma -o merged
   thalweg merge -m step2000:1.5 -m step1000:-0.5 -o extrapolated
   thalweg merge runs/titan --last 10 -o hf --to-huggingface --hf-assets assets/Llama-3.1-8B
+  thalweg merge --append merged -m runs/my-run/step11000 -o merged-11
   thalweg merge --plan plan.json
   thalweg merge --plan plan.json --shard 2/8     one of eight shares, on any machine of the disk
   thalweg merge --plan plan.json --finish        once all are done
@@ -31,6 +32,15 @@ pub(crate) struct MergeArgs {
     /// Execute a plan that `plan -o` wrote
     #[arg(long, value_name = "FILE", conflicts_with_all = ["inputs", "models"])]
     pub(crate) plan: Option<PathBuf>,
+    /// Add the checkpoint of `-m` to this merge, a mean: the bytes of a merge from scratch
+    #[arg(long, value_name = "OLD", conflicts_with_all = ["inputs", "plan"], requires = "models")]
+    pub(crate) append: Option<PathBuf>,
+    /// Append from these exact sums, which `--keep-sums` wrote, instead of reading the old checkpoints again
+    #[arg(long, value_name = "DIR", requires = "append")]
+    pub(crate) sums: Option<PathBuf>,
+    /// Also keep the exact sum of a mean here, as doubles, for `--append --sums`: 8 or 16 bytes per parameter
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep_sums: Option<PathBuf>,
     /// Execute the plan although its sources changed since it was made
     #[arg(long, requires = "plan")]
     pub(crate) allow_changed: bool,
@@ -52,10 +62,10 @@ pub(crate) struct MergeArgs {
 pub(crate) struct SharesArgs {
     /// Do share I of N alone, with 0 <= I < N; auto takes both from the Slurm array, the Kubernetes job or the MPI rank
     /// that this process is, auto/N only I
-    #[arg(long, value_name = "I/N|auto", conflicts_with_all = ["finish", "against", "dry_run"])]
+    #[arg(long, value_name = "I/N|auto", conflicts_with_all = ["finish", "against", "dry_run", "keep_sums"])]
     pub(crate) shard: Option<ShardChoice>,
     /// Check that every share is there and whole, and publish
-    #[arg(long, conflicts_with_all = ["against", "dry_run", "discard_partial"])]
+    #[arg(long, conflicts_with_all = ["against", "dry_run", "discard_partial", "keep_sums"])]
     pub(crate) finish: bool,
 }
 

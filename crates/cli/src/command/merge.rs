@@ -9,6 +9,7 @@ use thalweg_merge::pending::{Compared, ComparedBy};
 use thalweg_merge::plan::{MergePlan, OutputPlan};
 use thalweg_merge::receipt::{MergeReceipt, RECEIPT_NAME};
 use thalweg_storage::publish::Replace;
+use thalweg_study::append::{AppendRequest, append_plan, keep_sums};
 use thalweg_study::shell_word;
 use thalweg_tensor::counted;
 
@@ -35,7 +36,14 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> R
             "write the plan first: `thalweg plan ... -o plan.json`",
         ));
     }
-    let plan = find_plan(args, world)?;
+    let (plan, n_checkpoints) = match &args.append {
+        Some(old) => find_append(old, args, world)?,
+        None => {
+            let plan = find_plan(args, world)?;
+            let n_sources = plan.outputs.first().map_or(0, |output| output.sources.len());
+            (plan, n_sources)
+        }
+    };
     if let Some(choice) = args.shares.shard {
         return run_share(args, (choice, &plan), world, messages);
     }
@@ -65,9 +73,38 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> R
         }
     }
     text.push_str(&next_steps(&outcomes));
+    if let (Some(folder), [outcome]) = (&args.keep_sums, outcomes.as_slice()) {
+        let cx = world.context(args.execution.memory.0);
+        let kept = keep_sums(&outcome.receipt, n_checkpoints, folder, &cx);
+        world.clear_progress();
+        let kept = kept?;
+        let (planes, size) = (counted(kept.n_planes, "plane"), show_bytes(kept.n_bytes));
+        text.push_str(&format!("kept the exact sum in `{}`: {planes} of doubles, {size}\n", folder.display()));
+        document["sums"] = json!({"path": folder, "n_planes": kept.n_planes, "n_bytes": kept.n_bytes});
+    }
     messages.json(&document);
     messages.text(&text);
     Ok(Outcome::Done)
+}
+
+/// The plan of a mean with one more checkpoint, and how many are then in it.
+fn find_append(old: &Path, args: &MergeArgs, world: &World<'_>) -> Result<(MergePlan, usize), Error> {
+    let resolver = world.resolver();
+    let [checkpoint] = args.source.models.as_slice() else {
+        return Err(Error::usage_with_hint(
+            "`--append` adds one checkpoint",
+            "give one `-m CKPT`; append the others one after the other, or merge from scratch",
+        ));
+    };
+    let model = resolver.parse_model(checkpoint)?;
+    if model.coefficient.is_some() {
+        return Err(Error::usage_with_hint("a mean has no coefficients to give", "leave out the one after the colon"));
+    }
+    let Some(out) = args.out.clone() else {
+        return Err(Error::usage_with_hint("where should the merged checkpoint go?", "name a folder with `-o OUT`"));
+    };
+    let request = AppendRequest { old: old.to_owned(), checkpoint: model.path, sums: args.sums.clone(), out };
+    Ok(append_plan(&request, &resolver, &world.context(args.execution.memory.0))?)
 }
 
 /// What the user says about existing outputs and stages.

@@ -17,7 +17,7 @@ pub(crate) fn checkpoint_bytes(seed: u64) -> Vec<u8> {
     file_of((0..N_ELEMENTS).map(value))
 }
 
-fn file_of(values: impl Iterator<Item = f32>) -> Vec<u8> {
+pub(crate) fn file_of(values: impl Iterator<Item = f32>) -> Vec<u8> {
     let header = format!(r#"{{"w":{{"dtype":"F32","shape":[{N_ELEMENTS}],"data_offsets":[0,{}]}}}}"#, 4 * N_ELEMENTS);
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend_from_slice(header.as_bytes());

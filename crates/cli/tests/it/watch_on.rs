@@ -248,6 +248,12 @@ fn the_newest_is_scored_first_old_ends_never_and_merges_do_not_wait() {
     assert_eq!(merges, ["step0000400-n2-sma", "step0000500-n2-sma", "step0000700-n2-sma", "step0000600-n2-sma"]);
     assert!(stderr.contains("ends wait for scores, the newest first"), "{stderr}");
     assert!(stdout.contains("step 700: sma of 2: t value 1.5000, gain +0.0000"), "{stdout}");
+    // TensorBoard's curves have the same scores.
+    let events = std::fs::read(out.join("tensorboard/events.out.tfevents.0.thalweg")).unwrap();
+    let columns = "loss=merged/sma-2/t/value".parse().unwrap();
+    let log = thalweg_trajectory::parse_event_file(&events, &columns).unwrap();
+    let curve: Vec<(u64, f64)> = log.losses().map(|(step, value)| (step.0, value)).collect();
+    assert_eq!(curve, [400, 500, 600, 700].map(|step| (step, 1.5)));
     // Another watcher scores nothing again.
     let n_calls = calls(scratch.path()).len();
     once(&run_path, &out, &options);

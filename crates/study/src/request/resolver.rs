@@ -10,6 +10,7 @@ use thalweg_merge::context::RunContext;
 use thalweg_storage::Storage;
 use thalweg_trajectory::{resolve_checkpoint_reference, resolve_reference};
 
+use super::run::parse_own_name;
 use crate::Error;
 
 /// Reads a name map, the file of `--rename`.
@@ -46,6 +47,11 @@ impl<'a> Resolver<'a> {
     /// How checkpoints are read.
     pub(crate) fn reading(&self) -> &ReadOptions {
         &self.reading
+    }
+
+    /// The step in a checkpoint's own name, if it has one.
+    pub(crate) fn step_of(&self, path: &Path) -> Option<u64> {
+        parse_own_name(path, None).map(|name| name.step.0)
     }
 
     pub(super) fn storage(&self) -> &dyn Storage {

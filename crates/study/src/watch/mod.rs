@@ -5,6 +5,7 @@
 //! [`keep_watching`] looks again and again.
 
 mod checkpoints;
+mod events;
 mod hold;
 mod keep;
 mod make;
@@ -14,6 +15,7 @@ mod scan;
 mod score;
 mod watcher;
 
+pub use events::EVENTS_NAME;
 pub use keep::{Heartbeat, KeepOptions, MakeEvaluator, WatchNews, keep_watching, score_once};
 pub use record::{RECORD_NAME, WatchEvent, WatchRow, read_watch_record};
 pub use request::{WatchEnds, WatchRequest};

@@ -15,6 +15,7 @@ use thalweg_storage::publish::Replace;
 use thalweg_trajectory::Trajectory;
 
 use super::checkpoints::KnownCheckpoints;
+use super::events::publish_events;
 use super::hold::{HELD_NAME, hold_checkpoints};
 use super::make::{MadeMerges, end_step, make_outputs, n_together};
 use super::record::{WatchEvent, WatchRecord, WatchRow};
@@ -158,6 +159,7 @@ impl<'a> Watcher<'a> {
         let mut record = WatchRecord::open(storage, &folder)?;
         recover_rows(&mut record, &folder, cx)?;
         record.publish(storage)?;
+        publish_events(storage, &folder, record.rows())?;
         let request = WatchRequest { folder, ..request };
         Ok(Self {
             request,
@@ -413,7 +415,8 @@ impl<'a> Watcher<'a> {
     /// Adds scores to the record.
     pub(super) fn record_scores(&mut self, rows: &[WatchRow]) -> Result<(), Error> {
         rows.iter().for_each(|row| self.record.add(row.clone()));
-        self.record.publish(&*self.cx.storage)
+        self.record.publish(&*self.cx.storage)?;
+        publish_events(&*self.cx.storage, &self.request.folder, self.record.rows())
     }
 
     /// Notes that the models of an end could not be scored.
