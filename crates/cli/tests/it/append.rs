@@ -12,19 +12,23 @@ fn wide_values(step: u64) -> impl Iterator<Item = f32> {
         let mantissa = 1.0 + (mixed % 8_388_608) as f32 / 8_388_608.0;
         match i % 7 {
             0 => -0.0,
-            1 if step % 2 == 0 => 0.0,
+            1 if step.is_multiple_of(2) => 0.0,
             1 => -0.0,
-            2 => f32::from_bits((mixed % 1000) as u32),
-            3 => mantissa * 2_f32.powi((mixed % 60) as i32 - 30),
-            4 => -mantissa * 2_f32.powi((mixed % 60) as i32 - 40),
+            2 => f32::from_bits(small(mixed % 1000)),
+            3 => mantissa * 2_f32.powi(small(mixed % 60).cast_signed() - 30),
+            4 => -mantissa * 2_f32.powi(small(mixed % 60).cast_signed() - 40),
             _ => mantissa - 1.5,
         }
     })
 }
 
+fn small(number: u64) -> u32 {
+    u32::try_from(number).unwrap()
+}
+
 /// Values as in a real run.
 fn near_values(step: u64) -> impl Iterator<Item = f32> {
-    (0..N_ELEMENTS).map(move |i| ((i * 31 + step as usize * 7919) % 1009) as f32 * 0.001 + 0.25)
+    (0..N_ELEMENTS as u64).map(move |i| ((i * 31 + step * 7919) % 1009) as f32 * 0.001 + 0.25)
 }
 
 fn write<I: Iterator<Item = f32>>(folder: &Path, steps: impl Iterator<Item = u64>, values: impl Fn(u64) -> I) {
@@ -151,7 +155,13 @@ fn old_checkpoints_that_are_gone_or_changed_are_an_error_whose_hint_works() {
 
 #[test]
 fn a_sum_that_two_planes_cannot_hold_is_refused_and_the_merge_kept() {
-    let far = |step: u64| (0..N_ELEMENTS).map(move |i| [1e30, 1.0, 1e-30][(i + step as usize) % 3]);
+    let far = |step: u64| {
+        (0..N_ELEMENTS as u64).map(move |i| match (i + step) % 3 {
+            0 => 1e30,
+            1 => 1.0,
+            _ => 1e-30,
+        })
+    };
     let lab = Lab::new(far);
     let (is_done, stderr) =
         lab.merge(&[&lab.word("run"), "--last", "3", "--keep-sums", &lab.word("sums"), "-o", &lab.word("mean")]);
