@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(refused("last", &["1", "2"]), "`last` has one value, and 2 are given");
         assert!(refused("interval_tokens", &["8x"]).starts_with("`interval_tokens`: `8x`: "));
         assert!(refused("router", &["mean"]).contains("expected `average` or `newest`"));
-        assert_eq!(refused("format", &["gguf"]), "`format`: `gguf` is not a format that `thalweg inspect` shows");
+        assert_eq!(refused("format", &["onnx"]), "`format`: `onnx` is not a format that `thalweg inspect` shows");
         assert_eq!(refused("lats", &["1"]), "there is no option `lats` for merges");
     }
 }
