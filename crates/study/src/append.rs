@@ -1,8 +1,8 @@
 //! One more checkpoint in a mean: the merge of N + 1 from that of N, with the bytes of a merge from scratch.
 //!
-//! The old sources are read again, unless their exact sum was kept. A sum is kept as doubles: plane 1 is the sum, rounded
-//! once; where that is not exact, plane 2 is what the rounding took away. Its sign is turned, so that a sum of zeros
-//! keeps the sign of zero.
+//! The old sources are read again, unless their exact sum was kept. A sum is kept as doubles: plane 1 is the sum,
+//! rounded once; where that is not exact, plane 2 is what the rounding took away. Its sign is turned, so that a sum of
+//! zeros keeps the sign of zero.
 
 use std::path::{Path, PathBuf};
 
