@@ -175,7 +175,6 @@ fn what_the_launchers_cannot_do_is_refused() {
         (&["kubernetes", "plan.json", "-n", "2"], "--image"),
         (&["kubernetes", "plan.json", "-n", "200000", "--image", "i"], "at most 100000"),
         (&["kubernetes", "plan.json", "-n", "2", "--image", "i", "--name", "Mine_1"], "not a name of a job"),
-        (&["kubernetes", "plan.json", "-n", "2", "--image", "i"], "no folder in common"),
     ] {
         let refused = scene.thalweg(&[&["launch"], arguments].concat());
         let said = text(&refused.stderr);
