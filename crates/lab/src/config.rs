@@ -370,7 +370,7 @@ fn one_step() -> u64 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StartState {
-    /// Step, tokens and moments go on.
+    /// Step, tokens and moments continue.
     Full,
     /// Parameters alone: step 0, moments 0.
     ParamsOnly,

@@ -107,7 +107,7 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
-    /// A state that a run cannot go on from.
+    /// A state that a run cannot resume from.
     #[error("cannot resume from `{}`: {message}", path.display())]
     State {
         /// The state's folder or file.

@@ -1,7 +1,7 @@
 //! Which tokens a step reads: a pure function of the data, the seed and the step.
 //!
 //! Sequences are dealt to the domains in blocks of [`BLOCK_SEQUENCES`]; in each block every domain has its exact share,
-//! in an order of the block's own. So a run can go on, or fork, at any step without a history.
+//! in an order of the block's own. So a run can resume, or fork, at any step without a history.
 
 use std::sync::Arc;
 

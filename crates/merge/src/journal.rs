@@ -1,6 +1,6 @@
 //! The journal of a stage: which units are done, and digests of what was written.
 //!
-//! It lets the next process go on after a kill. Nothing in it is trusted: each record carries its own
+//! It lets the next process resume after a kill. Nothing in it is trusted: each record carries its own
 //! checksum, and the bytes that it speaks of are read back and compared before they are kept.
 
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! The last saves of a run, in memory: what a window over them is merged from while training goes on.
+//! The last saves of a run in training, kept in memory: the sources of a merge over a window of saves.
 //!
 //! Does not know what a save holds. Its coefficients are those of a merge of the same checkpoints.
 

@@ -36,7 +36,7 @@ const SFT_ADVICE: &str = "the peak that you would take from the newest checkpoin
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StartPurpose {
-    /// To go on with a run from before a spike.
+    /// To resume a run from before a spike.
     Recovery,
     /// To continue pre-training, with other data or another schedule.
     Cpt,
@@ -281,7 +281,7 @@ impl StatePolicy {
                 self.dataset_from(if goes_on { ", with ignore_data_skip=True" } else { "" })
             }
             (StartPurpose::Recovery, DataPolicy::Replay, true) => {
-                Some("the data go on at that step by themselves: leave ignore_data_skip at False".to_owned())
+                Some("the data continue at that step by themselves: leave ignore_data_skip at False".to_owned())
             }
             (StartPurpose::Recovery, DataPolicy::Replay, false) => self.dataset_from(""),
             _ => None,
@@ -289,7 +289,7 @@ impl StatePolicy {
         lines
     }
 
-    /// A data set that begins where training should go on, for trainers that only know "from the beginning".
+    /// A data set that begins where training should continue, for trainers that only know "from the beginning".
     fn dataset_from(&self, how: &str) -> Option<String> {
         let step = self.newest()?.step? + self.skip_data_steps;
         Some(format!("give a train set that begins after step {step}: dataset.skip({step} * global batch size){how}"))

@@ -1,5 +1,5 @@
 //! Replays every kept input, and the fixtures that are inputs too. One test: memory is counted for the process.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

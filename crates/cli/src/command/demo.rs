@@ -41,7 +41,7 @@ pub(crate) fn run(args: &DemoArgs, world: &World<'_>, messages: &Messages) -> Re
     Ok(Outcome::Done)
 }
 
-/// Says how to go on after Ctrl-C, and what to do about a folder of another demo.
+/// Says how to resume after Ctrl-C, and what to do about a folder of another demo.
 fn explain_stop(error: thalweg_study::Error, args: &DemoArgs) -> Error {
     match error {
         thalweg_study::Error::Lab(source @ thalweg_lab::Error::OtherRun { .. }) => Error::usage_with_hint(

@@ -90,7 +90,7 @@ fn check_options(args: &WatchArgs) -> Result<(), Error> {
     }
     if !args.once && args.ends.iter().any(|end| end.starts_with("every:")) {
         return Err(Error::usage_with_hint(
-            "`--ends every:STEPS` counts back from the newest checkpoint, which moves while the run goes on",
+            "`--ends every:STEPS` counts back from the newest checkpoint, which changes while the run trains",
             "`--every STEPS` takes multiples of a number of steps",
         ));
     }

@@ -1,6 +1,6 @@
 //! The program as a user meets it: exit codes, messages, files, kills.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
 mod append;
 mod arrays;

@@ -212,7 +212,7 @@ fn one_checkpoint_before_the_spike_is_resumed_from_as_it_is() {
 
     Hugging Face Trainer:
       trainer.train(resume_from_checkpoint="[ROOT]/examples/runs/hybridstories/step_02000.safetensors")
-      the data go on at that step by themselves: leave ignore_data_skip at False
+      the data continue at that step by themselves: leave ignore_data_skip at False
 
     torchtitan:
       --checkpoint.enable --checkpoint.initial_load_path "[ROOT]/examples/runs/hybridstories/step_02000.safetensors" --checkpoint.initial_load_in_hf

@@ -180,7 +180,7 @@ fn ctrl_c_ends_with_130_and_leaves_the_state_of_the_last_whole_step() {
     let out = scratch.path().join("run");
     let log = out.join("steps.jsonl");
     let mut child = program().args(["train", &config, "-q", "-o"]).arg(&out).spawn().unwrap();
-    // Not before the run has taken a step, so that there is something to go on from.
+    // Not before the run has taken a step, so that there is something to resume from.
     while std::fs::metadata(&log).map_or(0, |info| info.len()) == 0 && child.try_wait().unwrap().is_none() {
         std::thread::yield_now();
     }

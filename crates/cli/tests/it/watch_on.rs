@@ -235,7 +235,7 @@ fn the_newest_is_scored_first_old_ends_never_and_merges_do_not_wait() {
     let mut beside = Beside::start(&run_path, &out, &options);
     beside.until("the newest is scored", |out| n_scored(out) == 2);
     assert_eq!(calls(scratch.path()), ["step_400.safetensors", "step0000400-n2-sma"]);
-    // Scoring hangs, merging goes on; then the newest end is next, and the gap comes after it.
+    // While scoring hangs, merging continues. The newest end is scored next, then the one that was skipped.
     std::fs::write(scratch.path().join("hold"), "").unwrap();
     for step in [5, 6, 7] {
         save(&run_path, 100 * step, step);

@@ -1,6 +1,6 @@
 //! The scorer through its door: a real model on real sets against references, caches, suites and their mistakes.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
 mod mistakes;
 mod reference;

@@ -81,7 +81,7 @@ class Average:
         """Takes in the parameters as they are after ``step``; the oldest save falls out.
 
         Tensors on the CPU are copied at once. Those on a device are copied by the device, in the order of its stream,
-        while the program goes on; the next call waits for the copy.
+        while the program continues; the next call waits for the copy.
         """
         with self._lock:
             self.wait()
