@@ -102,7 +102,7 @@ impl Pair {
                     "the {} has {count} tasks from {first} to {last}, so it does not say how many shares there are",
                     self.scheduler
                 ),
-                format!("say it: `--shard auto/N` takes only the number of the share from `{}`", self.index),
+                format!("give it: `--shard auto/N` takes only the number of the share from `{}`", self.index),
             ));
         }
         Ok(first)
@@ -111,7 +111,7 @@ impl Pair {
     fn half(&self, set: &str, missing: &str) -> Error {
         Error::usage_with_hint(
             format!("`{set}` is set and `{missing}` is not: both say which share this is"),
-            format!("set both, or say the number of shares: `--shard auto/N` needs only `{}`", self.index),
+            format!("set both, or give the number of shares: `--shard auto/N` needs only `{}`", self.index),
         )
     }
 }

@@ -73,8 +73,10 @@ pub enum Error {
         what: String,
     },
     /// A line of a file of losses against the number of merged models.
-    #[error("line {line} of the curve: {what}")]
+    #[error("line {line} of {curve}: {what}")]
     CurveForm {
+        /// The file, or `the curve` for a text.
+        curve: String,
         /// From 1.
         line: usize,
         /// What is wrong.

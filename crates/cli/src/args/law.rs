@@ -50,7 +50,7 @@ pub(crate) struct LawMergeArgs {
     /// Stop where one more model lowers the loss by less than this
     #[arg(long, value_name = "LOSS")]
     pub(crate) least_gain: Option<f64>,
-    /// Models that there are to merge [default: as the file says]
+    /// Number of models that could be merged [default: as the file says]
     #[arg(long, value_name = "M", value_parser = parse_whole::<u32>)]
     pub(crate) pool: Option<u32>,
     /// The three k of the closed form [default: k, 2k, 4k]

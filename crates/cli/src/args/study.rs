@@ -45,7 +45,7 @@ pub(crate) struct SweepArgs {
     /// Raw checkpoints that are scored beside the merges: the newest of each window, or all of it
     #[arg(long, value_enum, default_value_t = RawChoice::Newest, value_name = "WHICH")]
     pub(crate) raws: RawChoice,
-    /// A text for reports, which decides nothing; must share no row with `--suite`
+    /// Scored for the report only, without effect on the choice; must share no row with `--suite`
     #[arg(long, value_name = "FILE")]
     pub(crate) report_suite: Option<PathBuf>,
     #[command(flatten)]

@@ -46,10 +46,10 @@ pub(crate) struct WatchArgs {
     /// Tokens between neighbours in a window
     #[arg(long, value_name = "V")]
     pub(crate) interval_tokens: Option<Count>,
-    /// Time between two looks at the run
+    /// Time between checks of the run
     #[arg(long, value_name = "TIME", default_value = "30s")]
     pub(crate) poll: Seconds,
-    /// Time between two lines that say what is waited for
+    /// Time between status lines while nothing changes
     #[arg(long, value_name = "TIME", default_value = "5m")]
     pub(crate) heartbeat: Seconds,
     /// Keep checkpoints that later windows need in DIR/held, by hard links, when the trainer prunes them

@@ -24,7 +24,10 @@ const MAX_MODELS: u64 = 6;
 
 pub(crate) fn run(args: &ExtrapolateArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     if args.scoring.suite.is_none() && args.scoring.eval_command.is_none() {
-        return Err(Error::usage_with_hint("by what should steps be chosen?", "name a suite with `--suite FILE`"));
+        return Err(Error::usage_with_hint(
+            "no suite is given by which to choose the step",
+            "name a suite with `--suite FILE`",
+        ));
     }
     if args.confirm.is_some() && args.scoring.suite.is_none() {
         return Err(Error::usage_with_hint(

@@ -98,7 +98,10 @@ fn find_append(old: &Path, args: &MergeArgs, world: &World<'_>) -> Result<(Merge
     };
     let model = resolver.parse_model(checkpoint)?;
     if model.coefficient.is_some() {
-        return Err(Error::usage_with_hint("a mean has no coefficients to give", "leave out the one after the colon"));
+        return Err(Error::usage_with_hint(
+            "a mean takes no coefficients",
+            "leave out the coefficient after the colon",
+        ));
     }
     let Some(out) = args.out.clone() else {
         return Err(Error::usage_with_hint("where should the merged checkpoint go?", "name a folder with `-o OUT`"));

@@ -126,7 +126,7 @@ fn missing_of(outcomes: &[ShareOutcome]) -> Vec<usize> {
 fn describe_share(share: Share, outcome: &ShareOutcome) -> String {
     let path = outcome.path.display();
     match outcome.state {
-        ShareState::Published => format!("`{path}` is there already: nothing to do for share {share}\n"),
+        ShareState::Published => format!("`{path}` exists already: nothing to do for share {share}\n"),
         ShareState::Skipped => format!("share {share} of `{path}` was done before\n"),
         ShareState::Done => {
             let (read, wrote) = (show_bytes(outcome.bytes_read), show_bytes(outcome.bytes_written));

@@ -86,7 +86,7 @@ fn is_scored(args: &WatchArgs) -> bool {
 
 fn check_options(args: &WatchArgs) -> Result<(), Error> {
     if args.scoring.by.is_some() {
-        return Err(Error::usage_with_hint("`--by` decides nothing here: no merge is chosen", "leave it out"));
+        return Err(Error::usage_with_hint("`--by` has no effect here: no merge is chosen", "leave it out"));
     }
     if !args.once && args.ends.iter().any(|end| end.starts_with("every:")) {
         return Err(Error::usage_with_hint(

@@ -183,7 +183,7 @@ fn only_a_mean_is_appended_to_and_only_by_its_own_sums() {
     let other = append("mean-4", &lab.step(5), &["--sums", &lab.word("sums-3")]);
     assert!(other.contains("these are the sums of another merge"), "{other}");
     assert!(append("mean-3", &lab.step(4), &["--sums", &lab.word("run")]).contains("`--keep-sums` wrote"));
-    assert!(append("mean-3", &format!("{}:2", lab.step(4)), &[]).contains("a mean has no coefficients"));
+    assert!(append("mean-3", &format!("{}:2", lab.step(4)), &[]).contains("a mean takes no coefficients"));
     let (is_done, stderr) = lab.merge(&[
         &lab.word("run"),
         "--last",

@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Output;
 
 use serde_json::Value;
 use thalweg_testkit::Scratch;
 
-use crate::support::{program, root};
+use crate::support::{check, root, run_in};
 use crate::torch::tensors;
 
 fn fixture(name: &str) -> String {
@@ -22,19 +21,6 @@ fn run_of(files: &[(&str, &str)]) -> Scratch {
         fs::copy(fixture(from), scratch.join("run").join(to)).unwrap();
     }
     scratch
-}
-
-fn run_in(scratch: &Scratch, line: &str) -> Output {
-    program().current_dir(scratch.path()).args(line.split(' ')).output().unwrap()
-}
-
-#[track_caller]
-fn check(scratch: &Scratch, line: &str, code: i32, facts: &[&str]) -> String {
-    let output = run_in(scratch, line);
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{line}: {text}");
-    facts.iter().for_each(|fact| assert!(text.contains(fact), "{line}: `{fact}` is not in: {text}"));
-    text
 }
 
 fn json(scratch: &Scratch, line: &str) -> Value {

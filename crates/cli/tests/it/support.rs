@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use thalweg_testkit::Scratch;
+
 /// The repository's root.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
@@ -41,4 +43,19 @@ fn blot_measurements(line: &str) -> String {
         return line.split([',', ':']).next().unwrap_or(line).to_owned() + ", [MEASURED]";
     }
     if is_volatile_key { line.split(':').next().unwrap_or(line).to_owned() + ": [MEASURED]" } else { line.to_owned() }
+}
+
+/// Runs a command line, split at spaces, in a folder.
+pub(crate) fn run_in(scratch: &Scratch, line: &str) -> Output {
+    program().current_dir(scratch.path()).args(line.split(' ')).output().unwrap()
+}
+
+/// The same; checks the exit code and what is said, and returns it.
+#[track_caller]
+pub(crate) fn check(scratch: &Scratch, line: &str, code: i32, facts: &[&str]) -> String {
+    let output = run_in(scratch, line);
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{line}: {text}");
+    facts.iter().for_each(|fact| assert!(text.contains(fact), "{line}: `{fact}` is not in: {text}"));
+    text
 }

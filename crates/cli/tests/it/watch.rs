@@ -88,7 +88,7 @@ pub(crate) fn record(out: &Path) -> BTreeSet<String> {
     };
     let rows: Vec<String> = text.lines().map(timeless).collect();
     let set: BTreeSet<String> = rows.iter().cloned().collect();
-    assert_eq!(rows.len(), set.len(), "no line is there twice");
+    assert_eq!(rows.len(), set.len(), "no line appears twice");
     set
 }
 
@@ -272,7 +272,7 @@ fn two_watchers_do_not_share_a_folder() {
     let lock = std::fs::File::create(out.join("watch.lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let (code, _, stderr) = watch(&run_path, &out, &["--windows", "sma:2"]);
-    assert!(code == 2 && stderr.contains("error: another watcher is at work in"), "{stderr}");
+    assert!(code == 2 && stderr.contains("error: another watcher is running in"), "{stderr}");
     drop(lock);
     assert_eq!(watch(&run_path, &out, &["--windows", "sma:2"]).0, 0);
 }

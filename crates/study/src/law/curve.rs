@@ -136,15 +136,24 @@ pub fn read_curve_file(storage: &dyn Storage, path: &Path) -> Result<Curve, Erro
     const MAX_BYTES: u64 = 256 << 20;
     let bytes = storage.read_file(path, MAX_BYTES)?;
     let text = String::from_utf8(bytes);
-    read_curve(&text.map_err(|_| Error::request(format!("`{}` is not UTF-8 text", path.display())))?)
+    let text = text.map_err(|_| Error::request(format!("`{}` is not UTF-8 text", path.display())))?;
+    read_curve(&text).map_err(|error| match error {
+        Error::CurveForm { line, what, .. } => Error::CurveForm { curve: format!("`{}`", path.display()), line, what },
+        other => other,
+    })
 }
 
 /// What a record looks like.
 const RECORD_HINT: &str =
     "write one JSON object on each line, such as {\"k\": 4, \"loss\": 2.31}; `thalweg law curve` writes such files";
 
+/// A fault in a text whose file is not known yet.
+fn curve_fault(line: usize, what: String) -> Error {
+    Error::CurveForm { curve: "the curve".to_owned(), line, what }
+}
+
 fn read_row(line: usize, text: &str) -> Result<Row, Error> {
-    let fault = |what: String| Error::CurveForm { line, what };
+    let fault = |what: String| curve_fault(line, what);
     let value: Value =
         serde_json::from_slice(&quote_python_numbers(text.as_bytes())).map_err(|error| fault(error.to_string()))?;
     let Value::Object(object) = value else { return Err(fault("it is not a JSON object".to_owned())) };
@@ -242,8 +251,8 @@ fn gather(rows: &[Row]) -> Result<Curve, Error> {
         let unit = found.entry(key).or_insert_with(|| (row.line, vec![None; domains.len()]));
         let domain = domains.binary_search(&row.domain).unwrap_or(0);
         if unit.1[domain].replace(row.loss).is_some() {
-            let what = format!("the subset `{}` at k = {} is there twice", display_name(&key_subset(row)), row.k);
-            return Err(Error::CurveForm { line: row.line, what });
+            let what = format!("the subset `{}` at k = {} appears twice", display_name(&key_subset(row)), row.k);
+            return Err(curve_fault(row.line, what));
         }
     }
     let mut curve = Curve { domains, pool: pool_of(rows), ..Curve::default() };
@@ -252,7 +261,7 @@ fn gather(rows: &[Row]) -> Result<Curve, Error> {
         if let Some(missing) = missing {
             let domain = display_name(&curve.domains[missing]);
             let what = format!("its merge of {k} has no loss on `{domain}`, which others have");
-            return Err(Error::CurveForm { line, what });
+            return Err(curve_fault(line, what));
         }
         let unit = Unit { k, n_billions: size.map(f64::from_bits), losses: losses.into_iter().flatten().collect() };
         if k == 0 { curve.bases.push(unit) } else { curve.units.push(unit) }
@@ -335,7 +344,7 @@ mod tests {
     #[test]
     fn a_merge_that_is_scored_twice_or_in_part_is_refused() {
         let twice = "{\"k\": 1, \"subset\": \"a\", \"loss\": 1}\n{\"k\": 1, \"subset\": \"a\", \"loss\": 2}";
-        assert_eq!(refused(twice), "line 2 of the curve: the subset `a` at k = 1 is there twice");
+        assert_eq!(refused(twice), "line 2 of the curve: the subset `a` at k = 1 appears twice");
         let part = "{\"k\": 1, \"domain\": \"x\", \"loss\": 1}\n{\"k\": 2, \"domain\": \"y\", \"loss\": 2}";
         assert_eq!(refused(part), "line 1 of the curve: its merge of 1 has no loss on `y`, which others have");
     }

@@ -591,7 +591,7 @@ fn warnings(law: &MergeLaw, base: Option<f64>, pool: Option<u32>) -> Vec<String>
         );
     }
     if law.axis == Axis::Checkpoints && law.optimum.is_none() {
-        warnings.push("no drift is seen: more checkpoints are not worse over these k".to_owned());
+        warnings.push("no drift found: more checkpoints are not worse over these k".to_owned());
     }
     warnings
 }

@@ -68,7 +68,7 @@ impl KnownCheckpoints {
         let refuse = |what: String| {
             Error::request_with_hint(
                 format!("`{}` is not the state of a watcher: {what}", path.display()),
-                "choose another folder, or remove the file: checkpoints are then seen as for the first time",
+                "choose another folder, or remove the file: checkpoints then count as new",
             )
         };
         let known: Self = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;

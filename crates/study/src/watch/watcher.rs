@@ -144,7 +144,7 @@ impl<'a> Watcher<'a> {
         storage.create_folder(&folder)?;
         let lock = storage.lock(&folder.join(LOCK_NAME)).map_err(|error| match error {
             thalweg_storage::Error::Locked { .. } => Error::request_with_hint(
-                format!("another watcher is at work in `{}`", folder.display()),
+                format!("another watcher is running in `{}`", folder.display()),
                 "wait until it has ended, or choose another folder with `-o`",
             ),
             error => error.into(),

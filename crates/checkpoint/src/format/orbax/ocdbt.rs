@@ -82,7 +82,7 @@ pub(super) fn read_store(storage: &Arc<dyn Storage>, folder: &Path) -> Result<Va
         let path = folder.join(&place.file.path);
         // Two references to one node would be an endless or an exponential tree.
         if !seen.insert((place.file.path.clone(), place.offset)) {
-            return Err(refuse(&path, format!("the node at byte {} is in the tree twice", place.offset)));
+            return Err(refuse(&path, format!("the node at byte {} appears twice in the tree", place.offset)));
         }
         let block = read_block(storage, folder, &place)?;
         match parse_node(&block, &place)
@@ -99,7 +99,7 @@ pub(super) fn read_store(storage: &Arc<dyn Storage>, folder: &Path) -> Result<Va
                         }
                     };
                     if values.insert(key.clone(), value).is_some() {
-                        return Err(refuse(&path, format!("key `{}` is in the store twice", display_name(&key))));
+                        return Err(refuse(&path, format!("key `{}` appears twice in the store", display_name(&key))));
                     }
                 }
             }
@@ -335,7 +335,7 @@ impl<'a> Bytes<'a> {
     fn count(&mut self) -> Result<usize, String> {
         let n = self.varint()?;
         if n > self.rest.len() as u64 {
-            return Err(format!("it lists {n} things in {} bytes", self.rest.len()));
+            return Err(format!("it lists {n} entries in {} bytes", self.rest.len()));
         }
         Ok(to_index(n))
     }
