@@ -13,8 +13,8 @@ Examples:
   thalweg serve merged --bind 0.0.0.0                for other machines, with a token in the address
   ssh -L 4840:127.0.0.1:4840 login.cluster           the port of another machine on this one
 
-The page follows the records: nothing needs to be loaded again. It is read-only, hands out no file and loads
-nothing from elsewhere. Behind a proxy that passes on its own name, give that name with --allow-host.
+The page stays current by itself. It is read-only, hands out no file and loads nothing from elsewhere.
+If a proxy passes requests on under its own name, give that name with --allow-host.
 `thalweg report DIR` writes the same page as one file.")]
 pub(crate) struct ServeArgs {
     /// Folder of a study or a watcher, or one that holds several of them
@@ -23,7 +23,7 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) at: ServeAtArgs,
     /// Port; 0 takes any that is free [default: 4840, or any if that is taken]
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", help_heading = "Page")]
     pub(crate) port: Option<u16>,
 }
 
