@@ -1,7 +1,7 @@
 //! A small HTTP server for pages that stay open: GET and HEAD, one request for each connection, and server-sent
 //! events. It changes nothing and hands out no file.
 //!
-//! It reads heads with limits of its own. `tiny_http`, the usual choice, has none for the length of a line nor for the
+//! It reads heads with its own limits. `tiny_http`, the usual choice, has none for the length of a line nor for the
 //! time that a head may take, and its last release is of 2022.
 
 mod answer;
@@ -58,7 +58,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Listens and answers in threads of its own.
+    /// Listens and answers in its own threads.
     pub(crate) fn start(site: Site, options: ServeOptions) -> Result<Self, Error> {
         let listener = listen(options.address, options.port)?;
         let at = listener.local_addr().map_err(|error| cannot_listen(options.address, options.port, &error))?;
