@@ -27,7 +27,7 @@ pub(crate) use self::generate::{GenerateArgs, GenerateWhat};
 pub(crate) use self::launch::{KubernetesArgs, LaunchArgs, LaunchWhat, SlurmArgs, WorkArgs};
 pub(crate) use self::law::{LawArgs, LawCommand, LawCurveArgs, LawMergeArgs};
 pub(crate) use self::merge::{MergeArgs, ShardChoice};
-pub(crate) use self::parse::parse_arguments;
+pub(crate) use self::parse::{lacking_options, parse_arguments};
 pub(crate) use self::rule::{RuleArgs, word};
 pub(crate) use self::serve::{ServeArgs, ServeAtArgs};
 pub(crate) use self::study::{

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use thalweg_tensor::display_name;
 
-use crate::args::{ColorChoice, GlobalArgs};
+use crate::args::{ColorChoice, GlobalArgs, lacking_options};
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::stdout::write_stdout;
@@ -127,7 +127,11 @@ impl Messages {
                     self.stderr(&format!("  {}\n", shown(line)));
                 }
                 if let Some(hint) = error.hint() {
+                    let lacking = lacking_options(&hint);
                     self.stderr(&format!("{} {}\n", self.paint("32", "hint:"), shown(hint)));
+                    if let Some(lacking) = lacking {
+                        self.stderr(&format!("{} {}\n", self.paint("36", "note:"), shown(lacking)));
+                    }
                 }
                 ExitCode::from(error.exit_code())
             }

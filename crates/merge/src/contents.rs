@@ -371,7 +371,7 @@ fn quantisation_config(config: &Value) -> Option<Obstacle> {
 }
 
 /// First parts of names of tensors that belong to a trainer's state.
-const STATE_ROOTS: [&str; 12] = [
+const STATE_ROOTS: [&str; 13] = [
     "dataloader",
     "grad_scaler",
     "lr_scheduler",
@@ -384,12 +384,16 @@ const STATE_ROOTS: [&str; 12] = [
     "rng_state",
     "scheduler",
     "train_state",
+    "trainer_state",
 ];
+/// What separates the parts of a name: JAX's trainers write `opt_state/0/mu/w`.
+const SEPARATORS: [char; 2] = ['.', '/'];
+
 /// Whether the name of a tensor shows that it belongs to a trainer, not to the model.
 pub fn is_training_state(name: &str) -> bool {
-    let mut parts = name.split('.');
+    let mut parts = name.split(SEPARATORS).peekable();
     let root = parts.next().unwrap_or(name);
-    (STATE_ROOTS.contains(&root) && name.contains('.')) || name.split('.').any(|part| MOMENT_NAMES.contains(&part))
+    (STATE_ROOTS.contains(&root) && parts.peek().is_some()) || parts.any(|part| MOMENT_NAMES.contains(&part))
 }
 
 fn training_state(entries: &[&TensorEntry]) -> Option<Obstacle> {
@@ -404,8 +408,10 @@ fn training_state(entries: &[&TensorEntry]) -> Option<Obstacle> {
         if patterns.iter().any(|pattern| name_fits(pattern, name)) {
             continue;
         }
-        let (head, last) = (name.split('.').next().unwrap_or(name), name.rsplit('.').next().unwrap_or(name));
-        let wide = [format!("{head}.*"), format!("*.{last}")];
+        let after = |part: &str| name.get(part.len()..).and_then(|rest| rest.chars().next()).unwrap_or('.');
+        let head = name.split(SEPARATORS).next().unwrap_or(name);
+        let last_at = name.rfind(SEPARATORS).unwrap_or(0);
+        let wide = [format!("{head}{}*", after(head)), format!("*{}", &name[last_at..])];
         let pattern = wide.into_iter().find(|pattern| name_fits(pattern, name) && !others(pattern));
         patterns.push(pattern.unwrap_or_else(|| (*name).to_owned()));
     }
@@ -540,6 +546,10 @@ mod tests {
         check_patterns(&["l.weight", "l.weight.exp_avg", "l.weight.exp_avg_sq"], &["*.exp_avg", "*.exp_avg_sq"]);
         check_patterns(&["l.weight", "optim.state.l.weight.exp_avg"], &["optim.*"]);
         check_patterns(&["l.weight", "l.weight.momentum_buffer"], &["*.momentum_buffer"]);
+        check_patterns(&["w", "opt_state/0/mu/w", "opt_state/0/nu/w"], &["opt_state/*"]);
+        check_patterns(&["l/w", "l/w/exp_avg"], &["*/exp_avg"]);
+        check_patterns(&["w", "trainer_state.opt_state.w"], &["trainer_state.*"]);
+        check(&[("optimizer", Dtype::F32, &[1])], "");
         check(&[("exp_avg_pool.weight", Dtype::F32, &[1]), ("l.optim_gate.weight", Dtype::F32, &[1])], "");
     }
 

@@ -43,4 +43,3 @@ pub mod window_fit;
 pub mod write_study;
 
 pub use error::Error;
-pub use study_view::shell_word;

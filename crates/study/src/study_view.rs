@@ -1,6 +1,8 @@
 //! What the page, the table and the answer ask of a [`StudyRecord`]: its measures, who was chosen, and the order of
 //! trials.
 
+use thalweg_tensor::{shell_path, shell_word};
+
 use crate::record::{GainRow, ScoreRow, StudyRecord, SuiteRow, TrialRow};
 
 /// Measures that get pictures; a table holds all of them.
@@ -222,14 +224,7 @@ pub(crate) fn merge_command(run_path: &str, trial: &TrialRow) -> String {
     } else {
         shell_word(&trial.scheme)
     };
-    format!("thalweg merge {} {window} --scheme {scheme} -o {}", shell_word(run_path), shell_word(&trial.name))
-}
-
-/// A word as a shell reads it.
-pub fn shell_word(word: &str) -> String {
-    // A word that begins with a dash would be read as an option.
-    let word = if word.starts_with('-') { format!("./{word}") } else { word.to_owned() };
-    thalweg_tensor::shell_word(&word)
+    format!("thalweg merge {} {window} --scheme {scheme} -o {}", shell_path(run_path), shell_path(&trial.name))
 }
 
 /// A gain with its sign and as many decimals as its interval deserves: `+0.0412`.
@@ -301,7 +296,6 @@ mod tests {
         let uneven = merge_command("it's", &trial(None, "custom"));
         let expected = "thalweg merge 'it'\\''s' --steps 100,300 --scheme custom --coefficients -0.5,1.5 -o 'a trial'";
         assert_eq!(uneven, expected);
-        assert_eq!([shell_word("-rf"), shell_word("")], ["./-rf".to_owned(), "''".to_owned()]);
     }
 
     #[test]

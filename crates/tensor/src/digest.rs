@@ -221,7 +221,7 @@ impl ListHasher {
     /// An empty list.
     pub fn new(kind: DigestKind) -> Self {
         let state = match kind {
-            DigestKind::Blake3 => State::Blake3(Box::new(blake3::Hasher::new())),
+            DigestKind::Blake3 => State::Blake3(Box::default()),
             DigestKind::Xxh3 => State::Xxh3(Box::new(Xxh3::new())),
         };
         Self { kind, state }

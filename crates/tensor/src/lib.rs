@@ -28,7 +28,7 @@ pub use nearest::nearest_name;
 pub use pattern::match_pattern;
 pub use piece::{CoverFault, Piece};
 pub use shape::Shape;
-pub use shell::shell_word;
+pub use shell::{shell_path, shell_word};
 pub use source::{AccessError, TensorSink, TensorSource};
 
 #[cfg(not(target_pointer_width = "64"))]

@@ -1,4 +1,6 @@
-//! How a word is written so that a shell reads it as one.
+//! How a word or a path is written so that a shell reads it as one, and a command does not take it for an option.
+
+use std::path::Path;
 
 /// The word, in quotes where a shell would read it otherwise.
 ///
@@ -15,4 +17,16 @@ pub fn shell_word(word: &str) -> String {
     } else {
         format!("'{}'", word.replace('\'', "'\\''"))
     }
+}
+
+/// A path as [`shell_word`] writes it; one that begins with a dash gets `./` before it.
+///
+/// # Example
+/// ```
+/// assert_eq!(thalweg_tensor::shell_path("my run/step-1"), "'my run/step-1'");
+/// assert_eq!(thalweg_tensor::shell_path("-plan.json"), "./-plan.json");
+/// ```
+pub fn shell_path(path: impl AsRef<Path>) -> String {
+    let text = path.as_ref().display().to_string();
+    shell_word(&if text.starts_with('-') { format!("./{text}") } else { text })
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use thalweg_tensor::{counted, display_name, shell_word};
+use thalweg_tensor::{counted, display_name, shell_path};
 
 use crate::layout::strip_file_end;
 use crate::step_log::{LogError, LogField};
@@ -315,11 +315,10 @@ impl Error {
             _ => {}
         }
         if let Self::HoldsMerges { path, first, .. } = self {
-            let (one, all) = (path.join(first).display().to_string(), path.display().to_string());
             return Some(format!(
                 "name one of them: `{}`; `thalweg verify {}` verifies them all",
-                shell_word(&one),
-                shell_word(&all)
+                shell_path(path.join(first)),
+                shell_path(path)
             ));
         }
         self.plain_hint().map(str::to_owned)

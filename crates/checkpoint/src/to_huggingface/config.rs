@@ -230,7 +230,12 @@ fn extra_features(config: &Value) -> Vec<ConfigFault> {
         let found = if found.is_boolean() { found.to_string() } else { "set".to_owned() };
         Some(ConfigFault::NotInTorchtitan { key, found })
     };
-    KEYS.into_iter().filter_map(fault).collect()
+    let mut faults: Vec<ConfigFault> = KEYS.into_iter().filter_map(fault).collect();
+    // torchtitan's feed-forward layers use SiLU, and have no key that could say otherwise.
+    if let Some(found) = config.get("hidden_act").filter(|act| !matches!(act.as_str(), Some("silu" | "swish"))) {
+        faults.push(ConfigFault::NotInTorchtitan { key: "hidden_act", found: found.to_string() });
+    }
+    faults
 }
 
 #[cfg(test)]
@@ -315,6 +320,7 @@ mod tests {
             (json!({}), "model.norm.weight", "`model.norm.weight`, which the checkpoint lacks"),
             (json!({"attention_bias": true}), "", "`attention_bias` is true, which torchtitan's Llama does not have"),
             (json!({"mlp_bias": true}), "", "`mlp_bias` is true"),
+            (json!({"hidden_act": "gelu"}), "", "`hidden_act` is \"gelu\""),
             (json!({"quantization_config": {"bits": 4}}), "", "`quantization_config` is set"),
         ] {
             let found = faults(&keys, without);

@@ -11,12 +11,7 @@ use super::Arguments;
 pub(crate) fn parse_arguments() -> Result<Arguments, clap::Error> {
     let words: Vec<OsString> = std::env::args_os().collect();
     // `--last -1` is a bad number, not an unknown option.
-    let mut command = Arguments::command().mut_subcommands(|command| {
-        command.mut_args(|arg| match arg.get_action().takes_values() && !arg.is_positional() {
-            true if !arg.is_allow_hyphen_values_set() => arg.allow_negative_numbers(true),
-            _ => arg,
-        })
-    });
+    let mut command = allow_negative_numbers(Arguments::command());
     let parsed = command
         .try_get_matches_from_mut(&words)
         .and_then(|matches| Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command)));
@@ -31,11 +26,57 @@ pub(crate) fn parse_arguments() -> Result<Arguments, clap::Error> {
     })
 }
 
+fn allow_negative_numbers(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| match arg.get_action().takes_values() && !arg.is_positional() {
+        true if !arg.is_allow_hyphen_values_set() => arg.allow_negative_numbers(true),
+        _ => arg,
+    });
+    command.mut_subcommands(allow_negative_numbers)
+}
+
+/// The command, or the one below it, that these words name.
+fn named_by<'a>(command: &'a clap::Command, words: &[OsString]) -> &'a clap::Command {
+    words.iter().skip(1).fold(command, |used, word| used.find_subcommand(word).unwrap_or(used))
+}
+
+/// What to say behind a hint that names options which the command in use lacks: crates below do not know who asks.
+pub(crate) fn lacking_options(hint: &str) -> Option<String> {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let command = Arguments::command();
+    let used = named_by(&command, &words);
+    let arguments = || used.get_arguments().chain(command.get_arguments());
+    let is_known = |long: &str| {
+        arguments().any(|arg| arg.get_long_and_visible_aliases().is_some_and(|names| names.contains(&long)))
+    };
+    let lacking: Vec<String> = options_in(hint).into_iter().filter(|long| !is_known(long)).collect();
+    let merge = command.find_subcommand("merge")?;
+    let is_of_merge = |long: &String| {
+        merge
+            .get_arguments()
+            .any(|arg| arg.get_long_and_visible_aliases().is_some_and(|names| names.contains(&&**long)))
+    };
+    let lacking: Vec<String> = lacking.into_iter().filter(is_of_merge).map(|long| format!("`--{long}`")).collect();
+    let name = used.get_bin_name().or(Some(used.get_name())).filter(|_| !lacking.is_empty())?;
+    Some(format!(
+        "`{}` has no {}: `thalweg merge` and `thalweg sweep` do; or choose other checkpoints",
+        name.trim_start_matches("thalweg "),
+        lacking.join(" or ")
+    ))
+}
+
+/// The long options that a text names, outside commands that it quotes whole.
+fn options_in(text: &str) -> Vec<String> {
+    let outside = text.split('`').filter(|part| !part.starts_with("thalweg "));
+    let words = outside.flat_map(|part| part.split(|c: char| c.is_whitespace() || c == '=' || c == ','));
+    let longs = words.filter_map(|word| word.strip_prefix("--"));
+    longs.filter(|long| !long.is_empty()).map(str::to_owned).collect()
+}
+
 /// How a value that looks like an option is given to the option before it. `--` would end all options.
 fn tip_for_value(command: &clap::Command, words: &[OsString], unknown: &str) -> Option<String> {
     let at = words.iter().position(|word| word.to_string_lossy() == unknown)?;
     let before = words.get(at.checked_sub(1)?)?.to_str()?;
-    let used = words.iter().take(at).find_map(|word| command.find_subcommand(word)).unwrap_or(command);
+    let used = named_by(command, words.get(..at)?);
     let mut arguments = used.get_arguments().chain(command.get_arguments());
     let is_before = |arg: &clap::Arg| match before.strip_prefix("--") {
         Some(long) => arg.get_long_and_visible_aliases().is_some_and(|names| names.contains(&long)),

@@ -8,7 +8,6 @@ use thalweg_merge::align::align_sources;
 use thalweg_merge::diff::{CheckpointDiff, diff_checkpoints, find_obstacle};
 use thalweg_merge::engine::{MergeOutcome, open_sources};
 use thalweg_merge::plan::MergePlan;
-use thalweg_study::shell_word;
 
 use crate::error::Error;
 use crate::host::World;
@@ -31,7 +30,7 @@ pub(crate) fn check_target(
     let hint = match merged {
         Some(dtype) if only_dtype => format!(
             "compare with a copy in the merge's element type: `thalweg convert {} -o COPY --dtype {}`",
-            shell_word(&path.to_string()),
+            thalweg_tensor::shell_path(target.path()),
             dtype.to_lowercase()
         ),
         _ => "name a checkpoint of the same model, or leave `--against` out".to_owned(),

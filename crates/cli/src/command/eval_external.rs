@@ -10,7 +10,7 @@ use thalweg_checkpoint::{ReadOptions, open_checkpoint_with};
 use thalweg_eval::check_sound;
 use thalweg_eval::external::{ExternalResults, ExternalScore, read_results, unpaired_gain};
 use thalweg_storage::{FileKind, Storage};
-use thalweg_tensor::shell_word;
+use thalweg_tensor::shell_path;
 
 use crate::command::Outcome;
 use crate::error::Error;
@@ -191,7 +191,7 @@ pub(crate) fn score_one(
     out: &Path,
     storage: &dyn Storage,
 ) -> Result<ExternalResults, Error> {
-    let word = |path: &Path| shell_word(&path.to_string_lossy());
+    let word = |path: &Path| shell_path(path);
     let line = command.replace("{checkpoint}", &word(checkpoint)).replace("{out}", &word(out));
     run_shell(&line, path)?;
     let file = find_results(storage, out, 0)?.ok_or_else(|| {

@@ -7,7 +7,6 @@ use thalweg_study::extrapolate::{
     CandidateRow, Direction, ExtrapolationOptions, ExtrapolationOutcome, ExtrapolationRequest, run_extrapolation,
 };
 use thalweg_study::record::{GainRow, ScoreRow};
-use thalweg_study::shell_word;
 
 use crate::args::{DirectionChoice, ExtrapolateArgs};
 use crate::command::Outcome;
@@ -25,7 +24,7 @@ const MAX_MODELS: u64 = 6;
 pub(crate) fn run(args: &ExtrapolateArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     if args.scoring.suite.is_none() && args.scoring.eval_command.is_none() {
         return Err(Error::usage_with_hint(
-            "no suite is given by which to choose the step",
+            "no suite is given: a step is scored, also one that `--alpha` gives",
             "name a suite with `--suite FILE`",
         ));
     }
@@ -167,7 +166,7 @@ fn closing(args: &ExtrapolateArgs, outcome: &ExtrapolationOutcome) -> String {
         );
     }
     if let Some(refusal) = &outcome.refusal {
-        let run = shell_word(&args.run_path.display().to_string());
+        let run = thalweg_tensor::shell_path(&args.run_path);
         let end = outcome.point_steps.last().map_or(0, |[_, last]| *last);
         let (n, v) = (outcome.best_average, outcome.interval_steps);
         let _ = writeln!(text, "no extrapolation: {refusal}");

@@ -9,7 +9,7 @@ use thalweg_study::forecast::case::read_case_file;
 use thalweg_study::forecast::request::{AnnealQuestion, ForecastRequest, Refusal};
 use thalweg_study::forecast::run::{ForecastOptions, check_forecast_places, run_forecast};
 use thalweg_study::record::{CostRow, ForecastRow};
-use thalweg_study::shell_word;
+use thalweg_tensor::{shell_path, shell_word};
 use thalweg_trajectory::{Extent, Step, Tokens};
 
 use crate::args::{CurveChoice, ForecastArgs};
@@ -146,7 +146,7 @@ fn text(args: &ForecastArgs, request: &ForecastRequest, outcome: &ForecastOutcom
                 window.n_checkpoints, window.interval_steps, window.scheme, window.rests_on
             );
             if window.n_checkpoints > 1 {
-                let run = shell_word(&args.run_path.display().to_string());
+                let run = shell_path(&args.run_path);
                 let (n, steps, scheme) = (window.n_checkpoints, window.interval_steps, shell_word(&window.scheme));
                 let _ = writeln!(
                     text,

@@ -6,7 +6,6 @@ use std::time::Instant;
 use serde_json::json;
 use thalweg_study::law::{CurveOptions, CurveOutcome, ExpertCurve, SubsetChoice, choose_subsets, run_curve};
 use thalweg_study::request::{GivenModel, Resolver, Selection};
-use thalweg_study::shell_word;
 use thalweg_tensor::counted;
 
 use crate::args::LawCurveArgs;
@@ -142,6 +141,6 @@ fn text(args: &LawCurveArgs, curve: &ExpertCurve, outcome: &CurveOutcome) -> Str
     });
     let _ = writeln!(text, "read {} in {:.1} s{overhead}", show_bytes(cost.bytes_read), cost.seconds);
     let more = if args.newest.is_empty() { "" } else { " --checkpoints" };
-    let _ = writeln!(text, "next: `thalweg law merge {}{more}`", shell_word(&path.to_string()));
+    let _ = writeln!(text, "next: `thalweg law merge {}{more}`", thalweg_tensor::shell_path(&args.out));
     text
 }

@@ -10,7 +10,6 @@ use thalweg_merge::plan::{MergePlan, OutputPlan};
 use thalweg_merge::receipt::{MergeReceipt, RECEIPT_NAME};
 use thalweg_storage::publish::Replace;
 use thalweg_study::append::{AppendRequest, append_plan, keep_sums};
-use thalweg_study::shell_word;
 use thalweg_tensor::counted;
 
 use crate::args::{ExecutionArgs, MergeArgs};
@@ -215,7 +214,7 @@ pub(crate) fn describe(outcome: &MergeOutcome) -> String {
 fn next_steps(outcomes: &[MergeOutcome]) -> String {
     match outcomes {
         [only] if only.compared.is_none() => {
-            let path = shell_word(&only.path.display().to_string());
+            let path = thalweg_tensor::shell_path(&only.path);
             format!("next: `thalweg verify {path} --inputs` checks it, `thalweg eval {path} --suite SUITE` scores it\n")
         }
         _ => String::new(),

@@ -8,7 +8,6 @@ use thalweg_merge::share::{
     Finished, MissingShares, Share, ShareOutcome, ShareState, array_expression, execute_share, finish_shares,
 };
 use thalweg_storage::publish::stage_path;
-use thalweg_study::shell_word;
 
 use crate::args::{MergeArgs, ShardChoice};
 use crate::command::Outcome;
@@ -154,7 +153,7 @@ fn next_step(args: &MergeArgs, share: Share, outcomes: &[ShareOutcome]) -> Strin
 
 /// The command with what every share and the last step must have in common.
 fn command(args: &MergeArgs) -> String {
-    let word = |path: &std::path::Path| shell_word(&path.display().to_string());
+    let word = |path: &std::path::Path| thalweg_tensor::shell_path(path);
     let mut text = "thalweg merge".to_owned();
     if let Some(plan) = &args.plan {
         text.push_str(&format!(" --plan {}", word(plan)));

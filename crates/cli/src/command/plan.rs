@@ -13,7 +13,7 @@ use thalweg_merge::seen::see_sources;
 use thalweg_merge::side_files::side_file_notes;
 use thalweg_storage::guard::check_document;
 use thalweg_storage::publish::publish_file;
-use thalweg_tensor::counted;
+use thalweg_tensor::{counted, shell_path};
 
 use crate::args::PlanArgs;
 use crate::command::Outcome;
@@ -49,7 +49,11 @@ pub(crate) fn run(args: &PlanArgs, world: &World<'_>, messages: &Messages) -> Re
         let run = world.context(args.execution.memory.0);
         plan.seen_sources = see_sources(&open_sources(&plan, &run)?);
         publish_file(&*world.storage, path, plan.to_json()?.as_bytes(), PLAN_FILE)?;
-        messages.note(format!("the plan is in `{0}`; `thalweg merge --plan {0}` executes it", path.display()));
+        messages.note(format!(
+            "the plan is in `{}`; `thalweg merge --plan {}` executes it",
+            path.display(),
+            shell_path(path)
+        ));
     }
     show_plan(&plan, args.execution.memory.0, world, messages)?;
     Ok(Outcome::Done)

@@ -55,10 +55,7 @@ fn token(at: &ServeAtArgs, world: &World<'_>) -> Result<Option<String>, Error> {
                     "the first line of `{}` is not a token: it needs {MIN_TOKEN_CHARS} letters, digits or any of `-_.~`",
                     path.display()
                 ),
-                format!(
-                    "make one with `openssl rand -hex 24 > {}`",
-                    thalweg_tensor::shell_word(&path.to_string_lossy())
-                ),
+                format!("make one with `openssl rand -hex 24 > {}`", thalweg_tensor::shell_path(path)),
             ));
         }
         return Ok(Some(token.to_owned()));

@@ -99,6 +99,22 @@ fn the_script_for_slurm_is_as_it_should_be() {
 }
 
 #[test]
+fn a_name_that_would_end_a_line_of_the_script_is_refused() {
+    let scene = Scene::new();
+    for name in ["a\nb.json", "a\rb.json", "a\u{1b}b.json"] {
+        fs::copy(scene.path("plan.json"), scene.path(name)).unwrap();
+        let image = ["--image", "merger"];
+        for words in
+            [&["launch", "slurm", name, "-n", "2"][..], &["launch", "kubernetes", name, "-n", "2", image[0], image[1]]]
+        {
+            let refused = scene.thalweg(words);
+            assert_eq!(refused.status.code(), Some(2), "{name:?}");
+            assert!(text(&refused.stderr).contains("control character"), "{}", text(&refused.stderr));
+        }
+    }
+}
+
+#[test]
 fn the_script_merges_when_slurm_runs_it() {
     let scene = Scene::new();
     assert!(scene.thalweg(&["launch", "slurm", "plan.json", "-n", "3"]).status.success());

@@ -46,11 +46,43 @@ fn the_tip_for_a_value_that_begins_with_a_dash_works() {
         scene.run(&command.replace(&format!("{option} --dash"), &tip)).done(&[]);
         std::fs::remove_dir_all(scene.path("--dash")).unwrap();
     }
-    for command in ["plan run --last -1", "plan run --count -2", "plan run --every -1", "inspect run --log-every -1"] {
+    for command in [
+        "plan run --last -1",
+        "plan run --count -2",
+        "plan run --every -1",
+        "inspect run --log-every -1",
+        "law merge run --predict -3",
+        "launch slurm plan.json -n -3",
+    ] {
         let said = scene.run(command);
-        said.refused(&["invalid value '-", "a number is digits"]);
+        said.refused(&["invalid value '-"]);
         assert!(!said.stderr.contains("'-- -"), "{said:?}");
     }
+}
+
+#[test]
+fn commands_in_notes_can_be_copied_whatever_the_path() {
+    let scene = Scene::new(&[1, 2]);
+    for (path, shown) in
+        [("my plan.json", "'my plan.json'"), ("it's.json", "'it'\\''s.json'"), ("-p.json", "./-p.json")]
+    {
+        let said = scene.run_words(&["plan", "run", "--last", "2", &format!("--out={path}")]);
+        said.done(&[]);
+        assert!(said.stderr.contains(&format!("`thalweg merge --plan {shown}`")), "{said:?}");
+    }
+}
+
+#[test]
+fn a_hint_for_options_that_a_command_lacks_says_which_command_has_them() {
+    let scene = Scene::new(&[1, 2]);
+    scene.write("run/checkpoint-2/config.json", "{\"rope_theta\": 5.0, \"model_type\": \"llama\"}");
+    scene.write("run/checkpoint-1/config.json", "{\"rope_theta\": 6.0, \"model_type\": \"llama\"}");
+    scene
+        .run("explain run --last 2")
+        .refused(&["--allow-config", "`explain` has no `--allow-config`: `thalweg merge`"]);
+    let merged = scene.run("merge run --last 2 -o out");
+    merged.refused(&["--allow-config"]);
+    assert!(!merged.stderr.contains("has no"), "{merged:?}");
 }
 
 #[test]

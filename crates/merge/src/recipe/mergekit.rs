@@ -13,7 +13,7 @@ use super::tree::{Entry, Node, NodeValue};
 use super::{Recipe, RecipeCheckpoint, RecipeDialect, RecipeOption, RecipeSources, show};
 use crate::Ratio;
 use crate::rule::RuleKind;
-use crate::scheme::{Scheme, SchemeParameters, SumRule};
+use crate::scheme::{Scheme, SchemeError, SchemeParameters, SumRule};
 
 static TOP: Level = Level {
     name: "the top level",
@@ -250,6 +250,7 @@ fn read_scheme(checker: &mut Checker<'_>, top: &Fields<'_>, models: &Models, is_
         Ok(scheme) => Some(scheme),
         Err(error) => {
             let place = top.get("models").map(|entry| entry.key_place).unwrap_or_default();
+            let error = if error == SchemeError::SumZero { SchemeError::RecipeSumZero } else { error };
             checker.report(place, RecipeFault::Scheme(error));
             None
         }

@@ -382,8 +382,8 @@ fn misspelt_mergekit_keys_are_errors() {
 /// mergekit 0.1.5 writes infinities and NaN and exits with success.
 #[test]
 fn weights_without_a_sum_are_errors() {
-    let hint = "`--allow-sum` instead of `--normalize` uses the coefficients as they are";
-    let expected = format!("2:1 the coefficients sum to 0 and cannot be divided by their sum -> {hint}");
+    let hint = "write `normalize: false` under `parameters` of the recipe and give `--allow-sum`, which uses the weights as they are";
+    let expected = format!("2:1 the weights sum to 0 and cannot be divided by their sum -> {hint}");
     check_refused(&two_models(["1", "-1"]), RecipeKind::Yaml, &expected);
     for weight in [".nan", "nan", ".inf", "-.inf", "abc"] {
         let expected = format!("4:35 `{weight}` is not a finite decimal number or fraction");

@@ -24,6 +24,9 @@ pub enum SchemeError {
     /// Normalising is impossible.
     #[error("the coefficients sum to 0 and cannot be divided by their sum")]
     SumZero,
+    /// The same in a recipe that divides by the sum unless it says otherwise.
+    #[error("the weights sum to 0 and cannot be divided by their sum")]
+    RecipeSumZero,
     /// Text that is not a finite number.
     #[error("`{text}` is not a finite decimal number or fraction")]
     NotANumber {
@@ -181,6 +184,11 @@ impl SchemeError {
             }
             Self::SumNotOne { .. } => {
                 "`--normalize` divides them by their sum; if the sum is meant, `--allow-sum` keeps them".to_owned()
+            }
+            Self::RecipeSumZero => {
+                "write `normalize: false` under `parameters` of the recipe and give `--allow-sum`, which uses the \
+                                    weights as they are"
+                    .to_owned()
             }
             Self::SumZero => "`--allow-sum` instead of `--normalize` uses the coefficients as they are".to_owned(),
             Self::NumberTooLong { .. } => "write the number with fewer digits".to_owned(),

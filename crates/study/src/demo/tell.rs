@@ -79,7 +79,7 @@ pub(super) fn anneal_run(spec: &DemoSpec, annealed: &Trajectory) -> AnnealRun {
 
 pub(super) fn commands(spec: &DemoSpec, chosen: &TrialRow) -> Vec<ShellCommand> {
     let (n, scheme) = (chosen.n_checkpoints, &chosen.scheme);
-    let run = crate::shell_word(&spec.path("run").display().to_string());
+    let run = thalweg_tensor::shell_path(spec.path("run"));
     let counts: Vec<String> = spec.numbers().counts.iter().map(ToString::to_string).collect();
     let command = |what: &str, line: String| ShellCommand { what: what.to_owned(), line };
     vec![

@@ -1,5 +1,6 @@
 //! Which checkpoints are averaged into which points.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use thalweg_merge::plan::SourceRef;
@@ -93,7 +94,7 @@ impl Resolver<'_> {
             ));
         }
         let sources = chosen[chosen.len() - n_points * window..].to_vec();
-        let interval_steps = even_interval(&sources)?;
+        let interval_steps = even_interval(&sources).map_err(|gaps| uneven(gaps, sources.len(), trajectory))?;
         let windows = disjoint_windows(sources.len(), window);
         Ok(MergedPoints { sources, windows, window, interval_steps })
     }
@@ -113,15 +114,27 @@ fn newest_of_stable(trajectory: &Trajectory) -> Vec<SourceRef> {
 }
 
 /// The steps from checkpoint to checkpoint, which must be equal: drift and lag are counted in them.
-fn even_interval(sources: &[SourceRef]) -> Result<u64, Error> {
+fn even_interval(sources: &[SourceRef]) -> Result<u64, [u64; 2]> {
     let steps: Vec<u64> = sources.iter().filter_map(|source| source.step).collect();
     let gaps: Vec<u64> = steps.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).collect();
     let (least, most) = (gaps.iter().min().copied().unwrap_or(0), gaps.iter().max().copied().unwrap_or(0));
     if steps.len() == sources.len() && least == most && least > 0 {
         return Ok(least);
     }
-    Err(Error::request_with_hint(
-        format!("the checkpoints are not evenly spaced: {least} to {most} steps apart"),
-        format!("choose even ones: `--count {} --interval-steps {most}`", sources.len()),
-    ))
+    Err([least, most])
+}
+
+/// The refusal of uneven checkpoints, with an interval at which the run has as many, if one of its own will do.
+fn uneven([least, most]: [u64; 2], n_sources: usize, trajectory: &Trajectory) -> Error {
+    let steps: BTreeSet<u64> = trajectory.finished().map(|one| one.step.0).collect();
+    let newest = steps.last().copied().unwrap_or(0);
+    let is_there = |interval: u64| {
+        let back = |i: u64| interval.checked_mul(i).and_then(|back| newest.checked_sub(back));
+        (0..n_sources as u64).all(|i| back(i).is_some_and(|step| steps.contains(&step)))
+    };
+    let hint = match [most, least].into_iter().find(|interval| *interval > 0 && is_there(*interval)) {
+        Some(interval) => format!("choose even ones: `--count {n_sources} --interval-steps {interval}`"),
+        None => "choose even ones with `--count N --interval-steps STEPS`; `thalweg inspect RUN` lists them".to_owned(),
+    };
+    Error::request_with_hint(format!("the checkpoints are not evenly spaced: {least} to {most} steps apart"), hint)
 }

@@ -33,7 +33,9 @@ const LOSS_NAMES: [&str; 9] =
 const SUBSET_NAMES: [&str; 5] = ["subset", "members", "models", "combination", "subset_id"];
 const DOMAIN_NAMES: [&str; 4] = ["domain", "task", "dataset", "set"];
 const SEED_NAMES: [&str; 3] = ["seed", "run", "replicate"];
-const SIZE_NAMES: [&str; 5] = ["n", "n_params", "params", "size", "model_size"];
+const SIZE_NAMES: [&str; 5] = ["n", EXACT_SIZE, "params", "size", "model_size"];
+/// The name under which a whole number is a count of parameters however small, as `law curve` writes it.
+const EXACT_SIZE: &str = "n_params";
 const POOL_NAMES: [&str; 3] = ["pool", "m", "pool_size"];
 
 /// A line as `law curve` writes it.
@@ -54,8 +56,8 @@ pub struct CurveRecord {
     /// What the average scored, lower is better.
     pub loss: f64,
     /// Parameters, where they are known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub n: Option<u64>,
+    #[serde(default, alias = "n", skip_serializing_if = "Option::is_none")]
+    pub n_params: Option<u64>,
 }
 
 /// A model that may be part of a subset, as the file names it.
@@ -168,7 +170,7 @@ fn read_row(line: usize, text: &str) -> Result<Row, Error> {
     let text_of = |names: &[&str]| columns.find(names).map(|(_, value)| plain(value));
     let size = columns.find(&SIZE_NAMES).filter(|(_, value)| !value.is_null());
     let n_billions = size.map(|(name, value)| {
-        billions(value).ok_or_else(|| fault(format!("`{name}` is {}, not a number of parameters", shown(value))))
+        billions(name, value).ok_or_else(|| fault(format!("`{name}` is {}, not a number of parameters", shown(value))))
     });
     Ok(Row {
         line,
@@ -199,13 +201,14 @@ fn whole(value: &Value) -> Option<u32> {
     value.as_u64().and_then(|number| u32::try_from(number).ok())
 }
 
-fn billions(value: &Value) -> Option<f64> {
+fn billions(name: &str, value: &Value) -> Option<f64> {
     #[expect(clippy::cast_precision_loss, reason = "a count of parameters, to three figures")]
     let number = match value {
         Value::String(text) => parse_count(text).ok()? as f64,
         value => value.as_f64()?,
     };
-    let scaled = if number >= LEAST_COUNT || value.is_string() { number / BILLION } else { number };
+    let is_count = value.is_string() || (name == EXACT_SIZE && value.is_u64());
+    let scaled = if number >= LEAST_COUNT || is_count { number / BILLION } else { number };
     (scaled.is_finite() && scaled > 0.0).then_some(scaled)
 }
 
@@ -292,6 +295,7 @@ mod tests {
     fn the_usual_spellings_are_read() {
         let texts = [
             r#"{"k": 2, "loss": 1.5, "n": 7}"#,
+            r#"{"k": 2, "loss": 1.5, "n_params": 7000000000}"#,
             r#"{"K": 2, "Loss": 1.5, "N": 7e9}"#,
             r#"{"n_experts": 2, "nll": 1.5, "size": "7B"}"#,
             r#"{"experts": 2, "ce": 1.5, "n_params": 7000000000}"#,

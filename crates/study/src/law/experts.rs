@@ -126,7 +126,7 @@ pub fn run_curve(
                 pool: curve.experts.len(),
                 domain: format!("{}/{}", score.task, score.measure),
                 loss: score.value,
-                n,
+                n_params: n,
             });
         }
     }

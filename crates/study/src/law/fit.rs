@@ -323,7 +323,9 @@ fn check_groups(groups: &[Group<'_>], form: Form) -> Result<(), Error> {
         return Ok(());
     }
     let known: Vec<String> = groups.iter().map(|group| group.k.to_string()).collect();
-    let hint = "score merges of more numbers of models, such as k = 1, 2, 4; `thalweg law curve` makes them";
+    let wanted: Vec<String> = (0..needed).map(|i| (1_u64 << i).to_string()).collect();
+    let wanted = wanted.join(", ");
+    let hint = format!("score merges of more numbers of models, such as k = {wanted}; `thalweg law curve` makes them");
     let what = match groups {
         [] => "the curve has only the base, no merges".to_owned(),
         [only] => format!("all losses are of k = {}, and a law needs {needed} different k", only.k),

@@ -1,7 +1,7 @@
 //! Selections: from options to the window of a run.
 
 use thalweg_merge::plan::SourceRef;
-use thalweg_tensor::shell_word;
+use thalweg_tensor::shell_path;
 use thalweg_trajectory::{Extent, Step, Tokens, Trajectory, WindowEnd, WindowSpec, lasting_spike, select_window};
 
 use super::Resolver;
@@ -146,7 +146,7 @@ impl Resolver<'_> {
          checkpoints before it",
         spike.onset,
         spike.signal,
-        shell_word(&trajectory.path().display().to_string())
+        shell_path(trajectory.path())
     ));
     }
 }

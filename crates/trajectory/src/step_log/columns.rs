@@ -40,6 +40,7 @@ impl LogField {
         match self {
             Self::Step => &[
                 "completed_steps",
+                "completed_step",
                 "step",
                 "global_step",
                 "iteration",

@@ -92,6 +92,15 @@ pub(super) fn read_state(bytes: &[u8], builder: &mut LogBuilder<'_>) -> Result<(
     if has_history { Ok(()) } else { Err(LogError::NoHistory) }
 }
 
+/// Adds a JSON list of records, as a script that keeps its log in memory writes it.
+pub(super) fn read_list(bytes: &[u8], builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
+    let text = quote_non_finite(bytes);
+    let refuse = |error: serde_json::Error| LogError::Json { message: error.to_string() };
+    let mut deserializer = serde_json::Deserializer::from_slice(&text);
+    HistorySeed { builder }.deserialize(&mut deserializer).map_err(refuse)?;
+    deserializer.end().map_err(refuse)
+}
+
 /// Reads how far a `trainer_state.json` has come.
 ///
 /// # Errors

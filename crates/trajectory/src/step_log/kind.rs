@@ -28,6 +28,9 @@ pub(super) fn sniff_kind(name: &str, head: &[u8], columns: &ColumnMap) -> Option
     let lines = head.split(|byte| *byte == b'\n').take(MAX_LINES).map(|line| trim_nul(line).trim_ascii());
     let lines: Vec<&[u8]> = lines.filter(|line| !line.is_empty()).collect();
     let first = *lines.first()?;
+    if is_list(&lines) {
+        return Some(LogKind::JsonDocument);
+    }
     let n_objects = lines.iter().filter(|line| is_object(line)).count();
     // Console output may begin with a configuration that was printed as JSON.
     if is_object(first) && (first == b"{" || 4 * n_objects >= lines.len()) {
@@ -42,6 +45,13 @@ pub(super) fn sniff_kind(name: &str, head: &[u8], columns: &ColumnMap) -> Option
     }
     // A log whose beginning was cut off may start in the middle of a line.
     Some(if 2 * n_objects > lines.len() { LogKind::JsonLines } else { LogKind::Console })
+}
+
+/// Whether these lines begin a JSON list of objects: console output has other things behind a bracket.
+fn is_list(lines: &[&[u8]]) -> bool {
+    let behind = lines.first().and_then(|line| line.strip_prefix(b"[")).map(<[u8]>::trim_ascii_start);
+    let next = behind.filter(|rest| !rest.is_empty()).or_else(|| behind.and(lines.get(1).copied()));
+    next.is_some_and(|next| next.starts_with(b"{"))
 }
 
 /// Whether a line begins like a JSON object: a Python dictionary has other quotes.

@@ -11,7 +11,7 @@ use super::builder::LogBuilder;
 use super::console::Console;
 use super::csv::Csv;
 use super::events::{SeriesFolder, read_events};
-use super::json::{JsonLines, has_history, read_state};
+use super::json::{JsonLines, has_history, read_list, read_state};
 use super::kind::{LogKind, sniff_kind};
 use super::lines::{LineCutter, LineFormat, read_text};
 use super::{LogError, LogOptions, MAX_LOG_BYTES, StepLog};
@@ -121,9 +121,12 @@ fn read_file(
     read.map_err(|source| refuse(path, source))
 }
 
-/// A trainer's state, or JSON lines in a file whose name or first line looks like one document.
+/// A trainer's state, a list of records, or JSON lines in a file whose name or first line looks like one document.
 fn read_document(bytes: &[u8], builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    if text.trim_ascii_start().starts_with(b"[") {
+        return read_list(text, builder);
+    }
     if has_history(text)
         || text.trim_ascii_start().split(|byte| *byte == b'\n').next().is_some_and(|line| line.trim_ascii() == b"{")
     {

@@ -193,6 +193,15 @@ fn the_kind_is_seen_from_the_content() {
     assert_eq!(open("b.txt", "step,loss\n1,2\n").unwrap(), expected);
     assert_eq!(open("trainer_state.json", "{\"log_history\":[{\"step\":1,\"loss\":2}]}").unwrap(), expected);
     assert_eq!(open("state", "{\n \"log_history\":[{\"step\":1,\"loss\":2}]}").unwrap(), expected);
+    for list in [
+        "[{\"step\":1,\"loss\":2}]",
+        "[\n  {\n    \"step\": 1,\n    \"loss\": 2\n  }\n]\n",
+        "\u{feff}[ {\"step\": 1, \"loss\": 2, \"grad_norm\": NaN} ]",
+        "[\n{\"step\": 1, \"loss\": 2},\n{\"lr\": 0.5}\n]",
+    ] {
+        assert_eq!(open("history.json", list).unwrap()[0].loss, Some(2.0), "{list}");
+    }
+    assert!(matches!(open("torn.json", "[{\"step\":1,\"loss\":2},"), Err(Error::Log { .. })));
     for (name, text) in [("empty", ""), ("list", "[1]"), ("binary", "\0\0\0"), ("prose", "It was a dark night\n")] {
         let error = open(name, text).unwrap_err();
         assert!(matches!(&error, Error::Log { source, .. } if **source == LogError::UnknownKind), "{name}: {error}");

@@ -40,10 +40,23 @@ impl Work {
         }
         let plan = read_plan(&args.plan, world)?;
         let path = world.storage.canonical_path(&args.plan)?;
-        if path.to_str().is_none() {
-            return Err(Error::usage(format!("the path `{}` is not Unicode text", path.display())));
+        let work = Self { path, plan, n_shares };
+        for path in work.paths() {
+            let Some(text) = path.to_str() else {
+                return Err(Error::usage(format!("the path `{}` is not Unicode text", path.display())));
+            };
+            // Comments of a script and lines of a manifest end where the line does.
+            if text.contains(char::is_control) {
+                return Err(Error::usage_with_hint(
+                    format!(
+                        "the path `{}` holds a line break or another control character",
+                        thalweg_tensor::display_name(text)
+                    ),
+                    "give it a name that can be part of a script",
+                ));
+            }
         }
-        Ok(Self { path, plan, n_shares })
+        Ok(work)
     }
 
     /// Paths of the plan, its sources and its outputs.

@@ -11,7 +11,7 @@ use std::process::Command;
 use serde_json::json;
 use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
-use thalweg_tensor::shell_word;
+use thalweg_tensor::{shell_path, shell_word};
 
 use super::Work;
 use crate::args::SlurmArgs;
@@ -37,7 +37,7 @@ pub(super) fn run(args: &SlurmArgs, world: &World<'_>, messages: &Messages) -> R
     let program = std::env::current_exe().map_err(|error| Error::usage(format!("the program's own path: {error}")))?;
     let text = script_text(&work, &script, &program, &args.options);
     publish_file(&*world.storage, &script, text.as_bytes(), SCRIPT)?;
-    let submit = format!("bash {}", shell_word(&script.display().to_string()));
+    let submit = format!("bash {}", shell_path(&script));
     let said = if args.submit { Some(submit_script(&script)?) } else { None };
     messages.json(&json!({
         "kind": "thalweg-launch",
@@ -74,7 +74,7 @@ fn check_options(options: &[String]) -> Result<(), Error> {
 
 /// The script. It is submitted by running it; Slurm runs it with one argument.
 fn script_text(work: &Work, script: &Path, program: &Path, options: &[String]) -> String {
-    let word = |path: &Path| shell_word(&path.display().to_string());
+    let word = |path: &Path| shell_path(path);
     let options: Vec<String> = options.iter().map(|option| shell_word(option)).collect();
     let (script, program, plan) = (word(script), word(program), word(&work.path));
     let (n_shares, last, options) = (work.n_shares, work.n_shares - 1, options.join(" "));
@@ -130,7 +130,7 @@ fn submit_script(script: &PathBuf) -> Result<String, Error> {
     let cannot = |why: String| {
         Error::usage_with_hint(
             format!("the script could not be submitted: {why}"),
-            format!("submit it on a machine with sbatch: `bash {}`", shell_word(&script.display().to_string())),
+            format!("submit it on a machine with sbatch: `bash {}`", shell_path(script)),
         )
     };
     let output = Command::new("bash").arg(script).output().map_err(|error| cannot(error.to_string()))?;

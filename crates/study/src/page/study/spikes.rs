@@ -4,7 +4,7 @@ use super::run::write_training;
 use super::write_columns;
 use crate::markup::Markup;
 use crate::record::SpikeRow;
-use crate::study_view::{StudyView, shell_word};
+use crate::study_view::StudyView;
 use crate::svg::StepAxis;
 
 /// Rows of the table, the latest ones.
@@ -78,7 +78,7 @@ fn write_recovery(page: &mut Markup, view: &StudyView<'_>) {
     page.element("p").filled(text);
     if list.len() > 1 {
         page.element("p").attr("class", "command").filled("The start point again");
-        let run = shell_word(&record.run_path);
+        let run = thalweg_tensor::shell_path(&record.run_path);
         page.element("pre").filled(format!("thalweg merge {run} --steps {} -o start-point", list.join(",")));
     }
 }
