@@ -12,7 +12,7 @@ use crate::combine::for_each_number;
 use crate::context::{RunContext, Stage};
 use crate::engine::open_sources;
 use crate::error::Error;
-use crate::output::{kept_source, output_layout, replaced_files};
+use crate::output::{has_same_side_files, kept_source, output_layout, replaced_files};
 use crate::plan::{MergePlan, OutputPlan};
 use crate::receipt::{MergeReceipt, SourceFile};
 use crate::stage::StagedOutput;
@@ -108,7 +108,7 @@ fn is_same(copy: &FrameCopy, path: &Path, buffer: &mut Vec<u8>, run: &RunContext
     Ok(true)
 }
 
-/// As [`has_same_bytes`], for a receipt alone: opens the sources of its plan.
+/// As [`has_same_bytes`], and the same of the files that travelled, for a receipt alone: opens the sources of its plan.
 pub(crate) fn sources_have_same_bytes(
     folder: &Path,
     receipt: &MergeReceipt,
@@ -116,9 +116,12 @@ pub(crate) fn sources_have_same_bytes(
 ) -> Result<bool, Error> {
     let plan = MergePlan::new(vec![receipt.plan.clone()])?;
     let sources = open_sources(&plan, run)?;
+    let layout = align_sources(&sources, &plan, &*run.storage)?;
+    if !has_same_side_files(receipt, (&sources, &layout), &*run.storage)? {
+        return Ok(false);
+    }
     if has_same_times(receipt, &sources, &*run.storage)? {
         return Ok(true);
     }
-    let layout = align_sources(&sources, &plan, &*run.storage)?;
     has_same_bytes((folder, receipt), (&sources, &layout), run)
 }

@@ -12,7 +12,7 @@ use thalweg_checkpoint::{
 };
 use thalweg_storage::Storage;
 use thalweg_storage::publish::Replace;
-use thalweg_tensor::digest::{DigestKind, ListHasher};
+use thalweg_tensor::digest::{DigestKind, ListHasher, bytes_digest};
 use thalweg_tensor::{Digest, Dtype, TensorSink};
 
 use crate::aliases::check_aliases;
@@ -357,9 +357,6 @@ fn add_side_files(
     receipt: &mut MergeReceipt,
     run: &RunContext<'_>,
 ) -> Result<(), Error> {
-    let new_dtype = config_dtype(output, input);
-    let is_dequantised = named_source(output.plan, input.sources)
-        .is_some_and(|source| source.checkpoint.dequantised_weights().is_some());
     let kept = output.staged.names();
     let mut add = |name: &str, bytes: &[u8]| -> Result<(), Error> {
         output.staged.add_file(name, bytes)?;
@@ -370,33 +367,62 @@ fn add_side_files(
         if kept.contains(&file.name) {
             continue;
         }
-        let mut bytes = file.read(&*run.storage)?;
-        if file.name == CONFIG_FILE_NAME {
-            // A config that does not read travels as it is: the tensors do not depend on it.
-            let plain = is_dequantised.then(|| without_quantisation(&bytes).ok()).flatten();
-            bytes = plain.unwrap_or(bytes);
-            let updated = new_dtype.and_then(|dtype| updated_config(&bytes, dtype).ok());
-            bytes = updated.unwrap_or(bytes);
-        }
-        add(&file.name, &bytes)?;
+        let bytes = file.read(&*run.storage)?;
+        add(&file.name, &as_written(&file.name, bytes, output.plan, (input.sources, input.layout)))?;
     }
     let card = output.plan.policy.model_card.then(|| model_card(output.plan, run.tool));
     card.map_or(Ok(()), |card| add(CARD_NAME, card.as_bytes()))
 }
 
+/// Whether the files that travelled to an output are those that would travel now. Files that the output keeps of its
+/// newest source are compared elsewhere.
+pub(crate) fn has_same_side_files(
+    receipt: &MergeReceipt,
+    (sources, layout): (&[OpenSource], &MergeLayout),
+    storage: &dyn Storage,
+) -> Result<bool, Error> {
+    let Some(kind) = receipt.plan.digest.kind() else { return Ok(true) };
+    for file in travelling_files(&receipt.plan, sources, storage)? {
+        let known = receipt.files.iter().find(|known| known.name == file.name && known.frame_digest.is_none());
+        let Some(known) = known.and_then(|known| known.digest.as_deref()) else { continue };
+        let bytes = file.read(storage)?;
+        let is_known = |bytes: &[u8]| bytes_digest(kind, bytes).to_string() == known;
+        if !is_known(&bytes) && !is_known(&as_written(&file.name, bytes, &receipt.plan, (sources, layout))) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The content of a file that travels, as the output has it: its config names the merged tensors' element type.
+fn as_written(
+    name: &str,
+    bytes: Vec<u8>,
+    output: &OutputPlan,
+    (sources, layout): (&[OpenSource], &MergeLayout),
+) -> Vec<u8> {
+    if name != CONFIG_FILE_NAME {
+        return bytes;
+    }
+    // A config that does not read travels as it is: the tensors do not depend on it.
+    let is_dequantised =
+        named_source(output, sources).is_some_and(|source| source.checkpoint.dequantised_weights().is_some());
+    let plain = is_dequantised.then(|| without_quantisation(&bytes).ok()).flatten().unwrap_or(bytes);
+    config_dtype(output, layout).and_then(|dtype| updated_config(&plain, dtype).ok()).unwrap_or(plain)
+}
+
 /// The element type that config.json should name, where the merge changed it.
-fn config_dtype(output: &StagedOutput<'_>, input: &CommitInput<'_>) -> Option<Dtype> {
-    let mut inputs = input
-        .layout
+fn config_dtype(output: &OutputPlan, layout: &MergeLayout) -> Option<Dtype> {
+    let mut inputs = layout
         .catalog
         .entries()
         .iter()
         .filter(|entry| matches!(entry.dtype.class(), thalweg_tensor::DtypeClass::Mergeable));
     let first = inputs.next()?.dtype;
-    let wanted = output.plan.dtype.resolve(first);
+    let wanted = output.dtype.resolve(first);
     // The config did not come with these tensors.
-    if output.plan.policy.hf_assets.is_some() {
+    if output.policy.hf_assets.is_some() {
         return Some(wanted);
     }
-    (wanted != first || inputs.any(|entry| output.plan.dtype.resolve(entry.dtype) != entry.dtype)).then_some(wanted)
+    (wanted != first || inputs.any(|entry| output.dtype.resolve(entry.dtype) != entry.dtype)).then_some(wanted)
 }

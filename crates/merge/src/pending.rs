@@ -14,7 +14,7 @@ use crate::context::RunContext;
 use crate::engine::{ExecuteOptions, MergeOutcome, PartialStage};
 use crate::error::Error;
 use crate::kept::{has_same_bytes, has_same_times};
-use crate::output::source_files;
+use crate::output::{has_same_side_files, source_files};
 use crate::own::MERGED_FOLDER;
 use crate::plan::{MergePlan, OutputPlan};
 use crate::receipt::{MergeReceipt, RECEIPT_NAME, SourceReceipt};
@@ -236,6 +236,9 @@ fn compare_sources(
         if !has_digest(source, known, receipt, run)? {
             return Ok(None);
         }
+    }
+    if !has_same_side_files(receipt, (sources, layout), &*run.storage)? {
+        return Ok(None);
     }
     if has_same_times(receipt, sources, &*run.storage)? {
         return Ok(Some(by));

@@ -61,6 +61,54 @@ fn the_tip_for_a_value_that_begins_with_a_dash_works() {
 }
 
 #[test]
+fn checkpoints_that_are_named_one_by_one_are_not_selected_from() {
+    let scene = Scene::new(&[1, 2]);
+    let named = "-m run/checkpoint-1 -m run/checkpoint-2";
+    for selection in ["--last 1", "--end-step 1", "--from-step 2", "--every 1", "--steps 1"] {
+        for command in ["plan", "merge -o out"] {
+            scene.run(&format!("{command} {named} {selection}")).refused(&["given one by one"]);
+        }
+    }
+}
+
+#[test]
+fn files_that_travel_belong_to_the_sources() {
+    let scene = Scene::new(&[1, 2]);
+    for step in [1, 2] {
+        scene.write(
+            &format!("run/checkpoint-{step}/config.json"),
+            "{\"model_type\": \"llama\", \"dtype\": \"float32\"}",
+        );
+        scene.write(&format!("run/checkpoint-{step}/generation_config.json"), "{\"temperature\": 1.0}");
+    }
+    let merge = |more: &str| scene.run(&format!("merge run --last 2 -o out{more}"));
+    merge("").done(&["merged 2"]);
+    merge("").done(&["already holds"]);
+    // Another source's files do not travel.
+    scene.write("run/checkpoint-1/generation_config.json", "{\"temperature\": 0.5}");
+    merge("").done(&["already holds"]);
+    for (name, old, new) in [
+        ("generation_config.json", "{\"temperature\": 1.0}", "{\"temperature\": 0.7}"),
+        (
+            "config.json",
+            "{\"model_type\": \"llama\", \"dtype\": \"float32\"}",
+            "{\"model_type\": \"llama\", \"dtype\": \"float32\", \"bos_token_id\": 1}",
+        ),
+    ] {
+        let path = format!("run/checkpoint-2/{name}");
+        scene.write(&path, new);
+        merge("").refused(&["its sources have changed since"]);
+        let verified = scene.run("verify out --inputs");
+        assert_eq!(verified.code, 1, "{name}: {verified:?}");
+        scene.write(&path, old);
+        merge("").done(&["already holds"]);
+        scene.run("verify out --inputs").done(&[]);
+    }
+    merge(" --dtype bf16 --force").done(&["merged 2"]);
+    merge(" --dtype bf16").done(&["already holds"]);
+}
+
+#[test]
 fn commands_in_notes_can_be_copied_whatever_the_path() {
     let scene = Scene::new(&[1, 2]);
     for (path, shown) in

@@ -6,7 +6,7 @@ use thalweg_merge::Coefficients;
 use thalweg_merge::plan::{CONVERT_SCHEME, MergePlan, NonFloatPolicy, OutputDtype, OutputPlan, SourceRef, newest_of};
 use thalweg_merge::scheme::{CoefficientOrder, PowerSnapshot, Scheme, reconstruct_from_averages};
 
-use super::sources::{GivenModel, SourceOrder, choose_checkpoints, choose_models};
+use super::sources::{GivenModel, SourceOrder, choose_checkpoints, choose_models, refuse_selection};
 use super::weights::{Weighed, Weights, parse_ratio, weigh};
 use super::{OutputOptions, Resolver, RuleOptions, RunOptions, SchemeOptions, Selection};
 use crate::Error;
@@ -145,6 +145,7 @@ impl Resolver<'_> {
         if !request.inputs.is_empty() {
             return Err(Error::request("checkpoints are given either by themselves or with `-m`, not both ways"));
         }
+        refuse_selection(&request.selection)?;
         let (sources, given) = choose_models(&request.models, &request.run, source_order, self)?;
         let Some(given) = given else { return Ok((sources, Weights::Scheme(scheme.scheme()?))) };
         if scheme.scheme.is_some() || !scheme.coefficients.is_empty() {

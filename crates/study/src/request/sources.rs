@@ -62,13 +62,19 @@ pub fn choose_checkpoints(
             "name a run folder, or two or more checkpoints",
         ));
     }
-    if !selection.is_empty() {
-        return Err(Error::request("checkpoints were given one by one, so there is nothing left to select from"));
-    }
+    refuse_selection(selection)?;
     let pattern = run.name_pattern()?;
     let given = inputs.iter().map(|path| given_checkpoint(path, pattern.as_ref(), resolver));
     let given = agreeing_steps(given.collect::<Result<Vec<_>, _>>()?);
     Ok(in_order(given, |source| source, order, resolver))
+}
+
+/// Checkpoints that are named one by one are not selected from.
+pub(super) fn refuse_selection(selection: &Selection) -> Result<(), Error> {
+    match selection.is_empty() {
+        true => Ok(()),
+        false => Err(Error::request("checkpoints were given one by one, so there is nothing left to select from")),
+    }
 }
 
 /// What an argument names, where a command takes a run or a checkpoint.

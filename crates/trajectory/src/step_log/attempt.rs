@@ -215,8 +215,8 @@ pub(super) fn join_attempts(mut attempts: Vec<Attempt>) -> (Vec<LogEntry>, Vec<L
     (entries, notes)
 }
 
-/// Sorts attempts by the time in their names. Without such times they stay as given, except that a log that ends before
-/// the previous one begins is moved before it, as with `log.1`, `log.10`, `log.2` from a shell.
+/// Sorts attempts by the time in their names. Without such times they stay as given, except that a log that begins and
+/// ends before the previous one does is moved before it, as with `log.1`, `log.10`, `log.2` from a shell.
 fn in_order(mut attempts: Vec<Attempt>, notes: &mut Vec<LogNote>) -> Vec<Attempt> {
     if attempts.iter().all(|attempt| attempt.begun_at.is_some()) {
         attempts.sort_by_key(|attempt| attempt.begun_at);
@@ -224,8 +224,12 @@ fn in_order(mut attempts: Vec<Attempt>, notes: &mut Vec<LogNote>) -> Vec<Attempt
     }
     let mut ordered: Vec<Attempt> = Vec::with_capacity(attempts.len());
     for attempt in attempts {
-        let last = attempt.last_loss_left();
-        let n_later = ordered.iter().rev().take_while(|other| other.first_loss() > last).count();
+        let (first, last) = (attempt.first_loss(), attempt.last_loss_left());
+        // One that began later and came further would otherwise be discarded whole.
+        let is_later = |other: &&Attempt| {
+            other.first_loss() > last || (other.first_loss() > first && other.last_loss_left() > last)
+        };
+        let n_later = ordered.iter().rev().take_while(is_later).count();
         if n_later > 0 && !notes.contains(&LogNote::Reordered) {
             notes.push(LogNote::Reordered);
         }

@@ -142,6 +142,19 @@ fn several_files_are_one_log() {
     let log = open_all(&[first.clone(), last, later]);
     check_entries(&log, &[10, 20, 30, 40, 50, 60, 70]);
     assert_eq!(log.notes(), [LogNote::Reordered]);
+    // The restart given first, and the newest first.
+    let restart = file("r.jsonl", &[35, 45, 55, 65]);
+    for files in [[&first, &restart], [&restart, &first]] {
+        let log = open_all(&files.map(Clone::clone));
+        check_entries(&log, &[10, 20, 30, 35, 45, 55, 65]);
+    }
+    let newest = file("s.jsonl", &[60, 75]);
+    let log = open_all(&[newest, restart.clone(), first.clone()]);
+    check_entries(&log, &[10, 20, 30, 35, 45, 55, 60, 75]);
+    assert_eq!(log.notes().iter().filter(|note| **note == LogNote::Reordered).count(), 1);
+    // A run that was started again from its beginning and came further is the newest, as given.
+    let afresh = file("t.jsonl", &[5, 15, 25, 35, 45, 55, 65, 75]);
+    check_entries(&open_all(&[restart, afresh]), &[5, 15, 25, 35, 45, 55, 65, 75]);
     // Files of several kinds; the note of damage names the file.
     let csv = folder.path().join("e.csv");
     write(&csv, format!("step,loss\n50,{}\n60\n70,{}\n", loss(50), loss(70)));
