@@ -10,13 +10,13 @@ use crate::options::parse_whole;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  thalweg forget entities --corpus a.jsonl.zst --reference b.jsonl.zst --titles titles.txt -o entities.jsonl
-  thalweg forget build --corpus a.jsonl.zst --entities entities.jsonl --like run/step-1000 -o probes.jsonl
-  thalweg forget score run --probes probes.jsonl --windows sma:5 --recalled-by run/step-1000 -o scores.json
+  thalweg forget entities --corpus a.jsonl --reference b.jsonl --titles titles.txt -o entities.jsonl
+  thalweg forget build --corpus a.jsonl --entities entities.jsonl --like a/step-1000 -o probes.jsonl
+  thalweg forget score b --probes probes.jsonl --windows sma:5 -o scores.json
   thalweg forget curve scores.json
 
-A run is trained on corpus A, then on B: which entities of A does it forget, and does a merge keep them?
-docs/forget.md has the measures and what we found.")]
+A run is trained on corpus A, then on B: which entities of A does it forget, and does a merge keep
+them? docs/forget.md has the measures and what we found.")]
 pub(crate) struct ForgetArgs {
     /// What to do
     #[command(subcommand)]
@@ -37,8 +37,8 @@ pub(crate) enum ForgetCommand {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A title counts where it is a whole word, the longest at its place. Kept are titles of the upper half by
-frequency in the corpus and of the lower half in the reference; titles that are tied are kept.")]
+A title counts where it is a whole word, the longest at its place. Kept are titles of the upper half
+by frequency in the corpus and of the lower half in the reference; titles that are tied are kept.")]
 pub(crate) struct ForgetEntitiesArgs {
     /// The corpus that is learned first: JSON lines with `text`, packed by zstd or not; repeatable
     #[arg(long, value_name = "FILE", required = true)]
@@ -67,8 +67,8 @@ pub(crate) struct ProbeTokensArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The file is also that of a task of kind `entity_spans`. Samples without entities are drawn from the whole
-corpus: M(f) and perplexity are measured on them.")]
+The file is also that of a task of kind `entity_spans`. Samples without entities are drawn from the
+whole corpus: M(f) and perplexity are measured on them.")]
 pub(crate) struct ForgetBuildArgs {
     /// The corpus that the entities are from; repeatable
     #[arg(long, value_name = "FILE", required = true)]
@@ -102,12 +102,13 @@ pub(crate) struct ForgetBuildArgs {
 #[command(after_help = "\
 Examples:
   thalweg forget score runs/my-run --probes probes.jsonl
-  thalweg forget score runs/my-run --probes probes.jsonl --windows sma:5,sma:10 --ends every:1000 -o scores.json
+  thalweg forget score runs/my-run --probes probes.jsonl --windows sma:5,sma:10 -o scores.json
   thalweg forget score a b merged --probes probes.jsonl --recalled-by a
 
-M_ex: the prompt ends before the entity; share of continuations that contain it. M_in: the prompt ends with
-the entity; share of the tokens decoded after it that are those of the text. PPL_ent, M(f)_ent: perplexity and
-greedy accuracy on samples with an entity; PPL, M(f): on the others. Merges are made in memory.")]
+M_ex: the prompt ends before the entity; share of continuations that contain it. M_in: the prompt
+ends with the entity; share of the tokens decoded after it that are those of the text. PPL_ent and
+M(f)_ent are perplexity and greedy accuracy on samples with an entity, PPL and M(f) on the others.
+Merges are made in memory.")]
 pub(crate) struct ForgetScoreArgs {
     /// A run folder, or checkpoints
     #[arg(value_name = "RUN|CKPT", required = true)]
