@@ -110,7 +110,8 @@ impl<T: Real> Decoder<T> {
     /// Bytes that [`Decoder::new`] will allocate, without allocating them.
     pub fn bytes(config: &ModelConfig, shape: BatchShape, n_new: usize) -> u64 {
         let width = size_of::<T>() as u64;
-        let kept_tokens = (shape.n_sequences as u64).saturating_mul((shape.sequence_length as u64).saturating_add(n_new as u64));
+        let kept_tokens =
+            (shape.n_sequences as u64).saturating_mul((shape.sequence_length as u64).saturating_add(n_new as u64));
         let of_token = (config.n_kv_heads as u64).saturating_mul(
             (config.n_layers as u64).saturating_mul(2).saturating_mul(config.head_dim as u64).saturating_add(1),
         );

@@ -138,9 +138,7 @@ impl<'a> EngineEvaluator<'a> {
         let digests = points.iter().map(OutputPlan::digest).collect::<Result<Vec<_>, _>>()?;
         let points = match self.points.take() {
             Some(known) if known.digests == digests => known,
-            _ => {
-                LoadedPoints { digests, models: self.merge(points)? }
-            }
+            _ => LoadedPoints { digests, models: self.merge(points)? },
         };
         let layout = self.model_config.layout();
         let mut arena = vec![0.0; layout.n_params()];

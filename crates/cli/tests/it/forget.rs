@@ -59,20 +59,34 @@ fn from_titles_to_what_checkpoints_and_merges_recall() {
     // fourth, which three are more frequent than. Lufen is twice in the reference, the others are not.
     let chosen: Vec<&str> =
         found["entities"].as_array().unwrap().iter().map(|one| one["entity"].as_str().unwrap()).collect();
-    assert_eq!((&found["n_titles"], &found["n_found"], chosen), (&7.into(), &6.into(), vec!["Belmar", "Tesvin", "Korsal"]));
-    assert_eq!(found["entities"][1], json!({"kind": "thalweg-forget-entities", "version": 1, "entity": "Tesvin", "type": "LOC", "n_corpus": 10, "n_reference": 0}));
+    assert_eq!(
+        (&found["n_titles"], &found["n_found"], chosen),
+        (&7.into(), &6.into(), vec!["Belmar", "Tesvin", "Korsal"])
+    );
+    assert_eq!(
+        found["entities"][1],
+        json!({"kind": "thalweg-forget-entities", "version": 1, "entity": "Tesvin", "type": "LOC", "n_corpus": 10, "n_reference": 0})
+    );
 
     let built = json_of(&scratch, BUILD);
     assert_eq!((&built["n_samples"], &built["n_entities"], &built["n_general"]), (&3.into(), &3.into(), &5.into()));
     let first = std::fs::read_to_string(scratch.path().join("probes.jsonl")).unwrap();
     json_of(&scratch, BUILD);
-    assert_eq!(std::fs::read_to_string(scratch.path().join("probes.jsonl")).unwrap(), first, "the same seed, the same probes");
+    assert_eq!(
+        std::fs::read_to_string(scratch.path().join("probes.jsonl")).unwrap(),
+        first,
+        "the same seed, the same probes"
+    );
 
     let record = json_of(&scratch, "forget score run --probes probes.jsonl --windows sma:2 -o scores.json");
     let models = record["models"].as_array().unwrap();
     let names: Vec<&str> = models.iter().map(|model| model["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["step 4", "step 8", "sma:2 at step 8", "step 12", "sma:2 at step 12"]);
-    assert_eq!((&record["prompt_tokens"], &record["decode_tokens"]), (&12.into(), &8.into()), "as the probes were built");
+    assert_eq!(
+        (&record["prompt_tokens"], &record["decode_tokens"]),
+        (&12.into(), &8.into()),
+        "as the probes were built"
+    );
     let value = |model: &Value, measure: &str| {
         let rows = model["measures"].as_array().unwrap();
         rows.iter().find(|row| row["measure"] == measure).unwrap()["value"].as_f64().unwrap()
@@ -99,28 +113,64 @@ fn from_titles_to_what_checkpoints_and_merges_recall() {
     assert!((row["mean_difference"].as_f64().unwrap() - mean([(2, 1), (4, 3)])).abs() < 1e-9);
     assert_eq!(curve["rows"].as_array().unwrap().len(), 5);
     check(&scratch, "forget curve scores.json", 0, &["less newest", "sma:2", "last checkpoint less first"]);
-    check(&scratch, "forget score run --probes probes.jsonl --ends 8,12 --windows sma:2", 0, &["M_ex", "sma:2 at step 8", "merge less its newest checkpoint"]);
+    check(
+        &scratch,
+        "forget score run --probes probes.jsonl --ends 8,12 --windows sma:2",
+        0,
+        &["M_ex", "sma:2 at step 8", "merge less its newest checkpoint"],
+    );
 }
 
 #[test]
 fn mistakes_about_forgetting_are_named_with_what_to_do() {
     let scratch = lab();
     check(&scratch, ENTITIES, 0, &["3 entities of 7 titles, of which 6 are in the corpus"]);
-    check(&scratch, &BUILD.replace("--prompt-tokens 12", "--prompt-tokens 500"), 2, &[
-        "no entity has 500 tokens before it and 8 after it in the corpus", "--prompt-tokens",
-    ]);
+    check(
+        &scratch,
+        &BUILD.replace("--prompt-tokens 12", "--prompt-tokens 500"),
+        2,
+        &["no entity has 500 tokens before it and 8 after it in the corpus", "--prompt-tokens"],
+    );
     check(&scratch, &BUILD.replace("--like run/step-12 ", ""), 2, &["--like CKPT"]);
-    check(&scratch, &BUILD.replace("--entities entities.jsonl", "--entities titles.txt"), 2, &[
-        "`titles.txt`, line 1:", "`thalweg forget entities` writes such files",
-    ]);
+    check(
+        &scratch,
+        &BUILD.replace("--entities entities.jsonl", "--entities titles.txt"),
+        2,
+        &["`titles.txt`, line 1:", "`thalweg forget entities` writes such files"],
+    );
     check(&scratch, BUILD, 0, &["3 samples of 3 entities"]);
-    check(&scratch, "forget score run --probes entities.jsonl", 2, &["`entities.jsonl`, line 1: the row has no `text`"]);
-    check(&scratch, "forget score run/step-4 run/step-8 --probes probes.jsonl --windows sma:2", 2, &["name the run folder alone"]);
+    check(
+        &scratch,
+        "forget score run --probes entities.jsonl",
+        2,
+        &["`entities.jsonl`, line 1: the row has no `text`"],
+    );
+    check(
+        &scratch,
+        "forget score run/step-4 run/step-8 --probes probes.jsonl --windows sma:2",
+        2,
+        &["name the run folder alone"],
+    );
     check(&scratch, "forget score run --probes probes.jsonl --windows sma:9", 2, &["9"]);
     check(&scratch, "forget score run --probes probes.jsonl --windows 9", 2, &["write SCHEME:N"]);
-    check(&scratch, "forget score run --probes probes.jsonl --decode-tokens 0", 2, &["not between 1 and", "leave it out for 8"]);
-    check(&scratch, "forget score run --probes probes.jsonl --recalled-by run/step-4", 2, &["recalls none of the 3 entities"]);
-    check(&scratch, "forget score run --probes probes.jsonl -o titles.txt", 2, &["exists and is not a record of recall"]);
+    check(
+        &scratch,
+        "forget score run --probes probes.jsonl --decode-tokens 0",
+        2,
+        &["not between 1 and", "leave it out for 8"],
+    );
+    check(
+        &scratch,
+        "forget score run --probes probes.jsonl --recalled-by run/step-4",
+        2,
+        &["recalls none of the 3 entities"],
+    );
+    check(
+        &scratch,
+        "forget score run --probes probes.jsonl -o titles.txt",
+        2,
+        &["exists and is not a record of recall"],
+    );
     for (text, why) in [
         ("{}", "its kind is `` and its version 0"),
         ("[1", "EOF while parsing"),

@@ -11,5 +11,7 @@
 mod probes;
 mod score;
 
-pub use probes::{MAX_TOKENS, ProbeEntity, ProbeFile, ProbeOptions, ProbeSample, PreparedProbes, RecallProbe, read_probes};
+pub use probes::{
+    MAX_TOKENS, PreparedProbes, ProbeEntity, ProbeFile, ProbeOptions, ProbeSample, RecallProbe, read_probes,
+};
 pub use score::{RecallMeasure, RecallScore, RecallScores, SampleScore, score_recall};

@@ -85,7 +85,8 @@ pub fn read_probes(storage: &dyn Storage, path: &Path) -> Result<ProbeFile, Erro
 
 /// The lengths that a row says it was cut for.
 fn options_of(row: &Value) -> Option<ProbeOptions> {
-    let n = |key: &str| row[key].as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=MAX_TOKENS).contains(n));
+    let n =
+        |key: &str| row[key].as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=MAX_TOKENS).contains(n));
     Some(ProbeOptions { prompt_tokens: n("prompt_tokens")?, decode_tokens: n("decode_tokens")? })
 }
 

@@ -62,14 +62,8 @@ pub enum RecallMeasure {
 
 impl RecallMeasure {
     /// All, in the order of tables.
-    pub const ALL: [Self; 6] = [
-        Self::Ex,
-        Self::In,
-        Self::PerplexityOfEntities,
-        Self::GreedyOfEntities,
-        Self::Perplexity,
-        Self::Greedy,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Ex, Self::In, Self::PerplexityOfEntities, Self::GreedyOfEntities, Self::Perplexity, Self::Greedy];
 
     /// Its name in files.
     pub const fn name(self) -> &'static str {
@@ -113,7 +107,9 @@ impl RecallScores {
         let kept_probes = || probes.probes.iter().zip(&self.recalls).zip(kept).filter(|(_, kept)| **kept);
         let decoded = count(probes.options.decode_tokens);
         let of_sample = |sample: &SampleScore| match measure {
-            RecallMeasure::Greedy | RecallMeasure::GreedyOfEntities => (count(sample.n_correct), count(sample.n_tokens)),
+            RecallMeasure::Greedy | RecallMeasure::GreedyOfEntities => {
+                (count(sample.n_correct), count(sample.n_tokens))
+            }
             _ => (sample.nats, count(sample.n_tokens)),
         };
         match measure {
@@ -178,7 +174,8 @@ pub fn score_recall(
         let (path, task) = (subject.path().to_owned(), "the probes".to_owned());
         return Err(Error::NonFiniteLoss { path, task, item: format!("sample {}", sample + 1) });
     }
-    let mut scores = RecallScores { samples, recalls: vec![RecallScore { n_in: None, is_recalled: None }; probes.probes.len()] };
+    let mut scores =
+        RecallScores { samples, recalls: vec![RecallScore { n_in: None, is_recalled: None }; probes.probes.len()] };
     let failed = |source: thalweg_model::Error| Error::Model { path: subject.path().to_owned(), source: source.into() };
     let mut decoder = Decoder::new(config, batch, n_new).map_err(failed)?;
     let mut jobs: Vec<(usize, Prompt, Range<usize>)> = prompts(probes).collect();

@@ -79,32 +79,51 @@ fn scores_are_those_of_passes_over_whole_sequences() {
     for seed in 0..4 {
         let model = model(seed);
         let scores = score(&prepared, model.clone(), u64::MAX).unwrap();
-        let texts = ["The river by Marlow is called Tessin and it is long and deep.", "Odran sold lamps to all of the people in the town.", "One day a girl went out."];
+        let texts = [
+            "The river by Marlow is called Tessin and it is long and deep.",
+            "Odran sold lamps to all of the people in the town.",
+            "One day a girl went out.",
+        ];
         for (text, got) in texts.iter().zip(&scores.samples) {
             let ids = tokenizer.encode(text).unwrap().ids;
             let rows = logits(&model, &ids);
             let pairs = || rows.iter().zip(&ids[1..]);
-            let nats: f64 = pairs().map(|(row, &id)| {
-                let sum: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
-                sum.ln() - f64::from(row[id as usize])
-            }).sum();
-            assert_eq!((got.n_tokens, got.n_correct), (ids.len() - 1, pairs().filter(|(row, id)| best(row) == **id).count()));
+            let nats: f64 = pairs()
+                .map(|(row, &id)| {
+                    let sum: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
+                    sum.ln() - f64::from(row[id as usize])
+                })
+                .sum();
+            assert_eq!(
+                (got.n_tokens, got.n_correct),
+                (ids.len() - 1, pairs().filter(|(row, id)| best(row) == **id).count())
+            );
             assert!((got.nats - nats).abs() < 1e-3, "{} instead of {nats}", got.nats);
         }
         // Where each entity is in the tokens is found again here, from the bytes.
         for (i, (sample, bytes, name)) in
-            [(0, 30..36, "Tessin"), (0, 13..19, "Marlow"), (1, 0..5, "Odran"), (1, 45..49, "town")].into_iter().enumerate()
+            [(0, 30..36, "Tessin"), (0, 13..19, "Marlow"), (1, 0..5, "Odran"), (1, 45..49, "town")]
+                .into_iter()
+                .enumerate()
         {
             let tokens = tokenizer.encode(texts[sample]).unwrap();
             let first = tokens.bytes.iter().position(|token| token.end > bytes.start).unwrap();
             let end = 1 + tokens.bytes.iter().rposition(|token| token.start < bytes.end).unwrap();
             let prompt = |end: usize| &tokens.ids[end.saturating_sub(6)..end];
             let expected_in = (end + 5 <= tokens.ids.len()).then(|| {
-                continued(&model, prompt(end), 5).iter().zip(&tokens.ids[end..]).filter(|(got, want)| got == want).count()
+                continued(&model, prompt(end), 5)
+                    .iter()
+                    .zip(&tokens.ids[end..])
+                    .filter(|(got, want)| got == want)
+                    .count()
             });
-            let expected_ex = (first > 0)
-                .then(|| tokenizer.decode(&continued(&model, prompt(first), 5)).unwrap().contains(name));
-            assert_eq!(scores.recalls[i], RecallScore { n_in: expected_in, is_recalled: expected_ex }, "{name}, {seed}");
+            let expected_ex =
+                (first > 0).then(|| tokenizer.decode(&continued(&model, prompt(first), 5)).unwrap().contains(name));
+            assert_eq!(
+                scores.recalls[i],
+                RecallScore { n_in: expected_in, is_recalled: expected_ex },
+                "{name}, {seed}"
+            );
             n_recalled += usize::from(expected_ex == Some(true));
         }
     }
@@ -125,7 +144,8 @@ fn measures_by_hand() {
             recall(None, Some(true)),
         ],
     };
-    let value = |measure: RecallMeasure, kept: [bool; 4]| measure.sums(&scores.items(measure, &prepared, &kept)).value();
+    let value =
+        |measure: RecallMeasure, kept: [bool; 4]| measure.sums(&scores.items(measure, &prepared, &kept)).value();
     let all = [true; 4];
     let close = |got: f64, want: f64| assert!((got - want).abs() < 1e-12, "{got} instead of {want}");
     // Two of three prompts are continued with the entity; the fourth has nothing before it.
@@ -152,7 +172,9 @@ fn broken_probes_are_named_by_line_and_memory_is_counted_first() {
     let refused = |text: &str| prepare(text, options).unwrap_err().to_string();
     let twice = format!("{PROBES}{}", PROBES.lines().next().unwrap());
     assert!(refused(&twice).ends_with("line 4: a sample named `a` was there before"), "{}", refused(&twice));
-    assert!(refused("{\"id\": \"a\", \"text\": \"ab\", \"entities\": []}").ends_with("it has no sample with an entity"));
+    assert!(
+        refused("{\"id\": \"a\", \"text\": \"ab\", \"entities\": []}").ends_with("it has no sample with an entity")
+    );
     assert!(refused("").ends_with("it has no sample with an entity"));
     let outside = "{\"id\": \"a\", \"text\": \"ab\", \"entities\": [{\"byte\": [0, 9]}]}";
     assert!(refused(outside).contains("line 1: `byte` [0, 9] is not a span of a text of 2 bytes"));

@@ -2,8 +2,8 @@
 
 use super::{POOL, Pass};
 use crate::config::{NormPlace, Residual};
-use crate::kernel::activation::activation_forward;
 use crate::decode::{KeptLayer, KeptTokens};
+use crate::kernel::activation::activation_forward;
 use crate::kernel::attention::{AttentionInput, attention_forward};
 use crate::kernel::attention_step::attention_step;
 use crate::kernel::embedding::embedding_forward;

@@ -28,8 +28,7 @@ fn decode_without_cache<T: Real>(model: &Model<T>, prompts: &[u32], shape: Batch
 
 fn check<T: Real>(family: &str, model: &Model<T>) {
     let vocab_size = u32::try_from(model.config().vocab_size).unwrap();
-    let mut decoder =
-        Decoder::new(model.config(), BatchShape { n_sequences: 5, sequence_length: 9 }, 8).unwrap();
+    let mut decoder = Decoder::new(model.config(), BatchShape { n_sequences: 5, sequence_length: 9 }, 8).unwrap();
     // The same buffers serve smaller batches, in any order.
     for (n_sequences, sequence_length, n_new) in [(5, 9, 8), (3, 4, 8), (1, 1, 5), (5, 9, 1)] {
         let shape = BatchShape { n_sequences, sequence_length };
@@ -42,7 +41,17 @@ fn check<T: Real>(family: &str, model: &Model<T>) {
 #[test]
 fn every_family_decodes_the_same_tokens_as_without_a_cache() {
     let families = [
-        "llama", "llama_scaled", "qwen2", "qwen3", "olmo2", "gpt_neox", "gpt_neox_serial", "gpt2", "mixtral", "qwen3_moe", "olmoe",
+        "llama",
+        "llama_scaled",
+        "qwen2",
+        "qwen3",
+        "olmo2",
+        "gpt_neox",
+        "gpt_neox_serial",
+        "gpt2",
+        "mixtral",
+        "qwen3_moe",
+        "olmoe",
     ];
     for family in families {
         let model = load(&format!("architectures/{family}"));

@@ -190,7 +190,8 @@ fn shuffle<T>(items: &mut [T], random: &mut SplitMix) {
 fn bytes_of(text: &str, tokens: &TokenizedText, range: Range<usize>) -> Option<Range<usize>> {
     let (first, last) = (tokens.bytes.get(range.start)?, tokens.bytes.get(range.end.checked_sub(1)?)?);
     let bytes = first.start..last.end;
-    (bytes.start <= bytes.end && text.is_char_boundary(bytes.start) && text.is_char_boundary(bytes.end)).then_some(bytes)
+    (bytes.start <= bytes.end && text.is_char_boundary(bytes.start) && text.is_char_boundary(bytes.end))
+        .then_some(bytes)
 }
 
 /// The bytes of the text around an entity that have enough tokens before and after it when they stand alone.

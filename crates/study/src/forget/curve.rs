@@ -118,7 +118,9 @@ fn kept_rows(models: &[(u64, &ForgetModelRow)], raw: &BTreeMap<u64, &ForgetModel
         };
         let (mut over_checkpoints, mut n_over) = (0.0, 0.0);
         for (_, model) in models.iter().filter(|(_, model)| model.window.as_ref() == Some(window)) {
-            let Some(paired) = model.over_newest.iter().find(|paired| paired.measure == measure.name()) else { continue };
+            let Some(paired) = model.over_newest.iter().find(|paired| paired.measure == measure.name()) else {
+                continue;
+            };
             row.n_ends += 1;
             row.mean_difference += paired.difference;
             row.n_above += usize::from(paired.interval_95.is_some_and(|[low, _]| low > 0.0));

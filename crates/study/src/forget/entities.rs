@@ -149,7 +149,8 @@ fn read_titles(storage: &dyn Storage, path: &Path) -> Result<Titles, Error> {
     Ok(titles)
 }
 
-const TITLE_HINT: &str = "write one title on each line, or JSON objects such as {\"title\": \"Paris\", \"type\": \"LOC\"}";
+const TITLE_HINT: &str =
+    "write one title on each line, or JSON objects such as {\"title\": \"Paris\", \"type\": \"LOC\"}";
 const ENTITY_HINT: &str = "`thalweg forget entities` writes such files";
 
 /// Reads what `forget entities` wrote.

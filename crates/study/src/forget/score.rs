@@ -251,7 +251,8 @@ fn rows(
     let items_of = |scores: &RecallScores| RecallMeasure::ALL.map(|measure| scores.items(measure, prepared, kept));
     let items: Vec<[Items; 6]> = scores.iter().map(items_of).collect();
     let newest_of = |model: &ForgetModel| {
-        let is_newest = |other: &&ForgetModel| model.window.is_some() && other.window.is_none() && other.step == model.step;
+        let is_newest =
+            |other: &&ForgetModel| model.window.is_some() && other.window.is_none() && other.step == model.step;
         models.iter().find(is_newest).and_then(|other| models.iter().position(|one| one == other))
     };
     let row = |(i, model): (usize, &ForgetModel)| {
@@ -262,15 +263,23 @@ fn rows(
             step: model.step,
             window: model.window.clone(),
             steps: model.output.sources.iter().map(|source| source.step).collect(),
-            measures: RecallMeasure::ALL.iter().zip(&items[i]).filter_map(|(one, items)| measured(*one, items)).collect(),
+            measures: RecallMeasure::ALL
+                .iter()
+                .zip(&items[i])
+                .filter_map(|(one, items)| measured(*one, items))
+                .collect(),
             retention,
             since_first: if i == 0 { Vec::new() } else { paired(&items[0], &items[i]) },
             over_newest: newest_of(model).map_or_else(Vec::new, |newest| paired(&items[newest], &items[i])),
-            items: RecallMeasure::ALL.iter().zip(&items[i]).map(|(measure, (numerators, denominators))| ItemRow {
-                measure: measure.name().to_owned(),
-                numerators: numerators.clone(),
-                denominators: denominators.clone(),
-            }).collect(),
+            items: RecallMeasure::ALL
+                .iter()
+                .zip(&items[i])
+                .map(|(measure, (numerators, denominators))| ItemRow {
+                    measure: measure.name().to_owned(),
+                    numerators: numerators.clone(),
+                    denominators: denominators.clone(),
+                })
+                .collect(),
         }
     };
     models.iter().enumerate().map(row).collect()

@@ -48,8 +48,7 @@ fn text(curve: &CurveTable) -> String {
     if !curve.forgotten.is_empty() {
         let _ = writeln!(text, "\nlast checkpoint less first, over the same items (95 %)");
         for row in &curve.forgotten {
-            let interval =
-                row.interval_95.map_or_else(String::new, |[low, high]| format!("  {low:+.4} to {high:+.4}"));
+            let interval = row.interval_95.map_or_else(String::new, |[low, high]| format!("  {low:+.4} to {high:+.4}"));
             let _ = writeln!(text, "  {:<9} {:+.4}{interval}", title(&row.measure), row.difference);
         }
     }

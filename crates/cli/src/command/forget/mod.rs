@@ -98,8 +98,7 @@ fn build(args: &ForgetBuildArgs, world: &World<'_>, messages: &Messages) -> Resu
     let entities = read_entities(&*world.storage, &args.entities)?;
     let (like, named) = (args.like.as_deref(), args.tokenizer.as_deref());
     let tokenizer = open_tokenizer(named, like, &world.resolver(), &*world.storage)?;
-    let options =
-        BuildOptions { tokens, n_probes: args.samples, n_general: args.general, seed: args.seed };
+    let options = BuildOptions { tokens, n_probes: args.samples, n_general: args.general, seed: args.seed };
     let built = build_probes(&args.corpus, &entities, &tokenizer, &options, &*world.storage)?;
     write(&args.out, built.lines.as_bytes(), PROBES_FILE, world)?;
     messages.json(&json!({

@@ -66,7 +66,8 @@ pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>, messages: &Messages
 fn text(args: &ForgetScoreArgs, record: &ForgetRecord) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let recalled = record.recalled_by.as_ref().map_or_else(String::new, |by| format!(" that `{}` recalls", by.display()));
+    let recalled =
+        record.recalled_by.as_ref().map_or_else(String::new, |by| format!(" that `{}` recalls", by.display()));
     let _ = writeln!(
         text,
         "{} of {} entities in {}{recalled}; prompts of {} tokens, {} decoded\n",
@@ -117,7 +118,9 @@ fn text(args: &ForgetScoreArgs, record: &ForgetRecord) -> String {
 /// The differences of M_ex, M_in and both perplexities, one line for each model.
 fn differences(text: &mut String, (name, width): (&str, usize), rows: &[PairedRow]) {
     let _ = write!(text, "{name:<width$}");
-    for measure in [RecallMeasure::Ex, RecallMeasure::In, RecallMeasure::PerplexityOfEntities, RecallMeasure::Perplexity] {
+    for measure in
+        [RecallMeasure::Ex, RecallMeasure::In, RecallMeasure::PerplexityOfEntities, RecallMeasure::Perplexity]
+    {
         let Some(row) = rows.iter().find(|row| row.measure == measure.name()) else { continue };
         let interval = row.interval_95.map_or_else(String::new, |[low, high]| format!(" ({low:+.3} to {high:+.3})"));
         let _ = write!(text, "  {} {:+.3}{interval}", measure.title(), row.difference);
