@@ -126,7 +126,7 @@ impl RecallScores {
                 samples.into_iter().map(|sample| of_sample(&self.samples[sample])).unzip()
             }
             RecallMeasure::Perplexity | RecallMeasure::Greedy => {
-                // Samples with an entity were chosen for it: they are no fair draw of the text.
+                // Samples with an entity were chosen for it: they are not a fair draw of the text.
                 let has_entity: BTreeSet<usize> = probes.probes.iter().map(|probe| probe.sample).collect();
                 let all = has_entity.len() == self.samples.len();
                 let general = self.samples.iter().enumerate().filter(|(i, _)| all || !has_entity.contains(i));

@@ -1,11 +1,11 @@
-//! Cuts samples around entities out of a corpus, with as many tokens before and after as prompts and continuations need.
+//! Cuts samples around entities out of a corpus, with as many tokens on both sides as prompts and continuations need.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 use thalweg_eval::EvalTokenizer;
 use thalweg_eval::recall::ProbeOptions;
 use thalweg_eval::tokens::TokenizedText;
@@ -97,8 +97,31 @@ pub fn build_probes(
         n_places,
         n_documents: documents.len(),
     };
+    add_probes(&mut built, places, (&documents, entities), tokenizer, options)?;
+    if built.n_probes == 0 {
+        let tokens = options.tokens;
+        return Err(Error::request_with_hint(
+            format!(
+                "no entity has {} tokens before it and {} after it in the corpus, at {n_places} places",
+                tokens.prompt_tokens, tokens.decode_tokens
+            ),
+            "ask for less with `--prompt-tokens` and `--decode-tokens`, or name the corpus that the entities are from",
+        ));
+    }
+    add_general(&mut built, &documents, tokenizer, options, &mut random)?;
+    Ok(built)
+}
+
+/// Adds samples around entities, in the order of `places`.
+fn add_probes(
+    built: &mut BuiltProbes,
+    places: Vec<Place>,
+    (documents, entities): (&[String], &[EntityRecord]),
+    tokenizer: &EvalTokenizer,
+    options: &BuildOptions,
+) -> Result<(), Error> {
     let mut has_sample = vec![false; entities.len()];
-    // Copies of a document would count as evidence of their own.
+    // Copies of a document would count as evidence each.
     let mut known = BTreeSet::new();
     for place in places {
         if built.n_probes == options.n_probes {
@@ -111,32 +134,28 @@ pub fn build_probes(
         }
         let entity = &entities[place.entity];
         let byte = [place.bytes.start - cut.start, place.bytes.end - cut.start];
-        let row = json!({
-            "kind": PROBES_KIND,
-            "version": 1,
-            "prompt_tokens": options.tokens.prompt_tokens,
-            "decode_tokens": options.tokens.decode_tokens,
-            "id": format!("{}:{}", place.document, place.bytes.start),
-            "text": &text[cut],
-            "entities": [{"type": entity.entity_type, "text": entity.entity, "byte": byte}],
-        });
-        built.lines.push_str(&format!("{row}\n"));
+        let id = format!("{}:{}", place.document, place.bytes.start);
+        let found = json!([{"type": entity.entity_type, "text": entity.entity, "byte": byte}]);
+        built.lines.push_str(&line(&id, &text[cut], found, options.tokens));
         built.n_probes += 1;
         has_sample[place.entity] = true;
     }
-    if built.n_probes == 0 {
-        let tokens = options.tokens;
-        return Err(Error::request_with_hint(
-            format!(
-                "no entity has {} tokens before it and {} after it in the corpus, at {n_places} places",
-                tokens.prompt_tokens, tokens.decode_tokens
-            ),
-            "ask for less with `--prompt-tokens` and `--decode-tokens`, or name the corpus that the entities are from",
-        ));
-    }
     built.n_entities = has_sample.iter().filter(|has| **has).count();
-    add_general(&mut built, &documents, tokenizer, options, &mut random)?;
-    Ok(built)
+    Ok(())
+}
+
+/// A line of the file.
+fn line(id: &str, text: &str, entities: Value, tokens: ProbeOptions) -> String {
+    let row = json!({
+        "kind": PROBES_KIND,
+        "version": 1,
+        "prompt_tokens": tokens.prompt_tokens,
+        "decode_tokens": tokens.decode_tokens,
+        "id": id,
+        "text": text,
+        "entities": entities,
+    });
+    format!("{row}\n")
 }
 
 /// Adds windows of the whole corpus, each document as probable as its share of the bytes.
@@ -169,14 +188,8 @@ fn add_general(
         let at = at - (end - text.len());
         let first = tokens.bytes.partition_point(|bytes| bytes.end <= at);
         let Some(bytes) = bytes_of(text, &tokens, first..first + n_tokens) else { continue };
-        let row = json!({
-            "kind": PROBES_KIND,
-            "version": 1,
-            "id": format!("general-{}-{document}:{}", built.n_general, bytes.start),
-            "text": &text[bytes],
-            "entities": [],
-        });
-        built.lines.push_str(&format!("{row}\n"));
+        let id = format!("general-{}-{document}:{}", built.n_general, bytes.start);
+        built.lines.push_str(&line(&id, &text[bytes], json!([]), options.tokens));
         built.n_general += 1;
     }
     Ok(())

@@ -18,7 +18,7 @@ const ENTITY_KIND: &str = "thalweg-forget-entities";
 const ENTITY_VERSION: u64 = 1;
 /// How such a file is recognized before it is replaced.
 pub const ENTITIES_FILE: OwnKind<'_> = OwnKind::json("a file of entities", ENTITY_KIND);
-/// The longest title that is looked for; longer lines are no titles.
+/// The longest title that is looked for; longer lines are refused.
 const MAX_TITLE_BYTES: usize = 512;
 /// The largest file of titles or entities.
 const MAX_FILE_BYTES: u64 = 1 << 30;

@@ -46,7 +46,7 @@ fn probe_options(args: ProbeTokensArgs, cut: Option<ProbeOptions>) -> Result<Pro
     })
 }
 
-/// Writes a document, which replaces only one of its own kind.
+/// Writes a document, which replaces only a document of the same kind.
 fn write(path: &Path, bytes: &[u8], kind: OwnKind<'_>, world: &World<'_>) -> Result<(), Error> {
     Ok(publish_file(&*world.storage, path, bytes, kind)?)
 }
