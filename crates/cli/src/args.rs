@@ -9,6 +9,7 @@ mod law;
 mod merge;
 mod parse;
 mod rule;
+mod serve;
 mod study;
 mod watch;
 
@@ -32,11 +33,12 @@ pub(crate) use self::law::{LawArgs, LawCommand, LawCurveArgs, LawMergeArgs};
 pub(crate) use self::merge::{MergeArgs, ShardChoice};
 pub(crate) use self::parse::parse_arguments;
 pub(crate) use self::rule::{RuleArgs, word};
+pub(crate) use self::serve::{ServeArgs, ServeAtArgs};
 pub(crate) use self::study::{
     CurveChoice, DataChoice, ForecastArgs, InitArgs, KeepChoice, MomentsChoice, RawChoice, RecoverArgs, ScoringArgs,
     StartChoice, SweepArgs,
 };
-pub(crate) use self::watch::WatchArgs;
+pub(crate) use self::watch::{ServePort, WatchArgs};
 use crate::options::{ByteSize, Count, parse_positive, parse_whole};
 
 /// Merge checkpoints of one pre-training run: exactly rounded, at disk speed, in bounded memory.
@@ -88,6 +90,8 @@ pub(crate) enum Command {
     Sweep(SweepArgs),
     /// Keep the merges of a run in training current
     Watch(WatchArgs),
+    /// Show a study, or a run that is watched, on a page that stays current
+    Serve(ServeArgs),
     /// Read an output again and compare it with its receipt
     Verify(VerifyArgs),
     /// Compare two checkpoints, tensor by tensor
@@ -222,6 +226,7 @@ impl Command {
             | Self::Train(_)
             | Self::Demo(_)
             | Self::Report(_)
+            | Self::Serve(_)
             | Self::Generate(_) => {
                 return (ReadOptions::default(), None);
             }
@@ -558,7 +563,7 @@ pub(crate) struct DemoArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
-    /// Folder of a demo or study, which holds `study.json`
+    /// Folder of a demo or study, which holds `study.json`, or of a watcher
     #[arg(value_name = "DIR")]
     pub(crate) path: PathBuf,
     /// The page [default: DIR/report.html]

@@ -11,6 +11,7 @@ mod pace;
 mod requests;
 mod run;
 mod scoring;
+mod serve;
 mod share_env;
 mod stdout;
 mod svg;
@@ -46,6 +47,7 @@ fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Err
         Command::Convert(args) => command::convert::run(args, &world, messages),
         Command::Sweep(args) => command::sweep::run(args, &world, messages),
         Command::Watch(args) => command::watch::run(args, &world, messages),
+        Command::Serve(args) => command::serve::run(args, &world, messages),
         Command::Verify(args) => command::verify::run(args, &world, messages),
         Command::Diff(args) => command::diff::run(args, &world, messages),
         Command::Eval(args) => command::eval::run(args, &world, messages),

@@ -21,6 +21,7 @@ pub mod law;
 mod markup;
 pub mod page;
 pub mod propose;
+pub mod read_study;
 pub mod record;
 pub mod recorded;
 pub mod recover;

@@ -23,6 +23,7 @@ pub(crate) mod plan;
 pub(crate) mod recipe;
 pub(crate) mod recover;
 pub(crate) mod report;
+pub(crate) mod serve;
 pub(crate) mod sweep;
 mod sweep_scored;
 pub(crate) mod train;

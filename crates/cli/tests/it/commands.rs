@@ -369,6 +369,7 @@ fn every_command_has_help() {
         "launch slurm",
         "launch kubernetes",
         "watch",
+        "serve",
     ];
     for command in commands {
         let arguments: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();

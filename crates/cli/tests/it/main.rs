@@ -29,6 +29,7 @@ mod restarts;
 mod rules;
 mod saved;
 mod selection;
+mod serve;
 mod sharded;
 mod shares;
 mod study;

@@ -13,6 +13,8 @@ use crate::sweep::{End, EndedWindow, EndedWindows, SkippedEnds, SweepTrial, Wind
 pub struct WatchRequest {
     /// The run's folder.
     pub run: PathBuf,
+    /// The command that watches, to type again.
+    pub command: String,
     /// What the user says about it.
     pub run_options: RunOptions,
     /// Windows as `SCHEME:N`, such as `sma:10` or `ema:0.2:10`.

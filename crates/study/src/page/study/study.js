@@ -13,15 +13,23 @@
       button.setAttribute("aria-pressed", button.value === value ? "true" : "false");
     });
   }
-  all(".choose").forEach(function (group) { group.removeAttribute("hidden"); });
-  all("select[data-choose]").forEach(function (select) {
-    select.addEventListener("change", function () { choose(select.getAttribute("data-choose"), select.value); });
-    // A browser may remember what was chosen before the page was loaded again.
-    select.selectedIndex = 0;
-  });
-  all("button[data-choose]").forEach(function (button) {
-    button.addEventListener("click", function () { choose(button.getAttribute("data-choose"), button.value); });
-  });
+  function attachChoosers() {
+    all(".choose").forEach(function (group) { group.removeAttribute("hidden"); });
+    all("select[data-choose]").forEach(function (select) {
+      var what = select.getAttribute("data-choose");
+      select.addEventListener("change", function () { choose(what, select.value); });
+      // A browser may remember what was chosen before the page was loaded again.
+      select.selectedIndex = 0;
+      if (chosen[what] !== undefined) { select.value = chosen[what]; }
+      if (select.selectedIndex === -1) { select.selectedIndex = 0; }
+      if (chosen[what] !== undefined) { choose(what, select.value); }
+    });
+    all("button[data-choose]").forEach(function (button) {
+      var what = button.getAttribute("data-choose");
+      button.addEventListener("click", function () { choose(what, button.value); });
+      if (chosen[what] === button.value) { choose(what, button.value); }
+    });
+  }
 
   // What one points at, or walks to, shows its coefficients as bars.
   function bars(element) {
@@ -75,7 +83,7 @@
   document.addEventListener("keydown", function (event) { if (event.key === "Escape") { tip.hidden = true; } });
 
   // One stop of the tab key for each picture; arrows walk along its marks from left to right.
-  all(".chart").forEach(function (chart) {
+  function attachChart(chart) {
     var marks = Array.prototype.slice.call(chart.querySelectorAll(".mark"));
     if (marks.length === 0) { return; }
     function left(mark) { return mark.getBBox().x; }
@@ -93,5 +101,10 @@
       next.setAttribute("tabindex", "0");
       next.focus();
     });
+  }
+  document.addEventListener("content", function () {
+    attachChoosers();
+    all(".chart").forEach(attachChart);
   });
+  document.dispatchEvent(new Event("content"));
 })();
