@@ -50,7 +50,8 @@ pub struct ProbeFile {
     pub samples: Vec<ProbeSample>,
 }
 
-/// Reads probes: JSON lines, packed by zstd or not, as `{"id": "a", "text": "In Paris.", "entities": [{"byte": [3, 8]}]}`.
+/// Reads probes: JSON lines, packed by zstd or not, such as `{"id": "a", "text": "In Paris.", "entities": [{"byte": [3,
+/// 8]}]}`.
 ///
 /// # Errors
 /// `RowInvalid` with the line, for a name that appears twice too; `DataInvalid` for a file without an entity;
