@@ -54,7 +54,7 @@ pub struct Validation {
 pub fn validate_proxies(trials: &[TrialRecord], references: &[TrialRecord], seed: u64) -> Result<Validation, Error> {
     let pairs: Vec<(&TrialRecord, &TrialRecord)> = references
         .iter()
-        .filter_map(|reference| Some((trials.iter().find(|trial| is_same(trial, reference))?, reference)))
+        .filter_map(|reference| Some((nearest(trials, reference)?, reference)))
         .collect();
     if pairs.len() < 3 {
         return Err(Error::request_with_hint(
@@ -82,14 +82,21 @@ pub fn validate_proxies(trials: &[TrialRecord], references: &[TrialRecord], seed
     Ok(Validation { n_trials: trials.len(), n_references: references.len(), n_matched: pairs.len(), rows })
 }
 
-/// Whether two records are of one mixture, in coordinates that both have.
-fn is_same(a: &TrialRecord, b: &TrialRecord) -> bool {
-    let same = |a: &Option<BTreeMap<String, f64>>, b: &Option<BTreeMap<String, f64>>| {
+/// The trial of the same mixture: later rounds try mixtures that are close together.
+fn nearest<'a>(trials: &'a [TrialRecord], reference: &TrialRecord) -> Option<&'a TrialRecord> {
+    let distances = trials.iter().filter_map(|trial| Some((distance(trial, reference)?, trial)));
+    let (distance, trial) = distances.min_by(|a, b| a.0.total_cmp(&b.0))?;
+    (distance <= SAME).then_some(trial)
+}
+
+/// The largest difference of a share, in coordinates that both have.
+fn distance(a: &TrialRecord, b: &TrialRecord) -> Option<f64> {
+    let between = |a: &Option<BTreeMap<String, f64>>, b: &Option<BTreeMap<String, f64>>| {
         let (a, b) = a.as_ref().zip(b.as_ref())?;
         let of = |shares: &BTreeMap<String, f64>, name: &String| shares.get(name).copied().unwrap_or(0.0);
-        Some(a.keys().chain(b.keys()).all(|name| (of(a, name) - of(b, name)).abs() <= SAME))
+        Some(a.keys().chain(b.keys()).map(|name| (of(a, name) - of(b, name)).abs()).fold(0.0, f64::max))
     };
-    same(&a.data_shares, &b.data_shares).or_else(|| same(&a.coefficients, &b.coefficients)).unwrap_or(false)
+    between(&a.data_shares, &b.data_shares).or_else(|| between(&a.coefficients, &b.coefficients))
 }
 
 /// Whether more of a score is better, by its name; losses where the name is unknown.
@@ -194,6 +201,13 @@ mod tests {
             let found = validate_proxies(&make(measure, &proxies), &make(measure, &references), 1).unwrap();
             assert_eq!((found.rows[0].n_top, found.rows[0].top_quartile_spearman), (3, Some(top)), "{measure}");
         }
+    }
+
+    #[test]
+    fn of_close_mixtures_the_nearest_is_compared() {
+        let close = [(0.5, 1.0), (0.501, 2.0), (0.502, 3.0)].map(|(share, loss)| record(share, &[("a/loss", loss)]));
+        let found = validate_proxies(&close, &close, 1).unwrap();
+        assert_eq!((found.rows[0].spearman, found.rows[0].recovery), (Some(1.0), Some(1.0)));
     }
 
     #[test]
