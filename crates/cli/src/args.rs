@@ -1,6 +1,7 @@
 //! What can be typed. Nothing is interpreted here; see `options` and `requests`.
 
 mod extrapolate;
+mod forget;
 mod format;
 mod generate;
 mod launch;
@@ -22,6 +23,9 @@ use thalweg_merge::context::DEFAULT_MEMORY;
 use thalweg_tensor::kernel::Simd;
 
 pub(crate) use self::extrapolate::{DirectionChoice, ExtrapolateArgs};
+pub(crate) use self::forget::{
+    ForgetArgs, ForgetBuildArgs, ForgetCommand, ForgetCurveArgs, ForgetEntitiesArgs, ForgetScoreArgs, ProbeTokensArgs,
+};
 pub(crate) use self::format::{FormatChoice, OptimizerChoice};
 pub(crate) use self::generate::{GenerateArgs, GenerateWhat};
 pub(crate) use self::launch::{KubernetesArgs, LaunchArgs, LaunchWhat, SlurmArgs, WorkArgs};
@@ -100,6 +104,8 @@ pub(crate) enum Command {
     Extrapolate(Box<ExtrapolateArgs>),
     /// How the loss falls with the number of merged experts, and when to stop
     Law(LawArgs),
+    /// Entities that training forgets, and whether merges keep them
+    Forget(ForgetArgs),
     /// Geometry of a trajectory: distances, cosines, components beside their null values
     Explain(ExplainArgs),
     /// Find spikes of the loss and propose, or write, the checkpoint to resume from
@@ -212,7 +218,9 @@ impl Command {
             Self::Recover(args) => &args.run.reading,
             Self::Init(args) => &args.run.reading,
             Self::Law(LawArgs { what: LawCommand::Curve(args) }) => &args.run.reading,
+            Self::Forget(ForgetArgs { what: ForgetCommand::Score(args) }) => &args.run.reading,
             Self::Law(LawArgs { what: LawCommand::Merge(_) })
+            | Self::Forget(_)
             | Self::Launch(_)
             | Self::Verify(_)
             | Self::Train(_)

@@ -16,6 +16,7 @@ pub mod evaluator;
 pub mod explain;
 pub mod extrapolate;
 pub mod forecast;
+pub mod forget;
 pub mod law;
 mod markup;
 pub mod page;

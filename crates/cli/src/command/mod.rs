@@ -9,6 +9,7 @@ pub(crate) mod eval_external;
 pub(crate) mod explain;
 pub(crate) mod extrapolate;
 pub(crate) mod forecast;
+pub(crate) mod forget;
 pub(crate) mod generate;
 pub(crate) mod init;
 pub(crate) mod inspect;

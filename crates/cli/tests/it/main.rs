@@ -10,6 +10,7 @@ mod comparisons;
 mod contents;
 mod eval;
 mod extrapolate;
+mod forget;
 mod formats;
 mod fp8;
 mod hints;
