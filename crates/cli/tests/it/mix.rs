@@ -9,7 +9,8 @@ use crate::support::{check, root, run_in};
 fn lab() -> Scratch {
     let scratch = Scratch::new();
     let line = |text: String| format!("{}\n", json!({"text": text}));
-    let code: String = (0..40).map(|i| line(format!("fn f{i}(x: u32) {{ return x + {i}; }} fn g{i}() {{ f{i}(1); }}"))).collect();
+    let code: String =
+        (0..40).map(|i| line(format!("fn f{i}(x: u32) {{ return x + {i}; }} fn g{i}() {{ f{i}(1); }}"))).collect();
     std::fs::write(scratch.path().join("code.jsonl"), code).unwrap();
     let config = "kind = \"thalweg-train\"\nversion = 1\nseed = 3\nsteps = 8\nsequence_length = 32\nbatch_sequences = 2\n\
          tokenizer = \"bpe-512\"\n[model]\nhidden = 16\nlayers = 1\nheads = 2\nintermediate = 16\n\
@@ -47,13 +48,24 @@ fn from_a_plan_to_a_region_and_its_validation() {
         0,
     );
     // Two components of 512 tokens, eight steps of 64 each, and 24 scores of 12.
-    assert_eq!((&plan["component_tokens_total"], &plan["merged_total"], &plan["trained_total"]), (&1024.into(), &1312.into(), &12288.into()));
-    assert_eq!((&plan["break_even_proxies"], &plan["components"][1]["data_shares"]), (&3.into(), &json!({"code": 0.5, "stories": 0.5})));
+    assert_eq!(
+        (&plan["component_tokens_total"], &plan["merged_total"], &plan["trained_total"]),
+        (&1024.into(), &1312.into(), &12288.into())
+    );
+    assert_eq!(
+        (&plan["break_even_proxies"], &plan["components"][1]["data_shares"]),
+        (&3.into(), &json!({"code": 0.5, "stories": 0.5}))
+    );
     for name in ["stories", "code"] {
         check(&scratch, &format!("train parts/{name}.toml -o parts/{name} -q"), 0, &[]);
         assert!(scratch.path().join(format!("parts/{name}/step-16/model.safetensors")).exists());
     }
-    check(&scratch, "mix plan --config lab.toml --base base/step-8 --tokens 512 -o parts", 0, &["50 % code, 50 % stories", "thalweg train parts/code.toml -o parts/code"]);
+    check(
+        &scratch,
+        "mix plan --config lab.toml --base base/step-8 --tokens 512 -o parts",
+        0,
+        &["50 % code, 50 % stories", "thalweg train parts/code.toml -o parts/code"],
+    );
 
     let parts = "--component stories=parts/stories/step-16 --component code=parts/code/step-16";
     let checked = json_of(&scratch, &format!("mix check --base base/step-8 {parts} --suite suite.toml"), 0);
@@ -64,16 +76,22 @@ fn from_a_plan_to_a_region_and_its_validation() {
     let worse = number(&midpoint["ends"][0]).max(number(&midpoint["ends"][1]));
     assert!((number(&midpoint["barrier"]) - (number(&midpoint["midpoint"]) - worse)).abs() < 1e-12);
 
-    let search = format!("mix search {parts} --general stories --suite suite.toml --n 10 --rounds 2 --seed 1 -o trials.jsonl");
+    let search =
+        format!("mix search {parts} --general stories --suite suite.toml --n 10 --rounds 2 --seed 1 -o trials.jsonl");
     let found = json_of(&scratch, &search, 0);
-    let trials: Vec<Value> = std::fs::read_to_string(scratch.path().join("trials.jsonl")).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let trials: Vec<Value> = std::fs::read_to_string(scratch.path().join("trials.jsonl"))
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     assert_eq!(found["n_trials"], trials.len());
     for trial in &trials {
         let (general, code) = (number(&trial["coefficients"]["stories"]), number(&trial["coefficients"]["code"]));
         assert!((general + code - 1.0).abs() < 1e-12);
         assert!((number(&trial["data_shares"]["stories"]) - (general + code / 2.0)).abs() < 1e-12);
     }
-    let names: Vec<&str> = found["models"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> =
+        found["models"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["region", "uniform", "best single", "best sampled"]);
     let rows = found["region"].as_array().unwrap();
     let quantiles = |row: &Value| (0..3).map(|i| number(&row["coefficient_quantiles"][i])).collect::<Vec<_>>();
@@ -95,9 +113,18 @@ fn from_a_plan_to_a_region_and_its_validation() {
     for row in agreed["rows"].as_array().unwrap() {
         assert!((number(&row["spearman"]) - 1.0).abs() < 1e-12 && (number(&row["recovery"]) - 1.0).abs() < 1e-12);
     }
-    let again = json_of(&scratch, &format!("mix search {parts} --general stories --suite suite.toml --mixtures trials.jsonl -o again.jsonl"), 0);
+    let again = json_of(
+        &scratch,
+        &format!("mix search {parts} --general stories --suite suite.toml --mixtures trials.jsonl -o again.jsonl"),
+        0,
+    );
     assert!(again["n_trials"].as_u64() >= Some(trials.len() as u64 - 1));
-    check(&scratch, "mix validate --trials again.jsonl --references trials.jsonl", 0, &["code/nats_per_token", "1.000", "mean"]);
+    check(
+        &scratch,
+        "mix validate --trials again.jsonl --references trials.jsonl",
+        0,
+        &["code/nats_per_token", "1.000", "mean"],
+    );
     check(&scratch, &search, 0, &["the region's mean gains", "data share", "mix validate --trials trials.jsonl"]);
 }
 
@@ -110,15 +137,31 @@ fn mistakes_about_mixtures_are_named_with_what_to_do() {
     check(&scratch, &format!("{plan} --general text"), 2, &["`text` is not one of the components", "`web`, `code`"]);
     check(&scratch, &format!("{plan} --score-tokens 1M"), 0, &["merging never pays"]);
     check(&scratch, "mix plan --tokens 1M", 2, &["there are no data sets", "--domains"]);
-    check(&scratch, "mix plan --config lab.toml --domains stories,math --base base/step-8 --tokens 1K -o parts", 2, &["no data set `math`", "`stories`, `code`"]);
+    check(
+        &scratch,
+        "mix plan --config lab.toml --domains stories,math --base base/step-8 --tokens 1K -o parts",
+        2,
+        &["no data set `math`", "`stories`, `code`"],
+    );
     // The base stands in for a component that was not trained.
     check(&scratch, "mix check --base base/step-8 --component a=base/step-8", 1, &["refuse", "`a` is the base itself"]);
-    check(&scratch, "mix check --base base/step-8 --component base/step-8", 2, &["names no data", "--component web=CKPT"]);
-    let search = "mix search --component a=base/step-8 --component b=base/step-8 --general a --suite suite.toml -o trials.jsonl";
+    check(
+        &scratch,
+        "mix check --base base/step-8 --component base/step-8",
+        2,
+        &["names no data", "--component web=CKPT"],
+    );
+    let search =
+        "mix search --component a=base/step-8 --component b=base/step-8 --general a --suite suite.toml -o trials.jsonl";
     check(&scratch, &search.replace("--suite suite.toml ", ""), 2, &["--suite FILE"]);
     check(&scratch, &search.replace("b=base", "a=base"), 2, &["two components named `a`"]);
     check(&scratch, &format!("{search} --n 2"), 2, &["`--n` is at least 5"]);
-    check(&scratch, &search.replace("-o trials.jsonl", "-o lab.toml"), 2, &["exists and is not a file of scored mixtures"]);
+    check(
+        &scratch,
+        &search.replace("-o trials.jsonl", "-o lab.toml"),
+        2,
+        &["exists and is not a file of scored mixtures"],
+    );
     let write = |text: &str| std::fs::write(scratch.path().join("runs.jsonl"), text).unwrap();
     for (text, why) in [
         ("", "`runs.jsonl` has no mixtures"),
@@ -127,12 +170,22 @@ fn mistakes_about_mixtures_are_named_with_what_to_do() {
         ("{\"data_shares\": {\"a\": 1}, \"measures\": {\"x\": NaN}}\n", "line 1:"),
     ] {
         write(text);
-        check(&scratch, "mix validate --trials runs.jsonl --references runs.jsonl", 2, &[why, "each line is one mixture"]);
+        check(
+            &scratch,
+            "mix validate --trials runs.jsonl --references runs.jsonl",
+            2,
+            &[why, "each line is one mixture"],
+        );
     }
     write("{\"data_shares\": {\"a\": 0.25, \"b\": 0.75}}\n");
     check(&scratch, &format!("{search} --mixtures runs.jsonl"), 2, &["is below `--beta 0.5`"]);
     write("{\"data_shares\": {\"a\": 0.25, \"c\": 0.75}}\n");
     check(&scratch, &format!("{search} --mixtures runs.jsonl"), 2, &["there is no component `c`"]);
     write("{\"data_shares\": {\"a\": 1}, \"measures\": {\"x/loss\": 1}}\n");
-    check(&scratch, "mix validate --trials runs.jsonl --references runs.jsonl", 2, &["1 of 1 references", "--mixtures"]);
+    check(
+        &scratch,
+        "mix validate --trials runs.jsonl --references runs.jsonl",
+        2,
+        &["1 of 1 references", "--mixtures"],
+    );
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use thalweg_lab::config::{Count, CorpusPaths, StartSection, StartState, TrainConfig};
+use thalweg_lab::config::{CorpusPaths, Count, StartSection, StartState, TrainConfig};
 use thalweg_lab::corpus::BUILT_IN;
 
 use super::space::MixSpace;
@@ -102,7 +102,8 @@ impl ComponentPlan {
     pub fn config(&self, like: &TrainConfig, folder: &Path, base: &Path, base_step: u64) -> Result<TrainConfig, Error> {
         let mut config = like.clone();
         let name_of = |section: &thalweg_lab::config::DomainSection| section.domain_name();
-        if let Some(missing) = self.data_shares.keys().find(|name| config.data.iter().all(|one| name_of(one) != **name)) {
+        if let Some(missing) = self.data_shares.keys().find(|name| config.data.iter().all(|one| name_of(one) != **name))
+        {
             let known: Vec<String> = config.data.iter().map(|one| format!("`{}`", name_of(one))).collect();
             return Err(Error::request_with_hint(
                 format!("the config has no data set `{missing}`"),

@@ -169,9 +169,7 @@ pub fn search_mixtures(
     }
     let began = cx.host.elapsed_seconds();
     let one = Coefficients::new([1], 1)?;
-    let point = |one_of: &Component| {
-        resolver.unwritten(&one_of.name, std::slice::from_ref(&one_of.source), &one)
-    };
+    let point = |one_of: &Component| resolver.unwritten(&one_of.name, std::slice::from_ref(&one_of.source), &one);
     let points: Vec<OutputPlan> = components.iter().map(point).collect();
     let mut search = Search { points: &points, space, evaluator, trials: Vec::new(), tasks: Vec::new(), n_done: 0 };
     search.run(&mut options)?;

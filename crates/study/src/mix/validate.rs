@@ -52,13 +52,15 @@ pub struct Validation {
 /// # Errors
 /// `Request` where fewer than three mixtures or no score are in both.
 pub fn validate_proxies(trials: &[TrialRecord], references: &[TrialRecord], seed: u64) -> Result<Validation, Error> {
-    let pairs: Vec<(&TrialRecord, &TrialRecord)> = references
-        .iter()
-        .filter_map(|reference| Some((nearest(trials, reference)?, reference)))
-        .collect();
+    let pairs: Vec<(&TrialRecord, &TrialRecord)> =
+        references.iter().filter_map(|reference| Some((nearest(trials, reference)?, reference))).collect();
     if pairs.len() < 3 {
         return Err(Error::request_with_hint(
-            format!("{} of {} references have a trial of the same mixture, and three are needed", pairs.len(), references.len()),
+            format!(
+                "{} of {} references have a trial of the same mixture, and three are needed",
+                pairs.len(),
+                references.len()
+            ),
             "score the merges of the references' mixtures: `thalweg mix search --mixtures REFERENCES ...`",
         ));
     }
@@ -174,7 +176,11 @@ mod tests {
         let mut proxies = references.clone();
         proxies.swap(0, 1);
         let make = |losses: &[f64]| -> Vec<TrialRecord> {
-            losses.iter().enumerate().map(|(i, loss)| record(0.5 + 0.05 * i as f64, &[("a/nats_per_token", *loss)])).collect()
+            losses
+                .iter()
+                .enumerate()
+                .map(|(i, loss)| record(0.5 + 0.05 * i as f64, &[("a/nats_per_token", *loss)]))
+                .collect()
         };
         let found = validate_proxies(&make(&proxies), &make(&references), 1).unwrap();
         let row = &found.rows[0];
@@ -212,7 +218,8 @@ mod tests {
 
     #[test]
     fn only_the_same_mixtures_and_scores_are_compared() {
-        let trials = [record(0.5, &[("a/loss", 1.0)]), record(0.6, &[("a/loss", 2.0)]), record(0.7, &[("a/loss", 3.0)])];
+        let trials =
+            [record(0.5, &[("a/loss", 1.0)]), record(0.6, &[("a/loss", 2.0)]), record(0.7, &[("a/loss", 3.0)])];
         let off = [record(0.5, &[("a/loss", 1.0)]), record(0.61, &[("a/loss", 2.0)]), record(0.7, &[("a/loss", 3.0)])];
         let error = validate_proxies(&trials, &off, 1).unwrap_err();
         assert!(error.to_string().contains("2 of 3 references") && error.hint().unwrap().contains("--mixtures"));

@@ -60,7 +60,9 @@ fn text(outcome: &CheckOutcome) -> String {
         let cosines: Vec<String> = one
             .cosines
             .iter()
-            .map(|(name, cosine)| format!("{} {}", display_name(name), or_dash(*cosine, |cosine| format!("{cosine:.2}"))))
+            .map(|(name, cosine)| {
+                format!("{} {}", display_name(name), or_dash(*cosine, |cosine| format!("{cosine:.2}")))
+            })
             .collect();
         let _ =
             writeln!(text, "{:<16} {:>7.3}  {largest:<32} {}", display_name(&one.name), one.size, cosines.join(", "));

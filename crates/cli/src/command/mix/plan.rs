@@ -92,8 +92,11 @@ fn text(args: &MixPlanArgs, plan: &MixPlan) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{:<16} {:>9}  trains on", "component", "tokens");
     for one in &plan.components {
-        let shares: Vec<String> =
-            one.data_shares.iter().map(|(name, share)| format!("{:.0} % {}", share * 100.0, display_name(name))).collect();
+        let shares: Vec<String> = one
+            .data_shares
+            .iter()
+            .map(|(name, share)| format!("{:.0} % {}", share * 100.0, display_name(name)))
+            .collect();
         let _ = writeln!(text, "{:<16} {:>9}  {}", display_name(&one.name), show_count(one.tokens), shares.join(", "));
     }
     let _ = writeln!(
