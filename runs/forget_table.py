@@ -45,7 +45,7 @@ def show(keys, measure):
 
 def table(title, lines):
     print(f"\n{title}\n\n| | M_ex | M_in | PPL_ent | PPL |\n|---|---|---|---|---|")
-    for name, keys in lines:
+    for name, keys in (line for line in lines if any(key in models for key in line[1])):
         print("| " + " | ".join([name, *(show(keys, m) for m in ("m_ex", "m_in", "ppl_ent", "ppl"))]) + " |")
 
 
