@@ -125,6 +125,8 @@ fn from_a_plan_to_a_region_and_its_validation() {
         0,
         &["code/nats_per_token", "1.000", "mean"],
     );
+    let by_mean = json_of(&scratch, &format!("{search} --objective mean"), 0);
+    assert_eq!((&by_mean["objective"], &found["objective"]), (&"mean".into(), &"rank".into()));
     check(&scratch, &search, 0, &["the region's mean gains", "data share", "mix validate --trials trials.jsonl"]);
 }
 
@@ -136,6 +138,8 @@ fn mistakes_about_mixtures_are_named_with_what_to_do() {
     check(&scratch, &format!("{plan} --beta 1"), 2, &["`--beta 1` is not a share", "0.5"]);
     check(&scratch, &format!("{plan} --general text"), 2, &["`text` is not one of the components", "`web`, `code`"]);
     check(&scratch, &format!("{plan} --score-tokens 1M"), 0, &["merging never pays"]);
+    // Two components of 1M against 0.5M for each mixture: four cost the same, five cost more.
+    check(&scratch, &format!("{plan} --proxy-tokens 500K"), 0, &["cheaper way from 5 mixtures on", "56M"]);
     check(&scratch, "mix plan --tokens 1M", 2, &["there are no data sets", "--domains"]);
     check(
         &scratch,

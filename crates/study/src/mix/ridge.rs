@@ -1,7 +1,7 @@
 //! A quadratic over the simplex by ridge regression, its strength chosen by leaving out one point at a time.
 //!
-//! The features are a_i and a_i a_j for i < j (Scheffe 1958): every quadratic on the simplex is such a sum, the constant
-//! among them. Values are centred first, so that shrinking pulls towards their mean.
+//! The features are a_i and a_i a_j for i < j (Scheffe 1958): every quadratic on the simplex, also a constant, is such
+//! a sum. Values are centred first, so that shrinking pulls towards their mean.
 
 use nalgebra::{DMatrix, DVector};
 

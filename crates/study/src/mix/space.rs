@@ -33,8 +33,8 @@ pub struct MixSpace {
 pub(super) type Mixture = Vec<u32>;
 
 impl MixSpace {
-    /// Mixtures of named components, of which one is `general`; every other one was trained on a share `beta` of general
-    /// data beside its data.
+    /// Mixtures of named components, of which one is `general`; every other one was trained on a share `beta` of
+    /// general data beside its data.
     ///
     /// # Errors
     /// `Request` for fewer than two components, a name that appears twice, a general component that is not there, and a
