@@ -1,11 +1,13 @@
 //! What can be typed. Nothing is interpreted here; see `options` and `requests`.
 
 mod extrapolate;
+mod forget;
 mod format;
 mod generate;
 mod launch;
 mod law;
 mod merge;
+mod mix;
 mod parse;
 mod rule;
 mod serve;
@@ -22,11 +24,17 @@ use thalweg_merge::context::DEFAULT_MEMORY;
 use thalweg_tensor::kernel::Simd;
 
 pub(crate) use self::extrapolate::{DirectionChoice, ExtrapolateArgs};
+pub(crate) use self::forget::{
+    ForgetArgs, ForgetBuildArgs, ForgetCommand, ForgetCurveArgs, ForgetEntitiesArgs, ForgetScoreArgs, ProbeTokensArgs,
+};
 pub(crate) use self::format::{FormatChoice, OptimizerChoice};
 pub(crate) use self::generate::{GenerateArgs, GenerateWhat};
 pub(crate) use self::launch::{KubernetesArgs, LaunchArgs, LaunchWhat, SlurmArgs, WorkArgs};
 pub(crate) use self::law::{LawArgs, LawCommand, LawCurveArgs, LawMergeArgs};
 pub(crate) use self::merge::{MergeArgs, ShardChoice};
+pub(crate) use self::mix::{
+    MixArgs, MixCheckArgs, MixCommand, MixPlanArgs, MixSearchArgs, MixValidateArgs, ObjectiveChoice,
+};
 pub(crate) use self::parse::{lacking_options, parse_arguments};
 pub(crate) use self::rule::{RuleArgs, word};
 pub(crate) use self::serve::{ServeArgs, ServeAtArgs};
@@ -100,6 +108,10 @@ pub(crate) enum Command {
     Extrapolate(Box<ExtrapolateArgs>),
     /// How the loss falls with the number of merged experts, and when to stop
     Law(LawArgs),
+    /// Mixtures of training data, found by merging
+    Mix(MixArgs),
+    /// Entities that training forgets, and whether merges keep them
+    Forget(ForgetArgs),
     /// Geometry of a trajectory: distances, cosines, components beside their null values
     Explain(ExplainArgs),
     /// Find spikes of the loss and propose, or write, the checkpoint to resume from
@@ -212,7 +224,12 @@ impl Command {
             Self::Recover(args) => &args.run.reading,
             Self::Init(args) => &args.run.reading,
             Self::Law(LawArgs { what: LawCommand::Curve(args) }) => &args.run.reading,
+            Self::Forget(ForgetArgs { what: ForgetCommand::Score(args) }) => &args.run.reading,
+            Self::Mix(MixArgs { what: MixCommand::Check(args) }) => &args.run.reading,
+            Self::Mix(MixArgs { what: MixCommand::Search(args) }) => &args.run.reading,
             Self::Law(LawArgs { what: LawCommand::Merge(_) })
+            | Self::Forget(_)
+            | Self::Mix(_)
             | Self::Launch(_)
             | Self::Verify(_)
             | Self::Train(_)

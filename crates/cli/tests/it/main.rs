@@ -4,11 +4,13 @@
 
 mod append;
 mod arrays;
+mod browser;
 mod commands;
 mod comparisons;
 mod contents;
 mod eval;
 mod extrapolate;
+mod forget;
 mod formats;
 mod fp8;
 mod hints;
@@ -17,6 +19,7 @@ mod kill;
 mod launch;
 mod law;
 mod mergekit_faults;
+mod mix;
 mod optimizer;
 mod options;
 mod orbax;
