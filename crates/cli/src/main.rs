@@ -13,6 +13,7 @@ mod run;
 mod scoring;
 mod share_env;
 mod stdout;
+mod store;
 mod svg;
 
 use std::process::ExitCode;

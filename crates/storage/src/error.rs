@@ -84,12 +84,78 @@ pub enum Error {
         /// The part before `://`.
         scheme: String,
     },
+    /// An object store refused a request, or could not be reached.
+    #[error("cannot {act} `{}`: {what}", path.display())]
+    Remote {
+        /// What was tried, as a verb.
+        act: &'static str,
+        /// The address.
+        path: PathBuf,
+        /// The kind of refusal.
+        fault: RemoteFault,
+        /// What the store answered, without anything secret.
+        what: String,
+    },
+    /// An address holds a password or a signature, which would end up in receipts.
+    #[error("`{shown}` holds {what}: it would be copied into plans, receipts and messages")]
+    SecretInAddress {
+        /// The address without it.
+        shown: String,
+        /// What it holds.
+        what: &'static str,
+    },
     /// Another process holds the lock.
     #[error("`{}` is in use by another process", path.display())]
     Locked {
         /// The lock file.
         path: PathBuf,
     },
+}
+
+/// Why an object store gave nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RemoteFault {
+    /// The bucket or container does not exist.
+    NoBucket,
+    /// There are no credentials, or the store does not know them.
+    NoCredentials,
+    /// The credentials have expired.
+    Expired,
+    /// The credentials do not allow this.
+    Denied,
+    /// Nothing answers at the address, or the connection breaks.
+    Unreachable,
+    /// The store answers that it is busy or broken.
+    Busy,
+    /// An answer holds other bytes than it should.
+    Garbled,
+    /// The store or its server cannot do this.
+    Unsupported,
+    /// The variables by which the store is opened are missing or wrong.
+    Settings,
+    /// Anything else.
+    Other,
+}
+
+impl RemoteFault {
+    fn hint(self) -> Option<&'static str> {
+        Some(match self {
+            Self::NoBucket => "check the name of the bucket and `AWS_ENDPOINT_URL`, `AWS_REGION` or their like",
+            Self::NoCredentials => {
+                "set `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or their like for other stores; for a public \
+                 bucket set `AWS_SKIP_SIGNATURE=true`, `GOOGLE_SKIP_SIGNATURE=true` or `AZURE_SKIP_SIGNATURE=true`"
+            }
+            Self::Expired => "get new credentials and rerun the command: finished work is kept",
+            Self::Denied => "use credentials that may list, read and write there",
+            Self::Unreachable | Self::Busy | Self::Garbled => {
+                "rerun the command when the store answers: finished work is kept"
+            }
+            Self::Unsupported => "copy the files to a local folder first",
+            Self::Settings => "see docs/storage.md for the variables of each store",
+            Self::Other => return None,
+        })
+    }
 }
 
 impl Error {
@@ -103,6 +169,13 @@ impl Error {
             }
             Self::UnsupportedScheme { .. } => {
                 Some("mount it and give a local path, or copy inputs and outputs with a separate tool")
+            }
+            Self::Remote { fault, .. } => fault.hint(),
+            Self::SecretInAddress { .. } => {
+                Some("give credentials by the variables of the store, such as `AWS_ACCESS_KEY_ID`, and the address alone")
+            }
+            Self::Changed { path } if crate::is_address(path) => {
+                Some("the object was replaced: rerun the command once nothing writes there")
             }
             Self::Locked { .. } => Some("wait until the other process has ended"),
             _ => None,

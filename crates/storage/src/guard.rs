@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::names::is_stage_name;
-use crate::{Error, FileKind, Storage, check_local};
+use crate::{Error, FileKind, Storage, is_address};
 
 /// How much of a file is read to learn what it is.
 const HEAD_BYTES: u64 = 4096;
@@ -127,7 +127,9 @@ pub fn look_at(storage: &dyn Storage, path: &Path) -> Result<Place, Error> {
 /// # Errors
 /// `NoPlace` for an empty path; `Io`.
 pub fn output_path(storage: &dyn Storage, path: &Path) -> Result<PathBuf, Error> {
-    check_local(path)?;
+    if is_address(path) {
+        return storage.canonical_path(path);
+    }
     if path.as_os_str().is_empty() {
         return Err(no_place(path, "an output needs a name".to_owned()));
     }

@@ -13,6 +13,7 @@ pub mod crash_disk;
 mod crash_image;
 pub mod exact_bytes;
 pub mod filters;
+pub mod s3_server;
 pub mod scratch;
 pub mod storage_suite;
 pub mod tap;
@@ -21,6 +22,7 @@ pub mod tiny_run;
 
 pub use counting_allocator::CountingAllocator;
 pub use crash_disk::CrashDisk;
+pub use s3_server::{S3Server, ServerFault};
 pub use scratch::Scratch;
 pub use tap::Tap;
 pub use tiny_checkpoint::{Sharding, TinyCheckpoint};
