@@ -108,6 +108,8 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Make the page of a demo or study again from its record
     Report(ReportArgs),
+    /// Remove what interrupted uploads left in an object store
+    Clean(CleanArgs),
     /// Print shell completions or man pages
     Generate(GenerateArgs),
 }
@@ -214,6 +216,7 @@ impl Command {
             | Self::Train(_)
             | Self::Demo(_)
             | Self::Report(_)
+            | Self::Clean(_)
             | Self::Generate(_) => {
                 return (ReadOptions::default(), None);
             }
@@ -556,6 +559,16 @@ pub(crate) struct ReportArgs {
     /// The page [default: DIR/report.html]
     #[arg(short, long, alias = "output", value_name = "FILE.html")]
     pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CleanArgs {
+    /// Address of an output, a run or a bucket, such as s3://bucket/runs: everything below it is looked at
+    #[arg(value_name = "URL")]
+    pub(crate) path: PathBuf,
+    /// Name the unfinished uploads, and remove nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -59,6 +59,7 @@ fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Err
         Command::Train(args) => command::train::run(args, &world, messages),
         Command::Demo(args) => command::demo::run(args, &world, messages),
         Command::Report(args) => command::report::run(args, &world, messages),
+        Command::Clean(args) => command::clean::run(args, messages),
         Command::Generate(args) => command::generate::run(args, messages),
     }
 }

@@ -3,6 +3,13 @@
 use std::io;
 use std::path::PathBuf;
 
+/// What paths may be.
+const SUPPORTED: &str = if cfg!(feature = "cloud") {
+    "local paths and `s3://`, `gs://`, `az://`, `https://`"
+} else {
+    "local paths: this program was built without object stores"
+};
+
 /// A failed act on storage.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -77,7 +84,7 @@ pub enum Error {
         what: String,
     },
     /// A path is an address on the network.
-    #[error("`{}`: addresses with `{scheme}://` are not supported, only local paths", path.display())]
+    #[error("`{}`: addresses with `{scheme}://` are not supported, only {}", path.display(), SUPPORTED)]
     UnsupportedScheme {
         /// The address as it was given.
         path: PathBuf,
@@ -95,6 +102,12 @@ pub enum Error {
         fault: RemoteFault,
         /// What the store answered, without anything secret.
         what: String,
+    },
+    /// Where something is asked for, an upload was begun and has not ended.
+    #[error("`{}` is an unfinished upload", path.display())]
+    UnfinishedUpload {
+        /// The address.
+        path: PathBuf,
     },
     /// An address holds a password or a signature, which would end up in receipts.
     #[error("`{shown}` holds {what}: it would be copied into plans, receipts and messages")]
@@ -171,6 +184,9 @@ impl Error {
                 Some("mount it and give a local path, or copy inputs and outputs with a separate tool")
             }
             Self::Remote { fault, .. } => fault.hint(),
+            Self::UnfinishedUpload { .. } => {
+                Some("rerun the command that wrote it, which resumes, or remove it with `thalweg clean`")
+            }
             Self::SecretInAddress { .. } => {
                 Some("give credentials by the variables of the store, such as `AWS_ACCESS_KEY_ID`, and the address alone")
             }
@@ -185,6 +201,21 @@ impl Error {
     /// Whether the path does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Whether something new may be written to the path: nothing is there, or an upload that has not ended.
+    pub fn is_free(&self) -> bool {
+        self.is_not_found() || matches!(self, Self::UnfinishedUpload { .. })
+    }
+
+    /// Whether this is about a store as a whole, or about an object that was replaced, and says nothing about what a
+    /// file holds: whoever skips what cannot be read must not skip for this.
+    pub fn is_of_store(&self) -> bool {
+        match self {
+            Self::Remote { .. } => true,
+            Self::Changed { path } => crate::is_address(path),
+            _ => false,
+        }
     }
 
     /// Whether the disk is full or a quota is used up.

@@ -88,7 +88,12 @@ pub fn publish_file(storage: &dyn Storage, path: &Path, bytes: &[u8], kind: OwnK
             write_durably(storage, &beside, bytes)?;
             replace_durably(storage, &beside, path, own)
         }
-        CommitStyle::ManifestLast | CommitStyle::Upload => {
+        CommitStyle::Upload => {
+            storage.create_folder(parent_of(path))?;
+            own.remove(storage, path)?;
+            write_durably(storage, path, bytes)
+        }
+        CommitStyle::ManifestLast => {
             own.remove(storage, path)?;
             write_durably(storage, path, bytes)?;
             storage.sync_folder(parent_of(path))

@@ -445,5 +445,9 @@ fn check_publish_file(at: &SuiteFolder) {
         assert_eq!(at.bytes("plan.json"), bytes);
         assert_eq!(at.names(""), ["plan.json"], "nothing is left beside it");
     }
-    assert!(publish_file(&*at.storage, &at.path("missing/plan.json"), b"", kind).unwrap_err().is_not_found());
+    let nested = publish_file(&*at.storage, &at.path("missing/plan.json"), b"1", kind);
+    match at.storage.commit_style(&at.folder) {
+        CommitStyle::Upload => assert_eq!(at.bytes("missing/plan.json"), b"1", "a store has no folders"),
+        _ => assert!(nested.unwrap_err().is_not_found()),
+    }
 }

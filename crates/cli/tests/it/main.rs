@@ -30,6 +30,7 @@ mod saved;
 mod selection;
 mod sharded;
 mod shares;
+mod stores;
 mod study;
 mod support;
 mod to_huggingface;

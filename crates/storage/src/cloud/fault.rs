@@ -11,7 +11,7 @@ use object_store::Error as StoreError;
 use crate::error::{Error, RemoteFault};
 
 /// An error of a store, sorted.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Fault {
     pub(super) kind: FaultKind,
     what: String,
@@ -82,6 +82,12 @@ impl Fault {
     pub(super) fn may_pass(&self) -> bool {
         use RemoteFault::{Busy, Garbled, Unreachable};
         matches!(self.kind, FaultKind::Remote(Busy | Garbled | Unreachable))
+    }
+
+    /// Whether no request to this store would fare better.
+    pub(super) fn is_of_whole_store(&self) -> bool {
+        use RemoteFault::{Busy, Expired, NoBucket, NoCredentials, Unreachable};
+        matches!(self.kind, FaultKind::Remote(Busy | Expired | NoBucket | NoCredentials | Unreachable))
     }
 
     pub(super) fn into_error(self, act: &'static str, path: &Path) -> Error {

@@ -15,7 +15,8 @@ mod remote_file;
 mod router;
 mod upload;
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use router::RoutedStorage;
@@ -30,6 +31,32 @@ pub struct CloudSettings {
     pub staging: PathBuf,
     /// How long a failing request is tried again.
     pub give_up_after: Duration,
+}
+
+impl CloudSettings {
+    /// What the variables of a process say. Stages are in `THALWEG_STAGING`, or else in a folder of this user in the
+    /// folder `temporary`: the same command finds them again after a kill.
+    pub fn from_variables(variables: impl Iterator<Item = (OsString, OsString)>, temporary: &Path) -> Self {
+        /// Prefixes of the variables that say where stores are, and who we are to them.
+        const PREFIXES: [&str; 4] = ["AWS_", "GOOGLE_", "AZURE_", "STORAGE_EMULATOR_HOST"];
+        const DEFAULT_RETRY_SECONDS: u64 = 120;
+
+        let mut staging = temporary.join(format!("thalweg-staging-{}", rustix::process::getuid().as_raw()));
+        let mut seconds = DEFAULT_RETRY_SECONDS;
+        let mut of_stores = Vec::new();
+        for (name, value) in variables.filter(|(_, value)| !value.is_empty()) {
+            let Some(name) = name.to_str() else { continue };
+            match (name, value.to_str()) {
+                ("THALWEG_STAGING", _) => staging = std::path::absolute(&value).unwrap_or_else(|_| value.into()),
+                ("THALWEG_RETRY_SECONDS", Some(text)) => seconds = text.trim().parse().unwrap_or(DEFAULT_RETRY_SECONDS),
+                (name, Some(text)) if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => {
+                    of_stores.push((name.to_owned(), text.to_owned()));
+                }
+                _ => {}
+            }
+        }
+        Self { variables: of_stores, staging, give_up_after: Duration::from_secs(seconds) }
+    }
 }
 
 /// Without the values: they hold secrets.

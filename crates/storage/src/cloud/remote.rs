@@ -30,10 +30,14 @@ use crate::{FileInfo, FileKind, FolderEntry};
 /// Requests for bytes that are under way at once, over all stores.
 pub(super) const MAX_IN_FLIGHT: usize = 32;
 
+/// How long a store that was given up is not asked again. Many questions are about files that need not be there, and
+/// their errors mean no: a command must not continue as if nothing were there, nor wait for each of them.
+const GIVEN_UP_SECONDS: f64 = 60.0;
+
 /// What all stores of a process share.
 #[derive(Debug, Clone)]
 pub(super) struct Shared {
-    pub(super) runtime: Arc<Runtime>,
+    pub(super) runtime: &'static Runtime,
     pub(super) blocks: Arc<BlockCache>,
     pub(super) in_flight: Arc<Semaphore>,
     pub(super) clock: ProcessHost,
@@ -52,6 +56,8 @@ pub(super) struct Remote {
     folders: Mutex<BTreeSet<String>>,
     /// Lock files, which are on the local disk.
     locks: Mutex<BTreeSet<String>>,
+    /// Why the store as a whole was given up, and when.
+    given_up: Mutex<Option<(f64, Fault)>>,
     n_files: AtomicU64,
 }
 
@@ -77,6 +83,7 @@ impl Remote {
             pending: Mutex::default(),
             folders: Mutex::default(),
             locks: Mutex::default(),
+            given_up: Mutex::default(),
             n_files: AtomicU64::new(0),
         })
     }
@@ -137,20 +144,32 @@ impl Remote {
         const FIRST_WAIT: Duration = Duration::from_millis(100);
         const MAX_WAIT: Duration = Duration::from_secs(5);
         let began = self.shared.clock.elapsed_seconds();
+        if let Some((at, fault)) = &*locked(&self.given_up)
+            && began - at < GIVEN_UP_SECONDS
+        {
+            return Err(fault.clone());
+        }
         let limit = self.shared.give_up_after.as_secs_f64();
         let mut wait = FIRST_WAIT;
+        let mut last = None;
         for n_attempts in 1.. {
             let left = limit - (self.shared.clock.elapsed_seconds() - began);
             let outcome = tokio::time::timeout(Duration::from_secs_f64(left.max(0.1)), request()).await;
             let fault = match outcome {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(fault)) => fault,
-                Err(_) => Fault::new(RemoteFault::Unreachable, "no answer in time"),
+                // What failed before tells more than that the time is over.
+                Err(_) => last.take().unwrap_or_else(|| Fault::new(RemoteFault::Unreachable, "no answer in time")),
             };
             let seconds = self.shared.clock.elapsed_seconds() - began;
             if !fault.may_pass() || seconds + wait.as_secs_f64() >= limit {
-                return Err(fault.after(n_attempts, seconds));
+                let fault = fault.after(n_attempts, seconds);
+                if fault.is_of_whole_store() {
+                    *locked(&self.given_up) = Some((self.now(), fault.clone()));
+                }
+                return Err(fault);
             }
+            last = Some(fault);
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(MAX_WAIT);
         }

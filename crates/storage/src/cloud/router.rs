@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use object_store::ObjectStore;
 use object_store::multipart::MultipartStore;
+use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
 use super::CloudSettings;
@@ -33,6 +34,20 @@ pub struct RoutedStorage {
     remotes: Mutex<BTreeMap<String, Arc<Remote>>>,
 }
 
+/// The threads of all stores of the process. They are never stopped: a task may be the last to hold what it works on,
+/// and a runtime cannot be dropped by its own task.
+fn runtime() -> io::Result<&'static Runtime> {
+    /// Enough to decrypt and copy while all cores compute.
+    const N_THREADS: usize = 4;
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    if let Some(runtime) = RUNTIME.get() {
+        return Ok(runtime);
+    }
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let made = builder.worker_threads(N_THREADS).thread_name("thalweg-store").enable_all().build()?;
+    Ok(RUNTIME.get_or_init(|| made))
+}
+
 /// Where a path is.
 enum Place {
     Local,
@@ -57,19 +72,11 @@ impl RoutedStorage {
     }
 
     fn shared(&self, path: &Path) -> Result<Shared, Error> {
-        /// Enough to decrypt and copy while all cores compute.
-        const N_THREADS: usize = 4;
         if let Some(shared) = self.shared.get() {
             return Ok(shared.clone());
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(N_THREADS)
-            .thread_name("thalweg-store")
-            .enable_all()
-            .build()
-            .map_err(|source| Error::Io { act: "start threads for", path: path.to_owned(), source })?;
         let shared = Shared {
-            runtime: Arc::new(runtime),
+            runtime: runtime().map_err(|source| Error::Io { act: "start threads for", path: path.to_owned(), source })?,
             blocks: Arc::new(BlockCache::new(CACHE_BYTES)),
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             clock: ProcessHost::start(),
@@ -91,8 +98,7 @@ impl RoutedStorage {
         }
         let shared = self.shared(Path::new(&root))?;
         // Clients of some stores start tasks when they are made.
-        let runtime = Arc::clone(&shared.runtime);
-        let _inside = runtime.enter();
+        let _inside = shared.runtime.enter();
         let remote = Remote::new(root.clone(), open_store(location, &self.settings)?, shared);
         remotes.insert(root, Arc::clone(&remote));
         Ok(remote)
@@ -123,11 +129,7 @@ fn info_at(remote: &Arc<Remote>, key: &str, act: &'static str) -> Result<FileInf
     }
     let found = remote.find(key, act)?;
     found.info(key).ok_or_else(|| match found {
-        Found::Unfinished => {
-            let what = "an unfinished upload is there: rerun the command that wrote it, or remove it with `thalweg clean`";
-            let source = io::Error::new(io::ErrorKind::NotFound, what);
-            Error::Io { act, path: remote.path_of(key), source }
-        }
+        Found::Unfinished => Error::UnfinishedUpload { path: remote.path_of(key) },
         _ => remote.missing(act, key),
     })
 }
@@ -136,7 +138,7 @@ fn info_at(remote: &Arc<Remote>, key: &str, act: &'static str) -> Result<FileInf
 fn check_free(remote: &Arc<Remote>, key: &str, act: &'static str) -> Result<(), Error> {
     match info_at(remote, key, act) {
         Ok(_) => return Err(remote.io(act, key, io::ErrorKind::AlreadyExists)),
-        Err(error) if error.is_not_found() => {}
+        Err(error) if error.is_free() => {}
         Err(error) => return Err(error),
     }
     let above = parent_key(key).unwrap_or_default();
@@ -184,7 +186,7 @@ fn make_folder_at(remote: &Arc<Remote>, key: &str) -> Result<(), Error> {
     remote.parts("create", key)?;
     match info_at(remote, key, "create") {
         Ok(info) if info.kind == FileKind::File => return Err(remote.io("create", key, io::ErrorKind::AlreadyExists)),
-        Err(error) if !error.is_not_found() => return Err(error),
+        Err(error) if !error.is_free() => return Err(error),
         _ => {}
     }
     remote.make_folders(key);
