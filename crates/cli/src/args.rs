@@ -1,6 +1,7 @@
 //! What can be typed. Nothing is interpreted here; see `options` and `requests`.
 
 mod extrapolate;
+mod forget;
 mod format;
 mod generate;
 mod launch;
@@ -8,6 +9,7 @@ mod law;
 mod merge;
 mod parse;
 mod rule;
+mod serve;
 mod study;
 mod watch;
 
@@ -21,6 +23,9 @@ use thalweg_merge::context::DEFAULT_MEMORY;
 use thalweg_tensor::kernel::Simd;
 
 pub(crate) use self::extrapolate::{DirectionChoice, ExtrapolateArgs};
+pub(crate) use self::forget::{
+    ForgetArgs, ForgetBuildArgs, ForgetCommand, ForgetCurveArgs, ForgetEntitiesArgs, ForgetScoreArgs, ProbeTokensArgs,
+};
 pub(crate) use self::format::{FormatChoice, OptimizerChoice};
 pub(crate) use self::generate::{GenerateArgs, GenerateWhat};
 pub(crate) use self::launch::{KubernetesArgs, LaunchArgs, LaunchWhat, SlurmArgs, WorkArgs};
@@ -28,11 +33,12 @@ pub(crate) use self::law::{LawArgs, LawCommand, LawCurveArgs, LawMergeArgs};
 pub(crate) use self::merge::{MergeArgs, ShardChoice};
 pub(crate) use self::parse::parse_arguments;
 pub(crate) use self::rule::{RuleArgs, word};
+pub(crate) use self::serve::{ServeArgs, ServeAtArgs};
 pub(crate) use self::study::{
     CurveChoice, DataChoice, ForecastArgs, InitArgs, KeepChoice, MomentsChoice, RawChoice, RecoverArgs, ScoringArgs,
     StartChoice, SweepArgs,
 };
-pub(crate) use self::watch::WatchArgs;
+pub(crate) use self::watch::{ServePort, WatchArgs};
 use crate::options::{ByteSize, Count, parse_positive, parse_whole};
 
 /// Merge checkpoints of one pre-training run: exactly rounded, at disk speed, in bounded memory.
@@ -84,6 +90,8 @@ pub(crate) enum Command {
     Sweep(SweepArgs),
     /// Keep the merges of a run in training current
     Watch(WatchArgs),
+    /// Show a study, or a run that is watched, on a page that stays current
+    Serve(ServeArgs),
     /// Read an output again and compare it with its receipt
     Verify(VerifyArgs),
     /// Compare two checkpoints, tensor by tensor
@@ -96,6 +104,8 @@ pub(crate) enum Command {
     Extrapolate(Box<ExtrapolateArgs>),
     /// How the loss falls with the number of merged experts, and when to stop
     Law(LawArgs),
+    /// Entities that training forgets, and whether merges keep them
+    Forget(ForgetArgs),
     /// Geometry of a trajectory: distances, cosines, components beside their null values
     Explain(ExplainArgs),
     /// Find spikes of the loss and propose, or write, the checkpoint to resume from
@@ -210,13 +220,16 @@ impl Command {
             Self::Recover(args) => &args.run.reading,
             Self::Init(args) => &args.run.reading,
             Self::Law(LawArgs { what: LawCommand::Curve(args) }) => &args.run.reading,
+            Self::Forget(ForgetArgs { what: ForgetCommand::Score(args) }) => &args.run.reading,
             Self::Law(LawArgs { what: LawCommand::Merge(_) })
+            | Self::Forget(_)
             | Self::Launch(_)
             | Self::Verify(_)
             | Self::Train(_)
             | Self::Demo(_)
             | Self::Report(_)
             | Self::Clean(_)
+            | Self::Serve(_)
             | Self::Generate(_) => {
                 return (ReadOptions::default(), None);
             }
@@ -553,7 +566,7 @@ pub(crate) struct DemoArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
-    /// Folder of a demo or study, which holds `study.json`
+    /// Folder of a demo or study, which holds `study.json`, or of a watcher
     #[arg(value_name = "DIR")]
     pub(crate) path: PathBuf,
     /// The page [default: DIR/report.html]

@@ -114,6 +114,13 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Waits until a stop is asked for.
+    pub(crate) fn wait_for_stop(&self) {
+        while !self.interrupt.load(Ordering::Relaxed) {
+            self.sleep(3600.0);
+        }
+    }
+
     /// Runs `act` with as many threads as the user wants.
     pub(crate) fn in_pool<T: Send>(&self, act: impl FnOnce() -> T + Send) -> Result<T, Error> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.n_threads.get()).build();

@@ -11,6 +11,7 @@ mod pace;
 mod requests;
 mod run;
 mod scoring;
+mod serve;
 mod share_env;
 mod stdout;
 mod store;
@@ -47,12 +48,14 @@ fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Err
         Command::Convert(args) => command::convert::run(args, &world, messages),
         Command::Sweep(args) => command::sweep::run(args, &world, messages),
         Command::Watch(args) => command::watch::run(args, &world, messages),
+        Command::Serve(args) => command::serve::run(args, &world, messages),
         Command::Verify(args) => command::verify::run(args, &world, messages),
         Command::Diff(args) => command::diff::run(args, &world, messages),
         Command::Eval(args) => command::eval::run(args, &world, messages),
         Command::Forecast(args) => command::forecast::run(args, &world, messages),
         Command::Extrapolate(args) => command::extrapolate::run(args, &world, messages),
         Command::Law(args) => command::law::run(args, &world, messages),
+        Command::Forget(args) => command::forget::run(args, &world, messages),
         Command::Explain(args) => command::explain::run(args, &world, messages),
         Command::Recover(args) => command::recover::run(args, &world, messages),
         Command::Init(args) => command::init::run(args, &world, messages),

@@ -99,7 +99,7 @@ pub fn scoring_bytes(config: &ModelConfig, context_length: usize) -> u64 {
     params.saturating_add(Workspace::<f32>::bytes(config, workspace_shape(context_length), Purpose::Score))
 }
 
-const fn workspace_shape(longest: usize) -> BatchShape {
+pub(crate) const fn workspace_shape(longest: usize) -> BatchShape {
     let n_sequences = BATCH_TOKENS / longest;
     BatchShape { n_sequences: if n_sequences == 0 { 1 } else { n_sequences }, sequence_length: longest }
 }
@@ -176,16 +176,21 @@ fn check_fit(prepared: &PreparedSuite, subject: &Subject) -> Result<(), Error> {
 
 /// What a text earned.
 #[derive(Debug, Clone, Default)]
-struct TextResult {
+pub(crate) struct TextResult {
     /// Nats of each scored token.
-    nlls: Vec<f32>,
-    /// Whether each scored token is the most probable one.
-    is_greedy: bool,
+    pub(crate) nlls: Vec<f32>,
+    /// Scored tokens that are the most probable one.
+    pub(crate) n_greedy: usize,
 }
 
 impl TextResult {
-    fn nats(&self) -> f64 {
+    pub(crate) fn nats(&self) -> f64 {
         self.nlls.iter().map(|&nll| f64::from(nll)).sum()
+    }
+
+    /// Whether each scored token is the most probable one.
+    fn is_greedy(&self) -> bool {
+        self.n_greedy == self.nlls.len()
     }
 }
 
@@ -224,7 +229,7 @@ fn score_task(
     })
 }
 
-fn run_texts(
+pub(crate) fn run_texts(
     texts: &[PreparedText],
     subject: &Subject,
     workspace: &mut Workspace,
@@ -234,7 +239,7 @@ fn run_texts(
     let mut results: Vec<TextResult> = Vec::with_capacity(texts.len());
     let mut windows: Vec<(usize, TokenWindow)> = Vec::new();
     for (text_idx, text) in texts.iter().enumerate() {
-        results.push(TextResult { nlls: vec![0.0; text.n_scored()], is_greedy: true });
+        results.push(TextResult { nlls: vec![0.0; text.n_scored()], n_greedy: 0 });
         windows.extend(text.windows(context_length).into_iter().map(|window| (text_idx, window)));
     }
     // The longest first: if memory does not suffice it fails at once.
@@ -306,7 +311,7 @@ impl BatchBuffers {
             for at in window.first_scored..=window.end {
                 let position = row * sequence_length + at - 1 - window.start;
                 result.nlls[at - text.first_scored] = self.nlls[position];
-                result.is_greedy &= self.greedy[position] == text.ids[at];
+                result.n_greedy += usize::from(self.greedy[position] == text.ids[at]);
             }
         }
     }
@@ -327,7 +332,7 @@ fn item_value(measure: Measure, item: &PreparedItem, results: &[TextResult]) -> 
         (Measure::Acc, PreparedItem::Choices { texts, .. }) if texts.len() == 1 => {
             let result = &results[texts[0]];
             // A NaN loss must not count as a wrong answer.
-            (if result.nats().is_finite() { share(result.is_greedy) } else { f64::NAN }, 1.0)
+            (if result.nats().is_finite() { share(result.is_greedy()) } else { f64::NAN }, 1.0)
         }
         (Measure::Acc, PreparedItem::Choices { texts, answer, .. }) => {
             (is_best(texts.iter().map(|&text| results[text].nats()), *answer), 1.0)

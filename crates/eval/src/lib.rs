@@ -16,6 +16,7 @@ mod fields;
 pub mod measure;
 pub mod packed;
 pub mod prepared;
+pub mod recall;
 pub mod record;
 pub mod role;
 pub mod row;

@@ -49,8 +49,13 @@ pub(crate) struct PreparedText {
 }
 
 impl PreparedText {
+    /// Tokens of which all but the first are scored, in windows that do not overlap where they do not fit.
+    pub(crate) fn after_first(ids: Vec<u32>, context_length: usize) -> Self {
+        Self { ids, first_scored: 1, stride: context_length }
+    }
+
     pub(crate) fn n_scored(&self) -> usize {
-        self.ids.len() - self.first_scored
+        self.ids.len().saturating_sub(self.first_scored)
     }
 
     pub(crate) fn windows(&self, context_length: usize) -> Vec<TokenWindow> {

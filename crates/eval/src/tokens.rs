@@ -109,6 +109,14 @@ impl EvalTokenizer {
         encoding.map(|encoding| encoding.get_ids().to_vec()).map_err(|error| self.invalid(&error.to_string()))
     }
 
+    /// The text of tokens, special tokens left out.
+    ///
+    /// # Errors
+    /// `TokenizerInvalid`.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, Error> {
+        self.inner.decode(ids, true).map_err(|error| self.invalid(&error.to_string()))
+    }
+
     fn invalid(&self, what: &str) -> Error {
         Error::TokenizerInvalid { path: self.path.clone(), what: what.to_owned() }
     }

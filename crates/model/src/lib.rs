@@ -8,6 +8,7 @@
 
 pub mod arena;
 pub mod config;
+pub mod decode;
 mod error;
 #[expect(unsafe_code, reason = "the product of matrices is called through pointers; the block says why it is sound")]
 pub mod kernel;
@@ -19,6 +20,7 @@ pub mod workspace;
 
 pub use arena::{ArenaSink, ArenaSource, arena_catalog, arena_sink, arena_source};
 pub use config::{Family, ModelConfig};
+pub use decode::Decoder;
 pub use error::Error;
 pub use kernel::Real;
 pub use layout::{ParamLayout, ParamRole, ParamSpec};

@@ -122,8 +122,7 @@ impl<'a> EngineEvaluator<'a> {
 
     /// Merges that are made by one reading of their sources.
     pub fn n_together(&self) -> usize {
-        let model_bytes = self.model_config.layout().n_params().saturating_mul(4).max(1);
-        (SMALL_BYTES / model_bytes).max(LEAST_TOGETHER)
+        n_models_together(&self.model_config)
     }
 
     /// Whether so many points may be held in memory beside the model that is scored.
@@ -139,10 +138,7 @@ impl<'a> EngineEvaluator<'a> {
         let digests = points.iter().map(OutputPlan::digest).collect::<Result<Vec<_>, _>>()?;
         let points = match self.points.take() {
             Some(known) if known.digests == digests => known,
-            _ => {
-                let plans: Vec<OutputPlan> = points.iter().enumerate().map(|(i, point)| in_memory(point, i)).collect();
-                LoadedPoints { digests, models: self.merge(&plans)? }
-            }
+            _ => LoadedPoints { digests, models: self.merge(points)? },
         };
         let layout = self.model_config.layout();
         let mut arena = vec![0.0; layout.n_params()];
@@ -230,16 +226,9 @@ impl<'a> EngineEvaluator<'a> {
 
     /// The models of some outputs, by one reading of their sources.
     fn merge(&mut self, outputs: &[OutputPlan]) -> Result<Vec<Model>, Error> {
-        let layout = self.model_config.layout();
-        let mut arenas: Vec<Vec<f32>> = outputs.iter().map(|_| vec![0.0; layout.n_params()]).collect();
-        let plan = MergePlan::new(outputs.to_vec())?;
-        {
-            let sinks: Vec<_> = arenas.iter_mut().map(|arena| arena_sink(&layout, arena)).collect();
-            let refs: Vec<&dyn TensorSink> = sinks.iter().map(|sink| sink as &dyn TensorSink).collect();
-            self.cost.bytes_read += merge_into_sinks(&plan, &refs, self.run)?;
-        }
-        let models = arenas.into_iter().map(|arena| Ok(Model::from_params(self.model_config.clone(), arena)?));
-        models.collect()
+        let (models, n_bytes) = merge_models(outputs, &self.model_config, self.run)?;
+        self.cost.bytes_read += n_bytes;
+        Ok(models)
     }
 }
 
@@ -271,7 +260,7 @@ impl Evaluator for EngineEvaluator<'_> {
         scored.iter().enumerate().for_each(|(i, scores)| scores.iter().for_each(|scores| on_score(i, scores)));
         let missing: Vec<usize> = (0..outputs.len()).filter(|&i| scored[i].is_none()).collect();
         for together in missing.chunks(self.n_together()) {
-            let plans: Vec<OutputPlan> = together.iter().map(|&i| in_memory(&outputs[i], i)).collect();
+            let plans: Vec<OutputPlan> = together.iter().map(|&i| outputs[i].clone()).collect();
             for (&i, model) in together.iter().zip(self.merge(&plans)?) {
                 let scores = self.score(&Subject::from_model(&outputs[i].path, model)?)?;
                 self.remember(keys[i].as_deref(), &scores)?;
@@ -317,6 +306,29 @@ impl Evaluator for EngineEvaluator<'_> {
     fn cost(&self) -> CostRow {
         self.cost
     }
+}
+
+/// Merges that are made by one reading of their sources.
+pub(crate) fn n_models_together(config: &ModelConfig) -> usize {
+    let model_bytes = config.layout().n_params().saturating_mul(4).max(1);
+    (SMALL_BYTES / model_bytes).max(LEAST_TOGETHER)
+}
+
+/// The models of some outputs, by one reading of their sources, and the bytes that were read.
+pub(crate) fn merge_models(
+    outputs: &[OutputPlan],
+    config: &ModelConfig,
+    run: &RunContext<'_>,
+) -> Result<(Vec<Model>, u64), Error> {
+    let layout = config.layout();
+    let mut arenas: Vec<Vec<f32>> = outputs.iter().map(|_| vec![0.0; layout.n_params()]).collect();
+    let plan = MergePlan::new(outputs.iter().enumerate().map(|(i, output)| in_memory(output, i)).collect())?;
+    let sinks: Vec<_> = arenas.iter_mut().map(|arena| arena_sink(&layout, arena)).collect();
+    let refs: Vec<&dyn TensorSink> = sinks.iter().map(|sink| sink as &dyn TensorSink).collect();
+    let n_bytes = merge_into_sinks(&plan, &refs, run)?;
+    drop(sinks);
+    let models = arenas.into_iter().map(|arena| Ok(Model::from_params(config.clone(), arena)?));
+    Ok((models.collect::<Result<_, Error>>()?, n_bytes))
 }
 
 /// The same sum, kept as F32 and not hashed. The path only tells the outputs of a plan apart.

@@ -82,6 +82,18 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
+    /// A line of a file that is read line by line.
+    #[error("`{}`, line {line}: {what}", path.display())]
+    LineForm {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// What is wrong.
+        what: String,
+        /// What such a line looks like, or what writes it.
+        hint: &'static str,
+    },
     /// Another program that scores.
     #[error("{what}")]
     Evaluator {
@@ -207,6 +219,7 @@ impl Error {
                 "each line is one loss, such as {\"k\": 4, \"loss\": 2.31}, with `subset`, `domain`, `seed` and `n` as needed"
                     .to_owned(),
             ),
+            Self::LineForm { hint, .. } => Some((*hint).to_owned()),
             Self::NoSpike => Some("name another log with `--log`".to_owned()),
             Self::AllWithinSpikes { .. } => Some(
                 "look at the log: lines of another loss under the same name, such as a validation loss, look like spikes; \

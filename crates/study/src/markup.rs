@@ -48,6 +48,11 @@ impl Markup {
         self.text.push_str(&piece.finish());
     }
 
+    /// The text of a finished piece, where it is needed by itself too.
+    pub(crate) fn finished(&mut self, piece: &str) {
+        self.text.push_str(piece);
+    }
+
     /// Closes the element that was opened last.
     pub(crate) fn close(&mut self) {
         if let Some(name) = self.open.pop() {

@@ -23,14 +23,20 @@ pub enum CountError {
     TooLarge,
 }
 
-/// A number of things in words: `1 tensor`, `3 tensors`.
+/// A number of things in words: `1 tensor`, `3 tensors`, `2 entities`.
 ///
 /// # Example
 /// ```
 /// assert_eq!([1, 3].map(|n| thalweg_tensor::counted(n, "tensor")), ["1 tensor", "3 tensors"]);
+/// assert_eq!(["key", "entity"].map(|noun| thalweg_tensor::counted(2, noun)), ["2 keys", "2 entities"]);
 /// ```
 pub fn counted(n: usize, noun: &str) -> String {
-    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+    let is_vowel = |letter: char| "aeiou".contains(letter);
+    match noun.strip_suffix('y') {
+        _ if n == 1 => format!("1 {noun}"),
+        Some(stem) if !stem.ends_with(is_vowel) => format!("{n} {stem}ies"),
+        _ => format!("{n} {noun}s"),
+    }
 }
 
 /// The beginning of a sentence about a number of things: `1 tensor is`, `3 tensors are`.

@@ -347,6 +347,12 @@ impl CrashDisk {
         Some(state.image.content(folder_idx))
     }
 
+    /// A hash of all names and contents: most power failures leave a disk that an earlier one left already, and what a
+    /// program makes of it need not be tried twice.
+    pub fn content_hash(&self) -> u64 {
+        self.state().image.live_hash()
+    }
+
     fn open(&self, path: &Path) -> Result<Arc<OpenFile>, Error> {
         let state = self.state();
         match state.need("open", path)? {

@@ -3,7 +3,9 @@
 //! Knows nothing of paths beyond names, nor of mishaps; see `crash_disk`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::sync::Arc;
 
 use thalweg_storage::{FileInfo, FileKind, FolderEntry};
 
@@ -19,8 +21,9 @@ const SECTOR_BYTES: usize = 16;
 
 #[derive(Debug, Clone, Default)]
 struct FileState {
-    live: Vec<u8>,
-    durable: Vec<u8>,
+    // Shared until one of them changes: tests copy disks by the thousand.
+    live: Arc<Vec<u8>>,
+    durable: Arc<Vec<u8>>,
     /// The disk's clock at the last change of the content.
     modified: u64,
 }
@@ -109,10 +112,29 @@ impl Image {
 
     pub(crate) fn content(&self, folder_idx: usize) -> BTreeMap<String, Vec<u8>> {
         let read = |(name, node): (&String, &Node)| match node {
-            Node::File(file_idx) => (name.clone(), self.files[*file_idx].live.clone()),
+            Node::File(file_idx) => (name.clone(), self.files[*file_idx].live.to_vec()),
             Node::Folder(_) => (format!("{name}/"), Vec::new()),
         };
         self.live[folder_idx].iter().map(read).collect()
+    }
+
+    /// A hash of every name and every byte that is live.
+    pub(crate) fn live_hash(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        let mut folders = vec![0];
+        while let Some(folder_idx) = folders.pop() {
+            for (name, node) in &self.live[folder_idx] {
+                (folder_idx, name).hash(&mut hasher);
+                match node {
+                    Node::Folder(folder_idx) => {
+                        folders.push(*folder_idx);
+                        folder_idx.hash(&mut hasher);
+                    }
+                    Node::File(file_idx) => self.files[*file_idx].live.hash(&mut hasher),
+                }
+            }
+        }
+        hasher.finish()
     }
 
     pub(crate) fn bytes(&self, file_idx: usize) -> &[u8] {
@@ -137,7 +159,7 @@ impl Image {
     }
 
     pub(crate) fn add_file(&mut self, folder_idx: usize, name: String, len_bytes: usize) {
-        let file = FileState { live: vec![0; len_bytes], ..FileState::default() };
+        let file = FileState { live: Arc::new(vec![0; len_bytes]), ..FileState::default() };
         self.files.push(file);
         self.set_names([(folder_idx, name, Some(Node::File(self.files.len() - 1)))]);
     }
@@ -163,8 +185,9 @@ impl Image {
         }
         let file = &mut self.files[file_idx];
         let end = start + bytes.len();
-        file.live.resize(file.live.len().max(end), 0);
-        file.live[start..end].copy_from_slice(bytes);
+        let live = Arc::make_mut(&mut file.live);
+        live.resize(live.len().max(end), 0);
+        live[start..end].copy_from_slice(bytes);
         self.clock += 1;
         file.modified = self.clock;
     }
@@ -226,7 +249,10 @@ impl Image {
         for file in &mut self.files {
             // The length is written apart from the content: of sectors beyond the old end that never landed zeros stay.
             let len_bytes = if coins.next() { file.live.len() } else { file.durable.len() };
-            let mut bytes = file.durable.clone();
+            if Arc::ptr_eq(&file.live, &file.durable) {
+                continue;
+            }
+            let mut bytes = file.durable.to_vec();
             bytes.resize(len_bytes, 0);
             for (sector, live) in bytes.chunks_mut(SECTOR_BYTES).zip(file.live.chunks(SECTOR_BYTES)) {
                 if coins.next() {
@@ -234,7 +260,7 @@ impl Image {
                     sector[..n_bytes].copy_from_slice(&live[..n_bytes]);
                 }
             }
-            file.live = bytes;
+            file.live = Arc::new(bytes);
         }
         self.flushed()
     }

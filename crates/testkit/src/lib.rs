@@ -13,6 +13,7 @@ pub mod crash_disk;
 mod crash_image;
 pub mod exact_bytes;
 pub mod filters;
+pub mod numbers;
 pub mod s3_server;
 pub mod scratch;
 pub mod storage_suite;

@@ -5,14 +5,26 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{ExecutionArgs, OutputArgs, RunArgs, ScoringArgs};
+use super::{ExecutionArgs, OutputArgs, RunArgs, ScoringArgs, ServeAtArgs};
 use crate::options::{Count, Seconds, parse_positive};
+
+/// A port, or `None` for the one that is tried by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ServePort(pub(crate) Option<u16>);
+
+fn parse_port(text: &str) -> Result<ServePort, String> {
+    if text == "default" {
+        return Ok(ServePort(None));
+    }
+    text.parse().map(|port| ServePort(Some(port))).map_err(|_| format!("`{text}` is not a port; write 0 to 65535"))
+}
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   thalweg watch runs/my-run --windows sma:10,wma:10 -o merged               beside the trainer, until Ctrl-C
   thalweg watch runs/my-run --windows sma:10 --suite suite.toml --hold -o merged
+  thalweg watch runs/my-run --windows sma:10 --suite suite.toml --serve -o merged
   thalweg watch runs/my-run --windows sma:10,ema:0.2:20 --every 1000 --once -o merged
 
 Each merge is the one that `thalweg merge RUN --last N` would have made at that end. All that are missing
@@ -55,6 +67,14 @@ pub(crate) struct WatchArgs {
     /// Keep checkpoints that later windows need in DIR/held, by hard links, when the trainer prunes them
     #[arg(long)]
     pub(crate) hold: bool,
+    /// Serve a page of it while it watches, at port 4840 or this one; `--serve=0` takes any that is free
+    #[arg(
+        long, value_name = "PORT", num_args = 0..=1, require_equals = true, default_missing_value = "default",
+        value_parser = parse_port, conflicts_with = "once", help_heading = "Page"
+    )]
+    pub(crate) serve: Option<ServePort>,
+    #[command(flatten)]
+    pub(crate) at: ServeAtArgs,
     #[command(flatten)]
     pub(crate) scoring: ScoringArgs,
     #[command(flatten)]

@@ -12,15 +12,17 @@ use thalweg_study::watch::{
 };
 use thalweg_tensor::counted;
 
-use crate::args::WatchArgs;
+use crate::args::{ServePort, WatchArgs};
 use crate::command::Outcome;
 use crate::command::eval_external::check_command;
 use crate::command::merge::execute_options;
+use crate::command::serve::start;
 use crate::error::Error;
-use crate::host::World;
+use crate::host::{World, command_line};
 use crate::messages::Messages;
 use crate::options::show_bytes;
 use crate::scoring::{make_evaluator, open_suites};
+use crate::serve::{Server, Waits};
 
 /// Merges that a person reads one by one; JSON has all of them.
 const MAX_ROWS: usize = 40;
@@ -44,6 +46,7 @@ pub(crate) fn run(args: &WatchArgs, world: &World<'_>, messages: &Messages) -> R
     if args.once {
         return watch_once(args, &mut watcher, make, world, messages);
     }
+    let _server = args.serve.map(|port| serve_page(args, &folder, port, (world, messages))).transpose()?;
     let options = KeepOptions {
         poll_seconds: args.poll.0,
         heartbeat_seconds: args.heartbeat.0,
@@ -56,6 +59,19 @@ pub(crate) fn run(args: &WatchArgs, world: &World<'_>, messages: &Messages) -> R
     };
     keep_watching(&mut watcher, options)?;
     Ok(Outcome::Done)
+}
+
+/// Serves the page of the folder until the watcher ends.
+fn serve_page(
+    args: &WatchArgs,
+    folder: &Path,
+    ServePort(port): ServePort,
+    (world, messages): (&World<'_>, &Messages),
+) -> Result<Server, Error> {
+    let server = start(folder, &args.at, port, (Waits::Yes, world))?;
+    messages.json_line(&json!({"kind": "thalweg-serve", "version": 1, "path": folder, "url": server.url}));
+    messages.text(&format!("the page is at {}\n", server.url));
+    Ok(server)
 }
 
 fn watch_once(
@@ -93,6 +109,9 @@ fn check_options(args: &WatchArgs) -> Result<(), Error> {
             "`--ends every:STEPS` counts back from the newest checkpoint, which changes while the run trains",
             "`--every STEPS` takes multiples of a number of steps",
         ));
+    }
+    if args.serve.is_none() && !args.at.is_default() {
+        return Err(Error::usage_with_hint("nothing is served without `--serve`", "add `--serve`"));
     }
     if let Some(command) = &args.scoring.eval_command {
         check_command(command)?;
@@ -179,6 +198,7 @@ fn request(args: &WatchArgs, run: PathBuf) -> WatchRequest {
     };
     WatchRequest {
         run,
+        command: command_line(),
         run_options: (&args.run).into(),
         windows: args.windows.clone(),
         interval_steps: args.interval_steps.map(|steps| steps.0),

@@ -361,10 +361,16 @@ fn every_command_has_help() {
         "extrapolate",
         "law merge",
         "law curve",
+        "forget",
+        "forget entities",
+        "forget build",
+        "forget score",
+        "forget curve",
         "launch",
         "launch slurm",
         "launch kubernetes",
         "watch",
+        "serve",
     ];
     for command in commands {
         let arguments: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();

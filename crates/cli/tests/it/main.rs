@@ -4,11 +4,13 @@
 
 mod append;
 mod arrays;
+mod browser;
 mod commands;
 mod comparisons;
 mod contents;
 mod eval;
 mod extrapolate;
+mod forget;
 mod formats;
 mod fp8;
 mod hints;
@@ -28,6 +30,7 @@ mod restarts;
 mod rules;
 mod saved;
 mod selection;
+mod serve;
 mod sharded;
 mod shares;
 mod stores;

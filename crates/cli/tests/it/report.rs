@@ -76,8 +76,8 @@ fn report_says_what_is_wrong_with_a_folder_or_a_record() {
     exit 2
     --- stdout
     --- stderr
-    error: `[OUT]` holds no `study.json`
-    hint: give the folder of a demo (`thalweg demo` makes one) or of a study (`thalweg sweep --suite` makes one)
+    error: `[OUT]` holds no `study.json` and no `watch.jsonl`
+    hint: give the folder of a demo (`thalweg demo` makes one), of a study (`thalweg sweep --suite` makes one) or of a watcher (`thalweg watch` keeps one)
     ");
     let mut other = record();
     other["version"] = json!(1);

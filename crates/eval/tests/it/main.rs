@@ -3,5 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
 mod mistakes;
+mod recall;
 mod reference;
 mod support;

@@ -1,6 +1,6 @@
 //! A merge that is stopped at any act of its disk leaves none or the whole output, and can be repeated.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use thalweg_merge::engine::{ExecuteOptions, PartialStage};
@@ -115,6 +115,7 @@ fn check_stops(name: &str, prepared: &CrashDisk, task: &Task, is_tried: impl Fn(
     let (n_acts, expected) = undisturbed(prepared, task);
     let (old, replace) = (output_content(prepared), task.replace);
     assert!(n_acts > 15, "{n_acts}");
+    let mut seen = BTreeSet::new();
     for at in (1..=n_acts + 1).filter(|&at| is_tried(at, n_acts)) {
         let disk = prepared.copy();
         disk.plan_mishap(at, Mishap::PowerFails);
@@ -124,6 +125,9 @@ fn check_stops(name: &str, prepared: &CrashDisk, task: &Task, is_tried: impl Fn(
             let what = format!("{name}: {replace:?}, power fails at act {at} of {n_acts}, {aftermath:?}");
             let is_there = output_content(&after).as_ref() == Some(&expected);
             assert!(result.is_err() || is_there, "{what}: said done");
+            if !seen.insert(after.content_hash()) {
+                continue;
+            }
             check_restart(&after, (task, old.as_ref()), &expected, &what);
         }
     }
@@ -190,14 +194,13 @@ fn a_full_disk_is_a_clear_error_for_outputs_in_other_formats() {
         let (prepared, task) = format_task(&case, Replace::Never);
         let (n_acts, expected) = undisturbed(&prepared, &task);
         for at in (1..=n_acts).filter(|&at| is_picked(at, n_acts)) {
-            for mishap in [Mishap::DiskFull, Mishap::Refused] {
-                let disk = prepared.copy();
-                disk.plan_mishap(at, mishap);
-                let what = format!("{}: {mishap:?} at act {at} of {n_acts}", case.name);
-                let error = task.execute(&disk).expect_err(&what).to_string();
-                assert!(error.contains("`/runs"), "{what}: {error}");
-                check_restart(&disk, (&task, None), &expected, &what);
-            }
+            let mishap = if at % 2 == 0 { Mishap::DiskFull } else { Mishap::Refused };
+            let disk = prepared.copy();
+            disk.plan_mishap(at, mishap);
+            let what = format!("{}: {mishap:?} at act {at} of {n_acts}", case.name);
+            let error = task.execute(&disk).expect_err(&what).to_string();
+            assert!(error.contains("`/runs"), "{what}: {error}");
+            check_restart(&disk, (&task, None), &expected, &what);
         }
     }
 }
@@ -278,6 +281,7 @@ fn each_of_two_outputs_is_none_or_whole_after_a_stop_at_any_act() {
     run(&undisturbed).unwrap();
     let n_acts = undisturbed.n_acts() - before;
     let expected = contents(&undisturbed.after_crash(Aftermath::OnlySynced));
+    let mut seen = BTreeSet::new();
     for at in 1..=n_acts {
         let disk = prepared.copy();
         disk.plan_mishap(at, Mishap::PowerFails);
@@ -287,6 +291,9 @@ fn each_of_two_outputs_is_none_or_whole_after_a_stop_at_any_act() {
             let what = format!("power fails at act {at} of {n_acts}, {aftermath:?}");
             for (found, expected) in contents(&after).iter().zip(&expected) {
                 assert!(found.is_none() || found == expected, "{what}: half an output");
+            }
+            if !seen.insert(after.content_hash()) {
+                continue;
             }
             run(&after).unwrap_or_else(|error| panic!("{what}: not repeated: {error}"));
             assert!(contents(&after.after_crash(Aftermath::OnlySynced)) == expected, "{what}: other bytes");

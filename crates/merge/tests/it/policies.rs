@@ -10,7 +10,7 @@ use thalweg_merge::receipt::{MergeReceipt, RECEIPT_NAME};
 use thalweg_storage::LocalStorage;
 
 use crate::support::{
-    PLAIN, Runner, Tensor, Tensors, bits16_tensor, data_start, encode_safetensors, f32_tensor, f32s, mean, output,
+    PLAIN, Runner, Tensor, Tensors, bits16_tensor, data_start, encode_safetensors, f32_bytes, f32_tensor, mean, output,
     plan, read_tensors, tensors, write_checkpoint,
 };
 use thalweg_testkit::Tap;
@@ -33,7 +33,7 @@ fn a_source_with_coefficient_zero_is_not_read_and_may_hold_nan() {
     let sources = write_all(folder.path(), list.clone());
     let tap = Tap::new(Arc::new(LocalStorage::new()));
     let found = Runner::on(tap.storage()).merge(&plan(output(&sources, &[1, 0, 1], 2, &folder.path().join("out"))));
-    assert_eq!(found["w"].2, f32s(&[2.0, 4.0]));
+    assert_eq!(found["w"].2, f32_bytes(&[2.0, 4.0]));
     let start = data_start(&encode_safetensors(&tensors([("w", list[1].clone())]))) as u64;
     let read = |i: usize| tap.bytes_read(&sources[i].join("model.safetensors"), start);
     assert_eq!([read(0), read(1), read(2)], [8, 0, 8]);
@@ -79,8 +79,8 @@ fn check_routers(covered: &[&str], others: &[&str]) {
         let mut output = output(&sources, &[1, 1], 2, &out);
         output.policy.router = router;
         let found = Runner::default().merge(&plan(output));
-        covered.iter().for_each(|name| assert_eq!(found[*name].2, f32s(&[expected]), "{name}"));
-        others.iter().for_each(|name| assert_eq!(found[*name].2, f32s(&[2.0]), "{name}"));
+        covered.iter().for_each(|name| assert_eq!(found[*name].2, f32_bytes(&[expected]), "{name}"));
+        others.iter().for_each(|name| assert_eq!(found[*name].2, f32_bytes(&[2.0]), "{name}"));
         let path = out.join(RECEIPT_NAME);
         let receipt = MergeReceipt::from_json(&std::fs::read(&path).unwrap(), &path).unwrap();
         for tensor in &receipt.tensors {
@@ -129,7 +129,7 @@ fn a_bias_taken_by_name_is_not_a_matter_of_the_policy_for_routers() {
     let mut output = output(&sources, &[1, 1], 2, &out);
     output.policy.take_newest = vec!["*.expert_bias".to_owned()];
     let found = Runner::default().merge(&plan(output));
-    assert_eq!(names.map(|name| found[name].2.clone()), [f32s(&[3.0]), f32s(&[2.0])]);
+    assert_eq!(names.map(|name| found[name].2.clone()), [f32_bytes(&[3.0]), f32_bytes(&[2.0])]);
     let path = out.join(RECEIPT_NAME);
     let receipt = MergeReceipt::from_json(&std::fs::read(&path).unwrap(), &path).unwrap();
     let listed: Vec<_> = receipt.tensors.iter().map(|tensor| tensor.router).collect();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thalweg_merge::plan::{NonFloatPolicy, OutputPlan};
 
-use crate::support::{PLAIN, Runner, Tensors, f32s, fixture, output, plan, read_tensors};
+use crate::support::{PLAIN, Runner, Tensors, f32_bytes, fixture, output, plan, read_tensors};
 
 fn members(set: &str) -> Vec<PathBuf> {
     let folder = fixture(&format!("hostile/sets/{set}"));
@@ -40,23 +40,23 @@ fn check_refused(set: &str, facts: &[&str]) {
 
 #[test]
 fn mean_of_the_largest_floats_does_not_overflow() {
-    assert_eq!(merge("flt-max", |_| ())["w"].2, f32s(&[f32::MAX, f32::MIN]));
+    assert_eq!(merge("flt-max", |_| ())["w"].2, f32_bytes(&[f32::MAX, f32::MIN]));
 }
 
 #[test]
 fn subnormals_are_kept_and_ties_go_to_even() {
     let bits = [2_u32, 3, 0x807f_ffff].map(f32::from_bits);
-    assert_eq!(merge("subnormals", |_| ())["w"].2, f32s(&bits));
+    assert_eq!(merge("subnormals", |_| ())["w"].2, f32_bytes(&bits));
 }
 
 #[test]
 fn zero_is_negative_only_where_every_term_is() {
-    assert_eq!(merge("signed-zero", |_| ())["w"].2, f32s(&[-0.0, 0.0]));
+    assert_eq!(merge("signed-zero", |_| ())["w"].2, f32_bytes(&[-0.0, 0.0]));
 }
 
 #[test]
 fn large_terms_that_cancel_leave_the_small_one() {
-    assert_eq!(merge("cancel", |_| ())["w"].2, f32s(&[f32::from_bits(0x3eaa_aaab), 1.0]));
+    assert_eq!(merge("cancel", |_| ())["w"].2, f32_bytes(&[f32::from_bits(0x3eaa_aaab), 1.0]));
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn differing_integers_are_refused_by_default_and_taken_from_the_newest_on_reques
     check_refused("int-tensors", &["`n`", "I64", "c0", "c1"]);
     let found = merge("int-tensors", |output| output.policy.non_float = NonFloatPolicy::Newest);
     assert_eq!(found["n"].2, 40_i64.to_le_bytes());
-    assert_eq!(found["w"].2, f32s(&[2.0, 3.0]));
+    assert_eq!(found["w"].2, f32_bytes(&[2.0, 3.0]));
 }
 
 #[test]
@@ -89,13 +89,13 @@ fn equal_integers_and_booleans_are_copied() {
     let found = merge("int-tensors-equal", |_| ());
     let source = read_tensors(&members("int-tensors-equal")[0]);
     assert_eq!((&found["ids"], &found["mask"]), (&source["ids"], &source["mask"]));
-    assert_eq!(found["w"].2, f32s(&[2.0, 3.0]));
+    assert_eq!(found["w"].2, f32_bytes(&[2.0, 3.0]));
 }
 
 #[test]
 fn sources_may_be_sharded_differently() {
     let found = merge("other-sharding", |_| ());
-    assert_eq!((&found["a"].2, &found["b"].2), (&f32s(&[3.0, 4.0]), &f32s(&[5.0, 6.0])));
+    assert_eq!((&found["a"].2, &found["b"].2), (&f32_bytes(&[3.0, 4.0]), &f32_bytes(&[5.0, 6.0])));
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn configs_that_differ_in_function_are_refused_until_waived() {
     let found = merge("config-differs", |output| {
         output.policy.allow_config = vec!["rope_theta=10000.0,500000.0".parse().unwrap()];
     });
-    assert_eq!(found["w"].2, f32s(&[2.0, 3.0]));
+    assert_eq!(found["w"].2, f32_bytes(&[2.0, 3.0]));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Shares that are stopped at any act of their disk: what was said to be done is done, and no half output is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use thalweg_merge::Error;
@@ -109,6 +109,7 @@ fn check_stops(name: &str, (prepared, task): &(CrashDisk, Task), is_tried: impl 
     task.run(&disk).1.unwrap();
     let n_acts = disk.n_acts() - before;
     assert!(output_content(&disk.after_crash(Aftermath::OnlySynced)) == Some(expected.clone()), "{name}: other bytes");
+    let mut seen = BTreeSet::new();
     for at in (1..=n_acts).filter(|&at| is_tried(at, n_acts)) {
         let disk = prepared.copy();
         disk.plan_mishap(at, if at % 3 == 0 { Mishap::PowerFailsTorn } else { Mishap::PowerFails });
@@ -122,6 +123,9 @@ fn check_stops(name: &str, (prepared, task): &(CrashDisk, Task), is_tried: impl 
             let is_there = found.as_ref() == Some(&expected);
             assert!(is_there || found == old, "{what}: half an output");
             assert!(is_there || result.is_err(), "{what}: said done");
+            if !seen.insert((after.content_hash(), n_done)) {
+                continue;
+            }
             for index in 0..N_SHARES {
                 let state = task.share(&after, index).unwrap_or_else(|error| panic!("{what}: share {index}: {error}"));
                 // With `--force` a share is done again once its output is there.
@@ -156,6 +160,7 @@ fn the_last_step_stopped_at_any_act_needs_no_share_again() {
         let before = whole.n_acts();
         task.finish(&whole).unwrap();
         let n_acts = whole.n_acts() - before;
+        let mut seen = BTreeSet::new();
         for at in 1..=n_acts {
             for aftermath in
                 [Aftermath::OnlySynced, Aftermath::NamesFirst, Aftermath::Everything, Aftermath::Reordered(at)]
@@ -164,6 +169,9 @@ fn the_last_step_stopped_at_any_act_needs_no_share_again() {
                 disk.plan_mishap(at, Mishap::PowerFails);
                 task.finish(&disk).unwrap_err();
                 let after = disk.after_crash(aftermath);
+                if !seen.insert(after.content_hash()) {
+                    continue;
+                }
                 let what = format!("{replace:?}: power fails at act {at} of {n_acts}, {aftermath:?}");
                 task.finish(&after).unwrap_or_else(|error| panic!("{what}: {error}"));
                 assert!(output_content(&after) == Some(expected.clone()), "{what}: other bytes");

@@ -17,6 +17,8 @@ use thalweg_storage::publish::Replace;
 use thalweg_storage::{Host, LocalStorage, Storage};
 use thalweg_tensor::TensorSource;
 use thalweg_tensor::kernel::Simd;
+pub(crate) use thalweg_testkit::numbers::f32_bytes;
+use thalweg_testkit::numbers::{bits16_bytes, noise_bf16_bytes};
 
 /// Element type, shape and bytes of a tensor.
 pub(crate) type Tensor = (String, Vec<u64>, Vec<u8>);
@@ -33,33 +35,19 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
 }
 
-/// Bytes of little-endian floats.
-pub(crate) fn f32s(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
-}
-
 /// A one-dimensional f32 tensor.
 pub(crate) fn f32_tensor(values: &[f32]) -> Tensor {
-    ("F32".to_owned(), vec![values.len() as u64], f32s(values))
+    ("F32".to_owned(), vec![values.len() as u64], f32_bytes(values))
 }
 
 /// A one-dimensional tensor of 16-bit elements.
 pub(crate) fn bits16_tensor(dtype: &str, bits: &[u16]) -> Tensor {
-    (dtype.to_owned(), vec![bits.len() as u64], bits.iter().flat_map(|bits| bits.to_le_bytes()).collect())
+    (dtype.to_owned(), vec![bits.len() as u64], bits16_bytes(bits))
 }
 
 /// A one-dimensional bf16 tensor of finite numbers that look random.
 pub(crate) fn noise_tensor(seed: u64, n_elements: usize) -> Tensor {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        // Exponents from 2^-8 to 2^-1, any sign and mantissa.
-        let low = u16::try_from(state >> 20 & 0x83ff).unwrap();
-        low & 0x8000 | ((low & 0x3ff) + (119 << 7))
-    };
-    bits16_tensor("BF16", &(0..n_elements).map(|_| next()).collect::<Vec<_>>())
+    ("BF16".to_owned(), vec![n_elements as u64], noise_bf16_bytes(seed, n_elements))
 }
 
 /// Named tensors as a map.
@@ -130,8 +118,10 @@ pub(crate) fn assert_same_tensors(found: &Tensors, expected: &Tensors, what: &st
     for (name, tensor) in found {
         let (expected_dtype, expected_shape, expected_bytes) = &expected[name];
         assert_eq!((&tensor.0, &tensor.1), (expected_dtype, expected_shape), "{what}: {name}");
-        let differs = tensor.2.iter().zip(expected_bytes).position(|(a, b)| a != b);
-        assert_eq!(differs, None, "{what}: byte of {name}");
+        if tensor.2 != *expected_bytes {
+            let differs = tensor.2.iter().zip(expected_bytes).position(|(a, b)| a != b);
+            panic!("{what}: {name} differs from byte {differs:?}");
+        }
     }
 }
 

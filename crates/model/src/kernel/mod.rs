@@ -6,6 +6,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod attention_step;
 pub mod embedding;
 pub mod heads;
 pub mod linear;

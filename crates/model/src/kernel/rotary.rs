@@ -27,6 +27,13 @@ impl<T: Real> RotaryTable<T> {
         self.cos.len().checked_div(self.n_frequencies).unwrap_or(usize::MAX)
     }
 
+    /// The rows of some positions alone: position 0 of the result is the first of them.
+    pub fn rows(&self, positions: std::ops::Range<usize>) -> Self {
+        let n = self.n_frequencies;
+        let rows = positions.start * n..positions.end * n;
+        Self { cos: self.cos[rows.clone()].to_vec(), sin: self.sin[rows].to_vec(), n_frequencies: n }
+    }
+
     /// Rotates a head at a position, in place.
     #[inline(always)]
     pub fn rotate(&self, head: &mut [T], position: usize) {

@@ -2,8 +2,10 @@
 
 use super::{POOL, Pass};
 use crate::config::{NormPlace, Residual};
+use crate::decode::{KeptLayer, KeptTokens};
 use crate::kernel::activation::activation_forward;
 use crate::kernel::attention::{AttentionInput, attention_forward};
+use crate::kernel::attention_step::attention_step;
 use crate::kernel::embedding::embedding_forward;
 use crate::kernel::heads::{merge_heads, split_heads};
 use crate::kernel::linear::linear_forward;
@@ -15,10 +17,25 @@ use crate::workspace::{LayerBuffers, MlpBuffers, Purpose, Scratch, Workspace};
 
 /// Runs all layers and the final norm; `workspace.head_in` holds the result.
 pub(crate) fn forward<T: Real>(pass: &Pass<'_, T>, tokens: &[u32], purpose: Purpose, workspace: &mut Workspace<T>) {
+    forward_after(pass, tokens, purpose, workspace, None);
+}
+
+/// The same for tokens that follow others, whose keys and values were kept; keeps those of the new ones too.
+pub(crate) fn forward_after<T: Real>(
+    pass: &Pass<'_, T>,
+    tokens: &[u32],
+    purpose: Purpose,
+    workspace: &mut Workspace<T>,
+    mut kept: Option<&mut KeptTokens<T>>,
+) {
     let (n, hidden) = (pass.n_tokens(), pass.config.hidden);
     let Workspace { layers, stream, rotary, scratch, balance, final_stats, head_in, .. } = workspace;
+    let first_position = kept.as_ref().map_or(0, |kept| kept.n_filled());
+    // The table of a workspace may end before the last token that follows.
+    let later = kept.as_ref().and_then(|kept| kept.rotary_rows(pass.shape.sequence_length));
+    let rotary = later.as_ref().or(rotary.as_ref());
     let stream = &mut stream[..n * hidden];
-    let positions = pass.places.positions.as_ref().map(|range| pass.param(range));
+    let positions = pass.places.positions.as_ref().map(|range| &pass.param(range)[first_position * hidden..]);
     embedding_forward(
         stream,
         tokens,
@@ -32,7 +49,8 @@ pub(crate) fn forward<T: Real>(pass: &Pass<'_, T>, tokens: &[u32], purpose: Purp
         // A workspace to score has one layer's buffers, which serve them all.
         let buffer_idx = layer_idx.min(layers.len() - 1);
         let buffers = &mut layers[buffer_idx];
-        let layer = LayerPass { pass, places, rotary: rotary.as_ref(), purpose };
+        let kept = kept.as_mut().map(|kept| kept.layer(layer_idx, pass.shape));
+        let mut layer = LayerPass { pass, places, rotary, purpose, kept };
         layer.run(stream, buffers, scratch);
         if places.moe.is_some() {
             let counts = &mut balance.counts[layer_idx * n_experts..][..n_experts];
@@ -58,14 +76,17 @@ struct LayerPass<'a, 'b, T: Real> {
     places: &'a LayerPlaces,
     rotary: Option<&'a RotaryTable<T>>,
     purpose: Purpose,
+    /// Keys and values of earlier tokens.
+    kept: Option<KeptLayer<'a, T>>,
 }
 
 impl<T: Real> LayerPass<'_, '_, T> {
-    fn run(&self, stream: &mut [T], buffers: &mut LayerBuffers<T>, scratch: &mut Scratch<T>) {
+    fn run(&mut self, stream: &mut [T], buffers: &mut LayerBuffers<T>, scratch: &mut Scratch<T>) {
         let (pass, places) = (self.pass, self.places);
         let (n, len) = (pass.n_tokens(), stream.len());
+        let purpose = self.purpose;
         let keep = |to: &mut [T], from: &[T]| {
-            if self.purpose == Purpose::Train {
+            if purpose == Purpose::Train {
                 to[..len].copy_from_slice(from);
             }
         };
@@ -118,7 +139,7 @@ impl<T: Real> LayerPass<'_, '_, T> {
 
     /// `attention_in` to `out`.
     fn attention(
-        &self,
+        &mut self,
         out: &mut [T],
         accumulate: Accumulate,
         buffers: &mut LayerBuffers<T>,
@@ -148,12 +169,18 @@ impl<T: Real> LayerPass<'_, '_, T> {
             shape,
             scale: pass.attention_scale(),
         };
-        attention_forward(
-            &mut buffers.attended_heads[..q_len],
-            &mut buffers.log_sums[..n * shape.n_heads],
-            input,
-            &mut scratch.attention,
-        );
+        let attended = &mut buffers.attended_heads[..q_len];
+        let follows = self.kept.as_mut().is_some_and(|kept| kept.keep(input.k, input.v));
+        match self.kept.as_mut().filter(|_| follows) {
+            Some(kept) => {
+                let (heads, scores) = kept.heads();
+                attention_step(attended, input.q, heads, (shape, input.scale), scores);
+            }
+            None => {
+                let log_sums = &mut buffers.log_sums[..n * shape.n_heads];
+                attention_forward(attended, log_sums, input, &mut scratch.attention);
+            }
+        }
         merge_heads(&mut buffers.attended[..q_len], &buffers.attended_heads[..q_len], pass.attended_part(), shape);
         linear_forward(
             out,

@@ -19,7 +19,7 @@ use crate::model::Model;
 use crate::workspace::BatchShape;
 
 pub(crate) use backward::backward;
-pub(crate) use forward::{forward, logits_of_rows};
+pub(crate) use forward::{forward, forward_after, logits_of_rows};
 
 /// What every step of a pass reads.
 #[derive(Debug)]

@@ -8,6 +8,8 @@ mod arena;
 #[cfg(test)]
 mod config;
 #[cfg(test)]
+mod decode;
+#[cfg(test)]
 mod determinism;
 #[cfg(test)]
 mod gradients;

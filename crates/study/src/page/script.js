@@ -21,7 +21,8 @@
   document.addEventListener("pointermove", show);
   document.addEventListener("pointerdown", show);
   document.addEventListener("scroll", function () { tip.hidden = true; }, { passive: true });
-  document.querySelectorAll(".command").forEach(function (command) {
+  // What belongs to the content is done again when a live page has new content.
+  document.addEventListener("content", function () { document.querySelectorAll(".command").forEach(function (command) {
     var pre = command.nextElementSibling;
     var button = document.createElement("button");
     button.className = "copy";
@@ -31,5 +32,5 @@
       navigator.clipboard.writeText(pre.textContent).then(function () { button.textContent = "Copied"; });
     });
     command.appendChild(button);
-  });
+  }); });
 })();

@@ -24,3 +24,4 @@ pub use run::RunOptions;
 pub use selection::Selection;
 pub use sources::{GivenModel, Named, SourceOrder, choose_checkpoints, label, look_at};
 pub use weights::{SchemeOptions, parse_scheme_word};
+pub(crate) use weights::{SchemeWindow, parse_scheme_window};

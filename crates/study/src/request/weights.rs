@@ -189,6 +189,27 @@ pub fn parse_scheme_word(text: &str) -> Result<Scheme, Error> {
     })
 }
 
+/// A scheme and a number of checkpoints.
+#[derive(Debug, Clone)]
+pub(crate) struct SchemeWindow {
+    pub(crate) scheme: Scheme,
+    pub(crate) n_checkpoints: usize,
+}
+
+/// Parses `SCHEME:N`, a value of `--windows`. The scheme may have a parameter after a colon too.
+pub(crate) fn parse_scheme_window(text: &str) -> Result<SchemeWindow, Error> {
+    let refuse = |what: String| {
+        Error::request_with_hint(what, "write SCHEME:N, such as `sma:10`, `ema:0.2:10` or `decay:1-sqrt:8`")
+    };
+    let Some((scheme, n)) = text.rsplit_once(':') else {
+        return Err(refuse(format!("`--windows {text}` does not say how many checkpoints")));
+    };
+    let n_checkpoints = n.parse().ok().filter(|n| *n > 0);
+    let n_checkpoints =
+        n_checkpoints.ok_or_else(|| refuse(format!("`--windows {text}`: `{n}` is not a number of checkpoints")))?;
+    Ok(SchemeWindow { scheme: parse_scheme_word(scheme)?, n_checkpoints })
+}
+
 /// Parses a number of an option. The error names the option and the text.
 pub(super) fn parse_ratio(option: &str, text: &str) -> Result<Ratio, Error> {
     text.parse().map_err(|error| Error::request(format!("`--{option} {text}`: {error}")))

@@ -13,10 +13,12 @@ mod record;
 mod request;
 mod scan;
 mod score;
+mod study;
 mod watcher;
 
 pub use events::EVENTS_NAME;
 pub use keep::{Heartbeat, KeepOptions, MakeEvaluator, WatchNews, keep_watching, score_once};
 pub use record::{RECORD_NAME, WatchEvent, WatchRow, read_watch_record};
 pub use request::{WatchEnds, WatchRequest};
+pub use study::{RUN_FACTS_NAME, study_of_watch};
 pub use watcher::{FailedMerge, WatchPass, WatchedOutput, Watcher};

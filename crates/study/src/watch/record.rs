@@ -51,6 +51,9 @@ pub struct WatchRow {
     pub n_checkpoints: usize,
     /// Steps of the window, oldest first.
     pub steps: Vec<u64>,
+    /// Training tokens behind the newest checkpoint of the window, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_tokens: Option<u64>,
     /// Digest of the merged tensors, where digests are taken.
     pub digest: Option<String>,
     /// When the merge ended, or the scores came, in seconds since 1970-01-01 UTC.
@@ -73,6 +76,7 @@ impl WatchRow {
             scheme: receipt.plan.scheme.clone(),
             n_checkpoints: receipt.plan.sources.len(),
             steps,
+            end_tokens: receipt.plan.newest_source().and_then(|newest| newest.tokens),
             digest: receipt.digest.clone(),
             unix_seconds: receipt.finished_unix_seconds,
             scores: Vec::new(),
@@ -90,6 +94,7 @@ impl WatchRow {
             scheme: String::new(),
             n_checkpoints: 0,
             steps: Vec::new(),
+            end_tokens: None,
             digest: None,
             unix_seconds,
             scores: Vec::new(),

@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
-use thalweg_merge::scheme::Scheme;
 use thalweg_trajectory::{Extent, Step, Tokens, Trajectory};
 
 use crate::Error;
-use crate::request::{OutputOptions, Resolver, RunOptions, parse_scheme_word};
+use crate::request::{OutputOptions, Resolver, RunOptions, SchemeWindow, parse_scheme_window};
 use crate::sweep::{End, EndedWindow, EndedWindows, SkippedEnds, SweepTrial, WindowShape, ends};
 
 /// What a watcher is asked for.
@@ -14,6 +13,8 @@ use crate::sweep::{End, EndedWindow, EndedWindows, SkippedEnds, SweepTrial, Wind
 pub struct WatchRequest {
     /// The run's folder.
     pub run: PathBuf,
+    /// The command that watches, to type again.
+    pub command: String,
     /// What the user says about it.
     pub run_options: RunOptions,
     /// Windows as `SCHEME:N`, such as `sma:10` or `ema:0.2:10`.
@@ -48,13 +49,6 @@ pub enum WatchEnds {
     Named(Vec<String>),
 }
 
-/// A scheme and a number of checkpoints.
-#[derive(Debug, Clone)]
-pub(super) struct WatchedWindow {
-    scheme: Scheme,
-    n_checkpoints: usize,
-}
-
 /// The merges of a run as it is now.
 #[derive(Debug, Default)]
 pub(super) struct WatchedMerges {
@@ -64,11 +58,11 @@ pub(super) struct WatchedMerges {
 }
 
 impl WatchRequest {
-    pub(super) fn parse_windows(&self) -> Result<Vec<WatchedWindow>, Error> {
+    pub(super) fn parse_windows(&self) -> Result<Vec<SchemeWindow>, Error> {
         if self.windows.is_empty() {
             return Err(Error::request_with_hint("no windows to keep current", "for example `--windows sma:10`"));
         }
-        self.windows.iter().map(|text| parse_window(text)).collect()
+        self.windows.iter().map(|text| parse_scheme_window(text)).collect()
     }
 
     fn interval(&self) -> Option<Extent> {
@@ -111,20 +105,6 @@ impl WatchRequest {
         found.dedup_by_key(|end| end.step());
         Ok(found)
     }
-}
-
-/// Parses `SCHEME:N`. The scheme may have a parameter after a colon too.
-fn parse_window(text: &str) -> Result<WatchedWindow, Error> {
-    let refuse = |what: String| {
-        Error::request_with_hint(what, "write SCHEME:N, such as `sma:10`, `ema:0.2:10` or `decay:1-sqrt:8`")
-    };
-    let Some((scheme, n)) = text.rsplit_once(':') else {
-        return Err(refuse(format!("`--windows {text}` does not say how many checkpoints")));
-    };
-    let n_checkpoints = n.parse().ok().filter(|n| *n > 0);
-    let n_checkpoints =
-        n_checkpoints.ok_or_else(|| refuse(format!("`--windows {text}`: `{n}` is not a number of checkpoints")))?;
-    Ok(WatchedWindow { scheme: parse_scheme_word(scheme)?, n_checkpoints })
 }
 
 impl Resolver<'_> {

@@ -22,6 +22,7 @@ use super::record::{WatchEvent, WatchRecord, WatchRow};
 use super::request::{WatchRequest, WatchedMerges};
 use super::scan::{Scan, scan_run};
 use super::score::ScoreJob;
+use super::study::RunFacts;
 use crate::Error;
 use crate::request::Resolver;
 use crate::sweep::SkippedEnds;
@@ -110,6 +111,7 @@ pub struct Watcher<'a> {
     last_checkpoints: BTreeMap<u64, (PathBuf, String)>,
     /// Models that could not be scored, by name and digest: not tried again by this process.
     unscorable: BTreeSet<(String, Option<String>)>,
+    run_facts: RunFacts,
     _lock: Lock,
 }
 
@@ -173,6 +175,7 @@ impl<'a> Watcher<'a> {
             last_outputs: Vec::new(),
             last_checkpoints: BTreeMap::new(),
             unscorable: BTreeSet::new(),
+            run_facts: RunFacts::default(),
             _lock: lock,
         })
     }
@@ -302,6 +305,7 @@ impl<'a> Watcher<'a> {
             hold_checkpoints((&trajectory, &needed), &self.request.folder, &mut self.known, storage)?;
         }
         self.known.publish(storage, &self.request.folder)?;
+        self.run_facts.publish(storage, &self.request.folder, (&trajectory, &self.known), &self.request.command)?;
         let merges = self.resolver.watched(&self.request, &trajectory)?;
         Ok((trajectory, merges))
     }

@@ -4,6 +4,7 @@
 mod costs;
 mod forecasts;
 mod geometry;
+mod headline;
 mod ranking;
 mod run;
 mod spikes;
@@ -12,15 +13,15 @@ mod windows;
 
 use std::collections::BTreeSet;
 
-use super::{SCRIPT, STYLE, begin_page, end_page};
+use super::{Delivery, SCRIPT, STYLE, begin_page, end_page};
 use crate::markup::Markup;
 use crate::record::StudyRecord;
 use crate::study_answer::find_answer;
-use crate::study_view::StudyView;
+use crate::study_view::{StudyView, merge_command};
 use crate::svg::StepAxis;
 
-const STUDY_STYLE: &str = include_str!("study.css");
-const STUDY_SCRIPT: &str = include_str!("study.js");
+pub(super) const STUDY_STYLE: &str = include_str!("study.css");
+pub(super) const STUDY_SCRIPT: &str = include_str!("study.js");
 
 /// The page of `record`, as HTML that is also well-formed XML.
 ///
@@ -33,26 +34,34 @@ const STUDY_SCRIPT: &str = include_str!("study.js");
 /// assert!(thalweg_study::page::render_study(&record).starts_with("<!DOCTYPE html>"));
 /// ```
 pub fn render_study(record: &StudyRecord) -> String {
+    let mut page = begin_page(&record.title, &record.tool, &[STYLE, STUDY_STYLE], Delivery::File);
+    page.element("main").open();
+    write_content(&mut page, record);
+    let footer = format!("Made by {} from the record; the page loads nothing from anywhere.", record.tool);
+    page.element("footer").filled(footer);
+    end_page(page, &[SCRIPT, STUDY_SCRIPT], Delivery::File)
+}
+
+/// Everything that a page says of a record.
+pub(super) fn write_content(page: &mut Markup, record: &StudyRecord) {
     let view = StudyView::new(record);
     let axes = StepAxis::all(&record.checkpoints);
     let mut shown = BTreeSet::new();
-    let mut page = begin_page(&record.title, &record.tool, &[STYLE, STUDY_STYLE]);
-    write_answer(&mut page, &view);
-    run::write_run(&mut page, &view, &axes, &mut shown);
-    windows::write_lengths(&mut page, &view);
-    window_map::write_maps(&mut page, &view);
-    ranking::write_ranking(&mut page, &view, &mut shown);
-    forecasts::write_forecasts(&mut page, record);
-    spikes::write_spikes(&mut page, &view, &axes);
-    geometry::write_geometry(&mut page, record);
-    spikes::write_healed_spikes(&mut page, &view);
-    windows::write_coefficients(&mut page, &view);
-    costs::write_limits(&mut page, &view);
-    costs::write_own_commands(&mut page, record);
-    costs::write_costs(&mut page, &view);
-    write_windows(&mut page, record, &shown);
-    let footer = format!("Made by {} from study.json; the page loads nothing from anywhere.", record.tool);
-    end_page(page, &footer, &[SCRIPT, STUDY_SCRIPT])
+    write_answer(page, &view);
+    run::write_run(page, &view, &axes, &mut shown);
+    windows::write_lengths(page, &view);
+    window_map::write_maps(page, &view);
+    ranking::write_ranking(page, &view, &mut shown);
+    ranking::write_unscored(page, &view, &mut shown);
+    forecasts::write_forecasts(page, record);
+    spikes::write_spikes(page, &view, &axes);
+    geometry::write_geometry(page, record);
+    spikes::write_healed_spikes(page, &view);
+    windows::write_coefficients(page, &view);
+    costs::write_limits(page, &view);
+    costs::write_own_commands(page, record);
+    costs::write_costs(page, &view);
+    write_windows(page, record, &shown);
 }
 
 fn write_answer(page: &mut Markup, view: &StudyView<'_>) {
@@ -82,6 +91,7 @@ fn write_answer(page: &mut Markup, view: &StudyView<'_>) {
         page.close();
     }
     write_choosers(page, view);
+    headline::write_headline(page, view);
     page.close();
 }
 
@@ -158,7 +168,19 @@ fn write_windows(page: &mut Markup, record: &StudyRecord, shown: &BTreeSet<usize
         let coefficients: Vec<String> =
             trial.sources.iter().map(|source| format!("{:.4}", source.coefficient)).collect();
         let item = page.element("i").attr("id", format!("w{i}")).attr("data-s", steps.join(" "));
-        item.attr("data-c", coefficients.join(" ")).filled("");
+        let item = item.attr("data-c", coefficients.join(" "));
+        let facts = [
+            ("folder", trial.path.as_deref().unwrap_or_default()),
+            ("digest of its parameters", trial.params_digest.as_deref().unwrap_or_default()),
+            ("digest of its plan", &trial.plan_digest),
+            ("made again by", &merge_command(&record.run_path, trial)),
+        ];
+        let facts: Vec<String> = facts
+            .iter()
+            .filter(|(_, value)| !value.is_empty())
+            .map(|(name, value)| format!("{name}\t{}", value.replace(['\n', '\t'], " ")))
+            .collect();
+        item.attr("data-f", facts.join("\n")).filled("");
     }
     page.close();
 }

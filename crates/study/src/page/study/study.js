@@ -13,15 +13,23 @@
       button.setAttribute("aria-pressed", button.value === value ? "true" : "false");
     });
   }
-  all(".choose").forEach(function (group) { group.removeAttribute("hidden"); });
-  all("select[data-choose]").forEach(function (select) {
-    select.addEventListener("change", function () { choose(select.getAttribute("data-choose"), select.value); });
-    // A browser may remember what was chosen before the page was loaded again.
-    select.selectedIndex = 0;
-  });
-  all("button[data-choose]").forEach(function (button) {
-    button.addEventListener("click", function () { choose(button.getAttribute("data-choose"), button.value); });
-  });
+  function attachChoosers() {
+    all(".choose").forEach(function (group) { group.removeAttribute("hidden"); });
+    all("select[data-choose]").forEach(function (select) {
+      var what = select.getAttribute("data-choose");
+      select.addEventListener("change", function () { choose(what, select.value); });
+      // A browser may remember what was chosen before the page was loaded again.
+      select.selectedIndex = 0;
+      if (chosen[what] !== undefined) { select.value = chosen[what]; }
+      if (select.selectedIndex === -1) { select.selectedIndex = 0; }
+      if (chosen[what] !== undefined) { choose(what, select.value); }
+    });
+    all("button[data-choose]").forEach(function (button) {
+      var what = button.getAttribute("data-choose");
+      button.addEventListener("click", function () { choose(what, button.value); });
+      if (chosen[what] === button.value) { choose(what, button.value); }
+    });
+  }
 
   // What one points at, or walks to, shows its coefficients as bars.
   function bars(element) {
@@ -74,8 +82,60 @@
   document.addEventListener("focusout", function () { tip.hidden = true; });
   document.addEventListener("keydown", function (event) { if (event.key === "Escape") { tip.hidden = true; } });
 
+  // A click, or Enter, opens what is known of a merge: coefficients, digests, the command that makes it again.
+  var facts = document.createElement("dialog");
+  facts.id = "facts";
+  facts.setAttribute("aria-labelledby", "facts-name");
+  document.body.appendChild(facts);
+  function add(parent, name, text) {
+    var element = document.createElement(name);
+    if (text !== undefined) { element.textContent = text; }
+    parent.appendChild(element);
+    return element;
+  }
+  function open(mark) {
+    var windows = document.getElementById("w" + mark.getAttribute("data-w"));
+    if (windows === null) { return; }
+    var title = mark.querySelector("title");
+    var lines = (mark.getAttribute("data-tip") || (title === null ? "" : title.textContent)).split("\n");
+    tip.hidden = true;
+    facts.textContent = "";
+    add(facts, "h2", lines[0]).id = "facts-name";
+    add(facts, "p", lines.slice(1).filter(function (line) { return line.indexOf("of steps ") !== 0; }).join("\n"));
+    var list = add(facts, "dl");
+    windows.getAttribute("data-f").split("\n").forEach(function (fact) {
+      var parts = fact.split("\t");
+      add(list, "dt", parts[0]);
+      add(list, "dd", parts[1]);
+    });
+    var table = add(facts, "table");
+    var head = add(add(table, "thead"), "tr");
+    ["step", "coefficient"].forEach(function (name) { add(head, "th", name).setAttribute("scope", "col"); });
+    var body = add(table, "tbody");
+    var coefficients = windows.getAttribute("data-c").split(" ");
+    windows.getAttribute("data-s").split(" ").forEach(function (step, i) {
+      var row = add(body, "tr");
+      add(row, "td", step);
+      add(row, "td", coefficients[i]);
+    });
+    var close = add(facts, "button", "Close");
+    close.type = "button";
+    close.autofocus = true;
+    close.addEventListener("click", function () { facts.close(); });
+    facts.showModal();
+  }
+  document.addEventListener("click", function (event) {
+    if (event.target === facts) { facts.close(); return; }
+    var mark = event.target.closest(".mark[data-w]");
+    if (mark !== null) { open(mark); }
+  });
+  document.addEventListener("keydown", function (event) {
+    var mark = event.key === "Enter" ? event.target.closest(".mark[data-w]") : null;
+    if (mark !== null) { event.preventDefault(); open(mark); }
+  });
+
   // One stop of the tab key for each picture; arrows walk along its marks from left to right.
-  all(".chart").forEach(function (chart) {
+  function attachChart(chart) {
     var marks = Array.prototype.slice.call(chart.querySelectorAll(".mark"));
     if (marks.length === 0) { return; }
     function left(mark) { return mark.getBBox().x; }
@@ -93,5 +153,10 @@
       next.setAttribute("tabindex", "0");
       next.focus();
     });
+  }
+  document.addEventListener("content", function () {
+    attachChoosers();
+    all(".chart").forEach(attachChart);
   });
+  document.dispatchEvent(new Event("content"));
 })();

@@ -1,0 +1,145 @@
+//! What can be typed about forgetting.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::RunArgs;
+use crate::options::parse_whole;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  thalweg forget entities --corpus a.jsonl --reference b.jsonl --titles titles.txt -o entities.jsonl
+  thalweg forget build --corpus a.jsonl --entities entities.jsonl --like a/step-1000 -o probes.jsonl
+  thalweg forget score b --probes probes.jsonl --windows sma:5 -o scores.json
+  thalweg forget curve scores.json
+
+A run is trained on corpus A, then on B: which entities of A does it forget, and does a merge keep
+them? docs/forget.md has the measures and what we found.")]
+pub(crate) struct ForgetArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub(crate) what: ForgetCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ForgetCommand {
+    /// Count titles in two corpora: the entities that the first is rich in and the second is poor in
+    Entities(ForgetEntitiesArgs),
+    /// Cut samples around entities out of a corpus: the probes of `forget score`
+    Build(ForgetBuildArgs),
+    /// Ask checkpoints, and merges that end at them, for the entities
+    Score(Box<ForgetScoreArgs>),
+    /// Recall over the steps of a run: what was forgotten, and what merges keep
+    Curve(ForgetCurveArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A title counts where it is a whole word, the longest at its place. Kept are titles of the upper half
+by frequency in the corpus and of the lower half in the reference; titles that are tied are kept.")]
+pub(crate) struct ForgetEntitiesArgs {
+    /// The corpus that is learned first: JSON lines with `text`, packed by zstd or not; repeatable
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(crate) corpus: Vec<PathBuf>,
+    /// The corpus that follows; repeatable
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(crate) reference: Vec<PathBuf>,
+    /// Titles, one on each line: texts, or JSON objects with `title` and `type`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) titles: PathBuf,
+    /// The file of the entities
+    #[arg(short, long, alias = "output", value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+/// How long prompts and continuations are.
+#[derive(Debug, Args, Clone, Copy)]
+pub(crate) struct ProbeTokensArgs {
+    /// Tokens of a prompt [default: as the probes were built, or 32]
+    #[arg(long, value_name = "N", value_parser = parse_whole::<usize>)]
+    pub(crate) prompt_tokens: Option<usize>,
+    /// Tokens that are decoded after it [default: as the probes were built, or 32]
+    #[arg(long, value_name = "N", value_parser = parse_whole::<usize>)]
+    pub(crate) decode_tokens: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The file is also that of a task of kind `entity_spans`. Samples without entities are drawn from the
+whole corpus: M(f) and perplexity are measured on them.")]
+pub(crate) struct ForgetBuildArgs {
+    /// The corpus that the entities are from; repeatable
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(crate) corpus: Vec<PathBuf>,
+    /// What `forget entities` wrote
+    #[arg(long, value_name = "FILE")]
+    pub(crate) entities: PathBuf,
+    /// A checkpoint whose tokenizer cuts the text
+    #[arg(long, value_name = "CKPT")]
+    pub(crate) like: Option<PathBuf>,
+    /// The tokenizer.json to use instead
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) tokens: ProbeTokensArgs,
+    /// Samples with an entity, at most
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = parse_whole::<usize>)]
+    pub(crate) samples: usize,
+    /// Samples of the whole corpus
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = parse_whole::<usize>)]
+    pub(crate) general: usize,
+    /// Seed of the drawing
+    #[arg(long, value_name = "S", default_value_t = 0, value_parser = parse_whole::<u64>)]
+    pub(crate) seed: u64,
+    /// The file of the probes
+    #[arg(short, long, alias = "output", value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  thalweg forget score runs/my-run --probes probes.jsonl
+  thalweg forget score runs/my-run --probes probes.jsonl --windows sma:5,sma:10 -o scores.json
+  thalweg forget score a b merged --probes probes.jsonl --recalled-by a
+
+M_ex: the prompt ends before the entity; share of continuations that contain it. M_in: the prompt
+ends with the entity; share of the tokens decoded after it that are those of the text. PPL_ent and
+M(f)_ent are perplexity and greedy accuracy on samples with an entity, PPL and M(f) on the others.
+Merges are made in memory.")]
+pub(crate) struct ForgetScoreArgs {
+    /// A run folder, or checkpoints
+    #[arg(value_name = "RUN|CKPT", required = true)]
+    pub(crate) inputs: Vec<PathBuf>,
+    /// Probes: what `forget build` wrote, or any file of kind `entity_spans`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) probes: PathBuf,
+    /// Merges to score as well, SCHEME:N, at each end
+    #[arg(long, value_name = "SCHEME:N,...", value_delimiter = ',')]
+    pub(crate) windows: Vec<String>,
+    /// Checkpoints, and ends of windows: newest; some steps; or every:STEPS, back from the newest [default: all]
+    #[arg(long, value_name = "ENDS", value_delimiter = ',')]
+    pub(crate) ends: Vec<String>,
+    /// Count only entities that this checkpoint recalls: M_ex of it is 1
+    #[arg(long, value_name = "CKPT")]
+    pub(crate) recalled_by: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) tokens: ProbeTokensArgs,
+    /// The tokenizer.json to use [default: that of the checkpoint]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// The record with values by item, for `forget curve`
+    #[arg(short, long, alias = "output", value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ForgetCurveArgs {
+    /// What `forget score -o` wrote
+    #[arg(value_name = "SCORES.json")]
+    pub(crate) scores: PathBuf,
+}

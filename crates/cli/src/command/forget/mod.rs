@@ -1,0 +1,127 @@
+//! `thalweg forget`: entities that training forgets, and whether merges keep them.
+
+mod curve;
+mod score;
+
+use std::path::Path;
+
+use serde_json::json;
+use thalweg_eval::recall::{MAX_TOKENS, ProbeOptions};
+use thalweg_storage::guard::{OwnKind, check_document};
+use thalweg_storage::publish::publish_file;
+use thalweg_study::forget::{
+    BuildOptions, ENTITIES_FILE, PROBES_FILE, build_probes, choose_entities, open_tokenizer, read_entities,
+};
+use thalweg_study::shell_word;
+use thalweg_tensor::{counted, display_name};
+
+use crate::args::{ForgetArgs, ForgetBuildArgs, ForgetCommand, ForgetEntitiesArgs, ProbeTokensArgs};
+use crate::command::Outcome;
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+
+pub(crate) fn run(args: &ForgetArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    match &args.what {
+        ForgetCommand::Entities(args) => entities(args, world, messages),
+        ForgetCommand::Build(args) => build(args, world, messages),
+        ForgetCommand::Score(args) => score::run(args, world, messages),
+        ForgetCommand::Curve(args) => curve::run(args, world, messages),
+    }
+}
+
+/// Prompts and continuations as asked for, or else as the probes were cut.
+fn probe_options(args: ProbeTokensArgs, cut: Option<ProbeOptions>) -> Result<ProbeOptions, Error> {
+    let ProbeOptions { prompt_tokens, decode_tokens } = cut.unwrap_or_default();
+    let read = |name: &str, asked: Option<usize>, usual: usize| match asked.unwrap_or(usual) {
+        n if (1..=MAX_TOKENS).contains(&n) => Ok(n),
+        n => Err(Error::usage_with_hint(
+            format!("`{name} {n}` is not between 1 and {MAX_TOKENS}"),
+            format!("leave it out for {usual}"),
+        )),
+    };
+    Ok(ProbeOptions {
+        prompt_tokens: read("--prompt-tokens", args.prompt_tokens, prompt_tokens)?,
+        decode_tokens: read("--decode-tokens", args.decode_tokens, decode_tokens)?,
+    })
+}
+
+/// Writes a document, which replaces only a document of the same kind.
+fn write(path: &Path, bytes: &[u8], kind: OwnKind<'_>, world: &World<'_>) -> Result<(), Error> {
+    Ok(publish_file(&*world.storage, path, bytes, kind)?)
+}
+
+fn entities(args: &ForgetEntitiesArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    check_document(&*world.storage, &args.out, ENTITIES_FILE)?;
+    let found = choose_entities(&args.corpus, &args.reference, &args.titles, &*world.storage)?;
+    let line = |one| format!("{}\n", serde_json::to_value(one).unwrap_or_default());
+    let lines: String = found.entities.iter().map(line).collect();
+    let n = found.entities.len();
+    messages.json(&json!({
+        "kind": "thalweg-forget-entities-summary",
+        "version": 1,
+        "path": args.out,
+        "n_titles": found.n_titles,
+        "n_found": found.n_found,
+        "n_entities": n,
+        "entities": found.entities,
+    }));
+    if n == 0 {
+        messages.text(&format!(
+            "none of {} of which {} are in the corpus is frequent in the corpus and rare in the reference\n",
+            counted(found.n_titles, "title"),
+            found.n_found
+        ));
+        return Ok(Outcome::No);
+    }
+    write(&args.out, lines.as_bytes(), ENTITIES_FILE, world)?;
+    let mut text = format!(
+        "{} of {}, of which {} are in the corpus, into `{}`\n",
+        counted(n, "entity"),
+        counted(found.n_titles, "title"),
+        found.n_found,
+        args.out.display()
+    );
+    text.push_str(&format!("{:>10} {:>10}  {}\n", "corpus", "reference", "most frequent"));
+    for one in found.entities.iter().take(10) {
+        text.push_str(&format!("{:>10} {:>10}  {}\n", one.n_corpus, one.n_reference, display_name(&one.entity)));
+    }
+    let out = shell_word(&args.out.display().to_string());
+    text.push_str(&format!("next: `thalweg forget build --entities {out} --corpus ... --like CKPT -o probes.jsonl`\n"));
+    messages.text(&text);
+    Ok(Outcome::Done)
+}
+
+fn build(args: &ForgetBuildArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    let tokens = probe_options(args.tokens, None)?;
+    check_document(&*world.storage, &args.out, PROBES_FILE)?;
+    let entities = read_entities(&*world.storage, &args.entities)?;
+    let (like, named) = (args.like.as_deref(), args.tokenizer.as_deref());
+    let tokenizer = open_tokenizer(named, like, &world.resolver(), &*world.storage)?;
+    let options = BuildOptions { tokens, n_probes: args.samples, n_general: args.general, seed: args.seed };
+    let built = build_probes(&args.corpus, &entities, &tokenizer, &options, &*world.storage)?;
+    write(&args.out, built.lines.as_bytes(), PROBES_FILE, world)?;
+    messages.json(&json!({
+        "kind": "thalweg-forget-probes-summary",
+        "version": 1,
+        "path": args.out,
+        "n_samples": built.n_probes,
+        "n_entities": built.n_entities,
+        "n_general": built.n_general,
+        "n_places": built.n_places,
+        "n_documents": built.n_documents,
+        "prompt_tokens": tokens.prompt_tokens,
+        "decode_tokens": tokens.decode_tokens,
+    }));
+    let out = args.out.display();
+    messages.text(&format!(
+        "{} of {} and {} of the whole corpus into `{out}`\n({} of entities in {})\nnext: `thalweg forget score RUN --probes {}`\n",
+        counted(built.n_probes, "sample"),
+        counted(built.n_entities, "entity"),
+        built.n_general,
+        counted(built.n_places, "place"),
+        counted(built.n_documents, "document"),
+        shell_word(&out.to_string())
+    ));
+    Ok(Outcome::Done)
+}

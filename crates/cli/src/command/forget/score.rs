@@ -1,0 +1,134 @@
+//! `thalweg forget score`.
+
+use std::fmt::Write;
+use std::time::Instant;
+
+use thalweg_eval::recall::{RecallMeasure, read_probes};
+use thalweg_storage::guard::check_document;
+use thalweg_study::forget::{
+    ForgetModelRow, ForgetOptions, ForgetRecord, ForgetRequest, PairedRow, SCORES_FILE, score_models,
+};
+use thalweg_study::shell_word;
+use thalweg_tensor::counted;
+
+use super::probe_options;
+use crate::args::ForgetScoreArgs;
+use crate::command::Outcome;
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+use crate::meter::{Meter, Urgency};
+use crate::options::{or_dash, show_bytes, show_count};
+
+/// Merges are made in pieces: this much is plenty.
+const MEMORY_BYTES: u64 = 1 << 30;
+
+pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    if let Some(out) = &args.out {
+        check_document(&*world.storage, out, SCORES_FILE)?;
+    }
+    let resolver = world.resolver();
+    let request = ForgetRequest {
+        inputs: args.inputs.clone(),
+        run: (&args.run).into(),
+        windows: args.windows.clone(),
+        ends: args.ends.clone(),
+    };
+    let models = resolver.forget_models(&request)?;
+    let probes = read_probes(&*world.storage, &args.probes)?;
+    let tokens = probe_options(args.tokens, probes.options)?;
+    let n_models = models.len() + usize::from(args.recalled_by.is_some());
+    let meter = Meter::new(messages, "scoring {wide_bar} {msg}");
+    let began = Instant::now();
+    let options = ForgetOptions {
+        tokens,
+        tokenizer: args.tokenizer.clone(),
+        recalled_by: args.recalled_by.clone(),
+        on_score: &mut |n_done, name| {
+            let seconds_left = began.elapsed().as_secs_f64() / n_done as f64 * n_models.saturating_sub(n_done) as f64;
+            let text = || format!("{n_done} of {n_models} models, {name}, {seconds_left:.0} s left");
+            meter.show([n_done as u64, n_models as u64], Urgency::InTurn, text);
+        },
+    };
+    let (cx, eval) = (world.quiet_context(MEMORY_BYTES), world.quiet_eval_context());
+    let record = score_models(&models, &probes, options, (&resolver, &cx, &eval));
+    meter.clear();
+    let mut record = record?;
+    if let Some(out) = &args.out {
+        super::write(out, serde_json::to_vec(&record).unwrap_or_default().as_slice(), SCORES_FILE, world)?;
+    }
+    record.models.iter_mut().for_each(|model| model.items.clear());
+    messages.json(&serde_json::to_value(&record).unwrap_or_default());
+    messages.text(&text(args, &record));
+    Ok(Outcome::Done)
+}
+
+fn text(args: &ForgetScoreArgs, record: &ForgetRecord) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let recalled =
+        record.recalled_by.as_ref().map_or_else(String::new, |by| format!(" that `{}` recalls", by.display()));
+    let _ = writeln!(
+        text,
+        "{} of {} entities in {}{recalled}; prompts of {} tokens, {} decoded\n",
+        record.n_kept,
+        record.n_probes,
+        counted(record.n_samples, "sample"),
+        record.prompt_tokens,
+        record.decode_tokens
+    );
+    let width = record.models.iter().map(|model| model.name.len()).max().unwrap_or(0).max(5);
+    let _ = write!(text, "{:<width$}", "model");
+    RecallMeasure::ALL.iter().for_each(|measure| {
+        let _ = write!(text, " {:>9}", measure.title());
+    });
+    let _ = writeln!(text, " {:>9}", "retention");
+    for model in &record.models {
+        let _ = write!(text, "{:<width$}", model.name);
+        for measure in RecallMeasure::ALL {
+            let _ = write!(text, " {:>9}", or_dash(model.value(measure), |value| show(measure, value)));
+        }
+        let _ = writeln!(text, " {:>9}", or_dash(model.retention, |share| format!("{share:.3}")));
+    }
+    let merges: Vec<&ForgetModelRow> = record.models.iter().filter(|model| !model.over_newest.is_empty()).collect();
+    if !merges.is_empty() {
+        let _ = writeln!(text, "\nmerge less its newest checkpoint (95 %)");
+        merges.iter().for_each(|model| differences(&mut text, (&model.name, width), &model.over_newest));
+    }
+    let last = record.models.iter().rev().find(|model| model.window.is_none() && !model.since_first.is_empty());
+    if let Some(last) = last {
+        let _ = writeln!(text, "\nlast checkpoint less {} (95 %)", record.models[0].name);
+        differences(&mut text, (&last.name, width), &last.since_first);
+    }
+    let cost = &record.cost;
+    let _ = writeln!(
+        text,
+        "\nscored {} ({} tokens, read {}) in {:.1} s",
+        counted(usize::try_from(cost.n_evaluations).unwrap_or(usize::MAX), "model"),
+        show_count(cost.n_tokens),
+        show_bytes(cost.bytes_read),
+        cost.seconds
+    );
+    if let Some(out) = &args.out {
+        let _ = writeln!(text, "next: `thalweg forget curve {}`", shell_word(&out.display().to_string()));
+    }
+    text
+}
+
+/// The differences of M_ex, M_in and both perplexities, one line for each model.
+fn differences(text: &mut String, (name, width): (&str, usize), rows: &[PairedRow]) {
+    let _ = write!(text, "{name:<width$}");
+    for measure in
+        [RecallMeasure::Ex, RecallMeasure::In, RecallMeasure::PerplexityOfEntities, RecallMeasure::Perplexity]
+    {
+        let Some(row) = rows.iter().find(|row| row.measure == measure.name()) else { continue };
+        let interval = row.interval_95.map_or_else(String::new, |[low, high]| format!(" ({low:+.3} to {high:+.3})"));
+        let _ = write!(text, "  {} {:+.3}{interval}", measure.title(), row.difference);
+    }
+    let _ = writeln!(text);
+}
+
+/// A value of a measure: shares with four digits, perplexities with two.
+pub(super) fn show(measure: RecallMeasure, value: f64) -> String {
+    if measure.higher_is_better() { format!("{value:.4}") } else { format!("{value:.2}") }
+}

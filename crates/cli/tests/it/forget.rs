@@ -1,0 +1,188 @@
+//! `thalweg forget`: from two corpora and titles to what a run forgets, and its merges.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use crate::support::{check, run_in};
+use thalweg_testkit::Scratch;
+
+const PLACES: [&str; 6] = ["Belmar", "Tesvin", "Korsal", "Lufen", "Grapol", "Hesrin"];
+
+/// A corpus of sentences about places, a corpus without them, titles, and a run of 12 steps over the first.
+fn lab() -> Scratch {
+    let scratch = Scratch::new();
+    let line = |text: &str| format!("{}\n", json!({"text": text}));
+    let mut corpus = String::new();
+    for (i, place) in PLACES.iter().enumerate() {
+        // The first places are more frequent.
+        for n in 0..12 - 2 * i {
+            let text = format!(
+                "Long ago there was a town far away in the hills, and the number of its houses was {n}. The river by \
+                 the town is called {place}. The people of the town sell bread and lamps and wool every day."
+            );
+            corpus.push_str(&line(&text));
+        }
+    }
+    let reference = line("A girl saw the Lufen and the Lufen again.") + &line("Grapol, Hesrin and Grapol; Belmarine.");
+    std::fs::write(scratch.path().join("a.jsonl"), corpus).unwrap();
+    std::fs::write(scratch.path().join("b.jsonl"), reference).unwrap();
+    let titles = PLACES.iter().fold("Atlantis\n".to_owned(), |mut titles, place| {
+        writeln!(titles, "{{\"title\": \"{place}\", \"type\": \"LOC\"}}").unwrap();
+        titles
+    });
+    std::fs::write(scratch.path().join("titles.txt"), titles).unwrap();
+    let config = "kind = \"thalweg-train\"\nversion = 1\nseed = 3\nsteps = 12\nsequence_length = 64\nbatch_sequences = 2\n\
+         tokenizer = \"bpe-512\"\n[model]\nhidden = 16\nlayers = 1\nheads = 2\nintermediate = 16\n\
+         [[data]]\nname = \"a\"\nfrom = \"a.jsonl\"\n[optimizer]\nlearning_rate = 0.02\n\
+         [schedule]\nkind = \"constant\"\nwarmup_steps = 2\n[checkpoints]\nevery_steps = 4\nkeep_states = 0\n";
+    std::fs::write(scratch.path().join("a.toml"), config).unwrap();
+    check(&scratch, "train a.toml -o run -q", 0, &[]);
+    scratch
+}
+
+fn json_of(scratch: &Scratch, line: &str) -> Value {
+    let output = run_in(scratch, &format!("{line} --json -q"));
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+const ENTITIES: &str = "forget entities --corpus a.jsonl --reference b.jsonl --titles titles.txt -o entities.jsonl";
+const BUILD: &str = "forget build --corpus a.jsonl --entities entities.jsonl --like run/step-12 --prompt-tokens 12 \
+                     --decode-tokens 8 --samples 20 --general 5 -o probes.jsonl";
+
+#[test]
+fn from_titles_to_what_checkpoints_and_merges_recall() {
+    let scratch = lab();
+    let found = json_of(&scratch, ENTITIES);
+    // Seven titles: 12, 10, 8, 6, 4, 2 and 0 times in the corpus, so that the upper half are the first three and the
+    // fourth, which three are more frequent than. Lufen is twice in the reference, the others are not.
+    let chosen: Vec<&str> =
+        found["entities"].as_array().unwrap().iter().map(|one| one["entity"].as_str().unwrap()).collect();
+    assert_eq!(
+        (&found["n_titles"], &found["n_found"], chosen),
+        (&7.into(), &6.into(), vec!["Belmar", "Tesvin", "Korsal"])
+    );
+    assert_eq!(
+        found["entities"][1],
+        json!({"kind": "thalweg-forget-entities", "version": 1, "entity": "Tesvin", "type": "LOC", "n_corpus": 10, "n_reference": 0})
+    );
+
+    let built = json_of(&scratch, BUILD);
+    assert_eq!((&built["n_samples"], &built["n_entities"], &built["n_general"]), (&3.into(), &3.into(), &5.into()));
+    let first = std::fs::read_to_string(scratch.path().join("probes.jsonl")).unwrap();
+    json_of(&scratch, BUILD);
+    assert_eq!(
+        std::fs::read_to_string(scratch.path().join("probes.jsonl")).unwrap(),
+        first,
+        "the same seed, the same probes"
+    );
+
+    let record = json_of(&scratch, "forget score run --probes probes.jsonl --windows sma:2 -o scores.json");
+    let models = record["models"].as_array().unwrap();
+    let names: Vec<&str> = models.iter().map(|model| model["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["step 4", "step 8", "sma:2 at step 8", "step 12", "sma:2 at step 12"]);
+    assert_eq!(
+        (&record["prompt_tokens"], &record["decode_tokens"]),
+        (&12.into(), &8.into()),
+        "as the probes were built"
+    );
+    let value = |model: &Value, measure: &str| {
+        let rows = model["measures"].as_array().unwrap();
+        rows.iter().find(|row| row["measure"] == measure).unwrap()["value"].as_f64().unwrap()
+    };
+    // A merge that is made in memory scores what the merge on disk scores.
+    check(&scratch, "merge run --last 2 -o merged -q", 0, &[]);
+    let again = json_of(&scratch, "forget score merged --probes probes.jsonl");
+    for measure in ["m_ex", "m_in", "ppl_ent", "m_f_ent", "ppl", "m_f"] {
+        let (memory, disk) = (value(&models[4], measure), value(&again["models"][0], measure));
+        assert!((memory - disk).abs() < 1e-9 * memory.abs().max(1.0), "{measure}: {memory} and {disk}");
+    }
+    // Perplexity as the general evaluator has it, over a file of the same form.
+    let difference = |row: &Value| row["difference"].as_f64().unwrap();
+    let ppl = models[4]["over_newest"].as_array().unwrap().iter().find(|row| row["measure"] == "ppl_ent").unwrap();
+    assert!((difference(ppl) - (value(&models[4], "ppl_ent") - value(&models[3], "ppl_ent"))).abs() < 1e-9);
+
+    let curve = json_of(&scratch, "forget curve scores.json");
+    let merges = curve["merges"].as_array().unwrap();
+    let row = merges.iter().find(|row| row["measure"] == "ppl_ent").unwrap();
+    assert_eq!((&row["window"], &row["n_ends"]), (&"sma:2".into(), &2.into()));
+    let mean = |pairs: [(usize, usize); 2]| {
+        pairs.map(|(a, b)| value(&models[a], "ppl_ent") - value(&models[b], "ppl_ent")).iter().sum::<f64>() / 2.0
+    };
+    assert!((row["mean_difference"].as_f64().unwrap() - mean([(2, 1), (4, 3)])).abs() < 1e-9);
+    assert_eq!(curve["rows"].as_array().unwrap().len(), 5);
+    check(&scratch, "forget curve scores.json", 0, &["less newest", "sma:2", "last checkpoint less first"]);
+    check(
+        &scratch,
+        "forget score run --probes probes.jsonl --ends 8,12 --windows sma:2",
+        0,
+        &["M_ex", "sma:2 at step 8", "merge less its newest checkpoint"],
+    );
+}
+
+#[test]
+fn mistakes_about_forgetting_are_named_with_what_to_do() {
+    let scratch = lab();
+    check(&scratch, ENTITIES, 0, &["3 entities of 7 titles, of which 6 are in the corpus"]);
+    check(
+        &scratch,
+        &BUILD.replace("--prompt-tokens 12", "--prompt-tokens 500"),
+        2,
+        &["no entity has 500 tokens before it and 8 after it in the corpus", "--prompt-tokens"],
+    );
+    check(&scratch, &BUILD.replace("--like run/step-12 ", ""), 2, &["--like CKPT"]);
+    check(
+        &scratch,
+        &BUILD.replace("--entities entities.jsonl", "--entities titles.txt"),
+        2,
+        &["`titles.txt`, line 1:", "`thalweg forget entities` writes such files"],
+    );
+    check(&scratch, BUILD, 0, &["3 samples of 3 entities"]);
+    check(
+        &scratch,
+        "forget score run --probes entities.jsonl",
+        2,
+        &["`entities.jsonl`, line 1: the row has no `text`"],
+    );
+    check(
+        &scratch,
+        "forget score run/step-4 run/step-8 --probes probes.jsonl --windows sma:2",
+        2,
+        &["name the run folder alone"],
+    );
+    check(&scratch, "forget score run --probes probes.jsonl --windows sma:9", 2, &["9"]);
+    check(&scratch, "forget score run --probes probes.jsonl --windows 9", 2, &["write SCHEME:N"]);
+    check(
+        &scratch,
+        "forget score run --probes probes.jsonl --decode-tokens 0",
+        2,
+        &["not between 1 and", "leave it out for 8"],
+    );
+    check(
+        &scratch,
+        "forget score run --probes probes.jsonl --recalled-by run/step-4",
+        2,
+        &["recalls none of the 3 entities"],
+    );
+    check(
+        &scratch,
+        "forget score run --probes probes.jsonl -o titles.txt",
+        2,
+        &["exists and is not a record of recall"],
+    );
+    for (text, why) in [
+        ("{}", "its kind is `` and its version 0"),
+        ("[1", "EOF while parsing"),
+        ("{\"kind\": \"thalweg-forget-scores\", \"version\": 2}", "its version 2"),
+        ("{\"kind\": \"thalweg-forget-scores\", \"version\": 1}", "missing field"),
+    ] {
+        std::fs::write(scratch.path().join("bad.json"), text).unwrap();
+        check(&scratch, "forget curve bad.json", 2, &["`bad.json` is not a record of recall", why, "forget score"]);
+    }
+    std::fs::write(scratch.path().join("titles.txt"), "\n--\n").unwrap();
+    check(&scratch, ENTITIES, 2, &["`titles.txt` has no titles", "write one title on each line"]);
+    std::fs::write(scratch.path().join("titles.txt"), "Atlantis\n").unwrap();
+    check(&scratch, &ENTITIES.replace("-o entities.jsonl", "-o none.jsonl"), 1, &["none of 1 title"]);
+    assert!(!scratch.path().join("none.jsonl").exists());
+}

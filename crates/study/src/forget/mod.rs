@@ -1,0 +1,20 @@
+//! Forgetting in pre-training: entities that a phase of training had and a later one lacks, and how well checkpoints
+//! and merges still recall them (Liao et al. 2025, arXiv 2410.17018).
+//!
+//! [`choose_entities`] finds the entities by counting titles in two corpora, [`build_probes`] cuts samples around them,
+//! [`score_models`] asks checkpoints and merges, [`forget_curve`] follows the answers over a run.
+
+mod build;
+mod curve;
+mod entities;
+mod models;
+mod score;
+mod titles;
+
+pub use build::{BuildOptions, BuiltProbes, PROBES_FILE, build_probes, open_tokenizer};
+pub use curve::{CurveTable, CurveTableRow, KeptRow, forget_curve};
+pub use entities::{ENTITIES_FILE, EntityRecord, EntitySet, choose_entities, read_entities};
+pub use models::{ForgetModel, ForgetRequest};
+pub use score::{
+    ForgetModelRow, ForgetOptions, ForgetRecord, ItemRow, MeasureRow, PairedRow, SCORES_FILE, read_scores, score_models,
+};

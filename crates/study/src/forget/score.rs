@@ -1,0 +1,338 @@
+//! Asks checkpoints and merges for the entities, and compares them probe by probe.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use thalweg_checkpoint::ReadOptions;
+use thalweg_eval::recall::{PreparedProbes, ProbeFile, ProbeOptions, RecallMeasure, RecallScores, score_recall};
+use thalweg_eval::uncertainty::{Sums, paired_difference};
+use thalweg_eval::{EvalContext, Subject, TokenizerFiles};
+use thalweg_merge::context::RunContext;
+use thalweg_model::ModelConfig;
+use thalweg_storage::Storage;
+use thalweg_storage::guard::OwnKind;
+use thalweg_tensor::display_name;
+
+use super::models::ForgetModel;
+use crate::Error;
+use crate::engine_evaluator::{merge_models, n_models_together};
+use crate::record::CostRow;
+use crate::request::Resolver;
+
+/// `kind` of a record of scores.
+const SCORES_KIND: &str = "thalweg-forget-scores";
+const SCORES_VERSION: u64 = 1;
+/// How a record of scores is recognized before it is replaced.
+pub const SCORES_FILE: OwnKind<'_> = OwnKind::json("a record of recall", SCORES_KIND);
+/// Level of intervals.
+const LEVEL: f64 = 0.95;
+
+/// How models are scored.
+pub struct ForgetOptions<'a> {
+    /// Tokens of prompts and continuations.
+    pub tokens: ProbeOptions,
+    /// A tokenizer to use instead of the checkpoint's own.
+    pub tokenizer: Option<PathBuf>,
+    /// Only entities that this checkpoint recalls count (M_ex = 1), as the paper has it for the end of the first phase.
+    pub recalled_by: Option<PathBuf>,
+    /// Hears of each model as it is scored: how many are done, and which one.
+    pub on_score: &'a mut dyn FnMut(usize, &str),
+}
+
+impl fmt::Debug for ForgetOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ForgetOptions").field("tokens", &self.tokens).finish_non_exhaustive()
+    }
+}
+
+/// Scores of models on one file of probes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ForgetRecord {
+    /// Always `thalweg-forget-scores`.
+    pub kind: String,
+    /// Always 1.
+    pub version: u64,
+    /// The file of probes.
+    pub probes: PathBuf,
+    /// BLAKE3 of it.
+    pub probes_digest: String,
+    /// Its samples.
+    pub n_samples: usize,
+    /// Its entities.
+    pub n_probes: usize,
+    /// Those that count.
+    pub n_kept: usize,
+    /// Tokens of a prompt.
+    pub prompt_tokens: usize,
+    /// Tokens that are decoded.
+    pub decode_tokens: usize,
+    /// The checkpoint that recalls all entities that count.
+    #[serde(default)]
+    pub recalled_by: Option<PathBuf>,
+    /// Models by the step that they end at.
+    pub models: Vec<ForgetModelRow>,
+    /// What it took.
+    pub cost: CostRow,
+}
+
+/// A model and its scores.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ForgetModelRow {
+    /// What tables call it.
+    pub name: String,
+    /// The step that it ends at.
+    pub step: Option<u64>,
+    /// `SCHEME:N`; nothing for a checkpoint.
+    pub window: Option<String>,
+    /// Steps of its checkpoints, oldest first.
+    pub steps: Vec<Option<u64>>,
+    /// Its scores; a measure without items is left out.
+    pub measures: Vec<MeasureRow>,
+    /// M_ex as a share of that of the first checkpoint.
+    pub retention: Option<f64>,
+    /// Differences from the first checkpoint, over the same items.
+    pub since_first: Vec<PairedRow>,
+    /// A merge's differences from its newest checkpoint, over the same items.
+    pub over_newest: Vec<PairedRow>,
+    /// Values by item; left out of what is printed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub items: Vec<ItemRow>,
+}
+
+/// One measure of one model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MeasureRow {
+    /// `m_ex`, `m_in`, `ppl_ent`, `m_f_ent`, `ppl` or `m_f`.
+    pub measure: String,
+    /// Its value.
+    pub value: f64,
+    /// Its standard error over items.
+    pub standard_error: Option<f64>,
+    /// Items.
+    pub n: usize,
+    /// Whether more is better.
+    pub higher_is_better: bool,
+}
+
+/// A difference over the same items: this model's value less the other's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PairedRow {
+    /// The measure.
+    pub measure: String,
+    /// The difference, not signed by what is better.
+    pub difference: f64,
+    /// Its standard error.
+    pub standard_error: Option<f64>,
+    /// By Student's t.
+    pub interval_95: Option<[f64; 2]>,
+}
+
+/// Numerators and denominators of one measure, by item.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ItemRow {
+    /// The measure.
+    pub measure: String,
+    /// What is summed.
+    pub numerators: Vec<f64>,
+    /// What it is divided by.
+    pub denominators: Vec<f64>,
+}
+
+impl ForgetModelRow {
+    /// The value of a measure.
+    pub fn value(&self, measure: RecallMeasure) -> Option<f64> {
+        self.measures.iter().find(|row| row.measure == measure.name()).map(|row| row.value)
+    }
+}
+
+/// Scores models on probes. Merges are made in memory, together with others by one reading of their checkpoints.
+///
+/// # Errors
+/// `Request` without models, and where `recalled_by` recalls nothing; what opening, merging and scoring give.
+pub fn score_models(
+    models: &[ForgetModel],
+    probes: &ProbeFile,
+    options: ForgetOptions<'_>,
+    (resolver, cx, eval): (&Resolver<'_>, &RunContext<'_>, &EvalContext<'_>),
+) -> Result<ForgetRecord, Error> {
+    let began = cx.host.elapsed_seconds();
+    let Some(like) = models.first().and_then(|model| model.output.sources.first()).map(|one| one.path.clone()) else {
+        return Err(Error::NoCheckpoint);
+    };
+    let checkpoint = cx.pool.open(&like, &ReadOptions::default())?;
+    let config = checkpoint.config().ok_or_else(|| thalweg_eval::Error::ConfigMissing { path: like.clone() })?;
+    let config = ModelConfig::from_json(config)?;
+    let tokenizer = TokenizerFiles::find(&*cx.storage, options.tokenizer.as_deref(), &checkpoint, &like)?.open()?;
+    let prepared = PreparedProbes::new(probes, &tokenizer, &config, options.tokens, &like)?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(cx.limits.n_threads.get()).build();
+    let pool = pool.map_err(Error::Threads)?;
+    let mut scorer = Scorer { config, prepared: &prepared, pool, cx, eval, cost: CostRow::default() };
+    let mut all = models.to_vec();
+    let recalled_by = options.recalled_by.as_deref().map(|path| resolver.named_model(path)).transpose()?;
+    all.extend(recalled_by);
+    let mut n_done = 0;
+    let mut scores = scorer.score(&all, &mut |name| {
+        n_done += 1;
+        (options.on_score)(n_done, name);
+    })?;
+    let kept = match &options.recalled_by {
+        None => vec![true; prepared.probes().len()],
+        Some(path) => kept_by(&scores.pop().unwrap_or_default(), path)?,
+    };
+    let rows = rows(models, &scores, &prepared, &kept);
+    let seconds = cx.host.elapsed_seconds() - began;
+    Ok(ForgetRecord {
+        kind: SCORES_KIND.to_owned(),
+        version: SCORES_VERSION,
+        probes: probes.path.clone(),
+        probes_digest: probes.digest.to_string(),
+        n_samples: prepared.n_samples(),
+        n_probes: kept.len(),
+        n_kept: kept.iter().filter(|kept| **kept).count(),
+        prompt_tokens: options.tokens.prompt_tokens,
+        decode_tokens: options.tokens.decode_tokens,
+        recalled_by: options.recalled_by,
+        models: rows,
+        cost: CostRow { seconds, ..scorer.cost },
+    })
+}
+
+/// Which entities a checkpoint recalls.
+fn kept_by(scores: &RecallScores, path: &Path) -> Result<Vec<bool>, Error> {
+    let kept: Vec<bool> = scores.recalls.iter().map(|score| score.is_recalled == Some(true)).collect();
+    if kept.contains(&true) {
+        return Ok(kept);
+    }
+    Err(Error::request_with_hint(
+        format!("`{}` recalls none of the {} entities", path.display(), kept.len()),
+        "name a checkpoint that was just trained on them, or leave out `--recalled-by`",
+    ))
+}
+
+/// What scoring needs.
+struct Scorer<'a> {
+    config: ModelConfig,
+    prepared: &'a PreparedProbes,
+    pool: rayon::ThreadPool,
+    cx: &'a RunContext<'a>,
+    eval: &'a EvalContext<'a>,
+    cost: CostRow,
+}
+
+impl Scorer<'_> {
+    fn score(&mut self, models: &[ForgetModel], on_score: &mut dyn FnMut(&str)) -> Result<Vec<RecallScores>, Error> {
+        let mut scores = Vec::new();
+        for together in models.chunks(n_models_together(&self.config)) {
+            let outputs: Vec<_> = together.iter().map(|model| model.output.clone()).collect();
+            let (loaded, n_bytes) = merge_models(&outputs, &self.config, self.cx)?;
+            self.cost.bytes_read += n_bytes;
+            for (model, loaded) in together.iter().zip(loaded) {
+                let subject = Subject::from_model(Path::new(&model.name), loaded)?;
+                scores.push(self.pool.install(|| score_recall(self.prepared, &subject, self.eval))?);
+                self.cost.n_evaluations += 1;
+                self.cost.n_tokens += self.prepared.n_tokens();
+                on_score(&model.name);
+            }
+        }
+        Ok(scores)
+    }
+}
+
+/// Items of one measure.
+type Items = (Vec<f64>, Vec<f64>);
+
+fn rows(
+    models: &[ForgetModel],
+    scores: &[RecallScores],
+    prepared: &PreparedProbes,
+    kept: &[bool],
+) -> Vec<ForgetModelRow> {
+    let items_of = |scores: &RecallScores| RecallMeasure::ALL.map(|measure| scores.items(measure, prepared, kept));
+    let items: Vec<[Items; 6]> = scores.iter().map(items_of).collect();
+    let newest_of = |model: &ForgetModel| {
+        let is_newest =
+            |other: &&ForgetModel| model.window.is_some() && other.window.is_none() && other.step == model.step;
+        models.iter().find(is_newest).and_then(|other| models.iter().position(|one| one == other))
+    };
+    let row = |(i, model): (usize, &ForgetModel)| {
+        let m_ex = |i: usize| RecallMeasure::Ex.sums(&items[i][0]).value();
+        let retention = Some(m_ex(i) / m_ex(0)).filter(|share| share.is_finite());
+        ForgetModelRow {
+            name: model.name.clone(),
+            step: model.step,
+            window: model.window.clone(),
+            steps: model.output.sources.iter().map(|source| source.step).collect(),
+            measures: RecallMeasure::ALL
+                .iter()
+                .zip(&items[i])
+                .filter_map(|(one, items)| measured(*one, items))
+                .collect(),
+            retention,
+            since_first: if i == 0 { Vec::new() } else { paired(&items[0], &items[i]) },
+            over_newest: newest_of(model).map_or_else(Vec::new, |newest| paired(&items[newest], &items[i])),
+            items: RecallMeasure::ALL
+                .iter()
+                .zip(&items[i])
+                .map(|(measure, (numerators, denominators))| ItemRow {
+                    measure: measure.name().to_owned(),
+                    numerators: numerators.clone(),
+                    denominators: denominators.clone(),
+                })
+                .collect(),
+        }
+    };
+    models.iter().enumerate().map(row).collect()
+}
+
+fn measured(measure: RecallMeasure, items: &Items) -> Option<MeasureRow> {
+    let sums = measure.sums(items);
+    let value = Some(sums.value()).filter(|value| value.is_finite())?;
+    Some(MeasureRow {
+        measure: measure.name().to_owned(),
+        value,
+        standard_error: sums.standard_error(),
+        n: items.0.len(),
+        higher_is_better: measure.higher_is_better(),
+    })
+}
+
+/// The difference of each measure that both have.
+fn paired(from: &[Items; 6], to: &[Items; 6]) -> Vec<PairedRow> {
+    let row = |(measure, (from, to)): (&RecallMeasure, (&Items, &Items))| {
+        let (from, to): (Sums<'_>, Sums<'_>) = (measure.sums(from), measure.sums(to));
+        let difference = Some(to.value() - from.value()).filter(|value| value.is_finite())?;
+        let found = paired_difference(&from, &to);
+        Some(PairedRow {
+            measure: measure.name().to_owned(),
+            difference,
+            standard_error: found.map(|found| found.standard_error),
+            interval_95: found.map(|found| found.t_interval(LEVEL)),
+        })
+    };
+    RecallMeasure::ALL.iter().zip(from.iter().zip(to)).filter_map(row).collect()
+}
+
+/// Reads a record of scores.
+///
+/// # Errors
+/// `Request` for what is not one; `Storage`.
+pub fn read_scores(storage: &dyn Storage, path: &Path) -> Result<ForgetRecord, Error> {
+    const MAX_BYTES: u64 = 1 << 30;
+    let refuse = |what: String| {
+        let hint = "`thalweg forget score RUN --probes FILE -o scores.json` writes one";
+        Error::request_with_hint(format!("`{}` is not a record of recall: {what}", path.display()), hint)
+    };
+    let bytes = storage.read_file(path, MAX_BYTES)?;
+    let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
+    let (kind, version) = (value["kind"].as_str().unwrap_or_default(), value["version"].as_u64().unwrap_or(0));
+    if (kind, version) != (SCORES_KIND, SCORES_VERSION) {
+        let kind: String = kind.chars().take(80).collect();
+        return Err(refuse(format!("its kind is `{}` and its version {version}", display_name(&kind))));
+    }
+    let record: ForgetRecord = serde_json::from_value(value).map_err(|error| refuse(error.to_string()))?;
+    if record.models.is_empty() {
+        return Err(refuse("it has no models".to_owned()));
+    }
+    Ok(record)
+}

@@ -1,0 +1,163 @@
+//! The same page with a server behind it: news arrive as server-sent events, and the content is replaced in place.
+//!
+//! All addresses are relative, so that the page works behind a proxy with a path of its choice.
+
+use thalweg_tensor::digest::{DigestKind, bytes_digest};
+
+use super::study::{STUDY_SCRIPT, STUDY_STYLE, write_content};
+use super::{Delivery, SCRIPT, STYLE, begin_page, end_page};
+use crate::markup::Markup;
+use crate::record::StudyRecord;
+
+/// Address of the style sheet, beside the page.
+pub const STYLE_NAME: &str = "page.css";
+/// Address of the script.
+pub const SCRIPT_NAME: &str = "page.js";
+/// Address of the content alone, which replaces that of the page.
+pub const CONTENT_NAME: &str = "content";
+/// Address of the events: the data of each is the revision of the content.
+pub const EVENTS_NAME: &str = "events";
+/// Address of the page as one file, to keep or to send.
+pub const SAVED_NAME: &str = "saved";
+
+/// The style sheet.
+pub const LIVE_STYLE: &str =
+    concat!(include_str!("style.css"), include_str!("study/study.css"), include_str!("live.css"));
+/// The script.
+pub const LIVE_SCRIPT: &str =
+    concat!(include_str!("script.js"), include_str!("study/study.js"), include_str!("live.js"));
+
+/// A page with a server behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LivePage {
+    /// The whole page.
+    pub page: String,
+    /// What changes with the record.
+    pub content: String,
+    /// Differs where the content does.
+    pub revision: String,
+}
+
+/// A study among several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StudyLink {
+    /// Name of its folder.
+    pub name: String,
+    /// Its title.
+    pub title: String,
+    /// What it found, or why it cannot be shown.
+    pub answer: String,
+}
+
+/// The page of `record`.
+///
+/// # Example
+/// ```
+/// let record = thalweg_study::record::StudyRecord::new("A study", "runs/mine", "thalweg sweep runs/mine -o sweep");
+/// let live = thalweg_study::page::render_live(&record);
+/// assert!(live.page.contains(&live.content) && live.page.contains(&live.revision));
+/// ```
+pub fn render_live(record: &StudyRecord) -> LivePage {
+    let mut content = Markup::new();
+    write_content(&mut content, record);
+    content.element("footer").filled(format!("Made by {} from the record.", record.tool));
+    finish_live(&record.title, content, Saved::Offered)
+}
+
+/// A page without a study yet: `answer` says why, `lead` what will come.
+pub fn render_waiting(name: &str, [answer, lead]: [&str; 2], tool: &str) -> LivePage {
+    let mut content = Markup::new();
+    content.element("header").open();
+    content.element("h1").filled(name);
+    content.element("p").attr("class", "answer").filled(answer);
+    content.element("p").attr("class", "lead").filled(lead);
+    content.close();
+    content.element("footer").filled(format!("Made by {tool}."));
+    finish_live(name, content, Saved::Missing)
+}
+
+/// A page with the studies of a folder.
+pub fn render_links(name: &str, links: &[StudyLink], tool: &str) -> LivePage {
+    let mut content = Markup::new();
+    content.element("header").open();
+    content.element("h1").filled(name);
+    content.element("p").attr("class", "answer").filled(format!("{}.", counted_studies(links.len())));
+    content.close();
+    content.element("ul").attr("class", "studies").open();
+    for link in links {
+        content.element("li").open();
+        content.element("a").attr("href", format!("{}/", percent_encode(&link.name))).filled(&link.name);
+        content.element("b").filled(&link.title);
+        content.element("span").filled(&link.answer);
+        content.close();
+    }
+    content.close();
+    content.element("footer").filled(format!("Made by {tool}."));
+    finish_live(name, content, Saved::Missing)
+}
+
+/// Whether the page offers itself as one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Saved {
+    Offered,
+    Missing,
+}
+
+fn finish_live(title: &str, content: Markup, saved: Saved) -> LivePage {
+    let content = content.finish();
+    let revision: String = {
+        let digest = bytes_digest(DigestKind::Blake3, content.as_bytes()).to_string();
+        digest.rsplit(':').next().unwrap_or(&digest).chars().take(16).collect()
+    };
+    let tool = concat!("thalweg ", env!("CARGO_PKG_VERSION"));
+    let mut page = begin_page(title, tool, &[STYLE, STUDY_STYLE], Delivery::Live);
+    page.element("div").attr("class", "live-bar").open();
+    page.element("p").attr("id", "live").attr("role", "status").filled("Connecting");
+    if saved == Saved::Offered {
+        page.element("a").attr("href", SAVED_NAME).attr("download", "report.html").filled("Save this page as one file");
+    }
+    page.close();
+    page.element("main").attr("id", "content").attr("data-revision", &revision).open();
+    page.finished(&content);
+    let page = end_page(page, &[SCRIPT, STUDY_SCRIPT], Delivery::Live);
+    LivePage { page, content, revision }
+}
+
+/// `1 study`, `3 studies`.
+pub fn counted_studies(n: usize) -> String {
+    if n == 1 { "1 study".to_owned() } else { format!("{n} studies") }
+}
+
+/// A name as one segment of an address.
+fn percent_encode(name: &str) -> String {
+    use std::fmt::Write;
+    let mut text = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "%{byte:02X}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_folders_are_one_segment_of_an_address() {
+        assert_eq!(percent_encode("a b/c?d#é"), "a%20b%2Fc%3Fd%23%C3%A9");
+        assert_eq!(percent_encode("sweep-1.2_x~"), "sweep-1.2_x~");
+    }
+
+    #[test]
+    fn the_revision_is_that_of_the_content() {
+        let record = StudyRecord::new("A study", "runs/mine", "thalweg sweep");
+        let other = StudyRecord::new("Another study", "runs/mine", "thalweg sweep");
+        assert_eq!(render_live(&record), render_live(&record));
+        assert_ne!(render_live(&record).revision, render_live(&other).revision);
+    }
+}
