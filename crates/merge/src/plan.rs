@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use num_bigint::BigInt;
 use serde::{Deserialize, Serialize};
 use thalweg_checkpoint::ReadOptions;
-use thalweg_storage::tidy_path;
 use thalweg_storage::guard::OwnKind;
+use thalweg_storage::tidy_path;
 use thalweg_tensor::Dtype;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 

@@ -187,9 +187,9 @@ impl Error {
             Self::UnfinishedUpload { .. } => {
                 Some("rerun the command that wrote it, which resumes, or remove it with `thalweg clean`")
             }
-            Self::SecretInAddress { .. } => {
-                Some("give credentials by the variables of the store, such as `AWS_ACCESS_KEY_ID`, and the address alone")
-            }
+            Self::SecretInAddress { .. } => Some(
+                "give credentials by the variables of the store, such as `AWS_ACCESS_KEY_ID`, and the address alone",
+            ),
             Self::Changed { path } if crate::is_address(path) => {
                 Some("the object was replaced: rerun the command once nothing writes there")
             }

@@ -8,7 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::guard::{
-    Contents, OwnFolder, OwnKind, Place, check_file, check_folder, is_empty_folder, is_own_file, look_at, remove_own_folder,
+    Contents, OwnFolder, OwnKind, Place, check_file, check_folder, is_empty_folder, is_own_file, look_at,
+    remove_own_folder,
 };
 pub use crate::names::{is_stage_name, stage_path, trainer_part};
 use crate::names::{new_path, old_path};
@@ -116,7 +117,11 @@ fn upload(
     match replace {
         Replace::Force => remove_own_folder(storage, target, own)?,
         Replace::Never if look_at(storage, target)? != Place::Free => {
-            return Err(Error::Io { act: "upload to", path: target.to_owned(), source: io::ErrorKind::AlreadyExists.into() });
+            return Err(Error::Io {
+                act: "upload to",
+                path: target.to_owned(),
+                source: io::ErrorKind::AlreadyExists.into(),
+            });
         }
         Replace::Never => {}
     }

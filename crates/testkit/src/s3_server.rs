@@ -341,7 +341,10 @@ fn answer_to(state: &mut State, bucket: &str, request: &SeenRequest, headers: &H
         ("POST", Some(id)) => match state.uploads.remove(&id) {
             Some((key, parts)) => {
                 let tag = state.store(&key, parts.into_values().flatten().collect());
-                Answer::xml(200, &format!("<CompleteMultipartUploadResult><ETag>{tag}</ETag></CompleteMultipartUploadResult>"))
+                Answer::xml(
+                    200,
+                    &format!("<CompleteMultipartUploadResult><ETag>{tag}</ETag></CompleteMultipartUploadResult>"),
+                )
             }
             None => Answer::error(404, "NoSuchUpload"),
         },

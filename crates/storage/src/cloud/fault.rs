@@ -54,8 +54,13 @@ impl Fault {
         {
             return fault(RemoteFault::Expired);
         }
-        if is_code(&["InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AuthFailure", "AuthenticationFailed"])
-            || status == Some(401)
+        if is_code(&[
+            "InvalidAccessKeyId",
+            "SignatureDoesNotMatch",
+            "InvalidToken",
+            "AuthFailure",
+            "AuthenticationFailed",
+        ]) || status == Some(401)
             || LACKS_CREDENTIALS.iter().any(|part| text.contains(part))
         {
             return fault(RemoteFault::NoCredentials);

@@ -63,6 +63,9 @@ impl CloudSettings {
 impl std::fmt::Debug for CloudSettings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let names: Vec<&str> = self.variables.iter().map(|(name, _)| &**name).collect();
-        f.debug_struct("CloudSettings").field("variables", &names).field("staging", &self.staging).finish_non_exhaustive()
+        f.debug_struct("CloudSettings")
+            .field("variables", &names)
+            .field("staging", &self.staging)
+            .finish_non_exhaustive()
     }
 }

@@ -27,11 +27,8 @@ pub(super) struct OpenStore {
 
 /// Few, because `Remote` tries again by the clock.
 fn retries(settings: &CloudSettings) -> RetryConfig {
-    let backoff = BackoffConfig {
-        init_backoff: Duration::from_millis(50),
-        max_backoff: Duration::from_secs(2),
-        base: 2.0,
-    };
+    let backoff =
+        BackoffConfig { init_backoff: Duration::from_millis(50), max_backoff: Duration::from_secs(2), base: 2.0 };
     RetryConfig { backoff, max_retries: 3, retry_timeout: settings.give_up_after }
 }
 

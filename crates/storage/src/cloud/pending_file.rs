@@ -33,14 +33,15 @@ struct Content {
 impl PendingFile {
     /// # Errors
     /// `Io` with kind `FileTooLarge` for what does not fit into memory.
-    pub(super) fn new(
-        remote: &Arc<Remote>,
-        key: &str,
-        number: u64,
-        bytes: Vec<u8>,
-    ) -> Arc<Self> {
+    pub(super) fn new(remote: &Arc<Remote>, key: &str, number: u64, bytes: Vec<u8>) -> Arc<Self> {
         let (path, key, remote) = (remote.path_of(key), key.to_owned(), Arc::clone(remote));
-        Arc::new(Self { remote, path, key, number, content: Mutex::new(Content { bytes, n_changes: 0, is_put: false }) })
+        Arc::new(Self {
+            remote,
+            path,
+            key,
+            number,
+            content: Mutex::new(Content { bytes, n_changes: 0, is_put: false }),
+        })
     }
 
     fn content(&self) -> MutexGuard<'_, Content> {
@@ -69,7 +70,11 @@ impl PendingFile {
         let part = start.checked_add(out.len()).and_then(|end| content.bytes.get(start..end));
         let Some(part) = part else {
             let wanted_bytes = offset.saturating_add(out.len() as u64);
-            return Err(Error::Truncated { path: self.path.clone(), wanted_bytes, found_bytes: content.bytes.len() as u64 });
+            return Err(Error::Truncated {
+                path: self.path.clone(),
+                wanted_bytes,
+                found_bytes: content.bytes.len() as u64,
+            });
         };
         out.copy_from_slice(part);
         Ok(())
@@ -92,7 +97,8 @@ impl PendingFile {
 
 /// Checks that a file of this length can be held.
 pub(super) fn check_length(len_bytes: u64, path: &std::path::Path) -> Result<usize, Error> {
-    let too_large = || Error::Io { act: "reserve space for", path: path.to_owned(), source: io::ErrorKind::FileTooLarge.into() };
+    let too_large =
+        || Error::Io { act: "reserve space for", path: path.to_owned(), source: io::ErrorKind::FileTooLarge.into() };
     usize::try_from(len_bytes).ok().filter(|_| len_bytes <= MAX_BYTES).ok_or_else(too_large)
 }
 

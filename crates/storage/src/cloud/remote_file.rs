@@ -70,9 +70,11 @@ impl RemoteFile {
     fn size_for(&self, offset: u64, n_bytes: u64) -> BlockSize {
         let last_end = self.last_end.swap(offset + n_bytes, Ordering::Relaxed);
         let (first, last) = (offset / BlockSize::Large.bytes(), (offset + n_bytes - 1) / BlockSize::Large.bytes());
-        let has_large = || (first..=last).all(|number| self.remote.blocks().has(&self.block(BlockSize::Large, number).0));
+        let has_large =
+            || (first..=last).all(|number| self.remote.blocks().has(&self.block(BlockSize::Large, number).0));
         let (first, last) = (offset / BlockSize::Small.bytes(), (offset + n_bytes - 1) / BlockSize::Small.bytes());
-        let has_small = || (first..=last).all(|number| self.remote.blocks().has(&self.block(BlockSize::Small, number).0));
+        let has_small =
+            || (first..=last).all(|number| self.remote.blocks().has(&self.block(BlockSize::Small, number).0));
         if n_bytes >= LARGE_READ_BYTES || has_large() || self.small_size() == BlockSize::Large {
             return BlockSize::Large;
         }

@@ -76,7 +76,11 @@ impl RoutedStorage {
             return Ok(shared.clone());
         }
         let shared = Shared {
-            runtime: runtime().map_err(|source| Error::Io { act: "start threads for", path: path.to_owned(), source })?,
+            runtime: runtime().map_err(|source| Error::Io {
+                act: "start threads for",
+                path: path.to_owned(),
+                source,
+            })?,
             blocks: Arc::new(BlockCache::new(CACHE_BYTES)),
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             clock: ProcessHost::start(),
@@ -160,7 +164,9 @@ fn open_at(remote: &Arc<Remote>, key: &str, path: &Path) -> Result<Arc<dyn ReadA
     match remote.find(key, "open")? {
         Found::File(object) => Ok(remote.open(key, object)),
         Found::Folder => Err(Error::NotAFile { path: path.to_owned() }),
-        Found::Unfinished | Found::Nothing => Err(info_at(remote, key, "open").err().unwrap_or_else(|| remote.missing("open", key))),
+        Found::Unfinished | Found::Nothing => {
+            Err(info_at(remote, key, "open").err().unwrap_or_else(|| remote.missing("open", key)))
+        }
     }
 }
 

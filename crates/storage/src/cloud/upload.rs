@@ -94,7 +94,8 @@ pub(super) fn upload_folder(
 ) -> Result<(), Error> {
     let mut files = Vec::new();
     collect_files(local, stage, "", &mut files)?;
-    let (last, rest): (Vec<MarkedObject>, Vec<MarkedObject>) = files.into_iter().partition(|file| file.name == manifest);
+    let (last, rest): (Vec<MarkedObject>, Vec<MarkedObject>) =
+        files.into_iter().partition(|file| file.name == manifest);
     let manifest_bytes = local.read_file(&stage.join(manifest), PART_BYTES * 32)?;
     let token = format!("{:016x}", number_of(&[manifest_bytes.as_slice(), key.as_bytes()].concat()));
     let notes = Notes::open(local, stage, &token)?;
@@ -247,7 +248,10 @@ impl Upload<'_> {
     /// Sends one object or part, unless the store has it.
     async fn send(&self, job: &Job, reader: Option<Arc<dyn ReadAt>>) -> Result<(), Error> {
         let object = &self.objects[job.object];
-        if self.notes.find(&object.name, None).is_some_and(|done| done.upload_id == object.upload_id && job.part.is_some())
+        if self
+            .notes
+            .find(&object.name, None)
+            .is_some_and(|done| done.upload_id == object.upload_id && job.part.is_some())
         {
             return Ok(());
         }
@@ -295,13 +299,8 @@ impl Upload<'_> {
             Err(Fault { kind: FaultKind::NotFound, .. }) => String::new(),
             Err(fault) => return Err(self.fail(&object.name, fault)),
         };
-        let done = Done {
-            name: object.name.clone(),
-            part: None,
-            upload_id: Some(id.clone()),
-            tag,
-            hash: String::new(),
-        };
+        let done =
+            Done { name: object.name.clone(), part: None, upload_id: Some(id.clone()), tag, hash: String::new() };
         self.notes.add(done)
     }
 

@@ -11,11 +11,7 @@ use thalweg_storage::{CloudSettings, Error, ReadAt, RemoteFault, RoutedStorage, 
 use thalweg_testkit::{S3Server, Scratch, ServerFault};
 
 pub(crate) fn settings(scratch: &Scratch) -> CloudSettings {
-    CloudSettings {
-        variables: Vec::new(),
-        staging: scratch.join("staging"),
-        give_up_after: Duration::from_secs(20),
-    }
+    CloudSettings { variables: Vec::new(), staging: scratch.join("staging"), give_up_after: Duration::from_secs(20) }
 }
 
 /// A server, and a storage that knows where it is.
@@ -124,7 +120,8 @@ fn a_store_that_stays_broken_is_given_up() {
 #[test]
 fn nothing_that_listens_is_an_error_that_names_the_address() {
     let scratch = Scratch::new();
-    let variables = [("AWS_ENDPOINT_URL", "http://127.0.0.1:9"), ("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s")];
+    let variables =
+        [("AWS_ENDPOINT_URL", "http://127.0.0.1:9"), ("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s")];
     let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     let give_up_after = Duration::from_millis(500);
     let storage = RoutedStorage::new(CloudSettings { variables, give_up_after, ..settings(&scratch) });
@@ -240,7 +237,8 @@ fn an_output_is_uploaded_in_parts_with_the_manifest_last() {
 /// Wherever an upload dies, nothing is seen of it, and the next attempt uses the parts that are there.
 #[test]
 fn an_upload_that_dies_is_invisible_and_is_resumed() {
-    for dies_at in ["PUT out/big", "PUT out/config", "POST out/big.safetensors?uploadId", "PUT out/thalweg.json", "POST ?delete"]
+    for dies_at in
+        ["PUT out/big", "PUT out/config", "POST out/big.safetensors?uploadId", "PUT out/thalweg.json", "POST ?delete"]
     {
         let scene = Scene::new();
         let storage = scene.storage();
