@@ -209,7 +209,7 @@ impl Error {
     }
 
     /// Whether this is about a store as a whole, or about an object that was replaced, and says nothing about what a
-    /// file holds: whoever skips what cannot be read must not skip for this.
+    /// file holds: code that skips what cannot be read must not skip for this.
     pub fn is_of_store(&self) -> bool {
         match self {
             Self::Remote { .. } => true,

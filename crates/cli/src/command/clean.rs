@@ -12,6 +12,10 @@ pub(crate) fn run(args: &CleanArgs, messages: &Messages) -> Result<Outcome, Erro
     use crate::options::show_bytes;
     use crate::store::routed_storage;
 
+    if !thalweg_storage::is_address(&args.path) {
+        let hint = "give an address, such as `s3://bucket/runs`: only uploads are left over there";
+        return Err(Error::usage_with_hint(format!("`{}` is not an address of a store", args.path.display()), hint));
+    }
     let storage = routed_storage();
     let leftovers = storage.leftover_uploads(&args.path)?;
     let mut text = String::new();

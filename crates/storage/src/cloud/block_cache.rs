@@ -58,7 +58,7 @@ pub(super) enum Ask {
     Skip,
 }
 
-/// Whether somebody waits for a block.
+/// Whether a reader waits for a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {
     Now,
@@ -141,7 +141,7 @@ impl BlockCache {
 }
 
 impl State {
-    /// Drops blocks that nobody is waiting for until they hold at most `limit_bytes`.
+    /// Drops blocks that no reader waits for until they hold at most `limit_bytes`.
     fn make_room(&mut self, limit_bytes: u64) {
         if self.held_bytes <= limit_bytes {
             return;

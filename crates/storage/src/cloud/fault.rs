@@ -167,12 +167,10 @@ fn code_in(text: &str) -> Option<&str> {
 
 fn describe(text: &str, status: Option<u16>, code: Option<&str>) -> String {
     match (status, code) {
+        _ if LACKS_CREDENTIALS.iter().any(|part| text.contains(part)) => "no credentials were found".to_owned(),
         (Some(status), Some(code)) => format!("the store answers {status} ({code})"),
         (Some(status), None) => format!("the store answers {status}"),
         (None, Some(code)) => format!("the store answers {code}"),
-        (None, None) if LACKS_CREDENTIALS.iter().any(|part| text.contains(part)) => {
-            "no credentials were found".to_owned()
-        }
         (None, None) => shorten(text),
     }
 }

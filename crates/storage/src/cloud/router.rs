@@ -203,11 +203,7 @@ fn remove_at(remote: &Arc<Remote>, key: &str) -> Result<(), Error> {
     if key.is_empty() {
         return Err(remote.io("remove", key, io::ErrorKind::InvalidInput));
     }
-    let known = info_at(remote, key, "remove");
-    let known = match known {
-        Err(error) => return Err(error),
-        Ok(info) => info,
-    };
+    let known = info_at(remote, key, "remove")?;
     let was_here = remote.drop_pending(key);
     let keys = match known.kind {
         FileKind::File => vec![key.to_owned()],

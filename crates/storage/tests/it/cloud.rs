@@ -45,7 +45,7 @@ fn address(key: &str) -> PathBuf {
 
 fn pattern(n_bytes: usize) -> Vec<u8> {
     const PERIOD: usize = 65_521;
-    let once: Vec<u8> = (0..PERIOD.min(n_bytes)).map(|n| (n * 7 + n / 251) as u8).collect();
+    let once: Vec<u8> = (0..PERIOD.min(n_bytes)).map(|n| ((n * 7 + n / 251) % 256).to_le_bytes()[0]).collect();
     let mut bytes = once.repeat(n_bytes.div_ceil(PERIOD));
     bytes.truncate(n_bytes);
     bytes
