@@ -1,7 +1,6 @@
 //! A server that speaks as much of S3 as a client of thalweg uses, and that can be told to fail.
 //!
-//! It listens on the loopback alone, keeps everything in memory, and checks no signature. It is stricter than S3 only in
-//! that it remembers every request.
+//! It listens on the loopback alone, keeps everything in memory, checks no signature, and remembers every request.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
