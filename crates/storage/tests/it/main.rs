@@ -1,7 +1,8 @@
 //! Every storage keeps its promises, and an output is there whole or not at all.
 
 // Clippy lets helpers unwrap where it sees that they are compiled for tests only.
-#[cfg(all(test, feature = "cloud"))]
+#[cfg(test)]
+#[cfg(feature = "cloud")]
 mod cloud;
 #[cfg(test)]
 mod conformance;
