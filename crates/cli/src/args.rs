@@ -1,5 +1,6 @@
 //! What can be typed. Nothing is interpreted here; see `options` and `requests`.
 
+mod clean;
 mod extrapolate;
 mod forget;
 mod format;
@@ -23,6 +24,7 @@ use thalweg_checkpoint::{Params, ReadOptions};
 use thalweg_merge::context::DEFAULT_MEMORY;
 use thalweg_tensor::kernel::Simd;
 
+pub(crate) use self::clean::CleanArgs;
 pub(crate) use self::extrapolate::{DirectionChoice, ExtrapolateArgs};
 pub(crate) use self::forget::{
     ForgetArgs, ForgetBuildArgs, ForgetCommand, ForgetCurveArgs, ForgetEntitiesArgs, ForgetScoreArgs, ProbeTokensArgs,
@@ -581,16 +583,6 @@ pub(crate) struct ReportArgs {
     /// The page [default: DIR/report.html]
     #[arg(short, long, alias = "output", value_name = "FILE.html")]
     pub(crate) out: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CleanArgs {
-    /// Address of an output, a run or a bucket, such as s3://bucket/runs: everything below it is looked at
-    #[arg(value_name = "URL")]
-    pub(crate) path: PathBuf,
-    /// Name the unfinished uploads, and remove nothing
-    #[arg(long)]
-    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]
