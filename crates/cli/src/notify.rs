@@ -49,8 +49,8 @@ impl FromStr for HookUrl {
         if authority.is_empty() || authority.contains('@') || !is_plain(authority) || !is_plain(path) {
             return Err(refuse());
         }
-        let bracket_end = authority.rfind(']').unwrap_or(0);
-        let (host, port) = match authority.rfind(':').filter(|at| *at > bracket_end) {
+        let after_bracket = authority.rfind(']').map_or(0, |at| at + 1);
+        let (host, port) = match authority.rfind(':').filter(|at| *at >= after_bracket) {
             Some(at) => (&authority[..at], authority[at + 1..].parse().map_err(|_| refuse())?),
             None => (authority, 80),
         };

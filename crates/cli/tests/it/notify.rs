@@ -1,4 +1,4 @@
-//! Messages of a watcher: what they say, and what becomes of them where nobody takes them.
+//! Messages of a watcher: what they say, and what becomes of those that are not accepted.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
