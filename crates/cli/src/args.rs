@@ -7,6 +7,7 @@ mod generate;
 mod launch;
 mod law;
 mod merge;
+mod mix;
 mod parse;
 mod rule;
 mod serve;
@@ -31,6 +32,9 @@ pub(crate) use self::generate::{GenerateArgs, GenerateWhat};
 pub(crate) use self::launch::{KubernetesArgs, LaunchArgs, LaunchWhat, SlurmArgs, WorkArgs};
 pub(crate) use self::law::{LawArgs, LawCommand, LawCurveArgs, LawMergeArgs};
 pub(crate) use self::merge::{MergeArgs, ShardChoice};
+pub(crate) use self::mix::{
+    MixArgs, MixCheckArgs, MixCommand, MixPlanArgs, MixSearchArgs, MixValidateArgs, ObjectiveChoice,
+};
 pub(crate) use self::parse::parse_arguments;
 pub(crate) use self::rule::{RuleArgs, word};
 pub(crate) use self::serve::{ServeArgs, ServeAtArgs};
@@ -104,6 +108,8 @@ pub(crate) enum Command {
     Extrapolate(Box<ExtrapolateArgs>),
     /// How the loss falls with the number of merged experts, and when to stop
     Law(LawArgs),
+    /// Mixtures of training data, found by merging
+    Mix(MixArgs),
     /// Entities that training forgets, and whether merges keep them
     Forget(ForgetArgs),
     /// Geometry of a trajectory: distances, cosines, components beside their null values
@@ -219,8 +225,11 @@ impl Command {
             Self::Init(args) => &args.run.reading,
             Self::Law(LawArgs { what: LawCommand::Curve(args) }) => &args.run.reading,
             Self::Forget(ForgetArgs { what: ForgetCommand::Score(args) }) => &args.run.reading,
+            Self::Mix(MixArgs { what: MixCommand::Check(args) }) => &args.run.reading,
+            Self::Mix(MixArgs { what: MixCommand::Search(args) }) => &args.run.reading,
             Self::Law(LawArgs { what: LawCommand::Merge(_) })
             | Self::Forget(_)
+            | Self::Mix(_)
             | Self::Launch(_)
             | Self::Verify(_)
             | Self::Train(_)

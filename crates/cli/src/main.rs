@@ -55,6 +55,7 @@ fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Err
         Command::Forecast(args) => command::forecast::run(args, &world, messages),
         Command::Extrapolate(args) => command::extrapolate::run(args, &world, messages),
         Command::Law(args) => command::law::run(args, &world, messages),
+        Command::Mix(args) => command::mix::run(args, &world, messages),
         Command::Forget(args) => command::forget::run(args, &world, messages),
         Command::Explain(args) => command::explain::run(args, &world, messages),
         Command::Recover(args) => command::recover::run(args, &world, messages),

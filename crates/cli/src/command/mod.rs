@@ -19,6 +19,7 @@ pub(crate) mod law;
 mod law_curve;
 pub(crate) mod merge;
 mod merge_shares;
+pub(crate) mod mix;
 pub(crate) mod plan;
 pub(crate) mod recipe;
 pub(crate) mod recover;

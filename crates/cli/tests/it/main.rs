@@ -19,6 +19,7 @@ mod kill;
 mod launch;
 mod law;
 mod mergekit_faults;
+mod mix;
 mod notify;
 mod optimizer;
 mod options;
