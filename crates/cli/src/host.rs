@@ -114,6 +114,16 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Whether a stop was asked for.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.interrupt.load(Ordering::Relaxed)
+    }
+
+    /// Seconds since 1970-01-01 UTC.
+    pub(crate) fn unix_seconds(&self) -> u64 {
+        self.host.unix_seconds()
+    }
+
     /// Waits until a stop is asked for.
     pub(crate) fn wait_for_stop(&self) {
         while !self.interrupt.load(Ordering::Relaxed) {

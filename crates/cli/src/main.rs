@@ -6,6 +6,7 @@ mod error;
 mod host;
 mod messages;
 mod meter;
+mod notify;
 mod options;
 mod pace;
 mod requests;

@@ -20,6 +20,7 @@ mod launch;
 mod law;
 mod mergekit_faults;
 mod mix;
+mod notify;
 mod optimizer;
 mod options;
 mod orbax;
