@@ -118,7 +118,7 @@ fn text(args: &MixPlanArgs, plan: &MixPlan) -> String {
         display_name(&plan.general)
     );
     for one in &plan.components {
-        let config = one.config.as_ref().map(|path| shell_path(path));
+        let config = one.config.as_ref().map(shell_path);
         let folder = args.out.as_ref().map(|out| shell_path(out.join(&one.name)));
         if let Some((config, folder)) = config.zip(folder) {
             let _ = writeln!(text, "  thalweg train {config} -o {folder}");
