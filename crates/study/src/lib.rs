@@ -35,6 +35,7 @@ pub mod study_answer;
 pub mod study_summary;
 mod study_view;
 mod svg;
+pub mod sums;
 pub mod sweep;
 pub mod table;
 mod tensor_groups;

@@ -23,5 +23,6 @@ pub use rules::RuleOptions;
 pub use run::RunOptions;
 pub use selection::Selection;
 pub use sources::{GivenModel, Named, SourceOrder, choose_checkpoints, label, look_at};
+pub(crate) use sources::note_equal_steps;
 pub use weights::{SchemeOptions, parse_scheme_word};
 pub(crate) use weights::{SchemeWindow, parse_scheme_window};
