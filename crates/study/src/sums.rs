@@ -114,8 +114,8 @@ fn sums_contents(storage: &dyn Storage, folder: &Path) -> Result<Contents, Stora
     if !is_json_of_kind(storage, &folder.join(SUMS_NAME), SUMS_KIND)? {
         return Ok(Contents::NotOurs);
     }
-    let planes = PLANES.map(|name| format!("{name}/"));
-    let names: BTreeSet<String> = std::iter::once(SUMS_NAME.to_owned()).chain(planes).collect();
+    let inside = PLANES.map(|name| format!("{name}/"));
+    let names: BTreeSet<String> = std::iter::once(SUMS_NAME.to_owned()).chain(inside.clone()).collect();
     let mut foreign = Vec::new();
     for entry in storage.list_folder(folder)? {
         if !PLANES.contains(&entry.name.as_str()) {
@@ -129,7 +129,7 @@ fn sums_contents(storage: &dyn Storage, folder: &Path) -> Result<Contents, Stora
         }
     }
     let others = foreign_entries(storage, folder, &names)?;
-    foreign.extend(others.into_iter().filter(|name| !PLANES.iter().any(|plane| name.starts_with(plane))));
+    foreign.extend(others.into_iter().filter(|name| !inside.iter().any(|plane| name.starts_with(plane))));
     Ok(Contents::Ours { manifest: SUMS_NAME.to_owned(), foreign })
 }
 
@@ -307,7 +307,10 @@ fn clear_planes(storage: &dyn Storage, stage: &Path) -> Result<(), Error> {
     if look_at(storage, stage)? == Place::Free {
         return Ok(());
     }
-    let is_plane = |name: &str| PLANES.iter().chain([&REST]).any(|plane| name.starts_with(plane));
+    let is_plane = |name: &str| {
+        let mut planes = PLANES.iter().chain([&REST]);
+        planes.any(|plane| name == *plane || name.starts_with(&format!("{plane}.thalweg-")))
+    };
     let names = storage.list_folder(stage)?.into_iter().map(|entry| entry.name);
     let foreign: Vec<String> = names.filter(|name| name != SUMS_NAME && !is_plane(name)).collect();
     if foreign.is_empty() {

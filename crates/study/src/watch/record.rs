@@ -179,7 +179,8 @@ fn read_lines(storage: &dyn Storage, path: &Path) -> Result<(Vec<WatchRow>, bool
     };
     let bytes = storage.read_file(path, MAX_RECORD_BYTES)?;
     let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-    let is_torn = whole > 0 && serde_json::from_slice::<WatchRow>(&bytes[whole..]).is_err() && whole < bytes.len();
+    let is_ours = whole > 0 || bytes.starts_with(format!("{{\"kind\":\"{RECORD_KIND}\"").as_bytes());
+    let is_torn = is_ours && whole < bytes.len() && serde_json::from_slice::<WatchRow>(&bytes[whole..]).is_err();
     let bytes = if is_torn { &bytes[..whole] } else { &bytes[..] };
     let text = std::str::from_utf8(bytes).map_err(|_| refuse("it is not UTF-8 text".to_owned()))?;
     let parse = |(i, line): (usize, &str)| {
