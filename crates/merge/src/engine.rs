@@ -207,10 +207,8 @@ pub fn open_sources(plan: &MergePlan, run: &RunContext<'_>) -> Result<Vec<OpenSo
         paths.iter().cloned().partition(|path| sums.contains(path));
     let mut opened_sums = run.pool.open_all(&of_sums, &ReadOptions::default()).into_iter();
     let mut opened = run.pool.open_all(&of_others, &plan.reading()).into_iter();
-    let checkpoints: Vec<_> = paths
-        .iter()
-        .filter_map(|path| if sums.contains(path) { opened_sums.next() } else { opened.next() })
-        .collect();
+    let checkpoints: Vec<_> =
+        paths.iter().filter_map(|path| if sums.contains(path) { opened_sums.next() } else { opened.next() }).collect();
     let open = |(path, checkpoint): (PathBuf, Result<_, thalweg_checkpoint::Error>)| {
         Ok(OpenSource { step: step_of(&path), path, checkpoint: checkpoint? })
     };

@@ -333,14 +333,15 @@ impl OutputPlan {
         debug_assert_eq!(sources.len(), coefficients.n_checkpoints(), "one coefficient for each source");
         let (numerators, divisor) = coefficients.to_decimal_strings();
         let read_back = coefficients.as_f64();
-        let weighed = sources.iter().zip(numerators).zip(read_back).map(|((source, numerator), coefficient)| PlanSource {
+        let weighed =
+            sources.iter().zip(numerators).zip(read_back).map(|((source, numerator), coefficient)| PlanSource {
                 path: source.path.clone(),
                 step: source.step,
                 tokens: source.tokens,
                 numerator,
                 coefficient,
                 is_sum: false,
-        });
+            });
         Self {
             path: path.into(),
             scheme: scheme.into(),

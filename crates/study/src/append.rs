@@ -35,11 +35,7 @@ pub struct AppendRequest {
 /// # Errors
 /// `Request` where `old` is not a mean or holds the checkpoint already, where its sources are gone or changed, where
 /// the sums are of another mean, or where they do not hold what an output has of its newest checkpoint.
-pub fn append_plan(
-    request: &AppendRequest,
-    resolver: &Resolver<'_>,
-    cx: &RunContext<'_>,
-) -> Result<MergePlan, Error> {
+pub fn append_plan(request: &AppendRequest, resolver: &Resolver<'_>, cx: &RunContext<'_>) -> Result<MergePlan, Error> {
     let receipt = read_receipt(&request.old, cx)?;
     if !is_mean(&receipt.plan) {
         let what = format!("the old merge is by `{}`, not a plain mean of checkpoints", receipt.plan.scheme);
@@ -226,9 +222,8 @@ fn from_sums(
     }
     check_is_newest(receipt, &added)?;
     let folder = cx.storage.canonical_path(folder)?;
-    let plane = |(name, sign): (&&str, i64)| {
-        (SourceRef { path: folder.join(name), step: None, tokens: None }, sign, true)
-    };
+    let plane =
+        |(name, sign): (&&str, i64)| (SourceRef { path: folder.join(name), step: None, tokens: None }, sign, true);
     let terms = PLANES[..sums.n_planes].iter().zip([1, -1]).map(plane).collect();
     let mut output = mean_of_terms(receipt, terms, added)?;
     output.dtype = sums.dtype;

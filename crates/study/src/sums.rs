@@ -157,7 +157,8 @@ pub(crate) fn is_mean(plan: &OutputPlan) -> bool {
 
 /// The checkpoints of a mean, with the digests that its receipt has.
 pub(crate) fn checkpoints_of(receipt: &MergeReceipt) -> Vec<MeanCheckpoint> {
-    let digest_of = |path: &Path| receipt.sources.iter().find(|one| one.path == path).and_then(|one| one.digest.clone());
+    let digest_of =
+        |path: &Path| receipt.sources.iter().find(|one| one.path == path).and_then(|one| one.digest.clone());
     match &receipt.plan.mean {
         None => receipt.plan.sources.iter().map(|one| describe(&one.source(), digest_of(&one.path))).collect(),
         Some(mean) => {
@@ -220,9 +221,8 @@ pub fn prepare_sums(
     let sources = open_sources(plan, cx)?;
     let layout = align_sources(&sources, plan, &*cx.storage)?;
     let averages_routers = output.policy.router == RouterPolicy::Average;
-    let is_summed = |class: TensorClass| {
-        class == TensorClass::Float || class == TensorClass::Router && averages_routers
-    };
+    let is_summed =
+        |class: TensorClass| class == TensorClass::Float || class == TensorClass::Router && averages_routers;
     let summed = layout.catalog.entries().iter().zip(&layout.classes).filter(|(_, class)| is_summed(**class));
     let mut dtypes: Vec<Dtype> = summed.clone().map(|(entry, _)| output.dtype.resolve(entry.dtype)).collect();
     dtypes.dedup();
@@ -270,7 +270,11 @@ fn check_sums_place(
     if is_same {
         return Ok(path);
     }
-    Err(refuse_sums(folder, "it holds the sums of another merge", &format!("{ELSEWHERE}, or replace them with `--force`")))
+    Err(refuse_sums(
+        folder,
+        "it holds the sums of another merge",
+        &format!("{ELSEWHERE}, or replace them with `--force`"),
+    ))
 }
 
 /// Keeps the exact sum of a mean that was just written.

@@ -11,9 +11,9 @@ use thalweg_merge::pending::place_notes;
 use thalweg_merge::plan::{MergePlan, OutputPlan, PLAN_FILE};
 use thalweg_merge::seen::see_sources;
 use thalweg_merge::side_files::side_file_notes;
-use thalweg_trajectory::check_new_document;
 use thalweg_storage::publish::publish_file;
 use thalweg_tensor::counted;
+use thalweg_trajectory::check_new_document;
 
 use crate::args::PlanArgs;
 use crate::command::Outcome;

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use serde_json::json;
-use thalweg_trajectory::check_new_document;
 use thalweg_storage::publish::publish_file;
 use thalweg_study::page::render_study;
 use thalweg_study::read_study::read_study;
@@ -12,6 +11,7 @@ use thalweg_study::study_answer::answer_text;
 use thalweg_study::study_summary::summary_text;
 use thalweg_study::table::{TABLE_FILE, TABLE_NAME, to_csv};
 use thalweg_study::write_study::{PAGE_FILE, PAGE_NAME};
+use thalweg_trajectory::check_new_document;
 
 use crate::args::ReportArgs;
 use crate::command::Outcome;

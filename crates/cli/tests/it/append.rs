@@ -203,7 +203,9 @@ fn folders(run: &Path, steps: impl Iterator<Item = u64>) {
     for step in steps {
         let folder = run.join(format!("checkpoint-{step}"));
         std::fs::create_dir_all(&folder).unwrap();
-        let words = |seed: u64| (0..64_u64).flat_map(move |i| small(0x3f00 + (i * seed + step / 7) % 120).to_le_bytes()[..2].to_vec());
+        let words = |seed: u64| {
+            (0..64_u64).flat_map(move |i| small(0x3f00 + (i * seed + step / 7) % 120).to_le_bytes()[..2].to_vec())
+        };
         let data: Vec<u8> = [words(3).collect(), words(5).collect(), [0x80, 0xff].repeat(4)].concat();
         let header = r#"{"a.weight":{"dtype":"BF16","shape":[64],"data_offsets":[0,128]},"b.norm.weight":{"dtype":"BF16","shape":[64],"data_offsets":[128,256]},"mask":{"dtype":"BF16","shape":[4],"data_offsets":[256,264]}}"#;
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();

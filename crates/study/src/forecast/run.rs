@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use thalweg_merge::context::RunContext;
-use thalweg_trajectory::check_new_document;
 use thalweg_trajectory::Trajectory;
+use thalweg_trajectory::check_new_document;
 
 use super::case::{CASE_FILE, Case, add_cases};
 use super::request::{AnnealQuestion, ForecastRequest, Refusal};

@@ -7,8 +7,8 @@ use serde_json::Value;
 use thalweg_merge::Coefficients;
 use thalweg_merge::context::RunContext;
 use thalweg_merge::plan::{OutputPlan, SourceRef};
-use thalweg_trajectory::check_new_document;
 use thalweg_storage::publish::publish_file;
+use thalweg_trajectory::check_new_document;
 
 use super::curve::{CURVE_FILE, CURVE_KIND, CURVE_VERSION, CurveRecord};
 use crate::Error;

@@ -8,13 +8,13 @@ use std::path::Path;
 use serde_json::json;
 use thalweg_eval::recall::{MAX_TOKENS, ProbeOptions};
 use thalweg_storage::guard::OwnKind;
-use thalweg_trajectory::check_new_document;
 use thalweg_storage::publish::publish_file;
 use thalweg_study::forget::{
     BuildOptions, ENTITIES_FILE, PROBES_FILE, build_probes, choose_entities, open_tokenizer, read_entities,
 };
 use thalweg_study::shell_word;
 use thalweg_tensor::{counted, display_name};
+use thalweg_trajectory::check_new_document;
 
 use crate::args::{ForgetArgs, ForgetBuildArgs, ForgetCommand, ForgetEntitiesArgs, ProbeTokensArgs};
 use crate::command::Outcome;

@@ -4,12 +4,12 @@ use std::fmt::Write;
 use std::time::Instant;
 
 use thalweg_eval::recall::{RecallMeasure, read_probes};
-use thalweg_trajectory::check_new_document;
 use thalweg_study::forget::{
     ForgetModelRow, ForgetOptions, ForgetRecord, ForgetRequest, PairedRow, SCORES_FILE, score_models,
 };
 use thalweg_study::shell_word;
 use thalweg_tensor::counted;
+use thalweg_trajectory::check_new_document;
 
 use super::probe_options;
 use crate::args::ForgetScoreArgs;
