@@ -36,6 +36,9 @@ pub struct StudyRecord {
     pub caution: Option<String>,
     /// The run's folder.
     pub run_path: String,
+    /// Whether its merges come as it trains: the newest ones matter, and none is chosen.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_watched: bool,
     /// What was scored on.
     #[serde(default)]
     pub suites: Vec<SuiteRow>,
@@ -410,6 +413,7 @@ impl StudyRecord {
             title: title.into(),
             caution: None,
             run_path: run_path.into(),
+            is_watched: false,
             suites: Vec::new(),
             phases: Vec::new(),
             training: Vec::new(),

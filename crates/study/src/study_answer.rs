@@ -41,9 +41,15 @@ pub(crate) fn find_answer(view: &StudyView<'_>) -> StudyAnswer {
         sentences.extend(score.and_then(|score| anneal_sentence(view, score)));
         note = Some(choice_note(is_reported));
     }
-    if let Some(forecast) = record.forecasts.first() {
+    if let Some((trial, score)) = watched_merge(view) {
+        words.push(choice_word(Some(score)));
+        sentences.push(watched_sentence(trial, score));
+        note = watched_note(view, trial);
+    }
+    if let Some(forecast) = told_forecast(view) {
         words.push(forecast_word(forecast));
-        sentences.push(forecast_sentence(forecast, record.forecasts.len()));
+        let n_alike = if record.is_watched { 1 } else { record.forecasts.len() };
+        sentences.push(forecast_sentence(forecast, n_alike));
     }
     if let Some(proposal) = &record.proposal {
         words.push(proposal_word(proposal));
@@ -57,6 +63,11 @@ pub(crate) fn find_answer(view: &StudyView<'_>) -> StudyAnswer {
         let (word, said) = geometry_answer(geometry);
         words.push(word);
         sentences.extend(said);
+    }
+    if words.is_empty() && record.is_watched {
+        words.push(format!("{} so far", thalweg_tensor::counted(record.trials.len(), "merge")));
+        let newest = record.trials.iter().map(|trial| trial.end_step).max();
+        sentences.extend(newest.map(|step| format!("The newest ends at step {step}. Nothing was scored.")));
     }
     if words.is_empty() {
         let (n_trials, n_raws) = (record.trials.len(), record.raws.len());
@@ -77,6 +88,42 @@ fn headline_score<'a>(view: &StudyView<'a>, trial: &'a TrialRow) -> (Option<&'a 
     let reported = view.reporting_metric().and_then(|metric| metric.find(&trial.scores));
     let decided = || view.deciding_metric().and_then(|metric| metric.find(&trial.scores));
     (reported.or_else(decided), reported.is_some())
+}
+
+/// Of a run that is watched: the best merge at the newest end that was scored.
+fn watched_merge<'a>(view: &StudyView<'a>) -> Option<(&'a TrialRow, &'a ScoreRow)> {
+    let metric = view.metrics.first().copied().filter(|_| view.record.is_watched && view.record.choice.is_none())?;
+    view.newest_merge(metric)
+}
+
+fn watched_sentence(trial: &TrialRow, score: &ScoreRow) -> String {
+    let better = if score.higher_is_better { "more is better" } else { "less is better" };
+    let gain = score.gain.map_or_else(String::new, |gain| {
+        format!(
+            ", a gain of {} over the raw checkpoint there ({}; n = {})",
+            show_gain_row(gain),
+            show_gain_interval(gain),
+            score.n
+        )
+    });
+    let what = format!("{} on `{}`, {better}", measure_words(&score.measure), score.task);
+    format!(
+        "At step {}, {} of {} scores {:.4} ({what}){gain}.",
+        trial.end_step, trial.scheme, trial.n_checkpoints, score.value
+    )
+}
+
+fn watched_note(view: &StudyView<'_>, trial: &TrialRow) -> Option<String> {
+    let n = view.metrics.first().map_or(0, |metric| view.at_the_end(*metric).len());
+    let is_newest = view.record.trials.iter().all(|other| other.end_step <= trial.end_step);
+    let flatters = (n > 1).then(|| format!("It is the best of {n} windows by these scores, which flatters it."));
+    if is_newest { flatters } else { Some("Newer merges wait for their scores.".to_owned()) }
+}
+
+/// The forecast that a reader asks about: of a run that is watched, the one whose anneal was not run.
+fn told_forecast<'a>(view: &StudyView<'a>) -> Option<&'a ForecastRow> {
+    let open = || view.metrics.first().and_then(|metric| view.open_forecast(*metric));
+    if view.record.is_watched { open() } else { view.record.forecasts.first() }
 }
 
 fn choice_word(score: Option<&ScoreRow>) -> String {

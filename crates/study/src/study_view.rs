@@ -1,7 +1,7 @@
 //! What the page, the table and the answer ask of a [`StudyRecord`]: its measures, who was chosen, and the order of
 //! trials.
 
-use crate::record::{GainRow, ScoreRow, StudyRecord, SuiteRow, TrialRow};
+use crate::record::{ForecastRow, GainRow, ScoreRow, StudyRecord, SuiteRow, TrialRow};
 
 /// Measures that get pictures; a table holds all of them.
 pub(crate) const MAX_METRICS: usize = 6;
@@ -164,6 +164,43 @@ impl<'a> StudyView<'a> {
         let Some(end) = self.chosen().map(|trial| trial.end_step).or_else(newest) else { return Vec::new() };
         let trials = self.record.trials.iter().filter(|trial| trial.end_step == end);
         trials.filter_map(|trial| Some(EndTrial { trial, score: metric.find(&trial.scores)? })).collect()
+    }
+
+    /// The newest raw checkpoint with a score.
+    pub(crate) fn newest_raw(&self, metric: Metric<'a>) -> Option<(u64, &'a ScoreRow)> {
+        let scored = self.record.raws.iter().filter_map(|raw| Some((raw.step, metric.find(&raw.scores)?)));
+        scored.max_by_key(|raw| raw.0)
+    }
+
+    /// The chosen merge, or else the best of those that end last.
+    pub(crate) fn newest_merge(&self, metric: Metric<'a>) -> Option<(&'a TrialRow, &'a ScoreRow)> {
+        if let Some(trial) = self.chosen() {
+            return Some((trial, metric.find(&trial.scores)?));
+        }
+        let scored = || self.record.trials.iter().filter_map(|trial| Some((trial, metric.find(&trial.scores)?)));
+        let last = scored().map(|(trial, _)| trial.end_step).max()?;
+        let at_the_end = scored().filter(|(trial, _)| trial.end_step == last);
+        at_the_end.min_by(|a, b| metric.badness(a.1.value).total_cmp(&metric.badness(b.1.value)))
+    }
+
+    pub(crate) fn forecasts_of(&self, metric: Metric<'a>) -> impl Iterator<Item = &'a ForecastRow> {
+        let is_it = move |one: &&ForecastRow| one.task == metric.task && one.measure == metric.measure;
+        self.record.forecasts.iter().filter(is_it)
+    }
+
+    /// The forecast of the newest anneal that was not run.
+    pub(crate) fn open_forecast(&self, metric: Metric<'a>) -> Option<&'a ForecastRow> {
+        self.forecasts_of(metric).filter(|one| one.truth.is_none()).max_by_key(|one| one.end_step)
+    }
+
+    /// Training tokens of a step near this one, where they are known.
+    #[expect(clippy::cast_precision_loss, reason = "a few figures are shown")]
+    pub(crate) fn tokens_per_step(&self, near: u64) -> Option<f64> {
+        let known = || self.record.checkpoints.iter().filter_map(|one| Some((one.step, one.tokens?)));
+        let (step, tokens) = known().filter(|one| one.0 <= near).max_by_key(|one| one.0)?;
+        let before = known().filter(|one| one.0 < step).max_by_key(|one| one.0).unwrap_or((0, 0));
+        let per_step = (tokens as f64 - before.1 as f64) / (step - before.0).max(1) as f64;
+        (per_step > 0.0).then_some(per_step)
     }
 
     /// Training tokens behind a checkpoint, where they are known.

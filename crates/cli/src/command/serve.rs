@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::json;
-use thalweg_tensor::counted;
+use thalweg_study::page::counted_studies;
 
 use crate::args::{ServeArgs, ServeAtArgs};
 use crate::command::Outcome;
@@ -23,7 +23,7 @@ pub(crate) fn run(args: &ServeArgs, world: &World<'_>, messages: &Messages) -> R
     }));
     messages.text(&format!(
         "{} in `{}` at {} (read-only; Ctrl-C ends it)\n",
-        counted(server.site().n_studies(), "study"),
+        counted_studies(server.site().n_studies()),
         args.path.display(),
         server.url
     ));

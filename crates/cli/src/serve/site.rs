@@ -16,6 +16,8 @@ use thalweg_study::study_answer::answer_text;
 
 use crate::error::Error;
 
+/// What a page says before there is a record.
+const NOTHING_YET: [&str; 2] = ["Nothing is recorded yet.", "The page shows the first merge as soon as there is one."];
 /// Studies of one folder.
 const MAX_STUDIES: usize = 500;
 /// Files are looked at this often while a page is open.
@@ -125,7 +127,11 @@ impl Site {
             }
             let links: Vec<StudyLink> = pages.values().map(|shown| shown.link.clone()).collect();
             let title = self.folder_name();
-            let page = if links.is_empty() { render_waiting(&title, TOOL) } else { render_links(&title, &links, TOOL) };
+            let page = if links.is_empty() {
+                render_waiting(&title, NOTHING_YET, TOOL)
+            } else {
+                render_links(&title, &links, TOOL)
+            };
             let link = StudyLink { name: String::new(), title, answer: String::new() };
             pages.insert(String::new(), Shown { files: None, page: Arc::new(page), link });
         }
@@ -153,7 +159,8 @@ impl Site {
             Err(error) => known.cloned().unwrap_or_else(|| {
                 let title = if name.is_empty() { self.folder_name() } else { name.to_owned() };
                 let link = StudyLink { name: name.to_owned(), title: title.clone(), answer: error.to_string() };
-                Shown { files: None, page: Arc::new(render_waiting(&title, TOOL)), link }
+                let page = render_waiting(&title, ["The record cannot be read.", &error.to_string()], TOOL);
+                Shown { files: None, page: Arc::new(page), link }
             }),
         }
     }

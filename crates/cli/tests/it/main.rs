@@ -4,6 +4,7 @@
 
 mod append;
 mod arrays;
+mod browser;
 mod commands;
 mod comparisons;
 mod contents;

@@ -23,8 +23,16 @@ pub(crate) struct Serving {
 
 impl Serving {
     pub(crate) fn start(folder: &Path, more: &[&str]) -> Self {
+        Self::with(folder, &[&["--port", "0"], more].concat())
+    }
+
+    pub(crate) fn at_port(folder: &Path, port: &str) -> Self {
+        Self::with(folder, &["--port", port])
+    }
+
+    fn with(folder: &Path, more: &[&str]) -> Self {
         let mut command = program();
-        command.arg("serve").arg(folder).args(["--json", "--port", "0"]).args(more);
+        command.arg("serve").arg(folder).arg("--json").args(more);
         Self::of(command.stdout(Stdio::piped()).spawn().unwrap())
     }
 

@@ -64,13 +64,13 @@ pub fn render_live(record: &StudyRecord) -> LivePage {
     finish_live(&record.title, content, Saved::Offered)
 }
 
-/// A page that waits for the first record.
-pub fn render_waiting(name: &str, tool: &str) -> LivePage {
+/// A page without a study yet: `answer` says why, `lead` what will come.
+pub fn render_waiting(name: &str, [answer, lead]: [&str; 2], tool: &str) -> LivePage {
     let mut content = Markup::new();
     content.element("header").open();
     content.element("h1").filled(name);
-    content.element("p").attr("class", "answer").filled("Nothing is recorded yet.");
-    content.element("p").attr("class", "lead").filled("The page shows the first merge as soon as there is one.");
+    content.element("p").attr("class", "answer").filled(answer);
+    content.element("p").attr("class", "lead").filled(lead);
     content.close();
     content.element("footer").filled(format!("Made by {tool}."));
     finish_live(name, content, Saved::Missing)
@@ -81,7 +81,7 @@ pub fn render_links(name: &str, links: &[StudyLink], tool: &str) -> LivePage {
     let mut content = Markup::new();
     content.element("header").open();
     content.element("h1").filled(name);
-    content.element("p").attr("class", "answer").filled(format!("{}.", thalweg_tensor::counted(links.len(), "study")));
+    content.element("p").attr("class", "answer").filled(format!("{}.", counted_studies(links.len())));
     content.close();
     content.element("ul").attr("class", "studies").open();
     for link in links {
@@ -121,6 +121,11 @@ fn finish_live(title: &str, content: Markup, saved: Saved) -> LivePage {
     page.finished(&content);
     let page = end_page(page, &[SCRIPT, STUDY_SCRIPT], Delivery::Live);
     LivePage { page, content, revision }
+}
+
+/// `1 study`, `3 studies`.
+pub fn counted_studies(n: usize) -> String {
+    if n == 1 { "1 study".to_owned() } else { format!("{n} studies") }
 }
 
 /// A name as one segment of an address.

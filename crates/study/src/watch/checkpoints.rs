@@ -88,6 +88,12 @@ impl KnownCheckpoints {
         if self.checkpoints.keys().any(is_own) { None } else { first.parent() }
     }
 
+    /// When the files of a checkpoint were last written, in seconds since 1970; `None` where that is not known.
+    pub(super) fn written_seconds(&self, path: &Path) -> Option<f64> {
+        let times = self.checkpoints.get(path)?.files.iter().filter_map(|file| file.modified_ns.parse::<f64>().ok());
+        times.filter(|time| *time > 0.0).map(|time| time / 1e9).reduce(f64::max)
+    }
+
     pub(super) fn publish(&mut self, storage: &dyn Storage, folder: &Path) -> Result<(), Error> {
         if !self.is_changed {
             return Ok(());

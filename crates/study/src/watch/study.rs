@@ -8,6 +8,7 @@ use thalweg_storage::Storage;
 use thalweg_storage::publish::publish_file;
 use thalweg_trajectory::Trajectory;
 
+use super::checkpoints::KnownCheckpoints;
 use super::record::{WatchEvent, WatchRow};
 use crate::Error;
 use crate::begin_record::begin_record;
@@ -31,10 +32,15 @@ impl RunFacts {
         &mut self,
         storage: &dyn Storage,
         folder: &Path,
-        (trajectory, command): (&Trajectory, &str),
+        (trajectory, known): (&Trajectory, &KnownCheckpoints),
+        command: &str,
     ) -> Result<(), Error> {
         let name = trajectory.path().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let mut record = begin_record(format!("{name}, watched"), command.to_owned(), trajectory);
+        record.is_watched = true;
+        let written: BTreeMap<u64, f64> =
+            trajectory.finished().filter_map(|one| Some((one.step.0, known.written_seconds(&one.path)?))).collect();
+        add_times(&mut record.checkpoints, &written);
         record.training = thin_training(record.training);
         let text = record.to_json()?;
         if self.published.as_ref() != Some(&text) {
@@ -42,6 +48,23 @@ impl RunFacts {
             self.published = Some(text);
         }
         Ok(())
+    }
+}
+
+/// Times since training began, by when checkpoints were written, if every one was written after the one before it.
+fn add_times(checkpoints: &mut [CheckpointRow], written: &BTreeMap<u64, f64>) {
+    let times: Option<Vec<f64>> = checkpoints.iter().map(|row| written.get(&row.step).copied()).collect();
+    let Some(times) = times.filter(|times| times.windows(2).all(|pair| pair[0] < pair[1])) else { return };
+    let (&[first, second, ..], [one, two, ..]) = (times.as_slice(), &*checkpoints) else { return };
+    let (one, two) = (one.clone(), two.clone());
+    if one.step == 0 || two.step <= one.step {
+        return;
+    }
+    // Training began before the first checkpoint by its steps, at the pace to the second.
+    #[expect(clippy::cast_precision_loss, reason = "a place on an axis")]
+    let lead = (second - first) * one.step as f64 / (two.step - one.step) as f64;
+    for (row, time) in checkpoints.iter_mut().zip(times) {
+        row.seconds = Some(time - first + lead);
     }
 }
 
@@ -68,6 +91,7 @@ fn thin_training(points: Vec<TrainingPoint>) -> Vec<TrainingPoint> {
 pub fn study_of_watch(rows: &[WatchRow], run: Option<StudyRecord>) -> StudyRecord {
     let empty = || StudyRecord::new("A run, watched", "", "thalweg watch");
     let mut study = run.unwrap_or_else(empty);
+    study.is_watched = true;
     let mut coefficients = CoefficientsOf::default();
     let latest = latest_rows(rows);
     for model in &latest {

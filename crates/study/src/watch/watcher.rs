@@ -310,7 +310,7 @@ impl<'a> Watcher<'a> {
             hold_checkpoints((&trajectory, &needed), &self.request.folder, &mut self.known, storage)?;
         }
         self.known.publish(storage, &self.request.folder)?;
-        self.run_facts.publish(storage, &self.request.folder, (&trajectory, &self.request.command))?;
+        self.run_facts.publish(storage, &self.request.folder, (&trajectory, &self.known), &self.request.command)?;
         let merges = self.resolver.watched(&self.request, &trajectory)?;
         Ok((trajectory, merges))
     }

@@ -11,3 +11,5 @@ mod recover;
 mod study_page;
 #[cfg(test)]
 mod study_sample;
+#[cfg(test)]
+mod watch_page;

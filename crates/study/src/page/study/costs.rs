@@ -9,6 +9,8 @@ use crate::text::{show_count, show_whole};
 const MAX_COMMANDS: usize = 200;
 /// Digests of raw and annealed checkpoints that are listed.
 const MAX_DIGESTS: usize = 200;
+/// Both, where the page changes as one looks at it, and each merge has its command and digest where it is opened.
+const MAX_WATCHED: usize = 20;
 
 pub(super) fn write_limits(page: &mut Markup, view: &StudyView<'_>) {
     if view.chosen().is_none() {
@@ -94,7 +96,7 @@ fn write_commands(page: &mut Markup, view: &StudyView<'_>) {
         Some(metric) => view.ranked(*metric).into_iter().map(|row| row.1).collect(),
         None => record.trials.iter().collect(),
     };
-    let n_shown = trials.len().min(MAX_COMMANDS);
+    let n_shown = trials.len().min(if record.is_watched { MAX_WATCHED } else { MAX_COMMANDS });
     page.element("details").open();
     let left = trials.len() - n_shown;
     let more = if left > 0 { format!("; {left} more are made in the same way") } else { String::new() };
@@ -107,8 +109,10 @@ fn write_commands(page: &mut Markup, view: &StudyView<'_>) {
 fn write_digests(page: &mut Markup, view: &StudyView<'_>) {
     let record = view.record;
     let models = record.raws.iter().map(|raw| ("raw", raw)).chain(record.annealed.iter().map(|raw| ("annealed", raw)));
-    let rows: Vec<_> =
-        models.filter_map(|(what, raw)| Some((what, raw, raw.params_digest.as_deref()?))).take(MAX_DIGESTS).collect();
+    let rows: Vec<_> = models.filter_map(|(what, raw)| Some((what, raw, raw.params_digest.as_deref()?))).collect();
+    // The newest come last.
+    let most = if record.is_watched { MAX_WATCHED } else { MAX_DIGESTS };
+    let rows = if record.is_watched { &rows[rows.len().saturating_sub(most)..] } else { &rows[..rows.len().min(most)] };
     if rows.is_empty() {
         return;
     }

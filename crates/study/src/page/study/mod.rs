@@ -4,6 +4,7 @@
 mod costs;
 mod forecasts;
 mod geometry;
+mod headline;
 mod ranking;
 mod run;
 mod spikes;
@@ -16,7 +17,7 @@ use super::{Delivery, SCRIPT, STYLE, begin_page, end_page};
 use crate::markup::Markup;
 use crate::record::StudyRecord;
 use crate::study_answer::find_answer;
-use crate::study_view::StudyView;
+use crate::study_view::{StudyView, merge_command};
 use crate::svg::StepAxis;
 
 pub(super) const STUDY_STYLE: &str = include_str!("study.css");
@@ -51,6 +52,7 @@ pub(super) fn write_content(page: &mut Markup, record: &StudyRecord) {
     windows::write_lengths(page, &view);
     window_map::write_maps(page, &view);
     ranking::write_ranking(page, &view, &mut shown);
+    ranking::write_unscored(page, &view, &mut shown);
     forecasts::write_forecasts(page, record);
     spikes::write_spikes(page, &view, &axes);
     geometry::write_geometry(page, record);
@@ -89,6 +91,7 @@ fn write_answer(page: &mut Markup, view: &StudyView<'_>) {
         page.close();
     }
     write_choosers(page, view);
+    headline::write_headline(page, view);
     page.close();
 }
 
@@ -165,7 +168,19 @@ fn write_windows(page: &mut Markup, record: &StudyRecord, shown: &BTreeSet<usize
         let coefficients: Vec<String> =
             trial.sources.iter().map(|source| format!("{:.4}", source.coefficient)).collect();
         let item = page.element("i").attr("id", format!("w{i}")).attr("data-s", steps.join(" "));
-        item.attr("data-c", coefficients.join(" ")).filled("");
+        let item = item.attr("data-c", coefficients.join(" "));
+        let facts = [
+            ("folder", trial.path.as_deref().unwrap_or_default()),
+            ("digest of its parameters", trial.params_digest.as_deref().unwrap_or_default()),
+            ("digest of its plan", &trial.plan_digest),
+            ("made again by", &merge_command(&record.run_path, trial)),
+        ];
+        let facts: Vec<String> = facts
+            .iter()
+            .filter(|(_, value)| !value.is_empty())
+            .map(|(name, value)| format!("{name}\t{}", value.replace(['\n', '\t'], " ")))
+            .collect();
+        item.attr("data-f", facts.join("\n")).filled("");
     }
     page.close();
 }

@@ -10,6 +10,8 @@ use crate::svg::{Extent, Mark, RunPicture, StepAxis, Width, draw_study_run, end_
 
 /// Rows of the table below the picture.
 const MAX_ROWS: usize = 400;
+/// The same where the page changes as one looks at it.
+const MAX_ROWS_WATCHED: usize = 100;
 
 pub(super) fn write_run(page: &mut Markup, view: &StudyView<'_>, axes: &[StepAxis], shown: &mut BTreeSet<usize>) {
     let record = view.record;
@@ -163,7 +165,8 @@ fn write_table(page: &mut Markup, view: &StudyView<'_>, metric: Metric<'_>) {
         return;
     }
     rows.sort_by_key(|row| (row.0 == "annealed", row.1));
-    let every = rows.len().div_ceil(MAX_ROWS).max(1);
+    let most = if view.record.is_watched { MAX_ROWS_WATCHED } else { MAX_ROWS };
+    let every = rows.len().div_ceil(most).max(1);
     page.element("details").open();
     let note = if every > 1 { format!(" (every {every}th; all are in study.csv)") } else { String::new() };
     page.element("summary").filled(format!("Raw and annealed checkpoints as a table{note}"));

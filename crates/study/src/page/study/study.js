@@ -82,6 +82,58 @@
   document.addEventListener("focusout", function () { tip.hidden = true; });
   document.addEventListener("keydown", function (event) { if (event.key === "Escape") { tip.hidden = true; } });
 
+  // A click, or Enter, opens what is known of a merge: coefficients, digests, the command that makes it again.
+  var facts = document.createElement("dialog");
+  facts.id = "facts";
+  facts.setAttribute("aria-labelledby", "facts-name");
+  document.body.appendChild(facts);
+  function add(parent, name, text) {
+    var element = document.createElement(name);
+    if (text !== undefined) { element.textContent = text; }
+    parent.appendChild(element);
+    return element;
+  }
+  function open(mark) {
+    var windows = document.getElementById("w" + mark.getAttribute("data-w"));
+    if (windows === null) { return; }
+    var title = mark.querySelector("title");
+    var lines = (mark.getAttribute("data-tip") || (title === null ? "" : title.textContent)).split("\n");
+    tip.hidden = true;
+    facts.textContent = "";
+    add(facts, "h2", lines[0]).id = "facts-name";
+    add(facts, "p", lines.slice(1).filter(function (line) { return line.indexOf("of steps ") !== 0; }).join("\n"));
+    var list = add(facts, "dl");
+    windows.getAttribute("data-f").split("\n").forEach(function (fact) {
+      var parts = fact.split("\t");
+      add(list, "dt", parts[0]);
+      add(list, "dd", parts[1]);
+    });
+    var table = add(facts, "table");
+    var head = add(add(table, "thead"), "tr");
+    ["step", "coefficient"].forEach(function (name) { add(head, "th", name).setAttribute("scope", "col"); });
+    var body = add(table, "tbody");
+    var coefficients = windows.getAttribute("data-c").split(" ");
+    windows.getAttribute("data-s").split(" ").forEach(function (step, i) {
+      var row = add(body, "tr");
+      add(row, "td", step);
+      add(row, "td", coefficients[i]);
+    });
+    var close = add(facts, "button", "Close");
+    close.type = "button";
+    close.autofocus = true;
+    close.addEventListener("click", function () { facts.close(); });
+    facts.showModal();
+  }
+  document.addEventListener("click", function (event) {
+    if (event.target === facts) { facts.close(); return; }
+    var mark = event.target.closest(".mark[data-w]");
+    if (mark !== null) { open(mark); }
+  });
+  document.addEventListener("keydown", function (event) {
+    var mark = event.key === "Enter" ? event.target.closest(".mark[data-w]") : null;
+    if (mark !== null) { event.preventDefault(); open(mark); }
+  });
+
   // One stop of the tab key for each picture; arrows walk along its marks from left to right.
   function attachChart(chart) {
     var marks = Array.prototype.slice.call(chart.querySelectorAll(".mark"));
