@@ -15,6 +15,8 @@ a=420
 train() { # FOLDER SEED STEPS EVERY START DATA
     [ -e "$1/done" ] && return
     rm -rf "$1"
+    local start=''
+    [ -z "$5" ] || start=$(printf '[start]\nfrom = "%s"\nstate = "full"' "$5")
     cat > "$1.toml" <<TOML
 kind = "thalweg-train"
 version = 1
@@ -36,9 +38,7 @@ kind = "constant"
 warmup_steps = 20
 [checkpoints]
 every_steps = $4
-${5:+[start]
-from = "$5"
-state = "full"}
+$start
 TOML
     "$thalweg" train "$1.toml" -o "$1" --quiet -j 1
     touch "$1/done"
@@ -62,7 +62,11 @@ for seed in ${SEEDS:-1 2 3}; do
         train "$dir/replay-$cycle" "$seed$cycle" $to 6 "$dir/bursts-$cycle/step-$((to - 2))" "$(part facts "$facts" 1)"
         from=$dir/replay-$cycle/step-$to
     done
-    [ -e "$dir/half" ] || "$thalweg" merge -m "$end" -m "$dir/none/step-$((a + 126))" -o "$dir/half" --quiet
+    # Means of the end of A and a checkpoint of B; the names count no steps.
+    for pair in half-a:6 half-b:12 half-c:24 half-d:126; do
+        [ -e "$dir/${pair%:*}" ] ||
+            "$thalweg" merge -m "$end" -m "$dir/none/step-$((a + ${pair#*:}))" -o "$dir/${pair%:*}" --quiet
+    done
 
     [ -s "$dir/entities.jsonl" ] || "$thalweg" forget entities --corpus "$facts" --corpus "$stories" --reference "$stories" \
         --titles "$dir/titles.txt" -o "$dir/entities.jsonl" --quiet
@@ -75,7 +79,7 @@ for seed in ${SEEDS:-1 2 3}; do
     }
     score none "$dir/none" --windows sma:3,sma:5,sma:10
     score mixed "$dir/mixed"
-    score a "$end" "$dir/half"
+    score a "$end" "$dir"/half-[abcd]
     score bursts "$dir"/replay-1/step-$((a + 42)) "$dir"/bursts-2/step-$((a + 60)) "$dir"/replay-2/step-$((a + 84)) \
         "$dir"/bursts-3/step-$((a + 102)) "$dir"/bursts-3/step-$((a + 124)) "$dir"/replay-3/step-$((a + 126))
 done

@@ -1,5 +1,6 @@
 //! What can be typed. Nothing is interpreted here; see `options` and `requests`.
 
+mod clean;
 mod extrapolate;
 mod forget;
 mod format;
@@ -7,6 +8,7 @@ mod generate;
 mod launch;
 mod law;
 mod merge;
+mod mix;
 mod parse;
 mod rule;
 mod serve;
@@ -22,6 +24,7 @@ use thalweg_checkpoint::{Params, ReadOptions};
 use thalweg_merge::context::DEFAULT_MEMORY;
 use thalweg_tensor::kernel::Simd;
 
+pub(crate) use self::clean::CleanArgs;
 pub(crate) use self::extrapolate::{DirectionChoice, ExtrapolateArgs};
 pub(crate) use self::forget::{
     ForgetArgs, ForgetBuildArgs, ForgetCommand, ForgetCurveArgs, ForgetEntitiesArgs, ForgetScoreArgs, ProbeTokensArgs,
@@ -31,6 +34,9 @@ pub(crate) use self::generate::{GenerateArgs, GenerateWhat};
 pub(crate) use self::launch::{KubernetesArgs, LaunchArgs, LaunchWhat, SlurmArgs, WorkArgs};
 pub(crate) use self::law::{LawArgs, LawCommand, LawCurveArgs, LawMergeArgs};
 pub(crate) use self::merge::{MergeArgs, ShardChoice};
+pub(crate) use self::mix::{
+    MixArgs, MixCheckArgs, MixCommand, MixPlanArgs, MixSearchArgs, MixValidateArgs, ObjectiveChoice,
+};
 pub(crate) use self::parse::parse_arguments;
 pub(crate) use self::rule::{RuleArgs, word};
 pub(crate) use self::serve::{ServeArgs, ServeAtArgs};
@@ -104,6 +110,8 @@ pub(crate) enum Command {
     Extrapolate(Box<ExtrapolateArgs>),
     /// How the loss falls with the number of merged experts, and when to stop
     Law(LawArgs),
+    /// Mixtures of training data, found by merging
+    Mix(MixArgs),
     /// Entities that training forgets, and whether merges keep them
     Forget(ForgetArgs),
     /// Geometry of a trajectory: distances, cosines, components beside their null values
@@ -118,6 +126,8 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Make the page of a demo or study again from its record
     Report(ReportArgs),
+    /// Remove what interrupted uploads left in an object store
+    Clean(CleanArgs),
     /// Print shell completions or man pages
     Generate(GenerateArgs),
 }
@@ -219,13 +229,17 @@ impl Command {
             Self::Init(args) => &args.run.reading,
             Self::Law(LawArgs { what: LawCommand::Curve(args) }) => &args.run.reading,
             Self::Forget(ForgetArgs { what: ForgetCommand::Score(args) }) => &args.run.reading,
+            Self::Mix(MixArgs { what: MixCommand::Check(args) }) => &args.run.reading,
+            Self::Mix(MixArgs { what: MixCommand::Search(args) }) => &args.run.reading,
             Self::Law(LawArgs { what: LawCommand::Merge(_) })
             | Self::Forget(_)
+            | Self::Mix(_)
             | Self::Launch(_)
             | Self::Verify(_)
             | Self::Train(_)
             | Self::Demo(_)
             | Self::Report(_)
+            | Self::Clean(_)
             | Self::Serve(_)
             | Self::Generate(_) => {
                 return (ReadOptions::default(), None);

@@ -181,7 +181,8 @@ fn direction(document: &Value, task: &str, metric: &str) -> Option<bool> {
     said.or_else(|| known_direction(metric))
 }
 
-fn known_direction(metric: &str) -> Option<bool> {
+/// Whether more of a measure is better, for names whose direction is known.
+pub fn known_direction(metric: &str) -> Option<bool> {
     HIGHER.contains(&metric).then_some(true).or_else(|| LOWER.contains(&metric).then_some(false))
 }
 

@@ -218,6 +218,16 @@ pub struct DomainSection {
     pub limit: Option<NonZeroUsize>,
 }
 
+impl DomainSection {
+    /// Its name: the one given, or that of the built-in corpus or the first file.
+    pub fn domain_name(&self) -> String {
+        let first = self.from.0.first().map_or("", String::as_str);
+        let file = first.rsplit('/').next().unwrap_or(first);
+        let stem = file.split('.').next().unwrap_or(file);
+        self.name.clone().unwrap_or_else(|| stem.to_owned())
+    }
+}
+
 fn unit_share() -> f64 {
     1.0
 }
@@ -423,6 +433,20 @@ impl TrainConfig {
         let config: Self = table.try_into().map_err(|error| describe_toml_error("", &error, path))?;
         config.check()?;
         Ok(config)
+    }
+
+    /// The text of the config, with every default filled in.
+    ///
+    /// # Errors
+    /// `Config` for what TOML has no form for.
+    pub fn to_toml(&self, path: &Path) -> Result<String, Error> {
+        // Tables go after plain values, which a value of TOML sorts out.
+        let table = toml::Table::try_from(self).map_err(|error| Error::Config {
+            path: path.to_owned(),
+            message: error.to_string(),
+            hint: None,
+        })?;
+        Ok(table.to_string())
     }
 
     /// Tokens of an optimizer step.

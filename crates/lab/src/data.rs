@@ -7,7 +7,7 @@ use std::sync::Arc;
 use thalweg_storage::Storage;
 
 use crate::Error;
-use crate::config::{CorpusPaths, DomainSection, TrainConfig};
+use crate::config::{CorpusPaths, TrainConfig};
 use crate::corpus::{
     BUILT_IN, BUILT_IN_TOKENIZERS, CorpusPart, built_in_bytes, built_in_tokenizer, parse_documents, read_documents,
     resolve_path,
@@ -41,7 +41,7 @@ impl TrainData {
         let mut domains = Vec::new();
         let mut validation = Vec::new();
         for section in &config.data {
-            let name = domain_name(section);
+            let name = section.domain_name();
             let mut documents = documents_of(&section.from, CorpusPart::Train, folder, storage)?;
             documents.truncate(section.limit.map_or(usize::MAX, NonZeroUsize::get));
             domains.push(encode(&name, documents)?);
@@ -95,13 +95,6 @@ fn load_tokenizer(name: &str, folder: &Path, storage: &dyn Storage) -> Result<Te
 
 fn is_built_in(paths: &CorpusPaths) -> bool {
     matches!(paths.0.as_slice(), [name] if BUILT_IN.contains(&name.as_str()))
-}
-
-fn domain_name(section: &DomainSection) -> String {
-    let first = section.from.0.first().map_or("", String::as_str);
-    let file = first.rsplit('/').next().unwrap_or(first);
-    let stem = file.split('.').next().unwrap_or(file);
-    section.name.clone().unwrap_or_else(|| stem.to_owned())
 }
 
 fn documents_of(

@@ -19,6 +19,7 @@ pub mod forecast;
 pub mod forget;
 pub mod law;
 mod markup;
+pub mod mix;
 pub mod page;
 pub mod propose;
 pub mod read_study;

@@ -1,6 +1,7 @@
 //! One file for each command.
 
 mod against;
+pub(crate) mod clean;
 pub(crate) mod convert;
 pub(crate) mod demo;
 pub(crate) mod diff;
@@ -19,6 +20,7 @@ pub(crate) mod law;
 mod law_curve;
 pub(crate) mod merge;
 mod merge_shares;
+pub(crate) mod mix;
 pub(crate) mod plan;
 pub(crate) mod recipe;
 pub(crate) mod recover;

@@ -50,7 +50,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// The step in a checkpoint's own name, if it has one.
-    pub(crate) fn step_of(&self, path: &Path) -> Option<u64> {
+    pub fn step_of(&self, path: &Path) -> Option<u64> {
         parse_own_name(path, None).map(|name| name.step.0)
     }
 

@@ -1,0 +1,64 @@
+//! `thalweg mix`: mixtures of training data, found by merging.
+
+mod check;
+mod plan;
+mod search;
+mod validate;
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::json;
+use thalweg_merge::plan::SourceRef;
+use thalweg_study::mix::Component;
+use thalweg_study::request::{GivenModel, Resolver};
+
+use crate::args::{MixArgs, MixCommand, RunArgs};
+use crate::command::Outcome;
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+
+/// Merges are made in pieces: this much is plenty.
+const MEMORY_BYTES: u64 = 1 << 30;
+
+pub(crate) fn run(args: &MixArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    match &args.what {
+        MixCommand::Plan(args) => plan::run(args, world, messages),
+        MixCommand::Check(args) => check::run(args, world, messages),
+        MixCommand::Search(args) => search::run(args, world, messages),
+        MixCommand::Validate(args) => validate::run(args, world, messages),
+    }
+}
+
+/// Components of `NAME=CKPT`, and other checkpoints, in the order given.
+fn components(texts: &[String], run: &RunArgs, resolver: &Resolver<'_>) -> Result<Vec<Component>, Error> {
+    let split = |text: &String| {
+        let parts = text.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty());
+        let (name, path) = parts.ok_or_else(|| {
+            Error::usage_with_hint(format!("`--component {text}` names no data"), "write it as `--component web=CKPT`")
+        })?;
+        Ok((name.to_owned(), PathBuf::from(path)))
+    };
+    let named = texts.iter().map(split).collect::<Result<Vec<_>, Error>>()?;
+    let source = |(name, path): (String, PathBuf)| Ok(Component { name, source: source(&path, run, resolver)? });
+    named.into_iter().map(source).collect()
+}
+
+/// A checkpoint that was named.
+fn source(path: &Path, run: &RunArgs, resolver: &Resolver<'_>) -> Result<SourceRef, Error> {
+    let model = GivenModel { path: path.to_owned(), coefficient: None };
+    let found = resolver.equal_models(&[model], &run.into())?.into_iter().next();
+    found.ok_or_else(|| Error::usage(format!("`{}` is not a checkpoint", path.display())))
+}
+
+/// A result as a document of a kind.
+fn document(kind: &str, result: &impl Serialize) -> serde_json::Value {
+    let mut document = json!({"kind": kind, "version": 1});
+    if let (Some(document), Ok(serde_json::Value::Object(rest))) =
+        (document.as_object_mut(), serde_json::to_value(result))
+    {
+        document.extend(rest);
+    }
+    document
+}

@@ -1,0 +1,128 @@
+//! `thalweg mix plan`.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use thalweg_lab::config::TrainConfig;
+use thalweg_storage::guard::{OwnKind, check_file};
+use thalweg_storage::publish::publish_file;
+use thalweg_study::mix::{MixPlan, MixSpace, PlanRequest, plan_components};
+use thalweg_study::shell_word;
+use thalweg_tensor::display_name;
+
+use super::document;
+use crate::args::MixPlanArgs;
+use crate::command::Outcome;
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+use crate::options::show_count;
+
+/// The largest config that is read.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
+/// What a config that was written begins with.
+const MARK: &str = "# A component of a search for mixtures, by `thalweg mix plan`.";
+const CONFIG_FILE: OwnKind<'_> = OwnKind::text("a config that `mix plan` wrote", MARK);
+
+pub(super) fn run(args: &MixPlanArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    let config = args.config.as_deref().map(|path| read_config(path, world)).transpose()?;
+    let names: Vec<String> = match (&config, args.domains.is_empty()) {
+        (Some(config), true) => config.data.iter().map(|one| one.domain_name()).collect(),
+        _ => args.domains.clone(),
+    };
+    let Some(general) = args.general.as_ref().or(names.first()) else {
+        return Err(Error::usage_with_hint("there are no data sets", "name them with `--domains web,math,code`"));
+    };
+    let request = PlanRequest {
+        space: MixSpace::new(&names, general, args.beta)?,
+        component_tokens: args.tokens.0,
+        n_proxies: args.proxies,
+        proxy_tokens: args.proxy_tokens.map(|tokens| tokens.0),
+        score_tokens: args.score_tokens.0,
+    };
+    let mut plan = plan_components(&request)?;
+    if let (Some(config), Some(base), Some(out)) = (&config, &args.base, &args.out) {
+        write_configs(&mut plan, config, (args.config.as_deref().unwrap_or(Path::new("")), base, out), world)?;
+    }
+    messages.json(&document("thalweg-mix-plan", &plan));
+    messages.text(&text(args, &plan));
+    Ok(Outcome::Done)
+}
+
+fn read_config(path: &Path, world: &World<'_>) -> Result<TrainConfig, Error> {
+    let bytes = world.storage.read_file(path, MAX_CONFIG_BYTES)?;
+    let text = String::from_utf8_lossy(&bytes);
+    Ok(TrainConfig::from_toml(&text, path)?)
+}
+
+fn write_configs(
+    plan: &mut MixPlan,
+    config: &TrainConfig,
+    (like, base, out): (&Path, &Path, &Path),
+    world: &World<'_>,
+) -> Result<(), Error> {
+    let base = world.resolver().resolve_checkpoint(base)?;
+    let step = world.resolver().step_of(&base).ok_or_else(|| {
+        Error::usage_with_hint(
+            format!("the name of `{}` has no step", base.display()),
+            "name a checkpoint of a run: its components resume from its state",
+        )
+    })?;
+    let folder = like.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = world.storage.canonical_path(folder)?;
+    let path = |name: &str| out.join(format!("{name}.toml"));
+    for one in &plan.components {
+        if one.name.contains(['/', '\\', '\0']) || one.name.starts_with('.') {
+            return Err(Error::usage(format!("`{}` is not a name for a file", display_name(&one.name))));
+        }
+        check_file(&*world.storage, &path(&one.name), CONFIG_FILE, &[])?;
+    }
+    world.storage.create_folder(out)?;
+    for one in &mut plan.components {
+        let path = path(&one.name);
+        let text = one.config(config, &folder, &base, step)?.to_toml(&path)?;
+        publish_file(&*world.storage, &path, format!("{MARK}\n{text}").as_bytes(), CONFIG_FILE)?;
+        one.config = Some(path);
+    }
+    Ok(())
+}
+
+fn text(args: &MixPlanArgs, plan: &MixPlan) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{:<16} {:>9}  trains on", "component", "tokens");
+    for one in &plan.components {
+        let shares: Vec<String> = one
+            .data_shares
+            .iter()
+            .map(|(name, share)| format!("{:.0} % {}", share * 100.0, display_name(name)))
+            .collect();
+        let _ = writeln!(text, "{:<16} {:>9}  {}", display_name(&one.name), show_count(one.tokens), shares.join(", "));
+    }
+    let _ = writeln!(
+        text,
+        "\n{} tokens for the components, {} with the scores of {} mixtures; a run for each mixture: {}",
+        show_count(plan.component_tokens_total),
+        show_count(plan.merged_total),
+        args.proxies,
+        show_count(plan.trained_total)
+    );
+    let _ = match plan.break_even_proxies {
+        Some(n) => writeln!(text, "merging is the cheaper way from {n} mixtures on"),
+        None => writeln!(text, "merging never pays: a score costs as much as a run"),
+    };
+    let _ = writeln!(
+        text,
+        "mixtures with less than {:.0} % `{}` cannot be predicted by these components",
+        plan.least_general_share * 100.0,
+        display_name(&plan.general)
+    );
+    for one in &plan.components {
+        let config = one.config.as_ref().map(|path| shell_word(&path.display().to_string()));
+        let folder = args.out.as_ref().map(|out| shell_word(&out.join(&one.name).display().to_string()));
+        if let Some((config, folder)) = config.zip(folder) {
+            let _ = writeln!(text, "  thalweg train {config} -o {folder}");
+        }
+    }
+    text
+}

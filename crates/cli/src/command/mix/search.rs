@@ -1,0 +1,120 @@
+//! `thalweg mix search`.
+
+use std::fmt::Write;
+use std::time::Instant;
+
+use thalweg_study::mix::{MixSpace, Objective, SearchOptions, SearchOutcome, read_trials, search_mixtures};
+use thalweg_study::shell_word;
+use thalweg_tensor::{counted, display_name};
+
+use super::{MEMORY_BYTES, components, document};
+use crate::args::{MixSearchArgs, ObjectiveChoice};
+use crate::command::Outcome;
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+use crate::meter::{Meter, Urgency};
+use crate::options::{or_dash, show_bytes, show_count};
+use crate::scoring::{make_evaluator, open_suites};
+
+pub(super) fn run(args: &MixSearchArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    if args.scoring.suite.is_none() && args.scoring.eval_command.is_none() {
+        return Err(Error::usage_with_hint("what should the merges be scored on?", "name a suite with `--suite FILE`"));
+    }
+    let resolver = world.resolver();
+    let components = components(&args.component, &args.run, &resolver)?;
+    let names: Vec<String> = components.iter().map(|one| one.name.clone()).collect();
+    let space = MixSpace::new(&names, &args.general, args.beta)?;
+    let given = args.mixtures.as_deref().map(|path| read_trials(&*world.storage, path)).transpose()?;
+    let suites = open_suites(&args.scoring, None, world, messages)?;
+    let cx = world.quiet_context(MEMORY_BYTES);
+    let from = (components[0].source.path.as_path(), None);
+    let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world.quiet_eval_context(), &cx), messages)?;
+    let meter = Meter::new(messages, "scoring {wide_bar} {msg}");
+    let began = Instant::now();
+    let n_given = given.as_ref().map(Vec::len);
+    let mut options = SearchOptions {
+        n: args.n,
+        rounds: args.rounds,
+        seed: args.seed,
+        objective: match args.objective {
+            ObjectiveChoice::Rank => Objective::Rank,
+            ObjectiveChoice::Mean => Objective::Mean,
+        },
+        given,
+        by: args.scoring.by.clone(),
+        path: args.out.clone(),
+        on_score: &mut |_| {},
+    };
+    // The region's mean and what it is compared with come last.
+    let n_models = n_given.unwrap_or_else(|| options.sizes().iter().fold(0, |sum, n| sum.saturating_add(*n))) + 1;
+    let mut on_score = |n_done: usize| {
+        let seconds_left = began.elapsed().as_secs_f64() / n_done as f64 * n_models.saturating_sub(n_done) as f64;
+        let text = || format!("{n_done} of {n_models} mixtures, {seconds_left:.0} s left");
+        meter.show([n_done as u64, n_models as u64], Urgency::InTurn, text);
+    };
+    options.on_score = &mut on_score;
+    let outcome = search_mixtures((&components, &space), &mut *evaluator, options, (&resolver, &cx));
+    meter.clear();
+    let outcome = outcome?;
+    messages.json(&document("thalweg-mix-search", &outcome));
+    messages.text(&text(&outcome));
+    Ok(Outcome::Done)
+}
+
+fn text(outcome: &SearchOutcome) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "{:<16} {:>12} {:>18} {:>12} {:>18}",
+        "region", "coefficient", "10 to 90 %", "data share", "10 to 90 %"
+    );
+    for row in &outcome.region {
+        let range = |[low, _, high]: [f64; 3]| format!("{low:.3} to {high:.3}");
+        let _ = writeln!(
+            text,
+            "{:<16} {:>12.3} {:>18} {:>12.3} {:>18}",
+            display_name(&row.component),
+            row.coefficient,
+            range(row.coefficient_quantiles),
+            row.data_share,
+            range(row.data_share_quantiles)
+        );
+    }
+    let _ = writeln!(
+        text,
+        "data shares: what a run trains on, with {:.0} % `{}` in every other component",
+        outcome.beta * 100.0,
+        display_name(&outcome.general)
+    );
+    let measures: Vec<&String> = outcome.models.first().into_iter().flat_map(|one| one.measures.keys()).collect();
+    for measure in measures {
+        let predictor = outcome.predictor.iter().find(|row| row.measure == *measure);
+        let rho = or_dash(predictor.and_then(|row| row.left_out_spearman), |rho| format!("{rho:.2}"));
+        let error = or_dash(predictor, |row| format!("{:.4}", row.left_out_error));
+        let _ = writeln!(text, "\n{measure}: predictor's error {error}, rank correlation {rho}, points left out");
+        for model in &outcome.models {
+            let value = or_dash(model.measures.get(measure), |value| format!("{value:.4}"));
+            let gain = model.gains_of_region.get(measure).map_or_else(String::new, |gain| {
+                let interval =
+                    gain.interval_95.map_or_else(String::new, |[low, high]| format!(" ({low:+.4} to {high:+.4})"));
+                format!("  the region's mean gains {:+.4}{interval}", gain.value)
+            });
+            let _ = writeln!(text, "  {:<14} {value:>9}{gain}", model.name);
+        }
+    }
+    let cost = &outcome.cost;
+    let _ = writeln!(
+        text,
+        "\nscored {} ({} tokens, read {}) in {:.1} s, into `{}`",
+        counted(outcome.n_trials, "mixture"),
+        show_count(cost.n_tokens),
+        show_bytes(cost.bytes_read),
+        cost.seconds,
+        outcome.path.display()
+    );
+    let path = shell_word(&outcome.path.display().to_string());
+    let _ = writeln!(text, "next: train a few mixtures, and `thalweg mix validate --trials {path} --references FILE`");
+    text
+}
