@@ -23,8 +23,8 @@ use thalweg_storage::guard::{
     Contents, OwnFolder, OwnKind, Place, check_folder, foreign_entries, is_empty_folder, is_json_of_kind, look_at,
     output_path, shown_names,
 };
-use thalweg_storage::publish::{Replace, publish_file, publish_folder, stage_path};
-use thalweg_storage::{CommitStyle, Error as StorageError, Storage};
+use thalweg_storage::publish::{Replace, publish_file, publish_folder};
+use thalweg_storage::{Error as StorageError, Storage};
 use thalweg_tensor::{Dtype, TensorSource, to_index};
 use thalweg_trajectory::check_outside_checkpoints;
 
@@ -291,10 +291,7 @@ pub fn keep_sums(receipt: &MergeReceipt, keep: &SumsToKeep, cx: &RunContext<'_>)
     {
         return Ok(kept(sums.n_planes, true));
     }
-    let stage = match storage.commit_style() {
-        CommitStyle::RenameFolder => stage_path(&keep.folder),
-        CommitStyle::ManifestLast => keep.folder.clone(),
-    };
+    let stage = storage.stage_path(&keep.folder);
     clear_planes(storage, &stage)?;
     storage.create_folder(&stage)?;
     let written = write_sums(receipt, keep, &stage, cx);
