@@ -1,6 +1,6 @@
 //! Sums of sums: a combination of merges, each of which is a weighted sum, as one merge of their sources.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use num_rational::BigRational;
@@ -58,10 +58,17 @@ pub fn compose_outputs(
         }
     }
     sums.retain(|(_, sum)| !sum.is_zero());
+    let kept_sums: BTreeSet<PathBuf> = points
+        .iter()
+        .flat_map(|point| &point.sources)
+        .filter(|source| source.is_sum)
+        .map(|source| source.path.clone())
+        .collect();
     let (sources, sums): (Vec<SourceRef>, Vec<Ratio>) =
         sums.into_iter().map(|(source, sum)| (source, Ratio::from(sum))).unzip();
     let exact = Coefficients::from_ratios(&sums).map_err(|error| refuse(error.to_string()))?;
-    let output = OutputPlan::new(path, scheme, &sources, &exact);
+    let mut output = OutputPlan::new(path, scheme, &sources, &exact);
+    output.sources.iter_mut().for_each(|source| source.is_sum = kept_sums.contains(&source.path));
     let Some(first) = points.first() else { return Ok(output) };
     let newest = output.policy.newest;
     let policy = MergePolicy { newest, side_files_from: newest, ..first.policy.clone() };

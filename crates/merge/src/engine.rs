@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use thalweg_checkpoint::{Look, OutputLayout};
+use thalweg_checkpoint::{Look, OutputLayout, ReadOptions};
 use thalweg_storage::publish::Replace;
 use thalweg_tensor::kernel::NonFinitePolicy;
 use thalweg_tensor::{TensorSink, TensorSource};
@@ -196,7 +196,19 @@ pub fn open_sources(plan: &MergePlan, run: &RunContext<'_>) -> Result<Vec<OpenSo
         let mut sources = plan.outputs.iter().flat_map(|output| &output.sources);
         sources.find(|source| source.path == *path).and_then(|source| source.step)
     };
-    let checkpoints = run.pool.open_all(&paths, &plan.reading());
+    let sums: std::collections::BTreeSet<&PathBuf> = plan
+        .outputs
+        .iter()
+        .flat_map(|output| &output.sources)
+        .filter(|source| source.is_sum)
+        .map(|source| &source.path)
+        .collect();
+    let (of_sums, of_others): (Vec<PathBuf>, Vec<PathBuf>) =
+        paths.iter().cloned().partition(|path| sums.contains(path));
+    let mut opened_sums = run.pool.open_all(&of_sums, &ReadOptions::default()).into_iter();
+    let mut opened = run.pool.open_all(&of_others, &plan.reading()).into_iter();
+    let checkpoints: Vec<_> =
+        paths.iter().filter_map(|path| if sums.contains(path) { opened_sums.next() } else { opened.next() }).collect();
     let open = |(path, checkpoint): (PathBuf, Result<_, thalweg_checkpoint::Error>)| {
         Ok(OpenSource { step: step_of(&path), path, checkpoint: checkpoint? })
     };

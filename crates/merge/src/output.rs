@@ -29,7 +29,7 @@ use crate::kept::copied_files;
 use crate::ledger::TensorRecord;
 use crate::output_format::{FormatError, Keeping, OptimizerPolicy, OutputFormat};
 use crate::own::MERGED_FOLDER;
-use crate::plan::OutputPlan;
+use crate::plan::{OutputDtype, OutputPlan};
 use crate::receipt::{
     DequantisedWeights, FileReceipt, MergeReceipt, RECEIPT_KIND, RECEIPT_NAME, RECEIPT_VERSION, SourceFile,
     SourceReceipt, TensorReceipt,
@@ -420,6 +420,10 @@ fn config_dtype(output: &OutputPlan, layout: &MergeLayout) -> Option<Dtype> {
         .filter(|entry| matches!(entry.dtype.class(), thalweg_tensor::DtypeClass::Mergeable));
     let first = inputs.next()?.dtype;
     let wanted = output.dtype.resolve(first);
+    // Sums are doubles, so their mean states the element type even where none was asked for.
+    if output.mean.as_ref().is_some_and(|mean| mean.dtype == OutputDtype::Same) {
+        return output.policy.hf_assets.is_some().then_some(wanted);
+    }
     // The config did not come with these tensors.
     if output.policy.hf_assets.is_some() {
         return Some(wanted);

@@ -61,6 +61,9 @@ pub struct OutputPlan {
     /// The exact sum of the coefficients, a whole number or a fraction: 1 unless the model is to be scaled.
     #[serde(default = "one")]
     pub sum: String,
+    /// What the output is the plain mean of, where sources are kept sums of checkpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean: Option<MeanOfSums>,
     /// The checkpoints, oldest first, with their coefficients.
     pub sources: Vec<PlanSource>,
     /// How the sources are read; the same for all outputs of a plan.
@@ -72,6 +75,30 @@ pub struct OutputPlan {
     pub out_shard_bytes: u64,
     /// Hash of inputs and outputs.
     pub digest: DigestChoice,
+}
+
+/// A plain mean whose older checkpoints are read as their exact sum.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeanOfSums {
+    /// Every checkpoint in the mean, oldest first.
+    pub checkpoints: Vec<MeanCheckpoint>,
+    /// The element type that was asked for: sums are doubles, so the plan has to state one.
+    pub dtype: OutputDtype,
+}
+
+/// A checkpoint in a mean.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeanCheckpoint {
+    /// Its path when it was added.
+    pub path: PathBuf,
+    /// Optimizer steps done, if known.
+    pub step: Option<u64>,
+    /// Training tokens consumed, if known.
+    pub tokens: Option<u64>,
+    /// Digest of its tensors, of the kind that it begins with; `None` if it was not taken.
+    pub digest: Option<String>,
 }
 
 /// One source checkpoint of an output.
@@ -88,6 +115,17 @@ pub struct PlanSource {
     pub numerator: String,
     /// c/D as the nearest double, to read; the engine takes `numerator` and `divisor`.
     pub coefficient: f64,
+    /// Whether it is a kept sum of checkpoints, in doubles under the names of the output: no option changes how it is
+    /// read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_sum: bool,
+}
+
+impl PlanSource {
+    /// The checkpoint without its coefficient.
+    pub fn source(&self) -> SourceRef {
+        SourceRef { path: self.path.clone(), step: self.step, tokens: self.tokens }
+    }
 }
 
 fn one() -> String {
@@ -295,9 +333,15 @@ impl OutputPlan {
         debug_assert_eq!(sources.len(), coefficients.n_checkpoints(), "one coefficient for each source");
         let (numerators, divisor) = coefficients.to_decimal_strings();
         let read_back = coefficients.as_f64();
-        let weighed = sources.iter().zip(numerators).zip(read_back).map(|((source, numerator), coefficient)| {
-            PlanSource { path: source.path.clone(), step: source.step, tokens: source.tokens, numerator, coefficient }
-        });
+        let weighed =
+            sources.iter().zip(numerators).zip(read_back).map(|((source, numerator), coefficient)| PlanSource {
+                path: source.path.clone(),
+                step: source.step,
+                tokens: source.tokens,
+                numerator,
+                coefficient,
+                is_sum: false,
+            });
         Self {
             path: path.into(),
             scheme: scheme.into(),
@@ -306,6 +350,7 @@ impl OutputPlan {
             rule: None,
             divisor,
             sum: coefficients.sum().to_string(),
+            mean: None,
             sources: weighed.collect(),
             reading: ReadOptions::default(),
             policy: MergePolicy::defaults(newest_of(sources)),
@@ -355,6 +400,21 @@ impl OutputPlan {
         self.rule.is_none() && matches!(&*self.sources, [source] if source.numerator == self.divisor)
     }
 
+    /// The checkpoints that are merged: those of the mean, if sources are sums of them, else the sources.
+    pub fn checkpoints(&self) -> Vec<SourceRef> {
+        let of_mean = |one: &MeanCheckpoint| SourceRef { path: one.path.clone(), step: one.step, tokens: one.tokens };
+        match &self.mean {
+            None => self.sources.iter().map(PlanSource::source).collect(),
+            Some(mean) => mean.checkpoints.iter().map(of_mean).collect(),
+        }
+    }
+
+    /// How the source at this position is read: a sum as it is.
+    pub fn reading_of(&self, source_idx: usize) -> ReadOptions {
+        let is_sum = self.sources.get(source_idx).is_some_and(|source| source.is_sum);
+        if is_sum { ReadOptions::default() } else { self.reading_options() }
+    }
+
     /// The newest source.
     pub fn newest_source(&self) -> Option<&PlanSource> {
         self.sources.get(self.policy.newest)
@@ -365,6 +425,9 @@ impl OutputPlan {
     /// # Errors
     /// `PlanInvalid` if they are not: one was edited and the other was not.
     pub fn check_scheme(&self) -> Result<(), Error> {
+        if let Some(mean) = &self.mean {
+            return self.check_mean(mean);
+        }
         // `custom`, and names that only say where coefficients came from, do not determine them.
         let Ok(scheme) = Scheme::parse(&self.scheme, SchemeParameters::default()) else { return Ok(()) };
         let coefficients = self.coefficients()?;
@@ -375,6 +438,18 @@ impl OutputPlan {
         let what =
             format!("the coefficients of `{}` are not those of the scheme `{}`", self.path.display(), self.scheme);
         Err(Error::PlanInvalid { what: format!("{what}; for other coefficients, set the scheme to `custom`") })
+    }
+
+    /// Checks that the coefficients are those of a mean: each source counts once, and the planes of a sum add up to it.
+    fn check_mean(&self, mean: &MeanOfSums) -> Result<(), Error> {
+        let n = mean.checkpoints.len();
+        let is_unit = |source: &PlanSource| source.numerator == "1" || source.is_sum && source.numerator == "-1";
+        let n_single = self.sources.iter().filter(|source| !source.is_sum).count();
+        if self.divisor == n.to_string() && n_single <= n && self.sources.iter().all(is_unit) {
+            return Ok(());
+        }
+        let what = format!("the coefficients of `{}` are not those of a mean of {n}", self.path.display());
+        Err(Error::PlanInvalid { what })
     }
 
     fn check(&self) -> Result<(), Error> {

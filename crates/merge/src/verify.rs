@@ -176,7 +176,7 @@ pub struct MergeSummary {
 /// What the receipt in a folder says; `None` if there is none.
 pub fn read_merge(storage: &dyn Storage, folder: &Path) -> Option<MergeSummary> {
     let plan = read_receipt_of(storage, folder).ok()?.plan;
-    Some(MergeSummary { n_checkpoints: plan.sources.len(), scheme: plan.scheme })
+    Some(MergeSummary { n_checkpoints: plan.checkpoints().len(), scheme: plan.scheme })
 }
 
 /// Compares the output in `folder` with its receipt.
@@ -188,13 +188,13 @@ pub fn verify_output(folder: &Path, scope: VerifyScope, run: &RunContext<'_>) ->
     let mut found = verify_receipt(folder, &receipt, run)?;
     if scope == VerifyScope::OutputAndInputs {
         let kind = receipt.plan.digest.kind();
-        let check = |source: &SourceReceipt| {
+        let check = |(i, source): (usize, &SourceReceipt)| {
             Ok(SourceVerdict {
                 path: source.path.clone(),
-                state: check_source(source, &receipt.plan.reading_options(), kind, run)?,
+                state: check_source(source, &receipt.plan.reading_of(i), kind, run)?,
             })
         };
-        found.sources = receipt.sources.iter().map(check).collect::<Result<_, Error>>()?;
+        found.sources = receipt.sources.iter().enumerate().map(check).collect::<Result<_, Error>>()?;
         if found.is_equal() {
             let compared = sources_have_same_bytes(folder, &receipt, run);
             run.check_interrupt()?;

@@ -35,6 +35,7 @@ pub mod start_window;
 pub mod study_answer;
 pub mod study_summary;
 mod study_view;
+pub mod sums;
 mod svg;
 pub mod sweep;
 pub mod table;

@@ -34,6 +34,14 @@ pub enum Error {
         /// The path.
         path: PathBuf,
     },
+    /// Something would be written into a checkpoint.
+    #[error("`{}` is inside the checkpoint `{}`", path.display(), checkpoint.display())]
+    InsideCheckpoint {
+        /// What would be written.
+        path: PathBuf,
+        /// The checkpoint.
+        checkpoint: PathBuf,
+    },
     /// No name in the folder says a step.
     #[error("`{}` is not a run folder: {found}", path.display())]
     NotARun {
@@ -338,6 +346,9 @@ impl Error {
                 "a run folder holds `checkpoint-N`, `stepN`, `step-N`, `step_N`, `global_stepN`, `iter_N`, `epN-baN`, \
                  `stepN-tokensXB`, `epoch_N`, names with `step=N`, `N/` or files `step_N.safetensors`; for other \
                  names, say where the step is: `--checkpoint-pattern 'my-{step}-name'`"
+            }
+            Self::InsideCheckpoint { .. } => {
+                "choose a place outside of it: what is written there would become a part of the checkpoint"
             }
             Self::RevisionUnclear { .. } => "name one after an `@`: `ORG/NAME@REV`",
             Self::NotCached { .. } => "nothing is fetched: download it first, or give a path",

@@ -10,6 +10,7 @@ mod name_pattern;
 mod numbers;
 mod own_output;
 pub mod phase;
+mod place;
 pub mod run_config;
 pub mod run_dir;
 pub mod spike;
@@ -25,6 +26,7 @@ pub use hub_cache::{hub_cache_root, resolve_checkpoint_reference, resolve_refere
 pub use name_pattern::NamePattern;
 pub use own_output::describe_own_output;
 pub use phase::{Phase, PhaseSegment, PhaseSource, Phases, StableRange, detect_phases};
+pub use place::{check_new_document, check_outside_checkpoints};
 pub use run_config::RunConfig;
 pub use run_dir::{PathKind, RunCheckpoint, RunDir, look_at_path};
 pub use spike::{GradNormUse, Spike, SpikeOptions, SpikeSignal, back_at, detect_spikes, lasting_spike};

@@ -6,12 +6,12 @@ use serde_json::json;
 use thalweg_merge::geometry::Geometry;
 use thalweg_merge::plan::SourceRef;
 use thalweg_merge::points::PointGeometry;
-use thalweg_storage::guard::check_document;
 use thalweg_storage::publish::publish_file;
 use thalweg_study::explain::{TrajectoryGeometry, geometry_answer, line_answer, measure_geometry};
 use thalweg_study::record::StudyRecord;
 use thalweg_study::request::{SourceOrder, choose_checkpoints, label};
 use thalweg_study::write_study::{check_study_folder, write_study};
+use thalweg_trajectory::check_new_document;
 
 use crate::args::ExplainArgs;
 use crate::command::Outcome;
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
         return Err(Error::usage("geometry needs at least two checkpoints"));
     }
     if let Some(path) = &args.svg {
-        check_document(&*world.storage, path, PLANE_FILE)?;
+        check_new_document(&world.storage, path, PLANE_FILE)?;
     }
     if let Some(folder) = &args.out {
         check_study_folder(&*world.storage, folder)?;

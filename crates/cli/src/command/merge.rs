@@ -6,10 +6,11 @@ use std::path::Path;
 use serde_json::json;
 use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage, execute_merge};
 use thalweg_merge::pending::{Compared, ComparedBy};
-use thalweg_merge::plan::{MergePlan, OutputPlan};
+use thalweg_merge::plan::{MergePlan, SourceRef};
 use thalweg_merge::receipt::{MergeReceipt, RECEIPT_NAME};
 use thalweg_storage::publish::Replace;
-use thalweg_study::append::{AppendRequest, append_plan, keep_sums};
+use thalweg_study::append::{AppendRequest, append_plan};
+use thalweg_study::sums::{keep_sums, prepare_sums};
 use thalweg_tensor::counted;
 
 use crate::args::{ExecutionArgs, MergeArgs};
@@ -35,13 +36,9 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> R
             "write the plan first: `thalweg plan ... -o plan.json`",
         ));
     }
-    let (plan, n_checkpoints) = match &args.append {
+    let plan = match &args.append {
         Some(old) => find_append(old, args, world)?,
-        None => {
-            let plan = find_plan(args, world)?;
-            let n_sources = plan.outputs.first().map_or(0, |output| output.sources.len());
-            (plan, n_sources)
-        }
+        None => find_plan(args, world)?,
     };
     if let Some(choice) = args.shares.shard {
         return run_share(args, (choice, &plan), world, messages);
@@ -49,6 +46,10 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> R
     if args.shares.finish {
         return run_finish(args, &plan, world, messages);
     }
+    let options = execute_options(&args.execution);
+    let cx = world.context(args.execution.memory.0);
+    // What cannot be kept is refused before the work.
+    let sums = args.keep_sums.as_ref().map(|folder| prepare_sums(&plan, folder, options.replace, &cx)).transpose()?;
     if args.dry_run {
         show_plan(&plan, args.execution.memory.0, world, messages)?;
         return Ok(Outcome::Done);
@@ -72,13 +73,13 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> R
         }
     }
     text.push_str(&next_steps(&outcomes));
-    if let (Some(folder), [outcome]) = (&args.keep_sums, outcomes.as_slice()) {
-        let cx = world.context(args.execution.memory.0);
-        let kept = keep_sums(&outcome.receipt, n_checkpoints, folder, &cx);
+    if let (Some(folder), Some(sums), [outcome]) = (&args.keep_sums, &sums, outcomes.as_slice()) {
+        let kept = keep_sums(&outcome.receipt, sums, &cx);
         world.clear_progress();
         let kept = kept?;
         let (planes, size) = (counted(kept.n_planes, "plane"), show_bytes(kept.n_bytes));
-        text.push_str(&format!("kept the exact sum in `{}`: {planes} of doubles, {size}\n", folder.display()));
+        let what = if kept.was_done { "the exact sum is already" } else { "kept the exact sum" };
+        text.push_str(&format!("{what} in `{}`: {planes} of doubles, {size}\n", folder.display()));
         document["sums"] = json!({"path": folder, "n_planes": kept.n_planes, "n_bytes": kept.n_bytes});
     }
     messages.json(&document);
@@ -86,8 +87,8 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> R
     Ok(Outcome::Done)
 }
 
-/// The plan of a mean with one more checkpoint, and how many are then in it.
-fn find_append(old: &Path, args: &MergeArgs, world: &World<'_>) -> Result<(MergePlan, usize), Error> {
+/// The plan of a mean with one more checkpoint.
+fn find_append(old: &Path, args: &MergeArgs, world: &World<'_>) -> Result<MergePlan, Error> {
     let resolver = world.resolver();
     let [checkpoint] = args.source.models.as_slice() else {
         return Err(Error::usage_with_hint(
@@ -95,6 +96,14 @@ fn find_append(old: &Path, args: &MergeArgs, world: &World<'_>) -> Result<(Merge
             "give one `-m CKPT`; append the others one after the other, or merge from scratch",
         ));
     };
+    let mut rest = args.source.clone();
+    rest.models.clear();
+    if is_anything_typed(&rest, world)? {
+        return Err(Error::usage_with_hint(
+            "the old merge says how its checkpoints are merged, so other options would have no effect",
+            "leave them out, or merge from scratch",
+        ));
+    }
     let model = resolver.parse_model(checkpoint)?;
     if model.coefficient.is_some() {
         return Err(Error::usage_with_hint(
@@ -194,9 +203,10 @@ pub(crate) fn document(kind: &str, plan: &MergePlan, outcomes: &[MergeOutcome]) 
 
 pub(crate) fn describe(outcome: &MergeOutcome) -> String {
     let receipt = &outcome.receipt;
-    let n_sources = receipt.plan.sources.len();
+    let checkpoints = receipt.plan.checkpoints();
+    let n_sources = checkpoints.len();
     let merged = match &receipt.plan.rule {
-        None => format!("{}{}", counted(n_sources, "checkpoint"), describe_steps(&receipt.plan)),
+        None => format!("{}{}", counted(n_sources, "checkpoint"), describe_steps(&checkpoints)),
         Some(rule) if rule.base.is_none() => counted(n_sources, "expert"),
         Some(_) => {
             format!("{} and {} base", counted(n_sources - 1, "expert"), if n_sources == 2 { "its" } else { "their" })
@@ -222,9 +232,9 @@ fn next_steps(outcomes: &[MergeOutcome]) -> String {
 }
 
 /// The steps of the sources in brackets, if each has one.
-fn describe_steps(plan: &OutputPlan) -> String {
+fn describe_steps(checkpoints: &[SourceRef]) -> String {
     const MAX_LISTED: usize = 6;
-    let steps: Option<Vec<u64>> = plan.sources.iter().map(|source| source.step).collect();
+    let steps: Option<Vec<u64>> = checkpoints.iter().map(|source| source.step).collect();
     match steps.as_deref() {
         None | Some([]) => String::new(),
         Some([only]) => format!(" (step {only})"),

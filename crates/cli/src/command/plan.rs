@@ -11,9 +11,9 @@ use thalweg_merge::pending::place_notes;
 use thalweg_merge::plan::{MergePlan, OutputPlan, PLAN_FILE};
 use thalweg_merge::seen::see_sources;
 use thalweg_merge::side_files::side_file_notes;
-use thalweg_storage::guard::check_document;
 use thalweg_storage::publish::publish_file;
 use thalweg_tensor::{counted, shell_path};
+use thalweg_trajectory::check_new_document;
 
 use crate::args::PlanArgs;
 use crate::command::Outcome;
@@ -31,7 +31,7 @@ const MAX_ROWS: usize = 24;
 
 pub(crate) fn run(args: &PlanArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     if let Some(path) = &args.out {
-        check_document(&*world.storage, path, PLAN_FILE)?;
+        check_new_document(&world.storage, path, PLAN_FILE)?;
     }
     let merged = args.merged.as_deref();
     let mut plan = match recipe_of(&args.source.inputs, merged)? {

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use serde_json::json;
-use thalweg_storage::guard::check_document;
 use thalweg_storage::publish::publish_file;
 use thalweg_study::page::render_study;
 use thalweg_study::read_study::read_study;
@@ -12,6 +11,7 @@ use thalweg_study::study_answer::answer_text;
 use thalweg_study::study_summary::summary_text;
 use thalweg_study::table::{TABLE_FILE, TABLE_NAME, to_csv};
 use thalweg_study::write_study::{PAGE_FILE, PAGE_NAME};
+use thalweg_trajectory::check_new_document;
 
 use crate::args::ReportArgs;
 use crate::command::Outcome;
@@ -24,7 +24,7 @@ pub(crate) fn run(args: &ReportArgs, world: &World<'_>, messages: &Messages) -> 
     let page = args.out.clone().unwrap_or_else(|| args.path.join(PAGE_NAME));
     // The table is written beside the record, wherever the page goes.
     let table = args.path.join(TABLE_NAME);
-    check_document(&*world.storage, &page, PAGE_FILE)?;
+    check_new_document(&world.storage, &page, PAGE_FILE)?;
     publish_file(&*world.storage, &table, to_csv(&study).as_bytes(), TABLE_FILE)?;
     publish_file(&*world.storage, &page, render_study(&study).as_bytes(), PAGE_FILE)?;
     messages.json(&study_document(&study, &page, &table));

@@ -197,3 +197,177 @@ fn only_a_mean_is_appended_to_and_only_by_its_own_sums() {
     ]);
     assert!(!is_done && stderr.contains("`--keep-sums` keeps the sum of a plain mean"), "{stderr}");
 }
+
+/// A run of folders: BF16 tensors whose config says float32, integers, a norm, a buffer that is not finite.
+fn folders(run: &Path, steps: impl Iterator<Item = u64>) {
+    for step in steps {
+        let folder = run.join(format!("checkpoint-{step}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        let words = |seed: u64| {
+            (0..64_u64).flat_map(move |i| small(0x3f00 + (i * seed + step / 7) % 120).to_le_bytes()[..2].to_vec())
+        };
+        let data: Vec<u8> = [words(3).collect(), words(5).collect(), [0x80, 0xff].repeat(4)].concat();
+        let header = r#"{"a.weight":{"dtype":"BF16","shape":[64],"data_offsets":[0,128]},"b.norm.weight":{"dtype":"BF16","shape":[64],"data_offsets":[128,256]},"mask":{"dtype":"BF16","shape":[4],"data_offsets":[256,264]}}"#;
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.extend_from_slice(&data);
+        std::fs::write(folder.join("model.safetensors"), bytes).unwrap();
+        std::fs::write(folder.join("config.json"), r#"{"model_type":"x","torch_dtype":"float32"}"#).unwrap();
+    }
+}
+
+fn folder_lab() -> Lab {
+    let lab = Lab { scratch: tempfile::tempdir().unwrap() };
+    folders(&lab.path("r"), [100, 200, 300, 400, 500].into_iter());
+    lab
+}
+
+/// Keeps the sums of three, appends the fourth by them, and compares with a merge from scratch.
+fn check_like_scratch(options: &[&str]) {
+    let lab = folder_lab();
+    let run_path = lab.word("r");
+    let merge = |steps: &str, out: &str, more: &[&str]| {
+        lab.merged(&[&[run_path.as_str(), "--steps", steps, "-o", &lab.word(out)], options, more].concat());
+    };
+    merge("100,200,300", "m3", &["--keep-sums", &lab.word("sums")]);
+    merge("100,200,300,400", "m4", &[]);
+    let new = lab.word("r/checkpoint-400");
+    lab.merged(&["--append", &lab.word("m3"), "-m", &new, "--sums", &lab.word("sums"), "-o", &lab.word("a4")]);
+    lab.merged(&["--append", &lab.word("m3"), "-m", &new, "-o", &lab.word("b4")]);
+    for name in ["model.safetensors", "config.json"] {
+        let bytes = |out: &str| std::fs::read(lab.path(out).join(name)).unwrap();
+        assert!(bytes("a4") == bytes("m4") && bytes("b4") == bytes("m4"), "{options:?}: {name}");
+    }
+    let verified = run(&["verify", &lab.word("a4"), "--inputs"]);
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+}
+
+#[test]
+fn an_append_by_sums_has_the_files_of_a_merge_from_scratch() {
+    check_like_scratch(&[]);
+    check_like_scratch(&["--take-newest", "*norm*"]);
+    check_like_scratch(&["--digest", "none"]);
+    check_like_scratch(&["--digest", "xxh3"]);
+    check_like_scratch(&["--dtype", "f32"]);
+    check_like_scratch(&["--drop", "mask"]);
+}
+
+#[test]
+fn a_checkpoint_is_in_a_mean_once_by_path_or_by_bytes() {
+    let lab = folder_lab();
+    let run_path = lab.word("r");
+    let append = |old: &str, new: &str, more: &[&str]| {
+        lab.merge(&[&["--append", &lab.word(old), "-m", &lab.word(new), "-o", &lab.word("x")], more].concat())
+    };
+    std::fs::create_dir_all(lab.path("copies/checkpoint-200")).unwrap();
+    std::fs::create_dir_all(lab.path("copies/other")).unwrap();
+    for name in ["model.safetensors", "config.json"] {
+        for folder in ["copies/checkpoint-200", "copies/other"] {
+            std::fs::copy(lab.path("r/checkpoint-200").join(name), lab.path(folder).join(name)).unwrap();
+        }
+    }
+    for digest in ["blake3", "xxh3", "none"] {
+        let (mean, sums) = (format!("m-{digest}"), format!("s-{digest}"));
+        let (out, sums_path) = (lab.word(&mean), lab.word(&sums));
+        lab.merged(&[&run_path, "--steps", "100,200,300", "--digest", digest, "-o", &out, "--keep-sums", &sums_path]);
+        for more in [&[][..], &["--sums", &sums_path]] {
+            let (is_done, stderr) = append(&mean, "r/checkpoint-200", more);
+            assert!(!is_done && stderr.contains("checkpoint-200` is in the mean already"), "{digest}: {stderr}");
+            let (is_done, stderr) = append(&mean, "copies/checkpoint-200", more);
+            assert!(!is_done && stderr.contains("holds the bytes of"), "{digest}: {stderr}");
+            if digest != "none" {
+                let (is_done, stderr) = append(&mean, "copies/other", more);
+                assert!(!is_done && stderr.contains("holds the bytes of"), "{digest}: {stderr}");
+            }
+        }
+    }
+    // The list outlives an append.
+    let (old, kept) = (lab.word("m-blake3"), lab.word("s4"));
+    let new = lab.word("r/checkpoint-400");
+    let sums = lab.word("s-blake3");
+    lab.merged(&["--append", &old, "-m", &new, "--sums", &sums, "--keep-sums", &kept, "-o", &lab.word("m4")]);
+    for again in ["r/checkpoint-400", "r/checkpoint-100", "copies/checkpoint-200"] {
+        let (is_done, stderr) = append("m4", again, &["--sums", &kept]);
+        assert!(!is_done && stderr.contains("in the mean already"), "{again}: {stderr}");
+    }
+}
+
+#[test]
+fn an_append_by_sums_says_that_it_is_a_mean_of_all() {
+    let lab = folder_lab();
+    let (mean, sums) = (lab.word("m3"), lab.word("sums"));
+    lab.merged(&[&lab.word("r"), "--steps", "100,200,300", "-o", &mean, "--keep-sums", &sums]);
+    let (new, out) = (lab.word("r/checkpoint-400"), lab.word("m4"));
+    let output = run(&["merge", "--append", &mean, "-m", &new, "--sums", &sums, "-o", &out]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("merged 4 checkpoints (steps 100, 200, 300, 400) by sma into"), "{text}");
+    let card = std::fs::read_to_string(lab.path("m4/README.md")).unwrap();
+    assert!(card.contains("Weighted average of 4 checkpoints") && card.contains("sum to 1."), "{card}");
+    assert!(card.contains("| 100 | - | 0.25 | `r/checkpoint-100` |") && !card.contains("scales"), "{card}");
+    // Without new sums, the old ones are read again.
+    let next = lab.word("r/checkpoint-500");
+    let wrong = lab.merge(&["--append", &out, "-m", &next, "--sums", &sums, "-o", &lab.word("m5")]);
+    assert!(!wrong.0 && wrong.1.contains("leave out `--sums`"), "{}", wrong.1);
+    lab.merged(&["--append", &out, "-m", &next, "-o", &lab.word("m5"), "--keep-sums", &lab.word("sums-5")]);
+    lab.merged(&[&lab.word("r"), "--last", "5", "-o", &lab.word("scratch")]);
+    lab.assert_same("m5", "scratch");
+}
+
+#[test]
+fn an_older_checkpoint_is_not_appended_by_sums() {
+    let lab = folder_lab();
+    let (mean, sums, new) = (lab.word("m"), lab.word("sums"), lab.word("r/checkpoint-100"));
+    lab.merged(&[&lab.word("r"), "--steps", "200,300", "-o", &mean, "--keep-sums", &sums]);
+    let append = ["--append", &mean, "-m", &new, "-o", &lab.word("x")];
+    let (is_done, stderr) = lab.merge(&[&append[..], &["--sums", &sums]].concat());
+    assert!(!is_done && stderr.contains("is older than") && stderr.contains("leave out `--sums`"), "{stderr}");
+    lab.merged(&append);
+    lab.merged(&[&lab.word("r"), "--steps", "100,200,300", "-o", &lab.word("scratch")]);
+    lab.assert_same("x", "scratch");
+}
+
+#[test]
+fn sums_replace_only_sums_and_only_when_forced() {
+    let lab = folder_lab();
+    let (run_path, sums) = (lab.word("r"), lab.word("sums"));
+    let merge = |steps: &str, out: &str, keep: &str, more: &[&str]| {
+        let (out, keep) = (lab.word(out), lab.word(keep));
+        lab.merge(&[&[run_path.as_str(), "--steps", steps, "-o", &out, "--keep-sums", &keep], more].concat())
+    };
+    assert!(merge("100,200,300", "m3", "sums", &[]).0);
+    let before = std::fs::read(lab.path("sums/sums.json")).unwrap();
+    // The same command again changes nothing.
+    assert!(merge("100,200,300", "m3", "sums", &[]).0);
+    let (is_done, stderr) = merge("100,200", "m2", "sums", &[]);
+    assert!(!is_done && stderr.contains("the sums of another merge") && stderr.contains("--force"), "{stderr}");
+    assert!(!lab.path("m2").exists() && std::fs::read(lab.path("sums/sums.json")).unwrap() == before);
+    // Places that are not ours, each refused before the merge.
+    std::fs::create_dir_all(lab.path("notes")).unwrap();
+    std::fs::write(lab.path("notes/sums.json"), "{}").unwrap();
+    for place in ["notes", "r/checkpoint-100", "r/checkpoint-100/sums", "m2", "m2/sums", "m3", "m3/sums"] {
+        let (is_done, stderr) = merge("100,200", "m2", place, &["--force"]);
+        assert!(!is_done && stderr.contains("hint: "), "{place}: {stderr}");
+        assert!(!lab.path("m2").exists(), "{place}: {stderr}");
+    }
+    assert_eq!(std::fs::read_dir(lab.path("r/checkpoint-100")).unwrap().count(), 2);
+    let (old, new, out) = (lab.word("m3"), lab.word("r/checkpoint-400"), lab.word("m4"));
+    let own = lab.merge(&["--append", &old, "-m", &new, "--sums", &sums, "--keep-sums", &sums, "-o", &out, "--force"]);
+    assert!(!own.0 && own.1.contains("another folder for `--keep-sums`"), "{}", own.1);
+    let (is_done, stderr) = merge("100,200", "m2", "sums", &["--force"]);
+    assert!(is_done && std::fs::read(lab.path("sums/sums.json")).unwrap() != before, "{stderr}");
+    assert_eq!(std::fs::read_dir(lab.path("sums")).unwrap().count(), 2);
+}
+
+#[test]
+fn sums_of_an_earlier_version_name_the_way_out() {
+    let lab = folder_lab();
+    let (mean, sums, new) = (lab.word("m3"), lab.word("sums"), lab.word("r/checkpoint-400"));
+    lab.merged(&[&lab.word("r"), "--steps", "100,200,300", "-o", &mean, "--keep-sums", &sums]);
+    let path = lab.path("sums/sums.json");
+    let text = std::fs::read_to_string(&path).unwrap().replace("\"version\":2", "\"version\":1");
+    std::fs::write(&path, text).unwrap();
+    let append = ["--append", &mean, "-m", &new, "-o", &lab.word("x")];
+    let (is_done, stderr) = lab.merge(&[&append[..], &["--sums", &sums]].concat());
+    assert!(!is_done && stderr.contains("version 1") && stderr.contains("hint: leave out `--sums`"), "{stderr}");
+    lab.merged(&append);
+}

@@ -296,3 +296,90 @@ fn watch_says_what_it_did_and_what_is_wrong() {
     let said = asked.map(|(windows, out)| say(windows, out));
     insta::assert_snapshot!("watch_says_what_it_did_and_what_is_wrong", said.join("\n\n"));
 }
+
+#[test]
+fn a_folder_with_the_merges_of_another_run_is_refused_and_kept() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (first, out) = (make_run(scratch.path(), 3), scratch.path().join("out"));
+    let other = make_run(&scratch.path().join("b"), 3);
+    assert_eq!(watch(&first, &out, &["--windows", "sma:2"]).0, 0);
+    let before = record(&out);
+    let (code, _, stderr) = watch(&other, &out, &["--windows", "sma:2"]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("holds the merges of another run") && stderr.contains("choose another folder"), "{stderr}");
+    assert_eq!(record(&out), before);
+    // A run whose checkpoints were all pruned is still the same run.
+    (1..=3).for_each(|i| std::fs::remove_file(checkpoint(&first, 100 * i)).unwrap());
+    (7..=9).for_each(|i| save(&first, 100 * i, i));
+    assert_eq!(watch(&first, &out, &["--windows", "sma:2"]).0, 0);
+}
+
+#[test]
+fn a_run_that_was_moved_is_watched_again_as_the_hint_says() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (run_path, out) = (make_run(scratch.path(), 3), scratch.path().join("out"));
+    assert_eq!(watch(&run_path, &out, &["--windows", "sma:2"]).0, 0);
+    let before = record(&out);
+    let moved = scratch.path().join("moved");
+    std::fs::rename(&run_path, &moved).unwrap();
+    let (code, _, stderr) = watch(&moved, &out, &["--windows", "sma:2"]);
+    assert!(code == 2 && stderr.contains("remove `watch-state.json`"), "{stderr}");
+    std::fs::remove_file(out.join("watch-state.json")).unwrap();
+    assert_eq!(watch(&moved, &out, &["--windows", "sma:2"]).0, 0);
+    assert!(record(&out).is_superset(&before));
+}
+
+#[test]
+fn a_torn_last_line_of_the_record_is_cut_off_and_written_again() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (run_path, out) = (make_run(scratch.path(), 3), scratch.path().join("out"));
+    assert_eq!(watch(&run_path, &out, &["--windows", "sma:2"]).0, 0);
+    let (before, path) = (record(&out), out.join("watch.jsonl"));
+    let bytes = std::fs::read(&path).unwrap();
+    for cut in [1, 20, 100] {
+        std::fs::write(&path, &bytes[..bytes.len() - 1 - cut]).unwrap();
+        let (code, _, stderr) = watch(&run_path, &out, &["--windows", "sma:2"]);
+        assert!(code == 0 && stderr.contains("is not whole and is cut off"), "{stderr}");
+        assert_eq!(record(&out), before);
+    }
+    // A fault in the middle is still an error.
+    std::fs::write(&path, [b"{\n".as_slice(), &bytes].concat()).unwrap();
+    assert_eq!(watch(&run_path, &out, &["--windows", "sma:2"]).0, 2);
+}
+
+#[test]
+fn nothing_is_written_into_a_checkpoint_or_a_merge() {
+    let scratch = tempfile::tempdir().unwrap();
+    let run_path = scratch.path().join("r");
+    for step in [100, 200, 300, 400] {
+        let folder = run_path.join(format!("checkpoint-{step}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("model.safetensors"), checkpoint_bytes(step)).unwrap();
+    }
+    let merged = scratch.path().join("merged");
+    let (run_word, merged_word) = (run_path.to_str().unwrap(), merged.to_str().unwrap());
+    assert!(run(&["merge", run_word, "--last", "2", "-o", merged_word]).status.success());
+    for inside in [run_path.join("checkpoint-100"), merged] {
+        let listing = || std::fs::read_dir(&inside).unwrap().count();
+        let n_before = listing();
+        let (folder, deeper) = (inside.join("out"), inside.join("a/b"));
+        let (folder, deeper) = (folder.to_str().unwrap(), deeper.to_str().unwrap());
+        let page = inside.join("plane.svg");
+        let source = run_path.join("checkpoint-200");
+        for arguments in [
+            &["merge", run_word, "--last", "2", "-o", folder][..],
+            &["merge", run_word, "--last", "2", "-o", deeper],
+            &["plan", run_word, "--last", "2", "-o", folder],
+            &["watch", run_word, "--once", "--windows", "sma:2", "-o", folder],
+            &["watch", run_word, "--once", "--windows", "sma:2", "-o", inside.to_str().unwrap()],
+            &["sweep", run_word, "--counts", "2", "-o", folder],
+            &["convert", source.to_str().unwrap(), "--format", "safetensors", "-o", folder],
+            &["explain", run_word, "--last", "3", "--svg", page.to_str().unwrap()],
+        ] {
+            let output = run(arguments);
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.code() == Some(2) && stderr.contains("checkpoint"), "{arguments:?}: {stderr}");
+            assert!(stderr.contains("hint: ") && listing() == n_before, "{arguments:?}: {stderr}");
+        }
+    }
+}

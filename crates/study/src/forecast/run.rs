@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use thalweg_merge::context::RunContext;
-use thalweg_storage::guard::check_document;
 use thalweg_trajectory::Trajectory;
+use thalweg_trajectory::check_new_document;
 
 use super::case::{CASE_FILE, Case, add_cases};
 use super::request::{AnnealQuestion, ForecastRequest, Refusal};
@@ -61,7 +61,7 @@ pub fn check_forecast_places(options: &ForecastOptions<'_>, cx: &RunContext<'_>)
         check_study_folder(&*cx.storage, folder)?;
     }
     if let Some((path, _)) = &options.save_cases {
-        check_document(&*cx.storage, path, CASE_FILE)?;
+        check_new_document(&cx.storage, path, CASE_FILE)?;
     }
     Ok(())
 }

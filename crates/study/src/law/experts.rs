@@ -7,8 +7,8 @@ use serde_json::Value;
 use thalweg_merge::Coefficients;
 use thalweg_merge::context::RunContext;
 use thalweg_merge::plan::{OutputPlan, SourceRef};
-use thalweg_storage::guard::check_document;
 use thalweg_storage::publish::publish_file;
+use thalweg_trajectory::check_new_document;
 
 use super::curve::{CURVE_FILE, CURVE_KIND, CURVE_VERSION, CurveRecord};
 use crate::Error;
@@ -94,7 +94,7 @@ pub fn run_curve(
     (resolver, cx): (&Resolver<'_>, &RunContext<'_>),
 ) -> Result<CurveOutcome, Error> {
     curve.check()?;
-    check_document(&*cx.storage, &options.path, CURVE_FILE)?;
+    check_new_document(&cx.storage, &options.path, CURVE_FILE)?;
     let one = Coefficients::new([1], 1)?;
     let models = || curve.experts.iter().chain(&curve.base);
     let point =

@@ -16,6 +16,7 @@ use thalweg_merge::plan::{
 use thalweg_merge::waiver::{ConfigWaiver, WaiverError};
 use thalweg_storage::guard::output_path;
 use thalweg_tensor::display_name;
+use thalweg_trajectory::check_outside_checkpoints;
 
 use super::Resolver;
 use crate::Error;
@@ -132,7 +133,10 @@ impl Resolver<'_> {
             .extension()
             .and_then(|end| end.to_str())
             .filter(|end| FILE_ENDS.iter().any(|known| known.eq_ignore_ascii_case(end)));
-        let Some(end) = end else { return Ok(output_path(self.storage(), out)?) };
+        let Some(end) = end else {
+            check_outside_checkpoints(&self.cx.storage, out)?;
+            return Ok(output_path(self.storage(), out)?);
+        };
         Err(Error::request_with_hint(
             format!("an output is a folder, and `{}` ends with `.{end}` like a file", out.display()),
             format!("leave out the ending: `-o {}`", out.with_extension("").display()),

@@ -126,7 +126,7 @@ fn agreeing_steps(given: Vec<(SourceRef, Option<NameCount>)>) -> Vec<SourceRef> 
 
 /// Notes the first two checkpoints at one step: they are from two runs or copies, and their steps do not say which is
 /// older.
-fn note_equal_steps<'a>(sources: impl Iterator<Item = &'a SourceRef>, resolver: &Resolver<'_>) {
+pub(crate) fn note_equal_steps<'a>(sources: impl Iterator<Item = &'a SourceRef>, resolver: &Resolver<'_>) {
     let mut known: BTreeMap<u64, &PathBuf> = BTreeMap::new();
     for source in sources {
         let Some(step) = source.step else { continue };

@@ -22,7 +22,7 @@ use thalweg_trajectory::Trajectory;
 use crate::Error;
 
 /// Name of the state in a watcher's folder.
-const STATE_NAME: &str = "watch-state.json";
+pub(super) const STATE_NAME: &str = "watch-state.json";
 const STATE_KIND: &str = "thalweg-watch-state";
 const STATE_VERSION: u64 = 1;
 const STATE_FILE: OwnKind<'_> = OwnKind::json("the state of a watcher", STATE_KIND);
@@ -76,6 +76,16 @@ impl KnownCheckpoints {
             return Err(refuse(format!("it is `{}` version {}", known.kind, known.version)));
         }
         Ok(known)
+    }
+
+    /// The folder of another run whose checkpoints these are, if none of them is in this run or in its `folders`.
+    pub(super) fn other_run(&self, trajectory: &Trajectory, folders: &[&Path]) -> Option<&Path> {
+        let is_own = |path: &PathBuf| {
+            folders.iter().any(|folder| path.starts_with(folder))
+                || trajectory.checkpoints().iter().any(|one| one.path == *path)
+        };
+        let first = self.checkpoints.keys().next()?;
+        if self.checkpoints.keys().any(is_own) { None } else { first.parent() }
     }
 
     /// When the files of a checkpoint were last written, in seconds since 1970; `None` where that is not known.

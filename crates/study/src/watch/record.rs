@@ -113,17 +113,24 @@ pub(super) struct WatchRecord {
     path: PathBuf,
     rows: Vec<WatchRow>,
     is_changed: bool,
+    is_torn: bool,
 }
 
 impl WatchRecord {
     pub(super) fn open(storage: &dyn Storage, folder: &Path) -> Result<Self, Error> {
         let path = folder.join(RECORD_NAME);
-        let rows = match storage.file_info(&path) {
-            Ok(_) => read_watch_record(storage, &path)?,
-            Err(error) if error.is_not_found() => Vec::new(),
+        let (rows, is_torn) = match storage.file_info(&path) {
+            Ok(_) => read_lines(storage, &path)?,
+            Err(error) if error.is_not_found() => (Vec::new(), false),
             Err(error) => return Err(error.into()),
         };
-        Ok(Self { path, rows, is_changed: false })
+        Ok(Self { path, rows, is_changed: is_torn, is_torn })
+    }
+
+    /// What to tell the user about a record whose last line was torn, as a copy or a power failure leaves it.
+    pub(super) fn note(&self) -> Option<String> {
+        let path = self.path.display();
+        self.is_torn.then(|| format!("the last line of `{path}` is not whole and is cut off"))
     }
 
     pub(super) fn rows(&self) -> &[WatchRow] {
@@ -159,6 +166,11 @@ impl WatchRecord {
 /// # Errors
 /// `Storage`; `Request` where it is not one.
 pub fn read_watch_record(storage: &dyn Storage, path: &Path) -> Result<Vec<WatchRow>, Error> {
+    Ok(read_lines(storage, path)?.0)
+}
+
+/// The whole lines of a record, and whether a torn one follows them: without its end, and not one object.
+fn read_lines(storage: &dyn Storage, path: &Path) -> Result<(Vec<WatchRow>, bool), Error> {
     let refuse = |what: String| {
         Error::request_with_hint(
             format!("`{}` is not the record of a watcher: {what}", path.display()),
@@ -166,7 +178,11 @@ pub fn read_watch_record(storage: &dyn Storage, path: &Path) -> Result<Vec<Watch
         )
     };
     let bytes = storage.read_file(path, MAX_RECORD_BYTES)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| refuse("it is not UTF-8 text".to_owned()))?;
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let is_ours = whole > 0 || bytes.starts_with(format!("{{\"kind\":\"{RECORD_KIND}\"").as_bytes());
+    let is_torn = is_ours && whole < bytes.len() && serde_json::from_slice::<WatchRow>(&bytes[whole..]).is_err();
+    let bytes = if is_torn { &bytes[..whole] } else { &bytes[..] };
+    let text = std::str::from_utf8(bytes).map_err(|_| refuse("it is not UTF-8 text".to_owned()))?;
     let parse = |(i, line): (usize, &str)| {
         let row: WatchRow = serde_json::from_str(line).map_err(|error| refuse(format!("line {}: {error}", i + 1)))?;
         if row.kind != RECORD_KIND || row.version != RECORD_VERSION {
@@ -174,5 +190,6 @@ pub fn read_watch_record(storage: &dyn Storage, path: &Path) -> Result<Vec<Watch
         }
         Ok(row)
     };
-    text.lines().enumerate().map(parse).collect()
+    let rows = text.lines().enumerate().map(parse).collect::<Result<_, _>>()?;
+    Ok((rows, is_torn))
 }

@@ -12,9 +12,9 @@ use thalweg_merge::receipt::{MergeReceipt, SourceReceipt};
 use thalweg_merge::verify::read_receipt;
 use thalweg_storage::Lock;
 use thalweg_storage::publish::Replace;
-use thalweg_trajectory::Trajectory;
+use thalweg_trajectory::{Trajectory, check_outside_checkpoints};
 
-use super::checkpoints::KnownCheckpoints;
+use super::checkpoints::{KnownCheckpoints, STATE_NAME};
 use super::events::publish_events;
 use super::hold::{HELD_NAME, hold_checkpoints};
 use super::make::{MadeMerges, end_step, make_outputs, n_together};
@@ -142,7 +142,10 @@ impl<'a> Watcher<'a> {
         request.parse_windows()?;
         let storage = &*cx.storage;
         let folder = storage.canonical_path(&request.folder)?;
-        if storage.canonical_path(&request.run)? == folder {
+        // The folder itself must not be a checkpoint either.
+        check_outside_checkpoints(&cx.storage, &folder.join(LOCK_NAME))?;
+        let run = storage.canonical_path(&request.run)?;
+        if run == folder {
             return Err(Error::request_with_hint(
                 format!("the merges would be among the checkpoints of `{}`", request.run.display()),
                 "choose another folder with `-o`: trainers count and delete what is beside their checkpoints",
@@ -164,6 +167,7 @@ impl<'a> Watcher<'a> {
         }
         let known = KnownCheckpoints::open(storage, &folder)?;
         let mut record = WatchRecord::open(storage, &folder)?;
+        record.note().iter().for_each(|note| resolver.note(note));
         recover_rows(&mut record, &folder, cx)?;
         record.publish(storage)?;
         publish_events(storage, &folder, record.rows())?;
@@ -297,6 +301,7 @@ impl<'a> Watcher<'a> {
     fn find_merges(&mut self, moving: &[PathBuf]) -> Result<(Trajectory, WatchedMerges), Error> {
         let storage = &*self.cx.storage;
         let mut trajectory = self.resolver.open_run(&self.request.run, &self.request.run_options)?;
+        self.check_is_own_run(&trajectory)?;
         let held = self.request.folder.join(HELD_NAME);
         if self.request.holds && storage.list_folder(&held).is_ok_and(|entries| !entries.is_empty()) {
             trajectory.adopt(&self.resolver.open_run(&held, &self.request.run_options)?);
@@ -317,6 +322,19 @@ impl<'a> Watcher<'a> {
         self.run_facts.publish(storage, &self.request.folder, (&trajectory, &self.known), &self.request.command)?;
         let merges = self.resolver.watched(&self.request, &trajectory)?;
         Ok((trajectory, merges))
+    }
+
+    /// Refuses a folder that holds the merges of another run: they would be replaced.
+    fn check_is_own_run(&self, trajectory: &Trajectory) -> Result<(), Error> {
+        let (folder, run) = (&self.request.folder, self.cx.storage.canonical_path(&self.request.run)?);
+        let Some(other) = self.known.other_run(trajectory, &[&run, folder]) else { return Ok(()) };
+        Err(Error::request_with_hint(
+            format!("`{}` holds the merges of another run, `{}`", folder.display(), other.display()),
+            format!(
+                "choose another folder with `-o`; if the run was moved, remove `{STATE_NAME}` there: merges of equal \
+                 checkpoints are kept"
+            ),
+        ))
     }
 
     fn need_of(&mut self, plan: &OutputPlan) -> Result<Need, Error> {

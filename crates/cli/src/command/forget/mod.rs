@@ -7,13 +7,14 @@ use std::path::Path;
 
 use serde_json::json;
 use thalweg_eval::recall::{MAX_TOKENS, ProbeOptions};
-use thalweg_storage::guard::{OwnKind, check_document};
+use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 use thalweg_study::forget::{
     BuildOptions, ENTITIES_FILE, PROBES_FILE, build_probes, choose_entities, open_tokenizer, read_entities,
 };
 use thalweg_tensor::shell_path;
 use thalweg_tensor::{counted, display_name};
+use thalweg_trajectory::check_new_document;
 
 use crate::args::{ForgetArgs, ForgetBuildArgs, ForgetCommand, ForgetEntitiesArgs, ProbeTokensArgs};
 use crate::command::Outcome;
@@ -52,7 +53,7 @@ fn write(path: &Path, bytes: &[u8], kind: OwnKind<'_>, world: &World<'_>) -> Res
 }
 
 fn entities(args: &ForgetEntitiesArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    check_document(&*world.storage, &args.out, ENTITIES_FILE)?;
+    check_new_document(&world.storage, &args.out, ENTITIES_FILE)?;
     let found = choose_entities(&args.corpus, &args.reference, &args.titles, &*world.storage)?;
     let line = |one| format!("{}\n", serde_json::to_value(one).unwrap_or_default());
     let lines: String = found.entities.iter().map(line).collect();
@@ -94,7 +95,7 @@ fn entities(args: &ForgetEntitiesArgs, world: &World<'_>, messages: &Messages) -
 
 fn build(args: &ForgetBuildArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let tokens = probe_options(args.tokens, None)?;
-    check_document(&*world.storage, &args.out, PROBES_FILE)?;
+    check_new_document(&world.storage, &args.out, PROBES_FILE)?;
     let entities = read_entities(&*world.storage, &args.entities)?;
     let (like, named) = (args.like.as_deref(), args.tokenizer.as_deref());
     let tokenizer = open_tokenizer(named, like, &world.resolver(), &*world.storage)?;

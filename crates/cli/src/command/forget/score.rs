@@ -4,12 +4,12 @@ use std::fmt::Write;
 use std::time::Instant;
 
 use thalweg_eval::recall::{RecallMeasure, read_probes};
-use thalweg_storage::guard::check_document;
 use thalweg_study::forget::{
     ForgetModelRow, ForgetOptions, ForgetRecord, ForgetRequest, PairedRow, SCORES_FILE, score_models,
 };
 use thalweg_tensor::counted;
 use thalweg_tensor::shell_path;
+use thalweg_trajectory::check_new_document;
 
 use super::probe_options;
 use crate::args::ForgetScoreArgs;
@@ -25,7 +25,7 @@ const MEMORY_BYTES: u64 = 1 << 30;
 
 pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     if let Some(out) = &args.out {
-        check_document(&*world.storage, out, SCORES_FILE)?;
+        check_new_document(&world.storage, out, SCORES_FILE)?;
     }
     let resolver = world.resolver();
     let request = ForgetRequest {
