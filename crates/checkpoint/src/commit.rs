@@ -62,7 +62,7 @@ pub fn commit_checkpoint(
         |staged: &StagedCheckpoint| Error::OutputExists { path: target.to_owned(), stage: staged.folder().to_owned() };
     // Asked before anything of the stage is removed, so that a refused stage can still be taken up again.
     match staged.storage().file_info(target) {
-        Err(error) if error.is_not_found() => check_place(&**staged.storage(), target)?,
+        Err(error) if error.is_free() => check_place(&**staged.storage(), target)?,
         Err(error) => return Err(error.into()),
         Ok(_) if target == staged.folder() => {}
         Ok(_) if rules.replace == Replace::Force || is_empty_folder(&**staged.storage(), target)? => {

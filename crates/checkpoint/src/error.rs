@@ -499,6 +499,23 @@ impl Error {
         self.fault() == Fault::Unfinished
     }
 
+    /// Whether a store could not be reached or refused, or an object was replaced: this says nothing about the
+    /// checkpoint, so no other may be taken instead.
+    pub fn is_of_store(&self) -> bool {
+        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = source {
+            let is_of_store = match (error.downcast_ref::<thalweg_storage::Error>(), error.downcast_ref::<Self>()) {
+                (Some(error), _) | (None, Some(Self::Storage(error))) => error.is_of_store(),
+                _ => false,
+            };
+            if is_of_store {
+                return true;
+            }
+            source = error.source();
+        }
+        false
+    }
+
     /// What kind of problem with a checkpoint this is.
     pub fn fault(&self) -> Fault {
         if let Some(fault) = self.key_fault() {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use thalweg_storage::Storage;
 use thalweg_storage::guard::{OwnFolder, clear_stage, contents_by_manifest};
-use thalweg_storage::publish::{Replace, stage_path};
+use thalweg_storage::publish::Replace;
 use thalweg_tensor::TensorCatalog;
 
 use crate::commit::{CommitRules, Manifest, commit_checkpoint};
@@ -52,7 +52,7 @@ pub fn write_folder<E: From<Error> + From<thalweg_storage::Error>>(
     };
     let entries: Vec<LayoutEntry> = catalog.entries().iter().map(entry).collect();
     let layout = Arc::new(layout_output(&entries, files.shard_bytes, &BTreeMap::new())?);
-    let stage = stage_path(target);
+    let stage = storage.stage_path(target);
     let (name, bytes) = files.manifest;
     let mut names: BTreeSet<String> = layout.files().iter().map(|file| file.name.clone()).collect();
     names.extend(layout.documents().iter().map(|document| document.name.clone()));

@@ -126,6 +126,7 @@ pub fn open_with_cache(
     cache: &CatalogCache,
 ) -> Result<Checkpoint, Error> {
     let place = look_at(storage, path)?;
+    ask_for_heads(&**storage, &place);
     let Some(format) = FORMATS.iter().find(|format| format.recognises(&place)) else {
         return Err(describe_stranger(&place));
     };
@@ -243,6 +244,15 @@ fn look_at(storage: &Arc<dyn Storage>, path: &Path) -> Result<Place, Error> {
         FileKind::Folder => Ok(Place::Folder { path: path.to_owned(), entries: storage.list_folder(path)? }),
         FileKind::Other => Err(thalweg_storage::Error::NotAFile { path: path.to_owned() }.into()),
     }
+}
+
+/// Tells the storage which headers are about to be read: of a bucket they come side by side. Files whose beginning says
+/// little are not asked for.
+fn ask_for_heads(storage: &dyn Storage, place: &Place) {
+    let Place::Folder { path, entries } = place else { return };
+    let has_head = |name: &str| [".safetensors", ".json", ".gguf"].iter().any(|end| name.ends_with(end));
+    let files = entries.iter().filter(|entry| entry.kind == FileKind::File && has_head(&entry.name));
+    storage.will_open(&files.map(|entry| path.join(&entry.name)).collect::<Vec<_>>());
 }
 
 pub(crate) fn read_config(storage: &dyn Storage, path: &Path) -> Result<ConfigFile, Error> {

@@ -1,5 +1,6 @@
 //! What can be typed. Nothing is interpreted here; see `options` and `requests`.
 
+mod clean;
 mod extrapolate;
 mod forget;
 mod format;
@@ -23,6 +24,7 @@ use thalweg_checkpoint::{Params, ReadOptions};
 use thalweg_merge::context::DEFAULT_MEMORY;
 use thalweg_tensor::kernel::Simd;
 
+pub(crate) use self::clean::CleanArgs;
 pub(crate) use self::extrapolate::{DirectionChoice, ExtrapolateArgs};
 pub(crate) use self::forget::{
     ForgetArgs, ForgetBuildArgs, ForgetCommand, ForgetCurveArgs, ForgetEntitiesArgs, ForgetScoreArgs, ProbeTokensArgs,
@@ -124,6 +126,8 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Make the page of a demo or study again from its record
     Report(ReportArgs),
+    /// Remove what interrupted uploads left in an object store
+    Clean(CleanArgs),
     /// Print shell completions or man pages
     Generate(GenerateArgs),
 }
@@ -235,6 +239,7 @@ impl Command {
             | Self::Train(_)
             | Self::Demo(_)
             | Self::Report(_)
+            | Self::Clean(_)
             | Self::Serve(_)
             | Self::Generate(_) => {
                 return (ReadOptions::default(), None);

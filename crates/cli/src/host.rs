@@ -10,7 +10,7 @@ use indicatif::ProgressDrawTarget;
 use thalweg_checkpoint::{CheckpointPool, ReadOptions};
 use thalweg_eval::EvalContext;
 use thalweg_merge::context::{Limits, Progress, RunContext, Stage, TOOL, limit_threads};
-use thalweg_storage::{Host, LocalStorage, ProcessHost, Storage, Unwatched};
+use thalweg_storage::{Host, ProcessHost, Storage, Unwatched};
 use thalweg_study::request::Resolver;
 use thalweg_tensor::kernel::Simd;
 
@@ -20,6 +20,7 @@ use crate::messages::Messages;
 use crate::meter::{BAR_EVERY, LINE_EVERY, TextBar};
 use crate::pace::{Pace, PaceUnit};
 use crate::run::hub_cache_root;
+use crate::store::open_storage;
 
 /// Memory for what reads only headers: no limit is met.
 const HEADER_MEMORY_BYTES: u64 = 1 << 30;
@@ -53,7 +54,7 @@ impl<'a> World<'a> {
         if asked > n_threads {
             messages.note(format!("`--threads {asked}` is limited to {n_threads}: more threads would not be faster"));
         }
-        let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new());
+        let storage = open_storage();
         Ok(Self {
             pool: CheckpointPool::new(&storage),
             storage,
@@ -111,6 +112,16 @@ impl<'a> World<'a> {
             }
             std::thread::sleep(left.min(PIECE));
         }
+    }
+
+    /// Whether a stop was asked for.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.interrupt.load(Ordering::Relaxed)
+    }
+
+    /// Seconds since 1970-01-01 UTC.
+    pub(crate) fn unix_seconds(&self) -> u64 {
+        self.host.unix_seconds()
     }
 
     /// Waits until a stop is asked for.

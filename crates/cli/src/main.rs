@@ -6,6 +6,7 @@ mod error;
 mod host;
 mod messages;
 mod meter;
+mod notify;
 mod options;
 mod pace;
 mod requests;
@@ -14,6 +15,7 @@ mod scoring;
 mod serve;
 mod share_env;
 mod stdout;
+mod store;
 mod svg;
 
 use std::process::ExitCode;
@@ -62,6 +64,7 @@ fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Err
         Command::Train(args) => command::train::run(args, &world, messages),
         Command::Demo(args) => command::demo::run(args, &world, messages),
         Command::Report(args) => command::report::run(args, &world, messages),
+        Command::Clean(args) => command::clean::run(args, messages),
         Command::Generate(args) => command::generate::run(args, messages),
     }
 }

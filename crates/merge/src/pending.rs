@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use thalweg_checkpoint::OutputLayout;
 use thalweg_storage::guard::{Place, check_folder, check_place, is_empty_folder, look_at};
-use thalweg_storage::publish::{Replace, is_stage_name, stage_path, trainer_part};
+use thalweg_storage::publish::{Replace, is_stage_name, trainer_part};
 use thalweg_storage::{FileKind, Storage};
 use thalweg_tensor::Digest;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
@@ -146,7 +146,7 @@ fn check_nesting(plan: &MergePlan, storage: &dyn Storage) -> Result<(), Error> {
 /// Neither an output nor its stage may replace a source.
 pub(crate) fn refuse_sources(storage: &dyn Storage, output: &OutputPlan, sources: &[OpenSource]) -> Result<(), Error> {
     let target = storage.canonical_path(&output.path)?;
-    let stage = storage.canonical_path(&stage_path(&output.path))?;
+    let stage = storage.canonical_path(&storage.stage_path(&output.path))?;
     for source in sources {
         let real = storage.canonical_path(&source.path)?;
         if real.starts_with(&target) || real.starts_with(&stage) {
@@ -264,7 +264,7 @@ pub(crate) fn check_disk_space<'a>(
         needed_bytes += layout.len_bytes();
         let staged_bytes = run
             .storage
-            .list_folder(&stage_path(&output.path))
+            .list_folder(&run.storage.stage_path(&output.path))
             .map_or(0, |entries| entries.iter().map(|entry| entry.len_bytes).sum());
         let Some(free_bytes) = run.storage.free_bytes(&output.path)? else { continue };
         if needed_bytes > free_bytes.saturating_add(staged_bytes) {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use num_bigint::BigInt;
 use serde::{Deserialize, Serialize};
 use thalweg_checkpoint::ReadOptions;
-use thalweg_storage::check_local;
 use thalweg_storage::guard::OwnKind;
+use thalweg_storage::tidy_path;
 use thalweg_tensor::Dtype;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
@@ -437,9 +437,8 @@ impl MergePlan {
         let mut plan: Self = serde_json::from_str(text)
             .map_err(|error| Error::PlanInvalid { what: format!("it is not a plan: {error}") })?;
         for output in &mut plan.outputs {
-            check_local(&output.path)?;
             // A path that ends in `/` names the same folder.
-            output.path = output.path.components().collect();
+            output.path = tidy_path(&output.path);
         }
         plan.check()?;
         plan.outputs.iter().try_for_each(OutputPlan::check_scheme)?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use thalweg_checkpoint::{CONFIG_FILE_NAME, LOCK_NAME, OutputLayout, SideFile, SideFileKind, StagedCheckpoint};
 use thalweg_storage::guard::{Contents, Place, STAGE_HINT, foreign_entries, look_at, remove_own_folder, shown_names};
-use thalweg_storage::publish::{Replace, stage_path};
+use thalweg_storage::publish::Replace;
 use thalweg_storage::{Lock, Storage};
 use thalweg_tensor::Digest;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
@@ -64,7 +64,7 @@ pub(crate) fn find_stage(
     output: &OutputPlan,
     options: ExecuteOptions,
 ) -> Result<StagePlace, Error> {
-    let stage = stage_path(&output.path);
+    let stage = storage.stage_path(&output.path);
     match look_at(storage, &stage)? {
         Place::Free => return Ok(StagePlace::Free),
         Place::Folder if storage.count_entries(&stage)? == 0 => return Ok(StagePlace::Free),
@@ -108,7 +108,7 @@ pub(crate) fn stage_output<'a>(
     run: &RunContext<'_>,
 ) -> Result<StagedOutput<'a>, Error> {
     let storage = &run.storage;
-    let stage = stage_path(&output.path);
+    let stage = storage.stage_path(&output.path);
     if let StagePlace::Sealed = find_stage(&**storage, output, options)? {
         remove_own_folder(&**storage, &stage, MERGED_FOLDER)?;
     }
@@ -255,7 +255,7 @@ pub(crate) fn join_key(plan_digest: &str, identity: &str, reading: &Digest) -> S
 /// them. Otherwise they are removed, so that they do not block the command that fixes the fault.
 pub(crate) fn give_up(staged: Vec<StagedOutput<'_>>, error: Error, run: &RunContext<'_>) -> Error {
     if error.can_be_resumed() {
-        note_stages(staged.iter().map(|output| stage_path(&output.plan.path)), run);
+        note_stages(staged.iter().map(|output| run.storage.stage_path(&output.plan.path)), run);
         return error;
     }
     for output in staged {
@@ -277,6 +277,6 @@ pub(crate) fn note_stages(stages: impl Iterator<Item = PathBuf>, run: &RunContex
 
 /// Removes a stage that is of no use. If it cannot be removed, the next attempt reports it.
 pub(crate) fn remove_stage(storage: &dyn Storage, output: &StagedOutput<'_>) {
-    let stage = stage_path(&output.plan.path);
+    let stage = storage.stage_path(&output.plan.path);
     let _ = check_names(storage, &stage, &output.leftovers).and_then(|()| Ok(storage.remove(&stage)?));
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use thalweg_checkpoint::{CheckpointPool, ReadOptions};
 use thalweg_merge::context::{Limits, Progress, RunContext, Stage, TOOL, limit_threads};
-use thalweg_storage::{LocalStorage, ProcessHost, Storage};
+use thalweg_storage::{CloudSettings, ProcessHost, RoutedStorage, Storage};
 use thalweg_study::request::Resolver;
 use thalweg_tensor::kernel::Simd;
 use thalweg_tensor::parse_size;
@@ -36,7 +36,8 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(threads: Option<usize>, memory_bytes: u64) -> Result<Self> {
-        let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new());
+        let settings = CloudSettings::from_variables(std::env::vars_os(), &std::env::temp_dir());
+        let storage: Arc<dyn Storage> = Arc::new(RoutedStorage::new(settings));
         let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let asked = match threads {
             None => available,

@@ -1,6 +1,6 @@
-//! Network addresses: none are supported, and none may be mistaken for a path.
+//! Network addresses such as `s3://bucket/run`: none may be mistaken for a path.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::Error;
 
@@ -23,6 +23,34 @@ pub fn check_local(path: &Path) -> Result<(), Error> {
         Some(scheme) => Err(Error::UnsupportedScheme { path: path.to_owned(), scheme: scheme.to_owned() }),
         None => Ok(()),
     }
+}
+
+/// Whether a path is an address, with a scheme at its beginning.
+///
+/// # Example
+/// ```
+/// use std::path::Path;
+/// use thalweg_storage::is_address;
+///
+/// assert!(is_address(Path::new("s3://bucket/run")));
+/// assert!(!is_address(Path::new("runs/a")));
+/// ```
+pub fn is_address(path: &Path) -> bool {
+    path.to_str().and_then(split_scheme).is_some()
+}
+
+/// The path without `/` at its end, and with each `/` or `/.` inside only once. Of an address the `//` stays.
+pub fn tidy_path(path: &Path) -> PathBuf {
+    match is_address(path) {
+        true => path.components().as_path().to_owned(),
+        false => path.components().collect(),
+    }
+}
+
+/// The scheme of an address and what follows `://`.
+pub(crate) fn split_scheme(text: &str) -> Option<(&str, &str)> {
+    let scheme = scheme_of(text)?;
+    Some((scheme, text.strip_prefix(scheme)?.strip_prefix("://")?))
 }
 
 /// The scheme before `://`, at the beginning or after a `/`: an address that was joined to a folder is still an

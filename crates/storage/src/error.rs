@@ -3,6 +3,13 @@
 use std::io;
 use std::path::PathBuf;
 
+/// What paths may be.
+const SUPPORTED: &str = if cfg!(feature = "cloud") {
+    "local paths and `s3://`, `gs://`, `az://`, `https://`"
+} else {
+    "local paths: this program was built without object stores"
+};
+
 /// A failed act on storage.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -77,12 +84,38 @@ pub enum Error {
         what: String,
     },
     /// A path is an address on the network.
-    #[error("`{}`: addresses with `{scheme}://` are not supported, only local paths", path.display())]
+    #[error("`{}`: addresses with `{scheme}://` are not supported, only {}", path.display(), SUPPORTED)]
     UnsupportedScheme {
         /// The address as it was given.
         path: PathBuf,
         /// The part before `://`.
         scheme: String,
+    },
+    /// An object store refused a request, or could not be reached.
+    #[error("cannot {act} `{}`: {what}", path.display())]
+    Remote {
+        /// What was tried, as a verb.
+        act: &'static str,
+        /// The address.
+        path: PathBuf,
+        /// The kind of refusal.
+        fault: RemoteFault,
+        /// What the store answered, without anything secret.
+        what: String,
+    },
+    /// Where something is asked for, an upload was begun and has not ended.
+    #[error("`{}` is an unfinished upload", path.display())]
+    UnfinishedUpload {
+        /// The address.
+        path: PathBuf,
+    },
+    /// An address holds a password or a signature, which would end up in receipts.
+    #[error("`{shown}` holds {what}: it would be copied into plans, receipts and messages")]
+    SecretInAddress {
+        /// The address without it.
+        shown: String,
+        /// What it holds.
+        what: &'static str,
     },
     /// Another process holds the lock.
     #[error("`{}` is in use by another process", path.display())]
@@ -90,6 +123,52 @@ pub enum Error {
         /// The lock file.
         path: PathBuf,
     },
+}
+
+/// Why an object store gave nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RemoteFault {
+    /// The bucket or container does not exist.
+    NoBucket,
+    /// There are no credentials, or the store does not know them.
+    NoCredentials,
+    /// The credentials have expired.
+    Expired,
+    /// The credentials do not allow this.
+    Denied,
+    /// Nothing answers at the address, or the connection breaks.
+    Unreachable,
+    /// The store answers that it is busy or broken.
+    Busy,
+    /// An answer holds other bytes than it should.
+    Garbled,
+    /// The store or its server cannot do this.
+    Unsupported,
+    /// The variables by which the store is opened are missing or wrong.
+    Settings,
+    /// Anything else.
+    Other,
+}
+
+impl RemoteFault {
+    fn hint(self) -> Option<&'static str> {
+        Some(match self {
+            Self::NoBucket => "check the name of the bucket and `AWS_ENDPOINT_URL`, `AWS_REGION` or their like",
+            Self::NoCredentials => {
+                "set `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or their like for other stores; for a public \
+                 bucket set `AWS_SKIP_SIGNATURE=true`, `GOOGLE_SKIP_SIGNATURE=true` or `AZURE_SKIP_SIGNATURE=true`"
+            }
+            Self::Expired => "get new credentials and rerun the command: finished work is kept",
+            Self::Denied => "use credentials that may list, read and write there",
+            Self::Unreachable | Self::Busy | Self::Garbled => {
+                "rerun the command when the store answers: finished work is kept"
+            }
+            Self::Unsupported => "copy the files to a local folder first",
+            Self::Settings => "see docs/storage.md for the variables of each store",
+            Self::Other => return None,
+        })
+    }
 }
 
 impl Error {
@@ -104,6 +183,16 @@ impl Error {
             Self::UnsupportedScheme { .. } => {
                 Some("mount it and give a local path, or copy inputs and outputs with a separate tool")
             }
+            Self::Remote { fault, .. } => fault.hint(),
+            Self::UnfinishedUpload { .. } => {
+                Some("rerun the command that wrote it, which resumes, or remove it with `thalweg clean`")
+            }
+            Self::SecretInAddress { .. } => Some(
+                "give credentials by the variables of the store, such as `AWS_ACCESS_KEY_ID`, and the address alone",
+            ),
+            Self::Changed { path } if crate::is_address(path) => {
+                Some("the object was replaced: rerun the command once nothing writes there")
+            }
             Self::Locked { .. } => Some("wait until the other process has ended"),
             _ => None,
         }
@@ -112,6 +201,21 @@ impl Error {
     /// Whether the path does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Whether something new may be written to the path: nothing is there, or an upload that has not ended.
+    pub fn is_free(&self) -> bool {
+        self.is_not_found() || matches!(self, Self::UnfinishedUpload { .. })
+    }
+
+    /// Whether this is about a store as a whole, or about an object that was replaced, and says nothing about what a
+    /// file holds: code that skips what cannot be read must not skip for this.
+    pub fn is_of_store(&self) -> bool {
+        match self {
+            Self::Remote { .. } => true,
+            Self::Changed { path } => crate::is_address(path),
+            _ => false,
+        }
     }
 
     /// Whether the disk is full or a quota is used up.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::names::is_stage_name;
-use crate::{Error, FileKind, Storage, check_local};
+use crate::{CommitStyle, Error, FileKind, Storage, is_address};
 
 /// How much of a file is read to learn what it is.
 const HEAD_BYTES: u64 = 4096;
@@ -112,7 +112,7 @@ pub fn look_at(storage: &dyn Storage, path: &Path) -> Result<Place, Error> {
         return Ok(Place::Link(target));
     }
     match storage.file_info(path) {
-        Err(error) if error.is_not_found() => Ok(Place::Free),
+        Err(error) if error.is_free() => Ok(Place::Free),
         Err(error) => Err(error),
         Ok(info) => Ok(match info.kind {
             FileKind::File => Place::File,
@@ -127,7 +127,9 @@ pub fn look_at(storage: &dyn Storage, path: &Path) -> Result<Place, Error> {
 /// # Errors
 /// `NoPlace` for an empty path; `Io`.
 pub fn output_path(storage: &dyn Storage, path: &Path) -> Result<PathBuf, Error> {
-    check_local(path)?;
+    if is_address(path) {
+        return storage.canonical_path(path);
+    }
     if path.as_os_str().is_empty() {
         return Err(no_place(path, "an output needs a name".to_owned()));
     }
@@ -199,6 +201,10 @@ pub fn check_file(storage: &dyn Storage, path: &Path, kind: OwnKind<'_>, bytes: 
 /// Those of [`check_file`], and `NoPlace` if the folder is missing.
 pub fn check_document(storage: &dyn Storage, path: &Path, kind: OwnKind<'_>) -> Result<(), Error> {
     check_file(storage, path, kind, &[])?;
+    if storage.commit_style(path) == CommitStyle::Upload {
+        // A store has no folders, only names.
+        return Ok(());
+    }
     let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match storage.file_info(above) {
         Err(error) if is_missing(&error) => {

@@ -1,8 +1,10 @@
-//! The only code that touches the file system.
+//! The only code that touches the file system and the network.
 //!
-//! Floor 0: files, folders, syncs and atomic publishing. It does not know tensors or formats.
+//! Floor 0: files, folders, syncs, atomic publishing, object stores. It does not know tensors or formats.
 
 mod address;
+#[cfg(feature = "cloud")]
+pub mod cloud;
 pub mod error;
 pub mod guard;
 mod host;
@@ -13,8 +15,10 @@ mod names;
 pub mod publish;
 pub mod storage;
 
-pub use address::check_local;
-pub use error::Error;
+pub use address::{check_local, is_address, tidy_path};
+#[cfg(feature = "cloud")]
+pub use cloud::{CloudSettings, RoutedStorage};
+pub use error::{Error, RemoteFault};
 pub use host::{Host, ProcessHost, Unwatched};
 pub use local::LocalStorage;
 pub use memory::MemoryStorage;

@@ -320,7 +320,7 @@ impl MemoryStorage {
     fn check_renames(&self, act: &'static str, path: &Path) -> Result<(), Error> {
         match self.disk.commit_style {
             CommitStyle::RenameFolder => Ok(()),
-            CommitStyle::ManifestLast => Err(fail(act, path, io::ErrorKind::Unsupported)),
+            CommitStyle::ManifestLast | CommitStyle::Upload => Err(fail(act, path, io::ErrorKind::Unsupported)),
         }
     }
 }
@@ -485,7 +485,7 @@ impl Storage for MemoryStorage {
         self.take_lock(path, true)
     }
 
-    fn commit_style(&self) -> CommitStyle {
+    fn commit_style(&self, _path: &Path) -> CommitStyle {
         self.disk.commit_style
     }
 }

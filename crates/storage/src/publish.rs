@@ -8,7 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::guard::{
-    OwnFolder, OwnKind, Place, check_file, check_folder, is_empty_folder, is_own_file, look_at, remove_own_folder,
+    Contents, OwnFolder, OwnKind, Place, check_file, check_folder, is_empty_folder, is_own_file, look_at,
+    remove_own_folder,
 };
 pub use crate::names::{is_stage_name, stage_path, trainer_part};
 use crate::names::{new_path, old_path};
@@ -58,7 +59,7 @@ pub fn publish_folder(
     replace: Replace,
     own: OwnFolder<'_>,
 ) -> Result<(), Error> {
-    match storage.commit_style() {
+    match storage.commit_style(target) {
         CommitStyle::RenameFolder if replace == Replace::Never => {
             if is_empty_folder(storage, target)? {
                 storage.remove(target)?;
@@ -66,6 +67,7 @@ pub fn publish_folder(
             rename_or_undo(storage, stage, target)
         }
         CommitStyle::RenameFolder => replace_durably(storage, stage, target, Own::Folder(own)),
+        CommitStyle::Upload => upload(storage, stage, target, replace, own),
         CommitStyle::ManifestLast if stage == target => Ok(()),
         // To say yes here would be to lose the output without a word.
         CommitStyle::ManifestLast => Err(Error::NotInPlace { stage: stage.to_owned(), target: target.to_owned() }),
@@ -81,11 +83,16 @@ pub fn publish_folder(
 pub fn publish_file(storage: &dyn Storage, path: &Path, bytes: &[u8], kind: OwnKind<'_>) -> Result<(), Error> {
     let own = Own::File(kind, bytes);
     own.check(storage, path)?;
-    match storage.commit_style() {
+    match storage.commit_style(path) {
         CommitStyle::RenameFolder => {
             let beside = place_beside(storage, path, own)?;
             write_durably(storage, &beside, bytes)?;
             replace_durably(storage, &beside, path, own)
+        }
+        CommitStyle::Upload => {
+            storage.create_folder(parent_of(path))?;
+            own.remove(storage, path)?;
+            write_durably(storage, path, bytes)
         }
         CommitStyle::ManifestLast => {
             own.remove(storage, path)?;
@@ -93,6 +100,32 @@ pub fn publish_file(storage: &dyn Storage, path: &Path, bytes: &[u8], kind: OwnK
             storage.sync_folder(parent_of(path))
         }
     }
+}
+
+/// Uploads a stage. The old output is removed before: an object store can exchange nothing, and of two outputs in one
+/// place none would be whole. Its successor is durable in the stage by then.
+fn upload(
+    storage: &dyn Storage,
+    stage: &Path,
+    target: &Path,
+    replace: Replace,
+    own: OwnFolder<'_>,
+) -> Result<(), Error> {
+    let Contents::Ours { manifest, .. } = (own.contents_of)(storage, stage)? else {
+        return Err(Error::NotInPlace { stage: stage.to_owned(), target: target.to_owned() });
+    };
+    match replace {
+        Replace::Force => remove_own_folder(storage, target, own)?,
+        Replace::Never if look_at(storage, target)? != Place::Free => {
+            return Err(Error::Io {
+                act: "upload to",
+                path: target.to_owned(),
+                source: io::ErrorKind::AlreadyExists.into(),
+            });
+        }
+        Replace::Never => {}
+    }
+    storage.upload_folder(stage, target, &manifest)
 }
 
 /// What may be replaced and removed.

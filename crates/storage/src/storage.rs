@@ -1,4 +1,4 @@
-//! The `Storage` trait: what the rest of thalweg may ask of a disk (later: of an object store).
+//! The `Storage` trait: what the rest of thalweg may ask of a disk or of an object store.
 //!
 //! Nothing here assumes that a rename exists: `commit_style` says how an output becomes visible, and
 //! `publish` is the only code that acts on it.
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::Error;
+use crate::names::stage_path;
 
 /// What is at a path, after following links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +30,8 @@ pub struct FileInfo {
     pub len_bytes: u64,
     /// Time of the last change, nanoseconds since 1970; 0 where the storage has none.
     pub modified_ns: i128,
-    /// Time of the last change of content or metadata, which no program can set, nanoseconds since 1970; 0 where the
-    /// storage has none.
+    /// Time of the last change of content or metadata, which no program can set, nanoseconds since 1970, or a number
+    /// made from the version that an object store gives; 0 where the storage has neither.
     pub changed_ns: i128,
     /// Device and inode, or another identity; (0, 0) where there is none.
     pub id: (u64, u64),
@@ -52,8 +53,10 @@ pub struct FolderEntry {
 pub enum CommitStyle {
     /// Staged beside the target, then renamed onto it.
     RenameFolder,
-    /// Written in place, with the manifest as the last file: object stores.
+    /// Written in place, with the manifest as the last file.
     ManifestLast,
+    /// Staged on a local disk, then uploaded, with the manifest as the last object: object stores.
+    Upload,
 }
 
 /// A file opened for positioned reads. A truncated or changed file is an error, never a signal.
@@ -131,7 +134,7 @@ impl Lock {
     }
 }
 
-/// A disk, a memory, later an object store.
+/// A disk, a memory, an object store.
 pub trait Storage: Send + Sync + Debug {
     /// What is at `path`, following links.
     ///
@@ -287,8 +290,28 @@ pub trait Storage: Send + Sync + Debug {
     /// As `lock`.
     fn lock_shared(&self, path: &Path) -> Result<Lock, Error>;
 
-    /// How an output becomes visible here.
-    fn commit_style(&self) -> CommitStyle {
+    /// How an output at `path` becomes visible.
+    fn commit_style(&self, _path: &Path) -> CommitStyle {
         CommitStyle::RenameFolder
     }
+
+    /// Where the output `target` is written before it becomes visible: beside it where it can be renamed, on a local
+    /// disk where it is uploaded.
+    fn stage_path(&self, target: &Path) -> PathBuf {
+        stage_path(target)
+    }
+
+    /// Uploads what the folder `stage` holds to `target`, the file `manifest` last, then removes the stage. Until then
+    /// nothing is found at `target`. What an interrupted upload of the same files left is used.
+    ///
+    /// # Errors
+    /// `Io` with kind `Unsupported` where `commit_style` is not `Upload`; `Remote`.
+    fn upload_folder(&self, _stage: &Path, target: &Path, _manifest: &str) -> Result<(), Error> {
+        let source = std::io::ErrorKind::Unsupported.into();
+        Err(Error::Io { act: "upload to", path: target.to_owned(), source })
+    }
+
+    /// Says that these files are about to be opened and their beginnings read, so that a storage with slow answers can
+    /// ask for all of them at once.
+    fn will_open(&self, _paths: &[PathBuf]) {}
 }

@@ -609,7 +609,7 @@ impl Storage for CrashDisk {
         self.take_lock(path, true)
     }
 
-    fn commit_style(&self) -> CommitStyle {
+    fn commit_style(&self, _path: &Path) -> CommitStyle {
         self.state().commit_style
     }
 }

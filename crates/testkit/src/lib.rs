@@ -14,6 +14,7 @@ mod crash_image;
 pub mod exact_bytes;
 pub mod filters;
 pub mod numbers;
+pub mod s3_server;
 pub mod scratch;
 pub mod storage_suite;
 pub mod tap;
@@ -22,6 +23,7 @@ pub mod tiny_run;
 
 pub use counting_allocator::CountingAllocator;
 pub use crash_disk::CrashDisk;
+pub use s3_server::{S3Server, ServerFault};
 pub use scratch::Scratch;
 pub use tap::Tap;
 pub use tiny_checkpoint::{Sharding, TinyCheckpoint};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use thalweg_storage::guard::{Contents, OwnFolder, OwnKind};
 use thalweg_storage::publish::{Replace, publish_file, publish_folder};
-use thalweg_storage::{CommitStyle, Error, FileInfo, FileKind, FolderEntry, ReadAt, Storage, WriteAt};
+use thalweg_storage::{CommitStyle, Error, FileInfo, FileKind, FolderEntry, ReadAt, Storage, WriteAt, is_address};
 
 /// An empty folder on a storage.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub struct SuiteFolder {
     pub storage: Arc<dyn Storage>,
     /// The folder, which is there.
     pub folder: PathBuf,
+    /// Whether files are synced as soon as they are written: a store then has them, and not only its client.
+    pub syncs: bool,
     /// What must live as long as the folder, if anything.
     pub keep: Option<Box<dyn Any>>,
 }
@@ -30,6 +32,9 @@ impl SuiteFolder {
     fn create(&self, name: &str, bytes: &[u8]) -> Arc<dyn WriteAt> {
         let file = self.storage.create_file(&self.path(name), bytes.len() as u64).unwrap();
         file.write_all_at(0, bytes).unwrap();
+        if self.syncs {
+            file.sync().unwrap();
+        }
         file
     }
 
@@ -50,7 +55,7 @@ impl SuiteFolder {
     }
 
     fn renames(&self) -> bool {
-        self.storage.commit_style() == CommitStyle::RenameFolder
+        self.storage.commit_style(&self.folder) == CommitStyle::RenameFolder
     }
 
     fn names(&self, name: &str) -> Vec<String> {
@@ -324,7 +329,7 @@ fn check_locks_and_paths(at: &SuiteFolder) {
 
     let canonical = |name: &str| at.storage.canonical_path(&at.path(name)).unwrap();
     let root = canonical("");
-    assert!(root.is_absolute());
+    assert!(root.is_absolute() || is_address(&root));
     for (name, expected) in [("f/../lock", "lock"), ("f/./new/deep", "f/new/deep"), ("no/../new", "new"), ("f/", "f")] {
         assert_eq!(canonical(name), root.join(expected), "{name}");
     }
@@ -377,6 +382,9 @@ fn check_publish_folder(at: &SuiteFolder) {
     let publish = |stage: &str, target: &str, replace| {
         publish_folder(&*at.storage, &at.path(stage), &at.path(target), replace, own)
     };
+    if at.storage.commit_style(&at.folder) == CommitStyle::Upload {
+        return check_upload(at, own);
+    }
     at.make_folder("stage");
     at.create("stage/x", b"new");
     if !at.renames() {
@@ -401,6 +409,35 @@ fn check_publish_folder(at: &SuiteFolder) {
     assert_eq!(at.names("out"), ["y"]);
 }
 
+/// Where a stage is uploaded, it is on a local disk, and nothing of it is left there.
+fn check_upload(at: &SuiteFolder, own: OwnFolder<'_>) {
+    let out = at.path("out");
+    let stage = at.storage.stage_path(&out);
+    let fill = |name: &str, bytes: &[u8]| {
+        at.storage.create_folder(&stage.join("inner")).unwrap();
+        for name in ["x", name, "inner/z"] {
+            let file = at.storage.create_file(&stage.join(name), bytes.len() as u64).unwrap();
+            file.write_all_at(0, bytes).unwrap();
+            file.sync().unwrap();
+        }
+    };
+    let publish = |replace| publish_folder(&*at.storage, &stage, &out, replace, own);
+    fill("a", b"new");
+    publish(Replace::Never).unwrap();
+    assert_eq!((at.bytes("out/x"), at.bytes("out/inner/z")), (b"new".to_vec(), b"new".to_vec()));
+    assert_eq!((at.names(""), at.names("out")), (owned(&["out"]), owned(&["a", "inner", "x"])));
+    assert!(at.storage.file_info(&stage).unwrap_err().is_not_found(), "the stage is removed");
+    fill("y", b"newer");
+    assert_eq!(kind_of(publish(Replace::Never), &out), ErrorKind::AlreadyExists);
+    assert_eq!(at.bytes("out/x"), b"new");
+    publish(Replace::Force).unwrap();
+    assert_eq!((at.names("out"), at.bytes("out/x")), (owned(&["inner", "x", "y"]), b"newer".to_vec()));
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
 fn check_publish_file(at: &SuiteFolder) {
     let kind = OwnKind::in_own_folder("a file");
     for bytes in [&b"old, and longer"[..], b"new"] {
@@ -408,5 +445,9 @@ fn check_publish_file(at: &SuiteFolder) {
         assert_eq!(at.bytes("plan.json"), bytes);
         assert_eq!(at.names(""), ["plan.json"], "nothing is left beside it");
     }
-    assert!(publish_file(&*at.storage, &at.path("missing/plan.json"), b"", kind).unwrap_err().is_not_found());
+    let nested = publish_file(&*at.storage, &at.path("missing/plan.json"), b"1", kind);
+    match at.storage.commit_style(&at.folder) {
+        CommitStyle::Upload => assert_eq!(at.bytes("missing/plan.json"), b"1", "a store has no folders"),
+        _ => assert!(nested.unwrap_err().is_not_found()),
+    }
 }

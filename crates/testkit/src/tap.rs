@@ -164,7 +164,7 @@ impl Storage for Tap {
         let lock = self.inner.lock_shared(path)?;
         Ok(if self.seen.lock().unwrap().has_no_locks { Lock::unsupported() } else { lock })
     }
-    fn commit_style(&self) -> CommitStyle {
-        self.inner.commit_style()
+    fn commit_style(&self, path: &Path) -> CommitStyle {
+        self.inner.commit_style(path)
     }
 }

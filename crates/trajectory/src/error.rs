@@ -19,6 +19,9 @@ pub enum Error {
     /// The storage refused; its message says the path.
     #[error(transparent)]
     Storage(#[from] thalweg_storage::Error),
+    /// The store of a checkpoint could not be reached, or its objects were replaced.
+    #[error(transparent)]
+    Store(Box<thalweg_checkpoint::Error>),
     /// Nothing exists at the path.
     #[error("`{}` does not exist", path.display())]
     NotFound {
@@ -292,6 +295,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NothingFinished { advice, .. } => return Some(advice.clone()),
+            Self::Store(error) => return error.hint().map(str::to_owned),
             Self::LongerThanRun { span, option, .. } => {
                 return Some(format!("`--{option} {}` takes all of them", span.amount()));
             }

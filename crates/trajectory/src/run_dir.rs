@@ -218,6 +218,9 @@ fn check_candidates(
                     }
                     judge_success(&candidate, checkpoint.format_name(), trackers)
                 }
+                (None, Err(error)) if error.is_of_store() => {
+                    return Err(Error::Store(Box::new(error)));
+                }
                 (None, Err(error)) => judge_failure(storage, &candidate, &error, trackers)?,
             };
             checkpoints.push(RunCheckpoint {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{ExecutionArgs, OutputArgs, RunArgs, ScoringArgs, ServeAtArgs};
+use crate::notify::HookUrl;
 use crate::options::{Count, Seconds, parse_positive};
 
 /// A port, or `None` for the one that is tried by default.
@@ -67,6 +68,12 @@ pub(crate) struct WatchArgs {
     /// Keep checkpoints that later windows need in DIR/held, by hard links, when the trainer prunes them
     #[arg(long)]
     pub(crate) hold: bool,
+    /// Send a JSON message to this address (http only) on a spike of the loss and on a new best score
+    #[arg(long, value_name = "URL", help_heading = "Messages")]
+    pub(crate) notify: Option<HookUrl>,
+    /// Pipe the same message to a shell command, for example to curl
+    #[arg(long, value_name = "CMD", help_heading = "Messages")]
+    pub(crate) notify_command: Option<String>,
     /// Serve a page of it while it watches, at port 4840 or this one; `--serve=0` takes any that is free
     #[arg(
         long, value_name = "PORT", num_args = 0..=1, require_equals = true, default_missing_value = "default",

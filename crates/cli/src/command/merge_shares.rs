@@ -7,7 +7,7 @@ use thalweg_merge::plan::MergePlan;
 use thalweg_merge::share::{
     Finished, MissingShares, Share, ShareOutcome, ShareState, array_expression, execute_share, finish_shares,
 };
-use thalweg_storage::publish::stage_path;
+use thalweg_storage::Storage;
 use thalweg_study::shell_word;
 
 use crate::args::{MergeArgs, ShardChoice};
@@ -34,7 +34,7 @@ pub(crate) fn run_share(
     let outcomes = execute_share(plan, share, execute_options(&args.execution), &run);
     world.clear_progress();
     let outcomes = outcomes?;
-    messages.json(&share_document(share, &outcomes));
+    messages.json(&share_document(share, &outcomes, &*world.storage));
     let mut text: String = outcomes.iter().map(|outcome| describe_share(share, outcome)).collect();
     text.push_str(&next_step(args, share, &outcomes));
     messages.text(&text);
@@ -82,7 +82,7 @@ fn rerun(missing: &[usize]) -> serde_json::Value {
     if missing.is_empty() { serde_json::Value::Null } else { json!(array_expression(missing)) }
 }
 
-fn share_document(share: Share, outcomes: &[ShareOutcome]) -> serde_json::Value {
+fn share_document(share: Share, outcomes: &[ShareOutcome], storage: &dyn Storage) -> serde_json::Value {
     let is_done = outcomes.iter().any(|outcome| outcome.state == ShareState::Done);
     let (done, skipped): (Vec<usize>, Vec<usize>) =
         if is_done { (vec![share.index()], Vec::new()) } else { (Vec::new(), vec![share.index()]) };
@@ -90,7 +90,7 @@ fn share_document(share: Share, outcomes: &[ShareOutcome]) -> serde_json::Value 
     let row = |outcome: &ShareOutcome| {
         json!({
             "path": outcome.path,
-            "stage": stage_path(&outcome.path),
+            "stage": storage.stage_path(&outcome.path),
             "state": match outcome.state {
                 ShareState::Done => "done",
                 ShareState::Skipped => "skipped",

@@ -1,6 +1,7 @@
 //! One file for each command.
 
 mod against;
+pub(crate) mod clean;
 pub(crate) mod convert;
 pub(crate) mod demo;
 pub(crate) mod diff;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use thalweg_study::request::Resolver;
 use thalweg_study::watch::{
-    FailedMerge, KeepOptions, MakeEvaluator, WatchEnds, WatchNews, WatchPass, WatchRequest, WatchRow, WatchedOutput,
-    Watcher, keep_watching, score_once,
+    Bests, FailedMerge, KeepOptions, MakeEvaluator, Notice, WatchEnds, WatchNews, WatchPass, WatchRequest, WatchRow,
+    WatchedOutput, Watcher, keep_watching, score_once,
 };
 use thalweg_tensor::counted;
 
@@ -20,6 +20,7 @@ use crate::command::serve::start;
 use crate::error::Error;
 use crate::host::{World, command_line};
 use crate::messages::Messages;
+use crate::notify::{Notifier, Target};
 use crate::options::show_bytes;
 use crate::scoring::{make_evaluator, open_suites};
 use crate::serve::{Server, Waits};
@@ -43,21 +44,66 @@ pub(crate) fn run(args: &WatchArgs, world: &World<'_>, messages: &Messages) -> R
         evaluator.map_err(|error| thalweg_study::Error::Evaluator { what: error.to_string(), hint: error.hint() })
     };
     let make: Option<MakeEvaluator<'_>> = if is_scored(args) { Some(&make) } else { None };
-    if args.once {
-        return watch_once(args, &mut watcher, make, world, messages);
+    std::thread::scope(|scope| {
+        let targets = args.notify.iter().cloned().map(Target::Hook);
+        let targets = targets.chain(args.notify_command.iter().cloned().map(Target::Command)).collect();
+        let notifier = Notifier::start(scope, targets, (world, messages));
+        let news = News { notifier, bests: Bests::of(watcher.rows()), request: watcher.request().clone(), world };
+        if args.once {
+            return watch_once(args, &mut watcher, make, (news, messages));
+        }
+        watch_on(args, &mut watcher, make, (news, messages))
+    })
+}
+
+/// What is told to people elsewhere.
+struct News<'a> {
+    notifier: Option<Notifier<'a>>,
+    bests: Bests,
+    request: WatchRequest,
+    world: &'a World<'a>,
+}
+
+impl News<'_> {
+    fn looked(&self, pass: &WatchPass) {
+        let Some(notifier) = &self.notifier else { return };
+        for spike in &pass.new_spikes {
+            notifier.send(&Notice::of_spike(spike, &pass.recovery, &self.request, self.world.unix_seconds()));
+        }
     }
+
+    fn scored(&mut self, rows: &[WatchRow]) {
+        let Some(notifier) = &self.notifier else { return };
+        if let Some(best) = self.bests.take(rows) {
+            notifier.send(&Notice::of_best(best, &self.request, self.world.unix_seconds()));
+        }
+    }
+}
+
+fn watch_on(
+    args: &WatchArgs,
+    watcher: &mut Watcher<'_>,
+    make: Option<MakeEvaluator<'_>>,
+    (mut news, messages): (News<'_>, &Messages),
+) -> Result<Outcome, Error> {
+    let (world, folder) = (news.world, watcher.request().folder.clone());
     let _server = args.serve.map(|port| serve_page(args, &folder, port, (world, messages))).transpose()?;
     let options = KeepOptions {
         poll_seconds: args.poll.0,
         heartbeat_seconds: args.heartbeat.0,
         sleep: &|seconds| world.sleep(seconds),
         make_evaluator: make,
-        tell: &mut |news| {
+        tell: &mut |what| {
             world.clear_progress();
-            tell(news, messages);
+            match &what {
+                WatchNews::Looked(pass) => news.looked(pass),
+                WatchNews::Scored(rows) => news.scored(rows),
+                WatchNews::Trouble(_) | WatchNews::Heartbeat(_) => {}
+            }
+            tell(what, messages);
         },
     };
-    keep_watching(&mut watcher, options)?;
+    keep_watching(watcher, options)?;
     Ok(Outcome::Done)
 }
 
@@ -78,15 +124,18 @@ fn watch_once(
     args: &WatchArgs,
     watcher: &mut Watcher<'_>,
     make: Option<MakeEvaluator<'_>>,
-    world: &World<'_>,
-    messages: &Messages,
+    (mut news, messages): (News<'_>, &Messages),
 ) -> Result<Outcome, Error> {
     let pass = watcher.bring_up_to_date(&[]);
-    world.clear_progress();
+    news.world.clear_progress();
     let pass = pass?;
+    news.looked(&pass);
     let mut scored = Vec::new();
     if let Some(make) = make {
-        score_once(watcher, make, &mut |rows| scored.extend_from_slice(rows))?;
+        score_once(watcher, make, &mut |rows| {
+            news.scored(rows);
+            scored.extend_from_slice(rows);
+        })?;
     }
     let mut document = document(&pass);
     document["scored"] = json!(scored);

@@ -356,6 +356,7 @@ fn every_command_has_help() {
         "train",
         "demo",
         "report",
+        "clean",
         "law",
         "extrapolate",
         "law merge",

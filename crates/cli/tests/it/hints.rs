@@ -289,8 +289,8 @@ fn hints_about_existing_outputs_are_followed() {
     scene.write("notes/todo.txt", "x");
     follow_sentence(&scene, "merge run --last 2 -o notes", "", "merge run --last 2 -o elsewhere");
     follow_sentence(&scene, "merge run --last 2 -o notes --force", "", "merge run --last 2 -o elsewhere-2");
-    follow_sentence(&scene, "merge run --last 2 -o s3://bucket/out", "a local path", "merge run --last 2 -o local");
-    follow_sentence(&scene, "inspect gs://bucket/run", "a local path", "inspect run");
+    follow_sentence(&scene, "merge run --last 2 -o hdfs://namenode/out", "a local path", "merge run --last 2 -o local");
+    follow_sentence(&scene, "inspect hf://org/run", "a local path", "inspect run");
     let source = "merge run --last 2 -o run/checkpoint-1000";
     assert_eq!(scene.run(source).code, 2);
     // A plan whose sources changed.

@@ -14,13 +14,13 @@ use crate::support::{program, run};
 use crate::watch::{checkpoint, make_run, receipt, record, save};
 
 /// A watcher that is running.
-struct Beside {
+pub(crate) struct Beside {
     child: Child,
     out: PathBuf,
 }
 
 impl Beside {
-    fn start(run_path: &Path, out: &Path, more: &[&str]) -> Self {
+    pub(crate) fn start(run_path: &Path, out: &Path, more: &[&str]) -> Self {
         let mut command = program();
         command.arg("watch").arg(run_path).arg("-o").arg(out).args(["--poll", "20ms", "--heartbeat", "20ms"]);
         let child = command.args(more).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -37,7 +37,7 @@ impl Beside {
         }
     }
 
-    fn until_recorded(&mut self, names: &[&str]) {
+    pub(crate) fn until_recorded(&mut self, names: &[&str]) {
         self.until(&format!("{names:?}"), |out| {
             let text = std::fs::read_to_string(out.join("watch.jsonl")).unwrap_or_default();
             names.iter().all(|name| text.contains(&format!("\"name\":\"{name}\"")))
@@ -54,7 +54,7 @@ impl Beside {
         (status.code(), stdout, stderr)
     }
 
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         signal(&self.child, Signal::KILL);
         self.child.wait().unwrap();
     }

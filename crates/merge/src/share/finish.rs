@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use thalweg_checkpoint::{LOCK_NAME, OutputLayout, StagedCheckpoint};
 use thalweg_storage::guard::{Contents, Place, look_at, remove_own_folder};
-use thalweg_storage::publish::{Replace, publish_folder, stage_path};
+use thalweg_storage::publish::{Replace, publish_folder};
 use thalweg_storage::{Error as StorageError, FileKind, Lock};
 
 use super::division::Division;
@@ -173,7 +173,7 @@ fn existing(
 ) -> Result<MergeOutcome, Error> {
     let as_it_is = ExecuteOptions { replace: Replace::Never, partial: PartialStage::Resume };
     let pending = Pending::find(plan, (sources, layout), as_it_is, run)?;
-    let stage = stage_path(&plan.outputs[0].path);
+    let stage = run.storage.stage_path(&plan.outputs[0].path);
     let outcome = pending.into_outcomes(Vec::new()).pop().ok_or(Error::NoShares { stage: stage.clone() })?;
     if options.replace == Replace::Force && look_at(&*run.storage, &stage)? == Place::Folder {
         // The output that this one replaced, if a stop came before it was removed.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use thalweg_checkpoint::{LOCK_NAME, OutputLayout, StagedCheckpoint};
 use thalweg_storage::guard::{Place, look_at, remove_own_folder, shown_names};
-use thalweg_storage::publish::stage_path;
 use thalweg_storage::{Lock, Storage};
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
@@ -48,7 +47,7 @@ pub(super) struct ShareScene<'a> {
 
 impl<'a> ShareScene<'a> {
     pub(super) fn stage(self) -> PathBuf {
-        stage_path(&self.output.path)
+        self.storage().stage_path(&self.output.path)
     }
 
     fn storage(self) -> &'a dyn Storage {

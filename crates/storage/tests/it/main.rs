@@ -2,6 +2,9 @@
 
 // Clippy lets helpers unwrap where it sees that they are compiled for tests only.
 #[cfg(test)]
+#[cfg(feature = "cloud")]
+mod cloud;
+#[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod guard;

@@ -24,7 +24,7 @@ const SLICE_SECONDS: f64 = 1.0;
 pub type MakeEvaluator<'a> = &'a (dyn Fn(&Path) -> Result<Box<dyn Evaluator + 'a>, Error> + Sync);
 
 /// How a watcher keeps looking.
-pub struct KeepOptions<'a> {
+pub struct KeepOptions<'a, 'e> {
     /// Seconds between two looks.
     pub poll_seconds: f64,
     /// Seconds between two signs of life while nothing happens.
@@ -32,12 +32,12 @@ pub struct KeepOptions<'a> {
     /// Waits so many seconds, or less if a stop is asked for.
     pub sleep: &'a dyn Fn(f64),
     /// What scores, if anything does.
-    pub make_evaluator: Option<MakeEvaluator<'a>>,
+    pub make_evaluator: Option<MakeEvaluator<'e>>,
     /// Hears what happens.
     pub tell: &'a mut dyn FnMut(WatchNews<'_>),
 }
 
-impl fmt::Debug for KeepOptions<'_> {
+impl fmt::Debug for KeepOptions<'_, '_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeepOptions").field("poll_seconds", &self.poll_seconds).finish_non_exhaustive()
     }
@@ -103,7 +103,7 @@ impl fmt::Display for Heartbeat {
 ///
 /// # Errors
 /// `Interrupted`, once a stop was asked for. Everything can then be resumed by a new watcher.
-pub fn keep_watching(watcher: &mut Watcher<'_>, mut options: KeepOptions<'_>) -> Result<(), Error> {
+pub fn keep_watching(watcher: &mut Watcher<'_>, mut options: KeepOptions<'_, '_>) -> Result<(), Error> {
     let cx = watcher.context();
     std::thread::scope(|scope| {
         let (jobs, waiting) = channel::<ScoreJob>();
@@ -175,7 +175,7 @@ struct Keeper<'w, 'a> {
 }
 
 impl Keeper<'_, '_> {
-    fn run(&mut self, options: &mut KeepOptions<'_>) -> Result<(), Error> {
+    fn run(&mut self, options: &mut KeepOptions<'_, '_>) -> Result<(), Error> {
         loop {
             self.cx.check_interrupt()?;
             match self.look(options).and_then(|()| self.handle_scores(options)) {
@@ -201,7 +201,7 @@ impl Keeper<'_, '_> {
         }
     }
 
-    fn look(&mut self, options: &mut KeepOptions<'_>) -> Result<(), Error> {
+    fn look(&mut self, options: &mut KeepOptions<'_, '_>) -> Result<(), Error> {
         let now = self.watcher.scan()?;
         if self.seen.as_ref() == Some(&now) {
             return Ok(());
@@ -222,7 +222,7 @@ impl Keeper<'_, '_> {
         Ok(())
     }
 
-    fn say_trouble(&mut self, error: &Error, options: &mut KeepOptions<'_>) {
+    fn say_trouble(&mut self, error: &Error, options: &mut KeepOptions<'_, '_>) {
         let text = error.to_string();
         if self.beat.trouble.as_ref() != Some(&text) {
             (options.tell)(WatchNews::Trouble(error));
@@ -231,7 +231,7 @@ impl Keeper<'_, '_> {
     }
 
     /// Takes results, and hands on the newest end that has no scores.
-    fn handle_scores(&mut self, options: &mut KeepOptions<'_>) -> Result<(), Error> {
+    fn handle_scores(&mut self, options: &mut KeepOptions<'_, '_>) -> Result<(), Error> {
         let Some(scores) = &mut self.scores else { return Ok(()) };
         while let Ok((job, result)) = scores.results.try_recv() {
             scores.is_busy = false;
@@ -257,7 +257,7 @@ impl Keeper<'_, '_> {
         Ok(())
     }
 
-    fn say_alive(&mut self, options: &mut KeepOptions<'_>) {
+    fn say_alive(&mut self, options: &mut KeepOptions<'_, '_>) {
         let now = self.cx.host.elapsed_seconds();
         if self.last_beat.is_some_and(|last| now - last < options.heartbeat_seconds) {
             return;

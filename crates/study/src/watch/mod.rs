@@ -9,6 +9,7 @@ mod events;
 mod hold;
 mod keep;
 mod make;
+mod notice;
 mod record;
 mod request;
 mod scan;
@@ -18,6 +19,7 @@ mod watcher;
 
 pub use events::EVENTS_NAME;
 pub use keep::{Heartbeat, KeepOptions, MakeEvaluator, WatchNews, keep_watching, score_once};
+pub use notice::{Bests, NewBest, Notice, NoticeEvent};
 pub use record::{RECORD_NAME, WatchEvent, WatchRow, read_watch_record};
 pub use request::{WatchEnds, WatchRequest};
 pub use study::{RUN_FACTS_NAME, study_of_watch};

@@ -9,24 +9,42 @@ use thalweg_storage::publish::publish_file;
 use thalweg_trajectory::Trajectory;
 
 use super::checkpoints::KnownCheckpoints;
+use super::notice::new_spikes;
 use super::record::{WatchEvent, WatchRow};
 use crate::Error;
 use crate::begin_record::begin_record;
-use crate::record::{CheckpointRow, MergeSource, RawRow, STUDY_FILE, ScoreRow, StudyRecord, TrainingPoint, TrialRow};
+use crate::record::{
+    CheckpointRow, MergeSource, RawRow, STUDY_FILE, ScoreRow, SpikeRow, StudyRecord, TrainingPoint, TrialRow,
+};
 use crate::request::parse_scheme_word;
 
 /// Name of what a watcher writes down about its run: phases, log, checkpoints and spikes, as a study without scores.
 pub const RUN_FACTS_NAME: &str = "watch-run.json";
 /// Points of training loss that are kept; a page shows fewer.
 const MAX_TRAINING: usize = 8_000;
+/// The file has about a hundred bytes for each point and each checkpoint.
+const MAX_FACTS_BYTES: u64 = 256 << 20;
 
 /// What a run's folder and log tell, as last published.
 #[derive(Debug, Default)]
 pub(super) struct RunFacts {
     published: Option<String>,
+    /// Spikes that were known before; `None` where nothing was.
+    spikes: Option<Vec<SpikeRow>>,
+    /// Spikes that were not known.
+    pub(super) new_spikes: Vec<SpikeRow>,
+    /// Checkpoints that are proposed to resume from.
+    pub(super) recovery: Vec<u64>,
 }
 
 impl RunFacts {
+    /// What an earlier watcher wrote down. What cannot be read is written again.
+    pub(super) fn open(storage: &dyn Storage, folder: &Path) -> Self {
+        let text = storage.read_file(&folder.join(RUN_FACTS_NAME), MAX_FACTS_BYTES).ok();
+        let record = text.and_then(|bytes| StudyRecord::from_json(&String::from_utf8(bytes).ok()?).ok());
+        Self { spikes: record.map(|record| record.spikes), ..Self::default() }
+    }
+
     /// Writes down what is known about the run, if it changed.
     pub(super) fn publish(
         &mut self,
@@ -42,6 +60,11 @@ impl RunFacts {
             trajectory.finished().filter_map(|one| Some((one.step.0, known.written_seconds(&one.path)?))).collect();
         add_times(&mut record.checkpoints, &written);
         record.training = thin_training(record.training);
+        // Spikes that were there before the first watcher are not news.
+        let found = self.spikes.as_ref().map(|before| new_spikes(before, &record.spikes));
+        self.new_spikes.extend(found.unwrap_or_default());
+        self.spikes = Some(record.spikes.clone());
+        self.recovery.clone_from(&record.recovery);
         let text = record.to_json()?;
         if self.published.as_ref() != Some(&text) {
             publish_file(storage, &folder.join(RUN_FACTS_NAME), text.as_bytes(), STUDY_FILE)?;

@@ -24,6 +24,7 @@ use super::scan::{Scan, scan_run};
 use super::score::ScoreJob;
 use super::study::RunFacts;
 use crate::Error;
+use crate::record::SpikeRow;
 use crate::request::Resolver;
 use crate::sweep::SkippedEnds;
 
@@ -82,6 +83,10 @@ pub struct WatchPass {
     pub needed_steps: Vec<u64>,
     /// Steps that the newest windows would hold, which the run no longer has: they reach further back instead.
     pub vanished_steps: Vec<u64>,
+    /// Spikes of the training loss that no earlier look saw.
+    pub new_spikes: Vec<SpikeRow>,
+    /// Steps of the checkpoints that are proposed to resume from, if the run did not recover from a spike.
+    pub recovery: Vec<u64>,
     /// Bytes of sources that were read.
     pub bytes_read: u64,
     /// Finished checkpoints.
@@ -162,6 +167,7 @@ impl<'a> Watcher<'a> {
         recover_rows(&mut record, &folder, cx)?;
         record.publish(storage)?;
         publish_events(storage, &folder, record.rows())?;
+        let run_facts = RunFacts::open(storage, &folder);
         let request = WatchRequest { folder, ..request };
         Ok(Self {
             request,
@@ -175,7 +181,7 @@ impl<'a> Watcher<'a> {
             last_outputs: Vec::new(),
             last_checkpoints: BTreeMap::new(),
             unscorable: BTreeSet::new(),
-            run_facts: RunFacts::default(),
+            run_facts,
             _lock: lock,
         })
     }
@@ -216,6 +222,7 @@ impl<'a> Watcher<'a> {
             let before = pass;
             pass = self.look(moving)?;
             pass.bytes_read += before.bytes_read;
+            pass.new_spikes.splice(0..0, before.new_spikes);
             carry_bytes(&mut pass.outputs, &before.outputs);
             if pass.failed.iter().map(|one| &one.path).eq(before.failed.iter().map(|one| &one.path)) {
                 break;
@@ -234,6 +241,8 @@ impl<'a> Watcher<'a> {
             n_unusable: trajectory.checkpoints().iter().filter(|one| !one.state.is_finished()).count(),
             newest_step: trajectory.finished().next_back().map(|newest| newest.step.0),
             skipped: merges.skipped,
+            new_spikes: std::mem::take(&mut self.run_facts.new_spikes),
+            recovery: self.run_facts.recovery.clone(),
             ..WatchPass::default()
         };
         let plans: Vec<OutputPlan> = merges.trials.into_iter().map(|trial| trial.output).collect();

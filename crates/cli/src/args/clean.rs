@@ -1,0 +1,15 @@
+//! What can be typed for `clean`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+#[derive(Debug, Args)]
+pub(crate) struct CleanArgs {
+    /// Address of an output, a run or a bucket, such as s3://bucket/runs: everything below it is looked at
+    #[arg(value_name = "URL")]
+    pub(crate) path: PathBuf,
+    /// Name the unfinished uploads, and remove nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}

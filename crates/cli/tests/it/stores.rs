@@ -1,0 +1,169 @@
+//! Runs in an object store: the bytes of local merges, nothing half visible, and no secret anywhere.
+
+use std::fs;
+use std::process::Output;
+
+use thalweg_testkit::{RunLayout, S3Server, Scratch, ServerFault, TinyRun};
+
+use crate::support::program;
+
+/// A local run, the same run in a bucket, and a folder to work in.
+struct Scene {
+    scratch: Scratch,
+    server: S3Server,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let scratch = Scratch::new();
+        TinyRun::new(RunLayout::Checkpoint, &[1000, 2000, 3000]).write_to_disk(&scratch.join("run"));
+        let server = S3Server::start();
+        server.put_folder(&scratch.join("run"), "team/run");
+        Self { scratch, server }
+    }
+
+    fn output(&self, line: &str) -> Output {
+        let mut command = program();
+        command.current_dir(self.scratch.path()).args(line.split(' '));
+        command.env("THALWEG_STAGING", self.scratch.join("staging")).env("THALWEG_RETRY_SECONDS", "20");
+        command.envs(self.server.variables()).output().unwrap()
+    }
+
+    /// What a command says; no secret may be in it.
+    #[track_caller]
+    fn run(&self, line: &str, code: i32) -> String {
+        let output = self.output(line);
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{line}: {text}");
+        self.check_no_secret(text.as_bytes());
+        text
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        let variables = self.server.variables().into_iter();
+        variables.filter(|(name, _)| name.contains("KEY")).map(|(_, value)| value).collect()
+    }
+
+    #[track_caller]
+    fn check_no_secret(&self, bytes: &[u8]) {
+        for secret in self.secrets() {
+            let is_there = bytes.windows(secret.len()).any(|part| part == secret.as_bytes());
+            assert!(!is_there, "`{secret}` is in {}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    /// The files of an output below a prefix of the bucket are those of a local folder, but for the receipt.
+    #[track_caller]
+    fn check_same(&self, prefix: &str, folder: &str) {
+        for entry in fs::read_dir(self.scratch.join(folder)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let found = self.server.get(&format!("{prefix}/{name}")).unwrap_or_else(|| panic!("no {prefix}/{name}"));
+            self.check_no_secret(&found);
+            if !["thalweg.json", "README.md"].contains(&name.as_str()) {
+                assert!(found == fs::read(self.scratch.join(folder).join(&name)).unwrap(), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_run_in_a_bucket_merges_into_the_bytes_of_a_local_one() {
+    let scene = Scene::new();
+    let text = scene.run("inspect s3://bucket/team/run", 0);
+    assert!(text.contains("a run of 3 checkpoints, 3 finished"), "{text}");
+    scene.run("merge run --last 3 --scheme wma -o local", 0);
+    scene.run("merge s3://bucket/team/run --last 3 --scheme wma -o fetched", 0);
+    let of = |name: &str| fs::read(scene.scratch.join(name).join("model.safetensors")).unwrap();
+    assert!(of("local") == of("fetched"));
+    scene.check_no_secret(&fs::read(scene.scratch.join("fetched/thalweg.json")).unwrap());
+    scene.run("verify fetched --inputs", 0);
+}
+
+#[test]
+fn an_output_in_a_bucket_is_whole_and_is_known_again() {
+    let scene = Scene::new();
+    scene.run("merge run --last 2 -o local", 0);
+    scene.run("merge s3://bucket/team/run --last 2 -o s3://bucket/team/merged", 0);
+    scene.check_same("team/merged", "local");
+    assert_eq!(fs::read_dir(scene.scratch.join("staging/stages/s3/bucket/team")).unwrap().count(), 0);
+    let again = scene.run("merge s3://bucket/team/run --last 2 -o s3://bucket/team/merged", 0);
+    assert!(again.contains("already"), "{again}");
+    scene.run("verify s3://bucket/team/merged --inputs", 0);
+    let other = scene.run("merge s3://bucket/team/run --last 3 -o s3://bucket/team/merged", 2);
+    assert!(other.contains("--force"), "{other}");
+    scene.run("merge s3://bucket/team/run --last 3 -o s3://bucket/team/merged --force", 0);
+    scene.run("merge run --last 3 -o local3", 0);
+    scene.check_same("team/merged", "local3");
+    scene.run("diff s3://bucket/team/merged local3", 0);
+}
+
+#[test]
+fn other_commands_take_addresses_too() {
+    let scene = Scene::new();
+    scene.run("plan s3://bucket/team/run --last 2 -o s3://bucket/plans/plan.json --merged s3://bucket/out", 0);
+    scene.run("merge --plan s3://bucket/plans/plan.json", 0);
+    scene.run("merge run --last 2 -o local", 0);
+    scene.check_same("out", "local");
+    scene.run("convert s3://bucket/out --dtype f32 -o s3://bucket/wide", 0);
+    scene.run("convert local --dtype f32 -o local-wide", 0);
+    scene.check_same("wide", "local-wide");
+    let ours = scene.run("explain s3://bucket/team/run --last 3", 0);
+    assert!(ours.contains("cosine"), "{ours}");
+    scene.run("sweep s3://bucket/team/run --counts 2,3 -o s3://bucket/sweep", 0);
+    assert!(scene.server.keys().iter().any(|key| key.starts_with("sweep/") && key.ends_with("thalweg.json")));
+}
+
+#[test]
+fn an_interrupted_upload_is_not_seen_and_is_resumed_or_cleaned() {
+    let scene = Scene::new();
+    let merge = "merge s3://bucket/team/run --last 2 -o s3://bucket/out";
+    scene.server.fail_next("PUT out/thalweg.json", ServerFault::Status(403, "AccessDenied", 0));
+    let refused = scene.run(merge, 2);
+    assert!(refused.contains("403 (AccessDenied)") && refused.contains("credentials"), "{refused}");
+    let hidden = scene.run("inspect s3://bucket/out", 2);
+    assert!(hidden.contains("unfinished upload") && hidden.contains("thalweg clean"), "{hidden}");
+    let named = scene.run("clean s3://bucket --dry-run", 0);
+    assert!(named.contains("`s3://bucket/out`"), "{named}");
+    scene.run(merge, 0);
+    scene.run("merge run --last 2 -o local", 0);
+    scene.check_same("out", "local");
+    assert!(!scene.server.keys().iter().any(|key| key.contains("thalweg-upload")));
+    scene.server.fail_next("PUT out/model", ServerFault::Status(403, "AccessDenied", 0));
+    scene.run("merge s3://bucket/team/run --last 3 -o s3://bucket/out --force", 2);
+    let cleaned = scene.run("clean s3://bucket/out --json", 0);
+    assert!(cleaned.contains("\"removed\": true"), "{cleaned}");
+    assert!(!scene.server.keys().iter().any(|key| key.starts_with("out/")), "{:?}", scene.server.keys());
+    assert!(scene.run("clean s3://bucket/out", 0).contains("no unfinished uploads"));
+}
+
+#[test]
+fn faults_of_a_store_are_told_with_what_helps() {
+    let scene = Scene::new();
+    let missing = scene.run("inspect s3://bucket/team/nothing", 2);
+    assert!(missing.contains("s3://bucket/team/nothing"), "{missing}");
+    let bucket = scene.run("inspect s3://other/run", 2);
+    assert!(bucket.contains("NoSuchBucket") && bucket.contains("check the name of the bucket"), "{bucket}");
+    scene.server.fail_next("GET ", ServerFault::Status(400, "ExpiredToken", 0));
+    let expired = scene.run("inspect s3://bucket/team/run", 2);
+    assert!(expired.contains("get new credentials"), "{expired}");
+    let secret = scene.run("inspect https://me:AKIATESTKEYOFTHALWEG@host/run", 2);
+    assert!(secret.contains("a user name or a password"), "{secret}");
+    let tail = "GET team/run/checkpoint-3000/model.safetensors";
+    (0..2).for_each(|_| scene.server.fail_next(tail, ServerFault::Replaced(b"other".to_vec())));
+    let replaced = scene.run("merge s3://bucket/team/run --last 2 -o out", 2);
+    assert!(
+        replaced.contains("changed while it was read") && replaced.contains("wait until nothing writes"),
+        "{replaced}"
+    );
+    assert!(!scene.scratch.join("out").exists());
+}
+
+#[test]
+fn files_over_http_are_read() {
+    let scene = Scene::new();
+    let url = format!("{}/bucket/team/run/checkpoint-3000/model.safetensors", scene.server.endpoint());
+    let text = scene.run(&format!("inspect {url}"), 0);
+    assert!(text.contains("safetensors"), "{text}");
+    let refused = scene.run(&format!("merge run --last 2 -o {}/bucket/out", scene.server.endpoint()), 2);
+    assert!(refused.contains("only read"), "{refused}");
+}

@@ -1,0 +1,209 @@
+//! Blocks of objects in memory: what was asked for ahead, and what is read in small pieces.
+//!
+//! Neighbouring reads become one request for a block; a request that is under way is never made twice. What a pass over
+//! an object has read whole goes at once, the rest when room is needed, oldest first.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::fault::Fault;
+
+/// A block of an object: its name with its version, whether it is a large one, and its number.
+pub(super) type BlockKey = (Arc<str>, BlockSize, u64);
+
+/// Two sizes: headers are small, and a large block for each would be wasted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum BlockSize {
+    Small,
+    Large,
+}
+
+impl BlockSize {
+    pub(super) const fn bytes(self) -> u64 {
+        match self {
+            Self::Small => 128 << 10,
+            Self::Large => 4 << 20,
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Slot {
+    Asked,
+    Here { bytes: Vec<u8>, n_read: usize, last_used: u64 },
+    Failed(Fault),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    slots: BTreeMap<BlockKey, Slot>,
+    held_bytes: u64,
+    n_uses: u64,
+}
+
+/// The blocks of all stores of a process.
+#[derive(Debug)]
+pub(super) struct BlockCache {
+    state: Mutex<State>,
+    arrived: Condvar,
+    limit_bytes: u64,
+}
+
+/// Whether a caller must fetch a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ask {
+    /// Yes, and tell with [`BlockCache::put`].
+    Fetch,
+    /// It is here or under way, or there is no room for what is only asked ahead.
+    Skip,
+}
+
+/// Whether a reader waits for a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    Now,
+    Ahead,
+}
+
+impl BlockCache {
+    pub(super) fn new(limit_bytes: u64) -> Self {
+        Self { state: Mutex::default(), arrived: Condvar::new(), limit_bytes }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reserves a place for a block of `n_bytes`.
+    pub(super) fn ask(&self, key: &BlockKey, n_bytes: u64, need: Need) -> Ask {
+        let mut state = self.state();
+        if state.slots.contains_key(key) {
+            return Ask::Skip;
+        }
+        state.make_room(self.limit_bytes.saturating_sub(n_bytes));
+        if need == Need::Ahead && state.held_bytes + n_bytes > self.limit_bytes {
+            return Ask::Skip;
+        }
+        state.held_bytes += n_bytes;
+        state.slots.insert(key.clone(), Slot::Asked);
+        Ask::Fetch
+    }
+
+    /// Whether a block is here or under way.
+    pub(super) fn has(&self, key: &BlockKey) -> bool {
+        self.state().slots.contains_key(key)
+    }
+
+    /// Delivers a block of `n_bytes` that was asked for.
+    pub(super) fn put(&self, key: &BlockKey, n_bytes: u64, outcome: Result<Vec<u8>, Fault>) {
+        let mut state = self.state();
+        state.n_uses += 1;
+        let last_used = state.n_uses;
+        let slot = match outcome {
+            Ok(bytes) => Slot::Here { bytes, n_read: 0, last_used },
+            Err(fault) => {
+                state.held_bytes -= n_bytes;
+                Slot::Failed(fault)
+            }
+        };
+        state.slots.insert(key.clone(), slot);
+        drop(state);
+        self.arrived.notify_all();
+    }
+
+    /// Waits for a block and copies from `start` in it. `None` if it is not here and not under way: ask again.
+    pub(super) fn copy(&self, key: &BlockKey, start: usize, out: &mut [u8]) -> Option<Result<(), Fault>> {
+        let mut state = self.state();
+        loop {
+            state.n_uses += 1;
+            let now = state.n_uses;
+            match state.slots.get_mut(key)? {
+                Slot::Asked => {}
+                Slot::Failed(_) => match state.slots.remove(key) {
+                    Some(Slot::Failed(fault)) => return Some(Err(fault)),
+                    _ => return None,
+                },
+                Slot::Here { bytes, n_read, last_used } => {
+                    let part = start.checked_add(out.len()).and_then(|end| bytes.get(start..end))?;
+                    out.copy_from_slice(part);
+                    (*n_read, *last_used) = (*n_read + out.len(), now);
+                    let (is_read, len_bytes) = (*n_read >= bytes.len(), bytes.len() as u64);
+                    if is_read && key.1 == BlockSize::Large {
+                        state.slots.remove(key);
+                        state.held_bytes -= len_bytes;
+                    }
+                    return Some(Ok(()));
+                }
+            }
+            state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl State {
+    /// Drops blocks that no reader waits for until they hold at most `limit_bytes`.
+    fn make_room(&mut self, limit_bytes: u64) {
+        if self.held_bytes <= limit_bytes {
+            return;
+        }
+        let age = |(key, slot): (&BlockKey, &Slot)| match slot {
+            Slot::Here { last_used, bytes, .. } => Some((*last_used, key.clone(), bytes.len() as u64)),
+            Slot::Asked | Slot::Failed(_) => None,
+        };
+        let mut old: Vec<(u64, BlockKey, u64)> = self.slots.iter().filter_map(age).collect();
+        old.sort_unstable();
+        for (_, key, len_bytes) in old {
+            if self.held_bytes <= limit_bytes {
+                return;
+            }
+            self.slots.remove(&key);
+            self.held_bytes -= len_bytes;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::RemoteFault;
+
+    fn key(number: u64) -> BlockKey {
+        ("object".into(), BlockSize::Large, number)
+    }
+
+    #[test]
+    fn a_block_is_fetched_once_and_goes_when_it_was_read() {
+        let cache = BlockCache::new(100);
+        assert_eq!(cache.ask(&key(0), 4, Need::Now), Ask::Fetch);
+        assert_eq!(cache.ask(&key(0), 4, Need::Now), Ask::Skip);
+        cache.put(&key(0), 4, Ok(b"abcd".to_vec()));
+        let mut out = [0; 2];
+        cache.copy(&key(0), 2, &mut out).unwrap().unwrap();
+        assert_eq!((&out, cache.has(&key(0))), (b"cd", true));
+        cache.copy(&key(0), 0, &mut out).unwrap().unwrap();
+        assert_eq!((&out, cache.has(&key(0))), (b"ab", false));
+        assert!(cache.copy(&key(0), 0, &mut out).is_none());
+    }
+
+    #[test]
+    fn what_is_asked_ahead_stays_within_the_limit_and_what_is_needed_makes_room() {
+        let cache = BlockCache::new(8);
+        for number in 0..2 {
+            assert_eq!(cache.ask(&key(number), 4, Need::Ahead), Ask::Fetch);
+        }
+        assert_eq!(cache.ask(&key(2), 4, Need::Ahead), Ask::Skip, "both places are waited for");
+        cache.put(&key(0), 4, Ok(vec![0; 4]));
+        cache.put(&key(1), 4, Ok(vec![1; 4]));
+        assert_eq!(cache.ask(&key(2), 4, Need::Now), Ask::Fetch);
+        assert!(!cache.has(&key(0)) && cache.has(&key(1)), "the oldest goes");
+    }
+
+    #[test]
+    fn a_failure_is_told_once_and_then_asked_again() {
+        let cache = BlockCache::new(8);
+        assert_eq!(cache.ask(&key(0), 4, Need::Now), Ask::Fetch);
+        cache.put(&key(0), 4, Err(Fault::new(RemoteFault::Busy, "busy")));
+        assert!(cache.copy(&key(0), 0, &mut [0; 4]).unwrap().is_err());
+        assert_eq!(cache.ask(&key(0), 4, Need::Now), Ask::Fetch);
+    }
+}

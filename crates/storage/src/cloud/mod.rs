@@ -1,0 +1,71 @@
+//! Object stores behind the `Storage` trait: S3 and its like, Google Cloud Storage, Azure, and files over HTTPS.
+//!
+//! Everything async is in here, on a runtime that starts with the first address. What a storage cannot do here, such as
+//! a rename, is said by `commit_style`; what may be replaced is not decided here.
+
+mod block_cache;
+mod fault;
+mod key;
+mod listing;
+mod open_store;
+mod patient;
+mod pending_file;
+mod remote;
+mod remote_file;
+mod router;
+mod upload;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use router::RoutedStorage;
+pub use upload::{LeftoverUpload, UPLOAD_MARKER};
+
+/// What object stores are opened with. A face reads it from the environment.
+#[derive(Clone)]
+pub struct CloudSettings {
+    /// Variables of the environment by name, such as `AWS_ENDPOINT_URL`. Others than those of stores are ignored.
+    pub variables: Vec<(String, String)>,
+    /// The local folder where outputs are written before they are uploaded.
+    pub staging: PathBuf,
+    /// How long a failing request is tried again.
+    pub give_up_after: Duration,
+}
+
+impl CloudSettings {
+    /// What the variables of a process say. Stages are in `THALWEG_STAGING`, or else in a folder of this user in the
+    /// folder `temporary`: the same command finds them again after a kill.
+    pub fn from_variables(variables: impl Iterator<Item = (OsString, OsString)>, temporary: &Path) -> Self {
+        /// Prefixes of the variables that say where stores are, and who we are to them.
+        const PREFIXES: [&str; 4] = ["AWS_", "GOOGLE_", "AZURE_", "STORAGE_EMULATOR_HOST"];
+        const DEFAULT_RETRY_SECONDS: u64 = 120;
+
+        let mut staging = temporary.join(format!("thalweg-staging-{}", rustix::process::getuid().as_raw()));
+        let mut seconds = DEFAULT_RETRY_SECONDS;
+        let mut of_stores = Vec::new();
+        for (name, value) in variables.filter(|(_, value)| !value.is_empty()) {
+            let Some(name) = name.to_str() else { continue };
+            match (name, value.to_str()) {
+                ("THALWEG_STAGING", _) => staging = std::path::absolute(&value).unwrap_or_else(|_| value.into()),
+                ("THALWEG_RETRY_SECONDS", Some(text)) => seconds = text.trim().parse().unwrap_or(DEFAULT_RETRY_SECONDS),
+                (name, Some(text)) if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => {
+                    of_stores.push((name.to_owned(), text.to_owned()));
+                }
+                _ => {}
+            }
+        }
+        Self { variables: of_stores, staging, give_up_after: Duration::from_secs(seconds) }
+    }
+}
+
+/// Without the values: they hold secrets.
+impl std::fmt::Debug for CloudSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<&str> = self.variables.iter().map(|(name, _)| &**name).collect();
+        f.debug_struct("CloudSettings")
+            .field("variables", &names)
+            .field("staging", &self.staging)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,152 @@
+//! From an address to a client of its store, by the usual variables.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::http::HttpBuilder;
+use object_store::multipart::MultipartStore;
+use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+
+use super::CloudSettings;
+use super::fault::Fault;
+use super::key::{Location, Scheme};
+use super::patient::PatientConnector;
+use crate::error::{Error, RemoteFault};
+
+/// A store, and how it takes uploads in parts.
+pub(super) struct OpenStore {
+    pub(super) store: Arc<dyn ObjectStore>,
+    /// `None` where nothing can be written.
+    pub(super) parts: Option<Arc<dyn MultipartStore>>,
+}
+
+/// Few, because `Remote` tries again by the clock.
+fn retries(settings: &CloudSettings) -> RetryConfig {
+    let backoff =
+        BackoffConfig { init_backoff: Duration::from_millis(50), max_backoff: Duration::from_secs(2), base: 2.0 };
+    RetryConfig { backoff, max_retries: 3, retry_timeout: settings.give_up_after }
+}
+
+fn client_options(uses_http: bool) -> ClientOptions {
+    // A large part over a slow line takes long: only silence is an error.
+    ClientOptions::new()
+        .with_timeout_disabled()
+        .with_read_timeout(Duration::from_secs(20))
+        .with_connect_timeout(Duration::from_secs(5))
+        .with_allow_http(uses_http)
+        .with_pool_max_idle_per_host(64)
+}
+
+/// Variables that begin with one of `prefixes`, as the builders name them.
+fn variables<'a>(settings: &'a CloudSettings, prefixes: &[&str]) -> BTreeMap<String, &'a str> {
+    let is_meant = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
+    let named = settings.variables.iter().filter(|(name, value)| is_meant(name) && !value.is_empty());
+    named.map(|(name, value)| (name.to_ascii_lowercase(), &**value)).collect()
+}
+
+/// Opens the store of a location.
+///
+/// # Errors
+/// `Remote` with `Settings` if its variables are missing or wrong.
+pub(super) fn open_store(location: &Location, settings: &CloudSettings) -> Result<OpenStore, Error> {
+    // The first of the process decides; a second call finds one and changes nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let root = location.root();
+    let opened = match location.scheme {
+        Scheme::S3 => open_s3(location, settings),
+        Scheme::Google => open_google(location, settings),
+        Scheme::Azure => open_azure(location, settings),
+        Scheme::Http | Scheme::Https => open_http(&root, settings),
+    };
+    opened.map_err(|error| {
+        let what = error.to_string();
+        // The text of a builder names a variable or a part of the configuration, but might repeat its value.
+        let secret = settings.variables.iter().any(|(_, value)| value.len() >= 4 && what.contains(&**value));
+        let what = if secret { "a variable of the store has a wrong value".to_owned() } else { what };
+        Fault::new(RemoteFault::Settings, what).into_error("open", Path::new(&root))
+    })
+}
+
+fn both<S: ObjectStore + MultipartStore>(store: S) -> OpenStore {
+    let store = Arc::new(store);
+    OpenStore { store: Arc::<S>::clone(&store), parts: Some(store) }
+}
+
+fn open_s3(location: &Location, settings: &CloudSettings) -> object_store::Result<OpenStore> {
+    let variables = variables(settings, &["AWS_"]);
+    let mut builder = AmazonS3Builder::new();
+    for (name, value) in &variables {
+        if let Ok(key) = name.parse() {
+            builder = builder.with_config(key, *value);
+        }
+    }
+    // The variable for this one service comes before the one for all.
+    let endpoint = variables.get("aws_endpoint_url_s3").or(variables.get("aws_endpoint_url")).copied();
+    if let Some(endpoint) = endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    let uses_http = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
+    let store = builder
+        .with_bucket_name(&location.bucket)
+        .with_client_options(client_options(uses_http))
+        .with_retry(retries(settings))
+        .with_http_connector(PatientConnector::default())
+        .build()?;
+    Ok(both(store))
+}
+
+fn open_google(location: &Location, settings: &CloudSettings) -> object_store::Result<OpenStore> {
+    let variables = variables(settings, &["GOOGLE_", "STORAGE_EMULATOR_HOST"]);
+    let mut builder = GoogleCloudStorageBuilder::new();
+    for (name, value) in &variables {
+        if let Ok(key) = name.parse() {
+            builder = builder.with_config(key, *value);
+        }
+    }
+    let emulator = variables.get("storage_emulator_host").copied();
+    if let Some(host) = emulator {
+        let url = if host.contains("://") { host.to_owned() } else { format!("http://{host}") };
+        builder = builder.with_base_url(&url).with_skip_signature(true);
+    }
+    let store = builder
+        .with_bucket_name(&location.bucket)
+        .with_client_options(client_options(emulator.is_some()))
+        .with_retry(retries(settings))
+        .with_http_connector(PatientConnector::default())
+        .build()?;
+    Ok(both(store))
+}
+
+fn open_azure(location: &Location, settings: &CloudSettings) -> object_store::Result<OpenStore> {
+    let variables = variables(settings, &["AZURE_"]);
+    let mut builder = MicrosoftAzureBuilder::new();
+    for (name, value) in &variables {
+        if let Ok(key) = name.parse() {
+            builder = builder.with_config(key, *value);
+        }
+    }
+    let endpoint = variables.get("azure_storage_endpoint").or(variables.get("azure_endpoint"));
+    let uses_http = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
+    let store = builder
+        .with_container_name(&location.bucket)
+        .with_client_options(client_options(uses_http))
+        .with_retry(retries(settings))
+        .with_http_connector(PatientConnector::default())
+        .build()?;
+    Ok(both(store))
+}
+
+fn open_http(root: &str, settings: &CloudSettings) -> object_store::Result<OpenStore> {
+    let store = HttpBuilder::new()
+        .with_url(root)
+        .with_client_options(client_options(root.starts_with("http://")))
+        .with_retry(retries(settings))
+        .with_http_connector(PatientConnector::default())
+        .build()?;
+    Ok(OpenStore { store: Arc::new(store), parts: None })
+}

@@ -1,0 +1,156 @@
+//! An object opened for positioned reads, always of the version that was opened.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::block_cache::{Ask, BlockKey, BlockSize, Need};
+use super::fault::Fault;
+use super::listing::{Found, Object};
+use super::remote::Remote;
+use crate::error::RemoteFault;
+use crate::{Error, FileInfo, ReadAt};
+
+/// Reads at least as large, or that continue the last one, come in large blocks.
+const LARGE_READ_BYTES: u64 = BlockSize::Small.bytes();
+/// A read that begins within this after the last one continues it.
+const NEAR_BYTES: u64 = 1 << 20;
+/// Large blocks that are asked for ahead of the one that is read.
+const BLOCKS_AHEAD: u64 = 2;
+
+/// An object that is open.
+#[derive(Debug)]
+pub(super) struct RemoteFile {
+    remote: Arc<Remote>,
+    path: PathBuf,
+    key: String,
+    object: Object,
+    /// Key and version, as the cache names it.
+    name: Arc<str>,
+    last_end: AtomicU64,
+}
+
+impl RemoteFile {
+    pub(super) fn new(remote: &Arc<Remote>, key: &str, object: Object) -> Self {
+        let path = remote.path_of(key);
+        let name = remote.block_name(key, &object);
+        let (remote, key) = (Arc::clone(remote), key.to_owned());
+        Self { remote, path, key, object, name, last_end: AtomicU64::new(u64::MAX) }
+    }
+
+    /// Asks for the beginning, unless it is here.
+    pub(super) fn ask_head(&self) {
+        if self.object.len_bytes > 0 {
+            self.ask(self.small_size(), 0, Need::Ahead);
+        }
+    }
+
+    /// Small objects come whole.
+    fn small_size(&self) -> BlockSize {
+        const SMALL_OBJECT_BYTES: u64 = 1 << 20;
+        if self.object.len_bytes <= SMALL_OBJECT_BYTES { BlockSize::Large } else { BlockSize::Small }
+    }
+
+    fn block(&self, size: BlockSize, number: u64) -> (BlockKey, Range<u64>) {
+        let start = number * size.bytes();
+        let end = (start + size.bytes()).min(self.object.len_bytes);
+        ((Arc::clone(&self.name), size, number), start..end)
+    }
+
+    fn ask(&self, size: BlockSize, number: u64, need: Need) {
+        let (block, range) = self.block(size, number);
+        let n_bytes = range.end - range.start;
+        if self.remote.blocks().ask(&block, n_bytes, need) == Ask::Fetch {
+            self.remote.fetch_block(block, &self.key, &self.object, range);
+        }
+    }
+
+    /// In which blocks a read of `n_bytes` at `offset` comes.
+    fn size_for(&self, offset: u64, n_bytes: u64) -> BlockSize {
+        let last_end = self.last_end.swap(offset + n_bytes, Ordering::Relaxed);
+        let (first, last) = (offset / BlockSize::Large.bytes(), (offset + n_bytes - 1) / BlockSize::Large.bytes());
+        let has_large =
+            || (first..=last).all(|number| self.remote.blocks().has(&self.block(BlockSize::Large, number).0));
+        let (first, last) = (offset / BlockSize::Small.bytes(), (offset + n_bytes - 1) / BlockSize::Small.bytes());
+        let has_small =
+            || (first..=last).all(|number| self.remote.blocks().has(&self.block(BlockSize::Small, number).0));
+        if n_bytes >= LARGE_READ_BYTES || has_large() || self.small_size() == BlockSize::Large {
+            return BlockSize::Large;
+        }
+        let is_near = offset >= last_end && offset - last_end < NEAR_BYTES;
+        if is_near && !has_small() { BlockSize::Large } else { BlockSize::Small }
+    }
+
+    fn read_block(&self, size: BlockSize, number: u64, start: usize, out: &mut [u8]) -> Result<(), Error> {
+        /// A block may be dropped for room between its arrival and the copy, but not for ever.
+        const MAX_ATTEMPTS: usize = 100;
+        let (block, _) = self.block(size, number);
+        for _ in 0..MAX_ATTEMPTS {
+            self.ask(size, number, Need::Now);
+            match self.remote.blocks().copy(&block, start, out) {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(fault)) => return Err(fault.into_error("read", &self.path)),
+                None => {}
+            }
+        }
+        let fault = Fault::new(RemoteFault::Garbled, "a block is dropped again and again");
+        Err(fault.into_error("read", &self.path))
+    }
+}
+
+impl ReadAt for RemoteFile {
+    fn info(&self) -> FileInfo {
+        self.object.info(&self.key)
+    }
+
+    fn read_exact_at(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
+        let n_bytes = out.len() as u64;
+        let wanted_bytes = offset.saturating_add(n_bytes);
+        let found_bytes = self.object.len_bytes;
+        if wanted_bytes > found_bytes {
+            self.check_unchanged()?;
+            return Err(Error::Truncated { path: self.path.clone(), wanted_bytes, found_bytes });
+        }
+        if out.is_empty() {
+            return Ok(());
+        }
+        let size = self.size_for(offset, n_bytes);
+        let (first, last) = (offset / size.bytes(), (wanted_bytes - 1) / size.bytes());
+        (first..=last).for_each(|number| self.ask(size, number, Need::Now));
+        if size == BlockSize::Large {
+            let n_blocks = found_bytes.div_ceil(size.bytes());
+            (last + 1..n_blocks.min(last + 1 + BLOCKS_AHEAD)).for_each(|number| self.ask(size, number, Need::Ahead));
+        }
+        let mut rest = out;
+        for number in first..=last {
+            let begin = offset.max(number * size.bytes());
+            let end = wanted_bytes.min((number + 1) * size.bytes());
+            let (part, more) = rest.split_at_mut(to_index(end - begin));
+            self.read_block(size, number, to_index(begin - number * size.bytes()), part)?;
+            rest = more;
+        }
+        Ok(())
+    }
+
+    fn check_unchanged(&self) -> Result<(), Error> {
+        match self.remote.find(&self.key, "read")? {
+            Found::File(object) if object == self.object => Ok(()),
+            _ => Err(Error::Changed { path: self.path.clone() }),
+        }
+    }
+
+    fn will_need(&self, offset: u64, len_bytes: u64) {
+        let end = offset.saturating_add(len_bytes).min(self.object.len_bytes);
+        if offset >= end {
+            return;
+        }
+        let size = BlockSize::Large;
+        (offset / size.bytes()..=(end - 1) / size.bytes()).for_each(|number| self.ask(size, number, Need::Ahead));
+    }
+}
+
+/// Lengths of slices that exist fit.
+fn to_index(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}

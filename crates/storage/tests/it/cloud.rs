@@ -1,0 +1,319 @@
+//! Object stores over HTTP that fail: the same bytes, or an error that says what, where and what next.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use thalweg_storage::cloud::UPLOAD_MARKER;
+use thalweg_storage::guard::{Contents, OwnFolder};
+use thalweg_storage::publish::{Replace, publish_folder};
+use thalweg_storage::{CloudSettings, Error, ReadAt, RemoteFault, RoutedStorage, Storage};
+use thalweg_testkit::{S3Server, Scratch, ServerFault};
+
+pub(crate) fn settings(scratch: &Scratch) -> CloudSettings {
+    CloudSettings { variables: Vec::new(), staging: scratch.join("staging"), give_up_after: Duration::from_secs(20) }
+}
+
+/// A server, and a storage that knows where it is.
+struct Scene {
+    server: S3Server,
+    scratch: Scratch,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self { server: S3Server::start(), scratch: Scratch::new() }
+    }
+
+    fn storage(&self) -> RoutedStorage {
+        self.storage_for(Duration::from_secs(20))
+    }
+
+    fn storage_for(&self, give_up_after: Duration) -> RoutedStorage {
+        let variables = self.server.variables();
+        RoutedStorage::new(CloudSettings { variables, give_up_after, ..settings(&self.scratch) })
+    }
+
+    fn open(&self, key: &str) -> Arc<dyn ReadAt> {
+        self.storage().open_file(&address(key)).unwrap()
+    }
+}
+
+fn address(key: &str) -> PathBuf {
+    Path::new("s3://bucket").join(key)
+}
+
+fn pattern(n_bytes: usize) -> Vec<u8> {
+    const PERIOD: usize = 65_521;
+    let once: Vec<u8> = (0..PERIOD.min(n_bytes)).map(|n| ((n * 7 + n / 251) % 256).to_le_bytes()[0]).collect();
+    let mut bytes = once.repeat(n_bytes.div_ceil(PERIOD));
+    bytes.truncate(n_bytes);
+    bytes
+}
+
+fn read(file: &dyn ReadAt, offset: u64, n_bytes: usize) -> Result<Vec<u8>, Error> {
+    let mut out = vec![0; n_bytes];
+    file.read_exact_at(offset, &mut out).map(|()| out)
+}
+
+/// Reads survive what passes: every kind of fault, then the bytes.
+#[test]
+fn reads_survive_what_passes() {
+    let faults = [
+        ServerFault::Status(500, "InternalError", 0),
+        ServerFault::Status(503, "SlowDown", 0),
+        ServerFault::Status(503, "SlowDown", 1),
+        ServerFault::Status(429, "TooManyRequests", 0),
+        ServerFault::CutBody(1000),
+        ServerFault::Close,
+        ServerFault::ShortRange,
+        ServerFault::Late(Duration::from_millis(200)),
+    ];
+    for fault in faults {
+        let scene = Scene::new();
+        let bytes = pattern(5 << 20);
+        scene.server.put("run/x", &bytes);
+        let file = scene.open("run/x");
+        scene.server.fail_next("GET run/x", fault.clone());
+        assert!(read(&*file, 100, 300_000).unwrap() == bytes[100..300_100], "{fault:?}");
+        assert!(read(&*file, 4 << 20, 1 << 20).unwrap() == bytes[4 << 20..], "{fault:?}");
+    }
+}
+
+#[test]
+fn what_does_not_pass_is_an_error_with_a_next_step() {
+    let cases = [
+        (404, "NoSuchBucket", RemoteFault::NoBucket, "bucket"),
+        (403, "AccessDenied", RemoteFault::Denied, "credentials"),
+        (400, "ExpiredToken", RemoteFault::Expired, "new credentials"),
+        (403, "InvalidAccessKeyId", RemoteFault::NoCredentials, "AWS_ACCESS_KEY_ID"),
+        (403, "SignatureDoesNotMatch", RemoteFault::NoCredentials, "AWS_SECRET_ACCESS_KEY"),
+    ];
+    for (status, code, expected, hint) in cases {
+        let scene = Scene::new();
+        scene.server.put("run/x", b"abc");
+        scene.server.fail_next("GET ", ServerFault::Status(status, code, 0));
+        let error = scene.storage().file_info(&address("run/x")).unwrap_err();
+        assert!(matches!(&error, Error::Remote { fault, .. } if *fault == expected), "{error:?}");
+        assert!(!error.is_not_found());
+        let text = format!("{error} {error:?}");
+        assert!(text.contains("s3://bucket") && text.contains(code), "{text}");
+        assert!(error.hint().unwrap().contains(hint), "{error}");
+        assert!(!text.contains("AKIATEST"), "{text}");
+    }
+}
+
+#[test]
+fn a_store_that_stays_broken_is_given_up() {
+    let scene = Scene::new();
+    scene.server.put("run/x", &pattern(100));
+    let storage = scene.storage_for(Duration::from_secs(1));
+    let file = storage.open_file(&address("run/x")).unwrap();
+    for _ in 0..200 {
+        scene.server.fail_next("GET run/x", ServerFault::Status(503, "SlowDown", 0));
+    }
+    let error = read(&*file, 0, 100).unwrap_err();
+    assert!(matches!(&error, Error::Remote { fault: RemoteFault::Busy, .. }), "{error:?}");
+    assert!(error.to_string().contains("503 (SlowDown)") && error.to_string().contains("attempts"), "{error}");
+}
+
+#[test]
+fn nothing_that_listens_is_an_error_that_names_the_address() {
+    let scratch = Scratch::new();
+    let variables =
+        [("AWS_ENDPOINT_URL", "http://127.0.0.1:9"), ("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s")];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let give_up_after = Duration::from_millis(500);
+    let storage = RoutedStorage::new(CloudSettings { variables, give_up_after, ..settings(&scratch) });
+    let error = storage.list_folder(&address("run")).unwrap_err();
+    assert!(matches!(&error, Error::Remote { fault: RemoteFault::Unreachable, .. }), "{error:?}");
+    assert!(error.to_string().contains("`s3://bucket/run`"), "{error}");
+}
+
+#[test]
+fn an_object_that_is_replaced_while_it_is_read_is_an_error() {
+    let replacements = [pattern(9 << 20), pattern(100), Vec::new(), vec![1; 10 << 20]];
+    for replacement in replacements {
+        let scene = Scene::new();
+        scene.server.put("run/x", &vec![0; 9 << 20]);
+        let file = scene.open("run/x");
+        read(&*file, 0, 10).unwrap();
+        scene.server.fail_next("GET run/x", ServerFault::Replaced(replacement));
+        let error = read(&*file, 8 << 20, 10).unwrap_err();
+        assert!(matches!(error, Error::Changed { .. }), "{error:?}");
+        assert!(error.hint().unwrap().contains("replaced"));
+    }
+}
+
+#[test]
+fn a_run_is_listed_by_few_requests_and_neighbouring_reads_share_one() {
+    let scene = Scene::new();
+    for step in 0..50 {
+        for shard in 0..30 {
+            scene.server.put(&format!("run/step-{step}/model-{shard:05}.safetensors"), &[7; 2000]);
+        }
+    }
+    let storage = scene.storage();
+    scene.server.take_requests();
+    let entries = storage.list_folder(&address("run")).unwrap();
+    assert_eq!(entries.len(), 50);
+    for entry in &entries {
+        let folder = address("run").join(&entry.name);
+        assert_eq!(storage.list_folder(&folder).unwrap().len(), 30);
+        assert!(storage.file_info(&folder.join("config.json")).unwrap_err().is_not_found());
+        assert_eq!(storage.file_info(&folder.join("model-00007.safetensors")).unwrap().len_bytes, 2000);
+    }
+    let n_requests = scene.server.take_requests().iter().filter(|seen| seen.method == "GET").count();
+    assert_eq!(n_requests, 2, "two pages of names");
+    let file = storage.open_file(&address("run/step-3/model-00001.safetensors")).unwrap();
+    (0..10).for_each(|n| assert_eq!(read(&*file, n * 100, 100).unwrap(), [7; 100]));
+    let seen = scene.server.take_requests();
+    assert_eq!(seen.iter().filter(|seen| seen.method == "GET").count(), 1);
+    assert!(seen[0].head.to_ascii_lowercase().contains("if-match:"), "{}", seen[0].head);
+}
+
+#[test]
+fn heads_of_many_files_are_asked_for_at_once() {
+    let scene = Scene::new();
+    let keys: Vec<String> = (0..40).map(|n| format!("run/{n:02}.safetensors")).collect();
+    keys.iter().for_each(|key| scene.server.put(key, &pattern(3 << 20)));
+    let paths: Vec<PathBuf> = keys.iter().map(|key| address(key)).collect();
+    let storage = scene.storage();
+    storage.file_info(&address("run")).unwrap();
+    for key in &keys {
+        scene.server.fail_next(&format!("GET {key}"), ServerFault::Late(Duration::from_millis(100)));
+    }
+    let started = std::time::Instant::now();
+    storage.will_open(&paths);
+    for path in &paths {
+        assert_eq!(read(&*storage.open_file(path).unwrap(), 8, 100).unwrap(), pattern(108)[8..]);
+    }
+    assert!(started.elapsed() < Duration::from_secs(2), "one after the other they would take 4 s");
+}
+
+// Outputs.
+
+fn contents_of(_: &dyn Storage, _: &Path) -> Result<Contents, Error> {
+    Ok(Contents::Ours { manifest: "thalweg.json".to_owned(), foreign: Vec::new() })
+}
+
+const OWN: OwnFolder<'static> = OwnFolder { what: "an output", contents_of: &contents_of };
+
+/// Stages an output with a file in parts and small ones, and returns the path of the output.
+fn stage(storage: &RoutedStorage) -> (PathBuf, PathBuf) {
+    let out = address("out");
+    let stage = storage.stage_path(&out);
+    storage.create_folder(&stage).unwrap();
+    for (name, n_bytes) in [("big.safetensors", 9 << 20), ("config.json", 100), ("thalweg.json", 50)] {
+        let file = storage.create_file(&stage.join(name), 0).unwrap();
+        file.write_all_at(0, &pattern(n_bytes)).unwrap();
+        file.sync().unwrap();
+    }
+    (out, stage)
+}
+
+fn check_uploaded(scene: &Scene) {
+    assert_eq!(scene.server.keys(), ["out/big.safetensors", "out/config.json", "out/thalweg.json"]);
+    for (name, n_bytes) in [("big.safetensors", 9 << 20), ("config.json", 100), ("thalweg.json", 50)] {
+        assert!(scene.server.get(&format!("out/{name}")).unwrap() == pattern(n_bytes), "{name}");
+    }
+    assert_eq!(scene.server.n_open_uploads(), 0);
+}
+
+#[test]
+fn an_output_is_uploaded_in_parts_with_the_manifest_last() {
+    let scene = Scene::new();
+    let storage = scene.storage();
+    let (out, stage) = stage(&storage);
+    publish_folder(&storage, &stage, &out, Replace::Never, OWN).unwrap();
+    check_uploaded(&scene);
+    let puts: Vec<String> =
+        scene.server.take_requests().into_iter().filter(|seen| seen.method == "PUT").map(|seen| seen.key).collect();
+    assert_eq!(puts.iter().filter(|key| *key == "out/big.safetensors").count(), 2, "parts of 8 MiB");
+    assert_eq!((puts[0].as_str(), puts.last().unwrap().as_str()), ("out/thalweg-upload.json", "out/thalweg.json"));
+    assert!(storage.file_info(&stage).unwrap_err().is_not_found());
+}
+
+/// Wherever an upload dies, nothing is seen of it, and the next attempt uses the parts that are there.
+#[test]
+fn an_upload_that_dies_is_invisible_and_is_resumed() {
+    for dies_at in
+        ["PUT out/big", "PUT out/config", "POST out/big.safetensors?uploadId", "PUT out/thalweg.json", "POST ?delete"]
+    {
+        let scene = Scene::new();
+        let storage = scene.storage();
+        let (out, stage) = stage(&storage);
+        for _ in 0..8 {
+            scene.server.fail_next(dies_at, ServerFault::Status(403, "AccessDenied", 0));
+        }
+        publish_folder(&storage, &stage, &out, Replace::Never, OWN).unwrap_err();
+        let later = scene.storage();
+        let hidden = later.file_info(&out).unwrap_err();
+        assert!(matches!(hidden, Error::UnfinishedUpload { .. }), "{dies_at}: {hidden}");
+        assert!(hidden.is_free() && hidden.hint().unwrap().contains("thalweg clean"));
+        assert!(later.list_folder(Path::new("s3://bucket")).is_ok());
+        assert!(later.open_file(&out.join("config.json")).is_err(), "{dies_at}");
+        scene.server.forget_faults();
+        scene.server.take_requests();
+        publish_folder(&later, &stage, &out, Replace::Never, OWN).unwrap();
+        check_uploaded(&scene);
+        assert_eq!(later.list_folder(&out).unwrap().len(), 3);
+        let n_parts = scene.server.take_requests().iter().filter(|seen| seen.query.starts_with("partNumber")).count();
+        match dies_at {
+            "PUT out/big" => assert_eq!(n_parts, 2),
+            "PUT out/config" => assert!(n_parts <= 2),
+            _ => assert_eq!(n_parts, 0, "{dies_at}: the parts are there already"),
+        }
+    }
+}
+
+#[test]
+fn what_an_upload_left_is_named_and_removed() {
+    let scene = Scene::new();
+    scene.server.put("other/kept", b"1");
+    let storage = scene.storage();
+    let (out, stage) = stage(&storage);
+    for _ in 0..4 {
+        scene.server.fail_next("PUT out/big", ServerFault::Status(403, "AccessDenied", 0));
+    }
+    publish_folder(&storage, &stage, &out, Replace::Never, OWN).unwrap_err();
+    assert_eq!(scene.server.n_open_uploads(), 1);
+    let leftovers = storage.leftover_uploads(Path::new("s3://bucket")).unwrap();
+    assert_eq!((leftovers.len(), leftovers[0].path.clone(), leftovers[0].n_files), (1, out, 3));
+    storage.remove_leftover(&leftovers[0]).unwrap();
+    assert_eq!(scene.server.keys(), ["other/kept"]);
+    assert_eq!(scene.server.n_open_uploads(), 0);
+    assert!(storage.leftover_uploads(Path::new("s3://bucket")).unwrap().is_empty());
+}
+
+#[test]
+fn an_output_of_other_bytes_does_not_resume_an_upload() {
+    let scene = Scene::new();
+    let storage = scene.storage();
+    let (out, stage) = stage(&storage);
+    scene.server.fail_next("PUT out/thalweg.json", ServerFault::Status(403, "AccessDenied", 0));
+    publish_folder(&storage, &stage, &out, Replace::Never, OWN).unwrap_err();
+    for name in ["config.json", "thalweg.json"] {
+        storage.open_for_update(&stage.join(name)).unwrap().write_all_at(0, b"other").unwrap();
+    }
+    publish_folder(&storage, &stage, &out, Replace::Never, OWN).unwrap();
+    assert!(scene.server.get("out/config.json").unwrap().starts_with(b"other"));
+    assert_eq!(scene.server.n_open_uploads(), 0);
+    assert_eq!(scene.server.keys().len(), 3);
+}
+
+#[test]
+fn marker_has_the_name_that_the_documents_say() {
+    assert_eq!(UPLOAD_MARKER, "thalweg-upload.json");
+}
+
+#[test]
+fn no_secret_is_in_any_debug_text() {
+    let scene = Scene::new();
+    let storage = scene.storage();
+    storage.file_info(Path::new("s3://bucket")).unwrap();
+    let text = format!("{storage:?}");
+    for (_, secret) in scene.server.variables().iter().filter(|(name, _)| name.contains("KEY")) {
+        assert!(!text.contains(secret.as_str()), "{text}");
+    }
+}
