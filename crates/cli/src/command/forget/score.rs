@@ -110,7 +110,7 @@ fn text(args: &ForgetScoreArgs, record: &ForgetRecord) -> String {
         cost.seconds
     );
     if let Some(out) = &args.out {
-        let _ = writeln!(text, "next: `thalweg forget curve {}`", shell_path(&out));
+        let _ = writeln!(text, "next: `thalweg forget curve {}`", shell_path(out));
     }
     text
 }
