@@ -124,7 +124,7 @@ fn even_interval(sources: &[SourceRef]) -> Result<u64, [u64; 2]> {
     Err([least, most])
 }
 
-/// The refusal of uneven checkpoints, with an interval at which the run has as many, if one of its own will do.
+/// The refusal of uneven checkpoints, with an interval at which the run has as many, if theirs will do.
 fn uneven([least, most]: [u64; 2], n_sources: usize, trajectory: &Trajectory) -> Error {
     let steps: BTreeSet<u64> = trajectory.finished().map(|one| one.step.0).collect();
     let newest = steps.last().copied().unwrap_or(0);
