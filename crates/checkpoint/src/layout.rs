@@ -130,6 +130,11 @@ impl OutputLayout {
         &self.copies
     }
 
+    /// Names of all files besides side files, also of those that describe the others.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        reserved_names(self)
+    }
+
     /// The files; pieces of the catalog count them from 0.
     pub fn files(&self) -> &[OutputFile] {
         &self.files

@@ -117,7 +117,7 @@ pub(crate) fn sources_have_same_bytes(
     let plan = MergePlan::new(vec![receipt.plan.clone()])?;
     let sources = open_sources(&plan, run)?;
     let layout = align_sources(&sources, &plan, &*run.storage)?;
-    if !has_same_side_files(receipt, (&sources, &layout), &*run.storage)? {
+    if !has_same_side_files(receipt, (&sources, &layout), &run.storage)? {
         return Ok(false);
     }
     if has_same_times(receipt, &sources, &*run.storage)? {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use thalweg_checkpoint::format::huggingface::FORMAT_NAME;
 use thalweg_checkpoint::{
     CONFIG_FILE_NAME, Checkpoint, CommitRules, DcpExtras, LayoutEntry, Manifest, MegatronExtras, OutputFile,
-    OutputLayout, Template, commit_checkpoint, dcp_extras, kept_files, layout_dcp, layout_like, layout_megatron_dist,
-    layout_npz, layout_output, layout_torch, megatron_common, open_other_copy, shard_digest, updated_config,
-    without_quantisation,
+    OutputLayout, SideFile, Template, commit_checkpoint, dcp_extras, kept_files, layout_dcp, layout_like,
+    layout_megatron_dist, layout_npz, layout_output, layout_torch, megatron_common, open_other_copy, shard_digest,
+    updated_config, without_quantisation,
 };
 use thalweg_storage::Storage;
 use thalweg_storage::publish::Replace;
@@ -379,13 +379,16 @@ fn add_side_files(
 pub(crate) fn has_same_side_files(
     receipt: &MergeReceipt,
     (sources, layout): (&[OpenSource], &MergeLayout),
-    storage: &dyn Storage,
+    storage: &Arc<dyn Storage>,
 ) -> Result<bool, Error> {
     let Some(kind) = receipt.plan.digest.kind() else { return Ok(true) };
-    for file in travelling_files(&receipt.plan, sources, storage)? {
-        let known = receipt.files.iter().find(|known| known.name == file.name && known.frame_digest.is_none());
+    let laid_out = output_layout(&receipt.plan, layout, sources, storage)?;
+    // The format writes files of these names, with other content.
+    let is_laid_out = |file: &SideFile| laid_out.names().any(|name| name == file.name);
+    for file in travelling_files(&receipt.plan, sources, &**storage)? {
+        let known = receipt.files.iter().find(|known| known.name == file.name && !is_laid_out(&file));
         let Some(known) = known.and_then(|known| known.digest.as_deref()) else { continue };
-        let bytes = file.read(storage)?;
+        let bytes = file.read(&**storage)?;
         let is_known = |bytes: &[u8]| bytes_digest(kind, bytes).to_string() == known;
         if !is_known(&bytes) && !is_known(&as_written(&file.name, bytes, &receipt.plan, (sources, layout))) {
             return Ok(false);

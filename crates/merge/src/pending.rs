@@ -237,7 +237,7 @@ fn compare_sources(
             return Ok(None);
         }
     }
-    if !has_same_side_files(receipt, (sources, layout), &*run.storage)? {
+    if !has_same_side_files(receipt, (sources, layout), &run.storage)? {
         return Ok(None);
     }
     if has_same_times(receipt, sources, &*run.storage)? {

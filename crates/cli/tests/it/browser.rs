@@ -103,10 +103,13 @@ impl Browser {
     }
 
     /// Waits until an expression is true.
+    ///
+    /// What it asks for may not be there yet: a page that is loading has no parts.
     fn until(&mut self, expression: &str) {
         let end = Instant::now() + Duration::from_secs(60);
-        while self.value(expression) != json!(true) {
-            assert!(Instant::now() < end, "never: {expression}; {}", self.value("document.body.innerText"));
+        let patient = format!("(() => {{ try {{ return {expression}; }} catch {{ return false; }} }})()");
+        while self.value(&patient) != json!(true) {
+            assert!(Instant::now() < end, "never: {expression}; {}", self.value("document.body?.innerText"));
             std::thread::yield_now();
         }
     }

@@ -46,7 +46,7 @@ impl MixSpace {
     ///
     /// let names = ["web", "code", "math"].map(str::to_owned);
     /// let space = MixSpace::new(&names, "web", 0.5)?;
-    /// assert_eq!(space.data_shares(&[0.2, 0.8, 0.0]), [0.6, 0.4, 0.0]);
+    /// assert_eq!(space.data_shares(&[0.25, 0.75, 0.0]), [0.625, 0.375, 0.0]);
     /// # Ok::<(), thalweg_study::Error>(())
     /// ```
     pub fn new(names: &[String], general: &str, beta: f64) -> Result<Self, Error> {

@@ -102,6 +102,7 @@ mod tests {
         assert!(refused(r#"{"coefficients": {"web": 1.5, "code": -0.5}}"#).contains("-0.5 of `code` is not a share"));
         assert!(refused(r#"{"coefficients": {"web": 1}, "measures": {"a": NaN}}"#).contains("invalid type"));
         assert!(refused(r#"{"coefficients": {"web": "1"}}"#).contains("invalid type"));
-        assert!(refused("[]").contains("invalid"));
+        assert!(refused("[1, 2").contains("line 1 column"));
+        assert!(refused("[]").contains("neither") && refused("7").contains("invalid type"));
     }
 }
