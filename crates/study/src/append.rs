@@ -15,7 +15,7 @@ use thalweg_tensor::digest::DigestKind;
 
 use crate::Error;
 use crate::request::{Resolver, note_equal_steps};
-use crate::sums::{KeptSums, PLANES, checkpoints_of, describe, is_mean, like, refuse_sums};
+use crate::sums::{KeptSums, checkpoints_of, describe, is_mean, like, refuse_sums};
 
 /// A mean with one more checkpoint.
 #[derive(Debug, Clone)]
@@ -222,9 +222,8 @@ fn from_sums(
     }
     check_is_newest(receipt, &added)?;
     let folder = cx.storage.canonical_path(folder)?;
-    let plane =
-        |(name, sign): (&&str, i64)| (SourceRef { path: folder.join(name), step: None, tokens: None }, sign, true);
-    let terms = PLANES[..sums.n_planes].iter().zip([1, -1]).map(plane).collect();
+    let plane = |(path, sign): (PathBuf, i64)| (SourceRef { path, step: None, tokens: None }, sign, true);
+    let terms = sums.checked_planes(&folder, cx)?.into_iter().zip([1, -1]).map(plane).collect();
     let mut output = mean_of_terms(receipt, terms, added)?;
     output.dtype = sums.dtype;
     Ok(output)

@@ -1,7 +1,7 @@
 //! The exact sums of a mean, kept so that checkpoints can be added to it when the old ones are gone.
 //!
 //! A sum is kept as doubles: plane 1 is the sum, rounded once; where that is not exact, plane 2 is what the rounding
-//! took away. Its sign is turned, so that a sum of zeros keeps the sign of zero.
+//! took away, with its sign turned, so that a sum of zeros keeps the sign of zero.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use thalweg_merge::plan::{
     SourceRef,
 };
 use thalweg_merge::receipt::MergeReceipt;
-use thalweg_merge::verify::read_receipt;
+use thalweg_merge::verify::{VerifyScope, read_receipt, verify_output};
 use thalweg_storage::guard::{
     Contents, OwnFolder, OwnKind, Place, check_folder, foreign_entries, is_empty_folder, is_json_of_kind, look_at,
     output_path, shown_names,
@@ -53,8 +53,8 @@ const SUMS_FOLDER: OwnFolder<'static> = OwnFolder { what: "kept sums", contents_
 pub(crate) struct KeptSums {
     kind: String,
     version: u64,
-    /// Planes of doubles.
-    pub(crate) n_planes: usize,
+    /// Digest of each plane of doubles.
+    planes: Vec<String>,
     /// Digest of the mean.
     digest: Option<String>,
     /// Digest of the mean's receipt, which tells it where the mean has none.
@@ -92,10 +92,25 @@ impl KeptSums {
             ));
         }
         let sums: Self = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
-        if !(1..=PLANES.len()).contains(&sums.n_planes) || sums.checkpoints.is_empty() {
+        if !(1..=PLANES.len()).contains(&sums.planes.len()) || sums.checkpoints.is_empty() {
             return Err(refuse("it names no planes or no checkpoints".to_owned()));
         }
         Ok(sums)
+    }
+
+    /// The planes in `folder`, which must hold the bytes that were kept: nothing else tells once the checkpoints are
+    /// gone.
+    pub(crate) fn checked_planes(&self, folder: &Path, cx: &RunContext<'_>) -> Result<Vec<PathBuf>, Error> {
+        let check = |(name, digest): (&&str, &String)| {
+            let path = folder.join(name);
+            let receipt = read_receipt(&path, cx)?;
+            if receipt.digest.as_ref() == Some(digest) && verify_output(&path, VerifyScope::Output, cx)?.is_equal() {
+                return Ok(path);
+            }
+            let what = format!("`{name}` does not hold what was kept");
+            Err(refuse_sums(folder, &what, "leave out `--sums` while the old checkpoints exist, or restore the folder"))
+        };
+        PLANES.iter().zip(&self.planes).map(check).collect()
     }
 
     /// Whether these are the sums of a mean.
@@ -109,7 +124,7 @@ pub(crate) fn refuse_sums(folder: &Path, what: &str, hint: &str) -> Error {
     Error::request_with_hint(format!("`{}`: {what}", folder.display()), hint)
 }
 
-/// What a folder holds beside kept sums.
+/// What a folder holds in addition to kept sums.
 fn sums_contents(storage: &dyn Storage, folder: &Path) -> Result<Contents, StorageError> {
     if !is_json_of_kind(storage, &folder.join(SUMS_NAME), SUMS_KIND)? {
         return Ok(Contents::NotOurs);
@@ -289,7 +304,7 @@ pub fn keep_sums(receipt: &MergeReceipt, keep: &SumsToKeep, cx: &RunContext<'_>)
     if let Ok(sums) = KeptSums::read(&keep.folder, storage)
         && sums.is_of(receipt)
     {
-        return Ok(kept(sums.n_planes, true));
+        return Ok(kept(sums.planes.len(), true));
     }
     let stage = storage.stage_path(&keep.folder);
     clear_planes(storage, &stage)?;
@@ -328,27 +343,29 @@ fn write_sums(receipt: &MergeReceipt, keep: &SumsToKeep, stage: &Path, cx: &RunC
     let silent = RunContext { progress: &quiet, ..cx.clone() };
     let planes = SumPlanes { receipt, keep, stage, cx: &silent };
     let terms: Vec<Term> = receipt.plan.sources.iter().map(Term::of).collect();
-    let plane_1 = planes.write(&terms, PLANES[0])?;
+    let mut digests = vec![planes.write(&terms, PLANES[0])?];
     let mut rest: Vec<Term> = terms.iter().map(Term::turned).collect();
-    rest.push(Term { path: plane_1, sign: 1, is_sum: true });
-    let n_planes = if planes.write_is_zero(&rest, PLANES[1])? {
+    rest.push(Term { path: stage.join(PLANES[0]), sign: 1, is_sum: true });
+    let second = planes.write(&rest, PLANES[1])?;
+    if planes.is_zero(PLANES[1])? {
         cx.storage.remove(&stage.join(PLANES[1]))?;
-        1
     } else {
+        digests.push(second);
         rest.push(Term { path: stage.join(PLANES[1]), sign: -1, is_sum: true });
-        if !planes.write_is_zero(&rest, REST)? {
+        planes.write(&rest, REST)?;
+        if !planes.is_zero(REST)? {
             return Err(Error::request_with_hint(
                 "the sum of these checkpoints does not fit two planes of doubles",
                 WITHOUT_SUMS,
             ));
         }
         cx.storage.remove(&stage.join(REST))?;
-        2
-    };
+    }
+    let n_planes = digests.len();
     let sums = KeptSums {
         kind: SUMS_KIND.to_owned(),
         version: SUMS_VERSION,
-        n_planes,
+        planes: digests,
         digest: receipt.digest.clone(),
         receipt_digest: receipt.receipt_digest.clone(),
         dtype: keep.dtype,
@@ -406,7 +423,8 @@ struct SumPlanes<'a> {
 }
 
 impl SumPlanes<'_> {
-    fn write(&self, terms: &[Term], name: &str) -> Result<PathBuf, Error> {
+    /// Writes a sum; the digest of the plane.
+    fn write(&self, terms: &[Term], name: &str) -> Result<String, Error> {
         let source = |term: &Term| SourceRef { path: term.path.clone(), step: None, tokens: None };
         let sources: Vec<SourceRef> = terms.iter().map(source).collect();
         let coefficients = Coefficients::new(terms.iter().map(|term| term.sign), 1)?;
@@ -416,20 +434,20 @@ impl SumPlanes<'_> {
         let mut output = like(plan, OutputPlan::new(self.stage.join(name), "custom", &sources, &coefficients), newest);
         output.sources.iter_mut().zip(terms).for_each(|(source, term)| source.is_sum = term.is_sum);
         output.dtype = OutputDtype::F64;
-        output.digest = DigestChoice::None;
+        output.digest = DigestChoice::Xxh3;
         output.policy.model_card = false;
         output.policy.non_float = NonFloatPolicy::Newest;
         let options = ExecuteOptions { replace: Replace::Force, partial: PartialStage::Discard };
-        let path = output.path.clone();
-        execute_merge(&MergePlan::new(vec![output.of_model_alone()])?, options, self.cx)?;
-        Ok(path)
+        let outcomes = execute_merge(&MergePlan::new(vec![output.of_model_alone()])?, options, self.cx)?;
+        outcomes
+            .into_iter()
+            .find_map(|outcome| outcome.receipt.digest)
+            .ok_or(thalweg_merge::Error::Bug { what: "a plane has a digest" }.into())
     }
 
-    /// Writes a sum, and tells whether all that is summed in it is zero. NaN and infinities, which the mean has too,
-    /// have no rest.
-    fn write_is_zero(&self, terms: &[Term], name: &str) -> Result<bool, Error> {
-        let path = self.write(terms, name)?;
-        let checkpoint = self.cx.pool.open(&path, &Default::default())?;
+    /// Whether all that is summed in a plane is zero. NaN and infinities, which the mean has too, have no rest.
+    fn is_zero(&self, name: &str) -> Result<bool, Error> {
+        let checkpoint = self.cx.pool.open(&self.stage.join(name), &Default::default())?;
         let unbounded: BTreeSet<&str> =
             self.receipt.tensors.iter().filter(|one| one.n_non_finite > 0).map(|one| one.name.as_str()).collect();
         let mut buffer = Vec::new();

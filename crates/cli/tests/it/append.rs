@@ -90,7 +90,8 @@ fn check_chain<I: Iterator<Item = f32>>(values: impl Fn(u64) -> I, more: &[&str]
     }
     lab.mean(3, "mean-3", &[more, &["--keep-sums", &lab.word("sums-3")]].concat());
     let sums = std::fs::read_to_string(lab.path("sums-3/sums.json")).unwrap();
-    assert!(sums.contains(&format!("\"n_planes\":{n_planes}")), "{sums}");
+    let sums: serde_json::Value = serde_json::from_str(&sums).unwrap();
+    assert_eq!(sums["planes"].as_array().unwrap().len() as u64, n_planes, "{sums}");
     for n in 4..=6_u64 {
         // Only the sums and the new checkpoint are left.
         (1..n).for_each(|step| drop(std::fs::remove_file(lab.step(step))));
@@ -356,6 +357,36 @@ fn sums_replace_only_sums_and_only_when_forced() {
     let (is_done, stderr) = merge("100,200", "m2", "sums", &["--force"]);
     assert!(is_done && std::fs::read(lab.path("sums/sums.json")).unwrap() != before, "{stderr}");
     assert_eq!(std::fs::read_dir(lab.path("sums")).unwrap().count(), 2);
+}
+
+#[test]
+fn sums_that_are_not_those_that_were_kept_are_refused() {
+    let lab = folder_lab();
+    let (run_path, mean, sums) = (lab.word("r"), lab.word("m3"), lab.word("sums"));
+    lab.merged(&[&run_path, "--steps", "100,200,300", "-o", &mean, "--keep-sums", &sums]);
+    lab.merged(&[&run_path, "--steps", "100,200", "-o", &lab.word("m2"), "--keep-sums", &lab.word("others")]);
+    let plane = lab.path("sums/plane-1/model.safetensors");
+    let kept = std::fs::read(&plane).unwrap();
+    let (new, out) = (lab.word("r/checkpoint-400"), lab.word("m4"));
+    let append = ["--append", &mean, "-m", &new, "--sums", &sums, "-o", &out];
+    let mut flipped = kept.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    let others = std::fs::read(lab.path("others/plane-1/model.safetensors")).unwrap();
+    for (what, bytes) in [("a flipped bit", &flipped[..]), ("another plane", &others), ("cut off", &kept[..90])] {
+        std::fs::write(&plane, bytes).unwrap();
+        let (is_done, stderr) = lab.merge(&append);
+        assert!(!is_done && stderr.contains("does not hold what was kept"), "{what}: {stderr}");
+        assert!(!lab.path("m4").exists(), "{what}");
+    }
+    // Another plane with its receipt is consistent by itself.
+    std::fs::write(&plane, &others).unwrap();
+    std::fs::copy(lab.path("others/plane-1/thalweg.json"), lab.path("sums/plane-1/thalweg.json")).unwrap();
+    assert!(!lab.merge(&append).0);
+    std::fs::remove_dir_all(lab.path("sums/plane-1")).unwrap();
+    std::fs::create_dir(lab.path("sums/plane-1")).unwrap();
+    assert!(!lab.merge(&append).0);
+    // The way out that the message names.
+    lab.merged(&["--append", &mean, "-m", &new, "-o", &out]);
 }
 
 #[test]
