@@ -56,14 +56,11 @@ pub enum Error {
         /// The path.
         path: PathBuf,
     },
-    /// An output was staged elsewhere on a storage without renames: it could never become visible.
-    #[error("`{}` cannot become `{}`: this storage cannot rename, so an output is written in its place",
-        stage.display(), target.display())]
-    NotInPlace {
-        /// Where it was written.
-        stage: PathBuf,
-        /// What it was to become.
-        target: PathBuf,
+    /// A folder that is to be uploaded lacks the manifest of an output.
+    #[error("`{}` is not a finished output, so it is not uploaded", path.display())]
+    NotAnOutput {
+        /// The folder.
+        path: PathBuf,
     },
     /// What is at a path is not ours to replace.
     #[error("`{}` {holds}", path.display())]
@@ -185,7 +182,7 @@ impl Error {
             }
             Self::Remote { fault, .. } => fault.hint(),
             Self::UnfinishedUpload { .. } => {
-                Some("rerun the command that wrote it, which resumes, or remove it with `thalweg clean`")
+                Some("rerun the command that wrote it, or remove what it left with `thalweg clean`")
             }
             Self::SecretInAddress { .. } => Some(
                 "give credentials by the variables of the store, such as `AWS_ACCESS_KEY_ID`, and the address alone",

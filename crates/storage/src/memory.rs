@@ -1,7 +1,7 @@
 //! A disk in memory behind the `Storage` trait: for tests, and for outputs that are not kept.
 //!
-//! It can do without renames, as an object store does; see [`MemoryStorage::with_commit_style`]. Nothing in it
-//! survives the process, so a sync does nothing. There are no links, and relative paths start at the root.
+//! Nothing in it survives the process, so a sync does nothing. There are no links, and relative paths start at the
+//! root.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use crate::{CommitStyle, Error, FileInfo, FileKind, FolderEntry, Lock, ReadAt, Storage, WriteAt};
+use crate::{Error, FileInfo, FileKind, FolderEntry, Lock, ReadAt, Storage, WriteAt};
 
 fn fail(act: &'static str, path: &Path, kind: io::ErrorKind) -> Error {
     Error::Io { act, path: path.to_owned(), source: kind.into() }
@@ -37,7 +37,6 @@ pub struct MemoryStorage {
 struct Disk {
     tree: Mutex<Tree>,
     space: Arc<Space>,
-    commit_style: CommitStyle,
 }
 
 /// Everything by its whole path; what a folder holds follows it in this order.
@@ -283,26 +282,17 @@ impl Default for MemoryStorage {
 }
 
 impl MemoryStorage {
-    /// An empty disk with renames.
+    /// An empty disk.
     pub fn new() -> Self {
-        Self::with_commit_style(CommitStyle::RenameFolder)
-    }
-
-    /// An empty disk; with `ManifestLast` it refuses to rename and to exchange.
-    pub fn with_commit_style(commit_style: CommitStyle) -> Self {
-        Self::with_limits(commit_style, u64::MAX)
+        Self::with_capacity_bytes(u64::MAX)
     }
 
     /// An empty disk that is full when its files hold `capacity_bytes`.
     pub fn with_capacity_bytes(capacity_bytes: u64) -> Self {
-        Self::with_limits(CommitStyle::RenameFolder, capacity_bytes)
-    }
-
-    fn with_limits(commit_style: CommitStyle, capacity_bytes: u64) -> Self {
         let nodes = BTreeMap::from([(PathBuf::from("/"), Node::Folder(0))]);
         let tree = Mutex::new(Tree { nodes, locked: BTreeMap::new(), n_made: 0 });
         let space = Arc::new(Space { capacity_bytes, used_bytes: AtomicU64::new(0) });
-        Self { disk: Arc::new(Disk { tree, space, commit_style }) }
+        Self { disk: Arc::new(Disk { tree, space }) }
     }
 
     fn open(&self, path: &Path) -> Result<Arc<OpenFile>, Error> {
@@ -315,13 +305,6 @@ impl MemoryStorage {
     fn opened(&self, path: &Path, file: &Arc<MemoryFile>) -> Arc<OpenFile> {
         let (disk, file) = (Arc::clone(&self.disk), Arc::clone(file));
         Arc::new(OpenFile { disk, path: path.to_owned(), info: file.info(), file })
-    }
-
-    fn check_renames(&self, act: &'static str, path: &Path) -> Result<(), Error> {
-        match self.disk.commit_style {
-            CommitStyle::RenameFolder => Ok(()),
-            CommitStyle::ManifestLast | CommitStyle::Upload => Err(fail(act, path, io::ErrorKind::Unsupported)),
-        }
     }
 }
 
@@ -429,7 +412,6 @@ impl Storage for MemoryStorage {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
-        self.check_renames("rename", from)?;
         let mut tree = self.disk.tree();
         tree.need("rename", from)?;
         let (from_place, to_place) = (normal_path(from), tree.free_place("rename to", to)?);
@@ -442,7 +424,6 @@ impl Storage for MemoryStorage {
     }
 
     fn exchange(&self, a: &Path, b: &Path) -> Result<(), Error> {
-        self.check_renames("exchange", a)?;
         let mut tree = self.disk.tree();
         tree.need("exchange", a)?;
         tree.need("exchange", b)?;
@@ -483,9 +464,5 @@ impl Storage for MemoryStorage {
 
     fn lock_shared(&self, path: &Path) -> Result<Lock, Error> {
         self.take_lock(path, true)
-    }
-
-    fn commit_style(&self, _path: &Path) -> CommitStyle {
-        self.disk.commit_style
     }
 }

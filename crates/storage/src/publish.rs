@@ -28,11 +28,11 @@ pub enum Replace {
 ///
 /// With `Force` stage and target are exchanged by one step, then the old one is removed. Where the system cannot do
 /// that, the old one is first renamed to `TARGET.thalweg-old`: between the two renames there is no target, but the
-/// old one is whole under that name. Where there is no rename at all the folder was written in place, manifest last.
+/// old one is whole under that name. Object stores have no rename: the folder is uploaded, its manifest last.
 ///
 /// # Errors
 /// `MayNotReplace` if the target is not of the kind `own` or holds anything else; nothing is changed then.
-/// `NotInPlace` where there is no rename and `stage` is not `target`. `Io`, of kind `AlreadyExists` if there is a
+/// `NotAnOutput` if `stage`, which is to be uploaded, is not of that kind; `Remote`. `Io`, of kind `AlreadyExists` if there is a
 /// target and `replace` is `Never`; the stage is then still there, and so is an old target, unless only the removal of
 /// the old one failed: then the new one is in its place.
 ///
@@ -68,9 +68,6 @@ pub fn publish_folder(
         }
         CommitStyle::RenameFolder => replace_durably(storage, stage, target, Own::Folder(own)),
         CommitStyle::Upload => upload(storage, stage, target, replace, own),
-        CommitStyle::ManifestLast if stage == target => Ok(()),
-        // To say yes here would be to lose the output without a word.
-        CommitStyle::ManifestLast => Err(Error::NotInPlace { stage: stage.to_owned(), target: target.to_owned() }),
     }
 }
 
@@ -94,16 +91,11 @@ pub fn publish_file(storage: &dyn Storage, path: &Path, bytes: &[u8], kind: OwnK
             own.remove(storage, path)?;
             write_durably(storage, path, bytes)
         }
-        CommitStyle::ManifestLast => {
-            own.remove(storage, path)?;
-            write_durably(storage, path, bytes)?;
-            storage.sync_folder(parent_of(path))
-        }
     }
 }
 
-/// Uploads a stage. The old output is removed before: an object store can exchange nothing, and of two outputs in one
-/// place none would be whole. Its successor is durable in the stage by then.
+/// Uploads a stage. The old output is removed first, because an object store cannot exchange two folders, and the files
+/// of two outputs must not mix. Its successor is durable in the stage by then.
 fn upload(
     storage: &dyn Storage,
     stage: &Path,
@@ -112,7 +104,7 @@ fn upload(
     own: OwnFolder<'_>,
 ) -> Result<(), Error> {
     let Contents::Ours { manifest, .. } = (own.contents_of)(storage, stage)? else {
-        return Err(Error::NotInPlace { stage: stage.to_owned(), target: target.to_owned() });
+        return Err(Error::NotAnOutput { path: stage.to_owned() });
     };
     match replace {
         Replace::Force => remove_own_folder(storage, target, own)?,

@@ -53,8 +53,6 @@ pub struct FolderEntry {
 pub enum CommitStyle {
     /// Staged beside the target, then renamed onto it.
     RenameFolder,
-    /// Written in place, with the manifest as the last file.
-    ManifestLast,
     /// Staged on a local disk, then uploaded, with the manifest as the last object: object stores.
     Upload,
 }

@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use thalweg_storage::{CommitStyle, Error, FileInfo, FolderEntry, Lock, ReadAt, Storage, WriteAt};
+use thalweg_storage::{Error, FileInfo, FolderEntry, Lock, ReadAt, Storage, WriteAt};
 
 use crate::crash_image::{Image, Node};
 
@@ -91,7 +91,6 @@ struct State {
     has_power: bool,
     renames: Renames,
     capacity_bytes: Option<u64>,
-    commit_style: CommitStyle,
     /// The locks that are held, and whether each is shared.
     locked: Vec<(PathBuf, bool)>,
 }
@@ -252,7 +251,6 @@ impl CrashDisk {
             has_power: true,
             renames: Renames::All,
             capacity_bytes: None,
-            commit_style: CommitStyle::RenameFolder,
             locked: Vec::new(),
         })))
     }
@@ -308,13 +306,6 @@ impl CrashDisk {
     /// From now on the disk is full when its files hold so many bytes.
     pub fn set_capacity_bytes(&self, capacity_bytes: u64) {
         self.state().capacity_bytes = Some(capacity_bytes);
-    }
-
-    /// From now on outputs are written in place, their manifest last, and nothing can be renamed.
-    pub fn use_manifest_last(&self) {
-        let mut state = self.state();
-        state.commit_style = CommitStyle::ManifestLast;
-        state.renames = Renames::NoExchange;
     }
 
     /// Makes everything durable that was done so far; no act.
@@ -555,9 +546,6 @@ impl Storage for CrashDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
         let mut state = self.state();
-        if state.commit_style == CommitStyle::ManifestLast {
-            return Err(fail("rename", from, io::ErrorKind::Unsupported));
-        }
         state.act(Act::Rename, "rename", from)?;
         if state.renames == Renames::Refused {
             return Err(fail("rename", from, io::ErrorKind::PermissionDenied));
@@ -607,9 +595,5 @@ impl Storage for CrashDisk {
 
     fn lock_shared(&self, path: &Path) -> Result<Lock, Error> {
         self.take_lock(path, true)
-    }
-
-    fn commit_style(&self, _path: &Path) -> CommitStyle {
-        self.state().commit_style
     }
 }

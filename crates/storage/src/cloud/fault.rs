@@ -89,7 +89,7 @@ impl Fault {
         matches!(self.kind, FaultKind::Remote(Busy | Garbled | Unreachable))
     }
 
-    /// Whether no request to this store would fare better.
+    /// Whether every other request to this store would fail too.
     pub(super) fn is_of_whole_store(&self) -> bool {
         use RemoteFault::{Busy, Expired, NoBucket, NoCredentials, Unreachable};
         matches!(self.kind, FaultKind::Remote(Busy | Expired | NoBucket | NoCredentials | Unreachable))

@@ -47,7 +47,7 @@ impl Scheme {
         }
     }
 
-    /// Whether it is a plain server, which lists nothing and takes nothing.
+    /// Whether it is a plain web server, which cannot list or store objects.
     pub(super) fn is_read_only(self) -> bool {
         matches!(self, Self::Http | Self::Https)
     }

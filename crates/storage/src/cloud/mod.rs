@@ -25,11 +25,11 @@ pub use upload::{LeftoverUpload, UPLOAD_MARKER};
 /// What object stores are opened with. A face reads it from the environment.
 #[derive(Clone)]
 pub struct CloudSettings {
-    /// Variables of the environment by name, such as `AWS_ENDPOINT_URL`. Others than those of stores are ignored.
+    /// Variables of the environment by name, such as `AWS_ENDPOINT_URL`. Those that no store uses are ignored.
     pub variables: Vec<(String, String)>,
     /// The local folder where outputs are written before they are uploaded.
     pub staging: PathBuf,
-    /// How long a failing request is tried again.
+    /// How long a failing request is retried.
     pub give_up_after: Duration,
 }
 
@@ -37,7 +37,7 @@ impl CloudSettings {
     /// What the variables of a process say. Stages are in `THALWEG_STAGING`, or else in a folder of this user in the
     /// folder `temporary`: the same command finds them again after a kill.
     pub fn from_variables(variables: impl Iterator<Item = (OsString, OsString)>, temporary: &Path) -> Self {
-        /// Prefixes of the variables that say where stores are, and who we are to them.
+        /// Prefixes of the variables that hold addresses of stores and credentials.
         const PREFIXES: [&str; 4] = ["AWS_", "GOOGLE_", "AZURE_", "STORAGE_EMULATOR_HOST"];
         const DEFAULT_RETRY_SECONDS: u64 = 120;
 

@@ -114,7 +114,7 @@ impl Remote {
         ObjectPath::parse(key).map_err(|_| Fault::new(RemoteFault::Unsupported, "its name cannot be a key of a store"))
     }
 
-    /// The stores's way to upload in parts.
+    /// The client for uploads in parts.
     pub(super) fn parts(&self, act: &'static str, key: &str) -> Result<&dyn MultipartStore, Error> {
         let parts = self.parts.as_deref();
         parts.ok_or_else(|| self.fail(act, key, Fault::new(RemoteFault::Unsupported, "this server is only read")))
@@ -129,7 +129,7 @@ impl Remote {
         self.shared.runtime.block_on(future)
     }
 
-    /// Makes a request, again and again while it may pass, until the time to give up.
+    /// Makes a request and retries it while that may help, up to the time limit.
     pub(super) async fn persist<T, F>(&self, request: impl Fn() -> F) -> Result<T, Fault>
     where
         F: Future<Output = object_store::Result<T>>,
@@ -158,7 +158,7 @@ impl Remote {
             let fault = match outcome {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(fault)) => fault,
-                // What failed before tells more than that the time is over.
+                // The last failure says more than the timeout.
                 Err(_) => last.take().unwrap_or_else(|| Fault::new(RemoteFault::Unreachable, "no answer in time")),
             };
             let seconds = self.shared.clock.elapsed_seconds() - began;
@@ -404,7 +404,7 @@ impl Remote {
             // A weak tag is refused in this header by the standard; the answer is compared below.
             options.if_match = object.e_tag.clone().filter(|tag| !tag.starts_with("W/"));
             let found = self.store.get_opts(&path, options).await.map_err(|error| match Fault::of(&error) {
-                // Removed, or shorter than the range: it is another one than was opened.
+                // Removed, or shorter than the range: it is not the object that was opened.
                 Fault { kind: FaultKind::NotFound, .. } => Fault::changed(),
                 fault => fault,
             })?;
@@ -466,7 +466,7 @@ impl Remote {
         }
     }
 
-    /// Drops every listing: something was written.
+    /// Discards all listings after a write.
     pub(super) fn forget(&self) {
         locked(&self.listings).clear();
     }

@@ -83,7 +83,7 @@ impl RemoteFile {
     }
 
     fn read_block(&self, size: BlockSize, number: u64, start: usize, out: &mut [u8]) -> Result<(), Error> {
-        /// A block may be dropped for room between its arrival and the copy, but not for ever.
+        /// A block may be dropped for room between its arrival and the copy, but this cannot repeat forever.
         const MAX_ATTEMPTS: usize = 100;
         let (block, _) = self.block(size, number);
         for _ in 0..MAX_ATTEMPTS {

@@ -108,10 +108,10 @@ impl RoutedStorage {
         Ok(remote)
     }
 
-    /// A local path that stands for an address: for stages and locks.
+    /// The local path of the stage or lock of an address.
     fn local_for(&self, location: &Location, kind: &str) -> PathBuf {
         let mut path = self.settings.staging.join(kind).join(location.scheme.name());
-        // A port's colon is not welcome in names everywhere.
+        // Some file systems refuse colons in names.
         path.push(location.bucket.replace(':', "_"));
         path.push(&location.key);
         path
@@ -120,7 +120,7 @@ impl RoutedStorage {
 
 impl Drop for RoutedStorage {
     fn drop(&mut self) {
-        // What was not synced may be lost; this is only for what can still be saved.
+        // Files that were never synced may be lost; this saves what it can.
         for remote in self.remotes.lock().unwrap_or_else(PoisonError::into_inner).values() {
             let _ = remote.put_all();
         }

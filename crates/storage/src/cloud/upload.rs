@@ -1,8 +1,8 @@
 //! A folder from the local disk becomes a folder of a store.
 //!
-//! A marker is put first: as long as it is there, the folder is not there for anyone who reads with this program. It
-//! lists what is uploaded, so that an upload which died can be resumed or removed. The manifest is put last, then the
-//! marker goes. Which objects and parts are done is noted beside the stage with the hash of their bytes.
+//! A marker is written first: while it exists, this program does not show the folder to its readers. The marker lists
+//! the objects, so that an interrupted upload can be resumed or removed. The manifest is written last, then the marker
+//! is removed. Notes beside the stage say which objects and parts the store has, with the hash of their bytes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -311,7 +311,7 @@ impl Upload<'_> {
             let len_bytes = found.get(&join_key(self.key, &object.name)).copied();
             if len_bytes != Some(object.len_bytes) {
                 // Notes of what is not there would be believed by the next attempt as well.
-                self.notes.clear_file(self.local)?;
+                self.notes.remove(self.local)?;
                 let found = len_bytes.map_or("nothing".to_owned(), |n| format!("{n} bytes"));
                 let what = format!("{} bytes were sent, and the store has {found}", object.len_bytes);
                 return Err(self.fail(&object.name, Fault::new(RemoteFault::Garbled, what)));
@@ -383,18 +383,14 @@ impl Notes {
     }
 
     fn clear(&mut self, local: &LocalStorage) -> Result<(), Error> {
-        self.clear_file(local)?;
+        self.remove(local)?;
         self.file = local.open_together(&self.path, 0)?;
         *self.state() = NotesState::default();
         Ok(())
     }
 
-    fn clear_file(&self, local: &LocalStorage) -> Result<(), Error> {
-        local.remove(&self.path)
-    }
-
     fn remove(&self, local: &LocalStorage) -> Result<(), Error> {
-        self.clear_file(local)
+        local.remove(&self.path)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use thalweg_storage::{CommitStyle, LocalStorage, MemoryStorage, Storage};
+use thalweg_storage::{LocalStorage, MemoryStorage, Storage};
 use thalweg_testkit::storage_suite::{SuiteFolder, check_storage};
 use thalweg_testkit::{CrashDisk, Scratch};
 
@@ -67,21 +67,11 @@ fn memory_conforms() {
 }
 
 #[test]
-fn memory_without_renames_conforms() {
-    check_storage(|| in_memory(Arc::new(MemoryStorage::with_commit_style(CommitStyle::ManifestLast))));
-}
-
-#[test]
 fn the_crash_disk_conforms_while_it_has_power() {
     check_storage(|| in_memory(CrashDisk::new().storage()));
     check_storage(|| {
         let disk = CrashDisk::new();
         disk.forbid_exchange();
-        in_memory(disk.storage())
-    });
-    check_storage(|| {
-        let disk = CrashDisk::new();
-        disk.use_manifest_last();
         in_memory(disk.storage())
     });
 }
