@@ -24,6 +24,8 @@ use crate::store::open_storage;
 
 /// Memory for what reads only headers: no limit is met.
 const HEADER_MEMORY_BYTES: u64 = 1 << 30;
+/// Memory for merges of a command without `--memory`. They are summed in pieces, so they need far less.
+pub(crate) const SUMMING_MEMORY_BYTES: u64 = 1 << 30;
 
 /// Everything outside of the program.
 pub(crate) struct World<'a> {

@@ -1,6 +1,6 @@
 //! Messages about a run, sent to a web hook or piped to a command, by a thread that the watcher never waits for.
 //!
-//! Plain HTTP only: there is no TLS in this program. A command such as `curl` sends to `https`.
+//! Messages are sent over plain HTTP. A command such as `curl` sends them to `https`.
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -40,7 +40,7 @@ impl FromStr for HookUrl {
         let refuse = || format!("`{text}` is not an address; write http://HOST[:PORT]/PATH");
         if text.starts_with("https://") {
             return Err(format!(
-                "`{text}`: this program has no TLS; `--notify-command 'curl -sSf --json @- {text}'` sends it with curl"
+                "`{text}`: messages are sent over plain HTTP; `--notify-command 'curl -sSf --json @- {text}'` sends it with curl"
             ));
         }
         let rest = text.strip_prefix("http://").ok_or_else(refuse)?;
@@ -71,7 +71,7 @@ pub(crate) enum Target {
     Command(String),
 }
 
-/// Hands messages to the thread that sends them.
+/// Passes messages to the thread that sends them.
 #[derive(Debug)]
 pub(crate) struct Notifier<'a> {
     waiting: SyncSender<String>,
@@ -96,7 +96,7 @@ impl<'a> Notifier<'a> {
         Some(Self { waiting, messages })
     }
 
-    /// Never waits: a message that finds no place is dropped, and that is said.
+    /// Never waits: a message is dropped with a note if too many are queued.
     pub(crate) fn send(&self, notice: &Notice) {
         let Ok(body) = serde_json::to_string(notice) else { return };
         if let Err(TrySendError::Full(_)) = self.waiting.try_send(body) {

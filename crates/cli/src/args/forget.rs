@@ -29,7 +29,7 @@ pub(crate) enum ForgetCommand {
     Entities(ForgetEntitiesArgs),
     /// Cut samples around entities out of a corpus: the probes of `forget score`
     Build(ForgetBuildArgs),
-    /// Ask checkpoints, and merges that end at them, for the entities
+    /// Test whether checkpoints, and merges that end at them, recall the entities
     Score(Box<ForgetScoreArgs>),
     /// Recall over the steps of a run: what was forgotten, and what merges keep
     Curve(ForgetCurveArgs),

@@ -39,7 +39,7 @@ fn named_by<'a>(command: &'a clap::Command, words: &[OsString]) -> &'a clap::Com
     words.iter().skip(1).fold(command, |used, word| used.find_subcommand(word).unwrap_or(used))
 }
 
-/// What to say behind a hint that names options which the command in use lacks: crates below do not know who asks.
+/// A note after a hint whose options the command lacks: the crates that write hints do not know the command.
 pub(crate) fn lacking_options(hint: &str) -> Option<String> {
     let words: Vec<OsString> = std::env::args_os().collect();
     let command = Arguments::command();

@@ -13,7 +13,7 @@ Examples:
   thalweg serve merged --bind 0.0.0.0                for other machines, with a token in the address
   ssh -L 4840:127.0.0.1:4840 login.cluster           the port of another machine on this one
 
-The page stays current by itself. It is read-only, hands out no file and loads nothing from elsewhere.
+The page stays current by itself. It is read-only, serves no files and loads nothing from elsewhere.
 If a proxy passes requests on under its own name, give that name with --allow-host.
 `thalweg report DIR` writes the same page as one file.")]
 pub(crate) struct ServeArgs {
@@ -30,7 +30,7 @@ pub(crate) struct ServeArgs {
 /// Where a page is served, and to whom.
 #[derive(Debug, Args)]
 pub(crate) struct ServeAtArgs {
-    /// Address to listen at; any but loopback needs a token, and makes one if none is given
+    /// Address to listen on; anything but loopback needs a token, which is generated if none is given
     #[arg(long, value_name = "ADDRESS", help_heading = "Page", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pub(crate) bind: IpAddr,
     /// Require a token on loopback too, where other users of the machine could look

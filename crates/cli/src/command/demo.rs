@@ -12,18 +12,15 @@ use thalweg_study::write_study::PAGE_NAME;
 use crate::args::DemoArgs;
 use crate::command::Outcome;
 use crate::error::Error;
-use crate::host::{World, command_line};
+use crate::host::{SUMMING_MEMORY_BYTES, World, command_line};
 use crate::messages::Messages;
 use crate::meter::{Meter, Urgency};
-
-/// Merges of a demo are summed in pieces: this much is plenty.
-const MEMORY_BYTES: u64 = 1 << 30;
 
 pub(crate) fn run(args: &DemoArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let size = if args.quick { DemoSize::Quick } else { DemoSize::Full };
     let spec = DemoSpec { folder: args.out.clone(), seed: args.seed, size };
     let watcher = ShareWatcher::new(messages);
-    let record = run_demo(&spec, command_line(), &watcher, &world.context(MEMORY_BYTES));
+    let record = run_demo(&spec, command_line(), &watcher, &world.context(SUMMING_MEMORY_BYTES));
     watcher.meter.clear();
     world.clear_progress();
     let record = record.map_err(|error| explain_stop(error, args))?;

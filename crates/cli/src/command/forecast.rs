@@ -15,14 +15,11 @@ use thalweg_trajectory::{Extent, Step, Tokens};
 use crate::args::{CurveChoice, ForecastArgs};
 use crate::command::Outcome;
 use crate::error::Error;
-use crate::host::{World, command_line};
+use crate::host::{SUMMING_MEMORY_BYTES, World, command_line};
 use crate::messages::Messages;
 use crate::meter::{Meter, Urgency};
 use crate::options::{show_bytes, show_count};
 use crate::scoring::{make_evaluator, open_suites};
-
-/// Windows are summed in pieces: this much is plenty.
-const MEMORY_BYTES: u64 = 1 << 30;
 
 pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     if args.scoring.suite.is_none() && args.scoring.eval_command.is_none() {
@@ -34,7 +31,7 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
         ));
     }
     let resolver = world.resolver();
-    let cx = world.quiet_context(MEMORY_BYTES);
+    let cx = world.quiet_context(SUMMING_MEMORY_BYTES);
     let meter = Meter::new(messages, "scoring {wide_bar} {msg}");
     let own = args.calibrate.as_deref().map(|path| read_case_file(&*world.storage, path)).transpose()?;
     let options = ForecastOptions {

@@ -11,14 +11,12 @@ use thalweg_tensor::counted;
 use crate::args::LawCurveArgs;
 use crate::command::Outcome;
 use crate::error::Error;
-use crate::host::World;
+use crate::host::{SUMMING_MEMORY_BYTES, World};
 use crate::messages::Messages;
 use crate::meter::{Meter, Urgency};
 use crate::options::{show_bytes, show_count};
 use crate::scoring::{make_evaluator, open_suites};
 
-/// Sums are made in pieces: this much is plenty.
-const MEMORY_BYTES: u64 = 1 << 30;
 /// Experts whose subsets are all merged by default.
 const MAX_FOR_ALL: usize = 10;
 
@@ -30,7 +28,7 @@ pub(super) fn run(args: &LawCurveArgs, world: &World<'_>, messages: &Messages) -
     let curve = if args.newest.is_empty() { of_experts(args, &resolver)? } else { of_run(args, &resolver)? };
     curve.check()?;
     let suites = open_suites(&args.scoring, None, world, messages)?;
-    let cx = world.quiet_context(MEMORY_BYTES);
+    let cx = world.quiet_context(SUMMING_MEMORY_BYTES);
     let Some(like) = curve.experts.last().map(|one| one.path.clone()) else {
         return Err(Error::usage("there are no models"));
     };

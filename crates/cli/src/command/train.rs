@@ -12,16 +12,13 @@ use thalweg_lab::{TrainConfig, TrainData, TrainJob, TrainOutcome, TrainWatcher, 
 use crate::args::TrainArgs;
 use crate::command::Outcome;
 use crate::error::Error;
-use crate::host::World;
+use crate::host::{SUMMING_MEMORY_BYTES, World};
 use crate::messages::Messages;
 use crate::meter::{Meter, Urgency};
 use crate::options::show_count;
 
 /// The largest config that is read.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
-/// Averages and merged starting points are summed in pieces: this much is plenty.
-const MEMORY_BYTES: u64 = 1 << 30;
-
 pub(crate) fn run(args: &TrainArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let bytes = world.storage.read_file(&args.config, MAX_CONFIG_BYTES)?;
     let text =
@@ -69,7 +66,7 @@ fn train_one(
     }
     let job = TrainJob { config, config_folder: folder, run_path: out, data: &data };
     let watcher = StepWatcher::new(messages);
-    let outcome = train(&job, &watcher, &world.context(MEMORY_BYTES));
+    let outcome = train(&job, &watcher, &world.context(SUMMING_MEMORY_BYTES));
     watcher.meter.clear();
     world.clear_progress();
     Ok(outcome?)
@@ -83,7 +80,7 @@ fn train_many(
     messages: &Messages,
 ) -> Result<Vec<TrainOutcome>, Error> {
     let watcher = CellWatcher { messages, meter: Meter::new(messages, "{spinner} {msg}") };
-    let outcomes = train_grid(grid, folder, out, &watcher, &world.context(MEMORY_BYTES));
+    let outcomes = train_grid(grid, folder, out, &watcher, &world.context(SUMMING_MEMORY_BYTES));
     watcher.meter.clear();
     world.clear_progress();
     Ok(outcomes?)

@@ -1,8 +1,8 @@
 //! A small HTTP server for pages that stay open: GET and HEAD, one request for each connection, and server-sent
-//! events. It changes nothing and hands out no file.
+//! events. It changes nothing and serves no files.
 //!
-//! It reads heads with its own limits. `tiny_http`, the usual choice, has none for the length of a line nor for the
-//! time that a head may take, and its last release is of 2022.
+//! It limits the size of a head and the time it may take. `tiny_http` 0.12, the usual choice, limits neither, and it is
+//! of 2022.
 
 mod answer;
 mod guard;
@@ -27,15 +27,15 @@ use crate::error::Error;
 
 /// The port that is tried first, if none is asked for.
 pub(crate) const DEFAULT_PORT: u16 = 4840;
-/// Connections at a time, most of them pages that wait for news.
+/// Open connections at a time, most of them pages waiting for updates.
 const MAX_CONNECTIONS: usize = 200;
-/// A reader that takes nothing for so long is gone.
+/// A client that accepts no bytes for this long is treated as disconnected.
 const WRITE_TIME: Duration = Duration::from_secs(20);
-/// A comment is sent so often, so that proxies keep the connection and a reader that is gone is noticed.
+/// How often a comment is sent, so that proxies keep the connection open and closed ones are noticed.
 const ALIVE_EVERY: Duration = Duration::from_secs(15);
-/// Bytes that are taken of a request that is refused.
+/// Bytes that are read of a request that is refused.
 const MAX_REST_BYTES: u64 = 1 << 20;
-/// Records are looked at so often while a page is open.
+/// How often records are checked while a page is open.
 const TICK: Duration = Duration::from_millis(400);
 
 /// Where a server listens, and to whom.
@@ -45,11 +45,11 @@ pub(crate) struct ServeOptions {
     /// `None` tries [`DEFAULT_PORT`], then any.
     pub(crate) port: Option<u16>,
     pub(crate) token: Option<String>,
-    /// Names in `Host` that are welcome beside those of this machine.
+    /// Names accepted in `Host`, in addition to those of this machine.
     pub(crate) hosts: Vec<String>,
 }
 
-/// A server at work, until it is dropped.
+/// A running server; dropping it stops it.
 #[derive(Debug)]
 pub(crate) struct Server {
     site: Arc<Site>,
@@ -58,7 +58,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Listens and answers in its own threads.
+    /// Listens and answers on its own threads.
     pub(crate) fn start(site: Site, options: ServeOptions) -> Result<Self, Error> {
         let listener = listen(options.address, options.port)?;
         let at = listener.local_addr().map_err(|error| cannot_listen(options.address, options.port, &error))?;
@@ -135,7 +135,7 @@ fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
             return;
         }
         let Ok(mut stream) = stream else {
-            // Out of descriptors, most likely: some will be free again.
+            // Most likely there are no free file descriptors: wait for some.
             std::thread::sleep(Duration::from_millis(100));
             continue;
         };
@@ -147,7 +147,7 @@ fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
         }
         let own = Arc::clone(shared);
         std::thread::spawn(move || {
-            // An answer that does not arrive concerns its reader only.
+            // A failed answer affects only the client that asked.
             let _ = serve(&mut stream, &own);
             own.n_connections.fetch_sub(1, Ordering::Relaxed);
         });
@@ -195,7 +195,7 @@ fn wrong_host(host: &str) -> String {
     format!("This page is for this machine only. If it is reached as {name}, restart it with --allow-host {name}\n")
 }
 
-/// The page whose news are asked for.
+/// The page whose updates are requested.
 struct Events(String);
 
 fn answer(request: &Request, site: &Site) -> Result<Answer, Events> {
@@ -225,7 +225,7 @@ fn answer(request: &Request, site: &Site) -> Result<Answer, Events> {
     })
 }
 
-/// Sends the revision of a page, and each later one, until the reader is gone or the server ends.
+/// Sends the revision of a page, and each later one, until the client disconnects or the server stops.
 fn serve_events(stream: &mut TcpStream, site: &Site, name: &str, is_head: bool) -> std::io::Result<()> {
     begin_events(stream)?;
     if is_head {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// A browser's head has one or two kilobytes, with the cookies of other services on the machine several.
 const MAX_HEAD_BYTES: usize = 32 << 10;
 const MAX_HEADERS: usize = 100;
-/// A head comes at once.
+/// The time in which the whole head must arrive.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 
 /// What is asked for.
@@ -28,7 +28,7 @@ pub(super) struct Request {
 /// Why a request gets no page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// The connection ended, or nothing came in time: there is no one to answer.
+    /// The connection closed or timed out, so no answer can be sent.
     Gone,
     /// It is not a request that this server understands.
     Malformed,
@@ -82,7 +82,7 @@ fn parse_head(bytes: &[u8]) -> Result<Option<Request>, Fault> {
         let values = head.headers.iter().filter(is_it).filter_map(|header| std::str::from_utf8(header.value).ok());
         values.map(|value| value.trim().to_owned()).collect::<Vec<_>>()
     };
-    // Two hosts are one too many: a proxy may have looked at the other.
+    // With two `Host` headers, a proxy may have checked the other one.
     let hosts = all("host");
     let host = match hosts.as_slice() {
         [] => None,

@@ -1,6 +1,6 @@
 //! What the server shows: the study of a folder, or those of the folders in it, as they are now.
 //!
-//! No file is ever handed out. Pages are made from records, and an address is only compared with the names that a
+//! No file is ever served. Pages are made from records, and an address is only compared with the names that a
 //! listing gave.
 
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ pub(crate) struct Site {
     folder: PathBuf,
     state: Mutex<State>,
     news: Condvar,
-    /// One look at a time.
+    /// Only one thread checks at a time.
     looking: Mutex<Option<Instant>>,
 }
 
@@ -89,7 +89,7 @@ impl Site {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Names of studies.
+    /// How many studies are shown.
     pub(crate) fn n_studies(&self) -> usize {
         self.lock().pages.values().filter(|shown| shown.files.is_some()).count()
     }
@@ -210,7 +210,7 @@ impl Site {
         }
     }
 
-    /// Looks again while somebody listens.
+    /// Checks again while a client is connected.
     pub(super) fn tick(&self) {
         if self.lock().n_listeners > 0 {
             let _ = self.look();
@@ -239,7 +239,7 @@ pub(crate) enum Waits {
     No,
 }
 
-/// One who hears of news.
+/// A client waiting for updates.
 #[derive(Debug)]
 pub(super) struct Listening<'a>(&'a Site);
 

@@ -147,7 +147,7 @@ fn mistakes_about_mixtures_are_named_with_what_to_do() {
         2,
         &["no data set `math`", "`stories`, `code`"],
     );
-    // The base stands in for a component that was not trained.
+    // The base serves as a component without training.
     check(&scratch, "mix check --base base/step-8 --component a=base/step-8", 1, &["refuse", "`a` is the base itself"]);
     check(
         &scratch,

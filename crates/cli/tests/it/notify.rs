@@ -161,7 +161,7 @@ fn addresses_that_cannot_work_are_refused_with_what_does() {
         &scratch,
         &format!("{watch} https://hooks.example/x"),
         2,
-        &["has no TLS", "--notify-command 'curl -sSf --json @-"],
+        &["sent over plain HTTP", "--notify-command 'curl -sSf --json @-"],
     );
     check(&scratch, &format!("{watch} hooks.example"), 2, &["is not an address; write http://HOST[:PORT]/PATH"]);
 }

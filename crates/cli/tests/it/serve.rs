@@ -197,7 +197,7 @@ fn an_address_that_others_reach_needs_a_token() {
     let (_, out) = watched(scratch.path());
     let file = scratch.path().join("token");
     std::fs::write(&file, "0123456789abcdef\n").unwrap();
-    // Loopback stands in for an address of a network, which a test must not listen at.
+    // A test must not listen on a network interface, so it uses loopback.
     for more in [vec!["--token"], vec!["--token-file", file.to_str().unwrap()]] {
         let serving = Serving::start(&out, &more);
         let (_, token) = serving.url.split_once("/?token=").unwrap();

@@ -1,4 +1,4 @@
-//! Asks checkpoints and merges for the entities, and compares them probe by probe.
+//! Scores checkpoints and merges on the probes, and compares them probe by probe.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ pub struct ForgetOptions<'a> {
     pub tokenizer: Option<PathBuf>,
     /// Only entities that this checkpoint recalls count (M_ex = 1), as the paper has it for the end of the first phase.
     pub recalled_by: Option<PathBuf>,
-    /// Hears of each model as it is scored: how many are done, and which one.
+    /// Called after each model with how many are done and its name.
     pub on_score: &'a mut dyn FnMut(usize, &str),
 }
 

@@ -54,7 +54,7 @@ pub struct SearchOptions<'a> {
     pub by: Option<String>,
     /// The file of the trials.
     pub path: PathBuf,
-    /// Hears of each model as it is scored: how many are done.
+    /// Called after each model with how many are done.
     pub on_score: &'a mut dyn FnMut(usize),
 }
 

@@ -1,4 +1,4 @@
-//! The same page with a server behind it: news arrive as server-sent events, and the content is replaced in place.
+//! The same page served live: updates arrive as server-sent events, and the content is replaced in place.
 //!
 //! All addresses are relative, so that the page works behind a proxy with a path of its choice.
 

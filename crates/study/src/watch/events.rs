@@ -8,7 +8,7 @@ use std::path::Path;
 use thalweg_lab::event_file::{event_record, file_version_record};
 use thalweg_storage::Storage;
 
-use super::record::{WatchEvent, WatchRow};
+use super::record::{RAW_SCHEME, WatchEvent, WatchRow};
 use crate::Error;
 
 /// Folder of the event file, in a watcher's folder.
@@ -57,7 +57,7 @@ fn refuse(path: &Path) -> Error {
 /// The scalars of one model.
 fn record_of(row: &WatchRow) -> Vec<u8> {
     let model = match row.scheme.as_str() {
-        "raw" => "raw".to_owned(),
+        RAW_SCHEME => RAW_SCHEME.to_owned(),
         scheme => format!("merged/{}-{}", scheme.replace([':', '/'], "-"), row.n_checkpoints),
     };
     let tag = |task: &str, measure: &str| format!("{model}/{task}/{measure}");

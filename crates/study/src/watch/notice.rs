@@ -7,7 +7,7 @@ use serde::Serialize;
 use thalweg_tensor::counted;
 
 use super::WatchRequest;
-use super::record::WatchRow;
+use super::record::{RAW_SCHEME, WatchRow};
 use crate::record::{ScoreRow, SpikeRow};
 
 /// One message, as JSON.
@@ -42,7 +42,7 @@ pub struct Notice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NoticeEvent {
-    /// The training loss left its course.
+    /// The training loss has a spike.
     Spike,
     /// A merge or a raw checkpoint scores better than all before it.
     NewBest,
@@ -150,7 +150,7 @@ impl Notice {
     /// A new best.
     pub fn of_best(best: NewBest, request: &WatchRequest, unix_seconds: u64) -> Self {
         let NewBest { scheme, n_checkpoints, end_step, score, before, .. } = &best;
-        let model = if scheme == "raw" { "raw".to_owned() } else { format!("{scheme} of {n_checkpoints}") };
+        let model = if scheme == RAW_SCHEME { RAW_SCHEME.to_owned() } else { format!("{scheme} of {n_checkpoints}") };
         let before = before.map_or_else(String::new, |before| format!(", before {before:.4}"));
         let text = format!(
             "{}: new best at step {end_step}: {model}: {} {} {:.4}{before}",

@@ -16,6 +16,8 @@ use crate::record::ScoreRow;
 
 /// Name of the record in a watcher's folder.
 pub const RECORD_NAME: &str = "watch.jsonl";
+/// The scheme in the line of a raw checkpoint.
+pub(super) const RAW_SCHEME: &str = "raw";
 const RECORD_KIND: &str = "thalweg-watch";
 const RECORD_VERSION: u64 = 1;
 const RECORD_FILE: OwnKind<'_> = OwnKind::json("the record of a watcher", RECORD_KIND);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::WatchedOutput;
-use super::record::{WatchEvent, WatchRow};
+use super::record::{RAW_SCHEME, WatchEvent, WatchRow};
 use crate::Error;
 use crate::evaluator::{Evaluator, ModelScores};
 
@@ -33,7 +33,7 @@ pub(super) fn score_end(
             Ok(scores) => {
                 rows.push(WatchRow {
                     name: name.clone(),
-                    scheme: "raw".to_owned(),
+                    scheme: RAW_SCHEME.to_owned(),
                     n_checkpoints: 1,
                     steps: vec![job.end_step],
                     digest: digest.clone(),

@@ -10,7 +10,7 @@ use thalweg_trajectory::Trajectory;
 
 use super::checkpoints::KnownCheckpoints;
 use super::notice::new_spikes;
-use super::record::{WatchEvent, WatchRow};
+use super::record::{RAW_SCHEME, WatchEvent, WatchRow};
 use crate::Error;
 use crate::begin_record::begin_record;
 use crate::record::{
@@ -131,8 +131,6 @@ pub fn study_of_watch(rows: &[WatchRow], run: Option<StudyRecord>) -> StudyRecor
     }
     study
 }
-
-const RAW_SCHEME: &str = "raw";
 
 /// The lines about one model, as it is now.
 #[derive(Debug, Default)]

@@ -15,13 +15,10 @@ use super::probe_options;
 use crate::args::ForgetScoreArgs;
 use crate::command::Outcome;
 use crate::error::Error;
-use crate::host::World;
+use crate::host::{SUMMING_MEMORY_BYTES, World};
 use crate::messages::Messages;
 use crate::meter::{Meter, Urgency};
 use crate::options::{or_dash, show_bytes, show_count};
-
-/// Merges are made in pieces: this much is plenty.
-const MEMORY_BYTES: u64 = 1 << 30;
 
 pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     if let Some(out) = &args.out {
@@ -50,7 +47,7 @@ pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>, messages: &Messages
             meter.show([n_done as u64, n_models as u64], Urgency::InTurn, text);
         },
     };
-    let (cx, eval) = (world.quiet_context(MEMORY_BYTES), world.quiet_eval_context());
+    let (cx, eval) = (world.quiet_context(SUMMING_MEMORY_BYTES), world.quiet_eval_context());
     let record = score_models(&models, &probes, options, (&resolver, &cx, &eval));
     meter.clear();
     let mut record = record?;

@@ -6,11 +6,11 @@ use thalweg_study::evaluator::Evaluator;
 use thalweg_study::mix::{CheckOutcome, CheckRequest, Verdict, check_components};
 use thalweg_tensor::display_name;
 
-use super::{MEMORY_BYTES, components, document, source};
+use super::{components, document, source};
 use crate::args::MixCheckArgs;
 use crate::command::Outcome;
 use crate::error::Error;
-use crate::host::World;
+use crate::host::{SUMMING_MEMORY_BYTES, World};
 use crate::messages::Messages;
 use crate::options::or_dash;
 use crate::scoring::{make_evaluator, open_suites};
@@ -22,7 +22,7 @@ pub(super) fn run(args: &MixCheckArgs, world: &World<'_>, messages: &Messages) -
         components: components(&args.component, &args.run, &resolver)?,
     };
     let suites = open_suites(&args.scoring, None, world, messages)?;
-    let cx = world.quiet_context(MEMORY_BYTES);
+    let cx = world.quiet_context(SUMMING_MEMORY_BYTES);
     let scores = args.scoring.suite.is_some() || args.scoring.eval_command.is_some();
     let mut evaluator: Option<Box<dyn Evaluator + '_>> = match scores {
         true => {

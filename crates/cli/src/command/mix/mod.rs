@@ -19,9 +19,6 @@ use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 
-/// Merges are made in pieces: this much is plenty.
-const MEMORY_BYTES: u64 = 1 << 30;
-
 pub(crate) fn run(args: &MixArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     match &args.what {
         MixCommand::Plan(args) => plan::run(args, world, messages),

@@ -7,11 +7,11 @@ use thalweg_study::mix::{MixSpace, Objective, SearchOptions, SearchOutcome, read
 use thalweg_tensor::shell_path;
 use thalweg_tensor::{counted, display_name};
 
-use super::{MEMORY_BYTES, components, document};
+use super::{components, document};
 use crate::args::{MixSearchArgs, ObjectiveChoice};
 use crate::command::Outcome;
 use crate::error::Error;
-use crate::host::World;
+use crate::host::{SUMMING_MEMORY_BYTES, World};
 use crate::messages::Messages;
 use crate::meter::{Meter, Urgency};
 use crate::options::{or_dash, show_bytes, show_count};
@@ -27,7 +27,7 @@ pub(super) fn run(args: &MixSearchArgs, world: &World<'_>, messages: &Messages) 
     let space = MixSpace::new(&names, &args.general, args.beta)?;
     let given = args.mixtures.as_deref().map(|path| read_trials(&*world.storage, path)).transpose()?;
     let suites = open_suites(&args.scoring, None, world, messages)?;
-    let cx = world.quiet_context(MEMORY_BYTES);
+    let cx = world.quiet_context(SUMMING_MEMORY_BYTES);
     let from = (components[0].source.path.as_path(), None);
     let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world.quiet_eval_context(), &cx), messages)?;
     let meter = Meter::new(messages, "scoring {wide_bar} {msg}");
