@@ -32,9 +32,9 @@ pub enum Replace {
 ///
 /// # Errors
 /// `MayNotReplace` if the target is not of the kind `own` or holds anything else; nothing is changed then.
-/// `NotAnOutput` if `stage`, which is to be uploaded, is not of that kind; `Remote`. `Io`, of kind `AlreadyExists` if there is a
-/// target and `replace` is `Never`; the stage is then still there, and so is an old target, unless only the removal of
-/// the old one failed: then the new one is in its place.
+/// `NotAnOutput` if `stage`, which is to be uploaded, is not of that kind; `Remote`. `Io`, of kind `AlreadyExists` if
+/// there is a target and `replace` is `Never`; the stage is then still there, and so is an old target, unless only the
+/// removal of the old one failed: then the new one is in its place.
 ///
 /// # Example
 /// ```
