@@ -1,4 +1,4 @@
-//! CRC-32 sums of what was written to a file, in any order, so that most of it need not be read again.
+//! CRC-32 sums of what was written to a file or read from it, in any order, so that most of it need not be read again.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,7 +14,7 @@ pub(crate) struct CrcRanges {
 }
 
 impl CrcRanges {
-    /// Notes that `bytes` were written at `offset`. Ranges that they overlap are forgotten, and so are they: their sum
+    /// Notes that `bytes` are at `offset`. Ranges that they overlap are forgotten, and so are they: their sum
     /// would have to be taken apart.
     pub(crate) fn add(&self, offset: u64, bytes: &[u8]) {
         if bytes.is_empty() {
@@ -44,7 +44,7 @@ impl CrcRanges {
         ranges.insert(start, (end, sum));
     }
 
-    /// The sum of a range, if it was written once, whole and with nothing joined to it.
+    /// The sum of a range, if it was noted once, whole and with nothing joined to it.
     pub(crate) fn sum_of(&self, range: &Range<u64>) -> Option<Hasher> {
         let ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
         let (end, sum) = ranges.get(&range.start)?;

@@ -116,6 +116,14 @@ pub enum Error {
         /// What is wrong with the key.
         source: Box<KeyFault>,
     },
+    /// A key is asked for in a format without keys.
+    #[error("`{}`: a safetensors checkpoint has no keys, and `--key {}` asks for one", path.display(), display_name(key))]
+    NoKeys {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The key.
+        key: String,
+    },
     /// A checkpoint of torch_checkpointing that cannot be read.
     #[error("`{}`: {source}", path.display())]
     TorchCheckpointing {
@@ -475,6 +483,7 @@ impl Error {
             Self::Dcp { source, .. } => return source.hint(),
             Self::TorchCheckpointing { source, .. } => return source.hint(),
             Self::TreeKey { .. } => KeyFault::HINT,
+            Self::NoKeys { .. } => "leave out `--key`",
             Self::IndexMismatch { .. } => "files of two saves may be mixed in this folder: copy the checkpoint again",
             Self::Rename { .. } => "change the rules of `--rename` so that no two tensors get the same name",
             Self::ToHuggingFace { source, .. } => source.hint(),
@@ -521,7 +530,7 @@ impl Error {
         if let Some(fault) = self.key_fault() {
             return match fault {
                 KeyFault::SeveralKeys { .. } => Fault::Ambiguous,
-                KeyFault::NoSuchKey { .. } => Fault::Unreadable,
+                KeyFault::NoSuchKey { .. } | KeyFault::IsTensor { .. } => Fault::Unreadable,
             };
         }
         match self {

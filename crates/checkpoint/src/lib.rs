@@ -9,6 +9,7 @@ mod commit;
 mod config;
 mod config_compare;
 mod config_meaning;
+mod crc_checked;
 mod crc_ranges;
 mod dequantised;
 pub mod error;
@@ -49,6 +50,7 @@ pub use config::{MAX_CONFIG_BYTES, parse_config, quantisation_of, updated_config
 pub use config_compare::{ConfigDifference, compare_configs, is_same_value};
 pub use error::{Error, Fault};
 pub use folder::{FolderFiles, write_folder};
+pub use format::UnstoredChunks;
 pub use format::dcp::write::layout_dcp;
 pub use format::dcp::{DcpExtras, DcpObject, PathPart, dcp_extras};
 pub use format::megatron_dist::{MegatronExtras, layout_megatron_dist, megatron_common};
@@ -60,7 +62,7 @@ pub use layout::{
     Checksum, CopiedBytes, Document, FrameContent, FramePart, LayoutEntry, OutputFile, OutputLayout, layout_output,
 };
 pub use lazy_pieces::{Look, OpenPiece, PieceRefusal};
-pub use note::Note;
+pub use note::{Note, StepWitness};
 pub use open::{
     is_checkpoint, open_checkpoint, open_checkpoint_with, open_checkpoints, open_other_copy, open_with_cache,
 };

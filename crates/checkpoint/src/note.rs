@@ -5,6 +5,7 @@ use std::fmt;
 use thalweg_tensor::display_name;
 
 use crate::Params;
+use crate::format::UnstoredChunks;
 use crate::format::model_key::KeyKind;
 
 /// One remark. Shown after the result, never instead of an error.
@@ -51,6 +52,22 @@ pub enum Note {
     OtherKeys {
         /// Keys, and the number of tensors under each.
         keys: Vec<(String, usize)>,
+        /// Those of the keys that are tensors themselves.
+        lone: Vec<String>,
+    },
+    /// Some chunks of arrays are not stored, and others of the same arrays are.
+    ChunksNotStored {
+        /// The arrays.
+        arrays: Vec<UnstoredChunks>,
+    },
+    /// A file that is from another step than the rest of the checkpoint.
+    OtherStep {
+        /// The file.
+        file: String,
+        /// The step in it.
+        step: u64,
+        /// The step of the others, and what says so.
+        wanted: (u64, StepWitness),
     },
     /// Some files of a distributed checkpoint are newer than its metadata, which a save writes last, and some are not.
     NewerThanMetadata {
@@ -103,6 +120,31 @@ pub enum Note {
     },
 }
 
+/// What says at which step a checkpoint is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepWitness {
+    /// The name of its folder.
+    FolderName,
+    /// The state of its optimizer.
+    Optimizer,
+}
+
+impl fmt::Display for StepWitness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::FolderName => "the name of the folder",
+            Self::Optimizer => "the state of the optimizer",
+        })
+    }
+}
+
+impl Note {
+    /// Whether it casts doubt on the content, so that a list of checkpoints shows it too.
+    pub fn is_doubt(&self) -> bool {
+        matches!(self, Self::ChunksNotStored { .. } | Self::OtherStep { .. } | Self::NewerThanMetadata { .. })
+    }
+}
+
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -126,7 +168,16 @@ impl fmt::Display for Note {
                 write!(f, "the header of `{file}` has a field `{field}` that the format does not define; it is ignored")
             }
             Self::KeyChosen { key } => write!(f, "the tensors under key `{}` are read", display_name(key)),
-            Self::OtherKeys { keys } => write_other_keys(f, keys),
+            Self::OtherKeys { keys, lone } => write_other_keys(f, keys, lone),
+            Self::ChunksNotStored { arrays } => write_unstored(f, arrays),
+            Self::OtherStep { file, step, wanted: (wanted, witness) } => {
+                let file = display_name(file);
+                write!(
+                    f,
+                    "`{file}` is from step {step}, and {witness} says {wanted}: the files may be of two saves, and training \
+                     that resumes with `{file}` counts from step {step}"
+                )
+            }
             Self::NewerThanMetadata { files, n_older } => write_newer(f, files, *n_older),
             Self::RanksNotRecorded { n_ranks } => write!(
                 f,
@@ -170,6 +221,20 @@ impl fmt::Display for Note {
     }
 }
 
+fn write_unstored(f: &mut fmt::Formatter<'_>, arrays: &[UnstoredChunks]) -> fmt::Result {
+    let Some(first) = arrays.first() else { return Ok(()) };
+    let name = display_name(&first.name);
+    write!(f, "{} of {} chunks of `{name}`", first.n_missing, first.n_chunks)?;
+    match arrays.len() {
+        1 => {}
+        2 => f.write_str(", and some of another array,")?,
+        n => write!(f, ", and some of {} more arrays,", n - 1)?,
+    }
+    f.write_str(
+        " are not stored and are read as zeros: if this is a copy, compare its files with those of the original",
+    )
+}
+
 fn write_newer(f: &mut fmt::Formatter<'_>, files: &[String], n_older: usize) -> fmt::Result {
     let first = files.first().map(|name| display_name(name)).unwrap_or_default();
     match files.len() {
@@ -183,7 +248,7 @@ fn write_newer(f: &mut fmt::Formatter<'_>, files: &[String], n_older: usize) -> 
     )
 }
 
-fn write_other_keys(f: &mut fmt::Formatter<'_>, keys: &[(String, usize)]) -> fmt::Result {
+fn write_other_keys(f: &mut fmt::Formatter<'_>, keys: &[(String, usize)], lone: &[String]) -> fmt::Result {
     /// Most keys that the note names.
     const MAX_KEYS: usize = 6;
     f.write_str("other tensors are under ")?;
@@ -193,8 +258,8 @@ fn write_other_keys(f: &mut fmt::Formatter<'_>, keys: &[(String, usize)]) -> fmt
     if keys.len() > MAX_KEYS {
         write!(f, " and {} more", keys.len() - MAX_KEYS)?;
     }
-    // Averages of training state mean nothing.
-    let models = keys.iter().filter(|(key, _)| KeyKind::of(key) != KeyKind::State);
+    // Averages of training state mean nothing, and nothing is under a tensor.
+    let models = keys.iter().filter(|(key, _)| KeyKind::of(key) != KeyKind::State && !lone.contains(key));
     let models: Vec<String> = models.map(|(key, _)| format!("`{}`", display_name(key))).collect();
     match &*models {
         [] => Ok(()),

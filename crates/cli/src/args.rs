@@ -419,7 +419,7 @@ pub(crate) struct OutputArgs {
     /// repeatable
     #[arg(long, value_name = "KEY=VALUE,VALUE")]
     pub(crate) allow_config: Vec<String>,
-    /// Take tensors of this name from the newest checkpoint as they are; `*` matches anything; repeatable
+    /// Take tensors of this name as the newest checkpoint (with --rule, the base) has them; `*` is anything; repeatable
     #[arg(long, value_name = "NAME")]
     pub(crate) take_newest: Vec<String>,
     /// Merge NaN and infinities by IEEE rules instead of refusing them

@@ -22,6 +22,8 @@ use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 
+/// The suite that scores of another program belong to.
+const COMMAND_SUITE: &str = "command";
 /// The largest file of results that is read back.
 const MAX_RESULTS_BYTES: u64 = 256_000_000;
 
@@ -100,6 +102,19 @@ pub(crate) fn make_evaluator<'a>(
             Ok(Box::new(EngineEvaluator::new(suites, like, tokenizer, cache, eval, run)?))
         }
     }
+}
+
+/// What the options score on, before anything is opened to be scored.
+pub(crate) fn suite_rows(args: &ScoringArgs, suites: &[Suite]) -> Vec<SuiteRow> {
+    match &args.eval_command {
+        Some(command) => vec![command_row(command)],
+        None => suites.iter().map(SuiteRow::from).collect(),
+    }
+}
+
+fn command_row(command: &str) -> SuiteRow {
+    let digest = bytes_digest(DigestKind::Blake3, command.as_bytes()).to_string();
+    SuiteRow { name: COMMAND_SUITE.to_owned(), role: None, digest }
 }
 
 /// Another program: merges are written for it, one at a time, and removed.
@@ -187,8 +202,7 @@ fn kept_results(results: &ExternalResults) -> Vec<u8> {
 
 impl Evaluator for CommandEvaluator<'_> {
     fn suites(&self) -> Vec<SuiteRow> {
-        let digest = bytes_digest(DigestKind::Blake3, self.command.as_bytes()).to_string();
-        vec![SuiteRow { name: "command".to_owned(), role: None, digest }]
+        vec![command_row(&self.command)]
     }
 
     fn tokens_per_model(&self) -> Option<u64> {
@@ -201,7 +215,7 @@ impl Evaluator for CommandEvaluator<'_> {
             Some(known) => known,
             None => self.score(path, &key)?,
         };
-        Ok(ModelScores::from_external("command", scores))
+        Ok(ModelScores::from_external(COMMAND_SUITE, scores))
     }
 
     fn score_merges(
@@ -212,7 +226,7 @@ impl Evaluator for CommandEvaluator<'_> {
         let mut all = Vec::new();
         for (i, output) in outputs.iter().enumerate() {
             self.run.check_interrupt()?;
-            let scores = ModelScores::from_external("command", self.score_merge(output)?);
+            let scores = ModelScores::from_external(COMMAND_SUITE, self.score_merge(output)?);
             on_score(i, &scores);
             all.push(scores);
         }

@@ -16,7 +16,7 @@ use thalweg_tensor::{
 
 use crate::Error;
 use crate::contents::find_obstacles;
-pub use crate::difference::{Difference, NewestHas};
+pub use crate::difference::{Difference, NewestHas, Relation};
 use crate::difference::{common_prefix_difference, idle_patterns};
 use crate::huggingface::check_configs;
 use crate::moments::{check_signs, describe_state, find_missing, join_state, state_class};
@@ -174,20 +174,30 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan, storage: &dyn Sto
         differences = join_state(differences);
     }
     if !differences.is_empty() {
-        return Err(Error::NotAligned { differences });
+        return Err(Error::NotAligned { differences, relation: relation_of(plan) });
     }
     let layout = lay_out(sources, &groups, &policy);
     if layout.catalog.entries().is_empty() {
+        if groups.iter().any(|(catalog, _)| !catalog.entries().is_empty()) {
+            return Err(Error::AllDropped);
+        }
         return Err(Error::NothingToMerge { path: first.path.clone() });
     }
     let differences = first_look_at_codes(sources, &layout)?;
     if !differences.is_empty() {
-        return Err(Error::NotAligned { differences });
+        return Err(Error::NotAligned { differences, relation: relation_of(plan) });
     }
     check_configs(plan, sources, &layout.catalog, storage)?;
     let mut notes = collect_notes(sources, &layout, plan);
     notes.extend(harmless);
     Ok(MergeLayout { notes, ..layout })
+}
+
+fn relation_of(plan: &MergePlan) -> Relation {
+    match plan.outputs.iter().any(|output| output.rule.is_some()) {
+        true => Relation::Experts,
+        false => Relation::Checkpoints,
+    }
 }
 
 /// What the outputs of a plan say about tensors. All outputs of a plan drop and take the same ones.
@@ -421,6 +431,7 @@ fn collect_notes(sources: &[OpenSource], layout: &MergeLayout, plan: &MergePlan)
         }
         first_by_file.entry(file.info.id).or_insert(i);
     }
+    notes.extend(unstored_notes(sources));
     let heads = plan.reading().to_huggingface;
     notes.extend(heads.map(|heads| {
         let LlamaHeads { num_attention_heads, num_key_value_heads, head_dim } = heads;
@@ -454,6 +465,32 @@ fn collect_notes(sources: &[OpenSource], layout: &MergeLayout, plan: &MergePlan)
         notes.push(format!("{} left out (`--drop`)", counted_are(dropped.len(), "tensor")));
     }
     notes
+}
+
+/// Arrays of which nothing is stored in one source and something in another: zeros beside numbers.
+fn unstored_notes(sources: &[OpenSource]) -> Option<String> {
+    let is_absent = |source: &OpenSource, name: &str| {
+        let unstored = &source.checkpoint.findings().unstored;
+        unstored.iter().any(|array| array.name == name && array.n_missing == array.n_chunks)
+    };
+    let unstored = sources.iter().flat_map(|source| source.checkpoint.findings().unstored.iter());
+    let names: BTreeSet<&str> = unstored.map(|array| array.name.as_str()).collect();
+    let mut in_some = names.into_iter().filter(|name| {
+        let n_absent = sources.iter().filter(|source| is_absent(source, name)).count();
+        n_absent > 0 && n_absent < sources.len()
+    });
+    let first = in_some.next()?;
+    let lacking = sources.iter().find(|source| is_absent(source, first))?.path.display();
+    let more = match in_some.count() {
+        0 => String::new(),
+        1 => " and of another array".to_owned(),
+        n => format!(" and of {n} more arrays"),
+    };
+    Some(format!(
+        "`{lacking}` stores nothing of `{}`{more}, which others do: it is read as zeros there; if this is a copy, compare \
+         its files with those of the original",
+        display_name(first)
+    ))
 }
 
 fn compare_catalogs(sources: &[OpenSource], groups: &Groups<'_>, policy: &Policy<'_>) -> Vec<Difference> {

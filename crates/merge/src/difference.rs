@@ -255,14 +255,34 @@ fn shorten(labels: &[String]) -> String {
 const ARCHITECTURE_KEYS: [&str; 6] =
     ["architectures", "hidden_size", "model_type", "num_attention_heads", "num_hidden_layers", "vocab_size"];
 
+/// What the sources of a merge are to each other: a window can be moved, and experts are what they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relation {
+    /// Checkpoints of one run.
+    Checkpoints,
+    /// Models that a rule merges.
+    Experts,
+}
+
+impl Relation {
+    /// A hint in words that fit. The base counts as the newest source where experts are merged.
+    fn adapt(self, hint: String) -> String {
+        match self {
+            Self::Checkpoints => hint,
+            Self::Experts => hint.replace("the newest source's", "the base's"),
+        }
+    }
+}
+
 /// The next step for a set of differences: what to do about the one that must be fixed first.
-pub(crate) fn hint_for(differences: &[Difference]) -> Option<String> {
+pub(crate) fn hint_for(differences: &[Difference], relation: Relation) -> Option<String> {
     let first = |wanted: &dyn Fn(&Difference) -> Option<String>| differences.iter().find_map(wanted);
-    first(&hint_for_contents)
+    let hint = first(&hint_for_contents)
         .or_else(|| first(&hint_for_prefix))
-        .or_else(|| hint_for_names(differences))
-        .or_else(|| first(&hint_for_shape))
-        .or_else(|| hint_for_waivers(differences))
+        .or_else(|| hint_for_names(differences, relation))
+        .or_else(|| first(&|difference| hint_for_shape(difference, relation)))
+        .or_else(|| hint_for_waivers(differences));
+    hint.map(|hint| relation.adapt(hint))
 }
 
 fn hint_for_contents(difference: &Difference) -> Option<String> {
@@ -309,7 +329,7 @@ fn rename_with(rule: &str) -> String {
     format!("write the rule `{}` into a file and name it with `--rename FILE`", display_name(rule))
 }
 
-fn hint_for_names(differences: &[Difference]) -> Option<String> {
+fn hint_for_names(differences: &[Difference], relation: Relation) -> Option<String> {
     let missing: Vec<(&str, NewestHas)> = differences
         .iter()
         .filter_map(|difference| match difference {
@@ -333,7 +353,11 @@ fn hint_for_names(differences: &[Difference]) -> Option<String> {
         _ => None,
     });
     if let Some(key) = architecture {
-        return Some(format!("these are different models (`{key}`): choose checkpoints of one run"));
+        let choose = match relation {
+            Relation::Checkpoints => "choose checkpoints of one run",
+            Relation::Experts => "choose experts of one base, and name that base",
+        };
+        return Some(format!("these are different models (`{key}`): {choose}"));
     }
     if let Some(rule) = replacing_rule(differences) {
         return Some(rename_with(&rule));
@@ -341,12 +365,54 @@ fn hint_for_names(differences: &[Difference]) -> Option<String> {
     if missing.iter().all(|(name, _)| is_known_buffer(name)) {
         return Some(hint_for_buffers(&missing));
     }
+    if are_named_differently(differences) {
+        return Some(
+            "the sources have different names for their tensors: merge models of one kind in one format, or give some of \
+             them the names of the others with `--rename FILE`"
+                .to_owned(),
+        );
+    }
+    let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
+    if relation == Relation::Experts {
+        let drop = options_for("--drop", &names);
+        return Some(format!(
+            "leave them out with `{drop}`, if the model works without, or choose experts of one base"
+        ));
+    }
     differences.iter().find_map(|difference| match difference {
-        Difference::Presence { absent, .. } => {
-            absent.last().map(|label| format!("choose a window without {label}, or that starts after it"))
-        }
+        Difference::Presence { absent, .. } => absent.last().map(|label| hint_without(label)),
         _ => None,
     })
+}
+
+/// Whether each of two sources has tensors that the other lacks.
+fn are_named_differently(differences: &[Difference]) -> bool {
+    let sides = || {
+        differences.iter().filter_map(|difference| match difference {
+            Difference::Presence { present, absent, .. } => Some((present, absent)),
+            _ => None,
+        })
+    };
+    sides().any(|(present, absent)| {
+        sides().any(|(others, lack)| {
+            present.iter().any(|one| lack.contains(one)) && absent.iter().any(|one| others.contains(one))
+        })
+    })
+}
+
+/// What to do about a source that does not fit: one with a step may be in a window, any other was named.
+fn hint_without(label: &str) -> String {
+    match label.starts_with("step ") {
+        true => format!("choose a window without {label}, or that starts after it"),
+        false => format!("leave out {label}"),
+    }
+}
+
+/// The options to copy that fit these tensors.
+fn options_for(option: &str, names: &[&str]) -> String {
+    let patterns = patterns_for(names, &|_| false);
+    let all: Vec<String> = patterns.iter().map(|pattern| format!("{option} {}", shell_word(pattern))).collect();
+    all.join(" ")
 }
 
 /// Whether a name is that of a buffer which a model computes anew, or which means nothing to it: what may be left out.
@@ -380,29 +446,33 @@ fn is_known_buffer(name: &str) -> bool {
 
 /// Buffers can be left out, or taken from the newest source if it has them. The hint has the options to copy.
 fn hint_for_buffers(missing: &[(&str, NewestHas)]) -> String {
-    let options = |option: &str, names: &[&str]| {
-        let patterns = patterns_for(names, &|_| false);
-        let all: Vec<String> = patterns.iter().map(|pattern| format!("{option} {}", shell_word(pattern))).collect();
-        all.join(" ")
-    };
     let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
-    let mut text = format!("leave such buffers out with `{}`", options("--drop", &names));
+    let mut text = format!("leave such buffers out with `{}`", options_for("--drop", &names));
     if missing.iter().all(|(_, newest)| *newest == NewestHas::Yes) {
-        text.push_str(&format!(", or take the newest source's with `{}`", options("--take-newest", &names)));
+        text.push_str(&format!(", or take the newest source's with `{}`", options_for("--take-newest", &names)));
     }
     text
 }
 
-fn hint_for_shape(difference: &Difference) -> Option<String> {
+fn hint_for_shape(difference: &Difference, relation: Relation) -> Option<String> {
     match difference {
-        Difference::Tensor { rows, .. } => {
+        Difference::Tensor { rows, tensor } => {
             let (label, shape, ..) = rows.last()?;
             if rows.iter().all(|row| row.1 == *shape) {
                 return Some(
                     "bring all sources to one element type: `thalweg convert SOURCE -o OUT --dtype f32`".to_owned(),
                 );
             }
-            Some(format!("choose a window on one side of {label}"))
+            Some(match relation {
+                Relation::Experts => format!(
+                    "name the base that the experts were trained from, or leave the tensor out with `{}`",
+                    options_for("--drop", &[tensor])
+                ),
+                Relation::Checkpoints if label.starts_with("step ") => {
+                    format!("choose a window on one side of {label}")
+                }
+                Relation::Checkpoints => format!("leave out {label}"),
+            })
         }
         Difference::Refused { tensor, dtype } if *dtype == Dtype::C64 => {
             Some(format!("take the newest source's with `--take-newest {}`", shell_word(tensor)))

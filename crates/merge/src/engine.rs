@@ -14,6 +14,7 @@ use thalweg_tensor::{TensorSink, TensorSource};
 use crate::align::{MergeLayout, OpenSource, align_sources};
 use crate::combine::{Combination, CombineJob, bytes_read, combine, output_dtype, source_use};
 use crate::context::{RunContext, Stage};
+use crate::equal_sources::note_equal_sources;
 use crate::error::Error;
 use crate::frame::{CopyTime, copy_frames};
 use crate::ledger::{Finished, Ledger};
@@ -108,7 +109,7 @@ pub fn execute_merge(
 /// The sources of a plan, aligned: what can be refused without a look at the outputs is.
 pub(crate) fn open_aligned(plan: &MergePlan, run: &RunContext<'_>) -> Result<(Vec<OpenSource>, MergeLayout), Error> {
     let sources = open_sources(plan, run)?;
-    check_seen(plan, &sources)?;
+    check_seen(plan, &sources, &*run.storage)?;
     let layout = align_sources(&sources, plan, &*run.storage)?;
     // A source that cannot deliver its tensors is found before anything is written.
     sources.iter().try_for_each(|source| source.checkpoint.look_inside(Look::EachTensor))?;
@@ -183,6 +184,7 @@ fn commit_all(
             }
         }
     }
+    note_equal_sources(&fresh, run);
     Ok(fresh)
 }
 

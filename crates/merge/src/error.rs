@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use thalweg_tensor::{AccessError, Dtype, counted, display_name, shell_word};
 
-use crate::align::Difference;
+use crate::align::{Difference, Relation};
 
 /// Why a merge, a verification or a geometry pass did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +41,8 @@ pub enum Error {
     NotAligned {
         /// The differences, in the order of the tensors' names.
         differences: Vec<Difference>,
+        /// What the sources are to each other.
+        relation: Relation,
     },
     /// No tensor at all.
     #[error("`{}` holds no tensors: there is nothing to merge", path.display())]
@@ -48,6 +50,9 @@ pub enum Error {
         /// The first source.
         path: PathBuf,
     },
+    /// The patterns of `--drop` fit every tensor.
+    #[error("`--drop` leaves out every tensor of the sources: there is nothing to merge")]
+    AllDropped,
     /// Integers or booleans differ between sources.
     #[error("tensor `{tensor}` ({dtype}) differs between `{}` and `{}`, and {dtype} cannot be averaged", path_a.display(), path_b.display())]
     NonFloatDiffers {
@@ -237,7 +242,8 @@ impl Error {
                 Some("merge the checkpoints as they were in a wider element type".to_owned())
             }
             Self::NonFloatDiffers { tensor, .. } => Some(format!(
-                "take the newest source's with `--take-newest {}`, or all such tensors with `--non-float newest`",
+                "take the newest source's (where a rule merges experts, the base's) with `--take-newest {}`, or all such tensors \
+                 with `--non-float newest`",
                 shell_word(tensor)
             )),
             Self::NonFinite { is_newest: true, .. } => {
@@ -269,12 +275,13 @@ impl Error {
                  `--discard-partial`"
                     .to_owned(),
             ),
+            Self::AllDropped => Some("give `--drop` the names of tensors that the model does not need".to_owned()),
             Self::NoShares { .. } => Some("`--shard 0/1` does the whole work as one share".to_owned()),
             Self::NoReceipt { .. } => {
                 Some("only what `merge` and `sweep` wrote can be verified; `inspect` shows any checkpoint".to_owned())
             }
             Self::Format(error) => Some(error.hint().to_owned()),
-            Self::NotAligned { differences } => crate::difference::hint_for(differences),
+            Self::NotAligned { differences, relation } => crate::difference::hint_for(differences, *relation),
             Self::Scheme(error) => error.hint(),
             Self::Storage(error) => error.hint().map(str::to_owned),
             _ => None,

@@ -58,7 +58,7 @@ impl OpenMerge {
     /// As a merge for the sources; `SourcesChanged` if they are not those that the plan saw.
     pub fn open(plan: &MergePlan, run: &RunContext<'_>) -> Result<Self, Error> {
         let sources = open_sources(plan, run)?;
-        check_seen(plan, &sources)?;
+        check_seen(plan, &sources, &*run.storage)?;
         let layout = align_sources(&sources, plan, &*run.storage)?;
         layout.notes.iter().for_each(|note| run.progress.note(note));
         let combinations =

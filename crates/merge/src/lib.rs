@@ -16,6 +16,7 @@ pub mod diff;
 pub mod difference;
 pub mod engine;
 mod equal_buffers;
+mod equal_sources;
 pub mod error;
 pub mod estimate;
 mod frame;

@@ -1,11 +1,13 @@
-//! How a plan recognises its sources: length, time and header of each file, as they were when the plan was made.
+//! How a plan recognises its sources: length, time and header of each file, as they were when the plan was made, and
+//! length and time of the files beside the tensors that may travel.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use thalweg_checkpoint::{Checkpoint, ShardFile};
+use thalweg_checkpoint::{Checkpoint, ShardFile, SideFile, SideFileKind};
+use thalweg_storage::{FileInfo, Storage};
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
-use thalweg_tensor::to_index;
+use thalweg_tensor::{display_name, to_index};
 
 use crate::align::OpenSource;
 use crate::error::Error;
@@ -20,6 +22,10 @@ pub struct SeenSource {
     pub path: PathBuf,
     /// Its files.
     pub files: Vec<SeenFile>,
+    /// The files beside its tensors that may travel to an output: config, tokenizer and the like. `None` in plans that
+    /// did not record them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub side_files: Option<Vec<SeenSideFile>>,
     /// Its weights that are FP8 codes, if the plan reads them as the values that they stand for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dequantised: Option<DequantisedWeights>,
@@ -43,14 +49,50 @@ pub struct SeenFile {
     pub header_digest: String,
 }
 
+/// A file beside the tensors as a plan saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeenSideFile {
+    /// Name within the checkpoint.
+    pub name: String,
+    /// Length in bytes.
+    pub len_bytes: u64,
+    /// As [`SeenFile::modified_ns`].
+    pub modified_ns: String,
+    /// As [`SeenFile::changed_ns`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_ns: Option<String>,
+}
+
 /// The sources as they are now, for [`MergePlan::seen_sources`].
-pub fn see_sources(sources: &[OpenSource]) -> Vec<SeenSource> {
-    let see = |source: &OpenSource| SeenSource {
-        path: source.path.clone(),
-        files: see_files(&source.checkpoint),
-        dequantised: source.checkpoint.dequantised_weights().map(DequantisedWeights::new),
+///
+/// # Errors
+/// `Storage` for a file beside the tensors that vanished since the source was opened.
+pub fn see_sources(sources: &[OpenSource], storage: &dyn Storage) -> Result<Vec<SeenSource>, Error> {
+    let see = |source: &OpenSource| {
+        Ok(SeenSource {
+            path: source.path.clone(),
+            files: see_files(&source.checkpoint),
+            side_files: Some(see_side_files(&source.checkpoint, storage)?),
+            dequantised: source.checkpoint.dequantised_weights().map(DequantisedWeights::new),
+        })
     };
     sources.iter().map(see).collect()
+}
+
+fn see_side_files(checkpoint: &Checkpoint, storage: &dyn Storage) -> Result<Vec<SeenSideFile>, Error> {
+    let may_travel = |file: &&SideFile| matches!(file.kind, SideFileKind::Travels | SideFileKind::Code);
+    let see = |file: &SideFile| {
+        let info = storage.file_info(&file.path)?;
+        let (modified_ns, changed_ns) = times_of(&info);
+        Ok(SeenSideFile { name: file.name.clone(), len_bytes: info.len_bytes, modified_ns, changed_ns })
+    };
+    checkpoint.side_files().iter().filter(may_travel).map(see).collect()
+}
+
+fn times_of(info: &FileInfo) -> (String, Option<String>) {
+    let changed = Some(info.changed_ns).filter(|changed| *changed != 0);
+    (info.modified_ns.to_string(), changed.map(|changed| changed.to_string()))
 }
 
 fn see_files(checkpoint: &Checkpoint) -> Vec<SeenFile> {
@@ -62,12 +104,15 @@ fn see_files(checkpoint: &Checkpoint) -> Vec<SeenFile> {
             header.push_str(&format!("{}\0{}\0{}\0{}\n", entry.name, entry.dtype, entry.shape, piece.offset));
         }
     }
-    let see = |(file, header): (&ShardFile, String)| SeenFile {
-        name: file.name.clone(),
-        len_bytes: file.info.len_bytes,
-        modified_ns: file.info.modified_ns.to_string(),
-        changed_ns: Some(file.info.changed_ns).filter(|changed| *changed != 0).map(|changed| changed.to_string()),
-        header_digest: bytes_digest(DigestKind::Blake3, header.as_bytes()).to_string(),
+    let see = |(file, header): (&ShardFile, String)| {
+        let (modified_ns, changed_ns) = times_of(&file.info);
+        SeenFile {
+            name: file.name.clone(),
+            len_bytes: file.info.len_bytes,
+            modified_ns,
+            changed_ns,
+            header_digest: bytes_digest(DigestKind::Blake3, header.as_bytes()).to_string(),
+        }
     };
     checkpoint.files().iter().zip(headers).map(see).collect()
 }
@@ -75,35 +120,75 @@ fn see_files(checkpoint: &Checkpoint) -> Vec<SeenFile> {
 /// Compares the sources with what the plan saw of them, if it did.
 ///
 /// # Errors
-/// `SourcesChanged` with the first change of each source.
-pub(crate) fn check_seen(plan: &MergePlan, sources: &[OpenSource]) -> Result<(), Error> {
+/// `SourcesChanged` with the first change of each source; `Storage`.
+pub(crate) fn check_seen(plan: &MergePlan, sources: &[OpenSource], storage: &dyn Storage) -> Result<(), Error> {
     let mut changes = Vec::new();
     for seen in &plan.seen_sources {
         let Some(source) = sources.iter().find(|source| source.path == seen.path) else { continue };
-        if let Some(change) = first_change(&seen.files, &see_files(&source.checkpoint)) {
+        let mut change = first_change(&seen.files, &see_files(&source.checkpoint));
+        if let Some(side_files) = seen.side_files.as_ref().filter(|_| change.is_none()) {
+            change = first_change(side_files, &see_side_files(&source.checkpoint, storage)?);
+        }
+        if let Some(change) = change {
             changes.push(format!("`{}`: {change}", seen.path.display()));
         }
     }
     if changes.is_empty() { Ok(()) } else { Err(Error::SourcesChanged { changes }) }
 }
 
-fn first_change(before: &[SeenFile], now: &[SeenFile]) -> Option<String> {
-    let names = |files: &[SeenFile]| files.iter().map(|file| file.name.clone()).collect::<Vec<_>>();
-    if names(before) != names(now) {
-        return Some("it has other files".to_owned());
+/// What of a file is compared.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    name: &'a str,
+    len_bytes: u64,
+    header_digest: Option<&'a str>,
+    modified_ns: &'a str,
+    changed_ns: Option<&'a str>,
+}
+
+impl<'a> From<&'a SeenFile> for Seen<'a> {
+    fn from(file: &'a SeenFile) -> Self {
+        let SeenFile { name, len_bytes, modified_ns, changed_ns, header_digest } = file;
+        let (header_digest, changed_ns) = (Some(&**header_digest), changed_ns.as_deref());
+        Self { name, len_bytes: *len_bytes, header_digest, modified_ns, changed_ns }
     }
-    before.iter().zip(now).find_map(|(before, now)| {
-        let name = &before.name;
-        if before.len_bytes != now.len_bytes {
-            return Some(format!("`{name}` had {} bytes and has {}", before.len_bytes, now.len_bytes));
-        }
-        if before.header_digest != now.header_digest {
-            return Some(format!("`{name}` has another header"));
-        }
-        if before.modified_ns != now.modified_ns {
-            return Some(format!("`{name}` was written again"));
-        }
-        let is_touched = before.changed_ns.is_some() && before.changed_ns != now.changed_ns;
-        is_touched.then(|| format!("`{name}` has the same time, but its content, permissions or links changed"))
-    })
+}
+
+impl<'a> From<&'a SeenSideFile> for Seen<'a> {
+    fn from(file: &'a SeenSideFile) -> Self {
+        let SeenSideFile { name, len_bytes, modified_ns, changed_ns } = file;
+        Self { name, len_bytes: *len_bytes, header_digest: None, modified_ns, changed_ns: changed_ns.as_deref() }
+    }
+}
+
+/// The first difference between two lists of files, both sorted by name or in the order of the shards.
+fn first_change<'a, T>(before: &'a [T], now: &'a [T]) -> Option<String>
+where
+    Seen<'a>: From<&'a T>,
+{
+    let (before, now) = (before.iter().map(Seen::from), now.iter().map(Seen::from));
+    let (before, now): (Vec<Seen<'_>>, Vec<Seen<'_>>) = (before.collect(), now.collect());
+    let lacks = |files: &[Seen<'_>], name: &str| files.iter().all(|file| file.name != name);
+    if let Some(lost) = before.iter().find(|file| lacks(&now, file.name)) {
+        return Some(format!("`{}` is gone", display_name(lost.name)));
+    }
+    if let Some(added) = now.iter().find(|file| lacks(&before, file.name)) {
+        return Some(format!("`{}` was added", display_name(added.name)));
+    }
+    before.iter().zip(&now).find_map(|(before, now)| change_of(*before, *now))
+}
+
+fn change_of(before: Seen<'_>, now: Seen<'_>) -> Option<String> {
+    let name = display_name(before.name);
+    if before.len_bytes != now.len_bytes {
+        return Some(format!("`{name}` had {} bytes and has {}", before.len_bytes, now.len_bytes));
+    }
+    if before.header_digest != now.header_digest {
+        return Some(format!("`{name}` has another header"));
+    }
+    if before.modified_ns != now.modified_ns {
+        return Some(format!("`{name}` was written again"));
+    }
+    let is_touched = before.changed_ns.is_some() && before.changed_ns != now.changed_ns;
+    is_touched.then(|| format!("`{name}` has the same time, but its content, permissions or links changed"))
 }

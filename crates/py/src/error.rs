@@ -135,7 +135,7 @@ fn facts_of_merge(error: &thalweg_merge::Error, facts: &Bound<'_, PyDict>) -> Py
     use thalweg_merge::Error;
     let path = |path: &PathBuf| facts.set_item("path", path);
     match error {
-        Error::NotAligned { differences } => {
+        Error::NotAligned { differences, .. } => {
             let lines: Vec<String> = differences.iter().map(|one| as_keywords(&one.to_string())).collect();
             facts.set_item("differences", lines)
         }

@@ -102,7 +102,7 @@ impl PyPlan {
         run_watched(py, None, &watch, || {
             check_document(&*session.storage, &path, PLAN_FILE)?;
             let mut plan = self.plan.clone();
-            plan.seen_sources = see_sources(&open_sources(&plan, &session.context(&watch))?);
+            plan.seen_sources = see_sources(&open_sources(&plan, &session.context(&watch))?, &*session.storage)?;
             publish_file(&*session.storage, &path, plan.to_json()?.as_bytes(), PLAN_FILE)?;
             Ok(())
         })

@@ -9,12 +9,14 @@ use thalweg_checkpoint::ReadOptions;
 use thalweg_merge::Coefficients;
 use thalweg_merge::context::RunContext;
 use thalweg_merge::plan::{MeanCheckpoint, MeanOfSums, MergePlan, OutputPlan, SourceRef, newest_of};
-use thalweg_merge::receipt::{MergeReceipt, SourceFile, SourceReceipt};
-use thalweg_merge::verify::{digest_checkpoint, read_receipt};
+use thalweg_merge::receipt::{MergeReceipt, RECEIPT_NAME, SourceFile, SourceReceipt};
+use thalweg_merge::verify::{digest_checkpoint, read_merge, read_receipt};
+use thalweg_tensor::counted;
 use thalweg_tensor::digest::DigestKind;
+use thalweg_trajectory::{PathKind, Step, look_at_path};
 
 use crate::Error;
-use crate::request::{Resolver, note_equal_steps};
+use crate::request::{Resolver, RunOptions, note_equal_steps, note_unknown_step};
 use crate::sums::{KeptSums, checkpoints_of, describe, is_mean, like, refuse_sums};
 
 /// A mean with one more checkpoint.
@@ -28,6 +30,8 @@ pub struct AppendRequest {
     pub sums: Option<PathBuf>,
     /// Where the new mean goes.
     pub out: PathBuf,
+    /// What is said about the run that the checkpoint is from.
+    pub run: RunOptions,
 }
 
 /// The plan of a mean with one more checkpoint.
@@ -36,7 +40,7 @@ pub struct AppendRequest {
 /// `Request` where `old` is not a mean or holds the checkpoint already, where its sources are gone or changed, where
 /// the sums are of another mean, or where they do not hold what an output has of its newest checkpoint.
 pub fn append_plan(request: &AppendRequest, resolver: &Resolver<'_>, cx: &RunContext<'_>) -> Result<MergePlan, Error> {
-    let receipt = read_receipt(&request.old, cx)?;
+    let receipt = open_mean(&request.old, cx)?;
     if !is_mean(&receipt.plan) {
         let what = format!("the old merge is by `{}`, not a plain mean of checkpoints", receipt.plan.scheme);
         return Err(Error::request_with_hint(what, "append to a merge by `sma`, or merge from scratch"));
@@ -46,12 +50,37 @@ pub fn append_plan(request: &AppendRequest, resolver: &Resolver<'_>, cx: &RunCon
     let added = SourceRef { path, step, tokens: None };
     let known = checkpoints_of(&receipt);
     check_is_new((&known, &added), &receipt.plan.reading_options(), resolver, cx)?;
+    note_run((&known, &added), &request.run, resolver, cx)?;
+    let all: Vec<SourceRef> = refs(&known).chain([added.clone()]).collect();
+    note_unknown_step(all.iter(), resolver);
+    if let Some(merge) = read_merge(&*cx.storage, &added.path) {
+        resolver.note(format!(
+            "`{}` is itself a merge of {}, and counts as one checkpoint",
+            added.path.display(),
+            counted(merge.n_checkpoints, "checkpoint")
+        ));
+    }
     let mut output = match &request.sums {
         Some(folder) => from_sums(&receipt, added, folder, cx)?,
         None => from_sources(&receipt, added, cx)?,
     };
     output.path = resolver.output_folder(&request.out)?;
     Ok(MergePlan::new(vec![output])?)
+}
+
+/// The receipt of a merge that is to be appended to.
+fn open_mean(folder: &Path, cx: &RunContext<'_>) -> Result<MergeReceipt, Error> {
+    const HINT: &str = "name the folder that `merge` wrote with `-o`";
+    if cx.storage.file_info(folder).is_err_and(|error| error.is_not_found()) {
+        return Err(Error::request_with_hint(format!("`{}` does not exist", folder.display()), HINT));
+    }
+    match read_receipt(folder, cx) {
+        Err(thalweg_merge::Error::NoReceipt { .. }) => Err(Error::request_with_hint(
+            format!("`{}` is not a merge to append to: it has no `{RECEIPT_NAME}`", folder.display()),
+            HINT,
+        )),
+        receipt => Ok(receipt?),
+    }
 }
 
 /// Refuses a checkpoint that is in the mean already, by path or with the same bytes, and notes one of the same step.
@@ -90,6 +119,37 @@ fn check_is_new(
         }
     }
     note_equal_steps(refs(known).chain([added.clone()]).collect::<Vec<_>>().iter(), resolver);
+    Ok(())
+}
+
+/// Notes what the run says about the window that the mean covers, if the checkpoint is in the folder of one.
+fn note_run(
+    (known, added): (&[MeanCheckpoint], &SourceRef),
+    options: &RunOptions,
+    resolver: &Resolver<'_>,
+    cx: &RunContext<'_>,
+) -> Result<(), Error> {
+    let run = added.path.parent().filter(|folder| {
+        let kind = look_at_path(&cx.storage, folder, None);
+        kind.is_ok_and(|kind| matches!(kind, PathKind::Run | PathKind::RunWithCheckpoint))
+    });
+    let has_log = !options.log.is_empty();
+    let trajectory = match run.map(|run| resolver.open_run(run, options)) {
+        Some(Ok(trajectory)) => trajectory,
+        // A log that was asked for is read, or the reason is told.
+        Some(Err(error)) if has_log => return Err(error),
+        None if has_log => {
+            return Err(Error::request_with_hint(
+                format!("`{}` is not in the folder of a run, so `--log` says nothing about it", added.path.display()),
+                "leave out `--log`",
+            ));
+        }
+        _ => return Ok(()),
+    };
+    let steps = || known.iter().filter_map(|one| one.step).chain(added.step);
+    if let (Some(first), Some(newest)) = (steps().min(), steps().max()) {
+        resolver.note_window(&trajectory, (Step(first), Step(newest)));
+    }
     Ok(())
 }
 

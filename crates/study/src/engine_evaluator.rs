@@ -91,11 +91,7 @@ impl<'a> EngineEvaluator<'a> {
         let tokenizer = TokenizerFiles::find(&*run.storage, tokenizer, &checkpoint, like)?.open()?;
         let mut prepared = Vec::new();
         for suite in suites {
-            let row = SuiteRow {
-                name: suite.name.clone(),
-                role: suite.role.map(|role| role.name().to_owned()),
-                digest: suite.digest.to_string(),
-            };
+            let row = SuiteRow::from(suite);
             let suite = PreparedSuite::new(suite, &tokenizer, &config, like)?;
             let needed_bytes = Subject::needed_bytes(like, &config, &suite)?;
             if needed_bytes > eval.memory_bytes {

@@ -5,6 +5,7 @@
 //! open.
 
 use serde::{Deserialize, Serialize};
+use thalweg_eval::Suite;
 use thalweg_storage::guard::OwnKind;
 
 use crate::Error;
@@ -188,6 +189,13 @@ pub struct SuiteRow {
     pub role: Option<String>,
     /// Digest of its items.
     pub digest: String,
+}
+
+impl From<&Suite> for SuiteRow {
+    fn from(suite: &Suite) -> Self {
+        let role = suite.role.map(|role| role.name().to_owned());
+        Self { name: suite.name.clone(), role, digest: suite.digest.to_string() }
+    }
 }
 
 /// A finished checkpoint.

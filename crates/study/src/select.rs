@@ -46,6 +46,7 @@ mod tests {
             phase: None,
             stage: None,
             state: CheckpointState::Finished,
+            doubts: Vec::new(),
         };
         let scheme = Scheme::parse("decay:linear", SchemeParameters::default()).unwrap();
         let output = window_output("w", &[2000, 4000, 10_000].map(checkpoint), &scheme).unwrap();

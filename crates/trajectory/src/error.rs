@@ -28,6 +28,17 @@ pub enum Error {
         /// The path.
         path: PathBuf,
     },
+    /// A step without tokens.
+    #[error("a step has at least one token, and `--tokens-per-step` is 0")]
+    NoTokensPerStep,
+    /// An option about a log, and no log.
+    #[error("`{option}` says how to read a step log, and none was given or found in `{}`", path.display())]
+    IdleLogOption {
+        /// The option.
+        option: &'static str,
+        /// The run.
+        path: PathBuf,
+    },
     /// The path is a checkpoint where a run was expected.
     #[error("`{}` is a checkpoint, not a run folder", path.display())]
     IsCheckpoint {
@@ -339,6 +350,8 @@ impl Error {
     /// The hints that do not depend on the facts.
     fn plain_hint(&self) -> Option<&'static str> {
         Some(match self {
+            Self::NoTokensPerStep => "leave it out, or give the tokens of one optimizer step, such as `4M`",
+            Self::IdleLogOption { .. } => "name the log with `--log PATH`, or leave the option out",
             Self::IsCheckpoint { .. } => {
                 "give the folder above it as the run, or name the checkpoints to merge: `-m CKPT -m CKPT`"
             }
@@ -384,6 +397,10 @@ impl Error {
                 LogError::MicroBatches { .. } => {
                     "give `--tokens-per-step` to compute the steps from the column of tokens; if each micro-batch is a \
                      step, give `--log-columns step=iter`"
+                }
+                LogError::WithinEpoch { .. } => {
+                    "name the column that counts the steps of the whole run with `--log-columns step=NAME`; without one, \
+                     `--log-every N` counts the losses, N steps apart"
                 }
                 LogError::UnknownKind => {
                     "give JSON lines, CSV with a header, `trainer_state.json`, console output, or TensorBoard event \

@@ -37,4 +37,4 @@ pub use step_log::{
 };
 pub use trajectory::{TokensSource, Trajectory, TrajectoryCheckpoint, TrajectoryNote, TrajectoryOptions};
 pub use units::{Step, Tokens, TokensPerStep};
-pub use window::{Extent, Window, WindowEnd, WindowNote, WindowSpec, select_window};
+pub use window::{Extent, Window, WindowEnd, WindowNote, WindowSpec, describe_phases, select_window};

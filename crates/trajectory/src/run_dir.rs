@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use thalweg_checkpoint::{RECEIPT_NAME, ReadOptions, is_checkpoint, open_checkpoints};
+use thalweg_checkpoint::{Note, RECEIPT_NAME, ReadOptions, is_checkpoint, open_checkpoints};
 use thalweg_storage::{FileKind, FolderEntry, Storage};
 use thalweg_tensor::display_name;
 
@@ -36,6 +36,8 @@ pub struct RunCheckpoint {
     pub stage: Option<String>,
     /// Whether it can be used, and why not.
     pub state: CheckpointState,
+    /// What casts doubt on its content although it can be used.
+    pub doubts: Vec<Note>,
 }
 
 /// The folder of one run.
@@ -45,14 +47,15 @@ pub struct RunDir {
     checkpoints: Vec<RunCheckpoint>,
     ignored: Vec<String>,
     ignored_epochs: Vec<String>,
+    ignored_links: Vec<String>,
     counts: NameCount,
 }
 
 impl RunDir {
     /// Lists a run folder, or a repository of a local Hugging Face cache, and looks at each checkpoint's headers.
     ///
-    /// Temporary names (`tmp-`, `.tmp`, `*.thalweg-partial`, hidden) and other names are ignored. A name that links to
-    /// another checkpoint of the same folder, such as `latest`, has no number and so is ignored too.
+    /// Temporary names (`tmp-`, `.tmp`, `*.thalweg-partial`, hidden) and other names are ignored. So is a link to another
+    /// checkpoint of the same folder: `latest`, or one whose own name has a step.
     ///
     /// A merge in the folder has a receipt and is never part of the run. With a pattern, only the names that match it
     /// are checkpoints. Names that count epochs are checkpoints only if no name has a step.
@@ -90,15 +93,17 @@ impl RunDir {
             return Err(refuse_file(path));
         }
         let entries = storage.list_folder(path)?;
-        let SplitNames { candidates, ignored, ignored_epochs } =
-            split_names(list_names(storage, path, &entries)?, pattern);
+        let (names, ignored_links) = without_links(storage, path, list_names(storage, path, &entries)?, pattern);
+        let SplitNames { candidates, mut ignored, ignored_epochs } = split_names(names, pattern);
+        ignored.extend_from_slice(&ignored_links);
+        ignored.sort();
         let Some(counts) = candidates.first().map(|candidate| candidate.said.counts) else {
             return Err(refuse_folder(storage, path, &entries, pattern));
         };
         let trackers = Trackers::read(storage, path, &entries)?;
         let mut checkpoints = check_candidates(storage, candidates, &trackers, options)?;
         checkpoints.sort_by(|a, b| (a.step, &a.name).cmp(&(b.step, &b.name)));
-        Ok(Self { path: path.to_owned(), checkpoints, ignored, ignored_epochs, counts })
+        Ok(Self { path: path.to_owned(), checkpoints, ignored, ignored_epochs, ignored_links, counts })
     }
 
     /// The folder.
@@ -131,6 +136,11 @@ impl RunDir {
         &self.ignored_epochs
     }
 
+    /// Names with a step that link to another checkpoint of the run, sorted; part of [`RunDir::ignored`].
+    pub fn ignored_links(&self) -> &[String] {
+        &self.ignored_links
+    }
+
     /// Steps that more than one finished checkpoint has, with their names.
     pub fn duplicates(&self) -> Vec<(Step, Vec<&str>)> {
         let mut names_by_step: BTreeMap<Step, Vec<&str>> = BTreeMap::new();
@@ -149,12 +159,11 @@ struct Candidate {
     said: CheckpointName,
 }
 
+/// The name of an entry, its path, and what it is.
+type NamedEntry = (String, PathBuf, FileKind);
+
 /// The entries of a run folder; for a repository of a cache, its revisions under their names.
-fn list_names(
-    storage: &Arc<dyn Storage>,
-    folder: &Path,
-    entries: &[FolderEntry],
-) -> Result<Vec<(String, PathBuf, FileKind)>, Error> {
+fn list_names(storage: &Arc<dyn Storage>, folder: &Path, entries: &[FolderEntry]) -> Result<Vec<NamedEntry>, Error> {
     if is_hub_repository(entries) {
         let revisions = list_revisions(storage, folder)?;
         return Ok(revisions.into_iter().map(|(name, path)| (name, path, FileKind::Folder)).collect());
@@ -172,8 +181,31 @@ struct SplitNames {
     ignored_epochs: Vec<String>,
 }
 
+/// Takes out links to other checkpoints of the same folder, whose names it returns: they would count twice, once at a step
+/// at which nothing was saved.
+fn without_links(
+    storage: &Arc<dyn Storage>,
+    folder: &Path,
+    names: Vec<NamedEntry>,
+    pattern: Option<&NamePattern>,
+) -> (Vec<NamedEntry>, Vec<String>) {
+    let has_step = |name: &str, kind| parse_entry_name(name, kind, pattern).is_some();
+    let is_link = |(name, path, kind): &NamedEntry| {
+        if !has_step(name, *kind) || !storage.link_target(path).is_ok_and(|target| target.is_some()) {
+            return false;
+        }
+        let (Ok(folder), Ok(target)) = (storage.canonical_path(folder), storage.canonical_path(path)) else {
+            return false;
+        };
+        let target_name = target.file_name().and_then(|name| name.to_str());
+        target.parent() == Some(&*folder) && target_name.is_some_and(|name| has_step(name, *kind))
+    };
+    let (links, names): (Vec<NamedEntry>, Vec<NamedEntry>) = names.into_iter().partition(is_link);
+    (names, links.into_iter().map(|(name, ..)| name).collect())
+}
+
 /// Splits entries into checkpoints, by their names, and the names of all others.
-fn split_names(names: Vec<(String, PathBuf, FileKind)>, pattern: Option<&NamePattern>) -> SplitNames {
+fn split_names(names: Vec<NamedEntry>, pattern: Option<&NamePattern>) -> SplitNames {
     let mut candidates = Vec::new();
     let mut ignored = Vec::new();
     for (name, path, kind) in names {
@@ -209,6 +241,7 @@ fn check_candidates(
         let some: Vec<Candidate> = candidates.by_ref().take(OPENED_AT_ONCE).collect();
         let paths: Vec<PathBuf> = some.iter().map(|candidate| candidate.path.clone()).collect();
         for (candidate, opened) in some.into_iter().zip(open_checkpoints(storage, &paths, options)) {
+            let mut doubts = Vec::new();
             let state = match (own_output(storage, &candidate.path), opened) {
                 (Some(state), _) => state,
                 (None, Ok(checkpoint)) => {
@@ -216,6 +249,7 @@ fn check_candidates(
                         let is_marked = storage.file_info(&candidate.path.join(ORBAX_MARKER)).is_ok();
                         of_orbax.push((checkpoints.len(), is_marked));
                     }
+                    doubts.extend(checkpoint.notes().iter().filter(|note| note.is_doubt()).cloned());
                     judge_success(&candidate, checkpoint.format_name(), trackers)
                 }
                 (None, Err(error)) if error.is_of_store() => {
@@ -230,6 +264,7 @@ fn check_candidates(
                 name_tokens: candidate.said.tokens,
                 stage: candidate.said.stage,
                 state,
+                doubts,
             });
         }
     }

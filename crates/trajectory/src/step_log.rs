@@ -56,6 +56,11 @@ pub struct LogEntry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LogNote {
+    /// Losses are counted although the log has steps, because the user said how far apart they are.
+    StepsCounted {
+        /// Steps between two losses.
+        log_every: u64,
+    },
     /// The last line or record is cut off and was left out.
     TornEnd {
         /// Where it begins: `line 12` or `byte 480`.
@@ -111,6 +116,12 @@ impl fmt::Display for LogNote {
         match self {
             Self::TornEnd { at } => {
                 write!(f, "the log ends in the middle of a record ({}), which is left out", display_name(at))
+            }
+            Self::StepsCounted { log_every } => {
+                write!(
+                    f,
+                    "the losses are counted, {log_every} steps apart (`--log-every`); the steps in the log are not used"
+                )
             }
             Self::Rewound { from, to } => {
                 write!(f, "the log goes back from step {from} to step {to}: what it had from step {to} on is replaced")
@@ -188,6 +199,22 @@ pub enum LogError {
     MicroBatches {
         /// The column with the number of the micro-batch.
         column: String,
+    },
+    /// Steps that begin again and again.
+    #[error(
+        "{} after step {last}, {n_restarts} times: they count within an epoch, and are not steps of the run",
+        column.as_ref().map_or_else(
+            || "the steps begin again".to_owned(),
+            |name| format!("the steps in column `{}` begin again", display_name(name))
+        )
+    )]
+    WithinEpoch {
+        /// Their column, if it has a name.
+        column: Option<String>,
+        /// How often they begin again.
+        n_restarts: usize,
+        /// The last one before they do.
+        last: Step,
     },
     /// A line that breaks the format's rules.
     #[error("line {line}: {message}")]

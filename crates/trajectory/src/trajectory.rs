@@ -83,6 +83,8 @@ pub struct TrajectoryCheckpoint {
     pub stage: Option<String>,
     /// Whether it can be used.
     pub state: CheckpointState,
+    /// What casts doubt on its content although it can be used.
+    pub doubts: Vec<thalweg_checkpoint::Note>,
 }
 
 /// Something a user should know about a run.
@@ -135,6 +137,11 @@ pub enum TrajectoryNote {
         /// Their names.
         names: Vec<String>,
     },
+    /// Names with a step that are links to other checkpoints of the run.
+    LinksIgnored {
+        /// Their names.
+        names: Vec<String>,
+    },
     /// A remark on the log.
     Log(crate::LogNote),
     /// The log ends long before the newest checkpoint.
@@ -174,6 +181,9 @@ impl fmt::Display for TrajectoryNote {
                 let names = list_names(names);
                 write!(f, "checkpoints named by epoch are ignored because others are named by step: {names}")
             }
+            Self::LinksIgnored { names } => {
+                write!(f, "links to other checkpoints of this run are ignored: {}", list_names(names))
+            }
             Self::Log(note) => note.fmt(f),
             Self::LogStops { last, newest } => write!(
                 f,
@@ -201,6 +211,17 @@ pub struct TrajectoryOptions {
     pub reading: ReadOptions,
     /// Which names are checkpoints, and where they say the step.
     pub pattern: Option<NamePattern>,
+}
+
+impl TrajectoryOptions {
+    /// The first option that says how to read a log, and does nothing without one.
+    fn idle_without_log(&self) -> Option<&'static str> {
+        match (self.columns == ColumnMap::default(), self.log_every) {
+            (false, _) => Some("--log-columns"),
+            (true, Some(_)) => Some("--log-every"),
+            (true, None) => None,
+        }
+    }
 }
 
 /// The ordered checkpoints of one run with their log.
@@ -245,12 +266,24 @@ impl Trajectory {
         if !run.ignored_epochs().is_empty() {
             notes.push(TrajectoryNote::EpochsIgnored { names: run.ignored_epochs().to_vec() });
         }
+        if !run.ignored_links().is_empty() {
+            notes.push(TrajectoryNote::LinksIgnored { names: run.ignored_links().to_vec() });
+        }
         for (step, names) in run.duplicates() {
             let names = names.into_iter().map(str::to_owned).collect();
             notes.push(TrajectoryNote::DuplicateStep { step, names });
         }
+        if options.tokens_per_step.or(config.tokens_per_step) == Some(TokensPerStep(0)) {
+            return Err(Error::NoTokensPerStep);
+        }
+        let n_notes = notes.len();
         let (log, log_paths) = match find_log(storage, run, &config, options, &mut notes)? {
             Some((log, paths)) => (Some(log), paths),
+            // A log that was found and cannot be read has its own note.
+            None if notes.len() == n_notes => match options.idle_without_log() {
+                Some(option) => return Err(Error::IdleLogOption { option, path: run.path().to_owned() }),
+                None => (None, Vec::new()),
+            },
             None => (None, Vec::new()),
         };
         notes.extend(log.iter().flat_map(|log| log.notes()).cloned().map(TrajectoryNote::Log));
@@ -279,6 +312,7 @@ impl Trajectory {
                 phase: phases.as_ref().filter(|_| is_step).and_then(|phases| phases.phase_at(checkpoint.step)),
                 stage: checkpoint.stage.clone(),
                 state: checkpoint.state.clone(),
+                doubts: checkpoint.doubts.clone(),
             });
         }
         notes.extend(conflicts.into_notes());

@@ -646,7 +646,8 @@ fn describe_window(
     notes
 }
 
-fn describe_phases(trajectory: &Trajectory, first: Step, last: Step) -> Vec<WindowNote> {
+/// What the phases of a run say about checkpoints from one step to another.
+pub fn describe_phases(trajectory: &Trajectory, first: Step, last: Step) -> Vec<WindowNote> {
     let Some(phases) = trajectory.phases() else { return Vec::new() };
     let mut notes = Vec::new();
     if phases.phase_at(first) == Some(Phase::Warmup) {

@@ -66,9 +66,7 @@ impl Format for HuggingFace {
     ) -> Result<FormatContent, Error> {
         if let Some(key) = options.key.as_deref().filter(|key| *key != ".") {
             // The weights in it are not the ones that the user asked for.
-            let key = thalweg_tensor::display_name(key);
-            let reason = format!("a safetensors checkpoint has no keys, and `--key {key}` asks for one");
-            return Err(Error::Layout { path: place.path().to_owned(), reason });
+            return Err(Error::NoKeys { path: place.path().to_owned(), key: key.to_owned() });
         }
         let mut notes = Vec::new();
         let entrance = match place {

@@ -13,17 +13,21 @@ use thalweg_tensor::display_name;
 use super::dcp::error::DcpError;
 use super::dcp::write::{Paths, lay_folder};
 use super::dcp::{Dcp, DcpExtras, DcpFolder, DcpObject, Entry, has_all_below, open_folder, select_model};
+use super::stated_step::{StatedStep, compare_step, step_in_name};
+use super::torch::TorchFile;
 use super::torch::archive_write::lay_archive;
 use super::{Format, FormatContent, Place};
 use crate::frame_builder::FrameBuilder;
 use crate::layout::{CopiedBytes, Document, LayoutEntry, OutputLayout};
-use crate::pickle::PickleWriter;
+use crate::pickle::{PickleWriter, Value};
 use crate::{CatalogCache, Checkpoint, Error, Note, Params, ReadOptions};
 
 /// The file by which Megatron-Core recognises its own distributed checkpoints.
 const METADATA_FILE_NAME: &str = "metadata.json";
 const COMMON_FILE_NAME: &str = "common.pt";
 const MAX_METADATA_BYTES: u64 = 1 << 20;
+/// How Megatron names the folder of an iteration.
+pub(super) const ITERATION_START: &str = "iter_";
 const BACKEND: &str = "torch_dist";
 /// Where the optimizer keeps what it has for each parameter, one key for each kind.
 const STATE_START: &str = "optimizer.state.";
@@ -88,8 +92,20 @@ impl Format for MegatronDist {
         let mut content = open_folder(storage, &folder, &choose, cache)?;
         content.findings.params = params.get();
         content.notes.extend(params.get().map(|params| Note::ParamsChosen { params }));
+        content.notes.extend(note_common(storage, place));
         Ok(content)
     }
+}
+
+/// A note if the values that are not sharded, which an output gets as they are, are from another iteration than the name
+/// of the folder. A file that cannot be read says nothing: it is copied, not interpreted.
+fn note_common(storage: &Arc<dyn Storage>, place: &Place) -> Option<Note> {
+    let named = step_in_name(place.folder(), &[ITERATION_START])?;
+    place.file_names().find(|name| *name == COMMON_FILE_NAME)?;
+    let reader = storage.open_file(&place.folder().join(COMMON_FILE_NAME)).ok()?;
+    let torch = TorchFile::open(&*reader, 0..reader.info().len_bytes, &[]).ok()?;
+    let step = torch.pickle.root().get("iteration").and_then(Value::as_u64)?;
+    compare_step(&StatedStep { file: COMMON_FILE_NAME.to_owned(), step }, Some(named), None).ok()?
 }
 
 fn is_below(name: &str, key: &str) -> bool {

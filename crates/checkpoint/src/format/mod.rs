@@ -16,6 +16,7 @@ pub mod npz;
 pub mod orbax;
 pub(crate) mod placement;
 pub mod safetensors;
+mod stated_step;
 pub mod torch;
 pub mod torch_checkpointing;
 mod tree_path;
@@ -184,6 +185,18 @@ pub struct Unreadable {
     pub reason: String,
 }
 
+/// An array some of whose chunks are not stored. They hold zeros: a writer may leave such chunks out, and half a copy lacks
+/// others in the same way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnstoredChunks {
+    /// The array.
+    pub name: String,
+    /// Chunks that are not stored.
+    pub n_missing: u64,
+    /// All of its chunks.
+    pub n_chunks: u64,
+}
+
 /// What opening found besides the tensors. `inspect` shows it, and merges refuse by name what cannot be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
@@ -193,6 +206,10 @@ pub struct Findings {
     pub params: Option<Params>,
     /// Other keys with tensors, and the number of tensors under each.
     pub other_keys: Vec<(String, usize)>,
+    /// Those of the other keys that are tensors themselves, and so cannot be asked for.
+    pub lone_keys: Vec<String>,
+    /// Arrays that are read although some of their chunks are not stored.
+    pub unstored: Vec<UnstoredChunks>,
     /// Tensors that cannot be read.
     pub unreadable: Vec<Unreadable>,
     /// Names of classes and functions that the files mention. They are never looked up.
@@ -212,6 +229,8 @@ impl Findings {
                 None => self.other_keys.push((key, n_tensors)),
             }
         }
+        self.lone_keys.extend(other.lone_keys);
+        self.unstored.extend(other.unstored);
         self.unreadable.extend(other.unreadable);
         self.foreign_names.extend(other.foreign_names);
         self.foreign_names.sort();

@@ -63,6 +63,14 @@ pub enum KeyFault {
         /// The keys that exist.
         keys: Vec<String>,
     },
+    /// The requested key names one tensor.
+    #[error("`{}` is one tensor, not a key that tensors are under; those are {}", display_name(key), list_keys(keys))]
+    IsTensor {
+        /// The requested key.
+        key: String,
+        /// The keys that tensors are under.
+        keys: Vec<String>,
+    },
 }
 
 impl KeyFault {

@@ -1,6 +1,6 @@
 //! The part of a tree of tensors that is the model, for formats that list the paths of all tensors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::model_key::{KeyFault, Level, WHOLE_KEY, choose_branch};
 
@@ -25,10 +25,28 @@ pub(super) fn rest_of<'e, 'a>(tensor: &'e [&'a str], path: &[&str]) -> Option<&'
     tensor.iter().zip(path).all(|(a, b)| a == b).then_some(rest)
 }
 
-/// The key under which a tensor beside the model is reported: its path up to where it leaves the model's.
-pub(super) fn other_key(tensor: &[&str], model: &[&str]) -> String {
-    let n_common = tensor.iter().zip(model).take_while(|(a, b)| a == b).count();
-    tensor[..tensor.len().min(n_common + 1)].join(".")
+/// The tensors beside a model, by the key under which they are reported.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Beside {
+    n_by_key: BTreeMap<String, usize>,
+    lone: BTreeSet<String>,
+}
+
+impl Beside {
+    /// Adds a tensor under its path up to where that leaves the model's.
+    pub(super) fn add(&mut self, tensor: &[&str], model: &[&str]) {
+        let n_common = tensor.iter().zip(model).take_while(|(a, b)| a == b).count();
+        let key = tensor[..tensor.len().min(n_common + 1)].join(".");
+        if tensor.len() <= n_common + 1 {
+            self.lone.insert(key.clone());
+        }
+        *self.n_by_key.entry(key).or_insert(0) += 1;
+    }
+
+    /// The keys with the number of tensors under each, and those of them that are tensors themselves.
+    pub(super) fn into_keys(self) -> (Vec<(String, usize)>, Vec<String>) {
+        (self.n_by_key.into_iter().collect(), self.lone.into_iter().collect())
+    }
 }
 
 /// Number of tensors below a path: in each branch, and directly at the path.
@@ -76,6 +94,10 @@ fn named_path<'a>(tensors: &[&[&'a str]], key: &str) -> Result<Vec<&'a str>, Key
     };
     match tensors.iter().find_map(prefix_of) {
         Some(path) => Ok(path),
+        None if tensors.iter().any(|tensor| tensor.join(".") == key) => {
+            let keys = branches(tensors, &[]).0.into_keys().map(str::to_owned).collect();
+            Err(KeyFault::IsTensor { key: key.to_owned(), keys })
+        }
         None => Err(KeyFault::no_such_key(key, branches(tensors, &[]).0.into_keys().map(str::to_owned).collect())),
     }
 }

@@ -34,7 +34,7 @@ fn shards_of_fsdp2_are_read_and_the_model_is_found_beside_the_optimizer() {
     assert_eq!(checkpoint.format_name(), "dcp");
     check_equal(&checkpoint, "dcp-fsdp2/expected/step-60.f32.safetensors", same);
     assert!(checkpoint.notes().contains(&Note::KeyChosen { key: "model".to_owned() }));
-    let others = checkpoint.notes().iter().any(|note| matches!(note, Note::OtherKeys { keys } if keys.len() == 2));
+    let others = checkpoint.notes().iter().any(|note| matches!(note, Note::OtherKeys { keys, .. } if keys.len() == 2));
     assert!(others, "{:?}", checkpoint.notes());
     checkpoint.look_inside(Look::EachPiece).unwrap();
 }

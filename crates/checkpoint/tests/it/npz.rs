@@ -254,3 +254,32 @@ fn a_folder_with_several_archives_is_ambiguous_unless_one_has_the_usual_name() {
     write(&folder.path().join("model.npz"), &bytes);
     assert_eq!(open_checkpoint(&disk(), folder.path()).unwrap().files()[0].name, "model.npz");
 }
+
+#[test]
+fn stored_bytes_that_are_damaged_are_found_once_all_of_the_array_was_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let content = array("<f4", "(1000,)", &(0..1000_u32).flat_map(|i| (i * i).to_le_bytes()).collect::<Vec<_>>());
+    let read = |bytes: &[u8], parts: &[(u64, u64)]| -> Result<(), String> {
+        let checkpoint = open_bytes(folder.path(), bytes).unwrap();
+        for &(from, to) in parts {
+            let mut out = vec![0; usize::try_from(4 * (to - from)).unwrap()];
+            let read = checkpoint.read_elements(0, from..to, &mut out);
+            read.map_err(|error| format!("{error} {:?}", std::error::Error::source(&error).map(ToString::to_string)))?;
+        }
+        Ok(())
+    };
+    let sound = archive(&[stored("w.npy", content.clone())]);
+    for parts in [&[(0, 1000)][..], &[(500, 1000), (0, 500)], &[(0, 400), (700, 1000), (400, 700)]] {
+        read(&sound, parts).unwrap();
+        for at in [200, 3000] {
+            let mut damaged = sound.clone();
+            damaged[at] ^= 0x10;
+            let error = read(&damaged, parts).unwrap_err();
+            assert!(error.contains("tensor `w`") && error.contains("another CRC-32 sum"), "{at} {parts:?}: {error}");
+        }
+    }
+    // Half of the array alone says nothing about the whole.
+    let mut damaged = sound.clone();
+    damaged[3000] ^= 0x10;
+    read(&damaged, &[(0, 500)]).unwrap();
+}

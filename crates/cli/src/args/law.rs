@@ -86,7 +86,7 @@ pub(crate) struct LawCurveArgs {
     #[arg(short = 'm', long = "model", value_name = "CKPT")]
     pub(crate) models: Vec<String>,
     /// What the experts were trained from: scored as k = 0
-    #[arg(long, value_name = "CKPT")]
+    #[arg(long, value_name = "CKPT", conflicts_with = "newest")]
     pub(crate) base: Option<PathBuf>,
     /// Score merges of the newest N checkpoints of the run, for each N
     #[arg(long, value_name = "N,N,...", value_delimiter = ',', value_parser = parse_whole::<usize>)]
@@ -95,14 +95,14 @@ pub(crate) struct LawCurveArgs {
     #[arg(long, value_name = "S", requires = "newest")]
     pub(crate) end_step: Option<Count>,
     /// Numbers of experts to merge [default: all]
-    #[arg(long, value_name = "K,K,...", value_delimiter = ',', value_parser = parse_whole::<usize>)]
+    #[arg(long, value_name = "K,K,...", value_delimiter = ',', conflicts_with = "newest", value_parser = parse_whole::<usize>)]
     pub(crate) k: Vec<usize>,
     /// Merge at most R subsets of each k, balanced over the experts [default: all up to ten experts, else two for each
     /// expert]
-    #[arg(long, value_name = "R", value_parser = parse_whole::<usize>)]
+    #[arg(long, value_name = "R", conflicts_with = "newest", value_parser = parse_whole::<usize>)]
     pub(crate) subsets: Option<usize>,
     /// Seed of the design
-    #[arg(long, value_name = "S", default_value_t = 0, value_parser = parse_whole::<u64>)]
+    #[arg(long, value_name = "S", default_value_t = 0, conflicts_with = "newest", value_parser = parse_whole::<u64>)]
     pub(crate) seed: u64,
     /// The file of the curve
     #[arg(short, long, alias = "output", value_name = "CURVE.jsonl")]

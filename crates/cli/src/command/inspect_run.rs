@@ -43,6 +43,10 @@ pub(super) fn run(
     }
     messages.json(&json);
     messages.text(&text);
+    for checkpoint in trajectory.checkpoints() {
+        let name = thalweg_tensor::display_name(&checkpoint.name);
+        checkpoint.doubts.iter().for_each(|doubt| messages.note(format!("`{name}`: {doubt}")));
+    }
     Ok(Outcome::Done)
 }
 
@@ -68,6 +72,7 @@ fn document(trajectory: &Trajectory) -> serde_json::Value {
                 "finished": checkpoint.state.is_finished(),
                 "fault": checkpoint.state.fault().map(|fault| fault.name()),
                 "reason": checkpoint.state.reason(),
+                "doubts": checkpoint.doubts.iter().map(ToString::to_string).collect::<Vec<_>>(),
             })
         })
         .collect();

@@ -98,6 +98,9 @@ fn find_append(old: &Path, args: &MergeArgs, world: &World<'_>) -> Result<MergeP
     };
     let mut rest = args.source.clone();
     rest.models.clear();
+    // What is said about the run is for notes about it.
+    let run = std::mem::take(&mut rest.run);
+    rest.run.reading = run.reading.clone();
     if is_anything_typed(&rest, world)? {
         return Err(Error::usage_with_hint(
             "the old merge says how its checkpoints are merged, so other options would have no effect",
@@ -114,7 +117,8 @@ fn find_append(old: &Path, args: &MergeArgs, world: &World<'_>) -> Result<MergeP
     let Some(out) = args.out.clone() else {
         return Err(Error::usage_with_hint("where should the merged checkpoint go?", "name a folder with `-o OUT`"));
     };
-    let request = AppendRequest { old: old.to_owned(), checkpoint: model.path, sums: args.sums.clone(), out };
+    let (old, sums, run) = (old.to_owned(), args.sums.clone(), (&run).into());
+    let request = AppendRequest { old, checkpoint: model.path, sums, out, run };
     Ok(append_plan(&request, &resolver, &world.context(args.execution.memory.0))?)
 }
 

@@ -47,7 +47,7 @@ pub(crate) fn run(args: &PlanArgs, world: &World<'_>, messages: &Messages) -> Re
     };
     if let Some(path) = &args.out {
         let run = world.context(args.execution.memory.0);
-        plan.seen_sources = see_sources(&open_sources(&plan, &run)?);
+        plan.seen_sources = see_sources(&open_sources(&plan, &run)?, &*world.storage)?;
         publish_file(&*world.storage, path, plan.to_json()?.as_bytes(), PLAN_FILE)?;
         messages.note(format!(
             "the plan is in `{}`; `thalweg merge --plan {}` executes it",

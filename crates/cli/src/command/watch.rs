@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
+use thalweg_study::record::SuiteRow;
 use thalweg_study::request::Resolver;
 use thalweg_study::watch::{
     Bests, FailedMerge, KeepOptions, MakeEvaluator, Notice, WatchEnds, WatchNews, WatchPass, WatchRequest, WatchRow,
@@ -22,7 +23,7 @@ use crate::host::{World, command_line};
 use crate::messages::Messages;
 use crate::notify::{Notifier, Target};
 use crate::options::show_bytes;
-use crate::scoring::{make_evaluator, open_suites};
+use crate::scoring::{make_evaluator, open_suites, suite_rows};
 use crate::serve::{Server, Waits};
 
 /// Merges that a person reads one by one; JSON has all of them.
@@ -35,7 +36,8 @@ pub(crate) fn run(args: &WatchArgs, world: &World<'_>, messages: &Messages) -> R
     let cx = world.context(args.execution.memory.0);
     // A run that does not exist yet may begin later.
     let run = if args.once { resolver.find(&args.run_path)? } else { find_or_wait(args, &resolver) };
-    let mut watcher = Watcher::open(request(args, run), execute_options(&args.execution), &resolver, &cx)?;
+    let request = request(args, run, suite_rows(&args.scoring, &suites));
+    let mut watcher = Watcher::open(request, execute_options(&args.execution), &resolver, &cx)?;
     let quiet = world.quiet_context(args.execution.memory.0);
     let folder = watcher.request().folder.clone();
     let make = |like: &Path| {
@@ -239,7 +241,7 @@ fn score_lines(rows: &[WatchRow]) -> String {
     text
 }
 
-fn request(args: &WatchArgs, run: PathBuf) -> WatchRequest {
+fn request(args: &WatchArgs, run: PathBuf, scored_on: Vec<SuiteRow>) -> WatchRequest {
     let ends = match args.every {
         Some(interval) => WatchEnds::Multiples(interval.get()),
         None if args.ends.is_empty() => WatchEnds::All,
@@ -255,7 +257,7 @@ fn request(args: &WatchArgs, run: PathBuf) -> WatchRequest {
         ends,
         from_step: args.from_step.map(|step| step.0),
         output: (&args.output).into(),
-        scores: is_scored(args),
+        scored_on,
         holds: args.hold,
         folder: args.out.clone(),
     }

@@ -228,9 +228,14 @@ impl RuleKind {
         RULES.iter().find(|entry| entry.kind == self).unwrap_or(&RULES[0])
     }
 
-    /// How often the sources are read.
-    pub fn passes(self) -> &'static str {
-        self.entry().passes
+    /// How often the sources are read, in a convention.
+    pub fn passes(self, convention: Convention) -> &'static str {
+        let all = self.entry().passes;
+        match (all.split_once("; "), convention) {
+            (Some((paper, _)), Convention::Paper) => paper,
+            (Some((_, mergekit)), Convention::Mergekit) => mergekit.trim_end_matches(" in mergekit's convention"),
+            (None, _) => all,
+        }
     }
 
     pub(crate) fn family(self) -> Family {

@@ -20,6 +20,7 @@ use crate::context::{RunContext, Stage};
 use crate::engine::{
     ExecuteOptions, MergeOutcome, PartialStage, Work, lay_out, merge_with_frames, note_output, open_aligned, units_of,
 };
+use crate::equal_sources::note_equal_sources;
 use crate::error::Error;
 use crate::journal::{JOURNAL_NAME, Journal, UnitRecord};
 use crate::output::{CommitInput, commit_output};
@@ -152,6 +153,7 @@ impl<'a> Ready<'a> {
             peak_memory_bytes: parts.peak_memory_bytes,
         };
         let receipt = commit_output(0, staged, &input, run).inspect_err(kept)?;
+        note_equal_sources(std::slice::from_ref(&receipt), run);
         let bytes_resumed = merged.bytes_resumed;
         Ok(MergeOutcome { path: output.path.clone(), receipt, was_done: false, bytes_resumed, compared: None })
     }

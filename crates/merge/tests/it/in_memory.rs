@@ -124,7 +124,7 @@ fn tensors_merged_one_by_one_hold_the_bytes_of_the_whole_merge_and_read_only_the
 fn an_open_merge_refuses_sources_that_changed_since_the_plan_saw_them() {
     let (sources, folder) = (sources(), tempfile::tempdir().unwrap());
     let mut plan = plan(output(&sources, &[1, 1, 1, 1], 4, &folder.path().join("out")));
-    let seen = |run: &RunContext<'_>| open_sources(&plan, run).map(|open| see_sources(&open));
+    let seen = |run: &RunContext<'_>| open_sources(&plan, run).map(|open| see_sources(&open, &*run.storage).unwrap());
     plan.seen_sources = Runner::default().with_context(seen).0.unwrap();
     Runner::default().with_context(|run| OpenMerge::open(&plan, run)).0.unwrap();
     plan.seen_sources[1].files[0].len_bytes += 1;

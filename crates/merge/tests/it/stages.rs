@@ -184,7 +184,9 @@ fn an_impossible_place_is_refused_before_anything_is_read() {
 
 /// The plan, with its sources as they are now.
 fn seen(plan: &MergePlan) -> MergePlan {
-    let see = |run: &thalweg_merge::context::RunContext<'_>| see_sources(&open_sources(plan, run).unwrap());
+    let see = |run: &thalweg_merge::context::RunContext<'_>| {
+        see_sources(&open_sources(plan, run).unwrap(), &*run.storage).unwrap()
+    };
     MergePlan { seen_sources: Runner::default().with_context(see).0, ..plan.clone() }
 }
 

@@ -22,7 +22,7 @@ pub use resolver::{Resolver, read_rename_map};
 pub use rules::RuleOptions;
 pub use run::RunOptions;
 pub use selection::Selection;
-pub(crate) use sources::note_equal_steps;
 pub use sources::{GivenModel, Named, SourceOrder, choose_checkpoints, label, look_at};
+pub(crate) use sources::{note_equal_steps, note_unknown_step};
 pub use weights::{SchemeOptions, parse_scheme_word};
 pub(crate) use weights::{SchemeWindow, parse_scheme_window};

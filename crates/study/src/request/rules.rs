@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use thalweg_merge::plan::{MergePlan, SourceRef};
+use thalweg_merge::plan::{MergePlan, NonFloatPolicy, OutputPlan, RouterPolicy, SourceRef};
 use thalweg_merge::rule::{Convention, PlanRule, Rescale, RuleError, RuleKind};
 use thalweg_merge::{Coefficients, Ratio};
 
@@ -96,6 +96,21 @@ impl RuleOptions {
     }
 }
 
+/// Notes what a base that is an expert too, or that counts as the newest source, means.
+fn note_base(base: &SourceRef, sources: &[SourceRef], output: &OutputPlan, resolver: &Resolver<'_>) {
+    let path = base.path.display();
+    if sources.iter().filter(|one| one.path == base.path).count() > 1 {
+        resolver.note(format!("`{path}` is the base and an expert: as an expert it adds nothing"));
+    }
+    let policy = &output.policy;
+    let takes_newest = !policy.take_newest.is_empty()
+        || policy.non_float == NonFloatPolicy::Newest
+        || policy.router == RouterPolicy::Newest;
+    if takes_newest {
+        resolver.note(format!("what is taken from the newest source is the base's, `{path}`"));
+    }
+}
+
 fn unknown(option: &str, text: &str, expected: &str) -> Error {
     Error::request(format!("`--{option} {text}`: {expected} expected"))
 }
@@ -139,7 +154,12 @@ impl Resolver<'_> {
         let newest = rule.base.unwrap_or(sources.len().saturating_sub(1));
         let mut output =
             self.output_plan((&sources, newest), (&coefficients, rule.scheme_name()), &request.output, out)?;
-        self.note(format!("`{kind}` reads the sources this often: {}", kind.passes()));
+        let passes = kind.passes(rule.convention);
+        let reported = if passes.starts_with('1') { "" } else { "; what is reported as read is one of them" };
+        self.note(format!("`{kind}` reads the sources this often: {passes}{reported}"));
+        if let Some(base) = rule.base.and_then(|base| sources.get(base)) {
+            note_base(base, &sources, &output, self);
+        }
         output.rule = Some(rule);
         Ok(MergePlan::new(vec![output])?)
     }

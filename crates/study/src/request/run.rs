@@ -31,6 +31,29 @@ impl RunOptions {
     pub(crate) fn name_pattern(&self) -> Result<Option<NamePattern>, Error> {
         Ok(self.checkpoint_pattern.as_deref().map(str::parse).transpose()?)
     }
+
+    /// Refuses what is said about a run where checkpoints are given one by one: it would have no effect.
+    pub(super) fn refuse_for_checkpoints(&self) -> Result<(), Error> {
+        let given = [
+            ("--tokens-per-step", self.tokens_per_step.is_some()),
+            ("--log", !self.log.is_empty()),
+            ("--log-columns", !self.log_columns.is_empty()),
+            ("--log-every", self.log_every.is_some()),
+            ("--stable", self.stable.is_some()),
+        ];
+        match given.iter().find(|(_, is_given)| *is_given) {
+            None => Ok(()),
+            Some((option, _)) => Err(Error::request_with_hint(
+                format!("`{option}` says something about a run, and checkpoints were given one by one"),
+                "leave it out, or give the folder of the run with a selection, such as `--last 10` or `--steps 100,200`",
+            )),
+        }
+    }
+
+    /// The same about another folder of checkpoints of the run, which has no log.
+    pub(crate) fn without_log(&self) -> Self {
+        Self { log_columns: Vec::new(), log_every: None, ..self.clone() }
+    }
 }
 
 impl Resolver<'_> {

@@ -1,8 +1,12 @@
 //! Selections: from options to the window of a run.
 
+use std::collections::BTreeMap;
+
 use thalweg_merge::plan::SourceRef;
 use thalweg_tensor::shell_path;
-use thalweg_trajectory::{Extent, Step, Tokens, Trajectory, WindowEnd, WindowSpec, lasting_spike, select_window};
+use thalweg_trajectory::{
+    Extent, Spike, Step, Tokens, Trajectory, WindowEnd, WindowSpec, describe_phases, lasting_spike, select_window,
+};
 
 use super::Resolver;
 use crate::Error;
@@ -132,21 +136,52 @@ impl Resolver<'_> {
         Ok(window.checkpoints().iter().map(source_ref).collect())
     }
 
+    /// Notes what the phases and the spikes of a run say about checkpoints that were not selected from it.
+    pub(crate) fn note_window(&self, trajectory: &Trajectory, (first, newest): (Step, Step)) {
+        describe_phases(trajectory, first, newest).iter().for_each(|note| self.note(note));
+        self.warn_of_spike(trajectory, newest);
+    }
+
     /// Notes that a window ends within a spike, before the run has recovered from it.
     fn warn_of_spike(&self, trajectory: &Trajectory, newest: Step) {
-        let Some(spike) = trajectory.log().and_then(|log| lasting_spike(log, trajectory.spikes(), newest)) else {
-            return;
-        };
-        let what = match spike.end {
-            Some(end) => format!("the loss comes back only at step {end}"),
-            None => "it did not come back".to_owned(),
-        };
-        self.note(format!(
-        "the window holds an unhealed spike: onset at step {}, seen in the {}, {what}; `thalweg recover {}` proposes \
-         checkpoints before it",
-        spike.onset,
-        spike.signal,
-        shell_path(trajectory.path())
-    ));
+        if let Some(spike) = spike_at(trajectory, newest) {
+            self.note(describe_spike("the window holds", spike, trajectory));
+        }
     }
+
+    /// Notes the spikes that windows which end at these steps hold, each once.
+    pub(crate) fn warn_of_spikes(&self, trajectory: &Trajectory, newest: impl Iterator<Item = Step>) {
+        let mut ends: BTreeMap<Step, (Step, Step)> = BTreeMap::new();
+        for step in newest {
+            let Some(spike) = spike_at(trajectory, step) else { continue };
+            let (first, last) = ends.entry(spike.onset).or_insert((step, step));
+            (*first, *last) = ((*first).min(step), (*last).max(step));
+        }
+        for (onset, (first, last)) in ends {
+            let Some(spike) = trajectory.spikes().iter().find(|spike| spike.onset == onset) else { continue };
+            let which = match first == last {
+                true => format!("the windows that end at step {first} hold"),
+                false => format!("the windows that end at steps {first} to {last} hold"),
+            };
+            self.note(describe_spike(&which, spike, trajectory));
+        }
+    }
+}
+
+/// The spike that a window which ends at a step holds, if the run has not recovered from it by then.
+fn spike_at(trajectory: &Trajectory, newest: Step) -> Option<&Spike> {
+    trajectory.log().and_then(|log| lasting_spike(log, trajectory.spikes(), newest))
+}
+
+/// `which` says what holds it.
+fn describe_spike(which: &str, spike: &Spike, trajectory: &Trajectory) -> String {
+    let what = match spike.end {
+        Some(end) => format!("the loss comes back only at step {end}"),
+        None => "it did not come back".to_owned(),
+    };
+    let (onset, signal, run) = (spike.onset, spike.signal, shell_path(trajectory.path()));
+    format!(
+        "{which} an unhealed spike: onset at step {onset}, seen in the {signal}, {what}; `thalweg recover {run}` proposes \
+         checkpoints before it"
+    )
 }

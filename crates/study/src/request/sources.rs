@@ -63,6 +63,7 @@ pub fn choose_checkpoints(
         ));
     }
     refuse_selection(selection)?;
+    run.refuse_for_checkpoints()?;
     let pattern = run.name_pattern()?;
     let given = inputs.iter().map(|path| given_checkpoint(path, pattern.as_ref(), resolver));
     let given = agreeing_steps(given.collect::<Result<Vec<_>, _>>()?);
@@ -140,6 +141,17 @@ pub(crate) fn note_equal_steps<'a>(sources: impl Iterator<Item = &'a SourceRef>,
     }
 }
 
+/// Notes that the order given counts, because some checkpoint has no step and others have one.
+pub(crate) fn note_unknown_step<'a>(sources: impl Iterator<Item = &'a SourceRef> + Clone, resolver: &Resolver<'_>) {
+    let Some(without) = sources.clone().find(|source| source.step.is_none()) else { return };
+    if sources.clone().any(|source| source.step.is_some()) {
+        let name = display_name(&without.path.display().to_string());
+        resolver.note(format!(
+            "the step of `{name}` is not known, so the order given counts: the first is the oldest, the last the newest"
+        ));
+    }
+}
+
 /// Sorts checkpoints that were named one by one by step, and notes what may surprise the user.
 fn in_order<T>(
     mut given: Vec<T>,
@@ -154,15 +166,8 @@ fn in_order<T>(
     }
     note_equal_steps(given.iter().map(&source), resolver);
     let SourceOrder::BySteps { keep_option } = order else { return given };
-    if let Some(without) = given.iter().map(&source).find(|source| source.step.is_none()) {
-        let n_known = given.iter().filter(|one| source(one).step.is_some()).count();
-        if n_known > 0 {
-            let name = display_name(&without.path.display().to_string());
-            resolver.note(format!(
-                "the step of `{name}` is not known, so the order given counts: the first is the oldest, the last the \
-                 newest"
-            ));
-        }
+    note_unknown_step(given.iter().map(&source), resolver);
+    if given.iter().any(|one| source(one).step.is_none()) {
         return given;
     }
     if given.is_sorted_by_key(|one| source(one).step) {
@@ -190,6 +195,7 @@ pub(super) fn choose_models(
     order: SourceOrder,
     resolver: &Resolver<'_>,
 ) -> Result<(Vec<SourceRef>, Option<Vec<Ratio>>), Error> {
+    run.refuse_for_checkpoints()?;
     let pattern = run.name_pattern()?;
     let named = models.iter().map(|model| given_checkpoint(&model.path, pattern.as_ref(), resolver));
     let named = agreeing_steps(named.collect::<Result<Vec<_>, _>>()?);

@@ -187,6 +187,8 @@ impl Resolver<'_> {
                 windows.push(EndedWindow { shape: *shape, sources });
             }
         }
+        let newest = windows.iter().filter_map(|window: &EndedWindow| window.sources.last()?.step);
+        self.warn_of_spikes(trajectory, newest.map(Step));
         let skipped = skipped.into_iter().map(|(n_checkpoints, steps)| SkippedEnds { n_checkpoints, steps });
         Ok(EndedWindows { windows, skipped: skipped.collect(), last_error })
     }

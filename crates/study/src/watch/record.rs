@@ -12,7 +12,7 @@ use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 
 use crate::Error;
-use crate::record::ScoreRow;
+use crate::record::{ScoreRow, SuiteRow};
 
 /// Name of the record in a watcher's folder.
 pub const RECORD_NAME: &str = "watch.jsonl";
@@ -60,6 +60,9 @@ pub struct WatchRow {
     pub digest: Option<String>,
     /// When the merge ended, or the scores came, in seconds since 1970-01-01 UTC.
     pub unix_seconds: u64,
+    /// What they were scored on; empty in records of before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub suites: Vec<SuiteRow>,
     /// The scores.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scores: Vec<ScoreRow>,
@@ -81,6 +84,7 @@ impl WatchRow {
             end_tokens: receipt.plan.newest_source().and_then(|newest| newest.tokens),
             digest: receipt.digest.clone(),
             unix_seconds: receipt.finished_unix_seconds,
+            suites: Vec::new(),
             scores: Vec::new(),
         }
     }
@@ -99,8 +103,19 @@ impl WatchRow {
             end_tokens: None,
             digest: None,
             unix_seconds,
+            suites: Vec::new(),
             scores: Vec::new(),
         }
+    }
+
+    /// Whether it has scores of something else than `suites`.
+    fn is_scored_otherwise(&self, suites: &[SuiteRow]) -> bool {
+        let same = |a: &SuiteRow, b: &SuiteRow| (&a.name, &a.digest) == (&b.name, &b.digest);
+        if self.suites.is_empty() {
+            // Only the names are known.
+            return self.scores.iter().any(|score| suites.iter().all(|suite| suite.name != score.suite));
+        }
+        self.suites.len() != suites.len() || !self.suites.iter().all(|one| suites.iter().any(|other| same(one, other)))
     }
 
     /// Whether both say the same about the same thing, whenever it happened.
@@ -139,6 +154,32 @@ impl WatchRecord {
         &self.rows
     }
 
+    /// Refuses to add scores of `suites` to those of others: they would be points of one curve.
+    ///
+    /// # Errors
+    /// `Request` with what made the scores that are there.
+    pub(super) fn check_suites(&self, suites: &[SuiteRow]) -> Result<(), Error> {
+        let scored = self.rows.iter().filter(|row| row.event == WatchEvent::Scored);
+        let Some(other) = scored.rev().find(|row| row.is_scored_otherwise(suites)) else { return Ok(()) };
+        let names = |names: Vec<&str>| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let mut then: Vec<&str> = other.scores.iter().map(|score| score.suite.as_str()).collect();
+        then.dedup();
+        let now: Vec<&str> = suites.iter().map(|suite| suite.name.as_str()).collect();
+        let path = self.path.display();
+        let what = if then == now {
+            format!("the scores in `{path}` were made by another {}", noun_of(&now))
+        } else {
+            format!("the scores in `{path}` are on {}, not on {}", names(then), names(now))
+        };
+        Err(Error::request_with_hint(
+            what,
+            format!(
+                "score as before, or choose another folder with `-o`; to score all again, remove the lines with \
+                 `\"event\":\"scored\"` from `{RECORD_NAME}`"
+            ),
+        ))
+    }
+
     /// Adds a line, unless it is there already.
     pub(super) fn add(&mut self, row: WatchRow) {
         if !self.rows.iter().any(|known| known.is_about_the_same(&row)) {
@@ -160,6 +201,14 @@ impl WatchRecord {
         publish_file(storage, &self.path, text.as_bytes(), RECORD_FILE)?;
         self.is_changed = false;
         Ok(())
+    }
+}
+
+/// What the suites of a record are: those of another program have the name of its option.
+fn noun_of(names: &[&str]) -> String {
+    match names {
+        ["command"] => "`--eval-command`".to_owned(),
+        _ => "version of the suite".to_owned(),
     }
 }
 

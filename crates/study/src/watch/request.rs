@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use thalweg_trajectory::{Extent, Step, Tokens, Trajectory};
 
 use crate::Error;
+use crate::record::SuiteRow;
 use crate::request::{OutputOptions, Resolver, RunOptions, SchemeWindow, parse_scheme_window};
 use crate::sweep::{End, EndedWindow, EndedWindows, SkippedEnds, SweepTrial, WindowShape, ends};
 
@@ -29,8 +30,8 @@ pub struct WatchRequest {
     pub from_step: Option<u64>,
     /// What the outputs are like.
     pub output: OutputOptions,
-    /// Whether merges are scored.
-    pub scores: bool,
+    /// What merges are scored on; nothing, if they are not scored.
+    pub scored_on: Vec<SuiteRow>,
     /// Whether checkpoints that later windows need are held by hard links.
     pub holds: bool,
     /// The folder of the merges and the record.
@@ -61,6 +62,9 @@ impl WatchRequest {
     pub(super) fn parse_windows(&self) -> Result<Vec<SchemeWindow>, Error> {
         if self.windows.is_empty() {
             return Err(Error::request_with_hint("no windows to keep current", "for example `--windows sma:10`"));
+        }
+        if let Some((_, twice)) = self.windows.iter().enumerate().find(|(i, text)| self.windows[..*i].contains(text)) {
+            return Err(Error::request_with_hint(format!("window `{twice}` is given twice"), "name each window once"));
         }
         self.windows.iter().map(|text| parse_scheme_window(text)).collect()
     }

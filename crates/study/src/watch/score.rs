@@ -27,6 +27,7 @@ pub(super) fn score_end(
     unix_seconds: &dyn Fn() -> u64,
 ) -> Result<Vec<WatchRow>, Error> {
     let mut rows = Vec::new();
+    let suites = evaluator.suites();
     let mut baseline: Option<ModelScores> = None;
     if let Some((path, name, digest)) = &job.raw {
         match evaluator.score_checkpoint(path) {
@@ -37,6 +38,7 @@ pub(super) fn score_end(
                     n_checkpoints: 1,
                     steps: vec![job.end_step],
                     digest: digest.clone(),
+                    suites: suites.clone(),
                     scores: scores.rows(None),
                     ..WatchRow::scored(job.end_step, unix_seconds())
                 });
@@ -55,6 +57,7 @@ pub(super) fn score_end(
             n_checkpoints: output.n_checkpoints,
             steps: steps.clone(),
             digest: output.digest.clone(),
+            suites: suites.clone(),
             scores: scores.rows(baseline.as_ref()),
             ..WatchRow::scored(job.end_step, unix_seconds())
         });

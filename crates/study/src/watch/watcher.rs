@@ -131,7 +131,7 @@ impl<'a> Watcher<'a> {
     /// Opens the folder of a watcher, made if it is missing, and its record.
     ///
     /// # Errors
-    /// `Request` for windows that mean nothing, or a folder that is the run's; `Storage`, `Locked` where another
+    /// `Request` for windows that mean nothing, a folder that is the run's, or scores by another evaluator; `Storage`, `Locked` where another
     /// watcher is at work.
     pub fn open(
         request: WatchRequest,
@@ -168,6 +168,9 @@ impl<'a> Watcher<'a> {
         let known = KnownCheckpoints::open(storage, &folder)?;
         let mut record = WatchRecord::open(storage, &folder)?;
         record.note().iter().for_each(|note| resolver.note(note));
+        if !request.scored_on.is_empty() {
+            record.check_suites(&request.scored_on)?;
+        }
         recover_rows(&mut record, &folder, cx)?;
         record.publish(storage)?;
         publish_events(storage, &folder, record.rows())?;
@@ -282,7 +285,7 @@ impl<'a> Watcher<'a> {
             }
         }
         self.last_outputs.clone_from(&pass.outputs);
-        if self.request.scores {
+        if !self.request.scored_on.is_empty() {
             let newest = pass.outputs.iter().map(|output| output.end_step).max();
             self.known.begin_scores_at(newest.unwrap_or(0));
             self.known.publish(&*self.cx.storage, &self.request.folder)?;
@@ -304,7 +307,7 @@ impl<'a> Watcher<'a> {
         self.check_is_own_run(&trajectory)?;
         let held = self.request.folder.join(HELD_NAME);
         if self.request.holds && storage.list_folder(&held).is_ok_and(|entries| !entries.is_empty()) {
-            trajectory.adopt(&self.resolver.open_run(&held, &self.request.run_options)?);
+            trajectory.adopt(&self.open_held(&held)?);
         }
         let reading = self.resolver.reading();
         let notes = self.known.see(&trajectory, reading, self.cx)?;
@@ -322,6 +325,22 @@ impl<'a> Watcher<'a> {
         self.run_facts.publish(storage, &self.request.folder, (&trajectory, &self.known), &self.request.command)?;
         let merges = self.resolver.watched(&self.request, &trajectory)?;
         Ok((trajectory, merges))
+    }
+
+    /// Opens the folder of held checkpoints as a run.
+    fn open_held(&self, held: &Path) -> Result<Trajectory, Error> {
+        let is_other = |error: &Error| {
+            use thalweg_trajectory::Error as Opening;
+            let Error::Trajectory(error) = error else { return false };
+            matches!(error, Opening::NotARun { .. } | Opening::IsCheckpoint { .. } | Opening::NoMatch { .. })
+        };
+        match self.resolver.open_run(held, &self.request.run_options.without_log()) {
+            Err(error) if is_other(&error) => Err(Error::request_with_hint(
+                format!("`{}` is where `--hold` keeps checkpoints, and it holds something else", held.display()),
+                "choose another folder with `-o`, or move away what is in it",
+            )),
+            opened => opened,
+        }
     }
 
     /// Refuses a folder that holds the merges of another run: they would be replaced.

@@ -40,21 +40,30 @@ pub(super) struct Rise {
 
 /// The onset of a slow rise; `None` if it is not a slow rise.
 pub(super) fn refine_onset(losses: &[f64], rise: Rise) -> Option<usize> {
-    let Rise { onset, noticed, top, least } = rise;
-    if top < onset + MIN_RAMP_ENTRIES {
+    let Rise { onset, noticed, top, .. } = rise;
+    if top < onset + MIN_RAMP_ENTRIES || !has_level_before(rise) {
         return None;
     }
-    let first = onset.saturating_sub((top - onset).max(MIN_REACH)).max(least);
-    let start = first.saturating_sub(TREND_ENTRIES.max(top - onset)).max(least);
-    // Without a level before the rise its foot cannot be found.
-    if first < start + MIN_RAMP_ENTRIES {
-        return None;
-    }
+    let (start, first) = reach_of(rise);
     let some = losses.get(start..=top)?;
     if some.iter().any(|loss| !loss.is_finite()) {
         return None;
     }
     Fit::new(some).find_foot(first - start, noticed - start).map(|foot| start + foot)
+}
+
+/// Where the losses begin that a rise is fitted to, and the first entry at which it may begin.
+fn reach_of(rise: Rise) -> (usize, usize) {
+    let Rise { onset, top, least, .. } = rise;
+    let n_rise = top.saturating_sub(onset);
+    let first = onset.saturating_sub(n_rise.max(MIN_REACH)).max(least);
+    (first.saturating_sub(TREND_ENTRIES.max(n_rise)).max(least), first)
+}
+
+/// Whether there are losses before the first entry at which a rise may begin: without a level its foot cannot be found.
+pub(super) fn has_level_before(rise: Rise) -> bool {
+    let (start, first) = reach_of(rise);
+    first >= start + MIN_RAMP_ENTRIES
 }
 
 /// The entry up to which the mean of five entries keeps rising.

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use super::detector::Found;
 use super::history::{MAD_TO_SIGMA, SortedWindow};
-use super::onset::{Rise, find_top, refine_onset, without_curve};
+use super::onset::{Rise, find_top, has_level_before, refine_onset, without_curve};
 use super::{LEVEL_ENTRIES, SpikeSignal};
 use crate::numbers::median;
 
@@ -23,6 +23,8 @@ const LEAST_HEIGHT: f64 = 5.0;
 const LEAST_SWING: f64 = 7.0;
 /// Those are taken over this many blocks.
 const SWING_ENTRIES: usize = 256;
+/// A level is as low as the lowest one if it is above it by at most this share of the rise.
+const NEAR_SHARE: f64 = 0.2;
 /// A loss is back once it is above the old level by at most this share of the rise.
 const BACK_SHARE: f64 = 0.25;
 
@@ -94,7 +96,9 @@ impl Rises<'_> {
             if now - low < least {
                 continue;
             }
-            idx = self.take(at, idx - 1, low);
+            let is_near = |(_, level): &&(usize, f64)| level - low <= NEAR_SHARE * (now - low);
+            let last_low = lowest.iter().rev().find(is_near).map_or(at, |(last, _)| *last);
+            idx = self.take((at, last_low), idx - 1, low);
             (level, n_level) = (SortedWindow::default(), 0);
             lowest.clear();
         }
@@ -145,11 +149,16 @@ impl Rises<'_> {
     }
 
     /// Records a rise from the lowest level to where it was noticed, if a ramp fits. Returns the block to continue at.
-    fn take(&mut self, lowest: usize, noticed: usize, low: f64) -> usize {
+    ///
+    /// On a flat stretch the lowest level may be far before the foot of the rise, so far that no level is left before it.
+    /// Then the rise begins after the last level that is nearly as low.
+    fn take(&mut self, (lowest, last_low): (usize, usize), noticed: usize, low: f64) -> usize {
         let n_block = self.n_block;
         let ends = self.known.iter().chain(&self.found).map(|one| one.end.unwrap_or(one.last + 1).div_ceil(n_block));
         let least = ends.filter(|end| *end <= lowest).max().unwrap_or(0);
-        let rise = Rise { onset: lowest, noticed, top: find_top(self.blocks, noticed), least };
+        let top = find_top(self.blocks, noticed);
+        let from = |onset: usize| Rise { onset, noticed, top, least };
+        let rise = if has_level_before(from(lowest)) { from(lowest) } else { from(last_low) };
         let Some(onset) = refine_onset(self.blocks, rise) else { return noticed + 1 };
         let onset = self.refine_within(Rise { onset, ..rise });
         let (mut peak, mut highest) = (noticed, f64::NEG_INFINITY);

@@ -20,6 +20,35 @@ impl LogEntry {
     }
 }
 
+/// Least returns to the beginning that show that steps count within an epoch: a run that crashed may begin anew.
+const LEAST_ROUNDS: usize = 2;
+
+/// The times that a log went back to its beginning. Where steps count within an epoch, all epochs but the last end alike.
+#[derive(Debug, Default)]
+struct Rounds {
+    n: usize,
+    /// The lowest and the highest last step.
+    ends: Option<(Step, Step)>,
+    /// The largest spacing of steps at the end of a round.
+    spacing: u64,
+    /// Times that it went back to another step.
+    n_others: usize,
+}
+
+impl Rounds {
+    fn add(&mut self, end: Step, spacing: u64) {
+        self.n += 1;
+        self.spacing = self.spacing.max(spacing);
+        self.ends = Some(self.ends.map_or((end, end), |(low, high)| (low.min(end), high.max(end))));
+    }
+
+    /// Where all rounds end, if they end alike, give or take the spacing of the steps.
+    fn end_of_all(&self) -> Option<Step> {
+        let (low, high) = self.ends.filter(|_| self.n >= LEAST_ROUNDS && self.n_others == 0)?;
+        (high.0 - low.0 <= self.spacing).then_some(high)
+    }
+}
+
 /// The records of one file, put in order as they are read.
 ///
 /// A loss at an earlier step than the last one means that the run was resumed: everything that the previous attempt
@@ -36,6 +65,8 @@ pub(super) struct Attempt {
     /// A line that is either out of order or the first after the run went back: the next line decides.
     pending: Option<LogEntry>,
     last_loss: Option<Step>,
+    /// The losses before each time that the run went back to its beginning.
+    rounds: Rounds,
     notes: Vec<LogNote>,
     /// When the file was started, in seconds since 1970, if its name says so.
     begun_at: Option<u64>,
@@ -105,6 +136,7 @@ impl Attempt {
     }
 
     fn rewind(&mut self, new: LogEntry) {
+        self.count_round(new.step);
         if let Some(from) = self.last_loss
             && self.notes.len() < MAX_REWIND_NOTES
         {
@@ -114,6 +146,30 @@ impl Attempt {
         self.rewinds.push(new.step);
         self.entries.push(new);
         self.last_loss = Some(new.step);
+    }
+
+    /// Counts a return to where the log begins, give or take the spacing of its steps.
+    fn count_round(&mut self, to: Step) {
+        let spacing = self.spacing();
+        let is_beginning = self.entries.first().is_some_and(|first| to.0 <= first.step.0.saturating_add(spacing));
+        match self.last_loss.filter(|_| is_beginning) {
+            Some(end) => self.rounds.add(end, spacing),
+            None => self.rounds.n_others += 1,
+        }
+    }
+
+    /// The spacing of the last steps.
+    fn spacing(&self) -> u64 {
+        let mut last = self.entries.iter().rev().map(|entry| entry.step.0);
+        last.next().zip(last.next()).map_or(0, |(last, before)| last - before)
+    }
+
+    /// How often the steps begin again where they count within an epoch, and where they last do.
+    fn epochs(&self) -> Option<(usize, Step)> {
+        let end = self.rounds.end_of_all()?;
+        // The last epoch may be cut short.
+        self.last_loss_left().is_none_or(|last| last.0 <= end.0.saturating_add(self.rounds.spacing)).then_some(())?;
+        Some((self.rounds.n, end))
     }
 
     /// Clears one field of all records so far, because a column with a better name has appeared.
@@ -187,8 +243,14 @@ fn overlay(entries: &mut Vec<LogEntry>, mut later: Vec<LogEntry>) {
 ///
 /// Each attempt replaces what earlier ones have from its first loss on. A file without a loss, such as one that holds
 /// only learning rates, replaces nothing.
-pub(super) fn join_attempts(mut attempts: Vec<Attempt>) -> (Vec<LogEntry>, Vec<LogNote>) {
+///
+/// # Errors
+/// How often the steps begin again, and after which one, if they count within an epoch.
+pub(super) fn join_attempts(mut attempts: Vec<Attempt>) -> Result<(Vec<LogEntry>, Vec<LogNote>), (usize, Step)> {
     attempts.iter_mut().for_each(Attempt::finish);
+    if let Some(epochs) = attempts.iter().find_map(Attempt::epochs) {
+        return Err(epochs);
+    }
     attempts.retain(|attempt| !attempt.entries.is_empty() || !attempt.notes.is_empty());
     let mut notes = Vec::new();
     let (attempts, rest): (Vec<Attempt>, Vec<Attempt>) =
@@ -212,7 +274,7 @@ pub(super) fn join_attempts(mut attempts: Vec<Attempt>) -> (Vec<LogEntry>, Vec<L
     let rest: Vec<LogEntry> = rest.into_iter().flat_map(|attempt| attempt.entries).collect();
     overlay(&mut entries, rest);
     notes.truncate(MAX_REWIND_NOTES);
-    (entries, notes)
+    Ok((entries, notes))
 }
 
 /// Sorts attempts by the time in their names. Without such times they stay as given, except that a log that begins and

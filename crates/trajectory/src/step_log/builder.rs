@@ -46,6 +46,8 @@ pub(super) struct LogBuilder<'a> {
     /// Steps between two losses, for a log without steps.
     log_every: Option<u64>,
     n_counted: u64,
+    /// Whether some of the records that are counted have a step.
+    has_own_steps: bool,
     attempts: Vec<Attempt>,
     attempt: Attempt,
     /// The column with the best rank of each field so far.
@@ -79,6 +81,7 @@ impl<'a> LogBuilder<'a> {
             tokens_per_step: None,
             log_every: None,
             n_counted: 0,
+            has_own_steps: false,
             attempts: Vec::new(),
             attempt: Attempt::default(),
             best: [None; 5],
@@ -274,10 +277,13 @@ impl<'a> LogBuilder<'a> {
         self.values[LogField::Loss.index()].map(|loss| loss.column.id)
     }
 
+    /// Gives a record its step by counting, if the user said how far apart losses are. A step that it has does not count.
     fn count_step(&mut self) {
-        let Some(log_every) = self.log_every.filter(|_| self.values[0].is_none()) else { return };
-        if self.values[LogField::Loss.index()].is_some() {
-            self.n_counted += 1;
+        let Some(log_every) = self.log_every else { return };
+        let has_loss = self.values[LogField::Loss.index()].is_some();
+        self.n_counted += u64::from(has_loss);
+        self.has_own_steps |= self.values[0].is_some();
+        if has_loss || self.values[0].is_some() {
             self.set_step(self.n_counted.saturating_mul(log_every));
         }
     }
@@ -351,7 +357,8 @@ impl<'a> LogBuilder<'a> {
             self.end_file()?;
         }
         self.check_columns()?;
-        let (mut entries, order_notes) = join_attempts(std::mem::take(&mut self.attempts));
+        let joined = join_attempts(std::mem::take(&mut self.attempts));
+        let (mut entries, order_notes) = joined.map_err(|(n_restarts, last)| self.within_epoch(n_restarts, last))?;
         if self.micro_batches.n_records > 0 && self.micro_batches.n_records == self.micro_batches.n_one_less {
             entries = self.steps_by_tokens(entries)?;
         }
@@ -367,6 +374,12 @@ impl<'a> LogBuilder<'a> {
         Ok(StepLog { entries, columns, notes })
     }
 
+    fn within_epoch(&self, n_restarts: usize, last: Step) -> LogError {
+        let column = self.best[LogField::Step.index()].filter(|column| column.id != u16::MAX);
+        let column = column.map(|column| self.names.name(column.id).to_owned());
+        LogError::WithinEpoch { column, n_restarts, last }
+    }
+
     fn count_notes(&mut self) -> Vec<LogNote> {
         let mut notes = Vec::new();
         if let Some(first) = self.damage.first.take() {
@@ -377,6 +390,9 @@ impl<'a> LogBuilder<'a> {
         }
         if self.n_without_step > 0 {
             notes.push(LogNote::NoStep { n_records: self.n_without_step });
+        }
+        if let Some(log_every) = self.log_every.filter(|_| self.has_own_steps) {
+            notes.push(LogNote::StepsCounted { log_every });
         }
         if self.n_large > 0 {
             notes.push(LogNote::LargeRecords { n_records: self.n_large });

@@ -455,3 +455,47 @@ fn the_kind_of_a_log_is_recognized_after_rubbish() {
     let unknown = open("own.csv", "it,ce\n5,1.5\n".to_owned()).unwrap_err();
     assert!(unknown.to_string().ends_with("among the columns: `ce`, `it`"), "{unknown}");
 }
+
+fn segments(steps: impl IntoIterator<Item = u64>) -> String {
+    steps.into_iter().map(line).collect()
+}
+
+#[test]
+fn steps_that_count_within_an_epoch_are_refused_by_name() {
+    let epoch = || (0..500).step_by(10);
+    for last in [10, 200, 500] {
+        let text = segments(epoch().chain(epoch()).chain((0..last).step_by(10)));
+        let error = parse_json_lines(text.as_bytes(), &columns()).unwrap_err();
+        let LogError::WithinEpoch { column, n_restarts, last } = error else { panic!("{error}") };
+        assert_eq!((column.as_deref(), n_restarts, last), (Some("step"), 2, Step(490)));
+    }
+    // Batches that are logged by a counter of the whole run: epochs begin and end within one spacing.
+    let text = segments((0..2000).step_by(30).map(|step| step % 500));
+    assert!(matches!(parse_json_lines(text.as_bytes(), &columns()), Err(LogError::WithinEpoch { .. })));
+}
+
+#[test]
+fn runs_that_crashed_and_began_again_are_not_epochs() {
+    let run = |to: u64| (10..=to).step_by(10);
+    // Two crashes at different steps; one crash; restarts from checkpoints.
+    for (text, expected) in [
+        (segments(run(50).chain(run(120)).chain(run(300))), 300),
+        (segments(run(100).chain(run(300))), 300),
+        (segments(run(100).chain((60..=100).step_by(10)).chain((60..=300).step_by(10))), 300),
+        (segments(run(100).chain(run(100)).chain(run(300))), 300),
+    ] {
+        let log = parse_json_lines(text.as_bytes(), &columns()).unwrap();
+        assert_eq!((log.last_step(), log.entries().len()), (Some(Step(expected)), 30));
+    }
+}
+
+#[test]
+fn losses_are_counted_where_the_user_says_how_far_apart_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log.jsonl");
+    write(&path, segments((0..500).step_by(10).chain((0..500).step_by(10)).chain((0..500).step_by(10))).as_bytes());
+    let options = LogOptions { log_every: Some(10), ..LogOptions::default() };
+    let log = StepLog::open_all(&disk(), &[path], &options).unwrap();
+    assert_eq!((log.entries().len(), log.last_step()), (150, Some(Step(1500))));
+    assert_eq!(log.notes(), [LogNote::StepsCounted { log_every: 10 }]);
+}

@@ -80,6 +80,27 @@ fn onsets_of_slow_low_spikes_are_found_within_three_entries() {
 }
 
 #[test]
+fn a_slow_rise_on_a_flat_stretch_is_found_wherever_the_lowest_loss_was() {
+    let mut random = Random::new(21);
+    let (mut n, mut off) = (0, Vec::new());
+    for sigma in [0.005, 0.01, 0.015, 0.02] {
+        for (at, n_entries) in [(100_u32, 200), (140, 200), (300, 500)] {
+            for round in 0..8 {
+                let rise = |i: usize| 0.25 * ((i as f64 + 1.0 - f64::from(at)) / 40.0).clamp(0.0, 1.0);
+                let losses: Vec<f64> = (0..n_entries).map(|i| 2.5 + rise(i) + sigma * random.normal()).collect();
+                let found = detect(&log_of(&losses, 10, |_| None));
+                n += 1;
+                let distance = found.first().map(|spike| spike.onset.0.abs_diff(10 * (u64::from(at) + 1)));
+                if found.len() != 1 || distance.is_none_or(|distance| distance > 30) || found[0].end.is_some() {
+                    off.push(format!("{sigma} at {at} of {n_entries} ({round}): {found:?}"));
+                }
+            }
+        }
+    }
+    assert!(50 * off.len() <= n, "{} of {n}: {off:#?}", off.len());
+}
+
+#[test]
 fn slow_spikes_of_logs_of_every_step_are_found() {
     let mut random = Random::new(12);
     let mut found_onsets = Vec::new();

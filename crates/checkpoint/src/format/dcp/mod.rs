@@ -180,6 +180,7 @@ fn choose_tensors(
     chosen.findings = Findings {
         key: selection.key,
         other_keys: selection.others,
+        lone_keys: selection.lone,
         foreign_names: pickle.unlisted_names().filter(|name| !is_type_name(name)).map(Global::display).collect(),
         ..Findings::default()
     };
@@ -290,7 +291,7 @@ fn notes(selection: &Selection) -> Vec<Note> {
     let mut notes = Vec::new();
     notes.extend(selection.key.clone().map(|key| Note::KeyChosen { key }));
     if !selection.others.is_empty() {
-        notes.push(Note::OtherKeys { keys: selection.others.clone() });
+        notes.push(Note::OtherKeys { keys: selection.others.clone(), lone: selection.lone.clone() });
     }
     notes.extend(selection.stripped.iter().map(|prefix| Note::PrefixTakenOff { prefix: (*prefix).to_owned() }));
     if !selection.objects.is_empty() {

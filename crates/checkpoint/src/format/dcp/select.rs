@@ -1,11 +1,11 @@
 //! Which entries of a distributed checkpoint are the model, and their names without what leads to it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::error::DcpError;
 use super::metadata::Entry;
 use crate::format::model_key::{is_other_key, strip_names};
-use crate::format::tree_path::{choose_path, other_key, rest_of};
+use crate::format::tree_path::{Beside, choose_path, rest_of};
 use crate::optimizer_state::{is_optimizer_key, is_optimizer_state};
 
 /// The chosen entries.
@@ -21,6 +21,8 @@ pub(in crate::format) struct Selection {
     pub(super) objects: Vec<String>,
     /// Other keys with tensors, and the number of tensors under each.
     pub(super) others: Vec<(String, usize)>,
+    /// Those of the others that are tensors themselves.
+    pub(super) lone: Vec<String>,
     /// What was removed from the names.
     pub(super) stripped: Vec<&'static str>,
     /// How many of the tensors belong to the state of an optimizer that was asked for.
@@ -67,7 +69,7 @@ pub(in crate::format) fn select_model(
         key.is_none() && path.is_empty() && rest.len() > 1 && rest.first().is_some_and(|first| is_other_key(first))
     };
     let (mut positions, mut names, mut objects) = (Vec::new(), Vec::new(), Vec::new());
-    let mut others = BTreeMap::new();
+    let mut others = Beside::default();
     for (position, entry) in entries.iter().enumerate() {
         let rest = rest_of(&entry.path, &path).filter(|rest| !is_beside(rest));
         match rest {
@@ -76,7 +78,7 @@ pub(in crate::format) fn select_model(
                 names.push(rest.join("."));
             }
             Some(rest) => objects.push(rest.join(".")),
-            None if entry.is_tensor() => *others.entry(other_key(&entry.path, &path)).or_insert(0) += 1,
+            None if entry.is_tensor() => others.add(&entry.path, &path),
             None => {}
         }
     }
@@ -85,7 +87,7 @@ pub(in crate::format) fn select_model(
     }
     let stripped = strip_names(&mut names, is_lightning);
     let key = (!path.is_empty()).then(|| path.join("."));
-    let others = others.into_iter().collect();
+    let (others, lone) = others.into_keys();
     let path = path.into_iter().map(str::to_owned).collect();
     Ok(Selection {
         key,
@@ -93,6 +95,7 @@ pub(in crate::format) fn select_model(
         tensors: positions.into_iter().zip(names).collect(),
         objects,
         others,
+        lone,
         stripped,
         n_state: 0,
     })

@@ -12,8 +12,9 @@ use thalweg_tensor::{Dtype, Piece, Shape, TensorEntry, display_name, to_index};
 use super::super::flat::pieces_of_run;
 use super::super::torch::most_names;
 use super::super::torch::tensor::{Found, TensorSpec, read_tensor};
+use super::steps::{check_steps, note_step};
 use super::{Opened, RankFiles, entries_of, finish, first_model};
-use crate::error::{UnfinishedFault, storage_error};
+use crate::error::UnfinishedFault;
 use crate::format::{Findings, FormatContent};
 use crate::optimizer_state::MOMENT_NAMES;
 use crate::pickle::Value;
@@ -89,7 +90,8 @@ pub(super) fn open_masters(
     let model = first_model(storage, files)?;
     let shapes = param_shapes(&model)?;
     let ranks = open_ranks(storage, files, &model)?;
-    check_steps(&ranks)?;
+    let optimizer_step = check_steps(&ranks)?;
+    let note = note_step(storage, files, &model, optimizer_step)?;
     let is_stage_3 = state_of(&ranks[0])?.get(Stage::Three.master_key()).is_some();
     let stage = if is_stage_3 { Stage::Three } else { Stage::OneOrTwo };
     let mut entries = assemble(&ranks, &shapes, (stage, Kind::Master))?;
@@ -105,7 +107,8 @@ pub(super) fn open_masters(
     let n_state = entries.len() - n_params;
     let mut all: Vec<_> = ranks.into_iter().map(|rank| rank.file).collect();
     all.push(model.file);
-    let content = finish(all, entries, Findings::default(), Params::Master, cache)?;
+    let mut content = finish(all, entries, Findings::default(), Params::Master, cache)?;
+    content.notes.extend(note);
     Ok(FormatContent { n_state, ..content })
 }
 
@@ -148,7 +151,7 @@ fn read_shape(name: Value<'_>, shape: Value<'_>) -> Option<(String, Shape)> {
     Some((name.as_text()?.to_owned(), shape))
 }
 
-fn state_of(rank: &Opened) -> Result<Value<'_>, Error> {
+pub(super) fn state_of(rank: &Opened) -> Result<Value<'_>, Error> {
     let state = rank.root().get("optimizer_state_dict");
     state.filter(|state| state.is_dict()).ok_or_else(|| rank.broken("it holds no `optimizer_state_dict`"))
 }
@@ -167,25 +170,8 @@ fn open_ranks(storage: &Arc<dyn Storage>, files: &RankFiles, model: &Opened) -> 
     files.optimizer.values().map(|name| Opened::open(storage, &files.path(name), name)).collect()
 }
 
-/// Checks that the optimizers of all ranks are at the same step. A file of another save, left by an interrupted save or
-/// a wrong copy, has the same names and shapes.
-fn check_steps(ranks: &[Opened]) -> Result<(), Error> {
-    let mut known: Option<(f64, &Opened)> = None;
-    for rank in ranks {
-        let Some(found) = optimizer_step(rank)? else { continue };
-        let (wanted, first) = *known.get_or_insert((found, rank));
-        if found.to_bits() != wanted.to_bits() {
-            let first = display_name(&first.file.name);
-            return Err(
-                rank.broken(format!("its optimizer is at step {found}, and that of `{first}` at step {wanted}"))
-            );
-        }
-    }
-    Ok(())
-}
-
 /// What the optimizer of a rank keeps for each of its flat vectors: a dictionary by their numbers, or a list.
-fn groups_of_state(rank: &Opened) -> Result<Option<Value<'_>>, Error> {
+pub(super) fn groups_of_state(rank: &Opened) -> Result<Option<Value<'_>>, Error> {
     let state = state_of(rank)?;
     // Of ZeRO-1 and 2, and of ZeRO-3.
     let base = state.get("base_optimizer_state").or_else(|| state.get("optimizer_state_dict"));
@@ -200,25 +186,6 @@ fn moments_of(rank: &Opened) -> Result<Vec<&'static str>, Error> {
     Ok(MOMENT_NAMES.into_iter().filter(is_kept).collect())
 }
 
-/// The optimizer's step count of a rank, if the state has one: a number, or an F32 tensor of one element.
-fn optimizer_step(rank: &Opened) -> Result<Option<f64>, Error> {
-    let Some(params) = groups_of_state(rank)? else { return Ok(None) };
-    let first = params.entries().next().map(|(_, state)| state).or_else(|| params.items().next());
-    let Some(step) = first.and_then(|first| first.get("step")) else { return Ok(None) };
-    if let Some(step) = step.as_u64().map(|step| step as f64).or_else(|| step.as_float()) {
-        return Ok(Some(step));
-    }
-    let Ok(Found::Tensor(spec)) = read_tensor(step) else { return Ok(None) };
-    if spec.dtype != Dtype::F32 || spec.shape.n_elements() != Some(1) {
-        return Ok(None);
-    }
-    // A count that torch keeps as a tensor: opening reads these four bytes.
-    let mut bytes = [0; 4];
-    let read = rank.file.reader.read_exact_at(place_of(rank, &spec)?, &mut bytes);
-    read.map_err(|error| storage_error(&rank.file.path, error))?;
-    Ok(Some(f32::from_le_bytes(bytes).into()))
-}
-
 /// Where a flat vector is; it must be an F32 tensor of one dimension.
 fn flat_vector(rank: &Opened, value: Value<'_>, kind: Kind) -> Result<FlatVector, Error> {
     let fail = || rank.broken(format!("a share of the {} is not a flat F32 tensor", kind.noun()));
@@ -231,7 +198,7 @@ fn flat_vector(rank: &Opened, value: Value<'_>, kind: Kind) -> Result<FlatVector
     Ok(FlatVector { offset: place_of(rank, &spec)?, n_elements })
 }
 
-fn place_of(rank: &Opened, spec: &TensorSpec<'_>) -> Result<u64, Error> {
+pub(super) fn place_of(rank: &Opened, spec: &TensorSpec<'_>) -> Result<u64, Error> {
     let piece = rank.torch.locate(&*rank.file.reader, 0, spec);
     piece.map(|piece| piece.offset).map_err(|error| super::refuse(&rank.file.path, error.of("a share of the masters")))
 }

@@ -4,6 +4,7 @@
 //! `universal` reads universal checkpoints, and `torch` reads the files themselves.
 
 mod masters;
+mod steps;
 mod universal;
 
 use std::collections::BTreeMap;
@@ -281,7 +282,8 @@ fn open_module(
     let path = &model.file.path;
     let module = ReadOptions { key: Some("module".to_owned()), ..options.clone() };
     let found = content_of(&model.torch, &*model.file.reader, 0, &module).map_err(|source| refuse(path, source))?;
-    let content = finish(vec![model.file.clone()], found.entries, found.findings, Params::Module, cache)?;
+    let mut content = finish(vec![model.file.clone()], found.entries, found.findings, Params::Module, cache)?;
+    content.notes.extend(steps::note_step(storage, files, &model, None)?);
     Ok(FormatContent { n_state: found.n_state, ..content })
 }
 

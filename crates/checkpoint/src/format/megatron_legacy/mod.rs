@@ -15,6 +15,8 @@ use thalweg_tensor::{TensorCatalog, TensorEntry, display_name};
 
 use self::cuts::join_ranks;
 use self::names::{ExpertNames, LayerNames};
+use super::megatron_dist::ITERATION_START;
+use super::stated_step::{StatedStep, compare_step, step_in_name};
 use super::torch::error::TorchError;
 use super::torch::{TorchFile, content_under, most_names};
 use super::{Findings, Format, FormatContent, OpenFile, Place};
@@ -93,7 +95,13 @@ impl Format for MegatronLegacy {
         let entries = grid.join(stages).map_err(|reason| broken(place.path(), reason))?;
         let twice = |name: Box<str>| broken(place.path(), format!("tensor `{}` appears twice", display_name(&name)));
         let catalog = cache.share(TensorCatalog::new(entries).map_err(twice)?);
-        Ok(FormatContent { files, catalog, findings, ..FormatContent::default() })
+        let mut notes = Vec::new();
+        if let Some((step, file)) = iteration.zip(grid.ranks.values().next().cloned()) {
+            let named = step_in_name(place.folder(), &[ITERATION_START]);
+            let note = compare_step(&StatedStep { file, step }, named, None);
+            notes.extend(note.map_err(|reason| broken(place.path(), reason))?);
+        }
+        Ok(FormatContent { files, catalog, findings, notes, ..FormatContent::default() })
     }
 }
 

@@ -13,6 +13,7 @@ use thalweg_tensor::{Piece, TensorCatalog, TensorEntry, display_name};
 
 use self::header::{ArrayHeader, START_BYTES, find_header, parse_header};
 use super::{Findings, Format, FormatContent, OpenFile, Place, Unreadable, choose_file};
+use crate::crc_checked::{CrcCheckedFile, SummedParts};
 use crate::error::storage_error;
 use crate::unpacked::{DecoderPool, Packed, PackedPart, Packing, UnpackedFile};
 use crate::zip_directory::{ZipDirectory, ZipError, ZipRecord, read_at};
@@ -114,6 +115,7 @@ fn read_archive(path: &Path, file: Arc<dyn ReadAt>) -> Result<ArchiveContent, Np
         unpacked: UnpackedFile::new(path.to_owned(), Arc::clone(&file), &pool),
         file: &*file,
         n_packed: 0,
+        summed: SummedParts::default(),
     };
     let (mut entries, mut findings, mut notes) = (Vec::new(), Findings::default(), Vec::new());
     let (mut others, mut n_untyped) = (Vec::new(), 0);
@@ -158,7 +160,10 @@ fn read_archive(path: &Path, file: Arc<dyn ReadAt>) -> Result<ArchiveContent, Np
     // Merges open many checkpoints: none keeps the decoders that read its headers.
     pool.clear();
     let is_packed = arrays.n_packed > 0;
-    let reader: Arc<dyn ReadAt> = if is_packed { Arc::new(arrays.unpacked) } else { Arc::clone(&file) };
+    let mut reader: Arc<dyn ReadAt> = if is_packed { Arc::new(arrays.unpacked) } else { Arc::clone(&file) };
+    if !arrays.summed.is_empty() {
+        reader = Arc::new(CrcCheckedFile::new(path.to_owned(), reader, arrays.summed));
+    }
     Ok(ArchiveContent { entries, findings, notes, reader, is_packed })
 }
 
@@ -192,6 +197,8 @@ struct Arrays<'a> {
     file: &'a dyn ReadAt,
     unpacked: UnpackedFile,
     n_packed: usize,
+    /// The data that are stored as they are; a decoder compares the others.
+    summed: SummedParts,
 }
 
 impl Arrays<'_> {
@@ -219,7 +226,13 @@ impl Arrays<'_> {
         let place = find_header(&first)?;
         let data_bytes =
             record.len_bytes.checked_sub(place.data_start).ok_or_else(|| "its header is cut short".to_owned())?;
-        let header = parse_header(&read(place.text_start, place.data_start - place.text_start)?)?;
+        let text = read(place.text_start, place.data_start - place.text_start)?;
+        let header = parse_header(&text)?;
+        if !is_packed && data_bytes > 0 {
+            let data = start + place.data_start..start + record.len_bytes;
+            let before = first.iter().take(thalweg_tensor::to_index(place.text_start)).chain(&text);
+            self.summed.add(data, &before.copied().collect::<Vec<u8>>(), record.crc);
+        }
         Ok(Array { header, data_start: start + place.data_start, data_bytes })
     }
 }

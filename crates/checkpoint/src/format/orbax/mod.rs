@@ -22,8 +22,8 @@ use self::place::{Item, LEVANTER_NAME, find_item, is_ours};
 use self::store::{Stored, Values, has_manifest, read_value, read_values, refuse};
 use self::tree::{TREE_NAME, Tree, read_tree};
 use self::zarr::{ArraySpec, Coding, ShardSpec, parse_version_2, parse_version_3};
-use super::tree_path::{choose_path, other_key, rest_of};
-use super::{Findings, Format, FormatContent, OpenFile, Place, Unreadable};
+use super::tree_path::{Beside, choose_path, rest_of};
+use super::{Findings, Format, FormatContent, OpenFile, Place, Unreadable, UnstoredChunks};
 use crate::error::UnfinishedFault;
 use crate::format::model_key::{WHOLE_KEY, is_other_key};
 use crate::index::check_file_name;
@@ -78,7 +78,12 @@ impl Format for Orbax {
         let arrays = list_arrays(storage, &item, &values, &tree)?;
         let selection = select(&arrays, options.key.as_deref())
             .map_err(|error| Error::TreeKey { path: place.path().to_owned(), source: Box::new(error) })?;
-        let mut findings = Findings { key: selection.key, other_keys: selection.others, ..Findings::default() };
+        let mut findings = Findings {
+            key: selection.key,
+            other_keys: selection.others,
+            lone_keys: selection.lone,
+            ..Findings::default()
+        };
         let mut files = Files::new(storage, &item, &values);
         // Among the files of the checkpoint, levanter's description is not copied to outputs, of which it says nothing.
         if item.has(LEVANTER_NAME) {
@@ -99,12 +104,16 @@ impl Format for Orbax {
                     continue;
                 }
             };
-            let pieces = place_chunks(&mut files, (array, spec), dtype).map_err(|fault| match fault {
+            let chunks = place_chunks(&mut files, (array, spec), dtype).map_err(|fault| match fault {
                 ChunkFault::Reason(reason) => fail(reason),
                 ChunkFault::Open(error) => error,
             })?;
+            if chunks.n_missing > 0 {
+                let (n_missing, n_chunks) = (chunks.n_missing, chunks.n_chunks);
+                findings.unstored.push(UnstoredChunks { name: name.clone(), n_missing, n_chunks });
+            }
             let shape = spec.shape.clone();
-            let entry = TensorEntry::of_pieces(name.clone().into(), dtype, shape, pieces);
+            let entry = TensorEntry::of_pieces(name.clone().into(), dtype, shape, chunks.pieces);
             entries.push(entry.map_err(|fault| fail(fault.to_string()))?);
         }
         let twice = |name: Box<str>| refuse(&item.path, format!("array `{}` appears twice", display_name(&name)));
@@ -127,10 +136,15 @@ fn notes(findings: &Findings, others: Vec<String>) -> Vec<Note> {
         notes.push(Note::KeyChosen { key: key.clone() });
     }
     if !findings.other_keys.is_empty() {
-        notes.push(Note::OtherKeys { keys: findings.other_keys.clone() });
+        notes.push(Note::OtherKeys { keys: findings.other_keys.clone(), lone: findings.lone_keys.clone() });
     }
     if !others.is_empty() {
         notes.push(Note::ObjectsLeftOut { names: others });
+    }
+    let is_partial = |array: &&UnstoredChunks| array.n_missing < array.n_chunks;
+    let partial: Vec<UnstoredChunks> = findings.unstored.iter().filter(is_partial).cloned().collect();
+    if !partial.is_empty() {
+        notes.push(Note::ChunksNotStored { arrays: partial });
     }
     notes
 }
@@ -185,6 +199,8 @@ struct Selection {
     key: Option<String>,
     chosen: Vec<usize>,
     others: Vec<(String, usize)>,
+    /// Those of the others that are tensors themselves.
+    lone: Vec<String>,
 }
 
 /// Chooses the arrays below a key, or the only part of the tree that can be meant. Their names stay those of the tree.
@@ -196,15 +212,16 @@ fn select(arrays: &[Array<'_>], key: Option<&str>) -> Result<Selection, super::m
     let is_beside =
         |rest: &[&str]| key.is_none() && path.is_empty() && rest.first().is_some_and(|first| is_other_key(first));
     let mut chosen = Vec::new();
-    let mut others = BTreeMap::new();
+    let mut others = Beside::default();
     for (position, array) in tree.iter().enumerate() {
         match rest_of(array, &path).filter(|rest| !is_beside(rest)) {
             Some(_) => chosen.push(position),
-            None => *others.entry(other_key(array, &path)).or_insert(0) += 1,
+            None => others.add(array, &path),
         }
     }
     let is_whole = key == Some(WHOLE_KEY) || path.is_empty();
-    Ok(Selection { key: (!is_whole).then(|| path.join(".")), chosen, others: others.into_iter().collect() })
+    let (others, lone) = others.into_keys();
+    Ok(Selection { key: (!is_whole).then(|| path.join(".")), chosen, others, lone })
 }
 
 /// Why the chunks of an array cannot be placed.
@@ -311,16 +328,23 @@ impl<'a> Files<'a> {
     }
 }
 
+/// The chunks of an array.
+struct PlacedChunks {
+    pieces: Vec<Piece>,
+    n_missing: u64,
+    n_chunks: u64,
+}
+
 /// The pieces of an array: one for each chunk, or for each inner chunk of a shard.
 fn place_chunks(
     files: &mut Files<'_>,
     (array, spec): (&Array<'_>, &ArraySpec),
     dtype: Dtype,
-) -> Result<Vec<Piece>, ChunkFault> {
+) -> Result<PlacedChunks, ChunkFault> {
     let count = || format!("its shape {} cannot be counted", spec.shape);
     let n_bytes = spec.shape.n_elements().and_then(|n| dtype.bytes_of(n)).ok_or_else(count)?;
     if n_bytes == 0 {
-        return Ok(Vec::new());
+        return Ok(PlacedChunks { pieces: Vec::new(), n_missing: 0, n_chunks: 0 });
     }
     let grid: Vec<u64> = spec.shape.0.iter().zip(&spec.chunk).map(|(size, chunk)| size.div_ceil(*chunk)).collect();
     let n_chunks = grid.iter().try_fold(1_u64, |n, size| n.checked_mul(*size)).ok_or_else(count)?;
@@ -330,12 +354,13 @@ fn place_chunks(
         check_fill(spec)?;
         let number = files.open_first()?;
         let zeros = PackedPart { packed: Packed::Zeros, len_bytes: n_bytes, packing: Packing::None };
-        return Ok(vec![Piece::whole(number, files.add(number, zeros)?)]);
+        let pieces = vec![Piece::whole(number, files.add(number, zeros)?)];
+        return Ok(PlacedChunks { pieces, n_missing: n_chunks, n_chunks });
     }
     if n_chunks > FREE_CHUNKS + CHUNKS_PER_STORED * n_stored {
         return Err(format!("{n_stored} of its {n_chunks} chunks are stored").into());
     }
-    let mut pieces = Vec::new();
+    let (mut pieces, mut n_missing) = (Vec::new(), 0);
     for index in indices(&grid) {
         let start: Vec<u64> = index.iter().zip(&spec.chunk).map(|(index, chunk)| index * chunk).collect();
         let at = ChunkPlace { array: spec, dtype, start };
@@ -343,13 +368,14 @@ fn place_chunks(
             (Some(value), None) => pieces.push(at.chunk(files, value)?),
             (Some(value), Some(shard)) => at.shard(files, value, shard, &mut pieces)?,
             (None, _) => {
+                n_missing += 1;
                 check_fill(spec)?;
                 let number = files.open_first()?;
                 pieces.push(at.piece(files, number, Packed::Zeros, &spec.chunk, Packing::None)?);
             }
         }
     }
-    Ok(pieces)
+    Ok(PlacedChunks { pieces, n_missing, n_chunks })
 }
 
 fn check_fill(spec: &ArraySpec) -> Result<(), String> {

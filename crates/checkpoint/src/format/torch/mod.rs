@@ -334,7 +334,7 @@ fn notes(findings: &Findings, stripped: &[&'static str]) -> Vec<Note> {
         notes.push(Note::KeyChosen { key: key.clone() });
     }
     if !findings.other_keys.is_empty() {
-        notes.push(Note::OtherKeys { keys: findings.other_keys.clone() });
+        notes.push(Note::OtherKeys { keys: findings.other_keys.clone(), lone: findings.lone_keys.clone() });
     }
     notes.extend(stripped.iter().map(|prefix| Note::PrefixTakenOff { prefix: (*prefix).to_owned() }));
     notes

@@ -1,0 +1,96 @@
+//! The steps that the files of a checkpoint of DeepSpeed say: those of one save agree.
+
+use std::sync::Arc;
+
+use thalweg_storage::Storage;
+use thalweg_tensor::{Dtype, display_name};
+
+use super::super::stated_step::{StatedStep, compare_step, step_in_name};
+use super::super::torch::tensor::{Found, read_tensor};
+use super::masters::{groups_of_state, place_of};
+use super::{Opened, RankFiles, broken};
+use crate::error::storage_error;
+use crate::pickle::Value;
+use crate::{Error, Note};
+
+/// How DeepSpeed names the folder of a step.
+const FOLDER_START: &str = "global_step";
+
+/// Checks that the optimizers of all ranks are at the same step, and returns it. A file of another save, left by an interrupted save or
+/// a wrong copy, has the same names and shapes.
+pub(super) fn check_steps(ranks: &[Opened]) -> Result<Option<f64>, Error> {
+    let mut known: Option<(f64, &Opened)> = None;
+    for rank in ranks {
+        let Some(found) = optimizer_step(rank)? else { continue };
+        let (wanted, first) = *known.get_or_insert((found, rank));
+        if found.to_bits() != wanted.to_bits() {
+            let first = display_name(&first.file.name);
+            return Err(
+                rank.broken(format!("its optimizer is at step {found}, and that of `{first}` at step {wanted}"))
+            );
+        }
+    }
+    Ok(known.map(|(step, _)| step))
+}
+
+/// The optimizer's step count of a rank, if the state has one: a number, or an F32 tensor of one element.
+fn optimizer_step(rank: &Opened) -> Result<Option<f64>, Error> {
+    let Some(params) = groups_of_state(rank)? else { return Ok(None) };
+    let first = params.entries().next().map(|(_, state)| state).or_else(|| params.items().next());
+    let Some(step) = first.and_then(|first| first.get("step")) else { return Ok(None) };
+    if let Some(step) = step.as_u64().map(|step| step as f64).or_else(|| step.as_float()) {
+        return Ok(Some(step));
+    }
+    let Ok(Found::Tensor(spec)) = read_tensor(step) else { return Ok(None) };
+    if spec.dtype != Dtype::F32 || spec.shape.n_elements() != Some(1) {
+        return Ok(None);
+    }
+    // A count that torch keeps as a tensor: opening reads these four bytes.
+    let mut bytes = [0; 4];
+    let read = rank.file.reader.read_exact_at(place_of(rank, &spec)?, &mut bytes);
+    read.map_err(|error| storage_error(&rank.file.path, error))?;
+    Ok(Some(f32::from_le_bytes(bytes).into()))
+}
+
+/// The steps that a file of the module's state says: all of them, and those of them that the optimizer left out because
+/// gradients had overflowed.
+fn model_steps(model: &Opened) -> Option<(u64, u64)> {
+    let number = |key| model.root().get(key).and_then(Value::as_u64);
+    Some((number("global_steps")?, number("skipped_steps").unwrap_or(0)))
+}
+
+/// Compares the steps of the files of the module's state with each other, the optimizer's count and the name of the
+/// folder. Without a count, that of the first rank is read where it decides.
+///
+/// # Errors
+/// `Layout` for a file of another save.
+pub(super) fn note_step(
+    storage: &Arc<dyn Storage>,
+    files: &RankFiles,
+    model: &Opened,
+    optimizer_step: Option<f64>,
+) -> Result<Option<Note>, Error> {
+    let Some((step, n_skipped)) = model_steps(model) else { return Ok(None) };
+    // Under ZeRO-3 each rank has such a file.
+    for name in files.model.values().filter(|name| **name != model.file.name) {
+        let other = Opened::open(storage, &files.path(name), name)?;
+        if let Some((found, _)) = model_steps(&other).filter(|(found, _)| *found != step) {
+            let first = display_name(&model.file.name);
+            return Err(other.broken(format!("it is from step {found}, and `{first}` from step {step}")));
+        }
+    }
+    let name_step = step_in_name(&files.folder, &[FOLDER_START]);
+    let counted = match optimizer_step {
+        None if name_step.is_some_and(|named| named != step) => first_count(storage, files)?,
+        known => known,
+    };
+    let is_counted = |count: f64| (count - step as f64).abs() < 0.5;
+    let counted = counted.map(|count| if is_counted(count) { count } else { count + n_skipped as f64 });
+    let stated = StatedStep { file: model.file.name.clone(), step };
+    compare_step(&stated, name_step, counted).map_err(|reason| broken(&files.folder, reason))
+}
+
+fn first_count(storage: &Arc<dyn Storage>, files: &RankFiles) -> Result<Option<f64>, Error> {
+    let Some(name) = files.optimizer.values().next() else { return Ok(None) };
+    optimizer_step(&Opened::open(storage, &files.path(name), name)?)
+}
