@@ -97,8 +97,8 @@ impl Format for MegatronDist {
     }
 }
 
-/// A note if the values that are not sharded, which an output gets as they are, are from another iteration than the name
-/// of the folder. A file that cannot be read says nothing: it is copied, not interpreted.
+/// A note if the values that are not sharded, which an output gets as they are, are from another iteration than the
+/// name of the folder. A file that cannot be read says nothing: it is copied, not interpreted.
 fn note_common(storage: &Arc<dyn Storage>, place: &Place) -> Option<Note> {
     let named = step_in_name(place.folder(), &[ITERATION_START])?;
     place.file_names().find(|name| *name == COMMON_FILE_NAME)?;

@@ -185,8 +185,8 @@ pub struct Unreadable {
     pub reason: String,
 }
 
-/// An array some of whose chunks are not stored. They hold zeros: a writer may leave such chunks out, and half a copy lacks
-/// others in the same way.
+/// An array some of whose chunks are not stored. They hold zeros: a writer may leave such chunks out, and half a copy
+/// lacks others in the same way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnstoredChunks {
     /// The array.

@@ -83,7 +83,7 @@ fn text(law: &MergeLaw) -> String {
     let size = law.n_billions.map_or_else(String::new, |n| format!(", {n}B parameters"));
     let _ = writeln!(text, "loss of k merged {models}: {}{size}", law.formula);
     let line = |name: &str, value: f64, interval: Option<[f64; 2]>| {
-        format!("  {name:<6} {value:>9.4}  {}\n", or_dash(interval, show_interval))
+        format!("  {name:<6} {:>9.4}  {}\n", unsigned_zero(value), or_dash(interval, show_interval))
     };
     text.push_str(&line("L_inf", law.l_inf, law.l_inf_interval_95));
     text.push_str(&line("A", law.a, law.a_interval_95));
@@ -91,10 +91,10 @@ fn text(law: &MergeLaw) -> String {
     if let Some(d) = law.d {
         let _ = writeln!(text, "  {:<6} {d:>9.6}", "D");
     }
-    let drawn = law
-        .bootstrap
-        .as_ref()
-        .map_or_else(String::new, |one| format!("; intervals: 95 %, {} resamples of {}", one.n_resamples, one.over));
+    let drawn = law.bootstrap.as_ref().map_or_else(String::new, |one| {
+        let resamples = counted(one.n_resamples as usize, "resample");
+        format!("; intervals: 95 %, {resamples} of {}", one.over)
+    });
     let _ = writeln!(text, "  R2     {:>9.4}{drawn}", law.r2);
     text.push_str(&points(law));
     text.push_str(&forms(&law.forms));
@@ -106,6 +106,11 @@ fn text(law: &MergeLaw) -> String {
     text.push_str(&outlook(law));
     text.push_str(&tables(law));
     text
+}
+
+/// A number that rounds to zero, without a sign.
+fn unsigned_zero(value: f64) -> f64 {
+    if value.abs() < 5e-5 { 0.0 } else { value }
 }
 
 fn show_interval([low, high]: [f64; 2]) -> String {
@@ -190,7 +195,14 @@ fn outlook(law: &MergeLaw) -> String {
         );
     }
     if let Some(optimum) = law.optimum {
-        let _ = writeln!(text, "\nbest number of checkpoints: {optimum:.1} (sqrt(A/D) - b; this form is ours)");
+        let ks = || law.points.iter().map(|point| point.k);
+        let (first, last) = (ks().min().unwrap_or(0), ks().max().unwrap_or(0));
+        let outside = match (f64::from(first)..=f64::from(last)).contains(&optimum) {
+            true => String::new(),
+            false => format!("; it is outside of k = {first} to {last}, which were measured"),
+        };
+        let _ =
+            writeln!(text, "\nbest number of checkpoints: {optimum:.1} (sqrt(A/D) - b; this form is ours){outside}");
     }
     text
 }

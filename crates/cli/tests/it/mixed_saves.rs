@@ -1,5 +1,5 @@
-//! Checkpoints that are not what they seem: files of two saves, lost chunks, links and copies, files replaced since a plan
-//! was made.
+//! Checkpoints that are not what they seem: files of two saves, lost chunks, links and copies, files replaced since a
+//! plan was made.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -124,7 +124,7 @@ fn an_array_without_chunks_is_noted_where_another_source_has_them() {
             fs::remove_file(entry.path()).unwrap();
         }
     }
-    let note = "step-20` stores nothing of `transformer.ln_f.bias`, which others do";
+    let note = "step-20` stores nothing of `model.transformer.ln_f.bias`, which others do";
     let answer = scene.run("merge run --last 2 -o out");
     answer.done(&["stores nothing of `"]);
     assert!(answer.stderr.contains(note), "{answer:?}");
@@ -167,7 +167,7 @@ fn copies_under_two_steps_are_noted_by_every_way_of_merging() {
     copy_folder(&scene.path("run/checkpoint-200"), &scene.path("run/checkpoint-300"));
     scene.run("merge run --last 3 -o out").done(&["checkpoint-200` and `", "checkpoint-300` hold the same tensors"]);
     scene.run("merge -m run/checkpoint-200:0.5 -m run/checkpoint-300:0.5 -o by-hand").done(&[note]);
-    scene.run("plan run --last 3 -o plan.json --out shared").done(&[]);
+    scene.run("plan run --last 3 -o plan.json").done(&[]);
     scene.run("merge --plan plan.json --shard 0/1").done(&[note]);
     assert!(!scene.run("merge run --last 3 -o quick --digest none").stderr.contains(note));
 }
@@ -179,7 +179,7 @@ fn planned() -> Scene {
         let checkpoint = TinyCheckpoint::llama(Dtype::F32, value).tokenizer().side_file("notes.txt", b"a");
         checkpoint.write_to_disk(&scene.path(&format!("run/checkpoint-{step}")));
     }
-    scene.run("plan run --last 2 -o plan.json --out merged").done(&[]);
+    scene.run("plan run --last 2 -o plan.json").done(&[]);
     scene
 }
 

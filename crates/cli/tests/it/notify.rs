@@ -49,7 +49,10 @@ const GONE: &str = "HTTP/1.1 410 Gone\r\n\r\n";
 /// Merges and scores the newest end; returns standard error.
 fn watch(run_path: &Path, out: &Path, value: f64, more: &[&str]) -> String {
     let row = format!(r#"[{{"task":"text","value":{value},"stderr":0.01,"n":10,"higher_is_better":false}}]"#);
-    let command = format!(": {{checkpoint}}; echo '{row}' > {{out}}");
+    // One evaluator for all: what it finds is in a file.
+    let found = out.with_extension("found");
+    std::fs::write(&found, row).unwrap();
+    let command = format!(": {{checkpoint}}; cp {} {{out}}", found.display());
     let (run_path, out) = (run_path.to_str().unwrap(), out.to_str().unwrap());
     let fixed = ["watch", run_path, "-o", out, "--once", "-q", "--windows", "sma:2", "--eval-command", &command];
     let quiet = if more.contains(&"-v") {

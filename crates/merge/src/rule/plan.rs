@@ -11,8 +11,6 @@ use crate::scheme::SchemeError;
 
 /// Sums of coefficients below this are not divided by, as in mergekit.
 const SMALL_SUM: f64 = 1e-8;
-/// The sum of two shares may be off by so much: 0.9 + 0.1 in binary, for example.
-const ROUNDING: f64 = 1e-12;
 
 /// The rule of an output, complete. The experts are the sources other than the base, with their coefficients.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -218,12 +216,6 @@ impl PlanRule {
         self.exact_lambda()?;
         if let Some(gamma) = self.gamma.filter(|gamma| !(0.0..=1.0).contains(gamma)) {
             return Err(self.out_of_range("gamma", "between 0 and 1", gamma.to_string()));
-        }
-        // mergekit drops fewer outliers where the density would not be reached.
-        let has_room = |gamma: &f64| self.densities.iter().all(|density| gamma + density <= 1.0 + ROUNDING);
-        let is_paper = self.convention == Convention::Paper;
-        if let Some(gamma) = self.gamma.filter(|gamma| is_paper && !has_room(gamma)) {
-            return Err(self.out_of_range("gamma", "at most 1 - density", gamma.to_string()));
         }
         if self.rescale == Rescale::Inverse && !self.kind.has_seed() {
             return Err(self.parameters("does not keep elements by chance, so there is no probability to divide by"));

@@ -218,6 +218,7 @@ pub fn fit_merge_law(curve: &Curve, question: &LawQuestion) -> Result<MergeLaw, 
         Axis::Checkpoints => Form::Drift,
     };
     check_groups(groups, form)?;
+    check_pool(question.pool, groups)?;
     let levels = levels_of(groups, Unit::macro_loss);
     let fit = form.fit(&levels).ok_or_else(|| Error::request("the losses do not determine a law"))?;
     let base = curve.bases.iter().find(|base| same_size(base.n_billions, n_billions)).map(Unit::macro_loss);
@@ -276,6 +277,18 @@ fn check_question(question: &LawQuestion) -> Result<(), Error> {
         ));
     }
     Ok(())
+}
+
+/// No more models can have been merged than there are.
+fn check_pool(pool: Option<u32>, groups: &[Group<'_>]) -> Result<(), Error> {
+    let merged = groups.iter().map(|group| group.k).max();
+    match pool.zip(merged).filter(|(pool, merged)| merged > pool) {
+        None => Ok(()),
+        Some((pool, merged)) => Err(Error::request_with_hint(
+            format!("`--pool {pool}`: the curve has a merge of {}", counted(merged as usize, "model")),
+            format!("give `--pool` at least {merged}, or leave it out"),
+        )),
+    }
 }
 
 fn same_size(a: Option<f64>, b: Option<f64>) -> bool {

@@ -96,6 +96,18 @@ impl RuleOptions {
     }
 }
 
+/// What becomes of a gamma that leaves too few elements for a density: the density counts, as in mergekit.
+fn crowded_out(rule: &PlanRule) -> Option<String> {
+    /// Sums of two shares may be off by so much.
+    const ROUNDING: f64 = 1e-12;
+    let gamma = rule.gamma?;
+    let density = rule.densities.iter().find(|density| gamma + **density > 1.0 + ROUNDING)?;
+    Some(format!(
+        "`--gamma {gamma}` and `--density {density}` are more than 1 together: the density is kept, and fewer of the \
+         largest elements are dropped"
+    ))
+}
+
 /// Notes what a base that is an expert too, or that counts as the newest source, means.
 fn note_base(base: &SourceRef, sources: &[SourceRef], output: &OutputPlan, resolver: &Resolver<'_>) {
     let path = base.path.display();
@@ -157,6 +169,9 @@ impl Resolver<'_> {
         let passes = kind.passes(rule.convention);
         let reported = if passes.starts_with('1') { "" } else { "; what is reported as read is one of them" };
         self.note(format!("`{kind}` reads the sources this often: {passes}{reported}"));
+        if let Some(note) = options.gamma.as_ref().and_then(|_| crowded_out(&rule)) {
+            self.note(note);
+        }
         if let Some(base) = rule.base.and_then(|base| sources.get(base)) {
             note_base(base, &sources, &output, self);
         }

@@ -11,6 +11,7 @@ use thalweg_storage::Storage;
 use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 
+use super::events::EVENTS_NAME;
 use crate::Error;
 use crate::record::{ScoreRow, SuiteRow};
 
@@ -175,7 +176,7 @@ impl WatchRecord {
             what,
             format!(
                 "score as before, or choose another folder with `-o`; to score all again, remove the lines with \
-                 `\"event\":\"scored\"` from `{RECORD_NAME}`"
+                 `\"event\":\"scored\"` from `{RECORD_NAME}`, and the folder `{EVENTS_NAME}`"
             ),
         ))
     }

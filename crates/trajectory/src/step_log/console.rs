@@ -149,7 +149,7 @@ impl Console {
                 has_values = true;
             }
         }
-        let step = step.map(|(_, step)| step);
+        let step = step.map(|(_, step)| step).or_else(|| leading_count(part));
         self.heading = step.or(self.heading);
         if has_values {
             match self.heading {
@@ -244,6 +244,14 @@ fn read_bar(part: &[u8]) -> Option<Bar<'_>> {
     let counts = head.get(memchr::memrchr(b'|', head)? + 1..)?;
     let (done, total) = std::str::from_utf8(counts).ok()?.trim().split_once('/')?;
     Some(Bar { title, done: done.parse().ok()?, total: total.parse().ok()?, values })
+}
+
+/// The step in `10/2000 train_loss:3.98`, at the beginning of a line.
+fn leading_count(part: &[u8]) -> Option<u64> {
+    let word = part.trim_ascii_start().split(u8::is_ascii_whitespace).next()?;
+    let (done, total) = std::str::from_utf8(word).ok()?.split_once('/')?;
+    let (done, total): (u64, u64) = (done.parse().ok()?, total.parse().ok()?);
+    (done <= total).then_some(done)
 }
 
 /// The process in `[rank0]:` or `[default0]:`.

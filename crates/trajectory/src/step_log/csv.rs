@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::builder::LogBuilder;
 use super::columns::{ColumnMap, ColumnMatch, LogField};
 use super::lines::{Line, LineFormat, read_text};
-use super::number::LogNumber;
+use super::number::{ABSENT, LogNumber};
 use super::{LogError, StepLog};
 
 /// A file with more columns than this is not a log.
@@ -13,8 +13,6 @@ const MAX_COLUMNS: usize = 65_536;
 /// A row over more lines or bytes than this has a quote that is not closed.
 const MAX_ROW_LINES: usize = 64;
 const MAX_ROW_BYTES: usize = 1 << 16;
-/// How people and libraries write a missing value.
-const ABSENT: [&str; 7] = ["", "NA", "N/A", "n/a", "null", "None", "-"];
 
 /// Reads CSV: the first line names the columns; every line has as many fields; an empty field has no value.
 ///

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 use super::builder::LogBuilder;
 use super::columns::ColumnMap;
 use super::lines::{Line, LineFormat, read_text};
-use super::number::LogNumber;
+use super::number::{ABSENT, LogNumber};
 use super::{LogError, StepLog};
 use crate::{Step, Tokens};
 
@@ -291,6 +291,8 @@ impl<'de> Visitor<'de> for ValueSeed<'_, '_> {
     fn visit_str<E>(self, text: &str) -> Result<(), E> {
         if let Some(number) = (text.len() <= 32).then(|| LogNumber::parse(text)).flatten() {
             self.builder.push(self.name, number);
+        } else if ABSENT.contains(&text) {
+            self.builder.push_null(self.name);
         }
         Ok(())
     }

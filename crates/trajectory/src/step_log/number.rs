@@ -1,5 +1,8 @@
 //! Numbers as logs write them.
 
+/// How people and libraries write a missing value.
+pub(super) const ABSENT: [&str; 7] = ["", "NA", "N/A", "n/a", "null", "None", "-"];
+
 /// A number as it was written: whole ones stay exact.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum LogNumber {

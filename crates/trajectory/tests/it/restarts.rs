@@ -499,3 +499,23 @@ fn losses_are_counted_where_the_user_says_how_far_apart_they_are() {
     assert_eq!((log.entries().len(), log.last_step()), (150, Some(Step(1500))));
     assert_eq!(log.notes(), [LogNote::StepsCounted { log_every: 10 }]);
 }
+
+#[test]
+fn a_count_at_the_beginning_of_a_line_is_its_step() {
+    let lines: String =
+        (0..40).map(|i| format!("{}/2000 train_loss:{} train_time:12ms\n", 10 * i, loss(10 * i))).collect();
+    let log = parse_console(lines.as_bytes(), &columns()).unwrap();
+    check_entries(&log, &(0..40).map(|i| 10 * i).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_loss_that_is_written_as_missing_to_the_end_is_nan() {
+    for absent in ["null", "\"N/A\"", "\"None\""] {
+        let text: String = (1..=40)
+            .map(|i| if i <= 30 { line(10 * i) } else { format!("{{\"step\": {}, \"loss\": {absent}}}\n", 10 * i) })
+            .collect();
+        let log = parse_json_lines(text.as_bytes(), &columns()).unwrap();
+        assert!(log.entries().last().unwrap().loss.unwrap().is_nan(), "{absent}");
+        assert!(matches!(log.notes(), [LogNote::NullLosses { from: Step(310), n_records: 10 }]), "{absent}");
+    }
+}

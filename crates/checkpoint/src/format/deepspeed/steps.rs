@@ -16,8 +16,8 @@ use crate::{Error, Note};
 /// How DeepSpeed names the folder of a step.
 const FOLDER_START: &str = "global_step";
 
-/// Checks that the optimizers of all ranks are at the same step, and returns it. A file of another save, left by an interrupted save or
-/// a wrong copy, has the same names and shapes.
+/// Checks that the optimizers of all ranks are at the same step, and returns it. A file of another save, left by an
+/// interrupted save or a wrong copy, has the same names and shapes.
 pub(super) fn check_steps(ranks: &[Opened]) -> Result<Option<f64>, Error> {
     let mut known: Option<(f64, &Opened)> = None;
     for rank in ranks {
