@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{ExecutionArgs, OutputArgs, RunArgs, SchemeArgs, SelectionArgs, StartTokenChoice};
-use crate::options::{ByteSize, Count, parse_whole};
+use crate::options::{ByteSize, Count, Seconds, parse_whole};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -134,6 +134,9 @@ pub(crate) struct ScoringArgs {
     /// Another program scores each checkpoint and writes its results to {out}
     #[arg(long, value_name = "CMD", conflicts_with = "suite")]
     pub(crate) eval_command: Option<String>,
+    /// End the command, with all that it started, if it takes longer than this for one model [default: no limit]
+    #[arg(long, value_name = "TIME", requires = "eval_command")]
+    pub(crate) eval_timeout: Option<Seconds>,
     /// The tokenizer.json to use [default: that of the checkpoint]
     #[arg(long, value_name = "FILE")]
     pub(crate) tokenizer: Option<PathBuf>,

@@ -27,6 +27,7 @@ Examples:
   thalweg watch runs/my-run --windows sma:10 --suite suite.toml --hold -o merged
   thalweg watch runs/my-run --windows sma:10 --suite suite.toml --serve -o merged
   thalweg watch runs/my-run --windows sma:10,ema:0.2:20 --every 1000 --once -o merged
+  thalweg watch runs/my-run --windows sma:10 --eval-requests evals --eval-command 'score {checkpoint} {out}' -o merged
 
 Each merge is the one that `thalweg merge RUN --last N` would have made at that end. All that are missing
 are made by reading the run once. What is in DIR already is not made again; DIR/watch.jsonl lists it.
@@ -68,6 +69,12 @@ pub(crate) struct WatchArgs {
     /// Keep checkpoints that later windows need in DIR/held, by hard links, when the trainer prunes them
     #[arg(long)]
     pub(crate) hold: bool,
+    /// Have a worker elsewhere run the command: requests and results are files in this folder (docs/watch.md)
+    #[arg(long, value_name = "DIR", requires = "eval_command")]
+    pub(crate) eval_requests: Option<PathBuf>,
+    /// Once this file exists, make what is left and exit; workers are told that no request will follow
+    #[arg(long, value_name = "FILE", conflicts_with = "once")]
+    pub(crate) until: Option<PathBuf>,
     /// Send a JSON message to this address (http only) on a spike of the loss and on a new best score
     #[arg(long, value_name = "URL", help_heading = "Messages")]
     pub(crate) notify: Option<HookUrl>,

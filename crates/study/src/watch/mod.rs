@@ -18,9 +18,10 @@ mod study;
 mod watcher;
 
 pub use events::EVENTS_NAME;
-pub use keep::{Heartbeat, KeepOptions, MakeEvaluator, WatchNews, keep_watching, score_once};
+pub use keep::{Heartbeat, KeepOptions, MakeEvaluator, OnceScores, WatchNews, keep_watching, score_once};
 pub use notice::{Bests, NewBest, Notice, NoticeEvent};
 pub use record::{RECORD_NAME, WatchEvent, WatchRow, read_watch_record};
 pub use request::{WatchEnds, WatchRequest};
+pub use score::UnscoredModel;
 pub use study::{RUN_FACTS_NAME, study_of_watch};
 pub use watcher::{FailedMerge, WatchPass, WatchedOutput, Watcher};

@@ -21,7 +21,7 @@ use super::make::{MadeMerges, end_step, make_outputs, n_together};
 use super::record::{WatchEvent, WatchRecord, WatchRow};
 use super::request::{WatchRequest, WatchedMerges};
 use super::scan::{Scan, scan_run};
-use super::score::ScoreJob;
+use super::score::{ScoreJob, UnscoredModel};
 use super::study::RunFacts;
 use crate::Error;
 use crate::record::SpikeRow;
@@ -116,6 +116,8 @@ pub struct Watcher<'a> {
     last_checkpoints: BTreeMap<u64, (PathBuf, String)>,
     /// Models that could not be scored, by name and digest: not tried again by this process.
     unscorable: BTreeSet<(String, Option<String>)>,
+    /// Ends whose scores are late: others go first.
+    late: BTreeSet<u64>,
     run_facts: RunFacts,
     _lock: Lock,
 }
@@ -185,6 +187,7 @@ impl<'a> Watcher<'a> {
             last_outputs: Vec::new(),
             last_checkpoints: BTreeMap::new(),
             unscorable: BTreeSet::new(),
+            late: BTreeSet::new(),
             run_facts,
             _lock: lock,
         })
@@ -407,11 +410,20 @@ impl<'a> Watcher<'a> {
         made
     }
 
-    /// The newest end with models that are not scored yet; `None` if all are. Ends that were there before the first
-    /// watcher are left out, but for the newest.
+    /// The newest end with models that are not scored yet; `None` if all are, or are late. Ends that were there before
+    /// the first watcher are left out, but for the newest.
     pub(super) fn next_scores(&self) -> Option<ScoreJob> {
         let waiting = self.waiting_for_scores();
-        let &end_step = waiting.keys().next_back()?;
+        let (&end_step, outputs) = waiting.iter().rfind(|(end_step, _)| !self.late.contains(end_step))?;
+        Some(self.score_job(end_step, outputs))
+    }
+
+    /// An end whose scores were late.
+    pub(super) fn late_scores(&self, end_step: u64) -> Option<ScoreJob> {
+        self.waiting_for_scores().get(&end_step).map(|outputs| self.score_job(end_step, outputs))
+    }
+
+    fn score_job(&self, end_step: u64, outputs: &[WatchedOutput]) -> ScoreJob {
         let raw = self.last_checkpoints.get(&end_step);
         let raw = raw.map(|(path, name)| (path.clone(), name.clone(), self.known.digest_of(path).cloned()));
         let with_steps = |output: &WatchedOutput| {
@@ -420,8 +432,7 @@ impl<'a> Watcher<'a> {
             let row = self.record.rows().iter().rev().find(of_merge);
             (output.clone(), row.map(|row| row.steps.clone()).unwrap_or_default())
         };
-        let outputs = waiting.get(&end_step).into_iter().flatten().map(with_steps).collect();
-        Some(ScoreJob { end_step, raw, outputs })
+        ScoreJob { end_step, raw, outputs: outputs.iter().map(with_steps).collect() }
     }
 
     /// Ends with models that are not scored yet.
@@ -450,9 +461,24 @@ impl<'a> Watcher<'a> {
         publish_events(&*self.cx.storage, &self.request.folder, self.record.rows())
     }
 
-    /// Notes that the models of an end could not be scored.
-    pub(super) fn give_up_scores(&mut self, job: &ScoreJob) {
-        self.unscorable.extend(job.outputs.iter().map(|(output, _)| (output.name(), output.digest.clone())));
+    /// Notes that a model could not be scored.
+    pub(super) fn give_up_scores(&mut self, failed: &UnscoredModel) {
+        self.unscorable.insert((failed.name.clone(), failed.digest.clone()));
+    }
+
+    /// Notes that the scores of an end are late; whether that is new.
+    pub(super) fn postpone_scores(&mut self, end_step: u64) -> bool {
+        self.late.insert(end_step)
+    }
+
+    /// Notes that the scores of an end have come.
+    pub(super) fn end_scores(&mut self, end_step: u64) {
+        self.late.remove(&end_step);
+    }
+
+    /// Ends whose scores are late, the newest last.
+    pub(super) fn late_ends(&self) -> Vec<u64> {
+        self.late.iter().copied().collect()
     }
 
     fn identity_of(&self, plan: &OutputPlan) -> String {
