@@ -1,7 +1,7 @@
 //! Scores that a worker on another machine gives: requests and results are files in a folder that both see.
 //!
-//! The files are those of torchtitan's evaluation workers (its pull request 3968): a folder `step-N-...` for each model,
-//! with `eval_request.json` and `checkpoint_manifest.json` from here, `eval_result.json` from the worker, and
+//! The files are those of torchtitan's evaluation workers (its pull request 3968): a folder `step-N-...` for each
+//! model, with `eval_request.json` and `checkpoint_manifest.json` from here, `eval_result.json` from the worker, and
 //! `_TRAINING_COMPLETE` beside the folders once no request will follow. A request that was written is never written
 //! again, so that a watcher that was killed asks for nothing twice.
 
