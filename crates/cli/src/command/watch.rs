@@ -3,19 +3,23 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::json;
 use thalweg_study::evaluator::Evaluator;
+use thalweg_study::forecast::case::read_case_file;
 use thalweg_study::request::Resolver;
 use thalweg_study::watch::{
-    Bests, FailedMerge, KeepOptions, MakeEvaluator, Notice, OnceScores, UnscoredModel, WatchEnds, WatchNews, WatchPass,
-    WatchRequest, WatchRow, WatchedOutput, Watcher, keep_watching, score_once,
+    Bests, FailedMerge, KeepOptions, MakeEvaluator, Notice, OnceScores, TargetCrossing, UnscoredModel, WatchEnds,
+    WatchEvent, WatchForecast, WatchNews, WatchPass, WatchRequest, WatchRow, WatchedOutput, Watcher, keep_watching,
+    score_once,
 };
 use thalweg_tensor::counted;
 
 use crate::args::{ServePort, WatchArgs};
 use crate::command::Outcome;
 use crate::command::eval_external::check_command;
+use crate::command::forecast::anneal_question;
 use crate::command::merge::execute_options;
 use crate::command::serve::start;
 use crate::error::Error;
@@ -37,7 +41,8 @@ pub(crate) fn run(args: &WatchArgs, world: &World<'_>, messages: &Messages) -> R
     let cx = world.context(args.execution.memory.0);
     // A run that does not exist yet may begin later.
     let run = if args.once { resolver.find(&args.run_path)? } else { find_or_wait(args, &resolver) };
-    let mut watcher = Watcher::open(request(args, run), execute_options(&args.execution), &resolver, &cx)?;
+    let mut watcher =
+        Watcher::open(request(args, run, (&resolver, world))?, execute_options(&args.execution), &resolver, &cx)?;
     let quiet = world.quiet_context(args.execution.memory.0);
     let folder = watcher.request().folder.clone();
     let open_requests = OpenRequests::default();
@@ -60,7 +65,10 @@ pub(crate) fn run(args: &WatchArgs, world: &World<'_>, messages: &Messages) -> R
         let targets = args.notify.iter().cloned().map(Target::Hook);
         let targets = targets.chain(args.notify_command.iter().cloned().map(Target::Command)).collect();
         let notifier = Notifier::start(scope, targets, (world, messages));
-        let news = News { notifier, bests: Bests::of(watcher.rows()), request: watcher.request().clone(), world };
+        let rows = watcher.rows();
+        let forecasts = rows.iter().filter(|row| row.event == WatchEvent::Forecast).cloned().collect();
+        let (bests, target, request) = (Bests::of(rows), args.target, watcher.request().clone());
+        let news = News { notifier, bests, forecasts, target, request, world };
         if args.once {
             return watch_once(args, &mut watcher, make, (news, messages));
         }
@@ -72,6 +80,9 @@ pub(crate) fn run(args: &WatchArgs, world: &World<'_>, messages: &Messages) -> R
 struct News<'a> {
     notifier: Option<Notifier<'a>>,
     bests: Bests,
+    /// Lines of forecasts so far, and the value that is worth a message.
+    forecasts: Vec<WatchRow>,
+    target: Option<f64>,
     request: WatchRequest,
     world: &'a World<'a>,
 }
@@ -88,6 +99,13 @@ impl News<'_> {
         let Some(notifier) = &self.notifier else { return };
         if let Some(best) = self.bests.take(rows) {
             notifier.send(&Notice::of_best(best, &self.request, self.world.unix_seconds()));
+        }
+        self.forecasts.extend(rows.iter().filter(|row| row.event == WatchEvent::Forecast).cloned());
+        let is_forecast = rows.iter().any(|row| row.event == WatchEvent::Forecast);
+        let crossing =
+            self.target.filter(|_| is_forecast).and_then(|target| TargetCrossing::find(&self.forecasts, target));
+        if let Some(crossing) = crossing {
+            notifier.send(&Notice::of_crossing(crossing, &self.request, self.world.unix_seconds()));
         }
     }
 }
@@ -177,6 +195,12 @@ fn check_options(args: &WatchArgs) -> Result<(), Error> {
             "`--every STEPS` takes multiples of a number of steps",
         ));
     }
+    if args.forecast && !is_scored(args) {
+        return Err(Error::usage_with_hint("what should be forecast?", "name a suite with `--suite FILE`"));
+    }
+    if !args.forecast && !args.anneal.is_default() {
+        return Err(Error::usage_with_hint("nothing is forecast without `--forecast`", "add `--forecast`"));
+    }
     if args.serve.is_none() && !args.at.is_default() {
         return Err(Error::usage_with_hint("nothing is served without `--serve`", "add `--serve`"));
     }
@@ -256,15 +280,29 @@ fn made_lines(pass: &WatchPass) -> String {
 fn score_lines(rows: &[WatchRow]) -> String {
     let mut text = String::new();
     for row in rows {
+        let step = row.end_step;
+        for one in &row.forecasts {
+            let ([low, high], steps) = (one.interval_80, one.anneal_steps);
+            // Writing to a String cannot fail.
+            let _ = writeln!(
+                text,
+                "step {step}: if annealed here over {steps} steps: {} {} {:.4} (80 %: {low:.4} to {high:.4})",
+                one.task, one.measure, one.value
+            );
+        }
+        row.refused.iter().for_each(|why| text.push_str(&format!("step {step}: no forecast: {why}\n")));
         for score in &row.scores {
-            let model =
-                if row.scheme == "raw" { "raw".to_owned() } else { format!("{} of {}", row.scheme, row.n_checkpoints) };
+            let model = if row.n_checkpoints == 1 && ["raw", "annealed"].contains(&&*row.scheme) {
+                row.scheme.clone()
+            } else {
+                format!("{} of {}", row.scheme, row.n_checkpoints)
+            };
             let gain = score.gain.map_or_else(String::new, |gain| {
                 let interval =
                     gain.interval_95.map_or_else(String::new, |[low, high]| format!(" ({low:+.4} to {high:+.4})"));
                 format!(", gain {:+.4}{interval}", gain.value)
             });
-            let (step, task, measure) = (row.end_step, &score.task, &score.measure);
+            let (task, measure) = (&score.task, &score.measure);
             // Writing to a String cannot fail.
             let _ = writeln!(text, "step {step}: {model}: {task} {measure} {:.4}{gain}", score.value);
         }
@@ -272,13 +310,19 @@ fn score_lines(rows: &[WatchRow]) -> String {
     text
 }
 
-fn request(args: &WatchArgs, run: PathBuf) -> WatchRequest {
+fn request(
+    args: &WatchArgs,
+    run: PathBuf,
+    (resolver, world): (&Resolver<'_>, &World<'_>),
+) -> Result<WatchRequest, Error> {
     let ends = match args.every {
         Some(interval) => WatchEnds::Multiples(interval.get()),
         None if args.ends.is_empty() => WatchEnds::All,
         None => WatchEnds::Named(args.ends.clone()),
     };
-    WatchRequest {
+    let forecast = args.forecast.then(|| forecast(args, (resolver, world))).transpose()?;
+    Ok(WatchRequest {
+        forecast: forecast.map(Arc::new),
         run,
         command: command_line(),
         run_options: (&args.run).into(),
@@ -291,7 +335,15 @@ fn request(args: &WatchArgs, run: PathBuf) -> WatchRequest {
         scores: is_scored(args),
         holds: args.hold,
         folder: args.out.clone(),
-    }
+    })
+}
+
+fn forecast(args: &WatchArgs, (resolver, world): (&Resolver<'_>, &World<'_>)) -> Result<WatchForecast, Error> {
+    let read = |path: &Path| read_case_file(&*world.storage, path);
+    let own_cases = args.anneal.calibrate.as_deref().map(read).transpose()?.unwrap_or_default();
+    let truth = |(step, path): &(u64, PathBuf)| Ok::<_, Error>((*step, resolver.resolve_checkpoint(path)?));
+    let truths = args.truth.iter().map(truth).collect::<Result<_, Error>>()?;
+    Ok(WatchForecast { question: anneal_question(&args.anneal), own_cases, truths })
 }
 
 /// Says which merges could not be made, and which models could not be scored. Either makes the command fail, after the

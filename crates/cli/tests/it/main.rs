@@ -44,5 +44,6 @@ mod torch;
 mod train;
 mod trial;
 mod watch;
+mod watch_forecast;
 mod watch_on;
 mod words;

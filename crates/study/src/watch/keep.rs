@@ -171,7 +171,9 @@ fn score_job<'a>(
     job: &ScoreJob,
     cx: &RunContext<'_>,
 ) -> Result<EndScores, Error> {
-    let like = job.outputs.first().map(|(output, _)| output.path.clone()).unwrap_or_default();
+    let like = job.outputs.first().map(|(output, _)| output.path.clone());
+    let like = like.or_else(|| Some(job.raw.as_ref()?.0.clone())).or_else(|| job.annealed.first().cloned());
+    let like = like.unwrap_or_default();
     let evaluator = match evaluator {
         Some(evaluator) => evaluator,
         None => evaluator.insert(make(&like)?),

@@ -3,18 +3,23 @@
 use std::path::PathBuf;
 
 use super::WatchedOutput;
+use super::forecast::{ForecastJob, annealed_row, forecast_end, forecast_name};
 use super::record::{RAW_SCHEME, WatchRow};
 use crate::Error;
 use crate::evaluator::{Evaluator, ModelScores, ModelToScore};
 
 /// The models of one end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct ScoreJob {
     pub(super) end_step: u64,
     /// The raw checkpoint, if it still exists, with its name and the digest of its tensors.
     pub(super) raw: Option<(PathBuf, String, Option<String>)>,
     /// Merges that were not scored yet.
     pub(super) outputs: Vec<(WatchedOutput, Vec<u64>)>,
+    /// Checkpoints that were annealed to this step.
+    pub(super) annealed: Vec<PathBuf>,
+    /// What an anneal would score is to be forecast.
+    pub(super) forecast: Option<ForecastJob>,
 }
 
 /// What came of the models of one end.
@@ -87,7 +92,50 @@ pub(super) fn score_end(
             baseline = Some(scores);
         }
     }
+    look_ahead(job, evaluator, unix_seconds, &mut found)?;
     Ok(found)
+}
+
+/// What an anneal would score, and what real ones do.
+fn look_ahead(
+    job: &ScoreJob,
+    evaluator: &mut dyn Evaluator,
+    unix_seconds: &dyn Fn() -> u64,
+    found: &mut EndScores,
+) -> Result<(), Error> {
+    let end_step = job.end_step;
+    for path in &job.annealed {
+        let name = path.display().to_string();
+        let row = evaluator.score_checkpoint(path);
+        let row = row.map(|scores| annealed_row(name.clone(), end_step, &scores, unix_seconds()));
+        found.take(row, UnscoredKey { name, digest: None, end_step })?;
+    }
+    if let Some(forecast) = &job.forecast {
+        let row = forecast_end(forecast, end_step, evaluator, unix_seconds());
+        found.take(row, UnscoredKey { name: forecast_name(end_step), digest: forecast.digest.clone(), end_step })?;
+    }
+    Ok(())
+}
+
+/// What a line is about.
+struct UnscoredKey {
+    name: String,
+    digest: Option<String>,
+    end_step: u64,
+}
+
+impl EndScores {
+    fn take(&mut self, row: Result<WatchRow, Error>, of: UnscoredKey) -> Result<(), Error> {
+        match row {
+            Ok(row) => self.rows.push(row),
+            Err(error) if error.is_interrupt() || error.is_late() => return Err(error),
+            Err(error) => {
+                let UnscoredKey { name, digest, end_step } = of;
+                self.failed.push(UnscoredModel { name, digest, end_step, error });
+            }
+        }
+        Ok(())
+    }
 }
 
 fn is_gone(error: &Error) -> bool {
