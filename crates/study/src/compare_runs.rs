@@ -17,9 +17,12 @@ const NORMAL_QUANTILE: f64 = 1.959_963_984_540_054;
 pub struct RunForecasts {
     /// The name of its study.
     pub name: String,
-    /// Each forecast, and the tokens at which its anneal ends, where known.
-    pub forecasts: Vec<(ForecastRow, Option<u64>)>,
+    /// The forecasts.
+    pub forecasts: Vec<DatedForecast>,
 }
+
+/// A forecast, and the tokens at which its anneal ends, where known.
+pub type DatedForecast = (ForecastRow, Option<u64>);
 
 impl RunForecasts {
     /// A run without forecasts.
@@ -82,8 +85,8 @@ pub fn compare_runs(runs: &[RunForecasts]) -> Vec<RunComparison> {
 type Placed<'a> = (&'a str, &'a ForecastRow, u64);
 
 fn compare_score(runs: &[RunForecasts], (task, measure): (&str, &str)) -> Option<RunComparison> {
-    let is_it = |one: &&(ForecastRow, Option<u64>)| one.0.task == task && one.0.measure == measure;
-    let scored: Vec<(&str, Vec<&(ForecastRow, Option<u64>)>)> = runs
+    let is_it = |one: &&DatedForecast| one.0.task == task && one.0.measure == measure;
+    let scored: Vec<(&str, Vec<&DatedForecast>)> = runs
         .iter()
         .map(|run| (run.name.as_str(), run.forecasts.iter().filter(is_it).collect::<Vec<_>>()))
         .filter(|(_, found)| !found.is_empty())
@@ -92,7 +95,7 @@ fn compare_score(runs: &[RunForecasts], (task, measure): (&str, &str)) -> Option
         return None;
     }
     let knows_tokens = scored.iter().all(|(_, found)| found.iter().all(|one| one.1.is_some()));
-    let place = |one: &(ForecastRow, Option<u64>)| one.1.filter(|_| knows_tokens).unwrap_or(one.0.end_step);
+    let place = |one: &DatedForecast| one.1.filter(|_| knows_tokens).unwrap_or(one.0.end_step);
     let placed: Vec<Vec<Placed<'_>>> =
         scored.iter().map(|(name, found)| found.iter().map(|&one| (*name, &one.0, place(one))).collect()).collect();
     let (first, others) = placed.split_first()?;

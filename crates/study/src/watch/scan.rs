@@ -74,7 +74,7 @@ impl Scanner {
             known.insert(path, (own, digest));
         }
         self.known = known;
-        Ok(self.known.iter().map(|(path, (_, digest))| (path.clone(), digest.clone())).collect())
+        Ok(self.known.iter().map(|(path, (_, digest))| (path.clone(), *digest)).collect())
     }
 }
 
@@ -118,8 +118,8 @@ mod tests {
         };
         let n = N_ALWAYS + 40;
         (1..=n).for_each(|step| save(step, "a"));
-        let mut scanner = Scanner::default();
-        let mut scan = || scanner.scan(&LocalStorage, scratch.path(), None).unwrap();
+        let (storage, mut scanner) = (LocalStorage::new(), Scanner::default());
+        let mut scan = || scanner.scan(&storage, scratch.path(), None).unwrap();
         let first = scan();
         assert_eq!((first.len(), scan()), (n, first.clone()));
         let changed = |now: &Scan| changed_paths(&first, now);
