@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn other_anneals_other_places_and_single_runs_are_not_compared() {
         let one = run("a", &[(100, 2.0, 0.03, None)]);
-        assert!(compare_runs(&[one.clone()]).is_empty());
+        assert!(compare_runs(std::slice::from_ref(&one)).is_empty());
         assert!(compare_runs(&[one.clone(), run("b", &[(150, 2.0, 0.03, None)])]).is_empty());
         let mut longer = run("b", &[(100, 2.0, 0.03, None)]);
         longer.forecasts[0].0.anneal_steps = 30;
