@@ -172,8 +172,8 @@ fn score_job<'a>(
     cx: &RunContext<'_>,
 ) -> Result<EndScores, Error> {
     let like = job.outputs.first().map(|(output, _)| output.path.clone());
-    let like = like.or_else(|| Some(job.raw.as_ref()?.0.clone())).or_else(|| job.annealed.first().cloned());
-    let like = like.unwrap_or_default();
+    let of_run = || Some(job.forecast.as_ref()?.trajectory.finished().next_back()?.path.clone());
+    let like = like.or_else(|| job.annealed.first().cloned()).or_else(of_run).unwrap_or_default();
     let evaluator = match evaluator {
         Some(evaluator) => evaluator,
         None => evaluator.insert(make(&like)?),

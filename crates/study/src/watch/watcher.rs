@@ -441,7 +441,8 @@ impl<'a> Watcher<'a> {
     }
 
     fn score_job(&self, end_step: u64, waiting: &WaitingEnd) -> ScoreJob {
-        let raw = self.last_checkpoints.get(&end_step);
+        // It is scored with the merges that are compared with it.
+        let raw = self.last_checkpoints.get(&end_step).filter(|_| !waiting.outputs.is_empty());
         let raw = raw.map(|(path, name)| (path.clone(), name.clone(), self.known.digest_of(path).cloned()));
         let with_steps = |output: &WatchedOutput| {
             let name = output.name();
