@@ -1,9 +1,11 @@
 //! Which merges a watcher keeps current.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use thalweg_trajectory::{Extent, Step, Tokens, Trajectory};
 
+use super::WatchForecast;
 use crate::Error;
 use crate::record::SuiteRow;
 use crate::request::{OutputOptions, Resolver, RunOptions, SchemeWindow, parse_scheme_window};
@@ -32,6 +34,8 @@ pub struct WatchRequest {
     pub output: OutputOptions,
     /// What merges are scored on; nothing, if they are not scored.
     pub scored_on: Vec<SuiteRow>,
+    /// Anneals that are forecast at each end that is scored.
+    pub forecast: Option<Arc<WatchForecast>>,
     /// Whether checkpoints that later windows need are held by hard links.
     pub holds: bool,
     /// The folder of the merges and the record.
