@@ -188,7 +188,7 @@ struct Selection {
 }
 
 /// Chooses the arrays below a key, or the only part of the tree that can be meant. Their names stay those of the tree.
-fn select(arrays: &[Array<'_>], key: Option<&str>) -> Result<Selection, super::model_key::KeyFault> {
+fn select(arrays: &[Array<'_>], key: Option<&str>) -> Result<Selection, super::key_fault::KeyFault> {
     let paths: Vec<Vec<&str>> = arrays.iter().map(|array| array.path.iter().map(String::as_str).collect()).collect();
     let tree: Vec<&[&str]> = paths.iter().map(Vec::as_slice).collect();
     let path = choose_path(&tree, key)?;
