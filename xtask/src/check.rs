@@ -82,6 +82,6 @@ pub(crate) fn tidy() -> Result<(), String> {
 }
 
 #[expect(clippy::print_stdout, reason = "this program talks to a person")]
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     println!("{text}");
 }

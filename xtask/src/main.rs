@@ -1,6 +1,8 @@
 //! `cargo xtask check`: the one command that says whether the tree is whole.
 
 mod check;
+mod circles;
+mod dist;
 mod fixtures;
 mod licences;
 mod metadata;
@@ -18,7 +20,8 @@ fn main() -> ExitCode {
         Some("tidy") => check::tidy(),
         Some("python") => check::python(),
         Some("docs") => methods::write(&check::root()),
-        _ => Err("usage: cargo xtask check | tidy | python | docs".to_owned()),
+        Some("dist") => dist::run(arguments.get(1).map(String::as_str)),
+        _ => Err("usage: cargo xtask check | tidy | python | docs | dist [TARGET]".to_owned()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,6 +2,8 @@
 //!
 //! Opening read the headers; bytes are read in positioned reads, whole or not at all.
 
+pub(crate) mod dequantised;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -11,9 +13,9 @@ use serde_json::Value;
 use thalweg_storage::{FileInfo, ReadAt};
 use thalweg_tensor::{AccessError, Piece, TensorCatalog, TensorEntry, TensorSource, display_name, to_index};
 
+use self::dequantised::Dequantised;
 use crate::block_scaled::{BlockScaled, ScaledFault, find_block_scaled};
 use crate::config::without_quantisation;
-use crate::dequantised::Dequantised;
 use crate::format::Findings;
 use crate::gather::{Share, read_share, shares_of};
 use crate::lazy_pieces::{LazyPieces, Look, PieceRefusal};

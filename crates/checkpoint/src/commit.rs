@@ -7,24 +7,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use thalweg_storage::Storage;
 use thalweg_storage::guard::{OwnFolder, check_folder, check_place, is_empty_folder};
 use thalweg_storage::publish::{Replace, publish_folder};
 
 use crate::stage::folders_of;
 use crate::{Error, StagedCheckpoint};
-
-/// Name of the receipt in an output folder. Its presence makes the output a checkpoint, and marks it as a merge.
-pub const RECEIPT_NAME: &str = "thalweg.json";
-/// Name of the journal in a stage.
-pub const JOURNAL_NAME: &str = "thalweg-journal";
-/// Name of the lock in a stage, which keeps two processes from it. Shares of a merge have journals of other names.
-pub const LOCK_NAME: &str = "thalweg-lock";
-
-/// Whether a folder is an output that a merge has not finished, whatever the folder is called.
-pub fn is_unfinished_output(storage: &dyn Storage, folder: &Path) -> bool {
-    [JOURNAL_NAME, LOCK_NAME].iter().any(|name| storage.file_info(&folder.join(name)).is_ok())
-}
 
 /// The file whose presence makes a checkpoint committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::config_meaning::{canonical_config, is_default};
+use crate::config_meaning::{canonical_config, is_default, is_same_value};
 
 /// Keys that say who saved the file and how it is run: never compared.
 const IGNORED_KEYS: [&str; 5] = ["_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"];
@@ -177,23 +177,6 @@ fn is_same_option(a: Option<&Value>, b: Option<&Value>) -> bool {
         (None, None) => true,
         // A missing key and an explicit null mean the same to the readers of these files.
         (Some(value), None) | (None, Some(value)) => value.is_null(),
-    }
-}
-
-/// Whether two JSON values mean the same: `10000` equals `10000.0`, and the order of keys does not matter.
-pub fn is_same_value(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Number(x), Value::Number(y)) => {
-            let as_bits = |n: &serde_json::Number| n.as_f64().map(|n| (n + 0.0).to_bits());
-            let both_whole = (x.is_u64() || x.is_i64()) && (y.is_u64() || y.is_i64());
-            x == y || (!both_whole && as_bits(x) == as_bits(y))
-        }
-        (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(x, y)| is_same_value(x, y)),
-        (Value::Object(x), Value::Object(y)) => {
-            x.len() == y.len()
-                && x.iter().all(|(key, value)| y.get(key).is_some_and(|other| is_same_value(value, other)))
-        }
-        _ => a == b,
     }
 }
 

@@ -150,7 +150,24 @@ pub(crate) fn is_default(key: &str, value: &Value, object: &Map<String, Value>, 
         _ => DEFAULTS.iter().any(|(known, default, families)| {
             let is_family = families.is_empty() || family.is_some_and(|family| families.contains(&family));
             let default = || serde_json::from_str(default).unwrap_or(Value::Null);
-            *known == key && is_family && crate::is_same_value(&default(), value)
+            *known == key && is_family && is_same_value(&default(), value)
         }),
+    }
+}
+
+/// Whether two JSON values mean the same: `10000` equals `10000.0`, and the order of keys does not matter.
+pub fn is_same_value(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(x), Value::Number(y)) => {
+            let as_bits = |n: &serde_json::Number| n.as_f64().map(|n| (n + 0.0).to_bits());
+            let both_whole = (x.is_u64() || x.is_i64()) && (y.is_u64() || y.is_i64());
+            x == y || (!both_whole && as_bits(x) == as_bits(y))
+        }
+        (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(x, y)| is_same_value(x, y)),
+        (Value::Object(x), Value::Object(y)) => {
+            x.len() == y.len()
+                && x.iter().all(|(key, value)| y.get(key).is_some_and(|other| is_same_value(value, other)))
+        }
+        _ => a == b,
     }
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use thalweg_tensor::{display_name, show_size};
 
 use crate::format::dcp::error::DcpError;
-use crate::format::model_key::KeyFault;
-use crate::format::safetensors::HeaderError;
+use crate::format::header_error::HeaderError;
+use crate::format::key_fault::KeyFault;
 use crate::format::torch::error::TorchError;
 use crate::format::torch_checkpointing::error::TcError;
 use crate::index::IndexError;

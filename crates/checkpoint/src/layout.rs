@@ -14,7 +14,7 @@ use serde_json::Value;
 use thalweg_tensor::{Dtype, Piece, Shape, TensorCatalog, TensorEntry, to_index};
 
 use crate::Error;
-use crate::format::huggingface::{INDEX_FILE_NAME, SINGLE_FILE_NAME};
+use crate::format::safetensors::{INDEX_FILE_NAME, SINGLE_FILE_NAME};
 use crate::format::safetensors::{LENGTH_BYTES, MAX_HEADER_BYTES, MAX_RANK, METADATA_KEY};
 use crate::gather::shares_of;
 

@@ -11,7 +11,6 @@ mod config_compare;
 mod config_meaning;
 mod crc_checked;
 mod crc_ranges;
-mod dequantised;
 pub mod error;
 mod folder;
 pub mod format;
@@ -24,6 +23,7 @@ mod lazy_pieces;
 mod note;
 mod open;
 mod optimizer_state;
+mod own_names;
 pub mod pickle;
 mod pool;
 mod read_options;
@@ -31,6 +31,7 @@ mod rename;
 mod shard_digest;
 mod side_file_compare;
 mod side_files;
+mod spans;
 mod stage;
 mod stranger;
 mod template;
@@ -43,14 +44,12 @@ mod zip_layout;
 pub use block_scaled::{BlockScaled, ScaledFault, ScaledWeight};
 pub use catalog_cache::{CatalogCache, KnownHeaders};
 pub use checkpoint::{Checkpoint, ConfigFile, ShardFile};
-pub use commit::{
-    CommitRules, JOURNAL_NAME, LOCK_NAME, Manifest, RECEIPT_NAME, commit_checkpoint, is_unfinished_output,
-};
+pub use commit::{CommitRules, Manifest, commit_checkpoint};
 pub use config::{MAX_CONFIG_BYTES, parse_config, quantisation_of, updated_config, without_quantisation};
-pub use config_compare::{ConfigDifference, compare_configs, is_same_value};
+pub use config_compare::{ConfigDifference, compare_configs};
+pub use config_meaning::is_same_value;
 pub use error::{Error, Fault};
 pub use folder::{FolderFiles, write_folder};
-pub use format::UnstoredChunks;
 pub use format::dcp::write::layout_dcp;
 pub use format::dcp::{DcpExtras, DcpObject, PathPart, dcp_extras};
 pub use format::megatron_dist::{MegatronExtras, layout_megatron_dist, megatron_common};
@@ -62,11 +61,12 @@ pub use layout::{
     Checksum, CopiedBytes, Document, FrameContent, FramePart, LayoutEntry, OutputFile, OutputLayout, layout_output,
 };
 pub use lazy_pieces::{Look, OpenPiece, PieceRefusal};
-pub use note::{Note, StepWitness};
+pub use note::{Note, StepWitness, UnstoredChunks};
 pub use open::{
     is_checkpoint, open_checkpoint, open_checkpoint_with, open_checkpoints, open_other_copy, open_with_cache,
 };
 pub use optimizer_state::{MOMENT_NAMES, is_master_name, is_moment, is_optimizer_state};
+pub use own_names::{JOURNAL_NAME, LOCK_NAME, RECEIPT_NAME, is_unfinished_output};
 pub use pool::CheckpointPool;
 pub use read_options::{Params, ReadOptions};
 pub use rename::{NameCollision, RenameError, RenameMap, RenameRule};

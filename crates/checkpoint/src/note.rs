@@ -5,8 +5,19 @@ use std::fmt;
 use thalweg_tensor::display_name;
 
 use crate::Params;
-use crate::format::UnstoredChunks;
 use crate::format::model_key::KeyKind;
+
+/// An array some of whose chunks are not stored. They hold zeros: a writer may leave such chunks out, and half a copy
+/// lacks others in the same way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnstoredChunks {
+    /// The array.
+    pub name: String,
+    /// Chunks that are not stored.
+    pub n_missing: u64,
+    /// All of its chunks.
+    pub n_chunks: u64,
+}
 
 /// One remark. Shown after the result, never instead of an error.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,16 +9,16 @@ use std::thread;
 
 use thalweg_storage::{FileKind, Storage};
 
+use crate::checkpoint::dequantised::Dequantised;
 use crate::checkpoint::{Checkpoint, ConfigFile, ShardFile};
-use crate::commit::is_unfinished_output;
 use crate::config::{MAX_CONFIG_BYTES, parse_config, without_quantisation};
-use crate::dequantised::Dequantised;
 use crate::error::storage_error;
 use crate::format::dcp::error::DcpError;
 use crate::format::huggingface::INDEX_END;
 use crate::format::{FORMATS, HEAD_BYTES, Place};
 use crate::lazy_pieces::LazyPieces;
 use crate::optimizer_state::find_disguised;
+use crate::own_names::is_unfinished_output;
 use crate::side_files::{CONFIG_FILE_NAME, find_in_listing, probe_folder};
 use crate::stranger::{describe_stranger, explain_file_error, recognise_file};
 use crate::to_huggingface::translate;

@@ -18,7 +18,7 @@ use crate::error::storage_error;
 use crate::gather::{read_share, shares_of, write_share};
 use crate::index::check_file_name;
 use crate::layout::{Checksum, CopiedBytes, FrameContent, FramePart, OutputFile, OutputLayout, reserved_names};
-use crate::template::strided_spans;
+use crate::spans::strided_spans;
 
 /// Shards of one output that are kept open: several outputs of thousands of shards must not use up the process's
 /// files.

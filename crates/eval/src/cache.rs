@@ -11,7 +11,6 @@ use thalweg_tensor::Digest;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::Error;
-use crate::engine::ENGINE_VERSION;
 use crate::measure::Measure;
 use crate::prepared::PreparedTask;
 use crate::record::TaskScores;
@@ -20,6 +19,8 @@ use crate::record::TaskScores;
 pub const CACHE_KIND: &str = "thalweg-task-scores";
 /// `version` of cached scores.
 pub const CACHE_VERSION: u32 = 1;
+/// Changes when the same model and suite may score otherwise: cached scores of another version are not used.
+pub const ENGINE_VERSION: u32 = 2;
 
 /// The largest file that is read back.
 const MAX_CACHED_BYTES: u64 = 1 << 30;

@@ -20,9 +20,6 @@ use crate::sound::check_sound_model;
 use crate::uncertainty::count;
 use crate::window::TokenWindow;
 
-/// Changes when the same model and suite may score otherwise: cached scores of another version are not used.
-pub const ENGINE_VERSION: u32 = 2;
-
 /// Tokens of a batch, padding included.
 const BATCH_TOKENS: usize = 4096;
 

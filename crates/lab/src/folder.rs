@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use thalweg_checkpoint::{FolderFiles, StagedCheckpoint, write_folder};
 use thalweg_storage::Storage;
+use thalweg_storage::guard::OwnKind;
 use thalweg_tensor::{Dtype, Shape, TensorSink, TensorSource};
 
 use crate::Error;
@@ -14,6 +15,8 @@ const PIECE_BYTES: u64 = 1 << 20;
 
 /// What the folders of a run are called in messages.
 pub(crate) const WHAT: &str = "what training writes";
+/// Such a file is written only after the folder was found to be that of this run.
+pub(crate) const RUN_FILE: OwnKind<'_> = OwnKind::in_own_folder("a file of a run");
 
 /// Writes the tensors of `source` and the files as the folder `target`, replacing one of the same kind.
 ///

@@ -21,7 +21,8 @@ use crate::config::{TrainConfig, describe_toml_error};
 use crate::data::TrainData;
 use crate::run_folder::{digest_config, pretty};
 use crate::step_log::{StepRecord, ValidationRecord};
-use crate::train::{TrainJob, TrainOutcome, TrainWatcher, train};
+use crate::train::{TrainOutcome, train};
+use crate::train_job::{TrainJob, TrainWatcher};
 
 /// The most cells of a grid.
 const MAX_CELLS: usize = 10_000;

@@ -21,10 +21,12 @@ mod state;
 pub mod step_log;
 pub mod tokens;
 pub mod train;
+pub mod train_job;
 mod trainer;
 mod validate;
 
 pub use config::TrainConfig;
 pub use data::TrainData;
 pub use error::Error;
-pub use train::{TrainJob, TrainOutcome, TrainWatcher, train};
+pub use train::{TrainOutcome, train};
+pub use train_job::{TrainJob, TrainWatcher};

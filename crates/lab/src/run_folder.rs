@@ -14,6 +14,7 @@ use thalweg_trajectory::run_config::RUN_CONFIG_NAME;
 
 use crate::Error;
 use crate::config::TrainConfig;
+use crate::folder::RUN_FILE;
 use crate::step_log::STEP_LOG_NAME;
 
 /// The resolved config in a run folder.
@@ -21,8 +22,6 @@ pub const TRAIN_RECORD_NAME: &str = "thalweg-train.json";
 const MAX_RECORD_BYTES: u64 = 16 << 20;
 const LOCK_NAME: &str = ".thalweg-lock";
 const RUN_KIND: &str = "thalweg-train-run";
-/// Such a file is written only after the folder was found to be that of this run.
-pub(crate) const RUN_FILE: OwnKind<'_> = OwnKind::in_own_folder("a file of a run");
 /// The folder of the averages in a run.
 pub const AVERAGES_FOLDER: &str = "averages";
 

@@ -13,7 +13,7 @@ use thalweg_trajectory::step_log::MAX_LOG_BYTES;
 
 use crate::Error;
 use crate::event_file::{event_record, file_version_record};
-use crate::run_folder::RUN_FILE;
+use crate::folder::RUN_FILE;
 
 /// The step log, as `thalweg.toml` names it.
 pub const STEP_LOG_NAME: &str = "steps.jsonl";

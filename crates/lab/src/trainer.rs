@@ -23,7 +23,7 @@ use crate::state::{
     StateArenas, StateRecord, TrainState, read_state, remove_old_states, state_path, state_steps, write_state,
 };
 use crate::step_log::{LogLengths, RunLogs, StepRecord, ValidationRecord};
-use crate::train::{StepFaults, TrainJob, TrainPlan, TrainWatcher};
+use crate::train_job::{StepFaults, TrainJob, TrainPlan, TrainWatcher};
 use crate::validate::Validator;
 
 /// Says in a checkpoint's folder how it came about; the file that makes it whole.

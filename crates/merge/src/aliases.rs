@@ -4,10 +4,11 @@
 use thalweg_checkpoint::{Checkpoint, OutputLayout, is_optimizer_state};
 use thalweg_tensor::{Piece, TensorEntry, display_name};
 
-use crate::align::{MergeLayout, OpenSource};
 use crate::error::Error;
-use crate::output::newest_open;
-use crate::output_format::FormatError;
+use crate::format_error::FormatError;
+use crate::merge_layout::MergeLayout;
+use crate::newest::newest_open;
+use crate::open_source::OpenSource;
 use crate::plan::OutputPlan;
 
 /// Refuses an output in which tensors with different results would have the same bytes.

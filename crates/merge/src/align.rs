@@ -19,94 +19,18 @@ use crate::contents::find_obstacles;
 pub use crate::difference::{Difference, NewestHas, Relation};
 use crate::difference::{common_prefix_difference, idle_patterns};
 use crate::huggingface::check_configs;
+pub use crate::merge_layout::MergeLayout;
 use crate::moments::{check_signs, describe_state, find_missing, join_state, state_class};
 use crate::name_rule::removing_rule;
-use crate::output_format::OptimizerPolicy;
+pub use crate::open_source::OpenSource;
+use crate::output_kind::OptimizerPolicy;
 use crate::pattern::fits_any;
 use crate::plan::{CONVERT_SCHEME, MergePlan, NonFloatPolicy, OutputDtype, OutputPlan, RouterPolicy};
 use crate::router::is_router;
+pub use crate::tensor_class::TensorClass;
 pub use crate::view::SourceView;
 use crate::view::{Places, can_be_read_as};
 use crate::waiver::ConfigWaiver;
-
-/// How one tensor is treated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TensorClass {
-    /// Averaged.
-    Float,
-    /// A router or balancing bias: averaged or taken from the newest source, as the plan says.
-    Router,
-    /// Integers or booleans: copied if equal, or from the newest source.
-    Discrete,
-    /// State that a layer keeps for itself (`_extra_state`): from the newest source.
-    ExtraState,
-    /// From the newest source, because the plan names it.
-    Newest,
-    /// Element types that have no average: copied if equal.
-    Opaque,
-    /// A moment of the optimizer: averaged, in its own element type.
-    Moment,
-    /// Anything else of the optimizer's state: from the newest source.
-    OptimizerState,
-}
-
-/// The sources agree on this: one catalog for all, and what each tensor is.
-///
-/// A tensor has one number everywhere. Where the list of a source differs, a [`SourceView`] translates.
-#[derive(Debug, Clone)]
-pub struct MergeLayout {
-    /// Names, shapes and input dtypes, sorted by name.
-    pub catalog: Arc<TensorCatalog>,
-    /// One class for each tensor.
-    pub classes: Vec<TensorClass>,
-    /// Notes for the user that did not stop the merge.
-    pub notes: Vec<String>,
-    /// For each source whose list differs, the number of each tensor in it; empty for sources in memory.
-    pub(crate) places: Vec<Option<Arc<Places>>>,
-    /// Sources of which some tensor is read in a wider element type than it has.
-    pub(crate) widened: BTreeSet<usize>,
-}
-
-impl MergeLayout {
-    /// Views of `sources`, in their order, that list the layout's tensors under the layout's numbers.
-    pub fn views<'a>(&'a self, sources: &'a [OpenSource]) -> Vec<SourceView<'a>> {
-        let view = |(i, source): (usize, &'a OpenSource)| SourceView {
-            checkpoint: &source.checkpoint,
-            catalog: &self.catalog,
-            places: self.places.get(i).and_then(Option::as_deref),
-        };
-        sources.iter().enumerate().map(view).collect()
-    }
-
-    /// Number of parameters: the elements of tensors that do not belong to the state of the optimizer.
-    pub fn n_params(&self) -> u64 {
-        let is_param = |class: &TensorClass| !matches!(class, TensorClass::Moment | TensorClass::OptimizerState);
-        let params = self.catalog.entries().iter().zip(&self.classes).filter(|(_, class)| is_param(class));
-        params.map(|(entry, _)| entry.n_elements()).sum()
-    }
-
-    /// Whether source `source_idx` has exactly the tensors of the layout, in its element types.
-    pub(crate) fn is_whole_source(&self, source_idx: usize) -> bool {
-        self.places.get(source_idx).is_none_or(Option::is_none) && !self.widened.contains(&source_idx)
-    }
-}
-
-/// A source with the name that messages use.
-#[derive(Debug)]
-pub struct OpenSource {
-    /// Path as the plan gives it.
-    pub path: PathBuf,
-    /// Optimizer steps done, if known.
-    pub step: Option<u64>,
-    /// The open checkpoint.
-    pub checkpoint: Arc<Checkpoint>,
-}
-
-impl OpenSource {
-    pub(crate) fn label(&self) -> String {
-        self.step.map_or_else(|| format!("`{}`", self.path.display()), |step| format!("step {step}"))
-    }
-}
 
 /// Whether a shape has two dimensions or more that are longer than 1.
 fn is_table(shape: &Shape) -> bool {

@@ -7,6 +7,8 @@ use thalweg_tensor::counted;
 use crate::plan::{CONVERT_SCHEME, OutputPlan};
 use crate::rule::PlanRule;
 
+pub(crate) const CARD_NAME: &str = "README.md";
+
 /// A model card in Markdown: scheme, checkpoints, coefficients, and the paper.
 pub fn model_card(plan: &OutputPlan, tool: &str) -> String {
     let mut card = String::new();

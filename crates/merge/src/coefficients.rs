@@ -10,7 +10,7 @@ use num_rational::BigRational;
 use num_traits::{One, Signed, Zero};
 use serde::{Deserialize, Serialize};
 
-use crate::rational::{Ratio, decode_f64, nearest_f64};
+use crate::rational::{NumberError, Ratio, decode_f64, nearest_f64};
 use crate::scheme::SchemeError;
 
 /// Largest exact divisor that a scheme may have, in bits: EMA with alpha 0.2 over 28,000 checkpoints.
@@ -97,11 +97,11 @@ impl Coefficients {
     /// Doubles taken exactly and divided by their exact sum, so that the coefficients sum to 1.
     ///
     /// # Errors
-    /// `NotANumber` for NaN and infinities, `SumZero` if the sum is 0, and those of [`new`](Self::new).
+    /// `Number` for NaN and infinities, `SumZero` if the sum is 0, and those of [`new`](Self::new).
     pub fn from_f64_normalized(values: &[f64]) -> Result<Self, SchemeError> {
         let decoded = values
             .iter()
-            .map(|&value| decode_f64(value).ok_or_else(|| SchemeError::NotANumber { text: value.to_string() }))
+            .map(|&value| decode_f64(value).ok_or_else(|| NumberError::NotANumber { text: value.to_string() }))
             .collect::<Result<Vec<_>, _>>()?;
         let lowest = decoded.iter().map(|(_, exponent)| *exponent).min().unwrap_or(0);
         let numerators = decoded.into_iter().map(|(mantissa, exponent)| mantissa << exponent.abs_diff(lowest));
@@ -111,7 +111,7 @@ impl Coefficients {
     /// Reads the decimal strings that [`to_decimal_strings`](Self::to_decimal_strings) gives.
     ///
     /// # Errors
-    /// `NotANumber` or `NumberTooLong` for a text that is not a whole number, and those of [`new`](Self::new).
+    /// `Number` for a text that is not a whole number, and those of [`new`](Self::new).
     pub fn from_decimal_strings<S: AsRef<str>>(numerators: &[S], divisor: &str) -> Result<Self, SchemeError> {
         let numerators = numerators.iter().map(|text| parse_integer(text.as_ref())).collect::<Result<Vec<_>, _>>()?;
         Self::new(numerators, parse_integer(divisor)?)
@@ -225,13 +225,15 @@ pub(crate) fn check_divisor_bits(n_checkpoints: usize, n_bits: u64) -> Result<()
 
 fn parse_integer(text: &str) -> Result<BigInt, SchemeError> {
     if text.len() > MAX_INTEGER_DIGITS + 1 {
-        return Err(SchemeError::NumberTooLong { text: text.chars().take(20).collect() });
+        return Err(NumberError::NumberTooLong { text: text.chars().take(20).collect() }.into());
     }
     let digits = text.strip_prefix('-').unwrap_or(text);
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     let parsed = is_number.then(|| BigInt::parse_bytes(text.as_bytes(), 10)).flatten();
-    parsed
-        .ok_or_else(|| SchemeError::NotANumber { text: text.chars().take(20).flat_map(char::escape_default).collect() })
+    parsed.ok_or_else(|| {
+        let text = text.chars().take(20).flat_map(char::escape_default).collect();
+        NumberError::NotANumber { text }.into()
+    })
 }
 
 #[cfg(test)]
@@ -253,7 +255,7 @@ mod tests {
         assert_eq!(Coefficients::new([1], 0), Err(SchemeError::ZeroDivisor));
         assert_eq!(Coefficients::new([0, 0], 3), Err(SchemeError::AllZero));
         assert_eq!(Coefficients::new([1, -1], 1).unwrap().normalized(), Err(SchemeError::SumZero));
-        assert!(matches!(Coefficients::from_f64_normalized(&[f64::NAN]), Err(SchemeError::NotANumber { .. })));
+        assert!(matches!(Coefficients::from_f64_normalized(&[f64::NAN]), Err(SchemeError::Number(_))));
     }
 
     #[test]

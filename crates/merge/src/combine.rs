@@ -4,6 +4,8 @@
 //! writes at the known place. No queue, no shared state but the number of the next unit. Which bits come out is a
 //! matter of the coefficients and the input bytes alone; see `thalweg_tensor::kernel`.
 
+mod apply_rule;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,36 +17,18 @@ use thalweg_tensor::digest::{DigestKind, SUBTREE_BYTES, SubtreeDigest, SubtreeHa
 use thalweg_tensor::kernel::{FloatEnvironment, NonFinitePolicy, SumFault, SumSpec, WeightedSum, difference_stats};
 use thalweg_tensor::{Dtype, DtypeClass, TensorEntry, TensorSink, TensorSource, display_name, to_index};
 
-use crate::Coefficients;
-use crate::align::{MergeLayout, TensorClass};
+use self::apply_rule::RuleScratch;
+pub use crate::combination::Combination;
 use crate::context::RunContext;
 use crate::error::Error;
 use crate::memory::PieceSize;
+use crate::merge_layout::MergeLayout;
 use crate::plan::{DigestChoice, NonFloatPolicy, OutputDtype, RouterPolicy};
-use crate::rule::{PlanRule, RuleScratch, RuleWork};
+use crate::rule::RuleWork;
+use crate::tensor_class::TensorClass;
 pub use crate::tensor_stats::TensorStats;
 use crate::unit::{Part, UnitList};
-
-/// One of the K combinations: what is multiplied by what.
-#[derive(Debug, Clone)]
-pub struct Combination {
-    /// Positions of its sources among all that are open, oldest first.
-    pub source_idxs: Vec<usize>,
-    /// One coefficient for each of them.
-    pub coefficients: Coefficients,
-    /// Position of the newest among all that are open.
-    pub newest_idx: usize,
-    /// Element type of the result.
-    pub dtype: OutputDtype,
-    /// Integers and booleans.
-    pub non_float: NonFloatPolicy,
-    /// Routers.
-    pub router: RouterPolicy,
-    /// NaN and infinities.
-    pub non_finite: NonFinitePolicy,
-    /// The rule of the experts, if there is one; the coefficients are then theirs.
-    pub rule: Option<PlanRule>,
-}
+use crate::workers::run_workers;
 
 /// What a finished part leaves behind.
 #[derive(Debug, Clone, PartialEq)]
@@ -199,46 +183,6 @@ pub(crate) fn combine(job: &CombineJob<'_>, run: &RunContext<'_>) -> Result<(), 
         Some((_, error)) => Err(error),
         None => Ok(()),
     }
-}
-
-/// Runs `work` on every thread of the limit, this one included.
-pub(crate) fn run_workers(run: &RunContext<'_>, work: &(dyn Fn() + Sync)) -> Result<(), Error> {
-    std::thread::scope(|scope| {
-        let others: Vec<_> = (1..run.limits.n_threads.get())
-            // If the system refuses a thread, the others do its share.
-            .filter_map(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok())
-            .collect();
-        work();
-        others.into_iter().try_for_each(|other| other.join().map_err(|_| Error::WorkerDied))
-    })
-}
-
-/// What is done for a number, with a buffer that it may use.
-type ActOnNumber<'a> = &'a (dyn Fn(usize, &mut Vec<u8>) -> Result<(), Error> + Sync);
-
-/// Does `act` for each number below `n`, by all threads. The first error, or a stop that was asked for, ends the work.
-///
-/// # Errors
-/// The first error of `act`; `Interrupted`.
-pub(crate) fn for_each_number(run: &RunContext<'_>, n: usize, act: ActOnNumber<'_>) -> Result<(), Error> {
-    let next = AtomicUsize::new(0);
-    let failure = Mutex::new(None);
-    run_workers(run, &|| {
-        let mut buffer = Vec::new();
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= n {
-                return;
-            }
-            if let Err(error) = run.check_interrupt().and_then(|()| act(number, &mut buffer)) {
-                // The others take no further number.
-                next.store(n, Ordering::Relaxed);
-                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                return;
-            }
-        }
-    })?;
-    failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
 /// What all workers share: which sources serve which class, and the prepared sums.

@@ -434,7 +434,7 @@ pub fn tied_pair(catalog: &TensorCatalog, config: &Value) -> Option<(usize, usiz
     let is_embedding = |name: &str| {
         EMBEDDINGS.iter().any(|end| name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
     };
-    let (head, embedding) = (position(&crate::difference::is_output_head)?, position(&is_embedding)?);
+    let (head, embedding) = (position(&crate::contents::is_output_head)?, position(&is_embedding)?);
     let (a, b) = (&catalog.entries()[head], &catalog.entries()[embedding]);
     ((a.dtype, &a.shape) == (b.dtype, &b.shape)).then_some((head, embedding))
 }
@@ -456,6 +456,10 @@ pub fn untied_note(catalog: &TensorCatalog, (head, embedding): (usize, usize)) -
         name(head),
         name(embedding)
     )
+}
+
+pub(crate) fn is_output_head(name: &str) -> bool {
+    matches!(name, "lm_head.weight" | "embed_out.weight" | "output.weight") || name.ends_with(".lm_head.weight")
 }
 
 #[cfg(test)]

@@ -8,14 +8,15 @@ use thalweg_checkpoint::Checkpoint;
 use thalweg_tensor::kernel::{FloatEnvironment, difference_stats, gram_into, ulp_difference};
 use thalweg_tensor::{Dtype, DtypeClass, TensorSource, display_name, part_of, to_index};
 
-use crate::align::MergeLayout;
-use crate::combine::{output_dtype, run_workers};
+use crate::combine::output_dtype;
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
 use crate::geometry::root;
 use crate::memory::{Held, PieceSize};
+use crate::merge_layout::MergeLayout;
 use crate::plan::OutputPlan;
 use crate::unit::{Part, UnitList};
+use crate::workers::run_workers;
 
 /// How two tensors, or two checkpoints, differ.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

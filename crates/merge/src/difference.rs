@@ -6,8 +6,9 @@ use serde_json::Value;
 use thalweg_tensor::{Dtype, Shape, display_name, shell_word};
 
 use crate::contents::Obstacle;
+use crate::contents::is_output_head;
+use crate::format_error::NEWEST_HINT;
 use crate::name_rule::replacing_rule;
-use crate::output_format::NEWEST_HINT;
 use crate::pattern::{name_fits, patterns_for};
 use crate::waiver::ConfigWaiver;
 
@@ -359,7 +360,11 @@ fn hint_for_names(differences: &[Difference], relation: Relation) -> Option<Stri
         };
         return Some(format!("these are different models (`{key}`): {choose}"));
     }
-    if let Some(rule) = replacing_rule(differences) {
+    let presence = differences.iter().filter_map(|difference| match difference {
+        Difference::Presence { tensor, present, absent, .. } => Some((tensor.as_str(), &present[..], &absent[..])),
+        _ => None,
+    });
+    if let Some(rule) = replacing_rule(presence) {
         return Some(rename_with(&rule));
     }
     if missing.iter().all(|(name, _)| is_known_buffer(name)) {
@@ -493,10 +498,6 @@ fn hint_for_waivers(differences: &[Difference]) -> Option<String> {
     };
     let options: Vec<String> = differences.iter().filter_map(waiver).collect();
     (!options.is_empty()).then(|| format!("if that is meant, waive these values with `{}`", options.join(" ")))
-}
-
-pub(crate) fn is_output_head(name: &str) -> bool {
-    matches!(name, "lm_head.weight" | "embed_out.weight" | "output.weight") || name.ends_with(".lm_head.weight")
 }
 
 /// Words that wrappers insert into all names of a model.

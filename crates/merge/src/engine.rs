@@ -6,22 +6,29 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use thalweg_checkpoint::{Look, OutputLayout, ReadOptions};
-use thalweg_storage::publish::Replace;
+use thalweg_checkpoint::{Look, OutputLayout};
 use thalweg_tensor::kernel::NonFinitePolicy;
 use thalweg_tensor::{TensorSink, TensorSource};
 
-use crate::align::{MergeLayout, OpenSource, align_sources};
-use crate::combine::{Combination, CombineJob, bytes_read, combine, output_dtype, source_use};
+use crate::align::align_sources;
+use crate::combination::Combination;
+use crate::combine::{CombineJob, bytes_read, combine, output_dtype, source_use};
 use crate::context::{RunContext, Stage};
 use crate::equal_sources::note_equal_sources;
 use crate::error::Error;
+pub use crate::execute_options::{ExecuteOptions, PartialStage};
 use crate::frame::{CopyTime, copy_frames};
-use crate::ledger::{Finished, Ledger};
-use crate::memory::{Held, PieceSize};
+use crate::ledger::Ledger;
+use crate::ledger::Merged;
+use crate::memory::Held;
+use crate::memory::fit_piece;
+use crate::merge_layout::MergeLayout;
+use crate::open_source::OpenSource;
+pub use crate::open_source::open_sources;
+pub use crate::outcome::{Compared, ComparedBy, MergeOutcome};
 use crate::output::{CommitInput, commit_output, output_layout};
 use crate::output_format::{describe_format, find_kept_state};
-use crate::pending::{Compared, Pending, check_disk_space};
+use crate::pending::{Pending, check_disk_space};
 use crate::plan::{DigestChoice, MergePlan, OutputPlan};
 use crate::receipt::MergeReceipt;
 use crate::resume::Reading;
@@ -31,41 +38,6 @@ use crate::side_files::side_file_notes;
 use crate::stage::{StagedOutput, give_up, note_stages, remove_stage, stage_output};
 use crate::unit::UnitList;
 use crate::unsound_copies::unsound_copies;
-
-/// What a run may do to things that exist, beyond what the plan says.
-#[derive(Debug, Clone, Copy)]
-pub struct ExecuteOptions {
-    /// Whether another output may be replaced.
-    pub replace: Replace,
-    /// What becomes of a stage that an interrupted run left.
-    pub partial: PartialStage,
-}
-
-/// What becomes of a stage that an interrupted run left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PartialStage {
-    /// Resume it. One of another plan or reading is an error.
-    Resume,
-    /// Resume it if it is of the same plan and reading, else start over.
-    ResumeIfSame,
-    /// Start over.
-    Discard,
-}
-
-/// What became of one output.
-#[derive(Debug)]
-pub struct MergeOutcome {
-    /// The output's folder.
-    pub path: PathBuf,
-    /// Its receipt.
-    pub receipt: MergeReceipt,
-    /// Whether it was there already, from this very plan over unchanged sources.
-    pub was_done: bool,
-    /// Of the receipt's `bytes_read`, those of units that an interrupted run had finished: this run did not merge them.
-    pub bytes_resumed: u64,
-    /// What was compared to find that; `None` if the output was not there.
-    pub compared: Option<Compared>,
-}
 
 /// Executes `plan`: reads each needed source byte once, publishes every output, returns their receipts.
 ///
@@ -188,35 +160,6 @@ fn commit_all(
     Ok(fresh)
 }
 
-/// Opens every source of the plan, unless the pool has it open: headers only.
-///
-/// # Errors
-/// As opening a checkpoint.
-pub fn open_sources(plan: &MergePlan, run: &RunContext<'_>) -> Result<Vec<OpenSource>, Error> {
-    let paths = plan.source_paths();
-    let step_of = |path: &PathBuf| {
-        let mut sources = plan.outputs.iter().flat_map(|output| &output.sources);
-        sources.find(|source| source.path == *path).and_then(|source| source.step)
-    };
-    let sums: std::collections::BTreeSet<&PathBuf> = plan
-        .outputs
-        .iter()
-        .flat_map(|output| &output.sources)
-        .filter(|source| source.is_sum)
-        .map(|source| &source.path)
-        .collect();
-    let (of_sums, of_others): (Vec<PathBuf>, Vec<PathBuf>) =
-        paths.iter().cloned().partition(|path| sums.contains(path));
-    let mut opened_sums = run.pool.open_all(&of_sums, &ReadOptions::default()).into_iter();
-    let mut opened = run.pool.open_all(&of_others, &plan.reading()).into_iter();
-    let checkpoints: Vec<_> =
-        paths.iter().filter_map(|path| if sums.contains(path) { opened_sums.next() } else { opened.next() }).collect();
-    let open = |(path, checkpoint): (PathBuf, Result<_, thalweg_checkpoint::Error>)| {
-        Ok(OpenSource { step: step_of(&path), path, checkpoint: checkpoint? })
-    };
-    paths.into_iter().zip(checkpoints).map(open).collect()
-}
-
 fn stage_outputs<'a>(
     pending: &Pending<'a>,
     sources: &[OpenSource],
@@ -238,16 +181,6 @@ fn stage_outputs<'a>(
         }
     }
     Ok(staged)
-}
-
-/// What the pass over the sources leaves behind.
-pub(crate) struct Merged {
-    pub(crate) finished: Finished,
-    /// For each tensor, the sources that it was read from.
-    pub(crate) read_by: Vec<Vec<usize>>,
-    pub(crate) bytes_read: u64,
-    /// Of these, those of units that an interrupted run or a share had finished.
-    pub(crate) bytes_resumed: u64,
 }
 
 /// Which units a process does, and how it takes up those that are done.
@@ -381,26 +314,6 @@ pub(crate) fn cut_units(
         let outputs = (0..n_outputs).map(|k| dtype_of(t, k));
         outputs.chain([entries[t].dtype]).filter_map(thalweg_tensor::Dtype::bytes).min().unwrap_or(1)
     })
-}
-
-/// How large a piece a worker holds, and whether the page cache is spared.
-pub(crate) fn fit_piece(
-    layout: &MergeLayout,
-    (n_sources, n_outputs): (usize, usize),
-    held_bytes: u64,
-    bytes_read: u64,
-    run: &RunContext<'_>,
-) -> Result<PieceSize, Error> {
-    let mut max_element_bytes =
-        layout.catalog.entries().iter().filter_map(|entry| entry.dtype.bytes()).max().unwrap_or(1);
-    if n_outputs > 0 {
-        // An output may be wider than its input.
-        max_element_bytes = max_element_bytes.max(4);
-    }
-    let mut piece = PieceSize::fit(&run.limits, n_sources + n_outputs, max_element_bytes, held_bytes)?;
-    // What is read once and fills memory would push out what others on this machine still need.
-    piece.drops_cache = run.host.physical_memory_bytes().is_some_and(|memory| bytes_read > memory / 2);
-    Ok(piece)
 }
 
 /// What an output's plan means for sources that are open.

@@ -61,7 +61,7 @@ pub enum Error {
         /// Its element type.
         dtype: Dtype,
         /// How such a tensor is treated.
-        class: crate::align::TensorClass,
+        class: crate::tensor_class::TensorClass,
         /// A source.
         path_a: PathBuf,
         /// A source with other values.
@@ -189,7 +189,7 @@ pub enum Error {
         stage: PathBuf,
     },
     /// There is no receipt, so there is nothing to compare with.
-    #[error("`{}` holds no `{}`", folder.display(), crate::receipt::RECEIPT_NAME)]
+    #[error("`{}` holds no `{}`", folder.display(), thalweg_checkpoint::RECEIPT_NAME)]
     NoReceipt {
         /// The folder.
         folder: PathBuf,
@@ -204,7 +204,7 @@ pub enum Error {
     },
     /// A format that the output cannot have.
     #[error(transparent)]
-    Format(#[from] crate::output_format::FormatError),
+    Format(#[from] crate::format_error::FormatError),
     /// A worker thread died; a defect of ours.
     #[error("a worker thread stopped unexpectedly")]
     WorkerDied,
@@ -238,7 +238,7 @@ impl Error {
             Self::NonFloatDiffers { tensor, dtype: Dtype::C64, .. } => {
                 Some(format!("take the newest source's with `--take-newest {}`", shell_word(tensor)))
             }
-            Self::NonFloatDiffers { class: crate::align::TensorClass::Opaque, .. } => {
+            Self::NonFloatDiffers { class: crate::tensor_class::TensorClass::Opaque, .. } => {
                 Some("merge the checkpoints as they were in a wider element type".to_owned())
             }
             Self::NonFloatDiffers { tensor, .. } => Some(format!(

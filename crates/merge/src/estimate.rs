@@ -2,12 +2,14 @@
 
 use thalweg_tensor::TensorSource;
 
-use crate::align::{MergeLayout, OpenSource};
 use crate::combine::{bytes_read, source_use};
 use crate::context::RunContext;
-use crate::engine::{combination_of, fit_piece};
+use crate::engine::combination_of;
 use crate::error::Error;
 use crate::memory::Held;
+use crate::memory::fit_piece;
+use crate::merge_layout::MergeLayout;
+use crate::open_source::OpenSource;
 use crate::output::output_size;
 use crate::plan::MergePlan;
 use crate::rule::held_bytes;

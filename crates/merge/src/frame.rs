@@ -4,16 +4,16 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use num_bigint::BigInt;
 use thalweg_checkpoint::{OutputFile, StagedCheckpoint, frame_ranges};
 use thalweg_tensor::digest::{Digest, DigestKind, ListHasher, bytes_digest};
-use thalweg_tensor::kernel::{NonFinitePolicy, Simd, SumError, SumFault, SumSpec, WeightedSum};
-use thalweg_tensor::{Dtype, DtypeClass, TensorEntry, TensorSink, display_name, to_index};
+use thalweg_tensor::kernel::SumFault;
+use thalweg_tensor::{TensorEntry, TensorSink, display_name, to_index};
 
-use crate::combine::for_each_number;
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
 use crate::receipt::FileReceipt;
+use crate::view::conversion;
+use crate::workers::for_each_number;
 
 /// Bytes that a worker hashes or converts at once.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -109,16 +109,6 @@ fn write_copy(
         run.progress.advance(converted.len() as u64);
     }
     Ok(())
-}
-
-/// The conversion between two element types; `None` if they are the same, or if the values are not numbers to convert.
-pub(crate) fn conversion(from: Dtype, to: Dtype, simd: Simd) -> Result<Option<WeightedSum>, SumError> {
-    if from == to || from.class() != DtypeClass::Mergeable {
-        return Ok(None);
-    }
-    let one = BigInt::from(1);
-    let spec = SumSpec { input: from, output: to, non_finite: NonFinitePolicy::Propagate, simd };
-    WeightedSum::new(std::slice::from_ref(&one), &one, spec).map(Some)
 }
 
 /// The records of files whose tensors lie anywhere in them.

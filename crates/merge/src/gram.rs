@@ -9,13 +9,14 @@ use std::sync::{Mutex, PoisonError};
 use thalweg_tensor::kernel::{FloatEnvironment, gram_into};
 use thalweg_tensor::{TensorSource, display_name, to_index};
 
-use crate::align::{MergeLayout, TensorClass};
-use crate::combine::run_workers;
 use crate::context::{RunContext, Stage};
-use crate::engine::fit_piece;
 use crate::error::Error;
+use crate::memory::fit_piece;
 use crate::memory::{Held, PieceSize};
+use crate::merge_layout::MergeLayout;
+use crate::tensor_class::TensorClass;
 use crate::unit::{Part, UnitList};
+use crate::workers::run_workers;
 
 /// Inner products of n checkpoints x_1..x_n about their last one: d_i = x_i - x_n.
 #[derive(Debug, Clone, PartialEq)]

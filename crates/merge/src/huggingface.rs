@@ -11,10 +11,10 @@ use thalweg_checkpoint::{
 use thalweg_storage::Storage;
 use thalweg_tensor::TensorCatalog;
 
-use crate::align::OpenSource;
 use crate::error::Error;
+use crate::newest::named_source;
+use crate::open_source::OpenSource;
 use crate::plan::{MergePlan, OutputPlan};
-use crate::side_files::named_source;
 
 /// The folder that an output takes its other files from instead of those beside the tensors, if it names one.
 pub(crate) fn assets_of(

@@ -12,16 +12,22 @@ use thalweg_tensor::kernel::NonFinitePolicy;
 use thalweg_tensor::{TensorCatalog, TensorEntry, TensorSink, TensorSource, display_name};
 
 use crate::Coefficients;
-use crate::align::{MergeLayout, OpenSource, TensorClass, align_sources, classify};
-use crate::combine::{Combination, CombineJob, bytes_read, combine, output_dtype, source_use};
+use crate::align::{align_sources, classify};
+use crate::combination::Combination;
+use crate::combine::{CombineJob, bytes_read, combine, output_dtype, source_use};
 use crate::context::{RunContext, Stage};
-use crate::engine::{combination_of, cut_units, fit_piece, open_sources};
+use crate::engine::{combination_of, cut_units};
 use crate::error::Error;
 use crate::memory::Held;
-use crate::output_format::OptimizerPolicy;
+use crate::memory::fit_piece;
+use crate::merge_layout::MergeLayout;
+use crate::open_source::OpenSource;
+use crate::open_source::open_sources;
+use crate::output_kind::OptimizerPolicy;
 use crate::plan::{DigestChoice, MergePlan, NonFloatPolicy, OutputDtype, RouterPolicy};
 use crate::rule::{RuleInputs, held_bytes, prepare_rules};
 use crate::seen::check_seen;
+use crate::tensor_class::TensorClass;
 
 /// A source with the name that messages use.
 #[derive(Clone, Copy)]

@@ -3,48 +3,25 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use thalweg_checkpoint::{FrameCopy, KeptName, Template, kept_files, unchanged_copies};
-use thalweg_storage::{Error as StorageError, Storage};
+use thalweg_checkpoint::{FrameCopy, KeptName, unchanged_copies};
+use thalweg_storage::Storage;
 use thalweg_tensor::to_index;
 
-use crate::align::{MergeLayout, OpenSource, align_sources};
-use crate::combine::for_each_number;
+use crate::align::align_sources;
 use crate::context::{RunContext, Stage};
-use crate::engine::open_sources;
 use crate::error::Error;
-use crate::output::{has_same_side_files, kept_source, output_layout, replaced_files};
-use crate::plan::{MergePlan, OutputPlan};
+use crate::kept_files::list_kept;
+use crate::merge_layout::MergeLayout;
+use crate::newest::kept_source;
+use crate::open_source::OpenSource;
+use crate::open_source::open_sources;
+use crate::output::{has_same_side_files, output_layout};
+use crate::plan::MergePlan;
 use crate::receipt::{MergeReceipt, SourceFile};
-use crate::stage::StagedOutput;
+use crate::workers::for_each_number;
 
 /// Bytes that a worker compares at once.
 const PIECE_BYTES: u64 = 1 << 20;
-
-fn list_kept(output: &OutputPlan, sources: &[OpenSource], storage: &dyn Storage) -> Result<Vec<KeptName>, Error> {
-    let Some(newest) = kept_source(output, sources) else { return Ok(Vec::new()) };
-    let replaced = replaced_files(output, sources, storage)?;
-    let template = Template { checkpoint: &newest.checkpoint, other_copy: None, replaced: &replaced };
-    Ok(kept_files(storage, &template)?)
-}
-
-/// Size and time of the files that were copied into an output.
-///
-/// # Errors
-/// `Storage` if one of them changed since.
-pub(crate) fn copied_files(
-    output: &StagedOutput<'_>,
-    sources: &[OpenSource],
-    run: &RunContext<'_>,
-) -> Result<Vec<SourceFile>, Error> {
-    let now = |file: KeptName| {
-        let info = run.storage.file_info(&file.path)?;
-        if output.staged.copied_from(&file.path).is_some_and(|then| then != info) {
-            return Err(StorageError::Changed { path: file.path }.into());
-        }
-        Ok(SourceFile::new(&file.name, &info))
-    };
-    list_kept(output.plan, sources, &*run.storage)?.into_iter().map(now).collect()
-}
 
 /// Whether the newest source has the files that an output copied, with the sizes and times of then.
 pub(crate) fn has_same_times(

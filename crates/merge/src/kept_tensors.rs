@@ -11,10 +11,11 @@ use thalweg_storage::Storage;
 use thalweg_tensor::{TensorEntry, display_name, to_index};
 
 use crate::aliases::{path_in, spans_of};
-use crate::align::TensorClass;
 use crate::error::Error;
+use crate::format_error::FormatError;
 use crate::moments::state_class;
-use crate::output_format::{FormatError, OptimizerPolicy};
+use crate::output_kind::OptimizerPolicy;
+use crate::tensor_class::TensorClass;
 
 /// A tensor that the merge does not write, in one of the files that an output keeps.
 #[derive(Debug, Clone)]

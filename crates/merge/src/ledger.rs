@@ -136,3 +136,13 @@ impl Finished {
         self.tensors.iter().filter_map(move |(_, outputs)| outputs.get(k).copied())
     }
 }
+
+/// What the pass over the sources leaves behind.
+pub(crate) struct Merged {
+    pub(crate) finished: Finished,
+    /// For each tensor, the sources that it was read from.
+    pub(crate) read_by: Vec<Vec<usize>>,
+    pub(crate) bytes_read: u64,
+    /// Of these, those of units that an interrupted run or a share had finished.
+    pub(crate) bytes_resumed: u64,
+}

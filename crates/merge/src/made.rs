@@ -9,8 +9,8 @@ use thalweg_storage::guard::{Place, look_at};
 use thalweg_storage::{FileKind, Storage};
 
 use crate::error::Error;
-use crate::output::MAX_RECEIPT_BYTES;
 use crate::plan::{OutputPlan, PlanSource};
+use crate::receipt::MAX_RECEIPT_BYTES;
 use crate::receipt::{MergeReceipt, RECEIPT_NAME};
 
 /// What is at the path of an output.

@@ -15,8 +15,8 @@ use thalweg_tensor::kernel::Simd;
 use thalweg_tensor::{Dtype, DtypeClass, TensorEntry, TensorSource, display_name, to_index};
 
 use crate::error::Error;
-use crate::frame::conversion;
 use crate::kept_tensors::{KeptTensors, Overlap, UnmergedTensor};
+use crate::view::conversion;
 
 /// What Megatron-Core calls the copies in its buckets, which hold many parameters each.
 const BUCKET_NAME: &str = ".param";

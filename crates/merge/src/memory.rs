@@ -9,9 +9,11 @@ use std::ops::Range;
 use thalweg_checkpoint::{Checkpoint, GATHER_SCRATCH_BYTES};
 use thalweg_tensor::TensorCatalog;
 
-use crate::align::OpenSource;
 use crate::context::Limits;
+use crate::context::RunContext;
 use crate::error::Error;
+use crate::merge_layout::MergeLayout;
+use crate::open_source::OpenSource;
 use crate::plan::OutputPlan;
 use crate::unit::{BLOCK_ELEMENTS, Part};
 
@@ -150,4 +152,24 @@ impl Held {
             .saturating_add(self.coefficient_digits.saturating_mul(3))
             .saturating_add(self.unpack_bytes)
     }
+}
+
+/// How large a piece a worker holds, and whether the page cache is spared.
+pub(crate) fn fit_piece(
+    layout: &MergeLayout,
+    (n_sources, n_outputs): (usize, usize),
+    held_bytes: u64,
+    bytes_read: u64,
+    run: &RunContext<'_>,
+) -> Result<PieceSize, Error> {
+    let mut max_element_bytes =
+        layout.catalog.entries().iter().filter_map(|entry| entry.dtype.bytes()).max().unwrap_or(1);
+    if n_outputs > 0 {
+        // An output may be wider than its input.
+        max_element_bytes = max_element_bytes.max(4);
+    }
+    let mut piece = PieceSize::fit(&run.limits, n_sources + n_outputs, max_element_bytes, held_bytes)?;
+    // What is read once and fills memory would push out what others on this machine still need.
+    piece.drops_cache = run.host.physical_memory_bytes().is_some_and(|memory| bytes_read > memory / 2);
+    Ok(piece)
 }

@@ -10,10 +10,13 @@ use thalweg_checkpoint::{is_master_name, is_moment, is_optimizer_state};
 use thalweg_tensor::{DtypeClass, TensorEntry};
 
 use crate::Error;
-use crate::align::{MergeLayout, OpenSource, TensorClass};
 use crate::difference::{Difference, NewestHas};
-use crate::output_format::{FormatError, OptimizerPolicy};
+use crate::format_error::FormatError;
+use crate::merge_layout::MergeLayout;
+use crate::open_source::OpenSource;
+use crate::output_kind::OptimizerPolicy;
 use crate::plan::MergePlan;
+use crate::tensor_class::TensorClass;
 
 /// What a tensor is if it belongs to a state that is averaged.
 pub(crate) fn state_class(entry: &TensorEntry, optimizer: OptimizerPolicy) -> Option<TensorClass> {

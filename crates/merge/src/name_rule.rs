@@ -4,40 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use thalweg_checkpoint::RenameRule;
 
-use crate::difference::Difference;
-
 /// The rule that removes `word` from names: at their beginning, after a dot, or anywhere. `None` where none leaves
 /// exactly the names of `without`.
 pub(crate) fn removing_rule(word: &str, with: &[&str], without: &[&str]) -> Option<String> {
     let rules = [(format!("{word}*"), "*"), (format!("*.{word}*"), "*.*"), (format!("*{word}*"), "**")];
     let mut rules = rules.into_iter().map(|(from, to)| RenameRule { from, to: to.to_owned() });
     rules.find(|rule| leads_to(rule, with, without)).as_ref().map(show)
-}
-
-/// The rule that replaces the beginning of names that are only in some sources by that of names only in others, where
-/// the tensors that are missing fall into these two sets.
-pub(crate) fn replacing_rule(differences: &[Difference]) -> Option<String> {
-    let mut sets: BTreeMap<(&[String], &[String]), Vec<&str>> = BTreeMap::new();
-    for difference in differences {
-        if let Difference::Presence { tensor, present, absent, .. } = difference {
-            sets.entry((present, absent)).or_default().push(tensor);
-        }
-    }
-    let mut sets = sets.into_iter();
-    let (Some(((a_has, a_lacks), a)), Some(((b_has, b_lacks), b)), None) = (sets.next(), sets.next(), sets.next())
-    else {
-        return None;
-    };
-    // One tensor on each side may as well be two different tensors.
-    if (a_has, a_lacks) != (b_lacks, b_has) || a.len() != b.len() || a.len() < 2 {
-        return None;
-    }
-    // Without their beginnings, the first name of one set may be any name of the other.
-    b.iter().find_map(|name| {
-        let (from, to) = beginnings(a.first()?, name)?;
-        let rule = RenameRule { from: format!("{from}*"), to: format!("{to}*") };
-        leads_to(&rule, &a, &b).then(|| show(&rule))
-    })
 }
 
 /// What is left of two names, each with its last dot, in front of the longest end that they share.
@@ -58,6 +30,32 @@ fn show(rule: &RenameRule) -> String {
     format!("{} -> {}", rule.from, rule.to)
 }
 
+/// The rule that replaces the beginning of names that are only in some sources by that of names only in others, where
+/// the tensors that are missing fall into these two sets. Each comes with the sources that have it and that lack it.
+pub(crate) fn replacing_rule<'a>(
+    missing: impl Iterator<Item = (&'a str, &'a [String], &'a [String])>,
+) -> Option<String> {
+    let mut sets: BTreeMap<(&[String], &[String]), Vec<&str>> = BTreeMap::new();
+    for (tensor, present, absent) in missing {
+        sets.entry((present, absent)).or_default().push(tensor);
+    }
+    let mut sets = sets.into_iter();
+    let (Some(((a_has, a_lacks), a)), Some(((b_has, b_lacks), b)), None) = (sets.next(), sets.next(), sets.next())
+    else {
+        return None;
+    };
+    // One tensor on each side may as well be two different tensors.
+    if (a_has, a_lacks) != (b_lacks, b_has) || a.len() != b.len() || a.len() < 2 {
+        return None;
+    }
+    // Without their beginnings, the first name of one set may be any name of the other.
+    b.iter().find_map(|name| {
+        let (from, to) = beginnings(a.first()?, name)?;
+        let rule = RenameRule { from: format!("{from}*"), to: format!("{to}*") };
+        leads_to(&rule, &a, &b).then(|| show(&rule))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,15 +71,10 @@ mod tests {
 
     #[test]
     fn beginnings_are_replaced_by_one_rule_or_none() {
-        let only = |tensor: &str, present: &str, absent: &str| Difference::Presence {
-            tensor: tensor.to_owned(),
-            present: vec![present.to_owned()],
-            absent: vec![absent.to_owned()],
-            newest: crate::difference::NewestHas::Yes,
-        };
+        let (one, two) = (["one".to_owned()], ["two".to_owned()]);
         let rule = |first: &[&str], second: &[&str]| {
-            let first = first.iter().map(|name| only(name, "one", "two"));
-            replacing_rule(&first.chain(second.iter().map(|name| only(name, "two", "one"))).collect::<Vec<_>>())
+            let first = first.iter().map(|name| (*name, &one[..], &two[..]));
+            replacing_rule(first.chain(second.iter().map(|name| (*name, &two[..], &one[..]))))
         };
         assert_eq!(rule(&["a.x.w", "a.y.w"], &["b.c.x.w", "b.c.y.w"]).as_deref(), Some("a.* -> b.c.*"));
         assert_eq!(rule(&["a.x.w", "a.y.w"], &["b.x.w", "c.y.w"]), None);

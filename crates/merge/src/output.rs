@@ -16,30 +16,35 @@ use thalweg_tensor::digest::{DigestKind, ListHasher, bytes_digest};
 use thalweg_tensor::{Digest, Dtype, TensorSink};
 
 use crate::aliases::check_aliases;
-use crate::align::{MergeLayout, OpenSource, TensorClass};
+use crate::card::CARD_NAME;
 use crate::card::model_card;
 use crate::combine::output_dtype;
 use crate::contents::{tied_pair, untied_note};
 use crate::context::RunContext;
-use crate::engine::Merged;
 use crate::error::Error;
+use crate::format_error::FormatError;
 use crate::frame::{CopyTime, copy_frames, framed_receipts, write_copies};
 use crate::huggingface::config_of;
-use crate::kept::copied_files;
+use crate::kept_files::copied_files;
+use crate::kept_files::replaced_files;
+use crate::ledger::Merged;
 use crate::ledger::TensorRecord;
-use crate::output_format::{FormatError, Keeping, OptimizerPolicy, OutputFormat};
+use crate::merge_layout::MergeLayout;
+use crate::newest::Keeping;
+use crate::newest::named_source;
+use crate::newest::{kept_source, newest_of_format, newest_open};
+use crate::open_source::OpenSource;
+use crate::open_source::source_files;
+use crate::output_kind::{OptimizerPolicy, OutputFormat};
 use crate::own::MERGED_FOLDER;
 use crate::plan::{OutputDtype, OutputPlan};
 use crate::receipt::{
-    DequantisedWeights, FileReceipt, MergeReceipt, RECEIPT_KIND, RECEIPT_NAME, RECEIPT_VERSION, SourceFile,
-    SourceReceipt, TensorReceipt,
+    FileReceipt, MergeReceipt, RECEIPT_KIND, RECEIPT_NAME, RECEIPT_VERSION, SourceReceipt, TensorReceipt,
 };
-use crate::side_files::{named_source, travelling_files};
+use crate::seen_source::DequantisedWeights;
+use crate::side_files::travelling_files;
 use crate::stage::StagedOutput;
-
-/// A receipt of a hundred thousand tensors has about 30 MB.
-pub(crate) const MAX_RECEIPT_BYTES: u64 = 1 << 30;
-pub(crate) const CARD_NAME: &str = "README.md";
+use crate::tensor_class::TensorClass;
 
 /// Names, sizes and offsets of everything that an output's files will hold.
 pub(crate) fn output_layout(
@@ -125,30 +130,6 @@ fn model_extras(output: &OutputPlan, sources: &[OpenSource], storage: &Arc<dyn S
     Ok(extras)
 }
 
-/// The newest source of an output among those that are open.
-pub(crate) fn newest_open<'a>(output: &OutputPlan, sources: &'a [OpenSource]) -> Option<&'a OpenSource> {
-    let planned = output.newest_source()?;
-    sources.iter().find(|source| source.path == planned.path)
-}
-
-/// The newest source, if it is in the output's format.
-fn newest_of_format<'a>(output: &OutputPlan, sources: &'a [OpenSource]) -> Option<&'a OpenSource> {
-    newest_open(output, sources).filter(|newest| OutputFormat::of(&newest.checkpoint) == Some(output.format))
-}
-
-/// Whether an output is written from scratch with the arguments of training, from a newest source of its format.
-pub(crate) fn takes_arguments(output: &OutputPlan, sources: &[OpenSource]) -> bool {
-    output.format == OutputFormat::MegatronDist
-        && kept_source(output, sources).is_none()
-        && newest_of_format(output, sources).is_some()
-}
-
-/// The newest source, if the output has its files.
-pub(crate) fn kept_source<'a>(output: &OutputPlan, sources: &'a [OpenSource]) -> Option<&'a OpenSource> {
-    newest_open(output, sources)
-        .filter(|newest| output.format.obstacle(&newest.checkpoint, Keeping::of(output)).is_none())
-}
-
 fn layout_like_newest(
     output: &OutputPlan,
     newest: &OpenSource,
@@ -160,18 +141,6 @@ fn layout_like_newest(
     let replaced = replaced_files(output, sources, &**storage)?;
     let template = Template { checkpoint: &newest.checkpoint, other_copy: other_copy.as_ref(), replaced: &replaced };
     Ok(layout_like(&**storage, &template, tensors)?)
-}
-
-/// Files of the newest source that an output has from another source.
-pub(crate) fn replaced_files(
-    output: &OutputPlan,
-    sources: &[OpenSource],
-    storage: &dyn Storage,
-) -> Result<BTreeSet<String>, Error> {
-    if output.policy.side_files_from == output.policy.newest {
-        return Ok(BTreeSet::new());
-    }
-    Ok(travelling_files(output, sources, storage)?.into_iter().map(|file| file.name).collect())
 }
 
 fn newest_format(output: &OutputPlan, sources: &[OpenSource]) -> &'static str {
@@ -309,11 +278,6 @@ fn is_dequantised(tensor: &str, output: &OutputPlan, sources: &[OpenSource]) -> 
         let found = source.checkpoint.catalog().find(tensor);
         found.is_some_and(|t| source.checkpoint.is_dequantised(t))
     })
-}
-
-/// Size and times of a source's files.
-pub(crate) fn source_files(source: &OpenSource) -> Vec<SourceFile> {
-    source.checkpoint.files().iter().map(|file| SourceFile::new(&file.name, &file.info)).collect()
 }
 
 fn file_receipts(

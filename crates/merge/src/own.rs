@@ -13,7 +13,7 @@ use thalweg_storage::publish::is_stage_name;
 use thalweg_storage::{Error, FileKind, Storage};
 use thalweg_tensor::digest::bytes_digest;
 
-use crate::output::MAX_RECEIPT_BYTES;
+use crate::receipt::MAX_RECEIPT_BYTES;
 use crate::receipt::{FileReceipt, MergeReceipt, RECEIPT_NAME};
 
 /// The policy that `init` and `recover` put beside a merge.

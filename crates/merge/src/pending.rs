@@ -9,37 +9,22 @@ use thalweg_storage::{FileKind, Storage};
 use thalweg_tensor::Digest;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
-use crate::align::{MergeLayout, OpenSource};
 use crate::context::RunContext;
-use crate::engine::{ExecuteOptions, MergeOutcome, PartialStage};
 use crate::error::Error;
+use crate::execute_options::{ExecuteOptions, PartialStage};
 use crate::kept::{has_same_bytes, has_same_times};
-use crate::output::{has_same_side_files, source_files};
+use crate::merge_layout::MergeLayout;
+use crate::open_source::OpenSource;
+use crate::open_source::source_files;
+use crate::outcome::MergeOutcome;
+use crate::outcome::{Compared, ComparedBy};
+use crate::output::has_same_side_files;
 use crate::own::MERGED_FOLDER;
 use crate::plan::{MergePlan, OutputPlan};
 use crate::receipt::{MergeReceipt, RECEIPT_NAME, SourceReceipt};
+use crate::receipt::{read_receipt, read_receipt_of};
 use crate::stage::check_stage;
-use crate::verify::{digest_checkpoint, read_receipt, read_receipt_of, verify_receipt};
-
-/// How an existing output was found to be what the plan makes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Compared {
-    /// How the output's files were compared with its receipt.
-    pub output: ComparedBy,
-    /// How the sources were compared with those that were merged.
-    pub sources: ComparedBy,
-}
-
-/// What a comparison is based on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ComparedBy {
-    /// Every byte was read and hashed.
-    Digests,
-    /// Lengths and headers, because there are no digests.
-    Headers,
-    /// Lengths and times of files.
-    Times,
-}
+use crate::verify::{digest_checkpoint, verify_receipt};
 
 /// An output that need not be made.
 struct Done {

@@ -12,10 +12,10 @@ use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::Coefficients;
 use crate::Error;
-use crate::output_format::{OptimizerPolicy, OutputFormat};
+use crate::output_kind::{OptimizerPolicy, OutputFormat};
 use crate::rule::PlanRule;
 use crate::scheme::{Scheme, SchemeParameters};
-use crate::seen::SeenSource;
+use crate::seen_source::SeenSource;
 use crate::waiver::ConfigWaiver;
 
 /// `kind` of a plan file.

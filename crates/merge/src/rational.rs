@@ -10,14 +10,30 @@ use num_integer::Integer;
 use num_rational::BigRational;
 use num_traits::{One, Signed, Zero};
 
-use crate::scheme::SchemeError;
-
 /// Longest text of a number that is read, in bytes.
 const MAX_NUMBER_BYTES: usize = 1000;
 /// Largest decimal exponent that is read: enough for every f64, and a thousand digits are cheap.
 const MAX_DECIMAL_EXPONENT: i32 = 400;
 /// Decimals that a printed ratio may have before it is printed as a fraction.
 const MAX_SHOWN_DECIMALS: u32 = 40;
+
+/// Why text is not a number that is read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NumberError {
+    /// Text that is not a finite number.
+    #[error("`{text}` is not a finite decimal number or fraction")]
+    NotANumber {
+        /// The text, its beginning if it is long.
+        text: String,
+    },
+    /// More digits or a larger exponent than is read.
+    #[error("the number `{text}` has too many digits or too large an exponent")]
+    NumberTooLong {
+        /// The beginning of the text.
+        text: String,
+    },
+}
 
 /// An exact ratio of two whole numbers, in lowest terms.
 ///
@@ -30,7 +46,7 @@ const MAX_SHOWN_DECIMALS: u32 = 40;
 /// let fifth: Ratio = "0.2".parse()?;
 /// assert_eq!(fifth, "1/5".parse()?);
 /// assert_eq!(fifth.to_string(), "0.2");
-/// # Ok::<(), thalweg_merge::scheme::SchemeError>(())
+/// # Ok::<(), thalweg_merge::NumberError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ratio(BigRational);
@@ -100,20 +116,20 @@ impl From<BigRational> for Ratio {
 }
 
 impl FromStr for Ratio {
-    type Err = SchemeError;
+    type Err = NumberError;
 
-    fn from_str(text: &str) -> Result<Self, SchemeError> {
+    fn from_str(text: &str) -> Result<Self, NumberError> {
         if text.len() > MAX_NUMBER_BYTES {
-            return Err(SchemeError::NumberTooLong { text: excerpt(text) });
+            return Err(NumberError::NumberTooLong { text: excerpt(text) });
         }
         let parsed = match text.split_once('/') {
             Some((numerator, denominator)) => parse_fraction(numerator, denominator),
             None => parse_decimal(text)?,
         };
-        let ratio = parsed.map(Self).ok_or_else(|| SchemeError::NotANumber { text: excerpt(text) })?;
+        let ratio = parsed.map(Self).ok_or_else(|| NumberError::NotANumber { text: excerpt(text) })?;
         // As a fraction it may have twice the digits; what is accepted must read back as it is printed.
         let is_short = text.len() <= MAX_NUMBER_BYTES / 4 || ratio.to_string().len() <= MAX_NUMBER_BYTES;
-        if is_short { Ok(ratio) } else { Err(SchemeError::NumberTooLong { text: excerpt(text) }) }
+        if is_short { Ok(ratio) } else { Err(NumberError::NumberTooLong { text: excerpt(text) }) }
     }
 }
 
@@ -165,7 +181,7 @@ fn parse_fraction(numerator: &str, denominator: &str) -> Option<BigRational> {
     Some(BigRational::new(with_sign(sign, parse_digits(digits)?), denominator))
 }
 
-fn parse_decimal(text: &str) -> Result<Option<BigRational>, SchemeError> {
+fn parse_decimal(text: &str) -> Result<Option<BigRational>, NumberError> {
     let (mantissa, exponent_text) = match text.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => (mantissa, Some(exponent)),
         None => (text, None),
@@ -185,10 +201,10 @@ fn parse_decimal(text: &str) -> Result<Option<BigRational>, SchemeError> {
                     value
                 }
             }
-            _ => return Err(SchemeError::NumberTooLong { text: excerpt(text) }),
+            _ => return Err(NumberError::NumberTooLong { text: excerpt(text) }),
         },
     };
-    let n_decimals = i32::try_from(decimals.len()).map_err(|_| SchemeError::NumberTooLong { text: excerpt(text) })?;
+    let n_decimals = i32::try_from(decimals.len()).map_err(|_| NumberError::NumberTooLong { text: excerpt(text) })?;
     let shift = exponent - n_decimals;
     let power = BigInt::from(10).pow(shift.unsigned_abs());
     let signed = with_sign(sign, magnitude);
@@ -327,7 +343,7 @@ mod tests {
             "1.5/2",
             "١",
         ] {
-            assert!(matches!(text.parse::<Ratio>(), Err(SchemeError::NotANumber { .. })), "{text}");
+            assert!(matches!(text.parse::<Ratio>(), Err(NumberError::NotANumber { .. })), "{text}");
         }
     }
 
@@ -335,7 +351,7 @@ mod tests {
     fn hostile_sizes_are_refused_before_any_work() {
         let zeros = "0".repeat(MAX_NUMBER_BYTES + 1);
         for text in ["1e999999999", "1e-999999999", "1e99999999999999999999", "1e401", "0.1e-401", zeros.as_str()] {
-            assert!(matches!(text.parse::<Ratio>(), Err(SchemeError::NumberTooLong { .. })), "{text}");
+            assert!(matches!(text.parse::<Ratio>(), Err(NumberError::NumberTooLong { .. })), "{text}");
         }
         assert!("1e400".parse::<Ratio>().is_ok());
     }
@@ -347,7 +363,7 @@ mod tests {
         }
         let long = format!("1.{}7", "0".repeat(900));
         assert!(
-            matches!(long.parse::<Ratio>(), Err(SchemeError::NumberTooLong { .. })),
+            matches!(long.parse::<Ratio>(), Err(NumberError::NumberTooLong { .. })),
             "its fraction has 1804 digits"
         );
         let exact = format!("1.{}7e-400", "0".repeat(230));

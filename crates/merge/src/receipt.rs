@@ -8,10 +8,16 @@ use thalweg_storage::FileInfo;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::error::Error;
-use crate::output_format::OptimizerPolicy;
+use crate::output_kind::OptimizerPolicy;
 use crate::plan::{OutputPlan, RouterPolicy};
 
+/// A receipt of a hundred thousand tensors has about 30 MB.
+pub(crate) const MAX_RECEIPT_BYTES: u64 = 1 << 30;
+use crate::context::RunContext;
+pub use crate::seen_source::DequantisedWeights;
+use std::path::Path;
 pub use thalweg_checkpoint::RECEIPT_NAME;
+use thalweg_storage::Storage;
 /// `kind` of a receipt.
 pub const RECEIPT_KIND: &str = "thalweg-receipt";
 /// `version` of the receipts that this program writes and reads.
@@ -88,23 +94,6 @@ pub struct SourceReceipt {
     /// Of the newest source, size and time of every file that the output has from it; empty if it has none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept_files: Vec<SourceFile>,
-}
-
-/// FP8 codes of a source that were multiplied by the scales of their blocks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DequantisedWeights {
-    /// Number of weights. [`TensorReceipt::dequantised`] marks them.
-    pub n_tensors: usize,
-    /// Rows and columns of the blocks that share a scale.
-    pub block: [u64; 2],
-}
-
-impl DequantisedWeights {
-    /// The record of so many weights with blocks of this size.
-    pub fn new((n_tensors, block): (usize, [u64; 2])) -> Self {
-        Self { n_tensors, block }
-    }
 }
 
 /// Size and time of a source's file: what tells whether it is still the same.
@@ -256,6 +245,24 @@ impl MergeReceipt {
         let has_state = self.plan.policy.optimizer == OptimizerPolicy::Average;
         self.tensors.iter().filter(move |tensor| !has_state || !is_optimizer_state(&tensor.name))
     }
+}
+
+/// The receipt of the output in `folder`.
+///
+/// # Errors
+/// `NoReceipt` where there is none; `ReceiptInvalid` where it cannot be parsed.
+pub fn read_receipt(folder: &Path, run: &RunContext<'_>) -> Result<MergeReceipt, Error> {
+    read_receipt_of(&*run.storage, folder)
+}
+
+pub(crate) fn read_receipt_of(storage: &dyn Storage, folder: &Path) -> Result<MergeReceipt, Error> {
+    let receipt_path = folder.join(RECEIPT_NAME);
+    let no_receipt = |error: thalweg_storage::Error| match error {
+        error if error.is_not_found() => Error::NoReceipt { folder: folder.to_path_buf() },
+        error => error.into(),
+    };
+    let bytes = storage.read_file(&receipt_path, MAX_RECEIPT_BYTES).map_err(no_receipt)?;
+    MergeReceipt::from_json(&bytes, &receipt_path)
 }
 
 #[cfg(test)]

@@ -5,7 +5,15 @@ use thalweg_tensor::{Digest, Dtype, Shape};
 
 use crate::error::Error;
 use crate::receipt::MergeReceipt;
-use crate::verify::Verdict;
+
+/// Whether one thing is as the receipt says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// The file, tensor or source.
+    pub name: String,
+    /// What is wrong with it; `None` when nothing is.
+    pub fault: Option<String>,
+}
 
 /// Facts of a receipt that contradict each other.
 ///

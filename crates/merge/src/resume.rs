@@ -7,14 +7,15 @@ use std::sync::{Mutex, PoisonError};
 use thalweg_tensor::digest::{DigestKind, SUBTREE_BYTES, SubtreeDigest};
 use thalweg_tensor::{Dtype, TensorSource, part_of_are, to_index};
 
-use crate::align::MergeLayout;
-use crate::combine::{PartResult, RunningHash, for_each_number, output_dtype, stored_bytes};
+use crate::combine::{PartResult, RunningHash, output_dtype, stored_bytes};
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
 use crate::journal::{PartRecord, UnitRecord};
 use crate::ledger::Ledger;
+use crate::merge_layout::MergeLayout;
 use crate::stage::StagedOutput;
 use crate::unit::{Part, UnitList};
+use crate::workers::for_each_number;
 
 /// The sources of a merge and, for each tensor, which of them are read.
 pub(crate) struct Reading<'a> {

@@ -1,68 +1,16 @@
 //! How a plan recognises its sources: length, time and header of each file, as they were when the plan was made, and
 //! length and time of the files beside the tensors that may travel.
 
-use std::path::PathBuf;
-
-use serde::{Deserialize, Serialize};
 use thalweg_checkpoint::{Checkpoint, ShardFile, SideFile, SideFileKind};
 use thalweg_storage::{FileInfo, Storage};
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 use thalweg_tensor::{display_name, to_index};
 
-use crate::align::OpenSource;
 use crate::error::Error;
+use crate::open_source::OpenSource;
 use crate::plan::MergePlan;
-use crate::receipt::DequantisedWeights;
-
-/// A source as a plan saw it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SeenSource {
-    /// Its folder or file.
-    pub path: PathBuf,
-    /// Its files.
-    pub files: Vec<SeenFile>,
-    /// The files beside its tensors that may travel to an output: config, tokenizer and the like. `None` in plans that
-    /// did not record them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub side_files: Option<Vec<SeenSideFile>>,
-    /// Its weights that are FP8 codes, if the plan reads them as the values that they stand for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dequantised: Option<DequantisedWeights>,
-}
-
-/// A file as a plan saw it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SeenFile {
-    /// Name within the checkpoint.
-    pub name: String,
-    /// Length in bytes.
-    pub len_bytes: u64,
-    /// Time of the last change, nanoseconds since 1970, as decimal digits.
-    pub modified_ns: String,
-    /// Time of the last change of the file or its entry, where the system tells: it changes even if a program sets the
-    /// other one back.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub changed_ns: Option<String>,
-    /// BLAKE3 digest of what its header says: names, element types, shapes and offsets of its tensors.
-    pub header_digest: String,
-}
-
-/// A file beside the tensors as a plan saw it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SeenSideFile {
-    /// Name within the checkpoint.
-    pub name: String,
-    /// Length in bytes.
-    pub len_bytes: u64,
-    /// As [`SeenFile::modified_ns`].
-    pub modified_ns: String,
-    /// As [`SeenFile::changed_ns`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub changed_ns: Option<String>,
-}
+use crate::seen_source::DequantisedWeights;
+pub use crate::seen_source::{SeenFile, SeenSideFile, SeenSource};
 
 /// The sources as they are now, for [`MergePlan::seen_sources`].
 ///

@@ -6,16 +6,12 @@ use thalweg_checkpoint::{Checkpoint, SideFile, SideFileKind, StayReason, differi
 use thalweg_storage::Storage;
 use thalweg_tensor::display_name;
 
-use crate::align::OpenSource;
 use crate::huggingface::assets_of;
-use crate::output::{kept_source, takes_arguments};
+use crate::listing::shorten;
+use crate::newest::named_source;
+use crate::newest::{kept_source, takes_arguments};
+use crate::open_source::OpenSource;
 use crate::plan::{CodePolicy, OutputPlan};
-
-/// The source whose files travel to an output.
-pub(crate) fn named_source<'a>(output: &OutputPlan, sources: &'a [OpenSource]) -> Option<&'a OpenSource> {
-    let path = &output.sources.get(output.policy.side_files_from)?.path;
-    sources.iter().find(|source| source.path == *path)
-}
 
 /// The files that travel to an output.
 ///
@@ -99,16 +95,6 @@ fn is_elsewhere<'a>(named: &OpenSource, mut others: impl Iterator<Item = &'a Ope
 
 /// The file of Megatron-LM's arguments, which it cannot do without.
 const MEGATRON_COMMON: &str = "common.pt";
-/// Names of one kind that are listed before the rest is counted.
-const MAX_NAMES: usize = 8;
-
-/// A list of names, with the number of those that are left out.
-pub(crate) fn shorten(mut names: Vec<String>) -> String {
-    let n_more = names.len().saturating_sub(MAX_NAMES);
-    names.truncate(MAX_NAMES);
-    let more = if n_more > 0 { format!(" and {n_more} more") } else { String::new() };
-    format!("{}{more}", names.join(", "))
-}
 
 /// What stays behind where an output's files come from, with the reason.
 fn stays_behind(output: &OutputPlan, source: &OpenSource, keeps_files: bool, has_arguments: bool) -> Option<String> {

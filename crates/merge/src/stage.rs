@@ -13,18 +13,19 @@ use thalweg_storage::{Lock, Storage};
 use thalweg_tensor::Digest;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
-use crate::align::OpenSource;
+use crate::card::CARD_NAME;
 use crate::context::RunContext;
-use crate::engine::{ExecuteOptions, PartialStage};
 use crate::error::Error;
+use crate::execute_options::{ExecuteOptions, PartialStage};
 use crate::journal::{JOURNAL_NAME, Journal, JournalState, StageKey, UnitRecord};
-use crate::output::{CARD_NAME, source_files};
+use crate::open_source::OpenSource;
+use crate::open_source::source_files;
 use crate::own::{MERGED_FOLDER, merged_contents};
 use crate::plan::OutputPlan;
 use crate::receipt::RECEIPT_NAME;
+use crate::receipt::read_receipt_of;
 use crate::share::is_share_name;
 use crate::side_files::travelling_files;
-use crate::verify::read_receipt_of;
 
 /// An output that is being written.
 pub(crate) struct StagedOutput<'a> {

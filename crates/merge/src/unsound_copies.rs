@@ -6,10 +6,12 @@ use thalweg_tensor::display_name;
 use thalweg_tensor::finite::find_non_finite_in;
 
 use crate::Error;
-use crate::align::{MergeLayout, OpenSource, TensorClass};
 use crate::context::RunContext;
+use crate::listing::shorten;
+use crate::merge_layout::MergeLayout;
+use crate::open_source::OpenSource;
 use crate::plan::{OutputPlan, RouterPolicy};
-use crate::side_files::shorten;
+use crate::tensor_class::TensorClass;
 
 /// A note with the tensors that an output takes from its newest source and that hold NaN or infinity; `None` if all are
 /// sound.

@@ -13,16 +13,19 @@ use thalweg_tensor::digest::{
 };
 use thalweg_tensor::{TensorEntry, TensorSource, display_name, to_index};
 
-use crate::combine::{RunningHash, for_each_number};
+use crate::combine::RunningHash;
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
 use crate::frame::frame_digests;
 use crate::kept::sources_have_same_bytes;
-use crate::output::MAX_RECEIPT_BYTES;
-use crate::output_format::{OptimizerPolicy, OutputFormat};
-use crate::receipt::{FileReceipt, MergeReceipt, RECEIPT_NAME, SourceReceipt};
+use crate::output_kind::{OptimizerPolicy, OutputFormat};
+pub use crate::receipt::read_receipt;
+use crate::receipt::read_receipt_of;
+use crate::receipt::{FileReceipt, MergeReceipt, SourceReceipt};
+pub use crate::receipt_check::Verdict;
 use crate::receipt_check::check_receipt;
 use crate::unit::UnitList;
+use crate::workers::for_each_number;
 
 /// What is read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,15 +73,6 @@ impl SourceVerdict {
         let (state, fault) = self.describe();
         json!({"name": self.path, "equal": fault.is_none(), "state": state, "fault": fault})
     }
-}
-
-/// Whether one thing is as the receipt says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
-    /// The file, tensor or source.
-    pub name: String,
-    /// What is wrong with it; `None` when nothing is.
-    pub fault: Option<String>,
 }
 
 /// What a verification found.
@@ -144,24 +138,6 @@ impl Verification {
     pub(crate) fn first_fault(&self) -> Option<String> {
         self.faults().next().map(|(name, fault)| format!("{name}: {fault}"))
     }
-}
-
-/// The receipt of the output in `folder`.
-///
-/// # Errors
-/// `NoReceipt` where there is none; `ReceiptInvalid` where it cannot be parsed.
-pub fn read_receipt(folder: &Path, run: &RunContext<'_>) -> Result<MergeReceipt, Error> {
-    read_receipt_of(&*run.storage, folder)
-}
-
-pub(crate) fn read_receipt_of(storage: &dyn Storage, folder: &Path) -> Result<MergeReceipt, Error> {
-    let receipt_path = folder.join(RECEIPT_NAME);
-    let no_receipt = |error: thalweg_storage::Error| match error {
-        error if error.is_not_found() => Error::NoReceipt { folder: folder.to_path_buf() },
-        error => error.into(),
-    };
-    let bytes = storage.read_file(&receipt_path, MAX_RECEIPT_BYTES).map_err(no_receipt)?;
-    MergeReceipt::from_json(&bytes, &receipt_path)
 }
 
 /// What a folder was merged from.

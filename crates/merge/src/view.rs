@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
+use num_bigint::BigInt;
 use thalweg_checkpoint::Checkpoint;
 use thalweg_tensor::kernel::Simd;
+use thalweg_tensor::kernel::{NonFinitePolicy, SumError, SumSpec, WeightedSum};
 use thalweg_tensor::{AccessError, Dtype, DtypeClass, TensorCatalog, TensorSource, display_name, to_index};
-
-use crate::frame::conversion;
 
 /// The number in a source of each tensor of the layout; `None` where the source lacks it.
 pub(crate) type Places = [Option<usize>];
@@ -79,4 +79,14 @@ fn widen(narrow: &[u8], (stored, wanted): (Dtype, Dtype), out: &mut [u8]) -> Opt
     }
     let sum = conversion(stored, wanted, Simd::Auto).ok()??;
     sum.sum_into(&[narrow], out).ok().map(|_| ())
+}
+
+/// The conversion between two element types; `None` if they are the same, or if the values are not numbers to convert.
+pub(crate) fn conversion(from: Dtype, to: Dtype, simd: Simd) -> Result<Option<WeightedSum>, SumError> {
+    if from == to || from.class() != DtypeClass::Mergeable {
+        return Ok(None);
+    }
+    let one = BigInt::from(1);
+    let spec = SumSpec { input: from, output: to, non_finite: NonFinitePolicy::Propagate, simd };
+    WeightedSum::new(std::slice::from_ref(&one), &one, spec).map(Some)
 }

@@ -5,75 +5,13 @@
 
 use crate::Error;
 use crate::config::ModelConfig;
+use crate::kept_tokens::KeptTokens;
 use crate::kernel::Real;
-use crate::kernel::attention_step::KeptHeads;
-use crate::kernel::heads::HeadShape;
 use crate::kernel::loss::greedy_tokens;
-use crate::kernel::rotary::RotaryTable;
 use crate::model::{Model, rotary_table};
 use crate::run::Batch;
 use crate::transformer::{Pass, forward_after, logits_of_rows};
 use crate::workspace::{BatchShape, Purpose, Workspace};
-
-/// Keys and values of the tokens so far.
-#[derive(Debug)]
-pub(crate) struct KeptTokens<T> {
-    /// Keys and values of each layer, `[sequence, kv head, capacity, head_dim]`.
-    layers: Vec<[Vec<T>; 2]>,
-    scores: Vec<T>,
-    rotary: Option<RotaryTable<T>>,
-    capacity: usize,
-    n_filled: usize,
-}
-
-/// Those of one layer.
-#[derive(Debug)]
-pub(crate) struct KeptLayer<'a, T> {
-    heads: &'a mut [Vec<T>; 2],
-    scores: &'a mut [T],
-    shape: HeadShape,
-    capacity: usize,
-    n_before: usize,
-}
-
-impl<T: Real> KeptTokens<T> {
-    pub(crate) fn n_filled(&self) -> usize {
-        self.n_filled
-    }
-
-    /// Rotations of the next `n` positions.
-    pub(crate) fn rotary_rows(&self, n: usize) -> Option<RotaryTable<T>> {
-        self.rotary.as_ref().map(|table| table.rows(self.n_filled..self.n_filled + n))
-    }
-
-    pub(crate) fn layer(&mut self, layer_idx: usize, shape: HeadShape) -> KeptLayer<'_, T> {
-        let (capacity, n_before) = (self.capacity, self.n_filled);
-        KeptLayer { heads: &mut self.layers[layer_idx], scores: &mut self.scores, shape, capacity, n_before }
-    }
-}
-
-impl<T: Real> KeptLayer<'_, T> {
-    /// Keeps keys and values of new tokens, `[sequence, kv head, position, head_dim]`; whether others were there
-    /// before.
-    pub(crate) fn keep(&mut self, k: &[T], v: &[T]) -> bool {
-        let HeadShape { sequence_length, head_dim, .. } = self.shape;
-        let new_len = sequence_length * head_dim;
-        for (kept, new) in self.heads.iter_mut().zip([k, v]) {
-            let places = kept.chunks_exact_mut(self.capacity * head_dim);
-            for (kept, new) in places.zip(new.chunks_exact(new_len)) {
-                kept[self.n_before * head_dim..][..new_len].copy_from_slice(new);
-            }
-        }
-        self.n_before > 0
-    }
-
-    /// All keys and values, and room for scores.
-    pub(crate) fn heads(&mut self) -> (KeptHeads<'_, T>, &mut [T]) {
-        let n_filled = self.n_before + self.shape.sequence_length;
-        let [k, v] = &*self.heads;
-        (KeptHeads { k, v, capacity: self.capacity, n_filled }, self.scores)
-    }
-}
 
 /// Buffers to decode batches of prompts: no more sequences, tokens of a prompt and new tokens than it was made for.
 #[derive(Debug)]

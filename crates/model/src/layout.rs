@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::config::{Bias, Family, Mlp, ModelConfig, QkNorm};
+use crate::config::{Bias, Mlp, ModelConfig, QkNorm};
+use crate::family::Family;
 use crate::kernel::activation::Gating;
 use crate::kernel::linear::Orientation;
 use crate::kernel::norm::NormKind;
@@ -105,6 +106,16 @@ pub(crate) struct MoePlaces {
     pub(crate) shared: Option<MlpPlaces>,
 }
 
+impl ModelConfig {
+    /// Where each parameter is.
+    ///
+    /// # Panics
+    /// When the sizes overflow: [`ModelConfig::validate`] says so first.
+    pub fn layout(&self) -> ParamLayout {
+        ParamLayout::new(self)
+    }
+}
+
 impl ParamLayout {
     /// The parameters, in the order of the arena.
     pub fn specs(&self) -> &[ParamSpec] {
@@ -121,7 +132,7 @@ impl ParamLayout {
         self.by_name.get(name).map(|&i| &self.specs[i])
     }
 
-    pub(crate) fn new(config: &ModelConfig) -> Self {
+    fn new(config: &ModelConfig) -> Self {
         let mut b = Builder { specs: Vec::new(), end: 0 };
         let names = Names::of(config.family);
         let hidden = config.hidden;

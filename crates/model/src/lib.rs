@@ -10,6 +10,8 @@ pub mod arena;
 pub mod config;
 pub mod decode;
 mod error;
+pub mod family;
+mod kept_tokens;
 #[expect(unsafe_code, reason = "the product of matrices is called through pointers; the block says why it is sound")]
 pub mod kernel;
 pub mod layout;
@@ -19,9 +21,10 @@ mod transformer;
 pub mod workspace;
 
 pub use arena::{ArenaSink, ArenaSource, arena_catalog, arena_sink, arena_source};
-pub use config::{Family, ModelConfig};
+pub use config::ModelConfig;
 pub use decode::Decoder;
 pub use error::Error;
+pub use family::Family;
 pub use kernel::Real;
 pub use layout::{ParamLayout, ParamRole, ParamSpec};
 pub use model::Model;

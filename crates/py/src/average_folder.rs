@@ -8,7 +8,7 @@ use thalweg_merge::context::RunContext;
 use thalweg_merge::plan::{DEFAULT_SHARD_BYTES, OutputDtype};
 
 use crate::error::{Failure, Result};
-use crate::saves::SavesWindow;
+use crate::saves_window::SavesWindow;
 
 /// Name of the record, which is written last.
 const RECORD_NAME: &str = "thalweg-average.json";

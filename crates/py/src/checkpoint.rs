@@ -13,7 +13,8 @@ use thalweg_tensor::{TensorCatalog, TensorEntry, TensorSource, display_name, nea
 use crate::error::Result;
 use crate::options::{RenameArgument, read_options};
 use crate::session::{Session, Watch, run_watched};
-use crate::tensor::{PyTensor, TensorData};
+use crate::tensor::PyTensor;
+use crate::tensor_data::TensorData;
 
 /// Bytes that are read between two looks at the wish to stop.
 const READ_BYTES: u64 = 16 << 20;

@@ -14,7 +14,7 @@ use pyo3::types::PyCapsule;
 use thalweg_tensor::Dtype;
 
 use crate::error::{Failure, Result};
-use crate::tensor::TensorData;
+use crate::tensor_data::TensorData;
 
 /// Memory of the CPU, device 0.
 pub(crate) const CPU: (i32, i32) = (1, 0);

@@ -17,10 +17,12 @@ mod plan;
 mod receipt;
 mod run;
 mod saves;
+mod saves_window;
 mod scores;
 mod session;
 mod sweep;
 mod tensor;
+mod tensor_data;
 
 use pyo3::prelude::*;
 

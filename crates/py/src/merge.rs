@@ -19,7 +19,8 @@ use crate::memory::{MemorySink, MemoryTarget};
 use crate::plan::PyPlan;
 use crate::receipt::PyReceipt;
 use crate::session::{Session, SizeArgument, Watch, run_watched};
-use crate::tensor::{PyTensor, TensorData};
+use crate::tensor::PyTensor;
+use crate::tensor_data::TensorData;
 
 /// Tensors that are merged together hold so many bytes, or are one: enough that all threads have work.
 const WINDOW_BYTES: u64 = 32 << 20;

@@ -3,32 +3,29 @@
 //!
 //! Does not know where the bytes come from: `_average.py` copies them from a model.
 
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use thalweg_merge::Coefficients;
-use thalweg_merge::context::{DEFAULT_MEMORY, RunContext};
-use thalweg_merge::in_memory::{LiveMerge, LiveOptions, LiveSource};
+use thalweg_merge::context::DEFAULT_MEMORY;
+use thalweg_merge::in_memory::LiveOptions;
 use thalweg_merge::recent::{RecentSaves, coefficients_at_steps};
 use thalweg_merge::scheme::Scheme;
 use thalweg_storage::publish::stage_path;
 use thalweg_study::request::MergeRequest;
 use thalweg_tensor::kernel::NonFinitePolicy;
-use thalweg_tensor::{
-    AccessError, Dtype, Piece, Shape, TensorCatalog, TensorEntry, TensorSource, display_name, to_index,
-};
+use thalweg_tensor::{Dtype, Piece, Shape, TensorCatalog, TensorEntry, display_name};
 
 use crate::average_folder::{average_record, write_average};
 use crate::checkpoint::{PyTensorInfo, names, tensor_info};
 use crate::error::{Failure, Result};
-use crate::memory::MemorySink;
 use crate::merge::{FillsMemory, PyTarget, PyTensorIterator, fill_targets, make_tensor};
 use crate::options::merge_request;
+use crate::saves_window::{Save, SavesWindow};
 use crate::session::{Session, SizeArgument, Watch, run_watched};
-use crate::tensor::{PyTensor, TensorData};
+use crate::tensor::PyTensor;
+use crate::tensor_data::TensorData;
 
 /// The options of a merge that an average has.
 const OPTIONS: [&str; 9] =
@@ -39,40 +36,6 @@ type PyEntry = (String, String, Vec<u64>);
 
 /// A step with its tensors by name, sorted by name.
 type PySave = (u64, Vec<(String, PyTensor)>);
-
-/// The tensors of a model after one step.
-#[derive(Debug)]
-struct Save {
-    catalog: Arc<TensorCatalog>,
-    /// By number in the catalog.
-    tensors: Vec<Arc<TensorData>>,
-}
-
-impl TensorSource for Save {
-    fn catalog(&self) -> &TensorCatalog {
-        &self.catalog
-    }
-
-    fn read_elements(
-        &self,
-        tensor_idx: usize,
-        elements: Range<u64>,
-        out: &mut [u8],
-    ) -> std::result::Result<(), AccessError> {
-        let bytes = self.tensors.get(tensor_idx).and_then(|data| {
-            let place = |element| Some(to_index(data.dtype.bytes_of(element)?));
-            data.bytes.as_slice().get(place(elements.start)?..place(elements.end)?)
-        });
-        match bytes.filter(|bytes| bytes.len() == out.len()) {
-            Some(bytes) => out.copy_from_slice(bytes),
-            None => {
-                let message = format!("there are no elements {elements:?} of tensor number {tensor_idx}");
-                return Err(AccessError { path: "memory".to_owned(), message, source: None });
-            }
-        }
-        Ok(())
-    }
-}
 
 /// The last saves of a run, and how they are averaged.
 #[pyclass(frozen, module = "thalweg._thalweg", name = "_Saves")]
@@ -290,42 +253,6 @@ impl PyWindow {
         let watch = Watch::default();
         run_watched(py, None, &watch, || {
             write_average(&self.window, &out, side_files_from.as_deref(), &self.window.session.context(&watch))
-        })
-    }
-}
-
-/// Some saves with their coefficients.
-#[derive(Debug)]
-pub(crate) struct SavesWindow {
-    pub(crate) scheme: String,
-    pub(crate) coefficients: Coefficients,
-    pub(crate) options: LiveOptions,
-    pub(crate) steps: Vec<u64>,
-    saves: Vec<Arc<Save>>,
-    names: Vec<String>,
-    pub(crate) catalog: Arc<TensorCatalog>,
-    session: Arc<Session>,
-}
-
-impl SavesWindow {
-    /// Acts on the sum over the saves.
-    pub(crate) fn with_merge<T>(&self, act: impl FnOnce(&LiveMerge<'_>) -> Result<T>) -> Result<T> {
-        let pairs = self.saves.iter().zip(&self.names);
-        let sources: Vec<LiveSource<'_>> = pairs.map(|(save, name)| LiveSource { name, tensors: &**save }).collect();
-        act(&LiveMerge::new(&sources, &self.coefficients, self.options)?)
-    }
-}
-
-impl FillsMemory for SavesWindow {
-    fn catalog(&self) -> Result<&Arc<TensorCatalog>> {
-        Ok(&self.catalog)
-    }
-
-    fn fill(&self, py: Python<'_>, sink: &MemorySink) -> Result<()> {
-        let watch = Watch::default();
-        run_watched(py, None, &watch, || {
-            let run: RunContext<'_> = self.session.context(&watch);
-            self.with_merge(|merge| Ok(merge.merge_tensors(&|t| sink.wants(t), sink, &run)?))
         })
     }
 }

@@ -7,29 +7,12 @@ use std::sync::Arc;
 use pyo3::exceptions::{PyBufferError, PyMemoryError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
-use thalweg_tensor::{Dtype, Shape, TensorEntry, to_index};
+use thalweg_tensor::Dtype;
 
 use crate::dlpack::{self, CapsuleKind};
 use crate::error::{Failure, Result};
 use crate::memory::AlignedBytes;
-
-/// A tensor whose bytes are in memory, shared by every view that was taken of it.
-#[derive(Debug)]
-pub(crate) struct TensorData {
-    pub(crate) bytes: AlignedBytes,
-    pub(crate) dtype: Dtype,
-    pub(crate) shape: Shape,
-}
-
-impl TensorData {
-    /// Memory for a tensor, zero at first.
-    pub(crate) fn new(entry: &TensorEntry) -> Result<Self> {
-        let bytes = AlignedBytes::new(to_index(entry.n_bytes())).ok_or_else(|| {
-            Failure::Python(PyMemoryError::new_err(format!("{} bytes for tensor {:?}", entry.n_bytes(), entry.name)))
-        })?;
-        Ok(Self { bytes, dtype: entry.dtype, shape: entry.shape.clone() })
-    }
-}
+use crate::tensor_data::TensorData;
 
 /// A tensor in memory. `numpy()`, `torch()` and DLPack share its bytes and keep them alive.
 #[pyclass(frozen, module = "thalweg", name = "Tensor")]

@@ -2,29 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::Error;
-
-/// Checks that a path is one of a file system, and not an address such as `s3://bucket/run`.
-///
-/// # Errors
-/// `UnsupportedScheme`.
-///
-/// # Example
-/// ```
-/// use std::path::Path;
-/// use thalweg_storage::check_local;
-///
-/// assert!(check_local(Path::new("runs/s3:/a")).is_ok());
-/// let refused = check_local(Path::new("gs://bucket/run")).unwrap_err();
-/// assert!(refused.to_string().contains("`gs://`"));
-/// ```
-pub fn check_local(path: &Path) -> Result<(), Error> {
-    match scheme_of(&path.to_string_lossy()) {
-        Some(scheme) => Err(Error::UnsupportedScheme { path: path.to_owned(), scheme: scheme.to_owned() }),
-        None => Ok(()),
-    }
-}
-
 /// Whether a path is an address, with a scheme at its beginning.
 ///
 /// # Example
@@ -55,7 +32,7 @@ pub(crate) fn split_scheme(text: &str) -> Option<(&str, &str)> {
 
 /// The scheme before `://`, at the beginning or after a `/`: an address that was joined to a folder is still an
 /// address.
-fn scheme_of(text: &str) -> Option<&str> {
+pub(crate) fn scheme_of(text: &str) -> Option<&str> {
     let before = &text[..text.find("://")?];
     let scheme = before.rsplit('/').next()?;
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())

@@ -15,11 +15,11 @@ mod names;
 pub mod publish;
 pub mod storage;
 
-pub use address::{check_local, is_address, tidy_path};
+pub use address::{is_address, tidy_path};
 #[cfg(feature = "cloud")]
 pub use cloud::{CloudSettings, RoutedStorage};
 pub use error::{Error, RemoteFault};
 pub use host::{Host, ProcessHost, Unwatched};
-pub use local::LocalStorage;
+pub use local::{LocalStorage, check_local};
 pub use memory::MemoryStorage;
 pub use storage::{CommitStyle, FileInfo, FileKind, FolderEntry, Lock, ReadAt, Storage, WriteAt};

@@ -16,7 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use rustix::fs::{Access, Advice, AtFlags, FallocateFlags, FlockOperation, OFlags, RenameFlags, StatxFlags};
 use rustix::io::{Errno, retry_on_intr};
 
-use crate::{Error, FileInfo, FileKind, FolderEntry, Lock, ReadAt, Storage, WriteAt, check_local};
+use crate::address::scheme_of;
+use crate::{Error, FileInfo, FileKind, FolderEntry, Lock, ReadAt, Storage, WriteAt};
 
 /// The path is copied only if there is an error: this is on the path of every read and write.
 fn io_error(act: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
@@ -356,6 +357,27 @@ impl LocalStorage {
             }
         }
         Err(Error::Locked { path: path.to_owned() })
+    }
+}
+
+/// Checks that a path is one of a file system, and not an address such as `s3://bucket/run`.
+///
+/// # Errors
+/// `UnsupportedScheme`.
+///
+/// # Example
+/// ```
+/// use std::path::Path;
+/// use thalweg_storage::check_local;
+///
+/// assert!(check_local(Path::new("runs/s3:/a")).is_ok());
+/// let refused = check_local(Path::new("gs://bucket/run")).unwrap_err();
+/// assert!(refused.to_string().contains("`gs://`"));
+/// ```
+pub fn check_local(path: &Path) -> Result<(), Error> {
+    match scheme_of(&path.to_string_lossy()) {
+        Some(scheme) => Err(Error::UnsupportedScheme { path: path.to_owned(), scheme: scheme.to_owned() }),
+        None => Ok(()),
     }
 }
 

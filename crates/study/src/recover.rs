@@ -13,7 +13,6 @@ use thalweg_trajectory::{
 
 use crate::Error;
 use crate::record::SpikeRow;
-use crate::start_policy::DataPolicy;
 
 /// Checkpoints of a proposal: the paper's three.
 pub const MAX_SOURCES: usize = 3;
@@ -163,16 +162,6 @@ pub struct RecoveryPlan {
     pub learning_rate: Option<f64>,
     /// What to know.
     pub notes: Vec<RecoveryNote>,
-}
-
-impl RecoveryPlan {
-    /// Steps of data to skip after the newest source: through the last step before the loss was back, or through the
-    /// peak where it did not come back.
-    pub fn skip_data_steps(&self, data: DataPolicy) -> u64 {
-        let Some(newest) = self.sources.last().filter(|_| data == DataPolicy::Skip) else { return 0 };
-        let last = self.spike.end.map_or(self.spike.peak.0, |end| end.0.saturating_sub(1));
-        last.saturating_sub(newest.step.0)
-    }
 }
 
 /// Proposes up to three checkpoints before the latest onset.

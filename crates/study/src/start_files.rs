@@ -9,8 +9,25 @@ use thalweg_merge::output_format::OptimizerPolicy;
 
 use crate::start_policy::{StatePolicy, TrainerInstructions};
 
+impl StatePolicy {
+    /// What to do in the trainers that read the checkpoint: for safetensors the lab, Hugging Face's Trainer, torchtitan
+    /// and Megatron-LM.
+    pub fn instructions(&self) -> Vec<TrainerInstructions> {
+        if let Some(rows) = for_own_format(self) {
+            return rows;
+        }
+        let row = |trainer, lines| TrainerInstructions { trainer, lines };
+        vec![
+            row("thalweg train", self.for_lab()),
+            row("Hugging Face Trainer", self.for_hugging_face()),
+            row("torchtitan", self.for_torchtitan()),
+            row("Megatron-LM", self.for_megatron()),
+        ]
+    }
+}
+
 /// What to do in the trainers that read the start point's format; `None` for safetensors, which many read.
-pub(crate) fn for_own_format(policy: &StatePolicy) -> Option<Vec<TrainerInstructions>> {
+fn for_own_format(policy: &StatePolicy) -> Option<Vec<TrainerInstructions>> {
     let row = |trainer, lines| Some(vec![TrainerInstructions { trainer, lines }]);
     match policy.format.as_str() {
         "safetensors" => None,

@@ -14,7 +14,6 @@ use thalweg_trajectory::TrajectoryCheckpoint;
 
 use crate::Error;
 use crate::recover::RecoveryPlan;
-use crate::start_files::for_own_format;
 
 /// `kind` of a policy.
 pub const START_KIND: &str = thalweg_merge::own::START_KIND;
@@ -110,6 +109,16 @@ pub struct TrainerInstructions {
     pub trainer: &'static str,
     /// One thing to do on each line.
     pub lines: Vec<String>,
+}
+
+impl RecoveryPlan {
+    /// Steps of data to skip after the newest source: through the last step before the loss was back, or through the
+    /// peak where it did not come back.
+    pub fn skip_data_steps(&self, data: DataPolicy) -> u64 {
+        let Some(newest) = self.sources.last().filter(|_| data == DataPolicy::Skip) else { return 0 };
+        let last = self.spike.end.map_or(self.spike.peak.0, |end| end.0.saturating_sub(1));
+        last.saturating_sub(newest.step.0)
+    }
 }
 
 impl StatePolicy {
@@ -225,22 +234,7 @@ impl StatePolicy {
         Self { format: format.into(), optimizer, ..self }
     }
 
-    /// What to do in the trainers that read the checkpoint: for safetensors the lab, Hugging Face's Trainer, torchtitan
-    /// and Megatron-LM.
-    pub fn instructions(&self) -> Vec<TrainerInstructions> {
-        if let Some(rows) = for_own_format(self) {
-            return rows;
-        }
-        let row = |trainer, lines| TrainerInstructions { trainer, lines };
-        vec![
-            row("thalweg train", self.for_lab()),
-            row("Hugging Face Trainer", self.for_hugging_face()),
-            row("torchtitan", self.for_torchtitan()),
-            row("Megatron-LM", self.for_megatron()),
-        ]
-    }
-
-    fn for_lab(&self) -> Vec<String> {
+    pub(crate) fn for_lab(&self) -> Vec<String> {
         let section = self.start_section();
         let mut lines = vec!["[start]".to_owned(), format!("from = {}", toml_string(&section.from))];
         let state = match section.state {
@@ -256,7 +250,7 @@ impl StatePolicy {
     }
 
     /// As transformers 5.23 has it: `Trainer._load_optimizer_and_scheduler` loads both files or neither.
-    fn for_hugging_face(&self) -> Vec<String> {
+    pub(crate) fn for_hugging_face(&self) -> Vec<String> {
         let (checkpoint, newest) = (self.checkpoint.display(), self.newest_path());
         let goes_on = self.state == StartState::Full && self.moments != MomentsPolicy::Reset;
         let mut lines = Vec::new();
@@ -314,7 +308,7 @@ impl StatePolicy {
     }
 
     /// As docs/checkpoint.md and the checkpoint options of torchtitan have it.
-    fn for_torchtitan(&self) -> Vec<String> {
+    pub(crate) fn for_torchtitan(&self) -> Vec<String> {
         let mut lines = self.params_alone_in_torchtitan(" --checkpoint.initial_load_in_hf");
         if self.state == StartState::Full && self.moments != MomentsPolicy::Reset {
             lines.push(
@@ -326,7 +320,7 @@ impl StatePolicy {
     }
 
     /// As megatron/training/arguments.py and Megatron Bridge's guide have it.
-    fn for_megatron(&self) -> Vec<String> {
+    pub(crate) fn for_megatron(&self) -> Vec<String> {
         let mut lines = vec![format!(
             "convert with Megatron Bridge: AutoBridge.import_ckpt(\"{}\", DIR)",
             self.checkpoint.display()

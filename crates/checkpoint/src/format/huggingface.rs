@@ -11,7 +11,9 @@ use thalweg_storage::Storage;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 use thalweg_tensor::{Piece, TensorCatalog, TensorEntry, to_index};
 
-use super::safetensors::{Header, HeaderError, HeaderText, read_header_text};
+use super::header_error::HeaderError;
+use super::safetensors::{Header, HeaderText, read_header_text};
+pub use super::safetensors::{INDEX_FILE_NAME, SINGLE_FILE_NAME};
 use super::{Format, FormatContent, OpenFile, Place};
 use crate::catalog_cache::KnownHeaders;
 use crate::error::{IndexFault, UnfinishedFault, storage_error};
@@ -21,10 +23,6 @@ use crate::{CatalogCache, Error, Note, ReadOptions};
 
 /// Name of the format, as `inspect` shows it.
 pub const FORMAT_NAME: &str = "safetensors";
-/// The single file that readers look for first.
-pub const SINGLE_FILE_NAME: &str = "model.safetensors";
-/// The index that readers look for next.
-pub const INDEX_FILE_NAME: &str = "model.safetensors.index.json";
 
 const FILE_END: &str = ".safetensors";
 pub(crate) const INDEX_END: &str = ".safetensors.index.json";

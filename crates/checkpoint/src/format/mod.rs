@@ -7,7 +7,9 @@ pub mod dcp;
 pub mod deepspeed;
 mod flat;
 pub mod gguf;
+pub(crate) mod header_error;
 pub mod huggingface;
+pub(crate) mod key_fault;
 pub mod megatron_dist;
 pub mod megatron_legacy;
 pub(crate) mod model_key;
@@ -29,7 +31,7 @@ use std::sync::Arc;
 use thalweg_storage::{FolderEntry, ReadAt, Storage};
 use thalweg_tensor::TensorCatalog;
 
-use crate::{CatalogCache, Error, Note, OpenPiece, Params, ReadOptions};
+use crate::{CatalogCache, Error, Note, OpenPiece, Params, ReadOptions, UnstoredChunks};
 
 /// Every format, in the order in which they are asked whether a path is theirs.
 pub const FORMATS: &[&dyn Format] = &[
@@ -183,18 +185,6 @@ pub struct Unreadable {
     pub name: String,
     /// Why not, as the end of a sentence about it.
     pub reason: String,
-}
-
-/// An array some of whose chunks are not stored. They hold zeros: a writer may leave such chunks out, and half a copy
-/// lacks others in the same way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnstoredChunks {
-    /// The array.
-    pub name: String,
-    /// Chunks that are not stored.
-    pub n_missing: u64,
-    /// All of its chunks.
-    pub n_chunks: u64,
 }
 
 /// What opening found besides the tensors. `inspect` shows it, and merges refuse by name what cannot be read.

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::model_key::{KeyFault, Level, WHOLE_KEY, choose_branch};
+use super::key_fault::KeyFault;
+use super::model_key::{Level, WHOLE_KEY, choose_branch};
 
 /// Most keys above a model; no known trainer nests deeper.
 const MAX_DEPTH: usize = 16;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use thalweg_storage::{FileKind, Storage};
 use thalweg_tensor::{TensorCatalog, display_name};
 
-use super::LlamaHeads;
+use super::{ConfigFault, LlamaHeads};
 use crate::Error;
 use crate::checkpoint::ConfigFile;
 use crate::error::storage_error;
@@ -44,66 +44,6 @@ pub fn open_assets(storage: &dyn Storage, path: &Path) -> Result<HuggingFaceAsse
     let config = config.ok_or_else(|| Error::NoConfig { path: path.to_owned() })?;
     let config = read_config(storage, &config.path)?;
     Ok(HuggingFaceAssets { path: path.to_owned(), config, side_files })
-}
-
-/// Something in a config that does not fit.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConfigFault {
-    /// The config of another architecture.
-    #[error("`model_type` is {found}, `\"llama\"` expected")]
-    NotLlama {
-        /// What it says.
-        found: String,
-    },
-    /// A number that is missing or not a positive whole number.
-    #[error("`{key}` is {found}, a positive number expected")]
-    NotANumber {
-        /// The key.
-        key: &'static str,
-        /// What it says.
-        found: String,
-    },
-    /// An odd head, whose rows cannot be paired.
-    #[error("a head has {head_dim} rows, an even number expected")]
-    OddHead {
-        /// Its rows.
-        head_dim: u64,
-    },
-    /// A number that is not that of the tensors.
-    #[error("`{key}` is {stated}, and {found} by tensor `{}`", display_name(tensor))]
-    Differs {
-        /// The key.
-        key: &'static str,
-        /// What the config says.
-        stated: String,
-        /// What the tensor says.
-        found: u64,
-        /// The tensor.
-        tensor: String,
-    },
-    /// A tensor that the config's model has.
-    #[error("its model has a tensor `{}`, which the checkpoint lacks", display_name(tensor))]
-    Lacks {
-        /// The tensor.
-        tensor: String,
-    },
-    /// A tensor that the config's model does not have.
-    #[error("its model has {stated} layers, and the checkpoint has a tensor `{}`", display_name(tensor))]
-    TooMany {
-        /// `num_hidden_layers`.
-        stated: u64,
-        /// The tensor.
-        tensor: String,
-    },
-    /// A key that asks for tensors that torchtitan's Llama does not have.
-    #[error("`{key}` is {found}, which torchtitan's Llama does not have")]
-    NotInTorchtitan {
-        /// The key.
-        key: &'static str,
-        /// What it says.
-        found: String,
-    },
 }
 
 fn shown(value: Option<&Value>) -> String {

@@ -5,96 +5,26 @@
 //! exporter's work, which `naming` knows.
 
 mod config;
+mod error;
+mod heads;
 mod naming;
 mod rotary;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-use thalweg_tensor::{CoverFault, Shape, TensorCatalog, TensorEntry, display_name};
+use thalweg_tensor::{TensorCatalog, TensorEntry};
 
 use self::naming::{Place, mark_of, place_of};
 use self::rotary::{RotaryPieces, pieces_by_halves};
 use crate::format::FormatContent;
-use crate::rename::{NameCollision, renamed_catalog};
+use crate::rename::renamed_catalog;
 use crate::{CatalogCache, Note};
 
-pub use self::config::{ConfigFault, HuggingFaceAssets, check_llama_config, llama_heads, open_assets};
+pub use self::config::{HuggingFaceAssets, check_llama_config, llama_heads, open_assets};
+pub use self::error::{ConfigFault, ToHuggingFaceError};
+pub use self::heads::LlamaHeads;
 pub use self::naming::{Naming, naming_of};
-
-/// The attention heads of a Llama, which decide the order of the rows of its queries and keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LlamaHeads {
-    /// Heads of the queries.
-    pub num_attention_heads: u64,
-    /// Heads of the keys and of the values.
-    pub num_key_value_heads: u64,
-    /// Rows of a head, an even number.
-    pub head_dim: u64,
-}
-
-/// Why a checkpoint does not become one of Hugging Face.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ToHuggingFaceError {
-    /// The names are Hugging Face's.
-    #[error("it already has Hugging Face names, such as `{}`", display_name(tensor))]
-    AlreadyThere {
-        /// A tensor.
-        tensor: String,
-    },
-    /// A name that torchtitan's Llama does not have.
-    #[error("tensor `{}` {}, and only torchtitan's Llama can be translated", display_name(tensor), naming.what())]
-    OtherNames {
-        /// The tensor.
-        tensor: String,
-        /// Whose names these are.
-        naming: Naming,
-    },
-    /// Two tensors that would get one name, from two versions of torchtitan.
-    #[error(transparent)]
-    Collision(#[from] NameCollision),
-    /// Queries or keys that do not have the rows of their heads.
-    #[error(
-        "tensor `{}` has shape {shape}, and {n_heads} heads of {head_dim} rows have {} rows",
-        display_name(tensor),
-        u128::from(*n_heads) * u128::from(*head_dim)
-    )]
-    Rows {
-        /// The tensor.
-        tensor: String,
-        /// Its shape.
-        shape: Shape,
-        /// Heads that the config states.
-        n_heads: u64,
-        /// Rows of a head that the config states.
-        head_dim: u64,
-    },
-    /// Pieces that cannot be cut.
-    #[error("tensor `{}`: {fault}", display_name(tensor))]
-    Pieces {
-        /// The tensor.
-        tensor: String,
-        /// Why not.
-        fault: CoverFault,
-    },
-}
-
-impl ToHuggingFaceError {
-    /// What to do next.
-    pub fn hint(&self) -> &'static str {
-        match self {
-            Self::AlreadyThere { .. } => "leave out `--to-huggingface`: `convert` writes safetensors by default",
-            Self::OtherNames { naming, .. } => naming.hint(),
-            Self::Collision(_) => {
-                "leave one of them out first, with `thalweg convert SRC -o OUT --drop NAME`, and translate the result"
-            }
-            Self::Rows { .. } | Self::Pieces { .. } => "give the `config.json` of this model",
-        }
-    }
-}
 
 /// Translates what was opened.
 pub(crate) fn translate(

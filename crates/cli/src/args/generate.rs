@@ -18,7 +18,7 @@ pub(crate) enum GenerateWhat {
     },
     /// The man page of the program or of one command
     Man {
-        /// Which command
-        command: Option<String>,
+        /// Which command, such as `merge` or `law curve`
+        command: Vec<String>,
     },
 }

@@ -16,13 +16,13 @@ pub(crate) fn run(args: &GenerateArgs, messages: &Messages) -> Result<Outcome, E
             clap_complete::generate(*shell, &mut program, "thalweg", &mut bytes);
         }
         GenerateWhat::Man { command } => {
-            let page = match command {
-                None => program,
-                Some(name) => program
+            let mut page = program;
+            for name in command {
+                page = page
                     .find_subcommand(name)
                     .cloned()
-                    .ok_or_else(|| Error::usage(format!("there is no command `{name}`")))?,
-            };
+                    .ok_or_else(|| Error::usage(format!("`{}` has no command `{name}`", page.get_name())))?;
+            }
             clap_mangen::Man::new(page)
                 .render(&mut bytes)
                 .map_err(|error| Error::usage(format!("the man page cannot be made: {error}")))?;

@@ -4,8 +4,8 @@ use std::fmt::Write;
 use std::path::Path;
 
 use serde_json::json;
+use thalweg_merge::engine::{Compared, ComparedBy};
 use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage, execute_merge};
-use thalweg_merge::pending::{Compared, ComparedBy};
 use thalweg_merge::plan::{MergePlan, SourceRef};
 use thalweg_merge::receipt::{MergeReceipt, RECEIPT_NAME};
 use thalweg_storage::publish::Replace;

@@ -390,7 +390,11 @@ fn completions_and_man_pages_are_made_from_the_same_description() {
     let completions = run(&["generate", "completions", "bash"]);
     assert!(String::from_utf8_lossy(&completions.stdout).contains("_thalweg"));
     let page = run(&["generate", "man", "merge"]);
-    assert!(String::from_utf8_lossy(&page.stdout).contains("thalweg\\-partial") || !page.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&page.stdout).contains(".TH thalweg-merge 1"));
+    let page = run(&["generate", "man", "law", "curve"]);
+    assert!(String::from_utf8_lossy(&page.stdout).contains("\\-\\-newest"));
+    let missing = run(&["generate", "man", "law", "nope"]);
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("`law` has no command `nope`"));
 }
 
 #[test]

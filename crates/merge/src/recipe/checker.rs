@@ -5,7 +5,7 @@
 use super::error::{RecipeError, RecipeFault, RecipeProblem};
 use super::show;
 use super::tree::{Entry, Node, NodeValue, Place, ScalarKind};
-use crate::Ratio;
+use crate::{NumberError, Ratio};
 use thalweg_tensor::{nearest_name, parse_count};
 
 /// More problems than this are not looked for.
@@ -139,9 +139,10 @@ impl<'a> Checker<'a> {
     /// An exact number, written as a number or as text.
     pub(super) fn ratio(&mut self, key: &str, node: &Node) -> Option<Ratio> {
         match &node.value {
-            NodeValue::Scalar { text, kind: ScalarKind::Plain | ScalarKind::Quoted | ScalarKind::Number } => {
-                text.parse().map_err(|error| self.report(node.place, RecipeFault::Scheme(error))).ok()
-            }
+            NodeValue::Scalar { text, kind: ScalarKind::Plain | ScalarKind::Quoted | ScalarKind::Number } => text
+                .parse()
+                .map_err(|error: NumberError| self.report(node.place, RecipeFault::Scheme(error.into())))
+                .ok(),
             _ => {
                 self.wrong_type(key, "a number", node);
                 None

@@ -8,6 +8,7 @@ use thalweg_tensor::Dtype;
 
 use super::checker::{Checker, Dashes, Fields, Level};
 use super::error::{RecipeError, RecipeFault};
+use super::mergekit_model::{MODEL, read_reference, refuse};
 use super::mergekit_rules::{self, RuleRecipe, read_rule};
 use super::tree::{Entry, Node, NodeValue};
 use super::{Recipe, RecipeCheckpoint, RecipeDialect, RecipeOption, RecipeSources, show};
@@ -33,7 +34,6 @@ static TOP: Level = Level {
     ],
 };
 static PARAMETERS: Level = Level { name: "the top level's `parameters`", keys: &["weight", "normalize"] };
-pub(super) static MODEL: Level = Level { name: "`models[]`", keys: &["model", "parameters"] };
 static MODEL_PARAMETERS: Level = Level { name: "`models[].parameters`", keys: &["weight"] };
 static LEVELS: [&Level; 4] = [&MODEL_PARAMETERS, &PARAMETERS, &MODEL, &TOP];
 static RULE_LEVELS: [&Level; 4] = [&mergekit_rules::MODEL_PARAMETERS, &mergekit_rules::PARAMETERS, &MODEL, &TOP];
@@ -143,10 +143,6 @@ fn read_experts(
     checker.finish(Recipe { dialect, sources, options, scheme: None, input_dtype, notices })
 }
 
-pub(super) fn refuse(checker: &mut Checker<'_>, place: super::tree::Place, what: impl Into<String>, why: &'static str) {
-    checker.report(place, RecipeFault::NotSupported { what: what.into(), why });
-}
-
 fn check_method(checker: &mut Checker<'_>, top: &Fields<'_>, root: &Node) {
     let Some(entry) = top.get("merge_method") else {
         if !checker.has_problems() {
@@ -226,17 +222,6 @@ fn read_models(checker: &mut Checker<'_>, top: &Fields<'_>, global_weight: Optio
         models.checkpoints.push(RecipeCheckpoint { path, coefficient });
     }
     models
-}
-
-/// A model's path. mergekit reads what follows a `+` as an adapter.
-pub(super) fn read_reference(checker: &mut Checker<'_>, key: &str, entry: &Entry) -> Option<String> {
-    let path = checker.text(key, &entry.node)?;
-    if path.contains('+') {
-        let why = "merge the adapter into its model first, or, if `+` is part of the path, write a native recipe";
-        refuse(checker, entry.node.place, "an adapter (`+`)", why);
-        return None;
-    }
-    Some(path)
 }
 
 fn read_scheme(checker: &mut Checker<'_>, top: &Fields<'_>, models: &Models, is_normalized: bool) -> Option<Scheme> {

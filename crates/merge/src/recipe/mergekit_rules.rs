@@ -6,7 +6,7 @@
 
 use super::checker::{Checker, Fields, Level};
 use super::error::RecipeFault;
-use super::mergekit::{MODEL, read_reference, refuse};
+use super::mergekit_model::{MODEL, read_reference, refuse};
 use super::tree::{Entry, Node, NodeValue};
 use super::{RecipeCheckpoint, RecipeOption};
 use crate::Ratio;

@@ -21,6 +21,7 @@
 mod checker;
 mod error;
 mod mergekit;
+mod mergekit_model;
 mod mergekit_rules;
 mod native;
 mod toml_tree;

@@ -268,7 +268,7 @@ fn read_source(checker: &mut Checker<'_>, key: &'static str, entry: &Entry) -> O
                 };
                 match sigma_rel.parse::<Ratio>() {
                     Ok(sigma_rel) => runs.push((sigma_rel, run.to_owned())),
-                    Err(error) => checker.report(item.place, RecipeFault::Scheme(error)),
+                    Err(error) => checker.report(item.place, RecipeFault::Scheme(error.into())),
                 }
             }
             Some(RecipeSources::Averages(runs))

@@ -47,11 +47,11 @@
 //! tensors of three axes along the second. Directions that cancel have no multi-SLERP: the plain mean is taken, where
 //! mergekit stops with an error if there are more than two experts.
 
-mod apply;
 mod della;
 mod delta;
 mod geometry;
 mod mask;
+mod norms;
 mod plan;
 mod prepare;
 mod rank;
@@ -61,8 +61,9 @@ mod table;
 pub use plan::{PlanRule, RuleError};
 pub use table::{Convention, RULES, Rescale, RuleEntry, RuleKind};
 
-pub(crate) use apply::RuleScratch;
-pub(crate) use prepare::{RuleInputs, RuleWork, held_bytes, prepare_rules};
+pub(crate) use della::RowScratch;
+pub(crate) use prepare::{DeltaWork, RuleInputs, RuleWork, held_bytes, prepare_rules};
+pub(crate) use scan::Scan;
 
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,15 @@
 //! A rule as a plan carries it, and what makes one sound.
 
+use std::str::FromStr;
+
 use num_rational::BigRational;
 use num_traits::{One, Zero};
 use serde::{Deserialize, Serialize};
+use thalweg_tensor::nearest_name;
 
-use super::table::{Convention, Family, Rescale, RuleKind, Sparsity};
+use super::table::{Convention, Family, RULES, Rescale, RuleEntry, RuleKind, Sparsity};
 use crate::Coefficients;
-use crate::rational::Ratio;
+use crate::rational::{NumberError, Ratio};
 use crate::scheme::SchemeError;
 
 /// Sums of coefficients below this are not divided by, as in mergekit.
@@ -83,13 +86,25 @@ pub enum RuleError {
     },
 }
 
+impl FromStr for RuleKind {
+    type Err = RuleError;
+
+    fn from_str(text: &str) -> Result<Self, RuleError> {
+        let is_named = |entry: &&RuleEntry| entry.name == text || entry.aliases.contains(&text);
+        RULES.iter().find(is_named).map(|entry| entry.kind).ok_or_else(|| RuleError::UnknownRule {
+            text: text.chars().take(40).flat_map(char::escape_default).collect(),
+            nearest: nearest_name(text, RULES.iter().map(|entry| entry.name)),
+        })
+    }
+}
+
 impl RuleError {
     /// What to do next, where there is something.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::UnknownRule { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
             Self::UnknownRule { .. } => {
-                let names: Vec<&str> = super::RULES.iter().map(|entry| entry.name).collect();
+                let names: Vec<&str> = RULES.iter().map(|entry| entry.name).collect();
                 Some(format!("the rules are {}", names.join(", ")))
             }
             _ => None,
@@ -128,7 +143,7 @@ impl PlanRule {
 
     /// lambda as an exact number.
     fn exact_lambda(&self) -> Result<Ratio, RuleError> {
-        self.lambda.parse().map_err(|_: SchemeError| {
+        self.lambda.parse().map_err(|_: NumberError| {
             self.out_of_range("lambda", "a decimal number or a fraction", self.lambda.chars().take(40).collect())
         })
     }

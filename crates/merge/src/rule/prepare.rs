@@ -10,14 +10,15 @@ use super::rank::{HISTOGRAM_BYTES, RankKey, TieOrder, Wanted};
 use super::scan::{Scan, widened_bytes};
 use super::table::{Convention, Family, Rescale, Sparsity};
 use crate::Coefficients;
-use crate::align::{MergeLayout, TensorClass};
-use crate::combine::Combination;
+use crate::combination::Combination;
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
 use crate::gram::gram;
 use crate::memory::PieceSize;
+use crate::merge_layout::MergeLayout;
 use crate::plan::OutputPlan;
 use crate::rational::Ratio;
+use crate::tensor_class::TensorClass;
 use crate::unit::{Part, UnitList};
 
 /// What a rule does, for sources that are open.

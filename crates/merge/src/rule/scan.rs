@@ -7,13 +7,12 @@ use std::sync::{Mutex, PoisonError};
 use thalweg_tensor::kernel::{FloatEnvironment, widen_into};
 use thalweg_tensor::{Dtype, TensorEntry, TensorSource, display_name, to_index};
 
-use super::delta::{RowScratch, Selector};
-use crate::align::MergeLayout;
-use crate::combine::run_workers;
 use crate::context::RunContext;
 use crate::error::Error;
 use crate::memory::PieceSize;
+use crate::merge_layout::MergeLayout;
 use crate::unit::Part;
+use crate::workers::run_workers;
 
 /// What a pass reads.
 pub(crate) struct Scan<'a> {
@@ -134,38 +133,6 @@ impl Scan<'_> {
             }
         }
         Ok(())
-    }
-
-    /// For each expert, sums of |d| over a tensor before and after its selector drops elements.
-    pub(crate) fn norms(
-        &self,
-        parts: &[Part],
-        selectors: &[Selector],
-        run: &RunContext<'_>,
-    ) -> Result<Vec<(f64, f64)>, Error> {
-        type PartNorm = ((usize, usize), (f64, f64));
-        let act = |(norms, rows): &mut (Vec<PartNorm>, RowScratch), deltas: Deltas<'_>| {
-            let Deltas { tensor_idx, part_idx, expert, first_element, values } = deltas;
-            let before: f64 = values.iter().map(|d| d.abs()).sum();
-            selectors[expert].prepare_rows(self, (tensor_idx, expert), (first_element, values.len()), rows)?;
-            selectors[expert].select(first_element, values, rows);
-            let after: f64 = values.iter().map(|d| d.abs()).sum();
-            match norms.last_mut().filter(|(place, _)| *place == (part_idx, expert)) {
-                Some((_, sum)) => *sum = (sum.0 + before, sum.1 + after),
-                None => norms.push(((part_idx, expert), (before, after))),
-            }
-            Ok(())
-        };
-        let states = self.fold(parts, &|| (Vec::new(), RowScratch::default()), &act, run)?;
-        let mut by_part: Vec<PartNorm> = states.into_iter().flat_map(|(norms, _)| norms).collect();
-        // The sort is stable and a part belongs to one thread, so sums do not depend on threads.
-        by_part.sort_by_key(|(place, _)| *place);
-        let mut sums = vec![(0.0, 0.0); selectors.len()];
-        for ((_, expert), (before, after)) in by_part {
-            sums[expert].0 += before;
-            sums[expert].1 += after;
-        }
-        Ok(sums)
     }
 }
 

@@ -1,12 +1,8 @@
 //! The table of rules: names, equations, sources, and which parameters each has.
 
 use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use thalweg_tensor::nearest_name;
-
-use super::plan::RuleError;
 
 /// A rule by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -321,18 +317,6 @@ impl RuleKind {
             (true, Convention::Paper) => Rescale::Inverse,
             (true, Convention::Mergekit) => Rescale::L1,
         }
-    }
-}
-
-impl FromStr for RuleKind {
-    type Err = RuleError;
-
-    fn from_str(text: &str) -> Result<Self, RuleError> {
-        let is_named = |entry: &&RuleEntry| entry.name == text || entry.aliases.contains(&text);
-        RULES.iter().find(is_named).map(|entry| entry.kind).ok_or_else(|| RuleError::UnknownRule {
-            text: text.chars().take(40).flat_map(char::escape_default).collect(),
-            nearest: nearest_name(text, RULES.iter().map(|entry| entry.name)),
-        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! What can be wrong with a scheme, its parameters or hand-given coefficients.
 
-use crate::rational::Ratio;
+use crate::rational::{NumberError, Ratio};
 
 /// Why there are no coefficients.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,18 +27,9 @@ pub enum SchemeError {
     /// The same in a recipe that divides by the sum unless it says otherwise.
     #[error("the weights sum to 0 and cannot be divided by their sum")]
     RecipeSumZero,
-    /// Text that is not a finite number.
-    #[error("`{text}` is not a finite decimal number or fraction")]
-    NotANumber {
-        /// The text, its beginning if it is long.
-        text: String,
-    },
-    /// More digits or a larger exponent than is read.
-    #[error("the number `{text}` has too many digits or too large an exponent")]
-    NumberTooLong {
-        /// The beginning of the text.
-        text: String,
-    },
+    /// Text that is not a number.
+    #[error(transparent)]
+    Number(#[from] NumberError),
     /// A scheme name that does not exist.
     #[error("there is no scheme `{name}`")]
     UnknownScheme {
@@ -191,7 +182,7 @@ impl SchemeError {
                     .to_owned()
             }
             Self::SumZero => "`--allow-sum` instead of `--normalize` uses the coefficients as they are".to_owned(),
-            Self::NumberTooLong { .. } => "write the number with fewer digits".to_owned(),
+            Self::Number(NumberError::NumberTooLong { .. }) => "write the number with fewer digits".to_owned(),
             Self::DivisorTooLarge { .. } => {
                 "give the parameter with fewer digits, or merge fewer checkpoints".to_owned()
             }

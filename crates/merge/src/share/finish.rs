@@ -15,14 +15,15 @@ use super::record::ShareRecord;
 use super::run::{one_by_one, read_units};
 use super::stage::{ShareScene, remove_if_there};
 use super::{Share, array_expression};
-use crate::align::{MergeLayout, OpenSource};
 use crate::context::{RunContext, Stage};
-use crate::engine::{
-    ExecuteOptions, MergeOutcome, PartialStage, Work, lay_out, merge_with_frames, note_output, open_aligned, units_of,
-};
+use crate::engine::{Work, lay_out, merge_with_frames, note_output, open_aligned, units_of};
 use crate::equal_sources::note_equal_sources;
 use crate::error::Error;
+use crate::execute_options::{ExecuteOptions, PartialStage};
 use crate::journal::{JOURNAL_NAME, Journal, UnitRecord};
+use crate::merge_layout::MergeLayout;
+use crate::open_source::OpenSource;
+use crate::outcome::MergeOutcome;
 use crate::output::{CommitInput, commit_output};
 use crate::own::{MERGED_FOLDER, merged_contents};
 use crate::pending::{Pending, check_disk_space, refuse_sources};

@@ -12,19 +12,19 @@ use thalweg_tensor::digest::{DigestKind, bytes_digest};
 use super::Share;
 use super::names::{ShareFile, is_share_name, parse_name};
 use super::record::ShareRecord;
-use crate::align::OpenSource;
 use crate::context::RunContext;
-use crate::engine::{ExecuteOptions, PartialStage};
 use crate::error::Error;
+use crate::execute_options::{ExecuteOptions, PartialStage};
 use crate::journal::{JOURNAL_NAME, Journal, JournalState, StageKey, UnitRecord};
+use crate::open_source::OpenSource;
 use crate::own::MERGED_FOLDER;
 use crate::plan::OutputPlan;
+use crate::receipt::read_receipt_of;
 use crate::receipt::{MergeReceipt, RECEIPT_NAME};
 use crate::stage::{
     StagePlace, StagedOutput, check_names, empty_stage, find_stage, identity_of, join_key, names_of_shares,
     note_lack_of_locks, refuse, stage_names,
 };
-use crate::verify::read_receipt_of;
 
 /// What a share finds.
 pub(super) enum Found<'a> {

@@ -6,9 +6,9 @@ use std::fs;
 use std::path::Path;
 
 use thalweg_merge::Error;
+use thalweg_merge::engine::ComparedBy;
 use thalweg_merge::engine::{MergeOutcome, execute_merge};
 use thalweg_merge::output_format::{FormatError, OptimizerPolicy, OutputFormat};
-use thalweg_merge::pending::ComparedBy;
 use thalweg_merge::plan::{DigestChoice, OutputPlan};
 use thalweg_merge::verify::{Verification, VerifyScope, verify_output};
 use thalweg_storage::publish::stage_path;

@@ -8,9 +8,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use thalweg_merge::Error;
 use thalweg_merge::context::{Progress, RunContext, Stage};
+use thalweg_merge::engine::ComparedBy;
 use thalweg_merge::engine::{ExecuteOptions, PartialStage, execute_merge};
 use thalweg_merge::output_format::{OptimizerPolicy, OutputFormat};
-use thalweg_merge::pending::ComparedBy;
 use thalweg_merge::plan::{DigestChoice, MergePlan, OutputPlan};
 use thalweg_merge::verify::{VerifyScope, verify_output};
 use thalweg_storage::LocalStorage;

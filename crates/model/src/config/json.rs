@@ -5,8 +5,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Bias, Family, MAX_TENSORS, Mlp, ModelConfig, Moe, NormPlace, QkNorm, Residual, Rotary, RotaryScaling};
+use super::{Bias, MAX_TENSORS, Mlp, ModelConfig, Moe, NormPlace, QkNorm, Residual, Rotary, RotaryScaling};
 use crate::Error;
+use crate::family::Family;
 use crate::kernel::activation::{Activation, Gating};
 use crate::kernel::moe::TopKWeights;
 use crate::kernel::norm::NormKind;

@@ -2,7 +2,7 @@
 
 use super::{POOL, Pass};
 use crate::config::{NormPlace, Residual};
-use crate::decode::{KeptLayer, KeptTokens};
+use crate::kept_tokens::{KeptLayer, KeptTokens};
 use crate::kernel::activation::activation_forward;
 use crate::kernel::attention::{AttentionInput, attention_forward};
 use crate::kernel::attention_step::attention_step;
@@ -30,7 +30,7 @@ pub(crate) fn forward_after<T: Real>(
 ) {
     let (n, hidden) = (pass.n_tokens(), pass.config.hidden);
     let Workspace { layers, stream, rotary, scratch, balance, final_stats, head_in, .. } = workspace;
-    let first_position = kept.as_ref().map_or(0, |kept| kept.n_filled());
+    let first_position = kept.as_ref().map_or(0, |kept| kept.n_filled);
     // The table of a workspace may end before the last token that follows.
     let later = kept.as_ref().and_then(|kept| kept.rotary_rows(pass.shape.sequence_length));
     let rotary = later.as_ref().or(rotary.as_ref());

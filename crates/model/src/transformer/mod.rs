@@ -8,7 +8,8 @@ mod moe;
 
 use std::ops::Range;
 
-use crate::config::{Family, ModelConfig, QkNorm};
+use crate::config::{ModelConfig, QkNorm};
+use crate::family::Family;
 use crate::kernel::heads::{HeadNorm, HeadPart, HeadShape};
 use crate::kernel::linear::Linear;
 use crate::kernel::norm::Norm;

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use crate::address::split_scheme;
 use crate::error::Error;
 
+/// The object that says that an upload has not ended.
+pub const UPLOAD_MARKER: &str = "thalweg-upload.json";
+
 /// Where an address points.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Location {
@@ -121,6 +124,11 @@ pub(super) fn join_key(folder: &str, name: &str) -> String {
 /// Whether `key` is `folder` or below it.
 pub(super) fn is_within(key: &str, folder: &str) -> bool {
     folder.is_empty() || key.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// A number that tells names and contents apart.
+pub(super) fn number_of(bytes: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(bytes)
 }
 
 #[cfg(test)]

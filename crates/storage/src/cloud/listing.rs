@@ -8,8 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use object_store::ObjectMeta;
 
-use super::key::{is_within, join_key};
-use super::upload::UPLOAD_MARKER;
+use super::key::{UPLOAD_MARKER, is_within, join_key, number_of};
 use crate::{FileInfo, FileKind, FolderEntry};
 
 /// How long a listing is trusted.
@@ -77,10 +76,6 @@ fn normal_tag(tag: &str) -> String {
         None => ("", tag),
     };
     format!("{weak}\"{}\"", tag.trim_matches('"'))
-}
-
-pub(super) fn number_of(bytes: &[u8]) -> u64 {
-    xxhash_rust::xxh3::xxh3_64(bytes)
 }
 
 /// All objects below a prefix, or one object.

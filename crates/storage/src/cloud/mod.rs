@@ -19,8 +19,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use key::UPLOAD_MARKER;
 pub use router::RoutedStorage;
-pub use upload::{LeftoverUpload, UPLOAD_MARKER};
+pub use upload::LeftoverUpload;
 
 /// What object stores are opened with. A face reads it from the environment.
 #[derive(Clone)]

@@ -5,7 +5,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::remote::Remote;
 use crate::{Error, FileInfo, FileKind, ReadAt, WriteAt};
 
 /// Larger files are staged on a disk.
@@ -14,9 +13,18 @@ const MAX_BYTES: u64 = 256 << 20;
 /// Files of one store that this process has written and not yet put, by key.
 pub(super) type PendingFiles = Mutex<BTreeMap<String, Arc<PendingFile>>>;
 
+/// The store that a file is written to.
+pub(super) trait FileStore: std::fmt::Debug + Send + Sync {
+    /// Puts these bytes as the object `key`, in place of the one that is there.
+    fn put_whole(&self, key: &str, bytes: Vec<u8>) -> Result<(), Error>;
+
+    /// The file of this process that is at `key` now.
+    fn pending_info(&self, key: &str) -> Option<FileInfo>;
+}
+
 #[derive(Debug)]
 pub(super) struct PendingFile {
-    remote: Arc<Remote>,
+    remote: Arc<dyn FileStore>,
     path: PathBuf,
     key: String,
     number: u64,
@@ -33,12 +41,16 @@ struct Content {
 impl PendingFile {
     /// # Errors
     /// `Io` with kind `FileTooLarge` for what does not fit into memory.
-    pub(super) fn new(remote: &Arc<Remote>, key: &str, number: u64, bytes: Vec<u8>) -> Arc<Self> {
-        let (path, key, remote) = (remote.path_of(key), key.to_owned(), Arc::clone(remote));
+    pub(super) fn new(
+        remote: Arc<dyn FileStore>,
+        (path, key): (PathBuf, &str),
+        number: u64,
+        bytes: Vec<u8>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             remote,
             path,
-            key,
+            key: key.to_owned(),
             number,
             content: Mutex::new(Content { bytes, n_changes: 0, is_put: false }),
         })
@@ -88,7 +100,7 @@ impl PendingFile {
         }
         let (bytes, n_changes) = (content.bytes.clone(), content.n_changes);
         drop(content);
-        self.remote.put(&self.key, bytes)?;
+        self.remote.put_whole(&self.key, bytes)?;
         let mut content = self.content();
         content.is_put = content.n_changes == n_changes;
         Ok(())
@@ -154,8 +166,7 @@ impl ReadAt for PendingReader {
     }
 
     fn check_unchanged(&self) -> Result<(), Error> {
-        let by_key = self.file.remote.pending(&self.file.key);
-        match by_key.is_some_and(|file| file.info() == self.info) {
+        match self.file.remote.pending_info(&self.file.key) == Some(self.info) {
             true => Ok(()),
             false => Err(Error::Changed { path: self.file.path.clone() }),
         }

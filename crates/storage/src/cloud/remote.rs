@@ -21,8 +21,7 @@ use super::fault::{Fault, FaultKind};
 use super::key::{join_key, parent_key};
 use super::listing::{Cover, Found, Listing, Listings, MAX_LISTED, Object, folder_info};
 use super::open_store::OpenStore;
-use super::pending_file::{PendingFile, PendingFiles};
-use super::remote_file::RemoteFile;
+use super::pending_file::{FileStore, PendingFile, PendingFiles};
 use crate::error::{Error, RemoteFault};
 use crate::host::{Host, ProcessHost};
 use crate::{FileInfo, FileKind, FolderEntry};
@@ -377,11 +376,6 @@ impl Remote {
 
     // Bytes.
 
-    /// An object opened for reading.
-    pub(super) fn open(self: &Arc<Self>, key: &str, object: Object) -> Arc<RemoteFile> {
-        Arc::new(RemoteFile::new(self, key, object))
-    }
-
     /// Begins to fetch a block for the cache, which has a place for it.
     pub(super) fn fetch_block(self: &Arc<Self>, block: BlockKey, key: &str, object: &Object, range: Range<u64>) {
         let (remote, key, object) = (Arc::clone(self), key.to_owned(), object.clone());
@@ -483,7 +477,9 @@ impl Remote {
     }
 
     pub(super) fn add_pending(self: &Arc<Self>, key: &str, bytes: Vec<u8>) -> Arc<PendingFile> {
-        let file = PendingFile::new(self, key, self.n_files.fetch_add(1, Ordering::Relaxed), bytes);
+        let number = self.n_files.fetch_add(1, Ordering::Relaxed);
+        let remote: Arc<dyn FileStore> = Arc::<Self>::clone(self);
+        let file = PendingFile::new(remote, (self.path_of(key), key), number, bytes);
         locked(&self.pending).insert(key.to_owned(), Arc::clone(&file));
         file
     }
@@ -551,5 +547,15 @@ impl Remote {
         let names = folders.iter().filter_map(|known| name_of(known));
         entries.extend(names.map(|name| FolderEntry { name, kind: FileKind::Folder, len_bytes: 0 }));
         entries
+    }
+}
+
+impl FileStore for Remote {
+    fn put_whole(&self, key: &str, bytes: Vec<u8>) -> Result<(), Error> {
+        self.put(key, bytes)
+    }
+
+    fn pending_info(&self, key: &str) -> Option<FileInfo> {
+        self.pending(key).map(|file| file.info())
     }
 }

@@ -17,6 +17,7 @@ use super::listing::Found;
 use super::open_store::{OpenStore, open_store};
 use super::pending_file::{PendingReader, check_length};
 use super::remote::{MAX_IN_FLIGHT, Remote, Shared};
+use super::remote_file::RemoteFile;
 use crate::error::Error;
 use crate::host::ProcessHost;
 use crate::names::stage_path;
@@ -162,7 +163,7 @@ fn open_at(remote: &Arc<Remote>, key: &str, path: &Path) -> Result<Arc<dyn ReadA
         return Err(Error::NotAFile { path: path.to_owned() });
     }
     match remote.find(key, "open")? {
-        Found::File(object) => Ok(remote.open(key, object)),
+        Found::File(object) => Ok(Arc::new(RemoteFile::new(remote, key, object))),
         Found::Folder => Err(Error::NotAFile { path: path.to_owned() }),
         Found::Unfinished | Found::Nothing => {
             Err(info_at(remote, key, "open").err().unwrap_or_else(|| remote.missing("open", key)))
@@ -413,7 +414,7 @@ impl Storage for RoutedStorage {
             if let Ok(Place::Remote(remote, key)) = self.place(path)
                 && let Ok(Found::File(object)) = remote.find(&key, "open")
             {
-                remote.open(&key, object).ask_head();
+                RemoteFile::new(&remote, &key, object).ask_head();
             }
         }
     }

@@ -16,14 +16,11 @@ use object_store::path::Path as ObjectPath;
 use serde::{Deserialize, Serialize};
 
 use super::fault::{Fault, FaultKind};
-use super::key::join_key;
-use super::listing::number_of;
+use super::key::{UPLOAD_MARKER, join_key, number_of};
 use super::remote::Remote;
 use crate::error::{Error, RemoteFault};
 use crate::{FileKind, LocalStorage, ReadAt, Storage, WriteAt};
 
-/// The object that says that an upload has not ended.
-pub const UPLOAD_MARKER: &str = "thalweg-upload.json";
 const MARKER_KIND: &str = "thalweg-upload";
 const MARKER_VERSION: u32 = 1;
 

@@ -7,6 +7,7 @@
 mod merge;
 mod options;
 mod output;
+mod own_name;
 mod recipe;
 mod resolver;
 mod rules;

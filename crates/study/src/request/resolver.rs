@@ -10,7 +10,7 @@ use thalweg_merge::context::RunContext;
 use thalweg_storage::Storage;
 use thalweg_trajectory::{resolve_checkpoint_reference, resolve_reference};
 
-use super::run::parse_own_name;
+use super::own_name::parse_own_name;
 use crate::Error;
 
 /// Reads a name map, the file of `--rename`.

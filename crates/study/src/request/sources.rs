@@ -9,7 +9,7 @@ use thalweg_tensor::display_name;
 use thalweg_trajectory::layout::NameCount;
 use thalweg_trajectory::{NamePattern, PathKind, look_at_path};
 
-use super::run::parse_own_name;
+use super::own_name::parse_own_name;
 use super::{Resolver, RunOptions, Selection};
 use crate::Error;
 

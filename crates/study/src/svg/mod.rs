@@ -11,6 +11,7 @@ mod geometry;
 mod interval;
 mod lengths;
 mod phases;
+mod run_frame;
 mod scale;
 mod study_marks;
 mod study_run;

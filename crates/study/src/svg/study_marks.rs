@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::phases::Extent;
-use super::study_run::RunFrame;
+use super::run_frame::RunFrame;
 use super::thin::thin_curve;
 use super::{Mark, begin_mark, draw_line};
 use crate::markup::{Coordinate, Markup};

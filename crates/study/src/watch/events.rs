@@ -8,11 +8,9 @@ use std::path::Path;
 use thalweg_lab::event_file::{event_record, file_version_record};
 use thalweg_storage::Storage;
 
-use super::record::{ANNEALED_SCHEME, FORECAST_SCHEME, RAW_SCHEME, WatchEvent, WatchRow};
+use super::record::{ANNEALED_SCHEME, EVENTS_NAME, FORECAST_SCHEME, RAW_SCHEME, WatchEvent, WatchRow};
 use crate::Error;
 
-/// Folder of the event file, in a watcher's folder.
-pub const EVENTS_NAME: &str = "tensorboard";
 const FILE_NAME: &str = "events.out.tfevents.0.thalweg";
 
 /// Brings the event file up to the record.

@@ -11,7 +11,6 @@ use thalweg_storage::Storage;
 use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 
-use super::events::EVENTS_NAME;
 use crate::Error;
 use crate::record::{ForecastRow, ProposalRow, ScoreRow, SuiteRow};
 
@@ -23,6 +22,8 @@ pub(super) const RAW_SCHEME: &str = "raw";
 pub(super) const ANNEALED_SCHEME: &str = "annealed";
 /// The scheme in the line of a forecast.
 pub(super) const FORECAST_SCHEME: &str = "forecast";
+/// Folder of the event file, in a watcher's folder.
+pub(super) const EVENTS_NAME: &str = "tensorboard";
 const RECORD_KIND: &str = "thalweg-watch";
 const RECORD_VERSION: u64 = 1;
 const RECORD_FILE: OwnKind<'_> = OwnKind::json("the record of a watcher", RECORD_KIND);

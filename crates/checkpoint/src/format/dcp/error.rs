@@ -2,7 +2,7 @@
 
 use thalweg_tensor::{CoverFault, Dtype, Shape, display_name};
 
-use crate::format::model_key::KeyFault;
+use crate::format::key_fault::KeyFault;
 use crate::index::FileNameFault;
 use crate::pickle::PickleError;
 

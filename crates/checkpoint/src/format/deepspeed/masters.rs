@@ -11,9 +11,9 @@ use thalweg_tensor::{Dtype, Piece, Shape, TensorEntry, display_name, to_index};
 
 use super::super::flat::pieces_of_run;
 use super::super::torch::most_names;
-use super::super::torch::tensor::{Found, TensorSpec, read_tensor};
+use super::super::torch::tensor::{Found, read_tensor};
 use super::steps::{check_steps, note_step};
-use super::{Opened, RankFiles, entries_of, finish, first_model};
+use super::{Opened, RankFiles, entries_of, finish, first_model, groups_of_state, place_of, state_of};
 use crate::error::UnfinishedFault;
 use crate::format::{Findings, FormatContent};
 use crate::optimizer_state::MOMENT_NAMES;
@@ -151,11 +151,6 @@ fn read_shape(name: Value<'_>, shape: Value<'_>) -> Option<(String, Shape)> {
     Some((name.as_text()?.to_owned(), shape))
 }
 
-pub(super) fn state_of(rank: &Opened) -> Result<Value<'_>, Error> {
-    let state = rank.root().get("optimizer_state_dict");
-    state.filter(|state| state.is_dict()).ok_or_else(|| rank.broken("it holds no `optimizer_state_dict`"))
-}
-
 /// Opens the files of all ranks; the error lists every missing rank.
 fn open_ranks(storage: &Arc<dyn Storage>, files: &RankFiles, model: &Opened) -> Result<Vec<Opened>, Error> {
     let highest = files.optimizer.keys().last().map_or(0, |rank| rank + 1);
@@ -168,14 +163,6 @@ fn open_ranks(storage: &Arc<dyn Storage>, files: &RankFiles, model: &Opened) -> 
         return Err(Error::Unfinished { path: files.folder.clone(), faults });
     }
     files.optimizer.values().map(|name| Opened::open(storage, &files.path(name), name)).collect()
-}
-
-/// What the optimizer of a rank keeps for each of its flat vectors: a dictionary by their numbers, or a list.
-pub(super) fn groups_of_state(rank: &Opened) -> Result<Option<Value<'_>>, Error> {
-    let state = state_of(rank)?;
-    // Of ZeRO-1 and 2, and of ZeRO-3.
-    let base = state.get("base_optimizer_state").or_else(|| state.get("optimizer_state_dict"));
-    Ok(base.map(|base| base.get("state").unwrap_or(base)))
 }
 
 /// The names of the moments that a rank's optimizer keeps.
@@ -196,11 +183,6 @@ fn flat_vector(rank: &Opened, value: Value<'_>, kind: Kind) -> Result<FlatVector
     }
     let n_elements = spec.shape.0[0];
     Ok(FlatVector { offset: place_of(rank, &spec)?, n_elements })
-}
-
-pub(super) fn place_of(rank: &Opened, spec: &TensorSpec<'_>) -> Result<u64, Error> {
-    let piece = rank.torch.locate(&*rank.file.reader, 0, spec);
-    piece.map(|piece| piece.offset).map_err(|error| super::refuse(&rank.file.path, error.of("a share of the masters")))
 }
 
 fn vectors(rank: &Opened, (stage, kind): (Stage, Kind)) -> Result<Vec<FlatVector>, Error> {

@@ -15,6 +15,7 @@ use thalweg_storage::Storage;
 use thalweg_tensor::TensorEntry;
 
 use super::torch::error::TorchError;
+use super::torch::tensor::TensorSpec;
 use super::torch::{TorchFile, content_of, entry_of};
 use super::{Findings, Format, FormatContent, OpenFile, Place};
 use crate::error::{UnfinishedFault, storage_error};
@@ -301,6 +302,24 @@ fn finish(
     findings.params = Some(params);
     let notes = vec![Note::ParamsChosen { params }];
     Ok(FormatContent { files, catalog, notes, findings, ..FormatContent::default() })
+}
+
+fn state_of(rank: &Opened) -> Result<Value<'_>, Error> {
+    let state = rank.root().get("optimizer_state_dict");
+    state.filter(|state| state.is_dict()).ok_or_else(|| rank.broken("it holds no `optimizer_state_dict`"))
+}
+
+/// What the optimizer of a rank keeps for each of its flat vectors: a dictionary by their numbers, or a list.
+fn groups_of_state(rank: &Opened) -> Result<Option<Value<'_>>, Error> {
+    let state = state_of(rank)?;
+    // Of ZeRO-1 and 2, and of ZeRO-3.
+    let base = state.get("base_optimizer_state").or_else(|| state.get("optimizer_state_dict"));
+    Ok(base.map(|base| base.get("state").unwrap_or(base)))
+}
+
+fn place_of(rank: &Opened, spec: &TensorSpec<'_>) -> Result<u64, Error> {
+    let piece = rank.torch.locate(&*rank.file.reader, 0, spec);
+    piece.map(|piece| piece.offset).map_err(|error| refuse(&rank.file.path, error.of("a share of the masters")))
 }
 
 /// The tensors of a dictionary of tensors, with their places in a file.

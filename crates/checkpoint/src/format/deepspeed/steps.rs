@@ -7,8 +7,7 @@ use thalweg_tensor::{Dtype, display_name};
 
 use super::super::stated_step::{StatedStep, compare_step, step_in_name};
 use super::super::torch::tensor::{Found, read_tensor};
-use super::masters::{groups_of_state, place_of};
-use super::{Opened, RankFiles, broken};
+use super::{Opened, RankFiles, broken, groups_of_state, place_of};
 use crate::error::storage_error;
 use crate::pickle::Value;
 use crate::{Error, Note};

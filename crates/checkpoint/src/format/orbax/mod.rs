@@ -23,12 +23,12 @@ use self::store::{Stored, Values, has_manifest, read_value, read_values, refuse}
 use self::tree::{TREE_NAME, Tree, read_tree};
 use self::zarr::{ArraySpec, Coding, ShardSpec, parse_version_2, parse_version_3};
 use super::tree_path::{Beside, choose_path, rest_of};
-use super::{Findings, Format, FormatContent, OpenFile, Place, Unreadable, UnstoredChunks};
+use super::{Findings, Format, FormatContent, OpenFile, Place, Unreadable};
 use crate::error::UnfinishedFault;
 use crate::format::model_key::{WHOLE_KEY, is_other_key};
 use crate::index::check_file_name;
 use crate::unpacked::{DecoderPool, Packed, PackedPart, Packing, Shard, UnpackedFile};
-use crate::{CatalogCache, Error, Note, ReadOptions};
+use crate::{CatalogCache, Error, Note, ReadOptions, UnstoredChunks};
 
 /// Name of the format.
 const FORMAT_NAME: &str = "orbax";
@@ -204,7 +204,7 @@ struct Selection {
 }
 
 /// Chooses the arrays below a key, or the only part of the tree that can be meant. Their names stay those of the tree.
-fn select(arrays: &[Array<'_>], key: Option<&str>) -> Result<Selection, super::model_key::KeyFault> {
+fn select(arrays: &[Array<'_>], key: Option<&str>) -> Result<Selection, super::key_fault::KeyFault> {
     let paths: Vec<Vec<&str>> = arrays.iter().map(|array| array.path.iter().map(String::as_str).collect()).collect();
     let tree: Vec<&[&str]> = paths.iter().map(Vec::as_slice).collect();
     let path = choose_path(&tree, key)?;

@@ -5,7 +5,7 @@ use thalweg_tensor::display_name;
 use super::archive::ArchiveError;
 use super::tensor::TensorFault;
 use crate::ZipError;
-use crate::format::model_key::KeyFault;
+use crate::format::key_fault::KeyFault;
 use crate::pickle::PickleError;
 
 /// Why a torch.save file is refused. The caller adds the path.

@@ -9,7 +9,8 @@ use std::collections::HashSet;
 use super::error::TorchError;
 use super::tensor::{Found, TensorSpec, is_tensor, read_tensor};
 use crate::ReadOptions;
-use crate::format::model_key::{self, KeyFault, WHOLE_KEY, choose_branch, strip_names};
+use crate::format::key_fault::KeyFault;
+use crate::format::model_key::{self, WHOLE_KEY, choose_branch, strip_names};
 use crate::optimizer_state::{is_moment, is_optimizer_key, is_optimizer_state};
 use crate::pickle::Value;
 

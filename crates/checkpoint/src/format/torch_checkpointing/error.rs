@@ -48,7 +48,7 @@ pub enum TcError {
     },
     /// The item is ambiguous or does not exist.
     #[error(transparent)]
-    Key(#[from] crate::format::model_key::KeyFault),
+    Key(#[from] crate::format::key_fault::KeyFault),
     /// Pieces of tensors without metadata that describes them.
     #[error(
         "item `{}` is in {n_ranks} files of pieces, and there is no `metadata.pkl` that says how they belong together",
@@ -91,7 +91,7 @@ impl TcError {
             Self::NoMetadata { .. } => Some(
                 "copy `metadata.pkl` from the first checkpoint that the same process saved: it describes the later ones, too",
             ),
-            Self::Key(_) => Some(crate::format::model_key::KeyFault::HINT),
+            Self::Key(_) => Some(crate::format::key_fault::KeyFault::HINT),
             _ => None,
         }
     }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use thalweg_tensor::{AccessError, Dtype, TensorCatalog, TensorEntry, display_name, to_index};
 
+use super::Checkpoint;
+use crate::CatalogCache;
 use crate::block_scaled::{BlockScaled, ScaledWeight};
-use crate::{CatalogCache, Checkpoint};
 
 /// What is listed in place of the stored tensors.
 #[derive(Debug)]

@@ -4,12 +4,10 @@ use num_bigint::BigInt;
 use thalweg_tensor::kernel::{NonFinitePolicy, SumFault, SumSpec, WeightedSum, widen_into};
 use thalweg_tensor::{Dtype, display_name, to_index};
 
-use super::delta::RowScratch;
-use super::prepare::{DeltaWork, RuleWork};
-use super::scan::Scan;
-use crate::combine::{Piece, TensorStats, Worker};
+use super::{Piece, TensorStats, Worker};
 use crate::context::RunContext;
 use crate::error::Error;
+use crate::rule::{DeltaWork, RowScratch, RuleWork, Scan};
 
 /// Buffers of one worker for rules, and the sum of the tensor that it is in.
 #[derive(Default)]

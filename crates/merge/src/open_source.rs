@@ -1,0 +1,63 @@
+//! A source that is open, with the name that messages use.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use thalweg_checkpoint::Checkpoint;
+
+use crate::context::RunContext;
+use crate::error::Error;
+use crate::plan::MergePlan;
+use crate::receipt::SourceFile;
+use thalweg_checkpoint::ReadOptions;
+
+/// A source with the name that messages use.
+#[derive(Debug)]
+pub struct OpenSource {
+    /// Path as the plan gives it.
+    pub path: PathBuf,
+    /// Optimizer steps done, if known.
+    pub step: Option<u64>,
+    /// The open checkpoint.
+    pub checkpoint: Arc<Checkpoint>,
+}
+
+impl OpenSource {
+    pub(crate) fn label(&self) -> String {
+        self.step.map_or_else(|| format!("`{}`", self.path.display()), |step| format!("step {step}"))
+    }
+}
+
+/// Size and times of a source's files.
+pub(crate) fn source_files(source: &OpenSource) -> Vec<SourceFile> {
+    source.checkpoint.files().iter().map(|file| SourceFile::new(&file.name, &file.info)).collect()
+}
+
+/// Opens every source of the plan, unless the pool has it open: headers only.
+///
+/// # Errors
+/// As opening a checkpoint.
+pub fn open_sources(plan: &MergePlan, run: &RunContext<'_>) -> Result<Vec<OpenSource>, Error> {
+    let paths = plan.source_paths();
+    let step_of = |path: &PathBuf| {
+        let mut sources = plan.outputs.iter().flat_map(|output| &output.sources);
+        sources.find(|source| source.path == *path).and_then(|source| source.step)
+    };
+    let sums: std::collections::BTreeSet<&PathBuf> = plan
+        .outputs
+        .iter()
+        .flat_map(|output| &output.sources)
+        .filter(|source| source.is_sum)
+        .map(|source| &source.path)
+        .collect();
+    let (of_sums, of_others): (Vec<PathBuf>, Vec<PathBuf>) =
+        paths.iter().cloned().partition(|path| sums.contains(path));
+    let mut opened_sums = run.pool.open_all(&of_sums, &ReadOptions::default()).into_iter();
+    let mut opened = run.pool.open_all(&of_others, &plan.reading()).into_iter();
+    let checkpoints: Vec<_> =
+        paths.iter().filter_map(|path| if sums.contains(path) { opened_sums.next() } else { opened.next() }).collect();
+    let open = |(path, checkpoint): (PathBuf, Result<_, thalweg_checkpoint::Error>)| {
+        Ok(OpenSource { step: step_of(&path), path, checkpoint: checkpoint? })
+    };
+    paths.into_iter().zip(checkpoints).map(open).collect()
+}

@@ -1,0 +1,126 @@
+//! `cargo xtask dist [TARGET]`: the archive that is published.
+//!
+//! `target/dist/thalweg-VERSION-TARGET.tar.gz` holds the program, shell completions, man pages and the documents beside
+//! them, and a file with its SHA-256 is put next to it. The same tree, toolchain and target make the same bytes.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use sha2::{Digest, Sha256};
+
+use crate::check::{root, say};
+
+/// Files of the repository that travel with the program.
+const DOCUMENTS: [&str; 5] = ["README.md", "CHANGELOG.md", "CITATION.cff", "LICENSE-APACHE", "LICENSE-MIT"];
+/// Shell and name of its completions.
+const COMPLETIONS: [(&str, &str); 3] = [("bash", "thalweg.bash"), ("zsh", "_thalweg"), ("fish", "thalweg.fish")];
+
+/// Builds and packs for a target, or for this machine.
+pub(crate) fn run(target: Option<&str>) -> Result<(), String> {
+    let root = root();
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--locked", "--profile", "dist", "--package", "thalweg-cli"]).current_dir(&root);
+    build.args(target.map(|target| format!("--target={target}")));
+    succeed(&mut build)?;
+
+    let built = root.join("target").join(target.unwrap_or_default()).join("dist/thalweg");
+    let target = target.map_or_else(this_machine, |target| Ok(target.to_owned()))?;
+    let name = format!("thalweg-{}-{target}", env!("CARGO_PKG_VERSION"));
+    let packed = root.join("target/dist");
+    let folder = packed.join(&name);
+    remove(&folder)?;
+    create(&folder)?;
+    copy(&built, &folder.join("thalweg"))?;
+    for document in DOCUMENTS {
+        copy(&root.join(document), &folder.join(document))?;
+    }
+    generate(&built, &folder)?;
+    pack(&packed, &name)
+}
+
+/// Completions and man pages, by the program itself.
+fn generate(program: &Path, folder: &Path) -> Result<(), String> {
+    create(&folder.join("completions"))?;
+    for (shell, file) in COMPLETIONS {
+        let text = output(Command::new(program).args(["generate", "completions", shell]))?;
+        write(&folder.join("completions").join(file), &text)?;
+    }
+    create(&folder.join("man"))?;
+    man_pages(program, &[], &folder.join("man"))
+}
+
+/// The page of a command, and those of the commands below it, which it names.
+fn man_pages(program: &Path, command: &[&str], folder: &Path) -> Result<(), String> {
+    let page = output(Command::new(program).args(["generate", "man"]).args(command))?;
+    let own_name = std::iter::once("thalweg").chain(command.iter().copied()).collect::<Vec<_>>().join("-");
+    write(&folder.join(format!("{own_name}.1")), &page)?;
+    let named = String::from_utf8_lossy(&page).replace("\\-", "-");
+    let below = named.lines().filter_map(|line| line.strip_suffix("(1)")?.strip_prefix(&own_name)?.strip_prefix('-'));
+    for name in below {
+        man_pages(program, &[command, &[name]].concat(), folder)?;
+    }
+    Ok(())
+}
+
+/// One archive of a folder, and its SHA-256.
+fn pack(packed: &Path, name: &str) -> Result<(), String> {
+    let archive = packed.join(format!("{name}.tar.gz"));
+    // Nothing of the machine or the hour is in the archive.
+    let mut tar = Command::new("tar");
+    tar.args(["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "--mode=go-w"]);
+    tar.args(["--use-compress-program=gzip -9 -n", "--create", "--file"]).arg(&archive);
+    succeed(tar.arg("--directory").arg(packed).arg(name))?;
+    let bytes = fs::read(&archive).map_err(|error| format!("{}: {error}", archive.display()))?;
+    let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    write(&packed.join(format!("{name}.tar.gz.sha256")), format!("{digest}  {name}.tar.gz\n").as_bytes())?;
+    let len_bytes = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
+    say(&format!(
+        "{}: {} bytes, the program in it {} bytes",
+        archive.display(),
+        bytes.len(),
+        len_bytes(&packed.join(name).join("thalweg"))
+    ));
+    Ok(())
+}
+
+/// The target that the compiler builds for by itself.
+fn this_machine() -> Result<String, String> {
+    let text = output(Command::new("rustc").args(["--print", "host-tuple"]))?;
+    Ok(String::from_utf8_lossy(&text).trim().to_owned())
+}
+
+fn succeed(command: &mut Command) -> Result<(), String> {
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{command:?} failed: {status}")),
+        Err(error) => Err(format!("{command:?} cannot be started: {error}")),
+    }
+}
+
+fn output(command: &mut Command) -> Result<Vec<u8>, String> {
+    match command.output() {
+        Ok(output) if output.status.success() => Ok(output.stdout),
+        Ok(output) => Err(format!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr))),
+        Err(error) => Err(format!("{command:?} cannot be started: {error}")),
+    }
+}
+
+fn remove(folder: &Path) -> Result<(), String> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(format!("{}: {error}", folder.display())),
+        _ => Ok(()),
+    }
+}
+
+fn create(folder: &Path) -> Result<(), String> {
+    fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), String> {
+    fs::copy(from, to).map(|_| ()).map_err(|error| format!("{}: {error}", from.display()))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    fs::write(path, bytes).map_err(|error| format!("{}: {error}", path.display()))
+}
