@@ -181,14 +181,7 @@ impl fmt::Display for Note {
             Self::KeyChosen { key } => write!(f, "the tensors under key `{}` are read", display_name(key)),
             Self::OtherKeys { keys, lone } => write_other_keys(f, keys, lone),
             Self::ChunksNotStored { arrays } => write_unstored(f, arrays),
-            Self::OtherStep { file, step, wanted: (wanted, witness) } => {
-                let file = display_name(file);
-                write!(
-                    f,
-                    "`{file}` is from step {step}, and {witness} says {wanted}: the files may be of two saves, and training \
-                     that resumes with `{file}` counts from step {step}"
-                )
-            }
+            Self::OtherStep { file, step, wanted } => write_other_step(f, (file, *step), *wanted),
             Self::NewerThanMetadata { files, n_older } => write_newer(f, files, *n_older),
             Self::RanksNotRecorded { n_ranks } => write!(
                 f,
@@ -230,6 +223,19 @@ impl fmt::Display for Note {
             }
         }
     }
+}
+
+fn write_other_step(
+    f: &mut fmt::Formatter<'_>,
+    (file, step): (&str, u64),
+    (wanted, witness): (u64, StepWitness),
+) -> fmt::Result {
+    let file = display_name(file);
+    write!(
+        f,
+        "`{file}` is from step {step}, and {witness} says {wanted}: the files may be of two saves, and training that \
+         resumes with `{file}` counts from step {step}"
+    )
 }
 
 fn write_unstored(f: &mut fmt::Formatter<'_>, arrays: &[UnstoredChunks]) -> fmt::Result {

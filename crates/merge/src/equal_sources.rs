@@ -1,4 +1,5 @@
-//! Sources that turned out to hold the same bytes: a checkpoint that was copied to the name of another step counts twice.
+//! Sources that turned out to hold the same bytes: a checkpoint that was copied to the name of another step counts
+//! twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 

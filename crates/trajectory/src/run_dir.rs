@@ -54,8 +54,8 @@ pub struct RunDir {
 impl RunDir {
     /// Lists a run folder, or a repository of a local Hugging Face cache, and looks at each checkpoint's headers.
     ///
-    /// Temporary names (`tmp-`, `.tmp`, `*.thalweg-partial`, hidden) and other names are ignored. So is a link to another
-    /// checkpoint of the same folder: `latest`, or one whose own name has a step.
+    /// Temporary names (`tmp-`, `.tmp`, `*.thalweg-partial`, hidden) and other names are ignored. So is a link to
+    /// another checkpoint of the same folder: `latest`, or one whose own name has a step.
     ///
     /// A merge in the folder has a receipt and is never part of the run. With a pattern, only the names that match it
     /// are checkpoints. Names that count epochs are checkpoints only if no name has a step.
@@ -181,8 +181,8 @@ struct SplitNames {
     ignored_epochs: Vec<String>,
 }
 
-/// Takes out links to other checkpoints of the same folder, whose names it returns: they would count twice, once at a step
-/// at which nothing was saved.
+/// Takes out links to other checkpoints of the same folder, whose names it returns: they would count twice, once at a
+/// step at which nothing was saved.
 fn without_links(
     storage: &Arc<dyn Storage>,
     folder: &Path,

@@ -196,7 +196,7 @@ fn hints_about_experts_can_be_followed() {
     answer.refused(&["name the base that the experts were trained from", "`--drop wide`"]);
     assert!(!answer.stderr.contains("window"), "{answer:?}");
     wide.run(&format!("{TIES} --drop wide")).done(&[]);
-    // Two paths of different models are no window either.
+    // Two paths of different models do not make a window either.
     let scene = Scene::new(&[]);
     TinyCheckpoint::llama(Dtype::F32, 1.0).write_to_disk(&scene.path("run/checkpoint-100"));
     TinyCheckpoint::new().tensor("w", Dtype::F32, &[2], &[1.0; 2]).write_to_disk(&scene.path("other-200"));

@@ -147,8 +147,8 @@ impl<'a> Watcher<'a> {
     /// Opens the folder of a watcher, made if it is missing, and its record.
     ///
     /// # Errors
-    /// `Request` for windows that mean nothing, a folder that is the run's, or scores by another evaluator; `Storage`, `Locked` where another
-    /// watcher is at work.
+    /// `Request` for windows that mean nothing, a folder that is the run's, or scores by another evaluator; `Storage`,
+    /// `Locked` where another watcher is at work.
     pub fn open(
         request: WatchRequest,
         execute: ExecuteOptions,

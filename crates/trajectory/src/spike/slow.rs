@@ -150,8 +150,8 @@ impl Rises<'_> {
 
     /// Records a rise from the lowest level to where it was noticed, if a ramp fits. Returns the block to continue at.
     ///
-    /// On a flat stretch the lowest level may be far before the foot of the rise, so far that no level is left before it.
-    /// Then the rise begins after the last level that is nearly as low.
+    /// On a flat stretch the lowest level may be far before the foot of the rise, so far that no level is left before
+    /// it. Then the rise begins after the last level that is nearly as low.
     fn take(&mut self, (lowest, last_low): (usize, usize), noticed: usize, low: f64) -> usize {
         let n_block = self.n_block;
         let ends = self.known.iter().chain(&self.found).map(|one| one.end.unwrap_or(one.last + 1).div_ceil(n_block));

@@ -277,7 +277,8 @@ impl<'a> LogBuilder<'a> {
         self.values[LogField::Loss.index()].map(|loss| loss.column.id)
     }
 
-    /// Gives a record its step by counting, if the user said how far apart losses are. A step that it has does not count.
+    /// Gives a record its step by counting, if the user said how far apart losses are. A step that it has does not
+    /// count.
     fn count_step(&mut self) {
         let Some(log_every) = self.log_every else { return };
         let has_loss = self.values[LogField::Loss.index()].is_some();
