@@ -18,11 +18,10 @@ mod score;
 mod study;
 mod watcher;
 
-pub use events::EVENTS_NAME;
 pub use forecast::WatchForecast;
 pub use keep::{Heartbeat, KeepOptions, MakeEvaluator, OnceScores, WatchNews, keep_watching, score_once};
 pub use notice::{Bests, NewBest, Notice, NoticeEvent, TargetCrossing};
-pub use record::{RECORD_NAME, WatchEvent, WatchRow, read_watch_record};
+pub use record::{EVENTS_NAME, RECORD_NAME, WatchEvent, WatchRow, read_watch_record};
 pub use request::{WatchEnds, WatchRequest};
 pub use score::UnscoredModel;
 pub use study::{RUN_FACTS_NAME, study_of_watch};

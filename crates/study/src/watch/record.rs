@@ -23,7 +23,7 @@ pub(super) const ANNEALED_SCHEME: &str = "annealed";
 /// The scheme in the line of a forecast.
 pub(super) const FORECAST_SCHEME: &str = "forecast";
 /// Folder of the event file, in a watcher's folder.
-pub(super) const EVENTS_NAME: &str = "tensorboard";
+pub const EVENTS_NAME: &str = "tensorboard";
 const RECORD_KIND: &str = "thalweg-watch";
 const RECORD_VERSION: u64 = 1;
 const RECORD_FILE: OwnKind<'_> = OwnKind::json("the record of a watcher", RECORD_KIND);
