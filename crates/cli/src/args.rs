@@ -41,8 +41,8 @@ pub(crate) use self::parse::{lacking_options, parse_arguments};
 pub(crate) use self::rule::{RuleArgs, word};
 pub(crate) use self::serve::{ServeArgs, ServeAtArgs};
 pub(crate) use self::study::{
-    CurveChoice, DataChoice, ForecastArgs, InitArgs, KeepChoice, MomentsChoice, RawChoice, RecoverArgs, ScoringArgs,
-    StartChoice, SweepArgs,
+    AnnealArgs, CurveChoice, DataChoice, ForecastArgs, InitArgs, KeepChoice, MomentsChoice, RawChoice, RecoverArgs,
+    ScoringArgs, StartChoice, SweepArgs,
 };
 pub(crate) use self::watch::{ServePort, WatchArgs};
 use crate::options::{ByteSize, Count, parse_positive, parse_whole};
@@ -577,7 +577,7 @@ pub(crate) struct DemoArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
-    /// Folder of a demo or study, which holds `study.json`, or of a watcher
+    /// Folder of a demo, a study or a watcher; or one that holds several, whose runs are compared
     #[arg(value_name = "DIR")]
     pub(crate) path: PathBuf,
     /// The page [default: DIR/report.html]

@@ -3,6 +3,7 @@
 mod args;
 mod command;
 mod error;
+mod eval_requests;
 mod host;
 mod messages;
 mod meter;
@@ -14,6 +15,7 @@ mod run;
 mod scoring;
 mod serve;
 mod share_env;
+mod shell;
 mod stdout;
 mod store;
 mod svg;

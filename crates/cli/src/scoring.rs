@@ -17,13 +17,11 @@ use thalweg_study::record::{CostRow, SuiteRow};
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::args::ScoringArgs;
-use crate::command::eval_external::{Scratch, check_command, check_params, score_one, tell_refused};
+use crate::command::eval_external::{MAX_RESULTS_BYTES, Scratch, check_command, check_params, score_one, tell_refused};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
-
-/// The largest file of results that is read back.
-const MAX_RESULTS_BYTES: u64 = 256_000_000;
+use crate::options::Seconds;
 
 /// The suite that decides, and the one that reports, which share nothing.
 pub(crate) fn open_suites(
@@ -93,7 +91,8 @@ pub(crate) fn make_evaluator<'a>(
             check_command(command)?;
             let cache =
                 cache.unwrap_or_else(|| std::env::temp_dir().join(format!("thalweg-scores-{}", std::process::id())));
-            Ok(Box::new(CommandEvaluator { command: command.clone(), cache, run, messages, cost: CostRow::default() }))
+            let (command, limit, cost) = (command.clone(), args.eval_timeout, CostRow::default());
+            Ok(Box::new(CommandEvaluator { command, limit, cache, run, messages, cost }))
         }
         None => {
             let tokenizer = args.tokenizer.as_deref();
@@ -105,6 +104,7 @@ pub(crate) fn make_evaluator<'a>(
 /// Another program: merges are written for it, one at a time, and removed.
 struct CommandEvaluator<'a> {
     command: String,
+    limit: Option<Seconds>,
     cache: PathBuf,
     run: &'a RunContext<'a>,
     messages: &'a Messages,
@@ -112,8 +112,11 @@ struct CommandEvaluator<'a> {
 }
 
 impl CommandEvaluator<'_> {
-    fn failed(error: &Error) -> thalweg_study::Error {
-        thalweg_study::Error::Evaluator { what: error.to_string(), hint: error.hint() }
+    fn failed(error: Error) -> thalweg_study::Error {
+        match error {
+            Error::Merge(error @ thalweg_merge::Error::Interrupted) => error.into(),
+            error => thalweg_study::Error::Evaluator { what: error.to_string(), hint: error.hint() },
+        }
     }
 
     /// A name made of the command and the identity of every file that is read.
@@ -137,10 +140,10 @@ impl CommandEvaluator<'_> {
 
     fn score(&mut self, path: &Path, key: &Path) -> Result<Vec<ExternalScore>, thalweg_study::Error> {
         let storage = &self.run.storage;
-        let failed = |error: Error| Self::failed(&error);
+        let failed = Self::failed;
         check_params(path, path, (storage, &ReadOptions::default()), self.messages).map_err(failed)?;
         let scratch = Scratch::new(storage).map_err(failed)?;
-        let results = score_one(&self.command, path, path, &scratch.out(0), &**storage);
+        let results = score_one(&self.command, path, path, &scratch.out(0), (self.limit, self.run));
         scratch.close(results.is_ok(), self.messages);
         let results = results.map_err(failed)?;
         tell_refused(path, &results, self.messages);

@@ -102,6 +102,12 @@ pub enum Error {
         /// What to do.
         hint: Option<String>,
     },
+    /// Another program that was asked for scores and has not answered in time. Its answer is taken once it comes.
+    #[error("{what}")]
+    EvaluatorLate {
+        /// What was asked, and how far it is.
+        what: String,
+    },
     /// The system refuses to start threads.
     #[error("cannot start threads: {0}")]
     Threads(rayon::ThreadPoolBuildError),
@@ -210,6 +216,7 @@ impl Error {
             | Self::MeasureMissing { .. }
             | Self::TooFewDocuments { .. }
             | Self::Threads(_)
+            | Self::EvaluatorLate { .. }
             | Self::Bug { .. }
             | Self::NoCheckpoint => None,
             Self::CaseForm { .. } => {
@@ -238,6 +245,11 @@ impl Error {
             }
             Self::ReportKind { what, .. } => Some(format!("give {what}")),
         }
+    }
+
+    /// Whether another program may still answer.
+    pub fn is_late(&self) -> bool {
+        matches!(self, Self::EvaluatorLate { .. })
     }
 
     /// Whether somebody asked for a stop: what was done is kept.

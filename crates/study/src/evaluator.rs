@@ -3,7 +3,7 @@
 //! A study asks an [`Evaluator`]; [`crate::engine_evaluator`] scores in memory, a face may bring one that runs a
 //! command.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thalweg_eval::external::{ExternalScore, unpaired_gain};
@@ -46,6 +46,21 @@ pub struct ModelScores {
     pub tasks: Vec<TaskScore>,
 }
 
+/// A model on disk that is to be scored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelToScore {
+    /// Its folder or file.
+    pub path: PathBuf,
+    /// The scheme of a merge, or `raw`.
+    pub scheme: String,
+    /// The newest step in it.
+    pub end_step: u64,
+    /// Steps of its sources, oldest first.
+    pub steps: Vec<u64>,
+    /// Digest of its tensors, where known.
+    pub digest: Option<String>,
+}
+
 /// Gives scores and counts what they cost.
 pub trait Evaluator {
     /// What is scored on.
@@ -53,6 +68,14 @@ pub trait Evaluator {
 
     /// Tokens that one model takes; `None` where that is not known.
     fn tokens_per_model(&self) -> Option<u64>;
+
+    /// Hears which checkpoints will be scored one after the other, so that others can begin with all of them.
+    ///
+    /// # Errors
+    /// `Storage` where a request cannot be written.
+    fn announce(&mut self, _models: &[ModelToScore]) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Scores a checkpoint on disk.
     ///

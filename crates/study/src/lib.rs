@@ -9,6 +9,7 @@
 
 pub mod append;
 pub mod begin_record;
+pub mod compare_runs;
 pub mod demo;
 pub mod engine_evaluator;
 pub mod error;

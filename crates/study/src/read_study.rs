@@ -10,6 +10,8 @@ use crate::watch::{RECORD_NAME, RUN_FACTS_NAME, read_watch_record, study_of_watc
 
 /// The largest record that is read.
 const MAX_RECORD_BYTES: u64 = 256 << 20;
+/// Studies of one folder.
+const MAX_STUDIES: usize = 500;
 
 /// The files that a folder's study is made from, as they are now. Two equal values mean the same study.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +41,25 @@ pub fn find_study(storage: &dyn Storage, folder: &Path) -> Result<Option<StudyFi
     let found = StudyFiles { study: look(STUDY_NAME)?, watch: look(RECORD_NAME)?, run: look(RUN_FACTS_NAME)? };
     let is_any = found.study.is_some() || found.watch.is_some() || found.run.is_some();
     Ok(is_any.then_some(found))
+}
+
+/// The studies in the folders of a folder, by name; links, which may lead elsewhere, are left out.
+///
+/// # Errors
+/// `Storage`.
+pub fn find_studies_below(storage: &dyn Storage, folder: &Path) -> Result<Vec<(String, StudyFiles)>, Error> {
+    let mut found = Vec::new();
+    for entry in storage.list_folder(folder)? {
+        let path = folder.join(&entry.name);
+        if entry.kind != FileKind::Folder || storage.link_target(&path)?.is_some() {
+            continue;
+        }
+        found.extend(find_study(storage, &path)?.map(|files| (entry.name, files)));
+        if found.len() == MAX_STUDIES {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 /// The study in a folder: `study.json`, or the record of a watcher.

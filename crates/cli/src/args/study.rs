@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{ExecutionArgs, OutputArgs, RunArgs, SchemeArgs, SelectionArgs, StartTokenChoice};
-use crate::options::{ByteSize, Count, parse_whole};
+use crate::options::{ByteSize, Count, Seconds, parse_whole};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -80,24 +80,11 @@ of five spread over it. Exit code 1 says that the run does not support a forecas
 pub(crate) struct ForecastArgs {
     /// A run folder
     pub(crate) run_path: PathBuf,
-    /// Shape of the anneal
-    #[arg(long, value_enum, default_value_t = CurveChoice::Linear, value_name = "CURVE")]
-    pub(crate) anneal: CurveChoice,
-    /// Its length in steps [default: a tenth of the end step]
-    #[arg(long, value_name = "D", conflicts_with = "anneal_tokens")]
-    pub(crate) anneal_steps: Option<Count>,
-    /// Its length in tokens
-    #[arg(long, value_name = "D")]
-    pub(crate) anneal_tokens: Option<Count>,
-    /// Learning rate at its end, as a share of the peak
-    #[arg(long, value_name = "F", default_value_t = 0.0)]
-    pub(crate) anneal_floor: f64,
+    #[command(flatten)]
+    pub(crate) anneal: AnnealArgs,
     /// Where it ends [default: the newest checkpoint]
     #[arg(long, value_name = "S")]
     pub(crate) end_step: Option<Count>,
-    /// Learn from these cases of past anneals too
-    #[arg(long, value_name = "FILE")]
-    pub(crate) calibrate: Option<PathBuf>,
     /// The annealed checkpoint, where it was run: scored too, and compared
     #[arg(long, value_name = "CKPT")]
     pub(crate) truth: Option<PathBuf>,
@@ -111,6 +98,36 @@ pub(crate) struct ForecastArgs {
     pub(crate) scoring: ScoringArgs,
     #[command(flatten)]
     pub(crate) run: RunArgs,
+}
+
+/// Which anneal is asked about, and what is known about others.
+#[derive(Debug, Args, Clone)]
+#[command(next_help_heading = "Forecast")]
+pub(crate) struct AnnealArgs {
+    /// Shape of the anneal
+    #[arg(long, value_enum, default_value_t = CurveChoice::Linear, value_name = "CURVE")]
+    pub(crate) anneal: CurveChoice,
+    /// Its length in steps [default: a tenth of the end step]
+    #[arg(long, value_name = "D", conflicts_with = "anneal_tokens")]
+    pub(crate) anneal_steps: Option<Count>,
+    /// Its length in tokens
+    #[arg(long, value_name = "D")]
+    pub(crate) anneal_tokens: Option<Count>,
+    /// Learning rate at its end, as a share of the peak
+    #[arg(long, value_name = "F", default_value_t = 0.0)]
+    pub(crate) anneal_floor: f64,
+    /// Learn from these cases of past anneals too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) calibrate: Option<PathBuf>,
+}
+
+impl AnnealArgs {
+    /// Whether nothing was asked for.
+    pub(crate) fn is_default(&self) -> bool {
+        let Self { anneal, anneal_steps, anneal_tokens, anneal_floor, calibrate } = self;
+        let no_length = anneal_steps.is_none() && anneal_tokens.is_none();
+        *anneal == CurveChoice::Linear && no_length && *anneal_floor <= 0.0 && calibrate.is_none()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -134,6 +151,9 @@ pub(crate) struct ScoringArgs {
     /// Another program scores each checkpoint and writes its results to {out}
     #[arg(long, value_name = "CMD", conflicts_with = "suite")]
     pub(crate) eval_command: Option<String>,
+    /// End the command, with all that it started, if it takes longer than this for one model [default: no limit]
+    #[arg(long, value_name = "TIME", requires = "eval_command")]
+    pub(crate) eval_timeout: Option<Seconds>,
     /// The tokenizer.json to use [default: that of the checkpoint]
     #[arg(long, value_name = "FILE")]
     pub(crate) tokenizer: Option<PathBuf>,

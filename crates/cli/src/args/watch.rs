@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{ExecutionArgs, OutputArgs, RunArgs, ScoringArgs, ServeAtArgs};
+use super::{AnnealArgs, ExecutionArgs, OutputArgs, RunArgs, ScoringArgs, ServeAtArgs};
 use crate::notify::HookUrl;
 use crate::options::{Count, Seconds, parse_positive};
 
@@ -20,13 +20,23 @@ fn parse_port(text: &str) -> Result<ServePort, String> {
     text.parse().map(|port| ServePort(Some(port))).map_err(|_| format!("`{text}` is not a port; write 0 to 65535"))
 }
 
+fn parse_truth(text: &str) -> Result<(u64, PathBuf), String> {
+    let refuse =
+        || format!("`{text}` does not name a step and a checkpoint; write STEP:CKPT, such as 9000:annealed/step-9000");
+    let (step, path) = text.split_once(':').ok_or_else(refuse)?;
+    let Count(step) = step.parse().map_err(|_| refuse())?;
+    if path.is_empty() { Err(refuse()) } else { Ok((step, path.into())) }
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   thalweg watch runs/my-run --windows sma:10,wma:10 -o merged               beside the trainer, until Ctrl-C
   thalweg watch runs/my-run --windows sma:10 --suite suite.toml --hold -o merged
   thalweg watch runs/my-run --windows sma:10 --suite suite.toml --serve -o merged
+  thalweg watch runs/my-run --windows sma:10 --suite suite.toml --forecast --anneal-tokens 100B -o merged
   thalweg watch runs/my-run --windows sma:10,ema:0.2:20 --every 1000 --once -o merged
+  thalweg watch runs/my-run --windows sma:10 --eval-requests evals --eval-command 'score {checkpoint} {out}' -o merged
 
 Each merge is the one that `thalweg merge RUN --last N` would have made at that end. All that are missing
 are made by reading the run once. What is in DIR already is not made again; DIR/watch.jsonl lists it.
@@ -68,6 +78,21 @@ pub(crate) struct WatchArgs {
     /// Keep checkpoints that later windows need in DIR/held, by hard links, when the trainer prunes them
     #[arg(long)]
     pub(crate) hold: bool,
+    /// Have a worker elsewhere run the command: requests and results are files in this folder (docs/watch.md)
+    #[arg(long, value_name = "DIR", requires = "eval_command")]
+    pub(crate) eval_requests: Option<PathBuf>,
+    /// Once this file exists, make what is left and exit; workers are told that no request will follow
+    #[arg(long, value_name = "FILE", conflicts_with = "once")]
+    pub(crate) until: Option<PathBuf>,
+    /// At each end that is scored, forecast what an anneal that ended there would score
+    #[arg(long, conflicts_with = "eval_requests", help_heading = "Forecast")]
+    pub(crate) forecast: bool,
+    /// An anneal that was run and ended at this step: it is scored, and its forecast compared with it; repeatable
+    #[arg(long, value_name = "STEP:CKPT", value_parser = parse_truth, requires = "forecast", help_heading = "Forecast")]
+    pub(crate) truth: Vec<(u64, PathBuf)>,
+    /// Send a message when the forecast of the first score reaches this value
+    #[arg(long, value_name = "VALUE", requires = "forecast", help_heading = "Messages")]
+    pub(crate) target: Option<f64>,
     /// Send a JSON message to this address (http only) on a spike of the loss and on a new best score
     #[arg(long, value_name = "URL", help_heading = "Messages")]
     pub(crate) notify: Option<HookUrl>,
@@ -82,6 +107,8 @@ pub(crate) struct WatchArgs {
     pub(crate) serve: Option<ServePort>,
     #[command(flatten)]
     pub(crate) at: ServeAtArgs,
+    #[command(flatten)]
+    pub(crate) anneal: AnnealArgs,
     #[command(flatten)]
     pub(crate) scoring: ScoringArgs,
     #[command(flatten)]

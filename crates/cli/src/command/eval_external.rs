@@ -2,27 +2,35 @@
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 use thalweg_checkpoint::{ReadOptions, open_checkpoint_with};
 use thalweg_eval::check_sound;
 use thalweg_eval::external::{ExternalResults, ExternalScore, read_results, unpaired_gain};
+use thalweg_merge::context::RunContext;
 use thalweg_storage::{FileKind, Storage};
 use thalweg_tensor::shell_path;
 
 use crate::command::Outcome;
 use crate::error::Error;
-use crate::host::World;
+use crate::host::{SUMMING_MEMORY_BYTES, World};
 use crate::messages::Messages;
+use crate::options::Seconds;
+use crate::shell::run_shell;
 
 /// The largest file of results.
-const MAX_RESULTS_BYTES: u64 = 256_000_000;
+pub(crate) const MAX_RESULTS_BYTES: u64 = 256_000_000;
 /// Folders below `{out}` that are looked into: lm-evaluation-harness makes one named after the model.
 const MAX_DEPTH: usize = 2;
 
-pub(crate) fn run(command: &str, paths: &[PathBuf], world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(
+    command: &str,
+    limit: Option<Seconds>,
+    paths: &[PathBuf],
+    world: &World<'_>,
+    messages: &Messages,
+) -> Result<Outcome, Error> {
     check_command(command)?;
     let checkpoints = paths.iter().map(|path| world.resolve_checkpoint(path)).collect::<Result<Vec<_>, _>>()?;
     // All checkpoints are checked before the first is scored: scoring takes hours, and one full of NaNs must not get a
@@ -30,9 +38,9 @@ pub(crate) fn run(command: &str, paths: &[PathBuf], world: &World<'_>, messages:
     for (path, checkpoint) in paths.iter().zip(&checkpoints) {
         check_params(path, checkpoint, (&world.storage, &world.reading), messages)?;
     }
-    let scratch = Scratch::new(&world.storage)?;
+    let (scratch, cx) = (Scratch::new(&world.storage)?, world.quiet_context(SUMMING_MEMORY_BYTES));
     let score = |(i, (path, checkpoint)): (usize, (&PathBuf, &PathBuf))| {
-        score_one(command, path, checkpoint, &scratch.out(i), &*world.storage)
+        score_one(command, path, checkpoint, &scratch.out(i), (limit, &cx))
     };
     let all = paths.iter().zip(&checkpoints).enumerate().map(score).collect::<Result<Vec<_>, Error>>();
     scratch.close(all.is_ok(), messages);
@@ -183,18 +191,23 @@ impl Scratch {
     }
 }
 
+/// The command with a path for each mark.
+pub(crate) fn fill_command(command: &str, paths: &[(&str, &Path)]) -> String {
+    paths.iter().fold(command.to_owned(), |line, (mark, path)| line.replace(mark, &shell_path(path)))
+}
+
 /// Runs the command on `checkpoint`, which messages call `path`, and reads what it wrote to `out`.
 pub(crate) fn score_one(
     command: &str,
     path: &Path,
     checkpoint: &Path,
     out: &Path,
-    storage: &dyn Storage,
+    (limit, cx): (Option<Seconds>, &RunContext<'_>),
 ) -> Result<ExternalResults, Error> {
-    let word = |path: &Path| shell_path(path);
-    let line = command.replace("{checkpoint}", &word(checkpoint)).replace("{out}", &word(out));
-    run_shell(&line, path)?;
-    let file = find_results(storage, out, 0)?.ok_or_else(|| {
+    let line = fill_command(command, &[("{checkpoint}", checkpoint), ("{out}", out)]);
+    run_shell(&line, path, limit, cx)?;
+    let storage = &*cx.storage;
+    let file = find_results(storage, out)?.ok_or_else(|| {
         Error::usage_with_hint(
             format!("the command succeeded for `{}` but wrote no JSON file to {{out}}", path.display()),
             "make it write one to `{out}` itself, or into a folder of that name",
@@ -203,18 +216,12 @@ pub(crate) fn score_one(
     Ok(read_results(&storage.read_file(&file, MAX_RESULTS_BYTES)?, &file)?)
 }
 
-fn run_shell(line: &str, path: &Path) -> Result<(), Error> {
-    // What the command prints is for people; standard output is kept for our own result.
-    let child = Command::new("sh").arg("-c").arg(line).stdin(Stdio::null()).stdout(std::io::stderr()).status();
-    match child {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(Error::usage(format!("the command failed for `{}`: {status}", path.display()))),
-        Err(error) => Err(Error::usage(format!("the shell `sh` cannot be started: {error}"))),
-    }
+/// The file itself, or the last JSON file by name in a folder. Files whose names begin with `results` take precedence.
+pub(crate) fn find_results(storage: &dyn Storage, path: &Path) -> Result<Option<PathBuf>, Error> {
+    find_results_at(storage, path, 0)
 }
 
-/// The file itself, or the last JSON file by name in a folder. Files whose names begin with `results` take precedence.
-fn find_results(storage: &dyn Storage, path: &Path, depth: usize) -> Result<Option<PathBuf>, Error> {
+fn find_results_at(storage: &dyn Storage, path: &Path, depth: usize) -> Result<Option<PathBuf>, Error> {
     let kind = match storage.file_info(path) {
         Ok(info) => info.kind,
         Err(error) if error.is_not_found() => return Ok(None),
@@ -229,7 +236,7 @@ fn find_results(storage: &dyn Storage, path: &Path, depth: usize) -> Result<Opti
         return Ok(Some(path.join(&last.name)));
     }
     for folder in entries.iter().filter(|entry| entry.kind == FileKind::Folder && depth < MAX_DEPTH) {
-        if let Some(found) = find_results(storage, &path.join(&folder.name), depth + 1)? {
+        if let Some(found) = find_results_at(storage, &path.join(&folder.name), depth + 1)? {
             return Ok(Some(found));
         }
     }

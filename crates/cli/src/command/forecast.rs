@@ -12,7 +12,7 @@ use thalweg_study::record::{CostRow, ForecastRow};
 use thalweg_tensor::{shell_path, shell_word};
 use thalweg_trajectory::{Extent, Step, Tokens};
 
-use crate::args::{CurveChoice, ForecastArgs};
+use crate::args::{AnnealArgs, CurveChoice, ForecastArgs};
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{SUMMING_MEMORY_BYTES, World, command_line};
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
     let resolver = world.resolver();
     let cx = world.quiet_context(SUMMING_MEMORY_BYTES);
     let meter = Meter::new(messages, "scoring {wide_bar} {msg}");
-    let own = args.calibrate.as_deref().map(|path| read_case_file(&*world.storage, path)).transpose()?;
+    let own = args.anneal.calibrate.as_deref().map(|path| read_case_file(&*world.storage, path)).transpose()?;
     let options = ForecastOptions {
         title: format!("Forecast for {}", args.run_path.display()),
         command: command_line(),
@@ -68,10 +68,15 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
 }
 
 fn question(args: &ForecastArgs) -> AnnealQuestion {
+    AnnealQuestion { end_step: args.end_step.map(|step| step.0), ..anneal_question(&args.anneal) }
+}
+
+/// The anneal that is asked about, wherever it ends.
+pub(super) fn anneal_question(args: &AnnealArgs) -> AnnealQuestion {
     let steps = args.anneal_steps.map(|steps| Extent::Steps(Step(steps.0)));
     let tokens = || args.anneal_tokens.map(|tokens| Extent::Tokens(Tokens(tokens.0)));
     AnnealQuestion {
-        end_step: args.end_step.map(|step| step.0),
+        end_step: None,
         length: steps.or_else(tokens),
         curve: match args.anneal {
             CurveChoice::Linear => DecayCurve::Linear,

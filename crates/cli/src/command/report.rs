@@ -4,13 +4,15 @@ use std::path::Path;
 
 use serde_json::json;
 use thalweg_storage::publish::publish_file;
+use thalweg_study::compare_runs::{ComparedRun, RunComparison, RunForecasts, compare_runs};
 use thalweg_study::page::render_study;
-use thalweg_study::read_study::read_study;
+use thalweg_study::read_study::{StudyFiles, find_studies_below, find_study, read_study};
 use thalweg_study::record::StudyRecord;
 use thalweg_study::study_answer::answer_text;
 use thalweg_study::study_summary::summary_text;
 use thalweg_study::table::{TABLE_FILE, TABLE_NAME, to_csv};
 use thalweg_study::write_study::{PAGE_FILE, PAGE_NAME};
+use thalweg_tensor::counted;
 use thalweg_trajectory::check_new_document;
 
 use crate::args::ReportArgs;
@@ -20,6 +22,12 @@ use crate::host::World;
 use crate::messages::Messages;
 
 pub(crate) fn run(args: &ReportArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    if find_study(&*world.storage, &args.path)?.is_none() {
+        let below = find_studies_below(&*world.storage, &args.path)?;
+        if !below.is_empty() {
+            return compare(args, &below, world, messages);
+        }
+    }
     let study = read_study(&*world.storage, &args.path)?;
     let page = args.out.clone().unwrap_or_else(|| args.path.join(PAGE_NAME));
     // The table is written beside the record, wherever the page goes.
@@ -31,6 +39,45 @@ pub(crate) fn run(args: &ReportArgs, world: &World<'_>, messages: &Messages) -> 
     let summary = summary_text(&study);
     messages.text(&format!("{summary}\nThe page is `{}`, the table `{}`.\n", page.display(), table.display()));
     Ok(Outcome::Done)
+}
+
+/// How the runs of several studies compare if all were annealed.
+fn compare(
+    args: &ReportArgs,
+    below: &[(String, StudyFiles)],
+    world: &World<'_>,
+    messages: &Messages,
+) -> Result<Outcome, Error> {
+    if args.out.is_some() {
+        let hint = "leave `--out` out for the comparison, or give the folder of one study";
+        return Err(Error::usage_with_hint("several studies have no page as one file", hint));
+    }
+    let mut runs = Vec::new();
+    for (name, _) in below {
+        runs.push(RunForecasts::of(name, &read_study(&*world.storage, &args.path.join(name))?));
+    }
+    let found = compare_runs(&runs);
+    messages.json(&json!({"kind": "thalweg-comparison", "version": 1, "comparisons": found}));
+    if found.is_empty() {
+        let n = counted(below.len(), "study");
+        messages.text(&format!("{n}: no two have forecasts of the same anneal at equal tokens (`watch --forecast`)\n"));
+        return Ok(Outcome::No);
+    }
+    messages.text(&found.iter().map(comparison_text).collect::<String>());
+    Ok(Outcome::Done)
+}
+
+fn comparison_text(one: &RunComparison) -> String {
+    let mut text = format!("{} {}, if annealed at {} {}\n", one.task, one.measure, one.at, one.unit);
+    for ComparedRun { name, value, interval_95: [low, high], gain_over_best, verdict } in &one.runs {
+        let gain = gain_over_best.map_or_else(String::new, |gain| {
+            let interval =
+                gain.interval_95.map_or_else(String::new, |[low, high]| format!(" ({low:+.4} to {high:+.4})"));
+            format!("  {:+.4}{interval}", gain.value)
+        });
+        text.push_str(&format!("  {name:<24} {value:>9.4}  95 %: {low:.4} to {high:.4}{gain}  {verdict}\n"));
+    }
+    text
 }
 
 /// What a study found, without its curves and scores, and where page and table are.

@@ -3,21 +3,27 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::json;
+use thalweg_study::evaluator::Evaluator;
+use thalweg_study::forecast::case::read_case_file;
 use thalweg_study::request::Resolver;
 use thalweg_study::watch::{
-    Bests, FailedMerge, KeepOptions, MakeEvaluator, Notice, WatchEnds, WatchNews, WatchPass, WatchRequest, WatchRow,
-    WatchedOutput, Watcher, keep_watching, score_once,
+    Bests, FailedMerge, KeepOptions, MakeEvaluator, Notice, OnceScores, TargetCrossing, UnscoredModel, WatchEnds,
+    WatchEvent, WatchForecast, WatchNews, WatchPass, WatchRequest, WatchRow, WatchedOutput, Watcher, keep_watching,
+    score_once,
 };
 use thalweg_tensor::counted;
 
 use crate::args::{ServePort, WatchArgs};
 use crate::command::Outcome;
 use crate::command::eval_external::check_command;
+use crate::command::forecast::anneal_question;
 use crate::command::merge::execute_options;
 use crate::command::serve::start;
 use crate::error::Error;
+use crate::eval_requests::{OpenRequests, RequestEvaluator, check_request_command, tell_workers_to_end};
 use crate::host::{World, command_line};
 use crate::messages::Messages;
 use crate::notify::{Notifier, Target};
@@ -35,12 +41,23 @@ pub(crate) fn run(args: &WatchArgs, world: &World<'_>, messages: &Messages) -> R
     let cx = world.context(args.execution.memory.0);
     // A run that does not exist yet may begin later.
     let run = if args.once { resolver.find(&args.run_path)? } else { find_or_wait(args, &resolver) };
-    let mut watcher = Watcher::open(request(args, run), execute_options(&args.execution), &resolver, &cx)?;
+    let mut watcher =
+        Watcher::open(request(args, run, (&resolver, world))?, execute_options(&args.execution), &resolver, &cx)?;
     let quiet = world.quiet_context(args.execution.memory.0);
     let folder = watcher.request().folder.clone();
+    let open_requests = OpenRequests::default();
     let make = |like: &Path| {
-        let from = (like, Some(&*folder));
-        let evaluator = make_evaluator(&args.scoring, &suites, from, (world.quiet_eval_context(), &quiet), messages);
+        let evaluator = match (&args.eval_requests, &args.scoring.eval_command) {
+            (Some(requests), Some(command)) => {
+                let (place, limit) = ((&**requests, &**command), args.scoring.eval_timeout);
+                RequestEvaluator::new(place, limit, &open_requests, (world, &quiet), messages)
+                    .map(|evaluator| Box::new(evaluator) as Box<dyn Evaluator>)
+            }
+            _ => {
+                let (from, contexts) = ((like, Some(&*folder)), (world.quiet_eval_context(), &quiet));
+                make_evaluator(&args.scoring, &suites, from, contexts, messages)
+            }
+        };
         evaluator.map_err(|error| thalweg_study::Error::Evaluator { what: error.to_string(), hint: error.hint() })
     };
     let make: Option<MakeEvaluator<'_>> = if is_scored(args) { Some(&make) } else { None };
@@ -48,11 +65,14 @@ pub(crate) fn run(args: &WatchArgs, world: &World<'_>, messages: &Messages) -> R
         let targets = args.notify.iter().cloned().map(Target::Hook);
         let targets = targets.chain(args.notify_command.iter().cloned().map(Target::Command)).collect();
         let notifier = Notifier::start(scope, targets, (world, messages));
-        let news = News { notifier, bests: Bests::of(watcher.rows()), request: watcher.request().clone(), world };
+        let rows = watcher.rows();
+        let forecasts = rows.iter().filter(|row| row.event == WatchEvent::Forecast).cloned().collect();
+        let (bests, target, request) = (Bests::of(rows), args.target, watcher.request().clone());
+        let news = News { notifier, bests, forecasts, target, request, world };
         if args.once {
             return watch_once(args, &mut watcher, make, (news, messages));
         }
-        watch_on(args, &mut watcher, make, (news, messages))
+        watch_on(args, &mut watcher, (make, &open_requests), (news, messages))
     })
 }
 
@@ -60,6 +80,9 @@ pub(crate) fn run(args: &WatchArgs, world: &World<'_>, messages: &Messages) -> R
 struct News<'a> {
     notifier: Option<Notifier<'a>>,
     bests: Bests,
+    /// Lines of forecasts so far, and the value that is worth a message.
+    forecasts: Vec<WatchRow>,
+    target: Option<f64>,
     request: WatchRequest,
     world: &'a World<'a>,
 }
@@ -77,13 +100,20 @@ impl News<'_> {
         if let Some(best) = self.bests.take(rows) {
             notifier.send(&Notice::of_best(best, &self.request, self.world.unix_seconds()));
         }
+        self.forecasts.extend(rows.iter().filter(|row| row.event == WatchEvent::Forecast).cloned());
+        let is_forecast = rows.iter().any(|row| row.event == WatchEvent::Forecast);
+        let crossing =
+            self.target.filter(|_| is_forecast).and_then(|target| TargetCrossing::find(&self.forecasts, target));
+        if let Some(crossing) = crossing {
+            notifier.send(&Notice::of_crossing(crossing, &self.request, self.world.unix_seconds()));
+        }
     }
 }
 
 fn watch_on(
     args: &WatchArgs,
     watcher: &mut Watcher<'_>,
-    make: Option<MakeEvaluator<'_>>,
+    (make, open_requests): (Option<MakeEvaluator<'_>>, &OpenRequests),
     (mut news, messages): (News<'_>, &Messages),
 ) -> Result<Outcome, Error> {
     let (world, folder) = (news.world, watcher.request().folder.clone());
@@ -93,17 +123,22 @@ fn watch_on(
         heartbeat_seconds: args.heartbeat.0,
         sleep: &|seconds| world.sleep(seconds),
         make_evaluator: make,
+        scoring_state: &|| open_requests.describe(&*world.storage),
+        is_over: &|| args.until.as_ref().is_some_and(|path| world.storage.file_info(path).is_ok()),
         tell: &mut |what| {
             world.clear_progress();
             match &what {
                 WatchNews::Looked(pass) => news.looked(pass),
                 WatchNews::Scored(rows) => news.scored(rows),
-                WatchNews::Trouble(_) | WatchNews::Heartbeat(_) => {}
+                _ => {}
             }
             tell(what, messages);
         },
     };
     keep_watching(watcher, options)?;
+    if let Some(requests) = &args.eval_requests {
+        tell_workers_to_end(requests, &*world.storage)?;
+    }
     Ok(Outcome::Done)
 }
 
@@ -130,19 +165,20 @@ fn watch_once(
     news.world.clear_progress();
     let pass = pass?;
     news.looked(&pass);
-    let mut scored = Vec::new();
+    let (mut scored, mut once) = (Vec::new(), OnceScores::default());
     if let Some(make) = make {
-        score_once(watcher, make, &mut |rows| {
+        once = score_once(watcher, make, &mut |rows| {
             news.scored(rows);
             scored.extend_from_slice(rows);
         })?;
     }
     let mut document = document(&pass);
     document["scored"] = json!(scored);
+    document["unscored"] = json!(once.failed.iter().map(unscored_row).collect::<Vec<_>>());
     messages.json(&document);
     messages.text(&table(args, &pass));
     messages.text(&score_lines(&scored));
-    finish(&pass, messages)
+    finish(&pass, &once, messages)
 }
 
 fn is_scored(args: &WatchArgs) -> bool {
@@ -159,13 +195,20 @@ fn check_options(args: &WatchArgs) -> Result<(), Error> {
             "`--every STEPS` takes multiples of a number of steps",
         ));
     }
+    if args.forecast && !is_scored(args) {
+        return Err(Error::usage_with_hint("what should be forecast?", "name a suite with `--suite FILE`"));
+    }
+    if !args.forecast && !args.anneal.is_default() {
+        return Err(Error::usage_with_hint("nothing is forecast without `--forecast`", "add `--forecast`"));
+    }
     if args.serve.is_none() && !args.at.is_default() {
         return Err(Error::usage_with_hint("nothing is served without `--serve`", "add `--serve`"));
     }
-    if let Some(command) = &args.scoring.eval_command {
-        check_command(command)?;
+    match (&args.scoring.eval_command, &args.eval_requests) {
+        (Some(command), Some(_)) => check_request_command(command),
+        (Some(command), None) => check_command(command),
+        (None, _) => Ok(()),
     }
-    Ok(())
 }
 
 /// The run's folder, or where it will be.
@@ -200,8 +243,22 @@ fn tell(news: WatchNews<'_>, messages: &Messages) {
             let hint = error.hint().map_or_else(String::new, |hint| format!(" ({hint})"));
             messages.note(format!("{error}{hint}; trying again"));
         }
+        WatchNews::Unscored(model) => {
+            messages.json_line(&json!({"kind": "thalweg-watch", "version": 1, "unscored": [unscored_row(model)]}));
+            tell_unscored(model, messages);
+        }
+        WatchNews::Late(error) => messages.note(error),
         WatchNews::Heartbeat(beat) => messages.progress_line(beat),
     }
+}
+
+fn unscored_row(model: &UnscoredModel) -> serde_json::Value {
+    json!({"name": model.name, "end_step": model.end_step, "error": model.error.to_string()})
+}
+
+fn tell_unscored(model: &UnscoredModel, messages: &Messages) {
+    let hint = model.error.hint().map_or_else(String::new, |hint| format!(" ({hint})"));
+    messages.note(format!("`{}` is not scored: {}{hint}", model.name, model.error));
 }
 
 /// A line for each end that has new merges.
@@ -223,15 +280,29 @@ fn made_lines(pass: &WatchPass) -> String {
 fn score_lines(rows: &[WatchRow]) -> String {
     let mut text = String::new();
     for row in rows {
+        let step = row.end_step;
+        for one in &row.forecasts {
+            let ([low, high], steps) = (one.interval_80, one.anneal_steps);
+            // Writing to a String cannot fail.
+            let _ = writeln!(
+                text,
+                "step {step}: if annealed here over {steps} steps: {} {} {:.4} (80 %: {low:.4} to {high:.4})",
+                one.task, one.measure, one.value
+            );
+        }
+        row.refused.iter().for_each(|why| text.push_str(&format!("step {step}: no forecast: {why}\n")));
         for score in &row.scores {
-            let model =
-                if row.scheme == "raw" { "raw".to_owned() } else { format!("{} of {}", row.scheme, row.n_checkpoints) };
+            let model = if row.n_checkpoints == 1 && ["raw", "annealed"].contains(&&*row.scheme) {
+                row.scheme.clone()
+            } else {
+                format!("{} of {}", row.scheme, row.n_checkpoints)
+            };
             let gain = score.gain.map_or_else(String::new, |gain| {
                 let interval =
                     gain.interval_95.map_or_else(String::new, |[low, high]| format!(" ({low:+.4} to {high:+.4})"));
                 format!(", gain {:+.4}{interval}", gain.value)
             });
-            let (step, task, measure) = (row.end_step, &score.task, &score.measure);
+            let (task, measure) = (&score.task, &score.measure);
             // Writing to a String cannot fail.
             let _ = writeln!(text, "step {step}: {model}: {task} {measure} {:.4}{gain}", score.value);
         }
@@ -239,13 +310,19 @@ fn score_lines(rows: &[WatchRow]) -> String {
     text
 }
 
-fn request(args: &WatchArgs, run: PathBuf) -> WatchRequest {
+fn request(
+    args: &WatchArgs,
+    run: PathBuf,
+    (resolver, world): (&Resolver<'_>, &World<'_>),
+) -> Result<WatchRequest, Error> {
     let ends = match args.every {
         Some(interval) => WatchEnds::Multiples(interval.get()),
         None if args.ends.is_empty() => WatchEnds::All,
         None => WatchEnds::Named(args.ends.clone()),
     };
-    WatchRequest {
+    let forecast = args.forecast.then(|| forecast(args, (resolver, world))).transpose()?;
+    Ok(WatchRequest {
+        forecast: forecast.map(Arc::new),
         run,
         command: command_line(),
         run_options: (&args.run).into(),
@@ -258,19 +335,40 @@ fn request(args: &WatchArgs, run: PathBuf) -> WatchRequest {
         scores: is_scored(args),
         holds: args.hold,
         folder: args.out.clone(),
-    }
+    })
 }
 
-/// Says which merges could not be made. They make the command fail, after the others were made.
-fn finish(pass: &WatchPass, messages: &Messages) -> Result<Outcome, Error> {
-    let Some(first) = pass.failed.first() else { return Ok(Outcome::Done) };
+fn forecast(args: &WatchArgs, (resolver, world): (&Resolver<'_>, &World<'_>)) -> Result<WatchForecast, Error> {
+    let read = |path: &Path| read_case_file(&*world.storage, path);
+    let own_cases = args.anneal.calibrate.as_deref().map(read).transpose()?.unwrap_or_default();
+    let truth = |(step, path): &(u64, PathBuf)| Ok::<_, Error>((*step, resolver.resolve_checkpoint(path)?));
+    let truths = args.truth.iter().map(truth).collect::<Result<_, Error>>()?;
+    Ok(WatchForecast { question: anneal_question(&args.anneal), own_cases, truths })
+}
+
+/// Says which merges could not be made, and which models could not be scored. Either makes the command fail, after the
+/// others were made.
+fn finish(pass: &WatchPass, once: &OnceScores, messages: &Messages) -> Result<Outcome, Error> {
     for failed in &pass.failed {
         messages.note(format!("`{}` could not be made: {}", failed.path.display(), failed.error));
     }
-    let n_all = pass.failed.len() + pass.outputs.len();
-    let what = format!("{} of {} could not be made", pass.failed.len(), counted(n_all, "merge"));
-    let hint = first.hint.clone().unwrap_or_else(|| "repair the checkpoints that are named, then rerun".to_owned());
-    Err(Error::usage_with_hint(what, hint))
+    once.failed.iter().for_each(|model| tell_unscored(model, messages));
+    once.late.iter().for_each(|error| messages.note(error));
+    if let Some(first) = pass.failed.first() {
+        let n_all = pass.failed.len() + pass.outputs.len();
+        let what = format!("{} of {} could not be made", pass.failed.len(), counted(n_all, "merge"));
+        let hint = first.hint.clone().unwrap_or_else(|| "repair the checkpoints that are named, then rerun".to_owned());
+        return Err(Error::usage_with_hint(what, hint));
+    }
+    if !once.failed.is_empty() {
+        let what = format!("{} could not be scored", counted(once.failed.len(), "model"));
+        return Err(Error::usage_with_hint(what, "rerun the command: it tries again, and keeps the merges"));
+    }
+    if !once.late.is_empty() {
+        let what = format!("the scores of {} have not come", counted(once.late.len(), "end"));
+        return Err(Error::usage_with_hint(what, "rerun the command later: it asks for nothing twice"));
+    }
+    Ok(Outcome::Done)
 }
 
 fn output_row(one: &WatchedOutput) -> serde_json::Value {

@@ -10,16 +10,15 @@ use std::time::{Duration, Instant};
 
 use thalweg_merge::context::TOOL;
 use thalweg_storage::{FileKind, Storage};
+use thalweg_study::compare_runs::{RunForecasts, compare_runs};
 use thalweg_study::page::{LivePage, StudyLink, render_links, render_live, render_study, render_waiting};
-use thalweg_study::read_study::{StudyFiles, find_study, read_study};
+use thalweg_study::read_study::{StudyFiles, find_studies_below, find_study, read_study};
 use thalweg_study::study_answer::answer_text;
 
 use crate::error::Error;
 
 /// What a page says before there is a record.
 const NOTHING_YET: [&str; 2] = ["Nothing is recorded yet.", "The page shows the first merge as soon as there is one."];
-/// Studies of one folder.
-const MAX_STUDIES: usize = 500;
 /// Files are looked at this often while a page is open.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
@@ -47,6 +46,7 @@ struct Shown {
     files: Option<StudyFiles>,
     page: Arc<LivePage>,
     link: StudyLink,
+    forecasts: Arc<RunForecasts>,
 }
 
 /// Where an address leads.
@@ -95,19 +95,7 @@ impl Site {
     }
 
     fn studies_below(&self) -> Result<Vec<(String, StudyFiles)>, Error> {
-        let mut found = Vec::new();
-        for entry in self.storage.list_folder(&self.folder)? {
-            let path = self.folder.join(&entry.name);
-            // A link may lead out of the folder.
-            if entry.kind != FileKind::Folder || self.storage.link_target(&path)?.is_some() {
-                continue;
-            }
-            found.extend(find_study(&*self.storage, &path)?.map(|files| (entry.name, files)));
-            if found.len() == MAX_STUDIES {
-                break;
-            }
-        }
-        Ok(found)
+        Ok(find_studies_below(&*self.storage, &self.folder)?)
     }
 
     /// Looks at the folder and makes the pages of what changed. What cannot be read now keeps its page.
@@ -130,10 +118,13 @@ impl Site {
             let page = if links.is_empty() {
                 render_waiting(&title, NOTHING_YET, TOOL)
             } else {
-                render_links(&title, &links, TOOL)
+                let forecasts: Vec<RunForecasts> =
+                    pages.values().map(|shown| RunForecasts::clone(&shown.forecasts)).collect();
+                render_links(&title, &links, &compare_runs(&forecasts), TOOL)
             };
             let link = StudyLink { name: String::new(), title, answer: String::new() };
-            pages.insert(String::new(), Shown { files: None, page: Arc::new(page), link });
+            let forecasts = Arc::new(RunForecasts::none(""));
+            pages.insert(String::new(), Shown { files: None, page: Arc::new(page), link, forecasts });
         }
         self.lock().pages = pages;
         self.news.notify_all();
@@ -154,13 +145,14 @@ impl Site {
             Ok(record) => {
                 let link =
                     StudyLink { name: name.to_owned(), title: record.title.clone(), answer: answer_text(&record) };
-                Shown { files: Some(files), page: Arc::new(render_live(&record)), link }
+                let forecasts = Arc::new(RunForecasts::of(name, &record));
+                Shown { files: Some(files), page: Arc::new(render_live(&record)), link, forecasts }
             }
             Err(error) => known.cloned().unwrap_or_else(|| {
                 let title = if name.is_empty() { self.folder_name() } else { name.to_owned() };
                 let link = StudyLink { name: name.to_owned(), title: title.clone(), answer: error.to_string() };
                 let page = render_waiting(&title, ["The record cannot be read.", &error.to_string()], TOOL);
-                Shown { files: None, page: Arc::new(page), link }
+                Shown { files: None, page: Arc::new(page), link, forecasts: Arc::new(RunForecasts::none(name)) }
             }),
         }
     }

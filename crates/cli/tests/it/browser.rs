@@ -137,6 +137,24 @@ impl Browser {
     }
 }
 
+/// Holds the page against the rules of axe-core, light and dark, where `THALWEG_AXE` names its script: `.ci/run` gets
+/// it from npm.
+fn audit(browser: &mut Browser, place: &str) {
+    let Some(path) = std::env::var_os("THALWEG_AXE") else { return };
+    let script = std::fs::read_to_string(path).unwrap();
+    assert_eq!(browser.value(&format!("{script}; typeof axe")), json!("object"));
+    // What is shown about a mark while it has the focus is outside of all landmarks.
+    browser.value("document.activeElement.blur()");
+    for scheme in ["light", "dark"] {
+        let feature = json!({"name": "prefers-color-scheme", "value": scheme});
+        browser.call("Emulation.setEmulatedMedia", json!({"features": [feature]}));
+        let broken = browser.value(
+            "axe.run(document).then(found => found.violations.map(rule => rule.id + ': ' + rule.nodes.map(node => node.target.join(' ')).join(', ')))",
+        );
+        assert_eq!(broken, json!([]), "{place}, {scheme}");
+    }
+}
+
 impl Drop for Browser {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -163,6 +181,9 @@ fn the_page_follows_the_record_survives_a_restart_and_works_by_keyboard() {
         println!("skipped: the_page_follows_the_record_survives_a_restart_and_works_by_keyboard: no Chromium");
         return;
     };
+    if std::env::var_os("THALWEG_AXE").is_none() {
+        println!("skipped: the audit of the page: THALWEG_AXE does not name axe.min.js");
+    }
     let scratch = tempfile::tempdir().unwrap();
     let (run_path, out) = (make_run(scratch.path(), 2), scratch.path().join("out"));
     score(&run_path, &out);
@@ -209,6 +230,7 @@ fn the_page_follows_the_record_survives_a_restart_and_works_by_keyboard() {
     for width in [1280, 390] {
         browser.width(width);
         browser.until(&format!("document.documentElement.scrollWidth <= {width}"));
+        audit(&mut browser, &format!("the live page at {width} px"));
     }
     // The page as one file works from a disk, without its server.
     let saved = scratch.path().join("saved.html");
@@ -218,5 +240,6 @@ fn the_page_follows_the_record_survives_a_restart_and_works_by_keyboard() {
     browser.until(
         "document.querySelector('main').innerText.includes('At step 400') && document.querySelector('.copy') !== null",
     );
+    audit(&mut browser, "the saved page");
     assert_eq!(browser.complaints, Vec::<String>::new());
 }

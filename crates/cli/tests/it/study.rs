@@ -33,7 +33,7 @@ impl Lab {
         self.scratch.path().join(name).to_str().unwrap().to_owned()
     }
 
-    fn train(&self, name: &str, steps: u64, anneal_steps: u64, more: &str) {
+    pub(crate) fn train(&self, name: &str, steps: u64, anneal_steps: u64, more: &str) {
         let config = format!(
             "kind = \"thalweg-train\"\nversion = 1\nseed = 3\nsteps = {steps}\nsequence_length = 32\nbatch_sequences = 4\n\
              tokenizer = \"bpe-512\"\n[model]\nhidden = 24\nlayers = 1\nheads = 2\nintermediate = 32\n\

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -17,18 +19,38 @@ use crate::watch::{checkpoint, make_run, receipt, record, save};
 pub(crate) struct Beside {
     child: Child,
     out: PathBuf,
+    /// Standard output and error, as they come: nothing waits for a full pipe.
+    said: [Said; 2],
+    listeners: Vec<JoinHandle<()>>,
+}
+
+type Said = Arc<Mutex<String>>;
+
+/// Reads what a program says until it ends.
+fn listen(mut pipe: impl Read + Send + 'static) -> (Said, JoinHandle<()>) {
+    let said = Said::default();
+    let heard = Arc::clone(&said);
+    let thread = std::thread::spawn(move || {
+        let mut piece = [0; 4096];
+        while let Ok(n @ 1..) = pipe.read(&mut piece) {
+            heard.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..n]));
+        }
+    });
+    (said, thread)
 }
 
 impl Beside {
     pub(crate) fn start(run_path: &Path, out: &Path, more: &[&str]) -> Self {
         let mut command = program();
         command.arg("watch").arg(run_path).arg("-o").arg(out).args(["--poll", "20ms", "--heartbeat", "20ms"]);
-        let child = command.args(more).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        Self { child, out: out.to_owned() }
+        let mut child = command.args(more).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (stdout, one) = listen(child.stdout.take().unwrap());
+        let (stderr, two) = listen(child.stderr.take().unwrap());
+        Self { child, out: out.to_owned(), said: [stdout, stderr], listeners: vec![one, two] }
     }
 
     /// Waits until something holds, and fails if it never does.
-    fn until(&mut self, what: &str, holds: impl Fn(&Path) -> bool) {
+    pub(crate) fn until(&mut self, what: &str, holds: impl Fn(&Path) -> bool) {
         let end = Instant::now() + Duration::from_secs(60);
         while !holds(&self.out) {
             assert!(Instant::now() < end, "never: {what}");
@@ -44,13 +66,23 @@ impl Beside {
         });
     }
 
+    /// Waits until a note or a heartbeat says something.
+    pub(crate) fn until_said(&mut self, words: &str) {
+        let stderr = Arc::clone(&self.said[1]);
+        self.until(words, |_| stderr.lock().unwrap().contains(words));
+    }
+
     /// Ctrl-C: exit code, standard output and error.
-    fn stop(mut self) -> (Option<i32>, String, String) {
+    pub(crate) fn stop(self) -> (Option<i32>, String, String) {
         signal(&self.child, Signal::INT);
+        self.ended()
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) fn ended(mut self) -> (Option<i32>, String, String) {
         let status = self.child.wait().unwrap();
-        let (mut stdout, mut stderr) = (String::new(), String::new());
-        self.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
-        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        self.listeners.into_iter().for_each(|listener| listener.join().unwrap());
+        let [stdout, stderr] = self.said.map(|said| said.lock().unwrap().clone());
         (status.code(), stdout, stderr)
     }
 

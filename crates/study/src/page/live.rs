@@ -4,10 +4,13 @@
 
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
-use super::study::{STUDY_SCRIPT, STUDY_STYLE, write_content};
+use super::study::{STUDY_SCRIPT, STUDY_STYLE, write_columns, write_content};
 use super::{Delivery, SCRIPT, STYLE, begin_page, end_page};
+use crate::compare_runs::RunComparison;
 use crate::markup::Markup;
-use crate::record::StudyRecord;
+use crate::record::{GainRow, StudyRecord};
+use crate::study_view::{measure_words, show_gain_interval, show_gain_row};
+use crate::text::show_whole;
 
 /// Address of the style sheet, beside the page.
 pub const STYLE_NAME: &str = "page.css";
@@ -76,8 +79,8 @@ pub fn render_waiting(name: &str, [answer, lead]: [&str; 2], tool: &str) -> Live
     finish_live(name, content, Saved::Missing)
 }
 
-/// A page with the studies of a folder.
-pub fn render_links(name: &str, links: &[StudyLink], tool: &str) -> LivePage {
+/// A page with the studies of a folder, and how their runs compare.
+pub fn render_links(name: &str, links: &[StudyLink], comparisons: &[RunComparison], tool: &str) -> LivePage {
     let mut content = Markup::new();
     content.element("header").open();
     content.element("h1").filled(name);
@@ -92,8 +95,44 @@ pub fn render_links(name: &str, links: &[StudyLink], tool: &str) -> LivePage {
         content.close();
     }
     content.close();
+    write_comparisons(&mut content, comparisons);
     content.element("footer").filled(format!("Made by {tool}."));
     finish_live(name, content, Saved::Missing)
+}
+
+fn write_comparisons(page: &mut Markup, comparisons: &[RunComparison]) {
+    if comparisons.is_empty() {
+        return;
+    }
+    page.element("h2").filled("If all were annealed at equal tokens");
+    let note = "Forecasts of the same anneal, ended at the same place of each run. The gain is over the best run; forecasts \
+                are taken as independent.";
+    page.element("p").attr("class", "note").filled(note);
+    for one in comparisons {
+        let place = format!("{}, {}, at {} {}", one.task, measure_words(&one.measure), show_whole(one.at), one.unit);
+        page.element("h3").filled(place);
+        page.element("table").attr("class", "compared").open();
+        write_columns(page, &["run", "if annealed", "95 %", "gain over the best", "verdict"]);
+        page.element("tbody").open();
+        for run in &one.runs {
+            let [low, high] = run.interval_95;
+            page.element("tr").open();
+            page.element("th").attr("scope", "row").filled(&run.name);
+            let interval = |gain: GainRow| format!("{}, {}", show_gain_row(gain), show_gain_interval(gain));
+            let gain = run.gain_over_best.map_or_else(String::new, interval);
+            for (label, text) in [
+                ("if annealed", format!("{:.4}", run.value)),
+                ("95 %", format!("{low:.4} to {high:.4}")),
+                ("gain", gain),
+                ("verdict", run.verdict.to_owned()),
+            ] {
+                page.element("td").attr("data-label", label).filled(text);
+            }
+            page.close();
+        }
+        page.close();
+        page.close();
+    }
 }
 
 /// Whether the page offers itself as one file.
@@ -111,7 +150,8 @@ fn finish_live(title: &str, content: Markup, saved: Saved) -> LivePage {
     };
     let tool = concat!("thalweg ", env!("CARGO_PKG_VERSION"));
     let mut page = begin_page(title, tool, &[STYLE, STUDY_STYLE], Delivery::Live);
-    page.element("div").attr("class", "live-bar").open();
+    // A landmark: what is outside of all of them is not found by those who move by landmarks.
+    page.element("section").attr("class", "live-bar").attr("aria-label", "Updates").open();
     page.element("p").attr("id", "live").attr("role", "status").filled("Connecting");
     if saved == Saved::Offered {
         page.element("a").attr("href", SAVED_NAME).attr("download", "report.html").filled("Save this page as one file");

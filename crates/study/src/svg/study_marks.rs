@@ -12,6 +12,8 @@ use crate::study_view::{Metric, StudyView, measure_words, show_gain_interval, sh
 
 /// Units of a column in which merges are gathered.
 const COLUMN: f64 = 7.0;
+/// Forecasts of a watched run that each have a mark; the intervals of more are areas.
+const MAX_FORECAST_MARKS: usize = 12;
 
 /// A score in words, with what is known about its noise.
 fn score_words(score: &ScoreRow) -> String {
@@ -188,9 +190,15 @@ fn draw_form(svg: &mut Markup, view: &StudyView<'_>, ranked: &[(usize, &TrialRow
 }
 
 pub(super) fn draw_forecasts(svg: &mut Markup, view: &StudyView<'_>, metric: Metric<'_>, run: &RunFrame<'_>) {
-    let forecasts = view.record.forecasts.iter().filter(|one| one.task == metric.task && one.measure == metric.measure);
+    let all: Vec<&ForecastRow> = view.forecasts_of(metric).collect();
+    let has_areas = view.record.is_watched && all.len() > MAX_FORECAST_MARKS;
+    if has_areas {
+        draw_forecast_areas(svg, &all, run);
+    }
+    // The newest comes first.
+    let is_marked = |(i, one): &(usize, &ForecastRow)| !has_areas || *i == 0 || one.truth.is_some();
     let mut x_before = f64::INFINITY;
-    for one in forecasts.take(40) {
+    for (_, one) in all.into_iter().enumerate().filter(is_marked).take(40) {
         let ((mut x, _), _) = run.place(one.end_step, one.value);
         if !run.holds(x) {
             continue;
@@ -202,6 +210,23 @@ pub(super) fn draw_forecasts(svg: &mut Markup, view: &StudyView<'_>, metric: Met
         x_before = x;
         draw_forecast(svg, one, x, run);
     }
+}
+
+/// The intervals of many forecasts along a run, as areas, with a line through the forecasts.
+fn draw_forecast_areas(svg: &mut Markup, newest_first: &[&ForecastRow], run: &RunFrame<'_>) {
+    let every = newest_first.len().div_ceil(run.frame.width.choose(150, 70)).max(1);
+    let kept: Vec<&ForecastRow> = newest_first.iter().copied().step_by(every).collect();
+    let at = |one: &ForecastRow, value: f64| (run.x(one.end_step), run.frame.y.place(value));
+    let intervals: [fn(&ForecastRow) -> [f64; 2]; 2] = [|one| one.interval_95, |one| one.interval_80];
+    for (class, interval) in ["area-95", "area-80"].into_iter().zip(intervals) {
+        let high = kept.iter().map(|one| at(one, interval(one)[1]));
+        let low = kept.iter().rev().map(|one| at(one, interval(one)[0]));
+        let points: Vec<String> =
+            high.chain(low).map(|(x, y)| format!("{},{}", Coordinate(x), Coordinate(y))).collect();
+        svg.element("polygon").attr("class", class).attr("points", points.join(" ")).empty();
+    }
+    let line: Vec<(f64, f64)> = kept.iter().map(|one| at(one, one.value)).collect();
+    draw_line(svg, "forecast", &line);
 }
 
 fn draw_forecast(svg: &mut Markup, one: &ForecastRow, x: f64, run: &RunFrame<'_>) {

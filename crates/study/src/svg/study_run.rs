@@ -63,7 +63,14 @@ pub(crate) fn end_from(view: &StudyView<'_>, metric: Metric<'_>) -> Option<u64> 
     let best = || view.ranked(metric).first().map(|row| row.1);
     let window = view.chosen().or_else(best);
     let first_source = window.and_then(|trial| trial.sources.first()).map(|source| source.step);
-    let forks = view.record.forecasts.iter().map(|forecast| forecast.end_step.saturating_sub(forecast.anneal_steps));
+    // Along a watched run, only the newest forecast is near the end; it comes first.
+    let n_forecasts = if view.record.is_watched { 1 } else { usize::MAX };
+    let forks = view
+        .record
+        .forecasts
+        .iter()
+        .take(n_forecasts)
+        .map(|forecast| forecast.end_step.saturating_sub(forecast.anneal_steps));
     let from = first_source.into_iter().chain(forks).min()?;
     let from = from.saturating_sub(last.saturating_sub(from) / 8);
     (from > last / 5 && from < last).then_some(from)

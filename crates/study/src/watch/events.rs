@@ -8,7 +8,7 @@ use std::path::Path;
 use thalweg_lab::event_file::{event_record, file_version_record};
 use thalweg_storage::Storage;
 
-use super::record::{RAW_SCHEME, WatchEvent, WatchRow};
+use super::record::{ANNEALED_SCHEME, FORECAST_SCHEME, RAW_SCHEME, WatchEvent, WatchRow};
 use crate::Error;
 
 /// Folder of the event file, in a watcher's folder.
@@ -21,7 +21,7 @@ const FILE_NAME: &str = "events.out.tfevents.0.thalweg";
 /// `Request` where the file is not the beginning of what it should be; `Storage`.
 pub(super) fn publish_events(storage: &dyn Storage, folder: &Path, rows: &[WatchRow]) -> Result<(), Error> {
     let mut bytes = file_version_record();
-    let scored: Vec<&WatchRow> = rows.iter().filter(|row| row.event == WatchEvent::Scored).collect();
+    let scored: Vec<&WatchRow> = rows.iter().filter(|row| row.event != WatchEvent::Merged).collect();
     if scored.is_empty() {
         return Ok(());
     }
@@ -57,12 +57,20 @@ fn refuse(path: &Path) -> Error {
 /// The scalars of one model.
 fn record_of(row: &WatchRow) -> Vec<u8> {
     let model = match row.scheme.as_str() {
-        RAW_SCHEME => RAW_SCHEME.to_owned(),
+        RAW_SCHEME | ANNEALED_SCHEME | FORECAST_SCHEME => row.scheme.clone(),
         scheme => format!("merged/{}-{}", scheme.replace([':', '/'], "-"), row.n_checkpoints),
     };
     let tag = |task: &str, measure: &str| format!("{model}/{task}/{measure}");
-    let scalars: Vec<(String, f64)> =
+    let mut scalars: Vec<(String, f64)> =
         row.scores.iter().map(|score| (tag(&score.task, &score.measure), score.value)).collect();
+    for one in &row.forecasts {
+        let tag = tag(&one.task, &one.measure);
+        let bounds = [("80", one.interval_80), ("95", one.interval_95)];
+        scalars.push((tag.clone(), one.value));
+        for (percent, [low, high]) in bounds {
+            scalars.extend([(format!("{tag}/low-{percent}"), low), (format!("{tag}/high-{percent}"), high)]);
+        }
+    }
     let scalars: Vec<(&str, f64)> = scalars.iter().map(|(tag, value)| (tag.as_str(), *value)).collect();
     event_record(row.end_step, &scalars)
 }

@@ -10,7 +10,7 @@ use thalweg_merge::context::RunContext;
 
 use super::record::WatchRow;
 use super::scan::{Scan, changed_paths};
-use super::score::{ScoreJob, score_end};
+use super::score::{EndScores, ScoreJob, UnscoredModel, score_end};
 use super::{WatchPass, Watcher};
 use crate::Error;
 use crate::evaluator::Evaluator;
@@ -33,6 +33,10 @@ pub struct KeepOptions<'a, 'e> {
     pub sleep: &'a dyn Fn(f64),
     /// What scores, if anything does.
     pub make_evaluator: Option<MakeEvaluator<'e>>,
+    /// What the evaluator waits for, if it can tell.
+    pub scoring_state: &'a dyn Fn() -> Option<String>,
+    /// Whether the run is over: what is left is done then, and the watch ends.
+    pub is_over: &'a dyn Fn() -> bool,
     /// Hears what happens.
     pub tell: &'a mut dyn FnMut(WatchNews<'_>),
 }
@@ -52,6 +56,10 @@ pub enum WatchNews<'a> {
     Scored(&'a [WatchRow]),
     /// Something is in the way; it is tried again.
     Trouble(&'a Error),
+    /// A model could not be scored. A later watcher tries again.
+    Unscored(&'a UnscoredModel),
+    /// Scores that were asked for have not come in time; they are taken once they come.
+    Late(&'a Error),
     /// A sign of life: what it waits for.
     Heartbeat(&'a Heartbeat),
 }
@@ -71,6 +79,8 @@ pub struct Heartbeat {
     pub n_outputs: usize,
     /// Ends whose scores are still to come; `None` where nothing is scored.
     pub n_waiting: Option<usize>,
+    /// What the evaluator waits for.
+    pub scoring: Option<String>,
     /// Seconds since something happened.
     pub idle_seconds: f64,
     /// What is in the way.
@@ -95,11 +105,14 @@ impl fmt::Display for Heartbeat {
         if let Some(n) = self.n_waiting.filter(|n| *n > 0) {
             write!(f, "; {n} ends wait for scores, the newest first")?;
         }
+        if let Some(scoring) = &self.scoring {
+            write!(f, "; {scoring}")?;
+        }
         write!(f, "; nothing new for {:.0} s", self.idle_seconds)
     }
 }
 
-/// Looks at the run again and again until a stop is asked for.
+/// Looks at the run again and again until it is over, or a stop is asked for.
 ///
 /// # Errors
 /// `Interrupted`, once a stop was asked for. Everything can then be resumed by a new watcher.
@@ -119,16 +132,27 @@ pub fn keep_watching(watcher: &mut Watcher<'_>, mut options: KeepOptions<'_, '_>
             n_unusable: 0,
             n_outputs: 0,
             n_waiting: None,
+            scoring: None,
             idle_seconds: 0.0,
             trouble: None,
         };
-        let mut keeper = Keeper { watcher, cx, scores, seen: None, beat, since: 0.0, last_beat: None };
+        let mut keeper = Keeper {
+            watcher,
+            cx,
+            scores,
+            seen: None,
+            is_settled: false,
+            late: Vec::new(),
+            beat,
+            since: 0.0,
+            last_beat: None,
+        };
         keeper.run(&mut options)
     })
 }
 
 /// A job with what came of it.
-type ScoreResult = (ScoreJob, Result<Vec<WatchRow>, Error>);
+type ScoreResult = (ScoreJob, Result<EndScores, Error>);
 
 /// The thread that scores, so that merges need not wait for it.
 fn score_jobs(make: MakeEvaluator<'_>, waiting: &Receiver<ScoreJob>, done: &Sender<ScoreResult>, cx: &RunContext<'_>) {
@@ -146,8 +170,10 @@ fn score_job<'a>(
     evaluator: &mut Option<Box<dyn Evaluator + 'a>>,
     job: &ScoreJob,
     cx: &RunContext<'_>,
-) -> Result<Vec<WatchRow>, Error> {
-    let like = job.outputs.first().map(|(output, _)| output.path.clone()).unwrap_or_default();
+) -> Result<EndScores, Error> {
+    let like = job.outputs.first().map(|(output, _)| output.path.clone());
+    let of_run = || Some(job.forecast.as_ref()?.trajectory.finished().next_back()?.path.clone());
+    let like = like.or_else(|| job.annealed.first().cloned()).or_else(of_run).unwrap_or_default();
     let evaluator = match evaluator {
         Some(evaluator) => evaluator,
         None => evaluator.insert(make(&like)?),
@@ -168,6 +194,10 @@ struct Keeper<'w, 'a> {
     scores: Option<Scores>,
     /// The run as it was when all was done; `None` if there is something to try again.
     seen: Option<Scan>,
+    /// Whether nothing moved at the last look.
+    is_settled: bool,
+    /// Ends whose late scores are still to be looked for, since the last look.
+    late: Vec<u64>,
     beat: Heartbeat,
     /// When something happened.
     since: f64,
@@ -178,7 +208,10 @@ impl Keeper<'_, '_> {
     fn run(&mut self, options: &mut KeepOptions<'_, '_>) -> Result<(), Error> {
         loop {
             self.cx.check_interrupt()?;
-            match self.look(options).and_then(|()| self.handle_scores(options)) {
+            let is_over = (options.is_over)();
+            let looked = self.look(options);
+            self.late = self.watcher.late_ends();
+            match looked.and_then(|()| self.handle_scores(options)) {
                 Ok(()) => self.beat.trouble = None,
                 Err(error) if error.is_interrupt() => return Err(error),
                 Err(error) => self.say_trouble(&error, options),
@@ -186,6 +219,11 @@ impl Keeper<'_, '_> {
             self.say_alive(options);
             let until = self.cx.host.elapsed_seconds() + options.poll_seconds;
             loop {
+                // What is late may never come.
+                let is_idle = self.late.is_empty() && self.scores.as_ref().is_none_or(|scores| !scores.is_busy);
+                if is_over && self.is_settled && self.seen.is_some() && is_idle {
+                    return Ok(());
+                }
                 let left = until - self.cx.host.elapsed_seconds();
                 if left <= 0.0 {
                     break;
@@ -209,6 +247,7 @@ impl Keeper<'_, '_> {
         (options.sleep)(SETTLE_SECONDS);
         let settled = self.watcher.scan()?;
         let moving = changed_paths(&now, &settled);
+        self.is_settled = moving.is_empty();
         self.seen = None;
         let pass = self.watcher.bring_up_to_date(&moving)?;
         // What moved is looked at again: it differs from what was seen.
@@ -230,30 +269,55 @@ impl Keeper<'_, '_> {
         }
     }
 
-    /// Takes results, and hands on the newest end that has no scores.
+    /// Takes results, and hands on the newest end that has no scores; then those whose scores were late.
     fn handle_scores(&mut self, options: &mut KeepOptions<'_, '_>) -> Result<(), Error> {
-        let Some(scores) = &mut self.scores else { return Ok(()) };
-        while let Ok((job, result)) = scores.results.try_recv() {
-            scores.is_busy = false;
-            self.since = self.cx.host.elapsed_seconds();
-            match result {
-                Ok(rows) => {
-                    self.watcher.record_scores(&rows)?;
-                    (options.tell)(WatchNews::Scored(&rows));
-                }
-                Err(error) if error.is_interrupt() => return Err(error),
-                Err(error) => {
-                    self.watcher.give_up_scores(&job);
-                    (options.tell)(WatchNews::Trouble(&error));
-                }
-            }
+        while let Some(Ok((job, result))) = self.scores.as_ref().map(|scores| scores.results.try_recv()) {
+            self.take_scores(&job, result, options)?;
         }
-        if !scores.is_busy
-            && let Some(job) = self.watcher.next_scores()
-        {
-            scores.is_busy = scores.jobs.send(job).is_ok();
+        let Some(scores) = &mut self.scores else { return Ok(()) };
+        if !scores.is_busy {
+            let late = &mut self.late;
+            let job = self.watcher.next_scores().or_else(|| self.watcher.late_scores(late.pop()?));
+            scores.is_busy = job.is_some_and(|job| scores.jobs.send(job).is_ok());
         }
         self.beat.n_waiting = Some(self.watcher.n_waiting_for_scores());
+        Ok(())
+    }
+
+    fn take_scores(
+        &mut self,
+        job: &ScoreJob,
+        result: Result<EndScores, Error>,
+        options: &mut KeepOptions<'_, '_>,
+    ) -> Result<(), Error> {
+        if let Some(scores) = &mut self.scores {
+            scores.is_busy = false;
+        }
+        let found = match result {
+            Err(error) if error.is_late() => {
+                if self.watcher.postpone_scores(job.end_step) {
+                    (options.tell)(WatchNews::Late(&error));
+                }
+                return Ok(());
+            }
+            Err(error) if error.is_interrupt() => return Err(error),
+            // The evaluator itself cannot be made: no model of this end can be scored.
+            Err(error) => {
+                if self.watcher.postpone_scores(job.end_step) {
+                    (options.tell)(WatchNews::Trouble(&error));
+                }
+                return Ok(());
+            }
+            Ok(found) => found,
+        };
+        self.since = self.cx.host.elapsed_seconds();
+        self.watcher.end_scores(job.end_step);
+        found.failed.iter().for_each(|failed| self.watcher.give_up_scores(failed));
+        self.watcher.record_scores(&found.rows)?;
+        if !found.rows.is_empty() {
+            (options.tell)(WatchNews::Scored(&found.rows));
+        }
+        found.failed.iter().for_each(|failed| (options.tell)(WatchNews::Unscored(failed)));
         Ok(())
     }
 
@@ -264,26 +328,46 @@ impl Keeper<'_, '_> {
         }
         self.last_beat = Some(now);
         self.beat.idle_seconds = now - self.since;
+        self.beat.scoring = (options.scoring_state)();
         (options.tell)(WatchNews::Heartbeat(&self.beat));
     }
+}
+
+/// What `score_once` says.
+#[derive(Debug, Default)]
+pub struct OnceScores {
+    /// Models that could not be scored.
+    pub failed: Vec<UnscoredModel>,
+    /// Why the scores of some ends have not come.
+    pub late: Vec<Error>,
 }
 
 /// Scores what the last look of a watcher found and has no scores yet, the newest end first; `on_scored` hears of each
 /// end.
 ///
 /// # Errors
-/// What the evaluator gives; `Storage`. What was scored until then is recorded.
+/// `Interrupted`, `Storage`, and where nothing can score. What was scored until then is recorded.
 pub fn score_once(
     watcher: &mut Watcher<'_>,
     make: MakeEvaluator<'_>,
     on_scored: &mut dyn FnMut(&[WatchRow]),
-) -> Result<(), Error> {
+) -> Result<OnceScores, Error> {
     let cx = watcher.context();
-    let mut evaluator = None;
+    let (mut evaluator, mut once) = (None, OnceScores::default());
     while let Some(job) = watcher.next_scores() {
-        let rows = score_job(make, &mut evaluator, &job, cx)?;
-        watcher.record_scores(&rows)?;
-        on_scored(&rows);
+        match score_job(make, &mut evaluator, &job, cx) {
+            Ok(found) => {
+                found.failed.iter().for_each(|failed| watcher.give_up_scores(failed));
+                watcher.record_scores(&found.rows)?;
+                on_scored(&found.rows);
+                once.failed.extend(found.failed);
+            }
+            Err(error) if error.is_late() => {
+                watcher.postpone_scores(job.end_step);
+                once.late.push(error);
+            }
+            Err(error) => return Err(error),
+        }
     }
-    Ok(())
+    Ok(once)
 }

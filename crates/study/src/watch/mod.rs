@@ -6,6 +6,7 @@
 
 mod checkpoints;
 mod events;
+mod forecast;
 mod hold;
 mod keep;
 mod make;
@@ -18,9 +19,11 @@ mod study;
 mod watcher;
 
 pub use events::EVENTS_NAME;
-pub use keep::{Heartbeat, KeepOptions, MakeEvaluator, WatchNews, keep_watching, score_once};
-pub use notice::{Bests, NewBest, Notice, NoticeEvent};
+pub use forecast::WatchForecast;
+pub use keep::{Heartbeat, KeepOptions, MakeEvaluator, OnceScores, WatchNews, keep_watching, score_once};
+pub use notice::{Bests, NewBest, Notice, NoticeEvent, TargetCrossing};
 pub use record::{RECORD_NAME, WatchEvent, WatchRow, read_watch_record};
 pub use request::{WatchEnds, WatchRequest};
+pub use score::UnscoredModel;
 pub use study::{RUN_FACTS_NAME, study_of_watch};
 pub use watcher::{FailedMerge, WatchPass, WatchedOutput, Watcher};

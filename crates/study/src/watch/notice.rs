@@ -7,8 +7,8 @@ use serde::Serialize;
 use thalweg_tensor::counted;
 
 use super::WatchRequest;
-use super::record::{RAW_SCHEME, WatchRow};
-use crate::record::{ScoreRow, SpikeRow};
+use super::record::{ANNEALED_SCHEME, RAW_SCHEME, WatchEvent, WatchRow};
+use crate::record::{ForecastRow, ScoreRow, SpikeRow};
 
 /// One message, as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -36,6 +36,9 @@ pub struct Notice {
     /// The model that is best now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub best: Option<NewBest>,
+    /// The forecast that reaches the target.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crossing: Option<TargetCrossing>,
 }
 
 /// What a message is about.
@@ -46,6 +49,33 @@ pub enum NoticeEvent {
     Spike,
     /// A merge or a raw checkpoint scores better than all before it.
     NewBest,
+    /// The forecast of an anneal reaches the target.
+    ForecastTarget,
+}
+
+/// A forecast that reaches the target, where the one before it did not.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TargetCrossing {
+    /// What was asked for.
+    pub target: f64,
+    /// The forecast.
+    pub forecast: ForecastRow,
+}
+
+impl TargetCrossing {
+    /// Whether the newest of `rows` is a forecast that reaches `target` by its first score, after one that did not, or
+    /// as the first.
+    pub fn find(rows: &[WatchRow], target: f64) -> Option<Self> {
+        let reaches = |one: &ForecastRow| if one.higher_is_better { one.value >= target } else { one.value <= target };
+        let mut firsts = rows.iter().rev().filter(|row| row.event == WatchEvent::Forecast);
+        let newest = firsts.next()?;
+        let forecast = newest.forecasts.first()?;
+        // A forecast of an earlier end that came late is not told.
+        let is_newest = rows.iter().all(|row| row.event != WatchEvent::Forecast || row.end_step <= newest.end_step);
+        let before = firsts.filter_map(|row| row.forecasts.first()).max_by_key(|one| one.end_step);
+        let is_new = is_newest && reaches(forecast) && !before.is_some_and(reaches);
+        is_new.then(|| Self { target, forecast: forecast.clone() })
+    }
 }
 
 /// The model that is best now.
@@ -75,7 +105,7 @@ impl Bests {
     /// Those of a record.
     pub fn of(rows: &[WatchRow]) -> Self {
         let mut bests = Self::default();
-        for score in rows.iter().flat_map(|row| &row.scores) {
+        for score in rows.iter().filter(is_of_run).flat_map(|row| &row.scores) {
             bests.improve(score);
         }
         bests
@@ -84,9 +114,9 @@ impl Bests {
     /// Takes the scores of one end. The best model by the first measure, if it is better than all before: one message
     /// for each end is enough.
     pub fn take(&mut self, scored: &[WatchRow]) -> Option<NewBest> {
-        let first = scored.iter().find_map(|row| row.scores.first()).map(key_of)?;
+        let first = scored.iter().filter(is_of_run).find_map(|row| row.scores.first()).map(key_of)?;
         let mut found: Option<NewBest> = None;
-        for row in scored {
+        for row in scored.iter().filter(is_of_run) {
             for score in &row.scores {
                 let Some(before) = self.improve(score) else { continue };
                 if key_of(score) == first {
@@ -118,6 +148,11 @@ impl Bests {
     }
 }
 
+/// A checkpoint that was annealed elsewhere is not the run's best.
+fn is_of_run(row: &&WatchRow) -> bool {
+    row.scheme != ANNEALED_SCHEME
+}
+
 fn key_of(score: &ScoreRow) -> (String, String, String) {
     (score.suite.clone(), score.task.clone(), score.measure.clone())
 }
@@ -126,8 +161,9 @@ impl Notice {
     fn new(event: NoticeEvent, text: String, request: &WatchRequest, unix_seconds: u64) -> Self {
         let shown = |path: &Path| path.display().to_string();
         let (run, folder) = (shown(&request.run), shown(&request.folder));
-        let (spike, recovery, best) = (None, Vec::new(), None);
-        Self { kind: "thalweg-notice", version: 1, event, text, run, folder, unix_seconds, spike, recovery, best }
+        let (spike, recovery, best, crossing) = (None, Vec::new(), None, None);
+        let kind = "thalweg-notice";
+        Self { kind, version: 1, event, text, run, folder, unix_seconds, spike, recovery, best, crossing }
     }
 
     /// A spike, with the checkpoints to resume from if the run has not recovered.
@@ -160,6 +196,24 @@ impl Notice {
             score.value
         );
         Self { best: Some(best), ..Self::new(NoticeEvent::NewBest, text, request, unix_seconds) }
+    }
+}
+
+impl Notice {
+    /// A forecast that reaches the target.
+    pub fn of_crossing(crossing: TargetCrossing, request: &WatchRequest, unix_seconds: u64) -> Self {
+        let TargetCrossing { target, forecast } = &crossing;
+        let [low, high] = forecast.interval_80;
+        let text = format!(
+            "{}: annealed at step {} the run would reach {} {} {:.4} (80 %: {low:.4} to {high:.4}), and the target is {target}",
+            request.run.display(),
+            forecast.end_step,
+            forecast.task,
+            forecast.measure,
+            forecast.value
+        );
+        let notice = Self::new(NoticeEvent::ForecastTarget, text, request, unix_seconds);
+        Self { crossing: Some(crossing), ..notice }
     }
 }
 

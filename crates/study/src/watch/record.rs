@@ -12,12 +12,16 @@ use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 
 use crate::Error;
-use crate::record::ScoreRow;
+use crate::record::{ForecastRow, ProposalRow, ScoreRow};
 
 /// Name of the record in a watcher's folder.
 pub const RECORD_NAME: &str = "watch.jsonl";
 /// The scheme in the line of a raw checkpoint.
 pub(super) const RAW_SCHEME: &str = "raw";
+/// The scheme in the line of a checkpoint that was really annealed.
+pub(super) const ANNEALED_SCHEME: &str = "annealed";
+/// The scheme in the line of a forecast.
+pub(super) const FORECAST_SCHEME: &str = "forecast";
 const RECORD_KIND: &str = "thalweg-watch";
 const RECORD_VERSION: u64 = 1;
 const RECORD_FILE: OwnKind<'_> = OwnKind::json("the record of a watcher", RECORD_KIND);
@@ -30,8 +34,10 @@ const MAX_RECORD_BYTES: u64 = 1 << 30;
 pub enum WatchEvent {
     /// A merge was written.
     Merged,
-    /// A merge, or a raw checkpoint, was scored.
+    /// A merge, a raw checkpoint or an annealed one was scored.
     Scored,
+    /// An anneal was forecast, or it was found that it cannot be.
+    Forecast,
 }
 
 /// One line of the record.
@@ -47,7 +53,7 @@ pub struct WatchRow {
     pub end_step: u64,
     /// Name of the merge's folder, beside the record; of a raw checkpoint, its name.
     pub name: String,
-    /// The scheme, or `raw`.
+    /// The scheme, or `raw`, `annealed` or `forecast`.
     pub scheme: String,
     /// Checkpoints in the window.
     pub n_checkpoints: usize,
@@ -63,6 +69,15 @@ pub struct WatchRow {
     /// The scores.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scores: Vec<ScoreRow>,
+    /// What an anneal that ended here would score.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forecasts: Vec<ForecastRow>,
+    /// Why there is no forecast, or none of some scores.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
+    /// The window that the scores behind the forecast propose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proposal: Option<ProposalRow>,
 }
 
 impl WatchRow {
@@ -82,6 +97,9 @@ impl WatchRow {
             digest: receipt.digest.clone(),
             unix_seconds: receipt.finished_unix_seconds,
             scores: Vec::new(),
+            forecasts: Vec::new(),
+            refused: Vec::new(),
+            proposal: None,
         }
     }
 
@@ -100,6 +118,9 @@ impl WatchRow {
             digest: None,
             unix_seconds,
             scores: Vec::new(),
+            forecasts: Vec::new(),
+            refused: Vec::new(),
+            proposal: None,
         }
     }
 

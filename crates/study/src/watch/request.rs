@@ -1,9 +1,11 @@
 //! Which merges a watcher keeps current.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use thalweg_trajectory::{Extent, Step, Tokens, Trajectory};
 
+use super::WatchForecast;
 use crate::Error;
 use crate::request::{OutputOptions, Resolver, RunOptions, SchemeWindow, parse_scheme_window};
 use crate::sweep::{End, EndedWindow, EndedWindows, SkippedEnds, SweepTrial, WindowShape, ends};
@@ -31,6 +33,8 @@ pub struct WatchRequest {
     pub output: OutputOptions,
     /// Whether merges are scored.
     pub scores: bool,
+    /// Anneals that are forecast at each end that is scored.
+    pub forecast: Option<Arc<WatchForecast>>,
     /// Whether checkpoints that later windows need are held by hard links.
     pub holds: bool,
     /// The folder of the merges and the record.

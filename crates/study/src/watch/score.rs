@@ -3,63 +3,139 @@
 use std::path::PathBuf;
 
 use super::WatchedOutput;
-use super::record::{RAW_SCHEME, WatchEvent, WatchRow};
+use super::forecast::{ForecastJob, annealed_row, forecast_end, forecast_name};
+use super::record::{RAW_SCHEME, WatchRow};
 use crate::Error;
-use crate::evaluator::{Evaluator, ModelScores};
+use crate::evaluator::{Evaluator, ModelScores, ModelToScore};
 
 /// The models of one end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct ScoreJob {
     pub(super) end_step: u64,
     /// The raw checkpoint, if it still exists, with its name and the digest of its tensors.
     pub(super) raw: Option<(PathBuf, String, Option<String>)>,
     /// Merges that were not scored yet.
     pub(super) outputs: Vec<(WatchedOutput, Vec<u64>)>,
+    /// Checkpoints that were annealed to this step.
+    pub(super) annealed: Vec<PathBuf>,
+    /// What an anneal would score is to be forecast.
+    pub(super) forecast: Option<ForecastJob>,
 }
 
-/// Scores the models of one end, and makes their lines. The raw checkpoint goes first: the others' gains are over it.
+/// What came of the models of one end.
+#[derive(Debug, Default)]
+pub(super) struct EndScores {
+    pub(super) rows: Vec<WatchRow>,
+    /// Models that could not be scored, by name, with the digest of a merge.
+    pub(super) failed: Vec<UnscoredModel>,
+}
+
+/// A model that could not be scored.
+#[derive(Debug)]
+pub struct UnscoredModel {
+    /// Name of its folder; of a raw checkpoint, its name.
+    pub name: String,
+    /// Digest of its tensors, where known.
+    pub digest: Option<String>,
+    /// The step at which it ends.
+    pub end_step: u64,
+    /// Why not.
+    pub error: Error,
+}
+
+impl ScoreJob {
+    /// Its models, the raw checkpoint first: the others' gains are over it.
+    fn models(&self) -> Vec<(String, usize, ModelToScore)> {
+        let end_step = self.end_step;
+        let raw = self.raw.iter().map(|(path, name, digest)| {
+            let (scheme, steps) = (RAW_SCHEME.to_owned(), vec![end_step]);
+            let model = ModelToScore { path: path.clone(), scheme, end_step, steps, digest: digest.clone() };
+            (name.clone(), 1, model)
+        });
+        let merges = self.outputs.iter().map(|(output, steps)| {
+            let WatchedOutput { path, scheme, digest, .. } = output.clone();
+            let model = ModelToScore { path, scheme, end_step, steps: steps.clone(), digest };
+            (output.name(), output.n_checkpoints, model)
+        });
+        raw.chain(merges).collect()
+    }
+}
+
+/// Scores the models of one end, and makes their lines. One that fails keeps no other from being scored.
 ///
 /// # Errors
-/// What the evaluator gives for a merge. A raw checkpoint that vanished is left out.
+/// `Interrupted`; `EvaluatorLate` where answers are still to come: the end is then tried again as a whole.
 pub(super) fn score_end(
     job: &ScoreJob,
     evaluator: &mut dyn Evaluator,
     unix_seconds: &dyn Fn() -> u64,
-) -> Result<Vec<WatchRow>, Error> {
-    let mut rows = Vec::new();
-    let mut baseline: Option<ModelScores> = None;
-    if let Some((path, name, digest)) = &job.raw {
-        match evaluator.score_checkpoint(path) {
-            Ok(scores) => {
-                rows.push(WatchRow {
-                    name: name.clone(),
-                    scheme: RAW_SCHEME.to_owned(),
-                    n_checkpoints: 1,
-                    steps: vec![job.end_step],
-                    digest: digest.clone(),
-                    scores: scores.rows(None),
-                    ..WatchRow::scored(job.end_step, unix_seconds())
-                });
-                baseline = Some(scores);
+) -> Result<EndScores, Error> {
+    let models = job.models();
+    let announced: Vec<ModelToScore> = models.iter().map(|(.., model)| model.clone()).collect();
+    evaluator.announce(&announced)?;
+    let (mut found, mut baseline) = (EndScores::default(), None::<ModelScores>);
+    for (name, n_checkpoints, ModelToScore { path, scheme, end_step, steps, digest }) in models {
+        let is_raw = scheme == RAW_SCHEME;
+        let scores = match evaluator.score_checkpoint(&path) {
+            Ok(scores) => scores,
+            Err(error) if is_raw && is_gone(&error) => continue,
+            Err(error) if error.is_interrupt() || error.is_late() => return Err(error),
+            Err(error) => {
+                found.failed.push(UnscoredModel { name, digest, end_step, error });
+                continue;
             }
-            Err(error) if is_gone(&error) => {}
-            Err(error) => return Err(error),
+        };
+        let rows = scores.rows(baseline.as_ref());
+        let blank = WatchRow::scored(end_step, unix_seconds());
+        found.rows.push(WatchRow { name, scheme, n_checkpoints, steps, digest, scores: rows, ..blank });
+        if is_raw {
+            baseline = Some(scores);
         }
     }
-    for (output, steps) in &job.outputs {
-        let scores = evaluator.score_checkpoint(&output.path)?;
-        rows.push(WatchRow {
-            event: WatchEvent::Scored,
-            name: output.name(),
-            scheme: output.scheme.clone(),
-            n_checkpoints: output.n_checkpoints,
-            steps: steps.clone(),
-            digest: output.digest.clone(),
-            scores: scores.rows(baseline.as_ref()),
-            ..WatchRow::scored(job.end_step, unix_seconds())
-        });
+    look_ahead(job, evaluator, unix_seconds, &mut found)?;
+    Ok(found)
+}
+
+/// What an anneal would score, and what real ones do.
+fn look_ahead(
+    job: &ScoreJob,
+    evaluator: &mut dyn Evaluator,
+    unix_seconds: &dyn Fn() -> u64,
+    found: &mut EndScores,
+) -> Result<(), Error> {
+    let end_step = job.end_step;
+    for path in &job.annealed {
+        let name = path.display().to_string();
+        let row = evaluator.score_checkpoint(path);
+        let row = row.map(|scores| annealed_row(name.clone(), end_step, &scores, unix_seconds()));
+        found.take(row, UnscoredKey { name, digest: None, end_step })?;
     }
-    Ok(rows)
+    if let Some(forecast) = &job.forecast {
+        let row = forecast_end(forecast, end_step, evaluator, unix_seconds());
+        found.take(row, UnscoredKey { name: forecast_name(end_step), digest: forecast.digest.clone(), end_step })?;
+    }
+    Ok(())
+}
+
+/// What a line is about.
+struct UnscoredKey {
+    name: String,
+    digest: Option<String>,
+    end_step: u64,
+}
+
+impl EndScores {
+    fn take(&mut self, row: Result<WatchRow, Error>, of: UnscoredKey) -> Result<(), Error> {
+        match row {
+            Ok(row) => self.rows.push(row),
+            Err(error) if error.is_interrupt() || error.is_late() => return Err(error),
+            Err(error) => {
+                let UnscoredKey { name, digest, end_step } = of;
+                self.failed.push(UnscoredModel { name, digest, end_step, error });
+            }
+        }
+        Ok(())
+    }
 }
 
 fn is_gone(error: &Error) -> bool {

@@ -9,8 +9,9 @@ use thalweg_storage::publish::publish_file;
 use thalweg_trajectory::Trajectory;
 
 use super::checkpoints::KnownCheckpoints;
+use super::forecast::add_forecasts;
 use super::notice::new_spikes;
-use super::record::{RAW_SCHEME, WatchEvent, WatchRow};
+use super::record::{ANNEALED_SCHEME, RAW_SCHEME, WatchEvent, WatchRow};
 use crate::Error;
 use crate::begin_record::begin_record;
 use crate::record::{
@@ -116,9 +117,11 @@ pub fn study_of_watch(rows: &[WatchRow], run: Option<StudyRecord>) -> StudyRecor
     let mut study = run.unwrap_or_else(empty);
     study.is_watched = true;
     let mut coefficients = CoefficientsOf::default();
+    add_forecasts(&mut study, rows);
     let latest = latest_rows(rows);
     for model in &latest {
         match model.merged.or(model.scored) {
+            Some(row) if row.scheme == ANNEALED_SCHEME => {}
             Some(row) if row.scheme == RAW_SCHEME => study.raws.push(raw_row(row)),
             Some(row) => study.trials.push(trial_row(row, model.scores(), &mut coefficients)),
             None => {}
@@ -154,6 +157,7 @@ fn latest_rows(rows: &[WatchRow]) -> Vec<Latest<'_>> {
         match row.event {
             WatchEvent::Merged => model.merged = Some(row),
             WatchEvent::Scored => model.scored = Some(row),
+            WatchEvent::Forecast => {}
         }
     }
     latest.into_values().collect()

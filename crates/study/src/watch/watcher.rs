@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use thalweg_merge::context::RunContext;
 use thalweg_merge::engine::{ExecuteOptions, MergeOutcome};
@@ -14,14 +15,16 @@ use thalweg_storage::Lock;
 use thalweg_storage::publish::Replace;
 use thalweg_trajectory::{Trajectory, check_outside_checkpoints};
 
+use super::WatchForecast;
 use super::checkpoints::{KnownCheckpoints, STATE_NAME};
 use super::events::publish_events;
+use super::forecast::{ForecastJob, forecast_name};
 use super::hold::{HELD_NAME, hold_checkpoints};
 use super::make::{MadeMerges, end_step, make_outputs, n_together};
 use super::record::{WatchEvent, WatchRecord, WatchRow};
 use super::request::{WatchRequest, WatchedMerges};
-use super::scan::{Scan, scan_run};
-use super::score::ScoreJob;
+use super::scan::{Scan, Scanner};
+use super::score::{ScoreJob, UnscoredModel};
 use super::study::RunFacts;
 use crate::Error;
 use crate::record::SpikeRow;
@@ -116,8 +119,21 @@ pub struct Watcher<'a> {
     last_checkpoints: BTreeMap<u64, (PathBuf, String)>,
     /// Models that could not be scored, by name and digest: not tried again by this process.
     unscorable: BTreeSet<(String, Option<String>)>,
+    /// Ends whose scores are late: others go first.
+    late: BTreeSet<u64>,
+    /// The run as it was at the last look, for forecasts.
+    trajectory: Option<Arc<Trajectory>>,
+    scanner: Scanner,
     run_facts: RunFacts,
     _lock: Lock,
+}
+
+/// What is still to be scored at one end.
+#[derive(Debug, Default)]
+struct WaitingEnd {
+    outputs: Vec<WatchedOutput>,
+    annealed: Vec<PathBuf>,
+    is_forecast: bool,
 }
 
 /// What is to be done about an output.
@@ -185,6 +201,9 @@ impl<'a> Watcher<'a> {
             last_outputs: Vec::new(),
             last_checkpoints: BTreeMap::new(),
             unscorable: BTreeSet::new(),
+            late: BTreeSet::new(),
+            trajectory: None,
+            scanner: Scanner::default(),
             run_facts,
             _lock: lock,
         })
@@ -205,9 +224,9 @@ impl<'a> Watcher<'a> {
     }
 
     /// The run's checkpoints as files, for a comparison with a later moment.
-    pub(super) fn scan(&self) -> Result<Scan, Error> {
+    pub(super) fn scan(&mut self) -> Result<Scan, Error> {
         let pattern = self.request.run_options.name_pattern()?;
-        scan_run(&*self.cx.storage, &self.request.run, pattern.as_ref())
+        self.scanner.scan(&*self.cx.storage, &self.request.run, pattern.as_ref())
     }
 
     /// Looks at the run and makes every merge that is missing. Checkpoints in `moving` are being written and wait.
@@ -260,6 +279,7 @@ impl<'a> Watcher<'a> {
                 Need::Make => missing.push(plan.clone()),
             }
         }
+        self.trajectory = self.request.forecast.is_some().then(|| Arc::new(trajectory));
         let made = self.make(&missing)?;
         pass.bytes_read = made.bytes_read;
         for (outcome, bytes_read) in made.outcomes {
@@ -407,12 +427,22 @@ impl<'a> Watcher<'a> {
         made
     }
 
-    /// The newest end with models that are not scored yet; `None` if all are. Ends that were there before the first
-    /// watcher are left out, but for the newest.
+    /// The newest end with models that are not scored yet; `None` if all are, or are late. Ends that were there before
+    /// the first watcher are left out, but for the newest.
     pub(super) fn next_scores(&self) -> Option<ScoreJob> {
         let waiting = self.waiting_for_scores();
-        let &end_step = waiting.keys().next_back()?;
-        let raw = self.last_checkpoints.get(&end_step);
+        let (&end_step, waiting) = waiting.iter().rfind(|(end_step, _)| !self.late.contains(end_step))?;
+        Some(self.score_job(end_step, waiting))
+    }
+
+    /// An end whose scores were late.
+    pub(super) fn late_scores(&self, end_step: u64) -> Option<ScoreJob> {
+        self.waiting_for_scores().get(&end_step).map(|waiting| self.score_job(end_step, waiting))
+    }
+
+    fn score_job(&self, end_step: u64, waiting: &WaitingEnd) -> ScoreJob {
+        // It is scored with the merges that are compared with it.
+        let raw = self.last_checkpoints.get(&end_step).filter(|_| !waiting.outputs.is_empty());
         let raw = raw.map(|(path, name)| (path.clone(), name.clone(), self.known.digest_of(path).cloned()));
         let with_steps = |output: &WatchedOutput| {
             let name = output.name();
@@ -420,8 +450,14 @@ impl<'a> Watcher<'a> {
             let row = self.record.rows().iter().rev().find(of_merge);
             (output.clone(), row.map(|row| row.steps.clone()).unwrap_or_default())
         };
-        let outputs = waiting.get(&end_step).into_iter().flatten().map(with_steps).collect();
-        Some(ScoreJob { end_step, raw, outputs })
+        let outputs = waiting.outputs.iter().map(with_steps).collect();
+        let forecast = self.request.forecast.as_ref().zip(self.trajectory.as_ref()).filter(|_| waiting.is_forecast);
+        let forecast = forecast.map(|(ask, trajectory)| ForecastJob {
+            ask: Arc::clone(ask),
+            trajectory: Arc::clone(trajectory),
+            digest: self.end_digest(end_step),
+        });
+        ScoreJob { end_step, raw, outputs, annealed: waiting.annealed.clone(), forecast }
     }
 
     /// Ends with models that are not scored yet.
@@ -429,18 +465,51 @@ impl<'a> Watcher<'a> {
         self.waiting_for_scores().len()
     }
 
-    fn waiting_for_scores(&self) -> BTreeMap<u64, Vec<WatchedOutput>> {
+    fn waiting_for_scores(&self) -> BTreeMap<u64, WaitingEnd> {
         let Some(first) = self.known.score_from_step else { return BTreeMap::new() };
         let scored = self.record.rows().iter().filter(|row| row.event == WatchEvent::Scored);
         let scored: BTreeSet<(&str, Option<&str>)> = scored.map(|row| (&*row.name, row.digest.as_deref())).collect();
-        let mut waiting: BTreeMap<u64, Vec<WatchedOutput>> = BTreeMap::new();
+        let mut waiting: BTreeMap<u64, WaitingEnd> = BTreeMap::new();
         for output in self.last_outputs.iter().filter(|output| output.end_step >= first) {
             let key = (output.name(), output.digest.clone());
             if !scored.contains(&(&key.0, key.1.as_deref())) && !self.unscorable.contains(&key) {
-                waiting.entry(output.end_step).or_default().push(output.clone());
+                waiting.entry(output.end_step).or_default().outputs.push(output.clone());
             }
         }
+        if let Some(ask) = &self.request.forecast {
+            self.add_forecasts_due(ask, &mut waiting);
+        }
         waiting
+    }
+
+    /// Adds real anneals without scores, and forecasts: at ends that are scored now, at the newest end, and where an
+    /// anneal was run.
+    fn add_forecasts_due(&self, ask: &WatchForecast, waiting: &mut BTreeMap<u64, WaitingEnd>) {
+        let is_known = |event: WatchEvent, name: &str, digest: Option<&String>| {
+            self.unscorable.contains(&(name.to_owned(), digest.cloned()))
+                || self.record.rows().iter().any(|row| {
+                    row.event == event && row.name == name && (digest.is_none() || row.digest.as_ref() == digest)
+                })
+        };
+        let mut ends: BTreeSet<u64> = waiting.keys().copied().collect();
+        ends.extend(self.last_outputs.iter().map(|output| output.end_step).max());
+        for (end_step, path) in &ask.truths {
+            ends.insert(*end_step);
+            if !is_known(WatchEvent::Scored, &path.display().to_string(), None) {
+                waiting.entry(*end_step).or_default().annealed.push(path.clone());
+            }
+        }
+        for end_step in ends.into_iter().filter(|end_step| self.last_checkpoints.contains_key(end_step)) {
+            let digest = self.end_digest(end_step);
+            if !is_known(WatchEvent::Forecast, &forecast_name(end_step), digest.as_ref()) {
+                waiting.entry(end_step).or_default().is_forecast = true;
+            }
+        }
+    }
+
+    /// Digest of the checkpoint at an end, where known.
+    fn end_digest(&self, end_step: u64) -> Option<String> {
+        self.known.digest_of(&self.last_checkpoints.get(&end_step)?.0).cloned()
     }
 
     /// Adds scores to the record.
@@ -450,9 +519,24 @@ impl<'a> Watcher<'a> {
         publish_events(&*self.cx.storage, &self.request.folder, self.record.rows())
     }
 
-    /// Notes that the models of an end could not be scored.
-    pub(super) fn give_up_scores(&mut self, job: &ScoreJob) {
-        self.unscorable.extend(job.outputs.iter().map(|(output, _)| (output.name(), output.digest.clone())));
+    /// Notes that a model could not be scored.
+    pub(super) fn give_up_scores(&mut self, failed: &UnscoredModel) {
+        self.unscorable.insert((failed.name.clone(), failed.digest.clone()));
+    }
+
+    /// Notes that the scores of an end are late; whether that is new.
+    pub(super) fn postpone_scores(&mut self, end_step: u64) -> bool {
+        self.late.insert(end_step)
+    }
+
+    /// Notes that the scores of an end have come.
+    pub(super) fn end_scores(&mut self, end_step: u64) {
+        self.late.remove(&end_step);
+    }
+
+    /// Ends whose scores are late, the newest last.
+    pub(super) fn late_ends(&self) -> Vec<u64> {
+        self.late.iter().copied().collect()
     }
 
     fn identity_of(&self, plan: &OutputPlan) -> String {

@@ -10,6 +10,8 @@ use crate::svg::{describe_forecast, draw_forecast_bar, forecast_range};
 
 /// Rows of the table.
 const MAX_ROWS: usize = 200;
+/// The same for a run that is watched, whose newest forecasts come first.
+const MAX_WATCHED_ROWS: usize = 12;
 
 pub(super) fn write_forecasts(page: &mut Markup, record: &StudyRecord) {
     if record.forecasts.is_empty() {
@@ -26,20 +28,28 @@ pub(super) fn write_forecasts(page: &mut Markup, record: &StudyRecord) {
     page.element("table").attr("class", "forecasts").open();
     write_columns(page, &["anneal", "raw", "imitation", "forecast", "truth and error", "intervals"]);
     page.element("tbody").open();
-    for one in record.forecasts.iter().take(MAX_ROWS) {
+    let shown: Vec<&ForecastRow> = rows_of(record);
+    for &one in &shown {
         let alike = record.forecasts.iter().filter(|other| other.task == one.task && other.measure == one.measure);
         write_row(page, one, forecast_range(alike));
     }
     page.close();
     page.close();
-    let shown = record.forecasts.iter().take(MAX_ROWS);
-    for rests_on in shown.map(|one| one.rests_on.as_str()).collect::<BTreeSet<_>>() {
+    for rests_on in shown.iter().map(|one| one.rests_on.as_str()).collect::<BTreeSet<_>>() {
         page.element("p").attr("class", "note").filled(format!("Rests on {rests_on}."));
     }
-    if record.forecasts.len() > MAX_ROWS {
-        let text = format!("{} more are in study.json.", record.forecasts.len() - MAX_ROWS);
+    if record.forecasts.len() > shown.len() {
+        let file = if record.is_watched { "watch.jsonl" } else { "study.json" };
+        let text = format!("{} more are in {file}.", record.forecasts.len() - shown.len());
         page.element("p").attr("class", "note").filled(text);
     }
+}
+
+/// What the table shows; of a watched run, the newest, and those whose anneal was run.
+fn rows_of(record: &StudyRecord) -> Vec<&ForecastRow> {
+    let most = if record.is_watched { MAX_WATCHED_ROWS } else { MAX_ROWS };
+    let is_shown = |(i, one): &(usize, &ForecastRow)| *i < most || record.is_watched && one.truth.is_some();
+    record.forecasts.iter().enumerate().filter(is_shown).map(|(_, one)| one).take(MAX_ROWS).collect()
 }
 
 fn write_row(page: &mut Markup, one: &ForecastRow, range: [f64; 2]) {

@@ -146,7 +146,7 @@ fn open_metric(page: &mut Markup, i: usize) {
 }
 
 /// The head of a table: its columns.
-fn write_columns(page: &mut Markup, columns: &[&str]) {
+pub(super) fn write_columns(page: &mut Markup, columns: &[&str]) {
     page.element("thead").open();
     page.element("tr").open();
     for column in columns {
