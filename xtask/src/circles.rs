@@ -12,8 +12,16 @@ use crate::tidy::{collect_files, read};
 type Module = Vec<String>;
 
 /// Files of circles that are left.
-const LEFT: [&str; 7] =
-    ["format/orbax/ocdbt", "command/inspect", "command/merge", "request/merge", "watch/score", "available", "spike"];
+const LEFT: [&str; 8] = [
+    "catalog_cache",
+    "format/orbax/ocdbt",
+    "command/inspect",
+    "command/merge",
+    "request/merge",
+    "watch/score",
+    "available",
+    "spike",
+];
 
 /// All circles of the crates below `root`, each as its files.
 pub(crate) fn check(root: &Path) -> Result<Vec<String>, String> {

@@ -63,7 +63,8 @@ pub use layout::{
 pub use lazy_pieces::{Look, OpenPiece, PieceRefusal};
 pub use note::{Note, StepWitness, UnstoredChunks};
 pub use open::{
-    is_checkpoint, open_checkpoint, open_checkpoint_with, open_checkpoints, open_other_copy, open_with_cache,
+    is_checkpoint, open_all_with_cache, open_checkpoint, open_checkpoint_with, open_checkpoints, open_other_copy,
+    open_with_cache,
 };
 pub use optimizer_state::{MOMENT_NAMES, is_master_name, is_moment, is_optimizer_state};
 pub use own_names::{JOURNAL_NAME, LOCK_NAME, RECEIPT_NAME, is_unfinished_output};

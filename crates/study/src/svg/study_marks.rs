@@ -70,8 +70,10 @@ pub(super) fn draw_annealed(svg: &mut Markup, view: &StudyView<'_>, metric: Metr
     let fork = fork.and_then(|raw| Some((raw.step, metric.find(&raw.scores)?)));
     let places: Vec<(f64, f64)> =
         fork.iter().chain(&annealed).map(|(step, score)| (run.x(*step), run.frame.y.place(score.value))).collect();
-    let kept = thin_curve(&places, run.frame.width.choose(60, 30));
-    draw_line(svg, "annealed", &kept);
+    // Along a watched run, each is the end of another anneal.
+    if !view.record.is_watched {
+        draw_line(svg, "annealed", &thin_curve(&places, run.frame.width.choose(60, 30)));
+    }
     let every = annealed.len().div_ceil(120).max(1);
     for (step, score) in annealed.into_iter().rev().step_by(every) {
         let (at, _) = run.place(step, score.value);

@@ -153,7 +153,7 @@ fn value_range(picture: &RunPicture<'_>, [from, last]: [u64; 2]) -> [f64; 2] {
     let early = if picture.extent == Extent::Whole { from.max(last / 10) } else { from };
     let raws = record.raws.iter().chain(&record.annealed).filter(|raw| raw.step >= early);
     let mut core: Vec<f64> = raws.filter_map(|raw| metric.find(&raw.scores)).map(|score| score.value).collect();
-    for one in record.forecasts.iter().filter(|one| one.task == metric.task && one.measure == metric.measure) {
+    for one in picture.view.forecasts_of(metric).filter(|one| one.end_step >= early) {
         core.extend(one.interval_95.into_iter().chain([one.value]).chain(one.truth));
     }
     let trials = record.trials.iter().filter(|trial| trial.end_step >= early);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::error::DcpError;
 use super::metadata::Entry;
+use crate::Params;
 use crate::format::model_key::{is_other_key, strip_names};
 use crate::format::tree_path::{Beside, choose_path, rest_of};
 use crate::optimizer_state::{is_optimizer_key, is_optimizer_state};
@@ -27,6 +28,8 @@ pub(in crate::format) struct Selection {
     pub(super) stripped: Vec<&'static str>,
     /// How many of the tensors belong to the state of an optimizer that was asked for.
     pub(super) n_state: usize,
+    /// Which values of the parameters they are, for a format that may have both.
+    pub(in crate::format) params: Option<Params>,
 }
 
 impl Selection {
@@ -98,6 +101,7 @@ pub(in crate::format) fn select_model(
         lone,
         stripped,
         n_state: 0,
+        params: None,
     })
 }
 
