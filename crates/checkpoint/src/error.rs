@@ -330,6 +330,12 @@ pub enum UnfinishedFault {
         /// Its name.
         file: String,
     },
+    /// A file that the trainer cannot do without has no bytes.
+    #[error("`{}` is empty", display_name(file))]
+    EmptyFile {
+        /// Its name.
+        file: String,
+    },
     /// A shard ends before bytes that the metadata places in it.
     #[error(
         "shard `{}` ends at byte {found_bytes}, but at least {wanted_bytes} bytes are expected",
@@ -360,6 +366,7 @@ impl UnfinishedFault {
             Self::NoIndex { index: file, .. }
             | Self::NotCommitted { file }
             | Self::MissingShard { file }
+            | Self::EmptyFile { file }
             | Self::ShortShard { file, .. }
             | Self::TruncatedShard { file, .. } => file,
         }

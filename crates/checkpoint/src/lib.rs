@@ -62,7 +62,8 @@ pub use layout::{
 pub use lazy_pieces::{Look, OpenPiece, PieceRefusal};
 pub use note::Note;
 pub use open::{
-    is_checkpoint, open_checkpoint, open_checkpoint_with, open_checkpoints, open_other_copy, open_with_cache,
+    is_checkpoint, open_all_with_cache, open_checkpoint, open_checkpoint_with, open_checkpoints, open_other_copy,
+    open_with_cache,
 };
 pub use optimizer_state::{MOMENT_NAMES, is_master_name, is_moment, is_optimizer_state};
 pub use pool::CheckpointPool;

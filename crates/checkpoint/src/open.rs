@@ -81,7 +81,10 @@ pub fn open_checkpoints(
 }
 
 /// As [`open_checkpoints`], sharing catalogs with what was opened before with the same cache.
-pub(crate) fn open_all_with_cache(
+///
+/// # Errors
+/// Each result as [`open_checkpoint`].
+pub fn open_all_with_cache(
     storage: &Arc<dyn Storage>,
     paths: &[PathBuf],
     options: &ReadOptions,

@@ -25,7 +25,7 @@ use crate::{CatalogCache, Checkpoint, Error, ReadOptions};
 #[derive(Debug)]
 pub struct CheckpointPool {
     storage: Arc<dyn Storage>,
-    cache: CatalogCache,
+    cache: Arc<CatalogCache>,
     open: Mutex<BTreeMap<PoolKey, Arc<Checkpoint>>>,
 }
 
@@ -39,7 +39,12 @@ fn key_of(path: &Path, options: &ReadOptions) -> PoolKey {
 impl CheckpointPool {
     /// A pool without a checkpoint.
     pub fn new(storage: &Arc<dyn Storage>) -> Self {
-        Self { storage: Arc::clone(storage), cache: CatalogCache::default(), open: Mutex::default() }
+        Self { storage: Arc::clone(storage), cache: Arc::default(), open: Mutex::default() }
+    }
+
+    /// What its checkpoints share, for others that open the same ones.
+    pub fn cache(&self) -> &Arc<CatalogCache> {
+        &self.cache
     }
 
     /// The open checkpoint at `path`, opened now if needed.

@@ -170,6 +170,11 @@ impl Obstacle {
             Self::BlockScaled { .. } => {
                 "`--dtype bf16` (or `f32` or `f16`) uses the values that the codes stand for, exactly, and rounds once".to_owned()
             }
+            Self::UnknownScales { fault: ScaledFault::Ambiguous { .. } } => {
+                "write the size that the weights were quantised with into `config.json` beside each, such as \
+                 `{\"quantization_config\": {\"quant_method\": \"fp8\", \"weight_block_size\": [128, 128]}}`"
+                    .to_owned()
+            }
             Self::Quantised { .. } | Self::UnknownScales { .. } | Self::QuantisationConfig { .. } => {
                 "average the checkpoints as they were before quantisation, and quantise the result; or dequantise each first"
                     .to_owned()

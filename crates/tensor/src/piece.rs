@@ -2,6 +2,7 @@
 //!
 //! Pure arithmetic on boxes. No bytes are read here.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -212,9 +213,29 @@ pub fn arrange_pieces(shape: &Shape, mut pieces: Vec<Piece>) -> Result<Box<[Piec
     if n_elements == 0 {
         return Ok(Box::default());
     }
-    check_cover(shape, &pieces)?;
     pieces.sort_by(|a, b| a.start().cmp(&b.start()));
+    check_cover(shape, &pieces)?;
     Ok(pieces.into())
+}
+
+/// As [`check_cover`] for pieces that are cut along one dimension only, in the order of their starts, as those of most
+/// checkpoints are.
+fn check_row(shape: &Shape, pieces: &[Piece], dim: usize) -> Result<(), CoverFault> {
+    let fault_at = |index: u64| -> Box<[u64]> {
+        let mut at = vec![0; shape.0.len()];
+        at[dim] = index;
+        at.into()
+    };
+    let mut end = 0;
+    for piece in pieces {
+        let start = piece.start().map_or(0, |start| start[dim]);
+        match start.cmp(&end) {
+            Ordering::Less => return Err(CoverFault::Overlap { at: fault_at(start) }),
+            Ordering::Equal => end += piece.extent(shape)[dim],
+            Ordering::Greater => break,
+        }
+    }
+    if end == shape.0[dim] { Ok(()) } else { Err(CoverFault::Gap { at: fault_at(end) }) }
 }
 
 /// The number of boxes over each element is a sum of step functions, one for each corner of each box. That sum equals
@@ -225,6 +246,9 @@ fn check_cover(shape: &Shape, pieces: &[Piece]) -> Result<(), CoverFault> {
         !pieces.iter().all(is_full)
     };
     let cut_dims: Vec<usize> = (0..shape.0.len()).filter(is_cut).collect();
+    if let [dim] = cut_dims[..] {
+        return check_row(shape, pieces, dim);
+    }
     let (n_pieces, n_dims) = (pieces.len(), cut_dims.len());
     let n_corners =
         1_usize.checked_shl(u32::try_from(n_dims).unwrap_or(u32::MAX)).and_then(|n| n.checked_mul(n_pieces));
@@ -284,6 +308,25 @@ mod tests {
         check_fault(&[u64::MAX, 2], &[], "its size cannot be counted");
         let many = "it is cut into 1 chunks along 19 dimensions, more than can be checked";
         check_fault(&[2; 19], &[(&[0; 19], &[1; 19])], many);
+    }
+
+    #[test]
+    fn pieces_cut_along_one_dimension_have_the_faults_of_any_others() {
+        // Every set of up to three rows of a tensor of four, also in orders that are not sorted.
+        let rows: Vec<(u64, u64)> = (0..4).flat_map(|start| (1..=4 - start).map(move |n| (start, n))).collect();
+        let rows = &rows;
+        let sets = rows.iter().flat_map(|a| rows.iter().flat_map(move |b| rows.iter().map(move |c| [*a, *b, *c])));
+        for set in sets.flat_map(|set| (1..=3).map(move |n| set[..n].to_vec())) {
+            let counts: Vec<usize> =
+                (0..4).map(|i| set.iter().filter(|(start, n)| (*start..start + n).contains(&i)).count()).collect();
+            let pieces = set.iter().map(|(start, n)| piece(&[0, *start], &[2, *n])).collect();
+            let expected = counts.iter().position(|n| *n != 1).map(|i| {
+                let words = if counts[i] == 0 { "no chunk holds" } else { "more than one chunk holds" };
+                format!("{words} the element at [0, {i}]")
+            });
+            let found = arrange_pieces(&Shape::new([2, 4]), pieces).err().map(|fault| fault.to_string());
+            assert_eq!(found, expected, "{set:?}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use thalweg_checkpoint::{RECEIPT_NAME, ReadOptions, is_checkpoint, open_checkpoints};
+use thalweg_checkpoint::{CatalogCache, RECEIPT_NAME, ReadOptions, is_checkpoint, open_all_with_cache};
 use thalweg_storage::{FileKind, FolderEntry, Storage};
 use thalweg_tensor::display_name;
 
@@ -72,10 +72,10 @@ impl RunDir {
     /// # }
     /// ```
     pub fn open(storage: &Arc<dyn Storage>, path: &Path, pattern: Option<&NamePattern>) -> Result<Self, Error> {
-        Self::open_with(storage, path, pattern, &ReadOptions::default())
+        Self::open_with(storage, path, pattern, (&ReadOptions::default(), &CatalogCache::default()))
     }
 
-    /// As [`RunDir::open`], with options for reading the checkpoints.
+    /// As [`RunDir::open`], with options for reading the checkpoints, and what is shared with others that read them.
     ///
     /// # Errors
     /// As [`RunDir::open`].
@@ -83,7 +83,7 @@ impl RunDir {
         storage: &Arc<dyn Storage>,
         path: &Path,
         pattern: Option<&NamePattern>,
-        options: &ReadOptions,
+        reading: (&ReadOptions, &CatalogCache),
     ) -> Result<Self, Error> {
         let info = storage.file_info(path).map_err(|error| Error::from_storage(path, error))?;
         if info.kind != FileKind::Folder {
@@ -96,7 +96,7 @@ impl RunDir {
             return Err(refuse_folder(storage, path, &entries, pattern));
         };
         let trackers = Trackers::read(storage, path, &entries)?;
-        let mut checkpoints = check_candidates(storage, candidates, &trackers, options)?;
+        let mut checkpoints = check_candidates(storage, candidates, &trackers, reading)?;
         checkpoints.sort_by(|a, b| (a.step, &a.name).cmp(&(b.step, &b.name)));
         Ok(Self { path: path.to_owned(), checkpoints, ignored, ignored_epochs, counts })
     }
@@ -200,7 +200,7 @@ fn check_candidates(
     storage: &Arc<dyn Storage>,
     candidates: Vec<Candidate>,
     trackers: &Trackers,
-    options: &ReadOptions,
+    (options, cache): (&ReadOptions, &CatalogCache),
 ) -> Result<Vec<RunCheckpoint>, Error> {
     let mut checkpoints = Vec::with_capacity(candidates.len());
     let mut of_orbax = Vec::new();
@@ -208,7 +208,7 @@ fn check_candidates(
     while candidates.peek().is_some() {
         let some: Vec<Candidate> = candidates.by_ref().take(OPENED_AT_ONCE).collect();
         let paths: Vec<PathBuf> = some.iter().map(|candidate| candidate.path.clone()).collect();
-        for (candidate, opened) in some.into_iter().zip(open_checkpoints(storage, &paths, options)) {
+        for (candidate, opened) in some.into_iter().zip(open_all_with_cache(storage, &paths, options, cache)) {
             let state = match (own_output(storage, &candidate.path), opened) {
                 (Some(state), _) => state,
                 (None, Ok(checkpoint)) => {

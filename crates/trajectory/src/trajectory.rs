@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use thalweg_checkpoint::ReadOptions;
+use thalweg_checkpoint::{CatalogCache, ReadOptions};
 use thalweg_storage::Storage;
 use thalweg_tensor::display_name;
 
@@ -199,6 +199,8 @@ pub struct TrajectoryOptions {
     pub log_every: Option<u64>,
     /// How checkpoints are read.
     pub reading: ReadOptions,
+    /// What is shared with others that open the same checkpoints.
+    pub cache: Arc<CatalogCache>,
     /// Which names are checkpoints, and where they say the step.
     pub pattern: Option<NamePattern>,
 }
@@ -228,7 +230,7 @@ impl Trajectory {
         let is_folder = storage.file_info(path).is_ok_and(|info| info.kind == thalweg_storage::FileKind::Folder);
         let config = if is_folder { read_run_config(storage, path)?.unwrap_or_default() } else { RunConfig::default() };
         let pattern = options.pattern.as_ref().or(config.checkpoint_pattern.as_ref());
-        let run = RunDir::open_with(storage, path, pattern, &options.reading)?;
+        let run = RunDir::open_with(storage, path, pattern, (&options.reading, &options.cache))?;
         Self::from_run(storage, &run, options)
     }
 

@@ -3,18 +3,20 @@
 //!
 //! Names are stored without the path to the model, and layers are stacked along a first dimension unless they differ.
 
-use std::cell::Cell;
 use std::sync::Arc;
 
 use serde_json::Value as Json;
-use thalweg_storage::{FileKind, Storage};
+use thalweg_storage::{FileKind, FolderEntry, Storage};
 use thalweg_tensor::display_name;
 
 use super::dcp::error::DcpError;
 use super::dcp::write::{Paths, lay_folder};
-use super::dcp::{Dcp, DcpExtras, DcpFolder, DcpObject, Entry, has_all_below, open_folder, select_model};
+use super::dcp::{
+    Dcp, DcpExtras, DcpFolder, DcpObject, Entry, Reading, fingerprint_of, has_all_below, open_folder, select_model,
+};
 use super::torch::archive_write::lay_archive;
 use super::{Format, FormatContent, Place};
+use crate::error::UnfinishedFault;
 use crate::frame_builder::FrameBuilder;
 use crate::layout::{CopiedBytes, Document, LayoutEntry, OutputLayout};
 use crate::pickle::PickleWriter;
@@ -67,8 +69,8 @@ impl Format for MegatronDist {
         let path = place.folder().join(METADATA_FILE_NAME);
         let bytes = storage.read_file(&path, MAX_METADATA_BYTES)?;
         check_backend(&bytes).map_err(|source| Error::Dcp { path, source: Box::new(source) })?;
+        check_common(place)?;
         let folder = DcpFolder { path: place.folder().to_owned(), prefix: String::new() };
-        let params = Cell::new(options.params);
         let choose = |entries: &[Entry<'_>], _| {
             let is_there = |key: &&str| entries.iter().any(|entry| is_below(entry.fqn, key));
             let masters = MASTER_KEYS.into_iter().find(is_there);
@@ -79,17 +81,28 @@ impl Format for MegatronDist {
                 // Without masters of every tensor, the model would be incomplete.
                 (None, None) => masters.filter(|key| has_all_below(entries, key)),
             };
-            if options.key.is_none() && key.is_some() {
-                params.set(Some(Params::Master));
-            }
-            let model = select_model(entries, key, false)?;
+            let mut model = select_model(entries, key, false)?;
+            let are_masters = options.key.is_none() && key.is_some();
+            model.params = if are_masters { Some(Params::Master) } else { options.params };
             Ok(if options.optimizer { model.with_optimizer(entries, &is_whole_state) } else { model })
         };
-        let mut content = open_folder(storage, &folder, &choose, cache)?;
-        content.findings.params = params.get();
-        content.notes.extend(params.get().map(|params| Note::ParamsChosen { params }));
+        let reading = Reading { choose: &choose, fingerprint: fingerprint_of(self.name(), options) };
+        let mut content = open_folder(storage, &folder, &reading, cache)?;
+        content.notes.extend(content.findings.params.map(|params| Note::ParamsChosen { params }));
         Ok(content)
     }
+}
+
+/// Refuses a `common.pt` without a byte, which a save that ran out of space leaves: Megatron loads nothing from such a
+/// folder, and would load nothing from an output with a copy of it.
+fn check_common(place: &Place) -> Result<(), Error> {
+    let Place::Folder { path, entries } = place else { return Ok(()) };
+    let is_empty = |entry: &FolderEntry| entry.name == COMMON_FILE_NAME && entry.len_bytes == 0;
+    if !entries.iter().any(|entry| entry.kind == FileKind::File && is_empty(entry)) {
+        return Ok(());
+    }
+    let faults = vec![UnfinishedFault::EmptyFile { file: COMMON_FILE_NAME.to_owned() }];
+    Err(Error::Unfinished { path: path.clone(), faults })
 }
 
 fn is_below(name: &str, key: &str) -> bool {

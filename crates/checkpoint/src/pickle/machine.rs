@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use super::arena::{Arena, Span};
 use super::int_text::{decode_escaped, int_of_bytes, parse_float, parse_int};
 use super::memo::Memo;
 use super::value::{Global, Node, Object};
@@ -18,7 +19,9 @@ const FALSE: u32 = 2;
 const EMPTY_TUPLE: u32 = 3;
 
 /// Memory for a value and its places on the stack and in the memo, spare room of vectors included.
-const NODE_BYTES: u64 = 2 * (size_of::<Node>() as u64) + 24;
+const NODE_BYTES: u64 = 2 * (size_of::<Node>() as u64) + 16;
+/// Memory for what is known of a list or dictionary besides its members, or of a call.
+const EXTRA_BYTES: u64 = 2 * (size_of::<Object>() as u64);
 /// Memory for a member of a container, spare room included.
 const MEMBER_BYTES: u64 = 16;
 
@@ -27,13 +30,12 @@ pub(super) struct Machine<'a> {
     position: usize,
     lists: &'a [NameList],
     limits: &'a PickleLimits,
-    nodes: Vec<Node>,
+    pickle: Pickle,
     stack: Vec<u32>,
     /// Heights of the stack at which groups begin.
     marks: Vec<usize>,
     /// A map, because a pickle may use any numbers.
     memo: Memo,
-    globals: Vec<Global>,
     global_numbers: BTreeMap<(Box<str>, Box<str>), u32>,
     used_bytes: u64,
     text_bytes: u64,
@@ -41,17 +43,24 @@ pub(super) struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     pub(super) fn new(bytes: &'a [u8], lists: &'a [NameList], limits: &'a PickleLimits) -> Self {
-        let nodes = vec![Node::None, Node::Bool(true), Node::Bool(false), Node::Tuple(Box::default())];
+        let nodes = vec![Node::None, Node::Bool(true), Node::Bool(false), Node::Tuple(Span::default())];
+        let pickle = Pickle {
+            nodes,
+            objects: Vec::new(),
+            wide_ints: Vec::new(),
+            arena: Arena::default(),
+            globals: Vec::new(),
+            root: NONE,
+        };
         Self {
             bytes,
             position: 0,
             lists,
             limits,
-            nodes,
+            pickle,
             stack: Vec::new(),
             marks: Vec::new(),
             memo: Memo::default(),
-            globals: Vec::new(),
             global_numbers: BTreeMap::new(),
             used_bytes: 0,
             text_bytes: 0,
@@ -71,8 +80,7 @@ impl<'a> Machine<'a> {
             let opcode = self.take_byte().map_err(fail)?;
             if opcode == b'.' {
                 let root = self.pop().map_err(fail)?;
-                let n_bytes = self.position;
-                return Ok((Pickle { nodes: self.nodes, globals: self.globals, root }, n_bytes));
+                return Ok((Pickle { root, ..self.pickle }, self.position));
             }
             self.perform(opcode).map_err(fail)?;
         }
@@ -84,7 +92,11 @@ impl<'a> Machine<'a> {
             0x95 => self.take_length(8).map(drop),
             b'(' => self.open_group(),
             b'0' => self.pop_any(),
-            b'1' => self.close_group().map(drop),
+            b'1' => {
+                let start = self.close_group()?;
+                self.stack.truncate(start);
+                Ok(())
+            }
             b'2' => {
                 let top = self.top()?;
                 self.push_id(top)
@@ -93,9 +105,9 @@ impl<'a> Machine<'a> {
             0x88 => self.push_id(TRUE),
             0x89 => self.push_id(FALSE),
             b')' => self.push_id(EMPTY_TUPLE),
-            b']' => self.push(Node::List(Vec::new())),
-            b'}' => self.push(Node::Dict(Vec::new())),
-            0x8f => self.push(Node::Set(Vec::new())),
+            b']' => self.push_list(Node::List, &[]),
+            b'}' => self.push_list(Node::Dict, &[]),
+            0x8f => self.push_list(Node::Set, &[]),
             b'I' | b'L' | b'F' | b'J' | b'K' | b'M' | b'G' | 0x8a | 0x8b => self.push_number(opcode),
             b'X' | 0x8c | 0x8d | b'V' | b'T' | b'U' => self.push_text(opcode),
             b'B' | b'C' | 0x8e | 0x96 => self.push_bytes(opcode),
@@ -131,7 +143,7 @@ impl<'a> Machine<'a> {
                 _ => PickleFault::Truncated,
             },
             b'o' => {
-                let callee = self.close_group().ok().and_then(|ids| ids.first().copied());
+                let callee = self.close_group().ok().and_then(|start| self.stack.get(start).copied());
                 let global = callee.and_then(|id| self.global_of(id));
                 let callee =
                     global.map_or_else(|| "?".to_owned(), |global| format!("{}.{}", global.module, global.name));
@@ -159,8 +171,8 @@ impl<'a> Machine<'a> {
     fn add(&mut self, node: Node) -> Step<u32> {
         self.spend(NODE_BYTES)?;
         let limit = u32::MAX.into();
-        let id = u32::try_from(self.nodes.len()).map_err(|_| PickleFault::TooMuch { what: "values", limit })?;
-        self.nodes.push(node);
+        let id = u32::try_from(self.pickle.nodes.len()).map_err(|_| PickleFault::TooMuch { what: "values", limit })?;
+        self.pickle.nodes.push(node);
         Ok(id)
     }
 
@@ -168,6 +180,13 @@ impl<'a> Machine<'a> {
         let id = self.add(node)?;
         self.stack.push(id);
         Ok(())
+    }
+
+    /// Pushes a container that may grow.
+    fn push_list(&mut self, kind: fn(u32) -> Node, members: &[u32]) -> Step<()> {
+        self.spend(EXTRA_BYTES + MEMBER_BYTES * members.len() as u64)?;
+        let number = self.pickle.arena.new_list(members)?;
+        self.push(kind(number))
     }
 
     fn push_id(&mut self, id: u32) -> Step<()> {
@@ -204,15 +223,15 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn close_group(&mut self) -> Step<Vec<u32>> {
+    /// Ends a group: the height of the stack at which its members begin. The caller takes them off.
+    fn close_group(&mut self) -> Step<usize> {
         let start = self.marks.pop().ok_or(PickleFault::NoMark)?;
-        let members = self.stack.split_off(start);
-        self.spend(MEMBER_BYTES * members.len() as u64)?;
-        Ok(members)
+        self.spend(MEMBER_BYTES * (self.stack.len() - start) as u64)?;
+        Ok(start)
     }
 
-    fn node(&self, id: u32) -> &Node {
-        &self.nodes[id as usize]
+    fn node(&self, id: u32) -> Node {
+        self.pickle.nodes[id as usize]
     }
 
     fn wrong_kind(&self, wanted: &'static str, id: u32) -> PickleFault {
@@ -220,7 +239,7 @@ impl<'a> Machine<'a> {
     }
 
     fn global_of(&self, id: u32) -> Option<&Global> {
-        if let Node::Global(idx) = self.node(id) { self.globals.get(*idx as usize) } else { None }
+        if let Node::Global(idx) = self.node(id) { self.pickle.globals.get(idx as usize) } else { None }
     }
 
     // Bytes.
@@ -237,6 +256,12 @@ impl<'a> Machine<'a> {
         let n_bytes = usize::try_from(n_bytes).ok().filter(|n_bytes| *n_bytes <= rest.len()).ok_or(past_end)?;
         self.position += n_bytes;
         Ok(&rest[..n_bytes])
+    }
+
+    fn take_array<const N: usize>(&mut self) -> Step<[u8; N]> {
+        let found = self.bytes[self.position..].first_chunk::<N>().ok_or(PickleFault::Truncated)?;
+        self.position += N;
+        Ok(*found)
     }
 
     /// A little-endian unsigned number of up to eight bytes.
@@ -267,40 +292,46 @@ impl<'a> Machine<'a> {
 
     fn push_number(&mut self, opcode: u8) -> Step<()> {
         let node = match opcode {
-            b'K' => Node::Int(self.take_length(1)?.into()),
-            b'M' => Node::Int(self.take_length(2)?.into()),
-            b'J' | b'G' | 0x8a | 0x8b => return self.push_binary_number(opcode),
+            b'K' => Node::Int(self.take_byte()?.into()),
+            b'M' => Node::Int(u16::from_le_bytes(self.take_array()?).into()),
+            b'J' => Node::Int(i32::from_le_bytes(self.take_array()?).into()),
+            // The only number that is written big-endian.
+            b'G' => Node::Float(f64::from_be_bytes(self.take_array()?)),
             b'F' => Node::Float(parse_float(self.take_line()?)?),
+            0x8a | 0x8b => {
+                let n_bytes = if opcode == 0x8a {
+                    self.take_byte()?.into()
+                } else {
+                    let found = i32::from_le_bytes(self.take_array()?);
+                    u64::try_from(found).map_err(|_| PickleFault::NegativeLength { found: found.into() })?
+                };
+                let number = int_of_bytes(self.take(n_bytes)?);
+                self.int_node(number)?
+            }
             _ => {
                 let line = self.take_line()?;
-                match (opcode, line) {
+                let number = match (opcode, line) {
                     (b'I', b"00") => return self.push_id(FALSE),
                     (b'I', b"01") => return self.push_id(TRUE),
                     (b'L', _) => parse_int(line.strip_suffix(b"L").unwrap_or(line))?,
                     _ => parse_int(line)?,
-                }
-                .map_or(Node::HugeInt, Node::Int)
+                };
+                self.int_node(number)?
             }
         };
         self.push(node)
     }
 
-    fn push_binary_number(&mut self, opcode: u8) -> Step<()> {
-        let node = match opcode {
-            b'J' => int_of_bytes(self.take(4)?).map_or(Node::HugeInt, Node::Int),
-            // The only number that is written big-endian.
-            b'G' => Node::Float(f64::from_bits(self.take_length(8)?.swap_bytes())),
-            _ => {
-                let n_bytes = if opcode == 0x8a {
-                    self.take_length(1)?
-                } else {
-                    let found = int_of_bytes(self.take(4)?).and_then(|found| i64::try_from(found).ok()).unwrap_or(-1);
-                    u64::try_from(found).map_err(|_| PickleFault::NegativeLength { found })?
-                };
-                int_of_bytes(self.take(n_bytes)?).map_or(Node::HugeInt, Node::Int)
-            }
-        };
-        self.push(node)
+    fn int_node(&mut self, number: Option<i128>) -> Step<Node> {
+        let Some(number) = number else { return Ok(Node::HugeInt) };
+        if let Ok(number) = i64::try_from(number) {
+            return Ok(Node::Int(number));
+        }
+        self.spend(2 * size_of::<i128>() as u64)?;
+        // There are fewer of them than values, whose number fits.
+        let position = u32::try_from(self.pickle.wide_ints.len()).unwrap_or(u32::MAX);
+        self.pickle.wide_ints.push(number);
+        Ok(Node::WideInt(position))
     }
 
     fn push_text(&mut self, opcode: u8) -> Step<()> {
@@ -308,8 +339,8 @@ impl<'a> Machine<'a> {
             let line = self.take_line()?;
             self.count_text(line.len().saturating_mul(2))?;
             let node = match decode_escaped(line)? {
-                Some(text) => Node::Text(text.into()),
-                None => Node::Bytes(line.into()),
+                Some(text) => Node::Text(self.pickle.arena.keep_text(&text)?),
+                None => Node::Bytes(self.pickle.arena.keep_bytes(line)?),
             };
             return self.push(node);
         }
@@ -321,10 +352,11 @@ impl<'a> Machine<'a> {
         let bytes = self.take(n_bytes)?;
         self.count_text(bytes.len())?;
         // Python lets lone surrogates through, and byte strings of Python 2 may hold anything.
-        self.push(match std::str::from_utf8(bytes) {
-            Ok(text) => Node::Text(text.into()),
-            Err(_) => Node::Bytes(bytes.into()),
-        })
+        let node = match std::str::from_utf8(bytes) {
+            Ok(text) => Node::Text(self.pickle.arena.keep_text(text)?),
+            Err(_) => Node::Bytes(self.pickle.arena.keep_bytes(bytes)?),
+        };
+        self.push(node)
     }
 
     fn push_bytes(&mut self, opcode: u8) -> Step<()> {
@@ -335,7 +367,8 @@ impl<'a> Machine<'a> {
         };
         let bytes = self.take(n_bytes)?;
         self.count_text(bytes.len())?;
-        self.push(Node::Bytes(bytes.into()))
+        let span = self.pickle.arena.keep_bytes(bytes)?;
+        self.push(Node::Bytes(span))
     }
 
     fn use_memo(&mut self, opcode: u8) -> Step<()> {
@@ -363,43 +396,67 @@ impl<'a> Machine<'a> {
     }
 
     fn build_container(&mut self, opcode: u8) -> Step<()> {
-        let node = match opcode {
+        let start = match opcode {
             0x85..=0x87 => {
                 let n_members = usize::from(opcode - 0x84);
-                let start = self.stack.len().checked_sub(n_members).filter(|start| *start >= self.floor());
-                let members = self.stack.split_off(start.ok_or(PickleFault::StackUnderflow)?);
                 self.spend(MEMBER_BYTES * n_members as u64)?;
-                Node::Tuple(members.into())
+                let start = self.stack.len().checked_sub(n_members).filter(|start| *start >= self.floor());
+                start.ok_or(PickleFault::StackUnderflow)?
             }
-            b't' => Node::Tuple(self.close_group()?.into()),
-            b'l' => Node::List(self.close_group()?),
-            0x91 => Node::Set(self.close_group()?),
-            _ => Node::Dict(pair_up(&self.close_group()?)?),
+            _ => self.close_group()?,
         };
+        let (stack, arena) = (&self.stack[start..], &mut self.pickle.arena);
+        let node = match opcode {
+            0x85..=0x87 | b't' => Node::Tuple(arena.keep_members(stack)?),
+            b'l' => Node::List(arena.new_list(stack)?),
+            0x91 => Node::Set(arena.new_list(stack)?),
+            _ if stack.len().is_multiple_of(2) => Node::Dict(arena.new_list(stack)?),
+            _ => return Err(PickleFault::StackUnderflow),
+        };
+        self.stack.truncate(start);
+        if !matches!(node, Node::Tuple(_)) {
+            self.spend(EXTRA_BYTES)?;
+        }
         self.push(node)
     }
 
     fn extend_container(&mut self, opcode: u8) -> Step<()> {
-        let members = match opcode {
-            b'a' => vec![self.pop()?],
-            b's' => {
-                let value = self.pop()?;
-                vec![self.pop()?, value]
+        let start = match opcode {
+            b'a' | b's' => {
+                let n_members = if opcode == b'a' { 1 } else { 2 };
+                let start = self.stack.len().checked_sub(n_members).filter(|start| *start >= self.floor());
+                start.ok_or(PickleFault::StackUnderflow)?
             }
             _ => self.close_group()?,
         };
-        self.spend(MEMBER_BYTES * members.len() as u64)?;
-        let target = self.top()?;
-        let wanted = if matches!(opcode, b's' | b'u') { "a dictionary" } else { "a list" };
-        let wrong_kind = self.wrong_kind(wanted, target);
-        match (opcode, &mut self.nodes[target as usize]) {
-            (b'a' | b'e', Node::List(items)) | (0x90, Node::Set(items)) => items.extend(members),
-            (b's' | b'u', Node::Dict(entries)) => entries.extend(pair_up(&members)?),
-            (b's' | b'u', Node::Object(object)) => object.entries.extend(pair_up(&members)?),
-            (_, Node::Object(object)) => object.items.extend(members),
-            _ => return Err(wrong_kind),
+        let n_members = self.stack.len() - start;
+        self.spend(MEMBER_BYTES * n_members as u64)?;
+        let target = self.stack[self.floor()..start].last().copied().ok_or(PickleFault::StackUnderflow)?;
+        let sets_pairs = matches!(opcode, b's' | b'u');
+        if sets_pairs && !n_members.is_multiple_of(2) {
+            return Err(PickleFault::StackUnderflow);
         }
+        let list = match (opcode, self.node(target)) {
+            (b'a' | b'e', Node::List(list)) | (0x90, Node::Set(list)) | (b's' | b'u', Node::Dict(list)) => list,
+            (_, Node::Object(position)) => self.list_of_object(position, sets_pairs)?,
+            _ => return Err(self.wrong_kind(if sets_pairs { "a dictionary" } else { "a list" }, target)),
+        };
+        self.pickle.arena.extend_list(list, &self.stack[start..])?;
+        self.stack.truncate(start);
         Ok(())
+    }
+
+    /// The list of what is set on an object, or appended to it.
+    fn list_of_object(&mut self, position: u32, sets_pairs: bool) -> Step<u32> {
+        let object = &mut self.pickle.objects[position as usize];
+        let list = if sets_pairs { &mut object.entries } else { &mut object.items };
+        if let Some(list) = *list {
+            return Ok(list);
+        }
+        let new = self.pickle.arena.new_list(&[])?;
+        *list = Some(new);
+        self.spend(EXTRA_BYTES)?;
+        Ok(new)
     }
 
     fn push_global(&mut self, opcode: u8) -> Step<()> {
@@ -412,7 +469,7 @@ impl<'a> Machine<'a> {
         } else {
             let (name, module) = (self.pop()?, self.pop()?);
             let text = |id| match self.node(id) {
-                Node::Text(text) => Ok(text.clone()),
+                Node::Text(span) => Ok(self.pickle.arena.text(span).into()),
                 _ => Err(self.wrong_kind("a string", id)),
             };
             (text(module)?, text(name)?)
@@ -423,10 +480,12 @@ impl<'a> Machine<'a> {
             Some(number) => *number,
             None => {
                 self.spend(NODE_BYTES + 2 * (key.0.len() + key.1.len()) as u64)?;
-                let number = u32::try_from(self.globals.len()).unwrap_or(u32::MAX);
-                let is_listed = is_built_here(&key.0, &key.1)
+                let number = u32::try_from(self.pickle.globals.len()).unwrap_or(u32::MAX);
+                let is_built_here = is_built_here(&key.0, &key.1);
+                let is_listed = is_built_here
                     || self.lists.iter().any(|list| list.iter().any(|name| *name.0 == *key.0 && *name.1 == *key.1));
-                self.globals.push(Global { module: key.0.clone(), name: key.1.clone(), is_listed });
+                let (module, name) = key.clone();
+                self.pickle.globals.push(Global { module, name, is_listed, is_built_here });
                 self.global_numbers.insert(key, number);
                 number
             }
@@ -449,8 +508,11 @@ impl<'a> Machine<'a> {
         let node = match self.build_plain(callee, args)? {
             Some(node) => node,
             None => {
-                self.spend(size_of::<Object>() as u64)?;
-                Node::Object(Box::new(Object { callee, args, ..Object::default() }))
+                self.spend(EXTRA_BYTES)?;
+                // There are fewer of them than values, whose number fits.
+                let position = u32::try_from(self.pickle.objects.len()).unwrap_or(u32::MAX);
+                self.pickle.objects.push(Object { callee, args, state: None, items: None, entries: None });
+                Node::Object(position)
             }
         };
         self.push(node)
@@ -459,53 +521,72 @@ impl<'a> Machine<'a> {
     fn build_state(&mut self) -> Step<()> {
         let state = self.pop()?;
         let target = self.top()?;
-        let wrong_kind = self.wrong_kind("an object", target);
-        match &mut self.nodes[target as usize] {
-            Node::Object(object) => object.state = Some(state),
+        match self.node(target) {
+            Node::Object(position) => self.pickle.objects[position as usize].state = Some(state),
             // A dictionary may carry attributes, such as the `_metadata` of a state dict: not part of the data.
             Node::Dict(_) | Node::List(_) | Node::Set(_) => {}
-            _ => return Err(wrong_kind),
+            _ => return Err(self.wrong_kind("an object", target)),
         }
         Ok(())
     }
 
     fn members(&self, id: u32) -> Option<&[u32]> {
-        match self.node(id) {
-            Node::Tuple(ids) => Some(ids),
-            Node::List(ids) | Node::Set(ids) => Some(ids),
-            _ => None,
-        }
+        self.pickle.members(self.node(id))
     }
 
     /// The container that a call of one of Python's own classes makes, if the class is known here.
     fn build_plain(&mut self, callee: u32, args: u32) -> Step<Option<Node>> {
-        let Some(global) = self.global_of(callee).filter(|global| is_built_here(&global.module, &global.name)) else {
-            return Ok(None);
-        };
+        let Some(global) = self.global_of(callee).filter(|global| global.is_built_here) else { return Ok(None) };
         let first = self.members(args).and_then(|args| args.first().copied());
-        let of_first = first.map(|id| (self.members(id), self.node(id)));
-        let (n_members, n_bytes) = match of_first {
-            Some((Some(members), _)) => (members.len(), 0),
-            Some((_, Node::Bytes(bytes))) => (0, bytes.len()),
-            Some((_, Node::Text(text))) => (0, text.len()),
-            _ => (0, 0),
+        let members = first.and_then(|id| self.members(id));
+        let made = match (&*global.name, first.map(|id| self.node(id)), members) {
+            ("OrderedDict", None, _) | ("defaultdict", ..) => Made::Dict(Vec::new()),
+            ("OrderedDict", _, Some(pairs)) => {
+                let pair = |id: &u32| Some([*self.members(*id)?.first()?, *self.members(*id)?.get(1)?]);
+                let pairs = pairs.iter().map(pair).collect::<Option<Vec<_>>>();
+                let Some(pairs) = pairs else { return Ok(None) };
+                Made::Dict(pairs.into_flattened())
+            }
+            ("set" | "frozenset", None, _) => Made::Set(Vec::new()),
+            ("set" | "frozenset", _, Some(members)) => Made::Set(members.to_vec()),
+            // A tuple never changes, so its members are not copied.
+            ("Size", Some(Node::Tuple(span)), _) => return Ok(Some(Node::Tuple(span))),
+            ("Size", _, Some(members)) => Made::Tuple(members.to_vec()),
+            ("bytes" | "bytearray", None, _) => Made::Bytes(Vec::new()),
+            ("bytearray", Some(Node::Bytes(span)), _) => Made::Bytes(self.pickle.arena.bytes(span).to_vec()),
+            ("encode", Some(Node::Text(span)), _) => match latin1(self.pickle.arena.text(span)) {
+                Some(bytes) => Made::Bytes(bytes),
+                None => return Ok(None),
+            },
+            _ => return Ok(None),
         };
-        let pair = |id: &u32| self.members(*id).and_then(|pair| Some((*pair.first()?, *pair.get(1)?)));
-        let node = match (&*global.name, of_first) {
-            ("OrderedDict", None) | ("defaultdict", _) => Some(Node::Dict(Vec::new())),
-            ("OrderedDict", Some((Some(pairs), _))) => pairs.iter().map(pair).collect::<Option<_>>().map(Node::Dict),
-            ("set" | "frozenset", None) => Some(Node::Set(Vec::new())),
-            ("set" | "frozenset", Some((Some(members), _))) => Some(Node::Set(members.to_vec())),
-            ("Size", Some((Some(members), _))) => Some(Node::Tuple(members.into())),
-            ("bytes" | "bytearray", None) => Some(Node::Bytes(Box::default())),
-            ("bytearray", Some((_, Node::Bytes(bytes)))) => Some(Node::Bytes(bytes.clone())),
-            ("encode", Some((_, Node::Text(text)))) => latin1(text),
-            _ => None,
-        };
-        self.count_text(n_bytes)?;
-        self.spend(MEMBER_BYTES * n_members as u64)?;
-        Ok(node)
+        self.keep_made(made).map(Some)
     }
+
+    fn keep_made(&mut self, made: Made) -> Step<Node> {
+        match &made {
+            Made::Bytes(bytes) => self.count_text(bytes.len())?,
+            Made::Dict(members) | Made::Set(members) | Made::Tuple(members) => {
+                self.spend(EXTRA_BYTES + MEMBER_BYTES * members.len() as u64)?;
+            }
+        }
+        let arena = &mut self.pickle.arena;
+        Ok(match made {
+            Made::Bytes(bytes) => Node::Bytes(arena.keep_bytes(&bytes)?),
+            Made::Dict(members) => Node::Dict(arena.new_list(&members)?),
+            Made::Set(members) => Node::Set(arena.new_list(&members)?),
+            Made::Tuple(members) => Node::Tuple(arena.keep_members(&members)?),
+        })
+    }
+}
+
+/// What a call of one of Python's own classes makes.
+enum Made {
+    Bytes(Vec<u8>),
+    /// Keys and values in turn.
+    Dict(Vec<u32>),
+    Set(Vec<u32>),
+    Tuple(Vec<u32>),
 }
 
 /// The names whose calls become plain containers.
@@ -520,16 +601,6 @@ fn is_built_here(module: &str, name: &str) -> bool {
 }
 
 /// Bytes that protocol 2 writes as a string of the characters 0 to 255.
-fn latin1(text: &str) -> Option<Node> {
-    let bytes: Option<Box<[u8]>> = text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
-    bytes.map(Node::Bytes)
-}
-
-fn pair_up(members: &[u32]) -> Step<Vec<(u32, u32)>> {
-    let (pairs, rest) = members.as_chunks::<2>();
-    if rest.is_empty() {
-        Ok(pairs.iter().map(|[key, value]| (*key, *value)).collect())
-    } else {
-        Err(PickleFault::StackUnderflow)
-    }
+fn latin1(text: &str) -> Option<Vec<u8>> {
+    text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect()
 }

@@ -7,6 +7,7 @@
 //! Values live in one flat list and refer to each other by number, so that shared and circular values cost nothing,
 //! nothing recurses, and a nest of a million lists is dropped in one go.
 
+mod arena;
 mod error;
 mod int_text;
 mod machine;
@@ -20,7 +21,8 @@ pub use error::{PickleError, PickleFault};
 pub use value::{Global, ObjectView, Value};
 pub use write::{PickleWriter, Slot};
 
-use value::Node;
+use arena::Arena;
+use value::{Node, Object};
 
 /// Limits on what reading one pickle may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +51,9 @@ pub type NameList = &'static [(&'static str, &'static str)];
 #[derive(Debug)]
 pub struct Pickle {
     nodes: Vec<Node>,
+    objects: Vec<Object>,
+    wide_ints: Vec<i128>,
+    arena: Arena,
     globals: Vec<Global>,
     root: u32,
 }
@@ -57,6 +62,19 @@ impl Pickle {
     /// The value that the pickle encodes.
     pub fn root(&self) -> Value<'_> {
         Value::new(self, self.root)
+    }
+
+    /// The members of a list, tuple or set; `None` for other values.
+    fn members(&self, node: Node) -> Option<&[u32]> {
+        match node {
+            Node::Tuple(span) => Some(self.arena.members(span)),
+            Node::List(list) | Node::Set(list) => Some(self.arena.list(list)),
+            _ => None,
+        }
+    }
+
+    fn list(&self, number: Option<u32>) -> &[u32] {
+        number.map(|number| self.arena.list(number)).unwrap_or_default()
     }
 
     /// The persistent ids that the pickle mentions, in the order of their mention.

@@ -3,36 +3,43 @@
 use thalweg_tensor::display_name;
 
 use super::Pickle;
+use super::arena::Span;
 
-/// A value. Numbers refer to other values of the same pickle.
-#[derive(Debug, Clone)]
+/// A value. Numbers refer to other values of the same pickle, or to what its arena keeps for them.
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Node {
     None,
     Bool(bool),
-    Int(i128),
+    Int(i64),
+    /// An integer of at most 128 bits: its position in the list of these.
+    WideInt(u32),
     /// An integer of more than 128 bits, whose digits are not kept.
     HugeInt,
     Float(f64),
-    Text(Box<str>),
+    Text(Span),
     /// Also a string that is not Unicode.
-    Bytes(Box<[u8]>),
-    Tuple(Box<[u32]>),
-    List(Vec<u32>),
-    Set(Vec<u32>),
-    Dict(Vec<(u32, u32)>),
+    Bytes(Span),
+    Tuple(Span),
+    List(u32),
+    Set(u32),
+    /// Keys and values in turn.
+    Dict(u32),
     Global(u32),
-    Object(Box<Object>),
+    /// Its position in the list of calls.
+    Object(u32),
     Persistent(u32),
 }
 
 /// A call that was not made.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Object {
     pub(super) callee: u32,
     pub(super) args: u32,
     pub(super) state: Option<u32>,
-    pub(super) items: Vec<u32>,
-    pub(super) entries: Vec<(u32, u32)>,
+    /// A list of what was appended to it.
+    pub(super) items: Option<u32>,
+    /// A list of keys and values in turn that were set on it.
+    pub(super) entries: Option<u32>,
 }
 
 impl Node {
@@ -41,7 +48,7 @@ impl Node {
         match self {
             Self::None => "None",
             Self::Bool(_) => "a boolean",
-            Self::Int(_) | Self::HugeInt => "an integer",
+            Self::Int(_) | Self::WideInt(_) | Self::HugeInt => "an integer",
             Self::Float(_) => "a floating-point number",
             Self::Text(_) => "a string",
             Self::Bytes(_) => "a byte string",
@@ -65,6 +72,8 @@ pub struct Global {
     pub name: Box<str>,
     /// Whether the caller listed it.
     pub is_listed: bool,
+    /// Whether calls of it make plain containers.
+    pub(super) is_built_here: bool,
 }
 
 impl Global {
@@ -83,7 +92,7 @@ impl Global {
 #[derive(Debug, Clone, Copy)]
 pub struct ObjectView<'a> {
     pickle: &'a Pickle,
-    object: &'a Object,
+    object: Object,
     /// The name.
     pub global: &'a Global,
 }
@@ -112,15 +121,23 @@ impl<'a> ObjectView<'a> {
 
     /// The pairs that were set on it afterwards, as on a mapping.
     pub fn entries(self) -> impl Iterator<Item = (Value<'a>, Value<'a>)> {
-        let pickle = self.pickle;
-        self.object.entries.iter().map(move |(key, value)| (Value::new(pickle, *key), Value::new(pickle, *value)))
+        pairs_of(self.pickle, self.object.entries)
     }
 
     /// The items that were appended to it afterwards, as to a list.
     pub fn items(self) -> impl Iterator<Item = Value<'a>> {
         let pickle = self.pickle;
-        self.object.items.iter().map(move |id| Value::new(pickle, *id))
+        pickle.list(self.object.items).iter().map(move |id| Value::new(pickle, *id))
     }
+}
+
+/// A list of keys and values in turn, as pairs.
+fn pairs_of(
+    pickle: &Pickle,
+    list: Option<u32>,
+) -> impl DoubleEndedIterator<Item = (Value<'_>, Value<'_>)> + ExactSizeIterator {
+    let (pairs, _) = pickle.list(list).as_chunks::<2>();
+    pairs.iter().map(move |[key, value]| (Value::new(pickle, *key), Value::new(pickle, *value)))
 }
 
 /// A value of a pickle, as cheap to copy as a reference.
@@ -137,9 +154,8 @@ impl<'a> Value<'a> {
         Self { pickle, id }
     }
 
-    fn node(self) -> &'a Node {
-        const NOTHING: &Node = &Node::None;
-        self.pickle.nodes.get(self.id as usize).unwrap_or(NOTHING)
+    fn node(self) -> Node {
+        self.pickle.nodes.get(self.id as usize).copied().unwrap_or(Node::None)
     }
 
     /// A number that is unique to this value within its pickle.
@@ -164,32 +180,39 @@ impl<'a> Value<'a> {
 
     /// The boolean that it is.
     pub fn as_bool(self) -> Option<bool> {
-        if let Node::Bool(value) = self.node() { Some(*value) } else { None }
+        if let Node::Bool(value) = self.node() { Some(value) } else { None }
     }
 
     /// The integer that it is, where it fits.
     pub fn as_int(self) -> Option<i128> {
-        if let Node::Int(value) = self.node() { Some(*value) } else { None }
+        match self.node() {
+            Node::Int(value) => Some(value.into()),
+            Node::WideInt(position) => self.pickle.wide_ints.get(position as usize).copied(),
+            _ => None,
+        }
     }
 
     /// The integer that it is, where it is not negative and fits.
     pub fn as_u64(self) -> Option<u64> {
-        u64::try_from(self.as_int()?).ok()
+        match self.node() {
+            Node::Int(value) => u64::try_from(value).ok(),
+            _ => u64::try_from(self.as_int()?).ok(),
+        }
     }
 
     /// The floating-point number that it is.
     pub fn as_float(self) -> Option<f64> {
-        if let Node::Float(value) = self.node() { Some(*value) } else { None }
+        if let Node::Float(value) = self.node() { Some(value) } else { None }
     }
 
     /// The string that it is.
     pub fn as_text(self) -> Option<&'a str> {
-        if let Node::Text(text) = self.node() { Some(text) } else { None }
+        if let Node::Text(span) = self.node() { Some(self.pickle.arena.text(span)) } else { None }
     }
 
     /// The byte string that it is.
     pub fn as_bytes(self) -> Option<&'a [u8]> {
-        if let Node::Bytes(bytes) = self.node() { Some(bytes) } else { None }
+        if let Node::Bytes(span) = self.node() { Some(self.pickle.arena.bytes(span)) } else { None }
     }
 
     /// Whether it is a tuple.
@@ -209,21 +232,14 @@ impl<'a> Value<'a> {
 
     /// The members of a list, tuple or set; nothing for other values.
     pub fn items(self) -> impl ExactSizeIterator<Item = Value<'a>> {
-        let ids: &'a [u32] = match self.node() {
-            Node::Tuple(ids) => ids,
-            Node::List(ids) | Node::Set(ids) => ids,
-            _ => &[],
-        };
         let pickle = self.pickle;
-        ids.iter().map(move |id| Self::new(pickle, *id))
+        pickle.members(self.node()).unwrap_or_default().iter().map(move |id| Self::new(pickle, *id))
     }
 
     /// Keys and values of a dictionary in the order in which they were set; a key set twice appears twice. Nothing
     /// for other values.
     pub fn entries(self) -> impl DoubleEndedIterator<Item = (Value<'a>, Value<'a>)> + ExactSizeIterator {
-        let pairs: &'a [(u32, u32)] = if let Node::Dict(pairs) = self.node() { pairs } else { &[] };
-        let pickle = self.pickle;
-        pairs.iter().map(move |(key, value)| (Self::new(pickle, *key), Self::new(pickle, *value)))
+        pairs_of(self.pickle, if let Node::Dict(list) = self.node() { Some(list) } else { None })
     }
 
     /// The value under a string key of a dictionary: the last one, as in Python.
@@ -233,7 +249,15 @@ impl<'a> Value<'a> {
 
     /// The name that it is.
     pub fn as_global(self) -> Option<&'a Global> {
-        if let Node::Global(idx) = self.node() { self.pickle.globals.get(*idx as usize) } else { None }
+        if let Node::Global(idx) = self.node() { self.pickle.globals.get(idx as usize) } else { None }
+    }
+
+    fn call(self) -> Option<Object> {
+        if let Node::Object(position) = self.node() {
+            self.pickle.objects.get(position as usize).copied()
+        } else {
+            None
+        }
     }
 
     /// The call that it is, if its name was listed.
@@ -243,15 +267,13 @@ impl<'a> Value<'a> {
 
     /// The call that it is, listed or not. If its name is not listed, nothing but its text may be used.
     pub fn as_any_object(self) -> Option<ObjectView<'a>> {
-        let Node::Object(object) = self.node() else {
-            return None;
-        };
+        let object = self.call()?;
         Some(ObjectView { pickle: self.pickle, object, global: Self::new(self.pickle, object.callee).as_global()? })
     }
 
     /// The persistent id, where it is a reference to something outside the pickle.
     pub fn as_persistent(self) -> Option<Value<'a>> {
-        if let Node::Persistent(id) = self.node() { Some(Self::new(self.pickle, *id)) } else { None }
+        if let Node::Persistent(id) = self.node() { Some(Self::new(self.pickle, id)) } else { None }
     }
 
     /// The name that keeps this value from being understood: an unlisted name, or the one that a call begins with.
@@ -260,9 +282,7 @@ impl<'a> Value<'a> {
         const MAX_CALLS: usize = 64;
         let mut value = self;
         for _ in 0..MAX_CALLS {
-            let Node::Object(object) = value.node() else {
-                break;
-            };
+            let Some(object) = value.call() else { break };
             value = Self::new(self.pickle, object.callee);
         }
         // A listed name is a value like any other, and so is a listed call; a listed name that begins a chain of calls

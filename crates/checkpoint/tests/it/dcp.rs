@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use thalweg_checkpoint::{Checkpoint, Error, Look, Note, ReadOptions, open_checkpoint, open_checkpoint_with};
+use thalweg_checkpoint::{
+    CatalogCache, Checkpoint, Error, Look, Note, Params, ReadOptions, open_checkpoint, open_checkpoint_with,
+    open_with_cache,
+};
 use thalweg_tensor::TensorSource;
 
 use crate::support::{disk, fixture, tensor_bytes, widened};
@@ -50,6 +53,34 @@ fn meshes_of_two_dimensions_and_every_way_of_writing_are_read() {
         assert_eq!(checkpoint.format_name(), "dcp");
         check_equal(&checkpoint, "dcp-fsdp2/expected/step-80.f32.safetensors", same);
     }
+}
+
+/// A cache serves every way of reading: each finds what it finds alone.
+#[test]
+fn metadata_that_is_known_is_read_again_for_other_options_and_other_bytes() {
+    let cache = CatalogCache::default();
+    let key = |key: &str| ReadOptions { key: Some(key.to_owned()), ..ReadOptions::default() };
+    let params = |params| ReadOptions { params: Some(params), ..ReadOptions::default() };
+    let state = ReadOptions { optimizer: true, ..ReadOptions::default() };
+    let ways = [ReadOptions::default(), key("optim.state"), state, params(Params::Module), params(Params::Master)];
+    for folder in ["dcp-fsdp2/step-60", "dcp-fsdp2/step-80", "megatron-torch_dist/iter_0000080"] {
+        for way in ways.iter().chain(&ways) {
+            let alone = open_checkpoint_with(&disk(), &fixture(folder), way);
+            let known = open_with_cache(&disk(), &fixture(folder), way, &cache);
+            match (alone, known) {
+                (Ok(alone), Ok(known)) => {
+                    assert_eq!(alone.catalog(), known.catalog(), "{folder} {way:?}");
+                    assert_eq!((alone.notes(), alone.findings()), (known.notes(), known.findings()), "{folder}");
+                    assert_eq!(alone.identity(), known.identity());
+                    known.look_inside(Look::EachPiece).unwrap();
+                }
+                (alone, known) => assert_eq!(alone.unwrap_err().to_string(), known.unwrap_err().to_string()),
+            }
+        }
+    }
+    let open = |way| open_with_cache(&disk(), &fixture("dcp-fsdp2/step-60"), way, &cache).unwrap();
+    let (first, second) = (open(&ways[0]), open(&ways[0]));
+    assert!(std::sync::Arc::ptr_eq(first.catalog(), second.catalog()));
 }
 
 #[test]

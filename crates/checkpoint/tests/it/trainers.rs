@@ -7,7 +7,7 @@ use std::path::Path;
 use thalweg_checkpoint::{Checkpoint, Error, Params, ReadOptions, open_checkpoint, open_checkpoint_with};
 use thalweg_tensor::{Dtype, TensorSource};
 
-use crate::support::{disk, fixture, tensor_bytes};
+use crate::support::{disk, fixture, tensor_bytes, write};
 
 fn open(path: &Path) -> Result<Checkpoint, Error> {
     open_checkpoint(&disk(), path)
@@ -109,6 +109,33 @@ fn a_rank_that_is_missing_makes_a_checkpoint_unfinished() {
         let last = file.rsplit('/').next().unwrap().trim_start_matches("bf16_");
         assert!(error.is_unfinished() || matches!(error, Error::NotFound { .. }), "{folder} {file}: {shown}");
         assert!(shown.contains(last), "{folder} {file}: {shown}");
+    }
+}
+
+/// A disk that is full leaves files without a byte.
+#[test]
+fn a_file_without_a_byte_is_named_by_each_format_of_a_folder() {
+    for (folder, file, words) in [
+        ("megatron-torch_dist/iter_0000080", "common.pt", "is unfinished: `common.pt` is empty"),
+        ("megatron-torch_dist/iter_0000080", "metadata.json", "`metadata.json` of Megatron-Core is not as"),
+        ("megatron-torch_dist/iter_0000080", ".metadata", "byte 0 of the pickle: the bytes end"),
+        ("megatron-torch_dist/iter_0000080", "__0_0.distcp", "shard `__0_0.distcp` ends at byte 0"),
+        (
+            "megatron-legacy/iter_0000080",
+            "mp_rank_01/model_optim_rng.pt",
+            "model_optim_rng.pt`: it is not a file of torch",
+        ),
+        ("deepspeed/zero1/global_step80", "mp_rank_00_model_states.pt", "model_states.pt`: it is not a file of torch"),
+    ] {
+        let scratch = tempfile::tempdir().unwrap();
+        copy_folder(&fixture(folder), scratch.path());
+        assert!(open(scratch.path()).is_ok(), "{folder}");
+        write(&scratch.path().join(file), "");
+        let error = open(scratch.path()).unwrap_err();
+        let shown = format!("{error} {}", error.details().join(" "));
+        assert!(shown.contains(words), "{folder} {file}: {shown}");
+        let may_be_unfinished = matches!(file, "common.pt" | "__0_0.distcp");
+        assert_eq!(error.is_unfinished(), may_be_unfinished, "{folder} {file}: {shown}");
     }
 }
 

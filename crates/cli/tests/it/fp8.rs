@@ -267,6 +267,23 @@ fn without_an_element_type_they_are_refused_with_the_option_that_works() {
 }
 
 #[test]
+fn a_block_size_that_nothing_states_is_written_into_the_config_as_the_hint_says() {
+    // One block, which any size from 2 x 3 on would give.
+    let weights = [1, 2].map(|seed| Scaled::new("a.weight", [2, 3], [2, 3], seed));
+    let bare = |weight: &Scaled| weight.add_to(TinyCheckpoint::new()).config(&json!({"model_type": "x"}));
+    let run = Run::new(weights.each_ref().map(bare));
+    let said = run.merge(&["--dtype", "f32"]);
+    said.expect(2, &["has no `weight_block_size`", "any block of 2 rows or more"]);
+    let stated = said.text.split('`').find(|text| text.starts_with("{\"quantization_config\"")).unwrap();
+    for step in [1, 2] {
+        std::fs::write(run.path(&format!("run/step-{step}/config.json")), stated).unwrap();
+    }
+    run.merge(&["--dtype", "f32"]).expect(0, &["block of 128 x 128"]);
+    let mean = weights[0].values().iter().zip(weights[1].values()).map(|(a, b)| (a + b) / 2.0).collect();
+    check_output(&run.out(), Dtype::F32, &[("a.weight", mean)]);
+}
+
+#[test]
 fn a_plan_says_what_it_dequantises_and_does_it() {
     let run = Run::new([checkpoint(&weights(1)), checkpoint(&weights(2))]);
     let (plan, out) = (run.path("plan.json"), run.path("planned"));

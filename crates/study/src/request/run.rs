@@ -1,6 +1,7 @@
 //! Runs: opening them with what the user says about them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use thalweg_storage::FileKind;
 use thalweg_trajectory::layout::{CheckpointName, parse_entry_name};
@@ -52,6 +53,7 @@ impl Resolver<'_> {
             columns,
             log_every: options.log_every,
             reading: self.reading.clone(),
+            cache: Arc::clone(self.cx.pool.cache()),
             pattern: options.name_pattern()?,
         };
         let trajectory = Trajectory::open(&self.cx.storage, &path, &options)?;

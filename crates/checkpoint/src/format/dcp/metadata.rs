@@ -230,14 +230,17 @@ impl<'a> Directory<'a> {
         let n_chunks = chunks.items().len();
         let n_left = self.n_chunks_left.get().checked_sub(n_chunks).ok_or(ChunkFault::TooMany { limit: MAX_CHUNKS })?;
         self.n_chunks_left.set(n_left);
-        let mut places = HashMap::new();
-        for (index, info) in self.stored.get(entry.fqn).map(Vec::as_slice).unwrap_or_default() {
+        let stored = self.stored.get(entry.fqn).map(Vec::as_slice).unwrap_or_default();
+        let mut places: Vec<(Vec<u64>, Value<'a>)> = Vec::with_capacity(stored.len());
+        for (index, info) in stored {
             let offset = index.as_object().and_then(|index| index.attribute("offset"));
-            let start = numbers(offset).ok_or(malformed("index in `storage_data`"))?;
-            if places.insert(start.clone(), *info).is_some() {
-                return Err(ChunkFault::StoredTwice { at: Shape::new(start) });
-            }
+            places.push((numbers(offset).ok_or(malformed("index in `storage_data`"))?, *info));
         }
+        places.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        if let Some(pair) = places.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(ChunkFault::StoredTwice { at: Shape::new(&*pair[0].0) });
+        }
+        let place_of = |start: &Vec<u64>| places.binary_search_by(|place| place.0.cmp(start)).map(|at| places[at].1);
         let mut read = Vec::with_capacity(n_chunks.min(places.len()));
         for chunk in chunks.items() {
             let chunk = chunk.as_object().filter(|chunk| &*chunk.global.name == "ChunkStorageMetadata");
@@ -249,11 +252,13 @@ impl<'a> Directory<'a> {
                 continue;
             }
             // Each place belongs to one chunk, so a list that repeats a chunk is longer than the list of places.
-            if read.len() >= places.len() && places.contains_key(&start) {
+            let Ok(info) = place_of(&start) else {
+                return Err(ChunkFault::NotStored { at: Shape::new(start) });
+            };
+            if read.len() >= places.len() {
                 return Err(ChunkFault::Cover(CoverFault::Overlap { at: start.into() }));
             }
-            let info = places.get(&start).ok_or_else(|| ChunkFault::NotStored { at: Shape::new(&*start) })?;
-            let (file, offset, len_bytes) = read_place(*info)?;
+            let (file, offset, len_bytes) = read_place(info)?;
             read.push(StoredChunk { start, extent, file, offset, len_bytes });
         }
         Ok(StoredTensor { dtype, shape, chunks: read })

@@ -12,11 +12,12 @@ mod objects;
 mod select;
 pub(crate) mod write;
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use thalweg_storage::{FileKind, FolderEntry, Storage};
+use thalweg_tensor::digest::{DigestKind, bytes_digest};
 use thalweg_tensor::{Piece, TensorCatalog, TensorEntry};
 
 use self::chunk::Archives;
@@ -30,6 +31,7 @@ pub(super) use self::select::{Selection, has_all_below, select_model};
 use super::torch::tensor::is_type_name;
 use super::{Findings, Format, FormatContent, OpenFile, Place};
 use crate::error::{UnfinishedFault, storage_error};
+use crate::lazy_pieces::OpenPiece;
 use crate::pickle::{Global, PickleLimits, parse_pickle};
 use crate::{CatalogCache, Error, Note, ReadOptions};
 
@@ -88,7 +90,8 @@ impl Format for Dcp {
             let model = select_model(entries, options.key.as_deref(), is_lightning)?;
             Ok(if options.optimizer { model.with_optimizer(entries, &|_| true) } else { model })
         };
-        open_folder(storage, &folder_of(place), &choose, cache)
+        let reading = Reading { choose: &choose, fingerprint: fingerprint_of(self.name(), options) };
+        open_folder(storage, &folder_of(place), &reading, cache)
     }
 }
 
@@ -121,11 +124,61 @@ pub(super) struct DcpFolder {
 /// Chooses the entries of the model. The second argument says whether Lightning wrote the folder.
 pub(super) type ChooseEntries<'a> = &'a dyn Fn(&[Entry<'_>], bool) -> Result<Selection, DcpError>;
 
+/// Which entries are read.
+pub(super) struct Reading<'a> {
+    pub(super) choose: ChooseEntries<'a>,
+    /// All that the choice depends on besides the metadata.
+    pub(super) fingerprint: String,
+}
+
+/// The options on which the choice of entries depends.
+pub(super) fn fingerprint_of(format: &str, options: &ReadOptions) -> String {
+    format!("{format} {:?} {} {:?}", options.key, options.optimizer, options.params)
+}
+
+/// What metadata says: all about a folder but its files.
+#[derive(Debug)]
+pub(crate) struct KnownMetadata {
+    catalog: Arc<TensorCatalog>,
+    files: Vec<(String, u64)>,
+    archives: Arc<Archives>,
+    findings: Findings,
+    notes: Vec<Note>,
+    n_state: usize,
+}
+
+/// Reads metadata, unless the same bytes were read before: listing a run and then merging it opens each checkpoint
+/// twice.
+fn know_metadata(
+    bytes: &[u8],
+    reading: &Reading<'_>,
+    is_lightning: bool,
+    cache: &CatalogCache,
+) -> Result<Arc<KnownMetadata>, DcpError> {
+    let digest = bytes_digest(DigestKind::Blake3, bytes);
+    let fingerprint = format!("{} {is_lightning} {digest}", reading.fingerprint);
+    if let Some(known) = cache.recall_metadata(&fingerprint) {
+        return Ok(known);
+    }
+    let chosen = choose_tensors(bytes, &|entries| (reading.choose)(entries, is_lightning))?;
+    let duplicate = |name: Box<str>| DcpError::DuplicateName { name: name.into() };
+    let known = Arc::new(KnownMetadata {
+        catalog: cache.share(TensorCatalog::new(chosen.entries).map_err(duplicate)?),
+        files: chosen.files,
+        archives: Arc::new(Archives::new(chosen.archives)),
+        findings: chosen.findings,
+        notes: chosen.notes,
+        n_state: chosen.n_state,
+    });
+    cache.remember_metadata(fingerprint, &known);
+    Ok(known)
+}
+
 /// Reads the metadata of a folder, opens the files that it names, and assembles the chosen tensors.
 pub(super) fn open_folder(
     storage: &Arc<dyn Storage>,
     folder: &DcpFolder,
-    choose: ChooseEntries<'_>,
+    reading: &Reading<'_>,
     cache: &CatalogCache,
 ) -> Result<FormatContent, Error> {
     let entries = storage.list_folder(&folder.path).map_err(|error| storage_error(&folder.path, error))?;
@@ -138,22 +191,22 @@ pub(super) fn open_folder(
     let refuse = |source| Error::Dcp { path: metadata_path.clone(), source: Box::new(source) };
     let is_lightning = entries.iter().any(|entry| entry.name == LIGHTNING_FILE_NAME);
     let is_large = |entry: &FolderEntry| entry.name == METADATA_FILE_NAME && entry.len_bytes > LARGE_METADATA_BYTES;
-    let chosen = {
+    let known = {
         let _turn = entries.iter().any(is_large).then(|| cache.take_turn());
         let bytes = storage.read_file(&metadata_path, MAX_METADATA_BYTES)?;
-        choose_tensors(&bytes, &|entries| choose(entries, is_lightning)).map_err(refuse)?
+        know_metadata(&bytes, reading, is_lightning, cache).map_err(refuse)?
     };
-    let files = open_files(storage, folder, &chosen)?;
-    let Chosen { entries, archives, findings, mut notes, n_state, .. } = chosen;
+    let files = open_files(storage, folder, &known.files)?;
+    let opener: Arc<dyn OpenPiece> = Arc::<Archives>::clone(&known.archives);
+    let mut notes = known.notes.clone();
     notes.extend(note_mixture(&files, storage.file_info(&metadata_path)?.modified_ns));
-    let duplicate = |name: Box<str>| refuse(DcpError::DuplicateName { name: name.into() });
     Ok(FormatContent {
         files,
-        catalog: cache.share(TensorCatalog::new(entries).map_err(duplicate)?),
-        n_state,
+        catalog: Arc::clone(&known.catalog),
+        n_state: known.n_state,
         notes,
-        findings,
-        opener: Some(Arc::new(Archives::new(archives))),
+        findings: known.findings.clone(),
+        opener: Some(opener),
         ..FormatContent::default()
     })
 }
@@ -179,6 +232,7 @@ fn choose_tensors(
     chosen.n_state = selection.n_state;
     chosen.findings = Findings {
         key: selection.key,
+        params: selection.params,
         other_keys: selection.others,
         foreign_names: pickle.unlisted_names().filter(|name| !is_type_name(name)).map(Global::display).collect(),
         ..Findings::default()
@@ -188,7 +242,8 @@ fn choose_tensors(
 
 /// Limits on reading metadata. It grows with the number of ranks, so the limits grow with its length.
 ///
-/// A chunk takes 180 bytes of metadata. With its place, the pickle counts 4 KiB of memory for it, twice what it takes.
+/// A chunk takes 180 bytes of metadata. With its place, the pickle counts 4 KiB of memory for it, several times what it
+/// takes.
 /// The name of a class counts as text again although its module was written before: small metadata has more text than
 /// bytes.
 fn limits_for(n_bytes: usize) -> PickleLimits {
@@ -214,7 +269,7 @@ struct Chosen {
 }
 
 fn gather_tensors(directory: &Directory<'_>, selection: &Selection) -> Result<Chosen, DcpError> {
-    let mut numbers: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut numbers: HashMap<&str, u32> = HashMap::new();
     let mut ends: Vec<u64> = Vec::new();
     let mut chosen = Chosen::default();
     for (position, name) in &selection.tensors {
@@ -250,9 +305,9 @@ fn gather_tensors(directory: &Directory<'_>, selection: &Selection) -> Result<Ch
 }
 
 /// Opens every file that has a chunk; the error lists all missing and truncated files.
-fn open_files(storage: &Arc<dyn Storage>, folder: &DcpFolder, chosen: &Chosen) -> Result<Vec<OpenFile>, Error> {
-    let (mut files, mut faults) = (Vec::with_capacity(chosen.files.len()), Vec::new());
-    for (name, end) in &chosen.files {
+fn open_files(storage: &Arc<dyn Storage>, folder: &DcpFolder, named: &[(String, u64)]) -> Result<Vec<OpenFile>, Error> {
+    let (mut files, mut faults) = (Vec::with_capacity(named.len()), Vec::new());
+    for (name, end) in named {
         let path = folder.path.join(name);
         let file = format!("{}{name}", folder.prefix);
         let reader = match storage.open_file(&path) {

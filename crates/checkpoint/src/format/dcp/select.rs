@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::DcpError;
 use super::metadata::Entry;
+use crate::Params;
 use crate::format::model_key::{is_other_key, strip_names};
 use crate::format::tree_path::{choose_path, other_key, rest_of};
 use crate::optimizer_state::{is_optimizer_key, is_optimizer_state};
@@ -25,6 +26,8 @@ pub(in crate::format) struct Selection {
     pub(super) stripped: Vec<&'static str>,
     /// How many of the tensors belong to the state of an optimizer that was asked for.
     pub(super) n_state: usize,
+    /// Which values of the parameters they are, for a format that may have both.
+    pub(in crate::format) params: Option<Params>,
 }
 
 impl Selection {
@@ -95,6 +98,7 @@ pub(in crate::format) fn select_model(
         others,
         stripped,
         n_state: 0,
+        params: None,
     })
 }
 

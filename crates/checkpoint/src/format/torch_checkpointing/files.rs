@@ -25,7 +25,7 @@ const MAX_VALUES: usize = 4_000_000;
 /// A file of one rank, opened.
 #[derive(Debug)]
 pub(super) enum ItemFile {
-    Torch(TorchItem),
+    Torch(Box<TorchItem>),
     Safetensors(BTreeMap<Box<str>, LocalTensor>),
 }
 
@@ -65,7 +65,7 @@ pub(super) struct LocalTensor {
 impl ItemFile {
     pub(super) fn open_torch(file: &dyn ReadAt) -> Result<Self, TorchError> {
         TorchFile::open(file, 0..file.info().len_bytes, &[DTENSOR_NAMES])
-            .map(|archive| Self::Torch(TorchItem { archive, members: RefCell::default() }))
+            .map(|archive| Self::Torch(Box::new(TorchItem { archive, members: RefCell::default() })))
     }
 
     pub(super) fn open_safetensors(file: &dyn ReadAt, path: &Path, file_idx: u32) -> Result<Self, Error> {

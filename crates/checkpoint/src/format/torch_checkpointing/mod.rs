@@ -270,7 +270,8 @@ impl RankFiles<'_> {
                         found.insert(path.clone(), whole_tensor(path, local, *rank));
                     }
                 }
-                ItemFile::Torch(TorchItem { archive, .. }) => {
+                ItemFile::Torch(item) => {
+                    let TorchItem { archive, .. } = &**item;
                     let tensors = list_tensors(archive);
                     let tensors =
                         tensors.map_err(|source| Error::Torch { path: open.path.clone(), source: Box::new(source) })?;
