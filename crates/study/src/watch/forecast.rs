@@ -88,7 +88,7 @@ pub(super) fn annealed_row(path: String, end_step: u64, scores: &ModelScores, un
 
 /// Puts the forecasts of a record into its study, the newest first, with what real anneals reached.
 pub(super) fn add_forecasts(study: &mut StudyRecord, rows: &[WatchRow]) {
-    study.annealed = rows.iter().filter(|row| row.scheme == ANNEALED_SCHEME).map(annealed).collect();
+    study.annealed.extend(rows.iter().filter(|row| row.scheme == ANNEALED_SCHEME).map(annealed));
     let mut latest: BTreeMap<u64, &WatchRow> = BTreeMap::new();
     latest.extend(rows.iter().filter(|row| row.event == WatchEvent::Forecast).map(|row| (row.end_step, row)));
     if let Some(newest) = latest.values().next_back() {
@@ -109,7 +109,7 @@ pub(super) fn add_forecasts(study: &mut StudyRecord, rows: &[WatchRow]) {
         n_open += usize::from(one.truth.is_none());
         one.truth.is_some() || n_open <= MAX_FORECASTS
     });
-    study.forecasts = forecasts;
+    study.forecasts.splice(0..0, forecasts);
 }
 
 fn annealed(row: &WatchRow) -> RawRow {
