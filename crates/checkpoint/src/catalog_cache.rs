@@ -1,6 +1,7 @@
 //! Equal catalogs are kept once, and equal headers are parsed once: the checkpoints of one run hold the same
 //! tensors at the same places.
 
+use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use thalweg_tensor::TensorCatalog;
 
 use crate::Note;
-use crate::format::dcp::KnownMetadata;
 
 /// Most distributed checkpoints whose metadata is kept. That of a model of 70 billion parameters takes 1 MB, and 5 MB
 /// more if its catalog is like no other.
@@ -45,7 +45,7 @@ pub struct CatalogCache {
     catalogs: Mutex<BTreeMap<u64, Vec<Weak<TensorCatalog>>>>,
     headers: Mutex<BTreeMap<String, KnownHeaders>>,
     /// What the metadata read last says, by fingerprint, the newest last.
-    metadata: Mutex<VecDeque<(String, Arc<KnownMetadata>)>>,
+    metadata: Mutex<VecDeque<(String, Arc<dyn Any + Send + Sync>)>>,
     turns: [Mutex<()>; 2],
     next_turn: AtomicUsize,
 }
@@ -81,18 +81,20 @@ impl CatalogCache {
     }
 
     /// What metadata of a distributed checkpoint with this fingerprint says, as [`CatalogCache::recall`].
-    pub(crate) fn recall_metadata(&self, fingerprint: &str) -> Option<Arc<KnownMetadata>> {
+    pub(crate) fn recall_metadata<T: Any + Send + Sync>(&self, fingerprint: &str) -> Option<Arc<T>> {
         let known = self.metadata.lock().unwrap_or_else(PoisonError::into_inner);
-        known.iter().find(|(of, _)| of == fingerprint).map(|(_, known)| Arc::clone(known))
+        known.iter().find(|(of, _)| of == fingerprint).and_then(|(_, known)| Arc::clone(known).downcast().ok())
     }
 
-    /// Keeps what metadata with this fingerprint says, and no more than [`MAX_METADATA`] of them.
-    pub(crate) fn remember_metadata(&self, fingerprint: String, known: &Arc<KnownMetadata>) {
+    /// Keeps what metadata with this fingerprint says, in the words of its format, and no more than [`MAX_METADATA`] of
+    /// them.
+    pub(crate) fn remember_metadata<T: Any + Send + Sync>(&self, fingerprint: String, known: &Arc<T>) {
         let mut all = self.metadata.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= MAX_METADATA {
             all.pop_front();
         }
-        all.push_back((fingerprint, Arc::clone(known)));
+        let known: Arc<dyn Any + Send + Sync> = Arc::<T>::clone(known);
+        all.push_back((fingerprint, known));
     }
 
     /// Keeps what headers with this fingerprint say.

@@ -30,6 +30,12 @@ pub(crate) enum Error {
     Threads(rayon::ThreadPoolBuildError),
 }
 
+impl From<thalweg_trajectory::TextError> for Error {
+    fn from(error: thalweg_trajectory::TextError) -> Self {
+        Self::Trajectory(error.into())
+    }
+}
+
 impl Error {
     pub(crate) fn usage(what: impl Into<String>) -> Self {
         Self::Usage { what: what.into(), hint: None }

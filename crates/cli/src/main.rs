@@ -5,6 +5,7 @@ mod command;
 mod error;
 mod eval_requests;
 mod host;
+mod merged;
 mod messages;
 mod meter;
 mod notify;

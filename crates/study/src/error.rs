@@ -180,6 +180,12 @@ fn show_oldest(oldest: Option<Step>) -> String {
     oldest.map_or_else(String::new, |step| format!("; the oldest is step {step}"))
 }
 
+impl From<thalweg_trajectory::TextError> for Error {
+    fn from(error: thalweg_trajectory::TextError) -> Self {
+        Self::Trajectory(error.into())
+    }
+}
+
 impl Error {
     pub(crate) fn request(what: impl Into<String>) -> Self {
         Self::Request { what: what.into(), hint: None }

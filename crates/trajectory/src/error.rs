@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use thalweg_tensor::{counted, display_name, shell_path};
 
-use crate::layout::strip_file_end;
+use crate::checkpoint_name::strip_file_end;
 use crate::step_log::{LogError, LogField};
+use crate::text_error::TextError;
 use crate::{Available, Extent, NamePattern, Step, Tokens};
 
 /// How many names a message lists before it only counts.
@@ -106,22 +107,6 @@ pub enum Error {
         /// What was asked for.
         revision: String,
     },
-    /// Text that is not a count of steps or tokens.
-    #[error("`{}` is not a number of steps or tokens: {reason}", display_name(text))]
-    BadNumber {
-        /// The text.
-        text: String,
-        /// Why not.
-        reason: String,
-    },
-    /// Text that is not a pattern of names.
-    #[error("`{}` is not a pattern of checkpoint names: {reason}", display_name(text))]
-    BadPattern {
-        /// The text.
-        text: String,
-        /// Why not.
-        reason: &'static str,
-    },
     /// No name in the folder matches the pattern that was given.
     #[error("no name in `{}` matches `{pattern}`: {found}", path.display())]
     NoMatch {
@@ -132,18 +117,9 @@ pub enum Error {
         /// What is there instead.
         found: String,
     },
-    /// Text that gives no columns.
-    #[error("`{}` does not name a column", display_name(text))]
-    BadColumns {
-        /// The part that is wrong.
-        text: String,
-    },
-    /// A stable phase that ends before it begins, or is not a range.
-    #[error("`{}` is not a range of steps", display_name(text))]
-    BadStable {
-        /// The text.
-        text: String,
-    },
+    /// Text that is not what it should be.
+    #[error(transparent)]
+    Text(#[from] TextError),
     /// A `thalweg.toml` that breaks its rules.
     #[error("`{}`: {message}", path.display())]
     RunConfig {
@@ -365,16 +341,11 @@ impl Error {
             }
             Self::RevisionUnclear { .. } => "name one after an `@`: `ORG/NAME@REV`",
             Self::NotCached { .. } => "nothing is fetched: download it first, or give a path",
-            Self::BadColumns { .. } => {
-                "write `step=NAME`, `loss=NAME`, `lr=NAME`, `grad_norm=NAME` or `tokens=NAME`, with commas between"
-            }
-            Self::BadPattern { .. } => "say where the step is: `--checkpoint-pattern 'step{step}-unsharded'`",
+            Self::Text(error) => error.hint(),
             Self::NoMatch { .. } => {
                 "the pattern is the whole name of a folder, or of a file without its ending, such as `.safetensors`; \
                  `*` matches anything"
             }
-            Self::BadStable { .. } => "write the first and the last step of the stable phase as `FROM..TO`",
-            Self::BadNumber { .. } => "write digits, with `k`, `M`, `B` or `T` behind them for powers of 1,000",
             Self::TooFew { .. } | Self::NoCheckpointAt { .. } => "ask for a window among the checkpoints that exist",
             Self::TokensUnknown { .. } => {
                 "give `--tokens-per-step`, or ask in steps; tokens are also read from folder names, \

@@ -5,51 +5,9 @@
 use thalweg_storage::FileKind;
 use thalweg_storage::publish::is_stage_name;
 
+use crate::checkpoint_name::strip_file_end;
+pub use crate::checkpoint_name::{CheckpointName, NameCount, NameTokens};
 use crate::{NamePattern, Step, Tokens};
-
-/// Tokens as a name states them: rounded, so known to within one unit of the last digit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NameTokens {
-    /// The stated number.
-    pub tokens: Tokens,
-    /// The value of one unit of its last digit: `4B` 1,000,000,000; `1.5B` 100,000,000.
-    pub unit: u64,
-}
-
-impl NameTokens {
-    /// Whether a count from elsewhere may be what the name rounded.
-    pub fn agrees_with(self, tokens: Tokens) -> bool {
-        self.tokens.0.abs_diff(tokens.0) <= self.unit
-    }
-}
-
-/// What the number in a name counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NameCount {
-    /// Optimizer steps.
-    Steps,
-    /// Epochs. They serve as steps only if no name in the folder has a step.
-    Epochs,
-}
-
-/// What the name of a checkpoint says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CheckpointName {
-    /// The step, or the epoch if the name has no step.
-    pub step: Step,
-    /// Whether `step` is a step or an epoch.
-    pub counts: NameCount,
-    /// Tokens, if the name has them.
-    pub tokens: Option<NameTokens>,
-    /// What comes before the step, such as `stage1`: steps of different stages cannot be ordered.
-    pub stage: Option<String>,
-}
-
-impl CheckpointName {
-    fn plain(step: Step) -> Self {
-        Self { step, counts: NameCount::Steps, tokens: None, stage: None }
-    }
-}
 
 /// Suffixes that converters add to a trainer's names.
 const SUFFIXES: [&str; 9] = [
@@ -91,9 +49,6 @@ pub fn parse_folder_name(name: &str) -> Option<CheckpointName> {
     parse_digits(strip_suffixes(name)).map(CheckpointName::plain).or_else(|| parse_worded_name(name))
 }
 
-/// Endings of files that hold a whole checkpoint.
-const FILE_ENDS: [&str; 7] = [".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".gguf"];
-
 /// Reads the name of a file: a folder's name with at least one word in it, then the ending of a checkpoint file.
 pub fn parse_file_name(name: &str) -> Option<CheckpointName> {
     parse_worded_name(strip_file_end(name)?)
@@ -113,11 +68,6 @@ pub fn parse_entry_name(name: &str, kind: FileKind, pattern: Option<&NamePattern
         (FileKind::File, Some(pattern)) => pattern.parse_name(strip_file_end(name)?),
         (FileKind::Other, _) => None,
     }
-}
-
-/// The name of a checkpoint file without its ending; `None` for other files.
-pub(crate) fn strip_file_end(name: &str) -> Option<&str> {
-    FILE_ENDS.iter().find_map(|end| name.strip_suffix(end))
 }
 
 fn strip_suffixes(name: &str) -> &str {

@@ -3,7 +3,9 @@
 //! Floor 2: this crate knows checkpoints as folders and files. It does not know merging or models.
 
 mod available;
+mod checkpoint_name;
 pub mod error;
+mod extent;
 mod hub_cache;
 pub mod layout;
 mod name_pattern;
@@ -16,12 +18,14 @@ pub mod run_dir;
 pub mod spike;
 mod state;
 pub mod step_log;
+mod text_error;
 pub mod trajectory;
 pub mod units;
 pub mod window;
 
 pub use available::Available;
 pub use error::Error;
+pub use extent::Extent;
 pub use hub_cache::{hub_cache_root, resolve_checkpoint_reference, resolve_reference};
 pub use name_pattern::NamePattern;
 pub use own_output::describe_own_output;
@@ -35,6 +39,7 @@ pub use step_log::{
     ColumnMap, LogEntry, LogError, LogField, LogNote, LogOptions, StepLog, TrainerState, parse_console, parse_csv,
     parse_event_file, parse_json_lines, parse_trainer_progress, parse_trainer_state,
 };
+pub use text_error::TextError;
 pub use trajectory::{TokensSource, Trajectory, TrajectoryCheckpoint, TrajectoryNote, TrajectoryOptions};
 pub use units::{Step, Tokens, TokensPerStep};
-pub use window::{Extent, Window, WindowEnd, WindowNote, WindowSpec, describe_phases, select_window};
+pub use window::{Window, WindowEnd, WindowNote, WindowSpec, describe_phases, select_window};

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::layout::{CheckpointName, NameCount, strip_file_end};
-use crate::{Error, Step};
+use crate::Step;
+use crate::checkpoint_name::{CheckpointName, NameCount, strip_file_end};
+use crate::text_error::TextError;
 
 /// The longest name that file systems allow: a longer pattern is a mistake.
 const MAX_PATTERN_BYTES: usize = 255;
@@ -21,7 +22,7 @@ const PLACEHOLDER: &str = "{step}";
 /// assert_eq!(pattern.parse_name("gpt-7b-step_1000-of_9000").map(|name| name.step), Some(Step(1000)));
 /// assert_eq!(pattern.parse_name("gpt-7b-step_1000"), None);
 /// assert!("step".parse::<NamePattern>().is_err());
-/// # Ok::<(), thalweg_trajectory::Error>(())
+/// # Ok::<(), thalweg_trajectory::TextError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamePattern {
@@ -58,10 +59,10 @@ impl NamePattern {
 }
 
 impl FromStr for NamePattern {
-    type Err = Error;
+    type Err = TextError;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let bad = |reason: &'static str| Error::BadPattern { text: text.to_owned(), reason };
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        let bad = |reason: &'static str| TextError::BadPattern { text: text.to_owned(), reason };
         if text.len() > MAX_PATTERN_BYTES || text.contains(['/', '\0']) {
             return Err(bad("it matches a single name, so it has at most 255 bytes and no `/`"));
         }

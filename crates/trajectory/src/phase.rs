@@ -7,7 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::numbers::median;
-use crate::{Error, Step, StepLog};
+use crate::text_error::TextError;
+use crate::{Step, StepLog};
 
 /// A phase of a warmup, stable, decay schedule. A cosine schedule has no stable phase: it anneals from its peak on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -42,10 +43,10 @@ pub struct StableRange {
 }
 
 impl FromStr for StableRange {
-    type Err = Error;
+    type Err = TextError;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let refuse = || Error::BadStable { text: text.to_owned() };
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        let refuse = || TextError::BadStable { text: text.to_owned() };
         let (from, to) = text.split_once("..").ok_or_else(refuse)?;
         let range = Self { from: from.parse().map_err(|_| refuse())?, to: to.parse().map_err(|_| refuse())? };
         if range.from <= range.to { Ok(range) } else { Err(refuse()) }

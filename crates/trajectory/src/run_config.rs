@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use thalweg_storage::Storage;
 
+use crate::text_error::TextError;
 use crate::{Error, NamePattern, StableRange, Step, TokensPerStep};
 
 /// The name of the file.
@@ -37,12 +38,12 @@ enum Number {
 }
 
 impl Number {
-    fn read<T: std::str::FromStr<Err = Error>>(self) -> Result<T, String> {
+    fn read<T: std::str::FromStr<Err = TextError>>(self) -> Result<T, String> {
         let text = match self {
             Self::Whole(n) => n.to_string(),
             Self::Text(text) => text,
         };
-        text.parse().map_err(|error: Error| error.to_string())
+        text.parse().map_err(|error: TextError| error.to_string())
     }
 }
 

@@ -10,8 +10,9 @@ use thalweg_checkpoint::{CatalogCache, Note, RECEIPT_NAME, ReadOptions, is_check
 use thalweg_storage::{FileKind, FolderEntry, Storage};
 use thalweg_tensor::display_name;
 
+use crate::checkpoint_name::{CheckpointName, NameCount, NameTokens};
 use crate::hub_cache::{is_hub_repository, list_revisions};
-use crate::layout::{CheckpointName, NameCount, NameTokens, is_temporary_name, parse_entry_name, parse_folder_name};
+use crate::layout::{is_temporary_name, parse_entry_name, parse_folder_name};
 use crate::own_output::own_output;
 use crate::state::{CheckpointState, Fault};
 use crate::{Error, NamePattern, Step};

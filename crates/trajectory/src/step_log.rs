@@ -8,7 +8,9 @@ mod builder;
 mod columns;
 mod console;
 mod csv;
+mod error;
 mod events;
+mod field;
 mod json;
 mod kind;
 mod lines;
@@ -24,10 +26,12 @@ use std::sync::Arc;
 use thalweg_storage::Storage;
 use thalweg_tensor::display_name;
 
-pub use columns::{ColumnMap, LogField};
+pub use columns::ColumnMap;
 pub use console::parse_console;
 pub use csv::parse_csv;
+pub use error::LogError;
 pub use events::parse_event_file;
+pub use field::LogField;
 pub use json::{TrainerState, parse_json_lines, parse_trainer_progress, parse_trainer_state};
 
 use crate::{Error, Step, Tokens, TokensPerStep};
@@ -151,122 +155,6 @@ impl fmt::Display for LogNote {
             }
         }
     }
-}
-
-/// A log that cannot be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum LogError {
-    /// No column holds this field.
-    #[error("there is no {field} among the columns: {}", list_names(found))]
-    NoColumn {
-        /// The field.
-        field: LogField,
-        /// The names that are there, sorted, at most 50.
-        found: Vec<String>,
-    },
-    /// The column that the user named is not there.
-    #[error("there is no column `{}` for the {field} among: {}", display_name(name), list_names(found))]
-    NoSuchColumn {
-        /// The field.
-        field: LogField,
-        /// The name that was asked for.
-        name: String,
-        /// The names that are there, sorted, at most 50.
-        found: Vec<String>,
-    },
-    /// The column of the step holds no whole numbers.
-    #[error("column `{}` holds {value}, which is not a whole number and so not a step", display_name(name))]
-    NotWhole {
-        /// The column.
-        name: String,
-        /// Its first value that is not whole.
-        value: String,
-    },
-    /// Two columns that are equally good for one field.
-    #[error("several columns may be the {field}: {}", list_names(names))]
-    Ambiguous {
-        /// The field.
-        field: LogField,
-        /// The columns.
-        names: Vec<String>,
-    },
-    /// A log that counts micro-batches where it should count steps.
-    #[error(
-        "the column `step` counts micro-batches: on each line it is one less than `{}`, as Lightning's CSV logger leaves it",
-        display_name(column)
-    )]
-    MicroBatches {
-        /// The column with the number of the micro-batch.
-        column: String,
-    },
-    /// Steps that begin again and again.
-    #[error(
-        "{} after step {last}, {n_restarts} times: they count within an epoch, and are not steps of the run",
-        column.as_ref().map_or_else(
-            || "the steps begin again".to_owned(),
-            |name| format!("the steps in column `{}` begin again", display_name(name))
-        )
-    )]
-    WithinEpoch {
-        /// Their column, if it has a name.
-        column: Option<String>,
-        /// How often they begin again.
-        n_restarts: usize,
-        /// The last one before they do.
-        last: Step,
-    },
-    /// A line that breaks the format's rules.
-    #[error("line {line}: {message}")]
-    Line {
-        /// Counted from 1.
-        line: usize,
-        /// What is wrong.
-        message: String,
-    },
-    /// A value that should be a number.
-    #[error("line {line}: column `{}` holds `{}`, which is not a number", display_name(column), display_name(text))]
-    Cell {
-        /// Counted from 1.
-        line: usize,
-        /// The column.
-        column: String,
-        /// What is there, shortened.
-        text: String,
-    },
-    /// A JSON document that breaks the rules.
-    #[error("{message}")]
-    Json {
-        /// What is wrong, with the position.
-        message: String,
-    },
-    /// A trainer's state without a history.
-    #[error("there is no `log_history`")]
-    NoHistory,
-    /// An event record that breaks the format's rules.
-    #[error("record at byte {at_byte}: {message}")]
-    Record {
-        /// Where the record begins.
-        at_byte: u64,
-        /// What is wrong.
-        message: &'static str,
-    },
-    /// More records than are read.
-    #[error("there are more than {limit} records")]
-    TooManyRecords {
-        /// The most that are read.
-        limit: usize,
-    },
-    /// No kind of log is recognised.
-    #[error("it is not JSON lines, CSV with a header, a trainer's state, an event file or console output with losses")]
-    UnknownKind,
-}
-
-fn list_names(names: &[String]) -> String {
-    if names.is_empty() {
-        return "none".to_owned();
-    }
-    names.iter().map(|name| format!("`{}`", display_name(name))).collect::<Vec<_>>().join(", ")
 }
 
 /// A run's log: one entry for each step, ascending, and which columns it came from.

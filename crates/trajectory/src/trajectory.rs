@@ -11,8 +11,8 @@ use thalweg_checkpoint::{CatalogCache, ReadOptions};
 use thalweg_storage::Storage;
 use thalweg_tensor::display_name;
 
+use crate::checkpoint_name::NameTokens;
 use crate::error::list_names;
-use crate::layout::NameTokens;
 use crate::phase::{Phase, Phases, StableRange, detect_phases};
 use crate::run_config::{RunConfig, read_run_config};
 use crate::run_dir::{RunCheckpoint, RunDir};

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::text_error::TextError;
 
 /// Optimizer steps done.
 ///
@@ -28,7 +28,7 @@ pub struct Step(pub u64);
 /// assert_eq!("1.5B".parse::<Tokens>()?, Tokens(1_500_000_000));
 /// assert_eq!(Tokens(4_194_304_000).to_string(), "4.194B");
 /// assert!("1.5".parse::<Tokens>().is_err());
-/// # Ok::<(), thalweg_trajectory::Error>(())
+/// # Ok::<(), thalweg_trajectory::TextError>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -47,25 +47,25 @@ impl TokensPerStep {
 }
 
 impl FromStr for Step {
-    type Err = Error;
+    type Err = TextError;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
+    fn from_str(text: &str) -> Result<Self, TextError> {
         parse_count(text).map(Self)
     }
 }
 
 impl FromStr for Tokens {
-    type Err = Error;
+    type Err = TextError;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
+    fn from_str(text: &str) -> Result<Self, TextError> {
         parse_count(text).map(Self)
     }
 }
 
 impl FromStr for TokensPerStep {
-    type Err = Error;
+    type Err = TextError;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
+    fn from_str(text: &str) -> Result<Self, TextError> {
         match parse_count(text)? {
             0 => Err(bad(text, "a step has at least one token")),
             n => Ok(Self(n)),
@@ -105,11 +105,11 @@ impl fmt::Display for Tokens {
     }
 }
 
-fn bad(text: &str, reason: impl Into<String>) -> Error {
-    Error::BadNumber { text: text.to_owned(), reason: reason.into() }
+fn bad(text: &str, reason: impl Into<String>) -> TextError {
+    TextError::BadNumber { text: text.to_owned(), reason: reason.into() }
 }
 
-fn parse_count(text: &str) -> Result<u64, Error> {
+fn parse_count(text: &str) -> Result<u64, TextError> {
     thalweg_tensor::parse_count(text).map_err(|reason| bad(text, reason.to_string()))
 }
 

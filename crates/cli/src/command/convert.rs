@@ -4,10 +4,10 @@ use thalweg_study::request::OutputOptions;
 
 use crate::args::ConvertArgs;
 use crate::command::Outcome;
-use crate::command::merge::{describe_with, document, execute};
 use crate::command::plan::show_plan;
 use crate::error::Error;
 use crate::host::World;
+use crate::merged::{describe_with, document, execute};
 use crate::messages::Messages;
 use crate::requests::file_options;
 

@@ -10,9 +10,9 @@ use thalweg_study::record::{GainRow, ScoreRow};
 
 use crate::args::{DirectionChoice, ExtrapolateArgs};
 use crate::command::Outcome;
-use crate::command::merge::{describe_with, execute_options};
 use crate::error::Error;
 use crate::host::World;
+use crate::merged::{describe_with, execute_options};
 use crate::messages::Messages;
 use crate::meter::{Meter, Urgency};
 use crate::options::{or_dash, show_bytes, show_count};

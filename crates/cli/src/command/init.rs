@@ -13,10 +13,10 @@ use thalweg_trajectory::Trajectory;
 
 use crate::args::{InitArgs, StartChoice};
 use crate::command::Outcome;
-use crate::command::merge::{describe, execute};
 use crate::command::recover::{check_policy_place, describe_policy, publish_policy, with_files_of};
 use crate::error::Error;
 use crate::host::World;
+use crate::merged::{describe, execute};
 use crate::messages::Messages;
 use crate::run::learning_rate_at;
 

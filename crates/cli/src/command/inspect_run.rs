@@ -9,7 +9,7 @@ use thalweg_storage::{FileKind, Storage};
 use thalweg_trajectory::{Fault, Spike, Trajectory, describe_own_output, lasting_spike};
 
 use crate::args::InspectArgs;
-use crate::command::{Outcome, inspect};
+use crate::command::{Outcome, inspect_checkpoint};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
@@ -37,9 +37,9 @@ pub(super) fn run(
         let _ = writeln!(text, "also in this folder: `{}`, {what}", thalweg_tensor::display_name(&name));
     }
     if let Some(beside) = beside {
-        json["checkpoint_beside"] = inspect::document(beside);
+        json["checkpoint_beside"] = inspect_checkpoint::document(beside);
         text.push_str("\nbeside them in the same folder:\n");
-        text.push_str(&inspect::describe(beside));
+        text.push_str(&inspect_checkpoint::describe(beside));
     }
     messages.json(&json);
     messages.text(&text);

@@ -11,9 +11,9 @@ use thalweg_storage::Storage;
 
 use crate::args::{MergeArgs, ShardChoice};
 use crate::command::Outcome;
-use crate::command::merge::{describe, document, execute_options};
 use crate::error::Error;
 use crate::host::World;
+use crate::merged::{describe, document, execute_options};
 use crate::messages::Messages;
 use crate::options::show_bytes;
 use crate::share_env::share_of_environment;

@@ -20,9 +20,9 @@ use thalweg_trajectory::{Trajectory, TrajectoryNote};
 
 use crate::args::{DataChoice, FormatChoice, MomentsChoice, RecoverArgs};
 use crate::command::Outcome;
-use crate::command::merge::{describe, execute};
 use crate::error::Error;
 use crate::host::World;
+use crate::merged::{describe, execute};
 use crate::messages::Messages;
 use crate::run::{log_json, log_words};
 

@@ -9,10 +9,10 @@ use thalweg_study::sweep::{RawChoice, SweepRequest, SweepTrial};
 
 use crate::args::{KeepChoice, SweepArgs};
 use crate::command::Outcome;
-use crate::command::merge::execute;
 use crate::command::plan::show_plan;
 use crate::error::Error;
 use crate::host::World;
+use crate::merged::execute;
 use crate::messages::Messages;
 
 pub(crate) fn run(args: &SweepArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {

@@ -13,9 +13,9 @@ use thalweg_trajectory::Trajectory;
 
 use crate::args::{KeepChoice, SweepArgs};
 use crate::command::Outcome;
-use crate::command::merge::execute_options;
 use crate::error::Error;
 use crate::host::{World, command_line};
+use crate::merged::execute_options;
 use crate::messages::Messages;
 use crate::meter::{Meter, Urgency};
 use crate::options::{show_bytes, show_count};

@@ -53,7 +53,7 @@ fn an_append_notes_phases_and_checkpoints_of_unknown_step() {
     TinyCheckpoint::llama(Dtype::F32, 7.0).write_to_disk(&scene.path("best"));
     scene.run("merge --append mean -m best -o d").done(&["the step of `", "best` is not known"]);
     scene.run("merge --append mean -m best --log x.jsonl -o e").refused(&["is not a run folder"]);
-    scene.run("merge --append mean -m a -o f").done(&["`", "a` is itself a merge of 3 checkpoints"]);
+    scene.run("merge --append mean -m d -o f").done(&["`", "d` is itself a merge of 3 checkpoints"]);
 }
 
 #[test]

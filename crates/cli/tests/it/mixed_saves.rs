@@ -168,7 +168,8 @@ fn copies_under_two_steps_are_noted_by_every_way_of_merging() {
     scene.run("merge run --last 3 -o out").done(&["checkpoint-200` and `", "checkpoint-300` hold the same tensors"]);
     scene.run("merge -m run/checkpoint-200:0.5 -m run/checkpoint-300:0.5 -o by-hand").done(&[note]);
     scene.run("plan run --last 3 -o plan.json").done(&[]);
-    scene.run("merge --plan plan.json --shard 0/1").done(&[note]);
+    scene.run("merge --plan plan.json --shard 0/1").done(&[]);
+    scene.run("merge --plan plan.json --finish").done(&[note]);
     assert!(!scene.run("merge run --last 3 -o quick --digest none").stderr.contains(note));
 }
 

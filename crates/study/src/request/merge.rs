@@ -1,34 +1,15 @@
 //! Merges: from what is asked for to a plan. Which checkpoints, which coefficients, which policies.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use thalweg_merge::Coefficients;
 use thalweg_merge::plan::{CONVERT_SCHEME, MergePlan, NonFloatPolicy, OutputDtype, OutputPlan, SourceRef, newest_of};
 use thalweg_merge::scheme::{CoefficientOrder, PowerSnapshot, Scheme, reconstruct_from_averages};
 
-use super::sources::{GivenModel, SourceOrder, choose_checkpoints, choose_models, refuse_selection};
+use super::sources::{SourceOrder, choose_checkpoints, choose_models, refuse_selection};
 use super::weights::{Weighed, Weights, parse_ratio, weigh};
-use super::{OutputOptions, Resolver, RuleOptions, RunOptions, SchemeOptions, Selection};
+use super::{MergeRequest, OutputOptions, Resolver, SchemeOptions};
 use crate::Error;
-
-/// A merge that is asked for: a run with a selection, or checkpoints.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct MergeRequest {
-    /// A run, or checkpoints.
-    pub inputs: Vec<PathBuf>,
-    /// Checkpoints with their coefficients, instead of `inputs`.
-    pub models: Vec<GivenModel>,
-    /// Which checkpoints of the run.
-    pub selection: Selection,
-    /// What is said about the run.
-    pub run: RunOptions,
-    /// How the checkpoints are weighed.
-    pub scheme: SchemeOptions,
-    /// How experts are merged, if not by a weighted sum.
-    pub rule: RuleOptions,
-    /// What the output is like.
-    pub output: OutputOptions,
-}
 
 impl Resolver<'_> {
     /// The plan of one merge into `out`.

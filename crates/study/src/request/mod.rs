@@ -5,22 +5,24 @@
 //! options as the command line spells them (`--interval-tokens`); other faces translate that.
 
 mod merge;
+mod merge_request;
 mod options;
 mod output;
 mod own_name;
 mod recipe;
 mod resolver;
+mod rule_options;
 mod rules;
 mod run;
 mod selection;
 mod sources;
 mod weights;
 
-pub use merge::MergeRequest;
+pub use merge_request::MergeRequest;
 pub use options::OPTION_NAMES;
 pub use output::OutputOptions;
 pub use resolver::{Resolver, read_rename_map};
-pub use rules::RuleOptions;
+pub use rule_options::RuleOptions;
 pub use run::RunOptions;
 pub use selection::Selection;
 pub use sources::{GivenModel, Named, SourceOrder, choose_checkpoints, label, look_at};

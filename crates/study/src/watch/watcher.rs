@@ -21,6 +21,7 @@ use super::events::publish_events;
 use super::forecast::{ForecastJob, forecast_name};
 use super::hold::{HELD_NAME, hold_checkpoints};
 use super::make::{MadeMerges, end_step, make_outputs, n_together};
+use super::output::{WatchedOutput, name_of};
 use super::record::{WatchEvent, WatchRecord, WatchRow};
 use super::request::{WatchRequest, WatchedMerges};
 use super::scan::{Scan, Scanner};
@@ -35,32 +36,6 @@ use crate::sweep::SkippedEnds;
 const LOCK_NAME: &str = "watch.lock";
 /// How often a run is looked at again at once because a checkpoint vanished or changed while it was merged.
 const MAX_LOOKS: usize = 3;
-
-/// A merge that is current.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WatchedOutput {
-    /// Its folder.
-    pub path: PathBuf,
-    /// Step of its newest source.
-    pub end_step: u64,
-    /// Its scheme.
-    pub scheme: String,
-    /// Checkpoints in its window.
-    pub n_checkpoints: usize,
-    /// Its share of the bytes that were read now; 0 if it was there already.
-    pub bytes_read: u64,
-    /// Whether it was there already.
-    pub was_done: bool,
-    /// Digest of its tensors, where digests are taken.
-    pub digest: Option<String>,
-}
-
-impl WatchedOutput {
-    /// The name of its folder.
-    pub fn name(&self) -> String {
-        name_of(&self.path)
-    }
-}
 
 /// A merge that could not be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -582,10 +557,6 @@ fn watched(path: &Path, receipt: &MergeReceipt, (bytes_read, was_done): (u64, bo
         was_done,
         digest: receipt.digest.clone(),
     }
-}
-
-fn name_of(path: &Path) -> String {
-    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
 /// Adds the lines of merges that were published just before a kill.

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::attempt::{Attempt, join_attempts};
-use super::columns::{ColumnMap, ColumnMatch, ColumnNames, ENDING_RANK, GIVEN_RANK, LogField, is_iteration_name};
+use super::columns::{ColumnMap, ColumnMatch, ColumnNames, ENDING_RANK, GIVEN_RANK, is_iteration_name};
+use super::field::LogField;
 use super::null_losses::NullLosses;
 use super::number::LogNumber;
 use super::{LogEntry, LogError, LogNote, LogOptions, MAX_LOG_RECORDS, StepLog};

@@ -6,7 +6,8 @@
 use std::borrow::Cow;
 
 use super::builder::LogBuilder;
-use super::columns::{ColumnMap, LogField};
+use super::columns::ColumnMap;
+use super::field::LogField;
 use super::lines::{Line, LineFormat, read_text};
 use super::number::LogNumber;
 use super::{LogError, StepLog};

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use super::builder::LogBuilder;
-use super::columns::{ColumnMap, ColumnMatch, LogField};
+use super::columns::{ColumnMap, ColumnMatch};
+use super::field::LogField;
 use super::lines::{Line, LineFormat, read_text};
 use super::number::{ABSENT, LogNumber};
 use super::{LogError, StepLog};

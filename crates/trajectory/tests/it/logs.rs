@@ -3,8 +3,8 @@
 use std::fs;
 
 use thalweg_trajectory::{
-    ColumnMap, Error, LogEntry, LogError, LogField, LogNote, Step, StepLog, Tokens, parse_console, parse_csv,
-    parse_event_file, parse_json_lines, parse_trainer_progress, parse_trainer_state,
+    ColumnMap, Error, LogEntry, LogError, LogField, LogNote, Step, StepLog, TextError, Tokens, parse_console,
+    parse_csv, parse_event_file, parse_json_lines, parse_trainer_progress, parse_trainer_state,
 };
 
 use crate::random::Random;
@@ -118,7 +118,7 @@ fn columns_can_be_named() {
     let error = parse_csv(b"it,loss\n5,1.5\n", &map).unwrap_err();
     assert!(error.to_string().starts_with("there is no column `ce` for the loss"), "{error}");
     for bad in ["loss", "loss=", "los=x", "loss=a,loss=b", "", "=x"] {
-        assert!(matches!(bad.parse::<ColumnMap>(), Err(Error::BadColumns { .. })), "{bad}");
+        assert!(matches!(bad.parse::<ColumnMap>(), Err(TextError::BadColumns { .. })), "{bad}");
     }
 }
 

@@ -138,7 +138,7 @@ pub(super) fn fingerprint_of(format: &str, options: &ReadOptions) -> String {
 
 /// What metadata says: all about a folder but its files.
 #[derive(Debug)]
-pub(crate) struct KnownMetadata {
+struct KnownMetadata {
     catalog: Arc<TensorCatalog>,
     files: Vec<(String, u64)>,
     archives: Arc<Archives>,

@@ -7,6 +7,7 @@
 mod ocdbt;
 mod place;
 mod store;
+mod stored;
 mod tree;
 mod zarr;
 
@@ -19,7 +20,8 @@ use thalweg_tensor::{Dtype, Piece, Shape, TensorCatalog, TensorEntry, display_na
 
 use self::ocdbt::MANIFEST_NAME;
 use self::place::{Item, LEVANTER_NAME, find_item, is_ours};
-use self::store::{Stored, Values, has_manifest, read_value, read_values, refuse};
+use self::store::{has_manifest, read_value, read_values};
+use self::stored::{Stored, Values, refuse};
 use self::tree::{TREE_NAME, Tree, read_tree};
 use self::zarr::{ArraySpec, Coding, ShardSpec, parse_version_2, parse_version_3};
 use super::tree_path::{Beside, choose_path, rest_of};

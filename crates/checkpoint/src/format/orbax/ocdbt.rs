@@ -11,7 +11,7 @@ use std::sync::Arc;
 use thalweg_storage::Storage;
 use thalweg_tensor::{display_name, to_index};
 
-use super::store::{Stored, Values, refuse};
+use super::stored::{Stored, Values, refuse};
 use crate::Error;
 use crate::error::{UnfinishedFault, storage_error};
 use crate::index::check_file_name;

@@ -7,7 +7,8 @@ use serde_json::Value;
 use thalweg_storage::{FolderEntry, Storage};
 
 use super::ocdbt::MANIFEST_NAME;
-use super::store::{read_values, refuse};
+use super::store::read_values;
+use super::stored::refuse;
 use super::tree::TREE_NAME;
 use crate::Error;
 use crate::error::UnfinishedFault;

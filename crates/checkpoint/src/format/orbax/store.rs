@@ -1,12 +1,12 @@
 //! The values of an Orbax checkpoint by their keys, whether in an OCDBT store or in plain files.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use thalweg_storage::{FileKind, Storage};
 
 use super::ocdbt::{MANIFEST_NAME, read_store};
+use super::stored::{Stored, Values, refuse};
 use crate::Error;
 
 /// Deepest nesting of folders of plain files.
@@ -15,31 +15,6 @@ const MAX_DEPTH: usize = 32;
 const MAX_FILES: usize = 1 << 20;
 /// Folders of an OCDBT store, and of descriptions.
 const OTHER_FOLDERS: [&str; 3] = ["d", "array_metadatas", "ocdbt.process_"];
-
-/// Where a value is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Stored {
-    /// The value itself: small ones lie in the nodes of the tree.
-    Bytes(Arc<[u8]>),
-    /// A part of a file, relative to the store's folder.
-    Range { file: String, offset: u64, len_bytes: u64 },
-}
-
-impl Stored {
-    pub(super) fn len_bytes(&self) -> u64 {
-        match self {
-            Self::Bytes(bytes) => bytes.len() as u64,
-            Self::Range { len_bytes, .. } => *len_bytes,
-        }
-    }
-}
-
-/// Values by key.
-pub(super) type Values = BTreeMap<String, Stored>;
-
-pub(super) fn refuse(path: &Path, reason: String) -> Error {
-    Error::Layout { path: path.to_owned(), reason }
-}
 
 /// Lists the values in a folder.
 ///

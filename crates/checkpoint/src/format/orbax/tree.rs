@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use thalweg_storage::Storage;
 
-use super::store::refuse;
+use super::stored::refuse;
 use crate::Error;
 
 /// The description of a tree.

@@ -10,9 +10,9 @@ use thalweg_merge::share::MAX_SHARES;
 
 use crate::args::{LaunchArgs, LaunchWhat, WorkArgs};
 use crate::command::Outcome;
-use crate::command::merge::read_plan;
 use crate::error::Error;
 use crate::host::World;
+use crate::merged::read_plan;
 use crate::messages::Messages;
 
 pub(crate) fn run(args: &LaunchArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
