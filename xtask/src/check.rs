@@ -16,6 +16,13 @@ const STEPS: [(&str, &[&str]); 4] = [
 ///
 /// Clippy compiles as the compiler does, but for the optimizations of the middle representation, which it turns off.
 fn compile_with_clippy(cargo: &mut Command) {
+    // `cargo xtask` says which package runs. Build scripts that look at that would run again after every other
+    // command of cargo, and all that depends on them would be compiled again.
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| name.to_string_lossy().starts_with(start)) {
+            cargo.env_remove(name);
+        }
+    }
     cargo.env("RUSTC_WORKSPACE_WRAPPER", Path::new(env!("CARGO")).with_file_name("clippy-driver"));
     // How `cargo clippy` hands `-D warnings` on.
     cargo.env("CLIPPY_ARGS", "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__");
