@@ -24,7 +24,7 @@ pub mod tiny_run;
 pub use counting_allocator::CountingAllocator;
 pub use crash_disk::CrashDisk;
 pub use s3_server::{S3Server, ServerFault};
-pub use scratch::Scratch;
+pub use scratch::{Scratch, copy_folder};
 pub use tap::Tap;
 pub use tiny_checkpoint::{Sharding, TinyCheckpoint};
 pub use tiny_run::{LogRow, RunLayout, RunLog, TinyRun, TinySchedule};

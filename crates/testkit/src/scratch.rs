@@ -1,5 +1,6 @@
 //! A folder on the machine's own disk that goes when the test ends.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,5 +45,17 @@ impl Scratch {
         let path = self.join(name);
         crate::put_file(&LocalStorage::new(), &path, bytes.as_ref());
         path
+    }
+}
+
+/// Copies a folder with all that is in it. The copies can be written, whatever the originals allow.
+pub fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        match from.is_dir() {
+            true => copy_folder(&from, &to),
+            false => fs::write(&to, fs::read(&from).unwrap()).unwrap(),
+        }
     }
 }

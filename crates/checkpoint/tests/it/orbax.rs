@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use thalweg_checkpoint::{Checkpoint, Error, Note, ReadOptions, open_checkpoint, open_checkpoint_with};
 use thalweg_tensor::{Dtype, TensorSource};
+use thalweg_testkit::copy_folder;
 
 use crate::support::{disk, fixture, tensor_bytes, write};
 
@@ -89,18 +90,6 @@ fn the_optimizer_is_beside_the_model() {
     );
     let maxtext = open(&fixture("orbax/maxtext/20"));
     assert_eq!(maxtext.findings().key.as_deref(), Some("params.params"));
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_folder(&entry.path(), &target)
-        } else {
-            write(&target, fs::read(entry.path()).unwrap())
-        }
-    }
 }
 
 /// A copy of a fixture that may be broken.

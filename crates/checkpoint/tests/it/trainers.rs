@@ -6,6 +6,7 @@ use std::path::Path;
 
 use thalweg_checkpoint::{Checkpoint, Error, Params, ReadOptions, open_checkpoint, open_checkpoint_with};
 use thalweg_tensor::{Dtype, TensorSource};
+use thalweg_testkit::copy_folder;
 
 use crate::support::{disk, fixture, tensor_bytes, write};
 
@@ -77,19 +78,6 @@ fn weights_of_the_module_are_read_on_request() {
 fn the_folder_above_is_the_checkpoint_that_latest_names() {
     let checkpoint = open(&fixture("deepspeed/zero1")).unwrap();
     check_values(&checkpoint, &reference("deepspeed/expected/zero1-masters.safetensors"), Dtype::F32);
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), &target).unwrap();
-        }
-    }
 }
 
 #[test]

@@ -5,22 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use thalweg_tensor::Dtype;
-use thalweg_testkit::TinyCheckpoint;
+use thalweg_testkit::{TinyCheckpoint, copy_folder};
 
 use crate::selection::Scene;
 use crate::support::root;
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            fs::write(&target, fs::read(entry.path()).unwrap()).unwrap();
-        }
-    }
-}
 
 /// A scene with a copy of a fixture as `name`.
 fn copied(fixture: &str, name: &str) -> Scene {

@@ -4,25 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use thalweg_testkit::Scratch;
+use thalweg_testkit::{Scratch, copy_folder};
 
 use crate::support::{check, root, run_in};
 use crate::torch::tensors;
 
 fn fixture(name: &str) -> String {
     root().join("fixtures/orbax").join(name).display().to_string()
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            fs::write(&target, fs::read(entry.path()).unwrap()).unwrap();
-        }
-    }
 }
 
 #[test]

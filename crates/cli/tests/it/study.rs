@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::Value;
+use thalweg_testkit::copy_folder;
 
 use crate::support::{root, run, transcript};
 
@@ -340,14 +341,6 @@ fn a_run_that_supports_no_forecast_is_told_why() {
     --- stderr
     error: `--anneal-floor 2` is not between 0 and 1
     ");
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
 }
 
 #[test]

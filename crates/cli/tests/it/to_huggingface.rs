@@ -8,7 +8,7 @@ use std::process::Stdio;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use thalweg_tensor::Dtype;
-use thalweg_testkit::TinyCheckpoint;
+use thalweg_testkit::{TinyCheckpoint, copy_folder};
 
 use crate::hints::{follow, follow_sentence};
 use crate::kill::{signal, wait_for_journal};
@@ -37,17 +37,6 @@ fn scene() -> Scene {
     scene.write("assets/generation_config.json", "{\"eos_token_id\": 2}");
     scene.write("assets/model-00001-of-00004.safetensors", "");
     scene
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        match entry.file_type().unwrap().is_dir() {
-            true => copy_folder(&entry.path(), &to.join(entry.file_name())),
-            false => drop(fs::copy(entry.path(), to.join(entry.file_name())).unwrap()),
-        }
-    }
 }
 
 /// Runs a command that must succeed; what it said.
