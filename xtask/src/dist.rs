@@ -57,7 +57,8 @@ fn man_pages(program: &Path, command: &[&str], folder: &Path) -> Result<(), Stri
     write(&folder.join(format!("{own_name}.1")), &page)?;
     let named = String::from_utf8_lossy(&page).replace("\\-", "-");
     let below = named.lines().filter_map(|line| line.strip_suffix("(1)")?.strip_prefix(&own_name)?.strip_prefix('-'));
-    for name in below {
+    // What `help` has a page for, the command itself has one for.
+    for name in below.filter(|name| *name != "help") {
         man_pages(program, &[command, &[name]].concat(), folder)?;
     }
     Ok(())
