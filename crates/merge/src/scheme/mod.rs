@@ -23,7 +23,7 @@ pub use ema::{ema_coefficients, ema_normalised_coefficients};
 pub use error::SchemeError;
 pub use order::CoefficientOrder;
 pub use power_ema::{
-    MAX_SNAPSHOTS, PowerSnapshot, power_ema_coefficients, power_ema_exponent, reconstruct_from_averages,
+    PowerSnapshot, power_ema_coefficients, power_ema_exponent, reconstruct_from_averages,
 };
 pub use sma::sma_coefficients;
 pub use wma::wma_coefficients;
