@@ -9,8 +9,8 @@ mod request;
 mod run;
 
 pub use line::{Direction, Parabola};
-pub(crate) use request::{LEAST_POINTS, default_window};
 pub use request::{ExtrapolationRequest, MergedPoints};
+pub(crate) use request::{LEAST_POINTS, default_window};
 pub use run::{
     AverageRow, CandidateRow, CoefficientRow, ExtrapolationOptions, ExtrapolationOutcome, GainsRow, LineRow,
     run_extrapolation,
