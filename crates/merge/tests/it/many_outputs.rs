@@ -83,7 +83,7 @@ fn weight(seed: u64, element: u64) -> f32 {
     (uniform - 0.5) * 0.04
 }
 
-/// Plain and rising means of six at each of seven ends of a run of twelve, newest first, and some that are no windows.
+/// Plain and rising means of six at each of seven ends of a run of twelve, newest first, and one that is by itself.
 fn windows(sources: &[PathBuf], folder: &std::path::Path) -> Vec<thalweg_merge::plan::OutputPlan> {
     let mut outputs = Vec::new();
     for end in (6..=sources.len()).rev() {
