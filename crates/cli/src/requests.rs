@@ -140,3 +140,32 @@ impl From<&SchemeArgs> for SchemeOptions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use thalweg_merge::recipe::{RecipeKind, parse_recipe};
+    use thalweg_study::request::OPTION_NAMES;
+
+    use crate::args::Arguments;
+
+    #[test]
+    fn recipes_take_the_values_that_the_help_shows() {
+        let plan = Arguments::command().find_subcommand("plan").cloned().expect("a command");
+        let mut n_options = 0;
+        for argument in plan.get_arguments().filter(|argument| argument.get_action().takes_values()) {
+            let name = argument.get_long().unwrap_or_default().replace('-', "_");
+            let values = argument.get_possible_values();
+            if !OPTION_NAMES.contains(&name.as_str()) || values.is_empty() {
+                continue;
+            }
+            n_options += 1;
+            for value in values.iter().filter(|value| !value.is_hide_set()) {
+                let recipe = format!("run = \"a\"\n{name} = \"{}\"\n", value.get_name());
+                let read = parse_recipe(&recipe, RecipeKind::Toml).map_err(|error| error.to_string());
+                assert!(read.is_ok(), "{recipe}{read:?}");
+            }
+        }
+        assert!(n_options >= 9, "{n_options}");
+    }
+}

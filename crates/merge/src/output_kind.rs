@@ -43,6 +43,17 @@ pub(crate) const OUTPUT_FORMATS: [(&str, OutputFormat); 8] = [
     ("gguf", OutputFormat::Gguf),
 ];
 
+/// What a request may name: `same`, for the format of the newest source, or a format.
+pub(crate) const FORMAT_CHOICES: [&str; OUTPUT_FORMATS.len() + 1] = {
+    let mut names = ["same"; OUTPUT_FORMATS.len() + 1];
+    let mut i = 0;
+    while i < OUTPUT_FORMATS.len() {
+        names[i + 1] = OUTPUT_FORMATS[i].0;
+        i += 1;
+    }
+    names
+};
+
 impl fmt::Display for OutputFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(OUTPUT_FORMATS.iter().find(|(_, format)| format == self).map_or("safetensors", |(name, _)| name))

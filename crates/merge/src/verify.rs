@@ -439,6 +439,15 @@ pub fn digest_checkpoint(source: &dyn TensorSource, kind: DigestKind, run: &RunC
     Ok(list.finish())
 }
 
+/// Whether a checkpoint has this digest, which says how it was made; false where the text is not a digest.
+///
+/// # Errors
+/// When a tensor cannot be read whole.
+pub fn has_digest(source: &dyn TensorSource, wanted: &str, run: &RunContext<'_>) -> Result<bool, Error> {
+    let Ok(wanted) = wanted.parse::<Digest>() else { return Ok(false) };
+    Ok(digest_checkpoint(source, wanted.kind(), run)? == wanted)
+}
+
 /// Tensor, part and subtrees of what is done.
 type PartSubtrees = (usize, usize, Vec<SubtreeDigest>);
 

@@ -2,7 +2,6 @@
 //!
 //! The old sources are read again, unless their exact sum was kept (`sums`).
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use thalweg_checkpoint::ReadOptions;
@@ -10,9 +9,9 @@ use thalweg_merge::Coefficients;
 use thalweg_merge::context::RunContext;
 use thalweg_merge::plan::{MeanCheckpoint, MeanOfSums, MergePlan, OutputPlan, SourceRef, newest_of};
 use thalweg_merge::receipt::{MergeReceipt, RECEIPT_NAME, SourceFile, SourceReceipt};
-use thalweg_merge::verify::{digest_checkpoint, read_merge, read_receipt};
-use thalweg_tensor::counted;
+use thalweg_merge::verify::{digest_checkpoint, has_digest, read_merge, read_receipt};
 use thalweg_tensor::digest::DigestKind;
+use thalweg_tensor::{Digest, counted};
 use thalweg_trajectory::{PathKind, Step, look_at_path};
 
 use crate::Error;
@@ -102,9 +101,15 @@ fn check_is_new(
         let what = format!("`{shown}` holds the bytes of `{}`, which is in the mean already", one.path.display());
         Err(Error::request_with_hint(what, ONCE))
     };
-    let kinds: BTreeSet<bool> = known.iter().filter_map(|one| one.digest.as_deref().map(is_xxh3)).collect();
-    for is_xxh3 in kinds {
-        let digest = Some(digest_of(&added.path, kind_of(is_xxh3))?);
+    let kind_of = |one: &MeanCheckpoint| Some(one.digest.as_deref()?.parse::<Digest>().ok()?.kind());
+    let mut kinds: Vec<DigestKind> = Vec::new();
+    for kind in known.iter().filter_map(kind_of) {
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    for kind in kinds {
+        let digest = Some(digest_of(&added.path, kind)?);
         if let Some(same) = known.iter().find(|one| one.digest == digest) {
             return refuse(same);
         }
@@ -151,14 +156,6 @@ fn note_run(
         resolver.note_window(&trajectory, (Step(first), Step(newest)));
     }
     Ok(())
-}
-
-fn is_xxh3(digest: &str) -> bool {
-    digest.starts_with("xxh3")
-}
-
-fn kind_of(is_xxh3: bool) -> DigestKind {
-    if is_xxh3 { DigestKind::Xxh3 } else { DigestKind::Blake3 }
 }
 
 fn refs(known: &[MeanCheckpoint]) -> impl Iterator<Item = SourceRef> {
@@ -255,8 +252,8 @@ fn check_source(source: &SourceReceipt, reading: &ReadOptions, cx: &RunContext<'
         return Ok(());
     }
     let Some(digest) = &source.digest else { return Err(refuse("changed since")) };
-    let now = digest_checkpoint(&*checkpoint, kind_of(is_xxh3(digest)), cx)?.to_string();
-    if now == *digest { Ok(()) } else { Err(refuse("changed since")) }
+    let is_same = has_digest(&*checkpoint, digest, cx)?;
+    if is_same { Ok(()) } else { Err(refuse("changed since")) }
 }
 
 /// The plan over kept sums.

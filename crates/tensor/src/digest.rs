@@ -42,6 +42,11 @@ pub struct Digest {
 }
 
 impl Digest {
+    /// What it was made with.
+    pub fn kind(self) -> DigestKind {
+        self.kind
+    }
+
     /// The bytes; those of XXH3 fill the first 16.
     pub fn to_bytes(self) -> [u8; 32] {
         self.bytes

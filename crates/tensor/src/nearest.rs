@@ -21,7 +21,8 @@ pub fn nearest_name<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str
     for candidate in candidates {
         let folded = fold(candidate);
         let n_chars = name.chars().count().max(folded.chars().count());
-        let distance = edit_distance(&name, &folded);
+        // Insertions, deletions, replacements and exchanges of neighbours.
+        let distance = strsim::osa_distance(&name, &folded);
         let is_close = distance <= (n_chars / 3).max(1) && distance < n_chars;
         if is_close && best.is_none_or(|(least, _)| distance < least) {
             best = Some((distance, candidate));
@@ -31,26 +32,6 @@ pub fn nearest_name<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str
         }
     }
     best.map(|(_, candidate)| candidate).or(completed)
-}
-
-/// Insertions, deletions, replacements and exchanges of neighbours that turn `a` into `b`.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut two_ago: Vec<usize> = Vec::new();
-    let mut previous: Vec<usize> = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let replaced = previous[j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = replaced.min(previous[j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(two_ago[j - 2] + 1);
-            }
-            row.push(best);
-        }
-        two_ago = std::mem::replace(&mut previous, row);
-    }
-    previous[b.len()]
 }
 
 #[cfg(test)]

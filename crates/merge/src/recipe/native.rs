@@ -7,6 +7,7 @@ use super::{Recipe, RecipeCheckpoint, RecipeDialect, RecipeOption, RecipeSources
 use thalweg_tensor::parse_size;
 
 use crate::Ratio;
+use crate::output_kind::FORMAT_CHOICES;
 use crate::scheme::{CoefficientOrder, Scheme, SchemeError, SchemeParameters, SumRule};
 
 /// `kind` of a recipe, where it is given.
@@ -54,6 +55,7 @@ const OPTIONS: &[(&str, OptionKind, Scope)] = &[
     ("tokens_per_step", OptionKind::Count, Scope::Run),
     ("log", OptionKind::Text, Scope::Run),
     ("log_columns", OptionKind::TextList, Scope::Run),
+    ("log_every", OptionKind::Count, Scope::Run),
     ("stable", OptionKind::Text, Scope::Run),
     ("checkpoint_pattern", OptionKind::Text, Scope::Any),
     ("scheme", OptionKind::Text, Scope::Any),
@@ -75,20 +77,8 @@ const OPTIONS: &[(&str, OptionKind, Scope)] = &[
     ("divide", OptionKind::Choice(&["yes", "no"]), Scope::Any),
     ("rescale", OptionKind::Choice(&["none", "inverse", "l1"]), Scope::Any),
     ("dtype", OptionKind::Choice(&["same", "f32", "bf16", "f16", "float32", "bfloat16", "float16"]), Scope::Any),
-    (
-        "format",
-        OptionKind::Choice(&[
-            "same",
-            "safetensors",
-            "torch",
-            "dcp",
-            "megatron-dist",
-            "deepspeed-zero",
-            "deepspeed-universal",
-        ]),
-        Scope::Any,
-    ),
-    ("optimizer", OptionKind::Choice(&["drop", "newest"]), Scope::Any),
+    ("format", OptionKind::Choice(&FORMAT_CHOICES), Scope::Any),
+    ("optimizer", OptionKind::Choice(&["drop", "newest", "average"]), Scope::Any),
     ("out_shard_size", OptionKind::Size, Scope::Any),
     ("non_float", OptionKind::Choice(&["error", "newest"]), Scope::Any),
     ("router", OptionKind::Choice(&["average", "newest"]), Scope::Any),
@@ -100,6 +90,8 @@ const OPTIONS: &[(&str, OptionKind, Scope)] = &[
     ("digest", OptionKind::Choice(&["blake3", "xxh3", "none"]), Scope::Any),
     ("side_files_from", OptionKind::Text, Scope::Any),
     ("no_model_card", OptionKind::Flag, Scope::Any),
+    ("to_huggingface", OptionKind::Flag, Scope::Any),
+    ("hf_assets", OptionKind::Text, Scope::Any),
 ];
 
 /// All keys of the top level: the header, the sources and the options above.
@@ -126,6 +118,7 @@ static TOP: Level = Level {
         "tokens_per_step",
         "log",
         "log_columns",
+        "log_every",
         "stable",
         "checkpoint_pattern",
         "scheme",
@@ -160,6 +153,8 @@ static TOP: Level = Level {
         "digest",
         "side_files_from",
         "no_model_card",
+        "to_huggingface",
+        "hf_assets",
     ],
 };
 static CHECKPOINT: Level = Level { name: "`checkpoints[]`", keys: &["path", "coefficient"] };

@@ -368,7 +368,10 @@ impl Scheme {
 
     /// Whether coefficients depend on the distances between checkpoints.
     pub fn follows_positions(&self) -> bool {
-        matches!(self, Self::Decay { .. } | Self::PowerEma { .. })
+        match self {
+            Self::Decay { .. } | Self::PowerEma { .. } => true,
+            Self::Sma | Self::Wma | Self::Ema { .. } | Self::EmaNormalised { .. } | Self::Custom { .. } => false,
+        }
     }
 
     /// Whether coefficients depend on the order of the checkpoints.
@@ -388,7 +391,12 @@ impl Scheme {
                 decay_coefficients(*curve, floor, &decay_grid(positions)?)
             }
             Self::PowerEma { sigma_rel } => power_ema_coefficients(positions, sigma_rel),
-            _ => self.coefficients(positions.len()),
+            Self::Sma
+            | Self::Wma
+            | Self::Ema { .. }
+            | Self::EmaNormalised { .. }
+            | Self::Decay { .. }
+            | Self::Custom { .. } => self.coefficients(positions.len()),
         }
     }
 
@@ -409,7 +417,7 @@ impl fmt::Display for Scheme {
             Self::Ema { alpha } | Self::EmaNormalised { alpha } => write!(f, ":{alpha}"),
             Self::Decay { floor, .. } if !floor.is_zero() => write!(f, ":{floor}"),
             Self::PowerEma { sigma_rel } => write!(f, ":{sigma_rel}"),
-            _ => Ok(()),
+            Self::Sma | Self::Wma | Self::Decay { .. } | Self::Custom { .. } => Ok(()),
         }
     }
 }

@@ -246,6 +246,8 @@ impl Given<'_> {
 
 #[cfg(test)]
 mod tests {
+    use thalweg_merge::recipe::{RecipeKind, parse_recipe};
+
     use super::*;
 
     #[test]
@@ -257,6 +259,32 @@ mod tests {
                 request.set_option(name, &[(*value).to_owned()]).is_ok() && request != MergeRequest::default()
             });
             assert!(changes, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_recipe_takes_every_name() {
+        let sources = ["run = \"a\"", "checkpoints = [{ path = \"a\" }]", "from_averages = [\"0.1=a\"]"];
+        let values = [
+            "10",
+            "true",
+            "\"0.5\"",
+            "\"xxh3\"",
+            "\"drop\"",
+            "\"newest\"",
+            "\"dcp\"",
+            "\"paper\"",
+            "\"yes\"",
+            "\"l1\"",
+            "[1]",
+            "[\"loss=a\"]",
+        ];
+        for name in OPTION_NAMES.into_iter().filter(|name| *name != "from_averages") {
+            let recipe = |source: &str, value: &str| format!("{source}\n{name} = {value}\n");
+            let is_taken = sources.iter().any(|source| {
+                values.iter().any(|value| parse_recipe(&recipe(source, value), RecipeKind::Toml).is_ok())
+            });
+            assert!(is_taken, "{name}");
         }
     }
 

@@ -11,12 +11,10 @@ use serde::{Deserialize, Serialize};
 use thalweg_checkpoint::{Checkpoint, ReadOptions};
 use thalweg_merge::context::RunContext;
 use thalweg_merge::receipt::{MergeReceipt, SourceFile, SourceReceipt};
-use thalweg_merge::verify::digest_checkpoint;
+use thalweg_merge::verify::has_digest;
 use thalweg_storage::Storage;
 use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
-use thalweg_tensor::Digest;
-use thalweg_tensor::digest::DigestKind;
 use thalweg_trajectory::Trajectory;
 
 use crate::Error;
@@ -133,7 +131,7 @@ impl KnownCheckpoints {
             (known.files, self.is_changed) = (files, true);
             // A copy of the same bytes is the same checkpoint.
             if let Some(digest) = &known.digest
-                && has_digest(&checkpoint, digest, cx)?
+                && has_digest(&*checkpoint, digest, cx)?
             {
                 continue;
             }
@@ -239,11 +237,4 @@ fn files_of(checkpoint: &Checkpoint) -> Vec<SourceFile> {
 
 fn without_change_times(files: &[SourceFile]) -> Vec<SourceFile> {
     files.iter().map(|file| SourceFile { changed_ns: None, ..file.clone() }).collect()
-}
-
-/// Whether a checkpoint has a digest, of whatever kind it is.
-fn has_digest(checkpoint: &Checkpoint, wanted: &str, cx: &RunContext<'_>) -> Result<bool, Error> {
-    let kind = if wanted.starts_with("xxh3") { DigestKind::Xxh3 } else { DigestKind::Blake3 };
-    let found: Digest = digest_checkpoint(checkpoint, kind, cx)?;
-    Ok(found.to_string() == wanted)
 }
