@@ -251,6 +251,20 @@ fn what_cannot_be_read_is_named() {
 }
 
 #[test]
+fn a_long_name_that_many_tensors_share_is_not_kept_for_each() {
+    let shared = |class: &str| {
+        let first = [&b"c"[..], class.as_bytes(), b"\nNet\n)R\x94"].concat();
+        let others = (1..20).map(|n| (format!("s{n}"), b"h\0".to_vec()));
+        let all: Vec<(String, Vec<u8>)> = [("s0".to_owned(), first)].into_iter().chain(others).collect();
+        let pairs: Vec<(&str, Vec<u8>)> = all.iter().map(|(name, value)| (&**name, value.clone())).collect();
+        dict(&[("w", tensor()), ("t", dict(&pairs))])
+    };
+    let found = read_content(&file(&shared("my.module")), 0, &reading(Some("."))).unwrap();
+    assert_eq!(found.findings.unreadable.len(), 20);
+    check_refusal(&shared(&"m".repeat(1 << 16)), Some("."), "bytes of names");
+}
+
+#[test]
 fn a_view_that_repeats_a_few_bytes_up_to_gigabytes_is_named() {
     // Two columns for each row, which all begin at the first element: eight bytes a row.
     let rows = |n: u32| [&b"J"[..], &n.to_le_bytes(), b"K\x02\x86K\0K\x01\x86"].concat();
