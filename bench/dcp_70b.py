@@ -2,9 +2,9 @@
 
     python3 bench/dcp_70b.py --program target/release/thalweg --out FOLDER [--n 20]
 
-Needs no PyTorch: the metadata is pickled with classes of the same names. Prints the seconds and peak memory of `inspect` on one checkpoint and of `plan` over all.
+Needs no PyTorch: the metadata is pickled with classes of the same names. As in a real run, the metadata of each save names its own folder. Prints the seconds and peak memory of `inspect` on one checkpoint and of `plan` over all.
 """
-import argparse, os, pickle, resource, subprocess, sys, time, types
+import argparse, os, pickle, subprocess, sys, time, types
 
 RANKS, TENSORS, FILES = 64, 700, 600
 
@@ -21,7 +21,7 @@ def fake(module, name, bases=(object,), namespace=None):
 
 
 META = "torch.distributed.checkpoint.metadata"
-Metadata, TensorStorage, Chunk, Index = (fake(META, n) for n in ("Metadata", "TensorStorageMetadata", "ChunkStorageMetadata", "MetadataIndex"))
+Metadata, TensorStorage, Chunk, Index, StorageMeta = (fake(META, n) for n in ("Metadata", "TensorStorageMetadata", "ChunkStorageMetadata", "MetadataIndex", "StorageMeta"))
 StorageInfo = fake("torch.distributed.checkpoint.filesystem", "_StorageInfo")
 Size = fake("torch", "Size", (tuple,), {"__reduce__": lambda self: (Size, (tuple(self),))})
 
@@ -74,8 +74,18 @@ def write(folder):
     for file, end in enumerate(ends):
         with open(os.path.join(folder, f"__{file // 10}_{file % 10}.distcp"), "wb") as out:
             out.truncate(end)
+    meta = make(StorageMeta, checkpoint_id=folder, save_id=os.path.basename(folder), load_id=None, modules=[])
     with open(os.path.join(folder, ".metadata"), "wb") as out:
-        pickle.dump(make(Metadata, state_dict_metadata=states, planner_data=planner, storage_data=stored, storage_meta=None, version="1.0.0"), out)
+        pickle.dump(make(Metadata, state_dict_metadata=states, planner_data=planner, storage_data=stored, storage_meta=meta, version="1.0.0"), out)
+
+
+def write_apart(folder):
+    """Writes in another process: a command's peak memory begins with the size of the program that starts it."""
+    child = os.fork()
+    if child == 0:
+        write(folder)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, folder
 
 
 def timed(command):
@@ -95,7 +105,7 @@ def main():
     for step in range(1, a.n + 1):
         folder = os.path.join(a.out, f"step-{1000 * step}")
         if not os.path.exists(folder):
-            write(folder)
+            write_apart(folder)
     print(f".metadata has {os.path.getsize(os.path.join(a.out, 'step-1000', '.metadata')) / 1e6:.1f} MB")
     for _ in range(3):
         timed([a.program, "inspect", os.path.join(a.out, "step-1000"), "-q"])

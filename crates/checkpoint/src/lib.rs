@@ -18,6 +18,7 @@ mod frame_builder;
 mod gather;
 pub mod index;
 mod json;
+mod kept_ends;
 mod layout;
 mod lazy_pieces;
 mod note;
@@ -55,6 +56,7 @@ pub use format::dcp::{DcpExtras, DcpObject, PathPart, dcp_extras};
 pub use format::megatron_dist::{MegatronExtras, layout_megatron_dist, megatron_common};
 pub use format::model_key::KeyKind;
 pub use format::npz::write::layout_npz;
+pub use format::strip_file_end;
 pub use format::torch::write::layout_torch;
 pub use gather::GATHER_SCRATCH_BYTES;
 pub use layout::{
@@ -73,8 +75,16 @@ pub use read_options::{Params, ReadOptions};
 pub use rename::{NameCollision, RenameError, RenameMap, RenameRule};
 pub use shard_digest::shard_digest;
 pub use side_file_compare::differing_side_files;
+<<<<<<< HEAD
 pub use side_files::{CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, StayReason, side_files_of};
 pub use stage::{FrameCopies, FrameCopy, StagedCheckpoint};
+=======
+pub use side_files::{
+    CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, StayReason, has_weights_end, side_file_kind,
+    side_files_of,
+};
+pub use stage::{FrameCopies, FrameCopy, StagedCheckpoint, check_free_space};
+>>>>>>> 590d4aec4d47b97d04cb06e023b584f7c64a0bfc
 pub use template::{
     KeptName, Template, can_be_template, frame_ranges, kept_files, layout_like, open_whole, unchanged_copies,
 };

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use thalweg_storage::{FileKind, FolderEntry, Storage};
 
 use crate::Error;
+use crate::format::strip_file_end;
 
 /// The name of the model's config.
 pub const CONFIG_FILE_NAME: &str = "config.json";
@@ -123,22 +124,15 @@ impl SideFile {
     }
 }
 
-/// Name endings of weights, in any format.
-const WEIGHT_ENDS: [&str; 18] = [
-    ".safetensors",
+/// Name endings of weights beside those of files that hold a whole checkpoint of a known format.
+const OTHER_WEIGHT_ENDS: [&str; 11] = [
     ".safetensors.index.json",
-    ".bin",
     ".bin.index.json",
-    ".pt",
-    ".pth",
-    ".ckpt",
     ".distcp",
-    ".gguf",
     ".h5",
     ".msgpack",
     ".nemo",
     ".npy",
-    ".npz",
     ".onnx",
     ".onnx_data",
     ".pdparams",
@@ -185,6 +179,11 @@ const STATE_NAMES: [&str; 7] =
 /// Name endings of locks, unfinished downloads and copies, and files of the operating system.
 const TEMPORARY_ENDS: [&str; 7] = [".tmp", ".lock", ".incomplete", ".part", ".swp", "~", ".DS_Store"];
 
+/// Whether a name ends as those of files of weights do, in any format.
+pub fn has_weights_end(name: &str) -> bool {
+    strip_file_end(name).is_some() || OTHER_WEIGHT_ENDS.iter().any(|end| name.ends_with(end))
+}
+
 /// What happens to a file with this name and length.
 pub(crate) fn side_file_kind(name: &str, len_bytes: u64) -> SideFileKind {
     let starts = |starts: &[&str]| starts.iter().any(|start| name.starts_with(start));
@@ -195,7 +194,7 @@ pub(crate) fn side_file_kind(name: &str, len_bytes: u64) -> SideFileKind {
         StayReason::Temporary
     } else if starts(&STATE_STARTS) || ends(&STATE_ENDS) || STATE_NAMES.contains(&name) {
         StayReason::TrainingState
-    } else if ends(&WEIGHT_ENDS) || WEIGHT_NAMES.contains(&name) {
+    } else if has_weights_end(name) || WEIGHT_NAMES.contains(&name) {
         StayReason::Weights
     } else if name.eq_ignore_ascii_case("README.md") {
         StayReason::Card

@@ -16,6 +16,7 @@ use crate::format::deepspeed::MODEL_END;
 use crate::format::model_key::WHOLE_KEY;
 use crate::format::torch::archive::Archive;
 use crate::format::torch::is_saved_name;
+use crate::kept_ends::KeptEnds;
 use crate::layout::{Checksum, CopiedBytes, FrameContent, FramePart, LayoutEntry, OutputFile, OutputLayout};
 use crate::open::open_checkpoint_with;
 use crate::own_names::RECEIPT_NAME;
@@ -439,6 +440,7 @@ fn checksums_of(file: &KeptFile, written: &[Range<u64>]) -> Result<Vec<Checksum>
             continue;
         }
         let refuse = |source| Error::Torch { path: file.path.clone(), source: Box::new(source) };
+        let reader = &KeptEnds::new(reader, window.clone());
         let archive = Archive::open(reader, window.clone()).map_err(|error| refuse(error.into()))?;
         let records = archive.record_sums(reader).map_err(|error| refuse(error.into()))?;
         let touched = records.into_iter().filter(|record| overlaps(&record.range));

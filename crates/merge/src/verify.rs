@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
-use thalweg_checkpoint::{Checkpoint, ReadOptions, frame_ranges, open_checkpoint_with, shard_digest};
+use thalweg_checkpoint::{Checkpoint, ReadOptions, frame_ranges, has_weights_end, open_checkpoint_with, shard_digest};
 use thalweg_storage::Storage;
 use thalweg_storage::guard::foreign_entries;
 use thalweg_tensor::digest::{
@@ -247,12 +247,9 @@ fn keeps_keys(receipt: &MergeReceipt) -> bool {
 
 /// Files of tensors that the receipt does not list.
 fn find_strays(folder: &Path, receipt: &MergeReceipt, run: &RunContext<'_>) -> Result<Vec<String>, Error> {
-    const ENDINGS: [&str; 11] =
-        ["safetensors", "distcp", "bin", "pt", "pth", "ckpt", "gguf", "h5", "msgpack", "npz", "safetensors.index.json"];
-    let is_stray = |name: &str| ENDINGS.iter().any(|ending| name.ends_with(&format!(".{ending}")));
     let listed = receipt.files.iter().map(|file| file.name.clone()).collect();
     let unlisted = foreign_entries(&*run.storage, folder, &listed)?;
-    Ok(unlisted.into_iter().filter(|name| is_stray(name)).collect())
+    Ok(unlisted.into_iter().filter(|name| has_weights_end(name)).collect())
 }
 
 fn check_files(folder: &Path, receipt: &MergeReceipt, run: &RunContext<'_>) -> Vec<Verdict> {

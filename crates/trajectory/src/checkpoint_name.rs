@@ -45,11 +45,3 @@ impl CheckpointName {
         Self { step, counts: NameCount::Steps, tokens: None, stage: None }
     }
 }
-
-/// Endings of files that hold a whole checkpoint.
-const FILE_ENDS: [&str; 7] = [".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".gguf"];
-
-/// The name of a checkpoint file without its ending; `None` for other files.
-pub(crate) fn strip_file_end(name: &str) -> Option<&str> {
-    FILE_ENDS.iter().find_map(|end| name.strip_suffix(end))
-}

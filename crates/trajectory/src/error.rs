@@ -3,9 +3,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use thalweg_checkpoint::strip_file_end;
 use thalweg_tensor::{counted, display_name, shell_path};
 
-use crate::checkpoint_name::strip_file_end;
 use crate::step_log::{LogError, LogField};
 use crate::text_error::TextError;
 use crate::{Available, Extent, NamePattern, Step, Tokens};

@@ -2,10 +2,10 @@
 //!
 //! Names only: nothing here looks at files.
 
+use thalweg_checkpoint::strip_file_end;
 use thalweg_storage::FileKind;
 use thalweg_storage::publish::is_stage_name;
 
-use crate::checkpoint_name::strip_file_end;
 pub use crate::checkpoint_name::{CheckpointName, NameCount, NameTokens};
 use crate::{NamePattern, Step, Tokens};
 
@@ -217,7 +217,10 @@ mod tests {
         check_folder("stage1-step1000-tokens2098B", 1000);
         check_folder("stage2-ingredient3-step77-tokens1B", 77);
         check_folder("checkpoint_7", 7);
-        assert_eq!(parse_file_name("step_02000.safetensors").map(|name| name.step), Some(Step(2000)));
+        for end in [".safetensors", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt", ".npz", ".gguf"] {
+            let found = parse_file_name(&format!("step_02000{end}"));
+            assert_eq!(found.map(|name| name.step), Some(Step(2000)), "{end}");
+        }
     }
 
     #[test]

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use thalweg_checkpoint::strip_file_end;
+
 use crate::Step;
-use crate::checkpoint_name::{CheckpointName, NameCount, strip_file_end};
+use crate::checkpoint_name::{CheckpointName, NameCount};
 use crate::text_error::TextError;
 
 /// The longest name that file systems allow: a longer pattern is a mistake.

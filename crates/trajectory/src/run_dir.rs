@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use thalweg_checkpoint::{CatalogCache, Note, RECEIPT_NAME, ReadOptions, is_checkpoint, open_all_with_cache};
+use thalweg_checkpoint::{
+    CatalogCache, Note, RECEIPT_NAME, ReadOptions, is_checkpoint, open_all_with_cache, strip_file_end,
+};
 use thalweg_storage::{FileKind, FolderEntry, Storage};
 use thalweg_tensor::display_name;
 
@@ -467,9 +469,12 @@ fn holds_params(storage: &Arc<dyn Storage>, folder: &Path, entry: &FolderEntry) 
 
 /// Whether an entry is a file of tensors, in any format that is known.
 fn is_tensor_file(entry: &FolderEntry) -> bool {
-    let ends = [".safetensors", ".safetensors.index.json", ".distcp", ".bin", ".pt", ".pth", ".npz", ".gguf"];
+    let is_known = strip_file_end(&entry.name).is_some()
+        || [".safetensors.index.json", ".distcp"].iter().any(|end| entry.name.ends_with(end));
     entry.kind == FileKind::File
-        && ends.iter().any(|end| entry.name.ends_with(end))
+        && is_known
+        // Lightning keeps `last.ckpt` beside the checkpoints of a run.
+        && !entry.name.ends_with(".ckpt")
         && !is_temporary_name(&entry.name)
         // The state of a trainer is not weights.
         && !["training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"].contains(&entry.name.as_str())

@@ -47,6 +47,10 @@ impl Format for HuggingFace {
         &[SINGLE_FILE_NAME, INDEX_FILE_NAME]
     }
 
+    fn file_ends(&self) -> &'static [&'static str] {
+        &[FILE_END]
+    }
+
     fn recognises(&self, place: &Place) -> bool {
         let is_ours = |name: &str| name.ends_with(FILE_END) || name.ends_with(INDEX_END);
         match place {

@@ -50,6 +50,20 @@ pub const FORMATS: &[&dyn Format] = &[
     &orbax::Orbax,
 ];
 
+/// The name of a file that may hold a whole checkpoint, without its ending; `None` for other names.
+///
+/// # Example
+/// ```
+/// use thalweg_checkpoint::strip_file_end;
+///
+/// assert_eq!(strip_file_end("step-10.safetensors"), Some("step-10"));
+/// assert_eq!(strip_file_end("step-10.pth.tar"), Some("step-10"));
+/// assert_eq!(strip_file_end("step-10.log"), None);
+/// ```
+pub fn strip_file_end(name: &str) -> Option<&str> {
+    FORMATS.iter().flat_map(|format| format.file_ends()).find_map(|end| name.strip_suffix(end))
+}
+
 /// A way to keep a checkpoint in files.
 pub trait Format: Debug + Sync {
     /// Name as `inspect` shows it.
@@ -57,6 +71,11 @@ pub trait Format: Debug + Sync {
 
     /// Names of files, any of which shows that a folder is one checkpoint of this format and not a run of several.
     fn marks(&self) -> &'static [&'static str];
+
+    /// Endings of the names of files that each hold a whole checkpoint, as the steps of a run may.
+    fn file_ends(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     /// Whether names that vary, such as those of shards, show that a folder is one checkpoint of this format.
     fn is_certain(&self, _place: &Place) -> bool {

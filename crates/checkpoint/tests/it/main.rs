@@ -7,6 +7,8 @@ mod crash;
 mod dcp;
 mod dequantised;
 #[cfg(test)]
+mod drawn_bytes;
+#[cfg(test)]
 mod gguf;
 #[cfg(test)]
 mod hostile;

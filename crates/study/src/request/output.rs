@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use thalweg_checkpoint::{ReadOptions, can_be_template};
+use thalweg_checkpoint::{ReadOptions, can_be_template, has_weights_end};
 use thalweg_merge::Coefficients;
 use thalweg_merge::huggingface::heads_of_output;
 use thalweg_merge::masters::unreached_masters;
@@ -112,27 +112,11 @@ impl Resolver<'_> {
     /// # Errors
     /// `Request` for such a name; `Storage`.
     pub fn output_folder(&self, out: &Path) -> Result<PathBuf, Error> {
-        const FILE_ENDS: [&str; 15] = [
-            "safetensors",
-            "pt",
-            "pth",
-            "bin",
-            "ckpt",
-            "distcp",
-            "gguf",
-            "ggml",
-            "onnx",
-            "npz",
-            "npy",
-            "h5",
-            "msgpack",
-            "zip",
-            "tar",
-        ];
-        let end = out
-            .extension()
-            .and_then(|end| end.to_str())
-            .filter(|end| FILE_ENDS.iter().any(|known| known.eq_ignore_ascii_case(end)));
+        let is_file_end = |end: &&str| {
+            let end = end.to_ascii_lowercase();
+            has_weights_end(&format!(".{end}")) || ["ggml", "tar", "zip"].contains(&end.as_str())
+        };
+        let end = out.extension().and_then(|end| end.to_str()).filter(is_file_end);
         let Some(end) = end else {
             check_outside_checkpoints(&self.cx.storage, out)?;
             return Ok(output_path(self.storage(), out)?);

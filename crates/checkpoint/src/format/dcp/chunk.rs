@@ -9,6 +9,7 @@ use thalweg_tensor::{Piece, Shape, TensorEntry};
 use super::error::ChunkFault;
 use crate::format::torch::tensor::{Found, read_tensor};
 use crate::format::torch::{LocateError, TorchFile};
+use crate::kept_ends::KeptEnds;
 use crate::lazy_pieces::{OpenPiece, PieceRefusal};
 
 /// Where each archive ends: pieces say only where they begin.
@@ -34,6 +35,7 @@ impl OpenPiece for Archives {
         let len_bytes = found.ok().and_then(|at| self.places.get(at)).map_or(0, |place| place.2);
         let end = offset.checked_add(len_bytes).filter(|end| *end <= file.info().len_bytes);
         let end = end.ok_or_else(|| refuse("reaches past the end of the file".to_owned()))?;
+        let file = &KeptEnds::new(file, offset..end);
         // Without this check, a file that changes while it is read would be reported as damaged.
         let archive = TorchFile::open(file, offset..end, &[]).map_err(|error| match file.check_unchanged() {
             Ok(()) => refuse(format!("is not an archive of one tensor: {error}")),

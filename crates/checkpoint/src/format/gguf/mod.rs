@@ -35,6 +35,10 @@ impl Format for Gguf {
         &[FILE_NAME]
     }
 
+    fn file_ends(&self) -> &'static [&'static str] {
+        &[FILE_END]
+    }
+
     fn stores_elements_once(&self) -> bool {
         true
     }

@@ -18,7 +18,7 @@ use self::names::{ExpertNames, LayerNames};
 use super::megatron_dist::ITERATION_START;
 use super::stated_step::{StatedStep, compare_step, step_in_name};
 use super::torch::error::TorchError;
-use super::torch::{TorchFile, content_under, most_names};
+use super::torch::{NameBudget, TorchFile, content_under};
 use super::{Findings, Format, FormatContent, OpenFile, Place};
 use crate::error::{UnfinishedFault, storage_error};
 use crate::pickle::{NameList, Value};
@@ -71,19 +71,14 @@ impl Format for MegatronLegacy {
             let torch = TorchFile::open(&*reader, 0..reader.info().len_bytes, &[NAMES]).map_err(refuse)?;
             grid.check_arguments(&torch, place)?;
             check_iteration(&torch, &path, &mut iteration)?;
-            let (max_names, _) = most_names(torch.pickle.root());
-            let mut n_names = 0;
+            let mut budget = NameBudget::new(torch.pickle.root());
             let chunks = chunks(&torch).ok_or_else(|| broken(&path, "it holds no `model`"))?;
             if chunks.len() > MAX_CHUNKS {
                 let reason = format!("it holds {} virtual stages of the model, more than {MAX_CHUNKS}", chunks.len());
                 return Err(broken(&path, reason));
             }
             for (chunk, value) in chunks {
-                let found = content_under(&torch, &*reader, file_idx, value).map_err(refuse)?;
-                n_names += found.entries.len() + found.findings.unreadable.len();
-                if n_names > max_names {
-                    return Err(refuse(TorchError::TooMuch { what: "names of tensors", limit: max_names }));
-                }
+                let found = content_under(&torch, &*reader, file_idx, value, &mut budget).map_err(refuse)?;
                 findings.join(found.findings);
                 stages.insert(
                     StageKey { chunk, stage: rank.stage, expert: rank.expert, tensor: rank.tensor },

@@ -45,6 +45,10 @@ impl Format for Npz {
         &[FILE_NAME]
     }
 
+    fn file_ends(&self) -> &'static [&'static str] {
+        &[FILE_END]
+    }
+
     fn recognises(&self, place: &Place) -> bool {
         match place {
             Place::File { path, .. } => path.extension().is_some_and(|extension| extension == "npz"),

@@ -27,7 +27,7 @@ const MODEL_NAMES: [&str; 7] = [
     "consolidated.pth",
 ];
 const INDEX_END: &str = ".bin.index.json";
-const FILE_ENDS: [&str; 5] = [".pt", ".pth", ".bin", ".ckpt", ".pth.tar"];
+pub(super) const FILE_ENDS: [&str; 5] = [".pt", ".pth", ".bin", ".ckpt", ".pth.tar"];
 /// Beginnings of names of files that trainers write beside the model.
 const SIDE_STARTS: [&str; 11] = [
     "optimizer",

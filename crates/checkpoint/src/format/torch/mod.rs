@@ -28,8 +28,8 @@ use thalweg_tensor::{Piece, TensorEntry};
 use self::archive::{Archive, ArchiveError};
 use self::error::TorchError;
 pub(crate) use self::folder::is_saved_name;
-use self::folder::{Entrance, choose_entrance, is_torch_name};
-pub(crate) use self::state_dict::most_names;
+use self::folder::{Entrance, FILE_ENDS, choose_entrance, is_torch_name};
+pub(crate) use self::state_dict::{NameBudget, most_names};
 use self::state_dict::{StateDict, all_tensors, find_state_dict};
 use self::tensor::{Found, TENSOR_NAMES, TensorFault, TensorSpec, is_type_name, read_tensor};
 use super::{Findings, Format, FormatContent, OpenFile, Place, Unreadable, npz};
@@ -54,6 +54,10 @@ impl Format for Torch {
 
     fn marks(&self) -> &'static [&'static str] {
         &["pytorch_model.bin", "pytorch_model.bin.index.json", "lit_model.pth"]
+    }
+
+    fn file_ends(&self) -> &'static [&'static str] {
+        &FILE_ENDS
     }
 
     fn stores_elements_once(&self) -> bool {
@@ -265,8 +269,9 @@ pub(crate) fn content_under(
     file: &dyn ReadAt,
     file_idx: u32,
     value: Value<'_>,
+    budget: &mut NameBudget,
 ) -> Result<FileContent, TorchError> {
-    place_all(torch_file, file, file_idx, all_tensors(value)?)
+    place_all(torch_file, file, file_idx, all_tensors(value, budget)?)
 }
 
 fn place_entry(

@@ -35,6 +35,35 @@ pub(crate) fn most_names(value: Value<'_>) -> (usize, usize) {
     (n_values.saturating_mul(4).saturating_add(1_000), n_values.saturating_mul(64).saturating_add(256 << 10))
 }
 
+/// How much of a pickle's names may still be kept, and of the reasons why some tensors cannot be read: a name that is
+/// shared makes the reason of each long.
+#[derive(Debug)]
+pub(crate) struct NameBudget {
+    max: (usize, usize),
+    n_names: usize,
+    n_bytes: usize,
+}
+
+impl NameBudget {
+    pub(crate) fn new(value: Value<'_>) -> Self {
+        Self { max: most_names(value), n_names: 0, n_bytes: 0 }
+    }
+
+    /// Keeps one more name, with so many bytes.
+    pub(crate) fn keep(&mut self, n_bytes: usize) -> Result<(), TorchError> {
+        let (max_names, max_bytes) = self.max;
+        self.n_names += 1;
+        self.n_bytes += n_bytes;
+        if self.n_names > max_names {
+            return Err(TorchError::TooMuch { what: "names of tensors", limit: max_names });
+        }
+        if self.n_bytes > max_bytes {
+            return Err(TorchError::TooMuch { what: "bytes of names", limit: max_bytes });
+        }
+        Ok(())
+    }
+}
+
 /// The chosen tensors.
 #[derive(Debug, Default)]
 pub(super) struct StateDict<'a> {
@@ -69,7 +98,8 @@ pub(super) fn find_state_dict<'a>(root: Value<'a>, options: &ReadOptions) -> Res
         found.others = outside(root, &path)?;
     }
     found.key = (!path.is_empty()).then(|| path.join("."));
-    flatten(value, &mut found)?;
+    let mut budget = NameBudget::new(root);
+    flatten(value, &mut found, &mut budget)?;
     if found.tensors.is_empty() {
         return Err(match found.unreadable.into_iter().next() {
             Some((tensor, reason)) => TorchError::NoneReadable { tensor, reason },
@@ -78,13 +108,18 @@ pub(super) fn find_state_dict<'a>(root: Value<'a>, options: &ReadOptions) -> Res
     }
     found.strip_names(is_lightning);
     if options.optimizer {
-        add_optimizer(root, &path, &mut found)?;
+        add_optimizer(root, &path, &mut found, &mut budget)?;
     }
     Ok(found)
 }
 
 /// Adds the state of the optimizer, which is under a key beside one that leads to the model.
-fn add_optimizer<'a>(root: Value<'a>, path: &[String], found: &mut StateDict<'a>) -> Result<(), TorchError> {
+fn add_optimizer<'a>(
+    root: Value<'a>,
+    path: &[String],
+    found: &mut StateDict<'a>,
+    budget: &mut NameBudget,
+) -> Result<(), TorchError> {
     if path.is_empty() {
         // The whole file was read.
         found.n_state = found.tensors.iter().filter(|(name, _)| is_optimizer_state(name)).count();
@@ -98,7 +133,7 @@ fn add_optimizer<'a>(root: Value<'a>, path: &[String], found: &mut StateDict<'a>
         };
         for (key, member) in members(value).filter(is_state) {
             let mut state = StateDict::default();
-            flatten(member, &mut state)?;
+            flatten(member, &mut state, budget)?;
             found.n_state += state.tensors.len();
             found.tensors.extend(state.tensors.into_iter().map(|(name, spec)| (format!("{key}.{name}"), spec)));
             // What is not a moment is not changed, so it need not be readable.
@@ -112,9 +147,9 @@ fn add_optimizer<'a>(root: Value<'a>, path: &[String], found: &mut StateDict<'a>
 }
 
 /// Every tensor below a value, without a choice.
-pub(super) fn all_tensors(value: Value<'_>) -> Result<StateDict<'_>, TorchError> {
+pub(super) fn all_tensors<'a>(value: Value<'a>, budget: &mut NameBudget) -> Result<StateDict<'a>, TorchError> {
     let mut found = StateDict::default();
-    flatten(value, &mut found)?;
+    flatten(value, &mut found, budget)?;
     found.strip_names(false);
     Ok(found)
 }
@@ -236,11 +271,10 @@ struct Level<'a> {
 }
 
 /// Names every tensor below a value by its path.
-fn flatten<'a>(value: Value<'a>, found: &mut StateDict<'a>) -> Result<(), TorchError> {
+fn flatten<'a>(value: Value<'a>, found: &mut StateDict<'a>, budget: &mut NameBudget) -> Result<(), TorchError> {
     let mut name = String::new();
     let mut levels = vec![Level { id: value.id(), members: members(value), name_len: 0 }];
-    let (max_names, max_kept_bytes) = most_names(value);
-    let (mut n_values, mut n_name_bytes, mut n_kept_bytes) = (0, 0, 0);
+    let (mut n_values, mut n_name_bytes) = (0, 0);
     while let Some(level) = levels.last_mut() {
         name.truncate(level.name_len);
         let Some((key, member)) = level.members.next() else {
@@ -268,16 +302,15 @@ fn flatten<'a>(value: Value<'a>, found: &mut StateDict<'a>) -> Result<(), TorchE
             continue;
         }
         match read_tensor(member).map_err(|fault| TorchError::Tensor { tensor: name.clone(), fault })? {
-            Found::Tensor(spec) => found.tensors.push((name.clone(), spec)),
-            Found::Unreadable(reason) => found.unreadable.push((name.clone(), reason)),
-            Found::Other => continue,
-        }
-        n_kept_bytes += name.len();
-        if found.tensors.len() + found.unreadable.len() > max_names {
-            return Err(TorchError::TooMuch { what: "names of tensors", limit: max_names });
-        }
-        if n_kept_bytes > max_kept_bytes {
-            return Err(TorchError::TooMuch { what: "bytes of names", limit: max_kept_bytes });
+            Found::Tensor(spec) => {
+                budget.keep(name.len())?;
+                found.tensors.push((name.clone(), spec));
+            }
+            Found::Unreadable(reason) => {
+                budget.keep(name.len() + reason.len())?;
+                found.unreadable.push((name.clone(), reason));
+            }
+            Found::Other => {}
         }
     }
     Ok(())

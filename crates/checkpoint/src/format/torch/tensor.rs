@@ -3,7 +3,7 @@
 //!
 //! Everything is checked against the size of the storage; where the storage's bytes are is not known here.
 
-use thalweg_tensor::{Dtype, Shape};
+use thalweg_tensor::{Dtype, Shape, show_size};
 
 use crate::pickle::{Global, NameList, ObjectView, Value};
 
@@ -41,6 +41,10 @@ const PLAIN_TYPES: [(&str, &str); 5] = [
 
 /// Most wrappers around a tensor: more than any writer nests.
 const MAX_WRAPPERS: usize = 4;
+
+/// A view may repeat its elements so many times, and any number of times up to so many bytes.
+const MAX_REPEATS: u64 = 1024;
+const MAX_REPEATED_BYTES: u64 = 256 << 20;
 
 /// What is wrong with a tensor that should be readable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -140,6 +144,16 @@ pub(crate) struct TensorSpec<'a> {
     pub(crate) strides: Vec<u64>,
     /// First byte within the storage.
     pub(crate) first_byte: u64,
+}
+
+impl TensorSpec<'_> {
+    /// Why a tensor is too large for what it stores, if it is: a file of a few bytes would take days to merge.
+    fn too_many_repeats(&self) -> Option<String> {
+        let n_bytes = self.dtype.bytes_of(self.shape.n_elements()?)?;
+        let is_small = n_bytes <= MAX_REPEATED_BYTES || n_bytes / MAX_REPEATS <= self.storage_bytes;
+        let (whole, stored) = (show_size(n_bytes), show_size(self.storage_bytes));
+        (!is_small).then(|| format!("it repeats {stored} of stored elements to make {whole}, as `Tensor.expand` does"))
+    }
 }
 
 /// What a value is, seen as a tensor.
@@ -260,7 +274,8 @@ fn read_arguments<'a>(args: Value<'a>, function: &str) -> Result<Found<'a>, Tens
     let first = arg(1).and_then(Value::as_u64).ok_or(malformed("offset"))?;
     let sizes = whole_numbers(arg(2), "size")?;
     let strides = whole_numbers(arg(3), "strides")?;
-    place_in(&storage, dtype, first, sizes, strides).map(Found::Tensor)
+    let spec = place_in(&storage, dtype, first, sizes, strides)?;
+    Ok(spec.too_many_repeats().map_or(Found::Tensor(spec), Found::Unreadable))
 }
 
 fn whole_numbers(value: Option<Value<'_>>, what: &'static str) -> Result<Vec<u64>, TensorFault> {

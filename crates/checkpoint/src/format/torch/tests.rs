@@ -86,9 +86,14 @@ fn dict(pairs: &[(&str, Vec<u8>)]) -> Vec<u8> {
 
 /// A tensor of two elements in storage `0`, which has eight bytes.
 fn tensor() -> Vec<u8> {
+    view(b"K\x02\x85K\x01\x85")
+}
+
+/// A view of the same storage with this size and these strides.
+fn view(size_and_strides: &[u8]) -> Vec<u8> {
     let class = [&b"ctorch\nFloatStorage\n"[..]].concat();
     let id = [&b"("[..], &text("storage"), &class, &text("0"), &text("cpu"), b"K\x02tQ"].concat();
-    [&b"ctorch._utils\n_rebuild_tensor_v2\n("[..], &id, b"K\0K\x02\x85K\x01\x85\x89}tR"].concat()
+    [&b"ctorch._utils\n_rebuild_tensor_v2\n("[..], &id, b"K\0", size_and_strides, b"\x89}tR"].concat()
 }
 
 fn file(object: &[u8]) -> MemoryFile {
@@ -243,6 +248,31 @@ fn what_cannot_be_read_is_named() {
     check_refusal(&tensor(), None, "one tensor and no name");
     check_refusal(b"K\x05", None, "it holds an integer");
     check_refusal(b"}", None, "it holds no tensors");
+}
+
+#[test]
+fn a_long_name_that_many_tensors_share_is_not_kept_for_each() {
+    let shared = |class: &str| {
+        let first = [&b"c"[..], class.as_bytes(), b"\nNet\n)R\x94"].concat();
+        let others = (1..20).map(|n| (format!("s{n}"), b"h\0".to_vec()));
+        let all: Vec<(String, Vec<u8>)> = [("s0".to_owned(), first)].into_iter().chain(others).collect();
+        let pairs: Vec<(&str, Vec<u8>)> = all.iter().map(|(name, value)| (&**name, value.clone())).collect();
+        dict(&[("w", tensor()), ("t", dict(&pairs))])
+    };
+    let found = read_content(&file(&shared("my.module")), 0, &reading(Some("."))).unwrap();
+    assert_eq!(found.findings.unreadable.len(), 20);
+    check_refusal(&shared(&"m".repeat(1 << 16)), Some("."), "bytes of names");
+}
+
+#[test]
+fn a_view_that_repeats_a_few_bytes_up_to_gigabytes_is_named() {
+    // Two columns for each row, which all begin at the first element: eight bytes a row.
+    let rows = |n: u32| [&b"J"[..], &n.to_le_bytes(), b"K\x02\x86K\0K\x01\x86"].concat();
+    let found = |n: u32| read_content(&file(&dict(&[("w", tensor()), ("r", view(&rows(n)))])), 0, &reading(None));
+    let (small, large) = (found(1 << 25).unwrap(), found((1 << 25) + 1).unwrap());
+    assert_eq!((small.entries.len(), small.findings.unreadable.len()), (2, 0));
+    let reason = "it repeats 8 B of stored elements to make 268.44 MB, as `Tensor.expand` does";
+    assert_eq!(large.findings.unreadable, [Unreadable { name: "r".to_owned(), reason: reason.to_owned() }]);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::format::safetensors::read_header_text;
 use crate::format::torch::dtensor::{DTENSOR_NAMES, DistributedTensor};
 use crate::format::torch::error::TorchError;
 use crate::format::torch::tensor::{Found, read_tensor};
-use crate::format::torch::{TorchFile, most_names};
+use crate::format::torch::{NameBudget, TorchFile};
 use crate::pickle::Value;
 
 /// Deepest nesting of containers.
@@ -139,10 +139,10 @@ fn members<'a>(value: Value<'a>) -> Box<dyn Iterator<Item = (PathPart, Value<'a>
 /// `TooMuch`: containers may be shared, so that a small file names any number of tensors.
 pub(super) fn list_tensors(archive: &TorchFile) -> Result<Vec<PathAndValue<'_>>, TorchError> {
     let root = archive.pickle.root();
-    let (max_names, max_name_bytes) = most_names(root);
+    let mut budget = NameBudget::new(root);
     let (mut tensors, mut path) = (Vec::new(), Vec::new());
     let mut levels = vec![Level { id: root.id(), members: members(root) }];
-    let (mut n_values, mut n_name_bytes) = (0, 0);
+    let mut n_values = 0;
     loop {
         let n_levels = levels.len();
         let Some(level) = levels.last_mut() else { return Ok(tensors) };
@@ -165,16 +165,13 @@ pub(super) fn list_tensors(archive: &TorchFile) -> Result<Vec<PathAndValue<'_>>,
             }
             continue;
         }
-        if DistributedTensor::of(member).is_none() && matches!(read_tensor(member), Ok(Found::Other)) {
-            continue;
-        }
-        n_name_bytes += path.iter().map(PathPart::n_bytes).sum::<usize>();
+        let n_reason_bytes = match read_tensor(member) {
+            _ if DistributedTensor::of(member).is_some() => 0,
+            Ok(Found::Other) => continue,
+            Ok(Found::Unreadable(reason)) => reason.len(),
+            _ => 0,
+        };
+        budget.keep(path.iter().map(PathPart::n_bytes).sum::<usize>() + n_reason_bytes)?;
         tensors.push((path.clone(), member));
-        if tensors.len() > max_names {
-            return Err(TorchError::TooMuch { what: "names of tensors", limit: max_names });
-        }
-        if n_name_bytes > max_name_bytes {
-            return Err(TorchError::TooMuch { what: "bytes of names", limit: max_name_bytes });
-        }
     }
 }
