@@ -260,7 +260,7 @@ pub(crate) fn check_entries(sorted: &[&LayoutEntry]) -> Result<Vec<u64>, Error> 
             return Err(unwritable(&entry.name, "it has more than 64 dimensions"));
         }
         let size = entry.shape.n_elements().and_then(|n| entry.dtype.bytes_of(n));
-        let size = size.ok_or_else(|| unwritable(&entry.name, "its bytes cannot be counted"))?;
+        let size = size.ok_or_else(|| unwritable(&entry.name, "its size in bytes overflows 64 bits"))?;
         total_bytes = total_bytes
             .checked_add(size)
             .filter(|total| *total < u64::MAX / 2)

@@ -175,7 +175,7 @@ pub(super) fn describe(checkpoint: &Checkpoint) -> String {
     if !names.is_empty() {
         let shown: Vec<&str> = names.iter().take(MAX_ROWS).map(String::as_str).collect();
         let more = if names.len() > MAX_ROWS { format!(" and {} more", names.len() - MAX_ROWS) } else { String::new() };
-        let _ = writeln!(text, "objects that are not built: {}{more}", shown.join(", "));
+        let _ = writeln!(text, "objects that thalweg does not construct: {}{more}", shown.join(", "));
     }
     // Writing to a String cannot fail.
     let _infallible = naming_line(checkpoint).map(|line| writeln!(text, "{line}"));

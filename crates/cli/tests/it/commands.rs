@@ -178,7 +178,7 @@ fn inspect_shows_runs_and_checkpoints() {
     exit 2
     --- stdout
     --- stderr
-    error: `Cargo.toml` holds no checkpoint that can be read: neither its name nor its first bytes are those of a checkpoint
+    error: `Cargo.toml` holds no readable checkpoint: neither its name nor its first bytes match a known checkpoint format
     hint: give a folder with `model.safetensors`, `pytorch_model.bin` or an index of one of them, or a file
     ");
     let (code, document) = json(&["inspect", "fixtures/hf-moe/step-20", "--json"]);

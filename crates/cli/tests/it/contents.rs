@@ -504,7 +504,7 @@ fn each_kind_of_unreadable_checkpoint_is_reported_separately() {
     }
     let one = |step: u64| thalweg(&["inspect", listed.join(format!("step-{step}")).to_str().unwrap()]);
     one(1).expect(2, &["Git LFS pointer", "git lfs pull"]);
-    one(2).expect(2, &["could each be the checkpoint", "a.safetensors"]);
+    one(2).expect(2, &["any of which could be the checkpoint", "a.safetensors"]);
     one(3).expect(2, &["`x`"]);
     one(4).expect(2, &["a file of another framework"]);
     one(6).expect(2, &["HTML"]);

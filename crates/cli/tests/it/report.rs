@@ -127,7 +127,7 @@ fn demo_leaves_a_folder_of_something_else_alone() {
     exit 2
     --- stdout
     --- stderr
-    error: `[OUT]` is a folder with `run` in it, and not a demo
+    error: `[OUT]` is a folder that holds `run`, not a demo
     hint: name another folder with `-o`
     ");
     assert_eq!(std::fs::read(run_folder.join("precious.txt")).unwrap(), b"mine");
