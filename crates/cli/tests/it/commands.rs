@@ -45,7 +45,7 @@ fn merge_shows_what_exists_where_a_request_cannot_be_met() {
     exit 2
     --- stdout
     --- stderr
-    error: the window needs 30 finished checkpoints, and there are 10
+    error: the window needs 30 finished checkpoints, but there are 10
       there are 10 finished checkpoints, steps 2000 to 20000, every 2000
     hint: ask for at most 10 checkpoints
     ");
@@ -54,8 +54,8 @@ fn merge_shows_what_exists_where_a_request_cannot_be_met() {
     exit 2
     --- stdout
     --- stderr
-    error: the window is asked for in tokens, and the tokens of step 2000 are not known
-    hint: give `--tokens-per-step`, or ask in steps; tokens are also read from folder names, `trainer_state.json`, a step log or `thalweg.toml`
+    error: the window is given in tokens, but the tokens of step 2000 are unknown
+    hint: give `--tokens-per-step`, or select by steps; tokens are also read from folder names, `trainer_state.json`, a step log or `thalweg.toml`
     ");
     insta::assert_snapshot!(transcript(&["merge", RUN, "-o", out], scratch.path()), @"
     exit 2

@@ -285,7 +285,7 @@ fn files_that_differ_between_sources_are_named_with_the_source_that_decides() {
     ] {
         let run = Run::new([bare(1.0).side_file(name, a.as_bytes()), bare(2.0).side_file(name, b.as_bytes())]);
         let newest = run.path("run/step-2");
-        let note = format!("`{name}` differs between the sources: that of `{newest}` is copied");
+        let note = format!("`{name}` differs between the sources: copying that of `{newest}`");
         run.merge(&[]).expect(0, &[&note, "--side-files-from"]);
         assert_eq!(std::fs::read(run.out().join(name)).unwrap(), b.as_bytes());
     }

@@ -152,7 +152,7 @@ fn steps_within_an_epoch_are_refused_and_the_hint_works() {
         text
     });
     scene.write("epochs.log", &epochs);
-    scene.run("recover run --log epochs.log").refused(&["they count within an epoch", "`--log-every N`"]);
+    scene.run("recover run --log epochs.log").refused(&["they restart in each epoch", "`--log-every N`"]);
     scene
         .run("recover run --log epochs.log --log-every 10")
         .done(&["onset at step 1360", "the losses are counted, 10 steps apart"]);

@@ -429,7 +429,7 @@ fn a_changed_scale_is_a_changed_source() {
     let mut other = weights(1);
     other[0].scales[8] *= 2.0;
     checkpoint(&other).write_to_disk(Path::new(&run.path("run/step-1")));
-    thalweg(&["verify", &run.path("out"), "--inputs"]).expect(1, &["not those that were merged"]);
+    thalweg(&["verify", &run.path("out"), "--inputs"]).expect(1, &["differ from those that were merged"]);
 }
 
 #[test]

@@ -122,7 +122,7 @@ fn hints_about_names_are_followed() {
     follow_sentence(
         &scene,
         "plan run --last 2 --checkpoint-pattern my-{step}",
-        "the pattern is the whole name",
+        "the pattern must match the whole name",
         "plan run --last 2 --checkpoint-pattern my-{step}-*",
     );
     let twice = Scene::new(&[1000, 2000]);

@@ -152,7 +152,7 @@ impl<'a> Watcher<'a> {
         })?;
         if !lock.is_held() {
             resolver.note(format!(
-                "the file system of `{}` has no locks: take care that no other watcher writes there",
+                "the file system of `{}` has no locks: make sure that no other watcher writes there",
                 folder.display()
             ));
         }

@@ -466,7 +466,7 @@ mod tests {
         let shares = [tensor("w", &[16], 0, 0), tensor("v", &[4], 0, 32)];
         assert!(read(&file(&[], &shares, 64)).unwrap_err().contains("`w` and `v` share bytes"));
         for dims in [&[u64::MAX, 2][..], &[u64::MAX], &[1 << 62]] {
-            assert!(read(&file(&[], &[tensor("w", dims, 0, 0)], 64)).unwrap_err().contains("cannot be counted"));
+            assert!(read(&file(&[], &[tensor("w", dims, 0, 0)], 64)).unwrap_err().contains("overflows 64 bits"));
         }
         assert!(
             read(&file(&[], &[tensor("w", &[4], 0, u64::MAX - 31)], 64))

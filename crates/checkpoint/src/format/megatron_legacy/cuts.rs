@@ -224,7 +224,7 @@ mod tests {
         );
         assert!(join(&[("mlp.linear_fc1.weight", &[5, 4]), ("mlp.linear_fc2.weight", &[4, 3])]).is_err());
         let differ = join_ranks(vec![rank(0, &[("w.norm.weight", &[4])]), rank(1, &[("w.norm.weight", &[5])])]);
-        assert!(differ.unwrap_err().contains("another shape"));
+        assert!(differ.unwrap_err().contains("differs in shape"));
         let lacks = join_ranks(vec![rank(0, &[]), rank(1, &[("w.norm.weight", &[5])])]);
         assert!(lacks.unwrap_err().contains("not in the file of tensor rank 0"));
     }

@@ -187,7 +187,7 @@ fn list_arrays<'a>(
     }
     let has = |name: &str| [".zarray", "zarr.json"].iter().any(|end| values.contains_key(&format!("{name}/{end}")));
     if let Some(missing) = tree.arrays.iter().find(|name| !has(name)) {
-        let reason = format!("its tree has array `{}`, but nothing of that array is stored", display_name(missing));
+        let reason = format!("its tree has array `{}`, but none of that array is stored", display_name(missing));
         return Err(refuse(&item.path, reason));
     }
     if arrays.is_empty() {

@@ -335,7 +335,7 @@ mod tests {
             ("\"shape\":[24,64]", "\"shape\":[24]", "do not match shape [24]"),
             ("\"chunks\":[12,64]", "\"chunks\":[0,64]", "do not fit"),
             ("\"shape\":[24,64]", "\"shape\":[-1,64]", "not a list of sizes"),
-            ("\"shape\":[24,64]", "\"shape\":[18446744073709551615,64]", "cannot be counted"),
+            ("\"shape\":[24,64]", "\"shape\":[18446744073709551615,64]", "overflows 64 bits"),
             ("\"zarr_format\":2", "\"zarr_format\":1", "is not 2"),
             ("\"dimension_separator\":\".\"", "\"dimension_separator\":\"../\"", "dimension_separator"),
         ] {
