@@ -129,7 +129,7 @@ fn mistakes_about_forgetting_are_named_with_what_to_do() {
         &scratch,
         &BUILD.replace("--prompt-tokens 12", "--prompt-tokens 500"),
         2,
-        &["no entity has 500 tokens before it and 8 after it in the corpus", "--prompt-tokens"],
+        &["places in the corpus has 500 tokens before its entity and 8 after it", "--prompt-tokens"],
     );
     check(&scratch, &BUILD.replace("--like run/step-12 ", ""), 2, &["--like CKPT"]);
     check(
@@ -149,7 +149,7 @@ fn mistakes_about_forgetting_are_named_with_what_to_do() {
         &scratch,
         "forget score run/step-4 run/step-8 --probes probes.jsonl --windows sma:2",
         2,
-        &["name the run folder alone"],
+        &["name only the run folder"],
     );
     check(&scratch, "forget score run --probes probes.jsonl --windows sma:9", 2, &["9"]);
     check(&scratch, "forget score run --probes probes.jsonl --windows 9", 2, &["write SCHEME:N"]);

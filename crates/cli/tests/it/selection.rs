@@ -470,7 +470,7 @@ fn a_request_longer_than_the_run_says_so() {
     scene.run("plan run --duration-steps 5000").refused(&["5000 steps is longer than the run", "span 2000 steps"]);
     let tokens = "plan run --tokens-per-step 1M --duration-tokens 5B";
     scene.run(tokens).refused(&["5B tokens is longer than the run", "span 2B tokens"]);
-    scene.run("plan run --last 9").refused(&["needs 9 finished checkpoints, and there are 3"]);
+    scene.run("plan run --last 9").refused(&["needs 9 finished checkpoints, but there are 3"]);
     let both_ends = scene.run("plan run --duration-steps 2000 --json");
     assert_eq!(both_ends.sources().len(), 3);
 }
