@@ -198,7 +198,7 @@ impl<'de> Visitor<'de> for IndexVisitor {
             match &*key {
                 "weight_map" if weight_map.is_some() => return Err(A::Error::duplicate_field("weight_map")),
                 "weight_map" => weight_map = Some(map.next_value_seed(WeightMapSeed)?),
-                // Writers differ in what they put here, and nothing rests on it.
+                // Writers differ in what they put here, and nothing is based on it.
                 "metadata" => total_size = map.next_value::<Metadata>()?.total_size,
                 _ => {
                     map.next_value::<IgnoredAny>()?;

@@ -143,7 +143,7 @@ pub struct SourceRef {
     pub tokens: Option<u64>,
 }
 
-/// Position of the newest source: the one with the highest step, or the last one if not every step is known.
+/// Position of the newest source: the one with the highest step, or the last one if some steps are unknown.
 ///
 /// Of several with the highest step, the last one; 0 without sources.
 pub fn newest_of(sources: &[SourceRef]) -> usize {

@@ -273,7 +273,7 @@ def test_what_is_refused_and_the_hints_work() -> None:
     with pytest.raises(thalweg.UsageError, match="takes 2 saves, and 1 were made|takes 2 saves"):
         online(average)
     for step in (10, 9):
-        with pytest.raises(thalweg.UsageError, match=f"step {step} does not follow step 10") as error:
+        with pytest.raises(thalweg.UsageError, match=f"step {step} does not come after step 10") as error:
             average.update(step)
         assert "`clear`" in str(error.value.hint)
     average.clear()

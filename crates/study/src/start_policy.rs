@@ -113,7 +113,7 @@ pub struct TrainerInstructions {
 
 impl RecoveryPlan {
     /// Steps of data to skip after the newest source: through the last step before the loss was back, or through the
-    /// peak where it did not come back.
+    /// peak where it did not recover.
     pub fn skip_data_steps(&self, data: DataPolicy) -> u64 {
         let Some(newest) = self.sources.last().filter(|_| data == DataPolicy::Skip) else { return 0 };
         let last = self.spike.end.map_or(self.spike.peak.0, |end| end.0.saturating_sub(1));

@@ -260,7 +260,7 @@ fn proposal_sentence(proposal: &ProposalRow) -> String {
     }
     format!(
         "The fitted model proposes {scheme} of {n_checkpoints} checkpoints, {interval_steps} steps apart (95 % interval \
-         {low} to {high} checkpoints); it rests on {rests_on}."
+         {low} to {high} checkpoints); it is based on {rests_on}."
     )
 }
 

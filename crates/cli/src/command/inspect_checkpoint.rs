@@ -91,7 +91,7 @@ fn blocks_merge(checkpoint: &Checkpoint) -> Vec<String> {
     let codes = refused.filter(|entry| !entry.name.ends_with("_extra_state"));
     blocks.extend(codes.map(|entry| {
         let name = display_name(&entry.name);
-        format!("tensor `{name}` is {}, which has no average: it must be equal in all sources", entry.dtype)
+        format!("tensor `{name}` is {}, which cannot be averaged: it must be equal in all sources", entry.dtype)
     }));
     let cannot_be_read = checkpoint.findings().unreadable.iter();
     blocks.extend(

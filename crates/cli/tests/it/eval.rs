@@ -238,10 +238,8 @@ fn a_value_that_is_not_a_number_leaves_the_others_usable() {
 /// The folder that a note reports as kept.
 fn kept_folder(output: &std::process::Output) -> std::path::PathBuf {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let line = said
-        .lines()
-        .find(|line| line.contains("what the command wrote is kept in"))
-        .unwrap_or_else(|| panic!("{said}"));
+    let line =
+        said.lines().find(|line| line.contains("the command's output is kept in")).unwrap_or_else(|| panic!("{said}"));
     line.split('`').nth(1).unwrap().into()
 }
 

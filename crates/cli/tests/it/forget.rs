@@ -112,12 +112,12 @@ fn from_titles_to_what_checkpoints_and_merges_recall() {
     };
     assert!((row["mean_difference"].as_f64().unwrap() - mean([(2, 1), (4, 3)])).abs() < 1e-9);
     assert_eq!(curve["rows"].as_array().unwrap().len(), 5);
-    check(&scratch, "forget curve scores.json", 0, &["less newest", "sma:2", "last checkpoint less first"]);
+    check(&scratch, "forget curve scores.json", 0, &["minus newest", "sma:2", "last checkpoint minus first"]);
     check(
         &scratch,
         "forget score run --probes probes.jsonl --ends 8,12 --windows sma:2",
         0,
-        &["M_ex", "sma:2 at step 8", "merge less its newest checkpoint"],
+        &["M_ex", "sma:2 at step 8", "merge minus its newest checkpoint"],
     );
 }
 

@@ -128,7 +128,7 @@ fn mistakes_are_named_with_a_way_on() {
     exit 2
     --- stdout
     --- stderr
-    error: `--points` are three numbers of models, and 2 are given
+    error: `--points` takes three numbers of models, but 2 are given
     hint: write them as `--points 1,2,4`
     ");
     insta::assert_snapshot!(ask(&["--checkpoints", "--target", "2"]), @"
@@ -225,7 +225,7 @@ fn a_curve_that_cannot_be_made_is_refused_before_anything_is_scored() {
     exit 2
     --- stdout
     --- stderr
-    error: the windows of a run need their numbers of checkpoints
+    error: the windows of a run need numbers of checkpoints
     hint: add `--newest 1,2,4,8`, or name experts with `-m CKPT` instead of `[OUT]/run`
     ");
     let weighed = format!("{a}:0.5");
@@ -233,7 +233,7 @@ fn a_curve_that_cannot_be_made_is_refused_before_anything_is_scored() {
     exit 2
     --- stdout
     --- stderr
-    error: the models are merged by their plain mean, and some bring coefficients
+    error: the models are merged by their plain mean, but some have coefficients
     hint: name each as `-m CKPT`, without a colon and a number
     ");
     assert!(!Path::new(&curve).exists());

@@ -101,13 +101,13 @@ fn recover_says_what_it_found_and_writes_the_merge() {
     exit 0
     --- stdout
     step log `[OUT]/log.jsonl`: 200 losses, steps 100 to 20000
-    spike: onset at step 15100, peak at step 15100, back at step 15500; seen in the loss
+    spike: onset at step 15100, peak at step 15100, recovered at step 15500; seen in the loss
 
     resume from the sma of 3 checkpoints before step 15100:
            10000  [ROOT]/examples/runs/hybridstories/step_10000.safetensors
            12000  [ROOT]/examples/runs/hybridstories/step_12000.safetensors
            14000  [ROOT]/examples/runs/hybridstories/step_14000.safetensors
-    or from step 14000 alone, which did no worse in the lab here (docs/results/recovery.md)
+    or from step 14000 alone, which did no worse in our experiments (docs/results/recovery.md)
 
     moments: average
     learning rate: the schedule's at step 14000, where the log has 0.001
@@ -172,7 +172,7 @@ fn recover_needs_a_log_and_a_checkpoint_before_the_spike() {
     exit 2
     --- stdout
     --- stderr
-    error: `[ROOT]/examples/runs/hybridstories` has no step log, and spikes are found in one
+    error: `[ROOT]/examples/runs/hybridstories` has no step log, which is needed to find spikes
     hint: name it with `--log`: JSON lines, CSV, trainer_state.json, console output or TensorBoard event files
     ");
     let [log, ..] = write_logs(scratch.path(), &losses(15, 185));
@@ -195,7 +195,7 @@ fn one_checkpoint_before_the_spike_is_resumed_from_as_it_is() {
     exit 0
     --- stdout
     step log `[OUT]/log.jsonl`: 200 losses, steps 100 to 20000
-    spike: onset at step 3100, peak at step 3300, it did not come back; seen in the loss
+    spike: onset at step 3100, peak at step 3300, it did not recover; seen in the loss
 
     resume from `[ROOT]/examples/runs/hybridstories/step_02000.safetensors`, the only checkpoint before step 3100
             2000  [ROOT]/examples/runs/hybridstories/step_02000.safetensors
@@ -229,7 +229,7 @@ fn one_checkpoint_before_the_spike_is_resumed_from_as_it_is() {
       unmerged, with the moments kept: --load RUN --ckpt-step 2000
     --- stderr
     note: there is only one usable checkpoint before the onset: resume from it; there is nothing to merge
-    note: nothing was written: one checkpoint makes no merge
+    note: nothing was written: one checkpoint is not a merge
     "#);
     assert!(!out.exists());
 }

@@ -175,7 +175,7 @@ fn what_chose_may_not_report_and_budgets_hold() {
     --- stdout
     --- stderr
     error: this sweep scores 3 models, more than the 2 of `--budget-evaluations`
-    hint: take fewer windows, ends or schemes
+    hint: choose fewer windows, ends or schemes
     ");
     insta::assert_snapshot!(with(&["--by", "tales"]), @"
     exit 2

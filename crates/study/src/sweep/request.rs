@@ -92,7 +92,7 @@ impl Sweep {
         let (needed, allowed) = (show_size(n_bytes), show_size(budget_bytes));
         Err(Error::request_with_hint(
             format!("this sweep reads {needed}, more than the {allowed} of `--budget-bytes`"),
-            "take fewer ends, or shorter windows",
+            "choose fewer ends or shorter windows",
         ))
     }
 
@@ -107,7 +107,7 @@ impl Sweep {
         }
         Err(Error::request_with_hint(
             format!("this sweep scores {n_models} models, more than the {budget} of `--budget-evaluations`"),
-            "take fewer windows, ends or schemes",
+            "choose fewer windows, ends or schemes",
         ))
     }
 }

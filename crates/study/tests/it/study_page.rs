@@ -55,7 +55,7 @@ fn the_answer_says_what_was_chosen_forecast_proposed_and_where_to_resume() {
     A 1-sqrt anneal of 200 steps that ends at step 2200 is forecast to reach 1.981 nats per token on `text` (80 % interval 1.975 to 1.987; 95 % interval 1.971 to 1.992); the newest raw checkpoint has 2.012.
     It reached 1.978: the forecast is off by +0.003, inside the 95 % interval.
     It is the first of 2 forecasts.
-    The fitted model proposes wma of 8 checkpoints, 40 steps apart (95 % interval 6 to 14 checkpoints); it rests on 3 scored windows and the Gram matrix of 50 checkpoints.
+    The fitted model proposes wma of 8 checkpoints, 40 steps apart (95 % interval 6 to 14 checkpoints); it is based on 3 scored windows and the Gram matrix of 50 checkpoints.
     The run did not recover from the spike at step 1250 (loss and gradient norm).
     The start point is the average of steps 1160, 1200, 1240.
     Each displacement is nearly at right angles to the one before it: the mean cosine is -0.13 (n = 48).

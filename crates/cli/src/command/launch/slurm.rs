@@ -85,7 +85,7 @@ fn script_text(work: &Work, script: &Path, program: &Path, options: &[String]) -
 #   bash {script}            submits all {n_shares} shares and the last step
 #   bash {script} 2,5-7      submits only these shares, and the last step
 #
-# Shares that are done are skipped, so it may be submitted again at any time.
+# Finished shares are skipped, so it may be submitted again at any time.
 set -euo pipefail
 
 script={script}
@@ -96,7 +96,7 @@ options=({options})
 
 case "${{1:-}}" in
 share)
-    # Without its own option the program would start a thread for each core of the node.
+    # Without this option the program would start a thread for each core of the node.
     exec "$thalweg" merge --plan "$plan" --shard "$SLURM_ARRAY_TASK_ID/$shares" \
         ${{SLURM_CPUS_PER_TASK:+-j "$SLURM_CPUS_PER_TASK"}}
     ;;
