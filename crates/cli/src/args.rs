@@ -598,9 +598,9 @@ pub(crate) struct TrainArgs {
 }
 
 const TRAIN_HELP: &str = "\
-Rerun the command to resume an interrupted run: it ends with the same bytes. `[start] from =
-\"RUN/step-1000\"` forks a run; with a merged checkpoint and `moments` it resumes from the merge.
-`examples/train` holds configs with every section.";
+Rerun the command to resume an interrupted run: it ends with the same bytes.
+`[start] from = \"RUN/step-1000\"` forks a run; with a merged checkpoint and `moments` it resumes from
+the merge. `examples/train` holds configs with every section.";
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {

@@ -74,8 +74,8 @@ Examples:
       --truth old-run-annealed/step-9000 --save-cases cases.jsonl
   thalweg forecast runs/my-run --suite suite.toml --calibrate cases.jsonl
 
-The anneal ends at the end step, on the tokens that the run has seen by then. Four models
-are scored: the newest checkpoint, the mean of those within the anneal's span, of its second half, and
+The anneal ends at the end step, on the tokens that the run has seen by then. Four models are
+scored: the newest checkpoint, the mean of those within the anneal's span, of its second half, and
 of five spread over it. Exit code 1 says that the run does not support a forecast, and why.")]
 pub(crate) struct ForecastArgs {
     /// A run folder
