@@ -247,7 +247,7 @@ impl<'a> RequestEvaluator<'a> {
     fn late_words(&self, folder: &Path) -> String {
         let is_there = |name: &str| self.run.storage.file_info(&folder.join(name)).is_ok();
         let state = match (is_there(RESULT_NAME), is_there(LOG_NAME)) {
-            (true, _) => "its result is not whole",
+            (true, _) => "its result is incomplete",
             (false, true) => "a worker has started it but not finished",
             (false, false) => "no worker has started it",
         };

@@ -381,7 +381,7 @@ def test_a_copy_that_fails_is_raised_at_the_next_call() -> None:
 
 
 def test_averages_are_read_in_threads_while_saves_are_taken_in() -> None:
-    """Each reading is of one window, whole, and nothing waits for ever."""
+    """Each reading is of one window, whole, and nothing waits forever."""
     values = {"a": torch.zeros(4000), "b": torch.zeros(4000, dtype=torch.bfloat16)}
     average = thalweg.Average(values, count=3)
 

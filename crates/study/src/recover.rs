@@ -156,7 +156,7 @@ impl fmt::Display for RecoveryNote {
 pub struct RecoveryPlan {
     /// The spike whose damage is left behind.
     pub spike: Spike,
-    /// Checkpoints before its onset, neighbours as they come, oldest first: one to three.
+    /// Checkpoints before its onset, consecutive ones, oldest first: one to three.
     pub sources: Vec<TrajectoryCheckpoint>,
     /// The learning rate at the newest source, where the log has one.
     pub learning_rate: Option<f64>,

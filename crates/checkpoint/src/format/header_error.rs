@@ -155,7 +155,7 @@ pub enum HeaderError {
         display_name(tensor)
     )]
     TruncatedData {
-        /// The first tensor that is not whole.
+        /// The first tensor that is incomplete.
         tensor: String,
         /// Bytes of data that the header asks for.
         wanted_bytes: u64,

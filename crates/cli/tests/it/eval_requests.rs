@@ -204,7 +204,7 @@ fn a_late_or_torn_result_is_taken_once_it_is_whole_and_others_do_not_wait() {
     let first = requests(&place.evals);
     let torn = |path: &PathBuf| std::fs::write(path.join("eval_result.json"), "{\"return_code\": 0, \"star").unwrap();
     first.iter().for_each(torn);
-    beside.until_said("its result is not whole; they will be taken once they arrive");
+    beside.until_said("its result is incomplete; they will be taken once they arrive");
     save(&place.run_path, 300, 3);
     beside.until("the next end is asked about", |_| requests(&place.evals).len() == 4);
     open_requests(&place.evals).iter().for_each(|path| work(path));

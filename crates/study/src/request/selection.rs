@@ -25,11 +25,11 @@ pub struct Selection {
     pub interval_tokens: Option<u64>,
     /// All checkpoints of the last so many steps, both ends included.
     pub duration_steps: Option<u64>,
-    /// All checkpoints of the last so many tokens, both ends included.
+    /// All checkpoints of the last number of tokens, both ends included.
     pub duration_tokens: Option<u64>,
     /// End at this step.
     pub end_step: Option<u64>,
-    /// End at so many tokens.
+    /// End at this many tokens.
     pub end_tokens: Option<u64>,
     /// From this step on.
     pub from_step: Option<u64>,

@@ -31,7 +31,7 @@ pub enum RawChoice {
 pub struct SweepRequest {
     /// Numbers of checkpoints in a window.
     pub counts: Vec<usize>,
-    /// Steps between neighbours; with `interval_tokens` empty too, neighbours are taken as they come.
+    /// Steps between neighbours; with `interval_tokens` empty too, consecutive checkpoints are taken.
     pub interval_steps: Vec<u64>,
     /// Tokens between neighbours.
     pub interval_tokens: Vec<u64>,
@@ -222,7 +222,7 @@ impl SweepRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WindowShape {
     pub(crate) n_checkpoints: usize,
-    /// Between neighbours; neighbours as they come, if left out.
+    /// Between neighbours; consecutive checkpoints, if left out.
     pub(crate) interval: Option<Extent>,
 }
 

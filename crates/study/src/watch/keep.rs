@@ -112,7 +112,7 @@ impl fmt::Display for Heartbeat {
     }
 }
 
-/// Looks at the run again and again until it is over, or a stop is asked for.
+/// Checks the run repeatedly until it is over, or a stop is asked for.
 ///
 /// # Errors
 /// `Interrupted`, once a stop was asked for. Everything can then be resumed by a new watcher.

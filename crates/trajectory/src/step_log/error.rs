@@ -52,7 +52,7 @@ pub enum LogError {
         /// The column with the number of the micro-batch.
         column: String,
     },
-    /// Steps that begin again and again.
+    /// Steps that restart repeatedly.
     #[error(
         "{} after step {last}, {n_restarts} times: they restart in each epoch, so they are not steps of the run",
         column.as_ref().map_or_else(

@@ -73,7 +73,7 @@ impl Column {
         match self {
             Self::Steps(steps) => format!("every {steps}"),
             Self::Tokens(tokens) => format!("every {} tokens", show_whole(*tokens)),
-            Self::Uneven => "as they come".to_owned(),
+            Self::Uneven => "unevenly spaced".to_owned(),
             Self::Scheme(scheme) => scheme.clone(),
         }
     }
