@@ -163,7 +163,7 @@ impl Checkpoint {
     fn entry(&self, tensor_idx: usize) -> Result<&TensorEntry, AccessError> {
         self.catalog.entries().get(tensor_idx).ok_or_else(|| {
             let n_tensors = self.catalog.entries().len();
-            let message = format!("there is no tensor number {tensor_idx}, only {n_tensors}");
+            let message = format!("there is no tensor with index {tensor_idx}, only {n_tensors}");
             AccessError { path: self.path.display().to_string(), message, source: None }
         })
     }

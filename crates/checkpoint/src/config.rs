@@ -31,7 +31,7 @@ pub fn parse_config(bytes: &[u8]) -> Result<Value, String> {
     let parsed = serde_json::from_str(text).or_else(|_| serde_json::from_str(&quote_bare_words(text)));
     match parsed {
         Ok(Value::Object(object)) => Ok(Value::Object(object)),
-        Ok(_) => Err("it holds another JSON value".to_owned()),
+        Ok(_) => Err("it holds a different kind of JSON value".to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -67,7 +67,7 @@ impl CrcCheckedFile {
             return Ok(());
         }
         let Range { start, end } = part.range;
-        let reason = format!("bytes {start} to {end} have another CRC-32 sum than the archive states: it is damaged");
+        let reason = format!("bytes {start} to {end} do not match the CRC-32 in the archive: the file is damaged");
         let source = std::io::Error::new(std::io::ErrorKind::InvalidData, reason);
         Err(Error::Io { act: "read", path: self.path.clone(), source })
     }

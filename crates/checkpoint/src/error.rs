@@ -35,7 +35,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A folder or file in which no known format is recognised.
-    #[error("`{}` holds no checkpoint that can be read: {found}", path.display())]
+    #[error("`{}` holds no readable checkpoint: {found}", path.display())]
     NotACheckpoint {
         /// The path.
         path: PathBuf,
@@ -63,7 +63,7 @@ pub enum Error {
         found: &'static str,
     },
     /// Several files could be meant.
-    #[error("`{}` holds {} files that could each be the checkpoint", path.display(), candidates.len())]
+    #[error("`{}` holds {} files, any of which could be the checkpoint", path.display(), candidates.len())]
     Ambiguous {
         /// The folder.
         path: PathBuf,
@@ -190,7 +190,9 @@ pub enum Error {
         reason: &'static str,
     },
     /// A shard whose header would be longer than any reader takes.
-    #[error("the header of `{file}` would be {found_bytes} bytes long, more than the {limit_bytes} that readers take")]
+    #[error(
+        "the header of `{file}` would be {found_bytes} bytes long, more than the {limit_bytes} that readers accept"
+    )]
     HeaderTooLong {
         /// The shard.
         file: String,
@@ -213,7 +215,7 @@ pub enum Error {
     },
     /// Something exists where the output would go.
     #[error(
-        "`{}` was made by something else while this command ran; the finished output is kept in `{}`",
+        "`{}` was created by another program while this command ran; the finished output is in `{}`",
         path.display(),
         stage.display()
     )]
@@ -254,7 +256,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A checkpoint whose rows of queries and keys cannot be put in order, because the number of heads is not known.
-    #[error("nothing says how many attention heads `{}` has: there is no `config.json`", path.display())]
+    #[error("cannot tell how many attention heads `{}` has: there is no `config.json`", path.display())]
     NoHeads {
         /// The checkpoint.
         path: PathBuf,
@@ -270,7 +272,7 @@ pub enum Error {
         faults: Vec<crate::ConfigFault>,
     },
     /// A parameter whose name is like those of the optimizer's state, which is read too.
-    #[error("`{}`: parameter `{}` has a name like those of the optimizer's state", path.display(), display_name(tensor))]
+    #[error("`{}`: parameter `{}` has a name that looks like optimizer state", path.display(), display_name(tensor))]
     LikeOptimizer {
         /// The checkpoint.
         path: PathBuf,
@@ -460,7 +462,7 @@ impl Error {
         Some(match self {
             Self::Storage(error) if error.is_disk_full() => "free some space, or write to another disk",
             Self::Storage(thalweg_storage::Error::Changed { .. }) => {
-                "wait until nothing writes to the checkpoint, then run the command again"
+                "wait until no program is writing to the checkpoint, then rerun the command"
             }
             Self::NotACheckpoint { converter: Some(converter), .. } => converter,
             Self::NotACheckpoint { .. } => {
@@ -468,30 +470,30 @@ impl Error {
             }
             Self::Pointer { fetch, .. } => fetch,
             Self::Impostor { .. } => "save or download the checkpoint again as safetensors",
-            Self::Ambiguous { .. } => "give the path of the one that is meant",
+            Self::Ambiguous { .. } => "give the path of the one you mean",
             Self::CutOff { .. } => "wait until the save has finished, or copy the file again",
             Self::Unfinished { .. } => "wait until the save has finished, or copy the missing files again",
             Self::Header { source, .. } if source.is_truncated() => "the file is incomplete: copy or save it again",
             Self::Header { source, .. } if matches!(**source, HeaderError::TooLong { .. }) => {
-                "this is not a safetensors file: save or copy it again"
+                "it is not a safetensors file: save or copy it again"
             }
             Self::Torch { source, .. } => return source.hint(),
             Self::Dcp { source, .. } => return source.hint(),
             Self::TorchCheckpointing { source, .. } => return source.hint(),
             Self::TreeKey { .. } => KeyFault::HINT,
             Self::NoKeys { .. } => "leave out `--key`",
-            Self::IndexMismatch { .. } => "files of two saves may be mixed in this folder: copy the checkpoint again",
+            Self::IndexMismatch { .. } => "this folder may mix files from two saves: copy the checkpoint again",
             Self::Rename { .. } => "change the rules of `--rename` so that no two tensors get the same name",
             Self::ToHuggingFace { source, .. } => source.hint(),
             Self::NoConfig { .. } | Self::NoHeads { .. } => ASSETS_HINT,
             Self::OtherConfig { .. } => "give the `config.json` of this model: `--hf-assets` names its folder",
             Self::UnwritableTensor { .. } => "`--format safetensors` writes the tensors of any checkpoint",
-            Self::LikeOptimizer { .. } => "use `--optimizer newest`, which does not look inside that state",
+            Self::LikeOptimizer { .. } => "use `--optimizer newest`, which does not read that state",
             Self::CannotKeepFiles { .. } => "`--format safetensors` writes only the tensors",
             Self::InterruptedMerge { .. } => "rerun the merge: it resumes",
             Self::NoModuleWeights { .. } => "leave out `--params module`: then the masters are read",
             Self::OutputExists { .. } => {
-                "move it away and rerun the command: it resumes, and gives the output its name"
+                "move it away and rerun the command, which resumes and gives the output its name"
             }
             Self::StageMismatch { .. } => "discard the partial output and start over",
             Self::Storage(error) => return error.hint(),

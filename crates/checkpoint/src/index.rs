@@ -37,7 +37,7 @@ pub enum IndexError {
         at_byte: usize,
     },
     /// The JSON text is broken or a value has the wrong type.
-    #[error("the index is not as expected: {message}, at byte {at_byte}")]
+    #[error("the index is malformed: {message}, at byte {at_byte}")]
     Json {
         /// What is wrong, with what was expected.
         message: String,
@@ -54,7 +54,7 @@ pub enum IndexError {
         tensor: String,
     },
     /// A file name that is not a plain name below the folder.
-    #[error("tensor `{}` points at `{}`, {fault}", display_name(tensor), display_name(file))]
+    #[error("tensor `{}` points to `{}`, {fault}", display_name(tensor), display_name(file))]
     ForbiddenFile {
         /// The first tensor that names it.
         tensor: String,
@@ -89,7 +89,7 @@ impl fmt::Display for FileNameFault {
             Self::Empty => "which has an empty part",
             Self::Nul => "which holds a NUL character",
             Self::Backslash => "which holds a backslash",
-            Self::Url => "which is an address; nothing is ever fetched",
+            Self::Url => "which is a URL; thalweg never downloads files",
             Self::Absolute => "which is an absolute path; only files below the folder are opened",
             Self::Dots => "which holds `.` or `..`; only files below the folder are opened",
         })
@@ -198,7 +198,7 @@ impl<'de> Visitor<'de> for IndexVisitor {
             match &*key {
                 "weight_map" if weight_map.is_some() => return Err(A::Error::duplicate_field("weight_map")),
                 "weight_map" => weight_map = Some(map.next_value_seed(WeightMapSeed)?),
-                // Writers differ in what they put here, and nothing rests on it.
+                // Writers differ in what they put here, and nothing is based on it.
                 "metadata" => total_size = map.next_value::<Metadata>()?.total_size,
                 _ => {
                     map.next_value::<IgnoredAny>()?;

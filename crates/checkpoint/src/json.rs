@@ -57,7 +57,7 @@ impl Visitor<'_> for WholeNumberVisitor {
     type Value = WholeNumber;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a whole number of at most 64 bits")
+        f.write_str("a whole number that fits in 64 bits")
     }
 
     fn visit_u64<E>(self, number: u64) -> Result<WholeNumber, E> {

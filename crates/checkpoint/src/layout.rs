@@ -260,7 +260,7 @@ pub(crate) fn check_entries(sorted: &[&LayoutEntry]) -> Result<Vec<u64>, Error> 
             return Err(unwritable(&entry.name, "it has more than 64 dimensions"));
         }
         let size = entry.shape.n_elements().and_then(|n| entry.dtype.bytes_of(n));
-        let size = size.ok_or_else(|| unwritable(&entry.name, "its bytes cannot be counted"))?;
+        let size = size.ok_or_else(|| unwritable(&entry.name, "its size in bytes cannot be computed"))?;
         total_bytes = total_bytes
             .checked_add(size)
             .filter(|total| *total < u64::MAX / 2)
@@ -395,8 +395,8 @@ mod tests {
         let twice = [entry("w", Dtype::F32, &[1]), entry("w", Dtype::F32, &[1])];
         assert_eq!(lay(&twice), "tensor `w` cannot be written: its name appears twice");
         assert!(lay(&[entry("__metadata__", Dtype::F32, &[1])]).contains("reserves"));
-        assert!(lay(&[entry("w", Dtype::F4, &[3])]).contains("cannot be counted"));
-        assert!(lay(&[entry("w", Dtype::F32, &[u64::MAX, 2])]).contains("cannot be counted"));
+        assert!(lay(&[entry("w", Dtype::F4, &[3])]).contains("cannot be computed"));
+        assert!(lay(&[entry("w", Dtype::F32, &[u64::MAX, 2])]).contains("cannot be computed"));
         let huge: Vec<LayoutEntry> = (0..5).map(|i| entry(&format!("w{i}"), Dtype::U8, &[u64::MAX / 8])).collect();
         assert!(lay(&huge).contains("larger than any disk"));
     }

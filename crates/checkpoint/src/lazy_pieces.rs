@@ -74,7 +74,7 @@ impl LazyPieces {
         (tensor_idx, piece_idx): (usize, usize),
         file: &dyn ReadAt,
     ) -> Result<&Piece, PieceRefusal> {
-        let missing = || PieceRefusal::Format("has no such piece".to_owned());
+        let missing = || PieceRefusal::Format("does not have this piece".to_owned());
         let slot = self.slot(entries, tensor_idx, piece_idx).ok_or_else(missing)?;
         if let Some(piece) = slot.get() {
             return Ok(piece);

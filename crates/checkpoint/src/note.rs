@@ -165,12 +165,12 @@ impl fmt::Display for Note {
             Self::StrayShards { files } => {
                 let first = files.first().map(|name| display_name(name)).unwrap_or_default();
                 match files.len() {
-                    1 => write!(f, "`{first}` is not part of the checkpoint and is not read"),
-                    n => write!(f, "{n} shards such as `{first}` are not part of the checkpoint and are not read"),
+                    1 => write!(f, "`{first}` is not part of the checkpoint and is ignored"),
+                    n => write!(f, "{n} shards such as `{first}` are not part of the checkpoint and are ignored"),
                 }
             }
-            Self::ShardsWithoutIndex { n_shards: 1 } => f.write_str("there is no index; the only shard is read"),
-            Self::ShardsWithoutIndex { n_shards } => write!(f, "there is no index; all {n_shards} shards are read"),
+            Self::ShardsWithoutIndex { n_shards: 1 } => f.write_str("there is no index; reading the only shard"),
+            Self::ShardsWithoutIndex { n_shards } => write!(f, "there is no index; reading all {n_shards} shards"),
             Self::TotalSizeWrong { stated_bytes, found_bytes } => {
                 write!(f, "the index states a `total_size` of {stated_bytes} bytes, its tensors have {found_bytes}")
             }
@@ -185,8 +185,8 @@ impl fmt::Display for Note {
             Self::NewerThanMetadata { files, n_older } => write_newer(f, files, *n_older),
             Self::RanksNotRecorded { n_ranks } => write!(
                 f,
-                "the files do not record how many ranks wrote them: if {n_ranks} is not all of them, copy the rest, because \
-                 shapes follow from the files that are there"
+                "the files do not record how many ranks wrote them: if there were more than {n_ranks}, copy the rest, \
+                 because the shapes are inferred from the files that are present"
             ),
             Self::ObjectsLeftOut { names } => {
                 let first = names.first().map(|name| display_name(name)).unwrap_or_default();
@@ -211,15 +211,15 @@ impl fmt::Display for Note {
             ),
             Self::ReadAsBfloat16 { n_tensors } => write!(
                 f,
-                "elements of type `V2` are read as BF16 ({n_tensors} arrays): NumPy does not record the types of ml_dtypes, and \
-                 no other has two bytes"
+                "elements of type `V2` are read as BF16 ({n_tensors} arrays): NumPy does not record the types of ml_dtypes, \
+                 and BF16 is the only one with two bytes"
             ),
             Self::RotaryTablesLeftOut { names } => {
                 let first = names.first().map(|name| display_name(name)).unwrap_or_default();
                 write!(f, "`{first}`, a table of rotations that Hugging Face computes from the config, is left out")
             }
             Self::UnusualName { file } => {
-                write!(f, "`{}` is read, the only candidate in the folder", display_name(file))
+                write!(f, "`{}` is read, the only checkpoint file in the folder", display_name(file))
             }
         }
     }
@@ -233,8 +233,8 @@ fn write_other_step(
     let file = display_name(file);
     write!(
         f,
-        "`{file}` is from step {step}, and {witness} says {wanted}: the files may be of two saves, and training that \
-         resumes with `{file}` counts from step {step}"
+        "`{file}` is from step {step}, and {witness} says {wanted}: the files may come from two saves, and training \
+         that resumes with `{file}` counts from step {step}"
     )
 }
 
@@ -247,9 +247,7 @@ fn write_unstored(f: &mut fmt::Formatter<'_>, arrays: &[UnstoredChunks]) -> fmt:
         2 => f.write_str(", and some of another array,")?,
         n => write!(f, ", and some of {} more arrays,", n - 1)?,
     }
-    f.write_str(
-        " are not stored and are read as zeros: if this is a copy, compare its files with those of the original",
-    )
+    f.write_str(" are not stored and are read as zeros: if this is a copy, compare its files with the original")
 }
 
 fn write_newer(f: &mut fmt::Formatter<'_>, files: &[String], n_older: usize) -> fmt::Result {

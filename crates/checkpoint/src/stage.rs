@@ -476,7 +476,7 @@ impl StagedCheckpoint {
         let is_placed =
             |entry: &&TensorEntry| entry.pieces.iter().all(|piece| to_index(piece.file_idx.into()) < n_files);
         entries.get(tensor_idx).filter(is_placed).ok_or_else(|| {
-            let message = format!("there is no tensor number {tensor_idx}, only {}", entries.len());
+            let message = format!("there is no tensor with index {tensor_idx}, only {}", entries.len());
             AccessError { path: self.folder.display().to_string(), message, source: None }
         })
     }

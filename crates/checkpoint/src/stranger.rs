@@ -28,12 +28,12 @@ impl Stranger {
 const STRANGERS: [Stranger; 6] = [
     Stranger {
         ends: &[".distcp"],
-        what: "a shard of a distributed checkpoint of PyTorch",
-        way_out: "give the folder that it is in",
+        what: "a shard of a PyTorch distributed checkpoint",
+        way_out: "give the folder that contains it",
     },
     Stranger {
         ends: &[".zarray", "zarr.json"],
-        what: "an array of zarr",
+        what: "a zarr array",
         way_out: "give the folder of the checkpoint that it is a part of",
     },
     Stranger {
@@ -43,7 +43,7 @@ const STRANGERS: [Stranger; 6] = [
     },
     Stranger {
         ends: &[".msgpack"],
-        what: "a file of Flax",
+        what: "a Flax file",
         way_out: "read it with `flax.serialization.msgpack_restore(open(FILE, \"rb\").read())`, flatten the tree with \
                   `flax.traverse_util.flatten_dict(TREE, sep=\".\")`, and save that with `safetensors.flax.save_file`",
     },
@@ -83,18 +83,18 @@ pub(crate) fn describe_stranger(place: &Place) -> Error {
     };
     let found = match (place, &known) {
         (Place::File { .. }, Some((stranger, _))) => format!("it is {}", stranger.what),
-        (Place::File { .. }, None) => "neither its name nor its first bytes are those of a checkpoint".to_owned(),
+        (Place::File { .. }, None) => "neither its name nor its first bytes match a known checkpoint format".to_owned(),
         (Place::Folder { .. }, Some((stranger, name))) => {
-            format!("it holds {} (`{name}`) and nothing that can be read", stranger.what)
+            format!("it holds {} (`{name}`) and nothing that thalweg can read", stranger.what)
         }
         (Place::Folder { entries, .. }, None) if entries.is_empty() => "the folder is empty".to_owned(),
         (Place::Folder { .. }, None) if run.is_some() => {
-            format!("it holds `{}`, as a run does", display_name(run.unwrap_or_default()))
+            format!("it holds `{}`, so it looks like a run", display_name(run.unwrap_or_default()))
         }
         (Place::Folder { entries, .. }, None) => {
             let name = |entry: &FolderEntry| format!("`{}`", display_name(&entry.name));
             let first: Vec<String> = entries.iter().take(3).map(name).collect();
-            format!("it holds {} and nothing that can be read", first.join(", "))
+            format!("it holds {} and nothing that thalweg can read", first.join(", "))
         }
     };
     Error::NotACheckpoint {

@@ -90,7 +90,7 @@ fn check_copies(checkpoint: &Checkpoint, placed: &[TensorEntry], copies: &[Tenso
             let (name, dtype) = (display_name(&copy.name), copy.dtype);
             Err(refuse(
                 checkpoint,
-                format!("it also holds `{name}` as {dtype}, which cannot be made from the merged tensor"),
+                format!("it also holds `{name}` as {dtype}, which cannot be computed from the merged tensor"),
             ))
         }
     }
@@ -193,7 +193,7 @@ fn check_format(checkpoint: &Checkpoint) -> Result<(), Error> {
     if can_be_template(checkpoint.format_name()) {
         return Ok(());
     }
-    let reason = "its ranks store some tensors more than once, and the copies would differ";
+    let reason = "its ranks store some tensors more than once, and the merge would leave the copies different";
     Err(refuse(checkpoint, reason.to_owned()))
 }
 
@@ -339,7 +339,7 @@ fn place_tensors(
     let mut known = checkpoint.catalog().entries().iter();
     if let Some(left) = known.find(|entry| !names.contains(&*entry.name)) {
         let name = thalweg_tensor::display_name(&left.name);
-        return Err(refuse(checkpoint, format!("tensor `{name}` cannot be left out of them")));
+        return Err(refuse(checkpoint, format!("tensor `{name}` cannot be left out of its files")));
     }
     placed.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(placed)

@@ -138,7 +138,7 @@ impl Shard {
         }
         let end = offset.checked_add(n_bytes).filter(|end| *end <= self.place.len_bytes());
         let end = end.and_then(|end| end.checked_sub(self.sum_bytes)).filter(|end| *end >= offset);
-        let end = end.ok_or_else(|| broken("the index of a shard leads out of it"))?;
+        let end = end.ok_or_else(|| broken("the index of a shard points outside the shard"))?;
         Ok(match &self.place {
             Packed::Range(range) => Some(Packed::Range(range.start + offset..range.start + end)),
             Packed::Bytes(bytes) => bytes.get(to_index(offset)..to_index(end)).map(|bytes| Packed::Bytes(bytes.into())),
@@ -159,7 +159,7 @@ impl Shard {
         }
         let (numbers, sum) = bytes.split_at(16 * self.n_chunks);
         if self.has_index_sum && sum != crc32c::crc32c(numbers).to_le_bytes() {
-            return Err(broken("the CRC-32C sum of the index of a shard differs"));
+            return Err(broken("the CRC-32C of a shard's index does not match"));
         }
         let number = |bytes: &[u8]| bytes.iter().rev().fold(0_u64, |number, &byte| number << 8 | u64::from(byte));
         Ok(numbers.chunks_exact(16).map(|pair| (number(&pair[..8]), number(&pair[8..]))).collect())
@@ -226,7 +226,7 @@ impl UnpackedFile {
             return Ok(());
         };
         if !packing.can_hold(found.len_bytes(), *len_bytes) {
-            return Err(broken("a part has another length than its shape and element type need"));
+            return Err(broken("a part does not have the length that its shape and element type require"));
         }
         if *packing == Packing::None {
             return match &found {
@@ -396,18 +396,18 @@ impl Cursor {
 
     fn fill(&mut self, out: &mut [u8], part: &PackedPart) -> io::Result<()> {
         self.decoder.read_exact(out).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => broken("the packed bytes end early"),
+            io::ErrorKind::UnexpectedEof => broken("the compressed data end early"),
             _ => error,
         })?;
         self.position += out.len() as u64;
         if let Packing::Deflate { crc } = part.packing {
             self.sum.update(out);
             if self.position == part.len_bytes && self.sum.clone().finalize() != crc {
-                return Err(broken("the unpacked bytes have another CRC-32 sum than the directory states"));
+                return Err(broken("the decompressed data do not match the CRC-32 in the directory"));
             }
         }
         if self.position == part.len_bytes && self.decoder.read(&mut [0])? != 0 {
-            return Err(broken("more bytes are packed than the directory states"));
+            return Err(broken("there are more compressed data than the directory states"));
         }
         Ok(())
     }
@@ -552,8 +552,8 @@ mod tests {
         let short = &packed[..packed.len() - 20];
         assert!(refuse(short, 5000, crc).contains("end early"), "{}", refuse(short, 5000, crc));
         assert!(refuse(&packed, 5001, crc).contains("end early"));
-        assert!(refuse(&packed, 4999, crc32fast::hash(&expected[..4999])).contains("more bytes are packed"));
-        assert!(refuse(&packed, 5000, crc ^ 1).contains("another CRC-32 sum"));
+        assert!(refuse(&packed, 4999, crc32fast::hash(&expected[..4999])).contains("more compressed data"));
+        assert!(refuse(&packed, 5000, crc ^ 1).contains("do not match the CRC-32"));
         assert!(refuse(b"\xff\xff\xff\xff\xff", 5000, crc).starts_with("cannot unpack `/file`: "));
     }
 

@@ -32,7 +32,7 @@ pub enum ZipError {
         reason: &'static str,
     },
     /// A directory beyond the limit.
-    #[error("the zip directory has {found_bytes} bytes, more than the {limit_bytes} that are read")]
+    #[error("the zip directory has {found_bytes} bytes, more than the limit of {limit_bytes}")]
     DirectoryTooLong {
         /// What the end says.
         found_bytes: u64,
@@ -155,7 +155,7 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 fn find_end(file: &dyn ReadAt, window: &Range<u64>) -> Result<End, ZipError> {
-    const BROKEN: ZipError = ZipError::Directory { reason: "its place does not fit the file" };
+    const BROKEN: ZipError = ZipError::Directory { reason: "its offset lies outside the file" };
     let len_bytes = window.end.saturating_sub(window.start);
     // torch.save writes no comment after the end, and a distributed checkpoint has an archive for each chunk: a short
     // read is enough for most.
@@ -200,7 +200,7 @@ fn find_end(file: &dyn ReadAt, window: &Range<u64>) -> Result<End, ZipError> {
 fn find_large_end(file: &dyn ReadAt, window: &Range<u64>, small_offset: u64) -> Result<Option<(End, u64)>, ZipError> {
     const LOCATOR_BYTES: u64 = 20;
     const LARGE_BYTES: u64 = 56;
-    const BROKEN: ZipError = ZipError::Directory { reason: "its 64-bit end does not fit the file" };
+    const BROKEN: ZipError = ZipError::Directory { reason: "its 64-bit end record does not fit the file" };
     let Some(locator_offset) = small_offset.checked_sub(LOCATOR_BYTES) else {
         return Ok(None);
     };
@@ -257,7 +257,7 @@ fn parse_directory(
         rest = &after[n_name + n_extra + n_comment..];
     }
     if records.len() as u64 != n_records {
-        return Err(fail("it has another number of entries than its end says"));
+        return Err(fail("its number of entries differs from the one in its end record"));
     }
     Ok(records)
 }

@@ -74,11 +74,11 @@ fn long_version() -> &'static str {
 
 const EXAMPLES: &str = "\
 Examples:
-  thalweg inspect runs/my-run                         what is there, and what would block a merge
+  thalweg inspect runs/my-run                         what a run holds, and what would block a merge
   thalweg merge runs/my-run --last 10 -o merged       the plain mean of the newest ten checkpoints
   thalweg merge runs/my-run --count 10 --interval-tokens 8B --scheme wma -o merged
   thalweg merge -m a:1.5 -m b:-0.5 -o out             signed coefficients
-  thalweg verify merged --inputs                      is it still what the receipt says?";
+  thalweg verify merged --inputs                      does it still match its receipt?";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -92,29 +92,29 @@ pub(crate) enum Command {
     Launch(LaunchArgs),
     /// Write a checkpoint in another format or element type
     Convert(ConvertArgs),
-    /// Make many merges of one run, each source byte read once
+    /// Make many merges of one run, reading each source byte once
     Sweep(SweepArgs),
     /// Keep the merges of a run in training current
     Watch(WatchArgs),
-    /// Show a study, or a run that is watched, on a page that stays current
+    /// Show a study or a watched run on a page that stays current
     Serve(ServeArgs),
-    /// Read an output again and compare it with its receipt
+    /// Reread an output and compare it with its receipt
     Verify(VerifyArgs),
     /// Compare two checkpoints, tensor by tensor
     Diff(DiffArgs),
     /// Score checkpoints on a suite, with uncertainty, and compare them item by item
     Eval(EvalArgs),
-    /// What an anneal that was never run would score, and the window to merge
+    /// Forecast what an anneal would score, and which window to merge
     Forecast(ForecastArgs),
     /// Step along the line of merged checkpoints, if that beats a plain mean
     Extrapolate(Box<ExtrapolateArgs>),
-    /// How the loss falls with the number of merged experts, and when to stop
+    /// Fit how the loss falls with the number of merged experts, and find when to stop
     Law(LawArgs),
-    /// Mixtures of training data, found by merging
+    /// Find mixtures of training data by merging
     Mix(MixArgs),
-    /// Entities that training forgets, and whether merges keep them
+    /// Find entities that training forgets, and whether merges keep them
     Forget(ForgetArgs),
-    /// Geometry of a trajectory: distances, cosines, components beside their null values
+    /// Show the geometry of a trajectory: distances, cosines, and components beside those of a random walk
     Explain(ExplainArgs),
     /// Find spikes of the loss and propose, or write, the checkpoint to resume from
     Recover(RecoverArgs),
@@ -124,9 +124,9 @@ pub(crate) enum Command {
     Train(TrainArgs),
     /// Train, anneal, merge and compare a small model in minutes, ending in a page
     Demo(DemoArgs),
-    /// Make the page of a demo or study again from its record
+    /// Rebuild the page of a demo or study from its record
     Report(ReportArgs),
-    /// Remove what interrupted uploads left in an object store
+    /// Remove what interrupted uploads left behind in an object store
     Clean(CleanArgs),
     /// Print shell completions or man pages
     Generate(GenerateArgs),
@@ -138,10 +138,10 @@ pub(crate) struct GlobalArgs {
     /// Print one JSON document on standard output; everything else goes to standard error
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Say nothing but results and errors
+    /// Print only results and errors
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
-    /// Say more
+    /// Print more details
     #[arg(short, long, global = true, conflicts_with = "quiet")]
     pub(crate) verbose: bool,
     /// Worker threads [default: all cores]
@@ -259,7 +259,7 @@ impl Command {
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) reading: ReadArgs,
-    /// Tokens consumed by one optimizer step, where neither names nor logs tell
+    /// Tokens consumed by one optimizer step, if neither names nor logs say
     #[arg(long, value_name = "T")]
     pub(crate) tokens_per_step: Option<Count>,
     /// Step log: JSON lines, CSV, trainer_state.json, console output, TensorBoard event files or a folder of them; give
@@ -305,16 +305,16 @@ pub(crate) struct SelectionArgs {
     /// End at this step [default: the newest]
     #[arg(long, value_name = "S", conflicts_with = "end_tokens")]
     pub(crate) end_step: Option<Count>,
-    /// End at so many tokens
+    /// End at this many tokens
     #[arg(long, value_name = "T")]
     pub(crate) end_tokens: Option<Count>,
-    /// From this step on
+    /// Start at this step
     #[arg(long, value_name = "S")]
     pub(crate) from_step: Option<Count>,
     /// Up to this step
     #[arg(long, value_name = "S")]
     pub(crate) to_step: Option<Count>,
-    /// Every K-th, counted back from the newest
+    /// Every K-th checkpoint, counting back from the newest
     #[arg(long, value_name = "K", value_parser = parse_positive::<NonZeroUsize>)]
     pub(crate) every: Option<NonZeroUsize>,
     /// Exactly these steps
@@ -344,14 +344,14 @@ pub(crate) struct SchemeArgs {
     /// Reconstruct a power EMA from snapshots of online averages: twice or more
     #[arg(long, value_name = "SIGMA=RUN")]
     pub(crate) from_averages: Vec<String>,
-    /// as-is: checkpoints by step where each has one; given: in the order given, equally spaced; reverse or
-    /// scramble:SEED: for experiments, coefficients on the wrong checkpoints [default: as-is]
+    /// as-is: checkpoints by step if all have one; given: in the order given, equally spaced; reverse
+    /// or scramble:SEED: coefficients on the wrong checkpoints, for experiments [default: as-is]
     #[arg(long, value_name = "ORDER")]
     pub(crate) order: Option<String>,
     /// Divide hand-given coefficients by their exact sum
     #[arg(long)]
     pub(crate) normalize: bool,
-    /// Use hand-given coefficients as they are, even if they do not sum to 1 and so scale the model
+    /// Use hand-given coefficients as they are, even if they do not sum to 1, which scales the model
     #[arg(long, conflicts_with = "normalize")]
     pub(crate) allow_sum: bool,
 }
@@ -389,7 +389,7 @@ pub(crate) struct HuggingFaceArgs {
     /// `--rename` applies before it, `--drop` after it
     #[arg(long)]
     pub(crate) to_huggingface: bool,
-    /// Folder with the model's `config.json`, which says how many heads it has, and its tokenizer, which travels
+    /// Folder with the model's `config.json`, which says how many heads it has, and its tokenizer, which is copied
     /// [default: what is beside the tensors]
     #[arg(long, alias = "hf-assets-path", value_name = "DIR", requires = "to_huggingface")]
     pub(crate) hf_assets: Option<PathBuf>,
@@ -401,31 +401,31 @@ pub(crate) struct HuggingFaceArgs {
 pub(crate) struct OutputArgs {
     #[command(flatten)]
     pub(crate) files: FileArgs,
-    /// Format of the output; same is that of the newest checkpoint, whose other files are then kept, so that its
-    /// trainer resumes from the output [default: same where it can be written, else safetensors]
+    /// Format of the output; same is that of the newest checkpoint and keeps its other files, so that its
+    /// trainer can resume from the output [default: same where it can be written, else safetensors]
     #[arg(long, value_enum)]
     pub(crate) format: Option<FormatChoice>,
-    /// State of the optimizer and of the training run: left out, that of the newest checkpoint, or that with the
-    /// average of the optimizer's moments [default: newest where the output has its files]
+    /// State of the optimizer and of the training run: left out, taken from the newest checkpoint, or taken from
+    /// it with the optimizer's moments averaged [default: newest where the output has its files]
     #[arg(long, value_enum)]
     pub(crate) optimizer: Option<OptimizerChoice>,
-    /// Integers and booleans that differ
+    /// What to do with integers and booleans that differ
     #[arg(long, value_enum, default_value_t = NonFloatChoice::Error)]
     pub(crate) non_float: NonFloatChoice,
-    /// Routers and expert biases of a mixture of experts
+    /// How to merge routers and expert biases of a mixture of experts
     #[arg(long, value_enum, default_value_t = RouterChoice::Average)]
     pub(crate) router: RouterChoice,
     /// Waive a difference between configs or tokenizers, for these values only; the error shows the option to copy;
     /// repeatable
     #[arg(long, value_name = "KEY=VALUE,VALUE")]
     pub(crate) allow_config: Vec<String>,
-    /// Take tensors of this name as the newest checkpoint (with --rule, the base) has them; `*` is anything; repeatable
+    /// Take tensors of this name from the newest checkpoint (with --rule, the base); `*` matches anything; repeatable
     #[arg(long, value_name = "NAME")]
     pub(crate) take_newest: Vec<String>,
     /// Merge NaN and infinities by IEEE rules instead of refusing them
     #[arg(long)]
     pub(crate) allow_non_finite: bool,
-    /// Whose config and tokenizer travel: newest, or one of the checkpoints
+    /// Whose config and tokenizer to copy: newest, or one of the checkpoints
     #[arg(long, value_name = "newest|CKPT", default_value = "newest")]
     pub(crate) side_files_from: String,
 }
@@ -478,8 +478,8 @@ pub(crate) enum DigestArg {
 /// What is merged: a run with a selection, or checkpoints.
 #[derive(Debug, Args, Clone, PartialEq, Eq)]
 pub(crate) struct SourceArgs {
-    /// A run folder; or checkpoints, taken by step where each has one, else oldest first; or a recipe (.toml, .yml) and
-    /// the output
+    /// A run folder; or checkpoints, ordered by step if all have one, else given oldest first; or a recipe (.toml, .yml)
+    /// and the output
     #[arg(value_name = "RUN|CKPT...")]
     pub(crate) inputs: Vec<PathBuf>,
     /// A checkpoint with its coefficient, which may be negative; split at the last colon; repeatable
@@ -553,9 +553,10 @@ pub(crate) struct ConvertArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Trains a Llama of about a million parameters on short stories that are built in, at a constant learning
-rate; forks a real anneal from it; merges windows of the checkpoints in memory; scores everything on
-held-out text, choosing by one part and reporting on another; writes DIR/report.html. Nothing is fetched.
+Trains a Llama of about a million parameters on short stories that are built in, at a constant
+learning rate; forks a real anneal from it; merges windows of the checkpoints in memory; scores
+everything on held-out text, choosing by one part and reporting on another; writes DIR/report.html.
+Nothing is fetched.
 
 Takes two to three minutes on two cores. Ctrl-C stops it; rerun the command to resume it.
 
@@ -564,7 +565,7 @@ Examples:
   thalweg demo --quick -o /tmp/demo     under a minute, too small to say much
   thalweg demo --seed 2 -o demo-2       another run")]
 pub(crate) struct DemoArgs {
-    /// Folder of everything
+    /// Folder for everything
     #[arg(short, long, alias = "output", value_name = "DIR", default_value = "thalweg-demo")]
     pub(crate) out: PathBuf,
     /// A smaller model and a shorter run
@@ -598,8 +599,8 @@ pub(crate) struct TrainArgs {
 
 const TRAIN_HELP: &str = "\
 Rerun the command to resume an interrupted run: it ends with the same bytes.
-`[start] from = \"RUN/step-1000\"` forks a run; with a merged checkpoint and `moments` it resumes from the merge.
-`examples/train` holds configs with every section.";
+`[start] from = \"RUN/step-1000\"` forks a run; with a merged checkpoint and `moments` it resumes from
+the merge. `examples/train` holds configs with every section.";
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
@@ -659,14 +660,14 @@ pub(crate) struct EvalArgs {
     /// Compare all others with this checkpoint, or with the first or last one given [default: first]
     #[arg(long, value_name = "CKPT|first|last")]
     pub(crate) baseline: Option<PathBuf>,
-    /// Keep scores in this folder, and take from it what was scored before
+    /// Keep scores in this folder, and reuse those already there
     #[arg(long, value_name = "DIR", conflicts_with = "eval_command")]
     pub(crate) cache: Option<PathBuf>,
     /// Use this tokenizer.json instead of each checkpoint's own
     #[arg(long, value_name = "FILE", conflicts_with = "eval_command")]
     pub(crate) tokenizer: Option<PathBuf>,
-    /// Put the start token before every text (always), where the tokenizer's own files do (auto), or never before a
-    /// context (never) [default: as the suite says, else always]
+    /// Put the start token before every text (always), where the tokenizer's own files do (auto), or never
+    /// before a context (never) [default: as the suite says, else always]
     #[arg(long, value_enum, value_name = "WHEN", conflicts_with = "eval_command")]
     pub(crate) start_token: Option<StartTokenChoice>,
     /// Score with another program, run by the shell; {checkpoint} and {out} become paths. It writes
@@ -679,7 +680,7 @@ pub(crate) struct EvalArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// A run folder; or checkpoints, taken by step where each has one, else oldest first
+    /// A run folder; or checkpoints, ordered by step if all have one, else given oldest first
     #[arg(value_name = "RUN|CKPT...", required = true)]
     pub(crate) inputs: Vec<PathBuf>,
     #[command(flatten)]
@@ -689,7 +690,7 @@ pub(crate) struct ExplainArgs {
     /// Draw the trajectory here
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
-    /// Folder of a page, a table and a record of it
+    /// Folder for a page, a table and a record of it
     #[arg(short, long, alias = "output", value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Upper limit of resident memory

@@ -86,9 +86,9 @@ impl OpenRequests {
         let folder = since.keys().next()?.parent()?.display();
         let requests = counted(since.len(), "request");
         Some(if n_begun == 0 {
-            format!("{requests} in `{folder}` for {longest} s, and no worker has begun")
+            format!("{requests} in `{folder}` for {longest} s, but no worker has started")
         } else {
-            format!("{requests} in `{folder}` for {longest} s, {n_begun} begun")
+            format!("{requests} in `{folder}` for {longest} s, {n_begun} started")
         })
     }
 }
@@ -192,7 +192,7 @@ impl<'a> RequestEvaluator<'a> {
             Err(error) if error.is_not_found() => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let again = format!("remove `{}` to have it done again", result_path.display());
+        let again = format!("remove `{}` to have it redone", result_path.display());
         let result: EvalResult = match serde_json::from_slice(&bytes) {
             Ok(result) => result,
             // It is being written. Workers rename, but not all do.
@@ -247,12 +247,12 @@ impl<'a> RequestEvaluator<'a> {
     fn late_words(&self, folder: &Path) -> String {
         let is_there = |name: &str| self.run.storage.file_info(&folder.join(name)).is_ok();
         let state = match (is_there(RESULT_NAME), is_there(LOG_NAME)) {
-            (true, _) => "its result is not whole",
-            (false, true) => "a worker has begun it and has not ended",
-            (false, false) => "no worker has begun it",
+            (true, _) => "its result is incomplete",
+            (false, true) => "a worker has started it but not finished",
+            (false, false) => "no worker has started it",
         };
         let limit = self.limit.map_or(0.0, |Seconds(limit)| limit);
-        format!("no scores for `{}` within {limit} s: {state}; they are taken once they come", folder.display())
+        format!("no scores for `{}` within {limit} s: {state}; they will be taken once they arrive", folder.display())
     }
 }
 
@@ -290,7 +290,7 @@ impl Evaluator for RequestEvaluator<'_> {
     fn score_checkpoint(&mut self, path: &Path) -> Result<ModelScores, thalweg_study::Error> {
         let Some(folder) = self.asked.get(path).cloned() else {
             self.run.storage.file_info(path)?;
-            return Err(thalweg_study::Error::Bug { what: "scores were asked for before they are waited for" });
+            return Err(thalweg_study::Error::Bug { what: "scores are requested before they are waited for" });
         };
         let results = self.wait(&folder);
         if !results.as_ref().is_err_and(thalweg_study::Error::is_late) {

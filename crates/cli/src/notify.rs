@@ -40,7 +40,7 @@ impl FromStr for HookUrl {
         let refuse = || format!("`{text}` is not an address; write http://HOST[:PORT]/PATH");
         if text.starts_with("https://") {
             return Err(format!(
-                "`{text}`: messages are sent over plain HTTP; `--notify-command 'curl -sSf --json @- {text}'` sends it with curl"
+                "`{text}`: messages are sent over plain HTTP; use `--notify-command 'curl -sSf --json @- {text}'` to send them with curl"
             ));
         }
         let rest = text.strip_prefix("http://").ok_or_else(refuse)?;
@@ -100,7 +100,8 @@ impl<'a> Notifier<'a> {
     pub(crate) fn send(&self, notice: &Notice) {
         let Ok(body) = serde_json::to_string(notice) else { return };
         if let Err(TrySendError::Full(_)) = self.waiting.try_send(body) {
-            self.messages.note(format!("a notice is dropped, because {MAX_WAITING} wait already: {}", notice.text));
+            self.messages
+                .note(format!("a notice is dropped because {MAX_WAITING} are already waiting: {}", notice.text));
         }
     }
 }
@@ -170,7 +171,7 @@ fn run_command(command: &str, body: &str) -> Result<(), String> {
 /// The status of the answer.
 fn post(url: &HookUrl, body: &str) -> std::io::Result<u16> {
     let other = |what: &str| std::io::Error::other(what.to_owned());
-    let mut connected = Err(other("the name has no address"));
+    let mut connected = Err(other("the host name has no address"));
     for address in (url.host.as_str(), url.port).to_socket_addrs()? {
         connected = TcpStream::connect_timeout(&address, CONNECT_TIME);
         if connected.is_ok() {

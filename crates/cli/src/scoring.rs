@@ -37,8 +37,8 @@ pub(crate) fn open_suites(
         return match report {
             None => Ok(Vec::new()),
             Some(_) => Err(Error::usage_with_hint(
-                "`--report-suite` needs a suite that decides, and none was given",
-                "name that one with `--suite FILE`, or leave `--report-suite` out",
+                "`--report-suite` needs a suite to choose by, but none was given",
+                "name one with `--suite FILE`, or leave `--report-suite` out",
             )),
         };
     };
@@ -53,8 +53,10 @@ pub(crate) fn open_suites(
     check_by(args, &suite)?;
     let Some(report) = report else {
         if suite.role.is_none() {
-            messages
-                .note(format!("suite `{}` has no `role`: what it chooses should be reported on another", suite.name));
+            messages.note(format!(
+                "suite `{}` has no `role`: a merge that it chooses should be reported on another suite",
+                suite.name
+            ));
         }
         return Ok(vec![suite]);
     };
@@ -62,7 +64,7 @@ pub(crate) fn open_suites(
     let selection = SelectionSuite::new(suite)?;
     check_apart(&selection, &report)?;
     if selection.suite().name == report.suite().name {
-        return Err(Error::usage(format!("both suites are called `{}`: give one another name", report.suite().name)));
+        return Err(Error::usage(format!("both suites are called `{}`: rename one of them", report.suite().name)));
     }
     Ok(vec![selection.suite().clone(), report.suite().clone()])
 }

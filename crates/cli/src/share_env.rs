@@ -110,7 +110,7 @@ impl Pair {
 
     fn half(&self, set: &str, missing: &str) -> Error {
         Error::usage_with_hint(
-            format!("`{set}` is set and `{missing}` is not: both say which share this is"),
+            format!("`{set}` is set but `{missing}` is not: the two together say which share this is"),
             format!("set both, or give the number of shares: `--shard auto/N` needs only `{}`", self.index),
         )
     }
@@ -122,7 +122,7 @@ fn number(name: &str, get: GetVariable<'_>) -> Result<Option<usize>, Error> {
     let parsed = text.parse::<usize>().ok().filter(|number| *number <= thalweg_merge::share::MAX_SHARES);
     parsed.map(Some).ok_or_else(|| {
         Error::usage_with_hint(
-            format!("`{name}` is `{text}`, not a number of a share"),
+            format!("`{name}` is `{text}`, which is not a share number"),
             "name the share: `--shard 0/8`",
         )
     })

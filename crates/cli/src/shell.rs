@@ -37,7 +37,7 @@ pub(crate) fn run_shell(line: &str, path: &Path, limit: Option<Seconds>, cx: &Ru
         Ok(status) => Err(Error::usage(format!("the command failed for `{}`: {status}", path.display()))),
         Err(Cut::Interrupted) => Err(thalweg_merge::Error::Interrupted.into()),
         Err(Cut::TimeOver(Seconds(seconds))) => Err(Error::usage_with_hint(
-            format!("the command took longer than {seconds} s for `{}` and was ended", path.display()),
+            format!("the command took longer than {seconds} s for `{}` and was stopped", path.display()),
             "give it more time with `--eval-timeout`",
         )),
     }

@@ -119,7 +119,7 @@ fn check_same_tasks(a: &[TaskScores], b: &[TaskScores]) -> Result<(), Error> {
     }
     for (a, b) in a.iter().zip(b) {
         if a.task != b.task {
-            return Err(not_paired(&a.task, format!("the other side has `{}` in its place", b.task)));
+            return Err(not_paired(&a.task, format!("the other side has `{}` instead", b.task)));
         }
         if let Some(at) = (0..a.items.len().max(b.items.len())).find(|&at| a.items.get(at) != b.items.get(at)) {
             let name = |items: &[String]| items.get(at).map_or_else(|| "nothing".to_owned(), |id| format!("`{id}`"));

@@ -12,7 +12,7 @@ use crate::Error;
 
 /// Where progress goes.
 pub trait Progress: Sync {
-    /// Scoring of one checkpoint begins: so many tokens will be run.
+    /// Scoring of one checkpoint begins: the number of tokens that will be run.
     fn begin(&self, total_tokens: u64);
     /// So many more are done.
     fn advance(&self, n_tokens: u64);

@@ -44,7 +44,7 @@ fn unpack(packed: &[u8]) -> Result<Vec<u8>, String> {
     let mut reader = ZstdReader::new(packed).take(MAX_UNPACKED_BYTES + 1);
     reader.read_to_end(&mut out).map_err(|error| error.to_string())?;
     if out.len() as u64 > MAX_UNPACKED_BYTES {
-        return Err(format!("it unpacks to more than {MAX_UNPACKED_BYTES} bytes"));
+        return Err(format!("it decompresses to more than {MAX_UNPACKED_BYTES} bytes"));
     }
     Ok(out)
 }

@@ -76,7 +76,7 @@ pub enum Error {
         what: &'static str,
     },
     /// A suite was given a role other than the one it is used in.
-    #[error("suite `{name}` is for {found}, and is used for {wanted}")]
+    #[error("suite `{name}` is for {found} but is used for {wanted}")]
     WrongRole {
         /// The suite.
         name: String,
@@ -86,7 +86,7 @@ pub enum Error {
         found: &'static str,
     },
     /// What is chosen by a set must not be reported on it.
-    #[error("`{}` is in both suites: task `{selection_task}` chooses by it, task `{report_task}` reports on it", path.display())]
+    #[error("`{}` is in both suites: task `{selection_task}` chooses by it and task `{report_task}` reports on it", path.display())]
     SharedSet {
         /// The data file.
         path: PathBuf,
@@ -117,7 +117,7 @@ pub enum Error {
     },
     /// Tokenizer and model are not of one family.
     #[error(
-        "the tokenizer does not fit the model: `{}` has token ids up to {largest_id}, `{}` has a vocabulary of {vocab_size}",
+        "the tokenizer does not fit the model: `{}` has token ids up to {largest_id}, but `{}` has a vocabulary of {vocab_size}",
         tokenizer.display(), checkpoint.display()
     )]
     TokenizerMismatch {
@@ -131,13 +131,13 @@ pub enum Error {
         vocab_size: usize,
     },
     /// Nothing to put before a document.
-    #[error("`{}` names no token that starts a text: no post-processor, `bos_token_id` or `eos_token_id`", path.display())]
+    #[error("`{}` does not say which token starts a text: no post-processor, `bos_token_id` or `eos_token_id`", path.display())]
     NoStartToken {
         /// The checkpoint.
         path: PathBuf,
     },
     /// The suite wants more context than the model has positions.
-    #[error("suite `{suite}` scores with a context of {context_length} tokens, `{}` has {max_positions} positions", path.display())]
+    #[error("suite `{suite}` scores with a context of {context_length} tokens, but `{}` has {max_positions} positions", path.display())]
     ContextTooLong {
         /// The suite.
         suite: String,
@@ -160,7 +160,7 @@ pub enum Error {
     },
     /// Parameters that are NaN or infinite: a score of such a model means nothing.
     #[error(
-        "`{}`: tensor `{}` holds {kind} at element {element_idx}, so a score of it would mean nothing",
+        "`{}`: tensor `{}` holds {kind} at element {element_idx}, so its score would be meaningless",
         path.display(), display_name(tensor)
     )]
     NonFiniteParams {
@@ -178,7 +178,7 @@ pub enum Error {
     Access(#[from] thalweg_tensor::AccessError),
     /// Too little memory, said before any is taken.
     #[error(
-        "scoring `{}` needs {} of memory, and {} is allowed",
+        "scoring `{}` needs {} of memory, but only {} is allowed",
         path.display(),
         thalweg_tensor::show_size(*needed_bytes),
         thalweg_tensor::show_size(*limit_bytes)
@@ -244,7 +244,7 @@ impl Error {
                 Some(format!("name a suite with `role = \"{wanted}\"`, or change the role in this one"))
             }
             Self::SharedSet { .. } => {
-                Some("choose by a validation part and report on a test part (`where` can tell them apart)".to_owned())
+                Some("choose on a validation part and report on a test part (`where` can select them)".to_owned())
             }
             _ => None,
         }

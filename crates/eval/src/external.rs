@@ -159,7 +159,7 @@ fn harness_results(document: &Value) -> Vec<Row> {
             let name = if filter == "none" { format!("{task}/{metric}") } else { format!("{task}/{metric},{filter}") };
             let n_samples = &document["n-samples"][task];
             let row = finite_value(&name, value).and_then(|value| {
-                let why = "it is not known whether higher is better".to_owned();
+                let why = "it is unknown whether higher is better".to_owned();
                 let refused = RefusedScore { task: name.clone(), why };
                 Ok(ExternalScore {
                     value,
@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(wrong("3"), "results `r.json`: a list of scores, or an object with `results`, expected");
         assert_eq!(wrong(r#"[{"task": "a", "value": 1}]"#), "results `r.json`: `a` has no `higher_is_better`");
         let unknown = r#"{"results": {"a": {"zeal,none": 1.0}}}"#;
-        let said = "results `r.json`: it has no usable score; `a/zeal`: it is not known whether higher is better";
+        let said = "results `r.json`: it has no usable score; `a/zeal`: it is unknown whether higher is better";
         assert_eq!(wrong(unknown), said);
         let nan = r#"{"results": {"a": {"acc,none": NaN}}}"#;
         assert_eq!(wrong(nan), "results `r.json`: it has no usable score; `a/acc`: its value is NaN, not a number");
@@ -281,7 +281,7 @@ mod tests {
             "e/perplexity: its value is -Infinity, not a number",
             "f/acc: its value is null, not a number",
             "g/acc: its value is N/A, not a number",
-            "h/zeal: it is not known whether higher is better",
+            "h/zeal: it is unknown whether higher is better",
         ];
         assert_eq!(refused, expected);
         let plain = r#"[{"task": "x", "value": 1, "stderr": NaN, "higher_is_better": true},

@@ -103,13 +103,13 @@ fn answer(value: &Value, n: usize, key: &str) -> Result<usize, String> {
     usize::try_from(answer)
         .ok()
         .filter(|&answer| answer < n)
-        .ok_or_else(|| format!("`answer` is {answer}, and there are {n} `{key}`, counted from 0"))
+        .ok_or_else(|| format!("`answer` is {answer}, but there are {n} `{key}`, counted from 0"))
 }
 
 fn choices(value: &Value, fewest: usize) -> Result<RowBody, String> {
     let choices = strings(value, "choices")?;
     if choices.len() < fewest {
-        return Err(format!("there are {} `choices`, {fewest} are needed", choices.len()));
+        return Err(format!("there are {} `choices`, but {fewest} are needed", choices.len()));
     }
     let choices = choices.into_iter().map(|text| non_empty(text, "choices")).collect::<Result<Vec<_>, _>>()?;
     let context = if value["context"].is_null() { String::new() } else { string(value, "context")? };
@@ -120,7 +120,7 @@ fn choices(value: &Value, fewest: usize) -> Result<RowBody, String> {
 fn contexts(value: &Value) -> Result<RowBody, String> {
     let contexts = strings(value, "contexts")?;
     if contexts.len() < 2 {
-        return Err(format!("there are {} `contexts`, two are needed", contexts.len()));
+        return Err(format!("there are {} `contexts`, but two are needed", contexts.len()));
     }
     let continuation = non_empty(string(value, "continuation")?, "continuation")?;
     let answer = answer(value, contexts.len(), "contexts")?;
@@ -141,7 +141,7 @@ fn spans(value: &Value) -> Result<RowBody, String> {
             return Err(format!("`byte` [{start}, {end}] is not a span of a text of {} bytes", text.len()));
         };
         if entity["text"].as_str().is_some_and(|said| said != found) {
-            return Err(format!("`byte` [{start}, {end}] is `{found}`, and the entity says {}", entity["text"]));
+            return Err(format!("`byte` [{start}, {end}] is `{found}`, but the entity says {}", entity["text"]));
         }
         spans.push(start..end);
     }
@@ -178,7 +178,7 @@ mod tests {
         let wrong = |kind, value: Value| parse(kind, &value).unwrap_err();
         let cases = [
             (TaskKind::Text, json!({"content": ""}), "the row has no `text`"),
-            (TaskKind::Choice, json!({"choices": ["a"], "answer": 0}), "there are 1 `choices`, 2 are needed"),
+            (TaskKind::Choice, json!({"choices": ["a"], "answer": 0}), "there are 1 `choices`, but 2 are needed"),
             (
                 TaskKind::Choice,
                 json!({"choices": ["a", ""], "answer": 0}),
@@ -188,7 +188,7 @@ mod tests {
             (
                 TaskKind::Choice,
                 json!({"choices": ["a", "b"], "answer": 2}),
-                "`answer` is 2, and there are 2 `choices`, counted from 0",
+                "`answer` is 2, but there are 2 `choices`, counted from 0",
             ),
             (TaskKind::Gold, json!({"context": "a", "target": 5}), "`target` must be a text"),
             (
@@ -199,7 +199,7 @@ mod tests {
             (
                 TaskKind::EntitySpans,
                 json!({"text": "ab", "entities": [{"byte": [0, 1], "text": "b"}]}),
-                "`byte` [0, 1] is `a`, and the entity says \"b\"",
+                "`byte` [0, 1] is `a`, but the entity says \"b\"",
             ),
         ];
         for (kind, value, expected) in cases {

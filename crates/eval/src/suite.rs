@@ -177,7 +177,7 @@ impl Suite {
         }
         let context_length = fields.count("context_length")?.ok_or_else(|| fields.missing("context_length"))?;
         if context_length < 2 {
-            return Err(invalid(format!("`context_length` is {context_length}, 2 is the least")));
+            return Err(invalid(format!("`context_length` is {context_length}; it must be at least 2")));
         }
         let stem = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
         let mut suite = Self {
@@ -274,7 +274,7 @@ fn only_for(fields: &Fields<'_>, kind: TaskKind, key: &str, wanted: TaskKind) ->
     if kind == wanted || !fields.has(key) {
         return Ok(());
     }
-    Err(fields.invalid(format!("`{key}` is for tasks of kind `{}`, and this one is `{}`", wanted.name(), kind.name())))
+    Err(fields.invalid(format!("`{key}` is for tasks of kind `{}`, but this one is `{}`", wanted.name(), kind.name())))
 }
 
 fn measures(fields: &Fields<'_>, kind: TaskKind) -> Result<Vec<Measure>, Error> {

@@ -132,7 +132,7 @@ impl EvalTokenizer {
     /// `NoStartToken`; `TokenizerInvalid` for a named token that there is not.
     pub fn start_tokens(&self, start: &Start, config: &Value, checkpoint: &Path) -> Result<Vec<u32>, Error> {
         if let Start::Token(token) = start {
-            let missing = || self.invalid(&format!("it has no token `{token}`, which the suite starts texts with"));
+            let missing = || self.invalid(&format!("it has no token `{token}`, with which the suite starts texts"));
             return self.token_id(token).map(|id| vec![id]).ok_or_else(missing);
         }
         let processed = self.post_processor_start()?;

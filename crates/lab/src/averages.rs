@@ -52,7 +52,8 @@ impl AveragePlan {
                     Scheme::Ema { alpha } => RunningRule::Ema { alpha: alpha.to_f64() },
                     Scheme::PowerEma { sigma_rel } => RunningRule::PowerEma { gamma: power_ema_exponent(sigma_rel)? },
                     _ => {
-                        let message = format!("`{}` cannot run: sma, ema and power-ema can", section.scheme);
+                        let message =
+                            format!("`{}` cannot run during training; sma, ema and power-ema can", section.scheme);
                         return Err(Error::value("average.scheme", message));
                     }
                 };

@@ -552,7 +552,7 @@ impl TrainConfig {
         for fault in &self.fault {
             let is_whole = (fault.kind == FaultKind::LearningRate) == fault.factor.is_some();
             if !is_whole {
-                return Err(Error::value("fault.factor", "a `learning-rate` fault has a factor, the others have none"));
+                return Err(Error::value("fault.factor", "only a `learning-rate` fault has a factor"));
             }
             if fault.factor.is_some_and(|factor| !factor.is_finite()) {
                 return Err(Error::value("fault.factor", "it is not finite"));

@@ -108,7 +108,7 @@ fn parse_lines(mut reader: impl BufRead, path: &Path) -> Result<Vec<String>, Err
         n_bytes += n_read;
         if n_read > MAX_LINE_BYTES || n_bytes > MAX_TEXT_BYTES {
             return Err(refuse(format!(
-                "it ends beyond the {MAX_LINE_BYTES} bytes of a line or {MAX_TEXT_BYTES} of a file"
+                "it is longer than the limit of {MAX_LINE_BYTES} bytes for a line or {MAX_TEXT_BYTES} for a file"
             )));
         }
         let text = line.trim_ascii_end();

@@ -85,8 +85,7 @@ fn load_tokenizer(name: &str, folder: &Path, storage: &dyn Storage) -> Result<Te
     match storage.read_file(&path, MAX_TOKENIZER_BYTES) {
         Ok(bytes) => TextTokenizer::from_bytes(&bytes, &path),
         Err(error) if error.is_not_found() => {
-            let message =
-                format!("there is no such file, and the built-in ones are {}", BUILT_IN_TOKENIZERS.join(", "));
+            let message = format!("there is no such file; the built-in corpora are {}", BUILT_IN_TOKENIZERS.join(", "));
             Err(Error::Tokenizer { path, message })
         }
         Err(error) => Err(error.into()),

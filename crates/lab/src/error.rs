@@ -52,7 +52,7 @@ pub enum Error {
     },
     /// A corpus without enough text for one sequence.
     #[error(
-        "the data `{}` have {n_tokens} tokens, fewer than one sequence of {sequence_length} and its target",
+        "the data `{}` have {n_tokens} tokens, fewer than one sequence of {sequence_length} with its target",
         display_name(name)
     )]
     CorpusTooSmall {
@@ -72,7 +72,7 @@ pub enum Error {
         message: String,
     },
     /// The tokenizer knows more tokens than the model.
-    #[error("the tokenizer has {n_tokens} tokens and the model `vocab_size` {vocab_size}")]
+    #[error("the tokenizer has {n_tokens} tokens, but the model has `vocab_size` {vocab_size}")]
     VocabularyTooSmall {
         /// Tokens of the tokenizer.
         n_tokens: usize,
@@ -80,7 +80,7 @@ pub enum Error {
         vocab_size: usize,
     },
     /// The loss or the gradient became NaN or infinite.
-    #[error("step {step}: the {what} is not finite, so the run stops before the step is taken")]
+    #[error("step {step}: the {what} is not finite, so the run stops before this step")]
     NotFinite {
         /// The step that was not taken.
         step: u64,
@@ -90,7 +90,7 @@ pub enum Error {
         newest: Option<PathBuf>,
     },
     /// A folder that holds something else than this run.
-    #[error("`{}` holds a run of another config: `{key}` is {found} there, {wanted} here", path.display())]
+    #[error("`{}` holds a run with a different config: `{key}` is {found} there but {wanted} here", path.display())]
     OtherRun {
         /// The folder.
         path: PathBuf,
@@ -126,7 +126,7 @@ pub enum Error {
         hint: Option<&'static str>,
     },
     /// The step log is shorter than the state says, or cannot be read.
-    #[error("the log `{}` has {found_bytes} bytes, the state was saved after {wanted_bytes}", path.display())]
+    #[error("the log `{}` has {found_bytes} bytes, but the state was saved after {wanted_bytes}", path.display())]
     LogTooShort {
         /// The log.
         path: PathBuf,
@@ -136,7 +136,7 @@ pub enum Error {
         wanted_bytes: u64,
     },
     /// Cells of a grid that did not end.
-    #[error("{} of {n_cells} cells did not end; the first is `{}`: {}", failed.len(), failed.first().map_or("", |cell| &cell.0), failed.first().map_or("", |cell| &cell.1))]
+    #[error("{} of {n_cells} cells did not finish; the first is `{}`: {}", failed.len(), failed.first().map_or("", |cell| &cell.0), failed.first().map_or("", |cell| &cell.1))]
     Cells {
         /// How many cells there are.
         n_cells: usize,
@@ -144,7 +144,7 @@ pub enum Error {
         failed: Vec<(String, String)>,
     },
     /// A worker thread ended by a mistake of ours.
-    #[error("a worker thread ended unexpectedly: this is a fault of thalweg")]
+    #[error("a worker thread ended unexpectedly: this is a bug in thalweg")]
     WorkerDied,
     /// The system refuses to start threads.
     #[error("cannot start threads: {0}")]
@@ -180,14 +180,14 @@ impl Error {
             Self::Config { hint, .. } => hint.clone(),
             Self::Start { hint, .. } => hint.map(str::to_owned),
             Self::NotFinite { newest, .. } => Some(newest.as_ref().map_or_else(
-                || "lower the learning rate; no checkpoint had been written".to_owned(),
+                || "lower the learning rate; no checkpoint has been written yet".to_owned(),
                 |path| format!("`{}` is the newest checkpoint; start another run from it", path.display()),
             )),
             Self::OtherRun { .. } => Some(
                 "name another folder with `-o`; to continue with other settings, fork with `[start] from`".to_owned(),
             ),
             Self::NotARun { .. } => Some("name another folder with `-o`".to_owned()),
-            Self::VocabularyTooSmall { .. } => Some("leave `vocab_size` out, and it is the tokenizer's".to_owned()),
+            Self::VocabularyTooSmall { .. } => Some("leave `vocab_size` out to use the tokenizer's".to_owned()),
             Self::Merge(error) => error.hint(),
             Self::Scheme(error) => error.hint(),
             Self::Checkpoint(error) => error.hint().map(str::to_owned),

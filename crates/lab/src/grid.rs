@@ -119,7 +119,7 @@ fn part_of_name(key: &str, value: &serde_json::Value) -> String {
 
 /// Sets `a.b.c`; a number is the index of an entry of a list (`data.0.share`).
 fn set_key(table: &mut Table, key: &str, value: Value) -> Result<(), Error> {
-    let refuse = || Error::value("grid.axes", format!("`{key}` meets no table of the config"));
+    let refuse = || Error::value("grid.axes", format!("`{key}` is not in any table of the config"));
     let (parents, last) = key.rsplit_once('.').map_or(("", key), |(parents, last)| (parents, last));
     let mut here: &mut Table = table;
     let mut words = parents.split('.').filter(|word| !word.is_empty()).peekable();
@@ -327,7 +327,7 @@ every_steps = 2
         assert_eq!(message, "`run.toml`: line 21, column 1: unknown key `every_step`");
         assert_eq!(hint, "did you mean `every_steps`?");
         let (message, _) = refuse("[grid.axes]\n\"optimiser.learning_rate\" = [1.0]\n");
-        assert_eq!(message, "`grid.axes`: `optimiser.learning_rate` meets no table of the config");
+        assert_eq!(message, "`grid.axes`: `optimiser.learning_rate` is not in any table of the config");
         let (message, hint) = refuse("[grid.axes]\n\"optimizer.learning_rat\" = [1.0]\n");
         assert_eq!(
             (message.as_str(), hint.as_str()),

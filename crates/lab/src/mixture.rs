@@ -184,6 +184,6 @@ mod tests {
         assert_eq!(tokens[1..8], targets[..7]);
         let small = MixturePart { domain: Arc::new(domain(&["a"])), share: 1.0 };
         let error = Mixture::new(vec![small], 0, 8).unwrap_err().to_string();
-        assert_eq!(error, "the data `test` have 2 tokens, fewer than one sequence of 8 and its target");
+        assert_eq!(error, "the data `test` have 2 tokens, fewer than one sequence of 8 with its target");
     }
 }

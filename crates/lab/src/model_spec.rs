@@ -24,7 +24,7 @@ impl Balance {
     /// `Value`.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         let refuse = || {
-            let message = format!("`{text}` is none of `aux:COEFFICIENT`, `bias:RATE` and `none`");
+            let message = format!("`{text}` is not `aux:COEFFICIENT`, `bias:RATE` or `none`");
             Error::value("model.balance", message)
         };
         let number = |text: &str| text.parse::<f64>().ok().filter(|n| *n >= 0.0 && n.is_finite());
@@ -66,7 +66,7 @@ pub(crate) fn model_config_of(config: &TrainConfig, n_tokens: usize) -> Result<M
 fn table_config(section: &ModelSection, table: &Map<String, Value>, n_tokens: usize) -> Result<Value, Error> {
     let alone = ModelSection { config: Some(table.clone()), balance: section.balance.clone(), ..empty_section() };
     if *section != alone {
-        let message = "a `config` says everything: of the other keys of `[model]` only `balance` may be given with it";
+        let message = "`config` is complete: the only other key of `[model]` that may be given with it is `balance`";
         return Err(Error::value("model.config", message));
     }
     let mut table = table.clone();
@@ -115,7 +115,7 @@ fn shorthand_config(section: &ModelSection, n_tokens: usize, sequence_length: us
     let known = FAMILIES.iter().find(|(name, _)| *name == family);
     let Some((_, model_type)) = known else {
         let names: Vec<&str> = FAMILIES.iter().map(|(name, _)| *name).collect();
-        return Err(Error::value("model.family", format!("`{family}` is none of {}", names.join(", "))));
+        return Err(Error::value("model.family", format!("`{family}` is not one of {}", names.join(", "))));
     };
     let is_moe = FAMILIES.iter().skip(4).any(|(name, _)| *name == family);
     if is_moe != section.n_experts.is_some() || is_moe != section.top_k.is_some() {

@@ -55,7 +55,7 @@ pub(crate) fn start_from(
     if section.state == StartState::ParamsOnly {
         return match section.moments {
             None | Some(MomentsPolicy::Reset) => Ok(StartPoint::fresh(params)),
-            Some(_) => Err(refuse("`params-only` takes no moments over", Some("say `state = \"full\"`"))),
+            Some(_) => Err(refuse("`params-only` carries no moments over", Some("write `state = \"full\"`"))),
         };
     }
     let receipt = read_receipt(&*run.storage, &path)?;
@@ -66,7 +66,7 @@ pub(crate) fn start_from(
             Ok(with_moments(params, state, MomentsPolicy::Newest))
         }
         (_, None) => Err(refuse(
-            "it is a merge, and nothing says what becomes of the optimizer's moments",
+            "it is a merge, and `[start]` does not say what to do with the optimizer's moments",
             Some("add `moments = \"reset\"`, `\"newest\"` or `\"average\"` to `[start]`"),
         )),
         // A checkpoint of a run, or an average that it kept, has its own state.
@@ -114,7 +114,7 @@ fn from_merge(
         if coefficients.as_f64().iter().any(|coefficient| *coefficient < 0.0) {
             return Err(Error::Start {
                 path: receipt.plan.path.clone(),
-                message: "a coefficient is negative, and a mean of squares may not become so".to_owned(),
+                message: "a coefficient is negative, but a mean of squares must not become negative".to_owned(),
                 hint: Some("take `moments = \"newest\"` or `\"reset\"`"),
             });
         }

@@ -484,7 +484,7 @@ fn begin(job: &TrainJob<'_>, plan: &TrainPlan, run: &RunContext<'_>) -> Result<S
         Some(section) => {
             let start = start_from(section, job.config_folder, &plan.model, run)?;
             if start.step >= job.config.n_steps() {
-                let message = format!("the start is at step {}, and the run ends there or before", start.step);
+                let message = format!("the start is at step {}, but the run ends there or earlier", start.step);
                 return Err(Error::value("steps", message));
             }
             Ok(start)
@@ -506,11 +506,11 @@ fn restore(
         read_state(&run.storage, path, n_params)?;
     let refuse = |message: String| Error::State { path: path.to_owned(), message };
     if record.config_digest != folder.config_digest {
-        return Err(refuse("it is the state of another config".to_owned()));
+        return Err(refuse("it is the state of a different config".to_owned()));
     }
     let now = job.data.digests();
     if let Some((name, _)) = now.iter().zip(&record.data).find(|(now, then)| now != then).map(|(now, _)| now) {
-        return Err(refuse(format!("the data `{name}` are no longer those that it was trained on")));
+        return Err(refuse(format!("the data `{name}` have changed since it was trained")));
     }
     let (step, tokens, n_updates) = (record.step, record.tokens, record.n_updates);
     Ok((StartPoint { params, first_moments, second_moments, step, tokens, n_updates }, averages, record.logs))

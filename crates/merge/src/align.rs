@@ -411,8 +411,8 @@ fn unstored_notes(sources: &[OpenSource]) -> Option<String> {
         n => format!(" and of {n} more arrays"),
     };
     Some(format!(
-        "`{lacking}` stores nothing of `{}`{more}, which others do: it is read as zeros there; if this is a copy, compare \
-         its files with those of the original",
+        "`{lacking}` stores nothing of `{}`{more}, but other sources do: it is read as zeros there; if this is a copy, \
+         compare its files with the original",
         display_name(first)
     ))
 }

@@ -101,11 +101,11 @@ impl fmt::Display for Obstacle {
                 )
             }
             Self::Adapter { file } => {
-                write!(f, "`{}` is an adapter, an update of a base model that is not here", display_name(file))
+                write!(f, "`{}` is an adapter: it only updates a base model, which is not here", display_name(file))
             }
             Self::Empty { tensor, n_empty, n_tensors } => write!(
                 f,
-                "{} empty, such as `{}`: elements were never saved, as ZeRO stage 3 does without gathering",
+                "{} empty, such as `{}`: their elements were never saved, which happens when ZeRO stage 3 saves without gathering",
                 part_of_are(*n_empty, *n_tensors, "floating tensor"),
                 display_name(tensor)
             ),
@@ -125,7 +125,7 @@ impl fmt::Display for Obstacle {
             Self::UnknownScales { fault } => {
                 write!(
                     f,
-                    "the weights are quantised (FP8 with block scales), and not all of their values are known: {fault}"
+                    "the weights are quantised (FP8 with block scales), but not all of their values are known: {fault}"
                 )
             }
             Self::QuantisationConfig { method } => {
@@ -138,7 +138,7 @@ impl fmt::Display for Obstacle {
             ),
             Self::StateKey { key } => write!(
                 f,
-                "the key `{}` leads to training state, not to a model: counters and schedules have no average",
+                "the key `{}` leads to training state, not to a model: counters and schedules cannot be averaged",
                 display_name(key)
             ),
             Self::TrainingState { tensor, n_tensors, .. } => write!(
@@ -171,12 +171,12 @@ impl Obstacle {
                 "`--dtype bf16` (or `f32` or `f16`) uses the values that the codes stand for, exactly, and rounds once".to_owned()
             }
             Self::UnknownScales { fault: ScaledFault::Ambiguous { .. } } => {
-                "write the size that the weights were quantised with into `config.json` beside each, such as \
+                "write the block size that the weights were quantised with into the `config.json` of each source, such as \
                  `{\"quantization_config\": {\"quant_method\": \"fp8\", \"weight_block_size\": [128, 128]}}`"
                     .to_owned()
             }
             Self::Quantised { .. } | Self::UnknownScales { .. } | Self::QuantisationConfig { .. } => {
-                "average the checkpoints as they were before quantisation, and quantise the result; or dequantise each first"
+                "average the checkpoints from before quantisation and quantise the result, or dequantise each checkpoint first"
                     .to_owned()
             }
             Self::TrainingState { patterns, .. } => {
@@ -185,7 +185,7 @@ impl Obstacle {
                 format!("leave them out with `{}`", options.join(" "))
             }
             Self::StateKey { .. } => {
-                "leave out `--key`: then the model is merged, and `--optimizer` says what becomes of the optimizer's state"
+                "leave out `--key`: then the model is merged, and `--optimizer` decides what happens to the optimizer state"
                     .to_owned()
             }
         }
@@ -457,7 +457,7 @@ pub fn untied_note(catalog: &TensorCatalog, (head, embedding): (usize, usize)) -
     let name = |t: usize| display_name(&catalog.entries()[t].name);
     format!(
         "`config.json` ties the output head to the embedding, but `{}` and `{}` are not equal: the checkpoint loads untied, \
-         as a different architecture",
+         which is a different architecture",
         name(head),
         name(embedding)
     )

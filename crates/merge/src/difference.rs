@@ -184,8 +184,8 @@ impl fmt::Display for Difference {
             }
             Self::Refused { tensor, dtype } => write!(
                 f,
-                "tensor `{}` is {dtype} and not equal in all sources: such codes have separate scales, and neither they nor \
-                 the newest of them can be merged with those",
+                "tensor `{}` is {dtype} and differs between sources: such codes have separate scales, so they can \
+                 be neither averaged nor taken from the newest source",
                 display_name(tensor)
             ),
             Self::Unreadable { tensor, source, reason } => {
@@ -201,7 +201,7 @@ impl fmt::Display for Difference {
             }
             Self::Contents { sources, obstacle } => write!(f, "{}: {obstacle}", shorten(sources)),
             Self::CopiedCodes { sources, obstacle } => {
-                write!(f, "{}: {obstacle}; in another element type their scales would be rounded", shorten(sources))
+                write!(f, "{}: {obstacle}; a different element type would round their scales", shorten(sources))
             }
             Self::IdlePattern { option: "--rename", pattern } => {
                 write!(f, "the rule `{}` of `--rename` matches no tensor of the sources", display_name(pattern))
@@ -215,7 +215,7 @@ impl fmt::Display for Difference {
                 display_name(tensor)
             ),
             Self::NoMoments { sources, .. } => {
-                write!(f, "{}: no moments of an optimizer that could be averaged", shorten(sources))
+                write!(f, "{}: no optimizer moments that could be averaged", shorten(sources))
             }
             Self::OptimizerState { first, n_tensors } => {
                 write!(f, "the state of the optimizer cannot be averaged: {first}")?;
@@ -301,9 +301,9 @@ fn hint_for_contents(difference: &Difference) -> Option<String> {
         Difference::IdlePattern { option, .. } => {
             Some(format!("`thalweg inspect CKPT -v` lists the names; in `{option} NAME` a `*` matches anything"))
         }
-        Difference::NoMoments { newest: NewestHas::No, .. } => Some(
-            "leave out `--optimizer average`: the newest checkpoint has no tensors of an optimizer's state".to_owned(),
-        ),
+        Difference::NoMoments { newest: NewestHas::No, .. } => {
+            Some("leave out `--optimizer average`: the newest checkpoint has no optimizer state tensors".to_owned())
+        }
         Difference::NoMoments { .. } | Difference::OptimizerState { .. } => Some(NEWEST_HINT.to_owned()),
         Difference::NewestDiffer { .. } => Some("make the outputs one by one, with `thalweg merge`".to_owned()),
         _ => None,
@@ -320,7 +320,7 @@ fn hint_for_prefix(difference: &Difference) -> Option<String> {
     Some(match rule {
         Some(rule) => format!("{origin}, or {}", rename_with(rule)),
         None => format!(
-            "{origin}, or rename the tensors of those sources, so that all names have the prefix `{prefix}` or none has"
+            "{origin}, or rename the tensors of those sources, so that either all names or none have the prefix `{prefix}`"
         ),
     })
 }
@@ -372,8 +372,8 @@ fn hint_for_names(differences: &[Difference], relation: Relation) -> Option<Stri
     }
     if are_named_differently(differences) {
         return Some(
-            "the sources have different names for their tensors: merge models of one kind in one format, or give some of \
-             them the names of the others with `--rename FILE`"
+            "the sources have different names for their tensors: merge models of the same kind in the same format, \
+             or rename the tensors of some of them with `--rename FILE`"
                 .to_owned(),
         );
     }
@@ -381,7 +381,7 @@ fn hint_for_names(differences: &[Difference], relation: Relation) -> Option<Stri
     if relation == Relation::Experts {
         let drop = options_for("--drop", &names);
         return Some(format!(
-            "leave them out with `{drop}`, if the model works without, or choose experts of one base"
+            "leave them out with `{drop}`, if the model works without them, or choose experts of one base"
         ));
     }
     differences.iter().find_map(|difference| match difference {
@@ -497,7 +497,7 @@ fn hint_for_waivers(differences: &[Difference]) -> Option<String> {
         _ => None,
     };
     let options: Vec<String> = differences.iter().filter_map(waiver).collect();
-    (!options.is_empty()).then(|| format!("if that is meant, waive these values with `{}`", options.join(" ")))
+    (!options.is_empty()).then(|| format!("if this is intended, waive these values with `{}`", options.join(" ")))
 }
 
 /// Words that wrappers insert into all names of a model.

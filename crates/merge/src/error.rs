@@ -131,7 +131,7 @@ pub enum Error {
     },
     /// The output cannot fit on its disk.
     #[error(
-        "`{}` needs {}, and {} is free there",
+        "`{}` needs {}, but only {} is free there",
         path.display(),
         thalweg_tensor::show_size(*needed_bytes),
         thalweg_tensor::show_size(*free_bytes)
@@ -183,7 +183,7 @@ pub enum Error {
         what: String,
     },
     /// There is nothing to finish.
-    #[error("there are no shares of this merge: `{}` does not hold any", stage.display())]
+    #[error("there are no shares of this merge in `{}`", stage.display())]
     NoShares {
         /// The stage.
         stage: PathBuf,
@@ -271,11 +271,11 @@ impl Error {
                 Some("`--discard-partial` starts over; or finish that merge with its own command".to_owned())
             }
             Self::ForeignShares { .. } => Some(
-                "repeat the command with the plan and the number of shares that those have, or start over with \
+                "rerun the command with the plan and the number of shares that they were made with, or start over with \
                  `--discard-partial`"
                     .to_owned(),
             ),
-            Self::AllDropped => Some("give `--drop` the names of tensors that the model does not need".to_owned()),
+            Self::AllDropped => Some("use `--drop` only for tensors that the model does not need".to_owned()),
             Self::NoShares { .. } => Some("`--shard 0/1` does the whole work as one share".to_owned()),
             Self::NoReceipt { .. } => {
                 Some("only what `merge` and `sweep` wrote can be verified; `inspect` shows any checkpoint".to_owned())

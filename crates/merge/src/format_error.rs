@@ -13,7 +13,7 @@ pub(crate) const NEWEST_HINT: &str = "`--optimizer newest` takes the state of th
 #[non_exhaustive]
 pub enum FormatError {
     /// The newest source's format cannot be written.
-    #[error("checkpoints in the format `{found}` are read, not written")]
+    #[error("checkpoints in the format `{found}` can be read but not written")]
     NotWritten {
         /// The format of the newest source.
         found: &'static str,
@@ -29,7 +29,7 @@ pub enum FormatError {
         found: &'static str,
     },
     /// A format of one file, for which files of some size were asked.
-    #[error("`{format}` is a single file, which `--out-shard-size` cannot cut")]
+    #[error("`{format}` is a single file, which `--out-shard-size` cannot split")]
     OneFile {
         /// That of the output.
         format: OutputFormat,
@@ -71,7 +71,7 @@ pub enum FormatError {
     },
     /// Moments that would be averaged with a negative coefficient.
     #[error(
-        "`{}` has a negative coefficient: averaged with it, second moments of the optimizer may become negative",
+        "`{}` has a negative coefficient: averaging with it could make the optimizer's second moments negative",
         source_path.display()
     )]
     NegativeMoments {
@@ -136,7 +136,7 @@ impl fmt::Display for KeepObstacle {
             Self::Rename => f.write_str("`--rename` gives its tensors other names"),
             Self::Dtype => f.write_str("`--dtype` gives its tensors another element type"),
             Self::Optimizer => f.write_str("the state of the optimizer is left out"),
-            Self::Shards => f.write_str("the files are to have another size"),
+            Self::Shards => f.write_str("its files would have a different size"),
         }
     }
 }

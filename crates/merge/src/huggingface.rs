@@ -95,7 +95,7 @@ pub(crate) fn check_configs(
             return Err(other_config(path, &source.path, faults).into());
         }
         if llama_heads(&config) != Ok(heads) {
-            let what = format!("`{}` states other attention heads than the plan", path.display());
+            let what = format!("`{}` states different attention heads than the plan", path.display());
             return Err(Error::PlanInvalid { what });
         }
     }

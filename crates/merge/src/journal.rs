@@ -195,7 +195,7 @@ fn compare_header(header: &[u8; to_index(HEADER_BYTES)], key: &StageKey) -> Head
         return HeaderState::Foreign("another plan");
     }
     if found_key[32..64] != key[32..64] {
-        return HeaderState::Foreign("this plan, but its sources changed since");
+        return HeaderState::Foreign("this plan, but its sources have changed since");
     }
     if found_key[64..] != key[64..] {
         return HeaderState::Absent;

@@ -292,8 +292,8 @@ fn trainer_note(plan: &MergePlan, output: &OutputPlan, storage: &dyn Storage) ->
         _ => "another folder".to_owned(),
     };
     Some(format!(
-        "`{name}` is beside `{}`, and trainers find checkpoints by `{part}` in a name: one that keeps only the newest \
-         may count and delete this output; choose {elsewhere}",
+        "`{name}` is beside `{}`, and trainers recognise checkpoints by `{part}` in a name: one that keeps only the \
+         newest may count and delete this output; choose {elsewhere}",
         beside.name
     ))
 }

@@ -143,7 +143,7 @@ pub struct SourceRef {
     pub tokens: Option<u64>,
 }
 
-/// Position of the newest source: the one with the highest step, or the last one if not every step is known.
+/// Position of the newest source: the one with the highest step, or the last one if some steps are unknown.
 ///
 /// Of several with the highest step, the last one; 0 without sources.
 pub fn newest_of(sources: &[SourceRef]) -> usize {
@@ -467,7 +467,7 @@ impl OutputPlan {
             return fail(format!("output `{}`: {what}", self.path.display()));
         }
         if self.reading.to_huggingface.is_some() && !self.format.is_safetensors() {
-            let what = "is written as Hugging Face reads it, so its format must be `safetensors`";
+            let what = "is written for Hugging Face, so its format must be `safetensors`";
             return fail(format!("output `{}` {what}", self.path.display()));
         }
         if self.out_shard_bytes == 0 {
@@ -484,7 +484,7 @@ impl OutputPlan {
         let sum = self.coefficients()?.sum().to_string();
         if sum != self.sum {
             return fail(format!(
-                "the coefficients of output `{}` sum to {sum}, but its `sum` is {}: change one if that is meant",
+                "the coefficients of output `{}` sum to {sum}, but its `sum` is {}: change one if this is intended",
                 self.path.display(),
                 self.sum
             ));
@@ -564,7 +564,7 @@ impl MergePlan {
         match self.outputs.windows(2).find(|pair| names(&pair[0]) != names(&pair[1])) {
             Some(pair) => Err(Error::PlanInvalid {
                 what: format!(
-                    "outputs `{}` and `{}` leave out or take different tensors, so they cannot share one reading",
+                    "outputs `{}` and `{}` drop or take different tensors, so they cannot be made in one pass",
                     pair[0].path.display(),
                     pair[1].path.display()
                 ),

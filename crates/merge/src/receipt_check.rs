@@ -23,7 +23,7 @@ pub(crate) fn check_receipt(receipt: &MergeReceipt) -> Result<Vec<Verdict>, Erro
     let mut faults = Vec::new();
     let mut fault = |name: &str, what: String| faults.push(Verdict { name: name.to_owned(), fault: Some(what) });
     if receipt.plan.digest()? != receipt.plan_digest {
-        fault("the receipt's plan", "its digest is not that of the receipt: the plan was changed".to_owned());
+        fault("the receipt's plan", "its digest does not match the receipt: the plan was changed".to_owned());
     }
     if let Err(error) = receipt.plan.check_scheme() {
         fault("the receipt's scheme", error.to_string());
@@ -44,7 +44,7 @@ pub(crate) fn check_receipt(receipt: &MergeReceipt) -> Result<Vec<Verdict>, Erro
     }
     // Last, because the faults above say more about what was changed.
     if receipt.is_as_sealed()? == Some(false) {
-        fault("the receipt", "it was changed since it was written".to_owned());
+        fault("the receipt", "it has changed since it was written".to_owned());
     }
     Ok(faults)
 }
@@ -53,17 +53,22 @@ pub(crate) fn check_receipt(receipt: &MergeReceipt) -> Result<Vec<Verdict>, Erro
 fn check_sources(receipt: &MergeReceipt, coefficients: &[f64], fault: &mut dyn FnMut(&str, String)) {
     let (planned, merged) = (&receipt.plan.sources, &receipt.sources);
     if planned.len() != merged.len() {
-        fault("the receipt's sources", format!("{} are planned and {} were merged", planned.len(), merged.len()));
+        fault("the receipt's sources", format!("{} are planned, but {} were merged", planned.len(), merged.len()));
         return;
     }
     for ((planned, merged), coefficient) in planned.iter().zip(merged).zip(coefficients) {
         let name = merged.path.display().to_string();
         if (&planned.path, planned.step, planned.tokens) != (&merged.path, merged.step, merged.tokens) {
-            fault(&name, "path, step or tokens are not those of the plan".to_owned());
+            fault(&name, "its path, step or tokens differ from the plan".to_owned());
         }
         let is_exact = |value: f64| value.to_bits() == coefficient.to_bits();
         if !is_exact(planned.coefficient) || !is_exact(merged.coefficient) {
-            fault(&name, format!("its coefficient is {coefficient} by the plan's integers, but another is recorded"));
+            fault(
+                &name,
+                format!(
+                    "its coefficient is {coefficient} according to the plan's integers, but a different one is recorded"
+                ),
+            );
         }
     }
 }
@@ -81,6 +86,5 @@ fn check_output_digest(receipt: &MergeReceipt) -> Option<String> {
         list.add_tensor(&tensor.name, dtype, &Shape::new(tensor.shape.clone()), &digest);
     }
     let digest = list.finish().to_string();
-    (receipt.digest.as_deref() != Some(digest.as_str()))
-        .then(|| "it does not follow from the tensors' digests".to_owned())
+    (receipt.digest.as_deref() != Some(digest.as_str())).then(|| "it does not match the tensors' digests".to_owned())
 }

@@ -132,11 +132,12 @@ fn change_of(before: Seen<'_>, now: Seen<'_>) -> Option<String> {
         return Some(format!("`{name}` had {} bytes and has {}", before.len_bytes, now.len_bytes));
     }
     if before.header_digest != now.header_digest {
-        return Some(format!("`{name}` has another header"));
+        return Some(format!("the header of `{name}` changed"));
     }
     if before.modified_ns != now.modified_ns {
-        return Some(format!("`{name}` was written again"));
+        return Some(format!("`{name}` was rewritten"));
     }
     let is_touched = before.changed_ns.is_some() && before.changed_ns != now.changed_ns;
-    is_touched.then(|| format!("`{name}` has the same time, but its content, permissions or links changed"))
+    is_touched
+        .then(|| format!("`{name}` has the same modification time, but its content, permissions or links changed"))
 }

@@ -72,8 +72,8 @@ fn differs(
     let names = shorten(names);
     Ok(match n {
         0 => None,
-        1 => Some(format!("{names} differs between the sources: that of `{path}` is copied (`--side-files-from`)")),
-        _ => Some(format!("{names} differ between the sources: those of `{path}` are copied (`--side-files-from`)")),
+        1 => Some(format!("{names} differs between the sources: copying that of `{path}` (`--side-files-from`)")),
+        _ => Some(format!("{names} differ between the sources: copying those of `{path}` (`--side-files-from`)")),
     })
 }
 

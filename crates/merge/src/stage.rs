@@ -164,7 +164,7 @@ pub(crate) fn stage_output<'a>(
 pub(crate) fn note_lack_of_locks(lock: &Lock, stage: &Path, run: &RunContext<'_>) {
     if !lock.is_held() {
         run.progress.note(&format!(
-            "the file system of `{}` has no locks: take care that no other merge writes there",
+            "the file system of `{}` has no locks: make sure that no other merge writes there",
             stage.display()
         ));
     }
@@ -270,7 +270,7 @@ pub(crate) fn note_stages(stages: impl Iterator<Item = PathBuf>, run: &RunContex
     let stages: Vec<String> = stages.map(|stage| stage.display().to_string()).collect();
     if !stages.is_empty() {
         run.progress.note(&format!(
-            "the work so far is kept in {}: rerun the command to resume it, or start over with `--discard-partial`",
+            "the work so far is in {}: rerun the command to resume it, or start over with `--discard-partial`",
             shown_names(&stages)
         ));
     }

@@ -13,7 +13,7 @@ pub enum TensorClass {
     ExtraState,
     /// From the newest source, because the plan names it.
     Newest,
-    /// Element types that have no average: copied if equal.
+    /// Element types that cannot be averaged: copied if equal.
     Opaque,
     /// A moment of the optimizer: averaged, in its own element type.
     Moment,

@@ -1,6 +1,6 @@
 //! Names tensors that an output takes from its newest source although they hold NaN or infinity.
 //!
-//! The guard on averages does not see them: a tensor may be taken from the newest source because it has no average.
+//! The guard on averages does not see them: a tensor may be taken from the newest source because it cannot be averaged.
 
 use thalweg_tensor::display_name;
 use thalweg_tensor::finite::find_non_finite_in;

@@ -177,7 +177,7 @@ pub fn verify_output(folder: &Path, scope: VerifyScope, run: &RunContext<'_>) ->
             let state = match compared {
                 Ok(true) => SourceState::Unchanged,
                 Ok(false) => {
-                    SourceState::Changed("the bytes beside its tensors are not those that were copied".to_owned())
+                    SourceState::Changed("the bytes around its tensors differ from those that were copied".to_owned())
                 }
                 Err(error) => SourceState::Unreadable(error.to_string()),
             };
@@ -256,7 +256,7 @@ fn check_files(folder: &Path, receipt: &MergeReceipt, run: &RunContext<'_>) -> V
     let check = |file: &crate::receipt::FileReceipt| {
         // The receipt is untrusted: a name must not lead out of the folder.
         if Path::new(&file.name).components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
-            return Some("the receipt names a path outside of the folder".to_owned());
+            return Some("the receipt names a path outside the folder".to_owned());
         }
         let path = folder.join(&file.name);
         let info = match run.storage.file_info(&path) {
@@ -292,7 +292,7 @@ fn check_tensors(
             *entry.name == *known.name && entry.dtype.name() == known.dtype && *entry.shape.0 == *known.shape
         });
     if !is_listed {
-        let fault = Some("names, element types or shapes are not those of the receipt".to_owned());
+        let fault = Some("its names, element types or shapes differ from the receipt".to_owned());
         found.tensors.push(Verdict { name: "the tensors".to_owned(), fault });
         return Ok(());
     }
@@ -345,7 +345,7 @@ fn check_frames(
         let known = &receipt.files[i];
         if known.frame_digest.as_deref() != Some(digest.to_string().as_str()) {
             let is_whole = known.digest == known.frame_digest;
-            let fault = if is_whole { "the bytes differ" } else { "what it holds besides the merged tensors differs" };
+            let fault = if is_whole { "the bytes differ" } else { "its contents other than the merged tensors differ" };
             found.files[i].fault = Some(fault.to_owned());
         }
     }
@@ -416,11 +416,11 @@ fn check_source(
     let known = lengths(&mut source.files.iter().map(|file| (file.name.clone(), file.len_bytes)));
     let changed = |what: &str| Ok(SourceState::Changed(what.to_owned()));
     if found != known {
-        return changed("its files have other names or lengths than when it was merged");
+        return changed("its files had different names or lengths when it was merged");
     }
     let Some((kind, known)) = kind.zip(source.digest.as_ref()) else { return Ok(SourceState::Unchanged) };
     let digest = digest_checkpoint(&checkpoint, kind, run)?.to_string();
-    if digest == *known { Ok(SourceState::Unchanged) } else { changed("its bytes are not those that were merged") }
+    if digest == *known { Ok(SourceState::Unchanged) } else { changed("its bytes differ from those that were merged") }
 }
 
 /// The digest of a checkpoint: of its sorted list of (name, dtype, shape, tensor digest).

@@ -37,7 +37,7 @@ pub enum Error {
         value: String,
     },
     /// A key whose effect is unknown.
-    #[error("the configuration has `{}`, whose effect on a `{model_type}` is not known", display_name(key))]
+    #[error("the configuration has `{}`, whose effect on a `{model_type}` is unknown", display_name(key))]
     UnknownKey {
         /// The key.
         key: String,
@@ -51,13 +51,15 @@ pub enum Error {
         model_type: String,
     },
     /// Switches that no configuration file of the family can say.
-    #[error("a `{model_type}` cannot have these switches: written out and read back, the configuration is another one")]
+    #[error("a `{model_type}` cannot have these switches: writing the configuration and reading it back changes it")]
     InconsistentConfig {
         /// The family.
         model_type: &'static str,
     },
     /// Sizes that cannot be held.
-    #[error("the configuration describes {n_params} parameters in {n_tensors} tensors, more than can be held")]
+    #[error(
+        "the configuration describes {n_params} parameters in {n_tensors} tensors, which is too large to hold in memory"
+    )]
     TooLarge {
         /// Parameters.
         n_params: u128,
@@ -65,7 +67,7 @@ pub enum Error {
         n_tensors: u128,
     },
     /// An arena that does not fit the configuration.
-    #[error("the configuration needs {expected} parameters, the arena has {found}")]
+    #[error("the configuration needs {expected} parameters, but the arena has {found}")]
     ParamCount {
         /// Parameters of the configuration.
         expected: usize,
@@ -96,7 +98,7 @@ pub enum Error {
         vocab_size: usize,
     },
     /// Tokens or targets that do not fill the batch.
-    #[error("a batch of {n_sequences} x {sequence_length} was given {n_tokens} tokens and {n_targets} targets")]
+    #[error("a batch of {n_sequences} x {sequence_length} got {n_tokens} tokens and {n_targets} targets")]
     BatchSize {
         /// Sequences.
         n_sequences: usize,
@@ -127,10 +129,10 @@ impl Error {
                 let names: Vec<_> = crate::Family::ALL.iter().map(|family| family.model_type()).collect();
                 Some(format!("supported model types: {}", names.join(", ")))
             }
-            Self::UnknownKey { .. } => Some("remove the key if the model computes the same without it".to_owned()),
+            Self::UnknownKey { .. } => Some("remove the key if the model works the same without it".to_owned()),
             Self::SequenceTooLong { limit, .. } => Some(format!("cut sequences to {limit} tokens")),
             Self::TokenOutOfRange { .. } => Some("was the text encoded with this model's tokenizer?".to_owned()),
-            Self::ParamsMismatch { .. } => Some("is `config.json` the one of this checkpoint?".to_owned()),
+            Self::ParamsMismatch { .. } => Some("does `config.json` belong to this checkpoint?".to_owned()),
             _ => None,
         }
     }

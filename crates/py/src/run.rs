@@ -132,7 +132,7 @@ fn refuse_others(request: &MergeRequest, expected: &MergeRequest) -> Result<()> 
     match request == expected {
         true => Ok(()),
         false => Err(Failure::usage_with_hint(
-            "an option about weighing or writing has no effect here",
+            "an option about coefficients or output has no effect here",
             "give it to `plan`, together with the run and the selection",
         )),
     }

@@ -117,7 +117,7 @@ impl PySaves {
         if let Some((newest, _)) = recent.iter().next_back()
             && *newest >= step
         {
-            let what = format!("step {step} does not follow step {newest}, which was saved last");
+            let what = format!("step {step} does not come after step {newest}, the last one saved");
             let hint =
                 "after going back to an earlier step, call `load_state_dict` with the state of that step, or `clear`";
             return Err(Failure::usage_with_hint(what, hint));
@@ -160,8 +160,8 @@ impl PySaves {
         let recent = self.recent();
         let (n_saves, count) = (recent.iter().count(), recent.n_kept());
         if !recent.has(count) {
-            let what = format!("the average takes {count} saves, and {n_saves} were made");
-            let hint = format!("ask when `is_full` is true, or make the average with `count={}`", n_saves.max(1));
+            let what = format!("the average takes {count} saves, but only {n_saves} were made");
+            let hint = format!("wait until `is_full` is true, or create the average with `count={}`", n_saves.max(1));
             return Err(Failure::Usage { what, hint: Some(hint) });
         }
         let (steps, saves): (Vec<u64>, Vec<_>) = recent.iter().map(|(step, save)| (*step, Arc::clone(save))).unzip();
@@ -297,6 +297,6 @@ fn check_like(found: &TensorCatalog, wanted: &TensorCatalog, step: u64) -> Resul
     let mut differing = all.filter(|entry| shown(found, &entry.name) != shown(wanted, &entry.name));
     let name = differing.next().map_or("", |entry| &*entry.name);
     let (before, now) = (shown(wanted, name), shown(found, name));
-    let what = format!("tensor `{}` was {before} at step {step} and is {now} now", display_name(name));
-    Err(Failure::usage_with_hint(what, "begin a new window with `clear()`"))
+    let what = format!("tensor `{}` was {before} at step {step} but is {now} now", display_name(name));
+    Err(Failure::usage_with_hint(what, "start a new window with `clear()`"))
 }

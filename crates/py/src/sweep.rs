@@ -358,7 +358,7 @@ fn about_and_output(options: Option<&Bound<'_, PyDict>>) -> Result<(RunOptions, 
         true => Ok((run, output)),
         false => Err(Failure::usage_with_hint(
             "an option about one window or one scheme has no effect on a sweep",
-            "say which windows with `counts`, `ends`, `interval_steps` or `interval_tokens`, and how with `schemes`",
+            "choose windows with `counts`, `ends`, `interval_steps` or `interval_tokens`, and coefficients with `schemes`",
         )),
     }
 }

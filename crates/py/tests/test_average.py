@@ -273,7 +273,7 @@ def test_what_is_refused_and_the_hints_work() -> None:
     with pytest.raises(thalweg.UsageError, match="takes 2 saves, and 1 were made|takes 2 saves"):
         online(average)
     for step in (10, 9):
-        with pytest.raises(thalweg.UsageError, match=f"step {step} does not follow step 10") as error:
+        with pytest.raises(thalweg.UsageError, match=f"step {step} does not come after step 10") as error:
             average.update(step)
         assert "`clear`" in str(error.value.hint)
     average.clear()
@@ -381,7 +381,7 @@ def test_a_copy_that_fails_is_raised_at_the_next_call() -> None:
 
 
 def test_averages_are_read_in_threads_while_saves_are_taken_in() -> None:
-    """Each reading is of one window, whole, and nothing waits for ever."""
+    """Each reading is of one window, whole, and nothing waits forever."""
     values = {"a": torch.zeros(4000), "b": torch.zeros(4000, dtype=torch.bfloat16)}
     average = thalweg.Average(values, count=3)
 

@@ -73,7 +73,7 @@ pub enum Error {
         hint: &'static str,
     },
     /// Nothing can be written to a path.
-    #[error("nothing can be written to `{}`: {what}", path.display())]
+    #[error("cannot write to `{}`: {what}", path.display())]
     NoPlace {
         /// The path.
         path: PathBuf,
@@ -107,7 +107,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// An address holds a password or a signature, which would end up in receipts.
-    #[error("`{shown}` holds {what}: it would be copied into plans, receipts and messages")]
+    #[error("`{shown}` holds {what}, which would be copied into plans, receipts and messages")]
     SecretInAddress {
         /// The address without it.
         shown: String,
@@ -157,9 +157,9 @@ impl RemoteFault {
                  bucket set `AWS_SKIP_SIGNATURE=true`, `GOOGLE_SKIP_SIGNATURE=true` or `AZURE_SKIP_SIGNATURE=true`"
             }
             Self::Expired => "get new credentials and rerun the command: finished work is kept",
-            Self::Denied => "use credentials that may list, read and write there",
+            Self::Denied => "use credentials with permission to list, read and write there",
             Self::Unreachable | Self::Busy | Self::Garbled => {
-                "rerun the command when the store answers: finished work is kept"
+                "rerun the command when the store is available: finished work is kept"
             }
             Self::Unsupported => "copy the files to a local folder first",
             Self::Settings => "see docs/storage.md for the variables of each store",
@@ -182,13 +182,13 @@ impl Error {
             }
             Self::Remote { fault, .. } => fault.hint(),
             Self::UnfinishedUpload { .. } => {
-                Some("rerun the command that wrote it, or remove what it left with `thalweg clean`")
+                Some("rerun the command that wrote it, or remove what it left behind with `thalweg clean`")
             }
             Self::SecretInAddress { .. } => Some(
-                "give credentials by the variables of the store, such as `AWS_ACCESS_KEY_ID`, and the address alone",
+                "pass credentials in the store's environment variables, such as `AWS_ACCESS_KEY_ID`, and give only the address",
             ),
             Self::Changed { path } if crate::is_address(path) => {
-                Some("the object was replaced: rerun the command once nothing writes there")
+                Some("the object was replaced: rerun the command once no program is writing there")
             }
             Self::Locked { .. } => Some("wait until the other process has ended"),
             _ => None,

@@ -186,9 +186,10 @@ pub fn check_file(storage: &dyn Storage, path: &Path, kind: OwnKind<'_>, bytes: 
     match look_at(storage, path)? {
         Place::Free => check_place(storage, path),
         Place::File if is_own_file(storage, path, kind, bytes)? => Ok(()),
-        Place::File => {
-            refuse(format!("exists and is not {what}"), "choose another name: a file is replaced only by its own kind")
-        }
+        Place::File => refuse(
+            format!("exists and is not {what}"),
+            "choose another name: a file is replaced only by a file of the same kind",
+        ),
         Place::Link(target) => refuse(is_a_link(&target), LINK_HINT),
         Place::Folder => refuse("is a folder".to_owned(), "name a file"),
         Place::Other => refuse("is a device or a pipe".to_owned(), "name a file"),
@@ -287,11 +288,11 @@ fn manifest_of(storage: &dyn Storage, path: &Path, own: OwnFolder<'_>) -> Result
             }
             Contents::Ours { foreign, .. } => refuse(
                 format!("holds {} beside {}", shown_names(&foreign), own.what),
-                "move that away, or choose another output",
+                "move those files away, or choose another output",
             ),
             Contents::NotOurs => {
                 let entries = foreign_entries(storage, path, &BTreeSet::new())?;
-                refuse(format!("is a folder with {} in it, and not {}", shown_names(&entries), own.what), ELSEWHERE)
+                refuse(format!("is a folder that holds {}, not {}", shown_names(&entries), own.what), ELSEWHERE)
             }
         },
     }
@@ -398,10 +399,10 @@ pub fn clear_stage(storage: &dyn Storage, stage: &Path, names: &BTreeSet<String>
         Place::Free => Ok(()),
         Place::Folder => match foreign_entries(storage, stage, names)? {
             foreign if foreign.is_empty() => storage.remove(stage),
-            foreign => refuse(format!("is where the output is written first, and holds {}", shown_names(&foreign))),
+            foreign => refuse(format!("is the staging folder of the output, but holds {}", shown_names(&foreign))),
         },
         Place::Link(target) => refuse(is_a_link(&target)),
-        Place::File | Place::Other => refuse("is where the output is written first, and is not a folder".to_owned()),
+        Place::File | Place::Other => refuse("is the staging folder of the output, but is not a folder".to_owned()),
     }
 }
 

@@ -419,7 +419,7 @@ impl Storage for LocalStorage {
             return Ok(Some("something is mounted there, so it cannot be renamed"));
         }
         let may_change = |path: &Path| rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).is_ok();
-        Ok((!may_change(path)).then_some("the names in it may not be changed: permission denied"))
+        Ok((!may_change(path)).then_some("its entries cannot be renamed: permission denied"))
     }
 
     fn count_entries(&self, path: &Path) -> Result<usize, Error> {

@@ -41,8 +41,9 @@ pub struct AppendRequest {
 pub fn append_plan(request: &AppendRequest, resolver: &Resolver<'_>, cx: &RunContext<'_>) -> Result<MergePlan, Error> {
     let receipt = open_mean(&request.old, cx)?;
     if !is_mean(&receipt.plan) {
-        let what = format!("the old merge is by `{}`, not a plain mean of checkpoints", receipt.plan.scheme);
-        return Err(Error::request_with_hint(what, "append to a merge by `sma`, or merge from scratch"));
+        let what =
+            format!("the old merge was made by `{}` and is not a plain mean of checkpoints", receipt.plan.scheme);
+        return Err(Error::request_with_hint(what, "append to a merge made by `sma`, or merge from scratch"));
     }
     let path = resolver.resolve_checkpoint(&request.checkpoint)?;
     let step = resolver.step_of(&path);
@@ -89,16 +90,16 @@ fn check_is_new(
     resolver: &Resolver<'_>,
     cx: &RunContext<'_>,
 ) -> Result<(), Error> {
-    const ONCE: &str = "append each checkpoint once";
+    const ONCE: &str = "append each checkpoint only once";
     let shown = added.path.display();
     if known.iter().any(|one| one.path == added.path) {
-        return Err(Error::request_with_hint(format!("`{shown}` is in the mean already"), ONCE));
+        return Err(Error::request_with_hint(format!("`{shown}` is already in the mean"), ONCE));
     }
     let digest_of = |path: &Path, kind: DigestKind| -> Result<String, Error> {
         Ok(digest_checkpoint(&*cx.pool.open(path, reading)?, kind, cx)?.to_string())
     };
     let refuse = |one: &MeanCheckpoint| {
-        let what = format!("`{shown}` holds the bytes of `{}`, which is in the mean already", one.path.display());
+        let what = format!("`{shown}` holds the same bytes as `{}`, which is already in the mean", one.path.display());
         Err(Error::request_with_hint(what, ONCE))
     };
     let kind_of = |one: &MeanCheckpoint| Some(one.digest.as_deref()?.parse::<Digest>().ok()?.kind());
@@ -145,7 +146,7 @@ fn note_run(
         Some(Err(error)) if has_log => return Err(error),
         None if has_log => {
             return Err(Error::request_with_hint(
-                format!("`{}` is not in the folder of a run, so `--log` says nothing about it", added.path.display()),
+                format!("`{}` is not in a run folder, so `--log` has no effect on it", added.path.display()),
                 "leave out `--log`",
             ));
         }
@@ -223,7 +224,7 @@ fn check_is_newest(receipt: &MergeReceipt, added: &SourceRef) -> Result<(), Erro
         format!("`{}`{step}", source.path.display())
     };
     let what = format!(
-        "{} is older than {}, the newest in the mean, and sums do not hold what an output has from the newest",
+        "{} is older than {}, the newest in the mean, and the sums do not hold the files that an output takes from the newest",
         label(added),
         label(newest)
     );
@@ -267,15 +268,15 @@ fn from_sums(
     if !sums.is_of(receipt) {
         let hint = match receipt.plan.mean {
             Some(_) => {
-                "give the folder that `--keep-sums` wrote with this merge; if none was written, leave out `--sums`: the \
-                 sums that it was appended to are then read again, and `--keep-sums` keeps new ones"
+                "give the folder that `--keep-sums` wrote with this merge; if none was written, leave out \
+                 `--sums`: the old checkpoints are then read again, and `--keep-sums` keeps new sums"
             }
             None => {
                 "give the folder that `--keep-sums` wrote with this merge, or leave out `--sums`: the old checkpoints \
                  are then read again"
             }
         };
-        return Err(refuse_sums(folder, "these are the sums of another merge", hint));
+        return Err(refuse_sums(folder, "these are the sums of a different merge", hint));
     }
     check_is_newest(receipt, &added)?;
     let folder = cx.storage.canonical_path(folder)?;

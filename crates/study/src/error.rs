@@ -57,7 +57,7 @@ pub enum Error {
         measure: &'static str,
     },
     /// An interval needs two documents.
-    #[error("task `{task}` has {n} documents, and an interval needs two")]
+    #[error("task `{task}` has {n} documents, but an interval needs at least two")]
     TooFewDocuments {
         /// The task.
         task: String,
@@ -150,9 +150,7 @@ pub enum Error {
         oldest: Option<Step>,
     },
     /// Every checkpoint before a spike is within another one.
-    #[error(
-        "each of the {n_checkpoints} finished checkpoints before the spike at step {onset} is within an earlier spike"
-    )]
+    #[error("all {n_checkpoints} finished checkpoints before the spike at step {onset} are within an earlier spike")]
     AllWithinSpikes {
         /// First step of the spike.
         onset: Step,
@@ -160,7 +158,7 @@ pub enum Error {
         n_checkpoints: usize,
     },
     /// A run whose checkpoints make no start point.
-    #[error("a start point needs two checkpoints of the newest phase, and step {newest} is alone there")]
+    #[error("a start point needs two checkpoints of the newest phase, but step {newest} is the only one there")]
     StartTooShort {
         /// The newest finished checkpoint.
         newest: Step,
@@ -169,7 +167,7 @@ pub enum Error {
     #[error("the run has no finished checkpoint")]
     NoCheckpoint,
     /// A record that contradicts itself.
-    #[error("the report is not whole: {what}")]
+    #[error("the report is incomplete: {what}")]
     ReportContent {
         /// What does not fit.
         what: String,
@@ -235,8 +233,8 @@ impl Error {
             Self::LineForm { hint, .. } => Some((*hint).to_owned()),
             Self::NoSpike => Some("name another log with `--log`".to_owned()),
             Self::AllWithinSpikes { .. } => Some(
-                "look at the log: lines of another loss under the same name, such as a validation loss, look like spikes; \
-                 take them out of it, or name the column of the training loss with `--log-columns loss=NAME`"
+                "check the log: lines of a different loss under the same name, such as a validation loss, \
+                 look like spikes; remove them, or name the column of the training loss with `--log-columns loss=NAME`"
                     .to_owned(),
             ),
             Self::NothingBeforeSpike { .. } => {

@@ -125,10 +125,10 @@ pub fn geometry_answer(geometry: &GeometryRow) -> (String, Vec<String>) {
     if !cosines.is_empty() {
         let cosine = mean(&cosines);
         let (is, what) = match cosine {
-            c if c > 0.3 => ("The run goes straight ahead", "points the way of the one before it"),
-            c if c < -0.3 => ("The run swings", "goes back against the one before it"),
+            c if c > 0.3 => ("The run moves in a straight line", "points in the same direction as the one before it"),
+            c if c < -0.3 => ("The run swings", "points back against the one before it"),
             _ => (
-                "The run has no direction from checkpoint to checkpoint",
+                "The run has no consistent direction from checkpoint to checkpoint",
                 "is nearly at right angles to the one before it",
             ),
         };
@@ -140,11 +140,11 @@ pub fn geometry_answer(geometry: &GeometryRow) -> (String, Vec<String>) {
         const ALIKE: f64 = 0.05;
         let so = match share - null {
             more if more > ALIKE => "the run drifts along one direction",
-            less if less < -ALIKE => "the run moves about a point more than a walk would",
+            less if less < -ALIKE => "the run moves around a point more than a random walk would",
             _ => "the shape of the path says nothing about this run",
         };
         sentences.push(format!(
-            "The first principal component takes {:.0} % of the movement, and that of a random walk as long takes {:.0} %: {so}.",
+            "The first principal component explains {:.0} % of the movement, and that of a random walk of the same length {:.0} %: {so}.",
             share * 100.0,
             null * 100.0
         ));
@@ -169,7 +169,7 @@ pub fn line_answer(points: &PointGeometry) -> Option<String> {
         false => ("no line", ""),
     };
     Some(format!(
-        "{verdict}: of {m} means of {n} checkpoints each, the first component takes {:.0} % (a random walk: {:.0} %), \
+        "{verdict}: of {m} means of {n} checkpoints each, the first component explains {:.0} % (a random walk: {:.0} %), \
          and the mean cosine of successive displacements is {cosine:.2} (a random walk: {walk_cosine:.2}){then}",
         share * 100.0,
         walk_share * 100.0
@@ -202,9 +202,9 @@ mod tests {
     #[test]
     fn the_words_follow_the_numbers() {
         let word = |cosine| geometry_answer(&row(cosine, 0.6)).0;
-        assert_eq!(word(0.9), "The run goes straight ahead");
+        assert_eq!(word(0.9), "The run moves in a straight line");
         assert_eq!(word(-0.5), "The run swings");
-        assert_eq!(word(-0.08), "The run has no direction from checkpoint to checkpoint");
+        assert_eq!(word(-0.08), "The run has no consistent direction from checkpoint to checkpoint");
         let walk = |share| geometry_answer(&row(0.0, share)).1[1].clone();
         assert!(walk(0.62).ends_with("says nothing about this run."));
         assert!(walk(0.9).ends_with("drifts along one direction."));

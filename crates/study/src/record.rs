@@ -355,7 +355,7 @@ pub struct SpikeRow {
     pub onset: u64,
     /// Step of the highest loss.
     pub peak: u64,
-    /// First step that is back; nothing if it did not come back.
+    /// First step that is back; nothing if it did not recover.
     pub end: Option<u64>,
     /// What showed it.
     pub signal: String,

@@ -58,7 +58,7 @@ impl RecordedScores {
         let part = self.scored_part(sweep)?;
         let findings = score_sweep(part.raws, part.trials, &mut self.evaluator(), &mut |_, _| {})?;
         let choice = findings.choose(&findings.deciding(by)?);
-        choice.ok_or_else(|| Error::request("no merge has the score that decides"))
+        choice.ok_or_else(|| Error::request("no merge has the score that the choice is made by"))
     }
 
     /// What gives these scores to a study.

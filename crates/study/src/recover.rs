@@ -120,12 +120,12 @@ impl fmt::Display for RecoveryNote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CameBack { end } => {
-                write!(f, "the loss came back by itself at step {end}: it may not need to be resumed")
+                write!(f, "the loss recovered by itself at step {end}: resuming may not be necessary")
             }
             Self::EarlierSpikeLasts { onset, latest_onset } => write!(
                 f,
-                "the spike at step {latest_onset} starts from the level that the one at step {onset} left behind: checkpoints \
-                 are taken from before step {onset}"
+                "the spike at step {latest_onset} starts from the level at which the one at step {onset} left the loss: \
+                 checkpoints are taken from before step {onset}"
             ),
             Self::NewestMayBeDamaged { step, quiet_until } => write!(
                 f,
@@ -137,11 +137,11 @@ impl fmt::Display for RecoveryNote {
                 write!(f, "skipped, because they are within an earlier spike: step {}", steps.join(", "))
             }
             Self::AtOnset { step } => {
-                write!(f, "skipped: step {step}, whose parameters may have given the loss of the onset")
+                write!(f, "skipped: step {step}, whose parameters may have caused the loss at the onset")
             }
-            Self::Fewer { n: 1 } => {
-                f.write_str("there is only one usable checkpoint before the onset: resume from it; nothing is merged")
-            }
+            Self::Fewer { n: 1 } => f.write_str(
+                "there is only one usable checkpoint before the onset: resume from it; there is nothing to merge",
+            ),
             Self::Fewer { n } => write!(f, "there are only {n} usable checkpoints before the onset"),
             Self::RateWasRaised { before, at_onset } => write!(
                 f,
@@ -156,7 +156,7 @@ impl fmt::Display for RecoveryNote {
 pub struct RecoveryPlan {
     /// The spike whose damage is left behind.
     pub spike: Spike,
-    /// Checkpoints before its onset, neighbours as they come, oldest first: one to three.
+    /// Checkpoints before its onset, consecutive ones, oldest first: one to three.
     pub sources: Vec<TrajectoryCheckpoint>,
     /// The learning rate at the newest source, where the log has one.
     pub learning_rate: Option<f64>,

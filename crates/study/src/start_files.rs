@@ -40,7 +40,7 @@ fn for_own_format(policy: &StatePolicy) -> Option<Vec<TrainerInstructions>> {
             row("DeepSpeed", lines)
         }
         "torch" => row("PyTorch", for_pytorch(policy)),
-        _ => row("its trainer", vec![format!("load `{}` as any of its checkpoints", policy.checkpoint.display())]),
+        _ => row("its trainer", vec![format!("load `{}` like any of its checkpoints", policy.checkpoint.display())]),
     }
 }
 
@@ -112,8 +112,8 @@ fn for_deepspeed(policy: &StatePolicy) -> Vec<String> {
 fn for_pytorch(policy: &StatePolicy) -> Vec<String> {
     let checkpoint = policy.checkpoint.display();
     let line = match resumes(policy) {
-        true => format!("resume from `{checkpoint}` as from any checkpoint: {}", origin(policy, "schedule and step")),
-        false => format!("load the model of `{checkpoint}` alone: moments, schedule and data start again"),
+        true => format!("resume from `{checkpoint}` like any checkpoint: {}", origin(policy, "schedule and step")),
+        false => format!("load only the model of `{checkpoint}`: moments, schedule and data start over"),
     };
     std::iter::once(line).chain(skipped(policy)).collect()
 }

@@ -25,10 +25,10 @@ pub const START_NAME: &str = thalweg_merge::own::START_NAME;
 pub const START_FILE: OwnKind<'_> = OwnKind::json("the policy of a start point", START_KIND);
 
 /// What is known of learning rates for continued training from a merge.
-const CPT_ADVICE: &str = "the peak that you would take from the newest checkpoint, with a warmup: for a merge the paper found \
-    no need to tune it again (arXiv 2505.12082, figure 6: its usual peak of 4.1e-4 and half of it ended alike, one model)";
+const CPT_ADVICE: &str = "the peak that you would use from the newest checkpoint, with a warmup: for a merge the paper \
+    found no need to retune it (arXiv 2505.12082, figure 6: its usual peak of 4.1e-4 and half of it ended up equal, one model)";
 /// What is known of learning rates for fine-tuning from a merge.
-const SFT_ADVICE: &str = "the peak that you would take from the newest checkpoint, with a warmup: of 1e-5, 2e-5 and 4e-5 the \
+const SFT_ADVICE: &str = "the peak that you would use from the newest checkpoint, with a warmup: of 1e-5, 2e-5 and 4e-5 the \
     paper found the first two best for one model of 15B active parameters, and no gain on others (arXiv 2505.12082, table 1)";
 
 /// What a start point is for.
@@ -113,7 +113,7 @@ pub struct TrainerInstructions {
 
 impl RecoveryPlan {
     /// Steps of data to skip after the newest source: through the last step before the loss was back, or through the
-    /// peak where it did not come back.
+    /// peak where it did not recover.
     pub fn skip_data_steps(&self, data: DataPolicy) -> u64 {
         let Some(newest) = self.sources.last().filter(|_| data == DataPolicy::Skip) else { return 0 };
         let last = self.spike.end.map_or(self.spike.peak.0, |end| end.0.saturating_sub(1));
@@ -256,9 +256,9 @@ impl StatePolicy {
         let mut lines = Vec::new();
         if !goes_on {
             lines.push(format!("model = AutoModelForCausalLM.from_pretrained(\"{checkpoint}\")"));
-            lines.push("trainer.train() without resume_from_checkpoint: moments and schedule start again".to_owned());
+            lines.push("trainer.train() without resume_from_checkpoint: moments and schedule start over".to_owned());
             if let Some(step) = self.step() {
-                lines.push(format!("take step {step} off max_steps, and give warmup_steps for the fresh moments"));
+                lines.push(format!("subtract step {step} from max_steps, and give warmup_steps for the fresh moments"));
             }
         } else if self.is_merge() {
             let files = "optimizer.pt, scheduler.pt, rng_state*.pth and trainer_state.json";
@@ -275,7 +275,7 @@ impl StatePolicy {
                 self.dataset_from(if goes_on { ", with ignore_data_skip=True" } else { "" })
             }
             (StartPurpose::Recovery, DataPolicy::Replay, true) => {
-                Some("the data continue at that step by themselves: leave ignore_data_skip at False".to_owned())
+                Some("the data continue at that step automatically: leave ignore_data_skip at False".to_owned())
             }
             (StartPurpose::Recovery, DataPolicy::Replay, false) => self.dataset_from(""),
             _ => None,
@@ -294,11 +294,11 @@ impl StatePolicy {
         let checkpoint = self.checkpoint.display();
         let mut lines = vec![
             format!("--checkpoint.enable --checkpoint.initial_load_path \"{checkpoint}\"{options}"),
-            "with an empty checkpoint.folder: parameters alone are loaded, so moments, schedule and data start again"
+            "with an empty checkpoint.folder: only the parameters are loaded, so moments, schedule and data start over"
                 .to_owned(),
         ];
         if let (StartPurpose::Recovery, Some(step)) = (self.purpose, self.step()) {
-            lines.push(format!("take step {step} off training.steps, and give lr_scheduler.warmup_steps"));
+            lines.push(format!("subtract step {step} from training.steps, and give lr_scheduler.warmup_steps"));
             lines.push(format!(
                 "there is no option to skip data: let the data set begin after step {}",
                 step + self.skip_data_steps
@@ -327,9 +327,8 @@ impl StatePolicy {
         )];
         lines.push("--load DIR --finetune: without optimizer and random state, from iteration 0".to_owned());
         let Some(step) = self.step().filter(|_| self.purpose == StartPurpose::Recovery) else { return lines };
-        lines.push(format!("take step {step} off --train-iters, and give --lr-warmup-iters"));
-        lines
-            .push(format!("the samples start again: let --data-path begin after step {}", step + self.skip_data_steps));
+        lines.push(format!("subtract step {step} from --train-iters, and give --lr-warmup-iters"));
+        lines.push(format!("the samples start over: let --data-path begin after step {}", step + self.skip_data_steps));
         let mut unmerged = format!("unmerged, with the moments kept: --load RUN --ckpt-step {step}");
         if self.skip_data_steps > 0 {
             let (first, last) = (step + 1, step + self.skip_data_steps);

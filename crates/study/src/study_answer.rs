@@ -116,7 +116,8 @@ fn watched_sentence(trial: &TrialRow, score: &ScoreRow) -> String {
 fn watched_note(view: &StudyView<'_>, trial: &TrialRow) -> Option<String> {
     let n = view.metrics.first().map_or(0, |metric| view.at_the_end(*metric).len());
     let is_newest = view.record.trials.iter().all(|other| other.end_step <= trial.end_step);
-    let flatters = (n > 1).then(|| format!("It is the best of {n} windows by these scores, which flatters it."));
+    let flatters = (n > 1)
+        .then(|| format!("It is the best of {n} windows by these scores, which makes it look better than it is."));
     if is_newest { flatters } else { Some("Newer merges wait for their scores.".to_owned()) }
 }
 
@@ -181,7 +182,7 @@ fn anneal_sentence(view: &StudyView<'_>, merged: &ScoreRow) -> Option<String> {
             if let Some(merge) = merged.gain.filter(|merge| is_clear(*merge) && is_clear(gain)) {
                 let share = merge.value / gain.value * 100.0;
                 text.push_str(&format!(
-                    ": the merge brings {share:.0} % of what the anneal brings, with no further training"
+                    ": the merge achieves {share:.0} % of the anneal's gain, with no further training"
                 ));
             }
             text.push('.');
@@ -203,9 +204,9 @@ fn show_error(score: &ScoreRow) -> String {
 
 fn choice_note(is_reported: bool) -> String {
     if is_reported {
-        "The window was chosen on another suite than the one that reports."
+        "The window was chosen on a different suite from the one reported here."
     } else {
-        "The suite that chose the window also reports it, which flatters the best of many."
+        "The window is reported on the same suite that chose it, which makes the best of many look better than it is."
     }
     .to_owned()
 }
@@ -259,7 +260,7 @@ fn proposal_sentence(proposal: &ProposalRow) -> String {
     }
     format!(
         "The fitted model proposes {scheme} of {n_checkpoints} checkpoints, {interval_steps} steps apart (95 % interval \
-         {low} to {high} checkpoints); it rests on {rests_on}."
+         {low} to {high} checkpoints); it is based on {rests_on}."
     )
 }
 
@@ -274,7 +275,7 @@ fn recovery_words(record: &StudyRecord) -> Option<(String, String)> {
     let (word, what) = match list.as_slice() {
         [] if began.is_empty() => return None,
         [] => return Some(("The run did not recover from a spike".to_owned(), began.trim_end().to_owned())),
-        [only] => (format!("Resume from step {only}"), format!("step {only} is the one checkpoint to resume from")),
+        [only] => (format!("Resume from step {only}"), format!("step {only} is the only checkpoint to resume from")),
         many => (
             format!("Resume from a merge of {} checkpoints", many.len()),
             format!("the start point is the average of steps {}", many.join(", ")),

@@ -43,7 +43,7 @@ const REST: &str = "rest";
 /// Bytes of a plane that are looked at together.
 const LOOK_BYTES: u64 = 1 << 20;
 /// What always works without sums.
-const WITHOUT_SUMS: &str = "leave `--keep-sums` out: appending then reads the old checkpoints again";
+const WITHOUT_SUMS: &str = "leave out `--keep-sums`: appending then reads the old checkpoints again";
 
 /// A folder of kept sums.
 const SUMS_FOLDER: OwnFolder<'static> = OwnFolder { what: "kept sums", contents_of: &sums_contents };
@@ -82,7 +82,7 @@ impl KeptSums {
         }
         if head.version != SUMS_VERSION {
             let what = format!(
-                "its sums are of version {}, and this program reads version {SUMS_VERSION}, which lists the checkpoints",
+                "its sums have version {}, but this program reads version {SUMS_VERSION}, which lists the checkpoints",
                 head.version
             );
             return Err(refuse_sums(
@@ -107,7 +107,7 @@ impl KeptSums {
             if receipt.digest.as_ref() == Some(digest) && verify_output(&path, VerifyScope::Output, cx)?.is_equal() {
                 return Ok(path);
             }
-            let what = format!("`{name}` does not hold what was kept");
+            let what = format!("`{name}` has changed since it was written");
             Err(refuse_sums(folder, &what, "leave out `--sums` while the old checkpoints exist, or restore the folder"))
         };
         PLANES.iter().zip(&self.planes).map(check).collect()
@@ -221,15 +221,15 @@ pub fn prepare_sums(
     cx: &RunContext<'_>,
 ) -> Result<SumsToKeep, Error> {
     let [output] = plan.outputs.as_slice() else {
-        let what = format!("`--keep-sums` keeps the sum of one merge, and the plan has {}", plan.outputs.len());
+        let what = format!("`--keep-sums` keeps the sum of one merge, but the plan has {}", plan.outputs.len());
         return Err(Error::request_with_hint(what, "leave it out, or give a plan of one output"));
     };
     if !is_mean(output) {
-        let what = format!("`--keep-sums` keeps the sum of a plain mean, and this merge is by `{}`", output.scheme);
+        let what = format!("`--keep-sums` keeps the sum of a plain mean, but this merge is by `{}`", output.scheme);
         return Err(Error::request_with_hint(what, "leave it out, or merge by `sma`"));
     }
     if output.policy.optimizer == OptimizerPolicy::Average {
-        let what = "`--keep-sums` keeps the sum of the parameters, and `--optimizer average` averages moments too";
+        let what = "`--keep-sums` keeps the sum of the parameters only, but `--optimizer average` averages moments too";
         return Err(Error::request_with_hint(what, WITHOUT_SUMS));
     }
     let folder = check_sums_place(output, folder, replace, cx)?;
@@ -271,7 +271,7 @@ fn check_sums_place(
         return refuse("it holds the sums that this merge reads");
     }
     if path.starts_with(&output.path) || output.path.starts_with(&path) {
-        return refuse("it is inside the merge, or the merge inside it");
+        return refuse("it lies inside the merge, or the merge lies inside it");
     }
     check_outside_checkpoints(&cx.storage, &path)?;
     check_folder(storage, &path, SUMS_FOLDER)?;
@@ -287,7 +287,7 @@ fn check_sums_place(
     }
     Err(refuse_sums(
         folder,
-        "it holds the sums of another merge",
+        "it holds the sums of a different merge",
         &format!("{ELSEWHERE}, or replace them with `--force`"),
     ))
 }
@@ -332,7 +332,7 @@ fn clear_planes(storage: &dyn Storage, stage: &Path) -> Result<(), Error> {
     if foreign.is_empty() {
         return Ok(storage.remove(stage)?);
     }
-    let what = format!("sums are written here first, and it holds {}", shown_names(&foreign));
+    let what = format!("sums are staged here, but it holds {}", shown_names(&foreign));
     Err(refuse_sums(stage, &what, "move that away"))
 }
 
@@ -355,7 +355,7 @@ fn write_sums(receipt: &MergeReceipt, keep: &SumsToKeep, stage: &Path, cx: &RunC
         planes.write(&rest, REST)?;
         if !planes.is_zero(REST)? {
             return Err(Error::request_with_hint(
-                "the sum of these checkpoints does not fit two planes of doubles",
+                "the sum of these checkpoints does not fit into two planes of doubles",
                 WITHOUT_SUMS,
             ));
         }

@@ -60,9 +60,9 @@ impl Unsupported {
     /// What to tell a person.
     pub const fn reason(self) -> &'static str {
         match self {
-            Self::TooFewWindows => "three windows that differ in length are needed",
+            Self::TooFewWindows => "at least three windows of different lengths are needed",
             Self::NoNoise => "averaging does not lower the loss here, so the newest checkpoint is best",
-            Self::NoDrift => "longer windows still help, so the best length is beyond those that were scored",
+            Self::NoDrift => "longer windows still help, so the best length is beyond the longest that was scored",
         }
     }
 }

@@ -174,13 +174,13 @@ impl fmt::Display for CoverFault {
             Self::Outside { start, extent } => {
                 write!(f, "the chunk of extent {} at {} reaches beyond it", dims(extent), dims(start))
             }
-            Self::Gap { at } => write!(f, "no chunk holds the element at {}", dims(at)),
-            Self::Overlap { at } => write!(f, "more than one chunk holds the element at {}", dims(at)),
+            Self::Gap { at } => write!(f, "no chunk contains the element at {}", dims(at)),
+            Self::Overlap { at } => write!(f, "more than one chunk contains the element at {}", dims(at)),
             Self::TooManyCuts { n_pieces, n_dims } => {
-                write!(f, "it is cut into {n_pieces} chunks along {n_dims} dimensions, more than can be checked")
+                write!(f, "it is split into {n_pieces} chunks along {n_dims} dimensions, too many to check")
             }
-            Self::Packed => f.write_str("its elements do not fill whole bytes, so it cannot be cut"),
-            Self::TooLarge => f.write_str("its size cannot be counted"),
+            Self::Packed => f.write_str("its elements do not fill whole bytes, so it cannot be split"),
+            Self::TooLarge => f.write_str("its size overflows 64 bits"),
         }
     }
 }
@@ -291,13 +291,13 @@ mod tests {
 
     #[test]
     fn faults_of_the_cover_are_named_by_their_first_element() {
-        check_fault(&[4, 2], &[(&[0, 0], &[2, 2])], "no chunk holds the element at [2, 0]");
-        check_fault(&[4, 2], &[(&[2, 0], &[2, 2])], "no chunk holds the element at [0, 0]");
-        check_fault(&[4, 4], &[(&[0, 0], &[3, 3])], "no chunk holds the element at [0, 3]");
-        check_fault(&[4], &[(&[0], &[3]), (&[2], &[2])], "more than one chunk holds the element at [2]");
-        check_fault(&[2], &[(&[0], &[2]), (&[0], &[2])], "more than one chunk holds the element at [0]");
-        check_fault(&[], &[(&[], &[]), (&[], &[])], "more than one chunk holds the element at []");
-        check_fault(&[], &[], "no chunk holds the element at []");
+        check_fault(&[4, 2], &[(&[0, 0], &[2, 2])], "no chunk contains the element at [2, 0]");
+        check_fault(&[4, 2], &[(&[2, 0], &[2, 2])], "no chunk contains the element at [0, 0]");
+        check_fault(&[4, 4], &[(&[0, 0], &[3, 3])], "no chunk contains the element at [0, 3]");
+        check_fault(&[4], &[(&[0], &[3]), (&[2], &[2])], "more than one chunk contains the element at [2]");
+        check_fault(&[2], &[(&[0], &[2]), (&[0], &[2])], "more than one chunk contains the element at [0]");
+        check_fault(&[], &[(&[], &[]), (&[], &[])], "more than one chunk contains the element at []");
+        check_fault(&[], &[], "no chunk contains the element at []");
         check_fault(&[4], &[(&[2], &[3])], "the chunk of extent [3] at [2] reaches beyond it");
         check_fault(
             &[4],
@@ -305,8 +305,8 @@ mod tests {
             "the chunk of extent [2] at [18446744073709551615] reaches beyond it",
         );
         check_fault(&[4], &[(&[0, 0], &[4, 1])], "a chunk has 2 dimensions and the tensor has 1");
-        check_fault(&[u64::MAX, 2], &[], "its size cannot be counted");
-        let many = "it is cut into 1 chunks along 19 dimensions, more than can be checked";
+        check_fault(&[u64::MAX, 2], &[], "its size overflows 64 bits");
+        let many = "it is split into 1 chunks along 19 dimensions, too many to check";
         check_fault(&[2; 19], &[(&[0; 19], &[1; 19])], many);
     }
 
@@ -321,7 +321,7 @@ mod tests {
                 (0..4).map(|i| set.iter().filter(|(start, n)| (*start..start + n).contains(&i)).count()).collect();
             let pieces = set.iter().map(|(start, n)| piece(&[0, *start], &[2, *n])).collect();
             let expected = counts.iter().position(|n| *n != 1).map(|i| {
-                let words = if counts[i] == 0 { "no chunk holds" } else { "more than one chunk holds" };
+                let words = if counts[i] == 0 { "no chunk contains" } else { "more than one chunk contains" };
                 format!("{words} the element at [0, {i}]")
             });
             let found = arrange_pieces(&Shape::new([2, 4]), pieces).err().map(|fault| fault.to_string());
@@ -332,7 +332,7 @@ mod tests {
     #[test]
     fn a_gap_and_an_overlap_of_one_size_do_not_cancel() {
         let boxes: [(&[u64], &[u64]); 3] = [(&[0, 0], &[2, 1]), (&[0, 0], &[1, 1]), (&[0, 1], &[1, 1])];
-        check_fault(&[2, 2], &boxes, "more than one chunk holds the element at [0, 0]");
+        check_fault(&[2, 2], &boxes, "more than one chunk contains the element at [0, 0]");
     }
 
     #[test]

@@ -102,7 +102,7 @@ pub enum Error {
         available: Vec<String>,
     },
     /// A revision that cannot be a name.
-    #[error("`{}` is not a name of a revision", display_name(revision))]
+    #[error("`{}` is not a revision name", display_name(revision))]
     BadRevision {
         /// What was asked for.
         revision: String,
@@ -144,7 +144,7 @@ pub enum Error {
     },
     /// Fewer checkpoints than the window needs.
     #[error(
-        "the window needs {}{up_to}, and there {}",
+        "the window needs {}{up_to}, but there {}",
         counted(*wanted, "finished checkpoint"),
         if *found == 1 { "is 1".to_owned() } else { format!("are {found}") }
     )]
@@ -159,7 +159,7 @@ pub enum Error {
         available: Box<Available>,
     },
     /// A window that would begin before the run does.
-    #[error("the window of {wanted} is longer than the run: its checkpoints span {span} up to step {end}")]
+    #[error("the window of {wanted} is longer than the run, whose checkpoints span {span} up to step {end}")]
     LongerThanRun {
         /// What was asked for.
         wanted: Length,
@@ -173,7 +173,7 @@ pub enum Error {
         available: Box<Available>,
     },
     /// No finished checkpoint where the window needs one.
-    #[error("the window needs a finished checkpoint at {wanted}, and there is none{}", describe_state(state.as_deref()))]
+    #[error("the window needs a finished checkpoint at {wanted}, but there is none{}", describe_state(state.as_deref()))]
     NoCheckpointAt {
         /// The place.
         wanted: Extent,
@@ -183,13 +183,15 @@ pub enum Error {
         available: Box<Available>,
     },
     /// A request in tokens for a run whose tokens are not known.
-    #[error("the window is asked for in tokens, and the tokens of step {step} are not known")]
+    #[error("the window is given in tokens, but the tokens of step {step} are unknown")]
     TokensUnknown {
         /// The first step without.
         step: Step,
     },
     /// Tokens that do not grow with the steps.
-    #[error("step {later} has {later_tokens} tokens, no more than the {earlier_tokens} of step {earlier} before it")]
+    #[error(
+        "step {later} has {later_tokens} tokens, which is not more than the {earlier_tokens} of step {earlier} before it"
+    )]
     TokensNotRising {
         /// The earlier step.
         earlier: Step,
@@ -248,7 +250,7 @@ impl fmt::Display for Length {
 }
 
 fn describe_state(state: Option<&str>) -> String {
-    state.map_or_else(String::new, |state| format!(": the one there is not usable ({state})"))
+    state.map_or_else(String::new, |state| format!(": the only checkpoint there is not usable ({state})"))
 }
 
 /// The first names in back-ticks, and how many more there are.
@@ -271,7 +273,9 @@ impl Error {
         match self {
             Self::TooFew { available, .. } | Self::LongerThanRun { available, .. } => available.describe(None),
             Self::NoCheckpointAt { available, wanted, .. } => available.describe(Some(*wanted)),
-            Self::RevisionNotFound { available, .. } if available.is_empty() => vec!["no revision is there".to_owned()],
+            Self::RevisionNotFound { available, .. } if available.is_empty() => {
+                vec!["no revision is cached".to_owned()]
+            }
             Self::RevisionNotFound { available, .. } | Self::RevisionUnclear { available, .. } => {
                 vec![format!("there are {}", list_names(available))]
             }
@@ -307,7 +311,7 @@ impl Error {
                 let pattern =
                     patterns.find(|pattern| names.iter().filter(|name| fits(pattern, name.as_str())).count() == 1);
                 let pattern = pattern.map_or_else(String::new, |pattern| {
-                    format!("select the ones that you mean with `--checkpoint-pattern '{pattern}'`, or ")
+                    format!("select the ones you mean with `--checkpoint-pattern '{pattern}'`, or ")
                 });
                 return Some(format!("{pattern}move all but one of them out of the run folder"));
             }
@@ -337,18 +341,18 @@ impl Error {
                  names, say where the step is: `--checkpoint-pattern 'my-{step}-name'`"
             }
             Self::InsideCheckpoint { .. } => {
-                "choose a place outside of it: what is written there would become a part of the checkpoint"
+                "choose a place outside it: anything written there would become part of the checkpoint"
             }
             Self::RevisionUnclear { .. } => "name one after an `@`: `ORG/NAME@REV`",
-            Self::NotCached { .. } => "nothing is fetched: download it first, or give a path",
+            Self::NotCached { .. } => "thalweg never downloads files: download it first, or give a path",
             Self::Text(error) => error.hint(),
             Self::NoMatch { .. } => {
-                "the pattern is the whole name of a folder, or of a file without its ending, such as `.safetensors`; \
-                 `*` matches anything"
+                "the pattern must match the whole name of a folder, or of a file without its extension, such as \
+                 `.safetensors`; `*` matches anything"
             }
-            Self::TooFew { .. } | Self::NoCheckpointAt { .. } => "ask for a window among the checkpoints that exist",
+            Self::TooFew { .. } | Self::NoCheckpointAt { .. } => "choose a window among the checkpoints that exist",
             Self::TokensUnknown { .. } => {
-                "give `--tokens-per-step`, or ask in steps; tokens are also read from folder names, \
+                "give `--tokens-per-step`, or select by steps; tokens are also read from folder names, \
                  `trainer_state.json`, a step log or `thalweg.toml`"
             }
             Self::MixedStages { .. } => "give the checkpoints of one stage by name, or move the others away",

@@ -66,11 +66,11 @@ impl FromStr for NamePattern {
     fn from_str(text: &str) -> Result<Self, TextError> {
         let bad = |reason: &'static str| TextError::BadPattern { text: text.to_owned(), reason };
         if text.len() > MAX_PATTERN_BYTES || text.contains(['/', '\0']) {
-            return Err(bad("it matches a single name, so it has at most 255 bytes and no `/`"));
+            return Err(bad("it matches a single name, so it must be at most 255 bytes long and contain no `/`"));
         }
         let (before, after) = text.split_once(PLACEHOLDER).ok_or_else(|| bad("it lacks `{step}`"))?;
         if after.contains(PLACEHOLDER) {
-            return Err(bad("it has `{step}` twice"));
+            return Err(bad("it contains `{step}` twice"));
         }
         if [before, after].iter().any(|part| part.contains(['{', '}'])) {
             return Err(bad("`{step}` is its only placeholder; `*` matches anything"));

@@ -274,7 +274,8 @@ fn check_candidates(
     // Where some steps have the marker of a finished save, its absence means something.
     if of_orbax.iter().any(|(_, is_marked)| *is_marked) {
         for (position, _) in of_orbax.into_iter().filter(|(_, is_marked)| !is_marked) {
-            checkpoints[position].state = unfinished(format!("`{ORBAX_MARKER}`, which other steps have, is missing"));
+            checkpoints[position].state =
+                unfinished(format!("`{ORBAX_MARKER}`, which the other steps have, is missing"));
         }
     }
     Ok(checkpoints)

@@ -64,7 +64,7 @@ pub struct Spike {
     pub onset: Step,
     /// The step with the highest loss, or the first whose loss is not finite or 0.
     pub peak: Step,
-    /// The first step that is back at the level before; `None` if the loss did not come back.
+    /// The first step that is back at the level before; `None` if the loss did not recover.
     pub end: Option<Step>,
     /// What showed it.
     pub signal: SpikeSignal,
@@ -86,7 +86,7 @@ pub struct SpikeOptions {
     /// The least height of a spike, in standard deviations of the log's own noise. Raised for noise with heavy tails,
     /// to at most 9 of its standard deviations.
     pub threshold: f64,
-    /// Entries after which a level that did not come back is the new level.
+    /// Entries after which a level that did not recover is the new level.
     pub patience_entries: usize,
     /// Whether the gradient norm is evidence.
     pub grad_norm: GradNormUse,

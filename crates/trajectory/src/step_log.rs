@@ -119,7 +119,7 @@ impl fmt::Display for LogNote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TornEnd { at } => {
-                write!(f, "the log ends in the middle of a record ({}), which is left out", display_name(at))
+                write!(f, "the log ends in the middle of a record ({}), which is ignored", display_name(at))
             }
             Self::StepsCounted { log_every } => {
                 write!(
@@ -128,12 +128,15 @@ impl fmt::Display for LogNote {
                 )
             }
             Self::Rewound { from, to } => {
-                write!(f, "the log goes back from step {from} to step {to}: what it had from step {to} on is replaced")
+                write!(
+                    f,
+                    "the log goes back from step {from} to step {to}: its earlier entries from step {to} on are replaced"
+                )
             }
-            Self::NoStep { n_records: 1 } => f.write_str("1 record of the log has no step and is left out"),
-            Self::NoStep { n_records } => write!(f, "{n_records} records of the log have no step and are left out"),
+            Self::NoStep { n_records: 1 } => f.write_str("1 record of the log has no step and is ignored"),
+            Self::NoStep { n_records } => write!(f, "{n_records} records of the log have no step and are ignored"),
             Self::LargeRecords { n_records } => {
-                write!(f, "{n_records} event records are too large to be scalars and are left out")
+                write!(f, "{n_records} event records are too large to be scalars and are ignored")
             }
             Self::Damaged { n_lines: 1, first } => {
                 write!(f, "1 damaged line of the log was skipped: {}", display_name(first))
@@ -146,8 +149,8 @@ impl fmt::Display for LogNote {
             }
             Self::NullLosses { from, n_records } => write!(
                 f,
-                "the loss is null or empty from step {from} to the end of the log ({n_records} records): writers that \
-                 have no NaN store it so, and it counts as NaN"
+                "the loss is null or empty from step {from} to the end of the log ({n_records} records): some loggers \
+                 write NaN this way, so it counts as NaN"
             ),
             Self::Reordered => f.write_str("the logs are read in the order of their steps, not in the order given"),
             Self::LossByEnding { name } => {

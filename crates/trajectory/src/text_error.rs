@@ -40,7 +40,7 @@ impl TextError {
     /// What to do next.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::BadNumber { .. } => "write digits, with `k`, `M`, `B` or `T` behind them for powers of 1,000",
+            Self::BadNumber { .. } => "write digits, followed by `k`, `M`, `B` or `T` for powers of 1,000",
             Self::BadPattern { .. } => "say where the step is: `--checkpoint-pattern 'step{step}-unsharded'`",
             Self::BadColumns { .. } => {
                 "write `step=NAME`, `loss=NAME`, `lr=NAME`, `grad_norm=NAME` or `tokens=NAME`, with commas between"

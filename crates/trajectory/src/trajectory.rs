@@ -157,14 +157,18 @@ impl fmt::Display for TrajectoryNote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TokensDiffer { step, used, unused, n_more } => {
-                write!(f, "step {step} has {} tokens by {} (used) and {} by {}", used.1, used.0, unused.1, unused.0)?;
-                if *n_more > 0 { write!(f, "; so do {n_more} more steps differ") } else { Ok(()) }
+                write!(
+                    f,
+                    "step {step} has {} tokens according to {} (used) and {} according to {}",
+                    used.1, used.0, unused.1, unused.0
+                )?;
+                if *n_more > 0 { write!(f, "; {n_more} more steps differ as well") } else { Ok(()) }
             }
             Self::StateOfOtherStep { name, step, state_step } => {
                 let name = display_name(name);
                 write!(
                     f,
-                    "`{name}` is step {step} by its name and step {state_step} by its `{TRAINER_STATE_NAME}`, which is not used"
+                    "`{name}` is step {step} according to its name and step {state_step} according to its `{TRAINER_STATE_NAME}`, which is ignored"
                 )
             }
             Self::StateUnreadable { name, reason } => {
@@ -173,9 +177,9 @@ impl fmt::Display for TrajectoryNote {
             Self::DuplicateStep { step, names } => {
                 write!(f, "step {step} appears more than once: {}", list_names(names))
             }
-            Self::LogUnreadable { reason } => write!(f, "a step log was found and cannot be used: {reason}"),
+            Self::LogUnreadable { reason } => write!(f, "a step log was found but cannot be used: {reason}"),
             Self::EpochsForSteps => {
-                f.write_str("the names count epochs, not steps: every step that is shown or given is an epoch")
+                f.write_str("the names count epochs, not steps: every step shown or given is an epoch")
             }
             Self::EpochsIgnored { names } => {
                 let names = list_names(names);
@@ -187,8 +191,8 @@ impl fmt::Display for TrajectoryNote {
             Self::Log(note) => note.fmt(f),
             Self::LogStops { last, newest } => write!(
                 f,
-                "the step log ends at step {last} and the newest checkpoint is step {newest}: it says nothing about \
-                 the steps in between"
+                "the step log ends at step {last}, but the newest checkpoint is step {newest}: the log says \
+                 nothing about the steps in between"
             ),
         }
     }

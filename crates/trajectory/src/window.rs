@@ -131,13 +131,13 @@ impl fmt::Display for WindowNote {
                 write!(f, "step {step} (`{}`) is skipped: {reason}", display_name(name))
             }
             Self::UnevenInterval { smallest, largest } => {
-                write!(f, "the checkpoints are not equally far apart: {smallest} to {largest} steps")
+                write!(f, "the checkpoints are unevenly spaced: {smallest} to {largest} steps")
             }
             Self::IntervalDiffers { asked, smallest, largest } if smallest == largest => {
-                write!(f, "the interval is {smallest} tokens, {asked} were asked for")
+                write!(f, "the interval is {smallest} tokens, but {asked} were requested")
             }
             Self::IntervalDiffers { asked, smallest, largest } => {
-                write!(f, "the intervals are {smallest} to {largest} tokens, {asked} were asked for")
+                write!(f, "the intervals are {smallest} to {largest} tokens, but {asked} were requested")
             }
         }
     }
@@ -325,7 +325,9 @@ impl<'a> Pool<'a> {
     /// The tokens of all finished checkpoints, with how far each may be off.
     fn tokens(&self) -> Result<Vec<(u64, u64)>, Error> {
         if self.trajectory.notes.contains(&TrajectoryNote::EpochsForSteps) {
-            return Err(bad("the names count epochs, whose tokens are unknown: ask in steps, which mean epochs here"));
+            return Err(bad(
+                "the names count epochs, whose tokens are unknown: select by steps, which mean epochs here",
+            ));
         }
         let mut tokens: Vec<(u64, u64)> = Vec::with_capacity(self.finished.len());
         let mut before: Option<&TrajectoryCheckpoint> = None;
@@ -393,7 +395,7 @@ impl<'a> Pool<'a> {
     /// Back from `end_idx` at equal intervals.
     fn grid(&self, end_idx: usize, n_checkpoints: usize, interval: Extent) -> Result<Vec<usize>, Error> {
         if interval.amount() == 0 {
-            return Err(bad("an interval of 0 is none"));
+            return Err(bad("the interval must be above 0"));
         }
         let mut chosen = vec![end_idx];
         match interval {
@@ -437,7 +439,7 @@ impl<'a> Pool<'a> {
     fn duration(&self, duration: Extent, n: Option<usize>, end: WindowEnd) -> Result<Vec<usize>, Error> {
         let end_idx = self.end(end)?;
         if duration.amount() == 0 {
-            return Err(bad("a duration of 0 is none"));
+            return Err(bad("the duration must be above 0"));
         }
         self.check_duration(duration, end_idx)?;
         let Some(n) = n else {
@@ -506,7 +508,7 @@ impl<'a> Pool<'a> {
 
     fn every(&self, k: usize, n_checkpoints: Option<usize>, end: WindowEnd) -> Result<Vec<usize>, Error> {
         if k == 0 {
-            return Err(bad("every 0-th checkpoint is none"));
+            return Err(bad("`every` must be at least 1"));
         }
         let end_idx = self.end(end)?;
         let all: Vec<usize> = (0..=end_idx).rev().step_by(k).collect();

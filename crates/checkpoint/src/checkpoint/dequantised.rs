@@ -104,7 +104,7 @@ fn read_scales(
 ) -> Result<(), AccessError> {
     let fail = |message| AccessError { path: checkpoint.path().display().to_string(), message, source: None };
     let entry = checkpoint.stored_catalog().entries().get(scales_idx);
-    let entry = entry.ok_or_else(|| fail(format!("there is no tensor number {scales_idx}")))?;
+    let entry = entry.ok_or_else(|| fail(format!("there is no tensor with index {scales_idx}")))?;
     let mut bytes = vec![0; to_index(entry.dtype.bytes_of(wanted.end - wanted.start).unwrap_or(0))];
     checkpoint.read_stored(scales_idx, wanted.clone(), &mut bytes)?;
     let single = |bits: [u8; 4]| f64::from(f32::from_le_bytes(bits));

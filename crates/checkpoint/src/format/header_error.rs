@@ -94,7 +94,7 @@ pub enum HeaderError {
         fault: SizeFault,
     },
     /// A range that runs backwards.
-    #[error("tensor `{}` begins at byte {begin} and ends before, at {end}", display_name(tensor))]
+    #[error("tensor `{}` begins at byte {begin} but ends at byte {end}", display_name(tensor))]
     BackwardRange {
         /// The tensor.
         tensor: String,
@@ -122,7 +122,7 @@ pub enum HeaderError {
     },
     /// Bytes that belong to no tensor.
     #[error(
-        "tensor `{}` begins at byte {found}, {expected} expected: the bytes between belong to no tensor",
+        "tensor `{}` begins at byte {found}, {expected} expected: the bytes in between belong to no tensor",
         display_name(tensor)
     )]
     Hole {
@@ -155,7 +155,7 @@ pub enum HeaderError {
         display_name(tensor)
     )]
     TruncatedData {
-        /// The first tensor that is not whole.
+        /// The first tensor that is incomplete.
         tensor: String,
         /// Bytes of data that the header asks for.
         wanted_bytes: u64,

@@ -10,13 +10,13 @@ const MAX_KEYS: usize = 8;
 #[non_exhaustive]
 pub enum KeyFault {
     /// Several parts could be meant.
-    #[error("the tensors are under {}, and it is not clear which are meant", list_keys(keys))]
+    #[error("the tensors are under {}, and it is not clear which ones to read", list_keys(keys))]
     SeveralKeys {
         /// The keys.
         keys: Vec<String>,
     },
     /// The requested key does not exist.
-    #[error("there is nothing under the key `{}`; the tensors are under {}", display_name(key), list_keys(keys))]
+    #[error("no tensors are under the key `{}`; the tensors are under {}", display_name(key), list_keys(keys))]
     NoSuchKey {
         /// The requested key.
         key: String,
@@ -24,7 +24,11 @@ pub enum KeyFault {
         keys: Vec<String>,
     },
     /// The requested key names one tensor.
-    #[error("`{}` is one tensor, not a key that tensors are under; those are {}", display_name(key), list_keys(keys))]
+    #[error(
+        "`{}` is a single tensor, not a key with tensors below it; those keys are {}",
+        display_name(key),
+        list_keys(keys)
+    )]
     IsTensor {
         /// The requested key.
         key: String,

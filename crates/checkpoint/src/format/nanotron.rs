@@ -181,7 +181,7 @@ fn read_part(local: Local, metadata: &BTreeMap<String, String>) -> Result<Part, 
         return Ok(Part { dtype, shape, pieces: vec![Piece::whole(file_idx, offset)] });
     };
     let whole = metadata.get("unsharded_shape").and_then(|text| parse_shape(text));
-    let whole = whole.ok_or("its `unsharded_shape` is not as nanotron writes it")?;
+    let whole = whole.ok_or("its `unsharded_shape` is not in the form that nanotron writes")?;
     // A file without elements has no element to step over, and its sizes may be too large for a product.
     let stride = |dim: usize| shape.0[dim + 1..].iter().product();
     let strides: Vec<u64> = (0..shape.0.len()).map(|dim| if shape.0.contains(&0) { 0 } else { stride(dim) }).collect();
@@ -190,12 +190,12 @@ fn read_part(local: Local, metadata: &BTreeMap<String, String>) -> Result<Part, 
         let boxes =
             pair.split_once('#').and_then(|(here, there)| Some((parse_box(here, &shape)?, parse_box(there, &whole)?)));
         let Some(((start, extent), (global, _))) = boxes.filter(|(here, there)| here.1 == there.1) else {
-            return Err(format!("its slices `{}` are not as nanotron writes them", display_name(pair)));
+            return Err(format!("its slices `{}` are not in the form that nanotron writes", display_name(pair)));
         };
         let first: u64 = start.iter().zip(&strides).map(|(index, stride)| index * stride).sum();
         let at = dtype.bytes_of(first).ok_or("its elements do not fill whole bytes")?;
         let piece = Piece::boxed(file_idx, offset + at, &global, &extent).with_strides(&whole, &strides);
-        pieces.push(piece.ok_or("its slices have another number of dimensions than its tensor")?);
+        pieces.push(piece.ok_or("its slices and its tensor differ in their number of dimensions")?);
     }
     Ok(Part { dtype, shape: whole, pieces })
 }
@@ -240,7 +240,7 @@ fn join(folder: &Path, name: &str, parts: Vec<Part>) -> Result<TensorEntry, Erro
     };
     let (dtype, shape) = (first.dtype, first.shape.clone());
     if parts.iter().any(|part| part.dtype != dtype || part.shape != shape) {
-        return Err(refuse(folder, format!("tensor `{shown}` has another shape or element type in some tensor ranks")));
+        return Err(refuse(folder, format!("tensor `{shown}` differs in shape or element type between tensor ranks")));
     }
     let pieces = parts.into_iter().flat_map(|part| part.pieces).collect();
     let entry = TensorEntry::of_pieces(name.into(), dtype, shape, pieces);

@@ -140,7 +140,7 @@ pub fn parse_header(header: &[u8], data_len: u64) -> Result<Header, HeaderError>
     }
     if !text.ends_with('}') {
         // The parser takes line ends for padding, the format allows spaces only.
-        return Err(HeaderError::NotAnObject { found: "something other than spaces follows it".to_owned() });
+        return Err(HeaderError::NotAnObject { found: "it is followed by something other than spaces".to_owned() });
     }
     check_tensors(raw, data_len)
 }

@@ -41,8 +41,8 @@ pub(super) fn compare_step(
     let note = |wanted, witness| Note::OtherStep { file: file.clone(), step: *step, wanted: (wanted, witness) };
     match (name_step.filter(|named| named != step), optimizer_step.filter(|counted| !is_at(*counted, *step))) {
         (Some(named), Some(counted)) if is_at(counted, named) => Err(format!(
-            "`{}` is from step {step}, and the state of the optimizer and the name of the folder say {named}: it is a \
-             file of another save",
+            "`{}` is from step {step}, and the state of the optimizer and the name of the folder say {named}: the file \
+             comes from a different save",
             display_name(file)
         )),
         (Some(named), _) => Ok(Some(note(named, StepWitness::FolderName))),

@@ -20,7 +20,7 @@ pub enum PickleFault {
     #[error("the bytes end inside the pickle")]
     Truncated,
     /// A length that reaches past the end.
-    #[error("{wanted_bytes} bytes are announced, {found_bytes} follow")]
+    #[error("{wanted_bytes} bytes are announced, but {found_bytes} follow")]
     LengthPastEnd {
         /// What the operation says.
         wanted_bytes: u64,
@@ -28,13 +28,13 @@ pub enum PickleFault {
         found_bytes: usize,
     },
     /// A length below zero.
-    #[error("a length of {found} is announced")]
+    #[error("it announces a length of {found}")]
     NegativeLength {
         /// What the operation says.
         found: i64,
     },
     /// A protocol newer than this reader.
-    #[error("protocol {found} is unknown, the newest known is 5")]
+    #[error("protocol {found} is not supported; the newest supported is 5")]
     Protocol {
         /// What the pickle says.
         found: u8,
@@ -54,7 +54,7 @@ pub enum PickleFault {
         reason: &'static str,
     },
     /// An operation that would call something in a way that no checkpoint needs.
-    #[error("operation {name} wants to call `{}`, which is refused", display_name(callee))]
+    #[error("operation {name} would call `{}`, which is refused", display_name(callee))]
     RefusedCall {
         /// Its name in Python's `pickletools`.
         name: &'static str,
@@ -62,13 +62,13 @@ pub enum PickleFault {
         callee: String,
     },
     /// A value is taken from an empty stack.
-    #[error("a value is taken where there is none")]
+    #[error("the stack is empty where a value is needed")]
     StackUnderflow,
     /// A group is closed that was not opened.
-    #[error("a group is closed that was not opened")]
+    #[error("a group is closed that was never opened")]
     NoMark,
     /// A memo entry that was not set.
-    #[error("memo entry {index} is read before it is set")]
+    #[error("memo entry {index} is used before it is set")]
     MemoMissing {
         /// Its number.
         index: u32,

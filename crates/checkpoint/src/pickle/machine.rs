@@ -129,12 +129,12 @@ impl<'a> Machine<'a> {
         let refuse = |name, reason| PickleFault::Refused { name, reason };
         match opcode {
             b'P' => refuse("PERSID", "storages are named by tuples, not by text"),
-            0x82 => refuse("EXT1", "it names a table of the writing process"),
-            0x83 => refuse("EXT2", "it names a table of the writing process"),
-            0x84 => refuse("EXT4", "it names a table of the writing process"),
+            0x82 => refuse("EXT1", "it refers to a table of the process that wrote it"),
+            0x83 => refuse("EXT2", "it refers to a table of the process that wrote it"),
+            0x84 => refuse("EXT4", "it refers to a table of the process that wrote it"),
             0x97 => refuse("NEXT_BUFFER", "the buffer is not in the file"),
             0x98 => refuse("READONLY_BUFFER", "the buffer is not in the file"),
-            b'S' => refuse("STRING", "no writer of checkpoints uses it"),
+            b'S' => refuse("STRING", "no program writes checkpoints with it"),
             b'i' => match (self.take_line(), self.take_line()) {
                 (Ok(module), Ok(name)) => {
                     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();

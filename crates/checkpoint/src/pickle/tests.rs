@@ -160,7 +160,7 @@ fn broken_pickles_are_refused_with_the_place() {
 #[test]
 fn lengths_are_compared_with_what_is_left_before_anything_is_allocated() {
     for opcode in [&b"\x8d"[..], b"\x8e", b"\x96"] {
-        check_fault(&[opcode, &[0xff; 8], b"."].concat(), "18446744073709551615 bytes are announced, 1 follow");
+        check_fault(&[opcode, &[0xff; 8], b"."].concat(), "18446744073709551615 bytes are announced, but 1 follow");
     }
     check_fault(b"X\xff\xff\xff\xff.", "4294967295 bytes");
     check_fault(b"\x8b\xff\xff\xff\x7f.", "2147483647 bytes");
@@ -170,8 +170,8 @@ fn lengths_are_compared_with_what_is_left_before_anything_is_allocated() {
 
 #[test]
 fn operations_that_no_checkpoint_needs_are_refused_by_name() {
-    check_fault(b"(K\x01ios\nsystem\n.", "operation INST wants to call `os.system`");
-    check_fault(b"(cos\nsystem\nK\x01o.", "operation OBJ wants to call `os.system`");
+    check_fault(b"(K\x01ios\nsystem\n.", "operation INST would call `os.system`");
+    check_fault(b"(cos\nsystem\nK\x01o.", "operation OBJ would call `os.system`");
     check_fault(b"P0\n.", "PERSID");
     check_fault(b"\x82\x01.", "EXT1");
     check_fault(b"\x97.", "NEXT_BUFFER");

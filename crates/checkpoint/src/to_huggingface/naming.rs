@@ -201,7 +201,7 @@ impl Naming {
             Self::GptNeox => "has one of GPT-NeoX's names",
             Self::OlmoCore => "has one of OLMo-core's names",
             Self::Litgpt => "has one of litgpt's names",
-            Self::Unknown => "has a name that is not known",
+            Self::Unknown => "has an unknown name",
         }
     }
 
@@ -228,7 +228,7 @@ impl Naming {
             Self::OlmoCore => hint!(OlmoCore),
             Self::Litgpt => hint!(Litgpt),
             Self::TorchtitanLlama | Self::HuggingFace | Self::Unknown => {
-                "use the trainer's exporter; where only the names differ, `--rename FILE` gives the tensors others"
+                "use the trainer's exporter, or, if only the names differ, rename the tensors with `--rename FILE`"
             }
         }
     }

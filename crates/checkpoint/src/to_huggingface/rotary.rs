@@ -122,7 +122,7 @@ impl RotaryPieces {
 impl OpenPiece for RotaryPieces {
     fn open_piece(&self, entry: &TensorEntry, piece: &Piece, file: &dyn ReadAt) -> Result<Piece, PieceRefusal> {
         let Some(whole) = self.whole.get(&entry.name) else { return self.opener.open_piece(entry, piece, file) };
-        let missing = || PieceRefusal::Format("has no such piece".to_owned());
+        let missing = || PieceRefusal::Format("does not have this piece".to_owned());
         let start = piece.start().ok_or_else(missing)?;
         let (row, column) = start.first().zip(start.get(1)).ok_or_else(missing)?;
         let row = row_there(*row, self.head_dim);

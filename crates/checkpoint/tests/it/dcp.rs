@@ -193,16 +193,16 @@ fn refusals_say_what_is_wrong() {
     let cases = [
         ("no-metadata", "no `.metadata`"),
         ("metadata-tmp-only", "no `.metadata`"),
-        ("metadata-os-system", "the metadata is an object of `os.system`, which is not built"),
+        ("metadata-os-system", "the metadata is an object of `os.system`, which thalweg does not construct"),
         ("relative-path-parent", "only files below the folder are opened"),
         ("relative-path-absolute", "only files below the folder are opened"),
         ("file-missing", "is missing"),
         ("file-truncated", "ends at byte"),
-        ("chunk-hole", "no chunk holds the element at"),
-        ("chunk-overlap", "more than one chunk holds the element at"),
-        ("size-not-covered", "no chunk holds the element at"),
-        ("dtype-differs", "the metadata says BF16, and the chunk at byte 0 holds F32"),
-        ("storage-entry-missing", "does not say which file holds it"),
+        ("chunk-hole", "no chunk contains the element at"),
+        ("chunk-overlap", "more than one chunk contains the element at"),
+        ("size-not-covered", "no chunk contains the element at"),
+        ("dtype-differs", "the metadata says BF16, but the chunk at byte 0 holds F32"),
+        ("storage-entry-missing", "but not the file that holds it"),
         ("length-negative", "length"),
     ];
     for (name, expected) in cases {

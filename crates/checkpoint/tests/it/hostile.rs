@@ -73,7 +73,7 @@ fn errors_say_the_file_the_tensor_and_both_facts() {
         ),
         (
             "safetensors/negative-offset.safetensors",
-            "tensor `w`: invalid type: integer `-8`, expected a whole number of at most 64 bits",
+            "tensor `w`: invalid type: integer `-8`, expected a whole number that fits in 64 bits",
         ),
         (
             "safetensors/three-offsets.safetensors",
@@ -99,7 +99,7 @@ fn errors_say_the_file_the_tensor_and_both_facts() {
         ),
         ("index/parent-path", "only files below the folder are opened"),
         ("index/absolute-path", "which is an absolute path"),
-        ("index/url", "nothing is ever fetched"),
+        ("index/url", "thalweg never downloads files"),
         ("index/nul-in-name", "which holds a NUL character"),
         ("index/weight-map-duplicate", "appears twice in the index"),
         ("index/weight-map-empty", "`weight_map` of the index is empty"),
@@ -119,7 +119,7 @@ fn what_can_be_read_all_the_same_is_told() {
         checkpoint.notes().iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     };
     assert_eq!(notes("good"), "");
-    assert!(notes("shard-not-in-index").contains("is not part of the checkpoint and is not read"));
+    assert!(notes("shard-not-in-index").contains("is not part of the checkpoint and is ignored"));
     assert!(notes("total-size-wrong").contains("states a `total_size` of"));
     assert!(
         notes("single-and-index")

@@ -85,7 +85,7 @@ fn arrays_without_numbers_are_named_and_never_opened() {
     assert_eq!(checkpoint.catalog().entries().len(), 1);
     let unreadable = &checkpoint.findings().unreadable;
     for (name, reason) in [
-        ("objects", "a pickle, which is never opened"),
+        ("objects", "a pickle, which thalweg never opens"),
         ("text", "`<U2` is not a number"),
         ("big-endian", "big-endian"),
         ("float8", "any 8-bit type of ml_dtypes"),
@@ -176,19 +176,19 @@ fn archives_that_numpy_does_not_write_are_refused_by_name() {
     for (content, reason) in [
         (array("<f4", "(3,)", &[0; 8]), "array `w`: shape [3] of F32 needs 12 bytes, 8 are there"),
         (array("<f4", "(1,)", &[0; 8]), "needs 4 bytes, 8 are there"),
-        (array("<f4", "(4294967296, 4294967296, 2)", &[]), "cannot be counted"),
+        (array("<f4", "(4294967296, 4294967296, 2)", &[]), "overflows 64 bits"),
         (array("<f4", "(18446744073709551615, 0)", &[0; 1]), "needs 0 bytes, 1 are there"),
         (b"\x93NUMPY\x01\0\xff\xff{".to_vec(), "header is cut short"),
-        (b"\x93NUMPY\x02\0\xff\xff\xff\xff{".to_vec(), "more than the 65536 that are read"),
+        (b"\x93NUMPY\x02\0\xff\xff\xff\xff{".to_vec(), "more than the limit of 65536"),
         (b"\x93NUMPY".to_vec(), "header is cut short"),
-        (b"not an array".to_vec(), "does not begin as an array"),
-        (Vec::new(), "does not begin as an array"),
+        (b"not an array".to_vec(), "does not begin like a NumPy array"),
+        (Vec::new(), "does not begin like a NumPy array"),
     ] {
         assert!(refuse(&[stored("w.npy", content.clone())]).contains(reason), "{reason}");
         assert!(refuse(&[deflated("w.npy", &content)]).contains(reason), "{reason}");
     }
     assert!(refuse(&[Record { method: 14, ..stored("w.npy", good()) }]).contains("method 14 of zip"));
-    assert!(refuse(&[Record { len_bytes: 9, ..stored("w.npy", good()) }]).contains("two different lengths"));
+    assert!(refuse(&[Record { len_bytes: 9, ..stored("w.npy", good()) }]).contains("its two lengths differ"));
     assert!(
         refuse(&[Record { len_bytes: u32::MAX - 1, ..deflated("w.npy", &good()) }])
             .contains("cannot hold the 4294967294")
@@ -223,7 +223,7 @@ fn packed_bytes_that_are_damaged_are_found_when_they_are_read() {
     assert_eq!(read(deflated("w.npy", &content)).unwrap(), content[128..]);
     let wrong_sum = read(Record { crc: 1, ..deflated("w.npy", &content) }).unwrap_err();
     let shown = format!("{wrong_sum} {:?}", std::error::Error::source(&wrong_sum).map(ToString::to_string));
-    assert!(shown.contains("tensor `w`") && shown.contains("another CRC-32 sum"), "{shown}");
+    assert!(shown.contains("tensor `w`") && shown.contains("do not match the CRC-32"), "{shown}");
     let mut cut = deflated("w.npy", &content);
     cut.content.truncate(cut.content.len() - 8);
     assert!(read(cut).is_err());
@@ -275,7 +275,10 @@ fn stored_bytes_that_are_damaged_are_found_once_all_of_the_array_was_read() {
             let mut damaged = sound.clone();
             damaged[at] ^= 0x10;
             let error = read(&damaged, parts).unwrap_err();
-            assert!(error.contains("tensor `w`") && error.contains("another CRC-32 sum"), "{at} {parts:?}: {error}");
+            assert!(
+                error.contains("tensor `w`") && error.contains("do not match the CRC-32"),
+                "{at} {parts:?}: {error}"
+            );
         }
     }
     // Half of the array alone says nothing about the whole.

@@ -24,7 +24,7 @@ fn n_tensors(path: &Path) -> usize {
 fn a_shard_of_a_distributed_checkpoint_names_the_folder() {
     for name in ["dcp-fsdp2/step-60/__0_0.distcp", "megatron-torch_dist/iter_0000060/__1_0.distcp"] {
         let shard = fixture(name);
-        check_stranger(&shard, "it is a shard of a distributed checkpoint of PyTorch", "give the folder that it is in");
+        check_stranger(&shard, "it is a shard of a PyTorch distributed checkpoint", "give the folder that contains it");
         assert!(n_tensors(shard.parent().unwrap()) > 0, "{name}");
     }
     let folder = tempfile::tempdir().unwrap();
@@ -60,7 +60,7 @@ fn a_nemo_archive_is_unpacked_with_tar() {
 fn other_formats_name_the_functions_that_convert_them() {
     let folder = tempfile::tempdir().unwrap();
     for (name, what, way_out) in [
-        ("flax_model.msgpack", "it is a file of Flax", "flax.serialization.msgpack_restore"),
+        ("flax_model.msgpack", "it is a Flax file", "flax.serialization.msgpack_restore"),
         ("model.weights.h5", "it is a file of arrays", "the library that wrote it"),
         ("model.onnx", "it is a file of another framework", "the checkpoint that it was made from"),
     ] {
@@ -71,7 +71,7 @@ fn other_formats_name_the_functions_that_convert_them() {
     }
     let orbax = folder.path().join("orbax");
     write(&orbax.join(".zarray"), "{}");
-    check_stranger(&orbax, "it holds an array of zarr (`.zarray`)", "the folder of the checkpoint");
+    check_stranger(&orbax, "it holds a zarr array (`.zarray`)", "the folder of the checkpoint");
 }
 
 #[test]
@@ -85,6 +85,6 @@ fn other_back_ends_of_megatron_name_the_converter_of_each() {
         write(&folder.path().join("common.pt"), "");
         let json = format!("{{\"sharded_backend\": \"{backend}\", \"sharded_backend_version\": 1}}");
         write(&folder.path().join("metadata.json"), json);
-        check_stranger(folder.path(), "only `torch_dist`, version 1, is read", way_out);
+        check_stranger(folder.path(), "only `torch_dist` version 1 is supported", way_out);
     }
 }

@@ -143,7 +143,7 @@ fn what_is_not_torchtitans_llama_is_refused_by_name_with_its_exporter() {
             one("model.layers.0.self_attn.q_proj.weight"),
             ["already has Hugging Face names", "leave out `--to-huggingface`"],
         ),
-        (one("something.weight"), ["tensor `something.weight` has a name that is not known", "`--rename FILE`"]),
+        (one("something.weight"), ["tensor `something.weight` has an unknown name", "`--rename FILE`"]),
     ] {
         let said = refusal(&tiny, (1, 1, 2));
         facts.iter().for_each(|fact| assert!(said.contains(fact), "`{fact}` is not in `{said}`"));
@@ -180,7 +180,7 @@ fn any_number_of_heads_is_refused_or_read_at_once() {
         TinyCheckpoint::new().raw_tensor("layers.0.attention.wq.weight", dtype, shape, bytes)
     };
     let said = refusal(&with(&[1 << 20, 1], Dtype::U8, &[0; 1 << 20]), (1 << 19, 1, 2));
-    assert!(said.contains("it is cut into 1048576 chunks"), "{said}");
+    assert!(said.contains("it is split into 1048576 chunks"), "{said}");
     let scratch = tempfile::tempdir().unwrap();
     with(&[1 << 60, 0], Dtype::F32, &[]).write_to_disk(scratch.path());
     let empty = open(scratch.path(), (1 << 59, 1, 2)).unwrap();

@@ -66,8 +66,8 @@ fn what_pytorch_saves_that_is_no_state_dict_is_named() {
         let error = quirk(name).unwrap_err().to_string();
         assert!(error.contains(name) && error.contains(wanted), "{error}");
     };
-    says("whole-module.pt", "it is an object of `torch.nn.modules.linear.Linear`, which is not built");
-    says("bare-tensor.pt", "it holds one tensor and no name for it");
+    says("whole-module.pt", "it is an object of `torch.nn.modules.linear.Linear`, which thalweg does not construct");
+    says("bare-tensor.pt", "it holds one unnamed tensor");
     let list = quirk("list.pt").unwrap();
     assert_eq!(list.catalog().entries().len(), 2);
     let objects = quirk("user-objects.pt").unwrap();
@@ -136,7 +136,7 @@ fn a_key_names_another_part_of_the_file() {
     let moments = open_key("optimizer").unwrap();
     assert!(moments.catalog().find("0.exp_avg").is_some(), "{:?}", moments.catalog().entries()[0].name);
     let error = open_key("modle").unwrap_err();
-    assert!(error.to_string().contains("there is nothing under the key `modle`; the tensors are under `model`"));
+    assert!(error.to_string().contains("no tensors are under the key `modle`; the tensors are under `model`"));
     assert!(error.hint().unwrap().contains("--key"));
 }
 

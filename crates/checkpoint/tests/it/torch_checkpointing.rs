@@ -61,7 +61,7 @@ fn consolidated_copies_are_read_as_what_they_are() {
 fn pieces_that_nothing_describes_are_refused_and_the_hint_works() {
     let (folder, scratch) = (fixture("torch-checkpointing/safetensors"), tempfile::tempdir().unwrap());
     let refused = open_checkpoint(&disk(), &folder.join("step-20")).unwrap_err();
-    assert!(refused.to_string().contains("no `metadata.pkl` that says how they belong together"), "{refused}");
+    assert!(refused.to_string().contains("no `metadata.pkl` to say how they fit together"), "{refused}");
     assert!(refused.hint().unwrap().contains("copy `metadata.pkl` from the first checkpoint"));
     for (from, name) in
         [("step-20", "model_0.safetensors"), ("step-20", "model_1.safetensors"), ("step-10", "metadata.pkl")]
@@ -96,5 +96,5 @@ fn a_missing_rank_and_another_version_are_named() {
     assert!(error.is_unfinished() && error.to_string().contains("`model_1.pt` is missing"), "{error}");
     fs::write(scratch.path().join("metadata.pkl"), b"\x80\x02}X\x07\x00\x00\x00versionX\x03\x00\x00\x003.0s.").unwrap();
     let error = open_checkpoint(&disk(), scratch.path()).unwrap_err().to_string();
-    assert!(error.contains("its version is `3.0`, and only 2.0 and 1.0 are read"), "{error}");
+    assert!(error.contains("its version is `3.0`, and only 2.0 and 1.0 are supported"), "{error}");
 }

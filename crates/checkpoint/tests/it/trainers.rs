@@ -134,7 +134,7 @@ fn ranks_of_megatron_that_are_missing_or_of_another_iteration_are_noticed() {
     let last = scratch.path().join("mp_rank_01/model_optim_rng.pt");
     fs::copy(fixture("megatron-legacy/iter_0000060/mp_rank_01/model_optim_rng.pt"), &last).unwrap();
     let error = open(scratch.path()).unwrap_err().to_string();
-    assert!(error.contains("it is from iteration 60, and the ranks before it are from iteration 80"), "{error}");
+    assert!(error.contains("it is from iteration 60, but the ranks before it are from iteration 80"), "{error}");
     // Only the arguments show that the folder of the last rank is missing.
     fs::remove_dir_all(last.parent().unwrap()).unwrap();
     let error = open(scratch.path()).unwrap_err();
@@ -211,7 +211,8 @@ fn what_lightning_torchtune_and_old_releases_of_torch_wrote_is_read() {
     let named = open(&file).unwrap();
     assert!(named.findings().other_keys.iter().any(|(key, _)| key == "current_model_state"));
     // Old releases saved the class of a whole module as a separate reference.
-    for (release, refusal) in [("1.4.0", "something to call expected"), ("1.13.1", "which is not built")] {
+    for (release, refusal) in [("1.4.0", "something to call expected"), ("1.13.1", "which thalweg does not construct")]
+    {
         let folder = fixture("trainers/old-torch").join(release);
         let half = open(&folder.join("half.pth")).unwrap();
         assert!(half.catalog().find("model.norm.weight").is_some() && half.catalog().entries()[0].dtype == Dtype::F16);

@@ -267,7 +267,7 @@ fn an_existing_output_is_replaced_only_when_asked() {
     let error = commit_checkpoint(stage(&partial, &layout), &target, MANIFEST, rules(Replace::Never, &BTreeSet::new()))
         .unwrap_err();
     assert!(matches!(error, Error::OutputExists { .. }), "{error}");
-    assert!(error.to_string().ends_with(&format!("is kept in `{}`", partial.display())), "{error}");
+    assert!(error.to_string().ends_with(&format!("is in `{}`", partial.display())), "{error}");
     assert_eq!(names_in(&target), ["model-00009-of-00009.safetensors"]);
 
     // The refused stage is whole and can be taken up again.

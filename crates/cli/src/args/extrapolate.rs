@@ -15,12 +15,13 @@ Examples:
   thalweg extrapolate runs/my-run --last 24 --direction secant --suite choose.toml
   thalweg extrapolate runs/my-run --last 24 --alpha 1 --suite choose.toml -o out
 
-Means of disjoint windows are taken as points of a line, and steps along it are scored: 0, 1/2 and 1 lag
-(the delay of averaging), the vertex of the parabola through them, and the plain means of half and twice
-the window, six models at most. Extra-Merge-like: the paper's coefficient rule is not public in code.
+Means of disjoint windows are taken as points of a line, and steps along it are scored: 0, 1/2 and 1
+lag (the delay of averaging), the vertex of the parabola through them, and the plain means of half
+and twice the window, six models at most. Extra-Merge-like: the paper's coefficient rule is not
+public in code.
 
-Exit code 1 says that no step is better than a plain mean; nothing is written then. docs/extrapolate.md
-has the method and what we found.")]
+Exit code 1 says that no step is better than a plain mean; nothing is written then.
+docs/extrapolate.md has the method and what we found.")]
 pub(crate) struct ExtrapolateArgs {
     /// A run folder
     pub(crate) run_path: PathBuf,
@@ -36,7 +37,7 @@ pub(crate) struct ExtrapolateArgs {
     /// The line: leading principal component of the points, or from the oldest to the newest
     #[arg(long, value_enum, default_value_t = DirectionChoice::Pc1, value_name = "LINE")]
     pub(crate) direction: DirectionChoice,
-    /// Take a step of this many lags, 0 to 2, whatever it scores [default: found by scores]
+    /// Take a step of this many lags, 0 to 2, whatever its score [default: found by scores]
     #[arg(long, value_name = "A")]
     pub(crate) alpha: Option<f64>,
     /// A second suite, which only confirms: its role is report, and it shares no row with `--suite`

@@ -31,7 +31,7 @@ pub(crate) enum ForgetCommand {
     Build(ForgetBuildArgs),
     /// Test whether checkpoints, and merges that end at them, recall the entities
     Score(Box<ForgetScoreArgs>),
-    /// Recall over the steps of a run: what was forgotten, and what merges keep
+    /// Show recall over the steps of a run: what was forgotten, and what merges keep
     Curve(ForgetCurveArgs),
 }
 
@@ -40,7 +40,7 @@ pub(crate) enum ForgetCommand {
 A title counts where it is a whole word, the longest at its place. Kept are titles of the upper half
 by frequency in the corpus and of the lower half in the reference; titles that are tied are kept.")]
 pub(crate) struct ForgetEntitiesArgs {
-    /// The corpus that is learned first: JSON lines with `text`, packed by zstd or not; repeatable
+    /// The corpus that is learned first: JSON lines with `text`, optionally compressed with zstd; repeatable
     #[arg(long, value_name = "FILE", required = true)]
     pub(crate) corpus: Vec<PathBuf>,
     /// The corpus that follows; repeatable
@@ -84,13 +84,13 @@ pub(crate) struct ForgetBuildArgs {
     pub(crate) tokenizer: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) tokens: ProbeTokensArgs,
-    /// Samples with an entity, at most
+    /// Maximum number of samples with an entity
     #[arg(long, value_name = "N", default_value_t = 2000, value_parser = parse_whole::<usize>)]
     pub(crate) samples: usize,
-    /// Samples of the whole corpus
+    /// Number of samples of the whole corpus
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = parse_whole::<usize>)]
     pub(crate) general: usize,
-    /// Seed of the drawing
+    /// Seed of the random sampling
     #[arg(long, value_name = "S", default_value_t = 0, value_parser = parse_whole::<u64>)]
     pub(crate) seed: u64,
     /// The file of the probes
@@ -122,7 +122,7 @@ pub(crate) struct ForgetScoreArgs {
     /// Checkpoints, and ends of windows: newest; some steps; or every:STEPS, back from the newest [default: all]
     #[arg(long, value_name = "ENDS", value_delimiter = ',')]
     pub(crate) ends: Vec<String>,
-    /// Count only entities that this checkpoint recalls: M_ex of it is 1
+    /// Count only entities that this checkpoint recalls (its M_ex is 1)
     #[arg(long, value_name = "CKPT")]
     pub(crate) recalled_by: Option<PathBuf>,
     #[command(flatten)]
@@ -130,7 +130,7 @@ pub(crate) struct ForgetScoreArgs {
     /// The tokenizer.json to use [default: that of the checkpoint]
     #[arg(long, value_name = "FILE")]
     pub(crate) tokenizer: Option<PathBuf>,
-    /// The record with values by item, for `forget curve`
+    /// File for the record with values by item, for `forget curve`
     #[arg(short, long, alias = "output", value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
     #[command(flatten)]

@@ -23,9 +23,9 @@ pub(crate) struct LaunchArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum LaunchWhat {
-    /// Write, and submit, a script for Slurm: an array of shares and a last step that depends on it
+    /// Write, and optionally submit, a Slurm script: an array of shares and a last step that depends on it
     Slurm(SlurmArgs),
-    /// Print two Jobs for Kubernetes: an indexed one of shares, and a last step that waits
+    /// Print two Kubernetes Jobs: an indexed one of shares, and a suspended one for the last step
     Kubernetes(KubernetesArgs),
 }
 
@@ -65,8 +65,8 @@ pub(crate) struct KubernetesArgs {
     /// Claim of the volume that holds plan, sources and output
     #[arg(long, value_name = "NAME", default_value = "checkpoints")]
     pub(crate) claim: String,
-    /// Where the volume is mounted: the plan's paths must be valid there [default: the folder that is above the plan,
-    /// its sources and its outputs]
+    /// Where the volume is mounted: the plan's paths must be valid there [default: the common parent folder of the
+    /// plan, its sources and its outputs]
     #[arg(long, value_name = "DIR")]
     pub(crate) mount: Option<PathBuf>,
     /// Name of the jobs

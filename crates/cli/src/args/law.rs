@@ -18,7 +18,7 @@ pub(crate) struct LawArgs {
 pub(crate) enum LawCommand {
     /// Fit L + A/(k + b) to losses against the number of merged experts, and forecast
     Merge(LawMergeArgs),
-    /// Score merges of subsets of experts, each expert read once: the curve for `law merge`
+    /// Score merges of subsets of experts, reading each expert once: the curve for `law merge`
     Curve(Box<LawCurveArgs>),
 }
 
@@ -41,10 +41,10 @@ pub(crate) struct LawMergeArgs {
     /// Forecast the loss of merging K models; repeatable
     #[arg(long, value_name = "K", value_delimiter = ',', value_parser = parse_whole::<u32>)]
     pub(crate) predict: Vec<u32>,
-    /// How many models reach this loss
+    /// Find how many models reach this loss
     #[arg(long, value_name = "LOSS")]
     pub(crate) target: Option<f64>,
-    /// How many models come within this distance of the floor
+    /// Find how many models come within this distance of the floor
     #[arg(long, value_name = "LOSS")]
     pub(crate) within: Option<f64>,
     /// Stop where one more model lowers the loss by less than this
@@ -59,7 +59,7 @@ pub(crate) struct LawMergeArgs {
     /// Size of the models, in billions of parameters, if the file has several [default: the largest]
     #[arg(long, value_name = "N")]
     pub(crate) size: Option<f64>,
-    /// k counts the newest checkpoints of one run: the form has a drift, and a best k. This form is ours
+    /// k counts the newest checkpoints of one run: the form has a drift and a best k (our own form, not the paper's)
     #[arg(long)]
     pub(crate) checkpoints: bool,
     /// Resamples of the bootstrap
@@ -77,7 +77,7 @@ Examples:
   thalweg law curve -m a -m b -m c -m d --k 1,2,4 --suite suite.toml -o curve.jsonl
   thalweg law curve runs/my-run --newest 1,2,4,8,16 --suite suite.toml -o windows.jsonl
 
-Subsets are merged by their plain mean, in memory. All are, up to ten experts; more get a balanced design.")]
+Subsets are merged by their plain mean, in memory: all of them up to ten experts, a balanced design for more.")]
 pub(crate) struct LawCurveArgs {
     /// A run folder, with `--newest`
     #[arg(value_name = "RUN")]

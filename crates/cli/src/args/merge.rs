@@ -18,7 +18,7 @@ Examples:
   thalweg merge runs/titan --last 10 -o hf --to-huggingface --hf-assets assets/Llama-3.1-8B
   thalweg merge --append merged -m runs/my-run/step11000 -o merged-11
   thalweg merge --plan plan.json
-  thalweg merge --plan plan.json --shard 2/8     one of eight shares, on any machine of the disk
+  thalweg merge --plan plan.json --shard 2/8     one of eight shares; all machines share a disk
   thalweg merge --plan plan.json --finish        once all are done
   thalweg merge recipe.yml merged
 
@@ -32,7 +32,7 @@ pub(crate) struct MergeArgs {
     /// Execute a plan that `plan -o` wrote
     #[arg(long, value_name = "FILE", conflicts_with_all = ["inputs", "models"])]
     pub(crate) plan: Option<PathBuf>,
-    /// Add the checkpoint of `-m` to this merge, a mean: the bytes of a merge from scratch
+    /// Add the checkpoint of `-m` to this merge, a mean; the bytes equal those of a merge from scratch
     #[arg(long, value_name = "OLD", conflicts_with_all = ["inputs", "plan"], requires = "models")]
     pub(crate) append: Option<PathBuf>,
     /// Append from these exact sums, which `--keep-sums` wrote, instead of reading the old checkpoints again
@@ -41,13 +41,13 @@ pub(crate) struct MergeArgs {
     /// Also keep the exact sum of a mean here, as doubles, for `--append --sums`: 8 or 16 bytes per parameter
     #[arg(long, value_name = "DIR")]
     pub(crate) keep_sums: Option<PathBuf>,
-    /// Execute the plan although its sources changed since it was made
+    /// Execute the plan even if its sources changed since it was made
     #[arg(long, requires = "plan")]
     pub(crate) allow_changed: bool,
     /// Print the plan and stop
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Compare the merge, and the newest source, with this checkpoint: an annealed one, say
+    /// Compare the merge, and the newest source, with this checkpoint, such as an annealed one
     #[arg(long, value_name = "CKPT")]
     pub(crate) against: Option<PathBuf>,
     #[command(flatten)]
@@ -60,11 +60,11 @@ pub(crate) struct MergeArgs {
 #[derive(Debug, Args, Clone, Default, PartialEq, Eq)]
 #[command(next_help_heading = "Many processes")]
 pub(crate) struct SharesArgs {
-    /// Do share I of N alone, with 0 <= I < N; auto takes both from the Slurm array, the Kubernetes job or the MPI rank
-    /// that this process is, auto/N only I
+    /// Do only share I of N, with 0 <= I < N; auto takes both from the Slurm array, the Kubernetes job or the
+    /// MPI rank of this process, auto/N only I
     #[arg(long, value_name = "I/N|auto", conflicts_with_all = ["finish", "against", "dry_run", "keep_sums"])]
     pub(crate) shard: Option<ShardChoice>,
-    /// Check that every share is there and whole, and publish
+    /// Check that every share is present and complete, and publish
     #[arg(long, conflicts_with_all = ["against", "dry_run", "discard_partial", "keep_sums"])]
     pub(crate) finish: bool,
 }

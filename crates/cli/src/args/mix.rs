@@ -16,8 +16,8 @@ Examples:
       --suite suite.toml -o trials.jsonl
   thalweg mix validate --trials trials.jsonl --references runs.jsonl
 
-One component per data set is trained from one base; merging them predicts what a mixture would give.
-docs/mix.md has the method and what we found.")]
+One component per data set is trained from one base; merging them predicts what a mixture would
+give. docs/mix.md has the method and what we found.")]
 pub(crate) struct MixArgs {
     /// What to do
     #[command(subcommand)]
@@ -26,13 +26,13 @@ pub(crate) struct MixArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum MixCommand {
-    /// What to train, what it costs, and from how many mixtures merging is cheaper
+    /// Plan what to train, what it costs, and from how many mixtures on merging is cheaper
     Plan(MixPlanArgs),
-    /// Can averages of these components be trusted? Exit code 1: no
+    /// Check whether averages of these components can be trusted; exit code 1 means no
     Check(Box<MixCheckArgs>),
-    /// Merge and score mixtures in rounds; the answer is a region of mixtures
+    /// Merge and score mixtures in rounds to find the best region of mixtures
     Search(Box<MixSearchArgs>),
-    /// Do merged mixtures rank as models that were trained on them?
+    /// Check whether merged mixtures rank like models that were trained on them
     Validate(MixValidateArgs),
 }
 
@@ -79,9 +79,9 @@ pub(crate) struct MixPlanArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The size of a delta is the sum of |component - base| over the sum of |component| and |base|. Above 0.15, or
-where the mean of two components is worse than both, averages are risky; above 0.5 a component was not trained
-from this base, and is refused. `--suite` scores the means of all pairs.")]
+The size of a delta is the sum of |component - base| over the sum of |component| and |base|. Above
+0.15, or where the mean of two components is worse than both, averages are risky; above 0.5 a
+component was not trained from this base, and is refused. `--suite` scores the means of all pairs.")]
 pub(crate) struct MixCheckArgs {
     /// What the components were trained from
     #[arg(long, value_name = "CKPT")]
@@ -102,8 +102,9 @@ Examples:
   thalweg mix search --component web=a --component math=b --general web --suite suite.toml \\
       --mixtures runs.jsonl -o trials.jsonl
 
-`coefficients` multiply the components; `data_shares` are what a run would train on, after the general data in
-every component. The predictor is a quadratic over the mixtures by ridge regression, one for each score.")]
+`coefficients` multiply the components; `data_shares` are what a run would train on, after the
+general data in every component. The predictor is a quadratic over the mixtures by ridge regression,
+one for each score.")]
 pub(crate) struct MixSearchArgs {
     /// A component; repeatable
     #[arg(long, value_name = "NAME=CKPT", required = true)]
@@ -120,13 +121,13 @@ pub(crate) struct MixSearchArgs {
     /// Rounds
     #[arg(long, value_name = "R", default_value_t = 3, value_parser = parse_whole::<usize>)]
     pub(crate) rounds: usize,
-    /// What is minimised: the mean over the tasks of the rank, or of the loss itself
+    /// What to minimise: the mean over the tasks of the rank, or of the loss itself
     #[arg(long, value_enum, default_value_t = ObjectiveChoice::Rank, value_name = "WHAT")]
     pub(crate) objective: ObjectiveChoice,
-    /// Score just these mixtures: JSON lines with `coefficients` or `data_shares`
+    /// Score only these mixtures: JSON lines with `coefficients` or `data_shares`
     #[arg(long, value_name = "FILE")]
     pub(crate) mixtures: Option<PathBuf>,
-    /// Seed of all drawings
+    /// Seed of all random sampling
     #[arg(long, value_name = "S", default_value_t = 0, value_parser = parse_whole::<u64>)]
     pub(crate) seed: u64,
     /// The file of all scored mixtures
@@ -152,7 +153,7 @@ pub(crate) struct MixValidateArgs {
     /// What `mix search` wrote
     #[arg(long, value_name = "FILE")]
     pub(crate) trials: PathBuf,
-    /// What runs that were trained on these mixtures scored
+    /// Scores of runs that were trained on these mixtures
     #[arg(long, value_name = "FILE")]
     pub(crate) references: PathBuf,
     /// Seed of the bootstrap

@@ -15,13 +15,13 @@ pub(crate) struct RuleArgs {
     /// The model that the experts were trained from
     #[arg(long, value_name = "CKPT")]
     pub(crate) base: Option<PathBuf>,
-    /// Share of each expert's differences that are kept: one for all, or one for each [default: 0.5]
+    /// Share of each expert's differences to keep: one for all, or one for each [default: 0.5]
     #[arg(long, value_name = "D,...", value_delimiter = ',')]
     pub(crate) density: Vec<String>,
-    /// What the merged difference is multiplied by [default: 1]
+    /// Factor of the merged difference [default: 1]
     #[arg(long, value_name = "L", allow_hyphen_values = true)]
     pub(crate) lambda: Option<String>,
-    /// dare and della: what the random mask is drawn from [default: 0]
+    /// dare and della: seed of the random mask [default: 0]
     #[arg(long, value_name = "S")]
     pub(crate) seed: Option<u64>,
     /// breadcrumbs: share of the largest differences that are dropped [default: 0.01]
@@ -37,8 +37,8 @@ pub(crate) struct RuleArgs {
     /// Divide the sum by the coefficients that took part [default: yes where the convention takes a mean]
     #[arg(long, value_enum, value_name = "WHEN")]
     pub(crate) divide: Option<DivideChoice>,
-    /// How kept differences make up for dropped ones: not at all, divided by their probability, or by the L1 norm of
-    /// each tensor [default: by rule and convention]
+    /// How to rescale kept differences to make up for dropped ones: not at all, by their probability, or by the L1
+    /// norm of each tensor [default: by rule and convention]
     #[arg(long, value_enum, value_name = "HOW")]
     pub(crate) rescale: Option<RescaleChoice>,
 }

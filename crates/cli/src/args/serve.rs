@@ -13,7 +13,7 @@ Examples:
   thalweg serve merged --bind 0.0.0.0                for other machines, with a token in the address
   ssh -L 4840:127.0.0.1:4840 login.cluster           the port of another machine on this one
 
-The page stays current by itself. It is read-only, serves no files and loads nothing from elsewhere.
+The page updates itself. It is read-only, serves no files and loads nothing from elsewhere.
 If a proxy passes requests on under its own name, give that name with --allow-host.
 `thalweg report DIR` writes the same page as one file.")]
 pub(crate) struct ServeArgs {
@@ -22,7 +22,7 @@ pub(crate) struct ServeArgs {
     pub(crate) path: PathBuf,
     #[command(flatten)]
     pub(crate) at: ServeAtArgs,
-    /// Port; 0 takes any that is free [default: 4840, or any if that is taken]
+    /// Port; 0 takes any free port [default: 4840, or any if that is taken]
     #[arg(long, value_name = "PORT", help_heading = "Page")]
     pub(crate) port: Option<u16>,
 }
@@ -33,13 +33,13 @@ pub(crate) struct ServeAtArgs {
     /// Address to listen on; anything but loopback needs a token, which is generated if none is given
     #[arg(long, value_name = "ADDRESS", help_heading = "Page", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pub(crate) bind: IpAddr,
-    /// Require a token on loopback too, where other users of the machine could look
+    /// Require a token on loopback too, where other users of the machine could see the page
     #[arg(long, help_heading = "Page")]
     pub(crate) token: bool,
     /// Take the token from the first line of this file, so that it stays the same over restarts
     #[arg(long, value_name = "FILE", help_heading = "Page")]
     pub(crate) token_file: Option<PathBuf>,
-    /// Another name by which the page is reached, such as that of a proxy; repeatable
+    /// Accept another host name for the page, such as that of a proxy; repeatable
     #[arg(long, value_name = "NAME", help_heading = "Page")]
     pub(crate) allow_host: Vec<String>,
 }

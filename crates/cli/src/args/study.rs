@@ -15,7 +15,7 @@ Examples:
   thalweg sweep runs/my-run --counts 3,6,10 --suite choose.toml --report-suite report.toml -o sweep
 
 With a suite, merges are scored in memory beside the newest raw checkpoint of each window;
-DIR/report.html shows them, and what was scored once is not scored again.")]
+DIR/report.html shows them, and scores are reused by later sweeps.")]
 pub(crate) struct SweepArgs {
     /// A run folder
     pub(crate) run_path: PathBuf,
@@ -25,7 +25,7 @@ pub(crate) struct SweepArgs {
     /// Checkpoints in a window
     #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_value = "10", value_parser = parse_whole::<usize>)]
     pub(crate) counts: Vec<usize>,
-    /// Steps between neighbours [default: neighbours as they come]
+    /// Steps between neighbours [default: consecutive checkpoints]
     #[arg(long, value_name = "V,V,...", value_delimiter = ',', conflicts_with = "interval_tokens")]
     pub(crate) interval_steps: Vec<Count>,
     /// Tokens between neighbours
@@ -39,13 +39,13 @@ pub(crate) struct SweepArgs {
     pub(crate) ends: Vec<String>,
     #[command(flatten)]
     pub(crate) scoring: ScoringArgs,
-    /// Which merges are written [default: all without a suite, best with one]
+    /// Which merges to write [default: all without a suite, best with one]
     #[arg(long, value_enum, value_name = "WHICH")]
     pub(crate) keep: Option<KeepChoice>,
-    /// Raw checkpoints that are scored beside the merges: the newest of each window, or all of it
+    /// Raw checkpoints to score beside the merges: the newest of each window, or all of them
     #[arg(long, value_enum, default_value_t = RawChoice::Newest, value_name = "WHICH")]
     pub(crate) raws: RawChoice,
-    /// Scored for the report only, without effect on the choice; must share no row with `--suite`
+    /// Suite that is scored for the report only and does not affect the choice; must share no row with `--suite`
     #[arg(long, value_name = "FILE")]
     pub(crate) report_suite: Option<PathBuf>,
     #[command(flatten)]
@@ -68,14 +68,14 @@ pub(crate) struct SweepArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  thalweg forecast runs/my-run --suite suite.toml            an anneal over the last tenth of the run
+  thalweg forecast runs/my-run --suite suite.toml            an anneal over the last tenth
   thalweg forecast runs/my-run --suite suite.toml --anneal 1-sqrt --anneal-tokens 100B -o forecast
   thalweg forecast old-run --suite suite.toml --end-step 9000 --anneal-steps 900 \\
       --truth old-run-annealed/step-9000 --save-cases cases.jsonl
   thalweg forecast runs/my-run --suite suite.toml --calibrate cases.jsonl
 
-The anneal is one that ends at the end step, on the tokens that the run has seen by then. Four models
-are scored: the newest checkpoint, the mean of those within the anneal's span, of its second half, and
+The anneal ends at the end step, on the tokens that the run has seen by then. Four models are
+scored: the newest checkpoint, the mean of those within the anneal's span, of its second half, and
 of five spread over it. Exit code 1 says that the run does not support a forecast, and why.")]
 pub(crate) struct ForecastArgs {
     /// A run folder
@@ -85,13 +85,13 @@ pub(crate) struct ForecastArgs {
     /// Where it ends [default: the newest checkpoint]
     #[arg(long, value_name = "S")]
     pub(crate) end_step: Option<Count>,
-    /// The annealed checkpoint, where it was run: scored too, and compared
+    /// The annealed checkpoint, if there is one: scored too, and compared
     #[arg(long, value_name = "CKPT")]
     pub(crate) truth: Option<PathBuf>,
-    /// Add what was found to this file, for `--calibrate`; needs `--truth`
+    /// Append the result to this file, for `--calibrate`; needs `--truth`
     #[arg(long, value_name = "FILE", requires = "truth")]
     pub(crate) save_cases: Option<PathBuf>,
-    /// Folder of record, page and scores
+    /// Folder for the record, page and scores
     #[arg(short, long, alias = "output", value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     #[command(flatten)]
@@ -148,20 +148,20 @@ pub(crate) struct ScoringArgs {
     /// Decide by this task, or TASK/MEASURE [default: the first of the suite]
     #[arg(long, value_name = "TASK")]
     pub(crate) by: Option<String>,
-    /// Another program scores each checkpoint and writes its results to {out}
+    /// Score each checkpoint with another program, which writes its results to {out}
     #[arg(long, value_name = "CMD", conflicts_with = "suite")]
     pub(crate) eval_command: Option<String>,
-    /// End the command, with all that it started, if it takes longer than this for one model [default: no limit]
+    /// Stop the command and all its child processes if it takes longer than this for one model [default: no limit]
     #[arg(long, value_name = "TIME", requires = "eval_command")]
     pub(crate) eval_timeout: Option<Seconds>,
     /// The tokenizer.json to use [default: that of the checkpoint]
     #[arg(long, value_name = "FILE")]
     pub(crate) tokenizer: Option<PathBuf>,
-    /// Put the start token before every text (always), where the tokenizer's own files do (auto), or never before a
-    /// context (never) [default: as the suite says, else always]
+    /// Put the start token before every text (always), where the tokenizer's own files do (auto), or never
+    /// before a context (never) [default: as the suite says, else always]
     #[arg(long, value_enum, value_name = "WHEN", conflicts_with = "eval_command")]
     pub(crate) start_token: Option<StartTokenChoice>,
-    /// Folder of scores that are kept for the next time [default: DIR/scores]
+    /// Folder in which scores are kept for reuse [default: DIR/scores]
     #[arg(long, value_name = "DIR")]
     pub(crate) cache: Option<PathBuf>,
 }
@@ -182,10 +182,10 @@ pub(crate) enum RawChoice {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  thalweg recover runs/my-run                         is there a spike, and what to resume from
+  thalweg recover runs/my-run                         find spikes, and what to resume from
   thalweg recover runs/my-run --log events.out.tfevents.1 -o restart
 
-The exit code is 1 where the log shows no spike.")]
+The exit code is 1 if the log shows no spike.")]
 pub(crate) struct RecoverArgs {
     /// A run folder
     pub(crate) run_path: PathBuf,

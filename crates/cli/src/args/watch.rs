@@ -38,8 +38,9 @@ Examples:
   thalweg watch runs/my-run --windows sma:10,ema:0.2:20 --every 1000 --once -o merged
   thalweg watch runs/my-run --windows sma:10 --eval-requests evals --eval-command 'score {checkpoint} {out}' -o merged
 
-Each merge is the one that `thalweg merge RUN --last N` would have made at that end. All that are missing
-are made by reading the run once. What is in DIR already is not made again; DIR/watch.jsonl lists it.
+Each merge is the one that `thalweg merge RUN --last N` would have made at that end. All missing
+merges are made by reading the run once. Merges that are already in DIR are kept; DIR/watch.jsonl
+lists them.
 With scores, the newest end goes first. Rerun the command after a stop: it resumes.
 With --once, exit code 2 says that some merges could not be made; the others are kept.")]
 pub(crate) struct WatchArgs {
@@ -57,13 +58,13 @@ pub(crate) struct WatchArgs {
     /// Windows end at steps that are multiples of V [default: at every finished checkpoint]
     #[arg(long, value_name = "V", value_parser = parse_positive::<NonZeroU64>, conflicts_with = "ends")]
     pub(crate) every: Option<NonZeroU64>,
-    /// Windows end here: newest; some steps; `steps` for every checkpoint; or every:STEPS, back from the newest
+    /// Where windows end: newest; some steps; `steps` for every checkpoint; or every:STEPS, back from the newest
     #[arg(long, value_name = "ENDS", value_delimiter = ',')]
     pub(crate) ends: Vec<String>,
     /// Ignore windows that end before this step
     #[arg(long, value_name = "S")]
     pub(crate) from_step: Option<Count>,
-    /// Steps between neighbours in a window [default: neighbours as they come]
+    /// Steps between neighbours in a window [default: consecutive checkpoints]
     #[arg(long, value_name = "V", conflicts_with = "interval_tokens")]
     pub(crate) interval_steps: Option<Count>,
     /// Tokens between neighbours in a window
@@ -87,7 +88,7 @@ pub(crate) struct WatchArgs {
     /// At each end that is scored, forecast what an anneal that ended there would score
     #[arg(long, conflicts_with = "eval_requests", help_heading = "Forecast")]
     pub(crate) forecast: bool,
-    /// An anneal that was run and ended at this step: it is scored, and its forecast compared with it; repeatable
+    /// A real anneal that ended at this step: it is scored, and its forecast is compared with it; repeatable
     #[arg(long, value_name = "STEP:CKPT", value_parser = parse_truth, requires = "forecast", help_heading = "Forecast")]
     pub(crate) truth: Vec<(u64, PathBuf)>,
     /// Send a message when the forecast of the first score reaches this value
@@ -99,7 +100,7 @@ pub(crate) struct WatchArgs {
     /// Pipe the same message to a shell command, for example to curl
     #[arg(long, value_name = "CMD", help_heading = "Messages")]
     pub(crate) notify_command: Option<String>,
-    /// Serve a page of it while it watches, at port 4840 or this one; `--serve=0` takes any that is free
+    /// Serve a page while watching, at port 4840 or this one; `--serve=0` takes any free port
     #[arg(
         long, value_name = "PORT", num_args = 0..=1, require_equals = true, default_missing_value = "default",
         value_parser = parse_port, conflicts_with = "once", help_heading = "Page"

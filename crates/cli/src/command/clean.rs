@@ -13,7 +13,7 @@ pub(crate) fn run(args: &CleanArgs, messages: &Messages) -> Result<Outcome, Erro
     use crate::store::routed_storage;
 
     if !thalweg_storage::is_address(&args.path) {
-        let hint = "give an address, such as `s3://bucket/runs`: only uploads are left over there";
+        let hint = "give an address, such as `s3://bucket/runs`: only stores have leftover uploads";
         return Err(Error::usage_with_hint(format!("`{}` is not an address of a store", args.path.display()), hint));
     }
     let storage = routed_storage();

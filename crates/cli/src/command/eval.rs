@@ -48,7 +48,7 @@ pub(crate) fn run(args: &EvalArgs, world: &World<'_>, messages: &Messages) -> Re
     let scored = scored??;
     let compared = world.in_pool(|| compare_all(&scored))??;
     if scored.iter().any(|other| other.tokenizer_digest != scored[0].tokenizer_digest) {
-        messages.note("the tokenizers differ: only measures that do not count tokens are compared");
+        messages.note("the tokenizers differ: only measures that do not depend on tokens are compared");
     }
     messages.json(&document(&suite, &scored, &compared));
     messages.text(&text(&suite, &scored, &compared));

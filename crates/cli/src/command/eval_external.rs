@@ -186,7 +186,7 @@ impl Scratch {
             // A file that is left in the folder of temporary files does no harm.
             let _ = self.storage.remove(&self.folder);
         } else {
-            messages.note(format!("what the command wrote is kept in `{}`", self.folder.display()));
+            messages.note(format!("the command's output is kept in `{}`", self.folder.display()));
         }
     }
 }

@@ -42,7 +42,7 @@ pub(crate) fn run(args: &ExplainArgs, world: &World<'_>, messages: &Messages) ->
     if let Some(fault) = fault.as_ref().filter(|_| args.svg.is_some() || args.out.is_some()) {
         return Err(Error::usage_with_hint(
             format!("the trajectory cannot be drawn: {fault}"),
-            "leave out `--svg` and `-o` to print what can be measured, or choose other checkpoints",
+            "leave out `--svg` and `-o` to print the part that can be measured, or choose other checkpoints",
         ));
     }
     if let Some(path) = &args.svg {
@@ -81,7 +81,7 @@ impl Report {
             ([], _) => None,
             // All products are taken about the newest checkpoint.
             ([.., last], Some(newest)) if last + 1 == chosen.len() => {
-                Some(format!("`{}` holds {what}, and all distances are taken from it", label(newest)))
+                Some(format!("`{}` holds {what}, and all distances are measured from it", label(newest)))
             }
             (some, _) => {
                 let labels: Vec<String> = some.iter().map(|&i| format!("`{}`", label(&chosen[i]))).collect();

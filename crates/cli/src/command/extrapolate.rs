@@ -24,14 +24,14 @@ const MAX_MODELS: u64 = 6;
 pub(crate) fn run(args: &ExtrapolateArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     if args.scoring.suite.is_none() && args.scoring.eval_command.is_none() {
         return Err(Error::usage_with_hint(
-            "no suite is given: a step is scored, also one that `--alpha` gives",
+            "no suite is given: every step is scored, even one given by `--alpha`",
             "name a suite with `--suite FILE`",
         ));
     }
     if args.confirm.is_some() && args.scoring.suite.is_none() {
         return Err(Error::usage_with_hint(
-            "`--confirm` needs a suite that decides, and a command scores instead",
-            "name that suite with `--suite FILE`, or leave `--confirm` out",
+            "`--confirm` needs a suite to choose by, but a command scores instead",
+            "name one with `--suite FILE`, or leave `--confirm` out",
         ));
     }
     let resolver = world.resolver();
@@ -154,7 +154,7 @@ fn closing(args: &ExtrapolateArgs, outcome: &ExtrapolationOutcome) -> String {
     };
     let _ = writeln!(text);
     for row in &outcome.gains {
-        let role = if row.is_held_out { ", which decided nothing" } else { "" };
+        let role = if row.is_held_out { ", which did not affect the choice" } else { "" };
         let _ = writeln!(
             text,
             "on `{}`{role}: the step of {:.2} lags gains {} over the best mean, {} over the mean of {}",

@@ -23,11 +23,11 @@ use crate::scoring::{make_evaluator, open_suites};
 
 pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     if args.scoring.suite.is_none() && args.scoring.eval_command.is_none() {
-        return Err(Error::usage_with_hint("what should be forecast?", "name a suite with `--suite FILE`"));
+        return Err(Error::usage_with_hint("which scores should be forecast?", "name a suite with `--suite FILE`"));
     }
     if args.scoring.by.is_some() {
         return Err(Error::usage(
-            "`--by` decides between windows, and a forecast is made for every score of the suite",
+            "`--by` chooses between windows, but a forecast is made for every score of the suite",
         ));
     }
     let resolver = world.resolver();
@@ -137,7 +137,7 @@ fn text(args: &ForecastArgs, request: &ForecastRequest, outcome: &ForecastOutcom
         let _ = writeln!(text, "  {score}: no forecast: {why}\n    {}", why.hint());
     }
     for row in &outcome.forecasts {
-        let _ = writeln!(text, "{} {} rests on {}", row.task, row.measure, row.rests_on);
+        let _ = writeln!(text, "{} {} is based on {}", row.task, row.measure, row.rests_on);
     }
     match &outcome.proposal {
         Ok(window) => {

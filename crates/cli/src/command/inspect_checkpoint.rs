@@ -91,7 +91,7 @@ fn blocks_merge(checkpoint: &Checkpoint) -> Vec<String> {
     let codes = refused.filter(|entry| !entry.name.ends_with("_extra_state"));
     blocks.extend(codes.map(|entry| {
         let name = display_name(&entry.name);
-        format!("tensor `{name}` is {}, which has no average: it must be equal in all sources", entry.dtype)
+        format!("tensor `{name}` is {}, which cannot be averaged: it must be equal in all sources", entry.dtype)
     }));
     let cannot_be_read = checkpoint.findings().unreadable.iter();
     blocks.extend(
@@ -175,7 +175,7 @@ pub(super) fn describe(checkpoint: &Checkpoint) -> String {
     if !names.is_empty() {
         let shown: Vec<&str> = names.iter().take(MAX_ROWS).map(String::as_str).collect();
         let more = if names.len() > MAX_ROWS { format!(" and {} more", names.len() - MAX_ROWS) } else { String::new() };
-        let _ = writeln!(text, "objects that are not built: {}{more}", shown.join(", "));
+        let _ = writeln!(text, "objects that thalweg does not construct: {}{more}", shown.join(", "));
     }
     // Writing to a String cannot fail.
     let _infallible = naming_line(checkpoint).map(|line| writeln!(text, "{line}"));

@@ -133,7 +133,7 @@ fn table(trajectory: &Trajectory) -> String {
         let _ = writeln!(text, "{:>12} {tokens:>10}  {phase:<7} {name}{reason}{spike}", checkpoint.step.0);
     }
     for spike in trajectory.spikes() {
-        let end = spike.end.map_or_else(|| "it did not come back".to_owned(), |end| format!("back at step {end}"));
+        let end = spike.end.map_or_else(|| "it did not recover".to_owned(), |end| format!("recovered at step {end}"));
         let (onset, peak, signal) = (spike.onset, spike.peak, spike.signal);
         let _ = writeln!(text, "spike: onset at step {onset}, peak at step {peak}, {end}; seen in the {signal}");
     }

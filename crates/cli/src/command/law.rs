@@ -40,7 +40,7 @@ fn question(args: &LawMergeArgs) -> Result<LawQuestion, Error> {
         [] => None,
         [a, b, c] => Some([*a, *b, *c]),
         points => {
-            let what = format!("`--points` are three numbers of models, and {} are given", points.len());
+            let what = format!("`--points` takes three numbers of models, but {} are given", points.len());
             return Err(Error::usage_with_hint(what, "write them as `--points 1,2,4`"));
         }
     };
@@ -199,7 +199,7 @@ fn outlook(law: &MergeLaw) -> String {
         let (first, last) = (ks().min().unwrap_or(0), ks().max().unwrap_or(0));
         let outside = match (f64::from(first)..=f64::from(last)).contains(&optimum) {
             true => String::new(),
-            false => format!("; it is outside of k = {first} to {last}, which were measured"),
+            false => format!("; it is outside the measured range k = {first} to {last}"),
         };
         let _ =
             writeln!(text, "\nbest number of checkpoints: {optimum:.1} (sqrt(A/D) - b; this form is ours){outside}");

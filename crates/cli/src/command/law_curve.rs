@@ -22,7 +22,7 @@ const MAX_FOR_ALL: usize = 10;
 
 pub(super) fn run(args: &LawCurveArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     if args.scoring.suite.is_none() && args.scoring.eval_command.is_none() {
-        return Err(Error::usage_with_hint("what should the merges be scored on?", "name a suite with `--suite FILE`"));
+        return Err(Error::usage_with_hint("which suite should score the merges?", "name a suite with `--suite FILE`"));
     }
     let resolver = world.resolver();
     let curve = if args.newest.is_empty() { of_experts(args, &resolver)? } else { of_run(args, &resolver)? };
@@ -65,7 +65,7 @@ pub(super) fn run(args: &LawCurveArgs, world: &World<'_>, messages: &Messages) -
 fn of_experts(args: &LawCurveArgs, resolver: &Resolver<'_>) -> Result<ExpertCurve, Error> {
     if let Some(run) = &args.run_path {
         return Err(Error::usage_with_hint(
-            "the windows of a run need their numbers of checkpoints",
+            "the windows of a run need numbers of checkpoints",
             format!("add `--newest 1,2,4,8`, or name experts with `-m CKPT` instead of `{}`", run.display()),
         ));
     }
@@ -88,7 +88,7 @@ fn of_experts(args: &LawCurveArgs, resolver: &Resolver<'_>) -> Result<ExpertCurv
 fn of_run(args: &LawCurveArgs, resolver: &Resolver<'_>) -> Result<ExpertCurve, Error> {
     let Some(path) = args.run_path.as_ref().filter(|_| args.models.is_empty()) else {
         return Err(Error::usage_with_hint(
-            "`--newest` takes the checkpoints of a run, and no run is named",
+            "`--newest` takes the checkpoints of a run, but no run is named",
             "name the run folder, and leave out `-m`",
         ));
     };

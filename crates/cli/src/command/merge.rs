@@ -25,7 +25,7 @@ use crate::requests::merge_request;
 pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     if args.plan.is_none() && (args.shares.shard.is_some() || args.shares.finish) {
         return Err(Error::usage_with_hint(
-            "all shares must be of one plan, so `--shard` and `--finish` need `--plan`",
+            "all shares must come from one plan, so `--shard` and `--finish` need `--plan`",
             "write the plan first: `thalweg plan ... -o plan.json`",
         ));
     }
@@ -86,7 +86,7 @@ fn find_append(old: &Path, args: &MergeArgs, world: &World<'_>) -> Result<MergeP
     let [checkpoint] = args.source.models.as_slice() else {
         return Err(Error::usage_with_hint(
             "`--append` adds one checkpoint",
-            "give one `-m CKPT`; append the others one after the other, or merge from scratch",
+            "give one `-m CKPT`; append the others one at a time, or merge from scratch",
         ));
     };
     let mut rest = args.source.clone();
@@ -96,7 +96,7 @@ fn find_append(old: &Path, args: &MergeArgs, world: &World<'_>) -> Result<MergeP
     rest.run.reading = run.reading.clone();
     if is_anything_typed(&rest, world)? {
         return Err(Error::usage_with_hint(
-            "the old merge says how its checkpoints are merged, so other options would have no effect",
+            "the old merge determines how checkpoints are merged, so other options would have no effect",
             "leave them out, or merge from scratch",
         ));
     }
@@ -119,7 +119,7 @@ fn find_plan(args: &MergeArgs, world: &World<'_>) -> Result<MergePlan, Error> {
     if let Some(path) = &args.plan {
         if is_anything_typed(&args.source, world)? {
             return Err(Error::usage_with_hint(
-                "a plan names everything that is merged and how, so other options would have no effect",
+                "a plan already says what is merged and how, so other options would have no effect",
                 "leave them out, or make another plan with `thalweg plan`",
             ));
         }
@@ -127,7 +127,9 @@ fn find_plan(args: &MergeArgs, world: &World<'_>) -> Result<MergePlan, Error> {
         if args.allow_changed {
             plan.seen_sources.clear();
         } else if plan.seen_sources.is_empty() {
-            world.resolver().note("the plan does not say what its sources were: changes since are not noticed");
+            world
+                .resolver()
+                .note("the plan does not record the state of its sources, so changes since then cannot be detected");
         }
         if let Some(out) = &args.out {
             plan = with_output(plan, out, world)?;

@@ -125,8 +125,8 @@ fn missing_of(outcomes: &[ShareOutcome]) -> Vec<usize> {
 fn describe_share(share: Share, outcome: &ShareOutcome) -> String {
     let path = outcome.path.display();
     match outcome.state {
-        ShareState::Published => format!("`{path}` exists already: nothing to do for share {share}\n"),
-        ShareState::Skipped => format!("share {share} of `{path}` was done before\n"),
+        ShareState::Published => format!("`{path}` already exists: nothing to do for share {share}\n"),
+        ShareState::Skipped => format!("share {share} of `{path}` was already done\n"),
         ShareState::Done => {
             let (read, wrote) = (show_bytes(outcome.bytes_read), show_bytes(outcome.bytes_written));
             let mut text = format!("did share {share} of `{path}`: read {read}");
@@ -147,7 +147,7 @@ fn next_step(args: &MergeArgs, share: Share, outcomes: &[ShareOutcome]) -> Strin
     let missing = missing_of(outcomes);
     match missing.len() {
         0 => format!("next: all {} shares are done; `{} --finish` publishes\n", share.count(), command(args)),
-        n => format!("next: {n} of {} shares are missing, by number {}\n", share.count(), array_expression(&missing)),
+        n => format!("next: {n} of {} shares are missing: {}\n", share.count(), array_expression(&missing)),
     }
 }
 
@@ -185,5 +185,5 @@ fn shares_missing(args: &MergeArgs, missing: &MissingShares) -> Error {
             )
         }
     };
-    Error::usage_with_hint(what, format!("do what is missing with {again}; then finish again"))
+    Error::usage_with_hint(what, format!("run the missing shares with {again}, then finish again"))
 }

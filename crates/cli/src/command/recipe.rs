@@ -64,7 +64,7 @@ fn with_typed(mut request: MergeRequest, typed: &SourceArgs, world: &World<'_>) 
     let allow_sum = std::mem::take(&mut rest.scheme.allow_sum);
     if is_anything_typed(&rest, world)? {
         return Err(Error::usage_with_hint(
-            "a recipe says what is merged and how, so other options would be ignored",
+            "a recipe already says what is merged and how, so other options would be ignored",
             "write them into the recipe; only `--normalize`, `--allow-sum`, `--to-huggingface` and `--hf-assets` may be \
              given beside it",
         ));

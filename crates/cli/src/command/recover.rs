@@ -52,7 +52,7 @@ pub(crate) fn run(args: &RecoverArgs, world: &World<'_>, messages: &Messages) ->
     messages.text(&text);
     plan.notes.iter().for_each(|note| messages.note(note));
     if plan.sources.len() == 1 && args.out.is_some() {
-        messages.note("nothing was written: one checkpoint makes no merge");
+        messages.note("nothing was written: one checkpoint is not a merge");
     }
     Ok(Outcome::Done)
 }
@@ -70,7 +70,7 @@ fn no_log(trajectory: &Trajectory) -> Error {
         .collect();
     if faults.is_empty() {
         return Error::usage_with_hint(
-            format!("`{path}` has no step log, and spikes are found in one"),
+            format!("`{path}` has no step log, which is needed to find spikes"),
             "name it with `--log`: JSON lines, CSV, trainer_state.json, console output or TensorBoard event files",
         );
     }
@@ -203,7 +203,7 @@ fn looked_at(trajectory: &Trajectory, search: &SpikeSearch) -> String {
         return text;
     }
     for spike in &search.spikes {
-        let end = spike.end.map_or_else(|| "it did not come back".to_owned(), |end| format!("back at step {end}"));
+        let end = spike.end.map_or_else(|| "it did not recover".to_owned(), |end| format!("recovered at step {end}"));
         let (onset, peak, signal) = (spike.onset, spike.peak, spike.signal);
         let _ = writeln!(text, "spike: onset at step {onset}, peak at step {peak}, {end}; seen in the {signal}");
     }
@@ -227,7 +227,7 @@ fn describe_proposal(
         let _ = writeln!(text, "{:>12}  {}", source.step, source.path.display());
     }
     if let [_, .., newest] = plan.sources.as_slice() {
-        let measured = "which did no worse in the lab here (docs/results/recovery.md)";
+        let measured = "which did no worse in our experiments (docs/results/recovery.md)";
         let _ = writeln!(text, "or from step {} alone, {measured}", newest.step);
     }
     if args.out.is_none() && policy.is_merge() {

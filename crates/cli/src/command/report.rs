@@ -49,8 +49,8 @@ fn compare(
     messages: &Messages,
 ) -> Result<Outcome, Error> {
     if args.out.is_some() {
-        let hint = "leave `--out` out for the comparison, or give the folder of one study";
-        return Err(Error::usage_with_hint("several studies have no page as one file", hint));
+        let hint = "leave out `--out` to print the comparison, or give the folder of one study";
+        return Err(Error::usage_with_hint("several studies cannot be written as a single page", hint));
     }
     let mut runs = Vec::new();
     for (name, _) in below {

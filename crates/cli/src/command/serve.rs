@@ -22,7 +22,7 @@ pub(crate) fn run(args: &ServeArgs, world: &World<'_>, messages: &Messages) -> R
         "kind": "thalweg-serve", "version": 1, "path": args.path, "url": server.url, "n_studies": server.site().n_studies(),
     }));
     messages.text(&format!(
-        "{} in `{}` at {} (read-only; Ctrl-C ends it)\n",
+        "{} in `{}` at {} (read-only; press Ctrl-C to stop)\n",
         counted_studies(server.site().n_studies()),
         args.path.display(),
         server.url

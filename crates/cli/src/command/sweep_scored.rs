@@ -84,7 +84,7 @@ fn tell_cost(evaluator: &dyn Evaluator, sweep: &Sweep, messages: &Messages) {
         format!(", {} tokens each, {} in all", show_count(tokens), show_count(tokens * n_models))
     });
     messages.note(format!(
-        "scoring {} and {}{tokens}; what is known is not scored again",
+        "scoring {} and {}{tokens}; known scores are reused",
         counted(n_trials, "merge"),
         counted(n_raws, "raw checkpoint")
     ));
@@ -170,7 +170,7 @@ fn closing(folder: &Path, record: &StudyRecord, findings: &SweepFindings, decide
                 });
                 let _ = writeln!(
                     text,
-                    "on `{}`, which decided nothing: {} {} {:.4}{gain}",
+                    "on `{}`, which did not affect the choice: {} {} {:.4}{gain}",
                     score.suite, score.task, score.measure, score.value
                 );
             }

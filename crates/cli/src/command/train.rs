@@ -178,7 +178,7 @@ fn document(outcomes: &[TrainOutcome]) -> serde_json::Value {
 
 fn describe(outcome: &TrainOutcome) -> String {
     let (path, steps) = (outcome.run_path.display(), outcome.n_steps);
-    let Some(last) = outcome.last else { return format!("`{path}` has all of its {steps} steps already\n") };
+    let Some(last) = outcome.last else { return format!("`{path}` already has all of its {steps} steps\n") };
     let (tokens, params) = (show_count(outcome.tokens), show_count(outcome.n_params as u64));
     let mut text = format!("trained {params} parameters to step {steps}, {tokens} tokens, loss {:.4}\n", last.loss);
     // Writing to a String cannot fail.

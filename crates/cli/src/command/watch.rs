@@ -197,7 +197,7 @@ fn check_options(args: &WatchArgs) -> Result<(), Error> {
         ));
     }
     if args.forecast && !is_scored(args) {
-        return Err(Error::usage_with_hint("what should be forecast?", "name a suite with `--suite FILE`"));
+        return Err(Error::usage_with_hint("which scores should be forecast?", "name a suite with `--suite FILE`"));
     }
     if !args.forecast && !args.anneal.is_default() {
         return Err(Error::usage_with_hint("nothing is forecast without `--forecast`", "add `--forecast`"));
@@ -232,7 +232,7 @@ fn tell(news: WatchNews<'_>, messages: &Messages) {
             if let Some((first, last)) = pass.vanished_steps.first().zip(pass.vanished_steps.last()) {
                 let which = if first == last { format!("step {first}") } else { format!("steps {first} to {last}") };
                 messages.note(format!(
-                    "{which} vanished: the newest windows reach further back; `--hold` keeps checkpoints"
+                    "{which} disappeared: the newest windows reach further back; `--hold` keeps checkpoints"
                 ));
             }
         }
@@ -359,16 +359,16 @@ fn finish(pass: &WatchPass, once: &OnceScores, messages: &Messages) -> Result<Ou
     if let Some(first) = pass.failed.first() {
         let n_all = pass.failed.len() + pass.outputs.len();
         let what = format!("{} of {} could not be made", pass.failed.len(), counted(n_all, "merge"));
-        let hint = first.hint.clone().unwrap_or_else(|| "repair the checkpoints that are named, then rerun".to_owned());
+        let hint = first.hint.clone().unwrap_or_else(|| "repair the checkpoints named above, then rerun".to_owned());
         return Err(Error::usage_with_hint(what, hint));
     }
     if !once.failed.is_empty() {
         let what = format!("{} could not be scored", counted(once.failed.len(), "model"));
-        return Err(Error::usage_with_hint(what, "rerun the command: it tries again, and keeps the merges"));
+        return Err(Error::usage_with_hint(what, "rerun the command: it tries again and keeps the merges"));
     }
     if !once.late.is_empty() {
-        let what = format!("the scores of {} have not come", counted(once.late.len(), "end"));
-        return Err(Error::usage_with_hint(what, "rerun the command later: it asks for nothing twice"));
+        let what = format!("the scores of {} have not arrived", counted(once.late.len(), "end"));
+        return Err(Error::usage_with_hint(what, "rerun the command later: it does not repeat requests"));
     }
     Ok(Outcome::Done)
 }

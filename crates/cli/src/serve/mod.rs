@@ -169,7 +169,7 @@ fn serve(stream: &mut TcpStream, shared: &Shared) -> std::io::Result<()> {
         },
         Verdict::MoveToken(cookie) => Answer::redirect("./").with("Set-Cookie", cookie),
         Verdict::NoToken => {
-            Answer::text(401, "This page needs its token: open the address that was printed when the server began.\n")
+            Answer::text(401, "This page needs a token: open the address that was printed when the server started.\n")
         }
         Verdict::WrongHost(host) => Answer::text(403, wrong_host(&host)),
     };
@@ -190,9 +190,11 @@ fn wrong_host(host: &str) -> String {
     let name = host.split(':').next().unwrap_or("");
     let is_name = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
     if name.is_empty() || !name.chars().all(is_name) {
-        return "The request does not say which host it is for.\n".to_owned();
+        return "The request does not name a host.\n".to_owned();
     }
-    format!("This page is for this machine only. If it is reached as {name}, restart it with --allow-host {name}\n")
+    format!(
+        "This page is available only on this machine. To reach it as {name}, restart the server with --allow-host {name}\n"
+    )
 }
 
 /// The page whose updates are requested.

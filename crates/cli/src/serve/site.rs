@@ -18,7 +18,8 @@ use thalweg_study::study_answer::answer_text;
 use crate::error::Error;
 
 /// What a page says before there is a record.
-const NOTHING_YET: [&str; 2] = ["Nothing is recorded yet.", "The page shows the first merge as soon as there is one."];
+const NOTHING_YET: [&str; 2] =
+    ["Nothing is recorded yet.", "The page will show the first merge as soon as there is one."];
 /// Files are looked at this often while a page is open.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 

@@ -166,7 +166,7 @@ fn a_sum_that_two_planes_cannot_hold_is_refused_and_the_merge_kept() {
     let lab = Lab::new(far);
     let (is_done, stderr) =
         lab.merge(&[&lab.word("run"), "--last", "3", "--keep-sums", &lab.word("sums"), "-o", &lab.word("mean")]);
-    assert!(!is_done && stderr.contains("does not fit two planes of doubles"), "{stderr}");
+    assert!(!is_done && stderr.contains("does not fit into two planes of doubles"), "{stderr}");
     assert!(lab.path("mean/thalweg.json").exists() && !lab.path("sums/sums.json").exists());
 }
 
@@ -179,10 +179,10 @@ fn only_a_mean_is_appended_to_and_only_by_its_own_sums() {
     let append = |old: &str, model: &str, more: &[&str]| {
         lab.merge(&[&["--append", &lab.word(old), "-m", model, "-o", &lab.word("out")], more].concat()).1
     };
-    assert!(append("wma-3", &lab.step(4), &[]).contains("the old merge is by `wma`"));
-    assert!(append("mean-3", &lab.step(2), &[]).contains("is in the mean already"));
+    assert!(append("wma-3", &lab.step(4), &[]).contains("the old merge was made by `wma`"));
+    assert!(append("mean-3", &lab.step(2), &[]).contains("is already in the mean"));
     let other = append("mean-4", &lab.step(5), &["--sums", &lab.word("sums-3")]);
-    assert!(other.contains("these are the sums of another merge"), "{other}");
+    assert!(other.contains("these are the sums of a different merge"), "{other}");
     assert!(append("mean-3", &lab.step(4), &["--sums", &lab.word("run")]).contains("`--keep-sums` wrote"));
     assert!(append("mean-3", &format!("{}:2", lab.step(4)), &[]).contains("a mean takes no coefficients"));
     let (is_done, stderr) = lab.merge(&[
@@ -273,12 +273,12 @@ fn a_checkpoint_is_in_a_mean_once_by_path_or_by_bytes() {
         lab.merged(&[&run_path, "--steps", "100,200,300", "--digest", digest, "-o", &out, "--keep-sums", &sums_path]);
         for more in [&[][..], &["--sums", &sums_path]] {
             let (is_done, stderr) = append(&mean, "r/checkpoint-200", more);
-            assert!(!is_done && stderr.contains("checkpoint-200` is in the mean already"), "{digest}: {stderr}");
+            assert!(!is_done && stderr.contains("checkpoint-200` is already in the mean"), "{digest}: {stderr}");
             let (is_done, stderr) = append(&mean, "copies/checkpoint-200", more);
-            assert!(!is_done && stderr.contains("holds the bytes of"), "{digest}: {stderr}");
+            assert!(!is_done && stderr.contains("holds the same bytes as"), "{digest}: {stderr}");
             if digest != "none" {
                 let (is_done, stderr) = append(&mean, "copies/other", more);
-                assert!(!is_done && stderr.contains("holds the bytes of"), "{digest}: {stderr}");
+                assert!(!is_done && stderr.contains("holds the same bytes as"), "{digest}: {stderr}");
             }
         }
     }
@@ -289,7 +289,7 @@ fn a_checkpoint_is_in_a_mean_once_by_path_or_by_bytes() {
     lab.merged(&["--append", &old, "-m", &new, "--sums", &sums, "--keep-sums", &kept, "-o", &lab.word("m4")]);
     for again in ["r/checkpoint-400", "r/checkpoint-100", "copies/checkpoint-200"] {
         let (is_done, stderr) = append("m4", again, &["--sums", &kept]);
-        assert!(!is_done && stderr.contains("in the mean already"), "{again}: {stderr}");
+        assert!(!is_done && stderr.contains("already in the mean"), "{again}: {stderr}");
     }
 }
 
@@ -340,7 +340,7 @@ fn sums_replace_only_sums_and_only_when_forced() {
     // The same command again changes nothing.
     assert!(merge("100,200,300", "m3", "sums", &[]).0);
     let (is_done, stderr) = merge("100,200", "m2", "sums", &[]);
-    assert!(!is_done && stderr.contains("the sums of another merge") && stderr.contains("--force"), "{stderr}");
+    assert!(!is_done && stderr.contains("the sums of a different merge") && stderr.contains("--force"), "{stderr}");
     assert!(!lab.path("m2").exists() && std::fs::read(lab.path("sums/sums.json")).unwrap() == before);
     // Places that are not ours, each refused before the merge.
     std::fs::create_dir_all(lab.path("notes")).unwrap();
@@ -375,7 +375,7 @@ fn sums_that_are_not_those_that_were_kept_are_refused() {
     for (what, bytes) in [("a flipped bit", &flipped[..]), ("another plane", &others), ("cut off", &kept[..90])] {
         std::fs::write(&plane, bytes).unwrap();
         let (is_done, stderr) = lab.merge(&append);
-        assert!(!is_done && stderr.contains("does not hold what was kept"), "{what}: {stderr}");
+        assert!(!is_done && stderr.contains("has changed since it was written"), "{what}: {stderr}");
         assert!(!lab.path("m4").exists(), "{what}");
     }
     // Another plane with its receipt is consistent by itself.

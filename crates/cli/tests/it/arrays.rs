@@ -57,7 +57,7 @@ fn a_deflated_archive_is_merged_within_the_memory_that_was_given() {
 #[test]
 fn arrays_that_are_not_numbers_stop_a_merge_by_name() {
     let scratch = run_of(&[("npz/others.npz", "others.npz")]);
-    check(&scratch, "inspect run/others.npz", 0, &["objects", "a pickle, which is never opened"]);
+    check(&scratch, "inspect run/others.npz", 0, &["objects", "a pickle, which thalweg never opens"]);
     check(&scratch, "merge -m run/others.npz -o out", 2, &["`objects`", "`float8`", "`text`"]);
     assert!(!scratch.join("out").exists());
 }

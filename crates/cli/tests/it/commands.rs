@@ -45,7 +45,7 @@ fn merge_shows_what_exists_where_a_request_cannot_be_met() {
     exit 2
     --- stdout
     --- stderr
-    error: the window needs 30 finished checkpoints, and there are 10
+    error: the window needs 30 finished checkpoints, but there are 10
       there are 10 finished checkpoints, steps 2000 to 20000, every 2000
     hint: ask for at most 10 checkpoints
     ");
@@ -54,8 +54,8 @@ fn merge_shows_what_exists_where_a_request_cannot_be_met() {
     exit 2
     --- stdout
     --- stderr
-    error: the window is asked for in tokens, and the tokens of step 2000 are not known
-    hint: give `--tokens-per-step`, or ask in steps; tokens are also read from folder names, `trainer_state.json`, a step log or `thalweg.toml`
+    error: the window is given in tokens, but the tokens of step 2000 are unknown
+    hint: give `--tokens-per-step`, or select by steps; tokens are also read from folder names, `trainer_state.json`, a step log or `thalweg.toml`
     ");
     insta::assert_snapshot!(transcript(&["merge", RUN, "-o", out], scratch.path()), @"
     exit 2
@@ -178,7 +178,7 @@ fn inspect_shows_runs_and_checkpoints() {
     exit 2
     --- stdout
     --- stderr
-    error: `Cargo.toml` holds no checkpoint that can be read: neither its name nor its first bytes are those of a checkpoint
+    error: `Cargo.toml` holds no readable checkpoint: neither its name nor its first bytes match a known checkpoint format
     hint: give a folder with `model.safetensors`, `pytorch_model.bin` or an index of one of them, or a file
     ");
     let (code, document) = json(&["inspect", "fixtures/hf-moe/step-20", "--json"]);
@@ -234,7 +234,7 @@ fn explain_puts_components_beside_their_null_values() {
         transcript(&["explain", RUN, "--steps", "8000,10000,12000", "--svg", svg], scratch.path()), @"
         exit 0
         --- stdout
-        The run has no direction from checkpoint to checkpoint. Each displacement is nearly at right angles to the one before it: the mean cosine is -0.00 (n = 1). The first principal component takes 76 % of the movement, and that of a random walk as long takes 75 %: the shape of the path says nothing about this run. The plain mean of all 3 checkpoints is 16.8 % of the norm away from the newest one.
+        The run has no consistent direction from checkpoint to checkpoint. Each displacement is nearly at right angles to the one before it: the mean cosine is -0.00 (n = 1). The first principal component explains 76 % of the movement, and that of a random walk of the same length 75 %: the shape of the path says nothing about this run. The plain mean of all 3 checkpoints is 16.8 % of the norm away from the newest one.
 
         checkpoint                     norm    to newest  from before     cosine
         step 8000                  281.9478      95.9212            -          -

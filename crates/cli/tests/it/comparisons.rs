@@ -67,7 +67,7 @@ fn explain_prints_nan_and_names_the_checkpoint() {
     said.expect(0, &["step 1                       5.1962"]);
     let last = Run::new(checkpoints(3));
     thalweg(&["explain", &last.path("run"), "--every", "1"])
-        .expect(0, &["`step 3` holds NaN", "all distances are taken from it"]);
+        .expect(0, &["`step 3` holds NaN", "all distances are measured from it"]);
     assert_eq!(json(&["explain", &last.path("run"), "--every", "1"])["model"]["norms"][2], Value::Null);
     for option in ["--svg", "-o"] {
         let said = thalweg(&["explain", &inner.path("run"), "--every", "1", option, &inner.path("drawn")]);

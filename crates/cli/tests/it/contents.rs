@@ -285,7 +285,7 @@ fn files_that_differ_between_sources_are_named_with_the_source_that_decides() {
     ] {
         let run = Run::new([bare(1.0).side_file(name, a.as_bytes()), bare(2.0).side_file(name, b.as_bytes())]);
         let newest = run.path("run/step-2");
-        let note = format!("`{name}` differs between the sources: that of `{newest}` is copied");
+        let note = format!("`{name}` differs between the sources: copying that of `{newest}`");
         run.merge(&[]).expect(0, &[&note, "--side-files-from"]);
         assert_eq!(std::fs::read(run.out().join(name)).unwrap(), b.as_bytes());
     }
@@ -504,7 +504,7 @@ fn each_kind_of_unreadable_checkpoint_is_reported_separately() {
     }
     let one = |step: u64| thalweg(&["inspect", listed.join(format!("step-{step}")).to_str().unwrap()]);
     one(1).expect(2, &["Git LFS pointer", "git lfs pull"]);
-    one(2).expect(2, &["could each be the checkpoint", "a.safetensors"]);
+    one(2).expect(2, &["any of which could be the checkpoint", "a.safetensors"]);
     one(3).expect(2, &["`x`"]);
     one(4).expect(2, &["a file of another framework"]);
     one(6).expect(2, &["HTML"]);

@@ -142,7 +142,7 @@ fn eval_says_what_does_not_fit() {
     exit 2
     --- stdout
     --- stderr
-    error: `[OUT]/broken`: tensor `model.embed_tokens.weight` holds NaN at element 9000, so a score of it would mean nothing
+    error: `[OUT]/broken`: tensor `model.embed_tokens.weight` holds NaN at element 9000, so its score would be meaningless
     hint: leave this checkpoint out; the run diverged, or the file is damaged
     ");
     let config = std::fs::read_to_string(scratch.path().join("broken/config.json")).unwrap();
@@ -152,7 +152,7 @@ fn eval_says_what_does_not_fit() {
     exit 2
     --- stdout
     --- stderr
-    error: the tokenizer does not fit the model: `[OUT]/broken/tokenizer.json` has token ids up to 511, `[OUT]/broken` has a vocabulary of 500
+    error: the tokenizer does not fit the model: `[OUT]/broken/tokenizer.json` has token ids up to 511, but `[OUT]/broken` has a vocabulary of 500
     hint: use the `tokenizer.json` that the model was trained with
     ");
 }
@@ -238,10 +238,8 @@ fn a_value_that_is_not_a_number_leaves_the_others_usable() {
 /// The folder that a note reports as kept.
 fn kept_folder(output: &std::process::Output) -> std::path::PathBuf {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let line = said
-        .lines()
-        .find(|line| line.contains("what the command wrote is kept in"))
-        .unwrap_or_else(|| panic!("{said}"));
+    let line =
+        said.lines().find(|line| line.contains("the command's output is kept in")).unwrap_or_else(|| panic!("{said}"));
     line.split('`').nth(1).unwrap().into()
 }
 
@@ -284,7 +282,7 @@ fn a_checkpoint_of_nans_is_not_given_to_another_program() {
         let output = run(&["eval", &sound, &broken, "--eval-command", &command]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2));
-        assert!(said.contains("so a score of it would mean nothing") && said.contains(&broken), "{said}");
+        assert!(said.contains("so its score would be meaningless") && said.contains(&broken), "{said}");
     }
     assert!(!ran.exists());
 }

@@ -193,7 +193,7 @@ fn merges_do_not_wait_for_a_worker_that_died_and_the_next_one_scores_the_newest_
     let (_, _, stderr) = beside.stop();
     worker.die();
     assert_eq!(place.scored_ends(), [200, 300, 500, 400]);
-    assert!(stderr.contains("2 requests in `") && stderr.contains("and no worker has begun"), "{stderr}");
+    assert!(stderr.contains("2 requests in `") && stderr.contains("but no worker has started"), "{stderr}");
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn a_late_or_torn_result_is_taken_once_it_is_whole_and_others_do_not_wait() {
     let first = requests(&place.evals);
     let torn = |path: &PathBuf| std::fs::write(path.join("eval_result.json"), "{\"return_code\": 0, \"star").unwrap();
     first.iter().for_each(torn);
-    beside.until_said("its result is not whole; they are taken once they come");
+    beside.until_said("its result is incomplete; they will be taken once they arrive");
     save(&place.run_path, 300, 3);
     beside.until("the next end is asked about", |_| requests(&place.evals).len() == 4);
     open_requests(&place.evals).iter().for_each(|path| work(path));
@@ -226,10 +226,7 @@ fn a_command_that_fails_is_said_with_a_way_to_have_it_again_that_works() {
         (code, document["unscored"].as_array().unwrap().len(), document["outputs"].as_array().unwrap().len()),
         (2, 2, 1)
     );
-    assert!(
-        stderr.contains("ended with code 3") && stderr.contains("eval_result.json` to have it done again"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("ended with code 3") && stderr.contains("eval_result.json` to have it redone"), "{stderr}");
     std::fs::remove_file(&broken).unwrap();
     assert_eq!(place.once(&command, &[]).0, 2, "the answer is still there");
     for path in requests(&place.evals) {

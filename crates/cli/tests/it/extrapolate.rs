@@ -128,14 +128,14 @@ fn what_cannot_be_extrapolated_is_refused_before_anything_is_scored() {
     exit 2
     --- stdout
     --- stderr
-    error: no suite is given: a step is scored, also one that `--alpha` gives
+    error: no suite is given: every step is scored, even one given by `--alpha`
     hint: name a suite with `--suite FILE`
     ");
     insta::assert_snapshot!(ask(&["--last", "5", "--suite", &choose]), @"
     exit 2
     --- stdout
     --- stderr
-    error: 3 points of 2 checkpoints need 6 checkpoints, and there are 5
+    error: 3 points of 2 checkpoints need 6 checkpoints, but there are 5
     hint: a line needs three points: select more checkpoints, or shorten `--window`
     ");
     insta::assert_snapshot!(ask(&["--steps", "104,108,112,116,120,128", "--suite", &choose]), @"
@@ -143,14 +143,14 @@ fn what_cannot_be_extrapolated_is_refused_before_anything_is_scored() {
     --- stdout
     --- stderr
     error: the checkpoints are not evenly spaced: 4 to 8 steps apart
-    hint: choose even ones: `--count 6 --interval-steps 8`
+    hint: choose evenly spaced ones: `--count 6 --interval-steps 8`
     ");
     insta::assert_snapshot!(ask(&["--last", "24", "--alpha", "2.5", "--suite", &choose]), @"
     exit 2
     --- stdout
     --- stderr
     error: `--alpha 2.5` is not between 0 and 2
-    hint: 1 undoes the delay of averaging; beyond 2 the loss rises steeply
+    hint: 1 undoes the lag of averaging; beyond 2 the loss rises steeply
     ");
     // The hint works.
     let (code, _) = lab.json(&["extrapolate", &run_path, "--count", "6", "--interval-steps", "8", "--suite", &choose]);

@@ -112,12 +112,12 @@ fn from_titles_to_what_checkpoints_and_merges_recall() {
     };
     assert!((row["mean_difference"].as_f64().unwrap() - mean([(2, 1), (4, 3)])).abs() < 1e-9);
     assert_eq!(curve["rows"].as_array().unwrap().len(), 5);
-    check(&scratch, "forget curve scores.json", 0, &["less newest", "sma:2", "last checkpoint less first"]);
+    check(&scratch, "forget curve scores.json", 0, &["minus newest", "sma:2", "last checkpoint minus first"]);
     check(
         &scratch,
         "forget score run --probes probes.jsonl --ends 8,12 --windows sma:2",
         0,
-        &["M_ex", "sma:2 at step 8", "merge less its newest checkpoint"],
+        &["M_ex", "sma:2 at step 8", "merge minus its newest checkpoint"],
     );
 }
 
@@ -129,7 +129,7 @@ fn mistakes_about_forgetting_are_named_with_what_to_do() {
         &scratch,
         &BUILD.replace("--prompt-tokens 12", "--prompt-tokens 500"),
         2,
-        &["no entity has 500 tokens before it and 8 after it in the corpus", "--prompt-tokens"],
+        &["places in the corpus has 500 tokens before its entity and 8 after it", "--prompt-tokens"],
     );
     check(&scratch, &BUILD.replace("--like run/step-12 ", ""), 2, &["--like CKPT"]);
     check(
@@ -149,7 +149,7 @@ fn mistakes_about_forgetting_are_named_with_what_to_do() {
         &scratch,
         "forget score run/step-4 run/step-8 --probes probes.jsonl --windows sma:2",
         2,
-        &["name the run folder alone"],
+        &["name only the run folder"],
     );
     check(&scratch, "forget score run --probes probes.jsonl --windows sma:9", 2, &["9"]);
     check(&scratch, "forget score run --probes probes.jsonl --windows 9", 2, &["write SCHEME:N"]);

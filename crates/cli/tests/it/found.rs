@@ -112,7 +112,7 @@ fn options_without_an_effect_are_refused() {
     let scene = Scene::new(&[100, 200, 300, 400]);
     let log = log(5000);
     scene.write("log.jsonl", &log);
-    let experts = "and checkpoints were given one by one";
+    let experts = "but checkpoints were given one by one";
     let cases = [
         ("merge run --last 2 --tokens-per-step 0 -o x", "a step has at least one token"),
         ("plan run --last 2 --log-columns loss=l", "`--log-columns` says how to read a step log, and none was given"),
@@ -152,7 +152,7 @@ fn steps_within_an_epoch_are_refused_and_the_hint_works() {
         text
     });
     scene.write("epochs.log", &epochs);
-    scene.run("recover run --log epochs.log").refused(&["they count within an epoch", "`--log-every N`"]);
+    scene.run("recover run --log epochs.log").refused(&["they restart in each epoch", "`--log-every N`"]);
     scene
         .run("recover run --log epochs.log --log-every 10")
         .done(&["onset at step 1360", "the losses are counted, 10 steps apart"]);
@@ -220,21 +220,21 @@ fn the_base_is_named_where_it_counts_as_the_newest() {
     for option in ["--take-newest buf", "--non-float newest"] {
         scene
             .run(&format!("{TIES}{} {option}", option.len()))
-            .done(&["what is taken from the newest source is the base's, `"]);
+            .done(&["everything taken from the newest source comes from the base, `"]);
     }
 }
 
 #[test]
 fn words_of_rules_fit_their_numbers() {
     let scene = experts(|one, _| one);
-    scene.run(TIES).done(&["reads the sources this often: 3; what is reported as read is one of them"]);
+    scene.run(TIES).done(&["reads the sources this often: 3; the reported bytes count one of them"]);
     scene.run("merge --rule ties --base base -m a -m b --convention mergekit -o y").done(&["this often: 4;"]);
     scene.run("merge --rule task-arithmetic --base base -m a -m b --density 0.2 -o z").refused(&["has no density"]);
     scene
         .run("merge --rule ties --base a -m a -m b -o w")
-        .done(&["a` is the base and an expert: as an expert it adds nothing"]);
+        .done(&["a` is both the base and an expert: as an expert it adds nothing"]);
     let breadcrumbs = "merge --rule breadcrumbs --base base -m a -m b --density 0.6 --gamma";
-    let note = "are more than 1 together: the density is kept";
+    let note = "add up to more than 1: the density is kept";
     scene.run(&format!("{breadcrumbs} 0.6 -o v")).done(&[note]);
     assert!(!scene.run(&format!("{breadcrumbs} 0.4 -o u")).stderr.contains(note));
 }

@@ -122,7 +122,7 @@ fn hints_about_names_are_followed() {
     follow_sentence(
         &scene,
         "plan run --last 2 --checkpoint-pattern my-{step}",
-        "the pattern is the whole name",
+        "the pattern must match the whole name",
         "plan run --last 2 --checkpoint-pattern my-{step}-*",
     );
     let twice = Scene::new(&[1000, 2000]);
@@ -165,7 +165,7 @@ fn hints_about_schemes_are_followed() {
     TinyCheckpoint::llama(Dtype::F32, 1.0).write_to_disk(&scene.path("other/step1000"));
     follow(&scene, "plan run/checkpoint-1000 other/step1000 --scheme decay:cosine", &[]);
     follow(&scene, "sweep run --counts 2 --schemes ema -o sweep", &[("ema:0.1", "--schemes ema:0.1")]);
-    let takes_none = "this command takes none";
+    let takes_none = "this command does not take any";
     assert!(scene.run("sweep run --counts 2 --schemes custom -o sweep").stderr.contains(takes_none));
     follow_sentence(
         &scene,
@@ -182,7 +182,7 @@ fn hints_about_given_checkpoints_are_followed() {
     let both = format!("thalweg plan -m {a}:0.5 -m {b}:0.5");
     follow(&scene, &format!("plan -m {a}:0.5 -m {b}"), &[("-m CKPT:COEF", &both)]);
     follow(&scene, &format!("plan -m {a}:half -m {b}:0.5"), &[("-m CKPT:0.5", &both), ("-m CKPT:1/3", &both)]);
-    let newest = "one of the checkpoints that are merged";
+    let newest = "one of the merged checkpoints";
     follow_sentence(
         &scene,
         &format!("plan {a} {b} --side-files-from run"),

@@ -523,11 +523,11 @@ fn the_hint_where_no_state_can_be_averaged_does_not_propose_a_state_that_does_no
     });
     let merge = ["merge", "bare", "--every", "1", "-o", "out"];
     let asked = [&merge[..], &["--optimizer", "average"]].concat();
-    let hint = "hint: leave out `--optimizer average`: the newest checkpoint has no tensors of an optimizer's state";
-    refused(&scratch, &asked, &["no moments of an optimizer", hint]);
+    let hint = "hint: leave out `--optimizer average`: the newest checkpoint has no optimizer state tensors";
+    refused(&scratch, &asked, &["no optimizer moments", hint]);
     // A negative coefficient does not matter where nothing has a moment.
     let signed = ["merge", "-m", "bare/step-10.pt:-1", "-m", "bare/step-20.pt:2", "-o", "x", "--optimizer", "average"];
-    refused(&scratch, &signed, &["no moments of an optimizer", hint]);
+    refused(&scratch, &signed, &["no optimizer moments", hint]);
     done(&scratch, &merge);
     // A state without moments is there to be taken.
     write_run(&scratch, "counters", &|saved, step| {

@@ -105,8 +105,8 @@ fn mistakes_are_named_with_a_way_on() {
     exit 2
     --- stdout
     --- stderr
-    error: all losses are of k = 4, and a law needs 3 different k
-    hint: score merges of more numbers of models, such as k = 1, 2, 4; `thalweg law curve` makes them
+    error: all losses are for k = 4, but a law needs 3 different k
+    hint: score merges of other numbers of models too, such as k = 1, 2, 4; `thalweg law curve` makes them
     ");
     std::fs::write(&curve, "{\"k\": 1, \"loss\": 2}\n{\"k\": 2, \"loss\": NaN}\n").unwrap();
     insta::assert_snapshot!(ask(&[]), @r#"
@@ -128,14 +128,14 @@ fn mistakes_are_named_with_a_way_on() {
     exit 2
     --- stdout
     --- stderr
-    error: `--points` are three numbers of models, and 2 are given
+    error: `--points` takes three numbers of models, but 2 are given
     hint: write them as `--points 1,2,4`
     ");
     insta::assert_snapshot!(ask(&["--checkpoints", "--target", "2"]), @"
     exit 2
     --- stdout
     --- stderr
-    error: checkpoints of one run have a best number, not a floor to approach
+    error: for checkpoints of one run there is a best number, not a floor to approach
     hint: leave out `--target`, `--within` and `--least-gain`; `optimum` is the best number
     ");
 }
@@ -218,14 +218,14 @@ fn a_curve_that_cannot_be_made_is_refused_before_anything_is_scored() {
     exit 2
     --- stdout
     --- stderr
-    error: `--k 3`: there are 2 experts
+    error: `--k 3`: there are only 2 experts
     hint: k is between 1 and 2; `--base` scores the base, which is k = 0
     ");
     insta::assert_snapshot!(ask(&[&run_path]), @"
     exit 2
     --- stdout
     --- stderr
-    error: the windows of a run need their numbers of checkpoints
+    error: the windows of a run need numbers of checkpoints
     hint: add `--newest 1,2,4,8`, or name experts with `-m CKPT` instead of `[OUT]/run`
     ");
     let weighed = format!("{a}:0.5");
@@ -233,7 +233,7 @@ fn a_curve_that_cannot_be_made_is_refused_before_anything_is_scored() {
     exit 2
     --- stdout
     --- stderr
-    error: the models are merged by their plain mean, and some bring coefficients
+    error: the models are merged by their plain mean, but some have coefficients
     hint: name each as `-m CKPT`, without a colon and a number
     ");
     assert!(!Path::new(&curve).exists());

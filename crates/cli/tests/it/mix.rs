@@ -139,7 +139,7 @@ fn mistakes_about_mixtures_are_named_with_what_to_do() {
     check(&scratch, &format!("{plan} --general text"), 2, &["`text` is not one of the components", "`web`, `code`"]);
     check(&scratch, &format!("{plan} --score-tokens 1M"), 0, &["merging never pays"]);
     // Two components of 1M against 0.5M for each mixture: four cost the same, five cost more.
-    check(&scratch, &format!("{plan} --proxy-tokens 500K"), 0, &["cheaper way from 5 mixtures on", "56M"]);
+    check(&scratch, &format!("{plan} --proxy-tokens 500K"), 0, &["merging is cheaper for 5 mixtures or more", "56M"]);
     check(&scratch, "mix plan --tokens 1M", 2, &["there are no data sets", "--domains"]);
     check(
         &scratch,
@@ -153,7 +153,7 @@ fn mistakes_about_mixtures_are_named_with_what_to_do() {
         &scratch,
         "mix check --base base/step-8 --component base/step-8",
         2,
-        &["names no data", "--component web=CKPT"],
+        &["does not name a data set", "--component web=CKPT"],
     );
     let search =
         "mix search --component a=base/step-8 --component b=base/step-8 --general a --suite suite.toml -o trials.jsonl";

@@ -193,7 +193,7 @@ fn a_plan_notices_config_tokenizer_and_other_files_that_were_replaced() {
     };
     refused(&|scene| both(scene, "config.json", "}", " }"), "`config.json` had ");
     refused(&|scene| both(scene, "tokenizer.json", "}", " }"), "`tokenizer.json` had ");
-    refused(&|scene| rewrite(&scene.path("run/checkpoint-200/notes.txt"), "a", "b"), "`notes.txt` was written again");
+    refused(&|scene| rewrite(&scene.path("run/checkpoint-200/notes.txt"), "a", "b"), "`notes.txt` was rewritten");
     refused(&|scene| fs::remove_file(scene.path("run/checkpoint-200/notes.txt")).unwrap(), "`notes.txt` is gone");
     refused(&|scene| scene.write("run/checkpoint-200/merges.txt", "x"), "`merges.txt` was added");
 }

@@ -135,7 +135,7 @@ fn a_spike_that_was_not_there_before_is_told_with_what_to_resume_from() {
     assert_eq!((&spikes[0]["event"], &spikes[0]["spike"]["onset"]), (&"spike".into(), &331.into()));
     assert_eq!(spikes[0]["spike"]["end"], Value::Null);
     assert!(spikes[0]["recovery"].as_array().unwrap().iter().all(|step| step.as_u64().unwrap() < 331));
-    assert!(spikes[0]["text"].as_str().unwrap().contains("at step 331; it is not back yet"), "{}", spikes[0]);
+    assert!(spikes[0]["text"].as_str().unwrap().contains("at step 331; it has not recovered yet"), "{}", spikes[0]);
 }
 
 #[test]

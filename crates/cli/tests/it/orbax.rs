@@ -45,7 +45,7 @@ fn orbax_is_not_written_and_the_hint_works() {
     let run = fixture("manager");
     for format in ["same", "orbax"] {
         let line = format!("merge {run} --last 2 --format {format} -o out");
-        check(&scratch, &line, 2, &["read, not written", "hint: `--format safetensors`"]);
+        check(&scratch, &line, 2, &["read but not written", "hint: `--format safetensors`"]);
     }
     check(&scratch, &format!("merge {run} --last 2 --format safetensors -o out"), 0, &[]);
     check(&scratch, &format!("convert {run}/20 --format npz -o npz"), 0, &[]);
@@ -58,7 +58,7 @@ fn a_step_without_the_marker_of_the_others_is_unfinished_and_is_not_merged() {
     copy_folder(Path::new(&fixture("manager/10")), &scratch.join("run/30"));
     copy_folder(Path::new(&fixture("manager/10")), &scratch.join("run/40.orbax-checkpoint-tmp-5"));
     fs::remove_file(scratch.join("run/30/commit_success.txt")).unwrap();
-    let facts = ["a run of 3 checkpoints, 2 finished", "`commit_success.txt`, which other steps have, is missing"];
+    let facts = ["a run of 3 checkpoints, 2 finished", "`commit_success.txt`, which the other steps have, is missing"];
     check(&scratch, "inspect run", 0, &facts);
     check(&scratch, "merge run --last 2 -o out", 0, &["steps 10, 20"]);
 }

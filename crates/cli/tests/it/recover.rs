@@ -101,13 +101,13 @@ fn recover_says_what_it_found_and_writes_the_merge() {
     exit 0
     --- stdout
     step log `[OUT]/log.jsonl`: 200 losses, steps 100 to 20000
-    spike: onset at step 15100, peak at step 15100, back at step 15500; seen in the loss
+    spike: onset at step 15100, peak at step 15100, recovered at step 15500; seen in the loss
 
     resume from the sma of 3 checkpoints before step 15100:
            10000  [ROOT]/examples/runs/hybridstories/step_10000.safetensors
            12000  [ROOT]/examples/runs/hybridstories/step_12000.safetensors
            14000  [ROOT]/examples/runs/hybridstories/step_14000.safetensors
-    or from step 14000 alone, which did no worse in the lab here (docs/results/recovery.md)
+    or from step 14000 alone, which did no worse in our experiments (docs/results/recovery.md)
 
     moments: average
     learning rate: the schedule's at step 14000, where the log has 0.001
@@ -128,22 +128,22 @@ fn recover_says_what_it_found_and_writes_the_merge() {
 
     torchtitan:
       --checkpoint.enable --checkpoint.initial_load_path "[OUT]/restart" --checkpoint.initial_load_in_hf
-      with an empty checkpoint.folder: parameters alone are loaded, so moments, schedule and data start again
-      take step 14000 off training.steps, and give lr_scheduler.warmup_steps
+      with an empty checkpoint.folder: only the parameters are loaded, so moments, schedule and data start over
+      subtract step 14000 from training.steps, and give lr_scheduler.warmup_steps
       there is no option to skip data: let the data set begin after step 15499
       moments are kept only with torchtitan's own checkpoint: --checkpoint.load_step resumes it, unmerged
 
     Megatron-LM:
       convert with Megatron Bridge: AutoBridge.import_ckpt("[OUT]/restart", DIR)
       --load DIR --finetune: without optimizer and random state, from iteration 0
-      take step 14000 off --train-iters, and give --lr-warmup-iters
-      the samples start again: let --data-path begin after step 15499
+      subtract step 14000 from --train-iters, and give --lr-warmup-iters
+      the samples start over: let --data-path begin after step 15499
       unmerged, with the moments kept: --load RUN --ckpt-step 14000 --iterations-to-skip $(seq 14001 15499)
     merged 3 checkpoints (steps 10000, 12000, 14000) by sma into `[OUT]/restart`
     read 2.97 MB, [MEASURED]
     distance to the newest checkpoint: 15.3 % of its norm, 44.5 in all, at most 1.27 in one element
     --- stderr
-    note: the loss came back by itself at step 15500: it may not need to be resumed
+    note: the loss recovered by itself at step 15500: resuming may not be necessary
     "#);
     let policy: Value = serde_json::from_slice(&std::fs::read(out.join("thalweg-start.json")).unwrap()).unwrap();
     assert_eq!((&policy["kind"], &policy["moments"]), (&"thalweg-start".into(), &"average".into()));
@@ -172,7 +172,7 @@ fn recover_needs_a_log_and_a_checkpoint_before_the_spike() {
     exit 2
     --- stdout
     --- stderr
-    error: `[ROOT]/examples/runs/hybridstories` has no step log, and spikes are found in one
+    error: `[ROOT]/examples/runs/hybridstories` has no step log, which is needed to find spikes
     hint: name it with `--log`: JSON lines, CSV, trainer_state.json, console output or TensorBoard event files
     ");
     let [log, ..] = write_logs(scratch.path(), &losses(15, 185));
@@ -195,7 +195,7 @@ fn one_checkpoint_before_the_spike_is_resumed_from_as_it_is() {
     exit 0
     --- stdout
     step log `[OUT]/log.jsonl`: 200 losses, steps 100 to 20000
-    spike: onset at step 3100, peak at step 3300, it did not come back; seen in the loss
+    spike: onset at step 3100, peak at step 3300, it did not recover; seen in the loss
 
     resume from `[ROOT]/examples/runs/hybridstories/step_02000.safetensors`, the only checkpoint before step 3100
             2000  [ROOT]/examples/runs/hybridstories/step_02000.safetensors
@@ -212,24 +212,24 @@ fn one_checkpoint_before_the_spike_is_resumed_from_as_it_is() {
 
     Hugging Face Trainer:
       trainer.train(resume_from_checkpoint="[ROOT]/examples/runs/hybridstories/step_02000.safetensors")
-      the data continue at that step by themselves: leave ignore_data_skip at False
+      the data continue at that step automatically: leave ignore_data_skip at False
 
     torchtitan:
       --checkpoint.enable --checkpoint.initial_load_path "[ROOT]/examples/runs/hybridstories/step_02000.safetensors" --checkpoint.initial_load_in_hf
-      with an empty checkpoint.folder: parameters alone are loaded, so moments, schedule and data start again
-      take step 2000 off training.steps, and give lr_scheduler.warmup_steps
+      with an empty checkpoint.folder: only the parameters are loaded, so moments, schedule and data start over
+      subtract step 2000 from training.steps, and give lr_scheduler.warmup_steps
       there is no option to skip data: let the data set begin after step 2000
       moments are kept only with torchtitan's own checkpoint: --checkpoint.load_step resumes it, unmerged
 
     Megatron-LM:
       convert with Megatron Bridge: AutoBridge.import_ckpt("[ROOT]/examples/runs/hybridstories/step_02000.safetensors", DIR)
       --load DIR --finetune: without optimizer and random state, from iteration 0
-      take step 2000 off --train-iters, and give --lr-warmup-iters
-      the samples start again: let --data-path begin after step 2000
+      subtract step 2000 from --train-iters, and give --lr-warmup-iters
+      the samples start over: let --data-path begin after step 2000
       unmerged, with the moments kept: --load RUN --ckpt-step 2000
     --- stderr
-    note: there is only one usable checkpoint before the onset: resume from it; nothing is merged
-    note: nothing was written: one checkpoint makes no merge
+    note: there is only one usable checkpoint before the onset: resume from it; there is nothing to merge
+    note: nothing was written: one checkpoint is not a merge
     "#);
     assert!(!out.exists());
 }
@@ -248,7 +248,7 @@ fn init_writes_a_start_point_with_its_policy() {
     distance to the newest checkpoint: 7.61 % of its norm, 21.0 in all, at most 0.609 in one element
 
     moments: reset
-    learning rate: the peak that you would take from the newest checkpoint, with a warmup: of 1e-5, 2e-5 and 4e-5 the paper found the first two best for one model of 15B active parameters, and no gain on others (arXiv 2505.12082, table 1)
+    learning rate: the peak that you would use from the newest checkpoint, with a warmup: of 1e-5, 2e-5 and 4e-5 the paper found the first two best for one model of 15B active parameters, and no gain on others (arXiv 2505.12082, table 1)
     steps: from 0
 
     thalweg train:
@@ -258,11 +258,11 @@ fn init_writes_a_start_point_with_its_policy() {
 
     Hugging Face Trainer:
       model = AutoModelForCausalLM.from_pretrained("[OUT]/start")
-      trainer.train() without resume_from_checkpoint: moments and schedule start again
+      trainer.train() without resume_from_checkpoint: moments and schedule start over
 
     torchtitan:
       --checkpoint.enable --checkpoint.initial_load_path "[OUT]/start" --checkpoint.initial_load_in_hf
-      with an empty checkpoint.folder: parameters alone are loaded, so moments, schedule and data start again
+      with an empty checkpoint.folder: only the parameters are loaded, so moments, schedule and data start over
 
     Megatron-LM:
       convert with Megatron Bridge: AutoBridge.import_ckpt("[OUT]/start", DIR)
@@ -319,7 +319,7 @@ fn init_writes_a_start_point_with_its_policy() {
         "skip_data_steps": 0,
         "learning_rate": {
           "at_newest_source": null,
-          "advice": "the peak that you would take from the newest checkpoint, with a warmup: of 1e-5, 2e-5 and 4e-5 the paper found the first two best for one model of 15B active parameters, and no gain on others (arXiv 2505.12082, table 1)"
+          "advice": "the peak that you would use from the newest checkpoint, with a warmup: of 1e-5, 2e-5 and 4e-5 the paper found the first two best for one model of 15B active parameters, and no gain on others (arXiv 2505.12082, table 1)"
         }
       },
       "instructions": [
@@ -335,14 +335,14 @@ fn init_writes_a_start_point_with_its_policy() {
           "trainer": "Hugging Face Trainer",
           "lines": [
             "model = AutoModelForCausalLM.from_pretrained(\"[OUT]/start\")",
-            "trainer.train() without resume_from_checkpoint: moments and schedule start again"
+            "trainer.train() without resume_from_checkpoint: moments and schedule start over"
           ]
         },
         {
           "trainer": "torchtitan",
           "lines": [
             "--checkpoint.enable --checkpoint.initial_load_path \"[OUT]/start\" --checkpoint.initial_load_in_hf",
-            "with an empty checkpoint.folder: parameters alone are loaded, so moments, schedule and data start again"
+            "with an empty checkpoint.folder: only the parameters are loaded, so moments, schedule and data start over"
           ]
         },
         {
@@ -366,7 +366,7 @@ fn init_writes_a_start_point_with_its_policy() {
     exit 2
     --- stdout
     --- stderr
-    error: the window needs 30 finished checkpoints, and there are 10
+    error: the window needs 30 finished checkpoints, but there are 10
       there are 10 finished checkpoints, steps 2000 to 20000, every 2000
     hint: ask for at most 10 checkpoints
     ");

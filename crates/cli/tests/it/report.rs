@@ -54,7 +54,7 @@ fn report_makes_the_page_again_from_the_record() {
     sma of 2, step 300 *               2.4000      +0.1000   +0.0900 to +0.1100  better
     annealed, step 300                 2.3000      +0.2000   +0.1900 to +0.2100  better
 
-    Merging helps. Best of 1 by suite `validation`: sma of 2, every 100 steps, to step 300. On suite `test` it scores 2.4000 (nats per token on `text`, less is better), a gain of +0.100 over the newest raw checkpoint (95 % interval +0.090 to +0.110; n = 20). A real anneal (linear, 100 steps from step 200) gains +0.200 over the same checkpoint (95 % interval +0.190 to +0.210). It is ahead of the merge by +0.100 (95 % interval +0.090 to +0.110): the merge brings 50 % of what the anneal brings, with no further training. The window was chosen on another suite than the one that reports.
+    Merging helps. Best of 1 by suite `validation`: sma of 2, every 100 steps, to step 300. On suite `test` it scores 2.4000 (nats per token on `text`, less is better), a gain of +0.100 over the newest raw checkpoint (95 % interval +0.090 to +0.110; n = 20). A real anneal (linear, 100 steps from step 200) gains +0.200 over the same checkpoint (95 % interval +0.190 to +0.210). It is ahead of the merge by +0.100 (95 % interval +0.090 to +0.110): the merge achieves 50 % of the anneal's gain, with no further training. The window was chosen on a different suite from the one reported here.
 
     The page is `[OUT]/report.html`, the table `[OUT]/study.csv`.
     --- stderr
@@ -127,7 +127,7 @@ fn demo_leaves_a_folder_of_something_else_alone() {
     exit 2
     --- stdout
     --- stderr
-    error: `[OUT]` is a folder with `run` in it, and not a demo
+    error: `[OUT]` is a folder that holds `run`, not a demo
     hint: name another folder with `-o`
     ");
     assert_eq!(std::fs::read(run_folder.join("precious.txt")).unwrap(), b"mine");

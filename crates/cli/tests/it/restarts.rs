@@ -179,7 +179,7 @@ fn a_log_that_ends_before_the_newest_checkpoint_is_noted() {
     let scratch = tempfile::tempdir().unwrap();
     let log = put(scratch.path(), "short.jsonl", lines((50..=12_000).step_by(50)));
     let output = run(&["inspect", RUN, "--log", &log]);
-    assert!(told(&output).contains("the step log ends at step 12000 and the newest checkpoint is step 20000"));
+    assert!(told(&output).contains("the step log ends at step 12000, but the newest checkpoint is step 20000"));
     let log = put(scratch.path(), "whole.jsonl", lines((50..=19_950).step_by(50)));
     assert!(!told(&run(&["inspect", RUN, "--log", &log])).contains("the step log ends"));
 }

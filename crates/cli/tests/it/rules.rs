@@ -143,8 +143,8 @@ fn requests_that_mean_nothing_are_refused_with_a_way_on() {
     assert!(refused("ties", &["--density", "1.5"]).contains("the density of `ties` must be between 0 and 1"));
     assert!(refused("ties", &["--seed", "1"]).contains("`ties` has no seed"));
     assert!(refused("karcher", &["--density", "0.5"]).contains("`karcher` has no density"));
-    assert!(refused("slerp", &[]).contains("`slerp` merges 1 beside the base, and 2 are given"));
-    assert!(refused("model-stock", &[]).contains("weighs all experts alike"));
+    assert!(refused("slerp", &[]).contains("`slerp` merges 1 with the base, but 2 are given"));
+    assert!(refused("model-stock", &[]).contains("weights all experts equally"));
     assert!(refused("ties", &["--scheme", "wma"]).contains("`-m CKPT:COEF`"));
     let base = format!("{EXPERTS}/base");
     let (a, b) = (format!("{EXPERTS}/a"), format!("{EXPERTS}/b"));

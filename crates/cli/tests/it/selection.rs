@@ -151,7 +151,7 @@ fn every_scheme_has_its_closed_form_on_uneven_steps_in_every_command() {
 #[test]
 fn the_plan_shows_what_uneven_steps_do() {
     let scene = Scene::new(&[2000, 4000, 10_000]);
-    let effect = "decay:linear goes by the checkpoints' own steps, which are unevenly spaced: 0.1667, 0.5000, 0.3333 \
+    let effect = "decay:linear uses the checkpoints' own steps, which are unevenly spaced: 0.1667, 0.5000, 0.3333 \
                   instead of 0.3333, 0.3333, 0.3333";
     scene.run("plan run --last 3 --scheme decay:linear").done(&[effect]);
     scene.run("sweep run --counts 3 --schemes sma,decay:linear --dry-run -o sweep").done(&[effect]);
@@ -246,12 +246,12 @@ fn checkpoints_count_by_step_whatever_the_shell_made_of_their_order() {
     let by_step = scene.run(&format!("plan {shell_order} --scheme wma --json"));
     let expected = [(500, "1/6"), (1000, "2/6"), (10_000, "3/6")].map(|(step, c)| (Some(step), c.to_owned()));
     assert_eq!(by_step.sources(), expected);
-    assert!(by_step.stderr.contains("by their steps, oldest first") && by_step.stderr.contains("--order given"));
+    assert!(by_step.stderr.contains("ordered by step, oldest first") && by_step.stderr.contains("--order given"));
     assert_eq!(by_step.json()["outputs"][0]["policy"]["newest"], 2);
     let given = scene.run(&format!("plan {shell_order} --scheme wma --order given --json"));
     let expected = [(1000, "1/6"), (10_000, "2/6"), (500, "3/6")].map(|(step, c)| (Some(step), c.to_owned()));
     assert_eq!(given.sources(), expected);
-    assert!(!given.stderr.contains("by their steps"));
+    assert!(!given.stderr.contains("ordered by step"));
     assert_eq!(given.json()["outputs"][0]["policy"]["newest"], 2);
     // Coefficients of `--coefficients` count oldest first too; those of `-m` stay with their checkpoints.
     let custom = scene.run(&format!("plan {shell_order} --coefficients 0.2,0.3,0.5 --json"));
@@ -260,8 +260,8 @@ fn checkpoints_count_by_step_whatever_the_shell_made_of_their_order() {
     assert_eq!(beside.sources(), [(Some(500), "1/10".to_owned()), (Some(10_000), "9/10".to_owned())]);
     // The same holds for recipes.
     scene.write("r.toml", "checkpoints = [\"run/checkpoint-1000\", \"run/checkpoint-500\"]\nscheme = \"ema:0.2\"\n");
-    scene.run("plan r.toml").done(&["by their steps, oldest first"]);
-    scene.run("explain run/checkpoint-1000 run/checkpoint-500").done(&["by their steps, oldest first"]);
+    scene.run("plan r.toml").done(&["ordered by step, oldest first"]);
+    scene.run("explain run/checkpoint-1000 run/checkpoint-500").done(&["ordered by step, oldest first"]);
 }
 
 #[test]
@@ -270,12 +270,14 @@ fn checkpoints_without_a_step_are_named_where_order_counts() {
     scene.rename("run/checkpoint-500", "best");
     let mixed = scene.run("plan run/checkpoint-1000 best --scheme wma --json");
     assert!(
-        mixed.stderr.contains("is not known, so the order given counts") && mixed.stderr.contains("/best"),
+        mixed.stderr.contains("is unknown, so the order given is used") && mixed.stderr.contains("/best"),
         "{mixed:?}"
     );
     assert_eq!(mixed.sources()[1], (None, "2/3".to_owned()));
     scene.rename("run/checkpoint-1000", "other");
-    scene.run("plan other best --scheme decay:cosine").done(&["no step of the checkpoints is known", "equally spaced"]);
+    scene
+        .run("plan other best --scheme decay:cosine")
+        .done(&["the steps of the checkpoints are unknown", "equally spaced"]);
     assert!(!scene.run("plan other best").stderr.contains("no step"), "a plain mean has no order");
     scene.run("plan other best other").done(&["is given more than once"]);
 }
@@ -470,7 +472,7 @@ fn a_request_longer_than_the_run_says_so() {
     scene.run("plan run --duration-steps 5000").refused(&["5000 steps is longer than the run", "span 2000 steps"]);
     let tokens = "plan run --tokens-per-step 1M --duration-tokens 5B";
     scene.run(tokens).refused(&["5B tokens is longer than the run", "span 2B tokens"]);
-    scene.run("plan run --last 9").refused(&["needs 9 finished checkpoints, and there are 3"]);
+    scene.run("plan run --last 9").refused(&["needs 9 finished checkpoints, but there are 3"]);
     let both_ends = scene.run("plan run --duration-steps 2000 --json");
     assert_eq!(both_ends.sources().len(), 3);
 }
@@ -514,9 +516,9 @@ fn ends_of_a_sweep_with_too_few_checkpoints_are_skipped() {
 fn options_that_would_be_ignored_are_refused() {
     let scene = Scene::new(&[1000, 2000]);
     scene.run("plan run --last 2 -o plan.json").done(&[]);
-    scene.run("merge --plan plan.json --dtype bf16").refused(&["a plan names everything"]);
+    scene.run("merge --plan plan.json --dtype bf16").refused(&["a plan already says what is merged"]);
     scene.write("r.toml", "run = \"run\"\nlast = 2\n");
-    scene.run("merge r.toml out --scheme wma").refused(&["a recipe says what is merged"]);
+    scene.run("merge r.toml out --scheme wma").refused(&["a recipe already says what is merged"]);
     scene.run("init run --for cpt --from-averages 0.1=run -o x").refused(&["merge` and `plan` only"]);
     assert!(!Path::new("merged").exists());
 }

@@ -126,7 +126,7 @@ fn what_contradicts_itself_is_refused_by_name_and_nothing_is_written() {
     let out = scratch.path().join("merged");
     for (name, expected) in [
         ("dtype-differs", "the metadata says BF16"),
-        ("chunk-overlap", "more than one chunk holds"),
+        ("chunk-overlap", "more than one chunk contains"),
         ("file-truncated", "ends at byte"),
         ("relative-path-parent", "only files below the folder"),
         ("metadata-os-system", "`os.system`"),

@@ -147,7 +147,7 @@ fn missing_shares_are_named_with_the_commands_that_do_them() {
     let said = stderr(&output);
     assert!(output.status.code() == Some(2) && said.contains(" of 8 shares are missing: 1-3,5-7"), "{said}");
     // The hint works as it is.
-    let hint = said.split_once("do what is missing with `").unwrap().1.split_once('`').unwrap().0;
+    let hint = said.split_once("run the missing shares with `").unwrap().1.split_once('`').unwrap().0;
     let binary = Path::new(env!("CARGO_BIN_EXE_thalweg")).parent().unwrap();
     let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
     let mut shell = Command::new("sh");
@@ -212,7 +212,7 @@ fn the_environment_is_asked_only_if_the_user_says_so() {
     scene.check_output();
     let half =
         scene.command(&["merge", "--plan", "plan.json", "--shard", "auto"]).env("PMI_RANK", "0").output().unwrap();
-    assert!(half.status.code() == Some(2) && stderr(&half).contains("`PMI_RANK` is set and `PMI_SIZE` is not"));
+    assert!(half.status.code() == Some(2) && stderr(&half).contains("`PMI_RANK` is set but `PMI_SIZE` is not"));
     let none = scene.thalweg(&["merge", "--plan", "plan.json", "--shard", "auto"]);
     assert!(none.status.code() == Some(2) && stderr(&none).contains("found no job"));
 }

@@ -152,7 +152,7 @@ fn faults_of_a_store_are_told_with_what_helps() {
     (0..2).for_each(|_| scene.server.fail_next(tail, ServerFault::Replaced(b"other".to_vec())));
     let replaced = scene.run("merge s3://bucket/team/run --last 2 -o out", 2);
     assert!(
-        replaced.contains("changed while it was read") && replaced.contains("wait until nothing writes"),
+        replaced.contains("changed while it was read") && replaced.contains("wait until no program is writing"),
         "{replaced}"
     );
     assert!(!scene.scratch.join("out").exists());

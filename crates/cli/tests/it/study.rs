@@ -167,7 +167,7 @@ fn what_chose_may_not_report_and_budgets_hold() {
     exit 2
     --- stdout
     --- stderr
-    error: suite `validation` is for selection, and is used for report
+    error: suite `validation` is for selection but is used for report
     hint: name a suite with `role = "report"`, or change the role in this one
     "#);
     insta::assert_snapshot!(with(&["--budget-evaluations", "2"]), @"
@@ -175,7 +175,7 @@ fn what_chose_may_not_report_and_budgets_hold() {
     --- stdout
     --- stderr
     error: this sweep scores 3 models, more than the 2 of `--budget-evaluations`
-    hint: take fewer windows, ends or schemes
+    hint: choose fewer windows, ends or schemes
     ");
     insta::assert_snapshot!(with(&["--by", "tales"]), @"
     exit 2
@@ -202,8 +202,8 @@ fn what_chose_may_not_report_and_budgets_hold() {
     exit 2
     --- stdout
     --- stderr
-    error: `[ROOT]/corpora/stories/validation.jsonl.zst` is in both suites: task `stories` chooses by it, task `stories` reports on it
-    hint: choose by a validation part and report on a test part (`where` can tell them apart)
+    error: `[ROOT]/corpora/stories/validation.jsonl.zst` is in both suites: task `stories` chooses by it and task `stories` reports on it
+    hint: choose on a validation part and report on a test part (`where` can select them)
     ");
     assert!(!Path::new(&out).exists());
 }
@@ -281,15 +281,15 @@ fn a_run_that_supports_no_forecast_is_told_why() {
     insta::assert_snapshot!(ask(&two, &["--stable", "8..160", "--anneal-steps", "48"]), @"
     exit 1
     --- stdout
-    no forecast: the last 48 steps to step 160 have 2 checkpoints, and a forecast needs 6
-    take a longer anneal, or save checkpoints more often
+    no forecast: the last 48 steps to step 160 have 2 checkpoints, but a forecast needs 6
+    choose a longer anneal, or save checkpoints more often
     --- stderr
     ");
     insta::assert_snapshot!(ask(&two, &["--anneal-steps", "48"]), @"
     exit 1
     --- stdout
-    no forecast: nothing says where the learning rate is constant: the log has no learning rate
-    say so with `--stable FROM..TO`, or give the log with `--log FILE`
+    no forecast: cannot tell where the learning rate is constant: the log has no learning rate
+    state it with `--stable FROM..TO`, or give the log with `--log FILE`
     --- stderr
     ");
     let log = lab.path("no-rate.csv");
@@ -300,8 +300,8 @@ fn a_run_that_supports_no_forecast_is_told_why() {
     insta::assert_snapshot!(ask(&run_path, &["--anneal-steps", "48", "--log", &log]), @"
     exit 1
     --- stdout
-    no forecast: nothing says where the learning rate is constant: the log has no learning rate
-    say so with `--stable FROM..TO`, or give the log with `--log FILE`
+    no forecast: cannot tell where the learning rate is constant: the log has no learning rate
+    state it with `--stable FROM..TO`, or give the log with `--log FILE`
     --- stderr
     ");
     std::fs::rename(lab.path("aside.toml"), Path::new(&run_path).join("thalweg.toml")).unwrap();
@@ -310,21 +310,21 @@ fn a_run_that_supports_no_forecast_is_told_why() {
     insta::assert_snapshot!(ask(&whole, &["--anneal-steps", "48"]), @"
     exit 1
     --- stdout
-    no forecast: step 160 is after the stable phase, which ends at step 120: the run is annealed already
-    take an earlier end with `--end-step`, or simply score the annealed checkpoint
+    no forecast: step 160 is after the stable phase, which ends at step 120: the run is already annealed
+    choose an earlier end with `--end-step`, or score the annealed checkpoint directly
     --- stderr
     ");
     insta::assert_snapshot!(ask(&run_path, &["--anneal-steps", "158"]), @"
     exit 1
     --- stdout
     no forecast: an anneal of 158 steps to step 160 would begin before the stable phase, which begins at step 8
-    take a shorter anneal, or a later end
+    choose a shorter anneal or a later end
     --- stderr
     ");
     insta::assert_snapshot!(ask(&run_path, &["--anneal-steps", "48", "--anneal", "cosine"]), @"
     exit 1
     --- stdout
-    no forecast: no anneal that the forecast learned from has the shape `cosine`
+    no forecast: none of the anneals that the forecast learned from has the shape `cosine`
     give cases of your own anneals with `--calibrate FILE` (`--save-cases` writes them)
     --- stderr
     ");

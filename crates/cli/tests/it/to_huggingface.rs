@@ -274,7 +274,7 @@ fn a_config_that_changes_after_the_plan_is_noticed() {
     (other["num_attention_heads"], other["head_dim"]) = (json!(8), json!(2));
     other["num_key_value_heads"] = json!(4);
     scene.write("assets/config.json", other.to_string());
-    refused(&scene, "merge --plan plan.json", &["states other attention heads than the plan"]);
+    refused(&scene, "merge --plan plan.json", &["states different attention heads than the plan"]);
 }
 
 /// A Llama of torchtitan of 29 MB, whose elements are their numbers.

@@ -108,7 +108,7 @@ fn the_error_about_a_missing_key_lists_those_that_exist() {
     let (code, message) = refusal(&["inspect", file, "--key", "modle"]);
     assert_eq!(code, 2);
     assert!(
-        message.contains("there is nothing under the key `modle`; the tensors are under `model`, `optimizer`"),
+        message.contains("no tensors are under the key `modle`; the tensors are under `model`, `optimizer`"),
         "{message}"
     );
     assert!(message.contains("`--key`"), "{message}");

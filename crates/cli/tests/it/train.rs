@@ -79,7 +79,7 @@ fn train_says_what_it_did_and_what_is_there_already() {
     insta::assert_snapshot!(blot(&transcript(&["train", &config, "-o", out], scratch.path())), @"
     exit 0
     --- stdout
-    `[OUT]/run` has all of its 12 steps already
+    `[OUT]/run` already has all of its 12 steps
     --- stderr
     ");
     let json = scratch.path().join("json");

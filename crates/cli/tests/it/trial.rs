@@ -116,7 +116,7 @@ fn a_plan_notices_a_byte_that_changed_behind_its_time() {
     let rest: Vec<String> = rest.map(|(key, value)| format!("\"{key}\": {value}")).collect();
     scene.write("blind.json", format!("{{\"kind\": \"thalweg-plan\", {}}}", rest.join(", ")));
     let blind = scene.run("merge --plan blind.json -o blind");
-    assert!(blind.code == 0 && blind.stderr.contains("changes since are not noticed"), "{blind:?}");
+    assert!(blind.code == 0 && blind.stderr.contains("changes since then cannot be detected"), "{blind:?}");
 }
 
 #[test]

@@ -196,7 +196,7 @@ fn without_hold_it_says_what_vanished_and_keeps_what_was_merged() {
     beside.until_recorded(&["step0000500-n3-sma"]);
     let (_, _, stderr) = beside.stop();
     assert!(
-        stderr.contains("step 300 vanished: the newest windows reach further back; `--hold` keeps checkpoints"),
+        stderr.contains("step 300 disappeared: the newest windows reach further back; `--hold` keeps checkpoints"),
         "{stderr}"
     );
     assert_eq!(receipt(&out.join("step0000400-n3-sma"))["digest"], before, "a worse window does not replace it");
@@ -329,7 +329,7 @@ fn a_roll_back_beside_a_watcher_is_noticed() {
     save(&run_path, 400, 1004);
     beside.until("step 400 is merged again", new_digest("step0000400-n2-sma", old));
     let (_, _, stderr) = beside.stop();
-    assert!(stderr.contains("step 300 was written again; steps 400 to 500 are of the run before"), "{stderr}");
+    assert!(stderr.contains("step 300 was rewritten; steps 400 to 500 are of the run before"), "{stderr}");
 }
 
 #[test]

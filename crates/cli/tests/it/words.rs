@@ -137,7 +137,7 @@ fn a_hint_for_options_that_a_command_lacks_says_which_command_has_them() {
 fn all_counts_are_read_by_one_grammar() {
     let scene = Scene::new(&[1000, 2000]);
     scene.run("plan run --last 2e0").done(&["checkpoint-2000"]);
-    scene.run("plan run --last 2K").refused(&["needs 2000 finished checkpoints, and there are 2"]);
+    scene.run("plan run --last 2K").refused(&["needs 2000 finished checkpoints, but there are 2"]);
     scene.run("plan run --every 0.001k").done(&["checkpoint-1000"]);
     scene.run("sweep run --counts 0.002K --interval-steps 1k --dry-run -o out").done(&[]);
     scene.run("plan run --last 2 -j 1e0").done(&[]);

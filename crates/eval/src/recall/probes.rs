@@ -63,7 +63,7 @@ pub fn read_probes(storage: &dyn Storage, path: &Path) -> Result<ProbeFile, Erro
         let (line, value) = row?;
         let row = parse_row(TaskKind::EntitySpans, path, line, &value)?;
         if !known.insert(row.id.clone()) {
-            let what = format!("a sample named `{}` was there before", display_name(&row.id));
+            let what = format!("there are two samples named `{}`", display_name(&row.id));
             return Err(Error::RowInvalid { path: path.to_owned(), line, what });
         }
         let RowBody::Spans { text, spans } = row.body else { continue };

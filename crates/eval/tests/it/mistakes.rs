@@ -75,20 +75,20 @@ fn a_tokenizer_that_does_not_fit_is_refused_before_anything_is_run() {
     let bytes = std::fs::read(fixture("stories260K/tokenizer.json")).unwrap();
     let plain = EvalTokenizer::from_json(&bytes, path).unwrap();
     insta::assert_snapshot!(prepare(&config, &plain), @"
-    the tokenizer does not fit the model: `tokenizer.json` has token ids up to 511, `ckpt` has a vocabulary of 500
+    the tokenizer does not fit the model: `tokenizer.json` has token ids up to 511, but `ckpt` has a vocabulary of 500
     use the `tokenizer.json` that the model was trained with
     ");
     config["vocab_size"] = 512.into();
     config["max_position_embeddings"] = 32.into();
     insta::assert_snapshot!(prepare(&config, &plain), @"
-    suite `suite` scores with a context of 64 tokens, `ckpt` has 32 positions
+    suite `suite` scores with a context of 64 tokens, but `ckpt` has 32 positions
     `context_length = 32` or less in the suite
     ");
     insta::assert_snapshot!(said(&EvalTokenizer::from_json(b"{}", path).unwrap_err()), @"tokenizer `tokenizer.json`: Model missing. at line 1 column 2");
     let suite = outside.suite(&format!("context_length = 64\nstart = \"<|begin|>\"\n{STORIES}")).unwrap();
     config["max_position_embeddings"] = 512.into();
     let error = PreparedSuite::new(&suite, &plain, &config, Path::new("ckpt")).unwrap_err();
-    insta::assert_snapshot!(said(&error), @"tokenizer `tokenizer.json`: it has no token `<|begin|>`, which the suite starts texts with");
+    insta::assert_snapshot!(said(&error), @"tokenizer `tokenizer.json`: it has no token `<|begin|>`, with which the suite starts texts");
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn a_text_starts_with_what_the_config_says_where_the_tokenizer_says_nothing() {
     assert_eq!(start(&bare, serde_json::json!({"bos_token_id": 7, "eos_token_id": 2})), Ok(vec![7]));
     assert_eq!(start(&bare, serde_json::json!({"bos_token_id": null, "eos_token_id": [2, 3]})), Ok(vec![2]));
     insta::assert_snapshot!(start(&bare, serde_json::json!({})).unwrap_err(), @r#"
-    `ckpt` names no token that starts a text: no post-processor, `bos_token_id` or `eos_token_id`
+    `ckpt` does not say which token starts a text: no post-processor, `bos_token_id` or `eos_token_id`
     name it in the suite: `start = "<|endoftext|>"`
     "#);
 }
@@ -133,14 +133,14 @@ fn one_set_cannot_choose_and_report() {
     let selection = SelectionSuite::new(suite("selection", "")).unwrap();
     let report = ReportSuite::new(suite("report", "limit = 3\n")).unwrap();
     insta::assert_snapshot!(said(&check_apart(&selection, &report).unwrap_err()), @"
-    `/stories.jsonl.zst` is in both suites: task `s` chooses by it, task `s` reports on it
-    choose by a validation part and report on a test part (`where` can tell them apart)
+    `/stories.jsonl.zst` is in both suites: task `s` chooses by it and task `s` reports on it
+    choose on a validation part and report on a test part (`where` can select them)
     ");
     let selection = SelectionSuite::new(suite("selection", &half("val/2654"))).unwrap();
     let report = ReportSuite::new(suite("report", &half("test/1096"))).unwrap();
     assert!(check_apart(&selection, &report).is_ok());
     insta::assert_snapshot!(said(&ReportSuite::new(suite("selection", "")).unwrap_err()), @r#"
-    suite `suite` is for selection, and is used for report
+    suite `suite` is for selection but is used for report
     name a suite with `role = "report"`, or change the role in this one
     "#);
 }

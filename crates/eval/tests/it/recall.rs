@@ -171,7 +171,7 @@ fn broken_probes_are_named_by_line_and_memory_is_counted_first() {
     let options = ProbeOptions { prompt_tokens: 6, decode_tokens: 5 };
     let refused = |text: &str| prepare(text, options).unwrap_err().to_string();
     let twice = format!("{PROBES}{}", PROBES.lines().next().unwrap());
-    assert!(refused(&twice).ends_with("line 4: a sample named `a` was there before"), "{}", refused(&twice));
+    assert!(refused(&twice).ends_with("line 4: there are two samples named `a`"), "{}", refused(&twice));
     assert!(
         refused("{\"id\": \"a\", \"text\": \"ab\", \"entities\": []}").ends_with("it has no sample with an entity")
     );

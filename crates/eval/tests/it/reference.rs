@@ -209,7 +209,7 @@ fn params_that_are_not_finite_are_never_scored() {
     // The embedding of a token that no text contains, and the very last parameter.
     let last = subject.model().params().len() - 1;
     let first =
-        "`broken`: tensor `model.embed_tokens.weight` holds NaN at element 5, so a score of it would mean nothing";
+        "`broken`: tensor `model.embed_tokens.weight` holds NaN at element 5, so its score would be meaningless";
     assert_eq!(says(5, f32::NAN), first);
     assert!(says(last, f32::NEG_INFINITY).contains("holds infinity at element"));
     assert!(says(last / 2, f32::INFINITY).contains("holds infinity at element"));

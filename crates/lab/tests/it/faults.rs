@@ -49,13 +49,13 @@ fn mistakes_of_configs_and_data_are_named() {
     let world = World::new();
     let refuse = |text: &str| world.train_until(text, "refused", 0).unwrap_err().to_string();
     let small = refuse(&TINY.replace("[model]", "[model]\nvocab_size = 100"));
-    assert_eq!(small, "the tokenizer has 512 tokens and the model `vocab_size` 100");
+    assert_eq!(small, "the tokenizer has 512 tokens, but the model has `vocab_size` 100");
     let unknown = refuse(&TINY.replace("bpe-512", "bpe-513"));
     assert!(unknown.contains("tokenizer `/disk/bpe-513`: there is no such file"), "{unknown}");
     let experts = refuse(&TINY.replace("kv_heads = 1", "n_experts = 4"));
     assert!(experts.contains("need both"), "{experts}");
     let family = refuse(&TINY.replace("[model]", "[model]\nfamily = \"lama\""));
-    assert!(family.starts_with("`model.family`: `lama` is none of llama"), "{family}");
+    assert!(family.starts_with("`model.family`: `lama` is not one of llama"), "{family}");
     let steps = refuse(&TINY.replace("steps = 12", "steps = 12\ntokens = \"1M\""));
     assert_eq!(steps, "`steps`: give either `steps` or `tokens`");
     let odd = refuse(&TINY.replace("micro_batches = 2", "micro_batches = 3"));

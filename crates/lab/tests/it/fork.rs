@@ -56,7 +56,7 @@ fn a_merged_checkpoint_starts_with_the_moments_that_the_policy_says() {
     world.merge("merged", &[(3, "1"), (6, "1"), (9, "2")], "4");
     let start = |moments: &str| fork(&format!("from = \"merged\"\nstate = \"full\"\n{moments}"));
     let error = world.train_until(&start(""), "none", 0).unwrap_err();
-    assert!(error.to_string().contains("nothing says what becomes of the optimizer's moments"), "{error}");
+    assert!(error.to_string().contains("does not say what to do with the optimizer's moments"), "{error}");
     let mut losses = Vec::new();
     for policy in ["reset", "newest", "average"] {
         let text = start(&format!("moments = \"{policy}\"\n"));

@@ -83,10 +83,13 @@ fn a_finished_run_is_left_as_it_is_and_another_config_is_refused() {
     assert!(before == world.files("run"));
     let other = TINY.replace("learning_rate = 0.01", "learning_rate = 0.02");
     let error = world.train_until(&other, "run", 0).unwrap_err().to_string();
-    assert_eq!(error, "`/disk/run` holds a run of another config: `optimizer.learning_rate` is 0.01 there, 0.02 here");
+    assert_eq!(
+        error,
+        "`/disk/run` holds a run with a different config: `optimizer.learning_rate` is 0.01 there but 0.02 here"
+    );
     world.write("corpus.jsonl", &"{\"text\": \"Something else altogether.\"}\n".repeat(20));
     let error = world.train_until(TINY, "run", 0).unwrap_err().to_string();
-    assert!(error.contains("the data `corpus` are no longer those that it was trained on"), "{error}");
+    assert!(error.contains("the data `corpus` have changed since it was trained"), "{error}");
 }
 
 #[test]

@@ -77,7 +77,7 @@ pub enum RecipeFault {
         level: &'static str,
     },
     /// A value of another type.
-    #[error("`{key}` is {expected}, {found} was found")]
+    #[error("`{key}` must be {expected}, {found} found")]
     WrongType {
         /// The key.
         key: String,
@@ -177,7 +177,7 @@ impl fmt::Display for RecipeError {
         if let [only] = self.problems.as_slice() {
             return only.fmt(f);
         }
-        write!(f, "{} things are wrong", self.problems.len())?;
+        write!(f, "{} errors found", self.problems.len())?;
         for problem in self.problems.iter().take(MAX_SHOWN) {
             write!(f, "\n{problem}")?;
             if let Some(hint) = problem.fault.hint() {

@@ -102,10 +102,12 @@ pub(super) fn read_mergekit(text: &str, root: &Node) -> Result<Recipe, RecipeErr
     }
     match read_side_files(&mut checker, &top, &models) {
         Some(path) => options.push(RecipeOption { name: "side_files_from", values: vec![path] }),
-        None => notices.push("config and tokenizer are taken from the last model: `base_model` chooses".to_owned()),
+        None => notices.push(
+            "the config and tokenizer are taken from the last model; set `base_model` to choose another".to_owned(),
+        ),
     }
     if top.get_set("chat_template").is_some() {
-        notices.push("`chat_template` is not read: the template travels with the tokenizer".to_owned());
+        notices.push("`chat_template` is ignored: the template is copied with the tokenizer".to_owned());
     }
     let sources = RecipeSources::Checkpoints(models.checkpoints);
     let dialect = RecipeDialect::Mergekit;
@@ -136,7 +138,9 @@ fn read_experts(
     }));
     for key in ["tokenizer_source", "chat_template"] {
         if top.get_set(key).is_some() {
-            notices.push(format!("`{key}` is not read: config and tokenizer travel with the base, or the last model"));
+            notices.push(format!(
+                "`{key}` is ignored: the config and tokenizer are copied from the base or the last model"
+            ));
         }
     }
     let (dialect, sources) = (RecipeDialect::Mergekit, RecipeSources::Checkpoints(checkpoints));
@@ -154,7 +158,7 @@ fn check_method(checker: &mut Checker<'_>, top: &Fields<'_>, root: &Node) {
         None | Some("linear") => {}
         Some(method) if method.parse::<RuleKind>().is_ok() => {}
         Some(method) => {
-            let why = "this program has neither a scheme nor a rule of that name; use mergekit for it";
+            let why = "thalweg has no scheme or rule of that name; use mergekit for it";
             refuse(checker, entry.node.place, format!("`merge_method: {method}`"), why);
         }
     }
@@ -162,10 +166,10 @@ fn check_method(checker: &mut Checker<'_>, top: &Fields<'_>, root: &Node) {
 
 fn refuse_others(checker: &mut Checker<'_>, top: &Fields<'_>) {
     for (key, why) in [
-        ("slices", "layers are not rearranged; list whole checkpoints under `models`"),
-        ("modules", "parts of a model are not merged apart; list whole checkpoints under `models`"),
-        ("tokenizer", "vocabularies are not rebuilt; checkpoints of one run share one, so leave the key away"),
-        ("name", "one recipe makes one output; leave the key away and give the output on the command line"),
+        ("slices", "layers cannot be rearranged; list whole checkpoints under `models`"),
+        ("modules", "parts of a model cannot be merged separately; list whole checkpoints under `models`"),
+        ("tokenizer", "vocabularies cannot be rebuilt; checkpoints of one run share one, so omit the key"),
+        ("name", "one recipe makes one output; omit the key and give the output on the command line"),
     ] {
         if let Some(entry) = top.get_set(key) {
             refuse(checker, entry.key_place, format!("`{key}`"), why);
@@ -177,7 +181,7 @@ fn read_weight(checker: &mut Checker<'_>, fields: &Fields<'_>) -> Option<Ratio> 
     let entry = fields.get_set("weight")?;
     match &entry.node.value {
         NodeValue::List(_) | NodeValue::Table(_) => {
-            let why = "every tensor of a checkpoint has one coefficient here; give one number";
+            let why = "a coefficient applies to the whole checkpoint; give one number";
             refuse(checker, entry.node.place, "a weight that differs between layers or tensors", why);
             None
         }
@@ -187,7 +191,7 @@ fn read_weight(checker: &mut Checker<'_>, fields: &Fields<'_>) -> Option<Ratio> 
 
 fn read_normalize(checker: &mut Checker<'_>, entry: &Entry) -> bool {
     if matches!(entry.node.value, NodeValue::List(_) | NodeValue::Table(_)) {
-        let why = "it holds for the whole merge here; give `true` or `false`";
+        let why = "it applies to the whole merge; give `true` or `false`";
         refuse(checker, entry.node.place, "a `normalize` that differs between layers or tensors", why);
         return true;
     }
@@ -252,7 +256,7 @@ fn read_dtypes(checker: &mut Checker<'_>, top: &Fields<'_>) -> (Option<Dtype>, O
             "bfloat16" => Some(Dtype::Bf16),
             "float16" => Some(Dtype::F16),
             "float64" => {
-                let why = "the output is f32, bf16 or f16; the sum is exact for any of them";
+                let why = "the output can be f32, bf16 or f16; the sum is exact for any of them";
                 refuse(checker, entry.node.place, format!("`{key}: float64`"), why);
                 None
             }
@@ -276,14 +280,14 @@ fn read_side_files(checker: &mut Checker<'_>, top: &Fields<'_>, models: &Models)
         && !is_model(base)
         && !checker.has_problems()
     {
-        let why = "mergekit would add it to the models without a weight; name one of the models, or leave it away";
+        let why = "mergekit would add it to the models without a weight; name one of the models, or omit it";
         refuse(checker, entry.node.place, "a `base_model` that is not among the models", why);
     }
     let Some(entry) = top.get_set("tokenizer_source") else { return base };
     let source = checker.text("tokenizer_source", &entry.node)?;
     match source.as_str() {
         "union" => {
-            let why = "checkpoints of one run share one vocabulary; name one of the models, or leave the key away";
+            let why = "checkpoints of one run share one vocabulary; name one of the models, or omit the key";
             refuse(checker, entry.node.place, "`tokenizer_source: union`", why);
         }
         "base" if base.is_none() && base_entry.is_none() => {
@@ -292,11 +296,11 @@ fn read_side_files(checker: &mut Checker<'_>, top: &Fields<'_>, models: &Models)
         }
         "base" => return base,
         path if base.as_deref().is_some_and(|base| base != path) => {
-            let why = "config and tokenizer travel together here; let both name one model";
+            let why = "the config and tokenizer are copied together; name the same model for both";
             refuse(checker, entry.node.place, "a `tokenizer_source` that is not the `base_model`", why);
         }
         path if !is_model(path) && !checker.has_problems() => {
-            let why = "name one of the models, or leave the key away";
+            let why = "name one of the models, or omit the key";
             refuse(checker, entry.node.place, "a `tokenizer_source` that is not among the models", why);
         }
         _ => {}

@@ -60,7 +60,9 @@ pub(super) fn read_rule(checker: &mut Checker<'_>, top: &Fields<'_>, root: &Node
         RuleRecipe { checkpoints: Vec::new(), options: vec![option("rule", kind.to_string())], notices: Vec::new() };
     match base {
         Some(base) if kind == RuleKind::Karcher => {
-            recipe.notices.push("mergekit's `karcher` has no base: `base_model` is one of its models".to_owned());
+            recipe
+                .notices
+                .push("mergekit's `karcher` has no base: `base_model` counts as one of its models".to_owned());
             models.insert(0, Model { path: base, weight: None, density: None, gamma: None, epsilon: None });
         }
         Some(base) => recipe.options.push(option("base", base)),
@@ -72,8 +74,7 @@ pub(super) fn read_rule(checker: &mut Checker<'_>, top: &Fields<'_>, root: &Node
     recipe.options.extend(read_options(checker, parameters.as_ref(), &models, kind));
     recipe.options.push(option("convention", "mergekit"));
     if kind.has_seed() {
-        let text =
-            "the random mask has the same distribution as mergekit's, and other elements: another generator draws it";
+        let text = "the random mask has the same distribution as mergekit's but keeps different elements, because the generator differs";
         recipe.notices.push(text.to_owned());
     }
     recipe.checkpoints =
@@ -121,7 +122,7 @@ fn read_options(
     }
     for (key, value, expected) in [("normalize_weights", whole, true), ("filter_wise", filters, false)] {
         if let (Some(entry), true) = (parameters.get_set(key), value.is_some_and(|value| value != expected)) {
-            refuse(checker, entry.node.place, format!("`{key}: {}`", !expected), "leave the key away");
+            refuse(checker, entry.node.place, format!("`{key}: {}`", !expected), "omit the key");
         }
     }
     options
@@ -130,7 +131,7 @@ fn read_options(
 /// One number. A gradient or a filter gives several.
 fn read_number(checker: &mut Checker<'_>, key: &'static str, entry: &Entry) -> Option<Ratio> {
     if matches!(entry.node.value, NodeValue::List(_) | NodeValue::Table(_)) {
-        let why = "every tensor of a model has one value here; give one number";
+        let why = "a value applies to the whole model; give one number";
         refuse(checker, entry.node.place, format!("a `{key}` that differs between layers or tensors"), why);
         return None;
     }
@@ -184,7 +185,7 @@ fn read_models(
             models.first().is_some_and(|first| of(first) != value)
         };
         if differs(|model| &model.gamma, &gamma) || differs(|model| &model.epsilon, &epsilon) {
-            let why = "all experts have one here; give it in the global `parameters`";
+            let why = "one value applies to all experts; give it in the global `parameters`";
             refuse(checker, item.place, "a `gamma` or `epsilon` that differs between models", why);
         }
         models.push(Model { path, weight, density, gamma, epsilon });

@@ -141,7 +141,7 @@ fn averages_name_their_widths() {
     check_refused(
         "from_averages: [runs/c]\n",
         RecipeKind::Yaml,
-        "1:17 `from_averages` is a list of `SIGMA=RUN`, `runs/c` was found",
+        "1:17 `from_averages` must be a list of `SIGMA=RUN`, `runs/c` found",
     );
 }
 
@@ -183,24 +183,24 @@ fn unknown_keys_name_the_nearest_or_their_place() {
 #[test]
 fn wrong_values_show_their_line() {
     let check = |text, expected| check_refused(text, RecipeKind::Toml, expected);
-    check("run = 5\n", "1:7 `run` is text, a number was found");
-    check("run = ''\n", "1:7 `run` is text, `` was found");
-    check("run = 'r'\nlast = -1\n", "2:8 `last` is a count such as 2000, 4B or 1.5k, `-1` was found");
-    check("run = 'r'\nlast = 2026-01-01\n", "2:8 `last` is a count such as 2000, 4B or 1.5k, a date was found");
-    check("run = 'r'\nlast = 0x10\n", "2:8 `last` is a count such as 2000, 4B or 1.5k, `0x10` was found");
-    check("run = 'r'\nsteps = 5\n", "2:9 `steps` is a list of counts, a number was found");
-    check("run = 'r'\nsteps = []\n", "2:9 `steps` is a list of counts, an empty list was found");
+    check("run = 5\n", "1:7 `run` must be text, a number found");
+    check("run = ''\n", "1:7 `run` must be text, `` found");
+    check("run = 'r'\nlast = -1\n", "2:8 `last` must be a count such as 2000, 4B or 1.5k, `-1` found");
+    check("run = 'r'\nlast = 2026-01-01\n", "2:8 `last` must be a count such as 2000, 4B or 1.5k, a date found");
+    check("run = 'r'\nlast = 0x10\n", "2:8 `last` must be a count such as 2000, 4B or 1.5k, `0x10` found");
+    check("run = 'r'\nsteps = 5\n", "2:9 `steps` must be a list of counts, a number found");
+    check("run = 'r'\nsteps = []\n", "2:9 `steps` must be a list of counts, an empty list found");
     check(
         "run = 'r'\ndtype = 'int8'\n",
         "2:9 `dtype` cannot be `int8` -> one of same, f32, bf16, f16, float32, bfloat16, float16",
     );
-    check("run = 'r'\nallow_non_finite = 1\n", "2:20 `allow_non_finite` is true or false, a number was found");
+    check("run = 'r'\nallow_non_finite = 1\n", "2:20 `allow_non_finite` must be true or false, a number found");
     check(
         "run = 'r'\nout_shard_size = '5 elephants'\n",
-        "2:18 `out_shard_size` is a size such as 5GB, 5GiB or a number of bytes, `5 elephants` was found",
+        "2:18 `out_shard_size` must be a size such as 5GB, 5GiB or a number of bytes, `5 elephants` found",
     );
     check("run = 'r'\nversion = 2\n", "2:11 `version` cannot be `2` -> one of 1");
-    check("run = 'r'\norder = 5\n", "2:9 `order` is text, a number was found");
+    check("run = 'r'\norder = 5\n", "2:9 `order` must be text, a number found");
     check(
         "run = 'r'\norder = 'random'\n",
         "2:9 there is no order `random` -> one of `as-is`, `given`, `reverse` or `scramble:SEED`",
@@ -209,15 +209,15 @@ fn wrong_values_show_their_line() {
     check("checkpoints = ['a']\nlast = 3\n", "2:1 `last` cannot be given with `checkpoints`");
     check("", "1:1 a recipe needs `run` or `checkpoints`");
     check_refused("# nothing\n", RecipeKind::Yaml, "1:1 a recipe needs `run` or `checkpoints`");
-    check_refused("hello", RecipeKind::Yaml, "1:1 `the recipe` is a table, text was found");
-    check_refused("run:\n", RecipeKind::Yaml, "1:4 `run` is text, nothing was found");
+    check_refused("hello", RecipeKind::Yaml, "1:1 `the recipe` must be a table, text found");
+    check_refused("run:\n", RecipeKind::Yaml, "1:4 `run` must be text, nothing found");
 }
 
 #[test]
 fn wrong_schemes_point_at_what_is_wrong() {
     let check = |text, expected| check_refused(text, RecipeKind::Toml, expected);
     check("run = 'r'\nscheme = 'smaa'\n", "2:10 there is no scheme `smaa` -> did you mean `sma`?");
-    check("run = 'r'\nscheme = 'ema'\nalpha = 2\n", "3:9 `alpha` is 2, it must be above 0 and at most 1");
+    check("run = 'r'\nscheme = 'ema'\nalpha = 2\n", "3:9 `alpha` is 2; it must be above 0 and at most 1");
     check("run = 'r'\nscheme = 'wma'\nfloor = 0.1\n", "3:9 scheme `wma` takes no `floor`");
     check("run = 'r'\nalpha = 0.1\n", "2:9 scheme `sma` takes no `alpha`");
     check("run = 'r'\nscheme = 'ema'\nalpha = nan\n", "3:9 `nan` is not a finite decimal number or fraction");
@@ -242,15 +242,15 @@ fn wrong_schemes_point_at_what_is_wrong() {
 fn all_problems_are_shown_together() {
     let error = parse_recipe("rnu = 'r'\nlast = 'x'\n\tscheme = 3\n", RecipeKind::Toml).unwrap_err();
     let expected = "\
-3 things are wrong
+3 errors found
 line 1, column 1: unknown key `rnu` at the top level
   1 | rnu = 'r'
     | ^^^
   did you mean `run`?
-line 2, column 8: `last` is a count such as 2000, 4B or 1.5k, `x` was found
+line 2, column 8: `last` must be a count such as 2000, 4B or 1.5k, `x` found
   2 | last = 'x'
     |        ^^^
-line 3, column 11: `scheme` is text, a number was found
+line 3, column 11: `scheme` must be text, a number found
   3 | \u{fffd}scheme = 3
     |           ^";
     assert_eq!(error.to_string(), expected);
@@ -267,9 +267,9 @@ fn broken_syntax_has_a_place() {
     let yaml = |text, expected| check_refused(text, RecipeKind::Yaml, expected);
     yaml("run: r\nrun: s\n", "2:1 key `run` is given twice in one table");
     yaml("last: 1\nend-step: 2\nend_step: 3\nrun: r\n", "3:1 key `end_step` is given twice in one table");
-    yaml("run: &a r\nlog: *a\n", "2:6 aliases (`*name`) are not read: write the value out");
-    yaml("run: !!str r\n", "1:6 tags (`!name`) are not read: write plain data");
-    yaml("run: r\n---\nrun: s\n", "2:1 a second document begins here, a recipe is one document");
+    yaml("run: &a r\nlog: *a\n", "2:6 aliases (`*name`) are not supported: write the value out");
+    yaml("run: !!str r\n", "1:6 tags (`!name`) are not supported: write plain data");
+    yaml("run: r\n---\nrun: s\n", "2:1 a second document begins here, but a recipe is a single document");
     yaml("? [a, b]\n: c\n", "1:3 a key must be plain text");
 }
 
@@ -295,7 +295,7 @@ fn mergekits_linear_keeps_its_meaning() {
     let coefficients = vec![ratio("0.1"), ratio("0.3")];
     assert_eq!(recipe.scheme, Some(Scheme::Custom { coefficients, sum_rule: SumRule::DivideBySum }));
     assert_eq!(recipe.input_dtype, Some(Dtype::Bf16));
-    assert_eq!(recipe.notices, ["`chat_template` is not read: the template travels with the tokenizer"]);
+    assert_eq!(recipe.notices, ["`chat_template` is ignored: the template is copied with the tokenizer"]);
     let expected = "\
 kind = \"thalweg-recipe\"
 version = 1
@@ -337,7 +337,10 @@ fn weights_are_used_as_they_are_without_normalize() {
     let coefficients = vec![ratio("1.5"), ratio("-0.5")];
     assert_eq!(recipe.scheme, Some(Scheme::Custom { coefficients, sum_rule: SumRule::AsGiven }));
     assert_eq!(recipe.option("normalize"), None);
-    assert_eq!(recipe.notices, ["config and tokenizer are taken from the last model: `base_model` chooses"]);
+    assert_eq!(
+        recipe.notices,
+        ["the config and tokenizer are taken from the last model; set `base_model` to choose another"]
+    );
 }
 
 fn two_models(weights: [&str; 2]) -> String {
@@ -420,7 +423,7 @@ fn wrong_methods_and_types_are_sentences() {
     check(format!("{good}dtype: bfloat\n"), "5:8 `dtype` cannot be `bfloat` -> did you mean `bfloat16`?");
     check(
         format!("{good}dtype: float64\n"),
-        "5:8 `dtype: float64` is not supported: the output is f32, bf16 or f16; the sum is exact for any of them",
+        "5:8 `dtype: float64` is not supported: the output can be f32, bf16 or f16; the sum is exact for any of them",
     );
 }
 
@@ -625,6 +628,6 @@ fn what_a_rule_of_mergekit_cannot_mean_here_is_refused() {
     check(&format!("{ties}base_model: c\n"), "2:10 a model, or the top level's `parameters`, needs `weight`");
     check(
         &format!("{ties}base_model: c\nparameters: {{weight: 1, density: [0.1, 0.5]}}\n"),
-        "4:34 a `density` that differs between layers or tensors is not supported: every tensor of a model has one value here; give one number",
+        "4:34 a `density` that differs between layers or tensors is not supported: a value applies to the whole model; give one number",
     );
 }

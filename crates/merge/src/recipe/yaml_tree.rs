@@ -58,13 +58,13 @@ impl TreeBuilder {
             Event::DocumentStart(_) => {
                 self.n_documents += 1;
                 match self.n_documents > 1 {
-                    true => Err(syntax(place, "a second document begins here, a recipe is one document")),
+                    true => Err(syntax(place, "a second document begins here, but a recipe is a single document")),
                     false => Ok(()),
                 }
             }
-            Event::Alias(_) => Err(syntax(place, "aliases (`*name`) are not read: write the value out")),
+            Event::Alias(_) => Err(syntax(place, "aliases (`*name`) are not supported: write the value out")),
             Event::Scalar(_, _, _, Some(_)) | Event::SequenceStart(_, Some(_)) | Event::MappingStart(_, Some(_)) => {
-                Err(syntax(place, "tags (`!name`) are not read: write plain data"))
+                Err(syntax(place, "tags (`!name`) are not supported: write plain data"))
             }
             Event::Scalar(text, style, _, None) => self.scalar(text.into_owned(), style, place),
             Event::SequenceStart(..) => self.start(Open::List { place, items: Vec::new() }, place),
@@ -89,7 +89,7 @@ impl TreeBuilder {
         match self.open.pop() {
             Some(Open::List { place, items }) => self.add(Node { place, value: NodeValue::List(items) }),
             Some(Open::Table { place, entries, .. }) => self.add(Node { place, value: NodeValue::Table(entries) }),
-            None => Err(syntax(place, "something ends here that did not begin")),
+            None => Err(syntax(place, "something ends here that never began")),
         }
     }
 

@@ -8,9 +8,9 @@
 //! # Three families
 //!
 //! - **Affine**: task arithmetic, and every linear rule at density 1. The coefficients do not depend on values:
-//!   c_i = L w_i, and the base has the rest. This is the exact sum of `combine`, in one pass.
-//! - **Element-wise** (`delta`): a selector keeps some elements of each delta and scales them (TIES by rank, DARE by
-//!   chance, DELLA by chance and rank, breadcrumbs by rank without outliers), then the kept ones are added, either all
+//!   c_i = L w_i, and the base gets the rest. This is the exact sum of `combine`, in one pass.
+//! - **Element-wise** (`delta`): a selector keeps some elements of each delta and scales them (TIES by rank, DARE at
+//!   random, DELLA at random weighted by rank, breadcrumbs by rank without outliers), then the kept ones are added, either all
 //!   of them or those that agree in sign. Arithmetic is in f64, and one rounding gives the output's element type.
 //! - **Per tensor** (`geometry`): SLERP, multi-SLERP, Karcher mean and model stock are linear combinations whose
 //!   coefficients follow from the inner products of a tensor. `gram` computes these in one pass, and the exact sum
@@ -19,14 +19,14 @@
 //! # Passes and memory
 //!
 //! No model is loaded whole. Ranks come from histograms of magnitudes: one pass counts the upper half of the bits of
-//! |d| as f32, one the lower half of those in the bucket of the threshold. A third pass finds the place of the last
-//! kept element among equal ones, where only some of them are kept. [`RuleKind::passes`] says how often sources are
+//! |d| as f32, one the lower half of those in the bucket of the threshold. If only some of several equal
+//! elements are kept, a third pass finds the last of them. [`RuleKind::passes`] says how often sources are
 //! read. Histograms take 1.3 MiB for each expert and thread ([`held_bytes`]).
 //!
 //! # Chance
 //!
 //! The mask of DARE and DELLA is a function of the seed, the tensor's name, the number of the expert and the number of
-//! the element (`mask`): the same for any threads, limits, shards and resumes.
+//! the element (`mask`): independent of threads, memory limits, shards and resumes.
 //!
 //! # Conventions
 //!
@@ -43,7 +43,7 @@
 //! | SLERP: linear where the vectors are | parallel or opposite | within 1.8 degrees of that |
 //! | Karcher mean: iterations | at most 100, until the step is below 1e-12 | at most 10, until 1e-5 |
 //!
-//! In two places both conventions are this program's. A row of DELLA is the last axis of a tensor; mergekit ranks
+//! In two places both conventions are our own. A row of DELLA is the last axis of a tensor; mergekit ranks
 //! tensors of three axes along the second. Directions that cancel have no multi-SLERP: the plain mean is taken, where
 //! mergekit stops with an error if there are more than two experts.
 

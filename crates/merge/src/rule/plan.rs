@@ -65,7 +65,7 @@ pub enum RuleError {
         nearest: Option<&'static str>,
     },
     /// A number outside of what it may be.
-    #[error("{what} of `{kind}` must be {expected}, and it is {found}")]
+    #[error("{what} of `{kind}` must be {expected}, but it is {found}")]
     OutOfRange {
         /// The rule.
         kind: RuleKind,
@@ -178,7 +178,7 @@ impl PlanRule {
         let (least, most) = self.kind.n_experts();
         if n_experts < least || n_experts > most {
             let wanted = if most == least { format!("{least}") } else { format!("{least} or more") };
-            return Err(self.parameters(format!("merges {wanted} beside the base, and {n_experts} are given")));
+            return Err(self.parameters(format!("merges {wanted} with the base, but {n_experts} are given")));
         }
         self.check_parameters(n_experts)?;
         if matches!(self.kind, RuleKind::MultiSlerp | RuleKind::Karcher) && coefficients.sum().is_zero() {
@@ -190,7 +190,7 @@ impl PlanRule {
         }
         let is_alike = |n: &num_bigint::BigInt| *n == coefficients.numerators()[self.first_expert()];
         if !self.kind.has_coefficients() && !self.experts(n_sources).all(|i| is_alike(&coefficients.numerators()[i])) {
-            return Err(self.parameters("weighs all experts alike, and they have different coefficients"));
+            return Err(self.parameters("weights all experts equally, but they have different coefficients"));
         }
         Ok(())
     }
@@ -205,7 +205,7 @@ impl PlanRule {
             return Err(self.parameters("has no density"));
         }
         if self.densities.len() != wanted {
-            return Err(self.parameters(format!("takes {wanted} densities, and {} are given", self.densities.len())));
+            return Err(self.parameters(format!("takes {wanted} densities, but {} are given", self.densities.len())));
         }
         for density in &self.densities {
             if !(0.0..=1.0).contains(density) {
@@ -233,7 +233,7 @@ impl PlanRule {
             return Err(self.out_of_range("gamma", "between 0 and 1", gamma.to_string()));
         }
         if self.rescale == Rescale::Inverse && !self.kind.has_seed() {
-            return Err(self.parameters("does not keep elements by chance, so there is no probability to divide by"));
+            return Err(self.parameters("does not drop elements at random, so there is no probability to divide by"));
         }
         self.epsilon.map_or(Ok(()), |epsilon| self.check_epsilon(epsilon))
     }

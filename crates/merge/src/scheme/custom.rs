@@ -1,9 +1,9 @@
 //! Coefficients given by hand.
 //!
 //! c_i as given, signed decimals or fractions taken exactly: eq. 1 of Li et al. 2025 (arXiv 2505.12082) with any w_i.
-//! A sum other than 1 scales the model, so it is refused unless [`SumRule`] says what to do with it.
+//! A sum other than 1 scales the model, so it is refused unless [`SumRule`] says how to handle it.
 //!
-//! Taken for extrapolation, for differences of checkpoints, and for controls of an experiment.
+//! Use it for extrapolation, for differences of checkpoints, and for experimental controls.
 
 use super::SchemeError;
 use crate::{Coefficients, Ratio};

@@ -17,7 +17,7 @@
 //!
 //! Checkpoints that are not evenly spaced use their own positions, see [`decay_grid`].
 //!
-//! Taken where an annealed model is to be imitated, over checkpoints of a stable phase: the paper reports 64.06 overall
+//! Use it to imitate an annealed model, over checkpoints of a stable phase: the paper reports 64.06 overall
 //! for `1-sqrt`, 63.95 for the mean, 63.01 for an EMA and 62.67 for the real decay (one model).
 
 use astro_float::BigFloat;

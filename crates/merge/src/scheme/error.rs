@@ -16,7 +16,7 @@ pub enum SchemeError {
     #[error("every coefficient is 0: nothing is left to merge")]
     AllZero,
     /// Hand-given coefficients that would scale the model.
-    #[error("the coefficients sum to {sum}, not to 1: the merged model would be scaled by that")]
+    #[error("the coefficients sum to {sum}, not to 1: the merged model would be scaled by this sum")]
     SumNotOne {
         /// Their exact sum.
         sum: Box<Ratio>,
@@ -65,19 +65,19 @@ pub enum SchemeError {
         second: Box<Ratio>,
     },
     /// A share of the newest checkpoint outside of (0, 1].
-    #[error("`alpha` is {alpha}, it must be above 0 and at most 1")]
+    #[error("`alpha` is {alpha}; it must be above 0 and at most 1")]
     AlphaOutOfRange {
         /// What was asked for.
         alpha: Ratio,
     },
     /// A floor outside of [0, 1].
-    #[error("`floor` is {floor}, it is a share of the peak from 0 to 1")]
+    #[error("`floor` is {floor}; it must be a share of the peak, from 0 to 1")]
     FloorOutOfRange {
         /// What was asked for.
         floor: Ratio,
     },
     /// A relative width that no power profile has.
-    #[error("`sigma-rel` is {sigma_rel}, it must be at least 0.001 and below 1/sqrt(12) = 0.28867...")]
+    #[error("`sigma-rel` is {sigma_rel}; it must be at least 0.001 and below 1/sqrt(12) = 0.28867...")]
     SigmaRelOutOfRange {
         /// What was asked for.
         sigma_rel: Ratio,
@@ -95,7 +95,7 @@ pub enum SchemeError {
         n_checkpoints: usize,
     },
     /// Positions of checkpoints that do not increase.
-    #[error("checkpoint {} is at {position}, and the one before it at {previous}: positions must increase", idx + 1)]
+    #[error("checkpoint {} is at {position}, but the one before it is at {previous}: positions must increase", idx + 1)]
     PositionsNotIncreasing {
         /// Index of the checkpoint, oldest is 0.
         idx: usize,
@@ -106,7 +106,7 @@ pub enum SchemeError {
     },
     /// A divisor too large to be useful.
     #[error(
-        "the exact divisor of {n_checkpoints} coefficients would have about {n_bits} bits, at most {max_bits} are used"
+        "the exact divisor of {n_checkpoints} coefficients would have about {n_bits} bits, more than the limit of {max_bits}"
     )]
     DivisorTooLarge {
         /// Checkpoints in the window.
@@ -129,7 +129,7 @@ pub enum SchemeError {
         target_step: u64,
     },
     /// More snapshots than the exact solution is made for.
-    #[error("{n_snapshots} snapshots are at or before the target, at most {max_snapshots} can be used")]
+    #[error("{n_snapshots} snapshots are at or before the target, more than the limit of {max_snapshots}")]
     TooManySnapshots {
         /// Snapshots that could be used.
         n_snapshots: usize,
@@ -148,7 +148,7 @@ pub enum SchemeError {
     #[error("a power average at step 0 has no profile")]
     StepZero,
     /// The arithmetic library gave no number; a defect, or no memory.
-    #[error("the arbitrary precision arithmetic gave no number")]
+    #[error("the arbitrary-precision arithmetic did not return a number")]
     ArithmeticFailed,
 }
 
@@ -171,10 +171,10 @@ impl SchemeError {
                 "one number for each checkpoint, oldest first: `--coefficients 0.5,0.3,0.2`".to_owned()
             }
             Self::SumNotOne { sum } if sum.is_zero() => {
-                "if a difference of checkpoints is meant, `--allow-sum` keeps the coefficients as they are".to_owned()
+                "if you mean a difference of checkpoints, `--allow-sum` keeps the coefficients as they are".to_owned()
             }
             Self::SumNotOne { .. } => {
-                "`--normalize` divides them by their sum; if the sum is meant, `--allow-sum` keeps them".to_owned()
+                "`--normalize` divides them by their sum; if you mean that sum, `--allow-sum` keeps them".to_owned()
             }
             Self::RecipeSumZero => {
                 "write `normalize: false` under `parameters` of the recipe and give `--allow-sum`, which uses the \

@@ -121,7 +121,7 @@ pub static SCHEMES: [SchemeEntry; 9] = [
     SchemeEntry {
         name: "sma",
         aliases: &["uniform", "linear", "mean", "average"],
-        help: "simple moving average: every checkpoint alike",
+        help: "simple moving average: every checkpoint counts equally",
         equation: "c_i = 1/n",
         source: "Li et al. 2025, arXiv 2505.12082, eq. 3",
         parameters: &[],

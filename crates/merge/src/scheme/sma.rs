@@ -1,9 +1,9 @@
-//! SMA, the simple moving average: every checkpoint counts alike.
+//! SMA, the simple moving average: every checkpoint counts equally.
 //!
 //! w_i = 1/N: Li et al. 2025 (arXiv 2505.12082), eq. 3. Equal to [`decay:linear`](super::decay) without a floor:
 //! the plain mean of a stable phase imitates a linear decay to zero (arXiv 2507.17634, figure 2).
 //!
-//! Taken when nothing speaks for another: in the published comparison (one model, figure 4 there) the schemes differ
+//! The default choice: in the published comparison (one model, figure 4 there) the schemes differ
 //! little late in training, and the plain mean is at or near the best.
 
 use num_bigint::BigInt;

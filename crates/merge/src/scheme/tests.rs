@@ -331,12 +331,12 @@ fn wrong_requests_say_what_is_wrong() {
     check("ema", none(), "scheme `ema` needs `alpha`", Some(needs_alpha));
     check("wma", alpha("0.2"), "scheme `wma` takes no `alpha`", None);
     check("ema:0.2", alpha("0.1"), "`alpha` is given twice: `0.2` and `0.1`", None);
-    check("ema:0", none(), "`alpha` is 0, it must be above 0 and at most 1", None);
-    check("ema:1.01", none(), "`alpha` is 1.01, it must be above 0 and at most 1", None);
-    check("ema:-0.1", none(), "`alpha` is -0.1, it must be above 0 and at most 1", None);
+    check("ema:0", none(), "`alpha` is 0; it must be above 0 and at most 1", None);
+    check("ema:1.01", none(), "`alpha` is 1.01; it must be above 0 and at most 1", None);
+    check("ema:-0.1", none(), "`alpha` is -0.1; it must be above 0 and at most 1", None);
     check("ema:nan", none(), "`nan` is not a finite decimal number or fraction", None);
-    check("decay:cosine:1.5", none(), "`floor` is 1.5, it is a share of the peak from 0 to 1", None);
-    let width = "`sigma-rel` is 0.3, it must be at least 0.001 and below 1/sqrt(12) = 0.28867...";
+    check("decay:cosine:1.5", none(), "`floor` is 1.5; it must be a share of the peak, from 0 to 1", None);
+    let width = "`sigma-rel` is 0.3; it must be at least 0.001 and below 1/sqrt(12) = 0.28867...";
     check("power-ema:0.3", none(), width, None);
     assert_eq!(scheme("sma").coefficients(0), Err(SchemeError::EmptyWindow));
     assert_eq!(scheme("ema:0.2").coefficients(0), Err(SchemeError::EmptyWindow));

@@ -3,7 +3,7 @@
 //! w_i = i / (N(N+1)/2): Li et al. 2025 (arXiv 2505.12082), eq. 5 with raw weights w_i = i. The paper allows any
 //! increasing sequence; this is the one it uses.
 //!
-//! Taken early in training: at 204B tokens of the published run it scores highest (47.89; EMA with a = 0.2 47.65, SMA
+//! Best early in training: at 204B tokens of the published run it scores highest (47.89; EMA with a = 0.2 47.65, SMA
 //! 47.01, EMA with a = 0.1 46.04). One model; the differences vanish later.
 
 use num_bigint::BigInt;

@@ -250,7 +250,7 @@ fn find_parts(scene: ShareScene<'_>, layout: &MergeLayout, options: ExecuteOptio
             _ => {
                 // Without its record it is done again.
                 remove_if_there(storage, &ShareFile::Record.path(&stage, share))?;
-                run.progress.note(&format!("share {share} is damaged and must be done again"));
+                run.progress.note(&format!("share {share} is damaged and must be redone"));
                 missing.push(index);
             }
         }

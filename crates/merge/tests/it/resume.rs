@@ -274,7 +274,7 @@ fn without_digests_a_source_rewritten_with_its_size_and_time_is_noticed() {
     scene.interrupt();
     rewrite(&scene.sources[1]);
     let error = Runner::default().execute(&scene.plan, PLAIN).unwrap_err();
-    assert!(error.to_string().contains("sources changed"), "{error}");
+    assert!(error.to_string().contains("sources have changed"), "{error}");
     Runner::default().execute(&scene.plan, DISCARD).unwrap();
 }
 

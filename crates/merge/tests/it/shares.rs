@@ -264,7 +264,7 @@ fn shares_of_another_plan_another_number_or_other_sources_are_refused() {
     fs::remove_file(&source).unwrap();
     fs::write(&source, bytes).unwrap();
     let error = refused(&scene.plan, (1, 3));
-    assert!(error.to_string().contains("its sources changed"), "{error}");
+    assert!(error.to_string().contains("its sources have changed"), "{error}");
     // Starting over with another number empties the stage once, and then only repeats its own share.
     for index in 0..4 {
         let outcome = Runner::default().share_with(&scene.plan, (index, 4), DISCARD).unwrap();

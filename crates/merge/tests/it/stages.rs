@@ -194,7 +194,7 @@ fn seen(plan: &MergePlan) -> MergePlan {
 fn a_plan_recognises_its_sources() {
     type Change<'a> = (&'a str, &'a dyn Fn(&Path));
     let changes: [Change<'_>; 3] = [
-        ("written again", &|shard| {
+        ("was rewritten", &|shard| {
             let file = fs::File::options().write(true).open(shard).unwrap();
             file.set_modified(UNIX_EPOCH + Duration::from_secs(1_000_000)).unwrap();
         }),
@@ -202,7 +202,7 @@ fn a_plan_recognises_its_sources() {
             let content = tensors([("a", f32_tensor(&[1.0, 1.0, 1.0])), ("b", f32_tensor(&[1.0]))]);
             write_checkpoint(shard.parent().unwrap(), &content);
         }),
-        ("another header", &|shard| {
+        ("the header of", &|shard| {
             let text = fs::read(shard).unwrap();
             let at = text.windows(3).position(|window| window == b"\"a\"").unwrap();
             let mut changed = text.clone();

@@ -168,9 +168,9 @@ fn code_in(text: &str) -> Option<&str> {
 fn describe(text: &str, status: Option<u16>, code: Option<&str>) -> String {
     match (status, code) {
         _ if LACKS_CREDENTIALS.iter().any(|part| text.contains(part)) => "no credentials were found".to_owned(),
-        (Some(status), Some(code)) => format!("the store answers {status} ({code})"),
-        (Some(status), None) => format!("the store answers {status}"),
-        (None, Some(code)) => format!("the store answers {code}"),
+        (Some(status), Some(code)) => format!("the store responded with {status} ({code})"),
+        (Some(status), None) => format!("the store responded with {status}"),
+        (None, Some(code)) => format!("the store responded with {code}"),
         (None, None) => shorten(text),
     }
 }
@@ -179,16 +179,16 @@ fn describe(text: &str, status: Option<u16>, code: Option<&str>) -> String {
 fn shorten(text: &str) -> String {
     const MAX_CHARS: usize = 160;
     let known = [
-        ("onnection refused", "nothing listens at the endpoint (connection refused)"),
-        ("dns error", "the name of the endpoint is not known"),
-        ("failed to lookup address", "the name of the endpoint is not known"),
-        ("timed out", "no answer in time"),
+        ("onnection refused", "nothing is listening at the endpoint (connection refused)"),
+        ("dns error", "the endpoint's host name cannot be resolved"),
+        ("failed to lookup address", "the endpoint's host name cannot be resolved"),
+        ("timed out", "the request timed out"),
         ("certificate", "the endpoint's certificate is not trusted"),
-        ("onnection reset", "the connection was cut"),
-        ("incomplete", "the connection was cut"),
-        ("end of file", "the connection was cut"),
-        ("onnection closed", "the connection was cut"),
-        ("decoding response body", "the connection was cut within an answer"),
+        ("onnection reset", "the connection was lost"),
+        ("incomplete", "the connection was lost"),
+        ("end of file", "the connection was lost"),
+        ("onnection closed", "the connection was lost"),
+        ("decoding response body", "the connection was lost in the middle of a response"),
     ];
     if let Some((_, words)) = known.iter().find(|(part, _)| text.contains(part)) {
         return (*words).to_owned();
@@ -238,7 +238,7 @@ mod tests {
         let text = "status code: 403 Forbidden: <Error><Code>SignatureDoesNotMatch</Code>\
                     <AWSAccessKeyId>AKIASECRET</AWSAccessKeyId></Error>";
         let error = Fault::of(&generic(text)).into_error("read", Path::new("s3://b/k"));
-        assert_eq!(error.to_string(), "cannot read `s3://b/k`: the store answers 403 (SignatureDoesNotMatch)");
+        assert_eq!(error.to_string(), "cannot read `s3://b/k`: the store responded with 403 (SignatureDoesNotMatch)");
         assert!(!format!("{error:?}").contains("AKIASECRET"));
     }
 }

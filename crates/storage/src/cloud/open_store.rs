@@ -67,7 +67,7 @@ pub(super) fn open_store(location: &Location, settings: &CloudSettings) -> Resul
         let what = error.to_string();
         // The text of a builder names a variable or a part of the configuration, but might repeat its value.
         let secret = settings.variables.iter().any(|(_, value)| value.len() >= 4 && what.contains(&**value));
-        let what = if secret { "a variable of the store has a wrong value".to_owned() } else { what };
+        let what = if secret { "an environment variable of the store has an invalid value".to_owned() } else { what };
         Fault::new(RemoteFault::Settings, what).into_error("open", Path::new(&root))
     })
 }

@@ -110,13 +110,13 @@ impl Remote {
     }
 
     fn object_path(&self, key: &str) -> Result<ObjectPath, Fault> {
-        ObjectPath::parse(key).map_err(|_| Fault::new(RemoteFault::Unsupported, "its name cannot be a key of a store"))
+        ObjectPath::parse(key).map_err(|_| Fault::new(RemoteFault::Unsupported, "its name is not a valid object key"))
     }
 
     /// The client for uploads in parts.
     pub(super) fn parts(&self, act: &'static str, key: &str) -> Result<&dyn MultipartStore, Error> {
         let parts = self.parts.as_deref();
-        parts.ok_or_else(|| self.fail(act, key, Fault::new(RemoteFault::Unsupported, "this server is only read")))
+        parts.ok_or_else(|| self.fail(act, key, Fault::new(RemoteFault::Unsupported, "this server is read-only")))
     }
 
     pub(super) fn fail(&self, act: &'static str, key: &str, fault: Fault) -> Error {
@@ -158,7 +158,7 @@ impl Remote {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(fault)) => fault,
                 // The last failure says more than the timeout.
-                Err(_) => last.take().unwrap_or_else(|| Fault::new(RemoteFault::Unreachable, "no answer in time")),
+                Err(_) => last.take().unwrap_or_else(|| Fault::new(RemoteFault::Unreachable, "the request timed out")),
             };
             let seconds = self.shared.clock.elapsed_seconds() - began;
             if !fault.may_pass() || seconds + wait.as_secs_f64() >= limit {
@@ -348,7 +348,7 @@ impl Remote {
         };
         match self.wait(self.persist(get)) {
             Ok(Some(bytes)) => Ok(Some(bytes.to_vec())),
-            Ok(None) => Err(fail(Fault::new(RemoteFault::Other, "it is too large for what it should be"))),
+            Ok(None) => Err(fail(Fault::new(RemoteFault::Other, "it is too large for a file of this kind"))),
             Err(Fault { kind: FaultKind::NotFound, .. }) => Ok(None),
             Err(fault) => Err(fail(fault)),
         }
@@ -417,7 +417,7 @@ impl Remote {
             match bytes.len() == n_bytes {
                 true => Ok(bytes),
                 false => {
-                    let what = format!("{n_bytes} bytes expected, the store sends {}", bytes.len());
+                    let what = format!("{n_bytes} bytes expected, but the store sent {}", bytes.len());
                     Err(Fault::new(RemoteFault::Garbled, what))
                 }
             }

@@ -94,7 +94,7 @@ impl RemoteFile {
                 None => {}
             }
         }
-        let fault = Fault::new(RemoteFault::Garbled, "a block is dropped again and again");
+        let fault = Fault::new(RemoteFault::Garbled, "a block was dropped repeatedly");
         Err(fault.into_error("read", &self.path))
     }
 }

@@ -461,7 +461,7 @@ impl RoutedStorage {
         match self.place(path)? {
             Place::Local => Err(Error::NoPlace {
                 path: path.to_owned(),
-                what: "it is not an address of a store, and only there are uploads left over".to_owned(),
+                what: "it is not the address of a store, and only stores have leftover uploads".to_owned(),
             }),
             Place::Remote(remote, key) => super::upload::find_leftovers(&remote, &key),
         }

@@ -146,7 +146,7 @@ impl Upload<'_> {
     }
 
     fn object_path(&self, name: &str) -> Result<ObjectPath, Error> {
-        let unfit = |_| self.fail(name, Fault::new(RemoteFault::Unsupported, "its name cannot be a key of a store"));
+        let unfit = |_| self.fail(name, Fault::new(RemoteFault::Unsupported, "its name is not a valid object key"));
         ObjectPath::parse(join_key(self.key, name)).map_err(unfit)
     }
 
@@ -286,7 +286,7 @@ impl Upload<'_> {
         let n_parts = to_index(object.len_bytes.div_ceil(part_bytes(object.len_bytes)));
         let part = |number| self.notes.find(&object.name, Some(number)).map(|done| PartId { content_id: done.tag });
         let parts: Option<Vec<PartId>> = (0..n_parts).map(part).collect();
-        let lost = || self.fail(&object.name, Fault::new(RemoteFault::Garbled, "a part of it was not noted"));
+        let lost = || self.fail(&object.name, Fault::new(RemoteFault::Garbled, "one of its parts was not recorded"));
         let parts = parts.ok_or_else(lost)?;
         let (path, store) = (self.object_path(&object.name)?, self.remote.parts("write", self.key)?);
         let completed = self.remote.persist(|| store.complete_multipart(&path, id, parts.clone())).await;
@@ -310,7 +310,7 @@ impl Upload<'_> {
                 // Notes of what is not there would be believed by the next attempt as well.
                 self.notes.remove(self.local)?;
                 let found = len_bytes.map_or("nothing".to_owned(), |n| format!("{n} bytes"));
-                let what = format!("{} bytes were sent, and the store has {found}", object.len_bytes);
+                let what = format!("{} bytes were sent, but the store has {found}", object.len_bytes);
                 return Err(self.fail(&object.name, Fault::new(RemoteFault::Garbled, what)));
             }
         }
@@ -399,7 +399,7 @@ fn read_marker(remote: &Arc<Remote>, key: &str) -> Result<Option<Marker>, Error>
     match marker.filter(|marker| marker.kind == MARKER_KIND && marker.version == MARKER_VERSION) {
         Some(marker) => Ok(Some(marker)),
         None => {
-            let what = "it is not a marker that this version of the program wrote";
+            let what = "it is not a marker written by this version of the program";
             Err(remote.fail("read", &place, Fault::new(RemoteFault::Other, what)))
         }
     }

@@ -44,7 +44,7 @@ impl<'a> Meter<'a> {
         Self { watcher, state: Mutex::new(state) }
     }
 
-    /// The work of scoring so many tokens.
+    /// The work of scoring a number of tokens.
     #[expect(clippy::cast_precision_loss, reason = "a share for people")]
     pub(crate) fn work_of_scoring(n_tokens: u64) -> f64 {
         n_tokens as f64 * SCORED_SHARE

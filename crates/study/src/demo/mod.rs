@@ -87,7 +87,7 @@ fn check_demo_folder(storage: &dyn Storage, spec: &DemoSpec) -> Result<(), Error
     if foreign.is_empty() {
         return Ok(());
     }
-    let holds = format!("is a folder with {} in it, and not a demo", shown_names(&foreign));
+    let holds = format!("is a folder that holds {}, not a demo", shown_names(&foreign));
     let hint = "name another folder with `-o`";
     Err(thalweg_storage::Error::MayNotReplace { path: spec.folder.clone(), holds, hint }.into())
 }

@@ -11,8 +11,8 @@ use crate::text::show_whole;
 
 pub(super) fn caution(spec: &DemoSpec) -> Option<String> {
     (spec.size != DemoSize::Full).then(|| {
-        "This is the quick demo: a model so small, trained so briefly, that it shows how things are done and not what \
-         merging is worth. Run it without --quick for a run of a million parameters."
+        "This is the quick demo: a model so small, trained so briefly, that it shows how merging works, \
+         not what it is worth. Run it without --quick for a run of a million parameters."
             .to_owned()
     })
 }
@@ -85,11 +85,11 @@ pub(super) fn commands(spec: &DemoSpec, chosen: &TrialRow) -> Vec<ShellCommand> 
     vec![
         command("See what a run holds, and what would block a merge:", "thalweg inspect runs/my-run".to_owned()),
         command(
-            "Merge its newest checkpoints as the merge above was made:",
+            "Merge its newest checkpoints in the same way as the merge above:",
             format!("thalweg merge runs/my-run --last {n} --scheme {scheme} -o merged"),
         ),
         command(
-            "Make every window of this page in one reading:",
+            "Make every window on this page in one pass:",
             format!("thalweg sweep runs/my-run --counts {} --schemes {} -o sweep", counts.join(","), SCHEMES.join(",")),
         ),
         command("The run of this page is an ordinary run folder:", format!("thalweg explain {run} --last {n}")),

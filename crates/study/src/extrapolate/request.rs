@@ -66,7 +66,7 @@ impl Resolver<'_> {
         if let Some(alpha) = request.alpha.filter(|alpha| !(0.0..=MAX_ALPHA).contains(alpha)) {
             return Err(Error::request_with_hint(
                 format!("`--alpha {alpha}` is not between 0 and {MAX_ALPHA}"),
-                "1 undoes the delay of averaging; beyond 2 the loss rises steeply",
+                "1 undoes the lag of averaging; beyond 2 the loss rises steeply",
             ));
         }
         let chosen = if request.selection.is_empty() {
@@ -86,7 +86,7 @@ impl Resolver<'_> {
             let needed = window * n_points.max(LEAST_POINTS);
             return Err(Error::request_with_hint(
                 format!(
-                    "{} points of {window} checkpoints need {needed} checkpoints, and there are {}",
+                    "{} points of {window} checkpoints need {needed} checkpoints, but there are {}",
                     n_points.max(LEAST_POINTS),
                     chosen.len()
                 ),
@@ -133,8 +133,9 @@ fn uneven([least, most]: [u64; 2], n_sources: usize, trajectory: &Trajectory) ->
         (0..n_sources as u64).all(|i| back(i).is_some_and(|step| steps.contains(&step)))
     };
     let hint = match [most, least].into_iter().find(|interval| *interval > 0 && is_there(*interval)) {
-        Some(interval) => format!("choose even ones: `--count {n_sources} --interval-steps {interval}`"),
-        None => "choose even ones with `--count N --interval-steps STEPS`; `thalweg inspect RUN` lists them".to_owned(),
+        Some(interval) => format!("choose evenly spaced ones: `--count {n_sources} --interval-steps {interval}`"),
+        None => "choose evenly spaced ones with `--count N --interval-steps STEPS`; `thalweg inspect RUN` lists them"
+            .to_owned(),
     };
     Error::request_with_hint(format!("the checkpoints are not evenly spaced: {least} to {most} steps apart"), hint)
 }

@@ -496,20 +496,20 @@ impl<'a> Judged<'a> {
         let gain = self.gain_over_zero(&self.chosen.scores);
         let is_beyond = gain.is_some_and(|gain| gain.value > gain.standard_error.unwrap_or(0.0));
         if self.alpha <= 0.0 {
-            return Some("no step along the line scores better than the mean that it begins from".to_owned());
+            return Some("no step along the line scores better than the mean that it starts from".to_owned());
         }
         if !is_beyond {
             let (value, error) = gain.map_or((0.0, None), |gain| (gain.value, gain.standard_error));
             let error = error.map_or_else(String::new, |error| format!(" of {error:.4}"));
             return Some(format!(
-                "the best step gains {value:+.4} over the mean that it begins from, no more than the standard error{error}"
+                "the best step gains {value:+.4} over the mean that it starts from, which is within the standard error{error}"
             ));
         }
         for row in gains {
             let on = &row.suite;
             if let Some(gain) = row.over_newest_point.filter(|gain| gain.value <= 0.0) {
                 return Some(format!(
-                    "on `{on}` the step loses {:.4} against the mean that it begins from",
+                    "on `{on}` the step loses {:.4} against the mean that it starts from",
                     -gain.value
                 ));
             }

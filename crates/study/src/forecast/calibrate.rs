@@ -130,9 +130,9 @@ impl Calibration {
     /// What it rests on, for a person.
     pub fn describe(&self) -> String {
         let whose =
-            if self.has_own { "of your own, held towards those of the lab" } else { "of the lab, none of your own" };
+            if self.has_own { "of your own, shrunk towards those of the lab" } else { "of the lab, none of your own" };
         format!(
-            "{} anneals from {} runs {whose}; their forecasts, each run left out in turn, are off by {:.1} % of the merge's gain (one standard deviation)",
+            "{} anneals from {} runs {whose}; leaving out each run in turn, the forecasts are off by {:.1} % of the merge's gain (one standard deviation)",
             self.n_cases,
             self.n_runs,
             100.0 * self.spread

@@ -67,7 +67,7 @@ fn tokens_to_steps(tokens: Tokens, end_step: u64, trajectory: &Trajectory) -> Re
     let per_step = end.map(|tokens| tokens.0 / end_step.max(1)).filter(|tokens| *tokens > 0);
     let per_step = per_step.ok_or_else(|| {
         Error::request_with_hint(
-            "the run's tokens are not known",
+            "the run's token counts are unknown",
             "give the length with `--anneal-steps`, or add `--tokens-per-step`",
         )
     })?;
@@ -79,10 +79,10 @@ fn tokens_to_steps(tokens: Tokens, end_step: u64, trajectory: &Trajectory) -> Re
 #[non_exhaustive]
 pub enum Refusal {
     /// Nothing says where the stable phase is.
-    #[error("nothing says where the learning rate is constant: the log has no learning rate")]
+    #[error("cannot tell where the learning rate is constant: the log has no learning rate")]
     NoPhases,
     /// The windows would end in an anneal that was really run.
-    #[error("step {end_step} is after the stable phase, which ends at step {stable_end}: the run is annealed already")]
+    #[error("step {end_step} is after the stable phase, which ends at step {stable_end}: the run is already annealed")]
     AlreadyAnnealed {
         /// What was asked.
         end_step: u64,
@@ -102,7 +102,7 @@ pub enum Refusal {
         stable_start: u64,
     },
     /// Too few checkpoints to average.
-    #[error("the last {anneal_steps} steps to step {end_step} have {found} checkpoints, and a forecast needs {needed}")]
+    #[error("the last {anneal_steps} steps to step {end_step} have {found} checkpoints, but a forecast needs {needed}")]
     TooFewCheckpoints {
         /// What was asked.
         end_step: u64,
@@ -139,7 +139,7 @@ pub enum Refusal {
         gain: f64,
     },
     /// Nothing like it was seen.
-    #[error("{what} is {value:.3}, and the anneals that the forecast learned from have {low:.3} to {high:.3}")]
+    #[error("{what} is {value:.3}, but the anneals that the forecast learned from have {low:.3} to {high:.3}")]
     OutsideDomain {
         /// What is too far off.
         what: &'static str,
@@ -154,7 +154,7 @@ pub enum Refusal {
     #[error("there is no anneal to learn from")]
     NothingLearned,
     /// A shape that no anneal that was learned from has.
-    #[error("no anneal that the forecast learned from has the shape `{curve}`")]
+    #[error("none of the anneals that the forecast learned from has the shape `{curve}`")]
     UnknownCurve {
         /// The shape.
         curve: String,
@@ -165,14 +165,14 @@ impl Refusal {
     /// What would help.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::NoPhases => "say so with `--stable FROM..TO`, or give the log with `--log FILE`",
+            Self::NoPhases => "state it with `--stable FROM..TO`, or give the log with `--log FILE`",
             Self::AlreadyAnnealed { .. } => {
-                "take an earlier end with `--end-step`, or simply score the annealed checkpoint"
+                "choose an earlier end with `--end-step`, or score the annealed checkpoint directly"
             }
-            Self::BeginsTooEarly { .. } | Self::TooFast { .. } => "take a shorter anneal, or a later end",
-            Self::TooFewCheckpoints { .. } => "take a longer anneal, or save checkpoints more often",
+            Self::BeginsTooEarly { .. } | Self::TooFast { .. } => "choose a shorter anneal or a later end",
+            Self::TooFewCheckpoints { .. } => "choose a longer anneal, or save checkpoints more often",
             Self::NoGain { .. } => {
-                "a larger suite may show a difference; else the run has no noise that an anneal would remove"
+                "a larger suite may show a difference; otherwise the run has no noise for an anneal to remove"
             }
             Self::OutsideDomain { .. } | Self::UnknownCurve { .. } | Self::NothingLearned => {
                 "give cases of your own anneals with `--calibrate FILE` (`--save-cases` writes them)"

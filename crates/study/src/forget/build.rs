@@ -102,10 +102,10 @@ pub fn build_probes(
         let tokens = options.tokens;
         return Err(Error::request_with_hint(
             format!(
-                "no entity has {} tokens before it and {} after it in the corpus, at {n_places} places",
+                "none of the {n_places} places in the corpus has {} tokens before its entity and {} after it",
                 tokens.prompt_tokens, tokens.decode_tokens
             ),
-            "ask for less with `--prompt-tokens` and `--decode-tokens`, or name the corpus that the entities are from",
+            "lower `--prompt-tokens` and `--decode-tokens`, or name the corpus that the entities are from",
         ));
     }
     add_general(&mut built, &documents, tokenizer, options, &mut random)?;
@@ -272,7 +272,7 @@ pub fn open_tokenizer(
             Ok(EvalTokenizer::from_json(&bytes, file)?)
         }
         (None, None) => Err(Error::request_with_hint(
-            "in whose tokens are the samples cut?",
+            "which tokenizer should cut the samples?",
             "name a checkpoint with `--like CKPT`, or a tokenizer with `--tokenizer FILE`",
         )),
     }

@@ -50,8 +50,8 @@ impl Resolver<'_> {
         let Some(trajectory) = trajectory else {
             if !windows.is_empty() || !request.ends.is_empty() {
                 return Err(Error::request_with_hint(
-                    "`--windows` and `--ends` take the checkpoints of one run, and checkpoints were named one by one",
-                    "name the run folder alone",
+                    "`--windows` and `--ends` need a run, but checkpoints were named one by one",
+                    "name only the run folder",
                 ));
             }
             let order = SourceOrder::BySteps { keep_option: None };

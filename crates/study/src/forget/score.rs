@@ -206,7 +206,7 @@ fn kept_by(scores: &RecallScores, path: &Path) -> Result<Vec<bool>, Error> {
     }
     Err(Error::request_with_hint(
         format!("`{}` recalls none of the {} entities", path.display(), kept.len()),
-        "name a checkpoint that was just trained on them, or leave out `--recalled-by`",
+        "name a checkpoint that was trained on them just before, or leave out `--recalled-by`",
     ))
 }
 

@@ -20,7 +20,7 @@ impl TitleFinder {
         let n_bytes: usize = titles.iter().map(|title| title.len()).sum();
         if n_bytes > MAX_BYTES {
             return Err(Error::request_with_hint(
-                format!("the titles are {n_bytes} bytes, more than {MAX_BYTES}"),
+                format!("the titles take {n_bytes} bytes, more than {MAX_BYTES}"),
                 "take a sample of them",
             ));
         }

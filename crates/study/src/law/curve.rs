@@ -263,7 +263,7 @@ fn gather(rows: &[Row]) -> Result<Curve, Error> {
         let missing = losses.iter().position(Option::is_none);
         if let Some(missing) = missing {
             let domain = display_name(&curve.domains[missing]);
-            let what = format!("its merge of {k} has no loss on `{domain}`, which others have");
+            let what = format!("its merge of {k} has no loss on `{domain}`, but others do");
             return Err(curve_fault(line, what));
         }
         let unit = Unit { k, n_billions: size.map(f64::from_bits), losses: losses.into_iter().flatten().collect() };
@@ -350,6 +350,6 @@ mod tests {
         let twice = "{\"k\": 1, \"subset\": \"a\", \"loss\": 1}\n{\"k\": 1, \"subset\": \"a\", \"loss\": 2}";
         assert_eq!(refused(twice), "line 2 of the curve: the subset `a` at k = 1 appears twice");
         let part = "{\"k\": 1, \"domain\": \"x\", \"loss\": 1}\n{\"k\": 2, \"domain\": \"y\", \"loss\": 2}";
-        assert_eq!(refused(part), "line 1 of the curve: its merge of 1 has no loss on `y`, which others have");
+        assert_eq!(refused(part), "line 1 of the curve: its merge of 1 has no loss on `y`, but others do");
     }
 }

@@ -153,7 +153,7 @@ fn losses_of(scores: &ModelScores, by: Option<&str>) -> Result<Vec<TaskScore>, E
     }
     if losses.is_empty() {
         return Err(Error::request_with_hint(
-            "the suite has no loss: more is better in all of its measures",
+            "the suite has no loss: higher is better for all of its measures",
             "add a measure such as `nats_per_token`",
         ));
     }

@@ -272,7 +272,7 @@ fn check_question(question: &LawQuestion) -> Result<(), Error> {
     let of_experts = question.target.is_some() || question.within.is_some() || question.least_gain.is_some();
     if question.axis == Axis::Checkpoints && of_experts {
         return Err(Error::request_with_hint(
-            "checkpoints of one run have a best number, not a floor to approach",
+            "for checkpoints of one run there is a best number, not a floor to approach",
             "leave out `--target`, `--within` and `--least-gain`; `optimum` is the best number",
         ));
     }
@@ -306,7 +306,7 @@ fn by_size(curve: &Curve) -> Result<BySize<'_>, Error> {
     }
     if sizes.len() > 1 && sizes.contains_key(&None) {
         return Err(Error::request_with_hint(
-            "some records have a size (`n`) and others have none",
+            "some records have a size (`n`) and others do not",
             "give `n` to all of them, or to none",
         ));
     }
@@ -338,11 +338,12 @@ fn check_groups(groups: &[Group<'_>], form: Form) -> Result<(), Error> {
     let known: Vec<String> = groups.iter().map(|group| group.k.to_string()).collect();
     let wanted: Vec<String> = (0..needed).map(|i| (1_u64 << i).to_string()).collect();
     let wanted = wanted.join(", ");
-    let hint = format!("score merges of more numbers of models, such as k = {wanted}; `thalweg law curve` makes them");
+    let hint =
+        format!("score merges of other numbers of models too, such as k = {wanted}; `thalweg law curve` makes them");
     let what = match groups {
         [] => "the curve has only the base, no merges".to_owned(),
-        [only] => format!("all losses are of k = {}, and a law needs {needed} different k", only.k),
-        _ => format!("the curve has losses for k = {}, and a law needs {needed} different k", known.join(", ")),
+        [only] => format!("all losses are for k = {}, but a law needs {needed} different k", only.k),
+        _ => format!("the curve has losses for k = {}, but a law needs {needed} different k", known.join(", ")),
     };
     Err(Error::request_with_hint(what, hint))
 }
@@ -459,7 +460,7 @@ fn refusal_of(fit: &Fitted) -> Option<String> {
     }
     match fit.at_bound {
         Some(end) if end > 0.0 => Some(format!(
-            "b is at the end of its range, {end}: the losses fall so evenly that they do not say where the floor is"
+            "b is at the end of its range, {end}: the losses fall so evenly that the floor cannot be determined"
         )),
         Some(end) => {
             Some(format!("b is at the end of its range, {end}: the losses fall faster at first than the law allows"))
@@ -486,7 +487,7 @@ fn predictions(
         }
         let reason = pool.filter(|pool| k > *pool).map(|pool| {
             format!(
-                "there {} {}: this is for as many more of their kind",
+                "there {} {}: this assumes more models of the same kind",
                 if pool == 1 { "is" } else { "are" },
                 counted(pool as usize, "model")
             )
@@ -755,9 +756,9 @@ mod tests {
         let plain = LawQuestion::default();
         assert_eq!(
             error(&[(4, 2.0), (4, 2.1)], plain.clone()),
-            "all losses are of k = 4, and a law needs 3 different k"
+            "all losses are for k = 4, but a law needs 3 different k"
         );
-        assert!(error(&[(1, 2.0), (2, 1.9)], plain.clone()).contains("losses for k = 1, 2, and a law needs 3"));
+        assert!(error(&[(1, 2.0), (2, 1.9)], plain.clone()).contains("losses for k = 1, 2, but a law needs 3"));
         assert!(error(&[(0, 2.0)], plain.clone()).contains("only the base"));
         let three = [(1, 2.0), (2, 1.9), (3, 1.85)];
         assert!(error(&three, LawQuestion { axis: Axis::Checkpoints, ..plain.clone() }).contains("needs 4"));

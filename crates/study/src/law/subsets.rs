@@ -39,7 +39,7 @@ pub fn choose_subsets(n: usize, ks: &[usize], choice: SubsetChoice, seed: u64) -
     ks.dedup();
     if let Some(k) = ks.iter().find(|k| **k == 0 || **k > n) {
         return Err(Error::request_with_hint(
-            format!("`--k {k}`: there are {n} experts"),
+            format!("`--k {k}`: there are only {n} experts"),
             format!("k is between 1 and {n}; `--base` scores the base, which is k = 0"),
         ));
     }
@@ -51,7 +51,7 @@ pub fn choose_subsets(n: usize, ks: &[usize], choice: SubsetChoice, seed: u64) -
     if total > MAX_SUBSETS {
         return Err(Error::request_with_hint(
             format!("these are {total} merges, more than {MAX_SUBSETS}"),
-            "add `--subsets R` for at most R of each k, or name fewer k with `--k`",
+            "add `--subsets R` for at most R subsets of each k, or give fewer k with `--k`",
         ));
     }
     let mut subsets = Vec::new();

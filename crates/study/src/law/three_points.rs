@@ -107,7 +107,7 @@ fn refusal(k: [u32; 3], [l1, l2, l3]: [f64; 3], r: f64, [low, high]: [f64; 2]) -
     if l1 <= l2 || l2 <= l3 {
         return format!("the losses at k = {k1}, {k2}, {k3} do not fall ({l1:.4}, {l2:.4}, {l3:.4})");
     }
-    let what = if r <= low { "they fall too evenly for a floor" } else { "they fall too fast at first" };
+    let what = if r <= low { "they fall too evenly to have a floor" } else { "they fall too fast at first" };
     format!("no law goes through k = {k1}, {k2}, {k3}: {what} (r = {r:.3}, outside {low:.3} to {high:.3})")
 }
 
@@ -147,7 +147,7 @@ mod tests {
         let reason = |losses| row(losses).unwrap().reason.unwrap();
         assert!(reason([2.0, 2.1, 1.9]).contains("do not fall"));
         assert!(reason([2.0, 1.9, 1.95]).contains("do not fall"));
-        assert!(reason([2.0, 1.9, 1.7]).contains("too evenly for a floor"));
+        assert!(reason([2.0, 1.9, 1.7]).contains("too evenly to have a floor"));
         assert!(reason([2.0, 1.0, 0.99]).contains("too fast at first"));
         let good = row([3.0, 2.5, 2.25]).unwrap();
         assert_eq!((good.predictions[0].k, good.predictions[0].loss, good.reason), (8, 2.125, None));

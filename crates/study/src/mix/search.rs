@@ -411,7 +411,7 @@ fn counted_scores(scores: &ModelScores, by: Option<&str>) -> Result<Vec<TaskScor
         }
     }
     match counted.is_empty() {
-        true => Err(Error::request("the suite gives no score to search by")),
+        true => Err(Error::request("the suite has no score to search by")),
         false => Ok(counted),
     }
 }

@@ -52,7 +52,7 @@ impl MixSpace {
     pub fn new(names: &[String], general: &str, beta: f64) -> Result<Self, Error> {
         if names.len() < 2 {
             return Err(Error::request_with_hint(
-                format!("a mixture needs at least two components, and there are {}", names.len()),
+                format!("a mixture needs at least two components, but there are {}", names.len()),
                 "name each one: `--component web=CKPT --component code=CKPT`",
             ));
         }
@@ -72,7 +72,7 @@ impl MixSpace {
         if !(0.0..1.0).contains(&beta) {
             return Err(Error::request_with_hint(
                 format!("`--beta {beta}` is not a share of general data below 1"),
-                "the paper has 0.5; 0 means that components saw their own data alone",
+                "the paper uses 0.5; 0 means that components saw only their own data",
             ));
         }
         Ok(Self { names: names.to_vec(), general: place, beta })
@@ -116,7 +116,7 @@ impl MixSpace {
         if coefficients[self.general] < -1e-9 {
             return Err(Error::request_with_hint(
                 format!("a share of {general} of `{}` is below `--beta {}`", self.general(), self.beta),
-                "components that saw so much general data cannot stand for a mixture with less",
+                "components that saw this much general data cannot represent a mixture with less",
             ));
         }
         Ok(coefficients)

@@ -57,7 +57,7 @@ pub fn validate_proxies(trials: &[TrialRecord], references: &[TrialRecord], seed
     if pairs.len() < 3 {
         return Err(Error::request_with_hint(
             format!(
-                "{} of {} references have a trial of the same mixture, and three are needed",
+                "{} of {} references have a trial of the same mixture, but three are needed",
                 pairs.len(),
                 references.len()
             ),

@@ -105,8 +105,8 @@ fn write_comparisons(page: &mut Markup, comparisons: &[RunComparison]) {
         return;
     }
     page.element("h2").filled("If all were annealed at equal tokens");
-    let note = "Forecasts of the same anneal, ended at the same place of each run. The gain is over the best run; forecasts \
-                are taken as independent.";
+    let note = "Forecasts of the same anneal, ending at the same point of each run. The gain is over the best run; \
+                the forecasts are treated as independent.";
     page.element("p").attr("class", "note").filled(note);
     for one in comparisons {
         let place = format!("{}, {}, at {} {}", one.task, measure_words(&one.measure), show_whole(one.at), one.unit);

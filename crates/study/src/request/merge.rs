@@ -124,13 +124,13 @@ impl Resolver<'_> {
             return Ok((choose_checkpoints(&request.inputs, from, source_order, self)?, weights));
         }
         if !request.inputs.is_empty() {
-            return Err(Error::request("checkpoints are given either by themselves or with `-m`, not both ways"));
+            return Err(Error::request("give checkpoints either as plain arguments or with `-m`, not both"));
         }
         refuse_selection(&request.selection)?;
         let (sources, given) = choose_models(&request.models, &request.run, source_order, self)?;
         let Some(given) = given else { return Ok((sources, Weights::Scheme(scheme.scheme()?))) };
         if scheme.scheme.is_some() || !scheme.coefficients.is_empty() {
-            return Err(Error::request("the checkpoints bring their coefficients; a scheme would give others"));
+            return Err(Error::request("the checkpoints already have coefficients; a scheme would replace them"));
         }
         Ok((sources, Weights::Given(given, scheme.sum_rule())))
     }

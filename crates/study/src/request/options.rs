@@ -178,7 +178,7 @@ impl Given<'_> {
     fn one(&self) -> Result<&str, Error> {
         match self.values {
             [only] => Ok(only),
-            values => Err(Error::request(format!("`{}` has one value, and {} are given", self.name, values.len()))),
+            values => Err(Error::request(format!("`{}` takes one value, but {} are given", self.name, values.len()))),
         }
     }
 
@@ -295,7 +295,7 @@ mod tests {
             MergeRequest::default().set_option(name, &values).unwrap_err().to_string()
         };
         assert_eq!(refused("last", &["0"]), "`last`: `0` is not a number of checkpoints");
-        assert_eq!(refused("last", &["1", "2"]), "`last` has one value, and 2 are given");
+        assert_eq!(refused("last", &["1", "2"]), "`last` takes one value, but 2 are given");
         assert!(refused("interval_tokens", &["8x"]).starts_with("`interval_tokens`: `8x`: "));
         assert!(refused("router", &["mean"]).contains("expected `average` or `newest`"));
         assert_eq!(refused("format", &["onnx"]), "`format`: `onnx` is not a format that `thalweg inspect` shows");

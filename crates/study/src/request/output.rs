@@ -122,8 +122,8 @@ impl Resolver<'_> {
             return Ok(output_path(self.storage(), out)?);
         };
         Err(Error::request_with_hint(
-            format!("an output is a folder, and `{}` ends with `.{end}` like a file", out.display()),
-            format!("leave out the ending: `-o {}`", out.with_extension("").display()),
+            format!("an output is a folder, but `{}` ends with `.{end}` like a file", out.display()),
+            format!("leave out the extension: `-o {}`", out.with_extension("").display()),
         ))
     }
 
@@ -134,13 +134,13 @@ impl Resolver<'_> {
         }
         if options.format.is_some_and(|format| format != SAFETENSORS) {
             return Err(Error::request_with_hint(
-                "`--to-huggingface` writes safetensors, and `--format` asks for something else",
+                "`--to-huggingface` writes safetensors, but `--format` asks for another format",
                 "leave out `--format`",
             ));
         }
         if options.optimizer.is_some_and(|optimizer| optimizer != OptimizerPolicy::Drop) {
             return Err(Error::request_with_hint(
-                "`--to-huggingface` writes a model without the state of the training",
+                "`--to-huggingface` writes a model without its training state",
                 "leave out `--optimizer`",
             ));
         }
@@ -185,7 +185,7 @@ impl Resolver<'_> {
                 sources.iter().position(|one| one.path == path).ok_or_else(|| {
                     Error::request_with_hint(
                         format!("`--side-files-from {}` is not one of the checkpoints", path.display()),
-                        "name one of the checkpoints that are merged, or `newest`",
+                        "name one of the merged checkpoints, or `newest`",
                     )
                 })?
             }

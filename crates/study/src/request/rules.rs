@@ -18,7 +18,7 @@ impl RuleOptions {
             return Ok(());
         }
         Err(Error::request_with_hint(
-            "options of a rule are given, and no rule",
+            "options of a rule are given without a rule",
             "name one, such as `--rule ties`, or leave out `--base` and the others",
         ))
     }
@@ -69,7 +69,7 @@ fn crowded_out(rule: &PlanRule) -> Option<String> {
     let gamma = rule.gamma?;
     let density = rule.densities.iter().find(|density| gamma + **density > 1.0 + ROUNDING)?;
     Some(format!(
-        "`--gamma {gamma}` and `--density {density}` are more than 1 together: the density is kept, and fewer of the \
+        "`--gamma {gamma}` and `--density {density}` add up to more than 1: the density is kept, and fewer of the \
          largest elements are dropped"
     ))
 }
@@ -78,14 +78,14 @@ fn crowded_out(rule: &PlanRule) -> Option<String> {
 fn note_base(base: &SourceRef, sources: &[SourceRef], output: &OutputPlan, resolver: &Resolver<'_>) {
     let path = base.path.display();
     if sources.iter().filter(|one| one.path == base.path).count() > 1 {
-        resolver.note(format!("`{path}` is the base and an expert: as an expert it adds nothing"));
+        resolver.note(format!("`{path}` is both the base and an expert: as an expert it adds nothing"));
     }
     let policy = &output.policy;
     let takes_newest = !policy.take_newest.is_empty()
         || policy.non_float == NonFloatPolicy::Newest
         || policy.router == RouterPolicy::Newest;
     if takes_newest {
-        resolver.note(format!("what is taken from the newest source is the base's, `{path}`"));
+        resolver.note(format!("everything taken from the newest source comes from the base, `{path}`"));
     }
 }
 
@@ -99,13 +99,13 @@ impl Resolver<'_> {
         let kind: RuleKind = name.parse()?;
         if request.scheme != SchemeOptions::default() {
             return Err(Error::request_with_hint(
-                "a rule says how experts are merged; options of a scheme would have no effect",
+                "a rule decides how experts are merged, so options of a scheme would have no effect",
                 "give the experts' coefficients with `-m CKPT:COEF`",
             ));
         }
         if !request.selection.is_empty() {
             return Err(Error::request_with_hint(
-                "a rule merges the experts that are named, so there is nothing to select from",
+                "a rule merges the experts that you name, so there is nothing to select",
                 "name each expert with `-m CKPT` or `-m CKPT:COEF`",
             ));
         }
@@ -133,8 +133,8 @@ impl Resolver<'_> {
         let mut output =
             self.output_plan((&sources, newest), (&coefficients, rule.scheme_name()), &request.output, out)?;
         let passes = kind.passes(rule.convention);
-        let reported = if passes.starts_with('1') { "" } else { "; what is reported as read is one of them" };
-        self.note(format!("`{kind}` reads the sources this often: {passes}{reported}"));
+        let reported = if passes.starts_with('1') { "" } else { "; the reported bytes count one of them" };
+        self.note(format!("`{kind}` reads the sources this many times: {passes}{reported}"));
         if let Some(note) = options.gamma.as_ref().and_then(|_| crowded_out(&rule)) {
             self.note(note);
         }
@@ -150,7 +150,7 @@ impl Resolver<'_> {
         let unweighed = |path: &PathBuf| GivenModel { path: path.clone(), coefficient: None };
         let models = match (request.models.is_empty(), request.inputs.is_empty()) {
             (false, false) => {
-                return Err(Error::request("checkpoints are given either by themselves or with `-m`, not both ways"));
+                return Err(Error::request("give checkpoints either as plain arguments or with `-m`, not both"));
             }
             (true, true) => {
                 return Err(Error::request_with_hint("no experts were given", "name each one with `-m CKPT[:COEF]`"));

@@ -43,8 +43,8 @@ impl RunOptions {
         match given.iter().find(|(_, is_given)| *is_given) {
             None => Ok(()),
             Some((option, _)) => Err(Error::request_with_hint(
-                format!("`{option}` says something about a run, and checkpoints were given one by one"),
-                "leave it out, or give the folder of the run with a selection, such as `--last 10` or `--steps 100,200`",
+                format!("`{option}` describes a run, but checkpoints were given one by one"),
+                "leave it out, or give the run folder with a selection, such as `--last 10` or `--steps 100,200`",
             )),
         }
     }

@@ -25,11 +25,11 @@ pub struct Selection {
     pub interval_tokens: Option<u64>,
     /// All checkpoints of the last so many steps, both ends included.
     pub duration_steps: Option<u64>,
-    /// All checkpoints of the last so many tokens, both ends included.
+    /// All checkpoints of the last number of tokens, both ends included.
     pub duration_tokens: Option<u64>,
     /// End at this step.
     pub end_step: Option<u64>,
-    /// End at so many tokens.
+    /// End at this many tokens.
     pub end_tokens: Option<u64>,
     /// From this step on.
     pub from_step: Option<u64>,
@@ -69,7 +69,7 @@ impl Selection {
         ];
         let asked: Vec<&str> = asked.iter().filter(|(_, is_asked)| *is_asked).map(|(name, _)| *name).collect();
         if let [first, second, ..] = asked.as_slice() {
-            return Err(Error::request(format!("{first} and {second} are two ways of choosing checkpoints: give one")));
+            return Err(Error::request(format!("{first} and {second} both choose checkpoints: give only one")));
         }
         let end = self.end();
         if let Some(n_checkpoints) = self.last {
@@ -88,10 +88,10 @@ impl Selection {
             (Some(n_checkpoints), Some(interval)) => Ok(WindowSpec::Count { n_checkpoints, interval, end }),
             (Some(_), None) => Err(Error::request_with_hint(
                 "`--count` needs to know how far apart the checkpoints are",
-                "add `--interval-steps` or `--interval-tokens`; the newest N as they come are `--last N`",
+                "add `--interval-steps` or `--interval-tokens`; `--last N` takes the newest N, however far apart",
             )),
             (None, Some(_)) => {
-                Err(Error::request_with_hint("an interval needs a number of checkpoints", "add `--count N`"))
+                Err(Error::request_with_hint("an interval also needs a number of checkpoints", "add `--count N`"))
             }
             (None, None) => self.range_or_all(end),
         }
@@ -108,7 +108,7 @@ impl Selection {
                 "for example `--last 10`, or `--count 10 --interval-tokens 8B`; `--every 1` takes all",
             )),
             WindowEnd::At(_) => {
-                Err(Error::request_with_hint("an end needs a beginning", "add `--last N` or `--count N`"))
+                Err(Error::request_with_hint("an end also needs a start", "add `--last N` or `--count N`"))
             }
         }
     }
@@ -128,7 +128,7 @@ impl Resolver<'_> {
         let window = select_window(trajectory, &selection.window_spec()?)?;
         window.notes().iter().for_each(|note| self.note(note));
         if !selection.steps.is_sorted() {
-            self.note("the checkpoints are taken by their steps, oldest first, not in the order of `--steps`");
+            self.note("the checkpoints are ordered by step, oldest first, not in the order of `--steps`");
         }
         if let Some(newest) = window.checkpoints().last() {
             self.warn_of_spike(trajectory, newest.step);
@@ -176,8 +176,8 @@ fn spike_at(trajectory: &Trajectory, newest: Step) -> Option<&Spike> {
 /// `which` says what holds it.
 fn describe_spike(which: &str, spike: &Spike, trajectory: &Trajectory) -> String {
     let what = match spike.end {
-        Some(end) => format!("the loss comes back only at step {end}"),
-        None => "it did not come back".to_owned(),
+        Some(end) => format!("the loss recovers only at step {end}"),
+        None => "it did not recover".to_owned(),
     };
     let (onset, signal, run) = (spike.onset, spike.signal, shell_path(trajectory.path()));
     format!(

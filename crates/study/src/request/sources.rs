@@ -147,7 +147,7 @@ pub(crate) fn note_unknown_step<'a>(sources: impl Iterator<Item = &'a SourceRef>
     if sources.clone().any(|source| source.step.is_some()) {
         let name = display_name(&without.path.display().to_string());
         resolver.note(format!(
-            "the step of `{name}` is not known, so the order given counts: the first is the oldest, the last the newest"
+            "the step of `{name}` is unknown, so the order given is used: the first is the oldest, the last the newest"
         ));
     }
 }
@@ -175,7 +175,7 @@ fn in_order<T>(
     }
     given.sort_by_key(|one| source(one).step);
     let keep = keep_option.map_or_else(String::new, |option| format!(" (`{option}` keeps that)"));
-    resolver.note(format!("the checkpoints are taken by their steps, oldest first, not in the order given{keep}"));
+    resolver.note(format!("the checkpoints are ordered by step, oldest first, not in the order given{keep}"));
     given
 }
 
@@ -225,7 +225,7 @@ impl Resolver<'_> {
         match choose_models(models, run, SourceOrder::Given, self)? {
             (sources, None) => Ok(sources),
             (_, Some(_)) => Err(Error::request_with_hint(
-                "the models are merged by their plain mean, and some bring coefficients",
+                "the models are merged by their plain mean, but some have coefficients",
                 "name each as `-m CKPT`, without a colon and a number",
             )),
         }

@@ -124,8 +124,9 @@ pub(super) fn weigh(weights: &Weights, order: CoefficientOrder, sources: &[Sourc
 fn order_note(scheme: &Scheme, order: CoefficientOrder, sources: &[SourceRef]) -> Option<String> {
     let is_ordered_by_hand = order == CoefficientOrder::Given || matches!(scheme, Scheme::Custom { .. });
     let is_unknown = sources.len() > 1 && sources.iter().all(|source| source.step.is_none());
-    (is_unknown && scheme.follows_order() && !is_ordered_by_hand)
-        .then(|| format!("no step of the checkpoints is known: {scheme} takes them in the order given, oldest first"))
+    (is_unknown && scheme.follows_order() && !is_ordered_by_hand).then(|| {
+        format!("the steps of the checkpoints are unknown: {scheme} takes them in the order given, oldest first")
+    })
 }
 
 /// A note about what the spacing of the checkpoints does to the coefficients of a scheme that follows positions.
@@ -139,7 +140,8 @@ fn spacing_note(
         return Ok(None);
     }
     let Some(known) = steps.iter().copied().collect::<Option<Vec<u64>>>() else {
-        let why = if order == CoefficientOrder::Given { "their order is as given" } else { "not every step is known" };
+        let why =
+            if order == CoefficientOrder::Given { "they are in the order given" } else { "some steps are unknown" };
         return Ok(Some(format!("{scheme} treats the checkpoints as equally spaced: {why}")));
     };
     let mut gaps = known.windows(2).map(|pair| pair[1] - pair[0]);
@@ -156,7 +158,7 @@ fn spacing_note(
         let largest = own.iter().zip(&even).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         format!("coefficients differ by up to {largest:.4} from those of equal spacing")
     };
-    Ok(Some(format!("{scheme} goes by the checkpoints' own steps, which are unevenly spaced: {effect}")))
+    Ok(Some(format!("{scheme} uses the checkpoints' own steps, which are unevenly spaced: {effect}")))
 }
 
 /// The coefficients for the same span with equal spacing.
@@ -178,7 +180,7 @@ fn even_coefficients(scheme: &Scheme, steps: &[u64]) -> Result<Coefficients, Sch
 pub fn parse_scheme_word(text: &str) -> Result<Scheme, Error> {
     Scheme::parse(text, SchemeParameters::default()).map_err(|error| match error {
         SchemeError::ParameterMissing { scheme, parameter: "coefficients" } => Error::request_with_hint(
-            format!("scheme `{scheme}` needs coefficients, and this command takes none"),
+            format!("scheme `{scheme}` needs coefficients, but this command does not take any"),
             "choose another scheme: `thalweg merge --coefficients C,C,...` takes them",
         ),
         SchemeError::ParameterMissing { scheme, parameter } => Error::request_with_hint(

@@ -126,8 +126,12 @@ pub(crate) fn draw_shares(geometry: &GeometryRow, width: Width) -> Markup {
     let n = geometry.component_shares.len().clamp(1, MAX_COMPONENTS);
     let row = 34.0;
     let rows = place_of(n as u64) * row;
-    let mut svg =
-        begin_chart(width, rows + 8.0, "Share of each component", "Two bars a component: this run and a random walk.");
+    let mut svg = begin_chart(
+        width,
+        rows + 8.0,
+        "Share of each component",
+        "Two bars per component: this run and a random walk.",
+    );
     let (left, right) = (width.choose(104.0, 34.0), width.units() - 60.0);
     let most = geometry.component_shares.iter().chain(&geometry.random_walk_shares).copied().filter(|s| s.is_finite());
     let x = Scale::new([0.0, most.fold(1e-9, f64::max)], [left, right]);

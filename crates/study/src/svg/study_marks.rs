@@ -143,7 +143,7 @@ fn draw_merge(svg: &mut Markup, view: &StudyView<'_>, one: &Placed<'_>) {
     };
     let mut title = describe_trial(one.trial, one.score);
     if one.is_outside {
-        title.push_str("\nbeyond the picture: drawn at its edge");
+        title.push_str("\nbeyond the edge: drawn at it");
     }
     let mark = begin_mark(svg, Mark::Diamond, class, one.at, radius).attr("tabindex", "-1");
     mark.attr("data-w", one.index).titled(title);

@@ -229,7 +229,7 @@ fn draw_spikes(svg: &mut Markup, view: &StudyView<'_>, run: &RunFrame<'_>) {
         }
         let line = svg.element("line").attr("class", "spike").num("x1", x).num("x2", x);
         line.num("y1", frame.top).num("y2", frame.bottom).empty();
-        let end = spike.end.map_or_else(|| "did not come back".to_owned(), |end| format!("back at step {end}"));
+        let end = spike.end.map_or_else(|| "did not recover".to_owned(), |end| format!("recovered at step {end}"));
         let title = format!("spike in {}\nonset at step {}, peak at {}, {end}", spike.signal, spike.onset, spike.peak);
         let mark = begin_mark(svg, Mark::Flag, "spike", (x, frame.top - 4.0), 4.0);
         mark.attr("tabindex", "-1").titled(title);

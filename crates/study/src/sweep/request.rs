@@ -31,7 +31,7 @@ pub enum RawChoice {
 pub struct SweepRequest {
     /// Numbers of checkpoints in a window.
     pub counts: Vec<usize>,
-    /// Steps between neighbours; with `interval_tokens` empty too, neighbours are taken as they come.
+    /// Steps between neighbours; with `interval_tokens` empty too, consecutive checkpoints are taken.
     pub interval_steps: Vec<u64>,
     /// Tokens between neighbours.
     pub interval_tokens: Vec<u64>,
@@ -92,7 +92,7 @@ impl Sweep {
         let (needed, allowed) = (show_size(n_bytes), show_size(budget_bytes));
         Err(Error::request_with_hint(
             format!("this sweep reads {needed}, more than the {allowed} of `--budget-bytes`"),
-            "take fewer ends, or shorter windows",
+            "choose fewer ends or shorter windows",
         ))
     }
 
@@ -107,7 +107,7 @@ impl Sweep {
         }
         Err(Error::request_with_hint(
             format!("this sweep scores {n_models} models, more than the {budget} of `--budget-evaluations`"),
-            "take fewer windows, ends or schemes",
+            "choose fewer windows, ends or schemes",
         ))
     }
 }
@@ -222,7 +222,7 @@ impl SweepRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WindowShape {
     pub(crate) n_checkpoints: usize,
-    /// Between neighbours; neighbours as they come, if left out.
+    /// Between neighbours; consecutive checkpoints, if left out.
     pub(crate) interval: Option<Extent>,
 }
 

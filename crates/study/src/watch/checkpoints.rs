@@ -35,7 +35,7 @@ struct KnownCheckpoint {
     files: Vec<SourceFile>,
     /// Digest of its tensors, once a merge has read them.
     digest: Option<String>,
-    /// Whether an earlier step was written again after this one was seen.
+    /// Whether an earlier step was rewritten after this one was seen.
     is_left_behind: bool,
 }
 
@@ -142,7 +142,7 @@ impl KnownCheckpoints {
         Ok(self.leave_behind(&rewritten, &changed))
     }
 
-    /// Marks what follows the first step that was written again and was not written again itself.
+    /// Marks what follows the first step that was rewritten and was not written again itself.
     fn leave_behind(&mut self, rewritten: &[u64], changed: &[PathBuf]) -> Vec<String> {
         let Some(&first) = rewritten.iter().min() else { return Vec::new() };
         let mut left: Vec<u64> = Vec::new();
@@ -153,11 +153,11 @@ impl KnownCheckpoints {
             }
         }
         left.sort_unstable();
-        let mut note = format!("step {first} was written again");
+        let mut note = format!("step {first} was rewritten");
         if let (Some(from), Some(to)) = (left.first(), left.last()) {
             let which = if from == to { format!("step {from} is") } else { format!("steps {from} to {to} are") };
             note.push_str(&format!(
-                "; {which} of the run before and not merged until the run writes them again (if \
+                "; {which} from before the rollback, not merged until the run writes them again (if \
                  step {first} was only repaired, remove `{STATE_NAME}` beside the record)"
             ));
         }
@@ -167,7 +167,7 @@ impl KnownCheckpoints {
     /// Why a checkpoint may not be merged, if it may not.
     pub(super) fn obstacle(&self, path: &Path) -> Option<String> {
         let known = self.checkpoints.get(path)?;
-        known.is_left_behind.then(|| "an earlier step was written again after this one".to_owned())
+        known.is_left_behind.then(|| "an earlier step was rewritten after this one".to_owned())
     }
 
     /// Whether the checkpoint at a path is the one that a merge read.

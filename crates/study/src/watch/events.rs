@@ -47,8 +47,8 @@ pub(super) fn publish_events(storage: &dyn Storage, folder: &Path, rows: &[Watch
 
 fn refuse(path: &Path) -> Error {
     Error::request_with_hint(
-        format!("`{}` does not belong to the record beside it", path.display()),
-        "remove it: it is made again from the record",
+        format!("`{}` does not match the record beside it", path.display()),
+        "remove it: it is recreated from the record",
     )
 }
 

@@ -58,7 +58,7 @@ pub enum WatchNews<'a> {
     Trouble(&'a Error),
     /// A model could not be scored. A later watcher tries again.
     Unscored(&'a UnscoredModel),
-    /// Scores that were asked for have not come in time; they are taken once they come.
+    /// Scores that were asked for have not come in time; they will be taken once they arrive.
     Late(&'a Error),
     /// A sign of life: what it waits for.
     Heartbeat(&'a Heartbeat),
@@ -112,7 +112,7 @@ impl fmt::Display for Heartbeat {
     }
 }
 
-/// Looks at the run again and again until it is over, or a stop is asked for.
+/// Checks the run repeatedly until it is over, or a stop is asked for.
 ///
 /// # Errors
 /// `Interrupted`, once a stop was asked for. Everything can then be resumed by a new watcher.
@@ -338,7 +338,7 @@ impl Keeper<'_, '_> {
 pub struct OnceScores {
     /// Models that could not be scored.
     pub failed: Vec<UnscoredModel>,
-    /// Why the scores of some ends have not come.
+    /// Why the scores of some ends have not arrived.
     pub late: Vec<Error>,
 }
 

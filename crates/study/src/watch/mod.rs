@@ -2,7 +2,7 @@
 //! became of them.
 //!
 //! A [`Watcher`] looks at a run, makes what is missing in as few readings as memory allows, and keeps a record.
-//! [`keep_watching`] looks again and again.
+//! [`keep_watching`] checks repeatedly.
 
 mod checkpoints;
 mod events;

@@ -169,12 +169,12 @@ impl Notice {
     /// A spike, with the checkpoints to resume from if the run has not recovered.
     pub fn of_spike(spike: &SpikeRow, recovery: &[u64], request: &WatchRequest, unix_seconds: u64) -> Self {
         let state = match (spike.end, recovery.len()) {
-            (Some(end), _) => format!("it was back at step {end}"),
-            (None, 0) => "it is not back yet".to_owned(),
+            (Some(end), _) => format!("it recovered at step {end}"),
+            (None, 0) => "it has not recovered yet".to_owned(),
             (None, n) => {
                 let steps: Vec<String> = recovery.iter().map(u64::to_string).collect();
                 let steps = steps.join(", ");
-                format!("it is not back yet; {} to resume from: {steps}", counted(n, "checkpoint"))
+                format!("it has not recovered yet; {} to resume from: {steps}", counted(n, "checkpoint"))
             }
         };
         let (onset, signal) = (spike.onset, &spike.signal);
@@ -205,7 +205,7 @@ impl Notice {
         let TargetCrossing { target, forecast } = &crossing;
         let [low, high] = forecast.interval_80;
         let text = format!(
-            "{}: annealed at step {} the run would reach {} {} {:.4} (80 %: {low:.4} to {high:.4}), and the target is {target}",
+            "{}: if annealed at step {}, the run would reach {} {} {:.4} (80 %: {low:.4} to {high:.4}), and the target is {target}",
             request.run.display(),
             forecast.end_step,
             forecast.task,

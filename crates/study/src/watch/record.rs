@@ -170,7 +170,7 @@ impl WatchRecord {
     /// What to tell the user about a record whose last line was torn, as a copy or a power failure leaves it.
     pub(super) fn note(&self) -> Option<String> {
         let path = self.path.display();
-        self.is_torn.then(|| format!("the last line of `{path}` is not whole and is cut off"))
+        self.is_torn.then(|| format!("the last line of `{path}` is incomplete and is removed"))
     }
 
     pub(super) fn rows(&self) -> &[WatchRow] {
@@ -190,14 +190,14 @@ impl WatchRecord {
         let now: Vec<&str> = suites.iter().map(|suite| suite.name.as_str()).collect();
         let path = self.path.display();
         let what = if then == now {
-            format!("the scores in `{path}` were made by another {}", noun_of(&now))
+            format!("the scores in `{path}` were made by a different {}", noun_of(&now))
         } else {
             format!("the scores in `{path}` are on {}, not on {}", names(then), names(now))
         };
         Err(Error::request_with_hint(
             what,
             format!(
-                "score as before, or choose another folder with `-o`; to score all again, remove the lines with \
+                "use the same scoring as before, or choose another folder with `-o`; to score everything again, remove the lines with \
                  `\"event\":\"scored\"` from `{RECORD_NAME}`, and the folder `{EVENTS_NAME}`"
             ),
         ))

@@ -22,7 +22,7 @@ pub struct WatchRequest {
     pub run_options: RunOptions,
     /// Windows as `SCHEME:N`, such as `sma:10` or `ema:0.2:10`.
     pub windows: Vec<String>,
-    /// Steps between neighbours; neighbours as they come, if this and `interval_tokens` are left out.
+    /// Steps between neighbours; consecutive checkpoints, if this and `interval_tokens` are left out.
     pub interval_steps: Option<u64>,
     /// Tokens between neighbours.
     pub interval_tokens: Option<u64>,

@@ -26,7 +26,7 @@ const N_TURNS: usize = 16;
 /// The checkpoints of a run by path, each with a digest of the names, lengths and times of its files.
 pub(super) type Scan = BTreeMap<PathBuf, Digest>;
 
-/// Scans a run again and again.
+/// Scans a run repeatedly.
 #[derive(Debug, Default)]
 pub(super) struct Scanner {
     turn: usize,

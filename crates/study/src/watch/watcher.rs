@@ -138,7 +138,7 @@ impl<'a> Watcher<'a> {
         let run = storage.canonical_path(&request.run)?;
         if run == folder {
             return Err(Error::request_with_hint(
-                format!("the merges would be among the checkpoints of `{}`", request.run.display()),
+                format!("the merges would be written among the checkpoints of `{}`", request.run.display()),
                 "choose another folder with `-o`: trainers count and delete what is beside their checkpoints",
             ));
         }
@@ -146,13 +146,13 @@ impl<'a> Watcher<'a> {
         let lock = storage.lock(&folder.join(LOCK_NAME)).map_err(|error| match error {
             thalweg_storage::Error::Locked { .. } => Error::request_with_hint(
                 format!("another watcher is running in `{}`", folder.display()),
-                "wait until it has ended, or choose another folder with `-o`",
+                "wait until it ends, or choose another folder with `-o`",
             ),
             error => error.into(),
         })?;
         if !lock.is_held() {
             resolver.note(format!(
-                "the file system of `{}` has no locks: take care that no other watcher writes there",
+                "the file system of `{}` has no locks: make sure that no other watcher writes there",
                 folder.display()
             ));
         }
@@ -331,8 +331,8 @@ impl<'a> Watcher<'a> {
         };
         match self.resolver.open_run(held, &self.request.run_options.without_log()) {
             Err(error) if is_other(&error) => Err(Error::request_with_hint(
-                format!("`{}` is where `--hold` keeps checkpoints, and it holds something else", held.display()),
-                "choose another folder with `-o`, or move away what is in it",
+                format!("`{}` is where `--hold` keeps checkpoints, but it holds something else", held.display()),
+                "choose another folder with `-o`, or move its contents away",
             )),
             opened => opened,
         }
@@ -388,7 +388,7 @@ impl<'a> Watcher<'a> {
             return Ok(Need::Nothing);
         }
         if likeness != Likeness::OtherOptions {
-            self.resolver.note(format!("`{}` is made again: its checkpoints changed", plan.path.display()));
+            self.resolver.note(format!("remaking `{}`: its checkpoints changed", plan.path.display()));
         }
         Ok(Need::Make)
     }

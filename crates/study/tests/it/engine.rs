@@ -135,7 +135,7 @@ fn a_window_with_params_that_are_not_finite_is_never_scored() {
         // Merged by IEEE rules on request, but not scored.
         let mut plan = window(folder.path(), 0, 1);
         plan.policy.allow_non_finite = true;
-        let expected = "tensor `model.embed_tokens.weight` holds NaN at element 0, so a score of it would mean nothing";
+        let expected = "tensor `model.embed_tokens.weight` holds NaN at element 0, so its score would be meaningless";
         assert!(said(evaluator, plan).contains(expected));
         let raw = evaluator.score_checkpoint(&folder.path().join("step-1")).unwrap_err().to_string();
         assert!(raw.contains(expected), "{raw}");

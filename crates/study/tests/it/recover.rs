@@ -151,7 +151,7 @@ fn the_three_newest_before_a_lasting_spike_are_proposed() {
     assert_eq!(steps_of(&plan), [1500, 2000, 2500]);
     assert_eq!((plan.learning_rate, plan.notes.as_slice()), (Some(RATE), [].as_slice()));
     assert_eq!(plan.skip_data_steps(DataPolicy::Replay), 0);
-    // Through the peak, since the loss did not come back.
+    // Through the peak, since the loss did not recover.
     assert_eq!(plan.skip_data_steps(DataPolicy::Skip), plan.spike.peak.0 - 2500);
 }
 

@@ -67,7 +67,10 @@ fn the_answer_is_about_the_newest_scored_end_and_says_what_waits() {
     let study = study_of_watch(&rows(), None);
     insta::assert_snapshot!(answer_text(&study), @"Merging helps. At step 400, wma of 4 scores 2.0100 (nats per token on `text`, less is better), a gain of +0.040 over the raw checkpoint there (95 % interval +0.030 to +0.050; n = 60). Newer merges wait for their scores.");
     let scored = study_of_watch(&rows()[..5], None);
-    assert!(answer_text(&scored).ends_with("It is the best of 2 windows by these scores, which flatters it."));
+    assert!(
+        answer_text(&scored)
+            .ends_with("It is the best of 2 windows by these scores, which makes it look better than it is.")
+    );
     let merged: Vec<WatchRow> = rows().into_iter().filter(|row| row.scores.is_empty()).collect();
     let merged = study_of_watch(&merged, None);
     assert_eq!(answer_text(&merged), "3 merges so far. The newest ends at step 500. Nothing was scored.");

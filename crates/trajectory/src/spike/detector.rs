@@ -25,7 +25,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Whether the loss did not come back and settled on a new level shortly before an entry.
+    /// Whether the loss did not recover and settled on a new level shortly before an entry.
     pub(super) fn is_left_before(&self, idx: usize) -> bool {
         self.end.is_none() && idx <= self.last + SAME_EVENT_ENTRIES
     }

@@ -98,7 +98,7 @@ impl LineFormat for Csv {
             self.n_waiting = 0;
             builder.count_damage(
                 &format!("line {}", self.waiting_from),
-                LogError::Line { line: self.waiting_from, message: "a quote is opened and not closed".to_owned() },
+                LogError::Line { line: self.waiting_from, message: "a quote is opened but never closed".to_owned() },
             );
             return Ok(());
         }
@@ -115,14 +115,14 @@ impl Csv {
         let waiting = std::mem::take(&mut self.waiting);
         let (first, n_lines) = (self.waiting_from, self.n_waiting);
         self.n_waiting = 0;
-        let error = LogError::Line { line: first, message: "a quote is opened and not closed".to_owned() };
+        let error = LogError::Line { line: first, message: "a quote is opened but never closed".to_owned() };
         builder.count_damage(&format!("line {first}"), error);
         for (n, text) in waiting.split(|byte| *byte == b'\n').enumerate().skip(1) {
             let is_ended = is_ended || n + 1 < n_lines;
             let line = Line { text, number: first + n, is_ended, had_nul: false };
             // They are read line by line: a quoted field over several of them is lost.
             if has_open_quote(text) {
-                builder.count_damage(&line.place(), line.error("a quote is opened and not closed"));
+                builder.count_damage(&line.place(), line.error("a quote is opened but never closed"));
             } else {
                 self.read_row(line, builder)?;
             }
@@ -283,7 +283,7 @@ impl<'a> Fields<'a> {
         let mut field = Vec::new();
         self.rest = None;
         loop {
-            let end = memchr::memchr(b'"', rest).ok_or("a quote is opened and not closed")?;
+            let end = memchr::memchr(b'"', rest).ok_or("a quote is opened but never closed")?;
             let (part, tail) = rest.split_at(end);
             field.extend_from_slice(part);
             let tail = tail.get(1..).unwrap_or_default();

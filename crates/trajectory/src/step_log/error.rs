@@ -10,7 +10,7 @@ use crate::Step;
 #[non_exhaustive]
 pub enum LogError {
     /// No column holds this field.
-    #[error("there is no {field} among the columns: {}", list_names(found))]
+    #[error("no column holds the {field}; the columns are {}", list_names(found))]
     NoColumn {
         /// The field.
         field: LogField,
@@ -28,7 +28,7 @@ pub enum LogError {
         found: Vec<String>,
     },
     /// The column of the step holds no whole numbers.
-    #[error("column `{}` holds {value}, which is not a whole number and so not a step", display_name(name))]
+    #[error("column `{}` holds {value}, which is not a whole number, so it is not a step", display_name(name))]
     NotWhole {
         /// The column.
         name: String,
@@ -45,16 +45,16 @@ pub enum LogError {
     },
     /// A log that counts micro-batches where it should count steps.
     #[error(
-        "the column `step` counts micro-batches: on each line it is one less than `{}`, as Lightning's CSV logger leaves it",
+        "the column `step` counts micro-batches: on each line it is one less than `{}`, as in the logs of Lightning's CSVLogger",
         display_name(column)
     )]
     MicroBatches {
         /// The column with the number of the micro-batch.
         column: String,
     },
-    /// Steps that begin again and again.
+    /// Steps that restart repeatedly.
     #[error(
-        "{} after step {last}, {n_restarts} times: they count within an epoch, and are not steps of the run",
+        "{} after step {last}, {n_restarts} times: they restart in each epoch, so they are not steps of the run",
         column.as_ref().map_or_else(
             || "the steps begin again".to_owned(),
             |name| format!("the steps in column `{}` begin again", display_name(name))

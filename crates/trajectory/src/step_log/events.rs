@@ -302,7 +302,7 @@ impl<'a> Iterator for Fields<'a> {
             }
             None => {
                 self.0 = &[];
-                Some(Err("its message is not well formed"))
+                Some(Err("its message is malformed"))
             }
         }
     }

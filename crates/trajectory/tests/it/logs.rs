@@ -103,7 +103,7 @@ fn the_mean_loss_of_a_whole_run_is_not_taken_for_its_last_loss() {
 #[test]
 fn a_log_without_step_or_loss_lists_the_names_it_has() {
     let error = lines("{\"epoch\": 1, \"loss\": 2}\n{\"epoch\": 2, \"lr\": 2}\n").unwrap_err();
-    assert_eq!(error.to_string(), "there is no step among the columns: `epoch`, `loss`, `lr`");
+    assert_eq!(error.to_string(), "no column holds the step; the columns are `epoch`, `loss`, `lr`");
     let error = csv("step,ce\n1,2\n").unwrap_err();
     assert_eq!(error, LogError::NoColumn { field: LogField::Loss, found: vec!["ce".to_owned(), "step".to_owned()] });
     assert!(matches!(csv(""), Err(LogError::NoColumn { field: LogField::Step, .. })));

@@ -453,7 +453,7 @@ fn the_kind_of_a_log_is_recognized_after_rubbish() {
     assert_eq!(open("slurm-2.out", text).unwrap().entries(), [entry(10, 2.5)]);
     assert_eq!(open("print.log", "{'loss': 2.5, 'step': 10}\n".to_owned()).unwrap().entries(), [entry(10, 2.5)]);
     let unknown = open("own.csv", "it,ce\n5,1.5\n".to_owned()).unwrap_err();
-    assert!(unknown.to_string().ends_with("among the columns: `ce`, `it`"), "{unknown}");
+    assert!(unknown.to_string().ends_with("; the columns are `ce`, `it`"), "{unknown}");
 }
 
 fn segments(steps: impl IntoIterator<Item = u64>) -> String {

@@ -67,7 +67,7 @@ fn last_takes_the_newest_finished_on_or_off_any_grid() {
     check(&run, WindowSpec::Last { n_checkpoints: 2, end: at(2345) }, &[2000, 2345]);
     check(&run, last(4), &[1000, 2000, 2345, 3000]);
     let error = refuse(&run, last(5));
-    assert_eq!(error.to_string(), "the window needs 5 finished checkpoints, and there are 4");
+    assert_eq!(error.to_string(), "the window needs 5 finished checkpoints, but there are 4");
     assert!(error.details()[0].contains("1000, 2000, 2345, 3000"), "{:?}", error.details());
     assert!(error.details()[1].starts_with("step 4000 cannot be used: "), "{:?}", error.details());
     assert!(matches!(refuse(&run, last(0)), Error::BadWindow { .. }));
@@ -82,7 +82,7 @@ fn counts_skip_what_is_off_the_grid_and_refuse_holes() {
     check(&run, count(3, in_steps(2000), NEWEST), &[2000, 4000, 6000]);
     check(&run, count(1, in_steps(7), NEWEST), &[6000]);
     let hole = refuse(&run, count(2, in_steps(1000), NEWEST));
-    assert_eq!(hole.to_string(), "the window needs a finished checkpoint at step 5000, and there is none");
+    assert_eq!(hole.to_string(), "the window needs a finished checkpoint at step 5000, but there is none");
     assert!(hole.details().contains(&"nearest: step 4000 and step 6000".to_owned()), "{:?}", hole.details());
     let short = refuse(&run, count(5, in_steps(1000), at(4000)));
     assert!(matches!(short, Error::NoCheckpointAt { wanted: Extent::Steps(Step(0)), .. }), "{short}");
@@ -108,7 +108,7 @@ fn a_grid_may_end_before_the_beginning() {
     let error = refuse(&TestRun::with_steps([400, 1000]), count(3, in_steps(600), NEWEST));
     assert_eq!(
         error.to_string(),
-        "the window needs 3 finished checkpoints every 600 steps up to step 1000, and there are 2"
+        "the window needs 3 finished checkpoints every 600 steps up to step 1000, but there are 2"
     );
 }
 
@@ -196,7 +196,7 @@ fn windows_may_end_at_tokens() {
     check(&run, WindowSpec::Last { n_checkpoints: 1, end: end(20_000_000_000) }, &[5000]);
     check(&run, WindowSpec::Last { n_checkpoints: 1, end: end(20_971_520_000) }, &[5000]);
     let error = refuse(&run, WindowSpec::Last { n_checkpoints: 1, end: end(23_000_000_000) });
-    assert_eq!(error.to_string(), "the window needs a finished checkpoint at 23B tokens, and there is none");
+    assert_eq!(error.to_string(), "the window needs a finished checkpoint at 23B tokens, but there is none");
     let nearest = "nearest: step 5000 (20B tokens) and step 6000 (25B tokens)".to_owned();
     assert!(error.details().contains(&nearest), "{:?}", error.details());
 }

@@ -66,7 +66,9 @@ impl OpenPiece for Archives {
         let mut place = piece.clone();
         place.offset = located.offset;
         let Some(strides) = located.strides() else { return Ok(place) };
-        place.with_strides(&entry.shape, strides).ok_or_else(|| refuse("has other dimensions than it says".to_owned()))
+        place
+            .with_strides(&entry.shape, strides)
+            .ok_or_else(|| refuse("does not have the dimensions that it states".to_owned()))
     }
 
     fn archives_in(&self, file_idx: u32) -> Vec<Range<u64>> {

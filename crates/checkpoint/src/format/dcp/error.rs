@@ -14,7 +14,7 @@ pub enum DcpError {
     #[error("{0}")]
     Pickle(#[from] PickleError),
     /// A value that would have to be built by calling something.
-    #[error("{what} is an object of `{name}`, which is not built")]
+    #[error("{what} is an object of `{name}`, which thalweg does not construct")]
     Foreign {
         /// Which value.
         what: String,
@@ -32,7 +32,7 @@ pub enum DcpError {
         found: &'static str,
     },
     /// A part that is missing or of the wrong kind.
-    #[error("{what} is not as PyTorch writes it")]
+    #[error("{what} is not in the form that PyTorch writes")]
     Malformed {
         /// Which part.
         what: &'static str,
@@ -47,7 +47,7 @@ pub enum DcpError {
     #[error("it lists no tensors")]
     NoTensors,
     /// A back end of Megatron-Core that is not read.
-    #[error("its sharded back end is `{found}`, version {version}; only `torch_dist`, version 1, is read")]
+    #[error("its sharded back end is `{found}`, version {version}; only `torch_dist` version 1 is supported")]
     Backend {
         /// What `metadata.json` names, as JSON.
         found: String,
@@ -93,7 +93,7 @@ impl DcpError {
 #[non_exhaustive]
 pub enum ChunkFault {
     /// A part that is missing or of the wrong kind.
-    #[error("its {what} is not as PyTorch writes it")]
+    #[error("its {what} is not in the form that PyTorch writes")]
     Malformed {
         /// Which part.
         what: &'static str,
@@ -114,26 +114,26 @@ pub enum ChunkFault {
         limit: usize,
     },
     /// A chunk without a place.
-    #[error("the metadata lists a chunk at {at} and does not say which file holds it")]
+    #[error("the metadata lists a chunk at {at} but not the file that holds it")]
     NotStored {
         /// First index of the chunk.
         at: Shape,
     },
     /// A chunk with two places.
-    #[error("the metadata names two places for the chunk at {at}")]
+    #[error("the metadata gives two locations for the chunk at {at}")]
     StoredTwice {
         /// First index of the chunk.
         at: Shape,
     },
     /// A place that would have to be built by calling something.
-    #[error("the place of a chunk is an object of `{name}`, which is not built")]
+    #[error("the location of a chunk is an object of `{name}`, which thalweg does not construct")]
     Foreign {
         /// The name as it can be printed.
         name: String,
     },
     /// A chunk that is compressed or encrypted.
     #[error(
-        "its chunks were transformed by `{}` before they were written, and thalweg does not undo that",
+        "its chunks were transformed by `{}` before they were written, which thalweg cannot undo",
         display_name(how)
     )]
     Transformed {
@@ -157,7 +157,7 @@ pub enum ChunkFault {
         reason: String,
     },
     /// A chunk of another element type.
-    #[error("the metadata says {expected}, and the chunk at byte {offset} holds {found}")]
+    #[error("the metadata says {expected}, but the chunk at byte {offset} holds {found}")]
     Dtype {
         /// First byte.
         offset: u64,
@@ -167,7 +167,7 @@ pub enum ChunkFault {
         found: Dtype,
     },
     /// A chunk of another shape.
-    #[error("the metadata says that the chunk at byte {offset} has shape {expected}, and it has {found}")]
+    #[error("the metadata says that the chunk at byte {offset} has shape {expected}, but its shape is {found}")]
     Shape {
         /// First byte.
         offset: u64,

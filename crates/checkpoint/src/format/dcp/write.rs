@@ -88,7 +88,7 @@ pub(crate) fn lay_folder(
     if paths == Paths::Absent
         && let Some(entry) = sorted.iter().find(is_lost)
     {
-        return Err(unwritable(&entry.name, "readers of this format would take it for state of the optimizer"));
+        return Err(unwritable(&entry.name, "readers of this format would mistake it for optimizer state"));
     }
     let tensors = sorted.iter().zip(types).map(|(entry, torch)| tensor_at(&extras.key, entry, torch));
     let mut stored: Vec<Stored<'_>> = tensors.chain(extras.objects.iter().map(object_at)).collect();

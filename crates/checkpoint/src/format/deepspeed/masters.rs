@@ -129,7 +129,7 @@ fn assemble(ranks: &[Opened], shapes: &Groups, (stage, kind): (Stage, Kind)) -> 
 type Groups = Vec<Vec<(String, Shape)>>;
 
 fn param_shapes(model: &Opened) -> Result<Groups, Error> {
-    let fail = || model.broken("its `param_shapes` are not as DeepSpeed writes them");
+    let fail = || model.broken("its `param_shapes` are not in the form that DeepSpeed writes");
     let shapes = model.root().get("param_shapes").ok_or_else(fail)?;
     // Old versions write one dictionary, newer ones one for each group.
     let groups: Vec<Value<'_>> = if shapes.is_dict() { vec![shapes] } else { shapes.items().collect() };
@@ -213,7 +213,7 @@ fn runs_of_stages_1_and_2<'a>(ranks: &[Opened], shapes: &'a Groups, kind: Kind) 
     for (number, rank) in (0..).zip(ranks) {
         let parts = vectors(rank, (Stage::OneOrTwo, kind))?;
         if parts.len() != shapes.len() {
-            return Err(rank.broken(format!("it has {} groups of parameters, {} expected", parts.len(), shapes.len())));
+            return Err(rank.broken(format!("it has {} parameter groups, {} expected", parts.len(), shapes.len())));
         }
         let addresses: Vec<Value<'_>> =
             state_of(rank)?.get("param_slice_mappings").map(|groups| groups.items().collect()).unwrap_or_default();
@@ -233,7 +233,7 @@ fn runs_of_stages_1_and_2<'a>(ranks: &[Opened], shapes: &'a Groups, kind: Kind) 
             shapes[group].iter().fold(0_u64, |n, (_, shape)| n.saturating_add(shape.n_elements().unwrap_or(0)));
         if !is_only_padded(n_held, n_params, ranks.len() as u64) {
             let reason =
-                format!("the ranks hold {n_held} elements of group {group}, and its parameters have {n_params}");
+                format!("the ranks hold {n_held} elements of group {group}, but its parameters have {n_params}");
             return Err(ranks[0].broken(reason));
         }
     }
@@ -261,7 +261,7 @@ fn add_addressed<'a>(
         let known = name.as_text().and_then(|name| names.get(name).copied());
         let number_of = |field| address.as_object().and_then(|object| object.attribute(field)).and_then(Value::as_u64);
         let (Some(name), Some(start), Some(n_elements)) = (known, number_of("start"), number_of("numel")) else {
-            return Err(rank.broken("an address of a parameter is not as DeepSpeed writes it"));
+            return Err(rank.broken("an address of a parameter is not in the form that DeepSpeed writes"));
         };
         if start.checked_add(n_elements).is_none_or(|end| end > part.n_elements) {
             return Err(rank.broken(format!("parameter `{}` reaches beyond this rank's share", display_name(name))));
@@ -304,7 +304,7 @@ fn runs_of_stage_3<'a>(ranks: &[Opened], shapes: &'a Groups, kind: Kind) -> Resu
             let before = share.saturating_mul(number.into()).min(n_elements);
             // After the last element comes padding: uninitialised memory.
             let own = share.min(n_elements - before);
-            let ends_early = |left: u64| rank.broken(format!("its {} end {left} elements early", kind.noun()));
+            let ends_early = |left: u64| rank.broken(format!("its {} are {left} elements short", kind.noun()));
             for (offset, n_elements) in cursor.take(own).map_err(ends_early)? {
                 runs.entry(name).or_default().push(Run { rank: number, offset, n_elements });
             }
@@ -378,7 +378,7 @@ fn outside_of_groups(model: &Opened, file_idx: u32, files: &RankFiles) -> Result
         return Ok(entries);
     };
     if files.model.len() > 1 {
-        return Err(model.broken("it has frozen parameters cut by ZeRO-3, which are not read"));
+        return Err(model.broken("it has frozen parameters split by ZeRO-3, which are not supported"));
     }
     entries.extend(entries_of(model, file_idx, frozen)?);
     Ok(entries)
@@ -392,14 +392,14 @@ fn add_shared(model: &Opened, entries: &mut Vec<TensorEntry>) -> Result<(), Erro
     let mut n_pieces = 0;
     for (alias, source) in shared.entries() {
         let (Some(alias), Some(source)) = (alias.as_text(), source.as_text()) else {
-            return Err(model.broken("its `shared_params` are not as DeepSpeed writes them"));
+            return Err(model.broken("its `shared_params` are not in the form that DeepSpeed writes"));
         };
         if positions.contains_key(alias) {
             continue;
         }
         let Some(entry) = positions.get(source).and_then(|position| entries.get(*position)) else {
             return Err(
-                model.broken(format!("parameter `{}` shares its values with one that is missing", display_name(alias)))
+                model.broken(format!("parameter `{}` shares its values with a missing parameter", display_name(alias)))
             );
         };
         n_pieces += entry.pieces.len();

@@ -174,8 +174,8 @@ impl RankFiles {
     fn refuse_cut(&self) -> Result<(), Error> {
         let Some(name) = &self.cut else { return Ok(()) };
         let found = format!(
-            "`{}` shows that tensor, pipeline or expert parallelism cuts the model over ranks; such a model is read \
-             only from a universal checkpoint (`ds_to_universal.py`)",
+            "`{}` shows that the model is split by tensor, pipeline or expert parallelism; thalweg reads \
+             such a model only from a universal checkpoint (`ds_to_universal.py`)",
             thalweg_tensor::display_name(name)
         );
         Err(Error::NotACheckpoint { path: self.folder.clone(), found, converter: None })

@@ -113,7 +113,7 @@ fn read_whole(
     let sizes = groups.into_iter().find_map(|group| group.get(name));
     let sizes = sizes.and_then(|sizes| sizes.items().map(Value::as_u64).collect::<Option<Vec<u64>>>());
     let Some(shape) = sizes.map(Shape::new) else {
-        return Err(opened.broken(format!("the shape of parameter `{}` is not known", display_name(name))));
+        return Err(opened.broken(format!("the shape of parameter `{}` is unknown", display_name(name))));
     };
     if shape.n_elements() != entry.shape.n_elements() || !entry.pieces.iter().all(|piece| piece.is_whole()) {
         let facts = format!("it has shape {}, {shape} expected", entry.shape);

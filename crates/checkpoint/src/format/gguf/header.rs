@@ -73,14 +73,14 @@ pub(crate) fn read_header(file: &dyn ReadAt) -> Result<GgufHeader, HeaderFault> 
     match reader.u32()? {
         2 | 3 => {}
         1 => {
-            return Err("its version is 1, and only 2 and 3 are read: convert it with a newer llama.cpp"
+            return Err("its version is 1, and only 2 and 3 are supported: convert it with a newer llama.cpp"
                 .to_owned()
                 .into());
         }
         version if version.swap_bytes() < 0x100 => {
-            return Err("it is big-endian, and only little-endian files are read".to_owned().into());
+            return Err("it is big-endian, and only little-endian files are supported".to_owned().into());
         }
-        version => return Err(format!("its version is {version}, and only 2 and 3 are read").into()),
+        version => return Err(format!("its version is {version}, and only 2 and 3 are supported").into()),
     }
     let (n_tensors, n_values) = (reader.u64()?, reader.u64()?);
     let mut header = GgufHeader::default();
@@ -122,7 +122,7 @@ pub(crate) fn read_header(file: &dyn ReadAt) -> Result<GgufHeader, HeaderFault> 
             return Err(format!("tensor `{name}` begins at {}, not at a multiple of {alignment}", tensor.offset).into());
         }
         let offset = data_start.checked_add(tensor.offset);
-        tensor.offset = offset.ok_or_else(|| format!("tensor `{name}` begins beyond any file"))?;
+        tensor.offset = offset.ok_or_else(|| format!("tensor `{name}` begins beyond the largest possible file"))?;
     }
     check_places(&header.tensors, reader.len_bytes)?;
     Ok(header)
@@ -134,13 +134,14 @@ fn check_places(tensors: &[TensorInfo], len_bytes: u64) -> Result<(), HeaderFaul
     for tensor in tensors {
         let name = display_name(&tensor.name);
         let n_elements = tensor.shape.n_elements();
-        let n_elements =
-            n_elements.ok_or_else(|| format!("tensor `{name}`: its shape {} cannot be counted", tensor.shape))?;
+        let n_elements = n_elements
+            .ok_or_else(|| format!("tensor `{name}`: the size of its shape {} overflows 64 bits", tensor.shape))?;
         // What is quantised is never read.
         let Ok(dtype) = tensor.dtype else { continue };
         let n_bytes = dtype.bytes_of(n_elements);
         let end = n_bytes.and_then(|n_bytes| tensor.offset.checked_add(n_bytes));
-        let end = end.ok_or_else(|| format!("tensor `{name}`: its shape {} cannot be counted", tensor.shape))?;
+        let end =
+            end.ok_or_else(|| format!("tensor `{name}`: the size of its shape {} overflows 64 bits", tensor.shape))?;
         if end > len_bytes {
             return Err(HeaderFault::CutOff(format!("the file ends at byte {len_bytes}, tensor `{name}` needs {end}")));
         }
@@ -241,7 +242,7 @@ impl HeaderReader<'_> {
         let cut = || HeaderFault::CutOff(format!("the file ends at byte {}, inside its header", self.len_bytes));
         self.at = end.ok_or_else(cut)?;
         if self.at > MAX_HEADER_BYTES {
-            return Err(format!("its header has more than the {MAX_HEADER_BYTES} bytes that are read").into());
+            return Err(format!("its header has more than the limit of {MAX_HEADER_BYTES} bytes").into());
         }
         Ok(start)
     }
@@ -277,10 +278,9 @@ impl HeaderReader<'_> {
     fn name(&mut self, what: &str) -> Result<Box<str>, HeaderFault> {
         let n_bytes = self.u64()?;
         if n_bytes > MAX_NAME_BYTES {
-            return Err(format!(
-                "{what} in its header has {n_bytes} bytes, more than the {MAX_NAME_BYTES} that are read"
-            )
-            .into());
+            return Err(
+                format!("{what} in its header has {n_bytes} bytes, more than the limit of {MAX_NAME_BYTES}").into()
+            );
         }
         let text = std::str::from_utf8(self.bytes(n_bytes)?);
         text.map(Into::into).map_err(|_| format!("{what} in its header is not UTF-8").into())
@@ -466,9 +466,13 @@ mod tests {
         let shares = [tensor("w", &[16], 0, 0), tensor("v", &[4], 0, 32)];
         assert!(read(&file(&[], &shares, 64)).unwrap_err().contains("`w` and `v` share bytes"));
         for dims in [&[u64::MAX, 2][..], &[u64::MAX], &[1 << 62]] {
-            assert!(read(&file(&[], &[tensor("w", dims, 0, 0)], 64)).unwrap_err().contains("cannot be counted"));
+            assert!(read(&file(&[], &[tensor("w", dims, 0, 0)], 64)).unwrap_err().contains("overflows 64 bits"));
         }
-        assert!(read(&file(&[], &[tensor("w", &[4], 0, u64::MAX - 31)], 64)).unwrap_err().contains("beyond any file"));
+        assert!(
+            read(&file(&[], &[tensor("w", &[4], 0, u64::MAX - 31)], 64))
+                .unwrap_err()
+                .contains("beyond the largest possible file")
+        );
         assert!(read(&file(&[], &[tensor("w", &[1; 9], 0, 0)], 64)).unwrap_err().contains("9 dimensions"));
     }
 }

@@ -75,8 +75,9 @@ impl Format for Gguf {
                     entries.push(TensorEntry { name, dtype, shape, pieces });
                 }
                 Err(kind) => {
-                    let reason =
-                        format!("its elements are quantised as `{kind}`: blocks of codes with scales have no average");
+                    let reason = format!(
+                        "its elements are quantised as `{kind}`: blocks of codes with scales cannot be averaged"
+                    );
                     findings.unreadable.push(Unreadable { name: name.into(), reason });
                 }
             }

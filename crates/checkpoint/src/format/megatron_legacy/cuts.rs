@@ -114,10 +114,10 @@ pub(super) fn join_ranks(mut ranks: Vec<Vec<TensorEntry>>) -> Result<Vec<TensorE
             return Err(format!("tensor `{shown}` is not in the file of every tensor rank"));
         }
         if parts.iter().any(|part| part.shape != entry.shape || part.dtype != entry.dtype) {
-            return Err(format!("tensor `{shown}` has another shape or element type in some tensor ranks"));
+            return Err(format!("tensor `{shown}` differs in shape or element type between tensor ranks"));
         }
         let Some(cut) = cut_of(name, &entry.shape, first) else {
-            return Err(format!("it is not known how tensor `{shown}` is cut over {} tensor ranks", ranks.len()));
+            return Err(format!("it is unknown how tensor `{shown}` is split over {} tensor ranks", ranks.len()));
         };
         joined.push(join_tensor(&parts, cut).ok_or_else(|| format!("tensor `{shown}` cannot be joined"))?);
     }
@@ -224,7 +224,7 @@ mod tests {
         );
         assert!(join(&[("mlp.linear_fc1.weight", &[5, 4]), ("mlp.linear_fc2.weight", &[4, 3])]).is_err());
         let differ = join_ranks(vec![rank(0, &[("w.norm.weight", &[4])]), rank(1, &[("w.norm.weight", &[5])])]);
-        assert!(differ.unwrap_err().contains("another shape"));
+        assert!(differ.unwrap_err().contains("differs in shape"));
         let lacks = join_ranks(vec![rank(0, &[]), rank(1, &[("w.norm.weight", &[5])])]);
         assert!(lacks.unwrap_err().contains("not in the file of tensor rank 0"));
     }

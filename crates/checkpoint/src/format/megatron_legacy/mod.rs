@@ -115,7 +115,7 @@ fn check_iteration(torch: &TorchFile, path: &std::path::Path, known: &mut Option
     if wanted == found {
         return Ok(());
     }
-    Err(broken(path, format!("it is from iteration {found}, and the ranks before it are from iteration {wanted}")))
+    Err(broken(path, format!("it is from iteration {found}, but the ranks before it are from iteration {wanted}")))
 }
 
 /// The parts of the model that a rank holds: one, or one for each virtual stage.

@@ -25,7 +25,7 @@ pub(crate) struct HeaderPlace {
 /// # Errors
 /// Why these bytes do not begin an array.
 pub(crate) fn find_header(start: &[u8]) -> Result<HeaderPlace, String> {
-    let rest = start.strip_prefix(MAGIC).ok_or("it does not begin as an array of NumPy does")?;
+    let rest = start.strip_prefix(MAGIC).ok_or("it does not begin like a NumPy array")?;
     let number = |n_bytes: usize| {
         let bytes = rest.get(2..2 + n_bytes).ok_or("its header is cut short")?;
         Ok::<u64, &str>(bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
@@ -34,12 +34,12 @@ pub(crate) fn find_header(start: &[u8]) -> Result<HeaderPlace, String> {
         [1, 0, ..] => (number(2)?, 10),
         [2 | 3, 0, ..] => (number(4)?, 12),
         [major, minor, ..] => {
-            return Err(format!("its header has version {major}.{minor}, and only 1.0, 2.0 and 3.0 are read"));
+            return Err(format!("its header has version {major}.{minor}, and only 1.0, 2.0 and 3.0 are supported"));
         }
         _ => return Err("its header is cut short".to_owned()),
     };
     if length > MAX_HEADER_BYTES {
-        return Err(format!("its header has {length} bytes, more than the {MAX_HEADER_BYTES} that are read"));
+        return Err(format!("its header has {length} bytes, more than the limit of {MAX_HEADER_BYTES}"));
     }
     Ok(HeaderPlace { text_start, data_start: text_start + length })
 }
@@ -122,13 +122,15 @@ fn dtype_of(descr: &str) -> Result<Dtype, String> {
                 "its element type `{shown}` may be any 8-bit type of ml_dtypes: NumPy does not record which"
             ));
         }
-        "O" => return Err(format!("it is an array of Python objects (`{shown}`), a pickle, which is never opened")),
+        "O" => {
+            return Err(format!("it is an array of Python objects (`{shown}`), a pickle, which thalweg never opens"));
+        }
         _ if descr.starts_with('[') => return Err("its elements are records of several fields".to_owned()),
-        _ => return Err(format!("its element type `{shown}` is not a number that can be merged")),
+        _ => return Err(format!("its element type `{shown}` is not a numeric type that can be merged")),
     };
     match order {
         '>' if dtype.bytes() != Some(1) => {
-            Err(format!("its bytes are big-endian (`{shown}`), and only little-endian ones are read"))
+            Err(format!("its bytes are big-endian (`{shown}`), and only little-endian is supported"))
         }
         '=' => Err(format!("its element type `{shown}` does not state a byte order")),
         _ => Ok(dtype),
@@ -298,7 +300,7 @@ mod tests {
     #[test]
     fn elements_that_are_not_read_are_named() {
         for (descr, reason) in [
-            ("'|O'", "a pickle, which is never opened"),
+            ("'|O'", "a pickle, which thalweg never opens"),
             ("'<V1'", "any 8-bit type of ml_dtypes"),
             ("'>f4'", "big-endian"),
             ("'>V2'", "big-endian"),

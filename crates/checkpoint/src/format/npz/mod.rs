@@ -143,7 +143,7 @@ fn read_archive(path: &Path, file: Arc<dyn ReadAt>) -> Result<ArchiveContent, Np
             }
         };
         let data_bytes = shape.n_elements().and_then(|n| dtype.bytes_of(n));
-        let data_bytes = data_bytes.ok_or_else(|| fail(format!("its shape {shape} cannot be counted")))?;
+        let data_bytes = data_bytes.ok_or_else(|| fail(format!("the size of its shape {shape} overflows 64 bits")))?;
         if data_bytes != array.data_bytes {
             let found = array.data_bytes;
             return Err(fail(format!("shape {shape} of {dtype} needs {data_bytes} bytes, {found} are there")));
@@ -151,7 +151,7 @@ fn read_archive(path: &Path, file: Arc<dyn ReadAt>) -> Result<ArchiveContent, Np
         n_untyped += usize::from(is_untyped);
         let whole = Piece::whole(0, array.data_start);
         let piece = if fortran_order { whole.with_strides(&shape, &column_strides(&shape.0)) } else { Some(whole) };
-        let piece = piece.ok_or_else(|| fail(format!("its shape {shape} cannot be counted")))?;
+        let piece = piece.ok_or_else(|| fail(format!("the size of its shape {shape} overflows 64 bits")))?;
         let pieces = if data_bytes == 0 { Box::default() } else { [piece].into() };
         entries.push(TensorEntry { name: name.into(), dtype, shape, pieces });
     }
@@ -214,15 +214,17 @@ impl Arrays<'_> {
                 let packing = Packing::Deflate { crc: record.crc };
                 if !packing.can_hold(record.packed_bytes, record.len_bytes) {
                     let (packed, claimed) = (record.packed_bytes, record.len_bytes);
-                    return Err(format!("{packed} deflated bytes cannot hold the {claimed} that it claims").into());
+                    return Err(format!("{packed} deflated bytes cannot expand to the {claimed} that it claims").into());
                 }
                 let part = PackedPart { packed: Packed::Range(range), len_bytes: record.len_bytes, packing };
-                let start = self.unpacked.add(part).ok_or_else(|| "it is too large to be counted".to_owned())?;
+                let start = self.unpacked.add(part).ok_or_else(|| "its size overflows 64 bits".to_owned())?;
                 self.n_packed += 1;
                 (start, true)
             }
-            STORED => return Err("it is stored as it is, with two different lengths".to_owned().into()),
-            method => return Err(format!("it is packed by method {method} of zip, and only deflate is read").into()),
+            STORED => return Err("it is stored uncompressed, but its two lengths differ".to_owned().into()),
+            method => {
+                return Err(format!("it is compressed by zip method {method}, and only deflate is supported").into());
+            }
         };
         let file: &dyn ReadAt = if is_packed { &self.unpacked } else { self.file };
         let read = |from: u64, n_bytes: u64| read_at(file, start + from, n_bytes).map_err(ArrayError::Storage);

@@ -44,7 +44,7 @@ pub fn layout_npz(entries: &[LayoutEntry]) -> Result<OutputLayout, Error> {
         let descr = descr.ok_or_else(|| unwritable(&entry.name, "NumPy has no arrays of its element type"))?;
         let name = format!("{}{ARRAY_END}", entry.name);
         if name.len() > MAX_NAME_BYTES {
-            return Err(unwritable(&entry.name, "its name is longer than a zip archive can hold"));
+            return Err(unwritable(&entry.name, "its name is too long for a zip archive"));
         }
         let head = write_header(descr, &entry.shape);
         let offset = archive.tensor(&name, Member { head: &head, tensor_idx, len_bytes });

@@ -187,7 +187,7 @@ fn list_arrays<'a>(
     }
     let has = |name: &str| [".zarray", "zarr.json"].iter().any(|end| values.contains_key(&format!("{name}/{end}")));
     if let Some(missing) = tree.arrays.iter().find(|name| !has(name)) {
-        let reason = format!("its tree has array `{}`, of which nothing is stored", display_name(missing));
+        let reason = format!("its tree has array `{}`, but none of that array is stored", display_name(missing));
         return Err(refuse(&item.path, reason));
     }
     if arrays.is_empty() {
@@ -307,7 +307,7 @@ impl<'a> Files<'a> {
     fn open_first(&mut self) -> Result<u32, ChunkFault> {
         match self.first.clone() {
             Some(name) => self.open(&name),
-            None => Err("nothing of it is stored".to_owned().into()),
+            None => Err("none of it is stored".to_owned().into()),
         }
     }
 
@@ -320,7 +320,7 @@ impl<'a> Files<'a> {
     fn add(&mut self, number: u32, part: PackedPart) -> Result<u64, ChunkFault> {
         let file = self.files.get_mut(thalweg_tensor::to_index(number.into()));
         let offset = file.and_then(|(_, _, file)| file.add(part));
-        offset.ok_or_else(|| "its chunks cannot be counted".to_owned().into())
+        offset.ok_or_else(|| "the number of its chunks overflows 64 bits".to_owned().into())
     }
 
     fn finish(self) -> Vec<OpenFile> {
@@ -343,7 +343,7 @@ fn place_chunks(
     (array, spec): (&Array<'_>, &ArraySpec),
     dtype: Dtype,
 ) -> Result<PlacedChunks, ChunkFault> {
-    let count = || format!("its shape {} cannot be counted", spec.shape);
+    let count = || format!("the size of its shape {} overflows 64 bits", spec.shape);
     let n_bytes = spec.shape.n_elements().and_then(|n| dtype.bytes_of(n)).ok_or_else(count)?;
     if n_bytes == 0 {
         return Ok(PlacedChunks { pieces: Vec::new(), n_missing: 0, n_chunks: 0 });
@@ -381,7 +381,7 @@ fn place_chunks(
 }
 
 fn check_fill(spec: &ArraySpec) -> Result<(), String> {
-    spec.fill.clone().map_err(|fill| format!("chunks that are not stored hold {fill}, and only zeros are read"))
+    spec.fill.clone().map_err(|fill| format!("chunks that are not stored stand for {fill}, and only zero is supported"))
 }
 
 /// Every index of a grid, in row-major order.
@@ -417,7 +417,7 @@ impl ChunkPlace<'_> {
                 let kept = bytes.len() - thalweg_tensor::to_index(sum_bytes);
                 Packed::Bytes(bytes[..kept].into())
             }
-            _ => return Err("a chunk is shorter than its sum".to_owned().into()),
+            _ => return Err("a chunk is shorter than its checksum".to_owned().into()),
         };
         self.piece(files, number, packed, &self.array.chunk, packing)
     }
@@ -468,14 +468,14 @@ impl ChunkPlace<'_> {
         chunk: &[u64],
         packing: Packing,
     ) -> Result<Piece, ChunkFault> {
-        let count = || format!("chunks of shape {} cannot be counted", Shape::new(chunk));
+        let count = || format!("the size of a chunk of shape {} overflows 64 bits", Shape::new(chunk));
         let n_elements = Shape::new(chunk).n_elements().ok_or_else(count)?;
         let len_bytes = self.dtype.bytes_of(n_elements).ok_or_else(count)?;
         if let Packed::Range(range) = &packed
             && !packing.can_hold(range.end - range.start, len_bytes)
         {
             let found = range.end - range.start;
-            return Err(format!("a chunk of {found} bytes cannot hold the {len_bytes} of its shape").into());
+            return Err(format!("a chunk of {found} bytes cannot expand to the {len_bytes} of its shape").into());
         }
         let offset = match (&packed, packing) {
             // What is not packed is read where it is.

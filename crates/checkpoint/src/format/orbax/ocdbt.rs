@@ -114,7 +114,7 @@ pub(super) fn read_store(storage: &Arc<dyn Storage>, folder: &Path) -> Result<Va
 fn read_block(storage: &Arc<dyn Storage>, folder: &Path, place: &NodePlace) -> Result<Vec<u8>, Error> {
     let path = folder.join(&place.file.path);
     if place.len_bytes > MAX_BLOCK_BYTES {
-        let reason = format!("a node has {} bytes, more than the {MAX_BLOCK_BYTES} that are read", place.len_bytes);
+        let reason = format!("a node has {} bytes, more than the limit of {MAX_BLOCK_BYTES}", place.len_bytes);
         return Err(refuse(&path, reason));
     }
     let unfinished = |fault| Error::Unfinished { path: folder.to_owned(), faults: vec![fault] };
@@ -144,14 +144,14 @@ fn parse_manifest(bytes: &[u8]) -> Result<Option<NodePlace>, String> {
     body.take(16)?;
     match body.varint()? {
         0 => {}
-        kind => return Err(format!("its manifest is of kind {kind}, and only single manifests (0) are read")),
+        kind => return Err(format!("its manifest is of kind {kind}, and only single manifests (0) are supported")),
     }
     let (_max_inline, _max_node) = (body.varint()?, body.varint()?);
     body.take(1)?;
     match body.varint()? {
         0 => {}
         1 => drop(body.take(4)?),
-        method => return Err(format!("its nodes are packed by method {method}, and only zstd (1) is read")),
+        method => return Err(format!("its nodes are compressed by method {method}, and only zstd (1) is supported")),
     }
     let files = body.data_files("", bytes.len())?;
     let n = body.count()?;
@@ -203,7 +203,7 @@ fn parse_node(bytes: &[u8], place: &NodePlace) -> Result<Node, String> {
         let (ids, offsets, lengths) = (body.varints(n)?, body.varints(n)?, body.varints(n)?);
         let mut children = Vec::with_capacity(n);
         for (i, own) in keys.list.iter().enumerate() {
-            let common = own.get(..to_index(common_lengths[i])).ok_or("a common beginning is longer than its key")?;
+            let common = own.get(..to_index(common_lengths[i])).ok_or("a common prefix is longer than its key")?;
             let (file, offset, len_bytes) = (file_of(&files, ids[i])?, offsets[i], lengths[i]);
             children.push(NodePlace { file, offset, len_bytes, height: height - 1, prefix: key(common) });
         }
@@ -212,7 +212,7 @@ fn parse_node(bytes: &[u8], place: &NodePlace) -> Result<Node, String> {
     let lengths = body.varints(n)?;
     let kinds = body.take(n)?.to_vec();
     if let Some(kind) = kinds.iter().find(|kind| **kind > 1) {
-        return Err(format!("a value is of kind {kind}, and only 0 and 1 are known"));
+        return Err(format!("a value is of kind {kind}, and only 0 and 1 are supported"));
     }
     let n_in_files = kinds.iter().filter(|kind| **kind == 1).count();
     let (ids, offsets) = (body.varints(n_in_files)?, body.varints(n_in_files)?);
@@ -245,33 +245,33 @@ fn unwrap_block(bytes: &[u8], magic: u32) -> Result<Vec<u8>, String> {
     let (content, sum) = bytes.split_at_checked(bytes.len().saturating_sub(SUM_BYTES)).ok_or("it is cut short")?;
     let mut rest = Bytes { rest: content };
     if rest.take(4)? != magic.to_be_bytes() {
-        return Err("it does not begin as a part of an OCDBT store does".to_owned());
+        return Err("it does not begin like a part of an OCDBT store".to_owned());
     }
     if rest.take(8)? != (bytes.len() as u64).to_le_bytes() {
-        return Err("it states another length than it has".to_owned());
+        return Err("its length differs from the one that it states".to_owned());
     }
     if sum != crc32c::crc32c(content).to_le_bytes() {
-        return Err("its CRC-32C sum differs".to_owned());
+        return Err("its CRC-32C does not match".to_owned());
     }
     match rest.varint()? {
         0 => {}
-        version => return Err(format!("its version is {version}, and only 0 is read")),
+        version => return Err(format!("its version is {version}, and only 0 is supported")),
     }
     match rest.varint()? {
         0 => Ok(rest.rest.to_vec()),
         1 => unpack(rest.rest),
-        method => Err(format!("it is packed by method {method}, and only zstd (1) is read")),
+        method => Err(format!("it is compressed by method {method}, and only zstd (1) is supported")),
     }
 }
 
 fn unpack(packed: &[u8]) -> Result<Vec<u8>, String> {
     let limit_bytes = UNPACKED_BYTES + UNPACKED_RATIO * packed.len() as u64;
-    let broken = |error: &dyn std::fmt::Display| format!("it cannot be unpacked: {error}");
+    let broken = |error: &dyn std::fmt::Display| format!("it cannot be decompressed: {error}");
     let decoder = open_zstd(packed, limit_bytes).map_err(|error| broken(&error))?;
     let mut body = Vec::new();
     decoder.take(limit_bytes + 1).read_to_end(&mut body).map_err(|error| broken(&error))?;
     if body.len() as u64 > limit_bytes {
-        return Err(format!("its {} bytes unpack to more than {limit_bytes}", packed.len()));
+        return Err(format!("its {} bytes decompress to more than {limit_bytes}", packed.len()));
     }
     Ok(body)
 }
@@ -290,13 +290,13 @@ impl Keys {
     /// Adds a key that has its beginning in common with the one before it.
     fn add(&mut self, shared: u64, n_suffix: u64, suffixes: &mut Bytes<'_>) -> Result<(), String> {
         let before = self.list.last().map_or(&[][..], |key| key);
-        let shared = before.get(..to_index(shared)).ok_or("a key shares more than the one before it has")?;
+        let shared = before.get(..to_index(shared)).ok_or("a key shares more bytes than the key before it has")?;
         let key = [shared, suffixes.take(to_index(n_suffix))?].concat();
         if key.len() > MAX_KEY_BYTES {
-            return Err(format!("a key has {} bytes, more than the {MAX_KEY_BYTES} that are read", key.len()));
+            return Err(format!("a key has {} bytes, more than the limit of {MAX_KEY_BYTES}", key.len()));
         }
         self.left_bytes =
-            self.left_bytes.checked_sub(key.len()).ok_or("its keys are longer than tensorstore makes them")?;
+            self.left_bytes.checked_sub(key.len()).ok_or("its keys are longer than those that tensorstore writes")?;
         self.list.push(key);
         Ok(())
     }
@@ -360,7 +360,7 @@ impl<'a> Bytes<'a> {
         let mut files = Vec::with_capacity(n);
         for (path, n_base) in paths.list.into_iter().zip(base_lengths) {
             let path = String::from_utf8(path).map_err(|_| "the name of a file is not UTF-8")?;
-            let own = path.get(..to_index(n_base)).ok_or("the beginning of a path is longer than the path")?;
+            let own = path.get(..to_index(n_base)).ok_or("the prefix of a path is longer than the path")?;
             let file = DataFile { base: format!("{base}{own}"), path: format!("{base}{path}") };
             check_file_name(&file.path)
                 .map_err(|fault| format!("it names the file `{}`, {fault}", display_name(&file.path)))?;
@@ -514,7 +514,7 @@ mod tests {
         let node = block(NODE_MAGIC, &[&[0, 0][..], &keys].concat());
         let top = manifest(&table("", "d"), 0, 0, node.len() as u64);
         let said = read(&[(MANIFEST_NAME, top), ("d", node)]).unwrap_err();
-        assert!(said.contains("longer than tensorstore makes them"), "{said}");
+        assert!(said.contains("longer than those that tensorstore writes"), "{said}");
         // 128 KiB of zeros in each block of four bytes.
         let block_header = ((128 << 10) << 3 | 2_u32).to_le_bytes();
         let frame = [&b"\x28\xb5\x2f\xfd\x00\x58"[..], &[&block_header[..3], &[0]].concat().repeat(40)].concat();

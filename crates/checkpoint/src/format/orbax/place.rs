@@ -57,7 +57,7 @@ impl Item {
 pub(super) fn find_item(storage: &Arc<dyn Storage>, place: &Place) -> Result<Item, Error> {
     let Place::Folder { path, entries } = place else {
         let found = "it is one file of an Orbax checkpoint".to_owned();
-        let converter = Some("give the folder that it is in");
+        let converter = Some("give the folder that contains it");
         return Err(Error::NotACheckpoint { path: place.path().to_owned(), found, converter });
     };
     let whole = Item { prefix: String::new(), path: path.clone(), entries: entries.clone() };
@@ -85,7 +85,7 @@ pub(super) fn find_item(storage: &Arc<dyn Storage>, place: &Place) -> Result<Ite
             Err(Error::Unfinished { path: path.clone(), faults: vec![fault] })
         }
         0 => {
-            let found = "its folders hold no arrays of Orbax or levanter".to_owned();
+            let found = "its folders hold no Orbax or levanter arrays".to_owned();
             Err(Error::NotACheckpoint { path: path.clone(), found, converter: None })
         }
         1 => Ok(items.swap_remove(0)),

@@ -69,7 +69,7 @@ pub(super) fn read_value(
         Stored::Bytes(bytes) => Ok(bytes.to_vec()),
         Stored::Range { file, .. } if found_bytes > limit_bytes => {
             let reason =
-                format!("a description of an array has {found_bytes} bytes, more than the {limit_bytes} that are read");
+                format!("a description of an array has {found_bytes} bytes, more than the limit of {limit_bytes}");
             Err(refuse(&folder.join(file), reason))
         }
         Stored::Range { file, offset, len_bytes } => {

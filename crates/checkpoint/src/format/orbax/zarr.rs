@@ -73,14 +73,17 @@ pub(super) fn parse_version_2(text: &[u8]) -> Result<ArraySpec, String> {
         Value::Null => Packing::None,
         compressor if compressor["id"] == "zstd" => Packing::Zstd,
         compressor => {
-            return Err(format!("its chunks are packed by {}, and only zstd is read", shown(&compressor["id"])));
+            return Err(format!(
+                "its chunks are compressed by {}, and only zstd is supported",
+                shown(&compressor["id"])
+            ));
         }
     };
     if !json["filters"].is_null() && json["filters"].as_array().is_none_or(|filters| !filters.is_empty()) {
-        return Err("its chunks pass through filters, which are not read".to_owned());
+        return Err("its chunks use filters, which are not supported".to_owned());
     }
     if json["order"] != "C" {
-        return Err(format!("the order of its elements is {}, and only \"C\" is read", shown(&json["order"])));
+        return Err(format!("the order of its elements is {}, but only \"C\" is read", shown(&json["order"])));
     }
     let separator = match &json["dimension_separator"] {
         Value::Null => ".",
@@ -115,16 +118,13 @@ pub(super) fn parse_version_3(text: &[u8]) -> Result<Option<ArraySpec>, String> 
     }
     let grid = &json["chunk_grid"];
     if grid["name"] != "regular" {
-        return Err(format!(
-            "its chunks are a grid of the kind {}, and only \"regular\" is read",
-            shown(&grid["name"])
-        ));
+        return Err(format!("its chunk grid is of the kind {}, but only \"regular\" is read", shown(&grid["name"])));
     }
     let encoding = &json["chunk_key_encoding"];
     let (has_letter, usual) = match encoding["name"].as_str() {
         Some("default") => (true, "/"),
         Some("v2") => (false, "."),
-        _ => return Err(format!("its chunks have keys of the kind {}", shown(&encoding["name"]))),
+        _ => return Err(format!("its chunk keys are of the kind {}", shown(&encoding["name"]))),
     };
     let separator = match &encoding["configuration"]["separator"] {
         Value::Null => usual,
@@ -164,10 +164,10 @@ fn sizes(value: &Value, key: &str) -> Result<Vec<u64>, String> {
 fn check_grid(spec: ArraySpec) -> Result<ArraySpec, String> {
     let same_rank = |chunk: &[u64]| chunk.len() == spec.shape.0.len() && !chunk.contains(&0);
     if !same_rank(&spec.chunk) {
-        return Err(format!("chunks of shape {} do not fit shape {}", Shape::new(&*spec.chunk), spec.shape));
+        return Err(format!("chunks of shape {} do not match shape {}", Shape::new(&*spec.chunk), spec.shape));
     }
     if spec.shape.n_elements().is_none() || Shape::new(&*spec.chunk).n_elements().is_none() {
-        return Err(format!("its shape {} cannot be counted", spec.shape));
+        return Err(format!("the size of its shape {} overflows 64 bits", spec.shape));
     }
     if let Some(shard) = &spec.coding.shard {
         let divides = |(inner, outer): (&u64, &u64)| outer.is_multiple_of(*inner);
@@ -188,11 +188,11 @@ fn coding_of(codecs: &Value) -> Result<Coding, String> {
         let configuration = &codec["configuration"];
         let coding = coding_of(&configuration["codecs"])?;
         if coding.shard.is_some() {
-            return Err("its chunks hold chunks that hold chunks".to_owned());
+            return Err("its shards contain shards, which is not supported".to_owned());
         }
         let index = coding_of(&configuration["index_codecs"])?;
         if index.packing != Packing::None || index.shard.is_some() {
-            return Err("its index is packed, which is not read".to_owned());
+            return Err("its index is compressed, which is not supported".to_owned());
         }
         let is_index_last = match &configuration["index_location"] {
             Value::Null => true,
@@ -212,7 +212,7 @@ fn coding_of(codecs: &Value) -> Result<Coding, String> {
                 let endian = &codec["configuration"]["endian"];
                 if !endian.is_null() && endian != "little" {
                     return Err(format!(
-                        "its elements are {}-endian, and only little-endian ones are read",
+                        "its elements are {}-endian, and only little-endian is supported",
                         shown(endian)
                     ));
                 }
@@ -220,7 +220,9 @@ fn coding_of(codecs: &Value) -> Result<Coding, String> {
             }
             (Some("zstd"), true, 0) if coding.packing == Packing::None => coding.packing = Packing::Zstd,
             (Some("crc32c"), true, 0) => coding.sum_bytes = 4,
-            (_, _, _) => return Err(format!("the codec {} of its chunks is not read here", shown(&codec["name"]))),
+            (_, _, _) => {
+                return Err(format!("the codec {} of its chunks is not supported here", shown(&codec["name"])));
+            }
         }
     }
     if has_bytes { Ok(coding) } else { Err("its `codecs` lack `bytes`".to_owned()) }
@@ -242,7 +244,7 @@ fn dtype_of_version_2(value: &Value) -> Result<Dtype, String> {
         "<u8" => Ok(Dtype::U64),
         "|b1" => Ok(Dtype::Bool),
         "<c8" => Ok(Dtype::C64),
-        _ => dtype_of_name(name).ok_or_else(|| format!("its element type {} is not read", shown(value))),
+        _ => dtype_of_name(name).ok_or_else(|| format!("its element type {} is not supported", shown(value))),
     }
 }
 
@@ -264,7 +266,7 @@ fn dtype_of_version_3(value: &Value) -> Result<Dtype, String> {
         "complex64" => Some(Dtype::C64),
         _ => dtype_of_name(name),
     };
-    dtype.ok_or_else(|| format!("its element type {} is not read", shown(value)))
+    dtype.ok_or_else(|| format!("its element type {} is not supported", shown(value)))
 }
 
 /// Types of ml_dtypes, which both versions call the same.
@@ -330,10 +332,10 @@ mod tests {
             ("\"zstd\"", "\"blosc\"", "packed by \"blosc\""),
             ("\"filters\":null", "\"filters\":[{\"id\":\"delta\"}]", "filters"),
             ("\"order\":\"C\"", "\"order\":\"F\"", "\"F\""),
-            ("\"shape\":[24,64]", "\"shape\":[24]", "do not fit shape [24]"),
+            ("\"shape\":[24,64]", "\"shape\":[24]", "do not match shape [24]"),
             ("\"chunks\":[12,64]", "\"chunks\":[0,64]", "do not fit"),
             ("\"shape\":[24,64]", "\"shape\":[-1,64]", "not a list of sizes"),
-            ("\"shape\":[24,64]", "\"shape\":[18446744073709551615,64]", "cannot be counted"),
+            ("\"shape\":[24,64]", "\"shape\":[18446744073709551615,64]", "overflows 64 bits"),
             ("\"zarr_format\":2", "\"zarr_format\":1", "is not 2"),
             ("\"dimension_separator\":\".\"", "\"dimension_separator\":\"../\"", "dimension_separator"),
         ] {

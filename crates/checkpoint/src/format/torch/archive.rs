@@ -29,28 +29,31 @@ pub enum ArchiveError {
     #[error("it is a zip archive without a `data.pkl`, so PyTorch did not write it")]
     NoPickle,
     /// Several of them.
-    #[error("the archive has {n_roots} records named `data.pkl`, so it is not clear which one counts")]
+    #[error("the archive has {n_roots} records named `data.pkl`, so it is not clear which one to read")]
     SeveralPickles {
         /// How many.
         n_roots: usize,
     },
     /// A program, not only weights.
-    #[error("it is a TorchScript archive, which holds a program and not a state dict")]
+    #[error("it is a TorchScript archive, which holds a program, not a state dict")]
     TorchScript,
     /// A byte order that is not read.
-    #[error("the archive's byte order is `{}`, and only `little` is read", display_name(found))]
+    #[error("the archive's byte order is `{}`, and only `little` is supported", display_name(found))]
     ByteOrder {
         /// What the record says.
         found: String,
     },
     /// A layout newer than this reader.
-    #[error("the archive's layout has version `{}`, and the newest known is {MAX_VERSION}", display_name(found))]
+    #[error(
+        "the archive's layout has version `{}`, and the newest supported version is {MAX_VERSION}",
+        display_name(found)
+    )]
     Version {
         /// What the record says.
         found: String,
     },
     /// Written with `skip_data`.
-    #[error("it was written without data (`torch.serialization.skip_data`): its tensors would be read as zeros")]
+    #[error("it was saved without data (`torch.serialization.skip_data`): its tensors would read as zeros")]
     WithoutData,
 }
 
@@ -171,7 +174,7 @@ impl Archive {
             return Ok(None);
         };
         if record.len_bytes > limit_bytes {
-            let reason = format!("has {} bytes, more than the {limit_bytes} that are read", record.len_bytes);
+            let reason = format!("has {} bytes, more than the limit of {limit_bytes}", record.len_bytes);
             return Err(ZipError::Record { name, reason }.into());
         }
         let Range { start, end } = self.locate(file, &name, record)?;
@@ -181,7 +184,7 @@ impl Archive {
     /// The bytes of a record in the file.
     fn locate(&self, file: &dyn ReadAt, name: &str, record: &ZipRecord) -> Result<Range<u64>, ArchiveError> {
         if record.flags & ZipRecord::ENCRYPTED == 0 && (record.method != 0 || record.packed_bytes != record.len_bytes) {
-            let reason = "is compressed, and torch.save never compresses records".to_owned();
+            let reason = "is compressed, which torch.save never does".to_owned();
             return Err(ZipError::Record { name: name.to_owned(), reason }.into());
         }
         Ok(self.zip.locate(file, name, record)?)

@@ -13,7 +13,7 @@ use crate::pickle::PickleError;
 #[non_exhaustive]
 pub enum TorchError {
     /// Not a torch.save file.
-    #[error("it is not a file of torch.save: {found}")]
+    #[error("it is not a torch.save file: {found}")]
     NotTorch {
         /// What it is.
         found: &'static str,
@@ -25,7 +25,7 @@ pub enum TorchError {
     #[error("{0}")]
     Pickle(#[from] PickleError),
     /// The pickle does not end within the limit.
-    #[error("its pickle is longer than the {limit_bytes} bytes that are read")]
+    #[error("its pickle is longer than the limit of {limit_bytes} bytes")]
     PickleTooLong {
         /// The limit.
         limit_bytes: u64,
@@ -37,7 +37,7 @@ pub enum TorchError {
         reason: String,
     },
     /// A value that would have to be built by calling something.
-    #[error("{what} is an object of `{name}`, which is not built")]
+    #[error("{what} is an object of `{name}`, which thalweg does not construct")]
     Foreign {
         /// Which value.
         what: &'static str,
@@ -53,7 +53,7 @@ pub enum TorchError {
         fault: TensorFault,
     },
     /// None of the tensors can be read.
-    #[error("it holds no tensor that can be read: `{}`: {reason}", display_name(tensor))]
+    #[error("it holds no readable tensor: `{}`: {reason}", display_name(tensor))]
     NoneReadable {
         /// The first that cannot.
         tensor: String,
@@ -61,7 +61,7 @@ pub enum TorchError {
         reason: String,
     },
     /// A single tensor, which has no name.
-    #[error("it holds one tensor and no name for it, not a state dict")]
+    #[error("it holds one unnamed tensor, not a state dict")]
     BareTensor,
     /// Not a dictionary.
     #[error("it holds {found}, not a state dict")]
@@ -84,7 +84,7 @@ pub enum TorchError {
         limit: usize,
     },
     /// A file of one rank.
-    #[error("it is one rank's part of a model (`{}`)", display_name(name))]
+    #[error("it is only one rank's part of a model (`{}`)", display_name(name))]
     OneRank {
         /// What says so.
         name: String,

@@ -125,7 +125,7 @@ pub(super) fn choose_entrance(place: &Place) -> Result<Entrance, Error> {
     match files().collect::<Vec<_>>()[..] {
         [] => {
             let first = place.file_names().find(|name| is_torch_name(name)).map(display_name).unwrap_or_default();
-            let found = format!("it holds `{first}`, which is not a model, and no other file of torch.save");
+            let found = format!("it holds `{first}`, which is not a model, and no other torch.save file");
             Err(Error::NotACheckpoint { path, found, converter: None })
         }
         [name] => {

@@ -45,7 +45,7 @@ pub(super) fn open_stream(
     check_number(&next(&mut cursor)?, "the version of its layout", VERSION)?;
     let system = next(&mut cursor)?;
     if system.root().get("little_endian").and_then(|is_little| is_little.as_bool()) != Some(true) {
-        return Err(broken("it does not say that its numbers are little-endian, and no others are read"));
+        return Err(broken("it does not say that its numbers are little-endian, the only byte order supported"));
     }
     let pickle = next(&mut cursor)?;
     let keys = next(&mut cursor)?;
@@ -86,7 +86,7 @@ fn storage_sizes(pickle: &Pickle) -> Result<BTreeMap<&str, (u64, u64)>, TorchErr
         let found = (storage.n_elements, n_bytes);
         if *known.entry(storage.key).or_insert(found) != found {
             let key = thalweg_tensor::display_name(storage.key);
-            return Err(broken(format!("the object gives storage `{key}` two sizes")));
+            return Err(broken(format!("the object states two sizes for storage `{key}`")));
         }
     }
     Ok(known)

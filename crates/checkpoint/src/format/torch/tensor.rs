@@ -51,7 +51,7 @@ const MAX_REPEATED_BYTES: u64 = 256 << 20;
 #[non_exhaustive]
 pub enum TensorFault {
     /// An argument that is missing or of the wrong kind.
-    #[error("PyTorch does not write its {what} this way")]
+    #[error("its {what} is not in the form that PyTorch writes")]
     Malformed {
         /// Which part.
         what: &'static str,
@@ -65,7 +65,7 @@ pub enum TensorFault {
         n_strides: usize,
     },
     /// A size, stride or offset that overflows 64 bits.
-    #[error("its size cannot be counted in 64 bits")]
+    #[error("its size overflows 64 bits")]
     TooLarge,
     /// Elements outside the storage.
     #[error("it needs {wanted} elements of storage `{}`, which has {found}", thalweg_tensor::display_name(key))]
@@ -204,7 +204,7 @@ pub(crate) fn read_tensor(value: Value<'_>) -> Result<Found<'_>, TensorFault> {
 }
 
 fn foreign(global: &Global) -> String {
-    format!("it is an object of `{}`, which is not built", global.display())
+    format!("it is an object of `{}`, which thalweg does not construct", global.display())
 }
 
 fn refusal(global: &Global) -> String {
@@ -268,7 +268,7 @@ fn read_arguments<'a>(args: Value<'a>, function: &str) -> Result<Found<'a>, Tens
         && marks.entries().any(|(_, mark)| mark.as_bool() == Some(true))
     {
         return Ok(Found::Unreadable(
-            "it is a conjugate or negative view, whose values differ from the stored ones".to_owned(),
+            "it is a conjugate or negative view, whose values differ from those stored".to_owned(),
         ));
     }
     let first = arg(1).and_then(Value::as_u64).ok_or(malformed("offset"))?;

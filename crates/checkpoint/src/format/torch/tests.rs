@@ -200,7 +200,7 @@ fn keys_are_followed_through_levels_and_points() {
     let averages = dict(&[("ema", dict(&[("params", dict(&[("w", tensor())]))])), ("model", dict(&[("v", tensor())]))]);
     check_names(&averages, Some("ema"), &["w"]);
     check_names(&averages, Some("ema.params"), &["w"]);
-    check_refusal(&averages, Some("eam"), "there is nothing under the key `eam`; the tensors are under `ema`, `model`");
+    check_refusal(&averages, Some("eam"), "no tensors are under the key `eam`; the tensors are under `ema`, `model`");
     let content = read_content(&file(&averages), 0, &reading(Some("ema"))).unwrap();
     assert_eq!(content.findings.other_keys, [("model".to_owned(), 1)]);
 }
@@ -244,8 +244,12 @@ fn what_cannot_be_read_is_named() {
     assert_eq!((&*one.name, &*one.reason), ("s", "it is sparse (`torch._utils._rebuild_sparse_tensor`)"));
     check_refusal(&dict(&[("s", sparse)]), None, "`s`: it is sparse");
     check_refusal(&dict(&[("s", b"cos\nsystem\n)R".to_vec())]), None, "it is an object of `os.system`");
-    check_refusal(b"cmy.module\nNet\n)\x81", None, "it is an object of `my.module.Net`, which is not built");
-    check_refusal(&tensor(), None, "one tensor and no name");
+    check_refusal(
+        b"cmy.module\nNet\n)\x81",
+        None,
+        "it is an object of `my.module.Net`, which thalweg does not construct",
+    );
+    check_refusal(&tensor(), None, "one unnamed tensor");
     check_refusal(b"K\x05", None, "it holds an integer");
     check_refusal(b"}", None, "it holds no tensors");
 }

@@ -13,19 +13,19 @@ pub enum TcError {
     #[error("{0}")]
     Pickle(#[from] PickleError),
     /// The metadata is plain data in every version that is read.
-    #[error("it refers to `{name}`, and metadata of torch_checkpointing holds plain data only")]
+    #[error("it refers to `{name}`, but torch_checkpointing metadata can hold only plain data")]
     Foreign {
         /// The name as it can be printed.
         name: String,
     },
     /// A version that is not read.
-    #[error("its version is `{}`, and only 2.0 and 1.0 are read", display_name(found))]
+    #[error("its version is `{}`, and only 2.0 and 1.0 are supported", display_name(found))]
     Version {
         /// What it says.
         found: String,
     },
     /// A part that is missing or of the wrong kind.
-    #[error("its {what} is not as torch_checkpointing writes it")]
+    #[error("its {what} is not in the form that torch_checkpointing writes")]
     Malformed {
         /// Which part.
         what: &'static str,
@@ -39,7 +39,7 @@ pub enum TcError {
         fault: FileNameFault,
     },
     /// An item in files that hold no tensors.
-    #[error("item `{}` is kept as `{}`, which holds no tensors", display_name(item), display_name(found))]
+    #[error("item `{}` is saved as `{}`, which holds no tensors", display_name(item), display_name(found))]
     Serialization {
         /// The item.
         item: String,
@@ -51,7 +51,7 @@ pub enum TcError {
     Key(#[from] crate::format::key_fault::KeyFault),
     /// Pieces of tensors without metadata that describes them.
     #[error(
-        "item `{}` is in {n_ranks} files of pieces, and there is no `metadata.pkl` that says how they belong together",
+        "item `{}` is split over {n_ranks} files, and there is no `metadata.pkl` to say how they fit together",
         display_name(item)
     )]
     NoMetadata {
@@ -89,7 +89,7 @@ impl TcError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NoMetadata { .. } => Some(
-                "copy `metadata.pkl` from the first checkpoint that the same process saved: it describes the later ones, too",
+                "copy `metadata.pkl` from the first checkpoint that the same process saved: it also describes the later ones",
             ),
             Self::Key(_) => Some(crate::format::key_fault::KeyFault::HINT),
             _ => None,

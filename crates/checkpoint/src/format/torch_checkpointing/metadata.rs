@@ -219,7 +219,7 @@ fn read_tensor(path: &[PathPart], groups: Value<'_>, meshes: &mut Meshes) -> Res
         let sharding = group.get("sharding_metadata").ok_or(malformed("`sharding_metadata`"))?;
         let kind = text(sharding.get("type"), "type of a sharding")?;
         if kind != "DTensorShardingMetadata" {
-            return Err(fail(format!("its pieces are described as `{}`, which is not read", display_name(kind))));
+            return Err(fail(format!("its pieces are described as `{}`, which is not supported", display_name(kind))));
         }
         let data = sharding.get("data").ok_or(malformed("sharding"))?;
         let shape = numbers(data.get("global_shape"), "`global_shape`")?;

@@ -290,7 +290,7 @@ impl RankFiles<'_> {
                             let place = box_at(&shape, &spread.mesh_shape, &coordinate, &spread.placements)?;
                             Some((shape, place))
                         });
-                        let malformed = "its placement cannot be read, and there is no `metadata.pkl` that states it";
+                        let malformed = "its placement cannot be read, and there is no `metadata.pkl` to look it up in";
                         let (shape, (start, extent)) = place.ok_or_else(|| fail(malformed.to_owned()))?;
                         let tensor = found.entry(path.clone()).or_insert_with(|| ItemTensor {
                             path,
@@ -334,6 +334,6 @@ fn place_local(tensor: &ItemTensor, place: &RankBox, local: LocalTensor) -> Resu
         None => Ok(boxed),
         Some(strides) => boxed
             .with_strides(&Shape::new(&*tensor.shape), strides)
-            .ok_or_else(|| "has other dimensions than it says".to_owned()),
+            .ok_or_else(|| "does not have the dimensions that it states".to_owned()),
     }
 }

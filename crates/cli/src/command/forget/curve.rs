@@ -46,7 +46,7 @@ fn text(curve: &CurveTable) -> String {
     }
     let title = |name: &str| RecallMeasure::ALL.iter().find(|one| one.name() == name).map_or("", |one| one.title());
     if !curve.forgotten.is_empty() {
-        let _ = writeln!(text, "\nlast checkpoint less first, over the same items (95 %)");
+        let _ = writeln!(text, "\nlast checkpoint minus first, over the same items (95 %)");
         for row in &curve.forgotten {
             let interval = row.interval_95.map_or_else(String::new, |[low, high]| format!("  {low:+.4} to {high:+.4}"));
             let _ = writeln!(text, "  {:<9} {:+.4}{interval}", title(&row.measure), row.difference);
@@ -56,7 +56,7 @@ fn text(curve: &CurveTable) -> String {
         let _ = writeln!(
             text,
             "\n{:<12} {:<9} {:>5} {:>12} {:>6} {:>6} {:>14}",
-            "merge", "measure", "ends", "less newest", "above", "below", "less its mean"
+            "merge", "measure", "ends", "minus newest", "above", "below", "minus its mean"
         );
         for row in &curve.merges {
             let over = or_dash(row.mean_over_checkpoints, |value| format!("{value:+.4}"));
@@ -73,8 +73,8 @@ fn text(curve: &CurveTable) -> String {
         }
         let _ = writeln!(
             text,
-            "less newest: mean difference from the newest checkpoint of the window; above, below: ends at which its 95 %\n\
-             interval excludes zero; less its mean: difference from the mean of the window's own checkpoints"
+            "minus newest: mean difference from the newest checkpoint of the window; above, below: ends at which its 95 %\n\
+             interval excludes zero; minus its mean: difference from the mean of the window's own checkpoints"
         );
     }
     text

@@ -89,12 +89,12 @@ fn text(args: &ForgetScoreArgs, record: &ForgetRecord) -> String {
     }
     let merges: Vec<&ForgetModelRow> = record.models.iter().filter(|model| !model.over_newest.is_empty()).collect();
     if !merges.is_empty() {
-        let _ = writeln!(text, "\nmerge less its newest checkpoint (95 %)");
+        let _ = writeln!(text, "\nmerge minus its newest checkpoint (95 %)");
         merges.iter().for_each(|model| differences(&mut text, (&model.name, width), &model.over_newest));
     }
     let last = record.models.iter().rev().find(|model| model.window.is_none() && !model.since_first.is_empty());
     if let Some(last) = last {
-        let _ = writeln!(text, "\nlast checkpoint less {} (95 %)", record.models[0].name);
+        let _ = writeln!(text, "\nlast checkpoint minus {} (95 %)", record.models[0].name);
         differences(&mut text, (&last.name, width), &last.since_first);
     }
     let cost = &record.cost;

@@ -59,7 +59,7 @@ fn common_folder(work: &Work) -> Result<PathBuf, Error> {
     });
     if common.parent().is_none() {
         return Err(Error::usage_with_hint(
-            "plan, sources and outputs have no folder in common, so one volume cannot hold them",
+            "the plan, sources and outputs have no common folder, so one volume cannot hold them",
             "say where the volume is mounted: `--mount DIR`",
         ));
     }
@@ -122,7 +122,7 @@ fn manifest(name: &str, jobs: &[Value]) -> String {
         "# The last step begins suspended. Let it run once all shares are done:\n\
          #   kubectl wait --for=condition=complete --timeout=-1s job/{shares}\n\
          #   kubectl patch job/{finish} --type=merge -p '{{\"spec\":{{\"suspend\":false}}}}'\n\
-         # If shares failed, delete job/{shares} and apply this again: what is done is skipped.\n"
+         # If shares failed, delete job/{shares} and apply this again: finished shares are skipped.\n"
     );
     for job in jobs {
         text.push_str("---\n");

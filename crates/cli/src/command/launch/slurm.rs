@@ -1,6 +1,6 @@
 //! `thalweg launch slurm`: one script that submits an array of shares and a last step.
 //!
-//! What Slurm does, and how the script takes it: a job that depends on an array by `afterok` waits for ever once a task
+//! What Slurm does, and how the script takes it: a job that depends on an array by `afterok` waits forever once a task
 //! failed, and a dependency on a job that slurmctld has forgotten is dropped without an error. So the last step is
 //! submitted with the array, runs after any end of it, and checks every share itself. Tasks may run again, also on a
 //! second node while the first still runs: a share that is done is skipped.
@@ -85,7 +85,7 @@ fn script_text(work: &Work, script: &Path, program: &Path, options: &[String]) -
 #   bash {script}            submits all {n_shares} shares and the last step
 #   bash {script} 2,5-7      submits only these shares, and the last step
 #
-# Shares that are done are skipped, so it may be submitted again at any time.
+# Finished shares are skipped, so it may be submitted again at any time.
 set -euo pipefail
 
 script={script}
@@ -96,7 +96,7 @@ options=({options})
 
 case "${{1:-}}" in
 share)
-    # Without its own option the program would start a thread for each core of the node.
+    # Without this option the program would start a thread for each core of the node.
     exec "$thalweg" merge --plan "$plan" --shard "$SLURM_ARRAY_TASK_ID/$shares" \
         ${{SLURM_CPUS_PER_TASK:+-j "$SLURM_CPUS_PER_TASK"}}
     ;;
@@ -116,7 +116,7 @@ finish)
     job=$(sbatch --job-name=thalweg-share "${{options[@]}}" --parsable --array="$array" "$script" share)
     job=${{job%%;*}}
     # At once, and after any end: a dependency on a job that Slurm has forgotten is dropped, and one on success waits
-    # for ever after a failure. The last step checks every share itself.
+    # forever after a failure. The last step checks every share itself.
     finish=$(sbatch --job-name=thalweg-finish "${{options[@]}}" --parsable --dependency="afterany:$job" "$script" finish)
     printf 'shares %s are job %s, the last step is job %s\n' "$array" "$job" "${{finish%%;*}}"
     ;;

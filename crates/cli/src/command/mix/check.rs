@@ -36,7 +36,7 @@ pub(super) fn run(args: &MixCheckArgs, world: &World<'_>, messages: &Messages) -
     messages.json(&document("thalweg-mix-check", &outcome));
     messages.text(&text(&outcome));
     if !scores {
-        messages.note("without `--suite` the means of pairs were not scored");
+        messages.note("without `--suite`, the means of pairs are not scored");
     }
     Ok(if outcome.verdict == Verdict::Refuse { Outcome::No } else { Outcome::Done })
 }

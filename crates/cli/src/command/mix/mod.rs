@@ -33,7 +33,10 @@ fn components(texts: &[String], run: &RunArgs, resolver: &Resolver<'_>) -> Resul
     let split = |text: &String| {
         let parts = text.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty());
         let (name, path) = parts.ok_or_else(|| {
-            Error::usage_with_hint(format!("`--component {text}` names no data"), "write it as `--component web=CKPT`")
+            Error::usage_with_hint(
+                format!("`--component {text}` does not name a data set"),
+                "write it as `--component web=CKPT`",
+            )
         })?;
         Ok((name.to_owned(), PathBuf::from(path)))
     };

@@ -73,7 +73,7 @@ fn write_configs(
     let path = |name: &str| out.join(format!("{name}.toml"));
     for one in &plan.components {
         if one.name.contains(['/', '\\', '\0']) || one.name.starts_with('.') {
-            return Err(Error::usage(format!("`{}` is not a name for a file", display_name(&one.name))));
+            return Err(Error::usage(format!("`{}` cannot be used as a file name", display_name(&one.name))));
         }
         check_file(&*world.storage, &path(&one.name), CONFIG_FILE, &[])?;
     }
@@ -108,8 +108,8 @@ fn text(args: &MixPlanArgs, plan: &MixPlan) -> String {
         show_count(plan.trained_total)
     );
     let _ = match plan.break_even_proxies {
-        Some(n) => writeln!(text, "merging is the cheaper way from {n} mixtures on"),
-        None => writeln!(text, "merging never pays: a score costs as much as a run"),
+        Some(n) => writeln!(text, "merging is cheaper for {n} mixtures or more"),
+        None => writeln!(text, "merging never pays off: a score costs as much as a run"),
     };
     let _ = writeln!(
         text,

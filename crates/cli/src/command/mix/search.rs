@@ -19,7 +19,7 @@ use crate::scoring::{make_evaluator, open_suites};
 
 pub(super) fn run(args: &MixSearchArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     if args.scoring.suite.is_none() && args.scoring.eval_command.is_none() {
-        return Err(Error::usage_with_hint("what should the merges be scored on?", "name a suite with `--suite FILE`"));
+        return Err(Error::usage_with_hint("which suite should score the merges?", "name a suite with `--suite FILE`"));
     }
     let resolver = world.resolver();
     let components = components(&args.component, &args.run, &resolver)?;

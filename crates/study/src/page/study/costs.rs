@@ -17,12 +17,12 @@ pub(super) fn write_limits(page: &mut Markup, view: &StudyView<'_>) {
         return;
     }
     page.element("h2").filled("What these numbers do not say");
-    let runs = "This is one run with one seed. The intervals cover which items were drawn, not what another seed would give: \
-                two models of one run may differ by less, or more, in another.";
+    let runs = "This is one run with one seed. The intervals cover the choice of items, not the choice of seed: the difference \
+                between two models of this run could be smaller or larger in another run.";
     page.element("p").filled(runs);
     if view.record.anneal.is_some() {
-        let anneal = "The annealed fork has trained on as many tokens as the newest raw checkpoint, where both end at the \
-                      same step; the merge was not trained further.";
+        let anneal = "The annealed fork has trained on as many tokens as the newest raw checkpoint if both \
+                      end at the same step; the merge was not trained further.";
         page.element("p").filled(anneal);
     }
 }

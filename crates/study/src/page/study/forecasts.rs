@@ -21,8 +21,8 @@ pub(super) fn write_forecasts(page: &mut Markup, record: &StudyRecord) {
     let known = record.forecasts.iter().filter(|one| one.truth.is_some()).count();
     let truth = if known > 0 { " The error is the forecast minus what the anneal reached." } else { "" };
     let text = format!(
-        "Imitation is the score of the mean of the checkpoints over the anneal's span, which trails as a linear anneal does. The wide bar is the 80 % interval, the \
-         thin one the 95 % interval; the circle is the newest raw checkpoint, the diamond the imitation.{truth}"
+        "Imitation is the score of the mean of the checkpoints over the anneal's span, which lags like a linear anneal. The wide bar is the 80 % interval, \
+         the thin one the 95 % interval; the circle is the newest raw checkpoint, the diamond the imitation.{truth}"
     );
     page.element("p").attr("class", "note").filled(text);
     page.element("table").attr("class", "forecasts").open();

@@ -14,24 +14,20 @@ pub(super) fn write_geometry(page: &mut Markup, record: &StudyRecord) {
     page.element("h2").filled("Geometry of the trajectory");
     if !geometry.displacements.is_empty() {
         page.element("figure").open();
-        write_figure(
-            page,
-            |width| draw_displacements(geometry, width),
-            "Length of the step from each checkpoint to the next.",
-        );
+        write_figure(page, |width| draw_displacements(geometry, width), "Distance from each checkpoint to the next.");
         page.close();
     }
     if geometry.displacement_cosines.iter().any(Option::is_some) {
         page.element("figure").open();
-        let caption = "Cosine of each displacement with the next: near one the run goes straight and an average lags \
-                       behind it; below zero it swings, and an average takes the swinging away.";
+        let caption = "Cosine of each displacement with the next: near one, the run moves straight and an \
+                       average lags behind it; below zero, it swings, and an average cancels the swings.";
         write_figure(page, |width| draw_cosines(geometry, width), caption);
         page.close();
     }
     if geometry.plane.len() > 1 {
         page.element("figure").open();
         let caption = "Checkpoints in the plane of the first two principal components, oldest hollow, newest filled. A \
-                       random walk also draws a curve here: compare the shares below.";
+                       random walk also traces a curve here: compare the shares below.";
         write_figure(page, |width| draw_plane(geometry, width), caption);
         page.close();
     }
@@ -45,8 +41,8 @@ pub(super) fn write_geometry(page: &mut Markup, record: &StudyRecord) {
             page.close();
         }
         page.close();
-        let caption = "Share of the movement along each principal component. Where both bars are alike, the shape of the \
-                       plane says nothing about this run.";
+        let caption = "Share of the movement along each principal component. Where both bars are similar, the \
+                       shape in the plane says nothing about this run.";
         write_figure(page, |width| draw_shares(geometry, width), caption);
         page.close();
     }

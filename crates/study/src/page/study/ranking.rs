@@ -28,8 +28,8 @@ pub(super) fn write_ranking(page: &mut Markup, view: &StudyView<'_>, shown: &mut
     page.element("h2").filled(if view.record.is_watched { "Newest merges" } else { "Merges in order" });
     let by = || {
         view.deciding_metric().map_or_else(
-            || "Best first by what is shown.".to_owned(),
-            |metric| format!("Best first by what decided: {}.", metric.label()),
+            || "Best first, by the score shown.".to_owned(),
+            |metric| format!("Best first, by the deciding score: {}.", metric.label()),
         )
     };
     let order = if view.record.is_watched { "Newest end first.".to_owned() } else { by() };
@@ -50,7 +50,7 @@ pub(super) fn write_ranking(page: &mut Markup, view: &StudyView<'_>, shown: &mut
             if i == 0 {
                 write_rest(page, view, &rows[N_BEST..]);
             } else {
-                let text = format!("The {} first of {}; all are in {}.", N_BEST, rows.len(), table_name(view));
+                let text = format!("The first {} of {}; all are in {}.", N_BEST, rows.len(), table_name(view));
                 page.element("p").attr("class", "note").filled(text);
             }
         }

@@ -31,21 +31,21 @@ pub(super) fn write_run(page: &mut Markup, view: &StudyView<'_>, axes: &[StepAxi
         write_key(page, view, *metric);
         write_pictures(page, view, (i, *metric), Extent::Whole, axes, shown);
         let training = if metric.measure == "nats_per_token" && !record.training.is_empty() {
-            " Training loss may leave the picture: scores set its range."
+            " Training loss may go beyond the edge: the scores set the range."
         } else {
             ""
         };
         let caption = format!(
-            "A merge is at its newest source, a forecast where the anneal would end. Many merges in one place are \
-             drawn as a bar from best to worst, with the first in rank on it. The shading is the phase of the learning \
-             rate, drawn below. Point at a mark, or walk along them with the arrow keys, for its numbers.{training}"
+            "A merge is drawn at its newest source, a forecast where the anneal would end. Many merges at one \
+             point are drawn as a bar from best to worst, with the highest-ranked one marked. The shading shows the phase of the \
+             learning rate, drawn below. Point at a mark, or move between marks with the arrow keys, to see its numbers.{training}"
         );
         page.element("figcaption").filled(caption);
         page.close();
         if end_from(view, *metric).is_some() {
             page.element("figure").open();
             write_pictures(page, view, (i, *metric), Extent::End, axes, shown);
-            let caption = "The end of it, from the chosen window or the fork of the anneal on.";
+            let caption = "The end of the run, starting at the chosen window or the fork of the anneal.";
             page.element("figcaption").filled(caption);
             page.close();
         }
@@ -66,8 +66,8 @@ pub(super) fn write_training(page: &mut Markup, view: &StudyView<'_>, axes: &[St
         }
         page.close();
     }
-    let caption = "Training loss with the phase of the learning rate; lowest and highest points are kept where there are \
-                   more than the picture can hold. The fall of the first twentieth may leave it.";
+    let caption = "Training loss with the phase of the learning rate; where there are more points than the picture can show, \
+                   the lowest and highest are kept. The drop in the first twentieth of the run may go beyond the edge.";
     page.element("figcaption").filled(caption);
     page.close();
 }

@@ -50,7 +50,7 @@ fn write_table(page: &mut Markup, spikes: &[&SpikeRow]) {
     for spike in spikes.iter().rev().take(MAX_ROWS) {
         page.element("tr").open();
         page.element("th").attr("scope", "row").filled(format!("step {}", spike.onset));
-        let end = spike.end.map_or_else(|| "did not come back".to_owned(), |end| end.to_string());
+        let end = spike.end.map_or_else(|| "did not recover".to_owned(), |end| end.to_string());
         for cell in [spike.peak.to_string(), end, spike.signal.clone()] {
             page.element("td").filled(cell);
         }

@@ -32,8 +32,8 @@ pub(super) fn write_maps(page: &mut Markup, view: &StudyView<'_>) {
         }
         page.close();
     }
-    let text = "Down: checkpoints in the window. Colour: gain over the newest raw checkpoint where it is known, else the \
-                score. A triangle marks the best of a map, a frame what was chosen; a suite that reports calls nothing best.";
+    let text = "Rows: checkpoints in the window. Colour: gain over the newest raw checkpoint if known, otherwise the \
+                score. A triangle marks the best of a map, a frame the chosen one; on a suite that only reports, none is marked best.";
     page.element("p").attr("class", "note").filled(text);
 }
 
@@ -73,7 +73,7 @@ impl Column {
         match self {
             Self::Steps(steps) => format!("every {steps}"),
             Self::Tokens(tokens) => format!("every {} tokens", show_whole(*tokens)),
-            Self::Uneven => "as they come".to_owned(),
+            Self::Uneven => "unevenly spaced".to_owned(),
             Self::Scheme(scheme) => scheme.clone(),
         }
     }

@@ -27,8 +27,8 @@ pub(super) fn write_lengths(page: &mut Markup, view: &StudyView<'_>) {
             write_key_entry(page, class, Some((Mark::Diamond, class)), scheme);
         }
         page.close();
-        let caption = "A longer window averages more noise away and lags further behind: the best length is where the \
-                       two meet. All merges here end at the same step.";
+        let caption = "A longer window averages out more noise but lags further behind: the best \
+                       length balances the two. All merges here end at the same step.";
         write_figure(page, |width| draw_lengths(view, metric, (&trials, &schemes), width), caption);
         page.close();
         page.close();
@@ -73,8 +73,8 @@ pub(super) fn write_coefficients(page: &mut Markup, view: &StudyView<'_>) {
     let which =
         if n_trials > MAX_ROWS { format!("The first {MAX_ROWS} of {n_trials} in rank. ") } else { String::new() };
     let caption = format!(
-        "{which}One row for each merge, one bar for each checkpoint; the ticks below are the raw checkpoints that exist. \
-         Bars show coefficients, each row to its own height; point at one for its number."
+        "{which}One row per merge, one bar per checkpoint; the ticks below are the raw checkpoints that exist. \
+         Bars show coefficients, each row on its own scale; point at a bar to see its value."
     );
     write_figure(page, |width| draw_windows(view, &trials, width), &caption);
     page.close();
