@@ -9,6 +9,7 @@ mod commands;
 mod comparisons;
 mod contents;
 mod eval;
+mod eval_results;
 mod eval_requests;
 mod extrapolate;
 mod forget;
