@@ -98,8 +98,8 @@ impl Difference {
     }
 
     /// The smallest true difference that a comparison with this standard error finds with probability `power`, at a
-    /// significance of 5 %, two-sided: (t(0.975) + t(power)) SE. `None` where the values have no spread, so that nothing
-    /// is known of it.
+    /// significance of 5 %, two-sided: (t(0.975) + t(power)) SE. `None` where the values have no spread, so that
+    /// nothing is known of it.
     ///
     /// # Example
     /// ```

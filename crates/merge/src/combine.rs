@@ -50,7 +50,7 @@ pub(crate) struct CombineJob<'a> {
     pub(crate) rules: &'a [Option<RuleWork>],
     /// One for each combination; their catalogs have the layout's names and shapes.
     pub(crate) sinks: &'a [&'a dyn TensorSink],
-    /// What is recorded of a part beside its bytes; `None` where nobody asks, as in memory.
+    /// What is recorded of a part beside its bytes; `None` in memory, where there is no receipt.
     pub(crate) record: Option<DigestChoice>,
     pub(crate) units: &'a UnitList,
     /// Units that an earlier run finished.

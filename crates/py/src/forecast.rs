@@ -125,7 +125,7 @@ impl From<ForecastOutcome> for PyForecast {
 
 /// Forecasts what an anneal would score, from the scores of four merges of a run.
 ///
-/// `evaluate` is called with each merge, which it may load into a model of its own, and returns its scores as for
+/// `evaluate` is called with each merge, which it may load into a model, and returns its scores as for
 /// `Trial.record`. `anneal`, `anneal_steps`, `anneal_tokens`, `anneal_floor` and `end_step` are the options of
 /// `thalweg forecast`; the other keywords are those of `open_run`.
 #[pyfunction]

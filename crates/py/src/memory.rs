@@ -168,8 +168,8 @@ impl MemoryCopy {
     }
 }
 
-/// Makes copies on `n_threads` threads, none of which waits for another: on a busy machine, waiting for all of them after
-/// every tensor takes far longer than the copies.
+/// Makes copies on `n_threads` threads, none of which waits for another: on a busy machine, waiting for all of them
+/// after every tensor takes far longer than the copies.
 pub(crate) fn copy_all(copies: &[MemoryCopy], n_threads: usize) {
     let pieces: Vec<(MemoryCopy, usize)> =
         copies.iter().flat_map(|copy| (0..copy.to.n_bytes).step_by(COPY_BYTES).map(|at| (*copy, at))).collect();

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -225,8 +224,8 @@ impl PySweep {
         })
     }
 
-    /// Merges trials, in one reading, to the addresses of each: as `Merge._fill`. Returns whether the work waited for the
-    /// sources rather than for memory.
+    /// Merges trials, in one reading, to the addresses of each: as `Merge._fill`. Returns whether it was slow, as it is
+    /// where sources come from a disk or a network.
     fn _fill(&self, py: Python<'_>, trials: Vec<(usize, Vec<PyTarget>)>) -> Result<bool> {
         let (mut outputs, mut sinks) = (Vec::new(), Vec::new());
         for (trial_idx, targets) in trials {
@@ -243,9 +242,9 @@ impl PySweep {
             let run = self.session.context(&watch);
             let wanted = |t| sinks.iter().any(|sink| sink.wants(t));
             let open = OpenMerge::open(&plan, &run)?;
-            let started = Instant::now();
+            let started = run.host.elapsed_seconds();
             let bytes_read = open.merge_tensors(&wanted, &refs, &run)?;
-            let seconds = started.elapsed().as_secs_f64();
+            let seconds = run.host.elapsed_seconds() - started;
             Ok(bytes_read as f64 / seconds < SLOW_BYTES_PER_SECOND)
         })
     }

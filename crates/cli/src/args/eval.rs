@@ -16,8 +16,8 @@ Examples:
 
 Gains are signed so that positive is better. `docs/adding/task.md` describes suites.")]
 pub(crate) struct EvalArgs {
-    /// Checkpoints: folders, indexes or single files with `config.json` and `tokenizer.json` beside them. With --results,
-    /// files or folders of results
+    /// Checkpoints: folders, indexes or single files with `config.json` and `tokenizer.json` beside them. With
+    /// --results, files or folders of results
     #[arg(value_name = "CKPT", required = true)]
     pub(crate) checkpoints: Vec<PathBuf>,
     /// The suite (TOML): sets, how they are scored, and in how much context
@@ -40,8 +40,8 @@ pub(crate) struct EvalArgs {
     /// results in one of the forms of --results, or a list of {task, value, stderr, n, higher_is_better}
     #[arg(long, value_name = "COMMAND", conflicts_with = "suite")]
     pub(crate) eval_command: Option<String>,
-    /// Compare what other programs found: lm-evaluation-harness (with --log_samples item by item), olmo-eval, Every Eval
-    /// Ever, CORE tables of nanochat and DCLM
+    /// Compare what other programs found: lm-evaluation-harness (with --log_samples item by item), olmo-eval, Every
+    /// Eval Ever, CORE tables of nanochat and DCLM
     #[arg(long, conflicts_with_all = ["suite", "eval_command"])]
     pub(crate) results: bool,
     /// Write the last results given to `.eval_results` in this model's folder, where the Hugging Face Hub reads them

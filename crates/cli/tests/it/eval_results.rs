@@ -39,9 +39,7 @@ fn harness(folder: &Path, more: bool) {
     let results = json!({"results": {"arc_easy": {"alias": "arc_easy", "acc,none": mean(more), "acc_stderr,none": 0.04}},
         "n-samples": {"arc_easy": {"original": N_ITEMS, "effective": N_ITEMS}}});
     write(&inner.join("results_2026-11-28T10-00-00.json"), &results.to_string());
-    let sample = |i: usize, value: f64| {
-        json!({"doc_id": i, "doc_hash": format!("{i:x}"), "filter": "none", "metrics": ["acc"], "acc": value})
-    };
+    let sample = |i: usize, value: f64| json!({"doc_id": i, "doc_hash": format!("{i:x}"), "filter": "none", "metrics": ["acc"], "acc": value});
     write(&inner.join("samples_arc_easy_2026-11-28T10-00-00.jsonl"), &lines(more, sample));
     // Samples of another day are of other scores.
     write(&inner.join("samples_arc_easy_2026-11-27T10-00-00.jsonl"), "this is not read");
@@ -52,9 +50,7 @@ fn olmo(folder: &Path, more: bool) {
     let results = json!({"tasks": [{"task": "arc_easy:mc", "task_hash": "0123456789abcdef", "num_instances": N_ITEMS,
         "metrics": {"accuracy": {"logprob": mean(more)}}}]});
     write(&folder.join("metrics.json"), &results.to_string());
-    let prediction = |i: usize, value: f64| {
-        json!({"doc_id": i, "native_id": format!("Mercury_{i}"), "instance_metrics": {"accuracy": {"logprob": value}}})
-    };
+    let prediction = |i: usize, value: f64| json!({"doc_id": i, "native_id": format!("Mercury_{i}"), "instance_metrics": {"accuracy": {"logprob": value}}});
     let predictions = folder.join("predictions/my_model");
     write(&predictions.join("arc_easy_mc_abcdef-predictions.jsonl"), &lines(more, prediction));
     // The same task with other settings.
@@ -110,7 +106,49 @@ fn results_are_told_with_what_could_have_been_found() {
     harness(&c, false);
     let paths = [&a, &b, &c].map(|path| path.display().to_string());
     let all = [&["eval", "--results"], &paths.each_ref().map(String::as_str)[..]].concat();
-    insta::assert_snapshot!(transcript(&all, scratch.path()), @"");
+    insta::assert_snapshot!(transcript(&all, scratch.path()), @"
+    exit 0
+    --- stdout
+    [OUT]/a
+      task                                  value  std. err.   items
+      arc_easy/acc                         0.3333     0.0400     120
+    [OUT]/b
+      task                                  value  std. err.   items
+      arc_easy/acc                         0.4667     0.0400     120
+    [OUT]/c
+      task                                  value  std. err.   items
+      arc_easy/acc                         0.3333     0.0400     120
+
+    gain of [OUT]/b
+    over [OUT]/a (positive is better)
+      task                                   gain  95 % interval        detectable      items  verdict
+      arc_easy/acc                        +0.1333  [+0.0716, +0.1950]       0.0880        120  better
+
+    gain of [OUT]/c
+    over [OUT]/a (positive is better)
+      task                                   gain  95 % interval        detectable      items  verdict
+      arc_easy/acc                        +0.0000  [+0.0000, +0.0000]            -        120  cannot be told apart
+
+    Verdicts are by p < 0.05 after Holm's adjustment. Detectable is the smallest true difference that such a
+    comparison would find with a chance of 80 %.
+    --- stderr
+    ");
+}
+
+#[test]
+fn the_last_results_go_beside_the_model() {
+    let scratch = tempfile::tempdir().unwrap();
+    let results = scratch.path().join("results_1.json");
+    let document = json!({"results": {"arc_easy": {"acc,none": 0.5}}, "configs": {"arc_easy": {"dataset_path": "allenai/ai2_arc"}}});
+    write(&results, &document.to_string());
+    let (results, model) = (results.display().to_string(), scratch.path().display().to_string());
+    let output = run(&["eval", "--results", &results, "--card", &model]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains(".eval_results/thalweg.yaml"), "{said}");
+    let text = std::fs::read_to_string(scratch.path().join(".eval_results/thalweg.yaml")).unwrap();
+    assert!(text.contains("id: \"allenai/ai2_arc\"") && text.contains("value: 0.5"), "{text}");
+    let output = run(&["eval", "--results", &results, "--card", &results]);
+    assert_eq!(output.status.code(), Some(2));
 }
 
 #[test]
@@ -123,18 +161,44 @@ fn tables_of_nanochat_have_scores_and_no_noise() {
     write(&a, &table("0.120000"));
     write(&b, &table("0.130000"));
     let (a, b) = (a.display().to_string(), b.display().to_string());
-    insta::assert_snapshot!(transcript(&["eval", "--results", &a, &b], scratch.path()), @"");
+    insta::assert_snapshot!(transcript(&["eval", "--results", &a, &b], scratch.path()), @"
+    exit 0
+    --- stdout
+    [OUT]/a.csv
+      task                                  value  std. err.   items
+      CORE/centered                        0.1200          -       -
+    [OUT]/b.csv
+      task                                  value  std. err.   items
+      CORE/centered                        0.1300          -       -
+
+    gain of [OUT]/b.csv
+    over [OUT]/a.csv (positive is better)
+      task                                   gain  95 % interval        detectable      items  verdict
+      CORE/centered                       +0.0100  -                             - not paired  -
+    --- stderr
+    ");
 }
 
 #[test]
 fn mistakes_with_results() {
     let scratch = tempfile::tempdir().unwrap();
     let nothing = scratch.path().join("nothing").display().to_string();
-    insta::assert_snapshot!(transcript(&["eval", "--results", &nothing], scratch.path()), @"");
+    insta::assert_snapshot!(transcript(&["eval", "--results", &nothing], scratch.path()), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: `[OUT]/nothing` has no results
+    hint: give a file of results, or the folder that the evaluator wrote
+    ");
     let samples = scratch.path().join("r/samples_t_2026.jsonl");
     write(&samples, "{\"doc_hash\": \"a\", \"metrics\": [\"acc\"], \"acc\": 1}\n\n{\"doc_hash\":\n");
     let samples = samples.display().to_string();
-    insta::assert_snapshot!(transcript(&["eval", "--results", &samples], scratch.path()), @"");
+    insta::assert_snapshot!(transcript(&["eval", "--results", &samples], scratch.path()), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: results `[OUT]/r/samples_t_2026.jsonl`: line 3 is not JSON, from column 12 on
+    ");
     let output = run(&["eval", "--results", &nothing, "--suite", "s.toml"]);
     assert_eq!(output.status.code(), Some(2));
 }

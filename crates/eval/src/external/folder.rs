@@ -198,9 +198,11 @@ fn for_each_line(storage: &dyn Storage, file: &Path, mut take: impl FnMut(&Value
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let value: Value = serde_json::from_slice(&quote_python_numbers(line)).map_err(|error| {
-            Error::ResultsInvalid { path: file.to_owned(), what: format!("line {}: {error}", i + 1) }
-        })?;
+        let value: Value =
+            serde_json::from_slice(&quote_python_numbers(line)).map_err(|error| Error::ResultsInvalid {
+                path: file.to_owned(),
+                what: format!("line {} is not JSON, from column {} on", i + 1, error.column()),
+            })?;
         take(&value);
     }
     Ok(())

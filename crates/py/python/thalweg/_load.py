@@ -23,6 +23,8 @@ _WINDOW_BYTES = 32 << 20
 _ALIGNMENT = 64
 # While sources come from memory, reading them again is cheaper than memory for many trials at once.
 _FEW_TRIALS = 3
+# A disk or a network is waited for at least once for so many bytes; on a busy machine, being slow alone says little.
+_BYTES_PER_WAIT = 4 << 20
 
 _DTYPES: dict[str, str] = {
     "BOOL": "bool",
@@ -105,7 +107,9 @@ def _trials_in_turn(
         held += [_held(infos) for _ in range(len(batch) - len(held))]
         targets = [[(name, t.data_ptr(), t.nbytes) for name, t in state.items()] for state in held]
         targets[0] += in_place
-        if sweep._fill(list(zip(batch, targets))):
+        waits = _waits()
+        is_slow = sweep._fill(list(zip(batch, targets)))
+        if is_slow and _waits() - waits > per_trial * len(batch) // _BYTES_PER_WAIT:
             n_together = n_at_most
         for trial_idx, state in zip(batch, held):
             with torch.no_grad():
@@ -117,6 +121,15 @@ def _trials_in_turn(
                 _check_ties(wanted, tied, state)
             yield plans[trial_idx]
         first = batch.stop
+
+
+def _waits() -> int:
+    """How often this process has waited by itself so far, which reading from memory never does."""
+    try:
+        from resource import RUSAGE_SELF, getrusage
+    except ImportError:
+        return 0
+    return getrusage(RUSAGE_SELF).ru_nvcsw
 
 
 def _held(infos: Mapping[str, TensorInfo]) -> dict[str, torch.Tensor]:
