@@ -85,7 +85,7 @@ def fill(way, model, sources, out):
         from transformers import AutoModelForCausalLM
 
         started = time.perf_counter()
-        subprocess.run([THALWEG, "merge", "-q", "-o", str(out), *map(str, sources)], check=True)
+        subprocess.run([THALWEG, "merge", "-q", "-o", str(out), *map(str, sources)], check=True, stdout=subprocess.DEVNULL)
         loaded = AutoModelForCausalLM.from_pretrained(out)
         seconds = time.perf_counter() - started
         for name, tensor in loaded.state_dict().items():
@@ -227,7 +227,7 @@ def main():
             grid = ["--counts", ",".join(map(str, args.counts)), "--schemes", ",".join(args.schemes)]
             more = ["--thalweg", args.thalweg, *(["--cold"] if args.cold else [])]
             words = [sys.executable, __file__, "--way", way, *grid, *more, *args.sources]
-            rows[way].append(json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout))
+            rows[way].append(json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
     first = statistics.median(row["seconds"] for row in next(iter(rows.values())))
     for way, found in rows.items():
         seconds = statistics.median(row["seconds"] for row in found)
