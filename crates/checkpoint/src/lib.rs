@@ -75,16 +75,10 @@ pub use read_options::{Params, ReadOptions};
 pub use rename::{NameCollision, RenameError, RenameMap, RenameRule};
 pub use shard_digest::shard_digest;
 pub use side_file_compare::differing_side_files;
-<<<<<<< HEAD
-pub use side_files::{CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, StayReason, side_files_of};
-pub use stage::{FrameCopies, FrameCopy, StagedCheckpoint};
-=======
 pub use side_files::{
-    CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, StayReason, has_weights_end, side_file_kind,
-    side_files_of,
+    CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, StayReason, has_weights_end, side_files_of,
 };
-pub use stage::{FrameCopies, FrameCopy, StagedCheckpoint, check_free_space};
->>>>>>> 590d4aec4d47b97d04cb06e023b584f7c64a0bfc
+pub use stage::{FrameCopies, FrameCopy, StagedCheckpoint};
 pub use template::{
     KeptName, Template, can_be_template, frame_ranges, kept_files, layout_like, open_whole, unchanged_copies,
 };
