@@ -144,7 +144,7 @@ def test_the_optimizer_waits_for_the_copy_and_buffers_do_not(monkeypatch: pytest
     expected = {name: raw(value.clone()) for name, value in model.state_dict().items()}
     average.update(1)
     assert not order, "the program continues"
-    model.scale += 1
+    model.get_buffer("scale").add_(1)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.register_step_pre_hook(lambda *_: order.append("step"))

@@ -34,6 +34,29 @@ def test_each_trial_has_the_bytes_of_its_own_merge(hold: str | int | None) -> No
     assert [trial.is_raw for trial in sweep.plans] == [True] + [False] * 6
 
 
+def test_trials_fill_parameters_of_every_kind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from thalweg import _load
+
+    # As on a slow disk, so that the second batch is larger than the first.
+    waits = iter(range(0, 10**9, 10**6))
+    monkeypatch.setattr(_load, "_waits", lambda: next(waits))
+    make_sources(tmp_path, [torch.float32, torch.bfloat16], n_sources=4)
+    sweep = thalweg.sweep(tmp_path, [2, 3, 4], schemes=["sma", "wma", "ema:0.3"], non_float="newest")
+    model = empty_like(sweep)
+    # Of another element type, not contiguous, and twice under one name's memory.
+    model["layers.0.weight"] = torch.zeros(48, 64, dtype=torch.float64).t()
+    model["layers.1.weight"] = torch.zeros(64, 48, dtype=torch.float32)
+    version = model["scale"]._version
+    for i, trial in enumerate(sweep.trials(model)):
+        expected = thalweg.merge(trial.plan).state_dict()
+        for name, tensor in model.items():
+            assert torch.equal(tensor, expected[name].to(tensor.dtype)), (trial, name)
+        assert model["scale"]._version > version + i, "autograd is told"
+    shared = torch.zeros(64, 48)
+    with pytest.raises(thalweg.UsageError, match="shares its memory"):
+        list(sweep.trials({**model, "layers.0.weight": shared, "layers.1.weight": shared}))
+
+
 def test_the_windows_are_those_of_the_command_line(tmp_path: Path, run_program: Program) -> None:
     options = ["--counts", "1,2", "--ends", "steps", "--interval-steps", "20", "--schemes", "sma,ema:0.2"]
     document = run_program("sweep", RUN, *options, "-o", tmp_path / "sweep", "--dry-run")

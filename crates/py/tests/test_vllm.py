@@ -81,10 +81,11 @@ def test_vllm_finds_the_plugin_and_loads_the_merge(loaders: dict[str, type[BaseM
     plan = thalweg.plan(RUN, last=3, scheme="wma")
     plan.save(tmp_path / "plan.json")
     expected = {name: tensor.tobytes() for name, tensor in thalweg.merge(plan)}
-    for config in (
+    configs: list[dict[str, Any]] = [
         {"plan": str(tmp_path / "plan.json"), "threads": 1},
         {"run": str(RUN), "last": 3, "scheme": "wma", "memory": "64MB"},
-    ):
+    ]
+    for config in configs:
         loader = loaders["thalweg"](SimpleNamespace(model_loader_extra_config=config))
         loader.download_model(None)
         model = Model()
@@ -93,7 +94,8 @@ def test_vllm_finds_the_plugin_and_loads_the_merge(loaders: dict[str, type[BaseM
 
 
 def test_a_config_without_a_plan_is_refused_with_one_that_works(loaders: dict[str, type[BaseModelLoader]]) -> None:
-    for config in (None, {}, "plan.json"):
+    refused: list[Any] = [None, {}, "plan.json"]
+    for config in refused:
         with pytest.raises(thalweg.UsageError, match="needs a plan") as error:
             loaders["thalweg"](SimpleNamespace(model_loader_extra_config=config)).download_model(None)
         assert "model_loader_extra_config" in str(error.value.hint)

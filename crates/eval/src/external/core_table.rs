@@ -27,7 +27,8 @@ pub(super) fn scores(bytes: &[u8]) -> Vec<Row> {
     let row = |line: &str| {
         let mut cells = cells(line);
         let (task, accuracy, centered) = (cells.next()?, cells.next()?, cells.next()?);
-        let number = |cell: &str| cell.parse::<f64>().map_or_else(|_| Value::from(cell), Value::from);
+        let finite = |cell: &str| cell.parse::<f64>().ok().filter(|value| value.is_finite());
+        let number = |cell: &str| finite(cell).map_or_else(|| Value::from(cell), Value::from);
         Some(match task {
             "" => return None,
             CORE => score(CORE, "centered", &number(centered)),
