@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::Step;
-use crate::checkpoint_name::{CheckpointName, NameCount, strip_file_end};
+use crate::checkpoint_name::{CheckpointName, strip_file_end};
 use crate::text_error::TextError;
 
 /// The longest name that file systems allow: a longer pattern is a mistake.
@@ -40,7 +40,7 @@ impl NamePattern {
             let digits = name.get(start..end)?;
             if matches_glob(&self.before, name.get(..start)?) && matches_glob(&self.after, name.get(end..)?) {
                 let step = Step(digits.parse().ok()?);
-                return Some(CheckpointName { step, counts: NameCount::Steps, tokens: None, stage: None });
+                return Some(CheckpointName::plain(step));
             }
             rest = end;
         }

@@ -15,6 +15,7 @@ mod forget;
 mod formats;
 mod found;
 mod fp8;
+mod fresh;
 mod hints;
 mod kept_state;
 mod kill;
