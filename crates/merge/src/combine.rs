@@ -5,6 +5,7 @@
 //! matter of the coefficients and the input bytes alone; see `thalweg_tensor::kernel`.
 
 mod apply_rule;
+mod slide;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -18,6 +19,7 @@ use thalweg_tensor::kernel::{FloatEnvironment, NonFinitePolicy, SumFault, SumSpe
 use thalweg_tensor::{Dtype, DtypeClass, TensorEntry, TensorSink, TensorSource, display_name, to_index};
 
 use self::apply_rule::RuleScratch;
+use self::slide::RunningWindows;
 pub use crate::combination::Combination;
 use crate::context::RunContext;
 use crate::error::Error;
@@ -28,6 +30,7 @@ use crate::rule::RuleWork;
 use crate::tensor_class::TensorClass;
 pub use crate::tensor_stats::TensorStats;
 use crate::unit::{Part, UnitList};
+use crate::window_chain::{WindowOrder, WindowStep};
 use crate::workers::run_workers;
 
 /// What a finished part leaves behind.
@@ -192,6 +195,8 @@ pub(crate) struct Prepared {
     pub(crate) sums: BTreeMap<(usize, Dtype, Dtype), WeightedSum>,
     /// Exact widening for statistics where input and output types differ.
     widenings: BTreeMap<(Dtype, Dtype), WeightedSum>,
+    /// By class and input element type.
+    orders: BTreeMap<(u8, Dtype), WindowOrder>,
     /// By tensor and combination, for tensors that hold a value that is not finite: whether all sources of the
     /// combination hold the same bytes.
     pub(crate) equal: Mutex<BTreeMap<(usize, usize), bool>>,
@@ -199,12 +204,21 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     fn new(job: &CombineJob<'_>, run: &RunContext<'_>) -> Result<Self, Error> {
-        let mut prepared =
-            Self { uses: BTreeMap::new(), sums: BTreeMap::new(), widenings: BTreeMap::new(), equal: Mutex::default() };
+        let mut prepared = Self {
+            uses: BTreeMap::new(),
+            sums: BTreeMap::new(),
+            widenings: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            equal: Mutex::default(),
+        };
         for (entry, &class) in job.layout.catalog.entries().iter().zip(&job.layout.classes) {
             prepared.uses.entry(class as u8).or_insert_with(|| source_use(class, job.combinations));
             if matches!(class, TensorClass::Float | TensorClass::Router | TensorClass::Moment) {
                 prepared.prepare_sums(job, run, (entry, class))?;
+            }
+            if !prepared.orders.contains_key(&(class as u8, entry.dtype)) {
+                let order = prepared.order_windows(job, class, entry.dtype);
+                prepared.orders.insert((class as u8, entry.dtype), order);
             }
         }
         Ok(prepared)
@@ -270,6 +284,7 @@ pub(crate) struct Worker<'a> {
     pub(crate) output: Vec<u8>,
     pub(crate) wide: [Vec<u8>; 2],
     pub(crate) rule: RuleScratch,
+    windows: RunningWindows,
     /// Whether the unit before came from the medium rather than from memory.
     reads_medium: bool,
 }
@@ -281,7 +296,16 @@ impl<'a> Worker<'a> {
     fn new(job: &'a CombineJob<'a>, prepared: &'a Prepared) -> Self {
         let inputs = vec![Vec::new(); job.sources.len()];
         let wide = [Vec::new(), Vec::new()];
-        Self { job, prepared, inputs, output: Vec::new(), wide, rule: RuleScratch::default(), reads_medium: true }
+        Self {
+            job,
+            prepared,
+            inputs,
+            output: Vec::new(),
+            wide,
+            rule: RuleScratch::default(),
+            windows: RunningWindows::default(),
+            reads_medium: true,
+        }
     }
 
     fn do_unit(&mut self, unit_idx: usize, run: &RunContext<'_>) -> Result<(), Error> {
@@ -325,7 +349,8 @@ impl<'a> Worker<'a> {
     fn do_part(&mut self, part: &Part, run: &RunContext<'_>) -> Result<PartResult, Error> {
         let entry = &self.job.layout.catalog.entries()[part.tensor_idx];
         let class = self.job.layout.classes[part.tensor_idx];
-        let Some(used) = self.prepared.use_of(class) else {
+        let order = self.prepared.orders.get(&(class as u8, entry.dtype));
+        let Some((used, order)) = self.prepared.use_of(class).zip(order) else {
             return Err(Error::Bug { what: "a class of tensors was not prepared" });
         };
         let mut hashers = PartHashers::new(self.job, entry, class, part, used.read.len());
@@ -340,10 +365,9 @@ impl<'a> Worker<'a> {
                     .map_err(|source| Error::Access { tensor: display_name(&entry.name), source })?;
                 hashers.source(slot, input);
             }
-            for (k, stats) in stats.iter_mut().enumerate() {
-                let action = &used.actions[k];
-                let piece = Piece { entry, class, tensor_idx: part.tensor_idx, elements: elements.clone() };
-                stats.add(&self.make_output(k, action, &piece, run)?);
+            let piece = Piece { entry, class, tensor_idx: part.tensor_idx, elements: elements.clone() };
+            for &k in &order.outputs {
+                stats[k].add(&self.make_output(k, (&used.actions[k], order.steps[k].as_ref()), &piece, run)?);
                 hashers.output(k, &self.output);
             }
             run.progress.advance(self.stored_bytes(used, part.tensor_idx, &elements));
@@ -355,12 +379,12 @@ impl<'a> Worker<'a> {
     fn make_output(
         &mut self,
         k: usize,
-        action: &Action,
+        (action, step): (&Action, Option<&WindowStep>),
         piece: &Piece<'_>,
         run: &RunContext<'_>,
     ) -> Result<TensorStats, Error> {
         let stats = match action {
-            Action::Sum { terms } => self.sum(k, terms, piece, run)?,
+            Action::Sum { terms } => self.sum(k, (terms, step), piece, run)?,
             Action::Rule { terms } => self.apply_rule(k, terms, piece, run)?,
             Action::Copy { from } => self.copy(k, *from, &[], piece)?,
             Action::CopyEqual { from, others } => self.copy(k, *from, others, piece)?,
@@ -374,7 +398,7 @@ impl<'a> Worker<'a> {
     fn sum(
         &mut self,
         k: usize,
-        terms: &[usize],
+        (terms, step): (&[usize], Option<&WindowStep>),
         piece: &Piece<'_>,
         run: &RunContext<'_>,
     ) -> Result<TensorStats, Error> {
@@ -383,9 +407,14 @@ impl<'a> Worker<'a> {
         let Some(sum) = self.prepared.sums.get(&(k, input, output)) else {
             return Err(Error::Bug { what: "a sum was not prepared" });
         };
-        let sources: Vec<&[u8]> = terms.iter().map(|&i| self.inputs[i].as_slice()).collect();
         self.output.resize(piece.n_bytes(output), 0);
-        let counts = match sum.sum_into(&sources, &mut self.output) {
+        self.slide_to(step, terms, piece, run);
+        let sources: Vec<&[u8]> = terms.iter().map(|&i| self.inputs[i].as_slice()).collect();
+        let summed = match self.windows.sums_for(step) {
+            Some(sums) => sum.sum_window_into(sums, &sources, &mut self.output),
+            None => sum.sum_into(&sources, &mut self.output),
+        };
+        let counts = match summed {
             Ok(counts) => counts,
             Err(fault) => {
                 let is_guarded = matches!(fault, SumFault::NonFiniteInput { .. });

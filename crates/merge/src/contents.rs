@@ -428,7 +428,7 @@ const STATE_ROOTS: [&str; 13] = [
 const SEPARATORS: [char; 2] = ['.', '/'];
 
 /// Whether the name of a tensor shows that it belongs to a trainer, not to the model.
-pub fn is_training_state(name: &str) -> bool {
+pub(crate) fn is_training_state(name: &str) -> bool {
     let is_root = |root: &str| STATE_ROOTS.contains(&root);
     // `l.weight.exp_avg`, `exp_avg.l.weight` and `l.weight_exp_avg`: a whole part, or the end of one.
     let is_moment = |part: &str| {

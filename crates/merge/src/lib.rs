@@ -72,6 +72,7 @@ mod unsound_copies;
 pub mod verify;
 mod view;
 pub mod waiver;
+mod window_chain;
 mod workers;
 
 pub use coefficients::Coefficients;

@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use num_bigint::BigInt;
 use thalweg_tensor::kernel::{
-    NonFinitePolicy, Simd, SumSpec, WeightedSum, difference_stats, gram_into, ulp_difference,
+    NonFinitePolicy, Simd, SumSpec, WeightedSum, WindowSpec, WindowSums, WindowWeights, difference_stats, gram_into,
+    ulp_difference,
 };
 use thalweg_tensor::{Dtype, to_index};
 
@@ -96,6 +97,56 @@ fn print_sums(input: Dtype, output: Dtype, cases: &[(&str, usize)]) {
     }
 }
 
+/// Means of 10 at all ends of a run of 40, plain and rising, by running sums and each by itself.
+fn print_windows(dtype: Dtype) {
+    const N_SOURCES: usize = 40;
+    const N_WINDOW: usize = 10;
+    // The rows are cut as in a merge of so many sources.
+    let n_bytes = 8192 * width_of(dtype);
+    let sources: Vec<Vec<u8>> = (0..N_SOURCES).map(|i| source(dtype, i)[..n_bytes].to_vec()).collect();
+    let slices: Vec<&[u8]> = sources.iter().map(Vec::as_slice).collect();
+    let mut out = vec![0; n_bytes];
+    for simd in [Simd::Avx512, Simd::Avx2, Simd::Portable] {
+        let spec = SumSpec { input: dtype, output: dtype, non_finite: NonFinitePolicy::Refuse, simd };
+        let sums: Vec<WeightedSum> = ["sma", "wma"]
+            .iter()
+            .filter_map(|scheme| {
+                let (c, d) = combination(scheme, N_WINDOW);
+                WeightedSum::new(&c, &d, spec).ok()
+            })
+            .collect();
+        let alone = best_seconds(|| {
+            for window in slices.windows(N_WINDOW) {
+                for sum in &sums {
+                    let _ = black_box(sum.sum_into(window, &mut out));
+                }
+            }
+        });
+        let mut running = WindowSums::default();
+        let spec = WindowSpec { input: dtype, simd, n_longest: 10, weights: WindowWeights::Rising };
+        let moving = best_seconds(|| {
+            running.prepare(spec, &slices);
+            running.start(&slices[..N_WINDOW]);
+            for (end, window) in (N_WINDOW..).zip(slices.windows(N_WINDOW)) {
+                if end > N_WINDOW {
+                    running.advance(slices[end - N_WINDOW - 1], slices[end - 1], 10);
+                }
+                for sum in &sums {
+                    let _ = black_box(sum.sum_window_into(&running, window, &mut out));
+                }
+            }
+        });
+        let n_outputs = (2 * (N_SOURCES - N_WINDOW + 1) * 8192) as f64;
+        let ns = |seconds: f64| seconds / n_outputs * 1e9;
+        println!(
+            "{:<13} 62 windows of 10 {simd:?}: {:.3} ns an output by itself, {:.3} by running sums",
+            dtype.name(),
+            ns(alone),
+            ns(moving)
+        );
+    }
+}
+
 fn print_stats(dtype: Dtype) {
     let (a, b) = (source(dtype, 0), source(dtype, 1));
     let sources: Vec<Vec<u8>> = (0..10).map(|i| source(dtype, i)).collect();
@@ -131,5 +182,6 @@ fn main() {
     for (input, output) in pairs.into_iter().chain([(Dtype::F32, Dtype::F64)]) {
         print_sums(input, output, &[("sma", 10), ("1-sqrt", 10)]);
     }
+    [Dtype::Bf16, Dtype::F16, Dtype::F32].into_iter().for_each(print_windows);
     [Dtype::Bf16, Dtype::F16, Dtype::F32, Dtype::F64].into_iter().for_each(print_stats);
 }

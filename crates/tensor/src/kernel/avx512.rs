@@ -427,3 +427,58 @@ pub(crate) fn sum_f32(
     }
     None
 }
+
+/// Rounds exact sums to f32, tile by tile; returns the number of tiles before one with a result that may be too large.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,avx2,f16c,bmi2")]
+pub(crate) fn round_f32(prepared: &Prepared, sums: &[f64], out: &mut [u8]) -> usize {
+    let largest = _mm256_set1_epi32(f32::MAX.to_bits().cast_signed());
+    let division = Division::new(prepared);
+    let tiles = sums.as_chunks::<TILE>().0;
+    for (tile, (sums, out)) in tiles.iter().zip(out.chunks_exact_mut(4 * TILE)).enumerate() {
+        let mut most = _mm256_setzero_si256();
+        for (sums, out) in sums.chunks_exact(SINGLES_PER_REGISTER).zip(out.chunks_exact_mut(64)) {
+            let (low, high) = (load_doubles(&sums[..8]), load_doubles(&sums[8..]));
+            let (low_cut, high_cut) = (compare_singles(low, division).0, compare_singles(high, division).0);
+            most = _mm256_max_epu32(most, _mm256_max_epu32(low_cut, high_cut));
+            store(join(round_to_singles(low, division), round_to_singles(high, division)), out);
+        }
+        if _mm256_cmpge_epi32_mask(most, largest) != 0 {
+            return tile;
+        }
+    }
+    tiles.len()
+}
+
+/// Rounds exact sums to bf16, as [`round_f32`] does to f32.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,avx2,f16c,bmi2")]
+pub(crate) fn round_bf16(prepared: &Prepared, sums: &[f64], out: &mut [u8]) -> usize {
+    // The midpoint above the largest bf16.
+    let largest = _mm256_set1_epi32(0x7F7F_8000);
+    let division = Division::new(prepared);
+    let tiles = sums.as_chunks::<TILE>().0;
+    for (tile, (sums, out)) in tiles.iter().zip(out.chunks_exact_mut(2 * TILE)).enumerate() {
+        let mut most = _mm256_setzero_si256();
+        for (sums, out) in sums.chunks_exact(PER_REGISTER).zip(out.chunks_exact_mut(64)) {
+            let mut halves = [_mm256_setzero_si256(); 2];
+            for (half, sums) in halves.iter_mut().zip(sums.chunks_exact(16)) {
+                let (low, high) = (load_doubles(&sums[..8]), load_doubles(&sums[8..]));
+                let (low_cut, high_cut) = (compare_with_middle(low, division).0, compare_with_middle(high, division).0);
+                most = _mm256_max_epu32(most, _mm256_max_epu32(low_cut, high_cut));
+                *half = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(round_lanes(low, high, division)));
+            }
+            store(join(halves[0], halves[1]), out);
+        }
+        if _mm256_cmpge_epi32_mask(most, largest) != 0 {
+            return tile;
+        }
+    }
+    tiles.len()
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn load_doubles(doubles: &[f64]) -> __m512d {
+    let doubles = &doubles[..8];
+    // SAFETY: the slice has 64 bytes, and this load asks for no alignment.
+    unsafe { _mm512_loadu_pd(doubles.as_ptr()) }
+}

@@ -16,6 +16,7 @@ mod prepared;
 mod simd;
 mod stats;
 mod wide;
+mod window;
 
 use num_bigint::BigInt;
 use num_traits::Zero;
@@ -31,6 +32,7 @@ pub use float_env::FloatEnvironment;
 pub use gram::{gram_into, widen_into};
 pub use simd::Simd;
 pub use stats::{DifferenceStats, UlpStats, difference_stats, ulp_difference};
+pub use window::{WindowSpec, WindowSums, WindowWeights};
 
 /// What becomes of NaN and infinities among the inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -410,6 +410,20 @@ pub(crate) fn sum_tile<I: Input, O: Output, M: MultiplyAdd>(
     unsettled
 }
 
+/// Rounds one tile of exact sums into `out`; returns whether none is too large.
+#[inline(always)]
+pub(crate) fn round_tile<O: Output, M: MultiplyAdd>(prepared: &Prepared, sums: &[f64; TILE], out: &mut [u8]) -> bool {
+    let mut result = [0u32; TILE];
+    let mut is_too_large = false;
+    for l in 0..TILE {
+        let bits = round_quotient::<O, M>(sums[l], prepared.d, prepared.reciprocal).bits;
+        is_too_large |= bits >= O::INFINITY;
+        result[l] = bits | sign_of::<O>(sums[l]);
+    }
+    O::store_tile(&result, out);
+    !is_too_large
+}
+
 /// How far apart the exponents of a lane's inputs may be for its sum, and the sign that rounds it, to be exact.
 fn exact_spread_of<I: Input, M: MultiplyAdd>(prepared: &Prepared) -> i32 {
     /// m d is exact in 53 bits while d has at most this many beside the 25 of m.

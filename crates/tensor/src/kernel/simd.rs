@@ -180,6 +180,84 @@ fn compiled_for<T: TileSum>(simd: Simd) -> SumTiles {
     }
 }
 
+/// Work that is compiled once for each instruction set.
+pub(crate) trait Compiled {
+    type Output;
+    fn run<M: MultiplyAdd>(self) -> Self::Output;
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,bmi2")]
+fn run_avx2<C: Compiled>(work: C) -> C::Output {
+    work.run::<Fused>()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,avx2,f16c,bmi2")]
+fn run_avx512<C: Compiled>(work: C) -> C::Output {
+    work.run::<Fused>()
+}
+
+#[cfg(target_arch = "x86_64")]
+type RoundFn = unsafe fn(&Prepared, &[f64], &mut [u8]) -> usize;
+
+/// Rounds exact sums of whole tiles to `output`; returns the number of tiles before one whose result is too large.
+pub(crate) fn round_sums(prepared: &Prepared, output: Dtype, simd: Simd, sums: &[f64], out: &mut [u8]) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let round: Option<RoundFn> = match (simd.resolve(), output) {
+            (Simd::Avx512, Dtype::F32) => Some(avx512::round_f32),
+            (Simd::Avx512, Dtype::Bf16) => Some(avx512::round_bf16),
+            _ => None,
+        };
+        if let Some(round) = round {
+            // SAFETY: `resolve` found the features.
+            return unsafe { round(prepared, sums, out) };
+        }
+    }
+    match output {
+        Dtype::Bf16 => run_compiled(simd, RoundTiles::<OutBf16> { prepared, sums, out, output: PhantomData }),
+        Dtype::F16 => run_compiled(simd, RoundTiles::<OutF16> { prepared, sums, out, output: PhantomData }),
+        Dtype::F32 => run_compiled(simd, RoundTiles::<OutF32> { prepared, sums, out, output: PhantomData }),
+        _ => 0,
+    }
+}
+
+/// Exact sums and where they are rounded to, tile by tile.
+struct RoundTiles<'a, O> {
+    prepared: &'a Prepared,
+    sums: &'a [f64],
+    out: &'a mut [u8],
+    output: PhantomData<O>,
+}
+
+impl<O: Output> Compiled for RoundTiles<'_, O> {
+    type Output = usize;
+    #[inline(always)]
+    fn run<M: MultiplyAdd>(self) -> usize {
+        let tiles = self.sums.as_chunks::<TILE>().0;
+        let mut places = self.out.chunks_exact_mut(TILE * O::BYTES);
+        let is_rounded = |sums: &&[f64; TILE]| match places.next() {
+            Some(out) => portable::round_tile::<O, M>(self.prepared, sums, out),
+            None => false,
+        };
+        tiles.iter().take_while(is_rounded).count()
+    }
+}
+
+/// Does `work` with the best instructions of this processor, at most those of `simd`.
+pub(crate) fn run_compiled<C: Compiled>(simd: Simd, work: C) -> C::Output {
+    match simd.resolve() {
+        // SAFETY: `resolve` found the features.
+        #[cfg(target_arch = "x86_64")]
+        Simd::Avx2 => unsafe { run_avx2(work) },
+        // SAFETY: `resolve` found the features.
+        #[cfg(target_arch = "x86_64")]
+        Simd::Avx512 => unsafe { run_avx512(work) },
+        _ => work.run::<Base>(),
+    }
+}
+
 /// The kernel for these element types; `None` where one of them is not averaged.
 pub(crate) fn choose_kernel(input: Dtype, output: Dtype, simd: Simd) -> Option<SumTiles> {
     #[cfg(target_arch = "x86_64")]

@@ -360,3 +360,70 @@ fn a_hair_above_a_tie_rounds_up() {
     sum.sum_into(&[&a, &b, &c], &mut out).unwrap();
     assert_eq!(out, [0x81, 0x3F, 0x80, 0x3F]);
 }
+
+/// Sources of a window's oldest ones on, for windows of `n`.
+fn check_windows(dice: &mut Dice, input: Dtype, output: Dtype, kind: Kind, n: u32) -> u64 {
+    const N_SOURCES: usize = 14;
+    let sources = make_sources(dice, input, kind, N_SOURCES, 200);
+    let slices: Vec<&[u8]> = sources.iter().map(Vec::as_slice).collect();
+    let n_window = n as usize;
+    let whole = |values: Vec<u32>| values.into_iter().map(BigInt::from).collect::<Vec<_>>();
+    let mut n_running = 0;
+    for simd in LEVELS {
+        let spec = SumSpec { input, output, non_finite: NonFinitePolicy::Refuse, simd };
+        let equal = WeightedSum::new(&whole(vec![1; n_window]), &n.into(), spec).unwrap();
+        let rising = WeightedSum::new(&whole((1..=n).collect()), &(n * (n + 1) / 2).into(), spec).unwrap();
+        assert_eq!(equal.window_weights(), Some(WindowWeights::Equal));
+        assert_eq!(rising.window_weights(), Some(WindowWeights::Rising));
+        let mut sums = WindowSums::default();
+        let spec = WindowSpec { input, simd, n_longest: n, weights: WindowWeights::Rising };
+        n_running += u64::from(sums.prepare(spec, &slices));
+        sums.start(&slices[..n_window]);
+        for end in n_window..=N_SOURCES {
+            if end > n_window {
+                sums.advance(slices[end - n_window - 1], slices[end - 1], n);
+            }
+            let window = &slices[end - n_window..end];
+            for sum in [&equal, &rising] {
+                let (mut alone, mut running) = (vec![0xAA; 200 * width_of(output)], vec![0x55; 200 * width_of(output)]);
+                let expected = sum.sum_into(window, &mut alone);
+                assert_eq!(sum.sum_window_into(&sums, window, &mut running), expected, "{input} {kind:?} {simd:?}");
+                assert!(expected.is_err() || alone == running, "{input} to {output}, {kind:?}, {n}, {simd:?}, {end}");
+            }
+        }
+    }
+    n_running
+}
+
+#[test]
+fn windows_that_move_have_the_bits_of_sums_from_scratch() {
+    let mut dice = Dice(17);
+    let narrow = [Dtype::Bf16, Dtype::F16, Dtype::F32];
+    for kind in KINDS {
+        let mut n_running = 0;
+        for input in narrow {
+            for output in narrow {
+                for n in [2, 3, 5, 10] {
+                    n_running += check_windows(&mut dice, input, output, kind, n);
+                }
+            }
+        }
+        let is_usual = matches!(kind, Kind::Walk | Kind::NearTie | Kind::Equal);
+        assert!(n_running > 0 || !is_usual, "{kind:?} is always summed from scratch");
+    }
+}
+
+#[test]
+fn a_window_that_lost_its_last_positive_zero_is_minus_zero() {
+    let (plus, minus) = (singles(&[0.0; 64]), singles(&[-0.0; 64]));
+    let spec = SumSpec { input: Dtype::F32, output: Dtype::F32, non_finite: NonFinitePolicy::Refuse, simd: Simd::Auto };
+    let sum = WeightedSum::new(&[1.into(), 1.into()], &2.into(), spec).unwrap();
+    let mut sums = WindowSums::default();
+    let spec = WindowSpec { input: Dtype::F32, simd: Simd::Auto, n_longest: 2, weights: WindowWeights::Equal };
+    sums.prepare(spec, &[&plus, &minus, &minus]);
+    sums.start(&[&plus, &minus]);
+    sums.advance(&plus, &minus, 2);
+    let mut out = vec![0; 256];
+    sum.sum_window_into(&sums, &[&minus, &minus], &mut out).unwrap();
+    assert_eq!(out, minus);
+}
