@@ -187,6 +187,7 @@ fn check_spelling(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
 /// # Errors
 /// `NoPlace` for a name that is reserved for stages, or if something above is not a folder; `Io`.
 pub fn check_place(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
+    check_spelling(storage, path)?;
     let Some(name) = path.file_name() else { return Err(no_place(path, "it is the root".to_owned())) };
     if is_stage_name(&name.to_string_lossy()) {
         return Err(no_place(path, "names with `.thalweg-` are reserved for unfinished outputs".to_owned()));
@@ -222,6 +223,7 @@ fn no_place(path: &Path, what: String) -> Error {
 pub fn check_file(storage: &dyn Storage, path: &Path, kind: OwnKind<'_>, bytes: &[u8]) -> Result<(), Error> {
     let what = kind.what;
     let refuse = |holds: String, hint| Err(Error::MayNotReplace { path: path.to_owned(), holds, hint });
+    check_spelling(storage, path)?;
     match look_at(storage, path)? {
         Place::Free => check_place(storage, path),
         Place::File if is_own_file(storage, path, kind, bytes)? => Ok(()),

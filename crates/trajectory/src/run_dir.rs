@@ -147,7 +147,7 @@ impl RunDir {
     }
 
     /// Names with a step that are links to nothing, sorted.
-    pub fn broken_links(&self) -> &[String] {
+    pub(crate) fn broken_links(&self) -> &[String] {
         &self.broken_links
     }
 

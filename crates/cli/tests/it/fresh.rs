@@ -244,9 +244,14 @@ fn outputs_that_would_be_folders_named_like_a_place_elsewhere_are_refused() {
         ("me@host:/out", "another machine"),
         ("https://host.invalid/out", "web servers are only read"),
     ] {
-        for line in
-            ["merge run --last 2 -o", "plan run --last 2 -o", "sweep run --counts 2 -o", "explain run --last 2 --svg"]
-        {
+        for line in [
+            "merge run --last 2 -o",
+            "plan run --last 2 -o",
+            "sweep run --counts 2 -o",
+            "explain run --last 2 --svg",
+            "explain run --last 2 -o",
+            "init run --for cpt --last 2 -o",
+        ] {
             scene.run(&format!("{line} {out}")).refused(&[what, "hint: choose another place"]);
         }
     }
