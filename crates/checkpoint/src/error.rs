@@ -44,6 +44,14 @@ pub enum Error {
         /// How to convert it to a checkpoint that can be read, if the format is known.
         converter: Option<&'static str>,
     },
+    /// A folder whose entries are named like the checkpoints of a run.
+    #[error("`{}` holds no checkpoint that can be read: it holds `{}`, as a run does", path.display(), display_name(name))]
+    HoldsCheckpoints {
+        /// The folder.
+        path: PathBuf,
+        /// One of the entries.
+        name: String,
+    },
     /// A small text file that points to a file kept elsewhere.
     #[error("`{}` is a {kind} pointer, not the file that it points to", path.display())]
     Pointer {
@@ -464,6 +472,7 @@ impl Error {
             Self::Storage(thalweg_storage::Error::Changed { .. }) => {
                 "wait until no program is writing to the checkpoint, then rerun the command"
             }
+            Self::HoldsCheckpoints { .. } => "give one of the checkpoints in it, or use a command that takes a run",
             Self::NotACheckpoint { converter: Some(converter), .. } => converter,
             Self::NotACheckpoint { .. } => {
                 "give a folder with `model.safetensors`, `pytorch_model.bin` or an index of one of them, or a file"
@@ -540,7 +549,7 @@ impl Error {
                 Fault::Damaged
             }
             Self::Pointer { .. } => Fault::Pointer,
-            Self::NotACheckpoint { .. } | Self::Impostor { .. } => Fault::OtherFormat,
+            Self::NotACheckpoint { .. } | Self::HoldsCheckpoints { .. } | Self::Impostor { .. } => Fault::OtherFormat,
             Self::Ambiguous { .. } => Fault::Ambiguous,
             _ => Fault::Unreadable,
         }

@@ -81,16 +81,23 @@ pub(crate) fn describe_stranger(place: &Place) -> Error {
         }
         Place::File { .. } => None,
     };
+    if let Some(name) = run.filter(|_| known.is_none()) {
+        return Error::HoldsCheckpoints { path: place.path().to_owned(), name: name.to_owned() };
+    }
+    let own = match place {
+        Place::File { head, .. } => own_document(head),
+        Place::Folder { .. } => None,
+    };
     let found = match (place, &known) {
+        (Place::File { .. }, None) if own.is_some() => {
+            format!("it is a document of this program (`{}`)", own.unwrap_or_default())
+        }
         (Place::File { .. }, Some((stranger, _))) => format!("it is {}", stranger.what),
         (Place::File { .. }, None) => "neither its name nor its first bytes match a known checkpoint format".to_owned(),
         (Place::Folder { .. }, Some((stranger, name))) => {
             format!("it holds {} (`{name}`) and nothing that thalweg can read", stranger.what)
         }
         (Place::Folder { entries, .. }, None) if entries.is_empty() => "the folder is empty".to_owned(),
-        (Place::Folder { .. }, None) if run.is_some() => {
-            format!("it holds `{}`, so it looks like a run", display_name(run.unwrap_or_default()))
-        }
         (Place::Folder { entries, .. }, None) => {
             let name = |entry: &FolderEntry| format!("`{}`", display_name(&entry.name));
             let first: Vec<String> = entries.iter().take(3).map(name).collect();
@@ -100,9 +107,24 @@ pub(crate) fn describe_stranger(place: &Place) -> Error {
     Error::NotACheckpoint {
         path: place.path().to_owned(),
         found,
-        converter: known
-            .map(|(stranger, _)| stranger.way_out)
-            .or(run.map(|_| "give one of the checkpoints in it, or use a command that takes a run")),
+        converter: known.map(|(stranger, _)| stranger.way_out).or(own.and_then(way_of_document)),
+    }
+}
+
+/// The kind of a document that this program wrote: all begin with `"kind": "thalweg-..."`.
+fn own_document(head: &[u8]) -> Option<&str> {
+    let text = head.utf8_chunks().next()?.valid();
+    let value = text.trim_start().strip_prefix('{')?.trim_start().strip_prefix("\"kind\"")?;
+    let value = value.trim_start().strip_prefix(':')?.trim_start().strip_prefix('"')?;
+    value.split_once('"').map(|(kind, _)| kind).filter(|kind| kind.starts_with("thalweg-"))
+}
+
+fn way_of_document(kind: &str) -> Option<&'static str> {
+    match kind {
+        "thalweg-plan" => {
+            Some("`thalweg merge --plan FILE` executes a plan, and `thalweg merge --plan FILE --dry-run` prints it")
+        }
+        _ => None,
     }
 }
 

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use thalweg_storage::guard::OwnKind;
+use thalweg_storage::guard::{OwnKind, check_place};
 use thalweg_storage::publish::publish_file;
 use thalweg_storage::{Lock, Storage};
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
@@ -40,6 +40,7 @@ pub enum RunFolderState {
 /// `OtherRun` with the first key that differs; `NotARun`; `Storage`.
 pub fn check_run_folder(storage: &dyn Storage, path: &Path, config: &TrainConfig) -> Result<RunFolderState, Error> {
     let record_path = path.join(TRAIN_RECORD_NAME);
+    check_place(storage, &record_path)?;
     match storage.read_file(&record_path, MAX_RECORD_BYTES) {
         Ok(bytes) => {
             let wanted = serde_json::to_value(config).unwrap_or_default();

@@ -27,6 +27,7 @@ use crate::output_kind::OptimizerPolicy;
 use crate::pattern::fits_any;
 use crate::plan::{CONVERT_SCHEME, MergePlan, NonFloatPolicy, OutputDtype, OutputPlan, RouterPolicy};
 use crate::router::is_router;
+use crate::row_order::{find_row_order, row_order_note};
 pub use crate::tensor_class::TensorClass;
 pub use crate::view::SourceView;
 use crate::view::{Places, can_be_read_as};
@@ -87,6 +88,7 @@ pub fn align_sources(sources: &[OpenSource], plan: &MergePlan, storage: &dyn Sto
     let policy = Policy::of(plan, sources);
     let mut differences = unreadable(sources, &policy);
     differences.extend(find_contents(sources, plan, &policy));
+    differences.extend(find_row_order(sources, plan));
     let groups = group_by_catalog(sources);
     differences.extend(find_idle_patterns(sources, &groups, &policy));
     differences.extend(compare_catalogs(sources, &groups, &policy));
@@ -356,6 +358,7 @@ fn collect_notes(sources: &[OpenSource], layout: &MergeLayout, plan: &MergePlan)
         first_by_file.entry(file.info.id).or_insert(i);
     }
     notes.extend(unstored_notes(sources));
+    notes.extend(row_order_note(sources, plan));
     let heads = plan.reading().to_huggingface;
     notes.extend(heads.map(|heads| {
         let LlamaHeads { num_attention_heads, num_key_value_heads, head_dim } = heads;

@@ -80,6 +80,11 @@ pub enum Obstacle {
         /// Patterns for `--drop` that cover all of them and no parameter.
         patterns: Vec<String>,
     },
+    /// Rows of queries and keys in the order of llama.cpp, beside sources in another.
+    RowOrder {
+        /// What llama.cpp calls the model.
+        architecture: String,
+    },
     /// Tensors that were read under a key of training state.
     StateKey {
         /// The key.
@@ -136,6 +141,12 @@ impl fmt::Display for Obstacle {
                 "tensor `{}` is training state: it is not a parameter and is not averaged",
                 display_name(tensor)
             ),
+            Self::RowOrder { architecture } => write!(
+                f,
+                "it is a GGUF file of `{}`, in which llama.cpp permuted the rows of queries and keys, and other sources are not \
+                 GGUF files",
+                display_name(architecture)
+            ),
             Self::StateKey { key } => write!(
                 f,
                 "the key `{}` leads to training state, not to a model: counters and schedules cannot be averaged",
@@ -183,6 +194,9 @@ impl Obstacle {
                 let options: Vec<String> =
                     patterns.iter().map(|pattern| format!("--drop {}", thalweg_tensor::shell_word(pattern))).collect();
                 format!("leave them out with `{}`", options.join(" "))
+            }
+            Self::RowOrder { .. } => {
+                "merge files of one kind: the checkpoints that it was converted from, or GGUF files alone".to_owned()
             }
             Self::StateKey { .. } => {
                 "leave out `--key`: then the model is merged, and `--optimizer` decides what happens to the optimizer state"
@@ -254,7 +268,7 @@ pub(crate) fn find_in_catalog(catalog: &TensorCatalog, is_averaged: &dyn Fn(&str
 }
 
 /// Beginnings of parts of names of factors, with the method that writes them.
-const FACTORS: [(&str, &str); 12] = [
+const FACTORS: [(&str, &str); 22] = [
     ("lora_", "LoRA"),
     ("loraA", "LoRA"),
     ("loraB", "LoRA"),
@@ -267,15 +281,34 @@ const FACTORS: [(&str, &str); 12] = [
     ("fourierft_", "FourierFT"),
     ("vblora_", "VB-LoRA"),
     ("randlora_", "RandLoRA"),
+    ("gralora_", "GraLoRA"),
+    ("delora_", "DeLoRA"),
+    ("poly_lora_", "Poly"),
+    ("hra_u", "HRA"),
+    ("bone_block", "Bone"),
+    ("miss_block", "MiSS"),
+    ("c3a_kernel", "C3A"),
+    ("waveft_spectrum", "WaveFT"),
+    ("road_theta", "RoAd"),
+    ("road_alpha", "RoAd"),
 ];
+/// What NeMo and Megatron-Bridge call the two factors, in a module whose name begins with `adapter`.
+const ADAPTER_LINEARS: [&str; 2] = ["linear_in", "linear_out"];
+
+/// The method whose factor a tensor of this name is.
+fn factor_scheme(name: &str) -> Option<&'static str> {
+    let mut before = "";
+    name.split('.').find_map(|part| {
+        let is_linear = before.starts_with("adapter") && ADAPTER_LINEARS.contains(&part);
+        before = part;
+        let by_start = FACTORS.iter().find(|(start, _)| part.starts_with(start)).map(|(_, scheme)| *scheme);
+        by_start.or(is_linear.then_some("LoRA"))
+    })
+}
 
 fn factored(entries: &[&TensorEntry]) -> Option<Obstacle> {
-    let scheme_of = |entry: &&TensorEntry| {
-        let mut parts = entry.name.split('.');
-        parts.find_map(|part| FACTORS.iter().find(|(start, _)| part.starts_with(start)).map(|(_, scheme)| *scheme))
-    };
     let found: Vec<(&TensorEntry, &'static str)> =
-        entries.iter().filter_map(|entry| Some((*entry, scheme_of(entry)?))).collect();
+        entries.iter().filter_map(|entry| Some((*entry, factor_scheme(&entry.name)?))).collect();
     let (first, scheme) = found.first()?;
     Some(Obstacle::Factored { tensor: first.name.to_string(), scheme, n_tensors: found.len() })
 }
@@ -396,9 +429,13 @@ const SEPARATORS: [char; 2] = ['.', '/'];
 
 /// Whether the name of a tensor shows that it belongs to a trainer, not to the model.
 pub(crate) fn is_training_state(name: &str) -> bool {
-    let mut parts = name.split(SEPARATORS).peekable();
-    let root = parts.next().unwrap_or(name);
-    (STATE_ROOTS.contains(&root) && parts.peek().is_some()) || parts.any(|part| MOMENT_NAMES.contains(&part))
+    let is_root = |root: &str| STATE_ROOTS.contains(&root);
+    // `l.weight.exp_avg`, `exp_avg.l.weight` and `l.weight_exp_avg`: a whole part, or the end of one.
+    let is_moment = |part: &str| {
+        let ends = |moment: &str| part.strip_suffix(moment).is_some_and(|rest| rest.is_empty() || rest.ends_with('_'));
+        MOMENT_NAMES.iter().any(|moment| ends(moment))
+    };
+    name.split_once(SEPARATORS).is_some_and(|(root, _)| is_root(root) || name.split(SEPARATORS).any(is_moment))
 }
 
 fn training_state(entries: &[&TensorEntry]) -> Option<Obstacle> {
@@ -521,10 +558,16 @@ mod tests {
             "l.q.hada_w1_a",
             "l.q.lokr_w2",
             "l.q.oft_r",
+            "decoder.layers.0.self_attention.linear_qkv.adapter.linear_in.weight",
+            "layers.0.linear_qkv.adapter_q.linear_out.weight",
+            "l.q.hra_u",
+            "l.q.poly_lora_A",
+            "l.q.road_theta",
         ] {
             check(&[(name, Dtype::F32, &[2, 2])], " of an update (");
         }
         check(&[("l.explorations.weight", Dtype::F32, &[2]), ("l.flora.weight", Dtype::F32, &[2])], "");
+        check(&[("l.mlp.linear_in.weight", Dtype::F32, &[2]), ("l.adapter.down.weight", Dtype::F32, &[2])], "");
     }
 
     #[test]
@@ -557,6 +600,9 @@ mod tests {
         check_patterns(&["l.weight", "l.weight.momentum_buffer"], &["*.momentum_buffer"]);
         check_patterns(&["w", "opt_state/0/mu/w", "opt_state/0/nu/w"], &["opt_state/*"]);
         check_patterns(&["l/w", "l/w/exp_avg"], &["*/exp_avg"]);
+        check_patterns(&["l.w", "exp_avg_sq.l.w", "exp_avg.l.w"], &["exp_avg.*", "exp_avg_sq.*"]);
+        check_patterns(&["l.weight", "l.weight_exp_avg"], &["*.weight_exp_avg"]);
+        check_patterns(&["l.w", "max_exp_avg_sq.l.w"], &["max_exp_avg_sq.*"]);
         check_patterns(&["w", "trainer_state.opt_state.w"], &["trainer_state.*"]);
         check(&[("optimizer", Dtype::F32, &[1])], "");
         check(&[("exp_avg_pool.weight", Dtype::F32, &[1]), ("l.optim_gate.weight", Dtype::F32, &[1])], "");

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 use thalweg_checkpoint::Checkpoint;
-use thalweg_tensor::kernel::{FloatEnvironment, difference_stats, gram_into, ulp_difference};
+use thalweg_tensor::kernel::{FloatEnvironment, difference_stats, gram_into, ulp_difference, widen_into};
 use thalweg_tensor::{Dtype, DtypeClass, TensorSource, display_name, part_of, to_index};
 
 use crate::combine::output_dtype;
@@ -31,7 +31,8 @@ pub struct Distance {
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Measure {
     max_abs: f64,
-    max_ulps: u64,
+    /// `None` where the element types differ: one of the two has no units of the other's.
+    max_ulps: Option<u64>,
     /// <a-b, a-b>, <a-b, b>, <b, b>.
     products: [f64; 3],
 }
@@ -55,9 +56,10 @@ impl Distance {
         self.measure.map(|measure| if measure.products[0].is_nan() { f64::NAN } else { measure.max_abs })
     }
 
-    /// Largest difference in units of the last place; `None` where only bytes were compared.
+    /// Largest difference in units of the last place; `None` where only bytes or values of different element types
+    /// were compared.
     pub fn max_ulps(&self) -> Option<u64> {
-        self.measure.map(|measure| measure.max_ulps)
+        self.measure.and_then(|measure| measure.max_ulps)
     }
 
     /// Whether every number that the distance is made of is finite.
@@ -88,6 +90,7 @@ impl Distance {
 impl Measure {
     fn and(mut self, next: &Self) -> Self {
         self.max_abs = self.max_abs.max(next.max_abs);
+        // A total has units only where some tensor has.
         self.max_ulps = self.max_ulps.max(next.max_ulps);
         self.products.iter_mut().zip(next.products).for_each(|(sum, term)| *sum += term);
         self
@@ -101,6 +104,15 @@ pub struct TensorDiff {
     pub name: String,
     /// How the two differ, or in words why they cannot be compared.
     pub outcome: Result<Distance, String>,
+    /// Both element types in words, where they differ and values were compared.
+    pub types: Option<String>,
+}
+
+impl TensorDiff {
+    /// Whether both are of one element type and have the same bytes.
+    pub fn is_equal(&self) -> bool {
+        self.types.is_none() && self.outcome.as_ref().is_ok_and(|distance| distance.n_differing == 0)
+    }
 }
 
 /// How two checkpoints differ.
@@ -115,7 +127,7 @@ pub struct CheckpointDiff {
 impl CheckpointDiff {
     /// Whether both hold the same tensors with the same bytes.
     pub fn is_equal(&self) -> bool {
-        self.tensors.iter().all(|tensor| tensor.outcome.as_ref().is_ok_and(|distance| distance.n_differing == 0))
+        self.tensors.iter().all(TensorDiff::is_equal)
     }
 
     /// The comparison as one JSON document.
@@ -125,6 +137,10 @@ impl CheckpointDiff {
                 Ok(distance) => distance.document(),
                 Err(why) => json!({"equal": false, "fault": why}),
             };
+            if let Some(types) = &tensor.types {
+                row["equal"] = json!(false);
+                row["types"] = json!(types);
+            }
             row["name"] = json!(tensor.name);
             row
         };
@@ -148,8 +164,10 @@ impl CheckpointDiff {
         let not_finite = |tensor: &TensorDiff| {
             measured(tensor).filter(|(_, one)| !one.is_finite()).map(|_| "NaN, infinity or overflow".to_owned())
         };
+        let widened = |tensor: &TensorDiff| tensor.types.clone();
         let rows = [
             self.remark("not compared", apart),
+            self.remark("compared as values, without ULPs", widened),
             self.remark("compared byte by byte, without a distance", bytes_only),
             self.remark("no finite distance", not_finite),
         ];
@@ -200,18 +218,17 @@ pub fn diff_checkpoints(a: &Checkpoint, b: &Checkpoint, run: &RunContext<'_>) ->
     let mut total = Distance::default();
     let mut tensors = Vec::new();
     for ((entry, partner), distance) in a.catalog().entries().iter().zip(&pair.partners).zip(distances) {
-        let outcome = match partner {
-            Partner::Same(_) => {
-                total.add(&distance);
-                Ok(distance)
-            }
-            Partner::Other(why) => Err(why.clone()),
+        let (outcome, types) = match partner {
+            Partner::Same(_) => (Ok(distance), None),
+            Partner::Widened { types, .. } => (Ok(distance), Some(types.clone())),
+            Partner::Other(why) => (Err(why.clone()), None),
         };
-        tensors.push(TensorDiff { name: display_name(&entry.name), outcome });
+        outcome.iter().for_each(|distance| total.add(distance));
+        tensors.push(TensorDiff { name: display_name(&entry.name), outcome, types });
     }
     for entry in b.catalog().entries().iter().filter(|entry| a.catalog().find(&entry.name).is_none()) {
         let outcome = Err("only in the second".to_owned());
-        tensors.push(TensorDiff { name: display_name(&entry.name), outcome });
+        tensors.push(TensorDiff { name: display_name(&entry.name), outcome, types: None });
     }
     tensors.sort_by(|left, right| left.name.cmp(&right.name));
     Ok(CheckpointDiff { tensors, total })
@@ -220,6 +237,12 @@ pub fn diff_checkpoints(a: &Checkpoint, b: &Checkpoint, run: &RunContext<'_>) ->
 /// The counterpart of a tensor of the first checkpoint in the second.
 enum Partner {
     Same(usize),
+    /// Numbers of another element type, or codes with scales: compared as the doubles that they stand for.
+    Widened {
+        other: usize,
+        /// Both types in words.
+        types: String,
+    },
     Other(String),
 }
 
@@ -231,11 +254,16 @@ fn partners(a: &Checkpoint, b: &Checkpoint) -> Vec<Partner> {
     let partner = |(t, entry): (usize, &thalweg_tensor::TensorEntry)| {
         let Some(other) = b.catalog().find(&entry.name) else { return Partner::Other("only in the first".to_owned()) };
         let theirs = &b.catalog().entries()[other];
-        if (theirs.dtype, &theirs.shape) == (entry.dtype, &entry.shape) {
+        let is_same_type = entry.dtype == theirs.dtype && a.is_dequantised(t) == b.is_dequantised(other);
+        let are_numbers = [entry, theirs].iter().all(|one| one.dtype.class() == DtypeClass::Mergeable);
+        let (ours, other_type) = (dtype(a, t), dtype(b, other));
+        if theirs.shape == entry.shape && is_same_type {
             return Partner::Same(other);
         }
-        let (ours, other) = (dtype(a, t), dtype(b, other));
-        Partner::Other(format!("{ours} {} against {other} {}", entry.shape, theirs.shape))
+        if theirs.shape == entry.shape && are_numbers {
+            return Partner::Widened { other, types: format!("{ours} against {other_type}") };
+        }
+        Partner::Other(format!("{ours} {} against {other_type} {}", entry.shape, theirs.shape))
     };
     a.catalog().entries().iter().enumerate().map(partner).collect()
 }
@@ -252,12 +280,14 @@ struct Pair<'a> {
 impl Pair<'_> {
     fn measure(&self, run: &RunContext<'_>) -> Result<Vec<Distance>, Error> {
         let entries = self.a.catalog().entries();
-        let is_wanted = |t: usize| matches!(self.partners[t], Partner::Same(_));
+        let is_wanted = |t: usize| !matches!(self.partners[t], Partner::Other(_));
         let units = UnitList::cut(self.a.catalog(), is_wanted, |t| entries[t].dtype.bytes().unwrap_or(1));
         let wanted_bytes: u64 = (0..entries.len()).filter(|&t| is_wanted(t)).map(|t| entries[t].n_bytes()).sum();
         run.progress.begin(Stage::Verify, 2 * wanted_bytes);
         let held = Held::live(2).bytes(self.a.catalog()).saturating_add(Held::live(2).bytes(self.b.catalog()));
-        let piece = PieceSize::fit(&run.limits, 2, 8, held)?;
+        // Numbers that are widened are held twice more, as doubles and as their bytes.
+        let has_widened = self.partners.iter().any(|partner| matches!(partner, Partner::Widened { .. }));
+        let piece = PieceSize::fit(&run.limits, if has_widened { 6 } else { 2 }, 8, held)?;
         let next = AtomicUsize::new(0);
         let results: Mutex<PartDistances> = Mutex::new((Vec::new(), None));
         run_workers(run, &|| {
@@ -299,23 +329,51 @@ impl Pair<'_> {
         run: &RunContext<'_>,
     ) -> Result<Distance, Error> {
         let entry = &self.a.catalog().entries()[part.tensor_idx];
-        let Partner::Same(other_idx) = self.partners[part.tensor_idx] else { return Ok(Distance::default()) };
+        let other_idx = match self.partners[part.tensor_idx] {
+            Partner::Same(other) | Partner::Widened { other, .. } => other,
+            Partner::Other(_) => return Ok(Distance::default()),
+        };
+        let their_dtype = self.b.catalog().entries()[other_idx].dtype;
+        let is_widened = matches!(self.partners[part.tensor_idx], Partner::Widened { .. });
         let mut distance = Distance::default();
         for elements in piece.pieces_of(part) {
             let n_bytes = to_index(entry.dtype.bytes_of(elements.end - elements.start).unwrap_or(0));
-            let read = |source: &Checkpoint, tensor_idx, buffer: &mut Vec<u8>| {
-                buffer.resize(n_bytes, 0);
+            let read = |source: &Checkpoint, tensor_idx, dtype: Dtype, buffer: &mut Vec<u8>| {
+                buffer.resize(to_index(dtype.bytes_of(elements.end - elements.start).unwrap_or(0)), 0);
                 source
                     .read_elements(tensor_idx, elements.clone(), buffer)
                     .map_err(|source| Error::Access { tensor: display_name(&entry.name), source })
             };
-            read(self.a, part.tensor_idx, a)?;
-            read(self.b, other_idx, b)?;
-            distance.add(&compare_bytes(entry.dtype, a, b));
+            read(self.a, part.tensor_idx, entry.dtype, a)?;
+            read(self.b, other_idx, their_dtype, b)?;
+            distance.add(&if is_widened {
+                compare_values((entry.dtype, a), (their_dtype, b))
+            } else {
+                let is_code = self.a.is_dequantised(part.tensor_idx);
+                without_ulps(compare_bytes(entry.dtype, a, b), is_code)
+            });
             run.progress.advance(2 * n_bytes as u64);
         }
         Ok(distance)
     }
+}
+
+/// Products of codes and scales are doubles, whose units say nothing about the codes.
+fn without_ulps(mut distance: Distance, is_code: bool) -> Distance {
+    if let Some(measure) = distance.measure.as_mut().filter(|_| is_code) {
+        measure.max_ulps = None;
+    }
+    distance
+}
+
+/// Compares numbers of two element types as doubles, which hold both exactly.
+fn compare_values((ours, a): (Dtype, &[u8]), (theirs, b): (Dtype, &[u8])) -> Distance {
+    let doubles = |dtype: Dtype, bytes: &[u8]| -> Vec<u8> {
+        let mut row = vec![0.0; bytes.len() / to_index(dtype.bytes().unwrap_or(1))];
+        widen_into(dtype, bytes, &mut row);
+        row.into_iter().flat_map(f64::to_le_bytes).collect()
+    };
+    without_ulps(compare_bytes(Dtype::F64, &doubles(ours, a), &doubles(theirs, b)), true)
 }
 
 fn compare_bytes(dtype: Dtype, a: &[u8], b: &[u8]) -> Distance {
@@ -328,6 +386,6 @@ fn compare_bytes(dtype: Dtype, a: &[u8], b: &[u8]) -> Distance {
     let mut products = [0.0; 3];
     gram_into(dtype, b, &[a], &mut products);
     let max_abs = difference_stats(dtype, a, b).max_abs_difference;
-    let measure = Some(Measure { max_abs, max_ulps: ulps.max_ulps, products });
+    let measure = Some(Measure { max_abs, max_ulps: Some(ulps.max_ulps), products });
     Distance { n_differing: ulps.n_differing, measure }
 }

@@ -465,7 +465,9 @@ fn hint_for_shape(difference: &Difference, relation: Relation) -> Option<String>
             let (label, shape, ..) = rows.last()?;
             if rows.iter().all(|row| row.1 == *shape) {
                 return Some(
-                    "bring all sources to one element type: `thalweg convert SOURCE -o OUT --dtype f32`".to_owned(),
+                    "bring all sources to one element type with `thalweg convert SOURCE -o OUT --dtype f32`, then name each of them \
+                     with `-m`"
+                        .to_owned(),
                 );
             }
             Some(match relation {

@@ -267,9 +267,11 @@ impl Error {
             Self::SourcesChanged { .. } => {
                 Some("make the plan again, or merge the sources as they are now with `--allow-changed`".to_owned())
             }
-            Self::ForeignStage { .. } => {
-                Some("`--discard-partial` starts over; or finish that merge with its own command".to_owned())
-            }
+            Self::ForeignStage { .. } => Some(
+                "`--discard-partial` starts over (of a merge in shares: `--shard I/N --discard-partial` with each of them); or \
+                 finish that merge with its own command"
+                    .to_owned(),
+            ),
             Self::ForeignShares { .. } => Some(
                 "rerun the command with the plan and the number of shares that they were made with, or start over with \
                  `--discard-partial`"

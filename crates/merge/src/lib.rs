@@ -57,6 +57,7 @@ pub mod recent;
 pub mod recipe;
 pub mod resume;
 pub mod router;
+mod row_order;
 pub mod rule;
 pub mod scheme;
 pub mod seen;

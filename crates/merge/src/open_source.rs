@@ -18,13 +18,19 @@ pub struct OpenSource {
     pub path: PathBuf,
     /// Optimizer steps done, if known.
     pub step: Option<u64>,
+    /// Whether another source has the same step, so that the step does not name it.
+    pub is_step_shared: bool,
     /// The open checkpoint.
     pub checkpoint: Arc<Checkpoint>,
 }
 
 impl OpenSource {
     pub(crate) fn label(&self) -> String {
-        self.step.map_or_else(|| format!("`{}`", self.path.display()), |step| format!("step {step}"))
+        match self.step {
+            Some(step) if self.is_step_shared => format!("`{}` (step {step})", self.path.display()),
+            Some(step) => format!("step {step}"),
+            None => format!("`{}`", self.path.display()),
+        }
     }
 }
 
@@ -57,7 +63,10 @@ pub fn open_sources(plan: &MergePlan, run: &RunContext<'_>) -> Result<Vec<OpenSo
     let checkpoints: Vec<_> =
         paths.iter().filter_map(|path| if sums.contains(path) { opened_sums.next() } else { opened.next() }).collect();
     let open = |(path, checkpoint): (PathBuf, Result<_, thalweg_checkpoint::Error>)| {
-        Ok(OpenSource { step: step_of(&path), path, checkpoint: checkpoint? })
+        let step = step_of(&path);
+        let is_step_shared =
+            step.is_some_and(|step| paths.iter().filter(|other| step_of(other) == Some(step)).count() > 1);
+        Ok(OpenSource { step, is_step_shared, path, checkpoint: checkpoint? })
     };
-    paths.into_iter().zip(checkpoints).map(open).collect()
+    paths.iter().cloned().zip(checkpoints).map(open).collect()
 }

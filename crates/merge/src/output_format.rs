@@ -107,7 +107,7 @@ pub fn choose_format(
             None => {
                 let why = own.and_then(obstacle).map_or_else(String::new, |obstacle| format!(": {obstacle}"));
                 let note =
-                    format!("the sources are in the format `{found}`; the output is written as safetensors{why}");
+                    format!("the newest source is in the format `{found}`; the output is written as safetensors{why}");
                 (OutputFormat::Safetensors, Some(note))
             }
         },

@@ -440,6 +440,24 @@ impl OutputPlan {
         Err(Error::PlanInvalid { what: format!("{what}; for other coefficients, set the scheme to `custom`") })
     }
 
+    /// Checks that the decimal beside each fraction is its value: someone who edits a plan sees the decimal first.
+    fn check_decimals(&self) -> Result<(), Error> {
+        // Nine digits are what a plan prints, and may be what a person writes back.
+        let is_near = |found: f64, meant: f64| (found - meant).abs() <= 1e-9 * meant.abs();
+        let exact = self.coefficients()?.as_f64();
+        match self.sources.iter().zip(exact).find(|(source, meant)| !is_near(source.coefficient, *meant)) {
+            None => Ok(()),
+            Some((PlanSource { path, coefficient, numerator, .. }, meant)) => Err(Error::PlanInvalid {
+                what: format!(
+                    "`{}` has the coefficient {coefficient}, but its numerator {numerator} over the divisor {}, which is what \
+                     counts, is {meant}: change both",
+                    path.display(),
+                    self.divisor
+                ),
+            }),
+        }
+    }
+
     /// Checks that the coefficients are those of a mean: each source counts once, and the planes of a sum add up to it.
     fn check_mean(&self, mean: &MeanOfSums) -> Result<(), Error> {
         let n = mean.checkpoints.len();
@@ -517,6 +535,7 @@ impl MergePlan {
         }
         plan.check()?;
         plan.outputs.iter().try_for_each(OutputPlan::check_scheme)?;
+        plan.outputs.iter().try_for_each(OutputPlan::check_decimals)?;
         Ok(plan)
     }
 

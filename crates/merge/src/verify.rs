@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::frame::frame_digests;
 use crate::kept::sources_have_same_bytes;
 use crate::output_kind::{OptimizerPolicy, OutputFormat};
+use crate::plan::{PlanSource, SourceRef};
 pub use crate::receipt::read_receipt;
 use crate::receipt::read_receipt_of;
 use crate::receipt::{FileReceipt, MergeReceipt, SourceReceipt};
@@ -147,12 +148,15 @@ pub struct MergeSummary {
     pub n_checkpoints: usize,
     /// By which scheme.
     pub scheme: String,
+    /// The checkpoint that it is a copy of, perhaps in another format or element type.
+    pub copy_of: Option<SourceRef>,
 }
 
 /// What the receipt in a folder says; `None` if there is none.
 pub fn read_merge(storage: &dyn Storage, folder: &Path) -> Option<MergeSummary> {
     let plan = read_receipt_of(storage, folder).ok()?.plan;
-    Some(MergeSummary { n_checkpoints: plan.checkpoints().len(), scheme: plan.scheme })
+    let copy_of = plan.sources.first().filter(|_| plan.is_copy()).map(PlanSource::source);
+    Some(MergeSummary { n_checkpoints: plan.checkpoints().len(), scheme: plan.scheme, copy_of })
 }
 
 /// Compares the output in `folder` with its receipt.

@@ -34,7 +34,7 @@ pub(crate) struct PyTensorDiff {
     /// Largest difference of an element; NaN like the distance.
     #[pyo3(get)]
     max_abs: f64,
-    /// Largest difference in ULPs; 0 for types that are not floating.
+    /// Largest difference in ULPs; 0 for types that are not floating, or that differ.
     #[pyo3(get)]
     max_ulps: u64,
 }

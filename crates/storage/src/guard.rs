@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::names::is_stage_name;
+use crate::address::split_scheme;
+use crate::names::{is_stage_name, new_path};
 use crate::{CommitStyle, Error, FileKind, Storage, is_address};
 
 /// How much of a file is read to learn what it is.
@@ -108,11 +109,14 @@ impl std::fmt::Debug for OwnFolder<'_> {
 /// # Errors
 /// `Io`.
 pub fn look_at(storage: &dyn Storage, path: &Path) -> Result<Place, Error> {
-    if let Some(target) = storage.link_target(path)? {
-        return Ok(Place::Link(target));
-    }
+    match storage.link_target(path) {
+        Ok(Some(target)) => return Ok(Place::Link(target)),
+        // A file above it: nothing is there, and `check_place` says why nothing can be.
+        Err(error) if is_missing(&error) => return Ok(Place::Free),
+        other => other?,
+    };
     match storage.file_info(path) {
-        Err(error) if error.is_free() => Ok(Place::Free),
+        Err(error) if error.is_free() || is_missing(&error) => Ok(Place::Free),
         Err(error) => Err(error),
         Ok(info) => Ok(match info.kind {
             FileKind::File => Place::File,
@@ -127,6 +131,7 @@ pub fn look_at(storage: &dyn Storage, path: &Path) -> Result<Place, Error> {
 /// # Errors
 /// `NoPlace` for an empty path; `Io`.
 pub fn output_path(storage: &dyn Storage, path: &Path) -> Result<PathBuf, Error> {
+    check_spelling(storage, path)?;
     if is_address(path) {
         return storage.canonical_path(path);
     }
@@ -143,11 +148,46 @@ pub fn output_path(storage: &dyn Storage, path: &Path) -> Result<PathBuf, Error>
     }
 }
 
+/// Schemes that are written with one slash or none by mistake.
+const SCHEMES: [&str; 10] = ["s3", "gs", "az", "gcs", "http", "https", "hf", "file", "ssh", "hdfs"];
+
+/// Refuses a path that would be a folder named `~`, `s3:` or `user@host:`, or that is on a web server, which is only read.
+fn check_spelling(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
+    let refuse = |what: String| Err(no_place(path, what));
+    let Some(text) = path.to_str() else { return Ok(()) };
+    if let Some((scheme, _)) = split_scheme(text) {
+        if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") {
+            // Where no addresses are known at all, that is the error.
+            storage.canonical_path(path)?;
+            return refuse("web servers are only read".to_owned());
+        }
+        return Ok(());
+    }
+    let first = text.split('/').next().unwrap_or(text);
+    // Where such a folder was made on purpose, it is one.
+    if first.is_empty() || storage.file_info(Path::new(first)).is_ok() {
+        return Ok(());
+    }
+    if first.starts_with('~') {
+        return refuse(format!("the shell did not replace `{first}`: it would be a folder of that name"));
+    }
+    match first.split_once(':') {
+        Some((scheme, _)) if SCHEMES.iter().any(|known| scheme.eq_ignore_ascii_case(known)) => {
+            refuse(format!("an address has two slashes after the colon: `{scheme}://`"))
+        }
+        Some((host, _)) if host.contains('@') => {
+            refuse(format!("`{host}` is another machine, and files are written here"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Checks that something can be written to `path`. To be asked before the work, which would otherwise be lost.
 ///
 /// # Errors
 /// `NoPlace` for a name that is reserved for stages, or if something above is not a folder; `Io`.
 pub fn check_place(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
+    check_spelling(storage, path)?;
     let Some(name) = path.file_name() else { return Err(no_place(path, "it is the root".to_owned())) };
     if is_stage_name(&name.to_string_lossy()) {
         return Err(no_place(path, "names with `.thalweg-` are reserved for unfinished outputs".to_owned()));
@@ -183,6 +223,7 @@ fn no_place(path: &Path, what: String) -> Error {
 pub fn check_file(storage: &dyn Storage, path: &Path, kind: OwnKind<'_>, bytes: &[u8]) -> Result<(), Error> {
     let what = kind.what;
     let refuse = |holds: String, hint| Err(Error::MayNotReplace { path: path.to_owned(), holds, hint });
+    check_spelling(storage, path)?;
     match look_at(storage, path)? {
         Place::Free => check_place(storage, path),
         Place::File if is_own_file(storage, path, kind, bytes)? => Ok(()),
@@ -212,8 +253,19 @@ pub fn check_document(storage: &dyn Storage, path: &Path, kind: OwnKind<'_>) -> 
             Err(no_place(path, format!("the folder `{}` does not exist", above.display())))
         }
         Err(error) => Err(error),
-        Ok(_) => Ok(()),
+        Ok(_) => check_writable(storage, path),
     }
+}
+
+/// Begins the file and removes it again: its folder may be read-only, which would be found only after the work.
+fn check_writable(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
+    let beside = new_path(path);
+    if look_at(storage, &beside)? != Place::Free {
+        // Another process is writing there, or one was killed.
+        return Ok(());
+    }
+    storage.create_file(&beside, 0)?;
+    storage.remove(&beside)
 }
 
 const LINK_HINT: &str = "give the path that it points to, or remove the link: links are not replaced";

@@ -53,7 +53,7 @@ pub fn append_plan(request: &AppendRequest, resolver: &Resolver<'_>, cx: &RunCon
     note_run((&known, &added), &request.run, resolver, cx)?;
     let all: Vec<SourceRef> = refs(&known).chain([added.clone()]).collect();
     note_unknown_step(all.iter(), resolver);
-    if let Some(merge) = read_merge(&*cx.storage, &added.path) {
+    if let Some(merge) = read_merge(&*cx.storage, &added.path).filter(|merge| merge.copy_of.is_none()) {
         resolver.note(format!(
             "`{}` is itself a merge of {}, and counts as one checkpoint",
             added.path.display(),

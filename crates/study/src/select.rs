@@ -45,6 +45,7 @@ mod tests {
             tokens_unit: 0,
             phase: None,
             stage: None,
+            epoch: None,
             state: CheckpointState::Finished,
             doubts: Vec::new(),
         };

@@ -38,10 +38,12 @@ pub struct CheckpointName {
     pub tokens: Option<NameTokens>,
     /// What comes before the step, such as `stage1`: steps of different stages cannot be ordered.
     pub stage: Option<String>,
+    /// The epoch beside the step, in names that are known.
+    pub epoch: Option<u64>,
 }
 
 impl CheckpointName {
     pub(crate) fn plain(step: Step) -> Self {
-        Self { step, counts: NameCount::Steps, tokens: None, stage: None }
+        Self { step, counts: NameCount::Steps, tokens: None, stage: None, epoch: None }
     }
 }

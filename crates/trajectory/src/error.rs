@@ -211,10 +211,24 @@ pub enum Error {
         names: Vec<String>,
     },
     /// A window over checkpoints of several stages, whose steps cannot be ordered.
-    #[error("the window would mix checkpoints of different stages: {}", list_names(stages))]
+    #[error("the checkpoints are of different stages, whose steps do not order them: {}", list_names(stages))]
     MixedStages {
         /// The stages.
         stages: Vec<String>,
+    },
+    /// Names whose epochs and steps are in different orders.
+    #[error(
+        "`{}` is of a later epoch than `{}` and has fewer steps: the steps count within an epoch, or these are two runs",
+        display_name(later),
+        display_name(earlier)
+    )]
+    EpochsDisagree {
+        /// The one of the earlier epoch.
+        earlier: String,
+        /// The one of the later epoch.
+        later: String,
+        /// The step of the later epoch.
+        step: Step,
     },
     /// The folder holds checkpoints, but none that can be used.
     #[error("`{}` holds no usable checkpoint ({n_checkpoints} cannot be used)", path.display())]
@@ -294,12 +308,38 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NothingFinished { advice, .. } => return Some(advice.clone()),
+            Self::Log { path, source } => match &**source {
+                LogError::Packed { command, .. } => {
+                    return Some(format!("`{command} {}` makes a log of it that can be read", shell_path(path)));
+                }
+                LogError::NoLogInFolder { found } if !found.is_empty() => {
+                    let options = found.iter().map(|name| format!("--log {}", shell_path(path.join(name))));
+                    return Some(format!("name its files: `{}`", options.collect::<Vec<_>>().join(" ")));
+                }
+                _ => {}
+            },
             Self::Store(error) => return error.hint().map(str::to_owned),
             Self::LongerThanRun { span, option, .. } => {
                 return Some(format!("`--{option} {}` takes all of them", span.amount()));
             }
             Self::TooFew { found, .. } if *found > 0 => {
                 return Some(format!("ask for at most {}", counted(*found, "checkpoint")));
+            }
+            Self::MixedStages { stages } => {
+                let newest = stages.last().map_or("", String::as_str);
+                let stage = if newest.is_empty() { String::new() } else { format!("{newest}-") };
+                return Some(format!("take those of one stage with `--checkpoint-pattern '{stage}step*{{step}}*'`"));
+            }
+            Self::EpochsDisagree { later, step, .. } => {
+                let Some(one) = NamePattern::of_name(later, *step).map(|pattern| pattern.to_string()) else {
+                    return Some("take exact ones with `--steps`".to_owned());
+                };
+                let all = one.split(|c: char| c.is_ascii_digit()).filter(|part| !part.is_empty());
+                let all = all.collect::<Vec<_>>().join("*");
+                return Some(format!(
+                    "if the steps count through all epochs, take all with `--checkpoint-pattern '{all}'`; those of one epoch \
+                     with `--checkpoint-pattern '{one}'`"
+                ));
             }
             Self::DuplicateStep { step, names } => {
                 // `checkpoint-100` and `checkpoint-0100` match the same pattern: it would not choose between them.
@@ -355,7 +395,6 @@ impl Error {
                 "give `--tokens-per-step`, or select by steps; tokens are also read from folder names, \
                  `trainer_state.json`, a step log or `thalweg.toml`"
             }
-            Self::MixedStages { .. } => "give the checkpoints of one stage by name, or move the others away",
             Self::Storage(error) => return error.hint(),
             Self::Log { source, .. } => match **source {
                 LogError::NotWhole { .. } => {
@@ -369,15 +408,25 @@ impl Error {
                 LogError::NoColumn { .. } | LogError::Ambiguous { .. } => {
                     "name the columns with `--log-columns step=NAME,loss=NAME`"
                 }
-                LogError::MicroBatches { .. } => {
+                LogError::MicroBatches { has_tokens: true, .. } => {
                     "give `--tokens-per-step` to compute the steps from the column of tokens; if each micro-batch is a \
                      step, give `--log-columns step=iter`"
+                }
+                LogError::MicroBatches { .. } => {
+                    "give the number of steps between two losses with `--log-every N`; if each micro-batch is a step, \
+                     give `--log-columns step=iter`"
+                }
+                LogError::StepsDisagree { .. } => {
+                    "name the one that counts the optimizer's steps with `--log-columns step=NAME`"
+                }
+                LogError::EpochBars => {
+                    "give the number of steps between two bars with `--log-every N`, or another log with `--log`"
                 }
                 LogError::WithinEpoch { .. } => {
                     "name the column that counts the steps of the whole run with `--log-columns step=NAME`; without one, \
                      `--log-every N` counts the losses, N steps apart"
                 }
-                LogError::UnknownKind => {
+                LogError::UnknownKind | LogError::NoLogInFolder { .. } => {
                     "give JSON lines, CSV with a header, `trainer_state.json`, console output, or TensorBoard event \
                      files or their folder"
                 }

@@ -162,10 +162,10 @@ fn find_revision(storage: &Arc<dyn Storage>, folder: &Path, revision: &str) -> R
         if let Some(name) = found {
             return Ok(folder.join("snapshots").join(name));
         }
-        let mut available: Vec<String> = list_revisions(storage, folder)?.into_iter().map(|(name, _)| name).collect();
-        if available.is_empty() {
-            available = snapshots;
-        }
+        let revisions = list_revisions(storage, folder)?;
+        let is_named = |commit: &String| revisions.iter().any(|(_, path)| path.ends_with(commit));
+        let unnamed: Vec<String> = snapshots.into_iter().filter(|commit| !is_named(commit)).collect();
+        let available = revisions.iter().map(|(name, _)| name.clone()).chain(unnamed).collect();
         return Err(Error::RevisionNotFound { path: folder.to_owned(), revision: revision.to_owned(), available });
     }
     if entries.iter().any(|entry| entry.name == revision) {

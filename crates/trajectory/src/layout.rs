@@ -60,14 +60,32 @@ pub fn parse_entry_name(name: &str, kind: FileKind, pattern: Option<&NamePattern
     if is_temporary_name(name) {
         return None;
     }
-    match (kind, pattern) {
+    let known = match (kind, pattern) {
         // Lightning names a folder of shards like a file.
         (FileKind::Folder, None) => parse_file_name(name).or_else(|| parse_folder_name(name)),
         (FileKind::File, None) => parse_file_name(name),
-        (FileKind::Folder, Some(pattern)) => pattern.parse_name(name),
-        (FileKind::File, Some(pattern)) => pattern.parse_name(strip_file_end(name)?),
+        (FileKind::Folder, Some(pattern)) => by_pattern(name, pattern),
+        (FileKind::File, Some(pattern)) => by_pattern(strip_file_end(name)?, pattern),
         (FileKind::Other, _) => None,
-    }
+    };
+    let epoch = if pattern.is_none() { epoch_in_name(name) } else { None };
+    known.map(|said| CheckpointName { epoch, ..said })
+}
+
+/// The step by the pattern, and the tokens that a known name has beside it.
+fn by_pattern(name: &str, pattern: &NamePattern) -> Option<CheckpointName> {
+    let said = pattern.parse_name(name)?;
+    let tokens = parse_worded_name(name).filter(|known| known.step == said.step).and_then(|known| known.tokens);
+    Some(CheckpointName { tokens, ..said })
+}
+
+/// The epoch in a name, such as `epoch=3-step=1000`, `epoch_3_step_1000` or `ep3-ba1000`.
+fn epoch_in_name(name: &str) -> Option<u64> {
+    let at = name.find("epoch").map(|at| at + "epoch".len()).or_else(|| name.starts_with("ep").then_some(2))?;
+    let rest = name.get(at..)?;
+    let rest = rest.strip_prefix(['=', '-', '_']).unwrap_or(rest);
+    let n_digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    rest.get(..n_digits)?.parse().ok()
 }
 
 fn strip_suffixes(name: &str) -> &str {

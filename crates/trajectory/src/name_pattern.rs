@@ -6,7 +6,7 @@ use std::str::FromStr;
 use thalweg_checkpoint::strip_file_end;
 
 use crate::Step;
-use crate::checkpoint_name::{CheckpointName, NameCount};
+use crate::checkpoint_name::CheckpointName;
 use crate::text_error::TextError;
 
 /// The longest name that file systems allow: a longer pattern is a mistake.
@@ -42,7 +42,7 @@ impl NamePattern {
             let digits = name.get(start..end)?;
             if matches_glob(&self.before, name.get(..start)?) && matches_glob(&self.after, name.get(end..)?) {
                 let step = Step(digits.parse().ok()?);
-                return Some(CheckpointName { step, counts: NameCount::Steps, tokens: None, stage: None });
+                return Some(CheckpointName::plain(step));
             }
             rest = end;
         }

@@ -2,13 +2,14 @@
 //!
 //! Whatever its name, such a folder is not a raw checkpoint of the run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use thalweg_checkpoint::{RECEIPT_NAME, is_unfinished_output};
 use thalweg_storage::Storage;
+use thalweg_tensor::display_name;
 
 use crate::state::{CheckpointState, Fault};
 
@@ -23,7 +24,33 @@ struct Receipt {
 
 #[derive(Deserialize)]
 struct Plan {
-    sources: Vec<IgnoredAny>,
+    sources: Vec<Source>,
+    #[serde(default)]
+    divisor: String,
+    #[serde(default)]
+    rule: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Source {
+    #[serde(default)]
+    path: PathBuf,
+    #[serde(default)]
+    numerator: String,
+}
+
+impl Plan {
+    /// The few words for it: a copy of one checkpoint, such as a conversion, is not a merge.
+    fn describe(&self) -> String {
+        match &*self.sources {
+            [one] if self.rule.is_none() && !one.numerator.is_empty() && one.numerator == self.divisor => {
+                let name =
+                    one.path.file_name().map_or_else(|| one.path.to_string_lossy(), |name| name.to_string_lossy());
+                format!("copy of `{}`", display_name(&name))
+            }
+            sources => format!("merge of {}", sources.len()),
+        }
+    }
 }
 
 /// What a folder is that thalweg wrote, in a few words; `None` for any other path.
@@ -32,8 +59,7 @@ pub fn describe_own_output(storage: &dyn Storage, path: &Path) -> Option<String>
     if storage.file_info(&receipt).is_ok() {
         let bytes = storage.read_file(&receipt, MAX_RECEIPT_BYTES).ok();
         let parsed = bytes.and_then(|bytes| serde_json::from_slice::<Receipt>(&bytes).ok());
-        let n_sources = parsed.map(|receipt| receipt.plan.sources.len());
-        let what = n_sources.map_or_else(|| "merge".to_owned(), |n| format!("merge of {n}"));
+        let what = parsed.map_or_else(|| "merge".to_owned(), |receipt| receipt.plan.describe());
         Some(format!("{what}, not part of the run (it has a receipt, `{RECEIPT_NAME}`)"))
     } else {
         is_unfinished_output(storage, path).then(|| "interrupted merge, not part of the run".to_owned())

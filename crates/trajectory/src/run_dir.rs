@@ -37,6 +37,8 @@ pub struct RunCheckpoint {
     pub name_tokens: Option<NameTokens>,
     /// The stage before the step in the name, if any.
     pub stage: Option<String>,
+    /// The epoch beside the step in the name, if any.
+    pub epoch: Option<u64>,
     /// Whether it can be used, and why not.
     pub state: CheckpointState,
     /// What casts doubt on its content although it can be used.
@@ -51,6 +53,7 @@ pub struct RunDir {
     ignored: Vec<String>,
     ignored_epochs: Vec<String>,
     ignored_links: Vec<String>,
+    broken_links: Vec<String>,
     counts: NameCount,
 }
 
@@ -96,6 +99,7 @@ impl RunDir {
             return Err(refuse_file(path));
         }
         let entries = storage.list_folder(path)?;
+        let broken_links = broken_links(storage, path, &entries, pattern);
         let (names, ignored_links) = without_links(storage, path, list_names(storage, path, &entries)?, pattern);
         let SplitNames { candidates, mut ignored, ignored_epochs } = split_names(names, pattern);
         ignored.extend_from_slice(&ignored_links);
@@ -106,7 +110,7 @@ impl RunDir {
         let trackers = Trackers::read(storage, path, &entries)?;
         let mut checkpoints = check_candidates(storage, candidates, &trackers, reading)?;
         checkpoints.sort_by(|a, b| (a.step, &a.name).cmp(&(b.step, &b.name)));
-        Ok(Self { path: path.to_owned(), checkpoints, ignored, ignored_epochs, ignored_links, counts })
+        Ok(Self { path: path.to_owned(), checkpoints, ignored, ignored_epochs, ignored_links, broken_links, counts })
     }
 
     /// The folder.
@@ -142,6 +146,11 @@ impl RunDir {
     /// Names with a step that link to another checkpoint of the run, sorted; part of [`RunDir::ignored`].
     pub(crate) fn ignored_links(&self) -> &[String] {
         &self.ignored_links
+    }
+
+    /// Names with a step that are links to nothing, sorted.
+    pub(crate) fn broken_links(&self) -> &[String] {
+        &self.broken_links
     }
 
     /// Steps that more than one finished checkpoint has, with their names.
@@ -182,6 +191,26 @@ struct SplitNames {
     ignored: Vec<String>,
     /// Those of them that count epochs.
     ignored_epochs: Vec<String>,
+}
+
+/// Names with a step whose links lead nowhere: the newest checkpoint may be on a disk that is not mounted.
+fn broken_links(
+    storage: &Arc<dyn Storage>,
+    folder: &Path,
+    entries: &[FolderEntry],
+    pattern: Option<&NamePattern>,
+) -> Vec<String> {
+    let has_step = |name: &str| {
+        [FileKind::Folder, FileKind::File].iter().any(|kind| parse_entry_name(name, *kind, pattern).is_some())
+    };
+    let is_broken = |entry: &&FolderEntry| {
+        entry.kind == FileKind::Other
+            && has_step(&entry.name)
+            && storage.link_target(&folder.join(&entry.name)).is_ok_and(|target| target.is_some())
+    };
+    let mut names: Vec<String> = entries.iter().filter(is_broken).map(|entry| entry.name.clone()).collect();
+    names.sort();
+    names
 }
 
 /// Takes out links to other checkpoints of the same folder, whose names it returns: they would count twice, once at a
@@ -266,6 +295,7 @@ fn check_candidates(
                 step: candidate.said.step,
                 name_tokens: candidate.said.tokens,
                 stage: candidate.said.stage,
+                epoch: candidate.said.epoch,
                 state,
                 doubts,
             });

@@ -17,6 +17,7 @@ mod lines;
 mod null_losses;
 mod number;
 mod open;
+mod step_rivals;
 
 use std::collections::BTreeMap;
 use std::fmt;

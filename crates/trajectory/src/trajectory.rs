@@ -81,6 +81,8 @@ pub struct TrajectoryCheckpoint {
     pub phase: Option<Phase>,
     /// The stage in its name, if any.
     pub stage: Option<String>,
+    /// The epoch beside the step in the name, if any.
+    pub epoch: Option<u64>,
     /// Whether it can be used.
     pub state: CheckpointState,
     /// What casts doubt on its content although it can be used.
@@ -129,6 +131,8 @@ pub enum TrajectoryNote {
     LogUnreadable {
         /// The error in full.
         reason: String,
+        /// What to do about it.
+        hint: Option<String>,
     },
     /// No name has a step, so epochs serve as steps.
     EpochsForSteps,
@@ -142,10 +146,22 @@ pub enum TrajectoryNote {
         /// Their names.
         names: Vec<String>,
     },
+    /// Names with a step that are links to nothing.
+    LinksBroken {
+        /// Their names.
+        names: Vec<String>,
+    },
     /// A remark on the log.
     Log(crate::LogNote),
     /// The log ends long before the newest checkpoint.
     LogStops {
+        /// The last step with a loss.
+        last: Step,
+        /// The step of the newest checkpoint.
+        newest: Step,
+    },
+    /// The log goes far beyond the newest checkpoint.
+    LogAhead {
         /// The last step with a loss.
         last: Step,
         /// The step of the newest checkpoint.
@@ -177,7 +193,7 @@ impl fmt::Display for TrajectoryNote {
             Self::DuplicateStep { step, names } => {
                 write!(f, "step {step} appears more than once: {}", list_names(names))
             }
-            Self::LogUnreadable { reason } => write!(f, "a step log was found but cannot be used: {reason}"),
+            Self::LogUnreadable { reason, .. } => write!(f, "a step log was found but cannot be used: {reason}"),
             Self::EpochsForSteps => {
                 f.write_str("the names count epochs, not steps: every step shown or given is an epoch")
             }
@@ -188,7 +204,15 @@ impl fmt::Display for TrajectoryNote {
             Self::LinksIgnored { names } => {
                 write!(f, "links to other checkpoints of this run are ignored: {}", list_names(names))
             }
+            Self::LinksBroken { names } => {
+                write!(f, "links that lead nowhere are ignored: {}", list_names(names))
+            }
             Self::Log(note) => note.fmt(f),
+            Self::LogAhead { last, newest } => write!(
+                f,
+                "the step log ends at step {last}, far beyond the newest checkpoint, step {newest}: if it counts anything \
+                 but the optimizer's steps, say which column does with `--log-columns step=NAME`"
+            ),
             Self::LogStops { last, newest } => write!(
                 f,
                 "the step log ends at step {last}, but the newest checkpoint is step {newest}: the log says \
@@ -279,6 +303,9 @@ impl Trajectory {
         if !run.ignored_links().is_empty() {
             notes.push(TrajectoryNote::LinksIgnored { names: run.ignored_links().to_vec() });
         }
+        if !run.broken_links().is_empty() {
+            notes.push(TrajectoryNote::LinksBroken { names: run.broken_links().to_vec() });
+        }
         for (step, names) in run.duplicates() {
             let names = names.into_iter().map(str::to_owned).collect();
             notes.push(TrajectoryNote::DuplicateStep { step, names });
@@ -321,6 +348,7 @@ impl Trajectory {
                 tokens_unit: best.map_or(0, |claim| claim.unit),
                 phase: phases.as_ref().filter(|_| is_step).and_then(|phases| phases.phase_at(checkpoint.step)),
                 stage: checkpoint.stage.clone(),
+                epoch: checkpoint.epoch,
                 state: checkpoint.state.clone(),
                 doubts: checkpoint.doubts.clone(),
             });
@@ -328,6 +356,9 @@ impl Trajectory {
         notes.extend(conflicts.into_notes());
         let newest = run.finished().next_back().map(|newest| newest.step);
         notes.extend(log.as_ref().and_then(|log| note_log_stops(log, newest)));
+        if !run.counts_epochs() {
+            notes.extend(log.as_ref().and_then(|log| note_log_ahead(log, run)));
+        }
         let spikes = OnceLock::new();
         Ok(Self { path: run.path().to_owned(), checkpoints, log, log_paths, spikes, phases, notes })
     }
@@ -402,6 +433,17 @@ fn note_log_stops(log: &StepLog, newest: Option<Step>) -> Option<TrajectoryNote>
     (newest.0 > last.saturating_add(gap)).then_some(TrajectoryNote::LogStops { last: Step(last), newest })
 }
 
+/// A note if the log ends so far beyond the newest checkpoint that the next ones should be there: at least two of the
+/// largest intervals between checkpoints, and half as far again as the run.
+fn note_log_ahead(log: &StepLog, run: &RunDir) -> Option<TrajectoryNote> {
+    let steps: Vec<u64> = run.finished().map(|checkpoint| checkpoint.step.0).collect();
+    let widest = steps.windows(2).map(|two| two[1] - two[0]).max()?;
+    let newest = *steps.last()?;
+    let last = log.entries().iter().rev().find(|entry| entry.loss.is_some())?.step;
+    let is_far = last.0 > newest.saturating_add(2 * widest) && last.0 / 3 >= newest / 2;
+    is_far.then_some(TrajectoryNote::LogAhead { last, newest: Step(newest) })
+}
+
 fn find_log(
     storage: &Arc<dyn Storage>,
     run: &RunDir,
@@ -436,7 +478,9 @@ fn find_log(
             Err(Error::Log { source, .. })
                 if paths[0].ends_with(TRAINER_STATE_NAME)
                     && matches!(*source, LogError::NoHistory | LogError::NoColumn { .. }) => {}
-            Err(error) => notes.push(TrajectoryNote::LogUnreadable { reason: error.to_string() }),
+            Err(error) => {
+                notes.push(TrajectoryNote::LogUnreadable { reason: error.to_string(), hint: error.hint() });
+            }
         }
     }
     Ok(None)

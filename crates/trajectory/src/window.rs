@@ -3,10 +3,10 @@
 //! A request is met exactly or refused with what exists; it never becomes a smaller window. Nothing here reads
 //! files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use thalweg_tensor::display_name;
+use thalweg_tensor::{display_name, shell_path};
 
 use crate::available::Available;
 use crate::error::Length;
@@ -246,9 +246,16 @@ pub fn select_window(trajectory: &Trajectory, spec: &WindowSpec) -> Result<Windo
     let checkpoints: Vec<TrajectoryCheckpoint> =
         chosen.iter().filter_map(|idx| pool.finished.get(*idx)).map(|checkpoint| (*checkpoint).clone()).collect();
     pool.check(&checkpoints)?;
+    // Exact steps need no order.
+    if !matches!(spec, WindowSpec::Steps(_)) {
+        pool.check_order()?;
+    }
     let notes = describe_window(trajectory, spec, &checkpoints);
     Ok(Window { checkpoints, notes })
 }
+
+/// Checkpoints that a hint names one by one.
+const MAX_NAMED: usize = 8;
 
 /// The hint for a run in which no checkpoint can be used. Waiting helps only while a save is unfinished.
 fn advice(checkpoints: &[TrajectoryCheckpoint]) -> String {
@@ -257,7 +264,9 @@ fn advice(checkpoints: &[TrajectoryCheckpoint]) -> String {
         return "wait until a save has finished, or copy the missing files again".to_owned();
     }
     if faults().all(|(fault, _)| fault == Fault::Merge) {
-        return "give the folder of the raw checkpoints".to_owned();
+        let given: Vec<String> = checkpoints.iter().map(|one| format!("-m {}", shell_path(&one.path))).collect();
+        let named = if given.len() <= MAX_NAMED { given.join(" ") } else { "-m CKPT -m CKPT".to_owned() };
+        return format!("give the folder of the raw checkpoints; if these are meant, name each of them: `{named}`");
     }
     let mut hints = faults().filter(|(fault, _)| *fault != Fault::Merge).filter_map(|(_, one)| one.state.hint());
     hints.next_back().unwrap_or("copy the checkpoints again").to_owned()
@@ -540,15 +549,29 @@ impl<'a> Pool<'a> {
                 return Err(Error::DuplicateStep { step: checkpoint.step, names });
             }
         }
-        let mut stages: Vec<String> =
-            checkpoints.iter().map(|checkpoint| checkpoint.stage.clone().unwrap_or_default()).collect();
-        stages.sort_unstable();
-        stages.dedup();
-        if stages.len() > 1 {
-            return Err(Error::MixedStages { stages });
+        check_stages(checkpoints.iter())
+    }
+
+    /// Whether the steps put the checkpoints in order. If not, none of them is the newest.
+    fn check_order(&self) -> Result<(), Error> {
+        check_stages(self.finished.iter().copied())?;
+        let of_epochs = self.finished.iter().filter_map(|one| Some((one.epoch?, *one)));
+        let mut newest: Option<(u64, &TrajectoryCheckpoint)> = None;
+        for (epoch, checkpoint) in of_epochs {
+            if let Some((_, later)) = newest.filter(|(highest, _)| *highest > epoch) {
+                let [earlier, later_name] = [checkpoint, later].map(|one| one.name.clone());
+                return Err(Error::EpochsDisagree { earlier, later: later_name, step: later.step });
+            }
+            newest = Some((epoch, checkpoint));
         }
         Ok(())
     }
+}
+
+/// Steps of different stages cannot be ordered.
+fn check_stages<'a>(checkpoints: impl Iterator<Item = &'a TrajectoryCheckpoint>) -> Result<(), Error> {
+    let stages: BTreeSet<String> = checkpoints.map(|checkpoint| checkpoint.stage.clone().unwrap_or_default()).collect();
+    if stages.len() > 1 { Err(Error::MixedStages { stages: stages.into_iter().collect() }) } else { Ok(()) }
 }
 
 impl Error {

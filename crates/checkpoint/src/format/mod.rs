@@ -111,7 +111,7 @@ pub trait Format: Debug + Sync {
 }
 
 /// First bytes of a file that formats may look at.
-pub const HEAD_BYTES: u64 = 16;
+pub const HEAD_BYTES: u64 = 64;
 
 /// What a user pointed at.
 #[derive(Debug, Clone)]

@@ -18,9 +18,17 @@ pub(crate) fn parse_arguments() -> Result<Arguments, clap::Error> {
     parsed.map_err(|mut error| {
         if error.kind() == ErrorKind::UnknownArgument
             && let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidArg)
-            && let Some(tip) = tip_for_value(&command, &words, unknown)
         {
-            error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+            match tip_for_value(&command, &words, unknown) {
+                Some(tip) => {
+                    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+                }
+                // What begins with two dashes is a mistyped option, not the name of a checkpoint.
+                None if unknown.starts_with("--") => {
+                    error.remove(ContextKind::Suggested);
+                }
+                None => {}
+            }
         }
         error
     })

@@ -34,11 +34,7 @@ fn table(diff: &CheckpointDiff) -> String {
     if diff.is_equal() {
         return format!("equal: {}, byte for byte\n", counted(diff.tensors.len(), "tensor"));
     }
-    let mut rows: Vec<&TensorDiff> = diff
-        .tensors
-        .iter()
-        .filter(|tensor| tensor.outcome.as_ref().map_or(true, |distance| distance.n_differing > 0))
-        .collect();
+    let mut rows: Vec<&TensorDiff> = diff.tensors.iter().filter(|tensor| !tensor.is_equal()).collect();
     // What has no distance comes first, then the farthest apart. NaN, whatever its sign, is above infinity.
     rows.sort_by_key(|tensor| {
         let far = tensor.outcome.as_ref().ok().and_then(Distance::distance);
@@ -47,7 +43,10 @@ fn table(diff: &CheckpointDiff) -> String {
     let mut text = String::from("  distance     cosine   largest       ulps  tensor\n");
     for tensor in rows.iter().take(MAX_ROWS) {
         let _ = match &tensor.outcome {
-            Ok(distance) => writeln!(text, "{}  {}", columns(distance), tensor.name),
+            Ok(distance) => {
+                let types = tensor.types.as_ref().map_or_else(String::new, |types| format!(" ({types})"));
+                writeln!(text, "{}  {}{types}", columns(distance), tensor.name)
+            }
             Err(why) => writeln!(text, "{why:>40}  {}", tensor.name),
         };
     }

@@ -47,7 +47,11 @@ fn inspect_stranger(
 ) -> Result<Outcome, Error> {
     match open_checkpoint_with(&world.storage, path, &world.reading) {
         Ok(checkpoint) => show(&checkpoint, world, messages),
-        Err(thalweg_checkpoint::Error::NotACheckpoint { converter: None, .. }) => Err(not_a_run.into()),
+        // That it looks like a run does not help here: the names that a run has do.
+        Err(
+            thalweg_checkpoint::Error::NotACheckpoint { converter: None, .. }
+            | thalweg_checkpoint::Error::HoldsCheckpoints { .. },
+        ) => Err(not_a_run.into()),
         Err(error) => Err(error.into()),
     }
 }

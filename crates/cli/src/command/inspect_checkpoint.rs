@@ -35,8 +35,10 @@ pub(super) fn show(checkpoint: &Checkpoint, world: &World<'_>, messages: &Messag
         .as_ref()
         .map_or(serde_json::Value::Null, |merge| json!({"n_checkpoints": merge.n_checkpoints, "scheme": merge.scheme}));
     messages.json(&json);
-    let made =
-        merge.map(|merge| format!("a merge of {} by {}\n", counted(merge.n_checkpoints, "checkpoint"), merge.scheme));
+    let made = merge.map(|merge| match merge.copy_of {
+        Some(source) => format!("a copy of `{}`\n", display_name(&source.path.display().to_string())),
+        None => format!("a merge of {} by {}\n", counted(merge.n_checkpoints, "checkpoint"), merge.scheme),
+    });
     messages.text(&(describe(checkpoint) + made.as_deref().unwrap_or_default()));
     let entries = checkpoint.catalog().entries();
     if !messages.wants_json() && entries.len() > MAX_ROWS {

@@ -80,7 +80,7 @@ fn text(law: &MergeLaw) -> String {
     if let Some(refusal) = &law.refusal {
         let _ = writeln!(text, "no law: {refusal}\n");
     }
-    let size = law.n_billions.map_or_else(String::new, |n| format!(", {n}B parameters"));
+    let size = law.n_billions.map_or_else(String::new, |n| format!(", {} parameters", show_billions(n)));
     let _ = writeln!(text, "loss of k merged {models}: {}{size}", law.formula);
     let line = |name: &str, value: f64, interval: Option<[f64; 2]>| {
         format!("  {name:<6} {:>9.4}  {}\n", unsigned_zero(value), or_dash(interval, show_interval))
@@ -240,4 +240,13 @@ fn tables(law: &MergeLaw) -> String {
         );
     }
     text
+}
+
+/// A number of parameters in billions, in the unit that suits it.
+fn show_billions(n: f64) -> String {
+    match n {
+        n if n >= 1.0 => format!("{n}B"),
+        n if n >= 1e-3 => format!("{}M", show_figures(n * 1e3)),
+        n => format!("{}k", show_figures(n * 1e6)),
+    }
 }

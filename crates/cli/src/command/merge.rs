@@ -1,6 +1,6 @@
 //! `thalweg merge`: a window of a run, or given checkpoints, into one new checkpoint.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use thalweg_merge::engine::MergeOutcome;
@@ -94,7 +94,7 @@ fn find_append(old: &Path, args: &MergeArgs, world: &World<'_>) -> Result<MergeP
     // What is said about the run is for notes about it.
     let run = std::mem::take(&mut rest.run);
     rest.run.reading = run.reading.clone();
-    if is_anything_typed(&rest, world)? {
+    if is_anything_typed(&rest, world)? || args.allow_changed {
         return Err(Error::usage_with_hint(
             "the old merge determines how checkpoints are merged, so other options would have no effect",
             "leave them out, or merge from scratch",
@@ -140,6 +140,11 @@ fn find_plan(args: &MergeArgs, world: &World<'_>) -> Result<MergePlan, Error> {
         return plan_of_recipe(recipe, out, &args.source, world);
     }
     let Some(out) = &args.out else {
+        // A plan among the checkpoints has an output already, and its error says how it is executed.
+        let is_document = |path: &&PathBuf| path.extension().is_some_and(|extension| extension == "json");
+        if let Some(path) = args.source.inputs.iter().find(is_document) {
+            world.resolver().open_checkpoint(path)?;
+        }
         return Err(Error::usage_with_hint("where should the merged checkpoint go?", "name a folder with `-o OUT`"));
     };
     let resolver = world.resolver();

@@ -93,19 +93,25 @@ pub(crate) fn show_plan(
 }
 
 fn describe_output(text: &mut String, output: &OutputPlan) {
+    let checkpoints = output.checkpoints();
+    let coefficients: Vec<f64> = match &output.mean {
+        None => output.sources.iter().map(|source| source.coefficient).collect(),
+        // The sums stand for checkpoints that each count once.
+        Some(_) => vec![1.0 / checkpoints.len() as f64; checkpoints.len()],
+    };
     // Writing to a String cannot fail.
     let _ = writeln!(
         text,
         "{} of {} into `{}`",
         output.scheme,
-        counted(output.sources.len(), "checkpoint"),
+        counted(checkpoints.len(), "checkpoint"),
         output.path.display()
     );
     let _ = writeln!(text, "{:>12} {:>10} {:>14}  checkpoint", "step", "tokens", "coefficient");
-    let n_sources = output.sources.len();
+    let n_sources = checkpoints.len();
     let is_shown = |i: usize| n_sources <= MAX_ROWS || i < MAX_ROWS / 2 || i + MAX_ROWS / 2 >= n_sources;
     let mut skipped = 0;
-    for (i, source) in output.sources.iter().enumerate() {
+    for (i, (source, coefficient)) in checkpoints.iter().zip(coefficients).enumerate() {
         if !is_shown(i) {
             skipped += 1;
             continue;
@@ -117,9 +123,15 @@ fn describe_output(text: &mut String, output: &OutputPlan) {
         let step = source.step.map_or_else(|| "-".to_owned(), |step| step.to_string());
         let tokens = source.tokens.map_or_else(|| "-".to_owned(), show_count);
         let path = source.path.display();
-        let _ = writeln!(text, "{step:>12} {tokens:>10} {:>14.9}  {path}", source.coefficient);
+        let _ = writeln!(text, "{step:>12} {tokens:>10} {coefficient:>14.9}  {path}");
     }
-    let _ = writeln!(text, "{:>12} {:>10} {:>14}", "sum", "", output.sum);
+    let sum = if output.mean.is_some() { "1" } else { &*output.sum };
+    let _ = writeln!(text, "{:>12} {:>10} {sum:>14}", "sum", "");
+    if output.mean.is_some() {
+        let sums: Vec<String> =
+            output.sources.iter().filter(|source| source.is_sum).map(|s| s.path.display().to_string()).collect();
+        let _ = writeln!(text, "read instead of the older checkpoints: `{}`", sums.join("`, `"));
+    }
     let state = match output.policy.optimizer {
         OptimizerPolicy::Newest => "that of the newest checkpoint",
         OptimizerPolicy::Average => "that of the newest checkpoint, with the average of all moments",

@@ -60,14 +60,11 @@ pub(crate) fn run(args: &RecoverArgs, world: &World<'_>, messages: &Messages) ->
 /// Why a run has no log: there is none, or those that were found cannot be used.
 fn no_log(trajectory: &Trajectory) -> Error {
     let path = trajectory.path().display();
-    let faults: Vec<&str> = trajectory
-        .notes()
-        .iter()
-        .filter_map(|note| match note {
-            TrajectoryNote::LogUnreadable { reason } => Some(reason.as_str()),
-            _ => None,
-        })
-        .collect();
+    let unreadable = |note: &TrajectoryNote| match note {
+        TrajectoryNote::LogUnreadable { reason, hint } => Some((reason.clone(), hint.clone())),
+        _ => None,
+    };
+    let (faults, hints): (Vec<String>, Vec<Option<String>>) = trajectory.notes().iter().filter_map(unreadable).unzip();
     if faults.is_empty() {
         return Error::usage_with_hint(
             format!("`{path}` has no step log, which is needed to find spikes"),
@@ -76,7 +73,7 @@ fn no_log(trajectory: &Trajectory) -> Error {
     }
     Error::usage_with_hint(
         format!("`{path}` has no step log that can be used: {}", faults.join("; ")),
-        "name its columns with `--log-columns loss=NAME,step=NAME`, or another log with `--log`",
+        hints.into_iter().flatten().next().unwrap_or_else(|| "name another log with `--log`".to_owned()),
     )
 }
 

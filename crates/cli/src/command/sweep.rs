@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 use thalweg_merge::engine::MergeOutcome;
+use thalweg_storage::guard::check_place;
 use thalweg_study::sweep::{RawChoice, SweepRequest, SweepTrial};
 
 use crate::args::{KeepChoice, SweepArgs};
@@ -33,6 +34,9 @@ pub(crate) fn run(args: &SweepArgs, world: &World<'_>, messages: &Messages) -> R
     if args.dry_run {
         show_plan(&plan, args.execution.memory.0, world, messages)?;
         return Ok(Outcome::Done);
+    }
+    if let Some(first) = sweep.trials.first() {
+        check_place(&*world.storage, &args.out.join(&first.name))?;
     }
     world.storage.create_folder(&args.out)?;
     let outcomes = execute(&plan, &args.execution, world)?;

@@ -30,10 +30,14 @@ fn diff_prints_no_distance_where_none_was_measured() {
     assert!(!said.text.contains("0.0000e0"), "{}", said.text);
     assert_eq!(json(&["diff", &a, &nan])["distance"], Value::Null);
     let said = thalweg(&["diff", &a, &bf16]);
-    said.expect(1, &["not compared: 2 of 2 tensors, such as `a.weight` (F32 [2] against BF16 [2])"]);
-    assert!(!said.text.contains("0.00"), "{}", said.text);
+    said.expect(1, &["compared as values, without ULPs: 2 of 2 tensors, such as `a.weight` (F32 against BF16)"]);
     let document = json(&["diff", &a, &bf16]);
-    assert_eq!((&document["distance"], &document["n_not_compared"]), (&Value::Null, &Value::from(2)));
+    assert_eq!((&document["distance"], &document["n_not_compared"]), (&Value::from(0.0), &Value::from(0)));
+    assert_eq!((&document["equal"], &document["max_ulps"]), (&Value::Bool(false), &Value::Null));
+    // Other shapes have no distance.
+    let other = Run::new([plain(), TinyCheckpoint::new().tensor("a.weight", Dtype::F32, &[1, 2], &[1.0, 2.0])]);
+    let said = thalweg(&["diff", &other.path("run/step-1"), &other.path("run/step-2")]);
+    said.expect(1, &["not compared: 2 of 2 tensors, such as `a.weight` (F32 [2] against F32 [1, 2])"]);
     // 3-4-5.
     assert_eq!(json(&["diff", &a, &far])["distance"], Value::from(5.0));
 }

@@ -16,6 +16,7 @@ mod forget;
 mod formats;
 mod found;
 mod fp8;
+mod fresh;
 mod hints;
 mod kept_state;
 mod kill;

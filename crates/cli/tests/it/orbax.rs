@@ -24,7 +24,12 @@ fn runs_of_all_three_are_merged_as_the_same_tensors_in_safetensors_are() {
         assert_eq!(shown["format"], "orbax", "{name}");
         for scheme in ["sma", "wma", "ema:0.2"] {
             let line = format!("merge {run} --last 2 --scheme {scheme} -o {scheme}");
-            check(&scratch, &line, 0, &["the sources are in the format `orbax`; the output is written as safetensors"]);
+            check(
+                &scratch,
+                &line,
+                0,
+                &["the newest source is in the format `orbax`; the output is written as safetensors"],
+            );
             check(&scratch, &format!("verify {scheme} --inputs"), 0, &["and so are its 2 sources"]);
             let expected = [10, 20].map(|step| format!("{run}/expected/step-{step}.safetensors"));
             let line = format!("merge -m {} -m {} --scheme {scheme} -o expected-{scheme}", expected[0], expected[1]);

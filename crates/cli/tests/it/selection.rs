@@ -211,7 +211,13 @@ fn an_allowed_sum_is_in_plan_receipt_and_card() {
     let edited = edited.replace("\"sum\": \"1\"", "\"sum\": \"4/3\"");
     scene.write("plan.json", edited.clone());
     scene.run("merge --plan plan.json").refused(&["not those of the scheme `sma`"]);
-    scene.write("plan.json", edited.replace("\"scheme\": \"sma\"", "\"scheme\": \"custom\""));
+    let edited = edited.replace("\"scheme\": \"sma\"", "\"scheme\": \"custom\"");
+    scene.write("plan.json", edited.clone());
+    scene.run("merge --plan plan.json").refused(&["has the coefficient 0.333", "change both"]);
+    scene.write("plan.json", edited.replacen("\"coefficient\": 0.333", "\"coefficient\": 0.666", 1));
+    scene.run("merge --plan plan.json").refused(&["has the coefficient 0.666"]);
+    let exact = edited.replacen("\"coefficient\": 0.3333333333333333", "\"coefficient\": 0.6666666666666666", 1);
+    scene.write("plan.json", exact);
     scene.run("merge --plan plan.json -o by-hand").done(&[]);
 }
 

@@ -372,7 +372,7 @@ class TensorDiff:
 
     @property
     def max_ulps(self) -> int:
-        """Largest difference in ULPs; 0 for types that are not floating."""
+        """Largest difference in ULPs; 0 for types that are not floating, or that differ."""
 
 @final
 class Diff:

@@ -213,6 +213,18 @@ fn a_document_needs_the_folder_that_it_goes_to() {
     assert!(refused(check_document(&storage, &at("missing/plan.json"), PLAN)).contains("does not exist"));
     check_document(&storage, &at("plan.json"), PLAN).unwrap();
     check_file(&storage, &at("missing/plan.json"), PLAN, b"").unwrap();
+    // Nothing is left of the attempt to write.
+    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+    fs::write(at("file"), "mine").unwrap();
+    assert!(refused(check_document(&storage, &at("file/plan.json"), PLAN)).contains("is not a folder"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_document_needs_a_folder_that_can_be_written() {
+    // No user can make files there.
+    let refused = check_document(&LocalStorage::new(), Path::new("/proc/plan.json"), PLAN);
+    assert!(refused.is_err(), "{refused:?}");
 }
 
 #[test]
@@ -229,6 +241,26 @@ fn a_removed_folder_goes_whole_and_foreign_files_stop_it() {
     fs::remove_file(out.join("mine")).unwrap();
     remove_own_folder(&storage, &out, OWN).unwrap();
     assert!(!out.exists());
+}
+
+#[test]
+fn outputs_that_a_shell_or_a_slip_spelled_are_refused() {
+    let storage = LocalStorage::new();
+    for (path, what) in [
+        ("~/out", "the shell did not replace `~`"),
+        ("~", "the shell did not replace"),
+        ("~user/out", "`~user`"),
+        ("s3:/bucket/out", "`s3://`"),
+        ("gs:bucket", "`gs://`"),
+        ("HTTPS:/host", "`HTTPS://`"),
+        ("me@host:/data/out", "`me@host` is another machine"),
+    ] {
+        let told = output_path(&storage, Path::new(path)).unwrap_err().to_string();
+        assert!(told.contains(what), "{told}");
+    }
+    for path in ["out~", "a/~/b", "./~", "C:/out", "model:1.5", "a@b", "x/s3:/y", "/s3:/y"] {
+        output_path(&storage, Path::new(path)).unwrap();
+    }
 }
 
 #[test]

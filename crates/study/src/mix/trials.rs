@@ -64,7 +64,7 @@ pub fn read_trials(storage: &dyn Storage, path: &Path) -> Result<Vec<TrialRecord
     Ok(trials)
 }
 
-const TRIAL_HINT: &str = "each line is one mixture, such as {\"data_shares\": {\"web\": 0.7, \"code\": 0.3}, \"measures\":                           {\"code/nats_per_token\": 2.31}}";
+const TRIAL_HINT: &str = "each line is one mixture, such as {\"data_shares\": {\"web\": 0.7, \"code\": 0.3}, \"measures\": {\"code/nats_per_token\": 2.31}}";
 
 fn read_trial(line: &str) -> Result<TrialRecord, String> {
     let bytes = quote_python_numbers(line.as_bytes());

@@ -7,8 +7,9 @@ use std::sync::{Mutex, PoisonError};
 
 use thalweg_checkpoint::{Checkpoint, ReadOptions, RenameError, RenameMap};
 use thalweg_merge::context::RunContext;
+use thalweg_merge::verify::read_merge;
 use thalweg_storage::Storage;
-use thalweg_trajectory::{resolve_checkpoint_reference, resolve_reference};
+use thalweg_trajectory::{NamePattern, resolve_checkpoint_reference, resolve_reference};
 
 use super::own_name::parse_own_name;
 use crate::Error;
@@ -49,9 +50,15 @@ impl<'a> Resolver<'a> {
         &self.reading
     }
 
-    /// The step in a checkpoint's own name, if it has one.
+    /// The step in a checkpoint's own name, or that of the checkpoint that it is a copy of.
     pub fn step_of(&self, path: &Path) -> Option<u64> {
-        parse_own_name(path, None).map(|name| name.step.0)
+        parse_own_name(path, None).map(|name| name.step.0).or_else(|| self.copied_step(path, None))
+    }
+
+    /// The step of the checkpoint that this one is a copy of, such as the source of a conversion.
+    pub(super) fn copied_step(&self, path: &Path, pattern: Option<&NamePattern>) -> Option<u64> {
+        let source = read_merge(self.storage(), path)?.copy_of?;
+        source.step.or_else(|| parse_own_name(&source.path, pattern).map(|name| name.step.0))
     }
 
     pub(super) fn storage(&self) -> &dyn Storage {

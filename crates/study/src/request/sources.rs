@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thalweg_merge::Ratio;
 use thalweg_merge::plan::SourceRef;
-use thalweg_tensor::display_name;
+use thalweg_tensor::{display_name, shell_word};
 use thalweg_trajectory::layout::NameCount;
 use thalweg_trajectory::{NamePattern, PathKind, look_at_path};
 
@@ -108,11 +108,27 @@ fn given_checkpoint(
     pattern: Option<&NamePattern>,
     resolver: &Resolver<'_>,
 ) -> Result<(SourceRef, Option<NameCount>), Error> {
-    let found = resolver.resolve_checkpoint(path)?;
+    let found = resolver.resolve_checkpoint(path).map_err(|error| as_coefficient(path, resolver).unwrap_or(error))?;
     let name = parse_own_name(path, pattern).or_else(|| parse_own_name(&found, pattern));
-    let step = name.as_ref().map(|name| name.step.0);
-    let tokens = name.as_ref().and_then(|name| name.tokens).map(|tokens| tokens.tokens.0);
-    Ok((SourceRef { path: found, step, tokens }, name.map(|name| name.counts)))
+    let Some(name) = name else {
+        // A conversion has another name, and its receipt knows the step.
+        let step = resolver.copied_step(&found, pattern);
+        return Ok((SourceRef { path: found, step, tokens: None }, step.map(|_| NameCount::Steps)));
+    };
+    let tokens = name.tokens.map(|tokens| tokens.tokens.0);
+    Ok((SourceRef { path: found, step: Some(name.step.0), tokens }, Some(name.counts)))
+}
+
+/// The error for a path that is a checkpoint with a coefficient behind it, which only `-m` takes.
+fn as_coefficient(path: &Path, resolver: &Resolver<'_>) -> Option<Error> {
+    let text = path.to_str()?;
+    let (checkpoint, coefficient) = text.rsplit_once(':')?;
+    coefficient.parse::<Ratio>().ok()?;
+    resolver.find_checkpoint(Path::new(checkpoint)).ok()?;
+    Some(Error::request_with_hint(
+        format!("`{text}` does not exist"),
+        format!("a coefficient needs `-m`: `-m {}`", shell_word(text)),
+    ))
 }
 
 /// Drops epochs where other checkpoints have steps: epochs order checkpoints only among themselves.

@@ -209,6 +209,15 @@ pub(crate) fn parse_scheme_window(text: &str) -> Result<SchemeWindow, Error> {
     let n_checkpoints = n.parse().ok().filter(|n| *n > 0);
     let n_checkpoints =
         n_checkpoints.ok_or_else(|| refuse(format!("`--windows {text}`: `{n}` is not a number of checkpoints")))?;
+    // `ema:10` is a scheme without its parameter, not one with a wrong window.
+    let lacks_parameter =
+        matches!(Scheme::parse(scheme, SchemeParameters::default()), Err(SchemeError::ParameterMissing { .. }));
+    if lacks_parameter && !scheme.starts_with("custom") {
+        return Err(Error::request_with_hint(
+            format!("`--windows {text}`: scheme `{scheme}` needs a parameter before the number of checkpoints"),
+            format!("write it between them: `{scheme}:0.1:{n}`"),
+        ));
+    }
     Ok(SchemeWindow { scheme: parse_scheme_word(scheme)?, n_checkpoints })
 }
 

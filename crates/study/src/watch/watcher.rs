@@ -12,6 +12,7 @@ use thalweg_merge::plan::OutputPlan;
 use thalweg_merge::receipt::{MergeReceipt, SourceReceipt};
 use thalweg_merge::verify::read_receipt;
 use thalweg_storage::Lock;
+use thalweg_storage::guard::check_place;
 use thalweg_storage::publish::Replace;
 use thalweg_trajectory::{Trajectory, check_outside_checkpoints};
 
@@ -132,9 +133,10 @@ impl<'a> Watcher<'a> {
     ) -> Result<Self, Error> {
         request.parse_windows()?;
         let storage = &*cx.storage;
-        let folder = storage.canonical_path(&request.folder)?;
         // The folder itself must not be a checkpoint either.
-        check_outside_checkpoints(&cx.storage, &folder.join(LOCK_NAME))?;
+        check_outside_checkpoints(&cx.storage, &request.folder.join(LOCK_NAME))?;
+        let folder = storage.canonical_path(&request.folder)?;
+        check_place(storage, &folder.join(LOCK_NAME))?;
         let run = storage.canonical_path(&request.run)?;
         if run == folder {
             return Err(Error::request_with_hint(

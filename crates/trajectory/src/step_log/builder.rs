@@ -7,6 +7,7 @@ use super::columns::{ColumnMap, ColumnMatch, ColumnNames, ENDING_RANK, GIVEN_RAN
 use super::field::LogField;
 use super::null_losses::NullLosses;
 use super::number::LogNumber;
+use super::step_rivals::StepRivals;
 use super::{LogEntry, LogError, LogNote, LogOptions, MAX_LOG_RECORDS, StepLog};
 use crate::{Step, Tokens, TokensPerStep};
 
@@ -56,6 +57,7 @@ pub(super) struct LogBuilder<'a> {
     values: [Option<Value>; 5],
     iteration: Option<(u16, u64)>,
     micro_batches: MicroBatches,
+    rivals: StepRivals,
     /// Two columns of one record with equal ranks.
     clash: Option<(ColumnMatch, ColumnMatch)>,
     endings: Vec<u16>,
@@ -89,6 +91,7 @@ impl<'a> LogBuilder<'a> {
             values: [None; 5],
             iteration: None,
             micro_batches: MicroBatches::default(),
+            rivals: StepRivals::default(),
             clash: None,
             endings: Vec::new(),
             not_whole: None,
@@ -212,6 +215,9 @@ impl<'a> LogBuilder<'a> {
         {
             self.iteration = number.whole().map(|n| (column.id, n));
         }
+        if let Some(step) = number.whole().filter(|_| column.field == LogField::Step) {
+            self.rivals.push(column, step);
+        }
         if column.rank == ENDING_RANK && self.endings.len() < MAX_ENDINGS && !self.endings.contains(&column.id) {
             self.endings.push(column.id);
         }
@@ -267,6 +273,7 @@ impl<'a> LogBuilder<'a> {
         }
         self.note_better_columns();
         self.nulls.end_record(self.current_step(), self.best[LogField::Loss.index()], self.loss_of_record());
+        self.rivals.end_record();
         if is_useful {
             self.keep_record();
         }
@@ -359,6 +366,11 @@ impl<'a> LogBuilder<'a> {
             self.end_file()?;
         }
         self.check_columns()?;
+        // A step that was set by counting, or that the user named, has no rival.
+        if let Some(pair) = self.rivals.disagreement().filter(|_| self.takes_a_known_step()) {
+            let names = pair.map(|(id, _)| self.names.name(id).to_owned());
+            return Err(LogError::StepsDisagree { names, values: pair.map(|(_, step)| Step(step)) });
+        }
         let joined = join_attempts(std::mem::take(&mut self.attempts));
         let (mut entries, order_notes) = joined.map_err(|(n_restarts, last)| self.within_epoch(n_restarts, last))?;
         if self.micro_batches.n_records > 0 && self.micro_batches.n_records == self.micro_batches.n_one_less {
@@ -374,6 +386,12 @@ impl<'a> LogBuilder<'a> {
             .filter_map(|(field, best)| Some((field, self.names.name(best?.id).to_owned())))
             .collect();
         Ok(StepLog { entries, columns, notes })
+    }
+
+    fn takes_a_known_step(&self) -> bool {
+        let best = self.best[LogField::Step.index()];
+        // `completed_steps` and the like say what they count, whatever is beside them.
+        best.is_some_and(StepRivals::is_unclear)
     }
 
     fn within_epoch(&self, n_restarts: usize, last: Step) -> LogError {
@@ -434,7 +452,8 @@ impl<'a> LogBuilder<'a> {
 
     /// Computes the steps of a log that counts micro-batches from its tokens.
     fn steps_by_tokens(&self, entries: Vec<LogEntry>) -> Result<Vec<LogEntry>, LogError> {
-        let refuse = || LogError::MicroBatches { column: self.micro_batches.column.clone() };
+        let has_tokens = self.best[LogField::Tokens.index()].is_some();
+        let refuse = || LogError::MicroBatches { column: self.micro_batches.column.clone(), has_tokens };
         let TokensPerStep(per_step) = self.tokens_per_step.ok_or_else(refuse)?;
         let mut by_step: Vec<LogEntry> = Vec::new();
         for entry in entries {

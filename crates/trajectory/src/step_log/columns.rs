@@ -90,12 +90,23 @@ pub(super) struct ColumnMatch {
     pub(super) id: u16,
 }
 
+impl ColumnMatch {
+    /// The known name that the column's name means; `None` for names that the user gave or that only end alike.
+    pub(super) fn known_name(self) -> Option<&'static str> {
+        let idx = usize::from(self.rank.checked_sub(1)?) / RANKS_OF_NAME;
+        self.field.names().get(idx).copied().filter(|_| self.rank < PATTERN_RANK)
+    }
+}
+
 /// The rank of a name that the user gave, or of a step that the format itself has.
 pub(super) const GIVEN_RANK: u8 = 0;
 /// The rank of `lr-AdamW` and its like, which are named after the optimizer.
 const PATTERN_RANK: u8 = 200;
 /// The rank of a name that only ends in `loss`.
 pub(super) const ENDING_RANK: u8 = 250;
+
+/// Ranks between one known name and the next: plain or behind the name of a run, each with or without a prefix.
+const RANKS_OF_NAME: usize = 4;
 
 /// Prefixes that only say that a column is about training.
 const PREFIXES: [&str; 6] = ["train/", "trainer/", "training/", "optim/", "loss_metrics/", "metrics/train/"];
@@ -216,8 +227,8 @@ impl<'a> ColumnNames<'a> {
             let bare = PREFIXES.iter().find_map(|prefix| spelling.strip_prefix(prefix));
             for field in LogField::ALL.into_iter().filter(is_free) {
                 let position = |wanted: &str| field.names().iter().position(|known| *known == wanted);
-                let plain = position(spelling).map(|idx| 4 * idx + 2 * n);
-                let prefixed = bare.and_then(position).map(|idx| 4 * idx + 2 * n + 1);
+                let plain = position(spelling).map(|idx| RANKS_OF_NAME * idx + 2 * n);
+                let prefixed = bare.and_then(position).map(|idx| RANKS_OF_NAME * idx + 2 * n + 1);
                 // Rank 0 is for names that the user gave.
                 if let Some(rank) = plain.or(prefixed).and_then(|rank| u8::try_from(rank + 1).ok()) {
                     return Some((field, rank));

@@ -55,6 +55,17 @@ pub(super) struct Console {
     /// Whether nothing was printed since that record.
     is_at_record: bool,
     bars: Bars,
+    /// The bars of epochs, which Lightning draws.
+    epoch_bars: EpochBars,
+}
+
+/// Bars that count the batches of an epoch. They give no step: an epoch's batches are not the run's steps.
+#[derive(Debug, Default)]
+struct EpochBars {
+    /// How many had values.
+    n: usize,
+    /// The title and the count of the last one: the same bar is often drawn again.
+    last: Option<(Vec<u8>, u64)>,
 }
 
 /// The progress bars between records without a step.
@@ -81,6 +92,9 @@ impl LineFormat for Console {
 
     fn end(&mut self, builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
         self.end_record(builder)?;
+        if builder.is_file_empty() && self.epoch_bars.n > 0 {
+            return Err(LogError::EpochBars);
+        }
         // Bars and dictionaries that do not alternate were buffered separately: nothing shows which belong together.
         if self.bars.n_without > self.bars.n_with && self.bars.n_with > 0 && !builder.counts_records() {
             return Err(LogError::NoColumn { field: LogField::Step, found: builder.listed() });
@@ -198,16 +212,24 @@ impl Console {
                 _ => builder.push_value(column, number),
             }
         }
-        match step.filter(|_| builder.has_values()) {
-            Some(step) => {
-                builder.set_step(step);
-                builder.end_record()
-            }
+        if !builder.has_values() {
+            builder.drop_record();
+            return Ok(());
+        }
+        match step {
+            Some(step) => builder.set_step(step),
             None => {
-                builder.drop_record();
-                Ok(())
+                let drawn = (bar.title.trim_ascii().to_vec(), bar.done);
+                let is_new = self.epoch_bars.last.as_ref() != Some(&drawn);
+                self.epoch_bars.n += 1;
+                self.epoch_bars.last = Some(drawn);
+                if !is_new || !builder.counts_records() {
+                    builder.drop_record();
+                    return Ok(());
+                }
             }
         }
+        builder.end_record()
     }
 }
 

@@ -51,6 +51,42 @@ pub enum LogError {
     MicroBatches {
         /// The column with the number of the micro-batch.
         column: String,
+        /// Whether the log has tokens, from which steps follow.
+        has_tokens: bool,
+    },
+    /// Two columns that mean the step and differ.
+    #[error(
+        "the columns `{}` and `{}` both mean the step and differ, such as {} and {} on one line",
+        display_name(&names[0]),
+        display_name(&names[1]),
+        values[0],
+        values[1]
+    )]
+    StepsDisagree {
+        /// The columns.
+        names: [String; 2],
+        /// What they hold in the first record in which they differ.
+        values: [Step; 2],
+    },
+    /// Losses that are only on the progress bars of epochs.
+    #[error("its losses are on progress bars that count the batches of an epoch, and those are not steps of the run")]
+    EpochBars,
+    /// A folder without a file that is known to be a log.
+    #[error(
+        "no file in this folder is an event file or has the usual name of a log, such as `metrics.csv`{}",
+        if found.is_empty() { String::new() } else { format!("; it holds {}", list_names(found)) }
+    )]
+    NoLogInFolder {
+        /// Names of files in it that may be logs, at most three.
+        found: Vec<String>,
+    },
+    /// A log that must be unpacked or written in another encoding first.
+    #[error("it is {what}")]
+    Packed {
+        /// What it is.
+        what: &'static str,
+        /// The command that makes a log of it.
+        command: &'static str,
     },
     /// Steps that restart repeatedly.
     #[error(

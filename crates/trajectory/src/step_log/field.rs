@@ -28,6 +28,10 @@ impl LogField {
             Self::Step => &[
                 "completed_steps",
                 "completed_step",
+                "optimizer_step",
+                "optimizer_steps",
+                "optim_step",
+                "opt_step",
                 "step",
                 "global_step",
                 "iteration",

@@ -35,6 +35,11 @@ const TEXT_NAMES: [&str; 8] = [
     "steps.csv",
 ];
 
+/// Endings of files that may be logs under names of their user's choice, which an error lists.
+const OTHER_ENDS: [&str; 6] = [".jsonl", ".csv", ".log", ".out", ".tsv", ".txt"];
+/// How many of them it lists.
+const MAX_OTHERS: usize = 3;
+
 /// A file of a log.
 #[derive(Debug)]
 struct LogFile {
@@ -106,6 +111,9 @@ fn read_file(
     }
     let mut head = vec![0; PIECE_BYTES.min(usize::try_from(found_bytes).unwrap_or(PIECE_BYTES))];
     reader.read_exact_at(0, &mut head)?;
+    if let Some((what, command)) = find_packing(&head) {
+        return Err(refuse(path, LogError::Packed { what, command }));
+    }
     let kind = sniff_kind(name, &head, &options.columns).ok_or_else(|| refuse(path, LogError::UnknownKind))?;
     let read = match kind {
         LogKind::Events => read_events(&storage.read_file(path, MAX_LOG_BYTES)?, &file.folder, builder),
@@ -119,6 +127,20 @@ fn read_file(
         }
     };
     read.map_err(|source| refuse(path, source))
+}
+
+/// First bytes of files that hold a log in another form: what they are, and the command that makes a log of one.
+const PACKINGS: [(&[u8], &str, &str); 6] = [
+    (b"\x1f\x8b", "packed by gzip", "gunzip -k"),
+    (b"\x28\xb5\x2f\xfd", "packed by zstd", "unzstd"),
+    (b"\xfd7zXZ", "packed by xz", "unxz -k"),
+    (b"BZh", "packed by bzip2", "bunzip2 -k"),
+    (b"\xff\xfe", "text in UTF-16", "iconv -f UTF-16 -t UTF-8 -o log.txt"),
+    (b"\xfe\xff", "text in UTF-16", "iconv -f UTF-16 -t UTF-8 -o log.txt"),
+];
+
+fn find_packing(head: &[u8]) -> Option<(&'static str, &'static str)> {
+    PACKINGS.iter().find(|(start, ..)| head.starts_with(start)).map(|(_, what, command)| (*what, *command))
 }
 
 /// A trainer's state, a list of records, or JSON lines in a file whose name or first line looks like one document.
@@ -161,11 +183,11 @@ fn read_pieces(
 
 /// The log files in a folder and in the folders below it.
 fn list_tree(storage: &Arc<dyn Storage>, root: &Path) -> Result<Vec<LogFile>, Error> {
-    let mut tree = Tree { storage, seen: BTreeSet::new(), events: Vec::new(), texts: Vec::new() };
+    let mut tree = Tree { storage, seen: BTreeSet::new(), events: Vec::new(), texts: Vec::new(), others: Vec::new() };
     tree.visit(root, &mut Vec::new())?;
-    let Tree { events, texts, .. } = tree;
+    let Tree { events, texts, others, .. } = tree;
     let files = if events.is_empty() { texts } else { events };
-    if files.is_empty() { Err(refuse(root, LogError::UnknownKind)) } else { Ok(files) }
+    if files.is_empty() { Err(refuse(root, LogError::NoLogInFolder { found: others })) } else { Ok(files) }
 }
 
 #[derive(Debug)]
@@ -175,6 +197,8 @@ struct Tree<'a> {
     seen: BTreeSet<PathBuf>,
     events: Vec<LogFile>,
     texts: Vec<LogFile>,
+    /// Names of the first files that may be logs under another name, from the root on.
+    others: Vec<String>,
 }
 
 impl Tree<'_> {
@@ -199,7 +223,13 @@ impl Tree<'_> {
                 () if entry.kind != FileKind::File => continue,
                 () if entry.name.contains("tfevents") => &mut self.events,
                 () if TEXT_NAMES.contains(&&*entry.name) => &mut self.texts,
-                () => continue,
+                () => {
+                    if self.others.len() < MAX_OTHERS && OTHER_ENDS.iter().any(|end| entry.name.ends_with(end)) {
+                        let place = names.iter().map(String::as_str).chain([&*entry.name]);
+                        self.others.push(place.collect::<Vec<_>>().join("/"));
+                    }
+                    continue;
+                }
             };
             if list.len() < MAX_FILES {
                 list.push(LogFile { path, folder: SeriesFolder { names: names.clone() } });

@@ -2,6 +2,8 @@
 
 // Clippy lets helpers unwrap where it sees that they are compiled for tests only.
 #[cfg(test)]
+mod doubtful_steps;
+#[cfg(test)]
 mod logs;
 #[cfg(test)]
 mod phases;

@@ -286,6 +286,14 @@ fn litgpt_counts_micro_batches_and_its_tokens_give_the_steps() {
     assert_eq!(log.entries()[3].loss, Some(loss(12)));
     let named = StepLog::open(&disk(), &path, &"step=iter".parse().unwrap()).unwrap();
     assert_eq!(named.last_step(), Some(Step(12)));
+    // Without tokens, only counting is left.
+    let bare: String = "iter,loss,step\n".to_owned()
+        + &(1..=12u64).map(|iter| format!("{},2,{}\n", 4 * iter, 4 * iter - 1)).collect::<String>();
+    write(&path, &bare);
+    let hint = StepLog::open(&disk(), &path, &columns()).unwrap_err().hint().unwrap();
+    assert!(hint.contains("--log-every") && !hint.contains("--tokens-per-step"), "{hint}");
+    let options = LogOptions { log_every: Some(1), ..LogOptions::default() };
+    assert_eq!(StepLog::open_all(&disk(), std::slice::from_ref(&path), &options).unwrap().last_step(), Some(Step(12)));
     // If the two columns differ in another way, `step` counts steps.
     let real: String = text.lines().take(1).map(|line| format!("{line}\n")).collect::<String>()
         + &(1..=12u64).map(|iter| format!("0,{iter},0.5,0.001,2,9,{},1,1\n", iter / 4)).collect::<String>();

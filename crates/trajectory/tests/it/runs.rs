@@ -463,7 +463,10 @@ fn the_log_of_the_newest_state_is_found_by_itself() {
 fn a_log_that_was_found_and_not_asked_for_never_stops_the_run() {
     let run = TestRun::with_steps([1]).write("log.jsonl", "{\"step\":1,\"loss\":}\n{}\n");
     let notes = run.trajectory().notes().to_vec();
-    assert!(matches!(&notes[..], [TrajectoryNote::LogUnreadable { reason }] if reason.contains("line 1")), "{notes:?}");
+    assert!(
+        matches!(&notes[..], [TrajectoryNote::LogUnreadable { reason, .. }] if reason.contains("line 1")),
+        "{notes:?}"
+    );
 }
 
 #[test]
