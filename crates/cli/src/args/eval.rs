@@ -1,0 +1,47 @@
+//! Arguments of `thalweg eval`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{ReadArgs, StartTokenChoice};
+use crate::options::Seconds;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  thalweg eval step1000 merged --suite suite.toml     what each scores, and the gain of merged over step1000
+  thalweg eval ckpts/* --suite suite.toml --baseline last --cache scores --json
+  thalweg eval a b --eval-command 'lm_eval --model hf --model_args pretrained={checkpoint} --tasks piqa --output_path {out}'
+
+Gains are signed so that positive is better. `docs/adding/task.md` describes suites.")]
+pub(crate) struct EvalArgs {
+    /// Checkpoints: folders, indexes or single files with `config.json` and `tokenizer.json` beside them
+    #[arg(value_name = "CKPT", required = true)]
+    pub(crate) checkpoints: Vec<PathBuf>,
+    /// The suite (TOML): sets, how they are scored, and in how much context
+    #[arg(long, value_name = "FILE", required_unless_present = "eval_command")]
+    pub(crate) suite: Option<PathBuf>,
+    /// Compare all others with this checkpoint, or with the first or last one given [default: first]
+    #[arg(long, value_name = "CKPT|first|last")]
+    pub(crate) baseline: Option<PathBuf>,
+    /// Keep scores in this folder, and take from it what was scored before
+    #[arg(long, value_name = "DIR", conflicts_with = "eval_command")]
+    pub(crate) cache: Option<PathBuf>,
+    /// Use this tokenizer.json instead of each checkpoint's own
+    #[arg(long, value_name = "FILE", conflicts_with = "eval_command")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// Put the start token before every text (always), where the tokenizer's own files do (auto), or never before a
+    /// context (never) [default: as the suite says, else always]
+    #[arg(long, value_enum, value_name = "WHEN", conflicts_with = "eval_command")]
+    pub(crate) start_token: Option<StartTokenChoice>,
+    /// Score with another program, run by the shell; {checkpoint} and {out} become paths. It writes
+    /// lm-evaluation-harness results or a list of {task, value, stderr, n, higher_is_better}
+    #[arg(long, value_name = "COMMAND", conflicts_with = "suite")]
+    pub(crate) eval_command: Option<String>,
+    /// End the command, with all that it started, if it takes longer than this for one checkpoint [default: no limit]
+    #[arg(long, value_name = "TIME", requires = "eval_command")]
+    pub(crate) eval_timeout: Option<Seconds>,
+    #[command(flatten)]
+    pub(crate) reading: ReadArgs,
+}
