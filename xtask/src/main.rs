@@ -7,6 +7,7 @@ mod fixtures;
 mod licences;
 mod metadata;
 mod methods;
+mod public;
 mod surface;
 mod tidy;
 mod voice;

@@ -70,6 +70,7 @@ pub(crate) fn check(root: &Path, metadata: &Value) -> Result<(), String> {
     faults.extend(crate::fixtures::check(root)?);
     faults.extend(crate::surface::check(root)?);
     faults.extend(crate::circles::check(root)?);
+    faults.extend(crate::public::check(root)?);
     if faults.is_empty() { Ok(()) } else { Err(format!("{} faults\n  {}", faults.len(), faults.join("\n  "))) }
 }
 

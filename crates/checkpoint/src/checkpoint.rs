@@ -20,7 +20,8 @@ use crate::config::without_quantisation;
 use crate::format::Findings;
 use crate::gather::{Share, read_share, shares_of};
 use crate::lazy_pieces::{LazyPieces, Look, PieceRefusal};
-use crate::{Error, Note, SideFile, UNPACK_BYTES};
+use crate::unpacked::UNPACK_BYTES;
+use crate::{Error, Note, SideFile};
 
 /// One file of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]

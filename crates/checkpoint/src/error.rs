@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use thalweg_tensor::{display_name, show_size};
+use thalweg_tensor::display_name;
 
 use crate::format::dcp::error::DcpError;
 use crate::format::header_error::HeaderError;
@@ -177,16 +177,6 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong, with the position.
         message: String,
-    },
-    /// The disk cannot hold an output.
-    #[error("`{}` has {} free, {} expected", path.display(), show_size(*free_bytes), show_size(*wanted_bytes))]
-    NotEnoughSpace {
-        /// Where the output would go.
-        path: PathBuf,
-        /// What it needs.
-        wanted_bytes: u64,
-        /// What there is.
-        free_bytes: u64,
     },
     /// An output without tensors.
     #[error("there is no tensor to write")]
@@ -468,7 +458,6 @@ impl Error {
     /// What to do next, where there is a next move.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
-            Self::NotEnoughSpace { .. } => "free some space, or write to another disk",
             Self::Storage(error) if error.is_disk_full() => "free some space, or write to another disk",
             Self::Storage(thalweg_storage::Error::Changed { .. }) => {
                 "wait until nothing writes to the checkpoint, then run the command again"

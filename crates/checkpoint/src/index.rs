@@ -13,7 +13,7 @@ use thalweg_tensor::display_name;
 use crate::json::{TextSeed, describe_json_error};
 
 /// The largest index that is read, in bytes.
-pub const MAX_INDEX_BYTES: u64 = 100_000_000;
+pub(crate) const MAX_INDEX_BYTES: u64 = 100_000_000;
 
 /// What an index says: tensors sorted by name, files sorted by name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -73,10 +73,8 @@ pub use read_options::{Params, ReadOptions};
 pub use rename::{NameCollision, RenameError, RenameMap, RenameRule};
 pub use shard_digest::shard_digest;
 pub use side_file_compare::differing_side_files;
-pub use side_files::{
-    CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, StayReason, side_file_kind, side_files_of,
-};
-pub use stage::{FrameCopies, FrameCopy, StagedCheckpoint, check_free_space};
+pub use side_files::{CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, StayReason, side_files_of};
+pub use stage::{FrameCopies, FrameCopy, StagedCheckpoint};
 pub use template::{
     KeptName, Template, can_be_template, frame_ranges, kept_files, layout_like, open_whole, unchanged_copies,
 };
@@ -85,5 +83,4 @@ pub use to_huggingface::{
     llama_heads, naming_of, open_assets,
 };
 pub use tokenizer::{TokenizerDifference, compare_tokenizer_files};
-pub use unpacked::UNPACK_BYTES;
 pub use zip_directory::ZipError;

@@ -186,7 +186,7 @@ const STATE_NAMES: [&str; 7] =
 const TEMPORARY_ENDS: [&str; 7] = [".tmp", ".lock", ".incomplete", ".part", ".swp", "~", ".DS_Store"];
 
 /// What happens to a file with this name and length.
-pub fn side_file_kind(name: &str, len_bytes: u64) -> SideFileKind {
+pub(crate) fn side_file_kind(name: &str, len_bytes: u64) -> SideFileKind {
     let starts = |starts: &[&str]| starts.iter().any(|start| name.starts_with(start));
     let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
     let reason = if name == "thalweg.json" || starts(&["thalweg-", "thalweg.", ".thalweg"]) {

@@ -112,19 +112,6 @@ impl OpenShards {
     }
 }
 
-/// Whether the disk can take `wanted_bytes` more below `path`; yes where the storage does not know.
-///
-/// # Errors
-/// `NotEnoughSpace`; `Storage`.
-pub fn check_free_space(storage: &dyn Storage, path: &Path, wanted_bytes: u64) -> Result<(), Error> {
-    match storage.free_bytes(path)? {
-        Some(free_bytes) if free_bytes < wanted_bytes => {
-            Err(Error::NotEnoughSpace { path: path.to_owned(), wanted_bytes, free_bytes })
-        }
-        _ => Ok(()),
-    }
-}
-
 impl StagedCheckpoint {
     /// Creates every file with its final length and the known bytes of its frame; the folder may exist, the files may
     /// not.

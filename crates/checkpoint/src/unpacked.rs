@@ -17,7 +17,7 @@ use thalweg_storage::{Error, FileInfo, ReadAt};
 use thalweg_tensor::to_index;
 
 /// Most memory of the decoders that a checkpoint keeps between reads.
-pub const UNPACK_BYTES: u64 = 32 << 20;
+pub(crate) const UNPACK_BYTES: u64 = 32 << 20;
 /// Packed bytes that a decoder reads at once.
 const INPUT_BYTES: usize = 16 << 10;
 /// Bytes that are unpacked at once where they are only skipped.

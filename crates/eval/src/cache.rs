@@ -16,11 +16,11 @@ use crate::prepared::PreparedTask;
 use crate::record::TaskScores;
 
 /// `kind` of a cached score.
-pub const CACHE_KIND: &str = "thalweg-task-scores";
+pub(crate) const CACHE_KIND: &str = "thalweg-task-scores";
 /// `version` of cached scores.
-pub const CACHE_VERSION: u32 = 1;
+pub(crate) const CACHE_VERSION: u32 = 1;
 /// Changes when the same model and suite may score otherwise: cached scores of another version are not used.
-pub const ENGINE_VERSION: u32 = 2;
+pub(crate) const ENGINE_VERSION: u32 = 2;
 
 /// The largest file that is read back.
 const MAX_CACHED_BYTES: u64 = 1 << 30;

@@ -91,7 +91,7 @@ impl Subject {
 }
 
 /// Memory that scoring takes, in bytes: parameters and workspace.
-pub fn scoring_bytes(config: &ModelConfig, context_length: usize) -> u64 {
+pub(crate) fn scoring_bytes(config: &ModelConfig, context_length: usize) -> u64 {
     let params = (config.layout().n_params() as u64).saturating_mul(4);
     params.saturating_add(Workspace::<f32>::bytes(config, workspace_shape(context_length), Purpose::Score))
 }

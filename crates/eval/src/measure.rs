@@ -51,7 +51,7 @@ impl TaskKind {
     }
 
     /// How many of [`TaskKind::measures`] are taken by default.
-    pub const fn n_default_measures(self) -> usize {
+    pub(crate) const fn n_default_measures(self) -> usize {
         match self {
             Self::Partial | Self::Gold | Self::Pair => 1,
             _ => 2,
@@ -59,7 +59,7 @@ impl TaskKind {
     }
 
     /// What separates context and continuation where the suite says nothing.
-    pub const fn default_delimiter(self) -> &'static str {
+    pub(crate) const fn default_delimiter(self) -> &'static str {
         match self {
             Self::Text | Self::Pair | Self::EntitySpans => "",
             Self::Choice | Self::Partial | Self::LastWord | Self::Gold => " ",

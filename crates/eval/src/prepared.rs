@@ -21,7 +21,6 @@ use crate::window::{TokenWindow, token_windows};
 #[derive(Debug, Clone)]
 pub struct PreparedSuite {
     pub(crate) tasks: Vec<PreparedTask>,
-    suite_digest: Digest,
     tokenizer_digest: Digest,
     context_length: usize,
     least_vocab_size: usize,
@@ -109,16 +108,10 @@ impl PreparedSuite {
         let tasks = suite.tasks.iter().map(|task| prepare_task(task, tokenizer, lead)).collect::<Result<_, _>>()?;
         Ok(Self {
             tasks,
-            suite_digest: suite.digest,
             tokenizer_digest: tokenizer.digest(),
             context_length: suite.context_length,
             least_vocab_size: largest_id as usize + 1,
         })
-    }
-
-    /// BLAKE3 of the suite.
-    pub fn suite_digest(&self) -> Digest {
-        self.suite_digest
     }
 
     /// BLAKE3 of the tokenizer.
@@ -132,7 +125,7 @@ impl PreparedSuite {
     }
 
     /// The smallest vocabulary that holds all of its tokens.
-    pub fn least_vocab_size(&self) -> usize {
+    pub(crate) fn least_vocab_size(&self) -> usize {
         self.least_vocab_size
     }
 

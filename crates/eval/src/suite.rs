@@ -16,9 +16,9 @@ use crate::measure::{Measure, TaskKind};
 use crate::row::{Row, RowBody, parse_row};
 
 /// `kind` of a suite.
-pub const SUITE_KIND: &str = "thalweg-suite";
+pub(crate) const SUITE_KIND: &str = "thalweg-suite";
 /// `version` of the suites that are read.
-pub const SUITE_VERSION: i64 = 1;
+pub(crate) const SUITE_VERSION: i64 = 1;
 
 const SUITE_KEYS: &[&str] = &["kind", "version", "name", "role", "context_length", "start", "start_token", "task"];
 const TASK_KEYS: &[&str] =

@@ -166,7 +166,7 @@ impl EvalTokenizer {
     ///
     /// # Errors
     /// `TokenizerInvalid`.
-    pub fn added_start_tokens(&self, start: &[u32]) -> Result<Vec<u32>, Error> {
+    pub(crate) fn added_start_tokens(&self, start: &[u32]) -> Result<Vec<u32>, Error> {
         match self.adds_start {
             Some(false) => Ok(Vec::new()),
             Some(true) => Ok(self.bos_token.map_or_else(|| start.to_vec(), |id| vec![id])),

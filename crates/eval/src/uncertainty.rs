@@ -37,7 +37,7 @@ impl Sums<'_> {
     }
 
     /// The influence of each item on the value; they add up to zero.
-    pub fn influences(&self) -> Vec<f64> {
+    pub(crate) fn influences(&self) -> Vec<f64> {
         let total: f64 = self.denominators.iter().sum();
         let ratio = self.numerators.iter().sum::<f64>() / total;
         let slope = if self.is_exponential { ratio.exp() } else { 1.0 };
@@ -152,7 +152,7 @@ impl Default for Bootstrap {
 
 /// Percentile interval of `b` minus `a`, items drawn with replacement, the same ones for both (Efron, Tibshirani 1993,
 /// ch. 13).
-pub fn bootstrap_interval(a: &Sums<'_>, b: &Sums<'_>, level: f64, bootstrap: Bootstrap) -> [f64; 2] {
+pub(crate) fn bootstrap_interval(a: &Sums<'_>, b: &Sums<'_>, level: f64, bootstrap: Bootstrap) -> [f64; 2] {
     let n = a.numerators.len();
     let draw = |resample: u32| {
         let mut rng = ChaCha8Rng::seed_from_u64(bootstrap.seed);

@@ -15,9 +15,9 @@ use crate::Error;
 use crate::schedule::ScheduleConfig;
 
 /// `kind` of a config.
-pub const CONFIG_KIND: &str = "thalweg-train";
+pub(crate) const CONFIG_KIND: &str = "thalweg-train";
 /// `version` of the configs that this program reads.
-pub const CONFIG_VERSION: u32 = 1;
+pub(crate) const CONFIG_VERSION: u32 = 1;
 /// The largest sequence, batch and model that a config may ask for: above this a number is a typing error.
 const MAX_DIMENSION: usize = 1 << 24;
 
@@ -429,7 +429,7 @@ impl TrainConfig {
     ///
     /// # Errors
     /// As [`from_toml`](Self::from_toml), without a place.
-    pub fn from_table(table: toml::Table, path: &Path) -> Result<Self, Error> {
+    pub(crate) fn from_table(table: toml::Table, path: &Path) -> Result<Self, Error> {
         let config: Self = table.try_into().map_err(|error| describe_toml_error("", &error, path))?;
         config.check()?;
         Ok(config)
@@ -475,7 +475,7 @@ impl TrainConfig {
     }
 
     /// Whether held-out text is scored after `step`.
-    pub fn is_validation_step(&self, step: u64) -> bool {
+    pub(crate) fn is_validation_step(&self, step: u64) -> bool {
         self.validation
             .as_ref()
             .is_some_and(|section| step.is_multiple_of(section.every_steps.0.max(1)) || step == self.n_steps())

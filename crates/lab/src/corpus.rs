@@ -46,7 +46,7 @@ pub fn built_in_bytes(name: &str, part: CorpusPart) -> Option<&'static [u8]> {
 }
 
 /// Names of the built-in tokenizers.
-pub const BUILT_IN_TOKENIZERS: [&str; 2] = ["bpe-512", "bpe-2048"];
+pub(crate) const BUILT_IN_TOKENIZERS: [&str; 2] = ["bpe-512", "bpe-2048"];
 
 /// The `tokenizer.json` of a built-in tokenizer; `None` if there is none of that name.
 pub fn built_in_tokenizer(name: &str) -> Option<&'static [u8]> {

@@ -10,7 +10,7 @@ use crate::random::{Random, Stream};
 use crate::tokens::{DomainReader, TokenDomain};
 
 /// Sequences of a block: shares are kept to one part in so many.
-pub const BLOCK_SEQUENCES: u32 = 1000;
+pub(crate) const BLOCK_SEQUENCES: u32 = 1000;
 
 /// A domain and its part of the mixture.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use crate::config::{ModelSection, TrainConfig};
 
 /// How experts are kept evenly used.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Balance {
+pub(crate) enum Balance {
     /// Not at all.
     None,
     /// A loss with this coefficient (Fedus et al. 2021, arXiv 2101.03961).
@@ -22,7 +22,7 @@ impl Balance {
     ///
     /// # Errors
     /// `Value`.
-    pub fn parse(text: &str) -> Result<Self, Error> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         let refuse = || {
             let message = format!("`{text}` is none of `aux:COEFFICIENT`, `bias:RATE` and `none`");
             Error::value("model.balance", message)
@@ -41,7 +41,7 @@ impl Balance {
 ///
 /// # Errors
 /// `Value`.
-pub fn balance_of(section: &ModelSection) -> Result<Balance, Error> {
+pub(crate) fn balance_of(section: &ModelSection) -> Result<Balance, Error> {
     section.balance.as_deref().map_or(Ok(Balance::None), Balance::parse)
 }
 
@@ -49,7 +49,7 @@ pub fn balance_of(section: &ModelSection) -> Result<Balance, Error> {
 ///
 /// # Errors
 /// `Value` for keys that are missing or do not belong together; `VocabularyTooSmall`; `Model`.
-pub fn model_config_of(config: &TrainConfig, n_tokens: usize) -> Result<ModelConfig, Error> {
+pub(crate) fn model_config_of(config: &TrainConfig, n_tokens: usize) -> Result<ModelConfig, Error> {
     let section = &config.model;
     let json = match &section.config {
         Some(table) => table_config(section, table, n_tokens)?,

@@ -18,12 +18,12 @@ use crate::folder::RUN_FILE;
 use crate::step_log::STEP_LOG_NAME;
 
 /// The resolved config in a run folder.
-pub const TRAIN_RECORD_NAME: &str = "thalweg-train.json";
+pub(crate) const TRAIN_RECORD_NAME: &str = "thalweg-train.json";
 const MAX_RECORD_BYTES: u64 = 16 << 20;
 const LOCK_NAME: &str = ".thalweg-lock";
 const RUN_KIND: &str = "thalweg-train-run";
 /// The folder of the averages in a run.
-pub const AVERAGES_FOLDER: &str = "averages";
+pub(crate) const AVERAGES_FOLDER: &str = "averages";
 
 /// Whether a folder holds a run already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

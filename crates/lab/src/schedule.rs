@@ -108,7 +108,7 @@ impl ScheduleConfig {
     }
 
     /// First and last step of the stable phase, if the curve has one.
-    pub fn stable_steps(&self, n_steps: u64) -> Option<(u64, u64)> {
+    pub(crate) fn stable_steps(&self, n_steps: u64) -> Option<(u64, u64)> {
         let end = match self.kind {
             ScheduleKind::Constant => n_steps,
             ScheduleKind::Wsd => n_steps.saturating_sub(self.anneal_steps),

@@ -18,7 +18,7 @@ use crate::folder::RUN_FILE;
 /// The step log, as `thalweg.toml` names it.
 pub const STEP_LOG_NAME: &str = "steps.jsonl";
 /// The validation log.
-pub const VALIDATION_LOG_NAME: &str = "validation.jsonl";
+pub(crate) const VALIDATION_LOG_NAME: &str = "validation.jsonl";
 /// The event file's folder and name; TensorBoard wants `tfevents` in it.
 pub const EVENT_FILE_NAME: &str = "tensorboard/events.out.tfevents.0.thalweg";
 
@@ -64,7 +64,7 @@ pub struct ValidationRecord {
 /// How long each log was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct LogLengths {
+pub(crate) struct LogLengths {
     /// `steps.jsonl`.
     pub steps_bytes: u64,
     /// `validation.jsonl`.

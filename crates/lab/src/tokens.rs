@@ -43,7 +43,7 @@ impl TextTokenizer {
     }
 
     /// The token of [`END_OF_TEXT`].
-    pub fn end_of_text(&self) -> u32 {
+    pub(crate) fn end_of_text(&self) -> u32 {
         self.end_of_text
     }
 

@@ -161,7 +161,7 @@ impl Coefficients {
     ///
     /// # Errors
     /// `SumZero` if they sum to 0.
-    pub fn normalized(&self) -> Result<Self, SchemeError> {
+    pub(crate) fn normalized(&self) -> Result<Self, SchemeError> {
         let sum = self.numerator_sum();
         if sum.is_zero() {
             return Err(SchemeError::SumZero);

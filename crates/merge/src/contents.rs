@@ -395,7 +395,7 @@ const STATE_ROOTS: [&str; 13] = [
 const SEPARATORS: [char; 2] = ['.', '/'];
 
 /// Whether the name of a tensor shows that it belongs to a trainer, not to the model.
-pub fn is_training_state(name: &str) -> bool {
+pub(crate) fn is_training_state(name: &str) -> bool {
     let mut parts = name.split(SEPARATORS).peekable();
     let root = parts.next().unwrap_or(name);
     (STATE_ROOTS.contains(&root) && parts.peek().is_some()) || parts.any(|part| MOMENT_NAMES.contains(&part))

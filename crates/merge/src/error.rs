@@ -219,7 +219,7 @@ pub enum Error {
 impl Error {
     /// Whether the same command may succeed later, once a disk or a network is repaired: then a stage is worth keeping.
     /// What fails because of the sources' values fails again.
-    pub fn can_be_resumed(&self) -> bool {
+    pub(crate) fn can_be_resumed(&self) -> bool {
         matches!(
             self,
             Self::Interrupted

@@ -9,7 +9,7 @@ use nalgebra::{DMatrix, SymmetricEigen};
 use crate::gram::{Gram, not_negative};
 
 /// How many principal components are reported.
-pub const N_COMPONENTS: usize = 3;
+pub(crate) const N_COMPONENTS: usize = 3;
 
 /// Geometry of n checkpoints, oldest first.
 #[derive(Debug, Clone, PartialEq)]

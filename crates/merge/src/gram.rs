@@ -74,12 +74,12 @@ impl Gram {
     }
 
     /// Squared Euclidean distance of checkpoints i and j, 0-based.
-    pub fn distance_squared(&self, i: usize, j: usize) -> f64 {
+    pub(crate) fn distance_squared(&self, i: usize, j: usize) -> f64 {
         not_negative(self.relative(i, i) - 2.0 * self.relative(i, j) + self.relative(j, j))
     }
 
     /// <x_b - x_a, x_d - x_c>: the product of two displacements, 0-based.
-    pub fn displacement_product(&self, (a, b): (usize, usize), (c, d): (usize, usize)) -> f64 {
+    pub(crate) fn displacement_product(&self, (a, b): (usize, usize), (c, d): (usize, usize)) -> f64 {
         self.relative(b, d) - self.relative(b, c) - self.relative(a, d) + self.relative(a, c)
     }
 }

@@ -14,7 +14,7 @@ use crate::masters::find_master;
 pub use crate::newest::Keeping;
 use crate::newest::{kept_source, newest_open, takes_arguments};
 use crate::open_source::OpenSource;
-pub use crate::output_kind::{OUTPUT_FORMATS, OptimizerPolicy, OutputFormat};
+pub use crate::output_kind::{OptimizerPolicy, OutputFormat};
 use crate::plan::OutputPlan;
 
 /// How many keys a line lists.
@@ -211,6 +211,7 @@ pub fn describe_format(output: &OutputPlan, sources: &[OpenSource], kept: Option
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::output_kind::OUTPUT_FORMATS;
 
     #[test]
     fn names_are_those_that_plans_hold() {

@@ -32,7 +32,7 @@ pub enum OutputFormat {
 }
 
 /// Every format that outputs can have, by its name.
-pub const OUTPUT_FORMATS: [(&str, OutputFormat); 8] = [
+pub(crate) const OUTPUT_FORMATS: [(&str, OutputFormat); 8] = [
     ("safetensors", OutputFormat::Safetensors),
     ("torch", OutputFormat::Torch),
     ("dcp", OutputFormat::Dcp),
@@ -82,7 +82,7 @@ impl OutputFormat {
     }
 
     /// Whether an output of this format can be written without the files of a source: only the tensors.
-    pub fn is_written_from_scratch(self) -> bool {
+    pub(crate) fn is_written_from_scratch(self) -> bool {
         matches!(self, Self::Safetensors | Self::Torch | Self::Dcp | Self::MegatronDist | Self::Npz)
     }
 

@@ -25,7 +25,8 @@ pub const START_KIND: &str = "thalweg-start";
 const MAX_SMALL_BYTES: u64 = 256 << 20;
 
 /// A folder that a merge wrote.
-pub const MERGED_FOLDER: OwnFolder<'static> = OwnFolder { what: "a merged checkpoint", contents_of: &merged_contents };
+pub(crate) const MERGED_FOLDER: OwnFolder<'static> =
+    OwnFolder { what: "a merged checkpoint", contents_of: &merged_contents };
 
 /// What a folder holds beyond a merge.
 ///

@@ -17,7 +17,7 @@ pub fn name_fits(pattern: &str, name: &str) -> bool {
 }
 
 /// Whether `name` fits any of the patterns.
-pub fn fits_any(patterns: &[String], name: &str) -> bool {
+pub(crate) fn fits_any(patterns: &[String], name: &str) -> bool {
     patterns.iter().any(|pattern| name_fits(pattern, name))
 }
 

@@ -19,11 +19,11 @@ use crate::seen_source::SeenSource;
 use crate::waiver::ConfigWaiver;
 
 /// `kind` of a plan file.
-pub const PLAN_KIND: &str = "thalweg-plan";
+pub(crate) const PLAN_KIND: &str = "thalweg-plan";
 /// What marks a file as a plan. Only such a file may be replaced.
 pub const PLAN_FILE: OwnKind<'_> = OwnKind::json("a plan", PLAN_KIND);
 /// `version` of the plan files that this program writes and reads.
-pub const PLAN_VERSION: u32 = 1;
+pub(crate) const PLAN_VERSION: u32 = 1;
 
 /// A complete description of one or more merges over one reading of the sources.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

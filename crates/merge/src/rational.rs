@@ -94,7 +94,7 @@ impl Ratio {
     }
 
     /// Whether the ratio is 1.
-    pub fn is_one(&self) -> bool {
+    pub(crate) fn is_one(&self) -> bool {
         self.0.is_one()
     }
 

@@ -19,9 +19,9 @@ use std::path::Path;
 pub use thalweg_checkpoint::RECEIPT_NAME;
 use thalweg_storage::Storage;
 /// `kind` of a receipt.
-pub const RECEIPT_KIND: &str = "thalweg-receipt";
+pub(crate) const RECEIPT_KIND: &str = "thalweg-receipt";
 /// `version` of the receipts that this program writes and reads.
-pub const RECEIPT_VERSION: u32 = 1;
+pub(crate) const RECEIPT_VERSION: u32 = 1;
 
 /// Record of a merge that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -138,7 +138,7 @@ pub struct FileReceipt {
 
 impl FileReceipt {
     /// The record of a small file that is at hand whole.
-    pub fn of_bytes(name: &str, bytes: &[u8], kind: Option<DigestKind>) -> Self {
+    pub(crate) fn of_bytes(name: &str, bytes: &[u8], kind: Option<DigestKind>) -> Self {
         let digest = kind.map(|kind| bytes_digest(kind, bytes).to_string());
         Self { name: name.to_owned(), len_bytes: bytes.len() as u64, digest, frame_digest: None }
     }
@@ -194,7 +194,7 @@ impl MergeReceipt {
     ///
     /// # Errors
     /// `PlanInvalid` if it cannot be serialised.
-    pub fn is_as_sealed(&self) -> Result<Option<bool>, Error> {
+    pub(crate) fn is_as_sealed(&self) -> Result<Option<bool>, Error> {
         let Some(digest) = &self.receipt_digest else { return Ok(None) };
         let bare = Self { receipt_digest: None, ..self.clone() };
         Ok(Some(bytes_digest(DigestKind::Blake3, &bare.to_bare_json()?).to_string() == *digest))

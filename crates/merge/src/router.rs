@@ -17,7 +17,7 @@ const ROUTERS: [&str; 2] = ["router", "shared_expert_gate"];
 const BLOCKS: [&str; 4] = ["mlp", "ffn", "feed_forward", "mixer"];
 
 /// Whether a tensor steers a mixture of experts: the router itself, its balancing bias or its counters.
-pub fn is_router(name: &str) -> bool {
+pub(crate) fn is_router(name: &str) -> bool {
     let (modules, leaf) = name.rsplit_once('.').unwrap_or(("", name));
     // Newer versions of torchtitan, and Llama 4, append the names of the dimensions: `expert_bias_E`, `router_DE`.
     let leaf = match leaf.rsplit_once('_') {

@@ -19,7 +19,7 @@ pub struct ConfigWaiver {
 
 impl ConfigWaiver {
     /// Whether this waives a difference of `key` among `values`.
-    pub fn covers<'a>(&self, key: &str, values: impl IntoIterator<Item = &'a Option<Value>>) -> bool {
+    pub(crate) fn covers<'a>(&self, key: &str, values: impl IntoIterator<Item = &'a Option<Value>>) -> bool {
         self.key == key
             && values.into_iter().all(|value| {
                 let value = value.as_ref().unwrap_or(&Value::Null);
@@ -28,7 +28,7 @@ impl ConfigWaiver {
     }
 
     /// The option that gives this waiver on a command line, quoted for a shell.
-    pub fn as_option(&self) -> String {
+    pub(crate) fn as_option(&self) -> String {
         format!("--allow-config {}", shell_word(&self.to_string()))
     }
 }

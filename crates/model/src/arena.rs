@@ -31,7 +31,7 @@ pub struct ArenaSink<'a> {
 }
 
 /// Names, shapes and the places of `layout`, sorted by name. A piece's offset is its byte in the arena.
-pub fn arena_catalog(layout: &ParamLayout) -> TensorCatalog {
+pub(crate) fn arena_catalog(layout: &ParamLayout) -> TensorCatalog {
     let entry = |spec: &crate::ParamSpec| TensorEntry {
         name: spec.name.as_str().into(),
         dtype: Dtype::F32,

@@ -20,7 +20,7 @@ pub mod run;
 mod transformer;
 pub mod workspace;
 
-pub use arena::{ArenaSink, ArenaSource, arena_catalog, arena_sink, arena_source};
+pub use arena::{ArenaSink, ArenaSource, arena_sink, arena_source};
 pub use config::ModelConfig;
 pub use decode::Decoder;
 pub use error::Error;

@@ -117,7 +117,7 @@ impl<'a> EngineEvaluator<'a> {
     }
 
     /// Merges that are made by one reading of their sources.
-    pub fn n_together(&self) -> usize {
+    pub(crate) fn n_together(&self) -> usize {
         n_models_together(&self.model_config)
     }
 

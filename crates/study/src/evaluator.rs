@@ -127,7 +127,7 @@ pub fn combined(points: &[OutputPlan], combinations: &[Coefficients]) -> Result<
 
 impl ModelScores {
     /// The scores of tasks that the engine gave, for one suite.
-    pub fn from_tasks(suite: &str, tasks: Vec<TaskScores>, params_digest: Option<String>) -> Self {
+    pub(crate) fn from_tasks(suite: &str, tasks: Vec<TaskScores>, params_digest: Option<String>) -> Self {
         let tasks = tasks.into_iter().flat_map(|task| {
             let task = Arc::new(task);
             task.scores().into_iter().map(move |score| TaskScore {
@@ -186,7 +186,7 @@ impl ModelScores {
 
 impl TaskScore {
     /// Whether two scores are of the same suite, task and measure.
-    pub fn is_like(&self, other: &Self) -> bool {
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
         self.suite == other.suite && self.task == other.task && self.measure == other.measure
     }
 
@@ -198,13 +198,13 @@ impl TaskScore {
 
 /// How much better `judged` is than `over`, positive is better: item by item where both have items, else as if the two
 /// were independent. `None` where the items are not the same.
-pub fn gain_over(judged: &TaskScore, over: &TaskScore) -> Option<GainRow> {
+pub(crate) fn gain_over(judged: &TaskScore, over: &TaskScore) -> Option<GainRow> {
     paired_gain(judged, over).map(|gain| GainRow { value: gain.value, interval_95: gain.interval_95 })
 }
 
 /// A gain with its standard error.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PairedGain {
+pub(crate) struct PairedGain {
     /// Positive is better.
     pub value: f64,
     /// Over the same items, where both have items; as if independent otherwise.
@@ -214,7 +214,7 @@ pub struct PairedGain {
 }
 
 /// As [`gain_over`], with the standard error.
-pub fn paired_gain(judged: &TaskScore, over: &TaskScore) -> Option<PairedGain> {
+pub(crate) fn paired_gain(judged: &TaskScore, over: &TaskScore) -> Option<PairedGain> {
     let Some((a, b)) = over.items.as_ref().zip(judged.items.as_ref()) else {
         let (value, interval_95) = unpaired_gain(&external(over), &external(judged));
         let standard_error = over.standard_error.zip(judged.standard_error).map(|(a, b)| a.hypot(b));

@@ -11,13 +11,13 @@ use thalweg_storage::guard::OwnKind;
 use crate::Error;
 
 /// `kind` of a study file.
-pub const STUDY_KIND: &str = "thalweg-study";
+pub(crate) const STUDY_KIND: &str = "thalweg-study";
 /// What marks a file as the record of a study. Only such a file may be replaced.
-pub const STUDY_FILE: OwnKind<'_> = OwnKind::json("the record of a study", STUDY_KIND);
+pub(crate) const STUDY_FILE: OwnKind<'_> = OwnKind::json("the record of a study", STUDY_KIND);
 /// `version` of the study files that this program writes and reads.
-pub const STUDY_VERSION: u64 = 2;
+pub(crate) const STUDY_VERSION: u64 = 2;
 /// Name of the file in a study's folder.
-pub const STUDY_NAME: &str = "study.json";
+pub(crate) const STUDY_NAME: &str = "study.json";
 
 /// What was found out about one run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

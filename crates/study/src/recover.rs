@@ -15,7 +15,7 @@ use crate::Error;
 use crate::record::SpikeRow;
 
 /// Checkpoints of a proposal: the paper's three.
-pub const MAX_SOURCES: usize = 3;
+pub(crate) const MAX_SOURCES: usize = 3;
 /// Entries of a log by which an onset may be off: what the detector is tested for.
 const ONSET_ENTRIES: usize = 3;
 /// A learning rate this many times higher at the onset than at the newest source is a cause to name.
@@ -249,7 +249,7 @@ fn rate_at(entries: &[&LogEntry], step: Step) -> Option<f64> {
 }
 
 /// The earliest spike from which the run has not recovered at the end of its log.
-pub fn unhealed_spike(trajectory: &Trajectory) -> Option<&Spike> {
+pub(crate) fn unhealed_spike(trajectory: &Trajectory) -> Option<&Spike> {
     let log = trajectory.log()?;
     lasting_spike(log, trajectory.spikes(), log.last_step()?)
 }

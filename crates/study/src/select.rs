@@ -19,7 +19,7 @@ pub fn source_ref(checkpoint: &TrajectoryCheckpoint) -> SourceRef {
 ///
 /// # Errors
 /// `Scheme` where the scheme takes no window of this length.
-pub fn window_output(name: &str, window: &[TrajectoryCheckpoint], scheme: &Scheme) -> Result<OutputPlan, Error> {
+pub(crate) fn window_output(name: &str, window: &[TrajectoryCheckpoint], scheme: &Scheme) -> Result<OutputPlan, Error> {
     let steps: Vec<Option<u64>> = window.iter().map(|one| Some(one.step.0)).collect();
     let coefficients = scheme.coefficients_for(&steps)?;
     let sources: Vec<SourceRef> = window.iter().map(source_ref).collect();

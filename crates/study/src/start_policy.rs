@@ -18,7 +18,7 @@ use crate::recover::RecoveryPlan;
 /// `kind` of a policy.
 pub const START_KIND: &str = thalweg_merge::own::START_KIND;
 /// `version` of the policies that this program writes and reads.
-pub const START_VERSION: u64 = 1;
+pub(crate) const START_VERSION: u64 = 1;
 /// Name of the file in the start point's folder.
 pub const START_NAME: &str = thalweg_merge::own::START_NAME;
 /// What marks a file as a start policy. Only such a file may be replaced.

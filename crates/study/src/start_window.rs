@@ -7,7 +7,7 @@ use thalweg_trajectory::{Step, Trajectory, TrajectoryCheckpoint};
 use crate::Error;
 
 /// Most checkpoints of the default window: the paper's N (arXiv 2505.12082, section 4.3).
-pub const MAX_START_CHECKPOINTS: usize = 10;
+pub(crate) const MAX_START_CHECKPOINTS: usize = 10;
 /// The default window reaches back at most this share of the run, as one part in so many. The paper's windows gain from
 /// 1.5 to 20 % of the run and harm from 39 % on (its figure 5).
 const WINDOW_PART: u64 = 5;

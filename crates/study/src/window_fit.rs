@@ -86,7 +86,7 @@ impl Weighing {
     /// Share of a single checkpoint's noise that is left, where noise keeps `correlation_per_step` from step to step.
     ///
     /// Without correlation this is the sum of the squared coefficients.
-    pub fn noise_share(&self, correlation_per_step: f64) -> f64 {
+    pub(crate) fn noise_share(&self, correlation_per_step: f64) -> f64 {
         let places = || self.steps_before_end.iter().zip(&self.coefficients);
         let correlation = |steps: f64| if steps == 0.0 { 1.0 } else { correlation_per_step.powf(steps) };
         places().flat_map(|(s, w)| places().map(move |(t, v)| w * v * correlation((s - t).abs()))).sum()
@@ -95,7 +95,7 @@ impl Weighing {
 
 impl WindowModel {
     /// Steps over which half of the noise is forgotten; 0 without correlation.
-    pub fn half_life_steps(&self) -> f64 {
+    pub(crate) fn half_life_steps(&self) -> f64 {
         if self.correlation_per_step > 0.0 { 0.5_f64.ln() / self.correlation_per_step.ln() } else { 0.0 }
     }
 
@@ -103,12 +103,6 @@ impl WindowModel {
     pub fn loss(&self, weighing: &Weighing) -> f64 {
         let noise = weighing.noise_share(self.correlation_per_step);
         self.river + self.drift_per_step * weighing.lag() + self.hill * noise
-    }
-
-    /// The best number of checkpoints with equal coefficients `interval` steps apart, for noise without correlation:
-    /// sqrt(2 hill / (drift interval)). Infinite without drift.
-    pub fn best_count(&self, interval: f64) -> f64 {
-        (2.0 * self.hill / (self.drift_per_step * interval)).sqrt()
     }
 
     /// Fits river, drift and hill to at least three scored windows, by least squares with drift and hill not negative.
@@ -120,14 +114,14 @@ impl WindowModel {
     /// ```
     /// use thalweg_study::window_fit::{ScoredWindow, Weighing, WindowModel};
     ///
-    /// // River 2, drift 0.001 a step, hill 0.2: the best of windows every 10 steps has sqrt(2 * 0.2 / 0.01) = 6.3.
+    /// // River 2, drift 0.001 per step, hill 0.2.
     /// let truth = WindowModel { river: 2.0, drift_per_step: 0.001, hill: 0.2, correlation_per_step: 0.0 };
     /// let score = |n| {
     ///     let weighing = Weighing::uniform(n, 10.0);
     ///     ScoredWindow { loss: truth.loss(&weighing), weighing }
     /// };
     /// let fit = WindowModel::fit(&[score(1), score(4), score(16)], 0.0).unwrap();
-    /// assert!((fit.best_count(10.0) - 6.32).abs() < 0.01);
+    /// assert!((fit.hill - 0.2).abs() < 1e-9 && (fit.drift_per_step - 0.001).abs() < 1e-9);
     /// ```
     pub fn fit(windows: &[ScoredWindow], correlation_per_step: f64) -> Result<Self, Unsupported> {
         let rows: Vec<[f64; 3]> = windows
@@ -153,7 +147,7 @@ impl WindowModel {
 ///
 /// # Errors
 /// `Unsupported` where no correlation gives a model to propose from.
-pub fn fit_correlated(windows: &[ScoredWindow], correlations: &[f64]) -> Result<WindowModel, Unsupported> {
+pub(crate) fn fit_correlated(windows: &[ScoredWindow], correlations: &[f64]) -> Result<WindowModel, Unsupported> {
     let left = |model: &WindowModel| -> f64 {
         windows.iter().map(|window| (model.loss(&window.weighing) - window.loss).powi(2)).sum()
     };
@@ -188,36 +182,6 @@ fn least_squares(rows: &[[f64; 3]], values: &[f64]) -> Option<[f64; 3]> {
     }
     let solution = svd.solve(&nalgebra::DVector::from_column_slice(values), 1e-12).ok()?;
     Some([solution[0] / scales[0], solution[1] / scales[1], solution[2] / scales[2]])
-}
-
-/// Correlation over one step of the noise about a straight drift, from squared distances of checkpoints `interval`
-/// steps apart.
-///
-/// The noise is taken as a first-order autoregression: with c the mean cosine of successive displacements once the
-/// drift is taken out, the correlation over an interval is 1 + 2 c. `None` with fewer than four checkpoints. Directions
-/// count by their length and not by what they cost, so this is a guess that scores may contradict.
-pub fn noise_correlation(
-    displacement_product: impl Fn(usize, usize) -> f64,
-    n_displacements: usize,
-    interval: f64,
-) -> Option<f64> {
-    if n_displacements < 3 || interval <= 0.0 {
-        return None;
-    }
-    #[expect(clippy::cast_precision_loss, reason = "counts of checkpoints")]
-    let n = n_displacements as f64;
-    let mean = |row: usize| (0..n_displacements).map(|j| displacement_product(row, j)).sum::<f64>() / n;
-    let means: Vec<f64> = (0..n_displacements).map(mean).collect();
-    let drift = means.iter().sum::<f64>() / n;
-    // <d_i - d, d_j - d> with d the mean displacement; the mean takes 1/n of the noise with it.
-    let centred = |i: usize, j: usize| displacement_product(i, j) - means[i] - means[j] + drift;
-    let length = (0..n_displacements).map(|i| centred(i, i)).sum::<f64>() / n;
-    let product = (1..n_displacements).map(|i| centred(i - 1, i)).sum::<f64>() / (n - 1.0);
-    if length <= 0.0 {
-        return None;
-    }
-    let correlation = (1.0 + 2.0 * product / length).clamp(0.0, 0.999_999);
-    Some(correlation.powf(1.0 / interval))
 }
 
 #[cfg(test)]
@@ -273,19 +237,5 @@ mod tests {
         assert_eq!(WindowModel::fit(&windows(&quiet), 0.0), Err(Unsupported::NoNoise));
         assert_eq!(WindowModel::fit(&windows(&loud), 0.0), Err(Unsupported::NoDrift));
         assert_eq!(WindowModel::fit(&windows(&loud)[..2], 0.0), Err(Unsupported::TooFewWindows));
-    }
-
-    #[test]
-    fn displacements_of_an_autoregression_give_back_its_correlation() {
-        // <d_i, d_j> of x_(t+1) = r x_t + noise with unit variance, and a drift of length 0.5 in each.
-        let r: f64 = 0.6;
-        let covariance = |k: i64| r.powi(i32::try_from(k.abs()).unwrap());
-        let product = |i: usize, j: usize| {
-            let k = i as i64 - j as i64;
-            2.0 * covariance(k) - covariance(k + 1) - covariance(k - 1) + 0.25
-        };
-        let found = noise_correlation(product, 400, 10.0).unwrap();
-        assert!((found.powf(10.0) - r).abs() < 0.01, "{}", found.powf(10.0));
-        assert_eq!(noise_correlation(product, 2, 10.0), None);
     }
 }

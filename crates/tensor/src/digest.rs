@@ -87,7 +87,7 @@ impl fmt::Display for Digest {
 pub struct SubtreeDigest(pub [u8; 32]);
 
 /// Number of subtrees of a tensor of `tensor_bytes` bytes: at least one.
-pub fn n_subtrees(tensor_bytes: u64) -> u64 {
+pub(crate) fn n_subtrees(tensor_bytes: u64) -> u64 {
     tensor_bytes.div_ceil(SUBTREE_BYTES).max(1)
 }
 

@@ -193,7 +193,7 @@ fn dims(numbers: &[u64]) -> String {
 ///
 /// # Errors
 /// The first fault found; gaps and overlaps name the first element concerned.
-pub fn arrange_pieces(shape: &Shape, mut pieces: Vec<Piece>) -> Result<Box<[Piece]>, CoverFault> {
+pub(crate) fn arrange_pieces(shape: &Shape, mut pieces: Vec<Piece>) -> Result<Box<[Piece]>, CoverFault> {
     let rank = shape.0.len();
     let n_elements = shape.n_elements().ok_or(CoverFault::TooLarge)?;
     for piece in &pieces {

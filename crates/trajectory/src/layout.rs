@@ -50,7 +50,7 @@ pub fn parse_folder_name(name: &str) -> Option<CheckpointName> {
 }
 
 /// Reads the name of a file: a folder's name with at least one word in it, then the ending of a checkpoint file.
-pub fn parse_file_name(name: &str) -> Option<CheckpointName> {
+pub(crate) fn parse_file_name(name: &str) -> Option<CheckpointName> {
     parse_worded_name(strip_file_end(name)?)
 }
 

@@ -116,7 +116,7 @@ fn describe_toml_error(text: &str, error: &toml::de::Error) -> String {
 ///
 /// # Errors
 /// `RunConfig` with what is wrong; `Storage`.
-pub fn read_run_config(storage: &Arc<dyn Storage>, run: &Path) -> Result<Option<RunConfig>, Error> {
+pub(crate) fn read_run_config(storage: &Arc<dyn Storage>, run: &Path) -> Result<Option<RunConfig>, Error> {
     let path = run.join(RUN_CONFIG_NAME);
     let bytes = match storage.read_file(&path, MAX_RUN_CONFIG_BYTES) {
         Ok(bytes) => bytes,

@@ -83,7 +83,7 @@ impl RunDir {
     ///
     /// # Errors
     /// As [`RunDir::open`].
-    pub fn open_with(
+    pub(crate) fn open_with(
         storage: &Arc<dyn Storage>,
         path: &Path,
         pattern: Option<&NamePattern>,
@@ -123,7 +123,7 @@ impl RunDir {
     }
 
     /// Whether the steps are epochs, because no name has a step.
-    pub fn counts_epochs(&self) -> bool {
+    pub(crate) fn counts_epochs(&self) -> bool {
         self.counts == NameCount::Epochs
     }
 
@@ -133,12 +133,12 @@ impl RunDir {
     }
 
     /// Names that count epochs and are ignored because other names have steps, sorted; part of [`RunDir::ignored`].
-    pub fn ignored_epochs(&self) -> &[String] {
+    pub(crate) fn ignored_epochs(&self) -> &[String] {
         &self.ignored_epochs
     }
 
     /// Names with a step that link to another checkpoint of the run, sorted; part of [`RunDir::ignored`].
-    pub fn ignored_links(&self) -> &[String] {
+    pub(crate) fn ignored_links(&self) -> &[String] {
         &self.ignored_links
     }
 

@@ -44,7 +44,7 @@ use crate::{Error, Step, Tokens, TokensPerStep};
 /// The largest log that is read.
 pub const MAX_LOG_BYTES: u64 = 512 << 20;
 /// The most records of one log: bounds memory at about 80 bytes each.
-pub const MAX_LOG_RECORDS: usize = 3_000_000;
+pub(crate) const MAX_LOG_RECORDS: usize = 3_000_000;
 
 /// One step of a log. A value that was not logged at this step is `None`; a loss may be NaN or infinite.
 #[derive(Debug, Clone, Copy, PartialEq)]

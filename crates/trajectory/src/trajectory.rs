@@ -22,7 +22,7 @@ use crate::step_log::{ColumnMap, LogError, LogOptions, StepLog, TrainerState, pa
 use crate::{Error, NamePattern, Step, Tokens, TokensPerStep};
 
 /// The name of the state that Hugging Face's Trainer saves.
-pub const TRAINER_STATE_NAME: &str = "trainer_state.json";
+pub(crate) const TRAINER_STATE_NAME: &str = "trainer_state.json";
 const MAX_TRAINER_STATE_BYTES: u64 = 256 << 20;
 /// Logs that are looked for in a run folder, first match wins, after the ones that are named and trainers' states.
 const LOG_NAMES: [&str; 6] =
@@ -259,7 +259,11 @@ impl Trajectory {
     ///
     /// # Errors
     /// `RunConfig`; `NotFound` or `Log` for a log that was named; `Storage`.
-    pub fn from_run(storage: &Arc<dyn Storage>, run: &RunDir, options: &TrajectoryOptions) -> Result<Self, Error> {
+    pub(crate) fn from_run(
+        storage: &Arc<dyn Storage>,
+        run: &RunDir,
+        options: &TrajectoryOptions,
+    ) -> Result<Self, Error> {
         let config = read_run_config(storage, run.path())?.unwrap_or_default();
         let mut notes = Vec::new();
         if run.counts_epochs() {

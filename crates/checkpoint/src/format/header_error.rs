@@ -5,10 +5,10 @@ use std::fmt;
 use thalweg_tensor::{Dtype, Shape, display_name};
 
 /// The longest header that is read, in bytes: the reference implementation's limit.
-pub const MAX_HEADER_BYTES: u64 = 100_000_000;
+pub(crate) const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// The most dimensions a tensor may have. The format sets no limit; PyTorch and NumPy stop at 64.
-pub const MAX_RANK: usize = 64;
+pub(crate) const MAX_RANK: usize = 64;
 
 /// Why a header is refused. The caller adds the path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

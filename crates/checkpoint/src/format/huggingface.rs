@@ -13,7 +13,7 @@ use thalweg_tensor::{Piece, TensorCatalog, TensorEntry, to_index};
 
 use super::header_error::HeaderError;
 use super::safetensors::{Header, HeaderText, read_header_text};
-pub use super::safetensors::{INDEX_FILE_NAME, SINGLE_FILE_NAME};
+pub(crate) use super::safetensors::{INDEX_FILE_NAME, SINGLE_FILE_NAME};
 use super::{Format, FormatContent, OpenFile, Place};
 use crate::catalog_cache::KnownHeaders;
 use crate::error::{IndexFault, UnfinishedFault, storage_error};

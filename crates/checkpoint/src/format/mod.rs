@@ -130,7 +130,7 @@ impl Place {
     }
 
     /// The names of folders in the folder that was given; none where a file was given.
-    pub fn folder_names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn folder_names(&self) -> impl Iterator<Item = &str> {
         let entries: &[FolderEntry] = match self {
             Self::Folder { entries, .. } => entries,
             Self::File { .. } => &[],
@@ -139,7 +139,7 @@ impl Place {
     }
 
     /// The names of files in the folder that was given; none where a file was given.
-    pub fn file_names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn file_names(&self) -> impl Iterator<Item = &str> {
         let entries: &[FolderEntry] = match self {
             Self::Folder { entries, .. } => entries,
             Self::File { .. } => &[],
@@ -243,7 +243,7 @@ pub struct FormatContent {
     pub notes: Vec<Note>,
     /// What opening found besides the tensors.
     pub findings: Findings,
-    /// Whether some of the tensors are packed, so that reading them takes up to [`UNPACK_BYTES`](crate::UNPACK_BYTES).
+    /// Whether some of the tensors are packed, so that reading them takes up to 32 MiB more.
     pub is_packed: bool,
     /// Opens pieces whose files describe them more fully than the catalog does.
     pub opener: Option<Arc<dyn OpenPiece>>,

@@ -13,15 +13,15 @@ use thalweg_storage::ReadAt;
 use thalweg_tensor::{Dtype, Shape, to_index};
 
 pub use super::header_error::{HeaderError, SizeFault};
-pub use super::header_error::{MAX_HEADER_BYTES, MAX_RANK};
+pub(crate) use super::header_error::{MAX_HEADER_BYTES, MAX_RANK};
 use crate::Error;
 use crate::json::{TextSeed, WholeNumber, describe_json_error};
 
 /// The single file that readers look for first.
-pub const SINGLE_FILE_NAME: &str = "model.safetensors";
+pub(crate) const SINGLE_FILE_NAME: &str = "model.safetensors";
 
 /// The index that readers look for next.
-pub const INDEX_FILE_NAME: &str = "model.safetensors.index.json";
+pub(crate) const INDEX_FILE_NAME: &str = "model.safetensors.index.json";
 
 /// Bytes before the JSON text: its length.
 pub(crate) const LENGTH_BYTES: u64 = 8;

@@ -164,12 +164,12 @@ impl<'a> Value<'a> {
     }
 
     /// The value of the same pickle with this number.
-    pub fn with_id(self, id: u32) -> Self {
+    pub(crate) fn with_id(self, id: u32) -> Self {
         Self { id, ..self }
     }
 
     /// Number of values in its pickle, of which each is counted once however often it is used.
-    pub fn n_in_pickle(self) -> usize {
+    pub(crate) fn n_in_pickle(self) -> usize {
         self.pickle.nodes.len()
     }
 

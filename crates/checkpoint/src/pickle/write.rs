@@ -106,7 +106,7 @@ impl PickleWriter {
     }
 
     /// A string that is likely to come up again.
-    pub fn constant_text(&mut self, text: &'static str) {
+    pub(crate) fn constant_text(&mut self, text: &'static str) {
         if let Some(slot) = self.constants.get(&("", text)) {
             return self.repeat(*slot);
         }
@@ -240,7 +240,7 @@ impl PickleWriter {
     /// Remembers the string, name, container or object that was written last.
     ///
     /// Only for a value that was written just before: each is remembered once already, and this names its place.
-    pub fn last_slot(&self) -> Slot {
+    pub(crate) fn last_slot(&self) -> Slot {
         Slot(self.n_slots.saturating_sub(1))
     }
 

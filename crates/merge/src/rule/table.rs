@@ -263,12 +263,12 @@ impl RuleKind {
     }
 
     /// Whether the rule has a share of outliers.
-    pub fn has_gamma(self) -> bool {
+    pub(crate) fn has_gamma(self) -> bool {
         self.sparsity() == Sparsity::Middle
     }
 
     /// Whether the rule has a range of probabilities.
-    pub fn has_epsilon(self) -> bool {
+    pub(crate) fn has_epsilon(self) -> bool {
         self.sparsity() == Sparsity::RandomByRank
     }
 
@@ -278,12 +278,12 @@ impl RuleKind {
     }
 
     /// Whether the rule adds deltas, scaled by lambda.
-    pub fn has_lambda(self) -> bool {
+    pub(crate) fn has_lambda(self) -> bool {
         matches!(self.family(), Family::Delta { .. })
     }
 
     /// Whether the experts have coefficients.
-    pub fn has_coefficients(self) -> bool {
+    pub(crate) fn has_coefficients(self) -> bool {
         self != Self::ModelStock
     }
 

@@ -22,9 +22,7 @@ pub use decay::{DecayCurve, decay_coefficients, decay_grid, even_decay_grid};
 pub use ema::{ema_coefficients, ema_normalised_coefficients};
 pub use error::SchemeError;
 pub use order::CoefficientOrder;
-pub use power_ema::{
-    MAX_SNAPSHOTS, PowerSnapshot, power_ema_coefficients, power_ema_exponent, reconstruct_from_averages,
-};
+pub use power_ema::{PowerSnapshot, power_ema_coefficients, power_ema_exponent, reconstruct_from_averages};
 pub use sma::sma_coefficients;
 pub use wma::wma_coefficients;
 

@@ -33,7 +33,7 @@ use super::{SchemeError, check_positions};
 use crate::{Coefficients, Ratio};
 
 /// Most snapshots of one reconstruction: a few dozen give all the accuracy there is, and the exact work is cubic.
-pub const MAX_SNAPSHOTS: usize = 128;
+pub(crate) const MAX_SNAPSHOTS: usize = 128;
 
 /// Coefficients of the power-function profile over checkpoints at these steps, oldest first.
 ///

@@ -103,7 +103,7 @@ impl Rotary {
     }
 
     /// Radians a position turns each pair of numbers.
-    pub fn frequencies(&self, head_dim: usize) -> Vec<f64> {
+    pub(crate) fn frequencies(&self, head_dim: usize) -> Vec<f64> {
         let n = self.n_rotated(head_dim);
         let plain: Vec<f64> = (0..n / 2).map(|i| self.theta.powf(-as_f64(2 * i) / as_f64(n))).collect();
         match self.scaling {
@@ -137,7 +137,7 @@ impl Rotary {
     }
 
     /// Factor of cosines and sines.
-    pub fn table_scale(&self) -> f64 {
+    pub(crate) fn table_scale(&self) -> f64 {
         match self.scaling {
             RotaryScaling::Yarn { attention_factor, .. } => attention_factor,
             _ => 1.0,

@@ -8,7 +8,7 @@ use super::reduce::{dot, max, sum, vectorised};
 
 /// Keys and values that were kept, `[sequence, kv head, capacity, head_dim]` each.
 #[derive(Debug, Clone, Copy)]
-pub struct KeptHeads<'a, T> {
+pub(crate) struct KeptHeads<'a, T> {
     /// Keys.
     pub k: &'a [T],
     /// Values.
@@ -21,7 +21,7 @@ pub struct KeptHeads<'a, T> {
 
 /// `out = softmax(scale q k^T) v` for one query position of each sequence. `q` and `out` are `[sequence, head,
 /// head_dim]`; `scores` has room for `[sequence, kv head, capacity]`.
-pub fn attention_step<T: Real>(
+pub(crate) fn attention_step<T: Real>(
     out: &mut [T],
     q: &[T],
     kept: KeptHeads<'_, T>,

@@ -43,7 +43,7 @@ impl HeadShape {
     }
 
     /// Columns of the joint projection.
-    pub const fn qkv_width(&self) -> usize {
+    pub(crate) const fn qkv_width(&self) -> usize {
         self.q_width() + 2 * self.kv_width()
     }
 }

@@ -181,6 +181,6 @@ pub fn norm_backward_params<T: Real>(
 }
 
 /// Adds to `sums` the sums down the columns of `x`, `[rows, sums.len()]`.
-pub fn column_sums<T: Real>(sums: &mut [T], x: &[T]) {
+pub(crate) fn column_sums<T: Real>(sums: &mut [T], x: &[T]) {
     super::linear::linear_backward_bias(sums, x);
 }

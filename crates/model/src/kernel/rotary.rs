@@ -42,7 +42,7 @@ impl<T: Real> RotaryTable<T> {
 
     /// The transpose of [`Self::rotate`]: what gradients go through.
     #[inline(always)]
-    pub fn rotate_back(&self, head: &mut [T], position: usize) {
+    pub(crate) fn rotate_back(&self, head: &mut [T], position: usize) {
         self.turn(head, position, -T::ONE);
     }
 

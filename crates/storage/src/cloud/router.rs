@@ -65,6 +65,17 @@ impl RoutedStorage {
     ///
     /// # Errors
     /// `Remote` if the threads of stores cannot be started.
+    ///
+    /// # Example
+    /// ```
+    /// use std::sync::Arc;
+    /// use thalweg_storage::{CloudSettings, RoutedStorage};
+    ///
+    /// let store = Arc::new(object_store::memory::InMemory::new());
+    /// let settings = CloudSettings::from_variables(std::env::vars_os(), &std::env::temp_dir());
+    /// let storage = RoutedStorage::new(settings).with_store("s3://bucket", store)?;
+    /// # Ok::<(), thalweg_storage::Error>(())
+    /// ```
     pub fn with_store<S: ObjectStore + MultipartStore>(self, root: &str, store: Arc<S>) -> Result<Self, Error> {
         let open = OpenStore { store: Arc::<S>::clone(&store), parts: Some(store) };
         let remote = Remote::new(root.to_owned(), open, self.shared(Path::new(root))?);

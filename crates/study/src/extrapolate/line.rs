@@ -4,7 +4,7 @@ use serde::Serialize;
 use thalweg_merge::points::PointGeometry;
 
 /// The largest step, in lags: beyond it lies nothing that was averaged away.
-pub const MAX_ALPHA: f64 = 2.0;
+pub(crate) const MAX_ALPHA: f64 = 2.0;
 
 /// The direction of the line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -22,7 +22,7 @@ pub enum Direction {
 ///
 /// With v the drift along the unit direction d for each interval of checkpoints, the point is M_m + alpha lag v d. The
 /// direction of the leading component is a sum of points, so nothing of the model's size is needed.
-pub fn window_coefficients(geometry: &PointGeometry, direction: Direction, alpha: f64) -> Vec<f64> {
+pub(crate) fn window_coefficients(geometry: &PointGeometry, direction: Direction, alpha: f64) -> Vec<f64> {
     let m = geometry.leading.len();
     let (Some(first), Some(last)) = (geometry.leading.first(), geometry.leading.last()) else { return Vec::new() };
     // Intervals from the oldest point to the newest.

@@ -8,9 +8,10 @@ mod line;
 mod request;
 mod run;
 
-pub use line::{Direction, MAX_ALPHA, Parabola, window_coefficients};
-pub use request::{ExtrapolationRequest, LEAST_POINTS, MergedPoints, default_window};
+pub use line::{Direction, Parabola};
+pub use request::{ExtrapolationRequest, MergedPoints};
+pub(crate) use request::{LEAST_POINTS, default_window};
 pub use run::{
-    AverageRow, CandidateRow, CoefficientRow, ExtrapolationOptions, ExtrapolationOutcome, GainsRow, LineRow, METHOD,
+    AverageRow, CandidateRow, CoefficientRow, ExtrapolationOptions, ExtrapolationOutcome, GainsRow, LineRow,
     run_extrapolation,
 };

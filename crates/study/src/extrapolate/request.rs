@@ -13,7 +13,7 @@ use crate::request::{Resolver, Selection};
 use crate::select::source_ref;
 
 /// Points for a line: fewer have no shape.
-pub const LEAST_POINTS: usize = 3;
+pub(crate) const LEAST_POINTS: usize = 3;
 /// Points that are made where the length of windows is not given.
 const USUAL_POINTS: usize = 6;
 /// Checkpoints that are taken where none are selected.
@@ -48,7 +48,7 @@ pub struct MergedPoints {
 }
 
 /// Checkpoints in a point where that is left open: a sixth of them all, two at least.
-pub fn default_window(n_checkpoints: usize) -> usize {
+pub(crate) fn default_window(n_checkpoints: usize) -> usize {
     (n_checkpoints / USUAL_POINTS).max(2)
 }
 

@@ -23,7 +23,7 @@ use crate::request::{OutputOptions, Resolver};
 use crate::sweep::{ScoredTrial, SweepFindings, SweepTrial, WindowInterval};
 
 /// What the method is, for every document.
-pub const METHOD: &str = "Extra-Merge-like: the paper's coefficient rule is not public in code";
+pub(crate) const METHOD: &str = "Extra-Merge-like: the paper's coefficient rule is not public in code";
 
 /// Steps that are scored before the vertex is known, in lags.
 const PROBED: [f64; 3] = [0.0, 0.5, 1.0];

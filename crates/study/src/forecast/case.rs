@@ -13,7 +13,7 @@ use crate::Error;
 /// `kind` of a case.
 pub const CASE_KIND: &str = "thalweg-forecast-case";
 /// How a file of cases is recognized before it is replaced.
-pub const CASE_FILE: OwnKind<'_> = OwnKind::json("a file of forecast cases", CASE_KIND);
+pub(crate) const CASE_FILE: OwnKind<'_> = OwnKind::json("a file of forecast cases", CASE_KIND);
 /// `version` of the cases that this program writes and reads.
 pub const CASE_VERSION: u64 = 1;
 /// The most cases that are read.
@@ -59,10 +59,8 @@ pub struct Case {
     pub truth: Option<f64>,
 }
 
-/// The terms of the correction: how many.
-pub const N_TERMS: usize = 5;
-/// What they are called, in order.
-pub const TERM_NAMES: [&str; N_TERMS] = ["constant", "lag", "noise", "length", "shape x lag"];
+/// The terms of the correction: constant, lag, noise, length, shape x lag.
+pub(crate) const N_TERMS: usize = 5;
 
 impl Case {
     /// A score as a cost: smaller is better.
@@ -91,14 +89,14 @@ impl Case {
     }
 
     /// The score of a model that is ahead of the merge by this share of its gain.
-    pub fn score_of_lead(&self, lead: f64) -> f64 {
+    pub(crate) fn score_of_lead(&self, lead: f64) -> f64 {
         let cost = self.cost(self.full) - lead * self.merge_gain();
         self.cost(cost)
     }
 
     /// Share of the anneal's length that its learning rate lacks: 1 minus the mean of the curve. A half for `linear`,
     /// and then the anneal trails as far as the mean of its checkpoints does.
-    pub fn lag_share(&self) -> f64 {
+    pub(crate) fn lag_share(&self) -> f64 {
         let mean = match self.curve.as_str() {
             "1-sqrt" => 1.0 / 3.0,
             _ => 0.5,
@@ -108,7 +106,7 @@ impl Case {
 
     /// Length over the step reached.
     #[expect(clippy::cast_precision_loss, reason = "counts of steps")]
-    pub fn length_share(&self) -> f64 {
+    pub(crate) fn length_share(&self) -> f64 {
         self.anneal_steps as f64 / self.end_step.max(1) as f64
     }
 
@@ -174,7 +172,7 @@ pub fn read_case_file(storage: &dyn Storage, path: &Path) -> Result<Vec<Case>, E
 ///
 /// # Errors
 /// As [`read_case_file`]; `Storage` where the file is not one of cases.
-pub fn add_cases(storage: &dyn Storage, path: &Path, cases: impl Iterator<Item = Case>) -> Result<(), Error> {
+pub(crate) fn add_cases(storage: &dyn Storage, path: &Path, cases: impl Iterator<Item = Case>) -> Result<(), Error> {
     let mut known = match storage.file_info(path) {
         Ok(_) => read_case_file(storage, path)?,
         Err(error) if error.is_not_found() => Vec::new(),

@@ -62,7 +62,7 @@ pub fn lab_cases() -> Result<Vec<Case>, Error> {
 ///
 /// # Errors
 /// The inner error is why the run cannot answer at all; the outer one what scoring gives.
-pub fn forecast_anneal(
+pub(crate) fn forecast_anneal(
     trajectory: &Trajectory,
     request: &ForecastRequest,
     own: &[Case],

@@ -182,7 +182,7 @@ impl Refusal {
 }
 
 /// Fewest checkpoints within the anneal's span.
-pub const MIN_CHECKPOINTS: usize = 6;
+pub(crate) const MIN_CHECKPOINTS: usize = 6;
 /// Most that are averaged: more would be read without adding much.
 const MAX_CHECKPOINTS: usize = 48;
 /// Checkpoints of the window that shows what fewer cost.
@@ -190,7 +190,7 @@ const THIN_CHECKPOINTS: usize = 5;
 
 /// The windows that are scored, oldest first each.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Probes {
+pub(crate) struct Probes {
     /// The newest checkpoint alone.
     pub raw: Vec<TrajectoryCheckpoint>,
     /// Those within the anneal's span.
@@ -214,7 +214,7 @@ pub fn curve_name(curve: DecayCurve) -> &'static str {
 ///
 /// # Errors
 /// A [`Refusal`] by phases or number of checkpoints.
-pub fn find_probes(trajectory: &Trajectory, request: &ForecastRequest) -> Result<Probes, Refusal> {
+pub(crate) fn find_probes(trajectory: &Trajectory, request: &ForecastRequest) -> Result<Probes, Refusal> {
     let ForecastRequest { end_step, anneal_steps, .. } = *request;
     check_phases(trajectory, request)?;
     let first = end_step.saturating_sub(anneal_steps);

@@ -3,7 +3,7 @@
 use thalweg_merge::scheme::DecayCurve;
 
 use super::calibrate::Calibration;
-use super::case::{CASE_KIND, CASE_VERSION, Case, TERM_NAMES, read_cases};
+use super::case::{CASE_KIND, CASE_VERSION, Case, read_cases};
 use super::lab_cases;
 use super::request::{Refusal, curve_name};
 
@@ -54,7 +54,7 @@ fn a_rule_without_noise_is_found_and_foretold() {
     let calibration = Calibration::fit(&cases(400, 0.0), &[]).unwrap();
     // The ridge holds back most what varies least: the lag varies enough.
     let [_, lag, ..] = calibration.coefficients();
-    assert!((lag - 0.6).abs() < 0.02, "{:?} of {TERM_NAMES:?}", calibration.coefficients());
+    assert!((lag - 0.6).abs() < 0.02, "{:?}", calibration.coefficients());
     let unseen = made(1001, 0.0);
     let predicted = calibration.predict(&unseen).unwrap();
     let off = (predicted.value - unseen.truth.unwrap()).abs() / unseen.anneal_gain().unwrap();

@@ -13,11 +13,11 @@ use thalweg_tensor::{display_name, parse_count};
 use crate::Error;
 
 /// `kind` of the lines that `law curve` writes.
-pub const CURVE_KIND: &str = "thalweg-merge-curve";
+pub(crate) const CURVE_KIND: &str = "thalweg-merge-curve";
 /// How such a file is recognized before it is replaced.
-pub const CURVE_FILE: OwnKind<'_> = OwnKind::json("a curve of losses", CURVE_KIND);
+pub(crate) const CURVE_FILE: OwnKind<'_> = OwnKind::json("a curve of losses", CURVE_KIND);
 /// `version` of the lines that this program writes.
-pub const CURVE_VERSION: u64 = 1;
+pub(crate) const CURVE_VERSION: u64 = 1;
 
 /// The most lines that are read.
 const MAX_RECORDS: usize = 1_000_000;
@@ -77,7 +77,7 @@ pub struct Unit {
 impl Unit {
     /// Mean over the domains.
     #[expect(clippy::cast_precision_loss, reason = "a count of domains")]
-    pub fn macro_loss(&self) -> f64 {
+    pub(crate) fn macro_loss(&self) -> f64 {
         self.losses.iter().sum::<f64>() / self.losses.len().max(1) as f64
     }
 }

@@ -15,11 +15,11 @@ mod sizes;
 mod subsets;
 mod three_points;
 
-pub use curve::{CURVE_FILE, CURVE_KIND, CURVE_VERSION, Curve, CurveRecord, Member, Unit, read_curve, read_curve_file};
+pub use curve::{Curve, CurveRecord, Member, Unit, read_curve, read_curve_file};
 pub use experts::{CurveOptions, CurveOutcome, ExpertCurve, run_curve};
 pub use fit::{Axis, BootstrapRow, DomainRow, LawQuestion, LevelRow, MergeLaw, PredictionRow, fit_merge_law};
 pub use forms::{Form, FormRow};
 pub use outlook::{MarginalRow, ReachRow, StopRow, TargetRow};
-pub use sizes::{JointLaw, SizeLosses, SizeRow, fit_sizes};
-pub use subsets::{MAX_SUBSETS, SubsetChoice, choose_subsets};
+pub use sizes::{JointLaw, SizeRow};
+pub use subsets::{SubsetChoice, choose_subsets};
 pub use three_points::{ThreePointLaw, ThreePointPrediction, ThreePointRow, three_point_law};

@@ -77,21 +77,7 @@ pub(super) fn size_rows(sizes: &[SizeLevels], target: Option<f64>) -> Vec<SizeRo
     sizes.iter().filter_map(row).collect()
 }
 
-/// Losses of one size in parameters, in billions, by k.
-pub type SizeLosses = (f64, Vec<(u32, f64)>);
-
 /// Fits all sizes together, with weights in proportion to k; `None` with fewer than three sizes or three k.
-pub fn fit_sizes(sizes: &[SizeLosses]) -> Option<JointLaw> {
-    let levels = |(n_billions, losses): &SizeLosses| SizeLevels {
-        n_billions: *n_billions,
-        levels: Levels {
-            k: losses.iter().map(|(k, _)| f64::from(*k)).collect(),
-            losses: losses.iter().map(|(_, loss)| *loss).collect(),
-        },
-    };
-    fit_joint(&sizes.iter().map(levels).collect::<Vec<_>>())
-}
-
 pub(super) fn fit_joint(sizes: &[SizeLevels]) -> Option<JointLaw> {
     let n_levels = sizes.iter().map(|size| size.levels.k.len()).min()?;
     if sizes.len() < LEAST_SIZES || n_levels < LEAST_SIZES {
@@ -134,8 +120,11 @@ mod tests {
     /// Sizes of Wang et al. 2025, in billions.
     const SIZES: [f64; 7] = [0.5, 1.5, 3.0, 7.0, 14.0, 32.0, 72.0];
 
-    fn grid(law: &JointLaw) -> Vec<SizeLosses> {
-        SIZES.map(|n| (n, (1..=9).map(|k| (k, law.predict(n, f64::from(k)))).collect())).to_vec()
+    /// The levels that a law gives, for 1 to `n_levels` models.
+    fn grid(law: &JointLaw, n_levels: u32) -> Vec<SizeLevels> {
+        let k: Vec<f64> = (1..=n_levels).map(f64::from).collect();
+        let losses = |n| k.iter().map(|k| law.predict(n, *k)).collect();
+        SIZES.map(|n| SizeLevels { n_billions: n, levels: Levels { k: k.clone(), losses: losses(n) } }).to_vec()
     }
 
     #[test]
@@ -148,7 +137,7 @@ mod tests {
         ];
         for [l_star, b_size, beta, a0, gamma, b] in published {
             let planted = JointLaw { l_star, b_size, beta, a0, gamma, b, r2: 1.0 };
-            let law = fit_sizes(&grid(&planted)).unwrap();
+            let law = fit_joint(&grid(&planted, 9)).unwrap();
             for (found, expected) in [
                 (law.l_star, l_star),
                 (law.b_size, b_size),
@@ -166,8 +155,7 @@ mod tests {
     #[test]
     fn two_sizes_do_not_determine_six_parameters() {
         let planted = JointLaw { l_star: 0.2, b_size: 0.1, beta: 0.4, a0: 0.05, gamma: 0.1, b: 0.3, r2: 1.0 };
-        assert_eq!(fit_sizes(&grid(&planted)[..2]), None);
-        let two_k: Vec<SizeLosses> = grid(&planted).into_iter().map(|(n, losses)| (n, losses[..2].to_vec())).collect();
-        assert_eq!(fit_sizes(&two_k), None);
+        assert_eq!(fit_joint(&grid(&planted, 9)[..2]), None);
+        assert_eq!(fit_joint(&grid(&planted, 2)), None);
     }
 }

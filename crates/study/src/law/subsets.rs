@@ -6,7 +6,7 @@ use crate::Error;
 use crate::resample::SplitMix;
 
 /// The most merges of a curve.
-pub const MAX_SUBSETS: usize = 1 << 16;
+pub(crate) const MAX_SUBSETS: usize = 1 << 16;
 
 /// How many subsets are merged for each k.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

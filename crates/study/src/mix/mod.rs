@@ -22,5 +22,5 @@ pub use rank::{mean_ranks, spearman};
 pub use ridge::{QuadraticFit, fit_quadratic};
 pub use search::{MixRegion, Objective, PredictorRow, RegionRow, SearchOptions, SearchOutcome, search_mixtures};
 pub use space::{Component, MixSpace};
-pub use trials::{TRIALS_FILE, TrialRecord, read_trials};
+pub use trials::{TrialRecord, read_trials};
 pub use validate::{Validation, ValidationRow, validate_proxies};

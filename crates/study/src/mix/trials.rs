@@ -14,7 +14,7 @@ use crate::Error;
 /// `kind` of the lines that a search writes.
 pub(super) const TRIAL_KIND: &str = "thalweg-mix-trial";
 /// How such a file is recognized before it is replaced.
-pub const TRIALS_FILE: OwnKind<'_> = OwnKind::json("a file of scored mixtures", TRIAL_KIND);
+pub(crate) const TRIALS_FILE: OwnKind<'_> = OwnKind::json("a file of scored mixtures", TRIAL_KIND);
 
 /// The largest file, and the most lines, that are read.
 const MAX_BYTES: u64 = 256 << 20;

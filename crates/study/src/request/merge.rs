@@ -87,7 +87,7 @@ impl Resolver<'_> {
     }
 
     /// A sum that is measured or scored and never written; `name` serves as its path.
-    pub fn unwritten(&self, name: &str, sources: &[SourceRef], coefficients: &Coefficients) -> OutputPlan {
+    pub(crate) fn unwritten(&self, name: &str, sources: &[SourceRef], coefficients: &Coefficients) -> OutputPlan {
         let mut output = OutputPlan::new(name, "none", sources, coefficients);
         output.reading = self.reading.clone();
         // Sources are then read as numbers, whatever codes they hold.

@@ -86,7 +86,7 @@ impl Resolver<'_> {
     ///
     /// # Errors
     /// `Request` for options that do not fit together or do not fit the sources; those of opening the newest source.
-    pub fn output_plan(
+    pub(crate) fn output_plan(
         &self,
         (sources, newest): (&[SourceRef], usize),
         (coefficients, scheme): (&Coefficients, String),

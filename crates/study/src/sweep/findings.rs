@@ -59,7 +59,7 @@ pub struct Ingredients {
 ///
 /// # Errors
 /// What the evaluator gives.
-pub fn score_sweep(
+pub(crate) fn score_sweep(
     raws: Vec<SweepTrial>,
     trials: Vec<SweepTrial>,
     evaluator: &mut dyn Evaluator,
@@ -87,7 +87,7 @@ impl SweepTrial {
 
 impl SweepFindings {
     /// The raw checkpoint of a step.
-    pub fn raw_at(&self, step: u64) -> Option<&ScoredTrial> {
+    pub(crate) fn raw_at(&self, step: u64) -> Option<&ScoredTrial> {
         self.raws.iter().find(|raw| raw.trial.end_step() == step)
     }
 

@@ -239,7 +239,7 @@ fn noun_of(names: &[&str]) -> String {
 ///
 /// # Errors
 /// `Storage`; `Request` where it is not one.
-pub fn read_watch_record(storage: &dyn Storage, path: &Path) -> Result<Vec<WatchRow>, Error> {
+pub(crate) fn read_watch_record(storage: &dyn Storage, path: &Path) -> Result<Vec<WatchRow>, Error> {
     Ok(read_lines(storage, path)?.0)
 }
 

@@ -20,7 +20,7 @@ use crate::record::{
 use crate::request::parse_scheme_word;
 
 /// Name of what a watcher writes down about its run: phases, log, checkpoints and spikes, as a study without scores.
-pub const RUN_FACTS_NAME: &str = "watch-run.json";
+pub(crate) const RUN_FACTS_NAME: &str = "watch-run.json";
 /// Points of training loss that are kept; a page shows fewer.
 const MAX_TRAINING: usize = 8_000;
 /// The file has about a hundred bytes for each point and each checkpoint.
