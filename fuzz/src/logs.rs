@@ -1,8 +1,8 @@
 //! Logs of runs: event files, JSON lines, CSV, console output, a trainer's state.
 
 use thalweg_trajectory::{
-    ColumnMap, LogEntry, LogError, StepLog, parse_console, parse_csv, parse_event_file, parse_json_lines,
-    parse_trainer_progress, parse_trainer_state,
+    ColumnMap, LogEntry, LogError, StepLog, parse_console, parse_csv, parse_database, parse_event_file,
+    parse_json_lines, parse_trainer_progress, parse_trainer_state, parse_wandb_lines,
 };
 
 use crate::check_message;
@@ -22,6 +22,8 @@ pub(crate) fn check_step_log(bytes: &[u8]) {
         check_log(bytes.len(), parse_csv(bytes, columns));
         check_log(bytes.len(), parse_console(bytes, columns));
         check_log(bytes.len(), parse_trainer_state(bytes, columns));
+        check_log(bytes.len(), parse_wandb_lines(bytes, columns));
+        check_log(bytes.len(), parse_database(bytes, None, columns));
     }
     if let Err(error) = parse_trainer_progress(bytes) {
         check_message(&error);

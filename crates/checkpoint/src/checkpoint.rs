@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use thalweg_storage::{FileInfo, ReadAt};
+use thalweg_tensor::digest::{DigestKind, bytes_digest};
 use thalweg_tensor::{AccessError, Piece, TensorCatalog, TensorEntry, TensorSource, display_name, to_index};
 
 use self::dequantised::Dequantised;
@@ -139,12 +140,30 @@ impl Checkpoint {
         &self.notes
     }
 
-    /// Length, time and identity of every file, as text: equal for two openings if no file changed in between.
+    /// Length, time, identity and header of every file, as text: equal for two openings if no file was written in
+    /// between.
     ///
-    /// Meant for naming data cached from a checkpoint. The path is not part of it.
+    /// Meant for naming data cached from a checkpoint. The path is not part of it, and neither is the time at which
+    /// metadata changed: a hard link changes that.
     pub fn identity(&self) -> String {
-        let facts = |file: &ShardFile| format!("{} {:?};", file.name, file.info);
-        self.files.iter().map(facts).collect()
+        let facts = |(file, header): (&ShardFile, String)| {
+            let FileInfo { len_bytes, modified_ns, id, .. } = file.info;
+            format!("{} {len_bytes} {modified_ns} {id:?} {header};", file.name)
+        };
+        self.files.iter().zip(self.header_digests()).map(facts).collect()
+    }
+
+    /// A digest of the header of each file: of names, element types, shapes and places of its tensors, so that it does
+    /// not depend on how a format writes them.
+    pub fn header_digests(&self) -> Vec<String> {
+        let mut headers = vec![String::new(); self.files.len()];
+        for entry in self.stored_catalog().entries() {
+            for piece in &entry.pieces {
+                let Some(header) = headers.get_mut(to_index(piece.file_idx.into())) else { continue };
+                header.push_str(&format!("{}\0{}\0{}\0{}\n", entry.name, entry.dtype, entry.shape, piece.offset));
+            }
+        }
+        headers.iter().map(|header| bytes_digest(DigestKind::Blake3, header.as_bytes()).to_string()).collect()
     }
 
     /// What opening found besides the tensors, such as tensors that cannot be read.

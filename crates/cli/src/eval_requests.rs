@@ -5,6 +5,8 @@
 //! `_TRAINING_COMPLETE` beside the folders once no request will follow. A request that was written is never written
 //! again, so that a watcher that was killed asks for nothing twice.
 
+mod merges;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -280,9 +282,7 @@ impl Evaluator for RequestEvaluator<'_> {
                 }
                 asked => asked?,
             };
-            self.open.change(|since| {
-                since.entry(folder.clone()).or_insert_with(Instant::now);
-            });
+            self.note_open(&folder);
             self.asked.insert(model.path.clone(), folder);
         }
         Ok(())
@@ -293,30 +293,49 @@ impl Evaluator for RequestEvaluator<'_> {
             self.run.storage.file_info(path)?;
             return Err(thalweg_study::Error::Bug { what: "scores are requested before they are waited for" });
         };
-        let results = self.wait(&folder);
+        self.take(path, &folder)
+    }
+
+    fn score_merges(
+        &mut self,
+        outputs: &[OutputPlan],
+        on_score: &mut dyn FnMut(usize, &ModelScores),
+    ) -> Result<Vec<ModelScores>, thalweg_study::Error> {
+        let asked = self.ask_for_merges(outputs)?;
+        let mut scored = Vec::new();
+        for (i, (path, folder)) in asked.iter().enumerate() {
+            let scores = self.take(path, folder)?;
+            on_score(i, &scores);
+            scored.push(scores);
+        }
+        self.remove_merges(&asked)?;
+        Ok(scored)
+    }
+
+    fn cost(&self) -> CostRow {
+        self.cost
+    }
+}
+
+impl RequestEvaluator<'_> {
+    /// Notes that a request is waited for.
+    fn note_open(&self, folder: &Path) {
+        self.open.change(|since| {
+            since.entry(folder.to_owned()).or_insert_with(Instant::now);
+        });
+    }
+
+    /// The scores of the model at `path`, once the worker has written them.
+    fn take(&mut self, path: &Path, folder: &Path) -> Result<ModelScores, thalweg_study::Error> {
+        let results = self.wait(folder);
         if !results.as_ref().is_err_and(thalweg_study::Error::is_late) {
             self.open.change(|since| {
-                since.remove(&folder);
+                since.remove(folder);
             });
         }
         let results = results?;
         tell_refused(path, &results, self.messages);
         self.cost.n_evaluations += 1;
         Ok(ModelScores::from_external("command", results.scores))
-    }
-
-    fn score_merges(
-        &mut self,
-        _outputs: &[OutputPlan],
-        _on_score: &mut dyn FnMut(usize, &ModelScores),
-    ) -> Result<Vec<ModelScores>, thalweg_study::Error> {
-        Err(thalweg_study::Error::Evaluator {
-            what: "a worker scores only merges that are on disk".to_owned(),
-            hint: Some("leave `--eval-requests` out: the command then runs on this machine".to_owned()),
-        })
-    }
-
-    fn cost(&self) -> CostRow {
-        self.cost
     }
 }

@@ -1,6 +1,9 @@
 //! From parsed arguments to the requests of the libraries.
 
+use std::path::{Path, PathBuf};
+
 use thalweg_merge::plan::{CodePolicy, DigestChoice, NonFloatPolicy, OutputDtype, RouterPolicy};
+use thalweg_storage::STDIN_PATH;
 use thalweg_study::request::{
     MergeRequest, OutputOptions, Resolver, RuleOptions, RunOptions, SchemeOptions, Selection,
 };
@@ -75,11 +78,16 @@ impl From<&OutputArgs> for OutputOptions {
     }
 }
 
+/// `-` is standard input.
+fn log_path(path: &Path) -> PathBuf {
+    if path == Path::new("-") { STDIN_PATH.into() } else { path.to_owned() }
+}
+
 impl From<&RunArgs> for RunOptions {
     fn from(args: &RunArgs) -> Self {
         Self {
             tokens_per_step: args.tokens_per_step.map(|tokens| tokens.0),
-            log: args.log.clone(),
+            log: args.log.iter().map(|path| log_path(path)).collect(),
             log_columns: args.log_columns.clone(),
             log_every: args.log_every.map(std::num::NonZeroU64::get),
             stable: args.stable.clone(),

@@ -174,7 +174,7 @@ impl CommandEvaluator<'_> {
 
     fn score_merge(&mut self, output: &OutputPlan) -> Result<Vec<ExternalScore>, thalweg_study::Error> {
         let sources: Vec<PathBuf> = output.sources.iter().map(|source| source.path.clone()).collect();
-        let key = self.key(&output.digest()?, &sources)?;
+        let key = self.key(&output.digest_without_paths()?, &sources)?;
         if let Some(known) = self.known(&output.path, &key) {
             return Ok(known);
         }

@@ -382,6 +382,16 @@ impl OutputPlan {
         Ok(bytes_digest(DigestKind::Blake3, &json).to_string())
     }
 
+    /// As [`digest`](Self::digest), whatever its sources are called: with their identities it names what came of a merge
+    /// even when its sources were moved.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn digest_without_paths(&self) -> Result<String, Error> {
+        let nameless = |source: &PlanSource| PlanSource { path: PathBuf::new(), ..source.clone() };
+        Self { sources: self.sources.iter().map(nameless).collect(), ..self.clone() }.digest()
+    }
+
     /// The same merge of the model alone, as safetensors files: what is scored.
     pub fn of_model_alone(&self) -> Self {
         let mut output = Self { format: OutputFormat::Safetensors, ..self.clone() };

@@ -3,8 +3,7 @@
 
 use thalweg_checkpoint::{Checkpoint, ShardFile, SideFile, SideFileKind};
 use thalweg_storage::{FileInfo, Storage};
-use thalweg_tensor::digest::{DigestKind, bytes_digest};
-use thalweg_tensor::{display_name, to_index};
+use thalweg_tensor::display_name;
 
 use crate::error::Error;
 use crate::open_source::OpenSource;
@@ -44,25 +43,11 @@ fn times_of(info: &FileInfo) -> (String, Option<String>) {
 }
 
 fn see_files(checkpoint: &Checkpoint) -> Vec<SeenFile> {
-    // One text for all formats, so that the digest does not depend on how a format writes its header.
-    let mut headers = vec![String::new(); checkpoint.files().len()];
-    for entry in checkpoint.stored_catalog().entries() {
-        for piece in &entry.pieces {
-            let Some(header) = headers.get_mut(to_index(piece.file_idx.into())) else { continue };
-            header.push_str(&format!("{}\0{}\0{}\0{}\n", entry.name, entry.dtype, entry.shape, piece.offset));
-        }
-    }
-    let see = |(file, header): (&ShardFile, String)| {
+    let see = |(file, header_digest): (&ShardFile, String)| {
         let (modified_ns, changed_ns) = times_of(&file.info);
-        SeenFile {
-            name: file.name.clone(),
-            len_bytes: file.info.len_bytes,
-            modified_ns,
-            changed_ns,
-            header_digest: bytes_digest(DigestKind::Blake3, header.as_bytes()).to_string(),
-        }
+        SeenFile { name: file.name.clone(), len_bytes: file.info.len_bytes, modified_ns, changed_ns, header_digest }
     };
-    checkpoint.files().iter().zip(headers).map(see).collect()
+    checkpoint.files().iter().zip(checkpoint.header_digests()).map(see).collect()
 }
 
 /// Compares the sources with what the plan saw of them, if it did.

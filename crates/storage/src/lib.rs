@@ -13,6 +13,7 @@ mod machine;
 pub mod memory;
 mod names;
 pub mod publish;
+mod stdin;
 pub mod storage;
 
 pub use address::{is_address, tidy_path};
@@ -22,4 +23,5 @@ pub use error::{Error, RemoteFault};
 pub use host::{Host, ProcessHost, Unwatched};
 pub use local::{LocalStorage, check_local};
 pub use memory::MemoryStorage;
+pub use stdin::STDIN_PATH;
 pub use storage::{CommitStyle, FileInfo, FileKind, FolderEntry, Lock, ReadAt, Storage, WriteAt};

@@ -17,6 +17,7 @@ use rustix::fs::{Access, Advice, AtFlags, FallocateFlags, FlockOperation, OFlags
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::address::scheme_of;
+use crate::stdin::piped_input;
 use crate::{Error, FileInfo, FileKind, FolderEntry, Lock, ReadAt, Storage, WriteAt};
 
 /// The path is copied only if there is an error: this is on the path of every read and write.
@@ -384,6 +385,9 @@ pub fn check_local(path: &Path) -> Result<(), Error> {
 impl Storage for LocalStorage {
     fn file_info(&self, path: &Path) -> Result<FileInfo, Error> {
         check_local(path)?;
+        if let Some(input) = piped_input(path)? {
+            return Ok(input.info());
+        }
         Ok(info_of(&fs::metadata(path).map_err(io_error("read", path))?))
     }
 
@@ -428,6 +432,9 @@ impl Storage for LocalStorage {
 
     fn open_file(&self, path: &Path) -> Result<Arc<dyn ReadAt>, Error> {
         check_local(path)?;
+        if let Some(input) = piped_input(path)? {
+            return Ok(input);
+        }
         let (file, info) = self.pool.open_with_room(|| open_regular(path, &reading()))?;
         let opened = Arc::new_cyclic(|this| LocalFile {
             path: path.to_owned(),

@@ -207,7 +207,7 @@ impl<'a> EngineEvaluator<'a> {
             .map(|(path, checkpoint)| Ok((path.as_path(), checkpoint?.identity())))
             .collect::<Result<_, Error>>()?;
         let key = |output: &OutputPlan| {
-            let mut text = output.digest()?;
+            let mut text = output.digest_without_paths()?;
             for source in &output.sources {
                 text.push_str(identities.get(source.path.as_path()).map_or("", String::as_str));
             }

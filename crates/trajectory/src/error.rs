@@ -427,9 +427,13 @@ impl Error {
                      `--log-every N` counts the losses, N steps apart"
                 }
                 LogError::UnknownKind | LogError::NoLogInFolder { .. } => {
-                    "give JSON lines, CSV with a header, `trainer_state.json`, console output, or TensorBoard event \
-                     files or their folder"
+                    "give JSON lines, CSV with a header, `trainer_state.json`, console output, TensorBoard event files or \
+                     their folder, the database of trackio or mlflow, or what `wandb leet inspect --json RUN` prints"
                 }
+                LogError::SeveralRuns { .. } | LogError::NoSuchRun { .. } => {
+                    "name one of them behind a `#`, such as `--log 'trackio.db#NAME'`"
+                }
+                LogError::Database { .. } => "if it is being written, try again; otherwise export the metrics as CSV",
                 _ => return None,
             },
             _ => return None,

@@ -37,7 +37,7 @@ pub use spike::{GradNormUse, Spike, SpikeOptions, SpikeSignal, back_at, detect_s
 pub use state::{CheckpointState, Fault};
 pub use step_log::{
     ColumnMap, LogEntry, LogError, LogField, LogNote, LogOptions, StepLog, TrainerState, parse_console, parse_csv,
-    parse_event_file, parse_json_lines, parse_trainer_progress, parse_trainer_state,
+    parse_database, parse_event_file, parse_json_lines, parse_trainer_progress, parse_trainer_state, parse_wandb_lines,
 };
 pub use text_error::TextError;
 pub use trajectory::{TokensSource, Trajectory, TrajectoryCheckpoint, TrajectoryNote, TrajectoryOptions};

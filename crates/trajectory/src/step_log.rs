@@ -1,4 +1,4 @@
-//! The log of a run: loss, learning rate, gradient norm and tokens by step, from any of five kinds of file.
+//! The log of a run: loss, learning rate, gradient norm and tokens by step, from any of seven kinds of file.
 //!
 //! The parsers are pure functions on bytes and survive any input; only `open` touches storage. What the
 //! numbers mean is decided elsewhere: `phase`, `spike`, `trajectory`.
@@ -17,7 +17,10 @@ mod lines;
 mod null_losses;
 mod number;
 mod open;
+mod sqlite;
 mod step_rivals;
+mod trackers;
+mod wandb;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,6 +37,8 @@ pub use error::LogError;
 pub use events::parse_event_file;
 pub use field::LogField;
 pub use json::{TrainerState, parse_json_lines, parse_trainer_progress, parse_trainer_state};
+pub use trackers::parse_database;
+pub use wandb::parse_wandb_lines;
 
 use crate::{Error, Step, Tokens, TokensPerStep};
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{ReadArgs, StartTokenChoice};
+use crate::options::Seconds;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -47,6 +48,9 @@ pub(crate) struct EvalArgs {
     /// Write the last results given to `.eval_results` in this model's folder, where the Hugging Face Hub reads them
     #[arg(long, value_name = "MODEL", requires = "results")]
     pub(crate) card: Option<PathBuf>,
+    /// End the command, with all that it started, if it takes longer than this for one checkpoint [default: no limit]
+    #[arg(long, value_name = "TIME", requires = "eval_command")]
+    pub(crate) eval_timeout: Option<Seconds>,
     #[command(flatten)]
     pub(crate) reading: ReadArgs,
 }

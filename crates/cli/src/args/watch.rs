@@ -86,7 +86,7 @@ pub(crate) struct WatchArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "once")]
     pub(crate) until: Option<PathBuf>,
     /// At each end that is scored, forecast what an anneal that ended there would score
-    #[arg(long, conflicts_with = "eval_requests", help_heading = "Forecast")]
+    #[arg(long, help_heading = "Forecast")]
     pub(crate) forecast: bool,
     /// A real anneal that ended at this step: it is scored, and its forecast is compared with it; repeatable
     #[arg(long, value_name = "STEP:CKPT", value_parser = parse_truth, requires = "forecast", help_heading = "Forecast")]

@@ -38,7 +38,7 @@ pub(crate) fn run(args: &EvalArgs, world: &World<'_>, messages: &Messages) -> Re
         return super::eval_results::run(&paths, args.card.as_deref(), world, messages);
     }
     if let Some(command) = &args.eval_command {
-        return super::eval_external::run(command, None, &paths, world, messages);
+        return super::eval_external::run(command, args.eval_timeout, &paths, world, messages);
     }
     let suite_path = args.suite.as_deref().unwrap_or(Path::new(""));
     let suite = Suite::open(&*world.storage, suite_path)?;

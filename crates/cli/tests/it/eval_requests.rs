@@ -8,9 +8,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use thalweg_checkpoint::{ReadOptions, open_checkpoint_with};
+use thalweg_storage::{LocalStorage, Storage};
 
 use crate::support::{root, run};
-use crate::watch::{make_run, save};
+use crate::watch::{checkpoint, make_run, save};
 use crate::watch_on::Beside;
 
 /// A command that scores 1.5 whatever the model.
@@ -317,6 +319,31 @@ fn a_command_that_hangs_is_ended_with_all_that_it_started_and_the_next_ends_are_
     let again = run(&[fixed.as_slice(), &["--eval-command", &command]].concat());
     assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
     assert_eq!(place.scored_ends(), [300, 200], "more time, or a repaired command, scores them");
+}
+
+#[test]
+fn a_link_leaves_a_checkpoint_what_it_was() {
+    let place = Place::new(1);
+    let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new());
+    let path = checkpoint(&place.run_path, 100);
+    let identity = || open_checkpoint_with(&storage, &path, &ReadOptions::default()).unwrap().identity();
+    let before = identity();
+    std::fs::hard_link(&path, place.scratch.path().join("held")).unwrap();
+    assert_eq!(identity(), before);
+    save(&place.run_path, 100, 2);
+    assert_ne!(identity(), before);
+}
+
+#[test]
+fn eval_ends_a_command_that_hangs() {
+    let place = Place::new(1);
+    let path = checkpoint(&place.run_path, 100);
+    let command = score("sleep 1000;");
+    let began = std::time::Instant::now();
+    let output = run(&["eval", path.to_str().unwrap(), "--eval-command", &command, "--eval-timeout", "100ms"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("the command took longer than 0.1 s for `"), "{stderr}");
+    assert!(output.status.code() == Some(2) && began.elapsed() < Duration::from_secs(60));
 }
 
 #[test]

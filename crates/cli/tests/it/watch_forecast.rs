@@ -80,6 +80,63 @@ fn each_end_has_the_forecast_of_thalweg_forecast_and_a_real_anneal_is_compared_w
     }
 }
 
+/// Does one request as a worker would, by the suite; whether there was one.
+fn work(evals: &Path, suite: &str) -> bool {
+    let folders = std::fs::read_dir(evals).into_iter().flatten().map(|entry| entry.unwrap().path());
+    let is_open = |folder: &std::path::PathBuf| {
+        folder.join("eval_request.json").exists() && !folder.join("eval_result.json").exists()
+    };
+    let Some(folder) = folders.filter(is_open).min() else { return false };
+    let read = |name: &str| -> Value { serde_json::from_slice(&std::fs::read(folder.join(name)).unwrap()).unwrap() };
+    let checkpoint = read("checkpoint_manifest.json")["checkpoint_dir"].as_str().unwrap().to_owned();
+    let output = run(&["eval", &checkpoint, "--suite", suite, "--json", "-q"]);
+    let scores: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let scores = scores["scores"].as_array().unwrap().iter();
+    let rows: Vec<Value> = scores
+        .map(|one| {
+            let task = format!("{}/{}", one["task"].as_str().unwrap(), one["measure"].as_str().unwrap());
+            serde_json::json!({"task": task, "value": one["value"], "higher_is_better": one["higher_is_better"]})
+        })
+        .collect();
+    std::fs::write(folder.join("results.json"), serde_json::to_vec(&rows).unwrap()).unwrap();
+    std::fs::write(folder.join("eval_result.tmp"), r#"{"return_code": 0, "started_at": 1, "finished_at": 2}"#).unwrap();
+    std::fs::rename(folder.join("eval_result.tmp"), folder.join("eval_result.json")).unwrap();
+    true
+}
+
+#[test]
+fn a_worker_elsewhere_scores_what_is_behind_a_forecast() {
+    let lab = Lab::new();
+    let (run_path, out, evals, suite) =
+        (lab.path("run"), lab.path("out"), lab.path("evals"), lab.path("validation.toml"));
+    let fixed = ["watch", &run_path, "-o", &out, "--once", "--json", "--windows", "sma:6", "--ends", "160"];
+    let scoring = ["--eval-command", "score {checkpoint} {out}", "--eval-requests", &evals, "--eval-timeout", "20ms"];
+    let watch = || {
+        let output = run(&[&fixed[..], &scoring, &LENGTH].concat());
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code().unwrap(), document)
+    };
+    let mut n_requests = 0;
+    let document = loop {
+        let (code, document) = watch();
+        if code == 0 {
+            break document;
+        }
+        assert!(n_requests < 20, "{document}");
+        while work(Path::new(&evals), &suite) {
+            n_requests += 1;
+        }
+    };
+    // The raw checkpoint, the merge, and three means behind the forecast.
+    assert_eq!(n_requests, 5);
+    let (_, alone) = lab.json(&["forecast", &run_path, "--suite", &suite, "--anneal-steps", "48"]);
+    let found = &forecasts(&document)[0]["forecasts"][0];
+    assert_eq!(found["value"], alone["forecasts"][0]["value"], "{document}");
+    assert_eq!(watch().1["scored"].as_array().unwrap().len(), 0, "nothing is asked for again");
+    let is_left = |entry: std::fs::DirEntry| entry.path().join("checkpoint").exists();
+    assert!(!std::fs::read_dir(&evals).unwrap().any(|entry| is_left(entry.unwrap())), "the means are removed");
+}
+
 /// The same run twice: as if annealed, the two cannot be told apart.
 fn compare_two(lab: &Lab) {
     let both = lab.path("both");

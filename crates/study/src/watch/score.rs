@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::WatchedOutput;
 use super::forecast::{ForecastJob, annealed_row, forecast_end, forecast_name};
-use super::record::{RAW_SCHEME, WatchRow};
+use super::record::{ANNEALED_SCHEME, RAW_SCHEME, WatchRow};
 use crate::Error;
 use crate::evaluator::{Evaluator, ModelScores, ModelToScore};
 
@@ -71,7 +71,11 @@ pub(super) fn score_end(
     unix_seconds: &dyn Fn() -> u64,
 ) -> Result<EndScores, Error> {
     let models = job.models();
-    let announced: Vec<ModelToScore> = models.iter().map(|(.., model)| model.clone()).collect();
+    let mut announced: Vec<ModelToScore> = models.iter().map(|(.., model)| model.clone()).collect();
+    announced.extend(job.annealed.iter().map(|path| {
+        let (end_step, steps) = (job.end_step, vec![job.end_step]);
+        ModelToScore { path: path.clone(), scheme: ANNEALED_SCHEME.to_owned(), end_step, steps, digest: None }
+    }));
     evaluator.announce(&announced)?;
     let (mut found, mut baseline) = (EndScores::default(), None::<ModelScores>);
     for (name, n_checkpoints, ModelToScore { path, scheme, end_step, steps, digest }) in models {

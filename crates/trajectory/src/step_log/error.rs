@@ -145,8 +145,31 @@ pub enum LogError {
         /// The most that are read.
         limit: usize,
     },
+    /// A database that breaks the format's rules.
+    #[error("the database cannot be read: {message}")]
+    Database {
+        /// What is wrong.
+        message: String,
+    },
+    /// A database of several runs, without a word which is meant.
+    #[error("it holds several runs: {}", list_names(names))]
+    SeveralRuns {
+        /// Their names, sorted, at most 50.
+        names: Vec<String>,
+    },
+    /// A database without the run that is meant.
+    #[error("it holds no run `{}`, but {}", display_name(name), list_names(names))]
+    NoSuchRun {
+        /// The name or id that was asked for.
+        name: String,
+        /// The names that are there, sorted, at most 50.
+        names: Vec<String>,
+    },
     /// No kind of log is recognised.
-    #[error("it is not JSON lines, CSV with a header, a trainer's state, an event file or console output with losses")]
+    #[error(
+        "it is not JSON lines, CSV with a header, a trainer's state, an event file, a database of trackio or mlflow, or \
+         console output with losses"
+    )]
     UnknownKind,
 }
 

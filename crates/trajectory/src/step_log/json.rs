@@ -85,6 +85,18 @@ pub fn parse_trainer_state(bytes: &[u8], columns: &ColumnMap) -> Result<StepLog,
     builder.finish()
 }
 
+/// Adds the metrics of one record, an object, whose step is set. `place` is where it is.
+pub(super) fn read_metrics(text: &[u8], place: &str, builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
+    match read_record(text, builder) {
+        Ok(()) => builder.end_record(),
+        Err(message) => {
+            builder.drop_record();
+            builder.count_damage(place, LogError::Json { message: format!("{place}: {message}") });
+            Ok(())
+        }
+    }
+}
+
 /// Adds the history of a trainer's state.
 pub(super) fn read_state(bytes: &[u8], builder: &mut LogBuilder<'_>) -> Result<(), LogError> {
     let mut has_history = false;
@@ -150,7 +162,7 @@ fn read_record(line: &[u8], builder: &mut LogBuilder<'_>) -> Result<(), String> 
 }
 
 /// Puts quotes around NaN, Infinity and -Infinity outside strings: JSON does not know them, Python writes them.
-fn quote_non_finite(bytes: &[u8]) -> Cow<'_, [u8]> {
+pub(super) fn quote_non_finite(bytes: &[u8]) -> Cow<'_, [u8]> {
     const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
     // Both hold an `N` or an `I` outside of what numbers and `true`, `false`, `null` use.
     let is_odd = |at: usize| bytes.get(at..).is_some_and(|rest| rest.starts_with(b"NaN") || rest.starts_with(b"Inf"));
@@ -185,10 +197,10 @@ fn quote_non_finite(bytes: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// Reads one object into the current record.
-struct RecordSeed<'a, 'b> {
-    builder: &'a mut LogBuilder<'b>,
-    prefix: &'a str,
-    depth: usize,
+pub(super) struct RecordSeed<'a, 'b> {
+    pub(super) builder: &'a mut LogBuilder<'b>,
+    pub(super) prefix: &'a str,
+    pub(super) depth: usize,
 }
 
 impl<'de> DeserializeSeed<'de> for RecordSeed<'_, '_> {

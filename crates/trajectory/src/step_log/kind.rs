@@ -4,6 +4,8 @@ use super::builder::LogBuilder;
 use super::columns::ColumnMap;
 use super::csv::is_header;
 use super::lines::trim_nul;
+use super::sqlite::is_database;
+use super::wandb::is_wandb_line;
 
 /// The most lines that are examined.
 const MAX_LINES: usize = 256;
@@ -17,6 +19,10 @@ pub(super) enum LogKind {
     Csv,
     Console,
     Events,
+    /// Of trackio or mlflow.
+    Database,
+    /// What W&B prints of a run.
+    WandbLines,
 }
 
 /// The kind, from the name and the beginning of a file; `None` if it is neither text nor an event file.
@@ -24,10 +30,16 @@ pub(super) fn sniff_kind(name: &str, head: &[u8], columns: &ColumnMap) -> Option
     if name.contains("tfevents") {
         return Some(LogKind::Events);
     }
+    if is_database(head) {
+        return Some(LogKind::Database);
+    }
     let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
     let lines = head.split(|byte| *byte == b'\n').take(MAX_LINES).map(|line| trim_nul(line).trim_ascii());
     let lines: Vec<&[u8]> = lines.filter(|line| !line.is_empty()).collect();
     let first = *lines.first()?;
+    if is_wandb_line(first) {
+        return Some(LogKind::WandbLines);
+    }
     if is_list(&lines) {
         return Some(LogKind::JsonDocument);
     }

@@ -14,6 +14,9 @@ use super::events::{SeriesFolder, read_events};
 use super::json::{JsonLines, has_history, read_list, read_state};
 use super::kind::{LogKind, sniff_kind};
 use super::lines::{LineCutter, LineFormat, read_text};
+use super::sqlite::{Database, LOG_HEADER_BYTES};
+use super::trackers::{SteppedMetrics, read_metric_file, read_tracker};
+use super::wandb::WandbLines;
 use super::{LogError, LogOptions, MAX_LOG_BYTES, StepLog};
 use crate::Error;
 
@@ -45,12 +48,29 @@ const MAX_OTHERS: usize = 3;
 struct LogFile {
     path: PathBuf,
     folder: SeriesFolder,
+    /// The run of a database that is meant.
+    run: Option<String>,
+}
+
+impl LogFile {
+    fn of(path: &Path) -> Self {
+        Self { path: path.to_owned(), folder: SeriesFolder::default(), run: None }
+    }
+}
+
+/// A path, and the run that it names behind a `#`, unless there is a file of the whole name.
+fn split_run(storage: &Arc<dyn Storage>, path: &Path) -> LogFile {
+    let whole = LogFile::of(path);
+    let split = path.to_str().and_then(|text| text.rsplit_once('#'));
+    let Some((file, run)) = split.filter(|_| storage.file_info(path).is_err()) else { return whole };
+    LogFile { run: Some(run.to_owned()), ..LogFile::of(Path::new(file)) }
 }
 
 impl StepLog {
     /// Reads files and folders as one log.
     ///
-    /// Of a folder, all event files in and below it are read, as TensorBoard does. If there are none, the text logs
+    /// Of a database, the run behind a `#` is read, or the only one. Of a run's folder that mlflow wrote, all metrics are
+    /// read. Of another folder, all event files in and below it are read, as TensorBoard does. If there are none, the text logs
     /// with known names are read. Event files are ordered by the time in their names. Other files are read as given,
     /// except that a log that begins and ends before the previous one does is moved before it. Where a log goes back
     /// to an earlier step, everything that was logged from that step on is discarded.
@@ -60,10 +80,12 @@ impl StepLog {
     pub fn open_all(storage: &Arc<dyn Storage>, paths: &[PathBuf], options: &LogOptions) -> Result<Self, Error> {
         let mut files = Vec::new();
         for path in paths {
-            let info = storage.file_info(path).map_err(|error| Error::from_storage(path, error))?;
+            let file = split_run(storage, path);
+            let info = storage.file_info(&file.path).map_err(|error| Error::from_storage(path, error))?;
             match info.kind {
+                FileKind::Folder if is_mlflow_run(storage, path) => files.push(file),
                 FileKind::Folder => files.extend(list_tree(storage, path)?),
-                _ => files.push(LogFile { path: path.clone(), folder: SeriesFolder::default() }),
+                _ => files.push(file),
             }
         }
         let mut builder = LogBuilder::with_options(options);
@@ -102,6 +124,9 @@ fn read_file(
     builder: &mut LogBuilder<'_>,
 ) -> Result<(), Error> {
     let path = &file.path;
+    if storage.file_info(path)?.kind == FileKind::Folder {
+        return read_mlflow_run(storage, path, builder);
+    }
     let reader = storage.open_file(path)?;
     let found_bytes = reader.info().len_bytes;
     if found_bytes > MAX_LOG_BYTES {
@@ -118,6 +143,8 @@ fn read_file(
     let read = match kind {
         LogKind::Events => read_events(&storage.read_file(path, MAX_LOG_BYTES)?, &file.folder, builder),
         LogKind::JsonDocument => read_document(&storage.read_file(path, MAX_LOG_BYTES)?, builder),
+        LogKind::Database => return read_database(storage, file, builder),
+        LogKind::WandbLines => return read_pieces(&*reader, head, path, &mut WandbLines, builder),
         LogKind::JsonLines => return read_pieces(&*reader, head, path, &mut JsonLines, builder),
         LogKind::Csv => return read_pieces(&*reader, head, path, &mut Csv::default(), builder),
         LogKind::Console => {
@@ -141,6 +168,62 @@ const PACKINGS: [(&[u8], &str, &str); 6] = [
 
 fn find_packing(head: &[u8]) -> Option<(&'static str, &'static str)> {
     PACKINGS.iter().find(|(start, ..)| head.starts_with(start)).map(|(_, what, command)| (*what, *command))
+}
+
+/// Whether a folder is that of a run, as mlflow wrote it before 3.7.
+fn is_mlflow_run(storage: &Arc<dyn Storage>, path: &Path) -> bool {
+    let is_there = |name: &str| storage.file_info(&path.join(name)).is_ok();
+    is_there("meta.yaml") && is_there("metrics")
+}
+
+/// Reads the files of all metrics: slashes in a metric's name are folders.
+fn read_mlflow_run(storage: &Arc<dyn Storage>, path: &Path, builder: &mut LogBuilder<'_>) -> Result<(), Error> {
+    let (mut steps, root) = (SteppedMetrics::default(), path.join("metrics"));
+    let mut folders = vec![String::new()];
+    let mut n_files = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in storage.list_folder(&root.join(&folder))? {
+            let name = if folder.is_empty() { entry.name } else { format!("{folder}/{}", entry.name) };
+            match entry.kind {
+                FileKind::Folder if name.matches('/').count() < MAX_DEPTH => folders.push(name),
+                FileKind::File if n_files < MAX_FILES => {
+                    n_files += 1;
+                    let text = storage.read_file(&root.join(&name), MAX_LOG_BYTES)?;
+                    let text = String::from_utf8_lossy(&text);
+                    read_metric_file(&text, &name, &mut steps).map_err(|source| refuse(path, source))?;
+                }
+                _ => {}
+            }
+        }
+    }
+    steps.write_to(builder).map_err(|source| refuse(path, source))
+}
+
+/// A database, as it was between two writes of the program that keeps it.
+fn read_database(storage: &Arc<dyn Storage>, file: &LogFile, builder: &mut LogBuilder<'_>) -> Result<(), Error> {
+    /// Looks until nothing was written in between.
+    const N_TRIES: usize = 5;
+    let mut log_path = file.path.clone().into_os_string();
+    log_path.push("-wal");
+    let read_log = || match storage.read_file(Path::new(&log_path), MAX_LOG_BYTES) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    };
+    let (mut bytes, mut log) = (Vec::new(), None);
+    for _ in 0..N_TRIES {
+        let before = storage.file_info(&file.path)?;
+        log = read_log()?;
+        bytes = storage.read_file(&file.path, MAX_LOG_BYTES)?;
+        // A log that was begun anew has another header; one that only grew does not matter.
+        let header = |log: &Option<Vec<u8>>| log.as_ref().map(|log| log.get(..LOG_HEADER_BYTES).map(<[u8]>::to_vec));
+        if storage.file_info(&file.path)? == before && header(&log) == header(&read_log()?) {
+            break;
+        }
+    }
+    let read = Database::open(&bytes, log.as_deref())
+        .and_then(|database| read_tracker(&database, file.run.as_deref(), builder));
+    read.map_err(|source| refuse(&file.path, source))
 }
 
 /// A trainer's state, a list of records, or JSON lines in a file whose name or first line looks like one document.
@@ -232,7 +315,7 @@ impl Tree<'_> {
                 }
             };
             if list.len() < MAX_FILES {
-                list.push(LogFile { path, folder: SeriesFolder { names: names.clone() } });
+                list.push(LogFile { folder: SeriesFolder { names: names.clone() }, ..LogFile::of(&path) });
             }
         }
         Ok(())

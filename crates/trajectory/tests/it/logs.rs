@@ -4,7 +4,7 @@ use std::fs;
 
 use thalweg_trajectory::{
     ColumnMap, Error, LogEntry, LogError, LogField, LogNote, Step, StepLog, TextError, Tokens, parse_console,
-    parse_csv, parse_event_file, parse_json_lines, parse_trainer_progress, parse_trainer_state,
+    parse_csv, parse_database, parse_event_file, parse_json_lines, parse_trainer_progress, parse_trainer_state,
 };
 
 use crate::random::Random;
@@ -48,6 +48,57 @@ fn event_files_of_three_writers_hold_what_was_written() {
         assert_eq!(bits(&log), bits(&expected), "{name}");
         assert!(log.notes().is_empty(), "{name}: {:?}", log.notes());
     }
+}
+
+#[test]
+fn trackers_hold_what_was_logged() {
+    let folder = fixture("step-logs");
+    let expected = StepLog::open(&disk(), &folder.join("expected.jsonl"), &columns()).unwrap();
+    // The newest rows of `wal.db` are in its write-ahead log.
+    for name in ["trackio.db", "trackio.db#run", "wal.db", "mlflow.db#run", "mlflow-run", "wandb.jsonl"] {
+        let log = StepLog::open(&disk(), &folder.join(name), &columns()).unwrap();
+        assert_eq!(bits(&log), bits(&expected), "{name}");
+        assert!(log.notes().is_empty(), "{name}: {:?}", log.notes());
+    }
+    let other = StepLog::open(&disk(), &folder.join("mlflow.db#other"), &columns()).unwrap();
+    assert_eq!(bits(&other), bits(&expected)[..2]);
+}
+
+#[test]
+fn a_database_of_several_runs_asks_which_one() {
+    let folder = fixture("step-logs");
+    for (name, said) in [
+        ("mlflow.db", "it holds several runs: `other`, `run`"),
+        ("mlflow.db#third", "it holds no run `third`, but `other`, `run`"),
+        ("trackio.db#other", "it holds no run `other`, but `run`"),
+    ] {
+        let error = StepLog::open(&disk(), &folder.join(name), &columns()).unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
+        assert!(error.hint().unwrap().contains("#NAME"), "{error}");
+    }
+}
+
+#[test]
+fn a_damaged_database_is_an_error_or_fewer_rows() {
+    let folder = fixture("step-logs");
+    let whole = fs::read(folder.join("wal.db")).unwrap();
+    let log = fs::read(folder.join("wal.db-wal")).unwrap();
+    let mut random = Random::new(23);
+    for _ in 0..300 {
+        let (mut file, mut log) = (whole.clone(), log.clone());
+        for bytes in [&mut file, &mut log] {
+            for _ in 0..1 + random.below(4) {
+                let at = random.below(bytes.len());
+                bytes[at] = u8::try_from(random.below(256)).unwrap();
+            }
+            bytes.truncate(bytes.len() - random.below(bytes.len() / 2));
+        }
+        // Whatever comes out, it ends.
+        let _ = parse_database(&file, Some(&log), &columns());
+    }
+    // Without its log, or with one whose last transaction is torn, the rows before are there.
+    let n_rows = |log: Option<&[u8]>| parse_database(&whole, log, &columns()).unwrap().entries().len();
+    assert_eq!([n_rows(Some(&log)), n_rows(Some(&log[..log.len() - 1])), n_rows(None)], [20, 19, 15]);
 }
 
 #[test]
