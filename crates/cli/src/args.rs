@@ -480,7 +480,8 @@ pub(crate) enum DigestArg {
 /// What is merged: a run with a selection, or checkpoints.
 #[derive(Debug, Args, Clone, PartialEq, Eq)]
 pub(crate) struct SourceArgs {
-    /// A run folder; or checkpoints, ordered by step if all have one, else given oldest first; or a recipe (.toml, .yml)
+    /// A run folder; or checkpoints, ordered by step if all have one, else given oldest first; or a recipe (.toml,
+    /// .yml)
     /// and the output
     #[arg(value_name = "RUN|CKPT...")]
     pub(crate) inputs: Vec<PathBuf>,

@@ -396,47 +396,52 @@ impl Error {
                  `trainer_state.json`, a step log or `thalweg.toml`"
             }
             Self::Storage(error) => return error.hint(),
-            Self::Log { source, .. } => match **source {
-                LogError::NotWhole { .. } => {
-                    "name a column of whole steps with `--log-columns step=NAME`, or take it out of the log and give \
-                     `--log-every N`, the steps between two losses"
-                }
-                LogError::NoColumn { field: LogField::Step, .. } => {
-                    "name its column with `--log-columns step=NAME`; if no column holds the step, give the number of \
-                     steps between two losses with `--log-every N`"
-                }
-                LogError::NoColumn { .. } | LogError::Ambiguous { .. } => {
-                    "name the columns with `--log-columns step=NAME,loss=NAME`"
-                }
-                LogError::MicroBatches { has_tokens: true, .. } => {
-                    "give `--tokens-per-step` to compute the steps from the column of tokens; if each micro-batch is a \
-                     step, give `--log-columns step=iter`"
-                }
-                LogError::MicroBatches { .. } => {
-                    "give the number of steps between two losses with `--log-every N`; if each micro-batch is a step, \
-                     give `--log-columns step=iter`"
-                }
-                LogError::StepsDisagree { .. } => {
-                    "name the one that counts the optimizer's steps with `--log-columns step=NAME`"
-                }
-                LogError::EpochBars => {
-                    "give the number of steps between two bars with `--log-every N`, or another log with `--log`"
-                }
-                LogError::WithinEpoch { .. } => {
-                    "name the column that counts the steps of the whole run with `--log-columns step=NAME`; without one, \
-                     `--log-every N` counts the losses, N steps apart"
-                }
-                LogError::UnknownKind | LogError::NoLogInFolder { .. } => {
-                    "give JSON lines, CSV with a header, `trainer_state.json`, console output, TensorBoard event files or \
-                     their folder, the database of trackio or mlflow, or what `wandb leet inspect --json RUN` prints"
-                }
-                LogError::SeveralRuns { .. } | LogError::NoSuchRun { .. } => {
-                    "name one of them behind a `#`, such as `--log 'trackio.db#NAME'`"
-                }
-                LogError::Database { .. } => "if it is being written, try again; otherwise export the metrics as CSV",
-                _ => return None,
-            },
+            Self::Log { source, .. } => return log_hint(source),
             _ => return None,
         })
     }
+}
+
+/// What to do about a log that cannot be read.
+fn log_hint(error: &LogError) -> Option<&'static str> {
+    Some(match error {
+        LogError::NotWhole { .. } => {
+            "name a column of whole steps with `--log-columns step=NAME`, or take it out of the log and give \
+                 `--log-every N`, the steps between two losses"
+        }
+        LogError::NoColumn { field: LogField::Step, .. } => {
+            "name its column with `--log-columns step=NAME`; if no column holds the step, give the number of \
+                 steps between two losses with `--log-every N`"
+        }
+        LogError::NoColumn { .. } | LogError::Ambiguous { .. } => {
+            "name the columns with `--log-columns step=NAME,loss=NAME`"
+        }
+        LogError::MicroBatches { has_tokens: true, .. } => {
+            "give `--tokens-per-step` to compute the steps from the column of tokens; if each micro-batch is a \
+                 step, give `--log-columns step=iter`"
+        }
+        LogError::MicroBatches { .. } => {
+            "give the number of steps between two losses with `--log-every N`; if each micro-batch is a step, \
+                 give `--log-columns step=iter`"
+        }
+        LogError::StepsDisagree { .. } => {
+            "name the one that counts the optimizer's steps with `--log-columns step=NAME`"
+        }
+        LogError::EpochBars => {
+            "give the number of steps between two bars with `--log-every N`, or another log with `--log`"
+        }
+        LogError::WithinEpoch { .. } => {
+            "name the column that counts the steps of the whole run with `--log-columns step=NAME`; without one, \
+                 `--log-every N` counts the losses, N steps apart"
+        }
+        LogError::UnknownKind | LogError::NoLogInFolder { .. } => {
+            "give JSON lines, CSV with a header, `trainer_state.json`, console output, TensorBoard event files or \
+                 their folder, the database of trackio or mlflow, or what `wandb leet inspect --json RUN` prints"
+        }
+        LogError::SeveralRuns { .. } | LogError::NoSuchRun { .. } => {
+            "name one of them behind a `#`, such as `--log 'trackio.db#NAME'`"
+        }
+        LogError::Database { .. } => "if it is being written, try again; otherwise export the metrics as CSV",
+        _ => return None,
+    })
 }

@@ -293,23 +293,7 @@ impl Trajectory {
         options: &TrajectoryOptions,
     ) -> Result<Self, Error> {
         let config = read_run_config(storage, run.path())?.unwrap_or_default();
-        let mut notes = Vec::new();
-        if run.counts_epochs() {
-            notes.push(TrajectoryNote::EpochsForSteps);
-        }
-        if !run.ignored_epochs().is_empty() {
-            notes.push(TrajectoryNote::EpochsIgnored { names: run.ignored_epochs().to_vec() });
-        }
-        if !run.ignored_links().is_empty() {
-            notes.push(TrajectoryNote::LinksIgnored { names: run.ignored_links().to_vec() });
-        }
-        if !run.broken_links().is_empty() {
-            notes.push(TrajectoryNote::LinksBroken { names: run.broken_links().to_vec() });
-        }
-        for (step, names) in run.duplicates() {
-            let names = names.into_iter().map(str::to_owned).collect();
-            notes.push(TrajectoryNote::DuplicateStep { step, names });
-        }
+        let mut notes = notes_of_names(run);
         if options.tokens_per_step.or(config.tokens_per_step) == Some(TokensPerStep(0)) {
             return Err(Error::NoTokensPerStep);
         }
@@ -422,6 +406,28 @@ impl Trajectory {
     pub fn notes(&self) -> &[TrajectoryNote] {
         &self.notes
     }
+}
+
+/// What the names in a run's folder leave open.
+fn notes_of_names(run: &RunDir) -> Vec<TrajectoryNote> {
+    let mut notes = Vec::new();
+    if run.counts_epochs() {
+        notes.push(TrajectoryNote::EpochsForSteps);
+    }
+    if !run.ignored_epochs().is_empty() {
+        notes.push(TrajectoryNote::EpochsIgnored { names: run.ignored_epochs().to_vec() });
+    }
+    if !run.ignored_links().is_empty() {
+        notes.push(TrajectoryNote::LinksIgnored { names: run.ignored_links().to_vec() });
+    }
+    if !run.broken_links().is_empty() {
+        notes.push(TrajectoryNote::LinksBroken { names: run.broken_links().to_vec() });
+    }
+    for (step, names) in run.duplicates() {
+        let names = names.into_iter().map(str::to_owned).collect();
+        notes.push(TrajectoryNote::DuplicateStep { step, names });
+    }
+    notes
 }
 
 /// A note if the log ends before the newest checkpoint by more than the span of its last [`STOP_ENTRIES`] entries.

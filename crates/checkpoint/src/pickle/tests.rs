@@ -141,10 +141,10 @@ fn attributes_and_members_of_objects_are_found() {
 fn broken_pickles_are_refused_with_the_place() {
     check_fault(b"\x80\x02K", "byte 2 of the pickle: the bytes end");
     check_fault(b"\x80\x63.", "protocol 99");
-    check_fault(b".", "a value is taken");
-    check_fault(b"K\x01(0R.", "a value is taken");
-    check_fault(b"t.", "not opened");
-    check_fault(b"(K\x01u.", "a value is taken");
+    check_fault(b".", "a value is needed");
+    check_fault(b"K\x01(0R.", "a value is needed");
+    check_fault(b"t.", "never opened");
+    check_fault(b"(K\x01u.", "a value is needed");
     check_fault(b"h\x07.", "memo entry 7");
     check_fault(b"\xff.", "0xff is not a pickle operation");
     check_fault(b"K\x01K\x02a.", "a list expected, an integer found");

@@ -18,8 +18,8 @@
 //!
 //! <a,b> = (g_a+1)(g_b+1) (t_min/t_max)^g / ((g_a+g_b+1) t_max), g that of the later one,
 //!
-//! the coefficients solve sum_j <i,j> x_j = <i,target> and are then divided by their sum. Smooth profiles are reproduced
-//! well; windows with hard edges are not.
+//! the coefficients solve sum_j <i,j> x_j = <i,target> and are then divided by their sum. Smooth profiles are
+//! reproduced well; windows with hard edges are not.
 //!
 //! Use it to look for the best width after training, as the paper does: the best width moves
 //! with the learning rate and the length of training.

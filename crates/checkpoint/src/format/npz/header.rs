@@ -304,12 +304,12 @@ mod tests {
             ("'<V1'", "any 8-bit type of ml_dtypes"),
             ("'>f4'", "big-endian"),
             ("'>V2'", "big-endian"),
-            ("'<U3'", "is not a number"),
-            ("'<M8[ns]'", "is not a number"),
-            ("'<f16'", "is not a number"),
+            ("'<U3'", "is not a numeric type"),
+            ("'<M8[ns]'", "is not a numeric type"),
+            ("'<f16'", "is not a numeric type"),
             ("'f4'", "does not state a byte order"),
-            ("'='", "is not a number"),
-            ("''", "is not a number"),
+            ("'='", "is not a numeric type"),
+            ("''", "is not a numeric type"),
             ("[('a', '<f4'), ('b', '<i4', (2, 3))]", "records of several fields"),
         ] {
             let dtype = header(descr, "False", "(2,)").unwrap().dtype;

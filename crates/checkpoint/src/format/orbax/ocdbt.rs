@@ -519,6 +519,6 @@ mod tests {
         let block_header = ((128 << 10) << 3 | 2_u32).to_le_bytes();
         let frame = [&b"\x28\xb5\x2f\xfd\x00\x58"[..], &[&block_header[..3], &[0]].concat().repeat(40)].concat();
         let said = unpack(&frame).unwrap_err();
-        assert!(said.contains("unpack"), "{said}");
+        assert!(said.contains("decompress"), "{said}");
     }
 }

@@ -329,7 +329,7 @@ mod tests {
     #[test]
     fn what_is_not_read_is_named() {
         for (part, other, reason) in [
-            ("\"zstd\"", "\"blosc\"", "packed by \"blosc\""),
+            ("\"zstd\"", "\"blosc\"", "compressed by \"blosc\""),
             ("\"filters\":null", "\"filters\":[{\"id\":\"delta\"}]", "filters"),
             ("\"order\":\"C\"", "\"order\":\"F\"", "\"F\""),
             ("\"shape\":[24,64]", "\"shape\":[24]", "do not match shape [24]"),
