@@ -15,7 +15,7 @@ const PAGES: [(&str, usize); 9] = [
     ("npz", 7),
     ("orbax", 5),
     ("torch", 8),
-    ("torch-checkpointing", 4),
+    ("torch-checkpointing", 5),
 ];
 
 /// A line such as `04  71 00 00`: an offset and the bytes there. Words and other remarks end it.
