@@ -53,9 +53,9 @@ pub fn run_demo(
     cx: &RunContext<'_>,
 ) -> Result<StudyRecord, Error> {
     check_demo_folder(&*cx.storage, spec)?;
-    cx.storage.create_folder(&spec.folder)?;
     // Checked now, because minutes of training come before these files are written.
     check_study_folder(&*cx.storage, &spec.folder)?;
+    cx.storage.create_folder(&spec.folder)?;
     let meter = Meter::new(watcher, all_work(spec));
     let configs = write_configs(spec, cx)?;
     let clock = || cx.host.elapsed_seconds();
