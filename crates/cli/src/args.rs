@@ -1,6 +1,7 @@
 //! What can be typed. Nothing is interpreted here; see `options` and `requests`.
 
 mod clean;
+mod eval;
 mod extrapolate;
 mod forget;
 mod format;
@@ -25,6 +26,7 @@ use thalweg_merge::context::DEFAULT_MEMORY;
 use thalweg_tensor::kernel::Simd;
 
 pub(crate) use self::clean::CleanArgs;
+pub(crate) use self::eval::EvalArgs;
 pub(crate) use self::extrapolate::{DirectionChoice, ExtrapolateArgs};
 pub(crate) use self::forget::{
     ForgetArgs, ForgetBuildArgs, ForgetCommand, ForgetCurveArgs, ForgetEntitiesArgs, ForgetScoreArgs, ProbeTokensArgs,
@@ -639,42 +641,6 @@ pub(crate) struct DiffArgs {
     /// Upper limit of resident memory
     #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY)]
     pub(crate) memory: ByteSize,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  thalweg eval step1000 merged --suite suite.toml     what each scores, and the gain of merged over step1000
-  thalweg eval ckpts/* --suite suite.toml --baseline last --cache scores --json
-  thalweg eval a b --eval-command 'lm_eval --model hf --model_args pretrained={checkpoint} --tasks piqa --output_path {out}'
-
-Gains are signed so that positive is better. `docs/adding/task.md` describes suites.")]
-pub(crate) struct EvalArgs {
-    /// Checkpoints: folders, indexes or single files with `config.json` and `tokenizer.json` beside them
-    #[arg(value_name = "CKPT", required = true)]
-    pub(crate) checkpoints: Vec<PathBuf>,
-    /// The suite (TOML): sets, how they are scored, and in how much context
-    #[arg(long, value_name = "FILE", required_unless_present = "eval_command")]
-    pub(crate) suite: Option<PathBuf>,
-    /// Compare all others with this checkpoint, or with the first or last one given [default: first]
-    #[arg(long, value_name = "CKPT|first|last")]
-    pub(crate) baseline: Option<PathBuf>,
-    /// Keep scores in this folder, and take from it what was scored before
-    #[arg(long, value_name = "DIR", conflicts_with = "eval_command")]
-    pub(crate) cache: Option<PathBuf>,
-    /// Use this tokenizer.json instead of each checkpoint's own
-    #[arg(long, value_name = "FILE", conflicts_with = "eval_command")]
-    pub(crate) tokenizer: Option<PathBuf>,
-    /// Put the start token before every text (always), where the tokenizer's own files do (auto), or never before a
-    /// context (never) [default: as the suite says, else always]
-    #[arg(long, value_enum, value_name = "WHEN", conflicts_with = "eval_command")]
-    pub(crate) start_token: Option<StartTokenChoice>,
-    /// Score with another program, run by the shell; {checkpoint} and {out} become paths. It writes
-    /// lm-evaluation-harness results or a list of {task, value, stderr, n, higher_is_better}
-    #[arg(long, value_name = "COMMAND", conflicts_with = "suite")]
-    pub(crate) eval_command: Option<String>,
-    #[command(flatten)]
-    pub(crate) reading: ReadArgs,
 }
 
 #[derive(Debug, Args)]
