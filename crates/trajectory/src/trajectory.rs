@@ -289,23 +289,7 @@ impl Trajectory {
         options: &TrajectoryOptions,
     ) -> Result<Self, Error> {
         let config = read_run_config(storage, run.path())?.unwrap_or_default();
-        let mut notes = Vec::new();
-        if run.counts_epochs() {
-            notes.push(TrajectoryNote::EpochsForSteps);
-        }
-        if !run.ignored_epochs().is_empty() {
-            notes.push(TrajectoryNote::EpochsIgnored { names: run.ignored_epochs().to_vec() });
-        }
-        if !run.ignored_links().is_empty() {
-            notes.push(TrajectoryNote::LinksIgnored { names: run.ignored_links().to_vec() });
-        }
-        if !run.broken_links().is_empty() {
-            notes.push(TrajectoryNote::LinksBroken { names: run.broken_links().to_vec() });
-        }
-        for (step, names) in run.duplicates() {
-            let names = names.into_iter().map(str::to_owned).collect();
-            notes.push(TrajectoryNote::DuplicateStep { step, names });
-        }
+        let mut notes = notes_on_names(run);
         if options.tokens_per_step.or(config.tokens_per_step) == Some(TokensPerStep(0)) {
             return Err(Error::NoTokensPerStep);
         }
@@ -427,6 +411,28 @@ fn note_log_stops(log: &StepLog, newest: Option<Step>) -> Option<TrajectoryNote>
     let (last, apart) = (last.next()?, last.take(STOP_ENTRIES));
     let gap = apart.last().map_or(last, |earlier| last - earlier);
     (newest.0 > last.saturating_add(gap)).then_some(TrajectoryNote::LogStops { last: Step(last), newest })
+}
+
+/// What the names in the run's folder give rise to.
+fn notes_on_names(run: &RunDir) -> Vec<TrajectoryNote> {
+    let mut notes = Vec::new();
+    if run.counts_epochs() {
+        notes.push(TrajectoryNote::EpochsForSteps);
+    }
+    if !run.ignored_epochs().is_empty() {
+        notes.push(TrajectoryNote::EpochsIgnored { names: run.ignored_epochs().to_vec() });
+    }
+    if !run.ignored_links().is_empty() {
+        notes.push(TrajectoryNote::LinksIgnored { names: run.ignored_links().to_vec() });
+    }
+    if !run.broken_links().is_empty() {
+        notes.push(TrajectoryNote::LinksBroken { names: run.broken_links().to_vec() });
+    }
+    for (step, names) in run.duplicates() {
+        let names = names.into_iter().map(str::to_owned).collect();
+        notes.push(TrajectoryNote::DuplicateStep { step, names });
+    }
+    notes
 }
 
 /// A note if the log ends so far beyond the newest checkpoint that the next ones should be there: at least two of the
