@@ -1,5 +1,6 @@
-//! Whether some sources have the rows of queries and keys in another order than the rest: llama.cpp's converter
-//! permutes them. Averaged with rows in the order of Hugging Face, they make a model that computes nothing.
+//! Whether some sources have the rows of queries and keys in another order than the rest.
+//!
+//! llama.cpp's converter permutes them. Averaged with rows in the order of Hugging Face, they make a broken model.
 
 use crate::contents::Obstacle;
 use crate::difference::Difference;

@@ -151,8 +151,7 @@ pub fn output_path(storage: &dyn Storage, path: &Path) -> Result<PathBuf, Error>
 /// Schemes that are written with one slash or none by mistake.
 const SCHEMES: [&str; 10] = ["s3", "gs", "az", "gcs", "http", "https", "hf", "file", "ssh", "hdfs"];
 
-/// Refuses a path that would be a folder named `~`, `s3:` or `user@host:`, or that is on a web server, which is only
-/// read.
+/// Refuses a path that would be a folder named `~`, `s3:` or `user@host:`, or that is on a web server.
 fn check_spelling(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
     let refuse = |what: String| Err(no_place(path, what));
     let Some(text) = path.to_str() else { return Ok(()) };

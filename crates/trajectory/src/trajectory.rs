@@ -293,7 +293,7 @@ impl Trajectory {
         options: &TrajectoryOptions,
     ) -> Result<Self, Error> {
         let config = read_run_config(storage, run.path())?.unwrap_or_default();
-        let mut notes = notes_of_names(run);
+        let mut notes = notes_on_names(run);
         if options.tokens_per_step.or(config.tokens_per_step) == Some(TokensPerStep(0)) {
             return Err(Error::NoTokensPerStep);
         }
@@ -408,8 +408,17 @@ impl Trajectory {
     }
 }
 
-/// What the names in a run's folder leave open.
-fn notes_of_names(run: &RunDir) -> Vec<TrajectoryNote> {
+/// A note if the log ends before the newest checkpoint by more than the span of its last [`STOP_ENTRIES`] entries.
+fn note_log_stops(log: &StepLog, newest: Option<Step>) -> Option<TrajectoryNote> {
+    let newest = newest?;
+    let mut last = log.entries().iter().rev().filter(|entry| entry.loss.is_some()).map(|entry| entry.step.0);
+    let (last, apart) = (last.next()?, last.take(STOP_ENTRIES));
+    let gap = apart.last().map_or(last, |earlier| last - earlier);
+    (newest.0 > last.saturating_add(gap)).then_some(TrajectoryNote::LogStops { last: Step(last), newest })
+}
+
+/// What the names in the run's folder give rise to.
+fn notes_on_names(run: &RunDir) -> Vec<TrajectoryNote> {
     let mut notes = Vec::new();
     if run.counts_epochs() {
         notes.push(TrajectoryNote::EpochsForSteps);
@@ -428,15 +437,6 @@ fn notes_of_names(run: &RunDir) -> Vec<TrajectoryNote> {
         notes.push(TrajectoryNote::DuplicateStep { step, names });
     }
     notes
-}
-
-/// A note if the log ends before the newest checkpoint by more than the span of its last [`STOP_ENTRIES`] entries.
-fn note_log_stops(log: &StepLog, newest: Option<Step>) -> Option<TrajectoryNote> {
-    let newest = newest?;
-    let mut last = log.entries().iter().rev().filter(|entry| entry.loss.is_some()).map(|entry| entry.step.0);
-    let (last, apart) = (last.next()?, last.take(STOP_ENTRIES));
-    let gap = apart.last().map_or(last, |earlier| last - earlier);
-    (newest.0 > last.saturating_add(gap)).then_some(TrajectoryNote::LogStops { last: Step(last), newest })
 }
 
 /// A note if the log ends so far beyond the newest checkpoint that the next ones should be there: at least two of the

@@ -224,6 +224,7 @@ fn an_output_below_a_file_says_so() {
         "explain run --last 3 -o file",
         "watch run --windows sma:2 --once -o file",
         "sweep run --counts 2 -o file",
+        "demo --quick -o file",
         "merge run --last 2 -o file/out",
         "plan run --last 2 -o file/plan.json",
         "convert run/checkpoint-1000 -o file/out",
@@ -251,6 +252,7 @@ fn outputs_that_would_be_folders_named_like_a_place_elsewhere_are_refused() {
             "explain run --last 2 --svg",
             "explain run --last 2 -o",
             "init run --for cpt --last 2 -o",
+            "demo --quick -o",
         ] {
             scene.run(&format!("{line} {out}")).refused(&[what, "hint: choose another place"]);
         }

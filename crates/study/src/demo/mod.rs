@@ -17,7 +17,7 @@ use thalweg_eval::EvalContext;
 use thalweg_lab::run_folder::{check_run_folder, checkpoint_name};
 use thalweg_lab::{TrainConfig, TrainData, TrainJob, train};
 use thalweg_merge::context::RunContext;
-use thalweg_storage::guard::{OwnKind, Place, foreign_entries, look_at, shown_names};
+use thalweg_storage::guard::{OwnKind, Place, check_place, foreign_entries, look_at, shown_names};
 use thalweg_storage::publish::{is_stage_name, publish_file};
 use thalweg_storage::{Storage, Unwatched};
 use thalweg_trajectory::Trajectory;
@@ -52,10 +52,11 @@ pub fn run_demo(
     watcher: &dyn DemoWatcher,
     cx: &RunContext<'_>,
 ) -> Result<StudyRecord, Error> {
+    check_place(&*cx.storage, &spec.path(RUN_CONFIG))?;
     check_demo_folder(&*cx.storage, spec)?;
-    cx.storage.create_folder(&spec.folder)?;
     // Checked now, because minutes of training come before these files are written.
     check_study_folder(&*cx.storage, &spec.folder)?;
+    cx.storage.create_folder(&spec.folder)?;
     let meter = Meter::new(watcher, all_work(spec));
     let configs = write_configs(spec, cx)?;
     let clock = || cx.host.elapsed_seconds();
