@@ -5,19 +5,20 @@
     python3 bench/python.py --rounds 5 SET/*
 
 The model is a state dict in memory, made before the clock starts. Each measurement is a separate process:
-`thalweg` fills it by `load_into`; `torch` loads every state dict by safetensors, takes the mean in f32 and copies it in;
+`thalweg` fills it by `load_into`; `pretrained` runs `thalweg merge` (`--thalweg`) and `from_pretrained` of transformers; `torch` loads every state dict by safetensors, takes the mean in f32 and copies it in;
 `stream` does the same tensor by tensor; `written` writes the merge and loads what was written. Memory is the growth of
 the process's peak over the model, which was touched before. `thalweg` and `written` leave equal bytes; torch rounds twice.
 
-    python3 bench/python.py --rounds 3 --ways trials,eight,eight-written RUN
+    python3 bench/python.py --rounds 3 --ways trials,eight,eight-written --counts 3,4 --schemes sma,wma,ema:0.3,ema:0.5 RUN
 
 Nine models of one run, eight merges (three and four checkpoints, four schemes) and the newest checkpoint, into one resident
-model: `trials` by one sweep, `eight` by a merge in memory for each, `eight-written` by writing and loading each.
+model: `trials` by one sweep, `eight` by a merge in memory for each, `eight-written` by writing and loading each. With
+`--cold` the sources are dropped from the page cache before each measurement.
 
     python3 bench/python.py --rounds 3 --small RUN
 
 What is small: the time of `import thalweg` over a bare interpreter, and what `Average.update` of a window of three saves
-costs on a CPU, for the model of the first checkpoint, beside `state_dict` copied by torch.
+costs on a CPU, for the model of the first checkpoint: at once, and with an optimizer, whose next step comes 50 ms later.
 """
 import argparse
 import hashlib
@@ -33,6 +34,9 @@ from pathlib import Path
 
 WAYS = ("thalweg", "torch", "stream", "written")
 MANY = ("trials", "eight", "eight-written")
+
+
+THALWEG = "thalweg"
 
 
 def files(folder):
@@ -76,6 +80,17 @@ def fill(way, model, sources, out):
             for names in opened[1:]:
                 total += names[name].get_tensor(name)
             tensor.copy_(total / len(sources))
+    elif way == "pretrained":
+        # Importing transformers is not part of it.
+        from transformers import AutoModelForCausalLM
+
+        started = time.perf_counter()
+        subprocess.run([THALWEG, "merge", "-q", "-o", str(out), *map(str, sources)], check=True, stdout=subprocess.DEVNULL)
+        loaded = AutoModelForCausalLM.from_pretrained(out)
+        seconds = time.perf_counter() - started
+        for name, tensor in loaded.state_dict().items():
+            model[name].copy_(tensor)
+        return seconds
     else:
         import thalweg
 
@@ -88,11 +103,10 @@ def fill(way, model, sources, out):
                 model[name].copy_(tensor)
 
 
-def fill_many(way, model, run, out):
+def fill_many(way, model, run, out, grid):
     import thalweg
 
-    sweep = thalweg.sweep(run, [3, 4], schemes=["sma", "wma", "ema:0.3", "ema:0.5"])
-    assert len(sweep) == 9
+    sweep = thalweg.sweep(run, grid.counts, schemes=grid.schemes)
     if way == "trials":
         for _ in sweep.trials(model):
             pass
@@ -127,35 +141,54 @@ def small(run, rounds):
     importing = interpreter("import thalweg") - interpreter("")
     print(f"import thalweg {1000 * importing:.0f} ms")
     model = make_model(sorted(Path(run).glob("step*"))[0])
-    average = thalweg.Average(model, count=3)
-    copy = {name: tensor.clone() for name, tensor in model.items()}
-    steps = iter(range(1, 1000))
-    for _ in range(4):
-        # The memory of every place is touched before the clock starts.
-        average.update(next(steps))
-    update = median(lambda: average.update(next(steps)))
-
-    def copy_by_torch():
-        for name, tensor in model.items():
-            copy[name].copy_(tensor)
-
-    plain = median(copy_by_torch)
     n_params = sum(tensor.numel() for tensor in model.values())
-    print(f"Average.update, {n_params / 1e6:.0f}M parameters in bf16: {1000 * update:.1f} ms; a copy by torch {1000 * plain:.1f} ms")
-    print(f"at a save every 100 steps of 50 ms: {100 * update / 5:.2f} % of the training")
+    for way in ("at once", "with an optimizer"):
+        parameters = [torch.nn.Parameter(tensor) for tensor in model.values()]
+        optimizer = torch.optim.SGD(parameters, lr=0.0)
+        state = dict(zip(model, parameters))
+        average = thalweg.Average(state, count=3, optimizer=None if way == "at once" else optimizer)
+        steps = iter(range(1, 1000))
+        updates, waits = [], []
+        for turn in range(4 + rounds):
+            started = time.perf_counter()
+            average.update(next(steps))
+            updated = time.perf_counter()
+            # The device computes the next step, and the optimizer is called after it: here it waits for the copy.
+            time.sleep(0.05)
+            before = time.perf_counter()
+            average._join()
+            if turn >= 4:
+                # The memory of every place is touched before the clock starts.
+                updates.append(updated - started)
+                waits.append(time.perf_counter() - before)
+        update, wait = statistics.median(updates), statistics.median(waits)
+        print(f"Average.update {way}, {n_params / 1e6:.0f}M parameters in bf16: {1000 * update:.1f} ms, then {1000 * wait:.1f} ms before the next step")
+        for every in (1, 10, 100):
+            print(f"  at a save every {every} steps of 50 ms: {100 * (update + wait) / (0.05 * every):.2f} % of the training")
 
 
-def measure(way, sources):
+def drop_cache(sources):
+    import os
+
+    os.sync()
+    for path in (path for source in sources for path in Path(source).rglob("*.safetensors")):
+        with open(path, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def measure(way, sources, grid):
     is_many = way in MANY
     model = make_model(sorted(Path(sources[0]).glob("step*"))[0] if is_many else sources[0])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryDirectory(dir=Path(sources[0]).parent.parent) as folder:
-        started = time.perf_counter()
+        if grid.cold:
+            drop_cache(sources)
+        started, own = time.perf_counter(), None
         if is_many:
-            fill_many(way, model, sources[0], Path(folder))
+            fill_many(way, model, sources[0], Path(folder), grid)
         else:
-            fill(way, model, sources, Path(folder) / "out")
-        seconds = time.perf_counter() - started
+            own = fill(way, model, sources, Path(folder) / "out")
+        seconds = own or time.perf_counter() - started
         shutil.rmtree(Path(folder) / "out", ignore_errors=True)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     import torch
@@ -171,11 +204,17 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--way")
+    parser.add_argument("--thalweg", default="thalweg", help="the program, for the way `pretrained`")
+    parser.add_argument("--counts", type=lambda text: [int(one) for one in text.split(",")], default=[3, 4])
+    parser.add_argument("--schemes", type=lambda text: text.split(","), default=["sma", "wma", "ema:0.3", "ema:0.5"])
+    parser.add_argument("--cold", action="store_true")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("sources", nargs="+")
     args = parser.parse_args()
+    global THALWEG
+    THALWEG = args.thalweg
     if args.way:
-        measure(args.way, args.sources)
+        measure(args.way, args.sources, args)
         return
     if args.small:
         small(args.sources[0], args.rounds)
@@ -185,8 +224,10 @@ def main():
     rows = {way: [] for way in args.ways.split(",")}
     for _ in range(args.rounds):
         for way in rows:
-            words = [sys.executable, __file__, "--way", way, *args.sources]
-            rows[way].append(json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout))
+            grid = ["--counts", ",".join(map(str, args.counts)), "--schemes", ",".join(args.schemes)]
+            more = ["--thalweg", args.thalweg, *(["--cold"] if args.cold else [])]
+            words = [sys.executable, __file__, "--way", way, *grid, *more, *args.sources]
+            rows[way].append(json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
     first = statistics.median(row["seconds"] for row in next(iter(rows.values())))
     for way, found in rows.items():
         seconds = statistics.median(row["seconds"] for row in found)

@@ -140,12 +140,12 @@ def own_run(thalweg, train, work, dice):
     while trainer.poll() is None:
         watchers.step()
         time.sleep(0.02)
-        # A trainer that keeps five, on a machine where a watcher may be dead for seconds: it waits for the links.
+        # A trainer that keeps ten, on a machine where a watcher may be dead for seconds: it waits for the links.
         held = [{path.name for path in (out / "held").glob("*")} if (out / "held").exists() else set() for out in watchers.outs]
         # What neither needs any more, because all windows with it are made, may go as well.
         ends = lambda step: range(max(step, 4 * EVERY), step + 4 * EVERY, EVERY)
         is_made = lambda out, step: all((out / f"step{end:07}-n4-wma").exists() for end in ends(step))
-        prune(run, 5, lambda step: all(f"step-{step}" in names or is_made(out, step) for names, out in zip(held, watchers.outs)))
+        prune(run, 10, lambda step: all(f"step-{step}" in names or is_made(out, step) for names, out in zip(held, watchers.outs)))
     watchers.settle()
     # Rolled back by five checkpoints, whose steps come again with other bytes.
     steps = list(steps_of(run))

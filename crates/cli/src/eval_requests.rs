@@ -15,7 +15,7 @@ use std::time::Instant;
 use serde::Deserialize;
 use serde_json::json;
 use thalweg_checkpoint::ReadOptions;
-use thalweg_eval::external::{ExternalResults, read_results};
+use thalweg_eval::external::{ExternalResults, find_results, read_results_file};
 use thalweg_merge::context::RunContext;
 use thalweg_merge::plan::OutputPlan;
 use thalweg_storage::Storage;
@@ -26,7 +26,8 @@ use thalweg_study::record::{CostRow, SuiteRow};
 use thalweg_tensor::counted;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
-use crate::command::eval_external::{MAX_RESULTS_BYTES, fill_command, find_results, tell_refused};
+use crate::command::eval_external::fill_command;
+use crate::command::eval_results::tell_refused;
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
@@ -213,7 +214,7 @@ impl<'a> RequestEvaluator<'a> {
             let what = format!("the worker's command succeeded for `{}`, but wrote no results", folder.display());
             Error::usage_with_hint(what, format!("make it write to `{{out}}`; {again}"))
         })?;
-        let results = read_results(&storage.read_file(&file, MAX_RESULTS_BYTES)?, &file);
+        let results = read_results_file(storage, &file);
         results.map(Some).map_err(|error| Error::usage_with_hint(error.to_string(), again))
     }
 

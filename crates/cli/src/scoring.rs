@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use thalweg_checkpoint::ReadOptions;
-use thalweg_eval::external::{ExternalResults, ExternalScore, read_results};
+use thalweg_eval::external::{ExternalResults, ExternalScore, read_results_file};
 use thalweg_eval::{EvalContext, ReportSuite, SelectionSuite, Suite, check_apart};
 use thalweg_merge::context::RunContext;
 use thalweg_merge::engine::{ExecuteOptions, PartialStage, execute_merge};
@@ -17,7 +17,8 @@ use thalweg_study::record::{CostRow, SuiteRow};
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::args::ScoringArgs;
-use crate::command::eval_external::{MAX_RESULTS_BYTES, Scratch, check_command, check_params, score_one, tell_refused};
+use crate::command::eval_external::{Scratch, check_command, check_params, score_one};
+use crate::command::eval_results::tell_refused;
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
@@ -149,8 +150,7 @@ impl CommandEvaluator<'_> {
 
     /// Scores from the cache. Refused ones are noted again.
     fn known(&self, path: &Path, key: &Path) -> Option<Vec<ExternalScore>> {
-        let bytes = self.run.storage.read_file(key, MAX_RESULTS_BYTES).ok()?;
-        let results = read_results(&bytes, key).ok()?;
+        let results = read_results_file(&*self.run.storage, key).ok()?;
         tell_refused(path, &results, self.messages);
         Some(results.scores)
     }

@@ -93,11 +93,27 @@ impl Difference {
     /// assert!((high - 3.776445).abs() < 1e-5 && (low + 1.776445).abs() < 1e-5);
     /// ```
     pub fn t_interval(&self, level: f64) -> [f64; 2] {
-        // Beyond a million degrees t is normal to more digits than are printed, and the inverse gets slow.
-        let quantile =
-            StudentsT::new(0.0, 1.0, self.degrees.min(1e6)).map_or(f64::NAN, |t| t.inverse_cdf(0.5 + level / 2.0));
-        let half = if self.standard_error > 0.0 { quantile * self.standard_error } else { 0.0 };
+        let half = if self.standard_error > 0.0 { self.quantile(0.5 + level / 2.0) * self.standard_error } else { 0.0 };
         [self.value - half, self.value + half]
+    }
+
+    /// The smallest true difference that a comparison with this standard error finds with probability `power`, at a
+    /// significance of 5 %, two-sided: (t(0.975) + t(power)) SE. `None` where the values have no spread, so that
+    /// nothing is known of it.
+    ///
+    /// # Example
+    /// ```
+    /// use thalweg_eval::uncertainty::Difference;
+    /// let found = Difference { value: 0.0, standard_error: 0.01, degrees: 1e6 }.smallest_found(0.8);
+    /// assert!((found.unwrap() - 0.028016).abs() < 1e-6);
+    /// ```
+    pub fn smallest_found(&self, power: f64) -> Option<f64> {
+        (self.standard_error > 0.0).then(|| (self.quantile(0.975) + self.quantile(power)) * self.standard_error)
+    }
+
+    fn quantile(&self, probability: f64) -> f64 {
+        // Beyond a million degrees t is normal to more digits than are printed, and the inverse gets slow.
+        StudentsT::new(0.0, 1.0, self.degrees.min(1e6)).map_or(f64::NAN, |t| t.inverse_cdf(probability))
     }
 
     /// Probability of a difference at least as large, either way, where there is none. Without any spread it is 1 for

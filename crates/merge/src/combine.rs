@@ -53,7 +53,8 @@ pub(crate) struct CombineJob<'a> {
     pub(crate) rules: &'a [Option<RuleWork>],
     /// One for each combination; their catalogs have the layout's names and shapes.
     pub(crate) sinks: &'a [&'a dyn TensorSink],
-    pub(crate) digest: DigestChoice,
+    /// What is recorded of a part beside its bytes; `None` in memory, where there is no receipt.
+    pub(crate) record: Option<DigestChoice>,
     pub(crate) units: &'a UnitList,
     /// Units that an earlier run finished.
     pub(crate) is_done: &'a (dyn Fn(usize) -> bool + Sync),
@@ -429,20 +430,23 @@ impl<'a> Worker<'a> {
             n_slow_path: counts.n_slow_path,
             ..TensorStats::default()
         };
-        if terms.contains(&combination.newest_idx) {
-            self.measure_distance(combination.newest_idx, input, output, &mut stats)?;
-        }
+        self.measure_distance(k, terms, (input, output), &mut stats)?;
         Ok(stats)
     }
 
-    /// Distance of `self.output` from the newest source, in an element type that holds both exactly.
+    /// Distance of `self.output` from the newest source of combination `k`, if it is one of the `terms`, in an element
+    /// type that holds both exactly.
     pub(crate) fn measure_distance(
         &mut self,
-        newest_idx: usize,
-        input: Dtype,
-        output: Dtype,
+        k: usize,
+        terms: &[usize],
+        (input, output): (Dtype, Dtype),
         stats: &mut TensorStats,
     ) -> Result<(), Error> {
+        let newest_idx = self.job.combinations[k].newest_idx;
+        if self.job.record.is_none() || !terms.contains(&newest_idx) {
+            return Ok(());
+        }
         let wide = wider(input, output);
         let Self { inputs, output: merged, wide: [wide_newest, wide_merged], prepared, .. } = self;
         let newest = widen(prepared, input, wide, &inputs[newest_idx], wide_newest)?;
@@ -571,16 +575,12 @@ impl PartHashers {
             let tensor_bytes = dtype.bytes_of(entry.n_elements()).unwrap_or(0);
             RunningHash::new(kind, offset / SUBTREE_BYTES, tensor_bytes)
         };
-        let sources = (0..n_read).map(|_| start(job.digest.kind(), entry.dtype)).collect();
-        let outputs = job
-            .combinations
-            .iter()
-            // A stage must be able to check what it holds, whether digests were asked for or not.
-            .map(|combination| {
-                let kind = job.digest.kind().unwrap_or(DigestKind::Xxh3);
-                start(Some(kind), output_dtype(class, entry.dtype, combination.dtype))
-            })
-            .collect();
+        let asked = job.record.and_then(DigestChoice::kind);
+        // A stage must be able to check what it holds, whether digests were asked for or not.
+        let of_outputs = job.record.map(|_| asked.unwrap_or(DigestKind::Xxh3));
+        let sources = (0..n_read).map(|_| start(asked, entry.dtype)).collect();
+        let output = |combination: &Combination| start(of_outputs, output_dtype(class, entry.dtype, combination.dtype));
+        let outputs = job.combinations.iter().map(output).collect();
         Self { sources, outputs }
     }
 

@@ -253,7 +253,7 @@ pub(crate) fn merge_into(
             combinations: &combinations,
             rules: &rules,
             sinks: &sinks,
-            digest,
+            record: Some(digest),
             units: &units,
             is_done: &|unit_idx| !is_left(unit_idx),
             on_unit: &|unit_idx, results| {

@@ -85,14 +85,12 @@ impl Worker<'_> {
             n_slow_path: counts.n_slow_path,
             ..TensorStats::default()
         };
+        // The distance counts finite elements only: infinity minus itself is NaN.
         let newest_idx = combination.newest_idx;
-        if terms.contains(&newest_idx) {
-            // The distance counts finite elements only: infinity minus itself is NaN.
-            let kept = std::mem::replace(&mut self.inputs[newest_idx], special.finite.clone());
-            let measured = self.measure_distance(newest_idx, input, output, &mut stats);
-            self.inputs[newest_idx] = kept;
-            measured?;
-        }
+        let kept = std::mem::replace(&mut self.inputs[newest_idx], special.finite.clone());
+        let measured = self.measure_distance(k, terms, (input, output), &mut stats);
+        self.inputs[newest_idx] = kept;
+        measured?;
         let converted = special.converted(&original, input, output, &piece.entry.name)?;
         let width = to_index(output.bytes().unwrap_or(1));
         for (i, at) in special.positions.iter().enumerate() {

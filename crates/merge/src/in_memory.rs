@@ -24,7 +24,7 @@ use crate::merge_layout::MergeLayout;
 use crate::open_source::OpenSource;
 use crate::open_source::open_sources;
 use crate::output_kind::OptimizerPolicy;
-use crate::plan::{DigestChoice, MergePlan, NonFloatPolicy, OutputDtype, RouterPolicy};
+use crate::plan::{MergePlan, NonFloatPolicy, OutputDtype, RouterPolicy};
 use crate::rule::{RuleInputs, held_bytes, prepare_rules};
 use crate::seen::check_seen;
 use crate::tensor_class::TensorClass;
@@ -257,7 +257,7 @@ fn fill_sinks(
         combinations,
         rules: &rules,
         sinks,
-        digest: DigestChoice::None,
+        record: None,
         units: &units,
         is_done: &|_| false,
         on_unit: &|_, _| Ok(()),

@@ -61,6 +61,12 @@ impl From<thalweg_study::Error> for Failure {
     }
 }
 
+impl From<thalweg_eval::Error> for Failure {
+    fn from(error: thalweg_eval::Error) -> Self {
+        thalweg_study::Error::from(error).into()
+    }
+}
+
 impl From<thalweg_merge::Error> for Failure {
     fn from(error: thalweg_merge::Error) -> Self {
         match error {

@@ -8,6 +8,7 @@ mod compare;
 #[expect(unsafe_code, reason = "DLPack is a protocol of C structures; each block says why it is sound")]
 mod dlpack;
 mod error;
+mod forecast;
 mod hint;
 #[expect(unsafe_code, reason = "bytes that Python owns are written where they are; each block says why it is sound")]
 mod memory;
@@ -15,6 +16,7 @@ mod merge;
 mod options;
 mod plan;
 mod receipt;
+mod results;
 mod run;
 mod saves;
 mod saves_window;
@@ -34,11 +36,15 @@ mod module {
     #[pymodule_export]
     use crate::compare::{PyDiff, PyTensorDiff, PyVerification, diff, verify};
     #[pymodule_export]
-    use crate::merge::{PyMerge, PyTensorIterator, merge};
+    use crate::forecast::{PyForecast, PyForecastScore, PyProposedWindow, forecast};
+    #[pymodule_export]
+    use crate::merge::{_copy, PyMerge, PyTensorIterator, merge};
     #[pymodule_export]
     use crate::plan::{PyPlan, PyPlanSource, plan};
     #[pymodule_export]
     use crate::receipt::PyReceipt;
+    #[pymodule_export]
+    use crate::results::{PyComparison, PyResults, PyScore, compare_results, read_results};
     #[pymodule_export]
     use crate::run::{PyRun, PyRunCheckpoint, open_run, select};
     #[pymodule_export]

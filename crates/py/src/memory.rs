@@ -5,6 +5,7 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use thalweg_tensor::{AccessError, TensorCatalog, TensorSink, display_name, to_index};
 
@@ -14,8 +15,10 @@ const ALIGNMENT: usize = 64;
 /// Bytes at an address that is a multiple of 64, zero at first.
 #[derive(Debug)]
 pub(crate) struct AlignedBytes {
-    start: NonNull<u8>,
+    allocated: NonNull<u8>,
     layout: Layout,
+    /// Within what was allocated.
+    start: NonNull<u8>,
     n_bytes: usize,
 }
 
@@ -27,10 +30,15 @@ unsafe impl Sync for AlignedBytes {}
 impl AlignedBytes {
     /// Memory for `n_bytes` bytes; `None` if there is not that much.
     pub(crate) fn new(n_bytes: usize) -> Option<Self> {
-        let layout = Layout::from_size_align(n_bytes.max(1), ALIGNMENT).ok()?;
+        // An allocator that is asked for zeros at a large alignment writes them. At a small one it takes fresh pages,
+        // which are zero and need not be touched before a merge does.
+        let layout = Layout::from_size_align(n_bytes.checked_add(ALIGNMENT)?, 1).ok()?;
         // SAFETY: the size of the layout is not zero.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        Some(Self { start, layout, n_bytes })
+        let allocated = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        let skipped = allocated.as_ptr().align_offset(ALIGNMENT);
+        // SAFETY: less than `ALIGNMENT` bytes are skipped, and so many more than `n_bytes` were allocated.
+        let start = unsafe { allocated.add(skipped) };
+        Some(Self { allocated, layout, start, n_bytes })
     }
 
     pub(crate) fn start(&self) -> NonNull<u8> {
@@ -56,7 +64,7 @@ impl AlignedBytes {
 impl Drop for AlignedBytes {
     fn drop(&mut self) {
         // SAFETY: allocated by `new` with this layout, and freed only here.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        unsafe { dealloc(self.allocated.as_ptr(), self.layout) }
     }
 }
 
@@ -131,4 +139,51 @@ impl TensorSink for MemorySink {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target.start.as_ptr().add(start), bytes.len()) }
         Ok(())
     }
+}
+
+/// A copy from one place to another.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MemoryCopy {
+    from: MemoryTarget,
+    to: MemoryTarget,
+}
+
+/// Bytes that a thread copies before it asks for more.
+const COPY_BYTES: usize = 4 << 20;
+
+impl MemoryCopy {
+    /// A copy of `n_bytes` bytes between addresses that the caller vouches for, as for [`MemoryTarget::at`]; the two
+    /// do not overlap. `None` for the address zero.
+    pub(crate) fn between(from: usize, to: usize, n_bytes: usize) -> Option<Self> {
+        Some(Self { from: MemoryTarget::at(from, n_bytes)?, to: MemoryTarget::at(to, n_bytes)? })
+    }
+
+    fn copy(self, at: usize) {
+        let n_bytes = self.to.n_bytes.saturating_sub(at).min(COPY_BYTES);
+        // SAFETY: both ranges begin at `at` and end within the memory that the caller of `between` vouched for. Each
+        // piece is copied by one thread.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.from.start.as_ptr().add(at), self.to.start.as_ptr().add(at), n_bytes);
+        }
+    }
+}
+
+/// Makes copies on `n_threads` threads, none of which waits for another: on a busy machine, waiting for all of them
+/// after every tensor takes far longer than the copies.
+pub(crate) fn copy_all(copies: &[MemoryCopy], n_threads: usize) {
+    let pieces: Vec<(MemoryCopy, usize)> =
+        copies.iter().flat_map(|copy| (0..copy.to.n_bytes).step_by(COPY_BYTES).map(|at| (*copy, at))).collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some((copy, at)) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+            copy.copy(*at);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..n_threads.min(pieces.len()) {
+            // If the system refuses a thread, the others do its share.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+        }
+        work();
+    });
 }

@@ -1,6 +1,7 @@
 //! A merge, as Python sees it: an iterator of tensors, a state dict, a filled model, or a written folder.
 
 use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,7 +16,7 @@ use thalweg_tensor::{TensorCatalog, display_name};
 
 use crate::checkpoint::{PyTensorInfo, find_tensor, names, tensor_info};
 use crate::error::{Failure, Result};
-use crate::memory::{MemorySink, MemoryTarget};
+use crate::memory::{MemoryCopy, MemorySink, MemoryTarget, copy_all};
 use crate::plan::PyPlan;
 use crate::receipt::PyReceipt;
 use crate::session::{Session, SizeArgument, Watch, run_watched};
@@ -325,6 +326,26 @@ pub(crate) fn merge(
     if allow_changed {
         plan.seen_sources.clear();
     }
+    let merge = open(py, plan, session, progress, options)?;
+    if out.is_some() {
+        merge.write(py, out)?;
+    }
+    Ok(merge)
+}
+
+/// A merge that `Merge.write` writes as any other.
+pub(crate) fn open_in_memory(py: Python<'_>, plan: &PyPlan, session: Session) -> Result<PyMerge> {
+    let options = ExecuteOptions { replace: Replace::Never, partial: PartialStage::Resume };
+    open(py, plan.plan.clone(), session, None, options)
+}
+
+fn open(
+    py: Python<'_>,
+    plan: MergePlan,
+    session: Session,
+    progress: Option<Py<PyAny>>,
+    options: ExecuteOptions,
+) -> Result<PyMerge> {
     let [output] = &*plan.outputs else {
         let n_outputs = plan.outputs.len();
         return Err(Failure::usage(format!("the plan has {n_outputs} outputs, and a merge in memory has one")));
@@ -334,9 +355,20 @@ pub(crate) fn merge(
     let watch = Watch::default();
     let open = run_watched(py, None, &watch, || Ok(OpenMerge::open(&in_memory, &session.context(&watch))?))?;
     let state = MergeState { plan, session, open, notes: watch.notes(), progress, options };
-    let merge = PyMerge { state: Arc::new(state), receipt: Mutex::default() };
-    if out.is_some() {
-        merge.write(py, out)?;
-    }
-    Ok(merge)
+    Ok(PyMerge { state: Arc::new(state), receipt: Mutex::default() })
+}
+
+/// Copies bytes between addresses: from, to, number of bytes. For `_load.py` and `_capture.py`, which keep the memory
+/// alive and have made sure that no two places overlap.
+#[pyfunction]
+#[pyo3(signature = (copies, threads=None))]
+pub(crate) fn _copy(py: Python<'_>, copies: Vec<(usize, usize, usize)>, threads: Option<usize>) -> Result<()> {
+    let all = copies.into_iter().filter(|(_, _, n_bytes)| *n_bytes > 0).map(|(from, to, n_bytes)| {
+        let refuse = || Failure::usage(format!("{n_bytes} bytes cannot be copied from {from:#x} to {to:#x}"));
+        MemoryCopy::between(from, to, n_bytes).ok_or_else(refuse)
+    });
+    let all = all.collect::<Result<Vec<_>>>()?;
+    let available = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    py.detach(|| copy_all(&all, threads.unwrap_or(available)));
+    Ok(())
 }

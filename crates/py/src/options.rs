@@ -9,7 +9,7 @@ use pyo3::types::{PyBool, PyDict, PyList, PyTuple};
 use thalweg_checkpoint::{Params, ReadOptions, RenameError, RenameMap};
 use thalweg_merge::Ratio;
 use thalweg_study::request::{GivenModel, MergeRequest, OPTION_NAMES, read_rename_map};
-use thalweg_tensor::nearest_name;
+use thalweg_tensor::{nearest_name, parse_count};
 
 use crate::error::{Failure, Result};
 use crate::session::Session;
@@ -132,4 +132,17 @@ fn text_of(value: &Bound<'_, PyAny>) -> Result<String> {
         Ok(flag) => Ok(flag.is_true().to_string()),
         Err(_) => Ok(value.str()?.to_string()),
     }
+}
+
+/// Values as text.
+pub(crate) fn texts(values: Option<Vec<Bound<'_, PyAny>>>) -> Result<Option<Vec<String>>> {
+    let text = |value: Bound<'_, PyAny>| Ok(value.str()?.to_string());
+    values.map(|values| values.into_iter().map(text).collect()).transpose()
+}
+
+/// Counts such as 2000 or "8B".
+pub(crate) fn counted(keyword: &str, values: Option<Vec<Bound<'_, PyAny>>>) -> Result<Vec<u64>> {
+    let refuse = |text: &str, why| Failure::usage(format!("`{keyword}`: `{text}`: {why}, such as 2000, 2K or 8B"));
+    let values = texts(values)?.unwrap_or_default();
+    values.iter().map(|text| parse_count(text).map_err(|why| refuse(text, why))).collect()
 }

@@ -128,7 +128,7 @@ impl PyRun {
 }
 
 /// Refuses options that have no effect here: what is asked for must be `expected`, which has only those that have one.
-fn refuse_others(request: &MergeRequest, expected: &MergeRequest) -> Result<()> {
+pub(crate) fn refuse_others(request: &MergeRequest, expected: &MergeRequest) -> Result<()> {
     match request == expected {
         true => Ok(()),
         false => Err(Failure::usage_with_hint(

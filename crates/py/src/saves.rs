@@ -86,14 +86,13 @@ impl PySaves {
         self.recent().iter().map(|(step, _)| *step).collect()
     }
 
-    /// Memory for the next save, in the order of `entries`. If there are as many saves as are kept, the oldest gives
-    /// its own.
-    fn room(&self, entries: Vec<PyEntry>) -> Result<Vec<PyTensor>> {
+    /// Memory for the save of `step`, in the order of `entries`. If there are as many saves as are kept, the oldest
+    /// gives its own.
+    fn room(&self, step: u64, entries: Vec<PyEntry>) -> Result<Vec<PyTensor>> {
         let catalog = catalog_of(&entries)?;
         let mut recent = self.recent();
-        if let Some((step, newest)) = recent.iter().next_back() {
-            check_like(&catalog, &newest.catalog, *step)?;
-        }
+        // Before the oldest save is given up.
+        check_follows(&recent, step, &catalog)?;
         let old = recent.make_room().or_else(|| self.spare.lock().unwrap_or_else(PoisonError::into_inner).take());
         drop(recent);
         let mut old = old.and_then(Arc::into_inner).filter(|old| old.catalog == catalog).map(|old| old.tensors);
@@ -114,22 +113,12 @@ impl PySaves {
     /// Adds a save, whose memory came from `room` and is filled.
     fn keep(&self, step: u64, tensors: Vec<(String, Py<PyTensor>)>) -> Result<()> {
         let mut recent = self.recent();
-        if let Some((newest, _)) = recent.iter().next_back()
-            && *newest >= step
-        {
-            let what = format!("step {step} does not follow step {newest}, which was saved last");
-            let hint =
-                "after going back to an earlier step, call `load_state_dict` with the state of that step, or `clear`";
-            return Err(Failure::usage_with_hint(what, hint));
-        }
         let entry = |(name, tensor): &(String, Py<PyTensor>)| {
             let data = &tensor.get().data;
             (name.clone(), data.dtype.name().to_owned(), data.shape.0.to_vec())
         };
         let catalog = catalog_of(&tensors.iter().map(entry).collect::<Vec<_>>())?;
-        if let Some((step, newest)) = recent.iter().next_back() {
-            check_like(&catalog, &newest.catalog, *step)?;
-        }
+        check_follows(&recent, step, &catalog)?;
         let mut sorted: Vec<_> = tensors.iter().map(|(name, tensor)| (name, &tensor.get().data)).collect();
         sorted.sort_by_key(|(name, _)| *name);
         let tensors = sorted.into_iter().map(|(_, data)| Arc::clone(data)).collect();
@@ -282,6 +271,18 @@ fn catalog_of(entries: &[PyEntry]) -> Result<Arc<TensorCatalog>> {
     let catalog = TensorCatalog::new(entries);
     let refuse = |name: Box<str>| Failure::usage(format!("two tensors are called `{}`", display_name(&name)));
     catalog.map(Arc::new).map_err(refuse)
+}
+
+/// A save comes after those that are there, and holds the same tensors.
+fn check_follows(recent: &RecentSaves<Arc<Save>>, step: u64, catalog: &TensorCatalog) -> Result<()> {
+    let Some((newest_step, newest)) = recent.iter().next_back() else { return Ok(()) };
+    if *newest_step >= step {
+        let what = format!("step {step} does not follow step {newest_step}, which was saved last");
+        let hint =
+            "after going back to an earlier step, call `load_state_dict` with the state of that step, or `clear`";
+        return Err(Failure::usage_with_hint(what, hint));
+    }
+    check_like(catalog, &newest.catalog, *newest_step)
 }
 
 /// A model whose tensors changed between two saves cannot be averaged.

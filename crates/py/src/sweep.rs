@@ -17,20 +17,22 @@ use thalweg_study::recorded::RecordedScores;
 use thalweg_study::request::{MergeRequest, OutputOptions, RunOptions};
 use thalweg_study::sweep::{Keep, RawChoice, Sweep, SweepOptions, SweepRequest, SweepTrial, run_sweep};
 use thalweg_study::write_study::PAGE_NAME;
-use thalweg_tensor::{TensorCatalog, TensorSink, parse_count};
+use thalweg_tensor::{TensorCatalog, TensorSink};
 use thalweg_trajectory::Trajectory;
 
 use crate::checkpoint::{PyTensorInfo, names, tensor_info};
 use crate::error::{Failure, Result};
 use crate::memory::MemorySink;
 use crate::merge::{PyTarget, send_to};
-use crate::options::{RenameArgument, merge_request, read_options};
+use crate::options::{RenameArgument, counted, merge_request, read_options, texts};
 use crate::plan::PyPlan;
 use crate::scores::parse_scores;
 use crate::session::{Session, SizeArgument, Watch, run_watched};
 
 /// What is held of merges that are made together, where nothing else is asked for.
 const DEFAULT_HOLD_BYTES: u64 = 8_000_000_000;
+/// Sources that are read no faster come from a disk or a network, not from memory.
+const SLOW_BYTES_PER_SECOND: f64 = 5e8;
 /// The folder that the plans of trials name, as `thalweg sweep -o sweep` would.
 const DEFAULT_FOLDER: &str = "sweep";
 
@@ -222,8 +224,9 @@ impl PySweep {
         })
     }
 
-    /// Merges trials, in one reading, to the addresses of each: as `Merge._fill`.
-    fn _fill(&self, py: Python<'_>, trials: Vec<(usize, Vec<PyTarget>)>) -> Result<()> {
+    /// Merges trials, in one reading, to the addresses of each: as `Merge._fill`. Returns whether it was slow, as it is
+    /// where sources come from a disk or a network.
+    fn _fill(&self, py: Python<'_>, trials: Vec<(usize, Vec<PyTarget>)>) -> Result<bool> {
         let (mut outputs, mut sinks) = (Vec::new(), Vec::new());
         for (trial_idx, targets) in trials {
             let trial = self.trials.get(trial_idx).ok_or_else(|| Failure::usage("there is no such trial"))?;
@@ -238,8 +241,11 @@ impl PySweep {
             let refs: Vec<&dyn TensorSink> = sinks.iter().map(|sink| sink as &dyn TensorSink).collect();
             let run = self.session.context(&watch);
             let wanted = |t| sinks.iter().any(|sink| sink.wants(t));
-            OpenMerge::open(&plan, &run)?.merge_tensors(&wanted, &refs, &run)?;
-            Ok(())
+            let open = OpenMerge::open(&plan, &run)?;
+            let started = run.host.elapsed_seconds();
+            let bytes_read = open.merge_tensors(&wanted, &refs, &run)?;
+            let seconds = run.host.elapsed_seconds() - started;
+            Ok(bytes_read as f64 / seconds < SLOW_BYTES_PER_SECOND)
         })
     }
 
@@ -372,15 +378,4 @@ fn raw_choice(raws: Option<&str>) -> Result<RawChoice> {
             "write `\"newest\"` or `\"window\"`",
         )),
     }
-}
-
-fn texts(values: Option<Vec<Bound<'_, PyAny>>>) -> Result<Option<Vec<String>>> {
-    let text = |value: Bound<'_, PyAny>| Ok(value.str()?.to_string());
-    values.map(|values| values.into_iter().map(text).collect()).transpose()
-}
-
-fn counted(keyword: &str, values: Option<Vec<Bound<'_, PyAny>>>) -> Result<Vec<u64>> {
-    let refuse = |text: &str, why| Failure::usage(format!("`{keyword}`: `{text}`: {why}, such as 2000, 2K or 8B"));
-    let values = texts(values)?.unwrap_or_default();
-    values.iter().map(|text| parse_count(text).map_err(|why| refuse(text, why))).collect()
 }

@@ -105,6 +105,64 @@ def test_options_mean_what_they_mean_in_a_plan(tmp_path: Path, options: dict[str
     assert average.tensor("head.weight").dtype == {"f32": "F32", "f16": "F16"}.get(options.get("dtype", ""), "BF16")
 
 
+def test_with_the_optimizer_the_saves_are_the_same(tmp_path: Path) -> None:
+    model = Model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    average = thalweg.Average(model, count=3, optimizer=optimizer)
+    paths = []
+    for step in range(1, 6):
+        tokens = torch.randint(0, 20, (4, 6), generator=torch.Generator().manual_seed(step))
+        loss: Any = torch.nn.functional.cross_entropy(model(tokens).flatten(0, 1), tokens.roll(1, 1).flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        paths.append(save(model, tmp_path, step))
+        average.update(step)
+    assert average.steps == [3, 4, 5]
+    assert online(average) == offline(paths[-3:])
+
+
+def test_the_optimizer_waits_for_the_copy_and_buffers_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    average = thalweg.Average(model, count=1, optimizer=[optimizer])
+    may_copy, order = threading.Event(), []
+    start = _capture.Capture.start
+
+    def held(*given: Any) -> Callable[[], None]:
+        finish = start(*given)
+        assert finish is not None
+
+        def later() -> None:
+            assert may_copy.wait(10)
+            finish()
+            order.append("copied")
+
+        return later
+
+    monkeypatch.setattr(_capture.Capture, "start", held)
+    expected = {name: raw(value.clone()) for name, value in model.state_dict().items()}
+    average.update(1)
+    assert not order, "the program continues"
+    model.scale += 1
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.register_step_pre_hook(lambda *_: order.append("step"))
+    threading.Timer(0.05, may_copy.set).start()
+    optimizer.step()
+    assert order == ["copied", "step"]
+    assert online(average) == expected
+    # What is refused is refused at once, and costs no save.
+    with pytest.raises(thalweg.UsageError, match="does not follow"):
+        average.update(1)
+    assert online(average) == expected
+    with pytest.raises(thalweg.UsageError, match="no hook"):
+        thalweg.Average(model, count=1, optimizer=object())  # type: ignore[arg-type]
+    # The optimizer outlives the average.
+    del average
+    optimizer.step()
+
+
 def test_a_written_average_is_a_checkpoint(tmp_path: Path, run_program: Program) -> None:
     model = Model()
     average = thalweg.Average(model, count=2, scheme="wma")

@@ -8,6 +8,7 @@
 //! [`recover::plan_recovery`] and [`demo::run_demo`].
 
 pub mod append;
+pub mod asked;
 pub mod begin_record;
 pub mod compare_runs;
 pub mod demo;
@@ -18,6 +19,7 @@ pub mod explain;
 pub mod extrapolate;
 pub mod forecast;
 pub mod forget;
+pub mod hub_results;
 pub mod law;
 mod markup;
 pub mod mix;

@@ -13,7 +13,7 @@ use crate::record::{ChoiceRow, CostRow, SuiteRow};
 use crate::sweep::{Sweep, SweepTrial, score_sweep};
 
 /// What the suite of such scores is called.
-const SUITE: &str = "recorded";
+pub(crate) const RECORDED_SUITE: &str = "recorded";
 
 /// Scores by the name of the trial.
 #[derive(Debug, Clone, Default)]
@@ -24,7 +24,7 @@ pub struct RecordedScores {
 impl RecordedScores {
     /// Records what a trial scored, instead of what was recorded for it before.
     pub fn record(&mut self, trial: &str, scores: Vec<ExternalScore>) {
-        self.by_trial.insert(trial.to_owned(), ModelScores::from_external(SUITE, scores));
+        self.by_trial.insert(trial.to_owned(), ModelScores::from_external(RECORDED_SUITE, scores));
     }
 
     /// What a trial scored, if it was recorded.
@@ -67,6 +67,16 @@ impl RecordedScores {
     }
 }
 
+/// The suite that scores of models stand for.
+pub(crate) fn suite_of<'a>(models: impl Iterator<Item = &'a ModelScores>) -> SuiteRow {
+    let mut labels: Vec<String> = models.flat_map(|scores| scores.tasks.iter().map(|task| task.label())).collect();
+    labels.sort();
+    labels.dedup();
+    // Nothing is known of the items but what the scores are called.
+    let digest = bytes_digest(DigestKind::Blake3, labels.join("\n").as_bytes()).to_string();
+    SuiteRow { name: RECORDED_SUITE.to_owned(), role: None, digest }
+}
+
 /// Gives recorded scores.
 #[derive(Debug)]
 pub struct RecordedEvaluator<'a> {
@@ -88,13 +98,7 @@ impl RecordedEvaluator<'_> {
 
 impl Evaluator for RecordedEvaluator<'_> {
     fn suites(&self) -> Vec<SuiteRow> {
-        let mut labels: Vec<String> =
-            self.scores.by_trial.values().flat_map(|scores| scores.tasks.iter().map(|task| task.label())).collect();
-        labels.sort();
-        labels.dedup();
-        // Nothing is known of the items but what the scores are called.
-        let digest = bytes_digest(DigestKind::Blake3, labels.join("\n").as_bytes()).to_string();
-        vec![SuiteRow { name: SUITE.to_owned(), role: None, digest }]
+        vec![suite_of(self.scores.by_trial.values())]
     }
 
     fn tokens_per_model(&self) -> Option<u64> {

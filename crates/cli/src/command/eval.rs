@@ -34,6 +34,9 @@ struct Compared {
 
 pub(crate) fn run(args: &EvalArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let paths = checkpoints_with_baseline(args);
+    if args.results {
+        return super::eval_results::run(&paths, args.card.as_deref(), world, messages);
+    }
     if let Some(command) = &args.eval_command {
         return super::eval_external::run(command, args.eval_timeout, &paths, world, messages);
     }

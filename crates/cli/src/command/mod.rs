@@ -7,6 +7,7 @@ pub(crate) mod demo;
 pub(crate) mod diff;
 pub(crate) mod eval;
 pub(crate) mod eval_external;
+pub(crate) mod eval_results;
 pub(crate) mod explain;
 pub(crate) mod extrapolate;
 pub(crate) mod forecast;

@@ -212,8 +212,9 @@ fn a_value_that_is_not_a_number_leaves_the_others_usable() {
       piqa/acc                             0.5000          -       -
 
     gain of [OUT]/b
-    over [OUT]/a (positive is better; items are not paired)
-      piqa/acc                            +0.0000  -
+    over [OUT]/a (positive is better)
+      task                                   gain  95 % interval        detectable      items  verdict
+      piqa/acc                            +0.0000  -                             - not paired  -
     --- stderr
     note: `[OUT]/a`: `mc2/acc` is left out: its value is NaN, not a number
     note: `[OUT]/a`: `wiki/word_perplexity` is left out: its value is Infinity, not a number

@@ -10,6 +10,7 @@ mod comparisons;
 mod contents;
 mod eval;
 mod eval_requests;
+mod eval_results;
 mod extrapolate;
 mod forget;
 mod formats;

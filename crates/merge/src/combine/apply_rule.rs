@@ -53,9 +53,7 @@ impl Worker<'_> {
             }
             Err(fault) => return Err(self.explain(fault, terms, output, piece)),
         };
-        if terms.contains(&combination.newest_idx) {
-            self.measure_distance(combination.newest_idx, input, output, &mut stats)?;
-        }
+        self.measure_distance(k, terms, (input, output), &mut stats)?;
         Ok(stats)
     }
 

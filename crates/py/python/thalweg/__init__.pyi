@@ -30,16 +30,22 @@ __all__ = [
     "Average",
     "Checkpoint",
     "CheckpointError",
+    "Comparison",
     "Diff",
     "Error",
+    "Forecast",
+    "ForecastScore",
     "Merge",
     "MergeError",
     "Plan",
     "PlanSource",
+    "ProposedWindow",
     "Receipt",
+    "Results",
     "Run",
     "RunCheckpoint",
     "SchemeError",
+    "Score",
     "StorageError",
     "Study",
     "StudyError",
@@ -53,12 +59,15 @@ __all__ = [
     "UsageError",
     "Verification",
     "__version__",
+    "compare_results",
     "diff",
+    "forecast",
     "from_pretrained",
     "merge",
     "open_checkpoint",
     "open_run",
     "plan",
+    "read_results",
     "select",
     "sweep",
     "verify",
@@ -501,8 +510,181 @@ class Sweep:
         The trials that have scores are in it. `by` decides which merge is best, as for `best`; `keep` says which merges
         are written beside it: `"best"`, `"all"` or `"none"`."""
 
-    def _fill(self, trials: Sequence[tuple[int, Sequence[tuple[str, int, int]]]]) -> None: ...
+    def _fill(self, trials: Sequence[tuple[int, Sequence[tuple[str, int, int]]]]) -> bool: ...
     def __len__(self) -> int: ...
+
+@final
+class Score:
+    """One score of a model."""
+
+    @property
+    def task(self) -> str:
+        """The task and its metric, such as `piqa/acc_norm`."""
+
+    @property
+    def value(self) -> float:
+        """The value."""
+
+    @property
+    def standard_error(self) -> float | None:
+        """Its standard error, if it is known."""
+
+    @property
+    def n(self) -> int | None:
+        """Number of items, if it is known."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether more is better."""
+
+@final
+class Results:
+    """What another program found for one model."""
+
+    @property
+    def scores(self) -> list[Score]:
+        """The scores."""
+
+    @property
+    def refused(self) -> list[tuple[str, str]]:
+        """Scores that cannot be used, with the reason."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What there was to say about the items."""
+
+    @property
+    def items(self) -> dict[str, int]:
+        """Number of items of each score whose items are known."""
+
+    def write_card(self, model: _Path) -> Path:
+        """Writes the scores to `.eval_results` in a model's folder, where the Hugging Face Hub reads them."""
+
+    def __len__(self) -> int: ...
+
+@final
+class Comparison:
+    """The gain of one model over another on one score."""
+
+    @property
+    def task(self) -> str:
+        """The task and its metric, such as `piqa/acc_norm`."""
+
+    @property
+    def gain(self) -> float:
+        """Positive is better, whatever the direction of the score."""
+
+    @property
+    def standard_error(self) -> float | None:
+        """Standard error of the gain, if it is known."""
+
+    @property
+    def interval_95(self) -> tuple[float, float] | None:
+        """95 % interval of the gain."""
+
+    @property
+    def smallest_difference(self) -> float | None:
+        """The smallest true difference that such a comparison finds with a chance of 80 %."""
+
+    @property
+    def n(self) -> int | None:
+        """Number of items that were compared, if it is known."""
+
+    @property
+    def paired(self) -> bool:
+        """Whether the same items were compared; otherwise the two scores are taken as independent."""
+
+    @property
+    def n_left_out(self) -> int | None:
+        """Number of items that only one of the two has; `None` where items are not paired."""
+
+    @property
+    def p_value(self) -> float | None:
+        """Two-sided p-value."""
+
+    @property
+    def p_holm(self) -> float | None:
+        """The same after Holm's adjustment for all scores of the comparison."""
+
+    @property
+    def verdict(self) -> str | None:
+        """`better`, `worse` or `cannot be told apart`; `None` without an uncertainty."""
+
+@final
+class ForecastScore:
+    """What one score would be after an anneal."""
+
+    @property
+    def task(self) -> str:
+        """The task."""
+
+    @property
+    def measure(self) -> str:
+        """What was measured."""
+
+    @property
+    def raw(self) -> float:
+        """The score of the newest checkpoint."""
+
+    @property
+    def imitation(self) -> float:
+        """The score of the merge that imitates the anneal."""
+
+    @property
+    def value(self) -> float:
+        """The forecast."""
+
+    @property
+    def interval_80(self) -> tuple[float, float]:
+        """80 % interval."""
+
+    @property
+    def interval_95(self) -> tuple[float, float]:
+        """95 % interval."""
+
+    @property
+    def rests_on(self) -> str:
+        """What the forecast rests on."""
+
+@final
+class ProposedWindow:
+    """The window to merge."""
+
+    @property
+    def n_checkpoints(self) -> int:
+        """Number of checkpoints."""
+
+    @property
+    def interval_steps(self) -> int:
+        """Steps between neighbours."""
+
+    @property
+    def scheme(self) -> str:
+        """The scheme."""
+
+    @property
+    def rests_on(self) -> str:
+        """What it rests on."""
+
+@final
+class Forecast:
+    """What an anneal that was never run would score."""
+
+    @property
+    def scores(self) -> list[ForecastScore]:
+        """The scores that can be forecast."""
+
+    @property
+    def refused(self) -> list[tuple[str, str]]:
+        """Scores that cannot, with the reason."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why nothing can be forecast; `None` if something can."""
+
+    @property
+    def window(self) -> ProposedWindow | None:
+        """The window to merge; `None` if the scores do not support one."""
 
 @final
 class TensorIterator:
@@ -663,6 +845,31 @@ def open_run(
 ) -> Run:
     """Opens a run: a folder of checkpoints, with its log if there is one. The keywords say what is known about it."""
 
+def forecast(
+    run: _Path | Run,
+    evaluate: Callable[[Merge], _Scores],
+    *,
+    anneal: str = "linear",
+    anneal_steps: _Count | None = None,
+    anneal_tokens: _Count | None = None,
+    anneal_floor: float = 0.0,
+    end_step: _Count | None = None,
+    higher_is_better: bool | Mapping[str, bool] | None = None,
+    threads: int | None = None,
+    memory: _Size | None = None,
+    tokens_per_step: _Count | None = None,
+    log: _Path | Sequence[_Path] | None = None,
+    log_columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    log_every: _Count | None = None,
+    stable: str | None = None,
+    checkpoint_pattern: str | None = None,
+) -> Forecast:
+    """Forecasts what an anneal would score, from the scores of four merges of a run.
+
+    `evaluate` is called with each merge, which it may load into a model, and returns its scores as for
+    `Trial.record`. `anneal`, `anneal_steps`, `anneal_tokens`, `anneal_floor` and `end_step` are the options of
+    `thalweg forecast`; the other keywords are those of `open_run`."""
+
 def select(
     run: _Path | Run,
     *,
@@ -686,6 +893,14 @@ def select(
     checkpoint_pattern: str | None = None,
 ) -> list[RunCheckpoint]:
     """The checkpoints that a merge with the same options would take, oldest first: `select(run, last=10)`."""
+
+def read_results(source: _Path | Mapping[str, Any]) -> Results:
+    """Reads what another program found: a file, a folder, or what `lm_eval.simple_evaluate` returned."""
+
+def compare_results(
+    baseline: _Path | Mapping[str, Any] | Results, other: _Path | Mapping[str, Any] | Results
+) -> list[Comparison]:
+    """Compares results with those of a baseline, item by item where both say what each item scored."""
 
 def diff(
     a: _Path,

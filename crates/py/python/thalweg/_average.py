@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Iterator, Mapping, Sequence
 
 from thalweg._errors import UsageError
 from thalweg._thalweg import _Saves
@@ -32,6 +32,10 @@ class Average:
     ``thalweg.plan``, such as ``"wma"`` or ``"ema:0.2"``; ``options`` are those of ``plan`` with the same names: ``alpha``,
     ``floor``, ``sigma_rel``, ``coefficients``, ``dtype``, ``non_float``, ``router`` and ``allow_non_finite``.
 
+    ``optimizer``, one or several, is what trains the model. With it, parameters on the CPU are copied by another thread
+    while the next step computes, and the optimizer's next step waits for the copy: only for training in which nothing
+    else changes them. Without it they are copied at once.
+
     It holds ``count`` copies of the model in memory of the host. Parameters that are sharded (``DTensor``) are averaged
     shard by shard, on each rank its own.
     """
@@ -42,6 +46,7 @@ class Average:
         *,
         count: int,
         scheme: str = "sma",
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
         threads: int | None = None,
         memory: int | str | None = None,
         **options: Any,
@@ -54,6 +59,11 @@ class Average:
         self._failure: BaseException | None = None
         # A save that is taken in takes the place of the oldest: meanwhile nothing else may look.
         self._lock = threading.RLock()
+        self._optimized: Any = None
+        if optimizer is not None:
+            from thalweg import _capture
+
+            self._optimized = _capture.OptimizedParameters(optimizer, self._join)
 
     @property
     def count(self) -> int:
@@ -80,8 +90,8 @@ class Average:
     def update(self, step: int) -> None:
         """Takes in the parameters as they are after ``step``; the oldest save falls out.
 
-        Tensors on the CPU are copied at once. Those on a device are copied by the device, in the order of its stream,
-        while the program continues; the next call waits for the copy.
+        Tensors on a device are copied by the device, in the order of its stream, while the program continues; the next
+        call waits for the copy. Those on the CPU are copied at once, or until the next step of the ``optimizer``.
         """
         with self._lock:
             self.wait()
@@ -92,11 +102,11 @@ class Average:
 
         tensors = _capture.tensors_of(self._model)
         names = list(tensors)
-        places = self._saves.room(_capture.entries_of(tensors))
+        places = self._saves.room(step, _capture.entries_of(tensors))
         views = [place.torch() for place in places]
         if self._capture is None:
             self._capture = _capture.Capture()
-        finish = self._capture.start(list(tensors.values()), views)
+        finish = self._capture.start(list(tensors.values()), views, self._optimized)
 
         def keep() -> None:
             self._saves.keep(step, list(zip(names, places)))
@@ -119,12 +129,17 @@ class Average:
     def wait(self) -> None:
         """Waits until the newest save is in memory of the host."""
         with self._lock:
-            if self._pending is not None:
-                self._pending.join()
-                self._pending = None
+            self._join()
+            self._pending = None
             if self._failure is not None:
                 failure, self._failure = self._failure, None
                 raise failure
+
+    def _join(self) -> None:
+        # Without the lock, which a thread that reads the average may hold: a step of the optimizer waits here.
+        pending = self._pending
+        if pending is not None:
+            pending.join()
 
     def clear(self) -> None:
         """Forgets all saves."""
@@ -197,7 +212,7 @@ class Average:
             self.wait()
             self._saves.clear()
             for step, tensors in saves[-self._count :]:
-                places = self._saves.room(_capture.entries_of(tensors))
+                places = self._saves.room(step, _capture.entries_of(tensors))
                 for place, value in zip(places, tensors.values()):
                     _capture.copy_now(place.torch(), value)
                 self._saves.keep(step, list(zip(tensors, places)))

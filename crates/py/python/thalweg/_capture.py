@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Mapping, NamedTuple, Sequence
 
 import torch
 
 from thalweg._errors import UsageError
-from thalweg._load import dtype_name, is_sharded, local_of, places_of, span_of
+from thalweg._load import dtype_name, is_plain, is_sharded, local_of, places_of, span_of
+from thalweg._thalweg import _copy
 
 if TYPE_CHECKING:
     from thalweg import Tensor
 
 _ALIGNMENT = 64
+_REGISTER = "register_step_pre_hook"
 _RECORD_NAME = "thalweg-average.json"
 
 
@@ -78,18 +81,70 @@ class _Staged(NamedTuple):
     place: torch.Tensor
 
 
+class OptimizedParameters:
+    """Parameters that only optimizers change, in their steps: between two steps they may be copied at any time."""
+
+    def __init__(self, optimizers: Any, before_step: Callable[[], object]) -> None:
+        """``before_step`` is called before each step of an optimizer, as long as its owner lives."""
+        self._optimizers = _unwrapped(optimizers)
+        call = weakref.WeakMethod(before_step)
+
+        def hook(*_args: Any) -> None:
+            found = call()
+            if found is not None:
+                found()
+
+        for optimizer in self._optimizers:
+            if not hasattr(optimizer, _REGISTER):
+                raise UsageError(
+                    f"{type(optimizer).__name__} has no hook before its steps",
+                    "leave `optimizer` out: then tensors are copied at once",
+                )
+            optimizer.register_step_pre_hook(hook)
+
+    def spans(self) -> set[Any]:
+        """Where the parameters are."""
+        groups = (group for optimizer in self._optimizers for group in optimizer.param_groups)
+        return {_place_of(local_of(value)) for group in groups for value in group["params"]}
+
+
+def hookable(optimizers: Any) -> Any:
+    """What a trainer has for optimizers, if all of them call hooks; None otherwise."""
+    found = _unwrapped(optimizers)
+    return found if found and all(hasattr(one, _REGISTER) for one in found) else None
+
+
+def _unwrapped(optimizers: Any) -> list[Any]:
+    """One or several, without the wrappers of Accelerate and Lightning, which call what they wrap."""
+    found = []
+    for one in optimizers if isinstance(optimizers, (list, tuple)) else [optimizers]:
+        while not hasattr(one, "_optimizer_step_pre_hooks") and hasattr(one, "optimizer"):
+            one = one.optimizer
+        found.append(one)
+    return found
+
+
+def _place_of(tensor: torch.Tensor) -> Any:
+    return tensor.device, span_of(tensor)
+
+
 class Capture:
     """Copies from a device through a pinned buffer, which is made once, without waiting for the device."""
 
     def __init__(self) -> None:
         self._buffer: torch.Tensor | None = None
 
-    def start(self, values: Sequence[torch.Tensor], places: Sequence[torch.Tensor]) -> Callable[[], None] | None:
-        """Copies what is in memory of the host, and lets devices copy the rest.
+    def start(
+        self, values: Sequence[torch.Tensor], places: Sequence[torch.Tensor], optimized: OptimizedParameters | None
+    ) -> Callable[[], None] | None:
+        """Lets devices copy what they hold, and copies at once what may change while the next step computes.
 
-        Returns what waits for them, to be called from another thread; None if nothing is left to do.
+        Returns what does the rest, to be called from another thread; None if nothing is left to do.
         """
         staged: list[_Staged] = []
+        spans = optimized.spans() if optimized is not None else set()
+        on_host = [(value, place) for value, place in zip(values, places) if not self._is_on_device(value)]
+        later = [(value, place) for value, place in on_host if _place_of(value) in spans]
         with torch.no_grad():
             waiting = [(value, place) for value, place in zip(values, places) if self._is_on_device(value)]
             buffer = self._buffer_of(sum(_aligned(value.nbytes) for value, _ in waiting))
@@ -101,16 +156,16 @@ class Capture:
                 # In the order of the stream: the next step of the optimizer comes after it.
                 staged[-1].staging.copy_(value, non_blocking=True)
             events = [self._event(device) for device in {value.device for value, _ in waiting}]
-            for value, place in zip(values, places):
-                if not self._is_on_device(value):
-                    place.copy_(value)
-        if not staged:
+            _copy_on_host([(value, place) for value, place in on_host if _place_of(value) not in spans], None)
+        if not staged and not later:
             return None
 
         def finish() -> None:
-            for event in events:
-                event.synchronize()
             with torch.no_grad():
+                # One thread: the others train.
+                _copy_on_host(later, 1)
+                for event in events:
+                    event.synchronize()
                 for one in staged:
                     one.place.copy_(one.staging)
 
@@ -128,6 +183,16 @@ class Capture:
         if self._buffer is None or self._buffer.nbytes < n_bytes:
             self._buffer = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=n_bytes > 0 and torch.cuda.is_available())
         return self._buffer
+
+
+def _copy_on_host(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], threads: int | None) -> None:
+    """Copies tensors to places, which are contiguous and of their element types."""
+    plain = [is_plain(value) for value, _ in pairs]
+    together = [pair for pair, one in zip(pairs, plain) if one]
+    _copy([(value.data_ptr(), place.data_ptr(), value.nbytes) for value, place in together], threads)
+    for (value, place), one in zip(pairs, plain):
+        if not one:
+            place.copy_(value)
 
 
 def _aligned(n_bytes: int) -> int:

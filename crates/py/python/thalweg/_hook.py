@@ -28,19 +28,19 @@ class Hook:
         # Options that do not fit are found now rather than when training has begun.
         Average({}, count=count, scheme=scheme, **options)
         self.average: Average | None = None
-        self._make: Callable[[torch.nn.Module], Average] = partial(Average, count=count, scheme=scheme, **options)
+        self._make: Callable[..., Average] = partial(Average, count=count, scheme=scheme, **options)
         self._every_steps = every_steps
         self._write = write
         self._state: Mapping[str, Any] | None = None
         self._takes_part = True
 
-    def begin(self, model: torch.nn.Module, is_first_rank: bool) -> None:
-        """Training begins. Ranks that hold the same parameters as the first do not average them again."""
+    def begin(self, model: torch.nn.Module, optimizer: Any, is_first_rank: bool) -> None:
+        """Training begins, by this optimizer or these, if any. Ranks that hold the same parameters as the first do not average them again."""
         from thalweg import _capture
 
         self._takes_part = is_first_rank or _capture.sharded_like(model) is not None
         if self._takes_part:
-            self.average = self._make(model)
+            self.average = self._make(model, optimizer=_capture.hookable(optimizer))
             if self._state is not None:
                 self.average.load_state_dict(self._state)
         self._state = None

@@ -6,11 +6,13 @@ is filled from a staging buffer, which is pinned for devices.
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping, NamedTuple
 
 import torch
 
 from thalweg._errors import UsageError
+from thalweg._thalweg import _copy
 
 if TYPE_CHECKING:
     from thalweg import Merge, Sweep, TensorInfo, Trial
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 # Tensors that go through a staging buffer together hold so many bytes, or are one.
 _WINDOW_BYTES = 32 << 20
 _ALIGNMENT = 64
+# While sources come from memory, reading them again is cheaper than memory for many trials at once.
+_FEW_TRIALS = 3
+# A disk or a network is waited for at least once for so many bytes; on a busy machine, being slow alone says little.
+_BYTES_PER_WAIT = 4 << 20
 
 _DTYPES: dict[str, str] = {
     "BOOL": "bool",
@@ -86,35 +92,63 @@ def trials(sweep: Sweep, target: torch.nn.Module | Mapping[str, Any], strict: bo
 def _trials_in_turn(
     sweep: Sweep, wanted: Mapping[str, torch.Tensor], infos: Mapping[str, TensorInfo], hold_bytes: int
 ) -> Iterator[Trial]:
+    """The first trial of a batch is merged to where it belongs, the others to memory that holds them until their turn."""
     plans = sweep.plans
-    per_trial = sum(info.nbytes for info in infos.values())
-    n_together = max(1, min(len(plans), hold_bytes // max(per_trial, 1)))
-    held = [{name: _empty(info) for name, info in infos.items()} for _ in range(n_together)]
-    for first in range(0, len(plans), n_together):
+    direct, staged, tied = _sort(sweep, wanted)
+    elsewhere = {name: infos[name] for name in (*staged, *tied)}
+    per_trial, of_first = (sum(info.nbytes for info in some.values()) for some in (infos, elsewhere))
+    n_at_most = 1 + max(hold_bytes - of_first, 0) // max(per_trial, 1)
+    n_together = min(n_at_most, _FEW_TRIALS)
+    held = [_held(elsewhere)]
+    in_place = [(name, tensor.data_ptr(), tensor.nbytes) for name, tensor in direct.items()]
+    first = 0
+    while first < len(plans):
         batch = range(first, min(first + n_together, len(plans)))
+        held += [_held(infos) for _ in range(len(batch) - len(held))]
         targets = [[(name, t.data_ptr(), t.nbytes) for name, t in state.items()] for state in held]
-        sweep._fill(list(zip(batch, targets)))
+        targets[0] += in_place
+        waits = _waits()
+        is_slow = sweep._fill(list(zip(batch, targets)))
+        if is_slow and _waits() - waits > per_trial * len(batch) // _BYTES_PER_WAIT:
+            n_together = n_at_most
         for trial_idx, state in zip(batch, held):
             with torch.no_grad():
-                for name, tensor in wanted.items():
+                shared = [(state[name], tensor) for name, tensor in direct.items() if name in state]
+                _copy([(merged.data_ptr(), tensor.data_ptr(), tensor.nbytes) for merged, tensor in shared])
+                _bump_versions(direct)
+                for name, tensor in staged.items():
                     _put(tensor, state[name])
-                _check_copied(wanted, state)
+                _check_ties(wanted, tied, state)
             yield plans[trial_idx]
+        first = batch.stop
 
 
-def _empty(info: TensorInfo) -> torch.Tensor:
-    return _view(torch.empty(info.nbytes, dtype=torch.uint8), info)
+def _waits() -> int:
+    """How often this process has waited by itself so far, which reading from memory never does."""
+    try:
+        from resource import RUSAGE_SELF, getrusage
+    except ImportError:
+        return 0
+    return getrusage(RUSAGE_SELF).ru_nvcsw
 
 
-def _check_copied(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
-    """Names that share memory were copied over each other: they must have been merged to the same values."""
-    seen: dict[tuple[torch.device, tuple[int, int]], str] = {}
-    for name, tensor in wanted.items():
-        span = span_of(tensor)
-        if span is None:
-            continue
-        other = seen.setdefault((tensor.device, span), name)
-        if other != name and not torch.equal(_bits(state[name]), _bits(state[other])):
+def _held(infos: Mapping[str, TensorInfo]) -> dict[str, torch.Tensor]:
+    """Memory for tensors, in one piece: fewer and larger pages are taken than for one tensor after the other."""
+    ends = list(accumulate(-(-info.nbytes // _ALIGNMENT) * _ALIGNMENT for info in infos.values()))
+    memory = torch.empty(ends[-1] if ends else 0, dtype=torch.uint8)
+    starts = [0, *ends]
+    return {
+        name: _view(memory[start : start + info.nbytes], info) for (name, info), start in zip(infos.items(), starts)
+    }
+
+
+def _check_ties(
+    wanted: Mapping[str, torch.Tensor], tied: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]
+) -> None:
+    """Names whose memory another name fills must have been merged to the same values."""
+    for name in tied:
+        value = _part_for(wanted[name], state[name]).to(device=wanted[name].device, dtype=wanted[name].dtype)
+        if not torch.equal(_bits(value), _bits(local_of(wanted[name]))):
             raise UsageError(*_tied_differ(name))
 
 
@@ -201,7 +235,7 @@ def _check(
 
 
 def _sort(
-    merge: Merge | _Window, wanted: Mapping[str, torch.Tensor]
+    merge: Merge | Sweep | _Window, wanted: Mapping[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Tensors that are written where they are, those that are staged, and those that others already fill."""
     direct: dict[str, torch.Tensor] = {}
@@ -222,11 +256,15 @@ def _sort(
 
 
 def _is_direct(tensor: torch.Tensor, info: TensorInfo) -> bool:
+    return is_plain(tensor) and tensor.dtype is _torch_dtype(info.dtype)
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether its elements are in memory of the CPU, one after the other, so that others may read and write them."""
     return (
         tensor.device.type == "cpu"
         and tensor.layout is torch.strided
         and tensor.is_contiguous()
-        and tensor.dtype is _torch_dtype(info.dtype)
         and type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and not tensor.is_conj()
         and not tensor.is_neg()
@@ -315,11 +353,9 @@ def _view(raw: torch.Tensor, info: TensorInfo) -> torch.Tensor:
 
 
 def _check_tied(merge: Merge | _Window, tied: Mapping[str, torch.Tensor]) -> None:
-    """Two names for one memory must be merged to the same values."""
+    """As `_check_ties`, for one merge: only these tensors are merged, one after the other."""
     for name, merged in merge.tensors(list(tied)):
-        value = _part_for(tied[name], merged.torch()).to(device=tied[name].device, dtype=tied[name].dtype)
-        if not torch.equal(_bits(value), _bits(local_of(tied[name]))):
-            raise UsageError(*_tied_differ(name))
+        _check_ties(tied, {name: tied[name]}, {name: merged.torch()})
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:

@@ -5,13 +5,19 @@ from typing import Any, final
 
 from thalweg import (
     Checkpoint as Checkpoint,
+    Comparison as Comparison,
     Diff as Diff,
+    Forecast as Forecast,
+    ForecastScore as ForecastScore,
     Merge as Merge,
     Plan as Plan,
     PlanSource as PlanSource,
+    ProposedWindow as ProposedWindow,
     Receipt as Receipt,
+    Results as Results,
     Run as Run,
     RunCheckpoint as RunCheckpoint,
+    Score as Score,
     Study as Study,
     Sweep as Sweep,
     Tensor as Tensor,
@@ -21,16 +27,20 @@ from thalweg import (
     Trial as Trial,
     Verification as Verification,
     __version__ as __version__,
+    compare_results as compare_results,
     diff as diff,
+    forecast as forecast,
     merge as merge,
     open_checkpoint as open_checkpoint,
     open_run as open_run,
     plan as plan,
+    read_results as read_results,
     select as select,
     sweep as sweep,
     verify as verify,
 )
 
+def _copy(copies: list[tuple[int, int, int]], threads: int | None = None) -> None: ...
 @final
 class _Window:
     @property
@@ -55,7 +65,7 @@ class _Saves:
     def scheme(self) -> str: ...
     @property
     def steps(self) -> list[int]: ...
-    def room(self, entries: list[tuple[str, str, list[int]]]) -> list[Tensor]: ...
+    def room(self, step: int, entries: list[tuple[str, str, list[int]]]) -> list[Tensor]: ...
     def keep(self, step: int, tensors: list[tuple[str, Tensor]]) -> None: ...
     def clear(self) -> None: ...
     def saves(self) -> list[tuple[int, list[tuple[str, Tensor]]]]: ...

@@ -50,7 +50,7 @@ class AverageCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._hook.begin(kwargs["model"], state.is_world_process_zero)
+        self._hook.begin(kwargs["model"], kwargs.get("optimizer"), state.is_world_process_zero)
         if state.global_step == 0 or self.average is None:
             return
         folder = _checkpoint(args, state)

@@ -46,7 +46,7 @@ class AverageCallback(Callback):
         return "thalweg.AverageCallback"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._hook.begin(pl_module, trainer.is_global_zero)
+        self._hook.begin(pl_module, trainer.optimizers, trainer.is_global_zero)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -298,7 +298,10 @@ impl<'a> Watcher<'a> {
             return Ok(());
         }
         let is_failed = |plan: &&OutputPlan| failed.iter().any(|one| one.path == plan.path);
-        let wanted = plans.iter().filter(is_failed).flat_map(|plan| &plan.sources).map(|source| source.path.clone());
+        // By name: a checkpoint that vanished from the run meanwhile has only its link left.
+        let held = self.request.folder.join(HELD_NAME);
+        let sources = plans.iter().filter(is_failed).flat_map(|plan| &plan.sources);
+        let wanted = sources.filter_map(|source| source.path.file_name()).map(|name| held.join(name));
         let kept: BTreeSet<PathBuf> = self.held.iter().cloned().chain(wanted).collect();
         let_go(&kept, &self.request.folder, &*self.cx.storage)
     }

@@ -1,51 +1,17 @@
-//! Results of other evaluators: lm-evaluation-harness's JSON, or a plain list. Read only; running them is the caller's
-//! affair.
+//! Results in any of the forms, told apart by what is in them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::Value;
 
+use super::items::TaskItems;
+use super::results::{ExternalResults, attach, check_usable, sorted};
+use super::score::{ExternalScore, RefusedScore, Row, finite_value, known_direction, quote_python_numbers};
+use super::{core_table, every_eval, harness, olmo};
 use crate::Error;
 
-/// A score that another program gave.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ExternalScore {
-    /// The task, with the metric after a slash where the file has several.
-    pub task: String,
-    /// The value.
-    pub value: f64,
-    /// Its standard error, if it is said.
-    pub standard_error: Option<f64>,
-    /// Items, if it is said.
-    pub n: Option<u64>,
-    /// Whether more is better.
-    pub higher_is_better: bool,
-}
-
-/// Names whose direction everybody agrees on, for files that do not say it.
-const HIGHER: [&str; 8] = ["acc", "acc_norm", "acc_bytes", "exact_match", "f1", "mcc", "bleu", "pass@1"];
-const LOWER: [&str; 8] =
-    ["perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "nll", "loss", "ter", "brier_score"];
-
-/// A score of another program that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefusedScore {
-    /// The task, as in [`ExternalScore::task`].
-    pub task: String,
-    /// Why not, such as `its value is NaN, not a number`.
-    pub why: String,
-}
-
-/// The scores of a file of results. One bad number does not invalidate the others.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct ExternalResults {
-    /// The scores that can be used, at least one.
-    pub scores: Vec<ExternalScore>,
-    /// The scores that cannot be used.
-    pub refused: Vec<RefusedScore>,
-}
-
-/// Reads results in either form.
+/// Reads results in any of the forms.
 ///
 /// NaN and infinities are read in the spelling of Python. As a standard error they mean that there is none; as a value
 /// they are refused.
@@ -61,64 +27,42 @@ pub struct ExternalResults {
 /// # Ok::<(), thalweg_eval::Error>(())
 /// ```
 pub fn read_results(bytes: &[u8], path: &Path) -> Result<ExternalResults, Error> {
+    read_with(bytes, path, |_, _| Ok(BTreeMap::new()))
+}
+
+/// Reads results with the items that `more` finds for them, beside those that the results hold.
+pub(super) fn read_with(
+    bytes: &[u8],
+    path: &Path,
+    more: impl FnOnce(&Value, &ExternalResults) -> Result<BTreeMap<String, TaskItems>, Error>,
+) -> Result<ExternalResults, Error> {
     let invalid = |what: String| Error::ResultsInvalid { path: path.to_owned(), what };
-    let document: Value =
-        serde_json::from_slice(&quote_python_numbers(bytes)).map_err(|error| invalid(error.to_string()))?;
-    let rows = match &document {
-        Value::Array(rows) => rows.iter().enumerate().map(|(i, row)| plain_row(i, row)).collect::<Result<Vec<_>, _>>(),
-        Value::Object(_) if document["results"].is_object() => Ok(harness_results(&document)),
-        _ => Err("a list of scores, or an object with `results`, expected".to_owned()),
-    };
-    let mut results = ExternalResults::default();
-    for row in rows.map_err(invalid)? {
-        match row {
-            Ok(score) => results.scores.push(score),
-            Err(refused) => results.refused.push(refused),
-        }
+    let mut results;
+    let mut items = BTreeMap::new();
+    if core_table::is_table(bytes) {
+        results = sorted(core_table::scores(bytes));
+    } else {
+        let document: Value =
+            serde_json::from_slice(&quote_python_numbers(bytes)).map_err(|error| invalid(error.to_string()))?;
+        results = sorted(rows_of(&document).map_err(invalid)?);
+        results.datasets = harness::datasets(&document);
+        items = harness::own_items(&document);
+        items.extend(more(&document, &results)?);
     }
-    if results.scores.is_empty() {
-        let why = results.refused.iter().map(|refused| format!("; `{}`: {}", refused.task, refused.why));
-        return Err(invalid(format!("it has no usable score{}", why.take(MAX_REASONS).collect::<String>())));
-    }
+    check_usable(&results, path)?;
+    attach(&mut results, items);
     Ok(results)
 }
 
-/// The most refused scores that an error lists.
-const MAX_REASONS: usize = 8;
-
-/// What Python writes for numbers that JSON does not have.
-const PYTHON_NUMBERS: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
-
-/// Puts quotes around `NaN`, `Infinity` and `-Infinity`, which Python writes and which are not JSON. As strings they
-/// are not taken for numbers.
-pub fn quote_python_numbers(bytes: &[u8]) -> Vec<u8> {
-    const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
-    let mut quoted = Vec::with_capacity(bytes.len());
-    let (mut is_text, mut at) = (false, 0);
-    while let Some(&byte) = bytes.get(at) {
-        let word = WORDS.iter().find(|word| !is_text && bytes[at..].starts_with(word));
-        let n_bytes = word.map_or(1, |word| word.len());
-        // The byte after a backslash is copied with it, so that an escaped quote does not end the string.
-        let n_bytes = if is_text && byte == b'\\' { 2.min(bytes.len() - at) } else { n_bytes };
-        is_text ^= byte == b'"';
-        quoted.extend(word.map(|_| b'"'));
-        quoted.extend_from_slice(&bytes[at..at + n_bytes]);
-        quoted.extend(word.map(|_| b'"'));
-        at += n_bytes;
+fn rows_of(document: &Value) -> Result<Vec<Row>, String> {
+    match document {
+        Value::Array(rows) => rows.iter().enumerate().map(|(i, row)| plain_row(i, row)).collect(),
+        _ if document["results"].is_object() => Ok(harness::scores(document)),
+        _ if document["evaluation_results"].is_array() => Ok(every_eval::scores(document)),
+        _ if document["eval_metrics"]["icl"].is_object() => Ok(core_table::dclm_scores(document)),
+        _ if document["tasks"].is_array() => olmo::scores(document),
+        _ => Err("a list of scores, or an object with `results`, expected".to_owned()),
     }
-    quoted
-}
-
-/// One score, or why it cannot be used.
-type Row = Result<ExternalScore, RefusedScore>;
-
-/// The value if it is a finite number; otherwise the reason shows it.
-fn finite_value(task: &str, value: &Value) -> Result<f64, RefusedScore> {
-    value.as_f64().filter(|value| value.is_finite()).ok_or_else(|| {
-        let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let shown: String = shown.chars().take(40).collect();
-        RefusedScore { task: task.to_owned(), why: format!("its value is {shown}, not a number") }
-    })
 }
 
 fn plain_row(i: usize, row: &Value) -> Result<Row, String> {
@@ -140,68 +84,10 @@ fn plain_row(i: usize, row: &Value) -> Result<Row, String> {
     }))
 }
 
-/// `results`: task -> `"metric,filter"` and `"metric_stderr,filter"`.
-fn harness_results(document: &Value) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for (task, metrics) in document["results"].as_object().into_iter().flatten() {
-        for (key, value) in metrics.as_object().into_iter().flatten() {
-            let Some((metric, filter)) = key.split_once(',') else {
-                // Other forms are not read, but a value that is not a number is worth a word.
-                let is_odd = value.as_str().is_some_and(|text| PYTHON_NUMBERS.contains(&text));
-                if let Some(refused) = finite_value(&format!("{task}/{key}"), value).err().filter(|_| is_odd) {
-                    rows.push(Err(refused));
-                }
-                continue;
-            };
-            if metric.ends_with("_stderr") {
-                continue;
-            }
-            let name = if filter == "none" { format!("{task}/{metric}") } else { format!("{task}/{metric},{filter}") };
-            let n_samples = &document["n-samples"][task];
-            let row = finite_value(&name, value).and_then(|value| {
-                let why = "it is not known whether higher is better".to_owned();
-                let refused = RefusedScore { task: name.clone(), why };
-                Ok(ExternalScore {
-                    value,
-                    // `None` for `N/A` and NaN.
-                    standard_error: metrics[format!("{metric}_stderr,{filter}")].as_f64(),
-                    n: n_samples["effective"].as_u64().or_else(|| n_samples["original"].as_u64()),
-                    higher_is_better: direction(document, task, metric).ok_or(refused)?,
-                    task: name,
-                })
-            });
-            rows.push(row);
-        }
-    }
-    rows
-}
-
-fn direction(document: &Value, task: &str, metric: &str) -> Option<bool> {
-    let said = document["higher_is_better"][task][metric].as_bool();
-    said.or_else(|| known_direction(metric))
-}
-
-/// Whether more of a measure is better, for names whose direction is known.
-pub fn known_direction(metric: &str) -> Option<bool> {
-    HIGHER.contains(&metric).then_some(true).or_else(|| LOWER.contains(&metric).then_some(false))
-}
-
-/// Gain of `b` over `a`, positive for what is better, with its 95 % interval where both have a standard error.
-///
-/// Items are not known, so the two are taken as independent: on the same items the true interval is narrower.
-pub fn unpaired_gain(a: &ExternalScore, b: &ExternalScore) -> (f64, Option<[f64; 2]>) {
-    const NORMAL_QUANTILE: f64 = 1.959_963_984_540_054;
-    let gain = if a.higher_is_better { b.value - a.value } else { a.value - b.value };
-    let interval = a.standard_error.zip(b.standard_error).map(|(a, b)| {
-        let half = NORMAL_QUANTILE * a.hypot(b);
-        [gain - half, gain + half]
-    });
-    (gain, interval)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::external::unpaired_gain;
 
     const HARNESS: &str = r#"{
         "results": {
@@ -232,6 +118,14 @@ mod tests {
         assert_eq!((scores[0].standard_error, scores[0].n), (Some(0.01), Some(100)));
         assert_eq!((scores[1].standard_error, scores[2].higher_is_better), (None, false));
         assert_eq!((scores[3].value, scores[3].standard_error, scores[3].n), (0.25, Some(0.02), None));
+    }
+
+    #[test]
+    fn data_sets_are_known_by_their_names_at_the_hub() {
+        let text = r#"{"results": {"a": {"acc,none": 0.5}, "b": {"acc,none": 0.5}},
+            "configs": {"a": {"dataset_path": "allenai/ai2_arc"}, "b": {"dataset_path": "json"}}}"#;
+        let [found] = &read(text).unwrap().datasets[..] else { panic!() };
+        assert_eq!((found.task.as_str(), found.dataset.as_str()), ("a", "allenai/ai2_arc"));
     }
 
     #[test]

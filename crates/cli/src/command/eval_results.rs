@@ -1,0 +1,142 @@
+//! What other programs found, compared: `thalweg eval --results`, and the results of `--eval-command`.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use thalweg_eval::external::{
+    ExternalComparison, ExternalResults, ExternalScore, POWER, Pairing, Verdict, adjust_results, compare_results,
+    find_results, read_results_file,
+};
+use thalweg_study::hub_results::write_hub_results;
+
+use crate::command::Outcome;
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+
+/// Reads and compares results; `card` is the folder of the model that the last ones are about.
+pub(crate) fn run(
+    paths: &[PathBuf],
+    card: Option<&Path>,
+    world: &World<'_>,
+    messages: &Messages,
+) -> Result<Outcome, Error> {
+    let all = paths.iter().map(|path| open(path, world)).collect::<Result<Vec<_>, _>>()?;
+    for (path, found) in paths.iter().zip(&all) {
+        tell_refused(path, found, messages);
+    }
+    let written = match (card, all.last()) {
+        (Some(model), Some(last)) => Some(write_hub_results(&*world.storage, model, last)?),
+        _ => None,
+    };
+    tell_results(paths, &all, messages);
+    if let Some(path) = written {
+        messages.note(format!("the results are in `{}` for the Hugging Face Hub", path.display()));
+    }
+    Ok(Outcome::Done)
+}
+
+fn open(path: &Path, world: &World<'_>) -> Result<ExternalResults, Error> {
+    let file = find_results(&*world.storage, path)?.ok_or_else(|| {
+        Error::usage_with_hint(
+            format!("`{}` has no results", path.display()),
+            "give a file of results, or the folder that the evaluator wrote",
+        )
+    })?;
+    Ok(read_results_file(&*world.storage, &file)?)
+}
+
+/// Notes which scores cannot be used, and which have no items. The others are kept.
+pub(crate) fn tell_refused(path: &Path, found: &ExternalResults, messages: &Messages) {
+    for refused in &found.refused {
+        messages.note(format!("`{}`: `{}` is left out: {}", path.display(), refused.task, refused.why));
+    }
+    for note in &found.notes {
+        messages.note(format!("`{}`: {note}", path.display()));
+    }
+}
+
+/// Prints the scores of each, and the gains of all others over the first.
+pub(crate) fn tell_results(paths: &[PathBuf], all: &[ExternalResults], messages: &Messages) {
+    let Some((first, others)) = all.split_first() else { return };
+    let mut compared: Vec<Vec<ExternalComparison>> = others.iter().map(|other| compare_results(first, other)).collect();
+    adjust_results(&mut compared.iter_mut().flatten().collect::<Vec<_>>());
+    messages.json(&document(paths, all, &compared));
+    messages.text(&text(paths, all, &compared));
+}
+
+fn document(paths: &[PathBuf], all: &[ExternalResults], compared: &[Vec<ExternalComparison>]) -> Value {
+    let (mut scores, mut refused, mut comparisons) = (Vec::new(), Vec::new(), Vec::new());
+    for (path, found) in paths.iter().zip(all) {
+        scores.extend(found.scores.iter().map(|score| {
+            json!({
+                "checkpoint": path, "task": score.task, "value": score.value, "standard_error": score.standard_error,
+                "n": score.n, "higher_is_better": score.higher_is_better,
+            })
+        }));
+        refused
+            .extend(found.refused.iter().map(|one| json!({"checkpoint": path, "task": one.task, "reason": one.why})));
+    }
+    for (path, found) in paths.iter().skip(1).zip(compared) {
+        comparisons.extend(found.iter().map(|one| {
+            let n_left_out = match one.pairing {
+                Pairing::ByItem { n_left_out } => Some(n_left_out),
+                Pairing::Unpaired => None,
+            };
+            json!({
+                "a": paths[0], "b": path, "task": one.task, "gain": one.gain, "standard_error": one.standard_error,
+                "interval_95": one.interval_95, "smallest_difference": one.smallest_difference, "n": one.n,
+                "paired": n_left_out.is_some(), "n_left_out": n_left_out, "p_value": one.p_value, "p_holm": one.p_holm,
+                "verdict": one.verdict().map(|verdict| verdict.to_string()),
+            })
+        }));
+    }
+    json!({
+        "kind": "thalweg-eval", "version": 1, "scores": scores, "refused": refused, "power": POWER,
+        "comparisons": comparisons,
+    })
+}
+
+fn text(paths: &[PathBuf], all: &[ExternalResults], compared: &[Vec<ExternalComparison>]) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    for (path, found) in paths.iter().zip(all) {
+        let _ =
+            writeln!(text, "{}\n  {:<32} {:>10} {:>10} {:>7}", path.display(), "task", "value", "std. err.", "items");
+        found.scores.iter().for_each(|score| text.push_str(&row(score)));
+    }
+    for (path, found) in paths.iter().skip(1).zip(compared) {
+        let (a, b) = (paths[0].display(), path.display());
+        let _ = writeln!(text, "\ngain of {b}\nover {a} (positive is better)");
+        let head = ("task", "gain", "95 % interval", "detectable", "items", "verdict");
+        let _ =
+            writeln!(text, "  {:<32} {:>10}  {:<20} {:>10} {:>10}  {}", head.0, head.1, head.2, head.3, head.4, head.5);
+        found.iter().for_each(|one| text.push_str(&comparison_row(one)));
+    }
+    if compared.iter().flatten().any(|one| one.smallest_difference.is_some()) {
+        text.push_str(
+            "\nVerdicts are by p < 0.05 after Holm's adjustment. Detectable is the smallest true difference that such a\n\
+             comparison would find with a chance of 80 %.\n",
+        );
+    }
+    text
+}
+
+fn row(score: &ExternalScore) -> String {
+    let error = score.standard_error.map_or_else(|| "-".to_owned(), |error| format!("{error:.4}"));
+    let n = score.n.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    format!("  {:<32} {:>10.4} {error:>10} {n:>7}\n", score.task, score.value)
+}
+
+fn comparison_row(one: &ExternalComparison) -> String {
+    let dash = || "-".to_owned();
+    let interval = one.interval_95.map_or_else(dash, |[low, high]| format!("[{low:+.4}, {high:+.4}]"));
+    let smallest = one.smallest_difference.map_or_else(dash, |smallest| format!("{smallest:.4}"));
+    let items = match (one.pairing, one.n) {
+        (Pairing::ByItem { .. }, Some(n)) => n.to_string(),
+        _ => "not paired".to_owned(),
+    };
+    let verdict = one.verdict().as_ref().map_or_else(dash, Verdict::to_string);
+    format!("  {:<32} {:>+10.4}  {interval:<20} {smallest:>10} {items:>10}  {verdict}\n", one.task, one.gain)
+}

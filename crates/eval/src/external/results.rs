@@ -1,0 +1,86 @@
+//! The results of one model.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::items::{TaskItems, sums};
+use super::score::{ExternalScore, RefusedScore, Row, TaskDataset, known_direction};
+use crate::Error;
+
+/// The scores of a file of results. One bad number does not invalidate the others.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ExternalResults {
+    /// The scores that can be used, at least one.
+    pub scores: Vec<ExternalScore>,
+    /// The scores that cannot be used.
+    pub refused: Vec<RefusedScore>,
+    /// What each item scored, by the task, for the scores whose items are known.
+    pub items: BTreeMap<String, TaskItems>,
+    /// The data set of each task that names one.
+    pub datasets: Vec<TaskDataset>,
+    /// What there is to say about the items.
+    pub notes: Vec<String>,
+}
+
+pub(super) fn sorted(rows: Vec<Row>) -> ExternalResults {
+    let mut results = ExternalResults::default();
+    for row in rows {
+        match row {
+            Ok(score) => results.scores.push(score),
+            Err(refused) => results.refused.push(refused),
+        }
+    }
+    results
+}
+
+/// # Errors
+/// `ResultsInvalid` without a usable score.
+pub(super) fn check_usable(results: &ExternalResults, path: &Path) -> Result<(), Error> {
+    if !results.scores.is_empty() {
+        return Ok(());
+    }
+    let why = results.refused.iter().map(|refused| format!("; `{}`: {}", refused.task, refused.why));
+    let what = format!("it has no usable score{}", why.take(MAX_REASONS).collect::<String>());
+    Err(Error::ResultsInvalid { path: path.to_owned(), what })
+}
+
+/// The most refused scores that an error lists.
+const MAX_REASONS: usize = 8;
+
+/// Adds items to the scores that they explain. Scores that are not the mean of their items stay without.
+pub(super) fn attach(results: &mut ExternalResults, mut found: BTreeMap<String, TaskItems>) {
+    if results.scores.is_empty() {
+        results.scores = found.iter().filter_map(score_of).collect();
+    }
+    for score in &mut results.scores {
+        let Some(items) = found.remove(&score.task) else { continue };
+        let columns = items.columns(|_| true);
+        let sums = sums(&columns, items.is_exponential);
+        let value = sums.value();
+        if (value - score.value).abs() > 1e-6 * score.value.abs().max(1.0) {
+            results.notes.push(format!(
+                "`{}` is {}, and its items give {value}: it is compared without them",
+                score.task, score.value
+            ));
+            continue;
+        }
+        score.n = score.n.or(Some(items.values.len() as u64));
+        score.standard_error = score.standard_error.or_else(|| sums.standard_error());
+        results.items.insert(score.task.clone(), items);
+    }
+}
+
+/// The score of items alone, if it is known whether more is better.
+fn score_of((task, items): (&String, &TaskItems)) -> Option<ExternalScore> {
+    let metric = task.rsplit('/').next().unwrap_or_default();
+    let higher_is_better = known_direction(metric.split(',').next().unwrap_or_default())?;
+    let columns = items.columns(|_| true);
+    let value = sums(&columns, items.is_exponential).value();
+    value.is_finite().then(|| ExternalScore {
+        task: task.clone(),
+        value,
+        standard_error: None,
+        n: None,
+        higher_is_better,
+    })
+}
