@@ -6,7 +6,7 @@
   records_to_trackers.py --check                       logs a small record with both packages and reads it back
 
 Metrics are named as in the watcher's TensorBoard file: raw/TASK/MEASURE, merged/sma-10/TASK/MEASURE, forecast/TASK/MEASURE
-with /low-80 and the others. Each call logs what is in the record then as a run of its own, named after the folder.
+with /low-80 and the others. Each call logs what is in the record then as a new run, named after the folder.
 """
 import argparse, json, os, pathlib, sqlite3, subprocess, sys, tempfile
 

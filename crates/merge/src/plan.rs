@@ -382,8 +382,8 @@ impl OutputPlan {
         Ok(bytes_digest(DigestKind::Blake3, &json).to_string())
     }
 
-    /// As [`digest`](Self::digest), whatever its sources are called: with their identities it names what came of a merge
-    /// even when its sources were moved.
+    /// As [`digest`](Self::digest), whatever its sources are called: with their identities it names what came of a
+    /// merge even when its sources were moved.
     ///
     /// # Errors
     /// The same.
