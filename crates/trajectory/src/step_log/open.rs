@@ -66,9 +66,9 @@ impl StepLog {
     ///
     /// Of a database, the run behind a `#` is read, or the only one. Of a run's folder that mlflow wrote, all metrics
     /// are read. Of another folder, all event files in and below it are read, as TensorBoard does. If there are none,
-    /// the text logs with known names are read. Event files are ordered by the time in their names. Other files are read as given,
-    /// except that a log that begins and ends before the previous one does is moved before it. Where a log goes back
-    /// to an earlier step, everything that was logged from that step on is discarded.
+    /// the text logs with known names are read. Event files are ordered by the time in their names. Other files are
+    /// read as given, except that a log that begins and ends before the previous one does is moved before it. Where a
+    /// log goes back to an earlier step, everything that was logged from that step on is discarded.
     ///
     /// # Errors
     /// `NotFound`; `Log` with what is wrong; `Storage`, also if a file is larger than [`MAX_LOG_BYTES`].
