@@ -275,7 +275,10 @@ impl<'a> Watcher<'a> {
             }
             pass.failed.push(failed);
         }
-        self.let_go_of_held(&plans, &pass.failed)?;
+        // Windows that a checkpoint in motion ends are not made yet.
+        if moving.is_empty() {
+            self.let_go_of_held(&plans, &pass.failed)?;
+        }
         for plan in &plans {
             if let Some((_, output)) = self.current.get_mut(&plan.path) {
                 pass.outputs.push(output.clone());
