@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Watches real runs while they train: one watcher undisturbed, one that is killed and restarted at random moments.
 
-  watched_run.py THALWEG OUT [--python PYTHON] [--seed N]
+  watched_run.py THALWEG OUT [--train-with THALWEG] [--python PYTHON] [--seed N]
 
 The first run is that of `thalweg train`: its checkpoints are pruned as it trains, and at its end it is rolled back and
 its last steps are written again by a run of another seed. The second, if PYTHON has torch and transformers, is that of
@@ -10,10 +10,11 @@ their records, without times, and the digests of their merges must be equal, and
 """
 import argparse, json, os, pathlib, random, re, shutil, signal, subprocess, sys, time
 
+EVERY = 100
 TRAIN = """kind = "thalweg-train"
 version = 1
 seed = {seed}
-steps = 400
+steps = 2000
 sequence_length = 64
 batch_sequences = 4
 tokenizer = "bpe-512"
@@ -33,7 +34,7 @@ warmup_steps = 8
 anneal_steps = 0
 curve = "linear"
 [checkpoints]
-every_steps = 20
+every_steps = {every}
 keep_states = 0
 """
 
@@ -129,21 +130,22 @@ def prune(run, n_kept, is_safe):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def own_run(thalweg, work, dice):
+def own_run(thalweg, train, work, dice):
     run, other = work / "run", work / "other"
     for name, seed in (("run", 3), ("other", 4)):
-        (work / f"{name}.toml").write_text(TRAIN.format(seed=seed))
-    subprocess.run([thalweg, "train", work / "other.toml", "-o", other, "-q"], check=True)
+        (work / f"{name}.toml").write_text(TRAIN.format(seed=seed, every=EVERY))
+    subprocess.run([train, "train", work / "other.toml", "-o", other, "-q"], check=True)
     watchers = Watchers(thalweg, run, work, dice)
-    trainer = subprocess.Popen([thalweg, "train", work / "run.toml", "-o", run, "-q"])
+    trainer = subprocess.Popen([train, "train", work / "run.toml", "-o", run, "-q"])
     while trainer.poll() is None:
         watchers.step()
         time.sleep(0.02)
-        # A trainer that keeps five, on a machine where a watcher may be dead for seconds: it waits for the links.
+        # A trainer that keeps ten, on a machine where a watcher may be dead for seconds: it waits for the links.
         held = [{path.name for path in (out / "held").glob("*")} if (out / "held").exists() else set() for out in watchers.outs]
-        # What neither needs any more, because the last window with it is made, may go as well.
-        is_made = lambda out, step: (out / f"step{step + 60:07}-n4-wma").exists()
-        prune(run, 5, lambda step: all(f"step-{step}" in names or is_made(out, step) for names, out in zip(held, watchers.outs)))
+        # What neither needs any more, because all windows with it are made, may go as well.
+        ends = lambda step: range(max(step, 4 * EVERY), step + 4 * EVERY, EVERY)
+        is_made = lambda out, step: all((out / f"step{end:07}-n4-wma").exists() for end in ends(step))
+        prune(run, 10, lambda step: all(f"step-{step}" in names or is_made(out, step) for names, out in zip(held, watchers.outs)))
     watchers.settle()
     # Rolled back by five checkpoints, whose steps come again with other bytes.
     steps = list(steps_of(run))
@@ -177,6 +179,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("thalweg")
     parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("--train-with", metavar="THALWEG", help="another build that trains")
     parser.add_argument("--python")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
@@ -187,7 +190,7 @@ def main():
         work = args.out.resolve() / name
         work.mkdir(parents=True)
         if name == "own":
-            results.append(own_run(thalweg, work, dice))
+            results.append(own_run(thalweg, os.path.abspath(args.train_with or thalweg), work, dice))
         elif args.python:
             results.append(trainer_run(thalweg, args.python, work, dice))
     sys.exit(not all(results))

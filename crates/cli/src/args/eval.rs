@@ -41,6 +41,9 @@ pub(crate) struct EvalArgs {
     /// results in one of the forms of --results, or a list of {task, value, stderr, n, higher_is_better}
     #[arg(long, value_name = "COMMAND", conflicts_with = "suite")]
     pub(crate) eval_command: Option<String>,
+    /// End the command, with all that it started, if it takes longer than this for one checkpoint [default: no limit]
+    #[arg(long, value_name = "TIME", requires = "eval_command")]
+    pub(crate) eval_timeout: Option<Seconds>,
     /// Compare what other programs found: lm-evaluation-harness (with --log_samples item by item), olmo-eval, Every
     /// Eval Ever, CORE tables of nanochat and DCLM
     #[arg(long, conflicts_with_all = ["suite", "eval_command"])]
@@ -48,9 +51,6 @@ pub(crate) struct EvalArgs {
     /// Write the last results given to `.eval_results` in this model's folder, where the Hugging Face Hub reads them
     #[arg(long, value_name = "MODEL", requires = "results")]
     pub(crate) card: Option<PathBuf>,
-    /// End the command, with all that it started, if it takes longer than this for one checkpoint [default: no limit]
-    #[arg(long, value_name = "TIME", requires = "eval_command")]
-    pub(crate) eval_timeout: Option<Seconds>,
     #[command(flatten)]
     pub(crate) reading: ReadArgs,
 }

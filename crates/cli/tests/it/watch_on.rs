@@ -185,6 +185,28 @@ fn held_checkpoints_outlast_the_trainers_pruning_and_are_let_go_of_later() {
 }
 
 #[test]
+fn what_is_held_is_merged_before_it_is_let_go_of() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (run_path, out) = (make_run(scratch.path(), 3), scratch.path().join("out"));
+    let windows = ["--windows", "sma:3", "--hold"];
+    once(&run_path, &out, &windows);
+    // While the watcher is away, three checkpoints come and the trainer keeps only those.
+    for step in [4, 5, 6] {
+        save(&run_path, 100 * step, step);
+        std::fs::remove_file(checkpoint(&run_path, 100 * (step - 3))).unwrap();
+    }
+    once(&run_path, &out, &windows);
+    for (name, steps) in [("step0000400-n3-sma", [200, 300, 400]), ("step0000500-n3-sma", [300, 400, 500])] {
+        let found = receipt(&out.join(name));
+        let found: Vec<u64> =
+            found["plan"]["sources"].as_array().unwrap().iter().map(|one| one["step"].as_u64().unwrap()).collect();
+        assert_eq!(found, steps, "{name}");
+    }
+    let held = std::fs::read_dir(out.join("held")).unwrap().count();
+    assert_eq!(held, 3, "those of the newest window");
+}
+
+#[test]
 fn without_hold_it_says_what_vanished_and_keeps_what_was_merged() {
     let scratch = tempfile::tempdir().unwrap();
     let (run_path, out) = (make_run(scratch.path(), 4), scratch.path().join("out"));

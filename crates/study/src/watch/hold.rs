@@ -17,9 +17,9 @@ pub(super) const HELD_NAME: &str = "held";
 /// Folders within a checkpoint that are linked into each other.
 const MAX_DEPTH: usize = 4;
 
-/// Links the needed checkpoints of a run that are not held yet, and lets go of those that are no longer needed.
+/// Links the needed checkpoints of a run that are not held yet. Returns the links that later windows need.
 ///
-/// `run` is the trajectory without what is held already. Returns notes for the user.
+/// `run` is the trajectory with what is held already.
 ///
 /// # Errors
 /// `Request` where the file system cannot link; `Storage`. A checkpoint that vanishes meanwhile is left out.
@@ -28,7 +28,7 @@ pub(super) fn hold_checkpoints(
     folder: &Path,
     known: &mut KnownCheckpoints,
     storage: &dyn Storage,
-) -> Result<(), Error> {
+) -> Result<BTreeSet<PathBuf>, Error> {
     let held = folder.join(HELD_NAME);
     storage.create_folder(&held)?;
     let needed: BTreeSet<u64> = needed.iter().copied().collect();
@@ -62,6 +62,16 @@ pub(super) fn hold_checkpoints(
             .filter(|one| needed.contains(&one.step.0) && one.path.starts_with(&held))
             .map(|one| one.path.clone()),
     );
+    Ok(kept)
+}
+
+/// Removes the links that are not `kept`. A watcher that was away makes windows of them first: the run may have no
+/// other names of their checkpoints.
+///
+/// # Errors
+/// `Storage`.
+pub(super) fn let_go(kept: &BTreeSet<PathBuf>, folder: &Path, storage: &dyn Storage) -> Result<(), Error> {
+    let held = folder.join(HELD_NAME);
     for entry in storage.list_folder(&held)? {
         let path = held.join(&entry.name);
         if !kept.contains(&path) {

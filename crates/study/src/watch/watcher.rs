@@ -20,7 +20,7 @@ use super::WatchForecast;
 use super::checkpoints::{KnownCheckpoints, STATE_NAME};
 use super::events::publish_events;
 use super::forecast::{ForecastJob, forecast_name};
-use super::hold::{HELD_NAME, hold_checkpoints};
+use super::hold::{HELD_NAME, hold_checkpoints, let_go};
 use super::make::{MadeMerges, end_step, make_outputs, n_together};
 use super::output::{WatchedOutput, name_of};
 use super::record::{WatchEvent, WatchRecord, WatchRow};
@@ -101,6 +101,8 @@ pub struct Watcher<'a> {
     trajectory: Option<Arc<Trajectory>>,
     scanner: Scanner,
     run_facts: RunFacts,
+    /// Links that later windows need.
+    held: BTreeSet<PathBuf>,
     _lock: Lock,
 }
 
@@ -185,6 +187,7 @@ impl<'a> Watcher<'a> {
             trajectory: None,
             scanner: Scanner::default(),
             run_facts,
+            held: BTreeSet::new(),
             _lock: lock,
         })
     }
@@ -274,6 +277,10 @@ impl<'a> Watcher<'a> {
             }
             pass.failed.push(failed);
         }
+        // Windows that a checkpoint in motion ends are not made yet.
+        if moving.is_empty() {
+            self.let_go_of_held(&plans, &pass.failed)?;
+        }
         for plan in &plans {
             if let Some((_, output)) = self.current.get_mut(&plan.path) {
                 pass.outputs.push(output.clone());
@@ -288,6 +295,20 @@ impl<'a> Watcher<'a> {
             self.known.publish(&*self.cx.storage, &self.request.folder)?;
         }
         Ok(pass)
+    }
+
+    /// Removes the links that neither later windows need nor merges that could not be made.
+    fn let_go_of_held(&mut self, plans: &[OutputPlan], failed: &[FailedMerge]) -> Result<(), Error> {
+        if !self.request.holds {
+            return Ok(());
+        }
+        let is_failed = |plan: &&OutputPlan| failed.iter().any(|one| one.path == plan.path);
+        // By name: a checkpoint that vanished from the run meanwhile has only its link left.
+        let held = self.request.folder.join(HELD_NAME);
+        let sources = plans.iter().filter(is_failed).flat_map(|plan| &plan.sources);
+        let wanted = sources.filter_map(|source| source.path.file_name()).map(|name| held.join(name));
+        let kept: BTreeSet<PathBuf> = self.held.iter().cloned().chain(wanted).collect();
+        let_go(&kept, &self.request.folder, &*self.cx.storage)
     }
 
     /// Steps from the first of `window` on that the run had and has no longer.
@@ -316,7 +337,7 @@ impl<'a> Watcher<'a> {
         });
         if self.request.holds {
             let needed = self.request.needed_steps(&trajectory, 1)?;
-            hold_checkpoints((&trajectory, &needed), &self.request.folder, &mut self.known, storage)?;
+            self.held = hold_checkpoints((&trajectory, &needed), &self.request.folder, &mut self.known, storage)?;
         }
         self.known.publish(storage, &self.request.folder)?;
         self.run_facts.publish(storage, &self.request.folder, (&trajectory, &self.known), &self.request.command)?;
