@@ -208,7 +208,7 @@ mod tests {
         let walk = |share| geometry_answer(&row(0.0, share)).1[1].clone();
         assert!(walk(0.62).ends_with("says nothing about this run."));
         assert!(walk(0.9).ends_with("drifts along one direction."));
-        assert!(walk(0.3).ends_with("more than a walk would."));
+        assert!(walk(0.3).ends_with("more than a random walk would."));
         assert!(geometry_answer(&row(0.0, 0.6)).1[2].contains("15.0 % of the norm"));
     }
 }

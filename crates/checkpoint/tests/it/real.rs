@@ -144,7 +144,7 @@ fn paths_that_hold_no_checkpoint_say_what_they_hold() {
     write(&scratch.path().join("bin/pytorch_model.bin"), "x");
     assert!(open("bin").to_string().contains("it is not a torch.save file"));
     write(&scratch.path().join("run/step-1/model.safetensors"), "x");
-    assert!(open("run").to_string().contains("it holds `step-1`, so it looks like a run"));
+    assert!(open("run").to_string().contains("it holds `step-1`, as a run does"));
     for name in ["a", "b"] {
         write(&scratch.path().join(format!("two/{name}.safetensors")), "x");
     }

@@ -83,7 +83,7 @@ fn other_items_are_read_when_they_are_named() {
     assert!(checkpoint.catalog().entries().iter().any(|entry| entry.name.ends_with("exp_avg")));
     let options = ReadOptions { key: Some("optimiser".to_owned()), ..ReadOptions::default() };
     let error = open_checkpoint_with(&disk(), &path, &options).unwrap_err().to_string();
-    assert!(error.contains("nothing under the key `optimiser`; the tensors are under `optimizer`"), "{error}");
+    assert!(error.contains("no tensors are under the key `optimiser`; the tensors are under `optimizer`"), "{error}");
 }
 
 #[test]

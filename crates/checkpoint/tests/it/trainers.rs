@@ -105,15 +105,19 @@ fn a_rank_that_is_missing_makes_a_checkpoint_unfinished() {
 fn a_file_without_a_byte_is_named_by_each_format_of_a_folder() {
     for (folder, file, words) in [
         ("megatron-torch_dist/iter_0000080", "common.pt", "is unfinished: `common.pt` is empty"),
-        ("megatron-torch_dist/iter_0000080", "metadata.json", "`metadata.json` of Megatron-Core is not as"),
+        ("megatron-torch_dist/iter_0000080", "metadata.json", "`metadata.json` of Megatron-Core is not in the form"),
         ("megatron-torch_dist/iter_0000080", ".metadata", "byte 0 of the pickle: the bytes end"),
         ("megatron-torch_dist/iter_0000080", "__0_0.distcp", "shard `__0_0.distcp` ends at byte 0"),
         (
             "megatron-legacy/iter_0000080",
             "mp_rank_01/model_optim_rng.pt",
-            "model_optim_rng.pt`: it is not a file of torch",
+            "model_optim_rng.pt`: it is not a torch.save file",
         ),
-        ("deepspeed/zero1/global_step80", "mp_rank_00_model_states.pt", "model_states.pt`: it is not a file of torch"),
+        (
+            "deepspeed/zero1/global_step80",
+            "mp_rank_00_model_states.pt",
+            "model_states.pt`: it is not a torch.save file",
+        ),
     ] {
         let scratch = tempfile::tempdir().unwrap();
         copy_folder(&fixture(folder), scratch.path());

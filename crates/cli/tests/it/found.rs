@@ -51,7 +51,7 @@ fn an_append_notes_phases_and_checkpoints_of_unknown_step() {
     let inside = scene.run("merge --append mean -m run/checkpoint-1500 --stable 100..1900 -o c");
     assert!(inside.code == 0 && !inside.stderr.contains("crosses"), "{inside:?}");
     TinyCheckpoint::llama(Dtype::F32, 7.0).write_to_disk(&scene.path("best"));
-    scene.run("merge --append mean -m best -o d").done(&["the step of `", "best` is not known"]);
+    scene.run("merge --append mean -m best -o d").done(&["the step of `", "best` is unknown"]);
     scene.run("merge --append mean -m best --log x.jsonl -o e").refused(&["is not a run folder"]);
     scene.run("merge --append mean -m d -o f").done(&["`", "d` is itself a merge of 3 checkpoints"]);
 }
@@ -80,7 +80,7 @@ fn a_record_has_the_scores_of_one_evaluator() {
     watch(&["--eval-command", &score("0.5")]).done(&["0.5000"]);
     watch(&["--eval-command", &score("0.5")]).done(&[]);
     let hint = "remove the lines with `\"event\":\"scored\"` from `watch.jsonl`, and the folder `tensorboard`";
-    watch(&["--eval-command", &score("0.7")]).refused(&["were made by another `--eval-command`", hint]);
+    watch(&["--eval-command", &score("0.7")]).refused(&["were made by a different `--eval-command`", hint]);
     scene.write("suite.toml", "name = \"other\"\n[[task]]\nname = \"t\"\nkind = \"nll\"\ntext = \"abc\"\n");
     let suite = watch(&["--suite", "suite.toml"]);
     assert_eq!(suite.code, 2, "{suite:?}");
@@ -227,8 +227,8 @@ fn the_base_is_named_where_it_counts_as_the_newest() {
 #[test]
 fn words_of_rules_fit_their_numbers() {
     let scene = experts(|one, _| one);
-    scene.run(TIES).done(&["reads the sources this often: 3; the reported bytes count one of them"]);
-    scene.run("merge --rule ties --base base -m a -m b --convention mergekit -o y").done(&["this often: 4;"]);
+    scene.run(TIES).done(&["reads the sources this many times: 3; the reported bytes count one of them"]);
+    scene.run("merge --rule ties --base base -m a -m b --convention mergekit -o y").done(&["this many times: 4;"]);
     scene.run("merge --rule task-arithmetic --base base -m a -m b --density 0.2 -o z").refused(&["has no density"]);
     scene
         .run("merge --rule ties --base a -m a -m b -o w")

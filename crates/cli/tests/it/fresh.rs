@@ -96,7 +96,7 @@ fn checkpoints_of_several_element_types_are_converted_and_merged_as_the_hint_say
     let steps: Vec<Option<u64>> = plan.sources().into_iter().map(|(step, _)| step).collect();
     assert_eq!(steps, [Some(1000), Some(2000), Some(3000)], "{plan:?}");
     scene.run("merge run/checkpoint-1000 wide run/checkpoint-3000 -o out").done(&["steps 1000, 2000, 3000"]);
-    scene.run("merge --append out -m wide -o more").refused(&["is in the mean already"]);
+    scene.run("merge --append out -m wide -o more").refused(&["is already in the mean"]);
     scene.run("inspect wide").done(&["a copy of `"]);
     // All of them in one folder are copies, not a run, and the hint names each.
     for step in [1000, 2000, 3000] {
@@ -303,7 +303,7 @@ fn columns_that_disagree_about_the_step_are_named_in_the_run_too() {
     scene.run("recover run").refused(&["`global_step` and `step` both mean the step and differ", "such as 10 and 40"]);
     let named = scene.run("recover run --log-columns step=global_step");
     assert!(named.code == 1 && named.stdout.contains("steps 10 to 600"), "{named:?}");
-    scene.run("plan run --last 2").done(&["a step log was found and cannot be used"]);
+    scene.run("plan run --last 2").done(&["a step log was found but cannot be used"]);
     std::fs::rename(scene.path("run/log.jsonl"), scene.path("run/mine.jsonl")).unwrap();
     scene.run("recover run --log run").refused(&["it holds `mine.jsonl`"]);
     follow(&scene, "recover run --log run", &[]);

@@ -212,7 +212,7 @@ fn merges_of_a_run_that_was_rolled_back_are_made_again_and_never_mix_two_runs() 
     save(&run_path, 400, 1004);
     let (code, document, stderr) = watch(&run_path, &out, &windows);
     assert_eq!(code, 0, "{stderr}");
-    assert!(stderr.contains("step 400 was rewritten; steps 500 to 600 are of the run before"), "{stderr}");
+    assert!(stderr.contains("step 400 was rewritten; steps 500 to 600 are from before the rollback"), "{stderr}");
     assert_eq!(outputs(&document).iter().map(|one| one.0).collect::<Vec<_>>(), [200, 300, 400]);
     assert_eq!(receipt(&out.join("step0000400-n2-sma"))["digest"], digest_from_scratch(&run_path, 2, 400, "sma"));
     assert_eq!(receipt(&out.join("step0000500-n2-sma"))["digest"], old, "nothing mixes the two runs");

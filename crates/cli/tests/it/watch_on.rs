@@ -351,7 +351,7 @@ fn a_roll_back_beside_a_watcher_is_noticed() {
     save(&run_path, 400, 1004);
     beside.until("step 400 is merged again", new_digest("step0000400-n2-sma", old));
     let (_, _, stderr) = beside.stop();
-    assert!(stderr.contains("step 300 was rewritten; steps 400 to 500 are of the run before"), "{stderr}");
+    assert!(stderr.contains("step 300 was rewritten; steps 400 to 500 are from before the rollback"), "{stderr}");
 }
 
 #[test]

@@ -154,7 +154,7 @@ fn one_thing_is_in_the_singular() {
     std::fs::rename(scene.path("run/checkpoint-2"), scene.path("away")).unwrap();
     let said = scene.run("verify two --inputs");
     assert!(said.stdout.contains("1 of its 2 sources is not what was merged"), "{said:?}");
-    scene.run("plan run --last 2").refused(&["and there is 1", "ask for at most 1 checkpoint\n"]);
+    scene.run("plan run --last 2").refused(&["but there is 1", "ask for at most 1 checkpoint\n"]);
     scene
         .run("plan run --last 1 --scheme custom --coefficients 0.5,0.5")
         .refused(&["2 coefficients are given for 1 checkpoint\n"]);

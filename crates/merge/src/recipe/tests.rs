@@ -416,7 +416,7 @@ fn wrong_methods_and_types_are_sentences() {
     check(
         good.replace("linear", "nearswap"),
         concat!(
-            "1:15 `merge_method: nearswap` is not supported: this program has neither a scheme nor a rule of that name; ",
+            "1:15 `merge_method: nearswap` is not supported: thalweg has no scheme or rule of that name; ",
             "use mergekit for it"
         ),
     );
@@ -431,7 +431,7 @@ fn wrong_methods_and_types_are_sentences() {
 fn what_has_no_meaning_here_is_refused_with_a_way_out() {
     let good = two_models(["1", "2"]);
     for (addition, beginning) in [
-        ("slices: []\n", "5:1 `slices` is not supported: layers are not rearranged"),
+        ("slices: []\n", "5:1 `slices` is not supported: layers cannot be rearranged"),
         ("modules: {}\n", "5:1 `modules` is not supported"),
         ("tokenizer: {source: union}\n", "5:1 `tokenizer` is not supported"),
         ("name: x\n", "5:1 `name` is not supported"),

@@ -456,7 +456,7 @@ fn a_plan_with_a_rule_reads_back_and_a_wrong_one_is_refused() {
     };
     let of_rule = |change: fn(&mut PlanRule)| refused(&|output| change(output.rule.as_mut().unwrap()));
     assert!(of_rule(|rule| rule.densities = vec![0.5]).contains("takes 2 densities, but 1 are given"));
-    assert!(of_rule(|rule| rule.densities[1] = 1.5).contains("must be between 0 and 1, and it is 1.5"));
+    assert!(of_rule(|rule| rule.densities[1] = 1.5).contains("must be between 0 and 1, but it is 1.5"));
     assert!(of_rule(|rule| rule.densities[1] = f64::NAN).contains("must be between 0 and 1"));
     assert!(of_rule(|rule| rule.base = None).contains("`della` needs a base"));
     assert!(of_rule(|rule| rule.base = Some(1)).contains("has a base with a coefficient"));

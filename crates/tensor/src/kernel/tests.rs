@@ -387,7 +387,12 @@ fn check_windows(dice: &mut Dice, input: Dtype, output: Dtype, kind: Kind, n: u3
             for sum in [&equal, &rising] {
                 let (mut alone, mut running) = (vec![0xAA; 200 * width_of(output)], vec![0x55; 200 * width_of(output)]);
                 let expected = sum.sum_into(window, &mut alone);
-                assert_eq!(sum.sum_window_into(&sums, window, &mut running), expected, "{input} {kind:?} {simd:?}");
+                let found = sum.sum_window_into(&sums, window, &mut running);
+                // An exact sum settles some elements that the other one leaves open.
+                let n_slow = |counts: &Result<SumCounts, SumFault>| counts.as_ref().map_or(0, |one| one.n_slow_path);
+                assert!(n_slow(&found) <= n_slow(&expected), "{input} {kind:?} {simd:?}");
+                let without_slow = |counts: &Result<SumCounts, SumFault>| (*counts).map(|one| one.n_non_finite);
+                assert_eq!(without_slow(&found), without_slow(&expected), "{input} {kind:?} {simd:?}");
                 assert!(expected.is_err() || alone == running, "{input} to {output}, {kind:?}, {n}, {simd:?}, {end}");
             }
         }

@@ -333,7 +333,7 @@ mod tests {
             ("\"filters\":null", "\"filters\":[{\"id\":\"delta\"}]", "filters"),
             ("\"order\":\"C\"", "\"order\":\"F\"", "\"F\""),
             ("\"shape\":[24,64]", "\"shape\":[24]", "do not match shape [24]"),
-            ("\"chunks\":[12,64]", "\"chunks\":[0,64]", "do not fit"),
+            ("\"chunks\":[12,64]", "\"chunks\":[0,64]", "do not match shape"),
             ("\"shape\":[24,64]", "\"shape\":[-1,64]", "not a list of sizes"),
             ("\"shape\":[24,64]", "\"shape\":[18446744073709551615,64]", "overflows 64 bits"),
             ("\"zarr_format\":2", "\"zarr_format\":1", "is not 2"),
@@ -347,7 +347,7 @@ mod tests {
             ("\"little\"", "\"big\"", "\"big\"-endian"),
             ("\"zstd\"", "\"gzip\"", "\"gzip\""),
             ("\"chunk_shape\":[2,6]", "\"chunk_shape\":[3,6]", "do not divide"),
-            ("\"name\":\"default\"", "\"name\":\"x\"", "keys of the kind \"x\""),
+            ("\"name\":\"default\"", "\"name\":\"x\"", "chunk keys are of the kind \"x\""),
             ("\"sharding_indexed\"", "\"transpose\"", "\"transpose\""),
             ("\"node_type\":\"array\"", "\"node_type\":7", "`node_type` is 7"),
         ] {

@@ -376,7 +376,7 @@ fn folders_have_one_model_among_files_of_other_things() {
     assert_eq!(choose(&sharded), "pytorch_model.bin.index.json");
     assert_eq!(choose(&["lit_model.pth", "other.pth"]), "lit_model.pth");
     assert_eq!(choose(&["mine.ckpt", "rng_state_0.pth"]), "mine.ckpt");
-    assert!(choose(&["a.pt", "b.pt"]).contains("2 files that could each be"));
+    assert!(choose(&["a.pt", "b.pt"]).contains("2 files, any of which could be"));
     assert!(choose(&sharded[..1]).contains("1 shards and no `pytorch_model.bin.index.json`"));
     assert_eq!(
         choose(&["m-00002-of-00002.bin", "m-00001-of-00002.bin"]),
