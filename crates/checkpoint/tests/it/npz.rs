@@ -191,7 +191,7 @@ fn archives_that_numpy_does_not_write_are_refused_by_name() {
     assert!(refuse(&[Record { len_bytes: 9, ..stored("w.npy", good()) }]).contains("its two lengths differ"));
     assert!(
         refuse(&[Record { len_bytes: u32::MAX - 1, ..deflated("w.npy", &good()) }])
-            .contains("cannot hold the 4294967294")
+            .contains("cannot expand to the 4294967294")
     );
     assert!(refuse(&[stored("w.npy", good()), stored("w.npy", good())]).contains("appears twice"));
 }

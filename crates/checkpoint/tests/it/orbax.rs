@@ -194,9 +194,9 @@ fn descriptions_that_are_broken_are_refused_by_the_name_of_their_array() {
     let broken = [
         ("\"zstd\"", "\"blosc\"", "compressed by \"blosc\""),
         ("\"shape\":[5]", "\"shape\":[1099511627776]", "chunks are stored"),
-        ("\"shape\":[5]", "\"shape\":[5,5]", "do not fit"),
+        ("\"shape\":[5]", "\"shape\":[5,5]", "do not match shape"),
         ("\"chunks\":[5]", "\"chunks\":[0]", "do not match shape"),
-        ("\"chunks\":[5]", "\"chunks\":[4611686018427387904]", "cannot"),
+        ("\"chunks\":[5]", "\"chunks\":[4611686018427387904]", "overflows 64 bits"),
         ("\"chunks\":[5]", "\"chunks\":[4000000]", "cannot hold"),
         ("\"order\":\"C\"", "\"order\":\"F\"", "\"F\""),
         ("{", "[", "not JSON"),

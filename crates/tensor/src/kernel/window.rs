@@ -236,8 +236,9 @@ impl WeightedSum {
         self.n_sources() >= least
     }
 
-    /// [`sum_into`](Self::sum_into) of the window whose sums are running: the same bits and faults. Exact sums leave fewer
-    /// elements to the slow path, so that its count may be smaller.
+    /// [`sum_into`](Self::sum_into) of the window whose sums are running: the same bits and faults.
+    ///
+    /// Exact sums leave fewer elements to the slow path, so that its count may be smaller.
     ///
     /// # Errors
     /// The same.
