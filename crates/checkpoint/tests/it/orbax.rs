@@ -197,7 +197,7 @@ fn descriptions_that_are_broken_are_refused_by_the_name_of_their_array() {
         ("\"shape\":[5]", "\"shape\":[5,5]", "do not match shape"),
         ("\"chunks\":[5]", "\"chunks\":[0]", "do not match shape"),
         ("\"chunks\":[5]", "\"chunks\":[4611686018427387904]", "overflows 64 bits"),
-        ("\"chunks\":[5]", "\"chunks\":[4000000]", "cannot hold"),
+        ("\"chunks\":[5]", "\"chunks\":[4000000]", "cannot expand to"),
         ("\"order\":\"C\"", "\"order\":\"F\"", "\"F\""),
         ("{", "[", "not JSON"),
     ];
