@@ -277,7 +277,7 @@ fn catalog_of(entries: &[PyEntry]) -> Result<Arc<TensorCatalog>> {
 fn check_follows(recent: &RecentSaves<Arc<Save>>, step: u64, catalog: &TensorCatalog) -> Result<()> {
     let Some((newest_step, newest)) = recent.iter().next_back() else { return Ok(()) };
     if *newest_step >= step {
-        let what = format!("step {step} does not follow step {newest_step}, which was saved last");
+        let what = format!("step {step} does not come after step {newest_step}, the last one saved");
         let hint =
             "after going back to an earlier step, call `load_state_dict` with the state of that step, or `clear`";
         return Err(Failure::usage_with_hint(what, hint));

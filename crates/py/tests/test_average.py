@@ -153,7 +153,7 @@ def test_the_optimizer_waits_for_the_copy_and_buffers_do_not(monkeypatch: pytest
     assert order == ["copied", "step"]
     assert online(average) == expected
     # What is refused is refused at once, and costs no save.
-    with pytest.raises(thalweg.UsageError, match="does not follow"):
+    with pytest.raises(thalweg.UsageError, match="does not come after"):
         average.update(1)
     assert online(average) == expected
     with pytest.raises(thalweg.UsageError, match="no hook"):
@@ -328,7 +328,7 @@ def test_what_is_refused_and_the_hints_work() -> None:
         thalweg.Average(model, count=2, scheme="median")
     average = thalweg.Average(model, count=2)
     average.update(10)
-    with pytest.raises(thalweg.UsageError, match="takes 2 saves, and 1 were made|takes 2 saves"):
+    with pytest.raises(thalweg.UsageError, match="takes 2 saves, but only 1"):
         online(average)
     for step in (10, 9):
         with pytest.raises(thalweg.UsageError, match=f"step {step} does not come after step 10") as error:
@@ -347,7 +347,7 @@ def test_a_model_that_changed_its_tensors_is_refused_until_cleared() -> None:
     average = thalweg.Average(model, count=2)
     average.update(1)
     model.half()
-    with pytest.raises(thalweg.UsageError, match="was F32 .* at step 1 and is F16"):
+    with pytest.raises(thalweg.UsageError, match="was F32 .* at step 1 but is F16"):
         average.update(2)
     assert average.steps == [1]
     average.clear()

@@ -32,7 +32,7 @@ def test_a_selection_is_asked_for_and_each_proposal_is_accepted() -> None:
 
 
 def test_options_that_contradict_each_other_are_named_as_keywords() -> None:
-    with pytest.raises(thalweg.UsageError, match="^last and every are two ways"):
+    with pytest.raises(thalweg.UsageError, match="^last and every both choose checkpoints"):
         thalweg.plan(RUN, last=2, every=1)
     with pytest.raises(thalweg.UsageError, match="^from_step or to_step and "):
         thalweg.plan(RUN, from_step=40, interval_steps=20)
@@ -48,7 +48,7 @@ def test_an_unknown_keyword_is_refused_with_the_nearest() -> None:
     ("options", "told"),
     [
         ({"last": "x"}, "`last`: `x`"),
-        ({"last": [1, 2]}, "`last` has one value"),
+        ({"last": [1, 2]}, "`last` takes one value"),
         ({"dtype": "f8", "last": 2}, "`dtype`"),
         ({"normalize": 3, "last": 2}, "`normalize`: `3` is not true or false"),
         ({"params": "all", "last": 2}, "params"),
