@@ -162,7 +162,7 @@ fn watch_once(
     make: Option<MakeEvaluator<'_>>,
     (mut news, messages): (News<'_>, &Messages),
 ) -> Result<Outcome, Error> {
-    let pass = watcher.bring_up_to_date(&[]);
+    let pass = watcher.bring_up_to_date();
     news.world.clear_progress();
     let pass = pass?;
     news.looked(&pass);

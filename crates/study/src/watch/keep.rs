@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use thalweg_merge::context::RunContext;
 
 use super::record::WatchRow;
-use super::scan::{Scan, changed_paths};
+use super::scan::{Scan, Unsettled};
 use super::score::{EndScores, ScoreJob, UnscoredModel, score_end};
 use super::{WatchPass, Watcher};
 use crate::Error;
@@ -245,13 +245,13 @@ impl Keeper<'_, '_> {
             return Ok(());
         }
         (options.sleep)(SETTLE_SECONDS);
-        let settled = self.watcher.scan()?;
-        let moving = changed_paths(&now, &settled);
-        self.is_settled = moving.is_empty();
-        self.seen = None;
-        let pass = self.watcher.bring_up_to_date(&moving)?;
+        let later = self.watcher.scan()?;
+        let pattern = self.watcher.request().run_options.name_pattern()?;
+        let unsettled = Unsettled::between(&now, later, pattern);
+        (self.is_settled, self.seen) = (false, None);
+        let pass = self.watcher.make_settled(&unsettled)?;
         // What moved is looked at again: it differs from what was seen.
-        self.seen = Some(now.into_iter().filter(|(path, _)| !moving.contains(path)).collect());
+        (self.is_settled, self.seen) = (pass.is_settled, Some(unsettled.settled_part(now)));
         self.beat.n_finished = pass.n_finished;
         self.beat.newest_step = pass.newest_step;
         self.beat.n_unusable = pass.n_unusable;

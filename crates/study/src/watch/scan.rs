@@ -96,8 +96,42 @@ fn describe_inside(storage: &dyn Storage, path: &Path, info: Option<FileInfo>, d
     }
 }
 
+/// Checkpoints that a look leaves alone.
+#[derive(Debug, Default)]
+pub(super) struct Unsettled {
+    /// What differed between two scans: it is being written.
+    moving: Vec<PathBuf>,
+    /// What was there at the second scan. What appears between it and the look has not settled either.
+    seen: Option<(Scan, Option<NamePattern>)>,
+}
+
+impl Unsettled {
+    /// Of two scans, with the pattern of the run's names.
+    pub(super) fn between(before: &Scan, now: Scan, pattern: Option<NamePattern>) -> Self {
+        Self { moving: changed_paths(before, &now), seen: Some((now, pattern)) }
+    }
+
+    /// Whether a checkpoint of `run` is left alone. One in another folder never is, such as a held link.
+    pub(super) fn contains(&self, run: &Path, checkpoint: &Path) -> bool {
+        if self.moving.iter().any(|path| path == checkpoint) {
+            return true;
+        }
+        let Some((seen, pattern)) = &self.seen else { return false };
+        let first = checkpoint.strip_prefix(run).ok().and_then(|below| below.components().next());
+        let Some(name) = first.map(|name| name.as_os_str()) else { return false };
+        // Scans see names of checkpoints; a run may have others, such as that of its final model.
+        let is_scanned = |kind| parse_entry_name(&name.to_string_lossy(), kind, pattern.as_ref()).is_some();
+        !seen.contains_key(&run.join(name)) && (is_scanned(FileKind::Folder) || is_scanned(FileKind::File))
+    }
+
+    /// Takes out of a scan what was being written, so that the next scan differs from it.
+    pub(super) fn settled_part(&self, scan: Scan) -> Scan {
+        scan.into_iter().filter(|(path, _)| !self.moving.contains(path)).collect()
+    }
+}
+
 /// The paths whose files differ between two scans, or are in one of them only.
-pub(super) fn changed_paths(before: &Scan, now: &Scan) -> Vec<PathBuf> {
+fn changed_paths(before: &Scan, now: &Scan) -> Vec<PathBuf> {
     let paths = before.keys().chain(now.keys().filter(|path| !before.contains_key(*path)));
     paths.filter(|path| before.get(*path) != now.get(*path)).cloned().collect()
 }
@@ -107,6 +141,23 @@ mod tests {
     use thalweg_storage::LocalStorage;
 
     use super::*;
+
+    #[test]
+    fn what_appears_after_the_second_scan_has_not_settled() {
+        let scan = |steps: &[u32]| -> Scan {
+            steps
+                .iter()
+                .map(|step| (PathBuf::from(format!("run/step-{step}")), bytes_digest(DigestKind::Xxh3, b"")))
+                .collect()
+        };
+        let unsettled = Unsettled::between(&scan(&[1]), scan(&[1, 2]), None);
+        let contains = |path: &str| unsettled.contains(Path::new("run"), Path::new(path));
+        assert!(!contains("run/step-1") && contains("run/step-2") && contains("run/step-3"));
+        // Held links, a final model and the run itself are in no scan.
+        assert!(!contains("out/held/step-3") && !contains("run/final") && !contains("run"));
+        assert_eq!(unsettled.settled_part(scan(&[1, 2])), scan(&[1]));
+        assert!(!Unsettled::default().contains(Path::new("run"), Path::new("run/step-3")));
+    }
 
     #[test]
     fn what_is_replaced_is_seen_at_once_and_an_old_file_that_changes_in_place_before_long() {

@@ -25,7 +25,7 @@ use super::make::{MadeMerges, end_step, make_outputs, n_together};
 use super::output::{WatchedOutput, name_of};
 use super::record::{WatchEvent, WatchRecord, WatchRow};
 use super::request::{WatchRequest, WatchedMerges};
-use super::scan::{Scan, Scanner};
+use super::scan::{Scan, Scanner, Unsettled};
 use super::score::{ScoreJob, UnscoredModel};
 use super::study::RunFacts;
 use crate::Error;
@@ -74,6 +74,8 @@ pub struct WatchPass {
     pub n_unusable: usize,
     /// The newest of them.
     pub newest_step: Option<u64>,
+    /// Whether no checkpoint was being written.
+    pub(super) is_settled: bool,
 }
 
 /// Keeps the merges of a run current. Holds a lock on its folder.
@@ -212,21 +214,27 @@ impl<'a> Watcher<'a> {
         self.scanner.scan(&*self.cx.storage, &self.request.run, pattern.as_ref())
     }
 
-    /// Looks at the run and makes every merge that is missing. Checkpoints in `moving` are being written and wait.
+    /// Looks at the run as it is now and makes every merge that is missing.
     ///
     /// A checkpoint that vanishes or changes while it is merged leads to another look.
     ///
     /// # Errors
     /// Those of opening the run; those that concern all merges, such as a full disk; `Interrupted`. What was merged
     /// until then is recorded.
-    pub fn bring_up_to_date(&mut self, moving: &[PathBuf]) -> Result<WatchPass, Error> {
-        let mut pass = self.look(moving)?;
+    pub fn bring_up_to_date(&mut self) -> Result<WatchPass, Error> {
+        self.make_settled(&Unsettled::default())
+    }
+
+    /// As [`bring_up_to_date`](Self::bring_up_to_date), without the checkpoints that are being written and the windows
+    /// that end at them or later: made now, a later one would leave them out.
+    pub(super) fn make_settled(&mut self, unsettled: &Unsettled) -> Result<WatchPass, Error> {
+        let mut pass = self.look(unsettled)?;
         for _ in 1..MAX_LOOKS {
             if pass.failed.is_empty() {
                 break;
             }
             let before = pass;
-            pass = self.look(moving)?;
+            pass = self.look(unsettled)?;
             pass.bytes_read += before.bytes_read;
             pass.new_spikes.splice(0..0, before.new_spikes);
             carry_bytes(&mut pass.outputs, &before.outputs);
@@ -237,8 +245,8 @@ impl<'a> Watcher<'a> {
         Ok(pass)
     }
 
-    fn look(&mut self, moving: &[PathBuf]) -> Result<WatchPass, Error> {
-        let (trajectory, merges) = self.find_merges(moving)?;
+    fn look(&mut self, unsettled: &Unsettled) -> Result<WatchPass, Error> {
+        let (trajectory, merges, first_unsettled) = self.find_merges(unsettled)?;
         let needed_steps = self.request.needed_steps(&trajectory, 0)?;
         let mut pass = WatchPass {
             vanished_steps: self.vanished_steps(&trajectory, &self.request.needed_steps(&trajectory, 1)?),
@@ -249,9 +257,13 @@ impl<'a> Watcher<'a> {
             skipped: merges.skipped,
             new_spikes: std::mem::take(&mut self.run_facts.new_spikes),
             recovery: self.run_facts.recovery.clone(),
+            is_settled: first_unsettled.is_none(),
             ..WatchPass::default()
         };
-        let plans: Vec<OutputPlan> = merges.trials.into_iter().map(|trial| trial.output).collect();
+        let mut plans: Vec<OutputPlan> = merges.trials.into_iter().map(|trial| trial.output).collect();
+        if let Some(first) = first_unsettled {
+            plans.retain(|plan| plan.sources.iter().filter_map(|source| source.step).all(|step| step < first));
+        }
         let mut missing = Vec::new();
         let at = |one: &thalweg_trajectory::TrajectoryCheckpoint| (one.step.0, (one.path.clone(), one.name.clone()));
         self.last_checkpoints = trajectory.finished().map(at).collect();
@@ -278,7 +290,7 @@ impl<'a> Watcher<'a> {
             pass.failed.push(failed);
         }
         // Windows that a checkpoint in motion ends are not made yet.
-        if moving.is_empty() {
+        if pass.is_settled {
             self.let_go_of_held(&plans, &pass.failed)?;
         }
         for plan in &plans {
@@ -318,8 +330,9 @@ impl<'a> Watcher<'a> {
         self.known.steps_from(first).into_iter().filter(|&step| !has(step)).collect()
     }
 
-    /// The run as it is now, without what a rollback left behind, and the merges that it should have.
-    fn find_merges(&mut self, moving: &[PathBuf]) -> Result<(Trajectory, WatchedMerges), Error> {
+    /// The run as it is now, without what a rollback left behind, the merges that it should have, and the step of the
+    /// first checkpoint that has not settled.
+    fn find_merges(&mut self, unsettled: &Unsettled) -> Result<(Trajectory, WatchedMerges, Option<u64>), Error> {
         let storage = &*self.cx.storage;
         let mut trajectory = self.resolver.open_run(&self.request.run, &self.request.run_options)?;
         self.check_is_own_run(&trajectory)?;
@@ -330,9 +343,11 @@ impl<'a> Watcher<'a> {
         let reading = self.resolver.reading();
         let notes = self.known.see(&trajectory, reading, self.cx)?;
         notes.iter().for_each(|note| self.resolver.note(note));
-        let known = &self.known;
+        let (known, run) = (&self.known, &self.request.run);
+        let moving = trajectory.checkpoints().iter().filter(|one| unsettled.contains(run, &one.path));
+        let first_unsettled = moving.map(|one| one.step.0).min();
         trajectory.supersede(&|checkpoint| {
-            let is_moving = moving.contains(&checkpoint.path);
+            let is_moving = unsettled.contains(run, &checkpoint.path);
             known.obstacle(&checkpoint.path).or_else(|| is_moving.then(|| "it is being written".to_owned()))
         });
         if self.request.holds {
@@ -342,7 +357,7 @@ impl<'a> Watcher<'a> {
         self.known.publish(storage, &self.request.folder)?;
         self.run_facts.publish(storage, &self.request.folder, (&trajectory, &self.known), &self.request.command)?;
         let merges = self.resolver.watched(&self.request, &trajectory)?;
-        Ok((trajectory, merges))
+        Ok((trajectory, merges, first_unsettled))
     }
 
     /// Opens the folder of held checkpoints as a run.
