@@ -263,6 +263,8 @@ pub struct Trajectory {
     pub(crate) log_paths: Vec<PathBuf>,
     pub(crate) spikes: OnceLock<Vec<Spike>>,
     pub(crate) phases: Option<Phases>,
+    /// Of the run's `thalweg.toml`.
+    pub(crate) tokens_per_step: Option<TokensPerStep>,
     pub(crate) notes: Vec<TrajectoryNote>,
 }
 
@@ -344,7 +346,9 @@ impl Trajectory {
             notes.extend(log.as_ref().and_then(|log| note_log_ahead(log, run)));
         }
         let spikes = OnceLock::new();
-        Ok(Self { path: run.path().to_owned(), checkpoints, log, log_paths, spikes, phases, notes })
+        let tokens_per_step = config.tokens_per_step;
+        let path = run.path().to_owned();
+        Ok(Self { path, checkpoints, log, log_paths, spikes, phases, tokens_per_step, notes })
     }
 
     /// The run folder.
@@ -357,10 +361,20 @@ impl Trajectory {
         &self.checkpoints
     }
 
-    /// Adds the finished checkpoints of another folder whose steps this run no longer has.
+    /// Adds the finished checkpoints of another folder whose steps this run no longer has, with the tokens and phases
+    /// that this run's log and `thalweg.toml` give their steps.
     pub fn adopt(&mut self, other: &Self) {
         let has = |step: Step| self.finished().any(|one| one.step == step);
-        let missing: Vec<TrajectoryCheckpoint> = other.finished().filter(|one| !has(one.step)).cloned().collect();
+        let mut missing: Vec<TrajectoryCheckpoint> = other.finished().filter(|one| !has(one.step)).cloned().collect();
+        let log = self.log.as_ref().map(TokenLog::new);
+        for one in &mut missing {
+            let by_config = self.tokens_per_step.and_then(|rate| rate.tokens_at(one.step));
+            let known = by_config.map(|tokens| (TokensSource::RunConfig, tokens));
+            let own = || one.tokens_source.zip(one.tokens);
+            let known = known.or_else(own).or_else(|| log.as_ref()?.tokens_at(one.step));
+            (one.tokens_source, one.tokens) = known.unzip();
+            one.phase = self.phases.as_ref().and_then(|phases| phases.phase_at(one.step));
+        }
         self.checkpoints.extend(missing);
         self.checkpoints.sort_by(|a, b| (a.step, &a.name).cmp(&(b.step, &b.name)));
     }

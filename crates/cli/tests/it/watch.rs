@@ -253,6 +253,23 @@ fn pruned_checkpoints_leave_their_merges_and_the_record() {
 }
 
 #[test]
+fn the_stage_of_a_window_that_is_no_longer_asked_for_is_started_over() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (run_path, out) = (make_run(scratch.path(), 3), scratch.path().join("out"));
+    assert_eq!(watch(&run_path, &out, &["--windows", "sma:2"]).0, 0);
+    // What a kill just before publishing leaves; then the run loses a checkpoint of the window.
+    let (made, stage) = (out.join("step0000300-n2-sma"), out.join("stepn0000300-n2-sma.thalweg-partial"));
+    std::fs::rename(&made, &stage).unwrap();
+    std::fs::remove_file(checkpoint(&run_path, 200)).unwrap();
+    let (code, _, stderr) = watch(&run_path, &out, &["--windows", "sma:2"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(!stage.exists());
+    let sources = receipt(&made)["plan"]["sources"].clone();
+    let steps: Vec<_> = sources.as_array().unwrap().iter().map(|source| source["step"].as_u64()).collect();
+    assert_eq!(steps, [Some(100), Some(300)]);
+}
+
+#[test]
 fn other_options_do_not_replace_merges_unless_forced() {
     let scratch = tempfile::tempdir().unwrap();
     let (run_path, out) = (make_run(scratch.path(), 3), scratch.path().join("out"));

@@ -159,6 +159,9 @@ fn held_checkpoints_outlast_the_trainers_pruning_and_are_let_go_of_later() {
     let scratch = tempfile::tempdir().unwrap();
     let (run_path, out) = (make_run(scratch.path(), 4), scratch.path().join("out"));
     let complete = make_run(&scratch.path().join("complete"), 6);
+    for run in [&run_path, &complete] {
+        std::fs::write(run.join("thalweg.toml"), "tokens_per_step = 1000\n").unwrap();
+    }
     let windows = ["--windows", "sma:4", "--hold"];
     let mut beside = Beside::start(&run_path, &out, &windows);
     beside.until_recorded(&["step0000400-n4-sma"]);
@@ -182,6 +185,10 @@ fn held_checkpoints_outlast_the_trainers_pruning_and_are_let_go_of_later() {
         .map(|one| one.unwrap().file_name().into_string().unwrap())
         .collect();
     assert_eq!(held, BTreeSet::from([300, 400, 500, 600].map(|step| format!("step_{step}.safetensors"))));
+    // What is read from a link is known as well as what is in the run.
+    let sources = receipt(&out.join("step0000600-n4-sma"))["plan"]["sources"].clone();
+    let tokens: Vec<_> = sources.as_array().unwrap().iter().map(|source| source["tokens"].as_u64()).collect();
+    assert_eq!(tokens, [300_000, 400_000, 500_000, 600_000].map(Some));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thalweg_merge::context::RunContext;
-use thalweg_merge::engine::{ExecuteOptions, MergeOutcome};
+use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage};
 use thalweg_merge::made::{Likeness, Made, find_made};
 use thalweg_merge::own::merges_in;
 use thalweg_merge::plan::OutputPlan;
@@ -446,7 +446,13 @@ impl<'a> Watcher<'a> {
         let Some(newest) = missing.last().and_then(OutputPlan::newest_source) else { return Ok(MadeMerges::default()) };
         let n_files = self.cx.pool.open(&newest.path, self.resolver.reading()).map_or(1, |one| one.files().len());
         // What is at these paths is nothing, or a merge of ours that is to be made again.
-        let options = ExecuteOptions { replace: Replace::Force, ..self.execute };
+        // A merge may have been killed whose checkpoints were pruned since: now they are read from the links that hold
+        // them, by another plan. The stages in this folder are all the watcher's.
+        let partial = match self.execute.partial {
+            PartialStage::Resume => PartialStage::ResumeIfSame,
+            other => other,
+        };
+        let options = ExecuteOptions { replace: Replace::Force, partial };
         let (record, known) = (&mut self.record, &mut self.known);
         let on_made = &mut |outcome: &MergeOutcome| {
             record.add(WatchRow::merged(name_of(&outcome.path), &outcome.receipt));
