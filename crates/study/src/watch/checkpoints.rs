@@ -183,6 +183,17 @@ impl KnownCheckpoints {
         files(a).is_some() && files(a) == files(b)
     }
 
+    /// Whether a link to a checkpoint has all the files with which it was last seen.
+    pub(super) fn is_whole(&self, checkpoint: &Path, link: &Path, storage: &dyn Storage) -> bool {
+        let Some(known) = self.checkpoints.get(checkpoint) else { return true };
+        let info_of = |name: &str| {
+            let inside = storage.file_info(&link.join(name));
+            // A checkpoint of one file is that file.
+            if inside.is_err() && known.files.len() == 1 { storage.file_info(link) } else { inside }
+        };
+        known.files.iter().all(|file| info_of(&file.name).is_ok_and(|info| info.len_bytes == file.len_bytes))
+    }
+
     /// Knows a link by what is known of the checkpoint that it holds.
     pub(super) fn copy_known(&mut self, from: &Path, to: &Path) {
         if let Some(known) = self.checkpoints.get(from).cloned() {

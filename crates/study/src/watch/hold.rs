@@ -42,16 +42,15 @@ pub(super) fn hold_checkpoints(
             continue;
         }
         let stage = stage_path(&link);
-        for old in [&stage, &link] {
-            if storage.file_info(old).is_ok() {
-                storage.remove(old)?;
-            }
-        }
+        remove_if_there(storage, &stage)?;
         match link_all(storage, &one.path, &stage, 0) {
-            Ok(()) => {
+            Ok(()) if known.is_whole(&one.path, &stage, storage) => {
+                remove_if_there(storage, &link)?;
                 storage.rename(&stage, &link)?;
                 known.copy_known(&one.path, &link);
             }
+            // The trainer is deleting it: a link that was made before is what is left of it.
+            Ok(()) => storage.remove(&stage)?,
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(explain(&error, folder)),
         }
@@ -63,6 +62,13 @@ pub(super) fn hold_checkpoints(
             .map(|one| one.path.clone()),
     );
     Ok(kept)
+}
+
+fn remove_if_there(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
+    if storage.file_info(path).is_ok() {
+        storage.remove(path)?;
+    }
+    Ok(())
 }
 
 /// Removes the links that are not `kept`. A watcher that was away makes windows of them first: the run may have no
