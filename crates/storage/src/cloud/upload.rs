@@ -5,7 +5,9 @@
 //! is removed. Notes beside the stage say which objects and parts the store has, with the hash of their bytes.
 
 use std::collections::BTreeMap;
+use std::future::ready;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::StreamExt;
@@ -225,15 +227,20 @@ impl Upload<'_> {
             let reader = readers[job.object].clone();
             async move { self.send(&job, reader).await }
         };
-        let sent = stream::iter(self.jobs()).map(send).buffer_unordered(PARTS_IN_FLIGHT);
-        let first_fault = self.remote.wait(async {
+        let has_failed = AtomicBool::new(false);
+        let jobs = stream::iter(self.jobs()).take_while(|_| ready(!has_failed.load(Ordering::Relaxed)));
+        let sent = jobs.map(send).buffer_unordered(PARTS_IN_FLIGHT);
+        self.remote.wait(async {
             let mut sent = std::pin::pin!(sent);
+            let mut first_fault = Ok(());
+            // After a fault nothing is begun, but what is in flight is waited for: a request that is abandoned may
+            // arrive all the same, even after the upload was removed.
             while let Some(outcome) = sent.next().await {
-                outcome?;
+                has_failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
+                first_fault = first_fault.and(outcome);
             }
-            Ok::<(), Error>(())
-        });
-        first_fault?;
+            first_fault
+        })?;
         self.remote.wait(async {
             for object in self.objects.iter().filter(|object| object.upload_id.is_some()) {
                 self.complete(object).await?;
