@@ -11,15 +11,6 @@ use crate::hints::{follow, follow_sentence};
 use crate::selection::Scene;
 use crate::support::root;
 
-/// `a` and `b`: a llama, and what `add` adds to it.
-fn two(add: impl Fn(TinyCheckpoint, f64) -> TinyCheckpoint) -> Scene {
-    let scene = Scene::new(&[]);
-    for (name, value) in [("a", 1.0), ("b", 3.0)] {
-        add(TinyCheckpoint::llama(Dtype::F32, value), value).write_to_disk(&scene.path(name));
-    }
-    scene
-}
-
 #[test]
 fn an_edited_decimal_in_a_plan_is_refused_and_not_ignored() {
     let scene = Scene::new(&[1000, 2000, 3000]);
@@ -48,7 +39,7 @@ fn factors_and_moments_are_known_by_more_names() {
         (["model.norm.weight_exp_avg", "model.norm.weight_exp_avg_sq"], "training state"),
         (["max_exp_avg_sq.model.norm.weight", "momentum_buffer.model.norm.weight"], "training state"),
     ] {
-        let scene = two(|checkpoint, value| {
+        let scene = Scene::two(|checkpoint, value| {
             let add = |checkpoint: TinyCheckpoint, name: &&str| checkpoint.tensor(name, Dtype::F32, &[2], &[value; 2]);
             names.iter().fold(checkpoint, add)
         });

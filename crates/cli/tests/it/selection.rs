@@ -22,6 +22,15 @@ impl Scene {
         Self { scratch }
     }
 
+    /// Makes two checkpoints `a` and `b`, each a llama and what `add` adds to it.
+    pub(crate) fn two(add: impl Fn(TinyCheckpoint, f64) -> TinyCheckpoint) -> Self {
+        let scene = Self::new(&[]);
+        for (name, value) in [("a", 1.0), ("b", 3.0)] {
+            add(TinyCheckpoint::llama(Dtype::F32, value), value).write_to_disk(&scene.path(name));
+        }
+        scene
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.scratch.join(name)
     }

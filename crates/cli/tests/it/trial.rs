@@ -6,19 +6,10 @@ use thalweg_testkit::{Scratch, TinyCheckpoint};
 
 use crate::selection::Scene;
 
-/// Two checkpoints `a` and `b`, of a llama and of what `add` adds.
-fn two(add: impl Fn(TinyCheckpoint, f64) -> TinyCheckpoint) -> Scene {
-    let scene = Scene::new(&[]);
-    for (name, value) in [("a", 1.0), ("b", 3.0)] {
-        add(TinyCheckpoint::llama(Dtype::F32, value), value).write_to_disk(&scene.path(name));
-    }
-    scene
-}
-
 #[test]
 fn an_output_with_values_that_are_not_finite_verifies_and_is_known_again() {
     for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-        let scene = two(|checkpoint, _| checkpoint.tensor("model.mask", Dtype::F32, &[2], &[0.0, value]));
+        let scene = Scene::two(|checkpoint, _| checkpoint.tensor("model.mask", Dtype::F32, &[2], &[0.0, value]));
         for command in ["convert b -o c", "merge a b -o m", "merge a b --allow-non-finite -o n"] {
             scene.run(command).done(&[]);
             scene.run(command).done(&["already holds the result"]);
@@ -28,7 +19,7 @@ fn an_output_with_values_that_are_not_finite_verifies_and_is_known_again() {
         }
     }
     // Squares that leave the doubles.
-    let large = two(|checkpoint, value| checkpoint.tensor("model.big", Dtype::F64, &[2], &[value / 3.0, 1e300]));
+    let large = Scene::two(|checkpoint, value| checkpoint.tensor("model.big", Dtype::F64, &[2], &[value / 3.0, 1e300]));
     large.run("merge a b -o m").done(&[]);
     large.run("merge a b -o m").done(&["already holds the result"]);
     large.run("verify m").done(&[]);
@@ -46,16 +37,17 @@ fn only_known_buffers_are_offered_to_be_left_out() {
     ];
     for name in parameters {
         let name = format!("model.layers.0.{name}");
-        let scene = two(
-            |checkpoint, value| {
-                if value > 2.0 { checkpoint.tensor(&name, Dtype::F32, &[2], &[value; 2]) } else { checkpoint }
-            },
-        );
+        let scene =
+            Scene::two(
+                |checkpoint, value| {
+                    if value > 2.0 { checkpoint.tensor(&name, Dtype::F32, &[2], &[value; 2]) } else { checkpoint }
+                },
+            );
         let answer = scene.run("merge a b -o m");
         answer.refused(&["is not in every source"]);
         assert!(!answer.stderr.contains("--drop") && !answer.stderr.contains("--take-newest"), "{answer:?}");
     }
-    let buffer = two(|checkpoint, value| {
+    let buffer = Scene::two(|checkpoint, value| {
         let name = "model.rotary_emb.inv_freq";
         if value > 2.0 { checkpoint.tensor(name, Dtype::F32, &[2], &[value; 2]) } else { checkpoint }
     });
@@ -66,7 +58,7 @@ fn only_known_buffers_are_offered_to_be_left_out() {
 fn tables_of_whole_numbers_that_change_are_codes_whatever_their_names() {
     let names = [("q.weight._data", "q.weight._scale"), ("q.weight_int8", "q.weight_s"), ("q.tensor_q", "q.meta")];
     for (codes, scale) in names {
-        let scene = two(|checkpoint, value| {
+        let scene = Scene::two(|checkpoint, value| {
             let codes_bytes = vec![if value > 2.0 { 7 } else { 3 }; 64];
             checkpoint.raw_tensor(&format!("model.layers.0.{codes}"), Dtype::I8, &[8, 8], &codes_bytes).tensor(
                 &format!("model.layers.0.{scale}"),
@@ -83,7 +75,7 @@ fn tables_of_whole_numbers_that_change_are_codes_whatever_their_names() {
         }
     }
     // Counters are lists, and tables that do not change are copied.
-    let counters = two(|checkpoint, value| {
+    let counters = Scene::two(|checkpoint, value| {
         let n = if value > 2.0 { 9 } else { 5 };
         checkpoint.raw_tensor("model.layers.0.mlp.counts", Dtype::I8, &[4], &[n; 4]).raw_tensor(
             "model.layers.0.attn.table",
@@ -98,7 +90,7 @@ fn tables_of_whole_numbers_that_change_are_codes_whatever_their_names() {
 
 #[test]
 fn a_plan_notices_a_byte_that_changed_behind_its_time() {
-    let scene = two(|checkpoint, _| checkpoint);
+    let scene = Scene::two(|checkpoint, _| checkpoint);
     scene.run("plan a b -o plan.json").done(&[]);
     let path = scene.path("a/model.safetensors");
     let modified = std::fs::metadata(&path).unwrap().modified().unwrap();

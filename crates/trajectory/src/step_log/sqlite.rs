@@ -17,7 +17,7 @@ use super::LogError;
 
 const MAGIC: &[u8] = b"SQLite format 3\0";
 const HEADER_BYTES: usize = 100;
-/// Deeper trees than this would hold more rows than there are atoms.
+/// No file is large enough for a deeper tree.
 const MAX_DEPTH: usize = 40;
 /// A longer row is not one of scalars.
 const MAX_ROW_BYTES: u64 = 16 << 20;
