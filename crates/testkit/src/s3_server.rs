@@ -24,6 +24,8 @@ pub enum ServerFault {
     ShortRange,
     /// The answer comes later.
     Late(Duration),
+    /// The request is handled later, even if nobody waits for its answer any more.
+    Held(Duration),
     /// The object is replaced before it is answered for.
     Replaced(Vec<u8>),
 }
@@ -214,6 +216,11 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) {
         let mut guard = state.lock().unwrap_or_else(PoisonError::into_inner);
         guard.seen.push(request.clone());
         let fault = guard.take_fault(&request);
+        if let Some(ServerFault::Held(wait)) = &fault {
+            drop(guard);
+            thread::sleep(*wait);
+            guard = state.lock().unwrap_or_else(PoisonError::into_inner);
+        }
         if let Some(ServerFault::Replaced(bytes)) = &fault {
             guard.store(&request.key, bytes.clone());
         }

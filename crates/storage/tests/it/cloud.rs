@@ -287,6 +287,26 @@ fn what_an_upload_left_is_named_and_removed() {
 }
 
 #[test]
+fn nothing_arrives_after_an_upload_that_failed_was_removed() {
+    let scene = Scene::new();
+    let storage = scene.storage();
+    let out = address("out");
+    let stage = storage.stage_path(&out);
+    storage.create_folder(&stage).unwrap();
+    for name in ["config.json", "refused.json", "thalweg.json"] {
+        storage.create_file(&stage.join(name), 0).unwrap().write_all_at(0, &pattern(100)).unwrap();
+    }
+    let wait = Duration::from_millis(100);
+    scene.server.fail_next("PUT out/config", ServerFault::Held(wait));
+    scene.server.fail_next("PUT out/refused", ServerFault::Status(403, "AccessDenied", 0));
+    publish_folder(&storage, &stage, &out, Replace::Never, OWN).unwrap_err();
+    let leftovers = storage.leftover_uploads(Path::new("s3://bucket")).unwrap();
+    storage.remove_leftover(&leftovers[0]).unwrap();
+    std::thread::sleep(wait + wait / 4);
+    assert_eq!(scene.server.keys(), Vec::<String>::new());
+}
+
+#[test]
 fn an_output_of_other_bytes_does_not_resume_an_upload() {
     let scene = Scene::new();
     let storage = scene.storage();

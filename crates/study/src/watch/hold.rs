@@ -110,3 +110,34 @@ fn explain(error: &thalweg_storage::Error, folder: &Path) -> Error {
          `--json` lists as `needed_steps`",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use thalweg_storage::LocalStorage;
+    use thalweg_testkit::{RunLayout, Scratch, TinyRun};
+    use thalweg_trajectory::TrajectoryOptions;
+
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_that_vanishes_leaves_the_link_that_holds_it() {
+        let scratch = Scratch::new();
+        TinyRun::new(RunLayout::Checkpoint, &[100, 200]).write_to_disk(&scratch.join("run"));
+        let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new());
+        let run = Trajectory::open(&storage, &scratch.join("run"), &TrajectoryOptions::default()).unwrap();
+        let out = scratch.join("out");
+        storage.create_folder(&out).unwrap();
+        let mut known = KnownCheckpoints::open(&*storage, &out).unwrap();
+        let mut hold = || hold_checkpoints((&run, &[100, 200]), &out, &mut known, &*storage).unwrap();
+        let links = hold();
+        assert_eq!(links.len(), 2);
+        // The trainer prunes what was still there when the run was opened.
+        storage.remove(&scratch.join("run/checkpoint-100")).unwrap();
+        assert_eq!(hold(), links);
+        for link in links {
+            assert!(storage.file_info(&link.join("model.safetensors")).is_ok(), "{}", link.display());
+        }
+    }
+}
