@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use crate::tidy::{collect_files, read};
+use crate::tidy::{collect_files, read, split_tests, without_comments};
 
 /// A file as the path of its module; empty for the root of the crate.
 type Module = Vec<String>;
@@ -49,8 +49,7 @@ fn files_of(source: &Path) -> Result<BTreeMap<Module, String>, String> {
 }
 
 fn without_comments_and_tests(content: &str) -> String {
-    let own = content.split("#[cfg(test)]\nmod tests").next().unwrap_or(content);
-    own.lines().map(|line| line.split("//").next().unwrap_or(line)).collect::<Vec<_>>().join("\n")
+    without_comments(split_tests(content).0)
 }
 
 /// Which file imports which.

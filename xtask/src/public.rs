@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use crate::tidy::{collect_files, name_below, read};
+use crate::tidy::{collect_files, name_below, read, split_tests, without_comments};
 
 /// Crates that others do not import: programs, Python's library, and what only tests are made with.
 const NO_LIBRARIES: [&str; 3] = ["cli", "py", "testkit"];
@@ -54,11 +54,11 @@ fn read_all(root: &Path) -> Result<Vec<Source>, String> {
 impl Source {
     fn new(name: &str, content: &str) -> Self {
         let crate_name = name.strip_prefix("crates/").and_then(|rest| rest.split('/').next()).unwrap_or_default();
-        let (own, unit_tests) = content.split_once("#[cfg(test)]\nmod ").unwrap_or((content, ""));
+        let (own, unit_tests) = split_tests(content);
         Self {
             crate_name: crate_name.to_owned(),
             name: name.to_owned(),
-            code: own.lines().map(|line| line.split("//").next().unwrap_or(line)).collect::<Vec<_>>().join("\n"),
+            code: without_comments(own),
             examples: examples_of(content),
             unit_tests: unit_tests.to_owned(),
             is_test: name.contains("/tests/") || name.ends_with("/tests.rs") || crate_name == "testkit",

@@ -83,6 +83,16 @@ pub(crate) fn read(path: &Path) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
+/// A file without its unit tests, and those.
+pub(crate) fn split_tests(content: &str) -> (&str, &str) {
+    content.split_once("#[cfg(test)]\nmod tests").unwrap_or((content, ""))
+}
+
+/// Code without what follows `//` in its lines.
+pub(crate) fn without_comments(code: &str) -> String {
+    code.lines().map(|line| line.split("//").next().unwrap_or(line)).collect::<Vec<_>>().join("\n")
+}
+
 /// The files below a folder whose names have one of these extensions.
 pub(crate) fn collect_files(folder: &Path, extensions: &[&str], files: &mut Vec<PathBuf>) -> Result<(), String> {
     let entries = std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
@@ -103,7 +113,7 @@ fn check_file(name: &str, content: &str) -> Vec<String> {
         faults.push("its first line must be `//!`: what it is for and what it does not do".to_owned());
     }
     let is_own_test = name.contains("/tests/") || name.ends_with("/tests.rs");
-    let own = content.split("#[cfg(test)]\nmod tests {").next().unwrap_or(content);
+    let (own, _) = split_tests(content);
     let n_lines = own.lines().count();
     if n_lines > MAX_FILE_LINES && !is_own_test {
         faults.push(format!("{n_lines} lines without tests, {MAX_FILE_LINES} at most: split it"));
