@@ -24,7 +24,7 @@ pub enum ServerFault {
     ShortRange,
     /// The answer comes later.
     Late(Duration),
-    /// The request is handled later, even if nobody waits for its answer any more.
+    /// The request is handled later, even if the client has gone.
     Held(Duration),
     /// The object is replaced before it is answered for.
     Replaced(Vec<u8>),
