@@ -8,7 +8,6 @@ use thalweg_checkpoint::Checkpoint;
 use thalweg_tensor::kernel::{FloatEnvironment, difference_stats, gram_into, ulp_difference, widen_into};
 use thalweg_tensor::{Dtype, DtypeClass, TensorSource, display_name, part_of, to_index};
 
-use crate::combine::output_dtype;
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
 use crate::geometry::root;
@@ -192,9 +191,9 @@ impl CheckpointDiff {
 /// type alone is in the way. `None` where one can be.
 pub fn find_obstacle(output: &OutputPlan, layout: &MergeLayout, target: &Checkpoint) -> Option<(String, bool)> {
     let mut first = None;
-    for (entry, &class) in layout.catalog.entries().iter().zip(&layout.classes) {
+    for (t, entry) in layout.catalog.entries().iter().enumerate() {
         let name = display_name(&entry.name);
-        let dtype = output_dtype(class, entry.dtype, output.dtype);
+        let dtype = layout.output_dtype(t, output.dtype);
         let (why, only_dtype) = match target.catalog().find(&entry.name).map(|t| &target.catalog().entries()[t]) {
             None => (format!("`{name}` is only in the merge"), false),
             Some(theirs) if (theirs.dtype, &theirs.shape) == (dtype, &entry.shape) => return None,
