@@ -35,8 +35,8 @@ pub(crate) struct UnitList {
 }
 
 impl UnitList {
-    /// Cuts the tensors of a merge for which `wanted` holds, so that a part fills whole subtrees of its input and of each
-    /// of its outputs, whose element types are `dtypes`.
+    /// Cuts the tensors of a merge for which `wanted` holds, so that a part fills whole subtrees of its input and of
+    /// each output. `dtypes` are the element types that the outputs want.
     pub(crate) fn of_merge(layout: &MergeLayout, wanted: &dyn Fn(usize) -> bool, dtypes: &[OutputDtype]) -> Self {
         let entries = layout.catalog.entries();
         Self::cut(&layout.catalog, wanted, |t| {
