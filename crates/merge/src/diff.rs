@@ -1,4 +1,4 @@
-//! Two checkpoints compared tensor by tensor: equal bytes, distance, cosine, units of the last place.
+//! Two checkpoints compared tensor by tensor: equal bytes, distance, cosine, ULPs.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -55,7 +55,7 @@ impl Distance {
         self.measure.map(|measure| if measure.products[0].is_nan() { f64::NAN } else { measure.max_abs })
     }
 
-    /// Largest difference in units of the last place; `None` where only bytes or values of different element types
+    /// Largest difference in ULPs; `None` where only bytes or values of different element types
     /// were compared.
     pub fn max_ulps(&self) -> Option<u64> {
         self.measure.and_then(|measure| measure.max_ulps)

@@ -1,7 +1,7 @@
 //! `execute_merge`: the whole story on one screen.
 //!
 //! The engine resolves nothing: the plan names sources, coefficients, element types and policies. Before
-//! `commit_outputs` there is no output; what is staged is resumed by the next run of the same plan.
+//! `commit_output` there is no output; what is staged is resumed by the next run of the same plan.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -149,7 +149,7 @@ fn commit_all(
 
 /// Which units a process does, and how it takes up those that are done.
 pub(crate) struct Work<'a> {
-    /// Whether this process does unit number so-and-so; `None` if it does all.
+    /// Whether this process does the unit with this number; `None` if it does all.
     pub(crate) is_own: Option<&'a (dyn Fn(usize) -> bool + Sync)>,
     /// Whether finished units are compared with the sources. Shares compare sizes and times instead, or the last step
     /// would read all sources again.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use thalweg_tensor::kernel::NonFinitePolicy;
-use thalweg_tensor::{TensorCatalog, TensorEntry, TensorSink, TensorSource, display_name};
+use thalweg_tensor::{TensorCatalog, TensorEntry, TensorSink, TensorSource, counted, display_name};
 
 use crate::Coefficients;
 use crate::align::{align_sources, classify};
@@ -265,12 +265,12 @@ fn fill_sinks(
 fn check_sinks(layout: &MergeLayout, combinations: &[Combination], sinks: &[&dyn TensorSink]) -> Result<(), Error> {
     let refuse = |what: String| Err(Error::PlanInvalid { what });
     if sinks.len() != combinations.len() {
-        return refuse(format!("{} outputs go into {} sinks", combinations.len(), sinks.len()));
+        return refuse(format!("{} for {}", counted(sinks.len(), "sink"), counted(combinations.len(), "output")));
     }
     for (sink, combination) in sinks.iter().zip(combinations) {
         let (wanted, found) = (layout.catalog.entries(), sink.catalog().entries());
         if wanted.len() != found.len() {
-            return refuse(format!("the sources hold {} tensors, a sink {}", wanted.len(), found.len()));
+            return refuse(format!("the sources hold {}, a sink {}", counted(wanted.len(), "tensor"), found.len()));
         }
         for (t, (wanted, found)) in wanted.iter().zip(found).enumerate() {
             let dtype = layout.output_dtype(t, combination.dtype);
@@ -288,7 +288,7 @@ fn align_live(sources: &[LiveSource<'_>], coefficients: &Coefficients) -> Result
     let Some((first, others)) = sources.split_first() else { return Err(refuse("there is no source".to_owned())) };
     let (n_sources, n_coefficients) = (sources.len(), coefficients.numerators().len());
     if n_sources != n_coefficients {
-        return Err(refuse(format!("{n_sources} sources have {n_coefficients} coefficients")));
+        return Err(refuse(format!("{} for {}", counted(n_coefficients, "coefficient"), counted(n_sources, "source"))));
     }
     let catalog = first.tensors.catalog();
     for other in others {

@@ -54,7 +54,7 @@ impl<'a> Reading<'a> {
 /// What happens to a tensor class in one combination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Sum number so-and-so of the prepared ones, over these sources.
+    /// The prepared sum of the combination, over these sources.
     Sum { terms: Vec<usize> },
     /// The combination's rule, over the base and these experts.
     Rule { terms: Vec<usize> },

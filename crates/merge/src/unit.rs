@@ -14,7 +14,7 @@ use crate::plan::OutputDtype;
 /// Elements whose partial statistics are kept together; a piece is a multiple of it.
 pub(crate) const BLOCK_ELEMENTS: u64 = 4096;
 
-/// Tensors smaller than a unit are done together, up to so many.
+/// Tensors smaller than a unit are done together, up to this many.
 const MAX_PARTS: usize = 256;
 
 /// A range of elements of one tensor. Its ends are multiples of whole subtrees, but for the tensor's own end.

@@ -17,7 +17,7 @@ use thalweg_study::recorded::RecordedScores;
 use thalweg_study::request::{MergeRequest, OutputOptions, RunOptions};
 use thalweg_study::sweep::{Keep, RawChoice, Sweep, SweepOptions, SweepRequest, SweepTrial, run_sweep};
 use thalweg_study::write_study::PAGE_NAME;
-use thalweg_tensor::{TensorCatalog, TensorSink};
+use thalweg_tensor::{TensorCatalog, TensorSink, counted};
 use thalweg_trajectory::Trajectory;
 
 use crate::checkpoint::{PyTensorInfo, names, tensor_info};
@@ -255,7 +255,8 @@ impl PySweep {
 
     fn __repr__(&self) -> String {
         let n_raws = self.trials.iter().filter(|trial| trial.is_raw).count();
-        format!("Sweep({} merges, {n_raws} raw checkpoints)", self.trials.len() - n_raws)
+        let merges = counted(self.trials.len() - n_raws, "merge");
+        format!("Sweep({merges}, {})", counted(n_raws, "raw checkpoint"))
     }
 }
 
