@@ -60,6 +60,7 @@ pub mod router;
 mod row_order;
 pub mod rule;
 pub mod scheme;
+mod sealed;
 pub mod seen;
 mod seen_source;
 pub mod share;
