@@ -69,6 +69,7 @@ mod stage;
 pub mod tensor_class;
 mod tensor_stats;
 mod unit;
+mod unit_order;
 mod unsound_copies;
 pub mod verify;
 mod view;

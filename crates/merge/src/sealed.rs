@@ -37,6 +37,8 @@ pub(crate) fn publish_sealed(output: &OutputPlan, replace: Replace, run: &RunCon
             remove_if_there(storage, &stage.join(name))?;
         }
     }
+    // The receipt is the last file that was written: the stop may have come before it was on the medium.
+    storage.open_for_update(&stage.join(RECEIPT_NAME))?.sync()?;
     storage.sync_folder(&stage)?;
     let is_free = match look_at(storage, &output.path)? {
         Place::Free => true,

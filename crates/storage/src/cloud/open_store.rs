@@ -124,9 +124,9 @@ fn open_google(location: &Location, settings: &CloudSettings) -> object_store::R
         let url = if host.contains("://") { host.to_owned() } else { format!("http://{host}") };
         builder = builder.with_base_url(url.trim_end_matches('/'));
         if !variables.keys().any(|name| GOOGLE_CREDENTIALS.contains(&&**name)) {
-            // Without a signature the client still asks for a token before it writes, of a server that only machines of
-            // the provider reach.
-            builder = builder.with_bearer_token("emulator").with_skip_signature(true);
+            // Without a token the client asks one of a server that only machines of the provider reach; to skip
+            // signatures spares it that for reads, but not for writes.
+            builder = builder.with_bearer_token("emulator");
         }
     }
     let store = builder

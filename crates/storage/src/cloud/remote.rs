@@ -419,7 +419,7 @@ impl Remote {
             if now.e_tag != object.e_tag || now.len_bytes != object.len_bytes {
                 return Err(Fault::changed());
             }
-            let mut bytes = Vec::with_capacity(n_bytes);
+            let mut bytes = self.shared.blocks.buffer(n_bytes);
             let mut stream = found.into_stream();
             while let Some(part) = stream.next().await.transpose().map_err(|error| Fault::of(&error))? {
                 bytes.extend_from_slice(&part);
