@@ -61,7 +61,7 @@ for (width, seed), one in found.items():
 mean = " | ".join(f"{statistics.mean(map(abs, values)):.4f}" for values in errors.values())
 print(f"| mean size | | | | | {mean} |")
 
-print("\nStandard deviation over subsets, times k, and times the factor of a finite pool, k (M - 1)/(M - k), both as shares of k = 1:\n")
+print("\nVariance over subsets, times k, and times k (M - 1)/(M - k), both as shares of k = 1:\n")
 print("| width | seed | " + " | ".join(f"k = {k}" for k in (2, 4, 6, 7)) + " |\n" + "|---" * 6 + "|")
 for (width, seed), one in found.items():
     variance = {k: row["sd"] ** 2 for k, row in one["levels"].items() if row["sd"] is not None}

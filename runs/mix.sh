@@ -27,7 +27,7 @@ mkdir -p "$out"
     done
 } > "$out/suite.toml"
 
-config() { # FILE SEED DOMAIN...
+config() { # FILE SEED CHECKPOINTS DOMAIN...
     cat > "$1" <<TOML
 kind = "thalweg-train"
 version = 1
@@ -47,9 +47,11 @@ learning_rate = 4e-3
 kind = "constant"
 warmup_steps = 20
 [checkpoints]
-every_steps = 8
+every_steps = 10000
+steps = [$3]
+keep_states = 1
 TOML
-    for domain in "${@:3}"; do
+    for domain in "${@:4}"; do
         printf '[[data]]\nname = "%s"\nfrom = "%s"\nlimit = 400\n' "$domain" "$corpora/$domain/train.jsonl.zst" >> "$1"
     done
 }
@@ -63,10 +65,10 @@ train() { # CONFIG FOLDER
 for seed in ${SEEDS:-1 2 3}; do
     dir=$out/seed-$seed
     mkdir -p "$dir"
-    config "$dir/base.toml" "$seed" stories
+    config "$dir/base.toml" "$seed" "" stories
     train "$dir/base.toml" "$dir/base"
     base=$dir/base/step-$base_steps
-    config "$dir/all.toml" "$seed" $domains
+    config "$dir/all.toml" "$seed" "$((base_steps + 16)), $((base_steps + 48))" $domains
     for beta in 0.5 0; do
         parts=$dir/beta-$beta
         "$thalweg" mix plan --config "$dir/all.toml" --base "$base" --general stories --beta $beta --tokens $((longest * 1024)) \

@@ -25,7 +25,8 @@ def write_mixtures(folder, seed, base, base_steps, steps, *domains):
         alphas = [(b - a) / 10_000 for a, b in zip([0, *cuts], [*cuts, 10_000])]
         shares = [alphas[0] + BETA * (1 - alphas[0]), *((1 - BETA) * a for a in alphas[1:])]
         text, *sections = (folder / "all.toml").read_text().split("[[data]]\n")
-        text = text.replace(f"steps = {base_steps}", f"steps = {int(base_steps) + int(steps)}")
+        text = text.replace(f"\nsteps = {base_steps}\n", f"\nsteps = {int(base_steps) + int(steps)}\n")
+        text = text.replace("\nsteps = [", f"\nsteps = [{int(base_steps) + 8}, {int(base_steps) + 24}, ")
         for section, share in zip(sections, shares):
             if share > 0:
                 text += f"[[data]]\n{section}share = {share:.6f}\n"
