@@ -75,18 +75,8 @@ impl<'a> Pending<'a> {
         self.outputs.iter().filter(|(_, done)| done.is_none()).map(|(output, _)| *output)
     }
 
-    /// Digest of what is merged in one reading: the cut of the work and the sources that are read depend on it.
-    pub(crate) fn reading_digest(&self, sources: &[OpenSource]) -> Result<Digest, Error> {
-        let mut text = String::new();
-        for output in self.outputs() {
-            text.push_str(&format!("{}\0", output.digest()?));
-        }
-        sources.iter().for_each(|source| text.push_str(&format!("{}\0", source.path.display())));
-        Ok(bytes_digest(DigestKind::Blake3, text.as_bytes()))
-    }
-
-    /// All outcomes in the plan's order. `fresh` has the receipts of the outputs that were made, for which `bytes_resumed`
-    /// had been read before.
+    /// All outcomes in the plan's order. `fresh` has the receipts of the outputs that were made, for which
+    /// `bytes_resumed` had been read before.
     pub(crate) fn into_outcomes(self, fresh: Vec<MergeReceipt>, bytes_resumed: u64) -> Vec<MergeOutcome> {
         let mut fresh = fresh.into_iter();
         let outcome = |(output, done): (&OutputPlan, Option<Done>)| {
@@ -96,13 +86,9 @@ impl<'a> Pending<'a> {
                     let bytes_resumed = if compared.is_some() { 0 } else { receipt.bytes_read };
                     Some(MergeOutcome { path, receipt, was_done: compared.is_some(), bytes_resumed, compared })
                 }
-                None => Some(MergeOutcome {
-                    path,
-                    receipt: fresh.next()?,
-                    was_done: false,
-                    bytes_resumed,
-                    compared: None,
-                }),
+                None => {
+                    Some(MergeOutcome { path, receipt: fresh.next()?, was_done: false, bytes_resumed, compared: None })
+                }
             }
         };
         self.outputs.into_iter().filter_map(outcome).collect()

@@ -194,5 +194,8 @@ pub(crate) struct ForgetReplayArgs {
 
 fn parse_policy(text: &str) -> Result<ReplayPolicy, String> {
     let known = || ReplayPolicy::ALL.map(ReplayPolicy::name).join(", ");
-    ReplayPolicy::ALL.into_iter().find(|policy| policy.name() == text).ok_or_else(|| format!("policies are {}", known()))
+    ReplayPolicy::ALL
+        .into_iter()
+        .find(|policy| policy.name() == text)
+        .ok_or_else(|| format!("policies are {}", known()))
 }

@@ -9,10 +9,10 @@
 //!
 //! - **Affine**: task arithmetic, and every linear rule at density 1. The coefficients do not depend on values:
 //!   c_i = L w_i, and the base gets the rest. This is the exact sum of `combine`, in one pass.
-//! - **Element-wise** (`thalweg_tensor::kernel::DeltaSelector`): a selector keeps some elements of each delta and scales them (TIES by rank, DARE at
-//!   random, DELLA at random weighted by rank, breadcrumbs by rank without outliers), then the kept ones are added,
-//!   either all of them or those that agree in sign. Arithmetic is in f64, and one rounding gives the output's element
-//!   type.
+//! - **Element-wise** (`thalweg_tensor::kernel::DeltaSelector`): a selector keeps some elements of each delta and
+//!   scales them (TIES by rank, DARE at random, DELLA at random weighted by rank, breadcrumbs by rank without
+//!   outliers), then the kept ones are added, either all of them or those that agree in sign. Arithmetic is in f64, and
+//!   one rounding gives the output's element type.
 //! - **Per tensor** (`geometry`): SLERP, multi-SLERP, Karcher mean and model stock are linear combinations whose
 //!   coefficients follow from the inner products of a tensor. `gram` computes these in one pass, and the exact sum
 //!   does the rest in a second one.

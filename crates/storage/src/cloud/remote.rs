@@ -135,8 +135,8 @@ impl Remote {
         self.shared.runtime.block_on(future)
     }
 
-    /// Makes a request and retries it while that may help, up to the time limit, and no longer than until a stop is asked
-    /// for. Every wait for a store is in here.
+    /// Makes a request and retries it while that may help, up to the time limit, and no longer than until a stop is
+    /// asked for. Every wait for a store is in here.
     pub(super) async fn persist<T, F>(&self, request: impl Fn() -> F) -> Result<T, Fault>
     where
         F: Future<Output = object_store::Result<T>>,
@@ -167,7 +167,9 @@ impl Remote {
                 Some(Ok(Err(fault))) => fault,
                 None => return Err(Fault::interrupted()),
                 // The last failure says more than the timeout.
-                Some(Err(_)) => last.take().unwrap_or_else(|| Fault::new(RemoteFault::Unreachable, "the request timed out")),
+                Some(Err(_)) => {
+                    last.take().unwrap_or_else(|| Fault::new(RemoteFault::Unreachable, "the request timed out"))
+                }
             };
             let seconds = self.shared.clock.elapsed_seconds() - began;
             if !fault.may_pass() || seconds + wait.as_secs_f64() >= limit {

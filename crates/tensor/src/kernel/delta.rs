@@ -162,7 +162,8 @@ impl Compiled for Select<'_> {
     type Output = ();
     #[inline(always)]
     fn run<M: MultiplyAdd>(self) {
-        let Self { selector: DeltaSelector { keep, divides_by_probability, scale }, first, values, probabilities } = self;
+        let Self { selector: DeltaSelector { keep, divides_by_probability, scale }, first, values, probabilities } =
+            self;
         let elements = (first..).zip(values.iter_mut());
         match keep {
             Keep::All => values.iter_mut().for_each(|d| *d *= scale),
@@ -541,7 +542,8 @@ mod tests {
 
     #[test]
     fn sums_of_magnitudes_do_not_depend_on_the_cut_or_the_instructions() {
-        let given: Vec<f64> = values(30_000, 6).into_iter().map(|d| if d.is_finite() { d * 1.1 } else { 0.3 }).collect();
+        let given: Vec<f64> =
+            values(30_000, 6).into_iter().map(|d| if d.is_finite() { d * 1.1 } else { 0.3 }).collect();
         let mut sums = Vec::new();
         for simd in SETS {
             for step in [BLOCK_ELEMENTS, 3 * BLOCK_ELEMENTS, 8 * BLOCK_ELEMENTS] {
