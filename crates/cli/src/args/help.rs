@@ -24,6 +24,12 @@ pub(crate) fn program() -> Command {
     let program = with_help_flag(Arguments::command());
     let version = Arg::new("version").short('V').long("version").action(ArgAction::Version).help("Print version");
     let program = program.disable_version_flag(true).arg(in_common(version));
+    // The program itself has only common options. Manuals list options of all headings in one order.
+    let mut order = 1_000;
+    let program = program.mut_args(|arg| {
+        order += 1;
+        if arg.get_display_order() == usize::MAX { arg } else { arg.display_order(order) }
+    });
     let template = template(&program);
     program.help_template(template)
 }
