@@ -596,7 +596,7 @@ pub(crate) struct ReportArgs {
 pub(crate) struct TrainArgs {
     /// A config: `kind = "thalweg-train"`, TOML
     pub(crate) config: PathBuf,
-    /// The run's folder; of a grid, the folder that holds one for each cell [default: the config's name without
+    /// Folder of the run, or of all runs of a grid [default: the config's name without
     /// `.toml`]
     #[arg(short, long, alias = "output", value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,

@@ -12,7 +12,8 @@ use crate::options::parse_positive;
 Examples:
   thalweg plan runs/my-run --last 20 --merged /shared/merged -o plan.json
   thalweg launch slurm plan.json -n 32 --submit -- -p cpu -c 16 -t 2:00:00
-  thalweg launch kubernetes plan.json -n 32 --image registry/thalweg:1 --claim checkpoints > jobs.yaml
+  thalweg launch kubernetes plan.json -n 32 --image registry/thalweg:1 \\
+      --claim checkpoints > jobs.yaml
 
 The paths of the plan must mean the same on every machine. docs/scale.md has the arithmetic.")]
 pub(crate) struct LaunchArgs {
