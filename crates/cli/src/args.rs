@@ -3,6 +3,7 @@
 mod clean;
 mod eval;
 mod extrapolate;
+mod fetch;
 mod forget;
 mod format;
 mod generate;
@@ -28,6 +29,7 @@ use thalweg_tensor::kernel::Simd;
 pub(crate) use self::clean::CleanArgs;
 pub(crate) use self::eval::EvalArgs;
 pub(crate) use self::extrapolate::{DirectionChoice, ExtrapolateArgs};
+pub(crate) use self::fetch::FetchArgs;
 pub(crate) use self::forget::{
     ForgetArgs, ForgetBuildArgs, ForgetCommand, ForgetCurveArgs, ForgetEntitiesArgs, ForgetScoreArgs, ProbeTokensArgs,
 };
@@ -86,6 +88,8 @@ Examples:
 pub(crate) enum Command {
     /// Show a checkpoint or a run, and what would block a merge
     Inspect(InspectArgs),
+    /// Fetch the checkpoints of a run that are revisions of a repository of the Hugging Face Hub
+    Fetch(FetchArgs),
     /// Resolve everything and print the plan of a merge; reads headers only
     Plan(PlanArgs),
     /// Merge a window of a run, or given checkpoints, into a new checkpoint
@@ -237,6 +241,7 @@ impl Command {
             | Self::Forget(_)
             | Self::Mix(_)
             | Self::Launch(_)
+            | Self::Fetch(_)
             | Self::Verify(_)
             | Self::Train(_)
             | Self::Demo(_)

@@ -116,6 +116,12 @@ impl<'a> World<'a> {
         }
     }
 
+    /// What a stop sets, for what waits on other threads.
+    #[cfg(feature = "cloud")]
+    pub(crate) fn interrupt(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.interrupt)
+    }
+
     /// Whether a stop was asked for.
     pub(crate) fn is_stopping(&self) -> bool {
         self.interrupt.load(Ordering::Relaxed)
@@ -204,7 +210,11 @@ impl State {
     }
 
     fn pace(&self, done: u64) -> Pace {
-        let unit = if self.activity == Activity::Scoring { PaceUnit::Tokens } else { PaceUnit::Bytes };
+        let unit = match self.activity {
+            Activity::Scoring => PaceUnit::Tokens,
+            Activity::Bytes(Stage::Fetch) => PaceUnit::Network,
+            Activity::Bytes(_) => PaceUnit::Bytes,
+        };
         let seconds = self.began.elapsed().as_secs_f64();
         Pace { unit, total: self.total, resumed: self.resumed, done, seconds }
     }
@@ -256,6 +266,7 @@ impl<'a> CliProgress<'a> {
 
 fn verb(activity: Activity) -> &'static str {
     match activity {
+        Activity::Bytes(Stage::Fetch) => "fetching",
         Activity::Bytes(Stage::Copy) => "copying",
         Activity::Bytes(Stage::Resume) => "checking what was staged",
         Activity::Bytes(Stage::Merge) => "merging",

@@ -220,6 +220,7 @@ fn word_of(stage: Stage) -> &'static str {
         Stage::Merge => "merge",
         Stage::Sync => "sync",
         Stage::Verify => "verify",
+        Stage::Fetch => "fetch",
         Stage::Geometry => "geometry",
         Stage::Rank => "rank",
     }

@@ -357,6 +357,7 @@ fn every_command_has_help() {
         "demo",
         "report",
         "clean",
+        "fetch",
         "law",
         "extrapolate",
         "law merge",
