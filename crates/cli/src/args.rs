@@ -35,7 +35,7 @@ pub(crate) use self::forget::{
 };
 pub(crate) use self::format::{FormatChoice, OptimizerChoice};
 pub(crate) use self::generate::{GenerateArgs, GenerateWhat};
-pub(crate) use self::launch::{KubernetesArgs, LaunchArgs, LaunchWhat, SlurmArgs, WorkArgs};
+pub(crate) use self::launch::{KubernetesArgs, LaunchArgs, LaunchWhat, RayArgs, SlurmArgs, WorkArgs};
 pub(crate) use self::law::{LawArgs, LawCommand, LawCurveArgs, LawMergeArgs};
 pub(crate) use self::merge::{MergeArgs, ShardChoice};
 pub(crate) use self::mix::{
@@ -94,7 +94,7 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Merge a window of a run, or given checkpoints, into a new checkpoint
     Merge(MergeArgs),
-    /// Run the shares of a plan on a cluster: jobs for Slurm or Kubernetes
+    /// Run the shares of a plan on a cluster: jobs for Slurm, Ray or Kubernetes
     Launch(LaunchArgs),
     /// Write a checkpoint in another format or element type
     Convert(ConvertArgs),

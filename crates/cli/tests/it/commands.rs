@@ -374,6 +374,7 @@ fn every_command_has_help() {
         "forget curve",
         "launch",
         "launch slurm",
+        "launch ray",
         "launch kubernetes",
         "watch",
         "serve",
