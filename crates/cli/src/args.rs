@@ -37,7 +37,7 @@ pub(crate) use self::format::{FormatChoice, OptimizerChoice};
 pub(crate) use self::generate::{GenerateArgs, GenerateWhat};
 pub(crate) use self::launch::{KubernetesArgs, LaunchArgs, LaunchWhat, RayArgs, SlurmArgs, WorkArgs};
 pub(crate) use self::law::{LawArgs, LawCommand, LawCurveArgs, LawMergeArgs};
-pub(crate) use self::merge::{MergeArgs, ShardChoice};
+pub(crate) use self::merge::{MergeArgs, ShardChoice, SharesArgs};
 pub(crate) use self::mix::{
     MixArgs, MixCheckArgs, MixCommand, MixPlanArgs, MixSearchArgs, MixValidateArgs, ObjectiveChoice,
 };
