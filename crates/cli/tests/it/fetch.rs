@@ -138,6 +138,8 @@ fn a_revision_that_is_not_in_the_cache_is_an_error_with_the_command_that_fetches
     assert!(one.contains("`thalweg fetch org/small --revisions step1000`"), "{one}");
     scene.run("fetch org/small --revisions step1000", 0);
     scene.run("inspect org/small@step1000", 0);
+    let few = scene.run("merge org/small --last 3 -o out", 2);
+    assert!(few.contains("`thalweg fetch org/small` with the same selection"), "{few}");
     let other = scene.run("inspect org/small@step2000", 2);
     assert!(other.contains("`thalweg fetch org/small --revisions step2000`"), "{other}");
 }
@@ -301,6 +303,18 @@ fn what_a_hostile_hub_answers_is_refused_and_not_kept() {
 }
 
 #[test]
+fn what_the_disk_cannot_hold_is_refused_before_anything_is_fetched() {
+    let scene = Scene::new();
+    let (size, digest) = (1_u64 << 55, "a".repeat(64));
+    let lfs = serde_json::json!({"oid": digest, "size": size, "pointerSize": 130});
+    let entry = serde_json::json!({"type": "file", "path": "model.safetensors", "size": size, "oid": "a".repeat(40), "lfs": lfs});
+    scene.hub.fail_next("/tree/", HubServerFault::Body(serde_json::json!([entry]).to_string().into_bytes()));
+    let full = scene.run("fetch org/small --revisions step1000", 2);
+    assert!(full.contains("is free there") && full.contains("HF_HUB_CACHE"), "{full}");
+    assert!(scene.names_in("blobs").is_empty());
+}
+
+#[test]
 fn a_token_goes_to_the_hub_alone_and_is_never_shown() {
     let scene = Scene::new();
     scene.hub.require_token(TOKEN);
@@ -362,6 +376,9 @@ fn a_hub_that_cannot_be_reached_or_refuses_is_told_in_words() {
         let said = scene.run("fetch org/small --last 1", 2);
         assert!(said.contains(fact), "{said}");
     }
+    scene.hub.fail_next("/content/", HubServerFault::Status(404, "X-None: 1"));
+    let said = scene.run("fetch org/small --last 1", 2);
+    assert!(said.contains("the server with the content responded with 404"), "{said}");
     let with = |name: &str, value: &str| {
         let output =
             scene.command("fetch org/small --last 1").env(name, value).env("THALWEG_RETRY_SECONDS", "0").output();

@@ -45,14 +45,13 @@ pub fn repository_of_folder(name: &str) -> Option<String> {
 #[derive(Debug, Clone)]
 pub struct HubFolder {
     path: PathBuf,
-    locks: PathBuf,
 }
 
 impl HubFolder {
     /// The folder of `ORG/NAME` in the cache at `root`; `None` if that cannot be a name.
     pub fn new(root: &Path, repository: &str) -> Option<Self> {
         let name = repository_folder_name(repository)?;
-        Some(Self { path: root.join(&name), locks: root.join(".locks").join(&name) })
+        Some(Self { path: root.join(name) })
     }
 
     /// The folder itself.
@@ -66,8 +65,10 @@ impl HubFolder {
     }
 
     /// The lock that Hugging Face's libraries take for a blob.
+    #[cfg(feature = "cloud")]
     pub(crate) fn lock_path(&self, file: &HubFile) -> PathBuf {
-        self.locks.join(format!("{}.lock", file.digest.digits()))
+        let locks = self.path.with_file_name(".locks");
+        locks.join(self.path.file_name().unwrap_or_default()).join(format!("{}.lock", file.digest.digits()))
     }
 
     /// Whether the content of a file is there, by its length.

@@ -213,7 +213,12 @@ impl Requests {
         }
         let code = answer.response.headers().get("x-error-code").and_then(|code| code.to_str().ok());
         let has_token = self.token.is_some();
+        let is_hub = answer.response.url().origin() == self.endpoint.origin();
         Err(match (status.as_u16(), code) {
+            // It knows neither repositories nor tokens.
+            (status @ (400..=407 | 409..=428), _) if !is_hub => {
+                Fault::new(HubFault::Other, format!("the server with the content responded with {status}"))
+            }
             (_, Some("GatedRepo")) => {
                 let page = self.url(&[repository]);
                 Fault::new(HubFault::Gated, format!("`{repository}` is gated: its terms are at {page}"))
