@@ -17,7 +17,7 @@ pub(crate) fn run(args: &FetchArgs, world: &World<'_>, messages: &Messages) -> R
         Error::usage_with_hint("there is no folder for the local Hugging Face cache", "set `HF_HOME` or `HF_HUB_CACHE`")
     })?;
     let root = world.storage.canonical_path(&root)?;
-    let hub = HubClient::new(HubSettings::from_variables(&|name| std::env::var_os(name)), world.interrupt())?;
+    let hub = HubClient::new(HubSettings::from_variables(&|name| std::env::var_os(name)), world.interrupt().clone())?;
     let request = FetchRequest {
         repository: args.repository.clone(),
         revisions: args.revisions.clone(),
@@ -26,9 +26,7 @@ pub(crate) fn run(args: &FetchArgs, world: &World<'_>, messages: &Messages) -> R
         code: args.code,
     };
     let cx = world.context(crate::host::SUMMING_MEMORY_BYTES);
-    let plan = plan_fetch(&request, &hub, (&root, &world.resolver())).map_err(|error| {
-        if world.is_stopping() { thalweg_merge::Error::Interrupted.into() } else { Error::from(error) }
-    })?;
+    let plan = plan_fetch(&request, &hub, (&root, &world.resolver()))?;
     let document = shown::document(&plan);
     if args.dry_run {
         messages.json(&document);

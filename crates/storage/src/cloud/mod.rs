@@ -14,10 +14,13 @@ mod pending_file;
 mod remote;
 mod remote_file;
 mod router;
+mod stop;
 mod upload;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 pub use hub::{HubClient, HubSettings};
@@ -34,6 +37,8 @@ pub struct CloudSettings {
     pub staging: PathBuf,
     /// How long a failing request is retried.
     pub give_up_after: Duration,
+    /// Set from outside to stop: requests are then neither repeated nor waited for longer than a moment.
+    pub interrupt: Arc<AtomicBool>,
 }
 
 impl CloudSettings {
@@ -57,7 +62,8 @@ impl CloudSettings {
                 _ => {}
             }
         }
-        Self { variables: of_stores, staging, give_up_after: give_up_after(retry_seconds.as_deref()) }
+        let give_up_after = give_up_after(retry_seconds.as_deref());
+        Self { variables: of_stores, staging, give_up_after, interrupt: Arc::default() }
     }
 }
 

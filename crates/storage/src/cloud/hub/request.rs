@@ -1,15 +1,15 @@
 //! Requests to a hub: redirects, the token, retries, and what a refusal means.
 
 use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, LINK, LOCATION, RANGE, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
 
+use super::super::stop::{Patience, Stop};
 use super::fault::{Again, Fault, shown};
 use crate::error::HubFault;
 use crate::host::{Host, ProcessHost};
@@ -18,8 +18,6 @@ use crate::host::{Host, ProcessHost};
 const MAX_REDIRECTS: usize = 8;
 /// The largest page of a listing that is read.
 const MAX_PAGE_BYTES: usize = 64 << 20;
-/// How often a wait looks whether a stop was asked for.
-const STOP_EVERY: Duration = Duration::from_millis(100);
 
 /// An answer to a request, after its redirects.
 #[derive(Debug)]
@@ -42,7 +40,7 @@ pub(super) struct Requests {
     endpoint: Url,
     token: Option<String>,
     give_up_after: Duration,
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     clock: ProcessHost,
 }
 
@@ -70,7 +68,7 @@ impl Requests {
             .read_timeout(Duration::from_secs(20))
             .user_agent(concat!("thalweg/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { client, endpoint, token, give_up_after, stop, clock: ProcessHost::start() })
+        Ok(Self { client, endpoint, token, give_up_after, stop: Stop::new(stop), clock: ProcessHost::start() })
     }
 
     pub(super) fn endpoint(&self) -> &Url {
@@ -86,21 +84,10 @@ impl Requests {
         url
     }
 
-    pub(super) fn is_stopping(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
     /// Waits for a future, unless a stop is asked for first.
     pub(super) async fn unless_stopped<T>(&self, future: impl Future<Output = T>) -> Result<T, Fault> {
-        let mut future = pin!(future);
-        loop {
-            if self.is_stopping() {
-                return Err(Fault::Stopped);
-            }
-            if let Ok(value) = tokio::time::timeout(STOP_EVERY, future.as_mut()).await {
-                return Ok(value);
-            }
-        }
+        // What arrived is kept, so a request that is under way need not end.
+        self.stop.wait(Patience::Pause, future).await.ok_or(Fault::Stopped)
     }
 
     /// Repeats an attempt while that may help: until none has succeeded in part for as long as the settings say. The
