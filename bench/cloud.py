@@ -8,7 +8,7 @@
   cloud.py sparse DIR      writes a run for `plan`: 50 checkpoints of 30 shards of a 70B model's shape, in holes
   cloud.py make-orbax DIR  writes a run for `orbax`: 3 checkpoints of 0.4 GB (needs jax and orbax-checkpoint)
 
-The server here is a process of its own that speaks as much of S3 as reading needs and sends files by `sendfile`: it checks
+The server here is a separate process that speaks as much of S3 as reading needs and sends files by `sendfile`. It checks
 nothing, so it is faster than any real one, and what remains is the client's work. The bare client asks for the same bytes in
 ranges of 4 MiB on 32 connections and drops them. Commands run in turn in every round; medians are compared.
 """

@@ -17,7 +17,8 @@ pub(crate) fn open_storage(_interrupt: &Arc<AtomicBool>) -> Arc<dyn Storage> {
     Arc::new(thalweg_storage::LocalStorage::new())
 }
 
-/// The storage that reads addresses, with the variables of this process. Setting `interrupt` ends every wait for a store.
+/// The storage that reads addresses, with the variables of this process. Setting `interrupt` ends every wait for a
+/// store.
 #[cfg(feature = "cloud")]
 pub(crate) fn routed_storage(interrupt: &Arc<AtomicBool>) -> thalweg_storage::RoutedStorage {
     let settings = thalweg_storage::CloudSettings::from_variables(std::env::vars_os(), &std::env::temp_dir());

@@ -99,9 +99,9 @@ pub fn publish_file(storage: &dyn Storage, path: &Path, bytes: &[u8], kind: OwnK
     }
 }
 
-/// Makes room for a stage that is to be uploaded, and returns the name of its manifest. The old output is removed first,
-/// because an object store cannot exchange two folders, and the files of two outputs must not mix. Its successor is
-/// durable in the stage by then.
+/// Makes room for a stage that is to be uploaded, and returns the name of its manifest. The old output is removed
+/// first, because an object store cannot exchange two folders, and the files of two outputs must not mix. Its successor
+/// is durable in the stage by then.
 fn clear_target(
     storage: &dyn Storage,
     stage: &Path,

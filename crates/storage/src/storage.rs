@@ -303,8 +303,8 @@ pub trait Storage: Send + Sync + Debug {
     /// nothing is found at `target`. What an interrupted upload of the same files left is used.
     ///
     /// # Errors
-    /// `Io` with kind `Unsupported` where `commit_style` is not `Upload`; `Locked` while another process uploads the same
-    /// stage; `Remote`.
+    /// `Io` with kind `Unsupported` where `commit_style` is not `Upload`; `Locked` while another process uploads the
+    /// same stage; `Remote`.
     fn upload_folder(
         &self,
         _stage: &Path,

@@ -151,7 +151,7 @@ fn an_interrupted_upload_is_not_seen_and_is_resumed_or_cleaned() {
     assert!(scene.run("clean s3://bucket/out", 0).contains("no unfinished uploads"));
 }
 
-/// An upload that was cut off is not finished from its stage if the sources are other ones by then.
+/// An upload that was cut off is not finished from its stage if the sources have changed by then.
 #[test]
 fn a_stage_of_replaced_sources_is_not_uploaded() {
     let scene = Scene::new();
