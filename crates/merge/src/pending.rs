@@ -87,8 +87,8 @@ impl<'a> Pending<'a> {
         Ok(bytes_digest(DigestKind::Blake3, text.as_bytes()))
     }
 
-    /// All outcomes in the plan's order. `fresh` has the receipts of the outputs that were made, for which an earlier run
-    /// had read `bytes_resumed`.
+    /// All outcomes in the plan's order. `fresh` has the receipts of the outputs that were made, for which an earlier
+    /// run had read `bytes_resumed`.
     pub(crate) fn into_outcomes(self, fresh: Vec<MergeReceipt>, bytes_resumed: u64) -> Vec<MergeOutcome> {
         let mut fresh = fresh.into_iter();
         let outcome = |(output, done): (&OutputPlan, Option<Done>)| {
