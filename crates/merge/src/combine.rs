@@ -171,7 +171,9 @@ pub(crate) fn combine(job: &CombineJob<'_>, run: &RunContext<'_>) -> Result<(), 
                 return;
             }
             let Some(unit_idx) = order.unit_at(turn).filter(|&unit_idx| !(job.is_done)(unit_idx)) else { continue };
-            let outcome = run.check_interrupt().and_then(|()| worker.do_unit(unit_idx, order.unit_at(turn + run.limits.n_threads.get()), run));
+            let outcome = run
+                .check_interrupt()
+                .and_then(|()| worker.do_unit(unit_idx, order.unit_at(turn + run.limits.n_threads.get()), run));
             if let Err(error) = outcome {
                 stop.store(true, Ordering::Relaxed);
                 let mut slot = failure.lock().unwrap_or_else(PoisonError::into_inner);

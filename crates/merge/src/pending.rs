@@ -98,13 +98,9 @@ impl<'a> Pending<'a> {
                     let bytes_resumed = if compared.is_some() { 0 } else { receipt.bytes_read };
                     Some(MergeOutcome { path, receipt, was_done: compared.is_some(), bytes_resumed, compared })
                 }
-                None => Some(MergeOutcome {
-                    path,
-                    receipt: fresh.next()?,
-                    was_done: false,
-                    bytes_resumed,
-                    compared: None,
-                }),
+                None => {
+                    Some(MergeOutcome { path, receipt: fresh.next()?, was_done: false, bytes_resumed, compared: None })
+                }
             }
         };
         self.outputs.into_iter().filter_map(outcome).collect()

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use thalweg_storage::guard::{Contents, OwnFolder, OwnKind};
 use thalweg_storage::publish::{Replace, publish_file, publish_folder};
-use thalweg_storage::{CommitStyle, Error, FileInfo, FileKind, FolderEntry, ReadAt, Storage, Unwatched, WriteAt, is_address};
+use thalweg_storage::{
+    CommitStyle, Error, FileInfo, FileKind, FolderEntry, ReadAt, Storage, Unwatched, WriteAt, is_address,
+};
 
 /// An empty folder on a storage.
 #[derive(Debug)]

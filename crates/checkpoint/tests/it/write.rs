@@ -247,8 +247,14 @@ fn a_committed_checkpoint_holds_the_output_and_what_someone_else_put_there() {
     fs::write(partial.join("thalweg.json"), "of another attempt").unwrap();
     let mut staged = stage(&partial, &layout);
     staged.add_file("config.json", b"{}").unwrap();
-    commit_checkpoint(staged, &target, MANIFEST, rules(Replace::Never, &BTreeSet::from(["journal".to_owned()])), &Unwatched)
-        .unwrap();
+    commit_checkpoint(
+        staged,
+        &target,
+        MANIFEST,
+        rules(Replace::Never, &BTreeSet::from(["journal".to_owned()])),
+        &Unwatched,
+    )
+    .unwrap();
     let mut expected: Vec<String> = layout.files().iter().map(|file| file.name.clone()).collect();
     expected.extend(["config.json", "model.safetensors.index.json", "notes.md", "thalweg.json"].map(str::to_owned));
     expected.sort();
@@ -265,8 +271,14 @@ fn an_existing_output_is_replaced_only_when_asked() {
     fs::create_dir(&target).unwrap();
     fs::write(target.join("model-00009-of-00009.safetensors"), "old").unwrap();
     let layout = layout(40);
-    let error = commit_checkpoint(stage(&partial, &layout), &target, MANIFEST, rules(Replace::Never, &BTreeSet::new()), &Unwatched)
-        .unwrap_err();
+    let error = commit_checkpoint(
+        stage(&partial, &layout),
+        &target,
+        MANIFEST,
+        rules(Replace::Never, &BTreeSet::new()),
+        &Unwatched,
+    )
+    .unwrap_err();
     assert!(matches!(error, Error::OutputExists { .. }), "{error}");
     assert!(error.to_string().ends_with(&format!("is in `{}`", partial.display())), "{error}");
     assert_eq!(names_in(&target), ["model-00009-of-00009.safetensors"]);
@@ -276,7 +288,10 @@ fn an_existing_output_is_replaced_only_when_asked() {
     for name in [&*layout.files()[0].name, "model.safetensors.index.json", "../x", "a/b"] {
         let taken = Manifest { name, bytes: b"" };
         let again = StagedCheckpoint::reopen(&disk(), &partial, Arc::clone(&layout)).unwrap();
-        assert!(commit_checkpoint(again, &target, taken, rules(Replace::Force, &BTreeSet::new()), &Unwatched).is_err(), "{name}");
+        assert!(
+            commit_checkpoint(again, &target, taken, rules(Replace::Force, &BTreeSet::new()), &Unwatched).is_err(),
+            "{name}"
+        );
     }
     commit_checkpoint(again, &target, MANIFEST, rules(Replace::Force, &BTreeSet::new()), &Unwatched).unwrap();
     assert_eq!(names_in(scratch.path()), ["out"]);

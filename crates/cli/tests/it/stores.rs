@@ -137,8 +137,7 @@ fn an_interrupted_upload_is_not_seen_and_is_resumed_or_cleaned() {
     let resumed = scene.run(merge, 0);
     assert!(resumed.contains(" by an earlier run"), "{resumed}");
     let is_put = |seen: &SeenRequest| seen.method == "PUT";
-    let puts: Vec<String> =
-        scene.server.take_requests().into_iter().filter(is_put).map(|seen| seen.key).collect();
+    let puts: Vec<String> = scene.server.take_requests().into_iter().filter(is_put).map(|seen| seen.key).collect();
     assert_eq!(puts, ["out/thalweg-upload.json", "out/thalweg.json"], "nothing is sent twice");
     scene.run("merge run --last 2 -o local", 0);
     scene.check_same("out", "local");
@@ -160,7 +159,11 @@ fn a_stage_of_replaced_sources_is_not_uploaded() {
     scene.run(merge, 2);
     let other = "team/run/checkpoint-1000/model.safetensors";
     scene.server.put("team/run/checkpoint-2000/model.safetensors", &scene.server.get(other).unwrap());
-    fs::copy(scene.scratch.join("run/checkpoint-1000/model.safetensors"), scene.scratch.join("run/checkpoint-2000/model.safetensors")).unwrap();
+    fs::copy(
+        scene.scratch.join("run/checkpoint-1000/model.safetensors"),
+        scene.scratch.join("run/checkpoint-2000/model.safetensors"),
+    )
+    .unwrap();
     let text = scene.run(merge, 0);
     assert!(!text.contains(" by an earlier run"), "{text}");
     scene.run("merge run --last 2 -o local", 0);

@@ -61,12 +61,7 @@ impl CloudSettings {
                 _ => {}
             }
         }
-        Self {
-            variables: of_stores,
-            staging,
-            give_up_after: Duration::from_secs(seconds),
-            interrupt: Arc::default(),
-        }
+        Self { variables: of_stores, staging, give_up_after: Duration::from_secs(seconds), interrupt: Arc::default() }
     }
 }
 

@@ -167,7 +167,9 @@ impl Remote {
                 Some(Ok(Err(fault))) => fault,
                 None => return Err(Fault::interrupted()),
                 // The last failure says more than the timeout.
-                Some(Err(_)) => last.take().unwrap_or_else(|| Fault::new(RemoteFault::Unreachable, "the request timed out")),
+                Some(Err(_)) => {
+                    last.take().unwrap_or_else(|| Fault::new(RemoteFault::Unreachable, "the request timed out"))
+                }
             };
             let seconds = self.shared.clock.elapsed_seconds() - began;
             if !fault.may_pass() || seconds + wait.as_secs_f64() >= limit {

@@ -427,8 +427,7 @@ impl Storage for RoutedStorage {
         match self.place(target)? {
             Place::Local => self.local.upload_folder(stage, target, manifest, watcher),
             Place::Remote(remote, key) => {
-                let uploaded =
-                    super::upload::upload_folder((&self.local, stage), (&remote, &key), manifest, watcher);
+                let uploaded = super::upload::upload_folder((&self.local, stage), (&remote, &key), manifest, watcher);
                 of_address(uploaded, target)
             }
         }

@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 use thalweg_storage::cloud::UPLOAD_MARKER;
 use thalweg_storage::guard::{Contents, OwnFolder};
 use thalweg_storage::publish::{Replace, publish_folder};
-use thalweg_storage::{
-    CloudSettings, Error, ReadAt, RemoteFault, RoutedStorage, Storage, Unwatched, UploadWatcher,
-};
+use thalweg_storage::{CloudSettings, Error, ReadAt, RemoteFault, RoutedStorage, Storage, Unwatched, UploadWatcher};
 use thalweg_testkit::{S3Server, Scratch, ServerFault};
 
 pub(crate) fn settings(scratch: &Scratch) -> CloudSettings {
