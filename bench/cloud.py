@@ -121,6 +121,18 @@ def bare(port, keys):
     jobs = [(key, start, min(size, start + 4 * MIB)) for key, size in keys for start in range(0, size, 4 * MIB)]
     lock = threading.Lock()
 
+    def fetch(connection, buffer, key, start, end):
+        request = f"GET /bucket/{key} HTTP/1.1\r\nHost: x\r\nRange: bytes={start}-{end - 1}\r\n\r\n"
+        connection.sendall(request.encode())
+        n_here, wanted = 0, None
+        while wanted is None or n_here < wanted:
+            n_more = connection.recv_into(buffer[n_here:])
+            if not n_more:
+                raise SystemExit("the server closed a connection in the middle of an answer")
+            n_here += n_more
+            if wanted is None and (at := bytes(buffer[: min(n_here, 4096)]).find(b"\r\n\r\n")) >= 0:
+                wanted = at + 4 + end - start
+
     def work():
         buffer = memoryview(bytearray(4 * MIB + 4096))
         with socket.create_connection(("127.0.0.1", port)) as connection:
@@ -128,14 +140,8 @@ def bare(port, keys):
                 with lock:
                     if not jobs:
                         return
-                    key, start, end = jobs.pop()
-                request = f"GET /bucket/{key} HTTP/1.1\r\nHost: x\r\nRange: bytes={start}-{end - 1}\r\n\r\n"
-                connection.sendall(request.encode())
-                n_here, wanted = 0, None
-                while wanted is None or n_here < wanted:
-                    n_here += connection.recv_into(buffer[n_here:])
-                    if wanted is None and (at := bytes(buffer[: min(n_here, 4096)]).find(b"\r\n\r\n")) >= 0:
-                        wanted = at + 4 + end - start
+                    job = jobs.pop()
+                fetch(connection, buffer, *job)
 
     workers = [threading.Thread(target=work) for _ in range(32)]
     [worker.start() for worker in workers]
@@ -277,7 +283,7 @@ def bench_shares(args):
     for _ in range(args.rounds):
         out, plan = fresh(work / "out"), work / "plan.json"
         fresh(plan)
-        Timed([args.thalweg, "plan", run, "--last", "4", "--merged", out, "-o", plan])
+        Timed([args.thalweg, "plan", run, "--last", len(list(run.iterdir())), "--merged", out, "-o", plan])
         whole.append(Timed([args.thalweg, "merge", "-q", "--plan", plan]).seconds)
         expected = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
         fresh(out)
