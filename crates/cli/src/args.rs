@@ -29,8 +29,8 @@ pub(crate) use self::clean::CleanArgs;
 pub(crate) use self::eval::EvalArgs;
 pub(crate) use self::extrapolate::{DirectionChoice, ExtrapolateArgs};
 pub(crate) use self::forget::{
-    ForgetArgs, ForgetBuildArgs, ForgetCommand, ForgetCurveArgs, ForgetEntitiesArgs, ForgetReplayArgs,
-    ForgetScoreArgs, ProbeTokensArgs,
+    ForgetArgs, ForgetBuildArgs, ForgetCommand, ForgetCurveArgs, ForgetEntitiesArgs, ForgetReplayArgs, ForgetScoreArgs,
+    ProbeTokensArgs,
 };
 pub(crate) use self::format::{FormatChoice, OptimizerChoice};
 pub(crate) use self::generate::{GenerateArgs, GenerateWhat};
@@ -588,6 +588,10 @@ pub(crate) struct ReportArgs {
     /// The page [default: DIR/report.html]
     #[arg(short, long, alias = "output", value_name = "FILE.html")]
     pub(crate) out: Option<PathBuf>,
+    /// Add a section: what `law merge`, `mix search`, `mix validate`, `forget curve` or `extrapolate` printed with
+    /// --json; repeatable
+    #[arg(long = "with", value_name = "FILE.json")]
+    pub(crate) with: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -62,11 +62,7 @@ impl TrainData {
     ///
     /// # Errors
     /// `CorpusLine`, `CorpusFile`; `Storage`.
-    pub fn read_documents(
-        config: &TrainConfig,
-        folder: &Path,
-        storage: &dyn Storage,
-    ) -> Result<Vec<String>, Error> {
+    pub fn read_documents(config: &TrainConfig, folder: &Path, storage: &dyn Storage) -> Result<Vec<String>, Error> {
         let documents = config.data.iter().map(|section| train_documents(section, folder, storage));
         Ok(documents.collect::<Result<Vec<_>, _>>()?.concat())
     }

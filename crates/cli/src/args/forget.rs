@@ -157,8 +157,8 @@ Policies cost the same: one step of --interval steps is replay.
   intensive  the same, --epochs epochs of a batch after as many intervals
   similar    the samples most like the later corpus, by BM25
 
-The runs form a chain: each resumes from the one before. Score the steps midway between replays, where
-recall is not at a peak, and `control`, which has as many steps and no replay.")]
+The runs form a chain: each resumes from the one before. Score the steps midway between replays,
+where recall is not at a peak, and `control`, which has as many steps and no replay.")]
 pub(crate) struct ForgetReplayArgs {
     /// What is replayed
     #[arg(long, value_name = "POLICY", value_parser = parse_policy)]
@@ -194,5 +194,8 @@ pub(crate) struct ForgetReplayArgs {
 
 fn parse_policy(text: &str) -> Result<ReplayPolicy, String> {
     let known = || ReplayPolicy::ALL.map(ReplayPolicy::name).join(", ");
-    ReplayPolicy::ALL.into_iter().find(|policy| policy.name() == text).ok_or_else(|| format!("policies are {}", known()))
+    ReplayPolicy::ALL
+        .into_iter()
+        .find(|policy| policy.name() == text)
+        .ok_or_else(|| format!("policies are {}", known()))
 }

@@ -28,7 +28,8 @@ fn lab() -> Scratch {
     std::fs::write(scratch.path().join("a.jsonl"), corpus).unwrap();
     std::fs::write(scratch.path().join("b.jsonl"), reference).unwrap();
     let titles = PLACES.iter().fold("Atlantis\n".to_owned(), |mut titles, place| {
-        writeln!(titles, "{{\"title\": \"{place}\", \"type\": \"LOC\"}}").unwrap();
+        let kind = if *place == "Korsal" { "PER" } else { "LOC" };
+        writeln!(titles, "{{\"title\": \"{place}\", \"type\": \"{kind}\"}}").unwrap();
         titles
     });
     std::fs::write(scratch.path().join("titles.txt"), titles).unwrap();
@@ -91,6 +92,16 @@ fn from_titles_to_what_checkpoints_and_merges_recall() {
         let rows = model["measures"].as_array().unwrap();
         rows.iter().find(|row| row["measure"] == measure).unwrap()["value"].as_f64().unwrap()
     };
+    // Types of entities have rows each, which add up to the whole.
+    let types = models[3]["types"].as_array().unwrap();
+    let of_type = |i: usize| {
+        let rows = types[i]["measures"].as_array().unwrap();
+        rows.iter().find(|row| row["measure"] == "m_in").unwrap().clone()
+    };
+    assert_eq!([0, 1].map(|i| types[i]["entity_type"].as_str().unwrap()), ["LOC", "PER"]);
+    assert_eq!([0, 1].map(|i| of_type(i)["n"].as_u64().unwrap()), [2, 1]);
+    let [places, persons] = [0, 1].map(|i| of_type(i)["value"].as_f64().unwrap());
+    assert!(((2.0 * places + persons) / 3.0 - value(&models[3], "m_in")).abs() < 1e-9);
     // A merge that is made in memory scores what the merge on disk scores.
     check(&scratch, "merge run --last 2 -o merged -q", 0, &[]);
     let again = json_of(&scratch, "forget score merged --probes probes.jsonl");
@@ -117,7 +128,7 @@ fn from_titles_to_what_checkpoints_and_merges_recall() {
         &scratch,
         "forget score run --probes probes.jsonl --ends 8,12 --windows sma:2",
         0,
-        &["M_ex", "sma:2 at step 8", "merge minus its newest checkpoint"],
+        &["M_ex", "sma:2 at step 8", "merge minus its newest checkpoint", "M_ex by type", "LOC (2)  PER (1)"],
     );
 }
 
@@ -192,7 +203,8 @@ fn replay_is_planned_at_equal_cost_and_its_chain_trains() {
     let scratch = lab();
     check(&scratch, ENTITIES, 0, &[]);
     let config = std::fs::read_to_string(scratch.path().join("a.toml")).unwrap();
-    let config = config.replace("steps = 12", "steps = 36").replace("from = \"a.jsonl\"", "from = \"stories\"\nlimit = 20");
+    let config =
+        config.replace("steps = 12", "steps = 36").replace("from = \"a.jsonl\"", "from = \"stories\"\nlimit = 20");
     std::fs::write(scratch.path().join("b.toml"), config).unwrap();
     let command = |policy: &str| {
         format!(
@@ -207,17 +219,25 @@ fn replay_is_planned_at_equal_cost_and_its_chain_trains() {
         let has_entity = |line: &str| ["Belmar", "Tesvin", "Korsal"].iter().any(|name| line.contains(name));
         assert!(policy == "uniform" || policy == "similar" || samples.lines().all(has_entity), "{samples}");
     }
-    let again = check(&scratch, &command("focused"), 0, &["6 bursts of focused replay", "midway between replays", "control"]);
+    let again =
+        check(&scratch, &command("focused"), 0, &["6 bursts of focused replay", "midway between replays", "control"]);
     assert!(again.contains("thalweg train"), "{again}");
     for name in ["0001-a-train", "0001-b-replay", "control"] {
         check(&scratch, &format!("train focused/{name}.toml -o focused/{name} -q"), 0, &[]);
     }
-    for step in ["0001-a-train/step-14", "0001-a-train/step-15", "0001-b-replay/step-16", "control/step-14", "control/step-36"] {
+    for step in
+        ["0001-a-train/step-14", "0001-a-train/step-15", "0001-b-replay/step-16", "control/step-14", "control/step-36"]
+    {
         assert!(scratch.path().join("focused").join(step).exists(), "{step}");
     }
     check(&scratch, &command("focused").replace("--entities entities.jsonl", ""), 2, &["--entities"]);
     check(&scratch, &command("focused").replace("--max-replays 40", "--max-replays 1"), 2, &["--max-replays"]);
-    check(&scratch, &command("focused").replace("--interval 4", "--interval 40"), 2, &["no replay of 1 of 40 steps fits"]);
+    check(
+        &scratch,
+        &command("focused").replace("--interval 4", "--interval 40"),
+        2,
+        &["no replay of 1 of 40 steps fits"],
+    );
     check(&scratch, &command("random"), 2, &["policies are uniform, focused, intensive, similar"]);
     std::fs::write(scratch.path().join("focused/0001-a-train.toml"), "mine").unwrap();
     check(&scratch, &command("focused"), 2, &["0001-a-train.toml"]);

@@ -1,8 +1,6 @@
 //! Ranks of magnitudes without sorting: histograms of the bits of |d| as f32, in two passes.
 
-use thalweg_tensor::kernel::{
-    N_LOWER, RankKey, TieOrder, UpperCounts, count_equal, count_lower, magnitude_bits,
-};
+use thalweg_tensor::kernel::{N_LOWER, RankKey, TieOrder, UpperCounts, count_equal, count_lower, magnitude_bits};
 
 use super::scan::{Deltas, Scan};
 use crate::context::RunContext;

@@ -337,8 +337,7 @@ mod tests {
             n_reference: 0,
         };
         let later = vec!["A cat slept. The cats ran about at night, and a cat slept all day.".to_owned(); 4];
-        let corpora =
-            ReplayCorpora { earlier: &earlier, later: &later, entities: &[entity], tokenizer: &tokenizer };
+        let corpora = ReplayCorpora { earlier: &earlier, later: &later, entities: &[entity], tokenizer: &tokenizer };
         let options = ReplayOptions { policy, interval: 10, epochs: 5, max_replays, seed: 1 };
         plan_replay(&options, &config(), 60, &corpora)
     }
@@ -360,7 +359,13 @@ mod tests {
         assert!(midways(intensive).iter().all(|step| midways(uniform).contains(step)));
         assert_eq!(
             intensive.cycles[1],
-            ReplayCycle { from_step: 110, midway_step: 135, replay_step: 155, to_step: 160, samples: intensive.cycles[1].samples.clone() }
+            ReplayCycle {
+                from_step: 110,
+                midway_step: 135,
+                replay_step: 155,
+                to_step: 160,
+                samples: intensive.cycles[1].samples.clone()
+            }
         );
         let of = |plan: &ReplayPlan| plan.cycles.iter().flat_map(|cycle| cycle.samples.clone()).collect::<Vec<_>>();
         assert!(of(focused).iter().chain(&of(intensive)).all(|i| i % 3 == 0));
@@ -388,7 +393,10 @@ mod tests {
         let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
         assert_eq!(names, ["0001-a-train", "0001-b-replay", "0002-a-train", "0002-b-replay", "control"]);
         let from = |i: usize| runs[i].config.start.as_ref().unwrap().from.to_string_lossy().into_owned();
-        assert_eq!([0, 1, 2, 4].map(from), ["/a/step-60", "/out/0001-a-train/step-105", "/out/0001-b-replay/step-110", "/a/step-60"]);
+        assert_eq!(
+            [0, 1, 2, 4].map(from),
+            ["/a/step-60", "/out/0001-a-train/step-105", "/out/0001-b-replay/step-110", "/a/step-60"]
+        );
         assert_eq!(runs.iter().map(|run| run.config.n_steps()).collect::<Vec<_>>(), [105, 110, 155, 160, 160]);
         assert_eq!(runs[0].config.data[0].from, CorpusPaths(vec!["/data/b.jsonl".to_owned()]));
         assert_eq!(runs[0].config.data[1].from, CorpusPaths(vec!["stories".to_owned()]));

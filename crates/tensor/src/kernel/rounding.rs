@@ -43,7 +43,8 @@ impl Rounding {
         let mut at = 0;
         while at < values.len() {
             if is_fast {
-                let n_tiles = round_sums(&self.sum.prepared, self.output, self.simd, &values[at..], &mut out[at * width..]);
+                let n_tiles =
+                    round_sums(&self.sum.prepared, self.output, self.simd, &values[at..], &mut out[at * width..]);
                 at += n_tiles * TILE;
             }
             // A tile with a value that is too large, or the end.

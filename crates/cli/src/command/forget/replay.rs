@@ -118,7 +118,12 @@ fn text(args: &ForgetReplayArgs, plan: &ReplayPlan, runs: &[ReplayRun]) -> Strin
     );
     let midways: Vec<String> = plan.cycles.iter().map(|cycle| cycle.midway_step.to_string()).collect();
     let _ = writeln!(text, "score midway between replays, here and in `control`: steps {}", midways.join(", "));
-    let _ = writeln!(text, "{} in `{}`; train them in order, each resumes from the one before:", counted(runs.len(), "config"), args.out.display());
+    let _ = writeln!(
+        text,
+        "{} in `{}`; train them in order, each resumes from the one before:",
+        counted(runs.len(), "config"),
+        args.out.display()
+    );
     let _ = writeln!(text, "  for config in {out}/*.toml; do thalweg train \"$config\" -o \"${{config%.toml}}\"; done");
     text
 }
