@@ -1,7 +1,7 @@
 //! What other commands found, for the page of a study: a table from the JSON document that each of them prints.
 //!
-//! Reads laws of merging, searches for mixtures and their validation, curves of forgetting, and extrapolations. A number
-//! that is missing is shown as a dash.
+//! Reads laws of merging, searches for mixtures and their validation, curves of forgetting, and extrapolations. A
+//! number that is missing is shown as a dash.
 
 use std::path::Path;
 
@@ -28,7 +28,7 @@ pub struct Attachment {
     pub rows: Vec<Vec<String>>,
 }
 
-/// Reads a document that `law merge`, `mix search`, `mix validate`, `forget curve` or `extrapolate` printed with `--json`.
+/// Reads what `law merge`, `mix search`, `mix validate`, `forget curve` or `extrapolate` printed with `--json`.
 ///
 /// # Errors
 /// `Request` for anything else; `Storage`.

@@ -6,7 +6,7 @@ use thalweg_tensor::kernel::{Consensus, DeltaSelector, Election, Keep, RankKey, 
 use super::della::ByRank;
 use super::geometry::{Shares, find_shares};
 use super::plan::PlanRule;
-use super::rank::{HISTOGRAM_BYTES, Wanted};
+use super::rank::{HISTOGRAM_BYTES, Wanted, share_of};
 use super::scan::{Scan, Seen};
 use super::spread::Spread;
 use super::table::{Convention, Family, Rescale, Sparsity};
@@ -356,15 +356,4 @@ impl Preparation<'_> {
         }
         Ok(keeps)
     }
-}
-
-/// A share of a number of elements, rounded down.
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a share of a count"
-)]
-pub(super) fn share_of(share: f64, n_elements: u64) -> u64 {
-    (share * n_elements as f64) as u64
 }

@@ -2,7 +2,7 @@
 
 use thalweg_tensor::kernel::{DeltaSelector, Keep, RankKey, TieOrder, add_squares, count_equal, variances_into};
 
-use super::rank::Wanted;
+use super::rank::{Wanted, share_of};
 use super::scan::{Deltas, Scan, Seen, Together};
 use super::table::Convention;
 use crate::context::RunContext;
@@ -70,7 +70,7 @@ impl Scan<'_> {
         };
         let n_zero: u64 = scan.fold(parts, &|| 0, &count, run)?.into_iter().sum();
         let n_elements: u64 = parts.iter().map(|part| part.elements.end - part.elements.start).sum();
-        let n_kept = super::prepare::share_of(density, n_elements - n_zero);
+        let n_kept = share_of(density, n_elements - n_zero);
         if n_kept == 0 {
             return Ok(Keep::Nothing);
         }

@@ -2,8 +2,8 @@
 //! and merges still recall them (Liao et al. 2025, arXiv 2410.17018).
 //!
 //! [`choose_entities`] finds the entities by counting titles in two corpora, [`build_probes`] cuts samples around them,
-//! [`score_models`] asks checkpoints and merges, [`forget_curve`] follows the answers over a run, [`plan_replay`] lets a
-//! run see the earlier corpus again.
+//! [`score_models`] asks checkpoints and merges, [`forget_curve`] follows the answers over a run, [`plan_replay`] lets
+//! a run see the earlier corpus again.
 
 mod bm25;
 mod build;
