@@ -231,7 +231,7 @@ fn replay_is_planned_at_equal_cost_and_its_chain_trains() {
         assert!(scratch.path().join("focused").join(step).exists(), "{step}");
     }
     check(&scratch, &command("focused").replace("--entities entities.jsonl ", ""), 2, &["--entities"]);
-    check(&scratch, &command("focused").replace("--max-replays 40", "--max-replays 1"), 2, &["--max-replays"]);
+    check(&scratch, &command("focused").replace("--max-replays 40", "--max-replays 0"), 2, &["--max-replays"]);
     check(
         &scratch,
         &command("focused").replace("--interval 4", "--interval 40"),

@@ -306,6 +306,8 @@ fn density_0_gives_the_base_and_density_1_keeps_everything() {
     let original = read_tensors(&base);
     let sum = Merge::new(RuleKind::TaskArithmetic, Convention::Paper, Some(&base), &experts).run();
     for kind in OF_TWO.into_iter().filter(|kind| kind.has_density()) {
+        let weight = if kind == RuleKind::Sce { 100 } else { 50 };
+        let experts = [experts[0], (&*x2, weight)];
         for convention in CONVENTIONS {
             let mut merge = Merge::new(kind, convention, Some(&base), &experts);
             merge.rule.densities.fill(0.0);
