@@ -121,7 +121,7 @@ impl<'a> EngineEvaluator<'a> {
         n_models_together(&self.model_config)
     }
 
-    /// Whether so many points may be held in memory beside the model that is scored.
+    /// Whether this many points may be held in memory beside the model that is scored.
     fn holds_points(&self, n_points: usize) -> bool {
         /// What is left for the program and the system.
         const SHARE: u64 = 2;

@@ -24,7 +24,7 @@ use crate::request::Resolver;
 /// `kind` of a record of scores.
 const SCORES_KIND: &str = "thalweg-forget-scores";
 const SCORES_VERSION: u64 = 1;
-/// How a record of scores is recognized before it is replaced.
+/// How a record of scores is recognised before it is replaced.
 pub const SCORES_FILE: OwnKind<'_> = OwnKind::json("a record of recall", SCORES_KIND);
 /// Level of intervals.
 const LEVEL: f64 = 0.95;

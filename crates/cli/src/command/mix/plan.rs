@@ -7,8 +7,8 @@ use thalweg_lab::config::TrainConfig;
 use thalweg_storage::guard::{OwnKind, check_file};
 use thalweg_storage::publish::publish_file;
 use thalweg_study::mix::{MixPlan, MixSpace, PlanRequest, plan_components};
-use thalweg_tensor::display_name;
 use thalweg_tensor::shell_path;
+use thalweg_tensor::{counted, display_name};
 
 use super::document;
 use crate::args::MixPlanArgs;
@@ -87,14 +87,14 @@ fn text(args: &MixPlanArgs, plan: &MixPlan) -> String {
     }
     let _ = writeln!(
         text,
-        "\n{} tokens for the components, {} with the scores of {} mixtures; a run for each mixture: {}",
+        "\n{} tokens for the components, {} with the scores of {}; a run for each mixture: {}",
         show_count(plan.component_tokens_total),
         show_count(plan.merged_total),
-        args.proxies,
+        counted(args.proxies, "mixture"),
         show_count(plan.trained_total)
     );
     let _ = match plan.break_even_proxies {
-        Some(n) => writeln!(text, "merging is cheaper for {n} mixtures or more"),
+        Some(n) => writeln!(text, "merging is cheaper for {} or more", counted(n, "mixture")),
         None => writeln!(text, "merging never pays off: a score costs as much as a run"),
     };
     let _ = writeln!(
