@@ -199,6 +199,55 @@ fn mistakes_about_forgetting_are_named_with_what_to_do() {
 }
 
 #[test]
+fn outputs_of_another_evaluator_are_scored() {
+    let scratch = lab();
+    check(&scratch, ENTITIES, 0, &[]);
+    check(&scratch, BUILD, 0, &[]);
+    let probes = std::fs::read_to_string(scratch.path().join("probes.jsonl")).unwrap();
+    let probes: Vec<Value> = probes.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let probes: Vec<&Value> = probes.iter().filter(|one| one["entities"][0]["text"].is_string()).collect();
+    let mut lines = Vec::new();
+    for probe in &probes {
+        let (entity, prompt) =
+            (probe["entities"][0]["text"].as_str().unwrap(), probe["entities"][0]["prompt"].as_str().unwrap());
+        let before = &probe["text"].as_str().unwrap()
+            [..usize::try_from(probe["entities"][0]["byte"][0].as_u64().unwrap()).unwrap()];
+        assert!(
+            prompt.len() > 12 && before.ends_with(prompt.trim_end()) || before.trim_end().ends_with(prompt.trim_end()),
+            "{prompt}"
+        );
+        for (step, is_recalled) in [(8, entity != "Korsal"), (4, true)] {
+            let output = if is_recalled { format!(" {entity}. The people") } else { " the sea.".to_owned() };
+            lines.push(
+                json!({"model": format!("step {step}"), "step": step, "id": probe["id"], "output": output}).to_string(),
+            );
+        }
+    }
+    std::fs::write(scratch.path().join("outputs.jsonl"), lines.join("\n")).unwrap();
+    let command = "forget score --outputs outputs.jsonl --probes probes.jsonl";
+    let record = json_of(&scratch, &format!("{command} -o other.json"));
+    let models = record["models"].as_array().unwrap();
+    assert_eq!(models.iter().map(|one| one["step"].as_u64().unwrap()).collect::<Vec<_>>(), [4, 8]);
+    assert_eq!(
+        (&models[0]["measures"][0]["value"], &models[0]["measures"][0]["measure"]),
+        (&1.0.into(), &"m_ex".into())
+    );
+    assert!((models[1]["measures"][0]["value"].as_f64().unwrap() - 2.0 / 3.0).abs() < 1e-12);
+    assert!((models[1]["since_first"][0]["difference"].as_f64().unwrap() + 1.0 / 3.0).abs() < 1e-12);
+    assert_eq!(models[1]["types"][1]["measures"][0]["value"], 0.0);
+    check(&scratch, "forget curve other.json", 0, &["M_ex", "0.6667"]);
+    check(&scratch, &format!("{command} --recalled-by step"), 2, &["it has no model `step`", "`step 4`"]);
+    std::fs::write(scratch.path().join("outputs.jsonl"), lines[1..].join("\n")).unwrap();
+    check(&scratch, command, 2, &["only one of `step 4` and `step 8` has an output"]);
+    std::fs::write(scratch.path().join("outputs.jsonl"), format!("{}\n{}", lines[0], lines[0])).unwrap();
+    check(&scratch, command, 2, &["line 2: there are two outputs"]);
+    std::fs::write(scratch.path().join("outputs.jsonl"), "{\"model\": \"a\", \"id\": \"none\", \"output\": \"\"}")
+        .unwrap();
+    check(&scratch, command, 2, &["no entity 0 in a sample `none`"]);
+    check(&scratch, &format!("{command} run"), 2, &["--outputs"]);
+}
+
+#[test]
 fn replay_is_planned_at_equal_cost_and_its_chain_trains() {
     let scratch = lab();
     check(&scratch, ENTITIES, 0, &[]);

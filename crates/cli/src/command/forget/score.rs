@@ -6,6 +6,7 @@ use std::time::Instant;
 use thalweg_eval::recall::{RecallMeasure, read_probes};
 use thalweg_study::forget::{
     ForgetModelRow, ForgetOptions, ForgetRecord, ForgetRequest, PairedRow, SCORES_FILE, TypeRow, score_models,
+    score_outputs,
 };
 use thalweg_tensor::{counted, display_name, shell_path};
 use thalweg_trajectory::check_new_document;
@@ -22,6 +23,16 @@ use crate::options::{or_dash, show_bytes, show_count};
 pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     if let Some(out) = &args.out {
         check_new_document(&world.storage, out, SCORES_FILE)?;
+    }
+    if let Some(outputs) = &args.outputs {
+        let probes = read_probes(&*world.storage, &args.probes)?;
+        let recalled_by = args.recalled_by.as_ref().map(|name| name.to_string_lossy());
+        return finish(
+            args,
+            score_outputs(outputs, &probes, recalled_by.as_deref(), &*world.storage)?,
+            world,
+            messages,
+        );
     }
     let resolver = world.resolver();
     let request = ForgetRequest {
@@ -49,7 +60,16 @@ pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>, messages: &Messages
     let (cx, eval) = (world.quiet_context(SUMMING_MEMORY_BYTES), world.quiet_eval_context());
     let record = score_models(&models, &probes, options, (&resolver, &cx, &eval));
     meter.clear();
-    let mut record = record?;
+    finish(args, record?, world, messages)
+}
+
+/// Writes and shows a record.
+fn finish(
+    args: &ForgetScoreArgs,
+    mut record: ForgetRecord,
+    world: &World<'_>,
+    messages: &Messages,
+) -> Result<Outcome, Error> {
     if let Some(out) = &args.out {
         super::write(out, serde_json::to_vec(&record).unwrap_or_default().as_slice(), SCORES_FILE, world)?;
     }
