@@ -594,6 +594,10 @@ pub(crate) struct ReportArgs {
     /// The page [default: DIR/report.html]
     #[arg(short, long, alias = "output", value_name = "FILE.html")]
     pub(crate) out: Option<PathBuf>,
+    /// Add a section: what `law merge`, `mix search`, `mix validate`, `forget curve` or `extrapolate` printed with
+    /// --json; repeatable
+    #[arg(long = "with", value_name = "FILE.json")]
+    pub(crate) with: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

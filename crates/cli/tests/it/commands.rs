@@ -372,6 +372,7 @@ fn every_command_has_help() {
         "forget build",
         "forget score",
         "forget curve",
+        "forget replay",
         "launch",
         "launch slurm",
         "launch ray",
