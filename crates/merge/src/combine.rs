@@ -30,6 +30,7 @@ use crate::rule::RuleWork;
 use crate::tensor_class::TensorClass;
 pub use crate::tensor_stats::TensorStats;
 use crate::unit::{Part, UnitList};
+use crate::unit_order::UnitOrder;
 use crate::window_chain::{WindowOrder, WindowStep};
 use crate::workers::run_workers;
 
@@ -60,6 +61,7 @@ pub(crate) struct CombineJob<'a> {
 /// The first failure, by the order of the work; `Interrupted`.
 pub(crate) fn combine(job: &CombineJob<'_>, run: &RunContext<'_>) -> Result<(), Error> {
     let prepared = Prepared::new(job, run)?;
+    let order = UnitOrder::new(job.units.len(), run.limits.n_threads.get());
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let failure: Mutex<Option<(usize, Error)>> = Mutex::new(None);
@@ -67,14 +69,14 @@ pub(crate) fn combine(job: &CombineJob<'_>, run: &RunContext<'_>) -> Result<(), 
         let _environment = FloatEnvironment::set_default();
         let mut worker = Worker::new(job, &prepared);
         loop {
-            let unit_idx = next.fetch_add(1, Ordering::Relaxed);
-            if unit_idx >= job.units.len() || stop.load(Ordering::Relaxed) {
+            let turn = next.fetch_add(1, Ordering::Relaxed);
+            if turn >= order.n_turns() || stop.load(Ordering::Relaxed) {
                 return;
             }
-            if (job.is_done)(unit_idx) {
-                continue;
-            }
-            let outcome = run.check_interrupt().and_then(|()| worker.do_unit(unit_idx, run));
+            let Some(unit_idx) = order.unit_at(turn).filter(|&unit_idx| !(job.is_done)(unit_idx)) else { continue };
+            let outcome = run
+                .check_interrupt()
+                .and_then(|()| worker.do_unit(unit_idx, order.unit_at(turn + run.limits.n_threads.get()), run));
             if let Err(error) = outcome {
                 stop.store(true, Ordering::Relaxed);
                 let mut slot = failure.lock().unwrap_or_else(PoisonError::into_inner);
@@ -212,10 +214,10 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn do_unit(&mut self, unit_idx: usize, run: &RunContext<'_>) -> Result<(), Error> {
+    /// Does a unit; `ahead` is the one that this thread will probably do next.
+    fn do_unit(&mut self, unit_idx: usize, ahead: Option<usize>, run: &RunContext<'_>) -> Result<(), Error> {
         let parts = self.job.units.parts(unit_idx);
-        let ahead = unit_idx + run.limits.n_threads.get();
-        if self.reads_medium && ahead < self.job.units.len() {
+        if let Some(ahead) = ahead.filter(|_| self.reads_medium) {
             self.hint(self.job.units.parts(ahead), TensorSource::will_read);
         }
         let started = run.host.elapsed_seconds();

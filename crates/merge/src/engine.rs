@@ -69,11 +69,7 @@ pub fn execute_merge(
         peak_memory_bytes: None,
     };
     let fresh = commit_all(staged, &input, run)?;
-    let mut outcomes = pending.into_outcomes(fresh);
-    for outcome in outcomes.iter_mut().filter(|outcome| !outcome.was_done) {
-        outcome.bytes_resumed = merged.bytes_resumed;
-    }
-    Ok(outcomes)
+    Ok(pending.into_outcomes(fresh, merged.bytes_resumed))
 }
 
 /// The sources of a plan, aligned: what can be refused without a look at the outputs is.

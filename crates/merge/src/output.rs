@@ -180,7 +180,7 @@ pub(crate) fn commit_output(
     let json = receipt.seal()?;
     let StagedOutput { plan, staged, leftovers, .. } = output;
     let rules = CommitRules { replace: input.replace, own: MERGED_FOLDER, leftovers: &leftovers };
-    commit_checkpoint(staged, &plan.path, Manifest { name: RECEIPT_NAME, bytes: &json }, rules)?;
+    commit_checkpoint(staged, &plan.path, Manifest { name: RECEIPT_NAME, bytes: &json }, rules, run)?;
     Ok(receipt)
 }
 

@@ -18,7 +18,7 @@ use thalweg_trajectory::{Extent, Step, Tokens, Trajectory};
 
 use crate::error::{Failure, Result};
 use crate::merge::open_in_memory;
-use crate::options::{counted, merge_request, read_options};
+use crate::options::{merge_request, read_options, whole_numbers};
 use crate::plan::PyPlan;
 use crate::run::refuse_others;
 use crate::scores::parse_scores;
@@ -218,7 +218,7 @@ fn ask(
 }
 
 fn one(keyword: &str, value: Option<Bound<'_, PyAny>>) -> Result<Option<u64>> {
-    Ok(counted(keyword, value.map(|value| vec![value]))?.pop())
+    Ok(whole_numbers(keyword, value.map(|value| vec![value]))?.pop())
 }
 
 fn curve(name: &str) -> Result<DecayCurve> {

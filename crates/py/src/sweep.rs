@@ -24,7 +24,7 @@ use crate::checkpoint::{PyTensorInfo, names, tensor_info};
 use crate::error::{Failure, Result};
 use crate::memory::MemorySink;
 use crate::merge::{PyTarget, send_to};
-use crate::options::{RenameArgument, counted, merge_request, read_options, texts};
+use crate::options::{RenameArgument, merge_request, read_options, texts, whole_numbers};
 use crate::plan::PyPlan;
 use crate::scores::parse_scores;
 use crate::session::{Session, SizeArgument, Watch, run_watched};
@@ -298,8 +298,8 @@ pub(crate) fn sweep(
     let (about, output) = about_and_output(options)?;
     let request = SweepRequest {
         counts,
-        interval_steps: counted("interval_steps", interval_steps)?,
-        interval_tokens: counted("interval_tokens", interval_tokens)?,
+        interval_steps: whole_numbers("interval_steps", interval_steps)?,
+        interval_tokens: whole_numbers("interval_tokens", interval_tokens)?,
         schemes: schemes.unwrap_or_else(|| vec!["sma".to_owned()]),
         ends: texts(ends)?.unwrap_or_else(|| vec!["newest".to_owned()]),
         raws: raw_choice(raws)?,

@@ -5,10 +5,11 @@ use serde_json::json;
 use crate::args::CleanArgs;
 use crate::command::Outcome;
 use crate::error::Error;
+use crate::host::World;
 use crate::messages::Messages;
 
 #[cfg(feature = "cloud")]
-pub(crate) fn run(args: &CleanArgs, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &CleanArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     use thalweg_tensor::counted;
 
     use crate::options::show_bytes;
@@ -18,7 +19,7 @@ pub(crate) fn run(args: &CleanArgs, messages: &Messages) -> Result<Outcome, Erro
         let hint = "give an address, such as `s3://bucket/runs`: only stores have leftover uploads";
         return Err(Error::usage_with_hint(format!("`{}` is not an address of a store", args.path.display()), hint));
     }
-    let storage = routed_storage();
+    let storage = routed_storage(world.interrupt());
     let leftovers = storage.leftover_uploads(&args.path)?;
     let mut text = String::new();
     for leftover in &leftovers {
@@ -56,7 +57,7 @@ pub(crate) fn run(args: &CleanArgs, messages: &Messages) -> Result<Outcome, Erro
 }
 
 #[cfg(not(feature = "cloud"))]
-pub(crate) fn run(args: &CleanArgs, _messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &CleanArgs, _world: &World<'_>, _messages: &Messages) -> Result<Outcome, Error> {
     thalweg_storage::check_local(&args.path)?;
     Err(Error::usage("this program was built without object stores, so it left no uploads"))
 }
