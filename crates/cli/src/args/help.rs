@@ -53,7 +53,7 @@ fn template(program: &Command) -> String {
             let _ = writeln!(text, "  {name:<12} {about}");
         }
     }
-    let _ = write!(text, "\n{header}{COMMON}:{header:#}\n{{options}}\n\n{{after-help}}");
+    let _ = write!(text, "\n{header}{COMMON}:{header:#}\n{{options}}{{after-help}}");
     text
 }
 
