@@ -594,6 +594,10 @@ pub(crate) struct ReportArgs {
     /// The page [default: DIR/report.html]
     #[arg(short, long, alias = "output", value_name = "FILE.html")]
     pub(crate) out: Option<PathBuf>,
+    /// Add a section: what `law merge`, `mix search`, `mix validate`, `forget curve` or `extrapolate` printed with
+    /// --json; repeatable
+    #[arg(long = "with", value_name = "FILE.json")]
+    pub(crate) with: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -601,7 +605,7 @@ pub(crate) struct ReportArgs {
 pub(crate) struct TrainArgs {
     /// A config: `kind = "thalweg-train"`, TOML
     pub(crate) config: PathBuf,
-    /// The run's folder; of a grid, the folder that holds one for each cell [default: the config's name without
+    /// Folder of the run, or of all runs of a grid [default: the config's name without
     /// `.toml`]
     #[arg(short, long, alias = "output", value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,

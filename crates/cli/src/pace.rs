@@ -35,7 +35,7 @@ impl Pace {
         match self.unit {
             PaceUnit::Bytes => {
                 let [done, total] = [self.done, self.total].map(show_bytes);
-                format!("{done} of {total}, {}{left}", show_rate(rate))
+                format!("{done} of {total}, {}{left}", show_pace(rate))
             }
             PaceUnit::Network => {
                 let [done, total] = [self.done, self.total].map(show_bytes);
@@ -47,6 +47,13 @@ impl Pace {
             }
         }
     }
+}
+
+/// A rate while the work is under way: that of an upload may be small.
+fn show_pace(bytes_per_second: f64) -> String {
+    const SMALL: f64 = 1e8;
+    let is_small = bytes_per_second > 0.0 && bytes_per_second < SMALL;
+    if is_small { format!("{:.2} MB/s", bytes_per_second / 1e6) } else { show_rate(bytes_per_second) }
 }
 
 /// A rate in bytes per second, as bars and summaries show it.
@@ -75,6 +82,7 @@ mod tests {
         assert_eq!(text(30_000_000_000, 31_000_000_000, 2.0), "31.00 GB of 40.00 GB, 0.50 GB/s, 18 s left");
         assert_eq!(text(30_000_000_000, 30_000_000_000, 0.1), "30.00 GB of 40.00 GB, 0.00 GB/s");
         assert_eq!(text(0, 0, 0.0), "0 B of 40.00 GB, 0.00 GB/s");
+        assert_eq!(text(0, 5_000_000, 2.0), "5.00 MB of 40.00 GB, 2.50 MB/s, 15998 s left");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 pub mod append;
 pub mod asked;
+pub mod attachment;
 pub mod begin_record;
 pub mod compare_runs;
 pub mod demo;

@@ -261,7 +261,7 @@ impl fmt::Display for Length {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Extent::Steps(steps) => f.write_str(&counted(steps.0, "step")),
-            Extent::Tokens(tokens) => f.write_str(&counted(tokens.0, "token")),
+            Extent::Tokens(tokens) => write!(f, "{tokens} tokens"),
         }
     }
 }

@@ -13,7 +13,8 @@ Examples:
   thalweg plan runs/my-run --last 20 --merged /shared/merged -o plan.json
   thalweg launch slurm plan.json -n 32 --submit -- -p cpu -c 16 -t 2:00:00
   thalweg launch ray plan.json -n 32 --cpus 8 && python3 plan.ray.py
-  thalweg launch kubernetes plan.json -n 32 --image registry/thalweg:1 --claim checkpoints > jobs.yaml
+  thalweg launch kubernetes plan.json -n 32 --image registry/thalweg:1 \\
+      --claim checkpoints > jobs.yaml
 
 The paths of the plan must mean the same on every machine. docs/scale.md has the arithmetic.")]
 pub(crate) struct LaunchArgs {

@@ -236,7 +236,8 @@ Examples:
   thalweg init runs/my-run --for cpt -o start
   thalweg init runs/my-run --for sft --count 10 --interval-tokens 8B -o start
 
-Without a selection: the newest ten checkpoints at most, of one phase, none from before the last fifth of the run.")]
+Without a selection, at most the newest ten checkpoints: of one phase, and none from before the last fifth
+of the run.")]
 pub(crate) struct InitArgs {
     /// A run folder
     pub(crate) run_path: PathBuf,
