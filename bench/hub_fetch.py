@@ -1,6 +1,6 @@
 """Times `thalweg fetch` beside `huggingface_hub` and curl, from a hub on the loopback (scripts/hub_server.py).
 
-    python bench/hub_fetch.py make FOLDER       writes 4 revisions of 2 shards of 200 MB
+    python bench/hub_fetch.py make FOLDER       writes 4 revisions of 2 shards of 100 MB
     python bench/hub_fetch.py run FOLDER        three interleaved rounds; medians
 
 THALWEG is the program [default: target/release/thalweg]. The run needs `huggingface_hub` and curl. huggingface_hub speaks
@@ -20,7 +20,7 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 STEPS = (1000, 2000, 3000, 4000)
-N_ELEMENTS = 100_000_000
+N_ELEMENTS = 50_000_000
 
 
 def make(folder):
