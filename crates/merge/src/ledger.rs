@@ -7,7 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use thalweg_tensor::digest::{Digest, DigestKind, ListHasher, tensor_digest};
 use thalweg_tensor::{Dtype, TensorCatalog};
 
-use crate::combine::{PartResult, TensorStats};
+use crate::part_hash::PartResult;
+use crate::tensor_stats::TensorStats;
 use crate::unit::{Part, UnitList};
 
 /// Digest and statistics of one output tensor.
@@ -76,16 +77,9 @@ impl<'a> Ledger<'a> {
         let entry = &self.catalog.entries()[part.tensor_idx];
         let Some(first) = parts.first() else { return };
         if let Some(kind) = self.source_kind {
-            let whole = |s: usize| parts.iter().flat_map(|part| part.source_subtrees[s].iter().copied()).collect();
-            let digest = |s| {
-                tensor_digest(
-                    kind,
-                    &{
-                        let v: Vec<_> = whole(s);
-                        v
-                    },
-                    entry.n_bytes(),
-                )
+            let digest = |s: usize| {
+                let subtrees: Vec<_> = parts.iter().flat_map(|part| part.source_subtrees[s].iter().copied()).collect();
+                tensor_digest(kind, &subtrees, entry.n_bytes())
             };
             slot.sources = (0..first.source_subtrees.len()).map(digest).collect();
         }

@@ -6,8 +6,6 @@ use thalweg_checkpoint::OutputLayout;
 use thalweg_storage::guard::{Place, check_folder, check_place, is_empty_folder, look_at};
 use thalweg_storage::publish::{Replace, is_stage_name, trainer_part};
 use thalweg_storage::{FileKind, Storage};
-use thalweg_tensor::Digest;
-use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::context::RunContext;
 use crate::error::Error;
@@ -77,18 +75,8 @@ impl<'a> Pending<'a> {
         self.outputs.iter().filter(|(_, done)| done.is_none()).map(|(output, _)| *output)
     }
 
-    /// Digest of what is merged in one reading: the cut of the work and the sources that are read depend on it.
-    pub(crate) fn reading_digest(&self, sources: &[OpenSource]) -> Result<Digest, Error> {
-        let mut text = String::new();
-        for output in self.outputs() {
-            text.push_str(&format!("{}\0", output.digest()?));
-        }
-        sources.iter().for_each(|source| text.push_str(&format!("{}\0", source.path.display())));
-        Ok(bytes_digest(DigestKind::Blake3, text.as_bytes()))
-    }
-
-    /// All outcomes in the plan's order. `fresh` has the receipts of the outputs that were made, for which an earlier
-    /// run had read `bytes_resumed`.
+    /// All outcomes in the plan's order. `fresh` has the receipts of the outputs that were made, for which
+    /// `bytes_resumed` had been read before.
     pub(crate) fn into_outcomes(self, fresh: Vec<MergeReceipt>, bytes_resumed: u64) -> Vec<MergeOutcome> {
         let mut fresh = fresh.into_iter();
         let outcome = |(output, done): (&OutputPlan, Option<Done>)| {

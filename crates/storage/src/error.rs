@@ -56,7 +56,7 @@ pub enum Error {
         /// The path.
         path: PathBuf,
     },
-    /// A folder that is to be uploaded lacks the manifest of an output.
+    /// The folder to upload lacks the manifest of an output.
     #[error("`{}` is not a finished output, so it is not uploaded", path.display())]
     NotAnOutput {
         /// The folder.

@@ -174,7 +174,7 @@ impl S3Server {
         std::mem::take(&mut self.state().most_open)
     }
 
-    /// Answers listings in pages of so many names.
+    /// Answers listings in pages of this many names.
     pub fn use_pages_of(&self, n_names: usize) {
         self.state().page = n_names;
     }

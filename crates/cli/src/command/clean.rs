@@ -10,6 +10,8 @@ use crate::messages::Messages;
 
 #[cfg(feature = "cloud")]
 pub(crate) fn run(args: &CleanArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    use thalweg_tensor::counted;
+
     use crate::options::show_bytes;
     use crate::store::routed_storage;
 
@@ -26,12 +28,12 @@ pub(crate) fn run(args: &CleanArgs, world: &World<'_>, messages: &Messages) -> R
         }
         let path = leftover.path.display();
         let size = show_bytes(leftover.len_bytes);
-        let n_files = leftover.n_files;
+        let files = counted(leftover.n_files, "file");
         text.push_str(&match (leftover.is_whole, args.dry_run) {
             (true, false) => format!("`{path}` is complete: removed the marker of its upload\n"),
             (true, true) => format!("`{path}` is complete, but the marker of its upload is still there\n"),
-            (false, false) => format!("removed the unfinished upload of {n_files} files, {size}, to `{path}`\n"),
-            (false, true) => format!("an unfinished upload of {n_files} files, {size}, to `{path}`\n"),
+            (false, false) => format!("removed the unfinished upload of {files}, {size}, to `{path}`\n"),
+            (false, true) => format!("an unfinished upload of {files}, {size}, to `{path}`\n"),
         });
     }
     if leftovers.is_empty() {

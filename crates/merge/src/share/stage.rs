@@ -7,6 +7,7 @@ use std::sync::Arc;
 use thalweg_checkpoint::{LOCK_NAME, OutputLayout, StagedCheckpoint};
 use thalweg_storage::guard::{remove_own_folder, shown_names};
 use thalweg_storage::{Lock, Storage};
+use thalweg_tensor::counted;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use super::Share;
@@ -80,7 +81,7 @@ impl<'a> ShareScene<'a> {
             }
             let Some((file, found)) = parse_name(&entry.name) else { continue };
             if found.count != share.count {
-                return others(format!("{} processes, not by {}", found.count, share.count));
+                return others(format!("{}, not by {}", counted(found.count, "process"), share.count));
             }
             if file == ShareFile::Journal && (found == share || !compared) {
                 compared |= found != share;
