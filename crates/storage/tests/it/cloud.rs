@@ -244,7 +244,10 @@ const OWN: OwnFolder<'static> = OwnFolder { what: "an output", contents_of: &con
 
 /// Stages an output with a file in parts and small ones, and returns the path of the output.
 fn stage(storage: &RoutedStorage) -> (PathBuf, PathBuf) {
-    let out = address("out");
+    stage_for(storage, address("out"))
+}
+
+fn stage_for(storage: &RoutedStorage, out: PathBuf) -> (PathBuf, PathBuf) {
     let stage = storage.stage_path(&out);
     storage.create_folder(&stage).unwrap();
     for (name, n_bytes) in [("big.safetensors", 9 << 20), ("config.json", 100), ("thalweg.json", 50)] {
@@ -275,6 +278,20 @@ fn an_output_is_uploaded_in_parts_with_the_manifest_last() {
     assert_eq!(puts.iter().filter(|key| *key == "out/big.safetensors").count(), 2, "parts of 8 MiB");
     assert_eq!((puts[0].as_str(), puts.last().unwrap().as_str()), ("out/thalweg-upload.json", "out/thalweg.json"));
     assert!(storage.file_info(&stage).unwrap_err().is_not_found());
+}
+
+/// Google's own protocol is that of S3, and an emulator needs no credentials: not even for writes.
+#[test]
+fn an_emulator_of_google_is_read_and_written_without_credentials() {
+    let scene = Scene::new();
+    let variables = vec![("STORAGE_EMULATOR_HOST".to_owned(), scene.server.endpoint())];
+    let storage = RoutedStorage::new(CloudSettings { variables, ..settings(&scene.scratch) });
+    let (out, stage) = stage_for(&storage, PathBuf::from("gs://bucket/out"));
+    publish_folder(&storage, &stage, &out, Replace::Never, OWN, &Unwatched).unwrap();
+    check_uploaded(&scene);
+    assert_eq!(storage.list_folder(&out).unwrap().len(), 3);
+    let file = storage.open_file(&out.join("big.safetensors")).unwrap();
+    assert!(read(&*file, 100, 1 << 20).unwrap() == pattern(9 << 20)[100..100 + (1 << 20)]);
 }
 
 /// Wherever an upload dies, nothing is seen of it, and the next attempt uses the parts that are there.
