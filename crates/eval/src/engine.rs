@@ -116,7 +116,8 @@ fn digest_params(model: &Model<f32>) -> Digest {
     hasher.finish()
 }
 
-/// Buffers of scoring, kept from one model to the next: to make them anew takes a twentieth of the time of a short suite.
+/// Buffers of scoring, kept from one model to the next: making them anew takes up to a twentieth of the time of a
+/// short suite.
 #[derive(Debug, Default)]
 pub struct ScoreBuffers {
     made: Option<(ModelConfig, BatchShape, Workspace)>,
