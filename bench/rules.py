@@ -62,7 +62,7 @@ def main():
         seed = ["--seed", 0] if rule.startswith("dare") else []
         commands[f"{name}, thalweg"] = [args.thalweg, "merge", "-q", "--rule", name, "--base", models[0], *experts, *density, *seed]
         if rule != "task_arithmetic":
-            commands[f"{name}, thalweg, mergekit's convention"] = [args.thalweg, "merge", "-q", path, *seed]
+            commands[f"{name}, thalweg, mergekit's convention"] = [args.thalweg, "merge", "-q", path]
             if args.mergekit:
                 commands[f"{name}, mergekit"] = [args.mergekit, path, work / "out", "--no-write-model-card", "--random-seed", 0]
     for model in models:

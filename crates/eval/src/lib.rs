@@ -30,7 +30,7 @@ mod window;
 pub use cache::ScoreCache;
 pub use compare::{Comparison, Scope, adjust_for_many, compare_scores};
 pub use context::EvalContext;
-pub use engine::{Subject, cached_scores, score_suite};
+pub use engine::{ScoreBuffers, Subject, cached_scores, score_suite, score_suite_with};
 pub use error::Error;
 pub use measure::{Measure, TaskKind};
 pub use prepared::PreparedSuite;

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thalweg_checkpoint::ReadOptions;
 use thalweg_eval::{
-    EvalContext, PreparedSuite, ScoreCache, Subject, Suite, TokenizerFiles, cached_scores, score_suite,
+    EvalContext, PreparedSuite, ScoreBuffers, ScoreCache, Subject, Suite, TokenizerFiles, cached_scores,
+    score_suite_with,
 };
 use thalweg_merge::Coefficients;
 use thalweg_merge::context::RunContext;
@@ -46,6 +47,7 @@ pub struct EngineEvaluator<'a> {
     cost: CostRow,
     /// The points that combinations were last asked of.
     points: Option<LoadedPoints>,
+    buffers: ScoreBuffers,
 }
 
 /// Sums that are held in memory, with what tells them from others.
@@ -113,6 +115,7 @@ impl<'a> EngineEvaluator<'a> {
             run,
             cost: CostRow::default(),
             points: None,
+            buffers: ScoreBuffers::default(),
         })
     }
 
@@ -157,8 +160,8 @@ impl<'a> EngineEvaluator<'a> {
             ModelScores { params_digest: Some(subject.params_digest().to_string()), ..ModelScores::default() };
         let mut was_scored = false;
         for (row, suite) in &self.suites {
-            let eval = &self.eval;
-            let tasks = self.pool.install(|| score_suite(suite, subject, cache.as_ref(), eval))?;
+            let (eval, buffers) = (&self.eval, &mut self.buffers);
+            let tasks = self.pool.install(|| score_suite_with(buffers, suite, subject, cache.as_ref(), eval))?;
             for task in tasks.iter().filter(|task| !task.is_cached) {
                 self.cost.n_tokens += task.n_tokens;
                 was_scored = true;

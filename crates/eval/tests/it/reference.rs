@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use serde_json::Value;
 use thalweg_eval::compare::Scope;
 use thalweg_eval::uncertainty::Bootstrap;
-use thalweg_eval::{Measure, Subject, TaskScores, compare_scores, score_suite};
+use thalweg_eval::{Measure, ScoreBuffers, Subject, TaskScores, compare_scores, score_suite, score_suite_with};
 use thalweg_model::{Model, ModelConfig};
 
 use crate::support::{Outside, read_json, tokenizer};
@@ -161,6 +161,13 @@ fn other_params_are_not_taken_from_the_cache_and_compare_worse() {
     let a = score_suite(&prepared, &disturbed, Some(&cache), &outside.context()).unwrap();
     let b = score_suite(&prepared, &trained, Some(&cache), &outside.context()).unwrap();
     assert!(b.iter().all(|scores| !scores.is_cached));
+    // Buffers that another model used leave nothing behind.
+    let mut buffers = ScoreBuffers::default();
+    for (subject, alone) in [(&disturbed, &a), (&trained, &b), (&disturbed, &a)] {
+        let again = score_suite_with(&mut buffers, &prepared, subject, None, &outside.context()).unwrap();
+        let values = |scores: &[TaskScores]| scores.iter().map(|one| one.measures.clone()).collect::<Vec<_>>();
+        assert_eq!(values(&again), values(alone));
+    }
     let comparisons = compare_scores(&a, &b, Bootstrap::default()).unwrap();
     let pooled: Vec<_> = comparisons.iter().filter(|comparison| comparison.scope == Scope::Pooled).collect();
     assert_eq!(pooled.len(), 1);
