@@ -34,6 +34,7 @@ mod side_file_compare;
 mod side_files;
 mod spans;
 mod stage;
+mod state_names;
 mod stranger;
 mod template;
 mod to_huggingface;
