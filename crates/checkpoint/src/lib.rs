@@ -54,6 +54,7 @@ pub use error::{Error, Fault};
 pub use folder::{FolderFiles, write_folder};
 pub use format::dcp::write::layout_dcp;
 pub use format::dcp::{DcpExtras, DcpObject, PathPart, dcp_extras};
+pub use format::deepspeed::frozen::is_frozen_share;
 pub use format::megatron_dist::{MegatronExtras, layout_megatron_dist, megatron_common};
 pub use format::model_key::KeyKind;
 pub use format::npz::write::layout_npz;
