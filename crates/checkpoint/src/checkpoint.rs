@@ -20,7 +20,7 @@ use crate::config::without_quantisation;
 use crate::format::Findings;
 use crate::gather::{Share, read_share, shares_of};
 use crate::lazy_pieces::{LazyPieces, Look, PieceRefusal};
-use crate::unpacked::UNPACK_BYTES;
+use crate::unpacked::{ShardedArray, UNPACK_BYTES};
 use crate::{Error, Note, SideFile};
 
 /// One file of a checkpoint.
@@ -59,6 +59,7 @@ pub struct Checkpoint {
     pub(crate) notes: Vec<Note>,
     pub(crate) findings: Findings,
     pub(crate) is_packed: bool,
+    pub(crate) sharded: Vec<ShardedArray>,
     pub(crate) lazy: Option<LazyPieces>,
 }
 
@@ -251,6 +252,13 @@ impl Checkpoint {
             }
         }
         Ok(())
+    }
+
+    /// A note about arrays some of whose chunks inside shards are not stored, by what was read so far. Their index says
+    /// so, and they are zeros.
+    pub fn note_of_shards(&self) -> Option<Note> {
+        let arrays: Vec<_> = self.sharded.iter().filter_map(ShardedArray::unstored).collect();
+        (!arrays.is_empty()).then_some(Note::ChunksNotStored { arrays })
     }
 
     /// The tensors with the offsets and strides that their files state. Opens all pieces; reads no tensor bytes.

@@ -50,6 +50,21 @@ impl CrcRanges {
         let (end, sum) = ranges.get(&range.start)?;
         (*end == range.end).then(|| sum.clone())
     }
+
+    /// The noted ranges within a range, in order, each with its sum; none if they are so short that reading all of it
+    /// is less work. A noted range that reaches beyond the borders is left out: its sum cannot be taken apart.
+    pub(crate) fn sums_within(&self, range: &Range<u64>) -> Vec<(Range<u64>, Hasher)> {
+        /// Fewer bytes for each noted range on average are not worth it. Not measured.
+        const MIN_MEAN_BYTES: u64 = 64 << 10;
+        /// So many ranges are always taken.
+        const FREE_RANGES: u64 = 16;
+        let ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        let within = || ranges.range(range.clone()).filter(|(_, (end, _))| *end <= range.end);
+        if within().count() as u64 > FREE_RANGES + (range.end - range.start) / MIN_MEAN_BYTES {
+            return Vec::new();
+        }
+        within().map(|(&start, (end, sum))| (start..*end, sum.clone())).collect()
+    }
 }
 
 #[cfg(test)]
@@ -72,6 +87,22 @@ mod tests {
             assert_eq!(ranges.sum_of(&(7..16)).map(Hasher::finalize), Some(check), "{order:?}");
             assert_eq!(ranges.sum_of(&(7..15)).map(Hasher::finalize), None);
         }
+    }
+
+    #[test]
+    fn what_is_known_of_a_range_leaves_out_what_reaches_beyond_it() {
+        let known = |ranges: &CrcRanges, range: Range<u64>| -> Vec<(Range<u64>, u32)> {
+            ranges.sums_within(&range).into_iter().map(|(range, sum)| (range, sum.finalize())).collect()
+        };
+        let sum = crc32fast::hash;
+        let ranges = written(&[(0, b"12"), (4, b"56"), (6, b"7"), (9, b"ab")]);
+        assert_eq!(known(&ranges, 0..11), [(0..2, sum(b"12")), (4..7, sum(b"567")), (9..11, sum(b"ab"))]);
+        assert_eq!(known(&ranges, 1..10), [(4..7, sum(b"567"))]);
+        assert_eq!(known(&ranges, 4..6), []);
+        // Ranges of one byte each are not worth their while.
+        let scattered: Vec<(u64, &[u8])> = (0..100).map(|at| (2 * at, &b"x"[..])).collect();
+        assert_eq!(known(&written(&scattered), 0..200), []);
+        assert_eq!(known(&written(&scattered[..16]), 0..200).len(), 16);
     }
 
     #[test]

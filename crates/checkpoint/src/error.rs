@@ -178,6 +178,12 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The masters were asked for, and they have no names: DeepSpeed without ZeRO keeps them in lists.
+    #[error("`{}`: DeepSpeed without ZeRO writes no masters under the names of the parameters", path.display())]
+    NoMasters {
+        /// The file.
+        path: PathBuf,
+    },
     /// A `config.json` that is not a JSON object.
     #[error("`{}` is not a JSON object: {message}", path.display())]
     Config {
@@ -501,6 +507,7 @@ impl Error {
             Self::CannotKeepFiles { .. } => "`--format safetensors` writes only the tensors",
             Self::InterruptedMerge { .. } => "rerun the merge: it resumes",
             Self::NoModuleWeights { .. } => "leave out `--params module`: then the masters are read",
+            Self::NoMasters { .. } => "leave out `--params master`: then the module's own weights are read",
             Self::OutputExists { .. } => {
                 "move it away and rerun the command, which resumes and gives the output its name"
             }

@@ -88,8 +88,6 @@ pub struct CopiedBytes {
 pub struct Checksum {
     /// The bytes that it is the sum of.
     pub range: Range<u64>,
-    /// How many bytes at its beginning belong to the frame; the others are those of one tensor.
-    pub head_bytes: u64,
     /// Offsets at which the file holds it, as four bytes, little-endian.
     pub places: Vec<u64>,
 }

@@ -182,6 +182,7 @@ pub fn open_with_cache(
         notes: content.notes,
         findings: content.findings,
         is_packed: content.is_packed,
+        sharded: content.sharded,
         lazy: content.opener.map(LazyPieces::new),
     };
     if options.dequantise {

@@ -11,6 +11,7 @@ use thalweg_storage::{FileKind, FolderEntry, Storage};
 
 use crate::Error;
 use crate::format::strip_file_end;
+use crate::state_names::is_state_name;
 
 /// The name of the model's config.
 pub const CONFIG_FILE_NAME: &str = "config.json";
@@ -151,31 +152,6 @@ const WEIGHT_NAMES: [&str; 10] = [
     "commit_success.txt",
     "manifest.ocdbt",
 ];
-/// Name beginnings and endings of training state, logs and results.
-const STATE_STARTS: [&str; 18] = [
-    "all_results",
-    "common.pt",
-    "data_loader",
-    "dataloader",
-    "eval_results",
-    "events.out.tfevents",
-    "latest_checkpointed",
-    "optim.",
-    "optim_",
-    "optimizer",
-    "random_states",
-    "rng_state",
-    "scaler",
-    "scheduler",
-    "train_results",
-    "trainer_state",
-    "training_args",
-    "zero_to_",
-];
-const STATE_ENDS: [&str; 9] =
-    [".pkl", ".pickle", ".log", ".jsonl", ".csv", ".tsv", ".wandb", "_optim_states.pt", "_model_states.pt"];
-const STATE_NAMES: [&str; 7] =
-    ["latest", "latest_universal", "metrics.json", "log.txt", "metadata.pkl", "trainer_log.json", "zero_to_fp32.py"];
 /// Name endings of locks, unfinished downloads and copies, and files of the operating system.
 const TEMPORARY_ENDS: [&str; 7] = [".tmp", ".lock", ".incomplete", ".part", ".swp", "~", ".DS_Store"];
 
@@ -192,7 +168,7 @@ pub(crate) fn side_file_kind(name: &str, len_bytes: u64) -> SideFileKind {
         StayReason::Record
     } else if ends(&TEMPORARY_ENDS) || starts(&["tmp-", ".nfs", "._"]) {
         StayReason::Temporary
-    } else if starts(&STATE_STARTS) || ends(&STATE_ENDS) || STATE_NAMES.contains(&name) {
+    } else if is_state_name(name) {
         StayReason::TrainingState
     } else if has_weights_end(name) || WEIGHT_NAMES.contains(&name) {
         StayReason::Weights
@@ -287,6 +263,8 @@ mod tests {
                     "optimizer.pt",
                     "scheduler.pt",
                     "rng_state_3.pth",
+                    "sampler.bin",
+                    "train.pt",
                     "trainer_state.json",
                     "training_args.bin",
                     "log.jsonl",

@@ -17,7 +17,7 @@ use crate::crc_ranges::CrcRanges;
 use crate::error::storage_error;
 use crate::gather::{read_share, shares_of, write_share};
 use crate::index::check_file_name;
-use crate::layout::{Checksum, CopiedBytes, FrameContent, FramePart, OutputFile, OutputLayout, reserved_names};
+use crate::layout::{CopiedBytes, FrameContent, FramePart, OutputFile, OutputLayout, reserved_names};
 use crate::spans::strided_spans;
 
 /// Shards of one output that are kept open: several outputs of thousands of shards must not use up the process's
@@ -268,7 +268,8 @@ impl StagedCheckpoint {
             return Err(StorageError::Changed { path: path.clone() }.into());
         }
         let target = self.shard(copy.file_idx)?;
-        for n_before in (0..*len_bytes).step_by(to_index(PIECE_BYTES)) {
+        let n_copied = target.copy_from(copy.offset, &*source, *offset, *len_bytes);
+        for n_before in (n_copied..*len_bytes).step_by(to_index(PIECE_BYTES)) {
             buffer.resize(to_index(PIECE_BYTES.min(len_bytes - n_before)), 0);
             source.read_exact_at(offset + n_before, buffer)?;
             target.write_all_at(copy.offset + n_before, buffer)?;
@@ -402,13 +403,15 @@ impl StagedCheckpoint {
             let Some(sums) = &self.sums[file_idx] else { continue };
             let file = self.shard(file_idx)?;
             for checksum in &output.checksums {
-                let Checksum { range, head_bytes, .. } = checksum;
-                let tensor = range.start + head_bytes..range.end;
-                let mut sum = read_sum(&*file, &(range.start..tensor.start))?;
-                match sums.sum_of(&tensor) {
-                    Some(known) => sum.combine(&known),
-                    None => sum.combine(&read_sum(&*file, &tensor)?),
+                // A record may hold more than was written by element, such as a header or padding, and what an earlier
+                // attempt wrote: only that is read.
+                let (mut sum, mut at) = (crc32fast::Hasher::new(), checksum.range.start);
+                for (known, part) in sums.sums_within(&checksum.range) {
+                    sum.combine(&read_sum(&*file, &(at..known.start))?);
+                    sum.combine(&part);
+                    at = known.end;
                 }
+                sum.combine(&read_sum(&*file, &(at..checksum.range.end))?);
                 let sum = sum.finalize();
                 for place in &checksum.places {
                     file.write_all_at(*place, &sum.to_le_bytes())?;

@@ -444,7 +444,7 @@ fn checksums_of(file: &KeptFile, written: &[Range<u64>]) -> Result<Vec<Checksum>
         let archive = Archive::open(reader, window.clone()).map_err(|error| refuse(error.into()))?;
         let records = archive.record_sums(reader).map_err(|error| refuse(error.into()))?;
         let touched = records.into_iter().filter(|record| overlaps(&record.range));
-        sums.extend(touched.map(|record| Checksum { range: record.range, head_bytes: 0, places: record.places }));
+        sums.extend(touched.map(|record| Checksum { range: record.range, places: record.places }));
     }
     Ok(sums)
 }

@@ -16,6 +16,8 @@ use thalweg_storage::{Error, FileInfo, ReadAt};
 use thalweg_tensor::to_index;
 use zstd::stream::read::Decoder as ZstdDecoder;
 
+use crate::note::UnstoredChunks;
+
 /// Most memory of the decoders that a checkpoint keeps between reads.
 pub(crate) const UNPACK_BYTES: u64 = 32 << 20;
 /// Packed bytes that a decoder reads at once.
@@ -100,6 +102,28 @@ pub(crate) struct PackedPart {
     pub(crate) packing: Packing,
 }
 
+/// The place of a chunk that is not stored.
+const NOT_STORED: (u64, u64) = (u64::MAX, u64::MAX);
+
+/// The shards of an array.
+#[derive(Debug)]
+pub(crate) struct ShardedArray {
+    /// The array.
+    pub(crate) name: String,
+    /// Its shards, each with the numbers of the chunks that hold some of the array.
+    pub(crate) shards: Vec<(Arc<Shard>, Vec<usize>)>,
+}
+
+impl ShardedArray {
+    /// What is known of chunks that are not stored although others are.
+    pub(crate) fn unstored(&self) -> Option<UnstoredChunks> {
+        let n_missing = self.shards.iter().map(|(shard, numbers)| shard.n_missing(numbers)).sum();
+        let n_chunks = self.shards.iter().map(|(_, numbers)| numbers.len() as u64).sum();
+        let name = self.name.clone();
+        (n_missing > 0 && n_missing < n_chunks).then_some(UnstoredChunks { name, n_missing, n_chunks })
+    }
+}
+
 /// Chunks with an index that says where each begins and how long it is.
 #[derive(Debug)]
 pub(crate) struct Shard {
@@ -118,6 +142,13 @@ pub(crate) struct Shard {
 }
 
 impl Shard {
+    /// How many of these chunks are not stored; none as long as the index was not read.
+    pub(crate) fn n_missing(&self, numbers: &[usize]) -> u64 {
+        let Some(index) = self.index.get() else { return 0 };
+        let is_missing = |number: &&usize| index.get(**number).is_some_and(|place| *place == NOT_STORED);
+        numbers.iter().filter(is_missing).count() as u64
+    }
+
     /// Bytes of the index and its sum.
     pub(crate) fn index_bytes(n_chunks: u64, has_index_sum: bool) -> Option<u64> {
         n_chunks.checked_mul(16)?.checked_add(if has_index_sum { 4 } else { 0 })
@@ -133,7 +164,7 @@ impl Shard {
             }
         };
         let (offset, n_bytes) = *index.get(number).ok_or_else(|| broken("the index of a shard lacks a chunk"))?;
-        if (offset, n_bytes) == (u64::MAX, u64::MAX) {
+        if (offset, n_bytes) == NOT_STORED {
             return Ok(None);
         }
         let end = offset.checked_add(n_bytes).filter(|end| *end <= self.place.len_bytes());

@@ -35,10 +35,9 @@ struct Record {
 /// The CRC-32 sum of a record.
 enum Sum {
     Known(u32),
-    /// Of these bytes of the file, the first of which are known; with the places where it is written.
+    /// Of these bytes of the file, with the places where it is written.
     OfTensor {
         range: Range<u64>,
-        head_bytes: u64,
         places: Vec<u64>,
     },
 }
@@ -74,7 +73,7 @@ impl<'a> ZipLayout<'a> {
         let tensor = self.frame.tensor(member.tensor_idx, member.len_bytes);
         record.sum = match member.len_bytes {
             0 => Sum::Known(crc32fast::hash(member.head)),
-            _ => Sum::OfTensor { range: tensor.start - head_bytes..tensor.end, head_bytes, places: Vec::new() },
+            _ => Sum::OfTensor { range: tensor.start - head_bytes..tensor.end, places: Vec::new() },
         };
         self.finish(record);
         tensor.start
@@ -138,8 +137,8 @@ impl<'a> ZipLayout<'a> {
             frame.put(&word(record.header_offset));
             frame.put(record.name.as_bytes());
             frame.put(&large);
-            if let Sum::OfTensor { range, head_bytes, places } = record.sum {
-                frame.add_checksum(Checksum { range, head_bytes, places });
+            if let Sum::OfTensor { range, places } = record.sum {
+                frame.add_checksum(Checksum { range, places });
             }
         }
         put_end(frame, n_records, directory_start - start, frame.position() - directory_start);

@@ -221,6 +221,11 @@ pub(crate) fn merge_into(
         combine(&job, run)
     })?;
     sources.iter().try_for_each(|source| source.checkpoint.check_unchanged())?;
+    for source in sources {
+        let note = source.checkpoint.note_of_shards();
+        note.iter()
+            .for_each(|note| run.progress.note(&format!("`{}`: inside its shards, {note}", source.path.display())));
+    }
     Ok(Merged { finished: ledger.finish(), read_by: reading.read_by, bytes_read, bytes_resumed })
 }
 

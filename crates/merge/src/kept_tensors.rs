@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use thalweg_checkpoint::{Checkpoint, KeyKind, ReadOptions, open_other_copy, open_whole};
+use thalweg_checkpoint::{Checkpoint, KeyKind, ReadOptions, is_frozen_share, open_other_copy, open_whole};
 use thalweg_storage::Storage;
 use thalweg_tensor::{TensorEntry, display_name, to_index};
 
@@ -81,6 +81,10 @@ impl<'a> KeptTensors<'a> {
             for tensor_idx in naming_order(newest, &entries) {
                 let entry = &entries[tensor_idx];
                 let Some(overlap) = map.place(entry) else { continue };
+                // A share is written with its parameter, but for its padding.
+                if matches!(overlap, Overlap::Partial(merged) if is_frozen_share(&entry.name, &written[merged].name)) {
+                    continue;
+                }
                 let (path, kind) = name_of(whole, is_own, &entry.name);
                 unmerged.push(UnmergedTensor { opened_idx, tensor_idx, path, kind, overlap });
             }

@@ -256,6 +256,10 @@ impl ReadAt for LocalFile {
     fn drop_cache(&self, offset: u64, len_bytes: u64) {
         self.advise(offset, len_bytes, Advice::DontNeed);
     }
+
+    fn system_file(&self) -> Option<Arc<File>> {
+        self.handle().ok()
+    }
 }
 
 /// A file opened for writing.
@@ -296,6 +300,21 @@ impl WriteAt for LocalOutput {
 
     fn len_bytes(&self) -> Result<u64, Error> {
         Ok(self.file.metadata().map_err(io_error("read", &self.path))?.len())
+    }
+
+    fn copy_from(&self, offset: u64, source: &dyn ReadAt, from: u64, len_bytes: u64) -> u64 {
+        let Some(file) = source.system_file() else { return 0 };
+        let (mut source_offset, mut own_offset) = (from, offset);
+        while source_offset - from < len_bytes {
+            let left = usize::try_from(len_bytes - (source_offset - from)).unwrap_or(usize::MAX);
+            let copy = || {
+                rustix::fs::copy_file_range(&file, Some(&mut source_offset), &self.file, Some(&mut own_offset), left)
+            };
+            if !matches!(retry_on_intr(copy), Ok(1..)) {
+                break;
+            }
+        }
+        source_offset - from
     }
 
     fn start_writeback(&self, offset: u64, len_bytes: u64) {

@@ -4,6 +4,7 @@
 //! `publish` is the only code that acts on it.
 
 use std::fmt::Debug;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -79,6 +80,11 @@ pub trait ReadAt: Send + Sync + Debug {
 
     /// Says that these bytes are not wanted again, so that the page cache need not keep them.
     fn drop_cache(&self, _offset: u64, _len_bytes: u64) {}
+
+    /// The system's own file, if its bytes are those of this one: the system can then copy them by itself.
+    fn system_file(&self) -> Option<Arc<File>> {
+        None
+    }
 }
 
 /// A file opened for positioned writes.
@@ -100,6 +106,13 @@ pub trait WriteAt: Send + Sync + Debug {
     /// # Errors
     /// `Io`.
     fn len_bytes(&self) -> Result<u64, Error>;
+
+    /// Has the system copy bytes `from..from + len_bytes` of another file to `offset`, as far as it can do that without
+    /// bringing them here. Returns how many it copied, from the first one on: 0 where it cannot copy or the copy fails.
+    /// Reading and writing the rest tells why.
+    fn copy_from(&self, _offset: u64, _source: &dyn ReadAt, _from: u64, _len_bytes: u64) -> u64 {
+        0
+    }
 
     /// Asks the system to begin writing these bytes to the medium, without waiting.
     fn start_writeback(&self, _offset: u64, _len_bytes: u64) {}

@@ -131,6 +131,14 @@ fn check_bytes(at: &SuiteFolder) {
     reader.read_exact_at(9, &mut back).unwrap();
     assert_eq!(&back, b"ore", "advice changes nothing");
     reader.check_unchanged().unwrap();
+    // What the system copies are the first bytes of what was asked for, and never more than there are.
+    let copy = at.create("copy", b"0123456789abcdef");
+    for (offset, from, len_bytes, expected) in [(2, 3, 8, &b"xyz\0\0mor"[..]), (4, 10, 100, b"re"), (0, 12, 5, b"")] {
+        let n_copied = usize::try_from(copy.copy_from(offset, &*reader, from, len_bytes)).unwrap();
+        let mut copied = vec![0; n_copied];
+        copy.read_exact_at(offset, &mut copied).unwrap();
+        assert!(expected.starts_with(&copied), "{copied:?} of {expected:?}");
+    }
 }
 
 fn check_ends_of_files(at: &SuiteFolder) {

@@ -34,8 +34,9 @@ pub fn is_temporary_name(name: &str) -> bool {
 
 /// Reads the name of a folder: `checkpoint-N`, `checkpoint_N`, `stepN`, `step-N`, `step_N`, `global_stepN`, `iter_N`,
 /// `epN-baN`, `N`, `stepN-tokensXB` with or without a stage before it, `epoch_N`, `epoch_N_step_N` and the like, and
-/// names of `KEY=VALUE` parts with a `step=N`. Each may have a suffix of a converter (`-hf`, `-unsharded`). Only whole
-/// names match: `step_10` is never part of `step_100`.
+/// names of `KEY=VALUE` parts with a `step=N`. Each may have a suffix of a converter (`-hf`, `-unsharded`), and after a
+/// word the number may be one of thousands (`checkpoint-1.5k`). Only whole names match: `step_10` is never part of
+/// `step_100`.
 ///
 /// # Example
 /// ```
@@ -100,7 +101,7 @@ fn parse_worded_name(name: &str) -> Option<CheckpointName> {
     let name = strip_suffixes(name);
     for start in ["checkpoint-", "checkpoint_", "ckpt-", "ckpt_", "global_step", "iter_", "iter-"] {
         let Some(rest) = name.strip_prefix(start) else { continue };
-        if let Some(step) = parse_digits(rest) {
+        if let Some(step) = parse_count(rest) {
             return Some(CheckpointName::plain(step));
         }
         // Only `checkpoint` and `ckpt` also come before a name that another trainer uses alone, as in
@@ -119,11 +120,11 @@ fn parse_worded_name(name: &str) -> Option<CheckpointName> {
         .or_else(|| parse_keyed_name(name))
 }
 
-/// `ep0-ba1000`: batches count on through the epochs.
+/// `ep0-ba1000`: batches count on through the epochs. A file with the whole model is called `ep0-ba1000-rank0`.
 fn parse_epoch_batch(name: &str) -> Option<Step> {
     let (epoch, batch) = name.strip_prefix("ep")?.split_once("-ba")?;
     parse_digits(epoch)?;
-    parse_digits(batch)
+    parse_digits(batch.strip_suffix("-rank0").unwrap_or(batch))
 }
 
 /// `epoch3`, `epoch_3`, or `epoch_3_step_1000`, in which the step counts.
@@ -169,7 +170,7 @@ fn parse_step_name(name: &str) -> Option<CheckpointName> {
         Some((digits, tokens)) => (digits, Some(parse_name_tokens(tokens)?)),
         None => (rest, None),
     };
-    let plain = CheckpointName::plain(parse_digits(digits)?);
+    let plain = CheckpointName::plain(parse_count(digits)?);
     Some(CheckpointName { tokens, stage: stage.map(str::to_owned), ..plain })
 }
 
@@ -204,6 +205,15 @@ fn parse_name_tokens(text: &str) -> Option<NameTokens> {
     Some(NameTokens { tokens, unit: if power == 0 { 0 } else { unit } })
 }
 
+/// A number of steps: digits, or thousands as in `1.5k`. Millions are not read: `checkpoint-70m` is a size of a model.
+fn parse_count(text: &str) -> Option<Step> {
+    let thousands = || {
+        let number = text.strip_suffix(['k', 'K']).filter(|number| number.starts_with(|c: char| c.is_ascii_digit()))?;
+        format!("{number}K").parse().ok()
+    };
+    parse_digits(text).or_else(thousands)
+}
+
 fn parse_digits(text: &str) -> Option<Step> {
     let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     plain.then(|| text.parse().ok().map(Step)).flatten()
@@ -229,12 +239,18 @@ mod tests {
         check_folder("iter_0001000", 1000);
         check_folder("ep0-ba1000", 1000);
         check_folder("ep12-ba7", 7);
+        assert_eq!(parse_file_name("ep0-ba1000-rank0.pt").map(|name| name.step), Some(Step(1000)));
+        assert_eq!(parse_file_name("ep0-ba1000-rank1.pt"), None);
         check_folder("000300", 300);
         check_folder("0", 0);
         check_folder("step1000-tokens4B", 1000);
         check_folder("stage1-step1000-tokens2098B", 1000);
         check_folder("stage2-ingredient3-step77-tokens1B", 77);
         check_folder("checkpoint_7", 7);
+        check_folder("checkpoint-1.5k", 1500);
+        check_folder("step-20K", 20_000);
+        check_folder("ckpt_2.25k-hf", 2250);
+        check_folder("step3k-tokens4B", 3000);
         for end in [".safetensors", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt", ".npz", ".gguf"] {
             let found = parse_file_name(&format!("step_02000{end}"));
             assert_eq!(found.map(|name| name.step), Some(Step(2000)), "{end}");

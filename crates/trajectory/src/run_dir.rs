@@ -41,6 +41,8 @@ pub struct RunCheckpoint {
     pub epoch: Option<u64>,
     /// Whether it can be used, and why not.
     pub state: CheckpointState,
+    /// Its format, if it could be opened.
+    pub format: Option<&'static str>,
     /// What casts doubt on its content although it can be used.
     pub doubts: Vec<Note>,
 }
@@ -274,6 +276,7 @@ fn check_candidates(
         let paths: Vec<PathBuf> = some.iter().map(|candidate| candidate.path.clone()).collect();
         for (candidate, opened) in some.into_iter().zip(open_all_with_cache(storage, &paths, options, cache)) {
             let mut doubts = Vec::new();
+            let format = opened.as_ref().ok().map(thalweg_checkpoint::Checkpoint::format_name);
             let state = match (own_output(storage, &candidate.path), opened) {
                 (Some(state), _) => state,
                 (None, Ok(checkpoint)) => {
@@ -297,6 +300,7 @@ fn check_candidates(
                 stage: candidate.said.stage,
                 epoch: candidate.said.epoch,
                 state,
+                format,
                 doubts,
             });
         }
@@ -533,7 +537,11 @@ fn refuse_folder(
         return Error::HoldsMerges { path, first, n_merges: 1 + merges.count() };
     }
     if pattern.is_none() && entries.iter().any(is_tensor_file) {
-        return Error::IsCheckpoint { path: path.to_owned() };
+        // Several files, any of which could be the checkpoint, are more likely a run under unknown names.
+        let opened = thalweg_checkpoint::open_checkpoint(storage, path);
+        if !matches!(opened, Err(thalweg_checkpoint::Error::Ambiguous { .. })) {
+            return Error::IsCheckpoint { path: path.to_owned() };
+        }
     }
     let found = match entries {
         [] => "it is empty".to_owned(),

@@ -86,6 +86,8 @@ pub struct TrajectoryCheckpoint {
     pub epoch: Option<u64>,
     /// Whether it can be used.
     pub state: CheckpointState,
+    /// Its format, if it could be opened.
+    pub format: Option<&'static str>,
     /// What casts doubt on its content although it can be used.
     pub doubts: Vec<thalweg_checkpoint::Note>,
 }
@@ -337,6 +339,7 @@ impl Trajectory {
                 stage: checkpoint.stage.clone(),
                 epoch: checkpoint.epoch,
                 state: checkpoint.state.clone(),
+                format: checkpoint.format,
                 doubts: checkpoint.doubts.clone(),
             });
         }

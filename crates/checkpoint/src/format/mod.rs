@@ -31,6 +31,7 @@ use std::sync::Arc;
 use thalweg_storage::{FolderEntry, ReadAt, Storage};
 use thalweg_tensor::TensorCatalog;
 
+use crate::unpacked::ShardedArray;
 use crate::{CatalogCache, Error, Note, OpenPiece, Params, ReadOptions, UnstoredChunks};
 
 /// Every format, in the order in which they are asked whether a path is theirs.
@@ -264,6 +265,8 @@ pub struct FormatContent {
     pub findings: Findings,
     /// Whether some of the tensors are packed, so that reading them takes up to 32 MiB more.
     pub is_packed: bool,
+    /// Arrays whose chunks are in shards: which of them are stored is known once they were read.
+    pub(crate) sharded: Vec<ShardedArray>,
     /// Opens pieces whose files describe them more fully than the catalog does.
     pub opener: Option<Arc<dyn OpenPiece>>,
 }

@@ -310,3 +310,36 @@ fn tensor_ranks_of_megatron_are_put_together_and_readable_alone() {
         check_values(&open(&file).unwrap(), expected, Dtype::F32);
     }
 }
+
+#[test]
+fn frozen_parameters_under_zero_3_are_put_together_from_the_shares_of_all_ranks() {
+    let folder = fixture("trainers/frozen-zero3/global_step6");
+    let expected = open(&fixture("trainers/frozen-zero3/expected/step-6.safetensors")).unwrap();
+    let check = |found: &Checkpoint| {
+        assert_eq!(found.catalog().entries().len(), expected.catalog().entries().len());
+        for entry in expected.catalog().entries() {
+            let found_entry = &found.catalog().entries()[found.catalog().find(&entry.name).unwrap()];
+            assert_eq!((found_entry.dtype, &found_entry.shape), (entry.dtype, &entry.shape), "{}", entry.name);
+            assert!(tensor_bytes(found, &entry.name) == tensor_bytes(&expected, &entry.name), "{}", entry.name);
+        }
+    };
+    let found = open(&folder).unwrap();
+    check(&found);
+    // ZeRO-3 has no weights of the module that `--params module` could read.
+    assert!(!found.notes().iter().any(|note| note.to_string().contains("--params")), "{:?}", found.notes());
+    let scratch = tempfile::tempdir().unwrap();
+    copy_folder(&folder, scratch.path());
+    fs::remove_file(scratch.path().join("zero_pp_rank_2_mp_rank_00_model_states.pt")).unwrap();
+    let error = open(scratch.path()).unwrap_err();
+    assert!(error.is_unfinished() && error.to_string().contains("zero_pp_rank_2_mp_rank_00_model_states.pt"));
+}
+
+#[test]
+fn masters_that_have_no_names_are_refused_with_what_works() {
+    let scratch = tempfile::tempdir().unwrap();
+    let state = fs::read(fixture("torch/trainstate/step-60.pt")).unwrap();
+    fs::write(scratch.path().join("mp_rank_00_model_states.pt"), state).unwrap();
+    let error = open_params(scratch.path(), Params::Master).unwrap_err();
+    assert!(matches!(error, Error::NoMasters { .. }), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("leave out `--params master`")));
+}

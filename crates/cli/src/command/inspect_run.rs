@@ -70,6 +70,7 @@ fn document(trajectory: &Trajectory) -> serde_json::Value {
                 "tokens": checkpoint.tokens,
                 "tokens_source": checkpoint.tokens_source.map(|source| source.to_string()),
                 "phase": checkpoint.phase.map(|phase| phase.name()),
+                "format": checkpoint.format,
                 "finished": checkpoint.state.is_finished(),
                 "fault": checkpoint.state.fault().map(|fault| fault.name()),
                 "reason": checkpoint.state.reason(),
@@ -99,11 +100,15 @@ fn table(trajectory: &Trajectory) -> String {
         0 => String::new(),
         n => format!(", and {}", counted(n, "merge")),
     };
+    let mut formats: Vec<&str> = trajectory.finished().filter_map(|checkpoint| checkpoint.format).collect();
+    formats.sort_unstable();
+    formats.dedup();
+    let formats = if formats.is_empty() { String::new() } else { format!("; format: {}", formats.join(", ")) };
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = writeln!(
         text,
-        "`{}`: a run of {}, {n_finished} finished{merges}",
+        "`{}`: a run of {}, {n_finished} finished{merges}{formats}",
         trajectory.path().display(),
         counted(checkpoints.len() - n_merges, "checkpoint")
     );

@@ -137,7 +137,7 @@ fn inspect_shows_runs_and_checkpoints() {
     insta::assert_snapshot!(transcript(&["inspect", RUN], scratch.path()), @"
     exit 0
     --- stdout
-    `[ROOT]/examples/runs/hybridstories`: a run of 10 checkpoints, 10 finished
+    `[ROOT]/examples/runs/hybridstories`: a run of 10 checkpoints, 10 finished; format: safetensors
             step     tokens  phase   checkpoint
             2000          -  stable  step_02000.safetensors
             4000          -  stable  step_04000.safetensors

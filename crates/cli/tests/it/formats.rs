@@ -8,7 +8,7 @@ use std::process::Output;
 use serde_json::Value;
 use thalweg_testkit::Scratch;
 
-use crate::support::{program, root, run};
+use crate::support::{check, program, root, run};
 use crate::torch::tensors;
 
 /// Checkpoints of every format that is read, with the format of a merge of them by default.
@@ -369,4 +369,18 @@ fn averages_that_are_kept_beside_the_model_are_said_to_stay_as_they_are() {
     }
     assert!(told.contains("everything else is as in"), "{told}");
     assert_eq!(run(&["verify", scratch.join("out").to_str().unwrap()]).status.code(), Some(0));
+}
+
+#[test]
+fn frozen_parameters_are_written_into_the_shares_of_all_ranks() {
+    let scratch = Scratch::new();
+    let folder = root().join("fixtures/trainers/frozen-zero3");
+    let source = folder.join("global_step6").display().to_string();
+    check(&scratch, &format!("merge -m {source} -o global_step7"), 0, &[]);
+    let names = |folder: &Path| {
+        let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().ends_with(".pt")).collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(names(&scratch.join("global_step7")), names(Path::new(&source)));
+    assert!(tensors(&scratch.join("global_step7")) == tensors(&folder.join("expected/step-6.safetensors")));
 }

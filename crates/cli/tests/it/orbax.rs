@@ -86,3 +86,66 @@ fn a_damaged_chunk_stops_a_merge_and_leaves_no_output() {
     check(&scratch, "merge -m 20 -o out", 2, &["params.decoder.bias"]);
     assert!(!scratch.join("out").exists());
 }
+
+/// A step of a training loop that gives its items names.
+fn make_items(scratch: &Scratch, step: u32, items: &[(&str, &str)]) {
+    for (item, from) in items {
+        copy_folder(Path::new(&fixture(from)), &scratch.join(format!("run/{step}/{item}")));
+    }
+}
+
+#[test]
+fn of_several_items_the_one_of_the_model_is_read_or_the_one_that_the_key_names() {
+    let scratch = Scratch::new();
+    for step in [10, 20] {
+        let model = format!("manager/{step}/default");
+        make_items(
+            &scratch,
+            step,
+            &[("params", &*model), ("opt", "maxtext/10/items"), ("opt_state", "maxtext/10/items")],
+        );
+    }
+    let said = ["the tensors under key `params.params` are read", "`opt` (", "`opt_state` ("];
+    check(&scratch, "merge run --last 2 -o out", 0, &said);
+    check(&scratch, &format!("merge {} --last 2 -o expected", fixture("manager")), 0, &[]);
+    assert!(tensors(&scratch.join("out")) == tensors(&scratch.join("expected")));
+    let line = "merge run --last 2 --key opt --format safetensors -o moments";
+    check(&scratch, line, 0, &["the tensors under key `opt.params.params` are read"]);
+    check(&scratch, "inspect run/20 --key params.params", 0, &["the tensors under key `params.params` are read"]);
+}
+
+#[test]
+fn items_of_which_any_could_be_the_model_are_refused_and_the_hint_works() {
+    let scratch = Scratch::new();
+    make_items(&scratch, 10, &[("first", "manager/10/default"), ("second", "manager/10/default")]);
+    fs::copy(fixture("manager/10/_CHECKPOINT_METADATA"), scratch.join("run/10/_CHECKPOINT_METADATA")).unwrap();
+    let said = ["the tensors are under `first`, `second`", "hint: name one of them with `--key`"];
+    check(&scratch, "inspect run/10", 2, &said);
+    check(&scratch, "inspect run/10 --key second", 0, &["the tensors under key `second.params` are read"]);
+}
+
+#[test]
+fn a_run_says_the_format_of_its_checkpoints() {
+    let scratch = Scratch::new();
+    let run = fixture("manager");
+    check(&scratch, &format!("inspect {run}"), 0, &["a run of 2 checkpoints, 2 finished; format: orbax"]);
+    let shown = run_in(&scratch, &format!("inspect {run} --json"));
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let formats: Vec<&Value> = shown["checkpoints"].as_array().unwrap().iter().map(|one| &one["format"]).collect();
+    assert_eq!(formats, ["orbax", "orbax"]);
+}
+
+#[test]
+fn a_merge_says_which_chunks_inside_shards_were_not_stored() {
+    let scratch = Scratch::new();
+    let line = format!("merge -m {} --key . --format safetensors -o out", fixture("tensorstore"));
+    check(
+        &scratch,
+        &line,
+        0,
+        &["inside its shards, 2 of 4 chunks of `w.shard.plain` are not stored and are read as zeros"],
+    );
+    let line = format!("merge {} --last 2 -o whole", fixture("manager"));
+    let output = run_in(&scratch, &line);
+    assert!(output.status.success() && !String::from_utf8_lossy(&output.stderr).contains("not stored"));
+}

@@ -120,7 +120,7 @@ fn train_says_what_it_did_and_what_is_there_already() {
     insta::assert_snapshot!(blot(&transcript(&["inspect", out], scratch.path())), @"
     exit 0
     --- stdout
-    `[OUT]/run`: a run of 4 checkpoints, 4 finished
+    `[OUT]/run`: a run of 4 checkpoints, 4 finished; format: safetensors
     step log `[OUT]/run/steps.jsonl`: 12 entries
             step     tokens  phase   checkpoint
                3        192  stable  step-3

@@ -226,3 +226,21 @@ fn a_large_file_is_read_beyond_four_gibibytes() {
     storage.open_file(&path).unwrap().read_exact_at(offset, &mut bytes).unwrap();
     assert_eq!(&bytes, b"tail");
 }
+
+#[test]
+fn the_system_copies_between_files_of_a_disk_and_nothing_from_a_memory() {
+    let scratch = Scratch::new();
+    let storage = LocalStorage::new();
+    let content: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+    let source = storage.open_file(&scratch.write("source", &content)).unwrap();
+    let target = storage.create_file(&scratch.join("target"), 0).unwrap();
+    let (from, len_bytes) = (4097, 300_001);
+    assert_eq!(target.copy_from(13, &*source, from, len_bytes), len_bytes);
+    let mut copied = vec![0; 300_001];
+    target.read_exact_at(13, &mut copied).unwrap();
+    assert!(copied == content[4097..304_098]);
+    let memory = MemoryStorage::new();
+    let path = Path::new("/file");
+    memory.create_file(path, 10).unwrap();
+    assert_eq!(target.copy_from(0, &*memory.open_file(path).unwrap(), 0, 10), 0);
+}

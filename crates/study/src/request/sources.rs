@@ -49,6 +49,12 @@ pub fn choose_checkpoints(
             }
             Named::Checkpoint(_) if selection.is_empty() => {}
             Named::Checkpoint(path) => {
+                // Several files under unknown names are neither.
+                if let Err(Error::Trajectory(error @ thalweg_trajectory::Error::NotARun { .. })) =
+                    resolver.open_run(&path, run)
+                {
+                    return Err(error.into());
+                }
                 return Err(Error::request_with_hint(
                     format!("`{}` is a checkpoint, so there is nothing to select from", path.display()),
                     "give the folder above it as the run, or leave out the selection",

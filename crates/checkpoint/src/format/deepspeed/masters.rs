@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use thalweg_storage::Storage;
-use thalweg_tensor::{Dtype, Piece, Shape, TensorEntry, display_name, to_index};
+use thalweg_tensor::{Dtype, Shape, TensorEntry, display_name, to_index};
 
-use super::super::flat::pieces_of_run;
 use super::super::torch::most_names;
 use super::super::torch::tensor::{Found, read_tensor};
+use super::frozen::frozen_in_shares;
+use super::runs::{Run, entry_of_runs, read_shape};
 use super::steps::{check_steps, note_step};
-use super::{Opened, RankFiles, entries_of, finish, first_model, groups_of_state, place_of, state_of};
+use super::{Choice, Opened, RankFiles, entries_of, finish, first_model, groups_of_state, place_of, state_of};
 use crate::error::UnfinishedFault;
 use crate::format::{Findings, FormatContent};
 use crate::optimizer_state::MOMENT_NAMES;
@@ -25,14 +26,6 @@ const MAX_MISSING: u32 = 1024;
 
 /// Most pieces of parameters that share their values with another one: each has a copy of the other's pieces.
 const MAX_SHARED_PIECES: usize = 4_000_000;
-
-/// Where a run of elements of one parameter is in one rank's file.
-struct Run {
-    rank: u32,
-    /// Byte of its first element.
-    offset: u64,
-    n_elements: u64,
-}
 
 /// A flat vector in a rank's file.
 struct FlatVector {
@@ -88,6 +81,9 @@ pub(super) fn open_masters(
     cache: &CatalogCache,
 ) -> Result<FormatContent, Error> {
     let model = first_model(storage, files)?;
+    if files.optimizer.is_empty() && model.root().get("optimizer").is_some_and(Value::is_dict) {
+        return Err(Error::NoMasters { path: model.file.path.clone() });
+    }
     let shapes = param_shapes(&model)?;
     let ranks = open_ranks(storage, files, &model)?;
     let optimizer_step = check_steps(&ranks)?;
@@ -96,7 +92,19 @@ pub(super) fn open_masters(
     let stage = if is_stage_3 { Stage::Three } else { Stage::OneOrTwo };
     let mut entries = assemble(&ranks, &shapes, (stage, Kind::Master))?;
     let model_idx = u32::try_from(ranks.len()).unwrap_or(u32::MAX);
-    entries.extend(outside_of_groups(&model, model_idx, files)?);
+    entries.extend(buffers_of(&model, model_idx)?);
+    let mut others = Vec::new();
+    let frozen = model.root().get("frozen_param_fragments").filter(|frozen| frozen.entries().len() > 0);
+    match (frozen, stage) {
+        (None, _) => {}
+        (Some(frozen), Stage::OneOrTwo) => entries.extend(entries_of(&model, model_idx, frozen)?),
+        (Some(_), Stage::Three) => {
+            let n_ranks = model_idx;
+            let (found, files) = frozen_in_shares(storage, files, (&model, model_idx), n_ranks)?;
+            entries.extend(found);
+            others = files;
+        }
+    }
     add_shared(&model, &mut entries)?;
     let n_params = entries.len();
     if options.optimizer {
@@ -107,7 +115,12 @@ pub(super) fn open_masters(
     let n_state = entries.len() - n_params;
     let mut all: Vec<_> = ranks.into_iter().map(|rank| rank.file).collect();
     all.push(model.file);
-    let mut content = finish(all, entries, Findings::default(), Params::Master, cache)?;
+    all.extend(others);
+    let choice = match stage {
+        Stage::OneOrTwo => Choice::Both(Params::Master),
+        Stage::Three => Choice::Only(Params::Master),
+    };
+    let mut content = finish(all, entries, Findings::default(), choice, cache)?;
     content.notes.extend(note);
     Ok(FormatContent { n_state, ..content })
 }
@@ -120,7 +133,7 @@ fn assemble(ranks: &[Opened], shapes: &Groups, (stage, kind): (Stage, Kind)) -> 
     };
     let entry = |(name, shape): &(String, Shape)| {
         let runs = runs.get(name.as_str()).map_or(&[][..], Vec::as_slice);
-        entry_of_runs(ranks, &kind.tensor_name(name), shape, runs)
+        entry_of_runs(&ranks[0], &kind.tensor_name(name), (Dtype::F32, shape), runs)
     };
     shapes.iter().flatten().map(entry).collect()
 }
@@ -142,13 +155,6 @@ fn param_shapes(model: &Opened) -> Result<Groups, Error> {
     let group =
         |group: Value<'_>| group.entries().map(|(name, shape)| read_shape(name, shape).ok_or_else(fail)).collect();
     groups.into_iter().map(group).collect()
-}
-
-fn read_shape(name: Value<'_>, shape: Value<'_>) -> Option<(String, Shape)> {
-    let sizes = shape.items().map(Value::as_u64).collect::<Option<Vec<u64>>>()?;
-    let shape = Shape::new(sizes);
-    shape.n_elements().and_then(|n| Dtype::F32.bytes_of(n))?;
-    Some((name.as_text()?.to_owned(), shape))
 }
 
 /// Opens the files of all ranks; the error lists every missing rank.
@@ -266,7 +272,7 @@ fn add_addressed<'a>(
         if start.checked_add(n_elements).is_none_or(|end| end > part.n_elements) {
             return Err(rank.broken(format!("parameter `{}` reaches beyond this rank's share", display_name(name))));
         }
-        runs.entry(name).or_default().push(Run { rank: number, offset: part.offset + 4 * start, n_elements });
+        runs.entry(name).or_default().push(Run { file_idx: number, offset: part.offset + 4 * start, n_elements });
     }
     Ok(())
 }
@@ -286,7 +292,7 @@ fn add_overlapping<'a>(
         let (start, end) = (first.max(share.start), last.min(share.end));
         if start < end {
             let offset = part.offset + 4 * (start - share.start);
-            runs.entry(name).or_default().push(Run { rank: number, offset, n_elements: end - start });
+            runs.entry(name).or_default().push(Run { file_idx: number, offset, n_elements: end - start });
         }
         first = last;
     }
@@ -306,7 +312,7 @@ fn runs_of_stage_3<'a>(ranks: &[Opened], shapes: &'a Groups, kind: Kind) -> Resu
             let own = share.min(n_elements - before);
             let ends_early = |left: u64| rank.broken(format!("its {} are {left} elements short", kind.noun()));
             for (offset, n_elements) in cursor.take(own).map_err(ends_early)? {
-                runs.entry(name).or_default().push(Run { rank: number, offset, n_elements });
+                runs.entry(name).or_default().push(Run { file_idx: number, offset, n_elements });
             }
             // Padding that is missing is found by the sum below.
             let _padding = cursor.take(share - own);
@@ -349,39 +355,13 @@ impl Cursor<'_> {
     }
 }
 
-/// A tensor assembled from consecutive runs, in the order of the ranks.
-fn entry_of_runs(ranks: &[Opened], name: &str, shape: &Shape, runs: &[Run]) -> Result<TensorEntry, Error> {
-    let mut pieces: Vec<Piece> = Vec::new();
-    let mut first = 0;
-    for run in runs {
-        let last = first + run.n_elements;
-        pieces.extend(pieces_of_run(shape, Dtype::F32, (first, last), run.rank, run.offset));
-        first = last;
-    }
-    let entry = TensorEntry::of_pieces(name.into(), Dtype::F32, shape.clone(), pieces);
-    entry.map_err(|fault| {
-        let wanted = shape.n_elements().unwrap_or(0);
-        let name = display_name(name);
-        ranks[0].broken(format!("the ranks hold {first} of {wanted} elements of parameter `{name}`: {fault}"))
-    })
-}
-
-/// Buffers and frozen parameters, which are in no group.
-fn outside_of_groups(model: &Opened, file_idx: u32, files: &RankFiles) -> Result<Vec<TensorEntry>, Error> {
+/// Buffers, which are in no group.
+fn buffers_of(model: &Opened, file_idx: u32) -> Result<Vec<TensorEntry>, Error> {
     let root = model.root();
-    let mut entries = Vec::new();
     let module = root.get("module").map(|module| entries_of(model, file_idx, module)).transpose()?.unwrap_or_default();
     let names = root.get("buffer_names").map(|names| names.items().filter_map(Value::as_text).collect::<BTreeSet<_>>());
     let is_buffer = |entry: &TensorEntry| names.as_ref().is_some_and(|names| names.contains(&*entry.name));
-    entries.extend(module.into_iter().filter(is_buffer));
-    let Some(frozen) = root.get("frozen_param_fragments").filter(|frozen| frozen.entries().len() > 0) else {
-        return Ok(entries);
-    };
-    if files.model.len() > 1 {
-        return Err(model.broken("it has frozen parameters split by ZeRO-3, which are not supported"));
-    }
-    entries.extend(entries_of(model, file_idx, frozen)?);
-    Ok(entries)
+    Ok(module.into_iter().filter(is_buffer).collect())
 }
 
 /// Adds parameters that share their values with another one: both names are kept, as in the module.

@@ -3,7 +3,9 @@
 //! Decides which files of a folder belong together and which values are meant. `masters` assembles the masters,
 //! `universal` reads universal checkpoints, and `torch` reads the files themselves.
 
+pub(crate) mod frozen;
 mod masters;
+mod runs;
 mod steps;
 mod universal;
 
@@ -109,7 +111,7 @@ impl Format for DeepSpeedUniversal {
     ) -> Result<FormatContent, Error> {
         let files = RankFiles::find(place);
         if options.params == Some(Params::Module) {
-            return open_module(storage, &files, options, cache);
+            return open_module(storage, (&files, true), options, cache);
         }
         universal::open_masters(storage, place, &files, options, cache)
     }
@@ -251,7 +253,7 @@ fn open_zero(
     let files = RankFiles::find(place);
     files.refuse_cut()?;
     if options.params == Some(Params::Module) || files.optimizer.is_empty() && options.params.is_none() {
-        return open_module(storage, &files, options, cache);
+        return open_module(storage, (&files, !files.optimizer.is_empty()), options, cache);
     }
     masters::open_masters(storage, &files, options, cache)
 }
@@ -272,7 +274,7 @@ fn first_model(storage: &Arc<dyn Storage>, files: &RankFiles) -> Result<Opened, 
 /// The module's own weights, in the element type in which the model computes.
 fn open_module(
     storage: &Arc<dyn Storage>,
-    files: &RankFiles,
+    (files, has_masters): (&RankFiles, bool),
     options: &ReadOptions,
     cache: &CatalogCache,
 ) -> Result<FormatContent, Error> {
@@ -283,24 +285,38 @@ fn open_module(
     let path = &model.file.path;
     let module = ReadOptions { key: Some("module".to_owned()), ..options.clone() };
     let found = content_of(&model.torch, &*model.file.reader, 0, &module).map_err(|source| refuse(path, source))?;
-    let mut content = finish(vec![model.file.clone()], found.entries, found.findings, Params::Module, cache)?;
+    let choice = if has_masters { Choice::Both(Params::Module) } else { Choice::Only(Params::Module) };
+    let mut content = finish(vec![model.file.clone()], found.entries, found.findings, choice, cache)?;
     content.notes.extend(steps::note_step(storage, files, &model, None)?);
     Ok(FormatContent { n_state: found.n_state, ..content })
+}
+
+/// Which values of the parameters are read.
+#[derive(Debug, Clone, Copy)]
+enum Choice {
+    /// These, and the checkpoint also has the others.
+    Both(Params),
+    /// The only ones that there are.
+    Only(Params),
 }
 
 fn finish(
     files: Vec<OpenFile>,
     entries: Vec<TensorEntry>,
     mut findings: Findings,
-    params: Params,
+    choice: Choice,
     cache: &CatalogCache,
 ) -> Result<FormatContent, Error> {
     let path = files.first().map(|file| file.path.clone()).unwrap_or_default();
     let twice =
         |name: Box<str>| broken(&path, format!("tensor `{}` appears twice", thalweg_tensor::display_name(&name)));
     let catalog = cache.share(thalweg_tensor::TensorCatalog::new(entries).map_err(twice)?);
+    let (Choice::Both(params) | Choice::Only(params)) = choice;
     findings.params = Some(params);
-    let notes = vec![Note::ParamsChosen { params }];
+    let notes = match choice {
+        Choice::Both(params) => vec![Note::ParamsChosen { params }],
+        Choice::Only(_) => Vec::new(),
+    };
     Ok(FormatContent { files, catalog, notes, findings, ..FormatContent::default() })
 }
 

@@ -10,7 +10,7 @@ use thalweg_tensor::{Shape, TensorEntry, display_name};
 use super::super::torch::entry_of;
 use super::super::torch::error::TorchError;
 use super::steps::note_step;
-use super::{Opened, RankFiles, finish, first_model, moment_name, refuse};
+use super::{Choice, Opened, RankFiles, finish, first_model, moment_name, refuse};
 use crate::error::UnfinishedFault;
 use crate::format::{Findings, FormatContent, Place};
 use crate::optimizer_state::MOMENT_NAMES;
@@ -63,7 +63,7 @@ pub(super) fn open_masters(
     }
     let n_state = state.len();
     entries.extend(state);
-    let mut content = finish(open_files, entries, Findings::default(), Params::Master, cache)?;
+    let mut content = finish(open_files, entries, Findings::default(), Choice::Both(Params::Master), cache)?;
     content.notes.extend(note_step(storage, files, &model, None)?);
     Ok(FormatContent { n_state, ..content })
 }

@@ -19,7 +19,7 @@ use thalweg_storage::Storage;
 use thalweg_tensor::{Dtype, Piece, Shape, TensorCatalog, TensorEntry, display_name};
 
 use self::ocdbt::MANIFEST_NAME;
-use self::place::{Item, LEVANTER_NAME, find_item, is_ours};
+use self::place::{FoundItem, Item, LEVANTER_NAME, find_item, is_ours};
 use self::store::{has_manifest, read_value, read_values};
 use self::stored::{Stored, Values, refuse};
 use self::tree::{TREE_NAME, Tree, read_tree};
@@ -29,7 +29,7 @@ use super::{Findings, Format, FormatContent, OpenFile, Place, Unreadable};
 use crate::error::UnfinishedFault;
 use crate::format::model_key::{WHOLE_KEY, is_other_key};
 use crate::index::check_file_name;
-use crate::unpacked::{DecoderPool, Packed, PackedPart, Packing, Shard, UnpackedFile};
+use crate::unpacked::{DecoderPool, Packed, PackedPart, Packing, Shard, ShardedArray, UnpackedFile};
 use crate::{CatalogCache, Error, Note, ReadOptions, UnstoredChunks};
 
 /// Name of the format.
@@ -74,19 +74,19 @@ impl Format for Orbax {
         options: &ReadOptions,
         cache: &CatalogCache,
     ) -> Result<FormatContent, Error> {
-        let item = find_item(storage, place)?;
+        let found = find_item(storage, place, options.key.as_deref())?;
+        let item = &found.item;
         let values = read_values(storage, &item.path, has_manifest(item.names()))?;
         let tree = if item.has(TREE_NAME) { read_tree(storage, &item.path.join(TREE_NAME))? } else { Tree::default() };
-        let arrays = list_arrays(storage, &item, &values, &tree)?;
-        let selection = select(&arrays, options.key.as_deref())
-            .map_err(|error| Error::TreeKey { path: place.path().to_owned(), source: Box::new(error) })?;
+        let arrays = list_arrays(storage, item, &values, &tree)?;
+        let selection = select_in_item(storage, place, &found, &arrays)?;
         let mut findings = Findings {
             key: selection.key,
             other_keys: selection.others,
             lone_keys: selection.lone,
             ..Findings::default()
         };
-        let mut files = Files::new(storage, &item, &values);
+        let mut files = Files::new(storage, item, &values);
         // Among the files of the checkpoint, levanter's description is not copied to outputs, of which it says nothing.
         if item.has(LEVANTER_NAME) {
             files.open(LEVANTER_NAME).map_err(|fault| match fault {
@@ -94,7 +94,7 @@ impl Format for Orbax {
                 ChunkFault::Open(error) => error,
             })?;
         }
-        let mut entries = Vec::new();
+        let (mut entries, mut sharded) = (Vec::new(), Vec::new());
         for array in selection.chosen.into_iter().map(|position| &arrays[position]) {
             let name = array.path.join(".");
             let fail = |reason: String| refuse(&item.path, format!("array `{}`: {reason}", display_name(&name)));
@@ -114,6 +114,9 @@ impl Format for Orbax {
                 let (n_missing, n_chunks) = (chunks.n_missing, chunks.n_chunks);
                 findings.unstored.push(UnstoredChunks { name: name.clone(), n_missing, n_chunks });
             }
+            if !chunks.shards.is_empty() {
+                sharded.push(ShardedArray { name: name.clone(), shards: chunks.shards });
+            }
             let shape = spec.shape.clone();
             let entry = TensorEntry::of_pieces(name.clone().into(), dtype, shape, chunks.pieces);
             entries.push(entry.map_err(|fault| fail(fault.to_string()))?);
@@ -127,6 +130,7 @@ impl Format for Orbax {
             notes,
             findings,
             is_packed: true,
+            sharded,
             ..FormatContent::default()
         })
     }
@@ -203,6 +207,36 @@ struct Selection {
     others: Vec<(String, usize)>,
     /// Those of the others that are tensors themselves.
     lone: Vec<String>,
+}
+
+impl Selection {
+    /// Puts the name of an item before all keys.
+    fn add_item(&mut self, item: &str) {
+        let with_item = |key: &str| format!("{item}.{key}");
+        self.key = Some(self.key.as_deref().map_or_else(|| item.to_owned(), with_item));
+        self.others.iter_mut().for_each(|(key, _)| *key = with_item(key));
+        self.lone.iter_mut().for_each(|key| *key = with_item(key));
+    }
+}
+
+/// Chooses the arrays of an item, and lists what is beside them there and in the other items.
+fn select_in_item(
+    storage: &Arc<dyn Storage>,
+    place: &Place,
+    found: &FoundItem,
+    arrays: &[Array<'_>],
+) -> Result<Selection, Error> {
+    let mut selection = select(arrays, found.key.as_deref())
+        .map_err(|error| Error::TreeKey { path: place.path().to_owned(), source: Box::new(error) })?;
+    if found.is_named {
+        selection.add_item(found.item.name());
+    }
+    for other in &found.others {
+        let values = read_values(storage, &other.path, has_manifest(other.names()))?;
+        let n_arrays = values.keys().filter(|key| key.ends_with("/.zarray") || key.ends_with("/zarr.json")).count();
+        selection.others.push((other.name().to_owned(), n_arrays));
+    }
+    Ok(selection)
 }
 
 /// Chooses the arrays below a key, or the only part of the tree that can be meant. Their names stay those of the tree.
@@ -335,6 +369,8 @@ struct PlacedChunks {
     pieces: Vec<Piece>,
     n_missing: u64,
     n_chunks: u64,
+    /// The chunks that are shards, with the numbers of the inner chunks that hold some of the array.
+    shards: Vec<(Arc<Shard>, Vec<usize>)>,
 }
 
 /// The pieces of an array: one for each chunk, or for each inner chunk of a shard.
@@ -346,7 +382,7 @@ fn place_chunks(
     let count = || format!("the size of its shape {} overflows 64 bits", spec.shape);
     let n_bytes = spec.shape.n_elements().and_then(|n| dtype.bytes_of(n)).ok_or_else(count)?;
     if n_bytes == 0 {
-        return Ok(PlacedChunks { pieces: Vec::new(), n_missing: 0, n_chunks: 0 });
+        return Ok(PlacedChunks { pieces: Vec::new(), n_missing: 0, n_chunks: 0, shards: Vec::new() });
     }
     let grid: Vec<u64> = spec.shape.0.iter().zip(&spec.chunk).map(|(size, chunk)| size.div_ceil(*chunk)).collect();
     let n_chunks = grid.iter().try_fold(1_u64, |n, size| n.checked_mul(*size)).ok_or_else(count)?;
@@ -357,18 +393,18 @@ fn place_chunks(
         let number = files.open_first()?;
         let zeros = PackedPart { packed: Packed::Zeros, len_bytes: n_bytes, packing: Packing::None };
         let pieces = vec![Piece::whole(number, files.add(number, zeros)?)];
-        return Ok(PlacedChunks { pieces, n_missing: n_chunks, n_chunks });
+        return Ok(PlacedChunks { pieces, n_missing: n_chunks, n_chunks, shards: Vec::new() });
     }
     if n_chunks > FREE_CHUNKS + CHUNKS_PER_STORED * n_stored {
         return Err(format!("{n_stored} of its {n_chunks} chunks are stored").into());
     }
-    let (mut pieces, mut n_missing) = (Vec::new(), 0);
+    let (mut pieces, mut shards, mut n_missing) = (Vec::new(), Vec::new(), 0);
     for index in indices(&grid) {
         let start: Vec<u64> = index.iter().zip(&spec.chunk).map(|(index, chunk)| index * chunk).collect();
         let at = ChunkPlace { array: spec, dtype, start };
         match (is_stored(&index), &spec.coding.shard) {
             (Some(value), None) => pieces.push(at.chunk(files, value)?),
-            (Some(value), Some(shard)) => at.shard(files, value, shard, &mut pieces)?,
+            (Some(value), Some(shard)) => shards.push(at.shard(files, value, shard, &mut pieces)?),
             (None, _) => {
                 n_missing += 1;
                 check_fill(spec)?;
@@ -377,7 +413,7 @@ fn place_chunks(
             }
         }
     }
-    Ok(PlacedChunks { pieces, n_missing, n_chunks })
+    Ok(PlacedChunks { pieces, n_missing, n_chunks, shards })
 }
 
 fn check_fill(spec: &ArraySpec) -> Result<(), String> {
@@ -429,7 +465,7 @@ impl ChunkPlace<'_> {
         value: &Stored,
         spec: &ShardSpec,
         pieces: &mut Vec<Piece>,
-    ) -> Result<(), ChunkFault> {
+    ) -> Result<(Arc<Shard>, Vec<usize>), ChunkFault> {
         check_fill(self.array)?;
         let grid: Vec<u64> = self.array.chunk.iter().zip(&spec.inner).map(|(outer, inner)| outer / inner).collect();
         let n_chunks: u64 = grid.iter().product();
@@ -446,6 +482,7 @@ impl ChunkPlace<'_> {
             sum_bytes: self.array.coding.sum_bytes,
             index: OnceLock::new(),
         });
+        let mut numbers = Vec::new();
         for (position, index) in indices(&grid).enumerate() {
             let inner = index.iter().zip(&spec.inner).map(|(index, inner)| index * inner);
             let start: Vec<u64> = inner.zip(&self.start).map(|(inner, start)| start + inner).collect();
@@ -455,8 +492,9 @@ impl ChunkPlace<'_> {
             let at = ChunkPlace { start, ..*self };
             let packed = Packed::Inner { shard: Arc::clone(&shard), number: position };
             pieces.push(at.piece(files, number, packed, &spec.inner, self.array.coding.packing)?);
+            numbers.push(position);
         }
-        Ok(())
+        Ok((shard, numbers))
     }
 
     /// The piece of a chunk of this extent, whose end may lie outside the array.

@@ -13,6 +13,8 @@ use super::tree::TREE_NAME;
 use crate::Error;
 use crate::error::UnfinishedFault;
 use crate::format::Place;
+use crate::format::key_fault::KeyFault;
+use crate::format::model_key::{Level, choose_branch};
 
 /// What a step says of itself.
 pub(super) const STEP_METADATA_NAME: &str = "_CHECKPOINT_METADATA";
@@ -25,7 +27,9 @@ pub(super) const LEVANTER_NAME: &str = "metadata.json";
 /// The folder of levanter's model.
 pub(super) const LEVANTER_FOLDER: &str = "model";
 /// What Orbax and MaxText call the item of a checkpoint that has only one.
-pub(super) const USUAL_ITEMS: [&str; 2] = ["default", "items"];
+const USUAL_ITEMS: [&str; 2] = ["default", "items"];
+/// What the items of training loops are called that give them names.
+const NAMED_ITEMS: [&str; 3] = ["params", "state", "train_state"];
 /// A step's description is small.
 const MAX_METADATA_BYTES: u64 = 16 << 20;
 /// Beginning of the folders in which each process writes its part of a store.
@@ -41,6 +45,11 @@ pub(super) struct Item {
 }
 
 impl Item {
+    /// The name of its folder; empty for the folder itself.
+    pub(super) fn name(&self) -> &str {
+        self.prefix.trim_end_matches('/')
+    }
+
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|entry| &*entry.name)
     }
@@ -50,11 +59,29 @@ impl Item {
     }
 }
 
-/// Finds the folder that holds the arrays.
+/// The item that is read, and those beside it.
+#[derive(Debug)]
+pub(super) struct FoundItem {
+    pub(super) item: Item,
+    /// The key below the item.
+    pub(super) key: Option<String>,
+    /// Whether the item was chosen by its name, which is then the first part of the key that is read.
+    pub(super) is_named: bool,
+    /// The other items with arrays.
+    pub(super) others: Vec<Item>,
+}
+
+impl FoundItem {
+    fn only(item: Item, key: Option<&str>) -> Self {
+        Self { item, key: key.map(str::to_owned), is_named: false, others: Vec::new() }
+    }
+}
+
+/// Finds the folder that holds the arrays, by the key if its first part is the name of an item.
 ///
 /// # Errors
-/// `Unfinished` for a save that was not committed; `Ambiguous` for several items; `NotACheckpoint`; `Storage`.
-pub(super) fn find_item(storage: &Arc<dyn Storage>, place: &Place) -> Result<Item, Error> {
+/// `Unfinished` for a save that was not committed; `TreeKey` for several items; `NotACheckpoint`; `Storage`.
+pub(super) fn find_item(storage: &Arc<dyn Storage>, place: &Place, key: Option<&str>) -> Result<FoundItem, Error> {
     let Place::Folder { path, entries } = place else {
         let found = "it is one file of an Orbax checkpoint".to_owned();
         let converter = Some("give the folder that contains it");
@@ -63,7 +90,7 @@ pub(super) fn find_item(storage: &Arc<dyn Storage>, place: &Place) -> Result<Ite
     let whole = Item { prefix: String::new(), path: path.clone(), entries: entries.clone() };
     check_committed(storage, &whole)?;
     if holds_arrays(&whole) || whole.has(LEVANTER_NAME) {
-        return Ok(whole);
+        return Ok(FoundItem::only(whole, key));
     }
     let mut items = Vec::new();
     for name in place.folder_names() {
@@ -74,11 +101,6 @@ pub(super) fn find_item(storage: &Arc<dyn Storage>, place: &Place) -> Result<Ite
             items.push(item);
         }
     }
-    if items.len() > 1
-        && let Some(usual) = items.iter().position(|item| USUAL_ITEMS.contains(&item.prefix.trim_end_matches('/')))
-    {
-        return Ok(items.swap_remove(usual));
-    }
     match items.len() {
         0 if whole.has(LEVANTER_FOLDER) && has_plain_arrays(storage, path)? => {
             let fault = UnfinishedFault::NotCommitted { file: LEVANTER_NAME.to_owned() };
@@ -88,12 +110,32 @@ pub(super) fn find_item(storage: &Arc<dyn Storage>, place: &Place) -> Result<Ite
             let found = "its folders hold no Orbax or levanter arrays".to_owned();
             Err(Error::NotACheckpoint { path: path.clone(), found, converter: None })
         }
-        1 => Ok(items.swap_remove(0)),
-        _ => {
-            let candidates = items.into_iter().map(|item| item.prefix.trim_end_matches('/').to_owned()).collect();
-            Err(Error::Ambiguous { path: path.clone(), candidates })
-        }
+        1 => Ok(FoundItem::only(items.swap_remove(0), key)),
+        _ => choose_item(items, key).map_err(|source| Error::TreeKey { path: path.clone(), source: Box::new(source) }),
     }
+}
+
+/// Chooses among several items as among the keys of a state: the one that the key names, the usual one, or the only
+/// one that can be the model.
+fn choose_item(mut items: Vec<Item>, key: Option<&str>) -> Result<FoundItem, KeyFault> {
+    let names: Vec<String> = items.iter().map(|item| item.name().to_owned()).collect();
+    let below = |name: &String| match key?.strip_prefix(&**name)? {
+        "" => Some(None),
+        rest => rest.strip_prefix('.').map(|rest| Some(rest.to_owned())),
+    };
+    let named = names.iter().enumerate().find_map(|(position, name)| below(name).map(|rest| (position, rest)));
+    let usual = || names.iter().position(|name| USUAL_ITEMS.contains(&&**name));
+    let (position, key, is_named) = match (named, usual()) {
+        (Some((position, rest)), _) => (position, rest, true),
+        (None, Some(usual)) => (usual, key.map(str::to_owned), false),
+        (None, None) => {
+            let level = Level { branches: &names, n_direct: 0, depth: 0, was_named: false };
+            let several = || KeyFault::SeveralKeys { keys: names.clone() };
+            (choose_branch(level)?.ok_or_else(several)?, key.map(str::to_owned), true)
+        }
+    };
+    let item = items.swap_remove(position);
+    Ok(FoundItem { item, key, is_named, others: items })
 }
 
 /// Whether there are arrays in folders below, which is all that levanter writes before its marker.
@@ -138,9 +180,10 @@ pub(super) fn is_ours(place: &Place) -> bool {
     let has = |wanted: &str| place.file_names().any(|name| name == wanted);
     let has_folder = |wanted: &str| place.folder_names().any(|name| name == wanted);
     let is_marked = [STEP_METADATA_NAME, TREE_NAME, MANIFEST_NAME].iter().any(|name| has(name));
+    let mut items = USUAL_ITEMS.iter().chain(&NAMED_ITEMS);
     let is_bare = place.file_names().all(|name| name == COMMIT_NAME) && place.folder_names().count() <= 8;
     is_marked
         || has(LEVANTER_NAME) && has_folder(LEVANTER_FOLDER)
         || place.folder_names().any(|name| name.starts_with(PROCESS_START))
-        || is_bare && (USUAL_ITEMS.iter().any(|item| has_folder(item)) || has_folder(LEVANTER_FOLDER))
+        || is_bare && (items.any(|item| has_folder(item)) || has_folder(LEVANTER_FOLDER))
 }

@@ -10,6 +10,7 @@ use super::super::Place;
 use super::error::TorchError;
 use super::torch_error;
 use crate::error::UnfinishedFault;
+use crate::state_names::is_state_name;
 use crate::{Error, Note};
 
 /// The single file that readers look for first.
@@ -28,21 +29,6 @@ const MODEL_NAMES: [&str; 7] = [
 ];
 const INDEX_END: &str = ".bin.index.json";
 pub(super) const FILE_ENDS: [&str; 5] = [".pt", ".pth", ".bin", ".ckpt", ".pth.tar"];
-/// Beginnings of names of files that trainers write beside the model.
-const SIDE_STARTS: [&str; 11] = [
-    "optimizer",
-    "optim",
-    "scheduler",
-    "lr_scheduler",
-    "scaler",
-    "rng_state",
-    "random_states",
-    "training_args",
-    "trainer_state",
-    "train_state",
-    "meta.pt",
-];
-
 /// Which file or files to open.
 #[derive(Debug)]
 pub(super) enum Entrance {
@@ -63,10 +49,6 @@ pub(super) fn is_torch_name(name: &str) -> bool {
 /// Whether a name is like those of files of torch.save, without their indexes.
 pub(crate) fn is_saved_name(name: &str) -> bool {
     FILE_ENDS.iter().any(|end| name.ends_with(end))
-}
-
-fn is_side_name(name: &str) -> bool {
-    SIDE_STARTS.iter().any(|start| name.starts_with(start))
 }
 
 /// A shard's stem, its number, and the number of shards: `STEM-00001-of-00004.bin`.
@@ -127,7 +109,7 @@ pub(super) fn choose_entrance(place: &Place) -> Result<Entrance, Error> {
     if let Some(name) = MODEL_NAMES.iter().find(|name| has(name)) {
         return Ok(Entrance::Single { name: (*name).to_owned(), note: None });
     }
-    let files = || place.file_names().filter(|name| is_torch_name(name) && !is_side_name(name));
+    let files = || place.file_names().filter(|name| is_torch_name(name) && !is_state_name(name));
     if let Some(name) = files().find(|name| name.starts_with("pytorch_model_fsdp_") && name.contains("_rank")) {
         return Err(torch_error(&path, TorchError::OneRank { name: name.to_owned() }));
     }
