@@ -373,6 +373,7 @@ impl Trajectory {
             tokens_source: said.tokens.map(|_| TokensSource::Name),
             tokens_unit: said.tokens.map_or(0, |tokens| tokens.unit),
             phase: None,
+            format: None,
             stage: said.stage,
             epoch: said.epoch,
             state: CheckpointState::Finished,
