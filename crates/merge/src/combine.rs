@@ -36,7 +36,8 @@ use crate::workers::run_workers;
 /// What a finished part leaves behind.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct PartResult {
-    /// For each source that was read (in the order of `SourceUse::read`), its subtrees; empty without digests.
+    /// For each source that was read (in the order of `SourceUse::read`), its subtrees; empty without digests, and for
+    /// sources whose digest is known.
     pub(crate) source_subtrees: Vec<Vec<SubtreeDigest>>,
     /// For each output, its subtrees and statistics.
     pub(crate) outputs: Vec<(Vec<SubtreeDigest>, TensorStats)>,
@@ -55,6 +56,8 @@ pub(crate) struct CombineJob<'a> {
     pub(crate) sinks: &'a [&'a dyn TensorSink],
     /// What is recorded of a part beside its bytes; `None` in memory, where there is no receipt.
     pub(crate) record: Option<DigestChoice>,
+    /// Whether the digest of source number so-and-so is known, and not taken again.
+    pub(crate) is_known: &'a (dyn Fn(usize) -> bool + Sync),
     pub(crate) units: &'a UnitList,
     /// Units that an earlier run finished.
     pub(crate) is_done: &'a (dyn Fn(usize) -> bool + Sync),
@@ -354,7 +357,7 @@ impl<'a> Worker<'a> {
         let Some((used, order)) = self.prepared.use_of(class).zip(order) else {
             return Err(Error::Bug { what: "a class of tensors was not prepared" });
         };
-        let mut hashers = PartHashers::new(self.job, entry, class, part, used.read.len());
+        let mut hashers = PartHashers::new(self.job, (entry, class), part, &used.read);
         let mut stats = vec![TensorStats::start(); self.job.combinations.len()];
         for elements in self.job.piece.pieces_of(part) {
             let n_bytes = to_index(entry.dtype.bytes_of(elements.end - elements.start).unwrap_or(0));
@@ -569,7 +572,7 @@ struct PartHashers {
 }
 
 impl PartHashers {
-    fn new(job: &CombineJob<'_>, entry: &TensorEntry, class: TensorClass, part: &Part, n_read: usize) -> Self {
+    fn new(job: &CombineJob<'_>, (entry, class): (&TensorEntry, TensorClass), part: &Part, read: &[usize]) -> Self {
         let start = |kind: Option<DigestKind>, dtype: Dtype| {
             let offset = dtype.bytes_of(part.elements.start).unwrap_or(0);
             let tensor_bytes = dtype.bytes_of(entry.n_elements()).unwrap_or(0);
@@ -578,7 +581,7 @@ impl PartHashers {
         let asked = job.record.and_then(DigestChoice::kind);
         // A stage must be able to check what it holds, whether digests were asked for or not.
         let of_outputs = job.record.map(|_| asked.unwrap_or(DigestKind::Xxh3));
-        let sources = (0..n_read).map(|_| start(asked, entry.dtype)).collect();
+        let sources = read.iter().map(|&i| start(asked.filter(|_| !(job.is_known)(i)), entry.dtype)).collect();
         let output = |combination: &Combination| start(of_outputs, output_dtype(class, entry.dtype, combination.dtype));
         let outputs = job.combinations.iter().map(output).collect();
         Self { sources, outputs }

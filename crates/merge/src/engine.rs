@@ -26,7 +26,7 @@ use crate::merge_layout::MergeLayout;
 use crate::open_source::OpenSource;
 pub use crate::open_source::open_sources;
 pub use crate::outcome::{Compared, ComparedBy, MergeOutcome};
-use crate::output::{CommitInput, commit_output, output_layout};
+use crate::output::{CommitInput, DescribedOutput, describe_output, output_layout};
 use crate::output_format::{describe_format, find_kept_state};
 use crate::pending::{Pending, check_disk_space};
 use crate::plan::{DigestChoice, MergePlan, OutputPlan};
@@ -38,6 +38,7 @@ use crate::side_files::side_file_notes;
 use crate::stage::{StagedOutput, give_up, note_stages, remove_stage, stage_output};
 use crate::unit::UnitList;
 use crate::unsound_copies::unsound_copies;
+use crate::workers::wait_together;
 
 /// Executes `plan`: reads each needed source byte once, publishes every output, returns their receipts.
 ///
@@ -113,7 +114,7 @@ pub(crate) fn lay_out(
     Ok(laid_out)
 }
 
-/// Merges, and copies what belongs around the tensors, except for what [`commit_output`] writes last.
+/// Merges, and copies what belongs around the tensors, except for what [`describe_output`] writes last.
 pub(crate) fn merge_with_frames(
     staged: &[StagedOutput<'_>],
     (sources, layout): (&[OpenSource], &MergeLayout),
@@ -139,22 +140,42 @@ fn check_memory(
     fit_piece(layout, (sources.len(), plan.outputs.len()), held, 0, run).map(|_| ())
 }
 
-/// Publishes one output after the other. If one fails, it and those after it stay staged: their work is done.
+/// Publishes the outputs. Those that cannot be stay staged: their work is done.
+///
+/// Most of this is waiting for the medium, so it is done for many outputs at once.
 fn commit_all(
     staged: Vec<StagedOutput<'_>>,
     input: &CommitInput<'_>,
     run: &RunContext<'_>,
 ) -> Result<Vec<MergeReceipt>, Error> {
     let stages: Vec<PathBuf> = staged.iter().map(|output| output.staged.folder().to_owned()).collect();
-    let mut fresh = Vec::new();
+    let mut described = Vec::new();
+    let mut failure = None;
     for (k, output) in staged.into_iter().enumerate() {
-        match commit_output(k, output, input, run) {
-            Ok(receipt) => fresh.push(receipt),
+        match describe_output(k, output, input, run) {
+            Ok(output) => described.push(output),
             Err(error) => {
-                note_stages(stages.into_iter().skip(k), run);
-                return Err(error);
+                failure = Some(error);
+                break;
             }
         }
+    }
+    let (mut fresh, mut left) = (Vec::new(), Vec::new());
+    let mut published = wait_together(described, &|output: DescribedOutput<'_>| output.publish(input.replace));
+    published.resize_with(stages.len(), || None);
+    for (stage, outcome) in stages.into_iter().zip(published) {
+        match outcome {
+            Some(Ok(receipt)) => fresh.push(receipt),
+            Some(Err(error)) => {
+                failure = Some(error).filter(|_| left.is_empty()).or(failure);
+                left.push(stage);
+            }
+            None => left.push(stage),
+        }
+    }
+    if let Some(error) = failure {
+        note_stages(left.into_iter(), run);
+        return Err(error);
     }
     note_equal_sources(&fresh, run);
     Ok(fresh)
@@ -168,19 +189,19 @@ fn stage_outputs<'a>(
     run: &RunContext<'_>,
 ) -> Result<Vec<StagedOutput<'a>>, Error> {
     let reading = pending.reading_digest(sources)?;
-    let mut staged = Vec::new();
-    for (output, layout) in pending.outputs().zip(layouts) {
-        match stage_output(output, sources, layout, &reading, options, run) {
+    let stage = |(output, layout)| stage_output(output, sources, layout, &reading, options, run);
+    let (mut staged, mut failure) = (Vec::new(), None);
+    for outcome in wait_together(pending.outputs().zip(layouts).collect(), &stage).into_iter().flatten() {
+        match outcome {
             Ok(output) => staged.push(output),
-            Err(error) => {
-                // Stages that hold work of an earlier run are kept; empty ones would only be in the way.
-                let fresh = staged.into_iter().filter(|output: &StagedOutput<'_>| output.found.is_empty());
-                fresh.for_each(|output| remove_stage(&*run.storage, &output));
-                return Err(error);
-            }
+            Err(error) => failure = failure.or(Some(error)),
         }
     }
-    Ok(staged)
+    let Some(error) = failure else { return Ok(staged) };
+    // Stages that hold work of an earlier run are kept; empty ones would only be in the way.
+    let fresh = staged.into_iter().filter(|output: &StagedOutput<'_>| output.found.is_empty());
+    fresh.for_each(|output| remove_stage(&*run.storage, &output));
+    Err(error)
 }
 
 /// Which units a process does, and how it takes up those that are done.
@@ -226,8 +247,9 @@ pub(crate) fn merge_into(
     let views = layout.views(sources);
     let source_refs: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
     let ledger = Ledger::new(&layout.catalog, &units, digest.kind(), &dtype_of);
+    let is_known = |source_idx: usize| sources[source_idx].known_digest.is_some();
     let source_paths: Vec<PathBuf> = sources.iter().map(|source| source.path.clone()).collect();
-    let reading = Reading { layout, sources: &source_refs, read_by: &read_by };
+    let reading = Reading { layout, sources: &source_refs, read_by: &read_by, is_known: &is_known };
     let bytes_read = match work.is_own {
         None => bytes_read(layout, &source_refs, &read_by),
         Some(is_own) => reading.bytes_of_units(&units, is_own),
@@ -254,6 +276,7 @@ pub(crate) fn merge_into(
             rules: &rules,
             sinks: &sinks,
             record: Some(digest),
+            is_known: &is_known,
             units: &units,
             is_done: &|unit_idx| !is_left(unit_idx),
             on_unit: &|unit_idx, results| {
@@ -278,19 +301,23 @@ fn with_background_sync(
     staged: &[StagedOutput<'_>],
     work: impl FnOnce(&(dyn Fn() + Sync)) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    /// Units of about 1 MiB between two syncs.
+    /// Units of about 1 MiB, each of one output, between two syncs.
     const UNITS_PER_SYNC: usize = 256;
+    let units_per_sync = (UNITS_PER_SYNC / staged.len().max(1)).max(1);
     let n_units = AtomicUsize::new(0);
     let (wake, woken) = std::sync::mpsc::sync_channel::<()>(1);
     std::thread::scope(|scope| {
         let syncer = scope.spawn(move || -> Result<(), Error> {
             while woken.recv().is_ok() {
-                staged.iter().try_for_each(|output| output.staged.sync())?;
+                let synced = wait_together(staged.iter().collect(), &|output: &StagedOutput<'_>| {
+                    output.staged.sync().map_err(Error::from)
+                });
+                synced.into_iter().flatten().collect::<Result<(), Error>>()?;
             }
             Ok(())
         });
         let outcome = work(&|| {
-            if (n_units.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(UNITS_PER_SYNC) {
+            if (n_units.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(units_per_sync) {
                 // A full channel means that a sync is due already; a closed one, that it failed and will be reported.
                 let _ = wake.try_send(());
             }

@@ -258,6 +258,7 @@ fn fill_sinks(
         rules: &rules,
         sinks,
         record: None,
+        is_known: &|_| false,
         units: &units,
         is_done: &|_| false,
         on_unit: &|_, _| Ok(()),

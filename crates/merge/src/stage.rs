@@ -222,13 +222,19 @@ pub(crate) fn empty_stage(storage: &dyn Storage, stage: &Path) -> Result<(), Err
 /// What a stage must share with the run that resumes it: the plan, and what is merged in the same reading.
 ///
 /// Without digests, also the sizes and times of the sources. With digests, each finished part is compared with the
-/// sources.
+/// sources, but for those whose digest is known.
 fn stage_key(output: &OutputPlan, plan_digest: &str, sources: &[OpenSource], reading: &Digest) -> StageKey {
     let identity = match output.digest.kind() {
         None => identity_of(output, sources),
-        Some(_) => String::new(),
+        Some(_) => known_digests(sources),
     };
     join_key(plan_digest, &identity, reading)
+}
+
+/// The digests of sources that are not taken again.
+fn known_digests(sources: &[OpenSource]) -> String {
+    let known = |source: &OpenSource| Some(format!("{}\0{}\0", source.path.display(), source.known_digest?));
+    sources.iter().filter_map(known).collect()
 }
 
 /// Names, sizes and times of an output's sources.

@@ -24,7 +24,7 @@ use crate::journal::{JOURNAL_NAME, Journal, UnitRecord};
 use crate::merge_layout::MergeLayout;
 use crate::open_source::OpenSource;
 use crate::outcome::MergeOutcome;
-use crate::output::{CommitInput, commit_output};
+use crate::output::{CommitInput, describe_output};
 use crate::own::{MERGED_FOLDER, merged_contents};
 use crate::pending::{Pending, check_disk_space, refuse_sources};
 use crate::plan::MergePlan;
@@ -153,7 +153,8 @@ impl<'a> Ready<'a> {
             seconds: run.host.elapsed_seconds() - self.started + parts.seconds,
             peak_memory_bytes: parts.peak_memory_bytes,
         };
-        let receipt = commit_output(0, staged, &input, run).inspect_err(kept)?;
+        let described = describe_output(0, staged, &input, run);
+        let receipt = described.and_then(|output| output.publish(options.replace)).inspect_err(kept)?;
         note_equal_sources(std::slice::from_ref(&receipt), run);
         let bytes_resumed = merged.bytes_resumed;
         Ok(MergeOutcome { path: output.path.clone(), receipt, was_done: false, bytes_resumed, compared: None })
