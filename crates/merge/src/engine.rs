@@ -161,7 +161,7 @@ fn commit_all(
         }
     }
     let (mut fresh, mut left) = (Vec::new(), Vec::new());
-    let mut published = wait_together(described, &|output: DescribedOutput<'_>| output.publish(input.replace));
+    let mut published = wait_together(run, described, &|output: DescribedOutput<'_>| output.publish(input.replace));
     published.resize_with(stages.len(), || None);
     for (stage, outcome) in stages.into_iter().zip(published) {
         match outcome {
@@ -191,7 +191,7 @@ fn stage_outputs<'a>(
     let reading = pending.reading_digest(sources)?;
     let stage = |(output, layout)| stage_output(output, sources, layout, &reading, options, run);
     let (mut staged, mut failure) = (Vec::new(), None);
-    for outcome in wait_together(pending.outputs().zip(layouts).collect(), &stage).into_iter().flatten() {
+    for outcome in wait_together(run, pending.outputs().zip(layouts).collect(), &stage).into_iter().flatten() {
         match outcome {
             Ok(output) => staged.push(output),
             Err(error) => failure = failure.or(Some(error)),
@@ -267,7 +267,7 @@ pub(crate) fn merge_into(
     run.progress.begin(Stage::Merge, bytes_read);
     let bytes_resumed = reading.bytes_of_units(&units, &|unit_idx| done.contains(unit_idx));
     run.progress.resume(bytes_resumed);
-    with_background_sync(staged, |wrote| {
+    with_background_sync(staged, run, |wrote| {
         let job = CombineJob {
             layout,
             sources: &source_refs,
@@ -299,6 +299,7 @@ pub(crate) fn merge_into(
 /// first, so those of the other thread are kept.
 fn with_background_sync(
     staged: &[StagedOutput<'_>],
+    run: &RunContext<'_>,
     work: impl FnOnce(&(dyn Fn() + Sync)) -> Result<(), Error>,
 ) -> Result<(), Error> {
     /// Units of about 1 MiB, each of one output, between two syncs.
@@ -309,7 +310,7 @@ fn with_background_sync(
     std::thread::scope(|scope| {
         let syncer = scope.spawn(move || -> Result<(), Error> {
             while woken.recv().is_ok() {
-                let synced = wait_together(staged.iter().collect(), &|output: &StagedOutput<'_>| {
+                let synced = wait_together(run, staged.iter().collect(), &|output: &StagedOutput<'_>| {
                     output.staged.sync().map_err(Error::from)
                 });
                 synced.into_iter().flatten().collect::<Result<(), Error>>()?;

@@ -21,9 +21,19 @@ pub(crate) fn run_workers(run: &RunContext<'_>, work: &(dyn Fn() + Sync)) -> Res
 /// Threads that wait for the medium side by side: it brings what many wait for to safety at once.
 const MAX_WAITING: usize = 16;
 
-/// Does `act` for each item, several at a time whatever the limit of threads, because they hardly compute. Returns in
-/// the order of the items what came of each; `None` for those that were not begun because another one failed.
+/// Does `act` for each item, many at a time unless one thread was asked for: they hardly compute. Returns in the order
+/// of the items what came of each; `None` for those that were not begun because another one failed.
 pub(crate) fn wait_together<T: Send, R: Send>(
+    run: &RunContext<'_>,
+    items: Vec<T>,
+    act: &(dyn Fn(T) -> Result<R, Error> + Sync),
+) -> Vec<Option<Result<R, Error>>> {
+    let n_at_once = if run.limits.n_threads.get() == 1 { 1 } else { MAX_WAITING };
+    side_by_side(n_at_once, items, act)
+}
+
+fn side_by_side<T: Send, R: Send>(
+    n_at_once: usize,
     items: Vec<T>,
     act: &(dyn Fn(T) -> Result<R, Error> + Sync),
 ) -> Vec<Option<Result<R, Error>>> {
@@ -44,7 +54,7 @@ pub(crate) fn wait_together<T: Send, R: Send>(
         }
     };
     let has_panicked = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..n_items.min(MAX_WAITING))
+        let others: Vec<_> = (1..n_items.min(n_at_once))
             .filter_map(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok())
             .collect();
         work();
@@ -95,20 +105,20 @@ mod tests {
     fn what_waits_is_done_side_by_side_and_told_in_order() {
         // Each waits for the others.
         let all = Barrier::new(MAX_WAITING);
-        let outcomes = wait_together((0..MAX_WAITING).collect(), &|n| {
+        let outcomes = side_by_side(MAX_WAITING, (0..MAX_WAITING).collect(), &|n| {
             all.wait();
             Ok(10 * n)
         });
         let found: Vec<usize> = outcomes.into_iter().map(|outcome| outcome.unwrap().unwrap()).collect();
         assert_eq!(found, (0..MAX_WAITING).map(|n| 10 * n).collect::<Vec<_>>());
-        assert!(wait_together(Vec::<usize>::new(), &|n| Ok(n)).is_empty());
+        assert!(side_by_side(2, Vec::<usize>::new(), &|n| Ok(n)).is_empty());
     }
 
     #[test]
     fn after_a_failure_nothing_new_is_begun() {
         let n_items = 1000;
         let n_begun = AtomicUsize::new(0);
-        let outcomes = wait_together((0..n_items).collect(), &|n| {
+        let outcomes = side_by_side(4, (0..n_items).collect(), &|n| {
             n_begun.fetch_add(1, Ordering::Relaxed);
             if n == 3 { Err(Error::Interrupted) } else { Ok(n) }
         });
