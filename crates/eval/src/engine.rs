@@ -117,9 +117,11 @@ fn digest_params(model: &Model<f32>) -> Digest {
     hasher.finish()
 }
 
+/// Numbers that one thread hashes before it takes others.
+const SUBTREE_NUMBERS: usize = (SUBTREE_BYTES / 4) as usize;
+
 /// BLAKE3 of numbers as little-endian bytes, by all threads.
 fn digest_numbers(numbers: &[f32]) -> Digest {
-    const SUBTREE_NUMBERS: usize = (SUBTREE_BYTES / 4) as usize;
     const PIECE_NUMBERS: usize = 4096;
     let n_bytes = 4 * numbers.len() as u64;
     let subtree = |(i, numbers): (usize, &[f32])| {
@@ -400,7 +402,7 @@ mod tests {
 
     #[test]
     fn a_digest_by_many_threads_is_that_of_the_bytes() {
-        let subtree = SUBTREE_BYTES as usize / 4;
+        let subtree = SUBTREE_NUMBERS;
         for n in [0, 1, 4097, subtree - 1, subtree, subtree + 1, 3 * subtree + 5] {
             let numbers: Vec<f32> = (0..n).map(|i| i as f32 * 0.37 - 9.0).collect();
             let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();

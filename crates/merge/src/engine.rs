@@ -3,10 +3,11 @@
 //! The engine resolves nothing: the plan names sources, coefficients, element types and policies. Before
 //! `commit_outputs` there is no output; what is staged is resumed by the next run of the same plan.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use thalweg_checkpoint::{Look, OutputLayout};
+use thalweg_checkpoint::{Look, OutputLayout, SideFileComparison};
 use thalweg_tensor::kernel::NonFinitePolicy;
 use thalweg_tensor::{TensorSink, TensorSource};
 
@@ -52,7 +53,8 @@ pub fn execute_merge(
     let started = run.host.elapsed_seconds();
     let (sources, layout) = open_aligned(plan, run)?;
     let pending = Pending::find(plan, (&sources, &layout), options, run)?;
-    pending.outputs().try_for_each(|output| note_output(output, (&sources, &layout), run))?;
+    let mut compared = SideFileComparison::default();
+    pending.outputs().try_for_each(|output| note_output(output, (&sources, &layout), &mut compared, run))?;
     let layouts =
         pending.outputs().map(|output| lay_out(output, (&sources, &layout), run)).collect::<Result<Vec<_>, _>>()?;
     check_disk_space(pending.outputs().zip(&layouts), run)?;
@@ -95,10 +97,11 @@ pub(crate) fn open_aligned(plan: &MergePlan, run: &RunContext<'_>) -> Result<(Ve
 pub(crate) fn note_output(
     output: &OutputPlan,
     (sources, layout): (&[OpenSource], &MergeLayout),
+    compared: &mut SideFileComparison,
     run: &RunContext<'_>,
 ) -> Result<(), Error> {
     unsound_copies(output, sources, layout, run)?.iter().for_each(|note| run.progress.note(note));
-    side_file_notes(output, sources, &*run.storage)?.iter().for_each(|note| run.progress.note(note));
+    side_file_notes(output, sources, compared, &*run.storage)?.iter().for_each(|note| run.progress.note(note));
     Ok(())
 }
 
@@ -148,37 +151,53 @@ fn commit_all(
     input: &CommitInput<'_>,
     run: &RunContext<'_>,
 ) -> Result<Vec<MergeReceipt>, Error> {
-    let stages: Vec<PathBuf> = staged.iter().map(|output| output.staged.folder().to_owned()).collect();
-    let mut described = Vec::new();
-    let mut failure = None;
-    for (k, output) in staged.into_iter().enumerate() {
-        match describe_output(k, output, input, run) {
-            Ok(output) => described.push(output),
-            Err(error) => {
-                failure = Some(error);
-                break;
+    let mut stages: VecDeque<PathBuf> = staged.iter().map(|output| output.staged.folder().to_owned()).collect();
+    let mut outputs = staged.into_iter().enumerate();
+    let mut fresh = Vec::new();
+    while !stages.is_empty() {
+        let (group, failure) = describe_some(&mut outputs, input, run);
+        let (mut failed, mut left) = (None, Vec::new());
+        let publish = |output: DescribedOutput<'_>| output.publish(input.replace);
+        for outcome in wait_together(run, group, &publish) {
+            let stage = stages.pop_front();
+            match outcome {
+                Some(Ok(receipt)) => fresh.push(receipt),
+                Some(Err(error)) => {
+                    failed = failed.or(Some(error));
+                    left.extend(stage);
+                }
+                None => left.extend(stage),
             }
         }
-    }
-    let (mut fresh, mut left) = (Vec::new(), Vec::new());
-    let mut published = wait_together(run, described, &|output: DescribedOutput<'_>| output.publish(input.replace));
-    published.resize_with(stages.len(), || None);
-    for (stage, outcome) in stages.into_iter().zip(published) {
-        match outcome {
-            Some(Ok(receipt)) => fresh.push(receipt),
-            Some(Err(error)) => {
-                failure = Some(error).filter(|_| left.is_empty()).or(failure);
-                left.push(stage);
-            }
-            None => left.push(stage),
+        if let Some(error) = failed.or(failure) {
+            note_stages(left.into_iter().chain(stages), run);
+            return Err(error);
         }
-    }
-    if let Some(error) = failure {
-        note_stages(left.into_iter(), run);
-        return Err(error);
     }
     note_equal_sources(&fresh, run);
     Ok(fresh)
+}
+
+/// Describes the next outputs, until one fails or what is to be written about them takes much memory.
+fn describe_some<'a>(
+    outputs: &mut dyn Iterator<Item = (usize, StagedOutput<'a>)>,
+    input: &CommitInput<'_>,
+    run: &RunContext<'_>,
+) -> (Vec<DescribedOutput<'a>>, Option<Error>) {
+    const ENOUGH_BYTES: usize = 4 << 20;
+    let (mut group, mut n_bytes) = (Vec::new(), 0);
+    while n_bytes < ENOUGH_BYTES
+        && let Some((k, output)) = outputs.next()
+    {
+        match describe_output(k, output, input, run) {
+            Ok(output) => {
+                n_bytes += output.manifest_bytes();
+                group.push(output);
+            }
+            Err(error) => return (group, Some(error)),
+        }
+    }
+    (group, None)
 }
 
 fn stage_outputs<'a>(

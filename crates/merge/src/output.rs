@@ -171,6 +171,11 @@ pub(crate) struct DescribedOutput<'a> {
 }
 
 impl DescribedOutput<'_> {
+    /// Bytes of its receipt, in memory until it is published.
+    pub(crate) fn manifest_bytes(&self) -> usize {
+        self.json.len()
+    }
+
     /// Writes the receipt and publishes. Before this returns there is no output.
     pub(crate) fn publish(self, replace: Replace) -> Result<MergeReceipt, Error> {
         let StagedOutput { plan, staged, leftovers, .. } = self.output;

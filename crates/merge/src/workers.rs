@@ -19,7 +19,7 @@ pub(crate) fn run_workers(run: &RunContext<'_>, work: &(dyn Fn() + Sync)) -> Res
 }
 
 /// Threads that wait for the medium side by side: it brings what many wait for to safety at once.
-const MAX_WAITING: usize = 16;
+const MAX_WAITING: usize = 32;
 
 /// Does `act` for each item, many at a time unless one thread was asked for: they hardly compute. Returns in the order
 /// of the items what came of each; `None` for those that were not begun because another one failed.

@@ -29,7 +29,7 @@ use crate::record::{CostRow, SuiteRow};
 const LEAST_TOGETHER: usize = 10;
 /// More than that, as long as all of them take less than such a part of the memory, and less than this.
 const HELD_PART: u64 = 4;
-const MOST_BYTES: u64 = 8 << 30;
+const MOST_BYTES: u64 = 1 << 30;
 /// Below the cache's folder: which parameters a merge has.
 const MERGES_FOLDER: &str = "merges";
 const MERGED_KIND: &str = "thalweg-merged-params";

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use thalweg_checkpoint::{LOCK_NAME, OutputLayout, StagedCheckpoint};
+use thalweg_checkpoint::{LOCK_NAME, OutputLayout, SideFileComparison, StagedCheckpoint};
 use thalweg_storage::guard::{Contents, Place, look_at, remove_own_folder};
 use thalweg_storage::publish::{Replace, publish_folder};
 use thalweg_storage::{Error as StorageError, FileKind, Lock};
@@ -125,7 +125,7 @@ impl<'a> Ready<'a> {
         let (sources, layout) = (&*self.sources, &self.layout);
         let output = &self.plan.outputs[0];
         let Some(parts) = self.parts else { return existing(self.plan, (sources, layout), options, run) };
-        note_output(output, (sources, layout), run)?;
+        note_output(output, (sources, layout), &mut SideFileComparison::default(), run)?;
         let scene = ShareScene { output, sources, layout: &parts.laid_out, run };
         let stage = scene.stage();
         let known = scene.known_names()?;
