@@ -30,8 +30,8 @@ pub(crate) fn check_step_log(bytes: &[u8]) {
     }
 }
 
-/// The input as the SQLite file of a tracker, alone and with its write-ahead log, which follows a line `== log` and gets
-/// right checksums. What the file holds alone does not depend on what follows its pages.
+/// The input as the SQLite file of a tracker, alone and with its write-ahead log, which follows a line `== log` and
+/// gets right checksums. A log without a transaction changes nothing.
 pub(crate) fn check_tracker_database(bytes: &[u8]) {
     const MARK: &[u8] = b"\n== log\n";
     let split = bytes.windows(MARK.len()).position(|part| part == MARK);

@@ -67,7 +67,7 @@ impl SideFileComparison {
             };
             kinds.insert(known, path);
         }
-        // Of equal bytes nobody need know what they mean.
+        // Equal bytes mean the same.
         if kinds.len() < 2 {
             return Ok(false);
         }
