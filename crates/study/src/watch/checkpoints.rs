@@ -134,7 +134,8 @@ impl KnownCheckpoints {
             let Ok(checkpoint) = opened else { continue };
             let files = files_of(&checkpoint);
             let Some(known) = self.checkpoints.get_mut(&one.path) else {
-                let fresh = KnownCheckpoint { step: one.step.0, files, digest: None, taken: None, is_left_behind: false };
+                let fresh =
+                    KnownCheckpoint { step: one.step.0, files, digest: None, taken: None, is_left_behind: false };
                 self.checkpoints.insert(one.path.clone(), fresh);
                 self.is_changed = true;
                 continue;

@@ -64,9 +64,8 @@ fn make_or_split(
     made: &mut MadeMerges,
     on_made: &mut dyn FnMut(&MergeOutcome) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let is_used = |seen: &&SeenSource| {
-        together.iter().any(|output| output.sources.iter().any(|source| source.path == seen.path))
-    };
+    let is_used =
+        |seen: &&SeenSource| together.iter().any(|output| output.sources.iter().any(|source| source.path == seen.path));
     let plan = MergePlan {
         seen_sources: seen.iter().filter(is_used).cloned().collect(),
         ..MergePlan::new(together.iter().map(|&output| output.clone()).collect())?
