@@ -41,7 +41,7 @@ for name in names[:10]:
 
 def watch(label):
     thalweg, *options = builds[label].split(",")
-    run(thalweg, "watch", f"{work}/run", "--windows", "sma:10", "--once", "-o", f"{work}/{label}", "-q", *options)
+    run(thalweg, "watch", f"{work}/run", "--windows", "sma:10", "--ends", "newest", "--once", "-o", f"{work}/{label}", "-q", *options)
 
 
 for label in builds:
@@ -56,7 +56,9 @@ for i in range(10, len(names)):
     rows["merge"].append(timed(lambda: run(thalweg, "merge", *window, "-o", work + "/scratch", "-q")))
     digest = lambda folder: json.load(open(folder + "/thalweg.json"))["digest"]
     for label in builds:
-        made = sorted(glob.glob(f"{work}/{label}/step*"))[-1]
+        *earlier, made = sorted(glob.glob(f"{work}/{label}/step*"))
+        for folder in earlier:
+            shutil.rmtree(folder)
         assert digest(made) in (None, digest(work + "/scratch")), "the merges differ"
     shutil.rmtree(work + "/scratch")
 shutil.rmtree(work)

@@ -286,7 +286,7 @@ pub(crate) fn merge_into(
     run.progress.begin(Stage::Merge, bytes_read);
     let bytes_resumed = reading.bytes_of_units(&units, &|unit_idx| done.contains(unit_idx));
     run.progress.resume(bytes_resumed);
-    with_background_sync(staged, run, |wrote| {
+    with_background_sync(staged, units.len(), run, |wrote| {
         let job = CombineJob {
             layout,
             sources: &source_refs,
@@ -318,13 +318,18 @@ pub(crate) fn merge_into(
 /// first, so those of the other thread are kept.
 fn with_background_sync(
     staged: &[StagedOutput<'_>],
+    n_units: usize,
     run: &RunContext<'_>,
     work: impl FnOnce(&(dyn Fn() + Sync)) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    /// Units of about 1 MiB, each of one output, between two syncs.
-    const UNITS_PER_SYNC: usize = 256;
-    let units_per_sync = (UNITS_PER_SYNC / staged.len().max(1)).max(1);
-    let n_units = AtomicUsize::new(0);
+    /// Units of about 1 MiB, each of one output, between two syncs: at most so many, at least as many, and of small
+    /// outputs a part, so that the medium is at work before all is merged.
+    const MOST_UNITS: usize = 256;
+    const LEAST_UNITS: usize = 16;
+    const PARTS: usize = 4;
+    let (n_outputs, n_in_all) = (staged.len().max(1), n_units.saturating_mul(staged.len()));
+    let units_per_sync = ((n_in_all / PARTS).clamp(LEAST_UNITS, MOST_UNITS) / n_outputs).max(1);
+    let n_done = AtomicUsize::new(0);
     let (wake, woken) = std::sync::mpsc::sync_channel::<()>(1);
     std::thread::scope(|scope| {
         let syncer = scope.spawn(move || -> Result<(), Error> {
@@ -337,7 +342,7 @@ fn with_background_sync(
             Ok(())
         });
         let outcome = work(&|| {
-            if (n_units.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(units_per_sync) {
+            if (n_done.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(units_per_sync) {
                 // A full channel means that a sync is due already; a closed one, that it failed and will be reported.
                 let _ = wake.try_send(());
             }

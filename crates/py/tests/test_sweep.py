@@ -21,14 +21,8 @@ def empty_like(sweep: thalweg.Sweep) -> dict[str, torch.Tensor]:
     return {name: torch.zeros_like(tensor) for name, tensor in first.state_dict().items()}
 
 
-@pytest.mark.parametrize("large", [1, 1 << 40])
 @pytest.mark.parametrize("hold", [None, 1, "120kB", "1GB"])
-def test_each_trial_has_the_bytes_of_its_own_merge(
-    hold: str | int | None, large: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from thalweg import _load
-
-    monkeypatch.setattr(_load, "_LARGE_MEMORY", large)
+def test_each_trial_has_the_bytes_of_its_own_merge(hold: str | int | None) -> None:
     sweep = thalweg.sweep(RUN, [2, 3, 4], schemes=["sma", "wma"], dtype="f32")
     model = empty_like(sweep)
     seen = []

@@ -7,7 +7,6 @@ is filled from a staging buffer, which is pinned for devices.
 from __future__ import annotations
 
 import math
-import mmap
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping, NamedTuple
 
@@ -23,8 +22,11 @@ if TYPE_CHECKING:
 # Tensors that go through a staging buffer together hold so many bytes, or are one.
 _WINDOW_BYTES = 32 << 20
 _ALIGNMENT = 64
-# Memory of so many bytes is taken in large pages: taking it in small ones costs more than a merge into it.
-_LARGE_MEMORY = 32 << 20
+# Memory that holds a trial, taken and copied from, costs about as much as reading so many checkpoints from memory.
+# Large pages were no cheaper: the system has to make room for them first.
+_SOURCES_PER_HELD = 4
+# So many are held in any case.
+_FEW_TRIALS = 3
 # A disk or a network is waited for at least once for so many bytes; on a busy machine, being slow alone says little.
 _BYTES_PER_WAIT = 4 << 20
 
@@ -100,9 +102,9 @@ def _trials_in_turn(
     elsewhere = {name: infos[name] for name in (*staged, *tied)}
     per_trial, of_first = (sum(info.nbytes for info in some.values()) for some in (infos, elsewhere))
     n_at_most = 1 + max(hold_bytes - of_first, 0) // max(per_trial, 1)
-    # While sources come from memory, reading all of them costs about as much as memory for as many trials. The sum of
-    # both, for n / b batches of b trials, is least there.
-    n_together = min(n_at_most, max(1, round(math.sqrt(len(plans) * sweep._n_sources))))
+    # While sources come from memory: what n / b readings and b held trials cost together is least there.
+    cheapest = round(math.sqrt(len(plans) * sweep._n_sources / _SOURCES_PER_HELD))
+    n_together = min(n_at_most, max(_FEW_TRIALS, cheapest))
     held = [_held(elsewhere)]
     in_place = [(name, tensor.data_ptr(), tensor.nbytes) for name, tensor in direct.items()]
     first = 0
@@ -139,24 +141,11 @@ def _waits() -> int:
 def _held(infos: Mapping[str, TensorInfo]) -> dict[str, torch.Tensor]:
     """Memory for tensors, in one piece: fewer and larger pages are taken than for one tensor after the other."""
     ends = list(accumulate(-(-info.nbytes // _ALIGNMENT) * _ALIGNMENT for info in infos.values()))
-    memory = _fresh_memory(ends[-1] if ends else 0)
+    memory = torch.empty(ends[-1] if ends else 0, dtype=torch.uint8)
     starts = [0, *ends]
     return {
         name: _view(memory[start : start + info.nbytes], info) for (name, info), start in zip(infos.items(), starts)
     }
-
-
-def _fresh_memory(n_bytes: int) -> torch.Tensor:
-    if n_bytes >= _LARGE_MEMORY:
-        try:
-            # torch takes large pages only where an environment variable says so before it is imported.
-            pages = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            pages.madvise(mmap.MADV_HUGEPAGE)
-            return torch.frombuffer(pages, dtype=torch.uint8)
-        except (AttributeError, OSError):
-            # Another system, or one without large pages.
-            pass
-    return torch.empty(n_bytes, dtype=torch.uint8)
 
 
 def _check_ties(
