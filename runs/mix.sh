@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Do merged components rank mixtures as models that were trained on them? A small Llama is trained on stories; components
-# on stories, code, math and dialogue (half of each is stories; again without) and 12 mixtures train from it, 48 steps
-# each. Merges at the mixtures' coefficients, and the mixtures' own runs stopped after 16 steps (as many steps in all as
-# the four components), are compared with the full runs. Run again, it resumes from what is there. Writes
-# docs/results/mix.csv; some minutes for each seed on one thread.
+# on stories, code, math and dialogue (half of each is stories; again without) train from it for 16, 48 and 144 steps, and 24
+# mixtures for 48. Merges at the mixtures' coefficients, and the mixtures' own runs stopped after 8 and 24 steps (as many steps
+# in all as four components of 48 and of 144), are compared with the full runs. Run again, it resumes from what is there.
+# Writes docs/results/mix.csv; some minutes for each seed on one thread.
 #
 #     CORPORA=FOLDER runs/mix.sh [OUT]     FOLDER/<domain>/{train,validation}.jsonl.zst; OUT = mix-runs
 #     THALWEG names the binary, SEEDS the seeds
@@ -15,6 +15,8 @@ corpora=$(realpath "${CORPORA:?the folder of the corpora}")
 domains="stories code math dialogue"
 base_steps=240
 steps=48
+lengths="16 48 144"
+longest=144
 mkdir -p "$out"
 
 {
@@ -25,7 +27,7 @@ mkdir -p "$out"
     done
 } > "$out/suite.toml"
 
-config() { # FILE SEED DOMAIN...
+config() { # FILE SEED CHECKPOINTS DOMAIN...
     cat > "$1" <<TOML
 kind = "thalweg-train"
 version = 1
@@ -45,9 +47,11 @@ learning_rate = 4e-3
 kind = "constant"
 warmup_steps = 20
 [checkpoints]
-every_steps = 16
+every_steps = 10000
+steps = [$3]
+keep_states = 1
 TOML
-    for domain in "${@:3}"; do
+    for domain in "${@:4}"; do
         printf '[[data]]\nname = "%s"\nfrom = "%s"\nlimit = 400\n' "$domain" "$corpora/$domain/train.jsonl.zst" >> "$1"
     done
 }
@@ -61,40 +65,45 @@ train() { # CONFIG FOLDER
 for seed in ${SEEDS:-1 2 3}; do
     dir=$out/seed-$seed
     mkdir -p "$dir"
-    config "$dir/base.toml" "$seed" stories
+    config "$dir/base.toml" "$seed" "" stories
     train "$dir/base.toml" "$dir/base"
     base=$dir/base/step-$base_steps
-    config "$dir/all.toml" "$seed" $domains
+    config "$dir/all.toml" "$seed" "$((base_steps + 16)), $((base_steps + 48))" $domains
     for beta in 0.5 0; do
         parts=$dir/beta-$beta
-        "$thalweg" mix plan --config "$dir/all.toml" --base "$base" --general stories --beta $beta --tokens $((steps * 1024)) \
+        "$thalweg" mix plan --config "$dir/all.toml" --base "$base" --general stories --beta $beta --tokens $((longest * 1024)) \
             -o "$parts" --quiet > /dev/null
         for domain in $domains; do
             train "$parts/$domain.toml" "$parts/$domain"
         done
     done
     python3 runs/mix_table.py mixtures "$dir" "$seed" "$base" "$base_steps" "$steps" $domains
-    for i in 01 02 03 04 05 06 07 08 09 10 11 12; do
+    for i in $(seq -w 24); do
         train "$dir/reference-$i.toml" "$dir/reference-$i"
-        for at in 16 48; do
+        for at in 8 24 48; do
             [ -s "$dir/score-$i-$at.json" ] || "$thalweg" eval "$dir/reference-$i/step-$((base_steps + at))" \
                 --suite "$out/suite.toml" --json --quiet -j 1 > "$dir/score-$i-$at.json"
         done
     done
     python3 runs/mix_table.py references "$dir"
     for beta in 0.5 0; do
-        parts=()
-        for domain in $domains; do
-            parts+=(--component "$domain=$dir/beta-$beta/$domain/step-$((base_steps + steps))")
+        for length in $lengths; do
+            name=$beta-$length
+            parts=()
+            for domain in $domains; do
+                parts+=(--component "$domain=$dir/beta-$beta/$domain/step-$((base_steps + length))")
+            done
+            [ -s "$dir/check-$name.json" ] || "$thalweg" mix check --base "$base" "${parts[@]}" --suite "$out/suite.toml" --json \
+                --quiet -j 1 > "$dir/check-$name.json" || [ $? -eq 1 ]
+            [ -s "$dir/merged-$name.jsonl" ] || "$thalweg" mix search "${parts[@]}" --general stories --beta $beta \
+                --suite "$out/suite.toml" --mixtures "$dir/references.jsonl" -o "$dir/merged-$name.jsonl" --quiet -j 1 > /dev/null
+            "$thalweg" mix validate --trials "$dir/merged-$name.jsonl" --references "$dir/references.jsonl" --json --quiet \
+                > "$dir/validation-merged-$name.json"
         done
-        [ -s "$dir/check-$beta.json" ] || "$thalweg" mix check --base "$base" "${parts[@]}" --suite "$out/suite.toml" --json \
-            --quiet -j 1 > "$dir/check-$beta.json" || [ $? -eq 1 ]
-        [ -s "$dir/merged-$beta.jsonl" ] || "$thalweg" mix search "${parts[@]}" --general stories --beta $beta \
-            --suite "$out/suite.toml" --mixtures "$dir/references.jsonl" -o "$dir/merged-$beta.jsonl" --quiet -j 1 > /dev/null
-        "$thalweg" mix validate --trials "$dir/merged-$beta.jsonl" --references "$dir/references.jsonl" --json --quiet \
-            > "$dir/validation-merged-$beta.json"
     done
-    "$thalweg" mix validate --trials "$dir/trained.jsonl" --references "$dir/references.jsonl" --json --quiet \
-        > "$dir/validation-trained.json"
+    for at in 8 24; do
+        "$thalweg" mix validate --trials "$dir/trained-$at.jsonl" --references "$dir/references.jsonl" --json --quiet \
+            > "$dir/validation-trained-$at.json"
+    done
 done
 python3 runs/mix_table.py tables "$out"

@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 BETA = 0.5
-N = 12
+N = 24
+LENGTHS = (16, 48, 144)
 
 
 def write_mixtures(folder, seed, base, base_steps, steps, *domains):
@@ -24,7 +25,8 @@ def write_mixtures(folder, seed, base, base_steps, steps, *domains):
         alphas = [(b - a) / 10_000 for a, b in zip([0, *cuts], [*cuts, 10_000])]
         shares = [alphas[0] + BETA * (1 - alphas[0]), *((1 - BETA) * a for a in alphas[1:])]
         text, *sections = (folder / "all.toml").read_text().split("[[data]]\n")
-        text = text.replace(f"steps = {base_steps}", f"steps = {int(base_steps) + int(steps)}")
+        text = text.replace(f"\nsteps = {base_steps}\n", f"\nsteps = {int(base_steps) + int(steps)}\n")
+        text = text.replace("\nsteps = [", f"\nsteps = [{int(base_steps) + 8}, {int(base_steps) + 24}, ")
         for section, share in zip(sections, shares):
             if share > 0:
                 text += f"[[data]]\n{section}share = {share:.6f}\n"
@@ -37,7 +39,7 @@ def write_mixtures(folder, seed, base, base_steps, steps, *domains):
 def write_references(folder):
     folder = Path(folder)
     mixtures = json.loads((folder / "mixtures.json").read_text())
-    for name, at in (("references", 48), ("trained", 16)):
+    for name, at in (("references", 48), ("trained-8", 8), ("trained-24", 24)):
         with (folder / f"{name}.jsonl").open("w") as file:
             for i, shares in enumerate(mixtures, 1):
                 scores = json.loads((folder / f"score-{i:02}-{at}.json").read_text())["scores"]
@@ -52,9 +54,10 @@ def show(values, digits=2):
 
 def write_tables(out):
     out = Path(out)
-    seeds = sorted(path.parent.name[5:] for path in out.glob("seed-*/validation-trained.json"))
-    proxies = ("merged-0.5", "merged-0", "trained")
-    names = {"merged-0.5": "merged, beta 0.5", "merged-0": "merged, beta 0", "trained": "trained 16 steps each"}
+    seeds = sorted(path.parent.name[5:] for path in out.glob("seed-*/validation-trained-24.json"))
+    names = {f"merged-{beta}-{n}": f"merged, beta {beta}, components of {n} steps" for beta in ("0.5", "0") for n in LENGTHS}
+    names |= {f"trained-{n}": f"trained {n} steps each" for n in (8, 24)}
+    proxies = tuple(names)
     rows, found = [], {}
     for seed in seeds:
         for proxy in proxies:
@@ -75,16 +78,20 @@ def write_tables(out):
             of = [found[seed, proxy, measure] for seed in seeds]
             cells = [show([row[key] for row in of]) for key in ("spearman", "top_quartile_spearman")]
             print("| " + " | ".join([names[proxy], measure, *cells, show([row["recovery"] for row in of], 3)]) + " |")
-    print("\n| beta | component | delta | cosine with others | barriers |\n|---|---|---|---|---|")
+    print("\n| beta | steps | component | delta | cosine with others | barriers |\n|---|---|---|---|---|---|")
+    verdicts = []
     for beta in ("0.5", "0"):
-        checks = [json.loads((out / f"seed-{seed}/check-{beta}.json").read_text()) for seed in seeds]
-        for i, one in enumerate(checks[0]["components"]):
-            of = [check["components"][i] for check in checks]
-            cosines = [value for row in of for value in row["cosines"].values()]
-            barriers = [m["barrier"] for check in checks for m in check["midpoints"] if one["name"] in m["between"]]
-            worse = f"{sum(b > 0 for b in barriers)} of {len(barriers)}"
-            print(f"| {beta} | {one['name']} | {show([row['size'] for row in of], 3)} | {show(cosines)} | {worse} |")
-        print(f"\nbeta {beta}: " + ", ".join(check["verdict"] for check in checks) + "\n")
+        for length in LENGTHS:
+            checks = [json.loads((out / f"seed-{seed}/check-{beta}-{length}.json").read_text()) for seed in seeds]
+            for i, one in enumerate(checks[0]["components"]):
+                of = [check["components"][i] for check in checks]
+                cosines = [value for row in of for value in row["cosines"].values()]
+                barriers = [m["barrier"] for check in checks for m in check["midpoints"] if one["name"] in m["between"]]
+                worse = f"{sum(b > 0 for b in barriers)} of {len(barriers)}"
+                sizes = show([row["size"] for row in of], 3)
+                print(f"| {beta} | {length} | {one['name']} | {sizes} | {show(cosines)} | {worse} |")
+            verdicts.append(f"beta {beta}, {length} steps: " + ", ".join(check["verdict"] for check in checks))
+    print("\n" + "\n\n".join(verdicts))
 
 
 if __name__ == "__main__":

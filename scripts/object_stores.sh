@@ -1,105 +1,43 @@
-#!/bin/bash
-# Merges over real object stores, and compares the bytes with local merges.
+#!/usr/bin/env bash
+# Merges over real object stores: runs `object_stores.py` for S3, Google and Azure, at once.
 #
-#   scripts/object_stores.sh [THALWEG]      THALWEG is the program [default: target/debug/thalweg]
+#     scripts/object_stores.sh [THALWEG]      THALWEG is the program [default: target/debug/thalweg]
+#     scripts/object_stores.sh --install      only installs the servers
 #
-# Needs Python; installs moto (a server that speaks S3) from PyPI into a scratch folder. Servers listen on 127.0.0.1 only.
+# Needs Python. The servers come from PyPI (moto) and npm (Azurite) and are kept in the user's cache; what does not
+# install is skipped by name.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+packages=(moto[server]==5.2.5 boto3==1.44.8 azure-storage-blob==12.31.1)
+azurite=azurite@3.37.0
+digest=$(echo "${packages[@]}" "$azurite" | sha256sum | cut -c1-16)
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/thalweg/object-stores-$digest"
+mkdir -p "$cache"
+exec 9> "$cache/lock"
+flock 9
+if [ ! -e "$cache/python-done" ]; then
+    rm -rf "$cache/env"
+    python3 -m venv "$cache/env" && "$cache/env/bin/pip" install --quiet "${packages[@]}" && touch "$cache/python-done" ||
+        { echo "s3, gs, az: skipped, moto does not install" && exit 0; }
+fi
+if [ ! -e "$cache/azurite-done" ]; then
+    npm install --silent --no-fund --no-audit --prefix "$cache" "$azurite" > /dev/null && touch "$cache/azurite-done" || true
+fi
+flock -u 9
+[ ! -e "$cache/azurite-done" ] || export AZURITE="$cache/node_modules/.bin/azurite-blob"
+
+[ "${1:-}" != --install ] || exit 0
 thalweg=$(realpath "${1:-target/debug/thalweg}")
 place=$(mktemp -d)
-trap stop EXIT
-
-stop() {
-    [ -s "$place/moto.pid" ] && kill "$(cat "$place/moto.pid")" 2> /dev/null
-    if [ -n "${KEEP:-}" ]; then echo "kept: $place"; else rm -rf "$place"; fi
-}
-
-python3 -m venv "$place/venv"
-"$place/venv/bin/pip" install -q 'moto[server]==5.2.5' boto3
-port=$((20000 + $$ % 20000))
-"$place/venv/bin/moto_server" -H 127.0.0.1 -p "$port" > "$place/moto.log" 2>&1 &
-echo $! > "$place/moto.pid"
-for _ in $(seq 100); do grep -q Running "$place/moto.log" && break; sleep 0.2; done
-
-export AWS_ENDPOINT_URL=http://127.0.0.1:$port AWS_REGION=us-east-1
-export AWS_ACCESS_KEY_ID=AKIAOBJECTSTORES AWS_SECRET_ACCESS_KEY=secret-of-object-stores
-export THALWEG_STAGING=$place/staging THALWEG_RETRY_SECONDS=20
-
-# A run of four checkpoints of 36 MB, so that outputs are uploaded in parts.
-"$place/venv/bin/python" - "$place/run" << 'PY'
-import json, os, struct, sys
-for step in range(100, 500, 100):
-    folder = f"{sys.argv[1]}/checkpoint-{step}"
-    os.makedirs(folder)
-    header, data, offset = {}, [], 0
-    for layer in range(9):
-        values = bytearray(os.urandom(1024 * 2048 * 2))
-        values[1::2] = bytes(byte & 0x3F for byte in values[1::2])
-        header[f"layers.{layer}.weight"] = {"dtype": "BF16", "shape": [1024, 2048], "data_offsets": [offset, offset + len(values)]}
-        data.append(values)
-        offset += len(values)
-    text = json.dumps(header).encode()
-    with open(f"{folder}/model.safetensors", "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text + b"".join(data))
-    with open(f"{folder}/config.json", "w") as file:
-        json.dump({"model_type": "llama"}, file)
-PY
-s3() { "$place/venv/bin/python" - "$@" << 'PY'
-import os, sys, boto3
-client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
-what, *rest = sys.argv[1:]
-if what == "put":
-    client.create_bucket(Bucket="bucket")
-    for folder, _, names in os.walk(rest[0]):
-        for name in names:
-            path = os.path.join(folder, name)
-            client.upload_file(path, "bucket", "run/" + os.path.relpath(path, rest[0]))
-elif what == "get":
-    for entry in client.list_objects_v2(Bucket="bucket", Prefix=rest[0] + "/").get("Contents", []):
-        path = os.path.join(rest[1], entry["Key"].removeprefix(rest[0] + "/"))
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        client.download_file("bucket", entry["Key"], path)
-elif what == "uploads":
-    print(len(client.list_multipart_uploads(Bucket="bucket").get("Uploads", [])))
-PY
-}
-s3 put "$place/run"
-say() { echo "== $*"; }
-
-say "from the store, and into it"
-"$thalweg" -q merge "$place/run" --last 3 -o "$place/local"
-"$thalweg" -q merge s3://bucket/run --last 3 -o "$place/fetched"
-"$thalweg" -q merge s3://bucket/run --last 3 -o s3://bucket/merged
-s3 get merged "$place/merged"
-cmp "$place/local/model.safetensors" "$place/fetched/model.safetensors"
-cmp "$place/local/model.safetensors" "$place/merged/model.safetensors"
-"$thalweg" -q verify s3://bucket/merged --inputs
-
-say "killed at random moments, and resumed"
-for round in 1 2 3 4 5 6; do
-    "$thalweg" -q merge s3://bucket/run --last 4 -o s3://bucket/killed &
-    worker=$!
-    sleep "0.$((RANDOM % 9))"
-    kill -9 "$worker" 2> /dev/null || true
-    wait "$worker" 2> /dev/null || true
-    # Nothing, or everything.
-    if "$thalweg" -q inspect s3://bucket/killed > "$place/seen" 2>&1; then
-        "$thalweg" -q verify s3://bucket/killed
-    else
-        grep -qE "does not exist|unfinished upload" "$place/seen"
-    fi
+trap 'rm -rf "$place"' EXIT
+workers=()
+for store in s3 gs az; do
+    mkdir "$place/$store"
+    "$cache/env/bin/python" scripts/object_stores.py "$thalweg" "$place/$store" "$store" &
+    workers+=($!)
 done
-"$thalweg" -q merge s3://bucket/run --last 4 -o s3://bucket/killed
-"$thalweg" -q merge "$place/run" --last 4 -o "$place/local4"
-s3 get killed "$place/killed"
-cmp "$place/local4/model.safetensors" "$place/killed/model.safetensors"
-"$thalweg" clean s3://bucket
-echo "uploads in parts left open: $(s3 uploads)"
-
-say "no secret is in any file that was written"
-if grep -rqE "$AWS_ACCESS_KEY_ID|$AWS_SECRET_ACCESS_KEY" "$place/fetched" "$place/merged" "$place/killed"; then
-    echo "a secret was written" >&2
-    exit 1
-fi
-echo "all bytes are those of local merges"
+failed=0
+for worker in "${workers[@]}"; do
+    wait "$worker" || failed=1
+done
+exit "$failed"

@@ -4,7 +4,7 @@
 //! them, and a file with its SHA-256 is put next to it. The same tree, toolchain and target make the same bytes.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sha2::{Digest, Sha256};
@@ -19,6 +19,9 @@ const COMPLETIONS: [(&str, &str); 3] = [("bash", "thalweg.bash"), ("zsh", "_thal
 /// Builds and packs for a target, or for this machine.
 pub(crate) fn run(target: Option<&str>) -> Result<(), String> {
     let root = root();
+    if let Some(target) = target {
+        check_target(target)?;
+    }
     let mut build = Command::new(env!("CARGO"));
     build.args(["build", "--locked", "--profile", "dist", "--package", "thalweg-cli"]).current_dir(&root);
     build.args(target.map(|target| format!("--target={target}")));
@@ -37,6 +40,46 @@ pub(crate) fn run(target: Option<&str>) -> Result<(), String> {
     }
     generate(&built, &folder)?;
     pack(&packed, &name)
+}
+
+/// Refuses at once where a build for a target would fail in the middle: without its standard library, or, for musl,
+/// without a C compiler, which the hash functions need.
+fn check_target(target: &str) -> Result<(), String> {
+    let libraries = output(Command::new("rustc").args(["--print", "target-libdir", "--target", target]))?;
+    let libraries = Path::new(String::from_utf8_lossy(&libraries).trim()).to_owned();
+    let has_std = fs::read_dir(&libraries)
+        .is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libstd-")));
+    if !has_std {
+        return Err(format!(
+            "there is no standard library of `{target}` in `{}`: run `rustup target add {target}`",
+            libraries.display()
+        ));
+    }
+    let variable = format!("CC_{}", target.replace('-', "_"));
+    let is_told = [&*variable, "TARGET_CC"].iter().any(|name| std::env::var_os(name).is_some());
+    if target.contains("-musl") && !is_told && which("musl-gcc").is_none() {
+        return Err(format!(
+            "there is no C compiler for `{target}`: install `musl-gcc` (package musl-tools), or name one in `{variable}`"
+        ));
+    }
+    Ok(())
+}
+
+/// The path of a program.
+fn which(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+/// The newest version of glibc whose symbols a program needs; `None` if it needs none.
+fn needed_glibc(program: &[u8]) -> Option<(u32, u32)> {
+    let text = String::from_utf8_lossy(program);
+    let versions = text.match_indices("GLIBC_").filter_map(|(at, name)| {
+        let number = text[at + name.len()..].split(|c: char| c != '.' && !c.is_ascii_digit()).next()?;
+        let (major, minor) = number.split_once('.')?;
+        Some((major.parse().ok()?, minor.split('.').next()?.parse().ok()?))
+    });
+    versions.max()
 }
 
 /// Completions and man pages, by the program itself.
@@ -75,12 +118,15 @@ fn pack(packed: &Path, name: &str) -> Result<(), String> {
     let bytes = fs::read(&archive).map_err(|error| format!("{}: {error}", archive.display()))?;
     let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     write(&packed.join(format!("{name}.tar.gz.sha256")), format!("{digest}  {name}.tar.gz\n").as_bytes())?;
-    let len_bytes = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
+    let program = packed.join(name).join("thalweg");
+    let program = fs::read(&program).map_err(|error| format!("{}: {error}", program.display()))?;
+    let needs = needed_glibc(&program)
+        .map_or_else(|| "needs no glibc".to_owned(), |(major, minor)| format!("needs glibc {major}.{minor} or later"));
     say(&format!(
-        "{}: {} bytes, the program in it {} bytes",
+        "{}: {} bytes, the program in it {} bytes; it {needs}",
         archive.display(),
         bytes.len(),
-        len_bytes(&packed.join(name).join("thalweg"))
+        program.len()
     ));
     Ok(())
 }
@@ -124,4 +170,23 @@ fn copy(from: &Path, to: &Path) -> Result<(), String> {
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
     fs::write(path, bytes).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_without_a_standard_library_is_refused_with_what_to_install() {
+        let error = check_target("mips64-unknown-linux-muslabi64").unwrap_err();
+        assert!(error.contains("run `rustup target add mips64-unknown-linux-muslabi64`"), "{error}");
+        assert!(check_target("no-such-target").is_err());
+    }
+
+    #[test]
+    fn the_newest_glibc_is_found_among_the_names_of_symbols() {
+        let symbols = b"\0GLIBC_2.2.5\0GLIBC_2.34\0GLIBC_2.9\0GLIBC_PRIVATE\0\xff";
+        assert_eq!(needed_glibc(symbols), Some((2, 34)));
+        assert_eq!(needed_glibc(b"static"), None);
+    }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use thalweg_storage::UploadWatcher;
 use thalweg_storage::guard::{OwnFolder, check_folder, check_place, is_empty_folder};
 use thalweg_storage::publish::{Replace, publish_folder};
 
@@ -34,7 +35,7 @@ pub struct CommitRules<'a> {
     pub leftovers: &'a BTreeSet<String>,
 }
 
-/// Seals a stage whose tensors are all written, and publishes it as `target`.
+/// Seals a stage whose tensors are all written, and publishes it as `target`; `watcher` is told how far an upload is.
 ///
 /// # Errors
 /// `OutputExists` if the target exists and nothing may be replaced; `Storage` if it is not ours to replace; as
@@ -44,6 +45,7 @@ pub fn commit_checkpoint(
     target: &Path,
     manifest: Manifest<'_>,
     rules: CommitRules<'_>,
+    watcher: &dyn UploadWatcher,
 ) -> Result<(), Error> {
     let exists =
         |staged: &StagedCheckpoint| Error::OutputExists { path: target.to_owned(), stage: staged.folder().to_owned() };
@@ -59,7 +61,7 @@ pub fn commit_checkpoint(
     }
     staged.seal(manifest.name, manifest.bytes, rules.leftovers)?;
     let storage = &**staged.storage();
-    publish_folder(storage, staged.folder(), target, rules.replace, rules.own).map_err(|error| match error {
+    publish_folder(storage, staged.folder(), target, rules.replace, rules.own, watcher).map_err(|error| match error {
         // Someone else's output appeared in between.
         thalweg_storage::Error::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists => {
             exists(&staged)

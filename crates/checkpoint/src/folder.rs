@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use thalweg_storage::Storage;
 use thalweg_storage::guard::{OwnFolder, clear_stage, contents_by_manifest};
 use thalweg_storage::publish::Replace;
+use thalweg_storage::{Storage, Unwatched};
 use thalweg_tensor::TensorCatalog;
 
 use crate::commit::{CommitRules, Manifest, commit_checkpoint};
@@ -72,5 +72,5 @@ pub fn write_folder<E: From<Error> + From<thalweg_storage::Error>>(
         |storage: &dyn Storage, folder: &Path| contents_by_manifest(storage, folder, (name, files.kind), &names);
     let own = OwnFolder { what: files.what, contents_of: &contents_of };
     let rules = CommitRules { replace: Replace::Force, own, leftovers: &BTreeSet::new() };
-    Ok(commit_checkpoint(staged, target, Manifest { name, bytes }, rules)?)
+    Ok(commit_checkpoint(staged, target, Manifest { name, bytes }, rules, &Unwatched)?)
 }

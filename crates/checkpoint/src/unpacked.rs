@@ -4,7 +4,7 @@
 //! beginning, so a decoder is kept where a read ended: reads in ascending order unpack each byte once. The memory of
 //! all decoders of a checkpoint is bounded; a read for which no decoder is left begins again.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crc32fast::Hasher;
 use flate2::bufread::DeflateDecoder;
-use ruzstd::decoding::StreamingDecoder;
 use thalweg_storage::{Error, FileInfo, ReadAt};
 use thalweg_tensor::to_index;
+use zstd::stream::read::Decoder as ZstdDecoder;
 
 /// Most memory of the decoders that a checkpoint keeps between reads.
 pub(crate) const UNPACK_BYTES: u64 = 32 << 20;
@@ -417,7 +417,7 @@ impl Cursor {
 ///
 /// A frame whose writer did not know its length asks for a window of megabytes, whatever it holds. No match reaches
 /// back further than the frame is long, so the window that the frame states is replaced by one of that length.
-pub(crate) fn open_zstd(mut source: impl Read + Send, len_bytes: u64) -> io::Result<impl Read + Send> {
+pub(crate) fn open_zstd(mut source: impl BufRead + Send, len_bytes: u64) -> io::Result<impl Read + Send> {
     /// Magic number, descriptor and window.
     const HEAD_BYTES: usize = 6;
     const SINGLE_SEGMENT: u8 = 1 << 5;
@@ -436,8 +436,9 @@ pub(crate) fn open_zstd(mut source: impl Read + Send, len_bytes: u64) -> io::Res
     // A frame of one segment states its length as its window.
     let limit_bytes =
         len_bytes.max(1).checked_next_power_of_two().unwrap_or(u64::MAX).clamp(1 << LEAST_LOG, ZSTD_WINDOW_BYTES);
-    let decoder = StreamingDecoder::new_with_max_window_size(source, limit_bytes);
-    decoder.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+    let mut decoder = ZstdDecoder::with_buffer(source)?.single_frame();
+    decoder.window_log_max(limit_bytes.ilog2())?;
+    Ok(decoder)
 }
 
 fn broken(reason: &'static str) -> io::Error {

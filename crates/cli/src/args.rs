@@ -6,6 +6,7 @@ mod extrapolate;
 mod forget;
 mod format;
 mod generate;
+mod help;
 mod launch;
 mod law;
 mod merge;
@@ -29,10 +30,13 @@ pub(crate) use self::clean::CleanArgs;
 pub(crate) use self::eval::EvalArgs;
 pub(crate) use self::extrapolate::{DirectionChoice, ExtrapolateArgs};
 pub(crate) use self::forget::{
-    ForgetArgs, ForgetBuildArgs, ForgetCommand, ForgetCurveArgs, ForgetEntitiesArgs, ForgetScoreArgs, ProbeTokensArgs,
+    ForgetArgs, ForgetBuildArgs, ForgetCommand, ForgetCurveArgs, ForgetEntitiesArgs, ForgetReplayArgs, ForgetScoreArgs,
+    ProbeTokensArgs,
 };
 pub(crate) use self::format::{FormatChoice, OptimizerChoice};
 pub(crate) use self::generate::{GenerateArgs, GenerateWhat};
+use self::help::COMMON;
+pub(crate) use self::help::program;
 pub(crate) use self::launch::{KubernetesArgs, LaunchArgs, LaunchWhat, SlurmArgs, WorkArgs};
 pub(crate) use self::law::{LawArgs, LawCommand, LawCurveArgs, LawMergeArgs};
 pub(crate) use self::merge::{MergeArgs, ShardChoice};
@@ -76,21 +80,19 @@ fn long_version() -> &'static str {
 
 const EXAMPLES: &str = "\
 Examples:
-  thalweg inspect runs/my-run                         what a run holds, and what would block a merge
-  thalweg merge runs/my-run --last 10 -o merged       the plain mean of the newest ten checkpoints
-  thalweg merge runs/my-run --count 10 --interval-tokens 8B --scheme wma -o merged
-  thalweg merge -m a:1.5 -m b:-0.5 -o out             signed coefficients
-  thalweg verify merged --inputs                      does it still match its receipt?";
+  thalweg inspect runs/my-run                    what a run holds, and what would block a merge
+  thalweg merge runs/my-run --last 10 -o merged  the plain mean of the newest ten checkpoints
+  thalweg verify merged --inputs                 does it still match its receipt?";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show a checkpoint or a run, and what would block a merge
     Inspect(InspectArgs),
-    /// Resolve everything and print the plan of a merge; reads headers only
+    /// Print the plan of a merge, or write it to a file; reads headers only
     Plan(PlanArgs),
-    /// Merge a window of a run, or given checkpoints, into a new checkpoint
+    /// Merge a window of a run, or given checkpoints, into one
     Merge(MergeArgs),
-    /// Run the shares of a plan on a cluster: jobs for Slurm or Kubernetes
+    /// Run the shares of a plan on Slurm or Kubernetes
     Launch(LaunchArgs),
     /// Write a checkpoint in another format or element type
     Convert(ConvertArgs),
@@ -104,27 +106,27 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Compare two checkpoints, tensor by tensor
     Diff(DiffArgs),
-    /// Score checkpoints on a suite, with uncertainty, and compare them item by item
+    /// Score checkpoints on a suite and compare them item by item
     Eval(EvalArgs),
     /// Forecast what an anneal would score, and which window to merge
     Forecast(ForecastArgs),
-    /// Step along the line of merged checkpoints, if that beats a plain mean
+    /// Step along the line of merges, if that beats a plain mean
     Extrapolate(Box<ExtrapolateArgs>),
-    /// Fit how the loss falls with the number of merged experts, and find when to stop
+    /// Fit how the loss falls with the number of merged experts
     Law(LawArgs),
     /// Find mixtures of training data by merging
     Mix(MixArgs),
     /// Find entities that training forgets, and whether merges keep them
     Forget(ForgetArgs),
-    /// Show the geometry of a trajectory: distances, cosines, and components beside those of a random walk
+    /// Show how a run moves: distances, cosines and principal components
     Explain(ExplainArgs),
-    /// Find spikes of the loss and propose, or write, the checkpoint to resume from
+    /// Find loss spikes, and the checkpoint to resume from
     Recover(RecoverArgs),
-    /// Write a start point for continued training or fine-tuning, with its training state
+    /// Write a start point for continued training or fine-tuning
     Init(InitArgs),
-    /// Train a small model from a config: a run folder like any other, or a grid of them
+    /// Train a small model, or a grid of them, from a config
     Train(TrainArgs),
-    /// Train, anneal, merge and compare a small model in minutes, ending in a page
+    /// Train, anneal and merge a small model in minutes, ending in a page
     Demo(DemoArgs),
     /// Rebuild the page of a demo or study from its record
     Report(ReportArgs),
@@ -137,23 +139,23 @@ pub(crate) enum Command {
 /// Options of every command.
 #[derive(Debug, Args)]
 pub(crate) struct GlobalArgs {
-    /// Print one JSON document on standard output; everything else goes to standard error
-    #[arg(long, global = true)]
+    /// Print one JSON document; everything else goes to standard error
+    #[arg(long, global = true, help_heading = COMMON)]
     pub(crate) json: bool,
     /// Print only results and errors
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = COMMON)]
     pub(crate) quiet: bool,
     /// Print more details
-    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    #[arg(short, long, global = true, help_heading = COMMON, conflicts_with = "quiet")]
     pub(crate) verbose: bool,
     /// Worker threads [default: all cores]
-    #[arg(long, short = 'j', global = true, value_name = "N", value_parser = parse_positive::<NonZeroUsize>)]
+    #[arg(long, short = 'j', global = true, help_heading = COMMON, value_name = "N", value_parser = parse_positive::<NonZeroUsize>)]
     pub(crate) threads: Option<NonZeroUsize>,
     /// Colour of messages
-    #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
+    #[arg(long, global = true, help_heading = COMMON, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
     pub(crate) color: ColorChoice,
     /// Instruction set of the kernels, for measurements: results do not depend on it
-    #[arg(long, global = true, value_enum, hide = true)]
+    #[arg(long, global = true, help_heading = COMMON, value_enum, hide = true)]
     pub(crate) simd: Option<SimdChoice>,
 }
 
@@ -486,7 +488,7 @@ pub(crate) struct SourceArgs {
     #[arg(value_name = "RUN|CKPT...")]
     pub(crate) inputs: Vec<PathBuf>,
     /// A checkpoint with its coefficient, which may be negative; split at the last colon; repeatable
-    #[arg(short = 'm', long = "model", value_name = "CKPT[:COEF]")]
+    #[arg(short = 'm', long = "model", value_name = "CKPT[:COEF]", help_heading = "Selection of checkpoints")]
     pub(crate) models: Vec<String>,
     #[command(flatten)]
     pub(crate) selection: SelectionArgs,

@@ -28,6 +28,9 @@ pub(crate) enum Error {
     Signal(std::io::Error),
     #[error("cannot start threads: {0}")]
     Threads(rayon::ThreadPoolBuildError),
+    /// What failed after a stop was asked for.
+    #[error(transparent)]
+    Stopped(Box<Self>),
 }
 
 impl From<thalweg_trajectory::TextError> for Error {
@@ -37,6 +40,11 @@ impl From<thalweg_trajectory::TextError> for Error {
 }
 
 impl Error {
+    /// The same, for a command of which a stop was asked.
+    pub(crate) fn when_stopped(self) -> Self {
+        if self.exit_code() == 130 { self } else { Self::Stopped(Box::new(self)) }
+    }
+
     pub(crate) fn usage(what: impl Into<String>) -> Self {
         Self::Usage { what: what.into(), hint: None }
     }
@@ -57,6 +65,7 @@ impl Error {
             Self::Study(error) => error.hint(),
             Self::Usage { hint, .. } => hint.clone(),
             Self::Storage(error) => error.hint().map(str::to_owned),
+            Self::Stopped(error) => error.hint(),
             Self::StandardOutput(_) | Self::Signal(_) | Self::Threads(_) => None,
         }
     }
@@ -69,6 +78,7 @@ impl Error {
             Self::Checkpoint(error)
             | Self::Merge(thalweg_merge::Error::Checkpoint(error))
             | Self::Eval(thalweg_eval::Error::Checkpoint(error)) => error.details(),
+            Self::Stopped(error) => error.details(),
             _ => Vec::new(),
         }
     }
@@ -77,7 +87,8 @@ impl Error {
         match self {
             Self::Merge(thalweg_merge::Error::Interrupted)
             | Self::Eval(thalweg_eval::Error::Interrupted)
-            | Self::Lab(thalweg_lab::Error::Interrupted { .. }) => 130,
+            | Self::Lab(thalweg_lab::Error::Interrupted { .. })
+            | Self::Stopped(_) => 130,
             Self::Study(error) if error.is_interrupt() => 130,
             _ => 2,
         }

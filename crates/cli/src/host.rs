@@ -56,7 +56,7 @@ impl<'a> World<'a> {
         if asked > n_threads {
             messages.note(format!("`--threads {asked}` is limited to {n_threads}: more threads would not be faster"));
         }
-        let storage = open_storage();
+        let storage = open_storage(&interrupt);
         Ok(Self {
             pool: CheckpointPool::new(&storage),
             storage,
@@ -114,6 +114,12 @@ impl<'a> World<'a> {
             }
             std::thread::sleep(left.min(PIECE));
         }
+    }
+
+    /// The flag that is set once a stop is asked for.
+    #[cfg(feature = "cloud")]
+    pub(crate) fn interrupt(&self) -> &Arc<AtomicBool> {
+        &self.interrupt
     }
 
     /// Whether a stop was asked for.
@@ -260,6 +266,7 @@ fn verb(activity: Activity) -> &'static str {
         Activity::Bytes(Stage::Resume) => "checking what was staged",
         Activity::Bytes(Stage::Merge) => "merging",
         Activity::Bytes(Stage::Sync) => "syncing",
+        Activity::Bytes(Stage::Upload) => "uploading",
         Activity::Bytes(Stage::Verify) => "verifying",
         Activity::Bytes(Stage::Geometry) => "measuring",
         Activity::Bytes(Stage::Rank) => "ranking",

@@ -1,6 +1,7 @@
 //! Which share this process is, by the variables that job schedulers set. Asked only by `--shard auto`.
 
 use thalweg_merge::share::Share;
+use thalweg_tensor::counted;
 
 use crate::error::Error;
 
@@ -99,8 +100,9 @@ impl Pair {
         if first > 1 || last.checked_sub(first).is_none_or(|n| n + 1 != count) {
             return Err(Error::usage_with_hint(
                 format!(
-                    "the {} has {count} tasks from {first} to {last}, so it does not say how many shares there are",
-                    self.scheduler
+                    "the {} has {} from {first} to {last}, so it does not say how many shares there are",
+                    self.scheduler,
+                    counted(count, "task")
                 ),
                 format!("give it: `--shard auto/N` takes only the number of the share from `{}`", self.index),
             ));

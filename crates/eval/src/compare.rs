@@ -1,5 +1,7 @@
 //! Is B better than A, and by how much beyond noise? Paired by item, with positive gains for what is better.
 
+use thalweg_tensor::counted;
+
 use crate::Error;
 use crate::measure::Measure;
 use crate::record::TaskScores;
@@ -115,7 +117,7 @@ fn towards_better(measure: Measure, difference: Difference) -> Difference {
 fn check_same_tasks(a: &[TaskScores], b: &[TaskScores]) -> Result<(), Error> {
     let not_paired = |task: &str, what: String| Error::NotPaired { task: task.to_owned(), what };
     if a.len() != b.len() {
-        return Err(not_paired("*", format!("{} tasks on one side, {} on the other", a.len(), b.len())));
+        return Err(not_paired("*", format!("{} on one side, {} on the other", counted(a.len(), "task"), b.len())));
     }
     for (a, b) in a.iter().zip(b) {
         if a.task != b.task {

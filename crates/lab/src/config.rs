@@ -338,10 +338,10 @@ pub struct AverageSection {
     pub name: String,
     /// A scheme as on the command line: `sma`, `ema:0.2`, `power-ema:0.1`.
     pub scheme: String,
-    /// Over the last so many checkpoints: the bytes that merging them gives.
+    /// Over this many of the last checkpoints: the bytes that merging them gives.
     #[serde(default)]
     pub count: Option<usize>,
-    /// Or over the parameters after every so many steps, running: `sma` over the block since the last checkpoint.
+    /// Or over the parameters at this interval of steps, running: `sma` over the block since the last checkpoint.
     #[serde(default)]
     pub every_steps: Option<u64>,
 }

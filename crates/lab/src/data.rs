@@ -7,7 +7,7 @@ use std::sync::Arc;
 use thalweg_storage::Storage;
 
 use crate::Error;
-use crate::config::{CorpusPaths, TrainConfig};
+use crate::config::{CorpusPaths, DomainSection, TrainConfig};
 use crate::corpus::{
     BUILT_IN, BUILT_IN_TOKENIZERS, CorpusPart, built_in_bytes, built_in_tokenizer, parse_documents, read_documents,
     resolve_path,
@@ -42,9 +42,7 @@ impl TrainData {
         let mut validation = Vec::new();
         for section in &config.data {
             let name = section.domain_name();
-            let mut documents = documents_of(&section.from, CorpusPart::Train, folder, storage)?;
-            documents.truncate(section.limit.map_or(usize::MAX, NonZeroUsize::get));
-            domains.push(encode(&name, documents)?);
+            domains.push(encode(&name, train_documents(section, folder, storage)?)?);
             let held_out = match &section.validation {
                 _ if config.validation.is_none() => None,
                 Some(paths) => Some(documents_of(paths, CorpusPart::Validation, folder, storage)?),
@@ -58,6 +56,15 @@ impl TrainData {
             }
         }
         Ok(Self { tokenizer, domains, validation })
+    }
+
+    /// The training text of all domains, one after the other.
+    ///
+    /// # Errors
+    /// `CorpusLine`, `CorpusFile`; `Storage`.
+    pub fn read_documents(config: &TrainConfig, folder: &Path, storage: &dyn Storage) -> Result<Vec<String>, Error> {
+        let documents = config.data.iter().map(|section| train_documents(section, folder, storage));
+        Ok(documents.collect::<Result<Vec<_>, _>>()?.concat())
     }
 
     /// The mixture that a config makes of the domains.
@@ -74,6 +81,12 @@ impl TrainData {
     pub(crate) fn digests(&self) -> Vec<(String, String)> {
         self.domains.iter().map(|domain| (domain.name().to_owned(), domain.digest().to_owned())).collect()
     }
+}
+
+fn train_documents(section: &DomainSection, folder: &Path, storage: &dyn Storage) -> Result<Vec<String>, Error> {
+    let mut documents = documents_of(&section.from, CorpusPart::Train, folder, storage)?;
+    documents.truncate(section.limit.map_or(usize::MAX, NonZeroUsize::get));
+    Ok(documents)
 }
 
 /// Reads a built-in tokenizer or a file.

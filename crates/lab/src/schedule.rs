@@ -5,6 +5,7 @@
 use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};
+use thalweg_tensor::counted;
 
 use crate::Error;
 
@@ -126,8 +127,8 @@ impl ScheduleConfig {
         }
         let n_planned = self.warmup_steps.checked_add(self.anneal_steps);
         if n_planned.is_none_or(|n_planned| n_planned > n_steps) {
-            let (warmup, anneal) = (self.warmup_steps, self.anneal_steps);
-            let message = format!("{warmup} steps of warmup and {anneal} of anneal do not fit into {n_steps}");
+            let (warmup, anneal) = (counted(self.warmup_steps, "step"), self.anneal_steps);
+            let message = format!("{warmup} of warmup and {anneal} of anneal do not fit into {n_steps}");
             return Err(Error::value("schedule", message));
         }
         Ok(())

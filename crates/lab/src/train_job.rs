@@ -26,7 +26,7 @@ pub struct TrainJob<'a> {
 
 /// Who wants to know how a run goes. Called between steps.
 pub trait TrainWatcher: Sync {
-    /// A step ended; about so many seconds are left.
+    /// A step ended; about this many seconds are left.
     fn on_step(&self, record: &StepRecord, n_steps: u64, seconds_left: f64);
     /// Held-out text was scored.
     fn on_validation(&self, record: &ValidationRecord);

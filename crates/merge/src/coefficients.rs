@@ -152,7 +152,7 @@ impl Coefficients {
         self.numerator_sum() == self.divisor
     }
 
-    /// The coefficients as the nearest doubles, to be read by people; sums use the exact ones.
+    /// The coefficients as the nearest doubles, for display; sums use the exact ones.
     pub fn as_f64(&self) -> Vec<f64> {
         self.numerators.iter().map(|numerator| nearest_f64(numerator, &self.divisor)).collect()
     }

@@ -13,10 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use num_bigint::BigInt;
-use num_traits::Zero;
-use thalweg_tensor::digest::{DigestKind, SUBTREE_BYTES, SubtreeDigest, SubtreeHasher};
 use thalweg_tensor::kernel::{FloatEnvironment, NonFinitePolicy, SumFault, SumSpec, WeightedSum, difference_stats};
-use thalweg_tensor::{Dtype, DtypeClass, TensorEntry, TensorSink, TensorSource, display_name, to_index};
+use thalweg_tensor::{Dtype, TensorEntry, TensorSink, TensorSource, display_name, to_index};
 
 use self::apply_rule::RuleScratch;
 use self::slide::RunningWindows;
@@ -24,24 +22,17 @@ pub use crate::combination::Combination;
 use crate::context::RunContext;
 use crate::error::Error;
 use crate::memory::PieceSize;
-use crate::merge_layout::MergeLayout;
-use crate::plan::{DigestChoice, NonFloatPolicy, OutputDtype, RouterPolicy};
+use crate::merge_layout::{MergeLayout, output_dtype};
+use crate::part_hash::{PartHashers, PartResult};
+use crate::plan::DigestChoice;
+use crate::reading::{Action, SourceUse, source_use, stored_bytes};
 use crate::rule::RuleWork;
 use crate::tensor_class::TensorClass;
 pub use crate::tensor_stats::TensorStats;
 use crate::unit::{Part, UnitList};
+use crate::unit_order::UnitOrder;
 use crate::window_chain::{WindowOrder, WindowStep};
 use crate::workers::run_workers;
-
-/// What a finished part leaves behind.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct PartResult {
-    /// For each source that was read (in the order of `SourceUse::read`), its subtrees; empty without digests, and for
-    /// sources whose digest is known.
-    pub(crate) source_subtrees: Vec<Vec<SubtreeDigest>>,
-    /// For each output, its subtrees and statistics.
-    pub(crate) outputs: Vec<(Vec<SubtreeDigest>, TensorStats)>,
-}
 
 /// Everything that `combine` works on.
 pub(crate) struct CombineJob<'a> {
@@ -56,8 +47,8 @@ pub(crate) struct CombineJob<'a> {
     pub(crate) sinks: &'a [&'a dyn TensorSink],
     /// What is recorded of a part beside its bytes; `None` in memory, where there is no receipt.
     pub(crate) record: Option<DigestChoice>,
-    /// Whether the digest of source number so-and-so is known, and not taken again.
-    pub(crate) is_known: &'a (dyn Fn(usize) -> bool + Sync),
+    /// By source, whether its digest is known and not taken again; empty in memory.
+    pub(crate) is_known: &'a [bool],
     pub(crate) units: &'a UnitList,
     /// Units that an earlier run finished.
     pub(crate) is_done: &'a (dyn Fn(usize) -> bool + Sync),
@@ -66,100 +57,13 @@ pub(crate) struct CombineJob<'a> {
     pub(crate) piece: PieceSize,
 }
 
-/// What happens to a tensor class in one combination.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Action {
-    /// Sum number so-and-so of the prepared ones, over these sources.
-    Sum { terms: Vec<usize> },
-    /// The combination's rule, over the base and these experts.
-    Rule { terms: Vec<usize> },
-    /// Bytes of this source.
-    Copy { from: usize },
-    /// Bytes of `from`, which must equal those of all the others.
-    CopyEqual { from: usize, others: Vec<usize> },
-}
-
-/// Which sources a tensor class is read from, and what each combination does with them.
-#[derive(Debug)]
-pub(crate) struct SourceUse {
-    /// Positions among all open sources, ascending.
-    pub(crate) read: Vec<usize>,
-    actions: Vec<Action>,
-}
-
-pub(crate) fn source_use(class: TensorClass, combinations: &[Combination]) -> SourceUse {
-    let actions: Vec<Action> = combinations.iter().map(|combination| action(class, combination)).collect();
-    let mut read: Vec<usize> = actions
-        .iter()
-        .flat_map(|action| match action {
-            Action::Sum { terms } | Action::Rule { terms } => terms.clone(),
-            Action::Copy { from } => vec![*from],
-            Action::CopyEqual { from, others } => others.iter().chain([from]).copied().collect(),
-        })
-        .collect();
-    read.sort_unstable();
-    read.dedup();
-    SourceUse { read, actions }
-}
-
-fn action(class: TensorClass, combination: &Combination) -> Action {
-    let from = combination.newest_idx;
-    match class {
-        TensorClass::ExtraState | TensorClass::Newest | TensorClass::OptimizerState => Action::Copy { from },
-        TensorClass::Opaque => Action::CopyEqual { from, others: combination.source_idxs.clone() },
-        TensorClass::Router if combination.router == RouterPolicy::Newest => Action::Copy { from },
-        TensorClass::Discrete if combination.non_float == NonFloatPolicy::Newest => Action::Copy { from },
-        TensorClass::Discrete => Action::CopyEqual { from, others: combination.source_idxs.clone() },
-        TensorClass::Float | TensorClass::Router | TensorClass::Moment => match &combination.rule {
-            None => Action::Sum { terms: terms(combination).0 },
-            Some(rule) => {
-                let base = rule.base.map(|base| combination.source_idxs[base]);
-                Action::Rule { terms: base.into_iter().chain(terms(combination).0).collect() }
-            }
-        },
-    }
-}
-
-/// Bytes of some elements of a tensor in the files of the sources that `read` lists.
-pub(crate) fn stored_bytes(
-    sources: &[&dyn TensorSource],
-    read: &[usize],
-    tensor_idx: usize,
-    elements: &Range<u64>,
-) -> u64 {
-    read.iter().map(|&i| sources[i].stored_bytes(tensor_idx, elements.clone())).sum()
-}
-
-/// Bytes of tensors that are read from `sources`, for each tensor from those that `read_by` lists.
-pub(crate) fn bytes_read(layout: &MergeLayout, sources: &[&dyn TensorSource], read_by: &[Vec<usize>]) -> u64 {
-    let of_tensor = |(t, (entry, read)): (usize, (&TensorEntry, &Vec<usize>))| {
-        stored_bytes(sources, read, t, &(0..entry.n_elements()))
-    };
-    layout.catalog.entries().iter().zip(read_by).enumerate().map(of_tensor).sum()
-}
-
-/// Sources with a coefficient that is not zero: the others are not read, because 0 x inf is NaN.
-fn terms(combination: &Combination) -> (Vec<usize>, Vec<BigInt>) {
-    let pairs = combination.source_idxs.iter().zip(combination.coefficients.numerators());
-    pairs.filter(|(_, numerator)| !numerator.is_zero()).map(|(&idx, numerator)| (idx, numerator.clone())).unzip()
-}
-
-/// The element type that an output tensor has.
-pub(crate) fn output_dtype(class: TensorClass, input: Dtype, wanted: OutputDtype) -> Dtype {
-    match class {
-        TensorClass::Float | TensorClass::Router => wanted.resolve(input),
-        TensorClass::Newest if input.class() == DtypeClass::Mergeable => wanted.resolve(input),
-        TensorClass::Moment | TensorClass::OptimizerState => input,
-        TensorClass::Discrete | TensorClass::ExtraState | TensorClass::Newest | TensorClass::Opaque => input,
-    }
-}
-
 /// Reads each needed source byte once and fills every output.
 ///
 /// # Errors
 /// The first failure, by the order of the work; `Interrupted`.
 pub(crate) fn combine(job: &CombineJob<'_>, run: &RunContext<'_>) -> Result<(), Error> {
     let prepared = Prepared::new(job, run)?;
+    let order = UnitOrder::new(job.units.len(), run.limits.n_threads.get());
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let failure: Mutex<Option<(usize, Error)>> = Mutex::new(None);
@@ -167,14 +71,14 @@ pub(crate) fn combine(job: &CombineJob<'_>, run: &RunContext<'_>) -> Result<(), 
         let _environment = FloatEnvironment::set_default();
         let mut worker = Worker::new(job, &prepared);
         loop {
-            let unit_idx = next.fetch_add(1, Ordering::Relaxed);
-            if unit_idx >= job.units.len() || stop.load(Ordering::Relaxed) {
+            let turn = next.fetch_add(1, Ordering::Relaxed);
+            if turn >= order.n_turns() || stop.load(Ordering::Relaxed) {
                 return;
             }
-            if (job.is_done)(unit_idx) {
-                continue;
-            }
-            let outcome = run.check_interrupt().and_then(|()| worker.do_unit(unit_idx, run));
+            let Some(unit_idx) = order.unit_at(turn).filter(|&unit_idx| !(job.is_done)(unit_idx)) else { continue };
+            let outcome = run
+                .check_interrupt()
+                .and_then(|()| worker.do_unit(unit_idx, order.unit_at(turn + run.limits.n_threads.get()), run));
             if let Err(error) = outcome {
                 stop.store(true, Ordering::Relaxed);
                 let mut slot = failure.lock().unwrap_or_else(PoisonError::into_inner);
@@ -242,7 +146,7 @@ impl Prepared {
                 continue;
             }
             let spec = SumSpec { input, output, non_finite: combination.non_finite, simd: run.limits.simd };
-            let sum = WeightedSum::new(&terms(combination).1, combination.coefficients.divisor(), spec);
+            let sum = WeightedSum::new(&combination.terms().1, combination.coefficients.divisor(), spec);
             self.sums.insert((i, input, output), sum.map_err(in_tensor)?);
             let wide = wider(input, output);
             for narrow in [input, output].into_iter().filter(|&narrow| narrow != wide) {
@@ -312,10 +216,10 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn do_unit(&mut self, unit_idx: usize, run: &RunContext<'_>) -> Result<(), Error> {
+    /// Does a unit; `ahead` is the one that this thread will probably do next.
+    fn do_unit(&mut self, unit_idx: usize, ahead: Option<usize>, run: &RunContext<'_>) -> Result<(), Error> {
         let parts = self.job.units.parts(unit_idx);
-        let ahead = unit_idx + run.limits.n_threads.get();
-        if self.reads_medium && ahead < self.job.units.len() {
+        if let Some(ahead) = ahead.filter(|_| self.reads_medium) {
             self.hint(self.job.units.parts(ahead), TensorSource::will_read);
         }
         let started = run.host.elapsed_seconds();
@@ -357,7 +261,11 @@ impl<'a> Worker<'a> {
         let Some((used, order)) = self.prepared.use_of(class).zip(order) else {
             return Err(Error::Bug { what: "a class of tensors was not prepared" });
         };
-        let mut hashers = PartHashers::new(self.job, (entry, class), part, &used.read);
+        let outputs =
+            self.job.combinations.iter().map(|combination| output_dtype(class, entry.dtype, combination.dtype));
+        let sources = used.read.iter().map(|&i| (self.job.is_known.get(i) != Some(&true)).then_some(entry.dtype));
+        let range = (part.elements.start, entry.n_elements());
+        let mut hashers = PartHashers::new(self.job.record, range, sources, outputs);
         let mut stats = vec![TensorStats::start(); self.job.combinations.len()];
         for elements in self.job.piece.pieces_of(part) {
             let n_bytes = to_index(entry.dtype.bytes_of(elements.end - elements.start).unwrap_or(0));
@@ -562,83 +470,5 @@ impl Piece<'_> {
 
     pub(crate) fn n_bytes(&self, dtype: Dtype) -> usize {
         to_index(dtype.bytes_of(self.elements.end - self.elements.start).unwrap_or(0))
-    }
-}
-
-/// Hashes what passes through, cut at subtrees.
-struct PartHashers {
-    sources: Vec<RunningHash>,
-    outputs: Vec<RunningHash>,
-}
-
-impl PartHashers {
-    fn new(job: &CombineJob<'_>, (entry, class): (&TensorEntry, TensorClass), part: &Part, read: &[usize]) -> Self {
-        let start = |kind: Option<DigestKind>, dtype: Dtype| {
-            let offset = dtype.bytes_of(part.elements.start).unwrap_or(0);
-            let tensor_bytes = dtype.bytes_of(entry.n_elements()).unwrap_or(0);
-            RunningHash::new(kind, offset / SUBTREE_BYTES, tensor_bytes)
-        };
-        let asked = job.record.and_then(DigestChoice::kind);
-        // A stage must be able to check what it holds, whether digests were asked for or not.
-        let of_outputs = job.record.map(|_| asked.unwrap_or(DigestKind::Xxh3));
-        let sources = read.iter().map(|&i| start(asked.filter(|_| !(job.is_known)(i)), entry.dtype)).collect();
-        let output = |combination: &Combination| start(of_outputs, output_dtype(class, entry.dtype, combination.dtype));
-        let outputs = job.combinations.iter().map(output).collect();
-        Self { sources, outputs }
-    }
-
-    fn source(&mut self, slot: usize, bytes: &[u8]) {
-        self.sources[slot].update(bytes);
-    }
-
-    fn output(&mut self, k: usize, bytes: &[u8]) {
-        self.outputs[k].update(bytes);
-    }
-
-    fn finish(self, stats: Vec<TensorStats>) -> PartResult {
-        PartResult {
-            source_subtrees: self.sources.into_iter().map(RunningHash::finish).collect(),
-            outputs: self.outputs.into_iter().map(RunningHash::finish).zip(stats).collect(),
-        }
-    }
-}
-
-/// The subtrees of a run of bytes that begins at a subtree.
-pub(crate) struct RunningHash {
-    kind: Option<DigestKind>,
-    tensor_bytes: u64,
-    subtree_idx: u64,
-    n_in_subtree: u64,
-    current: Option<SubtreeHasher>,
-    finished: Vec<SubtreeDigest>,
-}
-
-impl RunningHash {
-    pub(crate) fn new(kind: Option<DigestKind>, subtree_idx: u64, tensor_bytes: u64) -> Self {
-        let current = kind.map(|kind| SubtreeHasher::new(kind, subtree_idx, tensor_bytes));
-        Self { kind, tensor_bytes, subtree_idx, n_in_subtree: 0, current, finished: Vec::new() }
-    }
-
-    pub(crate) fn update(&mut self, mut bytes: &[u8]) {
-        let Some(kind) = self.kind else { return };
-        while !bytes.is_empty() {
-            if self.n_in_subtree == SUBTREE_BYTES {
-                self.finished.extend(self.current.take().map(SubtreeHasher::finish));
-                self.subtree_idx += 1;
-                self.n_in_subtree = 0;
-            }
-            let n = bytes.len().min(to_index(SUBTREE_BYTES - self.n_in_subtree));
-            let (now, later) = bytes.split_at(n);
-            self.current
-                .get_or_insert_with(|| SubtreeHasher::new(kind, self.subtree_idx, self.tensor_bytes))
-                .update(now);
-            self.n_in_subtree += n as u64;
-            bytes = later;
-        }
-    }
-
-    pub(crate) fn finish(mut self) -> Vec<SubtreeDigest> {
-        self.finished.extend(self.current.take().map(SubtreeHasher::finish));
-        self.finished
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use num_rational::BigRational;
 use num_traits::Zero;
+use thalweg_tensor::counted;
 
 use crate::plan::{MergePolicy, OutputPlan, SourceRef};
 use crate::{Coefficients, Error, Ratio};
@@ -40,7 +41,7 @@ pub fn compose_outputs(
     let refuse = |what: String| Error::PlanInvalid { what };
     let (n_points, n_coefficients) = (points.len(), coefficients.n_checkpoints());
     if n_points != n_coefficients {
-        return Err(refuse(format!("{n_points} points have {n_coefficients} coefficients")));
+        return Err(refuse(format!("{} for {}", counted(n_coefficients, "coefficient"), counted(n_points, "point"))));
     }
     if points.iter().any(|point| point.rule.is_some()) {
         return Err(refuse("a combination is made of weighted sums, and a point is merged by a rule".to_owned()));

@@ -11,7 +11,7 @@ use thalweg_checkpoint::format::Findings;
 use thalweg_checkpoint::{
     BlockScaled, Checkpoint, KeyKind, MOMENT_NAMES, ScaledFault, is_optimizer_state, quantisation_of,
 };
-use thalweg_tensor::{DtypeClass, TensorCatalog, TensorEntry, display_name, part_of_are};
+use thalweg_tensor::{DtypeClass, TensorCatalog, TensorEntry, counted_are, display_name, part_of_are};
 
 use crate::pattern::name_fits;
 
@@ -154,7 +154,8 @@ impl fmt::Display for Obstacle {
             ),
             Self::TrainingState { tensor, n_tensors, .. } => write!(
                 f,
-                "{n_tensors} tensors are training state, such as `{}`: they are not parameters and are not averaged",
+                "{} training state, such as `{}`, which is not averaged",
+                counted_are(*n_tensors, "tensor"),
                 display_name(tensor)
             ),
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use thalweg_checkpoint::CheckpointPool;
-use thalweg_storage::{Host, Storage, Unwatched};
+use thalweg_storage::{Host, Storage, Unwatched, UploadWatcher};
 use thalweg_tensor::kernel::Simd;
 
 use crate::Error;
@@ -39,6 +39,8 @@ pub enum Stage {
     Merge,
     /// Waiting for the medium.
     Sync,
+    /// Sending the output to an object store.
+    Upload,
     /// Reading back and comparing digests.
     Verify,
     /// Inner products.
@@ -102,6 +104,17 @@ pub struct RunContext<'a> {
 impl fmt::Debug for RunContext<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RunContext").field("limits", &self.limits).field("tool", &self.tool).finish_non_exhaustive()
+    }
+}
+
+impl UploadWatcher for RunContext<'_> {
+    fn begin_upload(&self, total_bytes: u64, bytes_sent: u64) {
+        self.progress.begin(Stage::Upload, total_bytes);
+        self.progress.resume(bytes_sent);
+    }
+
+    fn advance_upload(&self, n_bytes: u64) {
+        self.progress.advance(n_bytes);
     }
 }
 

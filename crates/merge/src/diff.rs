@@ -1,4 +1,4 @@
-//! Two checkpoints compared tensor by tensor: equal bytes, distance, cosine, units of the last place.
+//! Two checkpoints compared tensor by tensor: equal bytes, distance, cosine, ULPs.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -8,7 +8,6 @@ use thalweg_checkpoint::Checkpoint;
 use thalweg_tensor::kernel::{FloatEnvironment, difference_stats, gram_into, ulp_difference, widen_into};
 use thalweg_tensor::{Dtype, DtypeClass, TensorSource, display_name, part_of, to_index};
 
-use crate::combine::output_dtype;
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
 use crate::geometry::root;
@@ -56,7 +55,7 @@ impl Distance {
         self.measure.map(|measure| if measure.products[0].is_nan() { f64::NAN } else { measure.max_abs })
     }
 
-    /// Largest difference in units of the last place; `None` where only bytes or values of different element types
+    /// Largest difference in ULPs; `None` where only bytes or values of different element types
     /// were compared.
     pub fn max_ulps(&self) -> Option<u64> {
         self.measure.and_then(|measure| measure.max_ulps)
@@ -192,9 +191,9 @@ impl CheckpointDiff {
 /// type alone is in the way. `None` where one can be.
 pub fn find_obstacle(output: &OutputPlan, layout: &MergeLayout, target: &Checkpoint) -> Option<(String, bool)> {
     let mut first = None;
-    for (entry, &class) in layout.catalog.entries().iter().zip(&layout.classes) {
+    for (t, entry) in layout.catalog.entries().iter().enumerate() {
         let name = display_name(&entry.name);
-        let dtype = output_dtype(class, entry.dtype, output.dtype);
+        let dtype = layout.output_dtype(t, output.dtype);
         let (why, only_dtype) = match target.catalog().find(&entry.name).map(|t| &target.catalog().entries()[t]) {
             None => (format!("`{name}` is only in the merge"), false),
             Some(theirs) if (theirs.dtype, &theirs.shape) == (dtype, &entry.shape) => return None,

@@ -1,28 +1,25 @@
 //! `execute_merge`: the whole story on one screen.
 //!
 //! The engine resolves nothing: the plan names sources, coefficients, element types and policies. Before
-//! `commit_outputs` there is no output; what is staged is resumed by the next run of the same plan.
+//! `commit_all` there is no output; what is staged is resumed by the next run of the same plan.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use thalweg_checkpoint::{Look, OutputLayout, SideFileComparison};
-use thalweg_tensor::kernel::NonFinitePolicy;
 use thalweg_tensor::{TensorSink, TensorSource};
 
 use crate::align::align_sources;
 use crate::combination::Combination;
-use crate::combine::{CombineJob, bytes_read, combine, output_dtype, source_use};
+use crate::combine::{CombineJob, combine};
 use crate::context::{RunContext, Stage};
 use crate::equal_sources::note_equal_sources;
 use crate::error::Error;
+use crate::estimate::fit_merge;
 pub use crate::execute_options::{ExecuteOptions, PartialStage};
 use crate::frame::{CopyTime, copy_frames};
-use crate::ledger::Ledger;
-use crate::ledger::Merged;
-use crate::memory::Held;
-use crate::memory::fit_piece;
+use crate::ledger::{Ledger, Merged};
 use crate::merge_layout::MergeLayout;
 use crate::open_source::OpenSource;
 pub use crate::open_source::open_sources;
@@ -30,13 +27,13 @@ pub use crate::outcome::{Compared, ComparedBy, MergeOutcome};
 use crate::output::{CommitInput, DescribedOutput, describe_output, output_layout};
 use crate::output_format::{describe_format, find_kept_state};
 use crate::pending::{Pending, check_disk_space};
-use crate::plan::{DigestChoice, MergePlan, OutputPlan};
+use crate::plan::{DigestChoice, MergePlan, OutputDtype, OutputPlan};
+use crate::reading::Reading;
 use crate::receipt::MergeReceipt;
-use crate::resume::Reading;
-use crate::rule::{RuleInputs, held_bytes, prepare_rules};
+use crate::rule::{RuleInputs, prepare_rules};
 use crate::seen::check_seen;
 use crate::side_files::side_file_notes;
-use crate::stage::{StagedOutput, give_up, note_stages, remove_stage, stage_output};
+use crate::stage::{StagedOutput, give_up, note_stages, stage_outputs};
 use crate::unit::UnitList;
 use crate::unsound_copies::unsound_copies;
 use crate::workers::wait_together;
@@ -53,12 +50,13 @@ pub fn execute_merge(
     let started = run.host.elapsed_seconds();
     let (sources, layout) = open_aligned(plan, run)?;
     let pending = Pending::find(plan, (&sources, &layout), options, run)?;
+    let outputs: Vec<&OutputPlan> = pending.outputs().collect();
     let mut compared = SideFileComparison::default();
-    pending.outputs().try_for_each(|output| note_output(output, (&sources, &layout), &mut compared, run))?;
+    outputs.iter().try_for_each(|output| note_output(output, (&sources, &layout), &mut compared, run))?;
     let layouts =
-        pending.outputs().map(|output| lay_out(output, (&sources, &layout), run)).collect::<Result<Vec<_>, _>>()?;
-    check_disk_space(pending.outputs().zip(&layouts), run)?;
-    let staged = stage_outputs(&pending, &sources, layouts, options, run)?;
+        outputs.iter().map(|output| lay_out(output, (&sources, &layout), run)).collect::<Result<Vec<_>, _>>()?;
+    check_disk_space(outputs.iter().copied().zip(&layouts), run)?;
+    let staged = stage_outputs(&outputs, layouts, &sources, options, run)?;
     let merged = match merge_with_frames(&staged, (&sources, &layout), &Work::ALL, run) {
         Ok(merged) => merged,
         Err(error) => return Err(give_up(staged, error, run)),
@@ -74,11 +72,7 @@ pub fn execute_merge(
         peak_memory_bytes: None,
     };
     let fresh = commit_all(staged, &input, run)?;
-    let mut outcomes = pending.into_outcomes(fresh);
-    for outcome in outcomes.iter_mut().filter(|outcome| !outcome.was_done) {
-        outcome.bytes_resumed = merged.bytes_resumed;
-    }
-    Ok(outcomes)
+    Ok(pending.into_outcomes(fresh, merged.bytes_resumed))
 }
 
 /// The sources of a plan, aligned: what can be refused without a look at the outputs is.
@@ -89,7 +83,8 @@ pub(crate) fn open_aligned(plan: &MergePlan, run: &RunContext<'_>) -> Result<(Ve
     // A source that cannot deliver its tensors is found before anything is written.
     sources.iter().try_for_each(|source| source.checkpoint.look_inside(Look::EachTensor))?;
     layout.notes.iter().for_each(|note| run.progress.note(note));
-    check_memory(plan, &sources, &layout, run)?;
+    // So is a limit that is too small for the merge.
+    fit_merge(plan.outputs.iter(), (&sources, &layout), 0, run)?;
     Ok((sources, layout))
 }
 
@@ -131,18 +126,6 @@ pub(crate) fn merge_with_frames(
     Ok(merged)
 }
 
-/// Refuses before a stage is made if the limit is too small for the merge.
-fn check_memory(
-    plan: &MergePlan,
-    sources: &[OpenSource],
-    layout: &MergeLayout,
-    run: &RunContext<'_>,
-) -> Result<(), Error> {
-    let held = Held::of_sources(sources).with_outputs(plan.outputs.iter()).bytes(&layout.catalog);
-    let held = held.saturating_add(held_bytes(plan.outputs.iter(), run.limits.n_threads.get()));
-    fit_piece(layout, (sources.len(), plan.outputs.len()), held, 0, run).map(|_| ())
-}
-
 /// Publishes the outputs. Those that cannot be stay staged: their work is done.
 ///
 /// Most of this is waiting for the medium, so it is done for many outputs at once.
@@ -157,7 +140,7 @@ fn commit_all(
     while !stages.is_empty() {
         let (group, failure) = describe_some(&mut outputs, input, run);
         let (mut failed, mut left) = (None, Vec::new());
-        let publish = |output: DescribedOutput<'_>| output.publish(input.replace);
+        let publish = |output: DescribedOutput<'_>| output.publish(input.replace, run);
         for outcome in wait_together(run, group, &publish) {
             let stage = stages.pop_front();
             match outcome {
@@ -200,32 +183,9 @@ fn describe_some<'a>(
     (group, None)
 }
 
-fn stage_outputs<'a>(
-    pending: &Pending<'a>,
-    sources: &[OpenSource],
-    layouts: Vec<OutputLayout>,
-    options: ExecuteOptions,
-    run: &RunContext<'_>,
-) -> Result<Vec<StagedOutput<'a>>, Error> {
-    let reading = pending.reading_digest(sources)?;
-    let stage = |(output, layout)| stage_output(output, sources, layout, &reading, options, run);
-    let (mut staged, mut failure) = (Vec::new(), None);
-    for outcome in wait_together(run, pending.outputs().zip(layouts).collect(), &stage).into_iter().flatten() {
-        match outcome {
-            Ok(output) => staged.push(output),
-            Err(error) => failure = failure.or(Some(error)),
-        }
-    }
-    let Some(error) = failure else { return Ok(staged) };
-    // Stages that hold work of an earlier run are kept; empty ones would only be in the way.
-    let fresh = staged.into_iter().filter(|output: &StagedOutput<'_>| output.found.is_empty());
-    fresh.for_each(|output| remove_stage(&*run.storage, &output));
-    Err(error)
-}
-
 /// Which units a process does, and how it takes up those that are done.
 pub(crate) struct Work<'a> {
-    /// Whether this process does unit number so-and-so; `None` if it does all.
+    /// Whether this process does the unit with this number; `None` if it does all.
     pub(crate) is_own: Option<&'a (dyn Fn(usize) -> bool + Sync)>,
     /// Whether finished units are compared with the sources. Shares compare sizes and times instead, or the last step
     /// would read all sources again.
@@ -243,9 +203,8 @@ impl Work<'_> {
 
 /// The cut of the work on a plan's outputs.
 pub(crate) fn units_of(outputs: &[&OutputPlan], layout: &MergeLayout) -> UnitList {
-    let entries = layout.catalog.entries();
-    let dtype_of = |t: usize, k: usize| output_dtype(layout.classes[t], entries[t].dtype, outputs[k].dtype);
-    cut_units(layout, &|_| true, &dtype_of, outputs.len())
+    let dtypes: Vec<OutputDtype> = outputs.iter().map(|output| output.dtype).collect();
+    UnitList::of_merge(layout, &|_| true, &dtypes)
 }
 
 pub(crate) fn merge_into(
@@ -254,28 +213,23 @@ pub(crate) fn merge_into(
     work: &Work<'_>,
     run: &RunContext<'_>,
 ) -> Result<Merged, Error> {
-    let combinations =
-        staged.iter().map(|output| combination_of(output.plan, sources)).collect::<Result<Vec<_>, _>>()?;
-    let sinks: Vec<&dyn TensorSink> = staged.iter().map(|output| &output.staged as &dyn TensorSink).collect();
-    let digest = staged.first().map_or(DigestChoice::None, |output| output.plan.digest);
-    let entries = layout.catalog.entries();
-    let dtype_of = |t: usize, k: usize| output_dtype(layout.classes[t], entries[t].dtype, staged[k].plan.dtype);
     let plans: Vec<&OutputPlan> = staged.iter().map(|output| output.plan).collect();
+    let combinations = plans.iter().map(|plan| Combination::of_plan(plan, sources)).collect::<Result<Vec<_>, _>>()?;
+    let sinks: Vec<&dyn TensorSink> = staged.iter().map(|output| &output.staged as &dyn TensorSink).collect();
+    let digest = plans.first().map_or(DigestChoice::None, |plan| plan.digest);
     let units = units_of(&plans, layout);
-    let read_by: Vec<Vec<usize>> = layout.classes.iter().map(|&class| source_use(class, &combinations).read).collect();
     let views = layout.views(sources);
     let source_refs: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
-    let ledger = Ledger::new(&layout.catalog, &units, digest.kind(), &dtype_of);
-    let is_known = |source_idx: usize| sources[source_idx].known_digest.is_some();
     let source_paths: Vec<PathBuf> = sources.iter().map(|source| source.path.clone()).collect();
-    let reading = Reading { layout, sources: &source_refs, read_by: &read_by, is_known: &is_known };
+    let dtype_of = |t: usize, k: usize| layout.output_dtype(t, plans[k].dtype);
+    let ledger = Ledger::new(&layout.catalog, &units, digest.kind(), &dtype_of);
+    let is_known = sources.iter().map(|source| source.known_digest.is_some()).collect();
+    let reading = Reading { is_known, ..Reading::new(layout, &source_refs, &combinations, &|_| true) };
     let bytes_read = match work.is_own {
-        None => bytes_read(layout, &source_refs, &read_by),
+        None => reading.n_bytes(),
         Some(is_own) => reading.bytes_of_units(&units, is_own),
     };
-    let held = Held::of_sources(sources).with_outputs(plans.iter().copied()).bytes(&layout.catalog);
-    let held = held.saturating_add(held_bytes(plans.iter().copied(), run.limits.n_threads.get()));
-    let piece = fit_piece(layout, (sources.len(), staged.len()), held, bytes_read, run)?;
+    let piece = fit_merge(plans.iter().copied(), (sources, layout), bytes_read, run)?;
     let done = crate::resume::restore(staged, (&units, work.compares_sources), &reading, &ledger, run)?;
     let is_left = |unit_idx: usize| work.is_own(unit_idx) && !done.contains(unit_idx);
     // The rules of experts read the sources to be prepared.
@@ -295,7 +249,7 @@ pub(crate) fn merge_into(
             rules: &rules,
             sinks: &sinks,
             record: Some(digest),
-            is_known: &is_known,
+            is_known: &reading.is_known,
             units: &units,
             is_done: &|unit_idx| !is_left(unit_idx),
             on_unit: &|unit_idx, results| {
@@ -309,7 +263,7 @@ pub(crate) fn merge_into(
         combine(&job, run)
     })?;
     sources.iter().try_for_each(|source| source.checkpoint.check_unchanged())?;
-    Ok(Merged { finished: ledger.finish(), read_by, bytes_read, bytes_resumed })
+    Ok(Merged { finished: ledger.finish(), read_by: reading.read_by, bytes_read, bytes_resumed })
 }
 
 /// Runs `work` while another thread brings what was written to the medium, so that the end need not wait for all of it.
@@ -350,46 +304,5 @@ fn with_background_sync(
         drop(wake);
         let synced = syncer.join().unwrap_or(Err(Error::WorkerDied));
         outcome.and(synced)
-    })
-}
-
-/// Cuts the work on the tensors for which `wanted` holds, so that a part fills whole subtrees of its input and of each
-/// of its outputs.
-pub(crate) fn cut_units(
-    layout: &MergeLayout,
-    wanted: &dyn Fn(usize) -> bool,
-    dtype_of: &dyn Fn(usize, usize) -> thalweg_tensor::Dtype,
-    n_outputs: usize,
-) -> UnitList {
-    let entries = layout.catalog.entries();
-    UnitList::cut(&layout.catalog, wanted, |t| {
-        let outputs = (0..n_outputs).map(|k| dtype_of(t, k));
-        outputs.chain([entries[t].dtype]).filter_map(thalweg_tensor::Dtype::bytes).min().unwrap_or(1)
-    })
-}
-
-/// What an output's plan means for sources that are open.
-pub(crate) fn combination_of(plan: &OutputPlan, sources: &[OpenSource]) -> Result<Combination, Error> {
-    let position = |path: &PathBuf| {
-        sources
-            .iter()
-            .position(|source| source.path == *path)
-            .ok_or_else(|| Error::PlanInvalid { what: format!("`{}` was not opened", path.display()) })
-    };
-    let source_idxs = plan.sources.iter().map(|source| position(&source.path)).collect::<Result<Vec<_>, _>>()?;
-    let newest_idx = source_idxs[plan.policy.newest];
-    let non_finite = if plan.policy.allow_non_finite { NonFinitePolicy::Propagate } else { NonFinitePolicy::Refuse };
-    let weights = plan.coefficients()?;
-    let affine = plan.rule.as_ref().map(|rule| rule.affine_coefficients(&weights)).transpose()?.flatten();
-    Ok(Combination {
-        newest_idx,
-        // A rule that does not look at values is the exact sum.
-        rule: plan.rule.clone().filter(|_| affine.is_none()),
-        coefficients: affine.unwrap_or(weights),
-        source_idxs,
-        dtype: plan.dtype,
-        non_float: plan.policy.non_float,
-        router: plan.policy.router,
-        non_finite,
     })
 }

@@ -9,9 +9,10 @@ use num_bigint::BigInt;
 use thalweg_tensor::kernel::{NonFinitePolicy, SumSpec, WeightedSum};
 use thalweg_tensor::{Dtype, display_name, to_index};
 
-use crate::combine::{Piece, TensorStats, Worker};
+use crate::combine::{Piece, Worker};
 use crate::context::RunContext;
 use crate::error::Error;
+use crate::tensor_stats::TensorStats;
 use crate::unit::Part;
 
 impl Worker<'_> {

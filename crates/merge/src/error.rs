@@ -119,9 +119,8 @@ pub enum Error {
     },
     /// The memory limit is too small.
     #[error(
-        "{} of memory {} too little: this merge needs at least {least_bytes}",
-        thalweg_tensor::counted(thalweg_tensor::to_index(*limit_bytes), "byte"),
-        if *limit_bytes == 1 { "is" } else { "are" }
+        "a memory limit of {} is too small: this merge needs at least {least_bytes}",
+        thalweg_tensor::counted(*limit_bytes, "byte")
     )]
     MemoryTooSmall {
         /// What was allowed.

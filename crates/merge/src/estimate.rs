@@ -2,16 +2,15 @@
 
 use thalweg_tensor::TensorSource;
 
-use crate::combine::{bytes_read, source_use};
+use crate::combination::Combination;
 use crate::context::RunContext;
-use crate::engine::combination_of;
 use crate::error::Error;
-use crate::memory::Held;
-use crate::memory::fit_piece;
+use crate::memory::{Held, PieceSize, fit_piece};
 use crate::merge_layout::MergeLayout;
 use crate::open_source::OpenSource;
 use crate::output::output_size;
-use crate::plan::MergePlan;
+use crate::plan::{MergePlan, OutputPlan};
+use crate::reading::Reading;
 use crate::rule::held_bytes;
 
 /// The cost of a merge.
@@ -45,21 +44,34 @@ pub fn estimate_merge(
     layout: &MergeLayout,
     run: &RunContext<'_>,
 ) -> Result<MergeEstimate, Error> {
-    let uses = plan.outputs.iter().map(|output| combination_of(output, sources)).collect::<Result<Vec<_>, _>>()?;
+    let combinations =
+        plan.outputs.iter().map(|output| Combination::of_plan(output, sources)).collect::<Result<Vec<_>, _>>()?;
     let views = layout.views(sources);
     let views: Vec<&dyn TensorSource> = views.iter().map(|view| view as &dyn TensorSource).collect();
-    let read_by: Vec<Vec<usize>> = layout.classes.iter().map(|&class| source_use(class, &uses).read).collect();
-    let bytes_read = bytes_read(layout, &views, &read_by);
+    let bytes_read = Reading::new(layout, &views, &combinations, &|_| true).n_bytes();
     let size_of = |output| output_size(output, layout, sources, &run.storage);
     let sizes_written = plan.outputs.iter().map(size_of).collect::<Result<Vec<_>, _>>()?;
-    let held = Held::of_sources(sources).with_outputs(plan.outputs.iter()).bytes(&layout.catalog);
-    let held = held.saturating_add(held_bytes(plan.outputs.iter(), run.limits.n_threads.get()));
-    let sizes = (sources.len(), plan.outputs.len());
-    let piece = fit_piece(layout, sizes, held, bytes_read, run)?;
+    let piece = fit_merge(plan.outputs.iter(), (sources, layout), bytes_read, run)?;
     Ok(MergeEstimate {
         bytes_read,
         bytes_written: sizes_written.iter().map(|(n_bytes, _)| n_bytes).sum(),
         n_files: sizes_written.iter().map(|(_, n_files)| n_files).sum(),
         memory_bytes: piece.memory_bytes,
     })
+}
+
+/// The pieces that workers hold of a merge that is written, beside what sources, outputs and rules take.
+///
+/// # Errors
+/// `MemoryTooSmall`.
+pub(crate) fn fit_merge<'a>(
+    outputs: impl ExactSizeIterator<Item = &'a OutputPlan> + Clone,
+    (sources, layout): (&[OpenSource], &MergeLayout),
+    bytes_read: u64,
+    run: &RunContext<'_>,
+) -> Result<PieceSize, Error> {
+    let sizes = (sources.len(), outputs.len());
+    let held = Held::of_sources(sources).with_outputs(outputs.clone()).bytes(&layout.catalog);
+    let held = held.saturating_add(held_bytes(outputs, run.limits.n_threads.get()));
+    fit_piece(layout, sizes, held, bytes_read, run)
 }

@@ -9,25 +9,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use thalweg_tensor::kernel::NonFinitePolicy;
-use thalweg_tensor::{TensorCatalog, TensorEntry, TensorSink, TensorSource, display_name};
+use thalweg_tensor::{TensorCatalog, TensorEntry, TensorSink, TensorSource, counted, display_name};
 
 use crate::Coefficients;
 use crate::align::{align_sources, classify};
 use crate::combination::Combination;
-use crate::combine::{CombineJob, bytes_read, combine, output_dtype, source_use};
+use crate::combine::{CombineJob, combine};
 use crate::context::{RunContext, Stage};
-use crate::engine::{combination_of, cut_units};
 use crate::error::Error;
-use crate::memory::Held;
-use crate::memory::fit_piece;
+use crate::memory::{Held, fit_piece};
 use crate::merge_layout::MergeLayout;
-use crate::open_source::OpenSource;
-use crate::open_source::open_sources;
+use crate::open_source::{OpenSource, open_sources};
 use crate::output_kind::OptimizerPolicy;
 use crate::plan::{MergePlan, NonFloatPolicy, OutputDtype, RouterPolicy};
+use crate::reading::Reading;
 use crate::rule::{RuleInputs, held_bytes, prepare_rules};
 use crate::seen::check_seen;
 use crate::tensor_class::TensorClass;
+use crate::unit::UnitList;
 
 /// A source with the name that messages use.
 #[derive(Clone, Copy)]
@@ -68,7 +67,7 @@ impl OpenMerge {
         let layout = align_sources(&sources, plan, &*run.storage)?;
         layout.notes.iter().for_each(|note| run.progress.note(note));
         let combinations =
-            plan.outputs.iter().map(|output| combination_of(output, &sources)).collect::<Result<Vec<_>, _>>()?;
+            plan.outputs.iter().map(|output| Combination::of_plan(output, &sources)).collect::<Result<Vec<_>, _>>()?;
         let catalogs = combinations.iter().map(|combination| output_catalog(&layout, combination.dtype)).collect();
         let rule_bytes = held_bytes(plan.outputs.iter(), run.limits.n_threads.get());
         Ok(Self { sources, layout, combinations, catalogs, rule_bytes })
@@ -103,12 +102,13 @@ impl OpenMerge {
 
 /// The tensors of an output: those of the layout, in the element types that they get.
 fn output_catalog(layout: &MergeLayout, wanted: OutputDtype) -> Arc<TensorCatalog> {
-    let dtype_of = |(entry, &class): (&TensorEntry, _)| output_dtype(class, entry.dtype, wanted);
-    let pairs = || layout.catalog.entries().iter().zip(&layout.classes);
-    if pairs().all(|pair| dtype_of(pair) == pair.0.dtype) {
+    let entries = || layout.catalog.entries().iter().enumerate();
+    if entries().all(|(t, entry)| layout.output_dtype(t, wanted) == entry.dtype) {
         return Arc::clone(&layout.catalog);
     }
-    let entries = pairs().map(|pair| TensorEntry { dtype: dtype_of(pair), ..pair.0.clone() }).collect();
+    let in_output =
+        |(t, entry): (usize, &TensorEntry)| TensorEntry { dtype: layout.output_dtype(t, wanted), ..entry.clone() };
+    let entries = entries().map(in_output).collect();
     // Names in a catalog are unique, so this cannot fail.
     Arc::new(TensorCatalog::new(entries).unwrap_or_default())
 }
@@ -238,15 +238,9 @@ fn fill_sinks(
 ) -> Result<u64, Error> {
     let layout = job.layout;
     check_sinks(layout, combinations, sinks)?;
-    let entries = layout.catalog.entries();
-    let dtype_of = |t: usize, k: usize| output_dtype(layout.classes[t], entries[t].dtype, combinations[k].dtype);
-    let units = cut_units(layout, job.wanted, &dtype_of, sinks.len());
-    let read_of = |(t, &class): (usize, &TensorClass)| match (job.wanted)(t) {
-        true => source_use(class, combinations).read,
-        false => Vec::new(),
-    };
-    let read_by: Vec<Vec<usize>> = layout.classes.iter().enumerate().map(read_of).collect();
-    let bytes_read = bytes_read(layout, sources, &read_by);
+    let dtypes: Vec<OutputDtype> = combinations.iter().map(|combination| combination.dtype).collect();
+    let units = UnitList::of_merge(layout, job.wanted, &dtypes);
+    let bytes_read = Reading::new(layout, sources, combinations, job.wanted).n_bytes();
     let piece = fit_piece(layout, (sources.len(), sinks.len()), job.held_bytes, bytes_read, run)?;
     let rules = prepare_rules(combinations, RuleInputs { layout, sources, piece }, run)?;
     run.progress.begin(Stage::Merge, bytes_read);
@@ -258,7 +252,7 @@ fn fill_sinks(
         rules: &rules,
         sinks,
         record: None,
-        is_known: &|_| false,
+        is_known: &[],
         units: &units,
         is_done: &|_| false,
         on_unit: &|_, _| Ok(()),
@@ -272,15 +266,15 @@ fn fill_sinks(
 fn check_sinks(layout: &MergeLayout, combinations: &[Combination], sinks: &[&dyn TensorSink]) -> Result<(), Error> {
     let refuse = |what: String| Err(Error::PlanInvalid { what });
     if sinks.len() != combinations.len() {
-        return refuse(format!("{} outputs go into {} sinks", combinations.len(), sinks.len()));
+        return refuse(format!("{} for {}", counted(sinks.len(), "sink"), counted(combinations.len(), "output")));
     }
     for (sink, combination) in sinks.iter().zip(combinations) {
         let (wanted, found) = (layout.catalog.entries(), sink.catalog().entries());
         if wanted.len() != found.len() {
-            return refuse(format!("the sources hold {} tensors, a sink {}", wanted.len(), found.len()));
+            return refuse(format!("the sources hold {}, a sink {}", counted(wanted.len(), "tensor"), found.len()));
         }
-        for ((wanted, &class), found) in wanted.iter().zip(&layout.classes).zip(found) {
-            let dtype = output_dtype(class, wanted.dtype, combination.dtype);
+        for (t, (wanted, found)) in wanted.iter().zip(found).enumerate() {
+            let dtype = layout.output_dtype(t, combination.dtype);
             if (&wanted.name, dtype, &wanted.shape) != (&found.name, found.dtype, &found.shape) {
                 let (wanted, found) = (display_name(&wanted.name), display_name(&found.name));
                 return refuse(format!("tensor `{wanted}` does not fit its place in a sink, `{found}`"));
@@ -295,7 +289,7 @@ fn align_live(sources: &[LiveSource<'_>], coefficients: &Coefficients) -> Result
     let Some((first, others)) = sources.split_first() else { return Err(refuse("there is no source".to_owned())) };
     let (n_sources, n_coefficients) = (sources.len(), coefficients.numerators().len());
     if n_sources != n_coefficients {
-        return Err(refuse(format!("{n_sources} sources have {n_coefficients} coefficients")));
+        return Err(refuse(format!("{} for {}", counted(n_coefficients, "coefficient"), counted(n_sources, "source"))));
     }
     let catalog = first.tensors.catalog();
     for other in others {

@@ -11,8 +11,8 @@ use thalweg_storage::{Storage, WriteAt};
 use thalweg_tensor::digest::{DigestKind, SubtreeDigest, bytes_digest};
 use thalweg_tensor::to_index;
 
-use crate::combine::TensorStats;
 use crate::error::Error;
+use crate::tensor_stats::TensorStats;
 
 pub(crate) use thalweg_checkpoint::JOURNAL_NAME;
 

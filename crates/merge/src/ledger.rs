@@ -7,7 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use thalweg_tensor::digest::{Digest, DigestKind, ListHasher, tensor_digest};
 use thalweg_tensor::{Dtype, TensorCatalog};
 
-use crate::combine::{PartResult, TensorStats};
+use crate::part_hash::PartResult;
+use crate::tensor_stats::TensorStats;
 use crate::unit::{Part, UnitList};
 
 /// Digest and statistics of one output tensor.

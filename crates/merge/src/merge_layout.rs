@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use thalweg_tensor::TensorCatalog;
+use thalweg_tensor::{Dtype, DtypeClass, TensorCatalog};
 
 use crate::open_source::OpenSource;
+use crate::plan::OutputDtype;
 use crate::tensor_class::TensorClass;
 use crate::view::{Places, SourceView};
 
@@ -47,5 +48,19 @@ impl MergeLayout {
     /// Whether source `source_idx` has exactly the tensors of the layout, in its element types.
     pub(crate) fn is_whole_source(&self, source_idx: usize) -> bool {
         self.places.get(source_idx).is_none_or(Option::is_none) && !self.widened.contains(&source_idx)
+    }
+    /// The element type of a tensor in an output that wants `wanted`.
+    pub(crate) fn output_dtype(&self, tensor_idx: usize, wanted: OutputDtype) -> Dtype {
+        output_dtype(self.classes[tensor_idx], self.catalog.entries()[tensor_idx].dtype, wanted)
+    }
+}
+
+/// The element type that an output tensor has.
+pub(crate) fn output_dtype(class: TensorClass, input: Dtype, wanted: OutputDtype) -> Dtype {
+    match class {
+        TensorClass::Float | TensorClass::Router => wanted.resolve(input),
+        TensorClass::Newest if input.class() == DtypeClass::Mergeable => wanted.resolve(input),
+        TensorClass::Moment | TensorClass::OptimizerState => input,
+        TensorClass::Discrete | TensorClass::ExtraState | TensorClass::Newest | TensorClass::Opaque => input,
     }
 }

@@ -18,7 +18,6 @@ use thalweg_tensor::{Digest, Dtype, TensorSink};
 use crate::aliases::check_aliases;
 use crate::card::CARD_NAME;
 use crate::card::model_card;
-use crate::combine::output_dtype;
 use crate::contents::{tied_pair, untied_note};
 use crate::context::RunContext;
 use crate::error::Error;
@@ -29,7 +28,7 @@ use crate::kept_files::copied_files;
 use crate::kept_files::replaced_files;
 use crate::ledger::Merged;
 use crate::ledger::TensorRecord;
-use crate::merge_layout::MergeLayout;
+use crate::merge_layout::{MergeLayout, output_dtype};
 use crate::newest::Keeping;
 use crate::newest::named_source;
 use crate::newest::{kept_source, newest_of_format, newest_open};
@@ -177,10 +176,10 @@ impl DescribedOutput<'_> {
     }
 
     /// Writes the receipt and publishes. Before this returns there is no output.
-    pub(crate) fn publish(self, replace: Replace) -> Result<MergeReceipt, Error> {
+    pub(crate) fn publish(self, replace: Replace, run: &RunContext<'_>) -> Result<MergeReceipt, Error> {
         let StagedOutput { plan, staged, leftovers, .. } = self.output;
         let rules = CommitRules { replace, own: MERGED_FOLDER, leftovers: &leftovers };
-        commit_checkpoint(staged, &plan.path, Manifest { name: RECEIPT_NAME, bytes: &self.json }, rules)?;
+        commit_checkpoint(staged, &plan.path, Manifest { name: RECEIPT_NAME, bytes: &self.json }, rules, run)?;
         Ok(self.receipt)
     }
 }

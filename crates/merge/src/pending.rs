@@ -6,8 +6,6 @@ use thalweg_checkpoint::OutputLayout;
 use thalweg_storage::guard::{Place, check_folder, check_place, is_empty_folder, look_at};
 use thalweg_storage::publish::{Replace, is_stage_name, trainer_part};
 use thalweg_storage::{FileKind, Storage};
-use thalweg_tensor::Digest;
-use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::context::RunContext;
 use crate::error::Error;
@@ -23,13 +21,15 @@ use crate::own::MERGED_FOLDER;
 use crate::plan::{MergePlan, OutputPlan};
 use crate::receipt::{MergeReceipt, RECEIPT_NAME, SourceReceipt};
 use crate::receipt::{read_receipt, read_receipt_of};
+use crate::sealed::{publish_sealed, sealed_receipt};
 use crate::stage::check_stage;
 use crate::verify::{digest_checkpoint, verify_receipt};
 
 /// An output that need not be made.
 struct Done {
     receipt: MergeReceipt,
-    compared: Compared,
+    /// `None` if an earlier run completed it, and this one published it.
+    compared: Option<Compared>,
 }
 
 /// The outputs of a plan, each already there or still to be made.
@@ -49,6 +49,13 @@ impl<'a> Pending<'a> {
         check_nesting(plan, storage)?;
         let look = |output: &'a OutputPlan| {
             refuse_sources(storage, output, sources)?;
+            let finished = match options.partial {
+                PartialStage::Discard => None,
+                _ => finish_sealed(output, (sources, layout), options.replace, run)?,
+            };
+            if finished.is_some() {
+                return Ok((output, finished));
+            }
             let found = match options.replace {
                 Replace::Never => find_existing(output, (sources, layout), run)?,
                 Replace::Force => check_folder(storage, &output.path, MERGED_FOLDER).map(|()| None)?,
@@ -68,32 +75,20 @@ impl<'a> Pending<'a> {
         self.outputs.iter().filter(|(_, done)| done.is_none()).map(|(output, _)| *output)
     }
 
-    /// Digest of what is merged in one reading: the cut of the work and the sources that are read depend on it.
-    pub(crate) fn reading_digest(&self, sources: &[OpenSource]) -> Result<Digest, Error> {
-        let mut text = String::new();
-        for output in self.outputs() {
-            text.push_str(&format!("{}\0", output.digest()?));
-        }
-        sources.iter().for_each(|source| text.push_str(&format!("{}\0", source.path.display())));
-        Ok(bytes_digest(DigestKind::Blake3, text.as_bytes()))
-    }
-
-    /// All outcomes in the plan's order. `fresh` has the receipts of the outputs that were made.
-    pub(crate) fn into_outcomes(self, fresh: Vec<MergeReceipt>) -> Vec<MergeOutcome> {
+    /// All outcomes in the plan's order. `fresh` has the receipts of the outputs that were made, for which
+    /// `bytes_resumed` had been read before.
+    pub(crate) fn into_outcomes(self, fresh: Vec<MergeReceipt>, bytes_resumed: u64) -> Vec<MergeOutcome> {
         let mut fresh = fresh.into_iter();
         let outcome = |(output, done): (&OutputPlan, Option<Done>)| {
             let path = output.path.clone();
             match done {
                 Some(Done { receipt, compared }) => {
-                    Some(MergeOutcome { path, receipt, was_done: true, bytes_resumed: 0, compared: Some(compared) })
+                    let bytes_resumed = if compared.is_some() { 0 } else { receipt.bytes_read };
+                    Some(MergeOutcome { path, receipt, was_done: compared.is_some(), bytes_resumed, compared })
                 }
-                None => Some(MergeOutcome {
-                    path,
-                    receipt: fresh.next()?,
-                    was_done: false,
-                    bytes_resumed: 0,
-                    compared: None,
-                }),
+                None => {
+                    Some(MergeOutcome { path, receipt: fresh.next()?, was_done: false, bytes_resumed, compared: None })
+                }
             }
         };
         self.outputs.into_iter().filter_map(outcome).collect()
@@ -141,6 +136,29 @@ pub(crate) fn refuse_sources(storage: &dyn Storage, output: &OutputPlan, sources
     Ok(())
 }
 
+/// Publishes an output of this plan that an earlier run completed in its stage, if its sources are what they were.
+fn finish_sealed(
+    output: &OutputPlan,
+    from: (&[OpenSource], &MergeLayout),
+    replace: Replace,
+    run: &RunContext<'_>,
+) -> Result<Option<Done>, Error> {
+    let storage = &*run.storage;
+    let is_free = match look_at(storage, &output.path)? {
+        Place::Free => true,
+        Place::Folder => is_empty_folder(storage, &output.path)?,
+        _ => false,
+    };
+    // Where something is, the stage may hold what that replaced.
+    let receipt = if is_free { sealed_receipt(output, storage)? } else { None };
+    let Some(receipt) = receipt.filter(|receipt| receipt.plan.path == output.path) else { return Ok(None) };
+    if compare_sources(&receipt, from, run)?.is_none() {
+        return Ok(None);
+    }
+    publish_sealed(output, replace, run)?;
+    Ok(Some(Done { receipt, compared: None }))
+}
+
 /// The receipt of an undamaged output that this plan made from these sources; `None` where there is nothing.
 fn find_existing(
     output: &OutputPlan,
@@ -172,7 +190,7 @@ fn find_existing(
     storage.sync_folder(path.parent().unwrap_or(Path::new("/")))?;
     let compared =
         Compared { output: if has_digests { ComparedBy::Digests } else { ComparedBy::Headers }, sources: by };
-    Ok(Some(Done { receipt, compared }))
+    Ok(Some(Done { receipt, compared: Some(compared) }))
 }
 
 /// Whether this plan's output is at its path already: what its receipt says, without a look at its tensors.

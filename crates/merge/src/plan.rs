@@ -132,7 +132,7 @@ fn one() -> String {
     "1".to_owned()
 }
 
-/// A checkpoint that is to be merged, with its place in the run where that is known.
+/// A checkpoint to merge, with its place in the run where that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceRef {
     /// Its folder or file.

@@ -44,7 +44,7 @@ impl<T> RecentSaves<T> {
         self.n_kept
     }
 
-    /// Whether so many are there.
+    /// Whether `count` saves are there.
     pub fn has(&self, count: usize) -> bool {
         self.kept.len() >= count
     }

@@ -5,36 +5,18 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use thalweg_tensor::digest::{DigestKind, SUBTREE_BYTES, SubtreeDigest};
-use thalweg_tensor::{Dtype, TensorSource, part_of_are, to_index};
+use thalweg_tensor::{Dtype, part_of_are, to_index};
 
-use crate::combine::{PartResult, RunningHash, output_dtype, stored_bytes};
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
 use crate::journal::{PartRecord, UnitRecord};
 use crate::ledger::Ledger;
 use crate::merge_layout::MergeLayout;
+use crate::part_hash::{PartResult, RunningHash};
+use crate::reading::Reading;
 use crate::stage::StagedOutput;
 use crate::unit::{Part, UnitList};
 use crate::workers::for_each_number;
-
-/// The sources of a merge and, for each tensor, which of them are read.
-pub(crate) struct Reading<'a> {
-    pub(crate) layout: &'a MergeLayout,
-    pub(crate) sources: &'a [&'a dyn TensorSource],
-    pub(crate) read_by: &'a [Vec<usize>],
-    /// Whether the digest of a source is known: the key of the stage has it.
-    pub(crate) is_known: &'a (dyn Fn(usize) -> bool + Sync),
-}
-
-impl Reading<'_> {
-    /// Source bytes that go into the units for which `is_counted` holds.
-    pub(crate) fn bytes_of_units(&self, units: &UnitList, is_counted: &dyn Fn(usize) -> bool) -> u64 {
-        let of_part =
-            |part: &Part| stored_bytes(self.sources, &self.read_by[part.tensor_idx], part.tensor_idx, &part.elements);
-        let counted = (0..units.len()).filter(|&unit_idx| is_counted(unit_idx));
-        counted.flat_map(|unit_idx| units.parts(unit_idx)).map(of_part).sum()
-    }
-}
 
 /// Units that need not be done again.
 #[derive(Debug, Default)]
@@ -121,7 +103,7 @@ fn has_its_sources(
         let read_by = &reading.read_by[part.tensor_idx];
         read_by.len() == result.source_subtrees.len()
             && read_by.iter().zip(&result.source_subtrees).all(|(&source_idx, known)| {
-                if (reading.is_known)(source_idx) && known.is_empty() {
+                if reading.is_known[source_idx] && known.is_empty() {
                     return true;
                 }
                 let source = reading.sources[source_idx];
@@ -168,7 +150,7 @@ fn is_whole(
     parts.iter().zip(results).all(|(part, result)| {
         staged.iter().enumerate().all(|(k, output)| {
             let entry = &layout.catalog.entries()[part.tensor_idx];
-            let dtype = output_dtype(layout.classes[part.tensor_idx], entry.dtype, output.plan.dtype);
+            let dtype = layout.output_dtype(part.tensor_idx, output.plan.dtype);
             let kind = output.plan.digest.kind().unwrap_or(DigestKind::Xxh3);
             let read = |elements, out: &mut [u8]| output.staged.read_to_keep(part.tensor_idx, elements, out).is_ok();
             let found = hash_part(part, (kind, dtype, entry.n_elements()), buffer, &read);

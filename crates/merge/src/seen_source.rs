@@ -70,7 +70,7 @@ pub struct DequantisedWeights {
 }
 
 impl DequantisedWeights {
-    /// The record of so many weights with blocks of this size.
+    /// The record of `n_tensors` weights with blocks of this size.
     pub fn new((n_tensors, block): (usize, [u64; 2])) -> Self {
         Self { n_tensors, block }
     }

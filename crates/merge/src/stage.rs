@@ -18,14 +18,14 @@ use crate::context::RunContext;
 use crate::error::Error;
 use crate::execute_options::{ExecuteOptions, PartialStage};
 use crate::journal::{JOURNAL_NAME, Journal, JournalState, StageKey, UnitRecord};
-use crate::open_source::OpenSource;
-use crate::open_source::source_files;
+use crate::open_source::{OpenSource, source_files};
 use crate::own::{MERGED_FOLDER, merged_contents};
 use crate::plan::OutputPlan;
 use crate::receipt::RECEIPT_NAME;
 use crate::receipt::read_receipt_of;
 use crate::share::is_share_name;
 use crate::side_files::travelling_files;
+use crate::workers::wait_together;
 
 /// An output that is being written.
 pub(crate) struct StagedOutput<'a> {
@@ -99,8 +99,42 @@ pub(crate) fn refuse(path: &Path, holds: String) -> Error {
     thalweg_storage::Error::MayNotReplace { path: path.to_owned(), holds, hint: STAGE_HINT }.into()
 }
 
+/// Opens or creates the stages of all `outputs`, each with its layout. If one fails, those that hold no work go again.
+pub(crate) fn stage_outputs<'a>(
+    outputs: &[&'a OutputPlan],
+    layouts: Vec<OutputLayout>,
+    sources: &[OpenSource],
+    options: ExecuteOptions,
+    run: &RunContext<'_>,
+) -> Result<Vec<StagedOutput<'a>>, Error> {
+    let reading = reading_digest(outputs, sources)?;
+    let stage = |(output, layout)| stage_output(output, sources, layout, &reading, options, run);
+    let (mut staged, mut failure) = (Vec::new(), None);
+    for outcome in wait_together(run, outputs.iter().copied().zip(layouts).collect(), &stage).into_iter().flatten() {
+        match outcome {
+            Ok(output) => staged.push(output),
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    let Some(error) = failure else { return Ok(staged) };
+    // Stages that hold work of an earlier run are kept; empty ones would only be in the way.
+    let fresh = staged.into_iter().filter(|output: &StagedOutput<'_>| output.found.is_empty());
+    fresh.for_each(|output| remove_stage(&*run.storage, &output));
+    Err(error)
+}
+
+/// Digest of what is merged in one reading: the cut of the work and the sources that are read depend on it.
+fn reading_digest(outputs: &[&OutputPlan], sources: &[OpenSource]) -> Result<Digest, Error> {
+    let mut text = String::new();
+    for output in outputs {
+        text.push_str(&format!("{}\0", output.digest()?));
+    }
+    sources.iter().for_each(|source| text.push_str(&format!("{}\0", source.path.display())));
+    Ok(bytes_digest(DigestKind::Blake3, text.as_bytes()))
+}
+
 /// Opens the stage of an interrupted run of this plan, or creates a new one.
-pub(crate) fn stage_output<'a>(
+fn stage_output<'a>(
     output: &'a OutputPlan,
     sources: &[OpenSource],
     output_layout: OutputLayout,
@@ -283,7 +317,7 @@ pub(crate) fn note_stages(stages: impl Iterator<Item = PathBuf>, run: &RunContex
 }
 
 /// Removes a stage that is of no use. If it cannot be removed, the next attempt reports it.
-pub(crate) fn remove_stage(storage: &dyn Storage, output: &StagedOutput<'_>) {
+fn remove_stage(storage: &dyn Storage, output: &StagedOutput<'_>) {
     let stage = storage.stage_path(&output.plan.path);
     let _ = check_names(storage, &stage, &output.leftovers).and_then(|()| Ok(storage.remove(&stage)?));
 }

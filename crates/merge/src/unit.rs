@@ -6,12 +6,15 @@
 use std::ops::Range;
 
 use thalweg_tensor::digest::SUBTREE_BYTES;
-use thalweg_tensor::{TensorCatalog, to_index};
+use thalweg_tensor::{Dtype, TensorCatalog, to_index};
+
+use crate::merge_layout::MergeLayout;
+use crate::plan::OutputDtype;
 
 /// Elements whose partial statistics are kept together; a piece is a multiple of it.
 pub(crate) const BLOCK_ELEMENTS: u64 = 4096;
 
-/// Tensors smaller than a unit are done together, up to so many.
+/// Tensors smaller than a unit are done together, up to this many.
 const MAX_PARTS: usize = 256;
 
 /// A range of elements of one tensor. Its ends are multiples of whole subtrees, but for the tensor's own end.
@@ -32,6 +35,16 @@ pub(crate) struct UnitList {
 }
 
 impl UnitList {
+    /// Cuts the tensors of a merge for which `wanted` holds, so that a part fills whole subtrees of its input and of
+    /// each output. `dtypes` are the element types that the outputs want.
+    pub(crate) fn of_merge(layout: &MergeLayout, wanted: &dyn Fn(usize) -> bool, dtypes: &[OutputDtype]) -> Self {
+        let entries = layout.catalog.entries();
+        Self::cut(&layout.catalog, wanted, |t| {
+            let outputs = dtypes.iter().map(|&dtype| layout.output_dtype(t, dtype));
+            outputs.chain([entries[t].dtype]).filter_map(Dtype::bytes).min().unwrap_or(1)
+        })
+    }
+
     /// Cuts the tensors of `catalog` for which `wanted` holds, in the order of their bytes.
     ///
     /// `min_element_bytes` is the smallest element size among a tensor's inputs and outputs: a part then
@@ -94,7 +107,7 @@ impl UnitList {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use thalweg_tensor::{Dtype, Piece, Shape, TensorEntry};
+    use thalweg_tensor::{Piece, Shape, TensorEntry};
 
     fn catalog(lengths: &[u64]) -> TensorCatalog {
         let mut offset = 0;

@@ -13,12 +13,12 @@ use thalweg_tensor::digest::{
 };
 use thalweg_tensor::{TensorEntry, TensorSource, display_name, to_index};
 
-use crate::combine::RunningHash;
 use crate::context::{RunContext, Stage};
 use crate::error::Error;
 use crate::frame::frame_digests;
 use crate::kept::sources_have_same_bytes;
 use crate::output_kind::{OptimizerPolicy, OutputFormat};
+use crate::part_hash::RunningHash;
 use crate::plan::{PlanSource, SourceRef};
 pub use crate::receipt::read_receipt;
 use crate::receipt::read_receipt_of;

@@ -194,7 +194,7 @@ fn fill_normal<T: Real>(out: &mut [T], rng: &mut ChaCha8Rng, deviation: f64) {
     }
 }
 
-/// The rotary table for so many positions; empty where positions are learned.
+/// The rotary table for this many positions; empty where positions are learned.
 pub(crate) fn rotary_table<T: Real>(config: &ModelConfig, n_positions: usize) -> Option<RotaryTable<T>> {
     let rotary = config.rotary?;
     Some(RotaryTable::new(&rotary.frequencies(config.head_dim), n_positions, rotary.table_scale()))

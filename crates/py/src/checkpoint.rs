@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use thalweg_checkpoint::Checkpoint;
 use thalweg_merge::context::Stage;
-use thalweg_tensor::{TensorCatalog, TensorEntry, TensorSource, display_name, nearest_name, to_index};
+use thalweg_tensor::{TensorCatalog, TensorEntry, TensorSource, counted, display_name, nearest_name, to_index};
 
 use crate::error::Result;
 use crate::options::{RenameArgument, read_options};
@@ -130,8 +130,8 @@ impl PyCheckpoint {
     }
 
     fn __repr__(&self) -> String {
-        let (checkpoint, n_tensors) = (&self.checkpoint, self.__len__());
-        format!("Checkpoint({:?}, format={:?}, {n_tensors} tensors)", checkpoint.path(), checkpoint.format_name())
+        let (checkpoint, tensors) = (&self.checkpoint, counted(self.__len__(), "tensor"));
+        format!("Checkpoint({:?}, format={:?}, {tensors})", checkpoint.path(), checkpoint.format_name())
     }
 }
 

@@ -7,6 +7,7 @@ use thalweg_checkpoint::ReadOptions;
 use thalweg_merge::context::DEFAULT_MEMORY;
 use thalweg_merge::diff::{CheckpointDiff, Distance, diff_checkpoints};
 use thalweg_merge::verify::{Verification, VerifyScope, verify_output};
+use thalweg_tensor::counted;
 
 use crate::error::Result;
 use crate::options::{RenameArgument, read_options};
@@ -101,10 +102,10 @@ impl PyDiff {
     }
 
     fn __repr__(&self) -> String {
-        let (n_tensors, total) = (self.diff.tensors.len(), &self.diff.total);
+        let (tensors, total) = (counted(self.diff.tensors.len(), "tensor"), &self.diff.total);
         match self.diff.is_equal() {
-            true => format!("Diff(equal, {n_tensors} tensors)"),
-            false => format!("Diff({n_tensors} tensors, distance={:.6})", total.distance().unwrap_or(f64::NAN)),
+            true => format!("Diff(equal, {tensors})"),
+            false => format!("Diff({tensors}, distance={:.6})", total.distance().unwrap_or(f64::NAN)),
         }
     }
 }
@@ -196,8 +197,8 @@ impl PyVerification {
     fn __repr__(&self) -> String {
         let n_faults = self.found.faults().count();
         match self.found.is_equal() {
-            true => format!("Verification(equal, {} files)", self.found.files.len()),
-            false => format!("Verification(not equal, {n_faults} faults in the output)"),
+            true => format!("Verification(equal, {})", counted(self.found.files.len(), "file")),
+            false => format!("Verification(not equal, {} in the output)", counted(n_faults, "fault")),
         }
     }
 }

@@ -13,11 +13,12 @@ use thalweg_study::forecast::request::AnnealQuestion;
 use thalweg_study::forecast::run::{ForecastOptions, run_forecast};
 use thalweg_study::record::{ForecastRow, ProposalRow};
 use thalweg_study::request::MergeRequest;
+use thalweg_tensor::counted;
 use thalweg_trajectory::{Extent, Step, Tokens, Trajectory};
 
 use crate::error::{Failure, Result};
 use crate::merge::open_in_memory;
-use crate::options::{counted, merge_request, read_options};
+use crate::options::{merge_request, read_options, whole_numbers};
 use crate::plan::PyPlan;
 use crate::run::refuse_others;
 use crate::scores::parse_scores;
@@ -79,7 +80,8 @@ pub(crate) struct PyProposedWindow {
 impl PyProposedWindow {
     fn __repr__(&self) -> String {
         let Self { n_checkpoints, interval_steps, scheme, .. } = self;
-        format!("ProposedWindow({n_checkpoints} checkpoints, {interval_steps} steps apart, {scheme:?})")
+        let (checkpoints, apart) = (counted(*n_checkpoints, "checkpoint"), counted(*interval_steps, "step"));
+        format!("ProposedWindow({checkpoints}, {apart} apart, {scheme:?})")
     }
 }
 
@@ -109,7 +111,7 @@ impl PyForecast {
     fn __repr__(&self) -> String {
         match &self.reason {
             Some(reason) => format!("Forecast(none: {reason})"),
-            None => format!("Forecast({} scores)", self.scores.len()),
+            None => format!("Forecast({})", counted(self.scores.len(), "score")),
         }
     }
 }
@@ -216,7 +218,7 @@ fn ask(
 }
 
 fn one(keyword: &str, value: Option<Bound<'_, PyAny>>) -> Result<Option<u64>> {
-    Ok(counted(keyword, value.map(|value| vec![value]))?.pop())
+    Ok(whole_numbers(keyword, value.map(|value| vec![value]))?.pop())
 }
 
 fn curve(name: &str) -> Result<DecayCurve> {

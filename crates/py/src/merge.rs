@@ -12,7 +12,7 @@ use thalweg_merge::engine::{ExecuteOptions, PartialStage, execute_merge};
 use thalweg_merge::in_memory::OpenMerge;
 use thalweg_merge::plan::MergePlan;
 use thalweg_storage::publish::Replace;
-use thalweg_tensor::{TensorCatalog, display_name};
+use thalweg_tensor::{TensorCatalog, counted, display_name};
 
 use crate::checkpoint::{PyTensorInfo, find_tensor, names, tensor_info};
 use crate::error::{Failure, Result};
@@ -205,8 +205,8 @@ impl PyMerge {
         let catalog = self.state.catalog()?;
         let output = self.state.plan.outputs.first().map(|output| (&*output.scheme, output.sources.len()));
         let (scheme, n_sources) = output.unwrap_or_default();
-        let (n_tensors, n_params) = (catalog.entries().len(), catalog.n_params());
-        Ok(format!("Merge({scheme} of {n_sources} checkpoints, {n_tensors} tensors, {n_params} parameters)"))
+        let (checkpoints, tensors) = (counted(n_sources, "checkpoint"), counted(catalog.entries().len(), "tensor"));
+        Ok(format!("Merge({scheme} of {checkpoints}, {tensors}, {})", counted(catalog.n_params(), "parameter")))
     }
 }
 

@@ -141,7 +141,7 @@ pub(crate) fn texts(values: Option<Vec<Bound<'_, PyAny>>>) -> Result<Option<Vec<
 }
 
 /// Counts such as 2000 or "8B".
-pub(crate) fn counted(keyword: &str, values: Option<Vec<Bound<'_, PyAny>>>) -> Result<Vec<u64>> {
+pub(crate) fn whole_numbers(keyword: &str, values: Option<Vec<Bound<'_, PyAny>>>) -> Result<Vec<u64>> {
     let refuse = |text: &str, why| Failure::usage(format!("`{keyword}`: `{text}`: {why}, such as 2000, 2K or 8B"));
     let values = texts(values)?.unwrap_or_default();
     values.iter().map(|text| parse_count(text).map_err(|why| refuse(text, why))).collect()

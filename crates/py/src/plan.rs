@@ -10,6 +10,7 @@ use thalweg_merge::plan::{MergePlan, PLAN_FILE, PlanSource};
 use thalweg_merge::seen::see_sources;
 use thalweg_storage::guard::check_document;
 use thalweg_storage::publish::publish_file;
+use thalweg_tensor::counted;
 
 use crate::error::{Failure, Result};
 use crate::options::{RenameArgument, SourceArgument, merge_request, read_options};
@@ -159,10 +160,11 @@ impl PyPlan {
         let outputs = self.plan.outputs.iter().map(|output| {
             let steps: Vec<u64> = output.sources.iter().filter_map(|source| source.step).collect();
             let span = match (steps.first(), steps.last()) {
+                (Some(first), Some(last)) if first == last => format!(", step {first}"),
                 (Some(first), Some(last)) => format!(", steps {first} to {last}"),
                 _ => String::new(),
             };
-            format!("{} of {} checkpoints{span}", output.scheme, output.sources.len())
+            format!("{} of {}{span}", output.scheme, counted(output.sources.len(), "checkpoint"))
         });
         format!("Plan({})", outputs.collect::<Vec<_>>().join("; "))
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 use thalweg_merge::engine::MergeOutcome;
 use thalweg_merge::receipt::MergeReceipt;
+use thalweg_tensor::counted;
 
 use crate::error::{Failure, Result};
 
@@ -53,7 +54,8 @@ impl PyReceipt {
     }
 
     fn __repr__(&self) -> String {
-        format!("Receipt({:?}, scheme={:?}, {} bytes written)", self.path, self.scheme, self.bytes_written)
+        let bytes = counted(self.bytes_written, "byte");
+        format!("Receipt({:?}, scheme={:?}, {bytes} written)", self.path, self.scheme)
     }
 }
 

@@ -10,6 +10,7 @@ use thalweg_eval::external::{
     find_results, read_results as read, read_results_file,
 };
 use thalweg_study::hub_results::write_hub_results;
+use thalweg_tensor::counted;
 
 use crate::error::{Failure, Result};
 use crate::session::{Session, Watch, run_watched};
@@ -112,7 +113,7 @@ impl PyResults {
 
     fn __repr__(&self) -> String {
         let (n_scores, n_with_items) = (self.results.scores.len(), self.results.items.len());
-        format!("Results({n_scores} scores, {n_with_items} with items)")
+        format!("Results({}, {n_with_items} with items)", counted(n_scores, "score"))
     }
 }
 

@@ -8,6 +8,7 @@ use pyo3::types::PyDict;
 use thalweg_checkpoint::ReadOptions;
 use thalweg_merge::plan::SourceRef;
 use thalweg_study::request::MergeRequest;
+use thalweg_tensor::counted;
 use thalweg_trajectory::{Trajectory, TrajectoryCheckpoint};
 
 use crate::error::{Failure, Result};
@@ -122,8 +123,8 @@ impl PyRun {
     }
 
     fn __repr__(&self) -> String {
-        let (n_checkpoints, n_finished) = (self.__len__(), self.trajectory.finished().count());
-        format!("Run({:?}, {n_checkpoints} checkpoints, {n_finished} finished)", self.trajectory.path())
+        let (checkpoints, n_finished) = (counted(self.__len__(), "checkpoint"), self.trajectory.finished().count());
+        format!("Run({:?}, {checkpoints}, {n_finished} finished)", self.trajectory.path())
     }
 }
 

@@ -32,11 +32,14 @@ pub(crate) struct Session {
     pub(crate) pool: CheckpointPool,
     host: ProcessHost,
     limits: Limits,
+    /// Set to end every wait for a store.
+    stop: Arc<AtomicBool>,
 }
 
 impl Session {
     pub(crate) fn new(threads: Option<usize>, memory_bytes: u64) -> Result<Self> {
         let settings = CloudSettings::from_variables(std::env::vars_os(), &std::env::temp_dir());
+        let stop = Arc::clone(&settings.interrupt);
         let storage: Arc<dyn Storage> = Arc::new(RoutedStorage::new(settings));
         let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let asked = match threads {
@@ -46,11 +49,12 @@ impl Session {
         let n_threads = limit_threads(asked, available);
         let limits = Limits { n_threads, memory_bytes, simd: Simd::Auto };
         let host = ProcessHost::start();
-        Ok(Self { pool: CheckpointPool::new(&storage), storage, host, limits })
+        Ok(Self { pool: CheckpointPool::new(&storage), storage, host, limits, stop })
     }
 
     /// The context of work that `watch` watches.
     pub(crate) fn context<'a>(&'a self, watch: &'a Watch) -> RunContext<'a> {
+        watch.stop_with(&self.stop);
         RunContext {
             storage: Arc::clone(&self.storage),
             pool: &self.pool,
@@ -120,6 +124,8 @@ struct WatchState {
     stage: Option<Stage>,
     total: u64,
     notes: Vec<String>,
+    /// Flags of the storages that the work uses.
+    stops: Vec<Arc<AtomicBool>>,
 }
 
 impl Watch {
@@ -143,6 +149,27 @@ impl Watch {
             true => Err(thalweg_merge::Error::Interrupted.into()),
             false => Ok(()),
         }
+    }
+
+    /// Sets `stop` too when the work is to stop.
+    fn stop_with(&self, stop: &Arc<AtomicBool>) {
+        let mut state = self.state();
+        if !state.stops.iter().any(|known| Arc::ptr_eq(known, stop)) {
+            state.stops.push(Arc::clone(stop));
+        }
+        stop.store(self.interrupt.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Asks the work to stop, and the storages that it uses not to wait for stores.
+    fn ask_to_stop(&self) {
+        let state = self.state();
+        self.interrupt.store(true, Ordering::Relaxed);
+        state.stops.iter().for_each(|stop| stop.store(true, Ordering::Relaxed));
+    }
+
+    /// Lets the storages be used again, once the work has stopped.
+    fn release_storages(&self) {
+        self.state().stops.iter().for_each(|stop| stop.store(false, Ordering::Relaxed));
     }
 
     fn finish(&self) {
@@ -219,6 +246,7 @@ fn word_of(stage: Stage) -> &'static str {
         Stage::Copy => "copy",
         Stage::Merge => "merge",
         Stage::Sync => "sync",
+        Stage::Upload => "upload",
         Stage::Verify => "verify",
         Stage::Geometry => "geometry",
         Stage::Rank => "rank",
@@ -245,10 +273,13 @@ pub(crate) fn run_watched<T: Send>(
         while !py.detach(|| watch.wait()) {
             if stopped.is_none() {
                 stopped = py.check_signals().and_then(|()| reporter.report(watch)).err();
-                watch.interrupt.store(stopped.is_some(), Ordering::Relaxed);
+                if stopped.is_some() {
+                    watch.ask_to_stop();
+                }
             }
         }
         let outcome = py.detach(|| worker.join());
+        watch.release_storages();
         let outcome = outcome.unwrap_or(Err(Failure::Merge(thalweg_merge::Error::WorkerDied)));
         match stopped {
             Some(error) => Err(error.into()),

@@ -17,14 +17,14 @@ use thalweg_study::recorded::RecordedScores;
 use thalweg_study::request::{MergeRequest, OutputOptions, RunOptions};
 use thalweg_study::sweep::{Keep, RawChoice, Sweep, SweepOptions, SweepRequest, SweepTrial, run_sweep};
 use thalweg_study::write_study::PAGE_NAME;
-use thalweg_tensor::{TensorCatalog, TensorSink};
+use thalweg_tensor::{TensorCatalog, TensorSink, counted};
 use thalweg_trajectory::Trajectory;
 
 use crate::checkpoint::{PyTensorInfo, names, tensor_info};
 use crate::error::{Failure, Result};
 use crate::memory::MemorySink;
 use crate::merge::{PyTarget, send_to};
-use crate::options::{RenameArgument, counted, merge_request, read_options, texts};
+use crate::options::{RenameArgument, merge_request, read_options, texts, whole_numbers};
 use crate::plan::PyPlan;
 use crate::scores::parse_scores;
 use crate::session::{Session, SizeArgument, Watch, run_watched};
@@ -262,7 +262,8 @@ impl PySweep {
 
     fn __repr__(&self) -> String {
         let n_raws = self.trials.iter().filter(|trial| trial.is_raw).count();
-        format!("Sweep({} merges, {n_raws} raw checkpoints)", self.trials.len() - n_raws)
+        let merges = counted(self.trials.len() - n_raws, "merge");
+        format!("Sweep({merges}, {})", counted(n_raws, "raw checkpoint"))
     }
 }
 
@@ -304,8 +305,8 @@ pub(crate) fn sweep(
     let (about, output) = about_and_output(options)?;
     let request = SweepRequest {
         counts,
-        interval_steps: counted("interval_steps", interval_steps)?,
-        interval_tokens: counted("interval_tokens", interval_tokens)?,
+        interval_steps: whole_numbers("interval_steps", interval_steps)?,
+        interval_tokens: whole_numbers("interval_tokens", interval_tokens)?,
         schemes: schemes.unwrap_or_else(|| vec!["sma".to_owned()]),
         ends: texts(ends)?.unwrap_or_else(|| vec!["newest".to_owned()]),
         raws: raw_choice(raws)?,

@@ -56,7 +56,7 @@ pub enum Error {
         /// The path.
         path: PathBuf,
     },
-    /// A folder that is to be uploaded lacks the manifest of an output.
+    /// The folder to upload lacks the manifest of an output.
     #[error("`{}` is not a finished output, so it is not uploaded", path.display())]
     NotAnOutput {
         /// The folder.
@@ -144,6 +144,8 @@ pub enum RemoteFault {
     Unsupported,
     /// The variables by which the store is opened are missing or wrong.
     Settings,
+    /// A stop was asked for while the store was waited for.
+    Interrupted,
     /// Anything else.
     Other,
 }
@@ -163,6 +165,7 @@ impl RemoteFault {
             }
             Self::Unsupported => "copy the files to a local folder first",
             Self::Settings => "see docs/storage.md for the variables of each store",
+            Self::Interrupted => "rerun the command to resume",
             Self::Other => return None,
         })
     }

@@ -47,6 +47,20 @@ impl Host for ProcessHost {
     }
 }
 
+/// Who is told how far an upload is. Called from many threads.
+pub trait UploadWatcher: Sync {
+    /// An upload of `total_bytes` bytes begins, of which an earlier one sent `bytes_sent`.
+    fn begin_upload(&self, total_bytes: u64, bytes_sent: u64);
+    /// So many bytes more are sent.
+    fn advance_upload(&self, n_bytes: u64);
+}
+
+impl UploadWatcher for Unwatched {
+    fn begin_upload(&self, _total_bytes: u64, _bytes_sent: u64) {}
+
+    fn advance_upload(&self, _n_bytes: u64) {}
+}
+
 /// Nothing is shown or measured: a stopped clock, unknown memory, progress that is discarded.
 ///
 /// For callers without a terminal. Receipts then say 0 seconds, so equal acts leave equal bytes.

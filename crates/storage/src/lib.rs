@@ -20,7 +20,7 @@ pub use address::{is_address, tidy_path};
 #[cfg(feature = "cloud")]
 pub use cloud::{CloudSettings, RoutedStorage};
 pub use error::{Error, RemoteFault};
-pub use host::{Host, ProcessHost, Unwatched};
+pub use host::{Host, ProcessHost, Unwatched, UploadWatcher};
 pub use local::{LocalStorage, check_local};
 pub use memory::MemoryStorage;
 pub use stdin::STDIN_PATH;

@@ -13,7 +13,7 @@ use crate::guard::{
 };
 pub use crate::names::{is_stage_name, stage_path, trainer_part};
 use crate::names::{new_path, old_path};
-use crate::{CommitStyle, Error, Storage};
+use crate::{CommitStyle, Error, Storage, UploadWatcher};
 
 /// Whether something that is there already may be replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,8 @@ pub enum Replace {
 ///
 /// With `Force` stage and target are exchanged by one step, then the old one is removed. Where the system cannot do
 /// that, the old one is first renamed to `TARGET.thalweg-old`: between the two renames there is no target, but the
-/// old one is whole under that name. Object stores have no rename: the folder is uploaded, its manifest last.
+/// old one is whole under that name. Object stores have no rename: the folder is uploaded, its manifest last, and
+/// `watcher` is told how far that is.
 ///
 /// # Errors
 /// `MayNotReplace` if the target is not of the kind `own` or holds anything else; nothing is changed then.
@@ -41,13 +42,13 @@ pub enum Replace {
 /// use std::path::Path;
 /// use thalweg_storage::guard::{Contents, OwnFolder};
 /// use thalweg_storage::publish::{Replace, publish_folder};
-/// use thalweg_storage::{MemoryStorage, Storage};
+/// use thalweg_storage::{MemoryStorage, Storage, Unwatched};
 ///
 /// let storage = MemoryStorage::new();
 /// let (stage, target) = (Path::new("/out.partial"), Path::new("/out"));
 /// let own = OwnFolder { what: "a checkpoint", contents_of: &|_, _| Ok(Contents::NotOurs) };
 /// storage.create_folder(stage)?;
-/// publish_folder(&storage, stage, target, Replace::Never, own)?;
+/// publish_folder(&storage, stage, target, Replace::Never, own, &Unwatched)?;
 /// assert!(storage.file_info(target).is_ok());
 /// assert!(storage.file_info(stage).is_err());
 /// # Ok::<(), thalweg_storage::Error>(())
@@ -58,6 +59,7 @@ pub fn publish_folder(
     target: &Path,
     replace: Replace,
     own: OwnFolder<'_>,
+    watcher: &dyn UploadWatcher,
 ) -> Result<(), Error> {
     match storage.commit_style(target) {
         CommitStyle::RenameFolder if replace == Replace::Never => {
@@ -67,7 +69,10 @@ pub fn publish_folder(
             rename_or_undo(storage, stage, target)
         }
         CommitStyle::RenameFolder => replace_durably(storage, stage, target, Own::Folder(own)),
-        CommitStyle::Upload => upload(storage, stage, target, replace, own),
+        CommitStyle::Upload => {
+            let manifest = clear_target(storage, stage, target, replace, own)?;
+            storage.upload_folder(stage, target, &manifest, watcher)
+        }
     }
 }
 
@@ -94,15 +99,16 @@ pub fn publish_file(storage: &dyn Storage, path: &Path, bytes: &[u8], kind: OwnK
     }
 }
 
-/// Uploads a stage. The old output is removed first, because an object store cannot exchange two folders, and the files
-/// of two outputs must not mix. Its successor is durable in the stage by then.
-fn upload(
+/// Makes room for a stage that is to be uploaded, and returns the name of its manifest. The old output is removed
+/// first, because an object store cannot exchange two folders, and the files of two outputs must not mix. Its successor
+/// is durable in the stage by then.
+fn clear_target(
     storage: &dyn Storage,
     stage: &Path,
     target: &Path,
     replace: Replace,
     own: OwnFolder<'_>,
-) -> Result<(), Error> {
+) -> Result<String, Error> {
     let Contents::Ours { manifest, .. } = (own.contents_of)(storage, stage)? else {
         return Err(Error::NotAnOutput { path: stage.to_owned() });
     };
@@ -117,7 +123,7 @@ fn upload(
         }
         Replace::Never => {}
     }
-    storage.upload_folder(stage, target, &manifest)
+    Ok(manifest)
 }
 
 /// What may be replaced and removed.

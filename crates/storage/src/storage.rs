@@ -7,8 +7,8 @@ use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::Error;
 use crate::names::stage_path;
+use crate::{Error, UploadWatcher};
 
 /// What is at a path, after following links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -303,8 +303,15 @@ pub trait Storage: Send + Sync + Debug {
     /// nothing is found at `target`. What an interrupted upload of the same files left is used.
     ///
     /// # Errors
-    /// `Io` with kind `Unsupported` where `commit_style` is not `Upload`; `Remote`.
-    fn upload_folder(&self, _stage: &Path, target: &Path, _manifest: &str) -> Result<(), Error> {
+    /// `Io` with kind `Unsupported` where `commit_style` is not `Upload`; `Locked` while another process uploads the
+    /// same stage; `Remote`.
+    fn upload_folder(
+        &self,
+        _stage: &Path,
+        target: &Path,
+        _manifest: &str,
+        _watcher: &dyn UploadWatcher,
+    ) -> Result<(), Error> {
         let source = std::io::ErrorKind::Unsupported.into();
         Err(Error::Io { act: "upload to", path: target.to_owned(), source })
     }

@@ -29,7 +29,7 @@ pub struct AppendRequest {
     pub sums: Option<PathBuf>,
     /// Where the new mean goes.
     pub out: PathBuf,
-    /// What is said about the run that the checkpoint is from.
+    /// Options about the checkpoint's run.
     pub run: RunOptions,
 }
 
@@ -68,7 +68,7 @@ pub fn append_plan(request: &AppendRequest, resolver: &Resolver<'_>, cx: &RunCon
     Ok(MergePlan::new(vec![output])?)
 }
 
-/// The receipt of a merge that is to be appended to.
+/// The receipt of the merge to append to.
 fn open_mean(folder: &Path, cx: &RunContext<'_>) -> Result<MergeReceipt, Error> {
     const HINT: &str = "name the folder that `merge` wrote with `-o`";
     if cx.storage.file_info(folder).is_err_and(|error| error.is_not_found()) {

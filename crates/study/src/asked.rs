@@ -8,6 +8,7 @@ use std::path::Path;
 
 use thalweg_eval::external::ExternalScore;
 use thalweg_merge::plan::OutputPlan;
+use thalweg_tensor::counted;
 
 use crate::Error;
 use crate::evaluator::{Evaluator, ModelScores};
@@ -67,7 +68,7 @@ impl Evaluator for AskedScores {
         }
         match self.missing.is_empty() {
             true => Ok(found),
-            false => Err(Error::request(format!("{} merges have no scores yet", self.missing.len()))),
+            false => Err(Error::request(format!("scores are missing: {}", counted(self.missing.len(), "merge")))),
         }
     }
 

@@ -125,7 +125,7 @@ impl<'a> EngineEvaluator<'a> {
         n_models_together(&self.model_config, self.eval.memory_bytes)
     }
 
-    /// Whether so many points may be held in memory beside the model that is scored.
+    /// Whether this many points may be held in memory beside the model that is scored.
     fn holds_points(&self, n_points: usize) -> bool {
         /// What is left for the program and the system.
         const SHARE: u64 = 2;
@@ -134,11 +134,14 @@ impl<'a> EngineEvaluator<'a> {
     }
 
     /// A combination of points, which are read unless they are those of the last call.
-    fn combine(&mut self, points: &[OutputPlan], coefficients: &Coefficients) -> Result<Model, Error> {
-        let digests = points.iter().map(OutputPlan::digest).collect::<Result<Vec<_>, _>>()?;
+    fn combine(
+        &mut self,
+        (points, digests): (&[OutputPlan], &[String]),
+        coefficients: &Coefficients,
+    ) -> Result<Model, Error> {
         let points = match self.points.take() {
             Some(known) if known.digests == digests => known,
-            _ => LoadedPoints { digests, models: self.merge(points)? },
+            _ => LoadedPoints { digests: digests.to_vec(), models: self.merge(points)? },
         };
         let layout = self.model_config.layout();
         let mut arena = vec![0.0; layout.n_params()];
@@ -289,6 +292,7 @@ impl Evaluator for EngineEvaluator<'_> {
         // Sums of several sources are rounded before they are combined, so their scores are kept apart.
         let how = if points.iter().all(OutputPlan::is_copy) { "" } else { "of points" };
         let keys = self.keys_of(&outputs, how)?;
+        let digests = points.iter().map(OutputPlan::digest).collect::<Result<Vec<_>, _>>()?;
         let mut scored = Vec::new();
         for (i, coefficients) in combinations.iter().enumerate() {
             self.run.check_interrupt()?;
@@ -296,7 +300,7 @@ impl Evaluator for EngineEvaluator<'_> {
             let scores = match known {
                 Some(known) => known,
                 None => {
-                    let model = self.combine(points, coefficients)?;
+                    let model = self.combine((points, &digests), coefficients)?;
                     let scores = self.score(&Subject::from_model(&outputs[i].path, model)?)?;
                     self.remember(keys[i].as_deref(), &scores)?;
                     scores

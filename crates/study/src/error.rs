@@ -57,7 +57,7 @@ pub enum Error {
         measure: &'static str,
     },
     /// An interval needs two documents.
-    #[error("task `{task}` has {n} documents, but an interval needs at least two")]
+    #[error("task `{task}` has {}, but an interval needs at least two", thalweg_tensor::counted(*n, "document"))]
     TooFewDocuments {
         /// The task.
         task: String,
@@ -204,7 +204,7 @@ impl Error {
         }
     }
 
-    /// The next move, if there is a plain one.
+    /// What to do next, where there is one plain answer.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Lab(error) => error.hint(),
@@ -256,7 +256,7 @@ impl Error {
         matches!(self, Self::EvaluatorLate { .. })
     }
 
-    /// Whether somebody asked for a stop: what was done is kept.
+    /// Whether the user asked for a stop. Finished work is kept.
     pub fn is_interrupt(&self) -> bool {
         matches!(
             self,

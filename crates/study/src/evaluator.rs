@@ -46,7 +46,7 @@ pub struct ModelScores {
     pub tasks: Vec<TaskScore>,
 }
 
-/// A model on disk that is to be scored.
+/// A model on disk to score.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelToScore {
     /// Its folder or file.
@@ -83,7 +83,7 @@ pub trait Evaluator {
     /// What opening, loading and scoring give.
     fn score_checkpoint(&mut self, path: &Path) -> Result<ModelScores, Error>;
 
-    /// Scores merges of checkpoints, in the order of `outputs`; `on_score` hears of each as it comes.
+    /// Scores merges of checkpoints, in the order of `outputs`; `on_score` is called after each.
     ///
     /// # Errors
     /// What merging and scoring give; what was scored is kept by the evaluator's cache.

@@ -12,6 +12,7 @@ use thalweg_eval::external::{ExternalResults, ExternalScore};
 use thalweg_storage::guard::OwnKind;
 use thalweg_storage::publish::publish_file;
 use thalweg_storage::{FileKind, Storage};
+use thalweg_tensor::counted;
 
 use crate::Error;
 
@@ -70,7 +71,7 @@ fn hub_results(results: &ExternalResults) -> Option<String> {
 
 fn notes(metric: &str, score: &ExternalScore) -> String {
     let error = score.standard_error.map(|error| format!("standard error {error:.4}"));
-    let n = score.n.map(|n| format!("{n} items"));
+    let n = score.n.map(|n| counted(n, "item"));
     let parts: Vec<String> = [Some(metric.to_owned()), error, n].into_iter().flatten().collect();
     parts.join(", ")
 }

@@ -44,6 +44,7 @@ pub mod sweep;
 pub mod table;
 mod tensor_groups;
 mod text;
+mod train_config;
 pub mod watch;
 pub mod window_fit;
 pub mod write_study;

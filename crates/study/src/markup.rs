@@ -38,6 +38,23 @@ impl Markup {
         self
     }
 
+    /// Escaped sentences, with what is between back-ticks as code.
+    pub(crate) fn prose(&mut self, text: &str) -> &mut Self {
+        let parts: Vec<&str> = text.split('`').collect();
+        // A lone back-tick is part of a name.
+        if parts.len().is_multiple_of(2) {
+            return self.text(text);
+        }
+        for (i, part) in parts.into_iter().enumerate() {
+            if i.is_multiple_of(2) {
+                self.text(part);
+            } else {
+                self.element("code").filled(part);
+            }
+        }
+        self
+    }
+
     /// Text of ours that is not data: styles, scripts, the document type.
     pub(crate) fn verbatim(&mut self, text: &'static str) {
         self.text.push_str(text);
@@ -102,6 +119,14 @@ impl<'a> Element<'a> {
     pub(crate) fn filled(self, text: impl Display) -> &'a mut Markup {
         let markup = self.open();
         markup.text(text);
+        markup.close();
+        markup
+    }
+
+    /// An element that holds sentences, as [`Markup::prose`] writes them.
+    pub(crate) fn prose(self, text: &str) -> &'a mut Markup {
+        let markup = self.open();
+        markup.prose(text);
         markup.close();
         markup
     }

@@ -118,7 +118,7 @@ fn for_pytorch(policy: &StatePolicy) -> Vec<String> {
     std::iter::once(line).chain(skipped(policy)).collect()
 }
 
-/// What to do about batches that are to be skipped.
+/// What to do about batches to skip.
 fn skipped(policy: &StatePolicy) -> Option<String> {
     let step = policy.newest()?.step?;
     (policy.skip_data_steps > 0).then(|| format!("let the data begin after step {}", step + policy.skip_data_steps))

@@ -1,4 +1,4 @@
-//! How a start point is to be resumed from: the record beside it, and what to tell each trainer.
+//! How to resume from a start point: the record beside it, and what to tell each trainer.
 //!
 //! Decides nothing about checkpoints: `recover` and the command line do. The texts name only options that the trainers'
 //! own documents and sources name.

@@ -1,5 +1,7 @@
 //! What a study found, in a sentence or two, from its record alone.
 
+use thalweg_tensor::counted;
+
 use crate::explain::geometry_answer;
 use crate::record::{ForecastRow, GainRow, ProposalRow, ScoreRow, StudyRecord, TrialRow};
 use crate::study_view::{StudyView, gain_word, measure_words, show_gain_interval, show_gain_row, window_words};
@@ -159,16 +161,14 @@ fn choice_sentence(view: &StudyView<'_>, trial: &TrialRow, score: Option<&ScoreR
 
 /// What the real anneal gains over the same checkpoint, and whether it is ahead of the merge.
 fn anneal_sentence(view: &StudyView<'_>, merged: &ScoreRow) -> Option<String> {
-    let run = view.record.anneal.as_ref()?;
-    let annealed = view.record.annealed.iter().find(|one| one.step == run.end_step)?;
     let is_it =
         |score: &&ScoreRow| score.suite == merged.suite && score.task == merged.task && score.measure == merged.measure;
-    let annealed = annealed.scores.iter().find(is_it)?;
+    let (run, annealed) = view.real_anneal(|scores| scores.iter().find(is_it))?;
     let gain = annealed.gain?;
     let mut text = format!(
-        "A real anneal ({}, {} steps from step {}) gains {} over the same checkpoint ({}).",
+        "A real anneal ({}, {} from step {}) gains {} over the same checkpoint ({}).",
         run.curve,
-        run.end_step.saturating_sub(run.fork_step),
+        counted(run.end_step.saturating_sub(run.fork_step), "step"),
         run.fork_step,
         show_gain_row(gain),
         show_gain_interval(gain)
@@ -228,9 +228,10 @@ fn forecast_sentence(forecast: &ForecastRow, n_forecasts: usize) -> String {
     let n = crate::study_view::decimals_of(forecast.interval_95);
     let ([low_80, high_80], [low_95, high_95]) = (forecast.interval_80, forecast.interval_95);
     let mut text = format!(
-        "A {curve} anneal of {anneal_steps} steps that ends at step {end_step} is forecast to reach {value:.n$} {} on \
+        "A {curve} anneal of {} that ends at step {end_step} is forecast to reach {value:.n$} {} on \
          `{task}` (80 % interval {low_80:.n$} to {high_80:.n$}; 95 % interval {low_95:.n$} to {high_95:.n$}); the newest \
          raw checkpoint has {raw:.n$}.",
+        counted(*anneal_steps, "step"),
         measure_words(&forecast.measure)
     );
     if let Some(truth) = forecast.truth {
@@ -249,7 +250,7 @@ fn forecast_sentence(forecast: &ForecastRow, n_forecasts: usize) -> String {
 fn proposal_word(proposal: &ProposalRow) -> String {
     match proposal.n_checkpoints {
         0 => "No window is proposed".to_owned(),
-        n => format!("Merge {n} checkpoints"),
+        n => format!("Merge {}", counted(n, "checkpoint")),
     }
 }
 
@@ -259,8 +260,10 @@ fn proposal_sentence(proposal: &ProposalRow) -> String {
         return format!("No window is proposed: {rests_on}.");
     }
     format!(
-        "The fitted model proposes {scheme} of {n_checkpoints} checkpoints, {interval_steps} steps apart (95 % interval \
-         {low} to {high} checkpoints); it is based on {rests_on}."
+        "The fitted model proposes {scheme} of {}, {} apart (95 % interval {low} to {high} checkpoints); it is based on \
+         {rests_on}.",
+        counted(*n_checkpoints, "checkpoint"),
+        counted(*interval_steps, "step")
     )
 }
 

@@ -1,9 +1,9 @@
 //! What the page, the table and the answer ask of a [`StudyRecord`]: its measures, who was chosen, and the order of
 //! trials.
 
-use thalweg_tensor::{shell_path, shell_word};
+use thalweg_tensor::{counted, shell_path, shell_word};
 
-use crate::record::{ForecastRow, GainRow, ScoreRow, StudyRecord, SuiteRow, TrialRow};
+use crate::record::{AnnealRun, ForecastRow, GainRow, ScoreRow, StudyRecord, SuiteRow, TrialRow};
 
 /// Measures that get pictures; a table holds all of them.
 pub(crate) const MAX_METRICS: usize = 6;
@@ -185,6 +185,16 @@ impl<'a> StudyView<'a> {
         at_the_end.min_by(|a, b| metric.badness(a.1.value).total_cmp(&metric.badness(b.1.value)))
     }
 
+    /// What the anneal that was run scores at its end.
+    pub(crate) fn real_anneal(
+        &self,
+        find: impl FnOnce(&'a [ScoreRow]) -> Option<&'a ScoreRow>,
+    ) -> Option<(&'a AnnealRun, &'a ScoreRow)> {
+        let run = self.record.anneal.as_ref()?;
+        let end = self.record.annealed.iter().find(|one| one.step == run.end_step)?;
+        Some((run, find(&end.scores)?))
+    }
+
     pub(crate) fn forecasts_of(&self, metric: Metric<'a>) -> impl Iterator<Item = &'a ForecastRow> {
         let is_it = move |one: &&ForecastRow| one.task == metric.task && one.measure == metric.measure;
         self.record.forecasts.iter().filter(is_it)
@@ -233,7 +243,7 @@ pub(crate) struct EndTrial<'a> {
 pub(crate) fn window_words(trial: &TrialRow) -> String {
     let every = match (trial.interval_steps, trial.interval_tokens) {
         (_, Some(tokens)) => format!(", every {} tokens", crate::text::show_whole(tokens)),
-        (Some(steps), None) if trial.n_checkpoints > 1 => format!(", every {steps} steps"),
+        (Some(steps), None) if trial.n_checkpoints > 1 => format!(", every {}", counted(steps, "step")),
         _ => String::new(),
     };
     format!("{} of {}{every}, to step {}", trial.scheme, trial.n_checkpoints, trial.end_step)

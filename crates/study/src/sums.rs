@@ -314,7 +314,7 @@ pub fn keep_sums(receipt: &MergeReceipt, keep: &SumsToKeep, cx: &RunContext<'_>)
         // Without its description it is of no use. If it cannot be removed, the next attempt clears it.
         let _ = storage.remove(&stage);
     })?;
-    publish_folder(storage, &stage, &keep.folder, keep.replace, SUMS_FOLDER)?;
+    publish_folder(storage, &stage, &keep.folder, keep.replace, SUMS_FOLDER, cx)?;
     Ok(kept(n_planes, false))
 }
 

@@ -6,7 +6,7 @@ use crate::record::{RawRow, ScoreRow, StudyRecord, TrialRow};
 
 /// Name of the file in a study's folder.
 pub const TABLE_NAME: &str = "study.csv";
-/// How the table of a study is recognized before it is replaced.
+/// How the table of a study is recognised before it is replaced.
 pub const TABLE_FILE: OwnKind<'_> = OwnKind::text("the table of a study", "kind,name,step,tokens,n_checkpoints");
 
 const COLUMNS: [&str; 25] = [

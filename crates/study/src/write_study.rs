@@ -13,7 +13,7 @@ use crate::table::{TABLE_FILE, TABLE_NAME, to_csv};
 
 /// The page, in a study's folder.
 pub const PAGE_NAME: &str = "report.html";
-/// How a page of thalweg is recognized before it is replaced.
+/// How a page of thalweg is recognised before it is replaced.
 pub const PAGE_FILE: OwnKind<'_> = OwnKind::text("a page of this program", "name=\"generator\" content=\"thalweg");
 
 /// Checks that [`write_study`] may write into `folder`, before the work whose outcome it writes.

@@ -2,6 +2,8 @@
 //!
 //! One grammar for the command line, recipes, configs and names of files. Exact, or refused.
 
+use std::fmt::Display;
+
 /// Longest text that is read as a number.
 const MAX_BYTES: usize = 64;
 
@@ -28,20 +30,22 @@ pub enum CountError {
 /// # Example
 /// ```
 /// assert_eq!([1, 3].map(|n| thalweg_tensor::counted(n, "tensor")), ["1 tensor", "3 tensors"]);
-/// assert_eq!(["key", "entity"].map(|noun| thalweg_tensor::counted(2, noun)), ["2 keys", "2 entities"]);
+/// let twice = ["key", "entity", "loss"].map(|noun| thalweg_tensor::counted(2, noun));
+/// assert_eq!(twice, ["2 keys", "2 entities", "2 losses"]);
 /// ```
-pub fn counted(n: usize, noun: &str) -> String {
+pub fn counted<N: Display + PartialEq + From<u8>>(n: N, noun: &str) -> String {
     let is_vowel = |letter: char| "aeiou".contains(letter);
     match noun.strip_suffix('y') {
-        _ if n == 1 => format!("1 {noun}"),
+        _ if n == N::from(1) => format!("1 {noun}"),
         Some(stem) if !stem.ends_with(is_vowel) => format!("{n} {stem}ies"),
+        None if noun.ends_with('s') => format!("{n} {noun}es"),
         _ => format!("{n} {noun}s"),
     }
 }
 
 /// The beginning of a sentence about a number of things: `1 tensor is`, `3 tensors are`.
-pub fn counted_are(n: usize, noun: &str) -> String {
-    let verb = if n == 1 { "is" } else { "are" };
+pub fn counted_are<N: Copy + Display + PartialEq + From<u8>>(n: N, noun: &str) -> String {
+    let verb = if n == N::from(1) { "is" } else { "are" };
     format!("{} {verb}", counted(n, noun))
 }
 

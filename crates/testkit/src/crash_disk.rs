@@ -169,7 +169,7 @@ impl State {
         self.mishap.is_some_and(|(at, mishap)| mishap == Mishap::PowerFailsTorn && self.counts.n_acts() == at)
     }
 
-    /// Whether files may hold so many bytes more.
+    /// Whether files may hold this many bytes more.
     fn check_room(&self, verb: &'static str, path: &Path, n_more: u64) -> Result<(), Error> {
         let capacity_bytes = self.capacity_bytes.unwrap_or(MAX_BYTES);
         if self.image.used_bytes().saturating_add(n_more) > capacity_bytes {
@@ -303,7 +303,7 @@ impl CrashDisk {
         self.state().renames = Renames::Refused;
     }
 
-    /// From now on the disk is full when its files hold so many bytes.
+    /// From now on the disk is full when its files hold this many bytes.
     pub fn set_capacity_bytes(&self, capacity_bytes: u64) {
         self.state().capacity_bytes = Some(capacity_bytes);
     }

@@ -23,7 +23,7 @@ pub mod tiny_run;
 
 pub use counting_allocator::CountingAllocator;
 pub use crash_disk::CrashDisk;
-pub use s3_server::{S3Server, ServerFault};
+pub use s3_server::{S3Server, SeenRequest, ServerFault};
 pub use scratch::{Scratch, copy_folder};
 pub use tap::Tap;
 pub use tiny_checkpoint::{Sharding, TinyCheckpoint};

@@ -57,6 +57,9 @@ struct State {
     seen: Vec<SeenRequest>,
     n_made: u64,
     page: usize,
+    latency: Duration,
+    n_open: usize,
+    most_open: usize,
 }
 
 /// A running server; it stops when it is dropped.
@@ -156,7 +159,22 @@ impl S3Server {
         self.state().faults.clear();
     }
 
-    /// Answers listings in pages of so many names.
+    /// Forgets every upload in parts that was begun, as a rule of the bucket may.
+    pub fn lose_uploads(&self) {
+        self.state().uploads.clear();
+    }
+
+    /// Answers every request so much later.
+    pub fn answer_after(&self, latency: Duration) {
+        self.state().latency = latency;
+    }
+
+    /// Most requests that were under way at once since the last call.
+    pub fn take_most_at_once(&self) -> usize {
+        std::mem::take(&mut self.state().most_open)
+    }
+
+    /// Answers listings in pages of this many names.
     pub fn use_pages_of(&self, n_names: usize) {
         self.state().page = n_names;
     }
@@ -216,6 +234,14 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) {
         let mut guard = state.lock().unwrap_or_else(PoisonError::into_inner);
         guard.seen.push(request.clone());
         let fault = guard.take_fault(&request);
+        guard.n_open += 1;
+        guard.most_open = guard.most_open.max(guard.n_open);
+        let latency = guard.latency;
+        if !latency.is_zero() {
+            drop(guard);
+            thread::sleep(latency);
+            guard = state.lock().unwrap_or_else(PoisonError::into_inner);
+        }
         if let Some(ServerFault::Held(wait)) = &fault {
             drop(guard);
             thread::sleep(*wait);
@@ -230,6 +256,7 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) {
             Some(ServerFault::Status(status, code, _)) => Answer::error(*status, code),
             _ => answer_to(&mut guard, &bucket, &request, &headers, body),
         };
+        guard.n_open -= 1;
         drop(guard);
         match &fault {
             Some(ServerFault::Close) => return,

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use thalweg_storage::guard::{Contents, OwnFolder, OwnKind};
 use thalweg_storage::publish::{Replace, publish_file, publish_folder};
-use thalweg_storage::{CommitStyle, Error, FileInfo, FileKind, FolderEntry, ReadAt, Storage, WriteAt, is_address};
+use thalweg_storage::{
+    CommitStyle, Error, FileInfo, FileKind, FolderEntry, ReadAt, Storage, Unwatched, WriteAt, is_address,
+};
 
 /// An empty folder on a storage.
 #[derive(Debug)]
@@ -380,7 +382,7 @@ fn check_publish_folder(at: &SuiteFolder) {
     let contents_of = |_: &dyn Storage, _: &Path| Ok(Contents::Ours { manifest: "x".to_owned(), foreign: Vec::new() });
     let own = OwnFolder { what: "an output", contents_of: &contents_of };
     let publish = |stage: &str, target: &str, replace| {
-        publish_folder(&*at.storage, &at.path(stage), &at.path(target), replace, own)
+        publish_folder(&*at.storage, &at.path(stage), &at.path(target), replace, own, &Unwatched)
     };
     if at.storage.commit_style(&at.folder) == CommitStyle::Upload {
         return check_upload(at, own);
@@ -415,7 +417,7 @@ fn check_upload(at: &SuiteFolder, own: OwnFolder<'_>) {
             file.sync().unwrap();
         }
     };
-    let publish = |replace| publish_folder(&*at.storage, &stage, &out, replace, own);
+    let publish = |replace| publish_folder(&*at.storage, &stage, &out, replace, own, &Unwatched);
     fill("a", b"new");
     publish(Replace::Never).unwrap();
     assert_eq!((at.bytes("out/x"), at.bytes("out/inner/z")), (b"new".to_vec(), b"new".to_vec()));

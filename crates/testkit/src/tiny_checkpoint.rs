@@ -96,7 +96,7 @@ impl TinyCheckpoint {
     /// Adds a tensor, row by row. The type must have the values exactly; see [`exact_bytes`].
     ///
     /// # Panics
-    /// If the shape does not hold so many values.
+    /// If the shape does not hold this many values.
     pub fn tensor(self, name: &str, dtype: Dtype, shape: &[u64], values: &[f64]) -> Self {
         let n_elements: u64 = shape.iter().product();
         assert_eq!(values.len() as u64, n_elements, "tensor `{name}` of shape {shape:?}");

@@ -257,8 +257,8 @@ impl Length {
 impl fmt::Display for Length {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Extent::Steps(steps) => write!(f, "{steps} steps"),
-            Extent::Tokens(tokens) => write!(f, "{tokens} tokens"),
+            Extent::Steps(steps) => f.write_str(&counted(steps.0, "step")),
+            Extent::Tokens(tokens) => f.write_str(&counted(tokens.0, "token")),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Recognizes the folders that thalweg wrote into a run: a merge by its receipt, a stage by its journal or lock.
+//! Recognises the folders that thalweg wrote into a run: a merge by its receipt, a stage by its journal or lock.
 //!
 //! Whatever its name, such a folder is not a raw checkpoint of the run.
 

@@ -28,7 +28,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use thalweg_storage::Storage;
-use thalweg_tensor::display_name;
+use thalweg_tensor::{counted, display_name};
 
 pub use columns::ColumnMap;
 pub use console::parse_console;
@@ -151,7 +151,7 @@ impl fmt::Display for LogNote {
                 write!(f, "{n_lines} damaged lines of the log were skipped, the first at {}", display_name(first))
             }
             Self::RepeatedHeader { n_lines } => {
-                write!(f, "the log repeats its header {n_lines} {}", if *n_lines == 1 { "time" } else { "times" })
+                write!(f, "the log repeats its header {}", counted(*n_lines, "time"))
             }
             Self::NullLosses { from, n_records } => write!(
                 f,

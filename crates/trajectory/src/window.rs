@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use thalweg_tensor::{display_name, shell_path};
+use thalweg_tensor::{counted, display_name, shell_path};
 
 use crate::available::Available;
 use crate::error::Length;
@@ -463,7 +463,8 @@ impl<'a> Pool<'a> {
             return Err(bad("a duration needs at least 2 checkpoints"));
         };
         if matches!(duration, Extent::Steps(_)) && !duration.amount().is_multiple_of(n_intervals) {
-            let text = format!("{} steps cannot be divided into {n_intervals} equal intervals", duration.amount());
+            let steps = counted(duration.amount(), "step");
+            let text = format!("{steps} cannot be divided into {}", counted(n_intervals, "equal interval"));
             return Err(Error::BadWindow { reason: text });
         }
         self.grid(end_idx, n, duration.with_amount(duration.amount() / n_intervals))
@@ -579,7 +580,7 @@ impl Error {
     fn on_grid(self, end: u64, interval: u64) -> Self {
         match self {
             Self::TooFew { wanted, found, available, .. } => {
-                let up_to = format!(" every {interval} steps up to step {end}");
+                let up_to = format!(" every {} up to step {end}", counted(interval, "step"));
                 Self::TooFew { wanted, found, up_to, available }
             }
             other => other,

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use thalweg_checkpoint::{Error, LayoutEntry, Manifest, StagedCheckpoint, commit_checkpoint, layout_output};
-use thalweg_storage::Storage;
 use thalweg_storage::publish::Replace;
+use thalweg_storage::{Storage, Unwatched};
 use thalweg_tensor::{Dtype, Shape, TensorSink};
 use thalweg_testkit::crash_disk::{Aftermath, CrashDisk, Mishap};
 
@@ -57,7 +57,7 @@ fn write_output(storage: &Arc<dyn Storage>, replace: Replace) -> Result<(), Erro
         staged.write_elements(tensor_idx, 0, bytes)?;
     }
     staged.add_file("config.json", b"{}")?;
-    commit_checkpoint(staged, Path::new(TARGET), MANIFEST, rules(replace, &BTreeSet::new()))
+    commit_checkpoint(staged, Path::new(TARGET), MANIFEST, rules(replace, &BTreeSet::new()), &Unwatched)
 }
 
 /// Number of acts and the content of an output that nothing disturbed.

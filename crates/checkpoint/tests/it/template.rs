@@ -10,6 +10,7 @@ use thalweg_checkpoint::{
     Checkpoint, FrameCopies, FrameCopy, LayoutEntry, Manifest, Params, ReadOptions, RenameMap, StagedCheckpoint,
     Template, commit_checkpoint, layout_like, open_checkpoint_with,
 };
+use thalweg_storage::Unwatched;
 use thalweg_storage::publish::Replace;
 use thalweg_tensor::{Dtype, TensorSink, TensorSource};
 use thalweg_testkit::TinyCheckpoint;
@@ -113,6 +114,7 @@ fn write_like(source: &Checkpoint, target: &Path, n_bytes_at_once: u64, change: 
         target,
         Manifest { name: "receipt", bytes: b"{}" },
         rules(Replace::Never, &BTreeSet::new()),
+        &Unwatched,
     )
     .unwrap();
 }

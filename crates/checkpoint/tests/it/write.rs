@@ -10,6 +10,7 @@ use safetensors::tensor::TensorView;
 use thalweg_checkpoint::{
     Error, LayoutEntry, Manifest, OutputLayout, StagedCheckpoint, commit_checkpoint, layout_output, open_checkpoint,
 };
+use thalweg_storage::Unwatched;
 use thalweg_storage::publish::Replace;
 use thalweg_tensor::{Dtype, Shape, TensorSink, TensorSource};
 
@@ -246,8 +247,14 @@ fn a_committed_checkpoint_holds_the_output_and_what_someone_else_put_there() {
     fs::write(partial.join("thalweg.json"), "of another attempt").unwrap();
     let mut staged = stage(&partial, &layout);
     staged.add_file("config.json", b"{}").unwrap();
-    commit_checkpoint(staged, &target, MANIFEST, rules(Replace::Never, &BTreeSet::from(["journal".to_owned()])))
-        .unwrap();
+    commit_checkpoint(
+        staged,
+        &target,
+        MANIFEST,
+        rules(Replace::Never, &BTreeSet::from(["journal".to_owned()])),
+        &Unwatched,
+    )
+    .unwrap();
     let mut expected: Vec<String> = layout.files().iter().map(|file| file.name.clone()).collect();
     expected.extend(["config.json", "model.safetensors.index.json", "notes.md", "thalweg.json"].map(str::to_owned));
     expected.sort();
@@ -264,8 +271,14 @@ fn an_existing_output_is_replaced_only_when_asked() {
     fs::create_dir(&target).unwrap();
     fs::write(target.join("model-00009-of-00009.safetensors"), "old").unwrap();
     let layout = layout(40);
-    let error = commit_checkpoint(stage(&partial, &layout), &target, MANIFEST, rules(Replace::Never, &BTreeSet::new()))
-        .unwrap_err();
+    let error = commit_checkpoint(
+        stage(&partial, &layout),
+        &target,
+        MANIFEST,
+        rules(Replace::Never, &BTreeSet::new()),
+        &Unwatched,
+    )
+    .unwrap_err();
     assert!(matches!(error, Error::OutputExists { .. }), "{error}");
     assert!(error.to_string().ends_with(&format!("is in `{}`", partial.display())), "{error}");
     assert_eq!(names_in(&target), ["model-00009-of-00009.safetensors"]);
@@ -275,9 +288,12 @@ fn an_existing_output_is_replaced_only_when_asked() {
     for name in [&*layout.files()[0].name, "model.safetensors.index.json", "../x", "a/b"] {
         let taken = Manifest { name, bytes: b"" };
         let again = StagedCheckpoint::reopen(&disk(), &partial, Arc::clone(&layout)).unwrap();
-        assert!(commit_checkpoint(again, &target, taken, rules(Replace::Force, &BTreeSet::new())).is_err(), "{name}");
+        assert!(
+            commit_checkpoint(again, &target, taken, rules(Replace::Force, &BTreeSet::new()), &Unwatched).is_err(),
+            "{name}"
+        );
     }
-    commit_checkpoint(again, &target, MANIFEST, rules(Replace::Force, &BTreeSet::new())).unwrap();
+    commit_checkpoint(again, &target, MANIFEST, rules(Replace::Force, &BTreeSet::new()), &Unwatched).unwrap();
     assert_eq!(names_in(scratch.path()), ["out"]);
     assert_eq!(open_checkpoint(&disk(), &target).unwrap().notes(), []);
 }
@@ -298,7 +314,7 @@ fn outputs_of_many_shards_do_not_keep_them_all_open() {
         staged.write_elements(tensor_idx, 0, &content(tensor_idx, 2)).unwrap();
     }
     assert!(n_open() <= 48);
-    commit_checkpoint(staged, &target, MANIFEST, rules(Replace::Never, &BTreeSet::new())).unwrap();
+    commit_checkpoint(staged, &target, MANIFEST, rules(Replace::Never, &BTreeSet::new()), &Unwatched).unwrap();
     let written = open_checkpoint(&disk(), &target).unwrap();
     for tensor_idx in 0..300 {
         assert_eq!(tensor_bytes(&written, &format!("{tensor_idx:03}")), content(tensor_idx, 2));

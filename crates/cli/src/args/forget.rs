@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use thalweg_study::forget::ReplayPolicy;
 
 use super::RunArgs;
 use crate::options::parse_whole;
@@ -14,6 +15,8 @@ Examples:
   thalweg forget build --corpus a.jsonl --entities entities.jsonl --like a/step-1000 -o probes.jsonl
   thalweg forget score b --probes probes.jsonl --windows sma:5 -o scores.json
   thalweg forget curve scores.json
+  thalweg forget replay --policy focused --config b.toml --from a/step-1000 --memory a.jsonl \\
+    --entities entities.jsonl --interval 20 -o replay
 
 A run is trained on corpus A, then on B: which entities of A does it forget, and does a merge keep
 them? docs/forget.md has the measures and what we found.")]
@@ -33,6 +36,8 @@ pub(crate) enum ForgetCommand {
     Score(Box<ForgetScoreArgs>),
     /// Show recall over the steps of a run: what was forgotten, and what merges keep
     Curve(ForgetCurveArgs),
+    /// Plan replay of the earlier corpus by a policy, with a control of equal length, as configs of `thalweg train`
+    Replay(ForgetReplayArgs),
 }
 
 #[derive(Debug, Args)]
@@ -142,4 +147,55 @@ pub(crate) struct ForgetCurveArgs {
     /// What `forget score -o` wrote
     #[arg(value_name = "SCORES.json")]
     pub(crate) scores: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Policies cost the same: one step of --interval steps is replay.
+  uniform    a batch of random samples of the earlier corpus
+  focused    a batch of random samples that contain an entity
+  intensive  the same, --epochs epochs of a batch after as many intervals
+  similar    the samples most like the later corpus, by BM25
+
+The runs form a chain: each resumes from the one before. Score the steps midway between replays, where
+recall is not at a peak, and `control`, which has as many steps and no replay.")]
+pub(crate) struct ForgetReplayArgs {
+    /// What is replayed
+    #[arg(long, value_name = "POLICY", value_parser = parse_policy)]
+    pub(crate) policy: ReplayPolicy,
+    /// The config of `thalweg train` for the later corpus; its `steps` are those of the run with replay
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// The checkpoint at the end of the earlier corpus, with its training state
+    #[arg(long, value_name = "CKPT")]
+    pub(crate) from: PathBuf,
+    /// The earlier corpus: JSON lines with `text`, optionally compressed with zstd; repeatable
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(crate) memory: Vec<PathBuf>,
+    /// What `forget entities` wrote, for the policies focused and intensive
+    #[arg(long, value_name = "FILE")]
+    pub(crate) entities: Option<PathBuf>,
+    /// Steps for each step of replay, that step included
+    #[arg(long, value_name = "STEPS", default_value_t = 20, value_parser = parse_whole::<u64>)]
+    pub(crate) interval: u64,
+    /// Epochs of a burst of the policy intensive
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = parse_whole::<u64>)]
+    pub(crate) epochs: u64,
+    /// Batches that a sample may be part of
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = parse_whole::<u32>)]
+    pub(crate) max_replays: u32,
+    /// Seed of the random sampling
+    #[arg(long, value_name = "S", default_value_t = 0, value_parser = parse_whole::<u64>)]
+    pub(crate) seed: u64,
+    /// The folder of the configs and the replayed samples
+    #[arg(short, long, alias = "output", value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+fn parse_policy(text: &str) -> Result<ReplayPolicy, String> {
+    let known = || ReplayPolicy::ALL.map(ReplayPolicy::name).join(", ");
+    ReplayPolicy::ALL
+        .into_iter()
+        .find(|policy| policy.name() == text)
+        .ok_or_else(|| format!("policies are {}", known()))
 }

@@ -2,16 +2,16 @@
 
 use std::ffi::OsString;
 
+use clap::FromArgMatches;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, FromArgMatches};
 
-use super::Arguments;
+use super::{Arguments, program};
 
 /// The arguments of this process, or what to print instead of running.
 pub(crate) fn parse_arguments() -> Result<Arguments, clap::Error> {
     let words: Vec<OsString> = std::env::args_os().collect();
     // `--last -1` is a bad number, not an unknown option.
-    let mut command = allow_negative_numbers(Arguments::command());
+    let mut command = allow_negative_numbers(program());
     let parsed = command
         .try_get_matches_from_mut(&words)
         .and_then(|matches| Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command)));
@@ -50,7 +50,7 @@ fn named_by<'a>(command: &'a clap::Command, words: &[OsString]) -> &'a clap::Com
 /// A note after a hint whose options the command lacks: the crates that write hints do not know the command.
 pub(crate) fn lacking_options(hint: &str) -> Option<String> {
     let words: Vec<OsString> = std::env::args_os().collect();
-    let command = Arguments::command();
+    let command = program();
     let used = named_by(&command, &words);
     let arguments = || used.get_arguments().chain(command.get_arguments());
     let is_known = |long: &str| {

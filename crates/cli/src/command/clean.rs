@@ -5,10 +5,13 @@ use serde_json::json;
 use crate::args::CleanArgs;
 use crate::command::Outcome;
 use crate::error::Error;
+use crate::host::World;
 use crate::messages::Messages;
 
 #[cfg(feature = "cloud")]
-pub(crate) fn run(args: &CleanArgs, messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &CleanArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    use thalweg_tensor::counted;
+
     use crate::options::show_bytes;
     use crate::store::routed_storage;
 
@@ -16,7 +19,7 @@ pub(crate) fn run(args: &CleanArgs, messages: &Messages) -> Result<Outcome, Erro
         let hint = "give an address, such as `s3://bucket/runs`: only stores have leftover uploads";
         return Err(Error::usage_with_hint(format!("`{}` is not an address of a store", args.path.display()), hint));
     }
-    let storage = routed_storage();
+    let storage = routed_storage(world.interrupt());
     let leftovers = storage.leftover_uploads(&args.path)?;
     let mut text = String::new();
     for leftover in &leftovers {
@@ -25,12 +28,12 @@ pub(crate) fn run(args: &CleanArgs, messages: &Messages) -> Result<Outcome, Erro
         }
         let path = leftover.path.display();
         let size = show_bytes(leftover.len_bytes);
-        let n_files = leftover.n_files;
+        let files = counted(leftover.n_files, "file");
         text.push_str(&match (leftover.is_whole, args.dry_run) {
             (true, false) => format!("`{path}` is complete: removed the marker of its upload\n"),
             (true, true) => format!("`{path}` is complete, but the marker of its upload is still there\n"),
-            (false, false) => format!("removed the unfinished upload of {n_files} files, {size}, to `{path}`\n"),
-            (false, true) => format!("an unfinished upload of {n_files} files, {size}, to `{path}`\n"),
+            (false, false) => format!("removed the unfinished upload of {files}, {size}, to `{path}`\n"),
+            (false, true) => format!("an unfinished upload of {files}, {size}, to `{path}`\n"),
         });
     }
     if leftovers.is_empty() {
@@ -54,7 +57,7 @@ pub(crate) fn run(args: &CleanArgs, messages: &Messages) -> Result<Outcome, Erro
 }
 
 #[cfg(not(feature = "cloud"))]
-pub(crate) fn run(args: &CleanArgs, _messages: &Messages) -> Result<Outcome, Error> {
+pub(crate) fn run(args: &CleanArgs, _world: &World<'_>, _messages: &Messages) -> Result<Outcome, Error> {
     thalweg_storage::check_local(&args.path)?;
     Err(Error::usage("this program was built without object stores, so it left no uploads"))
 }

@@ -7,6 +7,7 @@ use thalweg_study::extrapolate::{
     CandidateRow, Direction, ExtrapolationOptions, ExtrapolationOutcome, ExtrapolationRequest, run_extrapolation,
 };
 use thalweg_study::record::{GainRow, ScoreRow};
+use thalweg_tensor::counted;
 
 use crate::args::{DirectionChoice, ExtrapolateArgs};
 use crate::command::Outcome;
@@ -100,8 +101,11 @@ fn text(args: &ExtrapolateArgs, outcome: &ExtrapolationOutcome) -> String {
     let _ = writeln!(text, "{}", outcome.method);
     let _ = writeln!(
         text,
-        "{} means of {} checkpoints, {} steps apart: {}",
-        outcome.n_points, outcome.window, outcome.interval_steps, line.verdict
+        "{} of {}, {} apart: {}",
+        counted(outcome.n_points, "mean"),
+        counted(outcome.window, "checkpoint"),
+        counted(outcome.interval_steps, "step"),
+        line.verdict
     );
     let _ = writeln!(
         text,
@@ -173,13 +177,13 @@ fn closing(args: &ExtrapolateArgs, outcome: &ExtrapolationOutcome) -> String {
         let _ = writeln!(text, "  thalweg merge {run} --end-step {end} --count {n} --interval-steps {v} -o merged");
     }
     if let Some(written) = &outcome.written {
-        let n = outcome.coefficients.len();
-        let what = format!("extrapolated {n} checkpoints by {:.2} lags into", outcome.alpha);
+        let checkpoints = counted(outcome.coefficients.len(), "checkpoint");
+        let what = format!("extrapolated {checkpoints} by {:.2} lags into", outcome.alpha);
         text.push_str(&describe_with(&what, written));
     }
     let cost = &outcome.cost;
     let (bytes, tokens) = (show_bytes(cost.bytes_read), show_count(cost.n_tokens));
-    let _ =
-        writeln!(text, "scored {} models ({tokens} tokens, read {bytes}) in {:.1} s", cost.n_evaluations, cost.seconds);
+    let models = counted(cost.n_evaluations, "model");
+    let _ = writeln!(text, "scored {models} ({tokens} tokens, read {bytes}) in {:.1} s", cost.seconds);
     text
 }

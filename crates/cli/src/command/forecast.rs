@@ -9,7 +9,7 @@ use thalweg_study::forecast::case::read_case_file;
 use thalweg_study::forecast::request::{AnnealQuestion, ForecastRequest, Refusal};
 use thalweg_study::forecast::run::{ForecastOptions, check_forecast_places, run_forecast};
 use thalweg_study::record::{CostRow, ForecastRow};
-use thalweg_tensor::{shell_path, shell_word};
+use thalweg_tensor::{counted, shell_path, shell_word};
 use thalweg_trajectory::{Extent, Step, Tokens};
 
 use crate::args::{AnnealArgs, CurveChoice, ForecastArgs};
@@ -123,7 +123,8 @@ fn text(args: &ForecastArgs, request: &ForecastRequest, outcome: &ForecastOutcom
     // Writing to a String cannot fail.
     let _ = writeln!(
         text,
-        "an anneal ({curve}, {anneal_steps} steps, to {floor} of the peak) that ends at step {end_step} would score"
+        "an anneal ({curve}, {}, to {floor} of the peak) that ends at step {end_step} would score",
+        counted(*anneal_steps, "step")
     );
     let _ = writeln!(
         text,
@@ -144,8 +145,11 @@ fn text(args: &ForecastArgs, request: &ForecastRequest, outcome: &ForecastOutcom
             let [low, high] = window.n_interval_95;
             let _ = writeln!(
                 text,
-                "to merge: {} checkpoints ({low} to {high}), {} steps apart, {}\n  from {}",
-                window.n_checkpoints, window.interval_steps, window.scheme, window.rests_on
+                "to merge: {} ({low} to {high}), {} apart, {}\n  from {}",
+                counted(window.n_checkpoints, "checkpoint"),
+                counted(window.interval_steps, "step"),
+                window.scheme,
+                window.rests_on
             );
             if window.n_checkpoints > 1 {
                 let run = shell_path(&args.run_path);
@@ -160,8 +164,9 @@ fn text(args: &ForecastArgs, request: &ForecastRequest, outcome: &ForecastOutcom
             let _ = writeln!(text, "no window is proposed: {}", why.reason());
         }
     }
-    let (bytes, tokens, n) = (show_bytes(cost.bytes_read), show_count(cost.n_tokens), cost.n_evaluations);
-    let _ = writeln!(text, "read {bytes}, scored {n} models ({tokens} tokens) in {:.1} s", cost.seconds);
+    let (bytes, tokens) = (show_bytes(cost.bytes_read), show_count(cost.n_tokens));
+    let models = counted(cost.n_evaluations, "model");
+    let _ = writeln!(text, "read {bytes}, scored {models} ({tokens} tokens) in {:.1} s", cost.seconds);
     text
 }
 

@@ -1,14 +1,12 @@
 //! `thalweg generate`: shell completions and man pages, from the same description as `--help`.
 
-use clap::CommandFactory;
-
-use crate::args::{Arguments, GenerateArgs, GenerateWhat};
+use crate::args::{GenerateArgs, GenerateWhat, program};
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::messages::Messages;
 
 pub(crate) fn run(args: &GenerateArgs, messages: &Messages) -> Result<Outcome, Error> {
-    let mut program = Arguments::command();
+    let mut program = program();
     program.build();
     let mut bytes = Vec::new();
     match &args.what {

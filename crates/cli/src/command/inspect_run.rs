@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use thalweg_checkpoint::Checkpoint;
 use thalweg_storage::{FileKind, Storage};
+use thalweg_tensor::counted;
 use thalweg_trajectory::{Fault, Spike, Trajectory, describe_own_output, lasting_spike};
 
 use crate::args::InspectArgs;
@@ -96,8 +97,7 @@ fn table(trajectory: &Trajectory) -> String {
     let n_merges = checkpoints.iter().filter(|one| one.state.fault() == Some(Fault::Merge)).count();
     let merges = match n_merges {
         0 => String::new(),
-        1 => ", and 1 merge".to_owned(),
-        n => format!(", and {n} merges"),
+        n => format!(", and {}", counted(n, "merge")),
     };
     let mut text = String::new();
     // Writing to a String cannot fail.
@@ -105,14 +105,11 @@ fn table(trajectory: &Trajectory) -> String {
         text,
         "`{}`: a run of {}, {n_finished} finished{merges}",
         trajectory.path().display(),
-        match checkpoints.len() - n_merges {
-            1 => "1 checkpoint".to_owned(),
-            n => format!("{n} checkpoints"),
-        }
+        counted(checkpoints.len() - n_merges, "checkpoint")
     );
     if let Some(log) = log_words(trajectory) {
         let n_entries = trajectory.log().map_or(0, |log| log.entries().len());
-        let _ = writeln!(text, "step log {log}: {n_entries} {}", if n_entries == 1 { "entry" } else { "entries" });
+        let _ = writeln!(text, "step log {log}: {}", counted(n_entries, "entry"));
     }
     let _ = writeln!(text, "{:>12} {:>10}  {:<7} checkpoint", "step", "tokens", "phase");
     let is_shown =

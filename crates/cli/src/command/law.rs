@@ -92,7 +92,7 @@ fn text(law: &MergeLaw) -> String {
         let _ = writeln!(text, "  {:<6} {d:>9.6}", "D");
     }
     let drawn = law.bootstrap.as_ref().map_or_else(String::new, |one| {
-        let resamples = counted(one.n_resamples as usize, "resample");
+        let resamples = counted(one.n_resamples, "resample");
         format!("; intervals: 95 %, {resamples} of {}", one.over)
     });
     let _ = writeln!(text, "  R2     {:>9.4}{drawn}", law.r2);
@@ -179,7 +179,7 @@ fn outlook(law: &MergeLaw) -> String {
         let _ = match (target.k, &target.reason) {
             (Some(k), _) => {
                 let pool = if target.within_pool == Some(false) { ", more than there are" } else { "" };
-                writeln!(text, "a loss of {:.4} takes {k} experts{pool}", target.target)
+                writeln!(text, "a loss of {:.4} takes {}{pool}", target.target, counted(k, "expert"))
             }
             (None, reason) => {
                 writeln!(text, "no number of experts reaches {:.4}: {}", target.target, reason.as_deref().unwrap_or(""))
@@ -187,12 +187,7 @@ fn outlook(law: &MergeLaw) -> String {
         };
     }
     if let Some(stop) = law.stop {
-        let _ = writeln!(
-            text,
-            "stop at {}: the next gains less than {}",
-            counted(stop.k as usize, "expert"),
-            stop.least_gain
-        );
+        let _ = writeln!(text, "stop at {}: the next gains less than {}", counted(stop.k, "expert"), stop.least_gain);
     }
     if let Some(optimum) = law.optimum {
         let ks = || law.points.iter().map(|point| point.k);

@@ -8,6 +8,7 @@ use thalweg_merge::share::{
     Finished, MissingShares, Share, ShareOutcome, ShareState, array_expression, execute_share, finish_shares,
 };
 use thalweg_storage::Storage;
+use thalweg_tensor::part_of_are;
 
 use crate::args::{MergeArgs, ShardChoice};
 use crate::command::Outcome;
@@ -146,8 +147,11 @@ fn next_step(args: &MergeArgs, share: Share, outcomes: &[ShareOutcome]) -> Strin
     }
     let missing = missing_of(outcomes);
     match missing.len() {
-        0 => format!("next: all {} shares are done; `{} --finish` publishes\n", share.count(), command(args)),
-        n => format!("next: {n} of {} shares are missing: {}\n", share.count(), array_expression(&missing)),
+        0 => format!("next: all shares are done; `{} --finish` publishes\n", command(args)),
+        n => {
+            let are_missing = part_of_are(n, share.count(), "share");
+            format!("next: {are_missing} missing: {}\n", array_expression(&missing))
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use thalweg_study::recover::{RecoveryPlan, SpikeSearch, plan_recovery, spike_row
 use thalweg_study::request::parse_scheme_word;
 use thalweg_study::select::source_ref;
 use thalweg_study::start_policy::{DataPolicy, START_FILE, START_NAME, StatePolicy, moments_name};
+use thalweg_tensor::counted;
 use thalweg_trajectory::{Trajectory, TrajectoryNote};
 
 use crate::args::{DataChoice, FormatChoice, MomentsChoice, RecoverArgs};
@@ -189,9 +190,7 @@ fn document(trajectory: &Trajectory, search: &SpikeSearch, proposal: Option<Prop
 fn looked_at(trajectory: &Trajectory, search: &SpikeSearch) -> String {
     let log = log_words(trajectory).unwrap_or_default();
     let range = search.range.map_or_else(String::new, |(first, last)| format!(", steps {first} to {last}"));
-    let n = search.n_losses;
-    let losses = if n == 1 { "loss" } else { "losses" };
-    let mut text = format!("step log {log}: {n} {losses}{range}\n");
+    let mut text = format!("step log {log}: {}{range}\n", counted(search.n_losses, "loss"));
     if search.spikes.is_empty() {
         let threshold = search.threshold;
         // Writing to a String cannot fail.
@@ -242,7 +241,8 @@ pub(crate) fn describe_policy(text: &mut String, policy: &StatePolicy) {
         (None, _) => writeln!(text, "steps: from 0"),
         (Some(step), 0) => writeln!(text, "steps: from {step}; data: replayed from there"),
         (Some(step), n) => {
-            writeln!(text, "steps: from {step}; data: skip {n} steps and resume with those of step {}", step + n + 1)
+            let skipped = counted(n, "step");
+            writeln!(text, "steps: from {step}; data: skip {skipped} and resume with those of step {}", step + n + 1)
         }
     };
     for one in policy.instructions() {

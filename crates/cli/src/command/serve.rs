@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::json;
-use thalweg_study::page::counted_studies;
+use thalweg_tensor::counted;
 
 use crate::args::{ServeArgs, ServeAtArgs};
 use crate::command::Outcome;
@@ -23,7 +23,7 @@ pub(crate) fn run(args: &ServeArgs, world: &World<'_>, messages: &Messages) -> R
     }));
     messages.text(&format!(
         "{} in `{}` at {} (read-only; press Ctrl-C to stop)\n",
-        counted_studies(server.site().n_studies()),
+        counted(server.site().n_studies(), "study"),
         args.path.display(),
         server.url
     ));

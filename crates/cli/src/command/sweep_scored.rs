@@ -190,8 +190,8 @@ fn closing(folder: &Path, record: &StudyRecord, findings: &SweepFindings, decide
     }
     let cost = &record.cost;
     let (bytes, tokens) = (show_bytes(cost.bytes_read), show_count(cost.n_tokens));
-    let _ =
-        writeln!(text, "read {bytes}, scored {} models ({tokens} tokens) in {:.1} s", cost.n_evaluations, cost.seconds);
+    let models = counted(cost.n_evaluations, "model");
+    let _ = writeln!(text, "read {bytes}, scored {models} ({tokens} tokens) in {:.1} s", cost.seconds);
     let _ = writeln!(text, "record and page in `{}`", folder.display());
     text
 }

@@ -8,6 +8,7 @@ use thalweg_lab::grid::{Grid, GridWatcher, TrainFile, parse_train_file, train_gr
 use thalweg_lab::run_folder::check_run_folder;
 use thalweg_lab::step_log::{StepRecord, ValidationRecord};
 use thalweg_lab::{TrainConfig, TrainData, TrainJob, TrainOutcome, TrainWatcher, train};
+use thalweg_tensor::counted;
 
 use crate::args::TrainArgs;
 use crate::command::Outcome;
@@ -61,8 +62,8 @@ fn train_one(
     check_run_folder(&*world.storage, out, config)?;
     let data = TrainData::load(config, folder, &*world.storage)?;
     for domain in &data.domains {
-        let (name, documents) = (domain.name(), domain.n_documents());
-        messages.detail(format!("data `{name}`: {documents} documents, {} tokens", show_count(domain.n_tokens())));
+        let (name, documents) = (domain.name(), counted(domain.n_documents(), "document"));
+        messages.detail(format!("data `{name}`: {documents}, {} tokens", show_count(domain.n_tokens())));
     }
     let job = TrainJob { config, config_folder: folder, run_path: out, data: &data };
     let watcher = StepWatcher::new(messages);
@@ -178,7 +179,9 @@ fn document(outcomes: &[TrainOutcome]) -> serde_json::Value {
 
 fn describe(outcome: &TrainOutcome) -> String {
     let (path, steps) = (outcome.run_path.display(), outcome.n_steps);
-    let Some(last) = outcome.last else { return format!("`{path}` already has all of its {steps} steps\n") };
+    let Some(last) = outcome.last else {
+        return format!("`{path}` already has all of its {}\n", counted(steps, "step"));
+    };
     let (tokens, params) = (show_count(outcome.tokens), show_count(outcome.n_params as u64));
     let mut text = format!("trained {params} parameters to step {steps}, {tokens} tokens, loss {:.4}\n", last.loss);
     // Writing to a String cannot fail.
@@ -189,9 +192,33 @@ fn describe(outcome: &TrainOutcome) -> String {
     if let Some(step) = outcome.resumed_from {
         let _ = writeln!(text, "resumed from step {step}");
     }
-    let (n, last_path) = (outcome.n_checkpoints, outcome.checkpoint.display());
-    let noun = if n == 1 { "checkpoint" } else { "checkpoints" };
-    let _ = writeln!(text, "{n} {noun} in `{path}`, the last one `{last_path}`");
+    let (checkpoints, last_path) = (counted(outcome.n_checkpoints, "checkpoint"), outcome.checkpoint.display());
+    let _ = writeln!(text, "{checkpoints} in `{path}`, the last one `{last_path}`");
     let _ = writeln!(text, "{:.1} s, {:.0} tokens/s at the last step", outcome.seconds, last.tokens_per_second);
     text
+}
+
+/// Reads the config of one run.
+pub(crate) fn read_config(path: &Path, world: &World<'_>) -> Result<TrainConfig, Error> {
+    let bytes = world.storage.read_file(path, MAX_CONFIG_BYTES)?;
+    let text = String::from_utf8_lossy(&bytes);
+    Ok(TrainConfig::from_toml(&text, path)?)
+}
+
+/// The folder that relative paths of a config begin at.
+pub(crate) fn folder_of_config(path: &Path, world: &World<'_>) -> Result<PathBuf, Error> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok(world.storage.canonical_path(folder)?)
+}
+
+/// A checkpoint that other runs resume from, and its step.
+pub(crate) fn start_of(named: &Path, world: &World<'_>) -> Result<(PathBuf, u64), Error> {
+    let path = world.resolver().resolve_checkpoint(named)?;
+    match world.resolver().step_of(&path) {
+        Some(step) => Ok((path, step)),
+        None => Err(Error::usage_with_hint(
+            format!("the name of `{}` has no step", path.display()),
+            "name a checkpoint of a run: training resumes from its state",
+        )),
+    }
 }

@@ -283,11 +283,11 @@ fn score_lines(rows: &[WatchRow]) -> String {
     for row in rows {
         let step = row.end_step;
         for one in &row.forecasts {
-            let ([low, high], steps) = (one.interval_80, one.anneal_steps);
+            let ([low, high], steps) = (one.interval_80, counted(one.anneal_steps, "step"));
             // Writing to a String cannot fail.
             let _ = writeln!(
                 text,
-                "step {step}: if annealed here over {steps} steps: {} {} {:.4} (80 %: {low:.4} to {high:.4})",
+                "step {step}: if annealed here over {steps}: {} {} {:.4} (80 %: {low:.4} to {high:.4})",
                 one.task, one.measure, one.value
             );
         }

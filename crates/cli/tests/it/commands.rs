@@ -386,6 +386,15 @@ fn every_command_has_help() {
 }
 
 #[test]
+fn the_help_of_the_program_fits_one_screen() {
+    let output = run(&["--help"]);
+    let help = String::from_utf8_lossy(&output.stdout);
+    assert!(help.lines().count() <= 50, "{} lines", help.lines().count());
+    let longest = help.lines().max_by_key(|line| line.len()).unwrap();
+    assert!(longest.len() <= 100, "{longest}");
+}
+
+#[test]
 fn completions_and_man_pages_are_made_from_the_same_description() {
     let completions = run(&["generate", "completions", "bash"]);
     assert!(String::from_utf8_lossy(&completions.stdout).contains("_thalweg"));

@@ -186,3 +186,48 @@ fn mistakes_about_forgetting_are_named_with_what_to_do() {
     check(&scratch, &ENTITIES.replace("-o entities.jsonl", "-o none.jsonl"), 1, &["none of 1 title"]);
     assert!(!scratch.path().join("none.jsonl").exists());
 }
+
+#[test]
+fn replay_is_planned_at_equal_cost_and_its_chain_trains() {
+    let scratch = lab();
+    check(&scratch, ENTITIES, 0, &[]);
+    let config = std::fs::read_to_string(scratch.path().join("a.toml")).unwrap();
+    let config =
+        config.replace("steps = 12", "steps = 36").replace("from = \"a.jsonl\"", "from = \"stories\"\nlimit = 20");
+    std::fs::write(scratch.path().join("b.toml"), config).unwrap();
+    let command = |policy: &str| {
+        format!(
+            "forget replay --policy {policy} --config b.toml --from run/step-12 --memory a.jsonl --entities entities.jsonl \
+             --interval 4 --epochs 2 --max-replays 40 -o {policy}"
+        )
+    };
+    for policy in ["uniform", "focused", "intensive", "similar"] {
+        let plan = json_of(&scratch, &command(policy));
+        assert_eq!((&plan["replay_steps"], &plan["policy"]), (&6.into(), &policy.into()));
+        let samples = std::fs::read_to_string(scratch.path().join(policy).join("0001-b-replay.jsonl")).unwrap();
+        let has_entity = |line: &str| ["Belmar", "Tesvin", "Korsal"].iter().any(|name| line.contains(name));
+        assert!(policy == "uniform" || policy == "similar" || samples.lines().all(has_entity), "{samples}");
+    }
+    let again =
+        check(&scratch, &command("focused"), 0, &["6 bursts of focused replay", "midway between replays", "control"]);
+    assert!(again.contains("thalweg train"), "{again}");
+    for name in ["0001-a-train", "0001-b-replay", "control"] {
+        check(&scratch, &format!("train focused/{name}.toml -o focused/{name} -q"), 0, &[]);
+    }
+    for step in
+        ["0001-a-train/step-14", "0001-a-train/step-15", "0001-b-replay/step-16", "control/step-14", "control/step-36"]
+    {
+        assert!(scratch.path().join("focused").join(step).exists(), "{step}");
+    }
+    check(&scratch, &command("focused").replace("--entities entities.jsonl", ""), 2, &["--entities"]);
+    check(&scratch, &command("focused").replace("--max-replays 40", "--max-replays 1"), 2, &["--max-replays"]);
+    check(
+        &scratch,
+        &command("focused").replace("--interval 4", "--interval 40"),
+        2,
+        &["no replay of 1 of 40 steps fits"],
+    );
+    check(&scratch, &command("random"), 2, &["policies are uniform, focused, intensive, similar"]);
+    std::fs::write(scratch.path().join("focused/0001-a-train.toml"), "mine").unwrap();
+    check(&scratch, &command("focused"), 2, &["0001-a-train.toml"]);
+}

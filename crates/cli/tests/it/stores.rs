@@ -1,10 +1,14 @@
 //! Runs in an object store: the bytes of local merges, nothing half visible, and no secret anywhere.
 
 use std::fs;
-use std::process::Output;
+use std::io::Read;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use thalweg_testkit::{RunLayout, S3Server, Scratch, ServerFault, TinyRun};
+use rustix::process::Signal;
+use thalweg_testkit::{RunLayout, S3Server, Scratch, SeenRequest, ServerFault, TinyRun};
 
+use crate::kill::signal;
 use crate::support::program;
 
 /// A local run, the same run in a bucket, and a folder to work in.
@@ -22,11 +26,16 @@ impl Scene {
         Self { scratch, server }
     }
 
-    fn output(&self, line: &str) -> Output {
+    fn command(&self, line: &str) -> Command {
         let mut command = program();
         command.current_dir(self.scratch.path()).args(line.split(' '));
         command.env("THALWEG_STAGING", self.scratch.join("staging")).env("THALWEG_RETRY_SECONDS", "20");
-        command.envs(self.server.variables()).output().unwrap()
+        command.envs(self.server.variables());
+        command
+    }
+
+    fn output(&self, line: &str) -> Output {
+        self.command(line).output().unwrap()
     }
 
     /// What a command says; no secret may be in it.
@@ -120,11 +129,16 @@ fn an_interrupted_upload_is_not_seen_and_is_resumed_or_cleaned() {
     scene.server.fail_next("PUT out/thalweg.json", ServerFault::Status(403, "AccessDenied", 0));
     let refused = scene.run(merge, 2);
     assert!(refused.contains("403 (AccessDenied)") && refused.contains("credentials"), "{refused}");
+    scene.server.take_requests();
     let hidden = scene.run("inspect s3://bucket/out", 2);
     assert!(hidden.contains("unfinished upload") && hidden.contains("thalweg clean"), "{hidden}");
     let named = scene.run("clean s3://bucket --dry-run", 0);
     assert!(named.contains("`s3://bucket/out`"), "{named}");
-    scene.run(merge, 0);
+    let resumed = scene.run(merge, 0);
+    assert!(resumed.contains(" by an earlier run"), "{resumed}");
+    let is_put = |seen: &SeenRequest| seen.method == "PUT";
+    let puts: Vec<String> = scene.server.take_requests().into_iter().filter(is_put).map(|seen| seen.key).collect();
+    assert_eq!(puts, ["out/thalweg-upload.json", "out/thalweg.json"], "nothing is sent twice");
     scene.run("merge run --last 2 -o local", 0);
     scene.check_same("out", "local");
     assert!(!scene.server.keys().iter().any(|key| key.contains("thalweg-upload")));
@@ -134,6 +148,89 @@ fn an_interrupted_upload_is_not_seen_and_is_resumed_or_cleaned() {
     assert!(cleaned.contains("\"removed\": true"), "{cleaned}");
     assert!(!scene.server.keys().iter().any(|key| key.starts_with("out/")), "{:?}", scene.server.keys());
     assert!(scene.run("clean s3://bucket/out", 0).contains("no unfinished uploads"));
+}
+
+/// An upload that was cut off is not finished from its stage if the sources have changed by then.
+#[test]
+fn a_stage_of_replaced_sources_is_not_uploaded() {
+    let scene = Scene::new();
+    let merge = "merge s3://bucket/team/run --last 2 -o s3://bucket/out";
+    scene.server.fail_next("PUT out/thalweg.json", ServerFault::Status(403, "AccessDenied", 0));
+    scene.run(merge, 2);
+    let other = "team/run/checkpoint-1000/model.safetensors";
+    scene.server.put("team/run/checkpoint-2000/model.safetensors", &scene.server.get(other).unwrap());
+    fs::copy(
+        scene.scratch.join("run/checkpoint-1000/model.safetensors"),
+        scene.scratch.join("run/checkpoint-2000/model.safetensors"),
+    )
+    .unwrap();
+    let text = scene.run(merge, 0);
+    assert!(!text.contains(" by an earlier run"), "{text}");
+    scene.run("merge run --last 2 -o local", 0);
+    scene.check_same("out", "local");
+}
+
+#[test]
+fn credentials_that_expire_in_the_middle_cost_no_finished_work() {
+    let scene = Scene::new();
+    scene.run("merge run --last 3 -o local", 0);
+    let merge = "merge s3://bucket/team/run --last 3 -o s3://bucket/out";
+    for request in ["GET team/run/checkpoint-2000/model", "PUT out/model", "PUT out/thalweg.json"] {
+        scene.server.fail_next(request, ServerFault::Status(400, "ExpiredToken", 0));
+        let expired = scene.run(merge, 2);
+        assert!(expired.contains("400 (ExpiredToken)") && expired.contains("get new credentials"), "{expired}");
+        assert!(scene.run("inspect s3://bucket/out", 2).contains("s3://bucket/out"));
+    }
+    assert!(scene.run(merge, 0).contains(" by an earlier run"));
+    scene.check_same("out", "local");
+}
+
+#[test]
+fn a_stop_while_a_store_is_busy_takes_a_moment() {
+    let scene = Scene::new();
+    (0..500).for_each(|_| scene.server.fail_next("GET ", ServerFault::Status(503, "SlowDown", 0)));
+    scene.server.take_requests();
+    let mut child = scene.command("merge s3://bucket/team/run --last 2 -o out").stderr(Stdio::piped()).spawn().unwrap();
+    while scene.server.take_requests().is_empty() {
+        std::thread::yield_now();
+    }
+    let began = Instant::now();
+    signal(&child, Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(began.elapsed() < Duration::from_secs(5), "the store is retried for 20 s: {:?}", began.elapsed());
+    let mut text = String::new();
+    child.stderr.unwrap().read_to_string(&mut text).unwrap();
+    assert!(text.contains("cannot list `s3://bucket/team/run`: interrupted") || text.contains("interrupted"), "{text}");
+}
+
+/// A plan over 50 checkpoints of 30 shards asks for the beginning of each file once, many at a time.
+#[test]
+fn a_plan_over_many_shards_waits_for_many_requests_at_once() {
+    const N_CHECKPOINTS: usize = 50;
+    const N_SHARDS: usize = 30;
+    let scene = Scene::new();
+    for step in 1..=N_CHECKPOINTS {
+        let mut index = serde_json::Map::new();
+        for shard in 1..=N_SHARDS {
+            let (tensor, name) = (format!("w{shard}"), format!("model-{shard:05}-of-{N_SHARDS:05}.safetensors"));
+            let header = format!(r#"{{"{tensor}":{{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}}}"#);
+            let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0; 4]].concat();
+            scene.server.put(&format!("large/step-{step}/{name}"), &bytes);
+            index.insert(tensor, name.into());
+        }
+        let index = serde_json::json!({ "metadata": { "total_size": 4 * N_SHARDS }, "weight_map": index });
+        scene.server.put(&format!("large/step-{step}/model.safetensors.index.json"), index.to_string().as_bytes());
+    }
+    scene.server.take_requests();
+    scene.server.answer_after(Duration::from_millis(2));
+    scene.run(&format!("plan s3://bucket/large --last {N_CHECKPOINTS} -o plan.json"), 0);
+    let requests = scene.server.take_requests();
+    let n_lists = requests.iter().filter(|seen| seen.query.contains("list-type")).count();
+    let n_objects = N_CHECKPOINTS * (N_SHARDS + 1);
+    let most_at_once = scene.server.take_most_at_once();
+    assert!(n_lists <= 4, "{n_lists} listings of {n_objects} names");
+    assert!(requests.len() <= n_objects + 10, "{} requests for {n_objects} objects", requests.len());
+    assert!(most_at_once >= 16, "{most_at_once} at once");
 }
 
 #[test]

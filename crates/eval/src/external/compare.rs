@@ -17,7 +17,7 @@ const MANY_DEGREES: f64 = 1e6;
 /// What a comparison of two results rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pairing {
-    /// The same items on both sides; so many were on one side only and are left out.
+    /// The same items on both sides. This many were on one side only and are left out.
     ByItem {
         /// Items of one side only.
         n_left_out: usize,

@@ -89,6 +89,11 @@ impl RecallMeasure {
         }
     }
 
+    /// Whether it is measured on entities, or on samples that have one.
+    pub const fn is_of_entities(self) -> bool {
+        !matches!(self, Self::Perplexity | Self::Greedy)
+    }
+
     /// Whether more is better.
     pub const fn higher_is_better(self) -> bool {
         !matches!(self, Self::PerplexityOfEntities | Self::Perplexity)

@@ -174,7 +174,7 @@ pub struct GlobalNorm {
 }
 
 impl GlobalNorm {
-    /// For up to so many numbers.
+    /// For up to this many numbers.
     pub fn for_len(n_values: usize) -> Self {
         Self { block_sums: vec![0.0; n_values.div_ceil(BLOCK_ELEMENTS)] }
     }

@@ -1,21 +1,26 @@
 //! A worker's part in a rule: one piece of one output.
 
-use num_bigint::BigInt;
-use thalweg_tensor::kernel::{NonFinitePolicy, SumFault, SumSpec, WeightedSum, widen_into};
+use thalweg_tensor::kernel::{
+    BLOCK_ELEMENTS, NonFinitePolicy, Rounding, SumFault, SumSpec, WeightedSum, first_non_finite, widen_delta_into,
+    widen_into,
+};
 use thalweg_tensor::{Dtype, display_name, to_index};
 
 use super::{Piece, TensorStats, Worker};
 use crate::context::RunContext;
 use crate::error::Error;
-use crate::rule::{DeltaWork, RowScratch, RuleWork, Scan};
+use crate::rule::{DeltaWork, RowRanks, RuleWork, Scan};
 
 /// Buffers of one worker for rules, and the sum of the tensor that it is in.
 #[derive(Default)]
 pub(crate) struct RuleScratch {
+    /// A block of the base, then of the result.
     merged: Vec<f64>,
     deltas: Vec<Vec<f64>>,
-    rows: RowScratch,
-    bytes: Vec<u8>,
+    rows: RowRanks,
+    /// For each expert, what the elements of a piece are kept with; empty where all have the same probability.
+    probabilities: Vec<Vec<f64>>,
+    rounding: Option<((Dtype, NonFinitePolicy), Rounding)>,
     /// By combination and tensor: the sources of a sum, and the sum.
     sum: Option<((usize, usize), Vec<usize>, WeightedSum)>,
 }
@@ -127,11 +132,7 @@ impl Worker<'_> {
         non_finite: NonFinitePolicy,
         run: &RunContext<'_>,
     ) -> Result<Result<TensorStats, SumFault>, Error> {
-        let n_elements = to_index(piece.elements.end - piece.elements.start);
-        let RuleScratch { merged, deltas, rows, bytes, .. } = &mut self.rule;
-        merged.resize(n_elements, 0.0);
-        widen_into(input, &self.inputs[work.base], merged);
-        deltas.resize(work.experts.len(), Vec::new());
+        let selectors = &work.selectors[piece.tensor_idx];
         let scan = Scan {
             sources: self.job.sources,
             layout: self.job.layout,
@@ -139,34 +140,54 @@ impl Worker<'_> {
             base: work.base,
             experts: &work.experts,
         };
-        let is_refused = |values: &[f64]| match non_finite {
-            NonFinitePolicy::Refuse => values.iter().position(|value| !value.is_finite()),
-            _ => None,
-        };
-        if let Some(element_idx) = is_refused(merged) {
-            return Ok(Err(SumFault::NonFiniteInput { source_idx: 0, element_idx }));
-        }
-        let first = piece.elements.start;
-        for (expert, delta) in deltas.iter_mut().enumerate() {
-            delta.resize(n_elements, 0.0);
-            widen_into(input, &self.inputs[work.experts[expert]], delta);
-            if let Some(element_idx) = is_refused(delta) {
-                return Ok(Err(SumFault::NonFiniteInput { source_idx: expert + 1, element_idx }));
+        let RuleScratch { merged, deltas, rows, probabilities, rounding, .. } = &mut self.rule;
+        deltas.resize(work.experts.len(), Vec::new());
+        probabilities.resize(work.experts.len(), Vec::new());
+        for (expert, (selector, probabilities)) in selectors.iter().zip(&mut *probabilities).enumerate() {
+            probabilities.clear();
+            if let Some(by_rank) = selector.by_rank {
+                let place = (piece.tensor_idx, expert);
+                rows.find_probabilities(&scan, place, piece.elements.clone(), (by_rank, probabilities))?;
             }
-            delta.iter_mut().zip(&*merged).for_each(|(x, b)| *x -= b);
-            let selector = &work.selectors[piece.tensor_idx][expert];
-            selector.prepare_rows(&scan, (piece.tensor_idx, expert), (first, n_elements), rows)?;
-            selector.select(first, delta, rows);
         }
-        work.consensus.add_to(merged, deltas, &work.weights);
-        bytes.clear();
-        bytes.extend(merged.iter().flat_map(|value| value.to_le_bytes()));
-        let one = BigInt::from(1);
-        let spec = SumSpec { input: Dtype::F64, output, non_finite, simd: run.limits.simd };
-        let rounding = WeightedSum::new(std::slice::from_ref(&one), &one, spec)
-            .map_err(|source| Error::Sum { tensor: display_name(&piece.entry.name), source })?;
-        Ok(rounding
-            .sum_into(&[bytes], &mut self.output)
-            .map(|counts| TensorStats { n_non_finite: counts.n_non_finite, ..TensorStats::default() }))
+        if rounding.as_ref().is_none_or(|(known, _)| *known != (output, non_finite)) {
+            let made = Rounding::new(output, non_finite, run.limits.simd);
+            let made = made.map_err(|source| Error::Sum { tensor: display_name(&piece.entry.name), source })?;
+            *rounding = Some(((output, non_finite), made));
+        }
+        let Some((_, rounding)) = rounding else { return Err(Error::Bug { what: "a rounding was not kept" }) };
+        let mut stats = TensorStats::default();
+        let simd = run.limits.simd;
+        let [bytes_in, bytes_out] = [input, output].map(|dtype| to_index(dtype.bytes().unwrap_or(1)));
+        let n_elements = to_index(piece.elements.end - piece.elements.start);
+        for start in (0..n_elements).step_by(BLOCK_ELEMENTS) {
+            let block = start..n_elements.min(start + BLOCK_ELEMENTS);
+            let of_source = |i: usize| &self.inputs[i][block.start * bytes_in..block.end * bytes_in];
+            let fault = |source_idx: usize, element_idx: Option<usize>| {
+                let element_idx = element_idx.filter(|_| non_finite == NonFinitePolicy::Refuse)?;
+                Some(SumFault::NonFiniteInput { source_idx, element_idx: start + element_idx })
+            };
+            merged.resize(block.len(), 0.0);
+            widen_into(input, of_source(work.base), merged);
+            if let Some(fault) = fault(0, first_non_finite(merged, simd)) {
+                return Ok(Err(fault));
+            }
+            for (expert, delta) in deltas.iter_mut().enumerate() {
+                delta.resize(block.len(), 0.0);
+                let place = widen_delta_into(input, of_source(work.experts[expert]), merged, delta, simd);
+                if let Some(fault) = fault(expert + 1, place) {
+                    return Ok(Err(fault));
+                }
+                let probabilities = probabilities[expert].get(block.clone()).unwrap_or(&[]);
+                selectors[expert].select.select(piece.elements.start + start as u64, delta, probabilities, simd);
+            }
+            work.consensus.add_to(merged, deltas, &work.weights, simd);
+            let out = &mut self.output[block.start * bytes_out..block.end * bytes_out];
+            match rounding.round_into(merged, out) {
+                Ok(counts) => stats.n_non_finite += counts.n_non_finite,
+                Err(fault) => return Ok(Err(fault.moved_by(start))),
+            }
+        }
+        Ok(Ok(stats))
     }
 }

@@ -3,8 +3,10 @@
 use thalweg_tensor::Dtype;
 use thalweg_tensor::kernel::{WeightedSum, WindowSpec, WindowSums};
 
-use super::{Action, CombineJob, Piece, Prepared, Worker, output_dtype};
+use super::{CombineJob, Piece, Prepared, Worker};
 use crate::context::RunContext;
+use crate::merge_layout::output_dtype;
+use crate::reading::Action;
 use crate::tensor_class::TensorClass;
 use crate::window_chain::{WindowOrder, WindowOutput, WindowStep};
 

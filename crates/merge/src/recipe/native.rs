@@ -1,4 +1,4 @@
-//! The recipe of this program's own: the options of `thalweg merge` as keys, in TOML or YAML.
+//! This program's own recipes: the options of `thalweg merge` as keys, in TOML or YAML.
 
 use super::checker::{Checker, Dashes, Fields, Level};
 use super::error::{RecipeError, RecipeFault};

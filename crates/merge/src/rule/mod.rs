@@ -9,10 +9,10 @@
 //!
 //! - **Affine**: task arithmetic, and every linear rule at density 1. The coefficients do not depend on values:
 //!   c_i = L w_i, and the base gets the rest. This is the exact sum of `combine`, in one pass.
-//! - **Element-wise** (`delta`): a selector keeps some elements of each delta and scales them (TIES by rank, DARE at
-//!   random, DELLA at random weighted by rank, breadcrumbs by rank without outliers), then the kept ones are added,
-//!   either all of them or those that agree in sign. Arithmetic is in f64, and one rounding gives the output's element
-//!   type.
+//! - **Element-wise** (`thalweg_tensor::kernel::DeltaSelector`): a selector keeps some elements of each delta and
+//!   scales them (TIES by rank, DARE at random, DELLA at random weighted by rank, breadcrumbs by rank without
+//!   outliers), then the kept ones are added, either all of them or those that agree in sign. Arithmetic is in f64, and
+//!   one rounding gives the output's element type.
 //! - **Per tensor** (`geometry`): SLERP, multi-SLERP, Karcher mean and model stock are linear combinations whose
 //!   coefficients follow from the inner products of a tensor. `gram` computes these in one pass, and the exact sum
 //!   does the rest in a second one.
@@ -22,12 +22,12 @@
 //! No model is loaded whole. Ranks come from histograms of magnitudes: one pass counts the upper half of the bits of
 //! |d| as f32, one the lower half of those in the bucket of the threshold. If only some of several equal
 //! elements are kept, a third pass finds the last of them. [`RuleKind::passes`] says how often sources are
-//! read. Histograms take 1.3 MiB for each expert and thread ([`held_bytes`]).
+//! read. Histograms take 1.5 MiB for each expert and thread ([`held_bytes`]).
 //!
 //! # Chance
 //!
 //! The mask of DARE and DELLA is a function of the seed, the tensor's name, the number of the expert and the number of
-//! the element (`mask`): independent of threads, memory limits, shards and resumes.
+//! the element (`stream_key`): independent of threads, memory limits, shards and resumes.
 //!
 //! # Conventions
 //!
@@ -49,9 +49,7 @@
 //! mergekit stops with an error if there are more than two experts.
 
 mod della;
-mod delta;
 mod geometry;
-mod mask;
 mod norms;
 mod plan;
 mod prepare;
@@ -62,7 +60,7 @@ mod table;
 pub use plan::{PlanRule, RuleError};
 pub use table::{Convention, RULES, Rescale, RuleEntry, RuleKind};
 
-pub(crate) use della::RowScratch;
+pub(crate) use della::RowRanks;
 pub(crate) use prepare::{DeltaWork, RuleInputs, RuleWork, held_bytes, prepare_rules};
 pub(crate) use scan::Scan;
 

@@ -1,13 +1,13 @@
 //! From a plan's rule and its sources to what is done with each tensor: thresholds, norms, coefficients.
 
 use thalweg_tensor::TensorSource;
+use thalweg_tensor::kernel::{Consensus, DeltaSelector, Keep, RankKey, TieOrder, stream_key};
 
-use super::delta::{Consensus, Keep, Selector};
+use super::della::ByRank;
 use super::geometry::{Shares, find_shares};
-use super::mask::stream_key;
 use super::plan::PlanRule;
-use super::rank::{HISTOGRAM_BYTES, RankKey, TieOrder, Wanted};
-use super::scan::{Scan, widened_bytes};
+use super::rank::{HISTOGRAM_BYTES, Wanted};
+use super::scan::Scan;
 use super::table::{Convention, Family, Rescale, Sparsity};
 use crate::Coefficients;
 use crate::combination::Combination;
@@ -29,6 +29,14 @@ pub(crate) enum RuleWork {
     PerTensor(Vec<Option<Coefficients>>),
     /// Element by element.
     Delta(DeltaWork),
+}
+
+/// What becomes of one expert's delta of one tensor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Selector {
+    pub(crate) select: DeltaSelector,
+    /// Where the probabilities of elements follow from their ranks.
+    pub(crate) by_rank: Option<ByRank>,
 }
 
 /// An element-wise rule, ready.
@@ -53,13 +61,13 @@ pub(crate) struct RuleInputs<'a> {
     pub(crate) piece: PieceSize,
 }
 
-/// Bytes that rules hold beside the pieces of a merge: histograms and widened pieces of each thread.
+/// Bytes that rules hold beside the pieces of a merge: histograms, blocks and probabilities of each thread.
 pub(crate) fn held_bytes<'a>(outputs: impl Iterator<Item = &'a OutputPlan>, n_threads: usize) -> u64 {
-    /// The largest piece, in elements of two bytes.
-    const PIECE_ELEMENTS: u64 = 32 << 10;
+    /// The largest piece, in elements of two bytes, each with a probability in f64.
+    const PIECE_BYTES: u64 = 8 * (32 << 10);
     let of_output = |output: &OutputPlan| {
         let n_experts = output.rule.as_ref().map_or(0, |rule| rule.experts(output.sources.len()).count());
-        let buffers = widened_bytes(n_experts + 4, PIECE_ELEMENTS);
+        let buffers = PIECE_BYTES.saturating_mul(n_experts as u64 + 4);
         (n_experts as u64).saturating_mul(HISTOGRAM_BYTES).saturating_add(if n_experts > 0 { buffers } else { 0 })
     };
     outputs.map(of_output).max().unwrap_or(0).saturating_mul(n_threads as u64)
@@ -225,8 +233,11 @@ impl Preparation<'_> {
             (Sparsity::Random | Sparsity::RandomByRank, None) => self.random(tensor_idx),
         };
         let divides_by_probability = self.rule.rescale == Rescale::Inverse;
-        let mut selectors: Vec<Selector> =
-            keeps.into_iter().map(|keep| Selector { keep, divides_by_probability, scale: 1.0 }).collect();
+        let selector = |(expert, keep): (usize, Keep)| Selector {
+            select: DeltaSelector { keep, divides_by_probability, scale: 1.0 },
+            by_rank: self.by_rank(expert).filter(|_| matches!(keep, Keep::RandomEach { .. })),
+        };
+        let mut selectors: Vec<Selector> = keeps.into_iter().enumerate().map(selector).collect();
         if self.rule.rescale == Rescale::L1 {
             self.restore_norms(parts, &mut selectors, run)?;
         }
@@ -239,12 +250,18 @@ impl Preparation<'_> {
         const LEAST_NORM: f64 = 1e-7;
         let norms = self.scan.norms(parts, selectors, run)?;
         for (selector, (before, after)) in selectors.iter_mut().zip(norms) {
-            let is_dropped = matches!(selector.keep, Keep::All | Keep::Nothing);
+            let is_dropped = matches!(selector.select.keep, Keep::All | Keep::Nothing);
             if !is_dropped && before >= LEAST_NORM && after >= LEAST_NORM {
-                selector.scale = before / after;
+                selector.select.scale = before / after;
             }
         }
         Ok(())
+    }
+
+    /// How an expert's probabilities follow the ranks, for rules in which they do.
+    fn by_rank(&self, expert: usize) -> Option<ByRank> {
+        let epsilon = self.rule.epsilon.filter(|_| self.sparsity == Sparsity::RandomByRank)?;
+        Some(ByRank { convention: self.rule.convention, density: self.density(expert), epsilon })
     }
 
     fn random(&self, tensor_idx: usize) -> Vec<Keep> {
@@ -252,13 +269,11 @@ impl Preparation<'_> {
         let seed = self.rule.seed.unwrap_or(0);
         let keep = |(expert, &number): (usize, &usize)| {
             let key = stream_key(seed, name, number);
-            match (self.density(expert), self.rule.epsilon) {
-                (density, _) if density >= 1.0 => Keep::All,
-                (density, _) if density <= 0.0 => Keep::Nothing,
-                (density, Some(epsilon)) if self.sparsity == Sparsity::RandomByRank => {
-                    Keep::RandomByRank { key, density, epsilon, convention: self.rule.convention }
-                }
-                (density, _) => Keep::Random { key, density },
+            match self.density(expert) {
+                density if density >= 1.0 => Keep::All,
+                density if density <= 0.0 => Keep::Nothing,
+                _ if self.by_rank(expert).is_some() => Keep::RandomEach { key },
+                density => Keep::Random { key, density },
             }
         };
         self.numbers.iter().enumerate().map(keep).collect()

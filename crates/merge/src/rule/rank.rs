@@ -1,39 +1,11 @@
 //! Ranks of magnitudes without sorting: histograms of the bits of |d| as f32, in two passes.
 
-use super::scan::{Deltas, Scan, magnitude_bits};
+use thalweg_tensor::kernel::{N_LOWER, RankKey, TieOrder, UpperCounts, count_equal, count_lower, magnitude_bits};
+
+use super::scan::{Deltas, Scan};
 use crate::context::RunContext;
 use crate::error::Error;
 use crate::unit::Part;
-
-/// Buckets of the upper half of the bits; the sign is gone.
-const N_UPPER: usize = 1 << 15;
-/// Buckets of the lower half.
-const N_LOWER: usize = 1 << 16;
-
-/// A place in the order of the elements of one delta: the bits of the magnitude, then a number that orders equal ones.
-pub(crate) type RankKey = (u32, u64);
-
-/// Which of several equal elements counts as larger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TieOrder {
-    /// The earlier one.
-    FirstIsLargest,
-    /// The later one.
-    LastIsLargest,
-    /// They share the rank of the largest of them: all are kept with it.
-    Together,
-}
-
-impl TieOrder {
-    /// What orders equal elements, ascending.
-    pub(crate) fn place(self, element: u64) -> u64 {
-        match self {
-            Self::FirstIsLargest => u64::MAX - element,
-            Self::LastIsLargest => element,
-            Self::Together => 0,
-        }
-    }
-}
 
 /// The element that is wanted: number `rank` of a delta in ascending order, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +16,7 @@ pub(crate) struct Wanted {
 }
 
 /// Bytes of the histograms of one expert in one thread, for up to two ranks.
-pub(crate) const HISTOGRAM_BYTES: u64 = (N_UPPER as u64 + 2 * N_LOWER as u64) * 8;
+pub(crate) const HISTOGRAM_BYTES: u64 = UpperCounts::BYTES + 2 * N_LOWER as u64 * 8;
 
 impl Scan<'_> {
     /// The keys of the wanted elements of `parts`, which belong to one tensor unless equal elements stay together.
@@ -73,13 +45,16 @@ impl Scan<'_> {
     }
 
     fn count_upper(&self, parts: &[Part], run: &RunContext<'_>) -> Result<Vec<Vec<u64>>, Error> {
-        let start = || vec![vec![0; N_UPPER]; self.experts.len()];
-        let act = |counts: &mut Vec<Vec<u64>>, deltas: Deltas<'_>| {
-            let counts = &mut counts[deltas.expert];
-            deltas.values.iter().for_each(|&d| counts[(magnitude_bits(d) >> 16) as usize] += 1);
+        let start = || vec![UpperCounts::default(); self.experts.len()];
+        let act = |counts: &mut Vec<UpperCounts>, deltas: Deltas<'_>| {
+            counts[deltas.expert].add(deltas.values, run.limits.simd);
             Ok(())
         };
-        Ok(add_counts(self.fold(parts, &start, &act, run)?, start))
+        let counted = self.fold(parts, &start, &act, run)?.into_iter().reduce(|mut sums, counts| {
+            sums.iter_mut().zip(counts).for_each(|(sum, counts)| sum.add_counts(counts));
+            sums
+        });
+        Ok(counted.unwrap_or_else(start).into_iter().map(UpperCounts::finish).collect())
     }
 
     fn count_lower(
@@ -92,13 +67,9 @@ impl Scan<'_> {
         let start = || vec![vec![0; N_LOWER]; wanted.len()];
         let act = |counts: &mut Vec<Vec<u64>>, deltas: Deltas<'_>| {
             for ((counts, one), bucket) in counts.iter_mut().zip(wanted).zip(buckets) {
-                let Some((upper, _)) = bucket.filter(|_| one.expert == deltas.expert) else { continue };
-                for &d in &*deltas.values {
-                    let bits = magnitude_bits(d);
-                    if (bits >> 16) as usize == upper {
-                        counts[(bits & 0xffff) as usize] += 1;
-                    }
-                }
+                let wanted = bucket.filter(|_| one.expert == deltas.expert);
+                let Some(upper) = wanted.and_then(|(upper, _)| u32::try_from(upper).ok()) else { continue };
+                count_lower(deltas.values, upper, counts, run.limits.simd);
             }
             Ok(())
         };
@@ -153,7 +124,7 @@ impl Scan<'_> {
         let act = |counts: &mut Counts, deltas: Deltas<'_>| {
             for (i, (one, found)) in wanted.iter().zip(found).enumerate() {
                 let Some((wanted_bits, _, _)) = found.filter(|_| one.expert == deltas.expert) else { continue };
-                let n = deltas.values.iter().filter(|&&d| magnitude_bits(d) == wanted_bits).count() as u64;
+                let n = count_equal(deltas.values, wanted_bits, run.limits.simd);
                 counts.push((deltas.part_idx, i, n));
             }
             Ok(())

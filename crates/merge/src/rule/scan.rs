@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use thalweg_tensor::kernel::{FloatEnvironment, widen_into};
-use thalweg_tensor::{Dtype, TensorEntry, TensorSource, display_name, to_index};
+use thalweg_tensor::kernel::{BLOCK_ELEMENTS, FloatEnvironment, widen_delta_into, widen_into};
+use thalweg_tensor::{TensorEntry, TensorSource, display_name, to_index};
 
 use crate::context::RunContext;
 use crate::error::Error;
@@ -25,7 +25,7 @@ pub(crate) struct Scan<'a> {
     pub(crate) experts: &'a [usize],
 }
 
-/// Some elements of one delta.
+/// A block of elements of one delta.
 pub(crate) struct Deltas<'b> {
     pub(crate) tensor_idx: usize,
     pub(crate) part_idx: usize,
@@ -38,15 +38,23 @@ pub(crate) struct Deltas<'b> {
 /// Buffers of one thread.
 #[derive(Default)]
 struct Buffers {
+    base_bytes: Vec<u8>,
     bytes: Vec<u8>,
     base: Vec<f64>,
     delta: Vec<f64>,
 }
 
-/// A number for the order of magnitudes: the bits of |value| as f32.
-#[expect(clippy::cast_possible_truncation, reason = "magnitudes are ranked as f32")]
-pub(crate) fn magnitude_bits(value: f64) -> u32 {
-    (value as f32).to_bits() & 0x7fff_ffff
+/// Reads some elements of a source.
+fn read(
+    source: &dyn TensorSource,
+    (entry, tensor_idx): (&TensorEntry, usize),
+    elements: Range<u64>,
+    bytes: &mut Vec<u8>,
+) -> Result<(), Error> {
+    bytes.resize(to_index(entry.dtype.bytes_of(elements.end - elements.start).unwrap_or(0)), 0);
+    source
+        .read_elements(tensor_idx, elements, bytes)
+        .map_err(|source| Error::Access { tensor: display_name(&entry.name), source })
 }
 
 /// Reads and widens some elements of a source.
@@ -57,12 +65,9 @@ pub(crate) fn read_widened(
     bytes: &mut Vec<u8>,
     out: &mut Vec<f64>,
 ) -> Result<(), Error> {
-    let n_elements = elements.end - elements.start;
-    bytes.resize(to_index(entry.dtype.bytes_of(n_elements).unwrap_or(0)), 0);
-    source
-        .read_elements(tensor_idx, elements, bytes)
-        .map_err(|source| Error::Access { tensor: display_name(&entry.name), source })?;
-    out.resize(to_index(n_elements), 0.0);
+    let n_elements = to_index(elements.end - elements.start);
+    read(source, (entry, tensor_idx), elements, bytes)?;
+    out.resize(n_elements, 0.0);
     widen_into(entry.dtype, bytes, out);
     Ok(())
 }
@@ -119,24 +124,26 @@ impl Scan<'_> {
         act: &(dyn Fn(&mut T, Deltas<'_>) -> Result<(), Error> + Sync),
         run: &RunContext<'_>,
     ) -> Result<(), Error> {
-        let entry = (&self.layout.catalog.entries()[part.tensor_idx], part.tensor_idx);
-        let Buffers { bytes, base, delta } = buffers;
+        let (entry, tensor_idx) = (&self.layout.catalog.entries()[part.tensor_idx], part.tensor_idx);
+        let Buffers { base_bytes, bytes, base, delta } = buffers;
+        let block_bytes = to_index(entry.dtype.bytes_of(BLOCK_ELEMENTS as u64).unwrap_or(1)).max(1);
         for elements in self.piece.pieces_of(part) {
-            read_widened(self.sources[self.base], entry, elements.clone(), bytes, base)?;
-            run.progress.advance(bytes.len() as u64);
+            read(self.sources[self.base], (entry, tensor_idx), elements.clone(), base_bytes)?;
+            run.progress.advance(base_bytes.len() as u64);
             for (expert, &source_idx) in self.experts.iter().enumerate() {
-                read_widened(self.sources[source_idx], entry, elements.clone(), bytes, delta)?;
+                read(self.sources[source_idx], (entry, tensor_idx), elements.clone(), bytes)?;
                 run.progress.advance(bytes.len() as u64);
-                delta.iter_mut().zip(&*base).for_each(|(x, b)| *x -= b);
-                let (tensor_idx, part_idx, first_element) = (part.tensor_idx, part.part_idx, elements.start);
-                act(state, Deltas { tensor_idx, part_idx, expert, first_element, values: delta })?;
+                let blocks = base_bytes.chunks(block_bytes).zip(bytes.chunks(block_bytes));
+                for (first_element, (base_bytes, bytes)) in elements.clone().step_by(BLOCK_ELEMENTS).zip(blocks) {
+                    let n_elements = BLOCK_ELEMENTS.min(to_index(elements.end - first_element));
+                    base.resize(n_elements, 0.0);
+                    delta.resize(n_elements, 0.0);
+                    widen_into(entry.dtype, base_bytes, base);
+                    widen_delta_into(entry.dtype, bytes, base, delta, run.limits.simd);
+                    act(state, Deltas { tensor_idx, part_idx: part.part_idx, expert, first_element, values: delta })?;
+                }
             }
         }
         Ok(())
     }
-}
-
-/// Bytes that widening buffers of one thread take, for pieces of `n_elements` elements at most.
-pub(crate) fn widened_bytes(n_buffers: usize, n_elements: u64) -> u64 {
-    (n_buffers as u64).saturating_mul(n_elements).saturating_mul(Dtype::F64.bytes().unwrap_or(8))
 }

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use thalweg_checkpoint::{LOCK_NAME, OutputLayout, SideFileComparison, StagedCheckpoint};
-use thalweg_storage::guard::{Contents, Place, look_at, remove_own_folder};
-use thalweg_storage::publish::{Replace, publish_folder};
+use thalweg_storage::guard::{Place, look_at, remove_own_folder};
+use thalweg_storage::publish::Replace;
 use thalweg_storage::{Error as StorageError, FileKind, Lock};
 
 use super::division::Division;
 use super::names::{ShareFile, is_share_name, parse_name};
 use super::record::ShareRecord;
 use super::run::{one_by_one, read_units};
-use super::stage::{ShareScene, remove_if_there};
+use super::stage::ShareScene;
 use super::{Share, array_expression};
 use crate::context::{RunContext, Stage};
 use crate::engine::{Work, lay_out, merge_with_frames, note_output, open_aligned, units_of};
@@ -25,9 +25,10 @@ use crate::merge_layout::MergeLayout;
 use crate::open_source::OpenSource;
 use crate::outcome::MergeOutcome;
 use crate::output::{CommitInput, describe_output};
-use crate::own::{MERGED_FOLDER, merged_contents};
+use crate::own::MERGED_FOLDER;
 use crate::pending::{Pending, check_disk_space, refuse_sources};
 use crate::plan::MergePlan;
+use crate::sealed::{publish_sealed, remove_if_there, sealed_receipt};
 use crate::stage::{StagedOutput, check_names, note_lack_of_locks, note_stages};
 
 /// Shares that are not done.
@@ -110,9 +111,9 @@ impl<'a> Ready<'a> {
         refuse_sources(&*run.storage, output, &sources)?;
         let laid_out = Arc::new(lay_out(output, (&sources, &layout), run)?);
         let scene = ShareScene { output, sources: &sources, layout: &laid_out, run };
-        let is_sealed = scene.sealed_receipt()?.is_some();
+        let is_sealed = sealed_receipt(output, &*run.storage)?.is_some();
         if is_sealed {
-            publish_sealed(scene, options)?;
+            publish_sealed(output, options.replace, run)?;
         }
         let parts = match is_sealed || !has_shares(scene)? {
             true => None,
@@ -154,7 +155,7 @@ impl<'a> Ready<'a> {
             peak_memory_bytes: parts.peak_memory_bytes,
         };
         let described = describe_output(0, staged, &input, run);
-        let receipt = described.and_then(|output| output.publish(options.replace)).inspect_err(kept)?;
+        let receipt = described.and_then(|output| output.publish(options.replace, run)).inspect_err(kept)?;
         note_equal_sources(std::slice::from_ref(&receipt), run);
         let bytes_resumed = merged.bytes_resumed;
         Ok(MergeOutcome { path: output.path.clone(), receipt, was_done: false, bytes_resumed, compared: None })
@@ -178,7 +179,7 @@ fn existing(
     let as_it_is = ExecuteOptions { replace: Replace::Never, partial: PartialStage::Resume };
     let pending = Pending::find(plan, (sources, layout), as_it_is, run)?;
     let stage = run.storage.stage_path(&plan.outputs[0].path);
-    let outcome = pending.into_outcomes(Vec::new()).pop().ok_or(Error::NoShares { stage: stage.clone() })?;
+    let outcome = pending.into_outcomes(Vec::new(), 0).pop().ok_or(Error::NoShares { stage: stage.clone() })?;
     if options.replace == Replace::Force && look_at(&*run.storage, &stage)? == Place::Folder {
         // The output that this one replaced, if a stop came before it was removed.
         match remove_own_folder(&*run.storage, &stage, MERGED_FOLDER) {
@@ -187,28 +188,6 @@ fn existing(
         }
     }
     Ok(outcome)
-}
-
-/// Publishes an output that is complete in its stage, after the files that it was resumed from are removed.
-fn publish_sealed(scene: ShareScene<'_>, options: ExecuteOptions) -> Result<(), Error> {
-    let (storage, stage) = (&*scene.run.storage, scene.stage());
-    let _lock = storage.lock(&stage.join(LOCK_NAME))?;
-    if let Contents::Ours { foreign, .. } = merged_contents(storage, &stage)? {
-        let known = foreign.iter().filter(|name| is_share_name(name) || [LOCK_NAME, JOURNAL_NAME].contains(&&***name));
-        for name in known.cloned().collect::<Vec<_>>() {
-            remove_if_there(storage, &stage.join(name))?;
-        }
-    }
-    storage.sync_folder(&stage)?;
-    let is_free = match look_at(storage, &scene.output.path)? {
-        Place::Free => true,
-        Place::Folder => storage.count_entries(&scene.output.path)? == 0,
-        _ => false,
-    };
-    if !is_free && options.replace == Replace::Never {
-        return Err(Error::OutputExists { path: scene.output.path.clone(), holds: String::new() });
-    }
-    Ok(publish_folder(storage, &stage, &scene.output.path, options.replace, MERGED_FOLDER)?)
 }
 
 /// Looks for all shares, with the stage locked.

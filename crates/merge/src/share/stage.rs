@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thalweg_checkpoint::{LOCK_NAME, OutputLayout, StagedCheckpoint};
-use thalweg_storage::guard::{Place, look_at, remove_own_folder, shown_names};
+use thalweg_storage::guard::{remove_own_folder, shown_names};
 use thalweg_storage::{Lock, Storage};
+use thalweg_tensor::counted;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use super::Share;
@@ -19,8 +20,7 @@ use crate::journal::{JOURNAL_NAME, Journal, JournalState, StageKey, UnitRecord};
 use crate::open_source::OpenSource;
 use crate::own::MERGED_FOLDER;
 use crate::plan::OutputPlan;
-use crate::receipt::read_receipt_of;
-use crate::receipt::{MergeReceipt, RECEIPT_NAME};
+use crate::sealed::{remove_if_there, sealed_receipt};
 use crate::stage::{
     StagePlace, StagedOutput, check_names, empty_stage, find_stage, identity_of, join_key, names_of_shares,
     note_lack_of_locks, refuse, stage_names,
@@ -68,17 +68,6 @@ impl<'a> ShareScene<'a> {
         Ok(names)
     }
 
-    /// The receipt of an output that is complete in its stage: everything else was on the medium before it was written.
-    pub(super) fn sealed_receipt(self) -> Result<Option<MergeReceipt>, Error> {
-        let stage = self.stage();
-        if look_at(self.storage(), &stage.join(RECEIPT_NAME))? != Place::File {
-            return Ok(None);
-        }
-        let Ok(receipt) = read_receipt_of(self.storage(), &stage) else { return Ok(None) };
-        let is_ours = receipt.plan_digest == self.output.digest()? && receipt.is_as_sealed()? == Some(true);
-        Ok(is_ours.then_some(receipt))
-    }
-
     /// What a stage holds that is not a share of this work; `None` if all is.
     ///
     /// The key is compared with the journals of `share` and of one other share. By the same rule those agree with all.
@@ -92,7 +81,7 @@ impl<'a> ShareScene<'a> {
             }
             let Some((file, found)) = parse_name(&entry.name) else { continue };
             if found.count != share.count {
-                return others(format!("{} processes, not by {}", found.count, share.count));
+                return others(format!("{}, not by {}", counted(found.count, "process"), share.count));
             }
             if file == ShareFile::Journal && (found == share || !compared) {
                 compared |= found != share;
@@ -112,7 +101,7 @@ impl<'a> ShareScene<'a> {
         options: ExecuteOptions,
     ) -> Result<Found<'a>, Error> {
         let (storage, stage) = (self.storage(), self.stage());
-        if self.sealed_receipt()?.is_some() {
+        if sealed_receipt(self.output, storage)?.is_some() {
             return Ok(Found::Sealed);
         }
         if let StagePlace::Sealed = find_stage(storage, self.output, options)? {
@@ -237,12 +226,5 @@ impl<'a> ShareScene<'a> {
             .map(|(_, share)| share.index)
             .collect();
         Ok((0..count).filter(|index| !recorded.contains(index)).collect())
-    }
-}
-
-pub(super) fn remove_if_there(storage: &dyn Storage, path: &Path) -> Result<(), Error> {
-    match storage.remove(path) {
-        Err(error) if !error.is_not_found() => Err(error.into()),
-        _ => Ok(()),
     }
 }

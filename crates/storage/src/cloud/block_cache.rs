@@ -1,7 +1,7 @@
 //! Blocks of objects in memory: what was asked for ahead, and what is read in small pieces.
 //!
 //! Neighbouring reads become one request for a block; a request that is under way is never made twice. What a pass over
-//! an object has read whole goes at once, the rest when room is needed, oldest first.
+//! a large object has read whole goes at once, the rest when room is needed, oldest first.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -22,15 +22,23 @@ impl BlockSize {
     pub(super) const fn bytes(self) -> u64 {
         match self {
             Self::Small => 128 << 10,
-            Self::Large => 4 << 20,
+            Self::Large => SPARE_BYTES as u64,
         }
     }
 }
 
+/// An object of at most this size comes whole, and stays until room is needed.
+pub(super) const SMALL_OBJECT_BYTES: u64 = 1 << 20;
+
+/// A large block.
+const SPARE_BYTES: usize = 4 << 20;
+/// Spare blocks that are kept: as many as come in while others are read.
+const MAX_SPARES: usize = 16;
+
 #[derive(Debug)]
 enum Slot {
     Asked,
-    Here { bytes: Vec<u8>, n_read: usize, last_used: u64 },
+    Here { bytes: Arc<Vec<u8>>, n_read: usize, last_used: u64 },
     Failed(Fault),
 }
 
@@ -39,6 +47,8 @@ struct State {
     slots: BTreeMap<BlockKey, Slot>,
     held_bytes: u64,
     n_uses: u64,
+    /// Memory of large blocks that were read: to give it back to the system and take new memory costs more than a copy.
+    spare: Vec<Vec<u8>>,
 }
 
 /// The blocks of all stores of a process.
@@ -100,7 +110,7 @@ impl BlockCache {
         state.n_uses += 1;
         let last_used = state.n_uses;
         let slot = match outcome {
-            Ok(bytes) => Slot::Here { bytes, n_read: 0, last_used },
+            Ok(bytes) => Slot::Here { bytes: Arc::new(bytes), n_read: 0, last_used },
             Err(fault) => {
                 state.held_bytes -= n_bytes;
                 Slot::Failed(fault)
@@ -109,6 +119,29 @@ impl BlockCache {
         state.slots.insert(key.clone(), slot);
         drop(state);
         self.arrived.notify_all();
+    }
+
+    /// Memory for a block of `n_bytes`, empty.
+    pub(super) fn buffer(&self, n_bytes: usize) -> Vec<u8> {
+        if n_bytes < SPARE_BYTES / 2 {
+            return Vec::with_capacity(n_bytes);
+        }
+        let spare = self.state().spare.pop();
+        spare.unwrap_or_else(|| Vec::with_capacity(SPARE_BYTES))
+    }
+
+    /// Keeps the memory of a large block whose last reader this is.
+    fn recycle(&self, bytes: Arc<Vec<u8>>) {
+        if bytes.capacity() != SPARE_BYTES {
+            return;
+        }
+        if let Ok(mut bytes) = Arc::try_unwrap(bytes) {
+            bytes.clear();
+            let mut state = self.state();
+            if state.spare.len() < MAX_SPARES {
+                state.spare.push(bytes);
+            }
+        }
     }
 
     /// Waits for a block and copies from `start` in it. `None` if it is not here and not under way: ask again.
@@ -124,20 +157,29 @@ impl BlockCache {
                     _ => return None,
                 },
                 Slot::Here { bytes, n_read, last_used } => {
-                    let part = start.checked_add(out.len()).and_then(|end| bytes.get(start..end))?;
-                    out.copy_from_slice(part);
+                    let bytes = Arc::clone(bytes);
                     (*n_read, *last_used) = (*n_read + out.len(), now);
                     let (is_read, len_bytes) = (*n_read >= bytes.len(), bytes.len() as u64);
-                    if is_read && key.1 == BlockSize::Large {
+                    if is_read && key.1 == BlockSize::Large && !is_small_object(key, len_bytes) {
                         state.slots.remove(key);
                         state.held_bytes -= len_bytes;
                     }
+                    // Many threads copy at once.
+                    drop(state);
+                    let part = start.checked_add(out.len()).and_then(|end| bytes.get(start..end))?;
+                    out.copy_from_slice(part);
+                    self.recycle(bytes);
                     return Some(Ok(()));
                 }
             }
             state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
+}
+
+/// Whether a block is all of a small object: an index or a config, which several steps of a command read.
+fn is_small_object((_, _, number): &BlockKey, len_bytes: u64) -> bool {
+    *number == 0 && len_bytes <= SMALL_OBJECT_BYTES
 }
 
 impl State {
@@ -174,15 +216,27 @@ mod tests {
     #[test]
     fn a_block_is_fetched_once_and_goes_when_it_was_read() {
         let cache = BlockCache::new(100);
-        assert_eq!(cache.ask(&key(0), 4, Need::Now), Ask::Fetch);
-        assert_eq!(cache.ask(&key(0), 4, Need::Now), Ask::Skip);
-        cache.put(&key(0), 4, Ok(b"abcd".to_vec()));
+        assert_eq!(cache.ask(&key(1), 4, Need::Now), Ask::Fetch);
+        assert_eq!(cache.ask(&key(1), 4, Need::Now), Ask::Skip);
+        cache.put(&key(1), 4, Ok(b"abcd".to_vec()));
         let mut out = [0; 2];
-        cache.copy(&key(0), 2, &mut out).unwrap().unwrap();
-        assert_eq!((&out, cache.has(&key(0))), (b"cd", true));
-        cache.copy(&key(0), 0, &mut out).unwrap().unwrap();
-        assert_eq!((&out, cache.has(&key(0))), (b"ab", false));
-        assert!(cache.copy(&key(0), 0, &mut out).is_none());
+        cache.copy(&key(1), 2, &mut out).unwrap().unwrap();
+        assert_eq!((&out, cache.has(&key(1))), (b"cd", true));
+        cache.copy(&key(1), 0, &mut out).unwrap().unwrap();
+        assert_eq!((&out, cache.has(&key(1))), (b"ab", false));
+        assert!(cache.copy(&key(1), 0, &mut out).is_none());
+    }
+
+    #[test]
+    fn a_small_object_stays_when_it_was_read() {
+        let cache = BlockCache::new(100);
+        cache.ask(&key(0), 4, Need::Now);
+        cache.put(&key(0), 4, Ok(b"abcd".to_vec()));
+        for _ in 0..3 {
+            let mut out = [0; 4];
+            cache.copy(&key(0), 0, &mut out).unwrap().unwrap();
+            assert_eq!((&out, cache.has(&key(0))), (b"abcd", true));
+        }
     }
 
     #[test]

@@ -35,6 +35,10 @@ impl Fault {
         Self { kind: FaultKind::Changed, what: String::new() }
     }
 
+    pub(super) fn interrupted() -> Self {
+        Self::new(RemoteFault::Interrupted, "interrupted")
+    }
+
     pub(super) fn of(error: &StoreError) -> Self {
         let text = chain_text(error);
         let status = status_in(&text);

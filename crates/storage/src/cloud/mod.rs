@@ -13,10 +13,13 @@ mod pending_file;
 mod remote;
 mod remote_file;
 mod router;
+mod stop;
 mod upload;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 pub use key::UPLOAD_MARKER;
@@ -32,6 +35,8 @@ pub struct CloudSettings {
     pub staging: PathBuf,
     /// How long a failing request is retried.
     pub give_up_after: Duration,
+    /// Set from outside to stop: requests are then neither repeated nor waited for longer than a moment.
+    pub interrupt: Arc<AtomicBool>,
 }
 
 impl CloudSettings {
@@ -56,7 +61,7 @@ impl CloudSettings {
                 _ => {}
             }
         }
-        Self { variables: of_stores, staging, give_up_after: Duration::from_secs(seconds) }
+        Self { variables: of_stores, staging, give_up_after: Duration::from_secs(seconds), interrupt: Arc::default() }
     }
 }
 

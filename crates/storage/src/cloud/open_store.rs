@@ -66,7 +66,9 @@ pub(super) fn open_store(location: &Location, settings: &CloudSettings) -> Resul
     opened.map_err(|error| {
         let what = error.to_string();
         // The text of a builder names a variable or a part of the configuration, but might repeat its value.
-        let secret = settings.variables.iter().any(|(_, value)| value.len() >= 4 && what.contains(&**value));
+        let values = settings.variables.iter().map(|(_, value)| &**value);
+        let mut values = values.clone().chain(values.flat_map(|value| read_connection(value).map(|(_, part)| part)));
+        let secret = values.any(|value| value.len() >= 4 && what.contains(value));
         let what = if secret { "an environment variable of the store has an invalid value".to_owned() } else { what };
         Fault::new(RemoteFault::Settings, what).into_error("open", Path::new(&root))
     })
@@ -100,6 +102,15 @@ fn open_s3(location: &Location, settings: &CloudSettings) -> object_store::Resul
     Ok(both(store))
 }
 
+/// Variables that give the client a token to send.
+const GOOGLE_CREDENTIALS: [&str; 5] = [
+    "google_application_credentials",
+    "google_bearer_token",
+    "google_service_account",
+    "google_service_account_key",
+    "google_service_account_path",
+];
+
 fn open_google(location: &Location, settings: &CloudSettings) -> object_store::Result<OpenStore> {
     let variables = variables(settings, &["GOOGLE_", "STORAGE_EMULATOR_HOST"]);
     let mut builder = GoogleCloudStorageBuilder::new();
@@ -111,7 +122,12 @@ fn open_google(location: &Location, settings: &CloudSettings) -> object_store::R
     let emulator = variables.get("storage_emulator_host").copied();
     if let Some(host) = emulator {
         let url = if host.contains("://") { host.to_owned() } else { format!("http://{host}") };
-        builder = builder.with_base_url(&url).with_skip_signature(true);
+        builder = builder.with_base_url(url.trim_end_matches('/'));
+        if !variables.keys().any(|name| GOOGLE_CREDENTIALS.contains(&&**name)) {
+            // Without a token the client asks one of a server that only machines of the provider reach; to skip
+            // signatures spares it that for reads, but not for writes.
+            builder = builder.with_bearer_token("emulator");
+        }
     }
     let store = builder
         .with_bucket_name(&location.bucket)
@@ -123,7 +139,12 @@ fn open_google(location: &Location, settings: &CloudSettings) -> object_store::R
 }
 
 fn open_azure(location: &Location, settings: &CloudSettings) -> object_store::Result<OpenStore> {
-    let variables = variables(settings, &["AZURE_"]);
+    let mut variables = variables(settings, &["AZURE_"]);
+    let connection = variables.get("azure_storage_connection_string").copied().unwrap_or_default();
+    // What is said by itself comes before the same in the connection string.
+    for (name, value) in read_connection(connection) {
+        variables.entry(name.to_owned()).or_insert(value);
+    }
     let mut builder = MicrosoftAzureBuilder::new();
     for (name, value) in &variables {
         if let Ok(key) = name.parse() {
@@ -141,6 +162,22 @@ fn open_azure(location: &Location, settings: &CloudSettings) -> object_store::Re
     Ok(both(store))
 }
 
+/// The variables that a connection string of Azure stands for. It is `NAME=VALUE;NAME=VALUE`, in which values may hold
+/// `=`.
+fn read_connection(text: &str) -> impl Iterator<Item = (&'static str, &str)> {
+    text.split(';').filter_map(|part| part.split_once('=')).filter_map(|(name, value)| {
+        let variable = match name.trim().to_ascii_lowercase().as_str() {
+            "accountname" => "azure_storage_account_name",
+            "accountkey" => "azure_storage_account_key",
+            "blobendpoint" => "azure_storage_endpoint",
+            "sharedaccesssignature" => "azure_storage_sas_token",
+            "usedevelopmentstorage" => "azure_storage_use_emulator",
+            _ => return None,
+        };
+        Some((variable, value.trim()))
+    })
+}
+
 fn open_http(root: &str, settings: &CloudSettings) -> object_store::Result<OpenStore> {
     let store = HttpBuilder::new()
         .with_url(root)
@@ -149,4 +186,40 @@ fn open_http(root: &str, settings: &CloudSettings) -> object_store::Result<OpenS
         .with_http_connector(PatientConnector::default())
         .build()?;
     Ok(OpenStore { store: Arc::new(store), parts: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_strings_are_read_as_variables() {
+        let text = "DefaultEndpointsProtocol=http;AccountName=me;AccountKey=a2V5==;\
+                    BlobEndpoint=http://127.0.0.1:10000/me;";
+        let found: BTreeMap<&str, &str> = read_connection(text).collect();
+        assert_eq!(found["azure_storage_account_key"], "a2V5==");
+        assert_eq!(found["azure_storage_endpoint"], "http://127.0.0.1:10000/me");
+        assert_eq!((found["azure_storage_account_name"], found.len()), ("me", 3));
+        assert_eq!(read_connection("UseDevelopmentStorage=true").next(), Some(("azure_storage_use_emulator", "true")));
+    }
+
+    fn open(variables: &[(&str, &str)], address: &str) -> Result<OpenStore, Error> {
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let settings = CloudSettings {
+            variables,
+            staging: std::path::PathBuf::new(),
+            give_up_after: Duration::from_secs(1),
+            interrupt: Arc::default(),
+        };
+        open_store(&Location::parse(Path::new(address))?.unwrap(), &settings)
+    }
+
+    #[test]
+    fn a_wrong_connection_string_is_not_repeated() {
+        let secret = "AccountName=me;AccountKey=not-base-64-!;BlobEndpoint=http://127.0.0.1:1/me";
+        let Err(error) = open(&[("AZURE_STORAGE_CONNECTION_STRING", secret)], "az://container/x") else {
+            panic!("the key is not valid")
+        };
+        assert!(!format!("{error} {error:?}").contains("not-base-64-!"), "{error:?}");
+    }
 }

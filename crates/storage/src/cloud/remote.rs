@@ -22,6 +22,7 @@ use super::key::{join_key, parent_key};
 use super::listing::{Cover, Found, Listing, Listings, MAX_LISTED, Object, folder_info};
 use super::open_store::OpenStore;
 use super::pending_file::{FileStore, PendingFile, PendingFiles};
+use super::stop::{Patience, Stop};
 use crate::error::{Error, RemoteFault};
 use crate::host::{Host, ProcessHost};
 use crate::{FileInfo, FileKind, FolderEntry};
@@ -41,6 +42,7 @@ pub(super) struct Shared {
     pub(super) in_flight: Arc<Semaphore>,
     pub(super) clock: ProcessHost,
     pub(super) give_up_after: Duration,
+    pub(super) stop: Stop,
 }
 
 /// A bucket, a container, or a server of files.
@@ -123,12 +125,18 @@ impl Remote {
         fault.into_error(act, &self.path_of(key))
     }
 
+    /// Whether a stop was asked for: nothing more is begun then.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.shared.stop.is_asked()
+    }
+
     /// Waits for a future on the runtime of stores.
     pub(super) fn wait<T>(&self, future: impl Future<Output = T>) -> T {
         self.shared.runtime.block_on(future)
     }
 
-    /// Makes a request and retries it while that may help, up to the time limit.
+    /// Makes a request and retries it while that may help, up to the time limit, and no longer than until a stop is
+    /// asked for. Every wait for a store is in here.
     pub(super) async fn persist<T, F>(&self, request: impl Fn() -> F) -> Result<T, Fault>
     where
         F: Future<Output = object_store::Result<T>>,
@@ -153,12 +161,15 @@ impl Remote {
         let mut last = None;
         for n_attempts in 1.. {
             let left = limit - (self.shared.clock.elapsed_seconds() - began);
-            let outcome = tokio::time::timeout(Duration::from_secs_f64(left.max(0.1)), request()).await;
-            let fault = match outcome {
-                Ok(Ok(value)) => return Ok(value),
-                Ok(Err(fault)) => fault,
+            let attempt = tokio::time::timeout(Duration::from_secs_f64(left.max(0.1)), request());
+            let fault = match self.shared.stop.wait(Patience::Request, attempt).await {
+                Some(Ok(Ok(value))) => return Ok(value),
+                Some(Ok(Err(fault))) => fault,
+                None => return Err(Fault::interrupted()),
                 // The last failure says more than the timeout.
-                Err(_) => last.take().unwrap_or_else(|| Fault::new(RemoteFault::Unreachable, "the request timed out")),
+                Some(Err(_)) => {
+                    last.take().unwrap_or_else(|| Fault::new(RemoteFault::Unreachable, "the request timed out"))
+                }
             };
             let seconds = self.shared.clock.elapsed_seconds() - began;
             if !fault.may_pass() || seconds + wait.as_secs_f64() >= limit {
@@ -169,7 +180,9 @@ impl Remote {
                 return Err(fault);
             }
             last = Some(fault);
-            tokio::time::sleep(wait).await;
+            if self.shared.stop.wait(Patience::Pause, tokio::time::sleep(wait)).await.is_none() {
+                return Err(Fault::interrupted());
+            }
             wait = (wait * 2).min(MAX_WAIT);
         }
         Err(Fault::new(RemoteFault::Unreachable, "no answer"))
@@ -382,9 +395,11 @@ impl Remote {
         let n_bytes = range.end - range.start;
         self.shared.runtime.spawn(async move {
             // The semaphore is never closed.
-            let permit = remote.shared.in_flight.acquire().await;
-            let outcome = remote.get(&key, &object, range).await;
-            drop(permit);
+            let permit = remote.shared.stop.wait(Patience::Request, remote.shared.in_flight.acquire()).await;
+            let outcome = match permit {
+                Some(_permit) => remote.get(&key, &object, range).await,
+                None => Err(Fault::interrupted()),
+            };
             remote.shared.blocks.put(&block, n_bytes, outcome);
         });
     }
@@ -406,7 +421,7 @@ impl Remote {
             if now.e_tag != object.e_tag || now.len_bytes != object.len_bytes {
                 return Err(Fault::changed());
             }
-            let mut bytes = Vec::with_capacity(n_bytes);
+            let mut bytes = self.shared.blocks.buffer(n_bytes);
             let mut stream = found.into_stream();
             while let Some(part) = stream.next().await.transpose().map_err(|error| Fault::of(&error))? {
                 bytes.extend_from_slice(&part);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::block_cache::{Ask, BlockKey, BlockSize, Need};
+use super::block_cache::{Ask, BlockKey, BlockSize, Need, SMALL_OBJECT_BYTES};
 use super::fault::Fault;
 use super::listing::{Found, Object};
 use super::remote::Remote;
@@ -48,7 +48,6 @@ impl RemoteFile {
 
     /// Small objects come whole.
     fn small_size(&self) -> BlockSize {
-        const SMALL_OBJECT_BYTES: u64 = 1 << 20;
         if self.object.len_bytes <= SMALL_OBJECT_BYTES { BlockSize::Large } else { BlockSize::Small }
     }
 

@@ -18,10 +18,13 @@ use super::open_store::{OpenStore, open_store};
 use super::pending_file::{PendingReader, check_length};
 use super::remote::{MAX_IN_FLIGHT, Remote, Shared};
 use super::remote_file::RemoteFile;
+use super::stop::Stop;
 use crate::error::Error;
 use crate::host::ProcessHost;
 use crate::names::stage_path;
-use crate::{CommitStyle, FileInfo, FileKind, FolderEntry, LocalStorage, Lock, ReadAt, Storage, WriteAt};
+use crate::{
+    CommitStyle, FileInfo, FileKind, FolderEntry, LocalStorage, Lock, ReadAt, Storage, UploadWatcher, WriteAt,
+};
 
 /// Memory for blocks that are read ahead, over all stores.
 const CACHE_BYTES: u64 = 256 << 20;
@@ -97,6 +100,7 @@ impl RoutedStorage {
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             clock: ProcessHost::start(),
             give_up_after: self.settings.give_up_after,
+            stop: Stop::new(Arc::clone(&self.settings.interrupt)),
         };
         Ok(self.shared.get_or_init(|| shared).clone())
     }
@@ -228,7 +232,7 @@ fn remove_at(remote: &Arc<Remote>, key: &str) -> Result<(), Error> {
 }
 
 /// A lock that another process holds, as that of the address.
-fn of_address(lock: Result<Lock, Error>, path: &Path) -> Result<Lock, Error> {
+fn of_address<T>(lock: Result<T, Error>, path: &Path) -> Result<T, Error> {
     lock.map_err(|error| match error {
         Error::Locked { .. } => Error::Locked { path: path.to_owned() },
         error => error,
@@ -413,10 +417,19 @@ impl Storage for RoutedStorage {
         }
     }
 
-    fn upload_folder(&self, stage: &Path, target: &Path, manifest: &str) -> Result<(), Error> {
+    fn upload_folder(
+        &self,
+        stage: &Path,
+        target: &Path,
+        manifest: &str,
+        watcher: &dyn UploadWatcher,
+    ) -> Result<(), Error> {
         match self.place(target)? {
-            Place::Local => self.local.upload_folder(stage, target, manifest),
-            Place::Remote(remote, key) => super::upload::upload_folder(&self.local, stage, (&remote, &key), manifest),
+            Place::Local => self.local.upload_folder(stage, target, manifest, watcher),
+            Place::Remote(remote, key) => {
+                let uploaded = super::upload::upload_folder((&self.local, stage), (&remote, &key), manifest, watcher);
+                of_address(uploaded, target)
+            }
         }
     }
 

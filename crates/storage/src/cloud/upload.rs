@@ -5,7 +5,7 @@
 //! is removed. Notes beside the stage say which objects and parts the store has, with the hash of their bytes.
 
 use std::collections::BTreeMap;
-use std::future::ready;
+use std::future::{Future, ready};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +21,7 @@ use super::fault::{Fault, FaultKind};
 use super::key::{UPLOAD_MARKER, join_key, number_of};
 use super::remote::Remote;
 use crate::error::{Error, RemoteFault};
-use crate::{FileKind, LocalStorage, ReadAt, Storage, WriteAt};
+use crate::{FileKind, LocalStorage, Lock, ReadAt, Storage, UploadWatcher, WriteAt};
 
 const MARKER_KIND: &str = "thalweg-upload";
 const MARKER_VERSION: u32 = 1;
@@ -30,11 +30,11 @@ const MARKER_VERSION: u32 = 1;
 const PART_BYTES: u64 = 8 << 20;
 /// Stores take 10,000 parts of one object.
 const MAX_PARTS: u64 = 9_000;
-/// Parts under way at once: each is held in memory.
-const PARTS_IN_FLIGHT: usize = 8;
+/// Parts under way at once, if none is larger than `PART_BYTES`: each is held in memory.
+const PARTS_IN_FLIGHT: u64 = 8;
 
 /// What the marker says.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Marker {
     kind: String,
     version: u32,
@@ -42,6 +42,13 @@ struct Marker {
     token: String,
     manifest: String,
     objects: Vec<MarkedObject>,
+}
+
+impl Default for Marker {
+    fn default() -> Self {
+        let (kind, version) = (MARKER_KIND.to_owned(), MARKER_VERSION);
+        Self { kind, version, token: String::new(), manifest: String::new(), objects: Vec::new() }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,12 +91,12 @@ struct Done {
 /// Uploads `stage` as the folder `key`, with the file `manifest` last, and removes the stage.
 ///
 /// # Errors
-/// `Remote`; `Io` for the stage.
+/// `Remote`; `Io` for the stage; `Locked`.
 pub(super) fn upload_folder(
-    local: &LocalStorage,
-    stage: &Path,
+    (local, stage): (&LocalStorage, &Path),
     (remote, key): (&Arc<Remote>, &str),
     manifest: &str,
+    watcher: &dyn UploadWatcher,
 ) -> Result<(), Error> {
     let mut files = Vec::new();
     collect_files(local, stage, "", &mut files)?;
@@ -99,13 +106,31 @@ pub(super) fn upload_folder(
     let token = format!("{:016x}", number_of(&[manifest_bytes.as_slice(), key.as_bytes()].concat()));
     let notes = Notes::open(local, stage, &token)?;
     let mut upload = Upload { local, stage, remote, key, notes, objects: rest };
-    upload.begin(&token, &last, manifest)?;
-    upload.send_all()?;
-    upload.check_all()?;
+    let marker = Marker { token, manifest: manifest.to_owned(), objects: last, ..Marker::default() };
+    if let Err(failed) = upload.attempt(&marker, watcher) {
+        if !failed.is_lost {
+            return Err(failed.error);
+        }
+        // A rule of the bucket may have removed parts that were sent long ago.
+        upload.notes.clear(local)?;
+        upload.attempt(&marker, watcher).map_err(|failed| failed.error)?;
+    }
     remote.put(&join_key(key, manifest), manifest_bytes)?;
     remote.delete(&join_key(key, UPLOAD_MARKER))?;
     upload.notes.remove(local)?;
     local.remove(stage)
+}
+
+/// Why an attempt failed, and whether the store no longer has what the notes say.
+struct Failed {
+    error: Error,
+    is_lost: bool,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { is_lost: error.is_not_found(), error }
+    }
 }
 
 fn collect_files(local: &LocalStorage, stage: &Path, inside: &str, files: &mut Vec<MarkedObject>) -> Result<(), Error> {
@@ -152,25 +177,31 @@ impl Upload<'_> {
         ObjectPath::parse(join_key(self.key, name)).map_err(unfit)
     }
 
+    /// Sends everything but the manifest. `marker` lists the manifest.
+    fn attempt(&mut self, marker: &Marker, watcher: &dyn UploadWatcher) -> Result<(), Failed> {
+        self.begin(marker)?;
+        self.send_all(watcher)?;
+        self.check_all()
+    }
+
     /// Puts the marker, or takes up the upload whose marker is there.
-    fn begin(&mut self, token: &str, last: &[MarkedObject], manifest: &str) -> Result<(), Error> {
+    fn begin(&mut self, marker: &Marker) -> Result<(), Error> {
         let found = read_marker(self.remote, self.key)?;
-        let is_same = found.as_ref().is_some_and(|marker| marker.token == token);
-        if let Some(marker) = found {
-            if is_same && !self.notes.is_empty() {
-                let ids: BTreeMap<String, Option<String>> =
-                    marker.objects.into_iter().map(|object| (object.name, object.upload_id)).collect();
-                for object in &mut self.objects {
-                    object.upload_id = ids.get(&object.name).cloned().flatten();
-                }
-            } else {
-                remove_marked(self.remote, self.key, &marker.objects)?;
-                self.notes.clear(self.local)?;
+        let is_same = found.as_ref().is_some_and(|found| found.token == marker.token) && !self.notes.is_empty();
+        let found = found.map(|found| found.objects).unwrap_or_default();
+        let ids: BTreeMap<&str, &Option<String>> =
+            found.iter().map(|object| (&*object.name, &object.upload_id)).collect();
+        for object in &mut self.objects {
+            let id = ids.get(&*object.name).filter(|_| is_same);
+            object.upload_id = id.and_then(|id| (*id).clone());
+        }
+        if !is_same {
+            if !found.is_empty() {
+                remove_marked(self.remote, self.key, &found)?;
             }
-        } else {
             self.notes.clear(self.local)?;
         }
-        self.put_marker(token, last, manifest)?;
+        self.put_marker(marker)?;
         let mut has_new = false;
         for k in 0..self.objects.len() {
             let object = &self.objects[k];
@@ -182,18 +213,12 @@ impl Upload<'_> {
                 has_new = true;
             }
         }
-        if has_new { self.put_marker(token, last, manifest) } else { Ok(()) }
+        if has_new { self.put_marker(marker) } else { Ok(()) }
     }
 
-    fn put_marker(&self, token: &str, last: &[MarkedObject], manifest: &str) -> Result<(), Error> {
-        let marker = Marker {
-            kind: MARKER_KIND.to_owned(),
-            version: MARKER_VERSION,
-            token: token.to_owned(),
-            manifest: manifest.to_owned(),
-            objects: self.objects.iter().chain(last).cloned().collect(),
-        };
-        let bytes = serde_json::to_vec_pretty(&marker).map_err(|error| Error::Io {
+    fn put_marker(&self, marker: &Marker) -> Result<(), Error> {
+        let objects = self.objects.iter().chain(&marker.objects).cloned().collect();
+        let bytes = serde_json::to_vec_pretty(&Marker { objects, ..marker.clone() }).map_err(|error| Error::Io {
             act: "write",
             path: self.remote.path_of(&join_key(self.key, UPLOAD_MARKER)),
             source: error.into(),
@@ -217,46 +242,67 @@ impl Upload<'_> {
         jobs
     }
 
-    /// Sends everything but the manifest, several parts at once.
-    fn send_all(&self) -> Result<(), Error> {
+    /// Sends what the store does not have, several parts at once.
+    fn send_all(&self, watcher: &dyn UploadWatcher) -> Result<(), Error> {
+        let jobs = self.jobs();
+        let total_bytes = jobs.iter().map(|job| job.len_bytes).sum();
+        watcher.begin_upload(total_bytes, jobs.iter().filter(|job| self.is_noted(job)).map(|job| job.len_bytes).sum());
+        let largest = jobs.iter().map(|job| job.len_bytes).max().unwrap_or(0).max(PART_BYTES);
+        let n_in_flight = to_index((PARTS_IN_FLIGHT * PART_BYTES / largest).max(2));
         let mut readers: Vec<Option<Arc<dyn ReadAt>>> = Vec::new();
         for object in &self.objects {
             readers.push(Some(self.local.open_file(&self.stage.join(&object.name))?));
         }
         let send = |job: Job| {
             let reader = readers[job.object].clone();
-            async move { self.send(&job, reader).await }
+            async move {
+                let was_noted = self.is_noted(&job);
+                self.send(&job, reader).await?;
+                if !was_noted {
+                    watcher.advance_upload(job.len_bytes);
+                }
+                Ok(())
+            }
         };
+        self.do_all(jobs, n_in_flight, send)?;
+        let in_parts = self.objects.iter().filter(|object| object.upload_id.is_some());
+        self.do_all(in_parts.collect(), n_in_flight, |object| self.complete(object))
+    }
+
+    /// Makes requests, up to `n_in_flight` of them at once.
+    fn do_all<T, F>(&self, jobs: Vec<T>, n_in_flight: usize, make: impl Fn(T) -> F) -> Result<(), Error>
+    where
+        F: Future<Output = Result<(), Error>>,
+    {
         let has_failed = AtomicBool::new(false);
-        let jobs = stream::iter(self.jobs()).take_while(|_| ready(!has_failed.load(Ordering::Relaxed)));
-        let sent = jobs.map(send).buffer_unordered(PARTS_IN_FLIGHT);
+        let may_begin = |_: &T| ready(!has_failed.load(Ordering::Relaxed) && !self.remote.is_stopping());
+        let made = stream::iter(jobs).take_while(may_begin).map(make).buffer_unordered(n_in_flight);
         self.remote.wait(async {
-            let mut sent = std::pin::pin!(sent);
+            let mut made = std::pin::pin!(made);
             let mut first_fault = Ok(());
             // After a fault nothing is begun, but what is in flight is waited for: a request that is abandoned may
             // arrive all the same, even after the upload was removed.
-            while let Some(outcome) = sent.next().await {
+            while let Some(outcome) = made.next().await {
                 has_failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
                 first_fault = first_fault.and(outcome);
             }
             first_fault
         })?;
-        self.remote.wait(async {
-            for object in self.objects.iter().filter(|object| object.upload_id.is_some()) {
-                self.complete(object).await?;
-            }
-            Ok(())
-        })
+        if self.remote.is_stopping() { Err(self.fail("", Fault::interrupted())) } else { Ok(()) }
+    }
+
+    /// Whether the notes say that the store has what a job sends.
+    fn is_noted(&self, job: &Job) -> bool {
+        let object = &self.objects[job.object];
+        let has = |part| self.notes.find(&object.name, part).is_some_and(|done| done.upload_id == object.upload_id);
+        has(job.part) || has(None)
     }
 
     /// Sends one object or part, unless the store has it.
     async fn send(&self, job: &Job, reader: Option<Arc<dyn ReadAt>>) -> Result<(), Error> {
         let object = &self.objects[job.object];
-        if self
-            .notes
-            .find(&object.name, None)
-            .is_some_and(|done| done.upload_id == object.upload_id && job.part.is_some())
-        {
+        let whole = self.notes.find(&object.name, None);
+        if job.part.is_some() && whole.is_some_and(|done| done.upload_id == object.upload_id) {
             return Ok(());
         }
         let mut bytes = vec![0; to_index(job.len_bytes)];
@@ -309,27 +355,29 @@ impl Upload<'_> {
     }
 
     /// Checks by one listing that every object is there with its length.
-    fn check_all(&self) -> Result<(), Error> {
+    fn check_all(&self) -> Result<(), Failed> {
         let found = self.remote.lengths_below(self.key)?;
         for object in &self.objects {
             let len_bytes = found.get(&join_key(self.key, &object.name)).copied();
             if len_bytes != Some(object.len_bytes) {
-                // Notes of what is not there would be believed by the next attempt as well.
-                self.notes.remove(self.local)?;
                 let found = len_bytes.map_or("nothing".to_owned(), |n| format!("{n} bytes"));
                 let what = format!("{} bytes were sent, but the store has {found}", object.len_bytes);
-                return Err(self.fail(&object.name, Fault::new(RemoteFault::Garbled, what)));
+                let error = self.fail(&object.name, Fault::new(RemoteFault::Garbled, what));
+                return Err(Failed { error, is_lost: true });
             }
         }
         Ok(())
     }
 }
 
-/// Lines beside a stage, one for each object and part that the store has.
+/// Lines beside a stage, one for each object and part that the store has, with a lock: two uploads of one stage would
+/// spoil each other's.
 struct Notes {
     path: PathBuf,
     file: Arc<dyn WriteAt>,
     state: Mutex<NotesState>,
+    lock_path: PathBuf,
+    _lock: Lock,
 }
 
 #[derive(Default)]
@@ -345,6 +393,8 @@ impl Notes {
         let mut path = stage.as_os_str().to_owned();
         path.push(format!("-upload-{token}"));
         let path = PathBuf::from(path);
+        let lock_path = PathBuf::from([path.as_os_str(), ".lock".as_ref()].join("".as_ref()));
+        let lock = local.lock(&lock_path)?;
         let bytes = match local.read_file(&path, MAX_BYTES) {
             Err(error) if error.is_not_found() => Vec::new(),
             bytes => bytes?,
@@ -357,7 +407,7 @@ impl Notes {
             state.end += line.len() as u64;
             state.done.insert((done.name.clone(), done.part), done);
         }
-        Ok(Self { path, file, state: Mutex::new(state) })
+        Ok(Self { path, file, state: Mutex::new(state), lock_path, _lock: lock })
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, NotesState> {
@@ -387,14 +437,15 @@ impl Notes {
     }
 
     fn clear(&mut self, local: &LocalStorage) -> Result<(), Error> {
-        self.remove(local)?;
+        local.remove(&self.path)?;
         self.file = local.open_together(&self.path, 0)?;
         *self.state() = NotesState::default();
         Ok(())
     }
 
     fn remove(&self, local: &LocalStorage) -> Result<(), Error> {
-        local.remove(&self.path)
+        local.remove(&self.path)?;
+        local.remove(&self.lock_path)
     }
 }
 

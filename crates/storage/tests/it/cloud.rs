@@ -2,16 +2,22 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use thalweg_storage::cloud::UPLOAD_MARKER;
 use thalweg_storage::guard::{Contents, OwnFolder};
 use thalweg_storage::publish::{Replace, publish_folder};
-use thalweg_storage::{CloudSettings, Error, ReadAt, RemoteFault, RoutedStorage, Storage};
+use thalweg_storage::{CloudSettings, Error, ReadAt, RemoteFault, RoutedStorage, Storage, Unwatched, UploadWatcher};
 use thalweg_testkit::{S3Server, Scratch, ServerFault};
 
 pub(crate) fn settings(scratch: &Scratch) -> CloudSettings {
-    CloudSettings { variables: Vec::new(), staging: scratch.join("staging"), give_up_after: Duration::from_secs(20) }
+    CloudSettings {
+        variables: Vec::new(),
+        staging: scratch.join("staging"),
+        give_up_after: Duration::from_secs(20),
+        interrupt: Arc::default(),
+    }
 }
 
 /// A server, and a storage that knows where it is.
@@ -117,6 +123,43 @@ fn a_store_that_stays_broken_is_given_up() {
     assert!(error.to_string().contains("503 (SlowDown)") && error.to_string().contains("attempts"), "{error}");
 }
 
+/// However a store keeps a command waiting, a stop ends that in a moment.
+#[test]
+fn a_stop_ends_every_wait_for_a_store() {
+    let busy = || ServerFault::Status(503, "SlowDown", 0);
+    let patient = || ServerFault::Status(503, "SlowDown", 30);
+    let hanging = || ServerFault::Late(Duration::from_secs(3));
+    let faults: [&dyn Fn() -> ServerFault; 3] = [&busy, &patient, &hanging];
+    for fault in faults {
+        let scene = Scene::new();
+        scene.server.put("run/x", &pattern(100));
+        let settings = CloudSettings { variables: scene.server.variables(), ..settings(&scene.scratch) };
+        let interrupt = Arc::clone(&settings.interrupt);
+        let storage = RoutedStorage::new(settings);
+        let file = storage.open_file(&address("run/x")).unwrap();
+        (0..50).for_each(|_| scene.server.fail_next("GET ", fault()));
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while scene.server.take_requests().is_empty() {
+                    std::thread::yield_now();
+                }
+                interrupt.store(true, Ordering::Relaxed);
+            });
+            // A read waits for a block, a listing for its request.
+            for error in [read(&*file, 0, 100).unwrap_err(), storage.list_folder(&address("other")).unwrap_err()] {
+                let is_cut = matches!(&error, Error::Remote { fault: RemoteFault::Interrupted, .. });
+                assert!(is_cut, "{:?}: {error:?}", fault());
+                assert_eq!(error.hint(), Some("rerun the command to resume"));
+            }
+        });
+        assert!(began.elapsed() < Duration::from_millis(2500), "{:?}: {:?}", fault(), began.elapsed());
+        // A store that answers is still asked, so that a last record can be written.
+        scene.server.forget_faults();
+        storage.list_folder(&address("run")).unwrap();
+    }
+}
+
 #[test]
 fn nothing_that_listens_is_an_error_that_names_the_address() {
     let scratch = Scratch::new();
@@ -183,7 +226,7 @@ fn heads_of_many_files_are_asked_for_at_once() {
     for key in &keys {
         scene.server.fail_next(&format!("GET {key}"), ServerFault::Late(Duration::from_millis(100)));
     }
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     storage.will_open(&paths);
     for path in &paths {
         assert_eq!(read(&*storage.open_file(path).unwrap(), 8, 100).unwrap(), pattern(108)[8..]);
@@ -225,7 +268,7 @@ fn an_output_is_uploaded_in_parts_with_the_manifest_last() {
     let scene = Scene::new();
     let storage = scene.storage();
     let (out, stage) = stage(&storage);
-    publish_folder(&storage, &stage, &out, Replace::Never, OWN).unwrap();
+    publish_folder(&storage, &stage, &out, Replace::Never, OWN, &Unwatched).unwrap();
     check_uploaded(&scene);
     let puts: Vec<String> =
         scene.server.take_requests().into_iter().filter(|seen| seen.method == "PUT").map(|seen| seen.key).collect();
@@ -246,7 +289,7 @@ fn an_upload_that_dies_is_invisible_and_is_resumed() {
         for _ in 0..8 {
             scene.server.fail_next(dies_at, ServerFault::Status(403, "AccessDenied", 0));
         }
-        publish_folder(&storage, &stage, &out, Replace::Never, OWN).unwrap_err();
+        publish_folder(&storage, &stage, &out, Replace::Never, OWN, &Unwatched).unwrap_err();
         let later = scene.storage();
         let hidden = later.file_info(&out).unwrap_err();
         assert!(matches!(hidden, Error::UnfinishedUpload { .. }), "{dies_at}: {hidden}");
@@ -255,7 +298,7 @@ fn an_upload_that_dies_is_invisible_and_is_resumed() {
         assert!(later.open_file(&out.join("config.json")).is_err(), "{dies_at}");
         scene.server.forget_faults();
         scene.server.take_requests();
-        publish_folder(&later, &stage, &out, Replace::Never, OWN).unwrap();
+        publish_folder(&later, &stage, &out, Replace::Never, OWN, &Unwatched).unwrap();
         check_uploaded(&scene);
         assert_eq!(later.list_folder(&out).unwrap().len(), 3);
         let n_parts = scene.server.take_requests().iter().filter(|seen| seen.query.starts_with("partNumber")).count();
@@ -267,6 +310,102 @@ fn an_upload_that_dies_is_invisible_and_is_resumed() {
     }
 }
 
+/// Bytes of an upload, of those that an earlier one sent, and of those that this one sent.
+#[derive(Default)]
+struct Counter([AtomicU64; 3]);
+
+impl UploadWatcher for Counter {
+    fn begin_upload(&self, total_bytes: u64, bytes_sent: u64) {
+        self.0[0].store(total_bytes, Ordering::Relaxed);
+        self.0[1].store(bytes_sent, Ordering::Relaxed);
+        self.0[2].store(0, Ordering::Relaxed);
+    }
+
+    fn advance_upload(&self, n_bytes: u64) {
+        self.0[2].fetch_add(n_bytes, Ordering::Relaxed);
+    }
+}
+
+impl Counter {
+    fn seen(&self) -> [u64; 3] {
+        [0, 1, 2].map(|k| self.0[k].load(Ordering::Relaxed))
+    }
+}
+
+#[test]
+fn an_upload_says_how_far_it_is_and_what_an_earlier_one_sent() {
+    const TOTAL: u64 = (9 << 20) + 100;
+    let scene = Scene::new();
+    let storage = scene.storage();
+    let (out, stage) = stage(&storage);
+    let counter = Counter::default();
+    scene.server.fail_next("POST out/big.safetensors?uploadId", ServerFault::Status(403, "AccessDenied", 0));
+    publish_folder(&storage, &stage, &out, Replace::Never, OWN, &counter).unwrap_err();
+    assert_eq!(counter.seen(), [TOTAL, 0, TOTAL], "the manifest comes last and is not counted");
+    publish_folder(&storage, &stage, &out, Replace::Never, OWN, &counter).unwrap();
+    assert_eq!(counter.seen(), [TOTAL, TOTAL, 0]);
+    check_uploaded(&scene);
+}
+
+#[test]
+fn parts_that_the_store_lost_are_sent_again() {
+    let scene = Scene::new();
+    let storage = scene.storage();
+    let (out, stage) = stage(&storage);
+    scene.server.fail_next("POST out/big.safetensors?uploadId", ServerFault::Status(403, "AccessDenied", 0));
+    publish_folder(&storage, &stage, &out, Replace::Never, OWN, &Unwatched).unwrap_err();
+    scene.server.lose_uploads();
+    publish_folder(&storage, &stage, &out, Replace::Never, OWN, &Unwatched).unwrap();
+    check_uploaded(&scene);
+}
+
+#[test]
+fn two_uploads_of_one_stage_keep_out_of_each_others_way() {
+    let scene = Scene::new();
+    let storage = scene.storage();
+    let (out, stage) = stage(&storage);
+    scene.server.take_requests();
+    scene.server.fail_next("PUT out/config", ServerFault::Held(Duration::from_millis(100)));
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| publish_folder(&storage, &stage, &out, Replace::Never, OWN, &Unwatched));
+        while !scene.server.take_requests().iter().any(|seen| seen.key == "out/config.json") {
+            std::thread::yield_now();
+        }
+        let second = publish_folder(&scene.storage(), &stage, &out, Replace::Never, OWN, &Unwatched).unwrap_err();
+        assert_eq!(second.to_string(), "`s3://bucket/out` is in use by another process");
+        first.join().unwrap().unwrap();
+    });
+    check_uploaded(&scene);
+}
+
+/// A stop in the middle keeps what was sent.
+#[test]
+fn an_upload_that_is_stopped_is_resumed() {
+    let scene = Scene::new();
+    let settings = CloudSettings { variables: scene.server.variables(), ..settings(&scene.scratch) };
+    let interrupt = Arc::clone(&settings.interrupt);
+    let storage = RoutedStorage::new(settings);
+    let (out, stage) = stage(&storage);
+    (0..50).for_each(|_| scene.server.fail_next("PUT out/config", ServerFault::Status(503, "SlowDown", 0)));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut n_refused = 0;
+            while n_refused < 2 {
+                n_refused += scene.server.take_requests().iter().filter(|seen| seen.key == "out/config.json").count();
+                std::thread::yield_now();
+            }
+            interrupt.store(true, Ordering::Relaxed);
+        });
+        let error = publish_folder(&storage, &stage, &out, Replace::Never, OWN, &Unwatched).unwrap_err();
+        assert!(matches!(&error, Error::Remote { fault: RemoteFault::Interrupted, .. }), "{error:?}");
+    });
+    scene.server.forget_faults();
+    let counter = Counter::default();
+    publish_folder(&scene.storage(), &stage, &out, Replace::Never, OWN, &counter).unwrap();
+    assert_eq!(counter.seen()[1..], [9 << 20, 100]);
+    check_uploaded(&scene);
+}
+
 #[test]
 fn what_an_upload_left_is_named_and_removed() {
     let scene = Scene::new();
@@ -276,7 +415,7 @@ fn what_an_upload_left_is_named_and_removed() {
     for _ in 0..4 {
         scene.server.fail_next("PUT out/big", ServerFault::Status(403, "AccessDenied", 0));
     }
-    publish_folder(&storage, &stage, &out, Replace::Never, OWN).unwrap_err();
+    publish_folder(&storage, &stage, &out, Replace::Never, OWN, &Unwatched).unwrap_err();
     assert_eq!(scene.server.n_open_uploads(), 1);
     let leftovers = storage.leftover_uploads(Path::new("s3://bucket")).unwrap();
     assert_eq!((leftovers.len(), leftovers[0].path.clone(), leftovers[0].n_files), (1, out, 3));
@@ -299,7 +438,7 @@ fn nothing_arrives_after_an_upload_that_failed_was_removed() {
     let wait = Duration::from_millis(100);
     scene.server.fail_next("PUT out/config", ServerFault::Held(wait));
     scene.server.fail_next("PUT out/refused", ServerFault::Status(403, "AccessDenied", 0));
-    publish_folder(&storage, &stage, &out, Replace::Never, OWN).unwrap_err();
+    publish_folder(&storage, &stage, &out, Replace::Never, OWN, &Unwatched).unwrap_err();
     let leftovers = storage.leftover_uploads(Path::new("s3://bucket")).unwrap();
     storage.remove_leftover(&leftovers[0]).unwrap();
     std::thread::sleep(wait + wait / 4);
@@ -312,11 +451,11 @@ fn an_output_of_other_bytes_does_not_resume_an_upload() {
     let storage = scene.storage();
     let (out, stage) = stage(&storage);
     scene.server.fail_next("PUT out/thalweg.json", ServerFault::Status(403, "AccessDenied", 0));
-    publish_folder(&storage, &stage, &out, Replace::Never, OWN).unwrap_err();
+    publish_folder(&storage, &stage, &out, Replace::Never, OWN, &Unwatched).unwrap_err();
     for name in ["config.json", "thalweg.json"] {
         storage.open_for_update(&stage.join(name)).unwrap().write_all_at(0, b"other").unwrap();
     }
-    publish_folder(&storage, &stage, &out, Replace::Never, OWN).unwrap();
+    publish_folder(&storage, &stage, &out, Replace::Never, OWN, &Unwatched).unwrap();
     assert!(scene.server.get("out/config.json").unwrap().starts_with(b"other"));
     assert_eq!(scene.server.n_open_uploads(), 0);
     assert_eq!(scene.server.keys().len(), 3);

@@ -11,7 +11,7 @@ use thalweg_storage::guard::{
     contents_by_manifest, foreign_entries, look_at, output_path, remove_own_folder,
 };
 use thalweg_storage::publish::{Replace, publish_file, publish_folder};
-use thalweg_storage::{Error, LocalStorage, Storage};
+use thalweg_storage::{Error, LocalStorage, Storage, Unwatched};
 
 const PLAN: OwnKind<'static> = OwnKind::json("a plan", "thalweg-plan");
 const PAGE: OwnKind<'static> = OwnKind::text("a page", "generator=thalweg");
@@ -119,7 +119,7 @@ fn a_folder_is_replaced_only_if_it_holds_nothing_but_our_own() {
     let (out, stage) = (scratch.path().join("out"), scratch.path().join("stage"));
     let publish = || {
         fs::create_dir_all(&stage).unwrap();
-        publish_folder(&storage, &stage, &out, Replace::Force, OWN)
+        publish_folder(&storage, &stage, &out, Replace::Force, OWN, &Unwatched)
     };
     let additions: [&dyn Fn(); 6] = [
         &|| fs::write(out.join("notes.md"), "mine").unwrap(),
@@ -150,7 +150,7 @@ fn a_link_to_an_output_is_not_followed() {
     make_output(&at("real"));
     symlink(at("real"), at("out")).unwrap();
     fs::create_dir(at("stage")).unwrap();
-    let message = refused(publish_folder(&storage, &at("stage"), &at("out"), Replace::Force, OWN));
+    let message = refused(publish_folder(&storage, &at("stage"), &at("out"), Replace::Force, OWN, &Unwatched));
     assert!(message.contains("is a link to"), "{message}");
     assert_eq!(fs::read(at("real/data")).unwrap(), b"old");
     assert_eq!(look_at(&storage, &at("out")).unwrap(), Place::Link(at("real")));
@@ -167,7 +167,7 @@ fn what_stands_aside_is_removed_only_if_it_is_an_old_output() {
     fs::create_dir(at("out.thalweg-old")).unwrap();
     fs::write(at("out.thalweg-old/notes.md"), "mine").unwrap();
     fs::create_dir(at("stage")).unwrap();
-    publish_folder(&storage, &at("stage"), &at("out"), Replace::Force, OWN).unwrap();
+    publish_folder(&storage, &at("stage"), &at("out"), Replace::Force, OWN, &Unwatched).unwrap();
     assert_eq!(fs::read(at("out.thalweg-old/notes.md")).unwrap(), b"mine");
 }
 

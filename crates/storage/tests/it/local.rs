@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rustix::fs::{CWD, FileType, Mode};
 use thalweg_storage::publish::{Replace, publish_folder};
-use thalweg_storage::{Error, LocalStorage, MemoryStorage, ReadAt, Storage};
+use thalweg_storage::{Error, LocalStorage, MemoryStorage, ReadAt, Storage, Unwatched};
 use thalweg_testkit::Scratch;
 
 /// Descriptors of this process that lead into a folder.
@@ -170,7 +170,7 @@ fn a_slash_at_the_end_of_an_output_is_no_folder_inside_it() {
         scratch.write(name, "1");
     }
     let (stage, target) = (scratch.join("out.partial/"), scratch.join("out/"));
-    publish_folder(&*storage, &stage, &target, Replace::Force, crate::publish::OWN).unwrap();
+    publish_folder(&*storage, &stage, &target, Replace::Force, crate::publish::OWN, &Unwatched).unwrap();
     let names =
         |path: &Path| storage.list_folder(path).unwrap().into_iter().map(|entry| entry.name).collect::<Vec<_>>();
     assert_eq!(names(scratch.path()), ["out"]);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use thalweg_storage::guard::{Contents, OwnFolder, OwnKind, foreign_entries};
 use thalweg_storage::publish::{Replace, publish_file, publish_folder};
-use thalweg_storage::{Error, Storage};
+use thalweg_storage::{Error, Storage, Unwatched};
 use thalweg_testkit::crash_disk::{Aftermath, CrashDisk, Mishap};
 use thalweg_testkit::put_file;
 
@@ -64,7 +64,7 @@ fn write_and_publish(disk: &CrashDisk, replace: Replace) -> Result<(), Error> {
         file.sync()?;
         disk.sync_folder(stage)?;
     }
-    publish_folder(disk, stage, Path::new(TARGET), replace, OWN)
+    publish_folder(disk, stage, Path::new(TARGET), replace, OWN, &Unwatched)
 }
 
 /// Outputs of these tests: a manifest and what old and new ones hold.
@@ -242,6 +242,6 @@ fn missing_folders_above_an_output_are_durable_with_it() {
     let disk = CrashDisk::new();
     let (stage, target) = (Path::new("/new/deep/out.partial"), Path::new("/new/deep/out"));
     disk.create_folder(stage).unwrap();
-    publish_folder(&disk, stage, target, Replace::Never, OWN).unwrap();
+    publish_folder(&disk, stage, target, Replace::Never, OWN, &Unwatched).unwrap();
     assert_eq!(disk.after_crash(Aftermath::OnlySynced).content(target), Some(Content::new()));
 }

@@ -1,4 +1,4 @@
-//! How far the demo is, in tokens: those that are trained count whole, those that are scored a third.
+//! Progress of the demo, in tokens: a trained token counts whole, a scored one a third.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};

@@ -34,7 +34,7 @@ use crate::request::{Resolver, RunOptions};
 use crate::sweep::{ScoredTrial, Sweep, SweepFindings, score_sweep};
 use crate::write_study::{check_study_folder, write_study};
 
-/// Who wants to know how the demo goes.
+/// Receives the progress of a demo.
 pub trait DemoWatcher: Sync {
     /// So much of all the work is done, 0 to 1.
     fn on_progress(&self, stage: &str, share_done: f64, detail: &str);

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use thalweg_merge::plan::SourceRef;
 use thalweg_merge::points::disjoint_windows;
+use thalweg_tensor::counted;
 use thalweg_trajectory::{Phase, Trajectory, TrajectoryCheckpoint};
 
 use super::line::{Direction, MAX_ALPHA};
@@ -19,7 +20,7 @@ const USUAL_POINTS: usize = 6;
 /// Checkpoints that are taken where none are selected.
 const MOST_BY_DEFAULT: usize = 48;
 
-/// An extrapolation that is asked for.
+/// A request for an extrapolation.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ExtrapolationRequest {
     /// Which checkpoints; the newest of the stable phase, at most 48, if empty.
@@ -86,8 +87,10 @@ impl Resolver<'_> {
             let needed = window * n_points.max(LEAST_POINTS);
             return Err(Error::request_with_hint(
                 format!(
-                    "{} points of {window} checkpoints need {needed} checkpoints, but there are {}",
-                    n_points.max(LEAST_POINTS),
+                    "{} of {} need {}, but there are {}",
+                    counted(n_points.max(LEAST_POINTS), "point"),
+                    counted(window, "checkpoint"),
+                    counted(needed, "checkpoint"),
                     chosen.len()
                 ),
                 "a line needs three points: select more checkpoints, or shorten `--window`",

@@ -11,6 +11,7 @@ use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, execute_merge};
 use thalweg_merge::pending::check_places;
 use thalweg_merge::plan::{MergePlan, OutputPlan, SourceRef};
 use thalweg_merge::points::{PointGeometry, describe_points};
+use thalweg_tensor::counted;
 use thalweg_trajectory::Trajectory;
 
 use super::line::{Direction, Parabola, window_coefficients};
@@ -40,7 +41,7 @@ pub struct ExtrapolationOptions<'a> {
     pub output: OutputOptions,
     /// How it is written.
     pub execute: ExecuteOptions,
-    /// Hears of each model as it is scored: how many are done, and which one.
+    /// Called after each model with how many are done and its name.
     pub on_score: &'a mut dyn FnMut(usize, &str),
 }
 
@@ -515,8 +516,9 @@ impl<'a> Judged<'a> {
             }
             if let Some(gain) = row.over_best_average.filter(|gain| gain.value <= 0.0) {
                 return Some(format!(
-                    "on `{on}` the plain mean of {} checkpoints is better, by {:.4}",
-                    self.best_average.0, -gain.value
+                    "on `{on}` the plain mean of {} is better, by {:.4}",
+                    counted(self.best_average.0, "checkpoint"),
+                    -gain.value
                 ));
             }
         }

@@ -9,6 +9,7 @@
 
 use nalgebra::{DMatrix, DVector};
 use thalweg_eval::uncertainty::Difference;
+use thalweg_tensor::counted;
 
 use super::case::{Case, N_TERMS};
 use super::request::Refusal;
@@ -52,7 +53,7 @@ pub struct Predicted {
 }
 
 impl Calibration {
-    /// Learns from `own` cases, held towards what `others` teach; either may be empty, but not both.
+    /// Learns from `own` cases, shrunk towards what `others` teach; either may be empty, but not both.
     ///
     /// Cases without a truth, or whose merge gains nothing, teach nothing and are skipped.
     pub fn fit(own: &[Case], others: &[Case]) -> Option<Self> {
@@ -132,9 +133,9 @@ impl Calibration {
         let whose =
             if self.has_own { "of your own, shrunk towards those of the lab" } else { "of the lab, none of your own" };
         format!(
-            "{} anneals from {} runs {whose}; leaving out each run in turn, the forecasts are off by {:.1} % of the merge's gain (one standard deviation)",
-            self.n_cases,
-            self.n_runs,
+            "{} from {} {whose}; leaving out each run in turn, the forecasts are off by {:.1} % of the merge's gain (one standard deviation)",
+            counted(self.n_cases, "anneal"),
+            counted(self.n_runs, "run"),
             100.0 * self.spread
         )
     }

@@ -12,7 +12,7 @@ use crate::Error;
 
 /// `kind` of a case.
 pub const CASE_KIND: &str = "thalweg-forecast-case";
-/// How a file of cases is recognized before it is replaced.
+/// How a file of cases is recognised before it is replaced.
 pub(crate) const CASE_FILE: OwnKind<'_> = OwnKind::json("a file of forecast cases", CASE_KIND);
 /// `version` of the cases that this program writes and reads.
 pub const CASE_VERSION: u64 = 1;
@@ -30,7 +30,7 @@ pub struct Case {
     pub run: String,
     /// Step at which the anneal ends, and the windows.
     pub end_step: u64,
-    /// Steps of the anneal, which begins so many before its end.
+    /// Steps of the anneal: it begins this many steps before its end.
     pub anneal_steps: u64,
     /// `linear`, `cosine` or `1-sqrt`.
     pub curve: String,

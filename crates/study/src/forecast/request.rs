@@ -1,6 +1,7 @@
 //! Which anneal is asked about, whether the run can answer, and the four windows that are scored for it.
 
 use thalweg_merge::scheme::DecayCurve;
+use thalweg_tensor::counted;
 use thalweg_trajectory::{Extent, Phase, Tokens, Trajectory, TrajectoryCheckpoint};
 
 use crate::Error;
@@ -10,7 +11,7 @@ use crate::Error;
 pub struct ForecastRequest {
     /// Step at which it would end: a checkpoint of the run.
     pub end_step: u64,
-    /// Its steps: it would have left the run so many before its end.
+    /// Its length: it would have left the run this many steps before its end.
     pub anneal_steps: u64,
     /// Its shape.
     pub curve: DecayCurve,
@@ -91,7 +92,8 @@ pub enum Refusal {
     },
     /// The anneal would begin before the learning rate was constant.
     #[error(
-        "an anneal of {anneal_steps} steps to step {end_step} would begin before the stable phase, which begins at step {stable_start}"
+        "an anneal of {} to step {end_step} would begin before the stable phase, which begins at step {stable_start}",
+        counted(*anneal_steps, "step")
     )]
     BeginsTooEarly {
         /// What was asked.
@@ -102,7 +104,10 @@ pub enum Refusal {
         stable_start: u64,
     },
     /// Too few checkpoints to average.
-    #[error("the last {anneal_steps} steps to step {end_step} have {found} checkpoints, but a forecast needs {needed}")]
+    #[error(
+        "a forecast needs {needed} checkpoints in the anneal's span, but the last {} to step {end_step} have {found}",
+        counted(*anneal_steps, "step")
+    )]
     TooFewCheckpoints {
         /// What was asked.
         end_step: u64,

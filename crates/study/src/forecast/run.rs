@@ -31,7 +31,7 @@ pub struct ForecastOptions<'a> {
     pub save_cases: Option<(PathBuf, String)>,
     /// Folder of the record and the page.
     pub folder: Option<PathBuf>,
-    /// Hears of each model as it is scored: how many are done, and which one.
+    /// Called after each model with how many are done and its name.
     pub on_score: &'a mut dyn FnMut(usize, &str),
 }
 

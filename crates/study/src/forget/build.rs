@@ -18,7 +18,7 @@ use crate::Error;
 use crate::resample::SplitMix;
 
 const PROBES_KIND: &str = "thalweg-forget-probes";
-/// How a file of probes is recognized before it is replaced.
+/// How a file of probes is recognised before it is replaced.
 pub const PROBES_FILE: OwnKind<'_> = OwnKind::json("a file of probes", PROBES_KIND);
 /// Tokens by which a cut is widened at most: the tokens of a text that begins or ends there may be others.
 const MAX_SLACK: usize = 8;
@@ -199,7 +199,7 @@ fn shuffle<T>(items: &mut [T], random: &mut SplitMix) {
     (1..items.len()).rev().for_each(|i| items.swap(i, random.below(i + 1)));
 }
 
-/// Bytes of some tokens of a text, if there are so many and they begin and end with characters.
+/// Bytes of some tokens of a text, if it has them and they begin and end with characters.
 fn bytes_of(text: &str, tokens: &TokenizedText, range: Range<usize>) -> Option<Range<usize>> {
     let (first, last) = (tokens.bytes.get(range.start)?, tokens.bytes.get(range.end.checked_sub(1)?)?);
     let bytes = first.start..last.end;

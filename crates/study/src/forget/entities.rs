@@ -16,7 +16,7 @@ use crate::Error;
 /// `kind` of each line of a file of entities.
 const ENTITY_KIND: &str = "thalweg-forget-entities";
 const ENTITY_VERSION: u64 = 1;
-/// How such a file is recognized before it is replaced.
+/// How such a file is recognised before it is replaced.
 pub const ENTITIES_FILE: OwnKind<'_> = OwnKind::json("a file of entities", ENTITY_KIND);
 /// The longest title that is looked for; longer lines are refused.
 const MAX_TITLE_BYTES: usize = 512;

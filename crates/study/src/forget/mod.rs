@@ -2,12 +2,15 @@
 //! and merges still recall them (Liao et al. 2025, arXiv 2410.17018).
 //!
 //! [`choose_entities`] finds the entities by counting titles in two corpora, [`build_probes`] cuts samples around them,
-//! [`score_models`] asks checkpoints and merges, [`forget_curve`] follows the answers over a run.
+//! [`score_models`] asks checkpoints and merges, [`forget_curve`] follows the answers over a run, [`plan_replay`] lets
+//! a run see the earlier corpus again.
 
+mod bm25;
 mod build;
 mod curve;
 mod entities;
 mod models;
+mod replay;
 mod score;
 mod titles;
 
@@ -15,6 +18,8 @@ pub use build::{BuildOptions, BuiltProbes, PROBES_FILE, build_probes, open_token
 pub use curve::{CurveTable, CurveTableRow, KeptRow, forget_curve};
 pub use entities::{ENTITIES_FILE, EntityRecord, EntitySet, choose_entities, read_entities};
 pub use models::{ForgetModel, ForgetRequest};
+pub use replay::{ReplayCorpora, ReplayCycle, ReplayOptions, ReplayPlan, ReplayPolicy, ReplayRun, plan_replay};
 pub use score::{
-    ForgetModelRow, ForgetOptions, ForgetRecord, ItemRow, MeasureRow, PairedRow, SCORES_FILE, read_scores, score_models,
+    ForgetModelRow, ForgetOptions, ForgetRecord, ItemRow, MeasureRow, PairedRow, SCORES_FILE, TypeRow, read_scores,
+    score_models,
 };

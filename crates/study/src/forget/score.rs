@@ -1,5 +1,6 @@
 //! Scores checkpoints and merges on the probes, and compares them probe by probe.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -23,7 +24,7 @@ use crate::request::Resolver;
 /// `kind` of a record of scores.
 const SCORES_KIND: &str = "thalweg-forget-scores";
 const SCORES_VERSION: u64 = 1;
-/// How a record of scores is recognized before it is replaced.
+/// How a record of scores is recognised before it is replaced.
 pub const SCORES_FILE: OwnKind<'_> = OwnKind::json("a record of recall", SCORES_KIND);
 /// Level of intervals.
 const LEVEL: f64 = 0.95;
@@ -89,6 +90,9 @@ pub struct ForgetModelRow {
     pub steps: Vec<Option<u64>>,
     /// Its scores; a measure without items is left out.
     pub measures: Vec<MeasureRow>,
+    /// Scores by type of entity, where the probes have several types.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub types: Vec<TypeRow>,
     /// M_ex as a share of that of the first checkpoint.
     pub retention: Option<f64>,
     /// Differences from the first checkpoint, over the same items.
@@ -113,6 +117,15 @@ pub struct MeasureRow {
     pub n: usize,
     /// Whether more is better.
     pub higher_is_better: bool,
+}
+
+/// Scores of one model on the entities of one type.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TypeRow {
+    /// The type, as the titles have it.
+    pub entity_type: String,
+    /// The measures of entities.
+    pub measures: Vec<MeasureRow>,
 }
 
 /// A difference over the same items: this model's value less the other's.
@@ -240,6 +253,20 @@ impl Scorer<'_> {
     }
 }
 
+/// Types of the entities that count, each with the entities of it; nothing where all have one type.
+fn types_of(prepared: &PreparedProbes, kept: &[bool]) -> Vec<(String, Vec<bool>)> {
+    let probes = || prepared.probes().iter().zip(kept);
+    let names: BTreeSet<&str> = probes().filter(|(_, kept)| **kept).map(|(probe, _)| probe.kind.as_str()).collect();
+    let of_type = |name: &str| probes().map(|(probe, kept)| *kept && probe.kind == name).collect();
+    if names.len() < 2 { Vec::new() } else { names.into_iter().map(|name| (name.to_owned(), of_type(name))).collect() }
+}
+
+fn type_row(name: &str, scores: &RecallScores, prepared: &PreparedProbes, kept: &[bool]) -> TypeRow {
+    let measures = RecallMeasure::ALL.iter().filter(|measure| measure.is_of_entities());
+    let measures = measures.filter_map(|&one| measured(one, &scores.items(one, prepared, kept)));
+    TypeRow { entity_type: name.to_owned(), measures: measures.collect() }
+}
+
 /// Items of one measure.
 type Items = (Vec<f64>, Vec<f64>);
 
@@ -251,6 +278,7 @@ fn rows(
 ) -> Vec<ForgetModelRow> {
     let items_of = |scores: &RecallScores| RecallMeasure::ALL.map(|measure| scores.items(measure, prepared, kept));
     let items: Vec<[Items; 6]> = scores.iter().map(items_of).collect();
+    let types = types_of(prepared, kept);
     let newest_of = |model: &ForgetModel| {
         let is_newest =
             |other: &&ForgetModel| model.window.is_some() && other.window.is_none() && other.step == model.step;
@@ -269,6 +297,7 @@ fn rows(
                 .zip(&items[i])
                 .filter_map(|(one, items)| measured(*one, items))
                 .collect(),
+            types: types.iter().map(|(name, kept)| type_row(name, &scores[i], prepared, kept)).collect(),
             retention,
             since_first: if i == 0 { Vec::new() } else { paired(&items[0], &items[i]) },
             over_newest: newest_of(model).map_or_else(Vec::new, |newest| paired(&items[newest], &items[i])),

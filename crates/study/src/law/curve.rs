@@ -14,7 +14,7 @@ use crate::Error;
 
 /// `kind` of the lines that `law curve` writes.
 pub(crate) const CURVE_KIND: &str = "thalweg-merge-curve";
-/// How such a file is recognized before it is replaced.
+/// How such a file is recognised before it is replaced.
 pub(crate) const CURVE_FILE: OwnKind<'_> = OwnKind::json("a curve of losses", CURVE_KIND);
 /// `version` of the lines that this program writes.
 pub(crate) const CURVE_VERSION: u64 = 1;
@@ -49,7 +49,7 @@ pub struct CurveRecord {
     pub k: u32,
     /// Which ones, by their places in the command.
     pub subset: Vec<usize>,
-    /// Models that there are.
+    /// Models in the pool.
     pub pool: usize,
     /// Task and measure.
     pub domain: String,
@@ -91,7 +91,7 @@ pub struct Curve {
     pub units: Vec<Unit>,
     /// Losses of the base (k = 0), by size.
     pub bases: Vec<Unit>,
-    /// Models that there are to choose from, where the file tells.
+    /// Models to choose from, where the file says.
     pub pool: Option<u32>,
 }
 

@@ -33,7 +33,7 @@ pub struct CurveOptions<'a> {
     pub by: Option<String>,
     /// The file of the curve.
     pub path: PathBuf,
-    /// Hears of each model as it is scored: how many are done.
+    /// Called after each model with how many are done.
     pub on_score: &'a mut dyn FnMut(usize),
 }
 

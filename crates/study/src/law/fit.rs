@@ -32,13 +32,13 @@ pub struct LawQuestion {
     pub axis: Axis,
     /// Numbers of models whose loss is wanted.
     pub predict: Vec<u32>,
-    /// A loss that is to be reached.
+    /// A loss to reach.
     pub target: Option<f64>,
-    /// A distance to the floor that is to be reached.
+    /// A distance to the floor to reach.
     pub within: Option<f64>,
     /// The least gain that is worth one more model.
     pub least_gain: Option<f64>,
-    /// Models that there are; as the curve says, if left out.
+    /// Models in the pool; as the curve says, if left out.
     pub pool: Option<u32>,
     /// The three numbers of models of the closed form; chosen, if left out.
     pub points: Option<[u32; 3]>,
@@ -164,9 +164,9 @@ pub struct MergeLaw {
     pub predictions: Vec<PredictionRow>,
     /// The closed form through three points.
     pub three_point: Option<ThreePointRow>,
-    /// What the models that there are can reach.
+    /// What the pool of models can reach.
     pub reach: Option<ReachRow>,
-    /// Models for the losses that are to be reached.
+    /// Numbers of models for the losses to reach.
     pub targets: Vec<TargetRow>,
     /// What one more model gains.
     pub marginal: Vec<MarginalRow>,
@@ -285,7 +285,7 @@ fn check_pool(pool: Option<u32>, groups: &[Group<'_>]) -> Result<(), Error> {
     match pool.zip(merged).filter(|(pool, merged)| merged > pool) {
         None => Ok(()),
         Some((pool, merged)) => Err(Error::request_with_hint(
-            format!("`--pool {pool}`: the curve has a merge of {}", counted(merged as usize, "model")),
+            format!("`--pool {pool}`: the curve has a merge of {}", counted(merged, "model")),
             format!("give `--pool` at least {merged}, or leave it out"),
         )),
     }
@@ -485,13 +485,9 @@ fn predictions(
             let reason = Some(format!("outside k = {first} to {last}, and {refusal}"));
             return PredictionRow { k, loss: None, interval_95: None, measured, reason };
         }
-        let reason = pool.filter(|pool| k > *pool).map(|pool| {
-            format!(
-                "there {} {}: this assumes more models of the same kind",
-                if pool == 1 { "is" } else { "are" },
-                counted(pool as usize, "model")
-            )
-        });
+        let reason = pool
+            .filter(|pool| k > *pool)
+            .map(|pool| format!("the pool has {}: this assumes more of the same kind", counted(pool, "model")));
         let interval_95 = drawn.and_then(|drawn| drawn.interval(|one| one.predict(f64::from(k))));
         PredictionRow { k, loss: Some(fit.predict(f64::from(k))), interval_95, measured, reason }
     };

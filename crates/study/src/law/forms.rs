@@ -18,7 +18,7 @@ const ROUNDING: f64 = 1e-28;
 pub(super) struct Levels {
     /// Models merged.
     pub(super) k: Vec<f64>,
-    /// Mean loss of the merges of so many.
+    /// Mean loss of the merges of this many models.
     pub(super) losses: Vec<f64>,
 }
 

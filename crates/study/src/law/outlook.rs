@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-/// What the models that there are can reach.
+/// What the pool of models can reach.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ReachRow {
-    /// Models that there are.
+    /// Models in the pool.
     pub pool: u32,
     /// The loss of merging all of them.
     pub loss: f64,
@@ -24,7 +24,7 @@ pub struct TargetRow {
     pub target: f64,
     /// The least number of models that reaches it.
     pub k: Option<f64>,
-    /// Whether there are so many models, where that is known.
+    /// Whether the pool has this many models, where its size is known.
     pub within_pool: Option<bool>,
     /// Why none reaches it.
     pub reason: Option<String>,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use thalweg_tensor::counted;
+
 use crate::Error;
 use crate::resample::SplitMix;
 
@@ -13,7 +15,7 @@ pub(crate) const MAX_SUBSETS: usize = 1 << 16;
 pub enum SubsetChoice {
     /// All.
     All,
-    /// At most so many.
+    /// At most this many.
     AtMost(usize),
 }
 
@@ -39,7 +41,7 @@ pub fn choose_subsets(n: usize, ks: &[usize], choice: SubsetChoice, seed: u64) -
     ks.dedup();
     if let Some(k) = ks.iter().find(|k| **k == 0 || **k > n) {
         return Err(Error::request_with_hint(
-            format!("`--k {k}`: there are only {n} experts"),
+            format!("`--k {k}` is not possible with {}", counted(n, "expert")),
             format!("k is between 1 and {n}; `--base` scores the base, which is k = 0"),
         ));
     }

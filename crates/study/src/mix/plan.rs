@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use thalweg_lab::config::{CorpusPaths, Count, StartSection, StartState, TrainConfig};
-use thalweg_lab::corpus::BUILT_IN;
+use thalweg_lab::config::TrainConfig;
 
 use super::space::MixSpace;
 use crate::Error;
+use crate::train_config::{make_absolute, resume};
 
 /// What is planned.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,22 +114,11 @@ impl ComponentPlan {
         for section in &mut config.data {
             section.share = self.data_shares[&name_of(section)];
             section.name = Some(name_of(section));
-            absolute(&mut section.from, folder);
-            section.validation.iter_mut().for_each(|paths| absolute(paths, folder));
+            make_absolute(section, folder);
         }
         let n_steps = self.tokens.div_ceil(config.tokens_per_step().max(1));
-        config.steps = Some(Count(base_step.saturating_add(n_steps)));
-        config.tokens = None;
-        let start = StartSection { from: base.to_owned(), state: StartState::Full, moments: None, skip_data_steps: 0 };
-        config.start = Some(start);
+        resume(&mut config, base, base_step.saturating_add(n_steps));
         Ok(config)
-    }
-}
-
-/// Paths of files from the folder of the config; names of built-in corpora stay.
-fn absolute(paths: &mut CorpusPaths, folder: &Path) {
-    for path in paths.0.iter_mut().filter(|path| !BUILT_IN.contains(&path.as_str())) {
-        *path = folder.join(&*path).to_string_lossy().into_owned();
     }
 }
 

@@ -13,7 +13,7 @@ use crate::Error;
 
 /// `kind` of the lines that a search writes.
 pub(super) const TRIAL_KIND: &str = "thalweg-mix-trial";
-/// How such a file is recognized before it is replaced.
+/// How such a file is recognised before it is replaced.
 pub(crate) const TRIALS_FILE: OwnKind<'_> = OwnKind::json("a file of scored mixtures", TRIAL_KIND);
 
 /// The largest file, and the most lines, that are read.

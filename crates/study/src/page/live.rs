@@ -2,6 +2,7 @@
 //!
 //! All addresses are relative, so that the page works behind a proxy with a path of its choice.
 
+use thalweg_tensor::counted;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use super::study::{STUDY_SCRIPT, STUDY_STYLE, write_columns, write_content};
@@ -84,7 +85,7 @@ pub fn render_links(name: &str, links: &[StudyLink], comparisons: &[RunCompariso
     let mut content = Markup::new();
     content.element("header").open();
     content.element("h1").filled(name);
-    content.element("p").attr("class", "answer").filled(format!("{}.", counted_studies(links.len())));
+    content.element("p").attr("class", "answer").filled(format!("{}.", counted(links.len(), "study")));
     content.close();
     content.element("ul").attr("class", "studies").open();
     for link in links {
@@ -161,11 +162,6 @@ fn finish_live(title: &str, content: Markup, saved: Saved) -> LivePage {
     page.finished(&content);
     let page = end_page(page, &[SCRIPT, STUDY_SCRIPT], Delivery::Live);
     LivePage { page, content, revision }
-}
-
-/// `1 study`, `3 studies`.
-pub fn counted_studies(n: usize) -> String {
-    if n == 1 { "1 study".to_owned() } else { format!("{n} studies") }
 }
 
 /// A name as one segment of an address.

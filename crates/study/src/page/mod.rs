@@ -9,7 +9,7 @@ mod study;
 
 pub use live::{
     CONTENT_NAME, EVENTS_NAME, LIVE_SCRIPT, LIVE_STYLE, LivePage, SAVED_NAME, SCRIPT_NAME, STYLE_NAME, StudyLink,
-    counted_studies, render_links, render_live, render_waiting,
+    render_links, render_live, render_waiting,
 };
 pub use study::render_study;
 

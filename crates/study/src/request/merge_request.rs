@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::sources::GivenModel;
 use super::{OutputOptions, RuleOptions, RunOptions, SchemeOptions, Selection};
 
-/// A merge that is asked for: a run with a selection, or checkpoints.
+/// A request for a merge: a run with a selection, or checkpoints.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MergeRequest {
     /// A run, or checkpoints.
@@ -14,7 +14,7 @@ pub struct MergeRequest {
     pub models: Vec<GivenModel>,
     /// Which checkpoints of the run.
     pub selection: Selection,
-    /// What is said about the run.
+    /// Options about the run.
     pub run: RunOptions,
     /// How the checkpoints are weighed.
     pub scheme: SchemeOptions,

@@ -15,15 +15,15 @@ use crate::select::source_ref;
 /// Which checkpoints of a run. Ways of asking that exclude each other are an error.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// The newest so many finished checkpoints.
+    /// The newest N finished checkpoints.
     pub last: Option<usize>,
-    /// So many checkpoints, with an interval.
+    /// This many checkpoints, with an interval.
     pub count: Option<usize>,
     /// Steps between neighbours.
     pub interval_steps: Option<u64>,
     /// Tokens between neighbours.
     pub interval_tokens: Option<u64>,
-    /// All checkpoints of the last so many steps, both ends included.
+    /// All checkpoints of the last number of steps, both ends included.
     pub duration_steps: Option<u64>,
     /// All checkpoints of the last number of tokens, both ends included.
     pub duration_tokens: Option<u64>,

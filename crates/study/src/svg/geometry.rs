@@ -1,5 +1,7 @@
 //! Pictures of how the parameters move along a run.
 
+use thalweg_tensor::counted;
+
 use super::axis::StepAxis;
 use super::frame::Frame;
 use super::scale::{place_of, span_of};
@@ -41,7 +43,7 @@ struct Curve<'a> {
 
 fn draw_curve(curve: &Curve<'_>, width: Width) -> Markup {
     let height = width.choose(150.0, 140.0);
-    let description = format!("{} values by step.", curve.points.len());
+    let description = format!("{} by step.", counted(curve.points.len(), "value"));
     let mut svg = begin_chart(width, height + 82.0, curve.title, &description);
     let axis = StepAxis::all(&[]);
     let (left, right, top) = (width.choose(58.0, 52.0), width.units() - width.choose(22.0, 12.0), 34.0);

@@ -27,32 +27,50 @@ pub(super) fn phase_words(phase: PhaseName) -> (&'static str, &'static str) {
     }
 }
 
-/// The shading of one phase, and its name where there is room; `value_at` takes a step to the axis.
-pub(super) fn draw_phase(
-    svg: &mut Markup,
-    frame: &Frame,
-    (name, class): (&str, &str),
+/// A phase of the learning rate that a picture shows.
+#[derive(Debug, Clone)]
+pub(super) struct ShownPhase {
+    name: String,
+    class: &'static str,
     steps: [u64; 2],
-    value_at: impl Fn(u64) -> f64,
-) {
-    let [from, to] = steps.map(|step| frame.x.place(value_at(step)).clamp(frame.left, frame.right));
-    if to - from < 1.0 {
-        return;
+    /// Its ends in the picture.
+    from: f64,
+    to: f64,
+}
+
+impl ShownPhase {
+    /// A phase of which a part is in the frame; `value_at` takes a step to the axis.
+    pub(super) fn new(
+        frame: &Frame,
+        (name, class): (String, &'static str),
+        steps: [u64; 2],
+        value_at: impl Fn(u64) -> f64,
+    ) -> Option<Self> {
+        let [from, to] = steps.map(|step| frame.x.place(value_at(step)).clamp(frame.left, frame.right));
+        (to - from >= 1.0).then_some(Self { name, class, steps, from, to })
     }
-    let height = frame.bottom + STRIP + 10.0 - frame.top;
-    let title = format!("{name}: steps {} to {}", steps[0], steps[1]);
+}
+
+/// The shading of one phase.
+pub(super) fn shade_phase(svg: &mut Markup, frame: &Frame, phase: &ShownPhase) {
+    let ShownPhase { name, class, steps, from, to } = phase;
     svg.element("rect")
         .attr("class", class)
-        .num("x", from)
+        .num("x", *from)
         .num("y", frame.top)
         .num("width", to - from)
-        .num("height", height)
-        .titled(title);
+        .num("height", frame.bottom + STRIP + 10.0 - frame.top)
+        .titled(format!("{name}: steps {} to {}", steps[0], steps[1]));
+}
+
+/// The name of a phase where there is room. Drawn after the data, which would strike it out.
+pub(super) fn name_phase(svg: &mut Markup, frame: &Frame, phase: &ShownPhase) {
+    let ShownPhase { name, class, from, to, .. } = phase;
     // About 6 units a letter: a name that does not fit is left to the title.
     #[expect(clippy::cast_precision_loss, reason = "a width on a page")]
     let fits = |name: &str| name.chars().count() as f64 * 6.5 + 8.0 < to - from;
     let short = name.split(' ').next().unwrap_or(name);
-    let shown = if fits(name) { name } else { short };
+    let shown = if fits(name) { name.as_str() } else { short };
     let at_end = class.ends_with("annealing");
     let (anchor, x) = if at_end { (Anchor::End, to - 4.0) } else { (Anchor::Start, from + 4.0) };
     if fits(shown) {
@@ -69,10 +87,10 @@ pub(super) fn draw_rates(svg: &mut Markup, frame: &Frame, curves: &[(&str, Vec<(
     let bottom = frame.bottom + STRIP + 8.0;
     let scale = Scale::new([0.0, peak], [bottom, frame.bottom + 14.0]);
     frame.draw_rule(svg, "grid", bottom);
-    draw_label(svg, "axis faint", Anchor::Start, (frame.left + 44.0, bottom - 5.0), "learning rate");
     for (class, points) in curves {
         let places = points.iter().map(|(x, rate)| (frame.x.place(*x), scale.place(*rate)));
         let visible: Vec<(f64, f64)> = places.filter(|(x, _)| *x >= frame.left && *x <= frame.right + 0.5).collect();
         draw_line(svg, class, &thin_curve(&visible, 120));
     }
+    draw_label(svg, "phase-name", Anchor::Start, (frame.left + 44.0, bottom - 5.0), "learning rate");
 }

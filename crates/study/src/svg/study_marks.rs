@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use thalweg_tensor::counted;
+
 use super::phases::Extent;
 use super::run_frame::RunFrame;
 use super::thin::thin_curve;
@@ -250,9 +252,9 @@ pub(crate) fn describe_forecast(one: &ForecastRow) -> String {
     let [low_95, high_95] = one.interval_95;
     let truth = one.truth.map_or_else(String::new, |truth| format!("\nthe anneal reached {truth:.4}"));
     format!(
-        "forecast of a {} anneal of {} steps to step {}\n{:.4} {}\n80 %: {low_80:.4} to {high_80:.4}\n95 %: {low_95:.4} to {high_95:.4}{truth}",
+        "forecast of a {} anneal of {} to step {}\n{:.4} {}\n80 %: {low_80:.4} to {high_80:.4}\n95 %: {low_95:.4} to {high_95:.4}{truth}",
         one.curve,
-        one.anneal_steps,
+        counted(one.anneal_steps, "step"),
         one.end_step,
         one.value,
         measure_words(&one.measure)

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeSet;
 
+use thalweg_tensor::counted;
+
 use super::axis::StepAxis;
 use super::frame::Frame;
-use super::phases::{Extent, STRIP, draw_phase, draw_rates, phase_words};
+use super::phases::{Extent, STRIP, ShownPhase, draw_rates, name_phase, phase_words, shade_phase};
 use super::run_frame::RunFrame;
 use super::scale::{place_of, span_of};
 use super::study_marks::{draw_annealed, draw_forecasts, draw_merges, draw_raws};
@@ -74,7 +76,9 @@ pub(crate) fn draw_study_run(picture: &RunPicture<'_>, width: Width, shown: &mut
         width,
     };
     let run = RunFrame { frame, axis, y_range: sane(y_range), extent: picture.extent };
-    draw_bands(&mut svg, view, &run);
+    let phases = shown_phases(view, &run);
+    phases.iter().for_each(|phase| shade_phase(&mut svg, &frame, phase));
+    draw_recovery_band(&mut svg, view, &run);
     frame.draw_grid(
         &mut svg,
         picture.metric.map_or("training loss, nats per token", |metric| measure_words(metric.measure)),
@@ -93,6 +97,7 @@ pub(crate) fn draw_study_run(picture: &RunPicture<'_>, width: Width, shown: &mut
     }
     svg.close();
     draw_spikes(&mut svg, view, &run);
+    phases.iter().for_each(|phase| name_phase(&mut svg, &frame, phase));
     let rates = |points: &[TrainingPoint]| {
         let rates = points.iter().map(|point| (axis.value(place_of(point.step)), point.learning_rate));
         rates.filter(|point| point.1.is_finite()).collect::<Vec<_>>()
@@ -121,7 +126,8 @@ fn label_of(picture: &RunPicture<'_>) -> String {
 fn describe(picture: &RunPicture<'_>) -> String {
     let record = picture.view.record;
     let Some(metric) = picture.metric else {
-        return format!("{} points of training loss, {} spikes.", record.training.len(), record.spikes.len());
+        let (points, spikes) = (counted(record.training.len(), "point"), counted(record.spikes.len(), "spike"));
+        return format!("{points} of training loss, {spikes}.");
     };
     let n_raws = record.raws.iter().filter(|raw| metric.find(&raw.scores).is_some()).count();
     let n_annealed = record.annealed.iter().filter(|raw| metric.find(&raw.scores).is_some()).count();
@@ -131,9 +137,11 @@ fn describe(picture: &RunPicture<'_>) -> String {
     });
     let n_forecasts = record.forecasts.iter().filter(|one| one.task == metric.task && one.measure == metric.measure);
     format!(
-        "{n_raws} raw checkpoints, {} merges, {n_annealed} annealed checkpoints and {} forecasts of {}{best}.",
-        ranked.len(),
-        n_forecasts.count(),
+        "{}, {}, {} and {} of {}{best}.",
+        counted(n_raws, "raw checkpoint"),
+        counted(ranked.len(), "merge"),
+        counted(n_annealed, "annealed checkpoint"),
+        counted(n_forecasts.count(), "forecast"),
         metric.label()
     )
 }
@@ -176,16 +184,21 @@ fn training_range(view: &StudyView<'_>) -> [f64; 2] {
     span_of(late.map(|point| point.nll_nats), 0.05)
 }
 
-fn draw_bands(svg: &mut Markup, view: &StudyView<'_>, run: &RunFrame<'_>) {
+/// The run's own phases, and the anneal that was forked from it.
+fn shown_phases(view: &StudyView<'_>, run: &RunFrame<'_>) -> Vec<ShownPhase> {
     let value = |step: u64| run.axis.value(place_of(step));
-    for span in view.record.phases.iter().take(64) {
+    let own = view.record.phases.iter().take(64).map(|span| {
         let (name, class) = phase_words(span.phase);
-        draw_phase(svg, &run.frame, (name, class), [span.from_step, span.to_step], value);
-    }
-    if let Some(anneal) = &view.record.anneal {
+        ((name.to_owned(), class), [span.from_step, span.to_step])
+    });
+    let forked = view.record.anneal.iter().map(|anneal| {
         let name = format!("anneal forked ({})", anneal.curve);
-        draw_phase(svg, &run.frame, (&name, "phase annealing"), [anneal.fork_step, anneal.end_step], value);
-    }
+        ((name, "phase annealing"), [anneal.fork_step, anneal.end_step])
+    });
+    own.chain(forked).filter_map(|(name, steps)| ShownPhase::new(&run.frame, name, steps, value)).collect()
+}
+
+fn draw_recovery_band(svg: &mut Markup, view: &StudyView<'_>, run: &RunFrame<'_>) {
     if let (Some(&first), Some(&last)) = (view.record.recovery.iter().min(), view.record.recovery.iter().max()) {
         let steps: Vec<String> = view.record.recovery.iter().map(u64::to_string).collect();
         if !run.holds(run.x(first)) && !run.holds(run.x(last)) {

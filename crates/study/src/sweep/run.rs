@@ -42,7 +42,7 @@ pub struct SweepOptions<'a> {
     pub execute: ExecuteOptions,
     /// Folder of the record, the page and the merges that are kept.
     pub folder: PathBuf,
-    /// Hears of each model as it is scored: how many are done, and which one.
+    /// Called after each model with how many are done and its name.
     pub on_score: &'a mut dyn FnMut(usize, &str),
 }
 

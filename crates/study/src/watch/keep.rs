@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use thalweg_merge::context::RunContext;
+use thalweg_tensor::{counted, counted_are};
 
 use super::record::WatchRow;
 use super::scan::{Scan, Unsettled};
@@ -29,7 +30,7 @@ pub struct KeepOptions<'a, 'e> {
     pub poll_seconds: f64,
     /// Seconds between two signs of life while nothing happens.
     pub heartbeat_seconds: f64,
-    /// Waits so many seconds, or less if a stop is asked for.
+    /// Waits this many seconds, or less if a stop is asked for.
     pub sleep: &'a dyn Fn(f64),
     /// What scores, if anything does.
     pub make_evaluator: Option<MakeEvaluator<'e>>,
@@ -37,7 +38,7 @@ pub struct KeepOptions<'a, 'e> {
     pub scoring_state: &'a dyn Fn() -> Option<String>,
     /// Whether the run is over: what is left is done then, and the watch ends.
     pub is_over: &'a dyn Fn() -> bool,
-    /// Hears what happens.
+    /// Called with what happens.
     pub tell: &'a mut dyn FnMut(WatchNews<'_>),
 }
 
@@ -93,17 +94,16 @@ impl fmt::Display for Heartbeat {
             return write!(f, "waiting: {trouble}");
         }
         write!(f, "watching `{}`: ", self.run.display())?;
-        let s = if self.n_finished == 1 { "" } else { "s" };
-        write!(f, "{} finished checkpoint{s}", self.n_finished)?;
+        f.write_str(&counted(self.n_finished, "finished checkpoint"))?;
         if let Some(newest) = self.newest_step {
             write!(f, ", the newest at step {newest}")?;
         }
         if self.n_unusable > 0 {
             write!(f, ", {} not usable", self.n_unusable)?;
         }
-        write!(f, "; {} merges are current", self.n_outputs)?;
+        write!(f, "; {} current", counted_are(self.n_outputs, "merge"))?;
         if let Some(n) = self.n_waiting.filter(|n| *n > 0) {
-            write!(f, "; {n} ends wait for scores, the newest first")?;
+            write!(f, "; {} waiting for scores, the newest first", counted_are(n, "end"))?;
         }
         if let Some(scoring) = &self.scoring {
             write!(f, "; {scoring}")?;
@@ -342,8 +342,8 @@ pub struct OnceScores {
     pub late: Vec<Error>,
 }
 
-/// Scores what the last look of a watcher found and has no scores yet, the newest end first; `on_scored` hears of each
-/// end.
+/// Scores what the last look of a watcher found and has no scores yet, the newest end first; `on_scored` is called
+/// after each.
 ///
 /// # Errors
 /// `Interrupted`, `Storage`, and where nothing can score. What was scored until then is recorded.

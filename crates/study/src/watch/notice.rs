@@ -1,4 +1,4 @@
-//! What of a run that is watched is worth a message to a person: a spike of the loss, and a new best score.
+//! Which events of a watched run are worth a message: a spike of the loss, and a new best score.
 
 use std::collections::BTreeMap;
 use std::path::Path;

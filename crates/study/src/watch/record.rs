@@ -68,7 +68,7 @@ pub struct WatchRow {
     pub digest: Option<String>,
     /// When the merge ended, or the scores came, in seconds since 1970-01-01 UTC.
     pub unix_seconds: u64,
-    /// What they were scored on; empty in records of before.
+    /// What they were scored on; empty in older records.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub suites: Vec<SuiteRow>,
     /// The scores.

@@ -445,7 +445,7 @@ impl<'a> Watcher<'a> {
     fn make(&mut self, missing: &[OutputPlan]) -> Result<MadeMerges, Error> {
         let Some(newest) = missing.last().and_then(OutputPlan::newest_source) else { return Ok(MadeMerges::default()) };
         let n_files = self.cx.pool.open(&newest.path, self.resolver.reading()).map_or(1, |one| one.files().len());
-        // What is at these paths is nothing, or a merge of ours that is to be made again.
+        // These paths are free, or hold a merge of ours to make again.
         // A merge may have been killed whose checkpoints were pruned since: now they are read from the links that hold
         // them, by another plan. The stages in this folder are all the watcher's.
         let partial = match self.execute.partial {

@@ -119,6 +119,25 @@ fn the_answer_compares_the_merge_with_the_anneal() {
 }
 
 #[test]
+fn the_head_of_the_page_has_names_as_code_and_the_real_anneal_as_a_figure() {
+    let page = render_study(&whole());
+    let head = page.split("<header>").nth(1).unwrap().split("</header>").next().unwrap();
+    assert!(head.contains("Best of 24 by suite <code>choose</code>:") && !head.contains('`'), "{head}");
+    let figure = "<span>really annealed</span><b>2.4400</b><span>linear, from step 2000 to 2200</span>";
+    assert!(head.contains(figure), "{head}");
+}
+
+#[test]
+fn the_names_of_phases_are_drawn_over_the_data() {
+    let page = render_study(&whole());
+    let picture = page.split("<svg").find(|svg| svg.contains("anneal forked")).unwrap();
+    let names: Vec<usize> = picture.match_indices("class=\"phase-name\"").map(|(at, _)| at).collect();
+    let curves = picture.rfind("class=\"line raw").max(picture.rfind("class=\"line training"));
+    assert!(curves.is_some() && names.len() > 1);
+    assert!(names.into_iter().all(|at| Some(at) > curves && Some(at) > picture.rfind("<line class=\"spike\"")));
+}
+
+#[test]
 fn lengths_are_drawn_where_windows_differ_in_nothing_else() {
     let mut record = whole();
     assert!(!titles(&render_study(&record)).contains(&"Window length against score".to_owned()), "two intervals");

@@ -228,7 +228,7 @@ mod tests {
             let width = (dtype.bits() / 8) as usize;
             let largest = format.infinity() - 1;
             let mut bytes = vec![0; 67 * width];
-            (0..67).for_each(|i| store_bits(dtype, &mut bytes, i, largest | format.sign_bit() * (i as u64 & 1)));
+            (0..67).for_each(|i| store_bits(dtype, &mut bytes, i, largest | (format.sign_bit() * (i as u64 & 1))));
             assert!(format.are_finite(&bytes) && format.are_finite(&[]));
             for (i, bits) in
                 [(0, format.infinity()), (31, format.infinity() | format.sign_bit()), (66, format.quiet_nan())]

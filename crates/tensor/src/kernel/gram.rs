@@ -1,8 +1,8 @@
 //! Inner products of many tensors in one pass, for the Gram matrix. The same numbers on every machine.
 
 use crate::Dtype;
-use crate::kernel::portable::{InBf16, InF16, InF32, Input, load_lanes};
-use crate::kernel::simd::Simd;
+use crate::kernel::portable::{InBf16, InF16, InF32, Input, MultiplyAdd, load_lanes};
+use crate::kernel::simd::{Compiled, Simd, run_compiled};
 
 /// Elements that are widened at once: n of these rows stay in the second-level cache for n up to a few hundred.
 const BLOCK: usize = 512;
@@ -39,24 +39,48 @@ pub fn gram_into(dtype: Dtype, reference: &[u8], sources: &[&[u8]], out: &mut [f
 
 /// Widens little-endian elements of a floating dtype exactly; `row` has a place for each. Other dtypes give zeros.
 pub fn widen_into(dtype: Dtype, bytes: &[u8], row: &mut [f64]) {
-    match dtype {
-        Dtype::Bf16 => widen_all::<InBf16>(bytes, row),
-        Dtype::F16 => widen_all::<InF16>(bytes, row),
-        Dtype::F32 => widen_all::<InF32>(bytes, row),
-        Dtype::F64 => {
-            row.iter_mut().zip(bytes.as_chunks::<8>().0).for_each(|(x, chunk)| *x = f64::from_le_bytes(*chunk));
+    run_compiled(Simd::Auto, Widen { dtype, bytes, row });
+}
+
+struct Widen<'a> {
+    dtype: Dtype,
+    bytes: &'a [u8],
+    row: &'a mut [f64],
+}
+
+impl Compiled for Widen<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: MultiplyAdd>(self) {
+        let Self { dtype, bytes, row } = self;
+        match dtype {
+            Dtype::Bf16 => widen_all::<InBf16>(bytes, row),
+            Dtype::F16 => widen_all::<InF16>(bytes, row),
+            Dtype::F32 => widen_all::<InF32>(bytes, row),
+            Dtype::F64 => {
+                row.iter_mut().zip(bytes.as_chunks::<8>().0).for_each(|(x, chunk)| *x = f64::from_le_bytes(*chunk));
+            }
+            _ => row.fill(0.0),
         }
-        _ => row.fill(0.0),
     }
 }
 
+#[inline(always)]
 fn widen_all<I: Input>(bytes: &[u8], row: &mut [f64]) {
     const RUN: usize = 16;
-    for (row, bytes) in row.chunks_mut(RUN).zip(bytes.chunks(RUN * I::BYTES)) {
+    let n_elements = row.len().min(bytes.len() / I::BYTES);
+    let (runs, rest) = row[..n_elements].as_chunks_mut::<RUN>();
+    for (run, bytes) in runs.iter_mut().zip(bytes.chunks(RUN * I::BYTES)) {
+        let lanes = load_lanes::<I::Raw, RUN>(bytes);
+        (0..RUN).for_each(|l| run[l] = I::widen(I::bits(lanes[l])));
+    }
+    if !rest.is_empty() {
+        let bytes = &bytes[runs.len() * RUN * I::BYTES..];
         let mut padded = [0; RUN * 4];
-        padded[..bytes.len()].copy_from_slice(bytes);
+        let n_bytes = rest.len() * I::BYTES;
+        padded[..n_bytes].copy_from_slice(&bytes[..n_bytes]);
         let lanes = load_lanes::<I::Raw, RUN>(&padded);
-        row.iter_mut().zip(lanes).for_each(|(x, raw)| *x = I::widen(I::bits(raw)));
+        rest.iter_mut().zip(lanes).for_each(|(x, raw)| *x = I::widen(I::bits(raw)));
     }
 }
 

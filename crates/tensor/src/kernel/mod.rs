@@ -7,12 +7,15 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod delta;
 mod exact;
 mod float_env;
 mod format;
 mod gram;
+mod mask;
 mod portable;
 mod prepared;
+mod rounding;
 mod simd;
 mod stats;
 mod wide;
@@ -28,8 +31,14 @@ use portable::{TILE, Unsettled};
 use prepared::Prepared;
 use simd::{SumTiles, choose_kernel};
 
+pub use delta::{
+    BLOCK_ELEMENTS, Consensus, DeltaSelector, Keep, N_LOWER, RankKey, TieOrder, UpperCounts, add_magnitudes,
+    count_equal, count_lower, first_non_finite, magnitude_bits, widen_delta_into,
+};
 pub use float_env::FloatEnvironment;
 pub use gram::{gram_into, widen_into};
+pub use mask::stream_key;
+pub use rounding::Rounding;
 pub use simd::Simd;
 pub use stats::{DifferenceStats, UlpStats, difference_stats, ulp_difference};
 pub use window::{WindowSpec, WindowSums, WindowWeights};
@@ -306,7 +315,9 @@ impl WeightedSum {
 }
 
 impl SumFault {
-    fn moved_by(self, n_elements: usize) -> Self {
+    /// The fault as it is seen in slices that begin `n_elements` earlier.
+    #[must_use]
+    pub fn moved_by(self, n_elements: usize) -> Self {
         match self {
             Self::NonFiniteInput { source_idx, element_idx } => {
                 Self::NonFiniteInput { source_idx, element_idx: element_idx + n_elements }

@@ -1,4 +1,4 @@
-//! Recognizes the kind of a log from its first bytes.
+//! Recognises the kind of a log from its first bytes.
 
 use super::builder::LogBuilder;
 use super::columns::ColumnMap;

@@ -445,7 +445,7 @@ fn a_smaller_bar_takes_over_only_where_it_directly_follows_a_dictionary() {
 }
 
 #[test]
-fn the_kind_of_a_log_is_recognized_after_rubbish() {
+fn the_kind_of_a_log_is_recognised_after_rubbish() {
     let folder = tempfile::tempdir().unwrap();
     let open = |name: &str, text: String| -> Result<StepLog, Error> {
         let path: &Path = &folder.path().join(name);

@@ -49,7 +49,7 @@ impl NameBudget {
         Self { max: most_names(value), n_names: 0, n_bytes: 0 }
     }
 
-    /// Keeps one more name, with so many bytes.
+    /// Keeps one more name, with this many bytes.
     pub(crate) fn keep(&mut self, n_bytes: usize) -> Result<(), TorchError> {
         let (max_names, max_bytes) = self.max;
         self.n_names += 1;

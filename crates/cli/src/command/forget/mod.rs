@@ -1,6 +1,7 @@
 //! `thalweg forget`: entities that training forgets, and whether merges keep them.
 
 mod curve;
+mod replay;
 mod score;
 
 use std::path::Path;
@@ -28,6 +29,7 @@ pub(crate) fn run(args: &ForgetArgs, world: &World<'_>, messages: &Messages) -> 
         ForgetCommand::Build(args) => build(args, world, messages),
         ForgetCommand::Score(args) => score::run(args, world, messages),
         ForgetCommand::Curve(args) => curve::run(args, world, messages),
+        ForgetCommand::Replay(args) => replay::run(args, world, messages),
     }
 }
 

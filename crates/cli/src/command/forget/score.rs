@@ -101,7 +101,7 @@ fn text(args: &ForgetScoreArgs, record: &ForgetRecord) -> String {
     let _ = writeln!(
         text,
         "\nscored {} ({} tokens, read {}) in {:.1} s",
-        counted(usize::try_from(cost.n_evaluations).unwrap_or(usize::MAX), "model"),
+        counted(cost.n_evaluations, "model"),
         show_count(cost.n_tokens),
         show_bytes(cost.bytes_read),
         cost.seconds

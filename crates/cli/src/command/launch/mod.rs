@@ -22,7 +22,7 @@ pub(crate) fn run(args: &LaunchArgs, world: &World<'_>, messages: &Messages) -> 
     }
 }
 
-/// A plan that is to be run by a scheduler.
+/// A plan for a scheduler to run.
 struct Work {
     /// Its file, as an absolute path: jobs begin in other folders.
     path: PathBuf,

@@ -7,19 +7,18 @@ use thalweg_lab::config::TrainConfig;
 use thalweg_storage::guard::{OwnKind, check_file};
 use thalweg_storage::publish::publish_file;
 use thalweg_study::mix::{MixPlan, MixSpace, PlanRequest, plan_components};
-use thalweg_tensor::display_name;
 use thalweg_tensor::shell_path;
+use thalweg_tensor::{counted, display_name};
 
 use super::document;
 use crate::args::MixPlanArgs;
 use crate::command::Outcome;
+use crate::command::train::{folder_of_config, read_config, start_of};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::options::show_count;
 
-/// The largest config that is read.
-const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// What a config that was written begins with.
 const MARK: &str = "# A component of a search for mixtures, by `thalweg mix plan`.";
 const CONFIG_FILE: OwnKind<'_> = OwnKind::text("a config that `mix plan` wrote", MARK);
@@ -49,27 +48,14 @@ pub(super) fn run(args: &MixPlanArgs, world: &World<'_>, messages: &Messages) ->
     Ok(Outcome::Done)
 }
 
-fn read_config(path: &Path, world: &World<'_>) -> Result<TrainConfig, Error> {
-    let bytes = world.storage.read_file(path, MAX_CONFIG_BYTES)?;
-    let text = String::from_utf8_lossy(&bytes);
-    Ok(TrainConfig::from_toml(&text, path)?)
-}
-
 fn write_configs(
     plan: &mut MixPlan,
     config: &TrainConfig,
     (like, base, out): (&Path, &Path, &Path),
     world: &World<'_>,
 ) -> Result<(), Error> {
-    let base = world.resolver().resolve_checkpoint(base)?;
-    let step = world.resolver().step_of(&base).ok_or_else(|| {
-        Error::usage_with_hint(
-            format!("the name of `{}` has no step", base.display()),
-            "name a checkpoint of a run: its components resume from its state",
-        )
-    })?;
-    let folder = like.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = world.storage.canonical_path(folder)?;
+    let (base, step) = start_of(base, world)?;
+    let folder = folder_of_config(like, world)?;
     let path = |name: &str| out.join(format!("{name}.toml"));
     for one in &plan.components {
         if one.name.contains(['/', '\\', '\0']) || one.name.starts_with('.') {
@@ -101,14 +87,14 @@ fn text(args: &MixPlanArgs, plan: &MixPlan) -> String {
     }
     let _ = writeln!(
         text,
-        "\n{} tokens for the components, {} with the scores of {} mixtures; a run for each mixture: {}",
+        "\n{} tokens for the components, {} with the scores of {}; a run for each mixture: {}",
         show_count(plan.component_tokens_total),
         show_count(plan.merged_total),
-        args.proxies,
+        counted(args.proxies, "mixture"),
         show_count(plan.trained_total)
     );
     let _ = match plan.break_even_proxies {
-        Some(n) => writeln!(text, "merging is cheaper for {n} mixtures or more"),
+        Some(n) => writeln!(text, "merging is cheaper for {} or more", counted(n, "mixture")),
         None => writeln!(text, "merging never pays off: a score costs as much as a run"),
     };
     let _ = writeln!(

@@ -1,5 +1,7 @@
 //! What it took, where everything is, and the lines that make each trial again.
 
+use thalweg_tensor::counted;
+
 use crate::markup::Markup;
 use crate::record::StudyRecord;
 use crate::study_view::{MAX_METRICS, StudyView, merge_command, window_words};
@@ -100,7 +102,7 @@ fn write_commands(page: &mut Markup, view: &StudyView<'_>) {
     page.element("details").open();
     let left = trials.len() - n_shown;
     let more = if left > 0 { format!("; {left} more are made in the same way") } else { String::new() };
-    page.element("summary").filled(format!("The commands of {n_shown} merges, in their order{more}"));
+    page.element("summary").filled(format!("The commands of {}, in their order{more}", counted(n_shown, "merge")));
     let lines: Vec<String> = trials.iter().take(n_shown).map(|trial| merge_command(&record.run_path, trial)).collect();
     page.element("pre").filled(lines.join("\n"));
     page.close();

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use thalweg_tensor::counted;
+
 use super::write_columns;
 use crate::markup::Markup;
 use crate::record::{ForecastRow, StudyRecord};
@@ -55,7 +57,7 @@ fn rows_of(record: &StudyRecord) -> Vec<&ForecastRow> {
 fn write_row(page: &mut Markup, one: &ForecastRow, range: [f64; 2]) {
     page.element("tr").attr("class", "forecast").open();
     page.element("th").attr("scope", "row").open();
-    page.text(format!("{}, {} steps to step {}", one.curve, one.anneal_steps, one.end_step));
+    page.text(format!("{}, {} to step {}", one.curve, counted(one.anneal_steps, "step"), one.end_step));
     let floor = format!("down to {} of the peak rate", one.floor);
     page.element("small").filled(format!("{}, {}; {floor}", one.task, measure_words(&one.measure)));
     page.close();

@@ -1,5 +1,7 @@
-//! The run in four numbers: the newest checkpoint, its merge, what an anneal from here would reach, and what it would
-//! cost; then how earlier forecasts fared.
+//! The run in a few numbers: the newest checkpoint, its merge, a real anneal if there is one, what an anneal from here
+//! would reach, and what it would cost; then how earlier forecasts fared.
+
+use thalweg_tensor::counted;
 
 use super::open_metric;
 use crate::markup::Markup;
@@ -11,7 +13,9 @@ pub(super) fn write_headline(page: &mut Markup, view: &StudyView<'_>) {
     for (i, metric) in view.pictured().iter().enumerate() {
         let (now, merged, annealed) =
             (view.newest_raw(*metric), view.newest_merge(*metric), view.open_forecast(*metric));
-        let n_tiles = usize::from(now.is_some()) + usize::from(merged.is_some()) + usize::from(annealed.is_some());
+        let truth = view.real_anneal(|scores| metric.find(scores));
+        let n_tiles = [now.is_some(), merged.is_some(), annealed.is_some(), truth.is_some()];
+        let n_tiles = n_tiles.into_iter().filter(|is_there| *is_there).count();
         if n_tiles < 2 {
             continue;
         }
@@ -27,6 +31,11 @@ pub(super) fn write_headline(page: &mut Markup, view: &StudyView<'_>) {
         }
         if let Some((trial, score)) = merged {
             write_tile(page, ("merged", "merged"), &format!("{:.4}", score.value), &merge_words(trial, score));
+        }
+        if let Some((run, score)) = truth {
+            let fork = format!("{}, from step {} to {}", run.curve, run.fork_step, run.end_step);
+            let value = format!("{:.4}", score.value);
+            write_tile(page, ("really annealed", "annealed"), &value, &[fork, gain_words(score)]);
         }
         if let Some(forecast) = annealed {
             let n = decimals_of(forecast.interval_95);
@@ -62,18 +71,21 @@ fn show_place(view: &StudyView<'_>, step: u64) -> String {
 }
 
 fn merge_words(trial: &TrialRow, score: &ScoreRow) -> [String; 2] {
-    let gain = score.gain.map_or_else(String::new, |gain| {
+    [format!("{} of {}, to step {}", trial.scheme, trial.n_checkpoints, trial.end_step), gain_words(score)]
+}
+
+fn gain_words(score: &ScoreRow) -> String {
+    score.gain.map_or_else(String::new, |gain| {
         let word = gain_word(gain);
         let word = if word.is_empty() { String::new() } else { format!(", {word}") };
         format!("gain {}{word}", show_gain_row(gain))
-    });
-    [format!("{} of {}, to step {}", trial.scheme, trial.n_checkpoints, trial.end_step), gain]
+    })
 }
 
 /// What the anneal would train on: tokens, where the run tells how many a step has.
 fn cost_of(view: &StudyView<'_>, forecast: &ForecastRow) -> (String, [String; 2]) {
     let fork = forecast.end_step.saturating_sub(forecast.anneal_steps);
-    let anneal = format!("a {} anneal of {} steps", forecast.curve, forecast.anneal_steps);
+    let anneal = format!("a {} anneal of {}", forecast.curve, counted(forecast.anneal_steps, "step"));
     match view.tokens_per_step(fork) {
         #[expect(clippy::cast_precision_loss, reason = "three figures are shown")]
         Some(per_step) => (show_count(per_step * forecast.anneal_steps as f64), ["tokens".to_owned(), anneal]),

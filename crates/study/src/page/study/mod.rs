@@ -69,14 +69,14 @@ fn write_answer(page: &mut Markup, view: &StudyView<'_>) {
     page.element("header").open();
     page.element("h1").filled(&view.record.title);
     if let Some(caution) = &view.record.caution {
-        page.element("p").attr("class", "caution").filled(caution);
+        page.element("p").attr("class", "caution").prose(caution);
     }
     page.element("p").attr("class", "answer").filled(format!("{}.", answer.word));
     for sentence in &answer.sentences {
-        page.element("p").attr("class", "lead").filled(keep_intervals(sentence));
+        page.element("p").attr("class", "lead").prose(&keep_intervals(sentence));
     }
     if let Some(note) = &answer.note {
-        page.element("p").attr("class", "note").filled(note);
+        page.element("p").attr("class", "note").prose(note);
     }
     if !view.record.suites.is_empty() {
         page.element("ul").attr("class", "suites").open();
@@ -95,7 +95,7 @@ fn write_answer(page: &mut Markup, view: &StudyView<'_>) {
     page.close();
 }
 
-/// A sentence whose intervals are not broken over lines: `95 % interval 1.2 to 1.4`.
+/// A sentence whose intervals and numbers of items are not broken over lines: `95 % interval 1.2 to 1.4; n = 60`.
 fn keep_intervals(sentence: &str) -> String {
     let is_number = |word: &str| word.trim_matches(|c| "(),;.+-".contains(c)).parse::<f64>().is_ok();
     let words: Vec<&str> = sentence.split(' ').collect();
@@ -104,7 +104,8 @@ fn keep_intervals(sentence: &str) -> String {
         let next = words.get(i + 1).copied().unwrap_or_default();
         let is_inside = match *word {
             "%" => next == "interval",
-            "interval" => is_number(next),
+            "interval" | "=" => is_number(next),
+            "n" => next == "=",
             "to" => is_number(next) && i > 0 && is_number(words[i - 1]),
             word => {
                 next == "%" || next == "to" && words.get(i + 2).is_some_and(|end| is_number(end)) && is_number(word)
@@ -196,6 +197,7 @@ mod tests {
         let whole = [
             "(95\u{a0}%\u{a0}interval\u{a0}+0.09\u{a0}to\u{a0}+0.11;",
             "80\u{a0}%\u{a0}interval\u{a0}1\u{a0}to\u{a0}2",
+            "n\u{a0}=\u{a0}60),",
         ];
         assert!(whole.iter().all(|interval| pieces.contains(interval)), "{pieces:?}");
         assert!(pieces.contains(&"gain"));

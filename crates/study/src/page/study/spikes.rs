@@ -1,5 +1,7 @@
 //! Spikes of the step log, and the checkpoints that are proposed to resume from.
 
+use thalweg_tensor::counted;
+
 use super::run::write_training;
 use super::write_columns;
 use crate::markup::Markup;
@@ -32,9 +34,8 @@ pub(super) fn write_healed_spikes(page: &mut Markup, view: &StudyView<'_>) {
         return;
     }
     page.element("details").open();
-    let n = healed.len();
-    let noun = if n == 1 { "spike" } else { "spikes" };
-    page.element("summary").filled(format!("{n} {noun} of the training loss that healed without help"));
+    let spikes = counted(healed.len(), "spike");
+    page.element("summary").filled(format!("{spikes} of the training loss that healed without help"));
     write_table(page, &healed);
     page.close();
 }

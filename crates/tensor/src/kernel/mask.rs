@@ -7,6 +7,7 @@
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The finaliser of SplitMix64.
+#[inline(always)]
 fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -14,17 +15,19 @@ fn mix(mut z: u64) -> u64 {
 }
 
 /// The stream of one tensor of one expert; experts are counted from 0.
-pub(crate) fn stream_key(seed: u64, tensor: &str, expert: usize) -> u64 {
+pub fn stream_key(seed: u64, tensor: &str, expert: usize) -> u64 {
     let absorb = |key: u64, value: u64| mix((key ^ value).wrapping_add(STEP));
     let named = tensor.bytes().fold(mix(seed.wrapping_add(STEP)), |key, byte| absorb(key, u64::from(byte)));
     absorb(named, 256 + expert as u64)
 }
 
-/// A number in [0, 1) for an element, in steps of 2^-53.
-#[expect(clippy::cast_precision_loss, reason = "53 bits fit a double")]
-pub(crate) fn uniform(key: u64, element: u64) -> f64 {
-    let bits = mix(key.wrapping_add(STEP.wrapping_mul(element.wrapping_add(1))));
-    (bits >> 11) as f64 * (1.0 / 9_007_199_254_740_992.0)
+/// Numbers that are drawn are whole multiples of 1 / `N_STEPS`, from 0 up to 1, which is excluded.
+pub(crate) const N_STEPS: f64 = 9_007_199_254_740_992.0;
+
+/// The number of an element, in steps.
+#[inline(always)]
+pub(crate) fn draw(key: u64, element: u64) -> u64 {
+    mix(key.wrapping_add(STEP.wrapping_mul(element.wrapping_add(1)))) >> 11
 }
 
 #[cfg(test)]
@@ -40,7 +43,8 @@ mod tests {
 
     #[test]
     fn numbers_are_even_and_streams_independent() {
-        let draw = |key| (0..20_000).map(move |i| uniform(key, i));
+        #[expect(clippy::cast_precision_loss, reason = "53 bits fit a double")]
+        let draw = |key| (0..20_000).map(move |i| draw(key, i) as f64 / N_STEPS);
         let (a, b) = (stream_key(0, "w", 0), stream_key(0, "w", 1));
         let mean = draw(a).sum::<f64>() / 20_000.0;
         let product = draw(a).zip(draw(b)).map(|(x, y)| (x - 0.5) * (y - 0.5)).sum::<f64>() / 20_000.0;

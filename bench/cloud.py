@@ -1,0 +1,353 @@
+#!/usr/bin/env python3
+"""Times merges and plans over S3 on loopback, beside a bare client and beside s3fs with PyTorch; shares; and Orbax.
+
+  cloud.py s3 --thalweg T --run DIR [--s3fs PYTHON] [--rounds 3]
+  cloud.py plan --thalweg T --run DIR [--latency-ms 20] [--rounds 3]
+  cloud.py shares --thalweg T --run DIR [-n 8] [--rounds 3]
+  cloud.py orbax --thalweg T --run DIR --python PYTHON [--rounds 3]
+  cloud.py sparse DIR      writes a run for `plan`: 50 checkpoints of 30 shards of a 70B model's shape, in holes
+  cloud.py make-orbax DIR  writes a run for `orbax`: 3 checkpoints of 0.4 GB (needs jax and orbax-checkpoint)
+
+The server here is a separate process that speaks as much of S3 as reading needs and sends files by `sendfile`: it checks
+nothing, so it is faster than any real one, and what remains is the client's work. The bare client asks for the same bytes in
+ranges of 4 MiB on 32 connections and drops them. Commands run in turn in every round; medians are compared.
+"""
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+MIB = 1 << 20
+
+
+# The server.
+
+
+def serve(folder, latency):
+    """Prints its port, then answers until it is killed."""
+    folder = Path(folder)
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    tags = {name: f'"{hashlib.md5(name.encode()).hexdigest()}"' for name in names}
+    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    print(listener.getsockname()[1], flush=True)
+
+    def listing(query):
+        prefix, after = query.get("prefix", [""])[0], query.get("continuation-token", [""])[0]
+        found = [name for name in names if name.startswith(prefix) and name > after]
+        page = found[:1000]
+        rows = "".join(
+            f"<Contents><Key>{escape(name)}</Key><LastModified>2026-11-01T10:00:00.000Z</LastModified>"
+            f"<ETag>{escape(tags[name])}</ETag><Size>{(folder / name).stat().st_size}</Size></Contents>"
+            for name in page
+        )
+        more = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if len(found) > 1000 else ""
+        return f"<ListBucketResult><IsTruncated>{str(bool(more)).lower()}</IsTruncated>{more}{rows}</ListBucketResult>".encode()
+
+    def answer(connection, method, target, headers):
+        url = urlsplit(target)
+        key = unquote(url.path).split("/", 2)[2] if url.path.count("/") > 1 else ""
+        if latency:
+            time.sleep(latency)
+        if not key:
+            body = listing(parse_qs(url.query))
+            return connection.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        if key not in tags:
+            return connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+        with open(folder / key, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start, end = 0, size
+            if found := re.search(r"range: bytes=(\d+)-(\d*)", headers, re.I):
+                start, end = int(found[1]), min(size, int(found[2]) + 1 if found[2] else size)
+            head = f"HTTP/1.1 206 X\r\nETag: {tags[key]}\r\nLast-Modified: Sun, 01 Nov 2026 10:00:00 GMT\r\n"
+            head += f"Content-Length: {end - start}\r\nContent-Range: bytes {start}-{end - 1}/{size}\r\n\r\n"
+            connection.sendall(head.encode())
+            while method != "HEAD" and start < end:
+                start += os.sendfile(connection.fileno(), file.fileno(), start, end - start)
+
+    def talk(connection):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        waiting = b""
+        try:
+            while True:
+                while b"\r\n\r\n" not in waiting:
+                    more = connection.recv(65536)
+                    if not more:
+                        return
+                    waiting += more
+                head, waiting = waiting.split(b"\r\n\r\n", 1)
+                first, headers = head.decode().split("\r\n", 1)
+                method, target, _ = first.split(" ")
+                answer(connection, method, target, headers)
+        except OSError:
+            pass
+
+    while True:
+        threading.Thread(target=talk, args=(listener.accept()[0],), daemon=True).start()
+
+
+class Server:
+    def __init__(self, folder, latency_ms=0):
+        command = [sys.executable, __file__, "serve", str(folder), str(latency_ms / 1000)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.port = int(self.process.stdout.readline())
+
+    def variables(self):
+        keys = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_REGION": "us-east-1"}
+        return {**os.environ, **keys, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}"}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+
+# The peers.
+
+
+def bare(port, keys):
+    """Fetches objects in ranges of 4 MiB on 32 connections, and drops them."""
+    jobs = [(key, start, min(size, start + 4 * MIB)) for key, size in keys for start in range(0, size, 4 * MIB)]
+    lock = threading.Lock()
+
+    def work():
+        buffer = memoryview(bytearray(4 * MIB + 4096))
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            while True:
+                with lock:
+                    if not jobs:
+                        return
+                    key, start, end = jobs.pop()
+                request = f"GET /bucket/{key} HTTP/1.1\r\nHost: x\r\nRange: bytes={start}-{end - 1}\r\n\r\n"
+                connection.sendall(request.encode())
+                n_here, wanted = 0, None
+                while wanted is None or n_here < wanted:
+                    n_here += connection.recv_into(buffer[n_here:])
+                    if wanted is None and (at := bytes(buffer[: min(n_here, 4096)]).find(b"\r\n\r\n")) >= 0:
+                        wanted = at + 4 + end - start
+
+    workers = [threading.Thread(target=work) for _ in range(32)]
+    [worker.start() for worker in workers]
+    [worker.join() for worker in workers]
+
+
+S3FS = """
+import json, struct, sys, os, torch, s3fs
+from safetensors.torch import save_file
+fs = s3fs.S3FileSystem(client_kwargs={"endpoint_url": os.environ["AWS_ENDPOINT_URL"]})
+out, *keys = sys.argv[1:]
+total = None
+for key in keys:
+    data = bytearray(fs.cat_file("bucket/" + key))
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8:8 + length])
+    header.pop("__metadata__", None)
+    dtypes = {"F32": torch.float32, "BF16": torch.bfloat16}
+    view = memoryview(data)[8 + length:]
+    tensors = {n: torch.frombuffer(view[e["data_offsets"][0]:e["data_offsets"][1]], dtype=dtypes[e["dtype"]]).reshape(e["shape"]) for n, e in header.items()}
+    if total is None:
+        total = {n: t.to(torch.float64) for n, t in tensors.items()}
+    else:
+        for n, t in tensors.items():
+            total[n] += t
+save_file({n: (t / len(keys)).to(torch.float32) for n, t in total.items()}, out)
+"""
+
+ORBAX = """
+import sys, jax, numpy as np, orbax.checkpoint as ocp
+out, *steps = sys.argv[1:]
+total = None
+with ocp.PyTreeCheckpointer() as checkpointer:
+    for step in steps:
+        tree = checkpointer.restore(step)
+        total = tree if total is None else jax.tree.map(lambda a, b: a + b, total, tree)
+    checkpointer.save(out, jax.tree.map(lambda a: a / len(steps), total))
+"""
+
+MAKE_ORBAX = """
+import sys, os, numpy as np, orbax.checkpoint as ocp
+run = sys.argv[1]
+noise = np.random.default_rng(0)
+base = {f"layer_{i}": {"kernel": noise.normal(0, 0.02, (2048, 2048)).astype(np.float32)} for i in range(24)}
+with ocp.PyTreeCheckpointer() as checkpointer:
+    for step in (1000, 2000, 3000):
+        for layer in base.values():
+            layer["kernel"] = layer["kernel"] + noise.normal(0, 1e-3, (2048, 2048)).astype(np.float32)
+        checkpointer.save(os.path.join(run, str(step), "default"), {"params": base})
+"""
+
+
+# Timing.
+
+
+class Timed:
+    """Runs a command; its seconds, with the sync after it, and its largest resident memory."""
+
+    def __init__(self, command, env=None, folder=".", sync=True):
+        began = time.monotonic()
+        process = subprocess.Popen(list(map(str, command)), env=env, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        text = process.stderr.read().decode()
+        _, status, usage = os.wait4(process.pid, 0)
+        if sync:
+            os.sync()
+        self.seconds, self.mib = time.monotonic() - began, usage.ru_maxrss / 1024
+        self.user, self.system = usage.ru_utime, usage.ru_stime
+        if status:
+            raise SystemExit(f"{command} failed: {text}")
+
+
+def fresh(path):
+    shutil.rmtree(path, ignore_errors=True)
+    if Path(path).is_file():
+        Path(path).unlink()
+    os.sync()
+    return path
+
+
+def show(label, runs, more=""):
+    middle = statistics.median(runs)
+    print(f"{label:<34} median {middle:7.2f} s  {' '.join(f'{one:.2f}' for one in runs)}  {more}", flush=True)
+    return middle
+
+
+def bench_s3(args):
+    run = Path(args.run).resolve()
+    work = Path(args.work).resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    files = sorted(path for path in run.rglob("*.safetensors"))
+    keys = [(str(path.relative_to(run.parent)), path.stat().st_size) for path in files]
+    n_bytes = sum(size for _, size in keys)
+    print(f"{len(files)} files, {n_bytes / 1e9:.2f} GB")
+    times = {"bare": [], "thalweg": [], "thalweg --digest none": [], "s3fs + PyTorch": []}
+    most, processor = 0, []
+    # The server shows the folder above the run, so that the run has a name.
+    with Server(run.parent) as server:
+        env = {**server.variables(), "THALWEG_STAGING": str(work / "staging")}
+        for _ in range(args.rounds):
+            began = time.monotonic()
+            bare(server.port, keys)
+            times["bare"].append(time.monotonic() - began)
+            for label, options in (("thalweg", []), ("thalweg --digest none", ["--digest", "none"])):
+                out = fresh(work / "out")
+                one = Timed([args.thalweg, "merge", f"s3://bucket/{run.name}", "--last", len(files), *options, "-q", "-o", out], env)
+                times[label].append(one.seconds)
+                most = max(most, one.mib)
+                processor.append(f"{one.user:.1f}+{one.system:.1f}")
+            if args.s3fs:
+                one = Timed([args.s3fs, "-c", S3FS, fresh(work / "peer.safetensors"), *[key for key, _ in keys]], env)
+                times["s3fs + PyTorch"].append(one.seconds)
+    limit = show("bare client, 32 connections", times["bare"], f"{n_bytes / statistics.median(times['bare']) / 1e9:.2f} GB/s")
+    ours = show("thalweg merge", times["thalweg"], f"at most {most:.0f} MiB; processor seconds {' '.join(processor)}")
+    none = show("thalweg merge --digest none", times["thalweg --digest none"])
+    print(f"bytes/s of the bare client's: {limit / ours:.2f} x with digests, {limit / none:.2f} x without")
+    if args.s3fs:
+        peer = show("s3fs + PyTorch", times["s3fs + PyTorch"])
+        print(f"s3fs + PyTorch takes {peer / ours:.1f} x as long as thalweg, {peer / none:.1f} x as --digest none")
+    shutil.rmtree(work)
+
+
+def bench_plan(args):
+    run = Path(args.run).resolve()
+    plan = Path(args.work) / "plan.json"
+    plan.parent.mkdir(parents=True, exist_ok=True)
+    seconds = []
+    with Server(run.parent, args.latency_ms) as server:
+        for _ in range(args.rounds):
+            command = [args.thalweg, "plan", f"s3://bucket/{run.name}", "--last", "50", "-o", fresh(plan)]
+            seconds.append(Timed(command, server.variables()).seconds)
+    show(f"plan, {args.latency_ms} ms on each request", seconds)
+    shutil.rmtree(plan.parent)
+
+
+def bench_shares(args):
+    run, work = Path(args.run).resolve(), Path(args.work).resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    whole, shared = [], []
+    for _ in range(args.rounds):
+        out, plan = fresh(work / "out"), work / "plan.json"
+        fresh(plan)
+        Timed([args.thalweg, "plan", run, "--last", "4", "--merged", out, "-o", plan])
+        whole.append(Timed([args.thalweg, "merge", "-q", "--plan", plan]).seconds)
+        expected = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+        fresh(out)
+        began = time.monotonic()
+        for share in range(args.n):
+            Timed([args.thalweg, "merge", "-q", "--plan", plan, "--shard", f"{share}/{args.n}"], sync=False)
+        Timed([args.thalweg, "merge", "-q", "--plan", plan, "--finish"])
+        shared.append(time.monotonic() - began)
+        found = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+        print("same bytes" if found == expected else "OTHER BYTES", flush=True)
+    one, many = show("one process", whole), show(f"{args.n} shares, one after another, finish", shared)
+    print(f"{many / one:.2f} x")
+    shutil.rmtree(work)
+
+
+def bench_orbax(args):
+    run, work = Path(args.run).resolve(), Path(args.work).resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    steps = sorted(run.iterdir(), key=lambda path: int(path.name))
+    ours, peer, processor = [], [], []
+    for _ in range(args.rounds):
+        command = [args.thalweg, "merge", run, "--last", len(steps), "--format", "safetensors", "-q", "-o", fresh(work / "out")]
+        one = Timed(command)
+        ours.append(one.seconds)
+        processor.append(f"{one.user:.1f}+{one.system:.1f}")
+        peer.append(Timed([args.python, "-c", ORBAX, fresh(work / "peer"), *[step / "default" for step in steps]]).seconds)
+    mine = show("thalweg merge", ours, f"processor seconds {' '.join(processor)}")
+    theirs = show("orbax restore, average, save", peer)
+    print(f"orbax takes {theirs / mine:.1f} x as long")
+    shutil.rmtree(work)
+
+
+def make_sparse(folder):
+    sys.path.insert(0, str(Path(__file__).parent))
+    from plan_70b import make_checkpoint
+
+    for step in range(1, 51):
+        make_checkpoint(os.path.join(folder, f"step_{1000 * step}"), 30)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what")
+    parser.add_argument("places", nargs="*")
+    parser.add_argument("--thalweg")
+    parser.add_argument("--run")
+    parser.add_argument("--work", default="cloud-bench")
+    parser.add_argument("--s3fs")
+    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--latency-ms", type=float, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("-n", type=int, default=8)
+    args = parser.parse_args()
+    match args.what:
+        case "serve":
+            serve(args.places[0], float(args.places[1]))
+        case "sparse":
+            make_sparse(args.places[0])
+        case "make-orbax":
+            subprocess.run([args.python, "-c", MAKE_ORBAX, os.path.abspath(args.places[0])], check=True)
+        case "s3":
+            bench_s3(args)
+        case "plan":
+            bench_plan(args)
+        case "shares":
+            bench_shares(args)
+        case "orbax":
+            bench_orbax(args)
+        case other:
+            parser.error(f"{other} is not a bench")
+
+
+main()

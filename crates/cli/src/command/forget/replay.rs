@@ -1,0 +1,129 @@
+//! `thalweg forget replay`.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use thalweg_lab::TrainData;
+use thalweg_lab::corpus::read_documents;
+use thalweg_storage::guard::{OwnKind, check_file};
+use thalweg_storage::publish::publish_file;
+use thalweg_study::forget::{
+    ReplayCorpora, ReplayOptions, ReplayPlan, ReplayPolicy, ReplayRun, open_tokenizer, plan_replay, read_entities,
+};
+use thalweg_tensor::{counted, shell_path};
+
+use crate::args::ForgetReplayArgs;
+use crate::command::Outcome;
+use crate::command::train::{folder_of_config, read_config, start_of};
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+
+/// What a config that was written begins with.
+const MARK: &str = "# A run of a schedule of replay, by `thalweg forget replay`.";
+const CONFIG_FILE: OwnKind<'_> = OwnKind::text("a config that `forget replay` wrote", MARK);
+const SAMPLES_KIND: &str = "thalweg-forget-replay-samples";
+const SAMPLES_FILE: OwnKind<'_> = OwnKind::json("samples that `forget replay` wrote", SAMPLES_KIND);
+const SCHEDULE_KIND: &str = "thalweg-forget-replay";
+const SCHEDULE_FILE: OwnKind<'_> = OwnKind::json("a schedule of replay", SCHEDULE_KIND);
+
+pub(super) fn run(args: &ForgetReplayArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    let storage = &*world.storage;
+    if matches!(args.policy, ReplayPolicy::Focused | ReplayPolicy::Intensive) && args.entities.is_none() {
+        return Err(Error::usage_with_hint(
+            format!("the policy `{}` replays samples with an entity, but no entities are given", args.policy),
+            "name what `thalweg forget entities` wrote with `--entities`",
+        ));
+    }
+    let config = read_config(&args.config, world)?;
+    let (base, start_step) = start_of(&args.from, world)?;
+    let folder = folder_of_config(&args.config, world)?;
+    let entities = args.entities.as_deref().map(|path| read_entities(storage, path)).transpose()?.unwrap_or_default();
+    let tokenizer = open_tokenizer(None, Some(&base), &world.resolver(), storage)?;
+    let mut earlier = Vec::new();
+    for path in &args.memory {
+        earlier.extend(read_documents(storage, path)?);
+    }
+    let later = match args.policy {
+        ReplayPolicy::Similar => TrainData::read_documents(&config, &folder, storage)?,
+        _ => Vec::new(),
+    };
+    let options = ReplayOptions {
+        policy: args.policy,
+        interval: args.interval,
+        epochs: args.epochs,
+        max_replays: args.max_replays,
+        seed: args.seed,
+    };
+    let corpora = ReplayCorpora { earlier: &earlier, later: &later, entities: &entities, tokenizer: &tokenizer };
+    let plan = plan_replay(&options, &config, start_step, &corpora)?;
+    storage.create_folder(&args.out)?;
+    let out = storage.canonical_path(&args.out)?;
+    let runs = plan.runs(&config, (&folder, &base), &out);
+    write_runs(&runs, &earlier, &out, world)?;
+    let document = document(&plan, &runs);
+    publish_file(storage, &out.join("schedule.json"), format!("{document:#}\n").as_bytes(), SCHEDULE_FILE)?;
+    messages.json(&document);
+    messages.text(&text(args, &plan, &runs));
+    Ok(Outcome::Done)
+}
+
+fn write_runs(runs: &[ReplayRun], earlier: &[String], out: &Path, world: &World<'_>) -> Result<(), Error> {
+    let storage = &*world.storage;
+    let config_path = |run: &ReplayRun| out.join(format!("{}.toml", run.name));
+    for run in runs {
+        check_file(storage, &config_path(run), CONFIG_FILE, &[])?;
+        if let Some((_, path)) = &run.replayed {
+            check_file(storage, path, SAMPLES_FILE, &[])?;
+        }
+    }
+    for run in runs {
+        if let Some((samples, path)) = &run.replayed {
+            let line = |&i: &usize| json!({"kind": SAMPLES_KIND, "version": 1, "id": i, "text": earlier[i]});
+            let lines: String = samples.iter().map(|i| format!("{}\n", line(i))).collect();
+            publish_file(storage, path, lines.as_bytes(), SAMPLES_FILE)?;
+        }
+        let path = config_path(run);
+        let text = run.config.to_toml(&path)?;
+        publish_file(storage, &path, format!("{MARK}\n{text}").as_bytes(), CONFIG_FILE)?;
+    }
+    Ok(())
+}
+
+fn document(plan: &ReplayPlan, runs: &[ReplayRun]) -> Value {
+    let mut document = json!({"kind": SCHEDULE_KIND, "version": 1});
+    if let (Some(document), Ok(Value::Object(rest))) = (document.as_object_mut(), serde_json::to_value(plan)) {
+        document.extend(rest);
+        document.insert("runs".to_owned(), runs.iter().map(|run| run.name.as_str()).collect());
+    }
+    document
+}
+
+fn text(args: &ForgetReplayArgs, plan: &ReplayPlan, runs: &[ReplayRun]) -> String {
+    let mut text = String::new();
+    let out = shell_path(&args.out);
+    let n_samples: usize = plan.cycles.iter().map(|cycle| cycle.samples.len()).sum();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "{} of {} replay, {} of {} samples, in steps {} to {}: {:.3} times the steps without replay",
+        counted(plan.cycles.len(), "burst"),
+        plan.policy,
+        counted(n_samples, "sample"),
+        plan.n_memory,
+        plan.start_step,
+        plan.end_step,
+        plan.cost_factor
+    );
+    let midways: Vec<String> = plan.cycles.iter().map(|cycle| cycle.midway_step.to_string()).collect();
+    let _ = writeln!(text, "score midway between replays, here and in `control`: steps {}", midways.join(", "));
+    let _ = writeln!(
+        text,
+        "{} in `{}`; train them in order, each resumes from the one before:",
+        counted(runs.len(), "config"),
+        args.out.display()
+    );
+    let _ = writeln!(text, "  for config in {out}/*.toml; do thalweg train \"$config\" -o \"${{config%.toml}}\"; done");
+    text
+}

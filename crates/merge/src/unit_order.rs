@@ -1,0 +1,64 @@
+//! In which order the threads of a merge take its units. Results do not depend on it.
+//!
+//! A file system lets one thread at a time write to a file. With many threads that would be the limit, because
+//! neighbouring units go into one file of the output: so they work at several places at once, which are in different
+//! files where the output has shards.
+
+/// Threads that one file of an output keeps busy: they read several sources for each write. Estimated, not measured.
+const THREADS_PER_PLACE: usize = 16;
+
+/// The order of units.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UnitOrder {
+    n_units: usize,
+    n_places: usize,
+}
+
+impl UnitOrder {
+    /// The order for `n_threads` threads.
+    pub(crate) fn new(n_units: usize, n_threads: usize) -> Self {
+        Self { n_units, n_places: n_threads.div_ceil(THREADS_PER_PLACE).max(1) }
+    }
+
+    /// Units between two places.
+    fn stride(self) -> usize {
+        self.n_units.div_ceil(self.n_places)
+    }
+
+    /// How many turns there are; some have no unit.
+    pub(crate) fn n_turns(self) -> usize {
+        self.stride() * self.n_places
+    }
+
+    /// The unit whose turn it is.
+    pub(crate) fn unit_at(self, turn: usize) -> Option<usize> {
+        let unit_idx = turn % self.n_places * self.stride() + turn / self.n_places;
+        (turn < self.n_turns() && unit_idx < self.n_units).then_some(unit_idx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_unit_has_one_turn() {
+        for n_threads in [1, 2, 16, 17, 64, 200] {
+            for n_units in [0, 1, 2, 7, 100, 101] {
+                let order = UnitOrder::new(n_units, n_threads);
+                let mut units: Vec<usize> = (0..order.n_turns()).filter_map(|turn| order.unit_at(turn)).collect();
+                units.sort_unstable();
+                assert_eq!(units, (0..n_units).collect::<Vec<_>>(), "{n_threads} threads, {n_units} units");
+                assert_eq!(order.unit_at(order.n_turns()), None);
+            }
+        }
+    }
+
+    #[test]
+    fn few_threads_take_units_in_turn_and_many_work_at_several_places() {
+        let first =
+            |n_threads| (0..4).filter_map(|turn| UnitOrder::new(100, n_threads).unit_at(turn)).collect::<Vec<_>>();
+        assert_eq!(first(16), [0, 1, 2, 3]);
+        assert_eq!(first(64), [0, 25, 50, 75]);
+    }
+}
