@@ -43,6 +43,10 @@ def files(folder):
     return sorted(Path(folder).glob("*.safetensors"))
 
 
+def first_of(run):
+    return min(path for path in Path(run).iterdir() if path.is_dir())
+
+
 def load(folder):
     from safetensors.torch import load_file
 
@@ -140,7 +144,7 @@ def small(run, rounds):
 
     importing = interpreter("import thalweg") - interpreter("")
     print(f"import thalweg {1000 * importing:.0f} ms")
-    model = make_model(sorted(Path(run).glob("step*"))[0])
+    model = make_model(first_of(run))
     n_params = sum(tensor.numel() for tensor in model.values())
     for way in ("at once", "with an optimizer"):
         parameters = [torch.nn.Parameter(tensor) for tensor in model.values()]
@@ -178,7 +182,7 @@ def drop_cache(sources):
 
 def measure(way, sources, grid):
     is_many = way in MANY
-    model = make_model(sorted(Path(sources[0]).glob("step*"))[0] if is_many else sources[0])
+    model = make_model(first_of(sources[0]) if is_many else sources[0])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryDirectory(dir=Path(sources[0]).parent.parent) as folder:
         if grid.cold:

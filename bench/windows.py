@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
 """SMA and WMA of 10 at all ends of a run, by `watch --once`: `windows.py RUN OUT ROUNDS warm|cold LABEL=THALWEG...`.
 
-Several builds in turn, and beside them `target/limit --outputs`, which reads the run once and writes as many bytes. Prints
-wall time with the sync after it, processor time, and the bytes that each process read from the medium. The digests of
-all builds' merges must be equal.
+Several builds in turn, by `sweep` where the label begins so, and beside them `$LIMIT --outputs` (`target/limit`), which
+reads the run once and writes as many bytes. Prints wall time with the sync after it, processor time, and the bytes that
+each process read from the medium. The digests of all builds' merges must be equal.
 """
-import glob, json, os, shutil, statistics, subprocess, sys, time
+import glob, json, os, re, shutil, statistics, subprocess, sys, time
 
 run, out, rounds, cache = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 builds = dict(argument.split("=", 1) for argument in sys.argv[5:])
 checkpoints = sorted(glob.glob(run + "/*/"))
 n_outputs = 2 * (len(checkpoints) - 9)
+steps = sorted(int(re.sub(r".*?([0-9]+)/$", r"\1", path)) for path in checkpoints)
 watch = ["watch", run, "--windows", "sma:10,wma:10", "--once", "-o", out, "-q"]
-commands = {label: [thalweg, *watch] for label, thalweg in builds.items()}
-commands["limit"] = ["target/limit", "--threads", "2", "--outputs", str(n_outputs), "--fsync", out, *checkpoints]
+sweep = ["sweep", run, "--counts", "10", "--schemes", "sma,wma", "--ends", ",".join(map(str, steps[9:])), "-o", out, "-q"]
+commands = {label: [thalweg, *(sweep if label.startswith("sweep") else watch)] for label, thalweg in builds.items()}
+commands["limit"] = [os.environ.get("LIMIT", "target/limit"), "--threads", "2", "--outputs", str(n_outputs), "--fsync", out, *checkpoints]
 rows, digests = {label: [] for label in commands}, {}
 
 

@@ -9,8 +9,10 @@ Needs no PyTorch: the classes and functions that a pickle names exist here only 
 import io
 import json
 import pickle
+import sqlite3
 import struct
 import sys
+import tempfile
 import types
 import zipfile
 from collections import OrderedDict
@@ -558,5 +560,51 @@ def arrays():
     store("store-files", 0, leaf(table("p/e", 2), ("w/.zarray", zarr2([2, 3], [2, 3], compressor={"id": "zstd"})), ("w/0.0", (len(FRAME), 2))), **{"p/e": b"xx" + FRAME})
 
 
-for seeds in (zip_directory, torch_folder, dcp_folder, megatron, deepspeed, nanotron, torch_checkpointing, hostile, arrays):
+def database(name, tables, rows, log=()):
+    """An SQLite file in pages of 512 bytes, and the write-ahead log of the rows that come later."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.db"
+        opened = sqlite3.connect(path)
+        opened.execute("PRAGMA page_size = 512")
+        opened.execute(f"PRAGMA journal_mode = {'WAL' if log else 'DELETE'}")
+        opened.executescript(tables)
+        for statement, values in rows:
+            opened.executemany(statement, values)
+        opened.commit()
+        wal = path.with_name("x.db-wal")
+        if log:
+            opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            for statement, values in log:
+                opened.executemany(statement, values)
+            opened.commit()
+        content = bytearray(path.read_bytes())
+        # The version of the library that wrote it.
+        content[96:100] = struct.pack(">I", 3_045_000)
+        if log:
+            frames = bytearray(wal.read_bytes())
+            # Random at each start of a log; the target makes the checksums right.
+            frames[16:24] = b"saltsalt"
+            content += b"\n== log\n" + frames
+        opened.close()
+    write_bytes("tracker_database", name, bytes(content))
+
+
+def tracker_database():
+    trackio = "CREATE TABLE metrics (id INTEGER PRIMARY KEY, run_id TEXT, run_name TEXT, step INTEGER, metrics TEXT)"
+    insert = "INSERT INTO metrics (run_id, run_name, step, metrics) VALUES (?, ?, ?, ?)"
+    row = lambda step, more="": ("a", "run", step, f'{{"loss": {3 - step / 16}, "lr": 0.001{more}}}')
+    database("trackio", trackio, [(insert, [row(step) for step in range(1, 4)])])
+    database("tree", trackio, [(insert, [row(step) for step in range(1, 30)])])
+    database("long-row", trackio, [(insert, [row(1), row(2, ', "note": "' + "x" * 1200 + '"')])])
+    database("two-runs", trackio, [(insert, [row(1), ("b", "other", 1, '{"loss": 2}')])])
+    database("log", trackio, [(insert, [row(1)])], [(insert, [row(2), row(3)])])
+    mlflow = """CREATE TABLE runs (run_uuid VARCHAR(32) NOT NULL, name VARCHAR(250), lifecycle_stage VARCHAR(20), PRIMARY KEY (run_uuid));
+        CREATE TABLE metrics (key VARCHAR(250) NOT NULL, value FLOAT NOT NULL, timestamp BIGINT, run_uuid VARCHAR(32), step BIGINT, is_nan BOOLEAN);"""
+    runs = ("INSERT INTO runs VALUES (?, ?, ?)", [("a", "run", "active"), ("b", "gone", "deleted")])
+    metric = "INSERT INTO metrics VALUES (?, ?, 0, 'a', ?, ?)"
+    metrics = [(key, value, step, 0) for step in (1, 2) for key, value in (("loss", 2.5), ("lr", 1e-3))]
+    database("mlflow", mlflow, [runs, (metric, metrics + [("loss", 0, 3, 1)])])
+
+
+for seeds in (zip_directory, torch_folder, dcp_folder, megatron, deepspeed, nanotron, torch_checkpointing, hostile, arrays, tracker_database):
     seeds()

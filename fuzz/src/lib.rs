@@ -61,7 +61,7 @@ impl Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 21] = [
+pub const TARGETS: [Target; 22] = [
     Target { name: "safetensors_header", act: header::check_header },
     Target { name: "pickle", act: torch::check_pickle },
     Target { name: "torch_file", act: torch::check_file },
@@ -83,6 +83,7 @@ pub const TARGETS: [Target; 21] = [
     Target { name: "receipt", act: merge_text::check_receipt_and_plan },
     Target { name: "event_file", act: logs::check_event_file },
     Target { name: "step_log", act: logs::check_step_log },
+    Target { name: "tracker_database", act: logs::check_tracker_database },
 ];
 
 /// The target of this name.

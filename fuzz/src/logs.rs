@@ -30,6 +30,62 @@ pub(crate) fn check_step_log(bytes: &[u8]) {
     }
 }
 
+/// The input as the SQLite file of a tracker, alone and with its write-ahead log, which follows a line `== log` and
+/// gets right checksums. A log without a transaction changes nothing.
+pub(crate) fn check_tracker_database(bytes: &[u8]) {
+    const MARK: &[u8] = b"\n== log\n";
+    let split = bytes.windows(MARK.len()).position(|part| part == MARK);
+    let (file, log) = split.map_or((bytes, &[][..]), |at| (&bytes[..at], &bytes[at + MARK.len()..]));
+    let columns = ColumnMap::default();
+    let alone = parse_database(file, None, &columns);
+    let log = with_log_checksums(file, log);
+    check_log(bytes.len(), parse_database(file, Some(&log), &columns));
+    // A log that is cut off before its first transaction says nothing.
+    let without = parse_database(file, Some(&log[..log.len().min(LOG_HEADER_BYTES)]), &columns);
+    match (&alone, &without) {
+        (Ok(alone), Ok(without)) => assert_eq!(alone.entries().len(), without.entries().len()),
+        (Err(alone), Err(without)) => assert_eq!(alone.to_string(), without.to_string()),
+        _ => panic!("an empty log changes whether a file is read"),
+    }
+    check_log(bytes.len(), alone);
+}
+
+const LOG_HEADER_BYTES: usize = 32;
+
+/// The log of an SQLite file with the checksums, and in each frame the salt, that its header asks for.
+fn with_log_checksums(file: &[u8], log: &[u8]) -> Vec<u8> {
+    let mut out = log.to_vec();
+    let page_bytes = match file.get(16..18) {
+        Some([0, 1]) => 65_536,
+        Some(&[high, low]) => usize::from(u16::from_be_bytes([high, low])),
+        _ => return out,
+    };
+    let Some((header, frames)) = out.split_at_mut_checked(LOG_HEADER_BYTES) else { return out };
+    let is_big_endian = header[3] & 1 == 1;
+    let add = |sums: &mut [u32; 2], bytes: &[u8]| {
+        for pair in bytes.as_chunks::<8>().0 {
+            for (i, word) in pair.as_chunks::<4>().0.iter().enumerate() {
+                let word = if is_big_endian { u32::from_be_bytes(*word) } else { u32::from_le_bytes(*word) };
+                sums[i] = sums[i].wrapping_add(word).wrapping_add(sums[1 - i]);
+            }
+        }
+    };
+    let put = |place: &mut [u8], sums: [u32; 2]| {
+        place[..4].copy_from_slice(&sums[0].to_be_bytes());
+        place[4..].copy_from_slice(&sums[1].to_be_bytes());
+    };
+    let mut sums = [0; 2];
+    add(&mut sums, &header[..24]);
+    put(&mut header[24..], sums);
+    for frame in frames.chunks_exact_mut(24 + page_bytes) {
+        add(&mut sums, &frame[..8]);
+        add(&mut sums, &frame[24..]);
+        frame[8..16].copy_from_slice(&header[16..24]);
+        put(&mut frame[16..24], sums);
+    }
+    out
+}
+
 /// One entry for each step, ascending, no more than the input can hold; and printed as CSV it reads back.
 fn check_log(n_bytes: usize, log: Result<StepLog, LogError>) {
     let log = match log {

@@ -95,6 +95,7 @@ impl StagedCheckpoint {
         }
         self.storage().sync_folder(self.folder())?;
         self.put_file(manifest_name, manifest_bytes)?;
+        self.sync_added()?;
         // What the stage could be resumed from goes only once it is complete without it.
         self.storage().sync_folder(self.folder())?;
         for entry in self.storage().list_folder(self.folder())? {

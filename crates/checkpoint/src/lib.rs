@@ -78,7 +78,7 @@ pub use pool::CheckpointPool;
 pub use read_options::{Params, ReadOptions};
 pub use rename::{NameCollision, RenameError, RenameMap, RenameRule};
 pub use shard_digest::shard_digest;
-pub use side_file_compare::differing_side_files;
+pub use side_file_compare::SideFileComparison;
 pub use side_files::{
     CONFIG_FILE_NAME, MAX_SIDE_FILE_BYTES, SideFile, SideFileKind, StayReason, has_weights_end, side_files_of,
 };

@@ -2,9 +2,11 @@
 //! generation.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use thalweg_storage::Storage;
+use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::tokenizer::sorted;
 use crate::{CONFIG_FILE_NAME, Checkpoint, Error, SideFile, SideFileKind};
@@ -14,36 +16,75 @@ const MAX_COMPARED_BYTES: u64 = 1 << 20;
 /// Keys that say who wrote a file, not what it means.
 const WRITERS: [&str; 2] = ["_commit_hash", "transformers_version"];
 
-/// The names of the small travelling files that are not the same in all checkpoints that have them, sorted.
-///
-/// JSON is compared by its values. The model's config is not among them: its differences are refused, not noted.
-///
-/// # Errors
-/// If a file cannot be read.
-pub fn differing_side_files(checkpoints: &[&Checkpoint], storage: &dyn Storage) -> Result<Vec<String>, Error> {
-    let mut files: BTreeMap<&str, Vec<&SideFile>> = BTreeMap::new();
-    let is_compared = |file: &&SideFile| {
-        file.kind == SideFileKind::Travels && file.name != CONFIG_FILE_NAME && file.len_bytes <= MAX_COMPARED_BYTES
-    };
-    for file in checkpoints.iter().flat_map(|checkpoint| checkpoint.side_files().iter().filter(is_compared)) {
-        files.entry(&file.name).or_default().push(file);
+type Bytes = [u8; 32];
+
+/// What is known of the small travelling files of checkpoints that are compared in several groups.
+#[derive(Debug, Default)]
+pub struct SideFileComparison {
+    /// Digest of the bytes, by path.
+    bytes: BTreeMap<PathBuf, Bytes>,
+    /// Digest of the meaning, by digest of the bytes.
+    meanings: BTreeMap<Bytes, Bytes>,
+}
+
+impl SideFileComparison {
+    /// The names of the small travelling files that are not the same in all checkpoints that have them, sorted.
+    ///
+    /// JSON is compared by its values. The model's config is not among them: its differences are refused, not noted.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn differing(&mut self, checkpoints: &[&Checkpoint], storage: &dyn Storage) -> Result<Vec<String>, Error> {
+        let mut files: BTreeMap<&str, Vec<&SideFile>> = BTreeMap::new();
+        let is_compared = |file: &&SideFile| {
+            file.kind == SideFileKind::Travels && file.name != CONFIG_FILE_NAME && file.len_bytes <= MAX_COMPARED_BYTES
+        };
+        for file in checkpoints.iter().flat_map(|checkpoint| checkpoint.side_files().iter().filter(is_compared)) {
+            files.entry(&file.name).or_default().push(file);
+        }
+        let mut differing = Vec::new();
+        for (name, places) in files {
+            // Checkpoints that are files of one folder share the files beside them.
+            let paths: BTreeSet<&Path> = places.iter().map(|file| &*file.path).collect();
+            if paths.len() > 1 && self.differ(&paths, storage)? {
+                differing.push(name.to_owned());
+            }
+        }
+        Ok(differing)
     }
-    let mut differing = Vec::new();
-    for (name, places) in files {
-        // Checkpoints that are files of one folder share the files beside them.
-        let paths: BTreeSet<_> = places.iter().map(|file| &file.path).collect();
-        if paths.len() < 2 {
-            continue;
+
+    fn differ(&mut self, paths: &BTreeSet<&Path>, storage: &dyn Storage) -> Result<bool, Error> {
+        let digest = |bytes: &[u8]| bytes_digest(DigestKind::Blake3, bytes).to_bytes();
+        let mut kinds: BTreeMap<Bytes, &Path> = BTreeMap::new();
+        for &path in paths {
+            let known = match self.bytes.get(path) {
+                Some(known) => *known,
+                None => {
+                    let read = digest(&storage.read_file(path, MAX_COMPARED_BYTES)?);
+                    self.bytes.insert(path.to_owned(), read);
+                    read
+                }
+            };
+            kinds.insert(known, path);
+        }
+        // Equal bytes mean the same.
+        if kinds.len() < 2 {
+            return Ok(false);
         }
         let mut meanings = BTreeSet::new();
-        for path in paths {
-            meanings.insert(meaning_of(&storage.read_file(path, MAX_COMPARED_BYTES)?));
+        for (bytes, path) in kinds {
+            let meaning = match self.meanings.get(&bytes) {
+                Some(known) => *known,
+                None => {
+                    let found = digest(&meaning_of(&storage.read_file(path, MAX_COMPARED_BYTES)?));
+                    self.meanings.insert(bytes, found);
+                    found
+                }
+            };
+            meanings.insert(meaning);
         }
-        if meanings.len() > 1 {
-            differing.push(name.to_owned());
-        }
+        Ok(meanings.len() > 1)
     }
-    Ok(differing)
 }
 
 /// The same bytes for the same JSON, in whatever order and spacing it was written.

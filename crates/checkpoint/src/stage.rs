@@ -32,6 +32,8 @@ pub struct StagedCheckpoint {
     layout: Arc<OutputLayout>,
     shards: OpenShards,
     added: BTreeSet<String>,
+    /// Those of the files that were added that may not be on the medium yet.
+    unsynced: Mutex<BTreeSet<String>>,
     /// For each file that holds sums, those of what was written to it.
     sums: Vec<Option<CrcRanges>>,
     has_checksums: bool,
@@ -144,6 +146,7 @@ impl StagedCheckpoint {
             layout,
             shards,
             added: BTreeSet::new(),
+            unsynced: Mutex::default(),
             sums,
             has_checksums: false,
             own_files: None,
@@ -319,7 +322,7 @@ impl StagedCheckpoint {
         }
         let file = self.storage.create_file(&path, bytes.len() as u64)?;
         file.write_all_at(0, bytes)?;
-        file.sync()?;
+        self.unsynced.get_mut().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
         self.added.insert(name.to_owned());
         Ok(())
     }
@@ -436,7 +439,18 @@ impl StagedCheckpoint {
     pub fn sync(&self) -> Result<(), Error> {
         // A sync covers what was written through any opening of the file, also one that was closed since.
         let is_own = |file_idx: &usize| self.own_files.as_ref().is_none_or(|own| own.contains(file_idx));
-        (0..self.layout.files().len()).filter(is_own).try_for_each(|file_idx| Ok(self.shard(file_idx)?.sync()?))
+        (0..self.layout.files().len()).filter(is_own).try_for_each(|file_idx| self.shard(file_idx)?.sync())?;
+        self.sync_added()
+    }
+
+    /// Returns once the files that were added are on the medium.
+    pub(crate) fn sync_added(&self) -> Result<(), Error> {
+        let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(name) = unsynced.first().cloned() {
+            self.storage.open_for_update(&self.folder.join(&name))?.sync()?;
+            unsynced.remove(&name);
+        }
+        Ok(())
     }
 
     pub(crate) fn storage(&self) -> &Arc<dyn Storage> {

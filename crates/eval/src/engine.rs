@@ -5,9 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use serde_json::Value;
 use thalweg_model::{Batch, BatchShape, Model, ModelConfig, NO_TARGET, Purpose, Workspace};
-use thalweg_tensor::digest::{DigestKind, ListHasher, bytes_digest};
+use thalweg_tensor::digest::{DigestKind, ListHasher, SUBTREE_BYTES, SubtreeHasher, bytes_digest, tensor_digest};
 use thalweg_tensor::{Digest, TensorSource};
 
 use crate::Error;
@@ -84,6 +85,11 @@ impl Subject {
         self.params_digest
     }
 
+    /// The model alone.
+    pub fn into_model(self) -> Model<f32> {
+        self.model
+    }
+
     /// The model.
     pub fn model(&self) -> &Model<f32> {
         &self.model
@@ -104,14 +110,9 @@ pub(crate) const fn workspace_shape(longest: usize) -> BatchShape {
 fn digest_params(model: &Model<f32>) -> Digest {
     let mut hasher = ListHasher::new(DigestKind::Blake3);
     hasher.add_digest(&bytes_digest(DigestKind::Blake3, model.config().to_json().to_string().as_bytes()));
-    let mut bytes = Vec::new();
     for spec in model.layout().specs() {
-        let params = &model.params()[spec.range.clone()];
-        // Into places that exist already: grown byte by byte, this took longer than the hash.
-        bytes.resize(4 * params.len(), 0);
-        bytes.as_chunks_mut().0.iter_mut().zip(params).for_each(|(place, param)| *place = param.to_le_bytes());
         hasher.add_digest(&bytes_digest(DigestKind::Blake3, spec.name.as_bytes()));
-        hasher.add_digest(&bytes_digest(DigestKind::Blake3, &bytes));
+        hasher.add_digest(&digest_numbers(&model.params()[spec.range.clone()]));
     }
     hasher.finish()
 }
@@ -128,6 +129,32 @@ impl ScoreBuffers {
         let made = self.made.take().filter(|(known, known_shape, _)| known == config && *known_shape == shape);
         let make = || (config.clone(), shape, Workspace::new(config, shape, Purpose::Score));
         &mut self.made.insert(made.unwrap_or_else(make)).2
+    }
+}
+
+/// Numbers that one thread hashes before it takes others.
+const SUBTREE_NUMBERS: usize = (SUBTREE_BYTES / 4) as usize;
+
+/// BLAKE3 of numbers as little-endian bytes, by all threads.
+fn digest_numbers(numbers: &[f32]) -> Digest {
+    const PIECE_NUMBERS: usize = 4096;
+    let n_bytes = 4 * numbers.len() as u64;
+    let subtree = |(i, numbers): (usize, &[f32])| {
+        let mut hasher = SubtreeHasher::new(DigestKind::Blake3, i as u64, n_bytes);
+        let mut bytes = [[0; 4]; PIECE_NUMBERS];
+        for piece in numbers.chunks(PIECE_NUMBERS) {
+            bytes.iter_mut().zip(piece).for_each(|(bytes, number)| *bytes = number.to_le_bytes());
+            hasher.update(bytes[..piece.len()].as_flattened());
+        }
+        hasher.finish()
+    };
+    match numbers.len() {
+        0 => bytes_digest(DigestKind::Blake3, &[]),
+        1..=SUBTREE_NUMBERS => tensor_digest(DigestKind::Blake3, &[subtree((0, numbers))], n_bytes),
+        _ => {
+            let subtrees: Vec<_> = numbers.par_chunks(SUBTREE_NUMBERS).enumerate().map(subtree).collect();
+            tensor_digest(DigestKind::Blake3, &subtrees, n_bytes)
+        }
     }
 }
 
@@ -396,4 +423,19 @@ fn bits(result: &TextResult) -> f64 {
 
 const fn share(is_right: bool) -> f64 {
     if is_right { 1.0 } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_by_many_threads_is_that_of_the_bytes() {
+        let subtree = SUBTREE_NUMBERS;
+        for n in [0, 1, 4097, subtree - 1, subtree, subtree + 1, 3 * subtree + 5] {
+            let numbers: Vec<f32> = (0..n).map(|i| i as f32 * 0.37 - 9.0).collect();
+            let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+            assert_eq!(digest_numbers(&numbers), bytes_digest(DigestKind::Blake3, &bytes), "{n} numbers");
+        }
+    }
 }

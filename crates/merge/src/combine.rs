@@ -47,6 +47,8 @@ pub(crate) struct CombineJob<'a> {
     pub(crate) sinks: &'a [&'a dyn TensorSink],
     /// What is recorded of a part beside its bytes; `None` in memory, where there is no receipt.
     pub(crate) record: Option<DigestChoice>,
+    /// By source, whether its digest is known and not taken again; empty in memory.
+    pub(crate) is_known: &'a [bool],
     pub(crate) units: &'a UnitList,
     /// Units that an earlier run finished.
     pub(crate) is_done: &'a (dyn Fn(usize) -> bool + Sync),
@@ -261,7 +263,7 @@ impl<'a> Worker<'a> {
         };
         let outputs =
             self.job.combinations.iter().map(|combination| output_dtype(class, entry.dtype, combination.dtype));
-        let sources = used.read.iter().map(|_| entry.dtype);
+        let sources = used.read.iter().map(|&i| (self.job.is_known.get(i) != Some(&true)).then_some(entry.dtype));
         let range = (part.elements.start, entry.n_elements());
         let mut hashers = PartHashers::new(self.job.record, range, sources, outputs);
         let mut stats = vec![TensorStats::start(); self.job.combinations.len()];

@@ -1,12 +1,13 @@
 //! `execute_merge`: the whole story on one screen.
 //!
 //! The engine resolves nothing: the plan names sources, coefficients, element types and policies. Before
-//! `commit_output` there is no output; what is staged is resumed by the next run of the same plan.
+//! `commit_all` there is no output; what is staged is resumed by the next run of the same plan.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use thalweg_checkpoint::{Look, OutputLayout};
+use thalweg_checkpoint::{Look, OutputLayout, SideFileComparison};
 use thalweg_tensor::{TensorSink, TensorSource};
 
 use crate::align::align_sources;
@@ -23,7 +24,7 @@ use crate::merge_layout::MergeLayout;
 use crate::open_source::OpenSource;
 pub use crate::open_source::open_sources;
 pub use crate::outcome::{Compared, ComparedBy, MergeOutcome};
-use crate::output::{CommitInput, commit_output, output_layout};
+use crate::output::{CommitInput, DescribedOutput, describe_output, output_layout};
 use crate::output_format::{describe_format, find_kept_state};
 use crate::pending::{Pending, check_disk_space};
 use crate::plan::{DigestChoice, MergePlan, OutputDtype, OutputPlan};
@@ -35,6 +36,7 @@ use crate::side_files::side_file_notes;
 use crate::stage::{StagedOutput, give_up, note_stages, stage_outputs};
 use crate::unit::UnitList;
 use crate::unsound_copies::unsound_copies;
+use crate::workers::wait_together;
 
 /// Executes `plan`: reads each needed source byte once, publishes every output, returns their receipts.
 ///
@@ -49,7 +51,8 @@ pub fn execute_merge(
     let (sources, layout) = open_aligned(plan, run)?;
     let pending = Pending::find(plan, (&sources, &layout), options, run)?;
     let outputs: Vec<&OutputPlan> = pending.outputs().collect();
-    outputs.iter().try_for_each(|output| note_output(output, (&sources, &layout), run))?;
+    let mut compared = SideFileComparison::default();
+    outputs.iter().try_for_each(|output| note_output(output, (&sources, &layout), &mut compared, run))?;
     let layouts =
         outputs.iter().map(|output| lay_out(output, (&sources, &layout), run)).collect::<Result<Vec<_>, _>>()?;
     check_disk_space(outputs.iter().copied().zip(&layouts), run)?;
@@ -89,10 +92,11 @@ pub(crate) fn open_aligned(plan: &MergePlan, run: &RunContext<'_>) -> Result<(Ve
 pub(crate) fn note_output(
     output: &OutputPlan,
     (sources, layout): (&[OpenSource], &MergeLayout),
+    compared: &mut SideFileComparison,
     run: &RunContext<'_>,
 ) -> Result<(), Error> {
     unsound_copies(output, sources, layout, run)?.iter().for_each(|note| run.progress.note(note));
-    side_file_notes(output, sources, &*run.storage)?.iter().for_each(|note| run.progress.note(note));
+    side_file_notes(output, sources, compared, &*run.storage)?.iter().for_each(|note| run.progress.note(note));
     Ok(())
 }
 
@@ -108,7 +112,7 @@ pub(crate) fn lay_out(
     Ok(laid_out)
 }
 
-/// Merges, and copies what belongs around the tensors, except for what [`commit_output`] writes last.
+/// Merges, and copies what belongs around the tensors, except for what [`describe_output`] writes last.
 pub(crate) fn merge_with_frames(
     staged: &[StagedOutput<'_>],
     (sources, layout): (&[OpenSource], &MergeLayout),
@@ -122,25 +126,61 @@ pub(crate) fn merge_with_frames(
     Ok(merged)
 }
 
-/// Publishes one output after the other. If one fails, it and those after it stay staged: their work is done.
+/// Publishes the outputs. Those that cannot be stay staged: their work is done.
+///
+/// Most of this is waiting for the medium, so it is done for many outputs at once.
 fn commit_all(
     staged: Vec<StagedOutput<'_>>,
     input: &CommitInput<'_>,
     run: &RunContext<'_>,
 ) -> Result<Vec<MergeReceipt>, Error> {
-    let stages: Vec<PathBuf> = staged.iter().map(|output| output.staged.folder().to_owned()).collect();
+    let mut stages: VecDeque<PathBuf> = staged.iter().map(|output| output.staged.folder().to_owned()).collect();
+    let mut outputs = staged.into_iter().enumerate();
     let mut fresh = Vec::new();
-    for (k, output) in staged.into_iter().enumerate() {
-        match commit_output(k, output, input, run) {
-            Ok(receipt) => fresh.push(receipt),
-            Err(error) => {
-                note_stages(stages.into_iter().skip(k), run);
-                return Err(error);
+    while !stages.is_empty() {
+        let (group, failure) = describe_some(&mut outputs, input, run);
+        let (mut failed, mut left) = (None, Vec::new());
+        let publish = |output: DescribedOutput<'_>| output.publish(input.replace, run);
+        for outcome in wait_together(run, group, &publish) {
+            let stage = stages.pop_front();
+            match outcome {
+                Some(Ok(receipt)) => fresh.push(receipt),
+                Some(Err(error)) => {
+                    failed = failed.or(Some(error));
+                    left.extend(stage);
+                }
+                None => left.extend(stage),
             }
+        }
+        if let Some(error) = failed.or(failure) {
+            note_stages(left.into_iter().chain(stages), run);
+            return Err(error);
         }
     }
     note_equal_sources(&fresh, run);
     Ok(fresh)
+}
+
+/// Describes the next outputs, until one fails or what is to be written about them takes much memory.
+fn describe_some<'a>(
+    outputs: &mut dyn Iterator<Item = (usize, StagedOutput<'a>)>,
+    input: &CommitInput<'_>,
+    run: &RunContext<'_>,
+) -> (Vec<DescribedOutput<'a>>, Option<Error>) {
+    const ENOUGH_BYTES: usize = 4 << 20;
+    let (mut group, mut n_bytes) = (Vec::new(), 0);
+    while n_bytes < ENOUGH_BYTES
+        && let Some((k, output)) = outputs.next()
+    {
+        match describe_output(k, output, input, run) {
+            Ok(output) => {
+                n_bytes += output.manifest_bytes();
+                group.push(output);
+            }
+            Err(error) => return (group, Some(error)),
+        }
+    }
+    (group, None)
 }
 
 /// Which units a process does, and how it takes up those that are done.
@@ -183,7 +223,8 @@ pub(crate) fn merge_into(
     let source_paths: Vec<PathBuf> = sources.iter().map(|source| source.path.clone()).collect();
     let dtype_of = |t: usize, k: usize| layout.output_dtype(t, plans[k].dtype);
     let ledger = Ledger::new(&layout.catalog, &units, digest.kind(), &dtype_of);
-    let reading = Reading::new(layout, &source_refs, &combinations, &|_| true);
+    let is_known = sources.iter().map(|source| source.known_digest.is_some()).collect();
+    let reading = Reading { is_known, ..Reading::new(layout, &source_refs, &combinations, &|_| true) };
     let bytes_read = match work.is_own {
         None => reading.n_bytes(),
         Some(is_own) => reading.bytes_of_units(&units, is_own),
@@ -199,7 +240,7 @@ pub(crate) fn merge_into(
     run.progress.begin(Stage::Merge, bytes_read);
     let bytes_resumed = reading.bytes_of_units(&units, &|unit_idx| done.contains(unit_idx));
     run.progress.resume(bytes_resumed);
-    with_background_sync(staged, |wrote| {
+    with_background_sync(staged, units.len(), run, |wrote| {
         let job = CombineJob {
             layout,
             sources: &source_refs,
@@ -208,6 +249,7 @@ pub(crate) fn merge_into(
             rules: &rules,
             sinks: &sinks,
             record: Some(digest),
+            is_known: &reading.is_known,
             units: &units,
             is_done: &|unit_idx| !is_left(unit_idx),
             on_unit: &|unit_idx, results| {
@@ -235,21 +277,31 @@ pub(crate) fn merge_into(
 /// first, so those of the other thread are kept.
 fn with_background_sync(
     staged: &[StagedOutput<'_>],
+    n_units: usize,
+    run: &RunContext<'_>,
     work: impl FnOnce(&(dyn Fn() + Sync)) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    /// Units of about 1 MiB between two syncs.
-    const UNITS_PER_SYNC: usize = 256;
-    let n_units = AtomicUsize::new(0);
+    /// Units of about 1 MiB, each of one output, between two syncs: at most so many, at least as many, and of small
+    /// outputs a part, so that the medium is at work before all is merged.
+    const MOST_UNITS: usize = 256;
+    const LEAST_UNITS: usize = 16;
+    const PARTS: usize = 4;
+    let (n_outputs, n_in_all) = (staged.len().max(1), n_units.saturating_mul(staged.len()));
+    let units_per_sync = ((n_in_all / PARTS).clamp(LEAST_UNITS, MOST_UNITS) / n_outputs).max(1);
+    let n_done = AtomicUsize::new(0);
     let (wake, woken) = std::sync::mpsc::sync_channel::<()>(1);
     std::thread::scope(|scope| {
         let syncer = scope.spawn(move || -> Result<(), Error> {
             while woken.recv().is_ok() {
-                staged.iter().try_for_each(|output| output.staged.sync())?;
+                let synced = wait_together(run, staged.iter().collect(), &|output: &StagedOutput<'_>| {
+                    output.staged.sync().map_err(Error::from)
+                });
+                synced.into_iter().flatten().collect::<Result<(), Error>>()?;
             }
             Ok(())
         });
         let outcome = work(&|| {
-            if (n_units.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(UNITS_PER_SYNC) {
+            if (n_done.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(units_per_sync) {
                 // A full channel means that a sync is due already; a closed one, that it failed and will be reported.
                 let _ = wake.try_send(());
             }

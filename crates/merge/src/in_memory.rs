@@ -252,6 +252,7 @@ fn fill_sinks(
         rules: &rules,
         sinks,
         record: None,
+        is_known: &[],
         units: &units,
         is_done: &|_| false,
         on_unit: &|_, _| Ok(()),

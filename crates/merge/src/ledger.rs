@@ -23,8 +23,8 @@ pub(crate) struct TensorRecord {
 struct Slot {
     parts: Vec<Option<PartResult>>,
     n_missing: usize,
-    /// Digests of the sources that were read, once the tensor is complete.
-    sources: Vec<Digest>,
+    /// Digests of the sources that were read, once the tensor is complete; `None` where none was taken.
+    sources: Vec<Option<Digest>>,
     outputs: Vec<TensorRecord>,
 }
 
@@ -79,7 +79,7 @@ impl<'a> Ledger<'a> {
         if let Some(kind) = self.source_kind {
             let digest = |s: usize| {
                 let subtrees: Vec<_> = parts.iter().flat_map(|part| part.source_subtrees[s].iter().copied()).collect();
-                tensor_digest(kind, &subtrees, entry.n_bytes())
+                (!subtrees.is_empty()).then(|| tensor_digest(kind, &subtrees, entry.n_bytes()))
             };
             slot.sources = (0..first.source_subtrees.len()).map(digest).collect();
         }
@@ -105,24 +105,28 @@ impl<'a> Ledger<'a> {
 /// Digests and statistics of everything that was read and written.
 #[derive(Debug)]
 pub(crate) struct Finished {
-    tensors: Vec<(Vec<Digest>, Vec<TensorRecord>)>,
+    tensors: Vec<(Vec<Option<Digest>>, Vec<TensorRecord>)>,
 }
 
 impl Finished {
-    /// Digest of source `source_idx`, or `None` when some of its tensors were not read or nothing was hashed.
+    /// Digest of source `source_idx`, which may be `known`, or `None` when some of its tensors were not read or nothing
+    /// was hashed.
     pub(crate) fn source_digest(
         &self,
         catalog: &TensorCatalog,
-        source_idx: usize,
+        (source_idx, known): (usize, Option<Digest>),
         kind: DigestKind,
         read_by: &ReadBy<'_>,
     ) -> Option<Digest> {
         let mut list = ListHasher::new(kind);
         for (t, (entry, (sources, _))) in catalog.entries().iter().zip(&self.tensors).enumerate() {
             let slot = read_by(t).iter().position(|&read| read == source_idx)?;
-            list.add_tensor(&entry.name, entry.dtype, &entry.shape, sources.get(slot)?);
+            match known {
+                Some(_) => {}
+                None => list.add_tensor(&entry.name, entry.dtype, &entry.shape, sources.get(slot)?.as_ref()?),
+            }
         }
-        Some(list.finish())
+        Some(known.unwrap_or_else(|| list.finish()))
     }
 
     /// Records of output `k`, one for each tensor of the catalog.

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::plan::MergePlan;
 use crate::receipt::SourceFile;
 use thalweg_checkpoint::ReadOptions;
+use thalweg_tensor::Digest;
 
 /// A source with the name that messages use.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct OpenSource {
     pub is_step_shared: bool,
     /// The open checkpoint.
     pub checkpoint: Arc<Checkpoint>,
+    /// Digest of its tensors, if the plan knows it and a merge would take one of that kind.
+    pub(crate) known_digest: Option<Digest>,
 }
 
 impl OpenSource {
@@ -62,11 +65,14 @@ pub fn open_sources(plan: &MergePlan, run: &RunContext<'_>) -> Result<Vec<OpenSo
     let mut opened = run.pool.open_all(&of_others, &plan.reading()).into_iter();
     let checkpoints: Vec<_> =
         paths.iter().filter_map(|path| if sums.contains(path) { opened_sums.next() } else { opened.next() }).collect();
+    let kinds: Vec<_> = plan.outputs.iter().map(|output| output.digest.kind()).collect();
     let open = |(path, checkpoint): (PathBuf, Result<_, thalweg_checkpoint::Error>)| {
         let step = step_of(&path);
         let is_step_shared =
             step.is_some_and(|step| paths.iter().filter(|other| step_of(other) == Some(step)).count() > 1);
-        Ok(OpenSource { step, is_step_shared, path, checkpoint: checkpoint? })
+        let known_digest = plan.seen_sources.iter().find(|seen| seen.path == path).and_then(|seen| seen.digest);
+        let known_digest = known_digest.filter(|known| kinds.iter().all(|kind| *kind == Some(known.kind())));
+        Ok(OpenSource { step, is_step_shared, path, checkpoint: checkpoint?, known_digest })
     };
     paths.iter().cloned().zip(checkpoints).map(open).collect()
 }

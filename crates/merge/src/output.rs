@@ -151,7 +151,7 @@ fn cannot_write_from_scratch(output: &OutputPlan, sources: &[OpenSource]) -> Err
     FormatError::OnlyFromItself { format: output.format, found }.into()
 }
 
-/// What `commit_output` needs besides the output itself.
+/// What `describe_output` needs besides the output itself.
 pub(crate) struct CommitInput<'a> {
     pub(crate) merged: &'a Merged,
     pub(crate) sources: &'a [OpenSource],
@@ -162,13 +162,35 @@ pub(crate) struct CommitInput<'a> {
     pub(crate) peak_memory_bytes: Option<u64>,
 }
 
-/// Adds side files and card, writes the receipt and publishes. Before this returns there is no output.
-pub(crate) fn commit_output(
+/// An output whose files are all written, but for its receipt. Some may not be on the medium yet.
+pub(crate) struct DescribedOutput<'a> {
+    output: StagedOutput<'a>,
+    receipt: MergeReceipt,
+    json: Vec<u8>,
+}
+
+impl DescribedOutput<'_> {
+    /// Bytes of its receipt, in memory until it is published.
+    pub(crate) fn manifest_bytes(&self) -> usize {
+        self.json.len()
+    }
+
+    /// Writes the receipt and publishes. Before this returns there is no output.
+    pub(crate) fn publish(self, replace: Replace, run: &RunContext<'_>) -> Result<MergeReceipt, Error> {
+        let StagedOutput { plan, staged, leftovers, .. } = self.output;
+        let rules = CommitRules { replace, own: MERGED_FOLDER, leftovers: &leftovers };
+        commit_checkpoint(staged, &plan.path, Manifest { name: RECEIPT_NAME, bytes: &self.json }, rules, run)?;
+        Ok(self.receipt)
+    }
+}
+
+/// Adds side files and card, and makes the receipt of output `k` of a merge.
+pub(crate) fn describe_output<'a>(
     k: usize,
-    mut output: StagedOutput<'_>,
+    mut output: StagedOutput<'a>,
     input: &CommitInput<'_>,
     run: &RunContext<'_>,
-) -> Result<MergeReceipt, Error> {
+) -> Result<DescribedOutput<'a>, Error> {
     let records: Vec<TensorRecord> = input.merged.finished.output(k).collect();
     copy_frames([&output.staged], CopyTime::Last, run)?;
     write_copies(&output.staged, run)?;
@@ -178,10 +200,7 @@ pub(crate) fn commit_output(
     add_side_files(&mut output, input, &mut receipt, run)?;
     receipt.bytes_written = receipt.files.iter().map(|file| file.len_bytes).sum();
     let json = receipt.seal()?;
-    let StagedOutput { plan, staged, leftovers, .. } = output;
-    let rules = CommitRules { replace: input.replace, own: MERGED_FOLDER, leftovers: &leftovers };
-    commit_checkpoint(staged, &plan.path, Manifest { name: RECEIPT_NAME, bytes: &json }, rules, run)?;
-    Ok(receipt)
+    Ok(DescribedOutput { output, receipt, json })
 }
 
 /// JSON has no NaN and no infinities: a receipt with one would not read back as it was written.
@@ -248,8 +267,9 @@ fn source_receipt(
     let position = input.sources.iter().position(|source| source.path == planned.path);
     let read_by = |t: usize| input.merged.read_by[t].as_slice();
     let whole = position.filter(|&source_idx| input.layout.is_whole_source(source_idx));
+    let known = position.and_then(|i| input.sources[i].known_digest);
     let digest = whole.zip(output.plan.digest.kind()).and_then(|(source_idx, kind)| {
-        input.merged.finished.source_digest(&input.layout.catalog, source_idx, kind, &read_by)
+        input.merged.finished.source_digest(&input.layout.catalog, (source_idx, known), kind, &read_by)
     });
     let checkpoint = position.map(|i| &*input.sources[i].checkpoint);
     let (format, findings) = (checkpoint.map(Checkpoint::format_name), checkpoint.map(Checkpoint::findings));
@@ -264,6 +284,7 @@ fn source_receipt(
         params: findings.and_then(|found| found.params),
         dequantised: checkpoint.and_then(Checkpoint::dequantised_weights).map(DequantisedWeights::new),
         digest: digest.map(|digest| digest.to_string()),
+        digest_is_earlier: digest.is_some() && known.is_some(),
         files: position.map(|i| source_files(&input.sources[i])).unwrap_or_default(),
         kept_files: if is_newest { copied_files(output, input.sources, run)? } else { Vec::new() },
     })

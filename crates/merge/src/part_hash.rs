@@ -9,7 +9,8 @@ use crate::tensor_stats::TensorStats;
 /// What a finished part leaves behind.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct PartResult {
-    /// For each source that was read (in the order of `SourceUse::read`), its subtrees; empty without digests.
+    /// For each source that was read (in the order of `SourceUse::read`), its subtrees; empty without digests, and for
+    /// sources whose digest is known.
     pub(crate) source_subtrees: Vec<Vec<SubtreeDigest>>,
     /// For each output, its subtrees and statistics.
     pub(crate) outputs: Vec<(Vec<SubtreeDigest>, TensorStats)>,
@@ -23,11 +24,11 @@ pub(crate) struct PartHashers {
 
 impl PartHashers {
     /// For a part from element `first` on of a tensor with `n_elements`, which is read from sources, and written to
-    /// outputs, of these element types.
+    /// outputs, of these element types. A source of no type is not hashed.
     pub(crate) fn new(
         record: Option<DigestChoice>,
         (first, n_elements): (u64, u64),
-        sources: impl Iterator<Item = Dtype>,
+        sources: impl Iterator<Item = Option<Dtype>>,
         outputs: impl Iterator<Item = Dtype>,
     ) -> Self {
         let start = |kind: Option<DigestKind>, dtype: Dtype| {
@@ -38,7 +39,7 @@ impl PartHashers {
         // A stage must be able to check what it holds, whether digests were asked for or not.
         let of_outputs = record.map(|_| asked.unwrap_or(DigestKind::Xxh3));
         Self {
-            sources: sources.map(|dtype| start(asked, dtype)).collect(),
+            sources: sources.map(|dtype| start(asked.filter(|_| dtype.is_some()), dtype.unwrap_or(Dtype::U8))).collect(),
             outputs: outputs.map(|dtype| start(of_outputs, dtype)).collect(),
         }
     }

@@ -16,6 +16,8 @@ pub(crate) struct Reading<'a> {
     pub(crate) sources: &'a [&'a dyn TensorSource],
     /// By tensor.
     pub(crate) read_by: Vec<Vec<usize>>,
+    /// By source, whether its digest is known: the key of a stage has it.
+    pub(crate) is_known: Vec<bool>,
 }
 
 impl<'a> Reading<'a> {
@@ -30,7 +32,8 @@ impl<'a> Reading<'a> {
             true => source_use(class, combinations).read,
             false => Vec::new(),
         };
-        Self { layout, sources, read_by: layout.classes.iter().enumerate().map(read_of).collect() }
+        let read_by = layout.classes.iter().enumerate().map(read_of).collect();
+        Self { layout, sources, read_by, is_known: vec![false; sources.len()] }
     }
 
     /// Bytes of tensors that are read from all sources together.

@@ -89,6 +89,10 @@ pub struct SourceReceipt {
     /// Digest of all its tensors as they were read; `None` when some were not read or only in a wider element type, or
     /// without digests.
     pub digest: Option<String>,
+    /// Whether the digest was taken by an earlier reading of files of these sizes and times, with the same headers, and
+    /// not while they were merged.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub digest_is_earlier: bool,
     /// Size and time of its files with tensors.
     pub files: Vec<SourceFile>,
     /// Of the newest source, size and time of every file that the output has from it; empty if it has none.

@@ -22,6 +22,7 @@ pub fn see_sources(sources: &[OpenSource], storage: &dyn Storage) -> Result<Vec<
             files: see_files(&source.checkpoint),
             side_files: Some(see_side_files(&source.checkpoint, storage)?),
             dequantised: source.checkpoint.dequantised_weights().map(DequantisedWeights::new),
+            digest: None,
         })
     };
     sources.iter().map(see).collect()
@@ -42,7 +43,8 @@ fn times_of(info: &FileInfo) -> (String, Option<String>) {
     (info.modified_ns.to_string(), changed.map(|changed| changed.to_string()))
 }
 
-fn see_files(checkpoint: &Checkpoint) -> Vec<SeenFile> {
+/// The files of a checkpoint as they are now.
+pub fn see_files(checkpoint: &Checkpoint) -> Vec<SeenFile> {
     let see = |(file, header_digest): (&ShardFile, String)| {
         let (modified_ns, changed_ns) = times_of(&file.info);
         SeenFile { name: file.name.clone(), len_bytes: file.info.len_bytes, modified_ns, changed_ns, header_digest }

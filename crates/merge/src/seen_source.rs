@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use thalweg_tensor::Digest;
 
 /// A source as a plan saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,10 @@ pub struct SeenSource {
     /// Its weights that are FP8 codes, if the plan reads them as the values that they stand for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dequantised: Option<DequantisedWeights>,
+    /// Digest of its tensors, as an earlier reading of these very files found it: it is not taken again. A plan file
+    /// cannot state one.
+    #[serde(skip)]
+    pub digest: Option<Digest>,
 }
 
 /// A file as a plan saw it.

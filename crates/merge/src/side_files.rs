@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use thalweg_checkpoint::{Checkpoint, SideFile, SideFileKind, StayReason, differing_side_files};
+use thalweg_checkpoint::{Checkpoint, SideFile, SideFileComparison, SideFileKind, StayReason};
 use thalweg_storage::Storage;
 use thalweg_tensor::display_name;
 
@@ -36,13 +36,15 @@ pub(crate) fn travelling_files(
 }
 
 /// What is worth knowing about the files that travel to an output, in sentences: those of the named source that stay
-/// behind, those that only another source has, and those that differ between the sources.
+/// behind, those that only another source has, and those that differ between the sources. What is `compared` for one
+/// output need not be for the next.
 ///
 /// # Errors
 /// If a file cannot be read.
 pub fn side_file_notes(
     output: &OutputPlan,
     sources: &[OpenSource],
+    compared: &mut SideFileComparison,
     storage: &dyn Storage,
 ) -> Result<Vec<String>, thalweg_checkpoint::Error> {
     if output.policy.hf_assets.is_some() {
@@ -54,7 +56,7 @@ pub fn side_file_notes(
     let mut notes = Vec::new();
     notes.extend(stays_behind(output, named, kept_source(output, sources).is_some(), takes_arguments(output, sources)));
     notes.extend(is_elsewhere(named, merged.iter().copied()));
-    notes.extend(differs(named, &merged, storage)?);
+    notes.extend(differs(named, &merged, compared, storage)?);
     Ok(notes)
 }
 
@@ -62,11 +64,12 @@ pub fn side_file_notes(
 fn differs(
     named: &OpenSource,
     merged: &[&OpenSource],
+    compared: &mut SideFileComparison,
     storage: &dyn Storage,
 ) -> Result<Option<String>, thalweg_checkpoint::Error> {
     let checkpoints: Vec<&Checkpoint> = merged.iter().map(|source| &*source.checkpoint).collect();
     let has = |name: &String| named.checkpoint.side_files().iter().any(|file| file.name == *name);
-    let names = differing_side_files(&checkpoints, storage)?.into_iter().filter(has);
+    let names = compared.differing(&checkpoints, storage)?.into_iter().filter(has);
     let names: Vec<String> = names.map(|name| format!("`{}`", display_name(&name))).collect();
     let (n, path) = (names.len(), named.path.display());
     let names = shorten(names);

@@ -25,6 +25,7 @@ use crate::receipt::RECEIPT_NAME;
 use crate::receipt::read_receipt_of;
 use crate::share::is_share_name;
 use crate::side_files::travelling_files;
+use crate::workers::wait_together;
 
 /// An output that is being written.
 pub(crate) struct StagedOutput<'a> {
@@ -107,19 +108,19 @@ pub(crate) fn stage_outputs<'a>(
     run: &RunContext<'_>,
 ) -> Result<Vec<StagedOutput<'a>>, Error> {
     let reading = reading_digest(outputs, sources)?;
-    let mut staged = Vec::new();
-    for (&output, layout) in outputs.iter().zip(layouts) {
-        match stage_output(output, sources, layout, &reading, options, run) {
+    let stage = |(output, layout)| stage_output(output, sources, layout, &reading, options, run);
+    let (mut staged, mut failure) = (Vec::new(), None);
+    for outcome in wait_together(run, outputs.iter().copied().zip(layouts).collect(), &stage).into_iter().flatten() {
+        match outcome {
             Ok(output) => staged.push(output),
-            Err(error) => {
-                // Stages that hold work of an earlier run are kept; empty ones would only be in the way.
-                let fresh = staged.into_iter().filter(|output: &StagedOutput<'_>| output.found.is_empty());
-                fresh.for_each(|output| remove_stage(&*run.storage, &output));
-                return Err(error);
-            }
+            Err(error) => failure = failure.or(Some(error)),
         }
     }
-    Ok(staged)
+    let Some(error) = failure else { return Ok(staged) };
+    // Stages that hold work of an earlier run are kept; empty ones would only be in the way.
+    let fresh = staged.into_iter().filter(|output: &StagedOutput<'_>| output.found.is_empty());
+    fresh.for_each(|output| remove_stage(&*run.storage, &output));
+    Err(error)
 }
 
 /// Digest of what is merged in one reading: the cut of the work and the sources that are read depend on it.
@@ -255,13 +256,19 @@ pub(crate) fn empty_stage(storage: &dyn Storage, stage: &Path) -> Result<(), Err
 /// What a stage must share with the run that resumes it: the plan, and what is merged in the same reading.
 ///
 /// Without digests, also the sizes and times of the sources. With digests, each finished part is compared with the
-/// sources.
+/// sources, but for those whose digest is known.
 fn stage_key(output: &OutputPlan, plan_digest: &str, sources: &[OpenSource], reading: &Digest) -> StageKey {
     let identity = match output.digest.kind() {
         None => identity_of(output, sources),
-        Some(_) => String::new(),
+        Some(_) => known_digests(sources),
     };
     join_key(plan_digest, &identity, reading)
+}
+
+/// The digests of sources that are not taken again.
+fn known_digests(sources: &[OpenSource]) -> String {
+    let known = |source: &OpenSource| Some(format!("{}\0{}\0", source.path.display(), source.known_digest?));
+    sources.iter().filter_map(known).collect()
 }
 
 /// Names, sizes and times of an output's sources.

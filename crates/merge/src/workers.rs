@@ -18,6 +18,55 @@ pub(crate) fn run_workers(run: &RunContext<'_>, work: &(dyn Fn() + Sync)) -> Res
     })
 }
 
+/// Threads that wait for the medium side by side: it brings what many wait for to safety at once.
+const MAX_WAITING: usize = 32;
+
+/// Does `act` for each item, many at a time unless one thread was asked for: they hardly compute. Returns in the order
+/// of the items what came of each; `None` for those that were not begun because another one failed.
+pub(crate) fn wait_together<T: Send, R: Send>(
+    run: &RunContext<'_>,
+    items: Vec<T>,
+    act: &(dyn Fn(T) -> Result<R, Error> + Sync),
+) -> Vec<Option<Result<R, Error>>> {
+    let n_at_once = if run.limits.n_threads.get() == 1 { 1 } else { MAX_WAITING };
+    side_by_side(n_at_once, items, act)
+}
+
+fn side_by_side<T: Send, R: Send>(
+    n_at_once: usize,
+    items: Vec<T>,
+    act: &(dyn Fn(T) -> Result<R, Error> + Sync),
+) -> Vec<Option<Result<R, Error>>> {
+    let n_items = items.len();
+    let queue = Mutex::new(items.into_iter().enumerate());
+    let results: Mutex<Vec<Option<Result<R, Error>>>> = Mutex::new((0..n_items).map(|_| None).collect());
+    let work = || {
+        loop {
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((number, item)) = next else { return };
+            let result = act(item);
+            let has_failed = result.is_err();
+            results.lock().unwrap_or_else(PoisonError::into_inner)[number] = Some(result);
+            if has_failed {
+                // The others take no further item.
+                queue.lock().unwrap_or_else(PoisonError::into_inner).by_ref().for_each(drop);
+            }
+        }
+    };
+    let has_panicked = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..n_items.min(n_at_once))
+            .filter_map(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok())
+            .collect();
+        work();
+        others.into_iter().any(|other| other.join().is_err())
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if has_panicked && let Some(lost) = results.iter_mut().find(|result| result.is_none()) {
+        *lost = Some(Err(Error::WorkerDied));
+    }
+    results
+}
+
 /// What is done for a number, with a buffer that it may use.
 type ActOnNumber<'a> = &'a (dyn Fn(usize, &mut Vec<u8>) -> Result<(), Error> + Sync);
 
@@ -44,4 +93,38 @@ pub(crate) fn for_each_number(run: &RunContext<'_>, n: usize, act: ActOnNumber<'
         }
     })?;
     failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn what_waits_is_done_side_by_side_and_told_in_order() {
+        // Each waits for the others.
+        let all = Barrier::new(MAX_WAITING);
+        let outcomes = side_by_side(MAX_WAITING, (0..MAX_WAITING).collect(), &|n| {
+            all.wait();
+            Ok(10 * n)
+        });
+        let found: Vec<usize> = outcomes.into_iter().map(|outcome| outcome.unwrap().unwrap()).collect();
+        assert_eq!(found, (0..MAX_WAITING).map(|n| 10 * n).collect::<Vec<_>>());
+        assert!(side_by_side(2, Vec::<usize>::new(), &|n| Ok(n)).is_empty());
+    }
+
+    #[test]
+    fn after_a_failure_nothing_new_is_begun() {
+        let n_items = 1000;
+        let n_begun = AtomicUsize::new(0);
+        let outcomes = side_by_side(4, (0..n_items).collect(), &|n| {
+            n_begun.fetch_add(1, Ordering::Relaxed);
+            if n == 3 { Err(Error::Interrupted) } else { Ok(n) }
+        });
+        assert!(matches!(outcomes[3], Some(Err(Error::Interrupted))));
+        let n_done = outcomes.iter().filter(|outcome| outcome.is_some()).count();
+        assert_eq!((n_done, outcomes.len()), (n_begun.into_inner(), n_items));
+        assert!(outcomes[n_done..].iter().all(Option::is_none), "they are begun in order");
+    }
 }

@@ -92,6 +92,11 @@ impl<T: Real> Model<T> {
         &self.params
     }
 
+    /// The arena alone.
+    pub fn into_params(self) -> Vec<T> {
+        self.params
+    }
+
     /// The arena, to be changed.
     pub fn params_mut(&mut self) -> &mut [T] {
         &mut self.params

@@ -1,6 +1,6 @@
 //! Sweeps, as Python sees them: the windows of a grid, and many merges in one reading of their sources.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -222,6 +222,13 @@ impl PySweep {
             let outcome = run_sweep(&part, &self.trajectory, &mut records.evaluator(), options, &run)?;
             PyStudy::new(folder, &outcome.record)
         })
+    }
+
+    /// How many checkpoints the trials read between them.
+    #[getter]
+    fn _n_sources(&self) -> usize {
+        let sources = self.trials.iter().flat_map(|trial| &trial.output.sources);
+        sources.map(|source| &source.path).collect::<BTreeSet<_>>().len()
     }
 
     /// Merges trials, in one reading, to the addresses of each: as `Merge._fill`. Returns whether it was slow, as it is

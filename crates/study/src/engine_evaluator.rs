@@ -28,8 +28,9 @@ use crate::record::{CostRow, SuiteRow};
 
 /// Merges that are held in memory together, so that each reading of the sources makes so many.
 const LEAST_TOGETHER: usize = 10;
-/// More than that, as long as all of them are smaller than this.
-const SMALL_BYTES: usize = 512 << 20;
+/// More than that, as long as all of them take less than such a part of the memory, and less than this.
+const HELD_PART: u64 = 4;
+const MOST_BYTES: u64 = 1 << 30;
 /// Below the cache's folder: which parameters a merge has.
 const MERGES_FOLDER: &str = "merges";
 const MERGED_KIND: &str = "thalweg-merged-params";
@@ -48,6 +49,8 @@ pub struct EngineEvaluator<'a> {
     /// The points that combinations were last asked of.
     points: Option<LoadedPoints>,
     buffers: ScoreBuffers,
+    /// Memory of models that were scored, for those that come next: fresh memory costs more than a merge.
+    spare: Vec<Vec<f32>>,
 }
 
 /// Sums that are held in memory, with what tells them from others.
@@ -116,12 +119,13 @@ impl<'a> EngineEvaluator<'a> {
             cost: CostRow::default(),
             points: None,
             buffers: ScoreBuffers::default(),
+            spare: Vec::new(),
         })
     }
 
     /// Merges that are made by one reading of their sources.
     pub(crate) fn n_together(&self) -> usize {
-        n_models_together(&self.model_config)
+        n_models_together(&self.model_config, self.eval.memory_bytes)
     }
 
     /// Whether this many points may be held in memory beside the model that is scored.
@@ -228,7 +232,7 @@ impl<'a> EngineEvaluator<'a> {
 
     /// The models of some outputs, by one reading of their sources.
     fn merge(&mut self, outputs: &[OutputPlan]) -> Result<Vec<Model>, Error> {
-        let (models, n_bytes) = merge_models(outputs, &self.model_config, self.run)?;
+        let (models, n_bytes) = merge_models(outputs, &self.model_config, &mut self.spare, self.run)?;
         self.cost.bytes_read += n_bytes;
         Ok(models)
     }
@@ -260,16 +264,21 @@ impl Evaluator for EngineEvaluator<'_> {
         let keys = self.keys_of(outputs, "")?;
         let mut scored: Vec<Option<ModelScores>> = keys.iter().map(|key| self.find_known(key.as_deref())).collect();
         scored.iter().enumerate().for_each(|(i, scores)| scores.iter().for_each(|scores| on_score(i, scores)));
-        let missing: Vec<usize> = (0..outputs.len()).filter(|&i| scored[i].is_none()).collect();
+        let mut missing: Vec<usize> = (0..outputs.len()).filter(|&i| scored[i].is_none()).collect();
+        // Those of one reading are to share their sources.
+        missing.sort_by_key(|&i| outputs[i].sources.iter().filter_map(|source| source.step).max());
         for together in missing.chunks(self.n_together()) {
             let plans: Vec<OutputPlan> = together.iter().map(|&i| outputs[i].clone()).collect();
             for (&i, model) in together.iter().zip(self.merge(&plans)?) {
-                let scores = self.score(&Subject::from_model(&outputs[i].path, model)?)?;
+                let subject = self.pool.install(|| Subject::from_model(&outputs[i].path, model))?;
+                let scores = self.score(&subject)?;
+                self.spare.push(subject.into_model().into_params());
                 self.remember(keys[i].as_deref(), &scores)?;
                 on_score(i, &scores);
                 scored[i] = Some(scores);
             }
         }
+        self.spare.clear();
         Ok(scored.into_iter().flatten().collect())
     }
 
@@ -312,19 +321,23 @@ impl Evaluator for EngineEvaluator<'_> {
 }
 
 /// Merges that are made by one reading of their sources.
-pub(crate) fn n_models_together(config: &ModelConfig) -> usize {
-    let model_bytes = config.layout().n_params().saturating_mul(4).max(1);
-    (SMALL_BYTES / model_bytes).max(LEAST_TOGETHER)
+pub(crate) fn n_models_together(config: &ModelConfig, memory_bytes: u64) -> usize {
+    let model_bytes = (config.layout().n_params() as u64).saturating_mul(4).max(1);
+    let held_bytes = MOST_BYTES.min(memory_bytes / HELD_PART);
+    usize::try_from(held_bytes / model_bytes).unwrap_or(usize::MAX).max(LEAST_TOGETHER)
 }
 
-/// The models of some outputs, by one reading of their sources, and the bytes that were read.
+/// The models of some outputs, by one reading of their sources, and the bytes that were read. They take `spare` memory
+/// of earlier models of this configuration first.
 pub(crate) fn merge_models(
     outputs: &[OutputPlan],
     config: &ModelConfig,
+    spare: &mut Vec<Vec<f32>>,
     run: &RunContext<'_>,
 ) -> Result<(Vec<Model>, u64), Error> {
     let layout = config.layout();
-    let mut arenas: Vec<Vec<f32>> = outputs.iter().map(|_| vec![0.0; layout.n_params()]).collect();
+    let arena = |_| spare.pop().unwrap_or_else(|| vec![0.0; layout.n_params()]);
+    let mut arenas: Vec<Vec<f32>> = outputs.iter().map(arena).collect();
     let plan = MergePlan::new(outputs.iter().enumerate().map(|(i, output)| in_memory(output, i)).collect())?;
     let sinks: Vec<_> = arenas.iter_mut().map(|arena| arena_sink(&layout, arena)).collect();
     let refs: Vec<&dyn TensorSink> = sinks.iter().map(|sink| sink as &dyn TensorSink).collect();

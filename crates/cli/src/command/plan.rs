@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use thalweg_checkpoint::SideFileComparison;
 use thalweg_merge::align::{MergeLayout, align_sources};
 use thalweg_merge::engine::open_sources;
 use thalweg_merge::estimate::{MergeEstimate, estimate_merge};
@@ -70,8 +71,10 @@ pub(crate) fn show_plan(
     let sources = open_sources(plan, &run)?;
     let layout = align_sources(&sources, plan, &*run.storage)?;
     layout.notes.iter().for_each(|note| messages.note(note));
+    let mut compared = SideFileComparison::default();
     for output in &plan.outputs {
-        let notes = side_file_notes(output, &sources, &*world.storage).map_err(thalweg_merge::Error::from)?;
+        let notes = side_file_notes(output, &sources, &mut compared, &*world.storage);
+        let notes = notes.map_err(thalweg_merge::Error::from)?;
         notes.into_iter().for_each(|note| messages.note(note));
     }
     place_notes(plan, &*world.storage).iter().for_each(|note| messages.note(note));

@@ -400,3 +400,65 @@ fn nothing_is_written_into_a_checkpoint_or_a_merge() {
         }
     }
 }
+
+/// For each source of a merge, oldest first, whether its digest is from an earlier reading, and the digest.
+fn source_digests(out: &Path, name: &str) -> Vec<(bool, String)> {
+    let sources = receipt(&out.join(name))["sources"].clone();
+    let row = |one: &Value| (one["digest_is_earlier"] == true, one["digest"].as_str().unwrap().to_owned());
+    sources.as_array().unwrap().iter().map(row).collect()
+}
+
+#[test]
+fn digests_of_checkpoints_that_did_not_change_are_not_taken_again() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (run_path, out) = (make_run(scratch.path(), 3), scratch.path().join("out"));
+    let windows = ["--windows", "sma:3"];
+    assert_eq!(watch(&run_path, &out, &windows).0, 0);
+    let first = source_digests(&out, "step0000300-n3-sma");
+    assert!(first.iter().all(|(is_earlier, _)| !is_earlier), "{first:?}");
+    save(&run_path, 400, 4);
+    assert_eq!(watch(&run_path, &out, &windows).0, 0);
+    let second = source_digests(&out, "step0000400-n3-sma");
+    assert_eq!(second.iter().map(|(is_earlier, _)| *is_earlier).collect::<Vec<_>>(), [true, true, false]);
+    let digests = |found: &[(bool, String)]| found.iter().map(|(_, digest)| digest.clone()).collect::<Vec<_>>();
+    assert_eq!(digests(&second)[..2], digests(&first)[1..]);
+    let merge = out.join("step0000400-n3-sma");
+    assert_eq!(receipt(&merge)["digest"], digest_from_scratch(&run_path, 3, 400, "sma"));
+    assert!(run(&["verify", merge.to_str().unwrap(), "--inputs"]).status.success());
+
+    // One byte flips, and the time of the change is set back: only the system's own time of it tells.
+    let path = checkpoint(&run_path, 300);
+    let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[200] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    std::fs::File::options().append(true).open(&path).unwrap().set_modified(modified).unwrap();
+    assert_eq!(run(&["verify", merge.to_str().unwrap(), "--inputs"]).status.code(), Some(1));
+    save(&run_path, 500, 5);
+    assert_eq!(watch(&run_path, &out, &windows).0, 0);
+    let third = source_digests(&out, "step0000500-n3-sma");
+    assert_eq!(third.iter().map(|(is_earlier, _)| *is_earlier).collect::<Vec<_>>(), [false, true, false]);
+    assert_ne!(third[0].1, digests(&second)[1]);
+    let merge = out.join("step0000500-n3-sma");
+    assert_eq!(receipt(&merge)["digest"], digest_from_scratch(&run_path, 3, 500, "sma"));
+    assert!(run(&["verify", merge.to_str().unwrap(), "--inputs"]).status.success());
+}
+
+#[test]
+fn a_digest_of_another_kind_is_taken_and_without_digests_none_is() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (run_path, out) = (make_run(scratch.path(), 3), scratch.path().join("out"));
+    assert_eq!(watch(&run_path, &out, &["--windows", "sma:2"]).0, 0);
+    for (step, digest, are_earlier) in [(400, "xxh3", [false, false]), (500, "none", [false, false])] {
+        save(&run_path, step, step);
+        let out = scratch.path().join(digest);
+        std::fs::create_dir_all(&out).unwrap();
+        std::fs::copy(scratch.path().join("out/watch-state.json"), out.join("watch-state.json")).unwrap();
+        assert_eq!(watch(&run_path, &out, &["--windows", "sma:2", "--digest", digest]).0, 0);
+        let merge = receipt(&out.join(format!("step{step:07}-n2-sma")));
+        let found = merge["sources"].as_array().unwrap().iter().map(|one| one["digest_is_earlier"] == true);
+        assert_eq!(found.collect::<Vec<_>>(), are_earlier);
+        let is_none = merge["sources"].as_array().unwrap().iter().all(|one| one["digest"].is_null());
+        assert_eq!(is_none, digest == "none");
+    }
+}

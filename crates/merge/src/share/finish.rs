@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use thalweg_checkpoint::{LOCK_NAME, OutputLayout, StagedCheckpoint};
+use thalweg_checkpoint::{LOCK_NAME, OutputLayout, SideFileComparison, StagedCheckpoint};
 use thalweg_storage::guard::{Place, look_at, remove_own_folder};
 use thalweg_storage::publish::Replace;
 use thalweg_storage::{Error as StorageError, FileKind, Lock};
@@ -24,7 +24,7 @@ use crate::journal::{JOURNAL_NAME, Journal, UnitRecord};
 use crate::merge_layout::MergeLayout;
 use crate::open_source::OpenSource;
 use crate::outcome::MergeOutcome;
-use crate::output::{CommitInput, commit_output};
+use crate::output::{CommitInput, describe_output};
 use crate::own::MERGED_FOLDER;
 use crate::pending::{Pending, check_disk_space, refuse_sources};
 use crate::plan::MergePlan;
@@ -126,7 +126,7 @@ impl<'a> Ready<'a> {
         let (sources, layout) = (&*self.sources, &self.layout);
         let output = &self.plan.outputs[0];
         let Some(parts) = self.parts else { return existing(self.plan, (sources, layout), options, run) };
-        note_output(output, (sources, layout), run)?;
+        note_output(output, (sources, layout), &mut SideFileComparison::default(), run)?;
         let scene = ShareScene { output, sources, layout: &parts.laid_out, run };
         let stage = scene.stage();
         let known = scene.known_names()?;
@@ -154,7 +154,8 @@ impl<'a> Ready<'a> {
             seconds: run.host.elapsed_seconds() - self.started + parts.seconds,
             peak_memory_bytes: parts.peak_memory_bytes,
         };
-        let receipt = commit_output(0, staged, &input, run).inspect_err(kept)?;
+        let described = describe_output(0, staged, &input, run);
+        let receipt = described.and_then(|output| output.publish(options.replace, run)).inspect_err(kept)?;
         note_equal_sources(std::slice::from_ref(&receipt), run);
         let bytes_resumed = merged.bytes_resumed;
         Ok(MergeOutcome { path: output.path.clone(), receipt, was_done: false, bytes_resumed, compared: None })

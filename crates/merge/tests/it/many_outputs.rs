@@ -48,6 +48,12 @@ fn check_eight(sources: &[PathBuf]) {
             assert_eq!(found, data_bytes, "{}", shard.display());
         }
     }
+    // Compared with the others and looked at for the notes of all outputs: not once for each of them.
+    let tokenizer = sources[0].join("tokenizer.json");
+    if let Ok(bytes) = std::fs::read(&tokenizer) {
+        let found = tap.bytes_read(&tokenizer, 0);
+        assert!(found <= 2 * bytes.len() as u64, "{found} of {} bytes", bytes.len());
+    }
     for (alone, shared) in of("alone").into_iter().zip(&together.outputs) {
         let expected = Runner::default().merge(&plan(alone));
         assert_same_tensors(&read_tensors(&shared.path), &expected, &shared.path.display().to_string());

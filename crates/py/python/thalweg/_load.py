@@ -6,6 +6,7 @@ is filled from a staging buffer, which is pinned for devices.
 
 from __future__ import annotations
 
+import math
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping, NamedTuple
 
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 # Tensors that go through a staging buffer together hold so many bytes, or are one.
 _WINDOW_BYTES = 32 << 20
 _ALIGNMENT = 64
-# While sources come from memory, reading them again is cheaper than memory for many trials at once.
+# Memory that holds a trial, taken and copied from, costs about as much as reading so many checkpoints from memory.
+# Large pages were no cheaper: the system has to make room for them first.
+_SOURCES_PER_HELD = 4
+# So many are held in any case.
 _FEW_TRIALS = 3
 # A disk or a network is waited for at least once for so many bytes; on a busy machine, being slow alone says little.
 _BYTES_PER_WAIT = 4 << 20
@@ -98,7 +102,9 @@ def _trials_in_turn(
     elsewhere = {name: infos[name] for name in (*staged, *tied)}
     per_trial, of_first = (sum(info.nbytes for info in some.values()) for some in (infos, elsewhere))
     n_at_most = 1 + max(hold_bytes - of_first, 0) // max(per_trial, 1)
-    n_together = min(n_at_most, _FEW_TRIALS)
+    # While sources come from memory: what n / b readings and b held trials cost together is least there.
+    cheapest = round(math.sqrt(len(plans) * sweep._n_sources / _SOURCES_PER_HELD))
+    n_together = min(n_at_most, max(_FEW_TRIALS, cheapest))
     held = [_held(elsewhere)]
     in_place = [(name, tensor.data_ptr(), tensor.nbytes) for name, tensor in direct.items()]
     first = 0

@@ -242,14 +242,15 @@ struct Scorer<'a> {
 
 impl Scorer<'_> {
     fn score(&mut self, models: &[ForgetModel], on_score: &mut dyn FnMut(&str)) -> Result<Vec<RecallScores>, Error> {
-        let mut scores = Vec::new();
-        for together in models.chunks(n_models_together(&self.config)) {
+        let (mut scores, mut spare) = (Vec::new(), Vec::new());
+        for together in models.chunks(n_models_together(&self.config, self.eval.memory_bytes)) {
             let outputs: Vec<_> = together.iter().map(|model| model.output.clone()).collect();
-            let (loaded, n_bytes) = merge_models(&outputs, &self.config, self.cx)?;
+            let (loaded, n_bytes) = merge_models(&outputs, &self.config, &mut spare, self.cx)?;
             self.cost.bytes_read += n_bytes;
             for (model, loaded) in together.iter().zip(loaded) {
-                let subject = Subject::from_model(Path::new(&model.name), loaded)?;
+                let subject = self.pool.install(|| Subject::from_model(Path::new(&model.name), loaded))?;
                 scores.push(self.pool.install(|| score_recall(self.prepared, &subject, self.eval))?);
+                spare.push(subject.into_model().into_params());
                 self.cost.n_evaluations += 1;
                 self.cost.n_tokens += self.prepared.n_tokens();
                 on_score(&model.name);

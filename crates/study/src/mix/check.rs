@@ -172,7 +172,7 @@ fn load(
     (resolver, cx): (&Resolver<'_>, &RunContext<'_>),
 ) -> Result<(Model, u64), Error> {
     let output = resolver.unwritten("component", std::slice::from_ref(source), &Coefficients::new([1], 1)?);
-    let (models, n_bytes) = merge_models(&[output], config, cx)?;
+    let (models, n_bytes) = merge_models(&[output], config, &mut Vec::new(), cx)?;
     let model = models.into_iter().next().ok_or(Error::Bug { what: "one output is one model" })?;
     Ok((model, n_bytes))
 }

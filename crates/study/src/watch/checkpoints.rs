@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thalweg_checkpoint::{Checkpoint, ReadOptions};
 use thalweg_merge::context::RunContext;
+use thalweg_merge::plan::OutputPlan;
 use thalweg_merge::receipt::{MergeReceipt, SourceFile, SourceReceipt};
+use thalweg_merge::seen::{SeenFile, SeenSource, see_files};
 use thalweg_merge::verify::has_digest;
 use thalweg_storage::Storage;
 use thalweg_storage::guard::OwnKind;
@@ -35,8 +37,20 @@ struct KnownCheckpoint {
     files: Vec<SourceFile>,
     /// Digest of its tensors, once a merge has read them.
     digest: Option<String>,
+    /// The digest once more, with all that must be the same for it to be believed without another reading.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    taken: Option<TakenDigest>,
     /// Whether an earlier step was rewritten after this one was seen.
     is_left_behind: bool,
+}
+
+/// A digest, and the files that were read for it: their sizes, headers and times, those of changed metadata included.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct TakenDigest {
+    digest: String,
+    files: Vec<SeenFile>,
+    /// How they were read.
+    reading: ReadOptions,
 }
 
 /// The checkpoints of a run, by path.
@@ -120,7 +134,8 @@ impl KnownCheckpoints {
             let Ok(checkpoint) = opened else { continue };
             let files = files_of(&checkpoint);
             let Some(known) = self.checkpoints.get_mut(&one.path) else {
-                let fresh = KnownCheckpoint { step: one.step.0, files, digest: None, is_left_behind: false };
+                let fresh =
+                    KnownCheckpoint { step: one.step.0, files, digest: None, taken: None, is_left_behind: false };
                 self.checkpoints.insert(one.path.clone(), fresh);
                 self.is_changed = true;
                 continue;
@@ -135,7 +150,7 @@ impl KnownCheckpoints {
             {
                 continue;
             }
-            (known.digest, known.is_left_behind) = (None, false);
+            (known.digest, known.taken, known.is_left_behind) = (None, None, false);
             rewritten.push(known.step);
             changed.push(one.path.clone());
         }
@@ -219,18 +234,53 @@ impl KnownCheckpoints {
         self.score_from_step.get_or_insert(step);
     }
 
-    /// Takes the digests of checkpoints from the receipt of a merge that has just read them.
-    pub(super) fn learn_digests(&mut self, receipt: &MergeReceipt) {
-        for source in &receipt.sources {
-            if let Some(known) = self.checkpoints.get_mut(&source.path)
-                && known.digest.is_none()
-                && source.digest.is_some()
-                && known.files == without_change_times(&source.files)
-            {
-                known.digest.clone_from(&source.digest);
+    /// Takes the digests of checkpoints from the receipt of a merge that read them.
+    pub(super) fn learn_digests(&mut self, receipt: &MergeReceipt, cx: &RunContext<'_>) {
+        for (i, source) in receipt.sources.iter().enumerate() {
+            let Some((known, digest)) = self.checkpoints.get_mut(&source.path).zip(source.digest.as_ref()) else {
+                continue;
+            };
+            if known.files != without_change_times(&source.files) {
+                continue;
+            }
+            if known.digest.is_none() {
+                known.digest = Some(digest.clone());
+                self.is_changed = true;
+            }
+            let reading = receipt.plan.reading_of(i);
+            let is_taken = |taken: &TakenDigest| taken.digest == *digest && has_times(&taken.files, &source.files);
+            if known.taken.as_ref().is_some_and(|taken| is_taken(taken) && taken.reading == reading) {
+                continue;
+            }
+            // Codes that were read as numbers depend on what else was merged.
+            let opened = cx.pool.open(&source.path, &reading).ok().filter(|_| source.dequantised.is_none());
+            let files = opened.map(|checkpoint| see_files(&checkpoint)).unwrap_or_default();
+            if has_times(&files, &source.files) {
+                known.taken = Some(TakenDigest { digest: digest.clone(), files, reading });
                 self.is_changed = true;
             }
         }
+    }
+
+    /// The sources of some outputs whose digests need not be taken again: their files have the sizes, times and headers
+    /// that they had when it was taken.
+    pub(super) fn with_digests(&self, outputs: &[OutputPlan], cx: &RunContext<'_>) -> Vec<SeenSource> {
+        let mut seen: BTreeMap<&Path, SeenSource> = BTreeMap::new();
+        for output in outputs {
+            for (i, source) in output.sources.iter().enumerate().filter(|(_, source)| !source.is_sum) {
+                let taken = self.checkpoints.get(&source.path).and_then(|known| known.taken.as_ref());
+                let Some(taken) = taken.filter(|_| !seen.contains_key(&*source.path)) else { continue };
+                let reading = output.reading_of(i);
+                let Ok(digest) = taken.digest.parse() else { continue };
+                let opened = cx.pool.open(&source.path, &reading).ok().filter(|_| taken.reading == reading);
+                if opened.is_some_and(|checkpoint| see_files(&checkpoint) == taken.files) {
+                    let (path, files) = (source.path.clone(), taken.files.clone());
+                    let known = SeenSource { path, files, side_files: None, dequantised: None, digest: Some(digest) };
+                    seen.insert(&source.path, known);
+                }
+            }
+        }
+        seen.into_values().collect()
     }
 
     /// The files of the sources at these paths, as text: equal if none changed.
@@ -244,6 +294,17 @@ fn files_of(checkpoint: &Checkpoint) -> Vec<SourceFile> {
     let files: Vec<SourceFile> =
         checkpoint.files().iter().map(|file| SourceFile::new(&file.name, &file.info)).collect();
     without_change_times(&files)
+}
+
+/// Whether files have the names, sizes and times that a receipt tells. Where the system has no times of changed
+/// metadata, a digest is taken each time.
+fn has_times(files: &[SeenFile], receipt: &[SourceFile]) -> bool {
+    let is_same = |(seen, known): (&SeenFile, &SourceFile)| {
+        (&seen.name, seen.len_bytes, &seen.modified_ns) == (&known.name, known.len_bytes, &known.modified_ns)
+            && seen.changed_ns.is_some()
+            && seen.changed_ns == known.changed_ns
+    };
+    !files.is_empty() && files.len() == receipt.len() && files.iter().zip(receipt).all(is_same)
 }
 
 fn without_change_times(files: &[SourceFile]) -> Vec<SourceFile> {

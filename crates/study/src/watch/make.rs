@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use thalweg_merge::context::RunContext;
 use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, execute_merge};
 use thalweg_merge::plan::{MergePlan, OutputPlan};
+use thalweg_merge::seen::SeenSource;
 
 use crate::Error;
 
@@ -31,12 +32,12 @@ pub(super) fn n_together(files_per_output: usize) -> usize {
     (MAX_OPEN_FILES / (files_per_output + FILES_OF_STAGE)).max(1)
 }
 
-/// Makes `outputs`, the newest ends first.
+/// Makes `outputs`, the newest ends first. The digests of `seen` sources are not taken again.
 ///
 /// # Errors
 /// Those that concern all outputs: an interruption, a full disk, a bug.
 pub(super) fn make_outputs(
-    outputs: &[OutputPlan],
+    (outputs, seen): (&[OutputPlan], &[SeenSource]),
     n_together: usize,
     options: ExecuteOptions,
     cx: &RunContext<'_>,
@@ -46,7 +47,7 @@ pub(super) fn make_outputs(
     newest_first.sort_by_key(|output| std::cmp::Reverse(end_step(output)));
     let mut made = MadeMerges::default();
     for together in newest_first.chunks(n_together) {
-        make_or_split(together, options, cx, &mut made, on_made)?;
+        make_or_split((together, seen), options, cx, &mut made, on_made)?;
     }
     Ok(made)
 }
@@ -57,13 +58,18 @@ pub(super) fn end_step(output: &OutputPlan) -> u64 {
 }
 
 fn make_or_split(
-    together: &[&OutputPlan],
+    (together, seen): (&[&OutputPlan], &[SeenSource]),
     options: ExecuteOptions,
     cx: &RunContext<'_>,
     made: &mut MadeMerges,
     on_made: &mut dyn FnMut(&MergeOutcome) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let plan = MergePlan::new(together.iter().map(|&output| output.clone()).collect())?;
+    let is_used =
+        |seen: &&SeenSource| together.iter().any(|output| output.sources.iter().any(|source| source.path == seen.path));
+    let plan = MergePlan {
+        seen_sources: seen.iter().filter(is_used).cloned().collect(),
+        ..MergePlan::new(together.iter().map(|&output| output.clone()).collect())?
+    };
     let error = match execute_merge(&plan, options, cx) {
         Ok(outcomes) => {
             let n_bytes = outcomes.iter().map(|outcome| outcome.receipt.bytes_read).max().unwrap_or(0);
@@ -76,6 +82,10 @@ fn make_or_split(
         }
         Err(error) => error,
     };
+    if matches!(error, thalweg_merge::Error::SourcesChanged { .. }) {
+        // Touched since the look at them, by a new hard link for example: read them all.
+        return make_or_split((together, &[]), options, cx, made, on_made);
+    }
     if concerns_all(&error) {
         return Err(error.into());
     }
@@ -84,8 +94,8 @@ fn make_or_split(
         return Ok(());
     }
     let (first, second) = together.split_at(together.len() / 2);
-    make_or_split(first, options, cx, made, on_made)?;
-    make_or_split(second, options, cx, made, on_made)
+    make_or_split((first, seen), options, cx, made, on_made)?;
+    make_or_split((second, seen), options, cx, made, on_made)
 }
 
 /// Whether another output would fail for the same reason.

@@ -419,7 +419,7 @@ impl<'a> Watcher<'a> {
             Likeness::OtherWindow => self.is_of_pruned(&receipt),
         };
         if is_current {
-            self.known.learn_digests(&receipt);
+            self.known.learn_digests(&receipt, self.cx);
             self.record.add(WatchRow::merged(name_of(&plan.path), &receipt));
             let output = watched(&plan.path, &receipt, (0, true));
             self.current.insert(plan.path.clone(), (identity, output));
@@ -453,13 +453,14 @@ impl<'a> Watcher<'a> {
             other => other,
         };
         let options = ExecuteOptions { replace: Replace::Force, partial };
+        let (seen, cx) = (self.known.with_digests(missing, self.cx), self.cx);
         let (record, known) = (&mut self.record, &mut self.known);
         let on_made = &mut |outcome: &MergeOutcome| {
             record.add(WatchRow::merged(name_of(&outcome.path), &outcome.receipt));
-            known.learn_digests(&outcome.receipt);
+            known.learn_digests(&outcome.receipt, cx);
             Ok(())
         };
-        let made = make_outputs(missing, n_together(n_files), options, self.cx, on_made);
+        let made = make_outputs((missing, &seen), n_together(n_files), options, cx, on_made);
         self.record.publish(&*self.cx.storage)?;
         self.known.publish(&*self.cx.storage, &self.request.folder)?;
         made

@@ -58,6 +58,25 @@ impl FloatFormat {
         bits & self.infinity() != self.infinity()
     }
 
+    /// Whether all elements of `bytes`, of this format, are finite: several are looked at together.
+    pub(crate) fn are_finite(self, bytes: &[u8]) -> bool {
+        let most = match self.n_bits() {
+            16 => {
+                let magnitude = |chunk: &[u8; 2]| u16::from_le_bytes(*chunk) & (u16::MAX >> 1);
+                u64::from(bytes.as_chunks().0.iter().fold(0, |most, chunk| magnitude(chunk).max(most)))
+            }
+            32 => {
+                let magnitude = |chunk: &[u8; 4]| u32::from_le_bytes(*chunk) & (u32::MAX >> 1);
+                u64::from(bytes.as_chunks().0.iter().fold(0, |most, chunk| magnitude(chunk).max(most)))
+            }
+            _ => {
+                let magnitude = |chunk: &[u8; 8]| u64::from_le_bytes(*chunk) & (u64::MAX >> 1);
+                bytes.as_chunks().0.iter().fold(0, |most, chunk| magnitude(chunk).max(most))
+            }
+        };
+        most < self.infinity()
+    }
+
     pub(crate) const fn is_nan(self, bits: u64) -> bool {
         bits & (self.sign_bit() - 1) > self.infinity()
     }
@@ -195,5 +214,29 @@ pub(crate) fn store_bits(dtype: Dtype, bytes: &mut [u8], idx: usize, bits: u64) 
     let width = (dtype.bits() / 8) as usize;
     if let Some(slot) = bytes.get_mut(idx * width..(idx + 1) * width) {
         slot.copy_from_slice(&bits.to_le_bytes()[..width]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_element_that_is_not_finite_is_seen_wherever_it_is() {
+        for dtype in [Dtype::Bf16, Dtype::F16, Dtype::F32, Dtype::F64] {
+            let format = FloatFormat::of(dtype).unwrap();
+            let width = (dtype.bits() / 8) as usize;
+            let largest = format.infinity() - 1;
+            let mut bytes = vec![0; 67 * width];
+            (0..67).for_each(|i| store_bits(dtype, &mut bytes, i, largest | (format.sign_bit() * (i as u64 & 1))));
+            assert!(format.are_finite(&bytes) && format.are_finite(&[]));
+            for (i, bits) in
+                [(0, format.infinity()), (31, format.infinity() | format.sign_bit()), (66, format.quiet_nan())]
+            {
+                let mut bytes = bytes.clone();
+                store_bits(dtype, &mut bytes, i, bits);
+                assert!(!format.are_finite(&bytes), "{dtype} {i}");
+            }
+        }
     }
 }
