@@ -18,6 +18,7 @@ pub mod error;
 pub mod evaluator;
 pub mod explain;
 pub mod extrapolate;
+pub mod fetch;
 pub mod forecast;
 pub mod forget;
 pub mod hub_results;
