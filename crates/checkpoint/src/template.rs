@@ -410,7 +410,8 @@ fn lay_out_file(file: &KeptFile, file_idx: u32, written: [&[TensorEntry]; 2]) ->
         }),
     };
     // The bytes between the elements of a piece with strides are copied with the elements, which are written later.
-    let frame = without(&spans_in(tensors, file_idx, false), file.len_bytes).into_iter().map(copy).collect();
+    let pieces = spans_in(tensors.iter().chain(copies), file_idx, false);
+    let frame = without(&pieces, file.len_bytes).into_iter().map(copy).collect();
     let written = spans_in(tensors.iter().chain(copies), file_idx, true);
     let mut in_file: Vec<(u64, usize)> = Vec::new();
     for (tensor_idx, entry) in tensors.iter().enumerate() {

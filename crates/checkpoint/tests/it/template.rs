@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use thalweg_checkpoint::format::torch::archive::Archive;
 use thalweg_checkpoint::{
-    Checkpoint, FrameCopies, FrameCopy, LayoutEntry, Manifest, Params, ReadOptions, RenameMap, StagedCheckpoint,
-    Template, commit_checkpoint, layout_like, open_checkpoint_with,
+    Checkpoint, FrameContent, FrameCopies, FrameCopy, LayoutEntry, Manifest, Params, ReadOptions, RenameMap,
+    StagedCheckpoint, Template, commit_checkpoint, layout_like, open_checkpoint_with,
 };
 use thalweg_storage::Unwatched;
 use thalweg_storage::publish::Replace;
-use thalweg_tensor::{Dtype, TensorSink, TensorSource};
+use thalweg_tensor::{Dtype, TensorEntry, TensorSink, TensorSource};
 use thalweg_testkit::TinyCheckpoint;
 
 use crate::support::{disk, fixture, rules};
@@ -228,4 +228,24 @@ fn a_copy_of_the_parameters_in_fp8_is_refused_before_the_merge() {
             refused.as_ref().is_some_and(|error| error.contains(dtype.name()) && error.contains(&*first.name));
         assert_eq!(names_it, is_refused, "{refused:?}");
     }
+}
+
+#[test]
+fn what_is_rounded_from_the_merge_is_not_copied_before() {
+    let folder = fixture("deepspeed/zero1/global_step80");
+    let (source, other) = (open(&folder, &PLAIN), open(&folder, &MODULE));
+    let template = Template { checkpoint: &source, other_copy: Some(&other), replaced: &BTreeSet::new() };
+    let layout = layout_like(&*disk(), &template, &entries_of(&source)).unwrap();
+    let parts = layout.files().iter().flat_map(|file| &file.frame);
+    let n_copied: u64 = parts
+        .map(|part| match &part.content {
+            FrameContent::Copy(from) => from.len_bytes,
+            FrameContent::Bytes(bytes) => bytes.len() as u64,
+        })
+        .sum();
+    let n_bytes = |entries: &[TensorEntry]| entries.iter().map(TensorEntry::n_bytes).sum::<u64>();
+    let (merged, rounded) = (n_bytes(layout.catalog().entries()), n_bytes(layout.copies().entries()));
+    let n_all: u64 = layout.files().iter().map(|file| file.len_bytes).sum();
+    assert!(rounded > 0);
+    assert_eq!(n_copied + merged + rounded, n_all);
 }
