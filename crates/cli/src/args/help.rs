@@ -12,7 +12,7 @@ pub(super) const COMMON: &str = "Common options";
 /// The commands by what one wants to do; those that are not listed follow in the last group.
 const GROUPS: [(&str, &[&str]); 6] = [
     ("Look", &["inspect", "diff", "verify", "explain"]),
-    ("Merge", &["merge", "plan", "launch", "convert"]),
+    ("Merge", &["fetch", "merge", "plan", "launch", "convert"]),
     ("Choose what to merge", &["eval", "sweep", "forecast", "extrapolate", "report"]),
     ("While a run trains, and after it", &["watch", "serve", "recover", "init"]),
     ("Experts and data", &["law", "mix", "forget"]),

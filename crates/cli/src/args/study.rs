@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{ExecutionArgs, OutputArgs, RunArgs, SchemeArgs, SelectionArgs, StartTokenChoice};
+use super::{ExecutionArgs, OutputArgs, RunArgs, SchemeArgs, SelectionArgs, SharesArgs, StartTokenChoice};
 use crate::options::{ByteSize, Count, Seconds, parse_whole};
 
 #[derive(Debug, Args)]
@@ -63,6 +63,8 @@ pub(crate) struct SweepArgs {
     /// Print what would be made and stop
     #[arg(long)]
     pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) shares: SharesArgs,
 }
 
 #[derive(Debug, Args)]
