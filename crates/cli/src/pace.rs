@@ -6,6 +6,8 @@ use crate::options::{show_bytes, show_count};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PaceUnit {
     Bytes,
+    /// Bytes over a network.
+    Network,
     Tokens,
 }
 
@@ -35,6 +37,10 @@ impl Pace {
                 let [done, total] = [self.done, self.total].map(show_bytes);
                 format!("{done} of {total}, {}{left}", show_pace(rate))
             }
+            PaceUnit::Network => {
+                let [done, total] = [self.done, self.total].map(show_bytes);
+                format!("{done} of {total}, {}{left}", show_network_rate(rate))
+            }
             PaceUnit::Tokens => {
                 let [done, total] = [self.done, self.total].map(show_count);
                 format!("{done} of {total} tokens, {rate:.0} tokens/s{left}")
@@ -55,6 +61,13 @@ pub(crate) fn show_rate(bytes_per_second: f64) -> String {
     format!("{:.2} GB/s", bytes_per_second / 1e9)
 }
 
+/// The same for a network, which is slower.
+pub(crate) fn show_network_rate(bytes_per_second: f64) -> String {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates for people")]
+    let whole = bytes_per_second.max(0.0) as u64;
+    format!("{}/s", show_bytes(whole))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,6 +83,13 @@ mod tests {
         assert_eq!(text(30_000_000_000, 30_000_000_000, 0.1), "30.00 GB of 40.00 GB, 0.00 GB/s");
         assert_eq!(text(0, 0, 0.0), "0 B of 40.00 GB, 0.00 GB/s");
         assert_eq!(text(0, 5_000_000, 2.0), "5.00 MB of 40.00 GB, 2.50 MB/s, 15998 s left");
+    }
+
+    #[test]
+    fn the_rate_of_a_network_has_a_smaller_unit() {
+        let (done, total) = (24_000_000, 240_000_000);
+        let pace = Pace { unit: PaceUnit::Network, total, resumed: 0, done, seconds: 2.0 };
+        assert_eq!(pace.text(), "24.00 MB of 240.00 MB, 12.00 MB/s, 18 s left");
     }
 
     #[test]
