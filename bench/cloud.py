@@ -8,7 +8,7 @@
   cloud.py sparse DIR      writes a run for `plan`: 50 checkpoints of 30 shards of a 70B model's shape, in holes
   cloud.py make-orbax DIR  writes a run for `orbax`: 3 checkpoints of 0.4 GB (needs jax and orbax-checkpoint)
 
-The server here is a separate process that speaks as much of S3 as reading needs and sends files by `sendfile`: it checks
+The server here is a separate process that speaks as much of S3 as reading needs and sends files by `sendfile`. It checks
 nothing, so it is faster than any real one, and what remains is the client's work. The bare client asks for the same bytes in
 ranges of 4 MiB on 32 connections and drops them. Commands run in turn in every round; medians are compared.
 """
@@ -121,6 +121,18 @@ def bare(port, keys):
     jobs = [(key, start, min(size, start + 4 * MIB)) for key, size in keys for start in range(0, size, 4 * MIB)]
     lock = threading.Lock()
 
+    def fetch(connection, buffer, key, start, end):
+        request = f"GET /bucket/{key} HTTP/1.1\r\nHost: x\r\nRange: bytes={start}-{end - 1}\r\n\r\n"
+        connection.sendall(request.encode())
+        n_here, wanted = 0, None
+        while wanted is None or n_here < wanted:
+            n_more = connection.recv_into(buffer[n_here:])
+            if not n_more:
+                raise SystemExit("the server closed a connection in the middle of an answer")
+            n_here += n_more
+            if wanted is None and (at := bytes(buffer[: min(n_here, 4096)]).find(b"\r\n\r\n")) >= 0:
+                wanted = at + 4 + end - start
+
     def work():
         buffer = memoryview(bytearray(4 * MIB + 4096))
         with socket.create_connection(("127.0.0.1", port)) as connection:
@@ -128,14 +140,8 @@ def bare(port, keys):
                 with lock:
                     if not jobs:
                         return
-                    key, start, end = jobs.pop()
-                request = f"GET /bucket/{key} HTTP/1.1\r\nHost: x\r\nRange: bytes={start}-{end - 1}\r\n\r\n"
-                connection.sendall(request.encode())
-                n_here, wanted = 0, None
-                while wanted is None or n_here < wanted:
-                    n_here += connection.recv_into(buffer[n_here:])
-                    if wanted is None and (at := bytes(buffer[: min(n_here, 4096)]).find(b"\r\n\r\n")) >= 0:
-                        wanted = at + 4 + end - start
+                    job = jobs.pop()
+                fetch(connection, buffer, *job)
 
     workers = [threading.Thread(target=work) for _ in range(32)]
     [worker.start() for worker in workers]
@@ -277,7 +283,7 @@ def bench_shares(args):
     for _ in range(args.rounds):
         out, plan = fresh(work / "out"), work / "plan.json"
         fresh(plan)
-        Timed([args.thalweg, "plan", run, "--last", "4", "--merged", out, "-o", plan])
+        Timed([args.thalweg, "plan", run, "--last", len(list(run.iterdir())), "--merged", out, "-o", plan])
         whole.append(Timed([args.thalweg, "merge", "-q", "--plan", plan]).seconds)
         expected = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
         fresh(out)

@@ -78,10 +78,10 @@ for seed in ${SEEDS:-1 2 3}; do
         [ -s "$dir/scores-$arm.json" ] || {
             models=()
             for step in $((a + 31)) $((a + 94)); do
-                models+=($(ls -d "$dir/$arm/step-$step" "$dir/$arm"/*/step-$step 2> /dev/null | head -n 1))
+                models+=("$(find "$dir/$arm" -maxdepth 2 -name "step-$step" | sort | sed -n 1p)")
             done
             # Right after a replay recall is at its peak.
-            [ "$arm" = control ] || models+=($(ls -d "$dir/$arm"/*-b-replay/step-$((a + 63))))
+            [ "$arm" = control ] || models+=("$(find "$dir/$arm"/*-b-replay -maxdepth 1 -name "step-$((a + 63))")")
             "$thalweg" forget score "${models[@]}" --probes "$dir/probes.jsonl" --recalled-by "$end" -o "$dir/scores-$arm.json" --quiet -j 1
         }
     done

@@ -89,7 +89,7 @@ impl fmt::Display for FileNameFault {
             Self::Empty => "which has an empty part",
             Self::Nul => "which holds a NUL character",
             Self::Backslash => "which holds a backslash",
-            Self::Url => "which is a URL; thalweg never downloads files",
+            Self::Url => "which is a URL; only files below the folder are opened",
             Self::Absolute => "which is an absolute path; only files below the folder are opened",
             Self::Dots => "which holds `.` or `..`; only files below the folder are opened",
         })

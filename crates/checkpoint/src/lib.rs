@@ -21,6 +21,7 @@ mod json;
 mod kept_ends;
 mod layout;
 mod lazy_pieces;
+mod needed_files;
 mod note;
 mod open;
 mod optimizer_state;
@@ -63,6 +64,7 @@ pub use layout::{
     Checksum, CopiedBytes, Document, FrameContent, FramePart, LayoutEntry, OutputFile, OutputLayout, layout_output,
 };
 pub use lazy_pieces::{Look, OpenPiece, PieceRefusal};
+pub use needed_files::needed_files;
 pub use note::{Note, StepWitness, UnstoredChunks};
 pub use open::{
     is_checkpoint, open_all_with_cache, open_checkpoint, open_checkpoint_with, open_checkpoints, open_other_copy,

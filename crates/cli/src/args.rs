@@ -3,6 +3,7 @@
 mod clean;
 mod eval;
 mod extrapolate;
+mod fetch;
 mod forget;
 mod format;
 mod generate;
@@ -29,6 +30,7 @@ use thalweg_tensor::kernel::Simd;
 pub(crate) use self::clean::CleanArgs;
 pub(crate) use self::eval::EvalArgs;
 pub(crate) use self::extrapolate::{DirectionChoice, ExtrapolateArgs};
+pub(crate) use self::fetch::FetchArgs;
 pub(crate) use self::forget::{
     ForgetArgs, ForgetBuildArgs, ForgetCommand, ForgetCurveArgs, ForgetEntitiesArgs, ForgetReplayArgs, ForgetScoreArgs,
     ProbeTokensArgs,
@@ -37,9 +39,9 @@ pub(crate) use self::format::{FormatChoice, OptimizerChoice};
 pub(crate) use self::generate::{GenerateArgs, GenerateWhat};
 use self::help::COMMON;
 pub(crate) use self::help::program;
-pub(crate) use self::launch::{KubernetesArgs, LaunchArgs, LaunchWhat, SlurmArgs, WorkArgs};
+pub(crate) use self::launch::{KubernetesArgs, LaunchArgs, LaunchWhat, RayArgs, SlurmArgs, WorkArgs};
 pub(crate) use self::law::{LawArgs, LawCommand, LawCurveArgs, LawMergeArgs};
-pub(crate) use self::merge::{MergeArgs, ShardChoice};
+pub(crate) use self::merge::{MergeArgs, ShardChoice, SharesArgs};
 pub(crate) use self::mix::{
     MixArgs, MixCheckArgs, MixCommand, MixPlanArgs, MixSearchArgs, MixValidateArgs, ObjectiveChoice,
 };
@@ -88,11 +90,13 @@ Examples:
 pub(crate) enum Command {
     /// Show a checkpoint or a run, and what would block a merge
     Inspect(InspectArgs),
+    /// Fetch revisions of a repository of the Hugging Face Hub
+    Fetch(FetchArgs),
     /// Print the plan of a merge, or write it to a file; reads headers only
     Plan(PlanArgs),
     /// Merge a window of a run, or given checkpoints, into one
     Merge(MergeArgs),
-    /// Run the shares of a plan on Slurm or Kubernetes
+    /// Run the shares of a plan on Slurm, Ray or Kubernetes
     Launch(LaunchArgs),
     /// Write a checkpoint in another format or element type
     Convert(ConvertArgs),
@@ -239,6 +243,7 @@ impl Command {
             | Self::Forget(_)
             | Self::Mix(_)
             | Self::Launch(_)
+            | Self::Fetch(_)
             | Self::Verify(_)
             | Self::Train(_)
             | Self::Demo(_)
@@ -589,6 +594,10 @@ pub(crate) struct ReportArgs {
     /// The page [default: DIR/report.html]
     #[arg(short, long, alias = "output", value_name = "FILE.html")]
     pub(crate) out: Option<PathBuf>,
+    /// Add a section: what `law merge`, `mix search`, `mix validate`, `forget curve` or `extrapolate` printed with
+    /// --json; repeatable
+    #[arg(long = "with", value_name = "FILE.json")]
+    pub(crate) with: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -596,7 +605,7 @@ pub(crate) struct ReportArgs {
 pub(crate) struct TrainArgs {
     /// A config: `kind = "thalweg-train"`, TOML
     pub(crate) config: PathBuf,
-    /// The run's folder; of a grid, the folder that holds one for each cell [default: the config's name without
+    /// Folder of the run, or of all runs of a grid [default: the config's name without
     /// `.toml`]
     #[arg(short, long, alias = "output", value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,

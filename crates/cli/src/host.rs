@@ -177,6 +177,21 @@ pub(crate) fn command_line() -> String {
     format!("thalweg {}", words.join(" "))
 }
 
+/// The command as it was typed, without these options with values and these flags.
+pub(crate) fn command_without(options: &[&str], flags: &[&str]) -> String {
+    let mut words = vec!["thalweg".to_owned()];
+    let mut typed = std::env::args_os().skip(1);
+    while let Some(word) = typed.next() {
+        let word = word.to_string_lossy();
+        if options.contains(&&*word) {
+            typed.next();
+        } else if !flags.contains(&&*word) && !options.iter().any(|option| word.starts_with(&format!("{option}="))) {
+            words.push(thalweg_tensor::shell_word(&word));
+        }
+    }
+    words.join(" ")
+}
+
 /// A bar on a terminal, a line every few seconds elsewhere; nothing for what is done at once.
 struct CliProgress<'a> {
     messages: &'a Messages,
@@ -210,7 +225,11 @@ impl State {
     }
 
     fn pace(&self, done: u64) -> Pace {
-        let unit = if self.activity == Activity::Scoring { PaceUnit::Tokens } else { PaceUnit::Bytes };
+        let unit = match self.activity {
+            Activity::Scoring => PaceUnit::Tokens,
+            Activity::Bytes(Stage::Fetch) => PaceUnit::Network,
+            Activity::Bytes(_) => PaceUnit::Bytes,
+        };
         let seconds = self.began.elapsed().as_secs_f64();
         Pace { unit, total: self.total, resumed: self.resumed, done, seconds }
     }
@@ -262,6 +281,7 @@ impl<'a> CliProgress<'a> {
 
 fn verb(activity: Activity) -> &'static str {
     match activity {
+        Activity::Bytes(Stage::Fetch) => "fetching",
         Activity::Bytes(Stage::Copy) => "copying",
         Activity::Bytes(Stage::Resume) => "checking what was staged",
         Activity::Bytes(Stage::Merge) => "merging",

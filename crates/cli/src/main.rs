@@ -52,6 +52,7 @@ fn run(arguments: &Arguments, messages: &Messages) -> Result<Outcome, error::Err
 fn run_command(arguments: &Arguments, world: &host::World<'_>, messages: &Messages) -> Result<Outcome, error::Error> {
     match &arguments.command {
         Command::Inspect(args) => command::inspect::run(args, world, messages),
+        Command::Fetch(args) => command::fetch::run(args, world, messages),
         Command::Plan(args) => command::plan::run(args, world, messages),
         Command::Merge(args) => command::merge::run(args, world, messages),
         Command::Launch(args) => command::launch::run(args, world, messages),

@@ -6,6 +6,8 @@ use crate::options::{show_bytes, show_count};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PaceUnit {
     Bytes,
+    /// Bytes over a network.
+    Network,
     Tokens,
 }
 
@@ -33,7 +35,11 @@ impl Pace {
         match self.unit {
             PaceUnit::Bytes => {
                 let [done, total] = [self.done, self.total].map(show_bytes);
-                format!("{done} of {total}, {}{left}", show_rate(rate))
+                format!("{done} of {total}, {}{left}", show_pace(rate))
+            }
+            PaceUnit::Network => {
+                let [done, total] = [self.done, self.total].map(show_bytes);
+                format!("{done} of {total}, {}{left}", show_network_rate(rate))
             }
             PaceUnit::Tokens => {
                 let [done, total] = [self.done, self.total].map(show_count);
@@ -43,9 +49,23 @@ impl Pace {
     }
 }
 
+/// A rate while the work is under way: that of an upload may be small.
+fn show_pace(bytes_per_second: f64) -> String {
+    const SMALL: f64 = 1e8;
+    let is_small = bytes_per_second > 0.0 && bytes_per_second < SMALL;
+    if is_small { format!("{:.2} MB/s", bytes_per_second / 1e6) } else { show_rate(bytes_per_second) }
+}
+
 /// A rate in bytes per second, as bars and summaries show it.
 pub(crate) fn show_rate(bytes_per_second: f64) -> String {
     format!("{:.2} GB/s", bytes_per_second / 1e9)
+}
+
+/// The same for a network, which is slower.
+pub(crate) fn show_network_rate(bytes_per_second: f64) -> String {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates for people")]
+    let whole = bytes_per_second.max(0.0) as u64;
+    format!("{}/s", show_bytes(whole))
 }
 
 #[cfg(test)]
@@ -62,6 +82,14 @@ mod tests {
         assert_eq!(text(30_000_000_000, 31_000_000_000, 2.0), "31.00 GB of 40.00 GB, 0.50 GB/s, 18 s left");
         assert_eq!(text(30_000_000_000, 30_000_000_000, 0.1), "30.00 GB of 40.00 GB, 0.00 GB/s");
         assert_eq!(text(0, 0, 0.0), "0 B of 40.00 GB, 0.00 GB/s");
+        assert_eq!(text(0, 5_000_000, 2.0), "5.00 MB of 40.00 GB, 2.50 MB/s, 15998 s left");
+    }
+
+    #[test]
+    fn the_rate_of_a_network_has_a_smaller_unit() {
+        let (done, total) = (24_000_000, 240_000_000);
+        let pace = Pace { unit: PaceUnit::Network, total, resumed: 0, done, seconds: 2.0 };
+        assert_eq!(pace.text(), "24.00 MB of 240.00 MB, 12.00 MB/s, 18 s left");
     }
 
     #[test]

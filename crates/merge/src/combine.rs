@@ -197,7 +197,7 @@ pub(crate) struct Worker<'a> {
     reads_medium: bool,
 }
 
-/// A worker that moves fewer bytes a second waits for the medium: only then does asking ahead pay for its calls.
+/// A worker that moves fewer bytes per second waits for the medium: only then does asking ahead pay for its calls.
 const MEMORY_BYTES_PER_SECOND: f64 = 1e9;
 
 impl<'a> Worker<'a> {

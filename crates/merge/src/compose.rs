@@ -114,6 +114,6 @@ mod tests {
     fn a_combination_that_is_nothing_or_does_not_fit_is_refused() {
         let one = point(&[1], &[1], 1);
         assert!(compose(&[one.clone(), one.clone()], &[1, -1], 1).is_err());
-        assert!(compose(&[one], &[1, 1], 2).unwrap_err().to_string().contains("1 points have 2 coefficients"));
+        assert!(compose(&[one], &[1, 1], 2).unwrap_err().to_string().contains("2 coefficients for 1 point"));
     }
 }

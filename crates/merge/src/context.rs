@@ -31,6 +31,8 @@ pub fn limit_threads(asked: NonZeroUsize, available: NonZeroUsize) -> NonZeroUsi
 /// What a long act is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
+    /// Fetching files from a hub.
+    Fetch,
     /// Checking what an interrupted run left behind.
     Resume,
     /// Copying what is not merged.

@@ -248,6 +248,7 @@ fn word_of(stage: Stage) -> &'static str {
         Stage::Sync => "sync",
         Stage::Upload => "upload",
         Stage::Verify => "verify",
+        Stage::Fetch => "fetch",
         Stage::Geometry => "geometry",
         Stage::Rank => "rank",
     }

@@ -62,7 +62,7 @@ def test_values_that_do_not_parse_are_named(options: dict[str, Any], told: str) 
 
 def test_coefficients_are_given_to_all_or_to_none() -> None:
     sources = FORMATS["safetensors"]
-    with pytest.raises(thalweg.UsageError, match="1 of 2 checkpoints have a coefficient") as refused:
+    with pytest.raises(thalweg.UsageError, match="1 of 2 checkpoints has a coefficient") as refused:
         thalweg.plan(sources=[(sources[0], 1), sources[1]])
     assert refused.value.hint == "give one to all of them (`sources=[(CKPT, COEF), ...]`), or to none"
     with pytest.raises(thalweg.UsageError, match="the coefficient `half`"):

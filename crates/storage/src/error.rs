@@ -100,6 +100,16 @@ pub enum Error {
         /// What the store answered, without anything secret.
         what: String,
     },
+    /// A model hub refused a request, could not be reached, or answered what cannot be trusted.
+    #[error("cannot {act}: {what}")]
+    Hub {
+        /// What was tried, as a verb and its object.
+        act: String,
+        /// The kind of refusal.
+        fault: HubFault,
+        /// What the hub answered, without anything secret.
+        what: String,
+    },
     /// Where something is asked for, an upload was begun and has not ended.
     #[error("`{}` is an unfinished upload", path.display())]
     UnfinishedUpload {
@@ -171,6 +181,54 @@ impl RemoteFault {
     }
 }
 
+/// Why a model hub gave nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HubFault {
+    /// There is no such repository, or it is private.
+    NoRepository,
+    /// There is no such revision or file.
+    NotFound,
+    /// The terms of the repository must be accepted first.
+    Gated,
+    /// The hub does not know the token.
+    BadToken,
+    /// The token does not allow this.
+    Denied,
+    /// The hub asks for fewer requests, or is broken for now.
+    Busy,
+    /// Nothing answers, or the connection breaks.
+    Unreachable,
+    /// An answer that cannot be right.
+    Garbled,
+    /// The variables by which the hub is found are wrong.
+    Settings,
+    /// Anything else.
+    Other,
+}
+
+impl HubFault {
+    fn hint(self) -> Option<&'static str> {
+        Some(match self {
+            Self::NoRepository => {
+                "check the name; for a private repository, set `HF_TOKEN` to a token that may read it, or log in with `hf auth login`"
+            }
+            Self::NotFound => "the repository has changed since it was listed: rerun the command",
+            Self::Gated => {
+                "open that page in a browser, accept the terms, set `HF_TOKEN` to a token of that account, and rerun the command"
+            }
+            Self::BadToken => "set `HF_TOKEN` to a valid token, or unset it for a public repository",
+            Self::Denied => {
+                "use a token that may read this repository, and check its permissions in the hub's settings"
+            }
+            Self::Busy | Self::Unreachable => "rerun the command later: what was fetched is kept",
+            Self::Garbled => "rerun the command; if it happens again, do not trust this hub or the proxy before it",
+            Self::Settings => "see docs/hub.md for the variables",
+            Self::Other => return None,
+        })
+    }
+}
+
 impl Error {
     /// What to do next, if anything helps.
     pub fn hint(&self) -> Option<&'static str> {
@@ -184,6 +242,7 @@ impl Error {
                 Some("mount it and give a local path, or copy inputs and outputs with a separate tool")
             }
             Self::Remote { fault, .. } => fault.hint(),
+            Self::Hub { fault, .. } => fault.hint(),
             Self::UnfinishedUpload { .. } => {
                 Some("rerun the command that wrote it, or remove what it left behind with `thalweg clean`")
             }

@@ -8,6 +8,7 @@ pub mod cloud;
 pub mod error;
 pub mod guard;
 mod host;
+pub mod hub;
 pub mod local;
 mod machine;
 pub mod memory;
@@ -18,8 +19,8 @@ pub mod storage;
 
 pub use address::{is_address, tidy_path};
 #[cfg(feature = "cloud")]
-pub use cloud::{CloudSettings, RoutedStorage};
-pub use error::{Error, RemoteFault};
+pub use cloud::{CloudSettings, HubClient, HubSettings, RoutedStorage};
+pub use error::{Error, HubFault, RemoteFault};
 pub use host::{Host, ProcessHost, Unwatched, UploadWatcher};
 pub use local::{LocalStorage, check_local};
 pub use memory::MemoryStorage;

@@ -21,7 +21,7 @@ use crate::stdin::piped_input;
 use crate::{Error, FileInfo, FileKind, FolderEntry, Lock, ReadAt, Storage, WriteAt};
 
 /// The path is copied only if there is an error: this is on the path of every read and write.
-fn io_error(act: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
+pub(crate) fn io_error(act: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
     move |source| Error::Io { act, path: path.to_owned(), source }
 }
 

@@ -9,6 +9,7 @@
 
 pub mod append;
 pub mod asked;
+pub mod attachment;
 pub mod begin_record;
 pub mod compare_runs;
 pub mod demo;
@@ -17,6 +18,7 @@ pub mod error;
 pub mod evaluator;
 pub mod explain;
 pub mod extrapolate;
+pub mod fetch;
 pub mod forecast;
 pub mod forget;
 pub mod hub_results;

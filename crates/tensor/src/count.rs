@@ -30,8 +30,8 @@ pub enum CountError {
 /// # Example
 /// ```
 /// assert_eq!([1, 3].map(|n| thalweg_tensor::counted(n, "tensor")), ["1 tensor", "3 tensors"]);
-/// let twice = ["key", "entity", "loss"].map(|noun| thalweg_tensor::counted(2, noun));
-/// assert_eq!(twice, ["2 keys", "2 entities", "2 losses"]);
+/// let two = ["key", "entity", "loss"].map(|noun| thalweg_tensor::counted(2, noun));
+/// assert_eq!(two, ["2 keys", "2 entities", "2 losses"]);
 /// ```
 pub fn counted<N: Display + PartialEq + From<u8>>(n: N, noun: &str) -> String {
     let is_vowel = |letter: char| "aeiou".contains(letter);

@@ -4,12 +4,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
+
+use crate::web::{self, Headers, parameter};
 
 /// What goes wrong with one answer.
 #[derive(Debug, Clone)]
@@ -79,21 +81,11 @@ impl Default for S3Server {
 impl S3Server {
     /// A server with an empty bucket `bucket`.
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
         let mut state = State { page: 1000, ..State::default() };
         state.buckets.insert("bucket".to_owned(), BTreeMap::new());
-        let (state, stops) = (Arc::new(Mutex::new(state)), Arc::new(AtomicBool::new(false)));
+        let (state, stops) = (Arc::new(Mutex::new(state)), Arc::default());
         let (shared, stopped) = (Arc::clone(&state), Arc::clone(&stops));
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                if stopped.load(Ordering::Relaxed) {
-                    return;
-                }
-                let (Ok(stream), shared) = (stream, Arc::clone(&shared)) else { continue };
-                thread::spawn(move || serve(&stream, &shared));
-            }
-        });
+        let address = web::listen(move |stream| serve(stream, &shared), &stopped);
         Self { address, state, stops }
     }
 
@@ -187,9 +179,7 @@ impl S3Server {
 
 impl Drop for S3Server {
     fn drop(&mut self) {
-        self.stops.store(true, Ordering::Relaxed);
-        // The thread that accepts wakes up and ends.
-        let _ = TcpStream::connect(self.address);
+        web::stop(self.address, &self.stops);
     }
 }
 
@@ -299,54 +289,12 @@ fn send(mut stream: &TcpStream, request: &SeenRequest, answer: &Answer, fault: &
     sent
 }
 
-type Headers = BTreeMap<String, String>;
-
 fn read_request(reader: &mut BufReader<TcpStream>) -> Option<(SeenRequest, Headers, Vec<u8>)> {
-    let mut head = String::new();
-    loop {
-        let before = head.len();
-        reader.read_line(&mut head).ok().filter(|&n| n > 0)?;
-        if head[before..].trim().is_empty() {
-            break;
-        }
-    }
-    let mut lines = head.lines();
-    let mut first = lines.next()?.split_whitespace();
-    let (method, target) = (first.next()?.to_owned(), first.next()?.to_owned());
-    let headers: Headers = lines
-        .filter_map(|line| line.split_once(':'))
-        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
-        .collect();
-    let length = headers.get("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    let path = path.trim_start_matches('/');
-    let key = unescape(path.split_once('/').map_or("", |(_, key)| key));
-    Some((SeenRequest { method, key, query: query.to_owned(), head }, headers, body))
-}
-
-fn unescape(text: &str) -> String {
-    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
-    while let [first, more @ ..] = rest {
-        let code = more.get(..2).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
-        match (first, code) {
-            (b'%', Some(byte)) => {
-                bytes.push(byte);
-                rest = &more[2..];
-            }
-            (byte, _) => {
-                bytes.push(*byte);
-                rest = more;
-            }
-        }
-    }
-    String::from_utf8(bytes).unwrap()
-}
-
-fn parameter(query: &str, name: &str) -> Option<String> {
-    let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    pairs.find(|(key, _)| *key == name).map(|(_, value)| unescape(value))
+    let request = web::read_request(reader)?;
+    let path = request.target.split('?').next().unwrap_or_default().trim_start_matches('/');
+    let key = web::unescape(path.split_once('/').map_or("", |(_, key)| key));
+    let seen = SeenRequest { method: request.method, key, query: request.query, head: request.head };
+    Some((seen, request.headers, request.body))
 }
 
 fn answer_to(state: &mut State, bucket: &str, request: &SeenRequest, headers: &Headers, body: Vec<u8>) -> Answer {

@@ -4,7 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use thalweg_checkpoint::strip_file_end;
-use thalweg_tensor::{counted, display_name, shell_path};
+use thalweg_storage::hub::repository_of_folder;
+use thalweg_tensor::{counted, display_name, shell_path, shell_word};
 
 use crate::step_log::{LogError, LogField};
 use crate::text_error::TextError;
@@ -82,6 +83,8 @@ pub enum Error {
     NotCached {
         /// The name, `ORG/NAME`.
         name: String,
+        /// The revision after an `@`, if one was named.
+        revision: Option<String>,
     },
     /// A revision that is not there.
     #[error("`{}` has no revision `{}`", path.display(), display_name(revision))]
@@ -258,7 +261,7 @@ impl fmt::Display for Length {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Extent::Steps(steps) => f.write_str(&counted(steps.0, "step")),
-            Extent::Tokens(tokens) => f.write_str(&counted(tokens.0, "token")),
+            Extent::Tokens(tokens) => write!(f, "{tokens} tokens"),
         }
     }
 }
@@ -274,6 +277,13 @@ pub(crate) fn list_names(names: &[String]) -> String {
         text.push(format!("and {} more", names.len() - text.len()));
     }
     text.join(", ")
+}
+
+/// The command that fetches a revision of a repository, or the newest ten.
+fn fetch_command(repository: &str, revision: Option<&str>) -> String {
+    let which =
+        revision.map_or_else(|| "--last 10".to_owned(), |revision| format!("--revisions {}", shell_word(revision)));
+    format!("thalweg fetch {} {which}", shell_word(repository))
 }
 
 impl Error {
@@ -319,6 +329,14 @@ impl Error {
                 _ => {}
             },
             Self::Store(error) => return error.hint().map(str::to_owned),
+            Self::NotCached { name, revision } => {
+                let fetch = fetch_command(name, revision.as_deref());
+                return Some(format!("check the path; a repository of the Hugging Face Hub is fetched by `{fetch}`"));
+            }
+            Self::RevisionNotFound { path, revision, .. } => {
+                let repository = path.file_name().and_then(|name| repository_of_folder(name.to_str()?))?;
+                return Some(format!("fetch it with `{}`", fetch_command(&repository, Some(revision))));
+            }
             Self::LongerThanRun { span, option, .. } => {
                 return Some(format!("`--{option} {}` takes all of them", span.amount()));
             }
@@ -384,7 +402,6 @@ impl Error {
                 "choose a place outside it: anything written there would become part of the checkpoint"
             }
             Self::RevisionUnclear { .. } => "name one after an `@`: `ORG/NAME@REV`",
-            Self::NotCached { .. } => "thalweg never downloads files: download it first, or give a path",
             Self::Text(error) => error.hint(),
             Self::NoMatch { .. } => {
                 "the pattern must match the whole name of a folder, or of a file without its extension, such as \

@@ -1,11 +1,13 @@
 //! Finds revisions in a local Hugging Face cache: `models--ORG--NAME/refs/REV` names a folder in `snapshots`.
 //!
-//! Reads what is on disk; nothing is fetched, and the place of the cache is passed in.
+//! Reads what is on disk; nothing is fetched, and the place of the cache is passed in. What is written there is laid
+//! out by `HubFolder` of the storage.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use thalweg_storage::hub::{home_folder, repository_folder_name};
 use thalweg_storage::{FileKind, FolderEntry, Storage};
 
 use crate::Error;
@@ -25,8 +27,8 @@ const MAX_REF_DEPTH: usize = 4;
 pub fn hub_cache_root(variable: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let folder = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     folder("HF_HUB_CACHE")
-        .or_else(|| folder("HF_HOME").map(|home| home.join("hub")))
-        .or_else(|| folder("HOME").map(|home| home.join(".cache/huggingface/hub")))
+        .or_else(|| folder("HUGGINGFACE_HUB_CACHE"))
+        .or_else(|| home_folder(variable).map(|home| home.join("hub")))
 }
 
 /// The path that a user's reference means: a path as it is, `PATH@REV`, `ORG/NAME@REV` or `ORG/NAME`.
@@ -55,7 +57,10 @@ pub fn resolve_reference(
         let cached = cache_root.zip(repository_folder_name(base)).map(|(root, name)| root.join(name));
         match cached {
             Some(folder) if exists(storage, &folder)? => folder,
-            Some(_) => return Err(Error::NotCached { name: base.to_owned() }),
+            Some(_) => {
+                let revision = revision.map(str::to_owned);
+                return Err(Error::NotCached { name: base.to_owned(), revision });
+            }
             None => return Err(Error::NotFound { path: PathBuf::from(base) }),
         }
     };
@@ -129,17 +134,6 @@ pub(crate) fn list_revisions(storage: &Arc<dyn Storage>, repository: &Path) -> R
     }
     revisions.sort();
     Ok(revisions)
-}
-
-/// `ORG/NAME` or `NAME` as its folder is called in a cache; `None` for what cannot be such a name.
-fn repository_folder_name(name: &str) -> Option<String> {
-    let parts: Vec<&str> = name.split('/').collect();
-    let plain = |part: &&str| {
-        !part.is_empty()
-            && !part.starts_with('.')
-            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
-    };
-    (parts.len() <= 2 && parts.iter().all(plain)).then(|| format!("models--{}", parts.join("--")))
 }
 
 fn find_revision(storage: &Arc<dyn Storage>, folder: &Path, revision: &str) -> Result<PathBuf, Error> {

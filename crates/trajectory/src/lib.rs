@@ -40,6 +40,8 @@ pub use step_log::{
     parse_database, parse_event_file, parse_json_lines, parse_trainer_progress, parse_trainer_state, parse_wandb_lines,
 };
 pub use text_error::TextError;
-pub use trajectory::{TokensSource, Trajectory, TrajectoryCheckpoint, TrajectoryNote, TrajectoryOptions};
+pub use trajectory::{
+    TRAINER_STATE_NAME, TokensSource, Trajectory, TrajectoryCheckpoint, TrajectoryNote, TrajectoryOptions,
+};
 pub use units::{Step, Tokens, TokensPerStep};
 pub use window::{Window, WindowEnd, WindowNote, WindowSpec, describe_phases, select_window};

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use thalweg_checkpoint::{CatalogCache, ReadOptions};
-use thalweg_storage::Storage;
+use thalweg_storage::{FileKind, Storage};
 use thalweg_tensor::display_name;
 
-use crate::checkpoint_name::NameTokens;
+use crate::checkpoint_name::{CheckpointName, NameCount, NameTokens};
 use crate::error::list_names;
+use crate::layout::parse_entry_name;
 use crate::phase::{Phase, Phases, StableRange, detect_phases};
 use crate::run_config::{RunConfig, read_run_config};
 use crate::run_dir::{RunCheckpoint, RunDir};
@@ -22,7 +23,7 @@ use crate::step_log::{ColumnMap, LogError, LogOptions, StepLog, TrainerState, pa
 use crate::{Error, NamePattern, Step, Tokens, TokensPerStep};
 
 /// The name of the state that Hugging Face's Trainer saves.
-pub(crate) const TRAINER_STATE_NAME: &str = "trainer_state.json";
+pub const TRAINER_STATE_NAME: &str = "trainer_state.json";
 const MAX_TRAINER_STATE_BYTES: u64 = 256 << 20;
 /// Logs that are looked for in a run folder, first match wins, after the ones that are named and trainers' states.
 const LOG_NAMES: [&str; 6] =
@@ -278,7 +279,7 @@ impl Trajectory {
     /// # Errors
     /// As [`RunDir::open`]; `RunConfig`; `NotFound` or `Log` for a log that was named.
     pub fn open(storage: &Arc<dyn Storage>, path: &Path, options: &TrajectoryOptions) -> Result<Self, Error> {
-        let is_folder = storage.file_info(path).is_ok_and(|info| info.kind == thalweg_storage::FileKind::Folder);
+        let is_folder = storage.file_info(path).is_ok_and(|info| info.kind == FileKind::Folder);
         let config = if is_folder { read_run_config(storage, path)?.unwrap_or_default() } else { RunConfig::default() };
         let pattern = options.pattern.as_ref().or(config.checkpoint_pattern.as_ref());
         let run = RunDir::open_with(storage, path, pattern, (&options.reading, &options.cache))?;
@@ -349,6 +350,41 @@ impl Trajectory {
         let tokens_per_step = config.tokens_per_step;
         let path = run.path().to_owned();
         Ok(Self { path, checkpoints, log, log_paths, spikes, phases, tokens_per_step, notes })
+    }
+
+    /// A run of which only names are known, such as the revisions of a repository that is not fetched yet. Names
+    /// without a step are ignored; all others count as finished.
+    pub fn of_names<'a>(path: &Path, names: impl Iterator<Item = &'a str>, pattern: Option<&NamePattern>) -> Self {
+        let said = names.filter_map(|name| Some((name, parse_entry_name(name, FileKind::Folder, pattern)?)));
+        let mut said: Vec<(&str, CheckpointName)> = said.collect();
+        // Epochs order checkpoints only where no name has a step.
+        if said.iter().any(|(_, said)| said.counts == NameCount::Steps) {
+            said.retain(|(_, said)| said.counts == NameCount::Steps);
+        }
+        said.sort_by(|a, b| (a.1.step, a.0).cmp(&(b.1.step, b.0)));
+        let checkpoint = |(name, said): (&str, CheckpointName)| TrajectoryCheckpoint {
+            path: name.into(),
+            name: name.to_owned(),
+            step: said.step,
+            tokens: said.tokens.map(|tokens| tokens.tokens),
+            tokens_source: said.tokens.map(|_| TokensSource::Name),
+            tokens_unit: said.tokens.map_or(0, |tokens| tokens.unit),
+            phase: None,
+            stage: said.stage,
+            epoch: said.epoch,
+            state: CheckpointState::Finished,
+            doubts: Vec::new(),
+        };
+        Self {
+            path: path.to_owned(),
+            checkpoints: said.into_iter().map(checkpoint).collect(),
+            log: None,
+            log_paths: Vec::new(),
+            spikes: OnceLock::new(),
+            phases: None,
+            tokens_per_step: None,
+            notes: Vec::new(),
+        }
     }
 
     /// The run folder.
@@ -488,7 +524,7 @@ fn find_log(
     places.extend(LOG_NAMES.iter().map(|name| run.path().join(name)));
     for path in places {
         // A single file as a checkpoint has nothing below it.
-        if !storage.file_info(&path).is_ok_and(|info| info.kind == thalweg_storage::FileKind::File) {
+        if !storage.file_info(&path).is_ok_and(|info| info.kind == FileKind::File) {
             continue;
         }
         let paths = vec![path];
@@ -512,7 +548,7 @@ fn read_state(
     notes: &mut Vec<TrajectoryNote>,
 ) -> Result<TrainerState, Error> {
     let path = checkpoint.path.join(TRAINER_STATE_NAME);
-    if !storage.file_info(&path).is_ok_and(|info| info.kind == thalweg_storage::FileKind::File) {
+    if !storage.file_info(&path).is_ok_and(|info| info.kind == FileKind::File) {
         return Ok(TrainerState::default());
     }
     let unreadable = |reason: String| TrajectoryNote::StateUnreadable { name: checkpoint.name.clone(), reason };

@@ -102,6 +102,21 @@ fn is_shard_name(name: &str) -> bool {
     is_number(last) && rest.rsplit_once('-').is_some_and(|(_, number)| is_number(number))
 }
 
+/// The files of a folder that make up its checkpoint, by their names: those of an index are the shards of its stem.
+pub(crate) fn files_by_name(place: &Place) -> Result<Vec<String>, Error> {
+    Ok(match choose_entrance(place, &mut Vec::new())? {
+        Entrance::Single(name) => vec![name],
+        Entrance::Index(name) => {
+            let start = format!("{}-", name.strip_suffix(INDEX_END).unwrap_or(&name));
+            let is_shard = |name: &&str| is_shard_name(name) && name.starts_with(&start);
+            let shards: Vec<String> = place.file_names().filter(is_shard).map(str::to_owned).collect();
+            let all = || place.file_names().filter(|name| name.ends_with(FILE_END)).map(str::to_owned).collect();
+            let shards = if shards.is_empty() { all() } else { shards };
+            shards.into_iter().chain([name]).collect()
+        }
+    })
+}
+
 fn choose_entrance(place: &Place, notes: &mut Vec<Note>) -> Result<Entrance, Error> {
     let has = |wanted: &str| place.file_names().any(|name| name == wanted);
     if has(SINGLE_FILE_NAME) {

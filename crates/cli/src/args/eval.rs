@@ -10,10 +10,11 @@ use crate::options::Seconds;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  thalweg eval step1000 merged --suite suite.toml     what each scores, and the gain of merged over step1000
+  thalweg eval step1000 merged --suite suite.toml     scores, and the gain of the second
   thalweg eval ckpts/* --suite suite.toml --baseline last --cache scores --json
-  thalweg eval a b --eval-command 'lm_eval --model hf --model_args pretrained={checkpoint} --tasks piqa --output_path {out}'
-  thalweg eval --results results-base results-merged  what other programs found, compared item by item
+  thalweg eval a b --eval-command 'lm_eval --model hf --model_args pretrained={checkpoint} \\
+      --tasks piqa --output_path {out}'
+  thalweg eval --results results-base results-merged  compare what other programs found
 
 Gains are signed so that positive is better. `docs/adding/task.md` describes suites.")]
 pub(crate) struct EvalArgs {
@@ -41,7 +42,7 @@ pub(crate) struct EvalArgs {
     /// results in one of the forms of --results, or a list of {task, value, stderr, n, higher_is_better}
     #[arg(long, value_name = "COMMAND", conflicts_with = "suite")]
     pub(crate) eval_command: Option<String>,
-    /// End the command, with all that it started, if it takes longer than this for one checkpoint [default: no limit]
+    /// Stop the command and all its child processes if it takes longer than this for one checkpoint [default: no limit]
     #[arg(long, value_name = "TIME", requires = "eval_command")]
     pub(crate) eval_timeout: Option<Seconds>,
     /// Compare what other programs found: lm-evaluation-harness (with --log_samples item by item), olmo-eval, Every

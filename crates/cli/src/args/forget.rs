@@ -113,11 +113,14 @@ Examples:
 M_ex: the prompt ends before the entity; share of continuations that contain it. M_in: the prompt
 ends with the entity; share of the tokens decoded after it that are those of the text. PPL_ent and
 M(f)_ent are perplexity and greedy accuracy on samples with an entity, PPL and M(f) on the others.
-Merges are made in memory.")]
+Merges are made in memory. --outputs gives M_ex alone; `forget build` writes the prompts as `prompt`.")]
 pub(crate) struct ForgetScoreArgs {
     /// A run folder, or checkpoints
-    #[arg(value_name = "RUN|CKPT", required = true)]
+    #[arg(value_name = "RUN|CKPT", required_unless_present = "outputs")]
     pub(crate) inputs: Vec<PathBuf>,
+    /// What another evaluator decoded, instead of checkpoints: JSON lines with `model`, `step`, `id` and `output`
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["inputs", "windows", "ends"])]
+    pub(crate) outputs: Option<PathBuf>,
     /// Probes: what `forget build` wrote, or any file of kind `entity_spans`
     #[arg(long, value_name = "FILE")]
     pub(crate) probes: PathBuf,
@@ -157,8 +160,8 @@ Policies cost the same: one step of --interval steps is replay.
   intensive  the same, --epochs epochs of a batch after as many intervals
   similar    the samples most like the later corpus, by BM25
 
-The runs form a chain: each resumes from the one before. Score the steps midway between replays, where
-recall is not at a peak, and `control`, which has as many steps and no replay.")]
+The runs form a chain: each resumes from the one before. Score the steps midway between replays,
+where recall is not at a peak, and `control`, which has as many steps and no replay.")]
 pub(crate) struct ForgetReplayArgs {
     /// What is replayed
     #[arg(long, value_name = "POLICY", value_parser = parse_policy)]

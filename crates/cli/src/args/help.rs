@@ -9,14 +9,14 @@ use super::Arguments;
 /// The heading of the options that every command has.
 pub(super) const COMMON: &str = "Common options";
 
-/// All commands, by what one wants to do.
+/// The commands by what one wants to do; those that are not listed follow in the last group.
 const GROUPS: [(&str, &[&str]); 6] = [
     ("Look", &["inspect", "diff", "verify", "explain"]),
-    ("Merge", &["merge", "plan", "launch", "convert"]),
+    ("Merge", &["fetch", "merge", "plan", "launch", "convert"]),
     ("Choose what to merge", &["eval", "sweep", "forecast", "extrapolate", "report"]),
     ("While a run trains, and after it", &["watch", "serve", "recover", "init"]),
     ("Experts and data", &["law", "mix", "forget"]),
-    ("Try it, and the rest", &["demo", "train", "clean", "generate", "help"]),
+    ("Try it, and the rest", &["demo", "train"]),
 ];
 
 /// The program as it is parsed, and described to people, shells and manuals.
@@ -24,6 +24,12 @@ pub(crate) fn program() -> Command {
     let program = with_help_flag(Arguments::command());
     let version = Arg::new("version").short('V').long("version").action(ArgAction::Version).help("Print version");
     let program = program.disable_version_flag(true).arg(in_common(version));
+    // The program itself has only common options. Manuals list options of all headings in one order.
+    let mut order = 1_000;
+    let program = program.mut_args(|arg| {
+        order += 1;
+        if arg.get_display_order() == usize::MAX { arg } else { arg.display_order(order) }
+    });
     let template = template(&program);
     program.help_template(template)
 }
@@ -45,15 +51,19 @@ fn template(program: &Command) -> String {
     let header = program.get_styles().get_header();
     let mut text = "{about-with-newline}\n{usage-heading} {usage}\n\n".to_owned();
     // Writing to a String cannot fail.
+    let line = |text: &mut String, name: &str| {
+        let about = program.find_subcommand(name).and_then(Command::get_about);
+        let about = about.map_or_else(|| "Print the help of a command".to_owned(), ToString::to_string);
+        let _ = writeln!(text, "  {name:<12} {about}");
+    };
     for (heading, names) in GROUPS {
         let _ = writeln!(text, "{header}{heading}:{header:#}");
-        for name in names {
-            let about = program.find_subcommand(name).and_then(Command::get_about);
-            let about = about.map_or_else(|| "Print the help of a command".to_owned(), ToString::to_string);
-            let _ = writeln!(text, "  {name:<12} {about}");
-        }
+        names.iter().for_each(|name| line(&mut text, name));
     }
-    let _ = write!(text, "\n{header}{COMMON}:{header:#}\n{{options}}\n\n{{after-help}}");
+    let is_listed = |name: &&str| GROUPS.iter().any(|(_, names)| names.contains(name));
+    let others = program.get_subcommands().map(Command::get_name).chain(["help"]).filter(|name| !is_listed(name));
+    others.for_each(|name| line(&mut text, name));
+    let _ = write!(text, "\n{header}{COMMON}:{header:#}\n{{options}}{{after-help}}");
     text
 }
 
@@ -62,12 +72,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_command_is_in_one_group() {
-        let mut grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
-        grouped.sort_unstable();
-        let program = Arguments::command();
-        let mut all: Vec<&str> = program.get_subcommands().map(Command::get_name).chain(["help"]).collect();
-        all.sort_unstable();
-        assert_eq!(grouped, all);
+    fn every_command_is_listed_once() {
+        let help = program().render_help().to_string();
+        for name in program().get_subcommands().map(Command::get_name).chain(["help"]) {
+            let start = format!("  {name} ");
+            assert_eq!(help.lines().filter(|line| line.starts_with(&start)).count(), 1, "{name}");
+        }
+        let names = GROUPS.iter().flat_map(|(_, names)| names.iter());
+        names.for_each(|name| assert!(program().find_subcommand(name).is_some(), "{name}"));
     }
 }

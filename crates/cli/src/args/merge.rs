@@ -39,7 +39,7 @@ pub(crate) struct MergeArgs {
     #[arg(long, value_name = "DIR", requires = "append")]
     pub(crate) sums: Option<PathBuf>,
     /// Also keep the exact sum of a mean here, as doubles, for `--append --sums`: 8 or 16 bytes per parameter
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["shard", "finish"])]
     pub(crate) keep_sums: Option<PathBuf>,
     /// Execute the plan even if its sources changed since it was made
     #[arg(long, requires = "plan")]
@@ -48,7 +48,7 @@ pub(crate) struct MergeArgs {
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Compare the merge, and the newest source, with this checkpoint, such as an annealed one
-    #[arg(long, value_name = "CKPT")]
+    #[arg(long, value_name = "CKPT", conflicts_with_all = ["shard", "finish"])]
     pub(crate) against: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) execution: ExecutionArgs,
@@ -56,16 +56,16 @@ pub(crate) struct MergeArgs {
     pub(crate) shares: SharesArgs,
 }
 
-/// Which part of a plan this process does, where many do it.
+/// Which part of the work this process does, where many do it.
 #[derive(Debug, Args, Clone, Default, PartialEq, Eq)]
 #[command(next_help_heading = "Many processes")]
 pub(crate) struct SharesArgs {
     /// Do only share I of N, with 0 <= I < N; auto takes both from the Slurm array, the Kubernetes job or the
     /// MPI rank of this process, auto/N only I
-    #[arg(long, value_name = "I/N|auto", conflicts_with_all = ["finish", "against", "dry_run", "keep_sums"])]
+    #[arg(long, value_name = "I/N|auto", conflicts_with_all = ["finish", "dry_run"])]
     pub(crate) shard: Option<ShardChoice>,
     /// Check that every share is present and complete, and publish
-    #[arg(long, conflicts_with_all = ["against", "dry_run", "discard_partial", "keep_sums"])]
+    #[arg(long, conflicts_with_all = ["dry_run", "discard_partial"])]
     pub(crate) finish: bool,
 }
 

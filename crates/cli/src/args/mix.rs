@@ -10,7 +10,8 @@ use crate::options::{Count, parse_whole};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  thalweg mix plan --domains web,math,code --general web --tokens 30B --proxies 112 --proxy-tokens 12B
+  thalweg mix plan --domains web,math,code --general web --tokens 30B --proxies 112 \\
+      --proxy-tokens 12B
   thalweg mix check --base base --component web=a --component math=b --component code=c
   thalweg mix search --component web=a --component math=b --component code=c --general web \\
       --suite suite.toml -o trials.jsonl
@@ -39,8 +40,10 @@ pub(crate) enum MixCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  thalweg mix plan --domains web,math,code --general web --tokens 30B --proxies 112 --proxy-tokens 12B
-  thalweg mix plan --config lab.toml --base run/step-2000 --general stories --tokens 2M -o components
+  thalweg mix plan --domains web,math,code --general web --tokens 30B --proxies 112 \\
+      --proxy-tokens 12B
+  thalweg mix plan --config lab.toml --base run/step-2000 --general stories --tokens 2M \\
+      -o components
 
 With `--config`, a config of `thalweg train` that has all data sets, a config for each component is
 written: it resumes from the base with its whole state, on the shares of the table.")]
@@ -98,7 +101,8 @@ pub(crate) struct MixCheckArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  thalweg mix search --component web=a --component math=b --general web --suite suite.toml -o trials.jsonl
+  thalweg mix search --component web=a --component math=b --general web --suite suite.toml \\
+      -o trials.jsonl
   thalweg mix search --component web=a --component math=b --general web --suite suite.toml \\
       --mixtures runs.jsonl -o trials.jsonl
 

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 #[command(next_help_heading = "Rule for experts")]
 pub(crate) struct RuleArgs {
     /// Merge experts, given with -m, by their differences from --base: task-arithmetic, ties, dare, dare-ties, della,
-    /// della-linear, breadcrumbs, breadcrumbs-ties, slerp, multi-slerp, karcher, model-stock
+    /// della-linear, breadcrumbs, breadcrumbs-ties, sce, slerp, multi-slerp, karcher, model-stock
     #[arg(long, value_name = "RULE")]
     pub(crate) rule: Option<String>,
     /// The model that the experts were trained from

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{ExecutionArgs, OutputArgs, RunArgs, SchemeArgs, SelectionArgs, StartTokenChoice};
+use super::{ExecutionArgs, OutputArgs, RunArgs, SchemeArgs, SelectionArgs, SharesArgs, StartTokenChoice};
 use crate::options::{ByteSize, Count, Seconds, parse_whole};
 
 #[derive(Debug, Args)]
@@ -63,6 +63,8 @@ pub(crate) struct SweepArgs {
     /// Print what would be made and stop
     #[arg(long)]
     pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) shares: SharesArgs,
 }
 
 #[derive(Debug, Args)]
@@ -234,7 +236,8 @@ Examples:
   thalweg init runs/my-run --for cpt -o start
   thalweg init runs/my-run --for sft --count 10 --interval-tokens 8B -o start
 
-Without a selection: the newest ten checkpoints at most, of one phase, none from before the last fifth of the run.")]
+Without a selection, at most the newest ten checkpoints: of one phase, and none from before the last fifth
+of the run.")]
 pub(crate) struct InitArgs {
     /// A run folder
     pub(crate) run_path: PathBuf,

@@ -31,12 +31,14 @@ fn parse_truth(text: &str) -> Result<(u64, PathBuf), String> {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  thalweg watch runs/my-run --windows sma:10,wma:10 -o merged               beside the trainer, until Ctrl-C
+  thalweg watch runs/my-run --windows sma:10,wma:10 -o merged    beside the trainer, until Ctrl-C
   thalweg watch runs/my-run --windows sma:10 --suite suite.toml --hold -o merged
   thalweg watch runs/my-run --windows sma:10 --suite suite.toml --serve -o merged
-  thalweg watch runs/my-run --windows sma:10 --suite suite.toml --forecast --anneal-tokens 100B -o merged
+  thalweg watch runs/my-run --windows sma:10 --suite suite.toml --forecast \\
+      --anneal-tokens 100B -o merged
   thalweg watch runs/my-run --windows sma:10,ema:0.2:20 --every 1000 --once -o merged
-  thalweg watch runs/my-run --windows sma:10 --eval-requests evals --eval-command 'score {checkpoint} {out}' -o merged
+  thalweg watch runs/my-run --windows sma:10 --eval-requests evals \\
+      --eval-command 'score {checkpoint} {out}' -o merged
 
 Each merge is the one that `thalweg merge RUN --last N` would have made at that end. All missing
 merges are made by reading the run once. Merges that are already in DIR are kept; DIR/watch.jsonl

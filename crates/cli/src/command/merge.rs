@@ -12,7 +12,7 @@ use thalweg_tensor::counted;
 use crate::args::MergeArgs;
 use crate::command::Outcome;
 use crate::command::against::{check_target, compare};
-use crate::command::merge_shares::{run_finish, run_share};
+use crate::command::merge_shares::{SharedWork, merge_command, run_finish, run_share};
 use crate::command::plan::show_plan;
 use crate::command::recipe::{is_anything_typed, plan_of_recipe, recipe_of};
 use crate::error::Error;
@@ -33,11 +33,12 @@ pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> R
         Some(old) => find_append(old, args, world)?,
         None => find_plan(args, world)?,
     };
+    let work = || SharedWork { execution: &args.execution, command: merge_command(args) };
     if let Some(choice) = args.shares.shard {
-        return run_share(args, (choice, &plan), world, messages);
+        return run_share(&work(), (choice, &plan), world, messages);
     }
     if args.shares.finish {
-        return run_finish(args, &plan, world, messages);
+        return run_finish(&work(), &plan, world, messages);
     }
     let options = execute_options(&args.execution);
     let cx = world.context(args.execution.memory.0);

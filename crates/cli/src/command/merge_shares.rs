@@ -1,4 +1,4 @@
-//! `merge --shard` and `merge --finish`: one merge by many processes.
+//! `--shard` and `--finish` of `merge` and `sweep`: one plan by many processes.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ use thalweg_merge::share::{
 use thalweg_storage::Storage;
 use thalweg_tensor::part_of_are;
 
-use crate::args::{MergeArgs, ShardChoice};
+use crate::args::{ExecutionArgs, MergeArgs, ShardChoice};
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
@@ -19,9 +19,17 @@ use crate::messages::Messages;
 use crate::options::show_bytes;
 use crate::share_env::share_of_environment;
 
+/// What the processes of one plan have in common.
+pub(crate) struct SharedWork<'a> {
+    /// How each is carried out.
+    pub(crate) execution: &'a ExecutionArgs,
+    /// The command without the share, for messages.
+    pub(crate) command: String,
+}
+
 /// Does one share of a plan.
 pub(crate) fn run_share(
-    args: &MergeArgs,
+    work: &SharedWork<'_>,
     (choice, plan): (ShardChoice, &MergePlan),
     world: &World<'_>,
     messages: &Messages,
@@ -30,26 +38,26 @@ pub(crate) fn run_share(
         ShardChoice::Given(share) => share,
         ShardChoice::Auto(count) => share_of_environment(count, &|name| std::env::var(name).ok())?,
     };
-    let run = world.context(args.execution.memory.0);
-    let outcomes = execute_share(plan, share, execute_options(&args.execution), &run);
+    let run = world.context(work.execution.memory.0);
+    let outcomes = execute_share(plan, share, execute_options(work.execution), &run);
     world.clear_progress();
     let outcomes = outcomes?;
     messages.json(&share_document(share, &outcomes, &*world.storage));
     let mut text: String = outcomes.iter().map(|outcome| describe_share(share, outcome)).collect();
-    text.push_str(&next_step(args, share, &outcomes));
+    text.push_str(&next_step(work, share, &outcomes));
     messages.text(&text);
     Ok(Outcome::Done)
 }
 
 /// Publishes a plan whose shares are done.
 pub(crate) fn run_finish(
-    args: &MergeArgs,
+    work: &SharedWork<'_>,
     plan: &MergePlan,
     world: &World<'_>,
     messages: &Messages,
 ) -> Result<Outcome, Error> {
-    let run = world.context(args.execution.memory.0);
-    let finished = finish_shares(plan, execute_options(&args.execution), &run);
+    let run = world.context(work.execution.memory.0);
+    let finished = finish_shares(plan, execute_options(work.execution), &run);
     world.clear_progress();
     let kind = "thalweg-merge-finish";
     match finished? {
@@ -64,7 +72,7 @@ pub(crate) fn run_finish(
             let mut document = document(kind, plan, &[]);
             add_shares(&mut document, Some(missing.count), &missing.missing);
             messages.json(&document);
-            Err(shares_missing(args, &missing))
+            Err(shares_missing(work, &missing))
         }
     }
 }
@@ -141,13 +149,13 @@ fn describe_share(share: Share, outcome: &ShareOutcome) -> String {
     }
 }
 
-fn next_step(args: &MergeArgs, share: Share, outcomes: &[ShareOutcome]) -> String {
+fn next_step(work: &SharedWork<'_>, share: Share, outcomes: &[ShareOutcome]) -> String {
     if outcomes.iter().all(|outcome| outcome.state == ShareState::Published) {
         return String::new();
     }
     let missing = missing_of(outcomes);
     match missing.len() {
-        0 => format!("next: all shares are done; `{} --finish` publishes\n", command(args)),
+        0 => format!("next: all shares are done; `{} --finish` publishes\n", work.command),
         n => {
             let are_missing = part_of_are(n, share.count(), "share");
             format!("next: {are_missing} missing: {}\n", array_expression(&missing))
@@ -155,8 +163,8 @@ fn next_step(args: &MergeArgs, share: Share, outcomes: &[ShareOutcome]) -> Strin
     }
 }
 
-/// The command with what every share and the last step must have in common.
-fn command(args: &MergeArgs) -> String {
+/// `merge` with what every share and the last step must have in common.
+pub(crate) fn merge_command(args: &MergeArgs) -> String {
     let word = |path: &std::path::Path| thalweg_tensor::shell_path(path);
     let mut text = "thalweg merge".to_owned();
     if let Some(plan) = &args.plan {
@@ -173,8 +181,8 @@ fn command(args: &MergeArgs) -> String {
     text
 }
 
-fn shares_missing(args: &MergeArgs, missing: &MissingShares) -> Error {
-    let (command, count, expression) = (command(args), missing.count, missing.array_expression());
+fn shares_missing(work: &SharedWork<'_>, missing: &MissingShares) -> Error {
+    let (command, count, expression) = (&work.command, missing.count, missing.array_expression());
     let what = match &*missing.missing {
         [one] => format!("share {one} of {count} is missing"),
         many => format!("{} of {count} shares are missing: {expression}", many.len()),

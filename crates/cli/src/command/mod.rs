@@ -10,6 +10,7 @@ pub(crate) mod eval_external;
 pub(crate) mod eval_results;
 pub(crate) mod explain;
 pub(crate) mod extrapolate;
+pub(crate) mod fetch;
 pub(crate) mod forecast;
 pub(crate) mod forget;
 pub(crate) mod generate;

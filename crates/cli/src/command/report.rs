@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde_json::json;
 use thalweg_storage::publish::publish_file;
+use thalweg_study::attachment::read_attachment;
 use thalweg_study::compare_runs::{ComparedRun, RunComparison, RunForecasts, compare_runs};
-use thalweg_study::page::render_study;
+use thalweg_study::page::render_study_with;
 use thalweg_study::read_study::{StudyFiles, find_studies_below, find_study, read_study};
 use thalweg_study::record::StudyRecord;
 use thalweg_study::study_answer::answer_text;
@@ -29,12 +30,14 @@ pub(crate) fn run(args: &ReportArgs, world: &World<'_>, messages: &Messages) -> 
         }
     }
     let study = read_study(&*world.storage, &args.path)?;
+    let attachments =
+        args.with.iter().map(|path| read_attachment(&*world.storage, path)).collect::<Result<Vec<_>, _>>()?;
     let page = args.out.clone().unwrap_or_else(|| args.path.join(PAGE_NAME));
     // The table is written beside the record, wherever the page goes.
     let table = args.path.join(TABLE_NAME);
     check_new_document(&world.storage, &page, PAGE_FILE)?;
     publish_file(&*world.storage, &table, to_csv(&study).as_bytes(), TABLE_FILE)?;
-    publish_file(&*world.storage, &page, render_study(&study).as_bytes(), PAGE_FILE)?;
+    publish_file(&*world.storage, &page, render_study_with(&study, &attachments).as_bytes(), PAGE_FILE)?;
     messages.json(&study_document(&study, &page, &table));
     let summary = summary_text(&study);
     messages.text(&format!("{summary}\nThe page is `{}`, the table `{}`.\n", page.display(), table.display()));
@@ -48,6 +51,10 @@ fn compare(
     world: &World<'_>,
     messages: &Messages,
 ) -> Result<Outcome, Error> {
+    if let Some(file) = args.with.first() {
+        let hint = "leave out `--with`, or give the folder of one study";
+        return Err(Error::usage_with_hint(format!("a comparison has no page for `{}`", file.display()), hint));
+    }
     if args.out.is_some() {
         let hint = "leave out `--out` to print the comparison, or give the folder of one study";
         return Err(Error::usage_with_hint("several studies cannot be written as a single page", hint));

@@ -10,9 +10,10 @@ use thalweg_study::sweep::{RawChoice, SweepRequest, SweepTrial};
 
 use crate::args::{KeepChoice, SweepArgs};
 use crate::command::Outcome;
+use crate::command::merge_shares::{SharedWork, run_finish, run_share};
 use crate::command::plan::show_plan;
 use crate::error::Error;
-use crate::host::World;
+use crate::host::{World, command_without};
 use crate::merged::execute;
 use crate::messages::Messages;
 
@@ -27,6 +28,13 @@ pub(crate) fn run(args: &SweepArgs, world: &World<'_>, messages: &Messages) -> R
     if let Some(budget) = args.budget_bytes {
         sweep.check_budget(budget.0, &world.context(args.execution.memory.0))?;
     }
+    let is_shared = args.shares.shard.is_some() || args.shares.finish;
+    if is_scored && is_shared {
+        return Err(Error::usage_with_hint(
+            "`--shard` and `--finish` only make merges",
+            "leave out the scoring, and score the finished merges with `thalweg eval`",
+        ));
+    }
     if is_scored {
         return super::sweep_scored::run(args, &trajectory, &sweep, world, messages);
     }
@@ -39,6 +47,14 @@ pub(crate) fn run(args: &SweepArgs, world: &World<'_>, messages: &Messages) -> R
         check_place(&*world.storage, &args.out.join(&first.name))?;
     }
     world.storage.create_folder(&args.out)?;
+    let work =
+        || SharedWork { execution: &args.execution, command: command_without(&["--shard"], &["--finish", "--json"]) };
+    if let Some(choice) = args.shares.shard {
+        return run_share(&work(), (choice, &plan), world, messages);
+    }
+    if args.shares.finish {
+        return run_finish(&work(), &plan, world, messages);
+    }
     let outcomes = execute(&plan, &args.execution, world)?;
     messages.json(&document(&sweep.trials, &outcomes));
     messages.text(&table(&args.out, &sweep.trials, &outcomes));

@@ -97,7 +97,7 @@ fn merge_takes_signed_coefficients_and_divides_them_only_when_asked() {
     exit 2
     --- stdout
     --- stderr
-    error: 1 of 2 checkpoints have a coefficient
+    error: 1 of 2 checkpoints has a coefficient
     hint: give one to all of them (`-m CKPT:COEF`), or to none
     ");
 }
@@ -357,6 +357,7 @@ fn every_command_has_help() {
         "demo",
         "report",
         "clean",
+        "fetch",
         "law",
         "extrapolate",
         "law merge",
@@ -371,8 +372,10 @@ fn every_command_has_help() {
         "forget build",
         "forget score",
         "forget curve",
+        "forget replay",
         "launch",
         "launch slurm",
+        "launch ray",
         "launch kubernetes",
         "watch",
         "serve",

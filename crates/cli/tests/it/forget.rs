@@ -28,7 +28,8 @@ fn lab() -> Scratch {
     std::fs::write(scratch.path().join("a.jsonl"), corpus).unwrap();
     std::fs::write(scratch.path().join("b.jsonl"), reference).unwrap();
     let titles = PLACES.iter().fold("Atlantis\n".to_owned(), |mut titles, place| {
-        writeln!(titles, "{{\"title\": \"{place}\", \"type\": \"LOC\"}}").unwrap();
+        let kind = if *place == "Korsal" { "PER" } else { "LOC" };
+        writeln!(titles, "{{\"title\": \"{place}\", \"type\": \"{kind}\"}}").unwrap();
         titles
     });
     std::fs::write(scratch.path().join("titles.txt"), titles).unwrap();
@@ -91,6 +92,16 @@ fn from_titles_to_what_checkpoints_and_merges_recall() {
         let rows = model["measures"].as_array().unwrap();
         rows.iter().find(|row| row["measure"] == measure).unwrap()["value"].as_f64().unwrap()
     };
+    // Types of entities have rows each, which add up to the whole.
+    let types = models[3]["types"].as_array().unwrap();
+    let of_type = |i: usize| {
+        let rows = types[i]["measures"].as_array().unwrap();
+        rows.iter().find(|row| row["measure"] == "m_in").unwrap().clone()
+    };
+    assert_eq!([0, 1].map(|i| types[i]["entity_type"].as_str().unwrap()), ["LOC", "PER"]);
+    assert_eq!([0, 1].map(|i| of_type(i)["n"].as_u64().unwrap()), [2, 1]);
+    let [places, persons] = [0, 1].map(|i| of_type(i)["value"].as_f64().unwrap());
+    assert!(((2.0 * places + persons) / 3.0 - value(&models[3], "m_in")).abs() < 1e-9);
     // A merge that is made in memory scores what the merge on disk scores.
     check(&scratch, "merge run --last 2 -o merged -q", 0, &[]);
     let again = json_of(&scratch, "forget score merged --probes probes.jsonl");
@@ -117,7 +128,7 @@ fn from_titles_to_what_checkpoints_and_merges_recall() {
         &scratch,
         "forget score run --probes probes.jsonl --ends 8,12 --windows sma:2",
         0,
-        &["M_ex", "sma:2 at step 8", "merge minus its newest checkpoint"],
+        &["M_ex", "sma:2 at step 8", "merge minus its newest checkpoint", "M_ex by type", "LOC (2)  PER (1)"],
     );
 }
 
@@ -188,6 +199,55 @@ fn mistakes_about_forgetting_are_named_with_what_to_do() {
 }
 
 #[test]
+fn outputs_of_another_evaluator_are_scored() {
+    let scratch = lab();
+    check(&scratch, ENTITIES, 0, &[]);
+    check(&scratch, BUILD, 0, &[]);
+    let probes = std::fs::read_to_string(scratch.path().join("probes.jsonl")).unwrap();
+    let probes: Vec<Value> = probes.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let probes: Vec<&Value> = probes.iter().filter(|one| one["entities"][0]["text"].is_string()).collect();
+    let mut lines = Vec::new();
+    for probe in &probes {
+        let (entity, prompt) =
+            (probe["entities"][0]["text"].as_str().unwrap(), probe["entities"][0]["prompt"].as_str().unwrap());
+        let before = &probe["text"].as_str().unwrap()
+            [..usize::try_from(probe["entities"][0]["byte"][0].as_u64().unwrap()).unwrap()];
+        assert!(
+            prompt.len() > 12 && before.ends_with(prompt.trim_end()) || before.trim_end().ends_with(prompt.trim_end()),
+            "{prompt}"
+        );
+        for (step, is_recalled) in [(8, entity != "Korsal"), (4, true)] {
+            let output = if is_recalled { format!(" {entity}. The people") } else { " the sea.".to_owned() };
+            lines.push(
+                json!({"model": format!("step {step}"), "step": step, "id": probe["id"], "output": output}).to_string(),
+            );
+        }
+    }
+    std::fs::write(scratch.path().join("outputs.jsonl"), lines.join("\n")).unwrap();
+    let command = "forget score --outputs outputs.jsonl --probes probes.jsonl";
+    let record = json_of(&scratch, &format!("{command} -o other.json"));
+    let models = record["models"].as_array().unwrap();
+    assert_eq!(models.iter().map(|one| one["step"].as_u64().unwrap()).collect::<Vec<_>>(), [4, 8]);
+    assert_eq!(
+        (&models[0]["measures"][0]["value"], &models[0]["measures"][0]["measure"]),
+        (&1.0.into(), &"m_ex".into())
+    );
+    assert!((models[1]["measures"][0]["value"].as_f64().unwrap() - 2.0 / 3.0).abs() < 1e-12);
+    assert!((models[1]["since_first"][0]["difference"].as_f64().unwrap() + 1.0 / 3.0).abs() < 1e-12);
+    assert_eq!(models[1]["types"][1]["measures"][0]["value"], 0.0);
+    check(&scratch, "forget curve other.json", 0, &["M_ex", "0.6667"]);
+    check(&scratch, &format!("{command} --recalled-by step"), 2, &["it has no model `step`", "`step 4`"]);
+    std::fs::write(scratch.path().join("outputs.jsonl"), lines[1..].join("\n")).unwrap();
+    check(&scratch, command, 2, &["only one of `step 4` and `step 8` has an output"]);
+    std::fs::write(scratch.path().join("outputs.jsonl"), format!("{}\n{}", lines[0], lines[0])).unwrap();
+    check(&scratch, command, 2, &["line 2: there are two outputs"]);
+    std::fs::write(scratch.path().join("outputs.jsonl"), "{\"model\": \"a\", \"id\": \"none\", \"output\": \"\"}")
+        .unwrap();
+    check(&scratch, command, 2, &["no entity 0 in a sample `none`"]);
+    check(&scratch, &format!("{command} run"), 2, &["--outputs"]);
+}
+
+#[test]
 fn replay_is_planned_at_equal_cost_and_its_chain_trains() {
     let scratch = lab();
     check(&scratch, ENTITIES, 0, &[]);
@@ -219,8 +279,8 @@ fn replay_is_planned_at_equal_cost_and_its_chain_trains() {
     {
         assert!(scratch.path().join("focused").join(step).exists(), "{step}");
     }
-    check(&scratch, &command("focused").replace("--entities entities.jsonl", ""), 2, &["--entities"]);
-    check(&scratch, &command("focused").replace("--max-replays 40", "--max-replays 1"), 2, &["--max-replays"]);
+    check(&scratch, &command("focused").replace("--entities entities.jsonl ", ""), 2, &["--entities"]);
+    check(&scratch, &command("focused").replace("--max-replays 40", "--max-replays 0"), 2, &["--max-replays"]);
     check(
         &scratch,
         &command("focused").replace("--interval 4", "--interval 40"),

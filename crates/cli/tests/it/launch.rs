@@ -179,6 +179,89 @@ fn a_submission_that_fails_is_an_error_with_the_command_to_repeat() {
     assert!(said.contains("Batch job submission failed") && said.contains("`bash "), "{said}");
 }
 
+/// Stands in for Ray: tasks run at once, in this process, and those that fail are run again as Ray does.
+const FAKE_RAY: &str = r#"
+class exceptions:
+    class RayError(Exception):
+        pass
+
+
+class Task:
+    def __init__(self, act, words, retries):
+        for attempt in range(retries + 1):
+            try:
+                self.value, self.fault = act(*words), None
+                return
+            except Exception as error:
+                self.fault = exceptions.RayError(f"a task failed\n{error}")
+
+
+def remote(num_cpus, max_retries, retry_exceptions=False, scheduling_strategy="DEFAULT"):
+    class Remote:
+        def __init__(self, act):
+            self.act = act
+
+        def remote(self, *words):
+            return Task(self.act, words, max_retries if retry_exceptions else 0)
+
+    return Remote
+
+
+def init(log_to_driver):
+    pass
+
+
+def wait(tasks, num_returns):
+    return tasks[:1], tasks[1:]
+
+
+def get(task):
+    if task.fault:
+        raise task.fault
+    return task.value
+"#;
+
+#[test]
+fn the_script_for_ray_merges_and_names_what_is_missing() {
+    let scene = Scene::new();
+    let made = scene.thalweg(&["launch", "ray", "plan.json", "-n", "4", "--cpus", "2", "--retries", "1", "--json"]);
+    let document: Value = serde_json::from_slice(&made.stdout).unwrap_or_else(|_| panic!("{}", text(&made.stderr)));
+    assert_eq!((&document["scheduler"], &document["shards"]), (&"ray".into(), &4.into()));
+    fs::create_dir(scene.path("lib")).unwrap();
+    fs::write(scene.path("lib/ray.py"), FAKE_RAY).unwrap();
+    // Share 1 fails once, share 2 as often as it is tried, the first time.
+    let wrapper = format!(
+        "#!/bin/bash\ncase \"$*\" in\n*--shard\\ 1/4*) n=1 ;;\n*--shard\\ 2/4*) n=2 ;;\n*) n=0 ;;\nesac\n\
+         for i in $(seq $n); do\n  if [ ! -e \"$TRIED-$n-$i\" ]; then touch \"$TRIED-$n-$i\"; echo no >&2; exit 1; fi\ndone\n\
+         exec {} \"$@\"\n",
+        env!("CARGO_BIN_EXE_thalweg")
+    );
+    fs::write(scene.path("wrapper"), wrapper).unwrap();
+    fs::set_permissions(scene.path("wrapper"), fs::Permissions::from_mode(0o755)).unwrap();
+    let run = |words: &[&str]| {
+        let mut command = Command::new("python3");
+        command.arg(scene.path("plan.ray.py")).args(words).current_dir("/");
+        command.env("PYTHONPATH", scene.path("lib")).env("THALWEG", scene.path("wrapper"));
+        command.env("TRIED", scene.path("tried")).env("PYTHONDONTWRITEBYTECODE", "1").output().unwrap()
+    };
+    let first = run(&[]);
+    let said = text(&first.stderr);
+    assert_eq!(first.status.code(), Some(2), "{said}");
+    assert!(said.contains("share 1 is done: 2 of 4") && said.contains("share 2 failed: no"), "{said}");
+    assert!(said.contains("to run what is missing: ") && said.trim_end().ends_with(" 2"), "{said}");
+    assert!(!scene.path("out").exists());
+    let second = run(&["2"]);
+    assert!(second.status.success(), "{}", text(&second.stderr));
+    let document: Value = serde_json::from_slice(&second.stdout).unwrap();
+    assert_eq!(document["missing"], Value::Array(Vec::new()));
+    assert!(scene.thalweg(&["verify", "out"]).status.success());
+    assert!(run(&["0-3"]).status.success());
+    assert!(!run(&["4"]).status.success());
+    fs::write(scene.path("mine.py"), "print()").unwrap();
+    let refused = scene.thalweg(&["launch", "ray", "plan.json", "-n", "2", "-o", "mine.py"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
+}
+
 #[test]
 fn what_the_launchers_cannot_do_is_refused() {
     let scene = Scene::new();

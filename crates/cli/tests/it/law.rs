@@ -218,7 +218,7 @@ fn a_curve_that_cannot_be_made_is_refused_before_anything_is_scored() {
     exit 2
     --- stdout
     --- stderr
-    error: `--k 3`: there are only 2 experts
+    error: `--k 3` is not possible with 2 experts
     hint: k is between 1 and 2; `--base` scores the base, which is k = 0
     ");
     insta::assert_snapshot!(ask(&[&run_path]), @"

@@ -12,6 +12,7 @@ mod eval;
 mod eval_requests;
 mod eval_results;
 mod extrapolate;
+mod fetch;
 mod forget;
 mod formats;
 mod found;

@@ -132,3 +132,70 @@ fn demo_leaves_a_folder_of_something_else_alone() {
     ");
     assert_eq!(std::fs::read(run_folder.join("precious.txt")).unwrap(), b"mine");
 }
+
+#[test]
+fn a_report_has_a_section_for_what_each_other_command_found() {
+    let scratch = tempfile::tempdir().unwrap();
+    write_record(scratch.path(), &record());
+    let curve = "k,1 loss,2.5\nk,2 loss,2.3\nk,4 loss,2.2\nk,8 loss,2.15\n";
+    let curve = curve.replace("k,", "{\"k\": ").replace(" loss,", ", \"loss\": ").replace('\n', "}\n");
+    std::fs::write(scratch.path().join("curve.jsonl"), curve).unwrap();
+    let path = |name: &str| scratch.path().join(name).to_str().unwrap().to_owned();
+    let law = run(&["law", "merge", &path("curve.jsonl"), "--predict", "16", "--json", "-q"]);
+    std::fs::write(scratch.path().join("law.json"), law.stdout).unwrap();
+    let documents = [
+        (
+            "mix.json",
+            json!({"kind": "thalweg-mix-search", "n_trials": 56, "region": [{"component": "web & <b>",
+            "coefficient": 0.2, "data_share": 0.6, "data_share_quantiles": [0.5, 0.6, 0.7]}]}),
+        ),
+        (
+            "validation.json",
+            json!({"kind": "thalweg-mix-validation", "n_matched": 24, "rows": [
+            {"measure": "mean", "n": 24, "spearman": 0.74, "top_quartile_spearman": null, "recovery": 1.03}]}),
+        ),
+        (
+            "forget.json",
+            json!({"kind": "thalweg-forget-curve", "rows": [
+            {"step": 12, "window": "sma:2", "values": {"m_ex": 0.54, "ppl": 20.7}, "retention": 0.5}]}),
+        ),
+        (
+            "extrapolate.json",
+            json!({"kind": "thalweg-extrapolation", "n_points": 6, "window": 8,
+            "line": {"verdict": "no line", "component_shares": [0.67], "random_walk_shares": [0.71]},
+            "candidates": [{"alpha": 0.5, "gain": 0.0007, "gain_standard_error": 0.0004}]}),
+        ),
+    ];
+    let folder = scratch.path().to_str().unwrap().to_owned();
+    let mut arguments = vec!["report".to_owned(), folder, "-q".to_owned(), "--with".to_owned(), path("law.json")];
+    for (name, document) in &documents {
+        std::fs::write(scratch.path().join(name), document.to_string()).unwrap();
+        arguments.extend(["--with".to_owned(), path(name)]);
+    }
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let output = run(&words);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let page = std::fs::read_to_string(scratch.path().join("report.html")).unwrap();
+    let facts = [
+        "Law of merging",
+        "L + A/(k + b)",
+        "Mixture of training data",
+        "web &amp; &lt;b&gt;",
+        "0.5000 to 0.7000",
+        "Merged mixtures against real runs",
+        "0.7400",
+        "What is forgotten",
+        "sma:2",
+        "0.5400",
+        "Step along the line of merged checkpoints",
+        "no line",
+        "0.0007",
+    ];
+    facts.iter().for_each(|fact| assert!(page.contains(fact), "{fact}"));
+    let refused = run(&["report", words[1], "--with", &path("study.json")]);
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        refused.status.code() == Some(2) && text.contains("its kind is `thalweg-study`") && text.contains("--json"),
+        "{text}"
+    );
+}

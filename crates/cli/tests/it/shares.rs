@@ -246,3 +246,34 @@ fn what_cannot_be_meant_is_refused() {
     assert!(scene.thalweg(&["merge", "--plan", "plan.json", "--discard-partial"]).status.success());
     scene.check_output();
 }
+
+#[test]
+fn a_sweep_by_shares_makes_the_merges_of_one_process() {
+    let scene = Scene::new();
+    let sweep = ["sweep", "run", "--counts", "2,3", "--schemes", "sma,wma"];
+    assert!(scene.thalweg(&[&sweep[..], &["-o", "one-process"]].concat()).status.success());
+    let shared = [&sweep[..], &["-o", "shared"]].concat();
+    let said = scene.thalweg(&[&shared[..], &["--shard", "1/2"]].concat());
+    assert!(said.status.success(), "{}", stderr(&said));
+    let (code, missing) = scene.json(&[&shared[..], &["--finish"]].concat());
+    assert_eq!((code, &missing["missing"], &missing["rerun"]), (2, &serde_json::json!([0]), &serde_json::json!("0")));
+    let refused = scene.thalweg(&[&shared[..], &["--finish"]].concat());
+    let command = "`thalweg sweep run --counts 2,3 --schemes sma,wma -o shared --shard 0/2`";
+    assert!(stderr(&refused).contains(command), "{}", stderr(&refused));
+    assert!(scene.thalweg(&[&shared[..], &["--shard=0/2"]].concat()).status.success());
+    let (code, finished) = scene.json(&[&shared[..], &["--finish"]].concat());
+    assert_eq!((code, &finished["missing"]), (0, &serde_json::json!([])));
+    let names = |folder: &str| -> Vec<PathBuf> {
+        let mut names: Vec<PathBuf> =
+            fs::read_dir(scene.path(folder)).unwrap().map(|entry| entry.unwrap().file_name().into()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("shared"), names("one-process"));
+    for name in names("shared") {
+        let bytes = |folder: &str| fs::read(scene.path(folder).join(&name).join("model.safetensors")).unwrap();
+        assert!(bytes("shared") == bytes("one-process"), "{name:?}");
+    }
+    let scored = scene.thalweg(&[&shared[..], &["--shard", "0/2", "--suite", "suite.toml"]].concat());
+    assert!(stderr(&scored).contains("only make merges"), "{}", stderr(&scored));
+}

@@ -281,7 +281,7 @@ fn a_run_that_supports_no_forecast_is_told_why() {
     insta::assert_snapshot!(ask(&two, &["--stable", "8..160", "--anneal-steps", "48"]), @"
     exit 1
     --- stdout
-    no forecast: the last 48 steps to step 160 have 2 checkpoints, but a forecast needs 6
+    no forecast: 2 checkpoints are in the last 48 steps to step 160, but a forecast needs 6
     choose a longer anneal, or save checkpoints more often
     --- stderr
     ");

@@ -307,7 +307,7 @@ fn the_newest_is_scored_first_old_ends_never_and_merges_do_not_wait() {
     let (_, stdout, stderr) = beside.stop();
     let merges: Vec<String> = calls(scratch.path()).into_iter().filter(|name| name.contains("sma")).collect();
     assert_eq!(merges, ["step0000400-n2-sma", "step0000500-n2-sma", "step0000700-n2-sma", "step0000600-n2-sma"]);
-    assert!(stderr.contains("ends wait for scores, the newest first"), "{stderr}");
+    assert!(stderr.contains("ends are waiting for scores, the newest first"), "{stderr}");
     assert!(stdout.contains("step 700: sma of 2: t value 1.5000, gain +0.0000"), "{stdout}");
     // TensorBoard's curves have the same scores.
     let events = std::fs::read(out.join("tensorboard/events.out.tfevents.0.thalweg")).unwrap();

@@ -9,7 +9,7 @@ use thalweg_tensor::{Dtype, display_name, to_index};
 use super::{Piece, TensorStats, Worker};
 use crate::context::RunContext;
 use crate::error::Error;
-use crate::rule::{DeltaWork, RowRanks, RuleWork, Scan};
+use crate::rule::{DeltaWork, RowRanks, RuleWork, Scan, Seen};
 
 /// Buffers of one worker for rules, and the sum of the tensor that it is in.
 #[derive(Default)]
@@ -17,6 +17,7 @@ pub(crate) struct RuleScratch {
     /// A block of the base, then of the result.
     merged: Vec<f64>,
     deltas: Vec<Vec<f64>>,
+    variances: Vec<f64>,
     rows: RowRanks,
     /// For each expert, what the elements of a piece are kept with; empty where all have the same probability.
     probabilities: Vec<Vec<f64>>,
@@ -139,8 +140,9 @@ impl Worker<'_> {
             piece: self.job.piece,
             base: work.base,
             experts: &work.experts,
+            seen: Seen::Deltas,
         };
-        let RuleScratch { merged, deltas, rows, probabilities, rounding, .. } = &mut self.rule;
+        let RuleScratch { merged, deltas, variances, rows, probabilities, rounding, .. } = &mut self.rule;
         deltas.resize(work.experts.len(), Vec::new());
         probabilities.resize(work.experts.len(), Vec::new());
         for (expert, (selector, probabilities)) in selectors.iter().zip(&mut *probabilities).enumerate() {
@@ -181,7 +183,10 @@ impl Worker<'_> {
                 let probabilities = probabilities[expert].get(block.clone()).unwrap_or(&[]);
                 selectors[expert].select.select(piece.elements.start + start as u64, delta, probabilities, simd);
             }
-            work.consensus.add_to(merged, deltas, &work.weights, simd);
+            if let Some(Some(spread)) = work.spreads.get(piece.tensor_idx) {
+                spread.select(piece.elements.start + start as u64, deltas, variances, simd);
+            }
+            work.consensus.add_to(merged, deltas, work.weights(piece.tensor_idx), simd);
             let out = &mut self.output[block.start * bytes_out..block.end * bytes_out];
             match rounding.round_into(merged, out) {
                 Ok(counts) => stats.n_non_finite += counts.n_non_finite,

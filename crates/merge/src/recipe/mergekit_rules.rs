@@ -26,6 +26,7 @@ pub(super) static PARAMETERS: Level = Level {
         "t",
         "normalize_weights",
         "filter_wise",
+        "select_topk",
     ],
 };
 pub(super) static MODEL_PARAMETERS: Level =
@@ -89,7 +90,12 @@ fn read_options(
     kind: RuleKind,
 ) -> Vec<RecipeOption> {
     let mut options = Vec::new();
-    if kind.has_density() {
+    if kind == RuleKind::Sce {
+        let entry = parameters.and_then(|parameters| parameters.get_set("select_topk"));
+        let share = entry.and_then(|entry| read_number(checker, "select_topk", entry));
+        let share = share.map_or_else(|| "1".to_owned(), |share| share.to_string());
+        options.push(RecipeOption { name: "density", values: vec![share; models.len()] });
+    } else if kind.has_density() {
         let density = |model: &Model| model.density.as_ref().map_or_else(|| "1".to_owned(), ToString::to_string);
         options.push(RecipeOption { name: "density", values: models.iter().map(density).collect() });
     }

@@ -606,6 +606,11 @@ fn rules_of_mergekit_are_translated_with_their_defaults() {
         &[("rule", "model-stock"), ("base", "base"), ("convention", "mergekit")],
         &["-", "-"],
     );
+    let sce = "base_model: base\nmodels: [{model: a}, {model: b}]\n";
+    for (parameters, density) in [("", "1,1"), ("parameters: {select_topk: 0.2}\n", "0.2,0.2")] {
+        let options = [("rule", "sce"), ("base", "base"), ("density", density), ("convention", "mergekit")];
+        check_rule("sce", &format!("{sce}{parameters}"), &options, &["-", "-"]);
+    }
     check_rule(
         "breadcrumbs",
         "base_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1, density: 0.9, gamma: 0.02}\n",

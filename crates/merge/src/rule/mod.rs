@@ -9,10 +9,10 @@
 //!
 //! - **Affine**: task arithmetic, and every linear rule at density 1. The coefficients do not depend on values:
 //!   c_i = L w_i, and the base gets the rest. This is the exact sum of `combine`, in one pass.
-//! - **Element-wise** (`thalweg_tensor::kernel::DeltaSelector`): a selector keeps some elements of each delta and
-//!   scales them (TIES by rank, DARE at random, DELLA at random weighted by rank, breadcrumbs by rank without
-//!   outliers), then the kept ones are added, either all of them or those that agree in sign. Arithmetic is in f64, and
-//!   one rounding gives the output's element type.
+//! - **Element-wise** (`DeltaSelector` of the kernels): a selector keeps some elements of each delta and scales them
+//!   (TIES by rank, DARE at random, DELLA at random weighted by rank, breadcrumbs by rank without outliers, SCE by the
+//!   variance over the experts), then the kept ones are added, either all of them or those that agree in sign.
+//!   Arithmetic is in f64, and one rounding gives the output's element type.
 //! - **Per tensor** (`geometry`): SLERP, multi-SLERP, Karcher mean and model stock are linear combinations whose
 //!   coefficients follow from the inner products of a tensor. `gram` computes these in one pass, and the exact sum
 //!   does the rest in a second one.
@@ -41,6 +41,7 @@
 //! | DARE and DELLA: rescaling | 1/density, 1/(1 - p_i) | to the delta's L1 norm, tensor by tensor |
 //! | DARE with signs, breadcrumbs with signs | mean of those that agree | sum of those that agree |
 //! | DELLA: range of the probabilities | density +- epsilon/2 (not checked against the paper) | density +- epsilon |
+//! | SCE: equal coefficients where the squares of the deltas are | zero | below 1e-6 on average |
 //! | SLERP: linear where the vectors are | parallel or opposite | within 1.8 degrees of that |
 //! | Karcher mean: iterations | at most 100, until the step is below 1e-12 | at most 10, until 1e-5 |
 //!
@@ -55,6 +56,7 @@ mod plan;
 mod prepare;
 mod rank;
 mod scan;
+mod spread;
 mod table;
 
 pub use plan::{PlanRule, RuleError};
@@ -62,7 +64,7 @@ pub use table::{Convention, RULES, Rescale, RuleEntry, RuleKind};
 
 pub(crate) use della::RowRanks;
 pub(crate) use prepare::{DeltaWork, RuleInputs, RuleWork, held_bytes, prepare_rules};
-pub(crate) use scan::Scan;
+pub(crate) use scan::{Scan, Seen};
 
 #[cfg(test)]
 mod tests;

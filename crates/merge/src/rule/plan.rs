@@ -5,6 +5,7 @@ use std::str::FromStr;
 use num_rational::BigRational;
 use num_traits::{One, Zero};
 use serde::{Deserialize, Serialize};
+use thalweg_tensor::kernel::Election;
 use thalweg_tensor::nearest_name;
 
 use super::table::{Convention, Family, RULES, Rescale, RuleEntry, RuleKind, Sparsity};
@@ -212,6 +213,10 @@ impl PlanRule {
                 return Err(self.out_of_range("the density", "between 0 and 1", density.to_string()));
             }
         }
+        let is_first = |density: &f64| self.densities.first().is_some_and(|first| first.total_cmp(density).is_eq());
+        if self.kind == RuleKind::Sce && !self.densities.iter().all(is_first) {
+            return Err(self.parameters("has one density for all experts"));
+        }
         let has = [
             ("gamma", self.gamma.is_some(), self.kind.has_gamma()),
             ("epsilon", self.epsilon.is_some(), self.kind.has_epsilon()),
@@ -262,7 +267,7 @@ impl PlanRule {
     /// # Errors
     /// `DivisorTooLarge` for coefficients that have too little in common.
     pub(crate) fn affine_coefficients(&self, weights: &Coefficients) -> Result<Option<Coefficients>, SchemeError> {
-        let Family::Delta { elects_sign: false, sparsity } = self.kind.family() else { return Ok(None) };
+        let Family::Delta { election: Election::None, sparsity } = self.kind.family() else { return Ok(None) };
         let keeps_all = sparsity == Sparsity::None || self.densities.iter().all(|&density| density >= 1.0);
         let (Some(base), true) = (self.base, keeps_all) else { return Ok(None) };
         let exact = |ratio: &Ratio| BigRational::new(ratio.numerator().clone(), ratio.denominator().clone());

@@ -1,13 +1,14 @@
 //! From a plan's rule and its sources to what is done with each tensor: thresholds, norms, coefficients.
 
 use thalweg_tensor::TensorSource;
-use thalweg_tensor::kernel::{Consensus, DeltaSelector, Keep, RankKey, TieOrder, stream_key};
+use thalweg_tensor::kernel::{Consensus, DeltaSelector, Election, Keep, RankKey, TieOrder, stream_key};
 
 use super::della::ByRank;
 use super::geometry::{Shares, find_shares};
 use super::plan::PlanRule;
-use super::rank::{HISTOGRAM_BYTES, Wanted};
-use super::scan::Scan;
+use super::rank::{HISTOGRAM_BYTES, Wanted, share_of};
+use super::scan::{Scan, Seen};
+use super::spread::Spread;
 use super::table::{Convention, Family, Rescale, Sparsity};
 use crate::Coefficients;
 use crate::combination::Combination;
@@ -46,11 +47,20 @@ pub(crate) struct DeltaWork {
     pub(crate) base: usize,
     /// Those of the experts that have a coefficient.
     pub(crate) experts: Vec<usize>,
-    /// Their coefficients.
-    pub(crate) weights: Vec<f64>,
+    /// Their coefficients, where all tensors have the same.
+    weights: Vec<f64>,
+    /// For each tensor, what SCE keeps and its coefficients.
+    pub(crate) spreads: Vec<Option<Spread>>,
     pub(crate) consensus: Consensus,
     /// For each tensor, what is kept of each expert's delta; empty for tensors that are copied.
     pub(crate) selectors: Vec<Vec<Selector>>,
+}
+
+impl DeltaWork {
+    /// The experts' coefficients in a tensor.
+    pub(crate) fn weights(&self, tensor_idx: usize) -> &[f64] {
+        self.spreads.get(tensor_idx).and_then(Option::as_ref).map_or(&self.weights, |spread| &spread.weights)
+    }
 }
 
 /// What rules are prepared from.
@@ -83,8 +93,8 @@ pub(crate) fn prepare_rules(
         None => Ok(None),
         Some(rule) => match rule.kind.family() {
             Family::Geometry => prepare_geometry(rule, combination, inputs, run).map(Some),
-            Family::Delta { sparsity, elects_sign } => {
-                prepare_delta(rule, (sparsity, elects_sign), combination, inputs, run).map(Some)
+            Family::Delta { sparsity, election } => {
+                prepare_delta(rule, (sparsity, election), combination, inputs, run).map(Some)
             }
         },
     };
@@ -129,7 +139,7 @@ fn exact_shares(shares: &Shares, experts: &[usize], (base, n_sources): (Option<u
 
 fn prepare_delta(
     rule: &PlanRule,
-    (sparsity, elects_sign): (Sparsity, bool),
+    (sparsity, election): (Sparsity, Election),
     combination: &Combination,
     inputs: RuleInputs<'_>,
     run: &RunContext<'_>,
@@ -143,18 +153,20 @@ fn prepare_delta(
     let numbered = rule.experts(n_sources).enumerate().filter(|(_, i)| all_weights[*i] != 0.0);
     let (numbers, positions): (Vec<usize>, Vec<usize>) = numbered.unzip();
     let experts: Vec<usize> = positions.iter().map(|&i| combination.source_idxs[i]).collect();
-    let scan = Scan { sources: inputs.sources, layout: inputs.layout, piece: inputs.piece, base, experts: &experts };
+    let RuleInputs { layout, sources, piece } = inputs;
+    let scan = Scan { sources, layout, piece, base, experts: &experts, seen: Seen::Deltas };
     let preparation =
         Preparation { rule, sparsity, scan: &scan, numbers: &numbers, parts: parts_by_tensor(inputs.layout) };
     let selectors = preparation.selectors(run)?;
+    let spreads = preparation.spreads(run)?;
     let weights = positions.iter().map(|&i| all_weights[i]).collect();
     let consensus = Consensus {
-        elects_sign,
+        election,
         zero_is_positive: rule.convention == Convention::Mergekit,
         divides: rule.divide,
         lambda: rule.lambda_f64(),
     };
-    Ok(RuleWork::Delta(DeltaWork { base, experts, weights, consensus, selectors }))
+    Ok(RuleWork::Delta(DeltaWork { base, experts, weights, spreads, consensus, selectors }))
 }
 
 /// The parts of each tensor that a rule merges; none for the others.
@@ -206,6 +218,19 @@ impl Preparation<'_> {
         Ok(selectors)
     }
 
+    /// For SCE, what is kept of each tensor that is merged.
+    fn spreads(&self, run: &RunContext<'_>) -> Result<Vec<Option<Spread>>, Error> {
+        if self.sparsity != Sparsity::Spread {
+            return Ok(Vec::new());
+        }
+        self.announce(5, run);
+        let spread = |parts: &Vec<Part>| match parts.is_empty() {
+            true => Ok(None),
+            false => self.scan.spread(parts, self.density(0), self.rule.convention, run).map(Some),
+        };
+        self.parts.iter().map(spread).collect()
+    }
+
     /// Begins a stage of progress that reads the tensors `n_passes` times.
     fn announce(&self, n_passes: u64, run: &RunContext<'_>) {
         let entries = self.scan.layout.catalog.entries();
@@ -227,7 +252,7 @@ impl Preparation<'_> {
         let parts = &self.parts[tensor_idx];
         let keeps: Vec<Keep> = match (self.sparsity, of_model) {
             (_, Some(keeps)) => keeps.to_vec(),
-            (Sparsity::None, _) => vec![Keep::All; self.numbers.len()],
+            (Sparsity::None | Sparsity::Spread, _) => vec![Keep::All; self.numbers.len()],
             (Sparsity::Largest, None) => self.largest(parts, TieOrder::FirstIsLargest, run)?,
             (Sparsity::Middle, None) => self.middle(parts, run)?,
             (Sparsity::Random | Sparsity::RandomByRank, None) => self.random(tensor_idx),
@@ -331,15 +356,4 @@ impl Preparation<'_> {
         }
         Ok(keeps)
     }
-}
-
-/// A share of a number of elements, rounded down.
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a share of a count"
-)]
-fn share_of(share: f64, n_elements: u64) -> u64 {
-    (share * n_elements as f64) as u64
 }

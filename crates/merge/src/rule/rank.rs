@@ -181,3 +181,14 @@ fn find_bucket(counts: &[u64], mut rank: u64) -> Option<(usize, u64)> {
     }
     None
 }
+
+/// A share of a number of elements, rounded down.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share of a count"
+)]
+pub(super) fn share_of(share: f64, n_elements: u64) -> u64 {
+    (share * n_elements as f64) as u64
+}

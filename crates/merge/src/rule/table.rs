@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use thalweg_tensor::kernel::Election;
 
 /// A rule by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +25,8 @@ pub enum RuleKind {
     Breadcrumbs,
     /// Elements of middle magnitude, those that agree in sign.
     BreadcrumbsTies,
+    /// Elements in which the experts differ most, weighted by the squares of each expert's, those that agree in sign.
+    Sce,
     /// On the arc from the base to one expert.
     Slerp,
     /// Weighted mean in the tangent space of a sphere.
@@ -47,6 +50,8 @@ pub(crate) enum Sparsity {
     RandomByRank,
     /// The largest after the outliers.
     Middle,
+    /// Those whose variance over the experts is largest.
+    Spread,
 }
 
 /// How a rule is computed.
@@ -56,8 +61,8 @@ pub(crate) enum Family {
     Delta {
         /// What is kept of a delta.
         sparsity: Sparsity,
-        /// Whether only elements that agree in sign are added.
-        elects_sign: bool,
+        /// Which kept elements are added.
+        election: Election,
     },
     /// By coefficients for each tensor, from inner products.
     Geometry,
@@ -106,7 +111,7 @@ pub struct RuleEntry {
 }
 
 /// Every rule, in the order of the help.
-pub static RULES: [RuleEntry; 12] = [
+pub static RULES: [RuleEntry; 13] = [
     RuleEntry {
         kind: RuleKind::TaskArithmetic,
         name: "task-arithmetic",
@@ -180,6 +185,15 @@ pub static RULES: [RuleEntry; 12] = [
         passes: "4",
     },
     RuleEntry {
+        kind: RuleKind::Sce,
+        name: "sce",
+        aliases: &[],
+        help: "the elements in which the experts differ most; experts weighted by the squares of theirs; of these, those that agree in sign",
+        equation: "b + L sum_A e_i t_i / sum_A e_i, t_i = d_i where the variance of d over the experts is among the largest density of those above 0, e_i = sum t_i^2 / sum_j sum t_j^2, A = {i: sgn(t_i) = sgn(sum_j t_j)}, tensor by tensor",
+        source: "Wan et al. 2024, arXiv 2408.07990, by its authors' code in mergekit",
+        passes: "6",
+    },
+    RuleEntry {
         kind: RuleKind::Slerp,
         name: "slerp",
         aliases: &[],
@@ -235,16 +249,17 @@ impl RuleKind {
     }
 
     pub(crate) fn family(self) -> Family {
-        let delta = |sparsity, elects_sign| Family::Delta { sparsity, elects_sign };
+        let delta = |sparsity, election| Family::Delta { sparsity, election };
         match self {
-            Self::TaskArithmetic => delta(Sparsity::None, false),
-            Self::Ties => delta(Sparsity::Largest, true),
-            Self::Dare => delta(Sparsity::Random, false),
-            Self::DareTies => delta(Sparsity::Random, true),
-            Self::Della => delta(Sparsity::RandomByRank, true),
-            Self::DellaLinear => delta(Sparsity::RandomByRank, false),
-            Self::Breadcrumbs => delta(Sparsity::Middle, false),
-            Self::BreadcrumbsTies => delta(Sparsity::Middle, true),
+            Self::TaskArithmetic => delta(Sparsity::None, Election::None),
+            Self::Ties => delta(Sparsity::Largest, Election::Weighted),
+            Self::Dare => delta(Sparsity::Random, Election::None),
+            Self::DareTies => delta(Sparsity::Random, Election::Weighted),
+            Self::Della => delta(Sparsity::RandomByRank, Election::Weighted),
+            Self::DellaLinear => delta(Sparsity::RandomByRank, Election::None),
+            Self::Breadcrumbs => delta(Sparsity::Middle, Election::None),
+            Self::BreadcrumbsTies => delta(Sparsity::Middle, Election::Weighted),
+            Self::Sce => delta(Sparsity::Spread, Election::Plain),
             Self::Slerp | Self::MultiSlerp | Self::Karcher | Self::ModelStock => Family::Geometry,
         }
     }
@@ -284,7 +299,7 @@ impl RuleKind {
 
     /// Whether the experts have coefficients.
     pub(crate) fn has_coefficients(self) -> bool {
-        self != Self::ModelStock
+        !matches!(self, Self::ModelStock | Self::Sce)
     }
 
     /// Whether it works without a base.
@@ -296,7 +311,7 @@ impl RuleKind {
     pub fn n_experts(self) -> (usize, usize) {
         match self {
             Self::Slerp => (1, 1),
-            Self::ModelStock => (2, usize::MAX),
+            Self::ModelStock | Self::Sce => (2, usize::MAX),
             _ => (1, usize::MAX),
         }
     }
@@ -304,7 +319,7 @@ impl RuleKind {
     /// Whether the sum is divided by the sum of the coefficients that took part, by default.
     pub fn divides(self, convention: Convention) -> bool {
         match self {
-            Self::Ties | Self::Della => true,
+            Self::Ties | Self::Della | Self::Sce => true,
             Self::DareTies | Self::BreadcrumbsTies => convention == Convention::Paper,
             _ => false,
         }

@@ -20,7 +20,7 @@
 //! Use it to imitate an annealed model, over checkpoints of a stable phase: the paper reports 64.06 overall
 //! for `1-sqrt`, 63.95 for the mean, 63.01 for an EMA and 62.67 for the real decay (one model).
 
-use astro_float::BigFloat;
+use astro_float_num::BigFloat;
 use num_bigint::BigInt;
 use num_rational::BigRational;
 use num_traits::One;

@@ -24,7 +24,7 @@
 //! Use it to look for the best width after training, as the paper does: the best width moves
 //! with the learning rate and the length of training.
 
-use astro_float::BigFloat;
+use astro_float_num::BigFloat;
 use num_bigint::BigInt;
 use num_traits::One;
 

@@ -4,7 +4,7 @@
 //! with a bound of its error; if the whole interval rounds to one double, that double is the answer, if not, the
 //! work is repeated with twice the bits (Ziv's strategy).
 
-use astro_float::{BigFloat, Consts, Radix, RoundingMode, Sign, Word};
+use astro_float_num::{BigFloat, Consts, Radix, RoundingMode, Sign, Word};
 use num_bigint::BigInt;
 use num_traits::{One, Signed, Zero};
 

@@ -139,7 +139,7 @@ fn sinks_that_do_not_fit_are_refused_before_anything_is_read() {
     let refuse = |sinks: &[&dyn TensorSink]| {
         Runner::default().with_context(|run| merge_into_sinks(&plan, sinks, run)).0.unwrap_err().to_string()
     };
-    assert!(refuse(&[]).contains("1 outputs go into 0 sinks"), "{}", refuse(&[]));
+    assert!(refuse(&[]).contains("0 sinks for 1 output"), "{}", refuse(&[]));
     let mut other = KeepSink::like(&sources[0]);
     let mut entries = other.catalog.entries().to_vec();
     entries.pop();
@@ -167,7 +167,7 @@ fn live_sources_give_the_bytes_of_a_merge_and_must_fit_together() {
     };
     assert!(refuse(&[]).contains("there is no source"), "{}", refuse(&[]));
     let three = live(&opened[..3]);
-    assert!(refuse(&three).contains("3 sources have 4 coefficients"), "{}", refuse(&three));
+    assert!(refuse(&three).contains("4 coefficients for 3 sources"), "{}", refuse(&three));
     let moe = open_checkpoint(&storage, &fixture("hf-moe/step-20")).unwrap();
     let mut mixed = live(&opened);
     mixed[2] = LiveSource { name: "another model", tensors: &moe };

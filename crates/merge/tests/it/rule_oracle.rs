@@ -93,6 +93,7 @@ pub(crate) fn merge(rule: &PlanRule, base: &[Part], experts: &[Expert]) -> Vec<(
             RuleKind::MultiSlerp => multi_slerp(&of_part, &weights),
             RuleKind::Karcher => karcher(&of_part, &weights),
             RuleKind::ModelStock => model_stock(&of_part),
+            RuleKind::Sce => sce(&of_part, rule.densities[0]),
             _ => {
                 let kept: Vec<Vec<f64>> = (0..experts.len()).map(|k| select(rule, k, &deltas[k], p, part)).collect();
                 consensus(rule, &kept, &weights)
@@ -242,4 +243,31 @@ fn model_stock(deltas: &[&[f64]]) -> Vec<f64> {
     let t = n as f64 * cosine / (1.0 + (n as f64 - 1.0) * cosine);
     let all: Vec<Vec<f64>> = deltas.iter().map(|d| d.to_vec()).collect();
     scaled(&sum(&all), t / n as f64)
+}
+
+/// Wan et al. 2024: select by variance, calculate coefficients from squares, erase the minority of signs.
+#[expect(clippy::cast_precision_loss, reason = "small counts")]
+fn sce(deltas: &[&[f64]], density: f64) -> Vec<f64> {
+    let n = deltas.len() as f64;
+    let variance = |i: usize| {
+        let mean = deltas.iter().map(|delta| delta[i]).sum::<f64>() / n;
+        deltas.iter().map(|delta| (delta[i] - mean).powi(2)).sum::<f64>() / n
+    };
+    let variances: Vec<f64> = (0..deltas[0].len()).map(variance).collect();
+    let ranks = ranks(&variances);
+    let n_kept = share(density, variances.iter().filter(|variance| **variance > 0.0).count());
+    let kept: Vec<Vec<f64>> = deltas
+        .iter()
+        .map(|delta| (0..delta.len()).map(|i| if ranks[i] < n_kept { delta[i] } else { 0.0 }).collect())
+        .collect();
+    let squares: Vec<f64> = kept.iter().map(|delta| dot(delta, delta)).collect();
+    let whole: f64 = squares.iter().sum();
+    let merged = |i: usize| {
+        let sign: f64 = kept.iter().map(|delta| delta[i]).sum();
+        let agreeing = || kept.iter().zip(&squares).filter(move |(delta, _)| delta[i] * sign > 0.0);
+        let total: f64 = agreeing().map(|(delta, square)| delta[i] * (square / whole)).sum();
+        let taken: f64 = agreeing().map(|(_, square)| square / whole).sum();
+        if taken == 0.0 { 0.0 } else { total / taken }
+    };
+    (0..deltas[0].len()).map(merged).collect()
 }

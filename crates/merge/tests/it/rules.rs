@@ -75,7 +75,9 @@ fn merge_of_case(case: &serde_json::Value) -> Merge {
     let base = (kind != RuleKind::Karcher).then_some(base.as_path());
     let mut merge = Merge::new(kind, Convention::Mergekit, base, &experts);
     let rule = &mut merge.rule;
-    if kind.has_density() {
+    if kind == RuleKind::Sce {
+        rule.densities = vec![parameters["select_topk"].as_f64().unwrap(); names.len()];
+    } else if kind.has_density() {
         rule.densities = numbers(&parameters["density"]);
     }
     rule.gamma = rule.gamma.map(|_| numbers(&parameters["gamma"])[0]);
@@ -84,7 +86,7 @@ fn merge_of_case(case: &serde_json::Value) -> Merge {
     if let Some(lambda) = parameters["lambda"].as_f64() {
         rule.lambda = lambda.to_string();
     }
-    rule.divide = parameters["normalize"] == true;
+    rule.divide = parameters["normalize"] == true || kind == RuleKind::Sce;
     rule.rescale = if parameters["rescale"] == true { Rescale::L1 } else { Rescale::None };
     merge
 }
@@ -216,6 +218,17 @@ fn breadcrumbs_drop_outliers_and_small_changes_of_each_tensor() {
 }
 
 #[test]
+fn sce_keeps_what_differs_and_weighs_experts_by_their_squares() {
+    for density in [0.0, 0.1, 0.5, 0.9, 1.0] {
+        check_equation(RuleKind::Sce, [100, 100, 100], |rule| rule.densities = vec![density; 3]);
+    }
+    let mut rule = PlanRule::new(RuleKind::Sce, Convention::Paper, Some(0), 2);
+    rule.densities = vec![0.5, 0.6];
+    let error = rule.check(&thalweg_merge::Coefficients::new([0, 1, 1], 1).unwrap()).unwrap_err();
+    assert!(error.to_string().contains("one density for all experts"), "{error}");
+}
+
+#[test]
 fn rules_on_a_sphere_are_their_equations_on_whole_vectors() {
     check_equation(RuleKind::MultiSlerp, [100, 50, 30], |_| {});
     check_equation(RuleKind::Karcher, [100, 50, 30], |_| {});
@@ -223,7 +236,7 @@ fn rules_on_a_sphere_are_their_equations_on_whole_vectors() {
 }
 
 /// Element-wise rules and those on the sphere, with two experts.
-const OF_TWO: [RuleKind; 11] = [
+const OF_TWO: [RuleKind; 12] = [
     RuleKind::TaskArithmetic,
     RuleKind::Ties,
     RuleKind::Dare,
@@ -232,6 +245,7 @@ const OF_TWO: [RuleKind; 11] = [
     RuleKind::DellaLinear,
     RuleKind::Breadcrumbs,
     RuleKind::BreadcrumbsTies,
+    RuleKind::Sce,
     RuleKind::MultiSlerp,
     RuleKind::Karcher,
     RuleKind::ModelStock,
@@ -292,6 +306,8 @@ fn density_0_gives_the_base_and_density_1_keeps_everything() {
     let original = read_tensors(&base);
     let sum = Merge::new(RuleKind::TaskArithmetic, Convention::Paper, Some(&base), &experts).run();
     for kind in OF_TWO.into_iter().filter(|kind| kind.has_density()) {
+        let weight = if kind == RuleKind::Sce { 100 } else { 50 };
+        let experts = [experts[0], (&*x2, weight)];
         for convention in CONVENTIONS {
             let mut merge = Merge::new(kind, convention, Some(&base), &experts);
             merge.rule.densities.fill(0.0);
@@ -389,7 +405,7 @@ fn large_set(folder: &Path) -> [PathBuf; 3] {
 fn large_merge(kind: RuleKind, convention: Convention, [base, x1, x2]: &[PathBuf; 3]) -> Merge {
     match kind {
         RuleKind::Slerp => Merge::new(kind, convention, Some(base), &[(x1, 40)]),
-        RuleKind::ModelStock => Merge::new(kind, convention, Some(base), &[(x1, 100), (x2, 100)]),
+        RuleKind::ModelStock | RuleKind::Sce => Merge::new(kind, convention, Some(base), &[(x1, 100), (x2, 100)]),
         _ => Merge::new(kind, convention, Some(base), &[(x1, 70), (x2, 40)]),
     }
 }

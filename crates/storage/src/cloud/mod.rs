@@ -5,6 +5,7 @@
 
 mod block_cache;
 mod fault;
+mod hub;
 mod key;
 mod listing;
 mod open_store;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+pub use hub::{HubClient, HubSettings};
 pub use key::UPLOAD_MARKER;
 pub use router::RoutedStorage;
 pub use upload::LeftoverUpload;
@@ -45,24 +47,30 @@ impl CloudSettings {
     pub fn from_variables(variables: impl Iterator<Item = (OsString, OsString)>, temporary: &Path) -> Self {
         /// Prefixes of the variables that hold addresses of stores and credentials.
         const PREFIXES: [&str; 4] = ["AWS_", "GOOGLE_", "AZURE_", "STORAGE_EMULATOR_HOST"];
-        const DEFAULT_RETRY_SECONDS: u64 = 120;
 
         let mut staging = temporary.join(format!("thalweg-staging-{}", rustix::process::getuid().as_raw()));
-        let mut seconds = DEFAULT_RETRY_SECONDS;
+        let mut retry_seconds = None;
         let mut of_stores = Vec::new();
         for (name, value) in variables.filter(|(_, value)| !value.is_empty()) {
             let Some(name) = name.to_str() else { continue };
             match (name, value.to_str()) {
                 ("THALWEG_STAGING", _) => staging = std::path::absolute(&value).unwrap_or_else(|_| value.into()),
-                ("THALWEG_RETRY_SECONDS", Some(text)) => seconds = text.trim().parse().unwrap_or(DEFAULT_RETRY_SECONDS),
+                ("THALWEG_RETRY_SECONDS", Some(text)) => retry_seconds = Some(text.to_owned()),
                 (name, Some(text)) if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => {
                     of_stores.push((name.to_owned(), text.to_owned()));
                 }
                 _ => {}
             }
         }
-        Self { variables: of_stores, staging, give_up_after: Duration::from_secs(seconds), interrupt: Arc::default() }
+        let give_up_after = give_up_after(retry_seconds.as_deref());
+        Self { variables: of_stores, staging, give_up_after, interrupt: Arc::default() }
     }
+}
+
+/// How long a failing request is retried, by the variable `THALWEG_RETRY_SECONDS`.
+fn give_up_after(variable: Option<&str>) -> Duration {
+    const DEFAULT_SECONDS: u64 = 120;
+    Duration::from_secs(variable.and_then(|text| text.trim().parse().ok()).unwrap_or(DEFAULT_SECONDS))
 }
 
 /// Without the values: they hold secrets.

@@ -135,8 +135,8 @@ impl Remote {
         self.shared.runtime.block_on(future)
     }
 
-    /// Makes a request and retries it while that may help, up to the time limit, and no longer than until a stop is
-    /// asked for. Every wait for a store is in here.
+    /// Makes a request and retries it while that may help, up to the time limit, or until a stop is asked for. Every
+    /// wait for a store is in here.
     pub(super) async fn persist<T, F>(&self, request: impl Fn() -> F) -> Result<T, Fault>
     where
         F: Future<Output = object_store::Result<T>>,

@@ -40,7 +40,7 @@ pub struct RoutedStorage {
 
 /// The threads of all stores of the process. They are never stopped: a task may be the last to hold what it works on,
 /// and a runtime cannot be dropped by its own task.
-fn runtime() -> io::Result<&'static Runtime> {
+pub(super) fn runtime() -> io::Result<&'static Runtime> {
     /// Enough to decrypt and copy while all cores compute.
     const N_THREADS: usize = 4;
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();

@@ -30,7 +30,7 @@ const MARKER_VERSION: u32 = 1;
 const PART_BYTES: u64 = 8 << 20;
 /// Stores take 10,000 parts of one object.
 const MAX_PARTS: u64 = 9_000;
-/// Parts under way at once, if none is larger than `PART_BYTES`: each is held in memory.
+/// Parts of `PART_BYTES` that are under way at once; fewer if they are larger, because each is held in memory.
 const PARTS_IN_FLIGHT: u64 = 8;
 
 /// What the marker says.

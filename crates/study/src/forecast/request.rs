@@ -1,7 +1,7 @@
 //! Which anneal is asked about, whether the run can answer, and the four windows that are scored for it.
 
 use thalweg_merge::scheme::DecayCurve;
-use thalweg_tensor::counted;
+use thalweg_tensor::{counted, counted_are};
 use thalweg_trajectory::{Extent, Phase, Tokens, Trajectory, TrajectoryCheckpoint};
 
 use crate::Error;
@@ -105,7 +105,8 @@ pub enum Refusal {
     },
     /// Too few checkpoints to average.
     #[error(
-        "a forecast needs {needed} checkpoints in the anneal's span, but the last {} to step {end_step} have {found}",
+        "{} in the last {} to step {end_step}, but a forecast needs {needed}",
+        counted_are(*found, "checkpoint"),
         counted(*anneal_steps, "step")
     )]
     TooFewCheckpoints {

@@ -112,6 +112,15 @@ pub fn build_probes(
     Ok(built)
 }
 
+/// The text of the last tokens before a byte, which M_ex is measured from.
+fn prompt_before(text: &str, end: usize, tokenizer: &EvalTokenizer, n_tokens: usize) -> Result<String, Error> {
+    let tokens = tokenizer.encode(text)?;
+    let first = tokens.bytes.iter().position(|bytes| bytes.end > end).unwrap_or(tokens.bytes.len());
+    let start = tokens.bytes.get(first.saturating_sub(n_tokens)).map_or(0, |bytes| bytes.start);
+    let end = tokens.bytes.get(first).map_or(end, |bytes| bytes.start.min(end));
+    Ok(text.get(start..end).unwrap_or_default().to_owned())
+}
+
 /// Adds samples around entities, in the order of `places`.
 fn add_probes(
     built: &mut BuiltProbes,
@@ -135,7 +144,8 @@ fn add_probes(
         let entity = &entities[place.entity];
         let byte = [place.bytes.start - cut.start, place.bytes.end - cut.start];
         let id = format!("{}:{}", place.document, place.bytes.start);
-        let found = json!([{"type": entity.entity_type, "text": entity.entity, "byte": byte}]);
+        let prompt = prompt_before(&text[cut.clone()], byte[0], tokenizer, options.tokens.prompt_tokens)?;
+        let found = json!([{"type": entity.entity_type, "text": entity.entity, "byte": byte, "prompt": prompt}]);
         built.lines.push_str(&line(&id, &text[cut], found, options.tokens));
         built.n_probes += 1;
         has_sample[place.entity] = true;

@@ -10,6 +10,7 @@ mod build;
 mod curve;
 mod entities;
 mod models;
+mod outputs;
 mod replay;
 mod score;
 mod titles;
@@ -18,6 +19,7 @@ pub use build::{BuildOptions, BuiltProbes, PROBES_FILE, build_probes, open_token
 pub use curve::{CurveTable, CurveTableRow, KeptRow, forget_curve};
 pub use entities::{ENTITIES_FILE, EntityRecord, EntitySet, choose_entities, read_entities};
 pub use models::{ForgetModel, ForgetRequest};
+pub use outputs::score_outputs;
 pub use replay::{ReplayCorpora, ReplayCycle, ReplayOptions, ReplayPlan, ReplayPolicy, ReplayRun, plan_replay};
 pub use score::{
     ForgetModelRow, ForgetOptions, ForgetRecord, ItemRow, MeasureRow, PairedRow, SCORES_FILE, TypeRow, read_scores,

@@ -1,5 +1,4 @@
-//! Replay of an earlier corpus while a later one is trained: which samples, when, and what a run of equal length
-//! without replay is.
+//! Replay of an earlier corpus while a later one is trained: which samples, when, and a run of equal length without it.
 //!
 //! The policies cost the same: as many steps of replay in as many steps. What is planned is a chain of short runs, each
 //! of which resumes from the one before, and a control.
@@ -310,7 +309,7 @@ mod tests {
     use super::*;
 
     const CONFIG: &str = "kind = \"thalweg-train\"\nversion = 1\nseed = 3\nsteps = 160\nsequence_length = 16\n\
-         batch_sequences = 2\ntokenizer = \"bpe-512\"\n[model]\nhidden = 16\nlayers = 1\nheads = 2\n\
+         batch_sequences = 4\ntokenizer = \"bpe-512\"\n[model]\nhidden = 16\nlayers = 1\nheads = 2\n\
          intermediate = 16\n[[data]]\nfrom = \"b.jsonl\"\nshare = 0.5\n[[data]]\nfrom = \"stories\"\n\
          [optimizer]\nlearning_rate = 0.02\n[schedule]\nkind = \"constant\"\n[checkpoints]\nevery_steps = 4\n";
 
@@ -348,7 +347,7 @@ mod tests {
         for plan in &plans {
             assert_eq!((plan.replay_steps, plan.end_step), (10, 160), "{}", plan.policy);
             assert!((plan.cost_factor - 100.0 / 90.0).abs() < 1e-12);
-            // Batches of 32 tokens take two samples at least.
+            // Batches of 64 tokens take two samples at least.
             assert!(plan.cycles.iter().all(|cycle| cycle.samples.len() >= 2));
         }
         let [uniform, focused, intensive, similar] = &plans;

@@ -193,22 +193,29 @@ pub fn score_models(
         None => vec![true; prepared.probes().len()],
         Some(path) => kept_by(&scores.pop().unwrap_or_default(), path)?,
     };
-    let rows = rows(models, &scores, &prepared, &kept);
+    let models = rows(models, &scores, &prepared, &kept);
     let seconds = cx.host.elapsed_seconds() - began;
-    Ok(ForgetRecord {
+    let cost = CostRow { seconds, ..scorer.cost };
+    let record = new_record(probes, options.tokens, &kept);
+    Ok(ForgetRecord { recalled_by: options.recalled_by, models, cost, ..record })
+}
+
+/// A record without models.
+pub(super) fn new_record(probes: &ProbeFile, tokens: ProbeOptions, kept: &[bool]) -> ForgetRecord {
+    ForgetRecord {
         kind: SCORES_KIND.to_owned(),
         version: SCORES_VERSION,
         probes: probes.path.clone(),
         probes_digest: probes.digest.to_string(),
-        n_samples: prepared.n_samples(),
+        n_samples: probes.samples.len(),
         n_probes: kept.len(),
         n_kept: kept.iter().filter(|kept| **kept).count(),
-        prompt_tokens: options.tokens.prompt_tokens,
-        decode_tokens: options.tokens.decode_tokens,
-        recalled_by: options.recalled_by,
-        models: rows,
-        cost: CostRow { seconds, ..scorer.cost },
-    })
+        prompt_tokens: tokens.prompt_tokens,
+        decode_tokens: tokens.decode_tokens,
+        recalled_by: None,
+        models: Vec::new(),
+        cost: CostRow::default(),
+    }
 }
 
 /// Which entities a checkpoint recalls.
@@ -268,7 +275,7 @@ fn type_row(name: &str, scores: &RecallScores, prepared: &PreparedProbes, kept: 
 }
 
 /// Items of one measure.
-type Items = (Vec<f64>, Vec<f64>);
+pub(super) type Items = (Vec<f64>, Vec<f64>);
 
 fn rows(
     models: &[ForgetModel],
@@ -315,7 +322,7 @@ fn rows(
     models.iter().enumerate().map(row).collect()
 }
 
-fn measured(measure: RecallMeasure, items: &Items) -> Option<MeasureRow> {
+pub(super) fn measured(measure: RecallMeasure, items: &Items) -> Option<MeasureRow> {
     let sums = measure.sums(items);
     let value = Some(sums.value()).filter(|value| value.is_finite())?;
     Some(MeasureRow {
@@ -328,7 +335,7 @@ fn measured(measure: RecallMeasure, items: &Items) -> Option<MeasureRow> {
 }
 
 /// The difference of each measure that both have.
-fn paired(from: &[Items; 6], to: &[Items; 6]) -> Vec<PairedRow> {
+pub(super) fn paired(from: &[Items; 6], to: &[Items; 6]) -> Vec<PairedRow> {
     let row = |(measure, (from, to)): (&RecallMeasure, (&Items, &Items))| {
         let (from, to): (Sums<'_>, Sums<'_>) = (measure.sums(from), measure.sums(to));
         let difference = Some(to.value() - from.value()).filter(|value| value.is_finite())?;

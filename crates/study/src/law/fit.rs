@@ -712,7 +712,7 @@ mod tests {
         assert_eq!((law.targets[0].k, law.targets[1].k), (Some(8.0), Some(4.0)));
         // 0.4 / ((k + 0.5)(k + 1.5)) is 0.0112 at 5 and 0.0082 at 6.
         assert_eq!(law.stop.unwrap().k, 6);
-        assert!(law.predictions[1].reason.as_ref().unwrap().contains("there are 8 models"));
+        assert!(law.predictions[1].reason.as_ref().unwrap().contains("the pool has 8 models"));
         assert!(law.warnings.iter().any(|warning| warning.contains("infinitely many")));
     }
 

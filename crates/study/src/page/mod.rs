@@ -11,7 +11,7 @@ pub use live::{
     CONTENT_NAME, EVENTS_NAME, LIVE_SCRIPT, LIVE_STYLE, LivePage, SAVED_NAME, SCRIPT_NAME, STYLE_NAME, StudyLink,
     render_links, render_live, render_waiting,
 };
-pub use study::render_study;
+pub use study::{render_study, render_study_with};
 
 use crate::markup::Markup;
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use thalweg_merge::plan::SourceRef;
+use thalweg_storage::hub::repository_of_folder;
 use thalweg_tensor::shell_path;
 use thalweg_trajectory::{
     Extent, Spike, Step, Tokens, Trajectory, WindowEnd, WindowSpec, describe_phases, lasting_spike, select_window,
@@ -125,7 +126,16 @@ impl Resolver<'_> {
     /// # Errors
     /// `Request` where the options contradict each other; `Trajectory` where the run does not have it.
     pub fn select(&self, trajectory: &Trajectory, selection: &Selection) -> Result<Vec<SourceRef>, Error> {
-        let window = select_window(trajectory, &selection.window_spec()?)?;
+        use thalweg_trajectory::Error::{NoCheckpointAt, TooFew};
+        let window = select_window(trajectory, &selection.window_spec()?).inspect_err(|error| {
+            let folder = trajectory.path().file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if let (TooFew { .. } | NoCheckpointAt { .. }, Some(repository)) = (error, repository_of_folder(folder)) {
+                self.note(format!(
+                    "only revisions in the local cache count: `thalweg fetch {repository}` with the same selection fetches the \
+                     others"
+                ));
+            }
+        })?;
         window.notes().iter().for_each(|note| self.note(note));
         if !selection.steps.is_sorted() {
             self.note("the checkpoints are ordered by step, oldest first, not in the order of `--steps`");

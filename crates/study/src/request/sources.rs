@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thalweg_merge::Ratio;
 use thalweg_merge::plan::SourceRef;
-use thalweg_tensor::{display_name, shell_word};
+use thalweg_tensor::{display_name, part_of, shell_word};
 use thalweg_trajectory::layout::NameCount;
 use thalweg_trajectory::{NamePattern, PathKind, look_at_path};
 
@@ -218,7 +218,11 @@ pub(super) fn choose_models(
     let n_given = models.iter().filter(|model| model.coefficient.is_some()).count();
     if n_given != 0 && n_given != models.len() {
         return Err(Error::request_with_hint(
-            format!("{n_given} of {} checkpoints have a coefficient", models.len()),
+            format!(
+                "{} {} a coefficient",
+                part_of(n_given, models.len(), "checkpoint"),
+                if n_given == 1 { "has" } else { "have" }
+            ),
             "give one to all of them (`-m CKPT:COEF`), or to none",
         ));
     }

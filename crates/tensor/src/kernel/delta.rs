@@ -84,11 +84,22 @@ pub struct DeltaSelector {
     pub scale: f64,
 }
 
+/// Which kept elements are added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Election {
+    /// All.
+    None,
+    /// Those that agree with the sign of the weighted sum.
+    Weighted,
+    /// Those that agree with the sign of the plain sum.
+    Plain,
+}
+
 /// How kept elements of several deltas become one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Consensus {
-    /// Whether only elements that agree with the sign of the sum are added.
-    pub elects_sign: bool,
+    /// Which ones are added.
+    pub election: Election,
     /// Whether a sum of zero counts as positive; else nothing agrees with it.
     pub zero_is_positive: bool,
     /// Whether the sum is divided by the coefficients that took part.
@@ -237,10 +248,11 @@ impl Compiled for AddConsensus<'_> {
             // The end of a tensor is padded, so that each loop has one length.
             let mut shares = [0.0; RUN];
             if merged.len() == RUN {
-                let term = |k: usize| -> [f64; RUN] { terms_of(&deltas[k][at..at + RUN], weights[k]) };
+                let term = |k: usize, weight: f64| -> [f64; RUN] { terms_of(&deltas[k][at..at + RUN], weight) };
                 consensus.share(whole, weights, term, &mut shares);
             } else {
-                let term = |k: usize| -> [f64; RUN] { terms_of(&deltas[k][at..at + merged.len()], weights[k]) };
+                let end = at + merged.len();
+                let term = |k: usize, weight: f64| -> [f64; RUN] { terms_of(&deltas[k][at..end], weight) };
                 consensus.share(whole, weights, term, &mut shares);
             }
             merged.iter_mut().zip(shares).for_each(|(merged, share)| *merged += share * consensus.lambda);
@@ -257,21 +269,21 @@ fn terms_of(delta: &[f64], weight: f64) -> [f64; RUN] {
 
 impl Consensus {
     #[inline(always)]
-    fn share(&self, whole: f64, weights: &[f64], term: impl Fn(usize) -> [f64; RUN], shares: &mut [f64; RUN]) {
+    fn share(&self, whole: f64, weights: &[f64], term: impl Fn(usize, f64) -> [f64; RUN], shares: &mut [f64; RUN]) {
         // As a sum of the standard library begins: it leaves the sign of a zero as it is.
         let mut sums = [-0.0; RUN];
-        for k in 0..weights.len() {
-            let terms = term(k);
+        for (k, &weight) in weights.iter().enumerate() {
+            let terms = term(k, if self.election == Election::Plain { 1.0 } else { weight });
             (0..RUN).for_each(|l| sums[l] += terms[l]);
         }
-        if !self.elects_sign {
+        if self.election == Election::None {
             (0..RUN).for_each(|l| shares[l] = sums[l] / whole);
             return;
         }
         // A sum of equal opposites is zero exactly, as the deltas of two opposite experts are.
         let (mut totals, mut taken) = ([0.0; RUN], [0.0; RUN]);
         for (k, &weight) in weights.iter().enumerate() {
-            let terms = term(k);
+            let terms = term(k, weight);
             for l in 0..RUN {
                 let is_positive = (sums[l] > 0.0) | ((sums[l] == 0.0) & self.zero_is_positive);
                 let agrees = (is_positive & (terms[l] > 0.0)) | (!is_positive & (terms[l] < 0.0));
@@ -286,6 +298,53 @@ impl Consensus {
             let is_void = (sums[l] == 0.0) & !self.zero_is_positive;
             shares[l] = if is_void { 0.0 } else { totals[l] / divisor };
         }
+    }
+}
+
+/// The variance of each element over deltas: the mean of the squared distances from their mean.
+pub fn variances_into(deltas: &[Vec<f64>], variances: &mut [f64], simd: Simd) {
+    run_compiled(simd, Variances { deltas, variances });
+}
+
+struct Variances<'a> {
+    deltas: &'a [Vec<f64>],
+    variances: &'a mut [f64],
+}
+
+impl Compiled for Variances<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: MultiplyAdd>(self) {
+        #[expect(clippy::cast_precision_loss, reason = "a count of experts")]
+        let n = self.deltas.len() as f64;
+        for (i, variance) in self.variances.iter_mut().enumerate() {
+            let mean = self.deltas.iter().map(|delta| delta[i]).sum::<f64>() / n;
+            let squares = self.deltas.iter().map(|delta| (delta[i] - mean) * (delta[i] - mean));
+            *variance = squares.sum::<f64>() / n;
+        }
+    }
+}
+
+/// Adds d^2 of all values to `sum`, in blocks as [`add_magnitudes`] does.
+pub fn add_squares(values: &[f64], sum: &mut f64, simd: Simd) {
+    for block in values.chunks(BLOCK_ELEMENTS) {
+        *sum += run_compiled(simd, SumSquares { block });
+    }
+}
+
+struct SumSquares<'a> {
+    block: &'a [f64],
+}
+
+impl Compiled for SumSquares<'_> {
+    type Output = f64;
+    #[inline(always)]
+    fn run<M: MultiplyAdd>(self) -> f64 {
+        let mut lanes = [0.0; RUN];
+        for run in self.block.chunks(RUN) {
+            lanes.iter_mut().zip(run).for_each(|(lane, d)| *lane += d * d);
+        }
+        lanes.iter().sum()
     }
 }
 
@@ -512,13 +571,17 @@ mod tests {
         let deltas = [values(1003, 2), values(1003, 3), values(1003, 4)];
         let weights = [0.5, -0.25, 1.0];
         let base = values(1003, 5);
-        for choice in 0..8 {
-            let [elects_sign, zero_is_positive, divides] = [1, 2, 4].map(|bit| choice & bit != 0);
-            let consensus = Consensus { elects_sign, zero_is_positive, divides, lambda: 0.7 };
+        for choice in 0..12 {
+            let [zero_is_positive, divides] = [1, 2].map(|bit| choice & bit != 0);
+            let election = [Election::None, Election::Weighted, Election::Plain][choice / 4];
+            let consensus = Consensus { election, zero_is_positive, divides, lambda: 0.7 };
             let alone = |i: usize| {
                 let terms: Vec<f64> = deltas.iter().zip(weights).map(|(delta, w)| delta[i] * w).collect();
-                let sum: f64 = terms.iter().sum();
-                if !elects_sign {
+                let sum: f64 = match election {
+                    Election::Plain => deltas.iter().map(|delta| delta[i]).sum(),
+                    _ => terms.iter().sum(),
+                };
+                if election == Election::None {
                     return base[i] + sum / if divides { 1.25 } else { 1.0 } * 0.7;
                 }
                 if sum == 0.0 && !zero_is_positive {
@@ -537,6 +600,19 @@ mod tests {
                 consensus.add_to(&mut found, &deltas, &weights, simd);
                 assert_eq!(bits(&found), bits(&expected), "{consensus:?} {simd:?}");
             }
+        }
+    }
+
+    #[test]
+    fn variances_are_those_of_each_element() {
+        let deltas = [vec![1.0, 2.0, -3.0], vec![3.0, 2.0, 3.0]];
+        for simd in SETS {
+            let mut variances = [0.0; 3];
+            variances_into(&deltas, &mut variances, simd);
+            assert_eq!(bits(&variances), bits(&[1.0, 0.0, 9.0]));
+            let mut sum = 0.0;
+            add_squares(&deltas[0], &mut sum, simd);
+            assert_eq!(bits(&[sum]), bits(&[14.0]));
         }
     }
 

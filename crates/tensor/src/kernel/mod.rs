@@ -32,8 +32,8 @@ use prepared::Prepared;
 use simd::{SumTiles, choose_kernel};
 
 pub use delta::{
-    BLOCK_ELEMENTS, Consensus, DeltaSelector, Keep, N_LOWER, RankKey, TieOrder, UpperCounts, add_magnitudes,
-    count_equal, count_lower, first_non_finite, magnitude_bits, widen_delta_into,
+    BLOCK_ELEMENTS, Consensus, DeltaSelector, Election, Keep, N_LOWER, RankKey, TieOrder, UpperCounts, add_magnitudes,
+    add_squares, count_equal, count_lower, first_non_finite, magnitude_bits, variances_into, widen_delta_into,
 };
 pub use float_env::FloatEnvironment;
 pub use gram::{gram_into, widen_into};

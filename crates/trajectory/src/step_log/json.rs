@@ -16,7 +16,7 @@ use crate::{Step, Tokens};
 /// How deep names are joined: `train/loss` is two.
 const MAX_DEPTH: usize = 4;
 
-/// Reads JSON lines: one object a line, blank lines skipped, a torn last line noted.
+/// Reads JSON lines: one object per line, blank lines skipped, a torn last line noted.
 ///
 /// Nested objects are joined with `/`, so `{"train": {"loss": 2}}` has the column `train/loss`. The tokens NaN and
 /// Infinity, which Python writes, are numbers. Lines that are torn, glued together or filled with NUL bytes, as kills

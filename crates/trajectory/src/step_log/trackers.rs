@@ -1,5 +1,5 @@
 //! The metrics of a run in the databases and folders of trackers: trackio's and mlflow's SQLite files, mlflow's folders
-//! of before 3.7.
+//! from before 3.7.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! What `wandb leet inspect --json` prints of a run: one object a line, of which those of the history are records.
+//! What `wandb leet inspect --json` prints of a run: one object per line; those of the history are records.
 
 use std::fmt;
 

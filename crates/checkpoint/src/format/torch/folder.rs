@@ -93,6 +93,19 @@ fn shards_alone(path: PathBuf, names: &[&str]) -> Result<Entrance, Error> {
     Err(Error::Unfinished { path, faults })
 }
 
+/// The files of a folder that make up its model, by their names: those of an index are the shards of its stem.
+pub(crate) fn files_by_name(place: &Place) -> Result<Vec<String>, Error> {
+    Ok(match choose_entrance(place)? {
+        Entrance::Single { name, .. } => vec![name],
+        Entrance::Shards(names) => names,
+        Entrance::Index(name) => {
+            let stem = name.strip_suffix(INDEX_END).unwrap_or(&name);
+            let is_shard = |name: &&str| parse_shard(name).is_some_and(|(of, ..)| of == stem);
+            place.file_names().filter(is_shard).map(str::to_owned).chain([name.clone()]).collect()
+        }
+    })
+}
+
 pub(super) fn choose_entrance(place: &Place) -> Result<Entrance, Error> {
     let path = place.path().to_owned();
     if let Place::File { path, .. } = place {

@@ -27,8 +27,8 @@ use thalweg_tensor::{Piece, TensorEntry};
 
 use self::archive::{Archive, ArchiveError};
 use self::error::TorchError;
-pub(crate) use self::folder::is_saved_name;
 use self::folder::{Entrance, FILE_ENDS, choose_entrance, is_torch_name};
+pub(crate) use self::folder::{files_by_name, is_saved_name};
 pub(crate) use self::state_dict::{NameBudget, most_names};
 use self::state_dict::{StateDict, all_tensors, find_state_dict};
 use self::tensor::{Found, TENSOR_NAMES, TensorFault, TensorSpec, is_type_name, read_tensor};

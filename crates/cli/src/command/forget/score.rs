@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use thalweg_eval::recall::{RecallMeasure, read_probes};
 use thalweg_study::forget::{
-    ForgetModelRow, ForgetOptions, ForgetRecord, ForgetRequest, PairedRow, SCORES_FILE, score_models,
+    ForgetModelRow, ForgetOptions, ForgetRecord, ForgetRequest, PairedRow, SCORES_FILE, TypeRow, score_models,
+    score_outputs,
 };
-use thalweg_tensor::counted;
-use thalweg_tensor::shell_path;
+use thalweg_tensor::{counted, display_name, shell_path};
 use thalweg_trajectory::check_new_document;
 
 use super::probe_options;
@@ -23,6 +23,16 @@ use crate::options::{or_dash, show_bytes, show_count};
 pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     if let Some(out) = &args.out {
         check_new_document(&world.storage, out, SCORES_FILE)?;
+    }
+    if let Some(outputs) = &args.outputs {
+        let probes = read_probes(&*world.storage, &args.probes)?;
+        let recalled_by = args.recalled_by.as_ref().map(|name| name.to_string_lossy());
+        return finish(
+            args,
+            score_outputs(outputs, &probes, recalled_by.as_deref(), &*world.storage)?,
+            world,
+            messages,
+        );
     }
     let resolver = world.resolver();
     let request = ForgetRequest {
@@ -50,7 +60,16 @@ pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>, messages: &Messages
     let (cx, eval) = (world.quiet_context(SUMMING_MEMORY_BYTES), world.quiet_eval_context());
     let record = score_models(&models, &probes, options, (&resolver, &cx, &eval));
     meter.clear();
-    let mut record = record?;
+    finish(args, record?, world, messages)
+}
+
+/// Writes and shows a record.
+fn finish(
+    args: &ForgetScoreArgs,
+    mut record: ForgetRecord,
+    world: &World<'_>,
+    messages: &Messages,
+) -> Result<Outcome, Error> {
     if let Some(out) = &args.out {
         super::write(out, serde_json::to_vec(&record).unwrap_or_default().as_slice(), SCORES_FILE, world)?;
     }
@@ -87,6 +106,7 @@ fn text(args: &ForgetScoreArgs, record: &ForgetRecord) -> String {
         }
         let _ = writeln!(text, " {:>9}", or_dash(model.retention, |share| format!("{share:.3}")));
     }
+    types(&mut text, record);
     let merges: Vec<&ForgetModelRow> = record.models.iter().filter(|model| !model.over_newest.is_empty()).collect();
     if !merges.is_empty() {
         let _ = writeln!(text, "\nmerge minus its newest checkpoint (95 %)");
@@ -110,6 +130,27 @@ fn text(args: &ForgetScoreArgs, record: &ForgetRecord) -> String {
         let _ = writeln!(text, "next: `thalweg forget curve {}`", shell_path(out));
     }
     text
+}
+
+/// M_ex by type of entity, where there are several.
+fn types(text: &mut String, record: &ForgetRecord) {
+    let Some(first) = record.models.first().filter(|model| !model.types.is_empty()) else { return };
+    let width = record.models.iter().map(|model| model.name.len()).max().unwrap_or(0).max(16);
+    let m_ex = |row: &TypeRow| row.measures.iter().find(|one| one.measure == RecallMeasure::Ex.name()).cloned();
+    let _ = write!(text, "\n{:<width$}", "M_ex by type");
+    for row in &first.types {
+        let n = m_ex(row).map_or(0, |one| one.n);
+        let name = if row.entity_type.is_empty() { "none" } else { &row.entity_type };
+        let _ = write!(text, "  {} ({n})", display_name(name));
+    }
+    text.push('\n');
+    for model in &record.models {
+        let _ = write!(text, "{:<width$}", model.name);
+        for row in &model.types {
+            let _ = write!(text, "  {}", or_dash(m_ex(row), |one| show(RecallMeasure::Ex, one.value)));
+        }
+        text.push('\n');
+    }
 }
 
 /// The differences of M_ex, M_in and both perplexities, one line for each model.

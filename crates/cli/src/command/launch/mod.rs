@@ -1,6 +1,7 @@
 //! `thalweg launch`: texts that let a job scheduler run the shares of a plan. The scheduler does the rest.
 
 mod kubernetes;
+mod ray;
 mod slurm;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use crate::messages::Messages;
 pub(crate) fn run(args: &LaunchArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     match &args.scheduler {
         LaunchWhat::Slurm(args) => slurm::run(args, world, messages),
+        LaunchWhat::Ray(args) => ray::run(args, world, messages),
         LaunchWhat::Kubernetes(args) => kubernetes::run(args, world, messages),
     }
 }

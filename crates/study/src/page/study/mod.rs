@@ -1,6 +1,7 @@
 //! The page of a demo, sweep, forecast or recovery: the answer first, then what it rests on. A part without data is
 //! left out.
 
+mod attached;
 mod costs;
 mod forecasts;
 mod geometry;
@@ -14,6 +15,7 @@ mod windows;
 use std::collections::BTreeSet;
 
 use super::{Delivery, SCRIPT, STYLE, begin_page, end_page};
+use crate::attachment::Attachment;
 use crate::markup::Markup;
 use crate::record::StudyRecord;
 use crate::study_answer::find_answer;
@@ -34,9 +36,15 @@ pub(super) const STUDY_SCRIPT: &str = include_str!("study.js");
 /// assert!(thalweg_study::page::render_study(&record).starts_with("<!DOCTYPE html>"));
 /// ```
 pub fn render_study(record: &StudyRecord) -> String {
+    render_study_with(record, &[])
+}
+
+/// The same page with what other commands found, before the footer.
+pub fn render_study_with(record: &StudyRecord, attachments: &[Attachment]) -> String {
     let mut page = begin_page(&record.title, &record.tool, &[STYLE, STUDY_STYLE], Delivery::File);
     page.element("main").open();
     write_content(&mut page, record);
+    attached::write_attachments(&mut page, attachments);
     let footer = format!("Made by {} from the record; the page loads nothing from anywhere.", record.tool);
     page.element("footer").filled(footer);
     end_page(page, &[SCRIPT, STUDY_SCRIPT], Delivery::File)

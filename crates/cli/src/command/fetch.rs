@@ -1,0 +1,138 @@
+//! `thalweg fetch`: revisions of a repository of a hub, into the local cache.
+
+use crate::args::FetchArgs;
+use crate::command::Outcome;
+use crate::error::Error;
+use crate::host::World;
+use crate::messages::Messages;
+
+#[cfg(feature = "cloud")]
+pub(crate) fn run(args: &FetchArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    use thalweg_storage::{HubClient, HubSettings};
+    use thalweg_study::fetch::{FetchRequest, execute_fetch, plan_fetch};
+
+    use crate::run::hub_cache_root;
+
+    let root = hub_cache_root().ok_or_else(|| {
+        Error::usage_with_hint("there is no folder for the local Hugging Face cache", "set `HF_HOME` or `HF_HUB_CACHE`")
+    })?;
+    let root = world.storage.canonical_path(&root)?;
+    let hub = HubClient::new(HubSettings::from_variables(&|name| std::env::var_os(name)), world.interrupt().clone())?;
+    let request = FetchRequest {
+        repository: args.repository.clone(),
+        revisions: args.revisions.clone(),
+        selection: (&args.selection).into(),
+        checkpoint_pattern: args.checkpoint_pattern.clone(),
+        code: args.code,
+    };
+    let cx = world.context(crate::host::SUMMING_MEMORY_BYTES);
+    let plan = plan_fetch(&request, &hub, (&root, &world.resolver()))?;
+    let document = shown::document(&plan);
+    if args.dry_run {
+        messages.json(&document);
+        messages.text(&shown::text(&plan));
+        return Ok(Outcome::Done);
+    }
+    let began = std::time::Instant::now();
+    let outcome = execute_fetch(&plan, &hub, &cx);
+    world.clear_progress();
+    let fetched = outcome?;
+    messages.json(&shown::with_outcome(document, &fetched));
+    messages.text(&shown::outcome_text(&plan, &fetched, began.elapsed().as_secs_f64()));
+    Ok(Outcome::Done)
+}
+
+#[cfg(not(feature = "cloud"))]
+pub(crate) fn run(args: &FetchArgs, _world: &World<'_>, _messages: &Messages) -> Result<Outcome, Error> {
+    Err(Error::usage_with_hint(
+        format!("this program was built without a network, so it cannot fetch `{}`", args.repository),
+        "fetch it with `hf download`, which uses the same cache",
+    ))
+}
+
+/// What is said about a fetch.
+#[cfg(feature = "cloud")]
+mod shown {
+    use std::fmt::Write;
+
+    use serde_json::{Value, json};
+    use thalweg_study::fetch::{FetchPlan, Fetched, describe_fetch};
+
+    use crate::options::{show_bytes, show_count};
+    use crate::pace::show_network_rate;
+
+    pub(super) fn document(plan: &FetchPlan) -> Value {
+        let (n_files, n_bytes) = plan.total();
+        let (_, to_fetch_bytes) = plan.to_fetch();
+        let revisions: Vec<Value> = plan
+            .revisions
+            .iter()
+            .map(|revision| {
+                json!({
+                    "name": revision.name,
+                    "commit": revision.commit,
+                    "step": revision.step,
+                    "tokens": revision.tokens,
+                    "files": revision.files.iter().map(|file| &file.path).collect::<Vec<_>>(),
+                    "bytes": revision.files.iter().map(|file| file.len_bytes).sum::<u64>(),
+                    "missing_bytes": plan.missing_bytes(revision),
+                })
+            })
+            .collect();
+        json!({
+            "kind": "thalweg-fetch",
+            "version": 1,
+            "repository": plan.repository,
+            "folder": plan.folder.path(),
+            "n_refs": plan.n_refs,
+            "revisions": revisions,
+            "files": n_files,
+            "bytes": n_bytes,
+            "missing_bytes": to_fetch_bytes,
+            "fetched_bytes": null,
+            "next": null,
+        })
+    }
+
+    pub(super) fn with_outcome(mut document: Value, fetched: &Fetched) -> Value {
+        document["fetched_bytes"] = json!(fetched.fetched_bytes);
+        document["next"] = json!(fetched.next);
+        document
+    }
+
+    pub(super) fn text(plan: &FetchPlan) -> String {
+        let mut text = format!("{}\n", describe_fetch(plan));
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "{:>10} {:>10} {:>6} {:>10} {:>10}  revision",
+            "step", "tokens", "files", "size", "to fetch"
+        );
+        for revision in &plan.revisions {
+            let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+            let tokens = revision.tokens.map_or_else(|| "-".to_owned(), show_count);
+            let size = show_bytes(revision.files.iter().map(|file| file.len_bytes).sum());
+            let missing = show_bytes(plan.missing_bytes(revision));
+            let (step, n_files, name) = (number(revision.step), revision.files.len(), &revision.name);
+            let _ = writeln!(text, "{step:>10} {tokens:>10} {n_files:>6} {size:>10} {missing:>10}  {name}");
+        }
+        let _ = writeln!(text, "into `{}`", plan.folder.path().display());
+        text
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    pub(super) fn outcome_text(plan: &FetchPlan, fetched: &Fetched, seconds: f64) -> String {
+        let what = format!("{} revisions of `{}`", plan.revisions.len(), plan.repository);
+        let what = if plan.revisions.len() == 1 { what.replacen("1 revisions", "1 revision", 1) } else { what };
+        let (total, bytes) = (show_bytes(plan.total().1), fetched.fetched_bytes);
+        let mut text = match bytes {
+            0 => format!("{what} were in the cache already: {total}\n"),
+            _ => {
+                let rate = show_network_rate(bytes as f64 / seconds.max(1e-9));
+                format!("fetched {what}: {} of {total}, {seconds:.2} s ({rate})\n", show_bytes(bytes))
+            }
+        };
+        let _ = writeln!(text, "next: `{}`", fetched.next);
+        text
+    }
+}

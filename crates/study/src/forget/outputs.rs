@@ -1,0 +1,175 @@
+//! M_ex from what another evaluator decoded: one continuation for each probe and model.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::Deserialize;
+use thalweg_eval::recall::{ProbeFile, RecallMeasure};
+use thalweg_storage::Storage;
+use thalweg_tensor::display_name;
+
+use super::score::{ForgetModelRow, ForgetRecord, ItemRow, Items, TypeRow, measured, new_record, paired};
+use crate::Error;
+
+/// The largest file that is read.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// A line of the file.
+#[derive(Debug, Deserialize)]
+struct OutputLine {
+    model: String,
+    #[serde(default)]
+    step: Option<u64>,
+    /// The sample.
+    id: String,
+    /// Place of the entity in the sample.
+    #[serde(default)]
+    entity: usize,
+    /// What follows the prompt that ends before the entity.
+    output: String,
+}
+
+/// What a model said of each probe.
+struct Answers {
+    model: String,
+    step: Option<u64>,
+    is_recalled: Vec<Option<bool>>,
+}
+
+/// An entity that outputs are looked up by.
+struct Asked<'a> {
+    id: &'a str,
+    name: &'a str,
+    kind: &'a str,
+}
+
+/// Scores continuations: JSON lines such as `{"model": "step 100", "step": 100, "id": "7:42", "output": " is Kalos."}`.
+/// Only entities that `recalled_by` recalls count, where a model is named so.
+///
+/// # Errors
+/// `Request` for lines that do not read, for samples that the probes do not have, and where models answer different
+/// ones; `Storage`.
+pub fn score_outputs(
+    path: &Path,
+    probes: &ProbeFile,
+    recalled_by: Option<&str>,
+    storage: &dyn Storage,
+) -> Result<ForgetRecord, Error> {
+    let asked: Vec<Asked<'_>> = probes
+        .samples
+        .iter()
+        .flat_map(|sample| sample.entities.iter().map(|one| Asked { id: &sample.id, name: &one.name, kind: &one.kind }))
+        .collect();
+    let models = read_answers(path, probes, &asked, storage)?;
+    let refuse = |what: String, hint: &str| Error::request_with_hint(format!("`{}`: {what}", path.display()), hint);
+    let Some(first) = models.first() else {
+        return Err(refuse("it has no outputs".to_owned(), "write one JSON object for each probe and model"));
+    };
+    for model in &models[1..] {
+        let is_other = |i: &usize| model.is_recalled[*i].is_some() != first.is_recalled[*i].is_some();
+        if let Some(i) = (0..asked.len()).find(is_other) {
+            let (a, b) = (display_name(&first.model), display_name(&model.model));
+            let what = format!("only one of `{a}` and `{b}` has an output for sample `{}`", display_name(asked[i].id));
+            return Err(refuse(what, "give every model the same probes: differences are taken probe by probe"));
+        }
+    }
+    let mut kept: Vec<bool> = first.is_recalled.iter().map(Option::is_some).collect();
+    if let Some(name) = recalled_by {
+        let Some(judge) = models.iter().find(|one| one.model == name) else {
+            let names: Vec<String> = models.iter().map(|one| format!("`{}`", display_name(&one.model))).collect();
+            let hint = format!("`--recalled-by` names a model of the file: {}", names.join(", "));
+            return Err(refuse(format!("it has no model `{}`", display_name(name)), &hint));
+        };
+        kept.iter_mut().zip(&judge.is_recalled).for_each(|(kept, is_recalled)| *kept &= *is_recalled == Some(true));
+        if !kept.contains(&true) {
+            let what = format!("`{}` recalls none of the {} entities", display_name(name), kept.len());
+            return Err(refuse(what, "name another model, or leave out `--recalled-by`"));
+        }
+    }
+    let mut record = new_record(probes, probes.options.unwrap_or_default(), &kept);
+    record.recalled_by = recalled_by.map(Into::into);
+    record.models = rows(&models, &asked, &kept);
+    Ok(record)
+}
+
+fn read_answers(
+    path: &Path,
+    probes: &ProbeFile,
+    asked: &[Asked<'_>],
+    storage: &dyn Storage,
+) -> Result<Vec<Answers>, Error> {
+    let mut places = BTreeMap::new();
+    for sample in &probes.samples {
+        for entity in 0..sample.entities.len() {
+            places.insert((sample.id.as_str(), entity), places.len());
+        }
+    }
+    let bytes = storage.read_file(path, MAX_BYTES)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let mut models: Vec<Answers> = Vec::new();
+    let mut by_name: BTreeMap<String, usize> = BTreeMap::new();
+    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+        let refuse = |what: String| {
+            let hint =
+                "a line is {\"model\": \"step 100\", \"step\": 100, \"id\": \"7:42\", \"output\": \" is Kalos.\"}";
+            Error::request_with_hint(format!("`{}`, line {number}: {what}", path.display()), hint)
+        };
+        let line: OutputLine = serde_json::from_str(line).map_err(|error| refuse(error.to_string()))?;
+        let Some(&place) = places.get(&(line.id.as_str(), line.entity)) else {
+            return Err(refuse(format!(
+                "the probes have no entity {} in a sample `{}`",
+                line.entity,
+                display_name(&line.id)
+            )));
+        };
+        let model = *by_name.entry(line.model.clone()).or_insert_with(|| {
+            models.push(Answers { model: line.model.clone(), step: line.step, is_recalled: vec![None; asked.len()] });
+            models.len() - 1
+        });
+        let is_recalled = line.output.contains(asked[place].name);
+        if models[model].is_recalled[place].replace(is_recalled).is_some() {
+            return Err(refuse(format!("there are two outputs of this model for sample `{}`", display_name(&line.id))));
+        }
+    }
+    // Stable: models without steps keep their order.
+    models.sort_by_key(|model| model.step);
+    Ok(models)
+}
+
+/// M_ex alone: the other measures need the model.
+fn items_of(model: &Answers, kept: impl Fn(usize) -> bool) -> [Items; 6] {
+    let values = model.is_recalled.iter().enumerate().filter(|(i, _)| kept(*i)).filter_map(|(_, one)| *one);
+    let of_ex: Items = values.map(|is_recalled| (if is_recalled { 1.0 } else { 0.0 }, 1.0)).unzip();
+    RecallMeasure::ALL.map(|measure| if measure == RecallMeasure::Ex { of_ex.clone() } else { Items::default() })
+}
+
+fn rows(models: &[Answers], asked: &[Asked<'_>], kept: &[bool]) -> Vec<ForgetModelRow> {
+    let items: Vec<[Items; 6]> = models.iter().map(|model| items_of(model, |i| kept[i])).collect();
+    let kinds: BTreeSet<&str> = asked.iter().zip(kept).filter(|(_, kept)| **kept).map(|(one, _)| one.kind).collect();
+    let value = |items: &[Items; 6]| measured(RecallMeasure::Ex, &items[0]).map(|row| row.value);
+    let row = |(i, model): (usize, &Answers)| {
+        let of_kind = |kind: &str| TypeRow {
+            entity_type: kind.to_owned(),
+            measures: measured(RecallMeasure::Ex, &items_of(model, |i| kept[i] && asked[i].kind == kind)[0])
+                .into_iter()
+                .collect(),
+        };
+        ForgetModelRow {
+            name: model.model.clone(),
+            step: model.step,
+            window: None,
+            steps: vec![model.step],
+            measures: measured(RecallMeasure::Ex, &items[i][0]).into_iter().collect(),
+            types: if kinds.len() > 1 { kinds.iter().map(|kind| of_kind(kind)).collect() } else { Vec::new() },
+            retention: value(&items[i]).zip(value(&items[0])).map(|(own, first)| own / first).filter(|x| x.is_finite()),
+            since_first: if i == 0 { Vec::new() } else { paired(&items[0], &items[i]) },
+            over_newest: Vec::new(),
+            items: vec![ItemRow {
+                measure: RecallMeasure::Ex.name().to_owned(),
+                numerators: items[i][0].0.clone(),
+                denominators: items[i][0].1.clone(),
+            }],
+        }
+    };
+    models.iter().enumerate().map(row).collect()
+}
