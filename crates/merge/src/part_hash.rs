@@ -39,7 +39,9 @@ impl PartHashers {
         // A stage must be able to check what it holds, whether digests were asked for or not.
         let of_outputs = record.map(|_| asked.unwrap_or(DigestKind::Xxh3));
         Self {
-            sources: sources.map(|dtype| start(asked.filter(|_| dtype.is_some()), dtype.unwrap_or(Dtype::U8))).collect(),
+            sources: sources
+                .map(|dtype| start(asked.filter(|_| dtype.is_some()), dtype.unwrap_or(Dtype::U8)))
+                .collect(),
             outputs: outputs.map(|dtype| start(of_outputs, dtype)).collect(),
         }
     }
