@@ -44,6 +44,7 @@ mod tests {
             tokens_source: None,
             tokens_unit: 0,
             phase: None,
+            format: None,
             stage: None,
             epoch: None,
             state: CheckpointState::Finished,
