@@ -133,7 +133,7 @@ fn hints_about_names_are_followed() {
         TinyCheckpoint::llama(Dtype::F32, 1.0).write_to_disk(&folder);
     }
     follow(&twice, "inspect acme/tiny", &[("ORG/NAME@REV", "thalweg inspect acme/tiny@a1a1a1a1")]);
-    follow_sentence(&twice, "inspect acme/other", "or give a path", "inspect run");
+    follow_sentence(&twice, "inspect acme/other", "check the path", "inspect run");
 }
 
 #[test]
