@@ -44,30 +44,43 @@ pub(crate) fn run() -> Result<(), String> {
         say(&format!("{name}: passed in {:.1} s", started.elapsed().as_secs_f64()));
     }
     tidy()?;
-    match std::env::var_os(PYTHON_VARIABLE) {
-        Some(_) => python(),
-        None => {
-            say(&format!(
-                "python: skipped; `cargo xtask python` runs it, and so does this check with {PYTHON_VARIABLE}=1"
-            ));
-            Ok(())
+    for stage in [&STORES, &PYTHON] {
+        match std::env::var_os(stage.variable) {
+            Some(_) => run_stage(stage)?,
+            None => say(&format!(
+                "{name}: skipped; `cargo xtask {name}` runs it, and so does this check with {variable}=1",
+                name = stage.name,
+                variable = stage.variable
+            )),
         }
     }
+    Ok(())
 }
 
-/// Set where the check includes the Python package, which needs Python and PyTorch.
-const PYTHON_VARIABLE: &str = "THALWEG_CHECK_PYTHON";
+/// A part of the check that needs more than Rust.
+pub(crate) struct Stage {
+    name: &'static str,
+    /// Set where the check includes it.
+    variable: &'static str,
+    script: &'static str,
+}
 
-/// The wheel, its tests and its types.
-pub(crate) fn python() -> Result<(), String> {
+/// The wheel, its tests and its types: needs Python and PyTorch.
+pub(crate) const PYTHON: Stage =
+    Stage { name: "python", variable: "THALWEG_CHECK_PYTHON", script: "scripts/python_check.sh" };
+/// Merges over S3, Google and Azure, with the program that the tests built: needs Python and npm.
+pub(crate) const STORES: Stage =
+    Stage { name: "stores", variable: "THALWEG_CHECK_STORES", script: "scripts/object_stores.sh" };
+
+pub(crate) fn run_stage(stage: &Stage) -> Result<(), String> {
     let started = Instant::now();
     let mut script = Command::new("bash");
     // Otherwise all that the check compiled would be compiled again.
-    compile_with_clippy(script.arg(root().join("scripts/python_check.sh")));
+    compile_with_clippy(script.arg(root().join(stage.script)));
     if !script.status().map_err(|error| format!("bash cannot be started: {error}"))?.success() {
-        return Err("python failed: scripts/python_check.sh".to_owned());
+        return Err(format!("{} failed: {}", stage.name, stage.script));
     }
-    say(&format!("python: passed in {:.1} s", started.elapsed().as_secs_f64()));
+    say(&format!("{}: passed in {:.1} s", stage.name, started.elapsed().as_secs_f64()));
     Ok(())
 }
 

@@ -19,10 +19,11 @@ fn main() -> ExitCode {
     let outcome = match arguments.first().map(String::as_str) {
         Some("check") => check::run(),
         Some("tidy") => check::tidy(),
-        Some("python") => check::python(),
+        Some("python") => check::run_stage(&check::PYTHON),
+        Some("stores") => check::run_stage(&check::STORES),
         Some("docs") => methods::write(&check::root()),
         Some("dist") => dist::run(arguments.get(1).map(String::as_str)),
-        _ => Err("usage: cargo xtask check | tidy | python | docs | dist [TARGET]".to_owned()),
+        _ => Err("usage: cargo xtask check | tidy | python | stores | docs | dist [TARGET]".to_owned()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
