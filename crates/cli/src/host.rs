@@ -44,10 +44,14 @@ pub(crate) struct World<'a> {
 impl<'a> World<'a> {
     pub(crate) fn new(global: &GlobalArgs, reading: ReadOptions, messages: &'a Messages) -> Result<Self, Error> {
         let interrupt = Arc::new(AtomicBool::new(false));
+        // The second signal ends the program at once: a stage survives that too. Actions run in the order of their
+        // registration, and the one that stops comes first: with another order, a signal that arrives between two
+        // registrations would be handled and do nothing.
+        let is_repeated = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            // The second one ends the program at once: a stage survives that too.
-            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupt))
-                .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupt)))
+            signal_hook::flag::register(signal, Arc::clone(&interrupt))
+                .and_then(|_| signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&is_repeated)))
+                .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&is_repeated)))
                 .map_err(Error::Signal)?;
         }
         let available = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);

@@ -127,7 +127,11 @@ pub fn plan_fetch(
         true if patterns.is_empty() => {
             return Err(Error::request_with_hint(
                 format!("which revisions of `{repository}`? it has {}", list_refs(&refs)),
-                "for example `--last 10`, or `--revisions 'step*'`; `--every 1` takes all that have a step",
+                match has_steps(repository, &matching, pattern.as_ref()) {
+                    true => "for example `--last 10`, or `--revisions 'step*'`; `--every 1` takes all that have a step"
+                        .to_owned(),
+                    false => by_name_hint(&refs),
+                },
             ));
         }
         true => all_of(repository, &matching, pattern.as_ref()),
@@ -286,6 +290,16 @@ fn names<'a>(refs: &'a [&HubRef]) -> impl Iterator<Item = &'a str> {
     refs.iter().map(|found| &*found.name)
 }
 
+fn has_steps(repository: &str, refs: &[&HubRef], pattern: Option<&NamePattern>) -> bool {
+    !Trajectory::of_names(Path::new(repository), names(refs), pattern).checkpoints().is_empty()
+}
+
+/// What works for a repository of a single model.
+fn by_name_hint(refs: &[HubRef]) -> String {
+    let name = refs.iter().find(|found| found.name == "main").or(refs.first()).map_or("main", |found| &found.name);
+    format!("`--revisions {}` fetches one by its name", thalweg_tensor::shell_word(name))
+}
+
 fn by_selection(
     repository: &str,
     refs: &[&HubRef],
@@ -297,7 +311,7 @@ fn by_selection(
         let refs: Vec<HubRef> = refs.iter().map(|found| (*found).clone()).collect();
         return Err(Error::request_with_hint(
             format!("no revision of `{repository}` has a step in its name: there are {}", list_refs(&refs)),
-            "say where the step is, as in `--checkpoint-pattern 'ckpt_{step}'`, or name revisions with `--revisions`",
+            format!("{}; or say where the step is, as in `--checkpoint-pattern 'ckpt_{{step}}'`", by_name_hint(&refs)),
         ));
     }
     let sources = resolver.select(&run, selection)?;

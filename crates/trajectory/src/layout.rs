@@ -35,7 +35,7 @@ pub fn is_temporary_name(name: &str) -> bool {
 /// Reads the name of a folder: `checkpoint-N`, `checkpoint_N`, `stepN`, `step-N`, `step_N`, `global_stepN`, `iter_N`,
 /// `epN-baN`, `N`, `stepN-tokensXB` with or without a stage before it, `epoch_N`, `epoch_N_step_N` and the like, and
 /// names of `KEY=VALUE` parts with a `step=N`. Each may have a suffix of a converter (`-hf`, `-unsharded`), and after a
-/// word the number may be one of thousands (`checkpoint-1.5k`). Only whole names match: `step_10` is never part of
+/// word the number may have a unit (`checkpoint-1.5k`, `step1M`). Only whole names match: `step_10` is never part of
 /// `step_100`.
 ///
 /// # Example
@@ -205,13 +205,17 @@ fn parse_name_tokens(text: &str) -> Option<NameTokens> {
     Some(NameTokens { tokens, unit: if power == 0 { 0 } else { unit } })
 }
 
-/// A number of steps: digits, or thousands as in `1.5k`. Millions are not read: `checkpoint-70m` is a size of a model.
+/// A number of steps: digits, or thousands or millions as in `1.5k` and `1M`. A small `m` is not read:
+/// `checkpoint-70m` is a size of a model.
 fn parse_count(text: &str) -> Option<Step> {
-    let thousands = || {
-        let number = text.strip_suffix(['k', 'K']).filter(|number| number.starts_with(|c: char| c.is_ascii_digit()))?;
-        format!("{number}K").parse().ok()
+    let scaled = || {
+        let (number, unit) = match text.strip_suffix(['k', 'K']) {
+            Some(number) => (number, 'K'),
+            None => (text.strip_suffix('M')?, 'M'),
+        };
+        number.starts_with(|c: char| c.is_ascii_digit()).then(|| format!("{number}{unit}").parse().ok()).flatten()
     };
-    parse_digits(text).or_else(thousands)
+    parse_digits(text).or_else(scaled)
 }
 
 fn parse_digits(text: &str) -> Option<Step> {
@@ -249,6 +253,8 @@ mod tests {
         check_folder("checkpoint_7", 7);
         check_folder("checkpoint-1.5k", 1500);
         check_folder("step-20K", 20_000);
+        check_folder("step1M", 1_000_000);
+        check_folder("checkpoint-1.5M", 1_500_000);
         check_folder("ckpt_2.25k-hf", 2250);
         check_folder("step3k-tokens4B", 3000);
         for end in [".safetensors", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt", ".npz", ".gguf"] {

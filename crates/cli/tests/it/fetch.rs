@@ -181,7 +181,10 @@ fn revisions_are_chosen_by_pattern_and_by_step() {
     for (line, facts) in [
         ("org/small", &["which revisions of `org/small`?", "--last 10"][..]),
         ("org/small --revisions ckpt*", &["no revision of `org/small` is called `ckpt*`", "`step1000`"]),
-        ("org/small --revisions main --last 2", &["has a step in its name", "--checkpoint-pattern"]),
+        (
+            "org/small --revisions main --last 2",
+            &["has a step in its name", "--revisions main", "--checkpoint-pattern"],
+        ),
         ("org/small --last 9", &["4 checkpoints"]),
         ("org/small --revisions main", &["org/small@main", "README.md"]),
         ("../small --last 1", &["not a name of a repository"]),

@@ -80,7 +80,17 @@ impl Beside {
 
     /// Waits until it ends by itself.
     pub(crate) fn ended(mut self) -> (Option<i32>, String, String) {
-        let status = self.child.wait().unwrap();
+        let end = Instant::now() + Duration::from_secs(60);
+        let status = loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => break status,
+                None if Instant::now() < end => std::thread::sleep(Duration::from_millis(1)),
+                None => {
+                    self.child.kill().unwrap();
+                    panic!("it did not end: {}", self.said[1].lock().unwrap());
+                }
+            }
+        };
         self.listeners.into_iter().for_each(|listener| listener.join().unwrap());
         let [stdout, stderr] = self.said.map(|said| said.lock().unwrap().clone());
         (status.code(), stdout, stderr)

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use thalweg_eval::EvalTokenizer;
 use thalweg_lab::config::{CorpusPaths, Count, TrainConfig};
+use thalweg_lab::schedule::ScheduleKind;
 
 use super::bm25::Bm25;
 use super::entities::EntityRecord;
@@ -119,10 +120,29 @@ pub struct ReplayCorpora<'a> {
     pub tokenizer: &'a EvalTokenizer,
 }
 
+/// The runs of the chain end where a replay begins, so a learning rate that falls towards the end of a run would fall
+/// in each of them, and replays would train at its end.
+fn check_schedule(config: &TrainConfig) -> Result<(), Error> {
+    let falls = match config.schedule.kind {
+        ScheduleKind::Constant => false,
+        ScheduleKind::Wsd => config.schedule.anneal_steps > 0,
+        ScheduleKind::Cosine => true,
+    };
+    if falls {
+        return Err(Error::request_with_hint(
+            "the learning rate of the config falls towards the end of a run, and each run of a schedule of replay would \
+             anneal to its end",
+            "set `kind = \"constant\"` in the config's `[schedule]`, without `anneal_steps`",
+        ));
+    }
+    Ok(())
+}
+
 /// Plans replay in the steps of `config` after `start_step`.
 ///
 /// # Errors
-/// `Request` where no replay fits the steps, and where the memory has too few samples; `Eval`.
+/// `Request` where the learning rate falls towards the end of a run, where no replay fits the steps, and where the
+/// memory has too few samples; `Eval`.
 pub fn plan_replay(
     options: &ReplayOptions,
     config: &TrainConfig,
@@ -132,6 +152,7 @@ pub fn plan_replay(
     let ReplayOptions { policy, interval, .. } = *options;
     let epochs = if policy == ReplayPolicy::Intensive { options.epochs } else { 1 };
     let end_step = config.n_steps();
+    check_schedule(config)?;
     let cycle = interval.saturating_mul(epochs);
     let n_cycles = end_step.saturating_sub(start_step).checked_div(cycle).unwrap_or(0);
     if n_cycles == 0 || interval < 2 || epochs == 0 {
@@ -339,6 +360,16 @@ mod tests {
         let corpora = ReplayCorpora { earlier: &earlier, later: &later, entities: &[entity], tokenizer: &tokenizer };
         let options = ReplayOptions { policy, interval: 10, epochs: 5, max_replays, seed: 1 };
         plan_replay(&options, &config(), 60, &corpora)
+    }
+
+    #[test]
+    fn a_learning_rate_that_falls_is_refused() {
+        for schedule in ["kind = \"wsd\"\nanneal_steps = 30", "kind = \"cosine\""] {
+            let text = CONFIG.replace("kind = \"constant\"", schedule);
+            let config = TrainConfig::from_toml(&text, Path::new("b.toml")).unwrap();
+            assert!(check_schedule(&config).unwrap_err().to_string().contains("falls towards the end"));
+        }
+        check_schedule(&config()).unwrap();
     }
 
     #[test]

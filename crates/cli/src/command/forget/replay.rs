@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use thalweg_lab::TrainData;
 use thalweg_lab::corpus::read_documents;
+use thalweg_storage::Storage;
 use thalweg_storage::guard::{OwnKind, check_file};
 use thalweg_storage::publish::publish_file;
 use thalweg_study::forget::{
@@ -25,6 +26,8 @@ const MARK: &str = "# A run of a schedule of replay, by `thalweg forget replay`.
 const CONFIG_FILE: OwnKind<'_> = OwnKind::text("a config that `forget replay` wrote", MARK);
 const SAMPLES_KIND: &str = "thalweg-forget-replay-samples";
 const SAMPLES_FILE: OwnKind<'_> = OwnKind::json("samples that `forget replay` wrote", SAMPLES_KIND);
+const SCHEDULE_NAME: &str = "schedule.json";
+const SCHEDULE_LIMIT_BYTES: u64 = 1 << 28;
 const SCHEDULE_KIND: &str = "thalweg-forget-replay";
 const SCHEDULE_FILE: OwnKind<'_> = OwnKind::json("a schedule of replay", SCHEDULE_KIND);
 
@@ -58,15 +61,42 @@ pub(super) fn run(args: &ForgetReplayArgs, world: &World<'_>, messages: &Message
     };
     let corpora = ReplayCorpora { earlier: &earlier, later: &later, entities: &entities, tokenizer: &tokenizer };
     let plan = plan_replay(&options, &config, start_step, &corpora)?;
+    let is_new = storage.file_info(&args.out).is_err();
     storage.create_folder(&args.out)?;
     let out = storage.canonical_path(&args.out)?;
     let runs = plan.runs(&config, (&folder, &base), &out);
-    write_runs(&runs, &earlier, &out, world)?;
     let document = document(&plan, &runs);
-    publish_file(storage, &out.join("schedule.json"), format!("{document:#}\n").as_bytes(), SCHEDULE_FILE)?;
+    if !is_new {
+        check_out(&args.out, &runs, &document, storage)?;
+    }
+    write_runs(&runs, &earlier, &out, world)?;
+    publish_file(storage, &out.join(SCHEDULE_NAME), format!("{document:#}\n").as_bytes(), SCHEDULE_FILE)?;
     messages.json(&document);
     messages.text(&text(args, &plan, &runs));
     Ok(Outcome::Done)
+}
+
+/// Refuses a folder that holds anything else than this schedule: the configs of another one would be trained too, and
+/// what was trained by another one would be taken for this one's.
+fn check_out(out: &Path, runs: &[ReplayRun], document: &Value, storage: &dyn Storage) -> Result<(), Error> {
+    let entries = storage.list_folder(out)?;
+    let is_ours = |name: &str| {
+        let stem = name.strip_suffix(".toml").or_else(|| name.strip_suffix(".jsonl")).unwrap_or(name);
+        name == SCHEDULE_NAME || runs.iter().any(|run| run.name == stem)
+    };
+    let foreign = entries.iter().find(|entry| !is_ours(&entry.name)).map(|entry| entry.name.clone());
+    let schedule = out.join(SCHEDULE_NAME);
+    let other = match storage.read_file(&schedule, SCHEDULE_LIMIT_BYTES) {
+        Ok(bytes) => serde_json::from_slice::<Value>(&bytes).ok().as_ref() != Some(document),
+        Err(_) => false,
+    };
+    let found = foreign.or_else(|| other.then(|| SCHEDULE_NAME.to_owned()));
+    found.map_or(Ok(()), |name| {
+        Err(Error::usage_with_hint(
+            format!("`{}` holds `{name}`, which is not of this schedule", out.display()),
+            "name a folder that does not exist yet with `-o`",
+        ))
+    })
 }
 
 fn write_runs(runs: &[ReplayRun], earlier: &[String], out: &Path, world: &World<'_>) -> Result<(), Error> {
