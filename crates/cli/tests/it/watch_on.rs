@@ -155,6 +155,8 @@ fn a_watcher_killed_again_and_again_leaves_the_record_of_an_undisturbed_one() {
         beside.kill();
     }
     let mut beside = Beside::start(&run_path, &out, &windows);
+    // It may find all of it recorded, and must have begun before it can be told to stop.
+    beside.until_said("watching");
     beside.until_recorded(&["step0000700-n2-sma", "step0000700-n2-ema-0.3"]);
     beside.stop();
     let expected = scratch.path().join("expected");
