@@ -23,7 +23,7 @@ pub(crate) struct FetchArgs {
     /// A repository of the Hugging Face Hub; ORG/NAME@REV is one revision of it
     #[arg(value_name = "ORG/NAME")]
     pub(crate) repository: String,
-    /// Names of branches and tags; `*` matches anything; repeatable [default: of those that have a step, the selected ones]
+    /// Names of branches and tags; `*` matches anything; repeatable [default: all, by their steps]
     #[arg(long, value_name = "PATTERN")]
     pub(crate) revisions: Vec<String>,
     /// Which names have a step, such as step{step}-unsharded; {step} is the step, * matches anything
