@@ -179,7 +179,7 @@ fn a_submission_that_fails_is_an_error_with_the_command_to_repeat() {
     assert!(said.contains("Batch job submission failed") && said.contains("`bash "), "{said}");
 }
 
-/// Stands in for Ray: tasks run at once, in this process, and those that fail are run again as Ray does.
+/// A stand-in for Ray: it runs each task immediately in this process, and retries the ones that fail, as Ray does.
 const FAKE_RAY: &str = r#"
 class exceptions:
     class RayError(Exception):
