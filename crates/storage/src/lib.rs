@@ -5,6 +5,7 @@
 mod address;
 #[cfg(feature = "cloud")]
 pub mod cloud;
+mod direct;
 pub mod error;
 pub mod guard;
 mod host;

@@ -89,10 +89,10 @@ pub trait ReadAt: Send + Sync + Debug {
 
 /// A file opened for positioned writes.
 pub trait WriteAt: Send + Sync + Debug {
-    /// Writes all of `bytes` at `offset`.
+    /// Writes all of `bytes` at `offset`. Another opening of the file sees them once this one is synced or dropped.
     ///
     /// # Errors
-    /// `Io`, also when the disk is full.
+    /// `Io`, also when the disk is full, and for an earlier write.
     fn write_all_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Error>;
 
     /// Fills `out` from `offset` on: a stage reads back what it wrote before it trusts it.
@@ -169,6 +169,14 @@ pub trait Storage: Send + Sync + Debug {
     fn keeps_folder(&self, _path: &Path) -> Result<Option<&'static str>, Error> {
         Ok(None)
     }
+
+    /// Memory in bytes for gathering what is written to `n_files` at once, where it may be had.
+    fn write_memory_bytes(&self, _n_files: usize) -> u64 {
+        0
+    }
+
+    /// From now on at most `bytes` of memory gather what is written; without any, each write goes to the system at once.
+    fn limit_write_memory(&self, _bytes: u64) {}
 
     /// Number of names in a folder, including those that are not UTF-8.
     ///

@@ -286,6 +286,14 @@ impl Storage for RoutedStorage {
         }
     }
 
+    fn write_memory_bytes(&self, n_files: usize) -> u64 {
+        self.local.write_memory_bytes(n_files)
+    }
+
+    fn limit_write_memory(&self, bytes: u64) {
+        self.local.limit_write_memory(bytes);
+    }
+
     fn create_file(&self, path: &Path, len_bytes: u64) -> Result<Arc<dyn WriteAt>, Error> {
         match self.place(path)? {
             Place::Local => self.local.create_file(path, len_bytes),

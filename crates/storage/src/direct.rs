@@ -1,0 +1,530 @@
+//! Large outputs written past the page cache.
+//!
+//! An output is synced before it is published, so the page cache saves it nothing. It costs a page for every 4 KiB,
+//! which takes memory from what else is cached, such as the sources and what a trainer reads. So the bytes are gathered
+//! in aligned blocks, and a few threads write each full block with `O_DIRECT` while the caller goes on. What does not
+//! fill a block goes through the page cache.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+
+use rustix::io::Errno;
+
+use crate::local::lock_mutex;
+
+/// Direct writes begin and end at multiples of this, in the file and in memory: no disk in use has larger sectors.
+const PAGE_BYTES: usize = 4096;
+/// What one direct write takes. Half of it was slower, four times as much no faster.
+const BLOCK_BYTES: usize = 256 << 10;
+/// Blocks in memory, where that is allowed: 64 MiB in all.
+const MAX_BLOCKS: usize = 256;
+/// Blocks of a file that are being filled at once: two workers, each in a block of its own and in one that they share.
+const BLOCKS_PER_FILE: usize = 3;
+/// Blocks that may wait for the disk.
+const MAX_IN_FLIGHT: usize = 32;
+/// Each waits for one write at a time: so many keep a disk busy.
+const N_THREADS: usize = 8;
+
+/// Memory for one block, which begins at a page's beginning.
+#[derive(Debug)]
+struct Buffer(Vec<u8>);
+
+impl Buffer {
+    fn new() -> Self {
+        Self(vec![0; BLOCK_BYTES + PAGE_BYTES])
+    }
+
+    fn range(&self) -> Range<usize> {
+        let start = self.0.as_ptr().align_offset(PAGE_BYTES).min(PAGE_BYTES);
+        start..start + BLOCK_BYTES
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.0[self.range()]
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        let range = self.range();
+        &mut self.0[range]
+    }
+}
+
+/// The bytes of a block that are not written yet.
+#[derive(Debug)]
+struct Block {
+    buffer: Buffer,
+    /// Which of its bytes are there: in order, with gaps between them.
+    filled: Vec<Range<usize>>,
+}
+
+impl Block {
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        let mut new = at..at + bytes.len();
+        self.buffer.bytes_mut()[new.clone()].copy_from_slice(bytes);
+        self.filled.retain(|old| {
+            let touches = old.start <= new.end && new.start <= old.end;
+            if touches {
+                new = new.start.min(old.start)..new.end.max(old.end);
+            }
+            !touches
+        });
+        let place = self.filled.partition_point(|old| old.start < new.start);
+        self.filled.insert(place, new);
+    }
+
+    fn is_full(&self) -> bool {
+        self.filled.first().is_some_and(|first| first.len() == BLOCK_BYTES)
+    }
+}
+
+fn block_of(offset: u64) -> u64 {
+    offset / BLOCK_BYTES as u64
+}
+
+fn start_of(block_idx: u64) -> u64 {
+    block_idx * BLOCK_BYTES as u64
+}
+
+/// A full block that waits for its turn.
+#[derive(Debug)]
+struct Job {
+    buffer: Buffer,
+    block_idx: u64,
+    target: Arc<Target>,
+}
+
+impl Job {
+    fn write(&self) -> io::Result<()> {
+        let (bytes, start) = (self.buffer.bytes(), start_of(self.block_idx));
+        match self.target.direct.write_all_at(bytes, start) {
+            // The file system wants other boundaries, or takes no direct writes here after all.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.target.plain.write_all_at(bytes, start),
+            outcome => outcome,
+        }
+    }
+
+    /// Writes the block, and says so to those who wait for it or for its memory.
+    fn run(self, shared: &Shared) {
+        let outcome = self.write();
+        let Self { buffer, block_idx, target } = self;
+        shared.end_write(buffer);
+        let mut progress = lock_mutex(&target.progress);
+        progress.in_flight.retain(|other| *other != block_idx);
+        progress.note(&outcome);
+        drop(progress);
+        target.changed.notify_all();
+    }
+}
+
+/// Both openings of a file, and what became of the jobs for it.
+#[derive(Debug)]
+struct Target {
+    direct: File,
+    plain: Arc<File>,
+    progress: Mutex<Progress>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    /// Blocks that are being written.
+    in_flight: Vec<u64>,
+    /// The first error, as the system numbers it.
+    error: Option<i32>,
+}
+
+impl Progress {
+    fn note(&mut self, outcome: &io::Result<()>) {
+        if let Err(error) = outcome {
+            self.error.get_or_insert(error.raw_os_error().unwrap_or(Errno::IO.raw_os_error()));
+        }
+    }
+
+    fn outcome(&self) -> io::Result<()> {
+        self.error.map_or(Ok(()), |error| Err(io::Error::from_raw_os_error(error)))
+    }
+}
+
+impl Target {
+    /// Waits until none of the blocks is being written.
+    fn wait_for(&self, is_one: impl Fn(u64) -> bool) -> MutexGuard<'_, Progress> {
+        let is_in_flight = |progress: &mut Progress| progress.in_flight.iter().any(|&block_idx| is_one(block_idx));
+        let progress = lock_mutex(&self.progress);
+        self.changed.wait_while(progress, is_in_flight).unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug)]
+struct Buffers {
+    free: Vec<Buffer>,
+    n_made: usize,
+    n_in_flight: usize,
+    n_files: usize,
+    /// How many there may be.
+    limit: usize,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self { free: Vec::new(), n_made: 0, n_in_flight: 0, n_files: 0, limit: MAX_BLOCKS }
+    }
+}
+
+/// The buffers, for those who fill them and those who write them.
+#[derive(Debug, Default)]
+struct Shared {
+    buffers: Mutex<Buffers>,
+    returned: Condvar,
+}
+
+impl Shared {
+    /// A buffer, after waiting for one that is being written if need be. `None` if all are being filled.
+    fn take(&self) -> Option<Buffer> {
+        let must_wait = |buffers: &mut Buffers| {
+            buffers.free.is_empty() && buffers.n_made >= buffers.limit && buffers.n_in_flight > 0
+        };
+        let buffers = lock_mutex(&self.buffers);
+        let mut buffers = self.returned.wait_while(buffers, must_wait).unwrap_or_else(PoisonError::into_inner);
+        if buffers.free.is_empty() && buffers.n_made < buffers.limit {
+            buffers.n_made += 1;
+            return Some(Buffer::new());
+        }
+        buffers.free.pop()
+    }
+
+    fn give_back(&self, buffer: Buffer) {
+        lock_mutex(&self.buffers).free.push(buffer);
+        self.returned.notify_all();
+    }
+
+    fn add_file(&self) {
+        lock_mutex(&self.buffers).n_files += 1;
+    }
+
+    /// After the last file nothing is kept in memory.
+    fn remove_file(&self) {
+        let mut buffers = lock_mutex(&self.buffers);
+        buffers.n_files -= 1;
+        if buffers.n_files == 0 {
+            buffers.n_made -= buffers.free.len();
+            buffers.free = Vec::new();
+        }
+    }
+
+    /// Waits until one more block may wait for the disk.
+    fn begin_write(&self) {
+        let are_many = |buffers: &mut Buffers| buffers.n_in_flight >= MAX_IN_FLIGHT;
+        let buffers = lock_mutex(&self.buffers);
+        self.returned.wait_while(buffers, are_many).unwrap_or_else(PoisonError::into_inner).n_in_flight += 1;
+    }
+
+    fn end_write(&self, buffer: Buffer) {
+        lock_mutex(&self.buffers).n_in_flight -= 1;
+        self.give_back(buffer);
+    }
+}
+
+fn run_jobs(jobs: &Mutex<Receiver<Job>>, shared: &Shared) {
+    loop {
+        // The lock is held while this thread waits: the others wait for it instead.
+        let Ok(job) = lock_mutex(jobs).recv() else { return };
+        job.run(shared);
+    }
+}
+
+/// The threads that write, and the files whose writes failed.
+#[derive(Debug, Default)]
+pub(crate) struct DirectWriters {
+    shared: Arc<Shared>,
+    jobs: OnceLock<Option<Sender<Job>>>,
+    /// Files closed since, with the system's number of their error: who syncs one by another opening must learn of it.
+    failed: Mutex<BTreeMap<(u64, u64), i32>>,
+}
+
+impl DirectWriters {
+    /// Where jobs go. The threads start with the first job and end with this. `None` if the system gives no threads.
+    fn jobs(&self) -> Option<&Sender<Job>> {
+        let start = || {
+            let (sender, receiver) = channel();
+            let receiver = Arc::new(Mutex::new(receiver));
+            let spawn = |_: &usize| {
+                let (receiver, shared) = (Arc::clone(&receiver), Arc::clone(&self.shared));
+                let name = "thalweg-write".to_owned();
+                thread::Builder::new().name(name).spawn(move || run_jobs(&receiver, &shared)).is_ok()
+            };
+            ((0..N_THREADS).filter(spawn).count() > 0).then_some(sender)
+        };
+        self.jobs.get_or_init(start).as_ref()
+    }
+
+    /// Memory for the blocks of `n_files` that are written at once.
+    pub(crate) fn bytes_for(n_files: usize) -> u64 {
+        let n_blocks = n_files.saturating_mul(BLOCKS_PER_FILE).saturating_add(MAX_IN_FLIGHT).min(MAX_BLOCKS);
+        (n_blocks * (BLOCK_BYTES + PAGE_BYTES)) as u64
+    }
+
+    /// From now on no more than so many bytes are taken.
+    pub(crate) fn set_limit(&self, bytes: u64) {
+        let n_blocks = usize::try_from(bytes).unwrap_or(usize::MAX) / (BLOCK_BYTES + PAGE_BYTES);
+        lock_mutex(&self.shared.buffers).limit = n_blocks.min(MAX_BLOCKS);
+    }
+
+    /// A file of this identity is new: what another one with its number met is of no concern to it.
+    pub(crate) fn forget(&self, id: (u64, u64)) {
+        lock_mutex(&self.failed).remove(&id);
+    }
+}
+
+/// A file whose full blocks are written directly. Dropping it waits for them.
+#[derive(Debug)]
+pub(crate) struct DirectFile {
+    id: (u64, u64),
+    target: Arc<Target>,
+    writers: Arc<DirectWriters>,
+    /// Blocks that are not full, by their index in the file.
+    blocks: Mutex<BTreeMap<u64, Block>>,
+}
+
+impl DirectFile {
+    /// `None` where the file system takes no direct writes, or is not known to be the faster for them.
+    pub(crate) fn open(path: &Path, plain: &Arc<File>, writers: &Arc<DirectWriters>) -> Option<Self> {
+        let direct = is_on_local_disk(plain).then(|| open_direct(path)).flatten()?;
+        let id = |file: &File| file.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
+        let found = id(plain).filter(|found| Some(*found) == id(&direct))?;
+        Some(Self::new(found, direct, plain, writers))
+    }
+
+    fn new(id: (u64, u64), direct: File, plain: &Arc<File>, writers: &Arc<DirectWriters>) -> Self {
+        let target = Target { direct, plain: Arc::clone(plain), progress: Mutex::default(), changed: Condvar::new() };
+        writers.shared.add_file();
+        Self { id, target: Arc::new(target), writers: Arc::clone(writers), blocks: Mutex::default() }
+    }
+
+    /// Takes the bytes, to be written by and by.
+    ///
+    /// # Errors
+    /// What a write met, also an earlier one.
+    pub(crate) fn write_all_at(&self, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let block_idx = block_of(offset);
+            let at = usize::try_from(offset - start_of(block_idx)).unwrap_or(BLOCK_BYTES);
+            let (now, later) = bytes.split_at(bytes.len().min(BLOCK_BYTES - at));
+            self.write_in_block(block_idx, at, now)?;
+            bytes = later;
+            offset += now.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn write_in_block(&self, block_idx: u64, at: usize, bytes: &[u8]) -> io::Result<()> {
+        let mut blocks = lock_mutex(&self.blocks);
+        let mut block = match blocks.entry(block_idx) {
+            Entry::Occupied(block) => block,
+            Entry::Vacant(place) => {
+                // What is written twice must be written in that order.
+                self.target.wait_for(|other| other == block_idx).outcome()?;
+                let Some(buffer) = self.writers.shared.take() else {
+                    return self.target.plain.write_all_at(bytes, start_of(block_idx) + at as u64);
+                };
+                place.insert_entry(Block { buffer, filled: Vec::new() })
+            }
+        };
+        block.get_mut().put(at, bytes);
+        // Under the lock: whoever writes to this block next finds it here or in flight.
+        if block.get().is_full() {
+            self.submit(block_idx, block.remove());
+        }
+        Ok(())
+    }
+
+    fn submit(&self, block_idx: u64, block: Block) {
+        self.writers.shared.begin_write();
+        lock_mutex(&self.target.progress).in_flight.push(block_idx);
+        let job = Job { buffer: block.buffer, block_idx, target: Arc::clone(&self.target) };
+        let unsent = match self.writers.jobs() {
+            Some(jobs) => jobs.send(job).err().map(|unsent| unsent.0),
+            None => Some(job),
+        };
+        if let Some(job) = unsent {
+            job.run(&self.writers.shared);
+        }
+    }
+
+    /// Writes what will not fill its block soon through the page cache.
+    fn write_partly_filled(&self, blocks: &mut BTreeMap<u64, Block>) -> io::Result<()> {
+        let mut outcome = Ok(());
+        while let Some((block_idx, Block { buffer, filled })) = blocks.pop_first() {
+            for range in filled {
+                let start = start_of(block_idx) + range.start as u64;
+                outcome = outcome.and(self.target.plain.write_all_at(&buffer.bytes()[range], start));
+            }
+            self.writers.shared.give_back(buffer);
+        }
+        lock_mutex(&self.target.progress).note(&outcome);
+        outcome
+    }
+
+    /// Returns once all bytes taken so far are in the file.
+    ///
+    /// # Errors
+    /// What a write met, also one by an earlier opening of the file.
+    pub(crate) fn settle(&self) -> io::Result<()> {
+        self.write_partly_filled(&mut lock_mutex(&self.blocks))?;
+        self.target.wait_for(|_| true).outcome()?;
+        let failed = lock_mutex(&self.writers.failed).get(&self.id).copied();
+        failed.map_or(Ok(()), |error| Err(io::Error::from_raw_os_error(error)))
+    }
+}
+
+impl Drop for DirectFile {
+    fn drop(&mut self) {
+        if let Err(error) = self.settle() {
+            let error = error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
+            lock_mutex(&self.writers.failed).entry(self.id).or_insert(error);
+        }
+        self.writers.shared.remove_file();
+    }
+}
+
+/// Whether the file lies on a file system of a disk of this machine that writes directly as fast as it can.
+#[cfg(target_os = "linux")]
+fn is_on_local_disk(file: &File) -> bool {
+    const EXT4: i128 = 0xEF53;
+    const XFS: i128 = 0x5846_5342;
+    rustix::fs::fstatfs(file).is_ok_and(|found| [EXT4, XFS].contains(&i128::from(found.f_type)))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_on_local_disk(_file: &File) -> bool {
+    false
+}
+
+#[cfg(target_os = "linux")]
+fn open_direct(path: &Path) -> Option<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).ok()?;
+    OpenOptions::new().write(true).custom_flags(flags).open(path).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_direct(_path: &Path) -> Option<File> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE_BYTES: usize = 5 * BLOCK_BYTES + 1234;
+
+    /// A file of zeros that is written directly where that works, and through the page cache where not.
+    fn file(folder: &Path, writers: &Arc<DirectWriters>) -> (Arc<File>, DirectFile) {
+        let path = folder.join("output");
+        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).clone();
+        let plain = Arc::new(options.open(&path).unwrap());
+        plain.set_len(FILE_BYTES as u64).unwrap();
+        let direct = open_direct(&path).unwrap_or_else(|| options.open(&path).unwrap());
+        let metadata = plain.metadata().unwrap();
+        let direct = DirectFile::new((metadata.dev(), metadata.ino()), direct, &plain, writers);
+        (plain, direct)
+    }
+
+    fn content(plain: &File) -> Vec<u8> {
+        let mut found = vec![0; FILE_BYTES];
+        plain.read_exact_at(&mut found, 0).unwrap();
+        found
+    }
+
+    /// Pieces of a file in no order, of all lengths, some of them written twice.
+    fn pieces() -> Vec<(usize, Vec<u8>)> {
+        let mut state = 7_u64;
+        let mut draw = move |n: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            usize::try_from(state >> 33).unwrap() % n
+        };
+        let mut pieces = Vec::new();
+        let mut at = 0;
+        while at < FILE_BYTES {
+            let n_bytes = [1, 96, 4096, 40_000, BLOCK_BYTES, BLOCK_BYTES + 1][draw(6)].min(FILE_BYTES - at);
+            pieces.push((at, (0..n_bytes).map(|i| u8::try_from((i + at) % 251).unwrap()).collect::<Vec<u8>>()));
+            at += n_bytes;
+        }
+        for _ in 0..3 * pieces.len() {
+            let (a, b) = (draw(pieces.len()), draw(pieces.len()));
+            pieces.swap(a, b);
+        }
+        let again: Vec<_> = pieces.iter().step_by(3).map(|(at, bytes)| (*at, vec![255; bytes.len()])).collect();
+        pieces.extend(again);
+        pieces
+    }
+
+    #[test]
+    fn pieces_in_any_order_make_the_file_whatever_the_memory() {
+        for limit in [u64::MAX, 3 << 20, 300_000, 0] {
+            let folder = tempfile::tempdir().unwrap();
+            let writers = Arc::new(DirectWriters::default());
+            writers.set_limit(limit);
+            let (plain, direct) = file(folder.path(), &writers);
+            let mut expected = vec![0; FILE_BYTES];
+            for (at, bytes) in pieces() {
+                expected[at..at + bytes.len()].copy_from_slice(&bytes);
+                direct.write_all_at(at as u64, &bytes).unwrap();
+            }
+            direct.settle().unwrap();
+            assert!(content(&plain) == expected, "with {limit} bytes");
+            assert_eq!(lock_mutex(&writers.shared.buffers).n_made == 0, limit == 0);
+            drop(direct);
+            assert_eq!(lock_mutex(&writers.shared.buffers).n_made, 0);
+        }
+    }
+
+    #[test]
+    fn threads_that_share_blocks_make_the_same_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let writers = Arc::new(DirectWriters::default());
+        let (plain, direct) = file(folder.path(), &writers);
+        let expected: Vec<u8> = (0..FILE_BYTES).map(|i| u8::try_from(i % 253).unwrap()).collect();
+        thread::scope(|scope| {
+            for worker in 0..3 {
+                let (direct, expected) = (&direct, &expected);
+                scope.spawn(move || {
+                    for at in (worker * 10_000..FILE_BYTES).step_by(30_000) {
+                        let end = FILE_BYTES.min(at + 10_000);
+                        direct.write_all_at(at as u64, &expected[at..end]).unwrap();
+                    }
+                });
+            }
+        });
+        // Whoever sees the file afterwards sees all of it.
+        drop(direct);
+        assert!(content(&plain) == expected);
+    }
+
+    #[test]
+    fn an_error_of_a_thread_is_told_by_each_opening_of_the_file_until_there_is_a_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let writers = Arc::new(DirectWriters::default());
+        let (plain, first) = file(folder.path(), &writers);
+        let id = first.id;
+        drop(first);
+        let read_only = File::open(folder.path().join("output")).unwrap();
+        let failing = DirectFile::new(id, read_only, &plain, &writers);
+        failing.write_all_at(0, &vec![1; BLOCK_BYTES]).unwrap();
+        let error = failing.settle().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::BADF.raw_os_error()));
+        failing.write_all_at(0, &[1]).unwrap_err();
+        drop(failing);
+        let (_, again) = file(folder.path(), &writers);
+        assert_eq!(again.settle().unwrap_err().raw_os_error(), Some(Errno::BADF.raw_os_error()));
+        writers.forget(id);
+        again.settle().unwrap();
+    }
+}
