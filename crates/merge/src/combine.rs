@@ -219,7 +219,7 @@ impl<'a> Worker<'a> {
     /// Does a unit; `ahead` is the one that this thread will probably do next.
     fn do_unit(&mut self, unit_idx: usize, ahead: Option<usize>, run: &RunContext<'_>) -> Result<(), Error> {
         let parts = self.job.units.parts(unit_idx);
-        if let Some(ahead) = ahead.filter(|_| self.reads_medium) {
+        if let Some(ahead) = ahead.filter(|_| self.reads_medium || self.job.piece.drops_cache) {
             self.hint(self.job.units.parts(ahead), TensorSource::will_read);
         }
         let started = run.host.elapsed_seconds();

@@ -17,7 +17,7 @@ use rustix::fs::{Access, Advice, AtFlags, FallocateFlags, FlockOperation, OFlags
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::address::scheme_of;
-use crate::direct::{DirectFile, DirectWriters};
+use crate::direct::{DirectFile, DirectReaders, DirectWriters, ReadAhead};
 use crate::stdin::piped_input;
 use crate::{Error, FileInfo, FileKind, FolderEntry, Lock, ReadAt, Storage, WriteAt};
 
@@ -45,7 +45,11 @@ pub(crate) fn lock_mutex<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct LocalStorage {
     pool: Arc<FilePool>,
     writers: Arc<DirectWriters>,
+    readers: Arc<DirectReaders>,
 }
+
+/// Less is left to the system to read ahead.
+const MIN_READ_AHEAD_BYTES: u64 = 64 << 10;
 
 /// Shorter outputs go through the page cache: they are written in a moment, and often read soon.
 const MIN_DIRECT_BYTES: u64 = 32 << 20;
@@ -60,7 +64,7 @@ impl LocalStorage {
     /// Keeps as many source files open as the process's limit leaves room for.
     pub fn new() -> Self {
         /// Left for outputs, locks, libraries and standard streams.
-        const RESERVE: u64 = 64;
+        const RESERVE: u64 = 64 + 2 * DirectReaders::MAX_FILES as u64;
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1024);
         let n_files = usize::try_from(limit.saturating_sub(RESERVE).clamp(16, 1024)).unwrap_or(16);
         Self::with_max_open_files(n_files)
@@ -70,7 +74,7 @@ impl LocalStorage {
     /// longer.
     pub fn with_max_open_files(n_files: usize) -> Self {
         let pool = Arc::new(FilePool { max_open: n_files.max(1), open: Mutex::new(VecDeque::new()) });
-        Self { pool, writers: Arc::default() }
+        Self { pool, writers: Arc::default(), readers: Arc::default() }
     }
 
     fn output(&self, path: &Path, file: File) -> LocalOutput {
@@ -159,6 +163,8 @@ struct LocalFile {
     was_used: AtomicBool,
     pool: Arc<FilePool>,
     this: Weak<LocalFile>,
+    readers: Arc<DirectReaders>,
+    ahead: Mutex<Option<Arc<ReadAhead>>>,
 }
 
 /// Opens a regular file only: a pipe would block, a device would do worse.
@@ -198,6 +204,7 @@ fn updating() -> OpenOptions {
 impl LocalFile {
     fn close(&self) {
         lock_mutex(&self.handle).take();
+        lock_mutex(&self.ahead).take();
     }
 
     fn changed(&self) -> Error {
@@ -219,6 +226,16 @@ impl LocalFile {
             self.pool.admit(&this);
         }
         Ok(file)
+    }
+
+    /// What reads this file past the page cache, if it can be read so.
+    fn ahead(&self) -> Option<Arc<ReadAhead>> {
+        let mut ahead = lock_mutex(&self.ahead);
+        if ahead.is_none() {
+            let is_same = |file: &File| file.metadata().is_ok_and(|metadata| info_of(&metadata) == self.info);
+            *ahead = ReadAhead::open(&self.path, self.info.len_bytes, is_same, &self.readers).map(Arc::new);
+        }
+        ahead.clone()
     }
 
     fn reopen(&self) -> Result<File, Error> {
@@ -250,7 +267,13 @@ impl ReadAt for LocalFile {
             self.check_unchanged()?;
             return Err(Error::Truncated { path: self.path.clone(), wanted_bytes, found_bytes: self.info.len_bytes });
         }
-        match self.handle()?.read_exact_at(out, offset) {
+        let file = self.handle()?;
+        let ahead = lock_mutex(&self.ahead).clone();
+        let read = match ahead {
+            Some(ahead) => ahead.read_exact_at(offset, out, |offset, out| file.read_exact_at(out, offset)),
+            None => file.read_exact_at(out, offset),
+        };
+        match read {
             Ok(()) => Ok(()),
             // It was long enough when it was opened.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(self.changed()),
@@ -268,10 +291,25 @@ impl ReadAt for LocalFile {
     }
 
     fn will_need(&self, offset: u64, len_bytes: u64) {
+        if self.readers.is_on()
+            && len_bytes >= MIN_READ_AHEAD_BYTES
+            && let Some(ahead) = self.ahead()
+        {
+            ahead.begin(&(offset..offset.saturating_add(len_bytes)));
+            return;
+        }
         self.advise(offset, len_bytes, Advice::WillNeed);
     }
 
     fn drop_cache(&self, offset: u64, len_bytes: u64) {
+        let mut ahead = lock_mutex(&self.ahead);
+        if let Some(open) = &*ahead {
+            open.end(&(offset..offset.saturating_add(len_bytes).min(self.info.len_bytes)));
+            if open.is_empty() && self.readers.is_crowded() {
+                ahead.take();
+            }
+        }
+        drop(ahead);
         self.advise(offset, len_bytes, Advice::DontNeed);
     }
 
@@ -476,12 +514,12 @@ impl Storage for LocalStorage {
         Ok((!may_change(path)).then_some("its entries cannot be renamed: permission denied"))
     }
 
-    fn write_memory_bytes(&self, n_files: usize) -> u64 {
-        DirectWriters::bytes_for(n_files)
-    }
-
-    fn limit_write_memory(&self, bytes: u64) {
-        self.writers.set_limit(bytes);
+    fn set_io_memory(&self, n_written: usize, n_read: usize, limit_bytes: u64) -> u64 {
+        let write_bytes = DirectWriters::bytes_for(n_written).min(limit_bytes);
+        let read_bytes = DirectReaders::bytes_for(n_read).min(limit_bytes - write_bytes);
+        self.writers.set_limit(write_bytes);
+        self.readers.set_limit(read_bytes);
+        write_bytes + read_bytes
     }
 
     fn count_entries(&self, path: &Path) -> Result<usize, Error> {
@@ -501,6 +539,8 @@ impl Storage for LocalStorage {
             was_used: AtomicBool::new(false),
             pool: Arc::clone(&self.pool),
             this: Weak::clone(this),
+            readers: Arc::clone(&self.readers),
+            ahead: Mutex::default(),
         });
         self.pool.admit(&opened);
         Ok(opened)

@@ -170,13 +170,11 @@ pub trait Storage: Send + Sync + Debug {
         Ok(None)
     }
 
-    /// Memory in bytes for gathering what is written to `n_files` at once, where it may be had.
-    fn write_memory_bytes(&self, _n_files: usize) -> u64 {
+    /// From now on takes up to `limit_bytes` of memory for gathering what is written to `n_written` files at once, and
+    /// for what is read ahead of `n_read` files that are read once. Returns how much that can be.
+    fn set_io_memory(&self, _n_written: usize, _n_read: usize, _limit_bytes: u64) -> u64 {
         0
     }
-
-    /// From now on at most `bytes` of memory gather what is written; without any, each write goes to the system at once.
-    fn limit_write_memory(&self, _bytes: u64) {}
 
     /// Number of names in a folder, including those that are not UTF-8.
     ///

@@ -286,12 +286,8 @@ impl Storage for RoutedStorage {
         }
     }
 
-    fn write_memory_bytes(&self, n_files: usize) -> u64 {
-        self.local.write_memory_bytes(n_files)
-    }
-
-    fn limit_write_memory(&self, bytes: u64) {
-        self.local.limit_write_memory(bytes);
+    fn set_io_memory(&self, n_written: usize, n_read: usize, limit_bytes: u64) -> u64 {
+        self.local.set_io_memory(n_written, n_read, limit_bytes)
     }
 
     fn create_file(&self, path: &Path, len_bytes: u64) -> Result<Arc<dyn WriteAt>, Error> {

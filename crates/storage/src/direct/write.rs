@@ -1,8 +1,4 @@
-//! Large outputs written past the page cache.
-//!
-//! An output is synced before it is published, so the page cache saves it nothing. It costs a page for every 4 KiB,
-//! which takes memory from what else is cached, such as the sources and what a trainer reads. So the bytes are gathered
-//! in aligned blocks, and a few threads write each full block with `O_DIRECT` while the caller goes on. What does not
+//! Large outputs: bytes are gathered in blocks, and threads write each full one while the caller goes on. What does not
 //! fill a block goes through the page cache.
 
 use std::collections::BTreeMap;
@@ -12,50 +8,18 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
+use super::pool::{
+    BLOCK_BYTES, BUFFER_BYTES, Buffer, MAX_BUFFERS, MAX_IN_FLIGHT, Pool, is_on_local_disk, open_direct, parts_of,
+    start_of,
+};
 use crate::local::lock_mutex;
 
-/// Direct writes begin and end at multiples of this, in the file and in memory: no disk in use has larger sectors.
-const PAGE_BYTES: usize = 4096;
-/// What one direct write takes. Half of it was slower, four times as much no faster.
-const BLOCK_BYTES: usize = 256 << 10;
-/// Blocks in memory, where that is allowed: 64 MiB in all.
-const MAX_BLOCKS: usize = 256;
 /// Blocks of a file that are being filled at once: two workers, each in a block of its own and in one that they share.
 const BLOCKS_PER_FILE: usize = 3;
-/// Blocks that may wait for the disk.
-const MAX_IN_FLIGHT: usize = 32;
-/// Each waits for one write at a time: so many keep a disk busy.
-const N_THREADS: usize = 8;
-
-/// Memory for one block, which begins at a page's beginning.
-#[derive(Debug)]
-struct Buffer(Vec<u8>);
-
-impl Buffer {
-    fn new() -> Self {
-        Self(vec![0; BLOCK_BYTES + PAGE_BYTES])
-    }
-
-    fn range(&self) -> Range<usize> {
-        let start = self.0.as_ptr().align_offset(PAGE_BYTES).min(PAGE_BYTES);
-        start..start + BLOCK_BYTES
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.0[self.range()]
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        let range = self.range();
-        &mut self.0[range]
-    }
-}
 
 /// The bytes of a block that are not written yet.
 #[derive(Debug)]
@@ -85,14 +49,6 @@ impl Block {
     }
 }
 
-fn block_of(offset: u64) -> u64 {
-    offset / BLOCK_BYTES as u64
-}
-
-fn start_of(block_idx: u64) -> u64 {
-    block_idx * BLOCK_BYTES as u64
-}
-
 /// A full block that waits for its turn.
 #[derive(Debug)]
 struct Job {
@@ -112,10 +68,10 @@ impl Job {
     }
 
     /// Writes the block, and says so to those who wait for it or for its memory.
-    fn run(self, shared: &Shared) {
+    fn run(self, pool: &Pool) {
         let outcome = self.write();
         let Self { buffer, block_idx, target } = self;
-        shared.end_write(buffer);
+        pool.end_flight(buffer);
         let mut progress = lock_mutex(&target.progress);
         progress.in_flight.retain(|other| *other != block_idx);
         progress.note(&outcome);
@@ -162,119 +118,30 @@ impl Target {
     }
 }
 
-#[derive(Debug)]
-struct Buffers {
-    free: Vec<Buffer>,
-    n_made: usize,
-    n_in_flight: usize,
-    n_files: usize,
-    /// How many there may be.
-    limit: usize,
-}
-
-impl Default for Buffers {
-    fn default() -> Self {
-        Self { free: Vec::new(), n_made: 0, n_in_flight: 0, n_files: 0, limit: MAX_BLOCKS }
-    }
-}
-
-/// The buffers, for those who fill them and those who write them.
-#[derive(Debug, Default)]
-struct Shared {
-    buffers: Mutex<Buffers>,
-    returned: Condvar,
-}
-
-impl Shared {
-    /// A buffer, after waiting for one that is being written if need be. `None` if all are being filled.
-    fn take(&self) -> Option<Buffer> {
-        let must_wait = |buffers: &mut Buffers| {
-            buffers.free.is_empty() && buffers.n_made >= buffers.limit && buffers.n_in_flight > 0
-        };
-        let buffers = lock_mutex(&self.buffers);
-        let mut buffers = self.returned.wait_while(buffers, must_wait).unwrap_or_else(PoisonError::into_inner);
-        if buffers.free.is_empty() && buffers.n_made < buffers.limit {
-            buffers.n_made += 1;
-            return Some(Buffer::new());
-        }
-        buffers.free.pop()
-    }
-
-    fn give_back(&self, buffer: Buffer) {
-        lock_mutex(&self.buffers).free.push(buffer);
-        self.returned.notify_all();
-    }
-
-    fn add_file(&self) {
-        lock_mutex(&self.buffers).n_files += 1;
-    }
-
-    /// After the last file nothing is kept in memory.
-    fn remove_file(&self) {
-        let mut buffers = lock_mutex(&self.buffers);
-        buffers.n_files -= 1;
-        if buffers.n_files == 0 {
-            buffers.n_made -= buffers.free.len();
-            buffers.free = Vec::new();
-        }
-    }
-
-    /// Waits until one more block may wait for the disk.
-    fn begin_write(&self) {
-        let are_many = |buffers: &mut Buffers| buffers.n_in_flight >= MAX_IN_FLIGHT;
-        let buffers = lock_mutex(&self.buffers);
-        self.returned.wait_while(buffers, are_many).unwrap_or_else(PoisonError::into_inner).n_in_flight += 1;
-    }
-
-    fn end_write(&self, buffer: Buffer) {
-        lock_mutex(&self.buffers).n_in_flight -= 1;
-        self.give_back(buffer);
-    }
-}
-
-fn run_jobs(jobs: &Mutex<Receiver<Job>>, shared: &Shared) {
-    loop {
-        // The lock is held while this thread waits: the others wait for it instead.
-        let Ok(job) = lock_mutex(jobs).recv() else { return };
-        job.run(shared);
-    }
-}
-
 /// The threads that write, and the files whose writes failed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct DirectWriters {
-    shared: Arc<Shared>,
-    jobs: OnceLock<Option<Sender<Job>>>,
+    pool: Arc<Pool>,
     /// Files closed since, with the system's number of their error: who syncs one by another opening must learn of it.
     failed: Mutex<BTreeMap<(u64, u64), i32>>,
 }
 
-impl DirectWriters {
-    /// Where jobs go. The threads start with the first job and end with this. `None` if the system gives no threads.
-    fn jobs(&self) -> Option<&Sender<Job>> {
-        let start = || {
-            let (sender, receiver) = channel();
-            let receiver = Arc::new(Mutex::new(receiver));
-            let spawn = |_: &usize| {
-                let (receiver, shared) = (Arc::clone(&receiver), Arc::clone(&self.shared));
-                let name = "thalweg-write".to_owned();
-                thread::Builder::new().name(name).spawn(move || run_jobs(&receiver, &shared)).is_ok()
-            };
-            ((0..N_THREADS).filter(spawn).count() > 0).then_some(sender)
-        };
-        self.jobs.get_or_init(start).as_ref()
+impl Default for DirectWriters {
+    fn default() -> Self {
+        Self { pool: Arc::new(Pool::new(MAX_BUFFERS)), failed: Mutex::default() }
     }
+}
 
+impl DirectWriters {
     /// Memory for the blocks of `n_files` that are written at once.
     pub(crate) fn bytes_for(n_files: usize) -> u64 {
-        let n_blocks = n_files.saturating_mul(BLOCKS_PER_FILE).saturating_add(MAX_IN_FLIGHT).min(MAX_BLOCKS);
-        (n_blocks * (BLOCK_BYTES + PAGE_BYTES)) as u64
+        let n_blocks = n_files.saturating_mul(BLOCKS_PER_FILE).saturating_add(MAX_IN_FLIGHT).min(MAX_BUFFERS);
+        (n_blocks * BUFFER_BYTES) as u64
     }
 
     /// From now on no more than so many bytes are taken.
     pub(crate) fn set_limit(&self, bytes: u64) {
-        let n_blocks = usize::try_from(bytes).unwrap_or(usize::MAX) / (BLOCK_BYTES + PAGE_BYTES);
-        lock_mutex(&self.shared.buffers).limit = n_blocks.min(MAX_BLOCKS);
+        self.pool.set_limit(bytes);
     }
 
     /// A file of this identity is new: what another one with its number met is of no concern to it.
@@ -296,7 +163,7 @@ pub(crate) struct DirectFile {
 impl DirectFile {
     /// `None` where the file system takes no direct writes, or is not known to be the faster for them.
     pub(crate) fn open(path: &Path, plain: &Arc<File>, writers: &Arc<DirectWriters>) -> Option<Self> {
-        let direct = is_on_local_disk(plain).then(|| open_direct(path)).flatten()?;
+        let direct = is_on_local_disk(plain).then(|| open_direct(path, OpenOptions::new().write(true))).flatten()?;
         let id = |file: &File| file.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
         let found = id(plain).filter(|found| Some(*found) == id(&direct))?;
         Some(Self::new(found, direct, plain, writers))
@@ -304,7 +171,7 @@ impl DirectFile {
 
     fn new(id: (u64, u64), direct: File, plain: &Arc<File>, writers: &Arc<DirectWriters>) -> Self {
         let target = Target { direct, plain: Arc::clone(plain), progress: Mutex::default(), changed: Condvar::new() };
-        writers.shared.add_file();
+        writers.pool.add_file();
         Self { id, target: Arc::new(target), writers: Arc::clone(writers), blocks: Mutex::default() }
     }
 
@@ -312,14 +179,11 @@ impl DirectFile {
     ///
     /// # Errors
     /// What a write met, also an earlier one.
-    pub(crate) fn write_all_at(&self, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let block_idx = block_of(offset);
-            let at = usize::try_from(offset - start_of(block_idx)).unwrap_or(BLOCK_BYTES);
-            let (now, later) = bytes.split_at(bytes.len().min(BLOCK_BYTES - at));
-            self.write_in_block(block_idx, at, now)?;
+    pub(crate) fn write_all_at(&self, offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+        for (block_idx, part) in parts_of(offset..offset + bytes.len() as u64) {
+            let (now, later) = bytes.split_at(part.len());
+            self.write_in_block(block_idx, part.start, now)?;
             bytes = later;
-            offset += now.len() as u64;
         }
         Ok(())
     }
@@ -331,7 +195,7 @@ impl DirectFile {
             Entry::Vacant(place) => {
                 // What is written twice must be written in that order.
                 self.target.wait_for(|other| other == block_idx).outcome()?;
-                let Some(buffer) = self.writers.shared.take() else {
+                let Some(buffer) = self.writers.pool.take() else {
                     return self.target.plain.write_all_at(bytes, start_of(block_idx) + at as u64);
                 };
                 place.insert_entry(Block { buffer, filled: Vec::new() })
@@ -346,16 +210,12 @@ impl DirectFile {
     }
 
     fn submit(&self, block_idx: u64, block: Block) {
-        self.writers.shared.begin_write();
+        let pool = &self.writers.pool;
+        pool.begin_flight();
         lock_mutex(&self.target.progress).in_flight.push(block_idx);
         let job = Job { buffer: block.buffer, block_idx, target: Arc::clone(&self.target) };
-        let unsent = match self.writers.jobs() {
-            Some(jobs) => jobs.send(job).err().map(|unsent| unsent.0),
-            None => Some(job),
-        };
-        if let Some(job) = unsent {
-            job.run(&self.writers.shared);
-        }
+        let held = Arc::clone(pool);
+        pool.run(Box::new(move || job.run(&held)));
     }
 
     /// Writes what will not fill its block soon through the page cache.
@@ -366,7 +226,7 @@ impl DirectFile {
                 let start = start_of(block_idx) + range.start as u64;
                 outcome = outcome.and(self.target.plain.write_all_at(&buffer.bytes()[range], start));
             }
-            self.writers.shared.give_back(buffer);
+            self.writers.pool.give_back(buffer);
         }
         lock_mutex(&self.target.progress).note(&outcome);
         outcome
@@ -390,33 +250,8 @@ impl Drop for DirectFile {
             let error = error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
             lock_mutex(&self.writers.failed).entry(self.id).or_insert(error);
         }
-        self.writers.shared.remove_file();
+        self.writers.pool.remove_file();
     }
-}
-
-/// Whether the file lies on a file system of a disk of this machine that writes directly as fast as it can.
-#[cfg(target_os = "linux")]
-fn is_on_local_disk(file: &File) -> bool {
-    const EXT4: i128 = 0xEF53;
-    const XFS: i128 = 0x5846_5342;
-    rustix::fs::fstatfs(file).is_ok_and(|found| [EXT4, XFS].contains(&i128::from(found.f_type)))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn is_on_local_disk(_file: &File) -> bool {
-    false
-}
-
-#[cfg(target_os = "linux")]
-fn open_direct(path: &Path) -> Option<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let flags = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).ok()?;
-    OpenOptions::new().write(true).custom_flags(flags).open(path).ok()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn open_direct(_path: &Path) -> Option<File> {
-    None
 }
 
 #[cfg(test)]
@@ -431,7 +266,7 @@ mod tests {
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).clone();
         let plain = Arc::new(options.open(&path).unwrap());
         plain.set_len(FILE_BYTES as u64).unwrap();
-        let direct = open_direct(&path).unwrap_or_else(|| options.open(&path).unwrap());
+        let direct = open_direct(&path, OpenOptions::new().write(true)).unwrap_or_else(|| options.open(&path).unwrap());
         let metadata = plain.metadata().unwrap();
         let direct = DirectFile::new((metadata.dev(), metadata.ino()), direct, &plain, writers);
         (plain, direct)
@@ -480,9 +315,9 @@ mod tests {
             }
             direct.settle().unwrap();
             assert!(content(&plain) == expected, "with {limit} bytes");
-            assert_eq!(lock_mutex(&writers.shared.buffers).n_made == 0, limit == 0);
+            assert_eq!(writers.pool.n_buffers() == 0, limit == 0);
             drop(direct);
-            assert_eq!(lock_mutex(&writers.shared.buffers).n_made, 0);
+            assert_eq!(writers.pool.n_buffers(), 0);
         }
     }
 
@@ -492,7 +327,7 @@ mod tests {
         let writers = Arc::new(DirectWriters::default());
         let (plain, direct) = file(folder.path(), &writers);
         let expected: Vec<u8> = (0..FILE_BYTES).map(|i| u8::try_from(i % 253).unwrap()).collect();
-        thread::scope(|scope| {
+        std::thread::scope(|scope| {
             for worker in 0..3 {
                 let (direct, expected) = (&direct, &expected);
                 scope.spawn(move || {
