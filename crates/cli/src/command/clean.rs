@@ -19,7 +19,7 @@ pub(crate) fn run(args: &CleanArgs, world: &World<'_>, messages: &Messages) -> R
         let hint = "give an address, such as `s3://bucket/runs`: only stores have leftover uploads";
         return Err(Error::usage_with_hint(format!("`{}` is not an address of a store", args.path.display()), hint));
     }
-    let storage = routed_storage(world.interrupt());
+    let storage = routed_storage(world.interrupt(), messages.notes());
     let leftovers = storage.leftover_uploads(&args.path)?;
     let mut text = String::new();
     for leftover in &leftovers {

@@ -166,14 +166,35 @@ impl BlockCache {
                     }
                     // Many threads copy at once.
                     drop(state);
-                    let part = start.checked_add(out.len()).and_then(|end| bytes.get(start..end))?;
-                    out.copy_from_slice(part);
-                    self.recycle(bytes);
-                    return Some(Ok(()));
+                    return self.copy_out(bytes, start, out).map(Ok);
                 }
             }
             state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Copies from a block that is here and stays after this: what most reads of a large object need, so it takes the
+    /// lock once. Returns whether it did; a block of which nothing was read yet, or of which this is the last part, is
+    /// for [`copy`](Self::copy).
+    pub(super) fn copy_more(&self, key: &BlockKey, start: usize, out: &mut [u8]) -> bool {
+        let mut state = self.state();
+        state.n_uses += 1;
+        let now = state.n_uses;
+        let Some(Slot::Here { bytes, n_read, last_used }) = state.slots.get_mut(key) else { return false };
+        if *n_read == 0 || *n_read + out.len() >= bytes.len() {
+            return false;
+        }
+        (*n_read, *last_used) = (*n_read + out.len(), now);
+        let bytes = Arc::clone(bytes);
+        drop(state);
+        self.copy_out(bytes, start, out).is_some()
+    }
+
+    fn copy_out(&self, bytes: Arc<Vec<u8>>, start: usize, out: &mut [u8]) -> Option<()> {
+        let part = start.checked_add(out.len()).and_then(|end| bytes.get(start..end))?;
+        out.copy_from_slice(part);
+        self.recycle(bytes);
+        Some(())
     }
 }
 
@@ -237,6 +258,23 @@ mod tests {
             cache.copy(&key(0), 0, &mut out).unwrap().unwrap();
             assert_eq!((&out, cache.has(&key(0))), (b"abcd", true));
         }
+    }
+
+    #[test]
+    fn the_middle_of_a_block_is_copied_and_its_first_and_last_part_are_not() {
+        let cache = BlockCache::new(100);
+        let mut out = [0; 2];
+        assert!(!cache.copy_more(&key(1), 0, &mut out), "it is not here");
+        cache.ask(&key(1), 6, Need::Now);
+        assert!(!cache.copy_more(&key(1), 0, &mut out), "it is under way");
+        cache.put(&key(1), 6, Ok(b"abcdef".to_vec()));
+        assert!(!cache.copy_more(&key(1), 0, &mut out), "the first read asks for what follows");
+        cache.copy(&key(1), 0, &mut out).unwrap().unwrap();
+        assert!(cache.copy_more(&key(1), 2, &mut out));
+        assert_eq!(&out, b"cd");
+        assert!(!cache.copy_more(&key(1), 4, &mut out), "the last read drops the block");
+        cache.copy(&key(1), 4, &mut out).unwrap().unwrap();
+        assert_eq!((&out, cache.has(&key(1))), (b"ef", false));
     }
 
     #[test]

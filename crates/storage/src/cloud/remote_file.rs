@@ -81,6 +81,21 @@ impl RemoteFile {
         if is_near && !has_small() { BlockSize::Large } else { BlockSize::Small }
     }
 
+    /// A read within a large block that is being read. Returns whether it was one.
+    fn read_more(&self, offset: u64, out: &mut [u8]) -> bool {
+        let (end, size) = (offset + out.len() as u64, BlockSize::Large);
+        let number = offset / size.bytes();
+        if (end - 1) / size.bytes() != number {
+            return false;
+        }
+        let start = to_index(offset - number * size.bytes());
+        let is_done = self.remote.blocks().copy_more(&self.block(size, number).0, start, out);
+        if is_done {
+            self.last_end.store(end, Ordering::Relaxed);
+        }
+        is_done
+    }
+
     fn read_block(&self, size: BlockSize, number: u64, start: usize, out: &mut [u8]) -> Result<(), Error> {
         /// A block may be dropped for room between its arrival and the copy, but this cannot repeat forever.
         const MAX_ATTEMPTS: usize = 100;
@@ -112,6 +127,9 @@ impl ReadAt for RemoteFile {
             return Err(Error::Truncated { path: self.path.clone(), wanted_bytes, found_bytes });
         }
         if out.is_empty() {
+            return Ok(());
+        }
+        if self.read_more(offset, out) {
             return Ok(());
         }
         let size = self.size_for(offset, n_bytes);

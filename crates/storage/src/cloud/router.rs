@@ -101,6 +101,7 @@ impl RoutedStorage {
             clock: ProcessHost::start(),
             give_up_after: self.settings.give_up_after,
             stop: Stop::new(Arc::clone(&self.settings.interrupt)),
+            waits: self.settings.waits.clone(),
         };
         Ok(self.shared.get_or_init(|| shared).clone())
     }
