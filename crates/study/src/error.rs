@@ -20,14 +20,6 @@ pub enum Error {
     /// A run, or a name of one, that does not open.
     #[error(transparent)]
     Trajectory(#[from] thalweg_trajectory::Error),
-    /// A selection of which the local cache of a hub does not hold all revisions.
-    #[error("{source}")]
-    NotFetched {
-        /// What the cache lacks.
-        source: thalweg_trajectory::Error,
-        /// The command that fetches it.
-        command: String,
-    },
     /// A request that does not make sense as it was made.
     #[error("{what}")]
     Request {
@@ -204,7 +196,7 @@ impl Error {
     /// Lines that follow the first: what exists, what differs.
     pub fn details(&self) -> Vec<String> {
         match self {
-            Self::Trajectory(error) | Self::NotFetched { source: error, .. } => error.details(),
+            Self::Trajectory(error) => error.details(),
             Self::Checkpoint(error)
             | Self::Merge(thalweg_merge::Error::Checkpoint(error))
             | Self::Eval(thalweg_eval::Error::Checkpoint(error)) => error.details(),
@@ -221,9 +213,6 @@ impl Error {
             Self::Scheme(error) => error.hint(),
             Self::Checkpoint(error) => error.hint().map(str::to_owned),
             Self::Trajectory(error) => error.hint(),
-            Self::NotFetched { command, .. } => {
-                Some(format!("only revisions in the local cache count: fetch the others with `{command}`"))
-            }
             Self::Recipe { source, .. } => source.hint(),
             Self::Evaluator { hint, .. } | Self::Request { hint, .. } => hint.clone(),
             Self::Storage(error) => error.hint().map(str::to_owned),

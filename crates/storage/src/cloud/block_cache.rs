@@ -34,6 +34,8 @@ pub(super) const SMALL_OBJECT_BYTES: u64 = 1 << 20;
 const SPARE_BYTES: usize = 4 << 20;
 /// Spare blocks that are kept: as many as come in while others are read.
 const MAX_SPARES: usize = 16;
+/// What is asked ahead of each object that is being read, however many there are: the block that is read and two more.
+const LEAST_AHEAD_BYTES: u64 = 3 * SPARE_BYTES as u64;
 
 #[derive(Debug)]
 enum Slot {
@@ -46,6 +48,8 @@ enum Slot {
 struct State {
     slots: BTreeMap<BlockKey, Slot>,
     held_bytes: u64,
+    /// Of these, those of large blocks by object.
+    by_object: BTreeMap<Arc<str>, u64>,
     n_uses: u64,
     /// Memory of large blocks that were read: to give it back to the system and take new memory costs more than a copy.
     spare: Vec<Vec<u8>>,
@@ -84,17 +88,18 @@ impl BlockCache {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reserves a place for a block of `n_bytes`.
+    /// Reserves a place for a block of `n_bytes`. Objects that are read side by side have equal shares of the room for
+    /// what is asked ahead: a merge waits for the slowest of its sources.
     pub(super) fn ask(&self, key: &BlockKey, n_bytes: u64, need: Need) -> Ask {
         let mut state = self.state();
         if state.slots.contains_key(key) {
             return Ask::Skip;
         }
         state.make_room(self.limit_bytes.saturating_sub(n_bytes));
-        if need == Need::Ahead && state.held_bytes + n_bytes > self.limit_bytes {
+        if need == Need::Ahead && !state.has_room_ahead(key, n_bytes, self.limit_bytes) {
             return Ask::Skip;
         }
-        state.held_bytes += n_bytes;
+        state.hold(key, n_bytes);
         state.slots.insert(key.clone(), Slot::Asked);
         Ask::Fetch
     }
@@ -112,7 +117,7 @@ impl BlockCache {
         let slot = match outcome {
             Ok(bytes) => Slot::Here { bytes: Arc::new(bytes), n_read: 0, last_used },
             Err(fault) => {
-                state.held_bytes -= n_bytes;
+                state.release(key, n_bytes);
                 Slot::Failed(fault)
             }
         };
@@ -162,7 +167,7 @@ impl BlockCache {
                     let (is_read, len_bytes) = (*n_read >= bytes.len(), bytes.len() as u64);
                     if is_read && key.1 == BlockSize::Large && !is_small_object(key, len_bytes) {
                         state.slots.remove(key);
-                        state.held_bytes -= len_bytes;
+                        state.release(key, len_bytes);
                     }
                     // Many threads copy at once.
                     drop(state);
@@ -204,6 +209,32 @@ fn is_small_object((_, _, number): &BlockKey, len_bytes: u64) -> bool {
 }
 
 impl State {
+    fn hold(&mut self, key: &BlockKey, n_bytes: u64) {
+        self.held_bytes += n_bytes;
+        if key.1 == BlockSize::Large {
+            *self.by_object.entry(Arc::clone(&key.0)).or_default() += n_bytes;
+        }
+    }
+
+    fn release(&mut self, key: &BlockKey, n_bytes: u64) {
+        self.held_bytes -= n_bytes;
+        if key.1 == BlockSize::Large
+            && let Some(held_bytes) = self.by_object.get_mut(&key.0)
+        {
+            *held_bytes -= n_bytes;
+            if *held_bytes == 0 {
+                self.by_object.remove(&key.0);
+            }
+        }
+    }
+
+    /// Whether a block that no reader waits for yet may be asked for.
+    fn has_room_ahead(&self, key: &BlockKey, n_bytes: u64, limit_bytes: u64) -> bool {
+        let share_bytes = (limit_bytes / self.by_object.len().max(1) as u64).max(LEAST_AHEAD_BYTES);
+        let of_object = self.by_object.get(&key.0).copied().unwrap_or(0);
+        self.held_bytes + n_bytes <= limit_bytes && of_object + n_bytes <= share_bytes
+    }
+
     /// Drops blocks that no reader waits for until they hold at most `limit_bytes`.
     fn make_room(&mut self, limit_bytes: u64) {
         if self.held_bytes <= limit_bytes {
@@ -220,7 +251,7 @@ impl State {
                 return;
             }
             self.slots.remove(&key);
-            self.held_bytes -= len_bytes;
+            self.release(&key, len_bytes);
         }
     }
 }
@@ -288,6 +319,25 @@ mod tests {
         cache.put(&key(1), 4, Ok(vec![1; 4]));
         assert_eq!(cache.ask(&key(2), 4, Need::Now), Ask::Fetch);
         assert!(!cache.has(&key(0)) && cache.has(&key(1)), "the oldest goes");
+    }
+
+    #[test]
+    fn objects_that_are_read_side_by_side_share_the_room_for_what_is_asked_ahead() {
+        const BLOCK: u64 = SPARE_BYTES as u64;
+        let cache = BlockCache::new(16 * BLOCK);
+        let ask_ahead = |object: &str| {
+            let key = |number| (Arc::from(object), BlockSize::Large, number);
+            (1..20).filter(|&number| cache.ask(&key(number), BLOCK, Need::Ahead) == Ask::Fetch).count()
+        };
+        for object in ["a", "b"] {
+            assert_eq!(cache.ask(&(Arc::from(object), BlockSize::Large, 0), BLOCK, Need::Now), Ask::Fetch);
+        }
+        assert_eq!((ask_ahead("a"), ask_ahead("b")), (7, 7), "eight blocks each, with the one that is read");
+        // What one of them gives back is there for the others.
+        for number in 0..8 {
+            cache.put(&(Arc::from("b"), BlockSize::Large, number), BLOCK, Err(Fault::interrupted()));
+        }
+        assert_eq!(ask_ahead("a"), 8);
     }
 
     #[test]

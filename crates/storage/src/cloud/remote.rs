@@ -28,9 +28,6 @@ use crate::error::{Error, RemoteFault};
 use crate::host::{Host, ProcessHost};
 use crate::{FileInfo, FileKind, FolderEntry};
 
-/// Requests for bytes that are under way at once, over all stores.
-pub(super) const MAX_IN_FLIGHT: usize = 32;
-
 /// How long a store that was given up is not asked again. Many questions are about files that need not be there, and
 /// their errors mean no: a command must not continue as if nothing were there, nor wait for each of them.
 const GIVEN_UP_SECONDS: f64 = 60.0;

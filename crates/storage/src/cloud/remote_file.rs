@@ -17,7 +17,12 @@ const LARGE_READ_BYTES: u64 = BlockSize::Small.bytes();
 /// A read that begins within this after the last one continues it.
 const NEAR_BYTES: u64 = 1 << 20;
 /// Large blocks that are asked for ahead of the one that is read.
-const BLOCKS_AHEAD: u64 = 2;
+const LEAST_BLOCKS_AHEAD: u64 = 2;
+/// The same once a reader has come this many blocks further, where there is room: four objects then keep all requests
+/// that may be under way busy, which a store with slow answers needs.
+const MOST_BLOCKS_AHEAD: u64 = 8;
+/// Threads that read a part each are this many blocks apart at most.
+const NEAR_BLOCKS: u64 = 16;
 
 /// An object that is open.
 #[derive(Debug)]
@@ -29,6 +34,9 @@ pub(super) struct RemoteFile {
     /// Key and version, as the cache names it.
     name: Arc<str>,
     last_end: AtomicU64,
+    /// The large block that was read last, and the first of those before it without a jump.
+    last_block: AtomicU64,
+    first_block: AtomicU64,
 }
 
 impl RemoteFile {
@@ -36,7 +44,9 @@ impl RemoteFile {
         let path = remote.path_of(key);
         let name = remote.block_name(key, &object);
         let (remote, key) = (Arc::clone(remote), key.to_owned());
-        Self { remote, path, key, object, name, last_end: AtomicU64::new(u64::MAX) }
+        let none = || AtomicU64::new(u64::MAX);
+        let (last_end, last_block, first_block) = (none(), none(), none());
+        Self { remote, path, key, object, name, last_end, last_block, first_block }
     }
 
     /// Asks for the beginning, unless it is here.
@@ -79,6 +89,18 @@ impl RemoteFile {
         }
         let is_near = offset >= last_end && offset - last_end < NEAR_BYTES;
         if is_near && !has_small() { BlockSize::Large } else { BlockSize::Small }
+    }
+
+    /// How many blocks to ask for beyond block `number`: more the further a reader has come, so that a single read brings
+    /// little else.
+    fn n_ahead(&self, number: u64) -> u64 {
+        let last = self.last_block.swap(number, Ordering::Relaxed);
+        let first = self.first_block.load(Ordering::Relaxed);
+        if number < first || number > last.saturating_add(NEAR_BLOCKS) {
+            self.first_block.store(number, Ordering::Relaxed);
+            return LEAST_BLOCKS_AHEAD;
+        }
+        (LEAST_BLOCKS_AHEAD + number - first).min(MOST_BLOCKS_AHEAD)
     }
 
     /// A read within a large block that is being read. Returns whether it was one.
@@ -137,7 +159,7 @@ impl ReadAt for RemoteFile {
         (first..=last).for_each(|number| self.ask(size, number, Need::Now));
         if size == BlockSize::Large {
             let n_blocks = found_bytes.div_ceil(size.bytes());
-            (last + 1..n_blocks.min(last + 1 + BLOCKS_AHEAD)).for_each(|number| self.ask(size, number, Need::Ahead));
+            (last + 1..n_blocks.min(last + 1 + self.n_ahead(last))).for_each(|number| self.ask(size, number, Need::Ahead));
         }
         let mut rest = out;
         for number in first..=last {

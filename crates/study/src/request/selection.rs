@@ -148,13 +148,13 @@ impl Resolver<'_> {
     /// # Errors
     /// `Request` where the options contradict each other; `Trajectory` where the run does not have it.
     pub fn select(&self, trajectory: &Trajectory, selection: &Selection) -> Result<Vec<SourceRef>, Error> {
-        use thalweg_trajectory::Error::{LongerThanRun, NoCheckpointAt, TooFew};
+        use thalweg_trajectory::Error::{LongerThanRun, NoCheckpointAt, NotFetched, TooFew};
         let window = select_window(trajectory, &selection.window_spec()?).map_err(|error| {
             let folder = trajectory.path().file_name().and_then(|name| name.to_str()).unwrap_or_default();
             match (&error, repository_of_folder(folder)) {
                 (TooFew { .. } | NoCheckpointAt { .. } | LongerThanRun { .. }, Some(repository)) => {
                     let command = format!("thalweg fetch {}{}", shell_word(&repository), selection.options());
-                    Error::NotFetched { source: error, command }
+                    Error::from(NotFetched { source: Box::new(error), command })
                 }
                 _ => error.into(),
             }
