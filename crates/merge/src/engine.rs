@@ -284,8 +284,8 @@ fn units_per_sync(n_units: usize, n_outputs: usize) -> usize {
 
 /// Runs `work` while another thread brings what was written to the medium, so that the end need not wait for all of it.
 ///
-/// `n_units` are those that `work` does, a share's own alone. `work` is given a function to call after each unit. An error of the medium is reported to whichever call comes
-/// first, so those of the other thread are kept.
+/// `n_units` are those that `work` does: of a share, its own. `work` is given a function to call after each unit. An
+/// error of the medium is reported to whichever call comes first, so those of the other thread are kept.
 fn with_background_sync(
     staged: &[StagedOutput<'_>],
     n_units: usize,

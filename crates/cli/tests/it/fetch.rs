@@ -265,7 +265,7 @@ fn a_wait_for_a_hub_is_said() {
     scene.hub.fail_next("/refs", HubServerFault::Status(503, "Retry-After: 5"));
     let child = scene.command("fetch org/small --revisions step1000").stderr(Stdio::piped()).spawn().unwrap();
     let hub = scene.hub.endpoint();
-    let expected = format!("note: waiting for the hub at `{hub}/`: the hub responded with 503; retrying for up to 20 s");
+    let expected = format!("note: waiting for the hub at `{hub}`: the hub responded with 503; retrying for up to 20 s");
     check_first_line(child, &expected);
 }
 

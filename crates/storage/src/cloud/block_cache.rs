@@ -95,7 +95,7 @@ impl BlockCache {
         if state.slots.contains_key(key) {
             return Ask::Skip;
         }
-        state.make_room(self.limit_bytes.saturating_sub(n_bytes));
+        state.make_room(self.limit_bytes.saturating_sub(n_bytes), need);
         if need == Need::Ahead && !state.has_room_ahead(key, n_bytes, self.limit_bytes) {
             return Ask::Skip;
         }
@@ -235,18 +235,21 @@ impl State {
         self.held_bytes + n_bytes <= limit_bytes && of_object + n_bytes <= share_bytes
     }
 
-    /// Drops blocks that no reader waits for until they hold at most `limit_bytes`.
-    fn make_room(&mut self, limit_bytes: u64) {
+    /// Drops blocks until they hold at most `limit_bytes`: those of which something was read, oldest first, then those
+    /// that came ahead, which are not dropped for others that come ahead.
+    fn make_room(&mut self, limit_bytes: u64, need: Need) {
         if self.held_bytes <= limit_bytes {
             return;
         }
         let age = |(key, slot): (&BlockKey, &Slot)| match slot {
-            Slot::Here { last_used, bytes, .. } => Some((*last_used, key.clone(), bytes.len() as u64)),
-            Slot::Asked | Slot::Failed(_) => None,
+            Slot::Here { last_used, n_read, bytes } if *n_read > 0 || need == Need::Now => {
+                Some((*n_read == 0, *last_used, key.clone(), bytes.len() as u64))
+            }
+            Slot::Here { .. } | Slot::Asked | Slot::Failed(_) => None,
         };
-        let mut old: Vec<(u64, BlockKey, u64)> = self.slots.iter().filter_map(age).collect();
+        let mut old: Vec<(bool, u64, BlockKey, u64)> = self.slots.iter().filter_map(age).collect();
         old.sort_unstable();
-        for (_, key, len_bytes) in old {
+        for (_, _, key, len_bytes) in old {
             if self.held_bytes <= limit_bytes {
                 return;
             }
@@ -317,8 +320,13 @@ mod tests {
         assert_eq!(cache.ask(&key(2), 4, Need::Ahead), Ask::Skip, "both places are waited for");
         cache.put(&key(0), 4, Ok(vec![0; 4]));
         cache.put(&key(1), 4, Ok(vec![1; 4]));
+        assert_eq!(cache.ask(&key(2), 4, Need::Ahead), Ask::Skip, "nothing that came ahead goes for it");
         assert_eq!(cache.ask(&key(2), 4, Need::Now), Ask::Fetch);
         assert!(!cache.has(&key(0)) && cache.has(&key(1)), "the oldest goes");
+        cache.put(&key(2), 4, Ok(vec![2; 4]));
+        cache.copy(&key(2), 0, &mut [0; 2]).unwrap().unwrap();
+        assert_eq!(cache.ask(&key(3), 4, Need::Ahead), Ask::Fetch);
+        assert!(cache.has(&key(1)) && !cache.has(&key(2)), "what was read goes before what came ahead");
     }
 
     #[test]

@@ -87,6 +87,11 @@ impl Requests {
         url
     }
 
+    /// Where waits are noted.
+    pub(super) fn waits(&self) -> &WaitNotes {
+        &self.waits
+    }
+
     /// Waits for a future, unless a stop is asked for first.
     pub(super) async fn unless_stopped<T>(&self, future: impl Future<Output = T>) -> Result<T, Fault> {
         // What arrived is kept, so a request that is under way need not end.
@@ -129,7 +134,8 @@ impl Requests {
                 return Err(Fault::new(fault, format!("{what}{asked}{tried}")));
             }
             if seconds + pause.as_secs_f64() > QUIET.as_secs_f64() {
-                self.waits.add_retry(&format!("the hub at `{}`", self.endpoint), &what, limit);
+                let endpoint = self.endpoint.as_str().trim_end_matches('/');
+                self.waits.add_retry(&format!("the hub at `{endpoint}`"), &what, limit);
             }
             self.unless_stopped(tokio::time::sleep(pause)).await?;
             wait = (wait * 2).min(MAX_WAIT);
