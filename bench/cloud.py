@@ -368,20 +368,20 @@ def bench_s3(args):
     most = 0
     with start_server(args, run, keys) as server:
         env = {**server.variables(), "THALWEG_STAGING": str(work / "staging")}
-        limit, ours, none, peer = (
-            Passes(label, server, n_bytes)
-            for label in ("bare client, 32 connections", "thalweg merge", "thalweg merge --digest none", "s3fs + PyTorch")
-        )
+        labels = ("bare client, 32 connections", "thalweg merge", "thalweg merge --digest none", "the same merge of local files", "s3fs + PyTorch")
+        limit, ours, none, local, peer = (Passes(label, server, n_bytes) for label in labels)
         for _ in range(args.rounds):
             limit.add(lambda: bare(server, tensors))
             for passes, options in ((ours, []), (none, ["--digest", "none"])):
                 command = [args.thalweg, "merge", f"s3://bucket/{run.name}", "--last", len(tensors), *options, "-q", "-o"]
                 one = passes.add(lambda: Timed([*command, fresh(work / "out")], env))
                 most = max(most, one.mib)
+            local.add(lambda: Timed([args.thalweg, "merge", run, "--last", len(tensors), "-q", "-o", fresh(work / "out")]))
             if args.s3fs:
                 command = [args.s3fs, "-c", S3FS, fresh(work / "peer.safetensors"), *[key for key, _ in tensors]]
                 peer.add(lambda: Timed(command, env))
     seconds = limit.show(), ours.show(f"; at most {most:.0f} MiB"), none.show()
+    local.show()
     print(f"bytes/s of the bare client's: {seconds[0] / seconds[1]:.2f} x with digests, {seconds[0] / seconds[2]:.2f} x without")
     if args.s3fs:
         theirs = peer.show()
