@@ -250,8 +250,8 @@ S3FS = """
 import json, struct, sys, os, torch, s3fs
 from safetensors.torch import save_file
 fs = s3fs.S3FileSystem(client_kwargs={"endpoint_url": os.environ["AWS_ENDPOINT_URL"]})
-out, *keys = sys.argv[1:]
-total = None
+out, n_checkpoints, *keys = sys.argv[1:]
+total = {}
 for key in keys:
     data = bytearray(fs.cat_file("bucket/" + key))
     length = struct.unpack("<Q", data[:8])[0]
@@ -260,12 +260,9 @@ for key in keys:
     dtypes = {"F32": torch.float32, "BF16": torch.bfloat16}
     view = memoryview(data)[8 + length:]
     tensors = {n: torch.frombuffer(view[e["data_offsets"][0]:e["data_offsets"][1]], dtype=dtypes[e["dtype"]]).reshape(e["shape"]) for n, e in header.items()}
-    if total is None:
-        total = {n: t.to(torch.float64) for n, t in tensors.items()}
-    else:
-        for n, t in tensors.items():
-            total[n] += t
-save_file({n: (t / len(keys)).to(torch.float32) for n, t in total.items()}, out)
+    for n, t in tensors.items():
+        total[n] = total[n] + t if n in total else t.to(torch.float64)
+save_file({n: (t / int(n_checkpoints)).to(torch.float32) for n, t in total.items()}, out)
 """
 
 ORBAX = """
@@ -364,7 +361,8 @@ def bench_s3(args):
     keys = [(str(path.relative_to(run.parent)), path.stat().st_size) for path in files]
     tensors = [(key, size) for key, size in keys if key.endswith(".safetensors")]
     n_bytes = sum(size for _, size in tensors)
-    print(f"{args.server}: {len(tensors)} files of tensors, {n_bytes / 1e9:.2f} GB")
+    n_checkpoints = len({Path(key).parent for key, _ in tensors})
+    print(f"{args.server}: {n_checkpoints} checkpoints, {len(tensors)} files of tensors, {n_bytes / 1e9:.2f} GB")
     most = 0
     with start_server(args, run, keys) as server:
         env = {**server.variables(), "THALWEG_STAGING": str(work / "staging")}
@@ -373,12 +371,12 @@ def bench_s3(args):
         for _ in range(args.rounds):
             limit.add(lambda: bare(server, tensors))
             for passes, options in ((ours, []), (none, ["--digest", "none"])):
-                command = [args.thalweg, "merge", f"s3://bucket/{run.name}", "--last", len(tensors), *options, "-q", "-o"]
+                command = [args.thalweg, "merge", f"s3://bucket/{run.name}", "--last", n_checkpoints, *options, "-q", "-o"]
                 one = passes.add(lambda: Timed([*command, fresh(work / "out")], env))
                 most = max(most, one.mib)
-            local.add(lambda: Timed([args.thalweg, "merge", run, "--last", len(tensors), "-q", "-o", fresh(work / "out")]))
+            local.add(lambda: Timed([args.thalweg, "merge", run, "--last", n_checkpoints, "-q", "-o", fresh(work / "out")]))
             if args.s3fs:
-                command = [args.s3fs, "-c", S3FS, fresh(work / "peer.safetensors"), *[key for key, _ in tensors]]
+                command = [args.s3fs, "-c", S3FS, fresh(work / "peer.safetensors"), n_checkpoints, *[key for key, _ in tensors]]
                 peer.add(lambda: Timed(command, env))
     seconds = limit.show(), ours.show(f"; at most {most:.0f} MiB"), none.show()
     local.show()
