@@ -14,13 +14,15 @@ python3 -m venv "$folder/venv"
 import http.client, time
 from moto.server import ThreadedMotoServer
 
-server = ThreadedMotoServer(port=0)
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
 server.start()
 address = server.get_host_and_port()
 
+SIGNED = "AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=b"
+
 def ask(method, path, body=None, headers={}):
     connection = http.client.HTTPConnection(*address)
-    connection.request(method, path, body, headers)
+    connection.request(method, path, body, {"Authorization": SIGNED, **headers})
     answer = connection.getresponse()
     content = answer.read()
     connection.close()

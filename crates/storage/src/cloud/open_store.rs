@@ -215,6 +215,7 @@ mod tests {
             staging: std::path::PathBuf::new(),
             give_up_after: Duration::from_secs(1),
             interrupt: Arc::default(),
+            waits: super::super::WaitNotes::default(),
         };
         open_store(&Location::parse(Path::new(address))?.unwrap(), &settings)
     }

@@ -7,10 +7,13 @@ use std::time::Duration;
 /// A shorter wait says nothing.
 pub(super) const QUIET: Duration = Duration::from_secs(1);
 
+/// Takes the text of a note.
+type Say = dyn Fn(&str) + Send + Sync;
+
 /// Says that a store is waited for, and why: once for each store and cause.
 #[derive(Clone, Default)]
 pub struct WaitNotes {
-    say: Option<Arc<dyn Fn(&str) + Send + Sync>>,
+    say: Option<Arc<Say>>,
     said: Arc<Mutex<BTreeSet<String>>>,
 }
 
