@@ -327,9 +327,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NothingFinished { advice, .. } => return Some(advice.clone()),
-            Self::NotFetched { command, .. } => {
-                return Some(format!("only revisions in the local cache count: fetch the others with `{command}`"));
-            }
+            Self::NotFetched { command, .. } => return Some(not_fetched_hint(command)),
             Self::Log { path, source } => match &**source {
                 LogError::Packed { command, .. } => {
                     return Some(format!("`{command} {}` makes a log of it that can be read", shell_path(path)));
@@ -429,6 +427,10 @@ impl Error {
             _ => return None,
         })
     }
+}
+
+fn not_fetched_hint(command: &str) -> String {
+    format!("only revisions in the local cache count: fetch the others with `{command}`")
 }
 
 /// What to do about a log that cannot be read.

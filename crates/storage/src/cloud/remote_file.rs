@@ -91,8 +91,8 @@ impl RemoteFile {
         if is_near && !has_small() { BlockSize::Large } else { BlockSize::Small }
     }
 
-    /// How many blocks to ask for beyond block `number`: more the further a reader has come, so that a single read brings
-    /// little else.
+    /// How many blocks to ask for beyond block `number`: more the further a reader has come, so that a single read
+    /// brings little else.
     fn n_ahead(&self, number: u64) -> u64 {
         let last = self.last_block.swap(number, Ordering::Relaxed);
         let first = self.first_block.load(Ordering::Relaxed);

@@ -1,18 +1,20 @@
 //! Object stores over HTTP that fail: the same bytes, or an error that says what, where and what next.
 //!
-//! | what can happen | test here, or in `stores.rs` of the program's tests (P) |
-//! |---|---|
-//! | any use of a store | the suite of `conformance.rs`, in memory and over HTTP |
-//! | reads in order and at once | `readers_of_large_objects_fetch_each_byte_once`, `heads_of_many_files_are_asked_for_at_once` |
-//! | 500, 503 with and without `Retry-After`, 429, cut and slow answers, wrong lengths | `reads_survive_what_passes` |
-//! | ranges that the server ignores | `a_server_that_ignores_ranges_is_refused` |
-//! | what no wait mends, a store that stays broken | `what_does_not_pass_is_an_error_with_a_next_step`, `a_store_that_stays_broken_is_waited_for_with_a_note_and_then_given_up` |
-//! | credentials that expire in the middle | P: `credentials_that_expire_in_the_middle_cost_no_finished_work` |
-//! | an object that is replaced | `an_object_that_is_replaced_while_it_is_read_is_an_error`; P: `faults_of_a_store_are_told_with_what_helps` |
-//! | an upload that dies, and its parts | `an_upload_that_dies_is_invisible_and_is_resumed`, `parts_that_the_store_lost_are_sent_again` |
-//! | `kill -9` at any moment | P: `a_merge_in_a_bucket_killed_at_any_request_ends_in_the_same_bytes` |
-//! | leftovers | `what_an_upload_left_is_named_and_removed`; P: `an_interrupted_upload_is_not_seen_and_is_resumed_or_cleaned` |
-//! | secrets | `no_secret_is_in_any_debug_text`; P: every command |
+//! What can happen, and the test of it here or in `stores.rs` of the program's tests (P):
+//!
+//! - any use of a store: the suite of `conformance.rs`, in memory and over HTTP
+//! - reads in order and at once: `readers_of_large_objects_fetch_each_byte_once`,
+//!   `heads_of_many_files_are_asked_for_at_once`
+//! - 500, 503 with and without `Retry-After`, 429, cut and slow answers, wrong lengths: `reads_survive_what_passes`
+//! - ranges that the server ignores: `a_server_that_ignores_ranges_is_refused`
+//! - what no wait mends: `what_does_not_pass_is_an_error_with_a_next_step`
+//! - a store that stays broken: `a_store_that_stays_broken_is_waited_for_with_a_note_and_then_given_up`
+//! - credentials that expire in the middle: P `credentials_that_expire_in_the_middle_cost_no_finished_work`
+//! - an object that is replaced: `an_object_that_is_replaced_while_it_is_read_is_an_error`
+//! - an upload that dies: `an_upload_that_dies_is_invisible_and_is_resumed`, `parts_that_the_store_lost_are_sent_again`
+//! - `kill -9` at any moment: P `a_merge_in_a_bucket_killed_at_any_request_ends_in_the_same_bytes`
+//! - leftovers: `what_an_upload_left_is_named_and_removed`
+//! - secrets: `no_secret_is_in_any_debug_text`; P: every command
 //!
 //! `scripts/object_stores.sh` does the same through a proxy before moto (S3, Google) and Azurite.
 
