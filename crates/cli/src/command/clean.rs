@@ -1,7 +1,5 @@
 //! `thalweg clean`: removes uploads that were begun and have not ended.
 
-use serde_json::json;
-
 use crate::args::CleanArgs;
 use crate::command::Outcome;
 use crate::error::Error;
@@ -10,6 +8,7 @@ use crate::messages::Messages;
 
 #[cfg(feature = "cloud")]
 pub(crate) fn run(args: &CleanArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    use serde_json::json;
     use thalweg_tensor::counted;
 
     use crate::options::show_bytes;
