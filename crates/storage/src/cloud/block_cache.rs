@@ -173,8 +173,8 @@ impl BlockCache {
     }
 
     /// Waits for a block and copies from `start` in it. A large block goes once all of it was read, but for the bytes
-    /// that were read elsewhere: the header of a file, in a small block. `None` if it is not here and not under way: ask
-    /// again.
+    /// that were read elsewhere: the header of a file, in a small block. `None` if it is not here and not under way:
+    /// ask again.
     pub(super) fn copy(
         &self,
         key: &BlockKey,
