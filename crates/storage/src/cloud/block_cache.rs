@@ -211,12 +211,7 @@ impl BlockCache {
     /// Copies from a block that is here and stays after this: what most reads of a large object need, so it takes the
     /// lock once. Returns whether it did; a block of which nothing was read yet, or of which this is the last part, is
     /// for [`copy`](Self::copy).
-    pub(super) fn copy_more(
-        &self,
-        key: &BlockKey,
-        (start, read_elsewhere): (usize, usize),
-        out: &mut [u8],
-    ) -> bool {
+    pub(super) fn copy_more(&self, key: &BlockKey, (start, read_elsewhere): (usize, usize), out: &mut [u8]) -> bool {
         let mut state = self.state();
         state.n_uses += 1;
         let now = state.n_uses;

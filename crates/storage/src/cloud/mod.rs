@@ -67,13 +67,7 @@ impl CloudSettings {
             }
         }
         let give_up_after = give_up_after(retry_seconds.as_deref());
-        Self {
-            variables: of_stores,
-            staging,
-            give_up_after,
-            interrupt: Arc::default(),
-            waits: WaitNotes::default(),
-        }
+        Self { variables: of_stores, staging, give_up_after, interrupt: Arc::default(), waits: WaitNotes::default() }
     }
 }
 

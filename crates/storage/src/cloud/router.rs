@@ -67,7 +67,8 @@ pub(super) fn runtime() -> io::Result<&'static Runtime> {
         return Ok(runtime);
     }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let made = builder.worker_threads(Reach::of_machine().n_threads).thread_name("thalweg-store").enable_all().build()?;
+    let made =
+        builder.worker_threads(Reach::of_machine().n_threads).thread_name("thalweg-store").enable_all().build()?;
     Ok(RUNTIME.get_or_init(|| made))
 }
 
@@ -523,6 +524,9 @@ mod tests {
             let reach = Reach::of_cores(n_cores);
             (reach.n_threads, reach.in_flight, reach.cache_bytes >> 20)
         };
-        assert_eq!([1, 2, 8, 64, 256].map(of), [(2, 32, 256), (2, 32, 256), (4, 32, 256), (16, 256, 2048), (16, 256, 2048)]);
+        assert_eq!(
+            [1, 2, 8, 64, 256].map(of),
+            [(2, 32, 256), (2, 32, 256), (4, 32, 256), (16, 256, 2048), (16, 256, 2048)]
+        );
     }
 }

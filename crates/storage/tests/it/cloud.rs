@@ -19,14 +19,16 @@
 //! `scripts/object_stores.sh` does the same through a proxy before moto (S3, Google) and Azurite.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use thalweg_storage::cloud::UPLOAD_MARKER;
 use thalweg_storage::guard::{Contents, OwnFolder};
 use thalweg_storage::publish::{Replace, publish_folder};
-use thalweg_storage::{CloudSettings, Error, ReadAt, RemoteFault, RoutedStorage, Storage, Unwatched, UploadWatcher, WaitNotes};
+use thalweg_storage::{
+    CloudSettings, Error, ReadAt, RemoteFault, RoutedStorage, Storage, Unwatched, UploadWatcher, WaitNotes,
+};
 use thalweg_testkit::{S3Server, Scratch, ServerFault};
 
 pub(crate) fn settings(scratch: &Scratch) -> CloudSettings {
@@ -150,8 +152,7 @@ fn a_store_that_stays_broken_is_waited_for_with_a_note_and_then_given_up() {
     let says = Arc::clone(&heard);
     let waits = WaitNotes::new(move |note| says.lock().unwrap().push(note.to_owned()));
     let (variables, give_up_after) = (scene.server.variables(), Duration::from_secs(2));
-    let storage =
-        RoutedStorage::new(CloudSettings { variables, give_up_after, waits, ..settings(&scene.scratch) });
+    let storage = RoutedStorage::new(CloudSettings { variables, give_up_after, waits, ..settings(&scene.scratch) });
     let file = storage.open_file(&address("run/x")).unwrap();
     for _ in 0..200 {
         scene.server.fail_next("GET run/x", ServerFault::Status(503, "SlowDown", 0));
