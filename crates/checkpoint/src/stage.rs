@@ -181,12 +181,11 @@ impl StagedCheckpoint {
         Ok(Self { own_files: Some(files), ..Self::new(storage, folder, layout, shards) })
     }
 
-    /// Makes durable what this process wrote, and the names of all files so far.
+    /// Makes the names of all files so far durable.
     ///
     /// # Errors
     /// `Storage`.
-    pub fn sync_with_names(&self) -> Result<(), Error> {
-        self.sync()?;
+    pub fn sync_names(&self) -> Result<(), Error> {
         for inner in folders_of(&self.layout) {
             self.storage.sync_folder(&self.folder.join(inner))?;
         }
