@@ -146,22 +146,25 @@ fn a_report_has_a_section_for_what_each_other_command_found() {
     let documents = [
         (
             "mix.json",
-            json!({"kind": "thalweg-mix-search", "n_trials": 56, "region": [{"component": "web & <b>",
+            json!({"kind": "thalweg-mix-search", "version": 1, "n_trials": 56, "general": "web & <b>", "beta": 0.5,
+            "predictor": [{"measure": "code/nats_per_token", "left_out_error": 0.02, "left_out_spearman": 0.97,
+            "points": [[2.3, 2.31], [2.4, 2.38], [2.5, 2.52]]}], "region": [{"component": "web & <b>",
             "coefficient": 0.2, "data_share": 0.6, "data_share_quantiles": [0.5, 0.6, 0.7]}]}),
         ),
         (
             "validation.json",
-            json!({"kind": "thalweg-mix-validation", "n_matched": 24, "rows": [
+            json!({"kind": "thalweg-mix-validation", "version": 1, "n_matched": 24, "rows": [
             {"measure": "mean", "n": 24, "spearman": 0.74, "top_quartile_spearman": null, "recovery": 1.03}]}),
         ),
         (
             "forget.json",
-            json!({"kind": "thalweg-forget-curve", "rows": [
+            json!({"kind": "thalweg-forget-curve", "version": 1, "rows": [
+            {"step": 6, "window": null, "values": {"m_ex": 1.0, "ppl": 22.5}, "retention": 1.0},
             {"step": 12, "window": "sma:2", "values": {"m_ex": 0.54, "ppl": 20.7}, "retention": 0.5}]}),
         ),
         (
             "extrapolate.json",
-            json!({"kind": "thalweg-extrapolation", "n_points": 6, "window": 8,
+            json!({"kind": "thalweg-extrapolation", "version": 1, "n_points": 6, "window": 8,
             "line": {"verdict": "no line", "component_shares": [0.67], "random_walk_shares": [0.71]},
             "candidates": [{"alpha": 0.5, "gain": 0.0007, "gain_standard_error": 0.0004}]}),
         ),
@@ -190,8 +193,30 @@ fn a_report_has_a_section_for_what_each_other_command_found() {
         "Step along the line of merged checkpoints",
         "no line",
         "0.0007",
+        // Pictures: the law with its forecast, the mixtures, recall by step, and components.
+        "aria-label=\"Loss against the number of merged models\"",
+        "k = 16\nforecast",
+        "code/nats_per_token: rho 0.97",
+        "aria-label=\"The region of mixtures\"",
+        "M_ex, more is better",
+        "means of a random walk",
     ];
     facts.iter().for_each(|fact| assert!(page.contains(fact), "{fact}"));
+    // A document of another version, or with an impossible number, changes nothing.
+    let law = std::fs::read_to_string(scratch.path().join("law.json")).unwrap();
+    std::fs::write(scratch.path().join("newer.json"), law.replacen("\"version\": 1", "\"version\": 2", 1)).unwrap();
+    let mix = documents[0].1.to_string().replace("\"data_share\":0.6", "\"data_share\":1.6");
+    std::fs::write(scratch.path().join("wrong.json"), mix).unwrap();
+    for (name, facts) in [
+        ("newer.json", ["is `thalweg-merge-law` version 2, but a law of merging is", "another version of thalweg"]),
+        ("wrong.json", ["`region[0].data_share` is 1.6, not a share from 0 to 1", "--json"]),
+    ] {
+        let refused = run(&["report", words[1], "--with", &path(name)]);
+        let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(2), "{text}");
+        facts.iter().for_each(|fact| assert!(text.contains(fact), "{fact}: {text}"));
+    }
+    assert_eq!(std::fs::read_to_string(scratch.path().join("report.html")).unwrap(), page);
     let refused = run(&["report", words[1], "--with", &path("study.json")]);
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(
