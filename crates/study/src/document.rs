@@ -102,12 +102,6 @@ impl<'a> Field<'a> {
         if self.value.is_null() { Ok(Vec::new()) } else { self.list() }
     }
 
-    /// The members of an object by name.
-    pub(crate) fn members(&self) -> Result<Vec<(&'a str, Self)>, String> {
-        let members = self.value.as_object().ok_or_else(|| self.refused("an object"))?;
-        Ok(members.keys().map(|key| (key.as_str(), self.at(key))).collect())
-    }
-
     pub(crate) fn text(&self) -> Result<&'a str, String> {
         self.value.as_str().ok_or_else(|| self.refused("a text"))
     }

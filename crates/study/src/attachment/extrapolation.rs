@@ -10,8 +10,7 @@ const N_CORNERS: u32 = 40;
 
 pub(super) fn read_extrapolation(document: &Field<'_>) -> Result<Attachment, String> {
     let line = document.at("line");
-    let shares = |key: &str| line.at(key).list()?.iter().map(Field::share).collect::<Result<Vec<_>, _>>();
-    let (shares, of_walk) = (shares("component_shares")?, shares("random_walk_shares")?);
+    let (shares, of_walk) = (shares_of(&line, "component_shares")?, shares_of(&line, "random_walk_shares")?);
     let cosine = optional(line.at("mean_cosine"), Field::correlation)?;
     let of_walk_cosine = optional(line.at("random_walk_cosine"), Field::correlation)?;
     let lead = format!(
@@ -61,6 +60,10 @@ pub(super) fn read_extrapolation(document: &Field<'_>) -> Result<Attachment, Str
     })
 }
 
+fn shares_of(line: &Field<'_>, key: &str) -> Result<Vec<f64>, String> {
+    line.at(key).list()?.iter().map(Field::share).collect()
+}
+
 /// The lengths of steps, in lags.
 const STEPS: [f64; 2] = [0.0, 2.0];
 const WITHIN_STEPS: &str = "a step of 0 to 2 lags";
@@ -106,7 +109,9 @@ fn chart_of(
     let start = steps.iter().find(|one| one.alpha <= 0.0).and_then(|one| one.value);
     if let (Some(parabola), Some(start)) = (document.at("parabola").known(), start) {
         let last = steps.iter().map(|one| one.alpha).fold(1.0, f64::max);
-        series.extend(parabola_of(&parabola, start, last, is_more_better)?);
+        // It is a parabola of costs, of which less is better.
+        let sign = if is_more_better { -1.0 } else { 1.0 };
+        series.extend(parabola_of(&parabola, [start, last, sign])?);
     }
     series.retain(|one| !one.points.is_empty());
     let rules = averages.iter().filter_map(|(n, value)| Some((format!("mean of {n}"), (*value)?)));
@@ -121,14 +126,13 @@ fn chart_of(
     }))
 }
 
-/// The parabola from no step to the last one, and its least point; nothing where the document has no slope.
-fn parabola_of(parabola: &Field<'_>, start: f64, last: f64, is_more_better: bool) -> Result<Vec<Series>, String> {
+/// The parabola from no step, which scores `start`, to the last one, and its least point; nothing where the document
+/// has no slope. `sign` turns its costs into scores.
+fn parabola_of(parabola: &Field<'_>, [start, last, sign]: [f64; 3]) -> Result<Vec<Series>, String> {
     let curvature = parabola.at("curvature").real()?;
     let vertex = optional(parabola.at("vertex"), Field::real)?;
     let chosen = parabola.at("alpha").within(STEPS, WITHIN_STEPS)?;
     let Some(slope) = optional(parabola.at("slope"), Field::real)? else { return Ok(Vec::new()) };
-    // It is a parabola of costs, of which less is better.
-    let sign = if is_more_better { -1.0 } else { 1.0 };
     let value = |alpha: f64| start + sign * (slope * alpha + curvature * alpha * alpha);
     let corner = |i: u32| {
         let alpha = last * f64::from(i) / f64::from(N_CORNERS);

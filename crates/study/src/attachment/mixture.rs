@@ -121,7 +121,9 @@ pub(super) fn read_validation(document: &Field<'_>) -> Result<Attachment, String
             "Each point is a mixture: what its merge scored, and what the run that was trained on it scored. Hollow \
              points are the best quarter of the runs. On the line both are equal; what counts is the order. rho is the \
              correlation of ranks.",
-        ),
+        )
+        .into_iter()
+        .collect(),
     })
 }
 

@@ -109,7 +109,10 @@ fn shown<'a>(list: &Field<'a>) -> Result<Vec<Field<'a>>, String> {
 }
 
 /// What `take` makes of a part that may be missing.
-fn optional<T>(field: Field<'_>, take: impl FnOnce(&Field<'_>) -> Result<T, String>) -> Result<Option<T>, String> {
+fn optional<'a, T>(
+    field: Field<'a>,
+    take: impl FnOnce(&Field<'a>) -> Result<T, String>,
+) -> Result<Option<T>, String> {
     field.known().as_ref().map(take).transpose()
 }
 

@@ -110,19 +110,24 @@ pub fn forget_curve(arms: &[ForgetArm]) -> Result<CurveTable, Error> {
     Ok(table)
 }
 
-/// Refuses arms whose recall is that of other entities.
+/// Refuses arms whose recall is that of other entities, or of other prompts.
 fn check_alike(first: &ForgetArm, other: &ForgetArm) -> Result<(), Error> {
-    let counted = |arm: &ForgetArm| (arm.record.probes_digest.clone(), arm.record.n_kept, arm.record.decode_tokens);
-    if counted(first) == counted(other) {
-        return Ok(());
-    }
-    let (a, b) = (first.path.display(), other.path.display());
-    let why = if first.record.probes_digest == other.record.probes_digest {
-        format!("`{a}` counts {} entities, `{b}` {}", first.record.n_kept, other.record.n_kept)
+    let (a, b) = (&first.record, &other.record);
+    let (of_a, of_b) = (first.path.display(), other.path.display());
+    let tokens = |record: &ForgetRecord| [record.prompt_tokens, record.decode_tokens];
+    let why = if a.probes_digest != b.probes_digest {
+        format!("`{of_a}` and `{of_b}` were scored on different probes")
+    } else if a.n_kept != b.n_kept {
+        format!("`{of_a}` counts {} entities, but `{of_b}` counts {}", a.n_kept, b.n_kept)
+    } else if tokens(a) != tokens(b) {
+        let ([prompt_a, decoded_a], [prompt_b, decoded_b]) = (tokens(a), tokens(b));
+        format!(
+            "`{of_a}` has prompts of {prompt_a} tokens with {decoded_a} decoded, but `{of_b}` of {prompt_b} with {decoded_b}"
+        )
     } else {
-        format!("`{a}` and `{b}` were scored on different probes")
+        return Ok(());
     };
-    Err(Error::request_with_hint(why, "score all with the same `--probes`, `--recalled-by` and `--decode-tokens`"))
+    Err(Error::request_with_hint(why, "score all with the same `--probes`, `--recalled-by` and numbers of tokens"))
 }
 
 fn add_arm(arm: &ForgetArm, table: &mut CurveTable) -> Result<(), Error> {
