@@ -154,7 +154,10 @@ impl Beside<'_> {
             // Several are of different settings, and nothing says which of them the scores are of.
             let (Some((file, _)), None) = (candidates.next(), candidates.next()) else { continue };
             let mut reading = PredictionReading::new(spec);
-            for_each_line(self.storage, file, |prediction| Ok(reading.take(prediction)))?;
+            for_each_line(self.storage, file, |prediction| {
+                reading.take(prediction);
+                Ok(())
+            })?;
             found.extend(reading.found);
         }
         Ok(found)
@@ -171,7 +174,10 @@ impl Beside<'_> {
             return Ok(BTreeMap::new());
         };
         let mut reading = InstanceReading::new(document);
-        for_each_line(self.storage, &self.folder.join(name), |instance| Ok(reading.take(instance)))?;
+        for_each_line(self.storage, &self.folder.join(name), |instance| {
+            reading.take(instance);
+            Ok(())
+        })?;
         Ok(reading.finish(&self.results.scores))
     }
 
