@@ -125,6 +125,8 @@ fn series(document: &Field<'_>, measured: &[Level], predicted: &[Predicted]) -> 
     let mut law = Series::new(document.at("formula").text()?, "merged", law).with_line();
     law.area = area;
     all.push(law);
+    // Below the marks that it is held against.
+    all.extend(three_point(document)?);
     let points = measured.iter().map(|one| {
         let merges = thalweg_tensor::counted(one.n_merges, "merge");
         let title = format!("k = {}\nmean loss {:.4} of {merges}\nlaw {:.4}", one.k, one.loss, one.fitted);
@@ -137,7 +139,6 @@ fn series(document: &Field<'_>, measured: &[Level], predicted: &[Predicted]) -> 
         Some(ChartPoint { range: one.interval, ..ChartPoint::new(place(one.k), loss, title) })
     });
     all.push(Series::new("forecast", "forecast", points.collect()).with_marks(Mark::Triangle));
-    all.extend(three_point(document)?);
     all.retain(|one| !one.points.is_empty());
     Ok(all)
 }
@@ -154,7 +155,8 @@ fn three_point(document: &Field<'_>) -> Result<Option<Series>, String> {
         let held_out = measured.zip(error).map_or_else(String::new, |(measured, error)| {
             format!("\nmeasured {measured:.4}, off by {error:+.4}")
         });
-        points.push(ChartPoint::new(place(k), loss, format!("k = {k}\nfrom three points {loss:.4}{held_out}")));
+        let point = ChartPoint::new(place(k), loss, format!("k = {k}\nfrom three points {loss:.4}{held_out}"));
+        points.push(ChartPoint { is_hollow: true, ..point });
     }
     let ks: Vec<String> = ks.iter().map(u64::to_string).collect();
     let name = format!("from k = {} alone", ks.join(", "));

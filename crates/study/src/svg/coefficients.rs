@@ -99,8 +99,9 @@ fn draw_map(svg: &mut Markup, view: &StudyView<'_>, shown: &[u64], (steps, y): (
             }
         }
     }
-    if width == Width::Wide {
-        let x = steps.place(place_of(shown.first().copied().unwrap_or(0))) - 34.0;
+    // Without checkpoints there is nothing to name.
+    if let (Width::Wide, Some(&first)) = (width, shown.first()) {
+        let x = steps.place(place_of(first)) - 34.0;
         draw_label(svg, "axis", Anchor::End, (x, y + 20.0), "step");
         draw_label(svg, "axis faint", Anchor::End, (x, y + 34.0), "tokens");
     }
