@@ -218,6 +218,9 @@ mod tests {
         assert_eq!(known.fault_of_line("thalweg-merge-law", 1), None);
         let fault = known.fault_of_any_line(&line("thalweg-merge-law")).unwrap();
         assert_eq!(fault, "it is `thalweg-merge-law` version 0, not `thalweg-merge-law` version 1");
-        assert_eq!([line("average"), json!({"k": 1}), json!(3)].map(|line| known.fault_of_any_line(&line)), [None, None, None]);
+        assert_eq!(
+            [line("average"), json!({"k": 1}), json!(3)].map(|line| known.fault_of_any_line(&line)),
+            [None, None, None]
+        );
     }
 }

@@ -180,7 +180,8 @@ fn check_sections(browser: &mut Browser, scratch: &Path) {
     report_with_sections(&folder);
     browser.call("Page.navigate", json!({"url": format!("file://{}", folder.join("report.html").display())}));
     browser.until("document.querySelector('.charts') !== null && document.querySelector('footer') !== null");
-    let outside = "[...document.querySelectorAll('svg text')].filter(text => text.getClientRects().length > 0).filter(text => {
+    let outside =
+        "[...document.querySelectorAll('svg text')].filter(text => text.getClientRects().length > 0).filter(text => {
         const [own, all] = [text.getBoundingClientRect(), text.ownerSVGElement.getBoundingClientRect()];
         return own.left < all.left - 1 || own.right > all.right + 1 || own.bottom > all.bottom + 1;
     }).map(text => text.textContent)";

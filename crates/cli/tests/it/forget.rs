@@ -288,8 +288,18 @@ fn check_arms(scratch: &Scratch) {
     assert_eq!(places, expected);
     assert!(rows[1]["standard_errors"]["ppl"].is_number(), "{}", rows[1]);
     check(scratch, &format!("{curve} --schedule focused/schedule.json"), 0, &["focused", "midway", "after a replay"]);
-    check(scratch, &format!("{curve} --schedule uniform/schedule.json"), 2, &["no arm has that name", "--arm uniform="]);
-    check(scratch, &format!("{curve} --schedule control.json"), 2, &["a schedule of replay is `thalweg-forget-replay`"]);
+    check(
+        scratch,
+        &format!("{curve} --schedule uniform/schedule.json"),
+        2,
+        &["no arm has that name", "--arm uniform="],
+    );
+    check(
+        scratch,
+        &format!("{curve} --schedule control.json"),
+        2,
+        &["a schedule of replay is `thalweg-forget-replay`"],
+    );
     check(scratch, "forget curve --arm control.json", 2, &["is not a name and a path", "--arm control=scores.json"]);
     check(scratch, &format!("{curve} --arm focused=control.json"), 2, &["two arms are named `focused`"]);
     check(scratch, "forget curve", 2, &["SCORES.json"]);

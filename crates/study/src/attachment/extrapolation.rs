@@ -45,12 +45,11 @@ pub(super) fn read_extrapolation(document: &Field<'_>) -> Result<Attachment, Str
          cosines, exceed those of a random walk.{cosines}"
     );
     figures.push((Picture::Shares { shares, of_walk }, caption));
-    let of_steps = steps.iter().map(|one| {
-        vec![format!("step of {:.2} lags", one.alpha), real(one.value), real(one.gain), real(one.error)]
-    });
-    let of_means = averages.iter().map(|(n, value)| {
-        vec![format!("mean of {n}"), real(*value), "-".to_owned(), "-".to_owned()]
-    });
+    let of_steps = steps
+        .iter()
+        .map(|one| vec![format!("step of {:.2} lags", one.alpha), real(one.value), real(one.gain), real(one.error)]);
+    let of_means =
+        averages.iter().map(|(n, value)| vec![format!("mean of {n}"), real(*value), "-".to_owned(), "-".to_owned()]);
     Ok(Attachment {
         title: "Step along the line of merged checkpoints",
         lead,

@@ -129,8 +129,7 @@ fn chart_of(models: &[Model], i: usize, measure: RecallMeasure) -> Option<Chart>
     }
     let series = names.iter().take(1 + SCHEME_CLASSES.len()).enumerate().map(|(n, name)| {
         let own = with_value().filter(|model| model.series() == *name);
-        let mut points: Vec<ChartPoint> =
-            own.filter_map(|model| point_of(model, (i, measure), has_tokens)).collect();
+        let mut points: Vec<ChartPoint> = own.filter_map(|model| point_of(model, (i, measure), has_tokens)).collect();
         points.sort_by(|a, b| a.x.total_cmp(&b.x));
         let (mark, class) = match n.checked_sub(1) {
             None => (Mark::Circle, "raw"),
@@ -155,8 +154,7 @@ fn point_of(model: &Model, (i, measure): (usize, RecallMeasure), has_tokens: boo
     let (value, error) = model.values[i]?;
     let tokens = model.tokens.map_or_else(String::new, |tokens| format!(", {} tokens", show_whole(tokens)));
     let error_text = error.map_or_else(String::new, |error| format!(", standard error {error:.4}"));
-    let title =
-        format!("{}\nstep {}{tokens}\n{} {value:.4}{error_text}", model.series(), model.step, measure.title());
+    let title = format!("{}\nstep {}{tokens}\n{} {value:.4}{error_text}", model.series(), model.step, measure.title());
     let x = model.tokens.filter(|_| has_tokens).unwrap_or(model.step) as f64;
     let is_hollow = model.place == Some(Place::After);
     Some(ChartPoint { is_hollow, ..ChartPoint::new(x, value, title).with_error(error) })

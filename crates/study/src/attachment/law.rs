@@ -23,7 +23,10 @@ pub(super) fn read_law(document: &Field<'_>) -> Result<Attachment, String> {
         axis: ChartAxis::Doubling,
         y_range: None,
         series: series(document, &measured, &predicted)?,
-        rules: optional(document.at("base"), Field::real)?.map(|base| ("the base".to_owned(), base)).into_iter().collect(),
+        rules: optional(document.at("base"), Field::real)?
+            .map(|base| ("the base".to_owned(), base))
+            .into_iter()
+            .collect(),
     };
     let caption = "Circles are mean losses of merges, with the standard deviation over merges as bars; triangles are \
                    forecasts, with 95 % intervals. The area is the law's 95 % interval. Beyond the measured numbers \
@@ -152,9 +155,9 @@ fn three_point(document: &Field<'_>) -> Result<Option<Series>, String> {
         let (k, loss) = (one.at("k").count()?, one.at("loss").real()?);
         let measured = optional(one.at("measured"), Field::real)?;
         let error = optional(one.at("error"), Field::real)?;
-        let held_out = measured.zip(error).map_or_else(String::new, |(measured, error)| {
-            format!("\nmeasured {measured:.4}, off by {error:+.4}")
-        });
+        let held_out = measured
+            .zip(error)
+            .map_or_else(String::new, |(measured, error)| format!("\nmeasured {measured:.4}, off by {error:+.4}"));
         let point = ChartPoint::new(place(k), loss, format!("k = {k}\nfrom three points {loss:.4}{held_out}"));
         points.push(ChartPoint { is_hollow: true, ..point });
     }

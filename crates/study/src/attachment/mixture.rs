@@ -108,9 +108,9 @@ pub(super) fn read_validation(document: &Field<'_>) -> Result<Attachment, String
         rows.push(validation_cells(&row)?);
         charts.extend(merge_against_run(&row)?);
     }
-    let of = n_references.zip(n_trials).map_or_else(String::new, |(references, trials)| {
-        format!(" There are {references} runs and {trials} merges.")
-    });
+    let of = n_references
+        .zip(n_trials)
+        .map_or_else(String::new, |(references, trials)| format!(" There are {references} runs and {trials} merges."));
     Ok(Attachment {
         title: "Merged mixtures against real runs",
         lead: format!("{n_matched} mixtures have both a merge and a run.{of}"),

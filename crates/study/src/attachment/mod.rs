@@ -50,9 +50,15 @@ pub(crate) enum Picture {
     /// Several charts of the same kind beside each other.
     Charts(Vec<Chart>),
     /// Ranges of shares, and what their marks and bars are called.
-    Ranges { rows: Vec<RangeRow>, label: &'static str },
+    Ranges {
+        rows: Vec<RangeRow>,
+        label: &'static str,
+    },
     /// Shares of components beside those of a random walk.
-    Shares { shares: Vec<f64>, of_walk: Vec<f64> },
+    Shares {
+        shares: Vec<f64>,
+        of_walk: Vec<f64>,
+    },
 }
 
 /// A document with the function that reads it.
@@ -109,10 +115,7 @@ fn shown<'a>(list: &Field<'a>) -> Result<Vec<Field<'a>>, String> {
 }
 
 /// What `take` makes of a part that may be missing.
-fn optional<'a, T>(
-    field: Field<'a>,
-    take: impl FnOnce(&Field<'a>) -> Result<T, String>,
-) -> Result<Option<T>, String> {
+fn optional<'a, T>(field: Field<'a>, take: impl FnOnce(&Field<'a>) -> Result<T, String>) -> Result<Option<T>, String> {
     field.known().as_ref().map(take).transpose()
 }
 
@@ -158,7 +161,10 @@ mod tests {
                 let said = read(&other).unwrap_err();
                 let kind = document["kind"].as_str().unwrap();
                 assert!(said.contains(&format!("`[IN]/found.json` is `{kind}` version")), "{said}");
-                assert!(said.contains(&format!("is `{kind}` version 1; another version of thalweg wrote it")), "{said}");
+                assert!(
+                    said.contains(&format!("is `{kind}` version 1; another version of thalweg wrote it")),
+                    "{said}"
+                );
             }
         }
     }
@@ -167,7 +173,9 @@ mod tests {
     fn numbers(value: &Value, at: &str, found: &mut Vec<String>) {
         match value {
             Value::Number(_) if at != "/version" => found.push(at.to_owned()),
-            Value::Array(list) => list.iter().enumerate().for_each(|(i, one)| numbers(one, &format!("{at}/{i}"), found)),
+            Value::Array(list) => {
+                list.iter().enumerate().for_each(|(i, one)| numbers(one, &format!("{at}/{i}"), found))
+            }
             Value::Object(members) => {
                 members.iter().for_each(|(key, one)| numbers(one, &format!("{at}/{key}"), found));
             }
@@ -231,7 +239,9 @@ mod tests {
 
     #[test]
     fn other_documents_and_broken_ones_are_refused() {
-        assert!(read(&json!({"kind": "thalweg-study", "version": 2})).unwrap_err().contains("its kind is `thalweg-study`"));
+        assert!(
+            read(&json!({"kind": "thalweg-study", "version": 2})).unwrap_err().contains("its kind is `thalweg-study`")
+        );
         assert!(read(&json!([1, 2])).unwrap_err().contains("its kind is ``"));
         for document in documents() {
             let bare = json!({"kind": document["kind"], "version": 1});

@@ -481,11 +481,7 @@ impl<'a> Judged<'a> {
 
     fn deciding_score(&self) -> DecidingScore {
         let TaskScore { suite, higher_is_better, .. } = &self.decides;
-        DecidingScore {
-            suite: suite.clone(),
-            score: self.decides.label(),
-            higher_is_better: *higher_is_better,
-        }
+        DecidingScore { suite: suite.clone(), score: self.decides.label(), higher_is_better: *higher_is_better }
     }
 
     fn average_row(&self, n_checkpoints: usize, scores: &ModelScores) -> AverageRow {

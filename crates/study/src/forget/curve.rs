@@ -148,11 +148,8 @@ fn add_arm(arm: &ForgetArm, table: &mut CurveTable) -> Result<(), Error> {
         tokens: model.tokens,
         window: model.window.clone(),
         values: model.measures.iter().map(|row| (row.measure.clone(), row.value)).collect(),
-        standard_errors: model
-            .measures
-            .iter()
-            .filter_map(|row| Some((row.measure.clone(), row.standard_error?)))
-            .collect(),
+        standard_errors:
+            model.measures.iter().filter_map(|row| Some((row.measure.clone(), row.standard_error?))).collect(),
         retention: model.retention,
         replay: arm.schedule.as_ref().and_then(|schedule| schedule.place(*step)),
         mean_of_checkpoints: mean_of_checkpoints(model, &raw),

@@ -75,7 +75,10 @@ pub fn score_outputs(
     };
     for model in &models {
         if let Some(what) = missing(model, first, &asked) {
-            return Err(refuse(what, "give every model an output for each `prompt` of the probes, and for the same ones"));
+            return Err(refuse(
+                what,
+                "give every model an output for each `prompt` of the probes, and for the same ones",
+            ));
         }
     }
     let mut kept: Vec<bool> = first.is_recalled.iter().map(Option::is_some).collect();
@@ -111,7 +114,9 @@ fn missing(model: &Answers, first: &Answers, asked: &[Asked<'_>]) -> Option<Stri
             let part = part_of(lacking.len(), expected.len(), "entity");
             Some(format!("model `{of_model}` has no output for {part}, such as {}", named(i)))
         }
-        (None, Some(i)) => Some(format!("model `{of_model}` has an output for {}, but `{of_first}` has none", named(i))),
+        (None, Some(i)) => {
+            Some(format!("model `{of_model}` has an output for {}, but `{of_first}` has none", named(i)))
+        }
         (None, None) => None,
     }
 }

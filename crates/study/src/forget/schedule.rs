@@ -59,8 +59,11 @@ pub fn read_schedule(storage: &dyn Storage, path: &Path) -> Result<ReplaySteps, 
     let bytes = storage.read_file(path, MAX_BYTES)?;
     let document: Value = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
     let (kind, version) = kind_of(&document);
-    DocumentKind { what: "a schedule of replay", kind: SCHEDULE_KIND, version: SCHEDULE_VERSION }
-        .check(Some(path), kind, version)?;
+    DocumentKind { what: "a schedule of replay", kind: SCHEDULE_KIND, version: SCHEDULE_VERSION }.check(
+        Some(path),
+        kind,
+        version,
+    )?;
     steps_of(&Field::root(&document)).map_err(refuse)
 }
 

@@ -349,7 +349,10 @@ mod tests {
             refused(r#"{"kind": "thalweg-merge-curve", "version": 2, "k": 1, "loss": 2}"#),
             "line 1 of the curve: it is `thalweg-merge-curve` version 2, not `thalweg-merge-curve` version 1"
         );
-        assert!(refused(r#"{"kind": "thalweg-mix-trial", "version": 1, "k": 1, "loss": 2}"#).contains("`thalweg-mix-trial`"));
+        assert!(
+            refused(r#"{"kind": "thalweg-mix-trial", "version": 1, "k": 1, "loss": 2}"#)
+                .contains("`thalweg-mix-trial`")
+        );
         assert!(read_curve(r#"{"kind": "average", "k": 1, "loss": 2}"#).is_ok());
         assert!(refused("[1, 2]").contains("it is not a JSON object"));
         assert!(refused(r#"{"k": 1, "loss": 2, "n": "seven"}"#).contains("not a number of parameters"));

@@ -668,7 +668,9 @@ mod tests {
         let law = fit(&SIXTEEN_DOMAINS, LawQuestion { predict: vec![16], ..LawQuestion::default() });
         let (first, last) = (law.curve[0], law.curve[law.curve.len() - 1]);
         assert!((first.k - 2.0).abs() < 1e-12 && (last.k - 16.0).abs() < 1e-9, "{first:?} {last:?}");
-        assert!((last.loss - law.points[7].fitted).abs() < 1e-9 && last.interval_95.is_some_and(|[low, high]| low < high));
+        assert!(
+            (last.loss - law.points[7].fitted).abs() < 1e-9 && last.interval_95.is_some_and(|[low, high]| low < high)
+        );
         assert!(law.forms.iter().all(|form| (form.curve[48] - form.predictions[0]).abs() < 1e-9));
         assert!((law.b - 5.2).abs() < 0.1 && (law.l_inf - 0.575).abs() < 1e-3, "{} {}", law.b, law.l_inf);
         assert!((law.a - 1.46).abs() < 0.02 && (law.r2 - 0.9993).abs() < 5e-5, "{} {}", law.a, law.r2);

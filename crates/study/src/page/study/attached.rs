@@ -114,9 +114,10 @@ mod tests {
         // Law, region, steps and components for both widths; two scatters, and M_ex and PPL, for any.
         assert_eq!((with_class("wide").len(), with_class("narrow").len(), with_class("any").len()), (4, 4, 4));
         let charts = with_class("chart");
-        let marks = charts.iter().flat_map(|chart| chart.descendants()).filter(|node| {
-            node.attribute("class").is_some_and(|classes| classes.starts_with("mark "))
-        });
+        let marks = charts
+            .iter()
+            .flat_map(|chart| chart.descendants())
+            .filter(|node| node.attribute("class").is_some_and(|classes| classes.starts_with("mark ")));
         for mark in marks {
             let title = mark.children().find(|child| child.has_tag_name(("http://www.w3.org/2000/svg", "title")));
             assert!(title.and_then(|title| title.text()).is_some_and(|text| text.contains('\n')), "{mark:?}");
