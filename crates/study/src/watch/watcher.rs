@@ -9,6 +9,7 @@ use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage};
 use thalweg_merge::made::{Likeness, Made, find_made};
 use thalweg_merge::own::merges_in;
 use thalweg_merge::plan::OutputPlan;
+use thalweg_merge::prepare_head::HeadOutcome;
 use thalweg_merge::receipt::{MergeReceipt, SourceReceipt};
 use thalweg_merge::verify::read_receipt;
 use thalweg_storage::Lock;
@@ -21,7 +22,8 @@ use super::checkpoints::{KnownCheckpoints, STATE_NAME};
 use super::events::publish_events;
 use super::forecast::{ForecastJob, forecast_name};
 use super::hold::{HELD_NAME, hold_checkpoints, let_go};
-use super::make::{MadeMerges, end_step, make_outputs, n_together};
+use super::heads::{PreparedSums, drop_heads, open_heads, prepare_heads};
+use super::make::{KnownSources, MadeMerges, end_step, is_disk_full, make_outputs, n_together};
 use super::output::{WatchedOutput, name_of};
 use super::record::{WatchEvent, WatchRecord, WatchRow};
 use super::request::{WatchRequest, WatchedMerges};
@@ -105,6 +107,10 @@ pub struct Watcher<'a> {
     run_facts: RunFacts,
     /// Links that later windows need.
     held: BTreeSet<PathBuf>,
+    /// The newest windows, if those that the next checkpoint ends will have all their checkpoints but the oldest.
+    next_windows: Vec<OutputPlan>,
+    /// What was said to be impossible to prepare.
+    unprepared: Vec<PreparedSums>,
     _lock: Lock,
 }
 
@@ -190,6 +196,8 @@ impl<'a> Watcher<'a> {
             scanner: Scanner::default(),
             run_facts,
             held: BTreeSet::new(),
+            next_windows: Vec::new(),
+            unprepared: Vec::new(),
             _lock: lock,
         })
     }
@@ -274,8 +282,15 @@ impl<'a> Watcher<'a> {
                 Need::Make => missing.push(plan.clone()),
             }
         }
+        self.next_windows = self.request.next_windows(&plans, &trajectory);
         self.trajectory = self.request.forecast.is_some().then(|| Arc::new(trajectory));
-        let made = self.make(&missing)?;
+        let made = match self.make(&missing) {
+            // What is prepared only saves time.
+            Err(error) if is_disk_full(&error) && drop_heads(&self.request.folder, &*self.cx.storage)? => {
+                self.make(&missing)?
+            }
+            made => made?,
+        };
         pass.bytes_read = made.bytes_read;
         for (outcome, bytes_read) in made.outcomes {
             let identity = self.identity_of(&outcome.receipt.plan);
@@ -307,6 +322,24 @@ impl<'a> Watcher<'a> {
             self.known.publish(&*self.cx.storage, &self.request.folder)?;
         }
         Ok(pass)
+    }
+
+    /// Sums what the next windows will have of the checkpoints that are there, if that was asked for, until the run gets
+    /// another one. What cannot be prepared is told once.
+    ///
+    /// # Errors
+    /// `Interrupted`; what reading the checkpoints gives, and `Storage`.
+    pub fn prepare(&mut self) -> Result<Vec<PreparedSums>, Error> {
+        let windows = std::mem::take(&mut self.next_windows);
+        if !self.request.prepares {
+            return Ok(Vec::new());
+        }
+        let seen = self.known.with_digests(&windows, self.cx);
+        let mut found = prepare_heads((&windows, &seen), (&self.request.run, &self.request.folder), self.cx)?;
+        found.retain(|one| !self.unprepared.contains(one));
+        let is_impossible = |one: &&PreparedSums| matches!(one.outcome, HeadOutcome::Impossible(_));
+        self.unprepared.extend(found.iter().filter(is_impossible).cloned());
+        Ok(found)
     }
 
     /// Removes the links that neither later windows need nor merges that could not be made.
@@ -454,13 +487,15 @@ impl<'a> Watcher<'a> {
         };
         let options = ExecuteOptions { replace: Replace::Force, partial };
         let (seen, cx) = (self.known.with_digests(missing, self.cx), self.cx);
+        let heads = if self.request.prepares { open_heads(missing, &self.request.folder, cx) } else { Vec::new() };
+        let known_sources = KnownSources { seen: &seen, heads: &heads };
         let (record, known) = (&mut self.record, &mut self.known);
         let on_made = &mut |outcome: &MergeOutcome| {
             record.add(WatchRow::merged(name_of(&outcome.path), &outcome.receipt));
             known.learn_digests(&outcome.receipt, cx);
             Ok(())
         };
-        let made = make_outputs((missing, &seen), n_together(n_files), options, cx, on_made);
+        let made = make_outputs((missing, known_sources), n_together(n_files), options, cx, on_made);
         self.record.publish(&*self.cx.storage)?;
         self.known.publish(&*self.cx.storage, &self.request.folder)?;
         made
