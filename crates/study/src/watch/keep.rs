@@ -324,7 +324,7 @@ impl Keeper<'_, '_> {
         self.since = self.cx.host.elapsed_seconds();
         self.watcher.end_scores(job.end_step);
         found.failed.iter().for_each(|failed| self.watcher.give_up_scores(failed));
-        self.watcher.record_scores(&found.rows)?;
+        self.watcher.record_scores(job.end_step, &found)?;
         if !found.rows.is_empty() {
             (options.tell)(WatchNews::Scored(&found.rows));
         }
@@ -369,7 +369,7 @@ pub fn score_once(
         match score_job(make, &mut evaluator, &job, cx) {
             Ok(found) => {
                 found.failed.iter().for_each(|failed| watcher.give_up_scores(failed));
-                watcher.record_scores(&found.rows)?;
+                watcher.record_scores(job.end_step, &found)?;
                 on_scored(&found.rows);
                 once.failed.extend(found.failed);
             }

@@ -28,9 +28,10 @@ use super::output::{WatchedOutput, name_of};
 use super::record::{WatchEvent, WatchRecord, WatchRow};
 use super::request::{WatchRequest, WatchedMerges};
 use super::scan::{Scan, Scanner, Unsettled};
-use super::score::{ScoreJob, UnscoredModel};
+use super::score::{EndScores, ScoreJob, UnscoredModel};
 use super::study::RunFacts;
 use crate::Error;
+use crate::forecast_items::publish_items;
 use crate::record::SpikeRow;
 use crate::request::Resolver;
 use crate::sweep::SkippedEnds;
@@ -587,8 +588,9 @@ impl<'a> Watcher<'a> {
     }
 
     /// Adds scores to the record.
-    pub(super) fn record_scores(&mut self, rows: &[WatchRow]) -> Result<(), Error> {
-        rows.iter().for_each(|row| self.record.add(row.clone()));
+    pub(super) fn record_scores(&mut self, end_step: u64, found: &EndScores) -> Result<(), Error> {
+        publish_items(&*self.cx.storage, &self.request.folder, (end_step, &found.items))?;
+        found.rows.iter().for_each(|row| self.record.add(row.clone()));
         self.record.publish(&*self.cx.storage)?;
         publish_events(&*self.cx.storage, &self.request.folder, self.record.rows())
     }
