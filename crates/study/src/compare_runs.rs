@@ -199,7 +199,7 @@ fn rank(
 
 #[cfg(test)]
 mod tests {
-    use thalweg_eval::{Measure, MeasureScores};
+    use serde_json::json;
 
     use super::*;
 
@@ -233,18 +233,10 @@ mod tests {
 
     /// Losses of four items.
     fn losses(values: [f64; 4], first_item: usize) -> TaskScores {
-        TaskScores {
-            task: "text".to_owned(),
-            items: (first_item..first_item + 4).map(|i| format!("text/{i}")).collect(),
-            measures: vec![MeasureScores {
-                measure: Measure::NatsPerToken,
-                numerators: values.to_vec(),
-                denominators: vec![1.0; 4],
-            }],
-            n_tokens: 4,
-            seconds: 0.0,
-            is_cached: false,
-        }
+        let items: Vec<String> = (first_item..first_item + 4).map(|i| format!("text/{i}")).collect();
+        let losses = json!({"measure": "nats_per_token", "numerators": values, "denominators": [1.0, 1.0, 1.0, 1.0]});
+        let scores = json!({"task": "text", "items": items, "measures": [losses], "n_tokens": 4, "seconds": 0.0});
+        serde_json::from_value(scores).unwrap()
     }
 
     #[test]
@@ -308,7 +300,7 @@ mod tests {
     fn other_anneals_other_places_and_single_runs_are_not_compared() {
         let one = run("a", &[(100, 2.0, 0.03, None)]);
         assert!(compare_runs(std::slice::from_ref(&one), &no_items).is_empty());
-        assert!(compare_runs(&[one.clone(), run("b", &[(150, 2.0, 0.03, None)], &no_items)]).is_empty());
+        assert!(compare_runs(&[one.clone(), run("b", &[(150, 2.0, 0.03, None)])], &no_items).is_empty());
         let mut longer = run("b", &[(100, 2.0, 0.03, None)]);
         longer.forecasts[0].0.anneal_steps = 30;
         assert!(compare_runs(&[one.clone(), longer], &no_items).is_empty());
