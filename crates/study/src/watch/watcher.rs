@@ -12,13 +12,13 @@ use thalweg_merge::plan::OutputPlan;
 use thalweg_merge::prepare_head::HeadOutcome;
 use thalweg_merge::receipt::{MergeReceipt, SourceReceipt};
 use thalweg_merge::verify::read_receipt;
-use thalweg_storage::Lock;
+use thalweg_storage::{Lock, Storage};
 use thalweg_storage::guard::check_place;
 use thalweg_storage::publish::Replace;
 use thalweg_trajectory::{Trajectory, check_outside_checkpoints};
 
 use super::WatchForecast;
-use super::checkpoints::{KnownCheckpoints, STATE_NAME};
+use super::checkpoints::{KnownCheckpoints, STATE_NAME, UnwrittenFile};
 use super::events::publish_events;
 use super::forecast::{ForecastJob, forecast_name};
 use super::hold::{HELD_NAME, hold_checkpoints, let_go};
@@ -110,6 +110,8 @@ pub struct Watcher<'a> {
     held: BTreeSet<PathBuf>,
     /// The newest windows, if those that the next checkpoint ends will have all their checkpoints but the oldest.
     next_windows: Vec<OutputPlan>,
+    /// What was seen of the run and is still to be written.
+    unwritten: Vec<UnwrittenFile>,
     /// What was said to be impossible to prepare.
     unprepared: Vec<PreparedSums>,
     _lock: Lock,
@@ -198,6 +200,7 @@ impl<'a> Watcher<'a> {
             run_facts,
             held: BTreeSet::new(),
             next_windows: Vec::new(),
+            unwritten: Vec::new(),
             unprepared: Vec::new(),
             _lock: lock,
         })
@@ -388,8 +391,12 @@ impl<'a> Watcher<'a> {
             let needed = self.request.needed_steps(&trajectory, 1)?;
             self.held = hold_checkpoints((&trajectory, &needed), &self.request.folder, &mut self.known, storage)?;
         }
-        self.known.publish(storage, &self.request.folder)?;
-        self.run_facts.publish(storage, &self.request.folder, (&trajectory, &self.known), &self.request.command)?;
+        if !self.unwritten.is_empty() {
+            self.forget_written();
+        }
+        let (folder, command) = (&self.request.folder, &self.request.command);
+        self.unwritten = self.known.take_file(folder)?.into_iter().collect();
+        self.unwritten.extend(self.run_facts.take_file(folder, (&trajectory, &self.known), command)?);
         let merges = self.resolver.watched(&self.request, &trajectory)?;
         Ok((trajectory, merges, first_unsettled))
     }
@@ -475,9 +482,24 @@ impl<'a> Watcher<'a> {
         !gone.is_empty() && kept.iter().all(is_same)
     }
 
+    /// Writes what was seen of the run.
+    fn write_down(&mut self) -> Result<(), Error> {
+        let written = write_files(&std::mem::take(&mut self.unwritten), &*self.cx.storage);
+        written.inspect_err(|_| self.forget_written())
+    }
+
+    /// Writes all of it again next time.
+    fn forget_written(&mut self) {
+        self.known.forget_file();
+        self.run_facts.forget_file();
+    }
+
     /// Makes outputs and records each reading as it ends, also if a later one fails.
     fn make(&mut self, missing: &[OutputPlan]) -> Result<MadeMerges, Error> {
-        let Some(newest) = missing.last().and_then(OutputPlan::newest_source) else { return Ok(MadeMerges::default()) };
+        let Some(newest) = missing.last().and_then(OutputPlan::newest_source) else {
+            self.write_down()?;
+            return Ok(MadeMerges::default());
+        };
         let n_files = self.cx.pool.open(&newest.path, self.resolver.reading()).map_or(1, |one| one.files().len());
         // These paths are free, or hold a merge of ours to make again.
         // A merge may have been killed whose checkpoints were pruned since: now they are read from the links that hold
@@ -496,7 +518,14 @@ impl<'a> Watcher<'a> {
             known.learn_digests(&outcome.receipt, cx);
             Ok(())
         };
-        let made = make_outputs((missing, known_sources), n_together(n_files), options, cx, on_made);
+        // Writing that waits for the medium, and the merges need not wait for it.
+        let unwritten = std::mem::take(&mut self.unwritten);
+        let (written, made) = std::thread::scope(|scope| {
+            let writer = scope.spawn(|| write_files(&unwritten, &*cx.storage));
+            let made = make_outputs((missing, known_sources), n_together(n_files), options, cx, on_made);
+            (writer.join().unwrap_or(Err(thalweg_merge::Error::WorkerDied.into())), made)
+        });
+        written.inspect_err(|_| self.forget_written())?;
         self.record.publish(&*self.cx.storage)?;
         self.known.publish(&*self.cx.storage, &self.request.folder)?;
         made
@@ -618,6 +647,10 @@ impl<'a> Watcher<'a> {
     fn identity_of(&self, plan: &OutputPlan) -> String {
         self.known.identity_of(plan.sources.iter().map(|source| &source.path))
     }
+}
+
+fn write_files(files: &[UnwrittenFile], storage: &dyn Storage) -> Result<(), Error> {
+    files.iter().try_for_each(|file| file.publish(storage))
 }
 
 /// The bytes that an earlier look read for outputs that were made then.
