@@ -20,8 +20,8 @@ use crate::error::Error;
 use crate::merge_layout::MergeLayout;
 use crate::open_source::OpenSource;
 use crate::part_hash::RunningHash;
-use crate::plan::{OutputPlan, PlanSource, RouterPolicy};
-use crate::tensor_class::TensorClass;
+use crate::plan::{OutputPlan, PlanSource};
+use crate::reading::{Action, source_use};
 use crate::unit::Part;
 
 pub(crate) const HEAD_KIND: &str = "thalweg-head";
@@ -201,8 +201,7 @@ pub(crate) fn head_places(
     if terms.len() < LEAST_SOURCES {
         return Err("a window of fewer than 4 checkpoints is read as fast");
     }
-    let is_usual = combination.rule.is_none()
-        && output.mean.is_none()
+    let is_usual = output.mean.is_none()
         && terms == combination.source_idxs
         && terms.last() == Some(&combination.newest_idx);
     if !is_usual {
@@ -211,10 +210,10 @@ pub(crate) fn head_places(
     let mut offset: u64 = 0;
     let mut places = Vec::new();
     for (tensor_idx, (entry, &class)) in layout.catalog.entries().iter().zip(&layout.classes).enumerate() {
-        let is_summed = matches!(class, TensorClass::Float | TensorClass::Moment)
-            || class == TensorClass::Router && combination.router == RouterPolicy::Average;
-        if !is_summed {
-            continue;
+        match source_use(class, std::slice::from_ref(combination)).actions.as_slice() {
+            [Action::Sum { .. }] => {}
+            [Action::Rule { .. }] => return Err("a rule merges its experts"),
+            _ => continue,
         }
         let input = entry.dtype;
         let spec = SumSpec {

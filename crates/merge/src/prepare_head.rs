@@ -140,8 +140,9 @@ impl HeadWork<'_> {
         is_wanted: &(dyn Fn() -> bool + Sync),
         run: &RunContext<'_>,
     ) -> Result<Option<Vec<Vec<String>>>, Error> {
-        let place_of = |tensor_idx: usize| self.places.iter().position(|place| place.tensor_idx == tensor_idx);
-        let units = UnitList::of_merge(self.layout, &|t| place_of(t).is_some(), &[self.output.dtype]);
+        let mut place_of: Vec<Option<usize>> = vec![None; self.layout.classes.len()];
+        self.places.iter().enumerate().for_each(|(i, place)| place_of[place.tensor_idx] = Some(i));
+        let units = UnitList::of_merge(self.layout, &|t| place_of[t].is_some(), &[self.output.dtype]);
         let empty = |place: &HeadPlace| vec![String::new(); units.n_parts_of(place.tensor_idx)];
         let digests: Mutex<Vec<Vec<String>>> = Mutex::new(self.places.iter().map(empty).collect());
         let is_abandoned = AtomicBool::new(false);
@@ -151,7 +152,7 @@ impl HeadWork<'_> {
                 return Ok(());
             }
             for part in units.parts(unit_idx) {
-                let Some(i) = place_of(part.tensor_idx) else { continue };
+                let Some(i) = place_of[part.tensor_idx] else { continue };
                 let digest = self.write_part(part, &self.places[i], file, buffer, run)?;
                 digests.lock().unwrap_or_else(PoisonError::into_inner)[i][part.part_idx] = digest;
             }
@@ -180,7 +181,7 @@ impl HeadWork<'_> {
             let mut read: Vec<&[u8]> = Vec::with_capacity(self.older.len());
             let mut rest = inputs;
             for source in self.older {
-                let (input, others) = rest.split_at_mut(n_in);
+                let (input, others) = std::mem::take(&mut rest).split_at_mut(n_in);
                 source
                     .read_elements(part.tensor_idx, elements.clone(), input)
                     .map_err(|source| Error::Access { tensor: display_name(&entry.name), source })?;

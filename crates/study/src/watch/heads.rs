@@ -9,7 +9,7 @@ use thalweg_merge::head::WindowHead;
 use thalweg_merge::plan::{MergePlan, OutputPlan};
 use thalweg_merge::prepare_head::{HeadOutcome, prepare_head};
 use thalweg_merge::seen::SeenSource;
-use thalweg_storage::Storage;
+use thalweg_storage::{Storage, Unwatched};
 
 use crate::Error;
 
@@ -75,10 +75,12 @@ pub(super) fn prepare_heads(
     if !windows.is_empty() {
         storage.create_folder(&folder.join(HEADS_NAME))?;
     }
+    // Notes about these checkpoints came with the merge before.
+    let silent = RunContext { progress: &Unwatched, ..cx.clone() };
     let mut found = Vec::new();
     for window in windows {
         let plan = MergePlan { seen_sources: seen.to_vec(), ..MergePlan::new(vec![window.clone()])? };
-        let outcome = prepare_head(&plan, &head_path(window, folder), &is_wanted, cx)?;
+        let outcome = prepare_head(&plan, &head_path(window, folder), &is_wanted, &silent)?;
         let (scheme, n_checkpoints) = (window.scheme.clone(), window.sources.len());
         found.push(PreparedSums { scheme, n_checkpoints, outcome });
         if outcome == HeadOutcome::Abandoned {

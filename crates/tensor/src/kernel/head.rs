@@ -29,7 +29,11 @@ trait HeadFormat {
     fn keep(sum: f64) -> Self::Raw;
     /// The form of a sum that is not known.
     const UNKNOWN: Self::Raw;
-    /// Two numbers that have the sum between them, or are both the sum; NaN where it is not known.
+    /// The number that is kept; NaN where none is known.
+    fn value(kept: Self::Raw) -> f64;
+    /// Whether that is the sum itself.
+    fn is_sum(kept: Self::Raw) -> bool;
+    /// Two numbers that have the sum between them, or are both the sum.
     fn ends(kept: Self::Raw) -> (f64, f64);
 }
 
@@ -50,10 +54,18 @@ impl HeadFormat for OddSingle {
         if near.is_finite() { kept.to_le() } else { Self::UNKNOWN }
     }
     #[inline(always)]
+    fn value(kept: u32) -> f64 {
+        f64::from(f32::from_bits(u32::from_le(kept)))
+    }
+    #[inline(always)]
+    fn is_sum(kept: u32) -> bool {
+        u32::from_le(kept) & 1 == 0
+    }
+    #[inline(always)]
     fn ends(kept: u32) -> (f64, f64) {
         let bits = u32::from_le(kept);
         let open = bits & 1;
-        (f64::from(f32::from_bits(bits - open)), f64::from(f32::from_bits(bits + open)))
+        (f64::from(f32::from_bits(bits - open)), f64::from(f32::from_bits(bits.wrapping_add(open))))
     }
 }
 
@@ -66,9 +78,16 @@ impl HeadFormat for ExactDouble {
         sum.to_bits().to_le()
     }
     #[inline(always)]
+    fn value(kept: u64) -> f64 {
+        f64::from_bits(u64::from_le(kept))
+    }
+    #[inline(always)]
+    fn is_sum(_kept: u64) -> bool {
+        true
+    }
+    #[inline(always)]
     fn ends(kept: u64) -> (f64, f64) {
-        let sum = f64::from_bits(u64::from_le(kept));
-        (sum, sum)
+        (Self::value(kept), Self::value(kept))
     }
 }
 
@@ -199,7 +218,7 @@ impl WeightedSum {
         let [low, high] = &mut ends;
         let states = &mut states[..n_tiles];
         let format = PhantomData::<(I, H)>;
-        run_compiled(self.spec.simd, AddNewest { coefficient, head, newest, ends: (low, high), states, format });
+        run_compiled(self.spec.simd, AddNewest { coefficient, head, newest, ends: (&mut low[..], &mut high[..]), states, format });
         let width = self.element_bytes(self.output);
         let round = |sums: &[f64], out: &mut [u8]| {
             round_sums(&self.prepared, self.spec.output, self.spec.simd, sums, out)
@@ -294,21 +313,27 @@ impl<I: Input, H: HeadFormat> Compiled for AddNewest<'_, I, H> {
             let head = load_lanes::<H::Raw, TILE>(&self.head[lanes.start * H::BYTES..lanes.end * H::BYTES]);
             let newest = load_lanes::<I::Raw, TILE>(&self.newest[lanes.start * I::BYTES..lanes.end * I::BYTES]);
             let (lows, highs) = (&mut lows[lanes.clone()], &mut highs[lanes]);
-            let (mut is_known, mut is_one) = (true, true);
+            let term = |l: usize| self.coefficient * I::widen(I::bits(newest[l]));
+            let (mut is_known, mut is_exact) = (true, true);
+            for l in 0..TILE {
+                let rest;
+                (lows[l], rest) = add_with_rest(H::value(head[l]), term(l));
+                is_known &= rest == 0.0;
+                is_exact &= H::is_sum(head[l]);
+            }
+            if is_exact {
+                *state = if is_known { TileState::Exact } else { TileState::Open };
+                continue;
+            }
+            let mut is_known = true;
             for l in 0..TILE {
                 let (low, high) = H::ends(head[l]);
-                let term = self.coefficient * I::widen(I::bits(newest[l]));
                 let (low_rest, high_rest);
-                (lows[l], low_rest) = add_with_rest(low, term);
-                (highs[l], high_rest) = add_with_rest(high, term);
+                (lows[l], low_rest) = add_with_rest(low, term(l));
+                (highs[l], high_rest) = add_with_rest(high, term(l));
                 is_known &= (low_rest == 0.0) & (high_rest == 0.0);
-                is_one &= low.to_bits() == high.to_bits();
             }
-            *state = match (is_known, is_one) {
-                (false, _) => TileState::Open,
-                (true, false) => TileState::Between,
-                (true, true) => TileState::Exact,
-            };
+            *state = if is_known { TileState::Between } else { TileState::Open };
         }
     }
 }
