@@ -271,11 +271,11 @@ impl<I: Input, H: HeadFormat> Compiled for SumHead<'_, I, H> {
         for (tile, out) in self.out.chunks_exact_mut(TILE * H::BYTES).enumerate() {
             let found = add_up::<I, M>(self.coefficients, self.older, tile * TILE);
             let mut kept = [H::UNKNOWN; TILE];
-            for l in 0..TILE {
+            for (l, kept) in kept.iter_mut().enumerate() {
                 let most = found.most[l];
                 let spread = (most >> shift).cast_signed() - (found.least[l] >> shift).cast_signed();
                 let is_exact = ((spread <= self.limit) | (most == 0)) & (most < I::INFINITY);
-                kept[l] = if is_exact { H::keep(found.sum[l]) } else { H::UNKNOWN };
+                *kept = if is_exact { H::keep(found.sum[l]) } else { H::UNKNOWN };
             }
             store_lanes(kept, out);
         }
