@@ -180,14 +180,18 @@ impl HeadPlace {
         self.offset + first * self.dtype.bytes().unwrap_or(0)
     }
 
+    fn bytes_of(&self, part: &Part) -> u64 {
+        self.dtype.bytes_of(part.elements.end - part.elements.start).unwrap_or(0)
+    }
+
     /// A hash of the sum's bytes in a part.
-    pub(crate) fn start_hash(&self) -> RunningHash {
-        RunningHash::new(Some(DigestKind::Xxh3), 0, self.n_bytes)
+    pub(crate) fn start_hash(&self, part: &Part) -> RunningHash {
+        RunningHash::new(Some(DigestKind::Xxh3), 0, self.bytes_of(part))
     }
 
     /// The digest of a part of which all bytes were hashed.
-    pub(crate) fn finish_hash(&self, hash: RunningHash) -> String {
-        tensor_digest(DigestKind::Xxh3, &hash.finish(), self.n_bytes).to_string()
+    pub(crate) fn finish_hash(&self, part: &Part, hash: RunningHash) -> String {
+        tensor_digest(DigestKind::Xxh3, &hash.finish(), self.bytes_of(part)).to_string()
     }
 }
 
@@ -252,7 +256,7 @@ impl HeadReader<'_> {
     /// Compares what was read of a part with what was written.
     pub(crate) fn check(&self, part: &Part, place: &HeadPlace, hash: RunningHash) -> Result<(), Error> {
         let known = self.by_tensor[part.tensor_idx].as_ref().and_then(|(_, parts)| parts.get(part.part_idx));
-        if known == Some(&place.finish_hash(hash)) { Ok(()) } else { Err(self.changed()) }
+        if known == Some(&place.finish_hash(part, hash)) { Ok(()) } else { Err(self.changed()) }
     }
 
     fn changed(&self) -> Error {

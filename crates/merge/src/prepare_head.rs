@@ -172,7 +172,7 @@ impl HeadWork<'_> {
     ) -> Result<String, Error> {
         let entry = &self.layout.catalog.entries()[part.tensor_idx];
         let sum = self.prepare_sum(part.tensor_idx, run)?;
-        let mut hash = place.start_hash();
+        let mut hash = place.start_hash(part);
         for elements in self.piece.pieces_of(part) {
             let bytes_of = |dtype: Dtype| to_index(dtype.bytes_of(elements.end - elements.start).unwrap_or(0));
             let (n_in, n_out) = (bytes_of(entry.dtype), bytes_of(place.dtype));
@@ -192,7 +192,7 @@ impl HeadWork<'_> {
             hash.update(out);
             file.write_all_at(place.offset_of(elements.start), out)?;
         }
-        Ok(place.finish_hash(hash))
+        Ok(place.finish_hash(part, hash))
     }
 
     fn prepare_sum(&self, tensor_idx: usize, run: &RunContext<'_>) -> Result<WeightedSum, Error> {

@@ -26,7 +26,7 @@ pub(crate) struct HeadScratch {
 
 impl Worker<'_> {
     pub(super) fn start_heads(&mut self, part: &Part) {
-        let start = |head: &HeadReader<'_>| Some(head.place(part.tensor_idx)?.start_hash());
+        let start = |head: &HeadReader<'_>| Some(head.place(part.tensor_idx)?.start_hash(part));
         self.heads.hashes = self.job.heads.iter().map(start).collect();
     }
 

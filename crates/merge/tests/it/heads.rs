@@ -43,7 +43,7 @@ fn content(i: u64) -> Tensors {
         ("large", noise_tensor(i + 1, N_LARGE)),
         ("odd", bits16_tensor("BF16", &(0..1000).map(odd).collect::<Vec<_>>())),
         ("single", f32_tensor(&(0..777).map(single).collect::<Vec<_>>())),
-        ("half", bits16_tensor("F16", &(0..130).map(|e| 0x3800 + (e * 13 + i as u16) % 512).collect::<Vec<_>>())),
+        ("half", bits16_tensor("F16", &(0..130).map(|e| 0x3800 + (e * 13 + u16::try_from(i).unwrap()) % 512).collect::<Vec<_>>())),
         ("steps", ("I64".to_owned(), vec![1], vec![7; 8])),
         ("empty", ("BF16".to_owned(), vec![0], Vec::new())),
     ])
@@ -114,27 +114,30 @@ fn bytes_of_tensors() -> u64 {
 
 #[test]
 fn a_merge_from_a_prepared_sum_has_the_bytes_of_one_from_scratch() {
-    for numerators in [&[1; N][..], &[1, 2, 3, 4, 5], &[256, 64, 80, 100, 125]] {
-        for (n_threads, memory_bytes, simd) in [(2, 256_000_000, Simd::Auto), (1, 40_000_000, Simd::Portable)] {
-            let runner = Runner { n_threads, memory_bytes, simd, ..Runner::default() };
-            let scene = Scene::new(numerators);
-            let (first, outcome) = scene.prepare(&runner, true);
-            // A single for each bf16 and f16, a double for each f32.
-            let n_bytes = 4 * (N_LARGE as u64 + 1000 + 130) + 8 * 777;
-            assert_eq!(outcome, HeadOutcome::Made { n_bytes });
-            let receipt = scene.merge("out", &first, &runner).unwrap();
-            // The integers of all five are compared.
-            assert_eq!(receipt.bytes_read, bytes_of_tensors() + 4 * 8);
-            scene.check_output("out", &runner);
-            let digests = |receipt: &MergeReceipt| {
-                receipt.sources.iter().map(|source| source.digest.clone()).collect::<Option<Vec<_>>>().unwrap()
-            };
-            assert_eq!(digests(&receipt)[..N - 1], digests(&first)[1..]);
-            // It is there already.
-            let plan = scene.plan(0, "first", Some(&first), &runner);
-            let again = runner.with_context(|run| prepare_head(&plan, &scene.head(), &|| true, run)).0;
-            assert_eq!(again.unwrap(), HeadOutcome::Known);
-        }
+    let cases = [
+        (&[1; N][..], 2, 256_000_000, Simd::Auto),
+        (&[1, 2, 3, 4, 5], 1, 40_000_000, Simd::Portable),
+        (&[256, 64, 80, 100, 125], 3, 60_000_000, Simd::Avx2),
+    ];
+    for (numerators, n_threads, memory_bytes, simd) in cases {
+        let runner = Runner { n_threads, memory_bytes, simd, ..Runner::default() };
+        let scene = Scene::new(numerators);
+        let (first, outcome) = scene.prepare(&runner, true);
+        // A single for each bf16 and f16, a double for each f32.
+        let n_bytes = 4 * (N_LARGE as u64 + 1000 + 130) + 8 * 777;
+        assert_eq!(outcome, HeadOutcome::Made { n_bytes });
+        let receipt = scene.merge("out", &first, &runner).unwrap();
+        // The integers of all five are compared.
+        assert_eq!(receipt.bytes_read, bytes_of_tensors() + 4 * 8);
+        scene.check_output("out", &runner);
+        let digests = |receipt: &MergeReceipt| {
+            receipt.sources.iter().map(|source| source.digest.clone()).collect::<Option<Vec<_>>>().unwrap()
+        };
+        assert_eq!(digests(&receipt)[..N - 1], digests(&first)[1..]);
+        // It is there already.
+        let plan = scene.plan(0, "first", Some(&first), &runner);
+        let again = runner.with_context(|run| prepare_head(&plan, &scene.head(), &|| true, run)).0;
+        assert_eq!(again.unwrap(), HeadOutcome::Known);
     }
 }
 
