@@ -239,7 +239,7 @@ fn tell(news: WatchNews<'_>, messages: &Messages) {
             }
         }
         WatchNews::Prepared(prepared) => {
-            let made = prepared.iter().filter_map(|one| prepared_row(one));
+            let made = prepared.iter().filter_map(prepared_row);
             let made: Vec<serde_json::Value> = made.collect();
             if !made.is_empty() {
                 messages.json_line(&json!({"kind": "thalweg-watch", "version": 1, "prepared": made}));

@@ -472,7 +472,7 @@ fn a_prepared_window_reads_only_the_new_checkpoint_and_has_the_same_bytes() {
     assert_eq!(code, 0, "{stderr}");
     let prepared = out.join("prepared");
     assert_eq!(std::fs::metadata(prepared.join("n4-sma.sums")).unwrap().len(), 2 * SOURCE_BYTES);
-    let mut check = |step: u64, n_read: u64| {
+    let check = |step: u64, n_read: u64| {
         save(&run_path, step, step / 100);
         let (code, document, stderr) = watch(&run_path, &out, &windows);
         assert_eq!((code, document["bytes_read"].as_u64()), (0, Some(n_read * SOURCE_BYTES)), "{step}: {stderr}");
