@@ -112,7 +112,7 @@ HEAR = """
       window.heard.push({ request: request.duration, replace: update.duration, shown: performance.now() - update.startTime });
     }); });
   });
-  replace.observe(document.getElementById("content"), { childList: true, subtree: true });
+  replace.observe(document.getElementById("content"), { childList: true });
 })()
 """
 

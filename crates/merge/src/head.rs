@@ -159,7 +159,8 @@ pub(crate) fn known_digests(
 
 /// Digest of a plan without its sources and its path: merges with equal ones do the same with other checkpoints.
 pub(crate) fn plan_digest(output: &OutputPlan) -> Result<String, Error> {
-    let anonymous = |source: &PlanSource| PlanSource { path: PathBuf::new(), step: None, tokens: None, ..source.clone() };
+    let anonymous =
+        |source: &PlanSource| PlanSource { path: PathBuf::new(), step: None, tokens: None, ..source.clone() };
     let sources = output.sources.iter().map(anonymous).collect();
     OutputPlan { sources, ..output.clone() }.digest()
 }
@@ -205,9 +206,8 @@ pub(crate) fn head_places(
     if terms.len() < LEAST_SOURCES {
         return Err("a window of fewer than 4 checkpoints is read as fast");
     }
-    let is_usual = output.mean.is_none()
-        && terms == combination.source_idxs
-        && terms.last() == Some(&combination.newest_idx);
+    let is_usual =
+        output.mean.is_none() && terms == combination.source_idxs && terms.last() == Some(&combination.newest_idx);
     if !is_usual {
         return Err("it is not a weighted sum whose last checkpoint is the newest");
     }

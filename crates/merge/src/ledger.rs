@@ -109,8 +109,8 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
-    /// Digest of source `source_idx`, if it is not `known`; `None` when some of its tensors were not read or nothing was
-    /// hashed.
+    /// Digest of source `source_idx`, if it is not `known`; `None` when some of its tensors were not read or nothing
+    /// was hashed.
     pub(crate) fn source_digest(
         &self,
         catalog: &TensorCatalog,

@@ -44,8 +44,8 @@ pub enum HeadOutcome {
     Impossible(&'static str),
 }
 
-/// Prepares the sum that the merge after `plan`'s only output will need, which has that output's sources but the oldest,
-/// and one more. Its description goes to `path`, the sums beside it.
+/// Prepares the sum that the merge after `plan`'s only output will need: it has that output's sources but the oldest, and
+/// one more. Its description goes to `path`, the sums beside it.
 ///
 /// `plan` gives the digests of the sources. The work ends once `is_wanted` no longer holds.
 ///
@@ -197,7 +197,8 @@ impl HeadWork<'_> {
 
     fn prepare_sum(&self, tensor_idx: usize, run: &RunContext<'_>) -> Result<WeightedSum, Error> {
         let entry = &self.layout.catalog.entries()[tensor_idx];
-        let (output, coefficients) = (self.layout.output_dtype(tensor_idx, self.output.dtype), &self.combination.coefficients);
+        let (output, coefficients) =
+            (self.layout.output_dtype(tensor_idx, self.output.dtype), &self.combination.coefficients);
         let (non_finite, simd) = (self.combination.non_finite, run.limits.simd);
         let spec = SumSpec { input: entry.dtype, output, non_finite, simd };
         WeightedSum::new(&self.combination.terms().1, coefficients.divisor(), spec)

@@ -66,7 +66,8 @@ impl IdleEvaluator<'_> {
         };
         let plan = MergePlan::new(outputs.iter().enumerate().map(in_memory).collect())?;
         self.arenas.resize_with(self.arenas.len().max(outputs.len()), || vec![0.0; self.layout.n_params()]);
-        let sinks: Vec<_> = self.arenas.iter_mut().take(outputs.len()).map(|arena| arena_sink(&self.layout, arena)).collect();
+        let sinks: Vec<_> =
+            self.arenas.iter_mut().take(outputs.len()).map(|arena| arena_sink(&self.layout, arena)).collect();
         let sinks: Vec<&dyn TensorSink> = sinks.iter().map(|sink| sink as &dyn TensorSink).collect();
         self.cost.bytes_read += merge_into_sinks(&plan, &sinks, self.run)?;
         Ok(())

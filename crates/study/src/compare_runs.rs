@@ -93,11 +93,7 @@ pub fn compare_runs(runs: &[RunForecasts], items_of: ItemsOf<'_>) -> Vec<RunComp
 /// A forecast with where its anneal ends.
 type Placed<'a> = (&'a str, &'a ForecastRow, u64);
 
-fn compare_score(
-    runs: &[RunForecasts],
-    (task, measure): (&str, &str),
-    items_of: ItemsOf<'_>,
-) -> Option<RunComparison> {
+fn compare_score(runs: &[RunForecasts], (task, measure): (&str, &str), items_of: ItemsOf<'_>) -> Option<RunComparison> {
     let is_it = |one: &&DatedForecast| one.0.task == task && one.0.measure == measure;
     let scored: Vec<(&str, Vec<&DatedForecast>)> = runs
         .iter()
@@ -254,7 +250,7 @@ mod tests {
             let [low, high] = run.gain_over_best.unwrap().interval_95.unwrap();
             (high - low) / 2.0
         };
-        // Differences of 0.2, 0, 0.1 and 0.1: a standard error of sqrt(0.02 / 3 / 4), beside half widths that give 0.005.
+        // Differences of 0.2, 0, 0.1 and 0.1: a standard error of sqrt(0.02 / 3 / 4). The half widths give 0.005.
         let paired = compare(0);
         let noise = NORMAL_QUANTILE * (0.02f64 / 12.0).sqrt();
         assert!((half_of(&paired) - noise.hypot(0.005)).abs() < 1e-12, "{paired:?}");

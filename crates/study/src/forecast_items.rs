@@ -67,7 +67,8 @@ pub(crate) fn publish_items(
 pub fn read_items(storage: &dyn Storage, folder: &Path, end_step: u64) -> Vec<TaskScores> {
     let bytes = storage.read_file(&items_path(folder, end_step), MAX_ITEMS_BYTES);
     let document = bytes.ok().and_then(|bytes| serde_json::from_slice::<ItemsDocument>(&bytes).ok());
-    let is_ours = |one: &ItemsDocument| (&*one.kind, one.version, one.end_step) == (ITEMS_KIND, ITEMS_VERSION, end_step);
+    let is_ours =
+        |one: &ItemsDocument| (&*one.kind, one.version, one.end_step) == (ITEMS_KIND, ITEMS_VERSION, end_step);
     let mut tasks = document.filter(is_ours).map(|document| document.tasks).unwrap_or_default();
     // A file may say anything.
     tasks.retain(|task| {

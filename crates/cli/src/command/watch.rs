@@ -12,9 +12,9 @@ use thalweg_study::forecast::case::read_case_file;
 use thalweg_study::record::SuiteRow;
 use thalweg_study::request::Resolver;
 use thalweg_study::watch::{
-    Bests, FailedMerge, KeepOptions, MakeEvaluator, Notice, OnceScores, PreparedSums, TargetCrossing, UnscoredModel, WatchEnds,
-    WatchEvent, WatchForecast, WatchNews, WatchPass, WatchRequest, WatchRow, WatchedOutput, Watcher, keep_watching,
-    score_once,
+    Bests, FailedMerge, KeepOptions, MakeEvaluator, Notice, OnceScores, PreparedSums, TargetCrossing, UnscoredModel,
+    WatchEnds, WatchEvent, WatchForecast, WatchNews, WatchPass, WatchRequest, WatchRow, WatchedOutput, Watcher,
+    keep_watching, score_once,
 };
 use thalweg_tensor::counted;
 
@@ -271,10 +271,8 @@ fn prepared_row(one: &PreparedSums) -> Option<serde_json::Value> {
 fn tell_prepared(prepared: &[PreparedSums], messages: &Messages) {
     for PreparedSums { scheme, n_checkpoints, outcome } in prepared {
         match outcome {
-            HeadOutcome::Made { n_bytes } => messages.text(&format!(
-                "prepared the next {scheme} of {n_checkpoints}: {} on disk\n",
-                show_bytes(*n_bytes)
-            )),
+            HeadOutcome::Made { n_bytes } => messages
+                .text(&format!("prepared the next {scheme} of {n_checkpoints}: {} on disk\n", show_bytes(*n_bytes))),
             HeadOutcome::Impossible(why) => {
                 messages.note(format!("the next {scheme} of {n_checkpoints} cannot be prepared: {why}"));
             }

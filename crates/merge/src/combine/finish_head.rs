@@ -61,7 +61,8 @@ impl Worker<'_> {
             hash.update(kept);
         }
         self.output.resize(piece.n_bytes(output), 0);
-        sum.finish_head_into((kept.as_slice(), self.inputs[newest].as_slice()), &mut self.output, open).map_err(|_| NOT_PREPARED)?;
+        sum.finish_head_into((kept.as_slice(), self.inputs[newest].as_slice()), &mut self.output, open)
+            .map_err(|_| NOT_PREPARED)?;
         let n_elements = to_index(piece.elements.end - piece.elements.start);
         let n_open: usize = open.iter().map(ExactSizeIterator::len).sum();
         // Such a range may also hold what is not finite or too large, which is judged with the whole piece in view.

@@ -43,7 +43,13 @@ fn content(i: u64) -> Tensors {
         ("large", noise_tensor(i + 1, N_LARGE)),
         ("odd", bits16_tensor("BF16", &(0..1000).map(odd).collect::<Vec<_>>())),
         ("single", f32_tensor(&(0..777).map(single).collect::<Vec<_>>())),
-        ("half", bits16_tensor("F16", &(0..130).map(|e| 0x3800 + (e * 13 + u16::try_from(i).unwrap()) % 512).collect::<Vec<_>>())),
+        (
+            "half",
+            bits16_tensor(
+                "F16",
+                &(0..130).map(|e| 0x3800 + (e * 13 + u16::try_from(i).unwrap()) % 512).collect::<Vec<_>>(),
+            ),
+        ),
         ("steps", ("I64".to_owned(), vec![1], vec![7; 8])),
         ("empty", ("BF16".to_owned(), vec![0], Vec::new())),
     ])
@@ -66,9 +72,8 @@ impl Scene {
         let divisor = self.numerators.iter().sum();
         let plan = plan(output(&self.sources[first..first + N], &self.numerators, divisor, &self.at(out)));
         let Some(receipt) = receipt else { return plan };
-        let mut seen = runner
-            .with_context(|run| see_sources(&open_sources(&plan, run).unwrap(), &*run.storage).unwrap())
-            .0;
+        let mut seen =
+            runner.with_context(|run| see_sources(&open_sources(&plan, run).unwrap(), &*run.storage).unwrap()).0;
         seen.retain_mut(|one| {
             let known = receipt.sources.iter().find(|source| source.path == one.path);
             one.digest = known.and_then(|source| source.digest.as_deref()?.parse().ok());
@@ -196,9 +201,8 @@ fn what_cannot_be_prepared_says_why_and_what_is_abandoned_is_not_used() {
     // The place is taken again.
     assert!(matches!(scene.prepare(&runner, true).1, HeadOutcome::Made { .. }));
 
-    let outcome = |plan: &MergePlan, path: &Path| {
-        runner.with_context(|run| prepare_head(plan, path, &|| true, run)).0.unwrap()
-    };
+    let outcome =
+        |plan: &MergePlan, path: &Path| runner.with_context(|run| prepare_head(plan, path, &|| true, run)).0.unwrap();
     let unknown = scene.plan(0, "first", None, &runner);
     let HeadOutcome::Impossible(why) = outcome(&unknown, &scene.head()) else { panic!("no digests") };
     assert!(why.contains("digests"), "{why}");

@@ -21,9 +21,8 @@
   document.addEventListener("pointermove", show);
   document.addEventListener("pointerdown", show);
   document.addEventListener("scroll", function () { tip.hidden = true; }, { passive: true });
-  // What belongs to the content is done again when a live page has new content, of which some may have stayed.
+  // What belongs to the content is done again when a live page has new content.
   document.addEventListener("content", function () { document.querySelectorAll(".command").forEach(function (command) {
-    if (command.querySelector(".copy") !== null) { return; }
     var pre = command.nextElementSibling;
     var button = document.createElement("button");
     button.className = "copy";

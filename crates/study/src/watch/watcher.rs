@@ -12,17 +12,17 @@ use thalweg_merge::plan::OutputPlan;
 use thalweg_merge::prepare_head::HeadOutcome;
 use thalweg_merge::receipt::{MergeReceipt, SourceReceipt};
 use thalweg_merge::verify::read_receipt;
-use thalweg_storage::{Lock, Storage};
 use thalweg_storage::guard::check_place;
 use thalweg_storage::publish::Replace;
+use thalweg_storage::{Lock, Storage};
 use thalweg_trajectory::{Trajectory, check_outside_checkpoints};
 
 use super::WatchForecast;
 use super::checkpoints::{KnownCheckpoints, STATE_NAME, UnwrittenFile};
 use super::events::publish_events;
 use super::forecast::{ForecastJob, forecast_name};
-use super::hold::{HELD_NAME, hold_checkpoints, let_go};
 use super::heads::{PreparedSums, drop_heads, open_heads, prepare_heads};
+use super::hold::{HELD_NAME, hold_checkpoints, let_go};
 use super::make::{KnownSources, MadeMerges, end_step, is_disk_full, make_outputs, n_together};
 use super::output::{WatchedOutput, name_of};
 use super::record::{WatchEvent, WatchRecord, WatchRow};
@@ -328,8 +328,8 @@ impl<'a> Watcher<'a> {
         Ok(pass)
     }
 
-    /// Sums what the next windows will have of the checkpoints that are there, if that was asked for, until the run gets
-    /// another one. What cannot be prepared is told once.
+    /// Sums what the next windows will have of the checkpoints that are there, if that was asked for, until the run
+    /// gets another one. What cannot be prepared is told once.
     ///
     /// # Errors
     /// `Interrupted`; what reading the checkpoints gives, and `Storage`.

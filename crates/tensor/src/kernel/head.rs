@@ -9,9 +9,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::Dtype;
-use crate::kernel::portable::{
-    InBf16, InF16, InF32, Input, MultiplyAdd, Raw, TILE, add_up, load_lanes, store_lanes,
-};
+use crate::kernel::portable::{InBf16, InF16, InF32, Input, MultiplyAdd, Raw, TILE, add_up, load_lanes, store_lanes};
 use crate::kernel::simd::{Compiled, round_sums, run_compiled};
 use crate::kernel::window::MAX_DIVISOR;
 use crate::kernel::{SumFault, WeightedSum};
@@ -218,11 +216,13 @@ impl WeightedSum {
         let [low, high] = &mut ends;
         let states = &mut states[..n_tiles];
         let format = PhantomData::<(I, H)>;
-        run_compiled(self.spec.simd, AddNewest { coefficient, head, newest, ends: (&mut low[..], &mut high[..]), states, format });
+        run_compiled(
+            self.spec.simd,
+            AddNewest { coefficient, head, newest, ends: (&mut low[..], &mut high[..]), states, format },
+        );
         let width = self.element_bytes(self.output);
-        let round = |sums: &[f64], out: &mut [u8]| {
-            round_sums(&self.prepared, self.spec.output, self.spec.simd, sums, out)
-        };
+        let round =
+            |sums: &[f64], out: &mut [u8]| round_sums(&self.prepared, self.spec.output, self.spec.simd, sums, out);
         let mut tile = 0;
         while tile < n_tiles {
             let run = states[tile..].iter().take_while(|state| **state != TileState::Open).count();

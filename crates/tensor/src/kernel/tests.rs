@@ -477,7 +477,9 @@ fn a_sum_that_is_finished_later_has_the_bits_of_a_sum_at_once() {
     for kind in KINDS {
         for input in narrow {
             for output in narrow {
-                for numerators in [&[1; 2][..], &[1; 3], &[1; 10], &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], &[512, 128, 160, 200]] {
+                for numerators in
+                    [&[1; 2][..], &[1; 3], &[1; 10], &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], &[512, 128, 160, 200]]
+                {
                     let n_open = check_head(&mut dice, (input, output), kind, numerators);
                     let is_usual = matches!(kind, Kind::Walk | Kind::Equal);
                     assert!(n_open < 200 || !is_usual, "{kind:?} of {input}: {n_open} of 1300 are left open");

@@ -13,29 +13,20 @@
       button.setAttribute("aria-pressed", button.value === value ? "true" : "false");
     });
   }
-  // What stayed on a live page is attached already.
-  var attached = new WeakSet();
-  function isNew(element) {
-    var known = attached.has(element);
-    attached.add(element);
-    return !known;
-  }
   function attachChoosers() {
     all(".choose").forEach(function (group) { group.removeAttribute("hidden"); });
     all("select[data-choose]").forEach(function (select) {
       var what = select.getAttribute("data-choose");
-      if (isNew(select)) {
-        select.addEventListener("change", function () { choose(what, select.value); });
-        // A browser may remember what was chosen before the page was loaded again.
-        select.selectedIndex = 0;
-      }
+      select.addEventListener("change", function () { choose(what, select.value); });
+      // A browser may remember what was chosen before the page was loaded again.
+      select.selectedIndex = 0;
       if (chosen[what] !== undefined) { select.value = chosen[what]; }
       if (select.selectedIndex === -1) { select.selectedIndex = 0; }
       if (chosen[what] !== undefined) { choose(what, select.value); }
     });
     all("button[data-choose]").forEach(function (button) {
       var what = button.getAttribute("data-choose");
-      if (isNew(button)) { button.addEventListener("click", function () { choose(what, button.value); }); }
+      button.addEventListener("click", function () { choose(what, button.value); });
       if (chosen[what] === button.value) { choose(what, button.value); }
     });
   }
@@ -144,18 +135,16 @@
   });
 
   // One stop of the tab key for each picture; arrows walk along its marks from left to right.
-  function left(mark) { return mark.getBBox().x; }
   function attachChart(chart) {
-    var first = chart.querySelector(".mark");
-    if (first === null) { return; }
-    if (chart.querySelector(".mark[tabindex='0']") === null) { first.setAttribute("tabindex", "0"); }
-    if (!isNew(chart)) { return; }
+    var marks = Array.prototype.slice.call(chart.querySelectorAll(".mark"));
+    if (marks.length === 0) { return; }
+    function left(mark) { return mark.getBBox().x; }
+    var sorted = null;
+    marks[0].setAttribute("tabindex", "0");
     chart.addEventListener("keydown", function (event) {
       var step = { ArrowRight: 1, ArrowLeft: -1, Home: -Infinity, End: Infinity }[event.key];
       if (step === undefined) { return; }
-      // Some marks of a live page may be new.
-      var placed = Array.prototype.map.call(chart.querySelectorAll(".mark"), function (mark) { return { mark: mark, left: left(mark) }; });
-      var sorted = placed.sort(function (a, b) { return a.left - b.left; }).map(function (one) { return one.mark; });
+      if (sorted === null) { sorted = marks.slice().sort(function (a, b) { return left(a) - left(b); }); }
       var at = sorted.indexOf(event.target);
       if (at === -1) { return; }
       event.preventDefault();
