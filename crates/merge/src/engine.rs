@@ -291,8 +291,8 @@ pub(crate) fn merge_into(
     Ok(Merged { finished: ledger.finish(), read_by: reading.read_by, bytes_read, bytes_resumed })
 }
 
-/// The prepared sum for each output; nothing unless all have one. What they take is less than the buffers of the sources
-/// that are then not read.
+/// The prepared sum for each output; nothing unless all have one. What they take is less than the buffers of the
+/// sources that are then not read.
 fn find_heads<'a>(
     heads: &'a [WindowHead],
     (plans, combinations): (&[&OutputPlan], &[Combination]),

@@ -44,8 +44,8 @@ pub enum HeadOutcome {
     Impossible(&'static str),
 }
 
-/// Prepares the sum that the merge after `plan`'s only output will need: it has that output's sources but the oldest, and
-/// one more. Its description goes to `path`, the sums beside it.
+/// Prepares the sum that the merge after `plan`'s only output will need: it has that output's sources but the oldest,
+/// and one more. Its description goes to `path`, the sums beside it.
 ///
 /// `plan` gives the digests of the sources. The work ends once `is_wanted` no longer holds.
 ///
