@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::estimate::fit_merge;
 pub use crate::execute_options::{ExecuteOptions, PartialStage};
 use crate::frame::{CopyTime, copy_frames};
+use crate::head::{HeadReader, WindowHead};
 use crate::ledger::{Ledger, Merged};
 use crate::merge_layout::MergeLayout;
 use crate::open_source::OpenSource;
@@ -47,6 +48,19 @@ pub fn execute_merge(
     options: ExecuteOptions,
     run: &RunContext<'_>,
 ) -> Result<Vec<MergeOutcome>, Error> {
+    execute_merge_with(plan, &[], options, run)
+}
+
+/// As [`execute_merge`], with the same result, where sums that were prepared may be read instead of sources.
+///
+/// # Errors
+/// As there; `HeadChanged` for a prepared sum that does not hold what was written.
+pub fn execute_merge_with(
+    plan: &MergePlan,
+    heads: &[WindowHead],
+    options: ExecuteOptions,
+    run: &RunContext<'_>,
+) -> Result<Vec<MergeOutcome>, Error> {
     let started = run.host.elapsed_seconds();
     let (sources, layout) = open_aligned(plan, run)?;
     let pending = Pending::find(plan, (&sources, &layout), options, run)?;
@@ -57,7 +71,7 @@ pub fn execute_merge(
         outputs.iter().map(|output| lay_out(output, (&sources, &layout), run)).collect::<Result<Vec<_>, _>>()?;
     check_disk_space(outputs.iter().copied().zip(&layouts), run)?;
     let staged = stage_outputs(&outputs, layouts, &sources, options, run)?;
-    let merged = match merge_with_frames(&staged, (&sources, &layout), &Work::ALL, run) {
+    let merged = match merge_with_frames(&staged, (&sources, &layout), &Work { heads, ..Work::ALL }, run) {
         Ok(merged) => merged,
         Err(error) => return Err(give_up(staged, error, run)),
     };
@@ -190,11 +204,13 @@ pub(crate) struct Work<'a> {
     /// Whether finished units are compared with the sources. Shares compare sizes and times instead, or the last step
     /// would read all sources again.
     pub(crate) compares_sources: bool,
+    /// Sums that were prepared.
+    pub(crate) heads: &'a [WindowHead],
 }
 
 impl Work<'_> {
     /// Everything, by one process.
-    pub(crate) const ALL: Self = Self { is_own: None, compares_sources: true };
+    pub(crate) const ALL: Self = Self { is_own: None, compares_sources: true, heads: &[] };
 
     fn is_own(&self, unit_idx: usize) -> bool {
         self.is_own.is_none_or(|is_own| is_own(unit_idx))
@@ -214,7 +230,10 @@ pub(crate) fn merge_into(
     run: &RunContext<'_>,
 ) -> Result<Merged, Error> {
     let plans: Vec<&OutputPlan> = staged.iter().map(|output| output.plan).collect();
-    let combinations = plans.iter().map(|plan| Combination::of_plan(plan, sources)).collect::<Result<Vec<_>, _>>()?;
+    let mut combinations =
+        plans.iter().map(|plan| Combination::of_plan(plan, sources)).collect::<Result<Vec<_>, _>>()?;
+    let heads = find_heads(work.heads, (&plans, &combinations), (sources, layout), run);
+    combinations.iter_mut().for_each(|combination| combination.has_head = !heads.is_empty());
     let sinks: Vec<&dyn TensorSink> = staged.iter().map(|output| &output.staged as &dyn TensorSink).collect();
     let digest = plans.first().map_or(DigestChoice::None, |plan| plan.digest);
     let units = units_of(&plans, layout);
@@ -248,6 +267,7 @@ pub(crate) fn merge_into(
             source_paths: &source_paths,
             combinations: &combinations,
             rules: &rules,
+            heads: &heads,
             sinks: &sinks,
             record: Some(digest),
             is_known: &reading.is_known,
@@ -282,6 +302,20 @@ fn units_per_sync(n_units: usize, n_outputs: usize) -> usize {
     ((n_in_all / PARTS).clamp(LEAST_UNITS, MOST_UNITS) / n_outputs).max(1)
 }
 
+/// The prepared sum for each output; nothing unless all have one. What they take is less than the buffers of the
+/// sources that are then not read.
+fn find_heads<'a>(
+    heads: &'a [WindowHead],
+    (plans, combinations): (&[&OutputPlan], &[Combination]),
+    (sources, layout): (&[OpenSource], &MergeLayout),
+    run: &RunContext<'_>,
+) -> Vec<HeadReader<'a>> {
+    let find = |(plan, combination): (&&OutputPlan, &Combination)| {
+        heads.iter().find_map(|head| head.for_output((plan, combination), (sources, layout), run))
+    };
+    plans.iter().zip(combinations).map(find).collect::<Option<Vec<_>>>().unwrap_or_default()
+}
+
 /// Runs `work` while another thread brings what was written to the medium, so that the end need not wait for all of it.
 ///
 /// `n_units` are those that `work` does: of a share, its own. `work` is given a function to call after each unit. An
@@ -299,7 +333,7 @@ fn with_background_sync(
         let syncer = scope.spawn(move || -> Result<(), Error> {
             while woken.recv().is_ok() {
                 let synced = wait_together(run, staged.iter().collect(), &|output: &StagedOutput<'_>| {
-                    output.staged.sync().map_err(Error::from)
+                    output.staged.write_back().map_err(Error::from)
                 });
                 synced.into_iter().flatten().collect::<Result<(), Error>>()?;
             }

@@ -393,6 +393,14 @@ impl WriteAt for LocalOutput {
         }
     }
 
+    fn write_back(&self) -> Result<(), Error> {
+        match &self.direct {
+            // Its blocks go to the medium by themselves, once they are full.
+            Some(direct) => direct.check().map_err(io_error("write", &self.path)),
+            None => self.sync(),
+        }
+    }
+
     fn sync(&self) -> Result<(), Error> {
         self.settle()?;
         // Length and place on the medium are part of this; only times are not.

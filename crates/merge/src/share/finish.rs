@@ -156,7 +156,7 @@ impl<'a> Ready<'a> {
             leftovers: known,
             _locks: vec![parts.lock],
         };
-        let work = Work { is_own: None, compares_sources: false };
+        let work = Work { is_own: None, compares_sources: false, heads: &[] };
         let kept = |_: &Error| note_stages(std::iter::once(stage.clone()), run);
         let merged =
             merge_with_frames(std::slice::from_ref(&staged), (sources, layout), &work, run).inspect_err(kept)?;

@@ -113,7 +113,7 @@ fn share_of_output(
         Found::Open(staged) => *staged,
     };
     let is_own = |unit_idx: usize| division.share_of(unit_idx) == Some(share.index());
-    let work = Work { is_own: Some(&is_own), compares_sources: false };
+    let work = Work { is_own: Some(&is_own), compares_sources: false, heads: &[] };
     let merged = merge_into(std::slice::from_ref(&staged), (&sources, &layout), &work, run)
         .inspect_err(|error| note_kept(error, &staged, run))?;
     run.progress.begin(Stage::Sync, 0);

@@ -232,6 +232,14 @@ impl DirectFile {
         outcome
     }
 
+    /// Whether all writes so far succeeded.
+    ///
+    /// # Errors
+    /// What a write met.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        lock_mutex(&self.target.progress).outcome()
+    }
+
     /// Returns once all bytes taken so far are in the file.
     ///
     /// # Errors
