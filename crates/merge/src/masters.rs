@@ -18,6 +18,8 @@ use crate::error::Error;
 use crate::kept_tensors::{KeptTensors, Overlap, UnmergedTensor};
 use crate::view::conversion;
 
+/// What optax calls its averages over gradients.
+const OPTAX_MOMENTS: [&str; 5] = ["mu", "nu", "trace", "v_row", "v_col"];
 /// What Megatron-Core calls the copies in its buckets, which hold many parameters each.
 const BUCKET_NAME: &str = ".param";
 /// A beginning of fewer elements proves nothing.
@@ -71,7 +73,7 @@ fn is_named_so(kept: &KeptTensors<'_>, one: &UnmergedTensor) -> bool {
 
 /// Whether a name is that of an average over gradients, whose values are never those of a parameter.
 fn is_known_moment(path: &str) -> bool {
-    path.split('.').any(|part| MOMENT_NAMES.contains(&part))
+    path.split('.').any(|part| MOMENT_NAMES.contains(&part) || OPTAX_MOMENTS.contains(&part))
 }
 
 /// Digests of the samples of parameters.

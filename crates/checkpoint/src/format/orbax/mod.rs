@@ -2,13 +2,15 @@
 //!
 //! `place` finds the folder of arrays and decides whether its save has finished, `store` and `ocdbt` list what is
 //! stored, `zarr` reads the description of an array, and `tree` that of the tree. Chunks are unpacked when they are
-//! read.
+//! read. `write` lays out outputs.
 
 mod ocdbt;
+mod ocdbt_write;
 mod place;
 mod store;
 mod stored;
 mod tree;
+pub(crate) mod write;
 mod zarr;
 
 use std::collections::BTreeMap;
@@ -33,7 +35,7 @@ use crate::unpacked::{DecoderPool, Packed, PackedPart, Packing, Shard, ShardedAr
 use crate::{CatalogCache, Error, Note, ReadOptions, UnstoredChunks};
 
 /// Name of the format.
-const FORMAT_NAME: &str = "orbax";
+pub(crate) const FORMAT_NAME: &str = "orbax";
 /// The longest description of an array.
 const MAX_SPEC_BYTES: u64 = 1 << 20;
 /// Chunks of an array beyond so many for each that is stored are refused; missing ones are zeros, and cost memory.
@@ -56,6 +58,10 @@ impl Format for Orbax {
 
     fn is_certain(&self, place: &Place) -> bool {
         self.recognises(place)
+    }
+
+    fn stores_elements_once(&self) -> bool {
+        true
     }
 
     fn recognises(&self, place: &Place) -> bool {
@@ -124,12 +130,13 @@ impl Format for Orbax {
         let twice = |name: Box<str>| refuse(&item.path, format!("array `{}` appears twice", display_name(&name)));
         let catalog = cache.share(TensorCatalog::new(entries).map_err(twice)?);
         let notes = notes(&findings, tree.others);
+        let is_packed = files.has_parts;
         Ok(FormatContent {
             files: files.finish(),
             catalog,
             notes,
             findings,
-            is_packed: true,
+            is_packed,
             sharded,
             ..FormatContent::default()
         })
@@ -158,6 +165,8 @@ fn notes(findings: &Findings, others: Vec<String>) -> Vec<Note> {
 /// An array, and what leads to it in the tree.
 struct Array<'a> {
     path: Vec<String>,
+    /// The key of its description, below which its chunks are.
+    key: &'a str,
     /// Its description; why it cannot be read, otherwise.
     spec: Result<ArraySpec, String>,
     /// Its stored chunks by their keys below that of the array.
@@ -187,7 +196,7 @@ fn list_arrays<'a>(
         let below = format!("{base}/");
         let range = values.range(below.clone()..).take_while(|(key, _)| key.starts_with(&below));
         let chunks = range.filter_map(|(key, value)| Some((key.get(below.len()..)?, value)));
-        arrays.push(Array { path, spec, chunks: chunks.collect() });
+        arrays.push(Array { path, key, spec, chunks: chunks.collect() });
     }
     let has = |name: &str| [".zarray", "zarr.json"].iter().any(|end| values.contains_key(&format!("{name}/{end}")));
     if let Some(missing) = tree.arrays.iter().find(|name| !has(name)) {
@@ -227,6 +236,10 @@ fn select_in_item(
     arrays: &[Array<'_>],
 ) -> Result<Selection, Error> {
     let mut selection = select(arrays, found.key.as_deref())
+        .or_else(|error| match found.key_below_only_item() {
+            Some(key) => select(arrays, key),
+            None => Err(error),
+        })
         .map_err(|error| Error::TreeKey { path: place.path().to_owned(), source: Box::new(error) })?;
     if found.is_named {
         selection.add_item(found.item.name());
@@ -280,18 +293,18 @@ struct Files<'a> {
     numbers: BTreeMap<String, u32>,
     files: Vec<(String, PathBuf, UnpackedFile)>,
     first: Option<String>,
+    /// Whether something has to be unpacked.
+    has_parts: bool,
 }
 
 impl<'a> Files<'a> {
     fn new(storage: &'a Arc<dyn Storage>, item: &'a Item, values: &Values) -> Self {
         // Values in memory are read through the manifest, which says what is newest: a change of it is a change.
         let first = [MANIFEST_NAME, LEVANTER_NAME].into_iter().find(|name| item.has(name)).map(str::to_owned);
-        let any = values.values().find_map(|value| match value {
-            Stored::Range { file, .. } => Some(file.clone()),
-            Stored::Bytes(_) => None,
-        });
+        let any = values.values().find_map(Stored::file).map(str::to_owned);
         let pool = Arc::default();
-        Self { storage, item, pool, numbers: BTreeMap::new(), files: Vec::new(), first: first.or(any) }
+        let first = first.or(any);
+        Self { storage, item, pool, numbers: BTreeMap::new(), files: Vec::new(), first, has_parts: false }
     }
 
     /// The number of a file, which is opened now if it was not.
@@ -352,6 +365,7 @@ impl<'a> Files<'a> {
 
     /// Adds a packed part to a file, and returns where it can be read.
     fn add(&mut self, number: u32, part: PackedPart) -> Result<u64, ChunkFault> {
+        self.has_parts = true;
         let file = self.files.get_mut(thalweg_tensor::to_index(number.into()));
         let offset = file.and_then(|(_, _, file)| file.add(part));
         offset.ok_or_else(|| "the number of its chunks overflows 64 bits".to_owned().into())
@@ -520,13 +534,17 @@ impl ChunkPlace<'_> {
             (Packed::Range(range), Packing::None) => range.start,
             _ => files.add(number, PackedPart { packed, len_bytes, packing })?,
         };
-        let shape = &self.array.shape;
-        let ends = self.start.iter().zip(chunk).zip(&shape.0);
-        let extent: Vec<u64> = ends.map(|((start, chunk), size)| (*chunk).min(size - start)).collect();
-        let is_all = extent == *shape.0;
-        let piece =
-            if is_all { Piece::whole(number, offset) } else { Piece::boxed(number, offset, &self.start, &extent) };
-        let strides: Vec<u64> = (0..chunk.len()).map(|dim| chunk[dim + 1..].iter().product()).collect();
-        piece.with_strides(shape, &strides).ok_or_else(|| count().into())
+        chunk_piece(&self.array.shape, &self.start, chunk, (number, offset)).ok_or_else(|| count().into())
     }
+}
+
+/// The elements of an array in a chunk that begins at `start` and may reach past the end; `None` for another number of
+/// dimensions.
+fn chunk_piece(shape: &Shape, start: &[u64], chunk: &[u64], (number, offset): (u32, u64)) -> Option<Piece> {
+    let ends = start.iter().zip(chunk).zip(&shape.0);
+    let extent: Vec<u64> = ends.map(|((start, chunk), size)| (*chunk).min(size.saturating_sub(*start))).collect();
+    let is_all = extent == *shape.0;
+    let piece = if is_all { Piece::whole(number, offset) } else { Piece::boxed(number, offset, start, &extent) };
+    let strides: Vec<u64> = (0..chunk.len()).map(|dim| chunk[dim + 1..].iter().product()).collect();
+    piece.with_strides(shape, &strides)
 }
