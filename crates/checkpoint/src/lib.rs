@@ -73,7 +73,7 @@ pub use open::{
     is_checkpoint, open_all_with_cache, open_checkpoint, open_checkpoint_with, open_checkpoints, open_other_copy,
     open_with_cache,
 };
-pub use optimizer_state::{MOMENT_NAMES, is_master_name, is_moment, is_optimizer_state};
+pub use optimizer_state::{MOMENT_NAMES, is_master_name, is_moment, is_moment_name, is_optimizer_state};
 pub use own_names::{JOURNAL_NAME, LOCK_NAME, RECEIPT_NAME, is_unfinished_output};
 pub use pool::CheckpointPool;
 pub use read_options::{Params, ReadOptions};

@@ -2,7 +2,7 @@
 //! those, which would change with them, and tensors elsewhere, among which `masters` looks for copies of the
 //! parameters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -76,6 +76,7 @@ impl<'a> KeptTensors<'a> {
         let mut unmerged = Vec::new();
         let mut map = WrittenMap::new(&written);
         // What is packed has other offsets each time that it is opened. Names are whole paths there.
+        let written_names: BTreeSet<&str> = written.iter().map(|entry| &*entry.name).collect();
         let is_packed = newest.unpack_bytes() > 0;
         for (opened_idx, whole) in opened.iter().enumerate() {
             let is_own = whole.files().iter().any(|file| newest.files().iter().any(|own| own.path == file.path));
@@ -83,7 +84,7 @@ impl<'a> KeptTensors<'a> {
             for tensor_idx in naming_order(newest, &entries) {
                 let entry = &entries[tensor_idx];
                 let overlap = match is_packed {
-                    true => newest.catalog().find(&entry.name).is_none().then_some(Overlap::None),
+                    true => (!written_names.contains(&*entry.name)).then_some(Overlap::None),
                     false => map.place(entry),
                 };
                 let Some(overlap) = overlap else { continue };

@@ -73,6 +73,36 @@ fn a_merge_keeps_the_state_of_the_training_of_its_newest_source() {
 }
 
 #[test]
+fn moments_are_averaged_on_request_and_counters_are_those_of_the_newest_source() {
+    for (name, steps, moment) in [
+        ("maxtext", ["10", "20"], "opt_state.0.mu."),
+        ("levanter", ["step-10", "step-20"], "optimizer.mu."),
+    ] {
+        let scratch = Scratch::new();
+        let run = fixture(name);
+        let line = format!("merge {run} --last 2 --optimizer average -o out");
+        check(&scratch, &line, 0, &["averaged; ", "(`--optimizer average`)"]);
+        check(&scratch, "verify out --inputs", 0, &["and so are its 2 sources"]);
+        let [old, new] = steps.map(|step| all_tensors(&scratch, &format!("{run}/{step}"), step));
+        let merged = all_tensors(&scratch, "out", "merged");
+        let f32s = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|one| f32::from_le_bytes(*one)).collect::<Vec<_>>();
+        let (mut n_moments, mut n_others) = (0, 0);
+        for (name, (_, _, bytes)) in &merged {
+            if name.starts_with(moment) {
+                n_moments += 1;
+                // These sums and halves have no more bits than F32.
+                let mean = f32s(&old[name].2).into_iter().zip(f32s(&new[name].2)).map(|(a, b)| f32::midpoint(a, b));
+                assert!(f32s(bytes).into_iter().eq(mean), "{name}");
+            } else if name == "step" || name.ends_with("count") {
+                n_others += 1;
+                assert_eq!(*bytes, new[name].2, "{name}");
+            }
+        }
+        assert!(n_moments > 0 && n_others == usize::from(name == "maxtext"), "{name}: {n_moments} {n_others}");
+    }
+}
+
+#[test]
 fn without_the_state_of_the_training_only_the_model_is_written_in_the_same_tree() {
     let scratch = Scratch::new();
     let run = fixture("manager");

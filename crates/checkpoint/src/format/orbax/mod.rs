@@ -31,6 +31,7 @@ use super::{Findings, Format, FormatContent, OpenFile, Place, Unreadable};
 use crate::error::UnfinishedFault;
 use crate::format::model_key::{WHOLE_KEY, is_other_key};
 use crate::index::check_file_name;
+use crate::optimizer_state::{is_optimizer_key, is_optimizer_state};
 use crate::unpacked::{DecoderPool, Packed, PackedPart, Packing, Shard, ShardedArray, UnpackedFile};
 use crate::{CatalogCache, Error, Note, ReadOptions, UnstoredChunks};
 
@@ -85,7 +86,10 @@ impl Format for Orbax {
         let values = read_values(storage, &item.path, has_manifest(item.names()))?;
         let tree = if item.has(TREE_NAME) { read_tree(storage, &item.path.join(TREE_NAME))? } else { Tree::default() };
         let arrays = list_arrays(storage, item, &values, &tree)?;
-        let selection = select_in_item(storage, place, &found, &arrays)?;
+        let mut selection = select_in_item(storage, place, &found, &arrays)?;
+        if options.optimizer {
+            selection.add_optimizer(&arrays);
+        }
         let mut findings = Findings {
             key: selection.key,
             other_keys: selection.others,
@@ -100,7 +104,7 @@ impl Format for Orbax {
                 ChunkFault::Open(error) => error,
             })?;
         }
-        let (mut entries, mut sharded) = (Vec::new(), Vec::new());
+        let (mut entries, mut sharded, mut n_state) = (Vec::new(), Vec::new(), 0);
         for array in selection.chosen.into_iter().map(|position| &arrays[position]) {
             let name = array.path.join(".");
             let fail = |reason: String| refuse(&item.path, format!("array `{}`: {reason}", display_name(&name)));
@@ -123,6 +127,7 @@ impl Format for Orbax {
             if !chunks.shards.is_empty() {
                 sharded.push(ShardedArray { name: name.clone(), shards: chunks.shards });
             }
+            n_state += usize::from(array.is_optimizer());
             let shape = spec.shape.clone();
             let entry = TensorEntry::of_pieces(name.clone().into(), dtype, shape, chunks.pieces);
             entries.push(entry.map_err(|fault| fail(fault.to_string()))?);
@@ -134,6 +139,7 @@ impl Format for Orbax {
         Ok(FormatContent {
             files: files.finish(),
             catalog,
+            n_state,
             notes,
             findings,
             is_packed,
@@ -171,6 +177,13 @@ struct Array<'a> {
     spec: Result<ArraySpec, String>,
     /// Its stored chunks by their keys below that of the array.
     chunks: BTreeMap<&'a str, &'a Stored>,
+}
+
+impl Array<'_> {
+    /// Whether it belongs to the state of an optimizer, beside the model at the top of the tree.
+    fn is_optimizer(&self) -> bool {
+        self.path.len() > 1 && is_optimizer_state(&self.path.join("."))
+    }
 }
 
 /// Finds the arrays in a store. Every leaf of the tree that is an array must be there.
@@ -219,6 +232,15 @@ struct Selection {
 }
 
 impl Selection {
+    /// Adds the state of the optimizer.
+    fn add_optimizer(&mut self, arrays: &[Array<'_>]) {
+        let state = (0..arrays.len()).filter(|position| arrays[*position].is_optimizer());
+        self.chosen.extend(state);
+        self.chosen.sort_unstable();
+        self.chosen.dedup();
+        self.others.retain(|(key, _)| !is_optimizer_key(key));
+    }
+
     /// Puts the name of an item before all keys.
     fn add_item(&mut self, item: &str) {
         let with_item = |key: &str| format!("{item}.{key}");
