@@ -92,7 +92,10 @@ fn lay_out_store(
 ) -> Result<OutputLayout, Error> {
     let (root, name) = place_of(checkpoint)?;
     let mut store = rewrite_store(storage, &root, name, entries)?;
-    for file in kept.iter().filter(|file| !store.replaces(&file.name)) {
+    for file in kept {
+        if store.replaces(&file.name) {
+            continue;
+        }
         let file_idx = u32::try_from(store.files.len()).unwrap_or(u32::MAX);
         store.files.push(lay_out_file(file, file_idx, [&[], &[]])?);
     }

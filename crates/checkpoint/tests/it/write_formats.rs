@@ -136,8 +136,8 @@ fn files_of_torch_save_are_read_as_they_were_laid_out() {
 
 #[test]
 fn stores_of_orbax_are_read_as_they_were_laid_out() {
-    let is_of_zarr = |entry: &LayoutEntry| !entry.name.is_empty() && !format!("{:?}", entry.dtype).starts_with("F8");
-    let entries: Vec<LayoutEntry> = mixed_entries().into_iter().filter(is_of_zarr).collect();
+    let mut entries = mixed_entries();
+    entries.retain(|entry| !entry.name.is_empty());
     for max_file_bytes in [u64::MAX, 1000, 1] {
         let lay = || layout_orbax(&entries, max_file_bytes, &OrbaxExtras::default()).unwrap();
         assert_eq!(check_output("orbax", &entries, &lay).notes(), [], "{max_file_bytes}");
@@ -148,7 +148,7 @@ fn stores_of_orbax_are_read_as_they_were_laid_out() {
         ("", Dtype::F32, "it has no name"),
         (&*"n".repeat(4097), Dtype::F32, "its name is too long"),
         ("opt_state.mu", Dtype::F32, "readers of this format would mistake it for optimizer state"),
-        ("w", Dtype::F8E4M3, "zarr 2 has no arrays of its element type"),
+        ("w", Dtype::F4, "zarr has no arrays of its element type"),
     ] {
         let error = lay(name, dtype).unwrap_err();
         assert!(matches!(&error, Error::UnwritableTensor { reason: found, .. } if *found == reason), "{error}");

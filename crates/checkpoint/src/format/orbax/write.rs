@@ -67,7 +67,7 @@ pub(crate) fn folder_of_arrays(storage: &Arc<dyn Storage>, root: &Path, file_nam
 ///
 /// # Errors
 /// `NothingToWrite`; `UnwritableTensor` for a name that is empty, too long, appears twice or would be taken for the
-/// state of an optimizer, for impossible sizes, and for element types that zarr 2 does not have.
+/// state of an optimizer, for impossible sizes, and for element types that zarr does not have.
 ///
 /// # Example
 /// ```
@@ -102,7 +102,7 @@ pub fn layout_orbax(
         }
         let chunk = whole_rows(entry).ok_or_else(|| fail("its size in bytes cannot be computed"))?;
         let text = write_version_2(&entry.shape, &chunk, entry.dtype);
-        let text = text.ok_or_else(|| fail("zarr 2 has no arrays of its element type"))?;
+        let text = text.ok_or_else(|| fail("zarr has no arrays of its element type"))?;
         store.put(format!("{}/.zarray", entry.name), NewContent::Bytes(text)).map_err(fail)?;
         store.add_chunks(&entry.name, (tensor_idx, entry), &chunk, &ChunkKeys::usual()).map_err(fail)?;
         leaves.push(known.cloned().unwrap_or_else(|| plain_leaf(&entry.name)));
@@ -435,7 +435,7 @@ mod tests {
             let entry = LayoutEntry { name: "w".into(), dtype: Dtype::F32, shape: Shape::new(dims) };
             whole_rows(&entry).unwrap()
         };
-        assert_eq!(cut(&[]), []);
+        assert_eq!(cut(&[]), [0_u64; 0]);
         assert_eq!(cut(&[0, 3]), [1, 3]);
         assert_eq!(cut(&[4096, 4096]), [4096, 4096]);
         assert_eq!(cut(&[4097, 4096]), [2049, 4096]);
