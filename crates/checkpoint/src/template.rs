@@ -228,7 +228,8 @@ pub fn open_whole(storage: &Arc<dyn Storage>, checkpoint: &Checkpoint) -> Result
     Ok(opened)
 }
 
-/// All arrays in the folder of those of a checkpoint of Orbax; none if some cannot be read, which are copied as they are.
+/// All arrays in the folder of those of a checkpoint of Orbax; none if some cannot be read: they are copied as they
+/// are.
 fn open_whole_store(storage: &Arc<dyn Storage>, checkpoint: &Checkpoint) -> Result<Vec<Checkpoint>, Error> {
     let (root, name) = place_of(checkpoint)?;
     let options = ReadOptions { key: Some(WHOLE_KEY.to_owned()), ..ReadOptions::default() };

@@ -1,10 +1,10 @@
 //! Files with packed parts, read as if each part also lay unpacked behind the end of its file.
 //!
 //! A piece of a packed tensor has an offset beyond the file's length. Packed bytes can only be unpacked from their
-//! beginning, so a decoder is kept where a read ended: reads in ascending order unpack each byte once. Threads that read
-//! one part side by side share its decoder: a read waits for one that is under way before it, and keeps what it skips
-//! for one that is late. The memory of all decoders of a checkpoint is bounded; a read for which no decoder is left
-//! begins again.
+//! beginning, so a decoder is kept where a read ended: reads in ascending order unpack each byte once. Threads that
+//! read one part side by side share its decoder: a read waits for one that is under way before it, and keeps what it
+//! skips for one that is late. The memory of all decoders of a checkpoint is bounded; a read for which no decoder is
+//! left begins again.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::ops::Range;

@@ -4,8 +4,8 @@
 //! neighbouring units go into one file of the output: so they work at several places at once, which are in different
 //! files where the output has shards.
 //!
-//! What is compressed can only be read from its beginning, so that threads that read it side by side would wait for each
-//! other: there each thread has its place.
+//! What is compressed can only be read from its beginning, so that threads that read it side by side would wait for
+//! each other: there each thread has its place.
 
 /// Threads that one file of an output keeps busy: they read several sources for each write. Estimated, not measured.
 const THREADS_PER_PLACE: usize = 16;

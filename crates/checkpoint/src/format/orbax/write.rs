@@ -1,5 +1,5 @@
-//! Lays out outputs for Orbax and levanter. Chunks of merged arrays are not compressed, so that every byte has its place
-//! before the first one is written; whatever else a checkpoint stores is copied as it is.
+//! Lays out outputs for Orbax and levanter. Chunks of merged arrays are not compressed, so that every byte has its
+//! place before the first one is written; whatever else a checkpoint stores is copied as it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
