@@ -64,12 +64,9 @@ fn a_merge_keeps_the_state_of_the_training_of_its_newest_source() {
         let [ours, theirs] = [scratch.join("out").join(name), Path::new(&run).join("20").join(name)];
         assert!(fs::read(ours).unwrap() == fs::read(theirs).unwrap(), "{name}");
     }
-    // The output is a step of a run, and a source.
-    fs::create_dir(scratch.join("next")).unwrap();
-    fs::rename(scratch.join("out"), scratch.join("next/20")).unwrap();
-    copy_folder(Path::new(&fixture("manager/10")), &scratch.join("next/10"));
-    check(&scratch, "inspect next", 0, &["2 finished; format: orbax"]);
-    check(&scratch, "merge next --last 2 -o again", 0, &["written as orbax"]);
+    // The output is a source.
+    check(&scratch, &format!("merge -m {run}/10 -m out -o again"), 0, &["written as orbax"]);
+    check(&scratch, "verify again --inputs", 0, &["and so are its 2 sources"]);
 }
 
 #[test]

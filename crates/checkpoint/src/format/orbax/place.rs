@@ -119,7 +119,11 @@ pub(super) fn find_item(storage: &Arc<dyn Storage>, place: &Place, key: Option<&
     };
     let whole = Item { prefix: String::new(), path: path.clone(), entries: entries.clone() };
     check_committed(storage, &whole)?;
-    if holds_arrays(&whole) || whole.has(LEVANTER_NAME) {
+    if holds_arrays(&whole) {
+        return Ok(FoundItem::only(whole, key));
+    }
+    if whole.has(LEVANTER_NAME) {
+        check_levanter(storage, &whole)?;
         return Ok(FoundItem::only(whole, key));
     }
     let mut items = Vec::new();
@@ -199,6 +203,18 @@ fn check_committed(storage: &Arc<dyn Storage>, item: &Item) -> Result<(), Error>
     match json.get("commit_timestamp_nsecs") {
         Some(Value::Null) => Err(not_committed(COMMIT_NAME)),
         _ => Ok(()),
+    }
+}
+
+/// Checks that levanter's description, its marker of a finished save, was written and not only created.
+fn check_levanter(storage: &Arc<dyn Storage>, item: &Item) -> Result<(), Error> {
+    let bytes = storage.read_file(&item.path.join(LEVANTER_NAME), MAX_METADATA_BYTES)?;
+    match serde_json::from_slice::<Value>(&bytes) {
+        Ok(_) => Ok(()),
+        Err(_) => {
+            let fault = UnfinishedFault::NotCommitted { file: LEVANTER_NAME.to_owned() };
+            Err(Error::Unfinished { path: item.path.clone(), faults: vec![fault] })
+        }
     }
 }
 
