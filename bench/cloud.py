@@ -276,6 +276,21 @@ with ocp.PyTreeCheckpointer() as checkpointer:
     checkpointer.save(out, jax.tree.map(lambda a: a / len(steps), total))
 """
 
+# All chunks of a run, unpacked by the C library of zstd on every core: the least that a merge of them can take.
+UNZSTD = """
+import sys, os, time, tensorstore as ts, zstandard
+from concurrent.futures import ThreadPoolExecutor
+chunks = []
+for step in sys.argv[1:]:
+    store = ts.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": step}}).result()
+    keys = [key for key in store.list().result() if not key.endswith(b"/.zarray")]
+    chunks += [read.result().value for read in [store.read(key) for key in keys]]
+began = time.monotonic()
+with ThreadPoolExecutor(os.cpu_count()) as pool:
+    n_bytes = sum(pool.map(lambda chunk: sum(len(part) for part in zstandard.ZstdDecompressor().read_to_iter(chunk, write_size=1 << 20)), chunks))
+print(time.monotonic() - began, n_bytes)
+"""
+
 MAKE_ORBAX = """
 import sys, os, numpy as np, orbax.checkpoint as ocp
 run = sys.argv[1]
@@ -426,17 +441,22 @@ def bench_shares(args):
 def bench_orbax(args):
     run, work = Path(args.run).resolve(), Path(args.work).resolve()
     work.mkdir(parents=True, exist_ok=True)
-    steps = sorted(run.iterdir(), key=lambda path: int(path.name))
-    ours, peer, processor = [], [], []
+    steps = [step / "default" for step in sorted(run.iterdir(), key=lambda path: int(path.name))]
+    ours, peer, floor, processor = {"orbax": [], "safetensors": []}, [], [], {"orbax": [], "safetensors": []}
     for _ in range(args.rounds):
-        command = [args.thalweg, "merge", run, "--last", len(steps), "--format", "safetensors", "-q", "-o", fresh(work / "out")]
-        one = Timed(command)
-        ours.append(one.seconds)
-        processor.append(f"{one.user:.1f}+{one.system:.1f}")
-        peer.append(Timed([args.python, "-c", ORBAX, fresh(work / "peer"), *[step / "default" for step in steps]]).seconds)
-    mine = show("thalweg merge", ours, f"processor seconds {' '.join(processor)}")
+        for form in ours:
+            command = [args.thalweg, "merge", run, "--last", len(steps), "--format", form, "-q", "-o", fresh(work / "out")]
+            one = Timed(command)
+            ours[form].append(one.seconds)
+            processor[form].append(f"{one.user:.1f}+{one.system:.1f}")
+        peer.append(Timed([args.python, "-c", ORBAX, fresh(work / "peer"), *steps]).seconds)
+        unpacked = subprocess.run([args.python, "-c", UNZSTD, *steps], check=True, capture_output=True, text=True).stdout.split()
+        floor.append(float(unpacked[0]))
+    least = show("zstd alone, all cores", floor, f"{int(unpacked[1]) / 1e9:.2f} GB unpacked")
     theirs = show("orbax restore, average, save", peer)
-    print(f"orbax takes {theirs / mine:.1f} x as long")
+    for form, seconds in ours.items():
+        mine = show(f"thalweg merge --format {form}", seconds, f"processor seconds {' '.join(processor[form])}")
+        print(f"orbax takes {theirs / mine:.1f} x as long; {mine / least:.2f} x zstd alone")
     shutil.rmtree(work)
 
 

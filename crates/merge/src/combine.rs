@@ -68,7 +68,8 @@ pub(crate) struct CombineJob<'a> {
 /// The first failure, by the order of the work; `Interrupted`.
 pub(crate) fn combine(job: &CombineJob<'_>, run: &RunContext<'_>) -> Result<(), Error> {
     let prepared = Prepared::new(job, run)?;
-    let order = UnitOrder::new(job.units.len(), run.limits.n_threads.get());
+    let most_places = job.sources.iter().filter_map(|source| source.n_places()).min();
+    let order = UnitOrder::new(job.units.len(), run.limits.n_threads.get(), most_places);
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let failure: Mutex<Option<(usize, Error)>> = Mutex::new(None);
