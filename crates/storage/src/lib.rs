@@ -13,6 +13,7 @@ pub mod hub;
 pub mod local;
 mod machine;
 pub mod memory;
+mod mutex;
 mod names;
 pub mod publish;
 mod stdin;

@@ -11,24 +11,20 @@ use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use rustix::fs::{Access, Advice, AtFlags, FallocateFlags, FlockOperation, OFlags, RenameFlags, StatxFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::address::scheme_of;
 use crate::direct::{DirectFile, DirectReaders, DirectWriters, ReadAhead};
+use crate::mutex::lock_mutex;
 use crate::stdin::piped_input;
 use crate::{Error, FileInfo, FileKind, FolderEntry, Lock, ReadAt, Storage, WriteAt};
 
 /// The path is copied only if there is an error: this is on the path of every read and write.
 pub(crate) fn io_error(act: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
     move |source| Error::Io { act, path: path.to_owned(), source }
-}
-
-/// A thread that panicked left nothing half done in what these locks guard.
-pub(crate) fn lock_mutex<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Disks of this machine and what is mounted on them.

@@ -117,7 +117,8 @@ pub trait WriteAt: Send + Sync + Debug {
     /// Asks the system to begin writing these bytes to the medium, without waiting.
     fn start_writeback(&self, _offset: u64, _len_bytes: u64) {}
 
-    /// Brings to the medium what was written so far and is not gathered for a larger write: a later sync waits for less.
+    /// Brings to the medium what was written so far and is not gathered for a larger write, so that a later sync waits
+    /// for less.
     ///
     /// # Errors
     /// `Io`.

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread;
 
-use crate::local::lock_mutex;
+use crate::mutex::lock_mutex;
 
 /// Direct access begins and ends at multiples of this, in the file and in memory: no disk in use has larger sectors.
 const PAGE_BYTES: usize = 4096;

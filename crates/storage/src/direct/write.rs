@@ -1,4 +1,4 @@
-//! Large outputs: bytes are gathered in blocks, and threads write each full one while the caller goes on. What does not
+//! Large outputs: bytes are gathered in blocks, and threads write each full one while the caller continues. What does not
 //! fill a block goes through the page cache.
 
 use std::collections::BTreeMap;
@@ -16,9 +16,9 @@ use super::pool::{
     BLOCK_BYTES, BUFFER_BYTES, Buffer, MAX_BUFFERS, MAX_IN_FLIGHT, Pool, is_on_local_disk, open_direct, parts_of,
     start_of,
 };
-use crate::local::lock_mutex;
+use crate::mutex::lock_mutex;
 
-/// Blocks of a file that are being filled at once: two workers, each in a block of its own and in one that they share.
+/// Blocks of a file that are being filled at once: two workers, each in its own block and in one that they share.
 const BLOCKS_PER_FILE: usize = 3;
 
 /// The bytes of a block that are not written yet.
@@ -202,7 +202,7 @@ impl DirectFile {
             }
         };
         block.get_mut().put(at, bytes);
-        // Under the lock: whoever writes to this block next finds it here or in flight.
+        // Under the lock: the next write to this block finds it here or in flight.
         if block.get().is_full() {
             self.submit(block_idx, block.remove());
         }
@@ -346,7 +346,7 @@ mod tests {
                 });
             }
         });
-        // Whoever sees the file afterwards sees all of it.
+        // Another opening then sees all of it.
         drop(direct);
         assert!(content(&plain) == expected);
     }
