@@ -21,6 +21,7 @@ pub mod explain;
 pub mod extrapolate;
 pub mod fetch;
 pub mod forecast;
+pub mod forecast_items;
 pub mod forget;
 pub mod hub_results;
 pub mod law;
