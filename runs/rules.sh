@@ -3,19 +3,18 @@
 # seeds, merged by every rule of `thalweg merge --rule` at several values of lambda, and scored on held-out text of every domain.
 # Run again, it resumes from what is there. Writes docs/results/rules.csv; two minutes on two cores once the experts are trained.
 #
-#     CORPORA=FOLDER runs/rules.sh [OUT]     OUT = law-runs, the folder of runs/law.sh
-#     THALWEG names the binary, SEEDS the seeds, WIDTHS the one width
+#     runs/rules.sh [OUT]     OUT = law-runs, the folder of runs/law.sh, which trains the experts
+#     THALWEG names the binary, SEEDS the seeds, WIDTH the width
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$(realpath -m "${1:-law-runs}")
 thalweg=${THALWEG:-target/release/thalweg}
-export WIDTHS=${WIDTHS:-48}
+width=${WIDTH:-48}
 domains="stories novels textbook code math multilingual dialogue reference"
-runs/law.sh "$out" > "$out.log"
 lambdas="0.5 1 1.5 2 3"
 
 for seed in ${SEEDS:-1 2 3}; do
-    dir=$out/seed-$seed/width-$WIDTHS
+    dir=$out/seed-$seed/width-$width
     base=$dir/base/step-400
     experts=()
     for domain in $domains; do

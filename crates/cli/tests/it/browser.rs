@@ -173,8 +173,7 @@ fn score(run_path: &Path, out: &Path) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// The pictures of what other commands found fit every width: nothing scrolls sideways, and no label leaves its
-/// picture.
+/// The pictures of what other commands found fit every width: nothing scrolls sideways, no label leaves its picture.
 fn check_sections(browser: &mut Browser, scratch: &Path) {
     let folder = scratch.join("sections");
     std::fs::create_dir(&folder).unwrap();

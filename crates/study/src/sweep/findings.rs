@@ -95,7 +95,7 @@ impl SweepFindings {
     ///
     /// # Errors
     /// `Request` where there is no such score.
-    pub fn deciding(&self, by: Option<&str>) -> Result<TaskScore, Error> {
+    pub(crate) fn deciding(&self, by: Option<&str>) -> Result<TaskScore, Error> {
         let models = || self.trials.iter().map(|one| &one.scores);
         let known = || models().flat_map(|scores| &scores.tasks);
         let found = match by {
