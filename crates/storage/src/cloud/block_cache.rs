@@ -32,8 +32,8 @@ pub(super) const SMALL_OBJECT_BYTES: u64 = 1 << 20;
 
 /// A large block.
 const SPARE_BYTES: usize = 4 << 20;
-/// Spare blocks that are kept: as many as come in while others are read.
-const MAX_SPARES: usize = 16;
+/// Spare blocks that are kept: as many as a machine of few cores has under way at once.
+const MAX_SPARES: usize = 64;
 /// What is asked ahead of each object that is being read, however many there are: the block that is read and two more.
 const LEAST_AHEAD_BYTES: u64 = 3 * SPARE_BYTES as u64;
 
