@@ -499,7 +499,7 @@ impl Cursor {
             let at = to_index(from - self.position);
             out.copy_from_slice(&kept[at..at + out.len()]);
             // What was skipped is wanted once; a short part may be read by rows.
-            if self.position > 0 && at + out.len() == kept.len() {
+            if (kept.len() as u64) < part.len_bytes && at + out.len() == kept.len() {
                 self.position = part.len_bytes;
             }
             return Ok(None);
