@@ -38,7 +38,7 @@ const ZSTD_WINDOW_BYTES: u64 = 8 << 20;
 const ZSTD_BYTES: u64 = (512 << 10) + INPUT_BYTES as u64;
 /// A decoder with the window that tensorstore's writer asks for, 2 MiB.
 const USUAL_BYTES: u64 = ZSTD_BYTES + (2 << 20);
-/// Places at which threads may read side by side, each with a decoder: 26 MiB, so that room is left for what reads skip.
+/// Places at which threads may read side by side, each with a decoder: 26 MiB, which leaves room for what reads skip.
 pub(crate) const N_PLACES: usize = 10;
 /// Most bytes that a read skips and keeps: those of the threads that it overtook, a mebibyte each.
 const KEPT_BYTES: u64 = 4 << 20;
