@@ -20,7 +20,7 @@ use zstd::stream::read::Decoder as ZstdDecoder;
 
 use crate::note::UnstoredChunks;
 
-/// Most memory of the decoders that a checkpoint keeps between reads.
+/// Most memory of the decoders that a checkpoint keeps between reads, and of those that read.
 pub(crate) const UNPACK_BYTES: u64 = 32 << 20;
 /// Packed bytes that a decoder reads at once.
 const INPUT_BYTES: usize = 64 << 10;
@@ -36,9 +36,10 @@ const ZSTD_BLOCK_BYTES: u64 = 128 << 10;
 const ZSTD_WINDOW_BYTES: u64 = 8 << 20;
 /// Tables, blocks and input of a decoder of zstd, besides its window.
 const ZSTD_BYTES: u64 = (512 << 10) + INPUT_BYTES as u64;
-/// Places at which threads may read side by side: as many decoders with the window that tensorstore's writer asks for,
-/// 2 MiB, can wait.
-pub(crate) const N_PLACES: usize = 12;
+/// A decoder with the window that tensorstore's writer asks for, 2 MiB.
+const USUAL_BYTES: u64 = ZSTD_BYTES + (2 << 20);
+/// Places at which threads may read side by side, each with a decoder: 26 MiB, which leaves room for what reads skip.
+pub(crate) const N_PLACES: usize = 10;
 /// Most bytes that a read skips and keeps: those of the threads that it overtook, a mebibyte each.
 const KEPT_BYTES: u64 = 4 << 20;
 /// Parts of zstd up to this length are unpacked whole and kept so, which takes less than a decoder.
@@ -385,6 +386,8 @@ impl Turn<'_> {
         let mut state = self.pool.lock();
         state.waiting.extend(cursors);
         let mut held_bytes: u64 = state.waiting.iter().map(|cursor| cursor.cost_bytes).sum();
+        // This read has ended; the others have a decoder each.
+        held_bytes += USUAL_BYTES * (state.under_way.len() as u64).saturating_sub(1);
         let mut n_dropped = 0;
         while held_bytes > UNPACK_BYTES && n_dropped + 1 < state.waiting.len() {
             held_bytes -= state.waiting[n_dropped].cost_bytes;
@@ -499,7 +502,7 @@ impl Cursor {
             let at = to_index(from - self.position);
             out.copy_from_slice(&kept[at..at + out.len()]);
             // What was skipped is wanted once; a short part may be read by rows.
-            if self.position > 0 && at + out.len() == kept.len() {
+            if (kept.len() as u64) < part.len_bytes && at + out.len() == kept.len() {
                 self.position = part.len_bytes;
             }
             return Ok(None);

@@ -97,13 +97,7 @@ impl Format for Orbax {
             ..Findings::default()
         };
         let mut files = Files::new(storage, item, &values);
-        // Among the files of the checkpoint, levanter's description is not copied to outputs, of which it says nothing.
-        if item.has(LEVANTER_NAME) {
-            files.open(LEVANTER_NAME).map_err(|fault| match fault {
-                ChunkFault::Reason(reason) => refuse(&item.path, reason),
-                ChunkFault::Open(error) => error,
-            })?;
-        }
+        files.open_description()?;
         let (mut entries, mut sharded, mut n_state) = (Vec::new(), Vec::new(), 0);
         for array in selection.chosen.into_iter().map(|position| &arrays[position]) {
             let name = array.path.join(".");
@@ -327,6 +321,18 @@ impl<'a> Files<'a> {
         let pool = Arc::default();
         let first = first.or(any);
         Self { storage, item, pool, numbers: BTreeMap::new(), files: Vec::new(), first, has_parts: false }
+    }
+
+    /// Makes levanter's description one of the files of the checkpoint, so that it is not copied to outputs in other
+    /// formats, of which it says nothing.
+    fn open_description(&mut self) -> Result<(), Error> {
+        if !self.item.has(LEVANTER_NAME) {
+            return Ok(());
+        }
+        self.open(LEVANTER_NAME).map(drop).map_err(|fault| match fault {
+            ChunkFault::Reason(reason) => refuse(&self.item.path, reason),
+            ChunkFault::Open(error) => error,
+        })
     }
 
     /// The number of a file, which is opened now if it was not.
