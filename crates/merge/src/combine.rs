@@ -68,7 +68,8 @@ pub(crate) struct CombineJob<'a> {
 /// The first failure, by the order of the work; `Interrupted`.
 pub(crate) fn combine(job: &CombineJob<'_>, run: &RunContext<'_>) -> Result<(), Error> {
     let prepared = Prepared::new(job, run)?;
-    let order = UnitOrder::new(job.units.len(), run.limits.n_threads.get());
+    let most_places = job.sources.iter().filter_map(|source| source.n_places()).min();
+    let order = UnitOrder::new(job.units.len(), run.limits.n_threads.get(), most_places);
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let failure: Mutex<Option<(usize, Error)>> = Mutex::new(None);
@@ -226,7 +227,7 @@ impl<'a> Worker<'a> {
     /// Does a unit; `ahead` is the one that this thread will probably do next.
     fn do_unit(&mut self, unit_idx: usize, ahead: Option<usize>, run: &RunContext<'_>) -> Result<(), Error> {
         let parts = self.job.units.parts(unit_idx);
-        if let Some(ahead) = ahead.filter(|_| self.reads_medium) {
+        if let Some(ahead) = ahead.filter(|_| self.reads_medium || self.job.piece.drops_cache) {
             self.hint(self.job.units.parts(ahead), TensorSource::will_read);
         }
         let started = run.host.elapsed_seconds();

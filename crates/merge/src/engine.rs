@@ -252,14 +252,15 @@ pub(crate) fn merge_into(
     let done = crate::resume::restore(staged, (&units, work.compares_sources), &reading, &ledger, run)?;
     let is_left = |unit_idx: usize| work.is_own(unit_idx) && !done.contains(unit_idx);
     // The rules of experts read the sources to be prepared.
-    let rules = match (0..units.len()).any(is_left) {
+    let n_left = (0..units.len()).filter(|&unit_idx| is_left(unit_idx)).count();
+    let rules = match n_left > 0 {
         true => prepare_rules(&combinations, RuleInputs { layout, sources: &source_refs, piece }, run)?,
         false => combinations.iter().map(|_| None).collect(),
     };
     run.progress.begin(Stage::Merge, bytes_read);
     let bytes_resumed = reading.bytes_of_units(&units, &|unit_idx| done.contains(unit_idx));
     run.progress.resume(bytes_resumed);
-    with_background_sync(staged, units.len(), run, |wrote| {
+    with_background_sync(staged, n_left, run, |wrote| {
         let job = CombineJob {
             layout,
             sources: &source_refs,
@@ -291,6 +292,16 @@ pub(crate) fn merge_into(
     Ok(Merged { finished: ledger.finish(), read_by: reading.read_by, bytes_read, bytes_resumed })
 }
 
+/// After how many of `n_units` units of about 1 MiB of each output the medium is set to work: after at most so many, at
+/// least as many, and of small outputs and of shares a part, so that it is at work before all is merged.
+fn units_per_sync(n_units: usize, n_outputs: usize) -> usize {
+    const MOST_UNITS: usize = 256;
+    const LEAST_UNITS: usize = 16;
+    const PARTS: usize = 4;
+    let (n_outputs, n_in_all) = (n_outputs.max(1), n_units.saturating_mul(n_outputs));
+    ((n_in_all / PARTS).clamp(LEAST_UNITS, MOST_UNITS) / n_outputs).max(1)
+}
+
 /// The prepared sum for each output that has one. None is used unless that leaves two sources unread: what a sum
 /// takes in memory is less than their buffers.
 fn find_heads<'a>(
@@ -313,28 +324,22 @@ fn find_heads<'a>(
 
 /// Runs `work` while another thread brings what was written to the medium, so that the end need not wait for all of it.
 ///
-/// `work` is given a function to call after each unit. An error of the medium is reported to whichever call comes
-/// first, so those of the other thread are kept.
+/// `n_units` are those that `work` does: of a share, its own. `work` is given a function to call after each unit. An
+/// error of the medium is reported to whichever call comes first, so those of the other thread are kept.
 fn with_background_sync(
     staged: &[StagedOutput<'_>],
     n_units: usize,
     run: &RunContext<'_>,
     work: impl FnOnce(&(dyn Fn() + Sync)) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    /// Units of about 1 MiB, each of one output, between two syncs: at most so many, at least as many, and of small
-    /// outputs a part, so that the medium is at work before all is merged.
-    const MOST_UNITS: usize = 256;
-    const LEAST_UNITS: usize = 16;
-    const PARTS: usize = 4;
-    let (n_outputs, n_in_all) = (staged.len().max(1), n_units.saturating_mul(staged.len()));
-    let units_per_sync = ((n_in_all / PARTS).clamp(LEAST_UNITS, MOST_UNITS) / n_outputs).max(1);
+    let units_per_sync = units_per_sync(n_units, staged.len());
     let n_done = AtomicUsize::new(0);
     let (wake, woken) = std::sync::mpsc::sync_channel::<()>(1);
     std::thread::scope(|scope| {
         let syncer = scope.spawn(move || -> Result<(), Error> {
             while woken.recv().is_ok() {
                 let synced = wait_together(run, staged.iter().collect(), &|output: &StagedOutput<'_>| {
-                    output.staged.sync().map_err(Error::from)
+                    output.staged.write_back().map_err(Error::from)
                 });
                 synced.into_iter().flatten().collect::<Result<(), Error>>()?;
             }
@@ -350,4 +355,15 @@ fn with_background_sync(
         let synced = syncer.join().unwrap_or(Err(Error::WorkerDied));
         outcome.and(synced)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_medium_is_set_to_work_several_times_whatever_the_size() {
+        assert_eq!((units_per_sync(64, 1), units_per_sync(2_000, 1), units_per_sync(100_000, 1)), (16, 256, 256));
+        assert_eq!((units_per_sync(64, 8), units_per_sync(64, 1000), units_per_sync(0, 0)), (16, 1, 16));
+    }
 }

@@ -13,6 +13,7 @@ pub mod attachment;
 pub mod begin_record;
 pub mod compare_runs;
 pub mod demo;
+mod document;
 pub mod engine_evaluator;
 pub mod error;
 pub mod evaluator;
