@@ -46,8 +46,8 @@ pub(crate) struct CombineJob<'a> {
     pub(crate) combinations: &'a [Combination],
     /// For each combination with a rule, what it does.
     pub(crate) rules: &'a [Option<RuleWork>],
-    /// For each combination, the prepared sum of all its sources but the last; empty where none is used.
-    pub(crate) heads: &'a [HeadReader<'a>],
+    /// For each combination, the prepared sum of all its sources but the last, where there is one; empty in memory.
+    pub(crate) heads: &'a [Option<HeadReader<'a>>],
     /// One for each combination; their catalogs have the layout's names and shapes.
     pub(crate) sinks: &'a [&'a dyn TensorSink],
     /// What is recorded of a part beside its bytes; `None` in memory, where there is no receipt.

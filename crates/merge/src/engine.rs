@@ -3,7 +3,7 @@
 //! The engine resolves nothing: the plan names sources, coefficients, element types and policies. Before
 //! `commit_all` there is no output; what is staged is resumed by the next run of the same plan.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -233,7 +233,7 @@ pub(crate) fn merge_into(
     let mut combinations =
         plans.iter().map(|plan| Combination::of_plan(plan, sources)).collect::<Result<Vec<_>, _>>()?;
     let heads = find_heads(work.heads, (&plans, &combinations), (sources, layout), run);
-    combinations.iter_mut().for_each(|combination| combination.has_head = !heads.is_empty());
+    combinations.iter_mut().zip(&heads).for_each(|(combination, head)| combination.has_head = head.is_some());
     let sinks: Vec<&dyn TensorSink> = staged.iter().map(|output| &output.staged as &dyn TensorSink).collect();
     let digest = plans.first().map_or(DigestChoice::None, |plan| plan.digest);
     let units = units_of(&plans, layout);
@@ -302,18 +302,24 @@ fn units_per_sync(n_units: usize, n_outputs: usize) -> usize {
     ((n_in_all / PARTS).clamp(LEAST_UNITS, MOST_UNITS) / n_outputs).max(1)
 }
 
-/// The prepared sum for each output; nothing unless all have one. What they take is less than the buffers of the
-/// sources that are then not read.
+/// The prepared sum for each output that has one. None is used unless that leaves two sources unread: what a sum
+/// takes in memory is less than their buffers.
 fn find_heads<'a>(
     heads: &'a [WindowHead],
     (plans, combinations): (&[&OutputPlan], &[Combination]),
     (sources, layout): (&[OpenSource], &MergeLayout),
     run: &RunContext<'_>,
-) -> Vec<HeadReader<'a>> {
+) -> Vec<Option<HeadReader<'a>>> {
     let find = |(plan, combination): (&&OutputPlan, &Combination)| {
         heads.iter().find_map(|head| head.for_output((plan, combination), (sources, layout), run))
     };
-    plans.iter().zip(combinations).map(find).collect::<Option<Vec<_>>>().unwrap_or_default()
+    let found: Vec<Option<HeadReader<'a>>> = plans.iter().zip(combinations).map(find).collect();
+    let needed = found.iter().zip(combinations).flat_map(|(head, combination)| match head {
+        Some(_) => std::slice::from_ref(&combination.newest_idx),
+        None => combination.source_idxs.as_slice(),
+    });
+    let n_needed = needed.collect::<BTreeSet<_>>().len();
+    if n_needed + 2 <= sources.len() { found } else { combinations.iter().map(|_| None).collect() }
 }
 
 /// Runs `work` while another thread brings what was written to the medium, so that the end need not wait for all of it.

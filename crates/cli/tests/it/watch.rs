@@ -490,6 +490,16 @@ fn a_prepared_window_reads_only_the_new_checkpoint_and_has_the_same_bytes() {
     std::fs::write(&sums, bytes).unwrap();
     check(900, 5);
     check(1000, 1);
+    // A window that cannot be prepared is read beside one that is.
+    let windows = ["--windows", "sma:5,sma:2", "--prepare"];
+    assert_eq!(watch(&run_path, &out, &windows).0, 0);
+    save(&run_path, 1100, 11);
+    let (_, document, stderr) = watch(&run_path, &out, &windows);
+    assert_eq!(document["bytes_read"].as_u64(), Some(2 * SOURCE_BYTES), "{stderr}");
+    for n in [2, 5] {
+        let made = receipt(&out.join(format!("step0001100-n{n}-sma")))["digest"].clone();
+        assert_eq!(made, digest_from_scratch(&run_path, n, 1100, "sma"));
+    }
     let (code, _, stderr) = watch(&run_path, &out, &["--windows", "sma:3", "--prepare"]);
     assert_eq!(code, 0, "{stderr}");
     assert!(stderr.contains("the next sma of 3 cannot be prepared: a window of fewer than 4"), "{stderr}");

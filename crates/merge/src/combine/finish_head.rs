@@ -26,14 +26,16 @@ pub(crate) struct HeadScratch {
 
 impl Worker<'_> {
     pub(super) fn start_heads(&mut self, part: &Part) {
-        let start = |head: &HeadReader<'_>| Some(head.place(part.tensor_idx)?.start_hash(part));
+        let start = |head: &Option<HeadReader<'_>>| Some(head.as_ref()?.place(part.tensor_idx)?.start_hash(part));
         self.heads.hashes = self.job.heads.iter().map(start).collect();
     }
 
     /// Compares all that was read of prepared sums in a part with what was written.
     pub(super) fn check_heads(&mut self, part: &Part) -> Result<(), Error> {
         for (head, hash) in self.job.heads.iter().zip(self.heads.hashes.drain(..)) {
-            if let Some((place, hash)) = head.place(part.tensor_idx).zip(hash) {
+            if let Some((head, hash)) = head.as_ref().zip(hash)
+                && let Some(place) = head.place(part.tensor_idx)
+            {
                 head.check(part, &place, hash)?;
             }
         }
@@ -50,7 +52,7 @@ impl Worker<'_> {
     ) -> Result<TensorStats, Error> {
         const NOT_PREPARED: Error = Error::Bug { what: "a sum was not prepared" };
         let (input, output) = piece.dtypes(&self.job.combinations[k]);
-        let head = self.job.heads.get(k).ok_or(NOT_PREPARED)?;
+        let head = self.job.heads.get(k).and_then(Option::as_ref).ok_or(NOT_PREPARED)?;
         let place = head.place(piece.tensor_idx).ok_or(NOT_PREPARED)?;
         let sum = self.prepared.sums.get(&(k, input, output)).ok_or(NOT_PREPARED)?;
         let newest = *terms.last().ok_or(NOT_PREPARED)?;
