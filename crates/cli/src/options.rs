@@ -1,8 +1,9 @@
-//! Numbers as people type and read them: counts with k, M, B, T; sizes in GB and GiB.
+//! Numbers as people type and read them: counts with k, M, B, T; sizes in GB and GiB; gains with their intervals.
 
 use std::num::NonZeroU64;
 use std::str::FromStr;
 
+use thalweg_study::record::{CostRow, GainRow};
 pub(crate) use thalweg_tensor::show_size as show_bytes;
 use thalweg_tensor::{parse_count, parse_size};
 
@@ -82,6 +83,23 @@ pub(crate) fn show_figures(value: f64) -> String {
 /// A number, or `-` where nothing was measured.
 pub(crate) fn or_dash<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {
     value.map_or_else(|| "-".to_owned(), show)
+}
+
+/// A range of signed numbers: `+0.0100 to +0.0146`.
+pub(crate) fn show_signed_range([low, high]: [f64; 2]) -> String {
+    format!("{low:+.4} to {high:+.4}")
+}
+
+/// A gain with its 95 % interval, if it has one: `+0.0123 (+0.0100 to +0.0146)`.
+pub(crate) fn show_gain(gain: GainRow) -> String {
+    let interval = gain.interval_95.map_or_else(String::new, |range| format!(" ({})", show_signed_range(range)));
+    format!("{:+.4}{interval}", gain.value)
+}
+
+/// What it cost to score what was counted: `3 models (1.2M tokens, read 4.50 GB) in 1.2 s`.
+pub(crate) fn show_cost(models: &str, cost: &CostRow) -> String {
+    let (tokens, bytes) = (show_count(cost.n_tokens), show_bytes(cost.bytes_read));
+    format!("{models} ({tokens} tokens, read {bytes}) in {:.1} s", cost.seconds)
 }
 
 /// Counts for people: `1.10B`, `248k`.

@@ -173,7 +173,7 @@ impl StatePolicy {
     /// # Errors
     /// `ReportForm`, `ReportKind`.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        let policy: Self = serde_json::from_str(text).map_err(|source| Error::ReportForm { source })?;
+        let policy: Self = serde_json::from_slice(text.as_bytes()).map_err(|source| Error::ReportForm { source })?;
         if policy.kind == START_KIND && policy.version == START_VERSION {
             return Ok(policy);
         }

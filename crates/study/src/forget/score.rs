@@ -367,7 +367,7 @@ pub fn read_scores(storage: &dyn Storage, path: &Path) -> Result<ForgetRecord, E
         let kind: String = kind.chars().take(80).collect();
         return Err(refuse(format!("its kind is `{}` and its version {version}", display_name(&kind))));
     }
-    let record: ForgetRecord = serde_json::from_value(value).map_err(|error| refuse(error.to_string()))?;
+    let record: ForgetRecord = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
     if record.models.is_empty() {
         return Err(refuse("it has no models".to_owned()));
     }

@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 
-use serde_json::json;
 use thalweg_eval::recall::RecallMeasure;
 use thalweg_study::forget::{CurveTable, forget_curve, read_scores};
 
@@ -11,19 +10,13 @@ use crate::args::ForgetCurveArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
-use crate::options::or_dash;
+use crate::messages::{Messages, document_of};
+use crate::options::{or_dash, show_signed_range};
 
 pub(super) fn run(args: &ForgetCurveArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let record = read_scores(&*world.storage, &args.scores)?;
     let curve = forget_curve(&record)?;
-    let mut document = json!({"kind": "thalweg-forget-curve", "version": 1});
-    if let (Some(document), Ok(serde_json::Value::Object(rest))) =
-        (document.as_object_mut(), serde_json::to_value(&curve))
-    {
-        document.extend(rest);
-    }
-    messages.json(&document);
+    messages.json(&document_of("thalweg-forget-curve", &curve));
     messages.text(&text(&curve));
     Ok(Outcome::Done)
 }
@@ -48,7 +41,7 @@ fn text(curve: &CurveTable) -> String {
     if !curve.forgotten.is_empty() {
         let _ = writeln!(text, "\nlast checkpoint minus first, over the same items (95 %)");
         for row in &curve.forgotten {
-            let interval = row.interval_95.map_or_else(String::new, |[low, high]| format!("  {low:+.4} to {high:+.4}"));
+            let interval = row.interval_95.map_or_else(String::new, |range| format!("  {}", show_signed_range(range)));
             let _ = writeln!(text, "  {:<9} {:+.4}{interval}", title(&row.measure), row.difference);
         }
     }
