@@ -121,4 +121,13 @@ mod tests {
         let shown = [44.587_984, 0.999_6, 1.0, 1234.5, 0.001_234, 0.0, 1e-9, 2.5e9].map(show_figures);
         assert_eq!(shown, ["44.6", "1.00", "1.00", "1234", "0.00123", "0", "1.0e-9", "2.5e9"]);
     }
+
+    #[test]
+    fn gains_have_intervals_where_they_have_items_and_costs_are_counted() {
+        let gain = GainRow { value: 0.0123, interval_95: Some([-0.01, 0.0346]) };
+        assert_eq!(show_gain(gain), "+0.0123 (-0.0100 to +0.0346)");
+        assert_eq!(show_gain(GainRow { interval_95: None, ..gain }), "+0.0123");
+        let cost = CostRow { bytes_read: 4_500_000_000, n_evaluations: 3, n_tokens: 1_200_000, seconds: 1.23 };
+        assert_eq!(show_cost("3 models", &cost), "3 models (1.2M tokens, read 4.50 GB) in 1.2 s");
+    }
 }

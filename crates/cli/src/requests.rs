@@ -12,8 +12,8 @@ use thalweg_study::request::{
 use thalweg_trajectory::{Extent, Step, Tokens};
 
 use crate::args::{
-    AnnealArgs, CurveChoice, DigestArg, DtypeChoice, FileArgs, HuggingFaceArgs, NonFloatChoice, OutputArgs, RouterChoice, RuleArgs, RunArgs,
-    SchemeArgs, SelectionArgs, SourceArgs, word,
+    AnnealArgs, CurveChoice, DigestArg, DtypeChoice, FileArgs, HuggingFaceArgs, NonFloatChoice, OutputArgs,
+    RouterChoice, RuleArgs, RunArgs, SchemeArgs, SelectionArgs, SourceArgs, word,
 };
 use crate::error::Error;
 use crate::options::Count;

@@ -17,9 +17,9 @@ use thalweg_study::record::{CostRow, SuiteRow};
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::args::ScoringArgs;
+use crate::error::Error;
 use crate::eval_external::{Scratch, check_command, check_params, score_one};
 use crate::eval_results::tell_refused;
-use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::options::Seconds;

@@ -11,11 +11,11 @@ use thalweg_trajectory::check_new_document;
 
 use crate::args::PlanArgs;
 use crate::command::Outcome;
-use crate::recipe::{plan_of_recipe, recipe_of};
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::planned::show_plan;
+use crate::recipe::{plan_of_recipe, recipe_of};
 use crate::requests::merge_request;
 
 /// The output that a plan names by default.

@@ -1,7 +1,6 @@
 //! `thalweg recover`: spikes of a step log, and the checkpoint to resume from.
 
 use std::fmt::Write;
-use std::path::Path;
 
 use serde_json::json;
 use thalweg_lab::config::MomentsPolicy;

@@ -10,9 +10,9 @@ use thalweg_study::sweep::{RawChoice, SweepRequest, SweepTrial};
 
 use crate::args::{KeepChoice, SweepArgs};
 use crate::command::Outcome;
-use crate::merge_shares::{SharedWork, run_finish, run_share};
 use crate::error::Error;
 use crate::host::{World, command_without};
+use crate::merge_shares::{SharedWork, run_finish, run_share};
 use crate::merged::execute;
 use crate::messages::Messages;
 use crate::planned::show_plan;

@@ -19,8 +19,8 @@ use thalweg_tensor::counted;
 
 use crate::args::{ServePort, WatchArgs};
 use crate::command::Outcome;
-use crate::eval_external::check_command;
 use crate::error::Error;
+use crate::eval_external::check_command;
 use crate::eval_requests::{OpenRequests, RequestEvaluator, check_request_command, tell_workers_to_end};
 use crate::host::{World, command_line};
 use crate::merged::execute_options;

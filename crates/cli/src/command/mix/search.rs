@@ -88,9 +88,10 @@ fn text(outcome: &SearchOutcome) -> String {
         let _ = writeln!(text, "\n{measure}: predictor's error {error}, rank correlation {rho}, points left out");
         for model in &outcome.models {
             let value = or_dash(model.measures.get(measure), |value| format!("{value:.4}"));
-            let gain = model.gains_of_region.get(measure).map_or_else(String::new, |gain| {
-                format!("  the region's mean gains {}", show_gain(*gain))
-            });
+            let gain = model
+                .gains_of_region
+                .get(measure)
+                .map_or_else(String::new, |gain| format!("  the region's mean gains {}", show_gain(*gain)));
             let _ = writeln!(text, "  {:<14} {value:>9}{gain}", model.name);
         }
     }
