@@ -8,7 +8,8 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
-use crate::serve::{Waits, open_server};
+use crate::serve::Waits;
+use crate::serve::open::open_server;
 
 pub(crate) fn run(args: &ServeArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let server = open_server(&args.path, &args.at, args.port, (Waits::No, world))?;

@@ -29,7 +29,8 @@ use crate::notify::{Notifier, Target};
 use crate::options::{show_bytes, show_gain};
 use crate::requests::anneal_question;
 use crate::scoring::{make_evaluator, open_suites, suite_rows};
-use crate::serve::{Server, Waits, open_server};
+use crate::serve::open::open_server;
+use crate::serve::{Server, Waits};
 
 /// Merges that a person reads one by one; JSON has all of them.
 const MAX_ROWS: usize = 40;

@@ -6,7 +6,7 @@
 
 mod answer;
 mod guard;
-mod open;
+pub(crate) mod open;
 mod request;
 mod site;
 
@@ -21,7 +21,6 @@ use thalweg_study::page::{CONTENT_NAME, EVENTS_NAME, LIVE_SCRIPT, LIVE_STYLE, SA
 use self::answer::{Answer, begin_events, send_event};
 use self::guard::Verdict;
 pub(crate) use self::guard::{Guard, MIN_TOKEN_CHARS, make_token};
-pub(crate) use self::open::open_server;
 use self::request::{Fault, Request, read_request};
 use self::site::Place;
 pub(crate) use self::site::{Site, Waits};
