@@ -142,8 +142,8 @@ fn check_file(name: &str, content: &str) -> Vec<String> {
     faults
 }
 
-/// Commands of the program are leaves: nothing but `main` imports one, except for the parts of a command that are files
-/// of their own, whose names begin with its name.
+/// Commands of the program are leaves: nothing but `main` imports one. A command may import its own parts, files whose
+/// names begin with its name.
 fn imported_commands(name: &str, own: &str) -> Vec<String> {
     const COMMANDS: &str = "crate::command::";
     if !name.starts_with("crates/cli/src/") || name == "crates/cli/src/main.rs" {
@@ -152,8 +152,12 @@ fn imported_commands(name: &str, own: &str) -> Vec<String> {
     let file = name.strip_prefix("crates/cli/src/command/").unwrap_or_default();
     let command = file.split(['.', '/', '_']).next().filter(|command| !command.is_empty());
     let imports = own.lines().filter_map(|line| line.trim().strip_prefix("use ")?.strip_prefix(COMMANDS));
-    let words = imports.flat_map(|list| list.split(['{', '}', ',', ';']).map(str::trim));
-    let names = words.filter_map(|path| path.split("::").next()).filter(|name| !["", "Outcome"].contains(name));
+    let paths = imports.flat_map(|list| match list.strip_prefix('{') {
+        Some(group) => group.split(',').collect(),
+        None => vec![list],
+    });
+    let names = paths.filter_map(|path| path.split([':', ';', '}']).next().map(str::trim));
+    let names = names.filter(|name| !["", "Outcome"].contains(name));
     let is_part = |name: &&str| command.is_some_and(|command| name.split('_').next() == Some(command));
     let foreign = names.filter(|name| !is_part(name));
     foreign.map(|name| format!("`{COMMANDS}{name}` is a command: move what both use out of `command/`")).collect()
@@ -286,6 +290,7 @@ mod tests {
             check_file(&format!("crates/cli/src/{file}"), &format!("//! Head.\nuse crate::command::{import};\n")).len()
         };
         assert_eq!(n_faults("command/merge.rs", "{Outcome, merge_against::compare}"), 0);
+        assert_eq!(n_faults("command/merge.rs", "merge_against::{check_target, compare}"), 0);
         assert_eq!(n_faults("command/inspect_run.rs", "{Outcome, inspect_checkpoint}"), 0);
         assert_eq!(n_faults("main.rs", "merge"), 0);
         assert_eq!(n_faults("command/sweep.rs", "plan::show_plan"), 1);

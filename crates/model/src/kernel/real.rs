@@ -48,8 +48,8 @@ pub trait Real:
     fn product() -> Product<Self>;
 }
 
-/// `dst = alpha dst + beta lhs rhs`: rows, columns, summed length; then pointer, stride of columns and stride of rows of
-/// `dst` and whether it is read, the same of `lhs` and `rhs`, `alpha`, `beta`, what is conjugated, and the threads.
+/// `dst = alpha dst + beta lhs rhs`: rows, columns, summed length; pointer, stride of columns, stride of rows of `dst`,
+/// and whether it is read; the same of `lhs` and `rhs`; `alpha`, `beta`, what is conjugated, and the threads.
 pub(super) type Product<T> = unsafe fn(
     usize,
     usize,
