@@ -1,11 +1,14 @@
 //! Numbers as people type and read them: counts with k, M, B, T; sizes in GB and GiB; gains with their intervals.
 
 use std::num::NonZeroU64;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use thalweg_study::record::{CostRow, GainRow};
 pub(crate) use thalweg_tensor::show_size as show_bytes;
 use thalweg_tensor::{parse_count, parse_size};
+
+use crate::error::Error;
 
 /// A whole number in the forms that people write: `500`, `2K`, `1.5M`, `4e9`, `8B`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,6 +103,16 @@ pub(crate) fn show_gain(gain: GainRow) -> String {
 pub(crate) fn show_cost(models: &str, cost: &CostRow) -> String {
     let (tokens, bytes) = (show_count(cost.n_tokens), show_bytes(cost.bytes_read));
     format!("{models} ({tokens} tokens, read {bytes}) in {:.1} s", cost.seconds)
+}
+
+/// A path with a name, as `web=CKPT`.
+pub(crate) fn named_path(option: &str, text: &str, example: &str) -> Result<(String, PathBuf), Error> {
+    let parts = text.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty());
+    let (name, path) = parts.ok_or_else(|| {
+        let what = format!("`{option} {text}` is not a name and a path");
+        Error::usage_with_hint(what, format!("write it as `{option} {example}`"))
+    })?;
+    Ok((name.to_owned(), PathBuf::from(path)))
 }
 
 /// Counts for people: `1.10B`, `248k`.

@@ -12,12 +12,14 @@ pub(crate) fn run(args: &FetchArgs, world: &World<'_>, messages: &Messages) -> R
     use thalweg_study::fetch::{FetchRequest, execute_fetch, plan_fetch};
 
     use crate::run::hub_cache_root;
+    use crate::store::wait_notes;
 
     let root = hub_cache_root().ok_or_else(|| {
         Error::usage_with_hint("there is no folder for the local Hugging Face cache", "set `HF_HOME` or `HF_HUB_CACHE`")
     })?;
     let root = world.storage.canonical_path(&root)?;
-    let hub = HubClient::new(HubSettings::from_variables(&|name| std::env::var_os(name)), world.interrupt().clone())?;
+    let settings = HubSettings::from_variables(&|name| std::env::var_os(name));
+    let hub = HubClient::new(settings, world.interrupt().clone(), wait_notes(messages.notes()))?;
     let request = FetchRequest {
         repository: args.repository.clone(),
         revisions: args.revisions.clone(),
