@@ -8,23 +8,18 @@
 # install is skipped by name.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-packages=(moto[server]==5.2.5 boto3==1.44.8 azure-storage-blob==12.31.1)
 azurite=azurite@3.37.0
-digest=$(echo "${packages[@]}" "$azurite" | sha256sum | cut -c1-16)
-cache="${XDG_CACHE_HOME:-$HOME/.cache}/thalweg/object-stores-$digest"
+python=$(scripts/python_environment.sh scripts/object_stores_requirements.txt) ||
+    { echo "s3, gs, az: skipped, moto does not install" && exit 0; }
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/thalweg/$azurite"
 mkdir -p "$cache"
 exec 9> "$cache/lock"
 flock 9
-if [ ! -e "$cache/python-done" ]; then
-    rm -rf "$cache/env"
-    python3 -m venv "$cache/env" && "$cache/env/bin/pip" install --quiet "${packages[@]}" && touch "$cache/python-done" ||
-        { echo "s3, gs, az: skipped, moto does not install" && exit 0; }
-fi
-if [ ! -e "$cache/azurite-done" ]; then
-    npm install --silent --no-fund --no-audit --prefix "$cache" "$azurite" > /dev/null && touch "$cache/azurite-done" || true
+if [ ! -e "$cache/done" ]; then
+    npm install --silent --no-fund --no-audit --prefix "$cache" "$azurite" > /dev/null && touch "$cache/done" || true
 fi
 flock -u 9
-[ ! -e "$cache/azurite-done" ] || export AZURITE="$cache/node_modules/.bin/azurite-blob"
+[ ! -e "$cache/done" ] || export AZURITE="$cache/node_modules/.bin/azurite-blob"
 
 [ "${1:-}" != --install ] || exit 0
 thalweg=$(realpath "${1:-target/debug/thalweg}")
@@ -33,7 +28,7 @@ trap 'rm -rf "$place"' EXIT
 workers=()
 for store in s3 gs az; do
     mkdir "$place/$store"
-    "$cache/env/bin/python" scripts/object_stores.py "$thalweg" "$place/$store" "$store" &
+    "$python" scripts/object_stores.py "$thalweg" "$place/$store" "$store" &
     workers+=($!)
 done
 failed=0

@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
-# Makes the virtual environment that the tests of the Python package run in, and prints the path of its Python.
+# Makes a virtual environment with the packages of a file, and prints the path of its Python.
 #
-#     scripts/python_environment.sh
+#     scripts/python_environment.sh [REQUIREMENTS]     default: those of the tests of the Python package
 #
 # It is kept in the user's cache under the digest of its requirements: PyTorch for Linux brings the libraries of CUDA,
 # 5.7 GB in all, and installing them took six minutes. Two calls at once wait for each other.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-requirements=crates/py/requirements-test.txt
+requirements=$(realpath "${1:-"$(dirname "$0")/../crates/py/requirements-test.txt"}")
 python=${PYTHON:-python3}
 digest=$({ cat "$requirements"; "$python" -V; } | sha256sum | cut -c1-16)
 folder="${XDG_CACHE_HOME:-$HOME/.cache}/thalweg/python-$digest"

@@ -138,7 +138,29 @@ fn check_file(name: &str, content: &str) -> Vec<String> {
     if !may_be_unsafe && own.contains("unsafe {") {
         faults.push("`unsafe` is only for kernels and for what C asks for".to_owned());
     }
+    faults.extend(imported_commands(name, own));
     faults
+}
+
+/// Commands of the program are leaves: nothing but `main` imports one. A command may import its own parts, files whose
+/// names begin with its name.
+fn imported_commands(name: &str, own: &str) -> Vec<String> {
+    const COMMANDS: &str = "crate::command::";
+    if !name.starts_with("crates/cli/src/") || name == "crates/cli/src/main.rs" {
+        return Vec::new();
+    }
+    let file = name.strip_prefix("crates/cli/src/command/").unwrap_or_default();
+    let command = file.split(['.', '/', '_']).next().filter(|command| !command.is_empty());
+    let imports = own.lines().filter_map(|line| line.trim().strip_prefix("use ")?.strip_prefix(COMMANDS));
+    let paths = imports.flat_map(|list| match list.strip_prefix('{') {
+        Some(group) => group.split(',').collect(),
+        None => vec![list],
+    });
+    let names = paths.filter_map(|path| path.split([':', ';', '}']).next().map(str::trim));
+    let names = names.filter(|name| !["", "Outcome"].contains(name));
+    let is_part = |name: &&str| command.is_some_and(|command| name.split('_').next() == Some(command));
+    let foreign = names.filter(|name| !is_part(name));
+    foreign.map(|name| format!("`{COMMANDS}{name}` is a command: move what both use out of `command/`")).collect()
 }
 
 /// Functions that do not fit a screen, by the indentation of their first and last line.
@@ -260,6 +282,20 @@ mod tests {
         assert_eq!(faults("//! Head.\n// std::fs is for storage\n"), 0);
         assert_eq!(faults(&format!("//! Head.\nfn f() {{\n{}}}\n", "    g();\n".repeat(80))), 1);
         assert_eq!(faults(&format!("//! Head.\n{}", "const A: u8 = 1;\n".repeat(701))), 1);
+    }
+
+    #[test]
+    fn commands_are_leaves() {
+        let n_faults = |file: &str, import: &str| {
+            check_file(&format!("crates/cli/src/{file}"), &format!("//! Head.\nuse crate::command::{import};\n")).len()
+        };
+        assert_eq!(n_faults("command/merge.rs", "{Outcome, merge_against::compare}"), 0);
+        assert_eq!(n_faults("command/merge.rs", "merge_against::{check_target, compare}"), 0);
+        assert_eq!(n_faults("command/inspect_run.rs", "{Outcome, inspect_checkpoint}"), 0);
+        assert_eq!(n_faults("main.rs", "merge"), 0);
+        assert_eq!(n_faults("command/sweep.rs", "plan::show_plan"), 1);
+        assert_eq!(n_faults("command/mix/plan.rs", "{Outcome, train::read_config, merge}"), 2);
+        assert_eq!(n_faults("scoring.rs", "eval_external::Scratch"), 1);
     }
 
     #[test]

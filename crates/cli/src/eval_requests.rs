@@ -26,9 +26,9 @@ use thalweg_study::record::{CostRow, SuiteRow};
 use thalweg_tensor::counted;
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
-use crate::command::eval_external::fill_command;
-use crate::command::eval_results::tell_refused;
 use crate::error::Error;
+use crate::eval_external::fill_command;
+use crate::eval_results::tell_refused;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::options::Seconds;

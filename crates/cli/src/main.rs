@@ -3,14 +3,20 @@
 mod args;
 mod command;
 mod error;
+mod eval_external;
 mod eval_requests;
+mod eval_results;
 mod host;
+mod merge_shares;
 mod merged;
 mod messages;
 mod meter;
 mod notify;
 mod options;
 mod pace;
+mod planned;
+mod policy;
+mod recipe;
 mod requests;
 mod run;
 mod scoring;
@@ -20,6 +26,7 @@ mod shell;
 mod stdout;
 mod store;
 mod svg;
+mod train_config;
 
 use std::process::ExitCode;
 

@@ -5,6 +5,8 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
+use serde::Serialize;
+use serde_json::{Value, json};
 use thalweg_tensor::display_name;
 
 use crate::args::{ColorChoice, GlobalArgs, lacking_options};
@@ -66,7 +68,7 @@ impl Messages {
     }
 
     /// The result as JSON, if that was asked for.
-    pub(crate) fn json(&self, document: &serde_json::Value) {
+    pub(crate) fn json(&self, document: &Value) {
         if self.json {
             let text = serde_json::to_string_pretty(document).unwrap_or_default();
             self.stdout(&format!("{text}\n"));
@@ -74,7 +76,7 @@ impl Messages {
     }
 
     /// One of many results as a line of JSON, if that was asked for.
-    pub(crate) fn json_line(&self, document: &serde_json::Value) {
+    pub(crate) fn json_line(&self, document: &Value) {
         if self.json {
             self.stdout(&format!("{document}\n"));
         }
@@ -151,6 +153,15 @@ impl Messages {
             }
         }
     }
+}
+
+/// A result as a document of a kind: its own keys, after `kind` and `version`.
+pub(crate) fn document_of(kind: &str, result: &impl Serialize) -> Value {
+    let mut document = json!({"kind": kind, "version": 1});
+    if let (Some(document), Ok(Value::Object(rest))) = (document.as_object_mut(), serde_json::to_value(result)) {
+        document.extend(rest);
+    }
+    document
 }
 
 /// Prints what clap has to say instead of running a command: help, the version, or what is wrong with the arguments.

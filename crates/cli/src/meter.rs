@@ -99,6 +99,38 @@ impl<'a> Meter<'a> {
     }
 }
 
+/// How many of a known number of models are scored, and how long the others will take.
+pub(crate) struct ScoringMeter<'a> {
+    meter: Meter<'a>,
+    began: Instant,
+    n_models: usize,
+    /// What is scored, in the plural.
+    noun: &'static str,
+}
+
+impl<'a> ScoringMeter<'a> {
+    /// A meter that shows nothing yet.
+    pub(crate) fn new(messages: &'a Messages, n_models: usize, noun: &'static str) -> Self {
+        Self { meter: Meter::new(messages, "scoring {wide_bar} {msg}"), began: Instant::now(), n_models, noun }
+    }
+
+    /// Shows that `n_done` are scored; `name` is that of the last one, if it has a name.
+    pub(crate) fn show(&self, n_done: usize, name: Option<&str>) {
+        let text = || {
+            let n_left = self.n_models.saturating_sub(n_done);
+            let seconds_left = self.began.elapsed().as_secs_f64() / n_done as f64 * n_left as f64;
+            let name = name.map_or_else(String::new, |name| format!(", {name}"));
+            format!("{n_done} of {} {}{name}, {seconds_left:.0} s left", self.n_models, self.noun)
+        };
+        self.meter.show([n_done as u64, self.n_models as u64], Urgency::InTurn, text);
+    }
+
+    /// Ends a bar that is still drawn.
+    pub(crate) fn clear(&self) {
+        self.meter.clear();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,9 +1,10 @@
-//! Numbers as people type and read them: counts with k, M, B, T; sizes in GB and GiB.
+//! Numbers as people type and read them: counts with k, M, B, T; sizes in GB and GiB; gains with their intervals.
 
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use thalweg_study::record::{CostRow, GainRow};
 pub(crate) use thalweg_tensor::show_size as show_bytes;
 use thalweg_tensor::{parse_count, parse_size};
 
@@ -87,6 +88,23 @@ pub(crate) fn or_dash<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> St
     value.map_or_else(|| "-".to_owned(), show)
 }
 
+/// A range of signed numbers: `+0.0100 to +0.0146`.
+pub(crate) fn show_signed_range([low, high]: [f64; 2]) -> String {
+    format!("{low:+.4} to {high:+.4}")
+}
+
+/// A gain with its 95 % interval, if it has one: `+0.0123 (+0.0100 to +0.0146)`.
+pub(crate) fn show_gain(gain: GainRow) -> String {
+    let interval = gain.interval_95.map_or_else(String::new, |range| format!(" ({})", show_signed_range(range)));
+    format!("{:+.4}{interval}", gain.value)
+}
+
+/// What it cost to score what was counted: `3 models (1.2M tokens, read 4.50 GB) in 1.2 s`.
+pub(crate) fn show_cost(models: &str, cost: &CostRow) -> String {
+    let (tokens, bytes) = (show_count(cost.n_tokens), show_bytes(cost.bytes_read));
+    format!("{models} ({tokens} tokens, read {bytes}) in {:.1} s", cost.seconds)
+}
+
 /// A path with a name, as `web=CKPT`.
 pub(crate) fn named_path(option: &str, text: &str, example: &str) -> Result<(String, PathBuf), Error> {
     let parts = text.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty());
@@ -115,5 +133,14 @@ mod tests {
     fn numbers_have_three_figures() {
         let shown = [44.587_984, 0.999_6, 1.0, 1234.5, 0.001_234, 0.0, 1e-9, 2.5e9].map(show_figures);
         assert_eq!(shown, ["44.6", "1.00", "1.00", "1234", "0.00123", "0", "1.0e-9", "2.5e9"]);
+    }
+
+    #[test]
+    fn gains_have_intervals_where_they_have_items_and_costs_are_counted() {
+        let gain = GainRow { value: 0.0123, interval_95: Some([-0.01, 0.0346]) };
+        assert_eq!(show_gain(gain), "+0.0123 (-0.0100 to +0.0346)");
+        assert_eq!(show_gain(GainRow { interval_95: None, ..gain }), "+0.0123");
+        let cost = CostRow { bytes_read: 4_500_000_000, n_evaluations: 3, n_tokens: 1_200_000, seconds: 1.23 };
+        assert_eq!(show_cost("3 models", &cost), "3 models (1.2M tokens, read 4.50 GB) in 1.2 s");
     }
 }

@@ -3,14 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use thalweg_merge::plan::{CodePolicy, DigestChoice, NonFloatPolicy, OutputDtype, RouterPolicy};
+use thalweg_merge::scheme::DecayCurve;
 use thalweg_storage::STDIN_PATH;
+use thalweg_study::forecast::request::AnnealQuestion;
 use thalweg_study::request::{
     MergeRequest, OutputOptions, Resolver, RuleOptions, RunOptions, SchemeOptions, Selection,
 };
+use thalweg_trajectory::{Extent, Step, Tokens};
 
 use crate::args::{
-    DigestArg, DtypeChoice, FileArgs, HuggingFaceArgs, NonFloatChoice, OutputArgs, RouterChoice, RuleArgs, RunArgs,
-    SchemeArgs, SelectionArgs, SourceArgs, word,
+    AnnealArgs, CurveChoice, DigestArg, DtypeChoice, FileArgs, HuggingFaceArgs, NonFloatChoice, OutputArgs,
+    RouterChoice, RuleArgs, RunArgs, SchemeArgs, SelectionArgs, SourceArgs, word,
 };
 use crate::error::Error;
 use crate::options::Count;
@@ -146,6 +149,22 @@ impl From<&SchemeArgs> for SchemeOptions {
             normalize: args.normalize,
             allow_sum: args.allow_sum,
         }
+    }
+}
+
+/// The anneal that is asked about, wherever it ends.
+pub(crate) fn anneal_question(args: &AnnealArgs) -> AnnealQuestion {
+    let steps = args.anneal_steps.map(|steps| Extent::Steps(Step(steps.0)));
+    let tokens = || args.anneal_tokens.map(|tokens| Extent::Tokens(Tokens(tokens.0)));
+    AnnealQuestion {
+        end_step: None,
+        length: steps.or_else(tokens),
+        curve: match args.anneal {
+            CurveChoice::Linear => DecayCurve::Linear,
+            CurveChoice::Cosine => DecayCurve::Cosine,
+            CurveChoice::OneMinusSqrt => DecayCurve::OneMinusSqrt,
+        },
+        floor: args.anneal_floor,
     }
 }
 

@@ -17,15 +17,23 @@ use thalweg_study::record::{CostRow, SuiteRow};
 use thalweg_tensor::digest::{DigestKind, bytes_digest};
 
 use crate::args::ScoringArgs;
-use crate::command::eval_external::{Scratch, check_command, check_params, score_one};
-use crate::command::eval_results::tell_refused;
 use crate::error::Error;
+use crate::eval_external::{Scratch, check_command, check_params, score_one};
+use crate::eval_results::tell_refused;
 use crate::host::World;
 use crate::messages::Messages;
 use crate::options::Seconds;
 
 /// The suite that scores of another program belong to.
 const COMMAND_SUITE: &str = "command";
+
+/// Refuses options that do not say what scores; `what` is the message.
+pub(crate) fn check_scoring(args: &ScoringArgs, what: &str) -> Result<(), Error> {
+    match args.is_given() {
+        true => Ok(()),
+        false => Err(Error::usage_with_hint(what, "name a suite with `--suite FILE`")),
+    }
+}
 
 /// The suite that decides, and the one that reports, which share nothing.
 pub(crate) fn open_suites(

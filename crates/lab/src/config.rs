@@ -429,8 +429,9 @@ impl TrainConfig {
     ///
     /// # Errors
     /// As [`from_toml`](Self::from_toml), without a place.
-    pub(crate) fn from_table(table: toml::Table, path: &Path) -> Result<Self, Error> {
-        let config: Self = table.try_into().map_err(|error| describe_toml_error("", &error, path))?;
+    pub(crate) fn from_table(table: &toml::Table, path: &Path) -> Result<Self, Error> {
+        // As text: what reads a config from values would be as much code as what reads it from text.
+        let config: Self = toml::from_str(&table.to_string()).map_err(|error| describe_toml_error("", &error, path))?;
         config.check()?;
         Ok(config)
     }

@@ -101,7 +101,7 @@ fn make_cell(
         set_key(&mut table, key, value.clone())?;
         values.insert(key.clone(), serde_json::to_value(value).unwrap_or_default());
     }
-    let config = TrainConfig::from_table(table, path)?;
+    let config = TrainConfig::from_table(&table, path)?;
     let digest = digest_config(&config);
     let digits = digest.rsplit(':').next().unwrap_or(&digest);
     let mut name: String = values.iter().map(|(key, value)| part_of_name(key, value)).collect();

@@ -537,7 +537,8 @@ impl MergePlan {
     /// # Errors
     /// `PlanInvalid`, with the line where the text goes wrong.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        let mut plan: Self = serde_json::from_str(text)
+        // From bytes, as receipts are read: what reads a plan is compiled for each way of reading.
+        let mut plan: Self = serde_json::from_slice(text.as_bytes())
             .map_err(|error| Error::PlanInvalid { what: format!("it is not a plan: {error}") })?;
         for output in &mut plan.outputs {
             // A path that ends in `/` names the same folder.

@@ -174,7 +174,7 @@ impl StatePolicy {
     /// # Errors
     /// `ReportForm`, `ReportKind`.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        let policy: Self = serde_json::from_str(text).map_err(|source| Error::ReportForm { source })?;
+        let policy: Self = serde_json::from_slice(text.as_bytes()).map_err(|source| Error::ReportForm { source })?;
         let start = DocumentKind { what: "the policy of a start point", kind: START_KIND, version: START_VERSION };
         start.check(None, &policy.kind, policy.version)?;
         Ok(policy)

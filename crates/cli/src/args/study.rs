@@ -168,6 +168,13 @@ pub(crate) struct ScoringArgs {
     pub(crate) cache: Option<PathBuf>,
 }
 
+impl ScoringArgs {
+    /// Whether they say what scores.
+    pub(crate) fn is_given(&self) -> bool {
+        self.suite.is_some() || self.eval_command.is_some()
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum KeepChoice {
     All,

@@ -4,11 +4,11 @@ use thalweg_study::request::OutputOptions;
 
 use crate::args::ConvertArgs;
 use crate::command::Outcome;
-use crate::command::plan::show_plan;
 use crate::error::Error;
 use crate::host::World;
 use crate::merged::{describe_with, document, execute};
 use crate::messages::Messages;
+use crate::planned::show_plan;
 use crate::requests::file_options;
 
 pub(crate) fn run(args: &ConvertArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {

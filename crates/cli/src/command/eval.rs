@@ -35,10 +35,10 @@ struct Compared {
 pub(crate) fn run(args: &EvalArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let paths = checkpoints_with_baseline(args);
     if args.results {
-        return super::eval_results::run(&paths, args.card.as_deref(), world, messages);
+        return crate::eval_results::run(&paths, args.card.as_deref(), world, messages);
     }
     if let Some(command) = &args.eval_command {
-        return super::eval_external::run(command, args.eval_timeout, &paths, world, messages);
+        return crate::eval_external::run(command, args.eval_timeout, &paths, world, messages);
     }
     let suite_path = args.suite.as_deref().unwrap_or(Path::new(""));
     let suite = Suite::open(&*world.storage, suite_path)?;

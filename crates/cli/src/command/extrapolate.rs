@@ -14,21 +14,16 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::merged::{describe_with, execute_options};
-use crate::messages::Messages;
+use crate::messages::{Messages, document_of};
 use crate::meter::{Meter, Urgency};
-use crate::options::{or_dash, show_bytes, show_count};
-use crate::scoring::{make_evaluator, open_suites};
+use crate::options::{or_dash, show_cost, show_gain};
+use crate::scoring::{check_scoring, make_evaluator, open_suites};
 
 /// Models that are scored at most.
 const MAX_MODELS: u64 = 6;
 
 pub(crate) fn run(args: &ExtrapolateArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    if args.scoring.suite.is_none() && args.scoring.eval_command.is_none() {
-        return Err(Error::usage_with_hint(
-            "no suite is given: every step is scored, even one given by `--alpha`",
-            "name a suite with `--suite FILE`",
-        ));
-    }
+    check_scoring(&args.scoring, "no suite is given: every step is scored, even one given by `--alpha`")?;
     if args.confirm.is_some() && args.scoring.suite.is_none() {
         return Err(Error::usage_with_hint(
             "`--confirm` needs a suite to choose by, but a command scores instead",
@@ -83,12 +78,7 @@ fn request(args: &ExtrapolateArgs) -> ExtrapolationRequest {
 }
 
 fn document(outcome: &ExtrapolationOutcome) -> serde_json::Value {
-    let mut document = json!({"kind": "thalweg-extrapolation", "version": 1});
-    if let (Some(document), Ok(serde_json::Value::Object(rest))) =
-        (document.as_object_mut(), serde_json::to_value(outcome))
-    {
-        document.extend(rest);
-    }
+    let mut document = document_of("thalweg-extrapolation", outcome);
     document["output"] = json!(outcome.written.as_ref().map(|written| &written.path));
     document
 }
@@ -142,13 +132,7 @@ fn candidates(outcome: &ExtrapolationOutcome) -> String {
 
 fn closing(args: &ExtrapolateArgs, outcome: &ExtrapolationOutcome) -> String {
     let mut text = String::new();
-    let show = |gain: Option<GainRow>| {
-        or_dash(gain, |gain| {
-            let interval =
-                gain.interval_95.map_or_else(String::new, |[low, high]| format!(" ({low:+.4} to {high:+.4})"));
-            format!("{:+.4}{interval}", gain.value)
-        })
-    };
+    let show = |gain: Option<GainRow>| or_dash(gain, show_gain);
     let _ = writeln!(text);
     for row in &outcome.gains {
         let role = if row.is_held_out { ", which did not affect the choice" } else { "" };
@@ -175,8 +159,6 @@ fn closing(args: &ExtrapolateArgs, outcome: &ExtrapolationOutcome) -> String {
         text.push_str(&describe_with(&what, written));
     }
     let cost = &outcome.cost;
-    let (bytes, tokens) = (show_bytes(cost.bytes_read), show_count(cost.n_tokens));
-    let models = counted(cost.n_evaluations, "model");
-    let _ = writeln!(text, "scored {models} ({tokens} tokens, read {bytes}) in {:.1} s", cost.seconds);
+    let _ = writeln!(text, "scored {}", show_cost(&counted(cost.n_evaluations, "model"), cost));
     text
 }

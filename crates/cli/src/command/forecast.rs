@@ -3,28 +3,25 @@
 use std::fmt::Write;
 
 use serde_json::json;
-use thalweg_merge::scheme::DecayCurve;
 use thalweg_study::forecast::ForecastOutcome;
 use thalweg_study::forecast::case::read_case_file;
 use thalweg_study::forecast::request::{AnnealQuestion, ForecastRequest, Refusal};
 use thalweg_study::forecast::run::{ForecastOptions, check_forecast_places, run_forecast};
 use thalweg_study::record::{CostRow, ForecastRow};
 use thalweg_tensor::{counted, shell_path, shell_word};
-use thalweg_trajectory::{Extent, Step, Tokens};
 
-use crate::args::{AnnealArgs, CurveChoice, ForecastArgs};
+use crate::args::ForecastArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{SUMMING_MEMORY_BYTES, World, command_line};
 use crate::messages::Messages;
 use crate::meter::{Meter, Urgency};
-use crate::options::{show_bytes, show_count};
-use crate::scoring::{make_evaluator, open_suites};
+use crate::options::show_cost;
+use crate::requests::anneal_question;
+use crate::scoring::{check_scoring, make_evaluator, open_suites};
 
 pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    if args.scoring.suite.is_none() && args.scoring.eval_command.is_none() {
-        return Err(Error::usage_with_hint("which scores should be forecast?", "name a suite with `--suite FILE`"));
-    }
+    check_scoring(&args.scoring, "which scores should be forecast?")?;
     if args.scoring.by.is_some() {
         return Err(Error::usage(
             "`--by` chooses between windows, but a forecast is made for every score of the suite",
@@ -69,22 +66,6 @@ pub(crate) fn run(args: &ForecastArgs, world: &World<'_>, messages: &Messages) -
 
 fn question(args: &ForecastArgs) -> AnnealQuestion {
     AnnealQuestion { end_step: args.end_step.map(|step| step.0), ..anneal_question(&args.anneal) }
-}
-
-/// The anneal that is asked about, wherever it ends.
-pub(super) fn anneal_question(args: &AnnealArgs) -> AnnealQuestion {
-    let steps = args.anneal_steps.map(|steps| Extent::Steps(Step(steps.0)));
-    let tokens = || args.anneal_tokens.map(|tokens| Extent::Tokens(Tokens(tokens.0)));
-    AnnealQuestion {
-        end_step: None,
-        length: steps.or_else(tokens),
-        curve: match args.anneal {
-            CurveChoice::Linear => DecayCurve::Linear,
-            CurveChoice::Cosine => DecayCurve::Cosine,
-            CurveChoice::OneMinusSqrt => DecayCurve::OneMinusSqrt,
-        },
-        floor: args.anneal_floor,
-    }
 }
 
 /// No forecast: an answer, with its reason.
@@ -164,9 +145,7 @@ fn text(args: &ForecastArgs, request: &ForecastRequest, outcome: &ForecastOutcom
             let _ = writeln!(text, "no window is proposed: {}", why.reason());
         }
     }
-    let (bytes, tokens) = (show_bytes(cost.bytes_read), show_count(cost.n_tokens));
-    let models = counted(cost.n_evaluations, "model");
-    let _ = writeln!(text, "read {bytes}, scored {models} ({tokens} tokens) in {:.1} s", cost.seconds);
+    let _ = writeln!(text, "scored {}", show_cost(&counted(cost.n_evaluations, "model"), &cost));
     text
 }
 

@@ -13,11 +13,11 @@ use thalweg_trajectory::Trajectory;
 
 use crate::args::{InitArgs, StartChoice};
 use crate::command::Outcome;
-use crate::command::recover::{check_policy_place, describe_policy, publish_policy, with_files_of};
 use crate::error::Error;
 use crate::host::World;
 use crate::merged::{describe, execute};
 use crate::messages::Messages;
+use crate::policy::{check_policy_place, describe_policy, publish_policy, with_files_of};
 use crate::run::learning_rate_at;
 
 pub(crate) fn run(args: &InitArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {

@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 
-use serde_json::json;
 use thalweg_study::law::{
     Axis, FormRow, LawQuestion, MergeLaw, PredictionRow, ThreePointRow, fit_merge_law, read_curve_file,
 };
@@ -12,7 +11,7 @@ use crate::args::{LawArgs, LawCommand, LawMergeArgs};
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
+use crate::messages::{Messages, document_of};
 use crate::options::{or_dash, show_figures};
 
 /// The most resamples: a bootstrap needs no more.
@@ -29,7 +28,7 @@ fn run_merge(args: &LawMergeArgs, world: &World<'_>, messages: &Messages) -> Res
     let question = question(args)?;
     let curve = read_curve_file(&*world.storage, &args.curve)?;
     let law = fit_merge_law(&curve, &question)?;
-    messages.json(&document(&law));
+    messages.json(&document_of("thalweg-merge-law", &law));
     messages.text(&text(&law));
     law.warnings.iter().for_each(|warning| messages.note(warning));
     Ok(if law.refusal.is_some() { Outcome::No } else { Outcome::Done })
@@ -59,15 +58,6 @@ fn question(args: &LawMergeArgs) -> Result<LawQuestion, Error> {
         n_resamples: args.resamples,
         seed: args.seed,
     })
-}
-
-fn document(law: &MergeLaw) -> serde_json::Value {
-    let mut document = json!({"kind": "thalweg-merge-law", "version": 1});
-    if let (Some(document), Ok(serde_json::Value::Object(law))) = (document.as_object_mut(), serde_json::to_value(law))
-    {
-        document.extend(law);
-    }
-    document
 }
 
 fn text(law: &MergeLaw) -> String {

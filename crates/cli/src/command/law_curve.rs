@@ -1,7 +1,6 @@
 //! `thalweg law curve`: subsets of experts merged in memory and scored; each expert is read once.
 
 use std::fmt::Write;
-use std::time::Instant;
 
 use serde_json::json;
 use thalweg_study::law::{CurveOptions, CurveOutcome, ExpertCurve, SubsetChoice, choose_subsets, run_curve};
@@ -13,17 +12,15 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{SUMMING_MEMORY_BYTES, World};
 use crate::messages::Messages;
-use crate::meter::{Meter, Urgency};
+use crate::meter::ScoringMeter;
 use crate::options::{show_bytes, show_count};
-use crate::scoring::{make_evaluator, open_suites};
+use crate::scoring::{check_scoring, make_evaluator, open_suites};
 
 /// Experts whose subsets are all merged by default.
 const MAX_FOR_ALL: usize = 10;
 
 pub(super) fn run(args: &LawCurveArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    if args.scoring.suite.is_none() && args.scoring.eval_command.is_none() {
-        return Err(Error::usage_with_hint("which suite should score the merges?", "name a suite with `--suite FILE`"));
-    }
+    check_scoring(&args.scoring, "which suite should score the merges?")?;
     let resolver = world.resolver();
     let curve = if args.newest.is_empty() { of_experts(args, &resolver)? } else { of_run(args, &resolver)? };
     curve.check()?;
@@ -42,16 +39,11 @@ pub(super) fn run(args: &LawCurveArgs, world: &World<'_>, messages: &Messages) -
         counted(n_models, "merge"),
         counted(curve.experts.len(), "model")
     ));
-    let meter = Meter::new(messages, "scoring {wide_bar} {msg}");
-    let began = Instant::now();
+    let meter = ScoringMeter::new(messages, n_models, "merges");
     let options = CurveOptions {
         by: args.scoring.by.clone(),
         path: args.out.clone(),
-        on_score: &mut |n_done| {
-            let seconds_left = began.elapsed().as_secs_f64() / n_done as f64 * (n_models - n_done) as f64;
-            let text = || format!("{n_done} of {n_models} merges, {seconds_left:.0} s left");
-            meter.show([n_done as u64, n_models as u64], Urgency::InTurn, text);
-        },
+        on_score: &mut |n_done| meter.show(n_done, None),
     };
     let outcome = run_curve(&curve, &mut *evaluator, options, (&resolver, &cx));
     meter.clear();

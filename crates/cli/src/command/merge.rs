@@ -11,15 +11,15 @@ use thalweg_tensor::counted;
 
 use crate::args::MergeArgs;
 use crate::command::Outcome;
-use crate::command::against::{check_target, compare};
-use crate::command::merge_shares::{SharedWork, merge_command, run_finish, run_share};
-use crate::command::plan::show_plan;
-use crate::command::recipe::{is_anything_typed, plan_of_recipe, recipe_of};
+use crate::command::merge_against::{check_target, compare};
 use crate::error::Error;
 use crate::host::World;
+use crate::merge_shares::{SharedWork, merge_command, run_finish, run_share};
 use crate::merged::{describe, document, execute, execute_options, next_steps, read_plan};
 use crate::messages::Messages;
 use crate::options::{show_bytes, show_figures};
+use crate::planned::show_plan;
+use crate::recipe::{is_anything_typed, plan_of_recipe, recipe_of};
 use crate::requests::merge_request;
 
 pub(crate) fn run(args: &MergeArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {

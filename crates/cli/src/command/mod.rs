@@ -1,13 +1,10 @@
 //! One file for each command.
 
-mod against;
 pub(crate) mod clean;
 pub(crate) mod convert;
 pub(crate) mod demo;
 pub(crate) mod diff;
 pub(crate) mod eval;
-pub(crate) mod eval_external;
-pub(crate) mod eval_results;
 pub(crate) mod explain;
 pub(crate) mod extrapolate;
 pub(crate) mod fetch;
@@ -22,10 +19,9 @@ pub(crate) mod launch;
 pub(crate) mod law;
 mod law_curve;
 pub(crate) mod merge;
-mod merge_shares;
+mod merge_against;
 pub(crate) mod mix;
 pub(crate) mod plan;
-pub(crate) mod recipe;
 pub(crate) mod recover;
 pub(crate) mod report;
 pub(crate) mod serve;

@@ -1,7 +1,6 @@
 //! `thalweg recover`: spikes of a step log, and the checkpoint to resume from.
 
 use std::fmt::Write;
-use std::path::Path;
 
 use serde_json::json;
 use thalweg_lab::config::MomentsPolicy;
@@ -10,12 +9,11 @@ use thalweg_merge::output_format::{OptimizerPolicy, OutputFormat};
 use thalweg_merge::plan::MergePlan;
 use thalweg_merge::receipt::RECEIPT_NAME;
 use thalweg_merge::scheme::Scheme;
-use thalweg_storage::guard::{check_file, output_path};
-use thalweg_storage::publish::publish_file;
+use thalweg_storage::guard::output_path;
 use thalweg_study::recover::{RecoveryPlan, SpikeSearch, plan_recovery, spike_row, spikes_of_run};
 use thalweg_study::request::parse_scheme_word;
 use thalweg_study::select::source_ref;
-use thalweg_study::start_policy::{DataPolicy, START_FILE, START_NAME, StatePolicy, moments_name};
+use thalweg_study::start_policy::{DataPolicy, StatePolicy};
 use thalweg_tensor::counted;
 use thalweg_trajectory::{Trajectory, TrajectoryNote};
 
@@ -25,6 +23,7 @@ use crate::error::Error;
 use crate::host::World;
 use crate::merged::{describe, execute};
 use crate::messages::Messages;
+use crate::policy::{check_policy_place, describe_policy, publish_policy, with_files_of};
 use crate::run::{log_json, log_words};
 
 /// Where a merge goes, unless the user says.
@@ -140,25 +139,6 @@ fn write(
     Ok((policy, outcome))
 }
 
-/// A policy with the format of the merge that it is for.
-pub(crate) fn with_files_of(policy: StatePolicy, merge: &MergePlan) -> StatePolicy {
-    match merge.outputs.first() {
-        Some(output) => policy.with_files(output.format.to_string(), output.policy.optimizer),
-        None => policy,
-    }
-}
-
-/// Refuses before the merge if the policy could not be written into its folder.
-pub(crate) fn check_policy_place(folder: &Path, world: &World<'_>) -> Result<(), Error> {
-    Ok(check_file(&*world.storage, &folder.join(START_NAME), START_FILE, &[])?)
-}
-
-/// Writes the policy of a start point into its folder.
-pub(crate) fn publish_policy(policy: &StatePolicy, folder: &Path, world: &World<'_>) -> Result<(), Error> {
-    let text = policy.to_json()?;
-    Ok(publish_file(&*world.storage, &folder.join(START_NAME), text.as_bytes(), START_FILE)?)
-}
-
 type Proposal<'a> = (&'a RecoveryPlan, &'a StatePolicy, Option<&'a MergeOutcome>);
 
 fn document(trajectory: &Trajectory, search: &SpikeSearch, proposal: Option<Proposal<'_>>) -> serde_json::Value {
@@ -230,25 +210,4 @@ fn describe_proposal(
         let _ = writeln!(text, "`-o {UNWRITTEN}` writes the merge");
     }
     describe_policy(text, policy);
-}
-
-/// The policy and what to do in each trainer.
-pub(crate) fn describe_policy(text: &mut String, policy: &StatePolicy) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(text, "\nmoments: {}", moments_name(policy.moments));
-    let _ = writeln!(text, "learning rate: {}", policy.learning_rate.advice);
-    let _ = match (policy.step(), policy.skip_data_steps) {
-        (None, _) => writeln!(text, "steps: from 0"),
-        (Some(step), 0) => writeln!(text, "steps: from {step}; data: replayed from there"),
-        (Some(step), n) => {
-            let skipped = counted(n, "step");
-            writeln!(text, "steps: from {step}; data: skip {skipped} and resume with those of step {}", step + n + 1)
-        }
-    };
-    for one in policy.instructions() {
-        let _ = writeln!(text, "\n{}:", one.trainer);
-        for line in &one.lines {
-            let _ = writeln!(text, "  {line}");
-        }
-    }
 }

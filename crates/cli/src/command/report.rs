@@ -22,6 +22,7 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
+use crate::options::show_gain;
 
 pub(crate) fn run(args: &ReportArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     if find_study(&*world.storage, &args.path)?.is_none() {
@@ -79,11 +80,7 @@ fn compare(
 fn comparison_text(one: &RunComparison) -> String {
     let mut text = format!("{} {}, if annealed at {} {}\n", one.task, one.measure, one.at, one.unit);
     for ComparedRun { name, value, interval_95: [low, high], gain_over_best, n_paired_items, verdict } in &one.runs {
-        let gain = gain_over_best.map_or_else(String::new, |gain| {
-            let interval =
-                gain.interval_95.map_or_else(String::new, |[low, high]| format!(" ({low:+.4} to {high:+.4})"));
-            format!("  {:+.4}{interval}", gain.value)
-        });
+        let gain = gain_over_best.map_or_else(String::new, |gain| format!("  {}", show_gain(gain)));
         let items = n_paired_items.map_or_else(String::new, |n| format!(", {} paired", counted(n, "item")));
         text.push_str(&format!("  {name:<24} {value:>9.4}  95 %: {low:.4} to {high:.4}{gain}  {verdict}{items}\n"));
     }

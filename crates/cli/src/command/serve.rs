@@ -1,23 +1,18 @@
 //! `thalweg serve`: the pages of studies and watchers, kept current in a browser.
 
-use std::path::Path;
-use std::sync::Arc;
-
 use serde_json::json;
 use thalweg_tensor::counted;
 
-use crate::args::{ServeArgs, ServeAtArgs};
+use crate::args::ServeArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
-use crate::serve::{MIN_TOKEN_CHARS, ServeOptions, Server, Site, Waits, make_token};
-
-/// A token has one line.
-const MAX_TOKEN_BYTES: u64 = 4096;
+use crate::serve::Waits;
+use crate::serve::open::open_server;
 
 pub(crate) fn run(args: &ServeArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    let server = start(&args.path, &args.at, args.port, (Waits::No, world))?;
+    let server = open_server(&args.path, &args.at, args.port, (Waits::No, world))?;
     messages.json_line(&json!({
         "kind": "thalweg-serve", "version": 1, "path": args.path, "url": server.url, "n_studies": server.site().n_studies(),
     }));
@@ -29,42 +24,4 @@ pub(crate) fn run(args: &ServeArgs, world: &World<'_>, messages: &Messages) -> R
     ));
     world.wait_for_stop();
     Ok(Outcome::Done)
-}
-
-/// Starts the server of a folder.
-pub(crate) fn start(
-    folder: &Path,
-    at: &ServeAtArgs,
-    port: Option<u16>,
-    (waits, world): (Waits, &World<'_>),
-) -> Result<Server, Error> {
-    let token = token(at, world)?;
-    let site = Site::open(Arc::clone(&world.storage), folder, waits)?;
-    Server::start(site, ServeOptions { address: at.bind, port, token, hosts: at.allow_host.clone() })
-}
-
-/// The token that readers need, if they need one.
-fn token(at: &ServeAtArgs, world: &World<'_>) -> Result<Option<String>, Error> {
-    if let Some(path) = &at.token_file {
-        let bytes = world.storage.read_file(path, MAX_TOKEN_BYTES)?;
-        let text = String::from_utf8_lossy(&bytes);
-        let token = text.lines().next().unwrap_or("").trim();
-        if token.len() < MIN_TOKEN_CHARS || !token.chars().all(|c| c.is_ascii_alphanumeric() || "-_.~".contains(c)) {
-            return Err(Error::usage_with_hint(
-                format!(
-                    "the first line of `{}` is not a token: it needs {MIN_TOKEN_CHARS} letters, digits or any of `-_.~`",
-                    path.display()
-                ),
-                format!("make one with `openssl rand -hex 24 > {}`", thalweg_tensor::shell_path(path)),
-            ));
-        }
-        return Ok(Some(token.to_owned()));
-    }
-    if !at.token && at.bind.is_loopback() {
-        return Ok(None);
-    }
-    let made = make_token();
-    made.map(Some).map_err(|error| {
-        Error::usage_with_hint(format!("cannot make a token: {error}"), "give one with `--token-file FILE`")
-    })
 }

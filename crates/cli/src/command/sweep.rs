@@ -10,18 +10,18 @@ use thalweg_study::sweep::{RawChoice, SweepRequest, SweepTrial};
 
 use crate::args::{KeepChoice, SweepArgs};
 use crate::command::Outcome;
-use crate::command::merge_shares::{SharedWork, run_finish, run_share};
-use crate::command::plan::show_plan;
 use crate::error::Error;
 use crate::host::{World, command_without};
+use crate::merge_shares::{SharedWork, run_finish, run_share};
 use crate::merged::execute;
 use crate::messages::Messages;
+use crate::planned::show_plan;
 
 pub(crate) fn run(args: &SweepArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let resolver = world.resolver();
     let trajectory = resolver.open_run(&args.run_path, &(&args.run).into())?;
     let sweep = resolver.sweep(&request(args), &trajectory)?;
-    let is_scored = args.scoring.suite.is_some() || args.scoring.eval_command.is_some();
+    let is_scored = args.scoring.is_given();
     if !is_scored {
         check_unscored(args)?;
     }

@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 use std::path::Path;
-use std::time::Instant;
 
 use serde_json::json;
 use thalweg_study::evaluator::{Evaluator, TaskScore};
@@ -17,8 +16,8 @@ use crate::error::Error;
 use crate::host::{World, command_line};
 use crate::merged::execute_options;
 use crate::messages::Messages;
-use crate::meter::{Meter, Urgency};
-use crate::options::{show_bytes, show_count};
+use crate::meter::ScoringMeter;
+use crate::options::{or_dash, show_cost, show_count, show_gain, show_signed_range};
 use crate::scoring::{make_evaluator, open_suites};
 
 pub(super) fn run(
@@ -47,8 +46,7 @@ pub(super) fn run(
         return Ok(Outcome::Done);
     }
     let n_models = sweep.raws.len() + sweep.trials.len();
-    let meter = Meter::new(messages, "scoring {wide_bar} {msg}");
-    let began = Instant::now();
+    let meter = ScoringMeter::new(messages, n_models, "models");
     let options = SweepOptions {
         title: format!("Sweep of {}", args.run_path.display()),
         command: command_line(),
@@ -57,9 +55,7 @@ pub(super) fn run(
         execute: execute_options(&args.execution),
         folder: args.out.clone(),
         on_score: &mut |n_done, name| {
-            let seconds_left = began.elapsed().as_secs_f64() / n_done as f64 * (n_models - n_done) as f64;
-            let text = || format!("{n_done} of {n_models} models, {name}, {seconds_left:.0} s left");
-            meter.show([n_done as u64, n_models as u64], Urgency::InTurn, text);
+            meter.show(n_done, Some(name));
             if n_done == n_models {
                 meter.clear();
             }
@@ -138,9 +134,7 @@ fn find_row<'a>(scores: &'a [ScoreRow], like: &TaskScore) -> Option<&'a ScoreRow
 
 fn line(trial: &TrialRow, row: &ScoreRow) -> String {
     let gain = row.gain.map_or_else(String::new, |gain| {
-        let interval =
-            gain.interval_95.map_or_else(|| "-".to_owned(), |[low, high]| format!("{low:+.4} to {high:+.4}"));
-        format!(" {:>+10.4}  {interval}", gain.value)
+        format!(" {:>+10.4}  {}", gain.value, or_dash(gain.interval_95, show_signed_range))
     });
     let (end, n, scheme) = (trial.end_step, trial.n_checkpoints, &trial.scheme);
     let every = trial.interval_steps.map_or_else(String::new, |steps| format!("  every {steps}"));
@@ -163,11 +157,7 @@ fn closing(folder: &Path, record: &StudyRecord, findings: &SweepFindings, decide
         let row = record.trials.iter().find(|row| row.name == choice.trial);
         if let (Some(chosen), Some(row)) = (chosen, row) {
             for score in row.scores.iter().filter(|score| score.suite != choice.suite) {
-                let gain = score.gain.map_or_else(String::new, |gain| {
-                    let interval =
-                        gain.interval_95.map_or_else(String::new, |[low, high]| format!(" ({low:+.4} to {high:+.4})"));
-                    format!(", gain {:+.4}{interval}", gain.value)
-                });
+                let gain = score.gain.map_or_else(String::new, |gain| format!(", gain {}", show_gain(gain)));
                 let _ = writeln!(
                     text,
                     "on `{}`, which did not affect the choice: {} {} {:.4}{gain}",
@@ -189,9 +179,7 @@ fn closing(folder: &Path, record: &StudyRecord, findings: &SweepFindings, decide
         text.push_str("\nnothing is chosen: the suite's role is to report\n");
     }
     let cost = &record.cost;
-    let (bytes, tokens) = (show_bytes(cost.bytes_read), show_count(cost.n_tokens));
-    let models = counted(cost.n_evaluations, "model");
-    let _ = writeln!(text, "read {bytes}, scored {models} ({tokens} tokens) in {:.1} s", cost.seconds);
+    let _ = writeln!(text, "scored {}", show_cost(&counted(cost.n_evaluations, "model"), cost));
     let _ = writeln!(text, "record and page in `{}`", folder.display());
     text
 }

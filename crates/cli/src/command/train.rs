@@ -17,13 +17,10 @@ use crate::host::{SUMMING_MEMORY_BYTES, World};
 use crate::messages::Messages;
 use crate::meter::{Meter, Urgency};
 use crate::options::show_count;
+use crate::train_config::read_config_text;
 
-/// The largest config that is read.
-const MAX_CONFIG_BYTES: u64 = 16 << 20;
 pub(crate) fn run(args: &TrainArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    let bytes = world.storage.read_file(&args.config, MAX_CONFIG_BYTES)?;
-    let text =
-        String::from_utf8(bytes).map_err(|_| Error::usage(format!("`{}` is not UTF-8 text", args.config.display())))?;
+    let text = read_config_text(&args.config, world)?;
     let folder = args.config.parent().unwrap_or(Path::new("")).to_owned();
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(args.config.file_stem().unwrap_or_default()));
     if out.as_os_str().is_empty() {
@@ -196,29 +193,4 @@ fn describe(outcome: &TrainOutcome) -> String {
     let _ = writeln!(text, "{checkpoints} in `{path}`, the last one `{last_path}`");
     let _ = writeln!(text, "{:.1} s, {:.0} tokens/s at the last step", outcome.seconds, last.tokens_per_second);
     text
-}
-
-/// Reads the config of one run.
-pub(crate) fn read_config(path: &Path, world: &World<'_>) -> Result<TrainConfig, Error> {
-    let bytes = world.storage.read_file(path, MAX_CONFIG_BYTES)?;
-    let text = String::from_utf8_lossy(&bytes);
-    Ok(TrainConfig::from_toml(&text, path)?)
-}
-
-/// The folder that relative paths of a config begin at.
-pub(crate) fn folder_of_config(path: &Path, world: &World<'_>) -> Result<PathBuf, Error> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Ok(world.storage.canonical_path(folder)?)
-}
-
-/// A checkpoint that other runs resume from, and its step.
-pub(crate) fn start_of(named: &Path, world: &World<'_>) -> Result<(PathBuf, u64), Error> {
-    let path = world.resolver().resolve_checkpoint(named)?;
-    match world.resolver().step_of(&path) {
-        Some(step) => Ok((path, step)),
-        None => Err(Error::usage_with_hint(
-            format!("the name of `{}` has no step", path.display()),
-            "name a checkpoint of a run: training resumes from its state",
-        )),
-    }
 }

@@ -20,17 +20,17 @@ use thalweg_tensor::counted;
 
 use crate::args::{ServePort, WatchArgs};
 use crate::command::Outcome;
-use crate::command::eval_external::check_command;
-use crate::command::forecast::anneal_question;
-use crate::command::serve::start;
 use crate::error::Error;
+use crate::eval_external::check_command;
 use crate::eval_requests::{OpenRequests, RequestEvaluator, check_request_command, tell_workers_to_end};
 use crate::host::{World, command_line};
 use crate::merged::execute_options;
 use crate::messages::Messages;
 use crate::notify::{Notifier, Target};
-use crate::options::show_bytes;
+use crate::options::{show_bytes, show_gain};
+use crate::requests::anneal_question;
 use crate::scoring::{make_evaluator, open_suites, suite_rows};
+use crate::serve::open::open_server;
 use crate::serve::{Server, Waits};
 
 /// Merges that a person reads one by one; JSON has all of them.
@@ -62,7 +62,7 @@ pub(crate) fn run(args: &WatchArgs, world: &World<'_>, messages: &Messages) -> R
         };
         evaluator.map_err(|error| thalweg_study::Error::Evaluator { what: error.to_string(), hint: error.hint() })
     };
-    let make: Option<MakeEvaluator<'_>> = if is_scored(args) { Some(&make) } else { None };
+    let make: Option<MakeEvaluator<'_>> = if args.scoring.is_given() { Some(&make) } else { None };
     std::thread::scope(|scope| {
         let targets = args.notify.iter().cloned().map(Target::Hook);
         let targets = targets.chain(args.notify_command.iter().cloned().map(Target::Command)).collect();
@@ -151,7 +151,7 @@ fn serve_page(
     ServePort(port): ServePort,
     (world, messages): (&World<'_>, &Messages),
 ) -> Result<Server, Error> {
-    let server = start(folder, &args.at, port, (Waits::Yes, world))?;
+    let server = open_server(folder, &args.at, port, (Waits::Yes, world))?;
     messages.json_line(&json!({"kind": "thalweg-serve", "version": 1, "path": folder, "url": server.url}));
     messages.text(&format!("the page is at {}\n", server.url));
     Ok(server)
@@ -184,10 +184,6 @@ fn watch_once(
     finish(&pass, &once, messages)
 }
 
-fn is_scored(args: &WatchArgs) -> bool {
-    args.scoring.suite.is_some() || args.scoring.eval_command.is_some()
-}
-
 fn check_options(args: &WatchArgs) -> Result<(), Error> {
     if args.scoring.by.is_some() {
         return Err(Error::usage_with_hint("`--by` has no effect here: no merge is chosen", "leave it out"));
@@ -198,7 +194,7 @@ fn check_options(args: &WatchArgs) -> Result<(), Error> {
             "`--every STEPS` takes multiples of a number of steps",
         ));
     }
-    if args.forecast && !is_scored(args) {
+    if args.forecast && !args.scoring.is_given() {
         return Err(Error::usage_with_hint("which scores should be forecast?", "name a suite with `--suite FILE`"));
     }
     if !args.forecast && !args.anneal.is_default() {
@@ -326,11 +322,7 @@ fn score_lines(rows: &[WatchRow]) -> String {
             } else {
                 format!("{} of {}", row.scheme, row.n_checkpoints)
             };
-            let gain = score.gain.map_or_else(String::new, |gain| {
-                let interval =
-                    gain.interval_95.map_or_else(String::new, |[low, high]| format!(" ({low:+.4} to {high:+.4})"));
-                format!(", gain {:+.4}{interval}", gain.value)
-            });
+            let gain = score.gain.map_or_else(String::new, |gain| format!(", gain {}", show_gain(gain)));
             let (task, measure) = (&score.task, &score.measure);
             // Writing to a String cannot fail.
             let _ = writeln!(text, "step {step}: {model}: {task} {measure} {:.4}{gain}", score.value);

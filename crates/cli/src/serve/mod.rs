@@ -6,6 +6,7 @@
 
 mod answer;
 mod guard;
+pub(crate) mod open;
 mod request;
 mod site;
 

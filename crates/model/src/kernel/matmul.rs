@@ -1,7 +1,9 @@
-//! Matrix products of strided views, on the `gemm` crate.
+//! Matrix products of strided views, on the `gemm` crates.
 //!
-//! `gemm` splits work over rows and columns of the result and never over the summed dimension, so the bits do not
+//! They split work over rows and columns of the result and never over the summed dimension, so the bits do not
 //! depend on the number of threads (`tests/it/determinism.rs` holds it).
+
+use gemm_common::Parallelism;
 
 use super::Real;
 
@@ -118,23 +120,28 @@ pub fn matmul<T: Real>(
         return;
     }
     let parallelism = match threads {
-        Threads::One => gemm::Parallelism::None,
+        Threads::One => Parallelism::None,
         Threads::Pool => match rayon::current_num_threads() {
-            1 => gemm::Parallelism::None,
-            n => gemm::Parallelism::Rayon(n),
+            1 => Parallelism::None,
+            n => Parallelism::Rayon(n),
         },
     };
+    // The kernels write columns: rows are the columns of the transposed product, that of the transposes.
+    let (a, b, [n_rows, n_columns], [column_stride, row_stride]) = match out.row_stride {
+        1 => (a, b, [out.n_rows, out.n_columns], [1, 1]),
+        row_stride => (b.t(), a.t(), [out.n_columns, out.n_rows], [row_stride, 1]),
+    };
     // SAFETY: the constructors of `Mat` and `MatMut` checked that every (row, column) of each view is inside its slice,
-    // rows of `out` do not overlap, and `out` is borrowed mutably, so it cannot alias `a` or `b`. `T` is f32 or f64,
-    // the types gemm accepts.
+    // rows of `out` do not overlap, and `out` is borrowed mutably, so it cannot alias `a` or `b`. No stride is
+    // negative.
     unsafe {
-        gemm::gemm(
-            out.n_rows,
-            out.n_columns,
+        T::product()(
+            n_rows,
+            n_columns,
             a.n_columns,
             out.data.as_mut_ptr(),
-            1,
-            signed(out.row_stride),
+            signed(column_stride),
+            signed(row_stride),
             accumulate == Accumulate::Add,
             a.data.as_ptr(),
             signed(a.column_stride),

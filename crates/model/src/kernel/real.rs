@@ -6,6 +6,8 @@
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
+use gemm_common::Parallelism;
+
 /// A float type the kernels are compiled for.
 pub trait Real:
     Copy
@@ -42,7 +44,33 @@ pub trait Real:
     fn ln(self) -> Self;
     /// Square root.
     fn sqrt(self) -> Self;
+    /// How matrices of this type are multiplied on this processor.
+    fn product() -> Product<Self>;
 }
+
+/// `dst = alpha dst + beta lhs rhs`: rows, columns, summed length; pointer, stride of columns, stride of rows of `dst`,
+/// and whether it is read; the same of `lhs` and `rhs`; `alpha`, `beta`, what is conjugated, and the threads.
+pub(super) type Product<T> = unsafe fn(
+    usize,
+    usize,
+    usize,
+    *mut T,
+    isize,
+    isize,
+    bool,
+    *const T,
+    isize,
+    isize,
+    *const T,
+    isize,
+    isize,
+    T,
+    T,
+    bool,
+    bool,
+    bool,
+    Parallelism,
+);
 
 impl Real for f64 {
     const ZERO: Self = 0.0;
@@ -70,6 +98,10 @@ impl Real for f64 {
 
     fn sqrt(self) -> Self {
         Self::sqrt(self)
+    }
+
+    fn product() -> Product<Self> {
+        gemm_f64::gemm::f64::get_gemm_fn()
     }
 }
 
@@ -105,6 +137,10 @@ impl Real for f32 {
     #[inline(always)]
     fn sqrt(self) -> Self {
         Self::sqrt(self)
+    }
+
+    fn product() -> Product<Self> {
+        gemm_f32::gemm::f32::get_gemm_fn()
     }
 }
 

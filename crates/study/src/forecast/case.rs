@@ -140,7 +140,7 @@ pub fn read_cases(text: &str) -> Result<Vec<Case>, Error> {
     let mut cases = Vec::new();
     for (i, line) in lines.take(MAX_CASES) {
         let fault = |what: String| Error::CaseForm { line: i + 1, what };
-        let case: Case = serde_json::from_str(line).map_err(|error| fault(error.to_string()))?;
+        let case: Case = serde_json::from_slice(line.as_bytes()).map_err(|error| fault(error.to_string()))?;
         if case.kind != CASE_KIND || case.version != CASE_VERSION {
             return Err(fault(format!(
                 "`{}` version {}, not a `{CASE_KIND}` version {CASE_VERSION}",

@@ -130,7 +130,7 @@ fn read_titles(storage: &dyn Storage, path: &Path) -> Result<Titles, Error> {
         let (title, kind) = match text.trim().starts_with('{') {
             false => (text.trim().to_owned(), String::new()),
             true => {
-                let value: Value = serde_json::from_str(&text).map_err(|error| fault(error.to_string()))?;
+                let value: Value = serde_json::from_slice(text.as_bytes()).map_err(|error| fault(error.to_string()))?;
                 let title = ["title", "entity", "text"].iter().find_map(|key| value[key].as_str());
                 let title = title.ok_or_else(|| fault("the object has no text `title`".to_owned()))?;
                 (title.trim().to_owned(), value["type"].as_str().unwrap_or_default().to_owned())
@@ -162,7 +162,7 @@ pub fn read_entities(storage: &dyn Storage, path: &Path) -> Result<Vec<EntityRec
     let mut entities: Vec<EntityRecord> = Vec::new();
     for (line, text) in read_lines(storage, path, "the entities")? {
         let fault = |what: String| Error::LineForm { path: path.to_owned(), line, what, hint: ENTITY_HINT };
-        let entity: EntityRecord = serde_json::from_str(&text).map_err(|error| fault(error.to_string()))?;
+        let entity: EntityRecord = serde_json::from_slice(text.as_bytes()).map_err(|error| fault(error.to_string()))?;
         if let Some(what) = ENTITY.fault_of_line(&entity.kind, entity.version) {
             return Err(fault(what));
         }

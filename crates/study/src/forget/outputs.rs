@@ -143,7 +143,7 @@ fn read_answers(
                 "a line is {\"model\": \"step 100\", \"step\": 100, \"id\": \"7:42\", \"output\": \" is Kalos.\"}";
             Error::request_with_hint(format!("`{}`, line {number}: {what}", path.display()), hint)
         };
-        let line: OutputLine = serde_json::from_str(line).map_err(|error| refuse(error.to_string()))?;
+        let line: OutputLine = serde_json::from_slice(line.as_bytes()).map_err(|error| refuse(error.to_string()))?;
         let Some(&place) = places.get(&(line.id.as_str(), line.entity)) else {
             return Err(refuse(format!(
                 "the probes have no entity {} in a sample `{}`",

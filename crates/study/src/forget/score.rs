@@ -374,7 +374,7 @@ pub fn read_scores(storage: &dyn Storage, path: &Path) -> Result<ForgetRecord, E
     }
     let scores = DocumentKind { what: "a record of recall", kind: SCORES_KIND, version: SCORES_VERSION };
     scores.check(Some(path), kind, version)?;
-    let record: ForgetRecord = serde_json::from_value(value).map_err(|error| refuse(error.to_string()))?;
+    let record: ForgetRecord = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
     if record.models.is_empty() {
         return Err(refuse("it has no models".to_owned()));
     }

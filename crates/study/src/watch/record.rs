@@ -258,7 +258,8 @@ fn read_lines(storage: &dyn Storage, path: &Path) -> Result<(Vec<WatchRow>, bool
     let bytes = if is_torn { &bytes[..whole] } else { &bytes[..] };
     let text = std::str::from_utf8(bytes).map_err(|_| refuse("it is not UTF-8 text".to_owned()))?;
     let parse = |(i, line): (usize, &str)| {
-        let row: WatchRow = serde_json::from_str(line).map_err(|error| refuse(format!("line {}: {error}", i + 1)))?;
+        let row: WatchRow =
+            serde_json::from_slice(line.as_bytes()).map_err(|error| refuse(format!("line {}: {error}", i + 1)))?;
         if row.kind != RECORD_KIND || row.version != RECORD_VERSION {
             return Err(refuse(format!("line {} is `{}` version {}", i + 1, row.kind, row.version)));
         }

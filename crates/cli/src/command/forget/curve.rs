@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 
-use serde_json::json;
 use thalweg_eval::recall::RecallMeasure;
 use thalweg_storage::Storage;
 use thalweg_study::forget::{CurveTable, ForgetArm, ReplayPlace, forget_curve, read_schedule, read_scores};
@@ -13,18 +12,12 @@ use crate::args::ForgetCurveArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
-use crate::options::{named_path, or_dash};
+use crate::messages::{Messages, document_of};
+use crate::options::{named_path, or_dash, show_signed_range};
 
 pub(super) fn run(args: &ForgetCurveArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let curve = forget_curve(&arms(args, &*world.storage)?)?;
-    let mut document = json!({"kind": "thalweg-forget-curve", "version": 1});
-    if let (Some(document), Ok(serde_json::Value::Object(rest))) =
-        (document.as_object_mut(), serde_json::to_value(&curve))
-    {
-        document.extend(rest);
-    }
-    messages.json(&document);
+    messages.json(&document_of("thalweg-forget-curve", &curve));
     messages.text(&text(&curve));
     Ok(Outcome::Done)
 }
@@ -89,7 +82,7 @@ fn text(curve: &CurveTable) -> String {
         for row in &curve.forgotten {
             let change = &row.change;
             let interval =
-                change.interval_95.map_or_else(String::new, |[low, high]| format!("  {low:+.4} to {high:+.4}"));
+                change.interval_95.map_or_else(String::new, |range| format!("  {}", show_signed_range(range)));
             let (arm, measure) = (arm_of(row.arm.as_ref()), title(&change.measure));
             let _ = writeln!(text, "  {arm}{measure:<9} {:+.4}{interval}", change.difference);
         }

@@ -17,14 +17,15 @@ use thalweg_tensor::{counted, shell_path};
 
 use crate::args::ForgetReplayArgs;
 use crate::command::Outcome;
-use crate::command::train::{folder_of_config, read_config, start_of};
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
+use crate::messages::{Messages, document_of};
+use crate::train_config::{WrittenConfigs, folder_of_config, read_config, start_of};
 
-/// What a config that was written begins with.
-const MARK: &str = "# A run of a schedule of replay, by `thalweg forget replay`.";
-const CONFIG_FILE: OwnKind<'_> = OwnKind::text("a config that `forget replay` wrote", MARK);
+const CONFIGS: WrittenConfigs = WrittenConfigs {
+    mark: "# A run of a schedule of replay, by `thalweg forget replay`.",
+    what: "a config that `forget replay` wrote",
+};
 const SAMPLES_KIND: &str = "thalweg-forget-replay-samples";
 const SAMPLES_FILE: OwnKind<'_> = OwnKind::json("samples that `forget replay` wrote", SAMPLES_KIND);
 const SCHEDULE_NAME: &str = "schedule.json";
@@ -102,7 +103,7 @@ fn write_runs(runs: &[ReplayRun], earlier: &[String], out: &Path, world: &World<
     let storage = &*world.storage;
     let config_path = |run: &ReplayRun| out.join(format!("{}.toml", run.name));
     for run in runs {
-        check_file(storage, &config_path(run), CONFIG_FILE, &[])?;
+        CONFIGS.check(&config_path(run), world)?;
         if let Some((_, path)) = &run.replayed {
             check_file(storage, path, SAMPLES_FILE, &[])?;
         }
@@ -113,19 +114,15 @@ fn write_runs(runs: &[ReplayRun], earlier: &[String], out: &Path, world: &World<
             let lines: String = samples.iter().map(|i| format!("{}\n", line(i))).collect();
             publish_file(storage, path, lines.as_bytes(), SAMPLES_FILE)?;
         }
-        let path = config_path(run);
-        let text = run.config.to_toml(&path)?;
-        publish_file(storage, &path, format!("{MARK}\n{text}").as_bytes(), CONFIG_FILE)?;
+        CONFIGS.publish(&config_path(run), &run.config, world)?;
     }
     Ok(())
 }
 
 fn document(plan: &ReplayPlan, runs: &[ReplayRun]) -> Value {
-    let mut document = json!({"kind": SCHEDULE_KIND, "version": SCHEDULE_VERSION});
-    if let (Some(document), Ok(Value::Object(rest))) = (document.as_object_mut(), serde_json::to_value(plan)) {
-        document.extend(rest);
-        document.insert("runs".to_owned(), runs.iter().map(|run| run.name.as_str()).collect());
-    }
+    let mut document = document_of(SCHEDULE_KIND, plan);
+    document["version"] = json!(SCHEDULE_VERSION);
+    document["runs"] = runs.iter().map(|run| run.name.as_str()).collect();
     document
 }
 

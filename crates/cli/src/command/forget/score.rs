@@ -1,7 +1,6 @@
 //! `thalweg forget score`.
 
 use std::fmt::Write;
-use std::time::Instant;
 
 use thalweg_eval::recall::{RecallMeasure, read_probes};
 use thalweg_study::forget::{
@@ -17,8 +16,8 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{SUMMING_MEMORY_BYTES, World};
 use crate::messages::Messages;
-use crate::meter::{Meter, Urgency};
-use crate::options::{or_dash, show_bytes, show_count};
+use crate::meter::ScoringMeter;
+use crate::options::{or_dash, show_cost};
 
 pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     if let Some(out) = &args.out {
@@ -45,17 +44,12 @@ pub(super) fn run(args: &ForgetScoreArgs, world: &World<'_>, messages: &Messages
     let probes = read_probes(&*world.storage, &args.probes)?;
     let tokens = probe_options(args.tokens, probes.options)?;
     let n_models = models.len() + usize::from(args.recalled_by.is_some());
-    let meter = Meter::new(messages, "scoring {wide_bar} {msg}");
-    let began = Instant::now();
+    let meter = ScoringMeter::new(messages, n_models, "models");
     let options = ForgetOptions {
         tokens,
         tokenizer: args.tokenizer.clone(),
         recalled_by: args.recalled_by.clone(),
-        on_score: &mut |n_done, name| {
-            let seconds_left = began.elapsed().as_secs_f64() / n_done as f64 * n_models.saturating_sub(n_done) as f64;
-            let text = || format!("{n_done} of {n_models} models, {name}, {seconds_left:.0} s left");
-            meter.show([n_done as u64, n_models as u64], Urgency::InTurn, text);
-        },
+        on_score: &mut |n_done, name| meter.show(n_done, Some(name)),
     };
     let (cx, eval) = (world.quiet_context(SUMMING_MEMORY_BYTES), world.quiet_eval_context());
     let record = score_models(&models, &probes, options, (&resolver, &cx, &eval));
@@ -118,14 +112,7 @@ fn text(args: &ForgetScoreArgs, record: &ForgetRecord) -> String {
         differences(&mut text, (&last.name, width), &last.since_first);
     }
     let cost = &record.cost;
-    let _ = writeln!(
-        text,
-        "\nscored {} ({} tokens, read {}) in {:.1} s",
-        counted(cost.n_evaluations, "model"),
-        show_count(cost.n_tokens),
-        show_bytes(cost.bytes_read),
-        cost.seconds
-    );
+    let _ = writeln!(text, "\nscored {}", show_cost(&counted(cost.n_evaluations, "model"), cost));
     if let Some(out) = &args.out {
         let _ = writeln!(text, "next: `thalweg forget curve {}`", shell_path(out));
     }

@@ -6,12 +6,12 @@ use thalweg_study::evaluator::Evaluator;
 use thalweg_study::mix::{CheckOutcome, CheckRequest, Verdict, check_components};
 use thalweg_tensor::display_name;
 
-use super::{components, document, source};
+use super::{components, source};
 use crate::args::MixCheckArgs;
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{SUMMING_MEMORY_BYTES, World};
-use crate::messages::Messages;
+use crate::messages::{Messages, document_of};
 use crate::options::or_dash;
 use crate::scoring::{make_evaluator, open_suites};
 
@@ -23,7 +23,7 @@ pub(super) fn run(args: &MixCheckArgs, world: &World<'_>, messages: &Messages) -
     };
     let suites = open_suites(&args.scoring, None, world, messages)?;
     let cx = world.quiet_context(SUMMING_MEMORY_BYTES);
-    let scores = args.scoring.suite.is_some() || args.scoring.eval_command.is_some();
+    let scores = args.scoring.is_given();
     let mut evaluator: Option<Box<dyn Evaluator + '_>> = match scores {
         true => {
             let from = (request.base.path.as_path(), None);
@@ -33,7 +33,7 @@ pub(super) fn run(args: &MixCheckArgs, world: &World<'_>, messages: &Messages) -
     };
     let evaluator = evaluator.as_mut().map(|evaluator| &mut **evaluator as &mut dyn Evaluator);
     let outcome = check_components(&request, evaluator, (&resolver, &cx))?;
-    messages.json(&document("thalweg-mix-check", &outcome));
+    messages.json(&document_of("thalweg-mix-check", &outcome));
     messages.text(&text(&outcome));
     if !scores {
         messages.note("without `--suite`, the means of pairs are not scored");

@@ -7,8 +7,6 @@ mod validate;
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-use serde_json::json;
 use thalweg_merge::plan::SourceRef;
 use thalweg_study::mix::Component;
 use thalweg_study::request::{GivenModel, Resolver};
@@ -42,15 +40,4 @@ fn source(path: &Path, run: &RunArgs, resolver: &Resolver<'_>) -> Result<SourceR
     let model = GivenModel { path: path.to_owned(), coefficient: None };
     let found = resolver.equal_models(&[model], &run.into())?.into_iter().next();
     found.ok_or_else(|| Error::usage(format!("`{}` is not a checkpoint", path.display())))
-}
-
-/// A result as a document of a kind.
-fn document(kind: &str, result: &impl Serialize) -> serde_json::Value {
-    let mut document = json!({"kind": kind, "version": 1});
-    if let (Some(document), Ok(serde_json::Value::Object(rest))) =
-        (document.as_object_mut(), serde_json::to_value(result))
-    {
-        document.extend(rest);
-    }
-    document
 }

@@ -4,24 +4,22 @@ use std::fmt::Write;
 use std::path::Path;
 
 use thalweg_lab::config::TrainConfig;
-use thalweg_storage::guard::{OwnKind, check_file};
-use thalweg_storage::publish::publish_file;
 use thalweg_study::mix::{MixPlan, MixSpace, PlanRequest, plan_components};
 use thalweg_tensor::shell_path;
 use thalweg_tensor::{counted, display_name};
 
-use super::document;
 use crate::args::MixPlanArgs;
 use crate::command::Outcome;
-use crate::command::train::{folder_of_config, read_config, start_of};
 use crate::error::Error;
 use crate::host::World;
-use crate::messages::Messages;
+use crate::messages::{Messages, document_of};
 use crate::options::show_count;
+use crate::train_config::{WrittenConfigs, folder_of_config, read_config, start_of};
 
-/// What a config that was written begins with.
-const MARK: &str = "# A component of a search for mixtures, by `thalweg mix plan`.";
-const CONFIG_FILE: OwnKind<'_> = OwnKind::text("a config that `mix plan` wrote", MARK);
+const CONFIGS: WrittenConfigs = WrittenConfigs {
+    mark: "# A component of a search for mixtures, by `thalweg mix plan`.",
+    what: "a config that `mix plan` wrote",
+};
 
 pub(super) fn run(args: &MixPlanArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let config = args.config.as_deref().map(|path| read_config(path, world)).transpose()?;
@@ -43,7 +41,7 @@ pub(super) fn run(args: &MixPlanArgs, world: &World<'_>, messages: &Messages) ->
     if let (Some(config), Some(base), Some(out)) = (&config, &args.base, &args.out) {
         write_configs(&mut plan, config, (args.config.as_deref().unwrap_or(Path::new("")), base, out), world)?;
     }
-    messages.json(&document("thalweg-mix-plan", &plan));
+    messages.json(&document_of("thalweg-mix-plan", &plan));
     messages.text(&text(args, &plan));
     Ok(Outcome::Done)
 }
@@ -61,13 +59,12 @@ fn write_configs(
         if one.name.contains(['/', '\\', '\0']) || one.name.starts_with('.') {
             return Err(Error::usage(format!("`{}` cannot be used as a file name", display_name(&one.name))));
         }
-        check_file(&*world.storage, &path(&one.name), CONFIG_FILE, &[])?;
+        CONFIGS.check(&path(&one.name), world)?;
     }
     world.storage.create_folder(out)?;
     for one in &mut plan.components {
         let path = path(&one.name);
-        let text = one.config(config, &folder, &base, step)?.to_toml(&path)?;
-        publish_file(&*world.storage, &path, format!("{MARK}\n{text}").as_bytes(), CONFIG_FILE)?;
+        CONFIGS.publish(&path, &one.config(config, &folder, &base, step)?, world)?;
         one.config = Some(path);
     }
     Ok(())

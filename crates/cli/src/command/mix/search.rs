@@ -1,26 +1,23 @@
 //! `thalweg mix search`.
 
 use std::fmt::Write;
-use std::time::Instant;
 
 use thalweg_study::mix::{MixSpace, Objective, SearchOptions, SearchOutcome, read_trials, search_mixtures};
 use thalweg_tensor::shell_path;
 use thalweg_tensor::{counted, display_name};
 
-use super::{components, document};
+use super::components;
 use crate::args::{MixSearchArgs, ObjectiveChoice};
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::{SUMMING_MEMORY_BYTES, World};
-use crate::messages::Messages;
-use crate::meter::{Meter, Urgency};
-use crate::options::{or_dash, show_bytes, show_count};
-use crate::scoring::{make_evaluator, open_suites};
+use crate::messages::{Messages, document_of};
+use crate::meter::ScoringMeter;
+use crate::options::{or_dash, show_cost, show_gain};
+use crate::scoring::{check_scoring, make_evaluator, open_suites};
 
 pub(super) fn run(args: &MixSearchArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    if args.scoring.suite.is_none() && args.scoring.eval_command.is_none() {
-        return Err(Error::usage_with_hint("which suite should score the merges?", "name a suite with `--suite FILE`"));
-    }
+    check_scoring(&args.scoring, "which suite should score the merges?")?;
     let resolver = world.resolver();
     let components = components(&args.component, &args.run, &resolver)?;
     let names: Vec<String> = components.iter().map(|one| one.name.clone()).collect();
@@ -30,8 +27,6 @@ pub(super) fn run(args: &MixSearchArgs, world: &World<'_>, messages: &Messages) 
     let cx = world.quiet_context(SUMMING_MEMORY_BYTES);
     let from = (components[0].source.path.as_path(), None);
     let mut evaluator = make_evaluator(&args.scoring, &suites, from, (world.quiet_eval_context(), &cx), messages)?;
-    let meter = Meter::new(messages, "scoring {wide_bar} {msg}");
-    let began = Instant::now();
     let n_given = given.as_ref().map(Vec::len);
     let mut options = SearchOptions {
         n: args.n,
@@ -48,16 +43,13 @@ pub(super) fn run(args: &MixSearchArgs, world: &World<'_>, messages: &Messages) 
     };
     // The region's mean and what it is compared with come last.
     let n_models = n_given.unwrap_or_else(|| options.sizes().iter().fold(0, |sum, n| sum.saturating_add(*n))) + 1;
-    let mut on_score = |n_done: usize| {
-        let seconds_left = began.elapsed().as_secs_f64() / n_done as f64 * n_models.saturating_sub(n_done) as f64;
-        let text = || format!("{n_done} of {n_models} mixtures, {seconds_left:.0} s left");
-        meter.show([n_done as u64, n_models as u64], Urgency::InTurn, text);
-    };
+    let meter = ScoringMeter::new(messages, n_models, "mixtures");
+    let mut on_score = |n_done: usize| meter.show(n_done, None);
     options.on_score = &mut on_score;
     let outcome = search_mixtures((&components, &space), &mut *evaluator, options, (&resolver, &cx));
     meter.clear();
     let outcome = outcome?;
-    messages.json(&document("thalweg-mix-search", &outcome));
+    messages.json(&document_of("thalweg-mix-search", &outcome));
     messages.text(&text(&outcome));
     Ok(Outcome::Done)
 }
@@ -96,24 +88,15 @@ fn text(outcome: &SearchOutcome) -> String {
         let _ = writeln!(text, "\n{measure}: predictor's error {error}, rank correlation {rho}, points left out");
         for model in &outcome.models {
             let value = or_dash(model.measures.get(measure), |value| format!("{value:.4}"));
-            let gain = model.gains_of_region.get(measure).map_or_else(String::new, |gain| {
-                let interval =
-                    gain.interval_95.map_or_else(String::new, |[low, high]| format!(" ({low:+.4} to {high:+.4})"));
-                format!("  the region's mean gains {:+.4}{interval}", gain.value)
-            });
+            let gain = model
+                .gains_of_region
+                .get(measure)
+                .map_or_else(String::new, |gain| format!("  the region's mean gains {}", show_gain(*gain)));
             let _ = writeln!(text, "  {:<14} {value:>9}{gain}", model.name);
         }
     }
-    let cost = &outcome.cost;
-    let _ = writeln!(
-        text,
-        "\nscored {} ({} tokens, read {}) in {:.1} s, into `{}`",
-        counted(outcome.n_trials, "mixture"),
-        show_count(cost.n_tokens),
-        show_bytes(cost.bytes_read),
-        cost.seconds,
-        outcome.path.display()
-    );
+    let cost = show_cost(&counted(outcome.n_trials, "mixture"), &outcome.cost);
+    let _ = writeln!(text, "\nscored {cost}, into `{}`", outcome.path.display());
     let path = shell_path(&outcome.path);
     let _ = writeln!(text, "next: train a few mixtures, and `thalweg mix validate --trials {path} --references FILE`");
     text

@@ -11,8 +11,8 @@ use thalweg_storage::Storage;
 use thalweg_tensor::shell_path;
 
 use crate::command::Outcome;
-use crate::command::eval_results::{tell_refused, tell_results};
 use crate::error::Error;
+use crate::eval_results::{tell_refused, tell_results};
 use crate::host::{SUMMING_MEMORY_BYTES, World};
 use crate::messages::Messages;
 use crate::options::Seconds;
