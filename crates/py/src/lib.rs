@@ -8,6 +8,7 @@ mod compare;
 #[expect(unsafe_code, reason = "DLPack is a protocol of C structures; each block says why it is sound")]
 mod dlpack;
 mod error;
+mod fetch;
 mod forecast;
 mod hint;
 #[expect(unsafe_code, reason = "bytes that Python owns are written where they are; each block says why it is sound")]
@@ -35,6 +36,8 @@ mod module {
     use crate::checkpoint::{PyCheckpoint, PyTensorInfo, open_checkpoint};
     #[pymodule_export]
     use crate::compare::{PyDiff, PyTensorDiff, PyVerification, diff, verify};
+    #[pymodule_export]
+    use crate::fetch::{PyFetched, PyFetchedRevision, fetch};
     #[pymodule_export]
     use crate::forecast::{PyForecast, PyForecastScore, PyProposedWindow, forecast};
     #[pymodule_export]

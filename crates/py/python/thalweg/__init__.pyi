@@ -33,6 +33,8 @@ __all__ = [
     "Comparison",
     "Diff",
     "Error",
+    "Fetched",
+    "FetchedRevision",
     "Forecast",
     "ForecastScore",
     "Merge",
@@ -61,6 +63,7 @@ __all__ = [
     "__version__",
     "compare_results",
     "diff",
+    "fetch",
     "forecast",
     "from_pretrained",
     "merge",
@@ -338,6 +341,82 @@ class Run:
         steps: Sequence[_Count] | None = None,
     ) -> list[RunCheckpoint]:
         """The window of the run that the options ask for, oldest first: those of a selection, such as `last=10`."""
+
+    def __fspath__(self) -> str: ...
+    def __len__(self) -> int: ...
+
+@final
+class FetchedRevision:
+    """A revision that was fetched. It can be given wherever the path of a checkpoint can."""
+
+    @property
+    def name(self) -> str:
+        """The name of the branch or tag."""
+
+    @property
+    def commit(self) -> str:
+        """Its commit."""
+
+    @property
+    def step(self) -> int | None:
+        """The step in its name, if there is one."""
+
+    @property
+    def tokens(self) -> int | None:
+        """The tokens in its name, if they are there."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder in the local cache."""
+
+    @property
+    def files(self) -> list[str]:
+        """The files that a merge of it reads."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its files."""
+
+    @property
+    def missing_bytes(self) -> int:
+        """Bytes of them that were not in the cache before."""
+
+    def __fspath__(self) -> str: ...
+
+@final
+class Fetched:
+    """What was fetched. It can be given wherever a run can."""
+
+    @property
+    def repository(self) -> str:
+        """The repository, as `ORG/NAME`."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder in the local cache: a run whose checkpoints are all cached revisions that have a step."""
+
+    @property
+    def revisions(self) -> list[FetchedRevision]:
+        """The revisions that were asked for, oldest first where they have steps."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all different files."""
+
+    @property
+    def missing_bytes(self) -> int:
+        """Bytes of them that were not in the cache before."""
+
+    @property
+    def fetched_bytes(self) -> int | None:
+        """Bytes that were fetched; `None` after `dry_run=True`."""
+
+    @property
+    def next(self) -> str | None:
+        """The command that merges these revisions, or shows the only one; `None` after `dry_run=True`."""
+
+    def to_json(self) -> str:
+        """The report as JSON, as `thalweg fetch --json` prints it."""
 
     def __fspath__(self) -> str: ...
     def __len__(self) -> int: ...
@@ -895,6 +974,33 @@ def select(
     checkpoint_pattern: str | None = None,
 ) -> list[RunCheckpoint]:
     """The checkpoints that a merge with the same options would take, oldest first: `select(run, last=10)`."""
+
+def fetch(
+    repository: str,
+    *,
+    revisions: str | Sequence[str] | None = None,
+    checkpoint_pattern: str | None = None,
+    code: bool = False,
+    dry_run: bool = False,
+    progress: _Progress | None = None,
+    last: _Count | None = None,
+    count: _Count | None = None,
+    interval_steps: _Count | None = None,
+    interval_tokens: _Count | None = None,
+    duration_steps: _Count | None = None,
+    duration_tokens: _Count | None = None,
+    end_step: _Count | None = None,
+    end_tokens: _Count | None = None,
+    from_step: _Count | None = None,
+    to_step: _Count | None = None,
+    every: _Count | None = None,
+    steps: Sequence[_Count] | None = None,
+) -> Fetched:
+    """Fetches revisions of a repository of the Hugging Face Hub into the local cache, as `thalweg fetch` does.
+
+    `revisions` are names of branches and tags, in which `*` matches anything; the other keywords choose among them by
+    step, as for `select`. Only what a merge reads is fetched; `code` adds Python files. `dry_run` fetches nothing and
+    says what would be fetched. An interrupted fetch resumes with the next call."""
 
 def read_results(source: _Path | Mapping[str, Any]) -> Results:
     """Reads what another program found: a file, a folder, or what `lm_eval.simple_evaluate` returned."""
