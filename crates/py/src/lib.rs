@@ -8,6 +8,7 @@ mod compare;
 #[expect(unsafe_code, reason = "DLPack is a protocol of C structures; each block says why it is sound")]
 mod dlpack;
 mod error;
+mod explain;
 mod fetch;
 mod forecast;
 mod hint;
@@ -17,6 +18,7 @@ mod merge;
 mod options;
 mod plan;
 mod receipt;
+mod recover;
 mod results;
 mod run;
 mod saves;
@@ -37,6 +39,8 @@ mod module {
     #[pymodule_export]
     use crate::compare::{PyDiff, PyTensorDiff, PyVerification, diff, verify};
     #[pymodule_export]
+    use crate::explain::{PyGeometry, PyTrajectoryGeometry, explain};
+    #[pymodule_export]
     use crate::fetch::{PyFetched, PyFetchedRevision, fetch};
     #[pymodule_export]
     use crate::forecast::{PyForecast, PyForecastScore, PyProposedWindow, forecast};
@@ -46,6 +50,8 @@ mod module {
     use crate::plan::{PyPlan, PyPlanSource, plan};
     #[pymodule_export]
     use crate::receipt::PyReceipt;
+    #[pymodule_export]
+    use crate::recover::{PyRecovery, PySpike, recover};
     #[pymodule_export]
     use crate::results::{PyComparison, PyResults, PyScore, compare_results, read_results};
     #[pymodule_export]
