@@ -45,7 +45,7 @@ mod module {
     #[pymodule_export]
     use crate::forecast::{PyForecast, PyForecastScore, PyProposedWindow, forecast};
     #[pymodule_export]
-    use crate::merge::{_copy, PyMerge, PyTensorIterator, merge};
+    use crate::merge::{_copy, _take, PyMerge, PyTensorIterator, merge};
     #[pymodule_export]
     use crate::plan::{PyPlan, PyPlanSource, plan};
     #[pymodule_export]

@@ -179,11 +179,72 @@ pub(crate) fn copy_all(copies: &[MemoryCopy], n_threads: usize) {
             copy.copy(*at);
         }
     };
+    in_threads(n_threads.min(pieces.len()), &work);
+}
+
+/// Does `work` on some threads at once, this one included.
+fn in_threads(n_threads: usize, work: &(dyn Fn() + Sync)) {
     std::thread::scope(|scope| {
-        for _ in 1..n_threads.min(pieces.len()) {
+        for _ in 1..n_threads {
             // If the system refuses a thread, the others do its share.
             let _ = std::thread::Builder::new().spawn_scoped(scope, work);
         }
         work();
     });
+}
+
+/// Memory below this size is not worth a call.
+const LEAST_TAKEN_BYTES: usize = 1 << 20;
+/// Memory that a thread asks the system for at once.
+const TAKEN_BYTES: usize = 16 << 20;
+
+/// Makes the system give the memory of some places now, on `n_threads` threads: taken page by page while a merge writes
+/// to it, it costs more than the merge. Changes no byte, and does nothing where the system knows no such request.
+pub(crate) fn take_memory(places: &[MemoryTarget], n_threads: usize) {
+    let pieces: Vec<(usize, usize)> = places
+        .iter()
+        .filter(|place| place.n_bytes >= LEAST_TAKEN_BYTES)
+        .flat_map(|place| {
+            let (start, end) = (place.start.addr().get(), place.start.addr().get() + place.n_bytes);
+            (start..end).step_by(TAKEN_BYTES).map(move |at| (at, end.min(at + TAKEN_BYTES)))
+        })
+        .collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some((start, end)) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+            system::take_pages(*start, *end);
+        }
+    };
+    in_threads(n_threads.min(pieces.len()), &work);
+}
+
+#[cfg(target_os = "linux")]
+mod system {
+    use std::ffi::{c_int, c_void};
+
+    const HUGE_PAGES: c_int = 14;
+    const POPULATE_WRITE: c_int = 23;
+    /// The largest page size among Linux's architectures.
+    const PAGE_BYTES: usize = 64 << 10;
+
+    unsafe extern "C" {
+        fn madvise(start: *mut c_void, n_bytes: usize, advice: c_int) -> c_int;
+    }
+
+    /// Takes the whole pages between two addresses.
+    pub(super) fn take_pages(start: usize, end: usize) {
+        let (start, end) = (start.next_multiple_of(PAGE_BYTES), end / PAGE_BYTES * PAGE_BYTES);
+        if start < end {
+            for advice in [HUGE_PAGES, POPULATE_WRITE] {
+                // SAFETY: neither advice changes what is in memory or unmaps it, whatever the range. An old system that
+                // does not know one returns an error, and then pages come when they are written.
+                let _ = unsafe { madvise(std::ptr::with_exposed_provenance_mut(start), end - start, advice) };
+            }
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    pub(super) fn take_pages(_start: usize, _end: usize) {}
 }

@@ -50,6 +50,7 @@ from thalweg import (
 )
 
 def _copy(copies: list[tuple[int, int, int]], threads: int | None = None) -> None: ...
+def _take(places: list[tuple[int, int]]) -> None: ...
 @final
 class _Window:
     @property
