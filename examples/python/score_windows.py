@@ -20,7 +20,7 @@ run = sys.argv[1] if len(sys.argv) > 1 else "fixtures/hf-sharded"
 
 # %%
 newest = thalweg.open_run(run).checkpoints[-1]
-model = AutoModelForCausalLM.from_pretrained(newest)
+model = AutoModelForCausalLM.from_pretrained(newest.path)
 model.eval()
 
 # %% [markdown]

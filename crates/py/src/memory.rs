@@ -5,7 +5,8 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use thalweg_tensor::{AccessError, TensorCatalog, TensorSink, display_name, to_index};
 
@@ -194,28 +195,48 @@ fn in_threads(n_threads: usize, work: &(dyn Fn() + Sync)) {
 }
 
 /// Memory below this size is not worth a call.
-const LEAST_TAKEN_BYTES: usize = 1 << 20;
+const LEAST_TAKEN_BYTES: usize = 256 << 10;
 /// Memory that a thread asks the system for at once.
 const TAKEN_BYTES: usize = 16 << 20;
+/// A system with large pages at hand gives memory several times as fast as this; one that has to make room for them is
+/// slower than with small pages.
+const LEAST_BYTES_PER_SECOND: f64 = 6e9;
+/// What a call may take beside: another program had the processor for a moment.
+const SLACK_SECONDS: f64 = 1e-3;
 
-/// Makes the system give the memory of some places now, on `n_threads` threads: taken page by page while a merge writes
-/// to it, it costs more than the merge. Changes no byte, and does nothing where the system knows no such request.
-pub(crate) fn take_memory(places: &[MemoryTarget], n_threads: usize) {
-    let pieces: Vec<(usize, usize)> = places
-        .iter()
-        .filter(|place| place.n_bytes >= LEAST_TAKEN_BYTES)
-        .flat_map(|place| {
-            let (start, end) = (place.start.addr().get(), place.start.addr().get() + place.n_bytes);
-            (start..end).step_by(TAKEN_BYTES).map(move |at| (at, end.min(at + TAKEN_BYTES)))
-        })
+/// Makes the system give the memory of some places now, in large pages, on `n_threads` threads: in small ones, while a
+/// merge writes to them, it costs more than the merge. Changes no byte. Returns whether that was quick; the rest is left
+/// to small pages once it is not.
+pub(crate) fn take_memory(places: &[MemoryTarget], n_threads: usize) -> bool {
+    let large = places.iter().filter(|place| place.n_bytes >= LEAST_TAKEN_BYTES);
+    let ranges: Vec<(usize, usize)> = large
+        .map(|place| (place.start.addr().get(), place.start.addr().get() + place.n_bytes))
+        .map(|(start, end)| (start.next_multiple_of(system::PAGE_BYTES), end / system::PAGE_BYTES * system::PAGE_BYTES))
+        .filter(|(start, end)| start < end)
         .collect();
-    let next = AtomicUsize::new(0);
-    let work = || {
-        while let Some((start, end)) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
-            system::take_pages(*start, *end);
+    // Of all first: a large page may span neighbours.
+    let are_known = ranges.iter().all(|&(start, end)| system::prefer_large_pages(start, end));
+    let pieces = ranges.iter().flat_map(|&(start, end)| {
+        (start..end).step_by(TAKEN_BYTES).map(move |at| (at, end.min(at + TAKEN_BYTES)))
+    });
+    let pieces: Vec<(usize, usize)> = pieces.collect();
+    let (next, is_quick) = (AtomicUsize::new(0), AtomicBool::new(are_known && !pieces.is_empty()));
+    in_threads(n_threads.min(pieces.len()), &|| {
+        while let Some(&(start, end)) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let began = Instant::now();
+            let is_taken = is_quick.load(Ordering::Relaxed) && system::take_pages(start, end);
+            let least_seconds = (end - start) as f64 / LEAST_BYTES_PER_SECOND;
+            if !is_taken || began.elapsed().as_secs_f64() > SLACK_SECONDS + least_seconds {
+                is_quick.store(false, Ordering::Relaxed);
+                return;
+            }
         }
-    };
-    in_threads(n_threads.min(pieces.len()), &work);
+    });
+    let is_quick = is_quick.into_inner();
+    if !is_quick {
+        ranges.iter().for_each(|&(start, end)| system::prefer_small_pages(start, end));
+    }
+    is_quick
 }
 
 #[cfg(target_os = "linux")]
@@ -223,28 +244,46 @@ mod system {
     use std::ffi::{c_int, c_void};
 
     const HUGE_PAGES: c_int = 14;
+    const NO_HUGE_PAGES: c_int = 15;
     const POPULATE_WRITE: c_int = 23;
-    /// The largest page size among Linux's architectures.
-    const PAGE_BYTES: usize = 64 << 10;
+    /// The largest size of small pages among Linux's architectures.
+    pub(super) const PAGE_BYTES: usize = 64 << 10;
 
     unsafe extern "C" {
         fn madvise(start: *mut c_void, n_bytes: usize, advice: c_int) -> c_int;
     }
 
-    /// Takes the whole pages between two addresses.
-    pub(super) fn take_pages(start: usize, end: usize) {
-        let (start, end) = (start.next_multiple_of(PAGE_BYTES), end / PAGE_BYTES * PAGE_BYTES);
-        if start < end {
-            for advice in [HUGE_PAGES, POPULATE_WRITE] {
-                // SAFETY: neither advice changes what is in memory or unmaps it, whatever the range. An old system that
-                // does not know one returns an error, and then pages come when they are written.
-                let _ = unsafe { madvise(std::ptr::with_exposed_provenance_mut(start), end - start, advice) };
-            }
-        }
+    /// Whether the system took an advice about the whole pages between two addresses.
+    fn advise(start: usize, end: usize, advice: c_int) -> bool {
+        // SAFETY: none of the advices here changes what is in memory or unmaps it, whatever the range. A system that
+        // does not know one returns an error, and then pages come when they are written.
+        unsafe { madvise(std::ptr::with_exposed_provenance_mut(start), end - start, advice) == 0 }
+    }
+
+    pub(super) fn prefer_large_pages(start: usize, end: usize) -> bool {
+        advise(start, end, HUGE_PAGES)
+    }
+
+    pub(super) fn prefer_small_pages(start: usize, end: usize) {
+        advise(start, end, NO_HUGE_PAGES);
+    }
+
+    pub(super) fn take_pages(start: usize, end: usize) -> bool {
+        advise(start, end, POPULATE_WRITE)
     }
 }
 
 #[cfg(not(target_os = "linux"))]
 mod system {
-    pub(super) fn take_pages(_start: usize, _end: usize) {}
+    pub(super) const PAGE_BYTES: usize = 64 << 10;
+
+    pub(super) fn prefer_large_pages(_start: usize, _end: usize) -> bool {
+        false
+    }
+
+    pub(super) fn prefer_small_pages(_start: usize, _end: usize) {}
+
+    pub(super) fn take_pages(_start: usize, _end: usize) -> bool {
+        false
+    }
 }

@@ -372,11 +372,12 @@ pub(crate) fn _copy(py: Python<'_>, copies: Vec<(usize, usize, usize)>, threads:
     Ok(())
 }
 
-/// Makes the system give memory at addresses now: address, number of bytes. For `_load.py`, whose memory it is.
+/// Makes the system give memory at addresses now: address, number of bytes. For `_load.py`, whose memory it is. Returns
+/// whether that was quick.
 #[pyfunction]
-pub(crate) fn _take(py: Python<'_>, places: Vec<(usize, usize)>) {
+pub(crate) fn _take(py: Python<'_>, places: Vec<(usize, usize)>) -> bool {
     let places: Vec<_> = places.into_iter().filter_map(|(start, n_bytes)| MemoryTarget::at(start, n_bytes)).collect();
-    py.detach(|| take_memory(&places, available_threads()));
+    py.detach(|| take_memory(&places, available_threads()))
 }
 
 fn available_threads() -> usize {

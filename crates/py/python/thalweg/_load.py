@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping, NamedTuple
 import torch
 
 from thalweg._errors import UsageError
-from thalweg._thalweg import _copy
+from thalweg._thalweg import _copy, _take
 
 if TYPE_CHECKING:
     from thalweg import Merge, Sweep, TensorInfo, Trial
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 # Tensors that go through a staging buffer together hold so many bytes, or are one.
 _WINDOW_BYTES = 32 << 20
 _ALIGNMENT = 64
-# Memory that holds a trial, taken and copied from, costs about as much as reading so many checkpoints from memory.
-# Large pages were no cheaper: the system has to make room for them first.
-_SOURCES_PER_HELD = 4
+# Memory that holds a trial costs about as much as reading so many checkpoints from memory: in small pages, and in large
+# ones that the system has at hand.
+_SOURCES_PER_HELD = {False: 5, True: 1}
 # So many are held in any case.
 _FEW_TRIALS = 3
 # A disk or a network is waited for at least once for so many bytes; on a busy machine, being slow alone says little.
@@ -110,14 +110,20 @@ def _trials_in_turn(
     elsewhere = {name: infos[name] for name in (*staged, *tied)}
     per_trial, of_first = (sum(info.nbytes for info in some.values()) for some in (infos, elsewhere))
     n_at_most = 1 + max(hold_bytes - of_first, 0) // max(per_trial, 1)
-    # While sources come from memory: what n / b readings and b held trials cost together is least there.
-    cheapest = round(math.sqrt(len(plans) * sweep._n_sources / _SOURCES_PER_HELD))
-    n_together = min(n_at_most, max(_FEW_TRIALS, cheapest))
     held = [_held(elsewhere)]
+    is_quick = False
+    if min(n_at_most, len(plans)) > 1:
+        held.append(_held(infos))
+        is_quick = _take_memory(held[-1])
+    # While sources come from memory: what n / b readings and b held trials cost together is least there.
+    cheapest = round(math.sqrt(len(plans) * sweep._n_sources / _SOURCES_PER_HELD[is_quick]))
+    n_together = min(n_at_most, max(_FEW_TRIALS, cheapest))
     first = 0
     while first < len(plans):
         batch = range(first, min(first + n_together, len(plans)))
-        held += [_held(infos) for _ in range(len(batch) - len(held))]
+        while len(held) < len(batch):
+            held.append(_held(infos))
+            is_quick = is_quick and _take_memory(held[-1])
         _check_plain(direct)
         targets = [[(name, t.data_ptr(), t.nbytes) for name, t in state.items()] for state in held]
         targets[0] += [(name, tensor.data_ptr(), tensor.nbytes) for name, tensor in direct.items()]
@@ -207,6 +213,11 @@ def _held(infos: Mapping[str, TensorInfo]) -> dict[str, torch.Tensor]:
     """Memory for tensors, each with its own, so that it can be exchanged."""
     with torch.inference_mode(False):
         return {name: torch.empty(info.shape, dtype=_dtype_of(info)) for name, info in infos.items()}
+
+
+def _take_memory(state: Mapping[str, torch.Tensor]) -> bool:
+    """Takes the memory of tensors now, in large pages if the system has them at hand, and says whether it has."""
+    return _take([(tensor.data_ptr(), tensor.nbytes) for tensor in state.values()])
 
 
 def _check_ties(
