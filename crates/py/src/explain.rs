@@ -9,9 +9,7 @@ use thalweg_checkpoint::ReadOptions;
 use thalweg_merge::context::DEFAULT_MEMORY;
 use thalweg_merge::geometry::Geometry;
 use thalweg_merge::plan::SourceRef;
-use thalweg_study::explain::{
-    TrajectoryGeometry, geometry_answer, geometry_title, line_answer, measure_geometry,
-};
+use thalweg_study::explain::{TrajectoryGeometry, geometry_answer, geometry_title, line_answer, measure_geometry};
 use thalweg_study::record::StudyRecord;
 use thalweg_study::request::{MergeRequest, SourceOrder, choose_checkpoints};
 use thalweg_study::write_study::write_study;
@@ -165,12 +163,10 @@ impl PyTrajectoryGeometry {
 #[pyo3(signature = (
     run=None, *, sources=None, key=None, params=None, rename=None, threads=None, memory=None, progress=None, **options
 ))]
-#[pyo3(
-    text_signature = "(run=None, *, sources=None, key=None, params=None, rename=None, threads=None, memory=None, \
+#[pyo3(text_signature = "(run=None, *, sources=None, key=None, params=None, rename=None, threads=None, memory=None, \
     progress=None, last=None, count=None, interval_steps=None, interval_tokens=None, duration_steps=None, \
     duration_tokens=None, end_step=None, end_tokens=None, from_step=None, to_step=None, every=None, steps=None, \
-    tokens_per_step=None, log=None, log_columns=None, log_every=None, stable=None, checkpoint_pattern=None)"
-)]
+    tokens_per_step=None, log=None, log_columns=None, log_every=None, stable=None, checkpoint_pattern=None)")]
 #[expect(clippy::too_many_arguments, reason = "keywords of Python")]
 pub(crate) fn explain(
     py: Python<'_>,

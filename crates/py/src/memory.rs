@@ -6,8 +6,8 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
 
+use thalweg_storage::Host;
 use thalweg_tensor::{AccessError, TensorCatalog, TensorSink, display_name, to_index};
 
 /// JAX views memory that is aligned so, and copies any other without a word.
@@ -204,10 +204,10 @@ const LEAST_BYTES_PER_SECOND: f64 = 6e9;
 /// What a call may take beside: another program had the processor for a moment.
 const SLACK_SECONDS: f64 = 1e-3;
 
-/// Makes the system give the memory of some places now, in large pages, on `n_threads` threads: in small ones, while a
-/// merge writes to them, it costs more than the merge. Changes no byte. Returns whether that was quick; the rest is left
-/// to small pages once it is not.
-pub(crate) fn take_memory(places: &[MemoryTarget], n_threads: usize) -> bool {
+/// Makes the system give the memory of some places now, in large pages, on `n_threads` threads: small ones, given while
+/// a merge writes to them, cost more than the merge. Changes no byte. Returns whether that was quick; once it is not,
+/// the rest is left to small pages.
+pub(crate) fn take_memory(places: &[MemoryTarget], n_threads: usize, host: &dyn Host) -> bool {
     let large = places.iter().filter(|place| place.n_bytes >= LEAST_TAKEN_BYTES);
     let ranges: Vec<(usize, usize)> = large
         .map(|place| (place.start.addr().get(), place.start.addr().get() + place.n_bytes))
@@ -216,17 +216,17 @@ pub(crate) fn take_memory(places: &[MemoryTarget], n_threads: usize) -> bool {
         .collect();
     // Of all first: a large page may span neighbours.
     let are_known = ranges.iter().all(|&(start, end)| system::prefer_large_pages(start, end));
-    let pieces = ranges.iter().flat_map(|&(start, end)| {
-        (start..end).step_by(TAKEN_BYTES).map(move |at| (at, end.min(at + TAKEN_BYTES)))
-    });
+    let pieces = ranges
+        .iter()
+        .flat_map(|&(start, end)| (start..end).step_by(TAKEN_BYTES).map(move |at| (at, end.min(at + TAKEN_BYTES))));
     let pieces: Vec<(usize, usize)> = pieces.collect();
     let (next, is_quick) = (AtomicUsize::new(0), AtomicBool::new(are_known && !pieces.is_empty()));
     in_threads(n_threads.min(pieces.len()), &|| {
         while let Some(&(start, end)) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let began = Instant::now();
+            let began = host.elapsed_seconds();
             let is_taken = is_quick.load(Ordering::Relaxed) && system::take_pages(start, end);
-            let least_seconds = (end - start) as f64 / LEAST_BYTES_PER_SECOND;
-            if !is_taken || began.elapsed().as_secs_f64() > SLACK_SECONDS + least_seconds {
+            let most_seconds = SLACK_SECONDS + (end - start) as f64 / LEAST_BYTES_PER_SECOND;
+            if !is_taken || host.elapsed_seconds() - began > most_seconds {
                 is_quick.store(false, Ordering::Relaxed);
                 return;
             }

@@ -11,6 +11,7 @@ use thalweg_merge::context::DEFAULT_MEMORY;
 use thalweg_merge::engine::{ExecuteOptions, PartialStage, execute_merge};
 use thalweg_merge::in_memory::OpenMerge;
 use thalweg_merge::plan::MergePlan;
+use thalweg_storage::ProcessHost;
 use thalweg_storage::publish::Replace;
 use thalweg_tensor::{TensorCatalog, counted, display_name};
 
@@ -377,7 +378,7 @@ pub(crate) fn _copy(py: Python<'_>, copies: Vec<(usize, usize, usize)>, threads:
 #[pyfunction]
 pub(crate) fn _take(py: Python<'_>, places: Vec<(usize, usize)>) -> bool {
     let places: Vec<_> = places.into_iter().filter_map(|(start, n_bytes)| MemoryTarget::at(start, n_bytes)).collect();
-    py.detach(|| take_memory(&places, available_threads()))
+    py.detach(|| take_memory(&places, available_threads(), &ProcessHost::start()))
 }
 
 fn available_threads() -> usize {

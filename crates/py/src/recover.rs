@@ -110,14 +110,12 @@ impl PyRecovery {
     run, out=None, *, scheme="sma", moments="newest", data="skip", key=None, params=None, rename=None, threads=None,
     memory=None, progress=None, force=false, discard_partial=false, **options
 ))]
-#[pyo3(
-    text_signature = "(run, out=None, *, scheme='sma', moments='newest', data='skip', key=None, params=None, \
+#[pyo3(text_signature = "(run, out=None, *, scheme='sma', moments='newest', data='skip', key=None, params=None, \
     rename=None, threads=None, memory=None, progress=None, force=False, discard_partial=False, tokens_per_step=None, \
     log=None, log_columns=None, log_every=None, stable=None, checkpoint_pattern=None, dtype=None, \
     out_shard_size=None, drop=None, code=None, digest=None, no_model_card=None, to_huggingface=None, \
     hf_assets=None, format=None, optimizer=None, non_float=None, router=None, allow_config=None, \
-    take_newest=None, allow_non_finite=None, side_files_from=None)"
-)]
+    take_newest=None, allow_non_finite=None, side_files_from=None)")]
 #[expect(clippy::too_many_arguments, reason = "keywords of Python")]
 pub(crate) fn recover(
     py: Python<'_>,
@@ -143,8 +141,7 @@ pub(crate) fn recover(
         scheme: parse_scheme_word(scheme)?,
         moments: serde_json::from_value(moments.into())
             .map_err(|_| unknown("moments", moments, "`\"newest\"`, `\"reset\"` or `\"average\"`"))?,
-        data: serde_json::from_value(data.into())
-            .map_err(|_| unknown("data", data, "`\"skip\"` or `\"replay\"`"))?,
+        data: serde_json::from_value(data.into()).map_err(|_| unknown("data", data, "`\"skip\"` or `\"replay\"`"))?,
         output: given.output,
         out,
     };

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Callable
 
+import numpy
 import pytest
 import torch
 
@@ -79,6 +80,8 @@ def test_memory_is_exchanged_only_where_nothing_else_looks_at_it(tmp_path: Path,
     model = Model(empty_like(sweep))
     alias = model.get_parameter("layers.1.weight").detach()
     array = model.get_buffer("positions").numpy()
+    owned = numpy.zeros((), numpy.float32)
+    model.scale.data = torch.from_numpy(owned)
     third = model.get_parameter("layers.2.weight")
     third.data = torch.zeros(2 * 64 * 48)[: 64 * 48].view(64, 48)
     half = third.detach()
@@ -90,8 +93,9 @@ def test_memory_is_exchanged_only_where_nothing_else_looks_at_it(tmp_path: Path,
                 assert torch.equal(tensor, expected[name]), (trial, name)
                 places.setdefault(name, set()).add(tensor.data_ptr())
             assert torch.equal(alias, expected["layers.1.weight"]) and torch.equal(half, expected["layers.2.weight"])
-            assert array.tolist() == expected["positions"].tolist()
-    assert all(len(places[name]) == 1 for name in ("layers.1.weight", "layers.2.weight", "positions")), places
+            assert array.tolist() == expected["positions"].tolist() and float(owned) == float(expected["scale"])
+    watched = ("layers.1.weight", "layers.2.weight", "positions", "scale")
+    assert all(len(places[name]) == 1 for name in watched), places
     # Where it can be found out that nothing looks, nothing is copied.
     assert (len(places["layers.0.weight"]) > 1) == hasattr(torch._C, "_storage_Use_Count")
 

@@ -106,7 +106,8 @@ impl TrajectoryGeometry {
 
     /// The document of `thalweg explain --json`.
     pub fn document(&self, chosen: &[SourceRef]) -> Value {
-        let checkpoint = |one: &SourceRef| json!({"path": one.path.display().to_string(), "step": one.step, "tokens": one.tokens});
+        let checkpoint =
+            |one: &SourceRef| json!({"path": one.path.display().to_string(), "step": one.step, "tokens": one.tokens});
         let layers: serde_json::Map<_, _> =
             self.layers.iter().map(|(layer, geometry)| (layer.to_string(), numbers(geometry))).collect();
         let classes: serde_json::Map<_, _> =

@@ -89,7 +89,7 @@ impl FetchPlan {
     }
 
     /// How many of them are not in the cache, and the bytes that have to be fetched.
-    pub fn to_fetch(&self) -> (usize, u64) {
+    pub(crate) fn to_fetch(&self) -> (usize, u64) {
         let missing = self.missing();
         (missing.len(), missing.iter().map(|(_, file)| file.len_bytes - self.folder.partial_bytes(file)).sum())
     }
@@ -291,7 +291,8 @@ impl FetchReport {
     /// # Errors
     /// `Request` where the path of the cache is not text.
     pub fn to_json(&self) -> Result<Value, Error> {
-        serde_json::to_value(self).map_err(|error| Error::request(format!("the report cannot be written as JSON: {error}")))
+        serde_json::to_value(self)
+            .map_err(|error| Error::request(format!("the report cannot be written as JSON: {error}")))
     }
 }
 

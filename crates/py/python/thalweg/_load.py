@@ -183,7 +183,7 @@ def _is_alone(tensor: torch.Tensor) -> bool:
         return False
     storage = tensor.untyped_storage()
     return (
-        # That of which NumPy has an array, which does not count as a user, cannot be resized.
+        # The memory of another library, such as an array that a tensor was made from, cannot be resized.
         storage.resizable()
         and storage.nbytes() == tensor.nbytes
         and not storage.is_shared()
@@ -192,7 +192,7 @@ def _is_alone(tensor: torch.Tensor) -> bool:
 
 
 def _users_of(tensor: torch.Tensor) -> int | None:
-    """How many references there are to its storage; None where torch does not tell."""
+    """How many references there are to its storage, which the caller's tensor keeps; None where torch does not tell."""
     count = getattr(torch._C, "_storage_Use_Count", None)
     return None if count is None else int(count(tensor.untyped_storage()._cdata))
 

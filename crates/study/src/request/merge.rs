@@ -50,7 +50,7 @@ impl Resolver<'_> {
     ///
     /// # Errors
     /// As [`merge_plan`](Self::merge_plan).
-    pub fn scheme_output(
+    pub(crate) fn scheme_output(
         &self,
         window: &[SourceRef],
         scheme: &Scheme,
