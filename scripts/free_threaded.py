@@ -1,9 +1,10 @@
-"""Uses the package from many threads at once in a free-threaded Python, without torch.
+"""Uses the package from many threads at once, without torch: for a free-threaded Python, and with the GIL too.
 
     scripts/python_free_threaded.sh PYTHON      builds the wheel for PYTHON and runs this
 """
 
 import sys
+import sysconfig
 import threading
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import thalweg
 
 RUN = Path(__file__).resolve().parent.parent / "fixtures/hf-sharded"
 N_THREADS = 8
-ROUNDS = 20
+ROUNDS = 10
 
 
 def bytes_of(merge):
@@ -41,7 +42,8 @@ def in_threads(act):
 
 
 def check_the_gil_stays_off():
-    assert not sys._is_gil_enabled(), "importing the package turned the GIL on"
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        assert not sys._is_gil_enabled(), "importing the package turned the GIL on"
 
 
 def check_shared_and_own_merges():
