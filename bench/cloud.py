@@ -1,19 +1,23 @@
 #!/usr/bin/env python3
 """Times merges and plans over S3 on loopback, beside a bare client and beside s3fs with PyTorch; shares; and Orbax.
 
-  cloud.py s3 --thalweg T --run DIR [--s3fs PYTHON] [--rounds 3]
+  cloud.py s3 --thalweg T --run DIR [--server standin] [--s3fs PYTHON] [--rounds 3]
   cloud.py plan --thalweg T --run DIR [--latency-ms 20] [--rounds 3]
   cloud.py shares --thalweg T --run DIR [-n 8] [--rounds 3]
   cloud.py orbax --thalweg T --run DIR --python PYTHON [--rounds 3]
   cloud.py sparse DIR      writes a run for `plan`: 50 checkpoints of 30 shards of a 70B model's shape, in holes
   cloud.py make-orbax DIR  writes a run for `orbax`: 3 checkpoints of 0.4 GB (needs jax and orbax-checkpoint)
 
-The server here is a separate process that speaks as much of S3 as reading needs and sends files by `sendfile`. It checks
-nothing, so it is faster than any real one, and what remains is the client's work. The bare client asks for the same bytes in
-ranges of 4 MiB on 32 connections and drops them. Commands run in turn in every round; medians are compared.
+The stand-in is a separate process that speaks as much of S3 as reading needs and sends files by `sendfile`. It checks
+nothing, so it is faster than any real server, and what remains is the client's work. `--server s3rver` (npm; `--s3rver` is the
+folder with its node_modules) and `--server moto` (`--moto PYTHON`, with moto_server beside it) are real ones. moto copies the
+whole object for each range, so it needs a run of small files. The bare client asks for the same bytes in ranges of 4 MiB on 32
+connections by signed addresses, and drops them. Commands run in turn in every round; medians are compared.
 """
 import argparse
 import hashlib
+import hmac
+import http.client
 import os
 import re
 import shutil
@@ -24,7 +28,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 MIB = 1 << 20
@@ -96,14 +100,31 @@ def serve(folder, latency):
 
 
 class Server:
+    """The stand-in. It shows the folder above the run, so that the run has a name."""
+
+    key = "bench"
+
     def __init__(self, folder, latency_ms=0):
         command = [sys.executable, __file__, "serve", str(folder), str(latency_ms / 1000)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.port = int(self.process.stdout.readline())
 
     def variables(self):
-        keys = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_REGION": "us-east-1"}
+        keys = {"AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.key, "AWS_REGION": "us-east-1"}
         return {**os.environ, **keys, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}"}
+
+    def processor_seconds(self):
+        """Used by all its threads so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def wait_until_it_listens(self):
+        for _ in range(600):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.1)
+        raise SystemExit("the server does not listen")
 
     def __enter__(self):
         return self
@@ -113,47 +134,124 @@ class Server:
         self.process.wait()
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class S3rver(Server):
+    """A server in JavaScript that keeps objects as files. Its files are links to those of the run."""
+
+    key = "S3RVER"
+
+    def __init__(self, modules, root, keys, folder):
+        for key, _ in keys:
+            place = root / "bucket" / f"{key}._S3rver_object"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.link(folder / key, place)
+            # It would read the whole file for its ETag.
+            Path(f"{place}.md5").write_text(hashlib.md5(key.encode()).hexdigest())
+        self.port = free_port()
+        program = Path(modules) / "node_modules/s3rver/bin/s3rver.js"
+        command = ["node", program, "-d", root, "-a", "127.0.0.1", "-p", str(self.port), "--silent"]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self.wait_until_it_listens()
+
+
+class Moto(Server):
+    """A server in Python that keeps objects in memory."""
+
+    def __init__(self, python, keys, folder):
+        self.port = free_port()
+        program = Path(python).parent / "moto_server"
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen([program, "-H", "127.0.0.1", "-p", str(self.port)], **quiet)
+        self.wait_until_it_listens()
+        for path, body in [("/bucket", b""), *[(f"/bucket/{key}", (folder / key).read_bytes()) for key, _ in keys]]:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port)
+            connection.request("PUT", path, body)
+            if connection.getresponse().status != 200:
+                raise SystemExit(f"moto does not take {path}")
+
+
 # The peers.
 
 
-def bare(port, keys):
+def signed(port, key, secret):
+    """The path and query of an object's signed address (AWS Signature Version 4)."""
+    now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    scope = f"{now[:8]}/us-east-1/s3/aws4_request"
+    query = {
+        "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
+        "X-Amz-Credential": f"{secret}/{scope}",
+        "X-Amz-Date": now,
+        "X-Amz-Expires": "3600",
+        "X-Amz-SignedHeaders": "host",
+    }
+    query = "&".join(f"{name}={quote(value, safe='')}" for name, value in sorted(query.items()))
+    path = f"/bucket/{quote(key)}"
+    canonical = f"GET\n{path}\n{query}\nhost:127.0.0.1:{port}\n\nhost\nUNSIGNED-PAYLOAD"
+    text = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
+    signature = f"AWS4{secret}".encode()
+    for part in (*scope.split("/"), text):
+        signature = hmac.new(signature, part.encode(), hashlib.sha256).digest()
+    return f"{path}?{query}&X-Amz-Signature={signature.hex()}"
+
+
+def bare(server, keys):
     """Fetches objects in ranges of 4 MiB on 32 connections, and drops them."""
+    addresses = {key: signed(server.port, key, server.key) for key, _ in keys}
     jobs = [(key, start, min(size, start + 4 * MIB)) for key, size in keys for start in range(0, size, 4 * MIB)]
     lock = threading.Lock()
 
     def fetch(connection, buffer, key, start, end):
-        request = f"GET /bucket/{key} HTTP/1.1\r\nHost: x\r\nRange: bytes={start}-{end - 1}\r\n\r\n"
+        """Returns whether the connection can be used again."""
+        request = f"GET {addresses[key]} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nRange: bytes={start}-{end - 1}\r\n\r\n"
         connection.sendall(request.encode())
-        n_here, wanted = 0, None
+        n_here, wanted, head = 0, None, b""
         while wanted is None or n_here < wanted:
             n_more = connection.recv_into(buffer[n_here:])
             if not n_more:
-                raise SystemExit("the server closed a connection in the middle of an answer")
+                raise OSError("the server closed a connection in the middle of an answer")
             n_here += n_more
             if wanted is None and (at := bytes(buffer[: min(n_here, 4096)]).find(b"\r\n\r\n")) >= 0:
-                wanted = at + 4 + end - start
+                wanted, head = at + 4 + end - start, bytes(buffer[:at])
+                if b" 206 " not in head[:16]:
+                    raise OSError(f"the server answers {head[:40]}")
+        return head.startswith(b"HTTP/1.1") and b"onnection: close" not in head
+
+    faults = []
 
     def work():
         buffer = memoryview(bytearray(4 * MIB + 4096))
-        with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection = None
+        try:
             while True:
                 with lock:
-                    if not jobs:
+                    if not jobs or faults:
                         return
                     job = jobs.pop()
-                fetch(connection, buffer, *job)
+                connection = connection or socket.create_connection(("127.0.0.1", server.port))
+                if not fetch(connection, buffer, *job):
+                    connection.close()
+                    connection = None
+        except OSError as fault:
+            faults.append(fault)
 
     workers = [threading.Thread(target=work) for _ in range(32)]
     [worker.start() for worker in workers]
     [worker.join() for worker in workers]
+    if faults:
+        raise SystemExit(f"the bare client failed: {faults[0]}")
 
 
 S3FS = """
 import json, struct, sys, os, torch, s3fs
 from safetensors.torch import save_file
 fs = s3fs.S3FileSystem(client_kwargs={"endpoint_url": os.environ["AWS_ENDPOINT_URL"]})
-out, *keys = sys.argv[1:]
-total = None
+out, n_checkpoints, *keys = sys.argv[1:]
+total = {}
 for key in keys:
     data = bytearray(fs.cat_file("bucket/" + key))
     length = struct.unpack("<Q", data[:8])[0]
@@ -162,12 +260,9 @@ for key in keys:
     dtypes = {"F32": torch.float32, "BF16": torch.bfloat16}
     view = memoryview(data)[8 + length:]
     tensors = {n: torch.frombuffer(view[e["data_offsets"][0]:e["data_offsets"][1]], dtype=dtypes[e["dtype"]]).reshape(e["shape"]) for n, e in header.items()}
-    if total is None:
-        total = {n: t.to(torch.float64) for n, t in tensors.items()}
-    else:
-        for n, t in tensors.items():
-            total[n] += t
-save_file({n: (t / len(keys)).to(torch.float32) for n, t in total.items()}, out)
+    for n, t in tensors.items():
+        total[n] = total[n] + t if n in total else t.to(torch.float64)
+save_file({n: (t / int(n_checkpoints)).to(torch.float32) for n, t in total.items()}, out)
 """
 
 ORBAX = """
@@ -179,6 +274,21 @@ with ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.restore(step)
         total = tree if total is None else jax.tree.map(lambda a, b: a + b, total, tree)
     checkpointer.save(out, jax.tree.map(lambda a: a / len(steps), total))
+"""
+
+# All chunks of a run, unpacked by the C library of zstd on every core: the least that a merge of them can take.
+UNZSTD = """
+import sys, os, time, tensorstore as ts, zstandard
+from concurrent.futures import ThreadPoolExecutor
+chunks = []
+for step in sys.argv[1:]:
+    store = ts.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": step}}).result()
+    keys = [key for key in store.list().result() if not key.endswith(b"/.zarray")]
+    chunks += [read.result().value for read in [store.read(key) for key in keys]]
+began = time.monotonic()
+with ThreadPoolExecutor(os.cpu_count()) as pool:
+    n_bytes = sum(pool.map(lambda chunk: sum(len(part) for part in zstandard.ZstdDecompressor().read_to_iter(chunk, write_size=1 << 20)), chunks))
+print(time.monotonic() - began, n_bytes)
 """
 
 MAKE_ORBAX = """
@@ -227,39 +337,68 @@ def show(label, runs, more=""):
     return middle
 
 
+def start_server(args, run, keys):
+    if args.server == "s3rver":
+        # On the disk of the run, because its files are links.
+        return S3rver(args.s3rver, Path(args.work).resolve() / "s3rver", keys, run.parent)
+    if args.server == "moto":
+        return Moto(args.moto, keys, run.parent)
+    return Server(run.parent)
+
+
+class Passes:
+    """The times of the same work, in several rounds: of the clock, of the client's and of the server's processors."""
+
+    def __init__(self, label, server, n_bytes):
+        self.label, self.server, self.gigabytes = label, server, n_bytes / 1e9
+        self.seconds, self.client, self.served = [], [], []
+
+    def add(self, act):
+        before, began, own = self.server.processor_seconds(), time.monotonic(), sum(os.times()[:2])
+        one = act()
+        self.seconds.append(one.seconds if one else time.monotonic() - began)
+        self.client.append(one.user + one.system if one else sum(os.times()[:2]) - own)
+        self.served.append(self.server.processor_seconds() - before)
+        return one
+
+    def show(self, more=""):
+        client, served = (statistics.median(runs) / self.gigabytes for runs in (self.client, self.served))
+        rate = self.gigabytes / statistics.median(self.seconds)
+        text = f"{rate:.2f} GB/s; processor s per GB: client {client:.2f}, server {served:.2f}"
+        return show(self.label, self.seconds, f"{text}{more}")
+
+
 def bench_s3(args):
     run = Path(args.run).resolve()
     work = Path(args.work).resolve()
     work.mkdir(parents=True, exist_ok=True)
-    files = sorted(path for path in run.rglob("*.safetensors"))
+    files = sorted(path for path in run.rglob("*") if path.is_file())
     keys = [(str(path.relative_to(run.parent)), path.stat().st_size) for path in files]
-    n_bytes = sum(size for _, size in keys)
-    print(f"{len(files)} files, {n_bytes / 1e9:.2f} GB")
-    times = {"bare": [], "thalweg": [], "thalweg --digest none": [], "s3fs + PyTorch": []}
-    most, processor = 0, []
-    # The server shows the folder above the run, so that the run has a name.
-    with Server(run.parent) as server:
+    tensors = [(key, size) for key, size in keys if key.endswith(".safetensors")]
+    n_bytes = sum(size for _, size in tensors)
+    n_checkpoints = len({Path(key).parent for key, _ in tensors})
+    print(f"{args.server}: {n_checkpoints} checkpoints, {len(tensors)} files of tensors, {n_bytes / 1e9:.2f} GB")
+    most = 0
+    with start_server(args, run, keys) as server:
         env = {**server.variables(), "THALWEG_STAGING": str(work / "staging")}
+        labels = ("bare client, 32 connections", "thalweg merge", "thalweg merge --digest none", "the same merge of local files", "s3fs + PyTorch")
+        limit, ours, none, local, peer = (Passes(label, server, n_bytes) for label in labels)
         for _ in range(args.rounds):
-            began = time.monotonic()
-            bare(server.port, keys)
-            times["bare"].append(time.monotonic() - began)
-            for label, options in (("thalweg", []), ("thalweg --digest none", ["--digest", "none"])):
-                out = fresh(work / "out")
-                one = Timed([args.thalweg, "merge", f"s3://bucket/{run.name}", "--last", len(files), *options, "-q", "-o", out], env)
-                times[label].append(one.seconds)
+            limit.add(lambda: bare(server, tensors))
+            for passes, options in ((ours, []), (none, ["--digest", "none"])):
+                command = [args.thalweg, "merge", f"s3://bucket/{run.name}", "--last", n_checkpoints, *options, "-q", "-o"]
+                one = passes.add(lambda: Timed([*command, fresh(work / "out")], env))
                 most = max(most, one.mib)
-                processor.append(f"{one.user:.1f}+{one.system:.1f}")
+            local.add(lambda: Timed([args.thalweg, "merge", run, "--last", n_checkpoints, "-q", "-o", fresh(work / "out")]))
             if args.s3fs:
-                one = Timed([args.s3fs, "-c", S3FS, fresh(work / "peer.safetensors"), *[key for key, _ in keys]], env)
-                times["s3fs + PyTorch"].append(one.seconds)
-    limit = show("bare client, 32 connections", times["bare"], f"{n_bytes / statistics.median(times['bare']) / 1e9:.2f} GB/s")
-    ours = show("thalweg merge", times["thalweg"], f"at most {most:.0f} MiB; processor seconds {' '.join(processor)}")
-    none = show("thalweg merge --digest none", times["thalweg --digest none"])
-    print(f"bytes/s of the bare client's: {limit / ours:.2f} x with digests, {limit / none:.2f} x without")
+                command = [args.s3fs, "-c", S3FS, fresh(work / "peer.safetensors"), n_checkpoints, *[key for key, _ in tensors]]
+                peer.add(lambda: Timed(command, env))
+    seconds = limit.show(), ours.show(f"; at most {most:.0f} MiB"), none.show()
+    local.show()
+    print(f"bytes/s of the bare client's: {seconds[0] / seconds[1]:.2f} x with digests, {seconds[0] / seconds[2]:.2f} x without")
     if args.s3fs:
-        peer = show("s3fs + PyTorch", times["s3fs + PyTorch"])
-        print(f"s3fs + PyTorch takes {peer / ours:.1f} x as long as thalweg, {peer / none:.1f} x as --digest none")
+        theirs = peer.show()
+        print(f"s3fs + PyTorch takes {theirs / seconds[1]:.1f} x as long as thalweg, {theirs / seconds[2]:.1f} x as --digest none")
     shutil.rmtree(work)
 
 
@@ -302,17 +441,22 @@ def bench_shares(args):
 def bench_orbax(args):
     run, work = Path(args.run).resolve(), Path(args.work).resolve()
     work.mkdir(parents=True, exist_ok=True)
-    steps = sorted(run.iterdir(), key=lambda path: int(path.name))
-    ours, peer, processor = [], [], []
+    steps = [step / "default" for step in sorted(run.iterdir(), key=lambda path: int(path.name))]
+    ours, peer, floor, processor = {"orbax": [], "safetensors": []}, [], [], {"orbax": [], "safetensors": []}
     for _ in range(args.rounds):
-        command = [args.thalweg, "merge", run, "--last", len(steps), "--format", "safetensors", "-q", "-o", fresh(work / "out")]
-        one = Timed(command)
-        ours.append(one.seconds)
-        processor.append(f"{one.user:.1f}+{one.system:.1f}")
-        peer.append(Timed([args.python, "-c", ORBAX, fresh(work / "peer"), *[step / "default" for step in steps]]).seconds)
-    mine = show("thalweg merge", ours, f"processor seconds {' '.join(processor)}")
+        for form in ours:
+            command = [args.thalweg, "merge", run, "--last", len(steps), "--format", form, "-q", "-o", fresh(work / "out")]
+            one = Timed(command)
+            ours[form].append(one.seconds)
+            processor[form].append(f"{one.user:.1f}+{one.system:.1f}")
+        peer.append(Timed([args.python, "-c", ORBAX, fresh(work / "peer"), *steps]).seconds)
+        unpacked = subprocess.run([args.python, "-c", UNZSTD, *steps], check=True, capture_output=True, text=True).stdout.split()
+        floor.append(float(unpacked[0]))
+    least = show("zstd alone, all cores", floor, f"{int(unpacked[1]) / 1e9:.2f} GB unpacked")
     theirs = show("orbax restore, average, save", peer)
-    print(f"orbax takes {theirs / mine:.1f} x as long")
+    for form, seconds in ours.items():
+        mine = show(f"thalweg merge --format {form}", seconds, f"processor seconds {' '.join(processor[form])}")
+        print(f"orbax takes {theirs / mine:.1f} x as long; {mine / least:.2f} x zstd alone")
     shutil.rmtree(work)
 
 
@@ -331,6 +475,9 @@ def main():
     parser.add_argument("--thalweg")
     parser.add_argument("--run")
     parser.add_argument("--work", default="cloud-bench")
+    parser.add_argument("--server", choices=["standin", "s3rver", "moto"], default="standin")
+    parser.add_argument("--s3rver")
+    parser.add_argument("--moto")
     parser.add_argument("--s3fs")
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--latency-ms", type=float, default=20)

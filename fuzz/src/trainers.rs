@@ -1,5 +1,6 @@
 //! Checkpoints that are folders: whatever is opened is whole, and can be read.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,12 +12,17 @@ use thalweg_checkpoint::format::nanotron::Nanotron;
 use thalweg_checkpoint::format::torch::Torch;
 use thalweg_checkpoint::format::torch_checkpointing::TorchCheckpointing;
 use thalweg_checkpoint::format::{FORMATS, Format, Place};
-use thalweg_checkpoint::{Checkpoint, Error, Look, Params, ReadOptions, open_checkpoint, open_checkpoint_with};
+use thalweg_checkpoint::{
+    Checkpoint, Error, LayoutEntry, Look, Params, ReadOptions, Template, layout_like, open_checkpoint,
+    open_checkpoint_with,
+};
 use thalweg_storage::{MemoryStorage, Storage};
 use thalweg_tensor::{Piece, TensorEntry, TensorSource, to_index};
 
 use crate::check_message;
 use crate::folder::{FOLDER, folder_of};
+
+const ORBAX: &str = "orbax";
 
 /// Distributed checkpoints of PyTorch: chunks are archives, or safetensors files say what they hold.
 pub(crate) fn check_dcp_folder(input: &[u8]) {
@@ -103,6 +109,31 @@ pub(crate) fn check_opened(storage: &MemoryStorage, path: &Path, options: &ReadO
     }
     if let Err(error) = checkpoint.look_inside(Look::EachPiece) {
         check_error(&error);
+    }
+    if checkpoint.format_name() == ORBAX {
+        check_rewriting(&shared, &checkpoint);
+    }
+}
+
+/// A store that is written anew has every tensor, in files that are as long as they say.
+fn check_rewriting(storage: &Arc<dyn Storage>, checkpoint: &Checkpoint) {
+    let entries = checkpoint.catalog().entries();
+    let entry = |entry: &TensorEntry| LayoutEntry {
+        name: entry.name.clone(),
+        dtype: entry.dtype,
+        shape: entry.shape.clone(),
+    };
+    let template = Template { checkpoint, other_copy: None, replaced: &BTreeSet::new() };
+    let layout = match layout_like(storage, &template, &entries.iter().map(entry).collect::<Vec<_>>()) {
+        Ok(layout) => layout,
+        Err(error) => return check_error(&error),
+    };
+    assert_eq!(layout.catalog().entries().len(), entries.len());
+    for entry in layout.catalog().entries() {
+        for piece in &entry.pieces {
+            let n_bytes = piece.n_spanned(&entry.shape).and_then(|n| entry.dtype.bytes_of(n)).unwrap();
+            assert!(piece.offset + n_bytes <= layout.files()[to_index(piece.file_idx.into())].len_bytes);
+        }
     }
 }
 

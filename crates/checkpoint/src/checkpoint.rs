@@ -20,7 +20,7 @@ use crate::config::without_quantisation;
 use crate::format::Findings;
 use crate::gather::{Share, read_share, shares_of};
 use crate::lazy_pieces::{LazyPieces, Look, PieceRefusal};
-use crate::unpacked::{ShardedArray, UNPACK_BYTES};
+use crate::unpacked::{N_PLACES, ShardedArray, UNPACK_BYTES};
 use crate::{Error, Note, SideFile};
 
 /// One file of a checkpoint.
@@ -384,6 +384,10 @@ impl TensorSource for Checkpoint {
                 self.catalog.entries().get(tensor_idx).and_then(|entry| entry.dtype.bytes_of(n_elements)).unwrap_or(0)
             }
         }
+    }
+
+    fn n_places(&self) -> Option<usize> {
+        self.is_packed.then_some(N_PLACES)
     }
 
     fn will_read(&self, tensor_idx: usize, elements: Range<u64>) {

@@ -36,15 +36,26 @@ impl FrameBuilder {
         }
     }
 
-    /// Bytes of a file.
+    /// Bytes of a file. What is next to each other in both files becomes one part.
     pub(crate) fn copy(&mut self, from: &CopiedBytes) {
+        if let Some(FramePart { offset, content: FrameContent::Copy(last) }) = self.parts.last_mut()
+            && *offset + last.len_bytes == self.at
+            && last.path == from.path
+            && last.offset + last.len_bytes == from.offset
+        {
+            last.len_bytes += from.len_bytes;
+            self.at += from.len_bytes;
+            return;
+        }
         self.parts.push(FramePart { offset: self.at, content: FrameContent::Copy(from.clone()) });
         self.at += from.len_bytes;
     }
 
-    /// The bytes of a tensor.
+    /// The bytes of a tensor, or some of them if it is in several pieces.
     pub(crate) fn tensor(&mut self, tensor_idx: usize, len_bytes: u64) -> Range<u64> {
-        self.tensors.push(tensor_idx);
+        if self.tensors.last() != Some(&tensor_idx) {
+            self.tensors.push(tensor_idx);
+        }
         self.leave_out(len_bytes)
     }
 

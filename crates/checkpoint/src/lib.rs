@@ -59,6 +59,7 @@ pub use format::deepspeed::frozen::is_frozen_share;
 pub use format::megatron_dist::{MegatronExtras, layout_megatron_dist, megatron_common};
 pub use format::model_key::KeyKind;
 pub use format::npz::write::layout_npz;
+pub use format::orbax::write::{OrbaxExtras, layout_orbax};
 pub use format::strip_file_end;
 pub use format::torch::write::layout_torch;
 pub use gather::GATHER_SCRATCH_BYTES;
@@ -72,7 +73,7 @@ pub use open::{
     is_checkpoint, open_all_with_cache, open_checkpoint, open_checkpoint_with, open_checkpoints, open_other_copy,
     open_with_cache,
 };
-pub use optimizer_state::{MOMENT_NAMES, is_master_name, is_moment, is_optimizer_state};
+pub use optimizer_state::{MOMENT_NAMES, is_master_name, is_moment, is_moment_name, is_optimizer_state};
 pub use own_names::{JOURNAL_NAME, LOCK_NAME, RECEIPT_NAME, is_unfinished_output};
 pub use pool::CheckpointPool;
 pub use read_options::{Params, ReadOptions};
@@ -84,7 +85,8 @@ pub use side_files::{
 };
 pub use stage::{FrameCopies, FrameCopy, StagedCheckpoint};
 pub use template::{
-    KeptName, Template, can_be_template, frame_ranges, kept_files, layout_like, open_whole, unchanged_copies,
+    KeptName, Template, can_be_template, frame_ranges, kept_files, layout_like, open_whole, orbax_extras,
+    unchanged_copies,
 };
 pub use to_huggingface::{
     ConfigFault, HuggingFaceAssets, LlamaHeads, Naming, ToHuggingFaceError, check_llama_config, check_torchtitan_names,

@@ -3,12 +3,12 @@
 //!
 //! A reader that is asked for this state lists each of its tensors by the path that leads to it in the file, from the
 //! optimizer's key on: `optimizer.state.0.exp_avg`, `optim.state.lm_head.weight.exp_avg_sq`,
-//! `optimizer.exp_avg.lm_head.weight`.
+//! `optimizer.exp_avg.lm_head.weight`, `opt_state.0.mu.params.decoder.bias`.
 
 use thalweg_tensor::TensorEntry;
 
-/// Beginning of the keys under which trainers keep the state of an optimizer.
-const KEY_START: &str = "optim";
+/// Beginnings of the keys under which trainers keep the state of an optimizer.
+const KEY_STARTS: [&str; 2] = ["optim", "opt_state"];
 
 /// Names that optimizers give to averages over gradients, or to their copy of a parameter, and that nothing else has.
 pub const MOMENT_NAMES: [&str; 15] = [
@@ -29,6 +29,9 @@ pub const MOMENT_NAMES: [&str; 15] = [
     "exp_avg_diff",
 ];
 
+/// Names that optax gives to averages over gradients. Modules may have them too.
+const OPTAX_MOMENTS: [&str; 5] = ["mu", "nu", "trace", "v_row", "v_col"];
+
 /// Parts of names by which optimizers call their copies of the parameters.
 const MASTER_WORDS: [&str; 4] = ["fp32_param", "fp32_from_fp16", "fp32_groups", "master"];
 /// Adagrad's name, which counts only at the end: modules have it too.
@@ -38,7 +41,13 @@ const STEP: &str = "step";
 
 /// Whether a key of a saved state leads to the state of an optimizer.
 pub(crate) fn is_optimizer_key(key: &str) -> bool {
-    key.get(..KEY_START.len()).is_some_and(|start| start.eq_ignore_ascii_case(KEY_START))
+    KEY_STARTS.iter().any(|start| key.get(..start.len()).is_some_and(|found| found.eq_ignore_ascii_case(start)))
+}
+
+/// Whether a part of a path in the state of an optimizer is a name of averages over gradients, or of copies of
+/// parameters.
+pub fn is_moment_name(part: &str) -> bool {
+    MOMENT_NAMES.contains(&part) || OPTAX_MOMENTS.contains(&part)
 }
 
 /// Whether a tensor belongs to the state of the optimizer, in a checkpoint read with [`ReadOptions::optimizer`].
@@ -71,7 +80,7 @@ pub fn is_moment(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
     is_optimizer_state(name)
         && last != STEP
-        && (last == SUM || name.split('.').any(|part| MOMENT_NAMES.contains(&part)))
+        && (last == SUM || name.split('.').any(is_moment_name))
 }
 
 /// Whether a name is one that optimizers give to their copies of the parameters.
@@ -110,6 +119,10 @@ mod tests {
             ("optimizer.exp_avg_sq.model.norm.weight", true, true),
             ("optimizer.param_groups.0.lr", true, false),
             ("Optimizer.state.0.exp_avg", true, true),
+            ("opt_state.0.mu.params.decoder.bias", true, true),
+            ("opt_state.0.count", true, false),
+            ("optimizer.nu.transformer.ln_f.bias", true, true),
+            ("params.mu.kernel", false, false),
             ("optimizer", false, false),
             ("optimizer.", false, false),
             ("model.norm.weight", false, false),

@@ -181,12 +181,11 @@ impl StagedCheckpoint {
         Ok(Self { own_files: Some(files), ..Self::new(storage, folder, layout, shards) })
     }
 
-    /// Makes durable what this process wrote, and the names of all files so far.
+    /// Makes the names of all files so far durable.
     ///
     /// # Errors
     /// `Storage`.
-    pub fn sync_with_names(&self) -> Result<(), Error> {
-        self.sync()?;
+    pub fn sync_names(&self) -> Result<(), Error> {
         for inner in folders_of(&self.layout) {
             self.storage.sync_folder(&self.folder.join(inner))?;
         }
@@ -432,15 +431,27 @@ impl StagedCheckpoint {
         self.write_entry(self.entry_of(self.layout.copies(), copy_idx)?, first_element, bytes)
     }
 
+    fn own_files(&self) -> impl Iterator<Item = usize> {
+        let is_own = |file_idx: &usize| self.own_files.as_ref().is_none_or(|own| own.contains(file_idx));
+        (0..self.layout.files().len()).filter(is_own)
+    }
+
     /// Returns once all files that this process writes are on the medium.
     ///
     /// # Errors
     /// `Storage`.
     pub fn sync(&self) -> Result<(), Error> {
         // A sync covers what was written through any opening of the file, also one that was closed since.
-        let is_own = |file_idx: &usize| self.own_files.as_ref().is_none_or(|own| own.contains(file_idx));
-        (0..self.layout.files().len()).filter(is_own).try_for_each(|file_idx| self.shard(file_idx)?.sync())?;
+        self.own_files().try_for_each(|file_idx| self.shard(file_idx)?.sync())?;
         self.sync_added()
+    }
+
+    /// Brings to the medium what was written so far, while more is written: the sync at the end then waits for less.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn write_back(&self) -> Result<(), Error> {
+        Ok(self.own_files().try_for_each(|file_idx| self.shard(file_idx)?.write_back())?)
     }
 
     /// Returns once the files that were added are on the medium.

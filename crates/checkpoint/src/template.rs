@@ -14,6 +14,8 @@ use crate::format::FORMATS;
 use crate::format::dcp::METADATA_FILE_NAME;
 use crate::format::deepspeed::MODEL_END;
 use crate::format::model_key::WHOLE_KEY;
+use crate::format::orbax::FORMAT_NAME as ORBAX;
+use crate::format::orbax::write::{OrbaxExtras, folder_of_arrays, read_extras, rewrite_store};
 use crate::format::torch::archive::Archive;
 use crate::format::torch::is_saved_name;
 use crate::kept_ends::KeptEnds;
@@ -48,15 +50,18 @@ pub struct Template<'a> {
 /// `CannotKeepFiles` if the format stores elements more than once, or if a tensor is missing in the checkpoint or has
 /// another shape or element type there; `Access` and `Storage` if a file cannot be read.
 pub fn layout_like(
-    storage: &dyn Storage,
+    storage: &Arc<dyn Storage>,
     template: &Template<'_>,
     entries: &[LayoutEntry],
 ) -> Result<OutputLayout, Error> {
     let checkpoint = template.checkpoint;
     check_format(checkpoint)?;
-    let mut names = FileList::find(storage, template)?;
+    let mut names = FileList::find(&**storage, template)?;
     let opened = checkpoint.opened_entries()?;
     let mut placed = place_tensors(checkpoint, &opened, entries)?;
+    if checkpoint.format_name() == ORBAX {
+        return lay_out_store(storage, checkpoint, &names.files, entries);
+    }
     renumber(&mut placed, checkpoint, &mut names)?;
     let mut copies = Vec::new();
     if let Some(other) = template.other_copy {
@@ -75,6 +80,42 @@ pub fn layout_like(
         TensorCatalog::new(entries).map(Arc::new).map_err(|name| refuse(checkpoint, format!("`{name}` appears twice")))
     };
     Ok(OutputLayout::new(files, catalog(placed)?, Vec::new()).with_copies(catalog(copies)?))
+}
+
+/// Lays out an output with the files of a checkpoint of Orbax, whose store is written anew: chunks have no fixed length
+/// there.
+fn lay_out_store(
+    storage: &Arc<dyn Storage>,
+    checkpoint: &Checkpoint,
+    kept: &[KeptFile],
+    entries: &[LayoutEntry],
+) -> Result<OutputLayout, Error> {
+    let (root, name) = place_of(checkpoint)?;
+    let mut store = rewrite_store(storage, &root, name, entries)?;
+    for file in kept {
+        if store.replaces(&file.name) {
+            continue;
+        }
+        let file_idx = u32::try_from(store.files.len()).unwrap_or(u32::MAX);
+        store.files.push(lay_out_file(file, file_idx, [&[], &[]])?);
+    }
+    Ok(OutputLayout::new(store.files, Arc::new(store.catalog), store.documents))
+}
+
+/// What an output for Orbax that is written from scratch takes from a checkpoint of that format.
+///
+/// # Errors
+/// `Layout` if the description of its tree cannot be read; `Storage`.
+pub fn orbax_extras(storage: &Arc<dyn Storage>, checkpoint: &Checkpoint) -> Result<OrbaxExtras, Error> {
+    let (root, name) = place_of(checkpoint)?;
+    read_extras(storage, &root, name)
+}
+
+/// The folder of a checkpoint, and a file of it by its name there.
+fn place_of(checkpoint: &Checkpoint) -> Result<(PathBuf, &str), Error> {
+    let first = checkpoint.files().first();
+    let place = first.and_then(|file| Some((root_of(&file.path, &file.name)?, &*file.name)));
+    place.ok_or_else(|| refuse(checkpoint, "it has no files with tensors".to_owned()))
 }
 
 /// Refuses copies of averaged tensors in an element type to which no sum is rounded, such as FP8.
@@ -153,6 +194,9 @@ pub fn unchanged_copies(layout: &OutputLayout) -> Vec<FrameCopy> {
 /// # Errors
 /// As [`open_checkpoint`](crate::open_checkpoint), for the files of the checkpoint itself.
 pub fn open_whole(storage: &Arc<dyn Storage>, checkpoint: &Checkpoint) -> Result<Vec<Checkpoint>, Error> {
+    if checkpoint.format_name() == ORBAX {
+        return open_whole_store(storage, checkpoint);
+    }
     let replaced = BTreeSet::new();
     let list = FileList::find(&**storage, &Template { checkpoint, other_copy: None, replaced: &replaced })?;
     let is_deepspeed = checkpoint.format_name().starts_with("deepspeed");
@@ -182,6 +226,18 @@ pub fn open_whole(storage: &Arc<dyn Storage>, checkpoint: &Checkpoint) -> Result
         }
     }
     Ok(opened)
+}
+
+/// All arrays in the folder of those of a checkpoint of Orbax; none if some cannot be read: they are copied as they
+/// are.
+fn open_whole_store(storage: &Arc<dyn Storage>, checkpoint: &Checkpoint) -> Result<Vec<Checkpoint>, Error> {
+    let (root, name) = place_of(checkpoint)?;
+    let options = ReadOptions { key: Some(WHOLE_KEY.to_owned()), ..ReadOptions::default() };
+    match open_checkpoint_with(storage, &folder_of_arrays(storage, &root, name)?, &options) {
+        Ok(whole) => Ok(vec![whole]),
+        Err(Error::Layout { .. }) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether outputs can have the files of a checkpoint in this format.

@@ -1,14 +1,16 @@
 //! Files with packed parts, read as if each part also lay unpacked behind the end of its file.
 //!
 //! A piece of a packed tensor has an offset beyond the file's length. Packed bytes can only be unpacked from their
-//! beginning, so a decoder is kept where a read ended: reads in ascending order unpack each byte once. The memory of
-//! all decoders of a checkpoint is bounded; a read for which no decoder is left begins again.
+//! beginning, so a decoder is kept where a read ended: reads in ascending order unpack each byte once. Threads that
+//! read one part side by side share its decoder: a read waits for one that is under way before it, and keeps what it
+//! skips for one that is late. The memory of all decoders of a checkpoint is bounded; a read for which no decoder is
+//! left begins again.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crc32fast::Hasher;
 use flate2::bufread::DeflateDecoder;
@@ -21,7 +23,7 @@ use crate::note::UnstoredChunks;
 /// Most memory of the decoders that a checkpoint keeps between reads.
 pub(crate) const UNPACK_BYTES: u64 = 32 << 20;
 /// Packed bytes that a decoder reads at once.
-const INPUT_BYTES: usize = 16 << 10;
+const INPUT_BYTES: usize = 64 << 10;
 /// Bytes that are unpacked at once where they are only skipped.
 const SKIP_BYTES: usize = 16 << 10;
 /// Window and tables of a decoder of deflate, and its input.
@@ -32,8 +34,13 @@ const DEFLATE_RATIO: u64 = 1032;
 const ZSTD_BLOCK_BYTES: u64 = 128 << 10;
 /// The largest window of zstd that is accepted: that of its highest ordinary level.
 const ZSTD_WINDOW_BYTES: u64 = 8 << 20;
-/// Tables and blocks of a decoder of zstd, besides its window.
-const ZSTD_BYTES: u64 = 512 << 10;
+/// Tables, blocks and input of a decoder of zstd, besides its window.
+const ZSTD_BYTES: u64 = (512 << 10) + INPUT_BYTES as u64;
+/// Places at which threads may read side by side: as many decoders with the window that tensorstore's writer asks for,
+/// 2 MiB, can wait.
+pub(crate) const N_PLACES: usize = 12;
+/// Most bytes that a read skips and keeps: those of the threads that it overtook, a mebibyte each.
+const KEPT_BYTES: u64 = 4 << 20;
 /// Parts of zstd up to this length are unpacked whole and kept so, which takes less than a decoder.
 const WHOLE_BYTES: u64 = 256 << 10;
 
@@ -270,13 +277,14 @@ impl UnpackedFile {
             };
         }
         let key = (self.number, placed.start);
-        let mut cursor = match self.pool.take(key, from) {
+        let (cursor, turn) = self.pool.take(key, from..from + out.len() as u64);
+        let mut cursor = match cursor {
             Some(cursor) => cursor,
             None => Cursor::begin(key, &placed.part, source_of(found, &self.inner))?,
         };
-        if cursor.read(from, out, &placed.part)? {
-            self.pool.put(cursor);
-        }
+        let skipped = cursor.read(from, out, &placed.part)?;
+        let is_useful = cursor.position < placed.part.len_bytes;
+        turn.give_back(skipped.into_iter().chain(is_useful.then_some(cursor)));
         Ok(())
     }
 }
@@ -334,35 +342,102 @@ type PartKey = (u64, u64);
 #[derive(Debug, Default)]
 pub(crate) struct DecoderPool {
     next_file: AtomicU64,
+    state: Mutex<PoolState>,
+    /// Told when a read has ended.
+    ended: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct PoolState {
     /// Those used last are at the end.
-    waiting: Mutex<Vec<Cursor>>,
+    waiting: Vec<Cursor>,
+    /// Where the reads that are under way will end.
+    under_way: Vec<(PartKey, u64)>,
+    /// Where the reads begin that wait for one of those.
+    queue: Vec<(PartKey, u64)>,
+}
+
+impl PoolState {
+    /// The decoder of a part that is nearest before a range, and where it is.
+    fn nearest(&self, key: PartKey, wanted: &Range<u64>) -> Option<(usize, u64)> {
+        let candidates = self.waiting.iter().enumerate().filter(|(_, cursor)| cursor.key == key);
+        let positions = candidates.filter_map(|(at, cursor)| Some((at, cursor.nearest_before(wanted)?)));
+        positions.max_by_key(|(_, position)| *position)
+    }
+
+    /// Whether a read should wait because one that is under way, or that waits itself, is nearer than `position`.
+    fn must_wait(&self, key: PartKey, from: u64, position: Option<u64>) -> bool {
+        let is_nearer = |(other, at): &(PartKey, u64)| *other == key && position.is_none_or(|position| *at > position);
+        self.under_way.iter().any(|read| read.1 <= from && is_nearer(read))
+            || position != Some(from)
+                && self.queue.iter().any(|read| read.0 == key && read.1 < from && position.is_none_or(|p| read.1 >= p))
+    }
+}
+
+/// A read that is under way.
+struct Turn<'a> {
+    pool: &'a DecoderPool,
+    read: (PartKey, u64),
+}
+
+impl Turn<'_> {
+    fn give_back(self, cursors: impl Iterator<Item = Cursor>) {
+        let mut state = self.pool.lock();
+        state.waiting.extend(cursors);
+        let mut held_bytes: u64 = state.waiting.iter().map(|cursor| cursor.cost_bytes).sum();
+        let mut n_dropped = 0;
+        while held_bytes > UNPACK_BYTES && n_dropped + 1 < state.waiting.len() {
+            held_bytes -= state.waiting[n_dropped].cost_bytes;
+            n_dropped += 1;
+        }
+        state.waiting.drain(..n_dropped);
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut state = self.pool.lock();
+        if let Some(at) = state.under_way.iter().position(|read| *read == self.read) {
+            state.under_way.swap_remove(at);
+        }
+        self.pool.ended.notify_all();
+    }
 }
 
 impl DecoderPool {
-    /// The decoder of a part that is nearest before an offset.
-    fn take(&self, key: PartKey, offset: u64) -> Option<Cursor> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |cursor: &Cursor| cursor.key == key && (cursor.whole.is_some() || cursor.position <= offset);
-        let candidates = waiting.iter().enumerate().filter(|(_, cursor)| fits(cursor));
-        let (at, _) = candidates.max_by_key(|(_, cursor)| cursor.position)?;
-        Some(waiting.remove(at))
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The decoder of a part that is nearest before a range. Waits for reads that end nearer to it.
+    fn take(&self, key: PartKey, wanted: Range<u64>) -> (Option<Cursor>, Turn<'_>) {
+        let mut state = self.lock();
+        let mut is_queued = false;
+        let found = loop {
+            let found = state.nearest(key, &wanted);
+            if !state.must_wait(key, wanted.start, found.map(|(_, position)| position)) {
+                break found;
+            }
+            if !is_queued {
+                state.queue.push((key, wanted.start));
+                is_queued = true;
+            }
+            state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+        };
+        if is_queued {
+            if let Some(at) = state.queue.iter().position(|read| *read == (key, wanted.start)) {
+                state.queue.swap_remove(at);
+            }
+            self.ended.notify_all();
+        }
+        let read = (key, wanted.end);
+        state.under_way.push(read);
+        (found.map(|(at, _)| state.waiting.remove(at)), Turn { pool: self, read })
     }
 
     /// Drops all decoders.
     pub(crate) fn clear(&self) {
-        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
-    }
-
-    fn put(&self, cursor: Cursor) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.push(cursor);
-        let mut held_bytes: u64 = waiting.iter().map(|cursor| cursor.cost_bytes).sum();
-        let mut n_dropped = 0;
-        while held_bytes > UNPACK_BYTES && n_dropped + 1 < waiting.len() {
-            held_bytes -= waiting[n_dropped].cost_bytes;
-            n_dropped += 1;
-        }
-        waiting.drain(..n_dropped);
+        self.lock().waiting = Vec::new();
     }
 }
 
@@ -373,8 +448,8 @@ struct Cursor {
     cost_bytes: u64,
     decoder: Box<dyn Read + Send>,
     sum: Hasher,
-    /// All of the part, if it is short.
-    whole: Option<Vec<u8>>,
+    /// Bytes that are unpacked already, from `position` on: all of a part that is short, or what a read skipped.
+    kept: Option<Vec<u8>>,
 }
 
 impl std::fmt::Debug for Cursor {
@@ -389,31 +464,52 @@ impl Cursor {
         let (decoder, cost_bytes): (Box<dyn Read + Send>, u64) = match part.packing {
             Packing::Deflate { .. } => (Box::new(DeflateDecoder::new(source)), DEFLATE_BYTES),
             Packing::Zstd => {
-                let window_bytes = part.len_bytes.next_power_of_two().min(ZSTD_WINDOW_BYTES);
-                (Box::new(open_zstd(source, part.len_bytes)?), ZSTD_BYTES + window_bytes)
+                let (decoder, window_bytes) = open_zstd(source, part.len_bytes)?;
+                (Box::new(decoder), ZSTD_BYTES + window_bytes)
             }
             Packing::None => (Box::new(source), INPUT_BYTES as u64),
         };
-        let mut cursor = Self { key, position: 0, cost_bytes, decoder, sum: Hasher::new(), whole: None };
+        let mut cursor = Self { key, position: 0, cost_bytes, decoder, sum: Hasher::new(), kept: None };
         if part.packing == Packing::Zstd && part.len_bytes <= WHOLE_BYTES {
             let mut whole = vec![0; to_index(part.len_bytes)];
             cursor.fill(&mut whole, part)?;
-            cursor.cost_bytes = part.len_bytes;
-            cursor.decoder = Box::new(io::empty());
-            cursor.whole = Some(whole);
+            return Ok(Self::of_bytes(key, 0, whole));
         }
         Ok(cursor)
     }
 
-    /// Reads from a position on; whether anything is left for a later read.
-    fn read(&mut self, from: u64, out: &mut [u8], part: &PackedPart) -> io::Result<bool> {
-        if let Some(whole) = &self.whole {
-            out.copy_from_slice(&whole[to_index(from)..to_index(from) + out.len()]);
-            return Ok(true);
+    /// Bytes of a part that are unpacked already.
+    fn of_bytes(key: PartKey, position: u64, bytes: Vec<u8>) -> Self {
+        let cost_bytes = bytes.len() as u64;
+        Self { key, position, cost_bytes, decoder: Box::new(io::empty()), sum: Hasher::new(), kept: Some(bytes) }
+    }
+
+    /// Where this is if a range can be read with it: at most at the beginning of the range.
+    fn nearest_before(&self, wanted: &Range<u64>) -> Option<u64> {
+        let end = self.kept.as_ref().map(|kept| self.position + kept.len() as u64);
+        match end {
+            None => (self.position <= wanted.start).then_some(self.position),
+            Some(end) => (self.position <= wanted.start && wanted.end <= end).then_some(wanted.start),
         }
+    }
+
+    /// Reads from a position on. Returns what was skipped, unless that is long.
+    fn read(&mut self, from: u64, out: &mut [u8], part: &PackedPart) -> io::Result<Option<Self>> {
+        if let Some(kept) = &self.kept {
+            let at = to_index(from - self.position);
+            out.copy_from_slice(&kept[at..at + out.len()]);
+            // What was skipped is wanted once; a short part may be read by rows.
+            if self.position > 0 && at + out.len() == kept.len() {
+                self.position = part.len_bytes;
+            }
+            return Ok(None);
+        }
+        let begin = self.position;
+        let mut skipped = vec![0; if from - begin <= KEPT_BYTES { to_index(from - begin) } else { 0 }];
+        self.fill(&mut skipped, part)?;
         self.skip_to(from, part)?;
         self.fill(out, part)?;
-        Ok(self.position < part.len_bytes)
+        Ok((!skipped.is_empty()).then(|| Self::of_bytes(self.key, begin, skipped)))
     }
 
     fn skip_to(&mut self, position: u64, part: &PackedPart) -> io::Result<()> {
@@ -426,6 +522,9 @@ impl Cursor {
     }
 
     fn fill(&mut self, out: &mut [u8], part: &PackedPart) -> io::Result<()> {
+        if out.is_empty() {
+            return Ok(());
+        }
         self.decoder.read_exact(out).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => broken("the compressed data end early"),
             _ => error,
@@ -444,11 +543,11 @@ impl Cursor {
     }
 }
 
-/// Unpacks a frame of zstd that holds at most `len_bytes`.
+/// Unpacks a frame of zstd that holds at most `len_bytes`; says how long its window is.
 ///
 /// A frame whose writer did not know its length asks for a window of megabytes, whatever it holds. No match reaches
 /// back further than the frame is long, so the window that the frame states is replaced by one of that length.
-pub(crate) fn open_zstd(mut source: impl BufRead + Send, len_bytes: u64) -> io::Result<impl Read + Send> {
+pub(crate) fn open_zstd(mut source: impl BufRead + Send, len_bytes: u64) -> io::Result<(impl Read + Send, u64)> {
     /// Magic number, descriptor and window.
     const HEAD_BYTES: usize = 6;
     const SINGLE_SEGMENT: u8 = 1 << 5;
@@ -456,20 +555,23 @@ pub(crate) fn open_zstd(mut source: impl BufRead + Send, len_bytes: u64) -> io::
     const LEAST_LOG: u32 = 10;
     let mut head = [0; HEAD_BYTES];
     source.read_exact(&mut head)?;
+    // A frame of one segment states its length as its window.
+    let limit_bytes =
+        len_bytes.max(1).checked_next_power_of_two().unwrap_or(u64::MAX).clamp(1 << LEAST_LOG, ZSTD_WINDOW_BYTES);
+    let mut window_bytes = limit_bytes;
     if head.starts_with(&0xfd2f_b528_u32.to_le_bytes()) && head[4] & SINGLE_SEGMENT == 0 {
         let stated_log = LEAST_LOG + u32::from(head[5] >> 3);
         let needed_log = len_bytes.max(1).checked_next_power_of_two().map_or(u64::BITS, u64::ilog2).max(LEAST_LOG);
         if needed_log < stated_log {
             head[5] = u8::try_from(needed_log - LEAST_LOG).unwrap_or(u8::MAX >> 3) << 3;
         }
+        // The lowest bits add up to seven eighths.
+        window_bytes = limit_bytes.min(2 << needed_log.min(stated_log));
     }
     let source = io::Cursor::new(head).chain(source);
-    // A frame of one segment states its length as its window.
-    let limit_bytes =
-        len_bytes.max(1).checked_next_power_of_two().unwrap_or(u64::MAX).clamp(1 << LEAST_LOG, ZSTD_WINDOW_BYTES);
     let mut decoder = ZstdDecoder::with_buffer(source)?.single_frame();
     decoder.window_log_max(limit_bytes.ilog2())?;
-    Ok(decoder)
+    Ok((decoder, window_bytes))
 }
 
 fn broken(reason: &'static str) -> io::Error {
@@ -544,31 +646,88 @@ mod tests {
         let start = 10 + packed.len() as u64;
         check_reads(&file, start, &expected, (0..30).map(|i| (i * 10_000, (i + 1) * 10_000)));
         // The decoder at the end is dropped: there is nothing to read after it.
-        assert_eq!(pool.waiting.lock().unwrap().len(), 0);
+        assert_eq!(pool.lock().waiting.len(), 0);
         check_reads(&file, start, &expected, (0..30).rev().map(|i| (i * 10_000, (i + 1) * 10_000)));
         check_reads(&file, start, &expected, [(1, 1), (299_999, 300_000), (0, 300_000), (7, 8)]);
     }
 
     #[test]
-    fn the_decoder_nearest_before_a_read_is_used() {
+    fn the_decoder_nearest_before_a_read_is_used_and_what_was_skipped_is_kept() {
         let expected = content(100_000);
         let packed = deflated(&expected);
         let (file, pool) = open(&packed, 100_000, crc32fast::hash(&expected));
         let start = 10 + packed.len() as u64;
         check_reads(&file, start, &expected, [(50_000, 50_001), (10, 20), (60_000, 60_001), (30, 31)]);
-        let positions: Vec<u64> = pool.waiting.lock().unwrap().iter().map(|cursor| cursor.position).collect();
-        assert_eq!(positions, [60_001, 31]);
+        let positions = |pool: &DecoderPool| pool.lock().waiting.iter().map(|one| one.position).collect::<Vec<_>>();
+        assert_eq!(positions(&pool), [50_001, 60_001, 0]);
+        // What was skipped between two reads is dropped once it was read.
+        check_reads(&file, start, &expected, [(50_001, 55_000), (55_000, 60_000)]);
+        assert_eq!(positions(&pool), [60_001, 0]);
     }
 
     #[test]
     fn the_memory_of_waiting_decoders_is_bounded() {
-        let expected = content(100_000);
+        let pool = DecoderPool::default();
+        for n in 0..20 {
+            let (_, turn) = pool.take((0, n), 0..1);
+            turn.give_back(std::iter::once(Cursor::of_bytes((0, n), 1, vec![0; 3 << 20])));
+        }
+        let parts: Vec<u64> = pool.lock().waiting.iter().map(|one| one.key.1).collect();
+        assert_eq!(parts, (10..20).collect::<Vec<_>>());
+        assert!(pool.lock().under_way.is_empty());
+    }
+
+    /// A file that counts the bytes that are read.
+    #[derive(Debug)]
+    struct Counted(Arc<dyn ReadAt>, AtomicU64);
+
+    impl ReadAt for Counted {
+        fn info(&self) -> FileInfo {
+            self.0.info()
+        }
+
+        fn read_exact_at(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
+            self.1.fetch_add(out.len() as u64, Ordering::Relaxed);
+            self.0.read_exact_at(offset, out)
+        }
+
+        fn check_unchanged(&self) -> Result<(), Error> {
+            self.0.check_unchanged()
+        }
+    }
+
+    #[test]
+    fn threads_that_share_a_part_unpack_it_once() {
+        const LEN_BYTES: u64 = 1 << 20;
+        const READ_BYTES: u64 = 4096;
+        let expected = content(1 << 20);
         let packed = deflated(&expected);
-        let (file, pool) = open(&packed, 100_000, crc32fast::hash(&expected));
-        let start = 10 + packed.len() as u64;
-        check_reads(&file, start, &expected, (0..1000).rev().map(|i| (i, i + 1)));
-        let n_waiting = pool.waiting.lock().unwrap().len() as u64;
-        assert!((1..=UNPACK_BYTES / DEFLATE_BYTES).contains(&n_waiting), "{n_waiting}");
+        let storage = MemoryStorage::new();
+        let path = PathBuf::from("/file");
+        let file = storage.create_file(&path, packed.len() as u64).unwrap();
+        file.write_all_at(0, &packed).unwrap();
+        let counted = Arc::new(Counted(storage.open_file(&path).unwrap(), AtomicU64::new(0)));
+        let mut file = UnpackedFile::new(path, Arc::<Counted>::clone(&counted), &Arc::default());
+        let part = PackedPart {
+            packed: Packed::Range(0..packed.len() as u64),
+            len_bytes: LEN_BYTES,
+            packing: Packing::Deflate { crc: crc32fast::hash(&expected) },
+        };
+        let start = file.add(part).unwrap();
+        let next = AtomicU64::new(0);
+        let work = || {
+            let mut out = vec![0; to_index(READ_BYTES)];
+            loop {
+                let from = next.fetch_add(READ_BYTES, Ordering::Relaxed);
+                if from >= LEN_BYTES {
+                    return;
+                }
+                file.read_exact_at(start + from, &mut out).unwrap();
+                assert!(out == expected[to_index(from)..][..out.len()], "{from}");
+            }
+        };
+        std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(work))));
+        assert_eq!(counted.1.load(Ordering::Relaxed), packed.len() as u64);
     }
 
     fn refuse(packed: &[u8], len_bytes: u64, crc: u32) -> String {

@@ -21,7 +21,7 @@ pub(crate) enum Error {
     Scheme(#[from] thalweg_merge::scheme::SchemeError),
     /// A request that does not make sense as it was typed.
     #[error("{what}")]
-    Usage { what: String, hint: Option<String> },
+    Usage { what: String, hint: Option<String>, details: Vec<String> },
     #[error("cannot write to standard output: {}", thalweg_storage::error::describe_io_error(.0))]
     StandardOutput(std::io::Error),
     #[error("cannot install the handler for Ctrl-C: {0}")]
@@ -46,11 +46,11 @@ impl Error {
     }
 
     pub(crate) fn usage(what: impl Into<String>) -> Self {
-        Self::Usage { what: what.into(), hint: None }
+        Self::Usage { what: what.into(), hint: None, details: Vec::new() }
     }
 
     pub(crate) fn usage_with_hint(what: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::Usage { what: what.into(), hint: Some(hint.into()) }
+        Self::Usage { what: what.into(), hint: Some(hint.into()), details: Vec::new() }
     }
 
     pub(crate) fn hint(&self) -> Option<String> {
@@ -78,6 +78,7 @@ impl Error {
             Self::Checkpoint(error)
             | Self::Merge(thalweg_merge::Error::Checkpoint(error))
             | Self::Eval(thalweg_eval::Error::Checkpoint(error)) => error.details(),
+            Self::Usage { details, .. } => details.clone(),
             Self::Stopped(error) => error.details(),
             _ => Vec::new(),
         }

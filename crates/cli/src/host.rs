@@ -60,7 +60,7 @@ impl<'a> World<'a> {
         if asked > n_threads {
             messages.note(format!("`--threads {asked}` is limited to {n_threads}: more threads would not be faster"));
         }
-        let storage = open_storage(&interrupt);
+        let storage = open_storage(&interrupt, messages.notes());
         Ok(Self {
             pool: CheckpointPool::new(&storage),
             storage,

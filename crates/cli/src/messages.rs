@@ -12,13 +12,32 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::stdout::write_stdout;
 
+/// Standard error, with the user's wishes about it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Notes {
+    quiet: bool,
+    color: bool,
+}
+
+impl Notes {
+    /// A note for the user, during or after the work.
+    pub(crate) fn note(self, text: impl Display) {
+        if !self.quiet {
+            write_stderr(&format!("{} {}\n", self.paint("36", "note:"), shown(text)));
+        }
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.color { format!("\u{1b}[1;{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+}
+
 /// Standard output and error, with the user's wishes about them.
 #[derive(Debug)]
 pub(crate) struct Messages {
     json: bool,
-    quiet: bool,
     verbose: bool,
-    color: bool,
+    notes: Notes,
     /// The first error of standard output.
     output_fault: Mutex<Option<std::io::Error>>,
 }
@@ -30,7 +49,8 @@ impl Messages {
             ColorChoice::Never => false,
             ColorChoice::Auto => std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
         };
-        Self { json: global.json, quiet: global.quiet, verbose: global.verbose, color, output_fault: Mutex::new(None) }
+        let notes = Notes { quiet: global.quiet, color };
+        Self { json: global.json, verbose: global.verbose, notes, output_fault: Mutex::new(None) }
     }
 
     /// Whether the result is wanted as one JSON document.
@@ -71,39 +91,33 @@ impl Messages {
         }
     }
 
+    /// Where notes go, for what outlives these messages.
+    pub(crate) fn notes(&self) -> Notes {
+        self.notes
+    }
+
     /// A note for the user, during or after the work.
     pub(crate) fn note(&self, text: impl Display) {
-        if !self.quiet {
-            self.stderr(&format!("{} {}\n", self.paint("36", "note:"), shown(text)));
-        }
+        self.notes.note(text);
     }
 
     /// Something only `-v` shows.
     pub(crate) fn detail(&self, text: impl Display) {
-        if self.verbose && !self.quiet {
-            self.stderr(&format!("{}\n", shown(text)));
+        if self.verbose && !self.notes.quiet {
+            write_stderr(&format!("{}\n", shown(text)));
         }
     }
 
     /// A line of progress where there is no terminal.
     pub(crate) fn progress_line(&self, text: impl Display) {
-        if !self.quiet {
-            self.stderr(&format!("{}\n", shown(text)));
+        if !self.notes.quiet {
+            write_stderr(&format!("{}\n", shown(text)));
         }
     }
 
     /// Whether a moving bar may be drawn.
     pub(crate) fn draws_bars(&self) -> bool {
-        !self.quiet && std::io::stderr().is_terminal()
-    }
-
-    fn stderr(&self, text: &str) {
-        // If standard error is gone there is nowhere left to say so.
-        let _ = std::io::stderr().lock().write_all(text.as_bytes());
-    }
-
-    fn paint(&self, code: &str, text: &str) -> String {
-        if self.color { format!("\u{1b}[1;{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+        !self.notes.quiet && std::io::stderr().is_terminal()
     }
 
     /// Says what went wrong, if anything did, and turns the outcome into an exit code.
@@ -122,15 +136,15 @@ impl Messages {
             Ok(Outcome::Done) => ExitCode::SUCCESS,
             Ok(Outcome::No) => ExitCode::from(1),
             Err(error) => {
-                self.stderr(&format!("{} {}\n", self.paint("31", "error:"), shown(&error)));
+                write_stderr(&format!("{} {}\n", self.notes.paint("31", "error:"), shown(&error)));
                 for line in error.details() {
-                    self.stderr(&format!("  {}\n", shown(line)));
+                    write_stderr(&format!("  {}\n", shown(line)));
                 }
                 if let Some(hint) = error.hint() {
                     let lacking = lacking_options(&hint);
-                    self.stderr(&format!("{} {}\n", self.paint("32", "hint:"), shown(hint)));
+                    write_stderr(&format!("{} {}\n", self.notes.paint("32", "hint:"), shown(hint)));
                     if let Some(lacking) = lacking {
-                        self.stderr(&format!("{} {}\n", self.paint("36", "note:"), shown(lacking)));
+                        write_stderr(&format!("{} {}\n", self.notes.paint("36", "note:"), shown(lacking)));
                     }
                 }
                 ExitCode::from(error.exit_code())
@@ -154,6 +168,11 @@ pub(crate) fn finish_without_command(answer: &clap::Error) -> ExitCode {
         }
         _ => ExitCode::SUCCESS,
     }
+}
+
+fn write_stderr(text: &str) {
+    // If standard error is gone there is nowhere left to say so.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// A text that is safe to print: paths and names come from untrusted files and could hold control sequences.

@@ -1,10 +1,13 @@
 //! Numbers as people type and read them: counts with k, M, B, T; sizes in GB and GiB.
 
 use std::num::NonZeroU64;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 pub(crate) use thalweg_tensor::show_size as show_bytes;
 use thalweg_tensor::{parse_count, parse_size};
+
+use crate::error::Error;
 
 /// A whole number in the forms that people write: `500`, `2K`, `1.5M`, `4e9`, `8B`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,6 +85,16 @@ pub(crate) fn show_figures(value: f64) -> String {
 /// A number, or `-` where nothing was measured.
 pub(crate) fn or_dash<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {
     value.map_or_else(|| "-".to_owned(), show)
+}
+
+/// A path with a name, as `web=CKPT`.
+pub(crate) fn named_path(option: &str, text: &str, example: &str) -> Result<(String, PathBuf), Error> {
+    let parts = text.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty());
+    let (name, path) = parts.ok_or_else(|| {
+        let what = format!("`{option} {text}` is not a name and a path");
+        Error::usage_with_hint(what, format!("write it as `{option} {example}`"))
+    })?;
+    Ok((name.to_owned(), PathBuf::from(path)))
 }
 
 /// Counts for people: `1.10B`, `248k`.

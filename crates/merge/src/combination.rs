@@ -31,6 +31,8 @@ pub struct Combination {
     pub non_finite: NonFinitePolicy,
     /// The rule of the experts, if there is one; the coefficients are then theirs.
     pub rule: Option<PlanRule>,
+    /// Whether the sum of all sources but the last was prepared for every tensor that is summed.
+    pub(crate) has_head: bool,
 }
 
 impl Combination {
@@ -58,6 +60,7 @@ impl Combination {
             non_float: plan.policy.non_float,
             router: plan.policy.router,
             non_finite,
+            has_head: false,
         })
     }
 

@@ -5,6 +5,7 @@
 //! matter of the coefficients and the input bytes alone; see `thalweg_tensor::kernel`.
 
 mod apply_rule;
+mod finish_head;
 mod slide;
 
 use std::collections::BTreeMap;
@@ -17,10 +18,12 @@ use thalweg_tensor::kernel::{FloatEnvironment, NonFinitePolicy, SumFault, SumSpe
 use thalweg_tensor::{Dtype, TensorEntry, TensorSink, TensorSource, display_name, to_index};
 
 use self::apply_rule::RuleScratch;
+use self::finish_head::HeadScratch;
 use self::slide::RunningWindows;
 pub use crate::combination::Combination;
 use crate::context::RunContext;
 use crate::error::Error;
+use crate::head::HeadReader;
 use crate::memory::PieceSize;
 use crate::merge_layout::{MergeLayout, output_dtype};
 use crate::part_hash::{PartHashers, PartResult};
@@ -43,6 +46,8 @@ pub(crate) struct CombineJob<'a> {
     pub(crate) combinations: &'a [Combination],
     /// For each combination with a rule, what it does.
     pub(crate) rules: &'a [Option<RuleWork>],
+    /// For each combination, the prepared sum of all its sources but the last; empty where none is used.
+    pub(crate) heads: &'a [HeadReader<'a>],
     /// One for each combination; their catalogs have the layout's names and shapes.
     pub(crate) sinks: &'a [&'a dyn TensorSink],
     /// What is recorded of a part beside its bytes; `None` in memory, where there is no receipt.
@@ -63,7 +68,8 @@ pub(crate) struct CombineJob<'a> {
 /// The first failure, by the order of the work; `Interrupted`.
 pub(crate) fn combine(job: &CombineJob<'_>, run: &RunContext<'_>) -> Result<(), Error> {
     let prepared = Prepared::new(job, run)?;
-    let order = UnitOrder::new(job.units.len(), run.limits.n_threads.get());
+    let most_places = job.sources.iter().filter_map(|source| source.n_places()).min();
+    let order = UnitOrder::new(job.units.len(), run.limits.n_threads.get(), most_places);
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let failure: Mutex<Option<(usize, Error)>> = Mutex::new(None);
@@ -193,6 +199,7 @@ pub(crate) struct Worker<'a> {
     pub(crate) wide: [Vec<u8>; 2],
     pub(crate) rule: RuleScratch,
     windows: RunningWindows,
+    heads: HeadScratch,
     /// Whether the unit before came from the medium rather than from memory.
     reads_medium: bool,
 }
@@ -212,6 +219,7 @@ impl<'a> Worker<'a> {
             wide,
             rule: RuleScratch::default(),
             windows: RunningWindows::default(),
+            heads: HeadScratch::default(),
             reads_medium: true,
         }
     }
@@ -219,7 +227,7 @@ impl<'a> Worker<'a> {
     /// Does a unit; `ahead` is the one that this thread will probably do next.
     fn do_unit(&mut self, unit_idx: usize, ahead: Option<usize>, run: &RunContext<'_>) -> Result<(), Error> {
         let parts = self.job.units.parts(unit_idx);
-        if let Some(ahead) = ahead.filter(|_| self.reads_medium) {
+        if let Some(ahead) = ahead.filter(|_| self.reads_medium || self.job.piece.drops_cache) {
             self.hint(self.job.units.parts(ahead), TensorSource::will_read);
         }
         let started = run.host.elapsed_seconds();
@@ -267,6 +275,7 @@ impl<'a> Worker<'a> {
         let range = (part.elements.start, entry.n_elements());
         let mut hashers = PartHashers::new(self.job.record, range, sources, outputs);
         let mut stats = vec![TensorStats::start(); self.job.combinations.len()];
+        self.start_heads(part);
         for elements in self.job.piece.pieces_of(part) {
             let n_bytes = to_index(entry.dtype.bytes_of(elements.end - elements.start).unwrap_or(0));
             for (slot, &source_idx) in used.read.iter().enumerate() {
@@ -284,6 +293,7 @@ impl<'a> Worker<'a> {
             }
             run.progress.advance(self.stored_bytes(used, part.tensor_idx, &elements));
         }
+        self.check_heads(part)?;
         Ok(hashers.finish(stats))
     }
 
@@ -297,6 +307,7 @@ impl<'a> Worker<'a> {
     ) -> Result<TensorStats, Error> {
         let stats = match action {
             Action::Sum { terms } => self.sum(k, (terms, step), piece, run)?,
+            Action::Finish { terms } => self.finish_head(k, terms, piece, run)?,
             Action::Rule { terms } => self.apply_rule(k, terms, piece, run)?,
             Action::Copy { from } => self.copy(k, *from, &[], piece)?,
             Action::CopyEqual { from, others } => self.copy(k, *from, others, piece)?,

@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::estimate::fit_merge;
 pub use crate::execute_options::{ExecuteOptions, PartialStage};
 use crate::frame::{CopyTime, copy_frames};
+use crate::head::{HeadReader, WindowHead};
 use crate::ledger::{Ledger, Merged};
 use crate::merge_layout::MergeLayout;
 use crate::open_source::OpenSource;
@@ -47,6 +48,19 @@ pub fn execute_merge(
     options: ExecuteOptions,
     run: &RunContext<'_>,
 ) -> Result<Vec<MergeOutcome>, Error> {
+    execute_merge_with(plan, &[], options, run)
+}
+
+/// As [`execute_merge`], with the same result, where sums that were prepared may be read instead of sources.
+///
+/// # Errors
+/// As there; `HeadChanged` for a prepared sum that does not hold what was written.
+pub fn execute_merge_with(
+    plan: &MergePlan,
+    heads: &[WindowHead],
+    options: ExecuteOptions,
+    run: &RunContext<'_>,
+) -> Result<Vec<MergeOutcome>, Error> {
     let started = run.host.elapsed_seconds();
     let (sources, layout) = open_aligned(plan, run)?;
     let pending = Pending::find(plan, (&sources, &layout), options, run)?;
@@ -57,7 +71,7 @@ pub fn execute_merge(
         outputs.iter().map(|output| lay_out(output, (&sources, &layout), run)).collect::<Result<Vec<_>, _>>()?;
     check_disk_space(outputs.iter().copied().zip(&layouts), run)?;
     let staged = stage_outputs(&outputs, layouts, &sources, options, run)?;
-    let merged = match merge_with_frames(&staged, (&sources, &layout), &Work::ALL, run) {
+    let merged = match merge_with_frames(&staged, (&sources, &layout), &Work { heads, ..Work::ALL }, run) {
         Ok(merged) => merged,
         Err(error) => return Err(give_up(staged, error, run)),
     };
@@ -190,11 +204,13 @@ pub(crate) struct Work<'a> {
     /// Whether finished units are compared with the sources. Shares compare sizes and times instead, or the last step
     /// would read all sources again.
     pub(crate) compares_sources: bool,
+    /// Sums that were prepared.
+    pub(crate) heads: &'a [WindowHead],
 }
 
 impl Work<'_> {
     /// Everything, by one process.
-    pub(crate) const ALL: Self = Self { is_own: None, compares_sources: true };
+    pub(crate) const ALL: Self = Self { is_own: None, compares_sources: true, heads: &[] };
 
     fn is_own(&self, unit_idx: usize) -> bool {
         self.is_own.is_none_or(|is_own| is_own(unit_idx))
@@ -214,7 +230,10 @@ pub(crate) fn merge_into(
     run: &RunContext<'_>,
 ) -> Result<Merged, Error> {
     let plans: Vec<&OutputPlan> = staged.iter().map(|output| output.plan).collect();
-    let combinations = plans.iter().map(|plan| Combination::of_plan(plan, sources)).collect::<Result<Vec<_>, _>>()?;
+    let mut combinations =
+        plans.iter().map(|plan| Combination::of_plan(plan, sources)).collect::<Result<Vec<_>, _>>()?;
+    let heads = find_heads(work.heads, (&plans, &combinations), (sources, layout), run);
+    combinations.iter_mut().for_each(|combination| combination.has_head = !heads.is_empty());
     let sinks: Vec<&dyn TensorSink> = staged.iter().map(|output| &output.staged as &dyn TensorSink).collect();
     let digest = plans.first().map_or(DigestChoice::None, |plan| plan.digest);
     let units = units_of(&plans, layout);
@@ -233,20 +252,22 @@ pub(crate) fn merge_into(
     let done = crate::resume::restore(staged, (&units, work.compares_sources), &reading, &ledger, run)?;
     let is_left = |unit_idx: usize| work.is_own(unit_idx) && !done.contains(unit_idx);
     // The rules of experts read the sources to be prepared.
-    let rules = match (0..units.len()).any(is_left) {
+    let n_left = (0..units.len()).filter(|&unit_idx| is_left(unit_idx)).count();
+    let rules = match n_left > 0 {
         true => prepare_rules(&combinations, RuleInputs { layout, sources: &source_refs, piece }, run)?,
         false => combinations.iter().map(|_| None).collect(),
     };
     run.progress.begin(Stage::Merge, bytes_read);
     let bytes_resumed = reading.bytes_of_units(&units, &|unit_idx| done.contains(unit_idx));
     run.progress.resume(bytes_resumed);
-    with_background_sync(staged, units.len(), run, |wrote| {
+    with_background_sync(staged, n_left, run, |wrote| {
         let job = CombineJob {
             layout,
             sources: &source_refs,
             source_paths: &source_paths,
             combinations: &combinations,
             rules: &rules,
+            heads: &heads,
             sinks: &sinks,
             record: Some(digest),
             is_known: &reading.is_known,
@@ -271,30 +292,48 @@ pub(crate) fn merge_into(
     Ok(Merged { finished: ledger.finish(), read_by: reading.read_by, bytes_read, bytes_resumed })
 }
 
+/// After how many of `n_units` units of about 1 MiB of each output the medium is set to work: after at most so many, at
+/// least as many, and of small outputs and of shares a part, so that it is at work before all is merged.
+fn units_per_sync(n_units: usize, n_outputs: usize) -> usize {
+    const MOST_UNITS: usize = 256;
+    const LEAST_UNITS: usize = 16;
+    const PARTS: usize = 4;
+    let (n_outputs, n_in_all) = (n_outputs.max(1), n_units.saturating_mul(n_outputs));
+    ((n_in_all / PARTS).clamp(LEAST_UNITS, MOST_UNITS) / n_outputs).max(1)
+}
+
+/// The prepared sum for each output; nothing unless all have one. What they take is less than the buffers of the
+/// sources that are then not read.
+fn find_heads<'a>(
+    heads: &'a [WindowHead],
+    (plans, combinations): (&[&OutputPlan], &[Combination]),
+    (sources, layout): (&[OpenSource], &MergeLayout),
+    run: &RunContext<'_>,
+) -> Vec<HeadReader<'a>> {
+    let find = |(plan, combination): (&&OutputPlan, &Combination)| {
+        heads.iter().find_map(|head| head.for_output((plan, combination), (sources, layout), run))
+    };
+    plans.iter().zip(combinations).map(find).collect::<Option<Vec<_>>>().unwrap_or_default()
+}
+
 /// Runs `work` while another thread brings what was written to the medium, so that the end need not wait for all of it.
 ///
-/// `work` is given a function to call after each unit. An error of the medium is reported to whichever call comes
-/// first, so those of the other thread are kept.
+/// `n_units` are those that `work` does: of a share, its own. `work` is given a function to call after each unit. An
+/// error of the medium is reported to whichever call comes first, so those of the other thread are kept.
 fn with_background_sync(
     staged: &[StagedOutput<'_>],
     n_units: usize,
     run: &RunContext<'_>,
     work: impl FnOnce(&(dyn Fn() + Sync)) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    /// Units of about 1 MiB, each of one output, between two syncs: at most so many, at least as many, and of small
-    /// outputs a part, so that the medium is at work before all is merged.
-    const MOST_UNITS: usize = 256;
-    const LEAST_UNITS: usize = 16;
-    const PARTS: usize = 4;
-    let (n_outputs, n_in_all) = (staged.len().max(1), n_units.saturating_mul(staged.len()));
-    let units_per_sync = ((n_in_all / PARTS).clamp(LEAST_UNITS, MOST_UNITS) / n_outputs).max(1);
+    let units_per_sync = units_per_sync(n_units, staged.len());
     let n_done = AtomicUsize::new(0);
     let (wake, woken) = std::sync::mpsc::sync_channel::<()>(1);
     std::thread::scope(|scope| {
         let syncer = scope.spawn(move || -> Result<(), Error> {
             while woken.recv().is_ok() {
                 let synced = wait_together(run, staged.iter().collect(), &|output: &StagedOutput<'_>| {
-                    output.staged.sync().map_err(Error::from)
+                    output.staged.write_back().map_err(Error::from)
                 });
                 synced.into_iter().flatten().collect::<Result<(), Error>>()?;
             }
@@ -310,4 +349,15 @@ fn with_background_sync(
         let synced = syncer.join().unwrap_or(Err(Error::WorkerDied));
         outcome.and(synced)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_medium_is_set_to_work_several_times_whatever_the_size() {
+        assert_eq!((units_per_sync(64, 1), units_per_sync(2_000, 1), units_per_sync(100_000, 1)), (16, 256, 256));
+        assert_eq!((units_per_sync(64, 8), units_per_sync(64, 1000), units_per_sync(0, 0)), (16, 1, 16));
+    }
 }

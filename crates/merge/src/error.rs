@@ -165,6 +165,12 @@ pub enum Error {
         /// What changed, one for each source.
         changes: Vec<String>,
     },
+    /// A prepared sum does not hold what was written.
+    #[error("the prepared sum of `{}` has changed since it was written", path.display())]
+    HeadChanged {
+        /// Its description.
+        path: PathBuf,
+    },
     /// A stage belongs to another plan, or its sources changed since.
     #[error("`{}` holds an interrupted merge of {what}", path.display())]
     ForeignStage {
@@ -266,6 +272,7 @@ impl Error {
             Self::SourcesChanged { .. } => {
                 Some("make the plan again, or merge the sources as they are now with `--allow-changed`".to_owned())
             }
+            Self::HeadChanged { .. } => Some("remove the file, and merge again".to_owned()),
             Self::ForeignStage { .. } => Some(
                 "`--discard-partial` starts over (of a merge in shares: `--shard I/N --discard-partial` with each of them); or \
                  finish that merge with its own command"

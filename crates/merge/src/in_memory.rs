@@ -179,6 +179,7 @@ impl<'a> LiveMerge<'a> {
             router: options.router,
             non_finite: options.non_finite,
             rule: None,
+            has_head: false,
         };
         let catalog = output_catalog(&layout, options.dtype);
         Ok(Self { sources, layout, combination, catalog })
@@ -250,6 +251,7 @@ fn fill_sinks(
         source_paths: &names,
         combinations,
         rules: &rules,
+        heads: &[],
         sinks,
         record: None,
         is_known: &[],

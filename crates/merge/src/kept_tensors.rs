@@ -2,7 +2,7 @@
 //! those, which would change with them, and tensors elsewhere, among which `masters` looks for copies of the
 //! parameters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -75,12 +75,19 @@ impl<'a> KeptTensors<'a> {
         }
         let mut unmerged = Vec::new();
         let mut map = WrittenMap::new(&written);
+        // What is packed has other offsets each time that it is opened. Names are whole paths there.
+        let written_names: BTreeSet<&str> = written.iter().map(|entry| &*entry.name).collect();
+        let is_packed = newest.unpack_bytes() > 0;
         for (opened_idx, whole) in opened.iter().enumerate() {
             let is_own = whole.files().iter().any(|file| newest.files().iter().any(|own| own.path == file.path));
             let entries = renumbered(whole, &mut numbers);
             for tensor_idx in naming_order(newest, &entries) {
                 let entry = &entries[tensor_idx];
-                let Some(overlap) = map.place(entry) else { continue };
+                let overlap = match is_packed {
+                    true => (!written_names.contains(&*entry.name)).then_some(Overlap::None),
+                    false => map.place(entry),
+                };
+                let Some(overlap) = overlap else { continue };
                 // A share is written with its parameter, but for its padding.
                 if matches!(overlap, Overlap::Partial(merged) if is_frozen_share(&entry.name, &written[merged].name)) {
                     continue;

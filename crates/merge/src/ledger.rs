@@ -109,7 +109,7 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
-    /// Digest of source `source_idx`, which may be `known`, or `None` when some of its tensors were not read or nothing
+    /// Digest of source `source_idx`, if it is not `known`; `None` when some of its tensors were not read or nothing
     /// was hashed.
     pub(crate) fn source_digest(
         &self,
@@ -118,15 +118,15 @@ impl Finished {
         kind: DigestKind,
         read_by: &ReadBy<'_>,
     ) -> Option<Digest> {
+        if known.is_some() {
+            return known;
+        }
         let mut list = ListHasher::new(kind);
         for (t, (entry, (sources, _))) in catalog.entries().iter().zip(&self.tensors).enumerate() {
             let slot = read_by(t).iter().position(|&read| read == source_idx)?;
-            match known {
-                Some(_) => {}
-                None => list.add_tensor(&entry.name, entry.dtype, &entry.shape, sources.get(slot)?.as_ref()?),
-            }
+            list.add_tensor(&entry.name, entry.dtype, &entry.shape, sources.get(slot)?.as_ref()?);
         }
-        Some(known.unwrap_or_else(|| list.finish()))
+        Some(list.finish())
     }
 
     /// Records of output `k`, one for each tensor of the catalog.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use thalweg_checkpoint::{Checkpoint, KeyKind, MOMENT_NAMES, ReadOptions, is_master_name, is_optimizer_state};
+use thalweg_checkpoint::{Checkpoint, KeyKind, ReadOptions, is_master_name, is_moment_name, is_optimizer_state};
 use thalweg_storage::Storage;
 use thalweg_tensor::digest::{Digest, DigestKind, bytes_digest};
 use thalweg_tensor::kernel::Simd;
@@ -71,7 +71,7 @@ fn is_named_so(kept: &KeptTensors<'_>, one: &UnmergedTensor) -> bool {
 
 /// Whether a name is that of an average over gradients, whose values are never those of a parameter.
 fn is_known_moment(path: &str) -> bool {
-    path.split('.').any(|part| MOMENT_NAMES.contains(&part))
+    path.split('.').any(is_moment_name)
 }
 
 /// Digests of the samples of parameters.

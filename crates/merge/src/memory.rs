@@ -171,5 +171,9 @@ pub(crate) fn fit_piece(
     let mut piece = PieceSize::fit(&run.limits, n_sources + n_outputs, max_element_bytes, held_bytes)?;
     // What is read once and fills memory would push out what others on this machine still need.
     piece.drops_cache = run.host.physical_memory_bytes().is_some_and(|memory| bytes_read > memory / 2);
+    // What pieces leave makes reading and writing faster; nothing else depends on it.
+    let left_bytes = run.limits.memory_bytes - piece.memory_bytes;
+    let n_read = if piece.drops_cache { n_sources } else { 0 };
+    piece.memory_bytes += run.storage.set_io_memory(n_outputs, n_read, left_bytes);
     Ok(piece)
 }

@@ -7,8 +7,8 @@ use thalweg_checkpoint::format::huggingface::FORMAT_NAME;
 use thalweg_checkpoint::{
     CONFIG_FILE_NAME, Checkpoint, CommitRules, DcpExtras, LayoutEntry, Manifest, MegatronExtras, OutputFile,
     OutputLayout, SideFile, Template, commit_checkpoint, dcp_extras, kept_files, layout_dcp, layout_like,
-    layout_megatron_dist, layout_npz, layout_output, layout_torch, megatron_common, open_other_copy, shard_digest,
-    updated_config, without_quantisation,
+    layout_megatron_dist, layout_npz, layout_orbax, layout_output, layout_torch, megatron_common, open_other_copy,
+    orbax_extras, shard_digest, updated_config, without_quantisation,
 };
 use thalweg_storage::Storage;
 use thalweg_storage::publish::Replace;
@@ -78,14 +78,15 @@ pub(crate) fn output_layout(
     }
 }
 
-/// Bytes and number of the files of an output. Does not look into the newest source's files.
+/// Bytes and number of the files of an output. Does not look into the newest source's files, but for a store that is
+/// written anew.
 pub(crate) fn output_size(
     output: &OutputPlan,
     layout: &MergeLayout,
     sources: &[OpenSource],
     storage: &Arc<dyn Storage>,
 ) -> Result<(u64, usize), Error> {
-    if let Some(newest) = kept_source(output, sources) {
+    if let Some(newest) = kept_source(output, sources).filter(|_| output.format != OutputFormat::Orbax) {
         let template = Template { checkpoint: &newest.checkpoint, other_copy: None, replaced: &BTreeSet::new() };
         let files = kept_files(&**storage, &template)?;
         return Ok((files.iter().map(|file| file.len_bytes).sum(), files.len()));
@@ -105,6 +106,11 @@ fn lay_out_from_scratch(
     match output.format {
         OutputFormat::Torch => Ok(layout_torch(tensors, size)?),
         OutputFormat::Npz => Ok(layout_npz(tensors)?),
+        OutputFormat::Orbax => {
+            let newest = newest_of_format(output, sources);
+            let extras = newest.map(|newest| orbax_extras(storage, &newest.checkpoint)).transpose()?;
+            Ok(layout_orbax(tensors, size, &extras.unwrap_or_default())?)
+        }
         OutputFormat::Dcp => Ok(layout_dcp(tensors, size, &model_extras(output, sources, storage)?)?),
         OutputFormat::MegatronDist => {
             let objects = model_extras(output, sources, storage)?.objects;
@@ -139,7 +145,7 @@ fn layout_like_newest(
     let other_copy = open_other_copy(storage, &newest.checkpoint, &output.reading)?;
     let replaced = replaced_files(output, sources, &**storage)?;
     let template = Template { checkpoint: &newest.checkpoint, other_copy: other_copy.as_ref(), replaced: &replaced };
-    Ok(layout_like(&**storage, &template, tensors)?)
+    Ok(layout_like(storage, &template, tensors)?)
 }
 
 fn newest_format(output: &OutputPlan, sources: &[OpenSource]) -> &'static str {

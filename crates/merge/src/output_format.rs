@@ -55,7 +55,7 @@ impl RequestedFormat {
             ("pytorch", OutputFormat::Torch),
             ("torch_dist", OutputFormat::MegatronDist),
         ];
-        const ONLY_READ: [&str; 4] = ["torch-checkpointing", "megatron-legacy", "nanotron", "orbax"];
+        const ONLY_READ: [&str; 3] = ["torch-checkpointing", "megatron-legacy", "nanotron"];
         if name == "same" {
             return Some(Self::Same);
         }

@@ -29,10 +29,12 @@ pub enum OutputFormat {
     Npz,
     /// A GGUF file; only with the metadata of the newest source.
     Gguf,
+    /// A checkpoint of Orbax or levanter.
+    Orbax,
 }
 
 /// Every format that outputs can have, by its name.
-pub(crate) const OUTPUT_FORMATS: [(&str, OutputFormat); 8] = [
+pub(crate) const OUTPUT_FORMATS: [(&str, OutputFormat); 9] = [
     ("safetensors", OutputFormat::Safetensors),
     ("torch", OutputFormat::Torch),
     ("dcp", OutputFormat::Dcp),
@@ -41,6 +43,7 @@ pub(crate) const OUTPUT_FORMATS: [(&str, OutputFormat); 8] = [
     ("deepspeed-universal", OutputFormat::DeepspeedUniversal),
     ("npz", OutputFormat::Npz),
     ("gguf", OutputFormat::Gguf),
+    ("orbax", OutputFormat::Orbax),
 ];
 
 /// What a request may name: `same`, for the format of the newest source, or a format.
@@ -94,7 +97,7 @@ impl OutputFormat {
 
     /// Whether an output of this format can be written without the files of a source: only the tensors.
     pub(crate) fn is_written_from_scratch(self) -> bool {
-        matches!(self, Self::Safetensors | Self::Torch | Self::Dcp | Self::MegatronDist | Self::Npz)
+        !matches!(self, Self::DeepspeedZero | Self::DeepspeedUniversal | Self::Gguf)
     }
 
     pub(crate) fn is_safetensors(&self) -> bool {

@@ -59,6 +59,8 @@ impl<'a> Reading<'a> {
 pub(crate) enum Action {
     /// The prepared sum of the combination, over these sources.
     Sum { terms: Vec<usize> },
+    /// What remains of that sum where the sum of all its sources but the last was prepared.
+    Finish { terms: Vec<usize> },
     /// The combination's rule, over the base and these experts.
     Rule { terms: Vec<usize> },
     /// Bytes of this source.
@@ -81,6 +83,7 @@ pub(crate) fn source_use(class: TensorClass, combinations: &[Combination]) -> So
         .iter()
         .flat_map(|action| match action {
             Action::Sum { terms } | Action::Rule { terms } => terms.clone(),
+            Action::Finish { terms } => terms.last().copied().into_iter().collect(),
             Action::Copy { from } => vec![*from],
             Action::CopyEqual { from, others } => others.iter().chain([from]).copied().collect(),
         })
@@ -99,6 +102,7 @@ fn action(class: TensorClass, combination: &Combination) -> Action {
         TensorClass::Discrete if combination.non_float == NonFloatPolicy::Newest => Action::Copy { from },
         TensorClass::Discrete => Action::CopyEqual { from, others: combination.source_idxs.clone() },
         TensorClass::Float | TensorClass::Router | TensorClass::Moment => match &combination.rule {
+            None if combination.has_head => Action::Finish { terms: combination.terms().0 },
             None => Action::Sum { terms: combination.terms().0 },
             Some(rule) => {
                 let base = rule.base.map(|base| combination.source_idxs[base]);

@@ -59,6 +59,10 @@ impl TensorSource for SourceView<'_> {
         self.place(tensor_idx).map_or(0, |place| self.checkpoint.stored_bytes(place, elements))
     }
 
+    fn n_places(&self) -> Option<usize> {
+        self.checkpoint.n_places()
+    }
+
     fn will_read(&self, tensor_idx: usize, elements: Range<u64>) {
         self.place(tensor_idx).into_iter().for_each(|place| self.checkpoint.will_read(place, elements.clone()));
     }

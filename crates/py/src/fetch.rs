@@ -9,7 +9,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use thalweg_checkpoint::ReadOptions;
-use thalweg_storage::{HubClient, HubSettings};
+use thalweg_storage::{HubClient, HubSettings, WaitNotes};
 use thalweg_study::fetch::{FetchReport, FetchRequest, RevisionReport, cache_root, execute_fetch, plan_fetch};
 use thalweg_study::request::MergeRequest;
 use thalweg_tensor::counted;
@@ -199,7 +199,7 @@ pub(crate) fn fetch(
     run_watched(py, progress.as_ref(), &watch, || {
         let root = cache_root(hub_cache_root(), &*session.storage)?;
         let settings = HubSettings::from_variables(&|name| std::env::var_os(name));
-        let hub = HubClient::new(settings, Arc::clone(&session.stop))?;
+        let hub = HubClient::new(settings, Arc::clone(&session.stop), WaitNotes::default())?;
         let resolver = session.resolver(&watch, ReadOptions::default());
         let plan = plan_fetch(&request, &hub, (&root, &resolver))?;
         let mut report = FetchReport::of_plan(&plan);

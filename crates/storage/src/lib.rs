@@ -5,6 +5,7 @@
 mod address;
 #[cfg(feature = "cloud")]
 pub mod cloud;
+mod direct;
 pub mod error;
 pub mod guard;
 mod host;
@@ -19,7 +20,7 @@ pub mod storage;
 
 pub use address::{is_address, tidy_path};
 #[cfg(feature = "cloud")]
-pub use cloud::{CloudSettings, HubClient, HubSettings, RoutedStorage};
+pub use cloud::{CloudSettings, HubClient, HubSettings, RoutedStorage, WaitNotes};
 pub use error::{Error, HubFault, RemoteFault};
 pub use host::{Host, ProcessHost, Unwatched, UploadWatcher};
 pub use local::{LocalStorage, check_local};

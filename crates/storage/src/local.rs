@@ -17,6 +17,7 @@ use rustix::fs::{Access, Advice, AtFlags, FallocateFlags, FlockOperation, OFlags
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::address::scheme_of;
+use crate::direct::{DirectFile, DirectReaders, DirectWriters, ReadAhead};
 use crate::stdin::piped_input;
 use crate::{Error, FileInfo, FileKind, FolderEntry, Lock, ReadAt, Storage, WriteAt};
 
@@ -26,7 +27,7 @@ pub(crate) fn io_error(act: &'static str, path: &Path) -> impl Fn(io::Error) -> 
 }
 
 /// A thread that panicked left nothing half done in what these locks guard.
-fn lock_mutex<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock_mutex<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -43,7 +44,15 @@ fn lock_mutex<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug, Clone)]
 pub struct LocalStorage {
     pool: Arc<FilePool>,
+    writers: Arc<DirectWriters>,
+    readers: Arc<DirectReaders>,
 }
+
+/// Less is left to the system to read ahead.
+const MIN_READ_AHEAD_BYTES: u64 = 64 << 10;
+
+/// Shorter outputs go through the page cache: they are written in a moment, and often read soon.
+const MIN_DIRECT_BYTES: u64 = 32 << 20;
 
 impl Default for LocalStorage {
     fn default() -> Self {
@@ -55,7 +64,7 @@ impl LocalStorage {
     /// Keeps as many source files open as the process's limit leaves room for.
     pub fn new() -> Self {
         /// Left for outputs, locks, libraries and standard streams.
-        const RESERVE: u64 = 64;
+        const RESERVE: u64 = 64 + 2 * DirectReaders::MAX_FILES as u64;
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1024);
         let n_files = usize::try_from(limit.saturating_sub(RESERVE).clamp(16, 1024)).unwrap_or(16);
         Self::with_max_open_files(n_files)
@@ -64,7 +73,20 @@ impl LocalStorage {
     /// Keeps at most about `n_files` source files open at once: a thread that is reading keeps its file a moment
     /// longer.
     pub fn with_max_open_files(n_files: usize) -> Self {
-        Self { pool: Arc::new(FilePool { max_open: n_files.max(1), open: Mutex::new(VecDeque::new()) }) }
+        let pool = Arc::new(FilePool { max_open: n_files.max(1), open: Mutex::new(VecDeque::new()) });
+        Self { pool, writers: Arc::default(), readers: Arc::default() }
+    }
+
+    fn output(&self, path: &Path, file: File) -> LocalOutput {
+        LocalOutput { path: path.to_owned(), file: Arc::new(file), direct: None }
+    }
+
+    /// The output, written directly if it has `len_bytes`.
+    fn large_output(&self, mut output: LocalOutput, len_bytes: u64) -> Arc<dyn WriteAt> {
+        if len_bytes >= MIN_DIRECT_BYTES {
+            output.direct = DirectFile::open(&output.path, &output.file, &self.writers);
+        }
+        Arc::new(output)
     }
 }
 
@@ -141,6 +163,8 @@ struct LocalFile {
     was_used: AtomicBool,
     pool: Arc<FilePool>,
     this: Weak<LocalFile>,
+    readers: Arc<DirectReaders>,
+    ahead: Mutex<Option<Arc<ReadAhead>>>,
 }
 
 /// Opens a regular file only: a pipe would block, a device would do worse.
@@ -180,6 +204,7 @@ fn updating() -> OpenOptions {
 impl LocalFile {
     fn close(&self) {
         lock_mutex(&self.handle).take();
+        lock_mutex(&self.ahead).take();
     }
 
     fn changed(&self) -> Error {
@@ -201,6 +226,16 @@ impl LocalFile {
             self.pool.admit(&this);
         }
         Ok(file)
+    }
+
+    /// What reads this file past the page cache, if it can be read so.
+    fn ahead(&self) -> Option<Arc<ReadAhead>> {
+        let mut ahead = lock_mutex(&self.ahead);
+        if ahead.is_none() {
+            let is_same = |file: &File| file.metadata().is_ok_and(|metadata| info_of(&metadata) == self.info);
+            *ahead = ReadAhead::open(&self.path, self.info.len_bytes, is_same, &self.readers).map(Arc::new);
+        }
+        ahead.clone()
     }
 
     fn reopen(&self) -> Result<File, Error> {
@@ -232,7 +267,13 @@ impl ReadAt for LocalFile {
             self.check_unchanged()?;
             return Err(Error::Truncated { path: self.path.clone(), wanted_bytes, found_bytes: self.info.len_bytes });
         }
-        match self.handle()?.read_exact_at(out, offset) {
+        let file = self.handle()?;
+        let ahead = lock_mutex(&self.ahead).clone();
+        let read = match ahead {
+            Some(ahead) => ahead.read_exact_at(offset, out, |offset, out| file.read_exact_at(out, offset)),
+            None => file.read_exact_at(out, offset),
+        };
+        match read {
             Ok(()) => Ok(()),
             // It was long enough when it was opened.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(self.changed()),
@@ -250,10 +291,25 @@ impl ReadAt for LocalFile {
     }
 
     fn will_need(&self, offset: u64, len_bytes: u64) {
+        if self.readers.is_on()
+            && len_bytes >= MIN_READ_AHEAD_BYTES
+            && let Some(ahead) = self.ahead()
+        {
+            ahead.begin(&(offset..offset.saturating_add(len_bytes)));
+            return;
+        }
         self.advise(offset, len_bytes, Advice::WillNeed);
     }
 
     fn drop_cache(&self, offset: u64, len_bytes: u64) {
+        let mut ahead = lock_mutex(&self.ahead);
+        if let Some(open) = &*ahead {
+            open.end(&(offset..offset.saturating_add(len_bytes).min(self.info.len_bytes)));
+            if open.is_empty() && self.readers.is_crowded() {
+                ahead.take();
+            }
+        }
+        drop(ahead);
         self.advise(offset, len_bytes, Advice::DontNeed);
     }
 
@@ -266,7 +322,9 @@ impl ReadAt for LocalFile {
 #[derive(Debug)]
 struct LocalOutput {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
+    /// Where large writes go, which the system must have before anything else is asked of the file.
+    direct: Option<DirectFile>,
 }
 
 impl LocalOutput {
@@ -279,14 +337,23 @@ impl LocalOutput {
             Err(error) => Err(io_error("reserve space for", &self.path)(error.into())),
         }
     }
+
+    fn settle(&self) -> Result<(), Error> {
+        self.direct.as_ref().map_or(Ok(()), DirectFile::settle).map_err(io_error("write", &self.path))
+    }
 }
 
 impl WriteAt for LocalOutput {
     fn write_all_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
-        self.file.write_all_at(bytes, offset).map_err(io_error("write", &self.path))
+        let written = match &self.direct {
+            Some(direct) => direct.write_all_at(offset, bytes),
+            None => self.file.write_all_at(bytes, offset),
+        };
+        written.map_err(io_error("write", &self.path))
     }
 
     fn read_exact_at(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
+        self.settle()?;
         match self.file.read_exact_at(out, offset) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(Error::Truncated {
@@ -299,11 +366,12 @@ impl WriteAt for LocalOutput {
     }
 
     fn len_bytes(&self) -> Result<u64, Error> {
+        self.settle()?;
         Ok(self.file.metadata().map_err(io_error("read", &self.path))?.len())
     }
 
     fn copy_from(&self, offset: u64, source: &dyn ReadAt, from: u64, len_bytes: u64) -> u64 {
-        let Some(file) = source.system_file() else { return 0 };
+        let Some(file) = source.system_file().filter(|_| self.settle().is_ok()) else { return 0 };
         let (mut source_offset, mut own_offset) = (from, offset);
         while source_offset - from < len_bytes {
             let left = usize::try_from(len_bytes - (source_offset - from)).unwrap_or(usize::MAX);
@@ -325,7 +393,16 @@ impl WriteAt for LocalOutput {
         }
     }
 
+    fn write_back(&self) -> Result<(), Error> {
+        match &self.direct {
+            // Its blocks go to the medium by themselves, once they are full.
+            Some(direct) => direct.check().map_err(io_error("write", &self.path)),
+            None => self.sync(),
+        }
+    }
+
     fn sync(&self) -> Result<(), Error> {
+        self.settle()?;
         // Length and place on the medium are part of this; only times are not.
         self.file.sync_data().map_err(io_error("sync", &self.path))
     }
@@ -445,6 +522,14 @@ impl Storage for LocalStorage {
         Ok((!may_change(path)).then_some("its entries cannot be renamed: permission denied"))
     }
 
+    fn set_io_memory(&self, n_written: usize, n_read: usize, limit_bytes: u64) -> u64 {
+        let write_bytes = DirectWriters::bytes_for(n_written).min(limit_bytes);
+        let read_bytes = DirectReaders::bytes_for(n_read).min(limit_bytes - write_bytes);
+        self.writers.set_limit(write_bytes);
+        self.readers.set_limit(read_bytes);
+        write_bytes + read_bytes
+    }
+
     fn count_entries(&self, path: &Path) -> Result<usize, Error> {
         Ok(fs::read_dir(path).map_err(io_error("list", path))?.count())
     }
@@ -462,6 +547,8 @@ impl Storage for LocalStorage {
             was_used: AtomicBool::new(false),
             pool: Arc::clone(&self.pool),
             this: Weak::clone(this),
+            readers: Arc::clone(&self.readers),
+            ahead: Mutex::default(),
         });
         self.pool.admit(&opened);
         Ok(opened)
@@ -471,7 +558,8 @@ impl Storage for LocalStorage {
         check_local(path)?;
         let options = updating().create_new(true).clone();
         let file = self.pool.open_with_room(|| options.open(path).map_err(io_error("create", path)))?;
-        let output = LocalOutput { path: path.to_owned(), file };
+        self.writers.forget(info_of(&file.metadata().map_err(io_error("create", path))?).id);
+        let output = self.output(path, file);
         if len_bytes > 0
             && let Err(error) = output.reserve(len_bytes)
         {
@@ -479,25 +567,25 @@ impl Storage for LocalStorage {
             let _ = fs::remove_file(path);
             return Err(error);
         }
-        Ok(Arc::new(output))
+        Ok(self.large_output(output, len_bytes))
     }
 
     fn open_for_update(&self, path: &Path) -> Result<Arc<dyn WriteAt>, Error> {
         check_local(path)?;
-        let (file, _) = self.pool.open_with_room(|| open_regular(path, &updating()))?;
-        Ok(Arc::new(LocalOutput { path: path.to_owned(), file }))
+        let (file, info) = self.pool.open_with_room(|| open_regular(path, &updating()))?;
+        Ok(self.large_output(self.output(path, file), info.len_bytes))
     }
 
     fn open_together(&self, path: &Path, len_bytes: u64) -> Result<Arc<dyn WriteAt>, Error> {
         check_local(path)?;
         let options = updating().create(true).truncate(false).clone();
         let (file, info) = self.pool.open_with_room(|| open_if_regular(path, &options))?;
-        let output = LocalOutput { path: path.to_owned(), file };
+        let output = self.output(path, file);
         if info.len_bytes < len_bytes {
             // Others may have the file open already, so it stays if this fails.
             output.reserve(len_bytes)?;
         }
-        Ok(Arc::new(output))
+        Ok(self.large_output(output, len_bytes))
     }
 
     fn create_folder(&self, path: &Path) -> Result<(), Error> {

@@ -89,10 +89,10 @@ pub trait ReadAt: Send + Sync + Debug {
 
 /// A file opened for positioned writes.
 pub trait WriteAt: Send + Sync + Debug {
-    /// Writes all of `bytes` at `offset`.
+    /// Writes all of `bytes` at `offset`. Another opening of the file sees them once this one is synced or dropped.
     ///
     /// # Errors
-    /// `Io`, also when the disk is full.
+    /// `Io`, also when the disk is full, and for an earlier write.
     fn write_all_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Error>;
 
     /// Fills `out` from `offset` on: a stage reads back what it wrote before it trusts it.
@@ -116,6 +116,14 @@ pub trait WriteAt: Send + Sync + Debug {
 
     /// Asks the system to begin writing these bytes to the medium, without waiting.
     fn start_writeback(&self, _offset: u64, _len_bytes: u64) {}
+
+    /// Brings to the medium what was written so far and is not gathered for a larger write: a later sync waits for less.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn write_back(&self) -> Result<(), Error> {
+        self.sync()
+    }
 
     /// Returns once the content is on the medium.
     ///
@@ -168,6 +176,12 @@ pub trait Storage: Send + Sync + Debug {
     /// `Io`.
     fn keeps_folder(&self, _path: &Path) -> Result<Option<&'static str>, Error> {
         Ok(None)
+    }
+
+    /// From now on takes up to `limit_bytes` of memory for gathering what is written to `n_written` files at once, and
+    /// for what is read ahead of `n_read` files that are read once. Returns how much that can be.
+    fn set_io_memory(&self, _n_written: usize, _n_read: usize, _limit_bytes: u64) -> u64 {
+        0
     }
 
     /// Number of names in a folder, including those that are not UTF-8.

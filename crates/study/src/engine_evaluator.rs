@@ -147,7 +147,7 @@ impl<'a> EngineEvaluator<'a> {
             _ => LoadedPoints { digests: digests.to_vec(), models: self.merge(points)? },
         };
         let layout = self.model_config.layout();
-        let mut arena = vec![0.0; layout.n_params()];
+        let mut arena = self.spare.pop().unwrap_or_else(|| vec![0.0; layout.n_params()]);
         let (used, coefficients) = coefficients.without_zeros();
         let names: Vec<String> = used.iter().map(|i| format!("point {}", i + 1)).collect();
         let sources: Vec<_> = used.iter().map(|&i| arena_source(&layout, points.models[i].params())).collect();
@@ -304,7 +304,9 @@ impl Evaluator for EngineEvaluator<'_> {
                 Some(known) => known,
                 None => {
                     let model = self.combine((points, &digests), coefficients)?;
-                    let scores = self.score(&Subject::from_model(&outputs[i].path, model)?)?;
+                    let subject = Subject::from_model(&outputs[i].path, model)?;
+                    let scores = self.score(&subject)?;
+                    self.spare.push(subject.into_model().into_params());
                     self.remember(keys[i].as_deref(), &scores)?;
                     scores
                 }

@@ -1,6 +1,6 @@
 //! What can go wrong in a study.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thalweg_trajectory::Step;
 
@@ -125,8 +125,10 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// JSON of another kind, or of a version that this program does not know.
-    #[error("this is `{kind}` version {version}, but {what} is `{expected_kind}` version {expected_version}")]
+    #[error("{} is `{kind}` version {version}, but {what} is `{expected_kind}` version {expected_version}", show_document(path.as_deref()))]
     ReportKind {
+        /// Its file, where that is known.
+        path: Option<PathBuf>,
         /// What was expected, such as `the record of a study`.
         what: &'static str,
         /// The kind of such a document.
@@ -172,6 +174,10 @@ pub enum Error {
         /// What does not fit.
         what: String,
     },
+}
+
+fn show_document(path: Option<&Path>) -> String {
+    path.map_or_else(|| "this".to_owned(), |path| format!("`{}`", path.display()))
 }
 
 fn show_oldest(oldest: Option<Step>) -> String {

@@ -9,6 +9,7 @@ use thalweg_eval::Suite;
 use thalweg_storage::guard::OwnKind;
 
 use crate::Error;
+use crate::document::DocumentKind;
 
 /// `kind` of a study file.
 pub(crate) const STUDY_KIND: &str = "thalweg-study";
@@ -454,15 +455,8 @@ impl StudyRecord {
             version: u64,
         }
         let head: Head = serde_json::from_str(text).map_err(|source| Error::ReportForm { source })?;
-        if head.kind != STUDY_KIND || head.version != STUDY_VERSION {
-            return Err(Error::ReportKind {
-                what: "the record of a study",
-                expected_kind: STUDY_KIND,
-                expected_version: STUDY_VERSION,
-                kind: head.kind,
-                version: head.version,
-            });
-        }
+        let study = DocumentKind { what: "the record of a study", kind: STUDY_KIND, version: STUDY_VERSION };
+        study.check(None, &head.kind, head.version)?;
         serde_json::from_str(text).map_err(|source| Error::ReportForm { source })
     }
 

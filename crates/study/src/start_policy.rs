@@ -13,6 +13,7 @@ use thalweg_storage::guard::OwnKind;
 use thalweg_trajectory::TrajectoryCheckpoint;
 
 use crate::Error;
+use crate::document::DocumentKind;
 use crate::recover::RecoveryPlan;
 
 /// `kind` of a policy.
@@ -174,16 +175,9 @@ impl StatePolicy {
     /// `ReportForm`, `ReportKind`.
     pub fn from_json(text: &str) -> Result<Self, Error> {
         let policy: Self = serde_json::from_str(text).map_err(|source| Error::ReportForm { source })?;
-        if policy.kind == START_KIND && policy.version == START_VERSION {
-            return Ok(policy);
-        }
-        Err(Error::ReportKind {
-            what: "the policy of a start point",
-            expected_kind: START_KIND,
-            expected_version: START_VERSION,
-            kind: policy.kind,
-            version: policy.version,
-        })
+        let start = DocumentKind { what: "the policy of a start point", kind: START_KIND, version: START_VERSION };
+        start.check(None, &policy.kind, policy.version)?;
+        Ok(policy)
     }
 
     /// The policy as a file: the same policy always gives the same text.

@@ -38,6 +38,12 @@ pub trait TensorSource: Send + Sync {
         entry.and_then(|entry| entry.dtype.bytes_of(elements.end.saturating_sub(elements.start))).unwrap_or(0)
     }
 
+    /// At how many places at most threads should read side by side, each in ascending order; `None` if any order is as
+    /// good. What is compressed can only be read from its beginning.
+    fn n_places(&self) -> Option<usize> {
+        None
+    }
+
     /// Says that these elements will be wanted soon, so that they can be fetched ahead.
     fn will_read(&self, _tensor_idx: usize, _elements: Range<u64>) {}
 

@@ -24,6 +24,12 @@ pub enum ServerFault {
     Close,
     /// Fewer bytes than the range, with the length that they have.
     ShortRange,
+    /// More bytes than the range, with the length that they have.
+    LongRange,
+    /// The range is ignored: the whole object, with status 200.
+    NoRange,
+    /// The second half of the body comes later.
+    SlowBody(Duration),
     /// The answer comes later.
     Late(Duration),
     /// The request is handled later, even if the client has gone.
@@ -244,7 +250,13 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) {
         let bucket = bucket.trim_start_matches('/').split(['/', '?']).next().unwrap_or_default().to_owned();
         let mut answer = match &fault {
             Some(ServerFault::Status(status, code, _)) => Answer::error(*status, code),
-            _ => answer_to(&mut guard, &bucket, &request, &headers, body),
+            fault => {
+                let mut headers = headers;
+                if matches!(fault, Some(ServerFault::NoRange)) {
+                    headers.remove("range");
+                }
+                answer_to(&mut guard, &bucket, &request, &headers, body)
+            }
         };
         guard.n_open -= 1;
         drop(guard);
@@ -257,6 +269,7 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) {
             Some(ServerFault::ShortRange) => {
                 answer.body.pop();
             }
+            Some(ServerFault::LongRange) => answer.body.push(0),
             _ => {}
         }
         if !send(stream, &request, &answer, &fault) {
@@ -280,7 +293,15 @@ fn send(mut stream: &TcpStream, request: &SeenRequest, answer: &Answer, fault: &
             _ => answer.body.len(),
         };
         let part = &answer.body[..n_bytes.min(answer.body.len())];
-        sent = sent && stream.write_all(part).is_ok();
+        let (first, second) = match fault {
+            Some(ServerFault::SlowBody(_)) => part.split_at(part.len() / 2),
+            _ => (part, &part[part.len()..]),
+        };
+        sent = sent && stream.write_all(first).is_ok();
+        if let Some(ServerFault::SlowBody(wait)) = fault {
+            thread::sleep(*wait);
+        }
+        sent = sent && stream.write_all(second).is_ok();
         if part.len() < answer.body.len() {
             let _ = stream.shutdown(std::net::Shutdown::Both);
             return false;

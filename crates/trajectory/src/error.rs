@@ -161,6 +161,14 @@ pub enum Error {
         /// What exists.
         available: Box<Available>,
     },
+    /// A window of which the local cache of a hub does not hold all revisions.
+    #[error("{source}")]
+    NotFetched {
+        /// What the cache lacks.
+        source: Box<Self>,
+        /// The command that fetches it.
+        command: String,
+    },
     /// A window that would begin before the run does.
     #[error("the window of {wanted} is longer than the run, whose checkpoints span {span} up to step {end}")]
     LongerThanRun {
@@ -318,6 +326,7 @@ impl Error {
         match self {
             Self::TooFew { available, .. } | Self::LongerThanRun { available, .. } => available.describe(None),
             Self::NoCheckpointAt { available, wanted, .. } => available.describe(Some(*wanted)),
+            Self::NotFetched { source, .. } => source.details(),
             Self::RevisionNotFound { available, .. } if available.is_empty() => {
                 vec!["no revision is cached".to_owned()]
             }
@@ -339,6 +348,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NothingFinished { advice, .. } => return Some(advice.clone()),
+            Self::NotFetched { command, .. } => return Some(not_fetched_hint(command)),
             Self::Log { path, source } => match &**source {
                 LogError::Packed { command, .. } => {
                     return Some(format!("`{command} {}` makes a log of it that can be read", shell_path(path)));
@@ -438,6 +448,10 @@ impl Error {
             _ => return None,
         })
     }
+}
+
+fn not_fetched_hint(command: &str) -> String {
+    format!("only revisions in the local cache count: fetch the others with `{command}`")
 }
 
 /// What to do about a log that cannot be read.

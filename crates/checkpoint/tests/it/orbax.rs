@@ -125,6 +125,8 @@ fn saves_that_were_not_committed_are_unfinished() {
     fs::remove_file(step.join("default/manifest.ocdbt")).unwrap();
     check_unfinished(&step, "`manifest.ocdbt` is missing");
     let (_folder, step) = copy_of("levanter/step-10", "step-10");
+    write(&step.join("metadata.json"), "");
+    check_unfinished(&step, "`metadata.json`");
     fs::remove_file(step.join("metadata.json")).unwrap();
     check_unfinished(&step, "`metadata.json`");
 }

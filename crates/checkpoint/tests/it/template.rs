@@ -15,7 +15,7 @@ use thalweg_storage::publish::Replace;
 use thalweg_tensor::{Dtype, TensorEntry, TensorSink, TensorSource};
 use thalweg_testkit::TinyCheckpoint;
 
-use crate::support::{disk, fixture, rules};
+use crate::support::{disk, fixture, rules, tensor_bytes};
 
 const WRITTEN: [(&str, ReadOptions); 22] = [
     ("dcp-fsdp2/step-60", PLAIN),
@@ -83,7 +83,7 @@ fn entries_of(source: &Checkpoint) -> Vec<LayoutEntry> {
 fn write_like(source: &Checkpoint, target: &Path, n_bytes_at_once: u64, change: impl Fn(u8) -> u8) {
     let entries = entries_of(source);
     let template = Template { checkpoint: source, other_copy: None, replaced: &BTreeSet::new() };
-    let layout = Arc::new(layout_like(&*disk(), &template, &entries).unwrap());
+    let layout = Arc::new(layout_like(&disk(), &template, &entries).unwrap());
     let stage = target.with_extension("stage");
     let staged = StagedCheckpoint::create(&disk(), &stage, layout).unwrap();
     let copy_all = |copies: Vec<FrameCopy>| {
@@ -141,6 +141,55 @@ fn equal_elements_give_equal_files() {
     }
 }
 
+/// Checkpoints of Orbax, whose store is written anew.
+fn rewritten() -> Vec<(&'static str, ReadOptions)> {
+    let variants = ["zarr2-plain", "zarr3-plain", "zarr3-ocdbt", "zarr2-small-chunks", "zarr3-small-chunks"];
+    let variants = variants.map(|name| (format!("orbax/variants/{name}").leak() as &str, PLAIN));
+    let key = |key: &str| ReadOptions { key: Some(key.to_owned()), ..PLAIN };
+    let others = [
+        ("orbax/manager/20", PLAIN),
+        ("orbax/manager/20/default", PLAIN),
+        ("orbax/manager/20", key("opt_state")),
+        ("orbax/maxtext/20", PLAIN),
+        ("orbax/levanter/step-20", PLAIN),
+        ("orbax/tensorstore", key(".")),
+        ("orbax/tensorstore", key("of")),
+    ];
+    variants.into_iter().chain(others).collect()
+}
+
+#[test]
+fn a_store_that_is_written_anew_keeps_what_is_beside_the_tensors() {
+    let scratch = tempfile::tempdir().unwrap();
+    let whole = ReadOptions { key: Some(".".to_owned()), ..PLAIN };
+    for (number, (name, options)) in rewritten().into_iter().enumerate() {
+        let (path, target) = (fixture(name), scratch.path().join(format!("out{number}")));
+        let source = open(&path, &options);
+        write_like(&source, &target, 4096, |byte| byte ^ 0x55);
+        let [all, found] = [&path, &target].map(|path| open(path, &whole));
+        let names = |one: &Checkpoint| one.catalog().entries().iter().map(|entry| entry.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&all), names(&found), "{name}");
+        for entry in all.catalog().entries() {
+            let is_merged = source.catalog().find(&entry.name).is_some();
+            let changed = |byte: &u8| if is_merged { byte ^ 0x55 } else { *byte };
+            let bytes = tensor_bytes(&all, &entry.name).iter().map(changed).collect::<Vec<u8>>();
+            assert!(tensor_bytes(&found, &entry.name) == bytes, "{name}: {}", entry.name);
+        }
+        // Twice is the same, and files that are not of the store are copied.
+        let again = scratch.path().join(format!("again{number}"));
+        write_like(&source, &again, 777, |byte| byte ^ 0x55);
+        let (before, after) = (files_below(&path), files_below(&target));
+        assert!(after == files_below(&again), "{name}");
+        for (file, bytes) in &before {
+            let rooted = format!("/{file}");
+            let is_of_store = ["/manifest.ocdbt", "/d/", "/ocdbt.process_"].iter().any(|part| rooted.contains(part));
+            let is_of_array = source.files().iter().any(|known| known.name == *file && file != "metadata.json");
+            let is_copied = !is_of_store && !is_of_array && !file.ends_with(".zarray") && !file.ends_with("zarr.json");
+            assert!(!is_copied || after.get(file) == Some(bytes) || file.starts_with("expected/"), "{name}: {file}");
+        }
+    }
+}
+
 #[test]
 fn other_elements_are_read_back_and_archives_keep_right_sums() {
     let scratch = tempfile::tempdir().unwrap();
@@ -187,7 +236,7 @@ fn formats_that_store_elements_more_than_once_are_refused() {
     for name in ["megatron-legacy/iter_0000060", "torch-checkpointing/one-rank/step-10"] {
         let source = open(&fixture(name), &PLAIN);
         let template = Template { checkpoint: &source, other_copy: None, replaced: &BTreeSet::new() };
-        let error = layout_like(&*disk(), &template, &[]).unwrap_err();
+        let error = layout_like(&disk(), &template, &[]).unwrap_err();
         assert!(error.to_string().contains("more than once") && error.hint().is_some(), "{error}");
     }
 }
@@ -200,7 +249,7 @@ fn a_file_that_changes_while_its_frame_is_copied_is_noticed() {
     let source = open(&path, &PLAIN);
     let entries = entries_of(&source);
     let template = Template { checkpoint: &source, other_copy: None, replaced: &BTreeSet::new() };
-    let layout = Arc::new(layout_like(&*disk(), &template, &entries).unwrap());
+    let layout = Arc::new(layout_like(&disk(), &template, &entries).unwrap());
     let staged = StagedCheckpoint::create(&disk(), &scratch.path().join("stage"), layout).unwrap();
     let copies: Vec<_> = staged.frame_copies(1000).in_order().collect();
     staged.copy_frame(&copies[0], &mut Vec::new()).unwrap();
@@ -223,7 +272,7 @@ fn a_copy_of_the_parameters_in_fp8_is_refused_before_the_merge() {
         TinyCheckpoint::new().raw_tensor(&first.name, dtype, &first.shape.0, &bytes).write_to_disk(&path);
         let other = open(&path, &PLAIN);
         let template = Template { checkpoint: &source, other_copy: Some(&other), replaced: &BTreeSet::new() };
-        let refused = layout_like(&*disk(), &template, &entries).err().map(|error| error.to_string());
+        let refused = layout_like(&disk(), &template, &entries).err().map(|error| error.to_string());
         let names_it =
             refused.as_ref().is_some_and(|error| error.contains(dtype.name()) && error.contains(&*first.name));
         assert_eq!(names_it, is_refused, "{refused:?}");
@@ -235,7 +284,7 @@ fn what_is_rounded_from_the_merge_is_not_copied_before() {
     let folder = fixture("deepspeed/zero1/global_step80");
     let (source, other) = (open(&folder, &PLAIN), open(&folder, &MODULE));
     let template = Template { checkpoint: &source, other_copy: Some(&other), replaced: &BTreeSet::new() };
-    let layout = layout_like(&*disk(), &template, &entries_of(&source)).unwrap();
+    let layout = layout_like(&disk(), &template, &entries_of(&source)).unwrap();
     let parts = layout.files().iter().flat_map(|file| &file.frame);
     let n_copied: u64 = parts
         .map(|part| match &part.content {

@@ -181,6 +181,7 @@ fn elements_of_every_size_read_back_as_they_were_written() {
         let bytes = content(tensor_idx, entry.n_bytes());
         staged.write_elements(tensor_idx, 0, &bytes).unwrap();
     }
+    staged.sync().unwrap();
     let checkpoint = open_checkpoint(&disk(), scratch.path()).unwrap();
     for (tensor_idx, entry) in layout.catalog().entries().iter().enumerate() {
         assert!(tensor_bytes(&checkpoint, &entry.name) == content(tensor_idx, entry.n_bytes()), "{}", entry.name);
@@ -220,6 +221,7 @@ fn layouts_place_tensors_beyond_32_bits() {
     let staged = StagedCheckpoint::reopen(&disk(), scratch.path(), Arc::clone(&layout)).unwrap();
     staged.write_elements(1, 0, b"abcd").unwrap();
     staged.write_elements(0, big / 2 - 1, b"xy").unwrap();
+    staged.sync().unwrap();
     let checkpoint = open_checkpoint(&disk(), scratch.path()).unwrap();
     assert_eq!(tensor_bytes(&checkpoint, "b"), b"abcd");
     let mut out = [0; 2];

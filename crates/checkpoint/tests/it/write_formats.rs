@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use thalweg_checkpoint::{
-    Checkpoint, CopiedBytes, DcpExtras, DcpObject, Error, LayoutEntry, Look, MegatronExtras, Note, OutputLayout,
-    Params, PathPart, ReadOptions, StagedCheckpoint, dcp_extras, layout_dcp, layout_megatron_dist, layout_torch,
+    Checkpoint, CopiedBytes, DcpExtras, DcpObject, Error, LayoutEntry, Look, MegatronExtras, Note, OrbaxExtras,
+    OutputLayout, Params, PathPart, ReadOptions, StagedCheckpoint, dcp_extras, layout_dcp, layout_megatron_dist,
+    layout_orbax, layout_torch,
     open_checkpoint, open_checkpoint_with,
 };
 use thalweg_tensor::{Dtype, Shape, TensorSink};
@@ -91,11 +92,16 @@ fn check_read_back(checkpoint: &Checkpoint, entries: &[LayoutEntry]) {
 }
 
 fn files_in(folder: &Path) -> Vec<(String, Vec<u8>)> {
-    let mut files: Vec<(String, Vec<u8>)> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap())
-        .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
-        .collect();
+    let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(next) = folders.pop() {
+        for path in fs::read_dir(next).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.push((path.strip_prefix(folder).unwrap().display().to_string(), fs::read(path).unwrap()));
+            }
+        }
+    }
     files.sort();
     files
 }
@@ -125,6 +131,27 @@ fn files_of_torch_save_are_read_as_they_were_laid_out() {
         for tensor in lay().catalog().entries() {
             assert!(tensor.pieces[0].offset.is_multiple_of(64), "{}", tensor.name);
         }
+    }
+}
+
+#[test]
+fn stores_of_orbax_are_read_as_they_were_laid_out() {
+    let mut entries = mixed_entries();
+    entries.retain(|entry| !entry.name.is_empty());
+    for max_file_bytes in [u64::MAX, 1000, 1] {
+        let lay = || layout_orbax(&entries, max_file_bytes, &OrbaxExtras::default()).unwrap();
+        assert_eq!(check_output("orbax", &entries, &lay).notes(), [], "{max_file_bytes}");
+        assert_eq!(lay().files().len() == 1, max_file_bytes > 50_000, "{max_file_bytes}");
+    }
+    let lay = |name: &str, dtype| layout_orbax(&[entry(name, dtype, &[2])], 100, &OrbaxExtras::default());
+    for (name, dtype, reason) in [
+        ("", Dtype::F32, "it has no name"),
+        (&*"n".repeat(4097), Dtype::F32, "its name is too long"),
+        ("opt_state.mu", Dtype::F32, "readers of this format would mistake it for optimizer state"),
+        ("w", Dtype::F4, "zarr has no arrays of its element type"),
+    ] {
+        let error = lay(name, dtype).unwrap_err();
+        assert!(matches!(&error, Error::UnwritableTensor { reason: found, .. } if *found == reason), "{error}");
     }
 }
 

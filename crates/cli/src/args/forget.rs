@@ -146,10 +146,23 @@ pub(crate) struct ForgetScoreArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  thalweg forget curve scores.json
+  thalweg forget curve --arm control=control.json --arm focused=focused.json \\
+      --schedule focused/schedule.json
+
+Scores right after a replay are the peaks of a sawtooth; --schedule marks them, and those midway.")]
 pub(crate) struct ForgetCurveArgs {
     /// What `forget score -o` wrote
-    #[arg(value_name = "SCORES.json")]
-    pub(crate) scores: PathBuf,
+    #[arg(value_name = "SCORES.json", required_unless_present = "arm", conflicts_with = "arm")]
+    pub(crate) scores: Option<PathBuf>,
+    /// Scores by name instead, such as those of policies of replay, all on the same probes; repeatable
+    #[arg(long, value_name = "NAME=SCORES.json")]
+    pub(crate) arm: Vec<String>,
+    /// The `schedule.json` of the arm that has the name of its policy; repeatable
+    #[arg(long, value_name = "FILE", requires = "arm")]
+    pub(crate) schedule: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -16,14 +16,13 @@ pub(crate) enum FormatChoice {
     DeepspeedUniversal,
     Npz,
     Gguf,
+    Orbax,
     #[value(hide = true)]
     TorchCheckpointing,
     #[value(hide = true)]
     MegatronLegacy,
     #[value(hide = true)]
     Nanotron,
-    #[value(hide = true)]
-    Orbax,
 }
 
 impl From<FormatChoice> for RequestedFormat {
@@ -38,10 +37,10 @@ impl From<FormatChoice> for RequestedFormat {
             FormatChoice::DeepspeedUniversal => Self::Named(OutputFormat::DeepspeedUniversal),
             FormatChoice::Npz => Self::Named(OutputFormat::Npz),
             FormatChoice::Gguf => Self::Named(OutputFormat::Gguf),
+            FormatChoice::Orbax => Self::Named(OutputFormat::Orbax),
             FormatChoice::TorchCheckpointing => Self::OnlyRead("torch-checkpointing"),
             FormatChoice::MegatronLegacy => Self::OnlyRead("megatron-legacy"),
             FormatChoice::Nanotron => Self::OnlyRead("nanotron"),
-            FormatChoice::Orbax => Self::OnlyRead("orbax"),
         }
     }
 }

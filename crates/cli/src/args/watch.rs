@@ -81,6 +81,10 @@ pub(crate) struct WatchArgs {
     /// Keep checkpoints that later windows need in DIR/held, by hard links, when the trainer prunes them
     #[arg(long)]
     pub(crate) hold: bool,
+    /// Between checkpoints, sum what the next windows will have, in DIR/prepared: their merges then read only the sum
+    /// and the new checkpoint
+    #[arg(long)]
+    pub(crate) prepare: bool,
     /// Have a worker elsewhere run the command: requests and results are files in this folder (docs/watch.md)
     #[arg(long, value_name = "DIR", requires = "eval_command")]
     pub(crate) eval_requests: Option<PathBuf>,

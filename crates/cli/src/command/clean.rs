@@ -1,7 +1,5 @@
 //! `thalweg clean`: removes uploads that were begun and have not ended.
 
-use serde_json::json;
-
 use crate::args::CleanArgs;
 use crate::command::Outcome;
 use crate::error::Error;
@@ -10,6 +8,7 @@ use crate::messages::Messages;
 
 #[cfg(feature = "cloud")]
 pub(crate) fn run(args: &CleanArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
+    use serde_json::json;
     use thalweg_tensor::counted;
 
     use crate::options::show_bytes;
@@ -19,7 +18,7 @@ pub(crate) fn run(args: &CleanArgs, world: &World<'_>, messages: &Messages) -> R
         let hint = "give an address, such as `s3://bucket/runs`: only stores have leftover uploads";
         return Err(Error::usage_with_hint(format!("`{}` is not an address of a store", args.path.display()), hint));
     }
-    let storage = routed_storage(world.interrupt());
+    let storage = routed_storage(world.interrupt(), messages.notes());
     let leftovers = storage.leftover_uploads(&args.path)?;
     let mut text = String::new();
     for leftover in &leftovers {

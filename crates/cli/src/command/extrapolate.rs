@@ -6,7 +6,7 @@ use serde_json::json;
 use thalweg_study::extrapolate::{
     CandidateRow, Direction, ExtrapolationOptions, ExtrapolationOutcome, ExtrapolationRequest, run_extrapolation,
 };
-use thalweg_study::record::{GainRow, ScoreRow};
+use thalweg_study::record::GainRow;
 use thalweg_tensor::counted;
 
 use crate::args::{DirectionChoice, ExtrapolateArgs};
@@ -123,25 +123,18 @@ fn text(args: &ExtrapolateArgs, outcome: &ExtrapolationOutcome) -> String {
 
 fn candidates(outcome: &ExtrapolationOutcome) -> String {
     let mut text = format!("\n{:<20} {:>10} {:>10} {:>10}\n", "model", "score", "gain", "its error");
-    let deciding = outcome.gains.iter().find(|row| !row.is_held_out);
-    let value = |scores: &[ScoreRow]| {
-        let found = scores.iter().find(|row| {
-            deciding
-                .is_some_and(|known| known.suite == row.suite && known.score == format!("{} {}", row.task, row.measure))
-        });
-        or_dash(found, |row| format!("{:.4}", row.value))
-    };
+    let show = |value: Option<f64>| or_dash(value, |value| format!("{value:.4}"));
     for average in &outcome.averages {
         let best = if average.n_checkpoints == outcome.best_average { "  best mean" } else { "" };
         let name = format!("mean of {}", average.n_checkpoints);
-        let _ = writeln!(text, "{name:<20} {:>10} {:>10} {:>10}{best}", value(&average.scores), "", "");
+        let _ = writeln!(text, "{name:<20} {:>10} {:>10} {:>10}{best}", show(average.value), "", "");
     }
     let is_step = |row: &&CandidateRow| row.alpha > 0.0;
     for row in outcome.candidates.iter().filter(is_step) {
         let name = format!("step of {:.2} lags", row.alpha);
         let gain = or_dash(row.gain, |gain| format!("{gain:+.4}"));
         let error = or_dash(row.gain_standard_error, |error| format!("{error:.4}"));
-        let _ = writeln!(text, "{name:<20} {:>10} {gain:>10} {error:>10}", value(&row.scores));
+        let _ = writeln!(text, "{name:<20} {:>10} {gain:>10} {error:>10}", show(row.value));
     }
     let _ = writeln!(text, "gains are over the mean of {}; more is better", outcome.window);
     text

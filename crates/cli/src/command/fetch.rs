@@ -12,9 +12,11 @@ pub(crate) fn run(args: &FetchArgs, world: &World<'_>, messages: &Messages) -> R
     use thalweg_study::fetch::{FetchReport, FetchRequest, cache_root, execute_fetch, plan_fetch};
 
     use crate::run::hub_cache_root;
+    use crate::store::wait_notes;
 
     let root = cache_root(hub_cache_root(), &*world.storage)?;
-    let hub = HubClient::new(HubSettings::from_variables(&|name| std::env::var_os(name)), world.interrupt().clone())?;
+    let settings = HubSettings::from_variables(&|name| std::env::var_os(name));
+    let hub = HubClient::new(settings, world.interrupt().clone(), wait_notes(messages.notes()))?;
     let request = FetchRequest {
         repository: args.repository.clone(),
         revisions: args.revisions.clone(),

@@ -1,6 +1,7 @@
 //! `--shard` and `--finish` of `merge` and `sweep`: one plan by many processes.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use serde_json::json;
 use thalweg_merge::plan::MergePlan;
@@ -71,8 +72,11 @@ pub(crate) fn run_finish(
         Finished::Missing(missing) => {
             let mut document = document(kind, plan, &[]);
             add_shares(&mut document, Some(missing.count), &missing.missing);
+            let row = |(path, missing): &(PathBuf, Vec<usize>)| json!({ "path": path, "missing": missing });
+            document["incomplete"] = missing.outputs.iter().map(row).collect();
             messages.json(&document);
-            Err(shares_missing(work, &missing))
+            let n_outputs = plan.outputs.len();
+            Err(shares_missing(work, &missing, n_outputs))
         }
     }
 }
@@ -181,7 +185,9 @@ pub(crate) fn merge_command(args: &MergeArgs) -> String {
     text
 }
 
-fn shares_missing(work: &SharedWork<'_>, missing: &MissingShares) -> Error {
+fn shares_missing(work: &SharedWork<'_>, missing: &MissingShares, n_outputs: usize) -> Error {
+    /// Outputs that a message lists.
+    const MAX_LISTED: usize = 8;
     let (command, count, expression) = (&work.command, missing.count, missing.array_expression());
     let what = match &*missing.missing {
         [one] => format!("share {one} of {count} is missing"),
@@ -197,5 +203,17 @@ fn shares_missing(work: &SharedWork<'_>, missing: &MissingShares) -> Error {
             )
         }
     };
-    Error::usage_with_hint(what, format!("run the missing shares with {again}, then finish again"))
+    let hint = format!("run the missing shares with {again}, then finish again");
+    let mut details = Vec::new();
+    // With one output it is clear which one lacks them.
+    if n_outputs > 1 {
+        let line = |(path, missing): &(PathBuf, Vec<usize>)| {
+            format!("`{}` lacks {}", path.display(), array_expression(missing))
+        };
+        details.extend(missing.outputs.iter().take(MAX_LISTED).map(line));
+        if missing.outputs.len() > MAX_LISTED {
+            details.push(format!("and {} more", missing.outputs.len() - MAX_LISTED));
+        }
+    }
+    Error::Usage { what, hint: Some(hint), details }
 }

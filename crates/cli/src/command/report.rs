@@ -6,6 +6,7 @@ use serde_json::json;
 use thalweg_storage::publish::publish_file;
 use thalweg_study::attachment::read_attachment;
 use thalweg_study::compare_runs::{ComparedRun, RunComparison, RunForecasts, compare_runs};
+use thalweg_study::forecast_items::read_items;
 use thalweg_study::page::render_study_with;
 use thalweg_study::read_study::{StudyFiles, find_studies_below, find_study, read_study};
 use thalweg_study::record::StudyRecord;
@@ -63,7 +64,8 @@ fn compare(
     for (name, _) in below {
         runs.push(RunForecasts::of(name, &read_study(&*world.storage, &args.path.join(name))?));
     }
-    let found = compare_runs(&runs);
+    let items_of = |name: &str, end_step: u64| read_items(&*world.storage, &args.path.join(name), end_step);
+    let found = compare_runs(&runs, &items_of);
     messages.json(&json!({"kind": "thalweg-comparison", "version": 1, "comparisons": found}));
     if found.is_empty() {
         let n = counted(below.len(), "study");
@@ -76,13 +78,14 @@ fn compare(
 
 fn comparison_text(one: &RunComparison) -> String {
     let mut text = format!("{} {}, if annealed at {} {}\n", one.task, one.measure, one.at, one.unit);
-    for ComparedRun { name, value, interval_95: [low, high], gain_over_best, verdict } in &one.runs {
+    for ComparedRun { name, value, interval_95: [low, high], gain_over_best, n_paired_items, verdict } in &one.runs {
         let gain = gain_over_best.map_or_else(String::new, |gain| {
             let interval =
                 gain.interval_95.map_or_else(String::new, |[low, high]| format!(" ({low:+.4} to {high:+.4})"));
             format!("  {:+.4}{interval}", gain.value)
         });
-        text.push_str(&format!("  {name:<24} {value:>9.4}  95 %: {low:.4} to {high:.4}{gain}  {verdict}\n"));
+        let items = n_paired_items.map_or_else(String::new, |n| format!(", {} paired", counted(n, "item")));
+        text.push_str(&format!("  {name:<24} {value:>9.4}  95 %: {low:.4} to {high:.4}{gain}  {verdict}{items}\n"));
     }
     text
 }

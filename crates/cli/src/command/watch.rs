@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
+use thalweg_merge::prepare_head::HeadOutcome;
 use thalweg_study::evaluator::Evaluator;
 use thalweg_study::forecast::case::read_case_file;
 use thalweg_study::record::SuiteRow;
 use thalweg_study::request::Resolver;
 use thalweg_study::watch::{
-    Bests, FailedMerge, KeepOptions, MakeEvaluator, Notice, OnceScores, TargetCrossing, UnscoredModel, WatchEnds,
-    WatchEvent, WatchForecast, WatchNews, WatchPass, WatchRequest, WatchRow, WatchedOutput, Watcher, keep_watching,
-    score_once,
+    Bests, FailedMerge, KeepOptions, MakeEvaluator, Notice, OnceScores, PreparedSums, TargetCrossing, UnscoredModel,
+    WatchEnds, WatchEvent, WatchForecast, WatchNews, WatchPass, WatchRequest, WatchRow, WatchedOutput, Watcher,
+    keep_watching, score_once,
 };
 use thalweg_tensor::counted;
 
@@ -179,6 +180,7 @@ fn watch_once(
     messages.json(&document);
     messages.text(&table(args, &pass));
     messages.text(&score_lines(&scored));
+    tell_prepared(&watcher.prepare()?, messages);
     finish(&pass, &once, messages)
 }
 
@@ -236,6 +238,14 @@ fn tell(news: WatchNews<'_>, messages: &Messages) {
                 ));
             }
         }
+        WatchNews::Prepared(prepared) => {
+            let made = prepared.iter().filter_map(prepared_row);
+            let made: Vec<serde_json::Value> = made.collect();
+            if !made.is_empty() {
+                messages.json_line(&json!({"kind": "thalweg-watch", "version": 1, "prepared": made}));
+            }
+            tell_prepared(prepared, messages);
+        }
         WatchNews::Scored(rows) => {
             messages.json_line(&json!({"kind": "thalweg-watch", "version": 1, "scored": rows}));
             messages.text(&score_lines(rows));
@@ -250,6 +260,24 @@ fn tell(news: WatchNews<'_>, messages: &Messages) {
         }
         WatchNews::Late(error) => messages.note(error),
         WatchNews::Heartbeat(beat) => messages.progress_line(beat),
+    }
+}
+
+fn prepared_row(one: &PreparedSums) -> Option<serde_json::Value> {
+    let HeadOutcome::Made { n_bytes } = one.outcome else { return None };
+    Some(json!({"scheme": one.scheme, "n_checkpoints": one.n_checkpoints, "bytes": n_bytes}))
+}
+
+fn tell_prepared(prepared: &[PreparedSums], messages: &Messages) {
+    for PreparedSums { scheme, n_checkpoints, outcome } in prepared {
+        match outcome {
+            HeadOutcome::Made { n_bytes } => messages
+                .text(&format!("prepared the next {scheme} of {n_checkpoints}: {} on disk\n", show_bytes(*n_bytes))),
+            HeadOutcome::Impossible(why) => {
+                messages.note(format!("the next {scheme} of {n_checkpoints} cannot be prepared: {why}"));
+            }
+            HeadOutcome::Known | HeadOutcome::Abandoned => {}
+        }
     }
 }
 
@@ -336,6 +364,7 @@ fn request(
         output: (&args.output).into(),
         scored_on,
         holds: args.hold,
+        prepares: args.prepare,
         folder: args.out.clone(),
     })
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use thalweg_merge::context::TOOL;
 use thalweg_storage::{FileKind, Storage};
 use thalweg_study::compare_runs::{RunForecasts, compare_runs};
+use thalweg_study::forecast_items::read_items;
 use thalweg_study::page::{LivePage, StudyLink, render_links, render_live, render_study, render_waiting};
 use thalweg_study::read_study::{StudyFiles, find_studies_below, find_study, read_study};
 use thalweg_study::study_answer::answer_text;
@@ -114,23 +115,39 @@ impl Site {
                 let shown = self.show(&before, &name, files);
                 pages.insert(name, shown);
             }
-            let links: Vec<StudyLink> = pages.values().map(|shown| shown.link.clone()).collect();
-            let title = self.folder_name();
-            let page = if links.is_empty() {
-                render_waiting(&title, NOTHING_YET, TOOL)
-            } else {
-                let forecasts: Vec<RunForecasts> =
-                    pages.values().map(|shown| RunForecasts::clone(&shown.forecasts)).collect();
-                render_links(&title, &links, &compare_runs(&forecasts), TOOL)
-            };
-            let link = StudyLink { name: String::new(), title, answer: String::new() };
-            let forecasts = Arc::new(RunForecasts::none(""));
-            pages.insert(String::new(), Shown { files: None, page: Arc::new(page), link, forecasts });
+            let own = self.show_links(&before, &pages);
+            pages.insert(String::new(), own);
         }
         self.lock().pages = pages;
         self.news.notify_all();
         *looking = Some(Instant::now());
         Ok(())
+    }
+
+    /// The page of the folder itself, which changes only with the others.
+    fn show_links(&self, before: &BTreeMap<String, Shown>, pages: &BTreeMap<String, Shown>) -> Shown {
+        let is_known = |(name, shown): (&String, &Shown)| {
+            before.get(name).is_some_and(|known| Arc::ptr_eq(&known.page, &shown.page))
+        };
+        if let Some(known) = before.get("").filter(|known| known.files.is_none())
+            && before.len() == pages.len() + 1
+            && pages.iter().all(is_known)
+        {
+            return known.clone();
+        }
+        let links: Vec<StudyLink> = pages.values().map(|shown| shown.link.clone()).collect();
+        let title = self.folder_name();
+        let page = if links.is_empty() {
+            render_waiting(&title, NOTHING_YET, TOOL)
+        } else {
+            let forecasts: Vec<RunForecasts> =
+                pages.values().map(|shown| RunForecasts::clone(&shown.forecasts)).collect();
+            let items_of = |name: &str, end_step: u64| read_items(&*self.storage, &self.folder.join(name), end_step);
+            render_links(&title, &links, &compare_runs(&forecasts, &items_of), TOOL)
+        };
+        let link = StudyLink { name: String::new(), title, answer: String::new() };
+        let forecasts = Arc::new(RunForecasts::none(""));
+        Shown { files: None, page: Arc::new(page), link, forecasts }
     }
 
     fn folder_name(&self) -> String {

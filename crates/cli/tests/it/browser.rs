@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::report::report_with_sections;
 use crate::serve::Serving;
 use crate::support::run;
 use crate::watch::{make_run, save};
@@ -172,6 +173,26 @@ fn score(run_path: &Path, out: &Path) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// The pictures of what other commands found fit every width: nothing scrolls sideways, and no label leaves its picture.
+fn check_sections(browser: &mut Browser, scratch: &Path) {
+    let folder = scratch.join("sections");
+    std::fs::create_dir(&folder).unwrap();
+    report_with_sections(&folder);
+    browser.call("Page.navigate", json!({"url": format!("file://{}", folder.join("report.html").display())}));
+    browser.until("document.querySelector('.charts') !== null && document.querySelector('footer') !== null");
+    let outside =
+        "[...document.querySelectorAll('svg text')].filter(text => text.getClientRects().length > 0).filter(text => {
+        const [own, all] = [text.getBoundingClientRect(), text.ownerSVGElement.getBoundingClientRect()];
+        return own.left < all.left - 1 || own.right > all.right + 1 || own.bottom > all.bottom + 1;
+    }).map(text => text.textContent)";
+    for width in [1280, 768, 390] {
+        browser.width(width);
+        browser.until(&format!("document.documentElement.scrollWidth <= {width}"));
+        assert_eq!(browser.value(outside), json!([]), "{width} px");
+        audit(browser, &format!("sections at {width} px"));
+    }
+}
+
 /// A page that is being loaded has no body, and no content, for a moment.
 const STATE: &str = "document.querySelector('main') !== null && document.body.getAttribute('data-live')";
 
@@ -241,5 +262,6 @@ fn the_page_follows_the_record_survives_a_restart_and_works_by_keyboard() {
         "document.querySelector('main').innerText.includes('At step 400') && document.querySelector('.copy') !== null",
     );
     audit(&mut browser, "the saved page");
+    check_sections(&mut browser, scratch.path());
     assert_eq!(browser.complaints, Vec::<String>::new());
 }

@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use thalweg_testkit::{HubServer, HubServerFault, RunLayout, Scratch, TinyRun};
 
+use crate::stores::check_first_line;
 use crate::support::program;
 
 const TOKEN: &str = "hf_TokenOfThalwegTests";
@@ -139,7 +140,10 @@ fn a_revision_that_is_not_in_the_cache_is_an_error_with_the_command_that_fetches
     scene.run("fetch org/small --revisions step1000", 0);
     scene.run("inspect org/small@step1000", 0);
     let few = scene.run("merge org/small --last 3 -o out", 2);
-    assert!(few.contains("`thalweg fetch org/small` with the same selection"), "{few}");
+    assert!(few.contains("fetch the others with `thalweg fetch org/small --last 3`"), "{few}");
+    assert!(!few.contains("ask for at most"), "{few}");
+    let steps = scene.run("merge org/small --steps 1000,3000 -o out", 2);
+    assert!(steps.contains("`thalweg fetch org/small --steps 1000,3000`"), "{steps}");
     let other = scene.run("inspect org/small@step2000", 2);
     assert!(other.contains("`thalweg fetch org/small --revisions step2000`"), "{other}");
 }
@@ -253,6 +257,16 @@ fn a_busy_hub_is_asked_again() {
     scene.hub.fail_next("/refs", HubServerFault::Status(429, "Retry-After: 300"));
     let busy = scene.run("fetch org/small --revisions step1000", 2);
     assert!(busy.contains("limits the rate of requests (429), and asks to wait 300 s"), "{busy}");
+}
+
+#[test]
+fn a_wait_for_a_hub_is_said() {
+    let scene = Scene::new();
+    scene.hub.fail_next("/refs", HubServerFault::Status(503, "Retry-After: 5"));
+    let child = scene.command("fetch org/small --revisions step1000").stderr(Stdio::piped()).spawn().unwrap();
+    let hub = scene.hub.endpoint();
+    let expected = format!("note: waiting for the hub at `{hub}`: the hub responded with 503; retrying for up to 20 s");
+    check_first_line(child, &expected);
 }
 
 #[test]

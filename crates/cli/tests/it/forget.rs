@@ -122,7 +122,7 @@ fn from_titles_to_what_checkpoints_and_merges_recall() {
         pairs.map(|(a, b)| value(&models[a], "ppl_ent") - value(&models[b], "ppl_ent")).iter().sum::<f64>() / 2.0
     };
     assert!((row["mean_difference"].as_f64().unwrap() - mean([(2, 1), (4, 3)])).abs() < 1e-9);
-    assert_eq!(curve["rows"].as_array().unwrap().len(), 5);
+    assert_eq!((curve["rows"].as_array().unwrap().len(), &curve["rows"][0]["tokens"]), (5, &(4 * 128).into()));
     check(&scratch, "forget curve scores.json", 0, &["minus newest", "sma:2", "last checkpoint minus first"]);
     check(
         &scratch,
@@ -183,14 +183,20 @@ fn mistakes_about_forgetting_are_named_with_what_to_do() {
         &["exists and is not a record of recall"],
     );
     for (text, why) in [
-        ("{}", "its kind is `` and its version 0"),
+        ("{}", "its kind is ``"),
         ("[1", "EOF while parsing"),
-        ("{\"kind\": \"thalweg-forget-scores\", \"version\": 2}", "its version 2"),
         ("{\"kind\": \"thalweg-forget-scores\", \"version\": 1}", "missing field"),
     ] {
         std::fs::write(scratch.path().join("bad.json"), text).unwrap();
         check(&scratch, "forget curve bad.json", 2, &["`bad.json` is not a record of recall", why, "forget score"]);
     }
+    std::fs::write(scratch.path().join("bad.json"), "{\"kind\": \"thalweg-forget-scores\", \"version\": 2}").unwrap();
+    check(
+        &scratch,
+        "forget curve bad.json",
+        2,
+        &["`bad.json` is `thalweg-forget-scores` version 2, but a record of recall is", "another version of thalweg"],
+    );
     std::fs::write(scratch.path().join("titles.txt"), "\n--\n").unwrap();
     check(&scratch, ENTITIES, 2, &["`titles.txt` has no titles", "write one title on each line"]);
     std::fs::write(scratch.path().join("titles.txt"), "Atlantis\n").unwrap();
@@ -238,13 +244,70 @@ fn outputs_of_another_evaluator_are_scored() {
     check(&scratch, "forget curve other.json", 0, &["M_ex", "0.6667"]);
     check(&scratch, &format!("{command} --recalled-by step"), 2, &["it has no model `step`", "`step 4`"]);
     std::fs::write(scratch.path().join("outputs.jsonl"), lines[1..].join("\n")).unwrap();
-    check(&scratch, command, 2, &["only one of `step 4` and `step 8` has an output"]);
+    let missing = "model `step 8` has no output for 1 of 3 entities, such as `";
+    check(&scratch, command, 2, &[missing, "` in sample `", "for each `prompt` of the probes"]);
+    // So is what a single model lacks, and what all models lack.
+    let of_step = |step: &str| lines.iter().filter(|line| line.contains(step)).cloned().collect::<Vec<_>>();
+    std::fs::write(scratch.path().join("outputs.jsonl"), of_step("step 4")[1..].join("\n")).unwrap();
+    check(&scratch, command, 2, &["model `step 4` has no output for 1 of 3 entities"]);
+    std::fs::write(scratch.path().join("outputs.jsonl"), lines[2..].join("\n")).unwrap();
+    check(&scratch, command, 2, &["has no output for 1 of 3 entities"]);
+    // One name is one model at one step; a line may leave the step out.
+    let other_step = lines[2].replace("\"step\":8", "\"step\":9");
+    std::fs::write(scratch.path().join("outputs.jsonl"), format!("{}\n{other_step}", lines[0])).unwrap();
+    check(&scratch, command, 2, &["line 2: model `step 8` has step 9 here and step 8 in an earlier line"]);
+    let no_step = lines[0].replace(",\"step\":8", "").replace("\"step\":8,", "");
+    std::fs::write(scratch.path().join("outputs.jsonl"), format!("{no_step}\n{}", lines[1..].join("\n"))).unwrap();
+    assert_eq!(json_of(&scratch, command)["models"][1]["step"], 8);
     std::fs::write(scratch.path().join("outputs.jsonl"), format!("{}\n{}", lines[0], lines[0])).unwrap();
     check(&scratch, command, 2, &["line 2: there are two outputs"]);
     std::fs::write(scratch.path().join("outputs.jsonl"), "{\"model\": \"a\", \"id\": \"none\", \"output\": \"\"}")
         .unwrap();
     check(&scratch, command, 2, &["no entity 0 in a sample `none`"]);
     check(&scratch, &format!("{command} run"), 2, &["--outputs"]);
+}
+
+/// Scores of a policy beside those of its control: the schedule says which of them are midway between replays.
+fn check_arms(scratch: &Scratch) {
+    check(scratch, BUILD, 0, &[]);
+    let score = "forget score --probes probes.jsonl -q -o";
+    check(scratch, &format!("{score} control.json focused/control/step-14"), 0, &[]);
+    let models = "focused/0001-a-train/step-14 focused/0001-a-train/step-15 focused/0001-b-replay/step-16";
+    check(scratch, &format!("{score} focused.json {models}"), 0, &[]);
+    let curve = "forget curve --arm control=control.json --arm focused=focused.json";
+    let found = json_of(scratch, &format!("{curve} --schedule focused/schedule.json"));
+    let rows = found["rows"].as_array().unwrap();
+    let places: Vec<_> = rows.iter().map(|row| (&row["arm"], &row["step"], &row["replay"])).collect();
+    let [control, focused] = ["control", "focused"].map(Value::from);
+    let expected = [
+        (&control, &14.into(), &Value::Null),
+        (&focused, &14.into(), &"midway".into()),
+        (&focused, &15.into(), &Value::Null),
+        (&focused, &16.into(), &"after".into()),
+    ];
+    assert_eq!(places, expected);
+    assert!(rows[1]["standard_errors"]["ppl"].is_number(), "{}", rows[1]);
+    check(scratch, &format!("{curve} --schedule focused/schedule.json"), 0, &["focused", "midway", "after a replay"]);
+    check(
+        scratch,
+        &format!("{curve} --schedule uniform/schedule.json"),
+        2,
+        &["no arm has that name", "--arm uniform="],
+    );
+    check(
+        scratch,
+        &format!("{curve} --schedule control.json"),
+        2,
+        &["a schedule of replay is `thalweg-forget-replay`"],
+    );
+    check(scratch, "forget curve --arm control.json", 2, &["is not a name and a path", "--arm control=scores.json"]);
+    check(scratch, &format!("{curve} --arm focused=control.json"), 2, &["two arms are named `focused`"]);
+    check(scratch, "forget curve", 2, &["SCORES.json"]);
+    // Recall of other entities is not comparable.
+    let other = BUILD.replace("--general 5", "--general 4").replace("-o probes.jsonl", "-o other.jsonl");
+    check(scratch, &other, 0, &[]);
+    check(scratch, "forget score --probes other.jsonl -q -o other.json focused/control/step-14", 0, &[]);
+    check(scratch, &format!("{curve} --arm other=other.json"), 2, &["were scored on different probes", "`--probes`"]);
 }
 
 #[test]
@@ -279,6 +342,7 @@ fn replay_is_planned_at_equal_cost_and_its_chain_trains() {
     {
         assert!(scratch.path().join("focused").join(step).exists(), "{step}");
     }
+    check_arms(&scratch);
     check(&scratch, &command("focused").replace("--entities entities.jsonl ", ""), 2, &["--entities"]);
     check(&scratch, &command("focused").replace("--max-replays 40", "--max-replays 0"), 2, &["--max-replays"]);
     check(

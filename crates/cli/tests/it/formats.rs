@@ -27,9 +27,9 @@ const SOURCES: [(&str, &str); 17] = [
     ("trainers/lightning-ema/epoch=0-step=40.ckpt", "torch"),
     ("npz/step-80.npz", "npz"),
     ("gguf/step-20.gguf", "gguf"),
-    ("orbax/manager/20", "safetensors"),
-    ("orbax/maxtext/20", "safetensors"),
-    ("orbax/levanter/step-20", "safetensors"),
+    ("orbax/manager/20", "orbax"),
+    ("orbax/maxtext/20", "orbax"),
+    ("orbax/levanter/step-20", "orbax"),
 ];
 
 fn source(name: &str) -> String {
@@ -107,6 +107,7 @@ fn each_format_is_written_from_each_source_or_refused_with_a_hint_that_works() {
         "megatron-dist",
         "npz",
         "gguf",
+        "orbax",
         "deepspeed-zero",
         "deepspeed-universal",
     ];

@@ -12,6 +12,7 @@ mod eval;
 mod eval_requests;
 mod eval_results;
 mod extrapolate;
+#[cfg(feature = "cloud")]
 mod fetch;
 mod forget;
 mod formats;
@@ -41,6 +42,7 @@ mod selection;
 mod serve;
 mod sharded;
 mod shares;
+#[cfg(feature = "cloud")]
 mod stores;
 mod study;
 mod support;

@@ -153,7 +153,7 @@ fn mistakes_about_mixtures_are_named_with_what_to_do() {
         &scratch,
         "mix check --base base/step-8 --component base/step-8",
         2,
-        &["does not name a data set", "--component web=CKPT"],
+        &["is not a name and a path", "--component web=CKPT"],
     );
     let search =
         "mix search --component a=base/step-8 --component b=base/step-8 --general a --suite suite.toml -o trials.jsonl";

@@ -133,48 +133,69 @@ fn demo_leaves_a_folder_of_something_else_alone() {
     assert_eq!(std::fs::read(run_folder.join("precious.txt")).unwrap(), b"mine");
 }
 
-#[test]
-fn a_report_has_a_section_for_what_each_other_command_found() {
-    let scratch = tempfile::tempdir().unwrap();
-    write_record(scratch.path(), &record());
-    let curve = "k,1 loss,2.5\nk,2 loss,2.3\nk,4 loss,2.2\nk,8 loss,2.15\n";
-    let curve = curve.replace("k,", "{\"k\": ").replace(" loss,", ", \"loss\": ").replace('\n', "}\n");
-    std::fs::write(scratch.path().join("curve.jsonl"), curve).unwrap();
-    let path = |name: &str| scratch.path().join(name).to_str().unwrap().to_owned();
-    let law = run(&["law", "merge", &path("curve.jsonl"), "--predict", "16", "--json", "-q"]);
-    std::fs::write(scratch.path().join("law.json"), law.stdout).unwrap();
-    let documents = [
+/// What other commands print with `--json`, made up, by the names of files.
+fn found_by_others() -> [(&'static str, Value); 4] {
+    [
         (
             "mix.json",
-            json!({"kind": "thalweg-mix-search", "n_trials": 56, "region": [{"component": "web & <b>",
+            json!({"kind": "thalweg-mix-search", "version": 1, "n_trials": 56, "general": "web & <b>", "beta": 0.5,
+            "predictor": [{"measure": "code/nats_per_token", "left_out_error": 0.02, "left_out_spearman": 0.97,
+            "points": [[2.3, 2.31], [2.4, 2.38], [2.5, 2.52]]}], "region": [{"component": "web & <b>",
             "coefficient": 0.2, "data_share": 0.6, "data_share_quantiles": [0.5, 0.6, 0.7]}]}),
         ),
         (
             "validation.json",
-            json!({"kind": "thalweg-mix-validation", "n_matched": 24, "rows": [
+            json!({"kind": "thalweg-mix-validation", "version": 1, "n_matched": 24, "rows": [
+            {"measure": "code/nats_per_token", "n": 24, "spearman": 0.7, "spearman_interval_95": [0.45, 0.86],
+            "n_top": 1, "top_quartile_spearman": null, "recovery": 1.03, "pairs": [[2.2, 2.3], [2.5, 2.6]]},
             {"measure": "mean", "n": 24, "spearman": 0.74, "top_quartile_spearman": null, "recovery": 1.03}]}),
         ),
         (
             "forget.json",
-            json!({"kind": "thalweg-forget-curve", "rows": [
+            json!({"kind": "thalweg-forget-curve", "version": 1, "rows": [
+            {"step": 6, "window": null, "values": {"m_ex": 1.0, "ppl": 22.5}, "retention": 1.0},
             {"step": 12, "window": "sma:2", "values": {"m_ex": 0.54, "ppl": 20.7}, "retention": 0.5}]}),
         ),
         (
             "extrapolate.json",
-            json!({"kind": "thalweg-extrapolation", "n_points": 6, "window": 8,
-            "line": {"verdict": "no line", "component_shares": [0.67], "random_walk_shares": [0.71]},
-            "candidates": [{"alpha": 0.5, "gain": 0.0007, "gain_standard_error": 0.0004}]}),
+            json!({"kind": "thalweg-extrapolation", "version": 1, "n_points": 6, "window": 8, "alpha": 0.5,
+            "line": {"verdict": "no line", "component_shares": [0.67, 0.2], "random_walk_shares": [0.71, 0.15]},
+            "decides": {"suite": "choose", "score": "text nats_per_token", "higher_is_better": false},
+            "parabola": {"vertex": 0.6, "curvature": 0.002, "slope": -0.0024, "alpha": 0.6},
+            "averages": [{"n_checkpoints": 8, "value": 1.7}, {"n_checkpoints": 16, "value": 1.6999}],
+            "candidates": [{"alpha": 0.0, "value": 1.7, "gain": 0.0, "gain_standard_error": 0.0},
+            {"alpha": 0.5, "value": 1.6993, "gain": 0.0007, "gain_standard_error": 0.0004},
+            {"alpha": 1.0, "value": 1.6996, "gain": 0.0004, "gain_standard_error": 0.0004}]}),
         ),
-    ];
-    let folder = scratch.path().to_str().unwrap().to_owned();
-    let mut arguments = vec!["report".to_owned(), folder, "-q".to_owned(), "--with".to_owned(), path("law.json")];
-    for (name, document) in &documents {
-        std::fs::write(scratch.path().join(name), document.to_string()).unwrap();
+    ]
+}
+
+/// Makes the page of a study in `folder` with a section for each other command.
+pub(crate) fn report_with_sections(folder: &Path) {
+    write_record(folder, &record());
+    let curve = "k,1 loss,2.5\nk,2 loss,2.3\nk,4 loss,2.2\nk,8 loss,2.15\n";
+    let curve = curve.replace("k,", "{\"k\": ").replace(" loss,", ", \"loss\": ").replace('\n', "}\n");
+    std::fs::write(folder.join("curve.jsonl"), curve).unwrap();
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let law = run(&["law", "merge", &path("curve.jsonl"), "--predict", "16", "--json", "-q"]);
+    std::fs::write(folder.join("law.json"), law.stdout).unwrap();
+    let mut arguments = ["report", folder.to_str().unwrap(), "-q", "--with"].map(str::to_owned).to_vec();
+    arguments.push(path("law.json"));
+    for (name, document) in found_by_others() {
+        std::fs::write(folder.join(name), document.to_string()).unwrap();
         arguments.extend(["--with".to_owned(), path(name)]);
     }
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let output = run(&words);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_report_has_a_section_for_what_each_other_command_found() {
+    let scratch = tempfile::tempdir().unwrap();
+    report_with_sections(scratch.path());
+    let path = |name: &str| scratch.path().join(name).to_str().unwrap().to_owned();
+    let folder = scratch.path().to_str().unwrap();
     let page = std::fs::read_to_string(scratch.path().join("report.html")).unwrap();
     let facts = [
         "Law of merging",
@@ -190,9 +211,34 @@ fn a_report_has_a_section_for_what_each_other_command_found() {
         "Step along the line of merged checkpoints",
         "no line",
         "0.0007",
+        // Pictures: the law with its forecast, the mixtures, recall by step, and components.
+        "aria-label=\"Loss against the number of merged models\"",
+        "k = 16\nforecast",
+        "code/nats_per_token: rho 0.97",
+        "code/nats_per_token: rho 0.70 (0.45 to 0.86)",
+        "aria-label=\"Score against the length of the step\"",
+        "least point of the parabola: at 0.60 lags",
+        "aria-label=\"The region of mixtures\"",
+        "M_ex, more is better",
+        "means of a random walk",
     ];
     facts.iter().for_each(|fact| assert!(page.contains(fact), "{fact}"));
-    let refused = run(&["report", words[1], "--with", &path("study.json")]);
+    // A document of another version, or with an impossible number, changes nothing.
+    let law = std::fs::read_to_string(scratch.path().join("law.json")).unwrap();
+    std::fs::write(scratch.path().join("newer.json"), law.replacen("\"version\": 1", "\"version\": 2", 1)).unwrap();
+    let mix = found_by_others()[0].1.to_string().replace("\"data_share\":0.6", "\"data_share\":1.6");
+    std::fs::write(scratch.path().join("wrong.json"), mix).unwrap();
+    for (name, facts) in [
+        ("newer.json", ["is `thalweg-merge-law` version 2, but a law of merging is", "another version of thalweg"]),
+        ("wrong.json", ["`region[0].data_share` is 1.6, not a share from 0 to 1", "--json"]),
+    ] {
+        let refused = run(&["report", folder, "--with", &path(name)]);
+        let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(2), "{text}");
+        facts.iter().for_each(|fact| assert!(text.contains(fact), "{fact}: {text}"));
+    }
+    assert_eq!(std::fs::read_to_string(scratch.path().join("report.html")).unwrap(), page);
+    let refused = run(&["report", folder, "--with", &path("study.json")]);
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(
         refused.status.code() == Some(2) && text.contains("its kind is `thalweg-study`") && text.contains("--json"),

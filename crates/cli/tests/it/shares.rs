@@ -257,9 +257,22 @@ fn a_sweep_by_shares_makes_the_merges_of_one_process() {
     assert!(said.status.success(), "{}", stderr(&said));
     let (code, missing) = scene.json(&[&shared[..], &["--finish"]].concat());
     assert_eq!((code, &missing["missing"], &missing["rerun"]), (2, &serde_json::json!([0]), &serde_json::json!("0")));
+    assert_eq!(missing["incomplete"].as_array().map(Vec::len), Some(4), "{missing}");
     let refused = scene.thalweg(&[&shared[..], &["--finish"]].concat());
     let command = "`thalweg sweep run --counts 2,3 --schemes sma,wma -o shared --shard 0/2`";
     assert!(stderr(&refused).contains(command), "{}", stderr(&refused));
+    assert_eq!(stderr(&refused).matches(" lacks 0\n").count(), 4, "{}", stderr(&refused));
+    // A share that found other windows begins merges that the others do not know: nothing is published.
+    let other = ["sweep", "run", "--counts", "3", "--schemes", "sma,ema:0.5", "-o", "shared"];
+    assert!(scene.thalweg(&[&other[..], &["--shard", "0/2"]].concat()).status.success());
+    let all = ["sweep", "run", "--counts", "2,3", "--schemes", "sma,wma,ema:0.5", "-o", "shared", "--finish"];
+    let said = stderr(&scene.thalweg(&all));
+    assert_eq!(said.matches(" lacks 0-1\n").count(), 1, "{said}");
+    assert_eq!(said.matches(" lacks 1\n").count(), 1, "{said}");
+    assert_eq!(said.matches(" lacks 0\n").count(), 3, "{said}");
+    let entries = fs::read_dir(scene.path("shared")).unwrap().map(|entry| entry.unwrap().path());
+    let of_others = entries.filter(|path| path.to_string_lossy().contains("ema"));
+    of_others.for_each(|path| fs::remove_dir_all(path).unwrap());
     assert!(scene.thalweg(&[&shared[..], &["--shard=0/2"]].concat()).status.success());
     let (code, finished) = scene.json(&[&shared[..], &["--finish"]].concat());
     assert_eq!((code, &finished["missing"]), (0, &serde_json::json!([])));

@@ -1,7 +1,7 @@
 //! Runs in an object store: the bytes of local merges, nothing half visible, and no secret anywhere.
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -150,6 +150,38 @@ fn an_interrupted_upload_is_not_seen_and_is_resumed_or_cleaned() {
     assert!(scene.run("clean s3://bucket/out", 0).contains("no unfinished uploads"));
 }
 
+/// Killed after any request, to read or to write, a merge leaves nothing that is seen, and the same command ends in the
+/// same bytes.
+#[test]
+fn a_merge_in_a_bucket_killed_at_any_request_ends_in_the_same_bytes() {
+    let scene = Scene::new();
+    scene.run("merge run --last 2 -o local", 0);
+    let merge = "merge s3://bucket/team/run --last 2 -o s3://bucket/out";
+    for n_requests in (1..).step_by(3) {
+        scene.server.take_requests();
+        let mut child = scene.command(merge).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut n_seen = 0;
+        while n_seen < n_requests && child.try_wait().unwrap().is_none() {
+            n_seen += scene.server.take_requests().len();
+            std::thread::yield_now();
+        }
+        let has_ended = child.try_wait().unwrap().is_some();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let seen = scene.output("inspect s3://bucket/out");
+        match seen.status.code() {
+            Some(0) => scene.check_same("out", "local"),
+            code => assert_eq!(code, Some(2), "{}", String::from_utf8_lossy(&seen.stderr)),
+        }
+        if has_ended {
+            break;
+        }
+    }
+    scene.run(merge, 0);
+    scene.check_same("out", "local");
+    assert!(!scene.server.keys().iter().any(|key| key.contains("thalweg-upload")));
+}
+
 /// An upload that was cut off is not finished from its stage if the sources have changed by then.
 #[test]
 fn a_stage_of_replaced_sources_is_not_uploaded() {
@@ -183,6 +215,28 @@ fn credentials_that_expire_in_the_middle_cost_no_finished_work() {
     }
     assert!(scene.run(merge, 0).contains(" by an earlier run"));
     scene.check_same("out", "local");
+}
+
+/// No command is silent while it waits for a store: the first line says for which one, and why.
+#[test]
+fn a_wait_for_a_store_is_said() {
+    let scene = Scene::new();
+    (0..9).for_each(|_| scene.server.fail_next("GET ", ServerFault::Status(503, "SlowDown", 30)));
+    let child = scene.command("inspect s3://bucket/team/run").stderr(Stdio::piped()).spawn().unwrap();
+    check_first_line(
+        child,
+        "note: waiting for `s3://bucket`: the store responded with 503 and asks to wait; continuing in 30 s",
+    );
+}
+
+/// Checks the first line that a command says on standard error, and ends the command.
+#[track_caller]
+pub(crate) fn check_first_line(mut child: std::process::Child, expected: &str) {
+    let mut line = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    signal(&child, Signal::TERM);
+    assert_eq!(line.trim_end(), expected);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
 }
 
 #[test]

@@ -462,3 +462,35 @@ fn a_digest_of_another_kind_is_taken_and_without_digests_none_is() {
         assert_eq!(is_none, digest == "none");
     }
 }
+
+#[test]
+fn a_prepared_window_reads_only_the_new_checkpoint_and_has_the_same_bytes() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (run_path, out) = (make_run(scratch.path(), 6), scratch.path().join("out"));
+    let windows = ["--windows", "sma:4,wma:5", "--prepare"];
+    let (code, _, stderr) = watch(&run_path, &out, &windows);
+    assert_eq!(code, 0, "{stderr}");
+    let prepared = out.join("prepared");
+    assert_eq!(std::fs::metadata(prepared.join("n4-sma.sums")).unwrap().len(), 2 * SOURCE_BYTES);
+    let check = |step: u64, n_read: u64| {
+        save(&run_path, step, step / 100);
+        let (code, document, stderr) = watch(&run_path, &out, &windows);
+        assert_eq!((code, document["bytes_read"].as_u64()), (0, Some(n_read * SOURCE_BYTES)), "{step}: {stderr}");
+        for (n, scheme) in [(4, "sma"), (5, "wma")] {
+            let made = receipt(&out.join(format!("step{step:07}-n{n}-{scheme}")))["digest"].clone();
+            assert_eq!(made, digest_from_scratch(&run_path, n, step, scheme), "{scheme} of {n} at {step}");
+        }
+    };
+    check(700, 1);
+    check(800, 1);
+    // A sum that changed is not used.
+    let sums = prepared.join("n5-wma.sums");
+    let mut bytes = std::fs::read(&sums).unwrap();
+    bytes[5000] ^= 4;
+    std::fs::write(&sums, bytes).unwrap();
+    check(900, 5);
+    check(1000, 1);
+    let (code, _, stderr) = watch(&run_path, &out, &["--windows", "sma:3", "--prepare"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("the next sma of 3 cannot be prepared: a window of fewer than 4"), "{stderr}");
+}

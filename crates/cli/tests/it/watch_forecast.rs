@@ -143,7 +143,8 @@ fn compare_two(lab: &Lab) {
     for name in ["a", "b"] {
         let copy = Path::new(&both).join(name);
         std::fs::create_dir_all(&copy).unwrap();
-        for file in ["watch.jsonl", "watch-run.json"] {
+        std::fs::create_dir(copy.join("forecast-items")).unwrap();
+        for file in ["watch.jsonl", "watch-run.json", "forecast-items/step0000160.json"] {
             std::fs::copy(Path::new(&lab.path("out")).join(file), copy.join(file)).unwrap();
         }
     }
@@ -153,7 +154,16 @@ fn compare_two(lab: &Lab) {
     let verdicts: Vec<&str> = [0, 1].iter().map(|i| found["runs"][i]["verdict"].as_str().unwrap()).collect();
     assert_eq!(verdicts, ["best", "cannot be told apart"], "{document}");
     assert_eq!(found["runs"][1]["gain_over_best"]["value"], 0.0);
+    let n_items = found["runs"][1]["n_paired_items"].as_u64().unwrap();
+    assert!(n_items > 1, "{document}");
     let page = Serving::start(Path::new(&both), &[]).get("/").body;
+    assert!(page.contains(&format!("cannot be told apart ({n_items} items paired)")), "{page}");
+    // What is no longer the values of this forecast is not paired.
+    let items = Path::new(&both).join("a/forecast-items/step0000160.json");
+    let text = std::fs::read_to_string(&items).unwrap();
+    std::fs::write(&items, text.replace("\"end_step\":160", "\"end_step\":150")).unwrap();
+    let (_, document) = lab.json(&["report", &both]);
+    assert_eq!(document["comparisons"][0]["runs"][1]["n_paired_items"], Value::Null, "{document}");
     assert!(page.contains("If all were annealed at equal tokens") && page.contains("cannot be told apart"), "{page}");
     assert_eq!(run(&["report", &both, "-o", &lab.path("page.html")]).status.code(), Some(2));
 }

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 
 use crate::kill::signal;
 use crate::support::{program, run};
-use crate::watch::{checkpoint, make_run, receipt, record, save};
+use crate::watch::{SOURCE_BYTES, checkpoint, make_run, receipt, record, save};
 
 /// A watcher that is running.
 pub(crate) struct Beside {
@@ -385,4 +385,23 @@ fn ends_that_move_with_the_newest_are_refused_and_the_hint_works() {
     beside.until_recorded(&["step0000200-n2-sma", "step0000400-n2-sma"]);
     beside.stop();
     assert!(!out.join("step0000300-n2-sma").exists());
+}
+
+#[test]
+fn what_the_next_window_needs_is_prepared_while_the_watcher_waits() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (run_path, out) = (make_run(scratch.path(), 4), scratch.path().join("out"));
+    let mut beside = Beside::start(&run_path, &out, &["--windows", "sma:4", "--prepare"]);
+    beside.until("a sum is prepared", |out| {
+        let text = std::fs::read_to_string(out.join("prepared/n4-sma.json"));
+        text.is_ok_and(|text| !text.contains("\"sources\":[]"))
+    });
+    save(&run_path, 500, 5);
+    beside.until_recorded(&["step0000500-n4-sma"]);
+    beside.stop();
+    let expected = scratch.path().join("expected");
+    once(&run_path, &expected, &["--windows", "sma:4"]);
+    let [found, expected] = [&out, &expected].map(|folder| receipt(&folder.join("step0000500-n4-sma")));
+    assert_eq!(found["digest"], expected["digest"]);
+    assert_eq!(found["bytes_read"], SOURCE_BYTES);
 }

@@ -154,7 +154,10 @@ impl Beside<'_> {
             // Several are of different settings, and nothing says which of them the scores are of.
             let (Some((file, _)), None) = (candidates.next(), candidates.next()) else { continue };
             let mut reading = PredictionReading::new(spec);
-            for_each_line(self.storage, file, |prediction| reading.take(prediction))?;
+            for_each_line(self.storage, file, |prediction| {
+                reading.take(prediction);
+                Ok(())
+            })?;
             found.extend(reading.found);
         }
         Ok(found)
@@ -171,7 +174,10 @@ impl Beside<'_> {
             return Ok(BTreeMap::new());
         };
         let mut reading = InstanceReading::new(document);
-        for_each_line(self.storage, &self.folder.join(name), |instance| reading.take(instance))?;
+        for_each_line(self.storage, &self.folder.join(name), |instance| {
+            reading.take(instance);
+            Ok(())
+        })?;
         Ok(reading.finish(&self.results.scores))
     }
 
@@ -192,18 +198,20 @@ fn split_hash(stem: &str) -> (&str, &str) {
 }
 
 /// Each line as JSON; empty lines are skipped.
-fn for_each_line(storage: &dyn Storage, file: &Path, mut take: impl FnMut(&Value)) -> Result<(), Error> {
+fn for_each_line(
+    storage: &dyn Storage,
+    file: &Path,
+    mut take: impl FnMut(&Value) -> Result<(), String>,
+) -> Result<(), Error> {
     let bytes = storage.read_file(file, MAX_ITEMS_BYTES)?;
     for (i, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let value: Value =
-            serde_json::from_slice(&quote_python_numbers(line)).map_err(|error| Error::ResultsInvalid {
-                path: file.to_owned(),
-                what: format!("line {} is not JSON, from column {} on", i + 1, error.column()),
-            })?;
-        take(&value);
+        let fault = |what: String| Error::ResultsInvalid { path: file.to_owned(), what };
+        let value: Value = serde_json::from_slice(&quote_python_numbers(line))
+            .map_err(|error| fault(format!("line {} is not JSON, from column {} on", i + 1, error.column())))?;
+        take(&value).map_err(|what| fault(format!("line {}: {what}", i + 1)))?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Results of lm-evaluation-harness: `results_*.json`, and what each item scored from `samples_*.jsonl` or from the
 //! samples that `simple_evaluate` returns.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -73,38 +73,52 @@ fn is_of_a_name(c: char) -> bool {
 }
 
 /// The items of the document itself, which `simple_evaluate` returns and no file has.
-pub(super) fn own_items(document: &Value) -> BTreeMap<String, TaskItems> {
+///
+/// # Errors
+/// If an item is there twice.
+pub(super) fn own_items(document: &Value) -> Result<BTreeMap<String, TaskItems>, String> {
     let mut found = BTreeMap::new();
     for (task, samples) in document["samples"].as_object().into_iter().flatten() {
         let mut reading = SampleReading::new(task);
-        samples.as_array().into_iter().flatten().for_each(|sample| reading.take(sample));
+        let mut take = |sample| reading.take(sample).map_err(|what| format!("samples of `{task}`: {what}"));
+        samples.as_array().into_iter().flatten().try_for_each(&mut take)?;
         found.extend(reading.found);
     }
-    found
+    Ok(found)
 }
 
 /// The samples of one task, read one after the other.
 pub(super) struct SampleReading<'a> {
     task: &'a str,
     pub(super) found: BTreeMap<String, TaskItems>,
+    /// Numbers and filters of the documents so far.
+    seen: BTreeSet<(u64, String)>,
 }
 
 impl<'a> SampleReading<'a> {
     pub(super) fn new(task: &'a str) -> Self {
-        Self { task, found: BTreeMap::new() }
+        Self { task, found: BTreeMap::new(), seen: BTreeSet::new() }
     }
 
     /// Takes one sample, by the hash of its document: the number of a document differs where only some were scored.
-    pub(super) fn take(&mut self, sample: &Value) {
+    ///
+    /// # Errors
+    /// If the document is there already: with the results of two evaluations in one file, errors would be too small.
+    pub(super) fn take(&mut self, sample: &Value) -> Result<(), String> {
         let by_hash = sample["doc_hash"].as_str().map(str::to_owned);
-        let Some(name) = by_hash.or_else(|| sample["doc_id"].as_u64().map(|id| format!("doc {id}"))) else { return };
+        let id = sample["doc_id"].as_u64();
+        let Some(name) = by_hash.or_else(|| id.map(|id| format!("doc {id}"))) else { return Ok(()) };
         let filter = sample["filter"].as_str().unwrap_or("none");
+        if let Some(id) = id.filter(|id| !self.seen.insert((*id, filter.to_owned()))) {
+            return Err(format!("there are two samples of document {id}: keep those of one evaluation"));
+        }
         for metric in sample["metrics"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             let Some(value) = item_value(metric, &sample[metric]) else { continue };
             let items = self.found.entry(label(self.task, metric, filter)).or_default();
             items.is_exponential = PERPLEXITIES.contains(&metric);
             items.add(&name, value);
         }
+        Ok(())
     }
 }
 
@@ -144,6 +158,22 @@ mod tests {
             r#"{{"results": {{"t": {{"acc,none": {acc}, "acc_stderr,none": 0.1, "acc_norm,none": 0.3333333333333333}}}},
                 "n-samples": {{"t": {{"original": 3, "effective": 3}}}}, "samples": {{"t": [{samples}]}}}}"#
         )
+    }
+
+    #[test]
+    fn a_sample_that_is_there_twice_or_not_at_all_is_named() {
+        let read = |text: &str| read_results(text.as_bytes(), Path::new("r.json"));
+        let said = read(&document(0.0, [0, 1, 1])).unwrap_err().to_string();
+        assert!(said.contains("samples of `t`: there are two samples of document 1"), "{said}");
+        // Three samples where the scores are of four.
+        let results = read(&document(0.0, [0, 1, 2]).replace("\"effective\": 3", "\"effective\": 4")).unwrap();
+        assert!(results.items.is_empty() && results.scores.len() == 2);
+        assert_eq!(
+            results.notes,
+            ["acc", "acc_norm"].map(|metric| {
+                format!("`t/{metric}` is of 4 items, but there are values of 3 items: it is compared without them")
+            })
+        );
     }
 
     #[test]

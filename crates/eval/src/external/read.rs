@@ -46,7 +46,7 @@ pub(super) fn read_with(
             serde_json::from_slice(&quote_python_numbers(bytes)).map_err(|error| invalid(error.to_string()))?;
         results = sorted(rows_of(&document).map_err(invalid)?);
         results.datasets = harness::datasets(&document);
-        items = harness::own_items(&document);
+        items = harness::own_items(&document).map_err(invalid)?;
         items.extend(more(&document, &results)?);
     }
     check_usable(&results, path)?;

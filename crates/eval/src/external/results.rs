@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use thalweg_tensor::counted;
+
 use super::items::{TaskItems, sums};
 use super::score::{ExternalScore, RefusedScore, Row, TaskDataset, known_direction};
 use crate::Error;
@@ -64,7 +66,16 @@ pub(super) fn attach(results: &mut ExternalResults, mut found: BTreeMap<String, 
             ));
             continue;
         }
-        score.n = score.n.or(Some(items.values.len() as u64));
+        let n_items = items.values.len() as u64;
+        if let Some(n) = score.n.filter(|n| *n != n_items) {
+            let (items, known) = (counted(n, "item"), counted(n_items, "item"));
+            results.notes.push(format!(
+                "`{}` is of {items}, but there are values of {known}: it is compared without them",
+                score.task
+            ));
+            continue;
+        }
+        score.n = Some(n_items);
         score.standard_error = score.standard_error.or_else(|| sums.standard_error());
         results.items.insert(score.task.clone(), items);
     }

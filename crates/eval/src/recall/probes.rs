@@ -24,6 +24,8 @@ pub struct ProbeEntity {
     pub kind: String,
     /// Its bytes in the sample.
     pub bytes: Range<usize>,
+    /// Whether the file has a prompt that ends before it, for another evaluator to continue.
+    pub has_prompt: bool,
 }
 
 /// A text, and the entities in it. One without entities is for M(f) and perplexity alone.
@@ -69,11 +71,11 @@ pub fn read_probes(storage: &dyn Storage, path: &Path) -> Result<ProbeFile, Erro
         let RowBody::Spans { text, spans } = row.body else { continue };
         options = options.or_else(|| options_of(&value));
         let kinds = value["entities"].as_array().into_iter().flatten();
-        let kinds = kinds.map(|entity| entity["type"].as_str().unwrap_or_default());
-        let entities = spans.into_iter().zip(kinds).map(|(bytes, kind)| ProbeEntity {
+        let entities = spans.into_iter().zip(kinds).map(|(bytes, entity)| ProbeEntity {
             name: text[bytes.clone()].to_owned(),
-            kind: kind.to_owned(),
+            kind: entity["type"].as_str().unwrap_or_default().to_owned(),
             bytes,
+            has_prompt: entity["prompt"].is_string(),
         });
         samples.push(ProbeSample { id: row.id, entities: entities.collect(), text });
     }

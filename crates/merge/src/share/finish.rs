@@ -26,7 +26,7 @@ use crate::open_source::OpenSource;
 use crate::outcome::MergeOutcome;
 use crate::output::{CommitInput, describe_output};
 use crate::own::MERGED_FOLDER;
-use crate::pending::{Pending, check_disk_space, refuse_sources};
+use crate::pending::{Pending, check_disk_space, is_published, refuse_sources};
 use crate::plan::MergePlan;
 use crate::sealed::{publish_sealed, remove_if_there, sealed_receipt};
 use crate::stage::{StagedOutput, check_names, note_lack_of_locks, note_stages};
@@ -36,8 +36,10 @@ use crate::stage::{StagedOutput, check_names, note_lack_of_locks, note_stages};
 pub struct MissingShares {
     /// How many shares there are.
     pub count: usize,
-    /// The numbers of those that are missing, ascending.
+    /// The numbers of those that some output lacks, ascending.
     pub missing: Vec<usize>,
+    /// The outputs that lack some, in the plan's order, with the numbers of theirs.
+    pub outputs: Vec<(PathBuf, Vec<usize>)>,
 }
 
 impl MissingShares {
@@ -71,12 +73,14 @@ pub fn finish_shares(plan: &MergePlan, options: ExecuteOptions, run: &RunContext
     let ready = plans.iter().map(|plan| Ready::find(plan, options, run)).collect::<Result<Vec<_>, _>>()?;
     let counts: BTreeSet<usize> =
         ready.iter().filter_map(|ready| ready.parts.as_ref()).map(|parts| parts.count).collect();
-    let missing: BTreeSet<usize> =
-        ready.iter().filter_map(|ready| ready.parts.as_ref()).flat_map(|parts| parts.missing.clone()).collect();
-    if let Some(&count) = counts.last()
-        && !missing.is_empty()
-    {
-        return Ok(Finished::Missing(MissingShares { count, missing: missing.into_iter().collect() }));
+    if let Some(&count) = counts.last() {
+        let lacking = |ready: &Ready<'_>| (ready.plan.outputs[0].path.clone(), ready.lacks(count, run));
+        let outputs: Vec<(PathBuf, Vec<usize>)> =
+            ready.iter().map(lacking).filter(|(_, missing)| !missing.is_empty()).collect();
+        let missing: BTreeSet<usize> = outputs.iter().flat_map(|(_, missing)| missing.iter().copied()).collect();
+        if !missing.is_empty() {
+            return Ok(Finished::Missing(MissingShares { count, missing: missing.into_iter().collect(), outputs }));
+        }
     }
     let outcomes = ready.into_iter().map(|ready| ready.finish(options, run)).collect::<Result<_, _>>()?;
     Ok(Finished::Merged { outcomes, count: counts.last().copied() })
@@ -122,6 +126,17 @@ impl<'a> Ready<'a> {
         Ok(Self { plan, sources, layout, parts, started })
     }
 
+    /// The shares of `count` that are not done. An output that is neither there nor begun, while others of the plan
+    /// are, lacks them all.
+    fn lacks(&self, count: usize, run: &RunContext<'_>) -> Vec<usize> {
+        let is_there = || matches!(is_published(&self.plan.outputs[0], Replace::Never, &*run.storage), Ok(true));
+        match &self.parts {
+            Some(parts) => parts.missing.clone(),
+            None if is_there() => Vec::new(),
+            None => (0..count).collect(),
+        }
+    }
+
     fn finish(self, options: ExecuteOptions, run: &RunContext<'_>) -> Result<MergeOutcome, Error> {
         let (sources, layout) = (&*self.sources, &self.layout);
         let output = &self.plan.outputs[0];
@@ -141,7 +156,7 @@ impl<'a> Ready<'a> {
             leftovers: known,
             _locks: vec![parts.lock],
         };
-        let work = Work { is_own: None, compares_sources: false };
+        let work = Work { is_own: None, compares_sources: false, heads: &[] };
         let kept = |_: &Error| note_stages(std::iter::once(stage.clone()), run);
         let merged =
             merge_with_frames(std::slice::from_ref(&staged), (sources, layout), &work, run).inspect_err(kept)?;
@@ -197,7 +212,7 @@ fn find_parts(scene: ShareScene<'_>, layout: &MergeLayout, options: ExecuteOptio
         return Err(Error::NoShares { stage });
     }
     if options.replace == Replace::Never {
-        crate::pending::is_published(scene.output, options.replace, storage)?;
+        is_published(scene.output, options.replace, storage)?;
     }
     let lock = storage.lock(&stage.join(LOCK_NAME))?;
     note_lack_of_locks(&lock, &stage, run);

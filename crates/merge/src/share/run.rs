@@ -17,6 +17,7 @@ use crate::journal::{Journal, JournalState, UnitRecord};
 use crate::pending::{check_disk_space, is_published, refuse_sources};
 use crate::plan::MergePlan;
 use crate::stage::{StagedOutput, note_stages};
+use crate::workers::wait_together;
 
 /// What became of a share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,11 +113,11 @@ fn share_of_output(
         Found::Open(staged) => *staged,
     };
     let is_own = |unit_idx: usize| division.share_of(unit_idx) == Some(share.index());
-    let work = Work { is_own: Some(&is_own), compares_sources: false };
+    let work = Work { is_own: Some(&is_own), compares_sources: false, heads: &[] };
     let merged = merge_into(std::slice::from_ref(&staged), (&sources, &layout), &work, run)
         .inspect_err(|error| note_kept(error, &staged, run))?;
     run.progress.begin(Stage::Sync, 0);
-    staged.staged.sync_with_names()?;
+    sync_work(&staged, run)?;
     let entries = laid_out.catalog().entries();
     let parts = division.units_of(share.index()).flat_map(|unit_idx| units.parts(unit_idx));
     let bytes_written =
@@ -138,6 +139,16 @@ fn share_of_output(
     })
 }
 
+/// Brings the work of a share, the names of its files and its journal to the medium, at once: each is a wait of
+/// milliseconds, whatever the size of the share. No order is needed, because a later process trusts none of them alone.
+fn sync_work(staged: &StagedOutput<'_>, run: &RunContext<'_>) -> Result<(), Error> {
+    let sync_files = || staged.staged.sync().map_err(Error::from);
+    let sync_names = || staged.staged.sync_names().map_err(Error::from);
+    let sync_journal = || staged.journal.as_ref().map_or(Ok(()), Journal::sync);
+    let acts: Vec<&(dyn Fn() -> Result<(), Error> + Sync)> = vec![&sync_files, &sync_names, &sync_journal];
+    wait_together(run, acts, &|act| act()).into_iter().flatten().collect()
+}
+
 /// Other shares may have work in the stage, so it stays in any case.
 fn note_kept(error: &Error, staged: &StagedOutput<'_>, run: &RunContext<'_>) {
     if error.can_be_resumed() {
@@ -145,16 +156,13 @@ fn note_kept(error: &Error, staged: &StagedOutput<'_>, run: &RunContext<'_>) {
     }
 }
 
-/// Writes the record once the journal is on the medium and lists every unit of the share.
+/// Writes the record once what it speaks of is on the medium and the journal lists every unit of the share.
 fn leave_record(
     scene: ShareScene<'_>,
     (share, division): (Share, &Division),
     staged: &StagedOutput<'_>,
     done: &ShareWork,
 ) -> Result<(), Error> {
-    if let Some(journal) = &staged.journal {
-        journal.sync()?;
-    }
     let (storage, key) = (&*scene.run.storage, scene.key(share.count())?);
     let Some(units) = read_units(scene, share, division)? else {
         return Err(Error::Bug { what: "a share's journal lists its units" });

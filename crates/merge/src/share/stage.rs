@@ -164,9 +164,12 @@ impl<'a> ShareScene<'a> {
         let (storage, stage) = (self.storage(), self.stage());
         storage.create_folder(&stage)?;
         let lock = storage.lock_shared(&stage.join(LOCK_NAME))?;
-        // The stage, and the lock by which it is recognised, are durable before anything in it.
-        storage.sync_folder(&stage)?;
-        storage.sync_folder(stage.parent().unwrap_or(Path::new("/")))?;
+        // The stage, and the lock by which it is recognised, are durable before anything in it: so they are if a share
+        // has its journal there.
+        if !self.has_journals()? {
+            storage.sync_folder(&stage)?;
+            storage.sync_folder(stage.parent().unwrap_or(Path::new("/")))?;
+        }
         let Some(error) = self.foreign(share, key)? else { return Ok(lock) };
         if options.partial == PartialStage::Resume {
             return Err(error);
@@ -183,6 +186,11 @@ impl<'a> ShareScene<'a> {
         }
         drop(alone);
         Ok(storage.lock_shared(&stage.join(LOCK_NAME))?)
+    }
+
+    fn has_journals(self) -> Result<bool, Error> {
+        let is_journal = |name: &str| parse_name(name).is_some_and(|(file, _)| file == ShareFile::Journal);
+        Ok(self.storage().list_folder(&self.stage())?.iter().any(|entry| is_journal(&entry.name)))
     }
 
     fn open_journal(self, share: Share, key: &StageKey) -> Result<(Journal, Vec<UnitRecord>), Error> {

@@ -8,6 +8,8 @@ mod fixtures;
 #[cfg(test)]
 mod formats;
 #[cfg(test)]
+mod heads;
+#[cfg(test)]
 mod in_memory;
 #[cfg(test)]
 mod many_outputs;

@@ -34,18 +34,43 @@ pub(super) const SMALL_OBJECT_BYTES: u64 = 1 << 20;
 const SPARE_BYTES: usize = 4 << 20;
 /// Spare blocks that are kept: as many as come in while others are read.
 const MAX_SPARES: usize = 16;
+/// What is asked ahead of each object that is being read, however many there are: the block that is read and two more.
+const LEAST_AHEAD_BYTES: u64 = 3 * SPARE_BYTES as u64;
 
 #[derive(Debug)]
 enum Slot {
     Asked,
-    Here { bytes: Arc<Vec<u8>>, n_read: usize, last_used: u64 },
+    Here(Held),
     Failed(Fault),
+}
+
+/// A block that is here.
+#[derive(Debug)]
+struct Held {
+    bytes: Arc<Vec<u8>>,
+    n_read: usize,
+    last_used: u64,
+}
+
+impl Held {
+    /// Notes a read.
+    fn note(&mut self, n_bytes: usize, now: u64) {
+        self.n_read += n_bytes;
+        self.last_used = now;
+    }
+
+    /// Whether all is read once `n_bytes` are read too, with those that were read elsewhere.
+    fn is_read_by(&self, n_bytes: usize, read_elsewhere: usize) -> bool {
+        self.n_read.saturating_add(n_bytes).saturating_add(read_elsewhere) >= self.bytes.len()
+    }
 }
 
 #[derive(Debug, Default)]
 struct State {
     slots: BTreeMap<BlockKey, Slot>,
     held_bytes: u64,
+    /// Of these, by object, those of objects in several large blocks.
+    by_object: BTreeMap<Arc<str>, u64>,
     n_uses: u64,
     /// Memory of large blocks that were read: to give it back to the system and take new memory costs more than a copy.
     spare: Vec<Vec<u8>>,
@@ -64,8 +89,10 @@ pub(super) struct BlockCache {
 pub(super) enum Ask {
     /// Yes, and tell with [`BlockCache::put`].
     Fetch,
-    /// It is here or under way, or there is no room for what is only asked ahead.
+    /// It is here or under way.
     Skip,
+    /// There is no room for what is only asked ahead.
+    NoRoom,
 }
 
 /// Whether a reader waits for a block.
@@ -84,17 +111,18 @@ impl BlockCache {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reserves a place for a block of `n_bytes`.
+    /// Reserves a place for a block of `n_bytes`. Objects that are read side by side have equal shares of the room for
+    /// what is asked ahead: a merge waits for the slowest of its sources.
     pub(super) fn ask(&self, key: &BlockKey, n_bytes: u64, need: Need) -> Ask {
         let mut state = self.state();
         if state.slots.contains_key(key) {
             return Ask::Skip;
         }
-        state.make_room(self.limit_bytes.saturating_sub(n_bytes));
-        if need == Need::Ahead && state.held_bytes + n_bytes > self.limit_bytes {
-            return Ask::Skip;
+        state.make_room(self.limit_bytes.saturating_sub(n_bytes), need);
+        if need == Need::Ahead && !state.has_room_ahead(key, n_bytes, self.limit_bytes) {
+            return Ask::NoRoom;
         }
-        state.held_bytes += n_bytes;
+        state.hold(key, n_bytes);
         state.slots.insert(key.clone(), Slot::Asked);
         Ask::Fetch
     }
@@ -110,9 +138,9 @@ impl BlockCache {
         state.n_uses += 1;
         let last_used = state.n_uses;
         let slot = match outcome {
-            Ok(bytes) => Slot::Here { bytes: Arc::new(bytes), n_read: 0, last_used },
+            Ok(bytes) => Slot::Here(Held { bytes: Arc::new(bytes), n_read: 0, last_used }),
             Err(fault) => {
-                state.held_bytes -= n_bytes;
+                state.release(key, n_bytes);
                 Slot::Failed(fault)
             }
         };
@@ -144,8 +172,15 @@ impl BlockCache {
         }
     }
 
-    /// Waits for a block and copies from `start` in it. `None` if it is not here and not under way: ask again.
-    pub(super) fn copy(&self, key: &BlockKey, start: usize, out: &mut [u8]) -> Option<Result<(), Fault>> {
+    /// Waits for a block and copies from `start` in it. A large block goes once all of it was read, but for the bytes
+    /// that were read elsewhere: the header of a file, in a small block. `None` if it is not here and not under way:
+    /// ask again.
+    pub(super) fn copy(
+        &self,
+        key: &BlockKey,
+        (start, read_elsewhere): (usize, usize),
+        out: &mut [u8],
+    ) -> Option<Result<(), Fault>> {
         let mut state = self.state();
         loop {
             state.n_uses += 1;
@@ -156,24 +191,45 @@ impl BlockCache {
                     Some(Slot::Failed(fault)) => return Some(Err(fault)),
                     _ => return None,
                 },
-                Slot::Here { bytes, n_read, last_used } => {
-                    let bytes = Arc::clone(bytes);
-                    (*n_read, *last_used) = (*n_read + out.len(), now);
-                    let (is_read, len_bytes) = (*n_read >= bytes.len(), bytes.len() as u64);
+                Slot::Here(held) => {
+                    let bytes = Arc::clone(&held.bytes);
+                    let (is_read, len_bytes) = (held.is_read_by(out.len(), read_elsewhere), bytes.len() as u64);
+                    held.note(out.len(), now);
                     if is_read && key.1 == BlockSize::Large && !is_small_object(key, len_bytes) {
                         state.slots.remove(key);
-                        state.held_bytes -= len_bytes;
+                        state.release(key, len_bytes);
                     }
                     // Many threads copy at once.
                     drop(state);
-                    let part = start.checked_add(out.len()).and_then(|end| bytes.get(start..end))?;
-                    out.copy_from_slice(part);
-                    self.recycle(bytes);
-                    return Some(Ok(()));
+                    return self.copy_out(bytes, start, out).map(Ok);
                 }
             }
             state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Copies from a block that is here and stays after this: what most reads of a large object need, so it takes the
+    /// lock once. Returns whether it did; a block of which nothing was read yet, or of which this is the last part, is
+    /// for [`copy`](Self::copy).
+    pub(super) fn copy_more(&self, key: &BlockKey, (start, read_elsewhere): (usize, usize), out: &mut [u8]) -> bool {
+        let mut state = self.state();
+        state.n_uses += 1;
+        let now = state.n_uses;
+        let Some(Slot::Here(held)) = state.slots.get_mut(key) else { return false };
+        if held.n_read == 0 || held.is_read_by(out.len(), read_elsewhere) {
+            return false;
+        }
+        held.note(out.len(), now);
+        let bytes = Arc::clone(&held.bytes);
+        drop(state);
+        self.copy_out(bytes, start, out).is_some()
+    }
+
+    fn copy_out(&self, bytes: Arc<Vec<u8>>, start: usize, out: &mut [u8]) -> Option<()> {
+        let part = start.checked_add(out.len()).and_then(|end| bytes.get(start..end))?;
+        out.copy_from_slice(part);
+        self.recycle(bytes);
+        Some(())
     }
 }
 
@@ -183,23 +239,53 @@ fn is_small_object((_, _, number): &BlockKey, len_bytes: u64) -> bool {
 }
 
 impl State {
-    /// Drops blocks that no reader waits for until they hold at most `limit_bytes`.
-    fn make_room(&mut self, limit_bytes: u64) {
+    fn hold(&mut self, key: &BlockKey, n_bytes: u64) {
+        self.held_bytes += n_bytes;
+        if key.1 == BlockSize::Large && !is_small_object(key, n_bytes) {
+            *self.by_object.entry(Arc::clone(&key.0)).or_default() += n_bytes;
+        }
+    }
+
+    fn release(&mut self, key: &BlockKey, n_bytes: u64) {
+        self.held_bytes -= n_bytes;
+        if key.1 == BlockSize::Large
+            && !is_small_object(key, n_bytes)
+            && let Some(held_bytes) = self.by_object.get_mut(&key.0)
+        {
+            *held_bytes -= n_bytes;
+            if *held_bytes == 0 {
+                self.by_object.remove(&key.0);
+            }
+        }
+    }
+
+    /// Whether a block that no reader waits for yet may be asked for.
+    fn has_room_ahead(&self, key: &BlockKey, n_bytes: u64, limit_bytes: u64) -> bool {
+        let share_bytes = (limit_bytes / self.by_object.len().max(1) as u64).max(LEAST_AHEAD_BYTES);
+        let of_object = self.by_object.get(&key.0).copied().unwrap_or(0);
+        self.held_bytes + n_bytes <= limit_bytes && of_object + n_bytes <= share_bytes
+    }
+
+    /// Drops blocks until they hold at most `limit_bytes`: those of which something was read, oldest first, then those
+    /// that came ahead, which are not dropped for others that come ahead.
+    fn make_room(&mut self, limit_bytes: u64, need: Need) {
         if self.held_bytes <= limit_bytes {
             return;
         }
         let age = |(key, slot): (&BlockKey, &Slot)| match slot {
-            Slot::Here { last_used, bytes, .. } => Some((*last_used, key.clone(), bytes.len() as u64)),
-            Slot::Asked | Slot::Failed(_) => None,
+            Slot::Here(held) if held.n_read > 0 || need == Need::Now => {
+                Some((held.n_read == 0, held.last_used, key.clone(), held.bytes.len() as u64))
+            }
+            Slot::Here(_) | Slot::Asked | Slot::Failed(_) => None,
         };
-        let mut old: Vec<(u64, BlockKey, u64)> = self.slots.iter().filter_map(age).collect();
+        let mut old: Vec<(bool, u64, BlockKey, u64)> = self.slots.iter().filter_map(age).collect();
         old.sort_unstable();
-        for (_, key, len_bytes) in old {
+        for (_, _, key, len_bytes) in old {
             if self.held_bytes <= limit_bytes {
                 return;
             }
             self.slots.remove(&key);
-            self.held_bytes -= len_bytes;
+            self.release(&key, len_bytes);
         }
     }
 }
@@ -220,11 +306,23 @@ mod tests {
         assert_eq!(cache.ask(&key(1), 4, Need::Now), Ask::Skip);
         cache.put(&key(1), 4, Ok(b"abcd".to_vec()));
         let mut out = [0; 2];
-        cache.copy(&key(1), 2, &mut out).unwrap().unwrap();
+        cache.copy(&key(1), (2, 0), &mut out).unwrap().unwrap();
         assert_eq!((&out, cache.has(&key(1))), (b"cd", true));
-        cache.copy(&key(1), 0, &mut out).unwrap().unwrap();
+        cache.copy(&key(1), (0, 0), &mut out).unwrap().unwrap();
         assert_eq!((&out, cache.has(&key(1))), (b"ab", false));
-        assert!(cache.copy(&key(1), 0, &mut out).is_none());
+        assert!(cache.copy(&key(1), (0, 0), &mut out).is_none());
+    }
+
+    #[test]
+    fn the_first_block_of_a_file_goes_without_its_header() {
+        const LEN: usize = 2 << 20;
+        let cache = BlockCache::new(1 << 30);
+        cache.ask(&key(0), LEN as u64, Need::Now);
+        cache.put(&key(0), LEN as u64, Ok(vec![0; LEN]));
+        cache.copy(&key(0), (LEN / 2, 1000), &mut vec![0; LEN / 2]).unwrap().unwrap();
+        assert!(cache.has(&key(0)), "its first half was not read yet");
+        cache.copy(&key(0), (1000, 1000), &mut vec![0; LEN / 2 - 1000]).unwrap().unwrap();
+        assert!(!cache.has(&key(0)));
     }
 
     #[test]
@@ -234,9 +332,26 @@ mod tests {
         cache.put(&key(0), 4, Ok(b"abcd".to_vec()));
         for _ in 0..3 {
             let mut out = [0; 4];
-            cache.copy(&key(0), 0, &mut out).unwrap().unwrap();
+            cache.copy(&key(0), (0, 0), &mut out).unwrap().unwrap();
             assert_eq!((&out, cache.has(&key(0))), (b"abcd", true));
         }
+    }
+
+    #[test]
+    fn the_middle_of_a_block_is_copied_and_its_first_and_last_part_are_not() {
+        let cache = BlockCache::new(100);
+        let mut out = [0; 2];
+        assert!(!cache.copy_more(&key(1), (0, 0), &mut out), "it is not here");
+        cache.ask(&key(1), 6, Need::Now);
+        assert!(!cache.copy_more(&key(1), (0, 0), &mut out), "it is under way");
+        cache.put(&key(1), 6, Ok(b"abcdef".to_vec()));
+        assert!(!cache.copy_more(&key(1), (0, 0), &mut out), "the first read asks for what follows");
+        cache.copy(&key(1), (0, 0), &mut out).unwrap().unwrap();
+        assert!(cache.copy_more(&key(1), (2, 0), &mut out));
+        assert_eq!(&out, b"cd");
+        assert!(!cache.copy_more(&key(1), (4, 0), &mut out), "the last read drops the block");
+        cache.copy(&key(1), (4, 0), &mut out).unwrap().unwrap();
+        assert_eq!((&out, cache.has(&key(1))), (b"ef", false));
     }
 
     #[test]
@@ -245,11 +360,39 @@ mod tests {
         for number in 0..2 {
             assert_eq!(cache.ask(&key(number), 4, Need::Ahead), Ask::Fetch);
         }
-        assert_eq!(cache.ask(&key(2), 4, Need::Ahead), Ask::Skip, "both places are waited for");
+        assert_eq!(cache.ask(&key(2), 4, Need::Ahead), Ask::NoRoom, "both places are waited for");
         cache.put(&key(0), 4, Ok(vec![0; 4]));
         cache.put(&key(1), 4, Ok(vec![1; 4]));
+        assert_eq!(cache.ask(&key(2), 4, Need::Ahead), Ask::NoRoom, "nothing that came ahead goes for it");
         assert_eq!(cache.ask(&key(2), 4, Need::Now), Ask::Fetch);
         assert!(!cache.has(&key(0)) && cache.has(&key(1)), "the oldest goes");
+        cache.put(&key(2), 4, Ok(vec![2; 4]));
+        cache.copy(&key(2), (0, 0), &mut [0; 2]).unwrap().unwrap();
+        assert_eq!(cache.ask(&key(3), 4, Need::Ahead), Ask::Fetch);
+        assert!(cache.has(&key(1)) && !cache.has(&key(2)), "what was read goes before what came ahead");
+    }
+
+    #[test]
+    fn objects_that_are_read_side_by_side_share_the_room_for_what_is_asked_ahead() {
+        const BLOCK: u64 = SPARE_BYTES as u64;
+        let cache = BlockCache::new(16 * BLOCK + 1000);
+        let ask_ahead = |object: &str| {
+            let key = |number| (Arc::from(object), BlockSize::Large, number);
+            (1..20).filter(|&number| cache.ask(&key(number), BLOCK, Need::Ahead) == Ask::Fetch).count()
+        };
+        for small in ["config", "index"] {
+            assert_eq!(cache.ask(&(Arc::from(small), BlockSize::Large, 0), 100, Need::Now), Ask::Fetch);
+            cache.put(&(Arc::from(small), BlockSize::Large, 0), 100, Ok(vec![0; 100]));
+        }
+        for object in ["a", "b"] {
+            assert_eq!(cache.ask(&(Arc::from(object), BlockSize::Large, 0), BLOCK, Need::Now), Ask::Fetch);
+        }
+        assert_eq!((ask_ahead("a"), ask_ahead("b")), (7, 7), "eight blocks each, with the one that is read");
+        // What one of them gives back is there for the others.
+        for number in 0..8 {
+            cache.put(&(Arc::from("b"), BlockSize::Large, number), BLOCK, Err(Fault::interrupted()));
+        }
+        assert_eq!(ask_ahead("a"), 8);
     }
 
     #[test]
@@ -257,7 +400,7 @@ mod tests {
         let cache = BlockCache::new(8);
         assert_eq!(cache.ask(&key(0), 4, Need::Now), Ask::Fetch);
         cache.put(&key(0), 4, Err(Fault::new(RemoteFault::Busy, "busy")));
-        assert!(cache.copy(&key(0), 0, &mut [0; 4]).unwrap().is_err());
+        assert!(cache.copy(&key(0), (0, 0), &mut [0; 4]).unwrap().is_err());
         assert_eq!(cache.ask(&key(0), 4, Need::Now), Ask::Fetch);
     }
 }

@@ -69,6 +69,9 @@ impl Fault {
         {
             return fault(RemoteFault::NoCredentials);
         }
+        if text.contains("non-partial response") {
+            return Self::new(RemoteFault::Unsupported, "it does not answer requests for a part of a file");
+        }
         match error {
             StoreError::NotFound { .. } => Self { kind: FaultKind::NotFound, what: String::new() },
             StoreError::Precondition { .. } => Self::changed(),
@@ -85,6 +88,11 @@ impl Fault {
                 None => RemoteFault::Other,
             }),
         }
+    }
+
+    /// The words for it.
+    pub(super) fn what(&self) -> &str {
+        &self.what
     }
 
     /// Whether the same request may succeed a little later.

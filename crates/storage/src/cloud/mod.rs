@@ -16,6 +16,7 @@ mod remote_file;
 mod router;
 mod stop;
 mod upload;
+mod wait_notes;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ pub use hub::{HubClient, HubSettings};
 pub use key::UPLOAD_MARKER;
 pub use router::RoutedStorage;
 pub use upload::LeftoverUpload;
+pub use wait_notes::WaitNotes;
 
 /// What object stores are opened with. A face reads it from the environment.
 #[derive(Clone)]
@@ -39,6 +41,8 @@ pub struct CloudSettings {
     pub give_up_after: Duration,
     /// Set from outside to stop: requests are then neither repeated nor waited for longer than a moment.
     pub interrupt: Arc<AtomicBool>,
+    /// Told when a store is waited for.
+    pub waits: WaitNotes,
 }
 
 impl CloudSettings {
@@ -63,7 +67,7 @@ impl CloudSettings {
             }
         }
         let give_up_after = give_up_after(retry_seconds.as_deref());
-        Self { variables: of_stores, staging, give_up_after, interrupt: Arc::default() }
+        Self { variables: of_stores, staging, give_up_after, interrupt: Arc::default(), waits: WaitNotes::default() }
     }
 }
 

@@ -42,6 +42,10 @@ fn client_options(uses_http: bool) -> ClientOptions {
         .with_pool_max_idle_per_host(64)
 }
 
+fn patient(location: &Location, settings: &CloudSettings) -> PatientConnector {
+    PatientConnector::new(&location.root(), &settings.waits)
+}
+
 /// Variables that begin with one of `prefixes`, as the builders name them.
 fn variables<'a>(settings: &'a CloudSettings, prefixes: &[&str]) -> BTreeMap<String, &'a str> {
     let is_meant = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
@@ -61,7 +65,7 @@ pub(super) fn open_store(location: &Location, settings: &CloudSettings) -> Resul
         Scheme::S3 => open_s3(location, settings),
         Scheme::Google => open_google(location, settings),
         Scheme::Azure => open_azure(location, settings),
-        Scheme::Http | Scheme::Https => open_http(&root, settings),
+        Scheme::Http | Scheme::Https => open_http(location, settings),
     };
     opened.map_err(|error| {
         let what = error.to_string();
@@ -97,7 +101,7 @@ fn open_s3(location: &Location, settings: &CloudSettings) -> object_store::Resul
         .with_bucket_name(&location.bucket)
         .with_client_options(client_options(uses_http))
         .with_retry(retries(settings))
-        .with_http_connector(PatientConnector::default())
+        .with_http_connector(patient(location, settings))
         .build()?;
     Ok(both(store))
 }
@@ -133,7 +137,7 @@ fn open_google(location: &Location, settings: &CloudSettings) -> object_store::R
         .with_bucket_name(&location.bucket)
         .with_client_options(client_options(emulator.is_some()))
         .with_retry(retries(settings))
-        .with_http_connector(PatientConnector::default())
+        .with_http_connector(patient(location, settings))
         .build()?;
     Ok(both(store))
 }
@@ -157,7 +161,7 @@ fn open_azure(location: &Location, settings: &CloudSettings) -> object_store::Re
         .with_container_name(&location.bucket)
         .with_client_options(client_options(uses_http))
         .with_retry(retries(settings))
-        .with_http_connector(PatientConnector::default())
+        .with_http_connector(patient(location, settings))
         .build()?;
     Ok(both(store))
 }
@@ -178,12 +182,13 @@ fn read_connection(text: &str) -> impl Iterator<Item = (&'static str, &str)> {
     })
 }
 
-fn open_http(root: &str, settings: &CloudSettings) -> object_store::Result<OpenStore> {
+fn open_http(location: &Location, settings: &CloudSettings) -> object_store::Result<OpenStore> {
+    let root = location.root();
     let store = HttpBuilder::new()
-        .with_url(root)
+        .with_url(&root)
         .with_client_options(client_options(root.starts_with("http://")))
         .with_retry(retries(settings))
-        .with_http_connector(PatientConnector::default())
+        .with_http_connector(patient(location, settings))
         .build()?;
     Ok(OpenStore { store: Arc::new(store), parts: None })
 }
@@ -210,6 +215,7 @@ mod tests {
             staging: std::path::PathBuf::new(),
             give_up_after: Duration::from_secs(1),
             interrupt: Arc::default(),
+            waits: super::super::WaitNotes::default(),
         };
         open_store(&Location::parse(Path::new(address))?.unwrap(), &settings)
     }

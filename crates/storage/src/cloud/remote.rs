@@ -23,12 +23,10 @@ use super::listing::{Cover, Found, Listing, Listings, MAX_LISTED, Object, folder
 use super::open_store::OpenStore;
 use super::pending_file::{FileStore, PendingFile, PendingFiles};
 use super::stop::{Patience, Stop};
+use super::wait_notes::{QUIET, WaitNotes};
 use crate::error::{Error, RemoteFault};
 use crate::host::{Host, ProcessHost};
 use crate::{FileInfo, FileKind, FolderEntry};
-
-/// Requests for bytes that are under way at once, over all stores.
-pub(super) const MAX_IN_FLIGHT: usize = 32;
 
 /// How long a store that was given up is not asked again. Many questions are about files that need not be there, and
 /// their errors mean no: a command must not continue as if nothing were there, nor wait for each of them.
@@ -43,6 +41,7 @@ pub(super) struct Shared {
     pub(super) clock: ProcessHost,
     pub(super) give_up_after: Duration,
     pub(super) stop: Stop,
+    pub(super) waits: WaitNotes,
 }
 
 /// A bucket, a container, or a server of files.
@@ -178,6 +177,9 @@ impl Remote {
                     *locked(&self.given_up) = Some((self.now(), fault.clone()));
                 }
                 return Err(fault);
+            }
+            if seconds + wait.as_secs_f64() > QUIET.as_secs_f64() {
+                self.shared.waits.add_retry(&format!("`{}`", self.root), fault.what(), limit);
             }
             last = Some(fault);
             if self.shared.stop.wait(Patience::Pause, tokio::time::sleep(wait)).await.is_none() {

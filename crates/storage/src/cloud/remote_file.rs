@@ -17,7 +17,12 @@ const LARGE_READ_BYTES: u64 = BlockSize::Small.bytes();
 /// A read that begins within this after the last one continues it.
 const NEAR_BYTES: u64 = 1 << 20;
 /// Large blocks that are asked for ahead of the one that is read.
-const BLOCKS_AHEAD: u64 = 2;
+const LEAST_BLOCKS_AHEAD: u64 = 2;
+/// The same once a reader has come this many blocks further, where there is room: four objects then keep all requests
+/// that may be under way busy, which a store with slow answers needs.
+const MOST_BLOCKS_AHEAD: u64 = 8;
+/// Threads that read a part each are this many blocks apart at most.
+const NEAR_BLOCKS: u64 = 32;
 
 /// An object that is open.
 #[derive(Debug)]
@@ -29,6 +34,14 @@ pub(super) struct RemoteFile {
     /// Key and version, as the cache names it.
     name: Arc<str>,
     last_end: AtomicU64,
+    /// The large block that was read last, and the first of those before it without a jump.
+    last_block: AtomicU64,
+    first_block: AtomicU64,
+    /// The large block up to which all were asked for since that jump. They are not asked for again: a thread that lags
+    /// behind would fetch those that others have read.
+    asked_end: AtomicU64,
+    /// Bytes from the beginning on that were read in small blocks: the header.
+    head_bytes: AtomicU64,
 }
 
 impl RemoteFile {
@@ -36,7 +49,10 @@ impl RemoteFile {
         let path = remote.path_of(key);
         let name = remote.block_name(key, &object);
         let (remote, key) = (Arc::clone(remote), key.to_owned());
-        Self { remote, path, key, object, name, last_end: AtomicU64::new(u64::MAX) }
+        let none = || AtomicU64::new(u64::MAX);
+        let (last_end, last_block, first_block) = (none(), none(), none());
+        let (asked_end, head_bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { remote, path, key, object, name, last_end, last_block, first_block, asked_end, head_bytes }
     }
 
     /// Asks for the beginning, unless it is here.
@@ -57,12 +73,14 @@ impl RemoteFile {
         ((Arc::clone(&self.name), size, number), start..end)
     }
 
-    fn ask(&self, size: BlockSize, number: u64, need: Need) {
+    fn ask(&self, size: BlockSize, number: u64, need: Need) -> Ask {
         let (block, range) = self.block(size, number);
         let n_bytes = range.end - range.start;
-        if self.remote.blocks().ask(&block, n_bytes, need) == Ask::Fetch {
+        let asked = self.remote.blocks().ask(&block, n_bytes, need);
+        if asked == Ask::Fetch {
             self.remote.fetch_block(block, &self.key, &self.object, range);
         }
+        asked
     }
 
     /// In which blocks a read of `n_bytes` at `offset` comes.
@@ -81,13 +99,58 @@ impl RemoteFile {
         if is_near && !has_small() { BlockSize::Large } else { BlockSize::Small }
     }
 
+    /// Asks for the large blocks beyond block `number`: for more the further a reader has come, so that a single read
+    /// brings little else.
+    fn ask_ahead(&self, number: u64) {
+        let n_blocks = self.object.len_bytes.div_ceil(BlockSize::Large.bytes());
+        let last = self.last_block.swap(number, Ordering::Relaxed);
+        // From the end of a file a reader begins again.
+        let lag = if last.saturating_add(1) == n_blocks { LEAST_BLOCKS_AHEAD } else { NEAR_BLOCKS };
+        let is_jump = number > last.saturating_add(NEAR_BLOCKS) || number.saturating_add(lag) < last;
+        if is_jump && last != u64::MAX {
+            self.first_block.store(number, Ordering::Relaxed);
+            self.asked_end.store(number + 1, Ordering::Relaxed);
+        }
+        let first = self.first_block.fetch_min(number, Ordering::Relaxed);
+        let n_ahead = (LEAST_BLOCKS_AHEAD + number.saturating_sub(first)).min(MOST_BLOCKS_AHEAD);
+        let begin = self.asked_end.load(Ordering::Relaxed).max(number + 1);
+        for ahead in begin..n_blocks.min(number + 1 + n_ahead) {
+            if self.ask(BlockSize::Large, ahead, Need::Ahead) == Ask::NoRoom {
+                return;
+            }
+            self.asked_end.fetch_max(ahead + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// A read within a large block that is being read. Returns whether it was one.
+    fn read_more(&self, offset: u64, out: &mut [u8]) -> bool {
+        let (end, size) = (offset + out.len() as u64, BlockSize::Large);
+        let number = offset / size.bytes();
+        if (end - 1) / size.bytes() != number {
+            return false;
+        }
+        let start = to_index(offset - number * size.bytes());
+        let place = (start, self.read_elsewhere(size, number));
+        let is_done = self.remote.blocks().copy_more(&self.block(size, number).0, place, out);
+        if is_done {
+            self.last_end.store(end, Ordering::Relaxed);
+        }
+        is_done
+    }
+
+    /// Bytes of a block that were read in blocks of the other size.
+    fn read_elsewhere(&self, size: BlockSize, number: u64) -> usize {
+        let is_first = size == BlockSize::Large && number == 0;
+        if is_first { to_index(self.head_bytes.load(Ordering::Relaxed)) } else { 0 }
+    }
+
     fn read_block(&self, size: BlockSize, number: u64, start: usize, out: &mut [u8]) -> Result<(), Error> {
         /// A block may be dropped for room between its arrival and the copy, but this cannot repeat forever.
         const MAX_ATTEMPTS: usize = 100;
         let (block, _) = self.block(size, number);
         for _ in 0..MAX_ATTEMPTS {
             self.ask(size, number, Need::Now);
-            match self.remote.blocks().copy(&block, start, out) {
+            match self.remote.blocks().copy(&block, (start, self.read_elsewhere(size, number)), out) {
                 Some(Ok(())) => return Ok(()),
                 Some(Err(fault)) => return Err(fault.into_error("read", &self.path)),
                 None => {}
@@ -114,12 +177,19 @@ impl ReadAt for RemoteFile {
         if out.is_empty() {
             return Ok(());
         }
+        if self.read_more(offset, out) {
+            return Ok(());
+        }
         let size = self.size_for(offset, n_bytes);
         let (first, last) = (offset / size.bytes(), (wanted_bytes - 1) / size.bytes());
-        (first..=last).for_each(|number| self.ask(size, number, Need::Now));
+        for number in first..=last {
+            self.ask(size, number, Need::Now);
+        }
+        if size == BlockSize::Small && offset <= self.head_bytes.load(Ordering::Relaxed) {
+            self.head_bytes.fetch_max(wanted_bytes, Ordering::Relaxed);
+        }
         if size == BlockSize::Large {
-            let n_blocks = found_bytes.div_ceil(size.bytes());
-            (last + 1..n_blocks.min(last + 1 + BLOCKS_AHEAD)).for_each(|number| self.ask(size, number, Need::Ahead));
+            self.ask_ahead(last);
         }
         let mut rest = out;
         for number in first..=last {
@@ -145,7 +215,9 @@ impl ReadAt for RemoteFile {
             return;
         }
         let size = BlockSize::Large;
-        (offset / size.bytes()..=(end - 1) / size.bytes()).for_each(|number| self.ask(size, number, Need::Ahead));
+        for number in offset / size.bytes()..=(end - 1) / size.bytes() {
+            self.ask(size, number, Need::Ahead);
+        }
     }
 }
 

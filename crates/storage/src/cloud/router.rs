@@ -16,7 +16,7 @@ use super::key::{Location, parent_key};
 use super::listing::Found;
 use super::open_store::{OpenStore, open_store};
 use super::pending_file::{PendingReader, check_length};
-use super::remote::{MAX_IN_FLIGHT, Remote, Shared};
+use super::remote::{Remote, Shared};
 use super::remote_file::RemoteFile;
 use super::stop::Stop;
 use crate::error::Error;
@@ -26,8 +26,29 @@ use crate::{
     CommitStyle, FileInfo, FileKind, FolderEntry, LocalStorage, Lock, ReadAt, Storage, UploadWatcher, WriteAt,
 };
 
-/// Memory for blocks that are read ahead, over all stores.
-const CACHE_BYTES: u64 = 256 << 20;
+/// How much is read at once over all stores, by the number of cores: what one request brings in a second is a matter
+/// of the store, so a machine that can use more bytes needs more requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Reach {
+    /// Threads that wait for stores: enough to decrypt and copy while all cores compute.
+    n_threads: usize,
+    /// Requests for bytes that are under way.
+    in_flight: usize,
+    /// Memory for blocks that are read ahead.
+    cache_bytes: u64,
+}
+
+impl Reach {
+    fn of_cores(n_cores: usize) -> Self {
+        const BYTES_EACH: u64 = 8 << 20;
+        let in_flight = (4 * n_cores).clamp(32, 256);
+        Self { n_threads: (n_cores / 2).clamp(2, 16), in_flight, cache_bytes: in_flight as u64 * BYTES_EACH }
+    }
+
+    fn of_machine() -> Self {
+        Self::of_cores(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+    }
+}
 
 /// The local disk, and a store for each address.
 #[derive(Debug)]
@@ -41,14 +62,13 @@ pub struct RoutedStorage {
 /// The threads of all stores of the process. They are never stopped: a task may be the last to hold what it works on,
 /// and a runtime cannot be dropped by its own task.
 pub(super) fn runtime() -> io::Result<&'static Runtime> {
-    /// Enough to decrypt and copy while all cores compute.
-    const N_THREADS: usize = 4;
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     if let Some(runtime) = RUNTIME.get() {
         return Ok(runtime);
     }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let made = builder.worker_threads(N_THREADS).thread_name("thalweg-store").enable_all().build()?;
+    let made =
+        builder.worker_threads(Reach::of_machine().n_threads).thread_name("thalweg-store").enable_all().build()?;
     Ok(RUNTIME.get_or_init(|| made))
 }
 
@@ -90,17 +110,19 @@ impl RoutedStorage {
         if let Some(shared) = self.shared.get() {
             return Ok(shared.clone());
         }
+        let reach = Reach::of_machine();
         let shared = Shared {
             runtime: runtime().map_err(|source| Error::Io {
                 act: "start threads for",
                 path: path.to_owned(),
                 source,
             })?,
-            blocks: Arc::new(BlockCache::new(CACHE_BYTES)),
-            in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
+            blocks: Arc::new(BlockCache::new(reach.cache_bytes)),
+            in_flight: Arc::new(Semaphore::new(reach.in_flight)),
             clock: ProcessHost::start(),
             give_up_after: self.settings.give_up_after,
             stop: Stop::new(Arc::clone(&self.settings.interrupt)),
+            waits: self.settings.waits.clone(),
         };
         Ok(self.shared.get_or_init(|| shared).clone())
     }
@@ -284,6 +306,10 @@ impl Storage for RoutedStorage {
             Place::Local => self.local.open_file(path),
             Place::Remote(remote, key) => open_at(&remote, &key, path),
         }
+    }
+
+    fn set_io_memory(&self, n_written: usize, n_read: usize, limit_bytes: u64) -> u64 {
+        self.local.set_io_memory(n_written, n_read, limit_bytes)
     }
 
     fn create_file(&self, path: &Path, len_bytes: u64) -> Result<Arc<dyn WriteAt>, Error> {
@@ -489,5 +515,22 @@ impl RoutedStorage {
             Place::Local => Ok(()),
             Place::Remote(remote, key) => super::upload::remove_leftover(&remote, &key, leftover),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_larger_machine_reads_more_at_once() {
+        let of = |n_cores| {
+            let reach = Reach::of_cores(n_cores);
+            (reach.n_threads, reach.in_flight, reach.cache_bytes >> 20)
+        };
+        assert_eq!(
+            [1, 2, 8, 64, 256].map(of),
+            [(2, 32, 256), (2, 32, 256), (4, 32, 256), (16, 256, 2048), (16, 256, 2048)]
+        );
     }
 }

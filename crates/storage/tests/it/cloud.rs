@@ -1,14 +1,34 @@
 //! Object stores over HTTP that fail: the same bytes, or an error that says what, where and what next.
+//!
+//! What can happen, and the test of it here or in `stores.rs` of the program's tests (P):
+//!
+//! - any use of a store: the suite of `conformance.rs`, in memory and over HTTP
+//! - reads in order and at once: `readers_of_large_objects_fetch_each_byte_once`,
+//!   `heads_of_many_files_are_asked_for_at_once`
+//! - 500, 503 with and without `Retry-After`, 429, cut and slow answers, wrong lengths: `reads_survive_what_passes`
+//! - ranges that the server ignores: `a_server_that_ignores_ranges_is_refused`
+//! - what no wait mends: `what_does_not_pass_is_an_error_with_a_next_step`
+//! - a store that stays broken: `a_store_that_stays_broken_is_waited_for_with_a_note_and_then_given_up`
+//! - credentials that expire in the middle: P `credentials_that_expire_in_the_middle_cost_no_finished_work`
+//! - an object that is replaced: `an_object_that_is_replaced_while_it_is_read_is_an_error`
+//! - an upload that dies: `an_upload_that_dies_is_invisible_and_is_resumed`, `parts_that_the_store_lost_are_sent_again`
+//! - `kill -9` at any moment: P `a_merge_in_a_bucket_killed_at_any_request_ends_in_the_same_bytes`
+//! - leftovers: `what_an_upload_left_is_named_and_removed`
+//! - secrets: `no_secret_is_in_any_debug_text`; P: every command
+//!
+//! `scripts/object_stores.sh` does the same through a proxy before moto (S3, Google) and Azurite.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use thalweg_storage::cloud::UPLOAD_MARKER;
 use thalweg_storage::guard::{Contents, OwnFolder};
 use thalweg_storage::publish::{Replace, publish_folder};
-use thalweg_storage::{CloudSettings, Error, ReadAt, RemoteFault, RoutedStorage, Storage, Unwatched, UploadWatcher};
+use thalweg_storage::{
+    CloudSettings, Error, ReadAt, RemoteFault, RoutedStorage, Storage, Unwatched, UploadWatcher, WaitNotes,
+};
 use thalweg_testkit::{S3Server, Scratch, ServerFault};
 
 pub(crate) fn settings(scratch: &Scratch) -> CloudSettings {
@@ -17,6 +37,7 @@ pub(crate) fn settings(scratch: &Scratch) -> CloudSettings {
         staging: scratch.join("staging"),
         give_up_after: Duration::from_secs(20),
         interrupt: Arc::default(),
+        waits: WaitNotes::default(),
     }
 }
 
@@ -73,7 +94,9 @@ fn reads_survive_what_passes() {
         ServerFault::CutBody(1000),
         ServerFault::Close,
         ServerFault::ShortRange,
-        ServerFault::Late(Duration::from_millis(200)),
+        ServerFault::LongRange,
+        ServerFault::SlowBody(Duration::from_millis(100)),
+        ServerFault::Late(Duration::from_millis(100)),
     ];
     for fault in faults {
         let scene = Scene::new();
@@ -109,11 +132,27 @@ fn what_does_not_pass_is_an_error_with_a_next_step() {
     }
 }
 
+/// A plain web server may not know ranges; nor does a proxy that drops the header.
 #[test]
-fn a_store_that_stays_broken_is_given_up() {
+fn a_server_that_ignores_ranges_is_refused() {
+    let scene = Scene::new();
+    scene.server.put("run/x", &pattern(3 << 20));
+    let file = scene.open("run/x");
+    scene.server.fail_next("GET run/x", ServerFault::NoRange);
+    let error = read(&*file, 100, 1000).unwrap_err();
+    assert!(matches!(&error, Error::Remote { fault: RemoteFault::Unsupported, .. }), "{error:?}");
+    assert!(error.to_string().contains("it does not answer requests for a part of a file"), "{error}");
+}
+
+#[test]
+fn a_store_that_stays_broken_is_waited_for_with_a_note_and_then_given_up() {
     let scene = Scene::new();
     scene.server.put("run/x", &pattern(100));
-    let storage = scene.storage_for(Duration::from_secs(1));
+    let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+    let says = Arc::clone(&heard);
+    let waits = WaitNotes::new(move |note| says.lock().unwrap().push(note.to_owned()));
+    let (variables, give_up_after) = (scene.server.variables(), Duration::from_secs(2));
+    let storage = RoutedStorage::new(CloudSettings { variables, give_up_after, waits, ..settings(&scene.scratch) });
     let file = storage.open_file(&address("run/x")).unwrap();
     for _ in 0..200 {
         scene.server.fail_next("GET run/x", ServerFault::Status(503, "SlowDown", 0));
@@ -121,6 +160,8 @@ fn a_store_that_stays_broken_is_given_up() {
     let error = read(&*file, 0, 100).unwrap_err();
     assert!(matches!(&error, Error::Remote { fault: RemoteFault::Busy, .. }), "{error:?}");
     assert!(error.to_string().contains("503 (SlowDown)") && error.to_string().contains("attempts"), "{error}");
+    let expected = "waiting for `s3://bucket`: the store responded with 503 (SlowDown); retrying for up to 2 s";
+    assert_eq!(*heard.lock().unwrap(), [expected]);
 }
 
 /// However a store keeps a command waiting, a stop ends that in a moment.
@@ -213,6 +254,44 @@ fn a_run_is_listed_by_few_requests_and_neighbouring_reads_share_one() {
     let seen = scene.server.take_requests();
     assert_eq!(seen.iter().filter(|seen| seen.method == "GET").count(), 1);
     assert!(seen[0].head.to_ascii_lowercase().contains("if-match:"), "{}", seen[0].head);
+}
+
+/// Threads that take turns at parts of several objects, as those of a merge do, ask for each byte once.
+#[test]
+fn readers_of_large_objects_fetch_each_byte_once() {
+    const UNIT_BYTES: usize = 1 << 20;
+    const PIECE_BYTES: usize = 64 << 10;
+    let scene = Scene::new();
+    let bytes = pattern(18 * UNIT_BYTES);
+    ["run/a", "run/b"].iter().for_each(|key| scene.server.put(key, &bytes));
+    let storage = scene.storage();
+    let files = ["run/a", "run/b"].map(|key| storage.open_file(&address(key)).unwrap());
+    scene.server.take_requests();
+    let next = AtomicU64::new(0);
+    let work = || {
+        loop {
+            let unit = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap();
+            if unit >= bytes.len() / UNIT_BYTES {
+                return;
+            }
+            for start in (unit * UNIT_BYTES..(unit + 1) * UNIT_BYTES).step_by(PIECE_BYTES) {
+                for file in &files {
+                    assert!(read(&**file, start as u64, PIECE_BYTES).unwrap() == bytes[start..start + PIECE_BYTES]);
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..2).for_each(|_| drop(scope.spawn(work))));
+    let asked: u64 = scene.server.take_requests().iter().filter_map(|seen| n_bytes_asked(&seen.head)).sum();
+    let held = 2 * bytes.len() as u64;
+    assert!((held..held + (1 << 20)).contains(&asked), "{asked} bytes were asked for, the objects hold {held}");
+}
+
+/// The length of the range that a request asks for.
+fn n_bytes_asked(head: &str) -> Option<u64> {
+    let (_, range) = head.lines().filter_map(|line| line.split_once("bytes=")).next()?;
+    let (first, last) = range.trim().split_once('-')?;
+    Some(last.parse::<u64>().ok()? + 1 - first.parse::<u64>().ok()?)
 }
 
 #[test]

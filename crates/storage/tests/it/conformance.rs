@@ -51,6 +51,26 @@ fn an_object_store_conforms() {
 
 #[cfg(feature = "cloud")]
 #[test]
+fn an_object_store_over_http_conforms() {
+    use thalweg_storage::{CloudSettings, RoutedStorage};
+    use thalweg_testkit::S3Server;
+
+    let check = |syncs| {
+        check_storage(|| {
+            let (scratch, server) = (Scratch::new(), S3Server::start());
+            let variables = server.variables();
+            let storage = RoutedStorage::new(CloudSettings { variables, ..crate::cloud::settings(&scratch) });
+            let folder = PathBuf::from("s3://bucket/runs/suite");
+            storage.create_folder(&folder).unwrap();
+            SuiteFolder { storage: Arc::new(storage), folder, syncs, keep: Some(Box::new((scratch, server))) }
+        });
+    };
+    check(false);
+    check(true);
+}
+
+#[cfg(feature = "cloud")]
+#[test]
 fn the_local_disk_conforms_beside_object_stores() {
     check_storage(|| {
         let scratch = Scratch::new();

@@ -49,6 +49,8 @@ pub struct Parabola {
     pub vertex: Option<f64>,
     /// Half of its second derivative: positive where it is bent upwards.
     pub curvature: f64,
+    /// Its slope at 0: the cost at a step is that at 0, and slope step + curvature step^2.
+    pub slope: f64,
     /// The step to take: the vertex between 0 and the largest step, an end where the costs only fall or rise.
     pub alpha: f64,
 }
@@ -70,7 +72,7 @@ impl Parabola {
         let vertex = (curvature > 0.0).then(|| -slope / (2.0 * curvature));
         let falls = at_1 < at_0;
         let alpha = vertex.unwrap_or(if falls { MAX_ALPHA } else { 0.0 }).clamp(0.0, MAX_ALPHA);
-        Self { vertex, curvature, alpha }
+        Self { vertex, curvature, slope, alpha }
     }
 }
 
@@ -111,7 +113,10 @@ mod tests {
     fn the_vertex_is_capped_and_needs_a_bend() {
         let through = |cost: &dyn Fn(f64) -> f64| Parabola::through([cost(0.0), cost(0.5), cost(1.0)]);
         for vertex in [-0.7, 0.3, 1.16, 5.0] {
-            let parabola = through(&|alpha| 1.0 + 0.01 * (alpha - vertex).powi(2));
+            let cost = |alpha: f64| 1.0 + 0.01 * (alpha - vertex).powi(2);
+            let parabola = through(&cost);
+            let at = |step: f64| cost(0.0) + parabola.slope * step + parabola.curvature * step * step;
+            assert!((at(1.7) - cost(1.7)).abs() < 1e-9);
             assert!((parabola.vertex.unwrap() - vertex).abs() < 1e-9);
             assert!((parabola.alpha - vertex.clamp(0.0, 2.0)).abs() < 1e-9);
         }

@@ -12,6 +12,6 @@ pub use line::{Direction, Parabola};
 pub use request::{ExtrapolationRequest, MergedPoints};
 pub(crate) use request::{LEAST_POINTS, default_window};
 pub use run::{
-    AverageRow, CandidateRow, CoefficientRow, ExtrapolationOptions, ExtrapolationOutcome, GainsRow, LineRow,
-    run_extrapolation,
+    AverageRow, CandidateRow, CoefficientRow, DecidingScore, ExtrapolationOptions, ExtrapolationOutcome, GainsRow,
+    LineRow, run_extrapolation,
 };

@@ -75,6 +75,8 @@ pub struct LineRow {
 pub struct CandidateRow {
     /// Its length in lags.
     pub alpha: f64,
+    /// The score that decides.
+    pub value: Option<f64>,
     /// Scores, with the gain over the step of length 0.
     pub scores: Vec<ScoreRow>,
     /// Gain over the step of length 0 by the score that decides.
@@ -83,11 +85,24 @@ pub struct CandidateRow {
     pub gain_standard_error: Option<f64>,
 }
 
+/// The score by which steps are chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DecidingScore {
+    /// Its suite.
+    pub suite: String,
+    /// `task measure`.
+    pub score: String,
+    /// Whether more is better.
+    pub higher_is_better: bool,
+}
+
 /// A plain mean of the newest checkpoints.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AverageRow {
     /// Checkpoints.
     pub n_checkpoints: usize,
+    /// The score that decides.
+    pub value: Option<f64>,
     /// Scores.
     pub scores: Vec<ScoreRow>,
 }
@@ -137,6 +152,8 @@ pub struct ExtrapolationOutcome {
     pub line: LineRow,
     /// What is scored on; the second is only reported on.
     pub suites: Vec<SuiteRow>,
+    /// The score that decides.
+    pub decides: DecidingScore,
     /// Steps along the line.
     pub candidates: Vec<CandidateRow>,
     /// Plain means that were scored.
@@ -280,8 +297,9 @@ pub fn run_extrapolation(
         interval_steps: merged.interval_steps,
         line: line_row(&geometry),
         suites: evaluator.suites(),
+        decides: judged.deciding_score(),
         candidates: judged.candidates(&steps),
-        averages: judged.averages.iter().map(|(n, scores)| average_row(*n, scores)).collect(),
+        averages: judged.averages.iter().map(|(n, scores)| judged.average_row(*n, scores)).collect(),
         best_average: judged.best_average.0,
         parabola,
         alpha: judged.alpha,
@@ -450,6 +468,7 @@ impl<'a> Judged<'a> {
             let gain = self.gain_over_zero(&one.scores);
             CandidateRow {
                 alpha: *alpha,
+                value: one.scores.find(&self.decides).map(|score| score.value),
                 scores: one.scores.rows(Some(&self.at_zero.scores)),
                 gain: gain.map(|gain| gain.value),
                 gain_standard_error: gain.and_then(|gain| gain.standard_error),
@@ -458,6 +477,16 @@ impl<'a> Judged<'a> {
         let mut rows: Vec<CandidateRow> = steps.iter().map(row).collect();
         rows.sort_by(|a, b| a.alpha.total_cmp(&b.alpha));
         rows
+    }
+
+    fn deciding_score(&self) -> DecidingScore {
+        let TaskScore { suite, higher_is_better, .. } = &self.decides;
+        DecidingScore { suite: suite.clone(), score: self.decides.label(), higher_is_better: *higher_is_better }
+    }
+
+    fn average_row(&self, n_checkpoints: usize, scores: &ModelScores) -> AverageRow {
+        let value = scores.find(&self.decides).map(|score| score.value);
+        AverageRow { n_checkpoints, value, scores: scores.rows(None) }
     }
 
     /// The gains on the suite that decides, and on each other one by the score that is most like the one that decides.
@@ -524,10 +553,6 @@ impl<'a> Judged<'a> {
         }
         None
     }
-}
-
-fn average_row(n_checkpoints: usize, scores: &ModelScores) -> AverageRow {
-    AverageRow { n_checkpoints, scores: scores.rows(None) }
 }
 
 fn line_row(geometry: &PointGeometry) -> LineRow {

@@ -50,6 +50,13 @@ pub struct ForecastOutcome {
     pub probes: Vec<ScoredTrial>,
 }
 
+impl ForecastOutcome {
+    /// The merge that imitates the anneal.
+    pub(crate) fn imitation(&self) -> Option<&ScoredTrial> {
+        self.probes.get(1)
+    }
+}
+
 /// The cases that come with the program.
 ///
 /// # Errors

@@ -8,14 +8,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thalweg_storage::Storage;
 use thalweg_storage::guard::OwnKind;
-use thalweg_tensor::display_name;
 
 use super::titles::TitleFinder;
 use crate::Error;
+use crate::document::DocumentKind;
 
 /// `kind` of each line of a file of entities.
 const ENTITY_KIND: &str = "thalweg-forget-entities";
 const ENTITY_VERSION: u64 = 1;
+const ENTITY: DocumentKind = DocumentKind { what: "an entity", kind: ENTITY_KIND, version: ENTITY_VERSION };
 /// How such a file is recognised before it is replaced.
 pub const ENTITIES_FILE: OwnKind<'_> = OwnKind::json("a file of entities", ENTITY_KIND);
 /// The longest title that is looked for; longer lines are refused.
@@ -162,9 +163,8 @@ pub fn read_entities(storage: &dyn Storage, path: &Path) -> Result<Vec<EntityRec
     for (line, text) in read_lines(storage, path, "the entities")? {
         let fault = |what: String| Error::LineForm { path: path.to_owned(), line, what, hint: ENTITY_HINT };
         let entity: EntityRecord = serde_json::from_str(&text).map_err(|error| fault(error.to_string()))?;
-        if entity.kind != ENTITY_KIND || entity.version != ENTITY_VERSION {
-            let kind = display_name(&entity.kind);
-            return Err(fault(format!("it is `{kind}` version {}, not `{ENTITY_KIND}` version 1", entity.version)));
+        if let Some(what) = ENTITY.fault_of_line(&entity.kind, entity.version) {
+            return Err(fault(what));
         }
         if entity.entity.is_empty() || entity.entity.len() > MAX_TITLE_BYTES {
             return Err(fault(format!("an entity has 1 to {MAX_TITLE_BYTES} bytes, not {}", entity.entity.len())));

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 use thalweg_eval::recall::{ProbeFile, RecallMeasure};
 use thalweg_storage::Storage;
-use thalweg_tensor::display_name;
+use thalweg_tensor::{display_name, part_of};
 
 use super::score::{ForgetModelRow, ForgetRecord, ItemRow, Items, TypeRow, measured, new_record, paired};
 use crate::Error;
@@ -41,14 +41,15 @@ struct Asked<'a> {
     id: &'a str,
     name: &'a str,
     kind: &'a str,
+    has_prompt: bool,
 }
 
 /// Scores continuations: JSON lines such as `{"model": "step 100", "step": 100, "id": "7:42", "output": " is Kalos."}`.
 /// Only entities that `recalled_by` recalls count, where a model is named so.
 ///
 /// # Errors
-/// `Request` for lines that do not read, for samples that the probes do not have, and where models answer different
-/// ones; `Storage`.
+/// `Request` for lines that do not read, for samples that the probes do not have, for a model with two steps, and for
+/// models that lack an output; `Storage`.
 pub fn score_outputs(
     path: &Path,
     probes: &ProbeFile,
@@ -58,19 +59,26 @@ pub fn score_outputs(
     let asked: Vec<Asked<'_>> = probes
         .samples
         .iter()
-        .flat_map(|sample| sample.entities.iter().map(|one| Asked { id: &sample.id, name: &one.name, kind: &one.kind }))
+        .flat_map(|sample| {
+            sample.entities.iter().map(|one| Asked {
+                id: &sample.id,
+                name: &one.name,
+                kind: &one.kind,
+                has_prompt: one.has_prompt,
+            })
+        })
         .collect();
     let models = read_answers(path, probes, &asked, storage)?;
     let refuse = |what: String, hint: &str| Error::request_with_hint(format!("`{}`: {what}", path.display()), hint);
     let Some(first) = models.first() else {
         return Err(refuse("it has no outputs".to_owned(), "write one JSON object for each probe and model"));
     };
-    for model in &models[1..] {
-        let is_other = |i: &usize| model.is_recalled[*i].is_some() != first.is_recalled[*i].is_some();
-        if let Some(i) = (0..asked.len()).find(is_other) {
-            let (a, b) = (display_name(&first.model), display_name(&model.model));
-            let what = format!("only one of `{a}` and `{b}` has an output for sample `{}`", display_name(asked[i].id));
-            return Err(refuse(what, "give every model the same probes: differences are taken probe by probe"));
+    for model in &models {
+        if let Some(what) = missing(model, first, &asked) {
+            return Err(refuse(
+                what,
+                "give every model an output for each `prompt` of the probes, and for the same ones",
+            ));
         }
     }
     let mut kept: Vec<bool> = first.is_recalled.iter().map(Option::is_some).collect();
@@ -90,6 +98,27 @@ pub fn score_outputs(
     record.recalled_by = recalled_by.map(Into::into);
     record.models = rows(&models, &asked, &kept);
     Ok(record)
+}
+
+/// The outputs that a model lacks: those of entities with a prompt, and those that the first model has.
+fn missing(model: &Answers, first: &Answers, asked: &[Asked<'_>]) -> Option<String> {
+    let is_expected = |i: &usize| asked[*i].has_prompt || first.is_recalled[*i].is_some();
+    let lacks = |i: &usize| model.is_recalled[*i].is_none();
+    let expected: Vec<usize> = (0..asked.len()).filter(is_expected).collect();
+    let lacking: Vec<usize> = expected.iter().copied().filter(lacks).collect();
+    let unexpected = (0..asked.len()).find(|i| !is_expected(i) && !lacks(i));
+    let (of_model, of_first) = (display_name(&model.model), display_name(&first.model));
+    let named = |i: usize| format!("`{}` in sample `{}`", display_name(asked[i].name), display_name(asked[i].id));
+    match (lacking.first(), unexpected) {
+        (Some(&i), _) => {
+            let part = part_of(lacking.len(), expected.len(), "entity");
+            Some(format!("model `{of_model}` has no output for {part}, such as {}", named(i)))
+        }
+        (None, Some(i)) => {
+            Some(format!("model `{of_model}` has an output for {}, but `{of_first}` has none", named(i)))
+        }
+        (None, None) => None,
+    }
 }
 
 fn read_answers(
@@ -126,6 +155,13 @@ fn read_answers(
             models.push(Answers { model: line.model.clone(), step: line.step, is_recalled: vec![None; asked.len()] });
             models.len() - 1
         });
+        match (models[model].step, line.step) {
+            (Some(known), Some(step)) if known != step => {
+                let name = display_name(&line.model);
+                return Err(refuse(format!("model `{name}` has step {step} here and step {known} in an earlier line")));
+            }
+            (known, step) => models[model].step = known.or(step),
+        }
         let is_recalled = line.output.contains(asked[place].name);
         if models[model].is_recalled[place].replace(is_recalled).is_some() {
             return Err(refuse(format!("there are two outputs of this model for sample `{}`", display_name(&line.id))));
@@ -157,6 +193,7 @@ fn rows(models: &[Answers], asked: &[Asked<'_>], kept: &[bool]) -> Vec<ForgetMod
         ForgetModelRow {
             name: model.model.clone(),
             step: model.step,
+            tokens: None,
             window: None,
             steps: vec![model.step],
             measures: measured(RecallMeasure::Ex, &items[i][0]).into_iter().collect(),

@@ -17,6 +17,7 @@ use thalweg_tensor::display_name;
 
 use super::models::ForgetModel;
 use crate::Error;
+use crate::document::{DocumentKind, kind_of};
 use crate::engine_evaluator::{merge_models, n_models_together};
 use crate::record::CostRow;
 use crate::request::Resolver;
@@ -84,6 +85,9 @@ pub struct ForgetModelRow {
     pub name: String,
     /// The step that it ends at.
     pub step: Option<u64>,
+    /// Training tokens of that step, where they are known.
+    #[serde(default)]
+    pub tokens: Option<u64>,
     /// `SCHEME:N`; nothing for a checkpoint.
     pub window: Option<String>,
     /// Steps of its checkpoints, oldest first.
@@ -297,6 +301,7 @@ fn rows(
         ForgetModelRow {
             name: model.name.clone(),
             step: model.step,
+            tokens: model.output.sources.iter().find(|one| one.step == model.step).and_then(|one| one.tokens),
             window: model.window.clone(),
             steps: model.output.sources.iter().map(|source| source.step).collect(),
             measures: RecallMeasure::ALL
@@ -353,7 +358,7 @@ pub(super) fn paired(from: &[Items; 6], to: &[Items; 6]) -> Vec<PairedRow> {
 /// Reads a record of scores.
 ///
 /// # Errors
-/// `Request` for what is not one; `Storage`.
+/// `Request` for what is not one; `ReportKind` for another version; `Storage`.
 pub fn read_scores(storage: &dyn Storage, path: &Path) -> Result<ForgetRecord, Error> {
     const MAX_BYTES: u64 = 1 << 30;
     let refuse = |what: String| {
@@ -362,11 +367,13 @@ pub fn read_scores(storage: &dyn Storage, path: &Path) -> Result<ForgetRecord, E
     };
     let bytes = storage.read_file(path, MAX_BYTES)?;
     let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
-    let (kind, version) = (value["kind"].as_str().unwrap_or_default(), value["version"].as_u64().unwrap_or(0));
-    if (kind, version) != (SCORES_KIND, SCORES_VERSION) {
+    let (kind, version) = kind_of(&value);
+    if kind != SCORES_KIND {
         let kind: String = kind.chars().take(80).collect();
-        return Err(refuse(format!("its kind is `{}` and its version {version}", display_name(&kind))));
+        return Err(refuse(format!("its kind is `{}`", display_name(&kind))));
     }
+    let scores = DocumentKind { what: "a record of recall", kind: SCORES_KIND, version: SCORES_VERSION };
+    scores.check(Some(path), kind, version)?;
     let record: ForgetRecord = serde_json::from_value(value).map_err(|error| refuse(error.to_string()))?;
     if record.models.is_empty() {
         return Err(refuse("it has no models".to_owned()));

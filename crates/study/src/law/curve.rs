@@ -11,6 +11,7 @@ use thalweg_storage::guard::OwnKind;
 use thalweg_tensor::{display_name, parse_count};
 
 use crate::Error;
+use crate::document::DocumentKind;
 
 /// `kind` of the lines that `law curve` writes.
 pub(crate) const CURVE_KIND: &str = "thalweg-merge-curve";
@@ -18,6 +19,7 @@ pub(crate) const CURVE_KIND: &str = "thalweg-merge-curve";
 pub(crate) const CURVE_FILE: OwnKind<'_> = OwnKind::json("a curve of losses", CURVE_KIND);
 /// `version` of the lines that this program writes.
 pub(crate) const CURVE_VERSION: u64 = 1;
+const CURVE: DocumentKind = DocumentKind { what: "a curve of losses", kind: CURVE_KIND, version: CURVE_VERSION };
 
 /// The most lines that are read.
 const MAX_RECORDS: usize = 1_000_000;
@@ -158,6 +160,9 @@ fn read_row(line: usize, text: &str) -> Result<Row, Error> {
     let fault = |what: String| curve_fault(line, what);
     let value: Value =
         serde_json::from_slice(&quote_python_numbers(text.as_bytes())).map_err(|error| fault(error.to_string()))?;
+    if let Some(what) = CURVE.fault_of_any_line(&value) {
+        return Err(fault(what));
+    }
     let Value::Object(object) = value else { return Err(fault("it is not a JSON object".to_owned())) };
     let columns = Columns { object: object.iter().map(|(name, value)| (name.to_lowercase(), value)).collect() };
     let k = columns.find(&K_NAMES);
@@ -340,6 +345,15 @@ mod tests {
         assert!(refused(r#"{"k": -1, "loss": 2}"#).contains("not a whole number"));
         assert!(refused(r#"{"loss": 2, "step": 1}"#).contains("it has no `k`; its keys are `loss`, `step`"));
         assert!(refused(r#"{"k": 2}"#).contains("it has no `loss`"));
+        assert_eq!(
+            refused(r#"{"kind": "thalweg-merge-curve", "version": 2, "k": 1, "loss": 2}"#),
+            "line 1 of the curve: it is `thalweg-merge-curve` version 2, not `thalweg-merge-curve` version 1"
+        );
+        assert!(
+            refused(r#"{"kind": "thalweg-mix-trial", "version": 1, "k": 1, "loss": 2}"#)
+                .contains("`thalweg-mix-trial`")
+        );
+        assert!(read_curve(r#"{"kind": "average", "k": 1, "loss": 2}"#).is_ok());
         assert!(refused("[1, 2]").contains("it is not a JSON object"));
         assert!(refused(r#"{"k": 1, "loss": 2, "n": "seven"}"#).contains("not a number of parameters"));
         assert_eq!(refused("\n\n"), "the curve has no records");

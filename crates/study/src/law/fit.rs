@@ -82,6 +82,17 @@ pub struct LevelRow {
     pub fitted: f64,
 }
 
+/// The law between the least and the largest k, to be drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct CurvePoint {
+    /// Models, not always a whole number.
+    pub k: f64,
+    /// What the law gives.
+    pub loss: f64,
+    /// Its 95 % interval.
+    pub interval_95: Option<[f64; 2]>,
+}
+
 /// A predicted loss.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PredictionRow {
@@ -158,6 +169,10 @@ pub struct MergeLaw {
     pub n_billions: Option<f64>,
     /// Mean losses.
     pub points: Vec<LevelRow>,
+    /// Loss of the base, where it was scored.
+    pub base: Option<f64>,
+    /// The law from the least to the largest k that was measured, or predicted where the curve supports a law.
+    pub curve: Vec<CurvePoint>,
     /// The forms that compete, with AICc.
     pub forms: Vec<FormRow>,
     /// Predictions.
@@ -226,7 +241,10 @@ pub fn fit_merge_law(curve: &Curve, question: &LawQuestion) -> Result<MergeLaw, 
     let drawn = bootstrap(groups, &levels, &fit, question);
     let refusal = refusal_of(&fit);
     let mut law = begin(question.axis, &fit, groups, n_billions);
-    law.forms = compete(&competitors(question.axis), &levels, &question.predict);
+    let along = ks_to_draw(groups, if refusal.is_some() { &[] } else { &question.predict });
+    law.base = base;
+    law.curve = curve_points(&fit, drawn.as_ref(), &along);
+    law.forms = compete(&competitors(question.axis), &levels, &question.predict, &along);
     if let Some(drawn) = &drawn {
         law.l_inf_interval_95 = drawn.interval(|one| one.l_inf());
         law.a_interval_95 = drawn.interval(|one| one.a());
@@ -390,6 +408,8 @@ fn begin(axis: Axis, fit: &Fitted, groups: &[Group<'_>], n_billions: Option<f64>
         r2: fit.r2,
         n_billions,
         points: groups.iter().map(point).collect(),
+        base: None,
+        curve: Vec::new(),
         forms: Vec::new(),
         predictions: Vec::new(),
         three_point: None,
@@ -404,6 +424,22 @@ fn begin(axis: Axis, fit: &Fitted, groups: &[Group<'_>], n_billions: Option<f64>
         warnings: Vec::new(),
         refusal: None,
     }
+}
+
+/// The k at which the law is drawn: from the least to the largest of those measured and predicted, as powers.
+fn ks_to_draw(groups: &[Group<'_>], predict: &[u32]) -> Vec<f64> {
+    const N: u32 = 48;
+    let ks = || groups.iter().map(|group| group.k).chain(predict.iter().copied()).map(f64::from);
+    let (low, high) = (ks().fold(f64::INFINITY, f64::min), ks().fold(0.0, f64::max));
+    (0..=N).map(|i| low * (high / low).powf(f64::from(i) / f64::from(N))).collect()
+}
+
+fn curve_points(fit: &Fitted, drawn: Option<&Drawn>, along: &[f64]) -> Vec<CurvePoint> {
+    let point = |&k: &f64| {
+        let interval_95 = drawn.and_then(|drawn| drawn.interval(|one| one.predict(k)));
+        CurvePoint { k, loss: fit.predict(k), interval_95 }
+    };
+    along.iter().map(point).collect()
 }
 
 /// Laws of resampled losses.
@@ -630,6 +666,12 @@ mod tests {
     #[test]
     fn the_published_curve_of_sixteen_domains_has_a_large_offset() {
         let law = fit(&SIXTEEN_DOMAINS, LawQuestion { predict: vec![16], ..LawQuestion::default() });
+        let (first, last) = (law.curve[0], law.curve[law.curve.len() - 1]);
+        assert!((first.k - 2.0).abs() < 1e-12 && (last.k - 16.0).abs() < 1e-9, "{first:?} {last:?}");
+        assert!(
+            (last.loss - law.points[7].fitted).abs() < 1e-9 && last.interval_95.is_some_and(|[low, high]| low < high)
+        );
+        assert!(law.forms.iter().all(|form| (form.curve[48] - form.predictions[0]).abs() < 1e-9));
         assert!((law.b - 5.2).abs() < 0.1 && (law.l_inf - 0.575).abs() < 1e-3, "{} {}", law.b, law.l_inf);
         assert!((law.a - 1.46).abs() < 0.02 && (law.r2 - 0.9993).abs() < 5e-5, "{} {}", law.a, law.r2);
         assert_eq!(law.refusal, None);

@@ -91,6 +91,8 @@ pub struct FormRow {
     pub at_bound: Option<f64>,
     /// What it predicts, for each k that was asked.
     pub predictions: Vec<f64>,
+    /// What it gives along the law's [`curve`](super::MergeLaw::curve).
+    pub curve: Vec<f64>,
 }
 
 /// The range in which a shape is searched, and the shape that a place in it means.
@@ -221,7 +223,7 @@ impl Fitted {
         Some(n * (rss / n).ln() + 2.0 * p + 2.0 * p * (p + 1.0) / (n - p - 1.0))
     }
 
-    pub(super) fn row(&self, levels: &Levels, predict: &[u32]) -> FormRow {
+    pub(super) fn row(&self, levels: &Levels, predict: &[u32], along: &[f64]) -> FormRow {
         let shape_of = |forms: &[Form]| self.shape.filter(|_| forms.contains(&self.form));
         FormRow {
             form: self.form,
@@ -239,14 +241,15 @@ impl Fitted {
             delta_aicc: None,
             at_bound: self.at_bound,
             predictions: predict.iter().map(|k| self.predict(f64::from(*k))).collect(),
+            curve: along.iter().map(|k| self.predict(*k)).collect(),
         }
     }
 }
 
-/// Fits the forms that compete and ranks them by AICc.
-pub(super) fn compete(forms: &[Form], levels: &Levels, predict: &[u32]) -> Vec<FormRow> {
+/// Fits the forms that compete and ranks them by AICc; they are evaluated at `predict` and `along` the law's curve.
+pub(super) fn compete(forms: &[Form], levels: &Levels, predict: &[u32], along: &[f64]) -> Vec<FormRow> {
     let fits = forms.iter().filter_map(|form| form.fit(levels));
-    let mut rows: Vec<FormRow> = fits.map(|fit| fit.row(levels, predict)).collect();
+    let mut rows: Vec<FormRow> = fits.map(|fit| fit.row(levels, predict, along)).collect();
     let least = rows.iter().filter_map(|row| row.aicc).min_by(f64::total_cmp);
     for row in &mut rows {
         row.delta_aicc = row.aicc.zip(least).map(|(aicc, least)| aicc - least);
@@ -289,7 +292,7 @@ mod tests {
         let noise = |k: f64| 1e-4 * (7.0 * k).sin();
         let all = [Form::Reciprocal, Form::Inverse, Form::Power, Form::Exponential];
         let best = |loss: &dyn Fn(f64) -> f64| {
-            let rows = compete(&all, &levels(&K, |k| loss(k) + noise(k)), &[]);
+            let rows = compete(&all, &levels(&K, |k| loss(k) + noise(k)), &[], &[]);
             rows.into_iter().find(|row| row.delta_aicc == Some(0.0)).unwrap().form
         };
         assert_eq!(best(&|k| 2.0 + 0.4 / (k + 3.0)), Form::Reciprocal);

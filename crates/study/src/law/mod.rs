@@ -17,7 +17,9 @@ mod three_points;
 
 pub use curve::{Curve, CurveRecord, Member, Unit, read_curve, read_curve_file};
 pub use experts::{CurveOptions, CurveOutcome, ExpertCurve, run_curve};
-pub use fit::{Axis, BootstrapRow, DomainRow, LawQuestion, LevelRow, MergeLaw, PredictionRow, fit_merge_law};
+pub use fit::{
+    Axis, BootstrapRow, CurvePoint, DomainRow, LawQuestion, LevelRow, MergeLaw, PredictionRow, fit_merge_law,
+};
 pub use forms::{Form, FormRow};
 pub use outlook::{MarginalRow, ReachRow, StopRow, TargetRow};
 pub use sizes::{JointLaw, SizeRow};

@@ -21,6 +21,8 @@ pub struct QuadraticFit {
     pub left_out_error: f64,
     /// Correlation of ranks of the points with their predictions from the others.
     pub left_out_spearman: Option<f64>,
+    /// The predictions of the points, each from the others.
+    pub left_out: Vec<f64>,
 }
 
 impl QuadraticFit {
@@ -81,6 +83,7 @@ pub fn fit_quadratic(mixtures: &[Vec<f64>], values: &[f64]) -> Option<QuadraticF
         strength,
         left_out_error,
         left_out_spearman: spearman(values, &predicted),
+        left_out: predicted,
     })
 }
 
@@ -106,6 +109,7 @@ mod tests {
             assert!((fit.predict(&other) - value(&other)).abs() < 1e-6, "{} at {other:?}", fit.predict(&other));
         }
         assert!(fit.left_out_error < 1e-6 && fit.left_out_spearman.unwrap() > 0.9999, "{fit:?}");
+        assert!(fit.left_out.iter().zip(&values).all(|(predicted, value)| (predicted - value).abs() < 1e-5));
     }
 
     #[test]

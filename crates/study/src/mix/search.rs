@@ -14,7 +14,7 @@ use thalweg_storage::publish::publish_file;
 use super::rank::mean_ranks;
 use super::ridge::{QuadraticFit, fit_quadratic};
 use super::space::{Component, MixSpace, Mixture, exact, fractions, round};
-use super::trials::{TRIAL_KIND, TRIALS_FILE, TrialRecord};
+use super::trials::{TRIAL_KIND, TRIAL_VERSION, TRIALS_FILE, TrialRecord};
 use crate::Error;
 use crate::evaluator::{Evaluator, ModelScores, TaskScore, gain_over};
 use crate::record::{CostRow, GainRow, SuiteRow};
@@ -82,6 +82,8 @@ pub struct PredictorRow {
     pub left_out_error: f64,
     /// Correlation of ranks of points with their predictions from the others.
     pub left_out_spearman: Option<f64>,
+    /// Each point as predicted from the others, and as scored, in the order of the trials.
+    pub points: Vec<[f64; 2]>,
 }
 
 /// One component in the region.
@@ -178,14 +180,18 @@ pub fn search_mixtures(
     let models = search.compare(&region, &mut options)?;
     let predictor = search.tasks.iter().zip(&fits).filter_map(|(task, fit)| {
         let fit = fit.as_ref()?;
+        // Costs are predicted: their sign is that of the score where less is better.
+        let sign = if task.higher_is_better { -1.0 } else { 1.0 };
+        let scored = search.trials.iter().filter_map(|trial| trial.scores.find(task));
         Some(PredictorRow {
             measure: name_of(task),
             strength: fit.strength,
             left_out_error: fit.left_out_error,
             left_out_spearman: fit.left_out_spearman,
+            points: fit.left_out.iter().zip(scored).map(|(cost, score)| [sign * cost, score.value]).collect(),
         })
     });
-    let predictor = predictor.collect();
+    let predictor: Vec<PredictorRow> = predictor.collect();
     let lines: String = search.trials.iter().map(|trial| search.line(trial)).collect();
     publish_file(&*cx.storage, &options.path, lines.as_bytes(), TRIALS_FILE)?;
     Ok(SearchOutcome {
@@ -389,7 +395,7 @@ impl Search<'_> {
         let coefficients = fractions(&trial.mixture);
         let record = TrialRecord {
             kind: TRIAL_KIND.to_owned(),
-            version: 1,
+            version: TRIAL_VERSION,
             round: Some(trial.round),
             data_shares: Some(self.space.by_name(&self.space.data_shares(&coefficients))),
             coefficients: Some(self.space.by_name(&coefficients)),

@@ -4,15 +4,20 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use thalweg_eval::external::quote_python_numbers;
 use thalweg_storage::Storage;
 use thalweg_storage::guard::OwnKind;
 use thalweg_tensor::display_name;
 
 use crate::Error;
+use crate::document::DocumentKind;
 
 /// `kind` of the lines that a search writes.
 pub(super) const TRIAL_KIND: &str = "thalweg-mix-trial";
+/// `version` of them.
+pub(super) const TRIAL_VERSION: u64 = 1;
+const TRIAL: DocumentKind = DocumentKind { what: "a scored mixture", kind: TRIAL_KIND, version: TRIAL_VERSION };
 /// How such a file is recognised before it is replaced.
 pub(crate) const TRIALS_FILE: OwnKind<'_> = OwnKind::json("a file of scored mixtures", TRIAL_KIND);
 
@@ -68,7 +73,11 @@ const TRIAL_HINT: &str = "each line is one mixture, such as {\"data_shares\": {\
 
 fn read_trial(line: &str) -> Result<TrialRecord, String> {
     let bytes = quote_python_numbers(line.as_bytes());
-    let trial: TrialRecord = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    let value: Value = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    if let Some(fault) = TRIAL.fault_of_any_line(&value) {
+        return Err(fault);
+    }
+    let trial: TrialRecord = serde_json::from_value(value).map_err(|error| error.to_string())?;
     if trial.coefficients.is_none() && trial.data_shares.is_none() {
         return Err("it has neither `coefficients` nor `data_shares`".to_owned());
     }
@@ -97,6 +106,10 @@ mod tests {
         let trial = read_trial(r#"{"data_shares": {"web": 0.75, "code": 0.25}, "measures": {"a/b": 2}}"#).unwrap();
         assert_eq!((trial.data_shares.unwrap()["web"], trial.measures["a/b"]), (0.75, 2.0));
         let refused = |line: &str| read_trial(line).unwrap_err();
+        assert_eq!(
+            refused(r#"{"kind": "thalweg-mix-trial", "version": 2}"#),
+            "it is `thalweg-mix-trial` version 2, not `thalweg-mix-trial` version 1"
+        );
         assert!(refused("{}").contains("neither `coefficients` nor `data_shares`"));
         assert!(refused(r#"{"data_shares": {"web": 0.7}}"#).contains("sum to 0.7, not to 1"));
         assert!(refused(r#"{"coefficients": {"web": 1.5, "code": -0.5}}"#).contains("-0.5 of `code` is not a share"));

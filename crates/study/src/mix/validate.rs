@@ -32,6 +32,11 @@ pub struct ValidationRow {
     pub top_quartile_spearman: Option<f64>,
     /// Mean of proxy over reference; the paper's capability recovery, for scores of which more is better.
     pub recovery: Option<f64>,
+    /// Whether more is better.
+    pub higher_is_better: Option<bool>,
+    /// Proxy and reference of each mixture, the best references first; none for a mean over scores.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pairs: Vec<[f64; 2]>,
 }
 
 /// What was compared.
@@ -118,6 +123,7 @@ fn agreement(name: &str, pairs: &[[f64; 2]], seed: u64) -> ValidationRow {
     if higher_is_better(name) {
         best.reverse();
     }
+    let ordered = best.clone();
     best.truncate(pairs.len().div_ceil(4));
     let mut random = SplitMix::new(seed);
     let resample = |_| {
@@ -137,6 +143,8 @@ fn agreement(name: &str, pairs: &[[f64; 2]], seed: u64) -> ValidationRow {
         n_top: best.len(),
         top_quartile_spearman: correlation(&best),
         recovery: recovery.is_finite().then_some(recovery),
+        higher_is_better: Some(higher_is_better(name)),
+        pairs: ordered,
     }
 }
 
@@ -151,6 +159,8 @@ fn mean_row(rows: &[ValidationRow], n: usize) -> ValidationRow {
         n_top: rows.first().map_or(0, |row| row.n_top),
         top_quartile_spearman: mean(rows.iter().filter_map(|row| row.top_quartile_spearman).collect()),
         recovery: mean(rows.iter().filter_map(|row| row.recovery).collect()),
+        higher_is_better: None,
+        pairs: Vec::new(),
     }
 }
 
@@ -185,6 +195,7 @@ mod tests {
         let found = validate_proxies(&make(&proxies), &make(&references), 1).unwrap();
         let row = &found.rows[0];
         assert_eq!((found.n_matched, found.rows.len(), row.n, row.n_top), (8, 1, 8, 2));
+        assert_eq!((row.pairs.len(), row.pairs[0], row.pairs[7]), (8, [2.0, 1.0], [8.0, 8.0]));
         // 1 - 6 (1 + 1) / (8 (64 - 1)).
         assert!((row.spearman.unwrap() - (1.0 - 12.0 / 504.0)).abs() < 1e-12);
         let [low, high] = row.spearman_interval_95.unwrap();

@@ -27,3 +27,15 @@ pub(super) fn write_key_entry(page: &mut Markup, line: &str, mark: Option<(Mark,
     page.text(name);
     page.close();
 }
+
+/// A key of bars: class and name of each.
+pub(super) fn write_swatches(page: &mut Markup, entries: &[(&str, &str)]) {
+    page.element("ul").attr("class", "key").open();
+    for (class, name) in entries {
+        page.element("li").open();
+        page.element("span").attr("class", format!("swatch {class}")).filled("");
+        page.text(name);
+        page.close();
+    }
+    page.close();
+}

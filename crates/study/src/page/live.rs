@@ -107,7 +107,8 @@ fn write_comparisons(page: &mut Markup, comparisons: &[RunComparison]) {
     }
     page.element("h2").filled("If all were annealed at equal tokens");
     let note = "Forecasts of the same anneal, ending at the same point of each run. The gain is over the best run; \
-                the forecasts are treated as independent.";
+                what the forecasts may be off by is treated as independent. Where both runs were scored on the same items, \
+                the noise of the items is added, paired item by item.";
     page.element("p").attr("class", "note").filled(note);
     for one in comparisons {
         let place = format!("{}, {}, at {} {}", one.task, measure_words(&one.measure), show_whole(one.at), one.unit);
@@ -121,11 +122,13 @@ fn write_comparisons(page: &mut Markup, comparisons: &[RunComparison]) {
             page.element("th").attr("scope", "row").filled(&run.name);
             let interval = |gain: GainRow| format!("{}, {}", show_gain_row(gain), show_gain_interval(gain));
             let gain = run.gain_over_best.map_or_else(String::new, interval);
+            let items = run.n_paired_items.map(|n| format!(" ({} paired)", counted(n, "item")));
+            let verdict = format!("{}{}", run.verdict, items.unwrap_or_default());
             for (label, text) in [
                 ("if annealed", format!("{:.4}", run.value)),
                 ("95 %", format!("{low:.4} to {high:.4}")),
                 ("gain", gain),
-                ("verdict", run.verdict.to_owned()),
+                ("verdict", verdict),
             ] {
                 page.element("td").attr("data-label", label).filled(text);
             }

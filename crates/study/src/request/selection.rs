@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use thalweg_merge::plan::SourceRef;
 use thalweg_storage::hub::repository_of_folder;
-use thalweg_tensor::shell_path;
+use thalweg_tensor::{shell_path, shell_word};
 use thalweg_trajectory::{
     Extent, Spike, Step, Tokens, Trajectory, WindowEnd, WindowSpec, describe_phases, lasting_spike, select_window,
 };
@@ -46,6 +46,28 @@ impl Selection {
     /// Whether nothing was said about which checkpoints are wanted.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// The options that say it on a command line, each with a space before it.
+    fn options(&self) -> String {
+        let steps: Vec<String> = self.steps.iter().map(u64::to_string).collect();
+        let count = |n: Option<usize>| n.map(|n| n.to_string());
+        let amount = |n: Option<u64>| n.map(|n| n.to_string());
+        let options = [
+            ("last", count(self.last)),
+            ("count", count(self.count)),
+            ("interval-steps", amount(self.interval_steps)),
+            ("interval-tokens", amount(self.interval_tokens)),
+            ("duration-steps", amount(self.duration_steps)),
+            ("duration-tokens", amount(self.duration_tokens)),
+            ("end-step", amount(self.end_step)),
+            ("end-tokens", amount(self.end_tokens)),
+            ("from-step", amount(self.from_step)),
+            ("to-step", amount(self.to_step)),
+            ("every", count(self.every)),
+            ("steps", (!steps.is_empty()).then(|| steps.join(","))),
+        ];
+        options.into_iter().filter_map(|(name, value)| Some(format!(" --{name} {}", value?))).collect()
     }
 
     fn end(&self) -> WindowEnd {
@@ -126,14 +148,15 @@ impl Resolver<'_> {
     /// # Errors
     /// `Request` where the options contradict each other; `Trajectory` where the run does not have it.
     pub fn select(&self, trajectory: &Trajectory, selection: &Selection) -> Result<Vec<SourceRef>, Error> {
-        use thalweg_trajectory::Error::{NoCheckpointAt, TooFew};
-        let window = select_window(trajectory, &selection.window_spec()?).inspect_err(|error| {
+        use thalweg_trajectory::Error::{LongerThanRun, NoCheckpointAt, NotFetched, TooFew};
+        let window = select_window(trajectory, &selection.window_spec()?).map_err(|error| {
             let folder = trajectory.path().file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if let (TooFew { .. } | NoCheckpointAt { .. }, Some(repository)) = (error, repository_of_folder(folder)) {
-                self.note(format!(
-                    "only revisions in the local cache count: `thalweg fetch {repository}` with the same selection fetches the \
-                     others"
-                ));
+            match (&error, repository_of_folder(folder)) {
+                (TooFew { .. } | NoCheckpointAt { .. } | LongerThanRun { .. }, Some(repository)) => {
+                    let command = format!("thalweg fetch {}{}", shell_word(&repository), selection.options());
+                    Error::from(NotFetched { source: Box::new(error), command })
+                }
+                _ => error.into(),
             }
         })?;
         window.notes().iter().for_each(|note| self.note(note));

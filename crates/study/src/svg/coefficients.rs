@@ -50,7 +50,7 @@ fn draw_row(svg: &mut Markup, view: &StudyView<'_>, one: &EndTrial<'_>, row: Row
     let name = format!("{} of {}", one.trial.scheme, one.trial.n_checkpoints);
     match width {
         Width::Wide => draw_label(svg, class, Anchor::End, (left - 8.0, base - 6.0), &name),
-        Width::Narrow => draw_label(svg, class, Anchor::Start, (left, base - BARS - 6.0), &name),
+        Width::Narrow | Width::Any => draw_label(svg, class, Anchor::Start, (left, base - BARS - 6.0), &name),
     }
     svg.element("line").attr("class", "grid").num("x1", left).num("x2", right).num("y1", base).num("y2", base).empty();
     // Each row has its own height scale: the shape is what is compared, and the title has the numbers.
@@ -75,7 +75,7 @@ fn draw_row(svg: &mut Markup, view: &StudyView<'_>, one: &EndTrial<'_>, row: Row
         match width {
             Width::Wide => rect.titled(format!("step {}\ncoefficient {:.6}", source.step, source.coefficient)),
             // A phone has no pointer.
-            Width::Narrow => rect.empty(),
+            Width::Narrow | Width::Any => rect.empty(),
         };
     }
     svg.close();
@@ -99,8 +99,9 @@ fn draw_map(svg: &mut Markup, view: &StudyView<'_>, shown: &[u64], (steps, y): (
             }
         }
     }
-    if width == Width::Wide {
-        let x = steps.place(place_of(shown.first().copied().unwrap_or(0))) - 34.0;
+    // Without checkpoints there is nothing to name.
+    if let (Width::Wide, Some(&first)) = (width, shown.first()) {
+        let x = steps.place(place_of(first)) - 34.0;
         draw_label(svg, "axis", Anchor::End, (x, y + 20.0), "step");
         draw_label(svg, "axis faint", Anchor::End, (x, y + 34.0), "tokens");
     }

@@ -124,8 +124,8 @@ pub(crate) fn draw_plane(geometry: &GeometryRow, width: Width) -> Markup {
 }
 
 /// Shares of components beside those of a random walk.
-pub(crate) fn draw_shares(geometry: &GeometryRow, width: Width) -> Markup {
-    let n = geometry.component_shares.len().clamp(1, MAX_COMPONENTS);
+pub(crate) fn draw_shares(shares: &[f64], of_walk: &[f64], width: Width) -> Markup {
+    let n = shares.len().clamp(1, MAX_COMPONENTS);
     let row = 34.0;
     let rows = place_of(n as u64) * row;
     let mut svg = begin_chart(
@@ -135,13 +135,13 @@ pub(crate) fn draw_shares(geometry: &GeometryRow, width: Width) -> Markup {
         "Two bars per component: this run and a random walk.",
     );
     let (left, right) = (width.choose(104.0, 34.0), width.units() - 60.0);
-    let most = geometry.component_shares.iter().chain(&geometry.random_walk_shares).copied().filter(|s| s.is_finite());
+    let most = shares.iter().chain(of_walk).copied().filter(|s| s.is_finite());
     let x = Scale::new([0.0, most.fold(1e-9, f64::max)], [left, right]);
-    for (i, share) in geometry.component_shares.iter().take(n).enumerate() {
+    for (i, share) in shares.iter().take(n).enumerate() {
         let y = place_of(i as u64) * row + 6.0;
         let name = width.choose(format!("component {}", i + 1), (i + 1).to_string());
         draw_label(&mut svg, "tick", Anchor::End, (left - 8.0, y + 17.0), &name);
-        let walk = geometry.random_walk_shares.get(i);
+        let walk = of_walk.get(i);
         for (share, class, dy) in [(Some(share), "share merged", 0.0), (walk, "share raw", 13.0)] {
             let Some(share) = share else { continue };
             let bar = (x.place(*share) - left).clamp(0.0, right - left);

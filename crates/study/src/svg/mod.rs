@@ -4,6 +4,7 @@
 //! phone. Colours are classes of the page's style sheet, so that light and dark are decided there.
 
 mod axis;
+mod chart;
 mod coefficients;
 mod forecast_bar;
 mod frame;
@@ -18,6 +19,7 @@ mod study_run;
 mod thin;
 
 pub(crate) use axis::StepAxis;
+pub(crate) use chart::{Chart, ChartAxis, ChartPoint, RangeRow, Series, draw_chart, draw_ranges};
 pub(crate) use coefficients::draw_windows;
 pub(crate) use forecast_bar::{draw_forecast_bar, forecast_range};
 pub(crate) use geometry::{draw_bar, draw_cosines, draw_displacements, draw_plane, draw_shares};
@@ -37,6 +39,8 @@ pub(crate) enum Width {
     Wide,
     /// A phone.
     Narrow,
+    /// Any: a small picture, of which a desktop has several in a row.
+    Any,
 }
 
 impl Width {
@@ -44,7 +48,7 @@ impl Width {
     pub(crate) fn units(self) -> f64 {
         match self {
             Self::Wide => 960.0,
-            Self::Narrow => 358.0,
+            Self::Narrow | Self::Any => 358.0,
         }
     }
 
@@ -52,13 +56,14 @@ impl Width {
         match self {
             Self::Wide => "wide",
             Self::Narrow => "narrow",
+            Self::Any => "any",
         }
     }
 
     pub(crate) fn choose<T>(self, wide: T, narrow: T) -> T {
         match self {
             Self::Wide => wide,
-            Self::Narrow => narrow,
+            Self::Narrow | Self::Any => narrow,
         }
     }
 }

@@ -29,6 +29,20 @@ const STATE_FILE: OwnKind<'_> = OwnKind::json("the state of a watcher", STATE_KI
 /// A checkpoint takes a few hundred bytes for each of its files.
 const MAX_STATE_BYTES: u64 = 1 << 30;
 
+/// A file that is still to be written.
+#[derive(Debug)]
+pub(super) struct UnwrittenFile {
+    pub(super) path: PathBuf,
+    pub(super) bytes: Vec<u8>,
+    pub(super) kind: OwnKind<'static>,
+}
+
+impl UnwrittenFile {
+    pub(super) fn publish(&self, storage: &dyn Storage) -> Result<(), Error> {
+        Ok(publish_file(storage, &self.path, &self.bytes, self.kind)?)
+    }
+}
+
 /// A checkpoint as it was last seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct KnownCheckpoint {
@@ -106,14 +120,24 @@ impl KnownCheckpoints {
         times.filter(|time| *time > 0.0).map(|time| time / 1e9).reduce(f64::max)
     }
 
-    pub(super) fn publish(&mut self, storage: &dyn Storage, folder: &Path) -> Result<(), Error> {
+    /// The state as a file, if it changed since it was last taken.
+    pub(super) fn take_file(&mut self, folder: &Path) -> Result<Option<UnwrittenFile>, Error> {
         if !self.is_changed {
-            return Ok(());
+            return Ok(None);
         }
-        let text = serde_json::to_vec(self).map_err(|source| Error::ReportForm { source })?;
-        publish_file(storage, &folder.join(STATE_NAME), &text, STATE_FILE)?;
+        let bytes = serde_json::to_vec(self).map_err(|source| Error::ReportForm { source })?;
         self.is_changed = false;
-        Ok(())
+        Ok(Some(UnwrittenFile { path: folder.join(STATE_NAME), bytes, kind: STATE_FILE }))
+    }
+
+    /// Takes the file again next time: it could not be written.
+    pub(super) fn forget_file(&mut self) {
+        self.is_changed = true;
+    }
+
+    pub(super) fn publish(&mut self, storage: &dyn Storage, folder: &Path) -> Result<(), Error> {
+        let file = self.take_file(folder)?;
+        file.map_or(Ok(()), |file| file.publish(storage)).inspect_err(|_| self.forget_file())
     }
 
     /// Compares the finished checkpoints of a run with what is known; returns notes for the user.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use thalweg_eval::TaskScores;
 use thalweg_trajectory::Trajectory;
 
 use super::record::{ANNEALED_SCHEME, FORECAST_SCHEME, WatchEvent, WatchRow};
@@ -12,6 +13,7 @@ use crate::evaluator::{Evaluator, ModelScores};
 use crate::forecast::case::Case;
 use crate::forecast::forecast_anneal;
 use crate::forecast::request::AnnealQuestion;
+use crate::forecast_items::items_of;
 use crate::record::{Fact, ForecastRow, RawRow, StudyRecord};
 
 /// Forecasts that a page shows, the newest.
@@ -42,7 +44,7 @@ pub(super) fn forecast_name(end_step: u64) -> String {
     format!("forecast at step {end_step}")
 }
 
-/// The line of a forecast, or of why there is none.
+/// The line of a forecast, or of why there is none, and the values by item of the merge behind it.
 ///
 /// # Errors
 /// `Request` where the run has no checkpoint at that step; what scoring gives.
@@ -51,7 +53,7 @@ pub(super) fn forecast_end(
     end_step: u64,
     evaluator: &mut dyn Evaluator,
     unix_seconds: u64,
-) -> Result<WatchRow, Error> {
+) -> Result<(WatchRow, Vec<Arc<TaskScores>>), Error> {
     let question = AnnealQuestion { end_step: Some(end_step), ..job.ask.question };
     let request = question.in_steps(&job.trajectory)?;
     let mut row = WatchRow {
@@ -61,16 +63,18 @@ pub(super) fn forecast_end(
         digest: job.digest.clone(),
         ..WatchRow::scored(end_step, unix_seconds)
     };
+    let mut items = Vec::new();
     match forecast_anneal(&job.trajectory, &request, &job.ask.own_cases, evaluator, &mut |_, _| {})? {
         Err(refusal) => row.refused.push(refusal.to_string()),
         Ok(outcome) => {
+            items = outcome.imitation().map(|merge| items_of(&merge.scores)).unwrap_or_default();
             row.n_checkpoints = outcome.cases.first().map_or(0, |case| case.n_checkpoints);
             row.forecasts = outcome.forecasts;
             row.refused = outcome.refused.iter().map(|(score, why)| format!("{score}: {why}")).collect();
             row.proposal = outcome.proposal.ok();
         }
     }
-    Ok(row)
+    Ok((row, items))
 }
 
 /// The line of a checkpoint that was really annealed.

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use thalweg_merge::context::RunContext;
 use thalweg_tensor::{counted, counted_are};
 
+use super::heads::PreparedSums;
 use super::record::WatchRow;
 use super::scan::{Scan, Unsettled};
 use super::score::{EndScores, ScoreJob, UnscoredModel, score_end};
@@ -53,6 +54,8 @@ impl fmt::Debug for KeepOptions<'_, '_> {
 pub enum WatchNews<'a> {
     /// It looked at a run that had changed.
     Looked(&'a WatchPass),
+    /// Sums for the next windows were prepared, or cannot be.
+    Prepared(&'a [PreparedSums]),
     /// Models of one end were scored.
     Scored(&'a [WatchRow]),
     /// Something is in the way; it is tried again.
@@ -258,7 +261,15 @@ impl Keeper<'_, '_> {
         self.beat.n_outputs = pass.outputs.len();
         self.since = self.cx.host.elapsed_seconds();
         (options.tell)(WatchNews::Looked(&pass));
-        Ok(())
+        // Whatever is in the way, the merge reads the checkpoints.
+        match self.watcher.prepare() {
+            Ok(prepared) if prepared.is_empty() => Ok(()),
+            Ok(prepared) => {
+                (options.tell)(WatchNews::Prepared(&prepared));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn say_trouble(&mut self, error: &Error, options: &mut KeepOptions<'_, '_>) {
@@ -313,7 +324,7 @@ impl Keeper<'_, '_> {
         self.since = self.cx.host.elapsed_seconds();
         self.watcher.end_scores(job.end_step);
         found.failed.iter().for_each(|failed| self.watcher.give_up_scores(failed));
-        self.watcher.record_scores(&found.rows)?;
+        self.watcher.record_scores(job.end_step, &found)?;
         if !found.rows.is_empty() {
             (options.tell)(WatchNews::Scored(&found.rows));
         }
@@ -358,7 +369,7 @@ pub fn score_once(
         match score_job(make, &mut evaluator, &job, cx) {
             Ok(found) => {
                 found.failed.iter().for_each(|failed| watcher.give_up_scores(failed));
-                watcher.record_scores(&found.rows)?;
+                watcher.record_scores(job.end_step, &found)?;
                 on_scored(&found.rows);
                 once.failed.extend(found.failed);
             }

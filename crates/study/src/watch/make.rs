@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use thalweg_merge::context::RunContext;
-use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, execute_merge};
+use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, execute_merge_with};
+use thalweg_merge::head::WindowHead;
 use thalweg_merge::plan::{MergePlan, OutputPlan};
 use thalweg_merge::seen::SeenSource;
 
@@ -27,17 +28,26 @@ pub(super) struct MadeMerges {
     pub(super) bytes_read: u64,
 }
 
+/// What is known about the sources of outputs, so that less of them is read and hashed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct KnownSources<'a> {
+    /// Their digests are not taken again.
+    pub(super) seen: &'a [SeenSource],
+    /// Sums of them.
+    pub(super) heads: &'a [WindowHead],
+}
+
 /// Outputs that may be made in one reading: the stages of all are open at once.
 pub(super) fn n_together(files_per_output: usize) -> usize {
     (MAX_OPEN_FILES / (files_per_output + FILES_OF_STAGE)).max(1)
 }
 
-/// Makes `outputs`, the newest ends first. The digests of `seen` sources are not taken again.
+/// Makes `outputs`, the newest ends first.
 ///
 /// # Errors
 /// Those that concern all outputs: an interruption, a full disk, a bug.
 pub(super) fn make_outputs(
-    (outputs, seen): (&[OutputPlan], &[SeenSource]),
+    (outputs, known): (&[OutputPlan], KnownSources<'_>),
     n_together: usize,
     options: ExecuteOptions,
     cx: &RunContext<'_>,
@@ -47,7 +57,7 @@ pub(super) fn make_outputs(
     newest_first.sort_by_key(|output| std::cmp::Reverse(end_step(output)));
     let mut made = MadeMerges::default();
     for together in newest_first.chunks(n_together) {
-        make_or_split((together, seen), options, cx, &mut made, on_made)?;
+        make_or_split((together, known), options, cx, &mut made, on_made)?;
     }
     Ok(made)
 }
@@ -58,7 +68,7 @@ pub(super) fn end_step(output: &OutputPlan) -> u64 {
 }
 
 fn make_or_split(
-    (together, seen): (&[&OutputPlan], &[SeenSource]),
+    (together, known): (&[&OutputPlan], KnownSources<'_>),
     options: ExecuteOptions,
     cx: &RunContext<'_>,
     made: &mut MadeMerges,
@@ -67,10 +77,10 @@ fn make_or_split(
     let is_used =
         |seen: &&SeenSource| together.iter().any(|output| output.sources.iter().any(|source| source.path == seen.path));
     let plan = MergePlan {
-        seen_sources: seen.iter().filter(is_used).cloned().collect(),
+        seen_sources: known.seen.iter().filter(is_used).cloned().collect(),
         ..MergePlan::new(together.iter().map(|&output| output.clone()).collect())?
     };
-    let error = match execute_merge(&plan, options, cx) {
+    let error = match execute_merge_with(&plan, known.heads, options, cx) {
         Ok(outcomes) => {
             let n_bytes = outcomes.iter().map(|outcome| outcome.receipt.bytes_read).max().unwrap_or(0);
             made.bytes_read += n_bytes;
@@ -84,7 +94,10 @@ fn make_or_split(
     };
     if matches!(error, thalweg_merge::Error::SourcesChanged { .. }) {
         // Touched since the look at them, by a new hard link for example: read them all.
-        return make_or_split((together, &[]), options, cx, made, on_made);
+        return make_or_split((together, KnownSources::default()), options, cx, made, on_made);
+    }
+    if matches!(error, thalweg_merge::Error::HeadChanged { .. }) {
+        return make_or_split((together, KnownSources { heads: &[], ..known }), options, cx, made, on_made);
     }
     if concerns_all(&error) {
         return Err(error.into());
@@ -94,8 +107,8 @@ fn make_or_split(
         return Ok(());
     }
     let (first, second) = together.split_at(together.len() / 2);
-    make_or_split((first, seen), options, cx, made, on_made)?;
-    make_or_split((second, seen), options, cx, made, on_made)
+    make_or_split((first, known), options, cx, made, on_made)?;
+    make_or_split((second, known), options, cx, made, on_made)
 }
 
 /// Whether another output would fail for the same reason.
@@ -104,6 +117,15 @@ fn concerns_all(error: &thalweg_merge::Error) -> bool {
     match error {
         Merge::Interrupted | Merge::DiskFull { .. } | Merge::WorkerDied | Merge::Bug { .. } => true,
         Merge::Storage(error) => error.is_disk_full(),
+        _ => false,
+    }
+}
+
+/// Whether a merge failed because the disk is full.
+pub(super) fn is_disk_full(error: &Error) -> bool {
+    match error {
+        Error::Merge(thalweg_merge::Error::DiskFull { .. }) => true,
+        Error::Merge(thalweg_merge::Error::Storage(error)) => error.is_disk_full(),
         _ => false,
     }
 }

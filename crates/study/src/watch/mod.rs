@@ -7,6 +7,7 @@
 mod checkpoints;
 mod events;
 mod forecast;
+mod heads;
 mod hold;
 mod keep;
 mod make;
@@ -20,6 +21,7 @@ mod study;
 mod watcher;
 
 pub use forecast::WatchForecast;
+pub use heads::PreparedSums;
 pub use keep::{Heartbeat, KeepOptions, MakeEvaluator, OnceScores, WatchNews, keep_watching, score_once};
 pub use notice::{Bests, NewBest, Notice, NoticeEvent, TargetCrossing};
 pub use output::WatchedOutput;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use thalweg_merge::plan::OutputPlan;
 use thalweg_trajectory::{Extent, Step, Tokens, Trajectory};
 
 use super::WatchForecast;
@@ -38,6 +39,8 @@ pub struct WatchRequest {
     pub forecast: Option<Arc<WatchForecast>>,
     /// Whether checkpoints that later windows need are held by hard links.
     pub holds: bool,
+    /// Whether the sums that the next windows need are prepared.
+    pub prepares: bool,
     /// The folder of the merges and the record.
     pub folder: PathBuf,
 }
@@ -95,6 +98,21 @@ impl WatchRequest {
             Some(Extent::Tokens(_)) => steps.len(),
         };
         Ok(steps[steps.len() - n_needed..].to_vec())
+    }
+
+    /// The windows of consecutive checkpoints that end at the newest one, if the next checkpoint probably ends windows.
+    pub(super) fn next_windows(&self, plans: &[OutputPlan], trajectory: &Trajectory) -> Vec<OutputPlan> {
+        let steps: Vec<u64> = trajectory.finished().map(|one| one.step.0).collect();
+        let [.., before, newest] = steps.as_slice() else { return Vec::new() };
+        let next = newest.saturating_add(newest - before.min(newest));
+        if matches!(self.ends, WatchEnds::Multiples(interval) if !next.is_multiple_of(interval)) {
+            return Vec::new();
+        }
+        let is_of_last = |plan: &&OutputPlan| {
+            let own: Vec<u64> = plan.sources.iter().filter_map(|source| source.step).collect();
+            own.len() == plan.sources.len() && steps.ends_with(&own)
+        };
+        plans.iter().filter(is_of_last).cloned().collect()
     }
 
     fn ends(&self, trajectory: &Trajectory) -> Result<Vec<End>, Error> {

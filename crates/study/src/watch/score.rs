@@ -1,6 +1,9 @@
 //! Scores of what a watcher merged: the newest end first, each merge beside the raw checkpoint at its end.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use thalweg_eval::TaskScores;
 
 use super::WatchedOutput;
 use super::forecast::{ForecastJob, annealed_row, forecast_end, forecast_name};
@@ -26,6 +29,8 @@ pub(super) struct ScoreJob {
 #[derive(Debug, Default)]
 pub(super) struct EndScores {
     pub(super) rows: Vec<WatchRow>,
+    /// Values by item of the merge behind the forecast.
+    pub(super) items: Vec<Arc<TaskScores>>,
     /// Models that could not be scored, by name, with the digest of a merge.
     pub(super) failed: Vec<UnscoredModel>,
 }
@@ -117,7 +122,10 @@ fn look_ahead(
         found.take(row, UnscoredKey { name, digest: None, end_step })?;
     }
     if let Some(forecast) = &job.forecast {
-        let row = forecast_end(forecast, end_step, evaluator, unix_seconds());
+        let row = forecast_end(forecast, end_step, evaluator, unix_seconds()).map(|(row, items)| {
+            found.items = items;
+            row
+        });
         found.take(row, UnscoredKey { name: forecast_name(end_step), digest: forecast.digest.clone(), end_step })?;
     }
     Ok(())

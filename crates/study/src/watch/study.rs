@@ -5,10 +5,9 @@ use std::path::Path;
 
 use thalweg_merge::scheme::Scheme;
 use thalweg_storage::Storage;
-use thalweg_storage::publish::publish_file;
 use thalweg_trajectory::Trajectory;
 
-use super::checkpoints::KnownCheckpoints;
+use super::checkpoints::{KnownCheckpoints, UnwrittenFile};
 use super::forecast::add_forecasts;
 use super::notice::new_spikes;
 use super::record::{ANNEALED_SCHEME, RAW_SCHEME, WatchEvent, WatchRow};
@@ -26,10 +25,10 @@ const MAX_TRAINING: usize = 8_000;
 /// The file has about a hundred bytes for each point and each checkpoint.
 const MAX_FACTS_BYTES: u64 = 256 << 20;
 
-/// What a run's folder and log tell, as last published.
+/// What a run's folder and log tell, as last taken to be written.
 #[derive(Debug, Default)]
 pub(super) struct RunFacts {
-    published: Option<String>,
+    taken: Option<String>,
     /// Spikes that were known before; `None` where nothing was.
     spikes: Option<Vec<SpikeRow>>,
     /// Spikes that were not known.
@@ -46,14 +45,13 @@ impl RunFacts {
         Self { spikes: record.map(|record| record.spikes), ..Self::default() }
     }
 
-    /// Writes down what is known about the run, if it changed.
-    pub(super) fn publish(
+    /// What is known about the run as a file, if it changed since it was last taken.
+    pub(super) fn take_file(
         &mut self,
-        storage: &dyn Storage,
         folder: &Path,
         (trajectory, known): (&Trajectory, &KnownCheckpoints),
         command: &str,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<UnwrittenFile>, Error> {
         let name = trajectory.path().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let mut record = begin_record(format!("{name}, watched"), command.to_owned(), trajectory);
         record.is_watched = true;
@@ -67,11 +65,17 @@ impl RunFacts {
         self.spikes = Some(record.spikes.clone());
         self.recovery.clone_from(&record.recovery);
         let text = record.to_json()?;
-        if self.published.as_ref() != Some(&text) {
-            publish_file(storage, &folder.join(RUN_FACTS_NAME), text.as_bytes(), STUDY_FILE)?;
-            self.published = Some(text);
+        if self.taken.as_ref() == Some(&text) {
+            return Ok(None);
         }
-        Ok(())
+        let bytes = text.as_bytes().to_vec();
+        self.taken = Some(text);
+        Ok(Some(UnwrittenFile { path: folder.join(RUN_FACTS_NAME), bytes, kind: STUDY_FILE }))
+    }
+
+    /// Takes the file again next time: it could not be written.
+    pub(super) fn forget_file(&mut self) {
+        self.taken = None;
     }
 }
 

@@ -9,26 +9,29 @@ use thalweg_merge::engine::{ExecuteOptions, MergeOutcome, PartialStage};
 use thalweg_merge::made::{Likeness, Made, find_made};
 use thalweg_merge::own::merges_in;
 use thalweg_merge::plan::OutputPlan;
+use thalweg_merge::prepare_head::HeadOutcome;
 use thalweg_merge::receipt::{MergeReceipt, SourceReceipt};
 use thalweg_merge::verify::read_receipt;
-use thalweg_storage::Lock;
 use thalweg_storage::guard::check_place;
 use thalweg_storage::publish::Replace;
+use thalweg_storage::{Lock, Storage};
 use thalweg_trajectory::{Trajectory, check_outside_checkpoints};
 
 use super::WatchForecast;
-use super::checkpoints::{KnownCheckpoints, STATE_NAME};
+use super::checkpoints::{KnownCheckpoints, STATE_NAME, UnwrittenFile};
 use super::events::publish_events;
 use super::forecast::{ForecastJob, forecast_name};
+use super::heads::{PreparedSums, drop_heads, open_heads, prepare_heads};
 use super::hold::{HELD_NAME, hold_checkpoints, let_go};
-use super::make::{MadeMerges, end_step, make_outputs, n_together};
+use super::make::{KnownSources, MadeMerges, end_step, is_disk_full, make_outputs, n_together};
 use super::output::{WatchedOutput, name_of};
 use super::record::{WatchEvent, WatchRecord, WatchRow};
 use super::request::{WatchRequest, WatchedMerges};
 use super::scan::{Scan, Scanner, Unsettled};
-use super::score::{ScoreJob, UnscoredModel};
+use super::score::{EndScores, ScoreJob, UnscoredModel};
 use super::study::RunFacts;
 use crate::Error;
+use crate::forecast_items::publish_items;
 use crate::record::SpikeRow;
 use crate::request::Resolver;
 use crate::sweep::SkippedEnds;
@@ -105,6 +108,12 @@ pub struct Watcher<'a> {
     run_facts: RunFacts,
     /// Links that later windows need.
     held: BTreeSet<PathBuf>,
+    /// The newest windows, if those that the next checkpoint ends will have all their checkpoints but the oldest.
+    next_windows: Vec<OutputPlan>,
+    /// What was seen of the run and is still to be written.
+    unwritten: Vec<UnwrittenFile>,
+    /// What was said to be impossible to prepare.
+    unprepared: Vec<PreparedSums>,
     _lock: Lock,
 }
 
@@ -190,6 +199,9 @@ impl<'a> Watcher<'a> {
             scanner: Scanner::default(),
             run_facts,
             held: BTreeSet::new(),
+            next_windows: Vec::new(),
+            unwritten: Vec::new(),
+            unprepared: Vec::new(),
             _lock: lock,
         })
     }
@@ -274,8 +286,15 @@ impl<'a> Watcher<'a> {
                 Need::Make => missing.push(plan.clone()),
             }
         }
+        self.next_windows = self.request.next_windows(&plans, &trajectory);
         self.trajectory = self.request.forecast.is_some().then(|| Arc::new(trajectory));
-        let made = self.make(&missing)?;
+        let made = match self.make(&missing) {
+            // What is prepared only saves time.
+            Err(error) if is_disk_full(&error) && drop_heads(&self.request.folder, &*self.cx.storage)? => {
+                self.make(&missing)?
+            }
+            made => made?,
+        };
         pass.bytes_read = made.bytes_read;
         for (outcome, bytes_read) in made.outcomes {
             let identity = self.identity_of(&outcome.receipt.plan);
@@ -307,6 +326,24 @@ impl<'a> Watcher<'a> {
             self.known.publish(&*self.cx.storage, &self.request.folder)?;
         }
         Ok(pass)
+    }
+
+    /// Sums what the next windows will have of the checkpoints that are there, if that was asked for, until the run
+    /// gets another one. What cannot be prepared is told once.
+    ///
+    /// # Errors
+    /// `Interrupted`; what reading the checkpoints gives, and `Storage`.
+    pub fn prepare(&mut self) -> Result<Vec<PreparedSums>, Error> {
+        let windows = std::mem::take(&mut self.next_windows);
+        if !self.request.prepares {
+            return Ok(Vec::new());
+        }
+        let seen = self.known.with_digests(&windows, self.cx);
+        let mut found = prepare_heads((&windows, &seen), (&self.request.run, &self.request.folder), self.cx)?;
+        found.retain(|one| !self.unprepared.contains(one));
+        let is_impossible = |one: &&PreparedSums| matches!(one.outcome, HeadOutcome::Impossible(_));
+        self.unprepared.extend(found.iter().filter(is_impossible).cloned());
+        Ok(found)
     }
 
     /// Removes the links that neither later windows need nor merges that could not be made.
@@ -354,8 +391,12 @@ impl<'a> Watcher<'a> {
             let needed = self.request.needed_steps(&trajectory, 1)?;
             self.held = hold_checkpoints((&trajectory, &needed), &self.request.folder, &mut self.known, storage)?;
         }
-        self.known.publish(storage, &self.request.folder)?;
-        self.run_facts.publish(storage, &self.request.folder, (&trajectory, &self.known), &self.request.command)?;
+        if !self.unwritten.is_empty() {
+            self.forget_written();
+        }
+        let (folder, command) = (&self.request.folder, &self.request.command);
+        self.unwritten = self.known.take_file(folder)?.into_iter().collect();
+        self.unwritten.extend(self.run_facts.take_file(folder, (&trajectory, &self.known), command)?);
         let merges = self.resolver.watched(&self.request, &trajectory)?;
         Ok((trajectory, merges, first_unsettled))
     }
@@ -441,9 +482,24 @@ impl<'a> Watcher<'a> {
         !gone.is_empty() && kept.iter().all(is_same)
     }
 
+    /// Writes what was seen of the run.
+    fn write_down(&mut self) -> Result<(), Error> {
+        let written = write_files(&std::mem::take(&mut self.unwritten), &*self.cx.storage);
+        written.inspect_err(|_| self.forget_written())
+    }
+
+    /// Writes all of it again next time.
+    fn forget_written(&mut self) {
+        self.known.forget_file();
+        self.run_facts.forget_file();
+    }
+
     /// Makes outputs and records each reading as it ends, also if a later one fails.
     fn make(&mut self, missing: &[OutputPlan]) -> Result<MadeMerges, Error> {
-        let Some(newest) = missing.last().and_then(OutputPlan::newest_source) else { return Ok(MadeMerges::default()) };
+        let Some(newest) = missing.last().and_then(OutputPlan::newest_source) else {
+            self.write_down()?;
+            return Ok(MadeMerges::default());
+        };
         let n_files = self.cx.pool.open(&newest.path, self.resolver.reading()).map_or(1, |one| one.files().len());
         // These paths are free, or hold a merge of ours to make again.
         // A merge may have been killed whose checkpoints were pruned since: now they are read from the links that hold
@@ -454,13 +510,22 @@ impl<'a> Watcher<'a> {
         };
         let options = ExecuteOptions { replace: Replace::Force, partial };
         let (seen, cx) = (self.known.with_digests(missing, self.cx), self.cx);
+        let heads = if self.request.prepares { open_heads(missing, &self.request.folder, cx) } else { Vec::new() };
+        let known_sources = KnownSources { seen: &seen, heads: &heads };
         let (record, known) = (&mut self.record, &mut self.known);
         let on_made = &mut |outcome: &MergeOutcome| {
             record.add(WatchRow::merged(name_of(&outcome.path), &outcome.receipt));
             known.learn_digests(&outcome.receipt, cx);
             Ok(())
         };
-        let made = make_outputs((missing, &seen), n_together(n_files), options, cx, on_made);
+        // Writing that waits for the medium, and the merges need not wait for it.
+        let unwritten = std::mem::take(&mut self.unwritten);
+        let (written, made) = std::thread::scope(|scope| {
+            let writer = scope.spawn(|| write_files(&unwritten, &*cx.storage));
+            let made = make_outputs((missing, known_sources), n_together(n_files), options, cx, on_made);
+            (writer.join().unwrap_or(Err(thalweg_merge::Error::WorkerDied.into())), made)
+        });
+        written.inspect_err(|_| self.forget_written())?;
         self.record.publish(&*self.cx.storage)?;
         self.known.publish(&*self.cx.storage, &self.request.folder)?;
         made
@@ -552,8 +617,9 @@ impl<'a> Watcher<'a> {
     }
 
     /// Adds scores to the record.
-    pub(super) fn record_scores(&mut self, rows: &[WatchRow]) -> Result<(), Error> {
-        rows.iter().for_each(|row| self.record.add(row.clone()));
+    pub(super) fn record_scores(&mut self, end_step: u64, found: &EndScores) -> Result<(), Error> {
+        publish_items(&*self.cx.storage, &self.request.folder, (end_step, &found.items))?;
+        found.rows.iter().for_each(|row| self.record.add(row.clone()));
         self.record.publish(&*self.cx.storage)?;
         publish_events(&*self.cx.storage, &self.request.folder, self.record.rows())
     }
@@ -581,6 +647,10 @@ impl<'a> Watcher<'a> {
     fn identity_of(&self, plan: &OutputPlan) -> String {
         self.known.identity_of(plan.sources.iter().map(|source| &source.path))
     }
+}
+
+fn write_files(files: &[UnwrittenFile], storage: &dyn Storage) -> Result<(), Error> {
+    files.iter().try_for_each(|file| file.publish(storage))
 }
 
 /// The bytes that an earlier look read for outputs that were made then.

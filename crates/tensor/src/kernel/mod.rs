@@ -12,6 +12,7 @@ mod exact;
 mod float_env;
 mod format;
 mod gram;
+mod head;
 mod mask;
 mod portable;
 mod prepared;

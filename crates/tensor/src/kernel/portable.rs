@@ -345,7 +345,7 @@ const STRIP: usize = 16;
 
 /// Sums lanes `at..at + TILE` of all sources.
 #[inline(always)]
-fn add_up<I: Input, M: MultiplyAdd>(coefficients: &[f64], sources: &[&[u8]], at: usize) -> Tile {
+pub(crate) fn add_up<I: Input, M: MultiplyAdd>(coefficients: &[f64], sources: &[&[u8]], at: usize) -> Tile {
     let mut tile = Tile { sum: [-0.0; TILE], most: [0; TILE], least: [u32::MAX; TILE] };
     for from in (0..TILE).step_by(STRIP) {
         let mut sum = [-0.0; STRIP];

@@ -1,5 +1,7 @@
 //! The sums against rational arithmetic, on random and adversarial numbers.
 
+use std::ops::Range;
+
 use num_bigint::BigUint;
 use num_traits::Signed;
 
@@ -431,4 +433,77 @@ fn a_window_that_lost_its_last_positive_zero_is_minus_zero() {
     let mut out = vec![0; 256];
     sum.sum_window_into(&sums, &[&minus, &minus], &mut out).unwrap();
     assert_eq!(out, minus);
+}
+
+/// Finishes a sum from what was kept of all sources but the last; how many elements stayed open.
+fn check_head(dice: &mut Dice, (input, output): (Dtype, Dtype), kind: Kind, numerators: &[u32]) -> usize {
+    const N_ELEMENTS: usize = 1300;
+    let sources = make_sources(dice, input, kind, numerators.len(), N_ELEMENTS);
+    let slices: Vec<&[u8]> = sources.iter().map(Vec::as_slice).collect();
+    let (newest, older) = slices.split_last().unwrap();
+    let whole: Vec<BigInt> = numerators.iter().map(|&c| BigInt::from(c)).collect();
+    let divisor = BigInt::from(numerators.iter().sum::<u32>());
+    let mut n_open = 0;
+    for simd in LEVELS {
+        let spec = SumSpec { input, output, non_finite: NonFinitePolicy::Refuse, simd };
+        let sum = WeightedSum::new(&whole, &divisor, spec).unwrap();
+        let mut expected = vec![0xAA; N_ELEMENTS * width_of(output)];
+        if sum.sum_into(&slices, &mut expected).is_err() {
+            continue;
+        }
+        let Some(dtype) = sum.head_dtype() else {
+            assert!(input != Dtype::F32 && output == Dtype::F32, "{input} to {output}");
+            continue;
+        };
+        let mut head = vec![0x55; N_ELEMENTS * width_of(dtype)];
+        sum.sum_head_into(older, &mut head).unwrap();
+        let (mut out, mut open) = (vec![0x55; expected.len()], Vec::new());
+        sum.finish_head_into((&head, newest), &mut out, &mut open).unwrap();
+        n_open = open.iter().map(ExactSizeIterator::len).sum();
+        for range in open {
+            let of = |range: &Range<usize>, width: usize| range.start * width..range.end * width;
+            let part: Vec<&[u8]> = slices.iter().map(|source| &source[of(&range, width_of(input))]).collect();
+            sum.sum_into(&part, &mut out[of(&range, width_of(output))]).unwrap();
+        }
+        assert!(out == expected, "{input} to {output}, {kind:?}, {numerators:?}, {simd:?}");
+    }
+    n_open
+}
+
+#[test]
+fn a_sum_that_is_finished_later_has_the_bits_of_a_sum_at_once() {
+    let mut dice = Dice(18);
+    let narrow = [Dtype::Bf16, Dtype::F16, Dtype::F32];
+    for kind in KINDS {
+        for input in narrow {
+            for output in narrow {
+                for numerators in
+                    [&[1; 2][..], &[1; 3], &[1; 10], &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], &[512, 128, 160, 200]]
+                {
+                    let n_open = check_head(&mut dice, (input, output), kind, numerators);
+                    let is_usual = matches!(kind, Kind::Walk | Kind::Equal);
+                    assert!(n_open < 200 || !is_usual, "{kind:?} of {input}: {n_open} of 1300 are left open");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_or_too_large_is_left_open() {
+    let spec = |input| SumSpec { input, output: input, non_finite: NonFinitePolicy::Propagate, simd: Simd::Auto };
+    for (values, newest) in [
+        ([f32::NAN, 1.0], 1.0),
+        ([f32::INFINITY, 1.0], 1.0),
+        ([1.0, 1.0], f32::NEG_INFINITY),
+        ([f32::MAX, f32::MAX], f32::MAX),
+        ([f32::MAX, 1.0], f32::MIN),
+    ] {
+        let sum = WeightedSum::new(&[1.into(), 1.into(), 1.into()], &1.into(), spec(Dtype::F32)).unwrap();
+        let [a, b] = values.map(|value| singles(&[value; 70]));
+        let (mut head, mut out, mut open) = (vec![0; 560], vec![0; 280], Vec::new());
+        sum.sum_head_into(&[&a, &b], &mut head).unwrap();
+        sum.finish_head_into((&head, &singles(&[newest; 70])), &mut out, &mut open).unwrap();
+        assert_eq!(open, [0..64, 64..70], "{values:?} and {newest}");
+    }
 }

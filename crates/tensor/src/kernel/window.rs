@@ -13,6 +13,9 @@ use crate::kernel::portable::{InBf16, InF16, InF32, Input, MultiplyAdd, TILE, lo
 use crate::kernel::simd::{Compiled, Simd, round_sums, run_compiled};
 use crate::kernel::{SumCounts, SumFault, WeightedSum};
 
+/// With a larger divisor the sign that rounds an exact sum is not exact on every machine.
+pub(crate) const MAX_DIVISOR: u64 = 1 << 28;
+
 /// How the sources of a window are weighted, the oldest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WindowWeights {
@@ -211,8 +214,6 @@ impl<I: Input> Compiled for AddPass<'_, I> {
 impl WeightedSum {
     /// How this sum weighs a window, if its window's running sums can stand in for its terms.
     pub fn window_weights(&self) -> Option<WindowWeights> {
-        /// With a larger one the sign that rounds a sum is not exact on every machine.
-        const MAX_DIVISOR: u64 = 1 << 28;
         let is_narrow = |dtype: Dtype| matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16);
         let words = self.prepared.words.as_ref().filter(|words| words.divisor < MAX_DIVISOR)?;
         if !is_narrow(self.spec.input) || !is_narrow(self.spec.output) || words.numerators.len() < 2 {

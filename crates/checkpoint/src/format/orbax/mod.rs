@@ -2,13 +2,15 @@
 //!
 //! `place` finds the folder of arrays and decides whether its save has finished, `store` and `ocdbt` list what is
 //! stored, `zarr` reads the description of an array, and `tree` that of the tree. Chunks are unpacked when they are
-//! read.
+//! read. `write` lays out outputs.
 
 mod ocdbt;
+mod ocdbt_write;
 mod place;
 mod store;
 mod stored;
 mod tree;
+pub(crate) mod write;
 mod zarr;
 
 use std::collections::BTreeMap;
@@ -29,11 +31,12 @@ use super::{Findings, Format, FormatContent, OpenFile, Place, Unreadable};
 use crate::error::UnfinishedFault;
 use crate::format::model_key::{WHOLE_KEY, is_other_key};
 use crate::index::check_file_name;
+use crate::optimizer_state::{is_optimizer_key, is_optimizer_state};
 use crate::unpacked::{DecoderPool, Packed, PackedPart, Packing, Shard, ShardedArray, UnpackedFile};
 use crate::{CatalogCache, Error, Note, ReadOptions, UnstoredChunks};
 
 /// Name of the format.
-const FORMAT_NAME: &str = "orbax";
+pub(crate) const FORMAT_NAME: &str = "orbax";
 /// The longest description of an array.
 const MAX_SPEC_BYTES: u64 = 1 << 20;
 /// Chunks of an array beyond so many for each that is stored are refused; missing ones are zeros, and cost memory.
@@ -58,6 +61,10 @@ impl Format for Orbax {
         self.recognises(place)
     }
 
+    fn stores_elements_once(&self) -> bool {
+        true
+    }
+
     fn recognises(&self, place: &Place) -> bool {
         match place {
             Place::File { path, .. } => {
@@ -79,7 +86,10 @@ impl Format for Orbax {
         let values = read_values(storage, &item.path, has_manifest(item.names()))?;
         let tree = if item.has(TREE_NAME) { read_tree(storage, &item.path.join(TREE_NAME))? } else { Tree::default() };
         let arrays = list_arrays(storage, item, &values, &tree)?;
-        let selection = select_in_item(storage, place, &found, &arrays)?;
+        let mut selection = select_in_item(storage, place, &found, &arrays)?;
+        if options.optimizer {
+            selection.add_optimizer(&arrays);
+        }
         let mut findings = Findings {
             key: selection.key,
             other_keys: selection.others,
@@ -94,7 +104,7 @@ impl Format for Orbax {
                 ChunkFault::Open(error) => error,
             })?;
         }
-        let (mut entries, mut sharded) = (Vec::new(), Vec::new());
+        let (mut entries, mut sharded, mut n_state) = (Vec::new(), Vec::new(), 0);
         for array in selection.chosen.into_iter().map(|position| &arrays[position]) {
             let name = array.path.join(".");
             let fail = |reason: String| refuse(&item.path, format!("array `{}`: {reason}", display_name(&name)));
@@ -117,6 +127,7 @@ impl Format for Orbax {
             if !chunks.shards.is_empty() {
                 sharded.push(ShardedArray { name: name.clone(), shards: chunks.shards });
             }
+            n_state += usize::from(array.is_optimizer());
             let shape = spec.shape.clone();
             let entry = TensorEntry::of_pieces(name.clone().into(), dtype, shape, chunks.pieces);
             entries.push(entry.map_err(|fault| fail(fault.to_string()))?);
@@ -124,12 +135,14 @@ impl Format for Orbax {
         let twice = |name: Box<str>| refuse(&item.path, format!("array `{}` appears twice", display_name(&name)));
         let catalog = cache.share(TensorCatalog::new(entries).map_err(twice)?);
         let notes = notes(&findings, tree.others);
+        let is_packed = files.has_parts;
         Ok(FormatContent {
             files: files.finish(),
             catalog,
+            n_state,
             notes,
             findings,
-            is_packed: true,
+            is_packed,
             sharded,
             ..FormatContent::default()
         })
@@ -158,10 +171,19 @@ fn notes(findings: &Findings, others: Vec<String>) -> Vec<Note> {
 /// An array, and what leads to it in the tree.
 struct Array<'a> {
     path: Vec<String>,
+    /// The key of its description, below which its chunks are.
+    key: &'a str,
     /// Its description; why it cannot be read, otherwise.
     spec: Result<ArraySpec, String>,
     /// Its stored chunks by their keys below that of the array.
     chunks: BTreeMap<&'a str, &'a Stored>,
+}
+
+impl Array<'_> {
+    /// Whether it belongs to the state of an optimizer, beside the model at the top of the tree.
+    fn is_optimizer(&self) -> bool {
+        self.path.len() > 1 && is_optimizer_state(&self.path.join("."))
+    }
 }
 
 /// Finds the arrays in a store. Every leaf of the tree that is an array must be there.
@@ -187,7 +209,7 @@ fn list_arrays<'a>(
         let below = format!("{base}/");
         let range = values.range(below.clone()..).take_while(|(key, _)| key.starts_with(&below));
         let chunks = range.filter_map(|(key, value)| Some((key.get(below.len()..)?, value)));
-        arrays.push(Array { path, spec, chunks: chunks.collect() });
+        arrays.push(Array { path, key, spec, chunks: chunks.collect() });
     }
     let has = |name: &str| [".zarray", "zarr.json"].iter().any(|end| values.contains_key(&format!("{name}/{end}")));
     if let Some(missing) = tree.arrays.iter().find(|name| !has(name)) {
@@ -210,6 +232,15 @@ struct Selection {
 }
 
 impl Selection {
+    /// Adds the state of the optimizer.
+    fn add_optimizer(&mut self, arrays: &[Array<'_>]) {
+        let state = (0..arrays.len()).filter(|position| arrays[*position].is_optimizer());
+        self.chosen.extend(state);
+        self.chosen.sort_unstable();
+        self.chosen.dedup();
+        self.others.retain(|(key, _)| !is_optimizer_key(key));
+    }
+
     /// Puts the name of an item before all keys.
     fn add_item(&mut self, item: &str) {
         let with_item = |key: &str| format!("{item}.{key}");
@@ -227,6 +258,10 @@ fn select_in_item(
     arrays: &[Array<'_>],
 ) -> Result<Selection, Error> {
     let mut selection = select(arrays, found.key.as_deref())
+        .or_else(|error| match found.key_below_only_item() {
+            Some(key) => select(arrays, key),
+            None => Err(error),
+        })
         .map_err(|error| Error::TreeKey { path: place.path().to_owned(), source: Box::new(error) })?;
     if found.is_named {
         selection.add_item(found.item.name());
@@ -280,18 +315,18 @@ struct Files<'a> {
     numbers: BTreeMap<String, u32>,
     files: Vec<(String, PathBuf, UnpackedFile)>,
     first: Option<String>,
+    /// Whether something has to be unpacked.
+    has_parts: bool,
 }
 
 impl<'a> Files<'a> {
     fn new(storage: &'a Arc<dyn Storage>, item: &'a Item, values: &Values) -> Self {
         // Values in memory are read through the manifest, which says what is newest: a change of it is a change.
         let first = [MANIFEST_NAME, LEVANTER_NAME].into_iter().find(|name| item.has(name)).map(str::to_owned);
-        let any = values.values().find_map(|value| match value {
-            Stored::Range { file, .. } => Some(file.clone()),
-            Stored::Bytes(_) => None,
-        });
+        let any = values.values().find_map(Stored::file).map(str::to_owned);
         let pool = Arc::default();
-        Self { storage, item, pool, numbers: BTreeMap::new(), files: Vec::new(), first: first.or(any) }
+        let first = first.or(any);
+        Self { storage, item, pool, numbers: BTreeMap::new(), files: Vec::new(), first, has_parts: false }
     }
 
     /// The number of a file, which is opened now if it was not.
@@ -352,6 +387,7 @@ impl<'a> Files<'a> {
 
     /// Adds a packed part to a file, and returns where it can be read.
     fn add(&mut self, number: u32, part: PackedPart) -> Result<u64, ChunkFault> {
+        self.has_parts = true;
         let file = self.files.get_mut(thalweg_tensor::to_index(number.into()));
         let offset = file.and_then(|(_, _, file)| file.add(part));
         offset.ok_or_else(|| "the number of its chunks overflows 64 bits".to_owned().into())
@@ -520,13 +556,17 @@ impl ChunkPlace<'_> {
             (Packed::Range(range), Packing::None) => range.start,
             _ => files.add(number, PackedPart { packed, len_bytes, packing })?,
         };
-        let shape = &self.array.shape;
-        let ends = self.start.iter().zip(chunk).zip(&shape.0);
-        let extent: Vec<u64> = ends.map(|((start, chunk), size)| (*chunk).min(size - start)).collect();
-        let is_all = extent == *shape.0;
-        let piece =
-            if is_all { Piece::whole(number, offset) } else { Piece::boxed(number, offset, &self.start, &extent) };
-        let strides: Vec<u64> = (0..chunk.len()).map(|dim| chunk[dim + 1..].iter().product()).collect();
-        piece.with_strides(shape, &strides).ok_or_else(|| count().into())
+        chunk_piece(&self.array.shape, &self.start, chunk, (number, offset)).ok_or_else(|| count().into())
     }
+}
+
+/// The elements of an array in a chunk that begins at `start` and may reach past the end; `None` for another number of
+/// dimensions.
+fn chunk_piece(shape: &Shape, start: &[u64], chunk: &[u64], (number, offset): (u32, u64)) -> Option<Piece> {
+    let ends = start.iter().zip(chunk).zip(&shape.0);
+    let extent: Vec<u64> = ends.map(|((start, chunk), size)| (*chunk).min(size.saturating_sub(*start))).collect();
+    let is_all = extent == *shape.0;
+    let piece = if is_all { Piece::whole(number, offset) } else { Piece::boxed(number, offset, start, &extent) };
+    let strides: Vec<u64> = (0..chunk.len()).map(|dim| chunk[dim + 1..].iter().product()).collect();
+    piece.with_strides(shape, &strides)
 }

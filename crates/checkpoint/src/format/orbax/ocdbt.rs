@@ -19,8 +19,8 @@ use crate::unpacked::open_zstd;
 
 /// The file that names the newest version.
 pub(super) const MANIFEST_NAME: &str = "manifest.ocdbt";
-const MANIFEST_MAGIC: u32 = 0x0cdb_3a2a;
-const NODE_MAGIC: u32 = 0x0cdb_20de;
+pub(super) const MANIFEST_MAGIC: u32 = 0x0cdb_3a2a;
+pub(super) const NODE_MAGIC: u32 = 0x0cdb_20de;
 /// The longest manifest and the longest node, as they are stored.
 const MAX_BLOCK_BYTES: u64 = 128 << 20;
 /// What a block may unpack to: this, and so much for each byte of it. Keys share beginnings, and descriptions of arrays
@@ -31,7 +31,7 @@ const UNPACKED_RATIO: u64 = 300;
 const KEY_BYTES: usize = 256 << 10;
 const KEY_RATIO: usize = 100;
 /// The longest key and the longest path.
-const MAX_KEY_BYTES: usize = 4096;
+pub(super) const MAX_KEY_BYTES: usize = 4096;
 /// Most values of a store.
 const MAX_VALUES: usize = 1 << 22;
 
@@ -267,7 +267,7 @@ fn unwrap_block(bytes: &[u8], magic: u32) -> Result<Vec<u8>, String> {
 fn unpack(packed: &[u8]) -> Result<Vec<u8>, String> {
     let limit_bytes = UNPACKED_BYTES + UNPACKED_RATIO * packed.len() as u64;
     let broken = |error: &dyn std::fmt::Display| format!("it cannot be decompressed: {error}");
-    let decoder = open_zstd(packed, limit_bytes).map_err(|error| broken(&error))?;
+    let (decoder, _) = open_zstd(packed, limit_bytes).map_err(|error| broken(&error))?;
     let mut body = Vec::new();
     decoder.take(limit_bytes + 1).read_to_end(&mut body).map_err(|error| broken(&error))?;
     if body.len() as u64 > limit_bytes {

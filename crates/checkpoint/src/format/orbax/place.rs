@@ -7,7 +7,7 @@ use serde_json::Value;
 use thalweg_storage::{FolderEntry, Storage};
 
 use super::ocdbt::MANIFEST_NAME;
-use super::store::read_values;
+use super::store::{PROCESS_START, read_values};
 use super::stored::refuse;
 use super::tree::TREE_NAME;
 use crate::Error;
@@ -32,8 +32,6 @@ const USUAL_ITEMS: [&str; 2] = ["default", "items"];
 const NAMED_ITEMS: [&str; 3] = ["params", "state", "train_state"];
 /// A step's description is small.
 const MAX_METADATA_BYTES: u64 = 16 << 20;
-/// Beginning of the folders in which each process writes its part of a store.
-const PROCESS_START: &str = "ocdbt.process_";
 
 /// The folder of arrays, relative to the checkpoint's.
 #[derive(Debug)]
@@ -75,6 +73,38 @@ impl FoundItem {
     fn only(item: Item, key: Option<&str>) -> Self {
         Self { item, key: key.map(str::to_owned), is_named: false, others: Vec::new() }
     }
+
+    /// The rest of a key that begins with the name of the only item, as it does where there are others: an output may
+    /// have no others. `None` for other keys.
+    pub(super) fn key_below_only_item(&self) -> Option<Option<&str>> {
+        if self.is_named || self.item.name().is_empty() {
+            return None;
+        }
+        key_below(self.key.as_deref()?, self.item.name())
+    }
+}
+
+/// The rest of a key that begins with the name of an item; `None` for other keys.
+fn key_below<'a>(key: &'a str, item: &str) -> Option<Option<&'a str>> {
+    match key.strip_prefix(item)? {
+        "" => Some(None),
+        rest => rest.strip_prefix('.').map(Some),
+    }
+}
+
+/// The item of a checkpoint that was opened, by the name of one of its files.
+///
+/// # Errors
+/// `Storage`.
+pub(super) fn opened_item(storage: &Arc<dyn Storage>, root: &Path, file_name: &str) -> Result<Item, Error> {
+    let whole = Item { prefix: String::new(), path: root.to_owned(), entries: storage.list_folder(root)? };
+    match file_name.split_once('/') {
+        Some((name, _)) if !holds_arrays(&whole) && !whole.has(LEVANTER_NAME) => {
+            let path = root.join(name);
+            Ok(Item { prefix: format!("{name}/"), entries: storage.list_folder(&path)?, path })
+        }
+        _ => Ok(whole),
+    }
 }
 
 /// Finds the folder that holds the arrays, by the key if its first part is the name of an item.
@@ -89,7 +119,11 @@ pub(super) fn find_item(storage: &Arc<dyn Storage>, place: &Place, key: Option<&
     };
     let whole = Item { prefix: String::new(), path: path.clone(), entries: entries.clone() };
     check_committed(storage, &whole)?;
-    if holds_arrays(&whole) || whole.has(LEVANTER_NAME) {
+    if holds_arrays(&whole) {
+        return Ok(FoundItem::only(whole, key));
+    }
+    if whole.has(LEVANTER_NAME) {
+        check_levanter(storage, &whole)?;
         return Ok(FoundItem::only(whole, key));
     }
     let mut items = Vec::new();
@@ -119,10 +153,7 @@ pub(super) fn find_item(storage: &Arc<dyn Storage>, place: &Place, key: Option<&
 /// one that can be the model.
 fn choose_item(mut items: Vec<Item>, key: Option<&str>) -> Result<FoundItem, KeyFault> {
     let names: Vec<String> = items.iter().map(|item| item.name().to_owned()).collect();
-    let below = |name: &String| match key?.strip_prefix(&**name)? {
-        "" => Some(None),
-        rest => rest.strip_prefix('.').map(|rest| Some(rest.to_owned())),
-    };
+    let below = |name: &String| Some(key_below(key?, name)?.map(str::to_owned));
     let named = names.iter().enumerate().find_map(|(position, name)| below(name).map(|rest| (position, rest)));
     let usual = || names.iter().position(|name| USUAL_ITEMS.contains(&&**name));
     let (position, key, is_named) = match (named, usual()) {
@@ -175,13 +206,25 @@ fn check_committed(storage: &Arc<dyn Storage>, item: &Item) -> Result<(), Error>
     }
 }
 
+/// Checks that levanter's description, its marker of a finished save, was written and not only created.
+fn check_levanter(storage: &Arc<dyn Storage>, item: &Item) -> Result<(), Error> {
+    let bytes = storage.read_file(&item.path.join(LEVANTER_NAME), MAX_METADATA_BYTES)?;
+    match serde_json::from_slice::<Value>(&bytes) {
+        Ok(_) => Ok(()),
+        Err(_) => {
+            let fault = UnfinishedFault::NotCommitted { file: LEVANTER_NAME.to_owned() };
+            Err(Error::Unfinished { path: item.path.clone(), faults: vec![fault] })
+        }
+    }
+}
+
 /// Whether a place is a checkpoint of Orbax or levanter, by its names.
 pub(super) fn is_ours(place: &Place) -> bool {
     let has = |wanted: &str| place.file_names().any(|name| name == wanted);
     let has_folder = |wanted: &str| place.folder_names().any(|name| name == wanted);
-    let is_marked = [STEP_METADATA_NAME, TREE_NAME, MANIFEST_NAME].iter().any(|name| has(name));
+    let is_marked = [STEP_METADATA_NAME, TREE_NAME, MANIFEST_NAME, COMMIT_NAME].iter().any(|name| has(name));
     let mut items = USUAL_ITEMS.iter().chain(&NAMED_ITEMS);
-    let is_bare = place.file_names().all(|name| name == COMMIT_NAME) && place.folder_names().count() <= 8;
+    let is_bare = place.file_names().next().is_none() && place.folder_names().count() <= 8;
     is_marked
         || has(LEVANTER_NAME) && has_folder(LEVANTER_FOLDER)
         || place.folder_names().any(|name| name.starts_with(PROCESS_START))

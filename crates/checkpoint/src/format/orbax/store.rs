@@ -13,8 +13,12 @@ use crate::Error;
 const MAX_DEPTH: usize = 32;
 /// Most plain files of a checkpoint.
 const MAX_FILES: usize = 1 << 20;
-/// Folders of an OCDBT store, and of descriptions.
-const OTHER_FOLDERS: [&str; 3] = ["d", "array_metadatas", "ocdbt.process_"];
+/// Folders of an OCDBT store; the last two where Orbax keeps values and nodes apart.
+const STORE_FOLDERS: [&str; 3] = ["d", "ocdbt_data", "ocdbt_meta"];
+/// Beginning of the folders in which each process writes its part of a store.
+pub(super) const PROCESS_START: &str = "ocdbt.process_";
+/// Where Orbax describes the chunks of arrays.
+const DESCRIPTIONS: &str = "array_metadatas";
 
 /// Lists the values in a folder.
 ///
@@ -30,10 +34,7 @@ fn list_files(storage: &Arc<dyn Storage>, folder: &Path) -> Result<Values, Error
     while let Some((prefix, depth)) = waiting.pop() {
         for entry in storage.list_folder(&folder.join(&prefix))? {
             let name = format!("{prefix}{}", entry.name);
-            let is_other = depth == 0
-                && OTHER_FOLDERS
-                    .iter()
-                    .any(|other| entry.name.starts_with(other) && (other.ends_with('_') || entry.name == *other));
+            let is_other = depth == 0 && (entry.name == DESCRIPTIONS || is_of_store(&entry.name));
             match entry.kind {
                 FileKind::Folder if is_other => {}
                 FileKind::Folder if depth >= MAX_DEPTH => {
@@ -81,6 +82,12 @@ pub(super) fn read_value(
             Ok(crate::zip_directory::read_at(&*reader, *offset, *len_bytes)?)
         }
     }
+}
+
+/// Whether a path in a folder with an OCDBT store is a file of that store.
+pub(super) fn is_of_store(path: &str) -> bool {
+    let first = path.split('/').next().unwrap_or(path);
+    path == MANIFEST_NAME || STORE_FOLDERS.contains(&first) || first.starts_with(PROCESS_START)
 }
 
 /// Whether a folder holds the manifest of a store.

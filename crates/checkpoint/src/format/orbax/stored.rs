@@ -16,6 +16,14 @@ pub(super) enum Stored {
 }
 
 impl Stored {
+    /// The file that holds it; `None` if a node does.
+    pub(super) fn file(&self) -> Option<&str> {
+        match self {
+            Self::Bytes(_) => None,
+            Self::Range { file, .. } => Some(file),
+        }
+    }
+
     pub(super) fn len_bytes(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,

@@ -1,7 +1,7 @@
 //! Descriptions of zarr arrays, versions 2 (`.zarray`) and 3 (`zarr.json`): shape, element type, the grid of chunks,
 //! the keys of chunks, and how a chunk becomes elements.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use thalweg_tensor::{Dtype, Shape, display_name};
 
 use crate::unpacked::Packing;
@@ -29,6 +29,11 @@ pub(super) struct ChunkKeys {
 }
 
 impl ChunkKeys {
+    /// Those of version 2, unless its description says otherwise.
+    pub(super) fn usual() -> Self {
+        Self { has_letter: false, separator: ".".to_owned() }
+    }
+
     /// The key of a chunk, below that of its array.
     pub(super) fn of(&self, index: &[u64]) -> String {
         let letter = self.has_letter.then(|| "c".to_owned());
@@ -91,7 +96,7 @@ pub(super) fn parse_version_2(text: &[u8]) -> Result<ArraySpec, String> {
         other => return Err(format!("its `dimension_separator` is {}", shown(other))),
     };
     let (shape, chunk) = (sizes(&json["shape"], "shape")?, sizes(&json["chunks"], "chunks")?);
-    let dtype = dtype_of_version_2(&json["dtype"]);
+    let dtype = dtype_of(&json["dtype"], |known, name| known.1 == name);
     check_grid(ArraySpec {
         shape: Shape::new(shape),
         chunk,
@@ -136,7 +141,7 @@ pub(super) fn parse_version_3(text: &[u8]) -> Result<Option<ArraySpec>, String> 
     check_grid(ArraySpec {
         shape: Shape::new(sizes(&json["shape"], "shape")?),
         chunk,
-        dtype: dtype_of_version_3(&json["data_type"]),
+        dtype: dtype_of(&json["data_type"], |known, name| known.2 == name),
         keys: ChunkKeys { has_letter, separator: separator.to_owned() },
         coding,
         fill: fill_of(&json["fill_value"]),
@@ -228,58 +233,67 @@ fn coding_of(codecs: &Value) -> Result<Coding, String> {
     if has_bytes { Ok(coding) } else { Err("its `codecs` lack `bytes`".to_owned()) }
 }
 
-fn dtype_of_version_2(value: &Value) -> Result<Dtype, String> {
+/// Element types by their names in version 2 and in version 3.
+const TYPES: [(Dtype, &str, &str); 19] = [
+    (Dtype::F16, "<f2", "float16"),
+    (Dtype::F32, "<f4", "float32"),
+    (Dtype::F64, "<f8", "float64"),
+    (Dtype::Bf16, "bfloat16", "bfloat16"),
+    (Dtype::I8, "|i1", "int8"),
+    (Dtype::I16, "<i2", "int16"),
+    (Dtype::I32, "<i4", "int32"),
+    (Dtype::I64, "<i8", "int64"),
+    (Dtype::U8, "|u1", "uint8"),
+    (Dtype::U16, "<u2", "uint16"),
+    (Dtype::U32, "<u4", "uint32"),
+    (Dtype::U64, "<u8", "uint64"),
+    (Dtype::Bool, "|b1", "bool"),
+    (Dtype::C64, "<c8", "complex64"),
+    (Dtype::F8E4M3, "float8_e4m3fn", "float8_e4m3fn"),
+    (Dtype::F8E5M2, "float8_e5m2", "float8_e5m2"),
+    (Dtype::F8E4M3Fnuz, "float8_e4m3fnuz", "float8_e4m3fnuz"),
+    (Dtype::F8E5M2Fnuz, "float8_e5m2fnuz", "float8_e5m2fnuz"),
+    (Dtype::F8E8M0, "float8_e8m0fnu", "float8_e8m0fnu"),
+];
+
+fn dtype_of(value: &Value, is_named: impl Fn(&(Dtype, &str, &str), &str) -> bool) -> Result<Dtype, String> {
     let name = value.as_str().unwrap_or_default();
-    match name {
-        "<f2" => Ok(Dtype::F16),
-        "<f4" => Ok(Dtype::F32),
-        "<f8" => Ok(Dtype::F64),
-        "|i1" => Ok(Dtype::I8),
-        "<i2" => Ok(Dtype::I16),
-        "<i4" => Ok(Dtype::I32),
-        "<i8" => Ok(Dtype::I64),
-        "|u1" => Ok(Dtype::U8),
-        "<u2" => Ok(Dtype::U16),
-        "<u4" => Ok(Dtype::U32),
-        "<u8" => Ok(Dtype::U64),
-        "|b1" => Ok(Dtype::Bool),
-        "<c8" => Ok(Dtype::C64),
-        _ => dtype_of_name(name).ok_or_else(|| format!("its element type {} is not supported", shown(value))),
+    let found = TYPES.iter().find(|known| is_named(known, name));
+    found.map(|known| known.0).ok_or_else(|| format!("its element type {} is not supported", shown(value)))
+}
+
+/// Writes `.zarray` of version 2 for chunks that are not compressed; `None` for element types that tensorstore does not
+/// have.
+pub(super) fn write_version_2(shape: &Shape, chunk: &[u64], dtype: Dtype) -> Option<Vec<u8>> {
+    let (_, name, _) = TYPES.iter().find(|known| known.0 == dtype)?;
+    let text = json!({
+        "chunks": chunk,
+        "compressor": null,
+        "dimension_separator": ".",
+        "dtype": name,
+        "fill_value": null,
+        "filters": null,
+        "order": "C",
+        "shape": &*shape.0,
+        "zarr_format": 2,
+    });
+    Some(text.to_string().into_bytes())
+}
+
+/// A description that was read, changed to chunks of this extent that are not compressed and hold no further chunks.
+///
+/// # Errors
+/// Why it cannot be read.
+pub(super) fn without_compression(text: &[u8], chunk: &[u64]) -> Result<Vec<u8>, String> {
+    let mut json = parse_object(text)?;
+    if json["zarr_format"] == 2 {
+        json["chunks"] = json!(chunk);
+        json["compressor"] = Value::Null;
+    } else {
+        json["chunk_grid"]["configuration"]["chunk_shape"] = json!(chunk);
+        json["codecs"] = json!([{"name": "bytes", "configuration": {"endian": "little"}}]);
     }
-}
-
-fn dtype_of_version_3(value: &Value) -> Result<Dtype, String> {
-    let name = value.as_str().unwrap_or_default();
-    let dtype = match name {
-        "float16" => Some(Dtype::F16),
-        "float32" => Some(Dtype::F32),
-        "float64" => Some(Dtype::F64),
-        "int8" => Some(Dtype::I8),
-        "int16" => Some(Dtype::I16),
-        "int32" => Some(Dtype::I32),
-        "int64" => Some(Dtype::I64),
-        "uint8" => Some(Dtype::U8),
-        "uint16" => Some(Dtype::U16),
-        "uint32" => Some(Dtype::U32),
-        "uint64" => Some(Dtype::U64),
-        "bool" => Some(Dtype::Bool),
-        "complex64" => Some(Dtype::C64),
-        _ => dtype_of_name(name),
-    };
-    dtype.ok_or_else(|| format!("its element type {} is not supported", shown(value)))
-}
-
-/// Types of ml_dtypes, which both versions call the same.
-fn dtype_of_name(name: &str) -> Option<Dtype> {
-    Some(match name {
-        "bfloat16" => Dtype::Bf16,
-        "float8_e4m3fn" => Dtype::F8E4M3,
-        "float8_e5m2" => Dtype::F8E5M2,
-        "float8_e4m3fnuz" => Dtype::F8E4M3Fnuz,
-        "float8_e5m2fnuz" => Dtype::F8E5M2Fnuz,
-        "float8_e8m0fnu" => Dtype::F8E8M0,
-        _ => return None,
-    })
+    Ok(json.to_string().into_bytes())
 }
 
 /// What chunks hold that are not stored. tensorstore leaves out chunks that are all fill value, which is zero unless
@@ -324,6 +338,26 @@ mod tests {
             parse_version_3(text.as_bytes())
         };
         parsed.err().unwrap_or_else(|| panic!("{other} was accepted"))
+    }
+
+    #[test]
+    fn descriptions_that_are_written_are_read_as_what_they_say() {
+        for (dtype, ..) in &TYPES {
+            let shape = Shape::new([24, 64]);
+            let spec = parse_version_2(&write_version_2(&shape, &[8, 64], *dtype).unwrap()).unwrap();
+            assert_eq!((&spec.shape, &*spec.chunk, &spec.dtype), (&shape, &[8, 64][..], &Ok(*dtype)));
+            assert_eq!(spec.coding, Coding { packing: Packing::None, sum_bytes: 0, shard: None });
+            assert_eq!((spec.keys, spec.fill), (ChunkKeys::usual(), Ok(())));
+        }
+        assert_eq!(write_version_2(&Shape::new([2]), &[2], Dtype::F4), None);
+        let changed = without_compression(VERSION_2.as_bytes(), &[12, 64]).unwrap();
+        assert_eq!(
+            String::from_utf8(changed).unwrap(),
+            VERSION_2.replace(r#"{"id":"zstd","level":1}"#, "null")
+        );
+        let spec = parse_version_3(&without_compression(VERSION_3.as_bytes(), &[2, 6]).unwrap()).unwrap().unwrap();
+        assert_eq!((&*spec.chunk, spec.dtype), (&[2, 6][..], Ok(Dtype::Bf16)));
+        assert_eq!(spec.coding, Coding { packing: Packing::None, sum_bytes: 0, shard: None });
     }
 
     #[test]

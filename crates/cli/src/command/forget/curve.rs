@@ -4,7 +4,9 @@ use std::fmt::Write;
 
 use serde_json::json;
 use thalweg_eval::recall::RecallMeasure;
-use thalweg_study::forget::{CurveTable, forget_curve, read_scores};
+use thalweg_storage::Storage;
+use thalweg_study::forget::{CurveTable, ForgetArm, ReplayPlace, forget_curve, read_schedule, read_scores};
+use thalweg_tensor::display_name;
 
 use super::score::show;
 use crate::args::ForgetCurveArgs;
@@ -12,11 +14,10 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
-use crate::options::or_dash;
+use crate::options::{named_path, or_dash};
 
 pub(super) fn run(args: &ForgetCurveArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
-    let record = read_scores(&*world.storage, &args.scores)?;
-    let curve = forget_curve(&record)?;
+    let curve = forget_curve(&arms(args, &*world.storage)?)?;
     let mut document = json!({"kind": "thalweg-forget-curve", "version": 1});
     if let (Some(document), Ok(serde_json::Value::Object(rest))) =
         (document.as_object_mut(), serde_json::to_value(&curve))
@@ -28,54 +29,112 @@ pub(super) fn run(args: &ForgetCurveArgs, world: &World<'_>, messages: &Messages
     Ok(Outcome::Done)
 }
 
+/// The scores that are named, with the schedules of those that have the names of their policies.
+fn arms(args: &ForgetCurveArgs, storage: &dyn Storage) -> Result<Vec<ForgetArm>, Error> {
+    let named = |text: &String| {
+        let (name, path) = named_path("--arm", text, "control=scores.json")?;
+        let record = read_scores(storage, &path)?;
+        Ok(ForgetArm { name: Some(name), path, record, schedule: None })
+    };
+    let mut arms = args.arm.iter().map(named).collect::<Result<Vec<_>, Error>>()?;
+    if let Some(path) = &args.scores {
+        let record = read_scores(storage, path)?;
+        arms.push(ForgetArm { name: None, path: path.clone(), record, schedule: None });
+    }
+    let mut names: Vec<&String> = arms.iter().filter_map(|arm| arm.name.as_ref()).collect();
+    names.sort();
+    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        let what = format!("two arms are named `{}`", display_name(pair[0]));
+        return Err(Error::usage_with_hint(what, "give each `--arm` another name"));
+    }
+    for path in &args.schedule {
+        let schedule = read_schedule(storage, path)?;
+        let policy = display_name(&schedule.policy);
+        let Some(arm) = arms.iter_mut().find(|arm| arm.name.as_ref() == Some(&schedule.policy)) else {
+            let what = format!("`{}` is a schedule of `{policy}`, but no arm has that name", path.display());
+            return Err(Error::usage_with_hint(what, format!("name its scores by `--arm {policy}=SCORES.json`")));
+        };
+        arm.schedule = Some(schedule);
+    }
+    Ok(arms)
+}
+
 fn text(curve: &CurveTable) -> String {
+    let arm_width = curve.rows.iter().filter_map(|row| row.arm.as_ref()).map(String::len).max().unwrap_or(0);
+    let arm = |name: &str| if arm_width == 0 { String::new() } else { format!("{name:<arm_width$}  ") };
+    let arm_of = |name: Option<&String>| arm(&display_name(name.map_or("", String::as_str)));
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let _ = write!(text, "{:>10}  {:<10}", "step", "model");
+    let _ = write!(text, "{}{:>10}  {:<10}", arm(""), "step", "model");
     RecallMeasure::ALL.iter().for_each(|measure| {
         let _ = write!(text, " {:>9}", measure.title());
     });
     let _ = writeln!(text, " {:>9}", "retention");
     for row in &curve.rows {
-        let _ = write!(text, "{:>10}  {:<10}", row.step, row.window.as_deref().unwrap_or("raw"));
+        let model = row.window.as_deref().unwrap_or("raw");
+        let _ = write!(text, "{}{:>10}  {model:<10}", arm_of(row.arm.as_ref()), row.step);
         for measure in RecallMeasure::ALL {
             let value = row.values.get(measure.name());
             let _ = write!(text, " {:>9}", or_dash(value, |value| show(measure, *value)));
         }
-        let _ = writeln!(text, " {:>9}", or_dash(row.retention, |share| format!("{share:.3}")));
+        let place = row.replay.map_or("", |place| match place {
+            ReplayPlace::Midway => "  midway",
+            ReplayPlace::After => "  after a replay",
+        });
+        let _ = writeln!(text, " {:>9}{place}", or_dash(row.retention, |share| format!("{share:.3}")));
     }
     let title = |name: &str| RecallMeasure::ALL.iter().find(|one| one.name() == name).map_or("", |one| one.title());
     if !curve.forgotten.is_empty() {
         let _ = writeln!(text, "\nlast checkpoint minus first, over the same items (95 %)");
         for row in &curve.forgotten {
-            let interval = row.interval_95.map_or_else(String::new, |[low, high]| format!("  {low:+.4} to {high:+.4}"));
-            let _ = writeln!(text, "  {:<9} {:+.4}{interval}", title(&row.measure), row.difference);
+            let change = &row.change;
+            let interval =
+                change.interval_95.map_or_else(String::new, |[low, high]| format!("  {low:+.4} to {high:+.4}"));
+            let (arm, measure) = (arm_of(row.arm.as_ref()), title(&change.measure));
+            let _ = writeln!(text, "  {arm}{measure:<9} {:+.4}{interval}", change.difference);
         }
     }
-    if !curve.merges.is_empty() {
+    text.push_str(&merges(curve, &arm_of));
+    text
+}
+
+fn merges(curve: &CurveTable, arm_of: &dyn Fn(Option<&String>) -> String) -> String {
+    let mut text = String::new();
+    let title = |name: &str| RecallMeasure::ALL.iter().find(|one| one.name() == name).map_or("", |one| one.title());
+    if curve.merges.is_empty() {
+        return text;
+    }
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "\n{}{:<12} {:<9} {:>5} {:>12} {:>6} {:>6} {:>14}",
+        arm_of(None),
+        "merge",
+        "measure",
+        "ends",
+        "minus newest",
+        "above",
+        "below",
+        "minus its mean"
+    );
+    for row in &curve.merges {
+        let over = or_dash(row.mean_over_checkpoints, |value| format!("{value:+.4}"));
         let _ = writeln!(
             text,
-            "\n{:<12} {:<9} {:>5} {:>12} {:>6} {:>6} {:>14}",
-            "merge", "measure", "ends", "minus newest", "above", "below", "minus its mean"
-        );
-        for row in &curve.merges {
-            let over = or_dash(row.mean_over_checkpoints, |value| format!("{value:+.4}"));
-            let _ = writeln!(
-                text,
-                "{:<12} {:<9} {:>5} {:>+12.4} {:>6} {:>6} {over:>14}",
-                row.window,
-                title(&row.measure),
-                row.n_ends,
-                row.mean_difference,
-                row.n_above,
-                row.n_below
-            );
-        }
-        let _ = writeln!(
-            text,
-            "minus newest: mean difference from the newest checkpoint of the window; above, below: ends at which its 95 %\n\
-             interval excludes zero; minus its mean: difference from the mean of the window's own checkpoints"
+            "{}{:<12} {:<9} {:>5} {:>+12.4} {:>6} {:>6} {over:>14}",
+            arm_of(row.arm.as_ref()),
+            row.window,
+            title(&row.measure),
+            row.n_ends,
+            row.mean_difference,
+            row.n_above,
+            row.n_below
         );
     }
+    let _ = writeln!(
+        text,
+        "minus newest: mean difference from the newest checkpoint of the window; above, below: ends at which its 95 %\n\
+         interval excludes zero; minus its mean: difference from the mean of the window's own checkpoints"
+    );
     text
 }

@@ -10,7 +10,8 @@ use thalweg_storage::Storage;
 use thalweg_storage::guard::{OwnKind, check_file};
 use thalweg_storage::publish::publish_file;
 use thalweg_study::forget::{
-    ReplayCorpora, ReplayOptions, ReplayPlan, ReplayPolicy, ReplayRun, open_tokenizer, plan_replay, read_entities,
+    ReplayCorpora, ReplayOptions, ReplayPlan, ReplayPolicy, ReplayRun, SCHEDULE_FILE, SCHEDULE_KIND, SCHEDULE_VERSION,
+    open_tokenizer, plan_replay, read_entities,
 };
 use thalweg_tensor::{counted, shell_path};
 
@@ -28,8 +29,6 @@ const SAMPLES_KIND: &str = "thalweg-forget-replay-samples";
 const SAMPLES_FILE: OwnKind<'_> = OwnKind::json("samples that `forget replay` wrote", SAMPLES_KIND);
 const SCHEDULE_NAME: &str = "schedule.json";
 const SCHEDULE_LIMIT_BYTES: u64 = 1 << 28;
-const SCHEDULE_KIND: &str = "thalweg-forget-replay";
-const SCHEDULE_FILE: OwnKind<'_> = OwnKind::json("a schedule of replay", SCHEDULE_KIND);
 
 pub(super) fn run(args: &ForgetReplayArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     let storage = &*world.storage;
@@ -122,7 +121,7 @@ fn write_runs(runs: &[ReplayRun], earlier: &[String], out: &Path, world: &World<
 }
 
 fn document(plan: &ReplayPlan, runs: &[ReplayRun]) -> Value {
-    let mut document = json!({"kind": SCHEDULE_KIND, "version": 1});
+    let mut document = json!({"kind": SCHEDULE_KIND, "version": SCHEDULE_VERSION});
     if let (Some(document), Ok(Value::Object(rest))) = (document.as_object_mut(), serde_json::to_value(plan)) {
         document.extend(rest);
         document.insert("runs".to_owned(), runs.iter().map(|run| run.name.as_str()).collect());

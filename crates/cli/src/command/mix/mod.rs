@@ -18,6 +18,7 @@ use crate::command::Outcome;
 use crate::error::Error;
 use crate::host::World;
 use crate::messages::Messages;
+use crate::options::named_path;
 
 pub(crate) fn run(args: &MixArgs, world: &World<'_>, messages: &Messages) -> Result<Outcome, Error> {
     match &args.what {
@@ -30,16 +31,7 @@ pub(crate) fn run(args: &MixArgs, world: &World<'_>, messages: &Messages) -> Res
 
 /// Components of `NAME=CKPT`, and other checkpoints, in the order given.
 fn components(texts: &[String], run: &RunArgs, resolver: &Resolver<'_>) -> Result<Vec<Component>, Error> {
-    let split = |text: &String| {
-        let parts = text.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty());
-        let (name, path) = parts.ok_or_else(|| {
-            Error::usage_with_hint(
-                format!("`--component {text}` does not name a data set"),
-                "write it as `--component web=CKPT`",
-            )
-        })?;
-        Ok((name.to_owned(), PathBuf::from(path)))
-    };
+    let split = |text: &String| named_path("--component", text, "web=CKPT");
     let named = texts.iter().map(split).collect::<Result<Vec<_>, Error>>()?;
     let source = |(name, path): (String, PathBuf)| Ok(Component { name, source: source(&path, run, resolver)? });
     named.into_iter().map(source).collect()

@@ -9,6 +9,7 @@ use reqwest::header::CONTENT_RANGE;
 use reqwest::{StatusCode, Url};
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
+use super::super::wait_notes::QUIET;
 use super::fault::{Again, Fault};
 use super::request::{Answer, Requests};
 use crate::error::{Error, HubFault};
@@ -127,15 +128,20 @@ impl Requests {
 
     /// Waits while another process fetches the same file.
     async fn lock(&self, path: &Path) -> Result<Lock, Fault> {
+        const PAUSE: Duration = Duration::from_millis(100);
         let storage = LocalStorage::new();
-        loop {
+        for n_pauses in 1.. {
             match storage.lock(path) {
                 Err(Error::Locked { .. }) => {
-                    self.unless_stopped(tokio::time::sleep(Duration::from_millis(100))).await?;
+                    if PAUSE * n_pauses > QUIET {
+                        self.waits().add("another process", "it fetches the same file", "continuing once it ends");
+                    }
+                    self.unless_stopped(tokio::time::sleep(PAUSE)).await?;
                 }
                 locked => return Ok(locked?),
             }
         }
+        Err(Fault::Stopped)
     }
 
     async fn fill(&self, wish: HubWish<'_>, partial: &mut Partial, path: &Path, watch: Watch<'_>) -> Result<(), Fault> {

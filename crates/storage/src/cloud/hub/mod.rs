@@ -22,6 +22,7 @@ use self::fault::Fault;
 use self::request::Requests;
 use super::give_up_after;
 use super::router::runtime;
+use super::wait_notes::WaitNotes;
 use crate::error::{Error, HubFault};
 use crate::hub::{Hub, HubFile, HubFolder, HubProgress, HubRef, HubWish, home_folder};
 
@@ -81,11 +82,11 @@ pub struct HubClient {
 }
 
 impl HubClient {
-    /// A client; `stop` is set from outside to end what is under way.
+    /// A client; `stop` is set from outside to end what is under way, and `waits` is told of waits.
     ///
     /// # Errors
     /// `Hub` with `Settings` for variables that are wrong; `Io` if the threads cannot be started.
-    pub fn new(settings: HubSettings, stop: Arc<AtomicBool>) -> Result<Self, Error> {
+    pub fn new(settings: HubSettings, stop: Arc<AtomicBool>, waits: WaitNotes) -> Result<Self, Error> {
         let wrong = |what: &str| Error::Hub {
             act: "reach the hub".to_owned(),
             fault: HubFault::Settings,
@@ -113,7 +114,7 @@ impl HubClient {
         })?;
         // Clients start tasks when they are made.
         let _inside = runtime.enter();
-        let requests = Requests::new(endpoint, settings.token, settings.give_up_after, stop)
+        let requests = Requests::new(endpoint, settings.token, settings.give_up_after, (stop, waits))
             .map_err(|_| wrong("the client cannot be made: are there certificates on this machine?"))?;
         Ok(Self { requests, runtime })
     }

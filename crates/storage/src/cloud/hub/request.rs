@@ -10,6 +10,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
 
 use super::super::stop::{Patience, Stop};
+use super::super::wait_notes::{QUIET, WaitNotes};
 use super::fault::{Again, Fault, shown};
 use crate::error::HubFault;
 use crate::host::{Host, ProcessHost};
@@ -41,6 +42,7 @@ pub(super) struct Requests {
     token: Option<String>,
     give_up_after: Duration,
     stop: Stop,
+    waits: WaitNotes,
     clock: ProcessHost,
 }
 
@@ -56,7 +58,7 @@ impl Requests {
         endpoint: Url,
         token: Option<String>,
         give_up_after: Duration,
-        stop: Arc<AtomicBool>,
+        (stop, waits): (Arc<AtomicBool>, WaitNotes),
     ) -> reqwest::Result<Self> {
         // The first of the process decides; a second call finds one and changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -68,7 +70,8 @@ impl Requests {
             .read_timeout(Duration::from_secs(20))
             .user_agent(concat!("thalweg/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { client, endpoint, token, give_up_after, stop: Stop::new(stop), clock: ProcessHost::start() })
+        let (stop, clock) = (Stop::new(stop), ProcessHost::start());
+        Ok(Self { client, endpoint, token, give_up_after, stop, waits, clock })
     }
 
     pub(super) fn endpoint(&self) -> &Url {
@@ -82,6 +85,11 @@ impl Requests {
             segments.pop_if_empty().extend(parts.iter().flat_map(|part| part.split('/')));
         }
         url
+    }
+
+    /// Where waits are noted.
+    pub(super) fn waits(&self) -> &WaitNotes {
+        &self.waits
     }
 
     /// Waits for a future, unless a stop is asked for first.
@@ -124,6 +132,10 @@ impl Requests {
                 let tried =
                     if n_attempts > 1 { format!(" ({n_attempts} attempts in {seconds:.0} s)") } else { String::new() };
                 return Err(Fault::new(fault, format!("{what}{asked}{tried}")));
+            }
+            if seconds + pause.as_secs_f64() > QUIET.as_secs_f64() {
+                let endpoint = self.endpoint.as_str().trim_end_matches('/');
+                self.waits.add_retry(&format!("the hub at `{endpoint}`"), &what, limit);
             }
             self.unless_stopped(tokio::time::sleep(pause)).await?;
             wait = (wait * 2).min(MAX_WAIT);
@@ -284,7 +296,7 @@ mod tests {
 
     fn requests(endpoint: &str) -> Requests {
         let token = Some("hf_secret".to_owned());
-        Requests::new(endpoint.parse().unwrap(), token, Duration::from_secs(1), Arc::default()).unwrap()
+        Requests::new(endpoint.parse().unwrap(), token, Duration::from_secs(1), Default::default()).unwrap()
     }
 
     #[test]

@@ -1,29 +1,127 @@
-//! What other commands found, each as a table.
+//! What other commands found: pictures and a table for each.
 
 use super::write_columns;
-use crate::attachment::Attachment;
+use crate::attachment::{Attachment, Picture, mixture_key};
 use crate::markup::Markup;
+use crate::page::figure::{write_figure, write_key_entry, write_swatches};
+use crate::svg::{Chart, Width, draw_chart, draw_ranges, draw_shares};
 
 pub(super) fn write_attachments(page: &mut Markup, attachments: &[Attachment]) {
     for attachment in attachments {
         page.element("h2").filled(attachment.title);
-        page.element("p").filled(&attachment.lead);
-        page.element("div").attr("class", "scroll").open();
-        page.element("table").attr("class", "groups").open();
-        write_columns(page, &attachment.columns.iter().map(String::as_str).collect::<Vec<_>>());
-        page.element("tbody").open();
-        for row in &attachment.rows {
-            page.element("tr").open();
-            for (i, cell) in row.iter().enumerate() {
-                match i {
-                    0 => page.element("th").attr("scope", "row").filled(cell),
-                    _ => page.element("td").attr("class", "number").filled(cell),
-                };
+        page.element("p").prose(&attachment.lead);
+        for (picture, caption) in &attachment.figures {
+            write_picture(page, picture, caption);
+        }
+        write_table(page, attachment);
+    }
+}
+
+fn write_picture(page: &mut Markup, picture: &Picture, caption: &str) {
+    page.element("figure").open();
+    match picture {
+        Picture::Chart(chart) => {
+            write_key(page, chart);
+            write_figure(page, |width| draw_chart(chart, width), caption);
+        }
+        Picture::Charts(charts) => {
+            // All have the series of the longest.
+            if let Some(chart) = charts.iter().max_by_key(|chart| chart.series.len()) {
+                write_key(page, chart);
+            }
+            page.element("div").attr("class", "charts").open();
+            charts.iter().for_each(|chart| page.piece(draw_chart(chart, Width::Any)));
+            page.close();
+            page.element("figcaption").filled(caption);
+        }
+        Picture::Ranges { rows, label } => {
+            page.element("ul").attr("class", "key").open();
+            for (mark, class, name) in mixture_key() {
+                write_key_entry(page, "none", Some((mark, class)), name);
             }
             page.close();
+            write_figure(page, |width| draw_ranges(rows, label, width), caption);
         }
-        for _ in 0..3 {
-            page.close();
+        Picture::Shares { shares, of_walk } => {
+            write_swatches(page, &[("merged", "these means"), ("raw", "means of a random walk")]);
+            write_figure(page, |width| draw_shares(shares, of_walk, width), caption);
         }
+    }
+    page.close();
+}
+
+fn write_key(page: &mut Markup, chart: &Chart) {
+    let named: Vec<_> = chart.series.iter().filter(|series| !series.name.is_empty()).collect();
+    if named.is_empty() {
+        return;
+    }
+    page.element("ul").attr("class", "key").open();
+    for series in named {
+        let line = if series.has_line { series.class } else { "none" };
+        write_key_entry(page, line, series.mark.map(|mark| (mark, series.class)), &series.name);
+    }
+    page.close();
+}
+
+fn write_table(page: &mut Markup, attachment: &Attachment) {
+    page.element("div").attr("class", "scroll").open();
+    page.element("table").attr("class", "groups").open();
+    write_columns(page, &attachment.columns);
+    page.element("tbody").open();
+    for row in &attachment.rows {
+        page.element("tr").open();
+        for (i, cell) in row.iter().enumerate() {
+            match i {
+                0 => page.element("th").attr("scope", "row").filled(cell),
+                _ => page.element("td").attr("class", "number").filled(cell),
+            };
+        }
+        page.close();
+    }
+    for _ in 0..3 {
+        page.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use roxmltree::{Document, ParsingOptions};
+
+    use super::*;
+    use crate::attachment::read_attachment;
+    use crate::attachment::samples::documents;
+    use crate::page::render_study_with;
+    use crate::record::StudyRecord;
+
+    #[test]
+    fn a_page_with_every_kind_is_well_formed_and_its_marks_say_what_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("found.json");
+        let read = |document: &serde_json::Value| {
+            std::fs::write(&path, document.to_string()).unwrap();
+            read_attachment(&thalweg_storage::LocalStorage::default(), &path).unwrap()
+        };
+        let attachments: Vec<Attachment> = documents().iter().map(read).collect();
+        let page = render_study_with(&StudyRecord::new("Made up", "run", "thalweg test"), &attachments);
+        let options = ParsingOptions { allow_dtd: true, ..ParsingOptions::default() };
+        let document = Document::parse_with_options(&page, options).unwrap();
+        let with_class = |name: &str| {
+            let has = |node: &roxmltree::Node<'_, '_>| {
+                node.attribute("class").is_some_and(|classes| classes.split(' ').any(|class| class == name))
+            };
+            document.descendants().filter(has).collect::<Vec<_>>()
+        };
+        // Law, region, steps and components for both widths; two scatters, and M_ex and PPL, for any.
+        assert_eq!((with_class("wide").len(), with_class("narrow").len(), with_class("any").len()), (4, 4, 4));
+        let charts = with_class("chart");
+        let marks = charts
+            .iter()
+            .flat_map(|chart| chart.descendants())
+            .filter(|node| node.attribute("class").is_some_and(|classes| classes.starts_with("mark ")));
+        for mark in marks {
+            let title = mark.children().find(|child| child.has_tag_name(("http://www.w3.org/2000/svg", "title")));
+            assert!(title.and_then(|title| title.text()).is_some_and(|text| text.contains('\n')), "{mark:?}");
+        }
+        assert!(!page.contains("web & <b>") && !page.contains("NaN") && !page.contains("inf,"));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::write_columns;
 use crate::markup::Markup;
-use crate::page::figure::write_figure;
+use crate::page::figure::{write_figure, write_swatches};
 use crate::record::{GeometryRow, StudyRecord};
 use crate::svg::{draw_bar, draw_cosines, draw_displacements, draw_plane, draw_shares};
 
@@ -33,17 +33,11 @@ pub(super) fn write_geometry(page: &mut Markup, record: &StudyRecord) {
     }
     if !geometry.component_shares.is_empty() {
         page.element("figure").open();
-        page.element("ul").attr("class", "key").open();
-        for (class, name) in [("merged", "this run"), ("raw", "random walk of as many steps")] {
-            page.element("li").open();
-            page.element("span").attr("class", format!("swatch {class}")).filled("");
-            page.text(name);
-            page.close();
-        }
-        page.close();
+        write_swatches(page, &[("merged", "this run"), ("raw", "random walk of as many steps")]);
         let caption = "Share of the movement along each principal component. Where both bars are similar, the \
                        shape in the plane says nothing about this run.";
-        write_figure(page, |width| draw_shares(geometry, width), caption);
+        let (shares, of_walk) = (&geometry.component_shares, &geometry.random_walk_shares);
+        write_figure(page, |width| draw_shares(shares, of_walk, width), caption);
         page.close();
     }
     write_groups(page, geometry);

@@ -1,0 +1,330 @@
+//! Sources that are read once: blocks that will be needed are read by threads, into memory of ours.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSliceMut};
+use std::num::NonZeroU64;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use rustix::fs::Advice;
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::pool::{
+    BLOCK_BYTES, BUFFER_BYTES, Buffer, MAX_BUFFERS, Pool, is_on_local_disk, open_direct, parts_of, start_of,
+};
+use crate::local::lock_mutex;
+
+/// Blocks of a file that are held at once: two workers, each with what it reads and what it reads next.
+const BLOCKS_PER_FILE: usize = 20;
+/// More are not kept of one file: what nobody asked for, such as tensors that are not merged, must go.
+const MAX_BLOCKS_PER_FILE: usize = 64;
+
+/// The threads that read, and their memory. Nothing is read ahead until there is a limit.
+#[derive(Debug)]
+pub(crate) struct DirectReaders {
+    pool: Arc<Pool>,
+}
+
+impl Default for DirectReaders {
+    fn default() -> Self {
+        Self { pool: Arc::new(Pool::new(0)) }
+    }
+}
+
+impl DirectReaders {
+    /// Files that are read so at once. Each takes two descriptors.
+    pub(crate) const MAX_FILES: usize = 128;
+
+    /// Memory for reading `n_files` at once.
+    pub(crate) fn bytes_for(n_files: usize) -> u64 {
+        (n_files.saturating_mul(BLOCKS_PER_FILE).min(MAX_BUFFERS) * BUFFER_BYTES) as u64
+    }
+
+    /// From now on no more than so many bytes are taken.
+    pub(crate) fn set_limit(&self, bytes: u64) {
+        self.pool.set_limit(bytes);
+    }
+
+    /// Whether anything is to be read so.
+    pub(crate) fn is_on(&self) -> bool {
+        self.pool.limit() > 0
+    }
+
+    /// Whether files that have nothing ahead should be closed.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.pool.n_files() > Self::MAX_FILES / 2
+    }
+}
+
+#[derive(Debug)]
+enum State {
+    Reading,
+    /// So many bytes of the buffer are there: fewer than a block at the file's end.
+    Read(Buffer, usize),
+    Failed,
+}
+
+/// A block that is being read, or was.
+#[derive(Debug)]
+struct Ahead {
+    state: Mutex<State>,
+    done: Condvar,
+    n_used: AtomicUsize,
+    pool: Arc<Pool>,
+}
+
+impl Ahead {
+    /// Copies bytes of the block, once they are read. `false` if they could not be.
+    fn copy(&self, part: &Range<usize>, out: &mut [u8]) -> bool {
+        let is_reading = |state: &mut State| matches!(state, State::Reading);
+        let state = self.done.wait_while(lock_mutex(&self.state), is_reading).unwrap_or_else(PoisonError::into_inner);
+        match &*state {
+            State::Read(buffer, n_read) if part.end <= *n_read => {
+                out.copy_from_slice(&buffer.bytes()[part.clone()]);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn fill(&self, file: &File, mut buffer: Buffer, block_idx: u64) {
+        let read = read_block(file, buffer.bytes_mut(), start_of(block_idx));
+        *lock_mutex(&self.state) = match read {
+            Ok(n_read) => State::Read(buffer, n_read),
+            Err(_) => {
+                self.pool.give_back(buffer);
+                State::Failed
+            }
+        };
+        self.done.notify_all();
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        if let State::Read(buffer, _) = std::mem::replace(&mut *lock_mutex(&self.state), State::Failed) {
+            self.pool.give_back(buffer);
+        }
+    }
+}
+
+/// Reads up to a whole block, less at the file's end.
+fn read_block(file: &File, out: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut n_read = 0;
+    while n_read < out.len() {
+        match file.read_at(&mut out[n_read..], offset + n_read as u64) {
+            Ok(0) => break,
+            Ok(n) => n_read += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // After a short read the rest begins between two sectors: it is the end of the file.
+            Err(_) if n_read > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(n_read)
+}
+
+/// A source file that is read ahead, past the page cache.
+#[derive(Debug)]
+pub(crate) struct ReadAhead {
+    direct: Arc<File>,
+    /// Asked whether bytes are in the page cache; reads nothing ahead itself.
+    probe: File,
+    len_bytes: u64,
+    readers: Arc<DirectReaders>,
+    blocks: Mutex<BTreeMap<u64, Arc<Ahead>>>,
+}
+
+impl ReadAhead {
+    /// `is_same` compares what was opened here with the file that is read otherwise. `None` where files are not read
+    /// directly, or too many are.
+    pub(crate) fn open(
+        path: &Path,
+        len_bytes: u64,
+        is_same: impl Fn(&File) -> bool,
+        readers: &Arc<DirectReaders>,
+    ) -> Option<Self> {
+        if readers.pool.n_files() >= DirectReaders::MAX_FILES {
+            return None;
+        }
+        let direct = open_direct(path, OpenOptions::new().read(true))?;
+        let probe = File::open(path).ok()?;
+        if !is_on_local_disk(&direct) || !is_same(&direct) || !is_same(&probe) {
+            return None;
+        }
+        Some(Self::new(direct, probe, len_bytes, readers))
+    }
+
+    fn new(direct: File, probe: File, len_bytes: u64, readers: &Arc<DirectReaders>) -> Self {
+        let _ = rustix::fs::fadvise(&probe, 0, NonZeroU64::new(len_bytes), Advice::Random);
+        readers.pool.add_file();
+        Self { direct: Arc::new(direct), probe, len_bytes, readers: Arc::clone(readers), blocks: Mutex::default() }
+    }
+
+    /// Begins to read the blocks that hold these bytes, as far as there is memory. Returns whether the page cache has
+    /// them already, and they are better read from there.
+    pub(crate) fn begin(&self, range: &Range<u64>) -> bool {
+        if self.is_cached(range.start) && self.is_cached(range.end.saturating_sub(1)) {
+            return true;
+        }
+        let mut blocks = lock_mutex(&self.blocks);
+        for (block_idx, _) in parts_of(range.start..range.end.min(self.len_bytes)) {
+            if blocks.contains_key(&block_idx) {
+                continue;
+            }
+            let Some(buffer) = self.readers.pool.try_take() else { break };
+            let pool = Arc::clone(&self.readers.pool);
+            let ahead =
+                Ahead { state: Mutex::new(State::Reading), done: Condvar::new(), n_used: AtomicUsize::new(0), pool };
+            let ahead = Arc::new(ahead);
+            blocks.insert(block_idx, Arc::clone(&ahead));
+            let file = Arc::clone(&self.direct);
+            self.readers.pool.run(Box::new(move || ahead.fill(&file, buffer, block_idx)));
+        }
+        while blocks.len() > MAX_BLOCKS_PER_FILE {
+            blocks.pop_first();
+        }
+        false
+    }
+
+    fn is_cached(&self, offset: u64) -> bool {
+        let mut byte = [0];
+        let flags = ReadWriteFlags::NOWAIT;
+        // A file system that cannot tell is left to its cache.
+        rustix::io::preadv2(&self.probe, &mut [IoSliceMut::new(&mut byte)], offset, flags) != Err(Errno::AGAIN)
+    }
+
+    /// Fills `out` from `offset` on; what was not read ahead is read by `otherwise`.
+    pub(crate) fn read_exact_at(
+        &self,
+        offset: u64,
+        out: &mut [u8],
+        otherwise: impl Fn(u64, &mut [u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut left = out;
+        for (block_idx, part) in parts_of(offset..offset + left.len() as u64) {
+            let (now, later) = left.split_at_mut(part.len());
+            let ahead = lock_mutex(&self.blocks).get(&block_idx).map(Arc::clone);
+            if !ahead.is_some_and(|ahead| ahead.copy(&part, now)) {
+                otherwise(start_of(block_idx) + part.start as u64, now)?;
+            }
+            left = later;
+        }
+        Ok(())
+    }
+
+    /// Lets go of blocks whose bytes have all been used.
+    pub(crate) fn end(&self, range: &Range<u64>) {
+        let mut blocks = lock_mutex(&self.blocks);
+        for (block_idx, part) in parts_of(range.clone()) {
+            let n_wanted = usize::try_from(self.len_bytes.saturating_sub(start_of(block_idx)))
+                .unwrap_or(usize::MAX)
+                .min(BLOCK_BYTES);
+            let is_used = blocks
+                .get(&block_idx)
+                .is_some_and(|ahead| ahead.n_used.fetch_add(part.len(), Ordering::Relaxed) + part.len() >= n_wanted);
+            if is_used {
+                blocks.remove(&block_idx);
+            }
+        }
+    }
+
+    /// Whether nothing is ahead.
+    pub(crate) fn is_empty(&self) -> bool {
+        lock_mutex(&self.blocks).is_empty()
+    }
+}
+
+impl Drop for ReadAhead {
+    fn drop(&mut self) {
+        lock_mutex(&self.blocks).clear();
+        self.readers.pool.remove_file();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    const FILE_BYTES: usize = 4 * BLOCK_BYTES + 777;
+
+    fn content() -> Vec<u8> {
+        (0..FILE_BYTES).map(|i| u8::try_from(i % 251).unwrap()).collect()
+    }
+
+    fn opened(folder: &Path, limit: u64) -> (Arc<DirectReaders>, ReadAhead) {
+        let path = folder.join("source");
+        std::fs::write(&path, content()).unwrap();
+        let open = || File::open(&path).unwrap();
+        let direct = open_direct(&path, OpenOptions::new().read(true)).unwrap_or_else(open);
+        let readers = Arc::new(DirectReaders::default());
+        readers.set_limit(limit);
+        let ahead = ReadAhead::new(direct, open(), FILE_BYTES as u64, &readers);
+        (readers, ahead)
+    }
+
+    /// What `begin` does where the page cache has nothing.
+    fn begin(ahead: &ReadAhead, range: &Range<u64>) {
+        rustix::fs::fsync(&ahead.probe).unwrap();
+        let _ = rustix::fs::fadvise(&ahead.probe, 0, None, Advice::DontNeed);
+        ahead.begin(range);
+    }
+
+    #[test]
+    fn bytes_are_those_of_the_file_whatever_was_read_ahead() {
+        for limit in [0, 2 * BUFFER_BYTES as u64, 64 << 20] {
+            let folder = tempfile::tempdir().unwrap();
+            let (readers, ahead) = opened(folder.path(), limit);
+            let expected = content();
+            let plain = File::open(folder.path().join("source")).unwrap();
+            begin(&ahead, &(1000..FILE_BYTES as u64));
+            for at in (0..FILE_BYTES).step_by(70_000) {
+                let range = at..FILE_BYTES.min(at + 70_000);
+                let mut out = vec![0; range.len()];
+                ahead.read_exact_at(at as u64, &mut out, |at, out| plain.read_exact_at(out, at)).unwrap();
+                assert!(out == expected[range.clone()], "{range:?} with {limit}");
+                ahead.end(&(range.start as u64..range.end as u64));
+            }
+            assert!(ahead.is_empty());
+            drop(ahead);
+            assert_eq!(readers.pool.n_buffers(), 0);
+        }
+    }
+
+    #[test]
+    fn what_was_read_ahead_is_not_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, ahead) = opened(folder.path(), 64 << 20);
+        begin(&ahead, &(0..FILE_BYTES as u64));
+        if ahead.is_empty() {
+            return; // This file system's cache holds all files.
+        }
+        let was_read = AtomicBool::new(false);
+        let mut out = vec![0; FILE_BYTES];
+        let otherwise = |_, _: &mut [u8]| {
+            was_read.store(true, Ordering::Relaxed);
+            Ok(())
+        };
+        ahead.read_exact_at(0, &mut out, otherwise).unwrap();
+        assert!(!was_read.into_inner());
+        assert!(out == content());
+    }
+
+    #[test]
+    fn a_file_that_became_shorter_is_read_otherwise() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, ahead) = opened(folder.path(), 64 << 20);
+        std::fs::OpenOptions::new().write(true).open(folder.path().join("source")).unwrap().set_len(100).unwrap();
+        begin(&ahead, &(BLOCK_BYTES as u64..FILE_BYTES as u64));
+        let mut out = vec![0; 10];
+        let otherwise = |_, _: &mut [u8]| Err(io::ErrorKind::UnexpectedEof.into());
+        let error = ahead.read_exact_at(BLOCK_BYTES as u64, &mut out, otherwise).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

@@ -1,0 +1,77 @@
+//! The steps of a schedule of replay, read from the file that `forget replay` writes.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::Value;
+use thalweg_storage::Storage;
+use thalweg_storage::guard::OwnKind;
+
+use crate::Error;
+use crate::document::{DocumentKind, Field, kind_of};
+
+/// `kind` of a schedule of replay.
+pub const SCHEDULE_KIND: &str = "thalweg-forget-replay";
+/// `version` of the schedules that this program writes.
+pub const SCHEDULE_VERSION: u64 = 1;
+/// How a schedule is recognised before it is replaced.
+pub const SCHEDULE_FILE: OwnKind<'_> = OwnKind::json("a schedule of replay", SCHEDULE_KIND);
+/// The largest schedule: it names every sample.
+const MAX_BYTES: u64 = 1 << 28;
+
+/// Where a score was taken within a schedule of replay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplayPlace {
+    /// Midway between two replays.
+    Midway,
+    /// Right after a replay, where recall is at the peak of a sawtooth.
+    After,
+}
+
+/// Steps of a schedule.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReplaySteps {
+    /// The policy.
+    pub policy: String,
+    midway: BTreeSet<u64>,
+    after: BTreeSet<u64>,
+}
+
+impl ReplaySteps {
+    /// Where a step is, if it is one of those that the schedule names.
+    pub fn place(&self, step: u64) -> Option<ReplayPlace> {
+        let is_midway = self.midway.contains(&step).then_some(ReplayPlace::Midway);
+        is_midway.or_else(|| self.after.contains(&step).then_some(ReplayPlace::After))
+    }
+}
+
+/// Reads the steps of a schedule.
+///
+/// # Errors
+/// `Request` for what is not one; `ReportKind` for another version; `Storage`.
+pub fn read_schedule(storage: &dyn Storage, path: &Path) -> Result<ReplaySteps, Error> {
+    let refuse = |what: String| {
+        let hint = "`thalweg forget replay ... -o FOLDER` writes `FOLDER/schedule.json`";
+        Error::request_with_hint(format!("`{}` is not a schedule of replay: {what}", path.display()), hint)
+    };
+    let bytes = storage.read_file(path, MAX_BYTES)?;
+    let document: Value = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
+    let (kind, version) = kind_of(&document);
+    DocumentKind { what: "a schedule of replay", kind: SCHEDULE_KIND, version: SCHEDULE_VERSION }.check(
+        Some(path),
+        kind,
+        version,
+    )?;
+    steps_of(&Field::root(&document)).map_err(refuse)
+}
+
+fn steps_of(document: &Field<'_>) -> Result<ReplaySteps, String> {
+    let mut steps = ReplaySteps { policy: document.at("policy").text()?.to_owned(), ..ReplaySteps::default() };
+    for cycle in document.at("cycles").list()? {
+        steps.midway.insert(cycle.at("midway_step").whole()?);
+        steps.after.insert(cycle.at("to_step").whole()?);
+    }
+    Ok(steps)
+}
