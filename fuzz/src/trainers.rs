@@ -118,11 +118,8 @@ pub(crate) fn check_opened(storage: &MemoryStorage, path: &Path, options: &ReadO
 /// A store that is written anew has every tensor, in files that are as long as they say.
 fn check_rewriting(storage: &Arc<dyn Storage>, checkpoint: &Checkpoint) {
     let entries = checkpoint.catalog().entries();
-    let entry = |entry: &TensorEntry| LayoutEntry {
-        name: entry.name.clone(),
-        dtype: entry.dtype,
-        shape: entry.shape.clone(),
-    };
+    let entry =
+        |entry: &TensorEntry| LayoutEntry { name: entry.name.clone(), dtype: entry.dtype, shape: entry.shape.clone() };
     let template = Template { checkpoint, other_copy: None, replaced: &BTreeSet::new() };
     let layout = match layout_like(storage, &template, &entries.iter().map(entry).collect::<Vec<_>>()) {
         Ok(layout) => layout,

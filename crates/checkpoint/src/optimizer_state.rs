@@ -78,9 +78,7 @@ pub fn is_optimizer_state(name: &str) -> bool {
 /// ```
 pub fn is_moment(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
-    is_optimizer_state(name)
-        && last != STEP
-        && (last == SUM || name.split('.').any(is_moment_name))
+    is_optimizer_state(name) && last != STEP && (last == SUM || name.split('.').any(is_moment_name))
 }
 
 /// Whether a name is one that optimizers give to their copies of the parameters.

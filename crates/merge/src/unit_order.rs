@@ -63,8 +63,9 @@ mod tests {
 
     #[test]
     fn few_threads_take_units_in_turn_and_many_work_at_several_places() {
-        let first =
-            |n_threads| (0..4).filter_map(|turn| UnitOrder::new(100, n_threads, None).unit_at(turn)).collect::<Vec<_>>();
+        let first = |n_threads| {
+            (0..4).filter_map(|turn| UnitOrder::new(100, n_threads, None).unit_at(turn)).collect::<Vec<_>>()
+        };
         assert_eq!(first(16), [0, 1, 2, 3]);
         assert_eq!(first(64), [0, 25, 50, 75]);
         let packed = UnitOrder::new(100, 64, Some(2));

@@ -167,7 +167,8 @@ fn a_store_that_is_written_anew_keeps_what_is_beside_the_tensors() {
         let source = open(&path, &options);
         write_like(&source, &target, 4096, |byte| byte ^ 0x55);
         let [all, found] = [&path, &target].map(|path| open(path, &whole));
-        let names = |one: &Checkpoint| one.catalog().entries().iter().map(|entry| entry.name.clone()).collect::<Vec<_>>();
+        let names =
+            |one: &Checkpoint| one.catalog().entries().iter().map(|entry| entry.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&all), names(&found), "{name}");
         for entry in all.catalog().entries() {
             let is_merged = source.catalog().find(&entry.name).is_some();

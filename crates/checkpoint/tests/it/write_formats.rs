@@ -7,8 +7,7 @@ use std::sync::Arc;
 use thalweg_checkpoint::{
     Checkpoint, CopiedBytes, DcpExtras, DcpObject, Error, LayoutEntry, Look, MegatronExtras, Note, OrbaxExtras,
     OutputLayout, Params, PathPart, ReadOptions, StagedCheckpoint, dcp_extras, layout_dcp, layout_megatron_dist,
-    layout_orbax, layout_torch,
-    open_checkpoint, open_checkpoint_with,
+    layout_orbax, layout_torch, open_checkpoint, open_checkpoint_with,
 };
 use thalweg_tensor::{Dtype, Shape, TensorSink};
 

@@ -52,7 +52,12 @@ fn all_tensors(scratch: &Scratch, path: &str, out: &str) -> BTreeMap<String, (St
 fn a_merge_keeps_the_state_of_the_training_of_its_newest_source() {
     let scratch = Scratch::new();
     let run = fixture("manager");
-    check(&scratch, &format!("merge {run} --last 2 -o out"), 0, &["also the tensors under `opt_state` (11), `step` (1)"]);
+    check(
+        &scratch,
+        &format!("merge {run} --last 2 -o out"),
+        0,
+        &["also the tensors under `opt_state` (11), `step` (1)"],
+    );
     let newest = all_tensors(&scratch, &format!("{run}/20"), "newest");
     let merged = all_tensors(&scratch, "out", "merged");
     assert!(newest.keys().eq(merged.keys()) && newest.len() > 15);
@@ -71,10 +76,9 @@ fn a_merge_keeps_the_state_of_the_training_of_its_newest_source() {
 
 #[test]
 fn moments_are_averaged_on_request_and_counters_are_those_of_the_newest_source() {
-    for (name, steps, moment) in [
-        ("maxtext", ["10", "20"], "opt_state.0.mu."),
-        ("levanter", ["step-10", "step-20"], "optimizer.mu."),
-    ] {
+    for (name, steps, moment) in
+        [("maxtext", ["10", "20"], "opt_state.0.mu."), ("levanter", ["step-10", "step-20"], "optimizer.mu.")]
+    {
         let scratch = Scratch::new();
         let run = fixture(name);
         let line = format!("merge {run} --last 2 --optimizer average -o out");

@@ -48,8 +48,7 @@ pub struct OrbaxExtras {
 /// `Layout`, `Storage`.
 pub(crate) fn read_extras(storage: &Arc<dyn Storage>, root: &Path, file_name: &str) -> Result<OrbaxExtras, Error> {
     let item = opened_item(storage, root, file_name)?;
-    let leaves =
-        if item.has(TREE_NAME) { read_leaves(storage, &item.path.join(TREE_NAME))? } else { BTreeMap::new() };
+    let leaves = if item.has(TREE_NAME) { read_leaves(storage, &item.path.join(TREE_NAME))? } else { BTreeMap::new() };
     Ok(OrbaxExtras { item: item.prefix, leaves })
 }
 
@@ -80,11 +79,7 @@ pub(crate) fn folder_of_arrays(storage: &Arc<dyn Storage>, root: &Path, file_nam
 /// assert_eq!(layout.documents().last().unwrap().name, "commit_success.txt");
 /// # Ok::<(), thalweg_checkpoint::Error>(())
 /// ```
-pub fn layout_orbax(
-    entries: &[LayoutEntry],
-    max_file_bytes: u64,
-    extras: &OrbaxExtras,
-) -> Result<OutputLayout, Error> {
+pub fn layout_orbax(entries: &[LayoutEntry], max_file_bytes: u64, extras: &OrbaxExtras) -> Result<OutputLayout, Error> {
     let mut sorted: Vec<&LayoutEntry> = entries.iter().collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
     check_entries(&sorted)?;

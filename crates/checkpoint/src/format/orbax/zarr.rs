@@ -351,10 +351,7 @@ mod tests {
         }
         assert_eq!(write_version_2(&Shape::new([2]), &[2], Dtype::F4), None);
         let changed = without_compression(VERSION_2.as_bytes(), &[12, 64]).unwrap();
-        assert_eq!(
-            String::from_utf8(changed).unwrap(),
-            VERSION_2.replace(r#"{"id":"zstd","level":1}"#, "null")
-        );
+        assert_eq!(String::from_utf8(changed).unwrap(), VERSION_2.replace(r#"{"id":"zstd","level":1}"#, "null"));
         let spec = parse_version_3(&without_compression(VERSION_3.as_bytes(), &[2, 6]).unwrap()).unwrap().unwrap();
         assert_eq!((&*spec.chunk, spec.dtype), (&[2, 6][..], Ok(Dtype::Bf16)));
         assert_eq!(spec.coding, Coding { packing: Packing::None, sum_bytes: 0, shard: None });
